@@ -1,0 +1,100 @@
+// Every failure that imgtx foresees is an ImgtxError: a stable code, a place as data, whether anything
+// changed, and how to mend it. Anything else that is thrown is a bug in imgtx, and is reported as one.
+
+/** Each code, with the exit status it ends the process with. Codes and statuses are a contract. */
+export const EXIT_OF_CODE = {
+  E_INTERNAL: 1,
+  E_FAILED: 1,
+  E_COMMAND_FAILED: 1,
+  E_LOCKED: 10,
+  E_BUSY: 10,
+  E_TRANSACTION: 11,
+  E_NO_TRANSACTION: 11,
+  E_UNSUPPORTED: 12,
+  E_IO: 13,
+  E_NO_SPACE: 13,
+  E_EXISTS: 14,
+  E_NOT_FOUND: 14,
+  E_NOT_A_FILE: 14,
+  E_NO_PERMISSION: 14,
+  E_READ_ONLY: 14,
+  E_NO_WORKSPACE: 14,
+  E_NO_DEVICE: 14,
+  E_DUPLICATE: 14,
+  E_FORMAT_UNKNOWN: 14,
+  E_OUTSIDE: 14,
+  E_LOOP: 14,
+  E_IN_USE: 14,
+  E_CHANGED: 14,
+  E_REFUSED: 14,
+  E_CORRUPT: 15,
+  E_JOURNAL: 15,
+  E_UNFINISHED: 16,
+  E_USAGE: 64,
+  E_INTERRUPTED: 130,
+  E_TERMINATED: 143,
+} as const;
+
+export type ErrorCode = keyof typeof EXIT_OF_CODE;
+
+export interface ErrorDetails {
+  /** The device it is about, by its name in the table. */
+  device?: string;
+  /** Path of the image it is about. */
+  image?: string;
+  /** Byte offset in that file. */
+  offset?: number;
+  /** The field of the specification, in its own name. */
+  field?: string;
+  /** What to do about it, in one sentence or command. */
+  hint?: string;
+  /** Whether anything that the user can see was changed, and stays changed. Default: false. */
+  changed?: boolean;
+  cause?: unknown;
+}
+
+export class ImgtxError extends Error {
+  override readonly name = "ImgtxError";
+  readonly code: ErrorCode;
+  readonly device: string | undefined;
+  readonly image: string | undefined;
+  readonly offset: number | undefined;
+  readonly field: string | undefined;
+  readonly hint: string | undefined;
+  readonly changed: boolean;
+
+  constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.code = code;
+    this.device = details.device;
+    this.image = details.image;
+    this.offset = details.offset;
+    this.field = details.field;
+    this.hint = details.hint;
+    this.changed = details.changed ?? false;
+  }
+
+  get exitCode(): number {
+    return EXIT_OF_CODE[this.code];
+  }
+
+  /** The same error with places that a caller further up knows. What is already set is kept. */
+  with(details: ErrorDetails): ImgtxError {
+    return new ImgtxError(this.code, this.message, {
+      ...definedOnly(details),
+      ...definedOnly({
+        device: this.device,
+        image: this.image,
+        offset: this.offset,
+        field: this.field,
+        hint: this.hint,
+        cause: this.cause,
+      }),
+      changed: details.changed ?? this.changed,
+    });
+  }
+}
+
+function definedOnly(details: { [K in keyof ErrorDetails]: ErrorDetails[K] | undefined }): ErrorDetails {
+  return Object.fromEntries(Object.entries(details).filter(([, value]) => value !== undefined));
+}

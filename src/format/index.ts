@@ -1,0 +1,1 @@
+export type ImageFormat = "qcow2" | "raw";

@@ -1,0 +1,125 @@
+// What the rest of imgtx may ask of the operating system. Everything above this folder gets a Storage
+// handed to it; the crash tests hand it a simulated disk that loses what was not flushed.
+//
+// Invariants
+// - A read or write either does all of what was asked, or throws: short counts never leave this layer.
+// - Errors are ImgtxError with a path: E_NOT_FOUND, E_EXISTS, E_NO_PERMISSION, E_READ_ONLY, E_NO_SPACE,
+//   E_NOT_A_FILE (a folder, device node, FIFO or socket where a file was asked for), E_IO for the rest.
+// - Nothing is durable before its flush: file content by StorageFile.flush, names by flushFolder.
+// - Each flush says what it is for. The purpose is the name under which the crash tests remove it.
+
+/** Times and ids are decimal strings: they exceed 2^53, and go into JSON as they are. */
+export interface FileStat {
+  readonly kind: "file" | "folder" | "symlink" | "other";
+  readonly sizeBytes: number;
+  /** Bytes that the file takes on the disk; less than sizeBytes where it has holes. */
+  readonly allocatedBytes: number;
+  /** Number of the file system, valid until the next reboot or mount. */
+  readonly fileSystem: string;
+  readonly inode: string;
+  /** Permission bits, without the type: 0o600. */
+  readonly mode: number;
+  readonly ownerId: number;
+  /** Nanoseconds since 1970. */
+  readonly modifiedNs: string;
+  /** Birth time in nanoseconds since 1970; "0" where the file system keeps none. */
+  readonly bornNs: string;
+}
+
+export interface ByteRange {
+  readonly start: number;
+  readonly lengthBytes: number;
+}
+
+/** `shared` is a read lock (F_RDLCK), `exclusive` a write lock (F_WRLCK). */
+export type LockKind = "shared" | "exclusive";
+
+export interface StorageFile {
+  /** The path it was opened by. */
+  readonly path: string;
+  stat(): Promise<FileStat>;
+  /** Fills target from offset. Returns the bytes read, fewer than asked for only at the end of the file. */
+  read(target: Uint8Array, offset: number): Promise<number>;
+  write(source: Uint8Array, offset: number): Promise<void>;
+  /** Sets the size; what it grows by is a hole that reads as zeros. */
+  truncate(sizeBytes: number): Promise<void>;
+  /** fsync: content and size are durable when this returns. A failed flush must not be retried on this file. */
+  flush(purpose: string): Promise<void>;
+  /** First byte of data at or behind offset, undefined when only holes follow. */
+  seekData(offset: number): Promise<number | undefined>;
+  /** First byte of a hole at or behind offset; the end of the file counts as one. */
+  seekHole(offset: number): Promise<number>;
+  /** Gives the range back to the file system; it reads as zeros. */
+  punchHole(range: ByteRange): Promise<void>;
+  /** Copies a range from source inside the kernel where it can; else by read and write. */
+  copyRangeFrom(source: StorageFile, sourceOffset: number, targetOffset: number, lengthBytes: number): Promise<void>;
+  /** Shares all of source's blocks. False where the file system can't, and nothing was written. */
+  cloneFrom(source: StorageFile): Promise<boolean>;
+  /**
+   * Takes an open-file-description lock without waiting. False when another description holds a
+   * conflicting one. A shared lock needs no write access to the file, an exclusive one does.
+   */
+  lock(range: ByteRange, kind: LockKind): boolean;
+  unlock(range: ByteRange): void;
+  /** Whether a lock of this kind would be refused now (F_OFD_GETLK). Takes nothing. */
+  wouldConflict(range: ByteRange, kind: LockKind): boolean;
+  /** Drops the locks taken through this description too. Closing twice is allowed. */
+  close(): Promise<void>;
+}
+
+export interface OpenOptions {
+  /** Refuse a symbolic link as the last part of the path. Default: follow it. */
+  readonly refuseSymlink?: boolean;
+}
+
+/** A process that has a file open, as far as /proc shows it. */
+export interface Holder {
+  readonly pid: number;
+  readonly program: string;
+}
+
+/** What identifies this run of this program in messages, and makes names. Never decides anything. */
+export interface Host {
+  readonly pid: number;
+  readonly userId: number;
+  readonly userName: string;
+  readonly bootId: string;
+  /** Milliseconds since 1970. */
+  now(): number;
+  /** A fresh random name part: ten characters of [a-z0-9]. */
+  randomName(): string;
+  sleep(milliseconds: number): Promise<void>;
+}
+
+/** All paths are absolute. */
+export interface Storage {
+  readonly host: Host;
+  /** Opens an existing regular file. */
+  openFile(path: string, access: "read" | "write", options?: OpenOptions): Promise<StorageFile>;
+  /** Makes a file that must not exist (O_EXCL), open for reading and writing. */
+  createFile(path: string, mode: number): Promise<StorageFile>;
+  /** Follows symbolic links. Undefined where nothing is there. */
+  stat(path: string): Promise<FileStat | undefined>;
+  /** Of the link itself. Undefined where nothing is there. */
+  statLink(path: string): Promise<FileStat | undefined>;
+  /** The path with every symbolic link resolved. */
+  realPath(path: string): Promise<string>;
+  /** Names in a folder, sorted. */
+  readFolder(path: string): Promise<string[]>;
+  /** Makes one folder that must not exist. */
+  makeFolder(path: string, mode: number): Promise<void>;
+  /** Removes a folder with all that is in it; nothing there is no error. Never follows a link. */
+  removeFolder(path: string): Promise<void>;
+  /** fsync of a folder: the names in it are durable when this returns. */
+  flushFolder(path: string, purpose: string): Promise<void>;
+  /** Moves a name within a file system, replacing what was there. */
+  rename(source: string, target: string): Promise<void>;
+  /** Moves a name; E_EXISTS, and nothing moved, where target is taken. */
+  renameWithoutReplacing(source: string, target: string): Promise<void>;
+  removeFile(path: string): Promise<void>;
+  /** Makes a symbolic link at path that says target. */
+  makeSymlink(target: string, path: string): Promise<void>;
+  readSymlink(path: string): Promise<string>;
+  /** Processes other than this one that have the file open; empty where /proc does not show them. */
+  findHolders(stat: FileStat): Promise<Holder[]>;
+}

@@ -1,0 +1,187 @@
+// What a caller may ask of the engine, and what it answers. Plain data on both sides: the command line
+// makes requests and draws outcomes, and knows nothing of journals.
+
+import type { ImageFormat } from "../format/index.ts";
+
+/** How a new overlay's qcow2 structures are laid out; what is left out is inherited from the image below. */
+export interface OverlayOptions {
+  readonly clusterSizeBytes?: number;
+  readonly refcountBits?: number;
+  readonly extendedL2?: boolean;
+  readonly compat?: "0.10" | "1.1";
+}
+
+/** One new overlay over a device's active layer. */
+export interface SnapshotTarget {
+  readonly device: string;
+  /** Absolute path of the overlay. */
+  readonly file: string;
+  readonly format: string;
+}
+
+export interface SnapshotRequest {
+  readonly kind: "snapshot" | "snapshot-group";
+  readonly targets: readonly SnapshotTarget[];
+  /** Store the backing file name relative to the overlay's folder. */
+  readonly relative: boolean;
+  /** Take an existing target that is already an empty overlay over the active layer. It is checked, never wiped. */
+  readonly reuse: boolean;
+  readonly overlay: OverlayOptions;
+}
+
+export interface ReopenRequest {
+  readonly kind: "reopen";
+  readonly device: string;
+  readonly file: string;
+  /** Undefined: recognised by its magic; never guessed as raw. */
+  readonly format: string | undefined;
+  /** Allow an image of another virtual size. */
+  readonly force: boolean;
+}
+
+export interface DeviceAddRequest {
+  readonly kind: "device-add";
+  readonly device: string;
+  readonly file: string;
+  readonly format: string | undefined;
+  /** Folders to trust for raw backing images and data files, kept for the workspace. */
+  readonly allowPaths: readonly string[];
+}
+
+export interface DeviceRemoveRequest {
+  readonly kind: "device-remove";
+  readonly device: string;
+}
+
+export interface RollbackRequest {
+  readonly kind: "rollback";
+  /** Undefined: the generation before the present one. */
+  readonly generation: number | undefined;
+}
+
+/** Always refuses, in prepare, after the actions before it were prepared. Tests of rollback need it. */
+export interface RefuseRequest {
+  readonly kind: "refuse";
+  readonly device: string | undefined;
+}
+
+export type ActionRequest =
+  | SnapshotRequest
+  | ReopenRequest
+  | DeviceAddRequest
+  | DeviceRemoveRequest
+  | RollbackRequest
+  | RefuseRequest;
+
+export type ActionKind = ActionRequest["kind"];
+
+/** A file that an action makes or changes, as `--dry-run` and `txn status` show it. */
+export interface PlannedFile {
+  readonly path: string;
+  readonly change: "create" | "reuse";
+}
+
+/** One action on one device, as results print it. A snapshot-group of three disks gives three of these. */
+export interface ActionReport {
+  readonly kind: ActionKind;
+  readonly device: string | null;
+  /** The active layer before and after; null where the device was or is not in the table. */
+  readonly before: string | null;
+  readonly after: string | null;
+  readonly format: ImageFormat | null;
+  readonly files: readonly PlannedFile[];
+  /** Things an operator should know, one sentence each. */
+  readonly notes: readonly string[];
+}
+
+export interface ChainElement {
+  readonly image: string;
+  readonly format: ImageFormat;
+}
+
+/** A device as `device list` and `device show` give it (DEVICE in the contract). */
+export interface DeviceDescription {
+  readonly name: string;
+  readonly image: string;
+  readonly format: ImageFormat;
+  /** Null where the chain can't be opened; then problem says why. */
+  readonly virtualSizeBytes: number | null;
+  /** Active layer first. */
+  readonly chain: readonly ChainElement[];
+  readonly frozen: boolean;
+  readonly mirror: null;
+  /** Id of the open transaction that holds it. */
+  readonly transaction: string | null;
+  readonly problem: string | null;
+}
+
+/** What a command that changes something did. */
+export interface Outcome {
+  /** Whether the device table moved, or (inside an open transaction) the transaction did. */
+  readonly changed: boolean;
+  readonly dryRun: boolean;
+  /** Null for a dry run that joined no transaction. */
+  readonly transaction: string | null;
+  /** Whether the actions await a `txn commit`. */
+  readonly pending: boolean;
+  /** The present generation, after this command. */
+  readonly generation: number;
+  readonly actions: readonly ActionReport[];
+  /** The devices that the actions touched, as they would be or are afterwards. */
+  readonly devices: readonly DeviceDescription[];
+}
+
+export type TransactionState = "open" | "committed";
+
+export interface TransactionDescription {
+  readonly id: string;
+  readonly name: string | null;
+  readonly state: TransactionState;
+  /** ISO 8601, UTC. */
+  readonly started: string;
+  readonly onError: "abort" | "keep";
+  readonly devices: readonly string[];
+  readonly actions: readonly ActionReport[];
+  readonly savepoints: readonly string[];
+  /** Whether a live process works on it at this moment. */
+  readonly busy: boolean;
+}
+
+/** One generation in `history`, newest first there. */
+export interface GenerationDescription {
+  readonly generation: number;
+  /** ISO 8601, UTC. */
+  readonly committed: string;
+  readonly transaction: string | null;
+  /** What made it: `snapshot vda vdb`, or the transaction's name. */
+  readonly summary: string;
+  readonly devices: readonly { readonly name: string; readonly image: string; readonly format: ImageFormat }[];
+  readonly present: boolean;
+}
+
+/** What recovery found and did for one journal, or for a lagging view. */
+export interface RecoveryNote {
+  readonly transaction: string | null;
+  readonly did: "finished" | "undone" | "aborted" | "retired" | "view" | "reported";
+  /** One line for stderr, without a line break. */
+  readonly text: string;
+}
+
+export interface LockWait {
+  /** How long to wait for locks; 0 fails at once, Infinity waits for good. */
+  readonly waitMs: number;
+  /** Called once when a wait begins, with what it waits for. */
+  readonly onWait: (what: string) => void;
+}
+
+export interface RunOptions extends LockWait {
+  /** The transaction to join (`--txn`, IMGTX_TXN). Undefined: the only open one, else one of its own. */
+  readonly transaction: string | undefined;
+  /** Never join an open transaction: device add and remove. */
+  readonly standalone: boolean;
+  readonly dryRun: boolean;
+  /** Folders trusted for raw backing images and data files, for this command. */
+  readonly allowPaths: readonly string[];
+  /** Aborted by the first Ctrl-C: what was prepared is undone. Not looked at behind the commit mark. */
+  readonly signal: AbortSignal | undefined;
+}

@@ -1,0 +1,33 @@
+// Numbers that must not be mixed up. An offset in an image file and an offset in a guest's disk are
+// both "a number of bytes", and confusing them destroys data; the brands make that a type error.
+//
+// Invariant: every 64-bit word read from an image becomes a number through safeNumber, which refuses
+// what 2^53 can't hold. Above the codecs there is no bigint.
+
+declare const unit: unique symbol;
+
+/** A byte offset in an image file. */
+export type HostOffset = number & { readonly [unit]: "HostOffset" };
+/** A byte offset on the virtual disk that a guest sees. */
+export type GuestOffset = number & { readonly [unit]: "GuestOffset" };
+/** The number of a cluster in an image file: its host offset divided by the cluster size. */
+export type ClusterIndex = number & { readonly [unit]: "ClusterIndex" };
+
+/** The number that a 64-bit word holds, or undefined where a double can't hold it exactly. */
+export function safeNumber(word: bigint): number | undefined {
+  return word >= 0n && word <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(word) : undefined;
+}
+
+export function hostOffset(bytes: number): HostOffset {
+  assertOffset(bytes);
+  return bytes as HostOffset;
+}
+
+export function guestOffset(bytes: number): GuestOffset {
+  assertOffset(bytes);
+  return bytes as GuestOffset;
+}
+
+function assertOffset(bytes: number): void {
+  if (!Number.isSafeInteger(bytes) || bytes < 0) throw new RangeError(`not an offset: ${bytes}`);
+}

@@ -1,0 +1,41 @@
+// Sizes as qemu-img reads and prints them.
+
+const SUFFIX_POWER: Readonly<Record<string, number>> = {
+  b: 0, k: 1, m: 2, g: 3, t: 4, p: 5, e: 6,
+};
+
+const DECIMAL = /^(\d+)(?:\.(\d+))?([bkmgtpe])?$/i;
+const HEXADECIMAL = /^0x[0-9a-f]+$/i;
+
+/**
+ * Bytes from a size as qemu-img's command line takes it: `1.5G`, `64k`, `0x400`, `512`. Powers of 1024.
+ * Undefined for what qemu-img refuses (`10GiB`, `1e3`, `-1`, a fraction of a byte without a suffix) and
+ * for what a double can't hold exactly.
+ */
+export function parseSizeBytes(text: string): number | undefined {
+  if (HEXADECIMAL.test(text)) {
+    const bytes = Number(text);
+    return Number.isSafeInteger(bytes) ? bytes : undefined;
+  }
+  const match = DECIMAL.exec(text);
+  if (!match) return undefined;
+  const [, whole = "", fraction, suffix] = match;
+  const power = suffix === undefined ? 0 : (SUFFIX_POWER[suffix.toLowerCase()] ?? 0);
+  if (fraction !== undefined && power === 0) return undefined;
+  const scale = 1024 ** power;
+  const bytes = Number(whole) * scale + (fraction === undefined ? 0 : Math.floor(Number(`0.${fraction}`) * scale));
+  return Number.isSafeInteger(bytes) ? bytes : undefined;
+}
+
+const PRINTED_UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+
+/** A size with three significant digits, as qemu-img prints it: `1.5 GiB`, `196 KiB`, `0 B`. */
+export function formatBytes(bytes: number): string {
+  let power = 0;
+  let value = bytes;
+  while (value >= 1000 && power < PRINTED_UNITS.length - 1) {
+    value /= 1024;
+    power += 1;
+  }
+  return `${Number(value.toPrecision(3))} ${PRINTED_UNITS[power]}`;
+}
