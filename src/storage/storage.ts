@@ -52,7 +52,12 @@ export interface StorageFile {
   /** Gives the range back to the file system; it reads as zeros. */
   punchHole(range: ByteRange): Promise<void>;
   /** Copies a range from source inside the kernel where it can; else by read and write. */
-  copyRangeFrom(source: StorageFile, sourceOffset: number, targetOffset: number, lengthBytes: number): Promise<void>;
+  copyRangeFrom(
+    source: StorageFile,
+    sourceOffset: number,
+    targetOffset: number,
+    lengthBytes: number,
+  ): Promise<void>;
   /** Shares all of source's blocks. False where the file system can't, and nothing was written. */
   cloneFrom(source: StorageFile): Promise<boolean>;
   /**

@@ -155,7 +155,11 @@ export interface GenerationDescription {
   readonly transaction: string | null;
   /** What made it: `snapshot vda vdb`, or the transaction's name. */
   readonly summary: string;
-  readonly devices: readonly { readonly name: string; readonly image: string; readonly format: ImageFormat }[];
+  readonly devices: readonly {
+    readonly name: string;
+    readonly image: string;
+    readonly format: ImageFormat;
+  }[];
   readonly present: boolean;
 }
 

@@ -1,7 +1,13 @@
 // Sizes as qemu-img reads and prints them.
 
 const SUFFIX_POWER: Readonly<Record<string, number>> = {
-  b: 0, k: 1, m: 2, g: 3, t: 4, p: 5, e: 6,
+  b: 0,
+  k: 1,
+  m: 2,
+  g: 3,
+  t: 4,
+  p: 5,
+  e: 6,
 };
 
 const DECIMAL = /^(\d+)(?:\.(\d+))?([bkmgtpe])?$/i;
@@ -23,7 +29,8 @@ export function parseSizeBytes(text: string): number | undefined {
   const power = suffix === undefined ? 0 : (SUFFIX_POWER[suffix.toLowerCase()] ?? 0);
   if (fraction !== undefined && power === 0) return undefined;
   const scale = 1024 ** power;
-  const bytes = Number(whole) * scale + (fraction === undefined ? 0 : Math.floor(Number(`0.${fraction}`) * scale));
+  const bytes =
+    Number(whole) * scale + (fraction === undefined ? 0 : Math.floor(Number(`0.${fraction}`) * scale));
   return Number.isSafeInteger(bytes) ? bytes : undefined;
 }
 
