@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Installs the tools that the oracle tests judge by, where that can be done: on Debian, as root. Elsewhere it
+# says what is missing, and the tests that need it are listed as skipped. It never fails the run itself: that a
+# skip is a failure in CI is for the tests to say. With everything there it costs a few milliseconds.
+set -uo pipefail
+
+# Each tool with its Debian package.
+tools=(
+  qemu-img:qemu-utils
+  qemu-io:qemu-utils
+  qemu-storage-daemon:qemu-system-common
+  strace:strace
+  mandoc:mandoc
+  shellcheck:shellcheck
+)
+
+missing=()
+packages=()
+find_missing() {
+  local entry
+  missing=()
+  packages=()
+  for entry in "${tools[@]}"; do
+    command -v "${entry%%:*}" >/dev/null && continue
+    missing+=("${entry%%:*}")
+    packages+=("${entry#*:}")
+  done
+}
+
+say() { printf 'install-oracles: %s\n' "$1" >&2; }
+
+# Quiet, and with all of apt's words when it fails.
+quietly() {
+  local output
+  output=$("$@" 2>&1 </dev/null) && return
+  printf '%s\n' "$output" >&2
+  return 1
+}
+
+find_missing
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null; then
+  say "no apt-get here, so nothing is installed"
+elif [ "$(id -u)" != 0 ]; then
+  say "only root can install; as root: apt-get install --no-install-recommends ${packages[*]}"
+else
+  export DEBIAN_FRONTEND=noninteractive
+  say "installing ${packages[*]}"
+  quietly apt-get -q update || say "apt-get update failed; trying with the package lists that are there"
+  # One by one where they don't go together: a package that this release lacks must not hold up the others.
+  if ! quietly apt-get -q -y install --no-install-recommends "${packages[@]}"; then
+    for package in "${packages[@]}"; do
+      quietly apt-get -q -y install --no-install-recommends "$package" || say "$package can't be installed"
+    done
+  fi
+  hash -r
+  find_missing
+fi
+
+[ ${#missing[@]} -eq 0 ] || say "missing: ${missing[*]}; the tests that need them are skipped, by name"
+exit 0
