@@ -1,3 +1,5 @@
+export { describeHolders } from "./holders.ts";
+export { makeNodeStorage } from "./node-storage.ts";
 export type {
   ByteRange,
   FileStat,

@@ -81,6 +81,8 @@ export interface OpenOptions {
 export interface Holder {
   readonly pid: number;
   readonly program: string;
+  /** Whether it holds a lock on the file; left out where that can't be told. */
+  readonly holdsLock?: boolean;
 }
 
 /** What identifies this run of this program in messages, and makes names. Never decides anything. */
@@ -125,6 +127,9 @@ export interface Storage {
   /** Makes a symbolic link at path that says target. */
   makeSymlink(target: string, path: string): Promise<void>;
   readSymlink(path: string): Promise<string>;
-  /** Processes other than this one that have the file open; empty where /proc does not show them. */
+  /**
+   * Processes other than this one that have the file open, those that lock it first. Empty where /proc
+   * shows none; pid 0 stands for one that holds a lock and is hidden. describeHolders puts it into words.
+   */
   findHolders(stat: FileStat): Promise<Holder[]>;
 }

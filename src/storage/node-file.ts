@@ -1,0 +1,315 @@
+// A regular file of this machine, by its descriptor.
+//
+// Invariants
+// - Up to 64 KiB are read and written on the main thread, where a call takes microseconds and the order of
+//   calls is the order in the program; more goes through Node's thread pool, as every flush does.
+// - A descriptor is closed only when no call on the thread pool uses it any more: its number may be
+//   somebody else's a moment later.
+// - A flush that failed has lost what it should have written, whatever a second one says: after a failure
+//   every further flush of this file fails.
+
+import {
+  closeSync,
+  fstatSync,
+  fsync as fsyncWithCallback,
+  ftruncateSync,
+  read as readWithCallback,
+  readSync,
+  write as writeWithCallback,
+  writeSync,
+} from "node:fs";
+import { promisify } from "node:util";
+import { ImgtxError } from "../errors/index.ts";
+import { copyBetween, copyThroughMemory } from "./copy-range.ts";
+import { describeStat } from "./file-stat.ts";
+import type { ByteRange, FileStat, LockKind, StorageFile } from "./storage.ts";
+import type { SystemCalls } from "./system-calls.ts";
+import { errnoName, explainError } from "./system-error.ts";
+
+/** Gives the system calls; undefined, or an error for those who can't do without, where they can't be loaded. */
+export interface NativeAccess {
+  optional(): SystemCalls | undefined;
+  required(attempt: string, path: string): SystemCalls;
+}
+
+const SYNC_BYTES_MAX = 64 * 1024;
+/** The kernel transfers at most 2 GiB less a page at once. */
+const CALL_BYTES_MAX = 1024 * 1024 * 1024;
+const KERNEL_COPY_BYTES = 16 * 1024 * 1024;
+const ZEROS_BYTES = SYNC_BYTES_MAX;
+
+const readInPool = promisify(readWithCallback);
+const writeInPool = promisify(writeWithCallback);
+const fsyncInPool = promisify(fsyncWithCallback);
+
+// The file system, or the kernel, can't do it this way: take the portable way.
+const CANT_COPY: ReadonlySet<string> = new Set(["EXDEV", "EINVAL", "ENOSYS", "ENOTSUP", "EPERM"]);
+const CANT_CLONE: ReadonlySet<string> = new Set([...CANT_COPY, "ENOTTY", "ETXTBSY"]);
+const CANT_PUNCH: ReadonlySet<string> = new Set(["ENOTSUP", "ENOSYS", "ENODEV"]);
+const CANT_LOCK: ReadonlySet<string> = new Set(["EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP"]);
+
+export class NodeFile implements StorageFile {
+  readonly path: string;
+  readonly #native: NativeAccess;
+  readonly #inPool = new Set<Promise<unknown>>();
+  #descriptor: number | undefined;
+  #failedFlush: unknown;
+
+  constructor(path: string, descriptor: number, native: NativeAccess) {
+    this.path = path;
+    this.#descriptor = descriptor;
+    this.#native = native;
+  }
+
+  async stat(): Promise<FileStat> {
+    return this.#explained("stat", undefined, () =>
+      describeStat(this.path, fstatSync(this.#open(), { bigint: true })),
+    );
+  }
+
+  async read(target: Uint8Array, offset: number): Promise<number> {
+    return this.#transfer("read from", target, offset, (start, length, position) =>
+      length <= SYNC_BYTES_MAX
+        ? readSync(this.#open(), target, start, length, position)
+        : this.#pooled(
+            readInPool(this.#open(), target, start, length, position).then((done) => done.bytesRead),
+          ),
+    );
+  }
+
+  async write(source: Uint8Array, offset: number): Promise<void> {
+    const written = await this.#transfer("write to", source, offset, (start, length, position) =>
+      length <= SYNC_BYTES_MAX
+        ? writeSync(this.#open(), source, start, length, position)
+        : this.#pooled(
+            writeInPool(this.#open(), source, start, length, position).then((done) => done.bytesWritten),
+          ),
+    );
+    if (written === source.length) return;
+    throw new ImgtxError("E_IO", `Could not write to '${this.path}': the file takes no more bytes`, {
+      image: this.path,
+      offset: offset + written,
+    });
+  }
+
+  async truncate(sizeBytes: number): Promise<void> {
+    this.#explained("resize", undefined, () => {
+      ftruncateSync(this.#open(), sizeBytes);
+    });
+  }
+
+  async flush(): Promise<void> {
+    const descriptor = this.#open();
+    try {
+      if (this.#failedFlush !== undefined) throw this.#failedFlush;
+      await this.#pooled(fsyncInPool(descriptor));
+    } catch (error) {
+      this.#failedFlush = error;
+      throw explainError(error, `Could not flush '${this.path}'`, this.path);
+    }
+  }
+
+  async seekData(offset: number): Promise<number | undefined> {
+    const native = this.#native.optional();
+    return this.#explained("seek in", offset, () => {
+      if (native !== undefined) return native.seek(this.#open(), offset, "data");
+      return offset < fstatSync(this.#open()).size ? offset : undefined;
+    });
+  }
+
+  async seekHole(offset: number): Promise<number> {
+    const native = this.#native.optional();
+    return this.#explained("seek in", offset, () => {
+      if (native !== undefined) return native.seek(this.#open(), offset, "hole") ?? offset;
+      return Math.max(offset, fstatSync(this.#open()).size);
+    });
+  }
+
+  async punchHole(range: ByteRange): Promise<void> {
+    if (range.lengthBytes === 0) return;
+    const native = this.#native.optional();
+    const punched = this.#explained("punch a hole into", range.start, () =>
+      doneUnless(CANT_PUNCH, () => native?.punchHole(this.#open(), range) ?? native !== undefined),
+    );
+    if (!punched) await this.#writeZeros(range);
+  }
+
+  async copyRangeFrom(
+    source: StorageFile,
+    sourceOffset: number,
+    targetOffset: number,
+    lengthBytes: number,
+  ): Promise<void> {
+    const range = { source, sourceOffset, target: this, targetOffset, lengthBytes };
+    await copyBetween(range, {
+      copyData: async (from, to, length) => {
+        const copied = await this.#copyInKernel(source, from, to, length);
+        if (copied < length) {
+          await copyThroughMemory(source, from + copied, this, to + copied, length - copied);
+        }
+      },
+      growTo: async (sizeBytes) => {
+        await this.#growTo(sizeBytes);
+      },
+    });
+  }
+
+  async cloneFrom(source: StorageFile): Promise<boolean> {
+    const native = this.#native.optional();
+    if (native === undefined || !(source instanceof NodeFile)) return false;
+    const call = native.clone(source.#open(), this.#open());
+    try {
+      await Promise.all([this.#pooled(call), source.#pooled(call)]);
+      return true;
+    } catch (error) {
+      if (CANT_CLONE.has(errnoName(error) ?? "")) return false;
+      throw explainError(error, `Could not clone '${source.path}' to '${this.path}'`, this.path);
+    }
+  }
+
+  lock(range: ByteRange, kind: LockKind): boolean {
+    return this.#locking(range, (native, descriptor) => native.lock(descriptor, range, kind));
+  }
+
+  unlock(range: ByteRange): void {
+    // Closing has dropped the lock already.
+    if (this.#descriptor === undefined) return;
+    this.#locking(range, (native, descriptor) => {
+      native.unlock(descriptor, range);
+    });
+  }
+
+  wouldConflict(range: ByteRange, kind: LockKind): boolean {
+    return this.#locking(range, (native, descriptor) => native.wouldConflict(descriptor, range, kind));
+  }
+
+  async close(): Promise<void> {
+    const descriptor = this.#descriptor;
+    if (descriptor === undefined) return;
+    this.#descriptor = undefined;
+    await this.#idle();
+    this.#explained("close", undefined, () => {
+      closeSync(descriptor);
+    });
+  }
+
+  #open(): number {
+    if (this.#descriptor !== undefined) return this.#descriptor;
+    throw new ImgtxError("E_INTERNAL", `'${this.path}' was used after it was closed`, { image: this.path });
+  }
+
+  /** Repeats a call until all bytes of the buffer are transferred or a call transfers none. */
+  async #transfer(
+    verb: string,
+    buffer: Uint8Array,
+    offset: number,
+    call: (start: number, length: number, position: number) => number | Promise<number>,
+  ): Promise<number> {
+    let done = 0;
+    while (done < buffer.length) {
+      try {
+        const count = await call(done, Math.min(buffer.length - done, CALL_BYTES_MAX), offset + done);
+        if (count === 0) break;
+        done += count;
+      } catch (error) {
+        throw explainError(error, `Could not ${verb} '${this.path}'`, this.path, offset + done);
+      }
+    }
+    return done;
+  }
+
+  async #writeZeros(range: ByteRange): Promise<void> {
+    const end = Math.min(range.start + range.lengthBytes, (await this.stat()).sizeBytes);
+    const zeros = new Uint8Array(ZEROS_BYTES);
+    for (let offset = range.start; offset < end; offset += ZEROS_BYTES) {
+      await this.write(zeros.subarray(0, Math.min(ZEROS_BYTES, end - offset)), offset);
+    }
+  }
+
+  /** Copies what the kernel is able to copy. Returns the bytes copied. */
+  async #copyInKernel(
+    source: StorageFile,
+    sourceOffset: number,
+    targetOffset: number,
+    lengthBytes: number,
+  ): Promise<number> {
+    const native = this.#native.optional();
+    if (native === undefined || !(source instanceof NodeFile)) return 0;
+    let done = 0;
+    while (done < lengthBytes) {
+      const length = Math.min(lengthBytes - done, KERNEL_COPY_BYTES);
+      const call = native.copyFileRange(
+        source.#open(),
+        sourceOffset + done,
+        this.#open(),
+        targetOffset + done,
+        length,
+      );
+      try {
+        const [count] = await Promise.all([this.#pooled(call), source.#pooled(call)]);
+        if (count === 0) break;
+        done += count;
+      } catch (error) {
+        if (CANT_COPY.has(errnoName(error) ?? "")) break;
+        const attempt = `Could not copy '${source.path}' to '${this.path}'`;
+        throw explainError(error, attempt, this.path, targetOffset + done);
+      }
+    }
+    return done;
+  }
+
+  /** Never shrinks: the size is looked at while no write on the pool can change it. */
+  async #growTo(sizeBytes: number): Promise<void> {
+    await this.#idle();
+    this.#explained("resize", undefined, () => {
+      if (fstatSync(this.#open()).size < sizeBytes) ftruncateSync(this.#open(), sizeBytes);
+    });
+  }
+
+  #locking<T>(range: ByteRange, call: (native: SystemCalls, descriptor: number) => T): T {
+    const attempt = `Could not lock '${this.path}'`;
+    const native = this.#native.required(attempt, this.path);
+    try {
+      return call(native, this.#open());
+    } catch (error) {
+      const explained = explainError(error, attempt, this.path, range.start);
+      if (!(explained instanceof ImgtxError) || !CANT_LOCK.has(errnoName(error) ?? "")) throw explained;
+      throw new ImgtxError("E_UNSUPPORTED", explained.message, {
+        image: this.path,
+        hint: "imgtx changes nothing without locks; move the images to a file system that has them",
+        cause: error,
+      });
+    }
+  }
+
+  #explained<T>(verb: string, offset: number | undefined, call: () => T): T {
+    try {
+      return call();
+    } catch (error) {
+      throw explainError(error, `Could not ${verb} '${this.path}'`, this.path, offset);
+    }
+  }
+
+  async #pooled<T>(call: Promise<T>): Promise<T> {
+    this.#inPool.add(call);
+    try {
+      return await call;
+    } finally {
+      this.#inPool.delete(call);
+    }
+  }
+
+  async #idle(): Promise<void> {
+    while (this.#inPool.size > 0) await Promise.allSettled(this.#inPool);
+  }
+}
+
+/** Whether the call did its work; false when it failed with one of these errnos. */
+function doneUnless(errnos: ReadonlySet<string>, call: () => boolean): boolean {
+  try {
+    return call();
+  } catch (error) {
+    if (errnos.has(errnoName(error) ?? "")) return false;
+    throw error;
+  }
+}

@@ -1,0 +1,58 @@
+// Who and where this run is, for messages and for names. Each answer is looked up when first asked for.
+
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { userInfo } from "node:os";
+import type { Host } from "./storage.ts";
+
+const NAME_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789";
+const NAME_LENGTH = 10;
+
+export function makeNodeHost(): Host {
+  let bootId: string | undefined;
+  let userName: string | undefined;
+  return {
+    pid: process.pid,
+    userId: process.getuid?.() ?? 0,
+    get userName() {
+      userName ??= lookUpUserName();
+      return userName;
+    },
+    get bootId() {
+      bootId ??= lookUpBootId();
+      return bootId;
+    },
+    now: () => Date.now(),
+    randomName,
+    sleep: (milliseconds) =>
+      new Promise((resolve) => {
+        setTimeout(resolve, milliseconds);
+      }),
+  };
+}
+
+function randomName(): string {
+  // Loaded on demand: it takes 2 ms, and reading commands make no names.
+  const { randomInt } = createRequire(import.meta.url)("node:crypto") as typeof import("node:crypto");
+  return Array.from({ length: NAME_LENGTH }, () =>
+    NAME_ALPHABET.charAt(randomInt(NAME_ALPHABET.length)),
+  ).join("");
+}
+
+function lookUpUserName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    // A user without an entry in the password file, as containers have them.
+    return `uid ${process.getuid?.() ?? "unknown"}`;
+  }
+}
+
+function lookUpBootId(): string {
+  try {
+    return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+  } catch {
+    // A sandbox without this part of /proc. Boot ids are only ever shown.
+    return "unknown";
+  }
+}

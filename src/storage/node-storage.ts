@@ -1,0 +1,229 @@
+// The real disk: Storage by node:fs, and by SystemCalls where Node has no call for it.
+//
+// Invariants
+// - Names change (open, rename, unlink, link, mkdir) on the main thread, in the order of the program; only
+//   flushes and large transfers run on the thread pool, where many of them run at once.
+// - A file that is opened is a regular one: a FIFO does not hang us, and a device is not touched.
+// - Nothing is imported at start-up but what Node has loaded anyway.
+
+import {
+  type BigIntStats,
+  closeSync,
+  constants,
+  fstatSync,
+  fsync as fsyncWithCallback,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+  rmdirSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+} from "node:fs";
+import { promisify } from "node:util";
+import { ImgtxError } from "../errors/index.ts";
+import { describeStat, nameOfKind } from "./file-stat.ts";
+import { findHolders } from "./holders.ts";
+import { type NativeAccess, NodeFile } from "./node-file.ts";
+import { makeNodeHost } from "./node-host.ts";
+import type { FileStat, OpenOptions, Storage, StorageFile } from "./storage.ts";
+import { loadSystemCalls, type SystemCalls } from "./system-calls.ts";
+import { errnoName, explainError } from "./system-error.ts";
+
+export interface NodeStorageParts {
+  /** Throws where system calls can't be had. Called once, when one is first needed. */
+  readonly loadSystemCalls?: () => SystemCalls;
+}
+
+const fsyncInPool = promisify(fsyncWithCallback);
+
+// The kernel or the file system has no renameat2 with RENAME_NOREPLACE.
+const CANT_RENAME_SO: ReadonlySet<string> = new Set(["EINVAL", "ENOSYS"]);
+
+export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
+  const native = makeNativeAccess(parts.loadSystemCalls ?? loadSystemCalls);
+  return {
+    host: makeNodeHost(),
+    openFile: async (path, access, options) => openRegularFile(path, access, options ?? {}, native),
+    createFile: async (path, mode) => createFile(path, mode, native),
+    stat: async (path) => statOf(path, () => statSync(path, { bigint: true, throwIfNoEntry: false })),
+    statLink: async (path) => statOf(path, () => lstatSync(path, { bigint: true, throwIfNoEntry: false })),
+    realPath: async (path) => explained(`resolve '${path}'`, path, () => realpathSync.native(path)),
+    readFolder: async (path) => explained(`read the folder '${path}'`, path, () => readdirSync(path).sort()),
+    async makeFolder(path, mode) {
+      explained(`make the folder '${path}'`, path, () => mkdirSync(path, { mode }));
+    },
+    removeFolder,
+    flushFolder,
+    async rename(source, target) {
+      explained(`rename '${source}' to '${target}'`, target, () => {
+        renameSync(source, target);
+      });
+    },
+    async renameWithoutReplacing(source, target) {
+      explained(`rename '${source}' to '${target}'`, target, () => {
+        renameWithoutReplacing(source, target, native);
+      });
+    },
+    async removeFile(path) {
+      explained(`remove '${path}'`, path, () => {
+        unlinkSync(path);
+      });
+    },
+    async makeSymlink(target, path) {
+      explained(`make the symbolic link '${path}'`, path, () => {
+        symlinkSync(target, path);
+      });
+    },
+    readSymlink: async (path) =>
+      explained(`read the symbolic link '${path}'`, path, () => readlinkSync(path)),
+    findHolders: async (stat) => findHolders(stat),
+  };
+}
+
+function makeNativeAccess(load: () => SystemCalls): NativeAccess {
+  let loaded: { calls: SystemCalls } | { failure: unknown } | undefined;
+  const get = () => {
+    try {
+      loaded ??= { calls: load() };
+    } catch (error) {
+      loaded = { failure: error };
+    }
+    return loaded;
+  };
+  return {
+    optional() {
+      const result = get();
+      return "calls" in result ? result.calls : undefined;
+    },
+    required(attempt, path) {
+      const result = get();
+      if ("calls" in result) return result.calls;
+      const { failure } = result;
+      const reason = failure instanceof Error ? failure.message.split("\n", 1)[0] : String(failure);
+      throw new ImgtxError("E_UNSUPPORTED", `${attempt}: koffi could not be loaded (${reason})`, {
+        image: path,
+        hint: "imgtx changes nothing without locks, which it takes through koffi; install imgtx again with `npm install --include=optional`",
+        cause: failure,
+      });
+    },
+  };
+}
+
+function openRegularFile(
+  path: string,
+  access: "read" | "write",
+  options: OpenOptions,
+  native: NativeAccess,
+): StorageFile {
+  const attempt = `open '${path}'`;
+  // Looked at first, since opening a device node may do something (a watchdog starts, a tape rewinds);
+  // looked at again by descriptor, since the name may have changed hands in between.
+  explained(attempt, path, () => {
+    refuseOtherKinds(path, statSync(path, { bigint: true }));
+  });
+  const flags =
+    (access === "write" ? constants.O_RDWR : constants.O_RDONLY) |
+    constants.O_NONBLOCK |
+    constants.O_NOCTTY |
+    (options.refuseSymlink === true ? constants.O_NOFOLLOW : 0);
+  const descriptor = explained(attempt, path, () => openSync(path, flags));
+  try {
+    explained(attempt, path, () => {
+      refuseOtherKinds(path, fstatSync(descriptor, { bigint: true }));
+    });
+  } catch (error) {
+    closeSync(descriptor);
+    throw error;
+  }
+  return new NodeFile(path, descriptor, native);
+}
+
+function refuseOtherKinds(path: string, stats: BigIntStats): void {
+  if (stats.isFile()) return;
+  const message = `Could not open '${path}': it is ${nameOfKind(stats)}, not a regular file`;
+  throw new ImgtxError("E_NOT_A_FILE", message, { image: path });
+}
+
+function createFile(path: string, mode: number, native: NativeAccess): StorageFile {
+  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
+  const descriptor = explained(`create '${path}'`, path, () => openSync(path, flags, mode));
+  return new NodeFile(path, descriptor, native);
+}
+
+function statOf(path: string, call: () => BigIntStats | undefined): FileStat | undefined {
+  try {
+    const stats = call();
+    return stats === undefined ? undefined : describeStat(path, stats);
+  } catch (error) {
+    // Nothing is there where the way leads through a file. (A missing entry Node tells without an error.)
+    if (errnoName(error) === "ENOTDIR") return undefined;
+    throw explainError(error, `Could not stat '${path}'`, path);
+  }
+}
+
+async function flushFolder(path: string): Promise<void> {
+  const attempt = `Could not flush the folder '${path}'`;
+  try {
+    const descriptor = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
+    try {
+      await fsyncInPool(descriptor);
+    } finally {
+      closeSync(descriptor);
+    }
+  } catch (error) {
+    throw explainError(error, attempt, path);
+  }
+}
+
+function renameWithoutReplacing(source: string, target: string, native: NativeAccess): void {
+  const calls = native.optional();
+  if (calls !== undefined) {
+    try {
+      calls.renameWithoutReplacing(source, target);
+      return;
+    } catch (error) {
+      if (!CANT_RENAME_SO.has(errnoName(error) ?? "")) throw error;
+    }
+  }
+  if (lstatSync(source).isDirectory()) {
+    const message = `Could not rename '${source}' to '${target}': this file system can't without replacing`;
+    throw new ImgtxError("E_UNSUPPORTED", message, { image: target });
+  }
+  // A link is refused where the name is taken. A crash in between leaves both names on the one file, and
+  // whoever repeats the rename finds the target taken by the very source.
+  linkSync(source, target);
+  unlinkSync(source);
+}
+
+async function removeFolder(path: string): Promise<void> {
+  const attempt = `Could not remove the folder '${path}'`;
+  try {
+    const stats = lstatSync(path, { throwIfNoEntry: false });
+    if (stats === undefined) return;
+    const entries = stats.isDirectory() ? readdirSync(path, { withFileTypes: true }) : [];
+    if (entries.some((entry) => entry.isDirectory())) {
+      // A tree. Loading fs-extra takes 30 ms, which a flat folder must not pay.
+      const { default: fsExtra } = await import("fs-extra");
+      fsExtra.removeSync(path);
+      return;
+    }
+    for (const entry of entries) unlinkSync(`${path}/${entry.name}`);
+    rmdirSync(path);
+  } catch (error) {
+    throw explainError(error, attempt, path);
+  }
+}
+
+function explained<T>(what: string, path: string, call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw explainError(error, `Could not ${what}`, path);
+  }
+}

@@ -1,0 +1,221 @@
+// The system calls that Node does not offer, behind one small interface. koffi makes them; nothing else
+// in imgtx knows it. Linux with 64-bit little-endian structures only (x64, arm64, riscv64, loong64).
+//
+// Invariants
+// - koffi is loaded at the first call that needs it, never at start-up: it costs 6 ms.
+// - A call that fails throws a SystemCallError, whose code is the errno's name, as Node's own errors have it.
+// - Calls that may take long (copying, cloning) run on a thread of koffi's; all others on the main thread.
+
+import { createRequire } from "node:module";
+import { constants } from "node:os";
+import { getSystemErrorName } from "node:util";
+import type { ByteRange, LockKind } from "./storage.ts";
+
+export interface SystemCalls {
+  /** F_OFD_SETLK. False when another open file description holds a conflicting lock. */
+  lock(descriptor: number, range: ByteRange, kind: LockKind): boolean;
+  unlock(descriptor: number, range: ByteRange): void;
+  /** F_OFD_GETLK: whether another open file description holds a lock that conflicts with this one. */
+  wouldConflict(descriptor: number, range: ByteRange, kind: LockKind): boolean;
+  /** SEEK_DATA or SEEK_HOLE. Undefined where the kernel answers that nothing follows (ENXIO). */
+  seek(descriptor: number, offset: number, target: "data" | "hole"): number | undefined;
+  /** One copy_file_range call. Returns the bytes copied, 0 at the end of the source. */
+  copyFileRange(
+    source: number,
+    sourceOffset: number,
+    target: number,
+    targetOffset: number,
+    lengthBytes: number,
+  ): Promise<number>;
+  /** FICLONE: target gets all of source's blocks, shared. */
+  clone(source: number, target: number): Promise<void>;
+  /** FALLOC_FL_PUNCH_HOLE, keeping the size. */
+  punchHole(descriptor: number, range: ByteRange): void;
+  /** renameat2 with RENAME_NOREPLACE. */
+  renameWithoutReplacing(source: string, target: string): void;
+}
+
+/** A failed system call, in the shape of the errors that node:fs throws. */
+export class SystemCallError extends Error {
+  override readonly name = "SystemCallError";
+  /** Name of the errno, the one that Node uses where it has two: EAGAIN, ENOTSUP. */
+  readonly code: string;
+  /** Negative, as in Node's errors. */
+  readonly errno: number;
+
+  constructor(call: string, errno: number) {
+    const code = getSystemErrorName(-errno);
+    super(`${code}: ${call}`);
+    this.code = code;
+    this.errno = -errno;
+  }
+}
+
+const SUPPORTED_ARCHITECTURES: readonly string[] = ["x64", "arm64", "riscv64", "loong64"];
+
+// <fcntl.h> and <linux/fs.h>; the same numbers on every supported architecture.
+const F_OFD_GETLK = 36;
+const F_OFD_SETLK = 37;
+const F_RDLCK = 0;
+const F_WRLCK = 1;
+const F_UNLCK = 2;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const FICLONE = 0x40049409;
+const AT_FDCWD = -100;
+const RENAME_NOREPLACE = 1;
+
+// struct flock: l_type (16 bits) at 0, l_whence (16 bits) at 2, l_start at 8, l_len at 16 (64 bits each),
+// l_pid (32 bits, must be 0 for these locks) at 24.
+const FLOCK_BYTES = 32;
+
+/** Loads koffi and binds the calls. Throws what koffi throws when it can't be loaded. */
+export function loadSystemCalls(): SystemCalls {
+  if (process.platform !== "linux" || !SUPPORTED_ARCHITECTURES.includes(process.arch)) {
+    throw new Error(`system calls of ${process.platform} on ${process.arch} are not known`);
+  }
+  const native = bindNative();
+  return {
+    lock: (descriptor, range, kind) =>
+      setLock(native, descriptor, encodeLock(kind === "shared" ? F_RDLCK : F_WRLCK, range)),
+    unlock(descriptor, range) {
+      setLock(native, descriptor, encodeLock(F_UNLCK, range));
+    },
+    wouldConflict: (descriptor, range, kind) => queryLock(native, descriptor, range, kind),
+    seek: (descriptor, offset, target) => seek(native, descriptor, offset, target),
+    copyFileRange: (source, sourceOffset, target, targetOffset, lengthBytes) =>
+      callInThread(
+        native,
+        "copy_file_range",
+        native.copyFileRange,
+        source,
+        BigInt64Array.of(BigInt(sourceOffset)),
+        target,
+        BigInt64Array.of(BigInt(targetOffset)),
+        lengthBytes,
+        0,
+      ),
+    async clone(source, target) {
+      await callInThread(native, "ioctl FICLONE", native.ioctl, target, FICLONE, source);
+    },
+    punchHole(descriptor, range) {
+      const mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+      check(native, "fallocate", () => native.fallocate(descriptor, mode, range.start, range.lengthBytes));
+    },
+    renameWithoutReplacing(source, target) {
+      check(native, "renameat2", () =>
+        native.renameat2(AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE),
+      );
+    },
+  };
+}
+
+type NativeArgument = number | string | Uint8Array | BigInt64Array;
+
+/** A bound C function. Its result is -1 for an error, whose number errno() then gives. */
+interface NativeFunction {
+  (...values: NativeArgument[]): number | bigint;
+  async(...values: [...NativeArgument[], (error: Error | null, result: number | bigint) => void]): void;
+}
+
+interface NativeFunctions {
+  readonly fcntl: NativeFunction;
+  readonly lseek: NativeFunction;
+  readonly copyFileRange: NativeFunction;
+  readonly ioctl: NativeFunction;
+  readonly fallocate: NativeFunction;
+  readonly renameat2: NativeFunction;
+  readonly errno: () => number;
+}
+
+function bindNative(): NativeFunctions {
+  // createRequire: synchronous, and invisible to the bundler, which must leave the native module outside.
+  const koffi = createRequire(import.meta.url)("koffi") as typeof import("koffi");
+  const libc = koffi.load(null);
+  return {
+    fcntl: libc.func("int fcntl(int fd, int command, void *lock)"),
+    lseek: libc.func("int64_t lseek(int fd, int64_t offset, int whence)"),
+    copyFileRange: libc.func(
+      "int64_t copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, unsigned int flags)",
+    ),
+    ioctl: libc.func("int ioctl(int fd, unsigned long request, long argument)"),
+    fallocate: libc.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)"),
+    renameat2: libc.func("int renameat2(int fromFolder, str from, int toFolder, str to, unsigned int flags)"),
+    errno: () => koffi.errno(),
+  };
+}
+
+function check(native: NativeFunctions, name: string, call: () => number | bigint): number {
+  for (;;) {
+    const result = Number(call());
+    if (result !== -1) return result;
+    const errno = native.errno();
+    if (errno !== constants.errno.EINTR) throw new SystemCallError(name, errno);
+  }
+}
+
+/**
+ * Runs a call on another thread. errno belongs to that thread and can't be read from here, so a call that
+ * failed is repeated on this one, which fails alike and says why, or simply does the work.
+ */
+async function callInThread(
+  native: NativeFunctions,
+  name: string,
+  bound: NativeFunction,
+  ...values: NativeArgument[]
+): Promise<number> {
+  const result = await new Promise<number>((resolve, reject) => {
+    bound.async(...values, (error, value) => {
+      if (error === null) resolve(Number(value));
+      else reject(error);
+    });
+  });
+  return result === -1 ? check(native, name, () => bound(...values)) : result;
+}
+
+function encodeLock(type: number, range: ByteRange): Uint8Array {
+  // A length of 0 would mean "up to the end, wherever that is": never what a caller here wants.
+  if (range.lengthBytes <= 0) throw new RangeError(`not a range to lock: ${range.lengthBytes} bytes`);
+  const bytes = new Uint8Array(FLOCK_BYTES);
+  const view = new DataView(bytes.buffer);
+  view.setInt16(0, type, true);
+  view.setBigInt64(8, BigInt(range.start), true);
+  view.setBigInt64(16, BigInt(range.lengthBytes), true);
+  return bytes;
+}
+
+function setLock(native: NativeFunctions, descriptor: number, lock: Uint8Array): boolean {
+  try {
+    check(native, "fcntl F_OFD_SETLK", () => native.fcntl(descriptor, F_OFD_SETLK, lock));
+    return true;
+  } catch (error) {
+    if (error instanceof SystemCallError && (error.code === "EAGAIN" || error.code === "EACCES")) {
+      return false;
+    }
+    throw error;
+  }
+}
+
+function queryLock(native: NativeFunctions, descriptor: number, range: ByteRange, kind: LockKind): boolean {
+  const lock = encodeLock(kind === "shared" ? F_RDLCK : F_WRLCK, range);
+  check(native, "fcntl F_OFD_GETLK", () => native.fcntl(descriptor, F_OFD_GETLK, lock));
+  return new DataView(lock.buffer).getInt16(0, true) !== F_UNLCK;
+}
+
+function seek(
+  native: NativeFunctions,
+  descriptor: number,
+  offset: number,
+  target: "data" | "hole",
+): number | undefined {
+  try {
+    return check(native, "lseek", () =>
+      native.lseek(descriptor, offset, target === "data" ? SEEK_DATA : SEEK_HOLE),
+    );
+  } catch (error) {
+    if (error instanceof SystemCallError && error.code === "ENXIO") return undefined;
+    throw error;
+  }
+}
