@@ -1,0 +1,333 @@
+// Opens an image with everything it stands on: the active layer, its backing images down to the base, and
+// the external data files between.
+//
+// Invariants
+// - No format is guessed as raw. It is what the caller, or the overlay's backing format, says; a qcow2 magic
+//   may speak for itself, the lack of one says nothing.
+// - Names resolve as QEMU resolves them (backing-name.ts), and what an image names passes the gate
+//   (open-gate.ts).
+// - No image is opened twice in a chain: a file in it again, under whatever name, is a loop.
+// - After a failure nothing stays open.
+
+import { ImgtxError } from "../errors/index.ts";
+import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
+import { composeBackingPath, requirePlainPath } from "./backing-name.ts";
+import { type ImageFormat, parseImageFormat } from "./image-format.ts";
+import { type GateOptions, passGate } from "./open-gate.ts";
+import { PROBE_TAIL_BYTES, type ProbedFormat, probeFormat } from "./probe.ts";
+import { type Qcow2Header, requireSupported } from "./qcow2/header-cluster.ts";
+import { SECTOR_BYTES } from "./qcow2/limits.ts";
+import { quoteName } from "./quote-name.ts";
+import { HEAD_BYTES, readBytes, readHead, readQcow2Header } from "./read-header.ts";
+
+/** Images in a chain, the active layer included. */
+export const CHAIN_DEPTH_MAX = 200;
+
+export interface ChainOptions {
+  /** Of the active layer. Undefined: recognised by its magic; never guessed as raw. */
+  readonly format: ImageFormat | undefined;
+  readonly gate: GateOptions;
+}
+
+export interface DataFile {
+  readonly path: string;
+  readonly file: StorageFile;
+  readonly stat: FileStat;
+}
+
+export interface ChainLink {
+  /** Absolute: for a backing image the folder of the overlay's path as opened, plus the stored name. */
+  readonly path: string;
+  /** The backing file name as the overlay above stores it; undefined for the active layer. */
+  readonly name: string | undefined;
+  readonly format: ImageFormat;
+  /** A multiple of 512, as QEMU sees it: a raw file's size is rounded up, a qcow2 header's down. */
+  readonly virtualSizeBytes: number;
+  /** Undefined for raw. */
+  readonly header: Qcow2Header | undefined;
+  /** Open for reading. */
+  readonly file: StorageFile;
+  readonly stat: FileStat;
+  readonly dataFile: DataFile | undefined;
+  /** What an operator should know about this image, one sentence each. */
+  readonly warnings: readonly string[];
+}
+
+export interface Chain {
+  /** Active layer first, base last. Never empty. */
+  readonly links: readonly ChainLink[];
+  /** Closes every file; twice is allowed. */
+  close(): Promise<void>;
+}
+
+/** What leads to an image: the caller, or the overlay above it. */
+interface Reference {
+  readonly path: string;
+  readonly name: string | undefined;
+  readonly overlay: ChainLink | undefined;
+  readonly format: ImageFormat | undefined;
+}
+
+interface Walk {
+  readonly storage: Storage;
+  readonly gate: GateOptions;
+  /** Everything opened so far, to be closed on failure. */
+  readonly files: StorageFile[];
+  /** Path by identity (file system and inode) of every file in the chain. */
+  readonly pathOf: Map<string, string>;
+}
+
+/**
+ * Opens the chain of the image at path, which is absolute. The caller closes it.
+ * Errors carry the image: E_NOT_FOUND, E_FORMAT_UNKNOWN, E_UNSUPPORTED, E_CORRUPT, E_OUTSIDE, E_LOOP, and
+ * what storage throws. Dirty and corrupt bits are not judged here: see header.isDirty, header.isCorrupt.
+ */
+export async function openChain(storage: Storage, path: string, options: ChainOptions): Promise<Chain> {
+  const walk: Walk = { storage, gate: options.gate, files: [], pathOf: new Map() };
+  const links: ChainLink[] = [];
+  try {
+    let reference: Reference | undefined = {
+      path,
+      name: undefined,
+      overlay: undefined,
+      format: options.format,
+    };
+    while (reference) {
+      if (links.length === CHAIN_DEPTH_MAX) throw tooDeep(path);
+      const link: ChainLink = await openLink(walk, reference);
+      links.push(link);
+      reference = findBackingReference(link);
+    }
+  } catch (error) {
+    await closeAll(walk.files);
+    throw error;
+  }
+  return { links, close: () => closeAll(walk.files) };
+}
+
+async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
+  const { path, name } = reference;
+  const file = await openReferenced(walk, reference);
+  const stat = await file.stat();
+  claimIdentity(walk, stat, path);
+  const head = await readHead(file);
+  const warnings: string[] = [];
+  const format = await settleFormat(reference, file, head, stat, warnings);
+  if (format === "raw") {
+    const virtualSizeBytes = Math.ceil(stat.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
+    const common = { path, name, file, stat, warnings };
+    return { ...common, format, virtualSizeBytes, header: undefined, dataFile: undefined };
+  }
+  const header = await readQcow2Header(file, head, stat.sizeBytes, path);
+  try {
+    requireSupported(header);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ image: path }) : error;
+  }
+  const dataFile = await openDataFile(walk, path, header, warnings);
+  const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
+  return { path, name, format, virtualSizeBytes, file, stat, header, dataFile, warnings };
+}
+
+async function openReferenced(walk: Walk, reference: Reference): Promise<StorageFile> {
+  const { path, name, overlay, format } = reference;
+  if (overlay === undefined || name === undefined)
+    return hold(walk, await walk.storage.openFile(path, "read"));
+  try {
+    if (format !== "raw") return hold(walk, await walk.storage.openFile(path, "read"));
+    const target = { what: "raw backing image", path, storedName: name, overlayPath: overlay.path } as const;
+    const realPath = await passGate(walk.storage, walk.gate, target);
+    return hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
+  } catch (error) {
+    throw explainMissing(error, overlay.path, "backing file", name, path);
+  }
+}
+
+/** The format, where somebody who may say so has said it. Adds what is odd about it to warnings. */
+async function settleFormat(
+  reference: Reference,
+  file: StorageFile,
+  head: Uint8Array,
+  stat: FileStat,
+  warnings: string[],
+): Promise<ImageFormat> {
+  const { path, overlay, format } = reference;
+  const tailStart = Math.max(0, stat.sizeBytes - PROBE_TAIL_BYTES);
+  const tail =
+    stat.sizeBytes > HEAD_BYTES
+      ? await readBytes(file, tailStart, PROBE_TAIL_BYTES)
+      : head.subarray(tailStart);
+  const probed = probeFormat(head, tail);
+  if (format === "qcow2" && probed !== "qcow2") throw notQcow2(path, probed, overlay);
+  if (format === "raw" && probed !== undefined) {
+    warnings.push(
+      `${quoteName(path)} is used as raw, as stated, though its content looks like ${probed}; a guest can write that`,
+    );
+  }
+  if (format !== undefined) return format;
+  if (probed !== "qcow2") throw unknownFormat(path, probed, overlay);
+  if (overlay) {
+    warnings.push(
+      `${quoteName(overlay.path)} does not state the format of its backing file; mend it with ` +
+        `\`qemu-img rebase -u -F qcow2 -b ${quoteName(reference.name ?? "")} ${quoteName(overlay.path)}\``,
+    );
+  }
+  return "qcow2";
+}
+
+function findBackingReference(overlay: ChainLink): Reference | undefined {
+  const name = overlay.header?.backingFileName;
+  if (name === undefined) return undefined;
+  requirePlainPath(name, overlay.path, "backing_file_name");
+  return {
+    path: composeBackingPath(overlay.path, name),
+    name,
+    overlay,
+    format: parseBackingFormat(overlay),
+  };
+}
+
+function parseBackingFormat(overlay: ChainLink): ImageFormat | undefined {
+  const stated = overlay.header?.backingFormat;
+  if (stated === undefined) return undefined;
+  try {
+    return parseImageFormat(stated);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ image: overlay.path, field: "backing_format" }) : error;
+  }
+}
+
+/** Unlike a backing file's, a relative data file name is relative to the current folder: so QEMU opens it. */
+async function openDataFile(
+  walk: Walk,
+  imagePath: string,
+  header: Qcow2Header,
+  warnings: string[],
+): Promise<DataFile | undefined> {
+  if (!header.hasExternalDataFile) return undefined;
+  const name = header.dataFileName;
+  if (name === undefined || name === "") {
+    throw new ImgtxError("E_UNSUPPORTED", "'data-file' is required for this image: its header names none", {
+      image: imagePath,
+      field: "data_file_name",
+      hint: "store the name with `qemu-img amend -o data_file=NAME`",
+    });
+  }
+  requirePlainPath(name, imagePath, "data_file_name");
+  const path = name.startsWith("/") ? name : `${walk.gate.currentFolder ?? process.cwd()}/${name}`;
+  if (path !== name) {
+    warnings.push(
+      `${quoteName(imagePath)} names its data file ${quoteName(name)}, which QEMU looks for in the current folder`,
+    );
+  }
+  const target = { what: "external data file", path, storedName: name, overlayPath: imagePath } as const;
+  try {
+    const realPath = await passGate(walk.storage, walk.gate, target);
+    const file = hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
+    const stat = await file.stat();
+    claimIdentity(walk, stat, path);
+    return { path, file, stat };
+  } catch (error) {
+    throw explainMissing(error, imagePath, "external data file", name, path);
+  }
+}
+
+function hold(walk: Walk, file: StorageFile): StorageFile {
+  walk.files.push(file);
+  return file;
+}
+
+function claimIdentity(walk: Walk, stat: FileStat, path: string): void {
+  const identity = `${stat.fileSystem}:${stat.inode}`;
+  const earlier = walk.pathOf.get(identity);
+  if (earlier !== undefined) {
+    const same = earlier === path ? "" : ` (there as ${quoteName(earlier)})`;
+    throw new ImgtxError("E_LOOP", `the image is in its own backing chain more than once${same}`, {
+      image: path,
+      field: "backing_file_name",
+      hint: "point the overlay that closes the loop elsewhere with `qemu-img rebase -u`",
+    });
+  }
+  walk.pathOf.set(identity, path);
+}
+
+/** An overlay whose backing file is missing: says who names it, and where the name leads. Else the error itself. */
+function explainMissing(
+  error: unknown,
+  imagePath: string,
+  what: string,
+  name: string,
+  path: string,
+): unknown {
+  if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") return error;
+  return new ImgtxError(
+    "E_NOT_FOUND",
+    `the ${what} ${quoteName(name)} of ${quoteName(imagePath)} is not there: it resolves to ${quoteName(path)}`,
+    {
+      image: imagePath,
+      field: `${what.replaceAll(" ", "_")}_name`,
+      hint:
+        what === "backing file"
+          ? "put the backing image back, or point the overlay to its new place with `qemu-img rebase -u -b FILE -F FORMAT`"
+          : "put the data file back, or run from the folder that its name is relative to",
+      cause: error,
+    },
+  );
+}
+
+function notQcow2(
+  path: string,
+  probed: ProbedFormat | undefined,
+  overlay: ChainLink | undefined,
+): ImgtxError {
+  const seen = probed === undefined ? "" : `; it looks like ${probed}`;
+  const says = overlay === undefined ? "" : `, as ${quoteName(overlay.path)} says it is`;
+  return new ImgtxError("E_CORRUPT", `the image is not in qcow2 format${says}${seen}`, {
+    image: path,
+    field: "magic",
+    offset: 0,
+    hint:
+      overlay === undefined
+        ? "state its real format with --format"
+        : "state its real format in the overlay with `qemu-img rebase -u -F FORMAT`",
+  });
+}
+
+function unknownFormat(
+  path: string,
+  probed: ProbedFormat | undefined,
+  overlay: ChainLink | undefined,
+): ImgtxError {
+  if (probed !== undefined) {
+    return new ImgtxError("E_UNSUPPORTED", `the image is in ${probed} format, which is not supported`, {
+      image: path,
+      field: "format",
+      hint: "`qemu-img convert -O qcow2` makes a qcow2 image of it",
+    });
+  }
+  const says =
+    overlay === undefined ? "" : `, and ${quoteName(overlay.path)} does not state it (no backing format)`;
+  return new ImgtxError(
+    "E_FORMAT_UNKNOWN",
+    `the format of the image would have to be guessed as raw${says}`,
+    {
+      image: path,
+      field: overlay === undefined ? "format" : "backing_format",
+      hint:
+        overlay === undefined
+          ? "if it is a raw image, say --format raw"
+          : "if it is a raw image, say so in the overlay with `qemu-img rebase -u -F raw`",
+    },
+  );
+}
+
+function tooDeep(path: string): ImgtxError {
+  return new ImgtxError("E_LOOP", `the backing chain is deeper than ${CHAIN_DEPTH_MAX} images`, {
+    image: path,
+    hint: "merge some of its layers with `qemu-img rebase` or `qemu-img commit`",
+  });
+}
+
+async function closeAll(files: readonly StorageFile[]): Promise<void> {
+  await Promise.all(files.map((file) => file.close()));
+}

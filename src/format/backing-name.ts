@@ -1,0 +1,87 @@
+// The names of other images that an image stores: what they resolve to, and what to store.
+//
+// Invariant: resolution is QEMU's, because QEMU opens the chain when imgtx is done. A relative name is put
+// behind the folder part of the overlay's name as it was opened; no symbolic link is resolved and no `..`
+// is folded, so that imgtx and QEMU end at the same file.
+
+import { ImgtxError } from "../errors/index.ts";
+import type { Storage } from "../storage/index.ts";
+import { dirname, join, relative } from "node:path";
+import { BACKING_NAME_BYTES_MAX } from "./qcow2/limits.ts";
+import { quoteName } from "./quote-name.ts";
+
+/** Whether QEMU takes the name for a protocol (`nbd:…`, `json:…`): a colon before the first slash. */
+export function isProtocolName(name: string): boolean {
+  return /^[^/:]*:/.test(name);
+}
+
+/** E_UNSUPPORTED for protocol names. field is the structure that stores the name. */
+export function requirePlainPath(name: string, overlayPath: string, field: string): void {
+  if (!isProtocolName(name)) return;
+  throw new ImgtxError("E_UNSUPPORTED", `${quoteName(name)} is a protocol name to QEMU, not a path`, {
+    image: overlayPath,
+    field,
+    hint: "only plain paths are followed; a file with a colon in its name is stored as ./NAME",
+  });
+}
+
+/** Where QEMU finds the backing file of an overlay that was opened by overlayPath. Both paths absolute. */
+export function composeBackingPath(overlayPath: string, name: string): string {
+  if (name.startsWith("/")) return name;
+  return overlayPath.slice(0, overlayPath.lastIndexOf("/") + 1) + name;
+}
+
+/**
+ * The name under which an overlay in overlayFolder finds the image at backingPath, relative to that folder.
+ * Both absolute; the folder and the image exist. E_REFUSED where no relative name leads there,
+ * E_UNSUPPORTED where it is longer than the format allows.
+ */
+export async function makeRelativeName(
+  storage: Storage,
+  overlayFolder: string,
+  backingPath: string,
+): Promise<string> {
+  const backing = await storage.stat(backingPath);
+  if (backing === undefined) {
+    throw new ImgtxError("E_NOT_FOUND", "the backing image is not there", { image: backingPath });
+  }
+  // The names as given first: they survive a move of the folder that holds both. A symbolic link on the way
+  // makes the kernel's `..` differ from the name's, so the real folders are the second try.
+  const asGiven = relative(overlayFolder, backingPath);
+  for (const candidate of [asGiven, await relativeToRealFolders(storage, overlayFolder, backingPath)]) {
+    const name = isProtocolName(candidate) ? `./${candidate}` : candidate;
+    const found = await storage.stat(composeBackingPath(`${overlayFolder}/`, name));
+    if (found?.inode === backing.inode && found.fileSystem === backing.fileSystem) {
+      return requireStorableName(name, backingPath);
+    }
+  }
+  throw new ImgtxError("E_REFUSED", `no relative name leads from ${overlayFolder} to the backing image`, {
+    image: backingPath,
+    hint: "leave out --relative to store its absolute path",
+  });
+}
+
+/** The name, if a header can hold one of its length. E_UNSUPPORTED else. */
+export function requireStorableName(name: string, backingPath: string): string {
+  const lengthBytes = new TextEncoder().encode(name).length;
+  if (lengthBytes <= BACKING_NAME_BYTES_MAX) return name;
+  throw new ImgtxError(
+    "E_UNSUPPORTED",
+    `Backing file name too long: ${lengthBytes} bytes, and qcow2 stores at most ${BACKING_NAME_BYTES_MAX}`,
+    {
+      image: backingPath,
+      field: "backing_file_size",
+      hint: "move the images closer together, or use --relative",
+    },
+  );
+}
+
+async function relativeToRealFolders(
+  storage: Storage,
+  overlayFolder: string,
+  backingPath: string,
+): Promise<string> {
+  const realBackingFolder = await storage.realPath(dirname(backingPath));
+  const basename = backingPath.slice(backingPath.lastIndexOf("/") + 1);
+  return relative(await storage.realPath(overlayFolder), join(realBackingFolder, basename));
+}

@@ -1,0 +1,15 @@
+// The formats that imgtx changes. Others are recognised (probe.ts), and refused by name.
+
+import { ImgtxError } from "../errors/index.ts";
+import { quoteName } from "./quote-name.ts";
+
+export type ImageFormat = "qcow2" | "raw";
+
+/** A format as a flag or an image's header states it. E_UNSUPPORTED for any other than qcow2 and raw. */
+export function parseImageFormat(text: string): ImageFormat {
+  if (text === "qcow2" || text === "raw") return text;
+  throw new ImgtxError("E_UNSUPPORTED", `format ${quoteName(text)} is not supported`, {
+    field: "format",
+    hint: "imgtx changes qcow2 and raw images; `qemu-img convert -O qcow2` makes one from another format",
+  });
+}

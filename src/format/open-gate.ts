@@ -1,0 +1,72 @@
+// The gate that every implicit open passes: a file that nobody named on the command line, but an image.
+//
+// Invariants
+// - A raw backing image or an external data file is opened only where somebody trusts the place: in the
+//   folder of the image that names it or below, in the workspace, or under an allowed path. What a guest
+//   wrote into a header must not lead to a host's files (CVE-2015-5163, CVE-2024-32498).
+// - Places are compared by real path, and the answer is the real path, so that what was judged is what is
+//   opened: a symbolic link that changes in between is not followed.
+// - A qcow2 backing image may be anywhere: it must parse, and what it names passes here in turn.
+
+import { ImgtxError } from "../errors/index.ts";
+import type { Storage } from "../storage/index.ts";
+import { dirname } from "node:path";
+import { quoteName } from "./quote-name.ts";
+
+export interface GateOptions {
+  /** Absolute path of the workspace folder; undefined where there is none. */
+  readonly workspaceRoot?: string | undefined;
+  /** Absolute paths of folders (or single files) that the user trusts. One that does not exist trusts nothing. */
+  readonly allowPaths: readonly string[];
+  /**
+   * What a relative data file name is relative to, as for QEMU: the current folder. Absolute.
+   * Default: the current folder of this process.
+   */
+  readonly currentFolder?: string | undefined;
+}
+
+/** A name stored in an image, on its way to be opened. */
+export interface ImplicitOpen {
+  readonly what: "raw backing image" | "external data file";
+  /** Where the name resolves to. */
+  readonly path: string;
+  readonly storedName: string;
+  /** The image that stores it, as it was opened. */
+  readonly overlayPath: string;
+}
+
+/** The real path to open. E_OUTSIDE where nobody trusts it, E_NOT_FOUND where nothing is there. */
+export async function passGate(storage: Storage, gate: GateOptions, target: ImplicitOpen): Promise<string> {
+  const realPath = await storage.realPath(target.path);
+  for (const place of await listTrustedPlaces(storage, gate, target.overlayPath)) {
+    if (isInside(realPath, place)) return realPath;
+  }
+  throw new ImgtxError(
+    "E_OUTSIDE",
+    `the ${target.what} ${quoteName(realPath)} lies outside of the image's folder and the workspace`,
+    {
+      image: target.overlayPath,
+      field: target.what === "external data file" ? "data_file_name" : "backing_file_name",
+      hint: `if you trust the image that names it, allow it with --allow-path ${dirname(realPath)}`,
+    },
+  );
+}
+
+// The overlay's folder by both its names: beside the link that it was opened by, and where it really is.
+async function listTrustedPlaces(
+  storage: Storage,
+  gate: GateOptions,
+  overlayPath: string,
+): Promise<string[]> {
+  const places = [dirname(await storage.realPath(overlayPath))];
+  const named = [dirname(overlayPath), gate.workspaceRoot, ...gate.allowPaths];
+  for (const place of named) {
+    if (place === undefined || (await storage.stat(place)) === undefined) continue;
+    places.push(await storage.realPath(place));
+  }
+  return places;
+}
+
+function isInside(path: string, place: string): boolean {
+  return path === place || path.startsWith(place.endsWith("/") ? place : `${place}/`);
+}

@@ -1,0 +1,80 @@
+// Recognises image formats by their magic bytes.
+//
+// Invariant: raw has no magic, so the answer is never raw. An image that nothing is recognised in may be
+// anything, and only a person, the device table or an overlay's header may call it raw: a guest can write
+// whatever it likes into a raw disk (CVE-2008-2004).
+
+export type ProbedFormat =
+  | "qcow2"
+  | "qcow"
+  | "qed"
+  | "vmdk"
+  | "vdi"
+  | "vhdx"
+  | "vpc"
+  | "luks"
+  | "parallels"
+  | "bochs"
+  | "cloop"
+  | "dmg";
+
+/** Bytes from the start of the file that probing looks at. */
+export const PROBE_HEAD_BYTES = 512;
+/** Bytes before the end of the file that hold a footer, in formats that have one. */
+export const PROBE_TAIL_BYTES = 512;
+
+interface Signature {
+  readonly format: ProbedFormat;
+  readonly at: number;
+  readonly bytes: Uint8Array;
+}
+
+const HEAD_SIGNATURES: readonly Signature[] = [
+  signature("qed", 0, "QED\0"),
+  signature("vmdk", 0, "KDMV"),
+  signature("vmdk", 0, "COWD"),
+  signature("vdi", 0x40, [0x7f, 0x10, 0xda, 0xbe]),
+  signature("vhdx", 0, "vhdxfile"),
+  signature("vpc", 0, "conectix"),
+  signature("luks", 0, [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe]),
+  signature("parallels", 0, "WithoutFreeSpace"),
+  signature("parallels", 0, "WithouFreSpacExt"),
+  signature("bochs", 0, "Bochs Virtual HD Image"),
+  signature("cloop", 0, "#!/bin/sh\n#V2.0 Format\n"),
+];
+
+const TAIL_SIGNATURES: readonly Signature[] = [signature("vpc", 0, "conectix"), signature("dmg", 0, "koly")];
+
+const QCOW_MAGIC: Signature = signature("qcow2", 0, [0x51, 0x46, 0x49, 0xfb]);
+const VMDK_DESCRIPTOR = /^(?:#[^\n]*\n|\s)*# *disk descriptorfile/i;
+
+/**
+ * The format that the bytes of a file show. head is its beginning; tail its last PROBE_TAIL_BYTES, or empty
+ * to leave out the formats that are known by a footer only.
+ */
+export function probeFormat(
+  head: Uint8Array,
+  tail: Uint8Array = new Uint8Array(0),
+): ProbedFormat | undefined {
+  if (matches(head, QCOW_MAGIC)) return probeQcowVersion(head);
+  const found = HEAD_SIGNATURES.find((candidate) => matches(head, candidate));
+  if (found) return found.format;
+  if (VMDK_DESCRIPTOR.test(String.fromCharCode(...head.subarray(0, PROBE_HEAD_BYTES)))) return "vmdk";
+  return TAIL_SIGNATURES.find((candidate) => matches(tail, candidate))?.format;
+}
+
+// qcow and qcow2 share their magic; the version behind it tells them apart.
+function probeQcowVersion(head: Uint8Array): ProbedFormat | undefined {
+  const version = [4, 5, 6, 7].reduce((value, at) => value * 256 + (head[at] ?? 0), 0);
+  if (version === 0) return undefined;
+  return version === 1 ? "qcow" : "qcow2";
+}
+
+function matches(bytes: Uint8Array, candidate: Signature): boolean {
+  return candidate.bytes.every((byte, index) => bytes[candidate.at + index] === byte);
+}
+
+function signature(format: ProbedFormat, at: number, bytes: string | readonly number[]): Signature {
+  const values = typeof bytes === "string" ? new TextEncoder().encode(bytes) : Uint8Array.from(bytes);
+  return { format, at, bytes: values };
+}

@@ -1,0 +1,37 @@
+// Reads the header cluster of an image file, in one read for almost every image.
+
+import { ImgtxError } from "../errors/index.ts";
+import type { StorageFile } from "../storage/index.ts";
+import { decodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "./qcow2/header-cluster.ts";
+
+/** QEMU's header, its extensions and a long backing file name fit into this. */
+export const HEAD_BYTES = 4096;
+
+/** The first bytes of a file: HEAD_BYTES, or all of it where it is shorter. */
+export async function readHead(file: StorageFile): Promise<Uint8Array> {
+  return readBytes(file, 0, HEAD_BYTES);
+}
+
+export async function readBytes(file: StorageFile, offset: number, lengthBytes: number): Promise<Uint8Array> {
+  const buffer = new Uint8Array(lengthBytes);
+  return buffer.subarray(0, await file.read(buffer, offset));
+}
+
+/**
+ * Decodes the header of a qcow2 image. head is what readHead gave; more is read (at most one cluster) only
+ * where extensions or the backing file name reach further. Errors name the image by path.
+ */
+export async function readQcow2Header(
+  file: StorageFile,
+  head: Uint8Array,
+  fileSizeBytes: number,
+  path: string,
+): Promise<Qcow2Header> {
+  const lengthBytes = measureHeaderCluster(head);
+  const bytes = lengthBytes > head.length ? await readBytes(file, 0, lengthBytes) : head;
+  try {
+    return decodeHeaderCluster(bytes, fileSizeBytes);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ image: path }) : error;
+  }
+}
