@@ -1,5 +1,8 @@
+export { lockFile } from "./file-lock.ts";
 export { describeHolders } from "./holders.ts";
+export type { LockWaiting } from "./lock-waiting.ts";
 export { makeNodeStorage } from "./node-storage.ts";
+export { acquireImageLocks, type ImageLockRequest, type ImageLocks, type ImageRole } from "./qemu-lock.ts";
 export type {
   ByteRange,
   FileStat,

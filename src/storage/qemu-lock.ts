@@ -1,0 +1,204 @@
+// QEMU's image locks, so that a running QEMU refuses imgtx and imgtx refuses what QEMU has open.
+//
+// Each permission that a program uses on an image is a shared lock on byte 100 + its number; each that it
+// does not let others use, one on byte 200 + its number. Locking therefore never fails among well-behaved
+// programs. Conflicts are asked for: would an exclusive lock fit where others say no to what we use, and
+// where others use what we say no to?
+//
+// Invariants
+// - All images of a group are locked, or none: a conflict on one gives the others back.
+// - In one order for everybody (file system, inode), an image once however often it is named.
+// - Never an exclusive lock, not for an instant: it would make others fail for no cause.
+// - A lock follows the inode. After locking, the path must still name the inode that is locked.
+
+import { ImgtxError } from "../errors/index.ts";
+import { describeHolders } from "./holders.ts";
+import { type LockWaiting, type Refusal, waitForLock } from "./lock-waiting.ts";
+import type { ByteRange, FileStat, Storage, StorageFile } from "./storage.ts";
+
+export interface ImageLockRequest {
+  readonly file: StorageFile;
+  readonly role: ImageRole;
+  /** The device it belongs to, for the error. */
+  readonly device?: string;
+}
+
+export interface ImageLocks {
+  /** Gives all of them back; a second call does nothing. Closing a file gives back its own. */
+  release(): void;
+}
+
+export type ImageRole = keyof typeof IMAGE_ROLES;
+
+// QEMU's permissions by number, in the words of its messages.
+const PERMISSION_NAMES = ["consistent read", "write", "write unchanged", "resize"];
+const CONSISTENT_READ = 0;
+const WRITE = 1;
+const RESIZE = 3;
+
+const USED_BASE = 100;
+const UNSHARED_BASE = 200;
+
+/** What each role uses, and what it does not let others use meanwhile. */
+const IMAGE_ROLES = {
+  /** Bytes 100 101 103 201 203: an image that is changed. */
+  writer: { uses: [CONSISTENT_READ, WRITE, RESIZE], unshares: [WRITE, RESIZE] },
+  /** Bytes 100 201 203: a backing image, or an image that must hold still. */
+  reader: { uses: [CONSISTENT_READ], unshares: [WRITE, RESIZE] },
+} as const;
+
+/** Another imgtx or QEMU that asks and is refused holds its locks for about this long. */
+const GRACE_MS = 40;
+
+interface LockedImage {
+  readonly identity: string;
+  readonly file: StorageFile;
+  readonly device: string | undefined;
+  readonly stat: FileStat;
+  readonly uses: Set<number>;
+  readonly unshares: Set<number>;
+}
+
+interface Conflict {
+  readonly image: LockedImage;
+  /** QEMU's words. */
+  readonly reason: string;
+}
+
+/**
+ * Takes the locks of a whole group. E_LOCKED, naming the image and who has it, when another program's use
+ * stands against one of them; E_CHANGED when a path no longer names the file that was opened. Nothing is
+ * held after an error. An open file serves one group at a time, and stays open for as long as its locks.
+ */
+export async function acquireImageLocks(
+  storage: Storage,
+  requests: readonly ImageLockRequest[],
+  waiting: LockWaiting,
+): Promise<ImageLocks> {
+  const images = await mergeRequests(requests);
+  await waitForLock(storage.host, waiting, GRACE_MS, async () => {
+    const conflict = lockAll(images);
+    return conflict === undefined ? undefined : refusalOf(storage, conflict);
+  });
+  try {
+    await assertStillNamed(storage, requests);
+  } catch (error) {
+    unlockAll(images);
+    throw error;
+  }
+  let held = true;
+  return {
+    release() {
+      if (held) unlockAll(images);
+      held = false;
+    },
+  };
+}
+
+async function mergeRequests(requests: readonly ImageLockRequest[]): Promise<LockedImage[]> {
+  const images = new Map<string, LockedImage>();
+  for (const { file, role, device } of requests) {
+    const stat = await file.stat();
+    const identity = `${stat.fileSystem}:${stat.inode}`;
+    const image = images.get(identity) ?? {
+      identity,
+      file,
+      device,
+      stat,
+      uses: new Set<number>(),
+      unshares: new Set<number>(),
+    };
+    for (const permission of IMAGE_ROLES[role].uses) image.uses.add(permission);
+    for (const permission of IMAGE_ROLES[role].unshares) image.unshares.add(permission);
+    images.set(identity, image);
+  }
+  return [...images.values()].sort(byFileSystemAndInode);
+}
+
+function byFileSystemAndInode({ stat: a }: LockedImage, { stat: b }: LockedImage): number {
+  return compare(BigInt(a.fileSystem), BigInt(b.fileSystem)) || compare(BigInt(a.inode), BigInt(b.inode));
+}
+
+function compare(a: bigint, b: bigint): number {
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
+}
+
+/** Locks each image and asks at once, so that of two groups that meet the first in order goes on. */
+function lockAll(images: readonly LockedImage[]): Conflict | undefined {
+  try {
+    for (const image of images) {
+      const reason = lockImage(image) ?? findConflict(image);
+      if (reason === undefined) continue;
+      unlockAll(images);
+      return { image, reason };
+    }
+    return undefined;
+  } catch (error) {
+    unlockAll(images);
+    throw error;
+  }
+}
+
+function lockImage(image: LockedImage): string | undefined {
+  for (const range of lockRanges(image)) {
+    // Refused only where somebody has an exclusive lock, which QEMU never takes.
+    if (!image.file.lock(range, "shared")) return `Failed to lock byte ${range.start}`;
+  }
+  return undefined;
+}
+
+function findConflict({ file, uses, unshares }: LockedImage): string | undefined {
+  const taken = (byte: number) => file.wouldConflict({ start: byte, lengthBytes: 1 }, "exclusive");
+  const refused = [...uses].find((permission) => taken(UNSHARED_BASE + permission));
+  if (refused !== undefined) return `Failed to get "${PERMISSION_NAMES[refused]}" lock`;
+  const used = [...unshares].find((permission) => taken(USED_BASE + permission));
+  return used === undefined ? undefined : `Failed to get shared "${PERMISSION_NAMES[used]}" lock`;
+}
+
+function unlockAll(images: readonly LockedImage[]): void {
+  for (const image of images) {
+    for (const range of lockRanges(image)) image.file.unlock(range);
+  }
+}
+
+/** The image's bytes, neighbours as one range. */
+function lockRanges({ uses, unshares }: LockedImage): ByteRange[] {
+  const bytes = [...uses].map((permission) => USED_BASE + permission);
+  bytes.push(...[...unshares].map((permission) => UNSHARED_BASE + permission));
+  const ranges: { start: number; lengthBytes: number }[] = [];
+  for (const byte of bytes.sort((a, b) => a - b)) {
+    const last = ranges.at(-1);
+    if (last !== undefined && last.start + last.lengthBytes === byte) last.lengthBytes += 1;
+    else ranges.push({ start: byte, lengthBytes: 1 });
+  }
+  return ranges;
+}
+
+function refusalOf(storage: Storage, { image, reason }: Conflict): Refusal {
+  const { path } = image.file;
+  const holders = async () => describeHolders(await storage.findHolders(image.stat));
+  return {
+    describe: async () => `'${path}', in use by ${await holders()}`,
+    toError: async () =>
+      new ImgtxError("E_LOCKED", `Could not lock '${path}': ${reason}: in use by ${await holders()}`, {
+        image: path,
+        ...(image.device === undefined ? {} : { device: image.device }),
+        hint: "stop the guest or program that uses it, or wait for it with --wait",
+      }),
+  };
+}
+
+async function assertStillNamed(storage: Storage, requests: readonly ImageLockRequest[]): Promise<void> {
+  for (const { file, device } of requests) {
+    const opened = await file.stat();
+    const named = await storage.stat(file.path);
+    if (named?.inode === opened.inode && named.fileSystem === opened.fileSystem) continue;
+    const what = named === undefined ? "was removed" : "was replaced by another file";
+    throw new ImgtxError("E_CHANGED", `'${file.path}' ${what} while it was being locked`, {
+      image: file.path,
+      ...(device === undefined ? {} : { device }),
+      hint: "look at what else works on these images, then run the command again",
+    });
+  }
+}
