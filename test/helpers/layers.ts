@@ -1,0 +1,270 @@
+// The rules of the house as code: which folder may import which, and what a source file looks like. Each check
+// takes a file as plain data and answers with sentences that say what is wrong and how to mend it.
+//
+// Invariant: a rule knows files by their path below the repository and by their text, nothing else, so that
+// the tests can show it bad files that are not on the disk.
+
+import { isBuiltin } from "node:module";
+import { posix as path } from "node:path";
+import type { SourceImport } from "./source-text.ts";
+import { blankSource, findImports, findLongBlocks, lineAt } from "./source-text.ts";
+
+export interface SourceFile {
+  /** From the repository's top: `src/format/open.ts`. */
+  readonly path: string;
+  readonly text: string;
+}
+
+interface LayerRule {
+  /** Layers to the right that it may use, beside the leaves. */
+  readonly uses: readonly string[];
+  /** The only file of it that other layers may import. */
+  readonly face: string;
+}
+
+export const LEAVES = ["units", "errors"];
+
+export const LAYERS: Readonly<Record<string, LayerRule>> = {
+  cli: { uses: ["transaction", "device", "format"], face: "main.ts" },
+  transaction: { uses: ["device", "format"], face: "index.ts" },
+  device: { uses: ["format", "storage"], face: "index.ts" },
+  format: { uses: ["storage"], face: "index.ts" },
+  storage: { uses: [], face: "index.ts" },
+  units: { uses: [], face: "index.ts" },
+  errors: { uses: [], face: "index.ts" },
+};
+
+interface Grant {
+  readonly path: RegExp;
+  readonly layer: string;
+  readonly typesOnly: boolean;
+  readonly why: string;
+}
+
+/** What single files may import beyond their layer's row. */
+const GRANTS: readonly Grant[] = [
+  { path: /^src\/transaction\/journal\//, layer: "storage", typesOnly: false, why: "the journal is a file" },
+  {
+    path: /^src\/transaction\/[^/]+$/,
+    layer: "storage",
+    typesOnly: true,
+    why: "the engine hands storage on",
+  },
+  { path: /^src\/cli\/launch\.ts$/, layer: "storage", typesOnly: false, why: "it makes the real storage" },
+  { path: /^src\/cli\//, layer: "storage", typesOnly: true, why: "storage is handed in from launch.ts" },
+];
+
+/** Packages and builtins that only some may load; a builtin that is not named here is free to all. */
+const OWNERS: Readonly<Record<string, readonly string[]>> = {
+  "fs-extra": ["storage"],
+  koffi: ["storage"],
+  chalk: ["cli"],
+  commander: ["cli"],
+  ora: ["cli"],
+  "node:fs": ["storage"],
+  "node:fs/promises": ["storage"],
+  "node:child_process": ["cli"],
+  "node:module": ["storage", "cli"],
+  "node:os": ["storage", "cli"],
+  "node:process": ["storage", "cli"],
+  "node:readline": ["cli"],
+  "node:tty": ["cli"],
+  "node:cluster": [],
+  "node:dgram": [],
+  "node:http": [],
+  "node:http2": [],
+  "node:https": [],
+  "node:net": [],
+  "node:vm": [],
+  "node:worker_threads": [],
+};
+
+/** In src/format/qcow2 everything is a codec, apart from these, which read and write files. */
+const QCOW2_BEYOND_CODECS = ["image.ts", "check.ts"];
+
+const MAX_FILE_LINES = 400;
+const MAX_FUNCTION_LINES = 60;
+
+export function findImportViolations(files: readonly SourceFile[]): string[] {
+  const byPath = new Map(files.map((file) => [file.path, file]));
+  return files.flatMap((file) =>
+    findImports(file.text).flatMap((each) =>
+      checkImport(file, each, byPath).map((problem) => `${file.path}:${each.line} ${problem}`),
+    ),
+  );
+}
+
+function checkImport(
+  file: SourceFile,
+  { specifier, typeOnly }: SourceImport,
+  byPath: ReadonlyMap<string, SourceFile>,
+): string[] {
+  if (specifier === undefined) return ["loads a computed name: write the name as a plain string"];
+  const layer = layerOf(file.path);
+  if (!specifier.startsWith(".")) return checkPackage(layer, specifier);
+  const target = path.join(path.dirname(file.path), specifier);
+  if (!specifier.endsWith(".ts")) return [`imports ${specifier}: end the name with .ts`];
+  if (!byPath.has(target)) return [`imports ${target}, which is not there`];
+  const targetLayer = layerOf(target);
+  if (targetLayer !== layer) return checkLayers(file.path, layer, target, targetLayer, typeOnly);
+  if (isAction(file.path) && isAction(target)) {
+    return [`imports ${target}: actions never import each other; move what they share beside actions/`];
+  }
+  return [];
+}
+
+function checkLayers(
+  source: string,
+  layer: string,
+  target: string,
+  targetLayer: string,
+  typeOnly: boolean,
+): string[] {
+  const problems: string[] = [];
+  const face = `src/${targetLayer}/${LAYERS[targetLayer]?.face}`;
+  if (target !== face)
+    problems.push(`imports ${target}: go through ${face}, and export there what is missing`);
+  const row = LAYERS[layer];
+  const isLeaf = LEAVES.includes(targetLayer) && !LEAVES.includes(layer);
+  if (row === undefined || isLeaf || row.uses.includes(targetLayer)) return problems;
+  const grants = GRANTS.filter((grant) => grant.layer === targetLayer && grant.path.test(source));
+  if (grants.some((grant) => typeOnly || !grant.typesOnly)) return problems;
+  const allowed = [...row.uses, ...(LEAVES.includes(layer) ? [] : LEAVES)].join(", ") || "nothing";
+  const asType = grants.length > 0 ? `; types of it may come by \`import type\`` : "";
+  return [...problems, `imports ${targetLayer}: ${layer} may import ${allowed}${asType}`];
+}
+
+function checkPackage(layer: string, specifier: string): string[] {
+  if (isBuiltin(specifier) && !specifier.startsWith("node:")) {
+    return [`imports ${specifier}: write node:${specifier}`];
+  }
+  const name = isBuiltin(specifier) ? specifier : packageOf(specifier);
+  const owners = OWNERS[name];
+  if (owners === undefined) {
+    return isBuiltin(specifier)
+      ? []
+      : [`imports ${name}: give the package its layers in test/helpers/layers.ts`];
+  }
+  if (owners.includes(layer)) return [];
+  return [`imports ${specifier}: only ${owners.map((owner) => `src/${owner}`).join(", ") || "nobody"} may`];
+}
+
+function packageOf(specifier: string): string {
+  return specifier.split("/", specifier.startsWith("@") ? 2 : 1).join("/");
+}
+
+/** A codec is pure: it reaches leaves, and modules beside it that reach leaves only. */
+export function findImpureCodecs(files: readonly SourceFile[]): string[] {
+  const byPath = new Map(files.map((file) => [file.path, file]));
+  return files
+    .filter((file) => isCodec(file.path))
+    .flatMap((file) =>
+      findImpurePaths(file, byPath).map(
+        (steps) => `${steps.join(" → ")}: a codec is pure, and reaches leaves and node:zlib only`,
+      ),
+    );
+}
+
+function isCodec(file: string): boolean {
+  return path.dirname(file) === "src/format/qcow2" && !QCOW2_BEYOND_CODECS.includes(path.basename(file));
+}
+
+function findImpurePaths(
+  file: SourceFile,
+  byPath: ReadonlyMap<string, SourceFile>,
+  steps: readonly string[] = [],
+): string[][] {
+  if (steps.includes(file.path)) return [];
+  const here = [...steps, file.path];
+  return findImports(file.text).flatMap(({ specifier = "(computed)" }) => {
+    if (specifier === "node:zlib") return [];
+    if (!specifier.startsWith(".")) return [[...here, specifier]];
+    const target = path.join(path.dirname(file.path), specifier);
+    if (LEAVES.includes(layerOf(target))) return [];
+    const next = byPath.get(target);
+    if (layerOf(target) !== "format" || next === undefined) return [[...here, target]];
+    return findImpurePaths(next, byPath, here);
+  });
+}
+
+/** Names, length, opening comment, and words that say a thing is unfinished. */
+export function findStyleViolations(file: SourceFile): string[] {
+  const problems: string[] = [];
+  const lines = file.text.split("\n").length - 1;
+  if (!/^(?:[a-z0-9]+-)*[a-z0-9]+(?:\.test)?\.ts$/.test(path.basename(file.path))) {
+    problems.push(`${file.path} is not in kebab-case`);
+  }
+  if (/\/utils?(?:\.ts|\/)/.test(file.path)) {
+    problems.push(`${file.path}: no utils; name it by what it is about`);
+  }
+  if (lines > MAX_FILE_LINES) {
+    problems.push(`${file.path} has ${lines} lines, more than ${MAX_FILE_LINES}: split it by topic`);
+  }
+  if (!/^(?:#!.*\n)?\/[/*]/.test(file.text) && !onlyExports(file.text)) {
+    problems.push(`${file.path}:1 opens without a comment that says its purpose and its invariants`);
+  }
+  return [...problems, ...findUnfinished(file)];
+}
+
+export function findLongFunctions(file: SourceFile): string[] {
+  return findLongBlocks(file.text, MAX_FUNCTION_LINES).map(
+    ({ line, lengthLines }) =>
+      `${file.path}:${line} a function of ${lengthLines} lines, more than ${MAX_FUNCTION_LINES}: split it`,
+  );
+}
+
+/** An index that passes on what others define: its layer's README says its purpose. */
+function onlyExports(text: string): boolean {
+  return (
+    blankSource(text)
+      .replace(/\bexport\b[^;]*\bfrom\s*"[^"]*";/g, "")
+      .trim() === ""
+  );
+}
+
+// Each with a letter in brackets, so that this file does not name itself.
+const UNFINISHED_WORD = /\b(?:TOD[O]|FIXM[E]|XX[X])\b/g;
+const UNFINISHED_TEST = /\.\s*(?:skip|only|todo|fails)\b(?=\s*[.(`])/g;
+/** What lists the tests that a missing tool skips, and makes a skip in CI a failure. */
+const MAY_SKIP = "test/helpers/oracles.ts";
+
+function findUnfinished(file: SourceFile): string[] {
+  const words = [...file.text.matchAll(UNFINISHED_WORD)];
+  const isTest = file.path.startsWith("test/") && file.path !== MAY_SKIP;
+  const tests = isTest ? [...blankSource(file.text).matchAll(UNFINISHED_TEST)] : [];
+  return [...words, ...tests].map(
+    (match) =>
+      `${file.path}:${lineAt(file.text, match.index)} ${match[0].trim()}: finish it, or take it out with its reason in an issue`,
+  );
+}
+
+/** What each layer's folder has to hold, given all files under src. */
+export function findMissingFaces(paths: readonly string[]): string[] {
+  const present = new Set(paths);
+  const folders = new Set(paths.filter((each) => each.startsWith("src/")).map((each) => layerOf(each)));
+  const unknown = [...folders].filter((folder) => LAYERS[folder] === undefined);
+  return [
+    ...unknown.map((folder) => `src/${folder} is no layer: its files belong into one of ${layerNames()}`),
+    ...Object.entries(LAYERS).flatMap(([layer, { face }]) =>
+      [
+        { file: `src/${layer}/${face}`, holds: "what other layers may use" },
+        { file: `src/${layer}/README.md`, holds: "the layer's purpose, its rule and its dated decisions" },
+      ]
+        .filter(({ file }) => !present.has(file))
+        .map(({ file, holds }) => `${file} is missing: it holds ${holds}`),
+    ),
+  ];
+}
+
+function layerNames(): string {
+  return Object.keys(LAYERS).join(", ");
+}
+
+/** `format` for `src/format/open.ts`; the file's own name for one that lies in src/ itself. */
+function layerOf(file: string): string {
+  return file.split("/")[1] ?? file;
+}
+
+function isAction(file: string): boolean {
+  return file.startsWith("src/transaction/actions/") && path.basename(file) !== "index.ts";
+}
