@@ -12,13 +12,15 @@
 import { ImgtxError } from "../errors/index.ts";
 import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
 import { composeBackingPath, requirePlainPath } from "./backing-name.ts";
+import { explainOpenFailure, inLoop, notQcow2, tooDeep, unknownFormat } from "./chain-errors.ts";
 import { type ImageFormat, parseImageFormat } from "./image-format.ts";
 import { type GateOptions, passGate } from "./open-gate.ts";
-import { PROBE_TAIL_BYTES, type ProbedFormat, probeFormat } from "./probe.ts";
-import { type Qcow2Header, requireSupported } from "./qcow2/header-cluster.ts";
+import { hasQcowMagic, PROBE_TAIL_BYTES, probeFormat } from "./probe.ts";
+import type { Qcow2Header } from "./qcow2/header-cluster.ts";
 import { SECTOR_BYTES } from "./qcow2/limits.ts";
-import { quoteName } from "./quote-name.ts";
+import { quoteName, shellQuote } from "./quote-name.ts";
 import { HEAD_BYTES, readBytes, readHead, readQcow2Header } from "./read-header.ts";
+import { requireSupported } from "./require-supported.ts";
 
 /** Images in a chain, the active layer included. */
 export const CHAIN_DEPTH_MAX = 200;
@@ -93,7 +95,7 @@ export async function openChain(storage: Storage, path: string, options: ChainOp
       format: options.format,
     };
     while (reference) {
-      if (links.length === CHAIN_DEPTH_MAX) throw tooDeep(path);
+      if (links.length === CHAIN_DEPTH_MAX) throw tooDeep(path, CHAIN_DEPTH_MAX);
       const link: ChainLink = await openLink(walk, reference);
       links.push(link);
       reference = findBackingReference(link);
@@ -119,11 +121,7 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
     return { ...common, format, virtualSizeBytes, header: undefined, dataFile: undefined };
   }
   const header = await readQcow2Header(file, head, stat.sizeBytes, path);
-  try {
-    requireSupported(header);
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ image: path }) : error;
-  }
+  requireSupported(header, path);
   const dataFile = await openDataFile(walk, path, header, warnings);
   const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
   return { path, name, format, virtualSizeBytes, file, stat, header, dataFile, warnings };
@@ -139,7 +137,7 @@ async function openReferenced(walk: Walk, reference: Reference): Promise<Storage
     const realPath = await passGate(walk.storage, walk.gate, target);
     return hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
   } catch (error) {
-    throw explainMissing(error, overlay.path, "backing file", name, path);
+    throw explainOpenFailure(error, { what: "backing file", name, path, overlayPath: overlay.path });
   }
 }
 
@@ -152,27 +150,27 @@ async function settleFormat(
   warnings: string[],
 ): Promise<ImageFormat> {
   const { path, overlay, format } = reference;
-  const tailStart = Math.max(0, stat.sizeBytes - PROBE_TAIL_BYTES);
-  const tail =
-    stat.sizeBytes > HEAD_BYTES
-      ? await readBytes(file, tailStart, PROBE_TAIL_BYTES)
-      : head.subarray(tailStart);
-  const probed = probeFormat(head, tail);
-  if (format === "qcow2" && probed !== "qcow2") throw notQcow2(path, probed, overlay);
+  const probed = probeFormat(head, hasQcowMagic(head) ? undefined : await readTail(file, head, stat));
+  if (format === "qcow2" && !hasQcowMagic(head)) throw notQcow2(path, probed, overlay?.path);
   if (format === "raw" && probed !== undefined) {
     warnings.push(
       `${quoteName(path)} is used as raw, as stated, though its content looks like ${probed}; a guest can write that`,
     );
   }
   if (format !== undefined) return format;
-  if (probed !== "qcow2") throw unknownFormat(path, probed, overlay);
+  if (probed !== "qcow2") throw unknownFormat(path, probed, overlay?.path);
   if (overlay) {
     warnings.push(
       `${quoteName(overlay.path)} does not state the format of its backing file; mend it with ` +
-        `\`qemu-img rebase -u -F qcow2 -b ${quoteName(reference.name ?? "")} ${quoteName(overlay.path)}\``,
+        `\`qemu-img rebase -u -F qcow2 -b ${shellQuote(reference.name ?? "")} ${shellQuote(overlay.path)}\``,
     );
   }
   return "qcow2";
+}
+
+async function readTail(file: StorageFile, head: Uint8Array, stat: FileStat): Promise<Uint8Array> {
+  const start = Math.max(0, stat.sizeBytes - PROBE_TAIL_BYTES);
+  return stat.sizeBytes > HEAD_BYTES ? readBytes(file, start, PROBE_TAIL_BYTES) : head.subarray(start);
 }
 
 function findBackingReference(overlay: ChainLink): Reference | undefined {
@@ -228,7 +226,7 @@ async function openDataFile(
     claimIdentity(walk, stat, path);
     return { path, file, stat };
   } catch (error) {
-    throw explainMissing(error, imagePath, "external data file", name, path);
+    throw explainOpenFailure(error, { what: "external data file", name, path, overlayPath: imagePath });
   }
 }
 
@@ -241,91 +239,9 @@ function claimIdentity(walk: Walk, stat: FileStat, path: string): void {
   const identity = `${stat.fileSystem}:${stat.inode}`;
   const earlier = walk.pathOf.get(identity);
   if (earlier !== undefined) {
-    const same = earlier === path ? "" : ` (there as ${quoteName(earlier)})`;
-    throw new ImgtxError("E_LOOP", `the image is in its own backing chain more than once${same}`, {
-      image: path,
-      field: "backing_file_name",
-      hint: "point the overlay that closes the loop elsewhere with `qemu-img rebase -u`",
-    });
+    throw inLoop(path, earlier);
   }
   walk.pathOf.set(identity, path);
-}
-
-/** An overlay whose backing file is missing: says who names it, and where the name leads. Else the error itself. */
-function explainMissing(
-  error: unknown,
-  imagePath: string,
-  what: string,
-  name: string,
-  path: string,
-): unknown {
-  if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") return error;
-  return new ImgtxError(
-    "E_NOT_FOUND",
-    `the ${what} ${quoteName(name)} of ${quoteName(imagePath)} is not there: it resolves to ${quoteName(path)}`,
-    {
-      image: imagePath,
-      field: `${what.replaceAll(" ", "_")}_name`,
-      hint:
-        what === "backing file"
-          ? "put the backing image back, or point the overlay to its new place with `qemu-img rebase -u -b FILE -F FORMAT`"
-          : "put the data file back, or run from the folder that its name is relative to",
-      cause: error,
-    },
-  );
-}
-
-function notQcow2(
-  path: string,
-  probed: ProbedFormat | undefined,
-  overlay: ChainLink | undefined,
-): ImgtxError {
-  const seen = probed === undefined ? "" : `; it looks like ${probed}`;
-  const says = overlay === undefined ? "" : `, as ${quoteName(overlay.path)} says it is`;
-  return new ImgtxError("E_CORRUPT", `the image is not in qcow2 format${says}${seen}`, {
-    image: path,
-    field: "magic",
-    offset: 0,
-    hint:
-      overlay === undefined
-        ? "state its real format with --format"
-        : "state its real format in the overlay with `qemu-img rebase -u -F FORMAT`",
-  });
-}
-
-function unknownFormat(
-  path: string,
-  probed: ProbedFormat | undefined,
-  overlay: ChainLink | undefined,
-): ImgtxError {
-  if (probed !== undefined) {
-    return new ImgtxError("E_UNSUPPORTED", `the image is in ${probed} format, which is not supported`, {
-      image: path,
-      field: "format",
-      hint: "`qemu-img convert -O qcow2` makes a qcow2 image of it",
-    });
-  }
-  const says =
-    overlay === undefined ? "" : `, and ${quoteName(overlay.path)} does not state it (no backing format)`;
-  return new ImgtxError(
-    "E_FORMAT_UNKNOWN",
-    `the format of the image would have to be guessed as raw${says}`,
-    {
-      image: path,
-      field: overlay === undefined ? "format" : "backing_format",
-      hint:
-        overlay === undefined
-          ? "if it is a raw image, say --format raw"
-          : "if it is a raw image, say so in the overlay with `qemu-img rebase -u -F raw`",
-    },
-  );
-}
-
-function tooDeep(path: string): ImgtxError {
-  return new ImgtxError("E_LOOP", `the backing chain is deeper than ${CHAIN_DEPTH_MAX} images`, {
-    image: path,
-    hint: "merge some of its layers with `qemu-img rebase` or `qemu-img commit`",
-  });
 }
 
 async function closeAll(files: readonly StorageFile[]): Promise<void> {

@@ -9,7 +9,6 @@ export type ImageFormat = "qcow2" | "raw";
 export function parseImageFormat(text: string): ImageFormat {
   if (text === "qcow2" || text === "raw") return text;
   throw new ImgtxError("E_UNSUPPORTED", `format ${quoteName(text)} is not supported`, {
-    field: "format",
     hint: "imgtx changes qcow2 and raw images; `qemu-img convert -O qcow2` makes one from another format",
   });
 }

@@ -11,7 +11,7 @@
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { dirname } from "node:path";
-import { quoteName } from "./quote-name.ts";
+import { quoteName, shellQuote } from "./quote-name.ts";
 
 export interface GateOptions {
   /** Absolute path of the workspace folder; undefined where there is none. */
@@ -47,7 +47,7 @@ export async function passGate(storage: Storage, gate: GateOptions, target: Impl
     {
       image: target.overlayPath,
       field: target.what === "external data file" ? "data_file_name" : "backing_file_name",
-      hint: `if you trust the image that names it, allow it with --allow-path ${dirname(realPath)}`,
+      hint: `if you trust the image that names it, allow it with --allow-path ${shellQuote(realPath)}`,
     },
   );
 }

@@ -56,11 +56,16 @@ export function probeFormat(
   head: Uint8Array,
   tail: Uint8Array = new Uint8Array(0),
 ): ProbedFormat | undefined {
-  if (matches(head, QCOW_MAGIC)) return probeQcowVersion(head);
+  if (hasQcowMagic(head)) return probeQcowVersion(head);
   const found = HEAD_SIGNATURES.find((candidate) => matches(head, candidate));
   if (found) return found.format;
   if (VMDK_DESCRIPTOR.test(String.fromCharCode(...head.subarray(0, PROBE_HEAD_BYTES)))) return "vmdk";
   return TAIL_SIGNATURES.find((candidate) => matches(tail, candidate))?.format;
+}
+
+/** Whether the file starts as qcow and qcow2 images of any version do. */
+export function hasQcowMagic(head: Uint8Array): boolean {
+  return matches(head, QCOW_MAGIC);
 }
 
 // qcow and qcow2 share their magic; the version behind it tells them apart.

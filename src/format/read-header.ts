@@ -7,6 +7,8 @@ import { decodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "./q
 /** QEMU's header, its extensions and a long backing file name fit into this. */
 export const HEAD_BYTES = 4096;
 
+const HINT_CORRUPT = "restore the image from a copy; `qemu-img check` may say more about it";
+
 /** The first bytes of a file: HEAD_BYTES, or all of it where it is shorter. */
 export async function readHead(file: StorageFile): Promise<Uint8Array> {
   return readBytes(file, 0, HEAD_BYTES);
@@ -32,6 +34,7 @@ export async function readQcow2Header(
   try {
     return decodeHeaderCluster(bytes, fileSizeBytes);
   } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ image: path }) : error;
+    if (!(error instanceof ImgtxError)) throw error;
+    throw error.with({ image: path, ...(error.code === "E_CORRUPT" ? { hint: HINT_CORRUPT } : {}) });
   }
 }

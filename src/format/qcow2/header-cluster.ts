@@ -4,17 +4,11 @@
 // - Pure. A Qcow2Header that decode returned has passed every check that needs no more than cluster 0 and
 //   the length of the file: whoever holds one may take memory for its tables.
 // - decode accepts images that imgtx must not change (dirty, corrupt, encrypted, features it does not know):
-//   they can still be described. requireSupported is for those who read guest data or build on it.
+//   they can still be described. require-supported.ts is for those who read guest data or build on it.
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { FeatureName } from "./features.ts";
-import {
-  AUTOCLEAR_BIT,
-  COMPATIBLE_BIT,
-  findFeatureName,
-  findUnknownIncompatibleBits,
-  INCOMPATIBLE_BIT,
-} from "./features.ts";
+import { AUTOCLEAR_BIT, COMPATIBLE_BIT, INCOMPATIBLE_BIT } from "./features.ts";
 import { decodeHeader, encodeHeader, type HeaderFields, QCOW2_MAGIC } from "./header.ts";
 import {
   decodeExtensions,
@@ -83,8 +77,13 @@ export function decodeHeaderCluster(bytes: Uint8Array, fileSizeBytes: number): Q
   const fields = decodeHeader(bytes);
   const clusterSizeBytes = 2 ** fields.clusterBits;
   checkBackingName(fields, clusterSizeBytes);
-  const areaEnd = fields.backingFileOffset === 0 ? clusterSizeBytes : fields.backingFileOffset;
-  const { extensions } = decodeExtensions(bytes, fields.headerLength, areaEnd);
+  const { extensions } = decodeExtensions(
+    bytes,
+    fields.headerLength,
+    fields.backingFileOffset === 0
+      ? { end: clusterSizeBytes, endedBy: "cluster" }
+      : { end: fields.backingFileOffset, endedBy: "backing file name" },
+  );
   checkTables(fields, extensions, fileSizeBytes);
   return describeHeader(fields, extensions, decodeBackingName(bytes, fields));
 }
@@ -119,30 +118,6 @@ export function encodeHeaderCluster(cluster: HeaderCluster): Uint8Array | undefi
   bytes.set(area, fields.headerLength);
   bytes.set(name, nameOffset);
   return bytes;
-}
-
-/** E_UNSUPPORTED for encryption, and for an incompatible feature that imgtx does not know, by its name. */
-export function requireSupported(header: Qcow2Header): void {
-  const unknown = findUnknownIncompatibleBits(header.incompatibleFeatures);
-  if (unknown.length > 0) {
-    const names = unknown.map(
-      (bit) =>
-        findFeatureName(header.featureNames, "incompatible", bit) ??
-        `unknown incompatible feature bit ${bit}`,
-    );
-    throw new ImgtxError("E_UNSUPPORTED", `Unsupported qcow2 feature(s): ${names.join(", ")}`, {
-      field: "incompatible_features",
-      offset: 72,
-    });
-  }
-  if (header.cryptMethod !== 0) {
-    const method = header.cryptMethod === 1 ? "AES" : "LUKS";
-    throw new ImgtxError("E_UNSUPPORTED", `the image is encrypted (${method}), which is not supported`, {
-      field: "crypt_method",
-      offset: 32,
-      hint: "`qemu-img convert` with its secret makes an image without encryption",
-    });
-  }
 }
 
 function describeHeader(

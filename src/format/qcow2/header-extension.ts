@@ -49,26 +49,33 @@ const FEATURE_TEXT_BYTES = 46;
 const BITMAPS_BYTES = 24;
 const FULL_DISK_ENCRYPTION_BYTES = 16;
 
+/** Where the area must end, and what ends it there. */
+export interface ExtensionLimit {
+  readonly end: number;
+  readonly endedBy: "cluster" | "backing file name";
+}
+
 export interface ExtensionArea {
   readonly extensions: readonly HeaderExtension[];
-  /** Where the area ends: behind its end mark, or at areaEnd where it has none. */
+  /** Where the area ends: behind its end mark, or at its limit where it has none. */
   readonly end: number;
 }
 
 /**
- * Decodes the extensions of cluster 0 from start up to their end mark, or up to areaEnd (the backing file
- * name, or the end of the cluster). Bytes behind the buffer count as missing: E_CORRUPT.
+ * Decodes the extensions of cluster 0 from start up to their end mark. Only the backing file name may end
+ * them without one, as the first versions of qemu-img wrote it. Bytes behind the buffer count as missing:
+ * E_CORRUPT.
  */
-export function decodeExtensions(cluster: Uint8Array, start: number, areaEnd: number): ExtensionArea {
+export function decodeExtensions(cluster: Uint8Array, start: number, limit: ExtensionLimit): ExtensionArea {
   const view = new DataView(cluster.buffer, cluster.byteOffset, cluster.byteLength);
   const extensions: HeaderExtension[] = [];
   let offset = start;
-  while (offset < areaEnd) {
+  while (offset < limit.end) {
     const dataStart = offset + EXTENSION_HEADER_BYTES;
-    if (dataStart > areaEnd || dataStart > cluster.length) throw tooLarge(offset);
+    if (dataStart > limit.end || dataStart > cluster.length) throw tooLarge(offset);
     const type = view.getUint32(offset);
     const length = view.getUint32(offset + 4);
-    if (length > areaEnd - dataStart || dataStart + length > cluster.length) throw tooLarge(offset);
+    if (length > limit.end - dataStart || dataStart + length > cluster.length) throw tooLarge(offset);
     if (type === EXTENSION_TYPE.end) {
       if (length !== 0) throw corrupt("the end mark of the header extensions has a length", "end", offset);
       return { extensions, end: dataStart };
@@ -80,7 +87,10 @@ export function decodeExtensions(cluster: Uint8Array, start: number, areaEnd: nu
     extensions.push(extension);
     offset = dataStart + roundUpTo8(length);
   }
-  return { extensions, end: Math.min(offset, areaEnd) };
+  if (extensions.length > 0 && limit.endedBy === "cluster") {
+    throw corrupt("the header extensions have no end mark", "end", limit.end);
+  }
+  return { extensions, end: Math.min(offset, limit.end) };
 }
 
 /** The area with its end mark; each extension is padded with zeros to a multiple of 8. */

@@ -23,14 +23,14 @@ interface Table {
   readonly what: string;
   /** Field that holds the offset, and where that is in the header. */
   readonly field: string;
-  readonly fieldAt: number;
+  readonly fieldAt?: number;
   readonly start: number;
   readonly lengthBytes: number;
 }
 
 const CRYPT_METHOD_LUKS = 2;
 
-/** E_CORRUPT with the field that can't be true, and where the header has it. */
+/** E_CORRUPT with the field that can't be true, and where the header has it (not known for extensions). */
 export function checkTables(
   fields: HeaderFields,
   extensions: readonly HeaderExtension[],
@@ -94,12 +94,15 @@ function checkExtensionsAgainstHeader(fields: HeaderFields, extensions: readonly
       88,
     );
   }
+  if (rawData && fields.backingFileOffset !== 0) {
+    throw corrupt("a raw data file and a backing file exclude each other", "autoclear_features", 88);
+  }
   const bitmaps = findConsistentBitmaps(fields, extensions);
   if (bitmaps && (bitmaps.nbBitmaps === 0 || bitmaps.nbBitmaps > BITMAPS_MAX)) {
-    throw corrupt(`${bitmaps.nbBitmaps} bitmaps; 1 to ${BITMAPS_MAX} are allowed`, "nb_bitmaps", 0);
+    throw corrupt(`${bitmaps.nbBitmaps} bitmaps; 1 to ${BITMAPS_MAX} are allowed`, "nb_bitmaps");
   }
   if (bitmaps && bitmaps.bitmapDirectorySize > BITMAP_DIRECTORY_BYTES_MAX) {
-    throw corrupt("the bitmap directory exceeds 64 MiB", "bitmap_directory_size", 0);
+    throw corrupt("the bitmap directory exceeds 64 MiB", "bitmap_directory_size");
   }
 }
 
@@ -141,14 +144,12 @@ function listTables(
     {
       what: "Bitmap directory",
       field: "bitmap_directory_offset",
-      fieldAt: fields.headerLength,
       start: bitmaps?.bitmapDirectoryOffset ?? 0,
       lengthBytes: bitmaps?.bitmapDirectorySize ?? 0,
     },
     {
       what: "Encryption header",
       field: "full_disk_encryption",
-      fieldAt: fields.headerLength,
       start: encryption?.offset ?? 0,
       lengthBytes: encryption?.length ?? 0,
     },
@@ -178,6 +179,6 @@ function checkOverlaps(tables: readonly Table[]): void {
   }
 }
 
-function corrupt(message: string, field: string, offset: number): ImgtxError {
-  return new ImgtxError("E_CORRUPT", message, { field, offset });
+function corrupt(message: string, field: string, offset?: number): ImgtxError {
+  return new ImgtxError("E_CORRUPT", message, offset === undefined ? { field } : { field, offset });
 }

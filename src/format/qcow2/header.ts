@@ -77,7 +77,7 @@ export function decodeHeader(bytes: Uint8Array): HeaderFields {
     backingFileSize: view.getUint32(16),
     clusterBits,
     size: decodeSize(view.getBigUint64(24)),
-    cryptMethod: decodeCryptMethod(view.getUint32(32)),
+    cryptMethod: view.getUint32(32),
     l1Size: view.getUint32(36),
     l1TableOffset: readOffset(view, 40, "l1_table_offset"),
     refcountTableOffset: readOffset(view, 48, "refcount_table_offset"),
@@ -189,15 +189,11 @@ function decodeVersion(version: number): 2 | 3 {
 function decodeSize(word: bigint): number {
   const size = safeNumber(word);
   if (size !== undefined) return size;
+  if (word >= 2n ** 63n) throw corrupt("the virtual size exceeds 2^63 bytes", "size", 24);
   throw new ImgtxError("E_UNSUPPORTED", "the virtual size exceeds 8 PiB, the most that imgtx handles", {
     field: "size",
     offset: 24,
   });
-}
-
-function decodeCryptMethod(method: number): number {
-  if (method <= 2) return method;
-  throw corrupt(`encryption method ${method} does not exist`, "crypt_method", 32);
 }
 
 function checkCompressionType(type: number, incompatibleFeatures: readonly number[]): void {
