@@ -1,1 +1,15 @@
+export { describeDevices, listGenerations } from "./describe.ts";
 export type * from "./request.ts";
+export {
+  abortTransaction,
+  beginTransaction,
+  commitTransaction,
+  initWorkspace,
+  listTransactions,
+  makeSavepoint,
+  openSession,
+  rollbackToSavepoint,
+  runActions,
+  type Session,
+  type SessionOptions,
+} from "./session.ts";

@@ -1,10 +1,257 @@
-// The transaction layer's face for the command line. (Signatures first; the engine fills them in.)
+// The transaction layer's face: a session is one command's look at one workspace, behind recovery.
+
+import { findWorkspace, makeWorkspace, readTable, type Workspace, workspaceAt } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
-import type { RecoveryNote } from "./request.ts";
+import { commitJournal } from "./commit.ts";
+import { describeOutcome, describeTransaction } from "./describe.ts";
+import { commitImplicit, planOnly, runStatements } from "./engine.ts";
+import { createJournal } from "./new-journal.ts";
+import { type Journal, liveStatements, readJournals } from "./journal/index.ts";
+import { OpenedImages } from "./opened-images.ts";
+import { lockOwner } from "./owner.ts";
+import { pickJournal } from "./pick-journal.ts";
+import { abortJournal, assertJournalsSound, recover, undoFrom } from "./recovery.ts";
+import type {
+  ActionRequest,
+  LockWait,
+  Outcome,
+  RecoveryNote,
+  RunOptions,
+  TransactionDescription,
+} from "./request.ts";
+import { effectiveTable, throwIfInterrupted, type Work } from "./work.ts";
 
 export interface Session {
-  readonly storage: Storage;
-  /** Absolute path of the workspace folder. */
+  readonly workspace: Workspace;
+  /** Canonical path of the workspace. */
   readonly root: string;
+  /** What recovery found and did before this command. */
   readonly recovered: readonly RecoveryNote[];
+}
+
+export interface SessionOptions extends LockWait {
+  /** Where the search for a workspace begins. */
+  readonly startFolder: string;
+  /** The workspace that was named; its parents are not searched. */
+  readonly workspace: string | undefined;
+  /** Where there is none, work in the one that would be made here. The first plan makes it. */
+  readonly createHere: boolean;
+}
+
+export async function initWorkspace(
+  storage: Storage,
+  folder: string,
+): Promise<{ root: string; created: boolean }> {
+  const workspace = await workspaceAt(storage, folder);
+  const created = await makeWorkspace(workspace, new Date(storage.host.now()).toISOString());
+  await recover(workspace, { waitMs: 10_000, onWait: () => undefined });
+  return { root: workspace.root, created };
+}
+
+/** Finds the workspace and runs recovery in it. E_NO_WORKSPACE where there is none. */
+export async function openSession(storage: Storage, options: SessionOptions): Promise<Session> {
+  const workspace = await findOrPlace(storage, options);
+  return { workspace, root: workspace.root, recovered: await recover(workspace, options) };
+}
+
+/** Runs actions in the open transaction, or as a transaction of their own. */
+export async function runActions(
+  session: Session,
+  requests: readonly ActionRequest[],
+  options: RunOptions,
+): Promise<Outcome> {
+  const { workspace } = session;
+  const journal = options.standalone ? undefined : await pickJournal(workspace, options.transaction, options);
+  const images = new OpenedImages(workspace.storage, workspace.root);
+  const id = journal?.id ?? workspace.storage.host.randomName();
+  const work: Work = { workspace, options, images, id, journal };
+  try {
+    if (options.dryRun) return await dryRun(work, requests, journal);
+    const first = journal?.state.statements.length ?? 0;
+    await runStatements(work, requests);
+    const plans = work.journal?.state.statements.slice(first).map(({ plan }) => plan) ?? [];
+    if (!journal && work.journal) await commitImplicit(work, work.journal);
+    return await describeOutcome(workspace, {
+      changed: plans.length > 0,
+      dryRun: false,
+      transaction: id,
+      pending: journal !== undefined,
+      plans,
+      table: await effectiveTable({ ...work, journal }),
+    });
+  } finally {
+    await images.close();
+    await work.journal?.close();
+  }
+}
+
+export async function beginTransaction(
+  session: Session,
+  choice: { name: string | undefined; onError: "abort" | "keep"; owned: boolean },
+  wait: LockWait,
+): Promise<{ description: TransactionDescription; release(): Promise<void> }> {
+  const { workspace } = session;
+  const id = workspace.storage.host.randomName();
+  const owner = choice.owned ? await lockOwner(workspace, id) : undefined;
+  try {
+    const journal = await createJournal(workspace, { ...choice, name: choice.name ?? null, id }, wait);
+    await journal.close();
+    return {
+      description: describeTransaction(id, journal.state, false),
+      release: async () => await owner?.close(),
+    };
+  } catch (error) {
+    await owner?.close();
+    throw error;
+  }
+}
+
+/** Commits the named transaction, or the only open one. One that holds nothing makes no generation. */
+export async function commitTransaction(
+  session: Session,
+  id: string | undefined,
+  options: RunOptions,
+): Promise<Outcome> {
+  const { workspace } = session;
+  return await withJournal(workspace, id, options, async (journal) => {
+    throwIfInterrupted(options.signal);
+    const plans = liveStatements(journal.state).map(({ plan }) => plan);
+    const table =
+      plans.length === 0 || options.dryRun
+        ? await readTable(workspace)
+        : await commitJournal(workspace, journal, options);
+    if (plans.length === 0 && !options.dryRun) await abortJournal(workspace, journal);
+    return await describeOutcome(workspace, {
+      changed: plans.length > 0,
+      dryRun: options.dryRun,
+      transaction: journal.id,
+      pending: options.dryRun,
+      plans,
+      table,
+    });
+  });
+}
+
+/** Takes back the named transaction, or the only open one. Its actions are listed as they were. */
+export async function abortTransaction(
+  session: Session,
+  id: string | undefined,
+  options: RunOptions,
+): Promise<Outcome> {
+  const { workspace } = session;
+  return await withJournal(workspace, id, options, async (journal) => {
+    const plans = liveStatements(journal.state).map(({ plan }) => plan);
+    if (!options.dryRun) await abortJournal(workspace, journal);
+    return await describeOutcome(workspace, {
+      changed: true,
+      dryRun: options.dryRun,
+      transaction: journal.id,
+      pending: options.dryRun,
+      plans,
+      table: await readTable(workspace),
+    });
+  });
+}
+
+/** Marks a point in the transaction that rollbackToSavepoint goes back to. A name may be used again. */
+export async function makeSavepoint(
+  session: Session,
+  id: string | undefined,
+  name: string,
+  wait: LockWait,
+): Promise<Outcome> {
+  const { workspace } = session;
+  return await withJournal(workspace, id, wait, async (journal) => {
+    await journal.append({ type: "savepoint", name }, "savepoint");
+    return await describeOpen(workspace, journal, false);
+  });
+}
+
+/** Undoes what came behind the latest savepoint of this name, which stays. */
+export async function rollbackToSavepoint(
+  session: Session,
+  id: string | undefined,
+  name: string,
+  wait: LockWait,
+): Promise<Outcome> {
+  const { workspace } = session;
+  return await withJournal(workspace, id, wait, async (journal) => {
+    const { savepoints } = journal.state;
+    const savepoint = savepoints.findLast((one) => one.name === name);
+    if (!savepoint) {
+      throw new ImgtxError("E_NO_TRANSACTION", `transaction ${journal.id} has no savepoint '${name}'`, {
+        hint:
+          savepoints.length === 0
+            ? "make one with 'imgtx txn savepoint NAME', before what it should go back to"
+            : `its savepoints are ${savepoints.map((one) => one.name).join(", ")}`,
+      });
+    }
+    const before = liveStatements(journal.state).length;
+    await undoFrom(workspace, journal, savepoint.nextStatement);
+    return await describeOpen(workspace, journal, liveStatements(journal.state).length < before);
+  });
+}
+
+export async function listTransactions(session: Session): Promise<TransactionDescription[]> {
+  const journals = await readJournals(session.workspace);
+  assertJournalsSound(journals);
+  return journals.flatMap(({ id, state, busy }) =>
+    state instanceof ImgtxError ? [] : [describeTransaction(id, state, busy)],
+  );
+}
+
+async function findOrPlace(storage: Storage, options: SessionOptions): Promise<Workspace> {
+  try {
+    return await findWorkspace(storage, options.startFolder, options.workspace);
+  } catch (error) {
+    if (!options.createHere || !(error instanceof ImgtxError) || error.code !== "E_NO_WORKSPACE") throw error;
+    return await workspaceAt(storage, options.workspace ?? options.startFolder);
+  }
+}
+
+async function dryRun(
+  work: Work,
+  requests: readonly ActionRequest[],
+  journal: Journal | undefined,
+): Promise<Outcome> {
+  const plans = await planOnly(work, requests);
+  return await describeOutcome(work.workspace, {
+    changed: false,
+    dryRun: true,
+    transaction: journal?.id ?? null,
+    pending: journal !== undefined,
+    plans,
+    table: await effectiveTable(work),
+  });
+}
+
+async function withJournal<T>(
+  workspace: Workspace,
+  id: string | undefined,
+  wait: LockWait,
+  use: (journal: Journal) => Promise<T>,
+): Promise<T> {
+  const journal = await pickJournal(workspace, id, wait);
+  if (!journal) {
+    throw new ImgtxError("E_NO_TRANSACTION", "no transaction is open", {
+      hint: "begin one with 'imgtx txn begin'",
+    });
+  }
+  try {
+    return await use(journal);
+  } finally {
+    await journal.close();
+  }
+}
+
+async function describeOpen(workspace: Workspace, journal: Journal, changed: boolean): Promise<Outcome> {
+  return await describeOutcome(workspace, {
+    changed,
+    dryRun: false,
+    transaction: journal.id,
+    pending: true,
+    plans: liveStatements(journal.state).map(({ plan }) => plan),
+    table: await readTable(workspace),
+  });
 }

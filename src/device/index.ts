@@ -1,0 +1,23 @@
+export type { ChainEntry, DeviceEntry, DeviceTable } from "./device-table.ts";
+export {
+  assertDeviceName,
+  findDevice,
+  mapEntryPaths,
+  requireDevice,
+  withDevices,
+} from "./device-table.ts";
+export { readWholeFile } from "./replace-file.ts";
+export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
+export { isViewPresent, planView, showView } from "./view.ts";
+export type { Workspace } from "./workspace.ts";
+export {
+  findWorkspace,
+  listHistory,
+  lockWorkspace,
+  makeWorkspace,
+  pathsOf,
+  readGeneration,
+  readTable,
+  workspaceAt,
+  writeNextGeneration,
+} from "./workspace.ts";

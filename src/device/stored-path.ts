@@ -1,0 +1,29 @@
+// How paths are kept in the device table and the journals: relative to the workspace where they lie
+// inside it, so that a workspace can be moved as a whole, else absolute. In memory every path is absolute
+// and canonical: its folder has no symbolic link left in it. The last part is kept as it was named,
+// because QEMU resolves relative backing names beside a link, not beside what it points to.
+
+import { posix } from "node:path";
+import { ImgtxError } from "../errors/index.ts";
+import type { Storage } from "../storage/index.ts";
+
+export function toStoredPath(root: string, path: string): string {
+  return isInside(root, path) ? posix.relative(root, path) : path;
+}
+
+export function fromStoredPath(root: string, stored: string): string {
+  return posix.resolve(root, stored);
+}
+
+export function isInside(root: string, path: string): boolean {
+  return path.startsWith(root === "/" ? root : `${root}/`);
+}
+
+/** The canonical form of an absolute path whose folder exists. The file itself need not. */
+export async function canonicalPath(storage: Storage, path: string): Promise<string> {
+  const name = posix.basename(path);
+  if (name === "" || name === "." || name === "..") {
+    throw new ImgtxError("E_NOT_A_FILE", `'${path}' names a folder, not a file`, { image: path });
+  }
+  return posix.join(await storage.realPath(posix.dirname(path)), name);
+}

@@ -1,0 +1,188 @@
+// A workspace: a folder with a .imgtx in it. Finds it, makes it, and holds its lock.
+//
+// Invariants
+// - A workspace is there once .imgtx/table.json is. What init makes before that is harmless, and
+//   making it again goes on from wherever a crash left it.
+// - The lock is held only while the table or the set of journals changes hands; never while data moves.
+
+import { posix } from "node:path";
+import { ImgtxError } from "../errors/index.ts";
+import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../storage/index.ts";
+import { type DeviceTable, decodeTable, encodeTable, firstTable } from "./device-table.ts";
+import { readWholeFile, replaceFile } from "./replace-file.ts";
+
+export interface Workspace {
+  readonly storage: Storage;
+  /** Canonical absolute path. */
+  readonly root: string;
+}
+
+const TABLE_LIMIT_BYTES = 256 * 2 ** 20;
+const FOLDER_MODE = 0o755;
+const FILE_MODE = 0o644;
+
+/** Byte of the lock file that stands for the workspace as a whole. */
+const WORKSPACE_BYTE = { start: 0, lengthBytes: 1 };
+
+export const pathsOf = (workspace: Workspace) => ({
+  own: `${workspace.root}/.imgtx`,
+  table: `${workspace.root}/.imgtx/table.json`,
+  history: `${workspace.root}/.imgtx/history`,
+  journals: `${workspace.root}/.imgtx/journal`,
+  views: `${workspace.root}/.imgtx/view`,
+  lock: `${workspace.root}/.imgtx/lock`,
+  devices: `${workspace.root}/devices`,
+});
+
+/**
+ * The workspace that a command works in: the named one, else the nearest at startFolder or above it.
+ * E_NO_WORKSPACE where there is none.
+ */
+export async function findWorkspace(
+  storage: Storage,
+  startFolder: string,
+  named: string | undefined,
+): Promise<Workspace> {
+  const from = await storage.realPath(named ?? startFolder);
+  for (let folder = from; ; folder = posix.dirname(folder)) {
+    if (await storage.stat(`${folder}/.imgtx/table.json`)) return { storage, root: folder };
+    if (named !== undefined || folder === "/") break;
+  }
+  throw new ImgtxError(
+    "E_NO_WORKSPACE",
+    named === undefined ? "no workspace here or in a folder above" : `'${named}' is not a workspace`,
+    { image: from, hint: "make one with 'imgtx init', or name one with --workspace" },
+  );
+}
+
+/** The workspace that folder would be; nothing is made, and nothing needs to be there but the folder. */
+export async function workspaceAt(storage: Storage, folder: string): Promise<Workspace> {
+  return { storage, root: await storage.realPath(folder) };
+}
+
+/** Makes the workspace durably where it is not there yet. True when this call made it. */
+export async function makeWorkspace(workspace: Workspace, committed: string): Promise<boolean> {
+  const { storage, root } = workspace;
+  const paths = pathsOf(workspace);
+  if (await storage.stat(paths.table)) return false;
+  await refuseForeignDevicesFolder(workspace);
+  for (const folder of [paths.own, paths.history, paths.journals, paths.views]) {
+    await makeFolderUnlessThere(storage, folder);
+  }
+  await makeFileUnlessThere(storage, paths.lock);
+  const lock = await lockWorkspace(workspace, { waitMs: 10_000, onWait: () => undefined });
+  try {
+    if (await storage.stat(paths.table)) return false;
+    await replaceFile(storage, paths.table, encodeTable(root, firstTable(committed)), FILE_MODE, {
+      content: "first table",
+      name: "names in .imgtx",
+    });
+    await storage.flushFolder(root, "the workspace's own folder");
+    return true;
+  } finally {
+    await lock.close();
+  }
+}
+
+/** Takes the workspace lock; closing the file that it returns gives it back. E_BUSY when it is held. */
+export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting): Promise<StorageFile> {
+  const file = await workspace.storage.openFile(pathsOf(workspace).lock, "write");
+  try {
+    await lockFile(workspace.storage, file, WORKSPACE_BYTE, waiting, "the workspace");
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+/** The present generation. A workspace that is not made yet has the empty first one. */
+export async function readTable(workspace: Workspace): Promise<DeviceTable> {
+  const { table } = pathsOf(workspace);
+  if (!(await workspace.storage.stat(table))) {
+    return firstTable(new Date(workspace.storage.host.now()).toISOString());
+  }
+  return await readTableFile(workspace, table);
+}
+
+export async function readGeneration(
+  workspace: Workspace,
+  generation: number,
+): Promise<DeviceTable | undefined> {
+  const path = historyPath(workspace, generation);
+  return (await workspace.storage.stat(path)) ? await readTableFile(workspace, path) : undefined;
+}
+
+/** Numbers of the generations that the history keeps, oldest first. */
+export async function listHistory(workspace: Workspace): Promise<number[]> {
+  const { history } = pathsOf(workspace);
+  if (!(await workspace.storage.stat(history))) return [];
+  const names = await workspace.storage.readFolder(history);
+  return names
+    .flatMap((name) => /^(\d+)\.json$/.exec(name)?.[1] ?? [])
+    .map(Number)
+    .sort((a, b) => a - b);
+}
+
+/**
+ * Moves the table from one generation to the next. Idempotent: it may be repeated after a crash at any
+ * instant of an earlier call with the same tables, as long as the table is still the closing one.
+ */
+export async function writeNextGeneration(
+  workspace: Workspace,
+  closing: DeviceTable,
+  next: DeviceTable,
+): Promise<void> {
+  const { storage, root } = workspace;
+  // The history first: once the table has moved nobody knows any more what it was before.
+  await replaceFile(
+    storage,
+    historyPath(workspace, closing.generation),
+    encodeTable(root, closing),
+    FILE_MODE,
+    { content: "earlier generation", name: "earlier generation's name" },
+  );
+  await replaceFile(storage, pathsOf(workspace).table, encodeTable(root, next), FILE_MODE, {
+    content: "next table",
+    name: "next table's name",
+  });
+}
+
+function historyPath(workspace: Workspace, generation: number): string {
+  return `${pathsOf(workspace).history}/${String(generation).padStart(6, "0")}.json`;
+}
+
+async function readTableFile(workspace: Workspace, path: string): Promise<DeviceTable> {
+  return decodeTable(workspace.root, await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES), path);
+}
+
+async function refuseForeignDevicesFolder(workspace: Workspace): Promise<void> {
+  const { devices } = pathsOf(workspace);
+  const there = await workspace.storage.statLink(devices);
+  if (!there) return;
+  if (there.kind === "symlink" && (await workspace.storage.readSymlink(devices)).startsWith(".imgtx/"))
+    return;
+  throw new ImgtxError("E_EXISTS", "'devices' is in the way: imgtx keeps its view of the devices there", {
+    image: devices,
+    hint: "move it away, or make the workspace in another folder",
+  });
+}
+
+async function makeFolderUnlessThere(storage: Storage, path: string): Promise<void> {
+  if (await storage.stat(path)) return;
+  await unlessThere(async () => await storage.makeFolder(path, FOLDER_MODE));
+}
+
+async function makeFileUnlessThere(storage: Storage, path: string): Promise<void> {
+  if (await storage.stat(path)) return;
+  await unlessThere(async () => await (await storage.createFile(path, FILE_MODE)).close());
+}
+
+/** Another process that makes the same workspace at the same moment is welcome. */
+async function unlessThere(make: () => Promise<void>): Promise<void> {
+  try {
+    await make();
+  } catch (error) {
+    if (!(error instanceof ImgtxError && error.code === "E_EXISTS")) throw error;
+  }
+}

@@ -1,0 +1,56 @@
+// What an action is. An action only plans and fills; the engine alone writes the journal, makes and names
+// files, and moves the table. So every action is crash-safe in the same way, and a new one is one module
+// and one row in actions/index.ts.
+//
+// The contract
+// - plan validates, names every file and every table change, and changes nothing. It may refuse.
+// - fill writes the content of the new files, which are empty, private and not yet named. It may refuse.
+// - Behind the commit mark no code of an action runs.
+
+import type { DeviceTable } from "../device/index.ts";
+import type { Chain, ImageFormat } from "../format/index.ts";
+import type { Storage, StorageFile } from "../storage/index.ts";
+import type { PlanRecord } from "./journal/index.ts";
+
+export interface PlanContext {
+  readonly storage: Storage;
+  /** Canonical path of the workspace. */
+  readonly root: string;
+  /** The table as it will be behind the statements before this one. */
+  readonly table: DeviceTable;
+  /** An earlier generation, as it was when it was superseded; undefined where the history has none. */
+  readGeneration(generation: number): Promise<DeviceTable | undefined>;
+  /** Opens a chain and keeps it open, for reading, until the command ends; the engine locks its images. */
+  openChain(
+    path: string,
+    format: ImageFormat | undefined,
+    device: string,
+    allowPaths?: readonly string[],
+  ): Promise<Chain>;
+  /** The canonical form of a path whose folder exists. */
+  canonicalPath(path: string): Promise<string>;
+}
+
+/** A file to make: its final path, and permission bits. */
+export interface FileToMake {
+  readonly path: string;
+  readonly mode: number;
+}
+
+export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes" | "allowPaths"> {
+  readonly filesToMake: readonly FileToMake[];
+  /** Writes filesToMake[index]. */
+  fill(index: number, file: StorageFile): Promise<void>;
+  /** Chains that must not change before the commit, with the device they are opened for. */
+  readonly chains: readonly { readonly device: string; readonly chain: Chain }[];
+}
+
+export interface Action<Request> {
+  plan(request: Request, context: PlanContext): Promise<Plan>;
+}
+
+/** What plans have in common when they make no files. */
+export const MAKES_NO_FILES = {
+  filesToMake: [],
+  fill: (): Promise<void> => Promise.reject(new Error("this action makes no files")),
+} as const;

@@ -1,0 +1,67 @@
+// device add and device remove: devices enter and leave the table. No image is written to.
+
+import { assertDeviceName, findDevice, requireDevice } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { type Action, MAKES_NO_FILES } from "../action.ts";
+import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
+import { asImageFormat } from "../image-format.ts";
+import type { DeviceAddRequest, DeviceRemoveRequest } from "../request.ts";
+
+export const deviceAdd: Action<DeviceAddRequest> = {
+  async plan({ device, file, format, allowPaths }, context) {
+    assertDeviceName(device);
+    const present = findDevice(context.table, device);
+    if (present) {
+      throw new ImgtxError("E_EXISTS", `there is a device '${device}' already`, {
+        device,
+        image: present.image,
+        hint: `remove it first with 'imgtx device remove ${device}', or give it another image with 'imgtx reopen'`,
+      });
+    }
+    const path = await context.canonicalPath(file);
+    const chain = await context.openChain(path, asImageFormat(format, device, path), device, allowPaths);
+    const top = activeLayer(chain);
+    return {
+      ...MAKES_NO_FILES,
+      devices: [device],
+      reports: [
+        {
+          kind: "device-add",
+          device,
+          before: null,
+          after: path,
+          format: top.format,
+          files: [],
+          notes: chain.links.flatMap((link) => link.warnings),
+        },
+      ],
+      changes: [{ device, after: await deviceEntryOf(device, chain) }],
+      allowPaths,
+      chains: [{ device, chain }],
+    };
+  },
+};
+
+export const deviceRemove: Action<DeviceRemoveRequest> = {
+  async plan({ device }, context) {
+    const { image } = requireDevice(context.table, device);
+    return {
+      ...MAKES_NO_FILES,
+      devices: [device],
+      reports: [
+        {
+          kind: "device-remove",
+          device,
+          before: image,
+          after: null,
+          format: null,
+          files: [],
+          notes: ["its images stay where they are"],
+        },
+      ],
+      changes: [{ device, after: null }],
+      allowPaths: [],
+      chains: [],
+    };
+  },
+};

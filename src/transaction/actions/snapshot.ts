@@ -1,0 +1,192 @@
+// snapshot and snapshot-group: a new overlay over the active layer of each device. The images below are
+// not written to; each device then writes to its overlay.
+
+import { posix } from "node:path";
+import { type DeviceEntry, requireDevice } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  type Chain,
+  checkOverlayIsEmpty,
+  makeRelativeName,
+  type OverlayPlan,
+  planOverlay,
+  writeOverlay,
+} from "../../format/index.ts";
+import type { Action, FileToMake, Plan, PlanContext } from "../action.ts";
+import { activeLayer, chainEntriesOf, deviceEntryOf, NOT_MADE_YET } from "../chain-entry.ts";
+import type { SnapshotRequest, SnapshotTarget } from "../request.ts";
+
+interface PlannedTarget {
+  readonly target: SnapshotTarget;
+  readonly path: string;
+  readonly before: string;
+  readonly chain: Chain;
+  readonly after: DeviceEntry;
+  /** Undefined where an existing overlay is taken. */
+  readonly overlay: OverlayPlan | undefined;
+  readonly mode: number;
+  readonly notes: readonly string[];
+}
+
+export const snapshot: Action<SnapshotRequest> = {
+  async plan(request, context): Promise<Plan> {
+    assertDevicesDiffer(request.targets);
+    const planned: PlannedTarget[] = [];
+    for (const target of request.targets) {
+      const one = await planTarget(target, request, context);
+      const twin = planned.find((other) => other.path === one.path);
+      if (twin) {
+        throw new ImgtxError("E_DUPLICATE", `'${twin.target.device}' has the same target`, {
+          device: target.device,
+          image: one.path,
+          hint: "give each device a file of its own",
+        });
+      }
+      planned.push(one);
+    }
+    const fresh = planned.filter((one) => one.overlay !== undefined);
+    return {
+      devices: request.targets.map((target) => target.device),
+      reports: planned.map((one) => reportOf(one, request)),
+      changes: planned.map(({ target, after }) => ({ device: target.device, after })),
+      allowPaths: [],
+      filesToMake: fresh.map(({ path, mode }): FileToMake => ({ path, mode })),
+      async fill(index, file) {
+        const overlay = fresh[index]?.overlay;
+        if (overlay) await writeOverlay(file, overlay);
+      },
+      chains: planned.map(({ target, chain }) => ({ device: target.device, chain })),
+    };
+  },
+};
+
+async function planTarget(
+  target: SnapshotTarget,
+  request: SnapshotRequest,
+  context: PlanContext,
+): Promise<PlannedTarget> {
+  const { device } = target;
+  const entry = requireDevice(context.table, device);
+  assertFormat(target);
+  const path = await context.canonicalPath(target.file);
+  const below = await context.openChain(entry.image, entry.format, device);
+  const top = activeLayer(below);
+  if (top.header?.isCorrupt) {
+    throw new ImgtxError("E_CORRUPT", "the active layer is marked corrupt", {
+      device,
+      image: top.path,
+      hint: "repair it first, with 'qemu-img check -r all'",
+    });
+  }
+  const there = await context.storage.statLink(path);
+  if (there) {
+    if (!request.reuse) throw existsAlready(device, path);
+    return await reuseTarget({ target, path, below, request, context });
+  }
+  const backingName = request.relative
+    ? await makeRelativeName(context.storage, posix.dirname(path), top.path)
+    : top.path;
+  const overlay = planOverlay({
+    backing: top,
+    virtualSizeBytes: top.virtualSizeBytes,
+    backingName,
+    backingFormat: top.format,
+    options: request.overlay,
+  });
+  const { mode } = top.stat;
+  const chain = [
+    { image: path, format: "qcow2" as const, name: null, fingerprint: NOT_MADE_YET },
+    ...renameTop(await chainEntriesOf(below), backingName),
+  ];
+  return {
+    target,
+    path,
+    before: top.path,
+    chain: below,
+    after: { name: device, image: path, format: "qcow2", chain },
+    overlay,
+    mode,
+    notes: below.links.flatMap((link) => link.warnings),
+  };
+}
+
+async function reuseTarget(reuse: {
+  target: SnapshotTarget;
+  path: string;
+  below: Chain;
+  request: SnapshotRequest;
+  context: PlanContext;
+}): Promise<PlannedTarget> {
+  const { target, path, below, context } = reuse;
+  const { device } = target;
+  const over = await context.openChain(path, "qcow2", device);
+  const objections = await checkOverlayIsEmpty(over, activeLayer(below));
+  if (objections.length > 0) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      `it is not an empty overlay over the active layer: ${objections.join("; ")}`,
+      {
+        device,
+        image: path,
+        hint: "name a file that does not exist, or make the overlay anew",
+      },
+    );
+  }
+  return {
+    target,
+    path,
+    before: activeLayer(below).path,
+    chain: over,
+    after: await deviceEntryOf(device, over),
+    overlay: undefined,
+    mode: 0,
+    notes: over.links.flatMap((link) => link.warnings),
+  };
+}
+
+function reportOf(one: PlannedTarget, request: SnapshotRequest) {
+  return {
+    kind: request.kind,
+    device: one.target.device,
+    before: one.before,
+    after: one.path,
+    format: "qcow2" as const,
+    files: [{ path: one.path, change: one.overlay ? ("create" as const) : ("reuse" as const) }],
+    notes: one.notes,
+  };
+}
+
+/** The chain of the image below, seen from the overlay: its top is a backing image with a stored name now. */
+function renameTop(entries: DeviceEntry["chain"], name: string): DeviceEntry["chain"] {
+  return entries.map((entry, index) => (index === 0 ? { ...entry, name } : entry));
+}
+
+function assertDevicesDiffer(targets: readonly SnapshotTarget[]): void {
+  const seen = new Set<string>();
+  for (const { device } of targets) {
+    if (seen.has(device)) {
+      throw new ImgtxError("E_DUPLICATE", `'${device}' stands twice in the group`, {
+        device,
+        hint: "name each device once",
+      });
+    }
+    seen.add(device);
+  }
+}
+
+function assertFormat({ device, file, format }: SnapshotTarget): void {
+  if (format === "qcow2") return;
+  throw new ImgtxError("E_UNSUPPORTED", `an overlay can't have the format '${format}'`, {
+    device,
+    image: file,
+    hint: "an overlay needs a backing file, which imgtx writes as qcow2: leave the format out",
+  });
+}
+
+function existsAlready(device: string, path: string): ImgtxError {
+  return new ImgtxError("E_EXISTS", "the target exists already", {
+    device,
+    image: path,
+    hint: "name a file that does not exist; an empty overlay made beforehand can be taken with --reuse",
+  });
+}

@@ -1,0 +1,155 @@
+// Devices, transactions and generations as data for results. Reads only, and takes no lock: an image that
+// a guest is running on is described as well.
+
+import {
+  type DeviceEntry,
+  type DeviceTable,
+  findDevice,
+  listHistory,
+  readGeneration,
+  readTable,
+  requireDevice,
+  withDevices,
+  type Workspace,
+} from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { openChain } from "../format/index.ts";
+import {
+  heldDevices,
+  liveStatements,
+  type PlanRecord,
+  readJournals,
+  type TransactionState,
+} from "./journal/index.ts";
+import type {
+  ActionReport,
+  DeviceDescription,
+  GenerationDescription,
+  Outcome,
+  TransactionDescription,
+} from "./request.ts";
+import type { Session } from "./session.ts";
+
+export function describeTransaction(
+  id: string,
+  state: TransactionState,
+  busy: boolean,
+): TransactionDescription {
+  const { begin, commit, savepoints } = state;
+  return {
+    id,
+    name: begin.name,
+    state: commit ? "committed" : "open",
+    started: begin.started,
+    onError: begin.onError,
+    devices: heldDevices(state),
+    actions: liveStatements(state).flatMap(({ plan }) => plan.reports),
+    savepoints: savepoints.map(({ name }) => name),
+    busy,
+  };
+}
+
+/** The devices of the present generation, all or the named ones. E_NO_DEVICE for a name that is not there. */
+export async function describeDevices(
+  session: Pick<Session, "workspace">,
+  names: readonly string[] | undefined,
+): Promise<{ generation: number; devices: DeviceDescription[] }> {
+  const { workspace } = session;
+  const table = await readTable(workspace);
+  const entries = names?.map((name) => requireDevice(table, name)) ?? table.devices;
+  const holders = await findHolders(workspace);
+  const devices: DeviceDescription[] = [];
+  for (const entry of entries) devices.push(await describeDevice(workspace, table, entry, holders));
+  return { generation: table.generation, devices };
+}
+
+/** The generations that the history keeps and the present one, newest first. */
+export async function listGenerations({ workspace }: Session): Promise<GenerationDescription[]> {
+  const present = await readTable(workspace);
+  const earlier: DeviceTable[] = [];
+  for (const generation of await listHistory(workspace)) {
+    const table = generation < present.generation ? await readGeneration(workspace, generation) : undefined;
+    if (table) earlier.push(table);
+  }
+  return [...earlier, present].reverse().map((table) => ({
+    generation: table.generation,
+    committed: table.committed,
+    transaction: table.transaction,
+    summary: table.summary,
+    devices: table.devices.map(({ name, image, format }) => ({ name, image, format })),
+    present: table === present,
+  }));
+}
+
+export interface OutcomeParts extends Pick<Outcome, "changed" | "dryRun" | "transaction" | "pending"> {
+  readonly plans: readonly PlanRecord[];
+  /** The table behind the command. For a dry run and a pending transaction the plans go on top of it. */
+  readonly table: DeviceTable;
+}
+
+export async function describeOutcome(workspace: Workspace, parts: OutcomeParts): Promise<Outcome> {
+  const { plans, changed, dryRun, transaction, pending } = parts;
+  const changes = plans.flatMap((plan) => plan.changes);
+  const table = dryRun || pending ? withDevices(parts.table, changes) : parts.table;
+  const touched = [...new Set(plans.flatMap((plan) => plan.devices))].sort();
+  const holders = await findHolders(workspace);
+  const devices: DeviceDescription[] = [];
+  for (const name of touched) {
+    const entry = findDevice(table, name);
+    if (entry) devices.push(await describeDevice(workspace, table, entry, holders));
+  }
+  const actions: ActionReport[] = plans.flatMap((plan) => plan.reports);
+  return { changed, dryRun, transaction, pending, generation: parts.table.generation, actions, devices };
+}
+
+/** Device name to the id of the transaction that holds it. */
+async function findHolders(workspace: Workspace): Promise<ReadonlyMap<string, string>> {
+  const holders = new Map<string, string>();
+  for (const { id, state } of await readJournals(workspace)) {
+    if (state instanceof ImgtxError) continue;
+    for (const device of heldDevices(state)) holders.set(device, id);
+  }
+  return holders;
+}
+
+async function describeDevice(
+  workspace: Workspace,
+  table: DeviceTable,
+  entry: DeviceEntry,
+  holders: ReadonlyMap<string, string>,
+): Promise<DeviceDescription> {
+  const recorded = entry.chain.map(({ image, format }) => ({ image, format }));
+  const common = {
+    name: entry.name,
+    image: entry.image,
+    format: entry.format,
+    frozen: false,
+    mirror: null,
+    transaction: holders.get(entry.name) ?? null,
+  };
+  try {
+    const opened = await openTop(workspace, table, entry);
+    return { ...common, ...opened, problem: null };
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    const where = error.image === undefined ? "" : `${error.image}: `;
+    return { ...common, virtualSizeBytes: null, chain: recorded, problem: `${where}${error.message}` };
+  }
+}
+
+async function openTop(
+  workspace: Workspace,
+  table: DeviceTable,
+  entry: DeviceEntry,
+): Promise<Pick<DeviceDescription, "virtualSizeBytes" | "chain">> {
+  const gate = { workspaceRoot: workspace.root, allowPaths: table.allowPaths };
+  const chain = await openChain(workspace.storage, entry.image, { format: entry.format, gate });
+  try {
+    return {
+      virtualSizeBytes: chain.links[0]?.virtualSizeBytes ?? null,
+      chain: chain.links.map(({ path, format }) => ({ image: path, format })),
+    };
+  } finally {
+    await chain.close();
+  }
+}

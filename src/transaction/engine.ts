@@ -1,0 +1,196 @@
+// Runs actions: plan, journal, prepare; then commits, or leaves them in the open transaction.
+//
+// Invariants
+// - The plan is durable before the first file is made, under the workspace lock and with no other open
+//   transaction on the same devices. So two processes never work on one device.
+// - Locks are taken in one order: journal, images, workspace.
+// - What fails before the commit mark is undone before the error is thrown on.
+
+import { type DeviceTable, findDevice, lockWorkspace, makeWorkspace, withDevices } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { Plan } from "./action.ts";
+import { assertActiveLayersApart } from "./chain-entry.ts";
+import { commitJournal } from "./commit.ts";
+import { beginRecordOf, Journal, type PlanRecord, readJournals } from "./journal/index.ts";
+import { assertStillAsPlanned, planStatement } from "./plan.ts";
+import { prepareStatement } from "./prepare.ts";
+import { abortJournal, assertJournalsSound, recoverUnderLock, undoFrom } from "./recovery.ts";
+import { heldDevices } from "./journal/index.ts";
+import type { ActionRequest } from "./request.ts";
+import { effectiveTable, throwIfInterrupted, type Work } from "./work.ts";
+
+/** Plans every request on top of the one before, and changes nothing. */
+export async function planOnly(work: Work, requests: readonly ActionRequest[]): Promise<PlanRecord[]> {
+  let table = await effectiveTable(work);
+  const plans: PlanRecord[] = [];
+  for (const request of requests) {
+    const made = new Set(plans.flatMap((plan) => plan.newFiles.map((file) => file.path)));
+    const { plan, record } = await planStatement(work, { table, request, number: plans.length, made });
+    await work.images.lock(work.options);
+    await assertStillAsPlanned(plan, record);
+    await assertDevicesFree(work, record.devices);
+    table = withDevices(table, record.changes);
+    assertActiveLayersApart(table);
+    plans.push(record);
+  }
+  return plans;
+}
+
+/**
+ * Runs the requests as statements of the work's transaction. When one fails all of them are undone; an
+ * implicit transaction, or one begun with --on-error abort, is aborted whole.
+ */
+export async function runStatements(work: Work, requests: readonly ActionRequest[]): Promise<void> {
+  const first = work.journal?.state.statements.length ?? 0;
+  for (const request of requests) {
+    try {
+      await runStatement(work, request);
+    } catch (error) {
+      throw await undoAfterFailure(work, first, error);
+    }
+  }
+}
+
+/** Commits an implicit transaction behind its last statement. Returns the table that it made. */
+export async function commitImplicit(work: Work, journal: Journal): Promise<DeviceTable> {
+  try {
+    throwIfInterrupted(work.options.signal);
+    return await commitJournal(work.workspace, journal, work.options);
+  } catch (error) {
+    const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";
+    throw journal.state.commit || isInDoubt ? error : await undoAfterFailure(work, 0, error);
+  }
+}
+
+async function runStatement(work: Work, request: ActionRequest): Promise<void> {
+  throwIfInterrupted(work.options.signal);
+  const { plan, record } = await enterStatement(work, request);
+  const { journal } = work;
+  if (!journal) throw new Error("a statement that was entered has a journal");
+  if (record.newFiles.length > 0) await prepareStatement(work, journal, plan, record);
+  if (!journal.state.begin.implicit) {
+    await journal.append({ type: "done", statement: record.statement }, "done");
+  }
+}
+
+/** How often an action is planned anew because another command moved its devices meanwhile. */
+const MOST_REPLANS = 8;
+const RETRY_MS = 50;
+
+/** Plans the request, locks its images, and makes the plan durable under the workspace lock. */
+async function enterStatement(
+  work: Work,
+  request: ActionRequest,
+): Promise<{ plan: Plan; record: PlanRecord }> {
+  const { host } = work.workspace.storage;
+  const deadline = host.now() + work.options.waitMs;
+  for (let replans = 0; ; ) {
+    const table = await effectiveTable(work);
+    const number = work.journal?.state.statements.length ?? 0;
+    const { plan, record } = await planStatement(work, { table, request, number, made: new Set() });
+    await work.images.lock(work.options);
+    await assertStillAsPlanned(plan, record);
+    throwIfInterrupted(work.options.signal);
+    const obstacle = await enterPlan(work, table, record);
+    if (!obstacle) return { plan, record };
+    replans += 1;
+    if (obstacle.code !== "E_CHANGED" ? host.now() >= deadline : replans >= MOST_REPLANS) throw obstacle;
+    if (obstacle.code !== "E_CHANGED") {
+      if (replans === 1) work.options.onWait(obstacle.message);
+      await host.sleep(RETRY_MS);
+    }
+  }
+}
+
+/** Undefined when the plan is in the journal; else what stood in the way, which may pass. */
+async function enterPlan(
+  work: Work,
+  plannedOn: DeviceTable,
+  record: PlanRecord,
+): Promise<ImgtxError | undefined> {
+  const { workspace, options } = work;
+  await makeWorkspace(workspace, new Date(workspace.storage.host.now()).toISOString());
+  const lock = await lockWorkspace(workspace, options);
+  try {
+    await recoverUnderLock(workspace, work.journal ? { except: work.journal.id } : {});
+    try {
+      await assertDevicesFree(work, record.devices);
+    } catch (error) {
+      if (error instanceof ImgtxError && error.code === "E_BUSY") return error;
+      throw error;
+    }
+    const table = await effectiveTable(work);
+    const moved = record.devices.find(
+      (name) => findDevice(table, name)?.image !== findDevice(plannedOn, name)?.image,
+    );
+    if (moved !== undefined) {
+      return new ImgtxError("E_CHANGED", "another command moved the device meanwhile", { device: moved });
+    }
+    assertActiveLayersApart(withDevices(table, record.changes));
+    await addPlan(work, record);
+    return undefined;
+  } finally {
+    await lock.close();
+  }
+}
+
+async function addPlan(work: Work, record: PlanRecord): Promise<void> {
+  if (work.journal) {
+    await work.journal.append(record, "plan");
+    return;
+  }
+  const begin = beginRecordOf(work.workspace, {
+    id: work.id,
+    name: null,
+    onError: "abort",
+    implicit: true,
+    owned: false,
+  });
+  work.journal = await Journal.create(work.workspace, begin, [record]);
+}
+
+/** E_TRANSACTION where an open transaction holds one of the devices, E_BUSY where a running command does. */
+async function assertDevicesFree(work: Work, devices: readonly string[]): Promise<void> {
+  const journals = (await readJournals(work.workspace)).filter(({ id }) => id !== work.id);
+  assertJournalsSound(journals);
+  for (const { id, state } of journals) {
+    if (state instanceof ImgtxError) continue;
+    const device = heldDevices(state).find((held) => devices.includes(held));
+    if (device === undefined) continue;
+    const { name, implicit, pid, user } = state.begin;
+    throw implicit
+      ? new ImgtxError("E_BUSY", `another imgtx command works on it (pid ${pid}, ${user})`, {
+          device,
+          hint: "wait for it, with --wait",
+        })
+      : new ImgtxError(
+          "E_TRANSACTION",
+          `it is in the open transaction ${name === null ? id : `${id} (${name})`}`,
+          {
+            device,
+            hint: `join it with --txn ${id}, or end it with 'imgtx txn commit --txn ${id}' or 'imgtx txn abort --txn ${id}'`,
+          },
+        );
+  }
+}
+
+/** Undoes what this command did. Returns the error to throw: the first one, which is the cause. */
+async function undoAfterFailure(work: Work, first: number, error: unknown): Promise<unknown> {
+  const { workspace, journal } = work;
+  if (!journal) return error;
+  const { implicit, onError } = journal.state.begin;
+  try {
+    if (implicit || onError === "abort") await abortJournal(workspace, journal);
+    else await undoFrom(workspace, journal, first);
+    return error;
+  } catch (undoError) {
+    if (!(error instanceof ImgtxError)) return error;
+    const why = undoError instanceof Error ? undoError.message : String(undoError);
+    return new ImgtxError(error.code, error.message, {
+      ...(error.device !== undefined && { device: error.device }),
+      ...(error.image !== undefined && { image: error.image }),
+      hint: `files of the transaction are still there (${why}); the next imgtx command removes them`,
+      cause: new AggregateError([error, undoError]),
+    });
+  }
+}

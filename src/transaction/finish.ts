@@ -1,0 +1,101 @@
+// Behind the commit mark: the only way is forward. Called by the commit itself, and by recovery.
+//
+// Invariants
+// - Idempotent: it may be cut off at any instant and called again.
+// - The caller holds the workspace lock, and the mark is durable.
+// - A mark whose generation the table has reached is finished: a table moves from the generation that the
+//   mark was made for, and all earlier marks are finished before the next one is made.
+
+import {
+  type DeviceTable,
+  isViewPresent,
+  readTable,
+  showView,
+  withDevices,
+  type Workspace,
+  writeNextGeneration,
+} from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import {
+  changesOf,
+  type CommitRecord,
+  type Journal,
+  liveStatements,
+  type TransactionState,
+  type WatchedImage,
+} from "./journal/index.ts";
+
+/**
+ * Moves the table to the generation of the journal's mark, where it is not there yet, shows it, and
+ * retires the journal.
+ */
+export async function finishCommit(workspace: Workspace, journal: Journal): Promise<DeviceTable> {
+  const { commit } = journal.state;
+  if (!commit) throw new Error("finishCommit needs a commit mark");
+  let table = await readTable(workspace);
+  if (table.generation < commit.generation - 1) {
+    throw new ImgtxError(
+      "E_JOURNAL",
+      `the journal commits generation ${commit.generation}, but the table is at ${table.generation}`,
+      {
+        image: journal.path,
+        hint: "the table was put back from an older copy: put back the journal folder of the same time",
+      },
+    );
+  }
+  if (table.generation === commit.generation - 1) {
+    const next = nextTable(table, journal.state, commit);
+    await writeNextGeneration(workspace, closingTable(table, journal.state), next);
+    table = next;
+  }
+  if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
+  await journal.retire();
+  return table;
+}
+
+/** The table that the transaction makes of the present one. */
+export function nextTable(table: DeviceTable, state: TransactionState, commit: CommitRecord): DeviceTable {
+  const allowed = liveStatements(state).flatMap(({ plan }) => plan.allowPaths);
+  return {
+    ...withDevices(table, changesOf(state)),
+    generation: commit.generation,
+    committed: commit.committed,
+    transaction: state.begin.id,
+    summary: commit.summary,
+    allowPaths: [...new Set([...table.allowPaths, ...allowed])],
+  };
+}
+
+/**
+ * The present table as it goes into the history: the chains that the transaction leaves carry the
+ * fingerprints that they had last, since that is what a rollback must find again.
+ */
+function closingTable(table: DeviceTable, state: TransactionState): DeviceTable {
+  const last = new Map<string, WatchedImage>();
+  for (const { plan } of liveStatements(state)) {
+    for (const watched of plan.watched) {
+      if (!last.has(watched.image)) last.set(watched.image, watched);
+    }
+  }
+  const left = new Set(changesOf(state).map((change) => change.device));
+  return {
+    ...table,
+    devices: table.devices.map((device) =>
+      left.has(device.name)
+        ? {
+            ...device,
+            chain: device.chain.map((entry) => ({
+              ...entry,
+              fingerprint: last.get(entry.image)?.fingerprint ?? entry.fingerprint,
+            })),
+          }
+        : device,
+    ),
+  };
+}
+
+/** `snapshot-group vda vdb, reopen vdc` */
+export function summarise(state: TransactionState): string {
+  const parts = liveStatements(state).map(({ plan }) => [plan.kind, ...plan.devices].join(" "));
+  return parts.length === 0 ? "nothing" : parts.join(", ");
+}

@@ -1,0 +1,14 @@
+export { Journal, type JournalSnapshot, listNames, readJournals, removeHalfMade } from "./journal.ts";
+export type {
+  BeginRecord,
+  CommitRecord,
+  JournalRecord,
+  NewFile,
+  PlanRecord,
+  PreparedFile,
+  Statement,
+  TableChange,
+  TransactionState,
+  WatchedImage,
+} from "./records.ts";
+export { beginRecordOf, changesOf, heldDevices, liveStatements } from "./records.ts";

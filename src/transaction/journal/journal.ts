@@ -1,0 +1,344 @@
+// One transaction's journal file: append-only, flushed record by record, locked while a process works on it.
+//
+// Invariants
+// - The file gets its name only with its first records durable in it, so an empty journal does not exist.
+// - The open-file-description lock on the file says that a live process works on the transaction.
+// - After a failed write or flush nothing is appended to that file any more: the kernel may have dropped
+//   the pages and marked them clean, and a later flush would lie. The whole journal is written anew beside
+//   it and moved over it.
+// - A journal is trusted only when it belongs to the user, nobody else may write it, and it is no link.
+
+import { pathsOf, mapEntryPaths, fromStoredPath, toStoredPath, type Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { type LockWaiting, lockFile, type StorageFile } from "../../storage/index.ts";
+import { encodeRecord, FIRST_DIGEST, type ParsedJournal, parseJournal } from "./record-line.ts";
+import {
+  applyRecord,
+  foldRecords,
+  type BeginRecord,
+  type JournalRecord,
+  type TransactionState,
+} from "./records.ts";
+
+const SUFFIX = ".journal";
+const NEW_SUFFIX = ".new";
+const MODE = 0o600;
+const LIMIT_BYTES = 1024 * 2 ** 20;
+/** Far behind any content: a lock, not a byte. */
+const WORK_BYTE = { start: 2 ** 40, lengthBytes: 1 };
+
+const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
+
+export class Journal {
+  readonly id: string;
+  readonly path: string;
+  #workspace: Workspace;
+  #file: StorageFile;
+  #state: TransactionState;
+  #records: JournalRecord[];
+  #digest: string;
+  #endBytes: number;
+  #suspect: boolean;
+  /** Whether the record being appended was written whole: its failed flush leaves the outcome in doubt. */
+  #written = false;
+
+  private constructor(
+    workspace: Workspace,
+    file: StorageFile,
+    path: string,
+    state: TransactionState,
+    content: Pick<ParsedJournal, "records" | "digest" | "endBytes" | "torn">,
+  ) {
+    this.id = state.begin.id;
+    this.path = path;
+    this.#workspace = workspace;
+    this.#file = file;
+    this.#state = state;
+    this.#records = [...content.records];
+    this.#digest = content.digest;
+    this.#endBytes = content.endBytes;
+    this.#suspect = content.torn;
+  }
+
+  get state(): TransactionState {
+    return this.#state;
+  }
+
+  /** Makes the journal of a new transaction, locked. The caller holds the workspace lock. */
+  static async create(
+    workspace: Workspace,
+    begin: BeginRecord,
+    more: readonly JournalRecord[],
+  ): Promise<Journal> {
+    const path = journalPath(workspace, begin.id);
+    const records = [begin, ...more];
+    const state = foldRecords(records, path);
+    if (!state) throw new Error("a journal begins with a begin record");
+    const { file, digest, endBytes } = await writeAnew(workspace, path, records);
+    return new Journal(workspace, file, path, state, { records, digest, endBytes, torn: false });
+  }
+
+  /**
+   * Opens and locks a journal. Undefined where there is none; E_BUSY where a live process works on it;
+   * E_JOURNAL where it is damaged or not to be trusted.
+   */
+  static async open(
+    workspace: Workspace,
+    id: string,
+    waiting: LockWaiting = NO_WAIT,
+  ): Promise<Journal | undefined> {
+    const { storage } = workspace;
+    const path = journalPath(workspace, id);
+    for (;;) {
+      if (!(await storage.statLink(path))) return undefined;
+      const file = await openTrusted(workspace, path, "write");
+      try {
+        await lockFile(storage, file, WORK_BYTE, waiting, `transaction ${id}`);
+        // Locks follow the inode: the journal may have been retired or replaced before the lock was ours.
+        const [opened, named] = [await file.stat(), await storage.statLink(path)];
+        if (opened.inode !== named?.inode) {
+          await file.close();
+          continue;
+        }
+        const parsed = mapContent(workspace, parseJournal(await readAll(file), path));
+        const state = foldRecords(parsed.records, path);
+        if (!state) throw emptyJournal(path);
+        return new Journal(workspace, file, path, state, parsed);
+      } catch (error) {
+        await file.close();
+        throw error;
+      }
+    }
+  }
+
+  /** Adds a record durably. When this throws, the record is not there, or a crash would tear it. */
+  async append(record: JournalRecord, purpose: string): Promise<void> {
+    const state = applyRecord(this.#state, record, this.path);
+    if (this.#suspect) {
+      await this.#replaceWith([...this.#records, record]);
+    } else {
+      const { line, digest } = encodeRecord(toStored(this.#workspace.root, record), this.#digest);
+      this.#suspect = true;
+      this.#written = false;
+      await this.#file.write(line, this.#endBytes);
+      this.#written = true;
+      await this.#file.flush(purpose);
+      this.#suspect = false;
+      this.#digest = digest;
+      this.#endBytes += line.length;
+      this.#records.push(record);
+    }
+    this.#state = state;
+  }
+
+  /**
+   * Adds the commit mark. When its flush fails nobody knows whether it is on the disk; taking it back is
+   * then as uncertain as leaving it, so the journal is written anew with the mark. E_UNFINISHED when
+   * that fails as well: the next command reads what there is, and decides once for all.
+   */
+  async appendForGood(record: JournalRecord, purpose: string): Promise<void> {
+    try {
+      await this.append(record, purpose);
+    } catch (error) {
+      if (!this.#written) throw error;
+      await this.#rescue(record, error);
+    }
+  }
+
+  /**
+   * Makes what this process read durable, before it acts on it: a record may have come from the page
+   * cache alone, of a process that died before its flush, or whose flush failed.
+   */
+  async secure(): Promise<void> {
+    await this.#replaceWith(this.#records);
+  }
+
+  /** The transaction is over and nothing of it is left to do: the journal goes. */
+  async retire(): Promise<void> {
+    await this.#workspace.storage.removeFile(this.path);
+    await this.close();
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close();
+  }
+
+  async #rescue(record: JournalRecord, cause: unknown): Promise<void> {
+    try {
+      await this.#replaceWith([...this.#records, record]);
+      this.#state = applyRecord(this.#state, record, this.path);
+    } catch {
+      throw new ImgtxError("E_UNFINISHED", "the disk failed at the commit mark: it may be durable or not", {
+        image: this.path,
+        changed: true,
+        hint: "run 'imgtx recover' when the disk works again; it finishes the transaction or undoes it whole",
+        cause,
+      });
+    }
+  }
+
+  async #replaceWith(records: readonly JournalRecord[]): Promise<void> {
+    const { file, digest, endBytes } = await writeAnew(this.#workspace, this.path, records);
+    await this.#file.close();
+    this.#file = file;
+    this.#records = [...records];
+    this.#digest = digest;
+    this.#endBytes = endBytes;
+    this.#suspect = false;
+  }
+}
+
+export interface JournalSnapshot {
+  readonly id: string;
+  readonly path: string;
+  /** A live process holds it. */
+  readonly busy: boolean;
+  /** What it says, or why it can't be read. */
+  readonly state: TransactionState | ImgtxError;
+}
+
+/** All journals as they stand now, without a lock. A journal that goes while it is read is left out. */
+export async function readJournals(workspace: Workspace): Promise<JournalSnapshot[]> {
+  const snapshots: JournalSnapshot[] = [];
+  for (const id of (await listNames(workspace)).ids) {
+    const path = journalPath(workspace, id);
+    const snapshot = await readJournal(workspace, id, path);
+    if (snapshot) snapshots.push(snapshot);
+  }
+  return snapshots;
+}
+
+async function readJournal(
+  workspace: Workspace,
+  id: string,
+  path: string,
+): Promise<JournalSnapshot | undefined> {
+  let file: StorageFile | undefined;
+  try {
+    file = await openTrusted(workspace, path, "read");
+    const busy = file.wouldConflict(WORK_BYTE, "exclusive");
+    const { records } = mapContent(workspace, parseJournal(await readAll(file), path));
+    return { id, path, busy, state: foldRecords(records, path) ?? emptyJournal(path) };
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    if (error.code === "E_NOT_FOUND") return undefined;
+    return { id, path, busy: false, state: error };
+  } finally {
+    await file?.close();
+  }
+}
+
+/** Ids of the journals, and of those that a crash left half made. */
+export async function listNames(workspace: Workspace): Promise<{ ids: string[]; halfMade: string[] }> {
+  const { journals } = pathsOf(workspace);
+  if (!(await workspace.storage.stat(journals))) return { ids: [], halfMade: [] };
+  const names = await workspace.storage.readFolder(journals);
+  const withSuffix = (suffix: string) =>
+    names.filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length));
+  return { ids: withSuffix(SUFFIX), halfMade: withSuffix(NEW_SUFFIX) };
+}
+
+/** Clears away a journal that never got its name. The caller holds the workspace lock. */
+export async function removeHalfMade(workspace: Workspace, id: string): Promise<void> {
+  const path = `${pathsOf(workspace).journals}/${id}${NEW_SUFFIX}`;
+  if (await workspace.storage.statLink(path)) await workspace.storage.removeFile(path);
+}
+
+function journalPath(workspace: Workspace, id: string): string {
+  return `${pathsOf(workspace).journals}/${id}${SUFFIX}`;
+}
+
+async function writeAnew(
+  workspace: Workspace,
+  path: string,
+  records: readonly JournalRecord[],
+): Promise<{ file: StorageFile; digest: string; endBytes: number }> {
+  const { storage, root } = workspace;
+  const fresh = `${path.slice(0, -SUFFIX.length)}${NEW_SUFFIX}`;
+  if (await storage.statLink(fresh)) await storage.removeFile(fresh);
+  let digest = FIRST_DIGEST;
+  const lines = records.map((record) => {
+    const encoded = encodeRecord(toStored(root, record), digest);
+    digest = encoded.digest;
+    return encoded.line;
+  });
+  const bytes = Buffer.concat(lines);
+  const file = await storage.createFile(fresh, MODE);
+  try {
+    // Locked before it has its name: nobody may take the transaction for abandoned in between.
+    await lockFile(storage, file, WORK_BYTE, NO_WAIT, "the new journal");
+    await file.write(bytes, 0);
+    await file.flush("journal content");
+    await storage.rename(fresh, path);
+    await storage.flushFolder(pathsOf(workspace).journals, "journal name");
+    return { file, digest, endBytes: bytes.length };
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+async function openTrusted(
+  workspace: Workspace,
+  path: string,
+  access: "read" | "write",
+): Promise<StorageFile> {
+  const file = await workspace.storage.openFile(path, access, { refuseSymlink: true });
+  const { ownerId, mode } = await file.stat();
+  if (ownerId === workspace.storage.host.userId && (mode & 0o022) === 0) return file;
+  await file.close();
+  throw new ImgtxError("E_JOURNAL", "the journal belongs to another user, or others may write it", {
+    image: path,
+    hint: "run imgtx as the user who owns the transaction",
+  });
+}
+
+async function readAll(file: StorageFile): Promise<Uint8Array> {
+  const { sizeBytes } = await file.stat();
+  if (sizeBytes > LIMIT_BYTES) {
+    throw new ImgtxError("E_JOURNAL", "the journal is larger than any that imgtx writes", {
+      image: file.path,
+    });
+  }
+  const bytes = new Uint8Array(sizeBytes);
+  return bytes.subarray(0, await file.read(bytes, 0));
+}
+
+function mapContent(workspace: Workspace, parsed: ParsedJournal): ParsedJournal {
+  const records = parsed.records.map((record) =>
+    mapRecordPaths(record, (path) => fromStoredPath(workspace.root, path)),
+  );
+  return { ...parsed, records };
+}
+
+function toStored(root: string, record: JournalRecord): JournalRecord {
+  return mapRecordPaths(record, (path) => toStoredPath(root, path));
+}
+
+function mapRecordPaths(record: JournalRecord, map: (path: string) => string): JournalRecord {
+  if (record.type === "prepared") {
+    return { ...record, files: record.files.map((file) => ({ ...file, path: map(file.path) })) };
+  }
+  if (record.type !== "plan") return record;
+  const orNull = (path: string | null) => (path === null ? null : map(path));
+  return {
+    ...record,
+    reports: record.reports.map((report) => ({
+      ...report,
+      before: orNull(report.before),
+      after: orNull(report.after),
+      files: report.files.map((file) => ({ ...file, path: map(file.path) })),
+    })),
+    newFiles: record.newFiles.map((file) => ({ path: map(file.path), staging: map(file.staging) })),
+    changes: record.changes.map(({ device, after }) => ({
+      device,
+      after: after && mapEntryPaths(after, map),
+    })),
+    allowPaths: record.allowPaths.map(map),
+    watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
+  };
+}
+
+function emptyJournal(path: string): ImgtxError {
+  return new ImgtxError("E_JOURNAL", "the journal holds no complete record", { image: path, offset: 0 });
+}

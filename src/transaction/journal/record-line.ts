@@ -1,0 +1,95 @@
+// A journal as bytes: one line a record, `LENGTH SHA256 JSON\n`. LENGTH counts the bytes of the JSON, and
+// the digest covers the digest of the record before it and the JSON, so that no record can be dropped,
+// swapped or changed unseen.
+//
+// A record is written with one call and flushed before the next one begins. So a crash can tear the last
+// record only: a bad record with nothing that looks like a record behind it is a torn tail, and was never
+// acknowledged. A bad record anywhere else is damage.
+
+import { createHash } from "node:crypto";
+import { ImgtxError } from "../../errors/index.ts";
+import type { JournalRecord } from "./records.ts";
+
+/** Stands for the digest of the record before the first one. */
+export const FIRST_DIGEST = "0".repeat(64);
+
+export interface ParsedJournal {
+  readonly records: readonly JournalRecord[];
+  /** Digest of the last good record. */
+  readonly digest: string;
+  /** Where the next record goes: the end of the last good one. */
+  readonly endBytes: number;
+  /** Whether a torn record stands behind the end. */
+  readonly torn: boolean;
+}
+
+export function encodeRecord(
+  record: JournalRecord,
+  previousDigest: string,
+): { line: Uint8Array; digest: string } {
+  const json = JSON.stringify(record);
+  const digest = digestOf(previousDigest, json);
+  const line = new TextEncoder().encode(`${new TextEncoder().encode(json).length} ${digest} ${json}\n`);
+  return { line, digest };
+}
+
+const NEWLINE = 0x0a;
+const HEADER = /^(\d{1,9}) ([0-9a-f]{64}) /;
+const LONGEST_HEADER = 9 + 1 + 64 + 1;
+/** What the beginning of a record looks like anywhere in a damaged rest. */
+const LOOKS_LIKE_RECORD = /\d [0-9a-f]{64} \{"type":/;
+
+/** E_JOURNAL with the offset where a record is damaged and more records follow. */
+export function parseJournal(bytes: Uint8Array, file: string): ParsedJournal {
+  const records: JournalRecord[] = [];
+  let digest = FIRST_DIGEST;
+  let at = 0;
+  while (at < bytes.length) {
+    const parsed = parseRecord(bytes, at, digest);
+    if (!parsed) {
+      assertTornTail(bytes, at, file);
+      return { records, digest, endBytes: at, torn: true };
+    }
+    records.push(parsed.record);
+    digest = parsed.digest;
+    at = parsed.endBytes;
+  }
+  return { records, digest, endBytes: at, torn: false };
+}
+
+function parseRecord(
+  bytes: Uint8Array,
+  at: number,
+  previousDigest: string,
+): { record: JournalRecord; digest: string; endBytes: number } | undefined {
+  const header = HEADER.exec(latin1(bytes.subarray(at, at + LONGEST_HEADER)));
+  if (!header) return undefined;
+  const start = at + header[0].length;
+  const end = start + Number(header[1]);
+  if (bytes[end] !== NEWLINE) return undefined;
+  const json = new TextDecoder().decode(bytes.subarray(start, end));
+  const digest = digestOf(previousDigest, json);
+  // What matches the digest is JSON that imgtx wrote: parsing it can't fail.
+  return digest === header[2]
+    ? { record: JSON.parse(json) as JournalRecord, digest, endBytes: end + 1 }
+    : undefined;
+}
+
+function assertTornTail(bytes: Uint8Array, at: number, file: string): void {
+  const rest = latin1(bytes.subarray(at));
+  const ownHeader = HEADER.exec(rest);
+  if (!LOOKS_LIKE_RECORD.test(rest.slice(ownHeader ? ownHeader[0].length : 1))) return;
+  throw new ImgtxError("E_JOURNAL", "the journal is damaged", {
+    image: file,
+    offset: at,
+    hint: "put back a copy of the journal, or of the disk that it is on; imgtx touches nothing of this transaction until then",
+  });
+}
+
+function digestOf(previousDigest: string, json: string): string {
+  return createHash("sha256").update(previousDigest).update(json).digest("hex");
+}
+
+function latin1(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
+}

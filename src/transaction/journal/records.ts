@@ -1,0 +1,266 @@
+// The records of a journal, and what a sequence of them means.
+//
+// A transaction is a list of statements; each is planned, prepared, done, and perhaps undone:
+//
+//   begin  (plan  prepared  done)*  savepoint*  (undo undone)*  commit | abort
+//
+// Invariants
+// - `plan` is durable before the statement makes its first file.
+// - `prepared` names each new file by inode and birth time, and is durable before the file gets its final
+//   name. So whatever stands at that name is known to be ours or not, and undoing never removes a
+//   stranger's file.
+// - `undo` and `abort` are durable before the first file goes. `commit` is the commit point: before it
+//   everything can be undone, behind it the only way is forward.
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { DeviceEntry, Workspace } from "../../device/index.ts";
+import type { Fingerprint } from "../../format/index.ts";
+import type { ActionKind, ActionReport } from "../request.ts";
+
+export const JOURNAL_VERSION = 1;
+
+export interface BeginRecord {
+  readonly type: "begin";
+  readonly version: number;
+  readonly id: string;
+  readonly name: string | null;
+  readonly onError: "abort" | "keep";
+  /** The transaction of a single command: without a commit mark it never was. */
+  readonly implicit: boolean;
+  /** A `txn exec`: aborted when the process that runs it has gone. */
+  readonly owned: boolean;
+  /** ISO 8601, UTC. For messages, like pid, user and boot: nothing is decided by them. */
+  readonly started: string;
+  readonly pid: number;
+  readonly user: string;
+  readonly boot: string;
+}
+
+/** The first record of a new transaction. */
+export function beginRecordOf(
+  { storage }: Workspace,
+  choice: Pick<BeginRecord, "id" | "name" | "onError" | "implicit" | "owned">,
+): BeginRecord {
+  const { host } = storage;
+  return {
+    type: "begin",
+    version: JOURNAL_VERSION,
+    ...choice,
+    started: new Date(host.now()).toISOString(),
+    pid: host.pid,
+    user: host.userName,
+    boot: host.bootId,
+  };
+}
+
+/** A file that a statement makes: under the staging name first, then moved to path. */
+export interface NewFile {
+  readonly path: string;
+  readonly staging: string;
+}
+
+/** An image that must be at commit what it was when the statement was planned. */
+export interface WatchedImage {
+  readonly device: string | null;
+  readonly image: string;
+  readonly fingerprint: Fingerprint;
+}
+
+export interface TableChange {
+  readonly device: string;
+  /** Null: the device leaves the table. The fingerprints of new files are filled in from `prepared`. */
+  readonly after: DeviceEntry | null;
+}
+
+export interface PlanRecord {
+  readonly type: "plan";
+  readonly statement: number;
+  readonly kind: ActionKind;
+  readonly devices: readonly string[];
+  readonly reports: readonly ActionReport[];
+  readonly newFiles: readonly NewFile[];
+  readonly changes: readonly TableChange[];
+  readonly allowPaths: readonly string[];
+  readonly watched: readonly WatchedImage[];
+}
+
+export interface PreparedFile {
+  readonly path: string;
+  readonly fingerprint: Fingerprint;
+}
+
+export interface PreparedRecord {
+  readonly type: "prepared";
+  readonly statement: number;
+  readonly files: readonly PreparedFile[];
+}
+
+export interface DoneRecord {
+  readonly type: "done";
+  readonly statement: number;
+}
+
+export interface SavepointRecord {
+  readonly type: "savepoint";
+  readonly name: string;
+}
+
+export interface UndoRecord {
+  readonly type: "undo";
+  /** Every statement from this number on. */
+  readonly from: number;
+}
+
+export interface UndoneRecord {
+  readonly type: "undone";
+  readonly from: number;
+}
+
+export interface CommitRecord {
+  readonly type: "commit";
+  /** The generation that this commit makes. */
+  readonly generation: number;
+  readonly committed: string;
+  readonly summary: string;
+}
+
+export interface AbortRecord {
+  readonly type: "abort";
+}
+
+export type JournalRecord =
+  | BeginRecord
+  | PlanRecord
+  | PreparedRecord
+  | DoneRecord
+  | SavepointRecord
+  | UndoRecord
+  | UndoneRecord
+  | CommitRecord
+  | AbortRecord;
+
+export interface Statement {
+  readonly plan: PlanRecord;
+  readonly prepared: PreparedRecord | undefined;
+  readonly done: boolean;
+  /** Undone and its files gone: it counts no more. */
+  readonly undone: boolean;
+  /** An undo has begun. */
+  readonly undoing: boolean;
+}
+
+export interface TransactionState {
+  readonly begin: BeginRecord;
+  readonly statements: readonly Statement[];
+  readonly savepoints: readonly { readonly name: string; readonly nextStatement: number }[];
+  readonly commit: CommitRecord | undefined;
+  readonly aborting: boolean;
+}
+
+/** What a journal's records add up to. E_JOURNAL where they stand in an order that imgtx never writes. */
+export function foldRecords(records: readonly JournalRecord[], file: string): TransactionState | undefined {
+  const [begin, ...rest] = records;
+  if (!begin) return undefined;
+  if (begin.type !== "begin") throw outOfOrder(file, begin.type);
+  if (begin.version !== JOURNAL_VERSION) {
+    throw new ImgtxError(
+      "E_UNSUPPORTED",
+      `the journal has version ${begin.version}; this imgtx reads ${JOURNAL_VERSION}`,
+      {
+        image: file,
+        hint: "finish the transaction with the imgtx that began it",
+      },
+    );
+  }
+  let state: TransactionState = { begin, statements: [], savepoints: [], commit: undefined, aborting: false };
+  for (const record of rest) state = applyRecord(state, record, file);
+  return state;
+}
+
+/** The state behind one more record. */
+export function applyRecord(state: TransactionState, record: JournalRecord, file: string): TransactionState {
+  if (state.commit || state.aborting) throw outOfOrder(file, record.type);
+  switch (record.type) {
+    case "begin":
+      throw outOfOrder(file, record.type);
+    case "plan": {
+      if (record.statement !== state.statements.length) throw outOfOrder(file, record.type);
+      const fresh = { plan: record, prepared: undefined, done: false, undone: false, undoing: false };
+      return { ...state, statements: [...state.statements, fresh] };
+    }
+    case "prepared":
+      return changeStatement(state, record, file, { prepared: record });
+    case "done":
+      return changeStatement(state, record, file, { done: true });
+    case "savepoint":
+      return {
+        ...state,
+        savepoints: [...state.savepoints, { name: record.name, nextStatement: state.statements.length }],
+      };
+    case "undo":
+      return changeFrom(state, record.from, { undoing: true });
+    case "undone":
+      return changeFrom(state, record.from, { undoing: true, undone: true });
+    case "commit":
+      return { ...state, commit: record };
+    case "abort":
+      return { ...state, aborting: true };
+  }
+}
+
+/** The statements that count: neither undone nor on the way there. */
+export function liveStatements(state: TransactionState): readonly Statement[] {
+  return state.statements.filter((statement) => !statement.undoing);
+}
+
+/** Devices that the transaction holds. */
+export function heldDevices(state: TransactionState): string[] {
+  const held = state.statements.filter((statement) => !statement.undone);
+  return [...new Set(held.flatMap((statement) => statement.plan.devices))].sort();
+}
+
+/** The table changes of the live statements in order, with the fingerprints of the files they made. */
+export function changesOf(state: TransactionState): TableChange[] {
+  return liveStatements(state).flatMap(({ plan, prepared }) => {
+    const made = new Map(prepared?.files.map((file) => [file.path, file.fingerprint]));
+    return plan.changes.map(({ device, after }) => ({
+      device,
+      after: after && {
+        ...after,
+        chain: after.chain.map((entry) => ({
+          ...entry,
+          fingerprint: made.get(entry.image) ?? entry.fingerprint,
+        })),
+      },
+    }));
+  });
+}
+
+function changeStatement(
+  state: TransactionState,
+  record: PreparedRecord | DoneRecord,
+  file: string,
+  change: Partial<Statement>,
+): TransactionState {
+  const index = state.statements.length - 1;
+  const last = state.statements[index];
+  if (!last || record.statement !== index || last.done || last.undoing) throw outOfOrder(file, record.type);
+  return { ...state, statements: [...state.statements.slice(0, index), { ...last, ...change }] };
+}
+
+function changeFrom(state: TransactionState, from: number, change: Partial<Statement>): TransactionState {
+  return {
+    ...state,
+    statements: state.statements.map((statement, index) =>
+      index >= from ? { ...statement, ...change } : statement,
+    ),
+    savepoints: state.savepoints.filter((savepoint) => savepoint.nextStatement <= from),
+  };
+}
+
+function outOfOrder(file: string, type: string): ImgtxError {
+  return new ImgtxError("E_JOURNAL", `a '${type}' record stands where none can be`, {
+    image: file,
+    hint: "keep the journal and its images as they are, and put back a copy of the journal",
+  });
+}

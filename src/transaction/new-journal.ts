@@ -1,0 +1,21 @@
+// Opens a transaction: its journal comes into being under the workspace lock.
+
+import { lockWorkspace, type Workspace } from "../device/index.ts";
+import { beginRecordOf, Journal, readJournals } from "./journal/index.ts";
+import { assertJournalsSound, recoverUnderLock } from "./recovery.ts";
+import type { LockWait } from "./request.ts";
+
+export async function createJournal(
+  workspace: Workspace,
+  choice: { id: string; name: string | null; onError: "abort" | "keep"; owned: boolean },
+  wait: LockWait,
+): Promise<Journal> {
+  const lock = await lockWorkspace(workspace, wait);
+  try {
+    await recoverUnderLock(workspace, {});
+    assertJournalsSound(await readJournals(workspace));
+    return await Journal.create(workspace, beginRecordOf(workspace, { ...choice, implicit: false }), []);
+  } finally {
+    await lock.close();
+  }
+}

@@ -1,0 +1,36 @@
+// The owner of a `txn exec` transaction: the process that runs the command and will commit or abort.
+//
+// Its life is shown by an open-file-description lock on one byte of the workspace's lock file, derived
+// from the transaction's id. Not by a lock on the journal: the commands inside lock that one in turn, and
+// may replace it.
+
+import { createHash } from "node:crypto";
+import { lockFile, type StorageFile } from "../storage/index.ts";
+import { pathsOf, type Workspace } from "../device/index.ts";
+
+/** Holds the owner's lock until the file that it returns is closed. */
+export async function lockOwner(workspace: Workspace, id: string): Promise<StorageFile> {
+  const file = await workspace.storage.openFile(pathsOf(workspace).lock, "write");
+  await lockFile(
+    workspace.storage,
+    file,
+    ownerByte(id),
+    { waitMs: 0, onWait: () => undefined },
+    `transaction ${id}`,
+  );
+  return file;
+}
+
+export async function isOwnerAlive(workspace: Workspace, id: string): Promise<boolean> {
+  const file = await workspace.storage.openFile(pathsOf(workspace).lock, "read");
+  try {
+    return file.wouldConflict(ownerByte(id), "exclusive");
+  } finally {
+    await file.close();
+  }
+}
+
+/** Bytes 1 to 2^48: behind the byte that stands for the workspace. Ids are random, so two rarely meet. */
+function ownerByte(id: string): { start: number; lengthBytes: number } {
+  return { start: 1 + createHash("sha256").update(id).digest().readUIntBE(0, 6), lengthBytes: 1 };
+}

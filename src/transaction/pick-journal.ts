@@ -1,0 +1,58 @@
+// Which open transaction a command works on.
+
+import type { Workspace } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { Journal, readJournals, type TransactionState } from "./journal/index.ts";
+import type { LockWait } from "./request.ts";
+
+interface OpenTransaction {
+  readonly id: string;
+  readonly state: TransactionState;
+}
+
+/**
+ * The transaction with this id or name, locked; without one the only open transaction; undefined where
+ * none is open. The transaction of a `txn exec` is only for the commands inside it: they name it.
+ */
+export async function pickJournal(
+  workspace: Workspace,
+  wanted: string | undefined,
+  wait: LockWait,
+): Promise<Journal | undefined> {
+  const open = await listOpen(workspace);
+  const found =
+    wanted === undefined
+      ? open.filter(({ state }) => !state.begin.owned)
+      : open.filter(({ id, state }) => id === wanted || state.begin.name === wanted);
+  const [first, ...others] = found;
+  if (!first) {
+    if (wanted === undefined) return undefined;
+    throw notOpen(wanted);
+  }
+  if (others.length > 0) {
+    throw new ImgtxError("E_TRANSACTION", "several transactions are open", {
+      hint: `say which one with --txn: ${found.map(({ id, state }) => describe(id, state)).join(", ")}`,
+    });
+  }
+  const journal = await Journal.open(workspace, first.id, wait);
+  if (journal && !journal.state.commit && !journal.state.aborting) return journal;
+  await journal?.close();
+  throw notOpen(first.id);
+}
+
+async function listOpen(workspace: Workspace): Promise<OpenTransaction[]> {
+  return (await readJournals(workspace)).flatMap(({ id, state }) => {
+    if (state instanceof ImgtxError) throw state;
+    return state.begin.implicit || state.commit || state.aborting ? [] : [{ id, state }];
+  });
+}
+
+function notOpen(wanted: string): ImgtxError {
+  return new ImgtxError("E_NO_TRANSACTION", `no open transaction is called '${wanted}'`, {
+    hint: "'imgtx txn status' lists the open ones",
+  });
+}
+
+function describe(id: string, { begin }: TransactionState): string {
+  return begin.name === null ? id : `${id} (${begin.name})`;
+}

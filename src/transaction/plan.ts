@@ -1,0 +1,93 @@
+// From a request to the record that goes into the journal. Changes nothing.
+
+import { posix } from "node:path";
+import { canonicalPath, type DeviceTable, readGeneration } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { Plan, PlanContext } from "./action.ts";
+import { planAction } from "./actions/index.ts";
+import { assertUnchanged, watchChain } from "./chain-entry.ts";
+import type { NewFile, PlanRecord, WatchedImage } from "./journal/index.ts";
+import type { ActionRequest } from "./request.ts";
+import type { Work } from "./work.ts";
+
+export interface StatementToPlan {
+  readonly table: DeviceTable;
+  readonly request: ActionRequest;
+  readonly number: number;
+  /** Files that earlier statements of a dry run would have made. */
+  readonly made: ReadonlySet<string>;
+}
+
+export async function planStatement(
+  work: Work,
+  statement: StatementToPlan,
+): Promise<{ plan: Plan; record: PlanRecord }> {
+  const { request, number } = statement;
+  const plan = await planAction(request, contextOf(work, statement));
+  const newFiles = plan.filesToMake.map(
+    ({ path }, index): NewFile => ({
+      path,
+      staging: posix.join(posix.dirname(path), `.imgtx-${work.id}-${number}-${index}`),
+    }),
+  );
+  const record: PlanRecord = {
+    type: "plan",
+    statement: number,
+    kind: request.kind,
+    devices: plan.devices,
+    reports: plan.reports,
+    newFiles,
+    changes: plan.changes,
+    allowPaths: plan.allowPaths,
+    watched: await watch(plan),
+  };
+  return { plan, record };
+}
+
+/** E_CHANGED where an image changed between planning and locking it. */
+export async function assertStillAsPlanned(plan: Plan, record: PlanRecord): Promise<void> {
+  const now = new Map((await watch(plan)).map((watched) => [watched.image, watched.fingerprint]));
+  for (const watched of record.watched) {
+    const fingerprint = now.get(watched.image);
+    if (fingerprint) assertUnchanged(watched, fingerprint, "this command read it");
+  }
+}
+
+function contextOf(work: Work, { table, made }: StatementToPlan): PlanContext {
+  const { workspace, options, images } = work;
+  return {
+    storage: workspace.storage,
+    root: workspace.root,
+    table,
+    readGeneration: async (generation) => await readGeneration(workspace, generation),
+    canonicalPath: async (path) => await canonicalPath(workspace.storage, path),
+    async openChain(path, format, device, allowPaths = []) {
+      if (made.has(path)) {
+        throw new ImgtxError(
+          "E_UNSUPPORTED",
+          "a dry run can't look into an image that an earlier action would make",
+          {
+            device,
+            image: path,
+            hint: "run it in a transaction without --dry-run, look, and abort the transaction",
+          },
+        );
+      }
+      return await images.openChain(path, format, device, [
+        ...table.allowPaths,
+        ...options.allowPaths,
+        ...allowPaths,
+      ]);
+    },
+  };
+}
+
+async function watch(plan: Plan): Promise<WatchedImage[]> {
+  const watched = new Map<string, WatchedImage>();
+  for (const { device, chain } of plan.chains) {
+    for (const one of await watchChain(device, chain)) {
+      if (!watched.has(one.image)) watched.set(one.image, one);
+    }
+  }
+  return [...watched.values()];
+}

@@ -1,0 +1,71 @@
+// Makes the files of a statement: filled and flushed under staging names, named in the journal by inode,
+// then moved to their final names.
+//
+// What a crash leaves, step by step
+// - while filling: staging files, which the journal's plan names; undone.
+// - behind `prepared`, before the moves: the same.
+// - amid the moves: some files at their final names, which `prepared` knows by inode and birth time; undone.
+
+import { posix } from "node:path";
+import { ImgtxError } from "../errors/index.ts";
+import { takeFingerprint } from "../format/index.ts";
+import type { StorageFile } from "../storage/index.ts";
+import type { Plan } from "./action.ts";
+import type { Journal, PlanRecord, PreparedFile } from "./journal/index.ts";
+import { throwIfInterrupted, type Work } from "./work.ts";
+
+export async function prepareStatement(
+  work: Work,
+  journal: Journal,
+  plan: Plan,
+  record: PlanRecord,
+): Promise<void> {
+  const { storage } = work.workspace;
+  const files: StorageFile[] = [];
+  try {
+    for (const [index, { staging }] of record.newFiles.entries()) {
+      throwIfInterrupted(work.options.signal);
+      const file = await storage.createFile(staging, plan.filesToMake[index]?.mode ?? 0o600);
+      files.push(file);
+      await plan.fill(index, file);
+    }
+    // Side by side: the file system writes its own journal once for all of them.
+    await Promise.all(files.map(async (file) => await file.flush("new image")));
+    await journal.append(
+      { type: "prepared", statement: record.statement, files: await fingerprints(record, files) },
+      "prepared",
+    );
+    for (const { staging, path } of record.newFiles) await moveIntoPlace(work, record, staging, path);
+    const folders = new Set(record.newFiles.map(({ path }) => posix.dirname(path)));
+    await Promise.all(
+      [...folders].map(async (folder) => await storage.flushFolder(folder, "new image's name")),
+    );
+  } finally {
+    for (const file of files) await file.close();
+  }
+}
+
+async function fingerprints(record: PlanRecord, files: readonly StorageFile[]): Promise<PreparedFile[]> {
+  return await Promise.all(
+    record.newFiles.map(async ({ path }, index): Promise<PreparedFile> => {
+      const file = files[index];
+      if (!file) throw new Error("each new file was made");
+      return { path, fingerprint: await takeFingerprint(file, {}) };
+    }),
+  );
+}
+
+async function moveIntoPlace(work: Work, record: PlanRecord, staging: string, path: string): Promise<void> {
+  try {
+    await work.workspace.storage.renameWithoutReplacing(staging, path);
+  } catch (error) {
+    if (!(error instanceof ImgtxError && error.code === "E_EXISTS")) throw error;
+    const device = record.changes.find(({ after }) => after?.image === path)?.device;
+    throw new ImgtxError("E_EXISTS", "the target has come into being meanwhile", {
+      image: path,
+      ...(device !== undefined && { device }),
+      hint: "it was left as it is; name a file that does not exist",
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,243 @@
+// Finishes or undoes what a crash left, before any command does its own work.
+//
+// Invariants
+// - The lock on a journal is the liveness test: what can be locked has no process working on it.
+// - What a mark says is secured (written anew and flushed) before it is acted on: it may have been read
+//   from the page cache alone, and a power cut during recovery would take it back.
+// - Each step may be repeated. A recovery that has run to its end leaves nothing for the next one to do.
+// - A damaged journal is left alone with all its files, and stops what would change the workspace.
+
+import {
+  isViewPresent,
+  listHistory,
+  lockWorkspace,
+  pathsOf,
+  readGeneration,
+  readTable,
+  showView,
+  type Workspace,
+} from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { LockWaiting } from "../storage/index.ts";
+import { finishCommit, summarise } from "./finish.ts";
+import {
+  Journal,
+  type JournalSnapshot,
+  listNames,
+  readJournals,
+  removeHalfMade,
+  type Statement,
+  type TransactionState,
+} from "./journal/index.ts";
+import { isOwnerAlive } from "./owner.ts";
+import type { RecoveryNote } from "./request.ts";
+import { undoStatements } from "./undo.ts";
+
+const READ_ONLY_CODES = new Set(["E_READ_ONLY", "E_NO_PERMISSION"]);
+
+/**
+ * Runs recovery where something is left, and says what it did. Where the workspace can't be written to,
+ * nothing is changed and the notes say what is waiting.
+ */
+export async function recover(workspace: Workspace, waiting: LockWaiting): Promise<RecoveryNote[]> {
+  const waitingThings = await findLeftovers(workspace);
+  if (waitingThings.length === 0) return [];
+  try {
+    const lock = await lockWorkspace(workspace, waiting);
+    try {
+      return await recoverUnderLock(workspace, {});
+    } finally {
+      await lock.close();
+    }
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    if (error.code === "E_BUSY") return [];
+    if (!READ_ONLY_CODES.has(error.code) || error.image !== pathsOf(workspace).lock) throw error;
+    return waitingThings.map((what) => ({
+      transaction: null,
+      did: "reported" as const,
+      text: `${what}; the workspace can't be written to, so nothing was changed`,
+    }));
+  }
+}
+
+/** The same for a caller that holds the workspace lock, and perhaps a journal of its own. */
+export async function recoverUnderLock(
+  workspace: Workspace,
+  options: { readonly except?: string },
+): Promise<RecoveryNote[]> {
+  const notes: RecoveryNote[] = [];
+  const { ids, halfMade } = await listNames(workspace);
+  for (const id of halfMade) {
+    // Only a journal with a live process may have a new one beside it: that process is replacing it.
+    if (!ids.includes(id)) await removeHalfMade(workspace, id);
+  }
+  for (const snapshot of await readJournals(workspace)) {
+    const isHalfReplaced = halfMade.includes(snapshot.id);
+    if (snapshot.id === options.except || !(isHalfReplaced || (await describeLeftover(workspace, snapshot))))
+      continue;
+    const note = await recoverOne(workspace, snapshot.id, isHalfReplaced);
+    if (note) notes.push(note);
+  }
+  const table = await readTable(workspace);
+  if (!(await isViewPresent(workspace, table))) {
+    await showView(workspace, table);
+    notes.push({
+      transaction: null,
+      did: "view",
+      text: `showed generation ${table.generation} in 'devices' again`,
+    });
+  }
+  return notes;
+}
+
+/** Damaged journals, which stop everything that would change the workspace. */
+export function assertJournalsSound(snapshots: readonly JournalSnapshot[]): void {
+  for (const { state } of snapshots) {
+    if (state instanceof ImgtxError) throw state;
+  }
+}
+
+async function recoverOne(
+  workspace: Workspace,
+  id: string,
+  hasHalfMade: boolean,
+): Promise<RecoveryNote | undefined> {
+  const journal = await openUnlessBusy(workspace, id);
+  if (!journal) return undefined;
+  try {
+    if (hasHalfMade) await removeHalfMade(workspace, id);
+    return await settle(workspace, journal);
+  } finally {
+    await journal.close();
+  }
+}
+
+async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryNote | undefined> {
+  const { state } = journal;
+  const { id } = journal;
+  const what = `transaction ${id} (${summarise(state)})`;
+  if (state.commit) {
+    await journal.secure();
+    const { generation } = await finishCommit(workspace, journal);
+    return {
+      transaction: id,
+      did: "finished",
+      text: `finished ${what}: the devices are at generation ${generation}`,
+    };
+  }
+  const unfinished = firstUnfinished(state);
+  const mustGo = state.aborting || (await mustAbort(workspace, state));
+  if (!mustGo && !unfinished) return undefined;
+  if (await isInHistory(workspace, id)) {
+    await journal.retire();
+    return {
+      transaction: id,
+      did: "retired",
+      text: `cleared away the journal of ${what}, which was committed`,
+    };
+  }
+  if (mustGo) {
+    if (state.aborting) await journal.secure();
+    await undoStatements(workspace, state.statements);
+    await journal.retire();
+    return {
+      transaction: id,
+      did: "aborted",
+      text: `undid ${what}, which was interrupted: no disk was changed`,
+    };
+  }
+  if (!unfinished) return undefined;
+  await undoFrom(workspace, journal, unfinished.plan.statement);
+  if (state.begin.onError === "abort") {
+    await abortJournal(workspace, journal);
+    return { transaction: id, did: "aborted", text: `aborted ${what}: an action of it was interrupted` };
+  }
+  return {
+    transaction: id,
+    did: "undone",
+    text: `undid the interrupted '${unfinished.plan.kind}' in transaction ${id}, which stays open`,
+  };
+}
+
+/** Undoes every statement from the given one on, and leaves the transaction open as it was before it. */
+export async function undoFrom(workspace: Workspace, journal: Journal, from: number): Promise<void> {
+  const doomed = journal.state.statements.slice(from);
+  if (doomed.length === 0) return;
+  if (doomed.some((statement) => statement.done && !statement.undoing)) {
+    // Durable before the first file goes: else a crash would leave an action that claims to be done.
+    await journal.append({ type: "undo", from }, "undo");
+  } else if (doomed.some((statement) => statement.undoing)) {
+    await journal.secure();
+  }
+  await undoStatements(workspace, doomed);
+  await journal.append({ type: "undone", from }, "undone");
+}
+
+/** Takes the whole transaction back and retires the journal. */
+export async function abortJournal(workspace: Workspace, journal: Journal): Promise<void> {
+  // An implicit transaction without a commit mark never was: it needs no word that it is taken back.
+  if (!journal.state.begin.implicit) await journal.append({ type: "abort" }, "abort mark");
+  await undoStatements(workspace, journal.state.statements);
+  await journal.retire();
+}
+
+async function mustAbort(workspace: Workspace, { begin }: TransactionState): Promise<boolean> {
+  return begin.implicit || (begin.owned && !(await isOwnerAlive(workspace, begin.id)));
+}
+
+function firstUnfinished(state: TransactionState): Statement | undefined {
+  return state.statements.find((statement) => !statement.undone && (statement.undoing || !statement.done));
+}
+
+async function openUnlessBusy(workspace: Workspace, id: string): Promise<Journal | undefined> {
+  try {
+    return await Journal.open(workspace, id);
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_BUSY") return undefined;
+    throw error;
+  }
+}
+
+/**
+ * Whether a generation was made by this transaction. The unlink of a retired journal is not flushed, so
+ * a power cut can bring it back; and damage to its commit mark must not undo what the table rests on.
+ */
+async function isInHistory(workspace: Workspace, id: string): Promise<boolean> {
+  if ((await readTable(workspace)).transaction === id) return true;
+  for (const generation of await listHistory(workspace)) {
+    if ((await readGeneration(workspace, generation))?.transaction === id) return true;
+  }
+  return false;
+}
+
+/** What waits for recovery, a phrase each. Takes no lock and changes nothing. */
+async function findLeftovers(workspace: Workspace): Promise<string[]> {
+  const found: string[] = [];
+  const { ids, halfMade } = await listNames(workspace);
+  for (const id of halfMade)
+    if (!ids.includes(id)) found.push(`a half-made journal of transaction ${id} is left`);
+  for (const snapshot of ids.length === 0 ? [] : await readJournals(workspace)) {
+    const leftover = await describeLeftover(workspace, snapshot);
+    if (leftover !== undefined) found.push(leftover);
+    else if (!snapshot.busy && halfMade.includes(snapshot.id)) {
+      found.push(`a half-made journal of transaction ${snapshot.id} is left`);
+    }
+  }
+  if (!(await isViewPresent(workspace, await readTable(workspace))))
+    found.push("'devices' lags behind the table");
+  return found;
+}
+
+/** What is to be done about a journal, or undefined: a live process has it, it is damaged, or all is well. */
+async function describeLeftover(
+  workspace: Workspace,
+  snapshot: JournalSnapshot,
+): Promise<string | undefined> {
+  const { id, busy, state } = snapshot;
+  if (busy || state instanceof ImgtxError) return undefined;
+  if (state.commit) return `transaction ${id} is committed and waits to be finished`;
+  return state.aborting || firstUnfinished(state) || (await mustAbort(workspace, state))
+    ? `transaction ${id} was interrupted and waits to be undone`
+    : undefined;
+}

@@ -1,0 +1,57 @@
+// Takes back what statements made. Idempotent, and the same code for a failed statement, an abort, a
+// rollback to a savepoint and recovery.
+//
+// Invariants
+// - A file goes only when it is ours: by its staging name, which holds the transaction's id, or by the
+//   inode and birth time that the journal recorded before the file got its final name.
+// - A file that the present table refers to never goes, whatever a journal says.
+
+import { posix } from "node:path";
+import { readTable, type Workspace } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { isSameFile } from "./chain-entry.ts";
+import type { Statement } from "./journal/index.ts";
+
+export async function undoStatements(workspace: Workspace, statements: readonly Statement[]): Promise<void> {
+  const { storage } = workspace;
+  await refuseWhatTheTableUses(workspace, statements);
+  const folders = new Set<string>();
+  for (const { plan, prepared } of [...statements].reverse()) {
+    const made = new Map(prepared?.files.map((file) => [file.path, file.fingerprint]));
+    for (const { path, staging } of plan.newFiles) {
+      const fingerprint = made.get(path);
+      const named = fingerprint && (await storage.statLink(path));
+      const gone = [
+        (await storage.statLink(staging)) ? staging : [],
+        named && isSameFile(fingerprint, named) ? path : [],
+      ].flat();
+      for (const file of gone) {
+        await storage.removeFile(file);
+        folders.add(posix.dirname(file));
+      }
+    }
+  }
+  for (const folder of folders) await storage.flushFolder(folder, "removed images");
+}
+
+async function refuseWhatTheTableUses(workspace: Workspace, statements: readonly Statement[]): Promise<void> {
+  const doomed = new Set(
+    statements.flatMap(({ prepared }) => prepared?.files.map((file) => file.path) ?? []),
+  );
+  if (doomed.size === 0) return;
+  const table = await readTable(workspace);
+  for (const { name, chain } of table.devices) {
+    const used = chain.find(({ image, fingerprint }) => {
+      const file = statements
+        .flatMap(({ prepared }) => prepared?.files ?? [])
+        .find(({ path }) => path === image);
+      return doomed.has(image) && file !== undefined && isSameFile(file.fingerprint, fingerprint);
+    });
+    if (!used) continue;
+    throw new ImgtxError("E_JOURNAL", "a journal wants to take back an image that the device table uses", {
+      device: name,
+      image: used.image,
+      hint: "keep both as they are: the journal does not belong to this workspace, or the table was put back from a copy",
+    });
+  }
+}
