@@ -12,6 +12,7 @@ export { isViewPresent, planView, showView } from "./view.ts";
 export type { Workspace } from "./workspace.ts";
 export {
   findWorkspace,
+  isWorkspaceMade,
   listHistory,
   lockWorkspace,
   makeWorkspace,

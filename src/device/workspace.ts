@@ -60,6 +60,11 @@ export async function workspaceAt(storage: Storage, folder: string): Promise<Wor
   return { storage, root: await storage.realPath(folder) };
 }
 
+/** Whether the workspace is there, and not only the place for it. */
+export async function isWorkspaceMade(workspace: Workspace): Promise<boolean> {
+  return (await workspace.storage.stat(pathsOf(workspace).table)) !== undefined;
+}
+
 /** Makes the workspace durably where it is not there yet. True when this call made it. */
 export async function makeWorkspace(workspace: Workspace, committed: string): Promise<boolean> {
   const { storage, root } = workspace;

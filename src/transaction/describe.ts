@@ -71,7 +71,7 @@ export async function listGenerations({ workspace }: Session): Promise<Generatio
     const table = generation < present.generation ? await readGeneration(workspace, generation) : undefined;
     if (table) earlier.push(table);
   }
-  return [...earlier, present].reverse().map((table) => ({
+  return [...earlier, present].toReversed().map((table) => ({
     generation: table.generation,
     committed: table.committed,
     transaction: table.transaction,

@@ -9,6 +9,7 @@
 
 import {
   isViewPresent,
+  isWorkspaceMade,
   listHistory,
   lockWorkspace,
   pathsOf,
@@ -40,6 +41,7 @@ const READ_ONLY_CODES = new Set(["E_READ_ONLY", "E_NO_PERMISSION"]);
  * nothing is changed and the notes say what is waiting.
  */
 export async function recover(workspace: Workspace, waiting: LockWaiting): Promise<RecoveryNote[]> {
+  if (!(await isWorkspaceMade(workspace))) return [];
   const waitingThings = await findLeftovers(workspace);
   if (waitingThings.length === 0) return [];
   try {

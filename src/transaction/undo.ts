@@ -16,7 +16,7 @@ export async function undoStatements(workspace: Workspace, statements: readonly 
   const { storage } = workspace;
   await refuseWhatTheTableUses(workspace, statements);
   const folders = new Set<string>();
-  for (const { plan, prepared } of [...statements].reverse()) {
+  for (const { plan, prepared } of statements.toReversed()) {
     const made = new Map(prepared?.files.map((file) => [file.path, file.fingerprint]));
     for (const { path, staging } of plan.newFiles) {
       const fingerprint = made.get(path);
