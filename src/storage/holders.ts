@@ -2,11 +2,13 @@
 // be out of date when it arrives, and is empty where other users' processes are hidden.
 
 import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { basename } from "node:path";
 import type { FileStat, Holder } from "./storage.ts";
 
 /** Pid of a holder that /proc/locks tells of and whose process it hides. */
-export const HIDDEN_PID = 0;
+const HIDDEN_PID = 0;
 
+const COMM_LENGTH_MAX = 15;
 const LOCK_LINE = /^lock:/m;
 const INODE_LINE = /^ino:\s*(\d+)$/m;
 
@@ -38,9 +40,18 @@ function inspectProcess(pid: string, stat: FileStat): Holder | undefined {
   if (descriptors.length === 0) return undefined;
   return {
     pid: Number(pid),
-    program: quietly(() => readFileSync(`/proc/${pid}/comm`, "utf8").trimEnd(), "unknown"),
+    program: programOf(pid),
     holdsLock: descriptors.some((descriptor) => LOCK_LINE.test(readDescriptorInfo(pid, descriptor))),
   };
+}
+
+function programOf(pid: string): string {
+  const name = quietly(() => readFileSync(`/proc/${pid}/comm`, "utf8").trimEnd(), "unknown");
+  if (name.length < COMM_LENGTH_MAX) return name;
+  // The kernel cuts the name; the command line has all of it, unless the process is called otherwise.
+  const command = quietly(() => readFileSync(`/proc/${pid}/cmdline`, "utf8"), "").split("\0", 1)[0] ?? "";
+  const whole = basename(command);
+  return whole.startsWith(name) ? whole : name;
 }
 
 function isSameFile(pid: string, descriptor: string, stat: FileStat): boolean {

@@ -1,21 +1,30 @@
-// Storage on this machine's disk: the conformance suite, and what only a real disk has.
+// Storage on this machine's disk passes the conformance suite, also where the file system can do no more
+// than POSIX asks for.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { afterEach } from "vitest";
 import { makeNodeStorage } from "../../src/storage/index.ts";
+import { loadSystemCalls, SystemCallError } from "../../src/storage/system-calls.ts";
 import { describeStorage } from "./conformance.ts";
-
-const folders: string[] = [];
-
-function makeScratchFolder(): string {
-  const folder = mkdtempSync(`${tmpdir()}/imgtx-storage-`);
-  folders.push(folder);
-  return folder;
-}
-
-afterEach(() => {
-  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
-});
+import { makeScratchFolder } from "./scratch.ts";
 
 describeStorage("the real disk", async () => ({ storage: makeNodeStorage(), root: makeScratchFolder() }));
+
+const ENOSYS = 38;
+
+function refuse(call: string): () => never {
+  return () => {
+    throw new SystemCallError(call, ENOSYS);
+  };
+}
+
+describeStorage("the real disk with locks and nothing else beyond POSIX", async () => ({
+  storage: makeNodeStorage({
+    loadSystemCalls: () => ({
+      ...loadSystemCalls(),
+      copyFileRange: async () => refuse("copy_file_range")(),
+      clone: async () => refuse("ioctl FICLONE")(),
+      punchHole: refuse("fallocate"),
+      renameWithoutReplacing: refuse("renameat2"),
+    }),
+  }),
+  root: makeScratchFolder(),
+}));
