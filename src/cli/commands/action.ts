@@ -1,0 +1,24 @@
+// Runs a command that is one action.
+
+import type { Outcome } from "../../transaction/index.ts";
+import type { ActionCommand } from "../grammar/definition.ts";
+import { openSession, runOptions, type Invocation } from "../invocation.ts";
+import type { Drawing } from "../report.ts";
+import { outcomeJson } from "../render/json.ts";
+import { closingOf, drawOutcome, tenseOf } from "../render/outcome.ts";
+
+/** An outcome as most commands print it. */
+export const OUTCOME: Drawing<Outcome> = {
+  text: (outcome, canvas) => drawOutcome(outcome, canvas, tenseOf(outcome), closingOf(outcome)),
+  json: outcomeJson,
+};
+
+export async function executeAction(command: ActionCommand, invocation: Invocation): Promise<number> {
+  const request = command.request(invocation.input);
+  // A dry run makes no workspace either.
+  const createHere = command.createsWorkspace && !invocation.settings.dryRun;
+  const { engine, session } = await openSession(invocation, { createHere });
+  const outcome = await engine.runActions(session, [request], runOptions(invocation, command.standalone));
+  invocation.report.done(outcome, OUTCOME);
+  return 0;
+}

@@ -1,0 +1,47 @@
+// imgtx device list
+
+import type { DeviceDescription } from "../../transaction/index.ts";
+import type { PlainCommand } from "../grammar/definition.ts";
+import { READING_EXITS } from "../grammar/exit-status.ts";
+import { openSession } from "../invocation.ts";
+import type { Drawing } from "../report.ts";
+import { deviceJson, withSchema } from "../render/json.ts";
+import { drawDevices } from "../render/lists.ts";
+
+interface DeviceList {
+  readonly generation: number;
+  readonly devices: readonly DeviceDescription[];
+}
+
+const NAMES: Drawing<DeviceList> = {
+  text: ({ devices }) => devices.map(({ name }) => name),
+  json: ({ generation, devices }) => withSchema({ generation, devices: devices.map(deviceJson) }),
+};
+
+const TABLE: Drawing<DeviceList> = {
+  text: ({ devices }, canvas) => (devices.length === 0 ? [] : drawDevices(devices, canvas)),
+  json: NAMES.json,
+};
+
+export const deviceList: PlainCommand = {
+  kind: "plain",
+  definition: {
+    arguments: [],
+    options: [],
+    about:
+      "Lists the devices of the present generation: name, format, virtual size, how many images are in " +
+      "the chain, and the active layer. With --quiet the names alone, one a line.",
+    examples: [
+      { command: "imgtx device list", about: "a table" },
+      { command: "imgtx device list --json | jq -r '.devices[].image'", about: "the active layers" },
+    ],
+    exits: READING_EXITS,
+  },
+  async execute(invocation) {
+    const { engine, session } = await openSession(invocation);
+    const list = await engine.describeDevices(session, undefined);
+    invocation.report.answer(list, invocation.report.quiet ? NAMES : TABLE);
+    if (list.devices.length === 0) invocation.report.advice("no devices yet: imgtx device add NAME FILE");
+    return 0;
+  },
+};

@@ -1,0 +1,31 @@
+// imgtx rollback
+
+import type { ActionCommand } from "../grammar/definition.ts";
+import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+
+export const rollback: ActionCommand = {
+  kind: "action",
+  standalone: false,
+  createsWorkspace: false,
+  definition: {
+    arguments: [],
+    options: [
+      {
+        long: "to",
+        value: { name: "GENERATION", completes: "nothing" },
+        about: "the generation to go back to; else the one before the present one",
+      },
+    ],
+    about:
+      "Makes the device table what it was in an earlier generation. Only the table moves, as a new " +
+      "generation: no image is changed or removed, so a rollback can be rolled back. It is refused when an " +
+      "image of that generation is no longer what it was.",
+    examples: [
+      { command: "imgtx rollback", about: "take the last change back" },
+      { command: "imgtx history", about: "see the numbers" },
+      { command: "imgtx rollback --to 3", about: "go back to generation 3" },
+    ],
+    exits: CHANGING_EXITS,
+  },
+  request: (input) => ({ kind: "rollback", generation: input.count("--to", 0) }),
+};

@@ -1,0 +1,70 @@
+// imgtx snapshot-group DEV=FILE[,format=F] …
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { SnapshotTarget } from "../../transaction/index.ts";
+import type { ActionCommand } from "../grammar/definition.ts";
+import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+import type { CommandInput } from "../grammar/input.ts";
+import { OVERLAY_OPTIONS, readOverlayOptions, splitCommas } from "./overlay-options.ts";
+
+export const snapshotGroup: ActionCommand = {
+  kind: "action",
+  standalone: false,
+  createsWorkspace: false,
+  definition: {
+    arguments: [
+      {
+        name: "DEV=FILE[,format=F]",
+        about: "a device and its new overlay; a comma in FILE is written twice",
+        variadic: true,
+        completes: "device-file",
+      },
+    ],
+    options: OVERLAY_OPTIONS,
+    about:
+      "Snapshots several devices at one instant: all of them get their new overlay in one generation, or " +
+      "none does and no file is left behind. The options hold for every overlay of the group.",
+    examples: [
+      {
+        command: "imgtx snapshot-group vda=a1.qcow2 vdb=b1.qcow2",
+        about: "two disks of one guest, consistent with each other",
+      },
+      {
+        command: "imgtx snapshot-group vda=one,,two.qcow2 vdb=b1.qcow2,format=qcow2",
+        about: "the first file's name is `one,two.qcow2`",
+      },
+      {
+        command: "imgtx snapshot-group --dry-run vda=a1.qcow2 vdb=b1.qcow2",
+        about: "check everything and print the plan",
+      },
+    ],
+    exits: CHANGING_EXITS,
+  },
+  request: (input) => ({
+    kind: "snapshot-group",
+    targets: input.texts("DEV=FILE[,format=F]").map((text) => readTarget(text, input)),
+    relative: input.flag("--relative"),
+    reuse: input.flag("--reuse"),
+    overlay: readOverlayOptions(input),
+  }),
+};
+
+function readTarget(text: string, input: CommandInput): SnapshotTarget {
+  const equals = text.indexOf("=");
+  if (equals <= 0) {
+    throw new ImgtxError("E_USAGE", `'${text}' is not of the form DEV=FILE`, {
+      hint: "for example: imgtx snapshot-group vda=a1.qcow2 vdb=b1.qcow2",
+    });
+  }
+  const [file = "", ...properties] = splitCommas(text.slice(equals + 1));
+  let format = "qcow2";
+  for (const property of properties) {
+    if (!property.startsWith("format=")) {
+      throw new ImgtxError("E_USAGE", `'${text}': '${property}' is not format=F`, {
+        hint: "a comma that is part of the file's name is written twice",
+      });
+    }
+    format = property.slice("format=".length);
+  }
+  return { device: text.slice(0, equals), file: input.resolve(file), format };
+}

@@ -1,0 +1,45 @@
+// imgtx txn abort
+
+import type { Outcome } from "../../transaction/index.ts";
+import type { PlainCommand } from "../grammar/definition.ts";
+import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+import { openSession, runOptions } from "../invocation.ts";
+import type { Drawing } from "../report.ts";
+import { outcomeJson } from "../render/json.ts";
+import { drawOutcome } from "../render/outcome.ts";
+
+export const ABORTED: Drawing<Outcome> = {
+  text: (outcome, canvas) =>
+    drawOutcome(
+      outcome,
+      canvas,
+      outcome.dryRun ? "planned" : "undone",
+      outcome.dryRun
+        ? `Dry run: transaction ${outcome.transaction} would be aborted.`
+        : `Aborted transaction ${outcome.transaction}; generation ${outcome.generation} stays.`,
+    ),
+  json: outcomeJson,
+};
+
+export const txnAbort: PlainCommand = {
+  kind: "plain",
+  definition: {
+    arguments: [],
+    options: [],
+    about:
+      "Undoes a transaction: files that it made are removed, and files that were there before are as they " +
+      "were.",
+    examples: [
+      { command: "imgtx txn abort", about: "the only open transaction" },
+      { command: "imgtx txn abort --txn 7f3k2m9qa1", about: "one of several" },
+    ],
+    exits: CHANGING_EXITS,
+  },
+  async execute(invocation) {
+    const { engine, session } = await openSession(invocation);
+    const options = runOptions(invocation, false);
+    const outcome = await engine.abortTransaction(session, options.transaction, options);
+    invocation.report.done(outcome, ABORTED);
+    return 0;
+  },
+};

@@ -1,0 +1,45 @@
+// imgtx txn commit
+
+import type { Outcome } from "../../transaction/index.ts";
+import type { PlainCommand } from "../grammar/definition.ts";
+import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+import { openSession, runOptions } from "../invocation.ts";
+import type { Drawing } from "../report.ts";
+import { outcomeJson } from "../render/json.ts";
+import { drawOutcome, tenseOf } from "../render/outcome.ts";
+
+export const COMMITTED: Drawing<Outcome> = {
+  text: (outcome, canvas) =>
+    drawOutcome(
+      outcome,
+      canvas,
+      tenseOf(outcome),
+      outcome.dryRun
+        ? `Dry run: transaction ${outcome.transaction} could be committed, and stays open.`
+        : `Committed transaction ${outcome.transaction}: generation ${outcome.generation}.`,
+    ),
+  json: outcomeJson,
+};
+
+export const txnCommit: PlainCommand = {
+  kind: "plain",
+  definition: {
+    arguments: [],
+    options: [],
+    about:
+      "Makes all actions of a transaction take effect, as one generation. First it checks that nothing " +
+      "they rest on has changed since. When it ends with status 0 the change is durable.",
+    examples: [
+      { command: "imgtx txn commit", about: "the only open transaction" },
+      { command: "imgtx txn commit --txn 7f3k2m9qa1", about: "one of several" },
+    ],
+    exits: CHANGING_EXITS,
+  },
+  async execute(invocation) {
+    const { engine, session } = await openSession(invocation);
+    const options = runOptions(invocation, false);
+    const outcome = await engine.commitTransaction(session, options.transaction, options);
+    invocation.report.done(outcome, COMMITTED);
+    return 0;
+  },
+};

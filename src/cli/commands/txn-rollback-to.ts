@@ -1,0 +1,60 @@
+// imgtx txn rollback-to NAME
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { Outcome } from "../../transaction/index.ts";
+import type { PlainCommand } from "../grammar/definition.ts";
+import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+import { lockWait, openSession } from "../invocation.ts";
+import { outcomeJson, withSchema } from "../render/json.ts";
+import { drawOutcome } from "../render/outcome.ts";
+import { pickTransaction } from "./pick-transaction.ts";
+import { WOULD } from "./would.ts";
+
+export const txnRollbackTo: PlainCommand = {
+  kind: "plain",
+  definition: {
+    arguments: [{ name: "NAME", about: "a savepoint of the transaction", completes: "nothing" }],
+    options: [],
+    about:
+      "Undoes the actions behind a savepoint, newest first. The transaction stays open, and the savepoint " +
+      "stays too.",
+    examples: [{ command: "imgtx txn rollback-to half", about: "go on from there" }],
+    exits: CHANGING_EXITS,
+  },
+  async execute(invocation) {
+    const { input, settings, report } = invocation;
+    const name = input.argument("NAME");
+    const { engine, session } = await openSession(invocation);
+    if (settings.dryRun) {
+      const { id, savepoints } = pickTransaction(
+        await engine.listTransactions(session),
+        settings.transaction,
+      );
+      if (!savepoints.includes(name)) {
+        throw new ImgtxError("E_REFUSED", `transaction ${id} has no savepoint '${name}'`);
+      }
+      report.done({ saying: `transaction ${id} would go back to savepoint ${name}`, transaction: id }, WOULD);
+      return 0;
+    }
+    const outcome = await engine.rollbackToSavepoint(
+      session,
+      settings.transaction,
+      name,
+      lockWait(invocation),
+    );
+    report.done(
+      { outcome, name },
+      {
+        text: (back: { outcome: Outcome; name: string }, canvas) =>
+          drawOutcome(
+            back.outcome,
+            canvas,
+            "undone",
+            `Transaction ${back.outcome.transaction} is back at savepoint ${back.name}.`,
+          ),
+        json: (back) => withSchema({ ...outcomeJson(back.outcome), savepoint: back.name }),
+      },
+    );
+    return 0;
+  },
+};

@@ -1,0 +1,48 @@
+// imgtx txn savepoint NAME
+
+import type { Outcome } from "../../transaction/index.ts";
+import type { PlainCommand } from "../grammar/definition.ts";
+import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+import { lockWait, openSession } from "../invocation.ts";
+import { outcomeJson, withSchema } from "../render/json.ts";
+import { pickTransaction } from "./pick-transaction.ts";
+import { WOULD } from "./would.ts";
+
+export const txnSavepoint: PlainCommand = {
+  kind: "plain",
+  definition: {
+    arguments: [
+      { name: "NAME", about: "its name; an earlier one of that name is replaced", completes: "nothing" },
+    ],
+    options: [],
+    about: "Marks a place in an open transaction, to come back to with `imgtx txn rollback-to`.",
+    examples: [
+      {
+        command: "imgtx txn savepoint half\nimgtx snapshot vdb b1.qcow2\nimgtx txn rollback-to half",
+        about: "vdb's snapshot is undone, what came before is kept",
+      },
+    ],
+    exits: CHANGING_EXITS,
+  },
+  async execute(invocation) {
+    const { input, settings, report } = invocation;
+    const name = input.argument("NAME");
+    const { engine, session } = await openSession(invocation);
+    if (settings.dryRun) {
+      const { id } = pickTransaction(await engine.listTransactions(session), settings.transaction);
+      report.done({ saying: `savepoint ${name} would be made in transaction ${id}`, transaction: id }, WOULD);
+      return 0;
+    }
+    const outcome = await engine.makeSavepoint(session, settings.transaction, name, lockWait(invocation));
+    report.done(
+      { outcome, name },
+      {
+        text: (made: { outcome: Outcome; name: string }) => [
+          `Savepoint ${made.name} in transaction ${made.outcome.transaction}.`,
+        ],
+        json: (made) => withSchema({ ...outcomeJson(made.outcome), savepoint: made.name }),
+      },
+    );
+    return 0;
+  },
+};

@@ -1,0 +1,29 @@
+// imgtx txn status
+
+import type { PlainCommand } from "../grammar/definition.ts";
+import { READING_EXITS } from "../grammar/exit-status.ts";
+import { openSession } from "../invocation.ts";
+import { pickTransaction } from "./pick-transaction.ts";
+import { TRANSACTIONS_IN_FULL } from "./transaction-drawings.ts";
+
+export const txnStatus: PlainCommand = {
+  kind: "plain",
+  definition: {
+    arguments: [],
+    options: [],
+    about: "Shows the open transactions with their actions; with --txn only that one.",
+    examples: [
+      { command: "imgtx txn status", about: "what is open, and what it holds" },
+      { command: "imgtx txn status --json | jq -r '.transactions[].id'", about: "the ids" },
+    ],
+    exits: [...READING_EXITS.slice(0, 3), 11, ...READING_EXITS.slice(3)],
+  },
+  async execute(invocation) {
+    const { engine, session } = await openSession(invocation);
+    const all = await engine.listTransactions(session);
+    const id = invocation.settings.transaction;
+    invocation.report.answer(id === undefined ? all : [pickTransaction(all, id)], TRANSACTIONS_IN_FULL);
+    if (all.length === 0) invocation.report.advice("no transaction is open");
+    return 0;
+  },
+};

@@ -1,0 +1,81 @@
+// The definitions of all commands, gathered for a shell: what is offered where.
+
+import { COMMAND_TABLE, GROUPS } from "../grammar/command-table.ts";
+import type { ArgumentDefinition, Completes, OptionDefinition } from "../grammar/definition.ts";
+import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
+
+export interface CommandModel {
+  /** The words of its path: `txn begin`. */
+  readonly name: string;
+  readonly summary: string;
+  readonly arguments: readonly ArgumentDefinition[];
+  readonly options: readonly OptionDefinition[];
+}
+
+export interface GroupModel {
+  readonly name: string;
+  readonly summary: string;
+  readonly verbs: readonly { readonly name: string; readonly summary: string }[];
+}
+
+export interface CompletionModel {
+  /** Verbs of the top level: commands and groups. */
+  readonly verbs: readonly { readonly name: string; readonly summary: string }[];
+  readonly groups: readonly GroupModel[];
+  readonly commands: readonly CommandModel[];
+  readonly globals: readonly OptionDefinition[];
+}
+
+export async function buildModel(): Promise<CompletionModel> {
+  const rows = COMMAND_TABLE.filter(({ section }) => section !== "hidden");
+  const commands = await Promise.all(
+    rows.map(async (row) => {
+      const { definition } = await row.load();
+      return {
+        name: row.path.join(" "),
+        summary: row.summary,
+        arguments: definition.arguments,
+        options: definition.options,
+      };
+    }),
+  );
+  const groups = GROUPS.map(({ name }) => ({
+    name,
+    summary: rows
+      .filter(({ path }) => path[0] === name)
+      .map(({ path }) => path[1])
+      .join(", "),
+    verbs: rows
+      .filter(({ path }) => path[0] === name)
+      .map(({ path, summary }) => ({ name: path[1] ?? "", summary })),
+  }));
+  const single = rows
+    .filter(({ path }) => path.length === 1)
+    .map(({ path, summary }) => ({ name: path[0] ?? "", summary }));
+  return {
+    verbs: [...single, ...groups.map(({ name, summary }) => ({ name, summary }))],
+    groups,
+    commands,
+    globals: GLOBAL_OPTIONS,
+  };
+}
+
+/** Every spelling of an option: `-q`, `--quiet`. */
+export function spellings({ short, long }: OptionDefinition): string[] {
+  return [...(short === undefined ? [] : [`-${short}`]), ...(long === undefined ? [] : [`--${long}`])];
+}
+
+/** Whether the word behind the option is its value. */
+export function takesNextWord({ value }: OptionDefinition): boolean {
+  return value !== undefined && value.optional === undefined;
+}
+
+/** Spellings of all options, of all commands, whose value is the word behind them. */
+export function optionsWithNextWord({ commands, globals }: CompletionModel): string[] {
+  const options = [...globals, ...commands.flatMap((command) => command.options)];
+  return [...new Set(options.filter(takesNextWord).flatMap(spellings))];
+}
+
+export function isWordList(completes: Completes): completes is readonly string[] {
+  return typeof completes !== "string";
+}

@@ -1,0 +1,49 @@
+// What the command line needs from the process that it runs in. `run` gets all of it handed in and
+// touches nothing else, so that the crash tests call it in one process, many thousand times, on a
+// simulated disk. Only launch.ts knows the real process.
+
+import type { Storage } from "../storage/index.ts";
+import type { Engine } from "./engine.ts";
+
+export interface Output {
+  write(text: string): void;
+  readonly isTTY: boolean;
+  /** Width of the terminal; undefined or 0 where it is not known. */
+  readonly columns: number | undefined;
+  /** What a spinner draws on. Without one there is none. */
+  readonly stream?: NodeJS.WriteStream;
+}
+
+export type Interrupt = "SIGINT" | "SIGTERM" | "SIGHUP";
+
+/** How a child ended: by itself with a status, or by a signal. */
+export type ChildEnd =
+  | { readonly kind: "exited"; readonly status: number }
+  | { readonly kind: "killed"; readonly signal: string; readonly status: number }
+  | { readonly kind: "not-started"; readonly reason: string; readonly status: number };
+
+export interface Child {
+  readonly ended: Promise<ChildEnd>;
+  kill(signal: Interrupt): void;
+}
+
+export interface CliContext {
+  readonly storage: Storage;
+  /** Absolute, and free of symbolic links, as getcwd gives it. */
+  readonly cwd: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly stdout: Output;
+  readonly stderr: Output;
+  readonly stdin: () => Promise<string>;
+  /** Whether Ctrl-C reaches children by itself, because they share a terminal with this process. */
+  readonly sharesTerminal?: boolean;
+  /** Calls handler at every interrupt until the returned function is called. */
+  readonly onInterrupt?: (handler: (signal: Interrupt) => void) => () => void;
+  /** Starts a program with the process's own stdin, stdout and stderr. */
+  readonly spawn?: (
+    command: readonly string[],
+    options: { readonly cwd: string; readonly env: Readonly<Record<string, string | undefined>> },
+  ) => Child;
+  /** Another transaction layer, for tests of the command line alone. */
+  readonly engine?: Engine;
+}

@@ -1,0 +1,214 @@
+// Every command, with the one line that says what it is for. The commands themselves are loaded one by
+// one, when they are called: loading them all would cost more than most of them take.
+
+import type { Command } from "./definition.ts";
+
+export interface CommandRow {
+  /** `["txn", "begin"]` */
+  readonly path: readonly string[];
+  readonly summary: string;
+  /** Under which heading `imgtx --help` lists it; hidden commands have none. */
+  readonly section: Section | "hidden";
+  readonly load: () => Promise<Command>;
+}
+
+export interface GroupRow {
+  readonly name: string;
+  readonly about: string;
+}
+
+export const SECTIONS = ["Workspace and devices", "Actions", "Transactions", "More"] as const;
+export type Section = (typeof SECTIONS)[number];
+
+export const GROUPS: readonly GroupRow[] = [
+  {
+    name: "device",
+    about:
+      "A device is a name, such as vda, for the top of a chain of images. Commands and scripts speak of " +
+      "devices; the device table says which image each one means now.",
+  },
+  {
+    name: "txn",
+    about:
+      "Between begin and commit, actions join the open transaction and take effect together, or not at " +
+      "all. A transaction outlives the commands in it, and a crash.",
+  },
+  {
+    name: "completion",
+    about: "Prints a script that teaches a shell to complete imgtx's commands, options and devices.",
+  },
+];
+
+export const COMMAND_TABLE: readonly CommandRow[] = [
+  {
+    path: ["init"],
+    summary: "make a workspace",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/init.ts")).init,
+  },
+  {
+    path: ["device", "add"],
+    summary: "give an image a device name",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/device-add.ts")).deviceAdd,
+  },
+  {
+    path: ["device", "remove"],
+    summary: "forget a device; its images stay",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/device-remove.ts")).deviceRemove,
+  },
+  {
+    path: ["device", "list"],
+    summary: "list the devices",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/device-list.ts")).deviceList,
+  },
+  {
+    path: ["device", "show"],
+    summary: "show a device and its chain",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/device-show.ts")).deviceShow,
+  },
+  {
+    path: ["tree"],
+    summary: "draw the chains of the devices",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/tree.ts")).tree,
+  },
+  {
+    path: ["snapshot"],
+    summary: "put a new overlay on top of a device",
+    section: "Actions",
+    load: async () => (await import("../commands/snapshot.ts")).snapshot,
+  },
+  {
+    path: ["snapshot-group"],
+    summary: "snapshot several devices at one instant",
+    section: "Actions",
+    load: async () => (await import("../commands/snapshot-group.ts")).snapshotGroup,
+  },
+  {
+    path: ["reopen"],
+    summary: "point a device to another image",
+    section: "Actions",
+    load: async () => (await import("../commands/reopen.ts")).reopen,
+  },
+  {
+    path: ["rollback"],
+    summary: "go back to an earlier generation",
+    section: "Actions",
+    load: async () => (await import("../commands/rollback.ts")).rollback,
+  },
+  {
+    path: ["refuse"],
+    summary: "always refuse",
+    section: "hidden",
+    load: async () => (await import("../commands/refuse.ts")).refuse,
+  },
+  {
+    path: ["txn", "begin"],
+    summary: "open a transaction",
+    section: "Transactions",
+    load: async () => (await import("../commands/txn-begin.ts")).txnBegin,
+  },
+  {
+    path: ["txn", "commit"],
+    summary: "make a transaction take effect",
+    section: "Transactions",
+    load: async () => (await import("../commands/txn-commit.ts")).txnCommit,
+  },
+  {
+    path: ["txn", "abort"],
+    summary: "undo a transaction",
+    section: "Transactions",
+    load: async () => (await import("../commands/txn-abort.ts")).txnAbort,
+  },
+  {
+    path: ["txn", "status"],
+    summary: "show the open transactions",
+    section: "Transactions",
+    load: async () => (await import("../commands/txn-status.ts")).txnStatus,
+  },
+  {
+    path: ["txn", "list"],
+    summary: "list the open transactions, a line each",
+    section: "Transactions",
+    load: async () => (await import("../commands/txn-list.ts")).txnList,
+  },
+  {
+    path: ["txn", "show"],
+    summary: "show one transaction",
+    section: "Transactions",
+    load: async () => (await import("../commands/txn-show.ts")).txnShow,
+  },
+  {
+    path: ["txn", "exec"],
+    summary: "run a command in a transaction",
+    section: "Transactions",
+    load: async () => (await import("../commands/txn-exec.ts")).txnExec,
+  },
+  {
+    path: ["txn", "run"],
+    summary: "run a batch of actions in one transaction",
+    section: "Transactions",
+    load: async () => (await import("../commands/txn-run.ts")).txnRun,
+  },
+  {
+    path: ["txn", "savepoint"],
+    summary: "mark a place to come back to",
+    section: "Transactions",
+    load: async () => (await import("../commands/txn-savepoint.ts")).txnSavepoint,
+  },
+  {
+    path: ["txn", "rollback-to"],
+    summary: "undo what came behind a savepoint",
+    section: "Transactions",
+    load: async () => (await import("../commands/txn-rollback-to.ts")).txnRollbackTo,
+  },
+  {
+    path: ["history"],
+    summary: "list the generations of the device table",
+    section: "More",
+    load: async () => (await import("../commands/history.ts")).history,
+  },
+  {
+    path: ["recover"],
+    summary: "finish or undo what a crash left, and nothing else",
+    section: "More",
+    load: async () => (await import("../commands/recover.ts")).recover,
+  },
+  {
+    path: ["completion", "bash"],
+    summary: "print the completion for bash",
+    section: "More",
+    load: async () => (await import("../commands/completion.ts")).completionBash,
+  },
+  {
+    path: ["completion", "zsh"],
+    summary: "print the completion for zsh",
+    section: "More",
+    load: async () => (await import("../commands/completion.ts")).completionZsh,
+  },
+  {
+    path: ["completion", "fish"],
+    summary: "print the completion for fish",
+    section: "More",
+    load: async () => (await import("../commands/completion.ts")).completionFish,
+  },
+  {
+    path: ["help"],
+    summary: "explain a command",
+    section: "More",
+    load: async () => (await import("../commands/help.ts")).help,
+  },
+];
+
+export function findRow(path: readonly string[]): CommandRow | undefined {
+  const wanted = path.join(" ");
+  return COMMAND_TABLE.find((row) => row.path.join(" ") === wanted);
+}
+
+export function findGroup(name: string | undefined): GroupRow | undefined {
+  return GROUPS.find((group) => group.name === name);
+}

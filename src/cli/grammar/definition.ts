@@ -1,0 +1,83 @@
+// What a command is, as data: the parser, the help, the completions and the test of the man pages all
+// read the same definitions. How a command runs is a function beside its definition.
+
+import type { ActionRequest } from "../../transaction/index.ts";
+import type { Invocation } from "../invocation.ts";
+import type { CommandInput } from "./input.ts";
+
+/** What a shell offers at this place; a list is the words themselves. */
+export type Completes =
+  | "device"
+  | "device-file"
+  | "file"
+  | "folder"
+  | "transaction"
+  | "nothing"
+  | readonly string[];
+
+export interface ArgumentDefinition {
+  /** In capitals, as it is printed: `FILE`. */
+  readonly name: string;
+  readonly about: string;
+  readonly optional?: true;
+  readonly variadic?: true;
+  readonly completes: Completes;
+}
+
+export interface OptionDefinition {
+  /** Without dashes. One of long and short is there. */
+  readonly long?: string;
+  readonly short?: string;
+  readonly value?: {
+    readonly name: string;
+    readonly completes: Completes;
+    /** Only these; others are usage errors. */
+    readonly choices?: readonly string[];
+    /** Given as `--name=VALUE` or left out. */
+    readonly optional?: true;
+  };
+  readonly repeatable?: true;
+  readonly about: string;
+}
+
+export interface Example {
+  readonly command: string;
+  readonly about: string;
+}
+
+export interface CommandDefinition {
+  readonly arguments: readonly ArgumentDefinition[];
+  readonly options: readonly OptionDefinition[];
+  /** One paragraph: what it does. */
+  readonly about: string;
+  readonly examples: readonly Example[];
+  /** Exit statuses that this command ends with, of the table in exit-status.ts. */
+  readonly exits: readonly number[];
+  /** What is special about this command's exit status, behind the table. */
+  readonly exitNote?: string;
+}
+
+/** A command that is one action: alone, in an open transaction, or as a line of `txn run`. */
+export interface ActionCommand {
+  readonly kind: "action";
+  readonly definition: CommandDefinition;
+  /** Never joins an open transaction. */
+  readonly standalone: boolean;
+  /** Makes the workspace here when there is none. */
+  readonly createsWorkspace: boolean;
+  /** Throws E_USAGE for values that the grammar alone can't refuse. */
+  request(input: CommandInput): ActionRequest;
+}
+
+export interface PlainCommand {
+  readonly kind: "plain";
+  readonly definition: CommandDefinition;
+  /** Returns the exit status. */
+  execute(invocation: Invocation): Promise<number>;
+}
+
+export type Command = ActionCommand | PlainCommand;
+
+export function optionFlag(option: OptionDefinition): string {
+  return option.long === undefined ? `-${option.short}` : `--${option.long}`;
+}

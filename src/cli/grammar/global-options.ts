@@ -1,0 +1,40 @@
+// Options that every command takes, before or behind the verb.
+
+import type { OptionDefinition } from "./definition.ts";
+
+export const GLOBAL_OPTIONS: readonly OptionDefinition[] = [
+  {
+    long: "output",
+    value: { name: "FORM", completes: ["human", "json"], choices: ["human", "json"] },
+    about: "human (the default) or json",
+  },
+  { long: "json", about: "the same as --output json" },
+  {
+    long: "workspace",
+    value: { name: "DIR", completes: "folder" },
+    about: "use this workspace; else IMGTX_WORKSPACE, else the nearest one upwards",
+  },
+  {
+    long: "txn",
+    value: { name: "ID", completes: "transaction" },
+    about: "the open transaction to work in; else IMGTX_TXN, else the only one open",
+  },
+  {
+    long: "wait",
+    value: { name: "SECONDS", completes: "nothing", optional: true },
+    about: "wait for locks, without a number for good",
+  },
+  {
+    long: "allow-path",
+    value: { name: "DIR", completes: "folder" },
+    repeatable: true,
+    about: "trust raw backing images and data files below DIR; also IMGTX_ALLOW_PATH, colon-separated",
+  },
+  { long: "dry-run", short: "n", about: "print what would be done, and change nothing" },
+  { long: "yes", short: "y", about: "answer yes where a command asks before it destroys" },
+  { long: "quiet", short: "q", about: "print nothing on success but what was asked for" },
+  { long: "verbose", short: "v", about: "print causes with errors, and stacks with bugs" },
+  { long: "no-color", about: "no colours; NO_COLOR does the same" },
+  { long: "help", short: "h", about: "explain a command" },
+  { long: "version", short: "V", about: "print the version" },
+];

@@ -1,0 +1,184 @@
+// From the words of a command line to a CommandInput and Settings, with commander as the grammar.
+//
+// Invariant: commander prints nothing and ends nothing. What it objects to becomes an ImgtxError with
+// E_USAGE, whose hint carries its suggestion.
+
+import { Command as Commander, CommanderError, Option } from "commander";
+import { ImgtxError } from "../../errors/index.ts";
+import type { CliContext } from "../context.ts";
+import { readSettings, type Settings } from "../settings.ts";
+import { COMMAND_TABLE, GROUPS, type CommandRow } from "./command-table.ts";
+import { optionFlag, type CommandDefinition, type OptionDefinition } from "./definition.ts";
+import { GLOBAL_OPTIONS } from "./global-options.ts";
+import { CommandInput, type ParsedValue } from "./input.ts";
+
+/** What `--wait` without a value is turned into, so that it never takes the word behind it for one. */
+export const WAIT_FOR_GOOD = "forever";
+
+export interface Parsed {
+  readonly input: CommandInput;
+  readonly settings: Settings;
+}
+
+/** Parses a whole command line for the command that locateCommand found. */
+export function parseCommandLine(
+  argv: readonly string[],
+  row: CommandRow,
+  definition: CommandDefinition,
+  context: Pick<CliContext, "cwd" | "env">,
+): Parsed {
+  const root = quietCommander("imgtx");
+  addOptions(root, GLOBAL_OPTIONS);
+  let parent = root;
+  for (const word of row.path.slice(0, -1)) {
+    const group = quietCommander(word);
+    parent.addCommand(group);
+    parent = group;
+  }
+  const leaf = makeLeaf(row.path.at(-1) ?? "", definition);
+  parent.addCommand(leaf);
+  parseWith(root, closeWait(argv), row.path);
+  const settings = readSettings(readOptions(root, GLOBAL_OPTIONS), context);
+  return { input: readInput(leaf, definition, context.cwd, settings.givenAllowPaths), settings };
+}
+
+/** Parses the words behind a verb, without global options: a line of a batch. */
+export function parseLine(
+  words: readonly string[],
+  row: CommandRow,
+  definition: CommandDefinition,
+  cwd: string,
+): CommandInput {
+  const leaf = makeLeaf(row.path.join(" "), definition);
+  parseWith(leaf, words, row.path);
+  return readInput(leaf, definition, cwd, []);
+}
+
+/** Throws the usage error for a command line whose verb is not known, with the nearest one as a hint. */
+export function refuseUnknownCommand(argv: readonly string[], path: readonly string[]): never {
+  const root = quietCommander("imgtx");
+  addOptions(root, GLOBAL_OPTIONS);
+  for (const group of GROUPS) root.addCommand(quietCommander(group.name));
+  for (const row of COMMAND_TABLE) {
+    const [first, second] = row.path;
+    const parent = second === undefined ? root : root.commands.find((each) => each.name() === first);
+    const stub = quietCommander(second ?? first ?? "");
+    parent?.addCommand(stub, { hidden: row.section === "hidden" });
+  }
+  parseWith(root, closeWait(argv), path);
+  throw new ImgtxError("E_USAGE", "no command given", { hint: helpHint(path) });
+}
+
+/** As above for the first word of a batch's line. */
+export function refuseUnknownVerb(word: string, verbs: readonly string[]): never {
+  const root = quietCommander("imgtx");
+  for (const verb of verbs) root.addCommand(quietCommander(verb));
+  parseWith(root, [word], []);
+  throw new ImgtxError("E_USAGE", `'${word}' is no action`);
+}
+
+function quietCommander(name: string): Commander {
+  return new Commander(name)
+    .exitOverride()
+    .helpOption(false)
+    .helpCommand(false)
+    .configureOutput({ writeOut: () => undefined, writeErr: () => undefined });
+}
+
+function makeLeaf(name: string, definition: CommandDefinition): Commander {
+  const leaf = quietCommander(name).action(() => undefined);
+  for (const argument of definition.arguments) {
+    const dots = argument.variadic ? "..." : "";
+    leaf.argument(
+      argument.optional ? `[${argument.name}${dots}]` : `<${argument.name}${dots}>`,
+      argument.about,
+    );
+  }
+  addOptions(leaf, definition.options);
+  return leaf;
+}
+
+function addOptions(command: Commander, definitions: readonly OptionDefinition[]): void {
+  for (const definition of definitions) command.addOption(makeOption(definition));
+}
+
+function makeOption(definition: OptionDefinition): Option {
+  const names = [
+    ...(definition.short === undefined ? [] : [`-${definition.short}`]),
+    ...(definition.long === undefined ? [] : [`--${definition.long}`]),
+  ].join(", ");
+  const { value } = definition;
+  if (value === undefined) return new Option(names, definition.about);
+  const option = new Option(
+    `${names} ${value.optional ? `[${value.name}]` : `<${value.name}>`}`,
+    definition.about,
+  );
+  if (value.choices) option.choices(value.choices);
+  if (definition.repeatable) {
+    option.argParser((text: string, before: readonly string[] | undefined) => [...(before ?? []), text]);
+  }
+  return option;
+}
+
+function parseWith(command: Commander, argv: readonly string[], path: readonly string[]): void {
+  try {
+    command.parse(argv, { from: "user" });
+  } catch (error) {
+    if (error instanceof CommanderError) throw usageError(error, path);
+    throw error;
+  }
+}
+
+function usageError(error: CommanderError, path: readonly string[]): ImgtxError {
+  const text = error.message.replace(/^error: /, "");
+  const suggestion = /\n\(Did you mean (.+)\?\)$/s.exec(text);
+  const message = suggestion ? text.slice(0, suggestion.index) : text;
+  const hint = suggestion ? `did you mean ${suggestion[1]}?` : helpHint(path);
+  return new ImgtxError("E_USAGE", message, { hint, cause: error });
+}
+
+function helpHint(path: readonly string[]): string {
+  return `see \`${["imgtx", ...path, "--help"].join(" ")}\``;
+}
+
+function closeWait(argv: readonly string[]): readonly string[] {
+  const end = argv.includes("--") ? argv.indexOf("--") : argv.length;
+  return argv.map((word, index) => (word === "--wait" && index < end ? `--wait=${WAIT_FOR_GOOD}` : word));
+}
+
+function readInput(
+  leaf: Commander,
+  definition: CommandDefinition,
+  cwd: string,
+  allowPaths: readonly string[],
+): CommandInput {
+  const values = new Map(readOptions(leaf, definition.options));
+  for (const [index, argument] of definition.arguments.entries()) {
+    const value: unknown = leaf.processedArgs[index];
+    if (isParsedValue(value)) values.set(argument.name, value);
+  }
+  return new CommandInput(values, cwd, allowPaths);
+}
+
+function readOptions(
+  command: Commander,
+  definitions: readonly OptionDefinition[],
+): ReadonlyMap<string, ParsedValue> {
+  const values = new Map<string, ParsedValue>();
+  for (const definition of definitions) {
+    const option = command.options.find(
+      ({ long, short }) =>
+        (definition.long !== undefined && long === `--${definition.long}`) ||
+        (definition.short !== undefined && short === `-${definition.short}`),
+    );
+    if (option === undefined) continue;
+    const value: unknown = command.getOptionValue(option.attributeName());
+    if (option.negate) values.set(optionFlag(definition), value === false);
+    else if (isParsedValue(value)) values.set(optionFlag(definition), value);
+  }
+  return values;
+}
+
+function isParsedValue(value: unknown): value is ParsedValue {
+  return typeof value === "string" || typeof value === "boolean" || Array.isArray(value);
+}

@@ -1,0 +1,58 @@
+// What a running command has in its hands.
+
+import type { LockWait, RunOptions } from "../transaction/index.ts";
+import type { CliContext } from "./context.ts";
+import type { Engine, Session } from "./engine.ts";
+import type { CommandInput } from "./grammar/input.ts";
+import type { Report } from "./report.ts";
+import type { Settings } from "./settings.ts";
+
+export interface Invocation {
+  readonly input: CommandInput;
+  readonly settings: Settings;
+  readonly context: CliContext;
+  /** Loads the transaction layer: not every command needs it. */
+  readonly loadEngine: () => Promise<Engine>;
+  readonly report: Report;
+  /** Aborted by the first interrupt. */
+  readonly signal: AbortSignal;
+}
+
+export interface OpenSession {
+  readonly engine: Engine;
+  readonly session: Session;
+}
+
+/** Opens the session, which runs recovery, and says in a line each what was recovered. */
+export async function openSession(
+  invocation: Invocation,
+  options: { readonly createHere?: boolean } = {},
+): Promise<OpenSession> {
+  const { context, settings, report } = invocation;
+  const engine = await invocation.loadEngine();
+  const session = await engine.openSession(context.storage, {
+    ...lockWait(invocation),
+    startFolder: context.cwd,
+    workspace: settings.workspace,
+    createHere: options.createHere ?? false,
+    allowPaths: settings.allowPaths,
+  });
+  for (const note of session.recovered) report.recovery(note);
+  return { engine, session };
+}
+
+/** Waits end with the first interrupt too. */
+export function lockWait({ settings, report, signal }: Invocation): LockWait & { signal: AbortSignal } {
+  return { waitMs: settings.waitMs, onWait: (what) => report.waiting(what), signal };
+}
+
+export function runOptions(invocation: Invocation, standalone: boolean): RunOptions {
+  const { settings } = invocation;
+  return {
+    ...lockWait(invocation),
+    transaction: settings.transaction,
+    standalone,
+    dryRun: settings.dryRun,
+    allowPaths: settings.allowPaths,
+  };
+}

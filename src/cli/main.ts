@@ -1,0 +1,100 @@
+// The command line, from argv to an exit status. All that it needs of the process is in the context:
+// no module below keeps state or touches the process, so that it can run any number of times in one.
+
+import { EXIT_OF_CODE, ImgtxError } from "../errors/index.ts";
+import type { CliContext } from "./context.ts";
+import type { Engine } from "./engine.ts";
+import type { CommandRow } from "./grammar/command-table.ts";
+import type { Command } from "./grammar/definition.ts";
+import { locateCommand, type Located } from "./grammar/locate.ts";
+import { watchInterrupts } from "./interrupts.ts";
+import type { Invocation } from "./invocation.ts";
+import type { Canvas } from "./render/canvas.ts";
+import { Report } from "./report.ts";
+import { version } from "./version.ts";
+
+export type { Child, ChildEnd, CliContext, Interrupt, Output } from "./context.ts";
+
+/** Runs one command and returns its exit status. Never throws. */
+export async function run(argv: readonly string[], context: CliContext): Promise<number> {
+  const located = locateCommand(argv);
+  const report = await Report.create(context, {
+    json: located.wantsJson,
+    quiet: false,
+    verbose: located.wantsVerbose,
+    refusesColor: located.refusesColor,
+  });
+  try {
+    return await dispatch(argv, located, context, report);
+  } catch (error) {
+    return report.failure(error);
+  }
+}
+
+async function dispatch(
+  argv: readonly string[],
+  located: Located,
+  context: CliContext,
+  report: Report,
+): Promise<number> {
+  if (located.wantsVersion) {
+    report.print([`imgtx ${version}`]);
+    return 0;
+  }
+  if (located.wantsHelp && (located.bare || located.row)) {
+    report.print(await drawHelp(located.path, report.canvas, false));
+    return 0;
+  }
+  if (located.bare) {
+    // Status 0 is kept for what was done: a script whose variable was empty must not go on.
+    if (located.wantsJson)
+      throw new ImgtxError("E_USAGE", "no command given", { hint: "see `imgtx --help`" });
+    report.printAside(await drawHelp(located.path, report.asideCanvas, true));
+    return EXIT_OF_CODE.E_USAGE;
+  }
+  const { refuseUnknownCommand } = await import("./grammar/parser.ts");
+  if (located.row === undefined) return refuseUnknownCommand(argv, located.path);
+  return execute(argv, located.row, context, report);
+}
+
+async function drawHelp(path: readonly string[], canvas: Canvas, short: boolean): Promise<readonly string[]> {
+  const { helpFor } = await import("./commands/help.ts");
+  return helpFor(path, canvas, short);
+}
+
+async function execute(
+  argv: readonly string[],
+  row: CommandRow,
+  context: CliContext,
+  early: Report,
+): Promise<number> {
+  const [command, { parseCommandLine }] = await Promise.all([row.load(), import("./grammar/parser.ts")]);
+  const { input, settings } = parseCommandLine(argv, row, command.definition, context);
+  const report = await Report.create(context, settings);
+  const interrupts = watchInterrupts(context, report);
+  try {
+    const loadEngine = async (): Promise<Engine> =>
+      context.engine ?? (await import("../transaction/index.ts"));
+    const invocation: Invocation = {
+      input,
+      settings,
+      context,
+      loadEngine,
+      report,
+      signal: interrupts.signal,
+    };
+    return await executeCommand(command, invocation);
+  } catch (error) {
+    return report.failure(interrupts.explain(error));
+  } finally {
+    report.stopWaiting();
+    early.stopWaiting();
+    interrupts.stop();
+  }
+}
+
+async function executeCommand(command: Command, invocation: Invocation): Promise<number> {
+  if (command.kind === "plain") return command.execute(invocation);
+  const { executeAction } = await import("./commands/action.ts");
+  return executeAction(command, invocation);
+}

@@ -1,0 +1,109 @@
+// The JSON of the contract. Keys are kebab-case where qemu-img has them so; sizes are integers, in bytes.
+
+import { ImgtxError } from "../../errors/index.ts";
+import type {
+  ActionReport,
+  DeviceDescription,
+  GenerationDescription,
+  Outcome,
+  TransactionDescription,
+} from "../../transaction/index.ts";
+
+const SCHEMA = 1;
+
+export function withSchema<T extends object>(data: T): { schema: number } & T {
+  return { schema: SCHEMA, ...data };
+}
+
+export function deviceJson(device: DeviceDescription): object {
+  return {
+    name: device.name,
+    image: device.image,
+    format: device.format,
+    "virtual-size": device.virtualSizeBytes,
+    chain: device.chain.map(({ image, format }) => ({ image, format })),
+    frozen: device.frozen,
+    mirror: device.mirror,
+    transaction: device.transaction,
+    problem: device.problem,
+  };
+}
+
+function actionJson(action: ActionReport): object {
+  return {
+    kind: action.kind,
+    device: action.device,
+    before: action.before,
+    after: action.after,
+    format: action.format,
+    files: action.files.map(({ path, change }) => ({ path, change })),
+    notes: action.notes,
+  };
+}
+
+export function outcomeJson(outcome: Outcome): object {
+  return withSchema({
+    changed: outcome.changed,
+    "dry-run": outcome.dryRun,
+    transaction: outcome.transaction,
+    pending: outcome.pending,
+    generation: outcome.generation,
+    actions: outcome.actions.map(actionJson),
+    devices: outcome.devices.map(deviceJson),
+  });
+}
+
+export function transactionJson(transaction: TransactionDescription): object {
+  return {
+    id: transaction.id,
+    name: transaction.name,
+    state: transaction.state,
+    started: transaction.started,
+    "on-error": transaction.onError,
+    busy: transaction.busy,
+    devices: transaction.devices,
+    actions: transaction.actions.map(actionJson),
+    savepoints: transaction.savepoints,
+  };
+}
+
+export function generationJson(generation: GenerationDescription): object {
+  return {
+    generation: generation.generation,
+    present: generation.present,
+    committed: generation.committed,
+    transaction: generation.transaction,
+    summary: generation.summary,
+    devices: generation.devices.map(({ name, image, format }) => ({ name, image, format })),
+  };
+}
+
+/** `changed` is null where a bug leaves it open. */
+export function errorJson(error: unknown): object {
+  if (!(error instanceof ImgtxError)) {
+    return withSchema({
+      error: {
+        code: "E_INTERNAL",
+        message: `a bug in imgtx: ${error instanceof Error ? error.message : String(error)}`,
+        device: null,
+        image: null,
+        offset: null,
+        field: null,
+        hint: null,
+        changed: null,
+      },
+    });
+  }
+  return withSchema({
+    error: {
+      code: error.code,
+      message: error.message,
+      device: error.device ?? null,
+      image: error.image ?? null,
+      offset: error.offset ?? null,
+      field: error.field ?? null,
+      hint: error.hint ?? null,
+      changed: error.changed,
+    },
+  });
+}

@@ -1,0 +1,74 @@
+// Paragraphs and tables for terminals of any width. Texts come in plain and are painted afterwards, or
+// cell by cell: the width of a painted text can't be told from its length.
+
+import type { Canvas } from "./canvas.ts";
+
+/** Breaks at spaces. A word longer than the width stands alone and sticks out: cutting it would lie. */
+export function wrap(text: string, width: number): string[] {
+  const lines: string[] = [];
+  let line = "";
+  for (const word of text.split(" ")) {
+    if (line !== "" && line.length + 1 + word.length > width) {
+      lines.push(line);
+      line = word;
+    } else {
+      line = line === "" ? word : `${line} ${word}`;
+    }
+  }
+  return [...lines, line];
+}
+
+export function indent(lines: readonly string[], spaces: number): string[] {
+  return lines.map((line) => (line === "" ? "" : " ".repeat(spaces) + line));
+}
+
+export interface Entry {
+  readonly term: string;
+  readonly about: string;
+}
+
+/** Terms on the left and what they mean on the right, or below where the terminal is narrow. */
+export function definitionList(entries: readonly Entry[], width: number): string[] {
+  const longest = Math.max(0, ...entries.map(({ term }) => term.length));
+  const beside = longest + 2 <= width / 2;
+  const column = beside ? longest + 2 : Math.min(6, Math.floor(width / 4));
+  return entries.flatMap(({ term, about }) => {
+    const body = wrap(about, Math.max(12, width - column));
+    if (!beside) return [term, ...indent(body, column)];
+    const [first = "", ...rest] = body;
+    return [term.padEnd(column) + first, ...indent(rest, column)];
+  });
+}
+
+/** Columns under headings; one record a paragraph where the terminal is too narrow for the table. */
+export function table(
+  headings: readonly string[],
+  rows: readonly (readonly string[])[],
+  canvas: Canvas,
+): string[] {
+  const widths = headings.map((heading, column) =>
+    Math.max(heading.length, ...rows.map((row) => (row[column] ?? "").length)),
+  );
+  const total = widths.reduce((sum, width) => sum + width + 2, -2);
+  if (canvas.columns !== undefined && total > canvas.columns) return records(headings, rows, canvas);
+  const line = (cells: readonly string[]): string =>
+    cells
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join("  ")
+      .trimEnd();
+  return [canvas.paint.dim(line(headings)), ...rows.map(line)];
+}
+
+function records(
+  headings: readonly string[],
+  rows: readonly (readonly string[])[],
+  { paint }: Canvas,
+): string[] {
+  return rows.flatMap(([first = "", ...rest], row) => [
+    ...(row === 0 ? [] : [""]),
+    paint.bold(first),
+    ...rest.flatMap((cell, index) =>
+      cell === "" ? [] : [`  ${paint.dim(`${(headings[index + 1] ?? "").toLowerCase()}:`)} ${cell}`],
+    ),
+  ]);
+}

@@ -1,0 +1,79 @@
+// Tables and paragraphs of queries: devices, transactions, generations.
+
+import { formatBytes } from "../../units/index.ts";
+import type {
+  DeviceDescription,
+  GenerationDescription,
+  TransactionDescription,
+} from "../../transaction/index.ts";
+import type { Canvas } from "./canvas.ts";
+import { table } from "./layout.ts";
+import { drawAction } from "./outcome.ts";
+
+export function drawDevices(devices: readonly DeviceDescription[], canvas: Canvas): string[] {
+  const rows = devices.map((device) => [
+    device.name,
+    device.format,
+    device.virtualSizeBytes === null ? "?" : formatBytes(device.virtualSizeBytes),
+    String(device.chain.length),
+    stateOf(device),
+    device.image,
+  ]);
+  return table(["NAME", "FORMAT", "SIZE", "IMAGES", "STATE", "IMAGE"], rows, canvas);
+}
+
+function stateOf(device: DeviceDescription): string {
+  if (device.problem !== null) return "broken";
+  if (device.transaction !== null) return `in ${device.transaction}`;
+  return device.frozen ? "frozen" : "ok";
+}
+
+export function drawTransactionList(
+  transactions: readonly TransactionDescription[],
+  canvas: Canvas,
+): string[] {
+  const rows = transactions.map((transaction) => [
+    transaction.id,
+    transaction.name ?? "",
+    stateOfTransaction(transaction),
+    drawTime(transaction.started),
+    transaction.devices.join(" "),
+  ]);
+  return table(["ID", "NAME", "STATE", "STARTED", "DEVICES"], rows, canvas);
+}
+
+function stateOfTransaction({ state, busy }: TransactionDescription): string {
+  if (state === "committed") return "committed, not finished";
+  return busy ? "open, busy" : "open";
+}
+
+export function drawTransaction(transaction: TransactionDescription, canvas: Canvas): string[] {
+  const { paint } = canvas;
+  const name = transaction.name === null ? "" : ` (${transaction.name})`;
+  const facts = [
+    stateOfTransaction(transaction),
+    `since ${drawTime(transaction.started)}`,
+    ...(transaction.onError === "abort" ? ["an error aborts it"] : []),
+  ].join(", ");
+  const actions = transaction.actions.flatMap((action) => drawAction(action, canvas, "prepared"));
+  return [
+    `${paint.bold(transaction.id)}${name}: ${facts}`,
+    ...(actions.length === 0 ? ["  no actions yet"] : actions.map((line) => `  ${line}`)),
+    ...(transaction.savepoints.length === 0 ? [] : [`  savepoints: ${transaction.savepoints.join(", ")}`]),
+  ];
+}
+
+export function drawGenerations(generations: readonly GenerationDescription[], canvas: Canvas): string[] {
+  const rows = generations.map((generation) => [
+    `${generation.generation}${generation.present ? "*" : ""}`,
+    drawTime(generation.committed),
+    generation.transaction ?? "",
+    generation.summary,
+  ]);
+  return table(["GENERATION", "COMMITTED", "TRANSACTION", "CHANGE"], rows, canvas);
+}
+
+/** `2012-03-05 14:03:11Z`: UTC like the JSON, since logs of several hosts are read side by side. */
+function drawTime(iso: string): string {
+  return iso.replace("T", " ").replace(/\.\d+Z$/, "Z");
+}

@@ -1,0 +1,56 @@
+// What a command did, prepared, or would do: a line an action, then the chains of the devices.
+
+import type { ActionKind, ActionReport, Outcome } from "../../transaction/index.ts";
+import type { Canvas } from "./canvas.ts";
+import { drawChains } from "./chain.ts";
+
+/** `undone` is for what took a transaction, or a part of one, back. */
+export type Tense = "done" | "prepared" | "planned" | "undone";
+
+const SAYING: Readonly<Record<ActionKind, Readonly<Record<Tense, string>>>> = {
+  snapshot: sayings("snapshot taken", "snapshot prepared", "would be snapshotted", "snapshot undone"),
+  "snapshot-group": sayings("snapshot taken", "snapshot prepared", "would be snapshotted", "snapshot undone"),
+  reopen: sayings("reopened", "reopen prepared", "would be reopened", "reopen undone"),
+  "device-add": sayings("added", "add prepared", "would be added", "add undone"),
+  "device-remove": sayings("removed", "remove prepared", "would be removed", "remove undone"),
+  rollback: sayings("rolled back", "rollback prepared", "would be rolled back", "rollback undone"),
+  refuse: sayings("refused", "refusal prepared", "would be refused", "refusal undone"),
+};
+
+function sayings(done: string, prepared: string, planned: string, undone: string): Record<Tense, string> {
+  return { done, prepared, planned, undone };
+}
+
+export function tenseOf(outcome: Outcome): Tense {
+  if (outcome.dryRun) return "planned";
+  return outcome.pending ? "prepared" : "done";
+}
+
+export function drawOutcome(outcome: Outcome, canvas: Canvas, tense: Tense, closing: string): string[] {
+  const actions = outcome.actions.flatMap((action) => drawAction(action, canvas, tense));
+  const chains = drawChains(outcome.devices, canvas);
+  return [...actions, ...(chains.length > 0 ? ["", ...chains, ""] : []), closing];
+}
+
+/** The last line of an action's result. */
+export function closingOf(outcome: Outcome): string {
+  if (outcome.dryRun) return "Dry run: nothing was changed.";
+  if (outcome.pending) {
+    return `Prepared in transaction ${outcome.transaction}; \`imgtx txn commit\` makes it take effect.`;
+  }
+  return outcome.changed ? `Generation ${outcome.generation}.` : "Nothing to change.";
+}
+
+export function drawAction(action: ActionReport, { paint }: Canvas, tense: Tense): string[] {
+  const head = action.device === null ? action.kind : action.device;
+  return [
+    `${paint.bold(head)}: ${SAYING[action.kind][tense]}${drawMove(action, tense)}`,
+    ...action.notes.map((note) => `  ${paint.yellow("note:")} ${note}`),
+  ];
+}
+
+function drawMove({ before, after }: ActionReport, tense: Tense): string {
+  if (tense === "undone") return before === null ? "" : `, stays ${before}`;
+  if (after === null) return before === null ? "" : `; ${before} stays as it is`;
+  return before === null || before === after ? `: ${after}` : `: ${after}, was ${before}`;
+}

@@ -1,0 +1,132 @@
+// The one way to the outputs: results to stdout, all else to stderr, each as text or as JSON. Text is
+// drawn from printable data only, so that no drawing function can forget to escape a name.
+
+import { ImgtxError } from "../errors/index.ts";
+import type { RecoveryNote } from "../transaction/index.ts";
+import type { CliContext } from "./context.ts";
+import { makeCanvas, type Canvas } from "./render/canvas.ts";
+import { drawError } from "./render/error.ts";
+import { errorJson, withSchema } from "./render/json.ts";
+import { printable, printableData, printableJson } from "./render/printable.ts";
+import { startSpinner, type Spinner } from "./render/spinner.ts";
+
+export interface ReportOptions {
+  readonly json: boolean;
+  readonly quiet: boolean;
+  readonly verbose: boolean;
+  readonly refusesColor: boolean;
+}
+
+export interface Drawing<T> {
+  readonly text: (data: T, canvas: Canvas) => readonly string[];
+  readonly json: (data: T) => object;
+}
+
+export class Report {
+  readonly #context: Pick<CliContext, "stdout" | "stderr" | "env">;
+  readonly #options: ReportOptions;
+  readonly #out: Canvas;
+  readonly #err: Canvas;
+  #spinner: Spinner | undefined;
+
+  private constructor(context: CliContext, options: ReportOptions, out: Canvas, err: Canvas) {
+    this.#context = context;
+    this.#options = options;
+    this.#out = out;
+    this.#err = err;
+  }
+
+  static async create(context: CliContext, options: ReportOptions): Promise<Report> {
+    const { stdout, stderr, env } = context;
+    const [out, err] = await Promise.all([
+      makeCanvas(stdout, env, options.refusesColor),
+      makeCanvas(stderr, env, options.refusesColor),
+    ]);
+    return new Report(context, options, out, err);
+  }
+
+  get quiet(): boolean {
+    return this.#options.quiet;
+  }
+
+  get canvas(): Canvas {
+    return this.#out;
+  }
+
+  /** Of stderr. */
+  get asideCanvas(): Canvas {
+    return this.#err;
+  }
+
+  /** What was asked for: printed under --quiet too. */
+  answer<T>(data: T, drawing: Drawing<T>): void {
+    this.stopWaiting();
+    const { stdout } = this.#context;
+    if (this.#options.json) stdout.write(`${printableJson(drawing.json(data), 2)}\n`);
+    else stdout.write(linesOf(drawing.text(printableData(data), this.#out)));
+  }
+
+  /** What was done: left out under --quiet. */
+  done<T>(data: T, drawing: Drawing<T>): void {
+    this.stopWaiting();
+    if (!this.#options.quiet) this.answer(data, drawing);
+  }
+
+  /** Lines that are text in every form of output: help, completions. */
+  print(lines: readonly string[]): void {
+    this.#context.stdout.write(linesOf(lines));
+  }
+
+  /** The same on stderr. */
+  printAside(lines: readonly string[]): void {
+    this.#context.stderr.write(linesOf(lines));
+  }
+
+  /** A line on stderr, printed under --quiet too; a JSON object there under --json. */
+  notice(text: string): void {
+    this.#toStderr(withSchema({ notice: text }), `imgtx: ${printable(text)}`);
+  }
+
+  /** A line on stderr for people alone. */
+  advice(text: string): void {
+    if (!this.#options.json && !this.#options.quiet) this.notice(text);
+  }
+
+  recovery(note: RecoveryNote): void {
+    this.#toStderr(
+      withSchema({ recovered: { transaction: note.transaction, did: note.did, text: note.text } }),
+      `imgtx: ${printable(note.text)}`,
+    );
+  }
+
+  waiting(what: string): void {
+    this.stopWaiting();
+    if (this.#options.json) this.#toStderr(withSchema({ waiting: what }), "");
+    else if (!this.#options.quiet) {
+      this.#spinner = startSpinner(`imgtx: waiting for ${printable(what)}`, this.#context);
+    }
+  }
+
+  stopWaiting(): void {
+    this.#spinner?.stop();
+    this.#spinner = undefined;
+  }
+
+  /** Prints an error and returns the exit status for it. */
+  failure(error: unknown): number {
+    this.stopWaiting();
+    const { stderr } = this.#context;
+    if (this.#options.json) stderr.write(`${printableJson(errorJson(error))}\n`);
+    else stderr.write(linesOf(drawError(error, this.#err, this.#options.verbose)));
+    return error instanceof ImgtxError ? error.exitCode : 1;
+  }
+
+  #toStderr(json: object, text: string): void {
+    this.stopWaiting();
+    this.#context.stderr.write(`${this.#options.json ? printableJson(json) : text}\n`);
+  }
+}
+
+function linesOf(lines: readonly string[]): string {
+  return lines.map((line) => `${line}\n`).join("");
+}

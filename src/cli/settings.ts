@@ -1,0 +1,70 @@
+// The global options and the environment, read once for each run.
+
+import { ImgtxError } from "../errors/index.ts";
+import type { CliContext } from "./context.ts";
+import type { ParsedValue } from "./grammar/input.ts";
+import { absolutePath } from "./grammar/path.ts";
+
+export interface Settings {
+  readonly json: boolean;
+  /** Absolute; undefined: searched upwards from the current folder. */
+  readonly workspace: string | undefined;
+  readonly quiet: boolean;
+  readonly verbose: boolean;
+  readonly dryRun: boolean;
+  readonly refusesColor: boolean;
+  /** Infinity: for good. */
+  readonly waitMs: number;
+  readonly transaction: string | undefined;
+  /** Of this command line only. */
+  readonly givenAllowPaths: readonly string[];
+  /** Of the command line and the environment. */
+  readonly allowPaths: readonly string[];
+}
+
+export function readSettings(
+  values: ReadonlyMap<string, ParsedValue>,
+  { cwd, env }: Pick<CliContext, "cwd" | "env">,
+): Settings {
+  const text = (name: string): string | undefined => {
+    const value = values.get(name);
+    return typeof value === "string" ? value : undefined;
+  };
+  const workspace = text("--workspace") ?? notEmpty(env["IMGTX_WORKSPACE"]);
+  if (workspace === "") throw new ImgtxError("E_USAGE", "--workspace: the folder's name is empty");
+  const transaction = text("--txn") ?? notEmpty(env["IMGTX_TXN"]);
+  if (transaction === "") throw new ImgtxError("E_USAGE", "--txn: the id is empty");
+  const given = values.get("--allow-path");
+  const givenAllowPaths = (typeof given === "object" ? given : []).map((path) => {
+    if (path === "") throw new ImgtxError("E_USAGE", "--allow-path: the folder's name is empty");
+    return absolutePath(cwd, path);
+  });
+  const inherited = (env["IMGTX_ALLOW_PATH"] ?? "").split(":").filter((path) => path !== "");
+  return {
+    json: values.get("--json") === true || text("--output") === "json",
+    workspace: workspace === undefined ? undefined : absolutePath(cwd, workspace),
+    quiet: values.get("--quiet") === true,
+    verbose: values.get("--verbose") === true,
+    dryRun: values.get("--dry-run") === true,
+    refusesColor: values.get("--no-color") === true,
+    waitMs: readWait(text("--wait")),
+    transaction,
+    givenAllowPaths,
+    allowPaths: [...givenAllowPaths, ...inherited.map((path) => absolutePath(cwd, path))],
+  };
+}
+
+function notEmpty(text: string | undefined): string | undefined {
+  return text === "" ? undefined : text;
+}
+
+function readWait(text: string | undefined): number {
+  if (text === undefined) return 0;
+  if (text === "forever") return Number.POSITIVE_INFINITY;
+  if (!/^\d{1,9}(\.\d+)?$/.test(text)) {
+    throw new ImgtxError("E_USAGE", `--wait: '${text}' is not a number of seconds`, {
+      hint: "say --wait=10, or --wait alone to wait for good",
+    });
+  }
+  return Math.round(Number(text) * 1000);
+}
