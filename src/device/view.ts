@@ -27,20 +27,28 @@ export interface View {
 const CLIMB = "d";
 
 export function planView(table: DeviceTable): View {
-  const names = new Map(table.devices.map((device) => [device.name, linksOf(device)]));
-  const climbs = Math.max(
-    0,
-    ...[...names.values()].flatMap((links) => links.map((link) => countClimbs(link.at))),
-  );
+  const wanted = table.devices.map((device) => ({ device: device.name, links: linksOf(device) }));
+  const climbs = Math.max(0, ...wanted.flatMap(({ links }) => links.map(({ at }) => countClimbs(at))));
   const below = Array.from({ length: climbs }, () => CLIMB).join("/");
+  const names = new Set(wanted.map(({ device }) => posix.join(below, device)));
   const links = new Map<string, string>();
+  const folders = new Set<string>();
   const omitted: { device: string; clash: string }[] = [];
-  const reserved = new Set(Array.from(names.keys(), (name) => posix.join(below, name)));
-  for (const [device, wanted] of names) {
-    const own = wanted.map(({ at, image }) => ({ at: posix.join(below, at), image }));
-    const clash = own.find(({ at, image }, index) => isClash(at, image, index > 0, links, reserved));
-    if (clash) omitted.push({ device, clash: posix.relative(below, clash.at) });
-    else for (const { at, image } of own) links.set(at, image);
+  for (const { device, links: relative } of wanted) {
+    const own = relative.map(({ at, image }) => ({ at: posix.join(below, at), image }));
+    const clash = own.find(({ at, image }, index) => {
+      if ((links.get(at) ?? image) !== image || folders.has(at)) return true;
+      if (foldersAbove(at).some((folder) => links.has(folder) || names.has(folder))) return true;
+      return index > 0 && names.has(at);
+    });
+    if (clash) {
+      omitted.push({ device, clash: posix.relative(below, clash.at) });
+      continue;
+    }
+    for (const { at, image } of own) {
+      links.set(at, image);
+      for (const folder of foldersAbove(at)) folders.add(folder);
+    }
   }
   return { folder: posix.join(`.imgtx/view/${table.generation}`, below), links, omitted };
 }
@@ -94,20 +102,9 @@ function countClimbs(path: string): number {
   return path.split("/").filter((part) => part === "..").length;
 }
 
-function isClash(
-  at: string,
-  image: string,
-  isBacking: boolean,
-  links: ReadonlyMap<string, string>,
-  reserved: ReadonlySet<string>,
-): boolean {
-  const there = links.get(at);
-  if (there !== undefined && there !== image) return true;
-  if (isBacking && reserved.has(at)) return true;
-  const isBelow = (path: string, folder: string) => path.startsWith(`${folder}/`);
-  return [...links.keys(), ...(isBacking ? reserved : [])].some(
-    (other) => isBelow(other, at) || isBelow(at, other),
-  );
+function foldersAbove(path: string): string[] {
+  const folder = posix.dirname(path);
+  return folder === "." ? [] : [folder, ...foldersAbove(folder)];
 }
 
 /** Relative inside the workspace, so that it can be moved; absolute to what lies outside. */

@@ -6,6 +6,8 @@ import {
   type DeviceTable,
   findDevice,
   listHistory,
+  pathsOf,
+  planView,
   readGeneration,
   readTable,
   requireDevice,
@@ -57,9 +59,9 @@ export async function describeDevices(
   const { workspace } = session;
   const table = await readTable(workspace);
   const entries = names?.map((name) => requireDevice(table, name)) ?? table.devices;
-  const holders = await findHolders(workspace);
+  const scene = await setScene(workspace, table);
   const devices: DeviceDescription[] = [];
-  for (const entry of entries) devices.push(await describeDevice(workspace, table, entry, holders));
+  for (const entry of entries) devices.push(await describeDevice(scene, entry));
   return { generation: table.generation, devices };
 }
 
@@ -92,48 +94,62 @@ export async function describeOutcome(workspace: Workspace, parts: OutcomeParts)
   const changes = plans.flatMap((plan) => plan.changes);
   const table = dryRun || pending ? withDevices(parts.table, changes) : parts.table;
   const touched = [...new Set(plans.flatMap((plan) => plan.devices))].sort();
-  const holders = await findHolders(workspace);
+  const scene = await setScene(workspace, table);
   const devices: DeviceDescription[] = [];
   for (const name of touched) {
     const entry = findDevice(table, name);
-    if (entry) devices.push(await describeDevice(workspace, table, entry, holders));
+    if (entry) devices.push(await describeDevice(scene, entry));
   }
-  const actions: ActionReport[] = plans.flatMap((plan) => plan.reports);
+  const actions = plans.flatMap((plan) => plan.reports).map((report) => withViewNote(report, scene));
   return { changed, dryRun, transaction, pending, generation: parts.table.generation, actions, devices };
 }
 
-/** Device name to the id of the transaction that holds it. */
-async function findHolders(workspace: Workspace): Promise<ReadonlyMap<string, string>> {
+/** What describing devices needs to know beside the device itself. */
+interface Scene {
+  readonly workspace: Workspace;
+  readonly table: DeviceTable;
+  /** Device name to the id of the open transaction that holds it. */
+  readonly holders: ReadonlyMap<string, string>;
+  /** Devices that the view leaves out, with the name that clashes. */
+  readonly omitted: ReadonlyMap<string, string>;
+}
+
+async function setScene(workspace: Workspace, table: DeviceTable): Promise<Scene> {
   const holders = new Map<string, string>();
   for (const { id, state } of await readJournals(workspace)) {
     if (state instanceof ImgtxError) continue;
     for (const device of heldDevices(state)) holders.set(device, id);
   }
-  return holders;
+  const omitted = new Map(planView(table).omitted.map(({ device, clash }) => [device, clash]));
+  return { workspace, table, holders, omitted };
 }
 
-async function describeDevice(
-  workspace: Workspace,
-  table: DeviceTable,
-  entry: DeviceEntry,
-  holders: ReadonlyMap<string, string>,
-): Promise<DeviceDescription> {
-  const recorded = entry.chain.map(({ image, format }) => ({ image, format }));
+/** Says so where `devices` can't show a device, whose chain needs a name that means another file there. */
+function withViewNote(report: ActionReport, { omitted }: Scene): ActionReport {
+  const clash = report.device === null ? undefined : omitted.get(report.device);
+  if (clash === undefined) return report;
+  const note = `devices/${report.device} is left out: '${clash}' would lead to another device's image there; open ${report.after} by its own path`;
+  return { ...report, notes: [...report.notes, note] };
+}
+
+async function describeDevice(scene: Scene, entry: DeviceEntry): Promise<DeviceDescription> {
+  const { workspace, table, holders, omitted } = scene;
   const common = {
     name: entry.name,
     image: entry.image,
     format: entry.format,
     frozen: false,
     mirror: null,
+    view: omitted.has(entry.name) ? null : `${pathsOf(workspace).devices}/${entry.name}`,
     transaction: holders.get(entry.name) ?? null,
   };
   try {
-    const opened = await openTop(workspace, table, entry);
-    return { ...common, ...opened, problem: null };
+    return { ...common, ...(await openTop(workspace, table, entry)), problem: null };
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     const where = error.image === undefined ? "" : `${error.image}: `;
-    return { ...common, virtualSizeBytes: null, chain: recorded, problem: `${where}${error.message}` };
+    const chain = entry.chain.map(({ image, format }) => ({ image, format }));
+    return { ...common, virtualSizeBytes: null, chain, problem: `${where}${error.message}` };
   }
 }
 

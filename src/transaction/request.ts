@@ -110,6 +110,8 @@ export interface DeviceDescription {
   readonly chain: readonly ChainElement[];
   readonly frozen: boolean;
   readonly mirror: null;
+  /** The path by which other programs open it; null where the view has to leave it out. */
+  readonly view: string | null;
   /** Id of the open transaction that holds it. */
   readonly transaction: string | null;
   readonly problem: string | null;
