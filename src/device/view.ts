@@ -21,36 +21,42 @@ export interface View {
   readonly folder: string;
   /** Path of each link, relative to .imgtx/view/N, with the absolute path that it leads to. */
   readonly links: ReadonlyMap<string, string>;
+  /** Folders that lookups go through, in the same form. */
+  readonly folders: ReadonlySet<string>;
   readonly omitted: readonly { readonly device: string; readonly clash: string }[];
 }
 
 const CLIMB = "d";
 
 export function planView(table: DeviceTable): View {
-  const wanted = table.devices.map((device) => ({ device: device.name, links: linksOf(device) }));
-  const climbs = Math.max(0, ...wanted.flatMap(({ links }) => links.map(({ at }) => countClimbs(at))));
+  const wanted = table.devices.map((device) => ({ device: device.name, lookups: lookupsOf(device) }));
+  const climbs = Math.max(0, ...wanted.flatMap(({ lookups }) => lookups.map(({ at }) => countClimbs(at))));
   const below = Array.from({ length: climbs }, () => CLIMB).join("/");
   const names = new Set(wanted.map(({ device }) => posix.join(below, device)));
   const links = new Map<string, string>();
   const folders = new Set<string>();
   const omitted: { device: string; clash: string }[] = [];
-  for (const { device, links: relative } of wanted) {
-    const own = relative.map(({ at, image }) => ({ at: posix.join(below, at), image }));
-    const clash = own.find(({ at, image }, index) => {
-      if ((links.get(at) ?? image) !== image || folders.has(at)) return true;
-      if (foldersAbove(at).some((folder) => links.has(folder) || names.has(folder))) return true;
-      return index > 0 && names.has(at);
+  for (const { device, lookups } of wanted) {
+    const own = new Map<string, string>();
+    const ownFolders = new Set<string>();
+    const clash = lookups.find(({ at, image }, depth) => {
+      const link = posix.join(below, at);
+      const through = foldersThrough(posix.join(below, "x"), at);
+      if ((own.get(link) ?? links.get(link) ?? image) !== image) return true;
+      if (folders.has(link) || ownFolders.has(link) || (depth > 0 && names.has(link))) return true;
+      if (through.some((folder) => links.has(folder) || own.has(folder) || names.has(folder))) return true;
+      own.set(link, image);
+      for (const folder of through) ownFolders.add(folder);
+      return false;
     });
     if (clash) {
-      omitted.push({ device, clash: posix.relative(below, clash.at) });
+      omitted.push({ device, clash: clash.at });
       continue;
     }
-    for (const { at, image } of own) {
-      links.set(at, image);
-      for (const folder of foldersAbove(at)) folders.add(folder);
-    }
+    for (const [link, image] of own) links.set(link, image);
+    for (const folder of ownFolders) folders.add(folder);
   }
-  return { folder: posix.join(`.imgtx/view/${table.generation}`, below), links, omitted };
+  return { folder: posix.join(`.imgtx/view/${table.generation}`, below), links, folders, omitted };
 }
 
 /** Whether `devices` shows this table. */
@@ -73,9 +79,9 @@ export async function showView(workspace: Workspace, table: DeviceTable): Promis
   const folder = generationFolder(workspace, table);
   await storage.removeFolder(folder);
   await makeFolders(workspace, posix.join(workspace.root, view.folder));
+  for (const at of view.folders) await makeFolders(workspace, posix.join(folder, at));
   for (const [at, image] of view.links) {
     const path = posix.join(folder, at);
-    await makeFolders(workspace, posix.dirname(path));
     await storage.makeSymlink(linkTarget(workspace, path, image), path);
   }
   const fresh = `${paths.own}/devices.new`;
@@ -85,26 +91,50 @@ export async function showView(workspace: Workspace, table: DeviceTable): Promis
   await removeOldViews(workspace, table.generation);
 }
 
-function linksOf(device: DeviceEntry): { at: string; image: string }[] {
-  const links = [{ at: device.name, image: device.image }];
-  let folder = ".";
+interface Lookup {
+  /** The path that QEMU composes, relative to `devices`, not normalised. */
+  readonly at: string;
+  readonly image: string;
+}
+
+function lookupsOf(device: DeviceEntry): Lookup[] {
+  const lookups = [{ at: device.name, image: device.image }];
+  let folder = "";
   for (const { name, image } of device.chain.slice(1)) {
     // Behind an absolute name QEMU is out of the view for good.
     if (name === null || posix.isAbsolute(name)) break;
-    const at = posix.join(folder, name);
-    links.push({ at, image });
-    folder = posix.dirname(at);
+    const at = folder + name;
+    lookups.push({ at, image });
+    folder = at.slice(0, at.lastIndexOf("/") + 1);
   }
-  return links;
+  return lookups;
 }
 
+/** How many folders above `devices` the path goes at its highest. */
 function countClimbs(path: string): number {
-  return path.split("/").filter((part) => part === "..").length;
+  let depth = 0;
+  let lowest = 0;
+  for (const part of path.split("/")) {
+    if (part === "..") depth -= 1;
+    else if (part !== "." && part !== "") depth += 1;
+    lowest = Math.min(lowest, depth);
+  }
+  return -lowest;
 }
 
-function foldersAbove(path: string): string[] {
-  const folder = posix.dirname(path);
-  return folder === "." ? [] : [folder, ...foldersAbove(folder)];
+/** Every folder that the kernel goes through to look up the path: `a/../b.img` needs a folder `a`. */
+function foldersThrough(device: string, path: string): string[] {
+  const parts = posix
+    .dirname(device)
+    .split("/")
+    .filter((part) => part !== ".");
+  const folders: string[] = [];
+  for (const part of path.split("/").slice(0, -1)) {
+    if (part === "..") parts.pop();
+    else if (part !== "." && part !== "") parts.push(part);
+    if (parts.length > 0) folders.push(parts.join("/"));
+  }
+  return folders;
 }
 
 /** Relative inside the workspace, so that it can be moved; absolute to what lies outside. */
