@@ -1,0 +1,139 @@
+// Damages the journals that a dead process left, byte by byte and record by record. Recovery must refuse
+// with nothing touched; only a damaged tail may instead be taken for one that never arrived, and then the
+// outcome is wholly before or wholly after. (Rule 6.)
+
+import { Content } from "./content.ts";
+import type { Tree } from "./disk-tree.ts";
+import type { ExploreOptions } from "./explore.ts";
+import { RecoveryCheck } from "./recovery-check.ts";
+import { describePoint, machineAt, type RecordedStep, type Recording } from "./recording.ts";
+import { differences, emptyReport, type Report } from "./report.ts";
+import { SimulatedMachine } from "./simulated-disk.ts";
+import { runOn, type Subject } from "./subject.ts";
+
+export interface Damage {
+  readonly label: string;
+  readonly bytes: Uint8Array;
+  /** Whether nothing but the last record, or what follows it, differs: a torn tail looks like that. */
+  readonly tailOnly: boolean;
+}
+
+const DAMAGED = 15;
+const NEWLINE = 0x0a;
+
+/** Every stride-th byte flipped and cut off, and every record dropped, doubled and exchanged. */
+export function* damages(bytes: Uint8Array, stride: number): Generator<Damage> {
+  const starts = recordStarts(bytes);
+  const lastStart = starts.at(-1) ?? 0;
+  for (let at = 0; at < bytes.length; at += stride) {
+    for (const flip of [0x01, 0x80]) {
+      const flipped = bytes.slice();
+      flipped[at] = (flipped[at] ?? 0) ^ flip;
+      yield { label: `byte ${at} flipped by ${flip}`, bytes: flipped, tailOnly: at >= lastStart };
+    }
+    yield { label: `cut off at ${at}`, bytes: bytes.slice(0, at), tailOnly: true };
+  }
+  for (const [index, start] of starts.entries()) {
+    const end = starts[index + 1] ?? bytes.length;
+    const next = starts[index + 2] ?? bytes.length;
+    const isLast = index === starts.length - 1;
+    yield { label: `record ${index} dropped`, bytes: join(bytes, [0, start], [end]), tailOnly: isLast };
+    yield { label: `record ${index} doubled`, bytes: join(bytes, [0, end], [start]), tailOnly: isLast };
+    if (isLast) continue;
+    const exchanged = join(bytes, [0, start], [end, next], [start, end], [next]);
+    yield { label: `records ${index} and ${index + 1} exchanged`, bytes: exchanged, tailOnly: false };
+  }
+  const garbage = new Uint8Array(bytes.length + 40).fill(0xa5);
+  garbage.set(bytes);
+  yield { label: "garbage behind the end", bytes: garbage, tailOnly: true };
+}
+
+function recordStarts(bytes: Uint8Array): number[] {
+  const starts = [0];
+  for (const [index, byte] of bytes.entries()) {
+    if (byte === NEWLINE && index + 1 < bytes.length) starts.push(index + 1);
+  }
+  return starts;
+}
+
+function join(bytes: Uint8Array, ...ranges: [number, number?][]): Uint8Array {
+  return Buffer.concat(ranges.map(([start, end]) => bytes.subarray(start, end ?? bytes.length)));
+}
+
+/** Damages each different journal that a crash of a studied step leaves. */
+export async function damageJournals(
+  recording: Recording,
+  subject: Subject,
+  journalsIn: (tree: Tree) => readonly string[],
+  stride: number,
+  options: ExploreOptions,
+): Promise<Report> {
+  const report = emptyReport();
+  const check = new RecoveryCheck(recording, subject, report);
+  const seen = new Set<string>();
+  const isOver = () => report.violations.length >= options.maxViolations || Date.now() > options.deadline;
+  for (const recorded of recording.steps.filter((one) => one.studied)) {
+    for (let point = recorded.from; point <= recorded.to && !isOver(); point += 1) {
+      const { tree } = machineAt(recording, point);
+      const key = tree.key(false);
+      if (seen.has(key)) continue;
+      seen.add(key);
+      const where = describePoint(recorded.step.argv, recording.log, recorded.from, point);
+      for (const path of journalsIn(tree)) {
+        const content = tree.lookUp(path, false).inode?.content ?? new Content();
+        for (const damage of damages(content.slice(0, content.sizeBytes), stride)) {
+          if (isOver()) return report;
+          report.figures.damages += 1;
+          const trail = [where, `the process dies; then ${path}: ${damage.label}`];
+          await tryDamage({ recorded, subject, check, tree, path, damage, trail });
+        }
+      }
+    }
+  }
+  report.cutShort = Date.now() > options.deadline;
+  return report;
+}
+
+interface DamageTrial {
+  readonly recorded: RecordedStep;
+  readonly subject: Subject;
+  readonly check: RecoveryCheck;
+  readonly tree: Tree;
+  readonly path: string;
+  readonly damage: Damage;
+  readonly trail: readonly string[];
+}
+
+async function tryDamage(trial: DamageTrial): Promise<void> {
+  const { recorded, subject, check, damage, trail } = trial;
+  const tree = trial.tree.fork();
+  const inode = tree.lookUp(trial.path, false).inode;
+  if (!inode) return;
+  tree.share({ ...inode, content: Content.of(damage.bytes) });
+  const machine = new SimulatedMachine({ durable: tree, boots: 3 });
+  const { exit, text } = await runOn(machine, subject, subject.recover);
+  if (exit === DAMAGED) {
+    if (machine.log.every((change) => change.kind === "flush")) return;
+    check.violate("a damaged journal is refused, but something was changed (rule 6)", trail, text);
+    return;
+  }
+  if (exit !== 0) {
+    check.violate(
+      "a damaged journal ends with a wrong exit status (rule 6)",
+      trail,
+      `exit status ${exit}\n${text}`,
+    );
+    return;
+  }
+  if (!damage.tailOnly) {
+    check.violate("a damaged journal is not refused (rule 6)", trail, text);
+    return;
+  }
+  const { observed } = await check.recover(machine, undefined, trail);
+  const wanted = new Map([
+    ["before", recorded.before],
+    ["after", recorded.after],
+  ]);
+  if (observed === undefined || [...wanted.values()].includes(observed)) return;
+  check.violate("a damaged journal leads to a mixture (rule 6)", trail, differences(observed, wanted));
+}

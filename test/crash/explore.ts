@@ -1,0 +1,250 @@
+// Cuts a scenario off at every call, works out what the disk may hold then, runs the real recovery on
+// each such disk, and holds the result against the invariants of the crash model. Then it does the same
+// to the recovery, and to the recovery of that.
+//
+// Two kinds of crash: the power fails (a choice of what was pending is lost), or the process dies (the
+// page cache lives on, and what was pending still is: the power may fail later, during recovery).
+
+import { applyChange, type Change } from "./disk-log.ts";
+import { DiskStates } from "./disk-states.ts";
+import type { Tree } from "./disk-tree.ts";
+import { RecoveryCheck } from "./recovery-check.ts";
+import { describePoint, type RecordedStep, type Recording } from "./recording.ts";
+import { differences, emptyReport, type Report } from "./report.ts";
+import { FULL_LIMITS, type SelectionLimits } from "./selections.ts";
+import { SimulatedMachine } from "./simulated-disk.ts";
+import type { Subject } from "./subject.ts";
+
+export interface ExploreOptions {
+  /** Disks tried at each crash point of a command. */
+  readonly limits: SelectionLimits;
+  /** Disks tried at each crash point inside a recovery. */
+  readonly nestedLimits: SelectionLimits;
+  /** How many crashes one inside the other: 1 is a crash of the command only. */
+  readonly depth: number;
+  /** Of how many disks one has its recovery cut off too. */
+  readonly nestEvery: number;
+  readonly seed: number;
+  /** Stop at this moment (milliseconds since 1970), with the report marked as cut short. */
+  readonly deadline: number;
+  readonly maxViolations: number;
+}
+
+export const EXPLORE_ALL: ExploreOptions = {
+  limits: FULL_LIMITS,
+  nestedLimits: { exhaustiveItems: 6, randomSubsets: 16, most: 64 },
+  depth: 3,
+  nestEvery: 16,
+  seed: 1,
+  deadline: Number.POSITIVE_INFINITY,
+  maxViolations: 10,
+};
+
+/** What may be observed after recovery: names for reports, and the observations. */
+type Wanted = ReadonlyMap<string, string>;
+
+/** A stretch of a log that is cut off at each of its calls. */
+interface Cut {
+  readonly recorded: RecordedStep;
+  readonly durable: Tree;
+  readonly log: readonly Change[];
+  readonly from: number;
+  readonly to: number;
+  /** Wanted while the stretch is under way, and once its exit status 0 was seen. */
+  readonly during: Wanted;
+  readonly atEnd: Wanted;
+  readonly argv: readonly string[];
+  readonly trail: readonly string[];
+  /** 1 for the command, 2 for its recovery, 3 for the recovery of that. */
+  readonly level: number;
+}
+
+/** One crash: the machine as it comes up again. */
+interface Crash {
+  readonly cut: Cut;
+  readonly machine: SimulatedMachine;
+  readonly kind: "power" | "process";
+  /** Equal for disks that need not be tried twice. */
+  readonly key: string | undefined;
+  readonly wanted: Wanted;
+  readonly trail: readonly string[];
+}
+
+export async function explore(
+  recording: Recording,
+  subject: Subject,
+  options: ExploreOptions,
+): Promise<Report> {
+  const report = emptyReport();
+  const explorer = new Explorer(recording, subject, options, report);
+  for (const recorded of recording.steps) if (recorded.studied) await explorer.studyStep(recorded);
+  report.cutShort = Date.now() > options.deadline;
+  return report;
+}
+
+class Explorer {
+  readonly #recording: Recording;
+  readonly #subject: Subject;
+  readonly #options: ExploreOptions;
+  readonly #report: Report;
+  readonly #check: RecoveryCheck;
+  readonly #nestedKeys = new Set<string>();
+
+  constructor(recording: Recording, subject: Subject, options: ExploreOptions, report: Report) {
+    this.#recording = recording;
+    this.#subject = subject;
+    this.#options = options;
+    this.#report = report;
+    this.#check = new RecoveryCheck(recording, subject, report);
+  }
+
+  studyStep(recorded: RecordedStep): Promise<void> {
+    return this.#cutOff({
+      recorded,
+      durable: this.#recording.start,
+      log: this.#recording.log,
+      from: recorded.from,
+      to: recorded.to,
+      during: new Map([
+        ["before", recorded.before],
+        ["after", recorded.after],
+      ]),
+      atEnd: new Map([["after", recorded.after]]),
+      argv: recorded.step.argv,
+      trail: [],
+      level: 1,
+    });
+  }
+
+  #isOver(): boolean {
+    return (
+      this.#report.violations.length >= this.#options.maxViolations || Date.now() > this.#options.deadline
+    );
+  }
+
+  async #cutOff(cut: Cut): Promise<void> {
+    const states = new DiskStates(cut.durable);
+    const cached = cut.durable.fork();
+    // What a crash of each kind may still lead to. Once it led to "after", there is no way back: a later
+    // crash has at least as much on the disk.
+    const ahead = { power: cut.during, process: cut.during };
+    for (let point = 0; point <= cut.to && !this.#isOver(); point += 1) {
+      if (point > cut.from || (point === cut.from && cut.level === 1)) {
+        if (cut.level === 1) this.#report.figures.points += 1;
+        await this.#powerFails(cut, point, states, ahead);
+        await this.#processDies(cut, point, cached, ahead);
+      }
+      const change = cut.log[point];
+      if (!change) continue;
+      states.advance(change);
+      applyChange(cached, change);
+    }
+  }
+
+  async #powerFails(cut: Cut, point: number, states: DiskStates, ahead: { power: Wanted }): Promise<void> {
+    const limits = cut.level === 1 ? this.#options.limits : this.#options.nestedLimits;
+    const where = describePoint(cut.argv, cut.log, cut.from, point);
+    let isFirst = true;
+    for (const state of states.states(limits, this.#options.seed + point)) {
+      if (this.#isOver()) return;
+      const missing = state.missing.length === 0 ? "nothing" : state.missing.join("; ");
+      const observed = await this.#comesBack({
+        cut,
+        machine: this.#machine(cut, state.tree, []),
+        kind: "power",
+        key: state.key,
+        wanted: point === cut.to ? cut.atEnd : ahead.power,
+        trail: [...cut.trail, where, `the power fails; missing on disk: ${missing}`],
+      });
+      // The first state has nothing that was pending: every other has more.
+      if (isFirst) ahead.power = narrowed(ahead.power, observed);
+      isFirst = false;
+    }
+  }
+
+  async #processDies(cut: Cut, point: number, cached: Tree, ahead: { process: Wanted }): Promise<void> {
+    if (this.#isOver()) return;
+    const where = describePoint(cut.argv, cut.log, cut.from, point);
+    const observed = await this.#comesBack({
+      cut,
+      machine: this.#machine(cut, cut.durable, cut.log.slice(0, point), cached),
+      kind: "process",
+      key: undefined,
+      wanted: point === cut.to ? cut.atEnd : ahead.process,
+      trail: [...cut.trail, where, "the process dies; the page cache lives on"],
+    });
+    ahead.process = narrowed(ahead.process, observed);
+  }
+
+  #machine(cut: Cut, durable: Tree, log: readonly Change[], cached?: Tree): SimulatedMachine {
+    return new SimulatedMachine({
+      durable,
+      log,
+      ...(cached ? { cached } : {}),
+      boots: 1 + cut.level,
+      mutedPurposes: this.#recording.mutedPurposes,
+    });
+  }
+
+  /** Recovers, checks, and cuts the recovery off in turn. Gives what was observed. */
+  async #comesBack(crash: Crash): Promise<string | undefined> {
+    const recovered = await this.#check.recover(crash.machine, crash.key, crash.trail);
+    if (recovered.isNew) {
+      this.#report.figures.states += 1;
+      if (crash.cut.level > 1) this.#report.figures.nested += 1;
+    }
+    if (recovered.observed === undefined) return undefined;
+    if (![...crash.wanted.values()].includes(recovered.observed)) {
+      this.#check.violate(
+        `not wholly ${[...crash.wanted.keys()].join(" or ")} (rules 1, 2, 4 and 7)`,
+        crash.trail,
+        differences(recovered.observed, crash.wanted),
+      );
+      return undefined;
+    }
+    await this.#check.goOn(crash.cut.recorded, recovered, crash.trail);
+    if (this.#isNested(crash)) await this.#cutRecoveryOff(crash, recovered.log, recovered.observed);
+    return recovered.observed;
+  }
+
+  #isNested(crash: Crash): boolean {
+    if (crash.cut.level >= this.#options.depth) return false;
+    if (crash.key === undefined && crash.cut.level === 1) return true;
+    const key = `${crash.cut.level} ${crash.key ?? crash.trail.join()}`;
+    if (this.#nestedKeys.has(key) || sample(key) % this.#options.nestEvery !== 0) return false;
+    this.#nestedKeys.add(key);
+    return true;
+  }
+
+  #cutRecoveryOff(crash: Crash, log: readonly Change[], observed: string): Promise<void> {
+    const end: Wanted = new Map([["as the uninterrupted recovery", observed]]);
+    return this.#cutOff({
+      recorded: crash.cut.recorded,
+      durable: crash.machine.durable,
+      log,
+      from: crash.machine.log.length,
+      to: log.length,
+      // All of the disk was durable after a power loss, so what recovery once decided is decided. A dead
+      // process may have left a commit mark in the page cache only: either outcome is still possible.
+      during: crash.kind === "power" ? end : crash.wanted,
+      atEnd: end,
+      argv: this.#subject.recover,
+      trail: crash.trail,
+      level: crash.cut.level + 1,
+    });
+  }
+}
+
+/** Once "after" was seen, only "after" is wanted, where the two differ. */
+function narrowed(wanted: Wanted, observed: string | undefined): Wanted {
+  const after = wanted.get("after");
+  return observed !== undefined && observed === after && wanted.get("before") !== after
+    ? new Map([["after", after]])
+    : wanted;
+}
+
+function sample(key: string): number {
+  let sum = 0;
+  for (let index = 0; index < key.length; index += 1) sum = (sum * 31 + key.charCodeAt(index)) >>> 0;
+  return sum;
+}

@@ -1,0 +1,57 @@
+// Removes each flush in turn: every one must be missed by some crash, or be listed as redundant with its
+// reason. A flush is known by its purpose. A mutant's flush returns success and persists nothing.
+
+import { explore, type ExploreOptions } from "./explore.ts";
+import { record } from "./recording.ts";
+import { describeViolation } from "./report.ts";
+import type { Plan, Subject } from "./subject.ts";
+
+export interface Mutant {
+  readonly purpose: string;
+  readonly verdict: "killed" | "survived" | "cut short";
+  /** The scenario that killed it, and how. */
+  readonly by: string | undefined;
+}
+
+/** For each purpose, the scenarios in which it was seen. */
+export type PurposesSeen = ReadonlyMap<string, readonly Plan[]>;
+
+/** Tries the scenarios in the order given until one kills the mutant. */
+export async function tryMutant(
+  purpose: string,
+  plans: readonly Plan[],
+  subject: Subject,
+  options: ExploreOptions,
+): Promise<Mutant> {
+  let cutShort = false;
+  for (const plan of plans) {
+    const recording = await record(plan, subject, new Set([purpose]));
+    const report = await explore(recording, subject, { ...options, maxViolations: 1 });
+    const [violation] = report.violations;
+    if (violation) return { purpose, verdict: "killed", by: describeViolation(violation) };
+    cutShort ||= report.cutShort;
+  }
+  return { purpose, verdict: cutShort ? "cut short" : "survived", by: undefined };
+}
+
+/**
+ * What is wrong with the list of redundant flushes: survivors that it lacks, killed or unknown ones that
+ * it has. One sentence each.
+ */
+export function judgeMutants(
+  mutants: readonly Mutant[],
+  redundant: Readonly<Record<string, string>>,
+): string[] {
+  const problems: string[] = [];
+  for (const { purpose, verdict } of mutants) {
+    const listed = Object.hasOwn(redundant, purpose);
+    if (verdict === "killed" && listed) problems.push(`"${purpose}" is listed as redundant, but is needed`);
+    if (verdict === "survived" && !listed)
+      problems.push(`removing "${purpose}" breaks no test, and it is not listed`);
+  }
+  const known = new Set(mutants.map((mutant) => mutant.purpose));
+  for (const purpose of Object.keys(redundant)) {
+    if (!known.has(purpose)) problems.push(`"${purpose}" is listed as redundant, but no flush is for that`);
+  }
+  return problems;
+}

@@ -1,0 +1,121 @@
+// Runs the real recovery on a crashed machine and judges it by itself: it succeeds, what it leaves is a
+// correct disk, and running it again changes nothing. Equal disks are recovered once.
+
+import type { Change } from "./disk-log.ts";
+import { describeChange } from "./disk-log.ts";
+import type { Tree } from "./disk-tree.ts";
+import type { RecordedStep, Recording } from "./recording.ts";
+import { differences, type Report } from "./report.ts";
+import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
+import { observeCopy, runOn, type Subject } from "./subject.ts";
+
+export interface Recovered {
+  /** Undefined where a violation was reported. */
+  readonly observed: string | undefined;
+  /** The log of the machine with the recovery at its end. */
+  readonly log: readonly Change[];
+  readonly tree: Tree | undefined;
+  /** Whether this disk was met for the first time. */
+  readonly isNew: boolean;
+}
+
+export class RecoveryCheck {
+  readonly #recording: Recording;
+  readonly #subject: Subject;
+  readonly #report: Report;
+  readonly #recovered = new Map<string, Recovered>();
+  /** Observations of disks that recovery left and that stay as they are when it runs again. */
+  readonly #settled = new Map<string, string>();
+  readonly #gone = new Set<string>();
+
+  constructor(recording: Recording, subject: Subject, report: Report) {
+    this.#recording = recording;
+    this.#subject = subject;
+    this.#report = report;
+  }
+
+  violate(rule: string, trail: readonly string[], detail: string): void {
+    this.#report.violations.push({ scenario: this.#recording.plan.name, rule, trail, detail });
+  }
+
+  /** Recovers the machine's disk; `key` is equal for disks on which that must give the same. */
+  async recover(
+    machine: SimulatedMachine,
+    key: string | undefined,
+    trail: readonly string[],
+  ): Promise<Recovered> {
+    const known = key === undefined ? undefined : this.#recovered.get(key);
+    if (known) return { ...known, isNew: false };
+    const fresh = await this.#recoverNow(machine, trail);
+    if (key !== undefined) this.#recovered.set(key, fresh);
+    return fresh;
+  }
+
+  async #recoverNow(machine: SimulatedMachine, trail: readonly string[]): Promise<Recovered> {
+    const running = afterProcessDeath(machine, { boots: machine.boots });
+    const failed = { observed: undefined, log: running.log, tree: undefined, isNew: true };
+    try {
+      const { exit, text } = await runOn(running, this.#subject, this.#subject.recover);
+      if (exit !== 0) {
+        this.violate("recovery fails", trail, `exit status ${exit}\n${text}`);
+        return failed;
+      }
+      const key = running.tree.key(true);
+      let observed = this.#settled.get(key);
+      if (observed === undefined) {
+        if (!(await this.#isSettled(running, trail))) return failed;
+        observed = await observeCopy(running, this.#subject);
+        this.#settled.set(key, observed);
+      }
+      return { observed, log: running.log, tree: running.tree, isNew: true };
+    } catch (error) {
+      this.violate("recovery leaves a disk that no disk may be (rule 3)", trail, textOf(error));
+      return failed;
+    }
+  }
+
+  /** Rule 5: a second recovery writes nothing. */
+  async #isSettled(running: SimulatedMachine, trail: readonly string[]): Promise<boolean> {
+    const again = afterProcessDeath(running);
+    const { exit, text } = await runOn(again, this.#subject, this.#subject.recover);
+    const changes = again.log.slice(running.log.length).filter((change) => change.kind !== "flush");
+    if (exit === 0 && changes.length === 0) return true;
+    const calls = changes.map(describeChange).join("\n");
+    this.violate(
+      "a second recovery changes something (rule 5)",
+      trail,
+      `exit status ${exit}\n${text}\n${calls}`,
+    );
+    return false;
+  }
+
+  /** The rest of the scenario must end as it does without a crash. */
+  async goOn(recorded: RecordedStep, recovered: Recovered, trail: readonly string[]): Promise<void> {
+    if (!recovered.tree || recovered.observed === undefined) return;
+    const next = recovered.observed === recorded.before ? recorded.index : recorded.index + 1;
+    const key = `${next} ${recovered.tree.key(true)}`;
+    if (this.#gone.has(key)) return;
+    this.#gone.add(key);
+    const machine = new SimulatedMachine({ durable: recovered.tree, boots: 9 });
+    try {
+      for (const { argv, exit } of this.#recording.plan.steps.slice(next)) {
+        const result = await runOn(machine, this.#subject, argv);
+        if (result.exit === (exit ?? 0)) continue;
+        const detail = `\`${argv.join(" ")}\` ends with ${result.exit}\n${result.text}`;
+        this.violate("the scenario cannot go on after recovery", trail, detail);
+        return;
+      }
+      const wanted = this.#recording.steps.at(-1)?.after ?? "";
+      const observed = await observeCopy(machine, this.#subject);
+      if (observed === wanted) return;
+      const detail = differences(observed, new Map([["the end without a crash", wanted]]));
+      this.violate("the scenario ends differently after recovery", trail, detail);
+    } catch (error) {
+      this.violate("the scenario ends in a bad disk after recovery", trail, textOf(error));
+    }
+  }
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}

@@ -1,0 +1,66 @@
+// What a run of the rig found.
+
+export interface Violation {
+  readonly scenario: string;
+  /** The rule that was broken, in the numbers of the crash model. */
+  readonly rule: string;
+  /** How to get there, outermost first: step, crash point, what the disk lost, then the same within recovery. */
+  readonly trail: readonly string[];
+  readonly detail: string;
+}
+
+export interface Figures {
+  /** Moments at which a command was cut off. */
+  points: number;
+  /** Different disks that recovery was run on. */
+  states: number;
+  /** Of those, disks left by a crash inside recovery. */
+  nested: number;
+  /** Commands that met an injected error. */
+  errors: number;
+  /** Journals that were damaged on purpose. */
+  damages: number;
+  /** Pairs of commands run at the same time. */
+  races: number;
+}
+
+export interface Report {
+  readonly figures: Figures;
+  readonly violations: Violation[];
+  /** Whether time ran out before everything was tried. */
+  cutShort: boolean;
+}
+
+export function emptyReport(): Report {
+  return {
+    figures: { points: 0, states: 0, nested: 0, errors: 0, damages: 0, races: 0 },
+    violations: [],
+    cutShort: false,
+  };
+}
+
+export function addReport(total: Report, part: Report): void {
+  for (const name of Object.keys(part.figures) as (keyof Figures)[]) {
+    total.figures[name] += part.figures[name];
+  }
+  total.violations.push(...part.violations);
+  total.cutShort ||= part.cutShort;
+}
+
+export function describeViolation(violation: Violation): string {
+  const trail = violation.trail.map((line) => `    ${line}`).join("\n");
+  return `${violation.scenario}: ${violation.rule}\n${trail}\n  ${violation.detail.replaceAll("\n", "\n  ")}`;
+}
+
+/** The lines in which two observations differ; equal lines are left out. */
+export function differences(actual: string, wanted: ReadonlyMap<string, string>): string {
+  const have = new Set(actual.split("\n"));
+  const parts: string[] = [];
+  for (const [name, text] of wanted) {
+    const lines = new Set(text.split("\n"));
+    const extra = [...have].filter((line) => !lines.has(line)).map((line) => `  + ${line}`);
+    const lacking = [...lines].filter((line) => !have.has(line)).map((line) => `  - ${line}`);
+    parts.push(`against "${name}":`, ...extra, ...lacking);
+  }
+  return parts.join("\n");
+}

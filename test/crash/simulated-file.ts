@@ -1,0 +1,148 @@
+// An open file of a simulated process.
+
+import type { ByteRange, FileStat, LockKind, StorageFile } from "../../src/storage/index.ts";
+import type { Content } from "./content.ts";
+import type { Change } from "./disk-log.ts";
+import type { SimulatedMachine } from "./simulated-disk.ts";
+import { problem, statOfInode } from "./simulated-stat.ts";
+
+/** What an open file needs of the process that opened it. */
+export interface FileOwner {
+  readonly machine: SimulatedMachine;
+  turn(): Promise<void>;
+}
+
+export class SimulatedFile implements StorageFile {
+  readonly path: string;
+  readonly process: FileOwner;
+  readonly #machine: SimulatedMachine;
+  readonly #inode: number;
+  readonly #access: "read" | "write";
+  #open = true;
+
+  constructor(process: FileOwner, inode: number, path: string, access: "read" | "write") {
+    this.process = process;
+    this.path = path;
+    this.#machine = process.machine;
+    this.#inode = inode;
+    this.#access = access;
+  }
+
+  async stat(): Promise<FileStat> {
+    await this.#turn();
+    return statOfInode(this.#machine.tree.get(this.#inode));
+  }
+
+  async read(target: Uint8Array, offset: number): Promise<number> {
+    await this.#turn();
+    return this.#content().read(target, offset);
+  }
+
+  async write(source: Uint8Array, offset: number): Promise<void> {
+    await this.#turn();
+    // Taken only now, as the kernel does: who changes the buffer before the call is done writes that.
+    this.#write(source.slice(), offset);
+  }
+
+  async truncate(sizeBytes: number): Promise<void> {
+    await this.#turn();
+    this.#change((path, atNs) => ({ kind: "truncate", path, atNs, inode: this.#inode, sizeBytes }));
+  }
+
+  async flush(purpose: string): Promise<void> {
+    await this.#turn();
+    this.#machine.perform(this.process, (atNs) => ({
+      kind: "flush",
+      inode: this.#inode,
+      of: "file",
+      path: this.path,
+      purpose,
+      atNs,
+      outcome: "persists",
+    }));
+  }
+
+  async seekData(offset: number): Promise<number | undefined> {
+    await this.#turn();
+    return this.#content().seekData(offset);
+  }
+
+  async seekHole(offset: number): Promise<number> {
+    await this.#turn();
+    return this.#content().seekHole(offset);
+  }
+
+  async punchHole(range: ByteRange): Promise<void> {
+    await this.#turn();
+    this.#change((path, atNs) => ({ kind: "punch", path, atNs, inode: this.#inode, ...range }));
+  }
+
+  async copyRangeFrom(
+    source: StorageFile,
+    sourceOffset: number,
+    targetOffset: number,
+    lengthBytes: number,
+  ): Promise<void> {
+    const bytes = new Uint8Array(lengthBytes);
+    const count = await source.read(bytes, sourceOffset);
+    await this.#turn();
+    if (count < lengthBytes) throw problem("E_IO", source.path, "ends before the range that is to be copied");
+    this.#write(bytes, targetOffset);
+  }
+
+  async cloneFrom(): Promise<boolean> {
+    await this.#turn();
+    return false;
+  }
+
+  lock(range: ByteRange, kind: LockKind): boolean {
+    this.#checkUsable();
+    if (kind === "exclusive") this.#checkWritable();
+    return this.#machine.lock(this.#inode, this, range, kind);
+  }
+
+  unlock(range: ByteRange): void {
+    this.#checkUsable();
+    this.#machine.unlock(this.#inode, this, range);
+  }
+
+  wouldConflict(range: ByteRange, kind: LockKind): boolean {
+    this.#checkUsable();
+    return this.#machine.wouldConflict(this.#inode, this, range, kind);
+  }
+
+  async close(): Promise<void> {
+    await this.process.turn();
+    this.#open = false;
+    this.#machine.unlockAll(this.#inode, this);
+  }
+
+  async #turn(): Promise<void> {
+    await this.process.turn();
+    this.#checkUsable();
+  }
+
+  #content(): Content {
+    return this.#machine.tree.get(this.#inode).content;
+  }
+
+  #write(bytes: Uint8Array, offset: number): void {
+    if (bytes.length === 0) return;
+    const grows = offset + bytes.length > this.#content().sizeBytes;
+    this.#change((path, atNs) => ({ kind: "write", path, atNs, inode: this.#inode, offset, bytes, grows }));
+  }
+
+  #change(make: (path: string, atNs: bigint) => Change): void {
+    this.#checkWritable();
+    this.#machine.perform(this.process, (atNs) => make(this.path, atNs));
+  }
+
+  #checkUsable(): void {
+    this.#machine.checkAlive(this.process);
+    if (!this.#open) throw problem("E_IO", this.path, "the file is closed");
+  }
+
+  #checkWritable(): void {
+    if (this.#access !== "write") throw problem("E_IO", this.path, "not open for writing");
+  }
+}

@@ -1,0 +1,25 @@
+// How a simulated disk answers: what stat says of an inode, and the errors of a failed call.
+
+import { ImgtxError, type ErrorCode } from "../../src/errors/index.ts";
+import type { FileStat } from "../../src/storage/index.ts";
+import type { Inode } from "./disk-tree.ts";
+
+const FILE_SYSTEM = "64769";
+
+export function statOfInode(inode: Inode): FileStat {
+  return {
+    kind: inode.kind,
+    sizeBytes: inode.kind === "symlink" ? Buffer.byteLength(inode.target) : inode.content.sizeBytes,
+    allocatedBytes: inode.content.allocatedBytes,
+    fileSystem: FILE_SYSTEM,
+    inode: String(inode.number),
+    mode: inode.mode,
+    ownerId: 0,
+    modifiedNs: String(inode.modifiedNs),
+    bornNs: String(inode.bornNs),
+  };
+}
+
+export function problem(code: ErrorCode, path: string, text: string): ImgtxError {
+  return new ImgtxError(code, `${path}: ${text}`, { image: path });
+}

@@ -1,0 +1,66 @@
+// What the crash rig needs to know of the program under test, and nothing more. The real one is the
+// command line (command-line.ts); the rig's own tests use a toy protocol (toy-protocol.ts).
+
+import type { Storage } from "../../src/storage/index.ts";
+import type { Tree } from "./disk-tree.ts";
+import { startProcess } from "./simulated-process.ts";
+import { afterProcessDeath, type SimulatedMachine } from "./simulated-disk.ts";
+
+export interface RunResult {
+  readonly exit: number;
+  /** Everything that it printed, for reports. */
+  readonly text: string;
+}
+
+export interface Subject {
+  /** Runs one command as a process of its own. Throws only for a bug. */
+  run(storage: Storage, argv: readonly string[]): Promise<RunResult>;
+  /** The command that does nothing but recover. */
+  readonly recover: readonly string[];
+  /**
+   * All that a user can tell: devices, guest content, open transactions, files outside the program's own
+   * folder. One fact a line. Anything that no correct disk can show throws a BadState.
+   */
+  observe(machine: SimulatedMachine): Promise<string>;
+  /** The files outside the program's own folder, one a line. Runs nothing. */
+  files(tree: Tree): string;
+}
+
+/** A disk that no crash and no error may leave behind: corrupt metadata, a chain that does not open. */
+export class BadState extends Error {
+  override readonly name = "BadState";
+}
+
+export interface Step {
+  readonly argv: readonly string[];
+  /** The exit status without a crash. Default: 0. */
+  readonly exit?: number;
+}
+
+/** A scenario on a simulated disk. */
+export interface Plan {
+  readonly name: string;
+  readonly disk: Tree;
+  /** Run first, then taken as durable. */
+  readonly prepare: readonly Step[];
+  readonly steps: readonly Step[];
+  /** Indices of the steps whose crash is studied. Default: all. */
+  readonly studied?: readonly number[];
+}
+
+/** Runs a command in a new process on the machine. Throws SimulatedDeath if it was killed, whatever it caught. */
+export async function runOn(
+  machine: SimulatedMachine,
+  subject: Subject,
+  argv: readonly string[],
+): Promise<RunResult> {
+  const process = startProcess(machine);
+  const result = await subject.run(process, argv);
+  machine.checkAlive(process);
+  return result;
+}
+
+/** Observes a copy, so that the machine itself stays as it is. */
+export function observeCopy(machine: SimulatedMachine, subject: Subject): Promise<string> {
+  return subject.observe(afterProcessDeath(machine));
+}
