@@ -26,15 +26,17 @@ export interface View {
   readonly omitted: readonly { readonly device: string; readonly clash: string }[];
 }
 
-const CLIMB = "d";
+/** Names the folders that climbs go up through; unlikely as the name of an image. */
+const CLIMB = "up";
 
 export function planView(table: DeviceTable): View {
   const wanted = table.devices.map((device) => ({ device: device.name, lookups: lookupsOf(device) }));
   const climbs = Math.max(0, ...wanted.flatMap(({ lookups }) => lookups.map(({ at }) => countClimbs(at))));
-  const below = Array.from({ length: climbs }, () => CLIMB).join("/");
+  const climbed = Array.from({ length: climbs }, (_, depth) => CLIMB.concat(`/${CLIMB}`.repeat(depth)));
+  const below = climbed.at(-1) ?? "";
   const names = new Set(wanted.map(({ device }) => posix.join(below, device)));
   const links = new Map<string, string>();
-  const folders = new Set<string>();
+  const folders = new Set(climbed);
   const omitted: { device: string; clash: string }[] = [];
   for (const { device, lookups } of wanted) {
     const own = new Map<string, string>();
