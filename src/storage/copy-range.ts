@@ -2,7 +2,7 @@
 // takes no more space than its original.
 
 import { ImgtxError } from "../errors/index.ts";
-import type { StorageFile } from "./storage.ts";
+import type { FileStat, StorageFile } from "./storage.ts";
 
 export interface CopiedRange {
   readonly source: StorageFile;
@@ -21,13 +21,22 @@ export interface CopyMeans {
 
 const MEMORY_BYTES = 1024 * 1024;
 
-/** Walks the source's data and holes. Throws E_IO where the source ends before the range does. */
+/**
+ * Walks the source's data and holes. E_IO where the source ends before the range does; E_INTERNAL, a bug
+ * of the caller's, where both ranges overlap in one file.
+ */
 export async function copyBetween(range: CopiedRange, means: CopyMeans): Promise<void> {
   const { source, sourceOffset, target, targetOffset, lengthBytes } = range;
   if (lengthBytes === 0) return;
   const sourceEnd = sourceOffset + lengthBytes;
-  const { sizeBytes } = await source.stat();
-  if (sizeBytes < sourceEnd) throw endedEarly(source, sizeBytes, sourceEnd);
+  const sourceStat = await source.stat();
+  if (sourceStat.sizeBytes < sourceEnd) throw endedEarly(source, sourceStat.sizeBytes, sourceEnd);
+  if (isSameFile(sourceStat, await target.stat()) && Math.abs(sourceOffset - targetOffset) < lengthBytes) {
+    throw new ImgtxError("E_INTERNAL", `'${target.path}' was to be copied onto itself`, {
+      image: target.path,
+      offset: targetOffset,
+    });
+  }
 
   const shift = targetOffset - sourceOffset;
   let position = sourceOffset;
@@ -65,6 +74,10 @@ async function makeHole(target: StorageFile, start: number, lengthBytes: number)
   if (lengthBytes === 0) return;
   const data = await target.seekData(start);
   if (data !== undefined && data < start + lengthBytes) await target.punchHole({ start, lengthBytes });
+}
+
+function isSameFile(a: FileStat, b: FileStat): boolean {
+  return a.inode === b.inode && a.fileSystem === b.fileSystem;
 }
 
 function endedEarly(source: StorageFile, sizeBytes: number, wantedBytes: number): ImgtxError {

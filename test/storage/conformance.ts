@@ -331,6 +331,18 @@ function describeSparseFiles(makeStorage: MakeStorage): void {
       await target.close();
     });
 
+    test("a range is copied elsewhere in its own file, and is refused onto itself", async () => {
+      const { storage, root } = await makeStorage();
+      const file = await makeFileWith(storage, `${root}/a`, pattern(3 * BLOCK));
+      expect((await failureOf(() => file.copyRangeFrom(file, 0, 100, BLOCK))).code).toBe("E_INTERNAL");
+      expect(Buffer.compare(await readAll(file), pattern(3 * BLOCK))).toBe(0);
+      await file.copyRangeFrom(file, 0, BLOCK + 10, BLOCK);
+      const expected = pattern(3 * BLOCK);
+      expected.copyWithin(BLOCK + 10, 0, BLOCK);
+      expect(Buffer.compare(await readAll(file), expected)).toBe(0);
+      await file.close();
+    });
+
     test("a clone is the same file, or is refused with nothing written", async () => {
       const made = await makeStorage();
       const source = await makeSparse(made);

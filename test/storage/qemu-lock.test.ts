@@ -10,7 +10,7 @@ import {
 } from "../../src/storage/index.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { failureOf } from "./conformance.ts";
-import { run, runWell, startQemuDaemon } from "./qemu.ts";
+import { run, runWell, startQemuDaemon } from "./programs.ts";
 import { makeScratchFolder } from "./scratch.ts";
 
 const { test } = oracle("qemu-img", "qemu-io", "qemu-storage-daemon");
