@@ -1,0 +1,94 @@
+import { appendFileSync, copyFileSync, utimesSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import type { Fingerprint } from "../../src/format/index.ts";
+import { describeChanges, describeContentChanges, takeFingerprint } from "../../src/format/index.ts";
+import { makeNodeStorage } from "../../src/storage/index.ts";
+import { makeRaw } from "./make-image.ts";
+import { makeFolder } from "./temporary-folder.ts";
+
+const storage = makeNodeStorage();
+
+async function fingerprintOf(path: string, header: object | undefined): Promise<Fingerprint> {
+  const file = await storage.openFile(path, "read");
+  try {
+    return await takeFingerprint(file, header);
+  } finally {
+    await file.close();
+  }
+}
+
+const BEFORE: Fingerprint = {
+  sizeBytes: 196_616,
+  modifiedNs: "1795435262000000007",
+  inode: "12",
+  bornNs: "1795435200000000000",
+  headerSha256: "aa",
+};
+
+describe("a fingerprint", () => {
+  test("is the same for a file that nobody touched, and survives JSON", async () => {
+    const path = makeRaw(`${makeFolder()}/base.raw`);
+    const before = await fingerprintOf(path, {});
+    const now = await fingerprintOf(path, {});
+    expect(describeChanges(JSON.parse(JSON.stringify(before)) as Fingerprint, now)).toEqual([]);
+    expect(before.headerSha256).toMatch(/^[0-9a-f]{64}$/);
+  });
+
+  test("does not look into a raw image", async () => {
+    const path = makeRaw(`${makeFolder()}/base.raw`);
+    expect((await fingerprintOf(path, undefined)).headerSha256).toBeNull();
+  });
+
+  test("tells that the header changed though size and time are back", async () => {
+    const path = `${makeFolder()}/base.raw`;
+    writeFileSync(path, "one");
+    utimesSync(path, 1000, 1000);
+    const before = await fingerprintOf(path, {});
+    writeFileSync(path, "two");
+    utimesSync(path, 1000, 1000);
+    expect(describeChanges(before, await fingerprintOf(path, {}))).toEqual(["header"]);
+  });
+
+  test("tells that the file grew", async () => {
+    const path = makeRaw(`${makeFolder()}/base.raw`, 1000);
+    const before = await fingerprintOf(path, undefined);
+    appendFileSync(path, "x");
+    const changes = describeChanges(before, await fingerprintOf(path, undefined));
+    expect(changes[0]).toBe("size 1000 → 1001");
+    expect(changes[1]).toMatch(/^modified /);
+  });
+
+  test("tells a copy from the original, unless which file it is does not count", async () => {
+    const folder = makeFolder();
+    const path = makeRaw(`${folder}/base.raw`);
+    utimesSync(path, 1000, 1000);
+    copyFileSync(path, `${folder}/copy.raw`);
+    utimesSync(`${folder}/copy.raw`, 1000, 1000);
+    const before = await fingerprintOf(path, {});
+    const copy = await fingerprintOf(`${folder}/copy.raw`, {});
+    expect(describeChanges(before, copy)).toEqual([
+      `replaced by another file (inode ${before.inode} → ${copy.inode})`,
+    ]);
+    expect(describeContentChanges(before, copy)).toEqual([]);
+  });
+
+  test.each([
+    ["on the same day by the time", "1795435384000000000", "12:01:02 → 12:03:04 UTC"],
+    [
+      "on another day by date and time",
+      "1795521662000000000",
+      "2026-11-23 12:01:02 → 2026-11-24 12:01:02 UTC",
+    ],
+    [
+      "in the same second by the fraction",
+      "1795435262000000008",
+      "12:01:02.000000007 → 12:01:02.000000008 UTC",
+    ],
+  ])("tells a change %s", (_, modifiedNs, times) => {
+    expect(describeChanges(BEFORE, { ...BEFORE, modifiedNs })).toEqual([`modified ${times}`]);
+  });
+
+  test("tells a file that was removed and made again under the same inode", () => {
+    expect(describeChanges(BEFORE, { ...BEFORE, bornNs: "5" })).toHaveLength(1);
+  });
+});
