@@ -2,6 +2,7 @@
 // and the rules themselves against files that break them. A checker that reads nothing passes everything, so
 // it also has to have seen what is known to be there.
 
+import { execFileSync } from "node:child_process";
 import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -15,6 +16,7 @@ import {
   findStyleViolations,
   LAYERS,
 } from "./helpers/layers.ts";
+import { oracle } from "./helpers/oracles.ts";
 import { blankSource, findImports, findLongBlocks } from "./helpers/source-text.ts";
 
 // In parts, so that this file keeps the rule that it shows.
@@ -71,6 +73,12 @@ describe("the tree", async () => {
 
   test("no function of the sources has more than 60 lines", () => {
     expect(sources.flatMap(findLongFunctions)).toEqual([]);
+  });
+
+  oracle("shellcheck").test("shellcheck finds nothing in the shell scripts", async () => {
+    const scripts = (await listFiles("test")).filter((file) => file.endsWith(".sh"));
+    expect(scripts).toContain("test/tooling/install-oracles.sh");
+    execFileSync("shellcheck", ["-x", ".ci/run", ...scripts], { cwd: TOP, stdio: "pipe" });
   });
 });
 
