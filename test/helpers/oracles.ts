@@ -1,7 +1,9 @@
 // Tests that need a tool of this machine: qemu-img as the judge, strace, a mount. Where the tool is missing
 // such a test is skipped, and said to be, by name; in CI it fails instead, since a skip there hides a break.
 
-import { accessSync, constants, statSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { accessSync, constants, mkdtempSync, rmdirSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { delimiter } from "node:path";
 import { test, type TestAPI } from "vitest";
 
@@ -13,7 +15,8 @@ export interface Oracle {
 }
 
 /**
- * For tests that need these programs; "root" stands for being root.
+ * For tests that need these programs, or may do these things: "root", "mounts" (mount and unmount), "loops"
+ * (mount an image file).
  *
  *     const qemu = oracle("qemu-img", "qemu-io");
  *     qemu.test("the overlay is clean", async () => { … });
@@ -39,8 +42,16 @@ function isCi(): boolean {
   return !["", "0", "false"].includes(process.env["CI"] ?? "");
 }
 
+// Being root is not enough in a container, which may forbid both: tried out, not deduced.
+const PRIVILEGES: Readonly<Record<string, () => boolean>> = {
+  root: () => process.getuid?.() === 0,
+  mounts: canMount,
+  loops: () => canMount() && succeeds("losetup", "--find"),
+};
+
 function isThere(tool: string): boolean {
-  if (tool === "root") return process.getuid?.() === 0;
+  const privilege = PRIVILEGES[tool];
+  if (privilege !== undefined) return privilege();
   const folders = (process.env["PATH"] ?? "").split(delimiter);
   return folders.some((folder) => isProgram(`${folder}/${tool}`));
 }
@@ -52,4 +63,17 @@ function isProgram(path: string): boolean {
   } catch {
     return false;
   }
+}
+
+function canMount(): boolean {
+  const folder = mkdtempSync(`${tmpdir()}/imgtx-mount-`);
+  try {
+    return succeeds("mount", "-t", "tmpfs", "none", folder) && succeeds("umount", folder);
+  } finally {
+    rmdirSync(folder);
+  }
+}
+
+function succeeds(program: string, ...parameters: string[]): boolean {
+  return spawnSync(program, parameters, { stdio: "ignore" }).status === 0;
 }

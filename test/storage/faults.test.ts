@@ -13,7 +13,7 @@ import { makeScratchFolder } from "./scratch.ts";
 const KIB = 1024;
 const MIB = 1024 * KIB;
 
-const mounting = oracle("root", "mount", "umount");
+const mounting = oracle("mounts");
 const storage = makeNodeStorage();
 
 function mount(folder: string, ...parameters: string[]): void {
@@ -121,7 +121,7 @@ describe("a read-only file system", () => {
 });
 
 describe("a disk that loses a flush", () => {
-  const { test: failingDisk } = oracle("root", "mount", "umount", "mkfs.ext4");
+  const { test: failingDisk } = oracle("loops", "mkfs.ext4");
 
   failingDisk("fails the flush, and every later flush of that file too", async () => {
     // An ext4 in a sparse file that its own disk has no room for: writes fit the page cache, and are lost.
@@ -255,7 +255,7 @@ test("a copy takes no more space than its source", async () => {
 });
 
 describe("a clone", () => {
-  const { test: onXfs } = oracle("root", "mount", "umount", "mkfs.xfs");
+  const { test: onXfs } = oracle("loops", "mkfs.xfs");
 
   onXfs("shares the blocks where the file system can", async () => {
     const outside = makeScratchFolder();

@@ -23,6 +23,8 @@ export function runWell(program: string, ...parameters: string[]): string {
   return output;
 }
 
+const DAEMON = "qemu-storage-daemon";
+
 export interface QemuDaemon {
   readonly pid: number;
   readonly stop: () => Promise<void>;
@@ -36,7 +38,7 @@ export async function startQemuDaemon(image: string, folder: string, writable: b
   const socket = `${folder}/nbd-${Math.random().toString(36).slice(2, 10)}.sock`;
   const readOnly = writable ? "off" : "on";
   const daemon = spawn(
-    "qemu-storage-daemon",
+    DAEMON,
     [
       "--blockdev",
       `driver=file,node-name=f,filename=${image},read-only=${readOnly}`,

@@ -1,0 +1,62 @@
+// What stat tells.
+
+import { describe, expect, test } from "vitest";
+import { BLOCK, makeFileWith, pattern, type MakeStorage } from "./subject.ts";
+
+export function describeStats(makeStorage: MakeStorage): void {
+  describe("stat", () => {
+    test("tells files, folders and links apart, and follows links only when asked to", async () => {
+      const { storage, root } = await makeStorage();
+      await (await makeFileWith(storage, `${root}/a`, pattern(10))).close();
+      await storage.makeSymlink("a", `${root}/link`);
+      await storage.makeSymlink("none", `${root}/dangling`);
+      expect((await storage.stat(root))?.kind).toBe("folder");
+      expect(await storage.stat(`${root}/a`)).toMatchObject({ kind: "file", sizeBytes: 10 });
+      expect(await storage.stat(`${root}/link`)).toEqual(await storage.stat(`${root}/a`));
+      expect((await storage.statLink(`${root}/link`))?.kind).toBe("symlink");
+      expect(await storage.stat(`${root}/dangling`)).toBeUndefined();
+      expect((await storage.statLink(`${root}/dangling`))?.kind).toBe("symlink");
+      expect(await storage.stat(`${root}/none`)).toBeUndefined();
+      expect(await storage.statLink(`${root}/a/below-a-file`)).toBeUndefined();
+    });
+
+    test("of a path and of its open file agree", async () => {
+      const { storage, root } = await makeStorage();
+      const file = await makeFileWith(storage, `${root}/a`, pattern(10));
+      expect(await file.stat()).toEqual(await storage.stat(`${root}/a`));
+      await file.close();
+    });
+
+    test("two files differ in inode, and share the file system", async () => {
+      const { storage, root } = await makeStorage();
+      await (await storage.createFile(`${root}/a`, 0o600)).close();
+      await (await storage.createFile(`${root}/b`, 0o640)).close();
+      const a = await storage.stat(`${root}/a`);
+      const b = await storage.stat(`${root}/b`);
+      expect(a).toMatchObject({ mode: 0o600, ownerId: storage.host.userId });
+      expect(b).toMatchObject({ mode: 0o640, fileSystem: a?.fileSystem });
+      expect(b?.inode).not.toBe(a?.inode);
+    });
+
+    test("a write moves the time of modification and not that of birth", async () => {
+      const { storage, root } = await makeStorage();
+      const file = await makeFileWith(storage, `${root}/a`, pattern(10));
+      const before = await file.stat();
+      await storage.host.sleep(20);
+      await file.write(pattern(10, 2), 0);
+      const after = await file.stat();
+      expect(BigInt(after.modifiedNs)).toBeGreaterThan(BigInt(before.modifiedNs));
+      expect(after.bornNs).toBe(before.bornNs);
+      await file.close();
+    });
+
+    test("a sparse file takes less than its size", async () => {
+      const { storage, root } = await makeStorage();
+      const file = await storage.createFile(`${root}/a`, 0o600);
+      await file.truncate(1024 * BLOCK);
+      expect(await file.stat()).toMatchObject({ sizeBytes: 1024 * BLOCK });
+      expect((await file.stat()).allocatedBytes).toBeLessThan(2 * BLOCK);
+      await file.close();
+    });
+  });
+}
