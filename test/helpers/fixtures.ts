@@ -16,7 +16,7 @@ import { afterAll } from "vitest";
 import type { ErrorCode } from "../../src/errors/index.ts";
 
 /** When a damaged image is refused: see fixtures/README.md. */
-export interface FixtureRefusal {
+interface FixtureRefusal {
   readonly when: "open" | "write" | "later";
   readonly code: ErrorCode;
 }

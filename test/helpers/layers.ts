@@ -22,7 +22,7 @@ interface LayerRule {
   readonly face: string;
 }
 
-export const LEAVES = ["units", "errors"];
+const LEAVES = ["units", "errors"];
 
 export const LAYERS: Readonly<Record<string, LayerRule>> = {
   cli: { uses: ["transaction", "device", "format"], face: "main.ts" },
