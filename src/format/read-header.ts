@@ -8,6 +8,7 @@ import { decodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "./q
 export const HEAD_BYTES = 4096;
 
 const HINT_CORRUPT = "restore the image from a copy; `qemu-img check` may say more about it";
+const HINT_UNSUPPORTED = "use the tool that made the image, or a version of imgtx that knows what it uses";
 
 /** The first bytes of a file: HEAD_BYTES, or all of it where it is shorter. */
 export async function readHead(file: StorageFile): Promise<Uint8Array> {
@@ -35,6 +36,6 @@ export async function readQcow2Header(
     return decodeHeaderCluster(bytes, fileSizeBytes);
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
-    throw error.with({ image: path, ...(error.code === "E_CORRUPT" ? { hint: HINT_CORRUPT } : {}) });
+    throw error.with({ image: path, hint: error.code === "E_CORRUPT" ? HINT_CORRUPT : HINT_UNSUPPORTED });
   }
 }

@@ -19,7 +19,7 @@ export interface WatchedStorage {
   /** Paths in the order of their opening. */
   readonly opened: string[];
   /** Files that are open now. */
-  countOpen(): number;
+  readonly countOpen: () => number;
 }
 
 export function watchStorage(): WatchedStorage {
