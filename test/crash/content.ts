@@ -107,7 +107,7 @@ export class Content {
     for (let at = offset; at < this.#sizeBytes; at = nextChunk(at)) {
       if (!this.#chunks.has(Math.floor(at / CHUNK_BYTES))) return at;
     }
-    return this.#sizeBytes;
+    return Math.max(offset, this.#sizeBytes);
   }
 
   digest(): string {

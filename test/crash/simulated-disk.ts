@@ -131,7 +131,9 @@ export class SimulatedMachine {
     const change = makeChange(this.clockNs);
     const isFlush = change.kind === "flush";
     if (this.readOnly && !isFlush) {
-      throw new ImgtxError("E_READ_ONLY", `${change.path}: read-only file system`, { image: change.path });
+      throw new ImgtxError("E_READ_ONLY", `Could not use '${change.path}': Read-only file system`, {
+        image: change.path,
+      });
     }
     this.#meetFault(process, change);
     this.#append(
@@ -164,9 +166,9 @@ export class SimulatedMachine {
     }
     const [code, text] =
       fault.kind === "io"
-        ? (["E_IO", "input/output error"] as const)
-        : (["E_NO_SPACE", "no space left"] as const);
-    throw new ImgtxError(code, `${change.path}: ${text} (injected)`, { image: change.path });
+        ? (["E_IO", "Input/output error"] as const)
+        : (["E_NO_SPACE", "No space left on device"] as const);
+    throw new ImgtxError(code, `Could not use '${change.path}': ${text}`, { image: change.path });
   }
 
   lock(inode: number, owner: LockOwner, range: ByteRange, kind: LockKind): boolean {

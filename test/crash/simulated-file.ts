@@ -1,6 +1,7 @@
 // An open file of a simulated process.
 
 import type { ByteRange, FileStat, LockKind, StorageFile } from "../../src/storage/index.ts";
+import { copyBetween, copyThroughMemory } from "../../src/storage/copy-range.ts";
 import type { Content } from "./content.ts";
 import type { Change } from "./disk-log.ts";
 import type { SimulatedMachine } from "./simulated-disk.ts";
@@ -83,11 +84,16 @@ export class SimulatedFile implements StorageFile {
     targetOffset: number,
     lengthBytes: number,
   ): Promise<void> {
-    const bytes = new Uint8Array(lengthBytes);
-    const count = await source.read(bytes, sourceOffset);
     await this.#turn();
-    if (count < lengthBytes) throw problem("E_IO", source.path, "ends before the range that is to be copied");
-    this.#write(bytes, targetOffset);
+    await copyBetween(
+      { source, sourceOffset, target: this, targetOffset, lengthBytes },
+      {
+        copyData: (from, to, length) => copyThroughMemory(source, from, this, to, length),
+        growTo: async (sizeBytes) => {
+          if (this.#content().sizeBytes < sizeBytes) await this.truncate(sizeBytes);
+        },
+      },
+    );
   }
 
   async cloneFrom(): Promise<boolean> {
@@ -102,7 +108,7 @@ export class SimulatedFile implements StorageFile {
   }
 
   unlock(range: ByteRange): void {
-    this.#checkUsable();
+    this.#machine.checkAlive(this.process);
     this.#machine.unlock(this.#inode, this, range);
   }
 
@@ -139,10 +145,10 @@ export class SimulatedFile implements StorageFile {
 
   #checkUsable(): void {
     this.#machine.checkAlive(this.process);
-    if (!this.#open) throw problem("E_IO", this.path, "the file is closed");
+    if (!this.#open) throw problem("E_INTERNAL", this.path, "the file is closed");
   }
 
   #checkWritable(): void {
-    if (this.#access !== "write") throw problem("E_IO", this.path, "not open for writing");
+    if (this.#access !== "write") throw problem("E_IO", this.path, "Bad file descriptor");
   }
 }

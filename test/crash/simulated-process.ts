@@ -36,16 +36,16 @@ export class SimulatedProcess implements Storage {
   async openFile(path: string, access: "read" | "write", options: OpenOptions = {}): Promise<StorageFile> {
     await this.turn();
     const inode = this.#existing(path, options.refuseSymlink !== true);
-    if (inode.kind !== "file") throw problem("E_NOT_A_FILE", path, "not a regular file");
+    if (inode.kind !== "file") throw problem("E_NOT_A_FILE", path, "Is a directory");
     if (access === "write" && this.machine.readOnly)
-      throw problem("E_READ_ONLY", path, "read-only file system");
+      throw problem("E_READ_ONLY", path, "Read-only file system");
     return new SimulatedFile(this, inode.number, path, access);
   }
 
   async createFile(path: string, mode: number): Promise<StorageFile> {
     await this.turn();
     const place = this.#lookUp(path, false);
-    if (place.inode) throw problem("E_EXISTS", path, "exists");
+    if (place.inode) throw problem("E_EXISTS", path, "File exists");
     const number = this.machine.tree.freeNumber();
     this.#changeName("create", path, [{ ...slotOf(place), inode: number }], (atNs) =>
       makeInode(number, "file", mode, atNs),
@@ -66,7 +66,7 @@ export class SimulatedProcess implements Storage {
   async realPath(path: string): Promise<string> {
     await this.turn();
     const place = this.#lookUp(path, true);
-    if (!place.inode) throw problem("E_NOT_FOUND", path, "not found");
+    if (!place.inode) throw problem("E_NOT_FOUND", path, "No such file or directory");
     return place.path;
   }
 
@@ -78,7 +78,7 @@ export class SimulatedProcess implements Storage {
   async makeFolder(path: string, mode: number): Promise<void> {
     await this.turn();
     const place = this.#lookUp(path, false);
-    if (place.inode) throw problem("E_EXISTS", path, "exists");
+    if (place.inode) throw problem("E_EXISTS", path, "File exists");
     const number = this.machine.tree.freeNumber();
     this.#changeName("make folder", path, [{ ...slotOf(place), inode: number }], (atNs) =>
       makeInode(number, "folder", mode, atNs),
@@ -89,13 +89,13 @@ export class SimulatedProcess implements Storage {
     await this.turn();
     const place = this.#lookUp(path, false);
     if (!place.inode) return;
-    if (place.inode.kind !== "folder") throw problem("E_NOT_A_FILE", path, "not a folder");
+    if (place.inode.kind !== "folder") throw problem("E_NOT_A_FILE", path, "Not a directory");
     await this.#removeAllIn(place.inode, path);
     this.#changeName("remove folder", path, [{ ...slotOf(place), inode: null }]);
   }
 
   async #removeAllIn(folder: Inode, path: string): Promise<void> {
-    for (const [name, number] of [...folder.names]) {
+    for (const [name, number] of new Map(folder.names)) {
       const child = this.machine.tree.get(number);
       const slots = [{ folder: folder.number, name, inode: null }];
       if (child.kind === "folder") await this.#removeAllIn(child, `${path}/${name}`);
@@ -131,13 +131,13 @@ export class SimulatedProcess implements Storage {
   #move(source: string, target: string, replacing: boolean): void {
     const from = this.#lookUp(source, false);
     const to = this.#lookUp(target, false);
-    if (!from.inode) throw problem("E_NOT_FOUND", source, "not found");
-    if (to.inode && !replacing) throw problem("E_EXISTS", target, "exists");
+    if (!from.inode) throw problem("E_NOT_FOUND", source, "No such file or directory");
+    if (to.inode && !replacing) throw problem("E_EXISTS", target, "File exists");
     if (to.inode?.number === from.inode.number) return;
     if (to.inode && (to.inode.kind === "folder") !== (from.inode.kind === "folder")) {
-      throw problem("E_NOT_A_FILE", target, "a folder and a file cannot replace each other");
+      throw problem("E_NOT_A_FILE", target, "Not a directory");
     }
-    if (to.inode && to.inode.names.size > 0) throw problem("E_EXISTS", target, "folder is not empty");
+    if (to.inode && to.inode.names.size > 0) throw problem("E_EXISTS", target, "Directory not empty");
     this.#changeName("rename", `${source} -> ${target}`, [
       { ...slotOf(from), inode: null },
       { ...slotOf(to), inode: from.inode.number },
@@ -147,15 +147,15 @@ export class SimulatedProcess implements Storage {
   async removeFile(path: string): Promise<void> {
     await this.turn();
     const place = this.#lookUp(path, false);
-    if (!place.inode) throw problem("E_NOT_FOUND", path, "not found");
-    if (place.inode.kind === "folder") throw problem("E_NOT_A_FILE", path, "is a folder");
+    if (!place.inode) throw problem("E_NOT_FOUND", path, "No such file or directory");
+    if (place.inode.kind === "folder") throw problem("E_NOT_A_FILE", path, "Is a directory");
     this.#changeName("unlink", path, [{ ...slotOf(place), inode: null }]);
   }
 
   async makeSymlink(target: string, path: string): Promise<void> {
     await this.turn();
     const place = this.#lookUp(path, false);
-    if (place.inode) throw problem("E_EXISTS", path, "exists");
+    if (place.inode) throw problem("E_EXISTS", path, "File exists");
     const number = this.machine.tree.freeNumber();
     this.#changeName("make symlink", path, [{ ...slotOf(place), inode: number }], (atNs) =>
       makeInode(number, "symlink", 0o777, atNs, target),
@@ -165,7 +165,7 @@ export class SimulatedProcess implements Storage {
   async readSymlink(path: string): Promise<string> {
     await this.turn();
     const inode = this.#existing(path, false);
-    if (inode.kind !== "symlink") throw problem("E_IO", path, "not a symbolic link");
+    if (inode.kind !== "symlink") throw problem("E_IO", path, "Invalid argument");
     return inode.target;
   }
 
@@ -203,13 +203,13 @@ export class SimulatedProcess implements Storage {
 
   #folder(path: string): Inode {
     const inode = this.#existing(path, true);
-    if (inode.kind !== "folder") throw problem("E_NOT_A_FILE", path, "not a folder");
+    if (inode.kind !== "folder") throw problem("E_NOT_A_FILE", path, "Not a directory");
     return inode;
   }
 
   #existing(path: string, follow: boolean): Inode {
     const { inode } = this.#lookUp(path, follow);
-    if (!inode) throw problem("E_NOT_FOUND", path, "not found");
+    if (!inode) throw problem("E_NOT_FOUND", path, "No such file or directory");
     return inode;
   }
 
@@ -219,7 +219,8 @@ export class SimulatedProcess implements Storage {
       return this.machine.tree.lookUp(path, follow);
     } catch (error) {
       if (!(error instanceof LookupError)) throw error;
-      throw problem(error.problem === "too many links" ? "E_LOOP" : "E_NOT_FOUND", path, error.problem);
+      if (error.problem === "missing") throw problem("E_NOT_FOUND", path, "No such file or directory");
+      throw problem("E_NOT_A_FILE", path, error.problem);
     }
   }
 }

@@ -20,6 +20,7 @@ export function statOfInode(inode: Inode): FileStat {
   };
 }
 
+/** An error in the words of the real storage, which users and scripts get to see. */
 export function problem(code: ErrorCode, path: string, text: string): ImgtxError {
-  return new ImgtxError(code, `${path}: ${text}`, { image: path });
+  return new ImgtxError(code, `Could not use '${path}': ${text}`, { image: path });
 }

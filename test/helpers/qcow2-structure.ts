@@ -1,0 +1,151 @@
+// A small `qemu-img check`: does every reference fit into the file, does every cluster have as many
+// references as its refcount says, do no two structures overlap? For images without internal snapshots,
+// bitmaps and data file; it throws on those. Independent of src.
+
+import { readHeader, viewOf, type ImageBytes, type ImageHeader } from "./guest-content.ts";
+
+const OFFSET_MASK = 0x00ff_ffff_ffff_fe00n;
+const COPIED = 1n << 63n;
+const COMPRESSED = 1n << 62n;
+
+/** What is wrong with an image, a sentence each; nothing for a clean one. Leaks count as wrong. */
+export function structureProblems(file: ImageBytes, path: string): string[] {
+  const header = readHeader(file, path);
+  if (header.snapshots > 0 || header.hasBitmaps || header.dataFileName !== undefined) {
+    throw new Error(`${path}: this check knows no snapshots, bitmaps or data files`);
+  }
+  return new StructureCheck(file, header).run();
+}
+
+class StructureCheck {
+  readonly #file: ImageBytes;
+  readonly #header: ImageHeader;
+  readonly #clusterBytes: number;
+  readonly #references = new Map<number, number>();
+  readonly #owners = new Map<number, string>();
+  readonly #copied = new Map<number, string>();
+  readonly #problems: string[] = [];
+
+  constructor(file: ImageBytes, header: ImageHeader) {
+    this.#file = file;
+    this.#header = header;
+    this.#clusterBytes = 2 ** header.clusterBits;
+  }
+
+  run(): string[] {
+    const { l1Offset, l1Size, refcountTableOffset, refcountTableClusters } = this.#header;
+    this.#own("header", 0, this.#clusterBytes, 1);
+    this.#own("L1 table", l1Offset, l1Size * 8, 8);
+    this.#own("refcount table", refcountTableOffset, refcountTableClusters * this.#clusterBytes, 8);
+    const refcounts = this.#readRefcounts();
+    this.#readTables();
+    this.#compare(refcounts);
+    return this.#problems;
+  }
+
+  /** Notes that a structure takes these bytes; the last `unit` of them has to be in the file. */
+  #own(what: string, offset: number, lengthBytes: number, unit: number): void {
+    if (lengthBytes === 0) return;
+    if (offset % this.#clusterBytes !== 0) this.#problems.push(`${what} at ${offset} is not aligned`);
+    if (offset + (what === "header" ? unit : lengthBytes) > this.#file.sizeBytes) {
+      this.#problems.push(`${what} at ${offset} ends behind the file`);
+    }
+    for (let at = offset; at < offset + lengthBytes; at += this.#clusterBytes) this.#refer(what, at);
+  }
+
+  #refer(what: string, offset: number): void {
+    const cluster = Math.floor(offset / this.#clusterBytes);
+    const owner = this.#owners.get(cluster);
+    if (owner !== undefined && !(owner === "compressed data" && what === owner)) {
+      this.#problems.push(`cluster ${cluster} is ${owner} and ${what} at once`);
+    }
+    this.#owners.set(cluster, what);
+    this.#references.set(cluster, (this.#references.get(cluster) ?? 0) + 1);
+  }
+
+  #words(offset: number, count: number): bigint[] {
+    const bytes = this.#file.read(offset, count * 8);
+    const view = viewOf(bytes);
+    return Array.from({ length: Math.floor(bytes.length / 8) }, (_, index) => view.getBigUint64(index * 8));
+  }
+
+  #readRefcounts(): Map<number, bigint> {
+    const { refcountTableOffset, refcountTableClusters, refcountOrder } = this.#header;
+    const bits = 2 ** refcountOrder;
+    const perBlock = (this.#clusterBytes * 8) / bits;
+    const refcounts = new Map<number, bigint>();
+    const entries = this.#words(refcountTableOffset, (refcountTableClusters * this.#clusterBytes) / 8);
+    for (const [index, entry] of entries.entries()) {
+      if (entry === 0n) continue;
+      const offset = Number(entry);
+      this.#own("refcount block", offset, this.#clusterBytes, 8);
+      const block = this.#file.read(offset, this.#clusterBytes);
+      for (let at = 0; at < Math.floor((block.length * 8) / bits); at += 1) {
+        const count = refcountAt(block, at, bits);
+        if (count !== 0n) refcounts.set(index * perBlock + at, count);
+      }
+    }
+    return refcounts;
+  }
+
+  #readTables(): void {
+    const entryWords = this.#header.extendedL2 ? 2 : 1;
+    for (const [index, l1Entry] of this.#words(this.#header.l1Offset, this.#header.l1Size).entries()) {
+      const l2Offset = Number(l1Entry & OFFSET_MASK);
+      if (l2Offset === 0) continue;
+      this.#own("L2 table", l2Offset, this.#clusterBytes, 8);
+      this.#noteCopied(l2Offset, l1Entry, `L1 entry ${index}`);
+      const words = this.#words(l2Offset, this.#clusterBytes / 8);
+      for (let at = 0; at < words.length; at += entryWords)
+        this.#readEntry(words[at] ?? 0n, `L2 ${l2Offset} word ${at}`);
+    }
+  }
+
+  #readEntry(entry: bigint, where: string): void {
+    if ((entry & COMPRESSED) !== 0n) {
+      const offsetBits = BigInt(62 - (this.#header.clusterBits - 8));
+      const start = Number(entry & ((1n << offsetBits) - 1n));
+      const sectors = Number((entry & (COMPRESSED - 1n)) >> offsetBits) + 1;
+      const end = Math.floor(start / 512) * 512 + sectors * 512;
+      const first = Math.floor(start / this.#clusterBytes) * this.#clusterBytes;
+      for (let at = first; at < end; at += this.#clusterBytes) this.#refer("compressed data", at);
+      return;
+    }
+    const offset = Number(entry & OFFSET_MASK);
+    if (offset === 0) return;
+    if (offset >= this.#file.sizeBytes) this.#problems.push(`${where} leads behind the file, to ${offset}`);
+    if (offset % this.#clusterBytes !== 0) this.#problems.push(`${where} is not aligned: ${offset}`);
+    this.#refer("data", offset);
+    this.#noteCopied(offset, entry, where);
+  }
+
+  #noteCopied(offset: number, entry: bigint, where: string): void {
+    if ((entry & COPIED) !== 0n) this.#copied.set(offset / this.#clusterBytes, where);
+  }
+
+  #compare(refcounts: ReadonlyMap<number, bigint>): void {
+    for (const cluster of new Set([...refcounts.keys(), ...this.#references.keys()])) {
+      const refcount = refcounts.get(cluster) ?? 0n;
+      const references = BigInt(this.#references.get(cluster) ?? 0);
+      if (refcount !== references) {
+        const kind = refcount > references ? "leaked" : "corrupt";
+        this.#problems.push(`cluster ${cluster} is ${kind}: refcount ${refcount}, references ${references}`);
+      }
+    }
+    for (const [cluster, where] of this.#copied) {
+      const refcount = refcounts.get(cluster) ?? 0n;
+      if (refcount !== 1n) this.#problems.push(`${where} says COPIED, with refcount ${refcount}`);
+    }
+  }
+}
+
+function refcountAt(block: Uint8Array, index: number, bits: number): bigint {
+  if (bits < 8) {
+    const byte = block[Math.floor((index * bits) / 8)] ?? 0;
+    return BigInt((byte >> ((index * bits) % 8)) & (2 ** bits - 1));
+  }
+  let value = 0n;
+  const bytes = bits / 8;
+  for (let at = 0; at < bytes; at += 1) value = (value << 8n) | BigInt(block[index * bytes + at] ?? 0);
+  return value;
+}

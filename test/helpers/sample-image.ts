@@ -1,0 +1,102 @@
+// Makes small qcow2 and raw images as bytes, without src and without qemu, for tests that need disks with
+// something on them wherever they run.
+
+import { seededRandom } from "./random.ts";
+import { viewOf } from "./guest-content.ts";
+
+export interface SampleImage {
+  readonly virtualSizeBytes: number;
+  /** Guest clusters that have data, drawn from the seed. */
+  readonly dataClusters: readonly number[];
+  readonly zeroClusters?: readonly number[];
+  readonly seed: number;
+  readonly version?: 2 | 3;
+  readonly clusterBits?: number;
+  readonly backing?: { readonly name: string; readonly format: string };
+}
+
+const COPIED = 1n << 63n;
+
+export function sampleQcow2(image: SampleImage): Uint8Array {
+  const version = image.version ?? 3;
+  const clusterBits = image.clusterBits ?? 12;
+  const clusterBytes = 2 ** clusterBits;
+  const perTable = clusterBytes / 8;
+  const l1Size = Math.ceil(image.virtualSizeBytes / clusterBytes / perTable);
+  const l2Tables = [
+    ...new Set(
+      [...image.dataClusters, ...(image.zeroClusters ?? [])].map((cluster) => Math.floor(cluster / perTable)),
+    ),
+  ];
+  const l1Clusters = Math.max(1, Math.ceil((l1Size * 8) / clusterBytes));
+  const l1Start = 2;
+  const l2Start = l1Start + l1Clusters;
+  const dataStart = l2Start + l2Tables.length;
+  const before = dataStart + image.dataClusters.length;
+  const perBlock = clusterBytes / 2;
+  const blocks = Math.ceil(before / (perBlock - 1));
+  const total = before + blocks;
+  const bytes = new Uint8Array(total * clusterBytes);
+  const view = viewOf(bytes);
+  writeHeader(view, image, { version, clusterBits, l1Size, l1Offset: l1Start * clusterBytes });
+  for (let block = 0; block < blocks; block += 1) {
+    view.setBigUint64(clusterBytes + block * 8, BigInt((before + block) * clusterBytes));
+  }
+  for (let cluster = 0; cluster < total; cluster += 1) {
+    view.setUint16(before * clusterBytes + cluster * 2, 1);
+  }
+  const entryAt = (cluster: number) =>
+    (l2Start + l2Tables.indexOf(Math.floor(cluster / perTable))) * clusterBytes + (cluster % perTable) * 8;
+  for (const [index, table] of l2Tables.entries()) {
+    view.setBigUint64(l1Start * clusterBytes + table * 8, COPIED | BigInt((l2Start + index) * clusterBytes));
+  }
+  const random = seededRandom(image.seed);
+  for (const [index, cluster] of image.dataClusters.entries()) {
+    const host = (dataStart + index) * clusterBytes;
+    view.setBigUint64(entryAt(cluster), COPIED | BigInt(host));
+    for (let at = 0; at < clusterBytes; at += 1) bytes[host + at] = random.below(256);
+  }
+  for (const cluster of image.zeroClusters ?? []) view.setBigUint64(entryAt(cluster), 1n);
+  return bytes;
+}
+
+function writeHeader(
+  view: DataView,
+  image: SampleImage,
+  place: { version: number; clusterBits: number; l1Size: number; l1Offset: number },
+): void {
+  const headerBytes = place.version >= 3 ? 104 : 72;
+  view.setUint32(0, 0x514649fb);
+  view.setUint32(4, place.version);
+  view.setUint32(20, place.clusterBits);
+  view.setBigUint64(24, BigInt(image.virtualSizeBytes));
+  view.setUint32(36, place.l1Size);
+  view.setBigUint64(40, BigInt(place.l1Offset));
+  view.setBigUint64(48, BigInt(2 ** place.clusterBits));
+  view.setUint32(56, 1);
+  if (place.version >= 3) {
+    view.setUint32(96, 4);
+    view.setUint32(100, headerBytes);
+  }
+  if (!image.backing) return;
+  const format = Buffer.from(image.backing.format);
+  const name = Buffer.from(image.backing.name);
+  view.setUint32(headerBytes, 0xe2792aca);
+  view.setUint32(headerBytes + 4, format.length);
+  const bytes = new Uint8Array(view.buffer, view.byteOffset);
+  bytes.set(format, headerBytes + 8);
+  const nameOffset = headerBytes + 8 + Math.ceil(format.length / 8) * 8 + 8;
+  bytes.set(name, nameOffset);
+  view.setBigUint64(8, BigInt(nameOffset));
+  view.setUint32(16, name.length);
+}
+
+/** A raw disk with some data in it, and zeros in between. */
+export function sampleRaw(sizeBytes: number, seed: number): Uint8Array {
+  const bytes = new Uint8Array(sizeBytes);
+  const random = seededRandom(seed);
+  for (let at = 0; at < sizeBytes; at += 8192) {
+    for (let byte = at; byte < Math.min(at + 700, sizeBytes); byte += 1) bytes[byte] = random.below(256);
+  }
+  return bytes;
+}
