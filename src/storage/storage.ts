@@ -4,7 +4,9 @@
 // Invariants
 // - A read or write either does all of what was asked, or throws: short counts never leave this layer.
 // - Errors are ImgtxError with a path: E_NOT_FOUND, E_EXISTS, E_NO_PERMISSION, E_READ_ONLY, E_NO_SPACE,
-//   E_NOT_A_FILE (a folder, device node, FIFO or socket where a file was asked for), E_IO for the rest.
+//   E_NOT_A_FILE (a folder, device node, FIFO or socket where a file was asked for), E_BUSY (a mount point, a
+//   running program), E_UNSUPPORTED (a lock where there are none), E_IO for the rest. A file that is used
+//   after it was closed is E_INTERNAL.
 // - Nothing is durable before its flush: file content by StorageFile.flush, names by flushFolder.
 // - Each flush says what it is for. The purpose is the name under which the crash tests remove it.
 
@@ -47,11 +49,14 @@ export interface StorageFile {
   flush(purpose: string): Promise<void>;
   /** First byte of data at or behind offset, undefined when only holes follow. */
   seekData(offset: number): Promise<number | undefined>;
-  /** First byte of a hole at or behind offset; the end of the file counts as one. */
+  /** First byte of a hole at or behind offset; the end of the file counts as one, and all behind it. */
   seekHole(offset: number): Promise<number>;
   /** Gives the range back to the file system; it reads as zeros. */
   punchHole(range: ByteRange): Promise<void>;
-  /** Copies a range from source inside the kernel where it can; else by read and write. */
+  /**
+   * Copies a range from source inside the kernel where it can; else by read and write. Holes stay holes, and
+   * the target grows to the end of the range. E_IO, and nothing written, where the source ends before that.
+   */
   copyRangeFrom(
     source: StorageFile,
     sourceOffset: number,
@@ -68,7 +73,10 @@ export interface StorageFile {
   unlock(range: ByteRange): void;
   /** Whether a lock of this kind would be refused now (F_OFD_GETLK). Takes nothing. */
   wouldConflict(range: ByteRange, kind: LockKind): boolean;
-  /** Drops the locks taken through this description too. Closing twice is allowed. */
+  /**
+   * Waits for the reads and writes under way, and drops the locks taken through this description too.
+   * Closing twice is allowed, and so is an unlock afterwards.
+   */
   close(): Promise<void>;
 }
 
@@ -115,7 +123,10 @@ export interface Storage {
   readFolder(path: string): Promise<string[]>;
   /** Makes one folder that must not exist. */
   makeFolder(path: string, mode: number): Promise<void>;
-  /** Removes a folder with all that is in it; nothing there is no error. Never follows a link. */
+  /**
+   * Removes a folder with all that is in it; nothing there is no error. Never follows a link: one at path
+   * itself is E_NOT_A_FILE.
+   */
   removeFolder(path: string): Promise<void>;
   /** fsync of a folder: the names in it are durable when this returns. */
   flushFolder(path: string, purpose: string): Promise<void>;

@@ -116,6 +116,44 @@ test("releasing twice, or after a file was closed, spares the locks of others", 
   expect(lockedBytes(await storage.openFile(paths[0]!, "read"))).toEqual([100, 201, 203]);
 });
 
+test("a lock that another program holds for an instant, to ask, refuses nobody", async () => {
+  const { storage, paths } = await makeImages(1);
+  const asking = await acquireImageLocks(storage, [await request(storage, paths[0]!, "writer")], NO_WAIT);
+  const announced: string[] = [];
+  const acquiring = acquireImageLocks(storage, [await request(storage, paths[0]!, "writer")], {
+    waitMs: 0,
+    onWait: (what) => announced.push(what),
+  });
+  await storage.host.sleep(2);
+  asking.release();
+  (await acquiring).release();
+  expect(announced).toEqual([]);
+});
+
+test("images are locked in the order of their inodes, however they are named", async () => {
+  const { storage, paths } = await makeImages(3);
+  const inodes: [bigint, string][] = [];
+  const order: string[] = [];
+  const requests: ImageLockRequest[] = [];
+  for (const path of paths) {
+    const { file, role } = await request(storage, path, "writer");
+    inodes.push([BigInt((await file.stat()).inode), path]);
+    const watched = new Proxy(file, {
+      get(target, property) {
+        if (property === "lock") order.push(path);
+        const value: unknown = Reflect.get(target, property);
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
+    requests.push({ file: watched, role });
+  }
+  const expected = inodes.sort(([a], [b]) => (a < b ? -1 : 1)).map(([, path]) => path);
+  const byOrder = (a: ImageLockRequest, b: ImageLockRequest) =>
+    expected.indexOf(b.file.path) - expected.indexOf(a.file.path);
+  (await acquireImageLocks(storage, requests.toSorted(byOrder), NO_WAIT)).release();
+  expect([...new Set(order)]).toEqual(expected);
+});
+
 test("two groups that name the same images in opposite order never both fail, and never both win", async () => {
   const { storage, paths } = await makeImages(3);
   for (let round = 0; round < 10; round += 1) {
