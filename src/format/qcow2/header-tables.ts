@@ -42,8 +42,10 @@ export function checkTables(
   // A last cluster that is cut short reads as zeros to its end, so it counts as whole.
   const end = Math.ceil(fileSizeBytes / clusterSizeBytes) * clusterSizeBytes;
   const tables = listTables(fields, extensions, clusterSizeBytes);
-  for (const table of tables) checkPlace(table, clusterSizeBytes, end);
-  checkOverlaps(tables);
+  for (const table of tables) checkAlignment(table, clusterSizeBytes);
+  const used = tables.filter((table) => table.lengthBytes > 0);
+  for (const table of used) checkPlace(table, end);
+  checkOverlaps(used);
 }
 
 function checkCounts(fields: HeaderFields): void {
@@ -119,7 +121,7 @@ function listTables(
 ): Table[] {
   const bitmaps = findConsistentBitmaps(fields, extensions);
   const encryption = findExtension(extensions, "fullDiskEncryption");
-  const tables: Table[] = [
+  return [
     {
       what: "Reference count table",
       field: "refcount_table_offset",
@@ -154,13 +156,16 @@ function listTables(
       lengthBytes: encryption?.length ?? 0,
     },
   ];
-  return tables.filter((table) => table.lengthBytes > 0);
 }
 
-function checkPlace(table: Table, clusterSizeBytes: number, end: number): void {
+// Of an empty table too: QEMU refuses the image.
+function checkAlignment(table: Table, clusterSizeBytes: number): void {
   if (table.start % clusterSizeBytes !== 0) {
     throw corrupt(`${table.what} offset invalid: not aligned to a cluster`, table.field, table.fieldAt);
   }
+}
+
+function checkPlace(table: Table, end: number): void {
   if (table.start === 0) {
     throw corrupt(`${table.what} offset invalid: it lies on the header`, table.field, table.fieldAt);
   }
