@@ -1,24 +1,35 @@
 #!/usr/bin/env node
-// The launcher. `--version` is answered here, before anything is loaded. The process is not made to end:
-// it ends by itself with the exit code that is set, when its output has been written.
+// The launcher. `--version` is answered here, before anything is loaded; that this folder is CommonJS
+// (its package.json says so) and that the answer is written straight to the descriptor is for its speed.
+// The process is not made to end: it ends by itself, with the exit code that is set, when its output has
+// been written.
 
-import { readFileSync } from "node:fs";
+const { readFileSync, writeSync } = require("node:fs");
 
 const [, , first, ...rest] = process.argv;
 if (rest.length === 0 && (first === "--version" || first === "-V")) {
-  const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8"));
-  process.stdout.write(`imgtx ${version}\n`);
+  const { version } = JSON.parse(readFileSync(`${__dirname}/../package.json`, "utf8"));
+  print(`imgtx ${version}\n`);
 } else {
-  await start();
+  void start();
+}
+
+function print(text) {
+  try {
+    writeSync(1, text);
+  } catch (error) {
+    // A reader that has gone is no error; a pipe that is full for the moment takes it later.
+    if (error.code === "EAGAIN") process.stdout.write(text);
+    else if (error.code !== "EPIPE") throw error;
+  }
 }
 
 async function start() {
-  const built = new URL("../dist/launch.js", import.meta.url);
   try {
-    const { launch } = await import(built.href);
+    const { launch } = await import("../dist/launch.js");
     await launch();
   } catch (error) {
-    if (error.code !== "ERR_MODULE_NOT_FOUND" || error.url !== built.href) throw error;
+    if (error.code !== "ERR_MODULE_NOT_FOUND" || !error.message.includes("dist/launch.js'")) throw error;
     process.stderr.write(
       "error: imgtx has not been built\n  hint: run `npm ci && npm run build` in its folder\n",
     );

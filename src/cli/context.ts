@@ -43,7 +43,7 @@ export interface CliContext {
   readonly spawn?: (
     command: readonly string[],
     options: { readonly cwd: string; readonly env: Readonly<Record<string, string | undefined>> },
-  ) => Child;
+  ) => Promise<Child>;
   /** Another transaction layer, for tests of the command line alone. */
   readonly engine?: Engine;
 }

@@ -35,7 +35,6 @@ export async function openSession(
     startFolder: context.cwd,
     workspace: settings.workspace,
     createHere: options.createHere ?? false,
-    allowPaths: settings.allowPaths,
   });
   for (const note of session.recovered) report.recovery(note);
   return { engine, session };

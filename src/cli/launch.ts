@@ -6,7 +6,6 @@
 // - A reader that goes away (`| head`) is no error. What is not wanted any more is dropped, and the
 //   command still ends with its own status, which may be that of a commit.
 
-import { spawn } from "node:child_process";
 import { constants } from "node:os";
 import { makeNodeStorage } from "../storage/index.ts";
 import type { Child, ChildEnd, Interrupt, Output } from "./context.ts";
@@ -59,16 +58,18 @@ function onInterrupt(handler: (signal: Interrupt) => void): () => void {
   };
 }
 
-function startChild(
+async function startChild(
   command: readonly string[],
   options: { cwd: string; env: Readonly<Record<string, string | undefined>> },
-): Child {
+): Promise<Child> {
+  const { spawn } = await import("node:child_process");
   const [program = "", ...args] = command;
   const child = spawn(program, args, { cwd: options.cwd, env: options.env, stdio: "inherit" });
   const ended = new Promise<ChildEnd>((resolve) => {
     child.on("error", (error: NodeJS.ErrnoException) => {
-      const status = error.code === "ENOENT" ? 127 : 126;
-      resolve({ kind: "not-started", reason: error.message, status });
+      const missing = error.code === "ENOENT";
+      const reason = missing ? `no program '${program}' was found` : error.message;
+      resolve({ kind: "not-started", reason, status: missing ? 127 : 126 });
     });
     child.on("close", (status, signal) => {
       if (signal !== null) resolve({ kind: "killed", signal, status: 128 + constants.signals[signal] });

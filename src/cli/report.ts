@@ -103,7 +103,7 @@ export class Report {
     this.stopWaiting();
     if (this.#options.json) this.#toStderr(withSchema({ waiting: what }), "");
     else if (!this.#options.quiet) {
-      this.#spinner = startSpinner(`imgtx: waiting for ${printable(what)}`, this.#context);
+      this.#spinner = startSpinner(`imgtx: waiting: ${printable(what)}`, this.#context);
     }
   }
 

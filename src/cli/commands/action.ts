@@ -15,9 +15,7 @@ export const OUTCOME: Drawing<Outcome> = {
 
 export async function executeAction(command: ActionCommand, invocation: Invocation): Promise<number> {
   const request = command.request(invocation.input);
-  // A dry run makes no workspace either.
-  const createHere = command.createsWorkspace && !invocation.settings.dryRun;
-  const { engine, session } = await openSession(invocation, { createHere });
+  const { engine, session } = await openSession(invocation, { createHere: command.createsWorkspace });
   const outcome = await engine.runActions(session, [request], runOptions(invocation, command.standalone));
   invocation.report.done(outcome, OUTCOME);
   return 0;

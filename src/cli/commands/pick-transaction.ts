@@ -3,17 +3,18 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { TransactionDescription } from "../../transaction/index.ts";
 
-/** The one with this id, or the only one open. E_NO_TRANSACTION or E_TRANSACTION otherwise. */
+/** The one with this id or name, or the only one open. E_NO_TRANSACTION or E_TRANSACTION otherwise. */
 export function pickTransaction(
   transactions: readonly TransactionDescription[],
   id: string | undefined,
 ): TransactionDescription {
-  const found = id === undefined ? transactions : transactions.filter((each) => each.id === id);
+  const found =
+    id === undefined ? transactions : transactions.filter((each) => each.id === id || each.name === id);
   const [first, second] = found;
   if (first === undefined) {
     throw id === undefined
       ? new ImgtxError("E_NO_TRANSACTION", "no transaction is open", { hint: "imgtx txn begin opens one" })
-      : new ImgtxError("E_NO_TRANSACTION", `there is no open transaction '${id}'`, {
+      : new ImgtxError("E_NO_TRANSACTION", `no open transaction is called '${id}'`, {
           hint: "`imgtx txn list` shows those that are open",
         });
   }

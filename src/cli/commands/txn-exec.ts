@@ -1,15 +1,18 @@
 // imgtx txn exec -- COMMAND …
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { Child, ChildEnd, CliContext } from "../context.ts";
-import type { OpenSession } from "../invocation.ts";
+import type { Outcome, RunOptions } from "../../transaction/index.ts";
+import type { ChildEnd, CliContext } from "../context.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { lockWait, openSession, runOptions, type Invocation } from "../invocation.ts";
+import { lockWait, openSession, runOptions, type Invocation, type OpenSession } from "../invocation.ts";
 import { readName, readOnError, TRANSACTION_OPTIONS } from "./transaction-options.ts";
 import { ABORTED } from "./txn-abort.ts";
 import { COMMITTED } from "./txn-commit.ts";
 import { WOULD } from "./would.ts";
+
+/** An interrupt came first: aborted, and reported as that. */
+const NOT_RUN: ChildEnd = { kind: "exited", status: 0 };
 
 export const txnExec: PlainCommand = {
   kind: "plain",
@@ -51,7 +54,9 @@ export const txnExec: PlainCommand = {
     );
     try {
       const { id } = begun.description;
-      const end = await runChild(invocation, spawn, opened.session.root, id);
+      const end = invocation.signal.aborted
+        ? NOT_RUN
+        : await runChild(invocation, spawn, opened.session.root, id);
       return await settle(invocation, opened, id, end);
     } finally {
       await begun.release();
@@ -59,53 +64,78 @@ export const txnExec: PlainCommand = {
   },
 };
 
+/** Runs the command to its end, and hands it every signal that this process gets meanwhile. */
 async function runChild(
-  { input, context, signal }: Invocation,
+  { input, context, settings }: Invocation,
   spawn: NonNullable<CliContext["spawn"]>,
   root: string,
   id: string,
 ): Promise<ChildEnd> {
-  const child: Child = spawn(input.texts("COMMAND"), {
+  const { allowPaths } = settings;
+  const child = await spawn(input.texts("COMMAND"), {
     cwd: context.cwd,
-    env: { ...context.env, IMGTX_TXN: id, IMGTX_WORKSPACE: root },
+    env: {
+      ...context.env,
+      IMGTX_TXN: id,
+      IMGTX_WORKSPACE: root,
+      ...(allowPaths.length > 0 && { IMGTX_ALLOW_PATH: allowPaths.join(":") }),
+    },
   });
-  const passOn = (): void => {
-    const { reason } = signal as { reason: unknown };
-    const terminated = reason instanceof ImgtxError && reason.code === "E_TERMINATED";
+  const stop = context.onInterrupt?.((name) => {
     // A terminal sends Ctrl-C to its whole foreground group: the child has it already, and for many
     // programs a second one means something else than the first.
-    if (terminated || context.sharesTerminal !== true) child.kill(terminated ? "SIGTERM" : "SIGINT");
-  };
-  signal.addEventListener("abort", passOn, { once: true });
-  if (signal.aborted) passOn();
+    if (name !== "SIGINT" || context.sharesTerminal !== true) child.kill(name);
+  });
   try {
     return await child.ended;
   } finally {
-    signal.removeEventListener("abort", passOn);
+    stop?.();
   }
 }
 
 async function settle(
   invocation: Invocation,
-  { engine, session }: OpenSession,
+  opened: OpenSession,
   id: string,
   end: ChildEnd,
 ): Promise<number> {
   const { report, signal } = invocation;
-  // Neither is interrupted by the signal that the child was told of: a commit checks it, an abort is
-  // what the signal asks for.
-  const options = { ...runOptions(invocation, false), transaction: id, dryRun: false };
   if (end.kind === "exited" && end.status === 0 && !signal.aborted) {
-    const outcome = await engine.commitTransaction(session, id, options);
-    report.done(outcome, COMMITTED);
+    report.done(await commit(invocation, opened, id), COMMITTED);
     return 0;
   }
   if (end.kind === "not-started") report.notice(`the command could not be run: ${end.reason}`);
   if (end.kind === "killed") report.notice(`the command was killed by ${end.signal}`);
-  const outcome = await engine.abortTransaction(session, id, { ...options, signal: undefined });
-  report.done(outcome, ABORTED);
+  const outcome = await abort(invocation, opened, id);
+  if (outcome) report.done(outcome, ABORTED);
   if (end.status !== 0) return end.status;
   throw signal.reason instanceof Error
     ? signal.reason
     : new ImgtxError("E_INTERRUPTED", "interrupted; rolled back");
+}
+
+async function commit(invocation: Invocation, opened: OpenSession, id: string): Promise<Outcome> {
+  try {
+    return await opened.engine.commitTransaction(opened.session, id, optionsFor(invocation, id));
+  } catch (error) {
+    // What is committed and not finished is the next command's; anything else leaves nothing behind.
+    if (!(error instanceof ImgtxError) || error.code !== "E_UNFINISHED") await abort(invocation, opened, id);
+    throw error;
+  }
+}
+
+/** Undefined where the command has ended the transaction itself. */
+async function abort(invocation: Invocation, opened: OpenSession, id: string): Promise<Outcome | undefined> {
+  try {
+    // Not to be interrupted: it is what an interrupt asks for.
+    const options = { ...optionsFor(invocation, id), signal: undefined };
+    return await opened.engine.abortTransaction(opened.session, id, options);
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_NO_TRANSACTION") return undefined;
+    throw error;
+  }
+}
+
+function optionsFor(invocation: Invocation, id: string): RunOptions {
+  return { ...runOptions(invocation, false), transaction: id };
 }

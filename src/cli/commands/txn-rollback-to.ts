@@ -31,7 +31,7 @@ export const txnRollbackTo: PlainCommand = {
         settings.transaction,
       );
       if (!savepoints.includes(name)) {
-        throw new ImgtxError("E_REFUSED", `transaction ${id} has no savepoint '${name}'`);
+        throw new ImgtxError("E_NO_TRANSACTION", `transaction ${id} has no savepoint '${name}'`);
       }
       report.done({ saying: `transaction ${id} would go back to savepoint ${name}`, transaction: id }, WOULD);
       return 0;
@@ -49,7 +49,7 @@ export const txnRollbackTo: PlainCommand = {
           drawOutcome(
             back.outcome,
             canvas,
-            "undone",
+            "prepared",
             `Transaction ${back.outcome.transaction} is back at savepoint ${back.name}.`,
           ),
         json: (back) => withSchema({ ...outcomeJson(back.outcome), savepoint: back.name }),

@@ -133,7 +133,9 @@ function usageError(error: CommanderError, path: readonly string[]): ImgtxError 
   const text = error.message.replace(/^error: /, "");
   const suggestion = /\n\(Did you mean (.+)\?\)$/s.exec(text);
   const message = suggestion ? text.slice(0, suggestion.index) : text;
-  const hint = suggestion ? `did you mean ${suggestion[1]}?` : helpHint(path);
+  // A verb of a group is suggested with the group in front, ready to be typed.
+  const words = error.code === "commander.unknownCommand" ? [...path, suggestion?.[1]] : [suggestion?.[1]];
+  const hint = suggestion ? `did you mean ${words.join(" ")}?` : helpHint(path);
   return new ImgtxError("E_USAGE", message, { hint, cause: error });
 }
 

@@ -16,30 +16,41 @@ export function drawChains(devices: readonly DeviceDescription[], canvas: Canvas
 function drawChain(
   device: DeviceDescription,
   users: ReadonlyMap<string, readonly string[]>,
-  { paint, branch }: Canvas,
+  canvas: Canvas,
 ): string[] {
+  const { paint, branch } = canvas;
+  const chain = device.chain.length > 0 ? device.chain : [{ image: device.image, format: device.format }];
+  const abouts = chain.map(({ image, format }, depth) => {
+    const others = (users.get(image) ?? []).filter((name) => name !== device.name);
+    const role = depth === 0 ? ["active layer"] : depth === chain.length - 1 ? ["base"] : [];
+    return [format, ...role, ...(others.length > 0 ? [`also under ${others.join(", ")}`] : [])].join(", ");
+  });
+  const column = columnOf(chain, abouts, canvas);
+  const lines = chain.map(({ image }, depth) => {
+    const last = depth === chain.length - 1 && device.problem === null;
+    const padding = " ".repeat(Math.max(2, column - image.length));
+    const painted = depth === 0 ? paint.green(image) : image;
+    return `${paint.dim(last ? branch.last : branch.more)} ${painted}${padding}${paint.dim(abouts[depth] ?? "")}`;
+  });
+  const problem = device.problem === null ? [] : [`${paint.dim(branch.last)} ${paint.red(device.problem)}`];
+  return [drawHead(device, canvas), ...lines, ...problem];
+}
+
+function drawHead(device: DeviceDescription, { paint }: Canvas): string {
   const facts = [
     device.virtualSizeBytes === null ? undefined : formatBytes(device.virtualSizeBytes),
     device.frozen ? "frozen" : undefined,
     device.transaction === null ? undefined : `in transaction ${device.transaction}`,
   ].filter((fact) => fact !== undefined);
-  const head = [paint.bold(device.name), paint.dim(facts.join(", "))]
-    .filter((part) => part !== "")
-    .join("  ");
-  const chain = device.chain.length > 0 ? device.chain : [{ image: device.image, format: device.format }];
-  const lines = chain.map((element, depth) => {
-    const last = depth === chain.length - 1 && device.problem === null;
-    const others = (users.get(element.image) ?? []).filter((name) => name !== device.name);
-    const about = [
-      element.format,
-      ...(depth === 0 ? ["active layer"] : []),
-      ...(others.length > 0 ? [`also under ${others.join(", ")}`] : []),
-    ].join(", ");
-    const image = depth === 0 ? paint.green(element.image) : element.image;
-    return `${paint.dim(last ? branch.last : branch.more)} ${image}  ${paint.dim(about)}`;
-  });
-  const problem = device.problem === null ? [] : [`${paint.dim(branch.last)} ${paint.red(device.problem)}`];
-  return [head, ...lines, ...problem];
+  return [paint.bold(device.name), paint.dim(facts.join(", "))].filter((part) => part !== "").join("  ");
+}
+
+/** Where what is said of the images begins, so that it stands in a column; 0 where there is no room for one. */
+function columnOf(chain: DeviceDescription["chain"], abouts: readonly string[], { columns }: Canvas): number {
+  const widestImage = Math.max(...chain.map(({ image }) => image.length));
+  const widestAbout = Math.max(...abouts.map((about) => about.length));
+  const fits = columns === undefined || "├─ ".length + widestImage + 2 + widestAbout <= columns;
+  return fits ? widestImage + 2 : 0;
 }
 
 function usersOfImages(devices: readonly DeviceDescription[]): ReadonlyMap<string, readonly string[]> {

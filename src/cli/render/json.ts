@@ -25,6 +25,7 @@ export function deviceJson(device: DeviceDescription): object {
     frozen: device.frozen,
     mirror: device.mirror,
     transaction: device.transaction,
+    view: device.view,
     problem: device.problem,
   };
 }
