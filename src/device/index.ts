@@ -6,6 +6,7 @@ export {
   requireDevice,
   withDevices,
 } from "./device-table.ts";
+export { isOwnerAlive, lockOwner } from "./owner-lock.ts";
 export { readWholeFile } from "./replace-file.ts";
 export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
 export { isViewPresent, planView, showView } from "./view.ts";

@@ -1,18 +1,17 @@
 // The format layer's face: images, their chains, and new overlays. What is not exported here is its own.
 
-export type { Chain, ChainLink, ChainOptions, DataFile } from "./backing-chain.ts";
+export type { Chain, ChainLink } from "./backing-chain.ts";
 export { CHAIN_DEPTH_MAX, openChain } from "./backing-chain.ts";
 export { composeBackingPath, isProtocolName, makeRelativeName } from "./backing-name.ts";
 export type { Fingerprint } from "./fingerprint.ts";
 export { describeChanges, describeContentChanges, takeFingerprint } from "./fingerprint.ts";
+export type { ImageToHold } from "./image-locks.ts";
+export { holdImages } from "./image-locks.ts";
 export type { ImageFormat } from "./image-format.ts";
-export { parseImageFormat } from "./image-format.ts";
 export type { GateOptions } from "./open-gate.ts";
-export type { OverlayPlan, OverlayRequest } from "./overlay.ts";
+export type { OverlayPlan } from "./overlay.ts";
 export { planOverlay, writeOverlay } from "./overlay.ts";
 export { checkOverlayIsEmpty } from "./overlay-check.ts";
-export type { InheritableLayout, OverlayLayout, OverlayOptions } from "./overlay-options.ts";
-export type { ProbedFormat } from "./probe.ts";
+export type { InheritableLayout, OverlayOptions } from "./overlay-options.ts";
 export { probeFormat } from "./probe.ts";
-export type { Qcow2Header } from "./qcow2/header-cluster.ts";
 export { quoteName } from "./quote-name.ts";

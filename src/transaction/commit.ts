@@ -7,8 +7,8 @@
 
 import { type DeviceTable, lockWorkspace, readTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { takeFingerprint } from "../format/index.ts";
-import { acquireImageLocks, type LockWaiting, type StorageFile } from "../storage/index.ts";
+import { holdImages, takeFingerprint } from "../format/index.ts";
+import type { LockWaiting, StorageFile } from "../storage/index.ts";
 import { assertActiveLayersApart, assertUnchanged } from "./chain-entry.ts";
 import {
   type CommitRecord,
@@ -28,12 +28,8 @@ export async function commitJournal(
 ): Promise<DeviceTable> {
   const files = await openWatched(workspace, journal.state);
   try {
-    const requests = files.map(({ file, watched }) => ({
-      file,
-      role: "reader" as const,
-      ...(watched.device !== null && { device: watched.device }),
-    }));
-    const locks = await acquireImageLocks(workspace.storage, requests, waiting);
+    const images = files.map(({ file, watched }) => ({ file, device: watched.device ?? undefined }));
+    const locks = await holdImages(workspace.storage, images, waiting);
     try {
       const lock = await lockWorkspace(workspace, waiting);
       try {

@@ -1,8 +1,8 @@
 // The images that one command has open, and QEMU's locks on them. Both end with the command, and never
 // earlier: a lock that is dropped before the commit mark would let a guest start in between.
 
-import { type Chain, type ImageFormat, openChain } from "../format/index.ts";
-import { acquireImageLocks, type ImageLocks, type LockWaiting, type Storage } from "../storage/index.ts";
+import { type Chain, holdImages, type ImageFormat, openChain } from "../format/index.ts";
+import type { ImageLocks, LockWaiting, Storage } from "../storage/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 
 export class OpenedImages {
@@ -38,16 +38,12 @@ export class OpenedImages {
   /** Locks all that was opened since the last call, as one group in one order. */
   async lock(waiting: LockWaiting): Promise<void> {
     const fresh = this.#chains.slice(this.#unlockedFrom);
-    const requests = fresh.flatMap(({ chain, device }) =>
+    const images = fresh.flatMap(({ chain, device }) =>
       chain.links.flatMap(({ file, dataFile }) =>
-        [file, ...(dataFile ? [dataFile.file] : [])].map((open) => ({
-          file: open,
-          role: "reader" as const,
-          device,
-        })),
+        [file, ...(dataFile ? [dataFile.file] : [])].map((opened) => ({ file: opened, device })),
       ),
     );
-    this.#locks.push(await acquireImageLocks(this.#storage, requests, waiting));
+    this.#locks.push(await holdImages(this.#storage, images, waiting));
     this.#unlockedFrom = this.#chains.length;
   }
 

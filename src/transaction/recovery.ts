@@ -8,6 +8,7 @@
 // - A damaged journal is left alone with all its files, and stops what would change the workspace.
 
 import {
+  isOwnerAlive,
   isViewPresent,
   isWorkspaceMade,
   listHistory,
@@ -30,7 +31,6 @@ import {
   type Statement,
   type TransactionState,
 } from "./journal/index.ts";
-import { isOwnerAlive } from "./owner.ts";
 import type { RecoveryNote } from "./request.ts";
 import { undoStatements } from "./undo.ts";
 

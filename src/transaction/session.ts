@@ -9,7 +9,6 @@ import { commitImplicit, planOnly, runStatements } from "./engine.ts";
 import { createJournal } from "./new-journal.ts";
 import { type Journal, liveStatements, readJournals } from "./journal/index.ts";
 import { OpenedImages } from "./opened-images.ts";
-import { lockOwner } from "./owner.ts";
 import { pickJournal } from "./pick-journal.ts";
 import { abortJournal, assertJournalsSound, recover, undoFrom } from "./recovery.ts";
 import type {

@@ -6,7 +6,7 @@
 
 import { createHash } from "node:crypto";
 import { lockFile, type StorageFile } from "../storage/index.ts";
-import { pathsOf, type Workspace } from "../device/index.ts";
+import { pathsOf, type Workspace } from "./workspace.ts";
 
 /** Holds the owner's lock until the file that it returns is closed. */
 export async function lockOwner(workspace: Workspace, id: string): Promise<StorageFile> {

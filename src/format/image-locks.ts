@@ -1,0 +1,29 @@
+// QEMU's locks on images that are read and must stay as they are: nobody may write to them meanwhile.
+
+import {
+  acquireImageLocks,
+  type ImageLocks,
+  type LockWaiting,
+  type Storage,
+  type StorageFile,
+} from "../storage/index.ts";
+
+export interface ImageToHold {
+  readonly file: StorageFile;
+  /** The device it belongs to, for the error. */
+  readonly device?: string | undefined;
+}
+
+/** Locks the whole group, or nothing: E_LOCKED names who writes to one of them. */
+export async function holdImages(
+  storage: Storage,
+  images: readonly ImageToHold[],
+  waiting: LockWaiting,
+): Promise<ImageLocks> {
+  const requests = images.map(({ file, device }) => ({
+    file,
+    role: "reader" as const,
+    ...(device !== undefined && { device }),
+  }));
+  return await acquireImageLocks(storage, requests, waiting);
+}
