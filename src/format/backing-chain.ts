@@ -31,7 +31,7 @@ export interface ChainOptions {
   readonly gate: GateOptions;
 }
 
-export interface DataFile {
+interface DataFile {
   readonly path: string;
   readonly file: StorageFile;
   readonly stat: FileStat;

@@ -38,8 +38,11 @@ export interface ImplicitOpen {
 /** The real path to open. E_OUTSIDE where nobody trusts it, E_NOT_FOUND where nothing is there. */
 export async function passGate(storage: Storage, gate: GateOptions, target: ImplicitOpen): Promise<string> {
   const realPath = await storage.realPath(target.path);
-  for (const place of await listTrustedPlaces(storage, gate, target.overlayPath)) {
-    if (isInside(realPath, place)) return realPath;
+  // Beside the overlay, by both its names: where the link is that it was opened by, and where it really is.
+  if (isInside(realPath, dirname(await storage.realPath(target.overlayPath)))) return realPath;
+  for (const place of [dirname(target.overlayPath), gate.workspaceRoot, ...gate.allowPaths]) {
+    if (place === undefined || (await storage.stat(place)) === undefined) continue;
+    if (isInside(realPath, await storage.realPath(place))) return realPath;
   }
   throw new ImgtxError(
     "E_OUTSIDE",
@@ -50,21 +53,6 @@ export async function passGate(storage: Storage, gate: GateOptions, target: Impl
       hint: `if you trust the image that names it, allow it with --allow-path ${shellQuote(realPath)}`,
     },
   );
-}
-
-// The overlay's folder by both its names: beside the link that it was opened by, and where it really is.
-async function listTrustedPlaces(
-  storage: Storage,
-  gate: GateOptions,
-  overlayPath: string,
-): Promise<string[]> {
-  const places = [dirname(await storage.realPath(overlayPath))];
-  const named = [dirname(overlayPath), gate.workspaceRoot, ...gate.allowPaths];
-  for (const place of named) {
-    if (place === undefined || (await storage.stat(place)) === undefined) continue;
-    places.push(await storage.realPath(place));
-  }
-  return places;
 }
 
 function isInside(path: string, place: string): boolean {

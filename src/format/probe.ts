@@ -19,7 +19,7 @@ export type ProbedFormat =
   | "dmg";
 
 /** Bytes from the start of the file that probing looks at. */
-export const PROBE_HEAD_BYTES = 512;
+const PROBE_HEAD_BYTES = 512;
 /** Bytes before the end of the file that hold a footer, in formats that have one. */
 export const PROBE_TAIL_BYTES = 512;
 

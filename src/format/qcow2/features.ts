@@ -42,12 +42,14 @@ export const KNOWN_FEATURES: readonly FeatureName[] = [
   { type: "autoclear", bit: AUTOCLEAR_BIT.rawExternalData, name: "raw external data" },
 ];
 
-/** The bits set in a 64-bit mask, ascending. */
-export function decodeFeatureBits(mask: bigint): number[] {
+/** The bits set in the 64-bit mask at an offset, ascending. */
+export function decodeFeatureBits(view: DataView, at: number): number[] {
+  const high = view.getUint32(at);
+  const low = view.getUint32(at + 4);
   const bits: number[] = [];
-  for (let bit = 0; bit < 64; bit += 1) {
-    if ((mask >> BigInt(bit)) & 1n) bits.push(bit);
-  }
+  if (high === 0 && low === 0) return bits;
+  for (let bit = 0; bit < 32; bit += 1) if ((low >>> bit) & 1) bits.push(bit);
+  for (let bit = 0; bit < 32; bit += 1) if ((high >>> bit) & 1) bits.push(bit + 32);
   return bits;
 }
 

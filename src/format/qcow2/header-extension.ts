@@ -180,8 +180,9 @@ function decodeFeatureNames(data: Uint8Array, offset: number): HeaderExtension {
     if (type === undefined || bit > 63) {
       throw corrupt("an entry of the feature name table names no feature", "feature_name_table", offset + at);
     }
-    const text = decodeLatin1(data.subarray(at + 2, at + FEATURE_NAME_BYTES));
-    names.push({ type, bit, name: text.replace(/\0+$/, "") });
+    let end = at + FEATURE_NAME_BYTES;
+    while (end > at + 2 && data[end - 1] === 0) end -= 1;
+    names.push({ type, bit, name: decodeLatin1(data.subarray(at + 2, end)) });
   }
   return { kind: "featureNames", names };
 }
@@ -221,6 +222,8 @@ function decodeFullDiskEncryption(data: Uint8Array, offset: number): HeaderExten
   };
 }
 
+const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
 /**
  * A file name stored in an image. E_CORRUPT where it holds a NUL; E_UNSUPPORTED where it is not UTF-8,
  * because it could not be handed to the system unchanged.
@@ -228,7 +231,7 @@ function decodeFullDiskEncryption(data: Uint8Array, offset: number): HeaderExten
 export function decodeName(bytes: Uint8Array, what: string, offset: number): string {
   if (bytes.includes(0)) throw corrupt(`the ${what} holds a NUL byte`, what.replaceAll(" ", "_"), offset);
   try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    return UTF8.decode(bytes);
   } catch (cause) {
     throw new ImgtxError("E_UNSUPPORTED", `the ${what} is not UTF-8`, {
       field: what.replaceAll(" ", "_"),
@@ -245,7 +248,7 @@ export function encodeName(name: string): Uint8Array {
 
 // Latin-1 maps each byte to one character, so that any text survives a round trip unchanged.
 function decodeLatin1(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
 }
 
 function encodeLatin1(text: string): Uint8Array {

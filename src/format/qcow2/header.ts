@@ -19,13 +19,13 @@ import {
 } from "./limits.ts";
 
 export const QCOW2_MAGIC = 0x514649fb;
-export const HEADER_LENGTH_V2 = 72;
-export const HEADER_LENGTH_V3_MIN = 104;
+const HEADER_LENGTH_V2 = 72;
+const HEADER_LENGTH_V3_MIN = 104;
 /** What QEMU writes today: the fields up to compression_type, padded to a multiple of 8. */
 export const HEADER_LENGTH_V3 = 112;
 const COMPRESSION_TYPE_AT = 104;
 
-export const COMPRESSION_TYPES: Readonly<Record<number, string>> = { 0: "zlib", 1: "zstd" };
+const COMPRESSION_TYPES: Readonly<Record<number, string>> = { 0: "zlib", 1: "zstd" };
 
 /** Sizes in bytes and offsets into the image file. Feature masks are ascending lists of bits. */
 export interface HeaderFields {
@@ -113,7 +113,7 @@ export const FIELDS_OF_VERSION_2: Version3Fields = {
 function decodeVersion3(bytes: Uint8Array, clusterBits: number): Version3Fields {
   requireLength(bytes, HEADER_LENGTH_V3_MIN);
   const view = viewOf(bytes);
-  const incompatibleFeatures = decodeFeatureBits(view.getBigUint64(72));
+  const incompatibleFeatures = decodeFeatureBits(view, 72);
   const refcountOrder = view.getUint32(96);
   const headerLength = view.getUint32(100);
   if (headerLength < HEADER_LENGTH_V3_MIN || headerLength % 8 !== 0 || headerLength > 2 ** clusterBits) {
@@ -136,8 +136,8 @@ function decodeVersion3(bytes: Uint8Array, clusterBits: number): Version3Fields 
   }
   return {
     incompatibleFeatures,
-    compatibleFeatures: decodeFeatureBits(view.getBigUint64(80)),
-    autoclearFeatures: decodeFeatureBits(view.getBigUint64(88)),
+    compatibleFeatures: decodeFeatureBits(view, 80),
+    autoclearFeatures: decodeFeatureBits(view, 88),
     refcountOrder,
     headerLength,
     compressionType,
