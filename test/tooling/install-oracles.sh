@@ -12,6 +12,10 @@ tools=(
   strace:strace
   mandoc:mandoc
   shellcheck:shellcheck
+  mkfs.ext4:e2fsprogs
+  mkfs.xfs:xfsprogs
+  mount:mount
+  losetup:mount
 )
 
 missing=()
