@@ -1,0 +1,173 @@
+// Runs the command line in this process, with what it prints caught, and with a stand-in for the engine
+// where a test is about the command line alone.
+//
+// Invariant: a stand-in's function that a test did not give throws, so that no test passes on a call
+// that it did not expect.
+
+import type { CliContext, Interrupt } from "../../src/cli/context.ts";
+import type { Engine } from "../../src/cli/engine.ts";
+import { run } from "../../src/cli/main.ts";
+import { makeNodeStorage } from "../../src/storage/index.ts";
+import type {
+  ActionReport,
+  ActionRequest,
+  DeviceDescription,
+  Outcome,
+  RunOptions,
+  TransactionDescription,
+} from "../../src/transaction/index.ts";
+
+export interface Result {
+  readonly status: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface RunSetting {
+  readonly engine?: Partial<Engine>;
+  readonly cwd?: string;
+  readonly env?: CliContext["env"];
+  readonly stdin?: string;
+  /** Width of the terminal that both outputs are; without one they are pipes. */
+  readonly terminal?: number;
+  readonly spawn?: CliContext["spawn"];
+  readonly onInterrupt?: CliContext["onInterrupt"];
+  readonly sharesTerminal?: boolean;
+}
+
+export async function runCli(argv: readonly string[], setting: RunSetting = {}): Promise<Result> {
+  const caught = { stdout: "", stderr: "" };
+  const outputTo = (name: "stdout" | "stderr") => ({
+    write: (text: string) => {
+      caught[name] += text;
+    },
+    isTTY: setting.terminal !== undefined,
+    columns: setting.terminal,
+  });
+  const status = await run(argv, {
+    storage: makeNodeStorage(),
+    cwd: setting.cwd ?? "/srv/guests",
+    env: setting.env ?? {},
+    stdout: outputTo("stdout"),
+    stderr: outputTo("stderr"),
+    stdin: async () => setting.stdin ?? "",
+    ...(setting.engine && { engine: standIn(setting.engine) }),
+    ...(setting.spawn && { spawn: setting.spawn }),
+    ...(setting.onInterrupt && { onInterrupt: setting.onInterrupt }),
+    ...(setting.sharesTerminal !== undefined && { sharesTerminal: setting.sharesTerminal }),
+  });
+  return { status, ...caught };
+}
+
+/** An engine with these functions, a session that opens, and nothing else. */
+export function standIn(functions: Partial<Engine>): Engine {
+  const session = { root: "/srv/guests", recovered: [] } as unknown as Awaited<
+    ReturnType<Engine["openSession"]>
+  >;
+  const known: Partial<Engine> = { openSession: async () => session, ...functions };
+  return new Proxy(known, {
+    get: (target, name) => {
+      // Asked by await, of anything that it is given.
+      if (name === "then") return undefined;
+      const found: unknown = Reflect.get(target, name);
+      if (found === undefined) throw new Error(`the test did not expect a call of ${String(name)}`);
+      return found;
+    },
+  });
+}
+
+/** An engine that answers every action with an outcome, and keeps what it was asked. */
+export function recordingEngine(outcome: Outcome = makeOutcome({})): {
+  engine: Partial<Engine>;
+  calls: { requests: readonly ActionRequest[]; options: RunOptions }[];
+} {
+  const calls: { requests: readonly ActionRequest[]; options: RunOptions }[] = [];
+  return {
+    calls,
+    engine: {
+      runActions: async (_session, requests, options) => {
+        calls.push({ requests, options });
+        return outcome;
+      },
+    },
+  };
+}
+
+export function makeOutcome(parts: Partial<Outcome>): Outcome {
+  return {
+    changed: true,
+    dryRun: false,
+    transaction: "7f3k2m9qa1",
+    pending: false,
+    generation: 4,
+    actions: [],
+    devices: [],
+    ...parts,
+  };
+}
+
+export function makeAction(parts: Partial<ActionReport>): ActionReport {
+  return {
+    kind: "snapshot",
+    device: "vda",
+    before: "/srv/guests/a.qcow2",
+    after: "/srv/guests/a1.qcow2",
+    format: "qcow2",
+    files: [{ path: "/srv/guests/a1.qcow2", change: "create" }],
+    notes: [],
+    ...parts,
+  };
+}
+
+export function makeDevice(parts: Partial<DeviceDescription>): DeviceDescription {
+  return {
+    name: "vda",
+    image: "/srv/guests/a1.qcow2",
+    format: "qcow2",
+    virtualSizeBytes: 10 * 1024 ** 3,
+    chain: [
+      { image: "/srv/guests/a1.qcow2", format: "qcow2" },
+      { image: "/srv/guests/a.qcow2", format: "qcow2" },
+    ],
+    frozen: false,
+    mirror: null,
+    view: "/srv/guests/devices/vda",
+    transaction: null,
+    problem: null,
+    ...parts,
+  };
+}
+
+export function makeTransaction(parts: Partial<TransactionDescription>): TransactionDescription {
+  return {
+    id: "7f3k2m9qa1",
+    name: null,
+    state: "open",
+    started: "2012-03-05T14:03:11.000Z",
+    onError: "keep",
+    devices: ["vda"],
+    actions: [makeAction({})],
+    savepoints: [],
+    busy: false,
+    ...parts,
+  };
+}
+
+/** A process whose interrupts the test sends. */
+export function makeInterrupts(): {
+  onInterrupt: NonNullable<CliContext["onInterrupt"]>;
+  send: (name: Interrupt) => void;
+  listeners: () => number;
+} {
+  const handlers = new Set<(name: Interrupt) => void>();
+  return {
+    onInterrupt: (handler) => {
+      handlers.add(handler);
+      return () => handlers.delete(handler);
+    },
+    send: (name) => {
+      for (const handler of handlers) handler(name);
+    },
+    listeners: () => handlers.size,
+  };
+}
