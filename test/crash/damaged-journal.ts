@@ -6,7 +6,7 @@ import { Content } from "./content.ts";
 import type { Tree } from "./disk-tree.ts";
 import type { ExploreOptions } from "./explore.ts";
 import { RecoveryCheck } from "./recovery-check.ts";
-import { describePoint, machineAt, type RecordedStep, type Recording } from "./recording.ts";
+import { describePoint, machineAt, outcomesOf, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, emptyReport, type Report } from "./report.ts";
 import { SimulatedMachine } from "./simulated-disk.ts";
 import { runOn, type Subject } from "./subject.ts";
@@ -130,10 +130,7 @@ async function tryDamage(trial: DamageTrial): Promise<void> {
     return;
   }
   const { observed } = await check.recover(machine, undefined, trail);
-  const wanted = new Map([
-    ["before", recorded.before],
-    ["after", recorded.after],
-  ]);
+  const wanted = outcomesOf(recorded);
   if (observed === undefined || [...wanted.values()].includes(observed)) return;
   check.violate("a damaged journal leads to a mixture (rule 6)", trail, differences(observed, wanted));
 }

@@ -8,8 +8,8 @@
 import { applyChange, type Change } from "./disk-log.ts";
 import { DiskStates } from "./disk-states.ts";
 import type { Tree } from "./disk-tree.ts";
-import { RecoveryCheck } from "./recovery-check.ts";
-import { describePoint, type RecordedStep, type Recording } from "./recording.ts";
+import { notePurposes, RecoveryCheck } from "./recovery-check.ts";
+import { describePoint, outcomesOf, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, emptyReport, type Report } from "./report.ts";
 import { FULL_LIMITS, type SelectionLimits } from "./selections.ts";
 import { SimulatedMachine } from "./simulated-disk.ts";
@@ -76,6 +76,7 @@ export async function explore(
   options: ExploreOptions,
 ): Promise<Report> {
   const report = emptyReport();
+  notePurposes(report, recording.log);
   const explorer = new Explorer(recording, subject, options, report);
   for (const recorded of recording.steps) if (recorded.studied) await explorer.studyStep(recorded);
   report.cutShort = Date.now() > options.deadline;
@@ -105,10 +106,7 @@ class Explorer {
       log: this.#recording.log,
       from: recorded.from,
       to: recorded.to,
-      during: new Map([
-        ["before", recorded.before],
-        ["after", recorded.after],
-      ]),
+      during: outcomesOf(recorded),
       atEnd: new Map([["after", recorded.after]]),
       argv: recorded.step.argv,
       trail: [],

@@ -7,7 +7,7 @@ import { describeChange } from "./disk-log.ts";
 import { DiskStates } from "./disk-states.ts";
 import type { ExploreOptions } from "./explore.ts";
 import { RecoveryCheck } from "./recovery-check.ts";
-import { machineAt, type RecordedStep, type Recording } from "./recording.ts";
+import { machineAt, outcomesOf, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, emptyReport, type Report } from "./report.ts";
 import { afterProcessDeath, SimulatedMachine, type Fault } from "./simulated-disk.ts";
 import { runOn, type RunResult, type Subject } from "./subject.ts";
@@ -98,9 +98,10 @@ class ErrorInjector {
     isDying: boolean,
     trail: readonly string[],
   ): Map<string, string> | undefined {
-    if ((exit === ROLLED_BACK || exit === UNFINISHED) && isDying) return either(recorded);
+    // On a disk that takes no more writes nothing can be promised but to be whole.
+    if ((exit === ROLLED_BACK || exit === UNFINISHED) && isDying) return outcomesOf(recorded);
     if (exit === 0 || exit === UNFINISHED) return new Map([["after", recorded.after]]);
-    if (exit === ROLLED_BACK || exit === recorded.step.exit) return new Map([["before", recorded.before]]);
+    if (exit === ROLLED_BACK || exit === recorded.step.exit) return rolledBack(recorded);
     this.#check.violate(
       "an injected error ends with a wrong exit status",
       trail,
@@ -142,7 +143,7 @@ class ErrorInjector {
       const isEnd = index === machine.log.length - 1;
       const isBehindFailedFlush = failedFlush >= 0 && index >= failedFlush;
       if (index < start || (!isEnd && !isBehindFailedFlush)) continue;
-      const allowed = isEnd ? wanted : either(recorded);
+      const allowed = isEnd ? wanted : outcomesOf(recorded);
       const where = isEnd
         ? "the power fails behind its exit"
         : `the power fails after ${describeChange(change)}`;
@@ -189,19 +190,20 @@ class ErrorInjector {
         this.#check.violate("an injected error in recovery ends with a wrong exit status", trail, detail);
         continue;
       }
-      const wanted = new Map([["after", recorded.after]]);
-      if (point < recorded.to && result.exit !== UNFINISHED) wanted.set("before", recorded.before);
+      const wanted =
+        point < recorded.to && result.exit !== UNFINISHED
+          ? outcomesOf(recorded)
+          : new Map([["after", recorded.after]]);
       await this.#mends(recorded, machine, wanted, trail);
     }
   }
 }
 
-/** On a disk that takes no more writes nothing can be promised but to be whole. */
-function either(recorded: RecordedStep): Map<string, string> {
-  return new Map([
-    ["before", recorded.before],
-    ["after", recorded.after],
-  ]);
+/** All but "after". */
+function rolledBack(recorded: RecordedStep): Map<string, string> {
+  const outcomes = outcomesOf(recorded);
+  outcomes.delete("after");
+  return outcomes;
 }
 
 function describeFault(

@@ -13,18 +13,14 @@ export interface Mutant {
   readonly by: string | undefined;
 }
 
-/** For each purpose, the scenarios in which it was seen. */
-export type PurposesSeen = ReadonlyMap<string, readonly Plan[]>;
-
 /** Tries the scenarios in the order given until one kills the mutant. */
 export async function tryMutant(
   purpose: string,
-  plans: readonly Plan[],
-  subject: Subject,
+  trials: readonly { readonly plan: Plan; readonly subject: Subject }[],
   options: ExploreOptions,
 ): Promise<Mutant> {
   let cutShort = false;
-  for (const plan of plans) {
+  for (const { plan, subject } of trials) {
     const recording = await record(plan, subject, new Set([purpose]));
     const report = await explore(recording, subject, { ...options, maxViolations: 1 });
     const [violation] = report.violations;

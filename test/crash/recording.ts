@@ -4,7 +4,7 @@
 import type { Change } from "./disk-log.ts";
 import { describeChange } from "./disk-log.ts";
 import type { Tree } from "./disk-tree.ts";
-import { SimulatedMachine } from "./simulated-disk.ts";
+import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
 import { observeCopy, runOn, type Plan, type Step, type Subject } from "./subject.ts";
 
 export interface RecordedStep {
@@ -16,6 +16,25 @@ export interface RecordedStep {
   readonly to: number;
   readonly before: string;
   readonly after: string;
+  /** What step.orBefore and step.orAfter allow besides. */
+  readonly others: readonly OtherOutcome[];
+}
+
+interface OtherOutcome {
+  readonly name: string;
+  readonly observed: string;
+  /** The step with which the scenario goes on from there. */
+  readonly next: number;
+}
+
+/** What a crash of a step may lead to, by name. */
+export function outcomesOf(recorded: RecordedStep): Map<string, string> {
+  const outcomes = new Map([
+    ["before", recorded.before],
+    ["after", recorded.after],
+  ]);
+  for (const { name, observed } of recorded.others) outcomes.set(name, observed);
+  return outcomes;
 }
 
 export interface Recording {
@@ -40,14 +59,35 @@ export async function record(
   let before = await observeCopy(machine, subject);
   for (const [index, step] of plan.steps.entries()) {
     const from = machine.log.length;
+    const others = await otherOutcomes(machine, subject, step, steps);
     await runStep(machine, subject, step, plan.name);
     const to = machine.log.length;
     const after = await observeCopy(machine, subject);
     const studied = plan.studied?.includes(index) ?? true;
-    steps.push({ index, step, studied, from, to, before, after });
+    steps.push({ index, step, studied, from, to, before, after, others });
     before = after;
   }
   return { plan, start, log: machine.log, steps, mutedPurposes };
+}
+
+async function otherOutcomes(
+  machine: SimulatedMachine,
+  subject: Subject,
+  step: Step,
+  steps: readonly RecordedStep[],
+): Promise<OtherOutcome[]> {
+  const outcomes: OtherOutcome[] = [];
+  const first = step.orBefore === undefined ? undefined : steps[step.orBefore];
+  if (first) {
+    outcomes.push({ name: "the whole transaction aborted", observed: first.before, next: first.index });
+  }
+  if (step.orAfter) {
+    const other = afterProcessDeath(machine);
+    await runStep(other, subject, { argv: step.orAfter }, "another outcome");
+    const observed = await observeCopy(other, subject);
+    outcomes.push({ name: `only ${step.orAfter.join(" ")}`, observed, next: steps.length });
+  }
+  return outcomes;
 }
 
 async function runStep(machine: SimulatedMachine, subject: Subject, step: Step, name: string): Promise<void> {

@@ -56,6 +56,7 @@ export class RecoveryCheck {
     const failed = { observed: undefined, log: running.log, tree: undefined, isNew: true };
     try {
       const { exit, text } = await runOn(running, this.#subject, this.#subject.recover);
+      notePurposes(this.#report, running.log.slice(machine.log.length));
       if (exit !== 0) {
         this.violate("recovery fails", trail, `exit status ${exit}\n${text}`);
         return failed;
@@ -92,7 +93,7 @@ export class RecoveryCheck {
   /** The rest of the scenario must end as it does without a crash. */
   async goOn(recorded: RecordedStep, recovered: Recovered, trail: readonly string[]): Promise<void> {
     if (!recovered.tree || recovered.observed === undefined) return;
-    const next = recovered.observed === recorded.before ? recorded.index : recorded.index + 1;
+    const next = nextStep(recorded, recovered.observed);
     const key = `${next} ${recovered.tree.key(true)}`;
     if (this.#gone.has(key)) return;
     this.#gone.add(key);
@@ -114,6 +115,16 @@ export class RecoveryCheck {
       this.violate("the scenario ends in a bad disk after recovery", trail, textOf(error));
     }
   }
+}
+
+/** Adds what the flushes of a log were for to the report. */
+export function notePurposes(report: Report, log: readonly Change[]): void {
+  for (const change of log) if (change.kind === "flush") report.purposes.add(change.purpose);
+}
+
+function nextStep(recorded: RecordedStep, observed: string): number {
+  if (observed === recorded.before) return recorded.index;
+  return recorded.others.find((other) => other.observed === observed)?.next ?? recorded.index + 1;
 }
 
 function textOf(error: unknown): string {

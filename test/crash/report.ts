@@ -27,6 +27,8 @@ export interface Figures {
 export interface Report {
   readonly figures: Figures;
   readonly violations: Violation[];
+  /** What the flushes were for that were met. */
+  readonly purposes: Set<string>;
   /** Whether time ran out before everything was tried. */
   cutShort: boolean;
 }
@@ -35,6 +37,7 @@ export function emptyReport(): Report {
   return {
     figures: { points: 0, states: 0, nested: 0, errors: 0, damages: 0, races: 0 },
     violations: [],
+    purposes: new Set(),
     cutShort: false,
   };
 }
@@ -44,6 +47,7 @@ export function addReport(total: Report, part: Report): void {
     total.figures[name] += part.figures[name];
   }
   total.violations.push(...part.violations);
+  for (const purpose of part.purposes) total.purposes.add(purpose);
   total.cutShort ||= part.cutShort;
 }
 

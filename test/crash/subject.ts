@@ -35,6 +35,10 @@ export interface Step {
   readonly argv: readonly string[];
   /** The exit status without a crash. Default: 0. */
   readonly exit?: number;
+  /** A step whose state before it a crash may lead back to as well: the begin of a transaction that aborts. */
+  readonly orBefore?: number;
+  /** A command whose effect alone a crash may leave as well, before this step has any of its own. */
+  readonly orAfter?: readonly string[];
 }
 
 /** A scenario on a simulated disk. */

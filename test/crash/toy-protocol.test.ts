@@ -39,12 +39,12 @@ const NEEDED = ["journal content", "journal name", "file content", "file names",
 const REDUNDANT = ["adopt journal content", "journal removal"];
 
 test.each(NEEDED)("the removal of the flush for '%s' is found", async (purpose) => {
-  const mutant = await tryMutant(purpose, [await toyPlan()], toySubject(), OPTIONS);
+  const mutant = await tryMutant(purpose, [{ plan: await toyPlan(), subject: toySubject() }], OPTIONS);
   expect(mutant).toMatchObject({ purpose, verdict: "killed" });
 });
 
 test.each(REDUNDANT)("the removal of the flush for '%s' does no harm", async (purpose) => {
-  const mutant = await tryMutant(purpose, [await toyPlan()], toySubject(), OPTIONS);
+  const mutant = await tryMutant(purpose, [{ plan: await toyPlan(), subject: toySubject() }], OPTIONS);
   expect(mutant).toMatchObject({ purpose, verdict: "survived" });
 });
 

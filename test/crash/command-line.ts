@@ -1,0 +1,142 @@
+// The command line as the crash rig's subject: it runs commands in this process on a simulated disk, and
+// sees what users see, by the commands' own answers and by readers that share no code with src.
+
+import { run } from "../../src/cli/main.ts";
+import type { Storage } from "../../src/storage/index.ts";
+import type { ImageBytes } from "../helpers/guest-content.ts";
+import { Tree } from "./disk-tree.ts";
+import {
+  describeFiles,
+  describeWorkspace,
+  type Answers,
+  type FolderView,
+  type WorkspacePlace,
+} from "./observation.ts";
+import type { Race } from "./races.ts";
+import { record } from "./recording.ts";
+import { WORKSPACE, type RaceEntry, type SampleFile, type Scenario } from "./scenarios.ts";
+import { SimulatedMachine } from "./simulated-disk.ts";
+import { startProcess } from "./simulated-process.ts";
+import { BadState, type Plan, type RunResult, type Subject } from "./subject.ts";
+
+/** Where scenarios live on the simulated disk. */
+const ROOT = "/disks";
+const CWD = `${ROOT}/${WORKSPACE}`;
+
+/** A scenario on a simulated disk, and the command line to run it with. */
+export interface Trial {
+  readonly plan: Plan;
+  readonly subject: Subject;
+}
+
+export async function trialOf(scenario: Scenario): Promise<Trial> {
+  const { name, prepare, steps, studied } = scenario;
+  const disk = await layOut(scenario.files());
+  return {
+    plan: { name, disk, prepare, steps, ...(studied ? { studied } : {}) },
+    subject: subjectFor(scenario.files(), scenario.startsWithout === true),
+  };
+}
+
+/** A race on the simulated disk, with its preparation done. */
+export async function simulatedRaceOf(entry: RaceEntry): Promise<{ race: Race; subject: Subject }> {
+  const subject = subjectFor(entry.files(), false);
+  const { name, one, other } = entry;
+  const plan: Plan = { name, disk: await layOut(entry.files()), prepare: entry.prepare, steps: [] };
+  const { start } = await record(plan, subject);
+  return { race: { name, disk: start, one, other, refusals: entry.refusals ?? [10, 11] }, subject };
+}
+
+async function layOut(files: readonly SampleFile[]): Promise<Tree> {
+  const machine = new SimulatedMachine({ durable: new Tree() });
+  const storage = startProcess(machine);
+  for (const folder of [ROOT, CWD, `${ROOT}/images`]) await storage.makeFolder(folder, 0o755);
+  for (const { path, bytes, mode } of files) {
+    const file = await storage.createFile(`${ROOT}/${path}`, mode ?? 0o644);
+    await file.write(bytes, 0);
+    await file.close();
+  }
+  return machine.tree;
+}
+
+function subjectFor(files: readonly SampleFile[], startsWithout: boolean): Subject {
+  const place: WorkspacePlace = {
+    workspace: CWD,
+    original: new Set(files.map(({ path }) => `${ROOT}/${path}`)),
+  };
+  return {
+    recover: ["recover"],
+    run: async (storage, argv) => {
+      const result = await runCommand(storage, argv);
+      const lacksWorkspace = startsWithout && argv[0] === "recover" && isLacking(result);
+      return lacksWorkspace ? { ...result, exit: 0 } : result;
+    },
+    observe: async (machine) => describeWorkspace(viewOf(machine.tree), place, await askCommands(machine)),
+    files: (tree) => describeFiles(viewOf(tree), place).join("\n"),
+  };
+}
+
+/** The journals on a disk. */
+export function journalsIn(tree: Tree): string[] {
+  return [...tree.entries()]
+    .map(({ path }) => path)
+    .filter((path) => path.startsWith(`${CWD}/.imgtx/journal/`) && path.endsWith(".journal"));
+}
+
+async function runCommand(storage: Storage, argv: readonly string[]): Promise<RunResult & { out: string }> {
+  let out = "";
+  let err = "";
+  const exit = await run(argv, {
+    storage,
+    cwd: CWD,
+    env: {},
+    stdout: { write: (text) => void (out += text), isTTY: false, columns: undefined },
+    stderr: { write: (text) => void (err += text), isTTY: false, columns: undefined },
+    stdin: () => Promise.resolve(""),
+  });
+  return { exit, text: `${out}${err}`, out };
+}
+
+function isLacking({ exit, text }: RunResult): boolean {
+  return exit === 14 && /no workspace here|E_NO_WORKSPACE/.test(text);
+}
+
+/** What the commands that only look say. They must not change anything. */
+async function askCommands(machine: SimulatedMachine): Promise<Answers | undefined> {
+  const table = machine.tree.lookUp(CWD, true).inode?.names.has(".imgtx");
+  if (!table) return undefined;
+  const before = machine.log.length;
+  const devices = await runCommand(startProcess(machine), ["device", "list", "--json"]);
+  if (isLacking(devices)) return undefined;
+  const transactions = await runCommand(startProcess(machine), ["txn", "status", "--json"]);
+  for (const answer of [devices, transactions]) {
+    if (answer.exit !== 0) throw new BadState(`a query ends with ${answer.exit}:\n${answer.text}`);
+  }
+  if (machine.log.length > before) throw new BadState("a query changed something behind recovery");
+  return { devices: devices.out, transactions: transactions.out };
+}
+
+function viewOf(tree: Tree): FolderView {
+  return {
+    entries: () =>
+      [...tree.entries(tree.lookUp(ROOT, true).inode?.number, ROOT)].map(({ path, inode }) => ({
+        path,
+        kind: inode.kind,
+        inode: String(inode.number),
+        mode: inode.mode,
+        content: inode.kind === "file" ? inode.content.digest() : inode.target,
+      })),
+    open: (path) => bytesOf(tree, path),
+    realPath: (path) => {
+      const place = tree.lookUp(path, true);
+      return place.inode && place.path;
+    },
+  };
+}
+
+function bytesOf(tree: Tree, path: string): ImageBytes {
+  const { inode } = tree.lookUp(path, true);
+  if (inode?.kind !== "file") throw new BadState(`${path} is not there`);
+  const { content } = inode;
+  return { sizeBytes: content.sizeBytes, read: (offset, lengthBytes) => content.slice(offset, lengthBytes) };
+}

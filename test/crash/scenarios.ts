@@ -1,0 +1,290 @@
+// The registry: what both crash rigs run. A new action gets both by being listed here.
+//
+// A scenario is data. Its files are bytes, so that it can be laid out on the simulated disk and on a real
+// one; its steps are command lines, run from the folder `ws`, which is the workspace. `prepare` runs before
+// and is not cut off. Every step is cut off at each call, unless `studied` names the ones that are.
+
+import { sampleQcow2, sampleRaw, type SampleImage } from "../helpers/sample-image.ts";
+import type { Step } from "./subject.ts";
+
+export interface SampleFile {
+  /** Below the scenario's root. */
+  readonly path: string;
+  readonly bytes: Uint8Array;
+  readonly mode?: number;
+}
+
+export interface Scenario {
+  readonly name: string;
+  readonly files: () => readonly SampleFile[];
+  readonly prepare: readonly Step[];
+  readonly steps: readonly Step[];
+  readonly studied?: readonly number[];
+  /** Whether there is no workspace at first: until one is made, recovery finds nothing to work on. */
+  readonly startsWithout?: boolean;
+  /** Whether `npm test` runs a part of it; torture runs all of every scenario. */
+  readonly inSlice?: boolean;
+}
+
+export const WORKSPACE = "ws";
+const KIB = 1024;
+
+/** A device of the samples: the image, what lies below it, and its overlay's path for the steps. */
+interface SampleDevice {
+  readonly name: string;
+  readonly image: string;
+  readonly format: "qcow2" | "raw";
+  readonly files: () => readonly SampleFile[];
+}
+
+function qcow2(path: string, image: Omit<SampleImage, "virtualSizeBytes">): SampleFile {
+  return { path, bytes: sampleQcow2({ virtualSizeBytes: 192 * KIB, ...image }), mode: 0o640 };
+}
+
+/** One of each kind: a chain, a raw disk, one in another folder, an old version, a raw base. */
+const DEVICES: readonly SampleDevice[] = [
+  {
+    name: "vda",
+    image: "a.qcow2",
+    format: "qcow2",
+    files: () => [
+      qcow2("ws/golden.qcow2", { dataClusters: [0, 3, 40], seed: 1 }),
+      qcow2("ws/a.qcow2", {
+        dataClusters: [3, 7],
+        zeroClusters: [0],
+        seed: 2,
+        backing: { name: "golden.qcow2", format: "qcow2" },
+      }),
+    ],
+  },
+  {
+    name: "vdb",
+    image: "b.raw",
+    format: "raw",
+    files: () => [{ path: "ws/b.raw", bytes: sampleRaw(64 * KIB, 3), mode: 0o600 }],
+  },
+  {
+    name: "vdc",
+    image: "../images/c.qcow2",
+    format: "qcow2",
+    files: () => [qcow2("images/c.qcow2", { dataClusters: [1, 9, 300], seed: 4, clusterBits: 9 })],
+  },
+  {
+    name: "vdd",
+    image: "d.qcow2",
+    format: "qcow2",
+    files: () => [qcow2("ws/d.qcow2", { dataClusters: [2], seed: 5, version: 2 })],
+  },
+  {
+    name: "vde",
+    image: "e.qcow2",
+    format: "qcow2",
+    files: () => [
+      { path: "ws/e-base.raw", bytes: sampleRaw(192 * KIB, 6) },
+      qcow2("ws/e.qcow2", { dataClusters: [0], seed: 7, backing: { name: "e-base.raw", format: "raw" } }),
+    ],
+  },
+];
+
+/** Files that no command has any business with, named as traps. */
+const BYSTANDERS: readonly SampleFile[] = [
+  { path: "ws/notes.txt", bytes: Buffer.from("keep me\n") },
+  { path: "ws/.imgtx-not-ours", bytes: Buffer.from("not a staging file\n") },
+  { path: "images/a1.qcow2.bak", bytes: Buffer.from("a backup\n") },
+];
+
+function filesOf(devices: readonly SampleDevice[], more: readonly SampleFile[] = []): () => SampleFile[] {
+  return () => [...devices.flatMap((device) => device.files()), ...BYSTANDERS, ...more];
+}
+
+function step(line: string, exit = 0): Step {
+  return { argv: line.split(" "), exit };
+}
+
+function addAll(devices: readonly SampleDevice[]): Step[] {
+  return devices.map(({ name, image, format }) => step(`device add ${name} ${image} --format ${format}`));
+}
+
+const OVERLAYS: Readonly<Record<string, string>> = {
+  vda: "a1.qcow2",
+  vdb: "b1.qcow2",
+  vdc: "../images/c1.qcow2",
+  vdd: "d1.qcow2",
+  vde: "e1.qcow2",
+};
+
+function group(devices: readonly SampleDevice[]): string {
+  return `snapshot-group ${devices.map(({ name }) => `${name}=${OVERLAYS[name]}`).join(" ")}`;
+}
+
+const ONE = DEVICES.slice(0, 1);
+const TWO = DEVICES.slice(0, 2);
+
+function onTwo(name: string, steps: readonly Step[], changes: Partial<Scenario> = {}): Scenario {
+  return { name, files: filesOf(TWO), prepare: addAll(TWO), steps, ...changes };
+}
+
+const TAKEN: SampleFile = { path: "ws/taken.qcow2", bytes: Buffer.from("the user's own\n") };
+
+/** A whole image that the device vda can be pointed to. */
+const OTHER = qcow2("ws/other.qcow2", { dataClusters: [8], seed: 11 });
+
+export const SCENARIOS: readonly Scenario[] = [
+  {
+    name: "snapshot-group of 1",
+    files: filesOf(ONE),
+    prepare: addAll(ONE),
+    steps: [step(group(ONE))],
+    inSlice: true,
+  },
+  onTwo("snapshot-group of 2", [step(group(TWO))], { inSlice: true }),
+  {
+    name: "snapshot-group of 5",
+    files: filesOf(DEVICES),
+    prepare: addAll(DEVICES),
+    steps: [step(group(DEVICES))],
+  },
+  onTwo("begin, snapshot, commit", [step("txn begin"), step("snapshot vda a1.qcow2"), step("txn commit")], {
+    inSlice: true,
+  }),
+  onTwo("begin, snapshot, abort", [step("txn begin"), step("snapshot vda a1.qcow2"), step("txn abort")], {
+    inSlice: true,
+  }),
+  onTwo("two snapshots of one device in a transaction", [
+    step("txn begin --name nightly"),
+    step("snapshot vda a1.qcow2"),
+    step("snapshot vda a2.qcow2"),
+    step("txn commit"),
+  ]),
+  onTwo("savepoint and rollback-to", [
+    step("txn begin"),
+    step("snapshot vda a1.qcow2"),
+    step("txn savepoint here"),
+    step("snapshot vdb b1.qcow2"),
+    step("txn rollback-to here"),
+    step("txn commit"),
+  ]),
+  onTwo(
+    "a refused action aborts a transaction begun with --on-error abort",
+    [
+      step("txn begin --on-error abort"),
+      { ...step("snapshot vda a1.qcow2"), orBefore: 0 },
+      { ...step("snapshot vdb taken.qcow2", 14), orBefore: 0 },
+    ],
+    { files: filesOf(TWO, [TAKEN]) },
+  ),
+  onTwo(
+    "a refused action is undone and the transaction goes on",
+    [
+      step("txn begin"),
+      step("snapshot vda a1.qcow2"),
+      step("refuse vdb", 14),
+      step("snapshot vdb b1.qcow2"),
+      step("txn commit"),
+    ],
+    { studied: [2, 4] },
+  ),
+  onTwo("two transactions at once", [
+    step("txn begin --name one"),
+    step("snapshot vda a1.qcow2 --txn one"),
+    step("txn begin --name two"),
+    step("snapshot vdb b1.qcow2 --txn two"),
+    step("txn commit --txn one"),
+    step("txn abort --txn two"),
+  ]),
+  onTwo("a group in which one target is taken", [step("snapshot-group vda=a1.qcow2 vdb=taken.qcow2", 14)], {
+    files: filesOf(TWO, [TAKEN]),
+  }),
+  onTwo("a batch of two snapshots", [step("txn run batch")], {
+    files: filesOf(TWO, [
+      { path: "ws/batch", bytes: Buffer.from("snapshot vda a1.qcow2\nsnapshot vdb b1.qcow2\n") },
+    ]),
+  }),
+  onTwo("a batch whose last action is refused", [step("txn run batch", 14)], {
+    files: filesOf(TWO, [
+      { path: "ws/batch", bytes: Buffer.from("snapshot vda a1.qcow2\nsnapshot vdb b1.qcow2\nrefuse\n") },
+    ]),
+  }),
+  onTwo("a relative group", [step(`${group(TWO)} --relative`)]),
+  onTwo("three generations", [
+    step("snapshot vda a1.qcow2"),
+    step("snapshot vda a2.qcow2"),
+    step("snapshot vda a3.qcow2"),
+  ]),
+  onTwo("reopen", [step("reopen vda other.qcow2")], { files: filesOf(TWO, [OTHER]), inSlice: true }),
+  onTwo(
+    "reopen and snapshot in a transaction",
+    [step("txn begin"), step("reopen vda other.qcow2"), step("snapshot vda a1.qcow2"), step("txn commit")],
+    { files: filesOf(TWO, [OTHER]), studied: [1, 3] },
+  ),
+  {
+    name: "make a workspace",
+    startsWithout: true,
+    files: filesOf(ONE),
+    prepare: [],
+    steps: [step("init"), ...addAll(ONE)],
+  },
+  {
+    name: "make a workspace by the first device",
+    startsWithout: true,
+    files: filesOf(ONE),
+    prepare: [],
+    steps: addAll(ONE).map((one) => ({ ...one, orAfter: ["init"] })),
+  },
+  onTwo("add and remove devices", [step("device add vdc ../images/c.qcow2"), step("device remove vdb")], {
+    files: filesOf(DEVICES.slice(0, 3)),
+  }),
+  onTwo("rollback", [step("rollback"), step("rollback --to 4")], {
+    prepare: [...addAll(TWO), step(group(TWO)), step("snapshot vda a2.qcow2")],
+  }),
+  onTwo("take an existing overlay with --reuse", [step("snapshot vda a1.qcow2 --reuse")], {
+    prepare: [...addAll(TWO), step("snapshot vda a1.qcow2"), step("rollback")],
+  }),
+];
+
+/** Two commands at the same time, on what a scenario's preparation left. */
+export interface RaceEntry {
+  readonly name: string;
+  readonly files: () => readonly SampleFile[];
+  readonly prepare: readonly Step[];
+  readonly one: readonly string[];
+  readonly other: readonly string[];
+  /** Exit statuses that a loser may end with; default: busy, or a transaction in the way. */
+  readonly refusals?: readonly number[];
+}
+
+function race(one: string, other: string, changes: Partial<RaceEntry> = {}): RaceEntry {
+  return {
+    name: `${one} against ${other}`,
+    files: filesOf(TWO, [OTHER]),
+    prepare: addAll(TWO),
+    one: one.split(" "),
+    other: other.split(" "),
+    ...changes,
+  };
+}
+
+const PREPARED = [...addAll(TWO), step("txn begin --name t"), step("snapshot vda a1.qcow2")];
+/** Busy, in a transaction, or refused because the other's effect is there already. */
+const ALSO_REFUSED = [10, 11, 14];
+
+export const RACES: readonly RaceEntry[] = [
+  race(group(TWO), group(TWO), { refusals: ALSO_REFUSED }),
+  race(group(TWO), "snapshot-group vda=a2.qcow2 vdb=b2.qcow2"),
+  race("snapshot vda a1.qcow2", "snapshot vdb b1.qcow2"),
+  race("snapshot vda a1.qcow2", "reopen vda other.qcow2"),
+  race("snapshot vda a1.qcow2", "device remove vda", { refusals: ALSO_REFUSED }),
+  race("device add vdc other.qcow2", "device add vdc other.qcow2", { refusals: ALSO_REFUSED }),
+  race("txn begin --name one", "txn begin --name two"),
+  race("txn commit", "txn commit", { prepare: PREPARED }),
+  race("txn commit", "txn abort", { prepare: PREPARED }),
+  race("snapshot vdb b1.qcow2", "txn commit", { prepare: PREPARED }),
+  race("recover", "txn abort", { prepare: PREPARED }),
+];
+
+/** A scenario of the registry by its name. */
+export function findScenario(name: string): Scenario {
+  const found = SCENARIOS.find((scenario) => scenario.name === name);
+  if (!found) throw new Error(`no scenario is called ${name}`);
+  return found;
+}
