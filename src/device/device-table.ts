@@ -23,6 +23,8 @@ export interface DeviceEntry {
   readonly name: string;
   readonly image: string;
   readonly format: ImageFormat;
+  /** As it was when the generation was made. */
+  readonly virtualSizeBytes: number;
   readonly chain: readonly ChainEntry[];
 }
 

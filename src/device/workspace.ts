@@ -7,7 +7,13 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
-import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../storage/index.ts";
+import {
+  type FileStat,
+  type LockWaiting,
+  lockFile,
+  type Storage,
+  type StorageFile,
+} from "../storage/index.ts";
 import { type DeviceTable, decodeTable, encodeTable, firstTable } from "./device-table.ts";
 import { readWholeFile, replaceFile } from "./replace-file.ts";
 
@@ -103,11 +109,15 @@ export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting):
 
 /** The present generation. A workspace that is not made yet has the empty first one. */
 export async function readTable(workspace: Workspace): Promise<DeviceTable> {
-  const { table } = pathsOf(workspace);
-  if (!(await workspace.storage.stat(table))) {
-    return firstTable(new Date(workspace.storage.host.now()).toISOString());
-  }
-  return await readTableFile(workspace, table);
+  const path = pathsOf(workspace).table;
+  const there = await workspace.storage.stat(path);
+  if (!there) return firstTable(new Date(workspace.storage.host.now()).toISOString());
+  const file = identify(there);
+  const last = lastRead.get(workspace);
+  if (last?.file === file) return last.table;
+  const table = await readTableFile(workspace, path);
+  lastRead.set(workspace, { file, table });
+  return table;
 }
 
 export async function readGeneration(
@@ -159,6 +169,16 @@ function historyPath(workspace: Workspace, generation: number): string {
 
 async function readTableFile(workspace: Workspace, path: string): Promise<DeviceTable> {
   return decodeTable(workspace.root, await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES), path);
+}
+
+/**
+ * The table that each workspace object read last, with the file that it read it from. A command looks at
+ * the table many times; it is replaced as a whole, so a file that is the same one says the same.
+ */
+const lastRead = new WeakMap<Workspace, { file: string; table: DeviceTable }>();
+
+function identify({ inode, bornNs, modifiedNs, sizeBytes }: FileStat): string {
+  return [inode, bornNs, modifiedNs, sizeBytes].join(" ");
 }
 
 async function refuseForeignDevicesFolder(workspace: Workspace): Promise<void> {

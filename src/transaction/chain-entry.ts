@@ -22,8 +22,8 @@ export const NOT_MADE_YET: Fingerprint = {
 
 export async function deviceEntryOf(device: string, chain: Chain): Promise<DeviceEntry> {
   const entries = await chainEntriesOf(chain);
-  const top = activeLayer(chain);
-  return { name: device, image: top.path, format: top.format, chain: entries };
+  const { path, format, virtualSizeBytes } = activeLayer(chain);
+  return { name: device, image: path, format, virtualSizeBytes, chain: entries };
 }
 
 export async function chainEntriesOf(chain: Chain): Promise<ChainEntry[]> {
@@ -32,9 +32,20 @@ export async function chainEntriesOf(chain: Chain): Promise<ChainEntry[]> {
       image: link.path,
       format: link.format,
       name: link.name ?? null,
-      fingerprint: await takeFingerprint(link.file, link.header),
+      fingerprint: await fingerprintOf(link),
     })),
   );
+}
+
+const taken = new WeakMap<ChainLink, Fingerprint>();
+
+/** As the link was when it was first asked for: the table and the watch of one plan must not differ. */
+async function fingerprintOf(link: ChainLink): Promise<Fingerprint> {
+  const known = taken.get(link);
+  if (known) return known;
+  const fingerprint = await takeFingerprint(link.file, link.header);
+  taken.set(link, fingerprint);
+  return fingerprint;
 }
 
 export function activeLayer(chain: Chain): ChainLink {
@@ -46,8 +57,9 @@ export function activeLayer(chain: Chain): ChainLink {
 /** Every file of a chain as it is now, external data files included. */
 export async function watchChain(device: string, chain: Chain): Promise<WatchedImage[]> {
   const watched: WatchedImage[] = [];
-  for (const { path, file, header, dataFile } of chain.links) {
-    watched.push({ device, image: path, fingerprint: await takeFingerprint(file, header) });
+  for (const link of chain.links) {
+    const { path, dataFile } = link;
+    watched.push({ device, image: path, fingerprint: await fingerprintOf(link) });
     if (dataFile) {
       watched.push({
         device,

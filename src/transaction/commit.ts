@@ -18,7 +18,7 @@ import {
   type WatchedImage,
 } from "./journal/index.ts";
 import { finishCommit, nextTable, summarise } from "./finish.ts";
-import { recoverUnderLock } from "./recovery.ts";
+import { settleJournals } from "./recovery.ts";
 
 /** Commits what the journal holds. The caller holds the journal; afterwards it is retired. */
 export async function commitJournal(
@@ -33,7 +33,7 @@ export async function commitJournal(
     try {
       const lock = await lockWorkspace(workspace, waiting);
       try {
-        await recoverUnderLock(workspace, { except: journal.id });
+        await settleJournals(workspace, journal.id);
         const table = await readTable(workspace);
         await assertNothingChanged(files);
         const record = commitRecord(workspace, table, journal.state);

@@ -61,7 +61,7 @@ export async function describeDevices(
   const entries = names?.map((name) => requireDevice(table, name)) ?? table.devices;
   const scene = await setScene(workspace, table);
   const devices: DeviceDescription[] = [];
-  for (const entry of entries) devices.push(await describeDevice(scene, entry));
+  for (const entry of entries) devices.push(await describeAsItIs(scene, entry));
   return { generation: table.generation, devices };
 }
 
@@ -95,11 +95,10 @@ export async function describeOutcome(workspace: Workspace, parts: OutcomeParts)
   const table = dryRun || pending ? withDevices(parts.table, changes) : parts.table;
   const touched = [...new Set(plans.flatMap((plan) => plan.devices))].sort();
   const scene = await setScene(workspace, table);
-  const devices: DeviceDescription[] = [];
-  for (const name of touched) {
+  const devices = touched.flatMap((name) => {
     const entry = findDevice(table, name);
-    if (entry) devices.push(await describeDevice(scene, entry));
-  }
+    return entry ? [describeAsRecorded(scene, entry)] : [];
+  });
   const actions = plans.flatMap((plan) => plan.reports).map((report) => withViewNote(report, scene));
   return { changed, dryRun, transaction, pending, generation: parts.table.generation, actions, devices };
 }
@@ -132,30 +131,36 @@ function withViewNote(report: ActionReport, { omitted }: Scene): ActionReport {
   return { ...report, notes: [...report.notes, note] };
 }
 
-async function describeDevice(scene: Scene, entry: DeviceEntry): Promise<DeviceDescription> {
-  const { workspace, table, holders, omitted } = scene;
-  const common = {
+/** From the table alone: right behind a command, which has just looked at the images. */
+function describeAsRecorded({ workspace, holders, omitted }: Scene, entry: DeviceEntry): DeviceDescription {
+  return {
     name: entry.name,
     image: entry.image,
     format: entry.format,
+    virtualSizeBytes: entry.virtualSizeBytes,
+    chain: entry.chain.map(({ image, format }) => ({ image, format })),
     frozen: false,
     mirror: null,
     view: omitted.has(entry.name) ? null : `${pathsOf(workspace).devices}/${entry.name}`,
     transaction: holders.get(entry.name) ?? null,
+    problem: null,
   };
+}
+
+/** From the images, as they are at this moment; what can't be opened is shown as the table has it. */
+async function describeAsItIs(scene: Scene, entry: DeviceEntry): Promise<DeviceDescription> {
+  const recorded = describeAsRecorded(scene, entry);
   try {
-    return { ...common, ...(await openTop(workspace, table, entry)), problem: null };
+    return { ...recorded, ...(await openTop(scene, entry)) };
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     const where = error.image === undefined ? "" : `${error.image}: `;
-    const chain = entry.chain.map(({ image, format }) => ({ image, format }));
-    return { ...common, virtualSizeBytes: null, chain, problem: `${where}${error.message}` };
+    return { ...recorded, virtualSizeBytes: null, problem: `${where}${error.message}` };
   }
 }
 
 async function openTop(
-  workspace: Workspace,
-  table: DeviceTable,
+  { workspace, table }: Scene,
   entry: DeviceEntry,
 ): Promise<Pick<DeviceDescription, "virtualSizeBytes" | "chain">> {
   const gate = { workspaceRoot: workspace.root, allowPaths: table.allowPaths };

@@ -4,6 +4,8 @@
 // - The plan is durable before the first file is made, under the workspace lock and with no other open
 //   transaction on the same devices. So two processes never work on one device.
 // - Locks are taken in one order: journal, images, workspace.
+// - An image that changes between being read for a plan and being locked is found by the commit, which
+//   compares all images with what the plan read, under their locks.
 // - What fails before the commit mark is undone before the error is thrown on.
 
 import { type DeviceTable, findDevice, lockWorkspace, makeWorkspace, withDevices } from "../device/index.ts";
@@ -12,9 +14,9 @@ import type { Plan } from "./action.ts";
 import { assertActiveLayersApart } from "./chain-entry.ts";
 import { commitJournal } from "./commit.ts";
 import { beginRecordOf, Journal, type PlanRecord, readJournals } from "./journal/index.ts";
-import { assertStillAsPlanned, planStatement } from "./plan.ts";
+import { planStatement } from "./plan.ts";
 import { prepareStatement } from "./prepare.ts";
-import { abortJournal, assertJournalsSound, recoverUnderLock, undoFrom } from "./recovery.ts";
+import { abortJournal, assertJournalsSound, settleJournals, undoFrom } from "./recovery.ts";
 import { heldDevices } from "./journal/index.ts";
 import type { ActionRequest } from "./request.ts";
 import { effectiveTable, throwIfInterrupted, type Work } from "./work.ts";
@@ -25,9 +27,8 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
   const plans: PlanRecord[] = [];
   for (const request of requests) {
     const made = new Set(plans.flatMap((plan) => plan.newFiles.map((file) => file.path)));
-    const { plan, record } = await planStatement(work, { table, request, number: plans.length, made });
+    const { record } = await planStatement(work, { table, request, number: plans.length, made });
     await work.images.lock(work.options);
-    await assertStillAsPlanned(plan, record);
     await assertDevicesFree(work, record.devices);
     table = withDevices(table, record.changes);
     assertActiveLayersApart(table);
@@ -89,7 +90,6 @@ async function enterStatement(
     const number = work.journal?.state.statements.length ?? 0;
     const { plan, record } = await planStatement(work, { table, request, number, made: new Set() });
     await work.images.lock(work.options);
-    await assertStillAsPlanned(plan, record);
     throwIfInterrupted(work.options.signal);
     const obstacle = await enterPlan(work, table, record);
     if (!obstacle) return { plan, record };
@@ -112,7 +112,7 @@ async function enterPlan(
   await makeWorkspace(workspace, new Date(workspace.storage.host.now()).toISOString());
   const lock = await lockWorkspace(workspace, options);
   try {
-    await recoverUnderLock(workspace, work.journal ? { except: work.journal.id } : {});
+    await settleJournals(workspace, work.id);
     try {
       await assertDevicesFree(work, record.devices);
     } catch (error) {
@@ -151,7 +151,7 @@ async function addPlan(work: Work, record: PlanRecord): Promise<void> {
 
 /** E_TRANSACTION where an open transaction holds one of the devices, E_BUSY where a running command does. */
 async function assertDevicesFree(work: Work, devices: readonly string[]): Promise<void> {
-  const journals = (await readJournals(work.workspace)).filter(({ id }) => id !== work.id);
+  const journals = await readJournals(work.workspace, work.id);
   assertJournalsSound(journals);
   for (const { id, state } of journals) {
     if (state instanceof ImgtxError) continue;

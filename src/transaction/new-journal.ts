@@ -2,7 +2,7 @@
 
 import { lockWorkspace, type Workspace } from "../device/index.ts";
 import { beginRecordOf, Journal, readJournals } from "./journal/index.ts";
-import { assertJournalsSound, recoverUnderLock } from "./recovery.ts";
+import { assertJournalsSound, settleJournals } from "./recovery.ts";
 import type { LockWait } from "./request.ts";
 
 export async function createJournal(
@@ -12,7 +12,7 @@ export async function createJournal(
 ): Promise<Journal> {
   const lock = await lockWorkspace(workspace, wait);
   try {
-    await recoverUnderLock(workspace, {});
+    await settleJournals(workspace);
     assertJournalsSound(await readJournals(workspace));
     return await Journal.create(workspace, beginRecordOf(workspace, { ...choice, implicit: false }), []);
   } finally {

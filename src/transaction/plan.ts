@@ -5,7 +5,7 @@ import { canonicalPath, type DeviceTable, readGeneration } from "../device/index
 import { ImgtxError } from "../errors/index.ts";
 import type { Plan, PlanContext } from "./action.ts";
 import { planAction } from "./actions/index.ts";
-import { assertUnchanged, watchChain } from "./chain-entry.ts";
+import { watchChain } from "./chain-entry.ts";
 import type { NewFile, PlanRecord, WatchedImage } from "./journal/index.ts";
 import type { ActionRequest } from "./request.ts";
 import type { Work } from "./work.ts";
@@ -42,15 +42,6 @@ export async function planStatement(
     watched: await watch(plan),
   };
   return { plan, record };
-}
-
-/** E_CHANGED where an image changed between planning and locking it. */
-export async function assertStillAsPlanned(plan: Plan, record: PlanRecord): Promise<void> {
-  const now = new Map((await watch(plan)).map((watched) => [watched.image, watched.fingerprint]));
-  for (const watched of record.watched) {
-    const fingerprint = now.get(watched.image);
-    if (fingerprint) assertUnchanged(watched, fingerprint, "this command read it");
-  }
 }
 
 function contextOf(work: Work, { table, made }: StatementToPlan): PlanContext {

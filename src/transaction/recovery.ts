@@ -47,7 +47,9 @@ export async function recover(workspace: Workspace, waiting: LockWaiting): Promi
   try {
     const lock = await lockWorkspace(workspace, waiting);
     try {
-      return await recoverUnderLock(workspace, {});
+      const notes = await settleJournals(workspace);
+      const note = await repairView(workspace);
+      return note ? [...notes, note] : notes;
     } finally {
       await lock.close();
     }
@@ -63,34 +65,28 @@ export async function recover(workspace: Workspace, waiting: LockWaiting): Promi
   }
 }
 
-/** The same for a caller that holds the workspace lock, and perhaps a journal of its own. */
-export async function recoverUnderLock(
-  workspace: Workspace,
-  options: { readonly except?: string },
-): Promise<RecoveryNote[]> {
+/** Settles every journal but the caller's own. The caller holds the workspace lock. */
+export async function settleJournals(workspace: Workspace, except?: string): Promise<RecoveryNote[]> {
   const notes: RecoveryNote[] = [];
   const { ids, halfMade } = await listNames(workspace);
   for (const id of halfMade) {
     // Only a journal with a live process may have a new one beside it: that process is replacing it.
     if (!ids.includes(id)) await removeHalfMade(workspace, id);
   }
-  for (const snapshot of await readJournals(workspace)) {
+  for (const snapshot of await readJournals(workspace, except)) {
     const isHalfReplaced = halfMade.includes(snapshot.id);
-    if (snapshot.id === options.except || !(isHalfReplaced || (await describeLeftover(workspace, snapshot))))
-      continue;
+    if (!isHalfReplaced && (await describeLeftover(workspace, snapshot)) === undefined) continue;
     const note = await recoverOne(workspace, snapshot.id, isHalfReplaced);
     if (note) notes.push(note);
   }
-  const table = await readTable(workspace);
-  if (!(await isViewPresent(workspace, table))) {
-    await showView(workspace, table);
-    notes.push({
-      transaction: null,
-      did: "view",
-      text: `showed generation ${table.generation} in 'devices' again`,
-    });
-  }
   return notes;
+}
+
+async function repairView(workspace: Workspace): Promise<RecoveryNote | undefined> {
+  const table = await readTable(workspace);
+  if (await isViewPresent(workspace, table)) return undefined;
+  await showView(workspace, table);
+  return { transaction: null, did: "view", text: `showed generation ${table.generation} in 'devices' again` };
 }
 
 /** Damaged journals, which stop everything that would change the workspace. */

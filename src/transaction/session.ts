@@ -1,6 +1,13 @@
 // The transaction layer's face: a session is one command's look at one workspace, behind recovery.
 
-import { findWorkspace, lockOwner, makeWorkspace, readTable, type Workspace, workspaceAt } from "../device/index.ts";
+import {
+  findWorkspace,
+  lockOwner,
+  makeWorkspace,
+  readTable,
+  type Workspace,
+  workspaceAt,
+} from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { commitJournal } from "./commit.ts";

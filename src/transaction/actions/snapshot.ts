@@ -103,7 +103,7 @@ async function planTarget(
     path,
     before: top.path,
     chain: below,
-    after: { name: device, image: path, format: "qcow2", chain },
+    after: { name: device, image: path, format: "qcow2", virtualSizeBytes: overlay.virtualSizeBytes, chain },
     overlay,
     mode,
     notes: below.links.flatMap((link) => link.warnings),

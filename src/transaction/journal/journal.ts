@@ -197,10 +197,14 @@ export interface JournalSnapshot {
   readonly state: TransactionState | ImgtxError;
 }
 
-/** All journals as they stand now, without a lock. A journal that goes while it is read is left out. */
-export async function readJournals(workspace: Workspace): Promise<JournalSnapshot[]> {
+/**
+ * All journals as they stand now, without a lock; `except` is the caller's own. A journal that goes while
+ * it is read is left out.
+ */
+export async function readJournals(workspace: Workspace, except?: string): Promise<JournalSnapshot[]> {
   const snapshots: JournalSnapshot[] = [];
   for (const id of (await listNames(workspace)).ids) {
+    if (id === except) continue;
     const path = journalPath(workspace, id);
     const snapshot = await readJournal(workspace, id, path);
     if (snapshot) snapshots.push(snapshot);
