@@ -3,6 +3,7 @@
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { Journal, readJournals, type TransactionState } from "./journal/index.ts";
+import { firstUnfinished } from "./recovery.ts";
 import type { LockWait } from "./request.ts";
 
 interface OpenTransaction {
@@ -35,9 +36,10 @@ export async function pickJournal(
     });
   }
   const journal = await Journal.open(workspace, first.id, wait);
-  if (journal && !journal.state.commit && !journal.state.aborting) return journal;
+  const state = journal?.state;
+  if (journal && state && !state.commit && !state.aborting && !firstUnfinished(state)) return journal;
   await journal?.close();
-  throw notOpen(first.id);
+  throw state && firstUnfinished(state) ? interrupted(first.id) : notOpen(first.id);
 }
 
 async function listOpen(workspace: Workspace): Promise<OpenTransaction[]> {
@@ -50,6 +52,13 @@ async function listOpen(workspace: Workspace): Promise<OpenTransaction[]> {
 function notOpen(wanted: string): ImgtxError {
   return new ImgtxError("E_NO_TRANSACTION", `no open transaction is called '${wanted}'`, {
     hint: "'imgtx txn status' lists the open ones",
+  });
+}
+
+/** A process that had the journal ended amid an action, after this command's own recovery had looked. */
+function interrupted(id: string): ImgtxError {
+  return new ImgtxError("E_BUSY", `another command on transaction ${id} was interrupted just now`, {
+    hint: "run the command again; it first takes back what the other one left",
   });
 }
 

@@ -184,7 +184,8 @@ async function mustAbort(workspace: Workspace, { begin }: TransactionState): Pro
   return begin.implicit || (begin.owned && !(await isOwnerAlive(workspace, begin.id)));
 }
 
-function firstUnfinished(state: TransactionState): Statement | undefined {
+/** The first statement that a dead process left amid its making or its undoing. */
+export function firstUnfinished(state: TransactionState): Statement | undefined {
   return state.statements.find((statement) => !statement.undone && (statement.undoing || !statement.done));
 }
 
