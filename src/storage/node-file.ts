@@ -98,6 +98,10 @@ export class NodeFile implements StorageFile {
     });
   }
 
+  beginFlush(): void {
+    this.#explained("begin to flush", undefined, () => this.#native.optional()?.beginWriteback(this.#open()));
+  }
+
   async flush(): Promise<void> {
     const descriptor = this.#open();
     try {

@@ -45,6 +45,11 @@ export interface StorageFile {
   write(source: Uint8Array, offset: number): Promise<void>;
   /** Sets the size; what it grows by is a hole that reads as zeros. */
   truncate(sizeBytes: number): Promise<void>;
+  /**
+   * Lets the disk begin with what was written, without waiting: a hint that promises nothing. Given to many
+   * files before each is flushed, it makes the flushes several times faster.
+   */
+  beginFlush(): void;
   /** fsync: content and size are durable when this returns. A failed flush must not be retried on this file. */
   flush(purpose: string): Promise<void>;
   /** First byte of data at or behind offset, undefined when only holes follow. */

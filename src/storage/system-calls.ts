@@ -27,6 +27,8 @@ export interface SystemCalls {
     targetOffset: number,
     lengthBytes: number,
   ): Promise<number>;
+  /** sync_file_range, whole file: begins to write back dirty pages. Where a file system can't, nothing happens. */
+  beginWriteback(descriptor: number): void;
   /** FICLONE: target gets all of source's blocks, shared. */
   clone(source: number, target: number): Promise<void>;
   /** FALLOC_FL_PUNCH_HOLE, keeping the size. */
@@ -66,6 +68,7 @@ const FALLOC_FL_PUNCH_HOLE = 2;
 const FICLONE = 0x40049409;
 const AT_FDCWD = -100;
 const RENAME_NOREPLACE = 1;
+const SYNC_FILE_RANGE_WRITE = 2;
 
 // struct flock: l_type (16 bits) at 0, l_whence (16 bits) at 2, l_start at 8, l_len at 16 (64 bits each),
 // l_pid (32 bits, must be 0 for these locks) at 24.
@@ -97,6 +100,10 @@ export function loadSystemCalls(): SystemCalls {
         lengthBytes,
         0,
       ),
+    beginWriteback(descriptor) {
+      // A hint: what fails here fails again, and is reported, in the flush.
+      native.syncFileRange(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE);
+    },
     async clone(source, target) {
       await callInThread(native, "ioctl FICLONE", native.ioctl, target, FICLONE, source);
     },
@@ -127,12 +134,30 @@ interface NativeFunctions {
   readonly ioctl: NativeFunction;
   readonly fallocate: NativeFunction;
   readonly renameat2: NativeFunction;
+  readonly syncFileRange: NativeFunction;
   readonly errno: () => number;
 }
 
-function bindNative(): NativeFunctions {
+/**
+ * koffi's native part by itself where it is beside koffi: finding it through koffi's own loader, which
+ * looks for many platforms first, takes three times as long.
+ */
+function loadKoffi(): typeof import("koffi") {
   // createRequire: synchronous, and invisible to the bundler, which must leave the native module outside.
-  const koffi = createRequire(import.meta.url)("koffi") as typeof import("koffi");
+  const requireHere = createRequire(import.meta.url);
+  const platform = `linux-${process.arch}`;
+  try {
+    return requireHere(
+      `@koromix/koffi-${platform}/linux_${process.arch}/koffi.node`,
+    ) as typeof import("koffi");
+  } catch {
+    // Another C library, or koffi installed in another way: its own loader knows, and says what is missing.
+    return requireHere("koffi") as typeof import("koffi");
+  }
+}
+
+function bindNative(): NativeFunctions {
+  const koffi = loadKoffi();
   const libc = koffi.load(null);
   return {
     fcntl: libc.func("int fcntl(int fd, int command, void *lock)"),
@@ -143,6 +168,9 @@ function bindNative(): NativeFunctions {
     ioctl: libc.func("int ioctl(int fd, unsigned long request, long argument)"),
     fallocate: libc.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)"),
     renameat2: libc.func("int renameat2(int fromFolder, str from, int toFolder, str to, unsigned int flags)"),
+    syncFileRange: libc.func(
+      "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
+    ),
     errno: () => koffi.errno(),
   };
 }

@@ -29,7 +29,9 @@ export async function prepareStatement(
       files.push(file);
       await plan.fill(index, file);
     }
-    // Side by side: the file system writes its own journal once for all of them.
+    // All begun before the first is waited for, and side by side: one journal commit of the file system
+    // then serves many of them.
+    for (const file of files) file.beginFlush();
     await Promise.all(files.map(async (file) => await file.flush("new image")));
     await journal.append(
       { type: "prepared", statement: record.statement, files: await fingerprints(record, files) },

@@ -50,6 +50,11 @@ export class SimulatedFile implements StorageFile {
     this.#change((path, atNs) => ({ kind: "truncate", path, atNs, inode: this.#inode, sizeBytes }));
   }
 
+  /** A hint that promises nothing: the simulated disk keeps all writes pending until the flush. */
+  beginFlush(): void {
+    this.#checkUsable();
+  }
+
   async flush(purpose: string): Promise<void> {
     await this.#turn();
     this.#machine.perform(this.process, (atNs) => ({
