@@ -20,15 +20,21 @@ import {
 import { finishCommit, nextTable, summarise } from "./finish.ts";
 import { settleJournals } from "./recovery.ts";
 
-/** Commits what the journal holds. The caller holds the journal; afterwards it is retired. */
+/**
+ * Commits what the journal holds. The caller holds the journal, which is retired afterwards, and perhaps
+ * locks on some of the images, by path.
+ */
 export async function commitJournal(
   workspace: Workspace,
   journal: Journal,
   waiting: LockWaiting,
+  alreadyLocked: ReadonlySet<string> = new Set(),
 ): Promise<DeviceTable> {
   const files = await openWatched(workspace, journal.state);
   try {
-    const images = files.map(({ file, watched }) => ({ file, device: watched.device ?? undefined }));
+    const images = files
+      .filter(({ watched }) => !alreadyLocked.has(watched.image))
+      .map(({ file, watched }) => ({ file, device: watched.device ?? undefined }));
     const locks = await holdImages(workspace.storage, images, waiting);
     try {
       const lock = await lockWorkspace(workspace, waiting);

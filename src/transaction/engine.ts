@@ -56,7 +56,7 @@ export async function runStatements(work: Work, requests: readonly ActionRequest
 export async function commitImplicit(work: Work, journal: Journal): Promise<DeviceTable> {
   try {
     throwIfInterrupted(work.options.signal);
-    return await commitJournal(work.workspace, journal, work.options);
+    return await commitJournal(work.workspace, journal, work.options, work.images.lockedPaths());
   } catch (error) {
     const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";
     throw journal.state.commit || isInDoubt ? error : await undoAfterFailure(work, 0, error);

@@ -47,6 +47,16 @@ export class OpenedImages {
     this.#unlockedFrom = this.#chains.length;
   }
 
+  /** Paths of the images that are open and locked. */
+  lockedPaths(): ReadonlySet<string> {
+    const locked = this.#chains.slice(0, this.#unlockedFrom);
+    return new Set(
+      locked.flatMap(({ chain }) =>
+        chain.links.flatMap(({ path, dataFile }) => (dataFile ? [path, dataFile.path] : [path])),
+      ),
+    );
+  }
+
   async close(): Promise<void> {
     for (const locks of this.#locks) locks.release();
     for (const { chain } of this.#chains) await chain.close();
