@@ -8,6 +8,7 @@
 import { createHash } from "node:crypto";
 import { ImgtxError } from "../errors/index.ts";
 import type { Fingerprint, ImageFormat } from "../format/index.ts";
+import { isCount, isDeviceEntry, isText, listOf, objectOf, orNull } from "./data-shape.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
 
 /** One image of a chain, as it was when the generation was made. */
@@ -48,7 +49,7 @@ export const MAX_DEVICE_NAME_LENGTH = 64;
 const DEVICE_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+-]*$/;
 
 export function assertDeviceName(name: string): void {
-  if (DEVICE_NAME.test(name) && name.length <= MAX_DEVICE_NAME_LENGTH) return;
+  if (isDeviceName(name)) return;
   throw new ImgtxError("E_USAGE", `'${name}' can't be the name of a device`, {
     hint: `use 1 to ${MAX_DEVICE_NAME_LENGTH} of the characters A-Z a-z 0-9 _ . + -, beginning with a letter, digit or _`,
   });
@@ -91,34 +92,77 @@ export function firstTable(committed: string): DeviceTable {
 
 /** One JSON object with its checksum, ready to be written. Paths become relative to root inside it. */
 export function encodeTable(root: string, table: DeviceTable): Uint8Array {
+  const problem = findDisorder(table);
+  if (problem !== undefined) throw new Error(`a device table is not to be written: ${problem}`);
   const stored = mapPaths(table, (path) => toStoredPath(root, path));
   const content = JSON.stringify({ kind: KIND, version: VERSION, ...stored });
-  const checksum = createHash("sha256").update(content).digest("hex");
-  return new TextEncoder().encode(`{"sha256":"${checksum}","table":${content}}\n`);
+  return new TextEncoder().encode(`{"sha256":"${digestOf(content)}","table":${content}}\n`);
 }
 
 /** The inverse of encodeTable. E_CORRUPT where the checksum or the shape does not hold. */
 export function decodeTable(root: string, bytes: Uint8Array, file: string): DeviceTable {
-  const text = new TextDecoder().decode(bytes);
+  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString();
   const match = /^\{"sha256":"([0-9a-f]{64})","table":(.*)\}\n$/s.exec(text);
   if (!match) throw damaged(file, "it is not a device table");
   const [, checksum = "", content = ""] = match;
-  if (createHash("sha256").update(content).digest("hex") !== checksum) {
-    throw damaged(file, "its checksum does not match");
-  }
-  const { kind, version, ...stored } = JSON.parse(content) as DeviceTable & { kind: string; version: number };
-  if (kind !== KIND) throw damaged(file, `it holds '${kind}'`);
+  if (digestOf(content) !== checksum) throw damaged(file, "its checksum does not match");
+  const parsed = parseObject(content);
+  if (parsed?.["kind"] !== KIND) throw damaged(file, "it holds something else");
+  const { kind: _kind, version, ...stored } = parsed;
   if (version !== VERSION) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
-      `the device table has version ${version}; this imgtx reads ${VERSION}`,
+      `the device table has version ${String(version)}; this imgtx reads ${VERSION}`,
       {
         image: file,
         hint: "use the imgtx that wrote it, or a newer one",
       },
     );
   }
-  return mapPaths(stored, (path) => fromStoredPath(root, path));
+  if (!isTable(stored)) throw damaged(file, "a field of it is missing or of another kind");
+  const table = stored as unknown as DeviceTable;
+  const problem = findDisorder(table);
+  if (problem !== undefined) throw damaged(file, problem);
+  return mapPaths(table, (path) => fromStoredPath(root, path));
+}
+
+const isTable = objectOf({
+  generation: isCount,
+  committed: isText,
+  transaction: orNull(isText),
+  summary: isText,
+  allowPaths: listOf(isText),
+  devices: listOf(isDeviceEntry),
+});
+
+/** What breaks the invariants of a table, or undefined. */
+function findDisorder({ devices }: DeviceTable): string | undefined {
+  for (const [index, { name, image, chain }] of devices.entries()) {
+    const before = devices[index - 1];
+    if (!isDeviceName(name)) return `'${name}' can't be the name of a device`;
+    if (before !== undefined && before.name >= name) return `'${name}' stands behind '${before.name}'`;
+    if (chain[0]?.image !== image) return `the chain of '${name}' does not begin with its image`;
+  }
+  return undefined;
+}
+
+function isDeviceName(name: string): boolean {
+  return DEVICE_NAME.test(name) && name.length <= MAX_DEVICE_NAME_LENGTH;
+}
+
+/** Undefined where the text is no JSON object: a checksum alone does not make it one. */
+function parseObject(text: string): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null ? { ...value } : undefined;
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
+function digestOf(content: string): string {
+  return createHash("sha256").update(content).digest("hex");
 }
 
 export function mapEntryPaths(entry: DeviceEntry, map: (path: string) => string): DeviceEntry {
