@@ -20,7 +20,7 @@ function print(text) {
   } catch (error) {
     // A reader that has gone is no error; a pipe that is full for the moment takes it later.
     if (error.code === "EAGAIN") process.stdout.write(text);
-    else if (error.code !== "EPIPE") throw error;
+    else if (error.code !== "EPIPE") fail(`the version could not be written: ${error.message}`);
   }
 }
 
@@ -30,9 +30,11 @@ async function start() {
     await launch();
   } catch (error) {
     if (error.code !== "ERR_MODULE_NOT_FOUND" || !error.message.includes("dist/launch.js'")) throw error;
-    process.stderr.write(
-      "error: imgtx has not been built\n  hint: run `npm ci && npm run build` in its folder\n",
-    );
-    process.exitCode = 1;
+    fail("imgtx has not been built\n  hint: run `npm ci && npm run build` in its folder");
   }
+}
+
+function fail(message) {
+  process.stderr.write(`error: ${message}\n`);
+  process.exitCode = 1;
 }

@@ -5,6 +5,7 @@
 // - The process is never made to end: it ends when nothing is left to do, so piped output is whole.
 // - A reader that goes away (`| head`) is no error. What is not wanted any more is dropped, and the
 //   command still ends with its own status, which may be that of a commit.
+// - A result that can't be written (`> /dev/full`) never ends with status 0.
 
 import { constants } from "node:os";
 import { makeNodeStorage } from "../storage/index.ts";
@@ -14,23 +15,31 @@ import { run } from "./main.ts";
 const INTERRUPTS: readonly Interrupt[] = ["SIGINT", "SIGTERM", "SIGHUP"];
 
 export async function launch(): Promise<void> {
-  process.exitCode = await run(process.argv.slice(2), {
+  let writeFailed = false;
+  const onWriteError = (error: Error): void => {
+    writeFailed = true;
+    process.exitCode ||= 1;
+    process.stderr.write(`error: the result could not be written: ${error.message}\n`);
+  };
+  const status = await run(process.argv.slice(2), {
     storage: makeNodeStorage(),
     cwd: process.cwd(),
     env: process.env,
-    stdout: outputOf(process.stdout),
-    stderr: outputOf(process.stderr),
+    stdout: outputOf(process.stdout, onWriteError),
+    // Nowhere is left to say that an error could not be written; the status tells of it.
+    stderr: outputOf(process.stderr, () => undefined),
     stdin: readStdin,
     sharesTerminal: process.stdin.isTTY,
     onInterrupt,
     spawn: startChild,
   });
+  process.exitCode = status === 0 && writeFailed ? 1 : status;
 }
 
-function outputOf(stream: NodeJS.WriteStream): Output {
+function outputOf(stream: NodeJS.WriteStream, onWriteError: (error: Error) => void): Output {
   let gone = false;
   stream.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error;
+    if (!gone && error.code !== "EPIPE") onWriteError(error);
     gone = true;
   });
   return {

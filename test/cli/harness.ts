@@ -93,6 +93,16 @@ export function recordingEngine(outcome: Outcome = makeOutcome({})): {
   };
 }
 
+/** Runs a command whose engine throws this. */
+export function failWith(error: Error, options: readonly string[] = []): Promise<Result> {
+  const engine = {
+    runActions: () => {
+      throw error;
+    },
+  };
+  return runCli(["rollback", ...options], { engine });
+}
+
 export function makeOutcome(parts: Partial<Outcome>): Outcome {
   return {
     changed: true,

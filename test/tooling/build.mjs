@@ -2,8 +2,13 @@
 //
 // Names and line breaks are kept, so that a stack trace from a user can be read. koffi stays outside: it
 // finds its native part beside itself.
+//
+//     node test/tooling/build.mjs [FOLDER]      else dist/
+//
+// The folder is replaced at the end, whole: commands may be running from the old one.
 
-import { readFileSync, rmSync } from "node:fs";
+import { existsSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
@@ -22,11 +27,12 @@ const withoutSubprograms = {
   },
 };
 
-rmSync(`${root}/dist`, { recursive: true, force: true });
+const target = resolve(process.argv[2] ?? `${root}/dist`);
+const fresh = `${target}.new-${process.pid}`;
 await build({
   absWorkingDir: root,
   entryPoints: { launch: "src/cli/launch.ts" },
-  outdir: "dist",
+  outdir: fresh,
   bundle: true,
   splitting: true,
   format: "esm",
@@ -42,3 +48,12 @@ await build({
   plugins: [withoutSubprograms],
   logLevel: "warning",
 });
+
+if (existsSync(target)) {
+  const old = `${target}.old-${process.pid}`;
+  renameSync(target, old);
+  renameSync(fresh, target);
+  rmSync(old, { recursive: true });
+} else {
+  renameSync(fresh, target);
+}

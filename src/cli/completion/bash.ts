@@ -18,9 +18,9 @@ _imgtx_offer() {
 }
 
 _imgtx_ask() {
-  local -a place=()
-  if [[ -n $_imgtx_workspace ]]; then place=(--workspace "$_imgtx_workspace"); fi
-  command imgtx "\${place[@]}" "$@" --quiet 2>/dev/null
+  local -a where=()
+  if [[ -n $_imgtx_workspace ]]; then where=(--workspace "$_imgtx_workspace"); fi
+  command imgtx "\${where[@]}" "$@" --quiet 2>/dev/null
 }
 
 _imgtx_complete() {

@@ -54,14 +54,14 @@ end`;
 const FUNCTIONS = `
 # Whether the words are exactly these.
 function __imgtx_at
-    test (__imgtx_words | string join ' ') = "$argv"
+    set -l words (__imgtx_words)
+    test "$words" = "$argv"
 end
 
 # Whether the words begin with a command's path.
 function __imgtx_in
     set -l words (__imgtx_words)
-    set -l path (string split ' ' -- $argv[1])
-    test (count $words) -ge (count $path); and test "$words[1..(count $path)]" = "$argv[1]"
+    test "$words" = "$argv[1]"; or string match -q -- "$argv[1] *" "$words"
 end
 
 # Whether argument number $argv[2] of the command comes next, or with "many" one from there on.

@@ -6,7 +6,7 @@ import type { CommandDefinition, Example, OptionDefinition } from "../grammar/de
 import { EXIT_MEANINGS } from "../grammar/exit-status.ts";
 import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
 import type { Canvas } from "./canvas.ts";
-import { definitionList, indent, wrap, type Entry } from "./layout.ts";
+import { definitionList, indent, wrap, wrapWords, type Entry } from "./layout.ts";
 
 const WIDEST = 80;
 const NARROWEST = 24;
@@ -144,14 +144,13 @@ function exampleList(examples: readonly Example[], width: number): string[] {
 
 /** A command that goes over the line is continued with a backslash, so that it can be pasted. */
 function wrapCommand(command: string, width: number): string[] {
-  const lines = command.split("\n").flatMap((line) => {
-    const parts = wrap(line, width - 2);
+  return command.split("\n").flatMap((line) => {
+    const parts = wrapWords(line.match(/(?:'[^']*'|"[^"]*"|\S)+/g) ?? [], width - 4);
     return parts.map((part, index) => {
       const start = index === 0 ? part : `  ${part}`;
       return index === parts.length - 1 ? start : `${start} \\`;
     });
   });
-  return lines;
 }
 
 function exitList(definition: CommandDefinition, width: number): string[] {

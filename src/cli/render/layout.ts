@@ -5,9 +5,14 @@ import type { Canvas } from "./canvas.ts";
 
 /** Breaks at spaces. A word longer than the width stands alone and sticks out: cutting it would lie. */
 export function wrap(text: string, width: number): string[] {
+  return wrapWords(text.split(" "), width);
+}
+
+/** The same for words that are split already, and may have spaces in them. */
+export function wrapWords(words: readonly string[], width: number): string[] {
   const lines: string[] = [];
   let line = "";
-  for (const word of text.split(" ")) {
+  for (const word of words) {
     if (line !== "" && line.length + 1 + word.length > width) {
       lines.push(line);
       line = word;
