@@ -3,6 +3,11 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { TransactionDescription } from "../../transaction/index.ts";
 
+/** Oldest first. */
+export function inOrder(transactions: readonly TransactionDescription[]): readonly TransactionDescription[] {
+  return transactions.toSorted((a, b) => (a.started < b.started ? -1 : Number(a.started > b.started)));
+}
+
 /** The one with this id or name, or the only one open. E_NO_TRANSACTION or E_TRANSACTION otherwise. */
 export function pickTransaction(
   transactions: readonly TransactionDescription[],

@@ -3,6 +3,7 @@
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
 import { openSession } from "../invocation.ts";
+import { inOrder } from "./pick-transaction.ts";
 import { TRANSACTION_IDS, TRANSACTION_TABLE } from "./transaction-drawings.ts";
 
 export const txnList: PlainCommand = {
@@ -16,7 +17,7 @@ export const txnList: PlainCommand = {
   },
   async execute(invocation) {
     const { engine, session } = await openSession(invocation);
-    const all = await engine.listTransactions(session);
+    const all = inOrder(await engine.listTransactions(session));
     invocation.report.answer(all, invocation.report.quiet ? TRANSACTION_IDS : TRANSACTION_TABLE);
     if (all.length === 0) invocation.report.advice("no transaction is open");
     return 0;

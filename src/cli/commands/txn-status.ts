@@ -3,7 +3,7 @@
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
 import { openSession } from "../invocation.ts";
-import { pickTransaction } from "./pick-transaction.ts";
+import { inOrder, pickTransaction } from "./pick-transaction.ts";
 import { TRANSACTIONS_IN_FULL } from "./transaction-drawings.ts";
 
 export const txnStatus: PlainCommand = {
@@ -20,7 +20,7 @@ export const txnStatus: PlainCommand = {
   },
   async execute(invocation) {
     const { engine, session } = await openSession(invocation);
-    const all = await engine.listTransactions(session);
+    const all = inOrder(await engine.listTransactions(session));
     const id = invocation.settings.transaction;
     invocation.report.answer(id === undefined ? all : [pickTransaction(all, id)], TRANSACTIONS_IN_FULL);
     if (all.length === 0) invocation.report.advice("no transaction is open");

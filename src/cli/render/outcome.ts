@@ -51,6 +51,6 @@ export function drawAction(action: ActionReport, { paint }: Canvas, tense: Tense
 
 function drawMove({ before, after }: ActionReport, tense: Tense): string {
   if (tense === "undone") return before === null ? "" : `, stays ${before}`;
-  if (after === null) return before === null ? "" : `; ${before} stays as it is`;
+  if (after === null) return before === null ? "" : `, was ${before}`;
   return before === null || before === after ? `: ${after}` : `: ${after}, was ${before}`;
 }
