@@ -1,3 +1,15 @@
+export {
+  isCount,
+  isDeviceEntry,
+  isFingerprint,
+  isFlag,
+  isText,
+  listOf,
+  objectOf,
+  oneOf,
+  orNull,
+  type Shape,
+} from "./data-shape.ts";
 export type { ChainEntry, DeviceEntry, DeviceTable } from "./device-table.ts";
 export {
   assertDeviceName,

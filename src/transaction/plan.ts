@@ -1,12 +1,11 @@
 // From a request to the record that goes into the journal. Changes nothing.
 
-import { posix } from "node:path";
 import { canonicalPath, type DeviceTable, readGeneration } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Plan, PlanContext } from "./action.ts";
 import { planAction } from "./actions/index.ts";
 import { watchChain } from "./chain-entry.ts";
-import type { NewFile, PlanRecord, WatchedImage } from "./journal/index.ts";
+import { type NewFile, type PlanRecord, stagingPath, type WatchedImage } from "./journal/index.ts";
 import type { ActionRequest } from "./request.ts";
 import type { Work } from "./work.ts";
 
@@ -27,7 +26,7 @@ export async function planStatement(
   const newFiles = plan.filesToMake.map(
     ({ path }, index): NewFile => ({
       path,
-      staging: posix.join(posix.dirname(path), `.imgtx-${work.id}-${number}-${index}`),
+      staging: stagingPath(path, work.id, number, index),
     }),
   );
   const record: PlanRecord = {

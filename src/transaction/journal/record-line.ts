@@ -8,6 +8,7 @@
 
 import { createHash } from "node:crypto";
 import { ImgtxError } from "../../errors/index.ts";
+import { assertRecord } from "./record-shape.ts";
 import type { JournalRecord } from "./records.ts";
 
 /** Stands for the digest of the record before the first one. */
@@ -35,11 +36,15 @@ export function encodeRecord(
 
 const NEWLINE = 0x0a;
 const HEADER = /^(\d{1,9}) ([0-9a-f]{64}) /;
-const LONGEST_HEADER = 9 + 1 + 64 + 1;
+const LONGEST_LENGTH = 9;
+const LONGEST_HEADER = LONGEST_LENGTH + 1 + 64 + 1;
 /** What the beginning of a record looks like anywhere in a damaged rest. */
 const LOOKS_LIKE_RECORD = /\d [0-9a-f]{64} \{"type":/;
 
-/** E_JOURNAL with the offset where a record is damaged and more records follow. */
+/**
+ * E_JOURNAL with the offset where a record is damaged and more records follow, or where one is whole and no
+ * record of imgtx; E_UNSUPPORTED for another version.
+ */
 export function parseJournal(bytes: Uint8Array, file: string): ParsedJournal {
   const records: JournalRecord[] = [];
   let digest = FIRST_DIGEST;
@@ -50,7 +55,7 @@ export function parseJournal(bytes: Uint8Array, file: string): ParsedJournal {
       assertTornTail(bytes, at, file);
       return { records, digest, endBytes: at, torn: true };
     }
-    records.push(parsed.record);
+    records.push(assertRecord(parsed.value, { isFirst: at === 0, file, offset: at }));
     digest = parsed.digest;
     at = parsed.endBytes;
   }
@@ -61,7 +66,7 @@ function parseRecord(
   bytes: Uint8Array,
   at: number,
   previousDigest: string,
-): { record: JournalRecord; digest: string; endBytes: number } | undefined {
+): { value: unknown; digest: string; endBytes: number } | undefined {
   const header = HEADER.exec(latin1(bytes.subarray(at, at + LONGEST_HEADER)));
   if (!header) return undefined;
   const start = at + header[0].length;
@@ -69,16 +74,25 @@ function parseRecord(
   if (bytes[end] !== NEWLINE) return undefined;
   const json = new TextDecoder().decode(bytes.subarray(start, end));
   const digest = digestOf(previousDigest, json);
-  // What matches the digest is JSON that imgtx wrote: parsing it can't fail.
-  return digest === header[2]
-    ? { record: JSON.parse(json) as JournalRecord, digest, endBytes: end + 1 }
-    : undefined;
+  return digest === header[2] ? { value: parseJson(json), digest, endBytes: end + 1 } : undefined;
+}
+
+/** Undefined, which is no record, where the digest is right and the text is no JSON: forged. */
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
 }
 
 function assertTornTail(bytes: Uint8Array, at: number, file: string): void {
   const rest = latin1(bytes.subarray(at));
+  // Its own header is no further record, whole or with its first sector lost: the digit before the digest
+  // is one of the first.
   const ownHeader = HEADER.exec(rest);
-  if (!LOOKS_LIKE_RECORD.test(rest.slice(ownHeader ? ownHeader[0].length : 1))) return;
+  if (!LOOKS_LIKE_RECORD.test(rest.slice(ownHeader ? ownHeader[0].length : LONGEST_LENGTH))) return;
   throw new ImgtxError("E_JOURNAL", "the journal is damaged", {
     image: file,
     offset: at,

@@ -12,6 +12,7 @@
 // - `undo` and `abort` are durable before the first file goes. `commit` is the commit point: before it
 //   everything can be undone, behind it the only way is forward.
 
+import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import type { DeviceEntry, Workspace } from "../../device/index.ts";
 import type { Fingerprint } from "../../format/index.ts";
@@ -157,21 +158,16 @@ export interface TransactionState {
   readonly aborting: boolean;
 }
 
+/** Where a statement's new file is made before it gets its final name: beside it. */
+export function stagingPath(path: string, id: string, statement: number, index: number): string {
+  return posix.join(posix.dirname(path), `.imgtx-${id}-${statement}-${index}`);
+}
+
 /** What a journal's records add up to. E_JOURNAL where they stand in an order that imgtx never writes. */
 export function foldRecords(records: readonly JournalRecord[], file: string): TransactionState | undefined {
   const [begin, ...rest] = records;
   if (!begin) return undefined;
   if (begin.type !== "begin") throw outOfOrder(file, begin.type);
-  if (begin.version !== JOURNAL_VERSION) {
-    throw new ImgtxError(
-      "E_UNSUPPORTED",
-      `the journal has version ${begin.version}; this imgtx reads ${JOURNAL_VERSION}`,
-      {
-        image: file,
-        hint: "finish the transaction with the imgtx that began it",
-      },
-    );
-  }
   let state: TransactionState = { begin, statements: [], savepoints: [], commit: undefined, aborting: false };
   for (const record of rest) state = applyRecord(state, record, file);
   return state;
@@ -185,6 +181,7 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       throw outOfOrder(file, record.type);
     case "plan": {
       if (record.statement !== state.statements.length) throw outOfOrder(file, record.type);
+      assertStagingNames(state.begin.id, record, file);
       const fresh = { plan: record, prepared: undefined, done: false, undone: false, undoing: false };
       return { ...state, statements: [...state.statements, fresh] };
     }
@@ -234,6 +231,22 @@ export function changesOf(state: TransactionState): TableChange[] {
       },
     }));
   });
+}
+
+/** Undoing removes a staging file by its name alone, so no other name may stand there: forged. */
+function assertStagingNames(id: string, { statement, newFiles }: PlanRecord, file: string): void {
+  const odd = newFiles.find(
+    ({ path, staging }, index) => staging !== stagingPath(path, id, statement, index),
+  );
+  if (odd === undefined) return;
+  throw new ImgtxError(
+    "E_JOURNAL",
+    `the journal would make a file as '${odd.staging}', which imgtx never does`,
+    {
+      image: file,
+      hint: "imgtx did not write this journal: look where it comes from, and move it away",
+    },
+  );
 }
 
 function changeStatement(

@@ -1,0 +1,88 @@
+// Whether data from a journal is a record. The digests show that nothing was lost or changed since; they
+// are no signature, and anybody can compute them.
+//
+// Invariant: what passes here can be read as what its type says, without a further look.
+
+import {
+  isCount,
+  isDeviceEntry,
+  isFingerprint,
+  isFlag,
+  isText,
+  listOf,
+  objectOf,
+  oneOf,
+  orNull,
+  type Shape,
+} from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { JOURNAL_VERSION, type JournalRecord } from "./records.ts";
+
+const isReport = objectOf({
+  kind: isText,
+  device: orNull(isText),
+  before: orNull(isText),
+  after: orNull(isText),
+  format: orNull(isText),
+  files: listOf(objectOf({ path: isText, change: oneOf("create", "reuse") })),
+  notes: listOf(isText),
+});
+
+const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
+  begin: objectOf({
+    id: isText,
+    name: orNull(isText),
+    onError: oneOf("abort", "keep"),
+    implicit: isFlag,
+    owned: isFlag,
+    started: isText,
+    pid: isCount,
+    user: isText,
+    boot: isText,
+  }),
+  plan: objectOf({
+    statement: isCount,
+    kind: isText,
+    devices: listOf(isText),
+    reports: listOf(isReport),
+    newFiles: listOf(objectOf({ path: isText, staging: isText })),
+    changes: listOf(objectOf({ device: isText, after: orNull(isDeviceEntry) })),
+    allowPaths: listOf(isText),
+    watched: listOf(objectOf({ device: orNull(isText), image: isText, fingerprint: isFingerprint })),
+  }),
+  prepared: objectOf({
+    statement: isCount,
+    files: listOf(objectOf({ path: isText, fingerprint: isFingerprint })),
+  }),
+  done: objectOf({ statement: isCount }),
+  savepoint: objectOf({ name: isText }),
+  undo: objectOf({ from: isCount }),
+  undone: objectOf({ from: isCount }),
+  commit: objectOf({ generation: isCount, committed: isText, summary: isText }),
+  abort: objectOf({}),
+};
+
+/** E_JOURNAL for what is no record; E_UNSUPPORTED where the first one begins a journal of another version. */
+export function assertRecord(
+  value: unknown,
+  place: { readonly isFirst: boolean; readonly file: string; readonly offset: number },
+): JournalRecord {
+  const { type, version } = objectOf({})(value) ? (value as { type?: unknown; version?: unknown }) : {};
+  if (place.isFirst && type === "begin" && version !== JOURNAL_VERSION) {
+    throw new ImgtxError(
+      "E_UNSUPPORTED",
+      `the journal has version ${String(version)}; this imgtx reads ${JOURNAL_VERSION}`,
+      {
+        image: place.file,
+        hint: "finish the transaction with the imgtx that began it",
+      },
+    );
+  }
+  const shape = Object.entries(SHAPES).find(([name]) => name === type)?.[1];
+  if (shape?.(value)) return value as JournalRecord;
+  throw new ImgtxError("E_JOURNAL", "the journal holds a record that imgtx does not write", {
+    image: place.file,
+    offset: place.offset,
+    hint: "look where the journal comes from; imgtx touches nothing of this transaction until then",
+  });
+}

@@ -1,0 +1,118 @@
+// What a sequence of records means, and which sequences imgtx never writes.
+
+import { describe, expect, test } from "vitest";
+import {
+  applyRecord,
+  changesOf,
+  foldRecords,
+  heldDevices,
+  type JournalRecord,
+  liveStatements,
+} from "../../../src/transaction/journal/records.ts";
+import { failureOf } from "../../storage/conformance.ts";
+import { device } from "../../device/tables.ts";
+import { BEGIN, FINGERPRINT, planRecord, preparedRecord } from "./journals.ts";
+
+const done = (statement: number): JournalRecord => ({ type: "done", statement });
+const undo = (from: number): JournalRecord => ({ type: "undo", from });
+const undone = (from: number): JournalRecord => ({ type: "undone", from });
+const savepoint = (name: string): JournalRecord => ({ type: "savepoint", name });
+const COMMIT: JournalRecord = {
+  type: "commit",
+  generation: 4,
+  committed: "2026-01-02T03:04:05.678Z",
+  summary: "s",
+};
+const ABORT: JournalRecord = { type: "abort" };
+
+function fold(...records: readonly JournalRecord[]) {
+  const state = foldRecords([BEGIN, ...records], "t.journal");
+  if (!state) throw new Error("the journal is not empty");
+  return state;
+}
+
+const numbers = (state: ReturnType<typeof fold>) => liveStatements(state).map(({ plan }) => plan.statement);
+
+describe("records add up to a transaction", () => {
+  test("with no records to no transaction", () => {
+    expect(foldRecords([], "t.journal")).toBeUndefined();
+  });
+
+  test("in which a statement counts from its plan on, until its undoing begins", () => {
+    expect(numbers(fold(planRecord(0)))).toEqual([0]);
+    expect(numbers(fold(planRecord(0), preparedRecord(0), done(0), planRecord(1)))).toEqual([0, 1]);
+    expect(numbers(fold(planRecord(0), done(0), undo(0)))).toEqual([]);
+    expect(numbers(fold(planRecord(0), done(0), undo(0), undone(0), planRecord(1)))).toEqual([1]);
+  });
+
+  test("which holds its devices until the undoing has ended", () => {
+    expect(heldDevices(fold(planRecord(0), done(0), undo(0)))).toEqual(["vda"]);
+    expect(heldDevices(fold(planRecord(0), done(0), undo(0), undone(0)))).toEqual([]);
+  });
+
+  test("with the savepoints that the undoing did not pass", () => {
+    const state = fold(
+      savepoint("a"),
+      planRecord(0),
+      done(0),
+      savepoint("b"),
+      planRecord(1),
+      done(1),
+      savepoint("b"),
+    );
+    expect(state.savepoints.map(({ name, nextStatement }) => `${name} ${nextStatement}`)).toEqual([
+      "a 0",
+      "b 1",
+      "b 2",
+    ]);
+    const back = applyRecord(applyRecord(state, undo(1), ""), undone(1), "");
+    expect(back.savepoints.map(({ name }) => name)).toEqual(["a", "b"]);
+  });
+
+  test("with the fingerprints of the files that were made", () => {
+    const plan = { ...planRecord(0), changes: [{ device: "vda", after: device("vda", "a0.qcow2") }] };
+    const made = { ...FINGERPRINT, inode: "99" };
+    const prepared: JournalRecord = {
+      type: "prepared",
+      statement: 0,
+      files: [{ path: "a0.qcow2", fingerprint: made }],
+    };
+    expect(changesOf(fold(plan, prepared, done(0)))[0]?.after?.chain[0]?.fingerprint).toEqual(made);
+  });
+});
+
+describe("records in an order that imgtx never writes are refused", () => {
+  test.each<[string, readonly JournalRecord[]]>([
+    ["a second begin", [BEGIN]],
+    ["a plan with a number left out", [planRecord(1)]],
+    ["a plan with a number again", [planRecord(0), done(0), planRecord(0)]],
+    ["prepared without a plan", [preparedRecord(0)]],
+    ["prepared for another statement", [planRecord(0), done(0), planRecord(1), preparedRecord(0)]],
+    ["prepared behind done", [planRecord(0), done(0), preparedRecord(0)]],
+    ["done without a plan", [done(0)]],
+    ["done twice", [planRecord(0), done(0), done(0)]],
+    ["done behind undo", [planRecord(0), undo(0), done(0)]],
+    ["a plan behind the commit", [COMMIT, planRecord(0)]],
+    ["a second commit", [COMMIT, COMMIT]],
+    ["an abort behind the commit", [COMMIT, ABORT]],
+    ["a commit behind the abort", [ABORT, COMMIT]],
+  ])("%s", async (_, records) => {
+    expect(await failureOf(() => fold(...records))).toMatchObject({ code: "E_JOURNAL", image: "t.journal" });
+  });
+
+  test("a journal that does not begin", async () => {
+    expect((await failureOf(() => foldRecords([planRecord(0)], "t.journal"))).code).toBe("E_JOURNAL");
+  });
+
+  test.each([
+    ["another file", "/home/somebody/.ssh/key"],
+    ["another transaction's", ".imgtx-zzzzzzzzzz-0-0"],
+    ["another folder's", "sub/.imgtx-abcdefghij-0-0"],
+  ])(
+    "a plan that would make its file under the name of %s, which an undo would remove",
+    async (_, staging) => {
+      const plan = { ...planRecord(0), newFiles: [{ path: "a0.qcow2", staging }] };
+      expect((await failureOf(() => fold(plan))).code).toBe("E_JOURNAL");
+    },
+  );
+});
