@@ -162,8 +162,9 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
 export async function undoFrom(workspace: Workspace, journal: Journal, from: number): Promise<void> {
   const doomed = journal.state.statements.slice(from);
   if (doomed.length === 0) return;
-  if (doomed.some((statement) => statement.done && !statement.undoing)) {
-    // Durable before the first file goes: else a crash would leave an action that claims to be done.
+  if (journal.isInDoubt || doomed.some((statement) => statement.done && !statement.undoing)) {
+    // Durable before the first file goes: else a crash would leave an action that claims to be done. It may
+    // claim so by a record whose flush failed, too.
     await journal.append({ type: "undo", from }, "undo");
   } else if (doomed.some((statement) => statement.undoing)) {
     await journal.secure();

@@ -39,8 +39,8 @@ export class Journal {
   #digest: string;
   #endBytes: number;
   #suspect: boolean;
-  /** Whether the record being appended was written whole: its failed flush leaves the outcome in doubt. */
-  #written = false;
+  /** Whether others may read the record being appended: a failure from then on leaves it in doubt. */
+  #visible = false;
 
   private constructor(
     workspace: Workspace,
@@ -91,7 +91,8 @@ export class Journal {
     const path = journalPath(workspace, id);
     for (;;) {
       if (!(await storage.statLink(path))) return undefined;
-      const file = await openTrusted(workspace, path, "write");
+      const file = await openUnlessGone(workspace, path);
+      if (!file) return undefined;
       try {
         await lockFile(storage, file, WORK_BYTE, waiting, `transaction ${id}`);
         // Locks follow the inode: the journal may have been retired or replaced before the lock was ours.
@@ -101,9 +102,7 @@ export class Journal {
           continue;
         }
         const parsed = mapContent(workspace, parseJournal(await readAll(file), path));
-        const state = foldRecords(parsed.records, path);
-        if (!state) throw emptyJournal(path);
-        return new Journal(workspace, file, path, state, parsed);
+        return new Journal(workspace, file, path, foldOwn(parsed.records, id, path), parsed);
       } catch (error) {
         await file.close();
         throw error;
@@ -114,14 +113,14 @@ export class Journal {
   /** Adds a record durably. When this throws, the record is not there, or a crash would tear it. */
   async append(record: JournalRecord, purpose: string): Promise<void> {
     const state = applyRecord(this.#state, record, this.path);
+    this.#visible = false;
     if (this.#suspect) {
       await this.#replaceWith([...this.#records, record]);
     } else {
       const { line, digest } = encodeRecord(toStored(this.#workspace.root, record), this.#digest);
       this.#suspect = true;
-      this.#written = false;
       await this.#file.write(line, this.#endBytes);
-      this.#written = true;
+      this.#visible = true;
       await this.#file.flush(purpose);
       this.#suspect = false;
       this.#digest = digest;
@@ -129,6 +128,11 @@ export class Journal {
       this.#records.push(record);
     }
     this.#state = state;
+  }
+
+  /** Whether the flush of the last record failed: it may be on the disk, though the state lacks it. */
+  get isInDoubt(): boolean {
+    return this.#suspect && this.#visible;
   }
 
   /**
@@ -140,7 +144,7 @@ export class Journal {
     try {
       await this.append(record, purpose);
     } catch (error) {
-      if (!this.#written) throw error;
+      if (!this.#visible) throw error;
       await this.#rescue(record, error);
     }
   }
@@ -178,7 +182,9 @@ export class Journal {
   }
 
   async #replaceWith(records: readonly JournalRecord[]): Promise<void> {
-    const { file, digest, endBytes } = await writeAnew(this.#workspace, this.path, records);
+    const { file, digest, endBytes } = await writeAnew(this.#workspace, this.path, records, () => {
+      this.#visible = true;
+    });
     await this.#file.close();
     this.#file = file;
     this.#records = [...records];
@@ -222,7 +228,7 @@ async function readJournal(
     file = await openTrusted(workspace, path, "read");
     const busy = file.wouldConflict(WORK_BYTE, "exclusive");
     const { records } = mapContent(workspace, parseJournal(await readAll(file), path));
-    return { id, path, busy, state: foldRecords(records, path) ?? emptyJournal(path) };
+    return { id, path, busy, state: foldOwn(records, id, path) };
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     if (error.code === "E_NOT_FOUND") return undefined;
@@ -256,6 +262,7 @@ async function writeAnew(
   workspace: Workspace,
   path: string,
   records: readonly JournalRecord[],
+  beforeNaming: () => void = () => undefined,
 ): Promise<{ file: StorageFile; digest: string; endBytes: number }> {
   const { storage, root } = workspace;
   const fresh = `${path.slice(0, -SUFFIX.length)}${NEW_SUFFIX}`;
@@ -273,11 +280,22 @@ async function writeAnew(
     await lockFile(storage, file, WORK_BYTE, NO_WAIT, "the new journal");
     await file.write(bytes, 0);
     await file.flush("journal content");
+    beforeNaming();
     await storage.rename(fresh, path);
     await storage.flushFolder(pathsOf(workspace).journals, "journal name");
     return { file, digest, endBytes: bytes.length };
   } catch (error) {
     await file.close();
+    throw error;
+  }
+}
+
+/** Undefined where the transaction ended between a look at the name and the opening of it. */
+async function openUnlessGone(workspace: Workspace, path: string): Promise<StorageFile | undefined> {
+  try {
+    return await openTrusted(workspace, path, "write");
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
     throw error;
   }
 }
@@ -341,6 +359,17 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     allowPaths: record.allowPaths.map(map),
     watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
   };
+}
+
+/** The state of a journal by its name. A journal under another's name would be taken for its lock. */
+function foldOwn(records: readonly JournalRecord[], id: string, path: string): TransactionState {
+  const state = foldRecords(records, path);
+  if (!state) throw emptyJournal(path);
+  if (state.begin.id === id) return state;
+  throw new ImgtxError("E_JOURNAL", `the journal is that of another transaction, ${state.begin.id}`, {
+    image: path,
+    hint: "give it back the name of its transaction, or move it away",
+  });
 }
 
 function emptyJournal(path: string): ImgtxError {
