@@ -17,7 +17,7 @@ export const GLOBAL_OPTIONS: readonly OptionDefinition[] = [
   {
     long: "txn",
     value: { name: "ID", completes: "transaction" },
-    about: "the open transaction to work in; else IMGTX_TXN, else the only one open",
+    about: "the open transaction, by id or name; else IMGTX_TXN, else the only one open",
   },
   {
     long: "wait",

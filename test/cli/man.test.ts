@@ -1,0 +1,147 @@
+// The man pages against the definitions: every command, argument, option and exit status is in its page,
+// and no page speaks of an option that does not exist.
+
+import { execFile } from "node:child_process";
+import { access, readdir, readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+import { COMMAND_TABLE, findGroup, type CommandRow } from "../../src/cli/grammar/command-table.ts";
+import type { CommandDefinition, OptionDefinition } from "../../src/cli/grammar/definition.ts";
+import { GLOBAL_OPTIONS } from "../../src/cli/grammar/global-options.ts";
+import { oracle } from "../helpers/oracles.ts";
+
+const MAN = fileURLToPath(new URL("../../man", import.meta.url));
+
+interface Documented {
+  readonly row: CommandRow;
+  readonly definition: CommandDefinition;
+}
+
+const commands: Documented[] = [];
+for (const row of COMMAND_TABLE) {
+  if (row.section !== "hidden") commands.push({ row, definition: (await row.load()).definition });
+}
+
+const pageNames = [...new Set(commands.map(({ row }) => pageOf(row)))];
+
+/** The page that explains a command: a group has one for all of its verbs, help is in the main page. */
+function pageOf({ path }: CommandRow): string {
+  return path[0] === "help" ? "imgtx.1" : `imgtx-${path[0]}.1`;
+}
+
+async function readPage(name: string): Promise<string> {
+  return readFile(`${MAN}/${name}`, "utf8");
+}
+
+/** `--name` and `-n` of every `.Fl` in a page, and of the lines in its examples. */
+function findOptions(page: string): Set<string> {
+  const found = new Set<string>();
+  for (const line of page.split("\n")) {
+    if (line.startsWith(".")) {
+      for (const [, name] of line.matchAll(/\bFl (-?[\w-]*\w)/g)) found.add(`-${name}`);
+    }
+    if (line.startsWith(".Dl") || !line.startsWith(".")) {
+      for (const [name] of line.matchAll(/(?<![\w-])--[a-z][\w-]*/g)) found.add(name);
+    }
+  }
+  return found;
+}
+
+function flagsOf(options: readonly OptionDefinition[]): string[] {
+  return options.flatMap(({ short, long }) => [
+    ...(short === undefined ? [] : [`-${short}`]),
+    ...(long === undefined ? [] : [`--${long}`]),
+  ]);
+}
+
+describe.each(commands.map((command) => ({ name: command.row.path.join(" "), ...command })))(
+  "imgtx $name",
+  ({ row, definition }) => {
+    test("is in its page with every argument, option and exit status", async () => {
+      const page = await readPage(pageOf(row));
+      const verb = row.path.at(-1) ?? "";
+      const inGroup = findGroup(row.path[0]) !== undefined || verb === "help";
+      expect(page).toContain(inGroup ? `.Cm ${verb}\n` : `.Nm imgtx ${verb}\n`);
+      expect([...findOptions(page)]).toEqual(expect.arrayContaining(flagsOf(definition.options)));
+      for (const { name } of definition.arguments) expect(page).toContain(`Ar ${name}`);
+      for (const { value } of definition.options) {
+        if (value) expect(page).toContain(`Ar ${value.name}`);
+        for (const choice of value?.choices ?? []) expect(page).toContain(choice);
+      }
+      for (const status of definition.exits) expect(page).toContain(`\n.It ${status}\n`);
+    });
+  },
+);
+
+describe.each(pageNames)("the page %s", (name) => {
+  const here = commands.filter(({ row }) => pageOf(row) === name);
+  const isMain = name === "imgtx.1";
+
+  test("speaks of no option that does not exist", async () => {
+    const anywhere = commands.flatMap(({ definition }) => definition.options);
+    const known = flagsOf([
+      ...GLOBAL_OPTIONS,
+      ...(isMain ? anywhere : here.flatMap(({ definition }) => definition.options)),
+    ]);
+    // `.Fl -` is the double dash itself.
+    const unknown = [...findOptions(await readPage(name))].filter((option) => !known.includes(option));
+    expect(unknown).toEqual([]);
+  });
+
+  test("explains each option under OPTIONS, not in the synopsis alone", async () => {
+    const options = isMain ? GLOBAL_OPTIONS : here.flatMap(({ definition }) => definition.options);
+    const page = await readPage(name);
+    for (const { long, short } of options) {
+      expect(page).toMatch(new RegExp(`^\\.It .*Fl ${long === undefined ? short : `-${long}`}\\b`, "m"));
+    }
+  });
+
+  test("refers only to pages that are there, and has the sections of the house", async () => {
+    const page = await readPage(name);
+    for (const [, other, section] of page.matchAll(/\.Xr (imgtx[\w-]*) (\d)/g)) {
+      await access(`${MAN}/${other}.${section}`);
+    }
+    for (const heading of ["SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"]) {
+      expect(page).toContain(`.Sh ${heading}\n`);
+    }
+  });
+});
+
+test("the main page names every command and every variable of the environment", async () => {
+  const page = await readPage("imgtx.1");
+  const verbs = new Set(commands.map(({ row }) => row.path[0] ?? ""));
+  for (const verb of verbs) expect(page).toContain(`.It Cm ${verb}\n`);
+  for (const name of pageNames) expect(`${page}imgtx.1`).toContain(name.replace(/\.1$/, ""));
+  const source = await readSources();
+  const variables = new Set([...source.matchAll(/\benv\["(\w+)"\]/g)].map(([, name]) => name ?? ""));
+  // COLORTERM only refines what TERM says.
+  variables.delete("COLORTERM");
+  expect(variables.size).toBeGreaterThan(5);
+  for (const variable of variables) expect(page).toContain(`Ev ${variable}`);
+});
+
+async function readSources(): Promise<string> {
+  const folder = fileURLToPath(new URL("../../src/cli", import.meta.url));
+  const names = (await readdir(folder, { recursive: true })).filter((name) => name.endsWith(".ts"));
+  const texts = await Promise.all(names.map(async (name) => readFile(`${folder}/${name}`, "utf8")));
+  return texts.join("\n");
+}
+
+oracle("mandoc").test("every page is clean to mandoc's lint", async () => {
+  const names = (await readdir(MAN)).filter((name) => name.endsWith(".1"));
+  expect(names.length).toBeGreaterThan(10);
+  const findings = await lint(names.map((name) => `${MAN}/${name}`));
+  // It looks for other pages where they are installed, which these may not be.
+  expect(findings.filter((line) => !/referenced manual not found|outdated mandoc\.db/.test(line))).toEqual(
+    [],
+  );
+});
+
+function lint(paths: readonly string[]): Promise<string[]> {
+  return new Promise((resolve) => {
+    // Findings come on stdout, with a status that says how bad the worst is.
+    execFile("mandoc", ["-T", "lint", ...paths], (_error, stdout) => {
+      resolve(stdout.split("\n").filter((line) => line !== ""));
+    });
+  });
+}
