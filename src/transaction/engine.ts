@@ -85,6 +85,7 @@ async function enterStatement(
 ): Promise<{ plan: Plan; record: PlanRecord }> {
   const { host } = work.workspace.storage;
   const deadline = host.now() + work.options.waitMs;
+  const mark = work.images.mark();
   for (let replans = 0; ; ) {
     const table = await effectiveTable(work);
     const number = work.journal?.state.statements.length ?? 0;
@@ -93,6 +94,7 @@ async function enterStatement(
     throwIfInterrupted(work.options.signal);
     const obstacle = await enterPlan(work, table, record);
     if (!obstacle) return { plan, record };
+    await work.images.closeSince(mark);
     replans += 1;
     if (obstacle.code !== "E_CHANGED" ? host.now() >= deadline : replans >= MOST_REPLANS) throw obstacle;
     if (obstacle.code !== "E_CHANGED") {

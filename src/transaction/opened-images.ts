@@ -1,15 +1,29 @@
 // The images that one command has open, and QEMU's locks on them. Both end with the command, and never
-// earlier: a lock that is dropped before the commit mark would let a guest start in between.
+// earlier: a lock that is dropped before the commit mark would let a guest start in between. Only a plan
+// that came to nothing gives its own back.
+//
+// Invariant: the paths of a chain are canonical. The table and the journals keep them as names relative to
+// the workspace, and a `..` behind a symbolic link would lead elsewhere in there than it does on the disk.
 
+import { posix } from "node:path";
+import { canonicalPath } from "../device/index.ts";
 import { type Chain, holdImages, type ImageFormat, openChain } from "../format/index.ts";
 import type { ImageLocks, LockWaiting, Storage } from "../storage/index.ts";
 import { ImgtxError } from "../errors/index.ts";
+
+/** What was open and locked at a moment. */
+export interface OpenedMark {
+  readonly chains: number;
+  readonly locks: number;
+}
 
 export class OpenedImages {
   readonly #storage: Storage;
   readonly #root: string;
   readonly #chains: { chain: Chain; device: string }[] = [];
   readonly #locks: ImageLocks[] = [];
+  /** Real paths of folders. */
+  readonly #folders = new Map<string, string>();
   #unlockedFrom = 0;
 
   constructor(storage: Storage, root: string) {
@@ -28,8 +42,10 @@ export class OpenedImages {
         format,
         gate: { workspaceRoot: this.#root, allowPaths },
       });
-      this.#chains.push({ chain, device });
-      return chain;
+      const opened = { chain, device };
+      this.#chains.push(opened);
+      opened.chain = await this.#withCanonicalPaths(chain);
+      return opened.chain;
     } catch (error) {
       throw error instanceof ImgtxError ? error.with({ device }) : error;
     }
@@ -57,9 +73,38 @@ export class OpenedImages {
     );
   }
 
+  mark(): OpenedMark {
+    return { chains: this.#chains.length, locks: this.#locks.length };
+  }
+
+  /** Closes what was opened since, for a plan that is made anew. */
+  async closeSince(mark: OpenedMark): Promise<void> {
+    for (const locks of this.#locks.splice(mark.locks)) locks.release();
+    for (const { chain } of this.#chains.splice(mark.chains)) await chain.close();
+    this.#unlockedFrom = Math.min(this.#unlockedFrom, this.#chains.length);
+  }
+
   async close(): Promise<void> {
-    for (const locks of this.#locks) locks.release();
-    for (const { chain } of this.#chains) await chain.close();
-    this.#chains.length = 0;
+    await this.closeSince({ chains: 0, locks: 0 });
+  }
+
+  async #withCanonicalPaths(chain: Chain): Promise<Chain> {
+    const links = await Promise.all(
+      chain.links.map(async (link) => ({
+        ...link,
+        path: await this.#canonical(link.path),
+        dataFile: link.dataFile && { ...link.dataFile, path: await this.#canonical(link.dataFile.path) },
+      })),
+    );
+    return { links, close: async () => await chain.close() };
+  }
+
+  async #canonical(path: string): Promise<string> {
+    const folder = posix.dirname(path);
+    const known = this.#folders.get(folder);
+    if (known !== undefined) return posix.join(known, posix.basename(path));
+    const canonical = await canonicalPath(this.#storage, path);
+    this.#folders.set(folder, posix.dirname(canonical));
+    return canonical;
   }
 }
