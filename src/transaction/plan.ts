@@ -45,11 +45,16 @@ export async function planStatement(
 
 function contextOf(work: Work, { table, made }: StatementToPlan): PlanContext {
   const { workspace, options, images } = work;
+  const generations = new Map<number, Promise<DeviceTable | undefined>>();
   return {
     storage: workspace.storage,
     root: workspace.root,
     table,
-    readGeneration: async (generation) => await readGeneration(workspace, generation),
+    async readGeneration(generation) {
+      const known = generations.get(generation) ?? readGeneration(workspace, generation);
+      generations.set(generation, known);
+      return await known;
+    },
     canonicalPath: async (path) => await canonicalPath(workspace.storage, path),
     async openChain(path, format, device, allowPaths = []) {
       if (made.has(path)) {

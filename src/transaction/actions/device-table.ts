@@ -2,7 +2,8 @@
 
 import { assertDeviceName, findDevice, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Action, MAKES_NO_FILES } from "../action.ts";
+import type { Chain, ImageFormat } from "../../format/index.ts";
+import { type Action, MAKES_NO_FILES, type PlanContext } from "../action.ts";
 import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
 import { asImageFormat } from "../image-format.ts";
 import type { DeviceAddRequest, DeviceRemoveRequest } from "../request.ts";
@@ -44,7 +45,8 @@ export const deviceAdd: Action<DeviceAddRequest> = {
 
 export const deviceRemove: Action<DeviceRemoveRequest> = {
   async plan({ device }, context) {
-    const { image } = requireDevice(context.table, device);
+    const { image, format } = requireDevice(context.table, device);
+    const chain = await openIfSound(context, image, format, device);
     return {
       ...MAKES_NO_FILES,
       devices: [device],
@@ -61,7 +63,25 @@ export const deviceRemove: Action<DeviceRemoveRequest> = {
       ],
       changes: [{ device, after: null }],
       allowPaths: [],
-      chains: [],
+      chains: chain ? [{ device, chain }] : [],
     };
   },
 };
+
+/**
+ * Opened for what the history has to know: the images as the device left them, which a rollback must find
+ * again. A chain that can't be opened has nothing to come back to, and its device can be removed all the same.
+ */
+async function openIfSound(
+  context: PlanContext,
+  image: string,
+  format: ImageFormat,
+  device: string,
+): Promise<Chain | undefined> {
+  try {
+    return await context.openChain(image, format, device);
+  } catch (error) {
+    if (error instanceof ImgtxError) return undefined;
+    throw error;
+  }
+}

@@ -93,7 +93,8 @@ async function planTarget(
     backingFormat: top.format,
     options: request.overlay,
   });
-  const { mode } = top.stat;
+  // As the image below, but that one may be kept read-only on purpose; the device writes to the overlay.
+  const mode = (top.stat.mode & 0o666) | 0o600;
   const chain = [
     { image: path, format: "qcow2" as const, name: null, fingerprint: NOT_MADE_YET },
     ...renameTop(await chainEntriesOf(below), backingName),

@@ -1,0 +1,174 @@
+// Generations: each commit makes one, and a rollback goes back to one while its images are what they were.
+
+import { renameSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { listGenerations } from "../../../src/transaction/index.ts";
+import { failureOf } from "../../storage/conformance.ts";
+import { watchStorage } from "../watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../workbench.ts";
+
+/** What a guest does to a raw image, or a program to any file. */
+function writeTo(bench: Workbench, name: string, bytes = "guest data"): void {
+  writeFileSync(bench.at(name), bytes.repeat(1000));
+}
+
+async function summaries(bench: Workbench): Promise<string[]> {
+  const generations = await listGenerations(await bench.session());
+  return generations.map(
+    ({ generation, summary, present }) => `${generation}${present ? "*" : ""} ${summary}`,
+  );
+}
+
+describe("history", () => {
+  test("has every generation, newest first, with what made it and its devices", async () => {
+    const bench = await makeWorkbench();
+    await bench.begin("nightly");
+    await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
+    await bench.commit();
+    expect(await summaries(bench)).toEqual([
+      "4* nightly",
+      "3 device-add vdc",
+      "2 device-add vdb",
+      "1 device-add vda",
+      "0 init",
+    ]);
+    const generations = await listGenerations(await bench.session());
+    expect(generations[1]?.devices.map(({ name, image }) => [name, image])).toEqual([
+      ["vda", bench.at("a.qcow2")],
+      ["vdb", bench.at("b.raw")],
+      ["vdc", bench.at("c.qcow2")],
+    ]);
+  });
+
+  test("gets no generation from a dry run, an abort, a refusal, or a commit of nothing", async () => {
+    const bench = await makeWorkbench();
+    const before = await summaries(bench);
+    await bench.snapshot({ vda: "a1.qcow2" }, {}, { dryRun: true });
+    await bench.begin();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.abort();
+    await failureOf(async () => await bench.snapshot({ vda: "b.raw" }));
+    await bench.begin();
+    expect(await bench.commit()).toMatchObject({ changed: false, generation: 3 });
+    expect(await summaries(bench)).toEqual(before);
+  });
+});
+
+describe("rollback", () => {
+  test("goes to the generation before, as a new one", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
+    const outcome = await bench.rollback();
+    expect(outcome).toMatchObject({ changed: true, generation: 5 });
+    expect(outcome.actions.map(({ device, before, after }) => [device, before, after])).toEqual([
+      ["vda", bench.at("a1.qcow2"), bench.at("a.qcow2")],
+      ["vdb", bench.at("b1.qcow2"), bench.at("b.raw")],
+    ]);
+    expect(await bench.images()).toEqual({ vda: "a.qcow2", vdb: "b.raw", vdc: "c.qcow2" });
+  });
+
+  test("goes to a generation by its number, and forth again", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.snapshot({ vda: "a2.qcow2" });
+    await bench.rollback(3);
+    expect((await bench.images())["vda"]).toBe("a.qcow2");
+    await bench.rollback(5);
+    expect((await bench.images())["vda"]).toBe("a2.qcow2");
+    expect(await bench.generation()).toBe(7);
+  });
+
+  test("takes back the adding and the removing of a device", async () => {
+    const bench = await makeWorkbench();
+    await bench.remove("vdb");
+    await bench.rollback();
+    expect(await bench.images()).toEqual({ vda: "a.qcow2", vdb: "b.raw", vdc: "c.qcow2" });
+    await bench.rollback(2);
+    expect(await bench.images()).toEqual({ vda: "a.qcow2", vdb: "b.raw" });
+  });
+
+  test("does not mind what a guest wrote while the image was active", async () => {
+    const bench = await makeWorkbench();
+    writeTo(bench, "b.raw");
+    await bench.snapshot({ vdb: "b1.qcow2" });
+    await bench.rollback();
+    expect((await bench.images())["vdb"]).toBe("b.raw");
+  });
+
+  test("does not mind what a guest wrote before its device was removed", async () => {
+    const bench = await makeWorkbench();
+    writeTo(bench, "b.raw");
+    await bench.remove("vdb");
+    await bench.rollback();
+    expect((await bench.images())["vdb"]).toBe("b.raw");
+  });
+
+  test("brings back a device whose broken chain was mended since it was removed", async () => {
+    const bench = await makeWorkbench();
+    renameSync(bench.at("base.raw"), bench.at("aside.raw"));
+    await bench.remove("vda");
+    renameSync(bench.at("aside.raw"), bench.at("base.raw"));
+    await bench.rollback();
+    expect((await bench.images())["vda"]).toBe("a.qcow2");
+  });
+
+  test.each([
+    ["was written to", (bench: Workbench) => writeTo(bench, "b.raw"), /size 196608 → 10000, modified/],
+    ["was touched", (bench: Workbench) => utimesSync(bench.at("b.raw"), 1e9, 1e9), /modified 20/],
+    ["is gone", (bench: Workbench) => rmSync(bench.at("b.raw")), /b\.raw: .*No such file/],
+  ])("is refused when an image %s since, and says which and what", async (_, spoil, words) => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vdb: "b1.qcow2" });
+    await bench.snapshot({ vdb: "b2.qcow2" });
+    spoil(bench);
+    const failure = await failureOf(async () => await bench.rollback(3));
+    expect(failure).toMatchObject({ code: "E_CHANGED", changed: false });
+    expect(failure.message).toContain(bench.at("b.raw"));
+    expect(failure.message).toMatch(words);
+    expect((await bench.images())["vdb"]).toBe("b2.qcow2");
+  });
+
+  test("names every image that stands in the way, and changes no device", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
+    writeTo(bench, "b.raw");
+    writeTo(bench, "base.raw");
+    const failure = await failureOf(async () => await bench.rollback());
+    expect(failure.message).toContain(bench.at("b.raw"));
+    expect(failure.message).toContain(bench.at("base.raw"));
+    expect(await bench.images()).toEqual({ vda: "a1.qcow2", vdb: "b1.qcow2", vdc: "c.qcow2" });
+  });
+
+  test("is a way out when the present chain is broken", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    rmSync(bench.at("a1.qcow2"));
+    await bench.rollback();
+    expect((await bench.images())["vda"]).toBe("a.qcow2");
+  });
+
+  test.each([
+    [4, /is the present one/],
+    [9, /has no generation 9/],
+  ])("to generation %i is refused", async (generation, words) => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    const failure = await failureOf(async () => await bench.rollback(generation));
+    expect(failure.code).toBe("E_REFUSED");
+    expect(failure.message).toMatch(words);
+  });
+
+  test("reads each generation once, however many devices there are", async () => {
+    const bench = await makeWorkbench();
+    bench.makeRaw("d.raw", 9);
+    await bench.add("vdd", "d.raw", "raw");
+    for (let round = 1; round <= 4; round += 1) await bench.snapshot({ vdd: `d${round}.qcow2` });
+    await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2", vdc: "c1.qcow2" });
+    const reads = new Map<string, number>();
+    const storage = watchStorage(bench.storage, ({ name, path }) => {
+      if (name === "openFile" && path.includes("/history/")) reads.set(path, (reads.get(path) ?? 0) + 1);
+    });
+    await bench.through(storage).rollback(4);
+    expect([...reads.values()]).toEqual([1, 1, 1, 1, 1]);
+  });
+});
