@@ -181,6 +181,18 @@ describe("txn exec", () => {
     expect(events.slice(1)).toEqual(["spawn", "commit", "abort", "release"]);
   });
 
+  test("takes the word of a command that committed or aborted by itself, and says so", async () => {
+    const { events, setting } = makeExec({ kind: "exited", status: 0 }, () => {
+      throw new ImgtxError("E_NO_TRANSACTION", "it is not open");
+    });
+    const { status, stderr } = await runCli(["txn", "exec", "x"], setting);
+    expect({ status, stderr }).toEqual({
+      status: 0,
+      stderr: "imgtx: the command has committed or aborted the transaction itself\n",
+    });
+    expect(events.slice(1)).toEqual(["spawn", "commit", "release"]);
+  });
+
   test("leaves what is committed and not finished to the next command", async () => {
     const { events, setting } = makeExec({ kind: "exited", status: 0 }, () => {
       throw new ImgtxError("E_UNFINISHED", "the disk failed");

@@ -177,6 +177,7 @@ describe("usage errors name what is wrong and what was probably meant", () => {
     [["device", "lst"], "unknown command 'lst'", "did you mean device list?"],
     [["snapshot", "vda"], "missing required argument 'FILE'", "see `imgtx snapshot --help`"],
     [["rollback", "3"], "too many arguments", "see `imgtx rollback --help`"],
+    [["rollback", "--wait", "3"], "too many arguments", "say --wait=3"],
     [["rollback", "--to"], "argument missing", "see `imgtx rollback --help`"],
     [["rollback", "--to", "two"], "--to: 'two' is not a whole number of at least 0", ""],
     [["rollback", "--output", "xml"], "Allowed choices are human, json", ""],

@@ -77,10 +77,4 @@ describe("the launcher", () => {
       expect(stderr).toMatch(/^error: the (result|version) could not be written: ENOSPC[^\n]*\n$/);
     }
   });
-
-  test("loads for help neither the parser nor the engine", async () => {
-    const trace =
-      'NODE_DEBUG=esm imgtx snapshot --help 2>&1 >/dev/null | grep -c "dist/\\(parser\\|transaction\\)-"';
-    expect((await runShell(`${trace} || true`)).stdout).toBe("0\n");
-  });
 });

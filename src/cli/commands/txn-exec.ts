@@ -54,9 +54,7 @@ export const txnExec: PlainCommand = {
     );
     try {
       const { id } = begun.description;
-      const end = invocation.signal.aborted
-        ? NOT_RUN
-        : await runChild(invocation, spawn, opened.session.root, id);
+      const end = invocation.signal.aborted ? NOT_RUN : await runChild(invocation, spawn, opened, id);
       return await settle(invocation, opened, id, end);
     } finally {
       await begun.release();
@@ -68,7 +66,7 @@ export const txnExec: PlainCommand = {
 async function runChild(
   { input, context, settings }: Invocation,
   spawn: NonNullable<CliContext["spawn"]>,
-  root: string,
+  { session }: OpenSession,
   id: string,
 ): Promise<ChildEnd> {
   const { allowPaths } = settings;
@@ -77,7 +75,7 @@ async function runChild(
     env: {
       ...context.env,
       IMGTX_TXN: id,
-      IMGTX_WORKSPACE: root,
+      IMGTX_WORKSPACE: session.root,
       ...(allowPaths.length > 0 && { IMGTX_ALLOW_PATH: allowPaths.join(":") }),
     },
   });
@@ -101,7 +99,9 @@ async function settle(
 ): Promise<number> {
   const { report, signal } = invocation;
   if (end.kind === "exited" && end.status === 0 && !signal.aborted) {
-    report.done(await commit(invocation, opened, id), COMMITTED);
+    const outcome = await commit(invocation, opened, id);
+    if (outcome) report.done(outcome, COMMITTED);
+    else report.notice("the command has committed or aborted the transaction itself");
     return 0;
   }
   if (end.kind === "not-started") report.notice(`the command could not be run: ${end.reason}`);
@@ -114,10 +114,12 @@ async function settle(
     : new ImgtxError("E_INTERRUPTED", "interrupted; rolled back");
 }
 
-async function commit(invocation: Invocation, opened: OpenSession, id: string): Promise<Outcome> {
+/** Undefined where the command has ended the transaction itself. */
+async function commit(invocation: Invocation, opened: OpenSession, id: string): Promise<Outcome | undefined> {
   try {
     return await opened.engine.commitTransaction(opened.session, id, optionsFor(invocation, id));
   } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_NO_TRANSACTION") return undefined;
     // What is committed and not finished is the next command's; anything else leaves nothing behind.
     if (!(error instanceof ImgtxError) || error.code !== "E_UNFINISHED") await abort(invocation, opened, id);
     throw error;

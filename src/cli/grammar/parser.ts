@@ -37,7 +37,7 @@ export function parseCommandLine(
   }
   const leaf = makeLeaf(row.path.at(-1) ?? "", definition);
   parent.addCommand(leaf);
-  parseWith(root, closeWait(argv), row.path);
+  parseWith(root, closeWait(argv), row.path, looseWaitHint(argv));
   const settings = readSettings(readOptions(root, GLOBAL_OPTIONS), context);
   return { input: readInput(leaf, definition, context.cwd, settings.givenAllowPaths), settings };
 }
@@ -120,22 +120,32 @@ function makeOption(definition: OptionDefinition): Option {
   return option;
 }
 
-function parseWith(command: Commander, argv: readonly string[], path: readonly string[]): void {
+function parseWith(
+  command: Commander,
+  argv: readonly string[],
+  path: readonly string[],
+  excessHint?: string,
+): void {
   try {
     command.parse(argv, { from: "user" });
   } catch (error) {
-    if (error instanceof CommanderError) throw usageError(error, path);
-    throw error;
+    if (!(error instanceof CommanderError)) throw error;
+    const hint = error.code === "commander.excessArguments" ? excessHint : undefined;
+    throw usageError(error, path, hint);
   }
 }
 
-function usageError(error: CommanderError, path: readonly string[]): ImgtxError {
+function usageError(
+  error: CommanderError,
+  path: readonly string[],
+  knownHint: string | undefined,
+): ImgtxError {
   const text = error.message.replace(/^error: /, "");
   const suggestion = /\n\(Did you mean (.+)\?\)$/s.exec(text);
   const message = suggestion ? text.slice(0, suggestion.index) : text;
   // A verb of a group is suggested with the group in front, ready to be typed.
   const words = error.code === "commander.unknownCommand" ? [...path, suggestion?.[1]] : [suggestion?.[1]];
-  const hint = suggestion ? `did you mean ${words.join(" ")}?` : helpHint(path);
+  const hint = knownHint ?? (suggestion ? `did you mean ${words.join(" ")}?` : helpHint(path));
   return new ImgtxError("E_USAGE", message, { hint, cause: error });
 }
 
@@ -146,6 +156,13 @@ function helpHint(path: readonly string[]): string {
 function closeWait(argv: readonly string[]): readonly string[] {
   const end = argv.includes("--") ? argv.indexOf("--") : argv.length;
   return argv.map((word, index) => (word === "--wait" && index < end ? `--wait=${WAIT_FOR_GOOD}` : word));
+}
+
+/** For `--wait 10`, where 10 is no value but one argument too many. */
+function looseWaitHint(argv: readonly string[]): string | undefined {
+  const seconds = argv[argv.indexOf("--wait") + 1] ?? "";
+  const isLoose = argv.includes("--wait") && /^\d+(\.\d+)?$/.test(seconds);
+  return isLoose ? `say --wait=${seconds}` : undefined;
 }
 
 function readInput(
