@@ -11,14 +11,14 @@ import { pathsOf, type Workspace } from "./workspace.ts";
 /** Holds the owner's lock until the file that it returns is closed. */
 export async function lockOwner(workspace: Workspace, id: string): Promise<StorageFile> {
   const file = await workspace.storage.openFile(pathsOf(workspace).lock, "write");
-  await lockFile(
-    workspace.storage,
-    file,
-    ownerByte(id),
-    { waitMs: 0, onWait: () => undefined },
-    `transaction ${id}`,
-  );
-  return file;
+  try {
+    const waiting = { waitMs: 0, onWait: () => undefined };
+    await lockFile(workspace.storage, file, ownerByte(id), waiting, `transaction ${id}`);
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
 }
 
 export async function isOwnerAlive(workspace: Workspace, id: string): Promise<boolean> {

@@ -10,11 +10,13 @@
 // - A name that two chains need for different files would give one of the guests a wrong disk: then the
 //   later device is left out of the view, and the caller is told.
 // - A view is built whole under its own name and flipped with one rename of `devices`.
+// - Only links and folders go with an old view. Other programs may put files into `devices`, and so into the
+//   view's folder: they stay, as does anything but imgtx's own link under the name `devices`.
 
 import { posix } from "node:path";
 import type { DeviceEntry, DeviceTable } from "./device-table.ts";
 import { isInside } from "./stored-path.ts";
-import { pathsOf, type Workspace } from "./workspace.ts";
+import { pathsOf, refuseForeignDevices, type Workspace } from "./workspace.ts";
 
 export interface View {
   /** What `devices` points to, relative to the workspace: .imgtx/view/42, with a folder per climb. */
@@ -23,22 +25,33 @@ export interface View {
   readonly links: ReadonlyMap<string, string>;
   /** Folders that lookups go through, in the same form. */
   readonly folders: ReadonlySet<string>;
-  readonly omitted: readonly { readonly device: string; readonly clash: string }[];
+  /** Devices that can't be shown, with the reason as a clause. */
+  readonly omitted: readonly { readonly device: string; readonly why: string }[];
 }
+
+/** Images choose their backing names: one that climbs on and on must not make paths too long to be made. */
+const MOST_CLIMBS = 64;
 
 /** Names the folders that climbs go up through; unlikely as the name of an image. */
 const CLIMB = "up";
 
 export function planView(table: DeviceTable): View {
   const wanted = table.devices.map((device) => ({ device: device.name, lookups: lookupsOf(device) }));
-  const climbs = Math.max(0, ...wanted.flatMap(({ lookups }) => lookups.map(({ at }) => countClimbs(at))));
+  const climbs = Math.max(0, ...wanted.map(({ lookups }) => highestClimb(lookups)).filter(isClimbable));
   const climbed = Array.from({ length: climbs }, (_, depth) => CLIMB.concat(`/${CLIMB}`.repeat(depth)));
   const below = climbed.at(-1) ?? "";
   const names = new Set(wanted.map(({ device }) => posix.join(below, device)));
   const links = new Map<string, string>();
   const folders = new Set(climbed);
-  const omitted: { device: string; clash: string }[] = [];
+  const omitted: { device: string; why: string }[] = [];
   for (const { device, lookups } of wanted) {
+    if (!isClimbable(highestClimb(lookups))) {
+      omitted.push({
+        device,
+        why: `a backing file name of its chain climbs more than ${MOST_CLIMBS} folders`,
+      });
+      continue;
+    }
     const own = new Map<string, string>();
     const ownFolders = new Set<string>();
     const clash = lookups.find(({ at, image }, depth) => {
@@ -52,7 +65,7 @@ export function planView(table: DeviceTable): View {
       return false;
     });
     if (clash) {
-      omitted.push({ device, clash: clash.at });
+      omitted.push({ device, why: `'${clash.at}' would lead to another device's image there` });
       continue;
     }
     for (const [link, image] of own) links.set(link, image);
@@ -79,7 +92,8 @@ export async function showView(workspace: Workspace, table: DeviceTable): Promis
   const paths = pathsOf(workspace);
   const view = planView(table);
   const folder = generationFolder(workspace, table);
-  await storage.removeFolder(folder);
+  await refuseForeignDevices(workspace);
+  await removeView(workspace, folder);
   await makeFolders(workspace, posix.join(workspace.root, view.folder));
   for (const at of view.folders) await makeFolders(workspace, posix.join(folder, at));
   for (const [at, image] of view.links) {
@@ -110,6 +124,14 @@ function lookupsOf(device: DeviceEntry): Lookup[] {
     folder = at.slice(0, at.lastIndexOf("/") + 1);
   }
   return lookups;
+}
+
+function highestClimb(lookups: readonly Lookup[]): number {
+  return Math.max(...lookups.map(({ at }) => countClimbs(at)));
+}
+
+function isClimbable(climbs: number): boolean {
+  return climbs <= MOST_CLIMBS;
 }
 
 /** How many folders above `devices` the path goes at its highest. */
@@ -159,12 +181,26 @@ async function makeFolders(workspace: Workspace, folder: string): Promise<void> 
   await workspace.storage.makeFolder(folder, 0o755);
 }
 
+/** Removes links, and folders that nothing else is in. True when all of it is gone. */
+async function removeView(workspace: Workspace, folder: string): Promise<boolean> {
+  const { storage } = workspace;
+  if ((await storage.statLink(folder))?.kind !== "folder") return false;
+  let isEmpty = true;
+  for (const name of await storage.readFolder(folder)) {
+    const path = `${folder}/${name}`;
+    if (await readLinkIfThere(workspace, path)) await storage.removeFile(path);
+    else if (!(await removeView(workspace, path))) isEmpty = false;
+  }
+  if (isEmpty) await storage.removeFolder(folder);
+  return isEmpty;
+}
+
 async function removeOldViews(workspace: Workspace, generation: number): Promise<void> {
   const { views } = pathsOf(workspace);
   for (const name of await workspace.storage.readFolder(views)) {
     const number = /^\d+$/.test(name) ? Number(name) : undefined;
     if (number !== undefined && number !== generation && number !== generation - 1) {
-      await workspace.storage.removeFolder(`${views}/${name}`);
+      await removeView(workspace, `${views}/${name}`);
     }
   }
 }

@@ -6,7 +6,7 @@
 // - The lock is held only while the table or the set of journals changes hands; never while data moves.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, settleAll } from "../errors/index.ts";
 import {
   type FileStat,
   type LockWaiting,
@@ -15,7 +15,7 @@ import {
   type StorageFile,
 } from "../storage/index.ts";
 import { type DeviceTable, decodeTable, encodeTable, firstTable } from "./device-table.ts";
-import { readWholeFile, replaceFile } from "./replace-file.ts";
+import { moveOver, readWholeFile, replaceFile, writeBeside } from "./replace-file.ts";
 
 export interface Workspace {
   readonly storage: Storage;
@@ -76,7 +76,7 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
   const { storage, root } = workspace;
   const paths = pathsOf(workspace);
   if (await storage.stat(paths.table)) return false;
-  await refuseForeignDevicesFolder(workspace);
+  await refuseForeignDevices(workspace);
   for (const folder of [paths.own, paths.history, paths.journals, paths.views]) {
     await makeFolderUnlessThere(storage, folder);
   }
@@ -84,11 +84,12 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
   const lock = await lockWorkspace(workspace, { waitMs: 10_000, onWait: () => undefined });
   try {
     if (await storage.stat(paths.table)) return false;
+    // Before the table has its name: whoever finds the table takes the workspace for made, and commits in it.
+    await storage.flushFolder(root, "the workspace's own folder");
     await replaceFile(storage, paths.table, encodeTable(root, firstTable(committed)), FILE_MODE, {
       content: "first table",
       name: "names in .imgtx",
     });
-    await storage.flushFolder(root, "the workspace's own folder");
     return true;
   } finally {
     await lock.close();
@@ -149,18 +150,15 @@ export async function writeNextGeneration(
   next: DeviceTable,
 ): Promise<void> {
   const { storage, root } = workspace;
+  const { table } = pathsOf(workspace);
+  const history = historyPath(workspace, closing.generation);
+  await settleAll([
+    writeBeside(storage, history, encodeTable(root, closing), FILE_MODE, "earlier generation"),
+    writeBeside(storage, table, encodeTable(root, next), FILE_MODE, "next table"),
+  ]);
   // The history first: once the table has moved nobody knows any more what it was before.
-  await replaceFile(
-    storage,
-    historyPath(workspace, closing.generation),
-    encodeTable(root, closing),
-    FILE_MODE,
-    { content: "earlier generation", name: "earlier generation's name" },
-  );
-  await replaceFile(storage, pathsOf(workspace).table, encodeTable(root, next), FILE_MODE, {
-    content: "next table",
-    name: "next table's name",
-  });
+  await moveOver(storage, history, "earlier generation's name");
+  await moveOver(storage, table, "next table's name");
 }
 
 function historyPath(workspace: Workspace, generation: number): string {
@@ -181,7 +179,8 @@ function identify({ inode, bornNs, modifiedNs, sizeBytes }: FileStat): string {
   return [inode, bornNs, modifiedNs, sizeBytes].join(" ");
 }
 
-async function refuseForeignDevicesFolder(workspace: Workspace): Promise<void> {
+/** E_EXISTS where something that imgtx did not make stands under the name of its view. */
+export async function refuseForeignDevices(workspace: Workspace): Promise<void> {
   const { devices } = pathsOf(workspace);
   const there = await workspace.storage.statLink(devices);
   if (!there) return;

@@ -109,7 +109,7 @@ interface Scene {
   readonly table: DeviceTable;
   /** Device name to the id of the open transaction that holds it. */
   readonly holders: ReadonlyMap<string, string>;
-  /** Devices that the view leaves out, with the name that clashes. */
+  /** Devices that the view leaves out, with the reason as a clause. */
   readonly omitted: ReadonlyMap<string, string>;
 }
 
@@ -119,15 +119,15 @@ async function setScene(workspace: Workspace, table: DeviceTable): Promise<Scene
     if (state instanceof ImgtxError) continue;
     for (const device of heldDevices(state)) holders.set(device, id);
   }
-  const omitted = new Map(planView(table).omitted.map(({ device, clash }) => [device, clash]));
+  const omitted = new Map(planView(table).omitted.map(({ device, why }) => [device, why]));
   return { workspace, table, holders, omitted };
 }
 
 /** Says so where `devices` can't show a device, whose chain needs a name that means another file there. */
 function withViewNote(report: ActionReport, { omitted }: Scene): ActionReport {
-  const clash = report.device === null ? undefined : omitted.get(report.device);
-  if (clash === undefined) return report;
-  const note = `devices/${report.device} is left out: '${clash}' would lead to another device's image there; open ${report.after} by its own path`;
+  const why = report.device === null ? undefined : omitted.get(report.device);
+  if (why === undefined) return report;
+  const note = `devices/${report.device} is left out: ${why}; open ${report.after} by its own path`;
   return { ...report, notes: [...report.notes, note] };
 }
 

@@ -1,0 +1,225 @@
+// Finding and making a workspace, and moving its table, cut off at each step.
+
+import { existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import {
+  type DeviceTable,
+  findWorkspace,
+  isOwnerAlive,
+  isWorkspaceMade,
+  listHistory,
+  lockOwner,
+  lockWorkspace,
+  makeWorkspace,
+  readGeneration,
+  readTable,
+  type Workspace,
+  writeNextGeneration,
+} from "../../src/device/index.ts";
+import { makeNodeStorage } from "../../src/storage/index.ts";
+import { failureOf } from "../storage/conformance.ts";
+import { type Call, Killed, watchStorage } from "../transaction/watched-storage.ts";
+import { makeScratchFolder, NO_WAIT } from "../transaction/workbench.ts";
+import { device, table } from "./tables.ts";
+
+const MADE = "2026-01-02T03:04:05.678Z";
+const storage = makeNodeStorage();
+
+async function makeHere(root = makeScratchFolder()): Promise<Workspace> {
+  const workspace = { storage, root };
+  await makeWorkspace(workspace, MADE);
+  return workspace;
+}
+
+/** Runs it again and again, killed one call later each time, until it comes to its end. */
+async function cutOffAtEachStep(
+  run: (storage: Workspace["storage"], root: string) => Promise<unknown>,
+  check: (root: string, step: number) => Promise<void>,
+  prepare: (root: string) => Promise<void> = () => Promise.resolve(),
+): Promise<void> {
+  for (let step = 0; ; step += 1) {
+    const root = makeScratchFolder();
+    await prepare(root);
+    let calls = 0;
+    const dying = watchStorage(storage, (_, kill) => {
+      calls += 1;
+      if (calls > step) kill();
+    });
+    const isDead = await run(dying, root).then(
+      () => false,
+      (error: unknown) => {
+        if (error instanceof Killed) return true;
+        throw error;
+      },
+    );
+    expect(dying.openFiles.size).toBe(0);
+    await check(root, step);
+    if (!isDead) return;
+    expect(step).toBeLessThan(200);
+  }
+}
+
+describe("a workspace is found", () => {
+  test("from its folder, from below, and from within devices", async () => {
+    const { root } = await makeHere();
+    mkdirSync(`${root}/x/y`, { recursive: true });
+    mkdirSync(`${root}/.imgtx/view/0`);
+    symlinkSync(".imgtx/view/0", `${root}/devices`);
+    for (const start of [root, `${root}/x/y`, `${root}/devices`, `${root}/.imgtx/history`]) {
+      expect((await findWorkspace(storage, start, undefined)).root).toBe(root);
+    }
+  });
+
+  test("by the real path of its folder, when it is named through a symbolic link", async () => {
+    const { root } = await makeHere();
+    const link = `${makeScratchFolder()}/link`;
+    symlinkSync(root, link);
+    expect((await findWorkspace(storage, "/", link)).root).toBe(root);
+    expect((await findWorkspace(storage, link, undefined)).root).toBe(root);
+  });
+
+  test("as the nearest one, and not in a folder where the making of one was cut off", async () => {
+    const { root } = await makeHere();
+    mkdirSync(`${root}/inner/half/.imgtx`, { recursive: true });
+    await makeHere(`${root}/inner`);
+    expect((await findWorkspace(storage, `${root}/inner/half`, undefined)).root).toBe(`${root}/inner`);
+  });
+
+  test("by its name only where it is named: the folders above are not searched", async () => {
+    const { root } = await makeHere();
+    mkdirSync(`${root}/x`);
+    const failure = await failureOf(async () => await findWorkspace(storage, root, `${root}/x`));
+    expect(failure).toMatchObject({ code: "E_NO_WORKSPACE", image: `${root}/x` });
+    expect(failure.message).toContain("is not a workspace");
+  });
+
+  test("nowhere with an error that says how to make one", async () => {
+    const failure = await failureOf(async () => await findWorkspace(storage, makeScratchFolder(), undefined));
+    expect(failure.code).toBe("E_NO_WORKSPACE");
+    expect(failure.hint).toContain("imgtx init");
+  });
+});
+
+describe("a workspace is made", () => {
+  test("once", async () => {
+    const root = makeScratchFolder();
+    expect(await makeWorkspace({ storage, root }, MADE)).toBe(true);
+    expect(await makeWorkspace({ storage, root }, "2027-01-01T00:00:00.000Z")).toBe(false);
+    expect(await readTable({ storage, root })).toMatchObject({ generation: 0, committed: MADE, devices: [] });
+  });
+
+  test("by one of several that try at the same time", async () => {
+    const root = makeScratchFolder();
+    const made = await Promise.all(
+      Array.from({ length: 5 }, async () => await makeWorkspace({ storage: makeNodeStorage(), root }, MADE)),
+    );
+    expect(made.filter(Boolean)).toHaveLength(1);
+  });
+
+  test("by going on from wherever an earlier try was cut off", async () => {
+    await cutOffAtEachStep(
+      async (dying, root) => await makeWorkspace({ storage: dying, root }, MADE),
+      async (root, step) => {
+        await makeWorkspace({ storage, root }, MADE);
+        expect(await isWorkspaceMade({ storage, root }), `step ${step}`).toBe(true);
+        expect(readdirSync(`${root}/.imgtx`), `step ${step}`).toEqual([
+          "history",
+          "journal",
+          "lock",
+          "table.json",
+          "view",
+        ]);
+      },
+    );
+  });
+
+  test("durably before anybody can find it", async () => {
+    const calls: Call[] = [];
+    const watched = watchStorage(storage, (call) => calls.push(call));
+    const root = makeScratchFolder();
+    await makeWorkspace({ storage: watched, root }, MADE);
+    const at = (name: string, path: string) =>
+      calls.findIndex((call) => call.name === name && call.path === `${root}${path}`);
+    expect(at("flushFolder", "")).toBeGreaterThan(at("makeFolder", "/.imgtx"));
+    expect(at("rename", "/.imgtx/table.json")).toBeGreaterThan(at("flushFolder", ""));
+  });
+
+  test("not where devices is somebody else's, and nothing is left there", async () => {
+    const root = makeScratchFolder();
+    writeFileSync(`${root}/devices`, "the user's own");
+    const failure = await failureOf(async () => await makeWorkspace({ storage, root }, MADE));
+    expect(failure).toMatchObject({ code: "E_EXISTS", image: `${root}/devices` });
+    expect(readdirSync(root)).toEqual(["devices"]);
+  });
+});
+
+describe("the table moves", () => {
+  const closing = (root: string): DeviceTable => ({ ...table(device("vda", `${root}/a`)), generation: 7 });
+  const next = (root: string): DeviceTable => ({ ...table(device("vda", `${root}/b`)), generation: 8 });
+
+  test("to the next generation whole or not at all, and again when it was cut off", async () => {
+    await cutOffAtEachStep(
+      async (dying, root) => await writeNextGeneration({ storage: dying, root }, closing(root), next(root)),
+      async (root, step) => {
+        const now = await readTable({ storage, root });
+        expect([closing(root), next(root)], `step ${step}`).toContainEqual(now);
+        const history = await readGeneration({ storage, root }, 7);
+        if (now.generation === 8) expect(history).toEqual(closing(root));
+        else await writeNextGeneration({ storage, root }, closing(root), next(root));
+        expect(await readTable({ storage, root })).toEqual(next(root));
+        expect(await listHistory({ storage, root })).toEqual([6, 7]);
+        expect(existsSync(`${root}/.imgtx/table.json.new`) && step === 0).toBe(false);
+      },
+      async (root) => {
+        const workspace = await makeHere(root);
+        const earlier = { ...table(), generation: 6 };
+        await writeNextGeneration(workspace, earlier, closing(root));
+      },
+    );
+  });
+
+  test("and what lies beside the history is no generation", async () => {
+    const workspace = await makeHere();
+    for (const name of ["000001.json.new", "x.json", "12", "-1.json", "000003.json"]) {
+      writeFileSync(`${workspace.root}/.imgtx/history/${name}`, "");
+    }
+    expect(await listHistory(workspace)).toEqual([3]);
+    expect(await readGeneration(workspace, 2)).toBeUndefined();
+  });
+});
+
+describe("locks", () => {
+  test("one at a time has the workspace, and nothing stays open for those who are refused", async () => {
+    const workspace = await makeHere();
+    const lock = await lockWorkspace(workspace, NO_WAIT);
+    const watched = watchStorage(storage, () => undefined);
+    const failure = await failureOf(
+      async () => await lockWorkspace({ ...workspace, storage: watched }, NO_WAIT),
+    );
+    expect(failure.code).toBe("E_BUSY");
+    expect(watched.openFiles.size).toBe(0);
+    await lock.close();
+    await (await lockWorkspace(workspace, NO_WAIT)).close();
+  });
+
+  test("the owner of a transaction is alive while its lock is held, whoever has the workspace", async () => {
+    const workspace = await makeHere();
+    const owner = await lockOwner(workspace, "abcdefghij");
+    const lock = await lockWorkspace(workspace, NO_WAIT);
+    expect(await isOwnerAlive(workspace, "abcdefghij")).toBe(true);
+    expect(await isOwnerAlive(workspace, "zzzzzzzzzz")).toBe(false);
+    await lock.close();
+    const watched = watchStorage(storage, () => undefined);
+    await failureOf(async () => await lockOwner({ ...workspace, storage: watched }, "abcdefghij"));
+    expect(watched.openFiles.size).toBe(0);
+    await owner.close();
+    expect(await isOwnerAlive(workspace, "abcdefghij")).toBe(false);
+  });
+});
+
+test("a workspace that was removed under a command is not there any more", async () => {
+  const workspace = await makeHere();
+  rmSync(`${workspace.root}/.imgtx`, { recursive: true });
+  expect(await isWorkspaceMade(workspace)).toBe(false);
+  expect((await readTable(workspace)).generation).toBe(0);
+});
