@@ -13,7 +13,7 @@ import type { Canvas } from "./render/canvas.ts";
 import { Report } from "./report.ts";
 import { version } from "./version.ts";
 
-export type { Child, ChildEnd, CliContext, Interrupt, Output } from "./context.ts";
+export type { CliContext } from "./context.ts";
 
 /** Runs one command and returns its exit status. Never throws. */
 export async function run(argv: readonly string[], context: CliContext): Promise<number> {

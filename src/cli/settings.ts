@@ -5,6 +5,9 @@ import type { CliContext } from "./context.ts";
 import type { ParsedValue } from "./grammar/input.ts";
 import { absolutePath } from "./grammar/path.ts";
 
+/** What `--wait` without a value is turned into, so that it never takes the word behind it for one. */
+export const WAIT_FOR_GOOD = "forever";
+
 export interface Settings {
   readonly json: boolean;
   /** Absolute; undefined: searched upwards from the current folder. */
@@ -60,7 +63,7 @@ function notEmpty(text: string | undefined): string | undefined {
 
 function readWait(text: string | undefined): number {
   if (text === undefined) return 0;
-  if (text === "forever") return Number.POSITIVE_INFINITY;
+  if (text === WAIT_FOR_GOOD) return Number.POSITIVE_INFINITY;
   if (!/^\d{1,9}(\.\d+)?$/.test(text)) {
     throw new ImgtxError("E_USAGE", `--wait: '${text}' is not a number of seconds`, {
       hint: "say --wait=10, or --wait alone to wait for good",

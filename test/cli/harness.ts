@@ -60,7 +60,7 @@ export async function runCli(argv: readonly string[], setting: RunSetting = {}):
 }
 
 /** An engine with these functions, a session that opens, and nothing else. */
-export function standIn(functions: Partial<Engine>): Engine {
+function standIn(functions: Partial<Engine>): Engine {
   const session = { root: "/srv/guests", recovered: [] } as unknown as Awaited<
     ReturnType<Engine["openSession"]>
   >;

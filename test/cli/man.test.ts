@@ -137,10 +137,12 @@ oracle("mandoc").test("every page is clean to mandoc's lint", async () => {
   );
 });
 
+const MANDOC = "mandoc";
+
 function lint(paths: readonly string[]): Promise<string[]> {
   return new Promise((resolve) => {
     // Findings come on stdout, with a status that says how bad the worst is.
-    execFile("mandoc", ["-T", "lint", ...paths], (_error, stdout) => {
+    execFile(MANDOC, ["-T", "lint", ...paths], (_error, stdout) => {
       resolve(stdout.split("\n").filter((line) => line !== ""));
     });
   });

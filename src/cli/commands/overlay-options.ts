@@ -64,7 +64,7 @@ export function readOverlayOptions(input: CommandInput): OverlayOptions {
 /**
  * Splits `a=1,b=2` as QEMU does: a doubled comma is a comma. A piece without `=` gets the value "on".
  */
-export function splitKeyValues(text: string): readonly (readonly [key: string, value: string])[] {
+function splitKeyValues(text: string): readonly (readonly [key: string, value: string])[] {
   return splitCommas(text).map((piece) => {
     const equals = piece.indexOf("=");
     return equals === -1 ? [piece, "on"] : [piece.slice(0, equals), piece.slice(equals + 1)];

@@ -4,14 +4,12 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { OptionDefinition } from "../grammar/definition.ts";
 import type { CommandInput } from "../grammar/input.ts";
 
-export const NAME_OPTION: OptionDefinition = {
-  long: "name",
-  value: { name: "NAME", completes: "nothing" },
-  about: "a name for people; status and history show it",
-};
-
 export const TRANSACTION_OPTIONS: readonly OptionDefinition[] = [
-  NAME_OPTION,
+  {
+    long: "name",
+    value: { name: "NAME", completes: "nothing" },
+    about: "a name for people; status and history show it",
+  },
   {
     long: "on-error",
     value: { name: "WHAT", completes: ["abort", "keep"], choices: ["abort", "keep"] },

@@ -18,7 +18,7 @@ export interface GroupRow {
 }
 
 export const SECTIONS = ["Workspace and devices", "Actions", "Transactions", "More"] as const;
-export type Section = (typeof SECTIONS)[number];
+type Section = (typeof SECTIONS)[number];
 
 export const GROUPS: readonly GroupRow[] = [
   {

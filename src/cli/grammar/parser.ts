@@ -6,14 +6,11 @@
 import { Command as Commander, CommanderError, Option } from "commander";
 import { ImgtxError } from "../../errors/index.ts";
 import type { CliContext } from "../context.ts";
-import { readSettings, type Settings } from "../settings.ts";
+import { readSettings, type Settings, WAIT_FOR_GOOD } from "../settings.ts";
 import { COMMAND_TABLE, GROUPS, type CommandRow } from "./command-table.ts";
 import { optionFlag, type CommandDefinition, type OptionDefinition } from "./definition.ts";
 import { GLOBAL_OPTIONS } from "./global-options.ts";
 import { CommandInput, type ParsedValue } from "./input.ts";
-
-/** What `--wait` without a value is turned into, so that it never takes the word behind it for one. */
-export const WAIT_FOR_GOOD = "forever";
 
 export interface Parsed {
   readonly input: CommandInput;

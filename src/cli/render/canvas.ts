@@ -4,7 +4,7 @@ import type { CliContext, Output } from "../context.ts";
 
 export type ColorLevel = 0 | 1 | 2 | 3;
 
-export interface Paint {
+interface Paint {
   bold(text: string): string;
   dim(text: string): string;
   red(text: string): string;

@@ -90,7 +90,7 @@ export function drawCommandHelp(row: CommandRow, definition: CommandDefinition, 
   ];
 }
 
-export function usageOf(row: CommandRow, definition: CommandDefinition): string {
+function usageOf(row: CommandRow, definition: CommandDefinition): string {
   const places = definition.arguments.map(({ name, optional, variadic }) => {
     const dots = variadic ? " ..." : "";
     return optional ? `[${name}${dots}]` : `${name}${dots}`;
