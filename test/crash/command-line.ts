@@ -72,6 +72,8 @@ function subjectFor(files: readonly SampleFile[], startsWithout: boolean): Subje
       return lacksWorkspace ? { ...result, exit: 0 } : result;
     },
     observe: async (machine) => describeWorkspace(viewOf(machine.tree), place, await askCommands(machine)),
+    isDerived: (path) =>
+      [`${CWD}/.imgtx/view/`, `${CWD}/.imgtx/devices.new`].some((start) => path.startsWith(start)),
     files: (tree) => describeFiles(viewOf(tree), place).join("\n"),
   };
 }

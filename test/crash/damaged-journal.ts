@@ -3,6 +3,7 @@
 // outcome is wholly before or wholly after. (Rule 6.)
 
 import { Content } from "./content.ts";
+import { describeChange } from "./disk-log.ts";
 import type { Tree } from "./disk-tree.ts";
 import type { ExploreOptions } from "./explore.ts";
 import { RecoveryCheck } from "./recovery-check.ts";
@@ -113,8 +114,12 @@ async function tryDamage(trial: DamageTrial): Promise<void> {
   const machine = new SimulatedMachine({ durable: tree, boots: 3 });
   const { exit, text } = await runOn(machine, subject, subject.recover);
   if (exit === DAMAGED) {
-    if (machine.log.every((change) => change.kind === "flush")) return;
-    check.violate("a damaged journal is refused, but something was changed (rule 6)", trail, text);
+    const touched = machine.log.filter(
+      (change) => change.kind !== "flush" && !subject.isDerived?.(change.path),
+    );
+    if (touched.length === 0) return;
+    const detail = `${text}\n${touched.map(describeChange).join("\n")}`;
+    check.violate("a damaged journal is refused, but something was changed (rule 6)", trail, detail);
     return;
   }
   if (exit !== 0) {

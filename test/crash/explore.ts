@@ -59,6 +59,12 @@ interface Cut {
   readonly level: number;
 }
 
+/** What a crash of each kind may still lead to. */
+interface Ahead {
+  power: Wanted;
+  process: Wanted;
+}
+
 /** One crash: the machine as it comes up again. */
 interface Crash {
   readonly cut: Cut;
@@ -67,6 +73,8 @@ interface Crash {
   /** Equal for disks that need not be tried twice. */
   readonly key: string | undefined;
   readonly wanted: Wanted;
+  /** What a power loss may lead to, now or while the recovery from this crash is under way. */
+  readonly wantedOfPower: Wanted;
   readonly trail: readonly string[];
 }
 
@@ -123,9 +131,8 @@ class Explorer {
   async #cutOff(cut: Cut): Promise<void> {
     const states = new DiskStates(cut.durable);
     const cached = cut.durable.fork();
-    // What a crash of each kind may still lead to. Once it led to "after", there is no way back: a later
-    // crash has at least as much on the disk.
-    const ahead = { power: cut.during, process: cut.during };
+    // Once a crash led to "after", there is no way back: a later one has at least as much on the disk.
+    const ahead: Ahead = { power: cut.during, process: cut.during };
     for (let point = 0; point <= cut.to && !this.#isOver(); point += 1) {
       if (point > cut.from || (point === cut.from && cut.level === 1)) {
         if (cut.level === 1) this.#report.figures.points += 1;
@@ -139,7 +146,7 @@ class Explorer {
     }
   }
 
-  async #powerFails(cut: Cut, point: number, states: DiskStates, ahead: { power: Wanted }): Promise<void> {
+  async #powerFails(cut: Cut, point: number, states: DiskStates, ahead: Ahead): Promise<void> {
     const limits = cut.level === 1 ? this.#options.limits : this.#options.nestedLimits;
     const where = describePoint(cut.argv, cut.log, cut.from, point);
     let isFirst = true;
@@ -152,6 +159,7 @@ class Explorer {
         kind: "power",
         key: state.key,
         wanted: point === cut.to ? cut.atEnd : ahead.power,
+        wantedOfPower: ahead.power,
         trail: [...cut.trail, where, `the power fails; missing on disk: ${missing}`],
       });
       // The first state has nothing that was pending: every other has more.
@@ -160,7 +168,7 @@ class Explorer {
     }
   }
 
-  async #processDies(cut: Cut, point: number, cached: Tree, ahead: { process: Wanted }): Promise<void> {
+  async #processDies(cut: Cut, point: number, cached: Tree, ahead: Ahead): Promise<void> {
     if (this.#isOver()) return;
     const where = describePoint(cut.argv, cut.log, cut.from, point);
     const observed = await this.#comesBack({
@@ -169,6 +177,7 @@ class Explorer {
       kind: "process",
       key: undefined,
       wanted: point === cut.to ? cut.atEnd : ahead.process,
+      wantedOfPower: point === cut.to ? cut.atEnd : ahead.power,
       trail: [...cut.trail, where, "the process dies; the page cache lives on"],
     });
     ahead.process = narrowed(ahead.process, observed);
@@ -224,7 +233,7 @@ class Explorer {
       to: log.length,
       // All of the disk was durable after a power loss, so what recovery once decided is decided. A dead
       // process may have left a commit mark in the page cache only: either outcome is still possible.
-      during: crash.kind === "power" ? end : crash.wanted,
+      during: crash.kind === "power" ? end : crash.wantedOfPower,
       atEnd: end,
       argv: this.#subject.recover,
       trail: crash.trail,

@@ -3,7 +3,8 @@
 // The model (ALICE, CrashMonkey): a write to a file is pending until that file is flushed, a name until
 // its folder is. A write tears at sector boundaries, and the file may have grown before its data came.
 // What a failed flush should have persisted is lost to every later flush: the kernel has marked the
-// pages clean. A rename is one item; between two folders it is durable when the source folder is, and
+// pages clean. (Names of a failed folder flush stay pending: they are in the file system's own journal.
+// Where that is lost, the whole file system goes read-only.) A rename is one item; between two folders it is durable when the source folder is, and
 // once the target folder is durable only the old name is still in question. A symbolic link's target
 // cannot be flushed at all, so until the end of the log all of them may be missing together.
 
@@ -43,7 +44,6 @@ export interface SlotOp {
   readonly item: PendingItem;
   readonly crossesFolders: boolean;
   durable: boolean;
-  lost: boolean;
 }
 
 export function contentOp(change: ContentChange): ContentOp {
@@ -83,7 +83,7 @@ function tearAt(offset: number, length: number): number | undefined {
 export function slotOps(change: NameChange): SlotOp[] {
   const item: PendingItem = { label: describeChange(change), chosen: false };
   const crossesFolders = new Set(change.slots.map((slot) => slot.folder)).size > 1;
-  return change.slots.map((slot) => ({ slot, change, item, crossesFolders, durable: false, lost: false }));
+  return change.slots.map((slot) => ({ slot, change, item, crossesFolders, durable: false }));
 }
 
 /** Notes a flush of a file. True if anything became durable. */
@@ -97,14 +97,11 @@ export function flushContent(ops: readonly ContentOp[], change: FlushChange): vo
 
 /** Notes a flush of a folder, on all slot operations of the disk: a rename may concern two folders. */
 export function flushSlots(all: Iterable<readonly SlotOp[]>, change: FlushChange): void {
+  if (change.outcome !== "persists") return;
   const lists = [...all];
   const withSource = new Set<NameChange>();
   for (const op of lists.flat()) {
-    if (op.slot.folder !== change.inode || op.lost || op.durable) continue;
-    if (change.outcome !== "persists") {
-      op.lost = true;
-      continue;
-    }
+    if (op.slot.folder !== change.inode || op.durable) continue;
     op.durable = true;
     if (op.crossesFolders && op.slot.inode === null) withSource.add(op.change);
   }

@@ -68,3 +68,28 @@ export function differences(actual: string, wanted: ReadonlyMap<string, string>)
   }
   return parts.join("\n");
 }
+
+/** Violations that differ only in where they were met, told once: the one with the shortest way to it. */
+export function groupViolations(violations: readonly Violation[]): string[] {
+  const groups = new Map<string, Violation[]>();
+  for (const violation of violations) {
+    const [first = "", second = ""] = violation.detail.split("\n");
+    const key = withoutIds([violation.rule, violation.trail.length, first, second.slice(0, 24)].join("|"));
+    groups.set(key, [...(groups.get(key) ?? []), violation]);
+  }
+  return [...groups.values()].map((group) => {
+    const [first] = group.toSorted((one, other) => lengthOf(one) - lengthOf(other));
+    if (!first) return "";
+    const scenarios = [...new Set(group.map(({ scenario }) => scenario))];
+    const more = group.length === 1 ? "" : `  (${group.length} times, in: ${scenarios.join("; ")})\n`;
+    return `${more}${describeViolation(first)}`;
+  });
+}
+
+function lengthOf(violation: Violation): number {
+  return violation.trail.length * 1_000_000 + violation.trail.join().length;
+}
+
+function withoutIds(text: string): string {
+  return text.replaceAll(/z{3,}[a-z0-9]+/g, "ID").replaceAll(/\d+/g, "N");
+}

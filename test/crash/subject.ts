@@ -22,6 +22,8 @@ export interface Subject {
    * folder. One fact a line. Anything that no correct disk can show throws a BadState.
    */
   observe(machine: SimulatedMachine): Promise<string>;
+  /** Whether a path is of files that are derived from others, so that making them anew changes nothing. */
+  isDerived?(path: string): boolean;
   /** The files outside the program's own folder, one a line. Runs nothing. */
   files(tree: Tree): string;
 }

@@ -53,6 +53,7 @@ export async function tortureSimulated(options: SimulatedOptions): Promise<Simul
   const limited = (part: Part, waiting: number): ExploreOptions => ({
     ...EXPLORE_ALL,
     seed: options.seed,
+    maxViolations: 100,
     deadline: slice(options.deadline, SHARES[part], waiting),
   });
   const take = (part: Part, name: string, found: Report) => {

@@ -1,0 +1,109 @@
+// The crash rigs at full length, and their figures. Started by test/tooling/torture.mjs.
+
+import { parseArgs } from "node:util";
+import { groupViolations } from "./report.ts";
+import { PARTS, tortureSimulated, type Part } from "./torture-simulated.ts";
+
+const RIGS = ["simulated", "process", "power"] as const;
+type Rig = (typeof RIGS)[number];
+
+interface Request {
+  readonly rigs: readonly Rig[];
+  readonly parts: readonly Part[];
+  readonly seed: number;
+  readonly deadline: number;
+  readonly only: string | undefined;
+}
+
+/** Runs what the arguments ask for; returns the exit status. */
+export async function torture(args: readonly string[], root: string): Promise<number> {
+  const request = readRequest(args);
+  const problems: string[] = [];
+  const figures: string[] = [];
+  for (const rig of request.rigs) {
+    const outcome = await runRig(rig, request, root);
+    problems.push(...outcome.problems);
+    figures.push(...outcome.figures);
+  }
+  say("");
+  for (const problem of problems) say(`${problem}\n`);
+  say(`seed ${request.seed}`);
+  for (const figure of figures) say(figure);
+  say(problems.length === 0 ? "no violation" : `${problems.length} violations`);
+  return problems.length === 0 ? 0 : 1;
+}
+
+interface Outcome {
+  readonly problems: readonly string[];
+  readonly figures: readonly string[];
+}
+
+async function runRig(rig: Rig, request: Request, root: string): Promise<Outcome> {
+  switch (rig) {
+    case "simulated":
+      return await runSimulated(request);
+    default:
+      void root;
+      return { problems: [], figures: [] };
+  }
+}
+
+async function runSimulated(request: Request): Promise<Outcome> {
+  const started = Date.now();
+  const { report, mutants, mutantProblems } = await tortureSimulated({
+    seed: request.seed,
+    deadline: request.deadline,
+    parts: request.parts,
+    say,
+    ...(request.only === undefined ? {} : { only: request.only }),
+  });
+  const count = (verdict: string) => mutants.filter((mutant) => mutant.verdict === verdict).length;
+  const { points, states, nested, errors, damages, races } = report.figures;
+  return {
+    problems: [...groupViolations(report.violations), ...mutantProblems],
+    figures: [
+      `simulated disk, ${Math.round((Date.now() - started) / 1000)} s${report.cutShort ? ", cut short" : ""}:`,
+      `  boundaries ${points}, disk states ${states}, of these ${nested} within a recovery`,
+      `  injected errors ${errors}, damaged journals ${damages}, races ${races}`,
+      `  flushes removed ${mutants.length}: killed ${count("killed")}, survived ${count("survived")}, cut short ${count("cut short")}`,
+    ],
+  };
+}
+
+function readRequest(args: readonly string[]): Request {
+  const { values, positionals } = parseArgs({
+    args: [...args],
+    allowPositionals: true,
+    options: {
+      seed: { type: "string", default: "1" },
+      seconds: { type: "string" },
+      only: { type: "string" },
+      part: { type: "string", multiple: true },
+    },
+  });
+  const rigs = positionals.length === 0 || positionals.includes("all") ? RIGS : positionals.map(rigOf);
+  const seconds = values.seconds === undefined ? Number.POSITIVE_INFINITY : Number(values.seconds);
+  return {
+    rigs,
+    parts: values.part?.map(partOf) ?? PARTS,
+    seed: Number(values.seed),
+    deadline: Date.now() + seconds * 1000,
+    only: values.only,
+  };
+}
+
+function rigOf(name: string): Rig {
+  const found = RIGS.find((rig) => rig === name);
+  if (!found) throw new Error(`no rig is called ${name}; there are ${RIGS.join(", ")} and all`);
+  return found;
+}
+
+function partOf(name: string): Part {
+  const found = PARTS.find((part) => part === name);
+  if (!found) throw new Error(`no part is called ${name}; there are ${PARTS.join(", ")}`);
+  return found;
+}
+
+function say(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
