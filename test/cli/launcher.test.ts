@@ -2,7 +2,7 @@
 // bundle is taken away.
 
 import { execFile } from "node:child_process";
-import { cp, mkdir, mkdtemp, readFile, rm, symlink } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, realpath, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -76,5 +76,56 @@ describe("the launcher", () => {
       expect(status).toBe(1);
       expect(stderr).toMatch(/^error: the (result|version) could not be written: ENOSPC[^\n]*\n$/);
     }
+  });
+});
+
+describe("txn exec as a process", () => {
+  beforeAll(async () => {
+    await mkdir(`${folder}/disks`);
+    await writeFile(`${folder}/disks/a.raw`, Buffer.alloc(65536));
+    const { status, stderr } = await runShell("cd disks; imgtx device add vda a.raw --format raw");
+    expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+  });
+
+  /** `$IMGTX` in a script is the launcher. */
+  const exec = (script: string) =>
+    runShell(`cd disks; export IMGTX="${folder}/built/bin/imgtx.js"; imgtx txn exec -q -- sh -c '${script}'`);
+
+  test("commits what a script did that ended with 0", async () => {
+    const result = await exec("node $IMGTX snapshot vda one.qcow2 -q && echo $IMGTX_WORKSPACE");
+    expect(result).toEqual({ status: 0, stdout: `${await realpath(folder)}/disks\n`, stderr: "" });
+    const { stdout } = await runShell("cd disks; imgtx device show vda --json | grep -c one.qcow2");
+    expect(stdout).toBe("2\n");
+  });
+
+  test.each([
+    ["exit 7", 7],
+    ["kill -TERM $$", 143],
+    ["exec no-such-program-here", 127],
+  ])("undoes what a script did that ended with `%s`", async (end, status) => {
+    const result = await exec(`node $IMGTX snapshot vda two.qcow2 -q && ${end}`);
+    expect(result.status).toBe(status);
+    expect(await readdir(`${folder}/disks`)).toEqual([".imgtx", "a.raw", "devices", "one.qcow2"]);
+  });
+
+  test("ends with 127 when there is no such program, and says so", async () => {
+    const { status, stderr } = await runShell("cd disks; imgtx txn exec -q no-such-program-here");
+    expect({ status, stderr }).toEqual({
+      status: 127,
+      stderr: "imgtx: the command could not be run: no program 'no-such-program-here' was found\n",
+    });
+  });
+
+  test("passes SIGTERM on, undoes, and ends with the command's status", async () => {
+    const result = await runShell(
+      [
+        "cd disks",
+        `node "${folder}/built/bin/imgtx.js" txn exec -q -- sh -c 'echo ready; exec sleep 20' > ready & pid=$!`,
+        "until grep -q ready ready; do sleep 0.05; done; rm ready",
+        "kill -TERM $pid; wait $pid; echo $?; imgtx txn list -q",
+      ].join("\n"),
+    );
+    expect(result.stdout).toBe("143\n");
+    expect(result.stderr).toContain("imgtx: terminated: rolling back\n");
   });
 });
