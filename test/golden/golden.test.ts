@@ -71,6 +71,7 @@ const TWO_DISKS: readonly (readonly string[])[] = [
 
 const SESSIONS: Record<string, readonly (readonly string[])[]> = {
   basics: [
+    ["init", "--dry-run"],
     ["device", "list"],
     ["device", "add", "vda", "a.raw"],
     ["device", "add", "vda", "a.raw", "--format", "raw"],
@@ -85,7 +86,9 @@ const SESSIONS: Record<string, readonly (readonly string[])[]> = {
     ["rollback", "--to", "2"],
     ["device", "remove", "vdb"],
     ["init"],
+    ["init", "--dry-run"],
     ["recover"],
+    ["recover", "--dry-run"],
     ["tree"],
   ],
   transactions: [
