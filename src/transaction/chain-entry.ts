@@ -20,32 +20,19 @@ export const NOT_MADE_YET: Fingerprint = {
   headerSha256: null,
 };
 
-export async function deviceEntryOf(device: string, chain: Chain): Promise<DeviceEntry> {
-  const entries = await chainEntriesOf(chain);
+export function deviceEntryOf(device: string, chain: Chain): DeviceEntry {
+  const entries = chainEntriesOf(chain);
   const { path, format, virtualSizeBytes } = activeLayer(chain);
   return { name: device, image: path, format, virtualSizeBytes, chain: entries };
 }
 
-export async function chainEntriesOf(chain: Chain): Promise<ChainEntry[]> {
-  return await Promise.all(
-    chain.links.map(async (link) => ({
-      image: link.path,
-      format: link.format,
-      name: link.name ?? null,
-      fingerprint: await fingerprintOf(link),
-    })),
-  );
-}
-
-const taken = new WeakMap<ChainLink, Fingerprint>();
-
-/** As the link was when it was first asked for: the table and the watch of one plan must not differ. */
-async function fingerprintOf(link: ChainLink): Promise<Fingerprint> {
-  const known = taken.get(link);
-  if (known) return known;
-  const fingerprint = await takeFingerprint(link.file, link.header);
-  taken.set(link, fingerprint);
-  return fingerprint;
+export function chainEntriesOf(chain: Chain): ChainEntry[] {
+  return chain.links.map(({ path, format, name, fingerprint }) => ({
+    image: path,
+    format,
+    name: name ?? null,
+    fingerprint,
+  }));
 }
 
 export function activeLayer(chain: Chain): ChainLink {
@@ -96,30 +83,47 @@ export function assertUnchanged(watched: WatchedImage, now: Fingerprint, since: 
 
 /**
  * Refuses a table in which one device writes to an image that another device reads through its chain, or
- * writes to as well: the other one's content would change under it.
+ * writes to as well: the other one's content would change under it. The error is about a changed device.
  */
-export function assertActiveLayersApart(table: DeviceTable): void {
+export function assertActiveLayersApart(table: DeviceTable, changed: readonly string[]): void {
   const users = new Map<string, { device: string; depth: number }[]>();
   for (const { name, chain } of table.devices) {
     for (const [depth, { image, fingerprint }] of chain.entries()) {
       for (const key of identitiesOf(image, fingerprint)) {
-        users.set(key, [...(users.get(key) ?? []), { device: name, depth }]);
+        const known = users.get(key);
+        if (known) known.push({ device: name, depth });
+        else users.set(key, [{ device: name, depth }]);
       }
     }
   }
-  for (const { name, image, chain } of table.devices) {
+  for (const { name: writer, image, chain } of table.devices) {
     const [top] = chain;
     const keys = top ? identitiesOf(image, top.fingerprint) : [];
-    const other = keys.flatMap((key) => users.get(key) ?? []).find((user) => user.device !== name);
-    if (!other) continue;
-    throw new ImgtxError(
-      "E_IN_USE",
-      other.depth === 0
-        ? `it is the active layer of '${other.device}' too`
-        : `'${other.device}' uses it as a backing image; a write by '${name}' would corrupt '${other.device}'`,
-      { device: name, image, hint: `make an overlay over it for '${name}', and use that` },
-    );
+    const other = keys.flatMap((key) => users.get(key) ?? []).find((user) => user.device !== writer);
+    if (other) throw sharedImage({ writer, image, user: other.device, isBacking: other.depth > 0, changed });
   }
+}
+
+function sharedImage(shared: {
+  writer: string;
+  image: string;
+  user: string;
+  isBacking: boolean;
+  changed: readonly string[];
+}): ImgtxError {
+  const { writer, image, user, isBacking, changed } = shared;
+  const isWritersFault = changed.includes(writer) || !changed.includes(user);
+  const [device, other] = isWritersFault ? [writer, user] : [user, writer];
+  const danger = `a write by '${writer}' would corrupt '${user}'`;
+  const message = !isBacking
+    ? `it is the active layer of '${other}' too`
+    : isWritersFault
+      ? `'${user}' uses it as a backing image; ${danger}`
+      : `it is in the chain and the active layer of '${writer}'; ${danger}`;
+  const hint = isWritersFault
+    ? `make an overlay over it for '${device}', and use that`
+    : `give '${writer}' an overlay of its own over it first, with 'imgtx snapshot'`;
+  return new ImgtxError("E_IN_USE", message, { device, image, hint });
 }
 
 function identitiesOf(image: string, { inode, bornNs }: Fingerprint): string[] {

@@ -12,6 +12,7 @@ import type { LockWaiting, StorageFile } from "../storage/index.ts";
 import { assertActiveLayersApart, assertUnchanged } from "./chain-entry.ts";
 import {
   type CommitRecord,
+  heldDevices,
   type Journal,
   liveStatements,
   type TransactionState,
@@ -43,7 +44,7 @@ export async function commitJournal(
         const table = await readTable(workspace);
         await assertNothingChanged(files);
         const record = commitRecord(workspace, table, journal.state);
-        assertActiveLayersApart(nextTable(table, journal.state, record));
+        assertActiveLayersApart(nextTable(table, journal.state, record), heldDevices(journal.state));
         await journal.appendForGood(record, "commit mark");
         return await finishOrExplain(workspace, journal);
       } finally {

@@ -31,7 +31,7 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
     await work.images.lock(work.options);
     await assertDevicesFree(work, record.devices);
     table = withDevices(table, record.changes);
-    assertActiveLayersApart(table);
+    assertActiveLayersApart(table, record.devices);
     plans.push(record);
   }
   return plans;
@@ -128,7 +128,7 @@ async function enterPlan(
     if (moved !== undefined) {
       return new ImgtxError("E_CHANGED", "another command moved the device meanwhile", { device: moved });
     }
-    assertActiveLayersApart(withDevices(table, record.changes));
+    assertActiveLayersApart(withDevices(table, record.changes), record.devices);
     await addPlan(work, record);
     return undefined;
   } finally {

@@ -1,0 +1,119 @@
+// Images that devices share: what one writes to, no other may read through its chain. And overlays that
+// were made beforehand.
+
+import { appendFileSync, linkSync, readFileSync, symlinkSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { snapshotWorkspace } from "../../helpers/tree.ts";
+import { failureOf } from "../../storage/conformance.ts";
+import { makeWorkbench, type Workbench } from "../workbench.ts";
+
+describe("an image can't become an active layer", () => {
+  test.each([
+    ["is the active layer of another device", "c.qcow2", /active layer of 'vdc'/],
+    ["is a backing image of another device", "base.qcow2", /'vdd' uses it as a backing image/],
+  ])("when it %s", async (_, file, words) => {
+    const bench = await makeWorkbench();
+    bench.makeQcow2("base.qcow2", 6);
+    bench.makeQcow2("d.qcow2", 7, { name: "base.qcow2", format: "qcow2" });
+    await bench.add("vdd", "d.qcow2");
+    const before = snapshotWorkspace(bench.root);
+    for (const call of [
+      async () => await bench.add("vdx", file),
+      async () => await bench.reopen("vda", file),
+    ]) {
+      const failure = await failureOf(call);
+      expect(failure).toMatchObject({ code: "E_IN_USE", image: bench.at(file), exitCode: 14 });
+      expect(failure.message).toMatch(words);
+    }
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+
+  test("under another name either", async () => {
+    const bench = await makeWorkbench();
+    symlinkSync("c.qcow2", bench.at("link.qcow2"));
+    linkSync(bench.at("c.qcow2"), bench.at("hard.qcow2"));
+    for (const file of ["link.qcow2", "hard.qcow2"]) {
+      const failure = await failureOf(async () => await bench.reopen("vda", file));
+      expect(failure).toMatchObject({ code: "E_IN_USE", device: "vda", image: bench.at(file) });
+    }
+  });
+
+  test("when another device reads through it then", async () => {
+    const bench = await makeWorkbench();
+    bench.makeQcow2("over-c.qcow2", 7, { name: "c.qcow2", format: "qcow2" });
+    const failure = await failureOf(async () => await bench.add("vdx", "over-c.qcow2"));
+    expect(failure).toMatchObject({ code: "E_IN_USE", device: "vdx", image: bench.at("c.qcow2") });
+    expect(failure.message).toContain("active layer of 'vdc'; a write by 'vdc' would corrupt 'vdx'");
+  });
+
+  test("but devices may share a base, and take each other's old images when they are free", async () => {
+    const bench = await makeWorkbench();
+    bench.makeQcow2("d.qcow2", 7, { name: "base.raw", format: "raw" });
+    await bench.add("vdd", "d.qcow2");
+    bench.makeQcow2("x.qcow2", 8);
+    await bench.run([
+      { kind: "reopen", device: "vdc", file: bench.at("x.qcow2"), format: undefined, force: false },
+      { kind: "reopen", device: "vdd", file: bench.at("c.qcow2"), format: undefined, force: false },
+    ]);
+    expect(await bench.images()).toMatchObject({ vdc: "x.qcow2", vdd: "c.qcow2" });
+  });
+});
+
+describe("an overlay that was made beforehand", () => {
+  async function makeBenchWithOverlay(): Promise<Workbench> {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "ready.qcow2" });
+    await bench.rollback();
+    return bench;
+  }
+
+  test("is taken as it is with --reuse", async () => {
+    const bench = await makeBenchWithOverlay();
+    const bytes = readFileSync(bench.at("ready.qcow2"));
+    const outcome = await bench.snapshot({ vda: "ready.qcow2", vdb: "b1.qcow2" }, { reuse: true });
+    expect(outcome.actions.map(({ files }) => files.map(({ change }) => change))).toEqual([
+      ["reuse"],
+      ["create"],
+    ]);
+    expect((await bench.images())["vda"]).toBe("ready.qcow2");
+    expect(readFileSync(bench.at("ready.qcow2"))).toEqual(bytes);
+  });
+
+  test("stays when the transaction that took it is aborted", async () => {
+    const bench = await makeBenchWithOverlay();
+    const before = snapshotWorkspace(bench.root);
+    await bench.begin();
+    await bench.snapshot({ vda: "ready.qcow2" }, { reuse: true });
+    await bench.abort();
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+
+  test.each<[string, (bench: Workbench) => void, string, RegExp]>([
+    [
+      "it holds data",
+      (bench) => void bench.makeQcow2("x", 7, { name: "a.qcow2", format: "qcow2" }),
+      "x",
+      /holds data/,
+    ],
+    ["it stands on another image", () => undefined, "over-c.qcow2", /its backing file is .*c\.qcow2/],
+    ["it has no backing file", (bench) => void bench.makeQcow2("x", 7), "x", /no backing file/],
+  ])("is refused when %s", async (_, prepare, file, words) => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vdc: "over-c.qcow2" });
+    await bench.rollback();
+    prepare(bench);
+    const before = snapshotWorkspace(bench.root);
+    const failure = await failureOf(async () => await bench.snapshot({ vda: file }, { reuse: true }));
+    expect(failure).toMatchObject({ code: "E_REFUSED", device: "vda", image: bench.at(file) });
+    expect(failure.message).toMatch(words);
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+
+  test("is watched until the commit", async () => {
+    const bench = await makeBenchWithOverlay();
+    await bench.begin();
+    await bench.snapshot({ vda: "ready.qcow2" }, { reuse: true });
+    appendFileSync(bench.at("ready.qcow2"), "x");
+    expect((await failureOf(async () => await bench.commit())).code).toBe("E_CHANGED");
+  });
+});
