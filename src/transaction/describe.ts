@@ -59,7 +59,7 @@ export async function describeDevices(
   const { workspace } = session;
   const table = await readTable(workspace);
   const entries = names?.map((name) => requireDevice(table, name)) ?? table.devices;
-  const scene = await setScene(workspace, table);
+  const scene = setScene(workspace, table, await findHolders(workspace));
   const devices: DeviceDescription[] = [];
   for (const entry of entries) devices.push(await describeAsItIs(scene, entry));
   return { generation: table.generation, devices };
@@ -89,12 +89,17 @@ export interface OutcomeParts extends Pick<Outcome, "changed" | "dryRun" | "tran
   readonly table: DeviceTable;
 }
 
+/** Reads nothing behind a command that changed something: what it did stands, and must be told. */
 export async function describeOutcome(workspace: Workspace, parts: OutcomeParts): Promise<Outcome> {
   const { plans, changed, dryRun, transaction, pending } = parts;
   const changes = plans.flatMap((plan) => plan.changes);
   const table = dryRun || pending ? withDevices(parts.table, changes) : parts.table;
   const touched = [...new Set(plans.flatMap((plan) => plan.devices))].sort();
-  const scene = await setScene(workspace, table);
+  const holder = pending ? transaction : null;
+  const holders = dryRun
+    ? await findHolders(workspace)
+    : new Map(touched.flatMap((device) => (holder === null ? [] : [[device, holder] as const])));
+  const scene = setScene(workspace, table, holders);
   const devices = touched.flatMap((name) => {
     const entry = findDevice(table, name);
     return entry ? [describeAsRecorded(scene, entry)] : [];
@@ -113,14 +118,18 @@ interface Scene {
   readonly omitted: ReadonlyMap<string, string>;
 }
 
-async function setScene(workspace: Workspace, table: DeviceTable): Promise<Scene> {
+function setScene(workspace: Workspace, table: DeviceTable, holders: Scene["holders"]): Scene {
+  const omitted = new Map(planView(table).omitted.map(({ device, why }) => [device, why]));
+  return { workspace, table, holders, omitted };
+}
+
+async function findHolders(workspace: Workspace): Promise<Scene["holders"]> {
   const holders = new Map<string, string>();
   for (const { id, state } of await readJournals(workspace)) {
     if (state instanceof ImgtxError) continue;
     for (const device of heldDevices(state)) holders.set(device, id);
   }
-  const omitted = new Map(planView(table).omitted.map(({ device, why }) => [device, why]));
-  return { workspace, table, holders, omitted };
+  return holders;
 }
 
 /** Says so where `devices` can't show a device, whose chain needs a name that means another file there. */

@@ -1,11 +1,13 @@
 // The transaction layer's face: a session is one command's look at one workspace, behind recovery.
 
 import {
+  type DeviceTable,
   findWorkspace,
   lockOwner,
   makeWorkspace,
   readTable,
   type Workspace,
+  withDevices,
   workspaceAt,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
@@ -14,7 +16,7 @@ import { commitJournal } from "./commit.ts";
 import { describeOutcome, describeTransaction } from "./describe.ts";
 import { commitImplicit, planOnly, runStatements } from "./engine.ts";
 import { createJournal } from "./new-journal.ts";
-import { type Journal, liveStatements, readJournals } from "./journal/index.ts";
+import { changesOf, type Journal, liveStatements, readJournals } from "./journal/index.ts";
 import { OpenedImages } from "./opened-images.ts";
 import { pickJournal } from "./pick-journal.ts";
 import { abortJournal, assertJournalsSound, recover, undoFrom } from "./recovery.ts";
@@ -75,16 +77,18 @@ export async function runActions(
   try {
     if (options.dryRun) return await dryRun(work, requests, journal);
     const first = journal?.state.statements.length ?? 0;
+    const before = await readTable(workspace);
     await runStatements(work, requests);
     const plans = work.journal?.state.statements.slice(first).map(({ plan }) => plan) ?? [];
-    if (!journal && work.journal) await commitImplicit(work, work.journal);
+    const after = !journal && work.journal ? await commitImplicit(work, work.journal) : before;
+    // Nothing is read from here on: a disk that fails now must not make a failure of what is done.
     return await describeOutcome(workspace, {
       changed: plans.length > 0,
       dryRun: false,
       transaction: id,
       pending: journal !== undefined,
       plans,
-      table: await effectiveTable({ ...work, journal }),
+      table: journal ? withDevices(after, changesOf(journal.state)) : after,
     });
   } finally {
     await images.close();
@@ -148,6 +152,7 @@ export async function abortTransaction(
   const { workspace } = session;
   return await withJournal(workspace, id, options, async (journal) => {
     const plans = liveStatements(journal.state).map(({ plan }) => plan);
+    const table = await readTable(workspace);
     if (!options.dryRun) await abortJournal(workspace, journal);
     return await describeOutcome(workspace, {
       changed: true,
@@ -155,7 +160,7 @@ export async function abortTransaction(
       transaction: journal.id,
       pending: options.dryRun,
       plans,
-      table: await readTable(workspace),
+      table,
     });
   });
 }
@@ -169,8 +174,9 @@ export async function makeSavepoint(
 ): Promise<Outcome> {
   const { workspace } = session;
   return await withJournal(workspace, id, wait, async (journal) => {
+    const table = await readTable(workspace);
     await journal.append({ type: "savepoint", name }, "savepoint");
-    return await describeOpen(workspace, journal, false);
+    return await describeOpen(workspace, journal, { changed: false, table });
   });
 }
 
@@ -193,9 +199,11 @@ export async function rollbackToSavepoint(
             : `its savepoints are ${savepoints.map((one) => one.name).join(", ")}`,
       });
     }
+    const table = await readTable(workspace);
     const before = liveStatements(journal.state).length;
     await undoFrom(workspace, journal, savepoint.nextStatement);
-    return await describeOpen(workspace, journal, liveStatements(journal.state).length < before);
+    const changed = liveStatements(journal.state).length < before;
+    return await describeOpen(workspace, journal, { changed, table });
   });
 }
 
@@ -251,13 +259,17 @@ async function withJournal<T>(
   }
 }
 
-async function describeOpen(workspace: Workspace, journal: Journal, changed: boolean): Promise<Outcome> {
+async function describeOpen(
+  workspace: Workspace,
+  journal: Journal,
+  { changed, table }: { changed: boolean; table: DeviceTable },
+): Promise<Outcome> {
   return await describeOutcome(workspace, {
     changed,
     dryRun: false,
     transaction: journal.id,
     pending: true,
     plans: liveStatements(journal.state).map(({ plan }) => plan),
-    table: await readTable(workspace),
+    table,
   });
 }
