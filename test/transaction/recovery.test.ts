@@ -293,34 +293,6 @@ describe("a disk that fails", () => {
     expect(snapshotWorkspace(bench.root)).toEqual(before);
     expect(await bench.open()).toMatchObject([{ devices: [], actions: [] }]);
   });
-
-  test("at every call in turn leaves all or nothing, and nothing open", async () => {
-    for (let failing = 1; ; failing += 1) {
-      const bench = await makeWorkbench();
-      const before = snapshotWorkspace(bench.root);
-      let calls = 0;
-      const storage = watchStorage(bench.storage, ({ name }) => {
-        if (/unlock|wouldConflict/.test(name)) return;
-        calls += 1;
-        if (calls === failing) throw BROKEN;
-      });
-      const result = await bench
-        .through(storage)
-        .snapshot(GROUP)
-        .then(
-          () => "done",
-          (error: unknown) => (error instanceof ImgtxError ? error.code : "unexpected"),
-        );
-      expect(storage.openFiles.size, `call ${failing}`).toBe(0);
-      await bench.session();
-      const { vda, vdb } = await bench.images();
-      expect([`${vda} ${vdb}`], `call ${failing}: ${result}`).toEqual(
-        result === "done" || result === "E_UNFINISHED" ? ["a1.qcow2 b1.qcow2"] : ["a.qcow2 b.raw"],
-      );
-      if (result === "E_IO") expect(snapshotWorkspace(bench.root), `call ${failing}`).toEqual(before);
-      if (calls < failing) return;
-    }
-  });
 });
 
 test("a staging file that somebody removed is no hindrance", async () => {

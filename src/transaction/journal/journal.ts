@@ -306,13 +306,17 @@ async function openTrusted(
   access: "read" | "write",
 ): Promise<StorageFile> {
   const file = await workspace.storage.openFile(path, access, { refuseSymlink: true });
-  const { ownerId, mode } = await file.stat();
-  if (ownerId === workspace.storage.host.userId && (mode & 0o022) === 0) return file;
-  await file.close();
-  throw new ImgtxError("E_JOURNAL", "the journal belongs to another user, or others may write it", {
-    image: path,
-    hint: "run imgtx as the user who owns the transaction",
-  });
+  try {
+    const { ownerId, mode } = await file.stat();
+    if (ownerId === workspace.storage.host.userId && (mode & 0o022) === 0) return file;
+    throw new ImgtxError("E_JOURNAL", "the journal belongs to another user, or others may write it", {
+      image: path,
+      hint: "run imgtx as the user who owns the transaction",
+    });
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
 }
 
 async function readAll(file: StorageFile): Promise<Uint8Array> {
