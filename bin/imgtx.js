@@ -4,7 +4,7 @@
 // The process is not made to end: it ends by itself, with the exit code that is set, when its output has
 // been written.
 
-const { readFileSync, writeSync } = require("node:fs");
+const { fstatSync, readFileSync, writeSync } = require("node:fs");
 
 const [, , first, ...rest] = process.argv;
 if (rest.length === 0 && (first === "--version" || first === "-V")) {
@@ -25,12 +25,29 @@ function print(text) {
 }
 
 async function start() {
+  const { join } = require("node:path");
+  const file = join(__dirname, "../dist/imgtx.cjs");
+  let bundle;
   try {
-    const { launch } = await import("../dist/launch.js");
-    await launch();
+    bundle = require("./load-bundle.js").loadBundle(file);
   } catch (error) {
-    if (error.code !== "ERR_MODULE_NOT_FOUND" || !error.message.includes("dist/launch.js'")) throw error;
+    if (error.code !== "ENOENT" || error.path !== file) throw error;
     fail("imgtx has not been built\n  hint: run `npm ci && npm run build` in its folder");
+    return;
+  }
+  await bundle.exports.launch({ writeDirectly: writeSync, isTerminal });
+}
+
+/** As node:tty has it, which takes 3 ms to load: only for what may be one, so not for a file or a pipe. */
+function isTerminal(descriptor) {
+  const MEMORY_DEVICES = 1;
+  try {
+    const stats = fstatSync(descriptor);
+    const isDevice = stats.isCharacterDevice() && stats.rdev >> 8 !== MEMORY_DEVICES;
+    return isDevice && require("node:tty").isatty(descriptor);
+  } catch (error) {
+    if (error.code !== "EBADF") throw error;
+    return false;
   }
 }
 

@@ -12,9 +12,19 @@ import { makeNodeStorage } from "../storage/index.ts";
 import type { Child, ChildEnd, Interrupt, Output } from "./context.ts";
 import { run } from "./main.ts";
 
+// For the build, which runs some commands in process.
+export { makeNodeStorage, run };
+
 const INTERRUPTS: readonly Interrupt[] = ["SIGINT", "SIGTERM", "SIGHUP"];
 
-export async function launch(): Promise<void> {
+/** What the launcher hands in: the file system is storage's alone, and these are no files. */
+interface Descriptors {
+  /** write(2): the bytes written, perhaps fewer than given. */
+  readonly writeDirectly: (descriptor: number, bytes: Uint8Array) => number;
+  readonly isTerminal: (descriptor: number) => boolean;
+}
+
+export async function launch(descriptors: Descriptors): Promise<void> {
   let writeFailed = false;
   const onWriteError = (error: Error): void => {
     writeFailed = true;
@@ -25,32 +35,63 @@ export async function launch(): Promise<void> {
     storage: makeNodeStorage(),
     cwd: process.cwd(),
     env: process.env,
-    stdout: outputOf(process.stdout, onWriteError),
+    stdout: outputOf(1, descriptors, onWriteError),
     // Nowhere is left to say that an error could not be written; the status tells of it.
-    stderr: outputOf(process.stderr, () => undefined),
+    stderr: outputOf(2, descriptors, () => undefined),
     stdin: readStdin,
-    sharesTerminal: process.stdin.isTTY,
+    sharesTerminal: descriptors.isTerminal(0),
     onInterrupt,
     spawn: startChild,
   });
   process.exitCode = status === 0 && writeFailed ? 1 : status;
 }
 
-function outputOf(stream: NodeJS.WriteStream, onWriteError: (error: Error) => void): Output {
+/** An output of the process: a terminal as Node's stream, anything else by its descriptor. */
+function outputOf(
+  descriptor: 1 | 2,
+  { writeDirectly, isTerminal }: Descriptors,
+  onWriteError: (error: Error) => void,
+): Output {
   let gone = false;
-  stream.on("error", (error: NodeJS.ErrnoException) => {
+  const onError = (error: NodeJS.ErrnoException): void => {
     if (!gone && error.code !== "EPIPE") onWriteError(error);
     gone = true;
-  });
+  };
+  const openStream = (): NodeJS.WriteStream => {
+    const stream = descriptor === 1 ? process.stdout : process.stderr;
+    return stream.on("error", onError);
+  };
+  // Node's streams take 5 ms to load: only a terminal (for its width, and for a spinner) is worth them,
+  // and a pipe that is full for the moment.
+  let stream = isTerminal(descriptor) ? openStream() : undefined;
+  const write = (text: string): void => {
+    if (gone) return;
+    if (stream !== undefined) {
+      stream.write(text);
+      return;
+    }
+    let rest = Buffer.from(text);
+    try {
+      while (rest.length > 0) rest = rest.subarray(writeDirectly(descriptor, rest));
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== "EAGAIN") {
+        onError(error as NodeJS.ErrnoException);
+        return;
+      }
+      stream = openStream();
+      stream.write(rest);
+    }
+  };
+  if (stream === undefined) return { write, isTTY: false, columns: undefined };
+  const terminal = stream;
   return {
-    write: (text) => {
-      if (!gone) stream.write(text);
-    },
-    isTTY: stream.isTTY,
+    write,
+    isTTY: true,
     get columns() {
-      return stream.columns;
+      return terminal.columns;
     },
-    stream,
+    stream: terminal,
   };
 }
 

@@ -7,10 +7,7 @@ export interface ReplacePurposes {
   readonly name: string;
 }
 
-/**
- * Writes bytes beside path, flushes them, moves them over path, and flushes the folder. A file that an
- * earlier crash left beside it is cleared away first: nothing refers to it.
- */
+/** Does the whole of it, for one file. */
 export async function replaceFile(
   storage: Storage,
   path: string,
@@ -18,18 +15,37 @@ export async function replaceFile(
   mode: number,
   purposes: ReplacePurposes,
 ): Promise<void> {
-  const fresh = `${path}.new`;
+  await writeBeside(storage, path, bytes, mode, purposes.content);
+  await moveOver(storage, path, purposes.name);
+}
+
+/**
+ * Writes bytes beside path, durably. A file that an earlier crash left there is cleared away first: nothing
+ * refers to it.
+ */
+export async function writeBeside(
+  storage: Storage,
+  path: string,
+  bytes: Uint8Array,
+  mode: number,
+  purpose: string,
+): Promise<void> {
+  const fresh = besideOf(path);
   if (await storage.statLink(fresh)) await storage.removeFile(fresh);
   const file = await storage.createFile(fresh, mode);
   try {
     await file.write(bytes, 0);
     // Flush before the rename: a name that is durable before its content would show a torn file.
-    await file.flush(purposes.content);
+    await file.flush(purpose);
   } finally {
     await file.close();
   }
-  await storage.rename(fresh, path);
-  await storage.flushFolder(folderOf(path), purposes.name);
+}
+
+/** Moves what writeBeside wrote over path, durably. */
+export async function moveOver(storage: Storage, path: string, purpose: string): Promise<void> {
+  await storage.rename(besideOf(path), path);
+  await storage.flushFolder(folderOf(path), purpose);
 }
 
 export async function readWholeFile(storage: Storage, path: string, limitBytes: number): Promise<Uint8Array> {
@@ -42,6 +58,10 @@ export async function readWholeFile(storage: Storage, path: string, limitBytes: 
   } finally {
     await file.close();
   }
+}
+
+function besideOf(path: string): string {
+  return `${path}.new`;
 }
 
 function folderOf(path: string): string {

@@ -8,15 +8,20 @@ import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 
 export function toStoredPath(root: string, path: string): string {
-  return isInside(root, path) ? posix.relative(root, path) : path;
+  return isInside(root, path) ? pathBelow(root, path) : path;
 }
 
 export function fromStoredPath(root: string, stored: string): string {
-  return posix.resolve(root, stored);
+  return posix.isAbsolute(stored) ? stored : posix.join(root, stored);
 }
 
 export function isInside(root: string, path: string): boolean {
   return path.startsWith(root === "/" ? root : `${root}/`);
+}
+
+/** The part of a canonical path behind a folder that it is inside of. */
+export function pathBelow(root: string, path: string): string {
+  return path.slice(root === "/" ? 1 : root.length + 1);
 }
 
 /** The canonical form of an absolute path whose folder exists. The file itself need not. */

@@ -15,7 +15,7 @@
 
 import { posix } from "node:path";
 import type { DeviceEntry, DeviceTable } from "./device-table.ts";
-import { isInside } from "./stored-path.ts";
+import { isInside, pathBelow } from "./stored-path.ts";
 import { pathsOf, refuseForeignDevices, type Workspace } from "./workspace.ts";
 
 export interface View {
@@ -163,7 +163,10 @@ function foldersThrough(device: string, path: string): string[] {
 
 /** Relative inside the workspace, so that it can be moved; absolute to what lies outside. */
 function linkTarget(workspace: Workspace, path: string, image: string): string {
-  return isInside(workspace.root, image) ? posix.relative(posix.dirname(path), image) : image;
+  const { root } = workspace;
+  if (!isInside(root, image)) return image;
+  const climb = "../".repeat(pathBelow(root, path).split("/").length - 1);
+  return climb + pathBelow(root, image);
 }
 
 function generationFolder(workspace: Workspace, table: DeviceTable): string {

@@ -98,3 +98,4 @@ export class ImgtxError extends Error {
 function definedOnly(details: { [K in keyof ErrorDetails]: ErrorDetails[K] | undefined }): ErrorDetails {
   return Object.fromEntries(Object.entries(details).filter(([, value]) => value !== undefined));
 }
+export { settleAll } from "./settle-all.ts";

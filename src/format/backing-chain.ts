@@ -13,6 +13,7 @@ import { ImgtxError } from "../errors/index.ts";
 import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
 import { composeBackingPath, requirePlainPath } from "./backing-name.ts";
 import { explainOpenFailure, inLoop, notQcow2, tooDeep, unknownFormat } from "./chain-errors.ts";
+import { type Fingerprint, fingerprintFrom } from "./fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "./image-format.ts";
 import { type GateOptions, passGate } from "./open-gate.ts";
 import { hasQcowMagic, PROBE_TAIL_BYTES, probeFormat } from "./probe.ts";
@@ -34,7 +35,7 @@ export interface ChainOptions {
 interface DataFile {
   readonly path: string;
   readonly file: StorageFile;
-  readonly stat: FileStat;
+  readonly fingerprint: Fingerprint;
 }
 
 export interface ChainLink {
@@ -50,6 +51,8 @@ export interface ChainLink {
   /** Open for reading. */
   readonly file: StorageFile;
   readonly stat: FileStat;
+  /** As it was when it was opened. */
+  readonly fingerprint: Fingerprint;
   readonly dataFile: DataFile | undefined;
   /** What an operator should know about this image, one sentence each. */
   readonly warnings: readonly string[];
@@ -117,14 +120,15 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
   const format = await settleFormat(reference, file, head, stat, warnings);
   if (format === "raw") {
     const virtualSizeBytes = Math.ceil(stat.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
-    const common = { path, name, file, stat, warnings };
+    const common = { path, name, file, stat, fingerprint: fingerprintFrom(stat, undefined), warnings };
     return { ...common, format, virtualSizeBytes, header: undefined, dataFile: undefined };
   }
   const header = await readQcow2Header(file, head, stat.sizeBytes, path);
   requireSupported(header, path);
   const dataFile = await openDataFile(walk, path, header, warnings);
   const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
-  return { path, name, format, virtualSizeBytes, file, stat, header, dataFile, warnings };
+  const fingerprint = fingerprintFrom(stat, head);
+  return { path, name, format, virtualSizeBytes, file, stat, fingerprint, header, dataFile, warnings };
 }
 
 async function openReferenced(walk: Walk, reference: Reference): Promise<StorageFile> {
@@ -224,7 +228,7 @@ async function openDataFile(
     const file = hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
     const stat = await file.stat();
     claimIdentity(walk, stat, path);
-    return { path, file, stat };
+    return { path, file, fingerprint: fingerprintFrom(stat, undefined) };
   } catch (error) {
     throw explainOpenFailure(error, { what: "external data file", name, path, overlayPath: imagePath });
   }

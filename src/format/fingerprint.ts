@@ -3,8 +3,8 @@
 // Invariant: a fingerprint is plain JSON, and lives in journals and in the device table's history.
 
 import { createHash } from "node:crypto";
-import type { StorageFile } from "../storage/index.ts";
-import { HEAD_BYTES, readHead } from "./read-header.ts";
+import type { FileStat, StorageFile } from "../storage/index.ts";
+import { readHead } from "./read-header.ts";
 
 export interface Fingerprint {
   readonly sizeBytes: number;
@@ -17,11 +17,16 @@ export interface Fingerprint {
   readonly headerSha256: string | null;
 }
 
-/** header: what the chain link has; undefined for raw, whose first bytes are the guest's own. */
-export async function takeFingerprint(file: StorageFile, header: object | undefined): Promise<Fingerprint> {
-  const { sizeBytes, modifiedNs, inode, bornNs } = await file.stat();
-  const headerSha256 = header === undefined ? null : hashOf((await readHead(file)).subarray(0, HEAD_BYTES));
-  return { sizeBytes, modifiedNs, inode, bornNs, headerSha256 };
+/** Of the file as it is now. A raw image has no header of its own: its first bytes are the guest's. */
+export async function takeFingerprint(file: StorageFile, hasHeader: boolean): Promise<Fingerprint> {
+  const stat = await file.stat();
+  return fingerprintFrom(stat, hasHeader ? await readHead(file) : undefined);
+}
+
+/** From what was read already: the stat, taken before the head was read. */
+export function fingerprintFrom(stat: FileStat, head: Uint8Array | undefined): Fingerprint {
+  const { sizeBytes, modifiedNs, inode, bornNs } = stat;
+  return { sizeBytes, modifiedNs, inode, bornNs, headerSha256: head === undefined ? null : hashOf(head) };
 }
 
 /** What changed, a few words each: `size 196616 → 262144`. Empty when nothing did. */

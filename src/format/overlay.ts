@@ -41,7 +41,7 @@ export interface OverlayRequest {
   readonly options: OverlayOptions;
 }
 
-/** Plain JSON: goes into a journal, and writes the same bytes on every run. */
+/** Plain data, which writes the same bytes on every run. */
 export interface OverlayPlan extends OverlayLayout {
   readonly virtualSizeBytes: number;
   readonly backingName: string;
@@ -52,7 +52,11 @@ export interface OverlayPlan extends OverlayLayout {
   readonly refcountBlocks: number;
   readonly l1Clusters: number;
   readonly fileSizeBytes: number;
+  /** The header with its extensions and the backing file name. */
+  readonly headerBytes: Uint8Array;
 }
+
+type OverlayPlaces = Omit<OverlayPlan, "headerBytes">;
 
 /**
  * Plans an overlay. E_USAGE for options that contradict each other or the format, E_UNSUPPORTED for a
@@ -75,7 +79,7 @@ export function planOverlay(request: OverlayRequest): OverlayPlan {
   requireStorableName(backingName, backing.path);
   const clusters = placeTables(layout, Math.ceil(l1Bytes / layout.clusterSizeBytes));
   const l1Start = (1 + clusters.refcountTableClusters + clusters.refcountBlocks) * layout.clusterSizeBytes;
-  const plan: OverlayPlan = {
+  const places: OverlayPlaces = {
     ...layout,
     ...clusters,
     virtualSizeBytes,
@@ -84,7 +88,8 @@ export function planOverlay(request: OverlayRequest): OverlayPlan {
     l1Size,
     fileSizeBytes: l1Start + l1Bytes,
   };
-  if (encodePlannedHeader(plan) === undefined) {
+  const headerBytes = encodePlannedHeader(places);
+  if (headerBytes === undefined) {
     const nameBytes = new TextEncoder().encode(backingName).length;
     throw new ImgtxError(
       "E_UNSUPPORTED",
@@ -92,7 +97,7 @@ export function planOverlay(request: OverlayRequest): OverlayPlan {
       { image: backing.path, field: "backing_file_size", hint: "choose larger clusters, or use --relative" },
     );
   }
-  return plan;
+  return { ...places, headerBytes };
 }
 
 /** Writes the planned image into a file that is new and empty. Flushes nothing. */
@@ -130,8 +135,6 @@ interface Segment {
 
 function encodeSegments(plan: OverlayPlan): Segment[] {
   const { clusterSizeBytes, refcountBits, refcountTableClusters, refcountBlocks, l1Clusters } = plan;
-  const header = encodePlannedHeader(plan);
-  if (header === undefined) throw new RangeError("the plan does not fit its header cluster");
   const blocksStart = (1 + refcountTableClusters) * clusterSizeBytes;
   const blockOffsets = Array.from({ length: refcountBlocks }, (_, index) =>
     hostOffset(blocksStart + index * clusterSizeBytes),
@@ -139,7 +142,7 @@ function encodeSegments(plan: OverlayPlan): Segment[] {
   const blockEntries = countBlockEntries(clusterSizeBytes, refcountBits);
   const usedClusters = 1 + refcountTableClusters + refcountBlocks + l1Clusters;
   return [
-    { offset: 0, bytes: header },
+    { offset: 0, bytes: plan.headerBytes },
     { offset: clusterSizeBytes, bytes: encodeRefcountTable(blockOffsets) },
     ...blockOffsets.map((offset, index) => ({
       offset,
@@ -174,7 +177,7 @@ function joinSegments(group: readonly Segment[]): Segment {
 /** Clusters below this have no room for the feature name table beside a backing file name. */
 const FEATURE_NAMES_CLUSTER_BYTES_MIN = 4096;
 
-function encodePlannedHeader(plan: OverlayPlan): Uint8Array | undefined {
+function encodePlannedHeader(plan: OverlayPlaces): Uint8Array | undefined {
   const { clusterSizeBytes, refcountTableClusters, refcountBlocks, l1Size, version } = plan;
   const l1Start = (1 + refcountTableClusters + refcountBlocks) * clusterSizeBytes;
   const fields: HeaderFields = {
@@ -200,7 +203,7 @@ function encodePlannedHeader(plan: OverlayPlan): Uint8Array | undefined {
   return encodeHeaderCluster({ fields, extensions, backingFileName: plan.backingName });
 }
 
-function version3Fields(plan: OverlayPlan): Partial<HeaderFields> {
+function version3Fields(plan: OverlayPlaces): Partial<HeaderFields> {
   return {
     incompatibleFeatures: plan.extendedL2 ? [INCOMPATIBLE_BIT.extendedL2] : [],
     refcountOrder: Math.log2(plan.refcountBits),

@@ -139,21 +139,23 @@ interface NativeFunctions {
 }
 
 /**
- * koffi's native part by itself where it is beside koffi: finding it through koffi's own loader, which
- * looks for many platforms first, takes three times as long.
+ * koffi's native part by itself where it is known to lie beside koffi: finding it through koffi's own
+ * loader, which looks for many platforms first, takes three times as long.
  */
 function loadKoffi(): typeof import("koffi") {
   // createRequire: synchronous, and invisible to the bundler, which must leave the native module outside.
   const requireHere = createRequire(import.meta.url);
-  const platform = `linux-${process.arch}`;
   try {
-    return requireHere(
-      `@koromix/koffi-${platform}/linux_${process.arch}/koffi.node`,
-    ) as typeof import("koffi");
+    if (process.arch === "x64") {
+      return requireHere("@koromix/koffi-linux-x64/linux_x64/koffi.node") as typeof import("koffi");
+    }
+    if (process.arch === "arm64") {
+      return requireHere("@koromix/koffi-linux-arm64/linux_arm64/koffi.node") as typeof import("koffi");
+    }
   } catch {
     // Another C library, or koffi installed in another way: its own loader knows, and says what is missing.
-    return requireHere("koffi") as typeof import("koffi");
   }
+  return requireHere("koffi") as typeof import("koffi");
 }
 
 function bindNative(): NativeFunctions {

@@ -2,13 +2,7 @@
 
 import type { ChainEntry, DeviceEntry, DeviceTable } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import {
-  type Chain,
-  type ChainLink,
-  describeChanges,
-  type Fingerprint,
-  takeFingerprint,
-} from "../format/index.ts";
+import { type Chain, type ChainLink, describeChanges, type Fingerprint } from "../format/index.ts";
 import type { WatchedImage } from "./journal/index.ts";
 
 /** Stands for the fingerprint of a file that is not made yet. */
@@ -41,21 +35,12 @@ export function activeLayer(chain: Chain): ChainLink {
   return top;
 }
 
-/** Every file of a chain as it is now, external data files included. */
-export async function watchChain(device: string, chain: Chain): Promise<WatchedImage[]> {
-  const watched: WatchedImage[] = [];
-  for (const link of chain.links) {
-    const { path, dataFile } = link;
-    watched.push({ device, image: path, fingerprint: await fingerprintOf(link) });
-    if (dataFile) {
-      watched.push({
-        device,
-        image: dataFile.path,
-        fingerprint: await takeFingerprint(dataFile.file, undefined),
-      });
-    }
-  }
-  return watched;
+/** Every file of a chain as it was opened, external data files included. */
+export function watchChain(device: string, chain: Chain): WatchedImage[] {
+  return chain.links.flatMap(({ path, fingerprint, dataFile }) => [
+    { device, image: path, fingerprint },
+    ...(dataFile ? [{ device, image: dataFile.path, fingerprint: dataFile.fingerprint }] : []),
+  ]);
 }
 
 /**

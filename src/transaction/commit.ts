@@ -135,7 +135,7 @@ async function openOrExplain(
 
 async function assertNothingChanged(files: readonly OpenWatched[]): Promise<void> {
   for (const { watched, file, isNew } of files) {
-    const now = await takeFingerprint(file, watched.fingerprint.headerSha256 === null ? undefined : {});
+    const now = await takeFingerprint(file, watched.fingerprint.headerSha256 !== null);
     assertUnchanged(watched, now, isNew ? "imgtx made it" : "the transaction read it");
   }
 }

@@ -38,7 +38,7 @@ export async function planStatement(
     newFiles,
     changes: plan.changes,
     allowPaths: plan.allowPaths,
-    watched: await watch(plan),
+    watched: watch(plan),
   };
   return { plan, record };
 }
@@ -77,10 +77,10 @@ function contextOf(work: Work, { table, made }: StatementToPlan): PlanContext {
   };
 }
 
-async function watch(plan: Plan): Promise<WatchedImage[]> {
+function watch(plan: Plan): WatchedImage[] {
   const watched = new Map<string, WatchedImage>();
   for (const { device, chain } of plan.chains) {
-    for (const one of await watchChain(device, chain)) {
+    for (const one of watchChain(device, chain)) {
       if (!watched.has(one.image)) watched.set(one.image, one);
     }
   }

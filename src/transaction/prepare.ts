@@ -7,7 +7,7 @@
 // - amid the moves: some files at their final names, which `prepared` knows by inode and birth time; undone.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, settleAll } from "../errors/index.ts";
 import { takeFingerprint } from "../format/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import type { Plan } from "./action.ts";
@@ -32,14 +32,14 @@ export async function prepareStatement(
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
-    await Promise.all(files.map(async (file) => await file.flush("new image")));
-    await journal.append(
-      { type: "prepared", statement: record.statement, files: await fingerprints(record, files) },
-      "prepared",
-    );
+    const prepared = await fingerprints(record, files);
+    await settleAll([
+      ...files.map(async (file) => await file.flush("new image")),
+      journal.append({ type: "prepared", statement: record.statement, files: prepared }, "prepared"),
+    ]);
     for (const { staging, path } of record.newFiles) await moveIntoPlace(work, record, staging, path);
     const folders = new Set(record.newFiles.map(({ path }) => posix.dirname(path)));
-    await Promise.all(
+    await settleAll(
       [...folders].map(async (folder) => await storage.flushFolder(folder, "new image's name")),
     );
   } finally {
@@ -52,7 +52,7 @@ async function fingerprints(record: PlanRecord, files: readonly StorageFile[]): 
     record.newFiles.map(async ({ path }, index): Promise<PreparedFile> => {
       const file = files[index];
       if (!file) throw new Error("each new file was made");
-      return { path, fingerprint: await takeFingerprint(file, {}) };
+      return { path, fingerprint: await takeFingerprint(file, true) };
     }),
   );
 }

@@ -58,6 +58,8 @@ const GRANTS: readonly Grant[] = [
 const OWNERS: Readonly<Record<string, readonly string[]>> = {
   "fs-extra": ["storage"],
   koffi: ["storage"],
+  "@koromix/koffi-linux-x64": ["storage"],
+  "@koromix/koffi-linux-arm64": ["storage"],
   chalk: ["cli"],
   commander: ["cli"],
   ora: ["cli"],

@@ -20,7 +20,13 @@ let missed = 0;
 try {
   const hasQemu = spawnSync("qemu-img", ["--version"]).status === 0;
   benchStartUp();
-  if (hasQemu) for (const [disks, reach] of [[1, undefined], [8, 2], [64, 10]]) benchGroup(disks, reach);
+  if (hasQemu)
+    for (const [disks, reach] of [
+      [1, undefined],
+      [8, 2],
+      [64, 10],
+    ])
+      benchGroup(disks, reach);
   else console.log("qemu-img is not here: the group snapshots are left out");
   print();
 } finally {
@@ -68,27 +74,41 @@ function benchGroup(disks, reach) {
     },
   ]);
   const goal = reach === undefined ? {} : { atLeast: reach };
-  report(`snapshot-group, ${disks} disks`, ours, "qemu-img create -b + sync -f, in a loop", theirs, theirs / ours, goal);
+  report(
+    `snapshot-group, ${disks} disks`,
+    ours,
+    "qemu-img create -b + sync -f, in a loop",
+    theirs,
+    theirs / ours,
+    goal,
+  );
 }
 
 /** Runs each job `rounds` times, one behind the other in turns; the medians in milliseconds. */
 function inTurns(rounds, jobs) {
   const times = jobs.map(() => []);
-  for (let round = 0; round < rounds; round += 1) for (const [index, job] of jobs.entries()) times[index].push(job());
+  for (let round = 0; round < rounds; round += 1)
+    for (const [index, job] of jobs.entries()) times[index].push(job());
   return times.map((each) => each.sort((a, b) => a - b)[Math.floor(each.length / 2)]);
 }
 
 function imgtx(workspace, ...args) {
-  return run(workspace, process.execPath, [launcher, "--workspace", ".", ...args].filter((arg, index, all) =>
-    // init takes its folder from here, and --version needs none.
-    !["init", "--version"].some((word) => all.includes(word)) || !(index === 1 || index === 2)));
+  return run(
+    workspace,
+    process.execPath,
+    [launcher, "--workspace", ".", ...args].filter(
+      (arg, index, all) =>
+        // init takes its folder from here, and --version needs none.
+        !["init", "--version"].some((word) => all.includes(word)) || !(index === 1 || index === 2),
+    ),
+  );
 }
 
 /** Milliseconds that the program took. Throws when it fails: a failure is not fast. */
 function run(cwd, program, args) {
-  const start = process.hrtime.bigint();
+  const start = performance.now();
   const { status, stderr } = spawnSync(program, args, { cwd, env, stdio: ["ignore", "ignore", "pipe"] });
-  const milliseconds = Number(process.hrtime.bigint() - start) / 1e6;
+  const milliseconds = performance.now() - start;
   if (status !== 0) throw new Error(`${program} ${args.join(" ")}: exit status ${status}\n${stderr}`);
   return milliseconds;
 }
@@ -96,14 +116,28 @@ function run(cwd, program, args) {
 function report(what, ours, against, theirs, ratio, { atLeast, atMost }) {
   const reached = (atLeast === undefined || ratio >= atLeast) && (atMost === undefined || ratio <= atMost);
   if (!reached) missed += 1;
-  const goal = atLeast !== undefined ? `at least ${atLeast}` : atMost !== undefined ? `at most ${atMost}` : "";
-  rows.push([what, `${ours.toFixed(1)} ms`, against, `${theirs.toFixed(1)} ms`, ratio.toFixed(2), goal, reached ? "" : "NOT REACHED"]);
+  const goal =
+    atLeast !== undefined ? `at least ${atLeast}` : atMost !== undefined ? `at most ${atMost}` : "";
+  rows.push([
+    what,
+    `${ours.toFixed(1)} ms`,
+    against,
+    `${theirs.toFixed(1)} ms`,
+    ratio.toFixed(2),
+    goal,
+    reached ? "" : "NOT REACHED",
+  ]);
 }
 
 function print() {
   const header = ["imgtx", "median", "against", "median", "ratio", "reach", ""];
   const widths = header.map((_, column) => Math.max(...[header, ...rows].map((row) => row[column].length)));
   for (const row of [header, ...rows]) {
-    console.log(row.map((cell, column) => cell.padEnd(widths[column])).join("  ").trimEnd());
+    console.log(
+      row
+        .map((cell, column) => cell.padEnd(widths[column]))
+        .join("  ")
+        .trimEnd(),
+    );
   }
 }

@@ -1,12 +1,14 @@
-// Bundles the command line into dist/: ES modules, one chunk a command, loaded when it is called.
+// Bundles the command line into dist/imgtx.cjs, and keeps V8's compiled code of it beside it.
 //
-// Names and line breaks are kept, so that a stack trace from a user can be read. koffi stays outside: it
-// finds its native part beside itself.
+// One file, since finding and linking a dozen ES modules takes longer than running most commands; each
+// command's modules are still evaluated only when it is called. Names and line breaks are kept, so that a
+// stack trace from a user can be read. koffi stays outside: it finds its native part beside itself.
 //
 //     node test/tooling/build.mjs [FOLDER]      else dist/
 //
 // The folder is replaced at the end, whole: commands may be running from the old one.
 
+import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -31,20 +33,20 @@ const target = resolve(process.argv[2] ?? `${root}/dist`);
 const fresh = `${target}.new-${process.pid}`;
 await build({
   absWorkingDir: root,
-  entryPoints: { launch: "src/cli/launch.ts" },
+  entryPoints: { imgtx: "src/cli/launch.ts" },
   outdir: fresh,
+  outExtension: { ".js": ".cjs" },
   bundle: true,
-  splitting: true,
-  format: "esm",
+  format: "cjs",
   platform: "node",
   target: "node20",
   external: ["koffi"],
   legalComments: "none",
-  define: { IMGTX_VERSION: JSON.stringify(version) },
-  // Bundled CommonJS packages ask for Node's own modules with require, which ES modules lack.
-  banner: {
-    js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);',
-  },
+  // Code that runs from a vm.Script has no import(): it becomes require().
+  supported: { "dynamic-import": false },
+  // The launcher reads the file byte by byte as characters.
+  charset: "ascii",
+  define: { IMGTX_VERSION: JSON.stringify(version), "import.meta.url": "__filename" },
   plugins: [withoutSubprograms],
   logLevel: "warning",
 });
@@ -57,3 +59,6 @@ if (existsSync(target)) {
 } else {
   renameSync(fresh, target);
 }
+execFileSync(process.execPath, [`${root}/test/tooling/warm-up.mjs`, `${target}/imgtx.cjs`], {
+  stdio: "inherit",
+});

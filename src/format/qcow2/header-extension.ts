@@ -248,15 +248,18 @@ export function encodeName(name: string): Uint8Array {
 
 // Latin-1 maps each byte to one character, so that any text survives a round trip unchanged.
 function decodeLatin1(bytes: Uint8Array): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
+  // Short texts only, a format's or a feature's name: the spread is several times faster than a Buffer.
+  return String.fromCharCode(...bytes);
 }
 
 function encodeLatin1(text: string): Uint8Array {
-  return Uint8Array.from(text, (character) => {
-    const code = character.charCodeAt(0);
+  const bytes = new Uint8Array(text.length);
+  for (let at = 0; at < text.length; at += 1) {
+    const code = text.charCodeAt(at);
     if (code > 0xff) throw new RangeError("not Latin-1");
-    return code;
-  });
+    bytes[at] = code;
+  }
+  return bytes;
 }
 
 function readNumber(view: DataView, at: number, field: string, offset: number): number {

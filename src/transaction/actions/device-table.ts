@@ -36,7 +36,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
           notes: chain.links.flatMap((link) => link.warnings),
         },
       ],
-      changes: [{ device, after: await deviceEntryOf(device, chain) }],
+      changes: [{ device, after: deviceEntryOf(device, chain) }],
       allowPaths,
       chains: [{ device, chain }],
     };

@@ -39,7 +39,7 @@ export const reopen: Action<ReopenRequest> = {
           ],
         },
       ],
-      changes: [{ device, after: await deviceEntryOf(device, chosen) }],
+      changes: [{ device, after: deviceEntryOf(device, chosen) }],
       allowPaths: [],
       chains: [
         { device, chain: present },

@@ -88,7 +88,7 @@ async function reviveEntry(revive: {
   const { after, wanted, context, chains, obstacles } = revive;
   const chain = await openInto(chains, obstacles, after, context);
   if (!chain) return undefined;
-  const entry = await deviceEntryOf(after.name, chain);
+  const entry = deviceEntryOf(after.name, chain);
   const closing = await closingEntry(after, wanted, context);
   if (closing.chain.length !== entry.chain.length) {
     obstacles.push(

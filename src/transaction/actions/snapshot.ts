@@ -97,7 +97,7 @@ async function planTarget(
   const mode = (top.stat.mode & 0o666) | 0o600;
   const chain = [
     { image: path, format: "qcow2" as const, name: null, fingerprint: NOT_MADE_YET },
-    ...renameTop(await chainEntriesOf(below), backingName),
+    ...renameTop(chainEntriesOf(below), backingName),
   ];
   return {
     target,
@@ -138,7 +138,7 @@ async function reuseTarget(reuse: {
     path,
     before: activeLayer(below).path,
     chain: over,
-    after: await deviceEntryOf(device, over),
+    after: deviceEntryOf(device, over),
     overlay: undefined,
     mode: 0,
     notes: over.links.flatMap((link) => link.warnings),
