@@ -84,7 +84,8 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
   const lock = await lockWorkspace(workspace, { waitMs: 10_000, onWait: () => undefined });
   try {
     if (await storage.stat(paths.table)) return false;
-    // Before the table has its name: whoever finds the table takes the workspace for made, and commits in it.
+    // Before the table has its name: whoever finds the table takes all of the workspace for made.
+    await storage.flushFolder(paths.own, "folders in .imgtx");
     await storage.flushFolder(root, "the workspace's own folder");
     await replaceFile(storage, paths.table, encodeTable(root, firstTable(committed)), FILE_MODE, {
       content: "first table",

@@ -176,9 +176,9 @@ describe("a device is left out of the view rather than shown with a wrong image"
   });
 });
 
-test("64 devices with deep relative chains are planned in less than a tenth of a second", () => {
-  const devices = Array.from({ length: 64 }, (_, index) => {
-    const name = `vd${String(index).padStart(2, "0")}`;
+test("256 devices with deep relative chains are planned in less than a second", () => {
+  const devices = Array.from({ length: 256 }, (_, index) => {
+    const name = `vd${String(index).padStart(3, "0")}`;
     const backing = Array.from(
       { length: 20 },
       (__, depth) => [`${name}-${depth}`, `/ws/${name}-${depth}`] as const,
@@ -187,6 +187,6 @@ test("64 devices with deep relative chains are planned in less than a tenth of a
   });
   const started = performance.now();
   const view = planView(table(...devices));
-  expect(performance.now() - started).toBeLessThan(100);
-  expect(view.links.size).toBe(64 * 21);
+  expect(performance.now() - started).toBeLessThan(1000);
+  expect(view.links.size).toBe(256 * 21);
 });

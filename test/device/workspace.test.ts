@@ -141,7 +141,11 @@ describe("a workspace is made", () => {
     const at = (name: string, path: string) =>
       calls.findIndex((call) => call.name === name && call.path === `${root}${path}`);
     expect(at("flushFolder", "")).toBeGreaterThan(at("makeFolder", "/.imgtx"));
-    expect(at("rename", "/.imgtx/table.json")).toBeGreaterThan(at("flushFolder", ""));
+    expect(at("flushFolder", "/.imgtx")).toBeGreaterThan(at("makeFolder", "/.imgtx/view"));
+    expect(at("flushFolder", "/.imgtx")).toBeGreaterThan(at("createFile", "/.imgtx/lock"));
+    const named = at("rename", "/.imgtx/table.json");
+    expect(named).toBeGreaterThan(at("flushFolder", ""));
+    expect(named).toBeGreaterThan(at("flushFolder", "/.imgtx"));
   });
 
   test("not where devices is somebody else's, and nothing is left there", async () => {
