@@ -19,7 +19,7 @@ export function snapshotWorkspace(root: string): TreeSnapshot {
 }
 
 /** Paths of everything below root, relative to it. */
-export function listPaths(root: string, below = "", except: ReadonlySet<string> = new Set()): string[] {
+function listPaths(root: string, below = "", except: ReadonlySet<string> = new Set()): string[] {
   return readdirSync(path.join(root, below), { withFileTypes: true })
     .flatMap((entry) => {
       const name = path.join(below, entry.name);

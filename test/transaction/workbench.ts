@@ -28,7 +28,7 @@ import { guestDigest, openGuest, openHostImage } from "../helpers/guest-content.
 import { sampleQcow2, sampleRaw } from "../helpers/sample-image.ts";
 
 export const NO_WAIT = { waitMs: 0, onWait: () => undefined };
-export const SMALL_DISK_BYTES = 192 * 1024;
+const SMALL_DISK_BYTES = 192 * 1024;
 
 export const RUN_ALONE: RunOptions = {
   ...NO_WAIT,
