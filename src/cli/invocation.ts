@@ -26,7 +26,7 @@ export interface OpenSession {
 /** Opens the session, which runs recovery, and says in a line each what was recovered. */
 export async function openSession(
   invocation: Invocation,
-  options: { readonly createHere?: boolean } = {},
+  options: { readonly createHere?: boolean; readonly reportOnly?: boolean } = {},
 ): Promise<OpenSession> {
   const { context, settings, report } = invocation;
   const engine = await invocation.loadEngine();
@@ -35,13 +35,14 @@ export async function openSession(
     startFolder: context.cwd,
     workspace: settings.workspace,
     createHere: options.createHere ?? false,
+    reportOnly: options.reportOnly ?? false,
   });
   for (const note of session.recovered) report.recovery(note);
   return { engine, session };
 }
 
 /** Waits end with the first interrupt too. */
-export function lockWait({ settings, report, signal }: Invocation): LockWait & { signal: AbortSignal } {
+export function lockWait({ settings, report, signal }: Invocation): LockWait {
   return { waitMs: settings.waitMs, onWait: (what) => report.waiting(what), signal };
 }
 

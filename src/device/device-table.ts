@@ -68,7 +68,7 @@ export function requireDevice(table: DeviceTable, name: string): DeviceEntry {
     device: name,
     hint:
       names.length === 0
-        ? "add one with 'imgtx device add NAME FILE'"
+        ? "add one with `imgtx device add NAME FILE`"
         : `the devices are ${names.slice(0, 8).join(", ")}${names.length > 8 ? " …" : ""}`,
   });
 }

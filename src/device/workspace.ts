@@ -57,7 +57,7 @@ export async function findWorkspace(
   throw new ImgtxError(
     "E_NO_WORKSPACE",
     named === undefined ? "no workspace here or in a folder above" : `'${named}' is not a workspace`,
-    { image: from, hint: "make one with 'imgtx init', or name one with --workspace" },
+    { image: from, hint: "make one with `imgtx init`, or name one with --workspace" },
   );
 }
 

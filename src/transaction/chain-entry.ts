@@ -62,7 +62,7 @@ export function assertUnchanged(watched: WatchedImage, now: Fingerprint, since: 
   throw new ImgtxError("E_CHANGED", `the image has changed since ${since}: ${changes.join(", ")}`, {
     image: watched.image,
     ...(watched.device !== null && { device: watched.device }),
-    hint: "find out who wrote to it; then 'imgtx txn abort' and begin again",
+    hint: "find out who wrote to it; then `imgtx txn abort` and begin again",
   });
 }
 
@@ -107,7 +107,7 @@ function sharedImage(shared: {
       : `it is in the chain and the active layer of '${writer}'; ${danger}`;
   const hint = isWritersFault
     ? `make an overlay over it for '${device}', and use that`
-    : `give '${writer}' an overlay of its own over it first, with 'imgtx snapshot'`;
+    : `give '${writer}' an overlay of its own over it first, with \`imgtx snapshot\``;
   return new ImgtxError("E_IN_USE", message, { device, image, hint });
 }
 

@@ -69,7 +69,7 @@ async function finishOrExplain(workspace: Workspace, journal: Journal): Promise<
       {
         image: cause instanceof ImgtxError && cause.image !== undefined ? cause.image : journal.path,
         changed: true,
-        hint: "the next imgtx command goes on with it; 'imgtx recover' does only that",
+        hint: "the next imgtx command goes on with it; `imgtx recover` does only that",
         cause,
       },
     );
@@ -127,7 +127,7 @@ async function openOrExplain(
     throw new ImgtxError("E_CHANGED", isNew ? "the new image has gone" : "the image has gone", {
       image: watched.image,
       ...(watched.device !== null && { device: watched.device }),
-      hint: "'imgtx txn abort' takes the transaction back; then begin again",
+      hint: "`imgtx txn abort` takes the transaction back; then begin again",
       cause: error,
     });
   }

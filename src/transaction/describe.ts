@@ -53,15 +53,15 @@ export function describeTransaction(
 
 /** The devices of the present generation, all or the named ones. E_NO_DEVICE for a name that is not there. */
 export async function describeDevices(
-  session: Pick<Session, "workspace">,
+  session: Session,
   names: readonly string[] | undefined,
 ): Promise<{ generation: number; devices: DeviceDescription[] }> {
-  const { workspace } = session;
+  const { workspace, currentFolder } = session;
   const table = await readTable(workspace);
   const entries = names?.map((name) => requireDevice(table, name)) ?? table.devices;
   const scene = setScene(workspace, table, await findHolders(workspace));
   const devices: DeviceDescription[] = [];
-  for (const entry of entries) devices.push(await describeAsItIs(scene, entry));
+  for (const entry of entries) devices.push(await describeAsItIs(scene, entry, currentFolder));
   return { generation: table.generation, devices };
 }
 
@@ -157,10 +157,14 @@ function describeAsRecorded({ workspace, holders, omitted }: Scene, entry: Devic
 }
 
 /** From the images, as they are at this moment; what can't be opened is shown as the table has it. */
-async function describeAsItIs(scene: Scene, entry: DeviceEntry): Promise<DeviceDescription> {
+async function describeAsItIs(
+  scene: Scene,
+  entry: DeviceEntry,
+  currentFolder: string,
+): Promise<DeviceDescription> {
   const recorded = describeAsRecorded(scene, entry);
   try {
-    return { ...recorded, ...(await openTop(scene, entry)) };
+    return { ...recorded, ...(await openTop(scene, entry, currentFolder)) };
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     const where = error.image === undefined ? "" : `${error.image}: `;
@@ -171,8 +175,9 @@ async function describeAsItIs(scene: Scene, entry: DeviceEntry): Promise<DeviceD
 async function openTop(
   { workspace, table }: Scene,
   entry: DeviceEntry,
+  currentFolder: string,
 ): Promise<Pick<DeviceDescription, "virtualSizeBytes" | "chain">> {
-  const gate = { workspaceRoot: workspace.root, allowPaths: table.allowPaths };
+  const gate = { workspaceRoot: workspace.root, allowPaths: table.allowPaths, currentFolder };
   const chain = await openChain(workspace.storage, entry.image, { format: entry.format, gate });
   try {
     return {

@@ -98,6 +98,7 @@ async function enterStatement(
     replans += 1;
     if (obstacle.code !== "E_CHANGED" ? host.now() >= deadline : replans >= MOST_REPLANS) throw obstacle;
     if (obstacle.code !== "E_CHANGED") {
+      throwIfInterrupted(work.options.signal);
       if (replans === 1) work.options.onWait(obstacle.message);
       await host.sleep(RETRY_MS);
     }
@@ -170,7 +171,7 @@ async function assertDevicesFree(work: Work, devices: readonly string[]): Promis
           `it is in the open transaction ${name === null ? id : `${id} (${name})`}`,
           {
             device,
-            hint: `join it with --txn ${id}, or end it with 'imgtx txn commit --txn ${id}' or 'imgtx txn abort --txn ${id}'`,
+            hint: `join it with --txn ${id}, or end it with \`imgtx txn commit --txn ${id}\` or \`imgtx txn abort --txn ${id}\``,
           },
         );
   }

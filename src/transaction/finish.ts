@@ -97,5 +97,5 @@ function closingTable(table: DeviceTable, state: TransactionState): DeviceTable 
 /** `snapshot-group vda vdb, reopen vdc` */
 export function summarise(state: TransactionState): string {
   const parts = liveStatements(state).map(({ plan }) => [plan.kind, ...plan.devices].join(" "));
-  return parts.length === 0 ? "nothing" : parts.join(", ");
+  return parts.length === 0 ? "no action yet" : parts.join(", ");
 }

@@ -19,16 +19,16 @@ export interface OpenedMark {
 
 export class OpenedImages {
   readonly #storage: Storage;
-  readonly #root: string;
+  readonly #gate: { readonly workspaceRoot: string; readonly currentFolder: string };
   readonly #chains: { chain: Chain; device: string }[] = [];
   readonly #locks: ImageLocks[] = [];
   /** Real paths of folders. */
   readonly #folders = new Map<string, string>();
   #unlockedFrom = 0;
 
-  constructor(storage: Storage, root: string) {
+  constructor(storage: Storage, gate: { readonly workspaceRoot: string; readonly currentFolder: string }) {
     this.#storage = storage;
-    this.#root = root;
+    this.#gate = gate;
   }
 
   async openChain(
@@ -40,7 +40,7 @@ export class OpenedImages {
     try {
       const chain = await openChain(this.#storage, path, {
         format,
-        gate: { workspaceRoot: this.#root, allowPaths },
+        gate: { ...this.#gate, allowPaths },
       });
       const opened = { chain, device };
       this.#chains.push(opened);

@@ -25,6 +25,7 @@ export async function pickJournal(
     wanted === undefined
       ? open.filter(({ state }) => !state.begin.owned)
       : open.filter(({ id, state }) => id === wanted || state.begin.name === wanted);
+  found.sort((a, b) => a.state.begin.started.localeCompare(b.state.begin.started));
   const [first, ...others] = found;
   if (!first) {
     if (wanted === undefined) return undefined;
@@ -51,7 +52,7 @@ async function listOpen(workspace: Workspace): Promise<OpenTransaction[]> {
 
 function notOpen(wanted: string): ImgtxError {
   return new ImgtxError("E_NO_TRANSACTION", `no open transaction is called '${wanted}'`, {
-    hint: "'imgtx txn status' lists the open ones",
+    hint: "`imgtx txn status` lists the open ones",
   });
 }
 

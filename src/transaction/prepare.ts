@@ -11,7 +11,7 @@ import { ImgtxError, settleAll } from "../errors/index.ts";
 import { takeFingerprint } from "../format/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import type { Plan } from "./action.ts";
-import type { Journal, PlanRecord, PreparedFile } from "./journal/index.ts";
+import type { Journal, NewFile, PlanRecord, PreparedFile } from "./journal/index.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
 export async function prepareStatement(
@@ -23,18 +23,24 @@ export async function prepareStatement(
   const { storage } = work.workspace;
   const files: StorageFile[] = [];
   try {
-    for (const [index, { staging }] of record.newFiles.entries()) {
+    for (const [index, newFile] of record.newFiles.entries()) {
       throwIfInterrupted(work.options.signal);
-      const file = await storage.createFile(staging, plan.filesToMake[index]?.mode ?? 0o600);
-      files.push(file);
-      await plan.fill(index, file);
+      const { mode } = plan.filesToMake[index] ?? { mode: 0o600 };
+      await explained(newFile, record, async () => {
+        const file = await storage.createFile(newFile.staging, mode);
+        files.push(file);
+        await plan.fill(index, file);
+      });
     }
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
     const prepared = await fingerprints(record, files);
     await settleAll([
-      ...files.map(async (file) => await file.flush("new image")),
+      ...files.map(async (file, index) => {
+        const newFile = record.newFiles[index];
+        if (newFile) await explained(newFile, record, async () => await file.flush("new image"));
+      }),
       journal.append({ type: "prepared", statement: record.statement, files: prepared }, "prepared"),
     ]);
     for (const { staging, path } of record.newFiles) await moveIntoPlace(work, record, staging, path);
@@ -57,12 +63,33 @@ async function fingerprints(record: PlanRecord, files: readonly StorageFile[]): 
   );
 }
 
+/** Does work on a staging file; its errors name the file that the user knows. */
+async function explained(newFile: NewFile, record: PlanRecord, work: () => Promise<void>): Promise<void> {
+  const { staging, path } = newFile;
+  try {
+    await work();
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.image !== staging) throw error;
+    const device = deviceOf(record, path);
+    throw new ImgtxError(error.code, error.message.replaceAll(staging, path), {
+      image: path,
+      ...(device !== undefined && { device }),
+      ...(error.hint !== undefined && { hint: error.hint }),
+      cause: error,
+    });
+  }
+}
+
+function deviceOf(record: PlanRecord, path: string): string | undefined {
+  return record.changes.find(({ after }) => after?.image === path)?.device;
+}
+
 async function moveIntoPlace(work: Work, record: PlanRecord, staging: string, path: string): Promise<void> {
   try {
     await work.workspace.storage.renameWithoutReplacing(staging, path);
   } catch (error) {
     if (!(error instanceof ImgtxError && error.code === "E_EXISTS")) throw error;
-    const device = record.changes.find(({ after }) => after?.image === path)?.device;
+    const device = deviceOf(record, path);
     throw new ImgtxError("E_EXISTS", "the target has come into being meanwhile", {
       image: path,
       ...(device !== undefined && { device }),

@@ -57,12 +57,17 @@ export async function recover(workspace: Workspace, waiting: LockWaiting): Promi
     if (!(error instanceof ImgtxError)) throw error;
     if (error.code === "E_BUSY") return [];
     if (!READ_ONLY_CODES.has(error.code) || error.image !== pathsOf(workspace).lock) throw error;
-    return waitingThings.map((what) => ({
-      transaction: null,
-      did: "reported" as const,
-      text: `${what}; the workspace can't be written to, so nothing was changed`,
-    }));
+    return asReports(waitingThings, "; the workspace can't be written to, so nothing was changed");
   }
+}
+
+/** What recovery would find to do, a note each. Changes nothing. */
+export async function reportLeftovers(workspace: Workspace): Promise<RecoveryNote[]> {
+  return (await isWorkspaceMade(workspace)) ? asReports(await findLeftovers(workspace), "") : [];
+}
+
+function asReports(leftovers: readonly string[], why: string): RecoveryNote[] {
+  return leftovers.map((what) => ({ transaction: null, did: "reported", text: `${what}${why}` }));
 }
 
 /** Settles every journal but the caller's own. The caller holds the workspace lock. */

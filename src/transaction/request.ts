@@ -178,6 +178,8 @@ export interface LockWait {
   readonly waitMs: number;
   /** Called once when a wait begins, with what it waits for. */
   readonly onWait: (what: string) => void;
+  /** Aborted by the first Ctrl-C: a wait ends, and what was prepared is undone. Not looked at behind the commit mark. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface RunOptions extends LockWait {
@@ -188,6 +190,4 @@ export interface RunOptions extends LockWait {
   readonly dryRun: boolean;
   /** Folders trusted for raw backing images and data files, for this command. */
   readonly allowPaths: readonly string[];
-  /** Aborted by the first Ctrl-C: what was prepared is undone. Not looked at behind the commit mark. */
-  readonly signal: AbortSignal | undefined;
 }

@@ -19,7 +19,7 @@ import { createJournal } from "./new-journal.ts";
 import { changesOf, type Journal, liveStatements, readJournals } from "./journal/index.ts";
 import { OpenedImages } from "./opened-images.ts";
 import { pickJournal } from "./pick-journal.ts";
-import { abortJournal, assertJournalsSound, recover, undoFrom } from "./recovery.ts";
+import { abortJournal, assertJournalsSound, recover, reportLeftovers, undoFrom } from "./recovery.ts";
 import type {
   ActionRequest,
   LockWait,
@@ -34,6 +34,8 @@ export interface Session {
   readonly workspace: Workspace;
   /** Canonical path of the workspace. */
   readonly root: string;
+  /** What relative names of external data files are relative to, as for QEMU. */
+  readonly currentFolder: string;
   /** What recovery found and did before this command. */
   readonly recovered: readonly RecoveryNote[];
 }
@@ -45,6 +47,8 @@ export interface SessionOptions extends LockWait {
   readonly workspace: string | undefined;
   /** Where there is none, work in the one that would be made here. The first plan makes it. */
   readonly createHere: boolean;
+  /** Say what recovery would do, and do nothing: `recover --dry-run`. */
+  readonly reportOnly?: boolean;
 }
 
 export async function initWorkspace(
@@ -60,7 +64,8 @@ export async function initWorkspace(
 /** Finds the workspace and runs recovery in it. E_NO_WORKSPACE where there is none. */
 export async function openSession(storage: Storage, options: SessionOptions): Promise<Session> {
   const workspace = await findOrPlace(storage, options);
-  return { workspace, root: workspace.root, recovered: await recover(workspace, options) };
+  const recovered = options.reportOnly ? await reportLeftovers(workspace) : await recover(workspace, options);
+  return { workspace, root: workspace.root, currentFolder: options.startFolder, recovered };
 }
 
 /** Runs actions in the open transaction, or as a transaction of their own. */
@@ -71,7 +76,10 @@ export async function runActions(
 ): Promise<Outcome> {
   const { workspace } = session;
   const journal = options.standalone ? undefined : await pickJournal(workspace, options.transaction, options);
-  const images = new OpenedImages(workspace.storage, workspace.root);
+  const images = new OpenedImages(workspace.storage, {
+    workspaceRoot: workspace.root,
+    currentFolder: session.currentFolder,
+  });
   const id = journal?.id ?? workspace.storage.host.randomName();
   const work: Work = { workspace, options, images, id, journal };
   try {
@@ -195,7 +203,7 @@ export async function rollbackToSavepoint(
       throw new ImgtxError("E_NO_TRANSACTION", `transaction ${journal.id} has no savepoint '${name}'`, {
         hint:
           savepoints.length === 0
-            ? "make one with 'imgtx txn savepoint NAME', before what it should go back to"
+            ? "make one with `imgtx txn savepoint NAME`, before what it should go back to"
             : `its savepoints are ${savepoints.map((one) => one.name).join(", ")}`,
       });
     }
@@ -249,7 +257,7 @@ async function withJournal<T>(
   const journal = await pickJournal(workspace, id, wait);
   if (!journal) {
     throw new ImgtxError("E_NO_TRANSACTION", "no transaction is open", {
-      hint: "begin one with 'imgtx txn begin'",
+      hint: "begin one with `imgtx txn begin`",
     });
   }
   try {

@@ -35,7 +35,7 @@ describe("an interrupt", () => {
       runActions: async (
         _session: unknown,
         _requests: unknown,
-        options: { signal: AbortSignal | undefined },
+        options: { signal?: AbortSignal | undefined },
       ) => {
         send(name);
         options.signal?.throwIfAborted();

@@ -1,6 +1,5 @@
 // imgtx recover
 
-import { ImgtxError } from "../../errors/index.ts";
 import type { RecoveryNote } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
@@ -29,16 +28,7 @@ export const recover: PlainCommand = {
     exits: CHANGING_EXITS,
   },
   async execute(invocation) {
-    if (invocation.settings.dryRun) {
-      throw new ImgtxError(
-        "E_USAGE",
-        "recover has no dry run: every imgtx command recovers before its work",
-        {
-          hint: "`imgtx txn status` shows what is open afterwards",
-        },
-      );
-    }
-    const { session } = await openSession(invocation);
+    const { session } = await openSession(invocation, { reportOnly: invocation.settings.dryRun });
     invocation.report.done(session.recovered, RECOVERED);
     return 0;
   },

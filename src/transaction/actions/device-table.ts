@@ -16,7 +16,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
       throw new ImgtxError("E_EXISTS", `there is a device '${device}' already`, {
         device,
         image: present.image,
-        hint: `remove it first with 'imgtx device remove ${device}', or give it another image with 'imgtx reopen'`,
+        hint: `remove it first with \`imgtx device remove ${device}\`, or give it another image with \`imgtx reopen\``,
       });
     }
     const path = await context.canonicalPath(file);

@@ -29,7 +29,7 @@ export const rollback: Action<RollbackRequest> = {
     }
     if (obstacles.length > 0) {
       throw new ImgtxError("E_CHANGED", `generation ${wanted} can't come back: ${obstacles.join("; ")}`, {
-        hint: "'imgtx history' lists the generations; put the images back from a copy, with their times, to reach this one",
+        hint: "`imgtx history` lists the generations; put the images back from a copy, with their times, to reach this one",
       });
     }
     return {
@@ -73,7 +73,7 @@ async function requireGeneration(wanted: number, context: PlanContext): Promise<
       : wanted < 0
         ? "there is no generation before the first"
         : `the history has no generation ${wanted}`,
-    { hint: "'imgtx history' lists the generations" },
+    { hint: "`imgtx history` lists the generations" },
   );
 }
 

@@ -175,7 +175,7 @@ export class Journal {
       throw new ImgtxError("E_UNFINISHED", "the disk failed at the commit mark: it may be durable or not", {
         image: this.path,
         changed: true,
-        hint: "run 'imgtx recover' when the disk works again; it finishes the transaction or undoes it whole",
+        hint: "run `imgtx recover` when the disk works again; it finishes the transaction or undoes it whole",
         cause,
       });
     }
