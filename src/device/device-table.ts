@@ -45,7 +45,7 @@ export interface DeviceTable {
 const KIND = "imgtx device table";
 const VERSION = 1;
 
-export const MAX_DEVICE_NAME_LENGTH = 64;
+const MAX_DEVICE_NAME_LENGTH = 64;
 const DEVICE_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+-]*$/;
 
 export function assertDeviceName(name: string): void {

@@ -97,11 +97,16 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
   }
 }
 
+/** The lock is held for moments: even a command that does not wait for others waits for that. */
+const GRACE_MS = 5_000;
+
 /** Takes the workspace lock; closing the file that it returns gives it back. E_BUSY when it is held. */
 export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting): Promise<StorageFile> {
   const file = await workspace.storage.openFile(pathsOf(workspace).lock, "write");
   try {
-    await lockFile(workspace.storage, file, WORKSPACE_BYTE, waiting, "the workspace");
+    const patient =
+      waiting.waitMs >= GRACE_MS ? waiting : { ...waiting, waitMs: GRACE_MS, onWait: () => undefined };
+    await lockFile(workspace.storage, file, WORKSPACE_BYTE, patient, "the workspace");
     return file;
   } catch (error) {
     await file.close();

@@ -81,21 +81,27 @@ export class ImgtxError extends Error {
   /** The same error with places that a caller further up knows. What is already set is kept. */
   with(details: ErrorDetails): ImgtxError {
     return new ImgtxError(this.code, this.message, {
-      ...definedOnly(details),
-      ...definedOnly({
-        device: this.device,
-        image: this.image,
-        offset: this.offset,
-        field: this.field,
-        hint: this.hint,
-        cause: this.cause,
-      }),
+      ...details,
+      ...this.#details(),
       changed: details.changed ?? this.changed,
     });
   }
+
+  /** The same error in other words, with this one as its cause. The details given replace its own. */
+  reworded(message: string, details: ErrorDetails = {}): ImgtxError {
+    return new ImgtxError(this.code, message, {
+      ...this.#details(),
+      changed: this.changed,
+      cause: this,
+      ...details,
+    });
+  }
+
+  #details(): ErrorDetails {
+    const { device, image, offset, field, hint, cause } = this;
+    const entries = Object.entries({ device, image, offset, field, hint, cause });
+    return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
+  }
 }
 
-function definedOnly(details: { [K in keyof ErrorDetails]: ErrorDetails[K] | undefined }): ErrorDetails {
-  return Object.fromEntries(Object.entries(details).filter(([, value]) => value !== undefined));
-}
 export { settleAll } from "./settle-all.ts";

@@ -28,7 +28,7 @@ export interface PlanContext {
     allowPaths?: readonly string[],
   ): Promise<Chain>;
   /** The canonical form of a path whose folder exists. */
-  canonicalPath(path: string): Promise<string>;
+  canonicalPath(path: string, device: string): Promise<string>;
 }
 
 /** A file to make: its final path, and permission bits. */

@@ -182,18 +182,18 @@ async function undoAfterFailure(work: Work, first: number, error: unknown): Prom
   const { workspace, journal } = work;
   if (!journal) return error;
   const { implicit, onError } = journal.state.begin;
+  const aborts = implicit || onError === "abort";
   try {
-    if (implicit || onError === "abort") await abortJournal(workspace, journal);
+    if (aborts) await abortJournal(workspace, journal);
     else await undoFrom(workspace, journal, first);
-    return error;
   } catch (undoError) {
-    if (!(error instanceof ImgtxError)) return error;
     const why = undoError instanceof Error ? undoError.message : String(undoError);
-    return new ImgtxError(error.code, error.message, {
-      ...(error.device !== undefined && { device: error.device }),
-      ...(error.image !== undefined && { image: error.image }),
+    if (!(error instanceof ImgtxError)) return error;
+    return error.reworded(error.message, {
       hint: `files of the transaction are still there (${why}); the next imgtx command removes them`,
       cause: new AggregateError([error, undoError]),
     });
   }
+  if (implicit || !aborts || !(error instanceof ImgtxError)) return error;
+  return error.reworded(`${error.message}; transaction ${journal.id} is aborted with it (--on-error abort)`);
 }

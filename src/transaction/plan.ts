@@ -55,7 +55,13 @@ function contextOf(work: Work, { table, made }: StatementToPlan): PlanContext {
       generations.set(generation, known);
       return await known;
     },
-    canonicalPath: async (path) => await canonicalPath(workspace.storage, path),
+    async canonicalPath(path, device) {
+      try {
+        return await canonicalPath(workspace.storage, path);
+      } catch (error) {
+        throw error instanceof ImgtxError ? error.with({ device }) : error;
+      }
+    },
     async openChain(path, format, device, allowPaths = []) {
       if (made.has(path)) {
         throw new ImgtxError(

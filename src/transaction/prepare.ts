@@ -71,11 +71,9 @@ async function explained(newFile: NewFile, record: PlanRecord, work: () => Promi
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.image !== staging) throw error;
     const device = deviceOf(record, path);
-    throw new ImgtxError(error.code, error.message.replaceAll(staging, path), {
+    throw error.reworded(error.message.replaceAll(staging, path), {
       image: path,
       ...(device !== undefined && { device }),
-      ...(error.hint !== undefined && { hint: error.hint }),
-      cause: error,
     });
   }
 }

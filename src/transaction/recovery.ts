@@ -182,8 +182,15 @@ export async function undoFrom(workspace: Workspace, journal: Journal, from: num
 export async function abortJournal(workspace: Workspace, journal: Journal): Promise<void> {
   // An implicit transaction without a commit mark never was: it needs no word that it is taken back.
   if (!journal.state.begin.implicit) await journal.append({ type: "abort" }, "abort mark");
-  await undoStatements(workspace, journal.state.statements);
-  await journal.retire();
+  try {
+    await undoStatements(workspace, journal.state.statements);
+    await journal.retire();
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || !journal.state.aborting) throw error;
+    throw error.reworded(error.message, {
+      hint: `transaction ${journal.id} is aborted; the next imgtx command removes what is left of it`,
+    });
+  }
 }
 
 async function mustAbort(workspace: Workspace, { begin }: TransactionState): Promise<boolean> {

@@ -19,7 +19,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
         hint: `remove it first with \`imgtx device remove ${device}\`, or give it another image with \`imgtx reopen\``,
       });
     }
-    const path = await context.canonicalPath(file);
+    const path = await context.canonicalPath(file, device);
     const chain = await context.openChain(path, asImageFormat(format, device, path), device, allowPaths);
     const top = activeLayer(chain);
     return {

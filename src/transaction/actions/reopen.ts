@@ -11,7 +11,7 @@ import type { ReopenRequest } from "../request.ts";
 export const reopen: Action<ReopenRequest> = {
   async plan({ device, file, format, force }, context) {
     const entry = requireDevice(context.table, device);
-    const path = await context.canonicalPath(file);
+    const path = await context.canonicalPath(file, device);
     const present = await context.openChain(entry.image, entry.format, device);
     const chosen = await context.openChain(path, asImageFormat(format, device, path), device);
     const [before, after] = [activeLayer(present), activeLayer(chosen)];

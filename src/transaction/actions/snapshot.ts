@@ -68,7 +68,7 @@ async function planTarget(
   const { device } = target;
   const entry = requireDevice(context.table, device);
   assertFormat(target);
-  const path = await context.canonicalPath(target.file);
+  const path = await context.canonicalPath(target.file, device);
   const below = await context.openChain(entry.image, entry.format, device);
   const top = activeLayer(below);
   if (top.header?.isCorrupt) {
