@@ -8,7 +8,7 @@ import {
   type StorageFile,
 } from "../storage/index.ts";
 
-export interface ImageToHold {
+interface ImageToHold {
   readonly file: StorageFile;
   /** The device it belongs to, for the error. */
   readonly device?: string | undefined;

@@ -8,7 +8,7 @@
 // - Behind the commit mark no code of an action runs.
 
 import type { DeviceTable } from "../device/index.ts";
-import type { Chain, ImageFormat } from "../format/index.ts";
+import type { Chain } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
 import type { PlanRecord } from "./journal/index.ts";
 
@@ -20,10 +20,10 @@ export interface PlanContext {
   readonly table: DeviceTable;
   /** An earlier generation, as it was when it was superseded; undefined where the history has none. */
   readGeneration(generation: number): Promise<DeviceTable | undefined>;
-  /** Opens a chain and keeps it open, for reading, until the command ends; the engine locks its images. */
+  /** Opens a chain, by a format or by its magic, and keeps it open, for reading, until the command ends; the engine locks its images. */
   openChain(
     path: string,
-    format: ImageFormat | undefined,
+    format: string | undefined,
     device: string,
     allowPaths?: readonly string[],
   ): Promise<Chain>;

@@ -7,7 +7,7 @@
 
 import { posix } from "node:path";
 import { canonicalPath } from "../device/index.ts";
-import { type Chain, holdImages, type ImageFormat, openChain } from "../format/index.ts";
+import { type Chain, holdImages, openChain, parseImageFormat } from "../format/index.ts";
 import type { ImageLocks, LockWaiting, Storage } from "../storage/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 
@@ -33,13 +33,13 @@ export class OpenedImages {
 
   async openChain(
     path: string,
-    format: ImageFormat | undefined,
+    format: string | undefined,
     device: string,
     allowPaths: readonly string[],
   ): Promise<Chain> {
     try {
       const chain = await openChain(this.#storage, path, {
-        format,
+        format: format === undefined ? undefined : parseImageFormat(format),
         gate: { ...this.#gate, allowPaths },
       });
       const opened = { chain, device };
@@ -47,7 +47,7 @@ export class OpenedImages {
       opened.chain = await this.#withCanonicalPaths(chain);
       return opened.chain;
     } catch (error) {
-      throw error instanceof ImgtxError ? error.with({ device }) : error;
+      throw error instanceof ImgtxError ? error.with({ device, image: path }) : error;
     }
   }
 

@@ -1,3 +1,3 @@
 export { formatBytes, parseSizeBytes } from "./size.ts";
-export type { ClusterIndex, GuestOffset, HostOffset } from "./offset.ts";
-export { guestOffset, hostOffset, safeNumber } from "./offset.ts";
+export type { HostOffset } from "./offset.ts";
+export { hostOffset, safeNumber } from "./offset.ts";

@@ -1,5 +1,5 @@
-// Numbers that must not be mixed up. An offset in an image file and an offset in a guest's disk are
-// both "a number of bytes", and confusing them destroys data; the brands make that a type error.
+// Numbers that must not be mixed up. An offset in an image file and one on a guest's disk are both "a
+// number of bytes", and confusing them destroys data; the brand makes that a type error.
 //
 // Invariant: every 64-bit word read from an image becomes a number through safeNumber, which refuses
 // what 2^53 can't hold. Above the codecs there is no bigint.
@@ -8,10 +8,6 @@ declare const unit: unique symbol;
 
 /** A byte offset in an image file. */
 export type HostOffset = number & { readonly [unit]: "HostOffset" };
-/** A byte offset on the virtual disk that a guest sees. */
-export type GuestOffset = number & { readonly [unit]: "GuestOffset" };
-/** The number of a cluster in an image file: its host offset divided by the cluster size. */
-export type ClusterIndex = number & { readonly [unit]: "ClusterIndex" };
 
 /** The number that a 64-bit word holds, or undefined where a double can't hold it exactly. */
 export function safeNumber(word: bigint): number | undefined {
@@ -21,11 +17,6 @@ export function safeNumber(word: bigint): number | undefined {
 export function hostOffset(bytes: number): HostOffset {
   assertOffset(bytes);
   return bytes as HostOffset;
-}
-
-export function guestOffset(bytes: number): GuestOffset {
-  assertOffset(bytes);
-  return bytes as GuestOffset;
 }
 
 function assertOffset(bytes: number): void {

@@ -5,7 +5,6 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { Chain, ImageFormat } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type PlanContext } from "../action.ts";
 import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
-import { asImageFormat } from "../image-format.ts";
 import type { DeviceAddRequest, DeviceRemoveRequest } from "../request.ts";
 
 export const deviceAdd: Action<DeviceAddRequest> = {
@@ -20,7 +19,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
       });
     }
     const path = await context.canonicalPath(file, device);
-    const chain = await context.openChain(path, asImageFormat(format, device, path), device, allowPaths);
+    const chain = await context.openChain(path, format, device, allowPaths);
     const top = activeLayer(chain);
     return {
       ...MAKES_NO_FILES,

@@ -5,7 +5,6 @@ import { ImgtxError } from "../../errors/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES } from "../action.ts";
 import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
-import { asImageFormat } from "../image-format.ts";
 import type { ReopenRequest } from "../request.ts";
 
 export const reopen: Action<ReopenRequest> = {
@@ -13,7 +12,7 @@ export const reopen: Action<ReopenRequest> = {
     const entry = requireDevice(context.table, device);
     const path = await context.canonicalPath(file, device);
     const present = await context.openChain(entry.image, entry.format, device);
-    const chosen = await context.openChain(path, asImageFormat(format, device, path), device);
+    const chosen = await context.openChain(path, format, device);
     const [before, after] = [activeLayer(present), activeLayer(chosen)];
     if (before.virtualSizeBytes !== after.virtualSizeBytes && !force) {
       throw new ImgtxError(

@@ -7,7 +7,6 @@ export type {
   PlanRecord,
   PreparedFile,
   Statement,
-  TableChange,
   TransactionState,
   WatchedImage,
 } from "./records.ts";

@@ -90,29 +90,29 @@ export interface PreparedFile {
   readonly fingerprint: Fingerprint;
 }
 
-export interface PreparedRecord {
+interface PreparedRecord {
   readonly type: "prepared";
   readonly statement: number;
   readonly files: readonly PreparedFile[];
 }
 
-export interface DoneRecord {
+interface DoneRecord {
   readonly type: "done";
   readonly statement: number;
 }
 
-export interface SavepointRecord {
+interface SavepointRecord {
   readonly type: "savepoint";
   readonly name: string;
 }
 
-export interface UndoRecord {
+interface UndoRecord {
   readonly type: "undo";
   /** Every statement from this number on. */
   readonly from: number;
 }
 
-export interface UndoneRecord {
+interface UndoneRecord {
   readonly type: "undone";
   readonly from: number;
 }
@@ -125,7 +125,7 @@ export interface CommitRecord {
   readonly summary: string;
 }
 
-export interface AbortRecord {
+interface AbortRecord {
   readonly type: "abort";
 }
 
