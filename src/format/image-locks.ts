@@ -1,12 +1,6 @@
 // QEMU's locks on images that are read and must stay as they are: nobody may write to them meanwhile.
 
-import {
-  acquireImageLocks,
-  type ImageLocks,
-  type LockWaiting,
-  type Storage,
-  type StorageFile,
-} from "../storage/index.ts";
+import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../storage/index.ts";
 
 interface ImageToHold {
   readonly file: StorageFile;
@@ -14,16 +8,19 @@ interface ImageToHold {
   readonly device?: string | undefined;
 }
 
-/** Locks the whole group, or nothing: E_LOCKED names who writes to one of them. */
+/**
+ * Locks the whole group, or nothing: E_LOCKED names who writes to one of them. Closing a file gives its
+ * locks back.
+ */
 export async function holdImages(
   storage: Storage,
   images: readonly ImageToHold[],
   waiting: LockWaiting,
-): Promise<ImageLocks> {
+): Promise<void> {
   const requests = images.map(({ file, device }) => ({
     file,
     role: "reader" as const,
     ...(device !== undefined && { device }),
   }));
-  return await acquireImageLocks(storage, requests, waiting);
+  await acquireImageLocks(storage, requests, waiting);
 }

@@ -36,22 +36,18 @@ export async function commitJournal(
     const images = files
       .filter(({ watched }) => !alreadyLocked.has(watched.image))
       .map(({ file, watched }) => ({ file, device: watched.device ?? undefined }));
-    const locks = await holdImages(workspace.storage, images, waiting);
+    await holdImages(workspace.storage, images, waiting);
+    const lock = await lockWorkspace(workspace, waiting);
     try {
-      const lock = await lockWorkspace(workspace, waiting);
-      try {
-        await settleJournals(workspace, journal.id);
-        const table = await readTable(workspace);
-        await assertNothingChanged(files);
-        const record = commitRecord(workspace, table, journal.state);
-        assertActiveLayersApart(nextTable(table, journal.state, record), heldDevices(journal.state));
-        await journal.appendForGood(record, "commit mark");
-        return await finishOrExplain(workspace, journal);
-      } finally {
-        await lock.close();
-      }
+      await settleJournals(workspace, journal.id);
+      const table = await readTable(workspace);
+      await assertNothingChanged(files);
+      const record = commitRecord(workspace, table, journal.state);
+      assertActiveLayersApart(nextTable(table, journal.state, record), heldDevices(journal.state));
+      await journal.appendForGood(record, "commit mark");
+      return await finishOrExplain(workspace, journal);
     } finally {
-      locks.release();
+      await lock.close();
     }
   } finally {
     for (const { file } of files) await file.close();

@@ -8,20 +8,13 @@
 import { posix } from "node:path";
 import { canonicalPath } from "../device/index.ts";
 import { type Chain, holdImages, openChain, parseImageFormat } from "../format/index.ts";
-import type { ImageLocks, LockWaiting, Storage } from "../storage/index.ts";
+import type { LockWaiting, Storage } from "../storage/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-
-/** What was open and locked at a moment. */
-export interface OpenedMark {
-  readonly chains: number;
-  readonly locks: number;
-}
 
 export class OpenedImages {
   readonly #storage: Storage;
   readonly #gate: { readonly workspaceRoot: string; readonly currentFolder: string };
   readonly #chains: { chain: Chain; device: string }[] = [];
-  readonly #locks: ImageLocks[] = [];
   /** Real paths of folders. */
   readonly #folders = new Map<string, string>();
   #unlockedFrom = 0;
@@ -59,7 +52,7 @@ export class OpenedImages {
         [file, ...(dataFile ? [dataFile.file] : [])].map((opened) => ({ file: opened, device })),
       ),
     );
-    this.#locks.push(await holdImages(this.#storage, images, waiting));
+    await holdImages(this.#storage, images, waiting);
     this.#unlockedFrom = this.#chains.length;
   }
 
@@ -73,19 +66,19 @@ export class OpenedImages {
     );
   }
 
-  mark(): OpenedMark {
-    return { chains: this.#chains.length, locks: this.#locks.length };
+  /** How many chains are open: a moment to go back to. */
+  mark(): number {
+    return this.#chains.length;
   }
 
-  /** Closes what was opened since, for a plan that is made anew. */
-  async closeSince(mark: OpenedMark): Promise<void> {
-    for (const locks of this.#locks.splice(mark.locks)) locks.release();
-    for (const { chain } of this.#chains.splice(mark.chains)) await chain.close();
+  /** Closes what was opened since, with its locks, for a plan that is made anew. */
+  async closeSince(mark: number): Promise<void> {
+    for (const { chain } of this.#chains.splice(mark)) await chain.close();
     this.#unlockedFrom = Math.min(this.#unlockedFrom, this.#chains.length);
   }
 
   async close(): Promise<void> {
-    await this.closeSince({ chains: 0, locks: 0 });
+    await this.closeSince(0);
   }
 
   async #withCanonicalPaths(chain: Chain): Promise<Chain> {
