@@ -25,6 +25,8 @@ function print(text) {
 }
 
 async function start() {
+  // Whoever waits for a lock of this process reads its name in /proc, where it would be called "node".
+  process.title = ["imgtx", ...process.argv.slice(2)].join(" ");
   const { join } = require("node:path");
   const file = join(__dirname, "../dist/imgtx.cjs");
   let bundle;
