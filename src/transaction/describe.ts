@@ -2,6 +2,7 @@
 // a guest is running on is described as well.
 
 import {
+  canonicalPath,
   type DeviceEntry,
   type DeviceTable,
   findDevice,
@@ -180,9 +181,14 @@ async function openTop(
   const gate = { workspaceRoot: workspace.root, allowPaths: table.allowPaths, currentFolder };
   const chain = await openChain(workspace.storage, entry.image, { format: entry.format, gate });
   try {
+    // Canonical, as the table has them: one image has one name, whatever `..` it was reached by.
+    const images = chain.links.map(async ({ path, format }) => ({
+      image: await canonicalPath(workspace.storage, path),
+      format,
+    }));
     return {
       virtualSizeBytes: chain.links[0]?.virtualSizeBytes ?? null,
-      chain: chain.links.map(({ path, format }) => ({ image: path, format })),
+      chain: await Promise.all(images),
     };
   } finally {
     await chain.close();

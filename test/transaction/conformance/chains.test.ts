@@ -123,6 +123,13 @@ describe("a chain opens by its own path and by devices/NAME", () => {
     await openByQemu(bench);
   });
 
+  test("and one image has one name in the chains of two devices, whatever names lead to it", async () => {
+    const bench = await makeDeepBench();
+    const chains = (await bench.devices()).map(({ chain }) => chain.slice(1).map(({ image }) => image));
+    const shared = [bench.at("pool/mid.qcow2"), bench.at("pool/golden/base.raw")];
+    expect(chains).toEqual([shared, shared]);
+  });
+
   qemu.test("after the workspace was moved, when it was made with relative names", async () => {
     const bench = await makeDeepBench();
     await bench.snapshot({ vda: "a1.qcow2", vdb: "vm/b1.qcow2" }, { relative: true });
