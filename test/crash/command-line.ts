@@ -7,6 +7,7 @@ import type { ImageBytes } from "../helpers/guest-content.ts";
 import { Tree } from "./disk-tree.ts";
 import {
   describeFiles,
+  disksIn,
   describeWorkspace,
   type Answers,
   type FolderView,
@@ -27,6 +28,7 @@ const CWD = `${ROOT}/${WORKSPACE}`;
 export interface Trial {
   readonly plan: Plan;
   readonly subject: Subject;
+  readonly inSlice: boolean;
 }
 
 export async function trialOf(scenario: Scenario): Promise<Trial> {
@@ -35,6 +37,7 @@ export async function trialOf(scenario: Scenario): Promise<Trial> {
   return {
     plan: { name, disk, prepare, steps, ...(studied ? { studied } : {}) },
     subject: subjectFor(scenario.files(), scenario.startsWithout === true),
+    inSlice: scenario.inSlice === true,
   };
 }
 
@@ -66,6 +69,7 @@ function subjectFor(files: readonly SampleFile[], startsWithout: boolean): Subje
   };
   return {
     recover: ["recover"],
+    probe: ["txn", "begin", "--name", "probe"],
     run: async (storage, argv) => {
       const result = await runCommand(storage, argv);
       const lacksWorkspace = startsWithout && argv[0] === "recover" && isLacking(result);
@@ -74,6 +78,7 @@ function subjectFor(files: readonly SampleFile[], startsWithout: boolean): Subje
     observe: async (machine) => describeWorkspace(viewOf(machine.tree), place, await askCommands(machine)),
     isDerived: (path) =>
       [`${CWD}/.imgtx/view/`, `${CWD}/.imgtx/devices.new`].some((start) => path.startsWith(start)),
+    disksOf: disksIn,
     files: (tree) => describeFiles(viewOf(tree), place).join("\n"),
   };
 }

@@ -9,7 +9,7 @@ import type { ExploreOptions } from "./explore.ts";
 import { RecoveryCheck } from "./recovery-check.ts";
 import { describePoint, machineAt, outcomesOf, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, emptyReport, type Report } from "./report.ts";
-import { SimulatedMachine } from "./simulated-disk.ts";
+import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
 import { runOn, type Subject } from "./subject.ts";
 
 export interface Damage {
@@ -22,10 +22,9 @@ export interface Damage {
 const DAMAGED = 15;
 const NEWLINE = 0x0a;
 
-/** Every stride-th byte flipped and cut off, and every record dropped, doubled and exchanged. */
-export function* damages(bytes: Uint8Array, stride: number): Generator<Damage> {
-  const starts = recordStarts(bytes);
-  const lastStart = starts.at(-1) ?? 0;
+/** Every stride-th byte flipped and cut off. */
+function* damagedBytes(bytes: Uint8Array, stride: number): Generator<Damage> {
+  const lastStart = recordStarts(bytes).at(-1) ?? 0;
   for (let at = 0; at < bytes.length; at += stride) {
     for (const flip of [0x01, 0x80]) {
       const flipped = bytes.slice();
@@ -34,12 +33,18 @@ export function* damages(bytes: Uint8Array, stride: number): Generator<Damage> {
     }
     yield { label: `cut off at ${at}`, bytes: bytes.slice(0, at), tailOnly: true };
   }
+}
+
+/** Every record dropped, doubled, cut off and exchanged with the next. */
+function* damagedRecords(bytes: Uint8Array): Generator<Damage> {
+  const starts = recordStarts(bytes);
   for (const [index, start] of starts.entries()) {
     const end = starts[index + 1] ?? bytes.length;
     const next = starts[index + 2] ?? bytes.length;
     const isLast = index === starts.length - 1;
     yield { label: `record ${index} dropped`, bytes: join(bytes, [0, start], [end]), tailOnly: isLast };
     yield { label: `record ${index} doubled`, bytes: join(bytes, [0, end], [start]), tailOnly: isLast };
+    yield { label: `cut off behind record ${index}`, bytes: bytes.slice(0, end), tailOnly: true };
     if (isLast) continue;
     const exchanged = join(bytes, [0, start], [end, next], [start, end], [next]);
     yield { label: `records ${index} and ${index + 1} exchanged`, bytes: exchanged, tailOnly: false };
@@ -82,7 +87,13 @@ export async function damageJournals(
       const where = describePoint(recorded.step.argv, recording.log, recorded.from, point);
       for (const path of journalsIn(tree)) {
         const content = tree.lookUp(path, false).inode?.content ?? new Content();
-        for (const damage of damages(content.slice(0, content.sizeBytes), stride)) {
+        const bytes = content.slice(0, content.sizeBytes);
+        // Whether a byte is found damaged hangs on the journal alone: once for each different one.
+        const isNew = !seen.has(content.digest());
+        seen.add(content.digest());
+        for (const damage of isNew
+          ? [...damagedBytes(bytes, stride), ...damagedRecords(bytes)]
+          : damagedRecords(bytes)) {
           if (isOver()) return report;
           report.figures.damages += 1;
           const trail = [where, `the process dies; then ${path}: ${damage.label}`];
@@ -113,29 +124,38 @@ async function tryDamage(trial: DamageTrial): Promise<void> {
   tree.share({ ...inode, content: Content.of(damage.bytes) });
   const machine = new SimulatedMachine({ durable: tree, boots: 3 });
   const { exit, text } = await runOn(machine, subject, subject.recover);
+  const touched = machine.log.filter(
+    (change) => change.kind !== "flush" && !subject.isDerived?.(change.path),
+  );
   if (exit === DAMAGED) {
-    const touched = machine.log.filter(
-      (change) => change.kind !== "flush" && !subject.isDerived?.(change.path),
-    );
     if (touched.length === 0) return;
     const detail = `${text}\n${touched.map(describeChange).join("\n")}`;
     check.violate("a damaged journal is refused, but something was changed (rule 6)", trail, detail);
-    return;
-  }
-  if (exit !== 0) {
-    check.violate(
-      "a damaged journal ends with a wrong exit status (rule 6)",
-      trail,
-      `exit status ${exit}\n${text}`,
-    );
-    return;
-  }
-  if (!damage.tailOnly) {
+  } else if (exit !== 0) {
+    const detail = `exit status ${exit}\n${text}`;
+    check.violate("a damaged journal ends with a wrong exit status (rule 6)", trail, detail);
+  } else if (touched.length === 0 && (await isRefusedElsewhere(subject, machine))) {
+    check.violateOnce("recovery does not tell of a damaged journal (rule 6)", trail, text);
+  } else if (!damage.tailOnly) {
     check.violate("a damaged journal is not refused (rule 6)", trail, text);
-    return;
+  } else {
+    // A record that was durable and acted on looks as if it had never come. Files that it named may be
+    // left over; but every device is wholly what it was, or what it was to be.
+    const { observed } = await check.recover(machine, undefined, trail);
+    if (observed === undefined) return;
+    const wanted = new Map(
+      [...outcomesOf(recorded)].map(([name, outcome]) => [name, subject.disksOf(outcome)]),
+    );
+    const disks = subject.disksOf(observed);
+    if ([...wanted.values()].includes(disks)) return;
+    check.violate("a damaged journal leads to a mixture (rule 6)", trail, differences(disks, wanted));
   }
-  const { observed } = await check.recover(machine, undefined, trail);
-  const wanted = outcomesOf(recorded);
-  if (observed === undefined || [...wanted.values()].includes(observed)) return;
-  check.violate("a damaged journal leads to a mixture (rule 6)", trail, differences(observed, wanted));
+}
+
+/** Whether at least the commands that would change something refuse. */
+async function isRefusedElsewhere(subject: Subject, machine: SimulatedMachine): Promise<boolean> {
+  if (!subject.probe) return false;
+  const probed = afterProcessDeath(machine);
+  const { exit } = await runOn(probed, subject, subject.probe);
+  return exit === DAMAGED && probed.log.length === machine.log.length;
 }

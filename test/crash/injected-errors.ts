@@ -82,7 +82,8 @@ class ErrorInjector {
       const trail = [describeFault(recorded.step.argv, kind, call, machine.log, start)];
       const wanted = this.#wantedAfter(recorded, result, kind.stays && kind.kind === "io", trail);
       if (!wanted) continue;
-      if (result.exit === ROLLED_BACK && !kind.stays && this.#subject.files(machine.tree) !== filesBefore) {
+      const mustBeBack = result.exit === ROLLED_BACK && !kind.stays && !recorded.step.failsForward;
+      if (mustBeBack && this.#subject.files(machine.tree) !== filesBefore) {
         const detail = differences(this.#subject.files(machine.tree), new Map([["before", filesBefore]]));
         this.#check.violate("exit status 13, but not rolled back", trail, `${result.text}\n${detail}`);
       }
@@ -202,7 +203,7 @@ class ErrorInjector {
 /** All but "after". */
 function rolledBack(recorded: RecordedStep): Map<string, string> {
   const outcomes = outcomesOf(recorded);
-  outcomes.delete("after");
+  if (!recorded.step.failsForward) outcomes.delete("after");
   return outcomes;
 }
 

@@ -20,12 +20,15 @@ export async function tryMutant(
   options: ExploreOptions,
 ): Promise<Mutant> {
   let cutShort = false;
-  for (const { plan, subject } of trials) {
-    const recording = await record(plan, subject, new Set([purpose]));
-    const report = await explore(recording, subject, { ...options, maxViolations: 1 });
-    const [violation] = report.violations;
-    if (violation) return { purpose, verdict: "killed", by: describeViolation(violation) };
-    cutShort ||= report.cutShort;
+  // Most die of one crash: every scenario is tried with one before any is with two.
+  for (let depth = 1; depth <= options.depth; depth += 1) {
+    for (const { plan, subject } of trials) {
+      const recording = await record(plan, subject, new Set([purpose]));
+      const report = await explore(recording, subject, { ...options, depth, maxViolations: 1 });
+      const [violation] = report.violations;
+      if (violation) return { purpose, verdict: "killed", by: describeViolation(violation) };
+      cutShort ||= report.cutShort;
+    }
   }
   return { purpose, verdict: cutShort ? "cut short" : "survived", by: undefined };
 }

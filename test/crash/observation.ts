@@ -134,3 +134,12 @@ function describeTransaction(transaction: TransactionAnswer): string {
   const { name, state, devices, savepoints } = transaction;
   return `transaction ${name ?? "without a name"}: ${state}, on error ${transaction["on-error"]}, devices ${devices.join(" ")}, actions [${actions.join("; ")}], savepoints [${savepoints.join(" ")}]`;
 }
+
+/** Of what describeWorkspace says, the devices with their chains and content alone. */
+export function disksIn(observed: string): string {
+  return observed
+    .split("\n")
+    .filter((line) => /^(generation|device|guest) /.test(line))
+    .map((line) => line.replace(", in a transaction", ", free"))
+    .join("\n");
+}

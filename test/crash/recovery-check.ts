@@ -38,6 +38,13 @@ export class RecoveryCheck {
     this.#report.violations.push({ scenario: this.#recording.plan.name, rule, trail, detail });
   }
 
+  /** For what is as it is everywhere: told once a scenario. */
+  violateOnce(rule: string, trail: readonly string[], detail: string): void {
+    if (this.#report.violations.every((violation) => violation.rule !== rule)) {
+      this.violate(rule, trail, detail);
+    }
+  }
+
   /** Recovers the machine's disk; `key` is equal for disks on which that must give the same. */
   async recover(
     machine: SimulatedMachine,

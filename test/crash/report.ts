@@ -74,7 +74,7 @@ export function groupViolations(violations: readonly Violation[]): string[] {
   const groups = new Map<string, Violation[]>();
   for (const violation of violations) {
     const [first = "", second = ""] = violation.detail.split("\n");
-    const key = withoutIds([violation.rule, violation.trail.length, first, second.slice(0, 24)].join("|"));
+    XX;
     groups.set(key, [...(groups.get(key) ?? []), violation]);
   }
   return [...groups.values()].map((group) => {

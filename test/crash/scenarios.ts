@@ -101,6 +101,11 @@ function step(line: string, exit = 0): Step {
   return { argv: line.split(" "), exit };
 }
 
+/** A step that takes back what was done. */
+function back(line: string): Step {
+  return { ...step(line), failsForward: true };
+}
+
 function addAll(devices: readonly SampleDevice[]): Step[] {
   return devices.map(({ name, image, format }) => step(`device add ${name} ${image} --format ${format}`));
 }
@@ -147,7 +152,7 @@ export const SCENARIOS: readonly Scenario[] = [
   onTwo("begin, snapshot, commit", [step("txn begin"), step("snapshot vda a1.qcow2"), step("txn commit")], {
     inSlice: true,
   }),
-  onTwo("begin, snapshot, abort", [step("txn begin"), step("snapshot vda a1.qcow2"), step("txn abort")], {
+  onTwo("begin, snapshot, abort", [step("txn begin"), step("snapshot vda a1.qcow2"), back("txn abort")], {
     inSlice: true,
   }),
   onTwo("two snapshots of one device in a transaction", [
@@ -161,7 +166,7 @@ export const SCENARIOS: readonly Scenario[] = [
     step("snapshot vda a1.qcow2"),
     step("txn savepoint here"),
     step("snapshot vdb b1.qcow2"),
-    step("txn rollback-to here"),
+    back("txn rollback-to here"),
     step("txn commit"),
   ]),
   onTwo(
@@ -190,7 +195,7 @@ export const SCENARIOS: readonly Scenario[] = [
     step("txn begin --name two"),
     step("snapshot vdb b1.qcow2 --txn two"),
     step("txn commit --txn one"),
-    step("txn abort --txn two"),
+    back("txn abort --txn two"),
   ]),
   onTwo("a group in which one target is taken", [step("snapshot-group vda=a1.qcow2 vdb=taken.qcow2", 14)], {
     files: filesOf(TWO, [TAKEN]),

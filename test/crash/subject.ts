@@ -22,8 +22,12 @@ export interface Subject {
    * folder. One fact a line. Anything that no correct disk can show throws a BadState.
    */
   observe(machine: SimulatedMachine): Promise<string>;
+  /** A command that would change something. */
+  readonly probe?: readonly string[];
   /** Whether a path is of files that are derived from others, so that making them anew changes nothing. */
   isDerived?(path: string): boolean;
+  /** Of an observation, what the disks hold: not which files lie around, nor what is open. */
+  disksOf(observed: string): string;
   /** The files outside the program's own folder, one a line. Runs nothing. */
   files(tree: Tree): string;
 }
@@ -37,6 +41,8 @@ export interface Step {
   readonly argv: readonly string[];
   /** The exit status without a crash. Default: 0. */
   readonly exit?: number;
+  /** Whether it takes something back: when an error stops it (13), the next command may go on with it. */
+  readonly failsForward?: boolean;
   /** A step whose state before it a crash may lead back to as well: the begin of a transaction that aborts. */
   readonly orBefore?: number;
   /** A command whose effect alone a crash may leave as well, before this step has any of its own. */

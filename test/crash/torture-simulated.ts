@@ -41,7 +41,8 @@ const SHARES: Readonly<Record<Part, number>> = {
   races: 0.3,
   mutants: 1,
 };
-const DAMAGE_STRIDE = 1;
+/** Every n-th byte of a journal is damaged: each one in the scenarios of the slice, fewer in the others. */
+const DAMAGE_STRIDE = { inSlice: 1, others: 7 };
 const RACE_SEEDS = 200;
 
 export async function tortureSimulated(options: SimulatedOptions): Promise<SimulatedResult> {
@@ -81,7 +82,13 @@ export async function tortureSimulated(options: SimulatedOptions): Promise<Simul
       take(
         "damage",
         trial.plan.name,
-        await damageJournals(recording, trial.subject, journalsIn, DAMAGE_STRIDE, damage),
+        await damageJournals(
+          recording,
+          trial.subject,
+          journalsIn,
+          trial.inSlice ? DAMAGE_STRIDE.inSlice : DAMAGE_STRIDE.others,
+          damage,
+        ),
       );
     }
   }

@@ -48,6 +48,7 @@ export function toySubject(faults: ToyFaults = {}): Subject {
       );
     },
     files: filesOf,
+    disksOf: (observed) => observed,
   };
 }
 
