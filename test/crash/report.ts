@@ -73,8 +73,8 @@ export function differences(actual: string, wanted: ReadonlyMap<string, string>)
 export function groupViolations(violations: readonly Violation[]): string[] {
   const groups = new Map<string, Violation[]>();
   for (const violation of violations) {
-    const [first = "", second = ""] = violation.detail.split("\n");
-    XX;
+    const start = violation.detail.split("\n").map((line) => line.trim().slice(0, 16));
+    const key = withoutIds([violation.rule, violation.trail.length, ...start.slice(0, 2)].join("|"));
     groups.set(key, [...(groups.get(key) ?? []), violation]);
   }
   return [...groups.values()].map((group) => {
