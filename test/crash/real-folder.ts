@@ -1,0 +1,87 @@
+// A scenario on the real disk: laid out in a folder, copied and put back without its files changing their
+// inodes, and looked at as the simulated one is.
+//
+// Invariant: a copy shares every file outside the program's own folder by hard links. The workspace knows
+// images by inode, so a plain copy would be another workspace. What writes to an image in place therefore
+// shows in all copies; nothing may, and the observation would tell.
+
+import { createHash } from "node:crypto";
+import {
+  copyFileSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { openHostImage } from "../helpers/guest-content.ts";
+import type { FolderEntry, FolderView } from "./observation.ts";
+import { WORKSPACE, type SampleFile } from "./scenarios.ts";
+
+const OWN_FOLDER = `${WORKSPACE}/.imgtx`;
+
+export function layOutFiles(root: string, files: readonly SampleFile[]): void {
+  for (const folder of [root, join(root, WORKSPACE), join(root, "images")]) mkdirSync(folder);
+  for (const { path, bytes, mode } of files) writeFileSync(join(root, path), bytes, { mode: mode ?? 0o644 });
+}
+
+/** A second name for each file, but own copies of what is in the program's own folder. */
+export function copyFolder(source: string, target: string): void {
+  mkdirSync(target);
+  for (const path of walk(source)) {
+    const [from, to] = [join(source, path), join(target, path)];
+    const stat = lstatSync(from);
+    if (stat.isDirectory()) mkdirSync(to, { mode: stat.mode });
+    else if (stat.isSymbolicLink()) symlinkSync(readlinkSync(from), to);
+    else if (path.startsWith(`${OWN_FOLDER}/`)) copyFileSync(from, to);
+    else linkSync(from, to);
+  }
+}
+
+export function viewFolder(root: string): FolderView {
+  return {
+    entries: () => walk(root).map((path) => describeEntry(join(root, path))),
+    open: openHostImage,
+    realPath: (path) => {
+      try {
+        return realpathSync(path);
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+        throw error;
+      }
+    },
+  };
+}
+
+function describeEntry(path: string): FolderEntry {
+  const stat = lstatSync(path);
+  const common = { path, inode: String(stat.ino), mode: stat.mode & 0o7777 };
+  if (stat.isDirectory()) return { ...common, kind: "folder", content: "" };
+  if (stat.isSymbolicLink()) return { ...common, kind: "symlink", content: readlinkSync(path) };
+  const content = createHash("sha1").update(readFileSync(path)).digest("base64");
+  return { ...common, kind: "file", content };
+}
+
+/** Everything, the program's own files and the times included, to see whether anything was written. */
+export function fingerprintFolder(root: string): string {
+  return walk(root)
+    .map((path) => {
+      const { ino, size, mtimeMs } = lstatSync(join(root, path));
+      return lstatSync(join(root, path)).isDirectory()
+        ? `${path} ${ino}`
+        : `${path} ${ino} ${size} ${mtimeMs}`;
+    })
+    .join("\n");
+}
+
+/** Paths below the folder, each folder before what is in it. */
+function walk(root: string): string[] {
+  return readdirSync(root, { recursive: true, withFileTypes: true })
+    .map((entry) => join(entry.parentPath, entry.name).slice(root.length + 1))
+    .sort();
+}

@@ -1,0 +1,156 @@
+// Runs the built command line under strace: to list the system calls that change something below a folder,
+// to kill it at one of them, or to let one fail. strace counts calls by thread and by name, and so does
+// this; one pool thread makes the count the same in each run.
+
+import { spawn } from "node:child_process";
+import { readFileSync, rmSync } from "node:fs";
+
+/** A system call that changes something, met in a trace. */
+export interface TracedCall {
+  readonly name: string;
+  /** Its number among the calls of that name in its thread, from 1: strace's `when`. */
+  readonly number: number;
+  /** Name and path, with ids blanked: the same in each run. */
+  readonly label: string;
+  readonly injected: boolean;
+}
+
+export interface ProcessResult {
+  /** Undefined where a signal ended it. */
+  readonly exit: number | undefined;
+  readonly text: string;
+  readonly timedOut: boolean;
+}
+
+export interface Injection {
+  readonly call: TracedCall;
+  readonly kind: "KILL" | "EIO" | "ENOSPC";
+}
+
+export interface TracedRun extends ProcessResult {
+  readonly calls: readonly TracedCall[];
+  /** Whether the injection hit the call that it was meant for. */
+  readonly hit: boolean;
+}
+
+export interface Launch {
+  /** The launcher, `bin/imgtx.js`. */
+  readonly program: string;
+  readonly cwd: string;
+  /** Only calls on paths below this count. */
+  readonly root: string;
+  readonly traceFile: string;
+}
+
+const CHANGING = [
+  ..."openat pwrite64 pwritev pwritev2 write writev fsync fdatasync ftruncate fallocate copy_file_range".split(
+    " ",
+  ),
+  ..."rename renameat renameat2 link linkat symlink symlinkat unlink unlinkat mkdir mkdirat rmdir".split(" "),
+];
+const TIMEOUT_MS = 30_000;
+
+export async function runTraced(
+  launch: Launch,
+  argv: readonly string[],
+  injection?: Injection,
+): Promise<TracedRun> {
+  const inject = injection ? ["-e", `inject=${injectionOf(injection)}`] : [];
+  const result = await runProcess(
+    [
+      "strace",
+      "-f",
+      "-qq",
+      "-y",
+      "-o",
+      launch.traceFile,
+      "-e",
+      `trace=${CHANGING.join(",")}`,
+      "-e",
+      "signal=none",
+      ...inject,
+      process.execPath,
+      launch.program,
+      ...argv,
+    ],
+    launch.cwd,
+  );
+  const calls = readTrace(readFileSync(launch.traceFile, "utf8"), launch.root);
+  rmSync(launch.traceFile);
+  return { ...result, calls, hit: injection !== undefined && wasHit(calls, injection, result) };
+}
+
+export function runPlain(launch: Launch, argv: readonly string[]): Promise<ProcessResult> {
+  return runProcess([process.execPath, launch.program, ...argv], launch.cwd);
+}
+
+function injectionOf({ call, kind }: Injection): string {
+  const effect = kind === "KILL" ? "signal=KILL" : `error=${kind}`;
+  return `${call.name}:${effect}:when=${call.number}`;
+}
+
+/** A call at which the process was killed is the last of the trace, and was not carried out. */
+function wasHit(calls: readonly TracedCall[], { call, kind }: Injection, result: ProcessResult): boolean {
+  const met = calls.find(
+    (one) => one.name === call.name && one.number === call.number && one.label === call.label,
+  );
+  if (!met) return false;
+  return kind === "KILL" ? result.exit !== 0 && calls.includes(met) : met.injected;
+}
+
+function runProcess(command: readonly string[], cwd: string): Promise<ProcessResult> {
+  const [program = "", ...args] = command;
+  const child = spawn(program, args, {
+    cwd,
+    // Of its own group, so that strace and what it traces can be ended together.
+    detached: true,
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, UV_THREADPOOL_SIZE: "1", UV_USE_IO_URING: "0" },
+  });
+  let text = "";
+  let timedOut = false;
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding("utf8").on("data", (part: string) => (text += part));
+  }
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      timedOut = true;
+      if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
+    }, TIMEOUT_MS);
+    child.on("error", reject);
+    child.on("close", (code, signal) => {
+      clearTimeout(timer);
+      const killed = signal !== null || code === null || code === 128 + 9;
+      resolve({ exit: killed ? undefined : code, text, timedOut });
+    });
+  });
+}
+
+/** The calls of a trace that change something below root, in the order in which they began. */
+export function readTrace(trace: string, root: string): TracedCall[] {
+  const counts = new Map<string, number>();
+  const calls: TracedCall[] = [];
+  for (const line of trace.split("\n")) {
+    const match = /^(\d+)\s+(\w+)\((.*)$/.exec(line);
+    const [, thread, name, rest] = match ?? [];
+    if (thread === undefined || name === undefined || rest === undefined) continue;
+    const key = `${thread} ${name}`;
+    const number = (counts.get(key) ?? 0) + 1;
+    counts.set(key, number);
+    // What it returned is not there when it was killed, so it is no part of the label.
+    const text = rest.replace(/\)\s+= [^"]*$/, "").replaceAll(/AT_FDCWD<[^>]*>/g, "");
+    if (!text.includes(root) || (name === "openat" && !text.includes("O_CREAT"))) continue;
+    calls.push({ name, number, label: labelOf(name, text, root), injected: line.includes("(INJECTED)") });
+  }
+  return calls;
+}
+
+function labelOf(name: string, text: string, root: string): string {
+  const paths = [...text.matchAll(/[<"]([^<">]*)[>"]/g)]
+    .map(([, path]) => path ?? "")
+    .filter((path) => path.startsWith(root));
+  const blanked = paths.map((path) =>
+    path.slice(root.length).replace(/[a-z0-9]{10}(?=\.new|\.journal|-\d)/, "ID"),
+  );
+  return `${name} ${blanked.join(" -> ")}`;
+}
