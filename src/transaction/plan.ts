@@ -57,7 +57,9 @@ function contextOf(work: Work, { table, made }: StatementToPlan): PlanContext {
     },
     async canonicalPath(path, device) {
       try {
-        return await canonicalPath(workspace.storage, path);
+        const canonical = await canonicalPath(workspace.storage, path);
+        assertNotOfWorkspace(canonical);
+        return canonical;
       } catch (error) {
         throw error instanceof ImgtxError ? error.with({ device }) : error;
       }
@@ -81,6 +83,18 @@ function contextOf(work: Work, { table, made }: StatementToPlan): PlanContext {
       ]);
     },
   };
+}
+
+/**
+ * E_REFUSED for a path in the own folder of any workspace, `devices/…` among them: a view is taken away
+ * two generations later, and a device that was named by it, or an image that was put there, is lost to it.
+ */
+function assertNotOfWorkspace(path: string): void {
+  if (!path.split("/").includes(".imgtx")) return;
+  throw new ImgtxError("E_REFUSED", "it is in a folder that imgtx keeps its own files in, and replaces", {
+    image: path,
+    hint: "name the image by a path of its own, not through `devices` or `.imgtx`",
+  });
 }
 
 function watch(plan: Plan): WatchedImage[] {

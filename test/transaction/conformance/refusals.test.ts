@@ -103,6 +103,15 @@ describe("a target is refused", () => {
     expect(snapshotWorkspace(bench.root)).toEqual(before);
   });
 
+  test.each([
+    ["the view of the devices", "devices"],
+    ["the workspace's own folder", ".imgtx"],
+  ])("in %s", async (_, folder) => {
+    const bench = await makeWorkbench();
+    const request = bench.snapshotRequest({ vdb: "b1.qcow2", vda: `${folder}/a1.qcow2` });
+    await expectRefusal(bench, request, { code: "E_REFUSED", device: "vda", says: /imgtx keeps/ });
+  });
+
   test("that would have another format than qcow2", async () => {
     const bench = await makeWorkbench();
     const [target] = bench.snapshotRequest({ vda: "a1.raw" }).targets;
@@ -188,6 +197,19 @@ describe("an image is refused", () => {
     const failure = await failureOf(async () => await bench.add("vdx", "x"));
     expect(failure).toMatchObject({ code, device: "vdx", changed: false });
     expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+
+  test("that is named through a view, which is taken away later, of this workspace or another", async () => {
+    const [bench, neighbour] = [await makeWorkbench(), await makeWorkbench()];
+    for (const [device, file] of [
+      ["vda", bench.at("devices/vda")],
+      ["vdc", neighbour.at("devices/vdc")],
+    ] as const) {
+      const request = { kind: "reopen", device, file, format: undefined, force: false } as const;
+      await expectRefusal(bench, request, { code: "E_REFUSED", device, says: /imgtx keeps/ });
+    }
+    const failure = await failureOf(async () => await bench.add("vdx", neighbour.at("devices/vdc")));
+    expect(failure).toMatchObject({ code: "E_REFUSED", device: "vdx", changed: false });
   });
 
   test("of another virtual size, unless that is forced", async () => {
