@@ -24,6 +24,23 @@ describe("an error", () => {
   });
 });
 
+describe("recover", () => {
+  const openSession = async () =>
+    ({ root: "/w", recovered: [{ transaction: null, did: "reported", text: "t1 waits" }] }) as never;
+
+  test("does not end with 0 when something waits that it could not finish or undo", async () => {
+    const { status, stdout, stderr } = await runCli(["recover"], { engine: { openSession } });
+    expect({ status, stdout }).toEqual({ status: 14, stdout: "" });
+    expect(stderr).toContain("imgtx: t1 waits\n");
+    expect(stderr).toContain("error: what a crash left could not be finished or undone");
+  });
+
+  test("ends with 0 when it was only asked what waits", async () => {
+    const result = await runCli(["recover", "--dry-run"], { engine: { openSession } });
+    expect(result).toEqual({ status: 0, stdout: "", stderr: "imgtx: t1 waits\n" });
+  });
+});
+
 describe("an interrupt", () => {
   test.each([
     ["SIGINT", 130, "interrupted: rolling back"],

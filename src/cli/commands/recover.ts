@@ -1,5 +1,6 @@
 // imgtx recover
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { RecoveryNote } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
@@ -28,7 +29,16 @@ export const recover: PlainCommand = {
     exits: CHANGING_EXITS,
   },
   async execute(invocation) {
-    const { session } = await openSession(invocation, { reportOnly: invocation.settings.dryRun });
+    const { dryRun } = invocation.settings;
+    const { session } = await openSession(invocation, { reportOnly: dryRun });
+    const waits = session.recovered.some(({ did }) => did === "reported");
+    // Status 0 would tell a script that the guests can start.
+    if (waits && !dryRun) {
+      throw new ImgtxError("E_READ_ONLY", "what a crash left could not be finished or undone", {
+        image: session.root,
+        hint: "make the workspace writable, and run `imgtx recover` again",
+      });
+    }
     invocation.report.done(session.recovered, RECOVERED);
     return 0;
   },
