@@ -2,19 +2,12 @@
 // something, and with each one failed. The page cache survives; what is tried is the real code with its
 // real calls. Power cuts are for the simulated disk and for power-cut.ts.
 
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, renameSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { run } from "../../src/cli/main.ts";
-import { makeNodeStorage } from "../../src/storage/index.ts";
-import { guestDigest, openGuest, openHostImage } from "../helpers/guest-content.ts";
-import { describeFiles, describeWorkspace, type WorkspacePlace } from "./observation.ts";
-import { copyFolder, fingerprintFolder, layOutFiles, viewFolder } from "./real-folder.ts";
+import { RealBench } from "./real-bench.ts";
+import { fingerprintFolder } from "./real-folder.ts";
 import { differences, type Violation } from "./report.ts";
-import { WORKSPACE, type SampleFile, type Scenario } from "./scenarios.ts";
-import { runPlain, runTraced, type Injection, type Launch } from "./strace.ts";
-import { BadState, type RunResult, type Step } from "./subject.ts";
+import type { Scenario } from "./scenarios.ts";
+import { runPlain, type Injection } from "./strace.ts";
+import { BadState, type Step } from "./subject.ts";
 
 export interface ProcessFigures {
   /** Calls at which the process was killed. */
@@ -46,29 +39,47 @@ const NEXT_COMMANDS: readonly (readonly string[])[] = [["recover"], ["txn", "sta
 const TRIES = 8;
 
 export async function tryProcess(scenario: Scenario, options: ProcessOptions): Promise<ProcessReport> {
-  const bench = new RealBench(scenario.name, scenario.files(), options);
+  const { name, files, startsWithout } = scenario;
+  const bench = new RealBench(`${name} (process)`, files(), options.program, options.askQemu);
+  const report: ProcessReport = {
+    figures: { kills: 0, errors: 0, missed: 0 },
+    violations: bench.violations,
+    cutShort: false,
+  };
   try {
     for (const step of scenario.prepare) await bench.do(step);
     const befores: string[] = [];
     for (const [index, step] of scenario.steps.entries()) {
       befores.push(await bench.observe());
       const wanted = options.steps ?? scenario.studied ?? scenario.steps.map((_, each) => each);
-      if (wanted.includes(index)) await tryStep(bench, step, befores, scenario.startsWithout === true);
-      else await bench.do(step);
+      if (wanted.includes(index)) {
+        const run = { bench, options, report, step, startsWithout: startsWithout === true };
+        await tryStep(run, befores);
+      } else await bench.do(step);
     }
-    return bench.report;
+    return report;
   } finally {
     bench.remove();
   }
 }
 
+/** A step under trial. */
+interface StepRun {
+  readonly bench: RealBench;
+  readonly options: ProcessOptions;
+  readonly report: ProcessReport;
+  readonly step: Step;
+  readonly startsWithout: boolean;
+}
+
+interface Trial extends StepRun {
+  readonly outcomes: ReadonlyMap<string, string>;
+  readonly before: string;
+}
+
 /** Tries every call of a step, and leaves the folder as the step without a crash does. */
-async function tryStep(
-  bench: RealBench,
-  step: Step,
-  befores: readonly string[],
-  startsWithout: boolean,
-): Promise<void> {
+async function tryStep(run: StepRun, befores: readonly string[]): Promise<void> {
+  const { bench, step, options } = run;
   const before = befores.at(-1) ?? "";
   bench.save();
   const outcomes = new Map([["before", before]]);
@@ -81,27 +92,18 @@ async function tryStep(
   const plain = await bench.trace(step.argv);
   if (plain.exit !== (step.exit ?? 0)) throw new Error(`${step.argv.join(" ")}: ${plain.text}`);
   outcomes.set("after", await bench.observe());
-  const trial: Trial = { bench, step, outcomes, before, startsWithout };
-  for (const kind of bench.options.kinds) {
+  for (const kind of options.kinds) {
     for (const [index, call] of plain.calls.entries()) {
-      if (Date.now() > bench.options.deadline) bench.report.cutShort = true;
-      else await tryCall(trial, { call, kind }, index);
+      if (Date.now() > options.deadline) run.report.cutShort = true;
+      else await tryCall({ ...run, outcomes, before }, { call, kind }, index);
     }
   }
   bench.restore();
   await bench.do(step);
 }
 
-interface Trial {
-  readonly bench: RealBench;
-  readonly step: Step;
-  readonly outcomes: ReadonlyMap<string, string>;
-  readonly before: string;
-  readonly startsWithout: boolean;
-}
-
 async function tryCall(trial: Trial, injection: Injection, index: number): Promise<void> {
-  const { bench, step } = trial;
+  const { bench, step, report } = trial;
   let { number } = injection.call;
   for (let tries = 0; tries < TRIES; tries += 1) {
     bench.restore();
@@ -116,12 +118,12 @@ async function tryCall(trial: Trial, injection: Injection, index: number): Promi
       number = result.calls.find(({ label }) => label === injection.call.label)?.number ?? number + 1;
       continue;
     }
-    if (injection.kind === "KILL") bench.report.figures.kills += 1;
-    else bench.report.figures.errors += 1;
+    if (injection.kind === "KILL") report.figures.kills += 1;
+    else report.figures.errors += 1;
     await judge(trial, { exit: result.exit, text: result.text }, index, trail);
     return;
   }
-  bench.report.figures.missed += 1;
+  report.figures.missed += 1;
 }
 
 async function judge(
@@ -170,116 +172,4 @@ function outcomesAllowed(trial: Trial, exit: number | undefined): Map<string, st
   if (exit !== 13 && exit !== trial.step.exit) return undefined;
   if (!trial.step.failsForward) allowed.delete("after");
   return allowed;
-}
-
-/** A scenario's folder, which is put back before each trial. */
-class RealBench {
-  readonly live: string;
-  readonly launch: Launch;
-  readonly options: ProcessOptions;
-  readonly report: ProcessReport = {
-    figures: { kills: 0, errors: 0, missed: 0 },
-    violations: [],
-    cutShort: false,
-  };
-  readonly #name: string;
-  readonly #scratch: string;
-  readonly #saved: string;
-  readonly #place: WorkspacePlace;
-  readonly #judgedByQemu = new Set<string>();
-
-  constructor(name: string, files: readonly SampleFile[], options: ProcessOptions) {
-    this.#name = name;
-    this.#scratch = mkdtempSync(join(tmpdir(), "imgtx-crash-"));
-    this.live = join(this.#scratch, "live");
-    this.#saved = join(this.#scratch, "saved");
-    this.options = options;
-    const workspace = join(this.live, WORKSPACE);
-    this.#place = { workspace, original: new Set(files.map(({ path }) => join(this.live, path))) };
-    this.launch = {
-      program: options.program,
-      cwd: workspace,
-      root: this.live,
-      traceFile: join(this.#scratch, "trace"),
-    };
-    layOutFiles(this.live, files);
-  }
-
-  remove(): void {
-    rmSync(this.#scratch, { recursive: true, force: true });
-  }
-
-  /** Keeps the present state for restore. */
-  save(): void {
-    rmSync(this.#saved, { recursive: true, force: true });
-    renameSync(this.live, this.#saved);
-    copyFolder(this.#saved, this.live);
-  }
-
-  restore(): void {
-    rmSync(this.live, { recursive: true, force: true });
-    copyFolder(this.#saved, this.live);
-  }
-
-  trace(argv: readonly string[], injection?: Injection): ReturnType<typeof runTraced> {
-    return runTraced(this.launch, argv, injection);
-  }
-
-  violate(rule: string, trail: readonly string[], detail: string): void {
-    this.report.violations.push({ scenario: `${this.#name} (process)`, rule, trail, detail });
-  }
-
-  /** Runs a step in this process, which is faster. */
-  async do({ argv, exit }: Step): Promise<void> {
-    const result = await this.ask(argv);
-    if (result.exit !== (exit ?? 0))
-      throw new Error(`${argv.join(" ")} ends with ${result.exit}\n${result.text}`);
-  }
-
-  async ask(argv: readonly string[]): Promise<RunResult & { readonly out: string }> {
-    let out = "";
-    let err = "";
-    const exit = await run(argv, {
-      storage: makeNodeStorage(),
-      cwd: this.launch.cwd,
-      env: {},
-      stdout: { write: (text) => void (out += text), isTTY: false, columns: undefined },
-      stderr: { write: (text) => void (err += text), isTTY: false, columns: undefined },
-      stdin: () => Promise.resolve(""),
-    });
-    return { exit, text: `${out}${err}`, out };
-  }
-
-  hasFilesOf(observed: string): boolean {
-    const files = describeFiles(viewFolder(this.live), this.#place);
-    return files.join("\n") === observed.split("\n").slice(-files.length).join("\n");
-  }
-
-  async observe(): Promise<string> {
-    const devices = await this.ask(["device", "list", "--json"]);
-    const view = viewFolder(this.live);
-    if (devices.exit === 14) return describeWorkspace(view, this.#place, undefined);
-    const transactions = await this.ask(["txn", "status", "--json"]);
-    for (const { exit, text } of [devices, transactions]) {
-      if (exit !== 0) throw new BadState(`a query ends with ${exit}:\n${text}`);
-    }
-    const answers = { devices: devices.out, transactions: transactions.out };
-    const observed = describeWorkspace(view, this.#place, answers);
-    if (this.options.askQemu && !this.#judgedByQemu.has(observed)) this.#askQemu(devices.out);
-    this.#judgedByQemu.add(observed);
-    return observed;
-  }
-
-  /** qemu-img must find each image clean, and read from it what the reader of these tests reads. */
-  #askQemu(answer: string): void {
-    const { devices } = JSON.parse(answer) as { devices: { image: string; format: string }[] };
-    const raw = join(this.#scratch, "guest.raw");
-    for (const { image, format } of devices) {
-      if (format === "qcow2") execFileSync("qemu-img", ["check", "-q", "-f", format, image]);
-      execFileSync("qemu-img", ["convert", "-f", format, "-O", "raw", image, raw]);
-      const [own, qemus] = [openGuest(openHostImage, image, format), openGuest(openHostImage, raw, "raw")];
-      if (guestDigest(own) !== guestDigest(qemus))
-        throw new BadState(`${image}: qemu-img reads it differently`);
-    }
-  }
 }

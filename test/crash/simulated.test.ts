@@ -1,22 +1,82 @@
-import { expect, test } from "vitest";
-import { trialOf } from "./command-line.ts";
-import { explore, EXPLORE_ALL } from "./explore.ts";
-import { record } from "./recording.ts";
-import { describeViolation } from "./report.ts";
-import { SCENARIOS } from "./scenarios.ts";
+// A slice of what `npm run torture` does with the command line on the simulated disk.
 
-for (const scenario of SCENARIOS) {
-  test(scenario.name, async () => {
+import { describe, expect, test } from "vitest";
+import { journalsIn, simulatedRaceOf, trialOf } from "./command-line.ts";
+import { damageJournals } from "./damaged-journal.ts";
+import { EXPLORE_ALL, explore, type ExploreOptions } from "./explore.ts";
+import { injectErrors } from "./injected-errors.ts";
+import { tryMutant } from "./mutants.ts";
+import { runRaces } from "./races.ts";
+import { record } from "./recording.ts";
+import { groupViolations } from "./report.ts";
+import { RACES, SCENARIOS, findScenario } from "./scenarios.ts";
+
+const SLICE: ExploreOptions = {
+  ...EXPLORE_ALL,
+  limits: { exhaustiveItems: 5, randomSubsets: 16, most: 40 },
+  nestedLimits: { exhaustiveItems: 3, randomSubsets: 2, most: 10 },
+  depth: 2,
+  nestEvery: 24,
+};
+
+const IN_SLICE = SCENARIOS.filter(({ inSlice }) => inSlice).map(
+  (scenario) => [scenario.name, scenario] as const,
+);
+const OTHERS = SCENARIOS.filter(({ inSlice }) => !inSlice).map(
+  (scenario) => [scenario.name, scenario] as const,
+);
+
+describe("a power cut or a dead process at any call leaves every disk before or after", () => {
+  test.each(IN_SLICE)("in %s", async (_, scenario) => {
     const { plan, subject } = await trialOf(scenario);
-    const recording = await record(plan, subject);
-    const started = Date.now();
-    const report = await explore(recording, subject, {
-      ...EXPLORE_ALL,
-      maxViolations: 2,
-      depth: 1,
-      limits: { exhaustiveItems: 5, randomSubsets: 16, most: 64 },
-    });
-    console.log(scenario.name, recording.log.length, report.figures, Date.now() - started);
-    expect(report.violations.map(describeViolation)).toEqual([]);
+    const report = await explore(await record(plan, subject), subject, SLICE);
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.figures.points).toBeGreaterThan(20);
+    expect(report.figures.nested).toBeGreaterThan(50);
   });
-}
+
+  test.each(OTHERS)("in %s, with one crash only", async (_, scenario) => {
+    const { plan, subject } = await trialOf(scenario);
+    const options = { ...SLICE, depth: 1, limits: { ...SLICE.limits, most: 6 } };
+    const report = await explore(await record(plan, subject), subject, options);
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.figures.states).toBeGreaterThan(0);
+  });
+});
+
+test("each failing call of a group snapshot is met as the exit status says", async () => {
+  const { plan, subject } = await trialOf(findScenario("snapshot-group of 1"));
+  const report = await injectErrors(await record(plan, subject), subject, SLICE);
+  expect(groupViolations(report.violations)).toEqual([]);
+  expect(report.figures.errors).toBeGreaterThan(200);
+});
+
+test("a journal damaged anywhere is refused, or was torn, and never leads to a mixture", async () => {
+  const { plan, subject } = await trialOf(findScenario("snapshot-group of 1"));
+  const report = await damageJournals(await record(plan, subject), subject, journalsIn, 37, SLICE);
+  expect(groupViolations(report.violations)).toEqual([]);
+  expect(report.figures.damages).toBeGreaterThan(200);
+});
+
+test.each(RACES.map((entry) => [entry.name, entry] as const))(
+  "of two processes one may be refused, and changes nothing then: %s",
+  async (_, entry) => {
+    const { race, subject } = await simulatedRaceOf(entry);
+    const report = await runRaces(
+      race,
+      subject,
+      Array.from({ length: 20 }, (_each, seed) => seed),
+    );
+    expect(groupViolations(report.violations)).toEqual([]);
+  },
+);
+
+const COMMITTING = ["journal content", "new image", "new image's name", "commit mark", "next table's name"];
+
+test.each(COMMITTING)("a group snapshot without the flush for '%s' is found out", async (purpose) => {
+  const trial = await trialOf(findScenario("snapshot-group of 1"));
+  const right = await record(trial.plan, trial.subject);
+  const purposes = right.log.flatMap((change) => (change.kind === "flush" ? change.purpose : []));
+  expect(purposes).toContain(purpose);
+  expect(await tryMutant(purpose, [trial], SLICE)).toMatchObject({ verdict: "killed" });
+});

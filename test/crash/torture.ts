@@ -2,6 +2,7 @@
 
 import { parseArgs } from "node:util";
 import { groupViolations } from "./report.ts";
+import { torturePower, tortureProcess, type RealOptions, type RealResult } from "./torture-real.ts";
 import { PARTS, tortureSimulated, type Part } from "./torture-simulated.ts";
 
 const RIGS = ["simulated", "process", "power"] as const;
@@ -20,8 +21,10 @@ export async function torture(args: readonly string[], root: string): Promise<nu
   const request = readRequest(args);
   const problems: string[] = [];
   const figures: string[] = [];
-  for (const rig of request.rigs) {
-    const outcome = await runRig(rig, request, root);
+  for (const [index, rig] of request.rigs.entries()) {
+    // Each rig gets an equal part of the time that is left.
+    const deadline = Date.now() + (request.deadline - Date.now()) / (request.rigs.length - index);
+    const outcome = await runRig(rig, { ...request, deadline }, root);
     problems.push(...outcome.problems);
     figures.push(...outcome.figures);
   }
@@ -42,10 +45,25 @@ async function runRig(rig: Rig, request: Request, root: string): Promise<Outcome
   switch (rig) {
     case "simulated":
       return await runSimulated(request);
-    default:
-      void root;
-      return { problems: [], figures: [] };
+    case "process":
+      return await runReal("real process", tortureProcess, request, root);
+    case "power":
+      return await runReal("power cuts", torturePower, request, root);
   }
+}
+
+async function runReal(
+  title: string,
+  rig: (options: RealOptions) => Promise<RealResult>,
+  request: Request,
+  root: string,
+): Promise<Outcome> {
+  const started = Date.now();
+  const { seed, deadline, only } = request;
+  const program = `${root}/bin/imgtx.js`;
+  const { violations, figures } = await rig({ program, seed, deadline, say, only: only ?? "" });
+  const seconds = Math.round((Date.now() - started) / 1000);
+  return { problems: groupViolations(violations), figures: [`${title}, ${seconds} s:`, ...figures] };
 }
 
 async function runSimulated(request: Request): Promise<Outcome> {

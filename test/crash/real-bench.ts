@@ -1,0 +1,130 @@
+// A scenario's folder on the real disk, for rigs that run real processes in it: laid out, kept, put back
+// before each trial, and observed. Queries run in this process, which is faster.
+
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, renameSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { run } from "../../src/cli/main.ts";
+import { makeNodeStorage } from "../../src/storage/index.ts";
+import { guestDigest, openGuest, openHostImage } from "../helpers/guest-content.ts";
+import { describeFiles, describeWorkspace, type WorkspacePlace } from "./observation.ts";
+import { copyFolder, layOutFiles, viewFolder } from "./real-folder.ts";
+import type { Violation } from "./report.ts";
+import { WORKSPACE, type SampleFile } from "./scenarios.ts";
+import { runTraced, type Injection, type Launch } from "./strace.ts";
+import { BadState, type RunResult, type Step } from "./subject.ts";
+
+/** A scenario's folder, which is put back before each trial. */
+export class RealBench {
+  readonly live: string;
+  readonly launch: Launch;
+  readonly violations: Violation[] = [];
+  readonly #name: string;
+  readonly #scratch: string;
+  readonly #saved: string;
+  readonly #place: WorkspacePlace;
+  readonly #asksQemu: boolean;
+  readonly #judgedByQemu = new Set<string>();
+
+  constructor(
+    name: string,
+    files: readonly SampleFile[],
+    program: string,
+    asksQemu: boolean,
+    folder = tmpdir(),
+  ) {
+    this.#name = name;
+    this.#scratch = mkdtempSync(join(folder, "imgtx-crash-"));
+    this.live = join(this.#scratch, "live");
+    this.#saved = join(this.#scratch, "saved");
+    this.#asksQemu = asksQemu;
+    const workspace = join(this.live, WORKSPACE);
+    this.#place = { workspace, original: new Set(files.map(({ path }) => join(this.live, path))) };
+    this.launch = {
+      program,
+      cwd: workspace,
+      root: this.live,
+      traceFile: join(this.#scratch, "trace"),
+    };
+    layOutFiles(this.live, files);
+  }
+
+  remove(): void {
+    rmSync(this.#scratch, { recursive: true, force: true });
+  }
+
+  /** Keeps the present state for restore. */
+  save(): void {
+    rmSync(this.#saved, { recursive: true, force: true });
+    renameSync(this.live, this.#saved);
+    copyFolder(this.#saved, this.live);
+  }
+
+  restore(): void {
+    rmSync(this.live, { recursive: true, force: true });
+    copyFolder(this.#saved, this.live);
+  }
+
+  trace(argv: readonly string[], injection?: Injection): ReturnType<typeof runTraced> {
+    return runTraced(this.launch, argv, injection);
+  }
+
+  violate(rule: string, trail: readonly string[], detail: string): void {
+    this.violations.push({ scenario: this.#name, rule, trail, detail });
+  }
+
+  /** Runs a step in this process, which is faster. */
+  async do({ argv, exit }: Step): Promise<void> {
+    const result = await this.ask(argv);
+    if (result.exit !== (exit ?? 0))
+      throw new Error(`${argv.join(" ")} ends with ${result.exit}\n${result.text}`);
+  }
+
+  async ask(argv: readonly string[]): Promise<RunResult & { readonly out: string }> {
+    let out = "";
+    let err = "";
+    const exit = await run(argv, {
+      storage: makeNodeStorage(),
+      cwd: this.launch.cwd,
+      env: {},
+      stdout: { write: (text) => void (out += text), isTTY: false, columns: undefined },
+      stderr: { write: (text) => void (err += text), isTTY: false, columns: undefined },
+      stdin: () => Promise.resolve(""),
+    });
+    return { exit, text: `${out}${err}`, out };
+  }
+
+  hasFilesOf(observed: string): boolean {
+    const files = describeFiles(viewFolder(this.live), this.#place);
+    return files.join("\n") === observed.split("\n").slice(-files.length).join("\n");
+  }
+
+  async observe(): Promise<string> {
+    const devices = await this.ask(["device", "list", "--json"]);
+    const view = viewFolder(this.live);
+    if (devices.exit === 14) return describeWorkspace(view, this.#place, undefined);
+    const transactions = await this.ask(["txn", "status", "--json"]);
+    for (const { exit, text } of [devices, transactions]) {
+      if (exit !== 0) throw new BadState(`a query ends with ${exit}:\n${text}`);
+    }
+    const answers = { devices: devices.out, transactions: transactions.out };
+    const observed = describeWorkspace(view, this.#place, answers);
+    if (this.#asksQemu && !this.#judgedByQemu.has(observed)) this.#askQemu(devices.out);
+    this.#judgedByQemu.add(observed);
+    return observed;
+  }
+
+  /** qemu-img must find each image clean, and read from it what the reader of these tests reads. */
+  #askQemu(answer: string): void {
+    const { devices } = JSON.parse(answer) as { devices: { image: string; format: string }[] };
+    const raw = join(this.#scratch, "guest.raw");
+    for (const { image, format } of devices) {
+      if (format === "qcow2") execFileSync("qemu-img", ["check", "-q", "-f", format, image]);
+      execFileSync("qemu-img", ["convert", "-f", format, "-O", "raw", image, raw]);
+      const [own, qemus] = [openGuest(openHostImage, image, format), openGuest(openHostImage, raw, "raw")];
+      if (guestDigest(own) !== guestDigest(qemus))
+        throw new BadState(`${image}: qemu-img reads it differently`);
+    }
+  }
+}
