@@ -8,6 +8,7 @@
 // - A damaged journal is left alone with all its files, and stops what would change the workspace.
 
 import {
+  type DeviceTable,
   isOwnerAlive,
   isViewPresent,
   isWorkspaceMade,
@@ -19,7 +20,7 @@ import {
   showView,
   type Workspace,
 } from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
+import { EXIT_OF_CODE, ImgtxError } from "../errors/index.ts";
 import type { LockWaiting } from "../storage/index.ts";
 import { finishCommit, summarise } from "./finish.ts";
 import {
@@ -121,8 +122,7 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   const { id } = journal;
   const what = `transaction ${id} (${summarise(state)})`;
   if (state.commit) {
-    await journal.secure();
-    const { generation } = await finishCommit(workspace, journal);
+    const { generation } = await finishOrSay(workspace, journal, what);
     return {
       transaction: id,
       did: "finished",
@@ -161,6 +161,17 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
     did: "undone",
     text: `undid the interrupted '${unfinished.plan.kind}' in transaction ${id}, which stays open`,
   };
+}
+
+/** A failure here stops the commands of others too: they have to hear of the commit that waits. */
+async function finishOrSay(workspace: Workspace, journal: Journal, what: string): Promise<DeviceTable> {
+  try {
+    await journal.secure();
+    return await finishCommit(workspace, journal);
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.exitCode !== EXIT_OF_CODE.E_IO) throw error;
+    throw error.reworded(`${what} is committed, and can't be finished yet: ${error.message}`);
+  }
 }
 
 /** Undoes every statement from the given one on, and leaves the transaction open as it was before it. */

@@ -308,6 +308,19 @@ test("a staging file that somebody removed is no hindrance", async () => {
   expect(snapshotWorkspace(bench.root)).toEqual(before);
 });
 
+test("a command that can't finish another's commit for want of space says that it waits", async () => {
+  const bench = await makeWorkbench();
+  await die(bench, atRename("/table.json"), async (dying) => await dying.snapshot(GROUP));
+  const full = new ImgtxError("E_NO_SPACE", "No space left on device");
+  const storage = failAt(bench.storage, ({ name }) => name === "createFile", full);
+  const failure = await failureOf(async () => await bench.through(storage).session());
+  expect(failure).toMatchObject({ code: "E_NO_SPACE", changed: false });
+  expect(failure.message).toMatch(
+    /^transaction \w+ \(snapshot-group vda vdb\) is committed, and can't be finished yet: No space/,
+  );
+  expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+});
+
 test("a folder that can't be written to any more is said, and nothing is given up", async () => {
   const bench = await makeWorkbench();
   await die(bench, atRename("b1.qcow2"), async (dying) => await dying.snapshot(GROUP));
