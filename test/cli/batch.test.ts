@@ -53,6 +53,7 @@ describe("a batch of lines", () => {
     ["snapshot vda x --cluster-size=3", "line 1: cluster size", ""],
     ["# nothing", "the batch has no actions", ""],
     ["", "the batch has no actions", ""],
+    ["QFI\u{FB}\0\0\0\u{3}", "the batch is not text", ""],
   ])("%j is refused: %s", async (text, message, hint) => {
     const { status, stderr, runs } = await runBatch(text);
     expect({ status, runs }).toEqual({ status: 64, runs: 0 });

@@ -42,6 +42,7 @@ export const txnRun: PlainCommand = {
 async function readBatch(invocation: Invocation): Promise<ActionRequest[]> {
   const { cwd } = invocation.context;
   const text = await readText(invocation);
+  if (text.includes("\0")) throw new ImgtxError("E_USAGE", "the batch is not text");
   if (/^\s*[[{]/.test(text)) return (await import("../batch/qmp.ts")).readQmp(text, cwd);
   return (await import("../batch/lines.ts")).readLines(text, cwd);
 }

@@ -1,10 +1,22 @@
 // Paths of the command line, made absolute without looking at the disk.
 
+import { ImgtxError } from "../../errors/index.ts";
+
+/** What stands for bytes that are not UTF-8 once they have been decoded. */
+const REPLACEMENT = "\u{FFFD}";
+
 /**
  * Joins and tidies. `..` is taken away only where it meets a part of cwd, which has no symbolic links;
  * behind a name that the user gave it stays, since that name may be a link and `link/..` is elsewhere.
+ * E_USAGE for a name that is not UTF-8.
  */
 export function absolutePath(cwd: string, path: string): string {
+  if (path.includes(REPLACEMENT)) {
+    // Its bytes are lost already: the file that would be opened or made has another name than the one given.
+    throw new ImgtxError("E_USAGE", `'${path}' is not a name in UTF-8`, {
+      hint: "imgtx takes names in UTF-8 only; rename the file or folder",
+    });
+  }
   const absolute = path.startsWith("/");
   const known = absolute ? [] : cwd.split("/").filter((part) => part !== "");
   const given: string[] = [];
