@@ -32,10 +32,10 @@ export interface Trial {
 }
 
 export async function trialOf(scenario: Scenario): Promise<Trial> {
-  const { name, prepare, steps, studied } = scenario;
+  const { name, prepare, steps, studied, mixes } = scenario;
   const disk = await layOut(scenario.files());
   return {
-    plan: { name, disk, prepare, steps, ...(studied ? { studied } : {}) },
+    plan: { name, disk, prepare, steps, ...(studied ? { studied } : {}), ...(mixes ? { mixes } : {}) },
     subject: subjectFor(scenario.files(), scenario.startsWithout === true),
     inSlice: scenario.inSlice === true,
   };

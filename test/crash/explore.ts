@@ -12,8 +12,8 @@ import { notePurposes, RecoveryCheck } from "./recovery-check.ts";
 import { describePoint, outcomesOf, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, emptyReport, type Report } from "./report.ts";
 import { FULL_LIMITS, type SelectionLimits } from "./selections.ts";
-import { SimulatedMachine } from "./simulated-disk.ts";
-import type { Subject } from "./subject.ts";
+import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
+import { runOn, type Subject } from "./subject.ts";
 
 export interface ExploreOptions {
   /** Disks tried at each crash point of a command. */
@@ -210,7 +210,12 @@ class Explorer {
       return undefined;
     }
     await this.#check.goOn(crash.cut.recorded, recovered, crash.trail);
-    if (this.#isNested(crash)) await this.#cutRecoveryOff(crash, recovered.log, recovered.observed);
+    if (this.#isNested(crash)) {
+      await this.#cutRecoveryOff(crash, recovered.log, recovered.observed);
+      if (crash.kind === "process" && crash.cut.level === 1) {
+        await this.#cutNextCommandOff(crash, recovered.observed);
+      }
+    }
     return recovered.observed;
   }
 
@@ -223,8 +228,43 @@ class Explorer {
     return true;
   }
 
+  /** The scenario's next command instead of a recovery: it recovers, and does its own work on top of that. */
+  async #cutNextCommandOff(crash: Crash, observed: string): Promise<void> {
+    const next = this.#recording.steps[this.#check.nextStep(crash.cut.recorded, observed)];
+    if (!next || this.#recording.plan.mixes) return;
+    const { argv, exit } = next.step;
+    const running = afterProcessDeath(crash.machine, { boots: crash.machine.boots });
+    const result = await runOn(running, this.#subject, argv);
+    if (result.exit !== (exit ?? 0)) {
+      const detail = `\`${argv.join(" ")}\` ends with ${result.exit}\n${result.text}`;
+      this.#check.violate("the next command fails", crash.trail, detail);
+      return;
+    }
+    const isSame = next.index === crash.cut.recorded.index;
+    const during = isSame ? crash.wantedOfPower : addOutcome(crash.wantedOfPower, next);
+    await this.#cutOff({
+      recorded: next,
+      durable: crash.machine.durable,
+      log: running.log,
+      from: crash.machine.log.length,
+      to: running.log.length,
+      during,
+      // A command that was refused has promised nothing.
+      atEnd: result.exit === 0 ? new Map([["after", next.after]]) : during,
+      argv,
+      trail: crash.trail,
+      level: 2,
+    });
+  }
+
   #cutRecoveryOff(crash: Crash, log: readonly Change[], observed: string): Promise<void> {
     const end: Wanted = new Map([["as the uninterrupted recovery", observed]]);
+    const { disksOf } = this.#subject;
+    // What a dead process had added to an open transaction is read from the page cache, and recovery
+    // leaves it there. What is committed is durable behind it.
+    const sameDisks = [...crash.wantedOfPower].filter(
+      ([, outcome]) => disksOf(outcome) === disksOf(observed),
+    );
     return this.#cutOff({
       recorded: crash.cut.recorded,
       durable: crash.machine.durable,
@@ -234,7 +274,7 @@ class Explorer {
       // All of the disk was durable after a power loss, so what recovery once decided is decided. A dead
       // process may have left a commit mark in the page cache only: either outcome is still possible.
       during: crash.kind === "power" ? end : crash.wantedOfPower,
-      atEnd: end,
+      atEnd: crash.kind === "power" ? end : new Map([...end, ...sameDisks]),
       argv: this.#subject.recover,
       trail: crash.trail,
       level: crash.cut.level + 1,
@@ -242,10 +282,21 @@ class Explorer {
   }
 }
 
-/** Once "after" was seen, only "after" is wanted, where the two differ. */
+/** What a crash of the next command may lead to: all that one before it could, and its own effect. */
+function addOutcome(earlier: Wanted, next: RecordedStep): Wanted {
+  const named = [...earlier].map(([name, outcome]) => [`before it: ${name}`, outcome] as const);
+  return new Map([
+    ...named,
+    ...next.others.map(({ name, observed }) => [name, observed] as const),
+    ["after", next.after],
+  ]);
+}
+
+/** Once "after" was seen, only "after" is wanted, where it can be told from the others. */
 function narrowed(wanted: Wanted, observed: string | undefined): Wanted {
   const after = wanted.get("after");
-  return observed !== undefined && observed === after && wanted.get("before") !== after
+  const alike = [...wanted.values()].filter((outcome) => outcome === after);
+  return observed !== undefined && observed === after && alike.length === 1
     ? new Map([["after", after]])
     : wanted;
 }

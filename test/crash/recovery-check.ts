@@ -97,10 +97,21 @@ export class RecoveryCheck {
     return false;
   }
 
+  /** The step with which the scenario goes on from what a crash of the recorded step led to. */
+  nextStep(recorded: RecordedStep, observed: string): number {
+    if (observed === recorded.before) return recorded.index;
+    if (observed === recorded.after) return recorded.index + 1;
+    const other = recorded.others.find((one) => one.observed === observed)?.next;
+    const earlier = this.#recording.steps.findLast(
+      ({ index, before }) => index < recorded.index && before === observed,
+    );
+    return other ?? earlier?.index ?? recorded.index + 1;
+  }
+
   /** The rest of the scenario must end as it does without a crash. */
   async goOn(recorded: RecordedStep, recovered: Recovered, trail: readonly string[]): Promise<void> {
     if (!recovered.tree || recovered.observed === undefined) return;
-    const next = nextStep(recorded, recovered.observed);
+    const next = this.nextStep(recorded, recovered.observed);
     const key = `${next} ${recovered.tree.key(true)}`;
     if (this.#gone.has(key)) return;
     this.#gone.add(key);
@@ -127,11 +138,6 @@ export class RecoveryCheck {
 /** Adds what the flushes of a log were for to the report. */
 export function notePurposes(report: Report, log: readonly Change[]): void {
   for (const change of log) if (change.kind === "flush") report.purposes.add(change.purpose);
-}
-
-function nextStep(recorded: RecordedStep, observed: string): number {
-  if (observed === recorded.before) return recorded.index;
-  return recorded.others.find((other) => other.observed === observed)?.next ?? recorded.index + 1;
 }
 
 function textOf(error: unknown): string {

@@ -22,6 +22,8 @@ export interface Scenario {
   readonly studied?: readonly number[];
   /** Whether there is no workspace at first: until one is made, recovery finds nothing to work on. */
   readonly startsWithout?: boolean;
+  /** Whether steps are of several transactions, of which a crash may take back one and leave another. */
+  readonly mixes?: boolean;
   /** Whether `npm test` runs a part of it; torture runs all of every scenario. */
   readonly inSlice?: boolean;
 }
@@ -189,14 +191,18 @@ export const SCENARIOS: readonly Scenario[] = [
     ],
     { studied: [2, 4] },
   ),
-  onTwo("two transactions at once", [
-    step("txn begin --name one"),
-    step("snapshot vda a1.qcow2 --txn one"),
-    step("txn begin --name two"),
-    step("snapshot vdb b1.qcow2 --txn two"),
-    step("txn commit --txn one"),
-    back("txn abort --txn two"),
-  ]),
+  onTwo(
+    "two transactions at once",
+    [
+      step("txn begin --name one"),
+      step("snapshot vda a1.qcow2 --txn one"),
+      step("txn begin --name two"),
+      step("snapshot vdb b1.qcow2 --txn two"),
+      step("txn commit --txn one"),
+      back("txn abort --txn two"),
+    ],
+    { mixes: true },
+  ),
   onTwo("a group in which one target is taken", [step("snapshot-group vda=a1.qcow2 vdb=taken.qcow2", 14)], {
     files: filesOf(TWO, [TAKEN]),
   }),

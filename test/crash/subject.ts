@@ -58,6 +58,8 @@ export interface Plan {
   readonly steps: readonly Step[];
   /** Indices of the steps whose crash is studied. Default: all. */
   readonly studied?: readonly number[];
+  /** Whether steps are of several transactions, of which a crash may take back one and leave another. */
+  readonly mixes?: boolean;
 }
 
 /** Runs a command in a new process on the machine. Throws SimulatedDeath if it was killed, whatever it caught. */
