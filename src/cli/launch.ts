@@ -118,7 +118,8 @@ async function startChild(
   const ended = new Promise<ChildEnd>((resolve) => {
     child.on("error", (error: NodeJS.ErrnoException) => {
       const missing = error.code === "ENOENT";
-      const reason = missing ? `no program '${program}' was found` : error.message;
+      const refused = error.code === "EACCES" ? `'${program}' can't be executed` : error.message;
+      const reason = missing ? `no program '${program}' was found` : refused;
       resolve({ kind: "not-started", reason, status: missing ? 127 : 126 });
     });
     child.on("close", (status, signal) => {

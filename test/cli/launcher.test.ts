@@ -108,11 +108,18 @@ describe("txn exec as a process", () => {
     expect(await readdir(`${folder}/disks`)).toEqual([".imgtx", "a.raw", "devices", "one.qcow2"]);
   });
 
-  test("ends with 127 when there is no such program, and says so", async () => {
-    const { status, stderr } = await runShell("cd disks; imgtx txn exec -q no-such-program-here");
-    expect({ status, stderr }).toEqual({
-      status: 127,
-      stderr: "imgtx: the command could not be run: no program 'no-such-program-here' was found\n",
+  test.each([
+    ["no-such-program-here", 127, "no program 'no-such-program-here' was found"],
+    ["./a.raw", 126, "'./a.raw' can't be executed"],
+  ])("says why the program %s could not be run, and ends with %i", async (program, status, reason) => {
+    const asText = await runShell(`cd disks; imgtx txn exec -- ${program}`);
+    const message = `the command could not be run: ${reason}`;
+    expect(asText).toEqual({ status, stdout: "", stderr: `error: ${message}\n  No disk was changed.\n` });
+    const asJson = await runShell(`cd disks; imgtx txn exec --json -- ${program}`);
+    expect({ ...asJson, stderr: JSON.parse(asJson.stderr) as unknown }).toMatchObject({
+      status,
+      stdout: "",
+      stderr: { schema: 1, error: { code: "E_COMMAND_FAILED", message, changed: false } },
     });
   });
 

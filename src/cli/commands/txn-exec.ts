@@ -104,9 +104,13 @@ async function settle(
     else report.notice("the command has committed or aborted the transaction itself");
     return 0;
   }
-  if (end.kind === "not-started") report.notice(`the command could not be run: ${end.reason}`);
   if (end.kind === "killed") report.notice(`the command was killed by ${end.signal}`);
   const outcome = await abort(invocation, opened, id);
+  if (end.kind === "not-started") {
+    // The status is the one that a shell has for it.
+    report.failure(new ImgtxError("E_COMMAND_FAILED", `the command could not be run: ${end.reason}`));
+    return end.status;
+  }
   if (outcome) report.done(outcome, ABORTED);
   if (end.status !== 0) return end.status;
   throw signal.reason instanceof Error
