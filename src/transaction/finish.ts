@@ -9,6 +9,7 @@
 import {
   type DeviceTable,
   isViewPresent,
+  pathsOf,
   readTable,
   showView,
   withDevices,
@@ -47,6 +48,9 @@ export async function finishCommit(workspace: Workspace, journal: Journal): Prom
     const next = nextTable(table, journal.state, commit);
     await writeNextGeneration(workspace, closingTable(table, journal.state), next);
     table = next;
+  } else {
+    // Found moved, by a process that died before it knew the move to be durable: the journal must not go first.
+    await workspace.storage.flushFolder(pathsOf(workspace).own, "name of a table found moved");
   }
   if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
   await journal.retire();

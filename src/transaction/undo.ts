@@ -25,13 +25,14 @@ export async function undoStatements(workspace: Workspace, statements: readonly 
         (await storage.statLink(staging)) ? staging : [],
         named && isSameFile(fingerprint, named) ? path : [],
       ].flat();
-      for (const file of gone) {
-        await storage.removeFile(file);
-        folders.add(posix.dirname(file));
-      }
+      for (const file of gone) await storage.removeFile(file);
+      // Also where nothing was left to remove: a process that died may have removed it, and not durably.
+      folders.add(posix.dirname(path));
     }
   }
-  for (const folder of folders) await storage.flushFolder(folder, "removed images");
+  for (const folder of folders) {
+    if (await storage.stat(folder)) await storage.flushFolder(folder, "removed images");
+  }
 }
 
 async function refuseWhatTheTableUses(workspace: Workspace, statements: readonly Statement[]): Promise<void> {

@@ -35,6 +35,15 @@ describe("recover", () => {
     expect(stderr).toContain("error: what a crash left could not be finished or undone");
   });
 
+  test("ends with 15 at a damaged journal, of which it leaves everything alone", async () => {
+    const listTransactions = async () => {
+      throw new ImgtxError("E_JOURNAL", "the journal is damaged", { image: "/w/t1.journal", offset: 7 });
+    };
+    const { status, stderr } = await runCli(["recover"], { engine: { listTransactions } });
+    expect(status).toBe(15);
+    expect(stderr).toContain("at: /w/t1.journal, offset 0x7");
+  });
+
   test("ends with 0 when it was only asked what waits", async () => {
     const result = await runCli(["recover", "--dry-run"], { engine: { openSession } });
     expect(result).toEqual({ status: 0, stdout: "", stderr: "imgtx: t1 waits\n" });

@@ -64,7 +64,11 @@ function standIn(functions: Partial<Engine>): Engine {
   const session = { root: "/srv/guests", recovered: [] } as unknown as Awaited<
     ReturnType<Engine["openSession"]>
   >;
-  const known: Partial<Engine> = { openSession: async () => session, ...functions };
+  const known: Partial<Engine> = {
+    openSession: async () => session,
+    listTransactions: async () => [],
+    ...functions,
+  };
   return new Proxy(known, {
     get: (target, name) => {
       // Asked by await, of anything that it is given.

@@ -30,7 +30,9 @@ export const recover: PlainCommand = {
   },
   async execute(invocation) {
     const { dryRun } = invocation.settings;
-    const { session } = await openSession(invocation, { reportOnly: dryRun });
+    const { engine, session } = await openSession(invocation, { reportOnly: dryRun });
+    // Throws at a journal that is damaged: nothing of its transaction was touched, and status 0 would hide it.
+    await engine.listTransactions(session);
     const waits = session.recovered.some(({ did }) => did === "reported");
     // Status 0 would tell a script that the guests can start.
     if (waits && !dryRun) {

@@ -6,6 +6,8 @@
 // - After a failed write or flush nothing is appended to that file any more: the kernel may have dropped
 //   the pages and marked them clean, and a later flush would lie. The whole journal is written anew beside
 //   it and moved over it.
+// - So is a journal that another process left, before the first record that this one adds: what was read
+//   of it, and its very name, may be in the page cache alone.
 // - A journal is trusted only when it belongs to the user, nobody else may write it, and it is no link.
 
 import { pathsOf, mapEntryPaths, fromStoredPath, toStoredPath, type Workspace } from "../../device/index.ts";
@@ -38,6 +40,7 @@ export class Journal {
   #records: JournalRecord[];
   #digest: string;
   #endBytes: number;
+  /** Whether the next record needs a new file: this one, or its name, may not be durable as it was read. */
   #suspect: boolean;
   /** Whether others may read the record being appended: a failure from then on leaves it in doubt. */
   #visible = false;
@@ -47,7 +50,8 @@ export class Journal {
     file: StorageFile,
     path: string,
     state: TransactionState,
-    content: Pick<ParsedJournal, "records" | "digest" | "endBytes" | "torn">,
+    content: Pick<ParsedJournal, "records" | "digest" | "endBytes">,
+    suspect: boolean,
   ) {
     this.id = state.begin.id;
     this.path = path;
@@ -57,7 +61,7 @@ export class Journal {
     this.#records = [...content.records];
     this.#digest = content.digest;
     this.#endBytes = content.endBytes;
-    this.#suspect = content.torn;
+    this.#suspect = suspect;
   }
 
   get state(): TransactionState {
@@ -75,7 +79,7 @@ export class Journal {
     const state = foldRecords(records, path);
     if (!state) throw new Error("a journal begins with a begin record");
     const { file, digest, endBytes } = await writeAnew(workspace, path, records);
-    return new Journal(workspace, file, path, state, { records, digest, endBytes, torn: false });
+    return new Journal(workspace, file, path, state, { records, digest, endBytes }, false);
   }
 
   /**
@@ -102,7 +106,7 @@ export class Journal {
           continue;
         }
         const parsed = mapContent(workspace, parseJournal(await readAll(file), path));
-        return new Journal(workspace, file, path, foldOwn(parsed.records, id, path), parsed);
+        return new Journal(workspace, file, path, foldOwn(parsed.records, id, path), parsed, true);
       } catch (error) {
         await file.close();
         throw error;

@@ -92,12 +92,20 @@ function assertTornTail(bytes: Uint8Array, at: number, file: string): void {
   // Its own header is no further record, whole or with its first sector lost: the digit before the digest
   // is one of the first.
   const ownHeader = HEADER.exec(rest);
-  if (!LOOKS_LIKE_RECORD.test(rest.slice(ownHeader ? ownHeader[0].length : LONGEST_LENGTH))) return;
+  const hasMore = LOOKS_LIKE_RECORD.test(rest.slice(ownHeader ? ownHeader[0].length : LONGEST_LENGTH));
+  if (!hasMore && !isWholeRecord(rest, ownHeader)) return;
   throw new ImgtxError("E_JOURNAL", "the journal is damaged", {
     image: file,
     offset: at,
     hint: "put back a copy of the journal, or of the disk that it is on; imgtx touches nothing of this transaction until then",
   });
+}
+
+/** Whether the rest is a record from end to end, but for its digest: a tear leaves no such thing. */
+function isWholeRecord(rest: string, header: RegExpExecArray | null): boolean {
+  if (!header) return false;
+  const json = rest.slice(header[0].length);
+  return json.length === Number(header[1]) + 1 && json.endsWith("\n") && parseJson(json) !== undefined;
 }
 
 function digestOf(previousDigest: string, json: string): string {
