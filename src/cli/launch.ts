@@ -8,9 +8,11 @@
 // - A result that can't be written (`> /dev/full`) never ends with status 0.
 
 import { constants } from "node:os";
+import { ImgtxError } from "../errors/index.ts";
 import { makeNodeStorage } from "../storage/index.ts";
 import type { Child, ChildEnd, Interrupt, Output } from "./context.ts";
 import { run } from "./main.ts";
+import { printable } from "./render/printable.ts";
 
 // For the build, which runs some commands in process.
 export { makeNodeStorage, run };
@@ -31,19 +33,40 @@ export async function launch(descriptors: Descriptors): Promise<void> {
     process.exitCode ||= 1;
     process.stderr.write(`error: the result could not be written: ${error.message}\n`);
   };
+  // Nowhere is left to say that an error could not be written; the status tells of it.
+  const stderr = outputOf(2, descriptors, () => undefined);
+  tellOfProgress(stderr);
   const status = await run(process.argv.slice(2), {
     storage: makeNodeStorage(),
-    cwd: process.cwd(),
+    get cwd() {
+      return currentFolder();
+    },
     env: process.env,
     stdout: outputOf(1, descriptors, onWriteError),
-    // Nowhere is left to say that an error could not be written; the status tells of it.
-    stderr: outputOf(2, descriptors, () => undefined),
+    stderr,
     stdin: readStdin,
     sharesTerminal: descriptors.isTerminal(0),
     onInterrupt,
     spawn: startChild,
   });
   process.exitCode = status === 0 && writeFailed ? 1 : status;
+}
+
+function currentFolder(): string {
+  try {
+    return process.cwd();
+  } catch (cause) {
+    const hint = "go to a folder that is there";
+    throw new ImgtxError("E_NOT_FOUND", "the current folder is not there any more", { hint, cause });
+  }
+}
+
+/** SIGUSR1 asks for a line. Left to itself, Node would open the port of its debugger. */
+function tellOfProgress(stderr: Output): void {
+  const words = process.argv.slice(2).map((word) => printable(word));
+  process.on("SIGUSR1", () => {
+    stderr.write(`imgtx: at work for ${Math.floor(performance.now() / 1000)} s on: ${words.join(" ")}\n`);
+  });
 }
 
 /** An output of the process: a terminal as Node's stream, anything else by its descriptor. */

@@ -123,6 +123,12 @@ describe("txn exec as a process", () => {
     });
   });
 
+  test("says so when the current folder has been removed", async () => {
+    const { status, stderr } = await runShell("mkdir gone; cd gone; rmdir ../gone; imgtx device list");
+    expect(status).toBe(14);
+    expect(stderr).toMatch(/^error: the current folder is not there any more\n/);
+  });
+
   test("passes SIGTERM on, undoes, and ends with the command's status", async () => {
     const result = await runShell(
       [
@@ -134,5 +140,18 @@ describe("txn exec as a process", () => {
     );
     expect(result.stdout).toBe("143\n");
     expect(result.stderr).toContain("imgtx: terminated: rolling back\n");
+  });
+
+  test("says on SIGUSR1 what it is at, and opens no debugger", async () => {
+    const result = await runShell(
+      [
+        "cd disks",
+        `node "${folder}/built/bin/imgtx.js" txn exec -q -- sh -c 'echo ready; exec sleep 1' > ready & pid=$!`,
+        "until grep -q ready ready; do sleep 0.05; done; rm ready",
+        "kill -USR1 $pid; wait $pid; echo $?",
+      ].join("\n"),
+    );
+    expect(result.stdout).toBe("0\n");
+    expect(result.stderr).toMatch(/^imgtx: at work for \d+ s on: txn exec -q -- sh -c .*\n$/);
   });
 });
