@@ -187,10 +187,10 @@ async function undoAfterFailure(work: Work, first: number, error: unknown): Prom
     if (aborts) await abortJournal(workspace, journal);
     else await undoFrom(workspace, journal, first);
   } catch (undoError) {
-    const why = undoError instanceof Error ? undoError.message : String(undoError);
-    if (!(error instanceof ImgtxError)) return error;
-    return error.reworded(error.message, {
-      hint: `files of the transaction are still there (${why}); the next imgtx command removes them`,
+    if (!(error instanceof ImgtxError) || !(undoError instanceof ImgtxError)) return error;
+    // With the code of the second failure: "refused, nothing changed" would not be true yet.
+    return undoError.reworded(`${error.message}; and then it could not be undone: ${undoError.message}`, {
+      hint: "files of the transaction are still there; the next imgtx command removes them",
       cause: new AggregateError([error, undoError]),
     });
   }

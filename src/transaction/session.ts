@@ -57,7 +57,21 @@ export async function initWorkspace(
 ): Promise<{ root: string; created: boolean }> {
   const workspace = await workspaceAt(storage, folder);
   const created = await makeWorkspace(workspace, new Date(storage.host.now()).toISOString());
-  await recover(workspace, { waitMs: 10_000, onWait: () => undefined });
+  try {
+    await recover(workspace, { waitMs: 10_000, onWait: () => undefined });
+  } catch (cause) {
+    if (!created || !(cause instanceof ImgtxError)) throw cause;
+    throw new ImgtxError(
+      "E_UNFINISHED",
+      `the workspace is made, but not shown in 'devices' yet: ${cause.message}`,
+      {
+        image: cause.image ?? workspace.root,
+        changed: true,
+        hint: "the next imgtx command shows it; `imgtx recover` does only that",
+        cause,
+      },
+    );
+  }
   return { root: workspace.root, created };
 }
 

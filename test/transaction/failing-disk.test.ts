@@ -3,6 +3,7 @@
 
 import { expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
+import { initWorkspace } from "../../src/transaction/index.ts";
 import { snapshotTree } from "../helpers/tree.ts";
 import { watchStorage } from "./watched-storage.ts";
 import { makeWorkbench, type Workbench } from "./workbench.ts";
@@ -22,6 +23,7 @@ const COMMANDS: readonly (readonly [string, Command])[] = [
     "a statement of an open transaction",
     { prepare: async (bench) => await bench.begin(), run: async (bench) => await bench.snapshot(GROUP) },
   ],
+  ["a begin", { prepare: async () => undefined, run: async (bench) => await bench.begin() }],
   [
     "a commit",
     {
@@ -91,4 +93,31 @@ test.each(COMMANDS)(
       if (calls < failing) return;
     }
   },
+  240_000,
 );
+
+test("init that fails behind the table says that the workspace is there, and the next command shows it", async () => {
+  const bench = await makeWorkbench();
+  const folder = `${bench.root}/inner`;
+  await bench.storage.makeFolder(folder, 0o755);
+  const failing = watchStorage(bench.storage, ({ name, path }) => {
+    if (name === "makeSymlink" && path.startsWith(folder)) throw new ImgtxError("E_IO", "Input/output error");
+  });
+  await expect(initWorkspace(failing, folder)).rejects.toMatchObject({ code: "E_UNFINISHED", changed: true });
+  expect(await initWorkspace(bench.storage, folder)).toEqual({ root: folder, created: false });
+  expect(await bench.storage.readSymlink(`${folder}/devices`)).toBe(".imgtx/view/0");
+});
+
+test("a refusal that can't be undone ends as the failure of the disk: something is still there", async () => {
+  const bench = await makeWorkbench();
+  const failing = watchStorage(bench.storage, ({ name, path }) => {
+    if (name === "removeFile" && path.startsWith(`${bench.root}/`)) {
+      throw new ImgtxError("E_IO", "Input/output error", { image: path });
+    }
+  });
+  await bench.begin();
+  await expect(bench.through(failing).run([{ kind: "refuse", device: "vda" }])).rejects.toMatchObject({
+    code: "E_IO",
+    message: expect.stringContaining("could not be undone") as string,
+  });
+});

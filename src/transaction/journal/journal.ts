@@ -78,7 +78,9 @@ export class Journal {
     const records = [begin, ...more];
     const state = foldRecords(records, path);
     if (!state) throw new Error("a journal begins with a begin record");
-    const { file, digest, endBytes } = await writeAnew(workspace, path, records);
+    const { file, digest, endBytes } = await writeAnew(workspace, path, records).catch(
+      async (error: unknown) => await takeBack(workspace, begin.id, error),
+    );
     return new Journal(workspace, file, path, state, { records, digest, endBytes }, false);
   }
 
@@ -292,6 +294,23 @@ async function writeAnew(
     await file.close();
     throw error;
   }
+}
+
+/** Removes what a failed attempt left of a new journal: a transaction that nobody was told of must not be open. */
+async function takeBack(workspace: Workspace, id: string, error: unknown): Promise<never> {
+  const { storage } = workspace;
+  const path = journalPath(workspace, id);
+  try {
+    await removeHalfMade(workspace, id);
+    if (await storage.statLink(path)) await storage.removeFile(path);
+  } catch (cause) {
+    if (!(error instanceof ImgtxError)) throw error;
+    throw error.reworded(error.message, {
+      hint: `transaction ${id} may be left open: look with \`imgtx txn status\`, and abort it`,
+      cause,
+    });
+  }
+  throw error;
 }
 
 /** Undefined where the transaction ended between a look at the name and the opening of it. */

@@ -99,7 +99,10 @@ describe("a target is refused", () => {
     const before = snapshotWorkspace(bench.root);
     const target = { device: "vda", file: `${bench.root}/${file}`, format: "qcow2" };
     const request = { ...bench.snapshotRequest({}), targets: [target] };
-    expect((await failureOf(async () => await bench.run(request))).code).toBe(code);
+    const failure = await failureOf(async () => await bench.run(request));
+    expect(failure.code).toBe(code);
+    if (file.startsWith("missing/"))
+      expect(failure.message).toBe(`there is no folder '${bench.at("missing")}'`);
     expect(snapshotWorkspace(bench.root)).toEqual(before);
   });
 
