@@ -127,6 +127,22 @@ describe("names with control characters", () => {
   });
 });
 
+test("an abort tells newest first what is undone, and of each device where it stays", async () => {
+  const note = "what 'vda' wrote stays in /d/a1";
+  const actions = [
+    makeAction({ device: "vda", before: "/d/a", after: "/d/a1" }),
+    makeAction({ device: "vdb", before: "/d/b", after: "/d/b1" }),
+    makeAction({ kind: "rollback", device: "vda", before: "/d/a1", after: "/d/a", notes: [note] }),
+  ];
+  const engine = { abortTransaction: async () => makeOutcome({ actions }) };
+  const { stdout } = await runCli(["txn", "abort"], { engine });
+  expect(stdout.split("\n").slice(0, 3)).toEqual([
+    "vda: rollback undone",
+    "vdb: snapshot undone, stays /d/b",
+    "vda: snapshot undone, stays /d/a",
+  ]);
+});
+
 describe("--quiet", () => {
   test("is silent on success, but not about recovery, and not about what was asked for", async () => {
     const engine = {

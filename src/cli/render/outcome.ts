@@ -27,7 +27,10 @@ export function tenseOf(outcome: Outcome): Tense {
 }
 
 export function drawOutcome(outcome: Outcome, canvas: Canvas, tense: Tense, closing: string): string[] {
-  const actions = outcome.actions.flatMap((action) => drawAction(action, canvas, tense));
+  const actions =
+    tense === "undone"
+      ? drawUndone(outcome.actions, canvas)
+      : outcome.actions.flatMap((action) => drawAction(action, canvas, tense));
   const chains = drawChains(outcome.devices, canvas);
   return [...actions, ...(chains.length > 0 ? ["", ...chains, ""] : []), closing];
 }
@@ -47,6 +50,18 @@ export function drawAction(action: ActionReport, { paint }: Canvas, tense: Tense
     `${paint.bold(head)}: ${SAYING[action.kind][tense]}${drawMove(action, tense)}`,
     ...action.notes.map((note) => `  ${paint.yellow("note:")} ${note}`),
   ];
+}
+
+/**
+ * Newest first, as they were undone. A device stays at what it was before its first action: what lay
+ * between has gone, and so has what the notes said of it.
+ */
+function drawUndone(actions: readonly ActionReport[], canvas: Canvas): string[] {
+  const lines = actions.map((action, index) => {
+    const isFirst = actions.findIndex(({ device }) => device === action.device) === index;
+    return drawAction({ ...action, before: isFirst ? action.before : null, notes: [] }, canvas, "undone");
+  });
+  return lines.toReversed().flat();
 }
 
 function drawMove({ before, after }: ActionReport, tense: Tense): string {
