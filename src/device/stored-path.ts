@@ -24,11 +24,23 @@ export function pathBelow(root: string, path: string): string {
   return path.slice(root === "/" ? 1 : root.length + 1);
 }
 
-/** The canonical form of an absolute path whose folder exists. The file itself need not. */
+/** The canonical form of an absolute path whose folder exists, else E_NOT_FOUND. The file itself need not. */
 export async function canonicalPath(storage: Storage, path: string): Promise<string> {
   const name = posix.basename(path);
   if (name === "" || name === "." || name === "..") {
     throw new ImgtxError("E_NOT_A_FILE", `'${path}' names a folder, not a file`, { image: path });
   }
-  return posix.join(await storage.realPath(posix.dirname(path)), name);
+  return posix.join(await realFolder(storage, posix.dirname(path)), name);
+}
+
+/** The canonical path of a folder; E_NOT_FOUND where there is none. */
+export async function realFolder(storage: Storage, folder: string): Promise<string> {
+  try {
+    return await storage.realPath(folder);
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
+    throw error.reworded(`there is no folder '${folder}'`, {
+      hint: "name a folder that is there, or make it",
+    });
+  }
 }

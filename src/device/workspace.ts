@@ -16,6 +16,7 @@ import {
 } from "../storage/index.ts";
 import { type DeviceTable, decodeTable, encodeTable, firstTable } from "./device-table.ts";
 import { moveOver, readWholeFile, replaceFile, writeBeside } from "./replace-file.ts";
+import { realFolder } from "./stored-path.ts";
 
 export interface Workspace {
   readonly storage: Storage;
@@ -49,7 +50,7 @@ export async function findWorkspace(
   startFolder: string,
   named: string | undefined,
 ): Promise<Workspace> {
-  const from = await storage.realPath(named ?? startFolder);
+  const from = await realFolder(storage, named ?? startFolder);
   for (let folder = from; ; folder = posix.dirname(folder)) {
     if (await storage.stat(`${folder}/.imgtx/table.json`)) return { storage, root: folder };
     if (named !== undefined || folder === "/") break;
@@ -63,7 +64,7 @@ export async function findWorkspace(
 
 /** The workspace that folder would be; nothing is made, and nothing needs to be there but the folder. */
 export async function workspaceAt(storage: Storage, folder: string): Promise<Workspace> {
-  return { storage, root: await storage.realPath(folder) };
+  return { storage, root: await realFolder(storage, folder) };
 }
 
 /** Whether the workspace is there, and not only the place for it. */
