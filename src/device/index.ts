@@ -25,6 +25,7 @@ export { isViewPresent, planView, showView } from "./view.ts";
 export type { Workspace } from "./workspace.ts";
 export {
   findWorkspace,
+  flushTableName,
   isWorkspaceMade,
   listHistory,
   lockWorkspace,

@@ -168,6 +168,11 @@ export async function writeNextGeneration(
   await moveOver(storage, table, "next table's name");
 }
 
+/** Makes the table's present name durable: it was found moved, by a process that died before it knew. */
+export async function flushTableName(workspace: Workspace): Promise<void> {
+  await workspace.storage.flushFolder(pathsOf(workspace).own, "name of a table found moved");
+}
+
 function historyPath(workspace: Workspace, generation: number): string {
   return `${pathsOf(workspace).history}/${String(generation).padStart(6, "0")}.json`;
 }

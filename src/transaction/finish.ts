@@ -9,7 +9,7 @@
 import {
   type DeviceTable,
   isViewPresent,
-  pathsOf,
+  flushTableName,
   readTable,
   showView,
   withDevices,
@@ -50,7 +50,7 @@ export async function finishCommit(workspace: Workspace, journal: Journal): Prom
     table = next;
   } else {
     // Found moved, by a process that died before it knew the move to be durable: the journal must not go first.
-    await workspace.storage.flushFolder(pathsOf(workspace).own, "name of a table found moved");
+    await flushTableName(workspace);
   }
   if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
   await journal.retire();

@@ -10,6 +10,7 @@
 import {
   type DeviceTable,
   isOwnerAlive,
+  flushTableName,
   isViewPresent,
   isWorkspaceMade,
   listHistory,
@@ -91,6 +92,8 @@ export async function settleJournals(workspace: Workspace, except?: string): Pro
 async function repairView(workspace: Workspace): Promise<RecoveryNote | undefined> {
   const table = await readTable(workspace);
   if (await isViewPresent(workspace, table)) return undefined;
+  // Whoever moved the table died before it showed it, and perhaps before the move was durable.
+  await flushTableName(workspace);
   await showView(workspace, table);
   return { transaction: null, did: "view", text: `showed generation ${table.generation} in 'devices' again` };
 }
@@ -151,11 +154,12 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
     };
   }
   if (!unfinished) return undefined;
-  await undoFrom(workspace, journal, unfinished.plan.statement);
   if (state.begin.onError === "abort") {
+    // At once, and not behind an undo of the statement: a crash between the two would leave it open.
     await abortJournal(workspace, journal);
     return { transaction: id, did: "aborted", text: `aborted ${what}: an action of it was interrupted` };
   }
+  await undoFrom(workspace, journal, unfinished.plan.statement);
   return {
     transaction: id,
     did: "undone",
