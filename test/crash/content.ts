@@ -10,7 +10,7 @@
 import { createHash } from "node:crypto";
 
 /** As ext4 with its default block size; holes start and end on it. */
-export const CHUNK_BYTES = 4096;
+const CHUNK_BYTES = 4096;
 
 interface Chunk {
   readonly bytes: Uint8Array;

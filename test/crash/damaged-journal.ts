@@ -12,7 +12,7 @@ import { differences, emptyReport, type Report } from "./report.ts";
 import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
 import { runOn, type Subject } from "./subject.ts";
 
-export interface Damage {
+interface Damage {
   readonly label: string;
   readonly bytes: Uint8Array;
   /** Whether nothing but the last record, or what follows it, differs: a torn tail looks like that. */

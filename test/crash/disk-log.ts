@@ -19,13 +19,13 @@ export interface WriteChange extends Common {
   readonly grows: boolean;
 }
 
-export interface TruncateChange extends Common {
+interface TruncateChange extends Common {
   readonly kind: "truncate";
   readonly inode: number;
   readonly sizeBytes: number;
 }
 
-export interface PunchChange extends Common {
+interface PunchChange extends Common {
   readonly kind: "punch";
   readonly inode: number;
   readonly start: number;

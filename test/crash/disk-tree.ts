@@ -8,7 +8,7 @@
 import { createHash } from "node:crypto";
 import { Content } from "./content.ts";
 
-export const ROOT = 2;
+const ROOT = 2;
 const MAX_LINKS = 40;
 
 export interface Inode {

@@ -9,7 +9,7 @@ import type { Scenario } from "./scenarios.ts";
 import { runPlain, type Injection } from "./strace.ts";
 import { BadState, type Step } from "./subject.ts";
 
-export interface ProcessFigures {
+interface ProcessFigures {
   /** Calls at which the process was killed. */
   kills: number;
   /** Calls that were made to fail. */

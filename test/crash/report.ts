@@ -9,7 +9,7 @@ export interface Violation {
   readonly detail: string;
 }
 
-export interface Figures {
+interface Figures {
   /** Moments at which a command was cut off. */
   points: number;
   /** Different disks that recovery was run on. */

@@ -33,14 +33,8 @@ export interface SimulatedResult {
   readonly mutantProblems: readonly string[];
 }
 
-/** How much of the time that is left each part may take, while others wait. */
-const SHARES: Readonly<Record<Part, number>> = {
-  crashes: 0.4,
-  errors: 0.4,
-  damage: 0.3,
-  races: 0.3,
-  mutants: 1,
-};
+/** How much of the time that is left each part may take. Races take little, and the mutants the rest. */
+const SHARES = { crashes: 0.4, errors: 0.3, damage: 0.2 };
 /** Every n-th byte of a journal is damaged: each one in the scenarios of the slice, fewer in the others. */
 const DAMAGE_STRIDE = { inSlice: 1, others: 7 };
 const RACE_SEEDS = 200;
@@ -48,87 +42,129 @@ const RACE_SEEDS = 200;
 export async function tortureSimulated(options: SimulatedOptions): Promise<SimulatedResult> {
   const scenarios = SCENARIOS.filter(({ name }) => name.includes(options.only ?? ""));
   const trials = await Promise.all(scenarios.map(trialOf));
-  const report = emptyReport();
-  const seen = new Map<string, Trial[]>();
+  const run = new Run(options, trials);
   const wants = (part: Part) => options.parts?.includes(part) ?? true;
-  const limited = (part: Part, waiting: number): ExploreOptions => ({
-    ...EXPLORE_ALL,
-    seed: options.seed,
-    maxViolations: 100,
-    deadline: slice(options.deadline, SHARES[part], waiting),
-  });
-  const take = (part: Part, name: string, found: Report) => {
-    addReport(report, found);
+  if (wants("crashes") || wants("mutants")) await run.crashes();
+  if (wants("errors")) await run.errors();
+  if (wants("damage")) await run.damage();
+  if (wants("races")) await run.races();
+  const mutants = wants("mutants") ? await run.mutants() : [];
+  const isWhole = wants("mutants") && options.only === undefined;
+  const mutantProblems = isWhole ? judgeMutants(mutants, REDUNDANT_FLUSHES) : [];
+  return { report: run.report, mutants, mutantProblems };
+}
+
+class Run {
+  readonly report = emptyReport();
+  readonly #options: SimulatedOptions;
+  readonly #trials: readonly Trial[];
+  /** For each purpose of a flush, the scenarios in which it was met. */
+  readonly #seen = new Map<string, Trial[]>();
+
+  constructor(options: SimulatedOptions, trials: readonly Trial[]) {
+    this.#options = options;
+    this.#trials = trials;
+  }
+
+  /** Every scenario with one crash before any with two: what is found early needs no time. */
+  async crashes(): Promise<void> {
+    const end = partOf(this.#options.deadline, SHARES.crashes);
+    for (let depth = 1; depth <= EXPLORE_ALL.depth; depth += 1) {
+      await this.#each(
+        `crashes, ${depth} deep`,
+        partOf(end, depth / EXPLORE_ALL.depth),
+        async (trial, limits) => {
+          const found = await explore(await record(trial.plan, trial.subject), trial.subject, {
+            ...limits,
+            depth,
+          });
+          for (const purpose of found.purposes) {
+            const known = this.#seen.get(purpose) ?? [];
+            if (!known.includes(trial)) this.#seen.set(purpose, [...known, trial]);
+          }
+          // The same boundaries are met at each depth.
+          if (depth > 1) found.figures.points = 0;
+          return found;
+        },
+      );
+    }
+  }
+
+  async errors(): Promise<void> {
+    await this.#each("errors", partOf(this.#options.deadline, SHARES.errors), async (trial, limits) =>
+      injectErrors(await record(trial.plan, trial.subject), trial.subject, limits),
+    );
+  }
+
+  async damage(): Promise<void> {
+    await this.#each(
+      "damage",
+      partOf(this.#options.deadline, SHARES.damage),
+      async ({ plan, subject, inSlice }, limits) => {
+        const stride = inSlice ? DAMAGE_STRIDE.inSlice : DAMAGE_STRIDE.others;
+        return damageJournals(await record(plan, subject), subject, journalsIn, stride, limits);
+      },
+    );
+  }
+
+  async #each(
+    part: string,
+    end: number,
+    run: (trial: Trial, limits: ExploreOptions) => Promise<Report>,
+  ): Promise<void> {
+    for (const [index, trial] of this.#trials.entries()) {
+      const deadline = partOf(end, 1 / (this.#trials.length - index));
+      const { seed } = this.#options;
+      this.#take(
+        part,
+        trial.plan.name,
+        await run(trial, { ...EXPLORE_ALL, seed, deadline, maxViolations: 100 }),
+      );
+    }
+  }
+
+  async races(): Promise<void> {
+    const { only, seed } = this.#options;
+    for (const entry of RACES.filter(({ name }) => name.includes(only ?? ""))) {
+      const { race, subject } = await simulatedRaceOf(entry);
+      const seeds = Array.from({ length: RACE_SEEDS }, (_, index) => seed * RACE_SEEDS + index);
+      this.#take("races", race.name, await runRaces(race, subject, seeds));
+    }
+  }
+
+  async mutants(): Promise<Mutant[]> {
+    const mutants: Mutant[] = [];
+    const { seed } = this.#options;
+    const purposes = [...this.#seen.keys()].sort();
+    for (const [index, purpose] of purposes.entries()) {
+      const deadline = partOf(this.#options.deadline, 1 / (purposes.length - index));
+      const mutant = await tryMutant(purpose, this.#seen.get(purpose) ?? [], {
+        ...EXPLORE_ALL,
+        seed,
+        deadline,
+      });
+      mutants.push(mutant);
+      this.#options.say(
+        `mutant: without "${purpose}": ${mutant.verdict}${mutant.by ? `, by ${firstLine(mutant.by)}` : ""}`,
+      );
+    }
+    return mutants;
+  }
+
+  #take(part: string, name: string, found: Report): void {
+    addReport(this.report, found);
     const cut = found.cutShort ? ", cut short" : "";
-    options.say(`${part}: ${name}: ${describeFigures(found)}${cut}`);
-  };
-  for (const [index, trial] of trials.entries()) {
-    const waiting = trials.length - index;
-    const recording = await record(trial.plan, trial.subject);
-    if (wants("crashes") || wants("mutants")) {
-      const found = await explore(recording, trial.subject, limited("crashes", waiting));
-      for (const purpose of found.purposes) seen.set(purpose, [...(seen.get(purpose) ?? []), trial]);
-      take("crashes", trial.plan.name, found);
-    }
-    if (wants("errors")) {
-      take(
-        "errors",
-        trial.plan.name,
-        await injectErrors(recording, trial.subject, limited("errors", waiting)),
-      );
-    }
-    if (wants("damage")) {
-      const damage = limited("damage", waiting);
-      take(
-        "damage",
-        trial.plan.name,
-        await damageJournals(
-          recording,
-          trial.subject,
-          journalsIn,
-          trial.inSlice ? DAMAGE_STRIDE.inSlice : DAMAGE_STRIDE.others,
-          damage,
-        ),
-      );
-    }
-  }
-  if (wants("races")) await tortureRaces(options, take);
-  const mutants = wants("mutants") ? await tortureMutants(seen, options) : [];
-  const mutantProblems =
-    wants("mutants") && options.only === undefined ? judgeMutants(mutants, REDUNDANT_FLUSHES) : [];
-  return { report, mutants, mutantProblems };
-}
-
-async function tortureRaces(
-  options: SimulatedOptions,
-  take: (part: Part, name: string, found: Report) => void,
-): Promise<void> {
-  for (const entry of RACES.filter(({ name }) => name.includes(options.only ?? ""))) {
-    const { race, subject } = await simulatedRaceOf(entry);
-    const seeds = Array.from({ length: RACE_SEEDS }, (_, index) => options.seed * RACE_SEEDS + index);
-    take("races", race.name, await runRaces(race, subject, seeds));
+    this.#options.say(`${part}: ${name}: ${describeFigures(found)}${cut}`);
   }
 }
 
-async function tortureMutants(
-  seen: ReadonlyMap<string, readonly Trial[]>,
-  options: SimulatedOptions,
-): Promise<Mutant[]> {
-  const mutants: Mutant[] = [];
-  const purposes = [...seen.keys()].sort();
-  for (const [index, purpose] of purposes.entries()) {
-    const deadline = slice(options.deadline, SHARES.mutants, purposes.length - index);
-    const trials = seen.get(purpose) ?? [];
-    const mutant = await tryMutant(purpose, trials, { ...EXPLORE_ALL, seed: options.seed, deadline });
-    mutants.push(mutant);
-    options.say(`mutant: without "${purpose}": ${mutant.verdict}`);
-  }
-  return mutants;
+function firstLine(text: string): string {
+  return text.split("\n")[0] ?? "";
 }
 
-/** The moment by which one of `waiting` equal pieces of a share of the time left has to be over. */
-function slice(deadline: number, share: number, waiting: number): number {
-  return Date.now() + ((deadline - Date.now()) * share) / waiting;
+/** The moment at which a part of the time that is left until the deadline is over. */
+function partOf(deadline: number, share: number): number {
+  return Date.now() + (deadline - Date.now()) * share;
 }
 
 function describeFigures(report: Report): string {

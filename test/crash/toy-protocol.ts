@@ -23,7 +23,7 @@ export interface ToyFaults {
   readonly ignoresDamage?: boolean;
 }
 
-export const TOY_FILES = ["/data/a", "/data/b"];
+const TOY_FILES = ["/data/a", "/data/b"];
 const PRIVATE = "/data/.toy";
 const JOURNAL = `${PRIVATE}/journal`;
 const DRAFT = `${PRIVATE}/draft`;

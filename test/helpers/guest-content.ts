@@ -73,7 +73,7 @@ export function guestDigest(guest: Guest): string {
   return hash.digest("hex");
 }
 
-export function backingPath(overlay: string, name: string): string {
+function backingPath(overlay: string, name: string): string {
   return posix.isAbsolute(name) ? name : posix.join(posix.dirname(overlay), name);
 }
 

@@ -10,7 +10,7 @@
 //   of it, and its very name, may be in the page cache alone.
 // - A journal is trusted only when it belongs to the user, nobody else may write it, and it is no link.
 
-import { pathsOf, mapEntryPaths, fromStoredPath, toStoredPath, type Workspace } from "../../device/index.ts";
+import { pathsOf, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type LockWaiting, lockFile, type StorageFile } from "../../storage/index.ts";
 import { encodeRecord, FIRST_DIGEST, type ParsedJournal, parseJournal } from "./record-line.ts";
@@ -21,6 +21,7 @@ import {
   type JournalRecord,
   type TransactionState,
 } from "./records.ts";
+import { mapContent, toStored } from "./stored-record.ts";
 
 const SUFFIX = ".journal";
 const NEW_SUFFIX = ".new";
@@ -351,41 +352,6 @@ async function readAll(file: StorageFile): Promise<Uint8Array> {
   }
   const bytes = new Uint8Array(sizeBytes);
   return bytes.subarray(0, await file.read(bytes, 0));
-}
-
-function mapContent(workspace: Workspace, parsed: ParsedJournal): ParsedJournal {
-  const records = parsed.records.map((record) =>
-    mapRecordPaths(record, (path) => fromStoredPath(workspace.root, path)),
-  );
-  return { ...parsed, records };
-}
-
-function toStored(root: string, record: JournalRecord): JournalRecord {
-  return mapRecordPaths(record, (path) => toStoredPath(root, path));
-}
-
-function mapRecordPaths(record: JournalRecord, map: (path: string) => string): JournalRecord {
-  if (record.type === "prepared") {
-    return { ...record, files: record.files.map((file) => ({ ...file, path: map(file.path) })) };
-  }
-  if (record.type !== "plan") return record;
-  const orNull = (path: string | null) => (path === null ? null : map(path));
-  return {
-    ...record,
-    reports: record.reports.map((report) => ({
-      ...report,
-      before: orNull(report.before),
-      after: orNull(report.after),
-      files: report.files.map((file) => ({ ...file, path: map(file.path) })),
-    })),
-    newFiles: record.newFiles.map((file) => ({ path: map(file.path), staging: map(file.staging) })),
-    changes: record.changes.map(({ device, after }) => ({
-      device,
-      after: after && mapEntryPaths(after, map),
-    })),
-    allowPaths: record.allowPaths.map(map),
-    watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
-  };
 }
 
 /** The state of a journal by its name. A journal under another's name would be taken for its lock. */

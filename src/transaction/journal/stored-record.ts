@@ -1,0 +1,43 @@
+// Records on their way to and from the disk. A workspace can be moved with a transaction open in it: so
+// paths inside it are relative there.
+
+import { fromStoredPath, mapEntryPaths, toStoredPath, type Workspace } from "../../device/index.ts";
+import type { ParsedJournal } from "./record-line.ts";
+import type { JournalRecord } from "./records.ts";
+
+/** Records as they are used in memory: every path absolute. */
+export function mapContent(workspace: Workspace, parsed: ParsedJournal): ParsedJournal {
+  const records = parsed.records.map((record) =>
+    mapRecordPaths(record, (path) => fromStoredPath(workspace.root, path)),
+  );
+  return { ...parsed, records };
+}
+
+/** A record as it is written: paths inside the workspace relative to it. */
+export function toStored(root: string, record: JournalRecord): JournalRecord {
+  return mapRecordPaths(record, (path) => toStoredPath(root, path));
+}
+
+function mapRecordPaths(record: JournalRecord, map: (path: string) => string): JournalRecord {
+  if (record.type === "prepared") {
+    return { ...record, files: record.files.map((file) => ({ ...file, path: map(file.path) })) };
+  }
+  if (record.type !== "plan") return record;
+  const orNull = (path: string | null) => (path === null ? null : map(path));
+  return {
+    ...record,
+    reports: record.reports.map((report) => ({
+      ...report,
+      before: orNull(report.before),
+      after: orNull(report.after),
+      files: report.files.map((file) => ({ ...file, path: map(file.path) })),
+    })),
+    newFiles: record.newFiles.map((file) => ({ path: map(file.path), staging: map(file.staging) })),
+    changes: record.changes.map(({ device, after }) => ({
+      device,
+      after: after && mapEntryPaths(after, map),
+    })),
+    allowPaths: record.allowPaths.map(map),
+    watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
+  };
+}
