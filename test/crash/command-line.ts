@@ -115,12 +115,13 @@ async function askCommands(machine: SimulatedMachine): Promise<Answers | undefin
   const before = machine.log.length;
   const devices = await runCommand(startProcess(machine), ["device", "list", "--json"]);
   if (isLacking(devices)) return undefined;
+  const history = await runCommand(startProcess(machine), ["history", "--json"]);
   const transactions = await runCommand(startProcess(machine), ["txn", "status", "--json"]);
-  for (const answer of [devices, transactions]) {
+  for (const answer of [devices, history, transactions]) {
     if (answer.exit !== 0) throw new BadState(`a query ends with ${answer.exit}:\n${answer.text}`);
   }
   if (machine.log.length > before) throw new BadState("a query changed something behind recovery");
-  return { devices: devices.out, transactions: transactions.out };
+  return { devices: devices.out, history: history.out, transactions: transactions.out };
 }
 
 function viewOf(tree: Tree): FolderView {

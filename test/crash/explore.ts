@@ -263,7 +263,7 @@ class Explorer {
     // What a dead process had added to an open transaction is read from the page cache, and recovery
     // leaves it there. What is committed is durable behind it.
     const sameDisks = [...crash.wantedOfPower].filter(
-      ([, outcome]) => disksOf(outcome) === disksOf(observed),
+      ([, outcome]) => this.#subject.disksOf(outcome) === this.#subject.disksOf(observed),
     );
     return this.#cutOff({
       recorded: crash.cut.recorded,

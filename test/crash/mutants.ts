@@ -2,6 +2,7 @@
 // reason. A flush is known by its purpose. A mutant's flush returns success and persists nothing.
 
 import { explore, type ExploreOptions } from "./explore.ts";
+import { injectErrors } from "./injected-errors.ts";
 import { record } from "./recording.ts";
 import { describeViolation } from "./report.ts";
 import type { Plan, Subject } from "./subject.ts";
@@ -12,6 +13,8 @@ export interface Mutant {
   /** The scenario that killed it, and how. */
   readonly by: string | undefined;
 }
+
+const TRIALS_WITH_ERRORS = 4;
 
 /** Tries the scenarios in the order given until one kills the mutant. */
 export async function tryMutant(
@@ -29,6 +32,14 @@ export async function tryMutant(
       if (violation) return { purpose, verdict: "killed", by: describeViolation(violation) };
       cutShort ||= report.cutShort;
     }
+  }
+  // Some are needed only for what an exit status promises when something else fails.
+  for (const { plan, subject } of trials.slice(0, TRIALS_WITH_ERRORS)) {
+    const recording = await record(plan, subject, new Set([purpose]));
+    const report = await injectErrors(recording, subject, { ...options, maxViolations: 1 });
+    const [violation] = report.violations;
+    if (violation) return { purpose, verdict: "killed", by: describeViolation(violation) };
+    cutShort ||= report.cutShort;
   }
   return { purpose, verdict: cutShort ? "cut short" : "survived", by: undefined };
 }

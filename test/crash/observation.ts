@@ -57,10 +57,18 @@ interface TransactionAnswer {
   readonly savepoints: readonly string[];
 }
 
-/** What `device list --json` and `txn status --json` printed; undefined where there is no workspace yet. */
+/** What `device list --json`, `history --json` and `txn status --json` printed; undefined where there is no workspace yet. */
 export interface Answers {
   readonly devices: string;
+  /** Of `history --json`. */
+  readonly history: string;
   readonly transactions: string;
+}
+
+interface GenerationAnswer {
+  readonly generation: number;
+  readonly summary: string;
+  readonly devices: readonly { readonly name: string; readonly image: string }[];
 }
 
 const OWN_FOLDER = ".imgtx";
@@ -78,8 +86,10 @@ export function describeWorkspace(
     devices: DeviceAnswer[];
   };
   const { transactions } = JSON.parse(answers.transactions) as { transactions: TransactionAnswer[] };
+  const { generations } = JSON.parse(answers.history) as { generations: GenerationAnswer[] };
   return [
     `generation ${generation}`,
+    ...generations.map(describeGeneration),
     ...devices.flatMap((device) => describeDevice(view, device)),
     ...describeView(view, place, devices),
     ...transactions.map(describeTransaction).sort(),
@@ -127,6 +137,11 @@ function describeView(view: FolderView, place: WorkspacePlace, devices: readonly
     if (shown !== view.realPath(image)) throw new BadState(`${VIEW}/${name} shows ${shown}, not ${image}`);
     return `view of ${name}: ${shown}`;
   });
+}
+
+function describeGeneration({ generation, summary, devices }: GenerationAnswer): string {
+  const images = devices.map(({ name, image }) => `${name} ${image}`);
+  return `history ${generation}: ${summary}: ${images.join(", ")}`;
 }
 
 function describeTransaction(transaction: TransactionAnswer): string {

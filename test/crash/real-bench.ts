@@ -104,11 +104,12 @@ export class RealBench {
     const devices = await this.ask(["device", "list", "--json"]);
     const view = viewFolder(this.live);
     if (devices.exit === 14) return describeWorkspace(view, this.#place, undefined);
+    const history = await this.ask(["history", "--json"]);
     const transactions = await this.ask(["txn", "status", "--json"]);
-    for (const { exit, text } of [devices, transactions]) {
+    for (const { exit, text } of [devices, history, transactions]) {
       if (exit !== 0) throw new BadState(`a query ends with ${exit}:\n${text}`);
     }
-    const answers = { devices: devices.out, transactions: transactions.out };
+    const answers = { devices: devices.out, history: history.out, transactions: transactions.out };
     const observed = describeWorkspace(view, this.#place, answers);
     if (this.#asksQemu && !this.#judgedByQemu.has(observed)) this.#askQemu(devices.out);
     this.#judgedByQemu.add(observed);

@@ -138,7 +138,9 @@ async function judge(
     bench.violate("a wrong exit status", trail, `exit status ${result.exit}\n${result.text}`);
     return;
   }
-  if (result.exit === 13 && !trial.step.failsForward && !bench.hasFilesOf(trial.before)) {
+  // What fails while it is being taken back can only be left to the next command.
+  const takesBack = trial.step.failsForward === true || (trial.step.exit ?? 0) !== 0;
+  if (result.exit === 13 && !takesBack && !bench.hasFilesOf(trial.before)) {
     bench.violate("exit status 13, but not rolled back", trail, result.text);
   }
   try {

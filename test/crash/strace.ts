@@ -3,7 +3,7 @@
 // this; one pool thread makes the count the same in each run.
 
 import { spawn } from "node:child_process";
-import { readFileSync, rmSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 
 /** A system call that changes something, met in a trace. */
 export interface TracedCall {
@@ -50,11 +50,24 @@ const CHANGING = [
 ];
 const TIMEOUT_MS = 30_000;
 
+/**
+ * Two flushes on the pool thread before the program's own. koffi flushes the standard outputs on the main
+ * thread when the process ends, and waits for ever where that fails. strace counts by thread: so a failure
+ * meant for the third flush of the pool, or a later one, never meets those two.
+ */
+const TWO_FLUSHES = `const fs = require("node:fs");
+const descriptor = fs.openSync("/dev/null");
+fs.fsync(descriptor, () => undefined);
+fs.fsync(descriptor, () => fs.closeSync(descriptor));
+`;
+
 export async function runTraced(
   launch: Launch,
   argv: readonly string[],
   injection?: Injection,
 ): Promise<TracedRun> {
+  const preloaded = `${launch.traceFile}.cjs`;
+  writeFileSync(preloaded, TWO_FLUSHES);
   const inject = injection ? ["-e", `inject=${injectionOf(injection)}`] : [];
   const result = await runProcess(
     [
@@ -70,6 +83,8 @@ export async function runTraced(
       "signal=none",
       ...inject,
       process.execPath,
+      "--require",
+      preloaded,
       launch.program,
       ...argv,
     ],
@@ -77,6 +92,7 @@ export async function runTraced(
   );
   const calls = readTrace(readFileSync(launch.traceFile, "utf8"), launch.root);
   rmSync(launch.traceFile);
+  rmSync(preloaded);
   return { ...result, calls, hit: injection !== undefined && wasHit(calls, injection, result) };
 }
 

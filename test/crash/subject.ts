@@ -41,7 +41,10 @@ export interface Step {
   readonly argv: readonly string[];
   /** The exit status without a crash. Default: 0. */
   readonly exit?: number;
-  /** Whether it takes something back: when an error stops it (13), the next command may go on with it. */
+  /**
+   * Whether, when an error stops it (13), the next command may go on with it: it takes something back, or
+   * what it makes is no harm.
+   */
   readonly failsForward?: boolean;
   /** A step whose state before it a crash may lead back to as well: the begin of a transaction that aborts. */
   readonly orBefore?: number;

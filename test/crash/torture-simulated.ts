@@ -19,6 +19,8 @@ export interface SimulatedOptions {
   readonly say: (line: string) => void;
   /** Only scenarios and races whose name contains this. */
   readonly only?: string;
+  /** Only flushes whose purpose contains this are removed. */
+  readonly purpose?: string;
   /** Which parts; all when left out. */
   readonly parts?: readonly Part[];
 }
@@ -49,7 +51,7 @@ export async function tortureSimulated(options: SimulatedOptions): Promise<Simul
   if (wants("damage")) await run.damage();
   if (wants("races")) await run.races();
   const mutants = wants("mutants") ? await run.mutants() : [];
-  const isWhole = wants("mutants") && options.only === undefined;
+  const isWhole = wants("mutants") && options.only === undefined && options.purpose === undefined;
   const mutantProblems = isWhole ? judgeMutants(mutants, REDUNDANT_FLUSHES) : [];
   return { report: run.report, mutants, mutantProblems };
 }
@@ -135,7 +137,7 @@ class Run {
   async mutants(): Promise<Mutant[]> {
     const mutants: Mutant[] = [];
     const { seed } = this.#options;
-    const purposes = [...this.#seen.keys()].sort();
+    const purposes = [...this.#seen.keys()].filter((one) => one.includes(this.#options.purpose ?? "")).sort();
     for (const [index, purpose] of purposes.entries()) {
       const deadline = partOf(this.#options.deadline, 1 / (purposes.length - index));
       const mutant = await tryMutant(purpose, this.#seen.get(purpose) ?? [], {

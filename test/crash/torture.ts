@@ -14,6 +14,7 @@ interface Request {
   readonly seed: number;
   readonly deadline: number;
   readonly only: string | undefined;
+  readonly purpose: string | undefined;
 }
 
 /** Runs what the arguments ask for; returns the exit status. */
@@ -74,6 +75,7 @@ async function runSimulated(request: Request): Promise<Outcome> {
     parts: request.parts,
     say,
     ...(request.only === undefined ? {} : { only: request.only }),
+    ...(request.purpose === undefined ? {} : { purpose: request.purpose }),
   });
   const count = (verdict: string) => mutants.filter((mutant) => mutant.verdict === verdict).length;
   const { points, states, nested, errors, damages, races } = report.figures;
@@ -96,6 +98,7 @@ function readRequest(args: readonly string[]): Request {
       seed: { type: "string", default: "1" },
       seconds: { type: "string" },
       only: { type: "string" },
+      purpose: { type: "string" },
       part: { type: "string", multiple: true },
     },
   });
@@ -107,6 +110,7 @@ function readRequest(args: readonly string[]): Request {
     seed: Number(values.seed),
     deadline: Date.now() + seconds * 1000,
     only: values.only,
+    purpose: values.purpose,
   };
 }
 
