@@ -259,7 +259,6 @@ class Explorer {
 
   #cutRecoveryOff(crash: Crash, log: readonly Change[], observed: string): Promise<void> {
     const end: Wanted = new Map([["as the uninterrupted recovery", observed]]);
-    const disksOf = (outcome: string): string => this.#subject.disksOf(outcome);
     // What a dead process had added to an open transaction is read from the page cache, and recovery
     // leaves it there. What is committed is durable behind it.
     const sameDisks = [...crash.wantedOfPower].filter(
