@@ -37,13 +37,13 @@ test("a trace is read by thread, name and path", () => {
     '10 pwrite64(3</live/ws/.imgtx/journal/abcdefghij.new>, "215 72f8"..., 10, 0) = 10',
     "11 fsync(3</live/ws/.imgtx/journal/abcdefghij.new> <unfinished ...>",
     '10 write(1<pipe:[5]>, "done", 4) = 4',
-    "11 <... fsync resumed>) = 0",
+    "11 <... fsync resumed>) = -1 EIO (Input/output error) (INJECTED)",
     '10 rename("/live/ws/.imgtx/table.json.new", "/live/ws/.imgtx/table.json") = -1 EIO (Input/output error) (INJECTED)',
   ].join("\n");
   expect(readTrace(trace, "/live")).toEqual([
     { name: "openat", number: 2, label: "openat /ws/.imgtx/journal/ID.new", injected: false },
     { name: "pwrite64", number: 1, label: "pwrite64 /ws/.imgtx/journal/ID.new", injected: false },
-    { name: "fsync", number: 1, label: "fsync /ws/.imgtx/journal/ID.new", injected: false },
+    { name: "fsync", number: 1, label: "fsync /ws/.imgtx/journal/ID.new", injected: true },
     {
       name: "rename",
       number: 1,

@@ -21,6 +21,8 @@ interface ProcessFigures {
 export interface ProcessReport {
   readonly figures: ProcessFigures;
   readonly violations: Violation[];
+  /** The calls that could not be hit. */
+  readonly missed: string[];
   cutShort: boolean;
 }
 
@@ -44,6 +46,7 @@ export async function tryProcess(scenario: Scenario, options: ProcessOptions): P
   const report: ProcessReport = {
     figures: { kills: 0, errors: 0, missed: 0 },
     violations: bench.violations,
+    missed: [],
     cutShort: false,
   };
   try {
@@ -124,6 +127,7 @@ async function tryCall(trial: Trial, injection: Injection, index: number): Promi
     return;
   }
   report.figures.missed += 1;
+  report.missed.push(`\`${step.argv.join(" ")}\`: ${injection.kind} at ${injection.call.label}`);
 }
 
 async function judge(

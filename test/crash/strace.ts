@@ -10,7 +10,7 @@ export interface TracedCall {
   readonly name: string;
   /** Its number among the calls of that name in its thread, from 1: strace's `when`. */
   readonly number: number;
-  /** Name and path, with ids blanked: the same in each run. */
+  /** Name and path, with ids blanked, and how often it was met by then: the same in each run. */
   readonly label: string;
   readonly injected: boolean;
 }
@@ -145,20 +145,34 @@ function runProcess(command: readonly string[], cwd: string): Promise<ProcessRes
 /** The calls of a trace that change something below root, in the order in which they began. */
 export function readTrace(trace: string, root: string): TracedCall[] {
   const counts = new Map<string, number>();
-  const calls: TracedCall[] = [];
+  const repeats = new Map<string, number>();
+  const calls: { call: TracedCall; thread: string }[] = [];
   for (const line of trace.split("\n")) {
-    const match = /^(\d+)\s+(\w+)\((.*)$/.exec(line);
-    const [, thread, name, rest] = match ?? [];
-    if (thread === undefined || name === undefined || rest === undefined) continue;
-    const key = `${thread} ${name}`;
-    const number = (counts.get(key) ?? 0) + 1;
-    counts.set(key, number);
+    const [, thread = "", resumed, begun, rest = ""] = LINE.exec(line) ?? [];
+    const injected = line.includes("(INJECTED)");
+    // Where another thread came in between, the outcome stands on a line of its own.
+    const open = calls.findLast((one) => one.thread === thread && one.call.name === resumed);
+    if (open && injected) open.call = { ...open.call, injected };
+    if (begun === undefined) continue;
+    const number = countUp(counts, `${thread} ${begun}`);
     // What it returned is not there when it was killed, so it is no part of the label.
     const text = rest.replace(/\)\s+= [^"]*$/, "").replaceAll(/AT_FDCWD<[^>]*>/g, "");
-    if (!text.includes(root) || (name === "openat" && !text.includes("O_CREAT"))) continue;
-    calls.push({ name, number, label: labelOf(name, text, root), injected: line.includes("(INJECTED)") });
+    if (!text.includes(root) || (begun === "openat" && !text.includes("O_CREAT"))) continue;
+    const label = labelOf(begun, text, root);
+    const times = countUp(repeats, label);
+    const call = { name: begun, number, label: times === 1 ? label : `${label} (${times})`, injected };
+    calls.push({ call, thread });
   }
-  return calls;
+  return calls.map(({ call }) => call);
+}
+
+/** A thread, and the call that it resumed or began. */
+const LINE = /^(\d+)\s+(?:<\.\.\. (\w+) resumed|(\w+)\((.*)$)/;
+
+function countUp(counts: Map<string, number>, key: string): number {
+  const count = (counts.get(key) ?? 0) + 1;
+  counts.set(key, count);
+  return count;
 }
 
 function labelOf(name: string, text: string, root: string): string {

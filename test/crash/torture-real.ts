@@ -47,6 +47,7 @@ export async function tortureProcess(options: RealOptions): Promise<RealResult> 
     total.missed += missed;
     violations.push(...report.violations);
     const cut = report.cutShort ? ", cut short" : "";
+    for (const missed of report.missed) options.say(`process: missed: ${scenario.name}: ${missed}`);
     options.say(
       `process: ${scenario.name}: ${kills} kills, ${errors} errors, ${missed} missed; ${report.violations.length} violations${cut}`,
     );
