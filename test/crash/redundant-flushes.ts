@@ -6,7 +6,4 @@ export const REDUNDANT_FLUSHES: Readonly<Record<string, string>> = {
     "All that is redone behind the mark today is the table's move, which is atomic by itself and names its " +
     "transaction: a mark that is lost either undoes a move that did not happen, or is made up for by the table. " +
     "An action that redoes changes in an image rests on the mark alone, and so does the promise in the journal's page.",
-  undone:
-    "Undoing again finds nothing to remove: a lost record makes the next recovery repeat what is done. It is " +
-    "flushed all the same, because exit status 0 of rollback-to says that it is durable.",
 };
