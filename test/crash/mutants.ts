@@ -3,8 +3,8 @@
 
 import { explore, type ExploreOptions } from "./explore.ts";
 import { injectErrors } from "./injected-errors.ts";
-import { record } from "./recording.ts";
-import { describeViolation } from "./report.ts";
+import { record, type Recording } from "./recording.ts";
+import { describeViolation, type Report } from "./report.ts";
 import type { Plan, Subject } from "./subject.ts";
 
 export interface Mutant {
@@ -14,34 +14,50 @@ export interface Mutant {
   readonly by: string | undefined;
 }
 
+interface Trial {
+  readonly plan: Plan;
+  readonly subject: Subject;
+}
+
 const TRIALS_WITH_ERRORS = 4;
 
 /** Tries the scenarios in the order given until one kills the mutant. */
 export async function tryMutant(
   purpose: string,
-  trials: readonly { readonly plan: Plan; readonly subject: Subject }[],
+  trials: readonly Trial[],
   options: ExploreOptions,
 ): Promise<Mutant> {
   let cutShort = false;
-  // Most die of one crash: every scenario is tried with one before any is with two.
-  for (let depth = 1; depth <= options.depth; depth += 1) {
-    for (const { plan, subject } of trials) {
-      const recording = await record(plan, subject, new Set([purpose]));
-      const report = await explore(recording, subject, { ...options, depth, maxViolations: 1 });
-      const [violation] = report.violations;
-      if (violation) return { purpose, verdict: "killed", by: describeViolation(violation) };
-      cutShort ||= report.cutShort;
-    }
-  }
-  // Some are needed only for what an exit status promises when something else fails.
-  for (const { plan, subject } of trials.slice(0, TRIALS_WITH_ERRORS)) {
-    const recording = await record(plan, subject, new Set([purpose]));
-    const report = await injectErrors(recording, subject, { ...options, maxViolations: 1 });
+  for (const attempt of attemptsFor(trials, options)) {
+    const recording = await record(attempt.plan, attempt.subject, new Set([purpose]));
+    const report = await attempt.run(recording, attempt.subject);
     const [violation] = report.violations;
     if (violation) return { purpose, verdict: "killed", by: describeViolation(violation) };
     cutShort ||= report.cutShort;
   }
   return { purpose, verdict: cutShort ? "cut short" : "survived", by: undefined };
+}
+
+interface Attempt extends Trial {
+  readonly run: (recording: Recording, subject: Subject) => Promise<Report>;
+}
+
+/** What kills most comes first: one crash in every scenario, then two, then injected errors, then three. */
+function* attemptsFor(trials: readonly Trial[], options: ExploreOptions): Generator<Attempt> {
+  const single = { ...options, maxViolations: 1 };
+  const crashes = function* (depth: number): Generator<Attempt> {
+    if (depth > options.depth) return;
+    for (const trial of trials) {
+      yield { ...trial, run: (recording, subject) => explore(recording, subject, { ...single, depth }) };
+    }
+  };
+  yield* crashes(1);
+  yield* crashes(2);
+  // Some are needed only for what an exit status promises when something else fails.
+  for (const trial of trials.slice(0, TRIALS_WITH_ERRORS)) {
+    yield { ...trial, run: (recording, subject) => injectErrors(recording, subject, single) };
+  }
+  yield* crashes(3);
 }
 
 /**

@@ -71,7 +71,7 @@ test.each(RACES.map((entry) => [entry.name, entry] as const))(
   },
 );
 
-const COMMITTING = ["journal content", "new image", "new image's name", "next table's name"];
+const COMMITTING = ["journal content", "new image", "new image's name", "commit mark", "next table's name"];
 
 test.each(COMMITTING)("a group snapshot without the flush for '%s' is found out", async (purpose) => {
   const trial = await trialOf(findScenario("snapshot-group of 1"));
