@@ -17,6 +17,9 @@ export const BACKING_NAME_BYTES_MAX = 1023;
 export const BACKING_FORMAT_BYTES_MAX = 15;
 /** Host offsets are below 2^56; a double holds 2^53, which no file system exceeds. */
 export const TABLE_ENTRY_BYTES = 8;
+/** Bits 55 to 9 of an L1, L2 or bitmap table entry, as the two halves of its 64-bit word. */
+export const OFFSET_MASK_HI = 0x00ffffff;
+export const OFFSET_MASK_LO = 0xfffffe00;
 export const SECTOR_BYTES = 512;
 
 /** Entries that the active L1 table needs for a virtual size ("Cluster mapping"). */
