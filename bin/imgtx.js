@@ -7,7 +7,9 @@
 const { fstatSync, readFileSync, writeSync } = require("node:fs");
 
 const [, , first, ...rest] = process.argv;
-if (rest.length === 0 && (first === "--version" || first === "-V")) {
+// Linked under that name, imgtx speaks qemu-img's grammar, and gives its version in qemu-img's form too.
+const isQemuImg = process.argv[1].endsWith("/qemu-img");
+if (!isQemuImg && rest.length === 0 && (first === "--version" || first === "-V")) {
   const { version } = JSON.parse(readFileSync(`${__dirname}/../package.json`, "utf8"));
   print(`imgtx ${version}\n`);
 } else {
@@ -26,7 +28,7 @@ function print(text) {
 
 async function start() {
   // Whoever waits for a lock of this process reads its name in /proc, where it would be called "node".
-  process.title = ["imgtx", ...process.argv.slice(2)].join(" ");
+  process.title = [isQemuImg ? "qemu-img" : "imgtx", ...process.argv.slice(2)].join(" ");
   const { join } = require("node:path");
   const file = join(__dirname, "../dist/imgtx.cjs");
   let bundle;

@@ -39,6 +39,10 @@ export interface CliContext {
   readonly sharesTerminal?: boolean;
   /** Calls handler at every interrupt until the returned function is called. */
   readonly onInterrupt?: (handler: (signal: Interrupt) => void) => () => void;
+  /** Calls handler whenever somebody asks for a line of progress (SIGUSR1), until the function is called. */
+  readonly onProgressRequest?: (handler: () => void) => () => void;
+  /** The name that the process was started by, where it is another one than imgtx. */
+  readonly program?: "qemu-img";
   /** Starts a program with the process's own stdin, stdout and stderr. */
   readonly spawn?: (
     command: readonly string[],

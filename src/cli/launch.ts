@@ -10,7 +10,7 @@
 import { constants } from "node:os";
 import { ImgtxError } from "../errors/index.ts";
 import { makeNodeStorage } from "../storage/index.ts";
-import type { Child, ChildEnd, Interrupt, Output } from "./context.ts";
+import type { Child, ChildEnd, CliContext, Interrupt, Output } from "./context.ts";
 import { run } from "./main.ts";
 import { printable } from "./render/printable.ts";
 
@@ -35,7 +35,7 @@ export async function launch(descriptors: Descriptors): Promise<void> {
   };
   // Nowhere is left to say that an error could not be written; the status tells of it.
   const stderr = outputOf(2, descriptors, () => undefined);
-  tellOfProgress(stderr);
+  const onProgressRequest = tellOfProgress(stderr);
   const status = await run(process.argv.slice(2), {
     storage: makeNodeStorage(),
     get cwd() {
@@ -47,6 +47,8 @@ export async function launch(descriptors: Descriptors): Promise<void> {
     stdin: readStdin,
     sharesTerminal: descriptors.isTerminal(0),
     onInterrupt,
+    onProgressRequest,
+    ...(isQemuImg() && { program: "qemu-img" as const }),
     spawn: startChild,
   });
   process.exitCode = status === 0 && writeFailed ? 1 : status;
@@ -61,12 +63,30 @@ function currentFolder(): string {
   }
 }
 
-/** SIGUSR1 asks for a line. Left to itself, Node would open the port of its debugger. */
-function tellOfProgress(stderr: Output): void {
+/** Linked under that name, imgtx is `imgtx img`. */
+function isQemuImg(): boolean {
+  return (process.argv[1] ?? "").endsWith("/qemu-img");
+}
+
+/**
+ * SIGUSR1 asks for a line. Left to itself, Node would open the port of its debugger. A command that knows
+ * how far it is answers in place of the general line.
+ */
+function tellOfProgress(stderr: Output): NonNullable<CliContext["onProgressRequest"]> {
   const words = process.argv.slice(2).map((word) => printable(word));
-  process.on("SIGUSR1", () => {
+  const say = (): void => {
     stderr.write(`imgtx: at work for ${Math.floor(performance.now() / 1000)} s on: ${words.join(" ")}\n`);
+  };
+  let answer = say;
+  process.on("SIGUSR1", () => {
+    answer();
   });
+  return (handler) => {
+    answer = handler;
+    return () => {
+      answer = say;
+    };
+  };
 }
 
 /** An output of the process: a terminal as Node's stream, anything else by its descriptor. */

@@ -17,6 +17,11 @@ export type { CliContext } from "./context.ts";
 
 /** Runs one command and returns its exit status. Never throws. */
 export async function run(argv: readonly string[], context: CliContext): Promise<number> {
+  if (context.program === "qemu-img" || argv.includes("img")) {
+    const { runAsImg } = await import("./img/start.ts");
+    const status = await runAsImg(argv, context);
+    if (status !== undefined) return status;
+  }
   const located = locateCommand(argv);
   const report = await Report.create(context, {
     json: located.wantsJson,
@@ -69,6 +74,7 @@ async function execute(
   early: Report,
 ): Promise<number> {
   const [command, { parseCommandLine }] = await Promise.all([row.load(), import("./grammar/parser.ts")]);
+  if (command.kind === "img") throw new Error("a command of img came past img/start.ts");
   const { input, settings } = parseCommandLine(argv, row, command.definition, context);
   const report = await Report.create(context, settings);
   const interrupts = watchInterrupts(context, report);
@@ -93,7 +99,10 @@ async function execute(
   }
 }
 
-async function executeCommand(command: Command, invocation: Invocation): Promise<number> {
+async function executeCommand(
+  command: Exclude<Command, { kind: "img" }>,
+  invocation: Invocation,
+): Promise<number> {
   if (command.kind === "plain") return command.execute(invocation);
   const { executeAction } = await import("./commands/action.ts");
   return executeAction(command, invocation);

@@ -50,7 +50,7 @@ async function listActions(): Promise<string[]> {
   const names: string[] = [];
   for (const row of COMMAND_TABLE) {
     if (row.section === "hidden") continue;
-    const command: ActionCommand | { kind: "plain" } = await row.load();
+    const command: ActionCommand | { kind: "plain" | "img" } = await row.load();
     if (command.kind === "action") names.push(row.path.join(" "));
   }
   return names;

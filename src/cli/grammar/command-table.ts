@@ -1,6 +1,7 @@
 // Every command, with the one line that says what it is for. The commands themselves are loaded one by
 // one, when they are called: loading them all would cost more than most of them take.
 
+import { IMG_TABLE } from "../img/table.ts";
 import type { Command } from "./definition.ts";
 
 export interface CommandRow {
@@ -17,7 +18,7 @@ export interface GroupRow {
   readonly about: string;
 }
 
-export const SECTIONS = ["Workspace and devices", "Actions", "Transactions", "More"] as const;
+export const SECTIONS = ["Workspace and devices", "Actions", "Transactions", "Images", "More"] as const;
 type Section = (typeof SECTIONS)[number];
 
 export const GROUPS: readonly GroupRow[] = [
@@ -32,6 +33,12 @@ export const GROUPS: readonly GroupRow[] = [
     about:
       "Between begin and commit, actions join the open transaction and take effect together, or not at " +
       "all. A transaction outlives the commands in it, and a crash.",
+  },
+  {
+    name: "img",
+    about:
+      "Works on image files, in the grammar of qemu-img: the same words, flags, output and exit statuses. " +
+      "Linked under the name qemu-img, imgtx is this group alone.",
   },
   {
     name: "completion",
@@ -166,6 +173,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     section: "Transactions",
     load: async () => (await import("../commands/txn-rollback-to.ts")).txnRollbackTo,
   },
+  ...IMG_TABLE.map(({ verb, summary, load }) => ({
+    path: ["img", verb],
+    summary,
+    section: "Images" as const,
+    load,
+  })),
   {
     path: ["history"],
     summary: "list the generations of the device table",

@@ -55,6 +55,8 @@ export interface CommandDefinition {
   readonly exits: readonly number[];
   /** What is special about this command's exit status, behind the table. */
   readonly exitNote?: string;
+  /** What statuses mean where that table does not say it: those of `imgtx img` are qemu-img's. */
+  readonly exitMeanings?: Readonly<Record<number, string>>;
 }
 
 /** A command that is one action: alone, in an open transaction, or as a line of `txn run`. */
@@ -76,7 +78,13 @@ export interface PlainCommand {
   execute(invocation: Invocation): Promise<number>;
 }
 
-export type Command = ActionCommand | PlainCommand;
+/** A command of `imgtx img`: img/ has its grammar, and runs it. */
+interface ImgCommandShape {
+  readonly kind: "img";
+  readonly definition: CommandDefinition;
+}
+
+export type Command = ActionCommand | PlainCommand | ImgCommandShape;
 
 export function optionFlag(option: OptionDefinition): string {
   return option.long === undefined ? `-${option.short}` : `--${option.long}`;

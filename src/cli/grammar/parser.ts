@@ -39,6 +39,17 @@ export function parseCommandLine(
   return { input: readInput(leaf, definition, context.cwd, settings.givenAllowPaths), settings };
 }
 
+/** Parses options of every command alone: what stands before `img`. */
+export function parseGlobalOptions(
+  argv: readonly string[],
+  context: Pick<CliContext, "cwd" | "env">,
+): Settings {
+  const root = quietCommander("imgtx").action(() => undefined);
+  addOptions(root, GLOBAL_OPTIONS);
+  parseWith(root, closeWait(argv), ["img"]);
+  return readSettings(readOptions(root, GLOBAL_OPTIONS), context);
+}
+
 /** Parses the words behind a verb, without global options: a line of a batch. */
 export function parseLine(
   words: readonly string[],

@@ -85,8 +85,10 @@ export function drawCommandHelp(row: CommandRow, definition: CommandDefinition, 
     ...block("Options", optionList(definition.options, inner), canvas),
     ...block("Examples", exampleList(definition.examples, inner), canvas),
     ...block("Exit status", exitList(definition, inner), canvas),
-    "",
-    ...wrap(`Options of every command (see \`imgtx --help\`): ${globals}.`, width),
+    // Behind `img` the grammar is qemu-img's, which has none of them.
+    ...(row.path[0] === "img"
+      ? []
+      : ["", ...wrap(`Options of every command (see \`imgtx --help\`): ${globals}.`, width)]),
   ];
 }
 
@@ -156,7 +158,7 @@ function wrapCommand(command: string, width: number): string[] {
 function exitList(definition: CommandDefinition, width: number): string[] {
   const entries = definition.exits.map((status) => ({
     term: String(status),
-    about: EXIT_MEANINGS[status] ?? "",
+    about: definition.exitMeanings?.[status] ?? EXIT_MEANINGS[status] ?? "",
   }));
   const note = definition.exitNote === undefined ? [] : wrap(definition.exitNote, width);
   return [...definitionList(entries, width), ...note];

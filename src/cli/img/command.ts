@@ -1,0 +1,32 @@
+// A command of `imgtx img`, and what it has in its hands when it runs.
+
+import type { CliContext } from "../context.ts";
+import type { CommandDefinition } from "../grammar/definition.ts";
+import type { ImgConsole } from "./console.ts";
+import type { ImgInput } from "./input.ts";
+import type { GivenName, ProgramName } from "./messages.ts";
+
+export interface ImgCommand {
+  readonly kind: "img";
+  readonly definition: CommandDefinition;
+  /** What an error that is no usage error ends with; qemu-img's compare has 2 there, all others 1. */
+  readonly failureStatus?: number;
+  /** Returns the exit status. */
+  execute(invocation: ImgInvocation): Promise<number>;
+}
+
+export interface ImgInvocation {
+  readonly input: ImgInput;
+  readonly context: CliContext;
+  readonly program: ProgramName;
+  readonly console: ImgConsole;
+  /** Aborted by the first Ctrl-C, with the error to end with as its reason. */
+  readonly signal: AbortSignal;
+  /** Absolute folders and files that the user trusts raw backing images and data files in. */
+  readonly allowPaths: readonly string[];
+  /** How long to wait for QEMU's locks: 0, as qemu-img does, unless --wait was said before `img`. */
+  readonly waitMs: number;
+  /** Absolute path of a given name. Messages name it as it was given from then on. */
+  resolve(given: string): string;
+  readonly names: readonly GivenName[];
+}

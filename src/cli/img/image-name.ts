@@ -1,0 +1,170 @@
+// Which image an operand means: a file's name, `file:NAME`, `json:{…}`, or under --image-opts a list of
+// `driver=qcow2,file.filename=NAME` and the like.
+//
+// Invariant: only files of this machine. What would go over the network, or through another driver of QEMU,
+// is refused by name before anything is opened.
+
+import { failure } from "./messages.ts";
+import { parseOptionList } from "./option-list.ts";
+
+export interface ImageName {
+  /** The file's name, relative or not. */
+  readonly file: string;
+  /** As it was said; undefined to be recognised. */
+  readonly format: string | undefined;
+  /** What to take for the backing image instead of what the image names; null for none. */
+  readonly backing: ImageName | null | undefined;
+  /** As `-U`: others may write meanwhile. */
+  readonly forceShare: boolean;
+}
+
+/** Options of QEMU's block layer that change how fast or how safely QEMU reads, and nothing that is read. */
+const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
+  "node-name",
+  "read-only",
+  "auto-read-only",
+  "discard",
+  "detect-zeroes",
+  "cache.direct",
+  "cache.no-flush",
+  "cache.writeback",
+  "locking",
+  "aio",
+  "aio-max-batch",
+  "drop-cache",
+  "x-check-cache-dropped",
+  "pr-manager",
+  "lazy-refcounts",
+  "pass-discard-request",
+  "pass-discard-snapshot",
+  "pass-discard-other",
+  "discard-no-unref",
+  "overlap-check",
+  "overlap-check.template",
+  "cache-size",
+  "l2-cache-size",
+  "l2-cache-entry-size",
+  "refcount-cache-size",
+  "cache-clean-interval",
+]);
+
+const PROTOCOL = /^([^/:]*):/;
+
+/** E_FAILED where it means no file of this machine. */
+export function parseImageName(operand: string, isOptions: boolean): ImageName {
+  try {
+    if (isOptions) return fromOptions(readOptions(operand), operand);
+    if (operand.startsWith("json:")) return fromOptions(readJson(operand.slice(5)), operand);
+  } catch (error) {
+    throw error instanceof Refusal ? failure(`Could not open '${operand}': ${error.message}`) : error;
+  }
+  return { file: plainName(operand), format: undefined, backing: undefined, forceShare: false };
+}
+
+/** A file's name without QEMU's `file:` in front. */
+export function plainName(name: string): string {
+  const protocol = PROTOCOL.exec(name)?.[1];
+  if (protocol === undefined) return name;
+  if (protocol === "file") return name.slice("file:".length);
+  throw failure(
+    `Could not open '${name}': imgtx opens files only, not '${protocol}:' (for a file of that name say './${name}')`,
+  );
+}
+
+class Refusal extends Error {}
+
+type Options = Map<string, string | null>;
+
+function readOptions(list: string): Options {
+  const options: Options = new Map();
+  for (const { name, value } of parseOptionList(list)) {
+    // A bare first word is the name of a node, of which a command has none.
+    if (value === undefined) throw new Refusal(`Cannot find device='${name}' nor node-name='${name}'`);
+    options.set(name, value);
+  }
+  return options;
+}
+
+function readJson(text: string): Options {
+  let tree: unknown;
+  try {
+    tree = JSON.parse(text);
+  } catch {
+    throw new Refusal("Could not parse the JSON options");
+  }
+  if (typeof tree !== "object" || tree === null || Array.isArray(tree)) {
+    throw new Refusal("Invalid JSON object given");
+  }
+  const options: Options = new Map();
+  flatten(tree, "", options);
+  return options;
+}
+
+function flatten(tree: object, prefix: string, into: Options): void {
+  for (const [name, value] of Object.entries(tree) as [string, unknown][]) {
+    const key = `${prefix}${name}`;
+    if (typeof value === "object" && value !== null) flatten(value, `${key}.`, into);
+    else if (value === null || typeof value === "string") into.set(key, value);
+    else into.set(key, JSON.stringify(value));
+  }
+}
+
+function fromOptions(given: Options, operand: string): ImageName {
+  const options = new Map(given);
+  const take = (name: string): string | undefined => {
+    const value = options.get(name);
+    options.delete(name);
+    return value ?? undefined;
+  };
+  const driver = take("driver");
+  // `driver=file,filename=x` names the protocol alone: the format is then QEMU's raw.
+  if (driver === "file") return fromOptions(nest(options, "file."), operand);
+  const file = takeFile(take);
+  const forceShare = isOn(take("force-share"));
+  const backing = takeBacking(options, operand);
+  for (const name of options.keys()) {
+    if (!WITHOUT_EFFECT.has(name.replace(/^file\./, ""))) throw unsupported(driver, name);
+  }
+  return { file, format: driver, backing, forceShare };
+}
+
+function takeFile(take: (name: string) => string | undefined): string {
+  const driver = take("file.driver");
+  if (driver !== undefined && driver !== "file") {
+    throw new Refusal(`imgtx opens files only, and not through the driver '${driver}'`);
+  }
+  const name = take("file.filename") ?? take("filename") ?? take("file");
+  if (name === undefined || name === "") throw new Refusal('A block device must be specified for "file"');
+  return name;
+}
+
+function takeBacking(options: Options, operand: string): ImageName | null | undefined {
+  if (options.has("backing")) {
+    const value = options.get("backing") ?? "";
+    options.delete("backing");
+    if (value === "") return null;
+    throw new Refusal(`Cannot find device='${value}' nor node-name='${value}'`);
+  }
+  const own = [...options].filter(([name]) => name.startsWith("backing."));
+  if (own.length === 0) return undefined;
+  for (const [name] of own) options.delete(name);
+  return fromOptions(new Map(own.map(([name, value]) => [name.slice("backing.".length), value])), operand);
+}
+
+function nest(options: Options, prefix: string): Options {
+  return new Map(
+    [...options, ["driver", "raw"] as const].map(([name, value]) =>
+      name === "filename" ? [`${prefix}${name}`, value] : [name, value],
+    ),
+  );
+}
+
+function isOn(value: string | undefined): boolean {
+  return value === "on" || value === "true";
+}
+
+function unsupported(driver: string | undefined, name: string): Refusal {
+  return new Refusal(
+    `Block ${driver === undefined ? "driver" : `format '${driver}'`} does not support the option '${name}'`,
+  );
+}

@@ -1,0 +1,51 @@
+// What was given on a command line of `imgtx img`, by the flags of the definition.
+
+import { failure } from "./messages.ts";
+import type { ParsedWords } from "./getopt.ts";
+import { readSize, type SizeLimits } from "./size.ts";
+
+export class ImgInput {
+  readonly operands: readonly string[];
+  readonly #words: ParsedWords;
+
+  readonly #form: "human" | "json";
+
+  /** `form` is what holds where --output is not given. */
+  constructor(words: ParsedWords, form: "human" | "json") {
+    this.operands = words.operands;
+    this.#words = words;
+    this.#form = form;
+  }
+
+  /** `--image-opts`, or `-p` for an option without a long name. */
+  flag(name: string): boolean {
+    return this.#words.options.some(({ flag }) => flag === name);
+  }
+
+  /** The last value given. */
+  text(name: string): string | undefined {
+    return this.texts(name).at(-1);
+  }
+
+  /** Every value given, in order. */
+  texts(name: string): readonly string[] {
+    return this.#words.options.flatMap(({ flag, value }) =>
+      flag === name && value !== undefined ? [value] : [],
+    );
+  }
+
+  /** `what` is what qemu-img calls it in its complaint: "buffer size for sparse output". */
+  sizeBytes(name: string, what: string, limits?: SizeLimits): number | undefined {
+    const text = this.text(name);
+    return text === undefined ? undefined : readSize(what, text, limits);
+  }
+
+  /** Of --output. */
+  get form(): "human" | "json" {
+    const text = this.text("--output");
+    if (text === undefined) return this.#form;
+    if (text === "human") return "human";
+    if (text === "json") return "json";
+    throw failure("--output must be used with human or json as argument.");
+  }
+}

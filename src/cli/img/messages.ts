@@ -1,0 +1,142 @@
+// What `imgtx img` says of a failure: qemu-img's words as far as they are good, on one line behind the
+// program's name, with a hint on the next. This is the only place that knows how an ImgtxError becomes a
+// message and an exit status there.
+//
+// Invariants
+// - Files are named as they were given. Layers below speak of absolute paths; the names that the command
+//   line gave are put back in their place.
+// - No name that comes from outside reaches the terminal with control characters in it.
+
+import { ImgtxError } from "../../errors/index.ts";
+import { printable } from "../render/printable.ts";
+
+/** What stands before every message. */
+export type ProgramName = "imgtx" | "qemu-img";
+
+/** A name of the command line, and the absolute path that it was opened by. */
+export interface GivenName {
+  readonly given: string;
+  readonly path: string;
+}
+
+export interface MessageForm {
+  readonly program: ProgramName;
+  readonly names: readonly GivenName[];
+  readonly verbose: boolean;
+}
+
+/** A command line that means nothing; qemu-img refers to its help then. Ends with 1, as there. */
+export function usageError(message: string): ImgtxError {
+  return new ImgtxError("E_USAGE", message);
+}
+
+/** At the start of a line, for the program's name: where qemu-img makes two messages of one error. */
+export const PROGRAM_MARK = "%: ";
+
+/**
+ * An error in qemu-img's own words, complete. Lines behind the first one are printed as they are, but for
+ * PROGRAM_MARK.
+ */
+export function failure(message: string, cause?: unknown): ImgtxError {
+  return new ImgtxError("E_FAILED", message, cause === undefined ? {} : { cause });
+}
+
+const STATUS_INTERRUPTED = 130;
+const STATUS_TERMINATED = 143;
+
+/** The exit status for an error: the command's own for a failure, the shell's for a signal. */
+export function statusOf(error: unknown, failureStatus: number): number {
+  if (!(error instanceof ImgtxError)) return 1;
+  if (error.code === "E_INTERRUPTED") return STATUS_INTERRUPTED;
+  if (error.code === "E_TERMINATED") return STATUS_TERMINATED;
+  return error.code === "E_USAGE" ? 1 : failureStatus;
+}
+
+/** The lines of an error, each for stderr. */
+export function drawFailure(error: unknown, form: MessageForm): string[] {
+  if (!(error instanceof ImgtxError)) return drawBug(error, form);
+  const message = wordsOf(error, form.names);
+  const [first = "", ...rest] = message.split("\n");
+  return [
+    `${form.program}: ${printable(first)}`,
+    ...rest.map((line) =>
+      line.startsWith(PROGRAM_MARK)
+        ? `${form.program}: ${printable(line.slice(PROGRAM_MARK.length))}`
+        : printable(line),
+    ),
+    ...(form.verbose ? causesOf(error).map((cause) => `  cause: ${printable(cause)}`) : []),
+    ...hintsOf(error, form),
+  ];
+}
+
+/** The message of an error, places included, as it can stand behind `Could not open 'x': `. */
+export function wordsOf(error: ImgtxError, names: readonly GivenName[]): string {
+  const lock = lockWords(error, names);
+  if (lock !== undefined) return lock;
+  const place = [
+    error.offset === undefined ? undefined : `offset 0x${error.offset.toString(16)}`,
+    error.field,
+  ].filter((part) => part !== undefined);
+  const words = rename(error.message, names);
+  return error.code === "E_CORRUPT" && place.length > 0 ? `${words} (${place.join(", ")})` : words;
+}
+
+function lockWords(error: ImgtxError, names: readonly GivenName[]): string | undefined {
+  if (error.code !== "E_LOCKED" || error.image === undefined) return undefined;
+  const what = /^(.*)Could not lock '.*': (Failed to [^:]*)(?:: in use by .*)?$/s.exec(error.message);
+  if (!what) return undefined;
+  const name = rename(`'${error.image}'`, names).slice(1, -1);
+  return `${rename(what[1] ?? "", names)}${what[2]}\nIs another process using the image [${name}]?`;
+}
+
+/** Puts given names back where their absolute paths stand in quotes, and their folders likewise. */
+function rename(text: string, names: readonly GivenName[]): string {
+  let renamed = text;
+  for (const { given, path } of names) {
+    for (const quote of ["'", '"', "["]) renamed = renamed.replaceAll(`${quote}${path}`, `${quote}${given}`);
+  }
+  for (const { given, path } of names) {
+    const folder = path.slice(0, path.lastIndexOf("/") + 1);
+    const givenFolder = given.slice(0, given.lastIndexOf("/") + 1);
+    if (!path.endsWith(given.slice(givenFolder.length))) continue;
+    for (const quote of ["'", '"', "["]) {
+      renamed = renamed.replaceAll(`${quote}${folder}`, `${quote}${givenFolder}`);
+    }
+  }
+  return renamed;
+}
+
+function hintsOf(error: ImgtxError, { program, names }: MessageForm): string[] {
+  if (error.code === "E_USAGE") {
+    const help = program === "qemu-img" ? "qemu-img" : "imgtx img";
+    return error.hint === undefined
+      ? [`Try '${help} --help' for more information`]
+      : [`  hint: ${error.hint}`];
+  }
+  // Who has the image, which qemu-img does not say; and under its name only what it would say.
+  if (program === "qemu-img") return error.code === "E_OUTSIDE" ? hintLine(error, names) : [];
+  const holders = /: (in use by .*)$/s.exec(error.message)?.[1];
+  if (error.code === "E_LOCKED" && holders !== undefined) return [`  hint: ${printable(holders)}`];
+  return hintLine(error, names);
+}
+
+function hintLine({ hint }: ImgtxError, names: readonly GivenName[]): string[] {
+  return hint === undefined ? [] : [`  hint: ${printable(rename(hint, names))}`];
+}
+
+function causesOf(error: Error): string[] {
+  const causes: string[] = [];
+  for (let cause = error.cause; cause instanceof Error && causes.length < 10; cause = cause.cause) {
+    causes.push(cause.message);
+  }
+  return causes;
+}
+
+function drawBug(error: unknown, { program, verbose }: MessageForm): string[] {
+  const message = error instanceof Error ? error.message : String(error);
+  const stack = error instanceof Error && error.stack !== undefined ? error.stack.split("\n") : [];
+  return [
+    `${program}: this is a bug in imgtx: ${printable(message)}`,
+    ...(verbose ? stack.map((line) => `  ${printable(line)}`) : []),
+  ];
+}

@@ -1,0 +1,70 @@
+// Options that several commands of `imgtx img` take, as data for their definitions.
+
+import type { OptionDefinition } from "../grammar/definition.ts";
+
+/** The drivers' names that `-f` and `-O` are completed with. */
+export const FORMAT_WORDS = ["qcow2", "raw"] as const;
+const CACHE_WORDS = ["none", "writeback", "writethrough", "directsync", "unsafe"] as const;
+
+export const formatOption: OptionDefinition = {
+  short: "f",
+  value: { name: "FMT", completes: FORMAT_WORDS },
+  about: "the image's format; else it is recognised, and raw where it is none that is known",
+};
+
+/** The same for the commands where qemu-img has the long name too. */
+export const longFormatOption: OptionDefinition = { ...formatOption, long: "format" };
+
+export const imageOptsOption: OptionDefinition = {
+  long: "image-opts",
+  about: "take file names as lists of options: driver=qcow2,file.filename=NAME",
+};
+
+export const forceShareOption: OptionDefinition = {
+  long: "force-share",
+  short: "U",
+  about: "read even while others write; what is read may be inconsistent then",
+};
+
+export const objectOption: OptionDefinition = {
+  long: "object",
+  value: { name: "OBJECTDEF", completes: "nothing" },
+  repeatable: true,
+  about: "refused: secrets and other objects of QEMU are not supported",
+};
+
+export const quietOption: OptionDefinition = { short: "q", about: "print nothing but errors" };
+export const progressOption: OptionDefinition = { short: "p", about: "show progress" };
+
+export const outputOption: OptionDefinition = {
+  long: "output",
+  value: { name: "OFMT", completes: ["human", "json"] },
+  about: "human (the default) or json",
+};
+
+export const cacheOption: OptionDefinition = {
+  short: "t",
+  value: { name: "CACHE", completes: CACHE_WORDS },
+  about: "cache mode of the target: none, writeback, writethrough, directsync or unsafe",
+};
+
+export const sourceCacheOption: OptionDefinition = {
+  short: "T",
+  value: { name: "SRC_CACHE", completes: CACHE_WORDS },
+  about: "cache mode of the sources; taken, and without effect",
+};
+
+/** Whether QEMU knows a cache mode of this name. */
+export function isCacheMode(name: string): boolean {
+  return name === "off" || (CACHE_WORDS as readonly string[]).includes(name);
+}
+
+export const ALLOW_PATH = "--allow-path";
+
+/** imgtx's own, of every command: qemu-img follows an image to wherever it points. */
+export const allowPathOption: OptionDefinition = {
+  long: "allow-path",
+  value: { name: "DIR", completes: "folder" },
+  repeatable: true,
+  about: "trust raw backing images and data files below DIR; also IMGTX_ALLOW_PATH, colon-separated",
+};

@@ -1,0 +1,84 @@
+// Whether a command line is one of `imgtx img`, and what it says before that word.
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { CliContext } from "../context.ts";
+import { optionFlag } from "../grammar/definition.ts";
+import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
+import { absolutePath } from "../grammar/path.ts";
+import type { Settings } from "../settings.ts";
+import type { ImgSettings } from "./run.ts";
+
+/** The exit status, or undefined where it is no command line of `imgtx img`. */
+export async function runAsImg(argv: readonly string[], context: CliContext): Promise<number | undefined> {
+  if (context.program === "qemu-img") return start(argv, undefined, context);
+  const index = findImg(argv);
+  if (index === undefined) return undefined;
+  const before = argv.slice(0, index);
+  const asksAside = before.some((word) => ["-h", "--help", "-V", "--version"].includes(word));
+  if (asksAside) return undefined;
+  return start(argv.slice(index + 1), before, context);
+}
+
+/** Where `img` stands as the verb: behind nothing but options of every command. */
+function findImg(argv: readonly string[]): number | undefined {
+  for (let index = 0; index < argv.length; index += 1) {
+    const word = argv[index] ?? "";
+    if (word === "img") return index;
+    if (!word.startsWith("-")) return undefined;
+    const option = GLOBAL_OPTIONS.find((each) => optionFlag(each) === word);
+    if (option?.value !== undefined && option.value.optional === undefined) index += 1;
+  }
+  return undefined;
+}
+
+async function start(
+  words: readonly string[],
+  before: readonly string[] | undefined,
+  context: CliContext,
+): Promise<number> {
+  const { runImg } = await import("./run.ts");
+  const program = context.program ?? "imgtx";
+  let settings: ImgSettings = {
+    program,
+    allowPaths: inheritedAllowPaths(context),
+    waitMs: 0,
+    verbose: false,
+    json: false,
+  };
+  if (before !== undefined && before.length > 0) {
+    const { parseGlobalOptions } = await import("../grammar/parser.ts");
+    try {
+      settings = fromGlobals(parseGlobalOptions(before, context));
+    } catch (error) {
+      const { Report } = await import("../report.ts");
+      const plain = { json: false, quiet: false, verbose: false, refusesColor: false };
+      return (await Report.create(context, plain)).failure(error);
+    }
+  }
+  return runImg(words, settings, context);
+}
+
+function inheritedAllowPaths({ cwd, env }: CliContext): readonly string[] {
+  const inherited = env["IMGTX_ALLOW_PATH"];
+  if (inherited === undefined) return [];
+  return inherited
+    .split(":")
+    .filter((path) => path !== "")
+    .map((path) => absolutePath(cwd, path));
+}
+
+function fromGlobals(settings: Settings): ImgSettings {
+  if (settings.dryRun) {
+    throw new ImgtxError("E_USAGE", "the commands of img have no --dry-run", {
+      hint: "`imgtx img measure` says what a conversion would need",
+    });
+  }
+  const workspace = settings.workspace === undefined ? [] : [settings.workspace];
+  return {
+    program: "imgtx",
+    allowPaths: [...settings.allowPaths, ...workspace],
+    waitMs: settings.waitMs,
+    verbose: settings.verbose,
+    json: settings.json,
+  };
+}
