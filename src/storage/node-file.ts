@@ -46,6 +46,8 @@ const fsyncInPool = promisify(fsyncWithCallback);
 const CANT_COPY: ReadonlySet<string> = new Set(["EXDEV", "EINVAL", "ENOSYS", "ENOTSUP", "EPERM"]);
 const CANT_CLONE: ReadonlySet<string> = new Set([...CANT_COPY, "ENOTTY", "ETXTBSY"]);
 const CANT_PUNCH: ReadonlySet<string> = new Set(["ENOTSUP", "ENOSYS", "ENODEV"]);
+const CANT_ALLOCATE: ReadonlySet<string> = new Set(["ENOTSUP", "ENOSYS", "ENODEV", "EINVAL"]);
+const CANT_ADVISE: ReadonlySet<string> = new Set(["ENOTTY", "ENOTSUP", "ENOSYS", "EINVAL", "EPERM"]);
 const CANT_LOCK: ReadonlySet<string> = new Set(["EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP"]);
 
 export class NodeFile implements StorageFile {
@@ -138,6 +140,39 @@ export class NodeFile implements StorageFile {
     if (!punched) await this.#writeZeros(range);
   }
 
+  async allocate(range: ByteRange): Promise<void> {
+    if (range.lengthBytes === 0) return;
+    const native = this.#native.optional();
+    if (native !== undefined) {
+      try {
+        await this.#pooled(native.allocate(this.#open(), range));
+        return;
+      } catch (error) {
+        if (!CANT_ALLOCATE.has(errnoName(error) ?? "")) {
+          throw explainError(error, `Could not allocate space for '${this.path}'`, this.path, range.start);
+        }
+      }
+    }
+    await this.#fillHoles(range);
+  }
+
+  disableCopyOnWrite(): boolean {
+    const native = this.#native.optional();
+    return this.#explained("set attributes of", undefined, () =>
+      doneUnless(CANT_ADVISE, () => native?.disableCopyOnWrite(this.#open()) ?? native !== undefined),
+    );
+  }
+
+  setExtentSizeHint(sizeBytes: number): boolean {
+    const native = this.#native.optional();
+    return this.#explained("set attributes of", undefined, () =>
+      doneUnless(
+        CANT_ADVISE,
+        () => native?.setExtentSizeHint(this.#open(), sizeBytes) ?? native !== undefined,
+      ),
+    );
+  }
+
   async copyRangeFrom(
     source: StorageFile,
     sourceOffset: number,
@@ -227,6 +262,20 @@ export class NodeFile implements StorageFile {
     const zeros = new Uint8Array(ZEROS_BYTES);
     for (let offset = range.start; offset < end; offset += ZEROS_BYTES) {
       await this.write(zeros.subarray(0, Math.min(ZEROS_BYTES, end - offset)), offset);
+    }
+  }
+
+  async #fillHoles(range: ByteRange): Promise<void> {
+    const end = range.start + range.lengthBytes;
+    await this.#growTo(end);
+    const zeros = new Uint8Array(ZEROS_BYTES);
+    for (let offset = await this.seekHole(range.start); offset < end; offset = await this.seekHole(offset)) {
+      const holeEnd = Math.min((await this.seekData(offset)) ?? end, end);
+      while (offset < holeEnd) {
+        const lengthBytes = Math.min(ZEROS_BYTES, holeEnd - offset);
+        await this.write(zeros.subarray(0, lengthBytes), offset);
+        offset += lengthBytes;
+      }
     }
   }
 

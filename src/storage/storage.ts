@@ -59,6 +59,18 @@ export interface StorageFile {
   /** Gives the range back to the file system; it reads as zeros. */
   punchHole(range: ByteRange): Promise<void>;
   /**
+   * Gives the range its blocks in advance, and makes the file at least as long. What reads as zeros goes on
+   * doing so. Where the file system can't, holes of the range are filled by writing zeros.
+   */
+  allocate(range: ByteRange): Promise<void>;
+  /**
+   * Asks for blocks to be overwritten in place, which only Btrfs does otherwise, and only for a file that is
+   * still empty. False where the file system knows no such thing.
+   */
+  disableCopyOnWrite(): boolean;
+  /** Asks for blocks to be given in extents of about this size (XFS). False where the file system can't. */
+  setExtentSizeHint(sizeBytes: number): boolean;
+  /**
    * Copies a range from source inside the kernel where it can; else by read and write. Holes stay holes, and
    * the target grows to the end of the range. E_IO, and nothing written, where the source ends before that.
    */

@@ -33,6 +33,12 @@ export interface SystemCalls {
   clone(source: number, target: number): Promise<void>;
   /** FALLOC_FL_PUNCH_HOLE, keeping the size. */
   punchHole(descriptor: number, range: ByteRange): void;
+  /** fallocate: gives the range its blocks, and grows the file to its end. */
+  allocate(descriptor: number, range: ByteRange): Promise<void>;
+  /** FS_IOC_SETFLAGS with FS_NOCOW_FL added. */
+  disableCopyOnWrite(descriptor: number): void;
+  /** FS_IOC_FSSETXATTR with FS_XFLAG_EXTSIZE added, and this extent size. */
+  setExtentSizeHint(descriptor: number, sizeBytes: number): void;
   /** renameat2 with RENAME_NOREPLACE. */
   renameWithoutReplacing(source: string, target: string): void;
 }
@@ -66,6 +72,14 @@ const SEEK_HOLE = 4;
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const FICLONE = 0x40049409;
+const FS_IOC_GETFLAGS = 0x80086601;
+const FS_IOC_SETFLAGS = 0x40086602;
+const FS_NOCOW_FL = 0x00800000;
+// struct fsxattr: fsx_xflags at 0, fsx_extsize at 4 (32 bits each), 28 bytes in all.
+const FS_IOC_FSGETXATTR = 0x801c581f;
+const FS_IOC_FSSETXATTR = 0x401c5820;
+const FS_XFLAG_EXTSIZE = 0x00000800;
+const FSXATTR_BYTES = 28;
 const AT_FDCWD = -100;
 const RENAME_NOREPLACE = 1;
 const SYNC_FILE_RANGE_WRITE = 2;
@@ -111,6 +125,36 @@ export function loadSystemCalls(): SystemCalls {
       const mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
       check(native, "fallocate", () => native.fallocate(descriptor, mode, range.start, range.lengthBytes));
     },
+    async allocate(descriptor, range) {
+      await callInThread(
+        native,
+        "fallocate",
+        native.fallocate,
+        descriptor,
+        0,
+        range.start,
+        range.lengthBytes,
+      );
+    },
+    disableCopyOnWrite(descriptor) {
+      const flags = new Uint8Array(8);
+      const view = new DataView(flags.buffer);
+      check(native, "ioctl FS_IOC_GETFLAGS", () => native.ioctlWith(descriptor, FS_IOC_GETFLAGS, flags));
+      view.setUint32(0, (view.getUint32(0, true) | FS_NOCOW_FL) >>> 0, true);
+      check(native, "ioctl FS_IOC_SETFLAGS", () => native.ioctlWith(descriptor, FS_IOC_SETFLAGS, flags));
+    },
+    setExtentSizeHint(descriptor, sizeBytes) {
+      const attributes = new Uint8Array(FSXATTR_BYTES);
+      const view = new DataView(attributes.buffer);
+      check(native, "ioctl FS_IOC_FSGETXATTR", () =>
+        native.ioctlWith(descriptor, FS_IOC_FSGETXATTR, attributes),
+      );
+      view.setUint32(0, (view.getUint32(0, true) | FS_XFLAG_EXTSIZE) >>> 0, true);
+      view.setUint32(4, sizeBytes, true);
+      check(native, "ioctl FS_IOC_FSSETXATTR", () =>
+        native.ioctlWith(descriptor, FS_IOC_FSSETXATTR, attributes),
+      );
+    },
     renameWithoutReplacing(source, target) {
       check(native, "renameat2", () =>
         native.renameat2(AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE),
@@ -132,6 +176,8 @@ interface NativeFunctions {
   readonly lseek: NativeFunction;
   readonly copyFileRange: NativeFunction;
   readonly ioctl: NativeFunction;
+  /** The same call, whose argument is an address. */
+  readonly ioctlWith: NativeFunction;
   readonly fallocate: NativeFunction;
   readonly renameat2: NativeFunction;
   readonly syncFileRange: NativeFunction;
@@ -142,7 +188,7 @@ interface NativeFunctions {
  * koffi's native part by itself where it is known to lie beside koffi: finding it through koffi's own
  * loader, which looks for many platforms first, takes three times as long.
  */
-function loadKoffi(): typeof import("koffi") {
+export function loadKoffi(): typeof import("koffi") {
   // createRequire: synchronous, and invisible to the bundler, which must leave the native module outside.
   const requireHere = createRequire(import.meta.url);
   try {
@@ -168,6 +214,7 @@ function bindNative(): NativeFunctions {
       "int64_t copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, unsigned int flags)",
     ),
     ioctl: libc.func("int ioctl(int fd, unsigned long request, long argument)"),
+    ioctlWith: libc.func("int ioctl(int fd, unsigned long request, void *argument)"),
     fallocate: libc.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)"),
     renameat2: libc.func("int renameat2(int fromFolder, str from, int toFolder, str to, unsigned int flags)"),
     syncFileRange: libc.func(
@@ -205,15 +252,24 @@ async function callInThread(
   return result === -1 ? check(native, name, () => bound(...values)) : result;
 }
 
+/** One for all calls: they run one after the other, and each fills it anew. */
+const FLOCK = new Uint8Array(FLOCK_BYTES);
+const FLOCK_VIEW = new DataView(FLOCK.buffer);
+
 function encodeLock(type: number, range: ByteRange): Uint8Array {
   // A length of 0 would mean "up to the end, wherever that is": never what a caller here wants.
   if (range.lengthBytes <= 0) throw new RangeError(`not a range to lock: ${range.lengthBytes} bytes`);
-  const bytes = new Uint8Array(FLOCK_BYTES);
-  const view = new DataView(bytes.buffer);
-  view.setInt16(0, type, true);
-  view.setBigInt64(8, BigInt(range.start), true);
-  view.setBigInt64(16, BigInt(range.lengthBytes), true);
-  return bytes;
+  FLOCK.fill(0);
+  FLOCK_VIEW.setInt16(0, type, true);
+  setInt64(8, range.start);
+  setInt64(16, range.lengthBytes);
+  return FLOCK;
+}
+
+/** In two halves: a bigint would take longer than the call. */
+function setInt64(at: number, value: number): void {
+  FLOCK_VIEW.setUint32(at, value % 2 ** 32, true);
+  FLOCK_VIEW.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
 }
 
 function setLock(native: NativeFunctions, descriptor: number, lock: Uint8Array): boolean {
@@ -231,7 +287,7 @@ function setLock(native: NativeFunctions, descriptor: number, lock: Uint8Array):
 function queryLock(native: NativeFunctions, descriptor: number, range: ByteRange, kind: LockKind): boolean {
   const lock = encodeLock(kind === "shared" ? F_RDLCK : F_WRLCK, range);
   check(native, "fcntl F_OFD_GETLK", () => native.fcntl(descriptor, F_OFD_GETLK, lock));
-  return new DataView(lock.buffer).getInt16(0, true) !== F_UNLCK;
+  return FLOCK_VIEW.getInt16(0, true) !== F_UNLCK;
 }
 
 function seek(

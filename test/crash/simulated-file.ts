@@ -83,6 +83,23 @@ export class SimulatedFile implements StorageFile {
     this.#change((path, atNs) => ({ kind: "punch", path, atNs, inode: this.#inode, ...range }));
   }
 
+  /** Blocks are not counted here: only the size changes. */
+  async allocate(range: ByteRange): Promise<void> {
+    await this.#turn();
+    const end = range.start + range.lengthBytes;
+    if (this.#content().sizeBytes < end) await this.truncate(end);
+  }
+
+  disableCopyOnWrite(): boolean {
+    this.#checkUsable();
+    return false;
+  }
+
+  setExtentSizeHint(): boolean {
+    this.#checkUsable();
+    return false;
+  }
+
   async copyRangeFrom(
     source: StorageFile,
     sourceOffset: number,

@@ -46,6 +46,30 @@ export function describeSparseFiles(makeStorage: MakeStorage): void {
       await file.close();
     });
 
+    test("allocating a range keeps its content, and grows the file to its end", async () => {
+      const made = await makeStorage();
+      const file = await makeSparse(made);
+      const before = await readAll(file);
+      await file.allocate({ start: BLOCK, lengthBytes: 9 * BLOCK });
+      expect((await file.stat()).sizeBytes).toBe(10 * BLOCK);
+      const after = await readAll(file);
+      expect(after.subarray(0, before.length)).toEqual(before);
+      expect(after.subarray(before.length).every((byte) => byte === 0)).toBe(true);
+      await file.allocate({ start: 0, lengthBytes: BLOCK });
+      expect((await file.stat()).sizeBytes).toBe(10 * BLOCK);
+      await file.close();
+    });
+
+    test("hints to the file system are taken or not, and change no byte", async () => {
+      const { storage, root } = await makeStorage();
+      const file = await storage.createFile(`${root}/hinted`, 0o600);
+      expect([true, false]).toContain(file.disableCopyOnWrite());
+      expect([true, false]).toContain(file.setExtentSizeHint(BLOCK * 16));
+      await file.write(pattern(BLOCK), 0);
+      expect(await readAll(file)).toEqual(pattern(BLOCK));
+      await file.close();
+    });
+
     test("no data follows at and behind the end, and the end is a hole", async () => {
       const { storage, root } = await makeStorage();
       const file = await makeFileWith(storage, `${root}/a`, pattern(10));
