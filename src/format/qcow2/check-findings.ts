@@ -1,0 +1,60 @@
+// What a check found: counts of what is wrong, figures about how the image is laid out, and a line for each
+// finding, in the words of `qemu-img check`.
+//
+// Invariant: lines go out as they are found, and none is kept. A damaged image can have millions.
+
+/** Takes one line, without its line break. */
+export type FindingSink = (line: string) => void;
+
+/** The counts and figures of `qemu-img check`, under the names that its JSON has. */
+export interface CheckResult {
+  /** What may have damaged data already, or may with the next write. */
+  readonly corruptions: number;
+  /** Clusters that are counted as used, and are not: lost space. */
+  readonly leaks: number;
+  /** What could not be judged. */
+  readonly checkErrors: number;
+  /** Where the last cluster in use ends, in bytes. */
+  readonly imageEndOffset: number;
+  /** Clusters of the virtual disk. */
+  readonly totalClusters: number;
+  /** Of the active layer; so are the next two. */
+  readonly allocatedClusters: number;
+  /** Clusters that do not follow on the one before them. */
+  readonly fragmentedClusters: number;
+  readonly compressedClusters: number;
+}
+
+export class CheckFindings {
+  corruptions = 0;
+  leaks = 0;
+  checkErrors = 0;
+  readonly #sink: FindingSink;
+
+  constructor(sink: FindingSink) {
+    this.#sink = sink;
+  }
+
+  /** times: how often the damaged entry is reached, since each is an error of its own. */
+  corrupt(line: string, times = 1): void {
+    this.corruptions += times;
+    this.#sink(line);
+  }
+
+  leak(line: string): void {
+    this.leaks += 1;
+    this.#sink(line);
+  }
+
+  unjudged(line: string): void {
+    this.checkErrors += 1;
+    this.#sink(line);
+  }
+}
+
+/** A 64-bit word in hexadecimal, from its halves, as C's %lx prints it. */
+export function formatWord(hi: number, lo: number): string {
+  const high = hi >>> 0;
+  const low = (lo >>> 0).toString(16);
+  return high === 0 ? low : `${high.toString(16)}${low.padStart(8, "0")}`;
+}

@@ -1,0 +1,252 @@
+// Judges the entries of one L2 table, and counts what they refer to.
+//
+// Invariants
+// - The loop over a table allocates nothing, and looks closer only at entries that are not plain data clusters
+//   inside the file with a matching COPIED flag. A preallocated image of 1 TiB has 16 million of them.
+// - An entry is judged once, however many L1 entries lead to its table: findings and counts are multiplied.
+
+import { CHUNK_BITS, CHUNK_MASK } from "./check-counts.ts";
+import { formatWord } from "./check-findings.ts";
+import type { References } from "./check-references.ts";
+import type { StoredRefcounts } from "./check-stored-refcounts.ts";
+import {
+  L2_COMPRESSED_HI,
+  L2_COPIED_HI,
+  L2_RESERVED_HI,
+  L2_RESERVED_LO,
+  L2_ZERO_LO,
+  type L2Layout,
+} from "./l2-table.ts";
+import { SECTOR_BYTES } from "./limits.ts";
+
+/** Figures of the active layer. */
+export interface LayoutFigures {
+  allocatedClusters: number;
+  fragmentedClusters: number;
+  compressedClusters: number;
+}
+
+/** How often a table is reached. */
+export interface TableUse {
+  /** From all L1 tables, and from the active one. */
+  readonly times: number;
+  readonly activeTimes: number;
+  /** Active references whose COPIED flags are to be judged: not where the table's own refcount is unreadable. */
+  readonly judgedTimes: number;
+}
+
+/** A COPIED flag that says "one reference" of a cluster that has another number, or the reverse. */
+export interface WrongFlag {
+  readonly what: string;
+  readonly cluster: number;
+}
+
+interface Entry {
+  readonly index: number;
+  readonly hi: number;
+  readonly lo: number;
+  readonly zeroBits: number;
+  readonly allocBits: number;
+}
+
+const OFFSET_HI = 0x00ffffff;
+const OFFSET_LO = 0xfffffe00;
+/** Of wrong COPIED flags, which are told late; more than this many are only counted. */
+const FLAGS_KEPT_MAX = 100_000;
+
+export class L2Scan {
+  readonly figures: LayoutFigures = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
+  /** Wrong COPIED flags, for the caller to tell behind the comparison of refcounts. */
+  readonly wrongFlags: WrongFlag[] = [];
+  copiedErrors = 0;
+  readonly #references: References;
+  readonly #stored: StoredRefcounts;
+  readonly #layout: L2Layout;
+  readonly #clusterSizeBytes: number;
+  /** Clusters of the file when it was opened. */
+  readonly #fileClusters: number;
+  #nextOffset = 0;
+
+  constructor(references: References, stored: StoredRefcounts, layout: L2Layout) {
+    this.#references = references;
+    this.#stored = stored;
+    this.#layout = layout;
+    this.#clusterSizeBytes = 2 ** layout.clusterBits;
+    this.#fileClusters = Math.ceil(references.fileSizeBytes / this.#clusterSizeBytes);
+  }
+
+  /** halves: the whole table, as toHalves gives it. Returns whether any entry was set. */
+  scan(halves: Uint32Array, use: TableUse): boolean {
+    this.#nextOffset = 0;
+    const isPlain = !this.#layout.hasExtendedL2 && !this.#layout.hasExternalDataFile;
+    if (isPlain && use.times === 1) return this.#scanPlain(halves, use);
+    return this.#scanAny(halves, use);
+  }
+
+  noteWrongFlag(what: string, cluster: number, times: number): void {
+    this.copiedErrors += times;
+    if (this.wrongFlags.length < FLAGS_KEPT_MAX) this.wrongFlags.push({ what, cluster });
+  }
+
+  #scanPlain(halves: Uint32Array, use: TableUse): boolean {
+    const { clusterBits } = this.#layout;
+    const { counts } = this.#references;
+    const stored = this.#stored;
+    const fastMax = counts.fastMax;
+    const fileClusters = this.#fileClusters;
+    const lowMask = this.#clusterSizeBytes - 1;
+    const highScale = 2 ** (32 - clusterBits);
+    const isJudged = use.judgedTimes > 0;
+    let chunkIndex = -1;
+    let computedChunk: Uint8Array = NO_CHUNK;
+    let storedChunk: Uint8Array = NO_CHUNK;
+    let allocated = 0;
+    let fragmented = 0;
+    let next = 0;
+    let isUsed = false;
+    for (let at = 0; at < halves.length; at += 2) {
+      const hi = halves[at] ?? 0;
+      const lo = halves[at + 1] ?? 0;
+      if ((hi | lo) === 0) continue;
+      isUsed = true;
+      const cluster = (hi & OFFSET_HI) * highScale + (lo >>> clusterBits);
+      if (
+        (hi & (L2_COMPRESSED_HI | L2_RESERVED_HI)) === 0 &&
+        (lo & lowMask) === 0 &&
+        cluster < fileClusters
+      ) {
+        const index = cluster >>> CHUNK_BITS;
+        if (index !== chunkIndex) {
+          chunkIndex = index;
+          computedChunk = counts.chunkFor(index);
+          storedChunk = stored.low[index] ?? NO_CHUNK;
+        }
+        const inChunk = cluster & CHUNK_MASK;
+        const count = computedChunk[inChunk] ?? 0;
+        const isOne = storedChunk[inChunk] === 1;
+        if (count < fastMax && cluster !== 0 && (!isJudged || isOne === hi >>> 31 > 0)) {
+          computedChunk[inChunk] = count + 1;
+          allocated += 1;
+          if (next !== 0 && cluster !== next) fragmented += 1;
+          next = cluster + 1;
+          continue;
+        }
+      }
+      this.#nextOffset = next * this.#clusterSizeBytes;
+      this.#judge({ index: at / 2, hi, lo, zeroBits: 0, allocBits: 0 }, use);
+      next = this.#nextOffset / this.#clusterSizeBytes;
+    }
+    this.figures.allocatedClusters += allocated * use.activeTimes;
+    this.figures.fragmentedClusters += fragmented * use.activeTimes;
+    return isUsed;
+  }
+
+  #scanAny(halves: Uint32Array, use: TableUse): boolean {
+    const stride = this.#layout.hasExtendedL2 ? 4 : 2;
+    let isUsed = false;
+    for (let at = 0; at < halves.length; at += stride) {
+      const hi = halves[at] ?? 0;
+      const lo = halves[at + 1] ?? 0;
+      const zeroBits = stride === 4 ? (halves[at + 2] ?? 0) : 0;
+      const allocBits = stride === 4 ? (halves[at + 3] ?? 0) : 0;
+      if ((hi | lo | zeroBits | allocBits) === 0) continue;
+      isUsed = true;
+      this.#judge({ index: at / stride, hi, lo, zeroBits, allocBits }, use);
+    }
+    return isUsed;
+  }
+
+  #judge(entry: Entry, use: TableUse): void {
+    const { hi, lo } = entry;
+    if ((hi & L2_COMPRESSED_HI) !== 0) {
+      this.#judgeCompressed(entry, use);
+      return;
+    }
+    const { findings } = this.#references;
+    if ((hi & L2_RESERVED_HI) !== 0 || (lo & L2_RESERVED_LO) !== 0) {
+      findings.corrupt(`ERROR found l2 entry with reserved bits set: ${formatWord(hi, lo)}`, use.times);
+    }
+    const offset = (hi & OFFSET_HI) * 2 ** 32 + ((lo & OFFSET_LO) >>> 0);
+    const { hasExtendedL2, hasExternalDataFile } = this.#layout;
+    const isZero = (lo & L2_ZERO_LO) !== 0 && !hasExtendedL2;
+    // In a data file the first cluster is at 0; there the COPIED flag tells it from no cluster.
+    const hasCluster = offset !== 0 || (!isZero && hasExternalDataFile && hi >>> 31 === 1);
+    if (hasCluster) this.#judgeAllocated(entry, offset, use);
+    else if (entry.allocBits !== 0) {
+      findings.corrupt("ERROR: Unallocated cluster has non-zero subcluster allocation map", use.times);
+    }
+  }
+
+  #judgeAllocated(entry: Entry, offset: number, use: TableUse): void {
+    const { findings } = this.#references;
+    const { hasExtendedL2, hasExternalDataFile } = this.#layout;
+    const place = offset.toString(16);
+    if ((entry.zeroBits & entry.allocBits) !== 0) {
+      findings.corrupt(
+        `ERROR offset=${place}: Allocated cluster has corrupted subcluster allocation bitmap`,
+        use.times,
+      );
+    }
+    if (offset % this.#clusterSizeBytes !== 0) {
+      const holdsData = hasExtendedL2 ? entry.allocBits !== 0 : (entry.lo & L2_ZERO_LO) === 0;
+      const what = holdsData ? "Data cluster" : "Preallocated cluster";
+      findings.corrupt(
+        `ERROR offset=${place}: ${what} is not properly aligned; L2 entry corrupted.`,
+        use.times,
+      );
+    }
+    this.figures.allocatedClusters += use.activeTimes;
+    if (this.#nextOffset !== 0 && offset !== this.#nextOffset) {
+      this.figures.fragmentedClusters += use.activeTimes;
+    }
+    this.#nextOffset = offset + this.#clusterSizeBytes;
+    if (!hasExternalDataFile) this.#references.add(offset, this.#clusterSizeBytes, use.times);
+    this.#judgeCopied(entry, offset, use);
+  }
+
+  #judgeCopied(entry: Entry, offset: number, use: TableUse): void {
+    if (use.judgedTimes === 0) return;
+    const cluster = Math.floor(offset / this.#clusterSizeBytes);
+    // Nothing shares a data file, so what lies there is always the image's own.
+    const count = this.#layout.hasExternalDataFile ? 1 : this.#stored.lowCount(cluster);
+    if ((count === 1) === (entry.hi & L2_COPIED_HI) < 0) return;
+    if (!this.#layout.hasExternalDataFile && this.#stored.isUnreadable(cluster)) return;
+    this.noteWrongFlag(`data cluster: l2_entry=${formatWord(entry.hi, entry.lo)}`, cluster, use.judgedTimes);
+  }
+
+  // Offset and length share the word: the larger the cluster, the more bits say how long it is.
+  #judgeCompressed(entry: Entry, use: TableUse): void {
+    const { findings } = this.#references;
+    const { clusterBits, hasExternalDataFile } = this.#layout;
+    const sizeShift = 62 - (clusterBits - 8) - 32;
+    const offsetHi = entry.hi & (2 ** sizeShift - 1);
+    const word = formatWord(entry.hi, entry.lo);
+    if ((entry.hi & L2_COPIED_HI) !== 0) {
+      const place = formatWord(offsetHi, entry.lo);
+      findings.corrupt(
+        `ERROR: coffset=0x${place}: copied flag must never be set for compressed clusters`,
+        use.times,
+      );
+    }
+    if (hasExternalDataFile) {
+      findings.corrupt(`ERROR compressed cluster ${entry.index} with data file, entry=0x${word}`, use.times);
+      return;
+    }
+    if ((entry.zeroBits | entry.allocBits) !== 0) {
+      findings.corrupt(
+        `ERROR compressed cluster ${entry.index} with non-zero subcluster allocation bitmap, entry=0x${word}`,
+        use.times,
+      );
+      return;
+    }
+    const offset = offsetHi * 2 ** 32 + (entry.lo >>> 0);
+    const sectors = ((entry.hi & ~(L2_COPIED_HI | L2_COMPRESSED_HI)) >>> sizeShift) + 1;
+    this.#references.add(offset, sectors * SECTOR_BYTES - (offset % SECTOR_BYTES), use.times);
+    // They share sectors with their neighbours, so each of them counts as fragmented.
+    this.figures.allocatedClusters += use.activeTimes;
+    this.figures.compressedClusters += use.activeTimes;
+    this.figures.fragmentedClusters += use.activeTimes;
+  }
+}
+
+const NO_CHUNK: Uint8Array = new Uint8Array(0);

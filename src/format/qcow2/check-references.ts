@@ -1,0 +1,56 @@
+// Counting what an image refers to: every range of bytes that some structure claims adds to the counts of the
+// clusters it touches.
+//
+// Invariant: a range that ends a cluster or more behind the end of the file is an error, and counts nothing;
+// so memory is bounded by the file, whatever an entry claims. The last cluster of a file may be cut short.
+
+import type { ClusterCounts } from "./check-counts.ts";
+import { type CheckFindings, formatWord } from "./check-findings.ts";
+
+export class References {
+  readonly counts: ClusterCounts;
+  readonly findings: CheckFindings;
+  readonly clusterSizeBytes: number;
+  readonly fileSizeBytes: number;
+
+  constructor(
+    counts: ClusterCounts,
+    findings: CheckFindings,
+    clusterSizeBytes: number,
+    fileSizeBytes: number,
+  ) {
+    this.counts = counts;
+    this.findings = findings;
+    this.clusterSizeBytes = clusterSizeBytes;
+    this.fileSizeBytes = fileSizeBytes;
+  }
+
+  /** times: how many entries refer to the range. Offsets up to 2^61 keep their order as doubles: enough here. */
+  add(offset: number, lengthBytes: number, times: number): void {
+    if (lengthBytes <= 0) return;
+    if (offset + lengthBytes - this.fileSizeBytes >= this.clusterSizeBytes) {
+      const place = formatWord(Math.floor(offset / 2 ** 32), offset % 2 ** 32);
+      this.findings.corrupt(
+        "ERROR: counting reference for region exceeding the end of the file by one cluster or more: " +
+          `offset 0x${place} size 0x${lengthBytes.toString(16)}`,
+        times,
+      );
+      return;
+    }
+    const first = Math.floor(offset / this.clusterSizeBytes);
+    const last = Math.floor((offset + lengthBytes - 1) / this.clusterSizeBytes);
+    for (let cluster = first; cluster <= last; cluster += 1) {
+      const excess = this.counts.add(cluster, times);
+      if (excess > 0) this.#tellOverflow(cluster, excess);
+    }
+  }
+
+  #tellOverflow(cluster: number, excess: number): void {
+    this.findings.corrupt(
+      `ERROR: overflow cluster offset=0x${(cluster * this.clusterSizeBytes).toString(16)}\n` +
+        "Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy " +
+        "if the image cannot be opened for writing",
+      excess,
+    );
+  }
+}
