@@ -8,7 +8,6 @@
 import { CHUNK_BITS, CHUNK_MASK } from "./check-counts.ts";
 import { formatWord } from "./check-findings.ts";
 import type { References } from "./check-references.ts";
-import type { StoredRefcounts } from "./check-stored-refcounts.ts";
 import {
   L2_COMPRESSED_HI,
   L2_COPIED_HI,
@@ -18,6 +17,14 @@ import {
   type L2Layout,
 } from "./l2-table.ts";
 import { SECTOR_BYTES } from "./limits.ts";
+
+/** The refcounts that the image stores. */
+export interface StoredCounts {
+  /** By chunk, a byte a cluster: the count, or LARGE_COUNT. */
+  readonly low: readonly (Uint8Array | undefined)[];
+  lowCount(cluster: number): number;
+  isUnreadable(cluster: number): boolean;
+}
 
 /** Figures of the active layer. */
 export interface LayoutFigures {
@@ -60,14 +67,14 @@ export class L2Scan {
   readonly wrongFlags: WrongFlag[] = [];
   copiedErrors = 0;
   readonly #references: References;
-  readonly #stored: StoredRefcounts;
+  readonly #stored: StoredCounts;
   readonly #layout: L2Layout;
   readonly #clusterSizeBytes: number;
   /** Clusters of the file when it was opened. */
   readonly #fileClusters: number;
   #nextOffset = 0;
 
-  constructor(references: References, stored: StoredRefcounts, layout: L2Layout) {
+  constructor(references: References, stored: StoredCounts, layout: L2Layout) {
     this.#references = references;
     this.#stored = stored;
     this.#layout = layout;

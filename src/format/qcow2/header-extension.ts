@@ -169,7 +169,17 @@ function decodeBackingFormat(data: Uint8Array, offset: number): HeaderExtension 
   return { kind: "backingFormat", format: decodeLatin1(data) };
 }
 
+/** The table decoded last. The images of a group nearly always carry the same one. */
+let lastTable: { readonly data: Uint8Array; readonly extension: HeaderExtension } | undefined;
+
 function decodeFeatureNames(data: Uint8Array, offset: number): HeaderExtension {
+  if (lastTable && Buffer.compare(lastTable.data, data) === 0) return lastTable.extension;
+  const extension = decodeFeatureTable(data, offset);
+  lastTable = { data: data.slice(), extension };
+  return extension;
+}
+
+function decodeFeatureTable(data: Uint8Array, offset: number): HeaderExtension {
   if (data.length % FEATURE_NAME_BYTES !== 0) {
     throw corrupt("the feature name table ends inside an entry", "feature_name_table", offset);
   }
@@ -187,7 +197,16 @@ function decodeFeatureNames(data: Uint8Array, offset: number): HeaderExtension {
   return { kind: "featureNames", names };
 }
 
+/** By the list itself: nearly always it is the table that goes into every new image. */
+const encodedTables = new WeakMap<readonly FeatureName[], Uint8Array>();
+
 function encodeFeatureNames(names: readonly FeatureName[]): Uint8Array {
+  const known = encodedTables.get(names) ?? encodeFeatureTable(names);
+  encodedTables.set(names, known);
+  return known;
+}
+
+function encodeFeatureTable(names: readonly FeatureName[]): Uint8Array {
   const data = new Uint8Array(names.length * FEATURE_NAME_BYTES);
   names.forEach((entry, index) => {
     const at = index * FEATURE_NAME_BYTES;

@@ -7,15 +7,15 @@
 //   metadata. Tables that internal snapshots share are read once.
 // - Same counts as `qemu-img check`: an error is counted as often as some entry leads to it.
 
-import { ImgtxError } from "../../errors/index.ts";
-import type { StorageFile } from "../../storage/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { StorageFile } from "../storage/index.ts";
 import { checkBitmaps } from "./check-bitmaps.ts";
-import { ClusterCounts } from "./check-counts.ts";
-import { CheckFindings, type CheckResult, type FindingSink } from "./check-findings.ts";
+import { ClusterCounts } from "./qcow2/check-counts.ts";
+import { CheckFindings, type CheckResult, type FindingSink } from "./qcow2/check-findings.ts";
 import { type CheckHeader, readCheckHeader } from "./check-header.ts";
-import { L2Scan } from "./check-l2-scan.ts";
+import { L2Scan } from "./qcow2/check-l2-scan.ts";
 import { MappingWalk } from "./check-mapping.ts";
-import { References } from "./check-references.ts";
+import { References } from "./qcow2/check-references.ts";
 import { checkSnapshots } from "./check-snapshots.ts";
 import {
   compareRefcounts,
@@ -23,11 +23,11 @@ import {
   refcountBlockOffset,
   StoredRefcounts,
 } from "./check-stored-refcounts.ts";
-import { INCOMPATIBLE_BIT } from "./features.ts";
-import { findExtension } from "./header-extension.ts";
-import { toHalves } from "./l2-table.ts";
-import { SECTOR_BYTES, TABLE_ENTRY_BYTES } from "./limits.ts";
-import { maxRefcount } from "./refcount-block.ts";
+import { INCOMPATIBLE_BIT } from "./qcow2/features.ts";
+import { findExtension } from "./qcow2/header-extension.ts";
+import { toHalves } from "./qcow2/l2-table.ts";
+import { SECTOR_BYTES, TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
+import { maxRefcount } from "./qcow2/refcount-block.ts";
 
 /** As many as QEMU counts: more would not fit an int. */
 const CLUSTERS_MAX = 2 ** 31 - 1;

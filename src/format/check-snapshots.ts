@@ -3,13 +3,18 @@
 // Invariant: lenient where an entry can be judged, and E_CORRUPT where the rest of the table can't be found any
 // more (QEMU's check ends there too).
 
-import { ImgtxError } from "../../errors/index.ts";
-import type { StorageFile } from "../../storage/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { StorageFile } from "../storage/index.ts";
 import type { CheckHeader } from "./check-header.ts";
 import type { MappingWalk } from "./check-mapping.ts";
-import type { References } from "./check-references.ts";
-import { roundUpTo8 } from "./header-extension.ts";
-import { L1_TABLE_BYTES_MAX, SNAPSHOT_ENTRY_BYTES_MIN, SNAPSHOTS_MAX, TABLE_ENTRY_BYTES } from "./limits.ts";
+import type { References } from "./qcow2/check-references.ts";
+import { roundUpTo8 } from "./qcow2/header-extension.ts";
+import {
+  L1_TABLE_BYTES_MAX,
+  SNAPSHOT_ENTRY_BYTES_MIN,
+  SNAPSHOTS_MAX,
+  TABLE_ENTRY_BYTES,
+} from "./qcow2/limits.ts";
 
 const EXTRA_DATA_BYTES_MAX = 1024;
 const TABLE_BYTES_MAX = 64 * 1024 * 1024;

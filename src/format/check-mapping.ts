@@ -7,16 +7,16 @@
 // - A forged image ends: L1 tables that snapshots share are read once, and the entries that all of them claim
 //   together are limited, and so are L2 tables off their alignment, of which one sector could begin many.
 
-import { ImgtxError } from "../../errors/index.ts";
-import type { StorageFile } from "../../storage/index.ts";
-import { type CheckFindings, formatWord } from "./check-findings.ts";
-import type { L2Scan } from "./check-l2-scan.ts";
-import type { References } from "./check-references.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { StorageFile } from "../storage/index.ts";
+import { type CheckFindings, formatWord } from "./qcow2/check-findings.ts";
+import type { L2Scan } from "./qcow2/check-l2-scan.ts";
+import type { References } from "./qcow2/check-references.ts";
 import type { StoredRefcounts } from "./check-stored-refcounts.ts";
-import { TableUses } from "./check-table-uses.ts";
-import { L1_RESERVED_HI, L1_RESERVED_LO } from "./l1-table.ts";
-import { toHalves } from "./l2-table.ts";
-import { TABLE_ENTRY_BYTES } from "./limits.ts";
+import { TableUses } from "./qcow2/check-table-uses.ts";
+import { L1_RESERVED_HI, L1_RESERVED_LO } from "./qcow2/l1-table.ts";
+import { toHalves } from "./qcow2/l2-table.ts";
+import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
 
 const PIECE_BYTES = 64 * 1024;
 /** Of all L1 tables together: a gibibyte of them. */

@@ -6,12 +6,18 @@
 // - A count of 255 or more, and one that can't be read, is LARGE_COUNT in its chunk; the exact one is read
 //   again from the file, where it is needed.
 
-import { safeNumber } from "../../units/index.ts";
-import type { StorageFile } from "../../storage/index.ts";
-import { CHUNK_BITS, CHUNK_CLUSTERS, CHUNK_MASK, type ClusterCounts, LARGE_COUNT } from "./check-counts.ts";
-import type { CheckFindings } from "./check-findings.ts";
-import { readRefcount } from "./refcount-block.ts";
-import { countBlockEntries } from "./refcount-table.ts";
+import { safeNumber } from "../units/index.ts";
+import type { StorageFile } from "../storage/index.ts";
+import {
+  CHUNK_BITS,
+  CHUNK_CLUSTERS,
+  CHUNK_MASK,
+  type ClusterCounts,
+  LARGE_COUNT,
+} from "./qcow2/check-counts.ts";
+import type { CheckFindings } from "./qcow2/check-findings.ts";
+import { readRefcount } from "./qcow2/refcount-block.ts";
+import { countBlockEntries } from "./qcow2/refcount-table.ts";
 
 /** Bits 8 to 0 of an entry of the refcount table, in its low half. */
 const TABLE_RESERVED_LO = 0x1ff;

@@ -4,14 +4,14 @@
 // - Without its autoclear bit the extension is stale: what it says counts for nothing, and what it kept leaks.
 // - A directory or a table that can't be true is E_CORRUPT: QEMU does not open such an image.
 
-import { ImgtxError } from "../../errors/index.ts";
-import type { StorageFile } from "../../storage/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { StorageFile } from "../storage/index.ts";
 import type { CheckHeader } from "./check-header.ts";
-import type { References } from "./check-references.ts";
-import { AUTOCLEAR_BIT } from "./features.ts";
-import { findExtension, roundUpTo8 } from "./header-extension.ts";
-import { toHalves } from "./l2-table.ts";
-import { BITMAP_DIRECTORY_BYTES_MAX, TABLE_ENTRY_BYTES } from "./limits.ts";
+import type { References } from "./qcow2/check-references.ts";
+import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
+import { findExtension, roundUpTo8 } from "./qcow2/header-extension.ts";
+import { toHalves } from "./qcow2/l2-table.ts";
+import { BITMAP_DIRECTORY_BYTES_MAX, TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
 
 const DIRECTORY_ENTRY_BYTES = 24;
 /** The most that the bits of one bitmap may take: what QEMU holds in memory for one. */

@@ -4,13 +4,18 @@
 // Invariant: the limits on sizes hold here too, as they do in QEMU; only whether tables lie inside the file, and
 // clear of each other, is left to the check. What the file lacks reads as zeros.
 
-import { ImgtxError } from "../../errors/index.ts";
-import type { StorageFile } from "../../storage/index.ts";
-import { findUnknownIncompatibleBits, INCOMPATIBLE_BIT } from "./features.ts";
-import { decodeHeader, type HeaderFields } from "./header.ts";
-import { decodeHeaderCluster, measureHeaderCluster } from "./header-cluster.ts";
-import { decodeExtensions, type HeaderExtension } from "./header-extension.ts";
-import { countL1Entries, L1_TABLE_BYTES_MAX, REFCOUNT_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "./limits.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { StorageFile } from "../storage/index.ts";
+import { findUnknownIncompatibleBits, INCOMPATIBLE_BIT } from "./qcow2/features.ts";
+import { decodeHeader, type HeaderFields } from "./qcow2/header.ts";
+import { decodeHeaderCluster, measureHeaderCluster } from "./qcow2/header-cluster.ts";
+import { decodeExtensions, type HeaderExtension } from "./qcow2/header-extension.ts";
+import {
+  countL1Entries,
+  L1_TABLE_BYTES_MAX,
+  REFCOUNT_TABLE_BYTES_MAX,
+  TABLE_ENTRY_BYTES,
+} from "./qcow2/limits.ts";
 
 const HEAD_BYTES = 4096;
 
