@@ -30,6 +30,8 @@ export interface ChainOptions {
   /** Of the active layer. Undefined: recognised by its magic; never guessed as raw. */
   readonly format: ImageFormat | undefined;
   readonly gate: GateOptions;
+  /** False: the image by itself, whatever it names as its backing file. Default: true. */
+  readonly backing?: boolean;
 }
 
 interface DataFile {
@@ -101,7 +103,7 @@ export async function openChain(storage: Storage, path: string, options: ChainOp
       if (links.length === CHAIN_DEPTH_MAX) throw tooDeep(path, CHAIN_DEPTH_MAX);
       const link: ChainLink = await openLink(walk, reference);
       links.push(link);
-      reference = findBackingReference(link);
+      reference = options.backing === false ? undefined : findBackingReference(link);
     }
   } catch (error) {
     await closeAll(walk.files);

@@ -27,8 +27,16 @@ export interface Extent {
   readonly depth: number;
   /** Whether some layer has it allocated. A hole of a raw layer and a zero mark are; `unallocated` never is. */
   readonly present: boolean;
-  /** Where its first byte lies in the layer's data, for `data`, and for a `zero` that keeps its place. */
+  /**
+   * Where its first byte lies in the layer's data: for `data`, and for a `zero` or an `unallocated` (one
+   * subcluster of an allocated cluster) that has a place.
+   */
   readonly hostOffset: number | undefined;
+  /**
+   * Whether the layer's tables say data: for `data` and `compressed`, and for a `zero` that is data in a hole
+   * of the file, as preallocation makes it. qemu-img map prints it.
+   */
+  readonly isData: boolean;
 }
 
 /** One image of a chain. */

@@ -13,3 +13,4 @@ export type {
   Storage,
   StorageFile,
 } from "./storage.ts";
+export { loadZstd, type ZstdCodec } from "./zstd.ts";

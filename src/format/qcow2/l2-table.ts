@@ -106,7 +106,10 @@ export function decodeL2Entry(
   if ((zeroBits & allocBits) !== 0 || (!isAllocated && allocBits !== 0)) {
     throw corrupt("Invalid subcluster bitmap in an L2 entry");
   }
-  if (!isAllocated) return { kind: "unallocated", zeroBits: zeroBits >>> 0 };
+  if (!isAllocated) {
+    if (isCopied) throw corrupt("a cluster that is in use lies on the header");
+    return { kind: "unallocated", zeroBits: zeroBits >>> 0 };
+  }
   return {
     kind: "data",
     hostOffset: requireOffset(offset, FIELD),

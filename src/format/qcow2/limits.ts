@@ -11,8 +11,15 @@ export const REFCOUNT_TABLE_BYTES_MAX = 8 * 1024 * 1024;
 export const SNAPSHOTS_MAX = 65_536;
 /** Fixed part of an entry of the snapshot table; each entry takes at least this. */
 export const SNAPSHOT_ENTRY_BYTES_MIN = 40;
+export const SNAPSHOT_TABLE_BYTES_MAX = 64 * 1024 * 1024;
+export const SNAPSHOT_EXTRA_BYTES_MAX = 1024;
 export const BITMAPS_MAX = 65_535;
 export const BITMAP_DIRECTORY_BYTES_MAX = 64 * 1024 * 1024;
+/** The clusters of one bitmap together. */
+export const BITMAP_BYTES_MAX = 512 * 1024 * 1024;
+export const BITMAP_NAME_BYTES_MAX = 1023;
+export const BITMAP_GRANULARITY_BITS_MIN = 9;
+export const BITMAP_GRANULARITY_BITS_MAX = 31;
 export const BACKING_NAME_BYTES_MAX = 1023;
 export const BACKING_FORMAT_BYTES_MAX = 15;
 /** Host offsets are below 2^56; a double holds 2^53, which no file system exceeds. */

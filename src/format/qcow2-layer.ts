@@ -1,0 +1,219 @@
+// A qcow2 image as a layer of a chain: from its L1 and L2 tables to runs, and its compressed clusters.
+//
+// Invariants
+// - Host offsets are judged before anything is read there: data lies inside the file (its last cluster may be
+//   cut short) and clear of the header, the L1 table and the refcount table.
+// - In a data file, guest and host offsets are the same, as QEMU requires.
+// - Tables are held in slices, and the L1 table too: a header that claims large ones costs no memory.
+
+import { ImgtxError } from "../errors/index.ts";
+import type { StorageFile } from "../storage/index.ts";
+import type { ImageFormat } from "./image-format.ts";
+import type { LayerReader } from "./layer-reader.ts";
+import { decodeL1Entry } from "./qcow2/l1-table.ts";
+import { countL2Entries, measureL2Entry } from "./qcow2/l2-table.ts";
+import type { Qcow2Header } from "./qcow2/header-cluster.ts";
+import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
+import { CompressedReader } from "./qcow2-layer-compressed.ts";
+import { hasPreallocatedMetadata, splitAtHoles } from "./qcow2-layer-holes.ts";
+import { type L2Slice, L2Scanner } from "./qcow2-layer-scan.ts";
+import type { L1Table, Qcow2Link } from "./qcow2-link.ts";
+import { type Run, RunList, type RunPurpose } from "./run-list.ts";
+import { SLICE_BYTES, TableCache } from "./table-cache.ts";
+
+export interface Qcow2LayerOptions {
+  /** Default: the active one. */
+  readonly l1Table?: L1Table | undefined;
+  /** Bytes for slices of tables. */
+  readonly cacheBytes: number;
+}
+
+interface Area {
+  readonly what: string;
+  readonly start: number;
+  readonly end: number;
+}
+
+export class Qcow2Layer implements LayerReader {
+  readonly path: string;
+  readonly format: ImageFormat = "qcow2";
+  readonly virtualSizeBytes: number;
+  readonly dataFile: StorageFile;
+  readonly tables: TableCache;
+  readonly #link: Qcow2Link;
+  readonly #l1: L1Table;
+  readonly #scanner: L2Scanner;
+  readonly #compressed: CompressedReader;
+  readonly #clusterBytes: number;
+  /** Guest bytes that an L2 table maps. */
+  readonly #tableSpan: number;
+  /** Where the file ends, its last cluster taken as whole. */
+  readonly #fileEnd: number;
+  readonly #metadata: readonly Area[];
+  #preallocated: Promise<boolean> | undefined;
+
+  constructor(link: Qcow2Link, options: Qcow2LayerOptions) {
+    const { header } = link;
+    this.path = link.path;
+    this.virtualSizeBytes = link.virtualSizeBytes;
+    this.dataFile = link.dataFile?.file ?? link.file;
+    this.tables = new TableCache(link.file, options.cacheBytes);
+    this.#link = link;
+    this.#l1 = options.l1Table ?? { fileOffset: header.l1TableOffset, entries: header.l1Size };
+    this.#clusterBytes = header.clusterSizeBytes;
+    this.#tableSpan = this.#clusterBytes * countL2Entries(header);
+    this.#fileEnd = Math.ceil(link.stat.sizeBytes / this.#clusterBytes) * this.#clusterBytes;
+    this.#metadata = listMetadata(header, this.#l1);
+    this.#compressed = new CompressedReader(link);
+    this.#scanner = new L2Scanner(header, {
+      data: (hostOffset, lengthBytes, guestOffset) => {
+        if (header.hasExternalDataFile) judgeDataFilePlace(hostOffset, guestOffset);
+        else this.#judgePlace(hostOffset, lengthBytes, "Cluster");
+      },
+      compressed: (hostOffset, lengthBytes) => {
+        this.#judgePlace(hostOffset, lengthBytes, "Compressed cluster");
+      },
+    });
+  }
+
+  async findRuns(start: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
+    if (purpose === "read" || !(await this.#mayHaveHoles())) return this.#scan(start, end, runs, purpose);
+    const found = new RunList();
+    const reached = await this.#scan(start, end, found, purpose);
+    return splitAtHoles(found.runs, this.dataFile, runs, reached);
+  }
+
+  async readCompressed(runs: readonly Run[], target: Uint8Array, targetStart: number): Promise<void> {
+    await this.#compressed.read(runs, target, targetStart);
+  }
+
+  async #scan(start: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
+    let at = start;
+    try {
+      while (at < end && !runs.isFull) at = await this.#scanTable(at, end, runs, purpose);
+    } catch (error) {
+      throw error instanceof ImgtxError ? error.with({ image: this.path, hint: HINT_CORRUPT }) : error;
+    }
+    return at;
+  }
+
+  /** The runs of one slice of an L2 table, or of guest bytes without one. Returns how far it came. */
+  async #scanTable(at: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
+    const index = Math.floor(at / this.#tableSpan);
+    if (index >= this.#l1.entries) {
+      runs.push(at, end - at, "unallocated", undefined);
+      return end;
+    }
+    const perSlice = SLICE_BYTES / TABLE_ENTRY_BYTES;
+    const firstIndex = Math.floor(index / perSlice) * perSlice;
+    const count = Math.min(perSlice, this.#l1.entries - firstIndex);
+    const l1Offset = this.#l1.fileOffset + firstIndex * TABLE_ENTRY_BYTES;
+    const l1 = this.tables.find(l1Offset) ?? (await this.tables.load(l1Offset, count * TABLE_ENTRY_BYTES));
+    const empty = countEmpty(l1, index - firstIndex);
+    if (empty > 0) {
+      const reached = Math.min(end, (index + empty) * this.#tableSpan);
+      runs.push(at, reached - at, "unallocated", undefined);
+      return reached;
+    }
+    const l2Offset = this.#decodeL1(l1, index - firstIndex, l1Offset, index);
+    const slice = this.#placeSlice(l2Offset, index * this.#tableSpan, at, end);
+    const halves =
+      this.tables.find(slice.fileOffset) ?? (await this.tables.load(slice.fileOffset, slice.lengthBytes));
+    return this.#scanner.scan({ ...slice, halves }, runs, purpose);
+  }
+
+  /** Which slice of the L2 table has the entry of guest byte at. */
+  #placeSlice(
+    l2Offset: number,
+    tableStart: number,
+    at: number,
+    end: number,
+  ): Omit<L2Slice, "halves"> & { lengthBytes: number } {
+    const lengthBytes = Math.min(SLICE_BYTES, this.#clusterBytes);
+    const sliceSpan = (lengthBytes / measureL2Entry(this.#link.header)) * this.#clusterBytes;
+    const number = Math.floor((at - tableStart) / sliceSpan);
+    const guestStart = tableStart + number * sliceSpan;
+    return {
+      fileOffset: l2Offset + number * lengthBytes,
+      lengthBytes,
+      guestStart,
+      start: at,
+      end: Math.min(end, guestStart + sliceSpan),
+    };
+  }
+
+  #decodeL1(l1: Uint32Array, indexInSlice: number, sliceOffset: number, index: number): number {
+    const offset = sliceOffset + indexInSlice * TABLE_ENTRY_BYTES;
+    try {
+      const [hi = 0, lo = 0] = l1.subarray(2 * indexInSlice, 2 * indexInSlice + 2);
+      const entry = decodeL1Entry(hi, lo, this.#link.header.clusterBits);
+      // Reserved bits without an offset are refused by decode; all other entries without one were skipped.
+      if (entry.kind === "unallocated") throw new ImgtxError("E_INTERNAL", "an empty L1 entry was decoded");
+      this.#judgePlace(entry.hostOffset, this.#clusterBytes, "L2 table");
+      return entry.hostOffset;
+    } catch (error) {
+      if (!(error instanceof ImgtxError)) throw error;
+      throw error.reworded(`${error.message} (L1 index: 0x${index.toString(16)})`, {
+        offset,
+        field: "l1_entry",
+      });
+    }
+  }
+
+  #judgePlace(hostOffset: number, lengthBytes: number, what: string): void {
+    const end = hostOffset + lengthBytes;
+    if (end > this.#fileEnd) {
+      throw new ImgtxError(
+        "E_CORRUPT",
+        `${what} at 0x${hostOffset.toString(16)} lies past the end of the file`,
+      );
+    }
+    const area = this.#metadata.find((each) => hostOffset < each.end && end > each.start);
+    if (area === undefined) return;
+    throw new ImgtxError("E_CORRUPT", `${what} at 0x${hostOffset.toString(16)} overlaps the ${area.what}`);
+  }
+
+  #mayHaveHoles(): Promise<boolean> {
+    this.#preallocated ??= hasPreallocatedMetadata(this.#link);
+    return this.#preallocated;
+  }
+}
+
+const HINT_CORRUPT = "restore the image from a copy; `qemu-img check` may say more about it";
+
+/** How many entries from this one on have no table. Only the halves of the slice are looked at. */
+function countEmpty(l1: Uint32Array, from: number): number {
+  let index = from;
+  // The COPIED flag of an entry without a table means nothing.
+  while (2 * index < l1.length && l1[2 * index + 1] === 0 && ((l1[2 * index] ?? 0) & 0x7fffffff) === 0) {
+    index += 1;
+  }
+  return index - from;
+}
+
+function listMetadata(header: Qcow2Header, l1: L1Table): Area[] {
+  const areas: Area[] = [
+    { what: "header", start: 0, end: header.clusterSizeBytes },
+    areaOf("active L1 table", header.l1TableOffset, header.l1Size * TABLE_ENTRY_BYTES),
+    areaOf("L1 table", l1.fileOffset, l1.entries * TABLE_ENTRY_BYTES),
+    areaOf(
+      "refcount table",
+      header.refcountTableOffset,
+      header.refcountTableClusters * header.clusterSizeBytes,
+    ),
+  ];
+  return areas.filter((area) => area.end > area.start);
+}
+
+function areaOf(what: string, start: number, lengthBytes: number): Area {
+  return { what, start, end: start + lengthBytes };
+}
+
+function judgeDataFilePlace(hostOffset: number, guestOffset: number): void {
+  if (hostOffset === guestOffset) return;
+  throw new ImgtxError(
+    "E_CORRUPT",
+    `External data file host cluster offset 0x${hostOffset.toString(16)} does not match guest cluster ` +
+      `offset 0x${guestOffset.toString(16)}`,
+  );
+}

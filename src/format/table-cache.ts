@@ -1,0 +1,68 @@
+// Slices of the L1 and L2 tables of one image, as 32-bit halves, the least recently used forgotten first.
+//
+// Invariants
+// - Memory is bounded by what the constructor was given, but never below one slice.
+// - What lies behind the end of the file reads as zeros: a last cluster may be cut short. That a table begins
+//   inside the file is checked before it is asked for here.
+// - Whoever writes a table tells it (forget), or it goes stale.
+
+import type { StorageFile } from "../storage/index.ts";
+import { toHalves } from "./qcow2/l2-table.ts";
+
+/** Tables are read in slices of this, or whole where they are smaller: small enough for one quick read. */
+export const SLICE_BYTES = 64 * 1024;
+
+export class TableCache {
+  readonly #file: StorageFile;
+  readonly #capacityBytes: number;
+  readonly #slices = new Map<number, Uint32Array>();
+  #usedBytes = 0;
+
+  constructor(file: StorageFile, capacityBytes: number) {
+    this.#file = file;
+    this.#capacityBytes = capacityBytes;
+  }
+
+  /** The slice at the offset, if it is here; without a promise, for scans. */
+  find(offset: number): Uint32Array | undefined {
+    const slice = this.#slices.get(offset);
+    if (slice === undefined) return undefined;
+    this.#slices.delete(offset);
+    this.#slices.set(offset, slice);
+    return slice;
+  }
+
+  async load(offset: number, lengthBytes: number): Promise<Uint32Array> {
+    const known = this.find(offset);
+    if (known !== undefined) return known;
+    // Not zeroed: all of it is either read or filled below.
+    const bytes = Buffer.allocUnsafeSlow(lengthBytes);
+    const count = await this.#file.read(bytes, offset);
+    if (count < lengthBytes) bytes.fill(0, count);
+    const halves = toHalves(bytes);
+    this.forget(offset);
+    this.#slices.set(offset, halves);
+    this.#usedBytes += lengthBytes;
+    this.#shrink(offset);
+    return halves;
+  }
+
+  forget(offset: number): void {
+    const slice = this.#slices.get(offset);
+    if (slice === undefined) return;
+    this.#usedBytes -= slice.byteLength;
+    this.#slices.delete(offset);
+  }
+
+  forgetAll(): void {
+    this.#slices.clear();
+    this.#usedBytes = 0;
+  }
+
+  #shrink(keep: number): void {
+    for (const offset of this.#slices.keys()) {
+      if (this.#usedBytes <= this.#capacityBytes) return;
+      if (offset !== keep) this.forget(offset);
+    }
+  }
+}

@@ -1,0 +1,157 @@
+// zstd: Node's own where it has it (22.15 or newer), else the system's libzstd through koffi. Node 20 has none.
+//
+// Invariants
+// - Loaded at the first call that needs it. Where neither is there, the error says what to install.
+// - The work is done on a thread pool, so that several calls run at once; a context of libzstd is used by one
+//   call at a time.
+// - decompress writes into memory of the size that it was told, whatever the frame claims.
+
+import * as zlib from "node:zlib";
+import { ImgtxError } from "../errors/index.ts";
+import { loadKoffi } from "./system-calls.ts";
+
+export interface ZstdCodec {
+  /** Unpacks one whole frame. E_CORRUPT, without a place, where it is damaged, or holds not exactly sizeBytes. */
+  decompress(frame: Uint8Array, sizeBytes: number): Promise<Uint8Array>;
+  /** Packs into one frame, at the default level. */
+  compress(source: Uint8Array): Promise<Uint8Array>;
+}
+
+let loaded: ZstdCodec | undefined;
+
+/** E_UNSUPPORTED where there is no zstd. */
+export function loadZstd(): ZstdCodec {
+  loaded ??= fromNode(zlib) ?? loadLibzstd();
+  return loaded;
+}
+
+type Done = (error: Error | null, result: Uint8Array) => void;
+
+interface NodeZstd {
+  zstdDecompress(source: Uint8Array, options: { maxOutputLength: number }, done: Done): void;
+  zstdCompress(source: Uint8Array, done: Done): void;
+}
+
+/** The codec of a node:zlib; undefined where it has no zstd. */
+export function fromNode(library: object): ZstdCodec | undefined {
+  if (!("zstdDecompress" in library && "zstdCompress" in library)) return undefined;
+  const native = library as NodeZstd;
+  return {
+    async decompress(frame, sizeBytes) {
+      const options = { maxOutputLength: Math.max(sizeBytes, 1) };
+      const result = await new Promise<Uint8Array>((resolve, reject) => {
+        native.zstdDecompress(frame, options, (error, value) => {
+          if (error === null) resolve(value);
+          else reject(undecodable(error.message, error));
+        });
+      });
+      if (result.length !== sizeBytes) throw undecodable(`it holds ${result.length} bytes`);
+      return result;
+    },
+    compress: (source) =>
+      new Promise((resolve, reject) => {
+        native.zstdCompress(source, (error, value) => {
+          if (error === null) resolve(value);
+          else reject(error);
+        });
+      }),
+  };
+}
+
+/** A pointer, as koffi gives it. */
+type Context = bigint;
+type NativeArgument = number | Uint8Array | Context;
+
+interface NativeFunction {
+  (...values: NativeArgument[]): unknown;
+  async(...values: [...NativeArgument[], (error: Error | null, result: unknown) => void]): void;
+}
+
+const LIBRARY = "libzstd.so.1";
+const DEFAULT_LEVEL = 3;
+
+/** The codec of the system's library. */
+export function loadLibzstd(library: string = LIBRARY): ZstdCodec {
+  const native = bindLibrary(library);
+  const decompressContexts: Context[] = [];
+  const compressContexts: Context[] = [];
+  return {
+    async decompress(frame, sizeBytes) {
+      const target = new Uint8Array(sizeBytes);
+      const context = decompressContexts.pop() ?? create(native.createDecompressContext);
+      const size = await callInPool(native.decompress, [context, target, sizeBytes, frame, frame.length]);
+      decompressContexts.push(context);
+      if (native.isError(size) !== 0) throw undecodable(String(native.errorName(size)));
+      if (Number(size) !== sizeBytes) throw undecodable(`it holds ${String(size)} bytes`);
+      return target;
+    },
+    async compress(source) {
+      const target = new Uint8Array(Number(native.compressBound(source.length)));
+      const context = compressContexts.pop() ?? create(native.createCompressContext);
+      const values = [context, target, target.length, source, source.length, DEFAULT_LEVEL];
+      const size = await callInPool(native.compress, values);
+      compressContexts.push(context);
+      if (native.isError(size) !== 0) {
+        throw new ImgtxError("E_FAILED", `zstd could not compress: ${String(native.errorName(size))}`);
+      }
+      return target.subarray(0, Number(size));
+    },
+  };
+}
+
+interface LibraryFunctions {
+  readonly createDecompressContext: NativeFunction;
+  readonly createCompressContext: NativeFunction;
+  readonly decompress: NativeFunction;
+  readonly compress: NativeFunction;
+  readonly compressBound: (size: number) => number | bigint;
+  readonly isError: (size: number | bigint) => number;
+  readonly errorName: (size: number | bigint) => unknown;
+}
+
+function bindLibrary(name: string): LibraryFunctions {
+  try {
+    const library = loadKoffi().load(name);
+    return {
+      createDecompressContext: library.func("void *ZSTD_createDCtx()"),
+      createCompressContext: library.func("void *ZSTD_createCCtx()"),
+      decompress: library.func(
+        "size_t ZSTD_decompressDCtx(void *context, void *target, size_t capacity, void *source, size_t size)",
+      ),
+      compress: library.func(
+        "size_t ZSTD_compressCCtx(void *context, void *target, size_t capacity, void *source, size_t size, int level)",
+      ),
+      compressBound: library.func("size_t ZSTD_compressBound(size_t size)"),
+      isError: library.func("unsigned int ZSTD_isError(size_t code)"),
+      errorName: library.func("const char *ZSTD_getErrorName(size_t code)"),
+    };
+  } catch (cause) {
+    throw new ImgtxError(
+      "E_UNSUPPORTED",
+      "zstd is not available, and the image's clusters are compressed with it",
+      {
+        hint: "install libzstd (`apt install libzstd1`, `dnf install libzstd`), or run imgtx with Node 22.15 or newer",
+        cause,
+      },
+    );
+  }
+}
+
+function create(make: NativeFunction): Context {
+  const context = make();
+  if (typeof context === "bigint" && context !== 0n) return context;
+  throw new ImgtxError("E_FAILED", "zstd could not get memory for a context");
+}
+
+function callInPool(call: NativeFunction, values: readonly NativeArgument[]): Promise<number | bigint> {
+  return new Promise((resolve, reject) => {
+    call.async(...values, (error, result) => {
+      if (error === null) resolve(result as number | bigint);
+      else reject(error);
+    });
+  });
+}
+
+function undecodable(detail: string, cause?: unknown): ImgtxError {
+  return new ImgtxError("E_CORRUPT", `no sound zstd frame: ${detail}`, { cause });
+}
