@@ -107,7 +107,8 @@ function rename(text: string, names: readonly GivenName[]): string {
 }
 
 function hintsOf(error: ImgtxError, { program, names }: MessageForm): string[] {
-  if (error.code === "E_USAGE") {
+  // The format layer's, of an option's value, name the field: they are no grammar of the command line.
+  if (error.code === "E_USAGE" && error.field === undefined) {
     const help = program === "qemu-img" ? "qemu-img" : "imgtx img";
     return error.hint === undefined
       ? [`Try '${help} --help' for more information`]

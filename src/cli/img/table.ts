@@ -8,7 +8,13 @@ export interface ImgRow {
   readonly load: () => Promise<ImgCommand>;
 }
 
-export const IMG_TABLE: readonly ImgRow[] = [];
+export const IMG_TABLE: readonly ImgRow[] = [
+  {
+    verb: "create",
+    summary: "make a new image",
+    load: async () => (await import("./create.ts")).create,
+  },
+];
 
 export function findImgRow(verb: string): ImgRow | undefined {
   return IMG_TABLE.find((row) => row.verb === verb);

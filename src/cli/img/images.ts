@@ -1,0 +1,181 @@
+// Opening the images that a command line of `imgtx img` names: by name or options, with QEMU's locks, and
+// with qemu-img's words where that fails.
+
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  holdImages,
+  type ImageFormat,
+  type OpenedImage,
+  openImage,
+  stackImages,
+} from "../../format/index.ts";
+import type { LockWaiting } from "../../storage/index.ts";
+import type { ImgInvocation } from "./command.ts";
+import { type ImageName, parseImageName } from "./image-name.ts";
+import { failure, wordsOf } from "./messages.ts";
+
+export interface SourceOptions {
+  /** Of -f, as it was said. */
+  readonly format: string | undefined;
+  /** --image-opts: the operand is a list of options. */
+  readonly imageOpts: boolean;
+  /** -U: no locks. */
+  readonly forceShare: boolean;
+  /** False: the image alone. Default: its whole chain. */
+  readonly backing?: boolean;
+  /** Id or name of an internal snapshot. */
+  readonly snapshot?: string | undefined;
+}
+
+/** The options that most commands have: -f, --image-opts, -U. */
+export function sourceOptions({ input }: Pick<ImgInvocation, "input">): SourceOptions {
+  return {
+    format: input.text("--format") ?? input.text("-f"),
+    imageOpts: input.flag("--image-opts"),
+    forceShare: input.flag("--force-share"),
+  };
+}
+
+/**
+ * Opens an image for reading, and holds it and what it stands on against writers. The caller closes it, which
+ * gives the locks back. Errors begin with `Could not open 'NAME': `.
+ */
+export async function openSource(
+  invocation: ImgInvocation,
+  operand: string,
+  options: SourceOptions,
+): Promise<OpenedImage> {
+  const name = parseImageName(operand, options.imageOpts);
+  return explained(invocation, operand, () => openNamed(invocation, name, options));
+}
+
+/** The words of an error behind `Could not open 'NAME': `, as every command has them. */
+export async function explained<T>(
+  { names }: Pick<ImgInvocation, "names">,
+  operand: string,
+  open: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await open();
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL" || isInterrupt(error)) throw error;
+    const message = `Could not open '${operand}': ${wordsOf(error, names)}`;
+    throw error.code === "E_LOCKED" ? error.reworded(message, { cause: error }) : error.reworded(message);
+  }
+}
+
+function isInterrupt({ code }: ImgtxError): boolean {
+  return code === "E_INTERRUPTED" || code === "E_TERMINATED";
+}
+
+async function openNamed(
+  invocation: ImgInvocation,
+  name: ImageName,
+  options: SourceOptions,
+): Promise<OpenedImage> {
+  const given = name.format ?? options.format;
+  const own = await openAlone(invocation, name, given, options);
+  try {
+    const image =
+      name.backing === undefined || name.backing === null
+        ? own
+        : stackImages(
+            own,
+            await openAlone(invocation, name.backing, name.backing.format, { ...options, backing: true }),
+          );
+    if (!options.forceShare && !name.forceShare) await hold(invocation, image);
+    return image;
+  } catch (error) {
+    await own.close();
+    throw error;
+  }
+}
+
+/** Without locks; without its backing image where another one, or none, was asked for. */
+async function openAlone(
+  invocation: ImgInvocation,
+  name: ImageName,
+  given: string | undefined,
+  { backing = true, snapshot }: Pick<SourceOptions, "backing" | "snapshot">,
+): Promise<OpenedImage> {
+  const { context, allowPaths } = invocation;
+  const path = invocation.resolve(name.file);
+  const open = (format: ImageFormat | undefined): Promise<OpenedImage> =>
+    openImage(context.storage, path, {
+      format,
+      gate: { allowPaths, currentFolder: context.cwd },
+      backing: backing && name.backing === undefined,
+      snapshot,
+    });
+  const format = parseDriver(given);
+  if (format !== undefined) return open(format);
+  try {
+    return await open(undefined);
+  } catch (error) {
+    // The user named this very file, so that no guest can have led here by what it wrote.
+    if (error instanceof ImgtxError && error.code === "E_FORMAT_UNKNOWN" && error.image === path) {
+      return open("raw");
+    }
+    throw error;
+  }
+}
+
+/** Formats and protocols of QEMU that imgtx does not read. */
+const OTHER_DRIVERS: ReadonlySet<string> = new Set([
+  "blkdebug",
+  "bochs",
+  "cloop",
+  "dmg",
+  "host_cdrom",
+  "host_device",
+  "http",
+  "https",
+  "iscsi",
+  "luks",
+  "nbd",
+  "null-aio",
+  "null-co",
+  "nvme",
+  "parallels",
+  "qcow",
+  "qed",
+  "quorum",
+  "rbd",
+  "ssh",
+  "throttle",
+  "vdi",
+  "vhdx",
+  "vmdk",
+  "vpc",
+  "vvfat",
+]);
+
+/** The format of a driver's name; undefined to be recognised. E_FAILED for other drivers. */
+export function parseDriver(name: string | undefined): ImageFormat | undefined {
+  if (name === undefined || name === "qcow2" || name === "raw") return name;
+  if (name === "file") return "raw";
+  if (isOtherDriver(name)) throw failure(`imgtx does not support the format '${name}'`);
+  throw failure(`Unknown driver '${name}'`);
+}
+
+/** Whether QEMU knows a driver of this name, and imgtx does not. */
+export function isOtherDriver(name: string): boolean {
+  return OTHER_DRIVERS.has(name);
+}
+
+async function hold(invocation: ImgInvocation, image: OpenedImage): Promise<void> {
+  const { links } = image.chain;
+  for (const [depth, { file, dataFile }] of links.entries()) {
+    const files = dataFile === undefined ? [{ file }] : [{ file }, { file: dataFile.file }];
+    try {
+      await holdImages(invocation.context.storage, files, lockWaiting(invocation));
+    } catch (error) {
+      if (!(error instanceof ImgtxError) || depth === 0) throw error;
+      throw error.reworded(`${"Could not open backing file: ".repeat(depth)}${error.message}`);
+    }
+  }
+}
+
+export function lockWaiting({ waitMs, signal, console }: ImgInvocation): LockWaiting {
+  return { waitMs, signal, onWait: (what) => console.error(`waiting: ${what}`) };
+}

@@ -1,0 +1,230 @@
+// Whether two images hold the same guest data, as qemu-img compare judges it.
+//
+// Invariants
+// - The answer is that of a comparison byte by byte from the start: of several differences the first one.
+// - Nothing is read whose bytes are known: zeros on both sides, or one place of one file on both.
+// - Several reads are under way at once, over both images; memory is bounded by their number.
+
+import { ImgtxError } from "../errors/index.ts";
+import { BufferPool } from "./buffer-pool.ts";
+import { ExtentCursor, readsAsZeros } from "./extent-cursor.ts";
+import type { Extent, Image } from "./image.ts";
+import { Pipeline } from "./pipeline.ts";
+import { findDifference, findNonZero } from "./zero-blocks.ts";
+
+export interface CompareOptions {
+  /** Sizes and the kinds of extents must match too. */
+  readonly strict: boolean;
+  /** Guest bytes done, of the larger image's. */
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export type CompareResult =
+  | { readonly kind: "identical"; readonly sizesDiffer: boolean }
+  /** Of strict comparison alone. */
+  | { readonly kind: "sizes-differ" }
+  | { readonly kind: "status-differs"; readonly offset: number }
+  /** `beyond`: in what the larger image has more, where only zeros are no difference. */
+  | { readonly kind: "content-differs"; readonly offset: number; readonly beyond: boolean }
+  | CompareFailure;
+
+/** One of the images could not be read. */
+export interface CompareFailure {
+  readonly kind: "unreadable";
+  readonly which: 0 | 1;
+  readonly what: "extents" | "data";
+  readonly offset: number;
+  readonly error: ImgtxError;
+}
+
+const CHUNK_BYTES = 1024 * 1024;
+const READS_AT_ONCE = 4;
+
+export async function compareImages(
+  first: Image,
+  second: Image,
+  options: CompareOptions,
+): Promise<CompareResult> {
+  const sizes = [first.virtualSizeBytes, second.virtualSizeBytes] as const;
+  const sizesDiffer = sizes[0] !== sizes[1];
+  if (options.strict && sizesDiffer) return { kind: "sizes-differ" };
+  const comparison = new Comparison([first, second], await findIdentities([first, second]), options);
+  const common = await comparison.compareBoth(Math.min(...sizes));
+  if (common !== undefined) return common;
+  if (sizesDiffer) {
+    const beyond = await comparison.compareWithZeros(sizes[0] > sizes[1] ? 0 : 1, Math.min(...sizes));
+    if (beyond !== undefined) return beyond;
+  }
+  return { kind: "identical", sizesDiffer };
+}
+
+class Comparison {
+  readonly #images: readonly [Image, Image];
+  /** Of each layer's data file, by depth: the same text means the same file. */
+  readonly #identities: readonly [readonly string[], readonly string[]];
+  readonly #options: CompareOptions;
+  readonly #totalBytes: number;
+  readonly #buffers = new BufferPool(CHUNK_BYTES);
+
+  constructor(
+    images: readonly [Image, Image],
+    identities: readonly [readonly string[], readonly string[]],
+    options: CompareOptions,
+  ) {
+    this.#images = images;
+    this.#identities = identities;
+    this.#options = options;
+    this.#totalBytes = Math.max(images[0].virtualSizeBytes, images[1].virtualSizeBytes);
+  }
+
+  async compareBoth(end: number): Promise<CompareResult | undefined> {
+    const cursors = this.#images.map((image) => new ExtentCursor(image, image.virtualSizeBytes));
+    const pipeline = new Pipeline<CompareResult>(READS_AT_ONCE);
+    for (let offset = 0; offset < end && !pipeline.isSettled; ) {
+      this.#options.signal?.throwIfAborted();
+      const extents: Extent[] = [];
+      for (const [index, cursor] of cursors.entries()) {
+        const found = await this.#guarded(index === 0 ? 0 : 1, "extents", offset, () => cursor.find(offset));
+        if ("error" in found) return (await pipeline.finish()) ?? found;
+        extents.push(found.value);
+      }
+      const [one, other] = extents;
+      if (one === undefined || other === undefined) break;
+      if (this.#options.strict && statusOf(one) !== statusOf(other)) {
+        return (await pipeline.finish()) ?? { kind: "status-differs", offset };
+      }
+      const known = (readsAsZeros(one) && readsAsZeros(other)) || this.#isSamePlace(one, other, offset);
+      const extentEnd = Math.min(one.start + one.lengthBytes, other.start + other.lengthBytes, end);
+      const chunkEnd = known ? extentEnd : Math.min(extentEnd, offset + CHUNK_BYTES);
+      if (!known) await this.#addComparison(pipeline, one, other, offset, chunkEnd - offset);
+      offset = chunkEnd;
+      this.#options.onProgress?.(offset, this.#totalBytes);
+    }
+    return pipeline.finish();
+  }
+
+  async compareWithZeros(which: 0 | 1, start: number): Promise<CompareResult | undefined> {
+    const image = this.#images[which];
+    const cursor = new ExtentCursor(image, image.virtualSizeBytes);
+    const pipeline = new Pipeline<CompareResult>(READS_AT_ONCE);
+    for (let offset = start; offset < image.virtualSizeBytes && !pipeline.isSettled; ) {
+      this.#options.signal?.throwIfAborted();
+      const found = await this.#guarded(which, "extents", offset, () => cursor.find(offset));
+      if ("error" in found) return (await pipeline.finish()) ?? found;
+      const extent = found.value;
+      const zeros = readsAsZeros(extent);
+      const extentEnd = extent.start + extent.lengthBytes;
+      const end = zeros ? extentEnd : Math.min(extentEnd, offset + CHUNK_BYTES);
+      if (!zeros) {
+        const at = offset;
+        await pipeline.add(() => this.#findNonZero(which, at, end - at, true));
+      }
+      offset = end;
+      this.#options.onProgress?.(offset, this.#totalBytes);
+    }
+    return pipeline.finish();
+  }
+
+  async #addComparison(
+    pipeline: Pipeline<CompareResult>,
+    one: Extent,
+    other: Extent,
+    offset: number,
+    lengthBytes: number,
+  ): Promise<void> {
+    await pipeline.add(() => {
+      if (readsAsZeros(one)) return this.#findNonZero(1, offset, lengthBytes, false);
+      if (readsAsZeros(other)) return this.#findNonZero(0, offset, lengthBytes, false);
+      return this.#findDifference(offset, lengthBytes);
+    });
+  }
+
+  async #findDifference(offset: number, lengthBytes: number): Promise<CompareResult | undefined> {
+    return this.#buffers.lend((one) =>
+      this.#buffers.lend(async (other) => {
+        const pieces = [one.subarray(0, lengthBytes), other.subarray(0, lengthBytes)] as const;
+        const failures = await Promise.all([
+          this.#read(0, pieces[0], offset),
+          this.#read(1, pieces[1], offset),
+        ]);
+        return failures[0] ?? failures[1] ?? differenceAt(findDifference(...pieces), offset, false);
+      }),
+    );
+  }
+
+  async #findNonZero(
+    which: 0 | 1,
+    offset: number,
+    lengthBytes: number,
+    beyond: boolean,
+  ): Promise<CompareResult | undefined> {
+    return this.#buffers.lend(async (buffer) => {
+      const piece = buffer.subarray(0, lengthBytes);
+      const failure = await this.#read(which, piece, offset);
+      return failure ?? differenceAt(findNonZero(piece), offset, beyond);
+    });
+  }
+
+  async #read(which: 0 | 1, target: Uint8Array, offset: number): Promise<CompareFailure | undefined> {
+    const read = await this.#guarded(which, "data", offset, () => this.#images[which].read(target, offset));
+    return "error" in read ? read : undefined;
+  }
+
+  async #guarded<T>(
+    which: 0 | 1,
+    what: "extents" | "data",
+    offset: number,
+    work: () => Promise<T>,
+  ): Promise<{ value: T } | CompareFailure> {
+    try {
+      return { value: await work() };
+    } catch (error) {
+      if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
+      return { kind: "unreadable", which, what, offset, error };
+    }
+  }
+
+  /** An overlay and its base, or two overlays of one base, have most of their data in common. */
+  #isSamePlace(one: Extent, other: Extent, offset: number): boolean {
+    if (one.kind !== "data" || other.kind !== "data") return false;
+    if (one.hostOffset === undefined || other.hostOffset === undefined) return false;
+    const file = this.#identities[0][one.depth];
+    return (
+      file !== undefined &&
+      file === this.#identities[1][other.depth] &&
+      one.hostOffset + (offset - one.start) === other.hostOffset + (offset - other.start)
+    );
+  }
+}
+
+async function findIdentities(
+  images: readonly [Image, Image],
+): Promise<readonly [readonly string[], readonly string[]]> {
+  const [first, second] = await Promise.all(
+    images.map((image) =>
+      Promise.all(
+        image.layers.map(async ({ dataFile }) => {
+          const { fileSystem, inode } = await dataFile.stat();
+          return `${fileSystem}:${inode}`;
+        }),
+      ),
+    ),
+  );
+  return [first ?? [], second ?? []];
+}
+
+function differenceAt(found: number | undefined, offset: number, beyond: boolean): CompareResult | undefined {
+  return found === undefined ? undefined : { kind: "content-differs", offset: offset + found, beyond };
+}
+
+/** What QEMU's block status says of an extent, apart from where it is: as text, to be compared. */
+function statusOf({ kind, present, hostOffset, isData }: Extent): string {
+  const zero = kind === "zero" || kind === "unallocated";
+  return [
+    zero ? "zero" : "",
+    isData ? "data" : "",
+    present ? "allocated" : "",
+    hostOffset === undefined ? "" : "placed",
+  ].join();
+}

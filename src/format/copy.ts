@@ -1,0 +1,290 @@
+// Copies the guest data of one or several images, one behind the other, into one image.
+//
+// Invariants
+// - What is known to read as zeros is not read; what reads as zeros is not written where the target reads so
+//   already, and else is written as zeros, which the target may give back to the file.
+// - Writes are called in guest order unless the caller wants them as they come, so that a format that
+//   allocates lays its clusters out in that order.
+// - Several requests are under way at once. Memory is bounded by their number.
+// - Nothing is flushed here. After an error no request is under way any more.
+
+import { ImgtxError, settleAll } from "../errors/index.ts";
+import { BufferPool } from "./buffer-pool.ts";
+import { ExtentCursor, readsAsZeros } from "./extent-cursor.ts";
+import type { Extent, Image, WritableImage } from "./image.ts";
+import { copiesInKernel, copyInKernel } from "./copy-in-kernel.ts";
+import { Pipeline } from "./pipeline.ts";
+import { type Salvage, readSalvaging } from "./salvage.ts";
+import { isZero } from "./zero-blocks.ts";
+import { findDataRuns } from "./data-runs.ts";
+
+export interface CopyOptions {
+  /** Bytes of a cluster of the target; undefined where it has none. */
+  readonly clusterBytes: number | undefined;
+  /** Every cluster compressed. */
+  readonly compressed: boolean;
+  /** Zeros of at least this many bytes are left out where they are found in data; 0: everything is written. */
+  readonly sparseBytes: number;
+  /** Where nothing is written, the target reads as zeros. */
+  readonly targetIsZero: boolean;
+  /**
+   * The target stands on the backing image of the source, which is this large: what the source itself does not
+   * have is left to it. Undefined: the target stands alone.
+   */
+  readonly backingBytes: number | undefined;
+  /** Requests under way at once. */
+  readonly atOnce: number;
+  readonly inOrder: boolean;
+  /** Data goes from file to file inside the kernel where it can, zeros in it included. */
+  readonly inKernel: boolean;
+  /** Unreadable sectors become zeros. */
+  readonly salvage?: Salvage | undefined;
+  /** Called with the bytes that are about to be written; resolves when they may be. */
+  readonly throttle?: ((lengthBytes: number) => Promise<void>) | undefined;
+  readonly onProgress?: ((doneBytes: number) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** A source, with the place of its first byte in the target. */
+interface Part {
+  readonly image: Image;
+  readonly start: number;
+  readonly end: number;
+}
+
+/** How a range of the target comes to be. */
+interface Step {
+  readonly part: Part;
+  readonly start: number;
+  readonly lengthBytes: number;
+  readonly kind: "data" | "zero" | "below";
+  readonly extent: Extent;
+}
+
+const CHUNK_BYTES = 1024 * 1024;
+/** A cluster of 2 MiB is compressed whole. */
+const CLUSTER_BYTES_MAX = 2 * 1024 * 1024;
+
+export async function copyImages(
+  sources: readonly Image[],
+  target: WritableImage,
+  options: CopyOptions,
+): Promise<void> {
+  const parts = layOut(sources);
+  const totalBytes = parts.at(-1)?.end ?? 0;
+  const copier = new Copier(parts, target, options);
+  const pipeline = new Pipeline<never>(options.atOnce);
+  try {
+    for await (const step of walk(parts, totalBytes, options)) {
+      options.signal?.throwIfAborted();
+      if (pipeline.isSettled) break;
+      if (
+        step.kind !== "below" &&
+        !(step.kind === "zero" && options.targetIsZero && options.sparseBytes > 0)
+      ) {
+        await options.throttle?.(step.lengthBytes);
+        await pipeline.add(() => copier.copy(step));
+      }
+    }
+  } finally {
+    // Throws what a job threw, which comes before an error of the walk.
+    await pipeline.finish();
+  }
+}
+
+/** Guest bytes that copyImages would call data: what progress counts. */
+export async function countBytesToCopy(sources: readonly Image[], options: CopyOptions): Promise<number> {
+  const parts = layOut(sources);
+  let total = 0;
+  for await (const { kind, lengthBytes } of walk(parts, parts.at(-1)?.end ?? 0, options)) {
+    options.signal?.throwIfAborted();
+    if (countsAsProgress(kind, options)) total += lengthBytes;
+  }
+  return total;
+}
+
+function countsAsProgress(kind: Step["kind"], { sparseBytes }: CopyOptions): boolean {
+  return kind === "data" || (kind === "zero" && sparseBytes === 0);
+}
+
+function layOut(sources: readonly Image[]): Part[] {
+  let start = 0;
+  return sources.map((image) => {
+    const part = { image, start, end: start + image.virtualSizeBytes };
+    start = part.end;
+    return part;
+  });
+}
+
+async function* walk(
+  parts: readonly Part[],
+  totalBytes: number,
+  options: CopyOptions,
+): AsyncGenerator<Step, void, undefined> {
+  const unit = options.compressed ? (options.clusterBytes ?? 1) : 1;
+  const chunkBytes = Math.max(unit, CHUNK_BYTES);
+  let offset = 0;
+  for (const part of parts) {
+    const cursor = new ExtentCursor(part.image, part.image.virtualSizeBytes);
+    while (offset < part.end) {
+      const extent = await cursor.find(offset - part.start);
+      let kind = kindOf(extent, offset, options);
+      let end = endOf(extent, part, offset, options);
+      if (unit > 1) {
+        // Clusters are compressed whole: what is shorter than one counts as data with all around it.
+        const whole = Math.floor(end / unit) * unit;
+        if (whole > offset) end = whole;
+        else {
+          kind = "data";
+          end = Math.min((Math.floor(offset / unit) + 1) * unit, totalBytes);
+        }
+      }
+      if (kind === "data" || options.sparseBytes === 0) end = Math.min(end, offset + chunkBytes);
+      yield { part, start: offset, lengthBytes: end - offset, kind, extent };
+      offset = end;
+    }
+  }
+}
+
+function endOf(extent: Extent, part: Part, offset: number, { backingBytes }: CopyOptions): number {
+  const end = Math.min(part.start + extent.start + extent.lengthBytes, part.end);
+  // Behind the end of the backing image zeros need not be written.
+  return backingBytes !== undefined && offset < backingBytes ? Math.min(end, backingBytes) : end;
+}
+
+function kindOf(extent: Extent, offset: number, { backingBytes }: CopyOptions): Step["kind"] {
+  if (backingBytes === undefined) return readsAsZeros(extent) ? "zero" : "data";
+  const zero = readsAsZeros(extent);
+  if (zero && offset >= backingBytes) return "below";
+  if (extent.depth > 0 || !extent.present) return "below";
+  return zero ? "zero" : "data";
+}
+
+class Copier {
+  readonly #parts: readonly Part[];
+  readonly #target: WritableImage;
+  readonly #options: CopyOptions;
+  readonly #buffers: BufferPool;
+  #inKernel: boolean;
+  #turn: Promise<void> = Promise.resolve();
+  #doneBytes = 0;
+
+  constructor(parts: readonly Part[], target: WritableImage, options: CopyOptions) {
+    this.#parts = parts;
+    this.#target = target;
+    this.#options = options;
+    this.#inKernel = options.inKernel && copiesInKernel(target);
+    const largest = options.compressed ? CLUSTER_BYTES_MAX : CHUNK_BYTES;
+    this.#buffers = new BufferPool(Math.max(largest, CHUNK_BYTES));
+  }
+
+  async copy(step: Step): Promise<undefined> {
+    const turn = this.#takeTurn();
+    try {
+      await this.#copyInTurn(step, turn.before, turn.pass);
+    } finally {
+      turn.pass();
+    }
+    if (countsAsProgress(step.kind, this.#options)) {
+      this.#doneBytes += step.lengthBytes;
+      this.#options.onProgress?.(this.#doneBytes);
+    }
+  }
+
+  async #copyInTurn(step: Step, before: Promise<void>, pass: () => void): Promise<void> {
+    if (step.kind === "data" && this.#inKernel && (await this.#copyInKernel(step))) return;
+    if (step.kind === "zero" && this.#options.sparseBytes > 0) {
+      await before;
+      const range = { start: step.start, lengthBytes: step.lengthBytes };
+      const written = this.#target.writeZeroes(range, true);
+      pass();
+      await written;
+      return;
+    }
+    await this.#buffers.lend(async (buffer) => {
+      const bytes = buffer.subarray(0, step.lengthBytes);
+      if (step.kind === "data") await this.#read(bytes, step.start);
+      else bytes.fill(0);
+      await before;
+      const written = this.#write(bytes, step.start);
+      pass();
+      await settleAll(written);
+    });
+  }
+
+  /** Calls every write of the chunk, and waits for none. */
+  #write(bytes: Uint8Array, start: number): Promise<void>[] {
+    if (this.#options.compressed) return this.#writeCompressed(bytes, start);
+    const { sparseBytes, targetIsZero, clusterBytes } = this.#options;
+    if (sparseBytes === 0) return [this.#target.write(bytes, start)];
+    const runs = findDataRuns(bytes, start, { blockBytes: sparseBytes, clusterBytes: clusterBytes ?? 1 });
+    const written: Promise<void>[] = [];
+    let at = 0;
+    const zeroUntil = (end: number): void => {
+      if (end > at && !targetIsZero) {
+        written.push(this.#target.writeZeroes({ start: start + at, lengthBytes: end - at }, true));
+      }
+    };
+    for (const run of runs) {
+      zeroUntil(run.start);
+      written.push(this.#target.write(bytes.subarray(run.start, run.end), start + run.start));
+      at = run.end;
+    }
+    zeroUntil(bytes.length);
+    return written;
+  }
+
+  #writeCompressed(bytes: Uint8Array, start: number): Promise<void>[] {
+    const { clusterBytes = bytes.length, sparseBytes, targetIsZero } = this.#options;
+    const written: Promise<void>[] = [];
+    for (let at = 0; at < bytes.length; at += clusterBytes) {
+      const cluster = bytes.subarray(at, at + clusterBytes);
+      if (sparseBytes === 0 || !isZero(cluster)) {
+        written.push(this.#target.writeCompressed(cluster, start + at));
+      } else if (!targetIsZero) {
+        const range = { start: start + at, lengthBytes: cluster.length };
+        written.push(this.#target.writeZeroes(range, true));
+      }
+    }
+    return written;
+  }
+
+  /** A chunk may reach over the end of one source into the next. */
+  async #read(bytes: Uint8Array, start: number): Promise<void> {
+    for (const part of this.#parts) {
+      const from = Math.max(start, part.start);
+      const to = Math.min(start + bytes.length, part.end);
+      if (from >= to) continue;
+      const piece = bytes.subarray(from - start, to - start);
+      const { salvage } = this.#options;
+      if (salvage === undefined) await this.#readPiece(part.image, piece, from - part.start, from);
+      else await readSalvaging(part.image, piece, from - part.start, salvage);
+    }
+  }
+
+  async #readPiece(image: Image, piece: Uint8Array, offset: number, targetOffset: number): Promise<void> {
+    try {
+      await image.read(piece, offset);
+    } catch (error) {
+      if (!(error instanceof ImgtxError)) throw error;
+      throw error.reworded(`error while reading at byte ${targetOffset}: ${error.message}`);
+    }
+  }
+
+  async #copyInKernel({ part, start, lengthBytes, extent }: Step): Promise<boolean> {
+    const done = await copyInKernel(part.image, extent, start - part.start, this.#target, start, lengthBytes);
+    // As qemu-img does: what could not be copied so once is not tried again.
+    if (!done) this.#inKernel = false;
+    return done;
+  }
+
+  #takeTurn(): { before: Promise<void>; pass: () => void } {
+    if (!this.#options.inOrder) return { before: Promise.resolve(), pass: () => undefined };
+    const before = this.#turn;
+    let pass = (): void => undefined;
+    this.#turn = new Promise((resolve) => {
+      pass = resolve;
+    });
+    return { before, pass };
+  }
+}

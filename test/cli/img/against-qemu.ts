@@ -1,0 +1,100 @@
+// Runs the same command line with qemu-img and with imgtx under its name, each in a folder of its own that
+// begins alike, and gives what either printed in a form that can be compared.
+//
+// Invariant: what differs by nature is made equal in both (folders), nothing else.
+
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, realpathSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { afterAll } from "vitest";
+import type { CliContext } from "../../../src/cli/context.ts";
+import { run } from "../../../src/cli/main.ts";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
+
+export interface Printed {
+  readonly status: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const folders: string[] = [];
+
+afterAll(() => {
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
+});
+
+export function makeFolder(): string {
+  const folder = realpathSync(mkdtempSync(`${tmpdir()}/imgtx-img-`));
+  folders.push(folder);
+  return folder;
+}
+
+/** Runs a line of shell, which must succeed, for preparing images. */
+export function shell(folder: string, script: string): string {
+  const { status, stdout, stderr } = spawnSync("bash", ["-euc", script], { cwd: folder, encoding: "utf8" });
+  if (status !== 0) throw new Error(`${script}: exit status ${status}\n${stdout}${stderr}`);
+  return stdout;
+}
+
+export function runQemu(folder: string, words: readonly string[]): Printed {
+  const { status, stdout, stderr } = spawnSync("qemu-img", words, { cwd: folder, encoding: "utf8" });
+  return neutral({ status: status ?? -1, stdout, stderr }, folder);
+}
+
+export interface ImgSetting {
+  /** Under qemu-img's name, unless this says otherwise. */
+  readonly program?: "imgtx";
+  readonly env?: CliContext["env"];
+  readonly onInterrupt?: CliContext["onInterrupt"];
+  readonly onProgressRequest?: CliContext["onProgressRequest"];
+}
+
+export async function runImg(
+  folder: string,
+  words: readonly string[],
+  setting: ImgSetting = {},
+): Promise<Printed> {
+  const caught = { stdout: "", stderr: "" };
+  const outputTo = (name: "stdout" | "stderr") => ({
+    write: (text: string) => {
+      caught[name] += text;
+    },
+    isTTY: false,
+    columns: undefined,
+  });
+  const asQemu = setting.program === undefined;
+  const status = await run(asQemu ? words : ["img", ...words], {
+    storage: makeNodeStorage(),
+    cwd: folder,
+    env: setting.env ?? {},
+    stdout: outputTo("stdout"),
+    stderr: outputTo("stderr"),
+    stdin: async () => "",
+    ...(asQemu && { program: "qemu-img" as const }),
+    ...(setting.onInterrupt && { onInterrupt: setting.onInterrupt }),
+    ...(setting.onProgressRequest && { onProgressRequest: setting.onProgressRequest }),
+  });
+  return neutral({ status, ...caught }, folder);
+}
+
+/** Both tools on the same images, made anew by `prepare` for each. */
+export async function runBoth(
+  prepare: string,
+  words: readonly string[],
+): Promise<{ qemu: Printed; ours: Printed; qemuFolder: string; ourFolder: string }> {
+  const [qemuFolder, ourFolder] = [makeFolder(), makeFolder()];
+  for (const folder of [qemuFolder, ourFolder]) if (prepare !== "") shell(folder, prepare);
+  return {
+    qemu: runQemu(qemuFolder, words),
+    ours: await runImg(ourFolder, words),
+    qemuFolder,
+    ourFolder,
+  };
+}
+
+/** qemu-img leaves out the last line break of some errors. */
+function neutral({ status, stdout, stderr }: Printed, folder: string): Printed {
+  const plain = (text: string): string => text.replaceAll(folder, "FOLDER");
+  const closed = stderr === "" || stderr.endsWith("\n") ? stderr : `${stderr}\n`;
+  return { status, stdout: plain(stdout), stderr: plain(closed) };
+}
