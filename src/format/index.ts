@@ -25,3 +25,7 @@ export type { ImageOptions, OpenedImage } from "./open-image.ts";
 export { openImage } from "./open-image.ts";
 export { findMarkedRanges, readBitmapDirectory } from "./qcow2-bitmaps.ts";
 export { readSnapshotTable, readSoundSnapshots } from "./qcow2-snapshots.ts";
+export { createImage } from "./create-image.ts";
+export { stackImages } from "./stacked-image.ts";
+export type { ImageInfo, Qcow2Info } from "./image-info.ts";
+export { describeImage, hasStaleBitmaps } from "./image-info.ts";
