@@ -97,9 +97,8 @@ class Comparison {
       const known = (readsAsZeros(one) && readsAsZeros(other)) || this.#isSamePlace(one, other, offset);
       const extentEnd = Math.min(one.start + one.lengthBytes, other.start + other.lengthBytes, end);
       const chunkEnd = known ? extentEnd : Math.min(extentEnd, offset + CHUNK_BYTES);
-      if (!known) await this.#addComparison(pipeline, one, other, offset, chunkEnd - offset);
+      await this.#addComparison(pipeline, known, [one, other], offset, chunkEnd - offset);
       offset = chunkEnd;
-      this.#options.onProgress?.(offset, this.#totalBytes);
     }
     return pipeline.finish();
   }
@@ -116,28 +115,30 @@ class Comparison {
       const zeros = readsAsZeros(extent);
       const extentEnd = extent.start + extent.lengthBytes;
       const end = zeros ? extentEnd : Math.min(extentEnd, offset + CHUNK_BYTES);
-      if (!zeros) {
-        const at = offset;
-        await pipeline.add(() => this.#findNonZero(which, at, end - at, true));
-      }
+      const at = offset;
+      await pipeline.add(
+        async () => (zeros ? undefined : this.#findNonZero(which, at, end - at, true)),
+        () => this.#options.onProgress?.(end, this.#totalBytes),
+      );
       offset = end;
-      this.#options.onProgress?.(offset, this.#totalBytes);
     }
     return pipeline.finish();
   }
 
   async #addComparison(
     pipeline: Pipeline<CompareResult>,
-    one: Extent,
-    other: Extent,
+    known: boolean,
+    [one, other]: readonly [Extent, Extent],
     offset: number,
     lengthBytes: number,
   ): Promise<void> {
-    await pipeline.add(() => {
+    const compare = async (): Promise<CompareResult | undefined> => {
+      if (known) return undefined;
       if (readsAsZeros(one)) return this.#findNonZero(1, offset, lengthBytes, false);
       if (readsAsZeros(other)) return this.#findNonZero(0, offset, lengthBytes, false);
       return this.#findDifference(offset, lengthBytes);
-    });
+    };
+    await pipeline.add(compare, () => this.#options.onProgress?.(offset + lengthBytes, this.#totalBytes));
   }
 
   async #findDifference(offset: number, lengthBytes: number): Promise<CompareResult | undefined> {

@@ -29,3 +29,5 @@ export { createImage } from "./create-image.ts";
 export { stackImages } from "./stacked-image.ts";
 export type { ImageInfo, Qcow2Info } from "./image-info.ts";
 export { describeImage, hasStaleBitmaps } from "./image-info.ts";
+export type { CompareResult } from "./compare.ts";
+export { compareImages } from "./compare.ts";

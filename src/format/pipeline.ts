@@ -5,7 +5,7 @@
 
 export class Pipeline<T> {
   readonly #atOnce: number;
-  readonly #jobs: Promise<Outcome<T>>[] = [];
+  readonly #jobs: Job<T>[] = [];
   #settled: Outcome<T> | undefined;
 
   constructor(atOnce: number) {
@@ -17,10 +17,13 @@ export class Pipeline<T> {
     return this.#settled !== undefined;
   }
 
-  /** Starts the job, when there is room for it. */
-  async add(job: () => Promise<T | undefined>): Promise<void> {
+  /**
+   * Starts the job, when there is room for it. onDone is called when it, and all before it, ended without a
+   * result.
+   */
+  async add(job: () => Promise<T | undefined>, onDone?: () => void): Promise<void> {
     while (this.#jobs.length >= this.#atOnce) await this.#takeFirst();
-    if (!this.isSettled) this.#jobs.push(outcomeOf(job));
+    if (!this.isSettled) this.#jobs.push({ outcome: outcomeOf(job), onDone });
   }
 
   /** Waits for all of them. Throws what the first one threw, where no result came before it. */
@@ -32,10 +35,17 @@ export class Pipeline<T> {
   }
 
   async #takeFirst(): Promise<void> {
-    const outcome = await this.#jobs.shift();
+    const job = this.#jobs.shift();
+    const outcome = await job?.outcome;
     if (outcome === undefined || this.#settled !== undefined) return;
     if ("error" in outcome || outcome.value !== undefined) this.#settled = outcome;
+    else job?.onDone?.();
   }
+}
+
+interface Job<T> {
+  readonly outcome: Promise<Outcome<T>>;
+  readonly onDone: (() => void) | undefined;
 }
 
 type Outcome<T> = { readonly value: T | undefined } | { readonly error: unknown };

@@ -59,8 +59,13 @@ export async function explained<T>(
     return await open();
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL" || isInterrupt(error)) throw error;
-    const message = `Could not open '${operand}': ${wordsOf(error, names)}`;
-    throw error.code === "E_LOCKED" ? error.reworded(message, { cause: error }) : error.reworded(message);
+    const { image, hint } = error;
+    // The place is in the words already.
+    throw new ImgtxError(error.code, `Could not open '${operand}': ${wordsOf(error, names)}`, {
+      cause: error,
+      ...(image !== undefined && { image }),
+      ...(hint !== undefined && { hint }),
+    });
   }
 }
 
@@ -108,16 +113,25 @@ async function openAlone(
       snapshot,
     });
   const format = parseDriver(given);
-  if (format !== undefined) return open(format);
   try {
-    return await open(undefined);
+    return await open(format);
   } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
     // The user named this very file, so that no guest can have led here by what it wrote.
-    if (error instanceof ImgtxError && error.code === "E_FORMAT_UNKNOWN" && error.image === path) {
-      return open("raw");
-    }
-    throw error;
+    if (error.code === "E_FORMAT_UNKNOWN" && error.image === path) return open("raw");
+    throw belowTop(error, path);
   }
+}
+
+/** In qemu-img's words, where it is not the image itself that can't be opened. */
+function belowTop(error: ImgtxError, path: string): ImgtxError {
+  if (error.code === "E_NOT_FOUND" && error.cause instanceof ImgtxError && error.field !== undefined) {
+    const words = error.cause.message;
+    const isBacking = error.field === "backing_file_name";
+    return error.reworded(isBacking ? `Could not open backing file: ${words}` : words);
+  }
+  if (error.image === undefined || error.image === path || error.code === "E_OUTSIDE") return error;
+  return error.reworded(`Could not open backing file: ${error.message}`);
 }
 
 /** Formats and protocols of QEMU that imgtx does not read. */

@@ -77,9 +77,14 @@ export function wordsOf(error: ImgtxError, names: readonly GivenName[]): string 
     error.offset === undefined ? undefined : `offset 0x${error.offset.toString(16)}`,
     error.field,
   ].filter((part) => part !== undefined);
-  const words = rename(error.message, names);
-  return error.code === "E_CORRUPT" && place.length > 0 ? `${words} (${place.join(", ")})` : words;
+  const words = rename(error.message, names).replace(NOT_QCOW2, "Image is not in qcow2 format");
+  return error.field !== "magic" && error.code === "E_CORRUPT" && place.length > 0
+    ? `${words} (${place.join(", ")})`
+    : words;
 }
+
+// Of the format layer, which tells more.
+const NOT_QCOW2 = /the image is not in qcow2 format(?:, as .* says it is)?(?:; it looks like \w+)?$/;
 
 function lockWords(error: ImgtxError, names: readonly GivenName[]): string | undefined {
   if (error.code !== "E_LOCKED" || error.image === undefined) return undefined;

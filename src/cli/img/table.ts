@@ -14,6 +14,11 @@ export const IMG_TABLE: readonly ImgRow[] = [
     summary: "make a new image",
     load: async () => (await import("./create.ts")).create,
   },
+  {
+    verb: "compare",
+    summary: "say whether two images hold the same",
+    load: async () => (await import("./compare.ts")).compare,
+  },
 ];
 
 export function findImgRow(verb: string): ImgRow | undefined {

@@ -95,6 +95,7 @@ describe("create refuses as qemu-img does, and leaves nothing", () => {
     "-f qcow2 -F raw x 1M",
     "-f qcow2 -F foo x 1M",
     "-f qcow2 -F foo -b b.raw x 1M",
+    "-f qcow2 -F qcow2 -b b.raw x 1M",
     "-f qcow2 -F raw -b x x 1M",
     "-f qcow2 -o backing_file=b.raw,backing_fmt=raw,preallocation=metadata x",
     "nodir/x 1M",
