@@ -7,7 +7,13 @@ import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { openSource, sourceOptions } from "./images.ts";
 import { nameLayers, nameOfOperand, resolveBackingName } from "./layer-names.ts";
 import { usageError } from "./messages.ts";
-import { forceShareOption, imageOptsOption, longFormatOption, objectOption, outputOption } from "./options.ts";
+import {
+  forceShareOption,
+  imageOptsOption,
+  longFormatOption,
+  objectOption,
+  outputOption,
+} from "./options.ts";
 import { drawSnapshotList, snapshotData } from "./snapshot-list.ts";
 
 export const info: ImgCommand = {
@@ -27,8 +33,12 @@ export const info: ImgCommand = {
       "not read.",
     examples: [
       { command: "imgtx img info disk.qcow2", about: "what the image is" },
-      { command: "imgtx img info --backing-chain --output=json vm.qcow2", about: "all images below, as JSON" },
+      {
+        command: "imgtx img info --backing-chain --output=json vm.qcow2",
+        about: "all images below, as JSON",
+      },
     ],
+    exits: [0, 1],
   },
   execute,
 };
@@ -90,7 +100,9 @@ function infoData({ name, info: { format, virtualSizeBytes, allocatedBytes, qcow
   };
 }
 
-type Data = { readonly [key: string]: string | number | boolean | undefined | Data | readonly (string | Data)[] };
+type Data = {
+  readonly [key: string]: string | number | boolean | undefined | Data | readonly (string | Data)[];
+};
 
 /** In the order that qemu-img prints it in. */
 function formatData({ header, bitmaps }: Qcow2Info): Data {

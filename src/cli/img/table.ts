@@ -15,9 +15,29 @@ export const IMG_TABLE: readonly ImgRow[] = [
     load: async () => (await import("./create.ts")).create,
   },
   {
+    verb: "info",
+    summary: "say what an image is",
+    load: async () => (await import("./info.ts")).info,
+  },
+  {
+    verb: "map",
+    summary: "say where a disk's data is stored",
+    load: async () => (await import("./map.ts")).map,
+  },
+  {
+    verb: "check",
+    summary: "look for errors and leaks in an image",
+    load: async () => (await import("./check.ts")).check,
+  },
+  {
     verb: "compare",
     summary: "say whether two images hold the same",
     load: async () => (await import("./compare.ts")).compare,
+  },
+  {
+    verb: "measure",
+    summary: "say how large a new image would become",
+    load: async () => (await import("./measure.ts")).measure,
   },
 ];
 

@@ -1,0 +1,211 @@
+// imgtx img check
+
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  type CheckResult,
+  type CheckSubject,
+  checkQcow2,
+  holdImages,
+  openForCheck,
+} from "../../format/index.ts";
+import { printable } from "../render/printable.ts";
+import type { ImgCommand, ImgInvocation } from "./command.ts";
+import { parseImageName } from "./image-name.ts";
+import { explained, lockWaiting, parseDriver, sourceOptions } from "./images.ts";
+import { failure, usageError } from "./messages.ts";
+import {
+  forceShareOption,
+  imageOptsOption,
+  isCacheMode,
+  longFormatOption,
+  objectOption,
+  outputOption,
+  quietOption,
+  sourceCacheOption,
+} from "./options.ts";
+
+const STATUS_FAILED = 1;
+const STATUS_ERRORS = 2;
+const STATUS_LEAKS = 3;
+const STATUS_NO_CHECKS = 63;
+
+export const check: ImgCommand = {
+  kind: "img",
+  definition: {
+    arguments: [{ name: "FILENAME", about: "the image", completes: "file" }],
+    options: [
+      quietOption,
+      longFormatOption,
+      outputOption,
+      {
+        long: "repair",
+        short: "r",
+        value: { name: "WHAT", completes: ["leaks", "all"] },
+        about: "refused: this version of imgtx repairs nothing",
+      },
+      sourceCacheOption,
+      objectOption,
+      imageOptsOption,
+      forceShareOption,
+    ],
+    about:
+      "Counts every reference of a qcow2 image and compares with the refcounts that it stores. Findings go to " +
+      "stderr, one a line. Errors endanger data; leaks only waste space.",
+    examples: [
+      { command: "imgtx img check disk.qcow2", about: "whether the image is sound" },
+      { command: "imgtx img check --output=json disk.qcow2", about: "counts and figures, as JSON" },
+    ],
+    exits: [0, 1, STATUS_ERRORS, STATUS_LEAKS, STATUS_NO_CHECKS],
+    exitMeanings: {
+      [STATUS_FAILED]: "the check could not be completed",
+      [STATUS_ERRORS]: "the image has errors",
+      [STATUS_LEAKS]: "the image has leaked clusters, and no errors",
+      [STATUS_NO_CHECKS]: "the format has nothing to check",
+    },
+  },
+  execute,
+};
+
+async function execute(invocation: ImgInvocation): Promise<number> {
+  const { input, console } = invocation;
+  const form = input.form;
+  refuseRepair(input.text("--repair"));
+  const cacheMode = input.text("-T");
+  if (cacheMode !== undefined && !isCacheMode(cacheMode)) {
+    throw failure(`Invalid source cache option: ${cacheMode}`);
+  }
+  const [operand] = input.operands;
+  if (operand === undefined || input.operands.length !== 1) throw usageError("Expecting one image file name");
+  const subject = await explained(invocation, operand, () => open(invocation, operand));
+  try {
+    if (subject.format === "raw") {
+      console.error("This image format does not support checks");
+      return STATUS_NO_CHECKS;
+    }
+    const result = await runCheck(invocation, operand, subject);
+    if (form === "json") console.printJson(resultData(operand, result));
+    else if (!input.flag("-q")) console.print(drawResult(result));
+    if (result.checkErrors > 0) {
+      console.error("Check failed");
+      return STATUS_FAILED;
+    }
+    if (result.corruptions > 0) return STATUS_ERRORS;
+    return result.leaks > 0 ? STATUS_LEAKS : 0;
+  } finally {
+    await subject.close();
+  }
+}
+
+function refuseRepair(what: string | undefined): void {
+  if (what === undefined) return;
+  if (what !== "leaks" && what !== "all") {
+    throw usageError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${what}`);
+  }
+  throw new ImgtxError("E_FAILED", "-r: repairing comes with a later version of imgtx; nothing was changed", {
+    hint: "without -r the image is checked and not changed; `qemu-img check -r` repairs",
+  });
+}
+
+async function open(invocation: ImgInvocation, operand: string): Promise<CheckSubject> {
+  const { context, allowPaths } = invocation;
+  const options = sourceOptions(invocation);
+  const name = parseImageName(operand, options.imageOpts);
+  const subject = await openForCheck(context.storage, invocation.resolve(name.file), {
+    format: parseDriver(name.format ?? options.format),
+    gate: { allowPaths, currentFolder: context.cwd },
+  });
+  if (options.forceShare || name.forceShare) return subject;
+  try {
+    for (const [depth, files] of subject.filesByDepth.entries()) await hold(invocation, files, depth);
+    return subject;
+  } catch (error) {
+    await subject.close();
+    throw error;
+  }
+}
+
+async function hold(
+  invocation: ImgInvocation,
+  files: CheckSubject["filesByDepth"][number],
+  depth: number,
+): Promise<void> {
+  const images = files.map((file) => ({ file }));
+  try {
+    await holdImages(invocation.context.storage, images, lockWaiting(invocation));
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || depth === 0) throw error;
+    throw error.reworded(`${"Could not open backing file: ".repeat(depth)}${error.message}`);
+  }
+}
+
+const TEXT_BUFFERED = 64 * 1024;
+
+/** Findings go to stderr as they come: a damaged image can have millions. */
+async function runCheck(
+  invocation: ImgInvocation,
+  operand: string,
+  subject: CheckSubject,
+): Promise<CheckResult> {
+  const { context, signal } = invocation;
+  let text = "";
+  const flush = (): void => {
+    if (text !== "") context.stderr.write(text);
+    text = "";
+  };
+  const sink = (line: string): void => {
+    text += `${line.split("\n").map(printable).join("\n")}\n`;
+    if (text.length >= TEXT_BUFFERED) flush();
+    signal.throwIfAborted();
+  };
+  try {
+    return await explained(invocation, operand, () => checkQcow2(subject.file, sink));
+  } finally {
+    flush();
+  }
+}
+
+/** Under the keys of qemu-img's JSON, which leaves out what is zero. */
+function resultData(filename: string, result: CheckResult): unknown {
+  const orNone = (count: number): number | undefined => (count === 0 ? undefined : count);
+  return {
+    filename,
+    format: "qcow2",
+    "check-errors": result.checkErrors,
+    "image-end-offset": orNone(result.imageEndOffset),
+    corruptions: orNone(result.corruptions),
+    leaks: orNone(result.leaks),
+    "total-clusters": orNone(result.totalClusters),
+    "allocated-clusters": orNone(result.allocatedClusters),
+    "fragmented-clusters": orNone(result.fragmentedClusters),
+    "compressed-clusters": orNone(result.compressedClusters),
+  };
+}
+
+function drawResult(result: CheckResult): string {
+  const { corruptions, leaks, checkErrors, totalClusters, allocatedClusters, imageEndOffset } = result;
+  const parts: string[] = [];
+  if (corruptions + leaks + checkErrors === 0) parts.push("No errors were found on the image.\n");
+  if (corruptions > 0) {
+    parts.push(
+      `\n${corruptions} errors were found on the image.\n` +
+        "Data may be corrupted, or further writes to the image may corrupt it.\n",
+    );
+  }
+  if (leaks > 0) {
+    parts.push(
+      `\n${leaks} leaked clusters were found on the image.\n` +
+        "This means waste of disk space, but no harm to data.\n",
+    );
+  }
+  if (checkErrors > 0) parts.push(`\n${checkErrors} internal errors have occurred during the check.\n`);
+  if (totalClusters > 0 && allocatedClusters > 0) {
+    const percent = (count: number, of: number): string => `${((count * 100) / of).toFixed(2)}%`;
+    parts.push(
+      `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, ` +
+        `${percent(result.fragmentedClusters, allocatedClusters)} fragmented, ` +
+        `${percent(result.compressedClusters, allocatedClusters)} compressed clusters\n`,
+    );
+  }
+  if (imageEndOffset > 0) parts.push(`Image end offset: ${imageEndOffset}\n`);
+  return parts.join("");
+}

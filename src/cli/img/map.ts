@@ -1,0 +1,201 @@
+// imgtx img map
+
+import { type Extent, ExtentCursor, type OpenedImage } from "../../format/index.ts";
+import { printable } from "../render/printable.ts";
+import type { ImgCommand, ImgInvocation } from "./command.ts";
+import type { ImgConsole } from "./console.ts";
+import { openSource, sourceOptions } from "./images.ts";
+import { nameLayers, nameOfOperand } from "./layer-names.ts";
+import { failure, usageError } from "./messages.ts";
+import {
+  forceShareOption,
+  imageOptsOption,
+  longFormatOption,
+  objectOption,
+  outputOption,
+} from "./options.ts";
+
+export const map: ImgCommand = {
+  kind: "img",
+  definition: {
+    arguments: [{ name: "FILENAME", about: "the image", completes: "file" }],
+    options: [
+      longFormatOption,
+      outputOption,
+      {
+        long: "start-offset",
+        short: "s",
+        value: { name: "OFFSET", completes: "nothing" },
+        about: "where to begin, in bytes of the virtual disk",
+      },
+      {
+        long: "max-length",
+        short: "l",
+        value: { name: "LEN", completes: "nothing" },
+        about: "how much of the virtual disk to tell of",
+      },
+      objectOption,
+      imageOptsOption,
+      forceShareOption,
+    ],
+    about:
+      "Tells which parts of the virtual disk are stored, in which image of the chain and where. For people only " +
+      "what can be read there byte for byte, as JSON all of it.",
+    examples: [
+      { command: "imgtx img map disk.qcow2", about: "where data is" },
+      { command: "imgtx img map --output=json vm.qcow2", about: "every part, zeros and gaps too" },
+    ],
+    exits: [0, 1],
+  },
+  execute,
+};
+
+/** One line of the map: what qemu-img tells of a part of the disk. */
+interface Entry {
+  readonly start: number;
+  readonly length: number;
+  readonly depth: number;
+  readonly present: boolean;
+  readonly zero: boolean;
+  readonly data: boolean;
+  readonly offset: number | undefined;
+}
+
+const NOTHING = { length: 0, depth: 0, present: false, zero: false, data: false, offset: undefined } as const;
+const TEXT_BUFFERED = 64 * 1024;
+
+async function execute(invocation: ImgInvocation): Promise<number> {
+  const { input } = invocation;
+  const form = input.form;
+  const start = input.sizeBytes("--start-offset", "start offset") ?? 0;
+  const length = input.sizeBytes("--max-length", "max length") ?? Number.POSITIVE_INFINITY;
+  const [operand] = input.operands;
+  if (operand === undefined || input.operands.length !== 1) throw usageError("Expecting one image file name");
+  const options = sourceOptions(invocation);
+  const image = await openSource(invocation, operand, options);
+  try {
+    const end = Math.min(start + length, image.virtualSizeBytes);
+    const out = new BufferedOutput(invocation.console);
+    try {
+      if (form === "json") await printJson(image, start, end, out);
+      else await printTable(image, start, end, nameFiles(image, operand, options.imageOpts), out);
+    } finally {
+      out.flush();
+    }
+  } finally {
+    await image.close();
+  }
+  return 0;
+}
+
+/** For each layer the name of the file that its data is in. */
+function nameFiles(image: OpenedImage, operand: string, imageOpts: boolean): string[] {
+  const { links } = image.chain;
+  const names = nameLayers(nameOfOperand(operand, imageOpts), links);
+  return links.map((link, depth) => link.header?.dataFileName ?? names[depth] ?? link.path);
+}
+
+async function printJson(image: OpenedImage, start: number, end: number, out: BufferedOutput): Promise<void> {
+  let before = "[";
+  for await (const entry of listEntries(image, start, end)) {
+    const { depth, present, zero, data, offset } = entry;
+    const place = offset === undefined ? "" : `, "offset": ${offset}`;
+    out.print(
+      `${before}{ "start": ${entry.start}, "length": ${entry.length}, "depth": ${depth}, ` +
+        `"present": ${present}, "zero": ${zero}, "data": ${data}${place}}`,
+    );
+    before = ",\n";
+  }
+  out.print("]\n");
+}
+
+const COLUMN = 16;
+
+async function printTable(
+  image: OpenedImage,
+  start: number,
+  end: number,
+  files: readonly string[],
+  out: BufferedOutput,
+): Promise<void> {
+  out.print(`${["Offset", "Length", "Mapped to"].map((title) => title.padEnd(COLUMN)).join("")}File\n`);
+  for await (const entry of listEntries(image, start, end)) {
+    if (!entry.data) continue;
+    if (entry.offset === undefined) {
+      throw failure("File contains external, encrypted or compressed clusters.");
+    }
+    if (entry.zero) continue;
+    const columns = [entry.start, entry.length, entry.offset].map((bytes) =>
+      hexadecimal(bytes).padEnd(COLUMN),
+    );
+    out.print(`${columns.join("")}${printable(files[entry.depth] ?? "")}\n`);
+  }
+}
+
+/** As C's %#x: zero has no prefix. */
+function hexadecimal(bytes: number): string {
+  return bytes === 0 ? "0" : `0x${bytes.toString(16)}`;
+}
+
+/** Parts that go on from each other as one. At least one entry: of no length, where there is nothing to tell. */
+async function* listEntries(image: OpenedImage, start: number, end: number): AsyncGenerator<Entry> {
+  let last: Entry | undefined;
+  const cursor = new ExtentCursor(image, end);
+  for (let at = start; at < end; ) {
+    const extent = await cursor.find(at);
+    const entry = toEntry(extent, at);
+    if (last !== undefined && goesOn(last, entry)) {
+      last = { ...last, length: last.length + entry.length };
+    } else {
+      if (last !== undefined) yield last;
+      last = entry;
+    }
+    at = extent.start + extent.lengthBytes;
+  }
+  yield last ?? { ...NOTHING, start };
+}
+
+function toEntry(
+  { start, lengthBytes, kind, depth, present, isData, hostOffset }: Extent,
+  at: number,
+): Entry {
+  const skipped = at - start;
+  return {
+    start: at,
+    length: lengthBytes - skipped,
+    depth,
+    present,
+    zero: kind === "zero" || kind === "unallocated",
+    data: isData,
+    offset: hostOffset === undefined ? undefined : hostOffset + skipped,
+  };
+}
+
+function goesOn(last: Entry, next: Entry): boolean {
+  return (
+    last.zero === next.zero &&
+    last.data === next.data &&
+    last.present === next.present &&
+    last.depth === next.depth &&
+    (last.offset === undefined ? undefined : last.offset + last.length) === next.offset
+  );
+}
+
+class BufferedOutput {
+  readonly #console: ImgConsole;
+  #text = "";
+
+  constructor(console: ImgConsole) {
+    this.#console = console;
+  }
+
+  print(text: string): void {
+    this.#text += text;
+    if (this.#text.length >= TEXT_BUFFERED) this.flush();
+  }
+
+  flush(): void {
+    if (this.#text !== "") this.#console.print(this.#text);
+    this.#text = "";
+  }
+}

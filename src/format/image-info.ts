@@ -1,0 +1,59 @@
+// What is known of an image without reading its guest data: the data of `info`.
+//
+// Invariant: only what the image itself says. What it stands on is not opened, and what its bitmaps mark is not
+// read.
+
+import type { ChainLink } from "./backing-chain.ts";
+import type { ImageFormat } from "./image-format.ts";
+import type { BitmapEntry } from "./qcow2/bitmap.ts";
+import type { SnapshotEntry } from "./qcow2/snapshot-table.ts";
+import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
+import type { Qcow2Header } from "./qcow2/header-cluster.ts";
+import { findExtension } from "./qcow2/header-extension.ts";
+import { readBitmapDirectory } from "./qcow2-bitmaps.ts";
+import { readSnapshotTable } from "./qcow2-snapshots.ts";
+
+export interface ImageInfo {
+  readonly format: ImageFormat;
+  readonly virtualSizeBytes: number;
+  /** What the image's own file takes on the disk. */
+  readonly allocatedBytes: number;
+  /** Undefined for raw. */
+  readonly qcow2: Qcow2Info | undefined;
+}
+
+export interface Qcow2Info {
+  readonly header: Qcow2Header;
+  readonly snapshots: readonly SnapshotEntry[];
+  readonly bitmaps: readonly BitmapEntry[];
+  /** There are bitmaps, and a program that does not know them wrote to the image: they count for nothing. */
+  readonly hasStaleBitmaps: boolean;
+}
+
+/** E_CORRUPT with a place where the snapshot table or the bitmap directory can't be read. */
+export async function describeImage(link: ChainLink): Promise<ImageInfo> {
+  const { format, virtualSizeBytes, header } = link;
+  const { allocatedBytes } = link.stat;
+  return {
+    format,
+    virtualSizeBytes,
+    allocatedBytes,
+    qcow2: header === undefined ? undefined : await describeQcow2(link, header),
+  };
+}
+
+async function describeQcow2(link: ChainLink, header: Qcow2Header): Promise<Qcow2Info> {
+  const { entries } = await readSnapshotTable(link);
+  return {
+    header,
+    snapshots: entries,
+    bitmaps: await readBitmapDirectory(link),
+    hasStaleBitmaps: hasStaleBitmaps(header),
+  };
+}
+
+/** Whether the image keeps bitmaps that were not kept up. */
+export function hasStaleBitmaps(header: Pick<Qcow2Header, "extensions" | "autoclearFeatures">): boolean {
+  const isStated = findExtension(header.extensions, "bitmaps") !== undefined;
+  return isStated && !header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps);
+}
