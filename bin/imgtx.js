@@ -9,7 +9,10 @@ const { fstatSync, readFileSync, writeSync } = require("node:fs");
 const [, , first, ...rest] = process.argv;
 // Linked under that name, imgtx speaks qemu-img's grammar, and gives its version in qemu-img's form too.
 const isQemuImg = process.argv[1].endsWith("/qemu-img");
-if (!isQemuImg && rest.length === 0 && (first === "--version" || first === "-V")) {
+if (require.main !== module) {
+  // The build, which compiles the bundle in advance, loads it as commands will.
+  exports.loadBundle = loadBundle;
+} else if (!isQemuImg && rest.length === 0 && (first === "--version" || first === "-V")) {
   const { version } = JSON.parse(readFileSync(`${__dirname}/../package.json`, "utf8"));
   print(`imgtx ${version}\n`);
 } else {
@@ -29,17 +32,43 @@ function print(text) {
 async function start() {
   // Whoever waits for a lock of this process reads its name in /proc, where it would be called "node".
   process.title = [isQemuImg ? "qemu-img" : "imgtx", ...process.argv.slice(2)].join(" ");
-  const { join } = require("node:path");
-  const file = join(__dirname, "../dist/imgtx.cjs");
+  const file = `${__dirname.slice(0, -"/bin".length)}/dist/imgtx.cjs`;
   let bundle;
   try {
-    bundle = require("./load-bundle.js").loadBundle(file);
+    bundle = loadBundle(file);
   } catch (error) {
     if (error.code !== "ENOENT" || error.path !== file) throw error;
     fail("imgtx has not been built\n  hint: run `npm ci && npm run build` in its folder");
     return;
   }
   await bundle.exports.launch({ writeDirectly: writeSync, isTerminal });
+}
+
+/**
+ * Loads the bundle with the code that V8 compiled of it at build time, where that is of this very Node:
+ * compiling anew takes longer than most commands run. The compiled script, and what the bundle exports.
+ * ENOENT where it has not been built.
+ */
+function loadBundle(file) {
+  const Module = require("node:module");
+  const { Script } = require("node:vm");
+  const script = new Script(Module.wrap(readFileSync(file, "latin1")), {
+    filename: file,
+    cachedData: readIfThere(`${file}.cache`),
+  });
+  const bundle = { exports: {} };
+  const folder = file.slice(0, file.lastIndexOf("/"));
+  script.runInThisContext()(bundle.exports, Module.createRequire(file), bundle, file, folder);
+  return { script, exports: bundle.exports };
+}
+
+function readIfThere(file) {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    if (error.code === "ENOENT") return undefined;
+    throw error;
+  }
 }
 
 /** As node:tty has it, which takes 3 ms to load: only for what may be one, so not for a file or a pipe. */

@@ -18,6 +18,13 @@ export {
   requireDevice,
   withDevices,
 } from "./device-table.ts";
+export {
+  discardNextGeneration,
+  keepGeneration,
+  moveToGeneration,
+  stageGeneration,
+  writeNextGeneration,
+} from "./next-generation.ts";
 export { isOwnerAlive, lockOwner } from "./owner-lock.ts";
 export { readWholeFile } from "./replace-file.ts";
 export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
@@ -34,5 +41,4 @@ export {
   readGeneration,
   readTable,
   workspaceAt,
-  writeNextGeneration,
 } from "./workspace.ts";

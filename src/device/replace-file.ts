@@ -30,9 +30,8 @@ export async function writeBeside(
   mode: number,
   purpose: string,
 ): Promise<void> {
-  const fresh = besideOf(path);
-  if (await storage.statLink(fresh)) await storage.removeFile(fresh);
-  const file = await storage.createFile(fresh, mode);
+  await removeBeside(storage, path);
+  const file = await storage.createFile(besideOf(path), mode);
   try {
     await file.write(bytes, 0);
     // Flush before the rename: a name that is durable before its content would show a torn file.
@@ -46,6 +45,12 @@ export async function writeBeside(
 export async function moveOver(storage: Storage, path: string, purpose: string): Promise<void> {
   await storage.rename(besideOf(path), path);
   await storage.flushFolder(folderOf(path), purpose);
+}
+
+/** Removes what writeBeside wrote, or a crash in it left. Nothing there is no error. */
+export async function removeBeside(storage: Storage, path: string): Promise<void> {
+  const fresh = besideOf(path);
+  if (await storage.statLink(fresh)) await storage.removeFile(fresh);
 }
 
 export async function readWholeFile(storage: Storage, path: string, limitBytes: number): Promise<Uint8Array> {

@@ -9,7 +9,8 @@
 // - Derived from the table alone. Nothing in imgtx reads an image through it.
 // - A name that two chains need for different files would give one of the guests a wrong disk: then the
 //   later device is left out of the view, and the caller is told.
-// - A view is built whole under its own name and flipped with one rename of `devices`.
+// - A view is built whole under its own name and flipped with one rename of `devices`. One that was built
+//   and not flipped to is nobody's, and built anew.
 // - Only links and folders go with an old view. Other programs may put files into `devices`, and so into the
 //   view's folder: they stay, as does anything but imgtx's own link under the name `devices`.
 
@@ -80,18 +81,23 @@ export async function isViewPresent(workspace: Workspace, table: DeviceTable): P
   const view = planView(table);
   if ((await readLinkIfThere(workspace, pathsOf(workspace).devices)) !== view.folder) return false;
   for (const [at, image] of view.links) {
-    const path = posix.join(generationFolder(workspace, table), at);
+    const path = posix.join(generationFolder(workspace, table.generation), at);
     if ((await readLinkIfThere(workspace, path)) !== linkTarget(workspace, path, image)) return false;
   }
   return (await storage.stat(posix.join(workspace.root, view.folder))) !== undefined;
 }
 
-/** Builds the table's view and flips to it. The view of the generation before stays, for who has it open. */
+/** Builds the table's view and flips to it. */
 export async function showView(workspace: Workspace, table: DeviceTable): Promise<void> {
+  await buildView(workspace, table);
+  await flipView(workspace, table.generation);
+}
+
+/** The first step: all that needs space on the disk, where nobody sees it yet. */
+export async function buildView(workspace: Workspace, table: DeviceTable): Promise<void> {
   const { storage } = workspace;
-  const paths = pathsOf(workspace);
   const view = planView(table);
-  const folder = generationFolder(workspace, table);
+  const folder = generationFolder(workspace, table.generation);
   await refuseForeignDevices(workspace);
   await removeView(workspace, folder);
   await makeFolders(workspace, posix.join(workspace.root, view.folder));
@@ -100,11 +106,20 @@ export async function showView(workspace: Workspace, table: DeviceTable): Promis
     const path = posix.join(folder, at);
     await storage.makeSymlink(linkTarget(workspace, path, image), path);
   }
-  const fresh = `${paths.own}/devices.new`;
-  if (await storage.statLink(fresh)) await storage.removeFile(fresh);
-  await storage.makeSymlink(view.folder, fresh);
-  await storage.rename(fresh, paths.devices);
-  await removeOldViews(workspace, table.generation);
+  await removeFreshLink(workspace);
+  await storage.makeSymlink(view.folder, freshLink(workspace));
+}
+
+/** The second. The view of the generation before stays, for who has it open. */
+export async function flipView(workspace: Workspace, generation: number): Promise<void> {
+  await workspace.storage.rename(freshLink(workspace), pathsOf(workspace).devices);
+  await removeOldViews(workspace, generation);
+}
+
+/** Takes back the first step. */
+export async function discardView(workspace: Workspace, generation: number): Promise<void> {
+  await removeFreshLink(workspace);
+  await removeView(workspace, generationFolder(workspace, generation));
 }
 
 interface Lookup {
@@ -169,13 +184,22 @@ function linkTarget(workspace: Workspace, path: string, image: string): string {
   return climb + pathBelow(root, image);
 }
 
-function generationFolder(workspace: Workspace, table: DeviceTable): string {
-  return `${pathsOf(workspace).views}/${table.generation}`;
+function generationFolder(workspace: Workspace, generation: number): string {
+  return `${pathsOf(workspace).views}/${generation}`;
 }
 
 async function readLinkIfThere(workspace: Workspace, path: string): Promise<string | undefined> {
   const there = await workspace.storage.statLink(path);
   return there?.kind === "symlink" ? await workspace.storage.readSymlink(path) : undefined;
+}
+
+function freshLink(workspace: Workspace): string {
+  return `${pathsOf(workspace).own}/devices.new`;
+}
+
+async function removeFreshLink(workspace: Workspace): Promise<void> {
+  const fresh = freshLink(workspace);
+  if (await workspace.storage.statLink(fresh)) await workspace.storage.removeFile(fresh);
 }
 
 async function makeFolders(workspace: Workspace, folder: string): Promise<void> {

@@ -6,7 +6,7 @@
 // - The lock is held only while the table or the set of journals changes hands; never while data moves.
 
 import { posix } from "node:path";
-import { ImgtxError, settleAll } from "../errors/index.ts";
+import { ImgtxError } from "../errors/index.ts";
 import {
   type FileStat,
   type LockWaiting,
@@ -15,7 +15,7 @@ import {
   type StorageFile,
 } from "../storage/index.ts";
 import { type DeviceTable, decodeTable, encodeTable, firstTable } from "./device-table.ts";
-import { moveOver, readWholeFile, replaceFile, writeBeside } from "./replace-file.ts";
+import { readWholeFile, replaceFile } from "./replace-file.ts";
 import { realFolder } from "./stored-path.ts";
 
 export interface Workspace {
@@ -26,7 +26,7 @@ export interface Workspace {
 
 const TABLE_LIMIT_BYTES = 256 * 2 ** 20;
 const FOLDER_MODE = 0o755;
-const FILE_MODE = 0o644;
+export const FILE_MODE = 0o644;
 
 /** Byte of the lock file that stands for the workspace as a whole. */
 const WORKSPACE_BYTE = { start: 0, lengthBytes: 1 };
@@ -136,36 +136,19 @@ export async function readGeneration(
   return (await workspace.storage.stat(path)) ? await readTableFile(workspace, path) : undefined;
 }
 
-/** Numbers of the generations that the history keeps, oldest first. */
-export async function listHistory(workspace: Workspace): Promise<number[]> {
+/**
+ * Numbers of the generations before the table's that the history keeps, oldest first. A crash amid a commit
+ * may have left the table's own there: that one is not closed.
+ */
+export async function listHistory(workspace: Workspace, table: DeviceTable): Promise<number[]> {
   const { history } = pathsOf(workspace);
   if (!(await workspace.storage.stat(history))) return [];
   const names = await workspace.storage.readFolder(history);
   return names
     .flatMap((name) => /^(\d+)\.json$/.exec(name)?.[1] ?? [])
     .map(Number)
+    .filter((generation) => generation < table.generation)
     .sort((a, b) => a - b);
-}
-
-/**
- * Moves the table from one generation to the next. Idempotent: it may be repeated after a crash at any
- * instant of an earlier call with the same tables, as long as the table is still the closing one.
- */
-export async function writeNextGeneration(
-  workspace: Workspace,
-  closing: DeviceTable,
-  next: DeviceTable,
-): Promise<void> {
-  const { storage, root } = workspace;
-  const { table } = pathsOf(workspace);
-  const history = historyPath(workspace, closing.generation);
-  await settleAll([
-    writeBeside(storage, history, encodeTable(root, closing), FILE_MODE, "earlier generation"),
-    writeBeside(storage, table, encodeTable(root, next), FILE_MODE, "next table"),
-  ]);
-  // The history first: once the table has moved nobody knows any more what it was before.
-  await moveOver(storage, history, "earlier generation's name");
-  await moveOver(storage, table, "next table's name");
 }
 
 /** Makes the table's present name durable: it was found moved, by a process that died before it knew. */
@@ -173,7 +156,7 @@ export async function flushTableName(workspace: Workspace): Promise<void> {
   await workspace.storage.flushFolder(pathsOf(workspace).own, "name of a table found moved");
 }
 
-function historyPath(workspace: Workspace, generation: number): string {
+export function historyPath(workspace: Workspace, generation: number): string {
   return `${pathsOf(workspace).history}/${String(generation).padStart(6, "0")}.json`;
 }
 

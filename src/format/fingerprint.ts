@@ -3,7 +3,7 @@
 // Invariant: a fingerprint is plain JSON, and lives in journals and in the device table's history.
 
 import { createHash } from "node:crypto";
-import type { FileStat, StorageFile } from "../storage/index.ts";
+import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
 import { readHead } from "./read-header.ts";
 
 export interface Fingerprint {
@@ -21,6 +21,19 @@ export interface Fingerprint {
 export async function takeFingerprint(file: StorageFile, hasHeader: boolean): Promise<Fingerprint> {
   const stat = await file.stat();
   return fingerprintFrom(stat, hasHeader ? await readHead(file) : undefined);
+}
+
+/**
+ * Of whatever the path leads to now, with the header of a file that is open: where they are not one file,
+ * the fingerprint is the other file's. Undefined where nothing is there.
+ */
+export async function fingerprintAt(
+  storage: Storage,
+  path: string,
+  headerOf: StorageFile | undefined,
+): Promise<Fingerprint | undefined> {
+  const stat = await storage.stat(path);
+  return stat && fingerprintFrom(stat, headerOf && (await readHead(headerOf)));
 }
 
 /** From what was read already: the stat, taken before the head was read. */

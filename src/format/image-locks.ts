@@ -4,6 +4,8 @@ import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } f
 
 interface ImageToHold {
   readonly file: StorageFile;
+  /** Where the file is found now, if that is not the path that it was opened by. */
+  readonly path?: string | undefined;
   /** The device it belongs to, for the error. */
   readonly device?: string | undefined;
 }
@@ -17,9 +19,10 @@ export async function holdImages(
   images: readonly ImageToHold[],
   waiting: LockWaiting,
 ): Promise<void> {
-  const requests = images.map(({ file, device }) => ({
+  const requests = images.map(({ file, path, device }) => ({
     file,
     role: "reader" as const,
+    ...(path !== undefined && { path }),
     ...(device !== undefined && { device }),
   }));
   await acquireImageLocks(storage, requests, waiting);

@@ -19,6 +19,8 @@ import type { ByteRange, FileStat, Storage, StorageFile } from "./storage.ts";
 export interface ImageLockRequest {
   readonly file: StorageFile;
   readonly role: ImageRole;
+  /** Where the file is found now, if that is not the path that it was opened by. */
+  readonly path?: string;
   /** The device it belongs to, for the error. */
   readonly device?: string;
 }
@@ -51,7 +53,7 @@ const IMAGE_ROLES = {
 const GRACE_MS = 40;
 
 interface LockedImage {
-  readonly identity: string;
+  readonly path: string;
   readonly file: StorageFile;
   readonly device: string | undefined;
   readonly stat: FileStat;
@@ -75,13 +77,16 @@ export async function acquireImageLocks(
   requests: readonly ImageLockRequest[],
   waiting: LockWaiting,
 ): Promise<ImageLocks> {
-  const images = await mergeRequests(requests);
+  const opened = await Promise.all(
+    requests.map(async (request): Promise<OpenedRequest> => ({ request, stat: await request.file.stat() })),
+  );
+  const images = mergeRequests(opened);
   await waitForLock(storage.host, waiting, GRACE_MS, async () => {
     const conflict = lockAll(images);
     return conflict === undefined ? undefined : refusalOf(storage, conflict);
   });
   try {
-    await assertStillNamed(storage, requests);
+    await assertStillNamed(storage, opened);
   } catch (error) {
     unlockAll(images);
     throw error;
@@ -95,13 +100,18 @@ export async function acquireImageLocks(
   };
 }
 
-async function mergeRequests(requests: readonly ImageLockRequest[]): Promise<LockedImage[]> {
+interface OpenedRequest {
+  readonly request: ImageLockRequest;
+  readonly stat: FileStat;
+}
+
+function mergeRequests(opened: readonly OpenedRequest[]): LockedImage[] {
   const images = new Map<string, LockedImage>();
-  for (const { file, role, device } of requests) {
-    const stat = await file.stat();
+  for (const { request, stat } of opened) {
+    const { file, role, device } = request;
     const identity = `${stat.fileSystem}:${stat.inode}`;
     const image = images.get(identity) ?? {
-      identity,
+      path: pathOf(request),
       file,
       device,
       stat,
@@ -113,6 +123,10 @@ async function mergeRequests(requests: readonly ImageLockRequest[]): Promise<Loc
     images.set(identity, image);
   }
   return [...images.values()].sort(byFileSystemAndInode);
+}
+
+function pathOf({ path, file }: ImageLockRequest): string {
+  return path ?? file.path;
 }
 
 function byFileSystemAndInode({ stat: a }: LockedImage, { stat: b }: LockedImage): number {
@@ -148,7 +162,8 @@ function lockImage(image: LockedImage): string | undefined {
   return undefined;
 }
 
-function findConflict({ file, uses, unshares }: LockedImage): string | undefined {
+function findConflict(image: LockedImage): string | undefined {
+  const { file, uses, unshares } = image;
   const taken = (byte: number) => file.wouldConflict({ start: byte, lengthBytes: 1 }, "exclusive");
   const refused = [...uses].find((permission) => taken(UNSHARED_BASE + permission));
   if (refused !== undefined) return `Failed to get "${PERMISSION_NAMES[refused]}" lock`;
@@ -176,7 +191,7 @@ function lockRanges({ uses, unshares }: LockedImage): ByteRange[] {
 }
 
 function refusalOf(storage: Storage, { image, reason }: Conflict): Refusal {
-  const { path } = image.file;
+  const { path } = image;
   const holders = async () => describeHolders(await storage.findHolders(image.stat));
   return {
     describe: async () => `'${path}', in use by ${await holders()}`,
@@ -189,15 +204,15 @@ function refusalOf(storage: Storage, { image, reason }: Conflict): Refusal {
   };
 }
 
-async function assertStillNamed(storage: Storage, requests: readonly ImageLockRequest[]): Promise<void> {
-  for (const { file, device } of requests) {
-    const opened = await file.stat();
-    const named = await storage.stat(file.path);
-    if (named?.inode === opened.inode && named.fileSystem === opened.fileSystem) continue;
+async function assertStillNamed(storage: Storage, opened: readonly OpenedRequest[]): Promise<void> {
+  for (const { request, stat } of opened) {
+    const path = pathOf(request);
+    const named = await storage.stat(path);
+    if (named?.inode === stat.inode && named.fileSystem === stat.fileSystem) continue;
     const what = named === undefined ? "was removed" : "was replaced by another file";
-    throw new ImgtxError("E_CHANGED", `'${file.path}' ${what} while it was being locked`, {
-      image: file.path,
-      ...(device === undefined ? {} : { device }),
+    throw new ImgtxError("E_CHANGED", `'${path}' ${what} while it was being locked`, {
+      image: path,
+      ...(request.device === undefined ? {} : { device: request.device }),
       hint: "look at what else works on these images, then run the command again",
     });
   }

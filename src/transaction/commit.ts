@@ -1,13 +1,23 @@
 // The commit: re-check, mark, move the table.
 //
 // Invariants
-// - Everything that may refuse runs before the mark. Behind it there is only finishCommit, which is
-//   idempotent, and which recovery calls as well.
+// - Everything that may refuse runs before the mark, and so does all that needs space on the disk: the new
+//   table lies beside its name, durably, and its view is built. Behind the mark there are renames, and
+//   finishCommit where they fail: it is idempotent, and recovery calls it as well.
 // - Committed transactions of others are finished first, so that the mark names the next generation.
 
-import { type DeviceTable, lockWorkspace, readTable, type Workspace } from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
-import { holdImages, takeFingerprint } from "../format/index.ts";
+import {
+  type DeviceTable,
+  discardNextGeneration,
+  keepGeneration,
+  lockWorkspace,
+  moveToGeneration,
+  readTable,
+  stageGeneration,
+  type Workspace,
+} from "../device/index.ts";
+import { ImgtxError, settleAll } from "../errors/index.ts";
+import { type Fingerprint, fingerprintAt, holdImages } from "../format/index.ts";
 import type { LockWaiting, StorageFile } from "../storage/index.ts";
 import { assertActiveLayersApart, assertUnchanged } from "./chain-entry.ts";
 import {
@@ -18,45 +28,100 @@ import {
   type TransactionState,
   type WatchedImage,
 } from "./journal/index.ts";
-import { finishCommit, nextTable, summarise } from "./finish.ts";
+import { closingTable, finishCommit, nextTable, summarise } from "./finish.ts";
 import { settleJournals } from "./recovery.ts";
 
-/**
- * Commits what the journal holds. The caller holds the journal, which is retired afterwards, and perhaps
- * locks on some of the images, by path.
- */
+/** What the command that commits has in hand already. */
+export interface CommitInHand {
+  /** Images that it has open, by path, and whether it holds QEMU's locks on them. It closes them. */
+  readonly open: ReadonlyMap<string, { readonly file: StorageFile; readonly isLocked: boolean }>;
+  /** What is to be durable before the mark, and is still under way. */
+  readonly underWay: Promise<void>;
+}
+
+const NOTHING_IN_HAND: CommitInHand = { open: new Map(), underWay: Promise.resolve() };
+
+/** Commits what the journal holds. The caller holds the journal, which is retired afterwards. */
 export async function commitJournal(
   workspace: Workspace,
   journal: Journal,
   waiting: LockWaiting,
-  alreadyLocked: ReadonlySet<string> = new Set(),
+  inHand: CommitInHand = NOTHING_IN_HAND,
 ): Promise<DeviceTable> {
-  const files = await openWatched(workspace, journal.state);
+  const images = await openWatched(workspace, journal.state, inHand);
   try {
-    const images = files
-      .filter(({ watched }) => !alreadyLocked.has(watched.image))
-      .map(({ file, watched }) => ({ file, device: watched.device ?? undefined }));
-    await holdImages(workspace.storage, images, waiting);
+    const unlocked = images.filter(({ isLocked }) => !isLocked);
+    await holdImages(
+      workspace.storage,
+      unlocked.map(({ file, watched: { device, image } }) => ({
+        file,
+        path: image,
+        device: device ?? undefined,
+      })),
+      waiting,
+    );
     const lock = await lockWorkspace(workspace, waiting);
     try {
       await settleJournals(workspace, journal.id);
       const table = await readTable(workspace);
-      await assertNothingChanged(files);
+      await assertNothingChanged(workspace, images);
       const record = commitRecord(workspace, table, journal.state);
-      assertActiveLayersApart(nextTable(table, journal.state, record), heldDevices(journal.state));
-      await journal.appendForGood(record, "commit mark");
-      return await finishOrExplain(workspace, journal);
+      const next = nextTable(table, journal.state, record);
+      assertActiveLayersApart(next, heldDevices(journal.state));
+      return await markAndMove({ workspace, journal, inHand }, closingTable(table, journal.state), {
+        record,
+        next,
+      });
     } finally {
       await lock.close();
     }
   } finally {
-    for (const { file } of files) await file.close();
+    for (const { file, isOwn } of images) if (isOwn) await file.close();
   }
 }
 
-async function finishOrExplain(workspace: Workspace, journal: Journal): Promise<DeviceTable> {
+interface Commit {
+  readonly workspace: Workspace;
+  readonly journal: Journal;
+  readonly inHand: CommitInHand;
+}
+
+async function markAndMove(
+  { workspace, journal, inHand }: Commit,
+  closing: DeviceTable,
+  { record, next }: { readonly record: CommitRecord; readonly next: DeviceTable },
+): Promise<DeviceTable> {
   try {
-    return await finishCommit(workspace, journal);
+    await settleAll([inHand.underWay, stageGeneration(workspace, closing, next)]);
+    // The mark may become durable before the history has its name: until the table moves, recovery knows
+    // how to write both anew.
+    await settleAll([journal.appendForGood(record, "commit mark"), keepGeneration(workspace, closing)]);
+  } catch (error) {
+    if (journal.state.commit) return await finishOrExplain(journal, () => finishCommit(workspace, journal));
+    if (!(error instanceof ImgtxError && error.code === "E_UNFINISHED")) {
+      await discardAfterFailure(workspace, closing);
+    }
+    throw error;
+  }
+  return await finishOrExplain(journal, async () => {
+    await moveToGeneration(workspace, next);
+    await journal.retire();
+    return next;
+  });
+}
+
+async function discardAfterFailure(workspace: Workspace, present: DeviceTable): Promise<void> {
+  try {
+    await discardNextGeneration(workspace, present);
+  } catch (cause) {
+    // What stays is small, seen by nobody, and replaced by the next commit: the first failure counts.
+    if (!(cause instanceof ImgtxError)) throw cause;
+  }
+}
+
+async function finishOrExplain(journal: Journal, finish: () => Promise<DeviceTable>): Promise<DeviceTable> {
+  try {
+    return await finish();
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new ImgtxError(
@@ -83,32 +148,48 @@ function commitRecord(workspace: Workspace, table: DeviceTable, state: Transacti
 
 interface OpenWatched {
   readonly watched: WatchedImage;
-  readonly file: StorageFile;
   readonly isNew: boolean;
+  readonly file: StorageFile;
+  readonly isLocked: boolean;
+  /** Opened here, and closed here. */
+  readonly isOwn: boolean;
 }
 
 /** Every image that the statements rest on, and every one that they made, each once. */
-async function openWatched(workspace: Workspace, state: TransactionState): Promise<OpenWatched[]> {
-  const wanted = new Map<string, Omit<OpenWatched, "file">>();
+async function openWatched(
+  workspace: Workspace,
+  state: TransactionState,
+  inHand: CommitInHand,
+): Promise<OpenWatched[]> {
+  const opened: OpenWatched[] = [];
+  try {
+    for (const { watched, isNew } of listWatched(state)) {
+      const known = inHand.open.get(watched.image);
+      const place = known
+        ? { ...known, isOwn: false }
+        : { file: await openOrExplain(workspace, watched, isNew), isLocked: false, isOwn: true };
+      opened.push({ watched, isNew, ...place });
+    }
+    return opened;
+  } catch (error) {
+    for (const { file, isOwn } of opened) if (isOwn) await file.close();
+    throw error;
+  }
+}
+
+function listWatched(state: TransactionState): Iterable<{ watched: WatchedImage; isNew: boolean }> {
+  const wanted = new Map<string, { watched: WatchedImage; isNew: boolean }>();
   for (const { plan, prepared } of liveStatements(state)) {
     for (const watched of plan.watched) {
       if (!wanted.has(watched.image)) wanted.set(watched.image, { watched, isNew: false });
     }
+    const deviceOf = new Map(plan.changes.map(({ device, after }) => [after?.image, device]));
     for (const { path, fingerprint } of prepared?.files ?? []) {
-      const device = plan.changes.find(({ after }) => after?.image === path)?.device ?? null;
-      wanted.set(path, { watched: { device, image: path, fingerprint }, isNew: true });
+      const watched = { device: deviceOf.get(path) ?? null, image: path, fingerprint };
+      wanted.set(path, { watched, isNew: true });
     }
   }
-  const opened: OpenWatched[] = [];
-  try {
-    for (const { watched, isNew } of wanted.values()) {
-      opened.push({ watched, isNew, file: await openOrExplain(workspace, watched, isNew) });
-    }
-    return opened;
-  } catch (error) {
-    for (const { file } of opened) await file.close();
-    throw error;
-  }
+  return wanted.values();
 }
 
 async function openOrExplain(
@@ -120,18 +201,28 @@ async function openOrExplain(
     return await workspace.storage.openFile(watched.image, "read");
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
-    throw new ImgtxError("E_CHANGED", isNew ? "the new image has gone" : "the image has gone", {
-      image: watched.image,
-      ...(watched.device !== null && { device: watched.device }),
-      hint: "`imgtx txn abort` takes the transaction back; then begin again",
-      cause: error,
-    });
+    throw hasGone(watched, isNew, error);
   }
 }
 
-async function assertNothingChanged(files: readonly OpenWatched[]): Promise<void> {
-  for (const { watched, file, isNew } of files) {
-    const now = await takeFingerprint(file, watched.fingerprint.headerSha256 !== null);
+async function assertNothingChanged(workspace: Workspace, images: readonly OpenWatched[]): Promise<void> {
+  for (const { watched, file, isNew } of images) {
+    const hasHeader = watched.fingerprint.headerSha256 !== null;
+    const now: Fingerprint | undefined = await fingerprintAt(
+      workspace.storage,
+      watched.image,
+      hasHeader ? file : undefined,
+    );
+    if (now === undefined) throw hasGone(watched, isNew);
     assertUnchanged(watched, now, isNew ? "imgtx made it" : "the transaction read it");
   }
+}
+
+function hasGone({ image, device }: WatchedImage, isNew: boolean, cause?: ImgtxError): ImgtxError {
+  return new ImgtxError("E_CHANGED", isNew ? "the new image has gone" : "the image has gone", {
+    image,
+    ...(device !== null && { device }),
+    hint: "`imgtx txn abort` takes the transaction back; then begin again",
+    ...(cause && { cause }),
+  });
 }

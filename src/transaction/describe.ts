@@ -70,8 +70,8 @@ export async function describeDevices(
 export async function listGenerations({ workspace }: Session): Promise<GenerationDescription[]> {
   const present = await readTable(workspace);
   const earlier: DeviceTable[] = [];
-  for (const generation of await listHistory(workspace)) {
-    const table = generation < present.generation ? await readGeneration(workspace, generation) : undefined;
+  for (const generation of await listHistory(workspace, present)) {
+    const table = await readGeneration(workspace, generation);
     if (table) earlier.push(table);
   }
   return [...earlier, present].toReversed().map((table) => ({

@@ -9,7 +9,7 @@
 // - What fails before the commit mark is undone before the error is thrown on.
 
 import { type DeviceTable, findDevice, lockWorkspace, makeWorkspace, withDevices } from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, settleAll } from "../errors/index.ts";
 import type { Plan } from "./action.ts";
 import { assertActiveLayersApart } from "./chain-entry.ts";
 import { commitJournal } from "./commit.ts";
@@ -56,7 +56,8 @@ export async function runStatements(work: Work, requests: readonly ActionRequest
 export async function commitImplicit(work: Work, journal: Journal): Promise<DeviceTable> {
   try {
     throwIfInterrupted(work.options.signal);
-    return await commitJournal(work.workspace, journal, work.options, work.images.lockedPaths());
+    const inHand = { open: work.images.byPath(), underWay: work.underWay };
+    return await commitJournal(work.workspace, journal, work.options, inHand);
   } catch (error) {
     const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";
     throw journal.state.commit || isInDoubt ? error : await undoAfterFailure(work, 0, error);
@@ -68,8 +69,13 @@ async function runStatement(work: Work, request: ActionRequest): Promise<void> {
   const { plan, record } = await enterStatement(work, request);
   const { journal } = work;
   if (!journal) throw new Error("a statement that was entered has a journal");
-  if (record.newFiles.length > 0) await prepareStatement(work, journal, plan, record);
-  if (!journal.state.begin.implicit) {
+  const named = record.newFiles.length > 0 ? await prepareStatement(work, journal, plan, record) : [];
+  if (journal.state.begin.implicit) {
+    work.underWay = settleAll([work.underWay, ...named]);
+    // Whoever waits for it sees a failure; until then it is not an unhandled one.
+    work.underWay.catch(() => undefined);
+  } else {
+    await settleAll(named);
     await journal.append({ type: "done", statement: record.statement }, "done");
   }
 }
@@ -181,6 +187,7 @@ async function assertDevicesFree(work: Work, devices: readonly string[]): Promis
 async function undoAfterFailure(work: Work, first: number, error: unknown): Promise<unknown> {
   const { workspace, journal } = work;
   if (!journal) return error;
+  await Promise.allSettled([work.underWay]);
   const { implicit, onError } = journal.state.begin;
   const aborts = implicit || onError === "abort";
   try {

@@ -33,7 +33,7 @@ import {
 export async function finishCommit(workspace: Workspace, journal: Journal): Promise<DeviceTable> {
   const { commit } = journal.state;
   if (!commit) throw new Error("finishCommit needs a commit mark");
-  let table = await readTable(workspace);
+  const table = await readTable(workspace);
   if (table.generation < commit.generation - 1) {
     throw new ImgtxError(
       "E_JOURNAL",
@@ -47,11 +47,11 @@ export async function finishCommit(workspace: Workspace, journal: Journal): Prom
   if (table.generation === commit.generation - 1) {
     const next = nextTable(table, journal.state, commit);
     await writeNextGeneration(workspace, closingTable(table, journal.state), next);
-    table = next;
-  } else {
-    // Found moved, by a process that died before it knew the move to be durable: the journal must not go first.
-    await flushTableName(workspace);
+    await journal.retire();
+    return next;
   }
+  // Found moved, by a process that died before it knew the move to be durable: the journal must not go first.
+  await flushTableName(workspace);
   if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
   await journal.retire();
   return table;
@@ -74,7 +74,7 @@ export function nextTable(table: DeviceTable, state: TransactionState, commit: C
  * The present table as it goes into the history: the chains that the transaction leaves carry the
  * fingerprints that they had last, since that is what a rollback must find again.
  */
-function closingTable(table: DeviceTable, state: TransactionState): DeviceTable {
+export function closingTable(table: DeviceTable, state: TransactionState): DeviceTable {
   const last = new Map<string, WatchedImage>();
   for (const { plan } of liveStatements(state)) {
     for (const watched of plan.watched) {

@@ -8,13 +8,14 @@
 import { posix } from "node:path";
 import { canonicalPath } from "../device/index.ts";
 import { type Chain, holdImages, openChain, parseImageFormat } from "../format/index.ts";
-import type { LockWaiting, Storage } from "../storage/index.ts";
+import type { LockWaiting, Storage, StorageFile } from "../storage/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 
 export class OpenedImages {
   readonly #storage: Storage;
   readonly #gate: { readonly workspaceRoot: string; readonly currentFolder: string };
   readonly #chains: { chain: Chain; device: string }[] = [];
+  readonly #made = new Map<string, StorageFile>();
   /** Real paths of folders. */
   readonly #folders = new Map<string, string>();
   #unlockedFrom = 0;
@@ -56,14 +57,22 @@ export class OpenedImages {
     this.#unlockedFrom = this.#chains.length;
   }
 
-  /** Paths of the images that are open and locked. */
-  lockedPaths(): ReadonlySet<string> {
-    const locked = this.#chains.slice(0, this.#unlockedFrom);
-    return new Set(
-      locked.flatMap(({ chain }) =>
-        chain.links.flatMap(({ path, dataFile }) => (dataFile ? [path, dataFile.path] : [path])),
-      ),
-    );
+  /** Keeps a file that the command made, which has its final name now. */
+  keepMade(path: string, file: StorageFile): void {
+    this.#made.set(path, file);
+  }
+
+  /** Every image that is open, by path. */
+  byPath(): ReadonlyMap<string, { file: StorageFile; isLocked: boolean }> {
+    const open = new Map<string, { file: StorageFile; isLocked: boolean }>();
+    for (const [path, file] of this.#made) open.set(path, { file, isLocked: false });
+    for (const { chain } of this.#chains.slice(0, this.#unlockedFrom)) {
+      for (const { path, file, dataFile } of chain.links) {
+        open.set(path, { file, isLocked: true });
+        if (dataFile) open.set(dataFile.path, { file: dataFile.file, isLocked: true });
+      }
+    }
+    return open;
   }
 
   /** How many chains are open: a moment to go back to. */
@@ -79,6 +88,8 @@ export class OpenedImages {
 
   async close(): Promise<void> {
     await this.closeSince(0);
+    for (const file of this.#made.values()) await file.close();
+    this.#made.clear();
   }
 
   async #withCanonicalPaths(chain: Chain): Promise<Chain> {

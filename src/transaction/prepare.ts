@@ -14,12 +14,13 @@ import type { Plan } from "./action.ts";
 import type { Journal, NewFile, PlanRecord, PreparedFile } from "./journal/index.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
+/** Returns when the files have their names; what it returns settles when the names are durable. */
 export async function prepareStatement(
   work: Work,
   journal: Journal,
   plan: Plan,
   record: PlanRecord,
-): Promise<void> {
+): Promise<readonly Promise<void>[]> {
   const { storage } = work.workspace;
   const files: StorageFile[] = [];
   try {
@@ -44,13 +45,16 @@ export async function prepareStatement(
       journal.append({ type: "prepared", statement: record.statement, files: prepared }, "prepared"),
     ]);
     for (const { staging, path } of record.newFiles) await moveIntoPlace(work, record, staging, path);
-    const folders = new Set(record.newFiles.map(({ path }) => posix.dirname(path)));
-    await settleAll(
-      [...folders].map(async (folder) => await storage.flushFolder(folder, "new image's name")),
-    );
-  } finally {
+  } catch (error) {
     for (const file of files) await file.close();
+    throw error;
   }
+  files.forEach((file, index) => {
+    const newFile = record.newFiles[index];
+    if (newFile) work.images.keepMade(newFile.path, file);
+  });
+  const folders = new Set(record.newFiles.map(({ path }) => posix.dirname(path)));
+  return [...folders].map((folder) => storage.flushFolder(folder, "new image's name"));
 }
 
 async function fingerprints(record: PlanRecord, files: readonly StorageFile[]): Promise<PreparedFile[]> {

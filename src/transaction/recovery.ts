@@ -9,6 +9,7 @@
 
 import {
   type DeviceTable,
+  discardNextGeneration,
   isOwnerAlive,
   flushTableName,
   isViewPresent,
@@ -146,6 +147,7 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   if (mustGo) {
     if (state.aborting) await journal.secure();
     await undoStatements(workspace, state.statements);
+    await discardNextGeneration(workspace, await readTable(workspace));
     await journal.retire();
     return {
       transaction: id,
@@ -231,8 +233,9 @@ async function openUnlessBusy(workspace: Workspace, id: string): Promise<Journal
  * a power cut can bring it back; and damage to its commit mark must not undo what the table rests on.
  */
 async function isInHistory(workspace: Workspace, id: string): Promise<boolean> {
-  if ((await readTable(workspace)).transaction === id) return true;
-  for (const generation of await listHistory(workspace)) {
+  const present = await readTable(workspace);
+  if (present.transaction === id) return true;
+  for (const generation of await listHistory(workspace, present)) {
     if ((await readGeneration(workspace, generation))?.transaction === id) return true;
   }
   return false;

@@ -95,7 +95,7 @@ export async function runActions(
     currentFolder: session.currentFolder,
   });
   const id = journal?.id ?? workspace.storage.host.randomName();
-  const work: Work = { workspace, options, images, id, journal };
+  const work: Work = { workspace, options, images, id, journal, underWay: Promise.resolve() };
   try {
     if (options.dryRun) return await dryRun(work, requests, journal);
     const first = journal?.state.statements.length ?? 0;

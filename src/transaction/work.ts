@@ -14,6 +14,8 @@ export interface Work {
   readonly id: string;
   /** Undefined until an implicit transaction has its first plan. */
   journal: Journal | undefined;
+  /** What has to be durable before the commit mark, and that nobody has waited for yet. */
+  underWay: Promise<void>;
 }
 
 /** The committed table with the changes of the work's transaction on top. */

@@ -9,7 +9,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 
 const [, , bundle] = process.argv;
-const { loadBundle } = createRequire(import.meta.url)("../../bin/load-bundle.js");
+const { loadBundle } = createRequire(import.meta.url)("../../bin/imgtx.js");
 const { script, exports } = loadBundle(bundle);
 
 const folder = mkdtempSync(`${tmpdir()}/imgtx-warm-up-`);

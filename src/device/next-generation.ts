@@ -1,0 +1,64 @@
+// From one generation to the next: the table's contents, its history and its view, in three steps with the
+// commit mark between the first and the last.
+//
+// Invariants
+// - The first step takes all the space on the disk that the move needs, where nobody looks. The others rename.
+// - Each step may be repeated, whatever a crash left of it, as long as the table has not moved.
+// - The caller holds the workspace lock.
+
+import { settleAll } from "../errors/index.ts";
+import { type DeviceTable, encodeTable } from "./device-table.ts";
+import { moveOver, removeBeside, writeBeside } from "./replace-file.ts";
+import { buildView, discardView, flipView } from "./view.ts";
+import { FILE_MODE, historyPath, pathsOf, type Workspace } from "./workspace.ts";
+
+/** All three. */
+export async function writeNextGeneration(
+  workspace: Workspace,
+  closing: DeviceTable,
+  next: DeviceTable,
+): Promise<void> {
+  await stageGeneration(workspace, closing, next);
+  // The history first: once the table has moved nobody knows any more what it was before.
+  await keepGeneration(workspace, closing);
+  await moveToGeneration(workspace, next);
+}
+
+/** The contents of history and table, durable beside their names, and the view, which nobody sees yet. */
+export async function stageGeneration(
+  workspace: Workspace,
+  closing: DeviceTable,
+  next: DeviceTable,
+): Promise<void> {
+  const { storage, root } = workspace;
+  const history = historyPath(workspace, closing.generation);
+  await settleAll([
+    writeBeside(storage, history, encodeTable(root, closing), FILE_MODE, "earlier generation"),
+    writeBeside(storage, pathsOf(workspace).table, encodeTable(root, next), FILE_MODE, "next table"),
+    buildView(workspace, next),
+  ]);
+}
+
+/** The closing generation goes into the history, where it does not count until the table has moved. */
+export async function keepGeneration(workspace: Workspace, closing: DeviceTable): Promise<void> {
+  const path = historyPath(workspace, closing.generation);
+  await moveOver(workspace.storage, path, "earlier generation's name");
+}
+
+/** The table moves, and the view with it. */
+export async function moveToGeneration(workspace: Workspace, next: DeviceTable): Promise<void> {
+  await settleAll([
+    moveOver(workspace.storage, pathsOf(workspace).table, "next table's name"),
+    flipView(workspace, next.generation),
+  ]);
+}
+
+/** Takes back what the first two steps left of the generation behind this one. */
+export async function discardNextGeneration(workspace: Workspace, present: DeviceTable): Promise<void> {
+  const { storage } = workspace;
+  const history = historyPath(workspace, present.generation);
+  await removeBeside(storage, history);
+  await removeBeside(storage, pathsOf(workspace).table);
+  if (await storage.statLink(history)) await storage.removeFile(history);
+  await discardView(workspace, present.generation + 1);
+}
