@@ -128,7 +128,7 @@ function bindLibrary(name: string): LibraryFunctions {
   } catch (cause) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
-      "zstd is not available, and the image's clusters are compressed with it",
+      "zstd, which the image is compressed with, is not available here",
       {
         hint: "install libzstd (`apt install libzstd1`, `dnf install libzstd`), or run imgtx with Node 22.15 or newer",
         cause,
