@@ -38,8 +38,8 @@ export interface CompareFailure {
   readonly error: ImgtxError;
 }
 
-const CHUNK_BYTES = 1024 * 1024;
-const READS_AT_ONCE = 4;
+const CHUNK_BYTES = 2 * 1024 * 1024;
+const READS_AT_ONCE = 2;
 
 export async function compareImages(
   first: Image,

@@ -37,3 +37,7 @@ export { measureQcow2, measureRaw } from "./measure.ts";
 export type { CheckSubject } from "./open-for-check.ts";
 export { openForCheck } from "./open-for-check.ts";
 export type { SnapshotEntry } from "./qcow2/snapshot-table.ts";
+export { openForInfo } from "./open-for-info.ts";
+export { convertToExisting, convertToNew } from "./convert.ts";
+export type { CopyOptions } from "./copy.ts";
+export { countBytesToCopy } from "./copy.ts";

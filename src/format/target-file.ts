@@ -46,7 +46,7 @@ export async function openTargetFile(
   };
   try {
     locks = await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
-    await file.truncate(0);
+    if ((await file.stat()).sizeBytes > 0) await emptyFile(storage, file);
   } catch (error) {
     // Without the lock it is not ours: a file made here may be somebody else's already, and stays.
     if (locks !== undefined) await discard();
@@ -54,6 +54,13 @@ export async function openTargetFile(
     throw error;
   }
   return { file, path, isNew, releaseLocks: () => locks?.release(), discard };
+}
+
+async function emptyFile(storage: Storage, file: StorageFile): Promise<void> {
+  await file.truncate(0);
+  // ext4 takes what is written behind such a truncation for the replacement of a precious file, and waits for
+  // the disk when it is closed: for the first close, which is this one.
+  await (await storage.openFile(file.path, "write")).close();
 }
 
 async function openOrCreate(storage: Storage, path: string): Promise<{ file: StorageFile; isNew: boolean }> {

@@ -27,6 +27,8 @@ export interface ProgressOptions {
   /** Percent between two of qemu-img's lines. */
   readonly stepPercent: number;
   readonly totalBytes: number;
+  /** The line of 0 % is printed already. */
+  readonly isBegun?: boolean;
 }
 
 const BAR_AFTER_MS = 300;
@@ -52,7 +54,7 @@ export function startProgress(options: ProgressOptions, surroundings: Surroundin
     lastPrinted = value;
     console.print(`${lineOf(value)}\r`);
   };
-  print(0);
+  if (options.isBegun !== true) print(0);
   return {
     update(bytes) {
       doneBytes = bytes;

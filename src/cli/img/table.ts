@@ -30,6 +30,11 @@ export const IMG_TABLE: readonly ImgRow[] = [
     load: async () => (await import("./check.ts")).check,
   },
   {
+    verb: "convert",
+    summary: "copy images into a new one",
+    load: async () => (await import("./convert.ts")).convert,
+  },
+  {
     verb: "compare",
     summary: "say whether two images hold the same",
     load: async () => (await import("./compare.ts")).compare,

@@ -1,0 +1,112 @@
+// The flags of convert: read in qemu-img's order, with what excludes what.
+
+import { failure } from "./messages.ts";
+import type { ImgInput } from "./input.ts";
+import { asksForHelp, type ListedOption, parseOptionList, parseOptionLists } from "./option-list.ts";
+
+export interface ConvertFlags {
+  /** Of -O; undefined where --target-image-opts says it. */
+  readonly outputFormat: string | undefined;
+  readonly listed: readonly ListedOption[];
+  readonly asksForHelp: boolean;
+  readonly compressed: boolean;
+  readonly inKernel: boolean;
+  readonly skipCreate: boolean;
+  readonly targetIsZero: boolean;
+  readonly targetImageOpts: boolean;
+  readonly salvage: boolean;
+  readonly bitmaps: boolean;
+  readonly skipBrokenBitmaps: boolean;
+  /** Of -S; undefined where it was not given. */
+  readonly sparseBytes: number | undefined;
+  readonly atOnce: number;
+  readonly inOrder: boolean;
+  readonly bytesPerSecond: number | undefined;
+  readonly snapshot: string | undefined;
+  readonly cache: string;
+  readonly sourceCache: string;
+  readonly quiet: boolean;
+}
+
+const SECTOR_BYTES = 512;
+const SPARSE_BYTES_MAX = 16 * 1024 * 1024;
+const REQUESTS_MAX = 16;
+const REQUESTS_DEFAULT = 8;
+
+/** E_FAILED, in qemu-img's words, for values that can't be and flags that exclude each other. */
+export function readConvertFlags(input: ImgInput): ConvertFlags {
+  const lists = input.texts("-o");
+  const listed = parseOptionLists(lists);
+  const snapshot = readSnapshot(input.text("-l"));
+  const sparseBytes = readSparse(input);
+  const atOnce = readRequests(input.text("-m"));
+  const bytesPerSecond = input.sizeBytes("-r", "rate limit");
+  const targetImageOpts = input.flag("--target-image-opts");
+  const flags: ConvertFlags = {
+    outputFormat: input.text("-O") ?? (targetImageOpts ? undefined : "raw"),
+    listed,
+    asksForHelp: asksForHelp(listed),
+    compressed: input.flag("-c"),
+    inKernel: input.flag("-C"),
+    skipCreate: input.flag("-n"),
+    targetIsZero: input.flag("--target-is-zero"),
+    targetImageOpts,
+    salvage: input.flag("--salvage"),
+    bitmaps: input.flag("--bitmaps"),
+    skipBrokenBitmaps: input.flag("--skip-broken-bitmaps"),
+    sparseBytes,
+    atOnce,
+    inOrder: !input.flag("-W"),
+    bytesPerSecond: bytesPerSecond === 0 ? undefined : bytesPerSecond,
+    snapshot,
+    cache: input.text("-t") ?? "unsafe",
+    sourceCache: input.text("-T") ?? "writeback",
+    quiet: input.flag("-q"),
+  };
+  refuseCombinations(flags, lists.length > 0);
+  return flags;
+}
+
+function refuseCombinations(flags: ConvertFlags, hasOptions: boolean): void {
+  const refusals: readonly (readonly [boolean, string])[] = [
+    [flags.skipBrokenBitmaps && !flags.bitmaps, "Use of --skip-broken-bitmaps requires --bitmaps"],
+    [flags.compressed && flags.inKernel, "Cannot enable copy offloading when -c is used"],
+    [flags.sparseBytes !== undefined && flags.inKernel, "Cannot enable copy offloading when -S is used"],
+    [flags.inKernel && flags.salvage, "Cannot use copy offloading in salvaging mode"],
+    [flags.targetImageOpts && !flags.skipCreate, "--target-image-opts requires use of -n flag"],
+    [flags.skipCreate && hasOptions, "-o has no effect when skipping image creation"],
+    [flags.targetIsZero && !flags.skipCreate, "--target-is-zero requires use of -n flag"],
+  ];
+  for (const [isRefused, message] of refusals) if (isRefused) throw failure(message);
+}
+
+function readSparse(input: ImgInput): number | undefined {
+  const bytes = input.sizeBytes("-S", "buffer size for sparse output");
+  if (bytes === undefined || (bytes % SECTOR_BYTES === 0 && bytes <= SPARSE_BYTES_MAX)) return bytes;
+  throw failure(
+    `Invalid buffer size for sparse output specified. Valid sizes are multiples of ${SECTOR_BYTES} up to ` +
+      `${SPARSE_BYTES_MAX}. Select 0 to disable sparse detection (fully allocates output).`,
+  );
+}
+
+function readRequests(text: string | undefined): number {
+  if (text === undefined) return REQUESTS_DEFAULT;
+  const count = /^\s*\+?(0x[0-9a-f]+|\d+)$/i.test(text) ? Number(text) : 0;
+  if (count >= 1 && count <= REQUESTS_MAX) return count;
+  throw failure(
+    `Invalid number of coroutines. Allowed number of coroutines is between 1 and ${REQUESTS_MAX}`,
+  );
+}
+
+/** `snapshot.id=…,snapshot.name=…`, or an id or name alone. */
+function readSnapshot(text: string | undefined): string | undefined {
+  if (text === undefined || !text.startsWith("snapshot.")) return text;
+  let found: string | undefined;
+  for (const { name, value } of parseOptionList(text)) {
+    if ((name !== "snapshot.id" && name !== "snapshot.name") || value === undefined) {
+      throw failure(`Invalid parameter '${name}'\n%: Failed in parsing snapshot param '${text}'`);
+    }
+    found = value;
+  }
+  return found;
+}

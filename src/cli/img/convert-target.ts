@@ -1,0 +1,127 @@
+// What convert is to make: the plan of the new image, and what it stands on.
+
+import { ImgtxError } from "../../errors/index.ts";
+import { composeBackingPath, type ImagePlan, openImage, planImage } from "../../format/index.ts";
+import type { OpenedImage } from "../../format/index.ts";
+import type { ImgInvocation } from "./command.ts";
+import type { ConvertFlags } from "./convert-flags.ts";
+import { knownFormat } from "./create.ts";
+import { type OptionValues, readCreateOptions, toCreateOptions } from "./create-options.ts";
+import { plainName } from "./image-name.ts";
+import { explained, parseDriver } from "./images.ts";
+import { failure, wordsOf } from "./messages.ts";
+
+export interface TargetPlan {
+  readonly path: string;
+  readonly plan: ImagePlan;
+  readonly dataFilePath: string | undefined;
+  /** Nothing was said that asks for space to be taken. */
+  readonly mayBeSparse: boolean;
+  readonly backing: { readonly name: string; readonly format: string } | undefined;
+}
+
+/** E_FAILED in qemu-img's words. */
+export async function planTarget(
+  invocation: ImgInvocation,
+  flags: ConvertFlags,
+  sources: readonly OpenedImage[],
+  totalBytes: number,
+  output: string,
+): Promise<TargetPlan> {
+  const format = knownFormat(flags.outputFormat ?? "raw", "");
+  const values = new Map(readCreateOptions(format, flags.listed));
+  const backingFile = invocation.input.text("-B");
+  const backingFormat = invocation.input.text("-F");
+  if (format === "raw" && backingFile !== undefined) {
+    throw failure("Backing file not supported for file format 'raw'");
+  }
+  if (backingFile !== undefined) values.set("backing_file", backingFile);
+  if (backingFormat !== undefined) values.set("backing_fmt", backingFormat);
+  refuseOptions(flags, format, values, sources.length);
+  const options = toCreateOptions(values);
+  const path = invocation.resolve(plainName(output));
+  const { dataFileName, backingFileName } = options;
+  try {
+    const plan = await planImage({ format, virtualSizeBytes: totalBytes, options });
+    return {
+      path,
+      plan,
+      dataFilePath: dataFileName === undefined ? undefined : invocation.resolve(plainName(dataFileName)),
+      mayBeSparse: (options.preallocation ?? "off") === "off",
+      backing:
+        backingFileName === undefined
+          ? undefined
+          : { name: backingFileName, format: options.backingFormat ?? "" },
+    };
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
+    const words = wordsOf(error, invocation.names);
+    throw failure(`${output}: error while converting ${format}: ${words}`, error);
+  }
+}
+
+function refuseOptions(
+  flags: ConvertFlags,
+  format: "raw" | "qcow2",
+  values: OptionValues,
+  sourceCount: number,
+): void {
+  const hasBacking = values.has("backing_file");
+  if (sourceCount > 1 && hasBacking) {
+    throw failure(
+      "Having a backing file for the target makes no sense when concatenating multiple input images",
+    );
+  }
+  if (hasBacking && !values.has("backing_fmt")) {
+    throw failure("Use of backing file requires explicit backing format");
+  }
+  if (!flags.compressed) return;
+  if (format === "raw") throw failure("Compression not supported for this file format");
+  if (values.has("data_file")) throw failure("Compression and an external data file exclude each other");
+  if ((values.get("preallocation") ?? "off") !== "off") {
+    throw failure("Compression and preallocation not supported at the same time");
+  }
+}
+
+/**
+ * How large the image is that the target will stand on; undefined where it stands alone. It must open before
+ * anything is made.
+ */
+export async function settleBacking(
+  invocation: ImgInvocation,
+  flags: ConvertFlags,
+  target: TargetPlan | undefined,
+  output: string,
+  sourceCount: number,
+): Promise<number | undefined> {
+  const given = invocation.input.text("-B");
+  if (target === undefined) {
+    if (given === undefined) return undefined;
+    if (flags.targetIsZero) {
+      throw failure("Cannot use --target-is-zero when the destination image has a backing file");
+    }
+    if (sourceCount > 1) {
+      throw failure(
+        "Having a backing file for the target makes no sense when concatenating multiple input images",
+      );
+    }
+    // Its size is not known, and nothing is left out behind its end.
+    return Number.MAX_SAFE_INTEGER;
+  }
+  const { backing, path } = target;
+  if (backing === undefined) return undefined;
+  const { context, allowPaths } = invocation;
+  const image = await explained(invocation, output, async () => {
+    try {
+      return await openImage(context.storage, composeBackingPath(path, plainName(backing.name)), {
+        format: parseDriver(backing.format),
+        gate: { allowPaths, currentFolder: context.cwd },
+      });
+    } catch (error) {
+      if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
+      throw error.reworded(`Could not open backing file: ${error.message}`);
+    }
+  });
+  await image.close();
+  return image.virtualSizeBytes;
+}

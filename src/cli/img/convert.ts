@@ -1,0 +1,225 @@
+// imgtx img convert
+
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  convertToExisting,
+  convertToNew,
+  countBytesToCopy,
+  type CopyOptions,
+  type OpenedImage,
+} from "../../format/index.ts";
+import type { ImgCommand, ImgInvocation } from "./command.ts";
+import { CONVERT_DEFINITION } from "./convert-definition.ts";
+import { type ConvertFlags, readConvertFlags } from "./convert-flags.ts";
+import { planTarget, settleBacking, type TargetPlan } from "./convert-target.ts";
+import { knownFormat } from "./create.ts";
+import { drawOptionHelp } from "./create-options.ts";
+import { parseImageName } from "./image-name.ts";
+import { explained, lockWaiting, openSource, parseDriver, sourceOptions } from "./images.ts";
+import { failure, wordsOf } from "./messages.ts";
+import { isCacheMode } from "./options.ts";
+import { type Progress, startProgress } from "./progress.ts";
+import { makeThrottle } from "./throttle.ts";
+
+const SPARSE_BYTES_DEFAULT = 4096;
+
+export const convert: ImgCommand = {
+  kind: "img",
+  definition: CONVERT_DEFINITION,
+  async execute(invocation) {
+    const { input, console } = invocation;
+    const flags = readConvertFlags(input);
+    const filenames = input.operands.slice(0, -1);
+    const output = input.operands.length > 1 ? input.operands.at(-1) : undefined;
+    if (flags.asksForHelp) {
+      console.print(drawOptionHelp(knownFormat(flags.outputFormat ?? "raw", ""), output !== undefined));
+      return 0;
+    }
+    if (output === undefined) throw failure("Must specify image file name");
+    if (!isCacheMode(flags.sourceCache)) throw failure(`Invalid source cache option: ${flags.sourceCache}`);
+    const asked = input.flag("-p") && !flags.quiet;
+    // qemu-img shows the start before it opens anything, and the end of the line after any error.
+    if (asked && invocation.program === "qemu-img") console.print("    (0.00/100%)\r");
+    const conversion = new Conversion(invocation, flags, output, asked);
+    try {
+      await conversion.run(filenames);
+    } finally {
+      conversion.stop();
+    }
+    return 0;
+  },
+};
+
+class Conversion {
+  readonly #invocation: ImgInvocation;
+  readonly #flags: ConvertFlags;
+  readonly #output: string;
+  readonly #asked: boolean;
+  #progress: Progress | undefined;
+
+  constructor(invocation: ImgInvocation, flags: ConvertFlags, output: string, asked: boolean) {
+    this.#invocation = invocation;
+    this.#flags = flags;
+    this.#output = output;
+    this.#asked = asked;
+  }
+
+  async run(filenames: readonly string[]): Promise<void> {
+    const sources: OpenedImage[] = [];
+    try {
+      for (const filename of filenames) sources.push(await this.#openSource(filename, filenames.length));
+      await this.#convert(sources);
+    } finally {
+      await Promise.all(sources.map((source) => source.close()));
+    }
+  }
+
+  stop(): void {
+    if (this.#progress !== undefined) this.#progress.stop();
+    else if (this.#asked) this.#invocation.console.print("\n");
+  }
+
+  async #openSource(filename: string, count: number): Promise<OpenedImage> {
+    const options = sourceOptions(this.#invocation);
+    const { snapshot } = this.#flags;
+    if (snapshot === undefined) return openSource(this.#invocation, filename, options);
+    // That the image can be opened at all comes first, as in qemu-img.
+    await (await openSource(this.#invocation, filename, options)).close();
+    if (count > 1) throw failure("No support for concatenating multiple snapshot");
+    try {
+      return await openSource(this.#invocation, filename, { ...options, snapshot });
+    } catch (error) {
+      if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
+      throw failure("Failed to load snapshot: Can't find snapshot", error);
+    }
+  }
+
+  async #convert(sources: readonly OpenedImage[]): Promise<void> {
+    const totalBytes = sources.reduce((sum, { virtualSizeBytes }) => sum + virtualSizeBytes, 0);
+    const plan = this.#flags.skipCreate
+      ? undefined
+      : await planTarget(this.#invocation, this.#flags, sources, totalBytes, this.#output);
+    const backingBytes = await settleBacking(
+      this.#invocation,
+      this.#flags,
+      plan,
+      this.#output,
+      sources.length,
+    );
+    this.#refuseBitmaps(sources, plan);
+    if (!isCacheMode(this.#flags.cache)) throw failure(`Invalid cache option: ${this.#flags.cache}`);
+    const copy = await this.#startCopy(sources, totalBytes, backingBytes);
+    try {
+      if (plan === undefined) await this.#convertToExisting(sources, copy);
+      else await this.#convertToNew(sources, plan, copy);
+    } catch (error) {
+      throw this.#worded(error);
+    }
+    this.#progress?.complete();
+  }
+
+  #refuseBitmaps(sources: readonly OpenedImage[], plan: TargetPlan | undefined): void {
+    if (!this.#flags.bitmaps) return;
+    if (sources.length > 1) throw failure("Copying bitmaps only possible with single source");
+    if (sources[0]?.format !== "qcow2") throw failure("Source lacks bitmap support");
+    const format = plan?.plan.format ?? this.#flags.outputFormat;
+    if (format === "raw") throw failure("Format driver 'raw' does not support bitmaps");
+  }
+
+  async #startCopy(
+    sources: readonly OpenedImage[],
+    totalBytes: number,
+    backingBytes: number | undefined,
+  ): Promise<Omit<CopyOptions, "clusterBytes" | "targetIsZero">> {
+    const { program, console, context, signal } = this.#invocation;
+    const { sparseBytes = SPARSE_BYTES_DEFAULT, compressed, atOnce, inOrder, inKernel } = this.#flags;
+    const request = { compressed, sparseBytes, backingBytes, atOnce, inOrder, inKernel, signal };
+    const isShown = this.#asked || (context.stderr.isTTY && program === "imgtx");
+    // Only who looks at it pays for knowing how much there is to do.
+    const copyBytes = isShown
+      ? await countBytesToCopy(sources, { ...request, clusterBytes: undefined, targetIsZero: false })
+      : totalBytes;
+    const progress = startProgress(
+      {
+        program,
+        asked: this.#asked,
+        quiet: this.#flags.quiet,
+        stepPercent: 1,
+        totalBytes: copyBytes,
+        isBegun: program === "qemu-img",
+      },
+      { ...context, console },
+    );
+    this.#progress = progress;
+    return {
+      ...request,
+      throttle: makeThrottle(this.#flags.bytesPerSecond, context.storage.host),
+      salvage: this.#flags.salvage ? { onLost: (offset, error) => this.#tellLost(offset, error) } : undefined,
+      onProgress: (doneBytes) => {
+        progress.update(doneBytes);
+      },
+    };
+  }
+
+  #tellLost(offset: number, error: ImgtxError): void {
+    const { console, names } = this.#invocation;
+    if (!this.#flags.quiet) console.warning(`error while reading offset ${offset}: ${wordsOf(error, names)}`);
+  }
+
+  async #convertToNew(
+    sources: readonly OpenedImage[],
+    target: TargetPlan,
+    copy: Omit<CopyOptions, "clusterBytes" | "targetIsZero">,
+  ): Promise<void> {
+    const { compressed, sparseBytes, salvage, bytesPerSecond } = this.#flags;
+    const mayClone =
+      !compressed &&
+      !salvage &&
+      sparseBytes === undefined &&
+      bytesPerSecond === undefined &&
+      target.mayBeSparse;
+    const warnings = await convertToNew(sources, { ...target, mayClone }, copy, this.#around());
+    for (const warning of warnings) this.#invocation.console.warning(warning);
+  }
+
+  async #convertToExisting(
+    sources: readonly OpenedImage[],
+    copy: Omit<CopyOptions, "clusterBytes" | "targetIsZero">,
+  ): Promise<void> {
+    const { outputFormat, targetImageOpts, targetIsZero } = this.#flags;
+    const name = parseImageName(this.#output, targetImageOpts);
+    if (targetImageOpts && outputFormat !== undefined) {
+      throw failure("--image-opts and --format are mutually exclusive");
+    }
+    await explained(this.#invocation, this.#output, async () => {
+      const format = parseDriver(name.format ?? outputFormat);
+      const target = { path: this.#invocation.resolve(name.file), format, isZero: targetIsZero };
+      await convertToExisting(sources, target, copy, this.#around());
+    });
+  }
+
+  #around(): Parameters<typeof convertToNew>[3] {
+    const { context, allowPaths } = this.#invocation;
+    return {
+      storage: context.storage,
+      gate: { allowPaths, currentFolder: context.cwd },
+      waiting: lockWaiting(this.#invocation),
+      durable: this.#flags.cache !== "unsafe",
+    };
+  }
+
+  /** What is no error of reading or writing is one of making the target. */
+  #worded(error: unknown): unknown {
+    if (!(error instanceof ImgtxError) || this.#flags.skipCreate) return error;
+    const { names } = this.#invocation;
+    const words = wordsOf(error, names);
+    const passes = ["E_INTERNAL", "E_INTERRUPTED", "E_TERMINATED"].includes(error.code);
+    if (passes || /^error while (reading|writing)/.test(words)) return error;
+    const format = this.#flags.outputFormat ?? "raw";
+    return new ImgtxError(error.code, `${this.#output}: error while converting ${format}: ${words}`, {
+      cause: error,
+      ...(error.hint !== undefined && { hint: error.hint }),
+      ...(error.image !== undefined && { image: error.image }),
+    });
+  }
+}
