@@ -16,9 +16,9 @@ function padded(bytes: Uint8Array, padding: number): Uint8Array {
 
 /** A frame of one block that is stored as it is: magic, descriptor, window, block header, data, checksum. */
 function frameOf(descriptor: number, headerBytes: number, checksumBytes: number): number[] {
-  const header = [0x28, 0xb5, 0x2f, 0xfd, descriptor, ...new Array<number>(headerBytes).fill(0)];
+  const header = [0x28, 0xb5, 0x2f, 0xfd, descriptor, ...Array.from({ length: headerBytes }, () => 0)];
   const block = [(3 << 3) | 1, 0, 0, 0x61, 0x62, 0x63];
-  return [...header, ...block, ...new Array<number>(checksumBytes).fill(0x77)];
+  return [...header, ...block, ...Array.from({ length: checksumBytes }, () => 0x77)];
 }
 
 describe("a deflated cluster", () => {
