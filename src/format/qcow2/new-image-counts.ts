@@ -1,0 +1,114 @@
+// The refcounts of an image that does not exist yet: which clusters it will use, each once.
+//
+// Invariant: ranges are in order, apart, and not empty. A new image has a handful of them, whatever its size,
+// so that planning one of many TiB takes no memory to speak of.
+
+import type { CountStore } from "./cluster-allocator.ts";
+
+export interface ClusterRange {
+  readonly first: number;
+  readonly count: number;
+}
+
+export class NewImageCounts implements CountStore {
+  readonly #tableClusterEntries: number;
+  readonly #blocks: (number | undefined)[] = [];
+  readonly #used: ClusterRange[] = [];
+  #tableStart: number;
+  #tableClusters: number;
+
+  /** A refcount table of one cluster, and its first block, both still to be counted. */
+  constructor(tableClusterEntries: number, tableStart: number, firstBlock: number) {
+    this.#tableClusterEntries = tableClusterEntries;
+    this.#tableStart = tableStart;
+    this.#tableClusters = 1;
+    this.#blocks.push(firstBlock);
+  }
+
+  get tableStart(): number {
+    return this.#tableStart;
+  }
+
+  get tableClusters(): number {
+    return this.#tableClusters;
+  }
+
+  get tableEntries(): number {
+    return this.#tableClusters * this.#tableClusterEntries;
+  }
+
+  get lastBlock(): number {
+    return this.#blocks.length - 1;
+  }
+
+  /** Clusters of the blocks, by their index; undefined where there is none. */
+  get blocks(): readonly (number | undefined)[] {
+    return this.#blocks;
+  }
+
+  get used(): readonly ClusterRange[] {
+    return this.#used;
+  }
+
+  hasBlock(index: number): boolean {
+    return this.#blocks[index] !== undefined;
+  }
+
+  async addBlock(index: number, cluster: number): Promise<void> {
+    while (this.#blocks.length < index) this.#blocks.push(undefined);
+    this.#blocks[index] = cluster;
+  }
+
+  async findFree(first: number): Promise<number> {
+    const range = this.#used[this.#search(first)];
+    return range === undefined || range.first > first ? first : range.first + range.count;
+  }
+
+  async countFree(first: number, most: number): Promise<number> {
+    const range = this.#used[this.#search(first)];
+    return range === undefined ? most : Math.min(most, Math.max(0, range.first - first));
+  }
+
+  async readCount(cluster: number): Promise<number> {
+    return (await this.findFree(cluster)) === cluster ? 0 : 1;
+  }
+
+  async change(first: number, count: number, by: 1 | -1): Promise<void> {
+    if (count === 0) return;
+    const end = first + count;
+    // With the neighbours that touch the range, so that what belongs together stays one.
+    const from = this.#search(first - 1);
+    let to = from;
+    while ((this.#used[to]?.first ?? Number.POSITIVE_INFINITY) <= end) to += 1;
+    const touched = this.#used.slice(from, to);
+    const start = Math.min(first, touched[0]?.first ?? first);
+    const last = touched.at(-1);
+    const stop = Math.max(end, last === undefined ? end : last.first + last.count);
+    const pieces =
+      by === 1
+        ? [{ first: start, count: stop - start }]
+        : [
+            { first: start, count: first - start },
+            { first: end, count: stop - end },
+          ];
+    this.#used.splice(from, to - from, ...pieces.filter((piece) => piece.count > 0));
+  }
+
+  async moveTable(start: number, clusters: number): Promise<void> {
+    this.#tableStart = start;
+    this.#tableClusters = clusters;
+  }
+
+  /** Index of the first range that ends behind the cluster. */
+  #search(cluster: number): number {
+    let low = 0;
+    let high = this.#used.length;
+    while (low < high) {
+      const middle = Math.floor((low + high) / 2);
+      const range = this.#used[middle];
+      if (range !== undefined && range.first + range.count <= cluster) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
