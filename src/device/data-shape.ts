@@ -44,6 +44,12 @@ export const isDeviceEntry = objectOf({
   format: isFormat,
   virtualSizeBytes: isCount,
   chain: listOf(
-    objectOf({ image: isText, format: isFormat, name: orNull(isText), fingerprint: isFingerprint }),
+    objectOf({
+      image: isText,
+      format: isFormat,
+      name: orNull(isText),
+      fingerprint: isFingerprint,
+      dataFile: orNull(objectOf({ image: isText, fingerprint: isFingerprint })),
+    }),
   ),
 });

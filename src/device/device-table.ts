@@ -18,6 +18,8 @@ export interface ChainEntry {
   /** The backing file name that the overlay above stores for this image; null for the active layer. */
   readonly name: string | null;
   readonly fingerprint: Fingerprint;
+  /** Its external data file; null where it has none. */
+  readonly dataFile: { readonly image: string; readonly fingerprint: Fingerprint } | null;
 }
 
 export interface DeviceEntry {
@@ -169,7 +171,11 @@ export function mapEntryPaths(entry: DeviceEntry, map: (path: string) => string)
   return {
     ...entry,
     image: map(entry.image),
-    chain: entry.chain.map((element) => ({ ...element, image: map(element.image) })),
+    chain: entry.chain.map((element) => ({
+      ...element,
+      image: map(element.image),
+      dataFile: element.dataFile && { ...element.dataFile, image: map(element.dataFile.image) },
+    })),
   };
 }
 

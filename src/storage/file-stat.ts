@@ -18,6 +18,7 @@ export function describeStat(path: string, stats: BigIntStats): FileStat {
     inode: String(stats.ino),
     mode: Number(stats.mode & PERMISSION_BITS),
     ownerId: Number(stats.uid),
+    groupId: Number(stats.gid),
     modifiedNs: String(stats.mtimeNs),
     bornNs: birthTimesAreReal() ? String(stats.birthtimeNs) : "0",
   };

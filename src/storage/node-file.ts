@@ -10,6 +10,8 @@
 
 import {
   closeSync,
+  fchmodSync,
+  fchownSync,
   fstatSync,
   fsync as fsyncWithCallback,
   ftruncateSync,
@@ -22,7 +24,7 @@ import { promisify } from "node:util";
 import { ImgtxError } from "../errors/index.ts";
 import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { describeStat } from "./file-stat.ts";
-import type { ByteRange, FileStat, LockKind, StorageFile } from "./storage.ts";
+import type { ByteRange, FileAccess, FileStat, LockKind, StorageFile } from "./storage.ts";
 import type { SystemCalls } from "./system-calls.ts";
 import { errnoName, explainError } from "./system-error.ts";
 
@@ -97,6 +99,14 @@ export class NodeFile implements StorageFile {
   async truncate(sizeBytes: number): Promise<void> {
     this.#explained("resize", undefined, () => {
       ftruncateSync(this.#open(), sizeBytes);
+    });
+  }
+
+  async setAccess({ mode, ownerId, groupId }: FileAccess): Promise<void> {
+    this.#explained("set the owner and the permissions of", undefined, () => {
+      // The owner first: changing it clears bits of the mode.
+      fchownSync(this.#open(), ownerId, groupId);
+      fchmodSync(this.#open(), mode);
     });
   }
 

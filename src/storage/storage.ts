@@ -22,11 +22,15 @@ export interface FileStat {
   /** Permission bits, without the type: 0o600. */
   readonly mode: number;
   readonly ownerId: number;
+  readonly groupId: number;
   /** Nanoseconds since 1970. */
   readonly modifiedNs: string;
   /** Birth time in nanoseconds since 1970; "0" where the file system keeps none. */
   readonly bornNs: string;
 }
+
+/** Who may do what with a file. */
+export type FileAccess = Pick<FileStat, "mode" | "ownerId" | "groupId">;
 
 export interface ByteRange {
   readonly start: number;
@@ -45,6 +49,8 @@ export interface StorageFile {
   write(source: Uint8Array, offset: number): Promise<void>;
   /** Sets the size; what it grows by is a hole that reads as zeros. */
   truncate(sizeBytes: number): Promise<void>;
+  /** Gives the file this owner, group and permission bits, whatever the umask says. */
+  setAccess(access: FileAccess): Promise<void>;
   /**
    * Lets the disk begin with what was written, without waiting: a hint that promises nothing. Given to many
    * files before each is flushed, it makes the flushes several times faster.

@@ -9,7 +9,7 @@
 
 import type { DeviceTable } from "../device/index.ts";
 import type { Chain } from "../format/index.ts";
-import type { Storage, StorageFile } from "../storage/index.ts";
+import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
 import type { PlanRecord } from "./journal/index.ts";
 
 export interface PlanContext {
@@ -31,10 +31,12 @@ export interface PlanContext {
   canonicalPath(path: string, device: string): Promise<string>;
 }
 
-/** A file to make: its final path, and permission bits. */
+/** A file to make: its final path, its permission bits, and whom it belongs to where root makes it. */
 export interface FileToMake {
   readonly path: string;
   readonly mode: number;
+  /** Undefined: to whoever runs imgtx. */
+  readonly owner: Pick<FileStat, "ownerId" | "groupId"> | undefined;
 }
 
 export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes" | "allowPaths"> {

@@ -21,11 +21,12 @@ export function deviceEntryOf(device: string, chain: Chain): DeviceEntry {
 }
 
 export function chainEntriesOf(chain: Chain): ChainEntry[] {
-  return chain.links.map(({ path, format, name, fingerprint }) => ({
+  return chain.links.map(({ path, format, name, fingerprint, dataFile }) => ({
     image: path,
     format,
     name: name ?? null,
     fingerprint,
+    dataFile: dataFile ? { image: dataFile.path, fingerprint: dataFile.fingerprint } : null,
   }));
 }
 
@@ -73,8 +74,8 @@ export function assertUnchanged(watched: WatchedImage, now: Fingerprint, since: 
 export function assertActiveLayersApart(table: DeviceTable, changed: readonly string[]): void {
   const users = new Map<string, { device: string; depth: number }[]>();
   for (const { name, chain } of table.devices) {
-    for (const [depth, { image, fingerprint }] of chain.entries()) {
-      for (const key of identitiesOf(image, fingerprint)) {
+    for (const [depth, entry] of chain.entries()) {
+      for (const key of identitiesOf(entry)) {
         const known = users.get(key);
         if (known) known.push({ device: name, depth });
         else users.set(key, [{ device: name, depth }]);
@@ -82,8 +83,7 @@ export function assertActiveLayersApart(table: DeviceTable, changed: readonly st
     }
   }
   for (const { name: writer, image, chain } of table.devices) {
-    const [top] = chain;
-    const keys = top ? identitiesOf(image, top.fingerprint) : [];
+    const keys = chain.slice(0, 1).flatMap(identitiesOf);
     const other = keys.flatMap((key) => users.get(key) ?? []).find((user) => user.device !== writer);
     if (other) throw sharedImage({ writer, image, user: other.device, isBacking: other.depth > 0, changed });
   }
@@ -111,6 +111,10 @@ function sharedImage(shared: {
   return new ImgtxError("E_IN_USE", message, { device, image, hint });
 }
 
-function identitiesOf(image: string, { inode, bornNs }: Fingerprint): string[] {
-  return bornNs === "0" ? [image] : [image, `${inode} ${bornNs}`];
+/** Whatever tells that a file is the image or its data file. */
+function identitiesOf(entry: ChainEntry): string[] {
+  const files = entry.dataFile ? [entry, entry.dataFile] : [entry];
+  return files.flatMap(({ image, fingerprint: { inode, bornNs } }) =>
+    bornNs === "0" ? [image] : [image, `${inode} ${bornNs}`],
+  );
 }

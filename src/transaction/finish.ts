@@ -91,6 +91,10 @@ export function closingTable(table: DeviceTable, state: TransactionState): Devic
             chain: device.chain.map((entry) => ({
               ...entry,
               fingerprint: last.get(entry.image)?.fingerprint ?? entry.fingerprint,
+              dataFile: entry.dataFile && {
+                ...entry.dataFile,
+                fingerprint: last.get(entry.dataFile.image)?.fingerprint ?? entry.dataFile.fingerprint,
+              },
             })),
           }
         : device,

@@ -9,8 +9,8 @@
 import { posix } from "node:path";
 import { ImgtxError, settleAll } from "../errors/index.ts";
 import { takeFingerprint } from "../format/index.ts";
-import type { StorageFile } from "../storage/index.ts";
-import type { Plan } from "./action.ts";
+import type { Storage, StorageFile } from "../storage/index.ts";
+import type { FileToMake, Plan } from "./action.ts";
 import type { Journal, NewFile, PlanRecord, PreparedFile } from "./journal/index.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
@@ -26,10 +26,12 @@ export async function prepareStatement(
   try {
     for (const [index, newFile] of record.newFiles.entries()) {
       throwIfInterrupted(work.options.signal);
-      const { mode } = plan.filesToMake[index] ?? { mode: 0o600 };
+      const toMake = plan.filesToMake[index];
+      if (!toMake) throw new Error("each new file was planned");
       await explained(newFile, record, async () => {
-        const file = await storage.createFile(newFile.staging, mode);
+        const file = await storage.createFile(newFile.staging, toMake.mode);
         files.push(file);
+        await giveAccess(storage, file, toMake);
         await plan.fill(index, file);
       });
     }
@@ -55,6 +57,15 @@ export async function prepareStatement(
   });
   const folders = new Set(record.newFiles.map(({ path }) => posix.dirname(path)));
   return [...folders].map((folder) => storage.flushFolder(folder, "new image's name"));
+}
+
+/** Against the umask; and for root, who works on the images of others, against being the owner. */
+async function giveAccess(storage: Storage, file: StorageFile, { mode, owner }: FileToMake): Promise<void> {
+  const made = await file.stat();
+  const { ownerId, groupId } = (storage.host.userId === 0 ? owner : undefined) ?? made;
+  if (made.mode !== mode || made.ownerId !== ownerId || made.groupId !== groupId) {
+    await file.setAccess({ mode, ownerId, groupId });
+  }
 }
 
 async function fingerprints(record: PlanRecord, files: readonly StorageFile[]): Promise<PreparedFile[]> {

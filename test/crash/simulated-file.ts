@@ -83,6 +83,12 @@ export class SimulatedFile implements StorageFile {
     this.#change((path, atNs) => ({ kind: "punch", path, atNs, inode: this.#inode, ...range }));
   }
 
+  /** Not simulated: no promise rests on owners and permissions. */
+  async setAccess(): Promise<void> {
+    await this.#turn();
+    this.#checkUsable();
+  }
+
   /** Blocks are not counted here: only the size changes. */
   async allocate(range: ByteRange): Promise<void> {
     await this.#turn();

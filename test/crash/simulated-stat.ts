@@ -15,6 +15,7 @@ export function statOfInode(inode: Inode): FileStat {
     inode: String(inode.number),
     mode: inode.mode,
     ownerId: 0,
+    groupId: 0,
     modifiedNs: String(inode.modifiedNs),
     bornNs: String(inode.bornNs),
   };

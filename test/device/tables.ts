@@ -17,13 +17,14 @@ export function device(
   ...backing: readonly (readonly [name: string, image: string])[]
 ): DeviceEntry {
   const chain: ChainEntry[] = [
-    { image, format: "qcow2", name: null, fingerprint: FINGERPRINT },
+    { image, format: "qcow2", name: null, fingerprint: FINGERPRINT, dataFile: null },
     ...backing.map(
       ([stored, path]): ChainEntry => ({
         image: path,
         format: "qcow2",
         name: stored,
         fingerprint: FINGERPRINT,
+        dataFile: null,
       }),
     ),
   ];

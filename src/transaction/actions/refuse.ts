@@ -23,7 +23,7 @@ export const refuse: Action<RefuseRequest> = {
       changes: [],
       allowPaths: [],
       // The file makes the engine enter prepare; it never gets this name.
-      filesToMake: [{ path: `${context.root}/.imgtx/refused`, mode: 0o600 }],
+      filesToMake: [{ path: `${context.root}/.imgtx/refused`, mode: 0o600, owner: undefined }],
       fill: () =>
         Promise.reject(
           new ImgtxError(

@@ -3,7 +3,7 @@
 // An earlier generation is what it was only while its images are: each was fingerprinted when its
 // generation was superseded, and is compared with that. What was written since stays in its own images.
 
-import { type DeviceEntry, type DeviceTable, findDevice } from "../../device/index.ts";
+import { type ChainEntry, type DeviceEntry, type DeviceTable, findDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { describeContentChanges } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
@@ -98,13 +98,20 @@ async function reviveEntry(revive: {
   for (const [depth, was] of closing.chain.entries()) {
     const now = entry.chain[depth];
     if (!now) break;
-    const changed =
-      now.image === was.image
-        ? describeContentChanges(was.fingerprint, now.fingerprint)
-        : [`is ${now.image} now`];
-    if (changed.length > 0) obstacles.push(`${was.image} has changed: ${changed.join(", ")}`);
+    obstacles.push(...describeObstacle(was, now));
+    if (was.dataFile && now.dataFile) obstacles.push(...describeObstacle(was.dataFile, now.dataFile));
   }
   return entry;
+}
+
+type Placed = Pick<ChainEntry, "image" | "fingerprint">;
+
+function describeObstacle(was: Placed, now: Placed): string[] {
+  const changed =
+    now.image === was.image
+      ? describeContentChanges(was.fingerprint, now.fingerprint)
+      : [`is ${now.image} now`];
+  return changed.length > 0 ? [`${was.image} has changed: ${changed.join(", ")}`] : [];
 }
 
 /** The device's entry in the last generation of the stretch from wanted on in which it had this image. */

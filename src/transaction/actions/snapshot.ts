@@ -24,7 +24,7 @@ interface PlannedTarget {
   readonly after: DeviceEntry;
   /** Undefined where an existing overlay is taken. */
   readonly overlay: OverlayPlan | undefined;
-  readonly mode: number;
+  readonly toMake: FileToMake | undefined;
   readonly notes: readonly string[];
 }
 
@@ -50,7 +50,7 @@ export const snapshot: Action<SnapshotRequest> = {
       reports: planned.map((one) => reportOf(one, request)),
       changes: planned.map(({ target, after }) => ({ device: target.device, after })),
       allowPaths: [],
-      filesToMake: fresh.map(({ path, mode }): FileToMake => ({ path, mode })),
+      filesToMake: planned.flatMap(({ toMake }) => toMake ?? []),
       async fill(index, file) {
         const overlay = fresh[index]?.overlay;
         if (overlay) await writeOverlay(file, overlay);
@@ -96,7 +96,7 @@ async function planTarget(
   // As the image below, but that one may be kept read-only on purpose; the device writes to the overlay.
   const mode = (top.stat.mode & 0o666) | 0o600;
   const chain = [
-    { image: path, format: "qcow2" as const, name: null, fingerprint: NOT_MADE_YET },
+    { image: path, format: "qcow2" as const, name: null, fingerprint: NOT_MADE_YET, dataFile: null },
     ...renameTop(chainEntriesOf(below), backingName),
   ];
   return {
@@ -106,7 +106,7 @@ async function planTarget(
     chain: below,
     after: { name: device, image: path, format: "qcow2", virtualSizeBytes: overlay.virtualSizeBytes, chain },
     overlay,
-    mode,
+    toMake: { path, mode, owner: top.stat },
     notes: below.links.flatMap((link) => link.warnings),
   };
 }
@@ -140,7 +140,7 @@ async function reuseTarget(reuse: {
     chain: over,
     after: deviceEntryOf(device, over),
     overlay: undefined,
-    mode: 0,
+    toMake: undefined,
     notes: over.links.flatMap((link) => link.warnings),
   };
 }

@@ -1,8 +1,8 @@
 // The content of every device is what it was, by whatever names its chain hangs together, and QEMU opens it
 // by its own path and by devices/NAME.
 
-import { chmodSync, mkdirSync, renameSync, statSync, symlinkSync } from "node:fs";
-import { describe, expect, test } from "vitest";
+import { chmodSync, chownSync, mkdirSync, renameSync, statSync, symlinkSync } from "node:fs";
+import { describe, expect, onTestFinished, test } from "vitest";
 import { openHostImage, readHeader } from "../../helpers/guest-content.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { runWell } from "../../storage/programs.ts";
@@ -200,4 +200,22 @@ test("a new overlay has the mode of the image below, and its owner may write to 
   await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
   expect(statSync(bench.at("a1.qcow2")).mode & 0o777).toBe(0o640);
   expect(statSync(bench.at("b1.qcow2")).mode & 0o777).toBe(0o644);
+});
+
+test("it has that mode against the umask too", async () => {
+  const bench = await makeWorkbench();
+  chmodSync(bench.at("a.qcow2"), 0o660);
+  const umask = process.umask(0o077);
+  onTestFinished(() => {
+    process.umask(umask);
+  });
+  await bench.snapshot({ vda: "a1.qcow2" });
+  expect(statSync(bench.at("a1.qcow2")).mode & 0o777).toBe(0o660);
+});
+
+oracle("root").test("and belongs to whom that image belongs, where root makes it", async () => {
+  const bench = await makeWorkbench();
+  chownSync(bench.at("a.qcow2"), 1234, 2345);
+  await bench.snapshot({ vda: "a1.qcow2" });
+  expect(statSync(bench.at("a1.qcow2"))).toMatchObject({ uid: 1234, gid: 2345 });
 });

@@ -3,6 +3,7 @@
 
 import { appendFileSync, linkSync, readFileSync, symlinkSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { unpackFixture } from "../../helpers/fixtures.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { failureOf } from "../../storage/conformance.ts";
 import { makeWorkbench, type Workbench } from "../workbench.ts";
@@ -44,6 +45,15 @@ describe("an image can't become an active layer", () => {
     const failure = await failureOf(async () => await bench.add("vdx", "over-c.qcow2"));
     expect(failure).toMatchObject({ code: "E_IN_USE", device: "vdx", image: bench.at("c.qcow2") });
     expect(failure.message).toContain("active layer of 'vdc'; a write by 'vdc' would corrupt 'vdx'");
+  });
+
+  test("when it is the external data file of another device, whose writes go there", async () => {
+    const bench = await makeWorkbench();
+    await unpackFixture("data-file.qcow2", bench.root);
+    await bench.add("vdd", "data-file.qcow2");
+    const failure = await failureOf(async () => await bench.add("vdx", "data-file.bin", "raw"));
+    expect(failure).toMatchObject({ code: "E_IN_USE", device: "vdx" });
+    expect(failure.message).toContain("active layer of 'vdd'");
   });
 
   test("but devices may share a base, and take each other's old images when they are free", async () => {
