@@ -16,6 +16,7 @@ import { type Run, RunList, type RunPurpose } from "./run-list.ts";
 
 /** Reads of data in flight for one call. */
 const READS_AT_ONCE = 8;
+const SMALL_READ_BYTES = 64 * 1024;
 /** Extents in a batch, or pieces of a read that are worked on together. */
 const PIECES_MAX = 4096;
 
@@ -123,7 +124,12 @@ export class ComposedImage implements Image {
       const part = target.subarray(from, from + run.lengthBytes);
       const { hostOffset } = run;
       if (run.kind === "data" && hostOffset !== undefined) {
-        jobs.push(() => readData(this.#layer(depth), part, hostOffset));
+        const layer = this.#layer(depth);
+        // Small reads are made one by one: the disk should be at work on those that follow.
+        if (pieces.length > 1 && part.length <= SMALL_READ_BYTES) {
+          layer.dataFile.beginRead?.({ start: hostOffset, lengthBytes: part.length });
+        }
+        jobs.push(() => readData(layer, part, hostOffset));
       } else {
         part.fill(0);
       }

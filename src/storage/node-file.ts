@@ -81,6 +81,12 @@ export class NodeFile implements StorageFile {
     );
   }
 
+  beginRead(range: ByteRange): void {
+    this.#explained("begin to read", range.start, () => {
+      this.#native.optional()?.beginRead(this.#open(), range);
+    });
+  }
+
   async write(source: Uint8Array, offset: number): Promise<void> {
     const written = await this.#transfer("write to", source, offset, (start, length, position) =>
       length <= SYNC_BYTES_MAX

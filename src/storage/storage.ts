@@ -46,6 +46,11 @@ export interface StorageFile {
   stat(): Promise<FileStat>;
   /** Fills target from offset. Returns the bytes read, fewer than asked for only at the end of the file. */
   read(target: Uint8Array, offset: number): Promise<number>;
+  /**
+   * Lets the disk begin to read a range, without waiting: a hint that promises nothing. Given for many small
+   * ranges before each is read, it has the disk work on all of them at once.
+   */
+  beginRead?(range: ByteRange): void;
   write(source: Uint8Array, offset: number): Promise<void>;
   /** Sets the size; what it grows by is a hole that reads as zeros. */
   truncate(sizeBytes: number): Promise<void>;

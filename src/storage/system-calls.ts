@@ -29,6 +29,8 @@ export interface SystemCalls {
   ): Promise<number>;
   /** sync_file_range, whole file: begins to write back dirty pages. Where a file system can't, nothing happens. */
   beginWriteback(descriptor: number): void;
+  /** posix_fadvise with POSIX_FADV_WILLNEED: begins to read the range into memory. */
+  beginRead(descriptor: number, range: ByteRange): void;
   /** FICLONE: target gets all of source's blocks, shared. */
   clone(source: number, target: number): Promise<void>;
   /** FALLOC_FL_PUNCH_HOLE, keeping the size. */
@@ -83,6 +85,7 @@ const FSXATTR_BYTES = 28;
 const AT_FDCWD = -100;
 const RENAME_NOREPLACE = 1;
 const SYNC_FILE_RANGE_WRITE = 2;
+const POSIX_FADV_WILLNEED = 3;
 
 // struct flock: l_type (16 bits) at 0, l_whence (16 bits) at 2, l_start at 8, l_len at 16 (64 bits each),
 // l_pid (32 bits, must be 0 for these locks) at 24.
@@ -118,6 +121,10 @@ export function loadSystemCalls(): SystemCalls {
       // A hint: what fails here fails again, and is reported, in the flush.
       native.syncFileRange(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE);
     },
+    beginRead(descriptor, range) {
+      // A hint too.
+      native.fileAdvise(descriptor, range.start, range.lengthBytes, POSIX_FADV_WILLNEED);
+    },
     async clone(source, target) {
       await callInThread(native, "ioctl FICLONE", native.ioctl, target, FICLONE, source);
     },
@@ -136,24 +143,11 @@ export function loadSystemCalls(): SystemCalls {
         range.lengthBytes,
       );
     },
-    disableCopyOnWrite(descriptor) {
-      const flags = new Uint8Array(8);
-      const view = new DataView(flags.buffer);
-      check(native, "ioctl FS_IOC_GETFLAGS", () => native.ioctlWith(descriptor, FS_IOC_GETFLAGS, flags));
-      view.setUint32(0, (view.getUint32(0, true) | FS_NOCOW_FL) >>> 0, true);
-      check(native, "ioctl FS_IOC_SETFLAGS", () => native.ioctlWith(descriptor, FS_IOC_SETFLAGS, flags));
+    disableCopyOnWrite: (descriptor) => {
+      disableCopyOnWrite(native, descriptor);
     },
-    setExtentSizeHint(descriptor, sizeBytes) {
-      const attributes = new Uint8Array(FSXATTR_BYTES);
-      const view = new DataView(attributes.buffer);
-      check(native, "ioctl FS_IOC_FSGETXATTR", () =>
-        native.ioctlWith(descriptor, FS_IOC_FSGETXATTR, attributes),
-      );
-      view.setUint32(0, (view.getUint32(0, true) | FS_XFLAG_EXTSIZE) >>> 0, true);
-      view.setUint32(4, sizeBytes, true);
-      check(native, "ioctl FS_IOC_FSSETXATTR", () =>
-        native.ioctlWith(descriptor, FS_IOC_FSSETXATTR, attributes),
-      );
+    setExtentSizeHint: (descriptor, sizeBytes) => {
+      setExtentSizeHint(native, descriptor, sizeBytes);
     },
     renameWithoutReplacing(source, target) {
       check(native, "renameat2", () =>
@@ -181,6 +175,7 @@ interface NativeFunctions {
   readonly fallocate: NativeFunction;
   readonly renameat2: NativeFunction;
   readonly syncFileRange: NativeFunction;
+  readonly fileAdvise: NativeFunction;
   readonly errno: () => number;
 }
 
@@ -220,6 +215,7 @@ function bindNative(): NativeFunctions {
     syncFileRange: libc.func(
       "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
     ),
+    fileAdvise: libc.func("int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)"),
     errno: () => koffi.errno(),
   };
 }
@@ -255,6 +251,23 @@ async function callInThread(
 /** One for all calls: they run one after the other, and each fills it anew. */
 const FLOCK = new Uint8Array(FLOCK_BYTES);
 const FLOCK_VIEW = new DataView(FLOCK.buffer);
+
+function disableCopyOnWrite(native: NativeFunctions, descriptor: number): void {
+  const flags = new Uint8Array(8);
+  const view = new DataView(flags.buffer);
+  check(native, "ioctl FS_IOC_GETFLAGS", () => native.ioctlWith(descriptor, FS_IOC_GETFLAGS, flags));
+  view.setUint32(0, (view.getUint32(0, true) | FS_NOCOW_FL) >>> 0, true);
+  check(native, "ioctl FS_IOC_SETFLAGS", () => native.ioctlWith(descriptor, FS_IOC_SETFLAGS, flags));
+}
+
+function setExtentSizeHint(native: NativeFunctions, descriptor: number, sizeBytes: number): void {
+  const attributes = new Uint8Array(FSXATTR_BYTES);
+  const view = new DataView(attributes.buffer);
+  check(native, "ioctl FS_IOC_FSGETXATTR", () => native.ioctlWith(descriptor, FS_IOC_FSGETXATTR, attributes));
+  view.setUint32(0, (view.getUint32(0, true) | FS_XFLAG_EXTSIZE) >>> 0, true);
+  view.setUint32(4, sizeBytes, true);
+  check(native, "ioctl FS_IOC_FSSETXATTR", () => native.ioctlWith(descriptor, FS_IOC_FSSETXATTR, attributes));
+}
 
 function encodeLock(type: number, range: ByteRange): Uint8Array {
   // A length of 0 would mean "up to the end, wherever that is": never what a caller here wants.

@@ -140,6 +140,21 @@ describe("an image of layers", () => {
     expect(reads.most).toBeLessThanOrEqual(8);
   });
 
+  test("lets the disk begin with all small reads before it waits for the first", async () => {
+    const layer = layerOf("rr");
+    const calls: string[] = [];
+    const dataFile: StorageFile = {
+      ...layer.dataFile,
+      beginRead: ({ start }) => calls.push(`begin ${start}`),
+      read: (target, offset) => {
+        calls.push(`read ${offset}`);
+        return Promise.resolve(target.length);
+      },
+    };
+    await readUnits(imageOf({ ...layer, dataFile }));
+    expect(calls).toEqual(["begin 1024", "begin 0", "read 1024", "read 0"]);
+  });
+
   test("throws the error of a read when no other is under way any more", async () => {
     const reads = { underWay: 0, most: 0, done: 0 };
     const image = imageOf(layerOf("r".repeat(100), reads, 90 * UNIT));
