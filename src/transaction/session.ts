@@ -197,7 +197,7 @@ export async function makeSavepoint(
   const { workspace } = session;
   return await withJournal(workspace, id, wait, async (journal) => {
     const table = await readTable(workspace);
-    await journal.append({ type: "savepoint", name }, "savepoint");
+    await journal.appendOrTakeBack({ type: "savepoint", name }, "savepoint");
     return await describeOpen(workspace, journal, { changed: false, table });
   });
 }

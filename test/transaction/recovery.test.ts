@@ -298,6 +298,18 @@ describe("a disk that fails", () => {
     expect((await bench.session()).recovered).toEqual([]);
   });
 
+  test("when a savepoint is made leaves no savepoint behind, though its journal was written anew", async () => {
+    const bench = await makeWorkbench();
+    await bench.begin();
+    await bench.snapshot(GROUP);
+    const before = await bench.open();
+    let failures = 0;
+    const once = (call: Call) => call.purpose === "journal name" && (failures += 1) === 1;
+    const failing = bench.through(failAt(bench.storage, once, BROKEN));
+    await expect(failing.savepoint("here")).rejects.toBe(BROKEN);
+    expect(await bench.open()).toEqual(before);
+  });
+
   test("at the last record of a statement does not leave a statement without its files", async () => {
     const bench = await makeWorkbench();
     await bench.begin();

@@ -137,6 +137,28 @@ export class Journal {
     this.#state = state;
   }
 
+  /**
+   * Adds a record that stands for itself: no later step would take it back. Where its flush fails behind the
+   * moment from which others can read it, the journal is written anew without it.
+   */
+  async appendOrTakeBack(record: JournalRecord, purpose: string): Promise<void> {
+    try {
+      await this.append(record, purpose);
+    } catch (error) {
+      if (!this.#visible) throw error;
+      try {
+        await this.secure();
+      } catch (cause) {
+        if (!(error instanceof ImgtxError)) throw error;
+        throw error.reworded(`${error.message}; and then it could not be taken back`, {
+          hint: `look with \`imgtx txn show ${this.id}\` whether it is there`,
+          cause,
+        });
+      }
+      throw error;
+    }
+  }
+
   /** Whether the flush of the last record failed: it may be on the disk, though the state lacks it. */
   get isInDoubt(): boolean {
     return this.#suspect && this.#visible;
