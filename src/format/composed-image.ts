@@ -196,7 +196,7 @@ function toExtent(depth: number, run: Run): Extent {
 }
 
 /** Whether next is more of last: the layers' lists are joined here, not by what they say of themselves. */
-export function goesOn(last: Extent, next: Extent): boolean {
+function goesOn(last: Extent, next: Extent): boolean {
   return (
     last.kind === next.kind &&
     last.depth === next.depth &&

@@ -62,7 +62,7 @@ export async function openImage(storage: Storage, path: string, options: ImageOp
 }
 
 /** A reader for one image of a chain that is open. */
-export function makeLayer(link: ChainLink, cacheBytes: number = TABLE_BYTES, l1Table?: L1Table): LayerReader {
+function makeLayer(link: ChainLink, cacheBytes: number = TABLE_BYTES, l1Table?: L1Table): LayerReader {
   const { header } = link;
   return header === undefined
     ? new RawLayer(link)

@@ -6,7 +6,7 @@
 //   call at a time.
 // - decompress writes into memory of the size that it was told, whatever the frame claims.
 
-import * as zlib from "node:zlib";
+import { createRequire } from "node:module";
 import { ImgtxError } from "../errors/index.ts";
 import { loadKoffi } from "./system-calls.ts";
 
@@ -21,7 +21,8 @@ let loaded: ZstdCodec | undefined;
 
 /** E_UNSUPPORTED where there is no zstd. */
 export function loadZstd(): ZstdCodec {
-  loaded ??= fromNode(zlib) ?? loadLibzstd();
+  // Not imported: Node takes two milliseconds to load its zlib, and few commands want it.
+  loaded ??= fromNode(createRequire(import.meta.url)("node:zlib") as object) ?? loadLibzstd();
   return loaded;
 }
 
@@ -126,14 +127,10 @@ function bindLibrary(name: string): LibraryFunctions {
       errorName: library.func("const char *ZSTD_getErrorName(size_t code)"),
     };
   } catch (cause) {
-    throw new ImgtxError(
-      "E_UNSUPPORTED",
-      "zstd, which the image is compressed with, is not available here",
-      {
-        hint: "install libzstd (`apt install libzstd1`, `dnf install libzstd`), or run imgtx with Node 22.15 or newer",
-        cause,
-      },
-    );
+    throw new ImgtxError("E_UNSUPPORTED", "zstd, which the image is compressed with, is not available here", {
+      hint: "install libzstd (`apt install libzstd1`, `dnf install libzstd`), or run imgtx with Node 22.15 or newer",
+      cause,
+    });
   }
 }
 

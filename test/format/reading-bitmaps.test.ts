@@ -1,6 +1,6 @@
 // Persistent bitmaps: their list, and what they mark.
 
-import { execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -15,6 +15,14 @@ import { makeFolder } from "./temporary-folder.ts";
 
 const storage = makeNodeStorage();
 const qemu = oracle("qemu-img", "qemu-io", "qemu-nbd");
+
+function run(program: string, ...args: string[]): string {
+  return execFileSync(program, args, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+}
+
+function serve(program: string, ...args: string[]): ChildProcess {
+  return spawn(program, args, { stdio: "ignore" });
+}
 
 async function openLink(path: string) {
   const format = path.endsWith(".raw") ? "raw" : "qcow2";
@@ -35,15 +43,11 @@ async function collectRanges(path: string, name: string): Promise<ByteRange[]> {
 /** What a bitmap marks, as qemu-nbd exports it: qemu-img map calls the marked ranges no data. */
 async function askQemu(path: string, name: string): Promise<ByteRange[]> {
   const socket = `${path}.socket`;
-  const server = spawn("qemu-nbd", ["-r", "-f", "qcow2", "-B", name, "-k", socket, path], {
-    stdio: "ignore",
-  });
+  const server = serve("qemu-nbd", "-r", "-f", "qcow2", "-B", name, "-k", socket, path);
   const ended = once(server, "exit");
   for (let tries = 0; !existsSync(socket) && tries < 250; tries += 1) await sleep(20);
   const source = `driver=nbd,server.type=unix,server.path=${socket},x-dirty-bitmap=qemu:dirty-bitmap:${name}`;
-  const map = execFileSync("qemu-img", ["map", "--output=json", "--image-opts", source], {
-    encoding: "utf8",
-  });
+  const map = run("qemu-img", "map", "--output=json", "--image-opts", source);
   server.kill();
   await ended;
   return (JSON.parse(map) as { start: number; length: number; data: boolean }[])
@@ -89,17 +93,15 @@ describe("persistent bitmaps", () => {
     ["2M", 9, "5000000"],
   ] as const)("in clusters of %s, of 2^%i bytes a bit, mark what QEMU says", async (cluster, bits, size) => {
     const path = `${makeFolder()}/disk.qcow2`;
-    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-o", `cluster_size=${cluster}`, path, size]);
-    execFileSync("qemu-img", ["bitmap", "--add", "-g", `${2 ** bits}`, path, "b0"]);
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", `cluster_size=${cluster}`, path, size);
+    run("qemu-img", "bitmap", "--add", "-g", `${2 ** bits}`, path, "b0");
     const random = seededRandom(bits);
     const end = Number(size.replace("M", "")) * (size.endsWith("M") ? 2 ** 20 : 1);
     const writes = Array.from({ length: 30 }, () => {
       const offset = random.below(end / 512 - 1) * 512;
       return ["-c", `write -P 1 ${offset} ${Math.min(512 * (1 + random.below(300)), end - offset)}`];
     });
-    execFileSync("qemu-io", [...writes.flat(), "-c", `write -P 1 ${end - 512} 512`, path], {
-      stdio: "ignore",
-    });
+    run("qemu-io", ...writes.flat(), "-c", `write -P 1 ${end - 512} 512`, path);
     const marked = await collectRanges(path, "b0");
     expect(marked.length).toBeGreaterThan(3);
     expect(marked).toEqual(await askQemu(path, "b0"));
@@ -107,9 +109,9 @@ describe("persistent bitmaps", () => {
 
   qemu.test("mark all where their clusters are said to be all ones", async () => {
     const path = `${makeFolder()}/disk.qcow2`;
-    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", path, "5M"]);
-    execFileSync("qemu-img", ["bitmap", "--add", "-g", "512", path, "b0"]);
-    execFileSync("qemu-io", ["-c", "write -P 1 0 5M", path], { stdio: "ignore" });
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=512", path, "5M");
+    run("qemu-img", "bitmap", "--add", "-g", "512", path, "b0");
+    run("qemu-io", "-c", "write -P 1 0 5M", path);
     expect(await collectRanges(path, "b0")).toEqual([{ start: 0, lengthBytes: 5 * 2 ** 20 }]);
   });
 });

@@ -19,6 +19,11 @@ function run(program: string, ...args: string[]): string {
   return execFileSync(program, args, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
 }
 
+/** Whatever its exit status is. */
+function runOn(program: string, ...args: string[]): void {
+  expect(spawnSync(program, args, { stdio: "ignore" }).error).toBeUndefined();
+}
+
 interface Row {
   readonly clusterBytes: number;
   readonly options?: string;
@@ -92,8 +97,7 @@ function write(path: string, format: string, commands: readonly string[]): void 
   const isCompressed = (command: string): boolean => command.startsWith("write -c");
   for (const part of [commands.filter(isCompressed), commands.filter((each) => !isCompressed(each))]) {
     const list = part.flatMap((each) => ["-c", each]);
-    const result = spawnSync("qemu-io", ["-d", "unmap", "-f", format, ...list, path], { stdio: "ignore" });
-    expect(result.error).toBeUndefined();
+    runOn("qemu-io", "-d", "unmap", "-f", format, ...list, path);
   }
   if (format === "qcow2") run("qemu-img", "check", "-q", path);
 }

@@ -6,7 +6,6 @@
 //   it, whatever the stream claims (CVE-2015-5162).
 // - Node's thread pool does the work, so that several clusters are decompressed at once.
 
-import { constants, inflateRaw } from "node:zlib";
 import { ImgtxError } from "../../errors/index.ts";
 
 /** What unpacks zstd: the storage layer's codec. */
@@ -74,9 +73,14 @@ export function measureZstdFrame(bytes: Uint8Array): number {
   return at;
 }
 
+// Loaded when it is first needed: it takes Node two milliseconds.
+let zlib: typeof import("node:zlib") | undefined;
+
 // Room for one byte more than a cluster, so that the end of the stream is seen without a second buffer, and a
 // stream that goes on is too long at once. Behind the stream lies padding, which zlib leaves alone.
-function inflate(stored: Uint8Array, clusterSizeBytes: number): Promise<Uint8Array> {
+async function inflate(stored: Uint8Array, clusterSizeBytes: number): Promise<Uint8Array> {
+  zlib ??= await import("node:zlib");
+  const { inflateRaw, constants } = zlib;
   const options = {
     chunkSize: clusterSizeBytes + 64,
     maxOutputLength: clusterSizeBytes,

@@ -10,7 +10,7 @@ import { type HostOffset, hostOffset } from "../../units/index.ts";
 import { OFFSET_MASK_HI, OFFSET_MASK_LO } from "./limits.ts";
 
 /** Bit 63: the refcount of the L2 table is exactly one, so it may be written in place. In hi. */
-export const L1_COPIED_HI = 0x80000000;
+const L1_COPIED_HI = 0x80000000;
 /** Bits 62 to 56, in hi. */
 export const L1_RESERVED_HI = 0x7f000000;
 /** Bits 8 to 0, in lo. */

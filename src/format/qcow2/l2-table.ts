@@ -60,8 +60,6 @@ export type L2Entry =
       readonly isCopied: boolean;
     };
 
-export const UNALLOCATED_ENTRY: L2Entry = { kind: "unallocated", zeroBits: 0 };
-
 /** 8, or 16 for extended entries. */
 export function measureL2Entry(layout: L2Layout): number {
   return layout.hasExtendedL2 ? 16 : 8;
