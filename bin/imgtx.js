@@ -32,7 +32,7 @@ function print(text) {
 async function start() {
   // Whoever waits for a lock of this process reads its name in /proc, where it would be called "node".
   process.title = [isQemuImg ? "qemu-img" : "imgtx", ...process.argv.slice(2)].join(" ");
-  const file = `${__dirname.slice(0, -"/bin".length)}/dist/imgtx.cjs`;
+  const file = `${__dirname.slice(0, -"/bin".length)}/dist/${needsImg() ? "imgtx-img" : "imgtx"}.cjs`;
   let bundle;
   try {
     bundle = loadBundle(file);
@@ -42,6 +42,11 @@ async function start() {
     return;
   }
   await bundle.exports.launch({ writeDirectly: writeSync, isTerminal });
+}
+
+/** A bundle of its own has the commands of img, so that no other command pays for them. */
+function needsImg() {
+  return isQemuImg || process.argv.some((word) => word === "img" || word === "completion");
 }
 
 /**

@@ -1,6 +1,11 @@
-// Bundles the command line into dist/imgtx.cjs, and keeps V8's compiled code of it beside it.
+// Bundles the command line, and keeps V8's compiled code of it beside it:
 //
-// One file, since finding and linking a dozen ES modules takes longer than running most commands; each
+// - dist/imgtx.cjs: all but the commands of img. Loading it is most of what a command takes, so what few
+//   commands need is left out of it.
+// - dist/imgtx-img.cjs: everything. bin/imgtx.js says when it is needed.
+// - dist/PACKAGE.cjs: packages that are loaded when they are needed.
+//
+// One file each, since finding and linking a dozen ES modules takes longer than running most commands; each
 // command's modules are still evaluated only when it is called. Names and line breaks are kept, so that a
 // stack trace from a user can be read. koffi stays outside: it finds its native part beside itself.
 //
@@ -29,27 +34,60 @@ const withoutSubprograms = {
   },
 };
 
+const PACKAGES_APART = ["chalk", "fs-extra", "ora"];
+
+const withPackagesApart = {
+  name: "with-packages-apart",
+  setup(build) {
+    build.onResolve({ filter: new RegExp(`^(${PACKAGES_APART.join("|")})$`) }, ({ path, kind }) =>
+      kind === "entry-point" ? undefined : { path: `./${path}.cjs`, external: true },
+    );
+  },
+};
+
+// Type-checked and tested with them; here their loading fails, which the launcher never lets happen.
+const withoutImg = {
+  name: "without-img",
+  setup(build) {
+    build.onResolve({ filter: /^(\.\/img|\.)\/[a-z-]+\.ts$/ }, ({ kind, path, importer }) =>
+      kind === "dynamic-import" && (path.startsWith("./img/") || importer.endsWith("/src/cli/img/table.ts"))
+        ? { path, namespace: "img" }
+        : undefined,
+    );
+    build.onLoad({ filter: /.*/, namespace: "img" }, ({ path }) => ({
+      contents: `throw new Error("${path} is in the bundle with the commands of img alone");`,
+    }));
+  },
+};
+
 const target = resolve(process.argv[2] ?? `${root}/dist`);
 const fresh = `${target}.new-${process.pid}`;
-await build({
-  absWorkingDir: root,
-  entryPoints: { imgtx: "src/cli/launch.ts" },
-  outdir: fresh,
-  outExtension: { ".js": ".cjs" },
-  bundle: true,
-  format: "cjs",
-  platform: "node",
-  target: "node20",
-  external: ["koffi"],
-  legalComments: "none",
-  // Code that runs from a vm.Script has no import(): it becomes require().
-  supported: { "dynamic-import": false },
-  // The launcher reads the file byte by byte as characters.
-  charset: "ascii",
-  define: { IMGTX_VERSION: JSON.stringify(version), "import.meta.url": "__filename" },
-  plugins: [withoutSubprograms],
-  logLevel: "warning",
-});
+
+async function bundle(entryPoints, plugins) {
+  await build({
+    absWorkingDir: root,
+    entryPoints,
+    outdir: fresh,
+    outExtension: { ".js": ".cjs" },
+    bundle: true,
+    format: "cjs",
+    platform: "node",
+    target: "node20",
+    external: ["koffi"],
+    legalComments: "none",
+    // Code that runs from a vm.Script has no import(): it becomes require().
+    supported: { "dynamic-import": false },
+    // The launcher reads the file byte by byte as characters.
+    charset: "ascii",
+    define: { IMGTX_VERSION: JSON.stringify(version), "import.meta.url": "__filename" },
+    plugins: [withoutSubprograms, ...plugins],
+    logLevel: "warning",
+  });
+}
+
+await bundle(Object.fromEntries(PACKAGES_APART.map((name) => [name, name])), []);
+await bundle({ imgtx: "src/cli/launch.ts" }, [withPackagesApart, withoutImg]);
+await bundle({ "imgtx-img": "src/cli/launch.ts" }, [withPackagesApart]);
 
 if (existsSync(target)) {
   const old = `${target}.old-${process.pid}`;
@@ -59,6 +97,8 @@ if (existsSync(target)) {
 } else {
   renameSync(fresh, target);
 }
-execFileSync(process.execPath, [`${root}/test/tooling/warm-up.mjs`, `${target}/imgtx.cjs`], {
-  stdio: "inherit",
-});
+for (const name of ["imgtx", "imgtx-img"]) {
+  execFileSync(process.execPath, [`${root}/test/tooling/warm-up.mjs`, `${target}/${name}.cjs`], {
+    stdio: "inherit",
+  });
+}

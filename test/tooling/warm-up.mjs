@@ -1,4 +1,4 @@
-// Keeps V8's compiled code of the bundle beside it, as FILE.cache: runs what commands usually run, in a
+// Keeps V8's compiled code of a bundle beside it, as FILE.cache: runs what commands usually run, in a
 // workspace of its own, and takes what V8 has compiled by then. It belongs to the Node that runs this; the
 // launcher of another Node goes without.
 //
@@ -8,6 +8,29 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 
+const OF_DEVICES = [
+  ["device add vda base.raw --format raw", 0],
+  ["snapshot vda one.qcow2", 0],
+  ["snapshot-group vda=two.qcow2 --json", 0],
+  ["device list", 0],
+  ["txn begin", 0],
+  ["snapshot vda three.qcow2", 0],
+  ["txn status", 0],
+  ["txn commit", 0],
+  ["history", 0],
+  ["snapshot vda two.qcow2", 14],
+];
+
+const OF_IMG = [
+  ["img create -f qcow2 -b base.raw -F raw one.qcow2", 0],
+  ["img info one.qcow2", 0],
+  ["img info --output=json base.raw", 0],
+  ["img check one.qcow2", 0],
+  ["img map --output=json one.qcow2", 0],
+  ["img convert -O raw one.qcow2 two.raw", 0],
+  ["img compare one.qcow2 two.raw", 0],
+];
+
 const [, , bundle] = process.argv;
 const { loadBundle } = createRequire(import.meta.url)("../../bin/imgtx.js");
 const { script, exports } = loadBundle(bundle);
@@ -16,21 +39,9 @@ const folder = mkdtempSync(`${tmpdir()}/imgtx-warm-up-`);
 try {
   writeFileSync(`${folder}/base.raw`, "");
   truncateSync(`${folder}/base.raw`, 2 ** 20);
-  for (const line of [
-    "device add vda base.raw --format raw",
-    "snapshot vda one.qcow2",
-    "snapshot-group vda=two.qcow2 --json",
-    "device list",
-    "txn begin",
-    "snapshot vda three.qcow2",
-    "txn status",
-    "txn commit",
-    "history",
-    "snapshot vda two.qcow2",
-  ]) {
+  for (const [line, expected] of bundle.endsWith("-img.cjs") ? OF_IMG : OF_DEVICES) {
     const status = await exports.run(line.split(" "), quietContext());
-    if (status !== (line.endsWith(" two.qcow2") ? 14 : 0))
-      throw new Error(`imgtx ${line}: exit status ${status}`);
+    if (status !== expected) throw new Error(`imgtx ${line}: exit status ${status}`);
   }
   writeFileSync(`${bundle}.cache`, script.createCachedData());
 } finally {
