@@ -41,3 +41,4 @@ export { openForInfo } from "./open-for-info.ts";
 export { convertToExisting, convertToNew } from "./convert.ts";
 export type { CopyOptions } from "./copy.ts";
 export { countBytesToCopy } from "./copy.ts";
+export { SliceImage } from "./slice-image.ts";

@@ -35,6 +35,11 @@ export const IMG_TABLE: readonly ImgRow[] = [
     load: async () => (await import("./convert.ts")).convert,
   },
   {
+    verb: "dd",
+    summary: "copy a part of an image",
+    load: async () => (await import("./dd.ts")).dd,
+  },
+  {
     verb: "compare",
     summary: "say whether two images hold the same",
     load: async () => (await import("./compare.ts")).compare,
