@@ -1,5 +1,5 @@
-// The real process, killed at each system call of a group snapshot of two devices. `npm run torture` does
-// it for every scenario, and lets each call fail.
+// The real process: killed at each system call of a group snapshot of two devices, and with calls of a smaller
+// one that fail, for as long as half a minute. `npm run torture` does both for every scenario, to their end.
 
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
@@ -24,6 +24,22 @@ describe("a real process", () => {
       });
       expect(report.violations.map(describeViolation)).toEqual([]);
       expect(report.figures.kills).toBeGreaterThan(20);
+      expect(report.figures.missed).toBe(0);
+    },
+    180_000,
+  );
+
+  strace.test(
+    "that sees a call fail undoes all, or says that it is committed, and its status is right",
+    async () => {
+      const report = await tryProcess(findScenario("snapshot-group of 1"), {
+        program,
+        kinds: ["EIO", "ENOSPC"],
+        deadline: Date.now() + 30_000,
+        askQemu: true,
+      });
+      expect(report.violations.map(describeViolation)).toEqual([]);
+      expect(report.figures.errors).toBeGreaterThan(5);
       expect(report.figures.missed).toBe(0);
     },
     180_000,
