@@ -39,7 +39,7 @@ export class Qcow2Layer implements LayerReader {
   readonly format: ImageFormat = "qcow2";
   readonly virtualSizeBytes: number;
   readonly dataFile: StorageFile;
-  readonly tables: TableCache;
+  readonly #tables: TableCache;
   readonly #link: Qcow2Link;
   readonly #l1: L1Table;
   readonly #scanner: L2Scanner;
@@ -57,7 +57,7 @@ export class Qcow2Layer implements LayerReader {
     this.path = link.path;
     this.virtualSizeBytes = link.virtualSizeBytes;
     this.dataFile = link.dataFile?.file ?? link.file;
-    this.tables = new TableCache(link.file, options.cacheBytes);
+    this.#tables = new TableCache(link.file, options.cacheBytes);
     this.#link = link;
     this.#l1 = options.l1Table ?? { fileOffset: header.l1TableOffset, entries: header.l1Size };
     this.#clusterBytes = header.clusterSizeBytes;
@@ -108,7 +108,7 @@ export class Qcow2Layer implements LayerReader {
     const firstIndex = Math.floor(index / perSlice) * perSlice;
     const count = Math.min(perSlice, this.#l1.entries - firstIndex);
     const l1Offset = this.#l1.fileOffset + firstIndex * TABLE_ENTRY_BYTES;
-    const l1 = this.tables.find(l1Offset) ?? (await this.tables.load(l1Offset, count * TABLE_ENTRY_BYTES));
+    const l1 = this.#tables.find(l1Offset) ?? (await this.#tables.load(l1Offset, count * TABLE_ENTRY_BYTES));
     const empty = countEmpty(l1, index - firstIndex);
     if (empty > 0) {
       const reached = Math.min(end, (index + empty) * this.#tableSpan);
@@ -118,7 +118,7 @@ export class Qcow2Layer implements LayerReader {
     const l2Offset = this.#decodeL1(l1, index - firstIndex, l1Offset, index);
     const slice = this.#placeSlice(l2Offset, index * this.#tableSpan, at, end);
     const halves =
-      this.tables.find(slice.fileOffset) ?? (await this.tables.load(slice.fileOffset, slice.lengthBytes));
+      this.#tables.find(slice.fileOffset) ?? (await this.#tables.load(slice.fileOffset, slice.lengthBytes));
     return this.#scanner.scan({ ...slice, halves }, runs, purpose);
   }
 

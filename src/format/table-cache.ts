@@ -4,7 +4,7 @@
 // - Memory is bounded by what the constructor was given, but never below one slice.
 // - What lies behind the end of the file reads as zeros: a last cluster may be cut short. That a table begins
 //   inside the file is checked before it is asked for here.
-// - Whoever writes a table tells it (forget), or it goes stale.
+// - For images that nobody writes to: a slice is read once, and kept as it was.
 
 import type { StorageFile } from "../storage/index.ts";
 import { toHalves } from "./qcow2/l2-table.ts";
@@ -40,29 +40,24 @@ export class TableCache {
     const count = await this.#file.read(bytes, offset);
     if (count < lengthBytes) bytes.fill(0, count);
     const halves = toHalves(bytes);
-    this.forget(offset);
+    this.#forget(offset);
     this.#slices.set(offset, halves);
     this.#usedBytes += lengthBytes;
     this.#shrink(offset);
     return halves;
   }
 
-  forget(offset: number): void {
+  #forget(offset: number): void {
     const slice = this.#slices.get(offset);
     if (slice === undefined) return;
     this.#usedBytes -= slice.byteLength;
     this.#slices.delete(offset);
   }
 
-  forgetAll(): void {
-    this.#slices.clear();
-    this.#usedBytes = 0;
-  }
-
   #shrink(keep: number): void {
     for (const offset of this.#slices.keys()) {
       if (this.#usedBytes <= this.#capacityBytes) return;
-      if (offset !== keep) this.forget(offset);
+      if (offset !== keep) this.#forget(offset);
     }
   }
 }
