@@ -98,46 +98,52 @@ async function openNewQcow2(
   own: TargetFile,
   around: ConvertSurroundings,
 ): Promise<WritableImage> {
-  throw new ImgtxError("E_UNSUPPORTED", "no writer yet", { image: path + own.path + around.gate.allowPaths.join() });
+  throw new ImgtxError("E_UNSUPPORTED", "no writer yet", {
+    image: path + own.path + around.gate.allowPaths.join(),
+  });
 }
 
 export interface ExistingTarget {
   readonly path: string;
   /** Undefined: recognised. */
   readonly format: ImageFormat | undefined;
-  /** The caller says that it reads as zeros. */
-  readonly isZero: boolean;
 }
 
-/** Into an image that is there, as `-n` does. E_FAILED where it is smaller than what is to be copied. */
-export async function convertToExisting(
-  sources: readonly Image[],
-  target: ExistingTarget,
-  copy: CopyRequest,
-  around: ConvertSurroundings,
-): Promise<void> {
-  const opened = await openExisting(target, around);
-  try {
-    const totalBytes = sources.reduce((sum, { virtualSizeBytes }) => sum + virtualSizeBytes, 0);
-    if (opened.image.virtualSizeBytes < totalBytes) {
-      throw new ImgtxError("E_FAILED", "output file is smaller than input file", { image: target.path });
-    }
-    const { image, clusterBytes } = opened;
-    await copyImages(sources, image, { ...copy, clusterBytes, targetIsZero: target.isZero });
-    if (around.durable) await image.flush("converted-image");
-  } finally {
-    await opened.close();
-  }
-}
-
-interface OpenedTarget {
+/** An image that is there, open for writing and locked. */
+export interface OpenedTarget {
   readonly image: WritableImage;
+  /** Undefined for raw. */
   readonly clusterBytes: number | undefined;
   close(): Promise<void>;
 }
 
-async function openExisting(target: ExistingTarget, around: ConvertSurroundings): Promise<OpenedTarget> {
-  const { storage, waiting } = around;
+/**
+ * Copies into an image that is there, as `-n` does, and closes it. E_FAILED where it is smaller than what is
+ * to be copied.
+ */
+export async function convertToExisting(
+  sources: readonly Image[],
+  target: OpenedTarget,
+  copy: Omit<CopyOptions, "clusterBytes">,
+  { durable }: Pick<ConvertSurroundings, "durable">,
+): Promise<void> {
+  const { image, clusterBytes } = target;
+  try {
+    const totalBytes = sources.reduce((sum, { virtualSizeBytes }) => sum + virtualSizeBytes, 0);
+    if (image.virtualSizeBytes < totalBytes) {
+      throw new ImgtxError("E_FAILED", "output file is smaller than input file", { image: image.path });
+    }
+    await copyImages(sources, image, { ...copy, clusterBytes });
+    if (durable) await image.flush("converted-image");
+  } finally {
+    await target.close();
+  }
+}
+
+export async function openExistingTarget(
+  target: ExistingTarget,
+  { storage, waiting }: ConvertSurroundings,
+): Promise<OpenedTarget> {
   const file: StorageFile = await storage.openFile(target.path, "write");
   try {
     await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);

@@ -38,7 +38,7 @@ export type { CheckSubject } from "./open-for-check.ts";
 export { openForCheck } from "./open-for-check.ts";
 export type { SnapshotEntry } from "./qcow2/snapshot-table.ts";
 export { openForInfo } from "./open-for-info.ts";
-export { convertToExisting, convertToNew } from "./convert.ts";
+export { convertToExisting, convertToNew, openExistingTarget } from "./convert.ts";
 export type { CopyOptions } from "./copy.ts";
 export { countBytesToCopy } from "./copy.ts";
 export { SliceImage } from "./slice-image.ts";

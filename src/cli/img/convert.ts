@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import {
+  openExistingTarget,
   convertToExisting,
   convertToNew,
   countBytesToCopy,
@@ -191,11 +192,11 @@ class Conversion {
     if (targetImageOpts && outputFormat !== undefined) {
       throw failure("--image-opts and --format are mutually exclusive");
     }
-    await explained(this.#invocation, this.#output, async () => {
-      const format = parseDriver(name.format ?? outputFormat);
-      const target = { path: this.#invocation.resolve(name.file), format, isZero: targetIsZero };
-      await convertToExisting(sources, target, copy, this.#around());
-    });
+    const path = this.#invocation.resolve(name.file);
+    const opened = await explained(this.#invocation, this.#output, async () =>
+      openExistingTarget({ path, format: parseDriver(name.format ?? outputFormat) }, this.#around()),
+    );
+    await convertToExisting(sources, opened, { ...copy, targetIsZero }, this.#around());
   }
 
   #around(): Parameters<typeof convertToNew>[3] {

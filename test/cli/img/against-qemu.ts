@@ -83,13 +83,26 @@ export async function runBoth(
   words: readonly string[],
 ): Promise<{ qemu: Printed; ours: Printed; qemuFolder: string; ourFolder: string }> {
   const [qemuFolder, ourFolder] = [makeFolder(), makeFolder()];
-  for (const folder of [qemuFolder, ourFolder]) if (prepare !== "") shell(folder, prepare);
+  for (const folder of [qemuFolder, ourFolder]) if (prepare !== "") copyPrepared(prepare, folder);
   return {
     qemu: runQemu(qemuFolder, words),
     ours: await runImg(ourFolder, words),
     qemuFolder,
     ourFolder,
   };
+}
+
+const prepared = new Map<string, string>();
+
+/** Prepares once, and copies what came of it. */
+function copyPrepared(script: string, folder: string): void {
+  let source = prepared.get(script);
+  if (source === undefined) {
+    source = makeFolder();
+    shell(source, script);
+    prepared.set(script, source);
+  }
+  shell(folder, `cp -a --sparse=always "${source}/." .`);
 }
 
 /** qemu-img leaves out the last line break of some errors. */
