@@ -42,3 +42,5 @@ export { convertToExisting, convertToNew, openExistingTarget } from "./convert.t
 export type { CopyOptions } from "./copy.ts";
 export { countBytesToCopy } from "./copy.ts";
 export { SliceImage } from "./slice-image.ts";
+export type { WritingOptions } from "./open-for-writing.ts";
+export { openForWriting } from "./open-for-writing.ts";

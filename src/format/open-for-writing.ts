@@ -1,0 +1,163 @@
+// Opens an image for writing its guest data, with the chain that it stands on.
+//
+// Invariants
+// - Nothing is locked here: the caller holds the locks, a writer's on the image and its data file, a reader's
+//   on the images below.
+// - Nothing is written before the first write is asked for.
+// - Refused are images that must not be changed: corrupt or dirty ones, encrypted ones, features that imgtx
+//   does not know, and metadata that overlaps.
+
+import { ImgtxError } from "../errors/index.ts";
+import type { Storage, StorageFile } from "../storage/index.ts";
+import type { ImageFormat } from "./image-format.ts";
+import type { WritableImage } from "./image.ts";
+import type { GateOptions } from "./open-gate.ts";
+import { openImage, type OpenedImage } from "./open-image.ts";
+import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
+import { findExtension } from "./qcow2/header-extension.ts";
+import type { Qcow2Header } from "./qcow2/header-cluster.ts";
+import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
+import type { Qcow2Link } from "./qcow2-link.ts";
+import { readSnapshotTable } from "./qcow2-snapshots.ts";
+import { RawTarget } from "./raw/raw-target.ts";
+import { MetadataMap } from "./writer/metadata-map.ts";
+import { Qcow2Writer } from "./writer/qcow2-writer.ts";
+import { WriterLayer } from "./writer/writer-layer.ts";
+import { WriterState } from "./writer/writer-state.ts";
+
+export interface WritingOptions {
+  /** Of the image. Undefined: recognised by its magic; never guessed as raw. */
+  readonly format: ImageFormat | undefined;
+  readonly gate: GateOptions;
+  /** False: the image alone; what it does not have itself reads as zeros. Default: true. */
+  readonly backing?: boolean;
+  /** The image's file where the caller has it open for writing already, and goes on to own it. */
+  readonly file?: StorageFile | undefined;
+  /** The same of its external data file. */
+  readonly dataFile?: StorageFile | undefined;
+  /**
+   * Whether a power cut at any moment must leave a sound image: flushes are made where the order of writes
+   * needs them. False for an image that nobody can find yet. Default: true.
+   */
+  readonly isOrdered?: boolean;
+}
+
+/**
+ * Opens the image at path, which is absolute. The caller closes it. Errors are those of openImage;
+ * E_UNSUPPORTED for a dirty image; E_CORRUPT for one that is marked corrupt or whose metadata overlaps.
+ */
+export async function openForWriting(
+  storage: Storage,
+  path: string,
+  options: WritingOptions,
+): Promise<WritableImage> {
+  const { format, gate, backing = true } = options;
+  const opened = await openImage(storage, path, { format, gate, backing });
+  const own: StorageFile[] = [];
+  const close = async (): Promise<void> => {
+    await Promise.all([opened.close(), ...own.map((file) => file.close())]);
+  };
+  try {
+    const file = options.file ?? (await storage.openFile(path, "write"));
+    if (options.file === undefined) own.push(file);
+    const [link] = opened.chain.links;
+    if (link === undefined) throw new RangeError("a chain without an image");
+    const { header } = link;
+    if (header === undefined) return openRaw(path, file, link.virtualSizeBytes, close);
+    requireWritable(header, path);
+    const dataFile = await openDataFile(storage, link.dataFile?.path, options, file, own);
+    return await openQcow2({ ...link, header }, { file, dataFile, opened, options, close });
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+function openRaw(
+  path: string,
+  file: StorageFile,
+  virtualSizeBytes: number,
+  close: () => Promise<void>,
+): WritableImage {
+  return new ClosingRawTarget(path, file, virtualSizeBytes, close);
+}
+
+class ClosingRawTarget extends RawTarget {
+  readonly #closeAll: () => Promise<void>;
+
+  constructor(path: string, file: StorageFile, virtualSizeBytes: number, close: () => Promise<void>) {
+    super(path, file, virtualSizeBytes);
+    this.#closeAll = close;
+  }
+
+  override async close(): Promise<void> {
+    await this.#closeAll();
+  }
+}
+
+async function openDataFile(
+  storage: Storage,
+  path: string | undefined,
+  options: WritingOptions,
+  file: StorageFile,
+  own: StorageFile[],
+): Promise<StorageFile> {
+  if (path === undefined) return file;
+  if (options.dataFile !== undefined) return options.dataFile;
+  const dataFile = await storage.openFile(await storage.realPath(path), "write", { refuseSymlink: true });
+  own.push(dataFile);
+  return dataFile;
+}
+
+interface WriterParts {
+  readonly file: StorageFile;
+  readonly dataFile: StorageFile;
+  readonly opened: OpenedImage;
+  readonly options: WritingOptions;
+  readonly close: () => Promise<void>;
+}
+
+async function openQcow2(link: Qcow2Link, parts: WriterParts): Promise<WritableImage> {
+  const { header, path } = link;
+  const { file, dataFile, options, opened, close } = parts;
+  const metadata = new MetadataMap(path, header.clusterSizeBytes);
+  await claimMetadata(metadata, link);
+  const isOrdered = options.isOrdered ?? true;
+  const state = await WriterState.open({ path, file, dataFile, header, isOrdered }, metadata);
+  return new Qcow2Writer(state, new WriterLayer(link, state), opened.layers.slice(1), close);
+}
+
+/** Everything that the tables of the writer's own do not claim. */
+async function claimMetadata(metadata: MetadataMap, link: Qcow2Link): Promise<void> {
+  const { header } = link;
+  metadata.claim("header", 0, header.clusterSizeBytes);
+  if (header.nbSnapshots > 0) {
+    const { entries, lengthBytes } = await readSnapshotTable(link);
+    metadata.claim("snapshot table", header.snapshotsOffset, lengthBytes);
+    for (const { l1TableOffset, l1Size } of entries) {
+      metadata.claim("L1 table of a snapshot", l1TableOffset, l1Size * TABLE_ENTRY_BYTES);
+    }
+  }
+  const bitmaps = findExtension(header.extensions, "bitmaps");
+  if (bitmaps !== undefined && header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) {
+    metadata.claim("bitmap directory", bitmaps.bitmapDirectoryOffset, bitmaps.bitmapDirectorySize);
+  }
+}
+
+function requireWritable(header: Qcow2Header, image: string): void {
+  if (header.isCorrupt) {
+    throw new ImgtxError("E_CORRUPT", "the image is marked corrupt: it can be read, and not written to", {
+      image,
+      field: "incompatible_features",
+      offset: 72,
+      hint: "`qemu-img check -r all` repairs it, and takes the mark away",
+    });
+  }
+  if (!header.isDirty) return;
+  throw new ImgtxError("E_UNSUPPORTED", "the image is dirty: its refcounts may be behind its tables", {
+    image,
+    field: "incompatible_features",
+    offset: 72,
+    hint: "`qemu-img check -r all` brings them up to date",
+  });
+}
