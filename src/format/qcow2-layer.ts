@@ -19,13 +19,24 @@ import { hasPreallocatedMetadata, splitAtHoles } from "./qcow2-layer-holes.ts";
 import { type L2Slice, L2Scanner } from "./qcow2-layer-scan.ts";
 import type { L1Table, Qcow2Link } from "./qcow2-link.ts";
 import { type Run, RunList, type RunPurpose } from "./run-list.ts";
-import { SLICE_BYTES, TableCache } from "./table-cache.ts";
+import { allocateSlice, SLICE_BYTES, TableCache } from "./table-cache.ts";
 
 export interface Qcow2LayerOptions {
   /** Default: the active one. */
   readonly l1Table?: L1Table | undefined;
   /** Bytes for slices of tables. */
   readonly cacheBytes: number;
+}
+
+type PlacedSlice = Omit<L2Slice, "halves"> & { readonly lengthBytes: number };
+
+/** One call of findRuns. */
+interface Scan {
+  readonly end: number;
+  readonly runs: RunList;
+  readonly purpose: RunPurpose;
+  /** Memory for slices that are not kept. */
+  scratch: Uint8Array | undefined;
 }
 
 interface Area {
@@ -88,9 +99,10 @@ export class Qcow2Layer implements LayerReader {
   }
 
   async #scan(start: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
+    const scan: Scan = { end, runs, purpose, scratch: undefined };
     let at = start;
     try {
-      while (at < end && !runs.isFull) at = await this.#scanTable(at, end, runs, purpose);
+      while (at < end && !runs.isFull) at = await this.#scanTable(at, scan);
     } catch (error) {
       throw error instanceof ImgtxError ? error.with({ image: this.path, hint: HINT_CORRUPT }) : error;
     }
@@ -98,7 +110,8 @@ export class Qcow2Layer implements LayerReader {
   }
 
   /** The runs of one slice of an L2 table, or of guest bytes without one. Returns how far it came. */
-  async #scanTable(at: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
+  async #scanTable(at: number, scan: Scan): Promise<number> {
+    const { end, runs, purpose } = scan;
     const index = Math.floor(at / this.#tableSpan);
     if (index >= this.#l1.entries) {
       runs.push(at, end - at, "unallocated", undefined);
@@ -117,18 +130,22 @@ export class Qcow2Layer implements LayerReader {
     }
     const l2Offset = this.#decodeL1(l1, index - firstIndex, l1Offset, index);
     const slice = this.#placeSlice(l2Offset, index * this.#tableSpan, at, end);
-    const halves =
-      this.#tables.find(slice.fileOffset) ?? (await this.#tables.load(slice.fileOffset, slice.lengthBytes));
+    const halves = this.#tables.find(slice.fileOffset) ?? (await this.#loadSlice(slice, scan));
     return this.#scanner.scan({ ...slice, halves }, runs, purpose);
   }
 
+  /** A scan that goes through a whole slice and beyond will not come back to it. */
+  #loadSlice(slice: PlacedSlice, scan: Scan): Promise<Uint32Array> {
+    const { fileOffset, lengthBytes } = slice;
+    const passesThrough =
+      scan.purpose === "describe" && slice.start === slice.guestStart && slice.end < scan.end;
+    if (!passesThrough) return this.#tables.load(fileOffset, lengthBytes);
+    scan.scratch ??= allocateSlice(lengthBytes);
+    return this.#tables.loadInto(scan.scratch, fileOffset);
+  }
+
   /** Which slice of the L2 table has the entry of guest byte at. */
-  #placeSlice(
-    l2Offset: number,
-    tableStart: number,
-    at: number,
-    end: number,
-  ): Omit<L2Slice, "halves"> & { lengthBytes: number } {
+  #placeSlice(l2Offset: number, tableStart: number, at: number, end: number): PlacedSlice {
     const lengthBytes = Math.min(SLICE_BYTES, this.#clusterBytes);
     const sliceSpan = (lengthBytes / measureL2Entry(this.#link.header)) * this.#clusterBytes;
     const number = Math.floor((at - tableStart) / sliceSpan);

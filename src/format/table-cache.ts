@@ -35,16 +35,19 @@ export class TableCache {
   async load(offset: number, lengthBytes: number): Promise<Uint32Array> {
     const known = this.find(offset);
     if (known !== undefined) return known;
-    // Not zeroed: all of it is either read or filled below.
-    const bytes = Buffer.allocUnsafeSlow(lengthBytes);
-    const count = await this.#file.read(bytes, offset);
-    if (count < lengthBytes) bytes.fill(0, count);
-    const halves = toHalves(bytes);
+    const halves = await this.loadInto(allocateSlice(lengthBytes), offset);
     this.#forget(offset);
     this.#slices.set(offset, halves);
     this.#usedBytes += lengthBytes;
     this.#shrink(offset);
     return halves;
+  }
+
+  /** Into memory of the caller's, and not kept: for scans of a whole table, which look at each slice once. */
+  async loadInto(bytes: Uint8Array, offset: number): Promise<Uint32Array> {
+    const count = await this.#file.read(bytes, offset);
+    if (count < bytes.length) bytes.fill(0, count);
+    return toHalves(bytes);
   }
 
   #forget(offset: number): void {
@@ -60,4 +63,9 @@ export class TableCache {
       if (offset !== keep) this.#forget(offset);
     }
   }
+}
+
+/** Not zeroed: loadInto reads or fills all of it. */
+export function allocateSlice(lengthBytes: number): Uint8Array {
+  return Buffer.allocUnsafeSlow(lengthBytes);
 }

@@ -144,10 +144,8 @@ export function judgeSnapshotTable(
   }
 }
 
-const TEXT = new TextDecoder("utf-8", { ignoreBOM: true });
-
 function decodeText(bytes: Uint8Array): string {
-  return TEXT.decode(bytes);
+  return Buffer.from(bytes).toString("utf8");
 }
 
 function readNumber(view: DataView, at: number, field: string): number {
