@@ -14,7 +14,9 @@ import { beginImage, discardAll } from "./create-image.ts";
 import type { Image, WritableImage } from "./image.ts";
 import type { ImageFormat } from "./image-format.ts";
 import type { GateOptions } from "./open-gate.ts";
-import { RawTarget } from "./raw/raw-target.ts";
+import { openForWriting } from "./open-for-writing.ts";
+import { hasQcowMagic } from "./probe.ts";
+import { readHead } from "./read-header.ts";
 import type { TargetFile } from "./target-file.ts";
 
 export interface NewTarget {
@@ -73,34 +75,30 @@ async function fill(
   sources: readonly Image[],
   { plan, path }: NewTarget,
   copy: CopyRequest,
-  around: ConvertSurroundings,
+  { storage, gate }: ConvertSurroundings,
   targets: readonly [TargetFile, ...TargetFile[]],
 ): Promise<void> {
-  const [own] = targets;
-  const image =
-    plan.format === "raw"
-      ? new RawTarget(path, own.file, plan.virtualSizeBytes)
-      : await openNewQcow2(path, own, around);
+  const [own, data] = targets;
+  const image = await openForWriting(storage, path, {
+    format: plan.format,
+    gate: trusting(gate, data),
+    file: own.file,
+    dataFile: data?.file,
+    // Nobody can know of the image before it is whole.
+    isOrdered: false,
+  });
   try {
     const clusterBytes = plan.format === "raw" ? undefined : 2 ** plan.choices.clusterBits;
-    await copyImages(sources, image, {
-      ...copy,
-      clusterBytes,
-      targetIsZero: copy.backingBytes === undefined,
-    });
+    const targetIsZero = copy.backingBytes === undefined;
+    await copyImages(sources, image, { ...copy, clusterBytes, targetIsZero });
   } finally {
     await image.close();
   }
 }
 
-async function openNewQcow2(
-  path: string,
-  own: TargetFile,
-  around: ConvertSurroundings,
-): Promise<WritableImage> {
-  throw new ImgtxError("E_UNSUPPORTED", "no writer yet", {
-    image: path + own.path + around.gate.allowPaths.join(),
-  });
+/** A data file that was made for this very image may be anywhere. */
+function trusting(gate: GateOptions, data: TargetFile | undefined): GateOptions {
+  return data === undefined ? gate : { ...gate, allowPaths: [...gate.allowPaths, data.path] };
 }
 
 export interface ExistingTarget {
@@ -142,19 +140,39 @@ export async function convertToExisting(
 
 export async function openExistingTarget(
   target: ExistingTarget,
-  { storage, waiting }: ConvertSurroundings,
+  { storage, waiting, gate }: ConvertSurroundings,
 ): Promise<OpenedTarget> {
   const file: StorageFile = await storage.openFile(target.path, "write");
   try {
-    await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
-    const { sizeBytes } = await file.stat();
-    const image = new RawTarget(target.path, file, Math.ceil(sizeBytes / 512) * 512);
-    return { image, clusterBytes: undefined, close: () => file.close() };
+    const { format = await recognise(file) } = target;
+    const locks = [{ file, role: "writer" as const }];
+    await acquireImageLocks(storage, locks, waiting);
+    const image = await openForWriting(storage, target.path, { format, gate, file });
+    const clusterBytes = format === "raw" ? undefined : await readClusterBytes(file);
+    const close = async (): Promise<void> => {
+      try {
+        await image.close();
+      } finally {
+        await file.close();
+      }
+    };
+    return { image, clusterBytes, close };
   } catch (error) {
     await file.close();
     throw error;
   }
 }
+
+async function recognise(file: StorageFile): Promise<ImageFormat> {
+  return hasQcowMagic(await readHead(file)) ? "qcow2" : "raw";
+}
+
+async function readClusterBytes(file: StorageFile): Promise<number> {
+  const head = await readHead(file);
+  return 2 ** new DataView(head.buffer, head.byteOffset).getUint32(CLUSTER_BITS_OFFSET);
+}
+
+const CLUSTER_BITS_OFFSET = 20;
 
 function folderOf(path: string): string {
   return path.slice(0, path.lastIndexOf("/")) || "/";

@@ -114,6 +114,21 @@ describe("bash", () => {
       ["abort", "keep"],
     ],
     [["history", ""], []],
+    [
+      ["img", "c"],
+      ["check", "compare", "convert", "create"],
+    ],
+    [
+      ["img", "convert", "-O", ""],
+      ["qcow2", "raw"],
+    ],
+    [["img", "convert", "-O", "qcow2", "d"], ["disk.qcow2"]],
+    [["img", "compare", "-s", "d"], ["disk.qcow2"]],
+    [["img", "map", "-s", "d"], []],
+    [
+      ["img", "info", "--output", ""],
+      ["human", "json"],
+    ],
   ])("%j offers %j", async (words, offered) => {
     expect((await complete(...words)).sort()).toEqual([...offered].sort());
   });
@@ -125,9 +140,11 @@ describe("bash", () => {
 
   test("every command and option is offered", async () => {
     const { commands, globals } = await buildModel();
-    for (const { name, options } of commands) {
+    for (const { name, options, takesGlobals } of commands) {
       const offered = await complete(...name.split(" "), "-");
-      expect(offered).toEqual(expect.arrayContaining([...options, ...globals].flatMap(spellings)));
+      const expected = [...options, ...(takesGlobals ? globals : [])].flatMap(spellings);
+      expect(offered).toEqual(expect.arrayContaining(expected));
+      if (!takesGlobals) expect(offered).not.toContain("--workspace");
     }
   });
 

@@ -38,7 +38,9 @@ describe.each(rows.map((row) => ({ name: row.path.join(" "), row })))("help of $
     const { stdout } = await runCli([...row.path, "--help"]);
     expect(definition.about.split(" ").length).toBeGreaterThan(5);
     expect(definition.examples.length).toBeGreaterThan(0);
-    expect(definition.exits).toEqual(expect.arrayContaining([0, 64]));
+    // What qemu-img ends usage errors with.
+    const usageStatus = row.path[0] === "img" ? 1 : 64;
+    expect(definition.exits).toEqual(expect.arrayContaining([0, usageStatus]));
     for (const option of definition.options) expect(stdout).toContain(optionTerm(option));
     for (const argument of definition.arguments) expect(stdout).toContain(argument.name);
     for (const status of definition.exits) expect(stdout).toMatch(new RegExp(`^  ${status} `, "m"));
@@ -49,7 +51,8 @@ describe.each(rows.map((row) => ({ name: row.path.join(" "), row })))("help of $
   test("has only short options that mean one thing on its command line", async () => {
     const { GLOBAL_OPTIONS } = await import("../../src/cli/grammar/global-options.ts");
     const { definition } = await row.load();
-    const names = [...definition.options, ...GLOBAL_OPTIONS].flatMap(({ short, long }) => [
+    const globals = row.path[0] === "img" ? [] : GLOBAL_OPTIONS;
+    const names = [...definition.options, ...globals].flatMap(({ short, long }) => [
       ...(short === undefined ? [] : [`-${short}`]),
       ...(long === undefined ? [] : [`--${long}`]),
     ]);

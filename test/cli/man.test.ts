@@ -8,6 +8,7 @@ import { describe, expect, test } from "vitest";
 import { COMMAND_TABLE, findGroup, type CommandRow } from "../../src/cli/grammar/command-table.ts";
 import type { CommandDefinition, OptionDefinition } from "../../src/cli/grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../../src/cli/grammar/global-options.ts";
+import { allowPathOption } from "../../src/cli/img/options.ts";
 import { oracle } from "../helpers/oracles.ts";
 
 const MAN = fileURLToPath(new URL("../../man", import.meta.url));
@@ -26,6 +27,7 @@ const pageNames = [...new Set(commands.map(({ row }) => pageOf(row)))];
 
 /** The page that explains a command: a group has one for all of its verbs, help is in the main page. */
 function pageOf({ path }: CommandRow): string {
+  if (path[0] === "img") return `imgtx-img-${path[1]}.1`;
   return path[0] === "help" ? "imgtx.1" : `imgtx-${path[0]}.1`;
 }
 
@@ -60,8 +62,8 @@ describe.each(commands.map((command) => ({ name: command.row.path.join(" "), ...
     test("is in its page with every argument, option and exit status", async () => {
       const page = await readPage(pageOf(row));
       const verb = row.path.at(-1) ?? "";
-      const inGroup = findGroup(row.path[0]) !== undefined || verb === "help";
-      expect(page).toContain(inGroup ? `.Cm ${verb}\n` : `.Nm imgtx ${verb}\n`);
+      const inGroup = (findGroup(row.path[0]) !== undefined || verb === "help") && row.path[0] !== "img";
+      expect(page).toContain(inGroup ? `.Cm ${verb}\n` : `.Nm imgtx ${row.path.join(" ")}\n`);
       expect([...findOptions(page)]).toEqual(expect.arrayContaining(flagsOf(definition.options)));
       for (const { name } of definition.arguments) expect(page).toContain(`Ar ${name}`);
       for (const { value } of definition.options) {
@@ -81,6 +83,7 @@ describe.each(pageNames)("the page %s", (name) => {
     const anywhere = commands.flatMap(({ definition }) => definition.options);
     const known = flagsOf([
       ...GLOBAL_OPTIONS,
+      ...(name.startsWith("imgtx-img-") ? [allowPathOption] : []),
       ...(isMain ? anywhere : here.flatMap(({ definition }) => definition.options)),
     ]);
     // `.Fl -` is the double dash itself.
@@ -111,7 +114,8 @@ test("the main page names every command and every variable of the environment", 
   const page = await readPage("imgtx.1");
   const verbs = new Set(commands.map(({ row }) => row.path[0] ?? ""));
   for (const verb of verbs) expect(page).toContain(`.It Cm ${verb}\n`);
-  for (const name of pageNames) expect(`${page}imgtx.1`).toContain(name.replace(/\.1$/, ""));
+  const pages = `${page}${await readPage("imgtx-img.1")}imgtx.1`;
+  for (const name of pageNames) expect(pages).toContain(name.replace(/\.1$/, ""));
   const source = await readSources();
   const variables = new Set([...source.matchAll(/\benv\["(\w+)"\]/g)].map(([, name]) => name ?? ""));
   // COLORTERM only refines what TERM says.

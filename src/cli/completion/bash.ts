@@ -3,8 +3,8 @@
 // Names of devices come from outside. They are compared and offered, never expanded: `compgen -W` would
 // run a `$(…)` in them.
 
-import type { Completes } from "../grammar/definition.ts";
-import { isWordList, optionsWithNextWord, spellings, takesNextWord, type CompletionModel } from "./model.ts";
+import type { Completes, OptionDefinition } from "../grammar/definition.ts";
+import { isWordList, spellings, takesNextWord, type CompletionModel } from "./model.ts";
 
 const FUNCTIONS = `
 _imgtx_offer() {
@@ -64,7 +64,7 @@ _imgtx() {
     fi
     if [[ $closed == 0 && $word == "--" ]]; then closed=1
     elif [[ $closed == 0 && $word == -?* ]]; then
-      if _imgtx_takes_word "$word" || [[ \${COMP_WORDS[index + 1]} == "=" ]]; then option=$word; fi
+      if _imgtx_takes_word "$path" "$word" || [[ \${COMP_WORDS[index + 1]} == "=" ]]; then option=$word; fi
     elif _imgtx_has_verb "$path" "$word"; then path=\${path:+$path }$word
     else place+=1
     fi
@@ -102,8 +102,25 @@ export function writeBash(model: CompletionModel): string {
 }
 
 function writeTakesWord(model: CompletionModel): string {
-  return caseFunction("_imgtx_takes_word", "$1", [
-    [optionsWithNextWord(model).join(" | "), "return 0"],
+  const names = (options: readonly OptionDefinition[]): string[] =>
+    options.filter(takesNextWord).flatMap(spellings);
+  const rows = model.commands
+    .filter(({ options }) => options.some(takesNextWord))
+    .map(({ name, options }): [string, string] => [
+      names(options)
+        .map((option) => `${quote(name)}:${option}`)
+        .join(" | "),
+      "return 0",
+    ]);
+  return caseFunction("_imgtx_takes_word", "$1:$2", [
+    ...rows,
+    ['"img "*', "return 1"],
+    [
+      names(model.globals)
+        .map((option) => `*:${option}`)
+        .join(" | "),
+      "return 0",
+    ],
     ["*", "return 1"],
   ]);
 }
@@ -126,14 +143,16 @@ function writeOptions({ commands, globals }: CompletionModel): string {
       `_imgtx_complete words "$2" ${options.flatMap(spellings).map(quote).join(" ")}`,
     ]);
   const lines = caseFunction("_imgtx_options", "$1", rows).split("\n");
-  lines.splice(-1, 0, `  _imgtx_complete words "$2" ${globals.flatMap(spellings).join(" ")}`);
+  const words = globals.flatMap(spellings).join(" ");
+  lines.splice(-1, 0, `  if [[ $1 != "img "* ]]; then _imgtx_complete words "$2" ${words}; fi`);
   return lines.join("\n");
 }
 
 function writeValues({ commands, globals }: CompletionModel): string {
+  // Those of a command first: `--output` of `img info` is not the one of every command.
   const rows = [
-    ...globals.map((option) => ({ path: "*", option })),
     ...commands.flatMap(({ name, options }) => options.map((option) => ({ path: quote(name), option }))),
+    ...globals.map((option) => ({ path: "*", option })),
   ].flatMap(({ path, option }): [string, string][] =>
     option.value === undefined || !takesNextWord(option)
       ? []

@@ -10,6 +10,8 @@ export interface CommandModel {
   readonly summary: string;
   readonly arguments: readonly ArgumentDefinition[];
   readonly options: readonly OptionDefinition[];
+  /** Whether the options of every command are its own too: behind `img` the grammar is qemu-img's. */
+  readonly takesGlobals: boolean;
 }
 
 export interface GroupModel {
@@ -36,6 +38,7 @@ export async function buildModel(): Promise<CompletionModel> {
         summary: row.summary,
         arguments: definition.arguments,
         options: definition.options,
+        takesGlobals: row.path[0] !== "img",
       };
     }),
   );
@@ -70,10 +73,12 @@ export function takesNextWord({ value }: OptionDefinition): boolean {
   return value !== undefined && value.optional === undefined;
 }
 
-/** Spellings of all options, of all commands, whose value is the word behind them. */
+/** Spellings of options, of all commands, whose value is the word behind them, and which never stand alone. */
 export function optionsWithNextWord({ commands, globals }: CompletionModel): string[] {
   const options = [...globals, ...commands.flatMap((command) => command.options)];
-  return [...new Set(options.filter(takesNextWord).flatMap(spellings))];
+  const alone = new Set(options.filter((option) => !takesNextWord(option)).flatMap(spellings));
+  const taking = new Set(options.filter(takesNextWord).flatMap(spellings));
+  return [...taking].filter((name) => !alone.has(name));
 }
 
 export function isWordList(completes: Completes): completes is readonly string[] {

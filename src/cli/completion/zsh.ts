@@ -48,10 +48,11 @@ function writeCommand(command: CommandModel): string[] {
     return quote(`${position}:${optional}${message}:${action(argument.completes)}`);
   });
   const specs = [...command.options.flatMap(optionSpecs), ...places];
+  const globals = command.takesGlobals ? " $_imgtx_globals" : "";
   return [
     "",
     `${functionName(command.name)}() {`,
-    `  _arguments -s : $_imgtx_globals${specs.map((spec) => ` \\\n    ${spec}`).join("")}`,
+    `  _arguments -s :${globals}${specs.map((spec) => ` \\\n    ${spec}`).join("")}`,
     "}",
   ];
 }
