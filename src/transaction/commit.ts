@@ -48,6 +48,37 @@ export async function commitJournal(
   waiting: LockWaiting,
   inHand: CommitInHand = NOTHING_IN_HAND,
 ): Promise<DeviceTable> {
+  return await checkThen({ workspace, journal, inHand }, waiting, markAndMove);
+}
+
+/** Everything that a commit does before it writes: what it would be refused for is thrown. */
+export async function rehearseCommit(
+  workspace: Workspace,
+  journal: Journal,
+  waiting: LockWaiting,
+): Promise<void> {
+  await checkThen({ workspace, journal, inHand: NOTHING_IN_HAND }, waiting, async () => undefined);
+}
+
+interface Commit {
+  readonly workspace: Workspace;
+  readonly journal: Journal;
+  readonly inHand: CommitInHand;
+}
+
+interface Move {
+  readonly closing: DeviceTable;
+  readonly record: CommitRecord;
+  readonly next: DeviceTable;
+}
+
+/** Goes on to `then` with all images and the workspace locked, and nothing in the way of the commit. */
+async function checkThen<T>(
+  commit: Commit,
+  waiting: LockWaiting,
+  then: (commit: Commit, move: Move) => Promise<T>,
+): Promise<T> {
+  const { workspace, journal, inHand } = commit;
   const images = await openWatched(workspace, journal.state, inHand);
   try {
     const unlocked = images.filter(({ isLocked }) => !isLocked);
@@ -68,10 +99,7 @@ export async function commitJournal(
       const record = commitRecord(workspace, table, journal.state);
       const next = nextTable(table, journal.state, record);
       assertActiveLayersApart(next, heldDevices(journal.state));
-      return await markAndMove({ workspace, journal, inHand }, closingTable(table, journal.state), {
-        record,
-        next,
-      });
+      return await then(commit, { closing: closingTable(table, journal.state), record, next });
     } finally {
       await lock.close();
     }
@@ -80,16 +108,9 @@ export async function commitJournal(
   }
 }
 
-interface Commit {
-  readonly workspace: Workspace;
-  readonly journal: Journal;
-  readonly inHand: CommitInHand;
-}
-
 async function markAndMove(
   { workspace, journal, inHand }: Commit,
-  closing: DeviceTable,
-  { record, next }: { readonly record: CommitRecord; readonly next: DeviceTable },
+  { closing, record, next }: Move,
 ): Promise<DeviceTable> {
   try {
     await settleAll([inHand.underWay, stageGeneration(workspace, closing, next)]);

@@ -12,7 +12,7 @@ import {
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
-import { commitJournal } from "./commit.ts";
+import { commitJournal, rehearseCommit } from "./commit.ts";
 import { describeOutcome, describeTransaction } from "./describe.ts";
 import { commitImplicit, planOnly, runStatements } from "./engine.ts";
 import { createJournal } from "./new-journal.ts";
@@ -149,6 +149,7 @@ export async function commitTransaction(
   return await withJournal(workspace, id, options, async (journal) => {
     throwIfInterrupted(options.signal);
     const plans = liveStatements(journal.state).map(({ plan }) => plan);
+    if (plans.length > 0 && options.dryRun) await rehearseCommit(workspace, journal, options);
     const table =
       plans.length === 0 || options.dryRun
         ? await readTable(workspace)

@@ -37,8 +37,9 @@ const CHANGES: readonly [string, (file: string) => void, RegExp][] = [
 
 async function expectRefusedCommit(bench: Workbench, image: string, words: RegExp): Promise<void> {
   const before = snapshotWorkspace(bench.root);
-  for (let round = 0; round < 2; round += 1) {
-    const failure = await failureOf(async () => await bench.commit());
+  // Twice for good, and as a dry run, which must not promise what the commit will not do.
+  for (const dryRun of [true, false, false]) {
+    const failure = await failureOf(async () => await bench.commit(undefined, { dryRun }));
     expect(failure).toMatchObject({
       code: "E_CHANGED",
       device: "vda",
