@@ -5,7 +5,7 @@
 // - A cluster of which only a part was asked for is kept, since the next read most likely wants another part.
 
 import { ImgtxError } from "../errors/index.ts";
-import { loadZstd } from "../storage/index.ts";
+import { loadDeflateUnpacker, loadZstd } from "../storage/index.ts";
 import { forEachLimited } from "./limited.ts";
 import { inflateCluster, unzstdCluster } from "./qcow2/compressed-cluster.ts";
 import type { Qcow2Link } from "./qcow2-link.ts";
@@ -56,18 +56,28 @@ export class CompressedReader {
 
   async #unpack(piece: Piece, target: Uint8Array, targetStart: number): Promise<void> {
     const { run } = piece;
+    const place = target.subarray(run.start - targetStart, run.start - targetStart + run.lengthBytes);
+    if (run.lengthBytes === this.#clusterBytes) return this.#decompressInto(place, piece);
     const guestStart = Math.floor(run.start / this.#clusterBytes) * this.#clusterBytes;
-    const kept = this.#kept;
-    const cluster = kept?.guestStart === guestStart ? kept.cluster : await this.#decompress(piece);
+    let kept = this.#kept;
+    if (kept?.guestStart !== guestStart) {
+      kept = { guestStart, cluster: new Uint8Array(this.#clusterBytes) };
+      await this.#decompressInto(kept.cluster, piece);
+      this.#kept = kept;
+    }
     const from = run.start - guestStart;
-    target.set(cluster.subarray(from, from + run.lengthBytes), run.start - targetStart);
-    if (run.lengthBytes < this.#clusterBytes) this.#kept = { guestStart, cluster };
+    place.set(kept.cluster.subarray(from, from + run.lengthBytes));
   }
 
-  async #decompress({ run, stored }: Piece): Promise<Uint8Array> {
+  /** Fills target, which is one cluster long. */
+  async #decompressInto(target: Uint8Array, { run, stored }: Piece): Promise<void> {
     try {
-      if (this.#link.header.compressionType === 0) return await inflateCluster(stored, this.#clusterBytes);
-      return await unzstdCluster(stored, this.#clusterBytes, loadZstd());
+      if (this.#link.header.compressionType !== 0) {
+        target.set(await unzstdCluster(stored, target.length, loadZstd()));
+      } else if ((await loadDeflateUnpacker()?.unpackInto(target, stored)) !== true) {
+        // Without libdeflate, or after its no: zlib has the last word, and says what is wrong.
+        target.set(await inflateCluster(stored, target.length));
+      }
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
       const place = run.hostOffset === undefined ? {} : { offset: run.hostOffset };

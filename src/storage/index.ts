@@ -1,3 +1,4 @@
+export { loadDeflateUnpacker } from "./deflate.ts";
 export { lockFile } from "./file-lock.ts";
 export { describeHolders } from "./holders.ts";
 export type { LockWaiting } from "./lock-waiting.ts";
