@@ -29,7 +29,11 @@ export function loadZstd(): ZstdCodec {
 type Done = (error: Error | null, result: Uint8Array) => void;
 
 interface NodeZstd {
-  zstdDecompress(source: Uint8Array, options: { maxOutputLength: number }, done: Done): void;
+  zstdDecompress(
+    source: Uint8Array,
+    options: { maxOutputLength: number; chunkSize: number },
+    done: Done,
+  ): void;
   zstdCompress(source: Uint8Array, done: Done): void;
 }
 
@@ -39,7 +43,8 @@ export function fromNode(library: object): ZstdCodec | undefined {
   const native = library as NodeZstd;
   return {
     async decompress(frame, sizeBytes) {
-      const options = { maxOutputLength: Math.max(sizeBytes, 1) };
+      // One chunk with room behind it, so that the end is seen without a second one.
+      const options = { maxOutputLength: Math.max(sizeBytes, 1), chunkSize: sizeBytes + 64 };
       const result = await new Promise<Uint8Array>((resolve, reject) => {
         native.zstdDecompress(frame, options, (error, value) => {
           if (error === null) resolve(value);
