@@ -7,25 +7,14 @@
 import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import type { CheckHeader } from "./check-header.ts";
+import { type BitmapEntry, decodeBitmapDirectory, decodeBitmapTableEntry } from "./qcow2/bitmap.ts";
 import type { References } from "./qcow2/check-references.ts";
 import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
-import { findExtension, roundUpTo8 } from "./qcow2/header-extension.ts";
+import { findExtension } from "./qcow2/header-extension.ts";
 import { toHalves } from "./qcow2/l2-table.ts";
-import { BITMAP_DIRECTORY_BYTES_MAX, TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
+import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
 
-const DIRECTORY_ENTRY_BYTES = 24;
-/** The most that the bits of one bitmap may take: what QEMU holds in memory for one. */
-const BITMAP_BYTES_MAX = 512 * 1024 * 1024;
 const PIECE_BYTES = 64 * 1024;
-const RESERVED_HI = 0xff000000;
-const RESERVED_LO = 0x1fe;
-const OFFSET_LO = 0xfffffe00;
-const ALL_ONES_LO = 1;
-
-interface BitmapTable {
-  readonly offset: number;
-  readonly entries: number;
-}
 
 export async function checkBitmaps(
   file: StorageFile,
@@ -36,45 +25,23 @@ export async function checkBitmaps(
   if (extension === undefined || !header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) return;
   const { bitmapDirectoryOffset, bitmapDirectorySize, nbBitmaps } = extension;
   references.add(bitmapDirectoryOffset, bitmapDirectorySize, 1);
-  if (bitmapDirectorySize > BITMAP_DIRECTORY_BYTES_MAX)
-    throw broken("it is too large", bitmapDirectoryOffset);
   const bytes = new Uint8Array(bitmapDirectorySize);
   await file.read(bytes, bitmapDirectoryOffset);
-  const tables = listTables(bytes, references.clusterSizeBytes, bitmapDirectoryOffset);
-  if (tables.length !== nbBitmaps) {
-    throw broken(`it has ${tables.length} entries, and the header says ${nbBitmaps}`, bitmapDirectoryOffset);
-  }
-  for (const table of tables) await checkTable(file, table, references);
+  const bitmaps = placed(bitmapDirectoryOffset, () => decodeBitmapDirectory(bytes, nbBitmaps, header));
+  for (const bitmap of bitmaps) await checkTable(file, bitmap, header.clusterBits, references);
 }
 
-function listTables(directory: Uint8Array, clusterSizeBytes: number, place: number): BitmapTable[] {
-  const view = new DataView(directory.buffer, directory.byteOffset, directory.byteLength);
-  const tables: BitmapTable[] = [];
-  let at = 0;
-  while (at < directory.length) {
-    if (at + DIRECTORY_ENTRY_BYTES > directory.length) throw broken("an entry is cut short", place + at);
-    const offset = view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4);
-    const entries = view.getUint32(at + 8);
-    const isPossible =
-      entries > 0 &&
-      entries * clusterSizeBytes <= BITMAP_BYTES_MAX &&
-      offset > 0 &&
-      offset % clusterSizeBytes === 0 &&
-      view.getUint32(at + 20) === 0;
-    if (!isPossible) throw broken("an entry has no table that can be true", place + at);
-    tables.push({ offset, entries });
-    at += roundUpTo8(DIRECTORY_ENTRY_BYTES + view.getUint16(at + 18));
-  }
-  if (at > directory.length) throw broken("the last name is cut short", place + at);
-  return tables;
-}
-
-async function checkTable(file: StorageFile, table: BitmapTable, references: References): Promise<void> {
-  const { clusterSizeBytes } = references;
-  references.add(table.offset, table.entries * TABLE_ENTRY_BYTES, 1);
-  const bytes = new Uint8Array(Math.min(PIECE_BYTES, table.entries * TABLE_ENTRY_BYTES));
-  const end = table.offset + table.entries * TABLE_ENTRY_BYTES;
-  for (let at = table.offset; at < end; at += bytes.length) {
+async function checkTable(
+  file: StorageFile,
+  bitmap: BitmapEntry,
+  clusterBits: number,
+  references: References,
+): Promise<void> {
+  const lengthBytes = bitmap.bitmapTableSize * TABLE_ENTRY_BYTES;
+  references.add(bitmap.bitmapTableOffset, lengthBytes, 1);
+  const bytes = new Uint8Array(Math.min(PIECE_BYTES, lengthBytes));
+  const end = bitmap.bitmapTableOffset + lengthBytes;
+  for (let at: number = bitmap.bitmapTableOffset; at < end; at += bytes.length) {
     const piece = bytes.subarray(0, Math.min(bytes.length, end - at));
     piece.fill(0, await file.read(piece, at));
     const halves = toHalves(piece);
@@ -82,26 +49,18 @@ async function checkTable(file: StorageFile, table: BitmapTable, references: Ref
       const hi = halves[index] ?? 0;
       const lo = halves[index + 1] ?? 0;
       if ((hi | lo) === 0) continue;
-      const offset = hi * 2 ** 32 + ((lo & OFFSET_LO) >>> 0);
-      const isPossible =
-        (hi & RESERVED_HI) === 0 &&
-        (lo & RESERVED_LO) === 0 &&
-        (offset === 0 || (lo & ALL_ONES_LO) === 0) &&
-        offset % clusterSizeBytes === 0;
-      if (!isPossible) {
-        throw new ImgtxError("E_CORRUPT", "an entry of a bitmap table can't be true", {
-          field: "bitmap_table",
-          offset: at + index * 4,
-        });
-      }
-      if (offset !== 0) references.add(offset, clusterSizeBytes, 1);
+      const entry = placed(at + index * 4, () => decodeBitmapTableEntry(hi, lo, clusterBits));
+      if (entry.kind === "data") references.add(entry.hostOffset, references.clusterSizeBytes, 1);
     }
   }
 }
 
-function broken(message: string, offset: number): ImgtxError {
-  return new ImgtxError("E_CORRUPT", `Broken bitmap directory: ${message}`, {
-    field: "bitmap_directory",
-    offset,
-  });
+/** An offset that the error has already is relative to this one. */
+function placed<T>(offset: number, decode: () => T): T {
+  try {
+    return decode();
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    throw error.reworded(error.message, { offset: offset + (error.offset ?? 0) });
+  }
 }

@@ -21,7 +21,8 @@ import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
 const PIECE_BYTES = 64 * 1024;
 /** Of all L1 tables together: a gibibyte of them. */
 const L1_ENTRIES_MAX = 2 ** 27;
-const UNALIGNED_TABLES_MAX = 1024;
+/** Of tables off their alignment, which overlap; the others are only counted. */
+const UNALIGNED_BYTES_MAX = 16 * 1024 * 1024;
 const OFFSET_HI = 0x00ffffff;
 const OFFSET_LO = 0xfffffe00;
 const COPIED_HI_BIT = 31;
@@ -118,13 +119,13 @@ export class MappingWalk {
     const { clusterSizeBytes, fileSizeBytes } = this.#references;
     const bytes = new Uint8Array(clusterSizeBytes);
     let zerosEnd = 0;
-    let unaligned = 0;
+    let unalignedBytes = 0;
     for (const offset of this.#uses.offsets) {
       if (offset >= fileSizeBytes) break;
       if (offset + clusterSizeBytes <= zerosEnd) continue;
       if (offset % clusterSizeBytes !== 0) {
-        unaligned += 1;
-        if (unaligned > UNALIGNED_TABLES_MAX) continue;
+        unalignedBytes += clusterSizeBytes;
+        if (unalignedBytes > UNALIGNED_BYTES_MAX) continue;
       }
       bytes.fill(0, await this.#file.read(bytes, offset));
       const times = this.#uses.timesAt(offset);

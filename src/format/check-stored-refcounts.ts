@@ -96,6 +96,16 @@ export class StoredRefcounts {
     return readRefcount(this.#block.bytes, cluster % this.#entriesPerBlock, this.#layout.refcountOrder);
   }
 
+  /** The count as it is printed: exact, also beyond 2^53. "unknown" where it is unreadable. */
+  async formatCount(cluster: number): Promise<string> {
+    const count = await this.readCount(cluster);
+    if (count === undefined) return "unknown";
+    const bytes = this.#block?.bytes;
+    if (Number.isSafeInteger(count) || bytes === undefined) return String(count);
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    return view.getBigUint64((cluster % this.#entriesPerBlock) * 8).toString();
+  }
+
   /** False where the entry of the table can't be true. What lies behind the end of the file reads as zeros. */
   async #readBlock(index: number, bytes: Uint8Array): Promise<boolean> {
     const offset = refcountBlockOffset(this.#layout.table, index);
@@ -214,6 +224,7 @@ async function compareCluster(
   } else if (count < references) {
     findings.corrupt(`ERROR cluster ${cluster} refcount=${count} reference=${references}`);
   } else if (count > references) {
-    findings.leak(`Leaked cluster ${cluster} refcount=${count} reference=${references}`);
+    const text = await stored.formatCount(cluster);
+    findings.leak(`Leaked cluster ${cluster} refcount=${text} reference=${references}`);
   }
 }

@@ -132,7 +132,7 @@ function judgeRefcountBlocks(table: Uint32Array, references: References): void {
 
 async function tellWrongFlags(scan: L2Scan, stored: StoredRefcounts, findings: CheckFindings): Promise<void> {
   for (const { what, cluster } of scan.wrongFlags) {
-    findings.corrupt(`ERROR OFLAG_COPIED ${what} refcount=${await stored.readCount(cluster)}`, 0);
+    findings.corrupt(`ERROR OFLAG_COPIED ${what} refcount=${await stored.formatCount(cluster)}`, 0);
   }
   findings.corruptions += scan.copiedErrors;
 }

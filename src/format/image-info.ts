@@ -3,6 +3,7 @@
 // Invariant: only what the image itself says. What it stands on is not opened, and what its bitmaps mark is not
 // read.
 
+import { ImgtxError } from "../errors/index.ts";
 import type { ChainLink } from "./backing-chain.ts";
 import type { ImageFormat } from "./image-format.ts";
 import type { BitmapEntry } from "./qcow2/bitmap.ts";
@@ -10,8 +11,10 @@ import type { SnapshotEntry } from "./qcow2/snapshot-table.ts";
 import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
 import type { Qcow2Header } from "./qcow2/header-cluster.ts";
 import { findExtension } from "./qcow2/header-extension.ts";
+import { decodeLuksHeader, LUKS_HEADER_BYTES, type LuksHeader } from "./qcow2/luks-header.ts";
 import { readBitmapDirectory } from "./qcow2-bitmaps.ts";
 import { readSnapshotTable } from "./qcow2-snapshots.ts";
+import { readBytes } from "./read-header.ts";
 
 export interface ImageInfo {
   readonly format: ImageFormat;
@@ -28,7 +31,10 @@ export interface Qcow2Info {
   readonly bitmaps: readonly BitmapEntry[];
   /** There are bitmaps, and a program that does not know them wrote to the image: they count for nothing. */
   readonly hasStaleBitmaps: boolean;
+  readonly encryption: Encryption | undefined;
 }
+
+export type Encryption = { readonly kind: "aes" } | { readonly kind: "luks"; readonly header: LuksHeader };
 
 /** E_CORRUPT with a place where the snapshot table or the bitmap directory can't be read. */
 export async function describeImage(link: ChainLink): Promise<ImageInfo> {
@@ -49,7 +55,22 @@ async function describeQcow2(link: ChainLink, header: Qcow2Header): Promise<Qcow
     snapshots: entries,
     bitmaps: await readBitmapDirectory(link),
     hasStaleBitmaps: hasStaleBitmaps(header),
+    encryption: await readEncryption(link, header),
   };
+}
+
+const CRYPT_METHOD_AES = 1;
+
+async function readEncryption(link: ChainLink, header: Qcow2Header): Promise<Encryption | undefined> {
+  if (header.cryptMethod === 0) return undefined;
+  if (header.cryptMethod === CRYPT_METHOD_AES) return { kind: "aes" };
+  const pointer = findExtension(header.extensions, "fullDiskEncryption");
+  const offset = pointer?.offset ?? 0;
+  try {
+    return { kind: "luks", header: decodeLuksHeader(await readBytes(link.file, offset, LUKS_HEADER_BYTES)) };
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ image: link.path, offset }) : error;
+  }
 }
 
 /** Whether the image keeps bitmaps that were not kept up. */

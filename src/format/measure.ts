@@ -46,7 +46,8 @@ export async function measureQcow2(source: MeasureSource, options: CreateOptions
   const { clusterBytes, entryBytes } = layout;
   const dataBytes = roundUp(sizeOf(source), clusterBytes);
   const l2Tables = Math.ceil(dataBytes / clusterBytes / (clusterBytes / entryBytes));
-  if (l2Tables * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) throw imageTooLarge("qcow2");
+  // Of an image too large for the clusters qemu-img gives the sizes all the same, and so does this.
+  if (!("image" in source) && l2Tables * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) throw imageTooLarge("qcow2");
   const isFull = options.preallocation === "falloc" || options.preallocation === "full";
   // How much of a backing image the two would share can't be known: the worst case is none.
   const isAll = isFull || ("image" in source && options.backingFileName !== undefined);
@@ -155,8 +156,7 @@ async function measureBitmaps(image: OpenedImage, clusterBytes: number): Promise
   if (link?.header?.version !== 3) return undefined;
   let bytes = 0;
   let directoryBytes = 0;
-  for (const { name, granularityBits, isInUse } of await readBitmapDirectory(link)) {
-    if (isInUse) continue;
+  for (const { name, granularityBits } of await readBitmapDirectory(link)) {
     const clusters = Math.ceil(measureBitmap(image.virtualSizeBytes, granularityBits) / clusterBytes);
     bytes += clusters * clusterBytes + roundUp(clusters * TABLE_ENTRY_BYTES, clusterBytes);
     directoryBytes += roundUpTo8(BITMAP_ENTRY_BYTES + new TextEncoder().encode(name).length);

@@ -56,11 +56,10 @@ async function openAlone(storage: Storage, path: string, format: ImageFormat): P
 }
 
 function preventsCheck({ code, image, field, offset }: ImgtxError, path: string): boolean {
-  if (code === "E_OUTSIDE" || code === "E_LOOP" || code === "E_FORMAT_UNKNOWN") return false;
-  const isBelow = image !== path || FIELDS_BELOW.has(field ?? "");
-  if (code === "E_NOT_A_FILE") return !isBelow;
-  if (code === "E_UNSUPPORTED") return !isBelow;
-  // Without its magic the image is no qcow2 image at all.
-  if (code === "E_CORRUPT") return !isBelow && field === "magic" && offset === 0;
+  if (code === "E_OUTSIDE" || code === "E_FORMAT_UNKNOWN") return false;
+  // Names of protocols and formats that imgtx does not open, and QEMU may.
+  if (code === "E_UNSUPPORTED") return image === path && !FIELDS_BELOW.has(field ?? "");
+  // Without its magic it is no qcow2 image at all, and QEMU opens neither it nor what stands on it.
+  if (code === "E_CORRUPT") return field === "magic" && offset === 0;
   return true;
 }

@@ -44,5 +44,15 @@ export function formatBytes(bytes: number): string {
     value /= 1024;
     power += 1;
   }
-  return `${Number(value.toPrecision(3))} ${PRINTED_UNITS[power]}`;
+  return `${roundToThreeDigits(value)} ${PRINTED_UNITS[power]}`;
+}
+
+// Half to even, as C's printf does it: 192.5 is 192, and 193.5 is 194. Quotients of bytes are binary fractions,
+// so that a half is exact.
+function roundToThreeDigits(value: number): number {
+  const scale = value >= 100 ? 1 : value >= 10 ? 10 : value >= 1 ? 100 : 1000;
+  const scaled = value * scale;
+  const whole = Math.floor(scaled);
+  if (scaled - whole === 0.5) return (whole % 2 === 0 ? whole : whole + 1) / scale;
+  return Number(value.toPrecision(3));
 }

@@ -27,6 +27,9 @@ test.each([
   [196_616, "192 KiB"],
   [1_610_612_736, "1.5 GiB"],
   [1000 * 1024, "0.977 MiB"],
+  [197_120, "192 KiB"],
+  [198_144, "194 KiB"],
+  [1_671_168, "1.59 MiB"],
 ])("prints %d bytes with three digits, as qemu-img does", (bytes, text) => {
   expect(formatBytes(bytes)).toBe(text);
 });

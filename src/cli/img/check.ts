@@ -11,7 +11,7 @@ import {
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { parseImageName } from "./image-name.ts";
-import { explained, lockWaiting, parseDriver, sourceOptions } from "./images.ts";
+import { belowTop, explained, lockWaiting, parseDriver, sourceOptions } from "./images.ts";
 import { failure, usageError } from "./messages.ts";
 import {
   forceShareOption,
@@ -83,8 +83,10 @@ async function execute(invocation: ImgInvocation): Promise<number> {
       return STATUS_NO_CHECKS;
     }
     const result = await runCheck(invocation, operand, subject);
-    if (form === "json") console.printJson(resultData(operand, result));
-    else if (!input.flag("-q")) console.print(drawResult(result));
+    if (!input.flag("-q")) {
+      if (form === "json") console.printJson(resultData(operand, result));
+      else console.print(drawResult(result));
+    }
     if (result.checkErrors > 0) {
       console.error("Check failed");
       return STATUS_FAILED;
@@ -110,10 +112,13 @@ async function open(invocation: ImgInvocation, operand: string): Promise<CheckSu
   const { context, allowPaths } = invocation;
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
-  const subject = await openForCheck(context.storage, invocation.resolve(name.file), {
-    format: parseDriver(name.format ?? options.format),
-    gate: { allowPaths, currentFolder: context.cwd },
-  });
+  const path = invocation.resolve(name.file);
+  const subject = await openSubject(path, () =>
+    openForCheck(context.storage, path, {
+      format: parseDriver(name.format ?? options.format),
+      gate: { allowPaths, currentFolder: context.cwd },
+    }),
+  );
   if (options.forceShare || name.forceShare) return subject;
   try {
     for (const [depth, files] of subject.filesByDepth.entries()) await hold(invocation, files, depth);
@@ -121,6 +126,14 @@ async function open(invocation: ImgInvocation, operand: string): Promise<CheckSu
   } catch (error) {
     await subject.close();
     throw error;
+  }
+}
+
+async function openSubject(path: string, open: () => Promise<CheckSubject>): Promise<CheckSubject> {
+  try {
+    return await open();
+  } catch (error) {
+    throw error instanceof ImgtxError ? belowTop(error, path) : error;
   }
 }
 

@@ -124,7 +124,7 @@ async function openAlone(
 }
 
 /** In qemu-img's words, where it is not the image itself that can't be opened. */
-function belowTop(error: ImgtxError, path: string): ImgtxError {
+export function belowTop(error: ImgtxError, path: string): ImgtxError {
   if (error.code === "E_NOT_FOUND" && error.cause instanceof ImgtxError && error.field !== undefined) {
     const words = error.cause.message;
     const isBacking = error.field === "backing_file_name";

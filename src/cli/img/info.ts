@@ -1,12 +1,21 @@
 // imgtx img info
 
-import { describeImage, type ImageInfo, type Qcow2Info } from "../../format/index.ts";
+import {
+  CHAIN_DEPTH_MAX,
+  describeImage,
+  holdImages,
+  type ImageInfo,
+  isProtocolName,
+  openForInfo,
+  type Qcow2Info,
+} from "../../format/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
-import { openSource, sourceOptions } from "./images.ts";
-import { nameLayers, nameOfOperand, resolveBackingName } from "./layer-names.ts";
-import { usageError } from "./messages.ts";
+import { parseImageName } from "./image-name.ts";
+import { explained, lockWaiting, parseDriver, sourceOptions } from "./images.ts";
+import { resolveBackingName } from "./layer-names.ts";
+import { failure, usageError } from "./messages.ts";
 import {
   forceShareOption,
   imageOptsOption,
@@ -54,26 +63,97 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const [operand] = input.operands;
   if (operand === undefined || input.operands.length !== 1) throw usageError("Expecting one image file name");
   const wholeChain = input.flag("--backing-chain");
-  const options = sourceOptions(invocation);
-  const image = await openSource(invocation, operand, { ...options, backing: wholeChain });
-  try {
-    const { links } = image.chain;
-    const names = nameLayers(nameOfOperand(operand, options.imageOpts), links);
-    const described: Described[] = [];
-    for (const [depth, link] of links.entries()) {
-      described.push({ name: names[depth] ?? link.path, info: await describeImage(link) });
-    }
-    if (described.some(({ info: { qcow2 } }) => qcow2?.hasStaleBitmaps === true)) {
-      console.warning(
-        "a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent",
-      );
-    }
-    if (form === "human") console.print(described.map(drawInfo).join("\n"));
-    else console.printJson(wholeChain ? described.map(infoData) : described.map(infoData)[0]);
-  } finally {
-    await image.close();
+  const described = await describeImages(invocation, operand, wholeChain);
+  if (described.some(({ info: { qcow2 } }) => qcow2?.hasStaleBitmaps === true)) {
+    console.warning(
+      "a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent",
+    );
   }
+  if (form === "human") console.print(described.map(drawInfo).join("\n"));
+  else console.printJson(wholeChain ? described.map(infoData) : described.map(infoData)[0]);
   return 0;
+}
+
+/** One image after the other, each opened by itself, so that only its own file has to be sound. */
+async function describeImages(
+  invocation: ImgInvocation,
+  operand: string,
+  wholeChain: boolean,
+): Promise<Described[]> {
+  const options = sourceOptions(invocation);
+  const name = parseImageName(operand, options.imageOpts);
+  const locks = !options.forceShare && !name.forceShare;
+  const described: Described[] = [];
+  const seen = new Set<string>();
+  let next: ImageToDescribe | undefined = {
+    name: name.file,
+    path: invocation.resolve(name.file),
+    driver: name.format ?? options.format,
+    overlay: undefined,
+  };
+  while (next !== undefined) {
+    const image: ImageToDescribe = next;
+    const message = image.overlay === undefined ? operand : image.name;
+    const { info, identity } = await explained(invocation, message, () =>
+      describeOne(invocation, image, locks),
+    );
+    if (seen.has(identity) || seen.size === CHAIN_DEPTH_MAX) {
+      throw failure(`Backing file '${image.name}' creates an infinite loop.`);
+    }
+    seen.add(identity);
+    described.push({ name: image.name, info });
+    next = wholeChain ? findBacking(invocation, image, info) : undefined;
+  }
+  return described;
+}
+
+interface ImageToDescribe {
+  /** As it is printed. */
+  readonly name: string;
+  readonly path: string;
+  /** As it was said; undefined to be recognised. */
+  readonly driver: string | undefined;
+  /** The image that names it, and how. */
+  readonly overlay: { readonly path: string; readonly storedName: string } | undefined;
+}
+
+async function describeOne(
+  invocation: ImgInvocation,
+  { path, driver, overlay }: ImageToDescribe,
+  locks: boolean,
+): Promise<{ info: ImageInfo; identity: string }> {
+  const { context, allowPaths } = invocation;
+  const { storage, cwd } = context;
+  const gate = { allowPaths, currentFolder: cwd };
+  const reference = overlay && { gate, overlayPath: overlay.path, storedName: overlay.storedName };
+  const link = await openForInfo(storage, path, parseDriver(driver), reference);
+  try {
+    if (locks && link.format !== "raw") {
+      await holdImages(storage, [link], lockWaiting(invocation));
+    }
+    return { info: await describeImage(link), identity: `${link.stat.fileSystem}:${link.stat.inode}` };
+  } finally {
+    await link.file.close();
+  }
+}
+
+function findBacking(
+  invocation: ImgInvocation,
+  { name, path }: ImageToDescribe,
+  { qcow2 }: ImageInfo,
+): ImageToDescribe | undefined {
+  const storedName = qcow2?.header.backingFileName;
+  if (storedName === undefined) return undefined;
+  const ownName = resolveBackingName(name, storedName);
+  if (isProtocolName(storedName)) {
+    throw failure(`Could not open '${ownName}': imgtx opens files only, and this is a protocol's name`);
+  }
+  return {
+    name: ownName,
+    path: invocation.resolve(ownName),
+    driver: qcow2?.header.backingFormat,
+    overlay: { path, storedName },
+  };
 }
 
 /** One image under the keys of qemu-img's JSON. */
@@ -90,6 +170,7 @@ function infoData({ name, info: { format, virtualSizeBytes, allocatedBytes, qcow
   const { backingFileName } = header;
   return {
     ...common,
+    encrypted: qcow2.encryption === undefined ? undefined : true,
     "cluster-size": header.clusterSizeBytes,
     "backing-filename": backingFileName,
     "full-backing-filename":
@@ -105,7 +186,7 @@ type Data = {
 };
 
 /** In the order that qemu-img prints it in. */
-function formatData({ header, bitmaps }: Qcow2Info): Data {
+function formatData({ header, bitmaps, encryption }: Qcow2Info): Data {
   const compressionType = header.compressionType === 0 ? "zlib" : "zstd";
   const isVersion3 = header.version === 3;
   return {
@@ -121,10 +202,33 @@ function formatData({ header, bitmaps }: Qcow2Info): Data {
             granularity: 2 ** granularityBits,
           })),
     "refcount-bits": header.refcountBits,
+    encrypt: encryptionData(encryption),
     "data-file": header.dataFileName,
     "data-file-raw": header.hasExternalDataFile ? header.hasRawExternalData : undefined,
     corrupt: isVersion3 ? header.isCorrupt : undefined,
     "extended-l2": isVersion3 ? header.hasExtendedL2 : undefined,
+  };
+}
+
+function encryptionData(encryption: Qcow2Info["encryption"]): Data | undefined {
+  if (encryption?.kind !== "luks") return encryption && { format: encryption.kind };
+  const { header } = encryption;
+  return {
+    "ivgen-alg": header.ivGenerator,
+    "hash-alg": header.hash,
+    "cipher-alg": header.cipherAlgorithm,
+    uuid: header.uuid,
+    "ivgen-hash-alg": header.ivHash,
+    format: "luks",
+    "cipher-mode": header.cipherMode,
+    slots: header.slots.map(({ isActive, iterations, keyOffset, stripes }) => ({
+      active: isActive,
+      iters: isActive ? iterations : undefined,
+      "key-offset": keyOffset,
+      stripes: isActive ? stripes : undefined,
+    })),
+    "payload-offset": header.payloadOffset,
+    "master-key-iters": header.masterKeyIterations,
   };
 }
 
@@ -137,6 +241,7 @@ function drawInfo({ name, info: { format, virtualSizeBytes, allocatedBytes, qcow
   ];
   if (qcow2 === undefined) return `${lines.join("\n")}\n`;
   const { header, snapshots } = qcow2;
+  if (qcow2.encryption !== undefined) lines.push("encrypted: yes");
   lines.push(`cluster_size: ${header.clusterSizeBytes}`);
   if (header.isDirty) lines.push("cleanly shut down: no");
   lines.push(...drawBacking(name, qcow2));
