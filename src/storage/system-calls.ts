@@ -132,17 +132,7 @@ export function loadSystemCalls(): SystemCalls {
       const mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
       check(native, "fallocate", () => native.fallocate(descriptor, mode, range.start, range.lengthBytes));
     },
-    async allocate(descriptor, range) {
-      await callInThread(
-        native,
-        "fallocate",
-        native.fallocate,
-        descriptor,
-        0,
-        range.start,
-        range.lengthBytes,
-      );
-    },
+    allocate: (descriptor, range) => allocate(native, descriptor, range),
     disableCopyOnWrite: (descriptor) => {
       disableCopyOnWrite(native, descriptor);
     },
@@ -251,6 +241,10 @@ async function callInThread(
 /** One for all calls: they run one after the other, and each fills it anew. */
 const FLOCK = new Uint8Array(FLOCK_BYTES);
 const FLOCK_VIEW = new DataView(FLOCK.buffer);
+
+async function allocate(native: NativeFunctions, descriptor: number, range: ByteRange): Promise<void> {
+  await callInThread(native, "fallocate", native.fallocate, descriptor, 0, range.start, range.lengthBytes);
+}
 
 function disableCopyOnWrite(native: NativeFunctions, descriptor: number): void {
   const flags = new Uint8Array(8);
