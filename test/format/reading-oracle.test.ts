@@ -230,4 +230,45 @@ describe("an image that QEMU wrote", () => {
     await expectAsQemuReads(path, "qcow2", "small");
     await expectAsQemuReads(path, "qcow2");
   });
+
+  // Borders of slices: 8192 entries of an L1 table, or of an L2 table that is larger than a slice.
+  const FAR: readonly (readonly [string, string, string, number])[] = [
+    ["512", "", "1G", 2 ** 28],
+    ["4k", "", "40G", 2 ** 34],
+    ["128k", "", "4G", 2 ** 30],
+    ["2M", "", "2T", 2 ** 34],
+    ["2M", ",extended_l2=on", "2T", 2 ** 33],
+    ["64k", "", "10T", 2 ** 42],
+  ];
+  qemu.test.each(FAR)(
+    "in clusters of %s%s, with data where slices of its tables meet, reads and maps as QEMU maps it",
+    async (cluster, more, size, border) => {
+      const path = `${makeFolder()}/disk.qcow2`;
+      run("qemu-img", "create", "-q", "-f", "qcow2", "-o", `cluster_size=${cluster}${more}`, path, size);
+      const places = [0, border - 70_144, border + 200 * KIB, 2 * border - 512].map((at) => at - (at % 512));
+      write(
+        path,
+        "qcow2",
+        places.map((at, index) => `write -P ${index + 1} ${at} 137k`),
+      );
+      const image = await openImage(storage, path, { format: "qcow2", gate: { allowPaths: [] } });
+      const found: Extent[] = [];
+      for (
+        let at = 0;
+        at < image.virtualSizeBytes;
+        at = found.reduce((end, each) => end + each.lengthBytes, 0)
+      ) {
+        found.push(...(await image.findExtents({ start: at, lengthBytes: image.virtualSizeBytes - at })));
+      }
+      const map = JSON.parse(run("qemu-img", "map", "--output=json", path)) as MapEntry[];
+      expect(found.map(toMapEntry)).toEqual(map);
+      for (const [index, at] of places.entries()) {
+        const bytes = new Uint8Array(137 * KIB + 512);
+        await image.read(bytes, at);
+        expect(bytes.subarray(0, 137 * KIB).every((byte) => byte === index + 1)).toBe(true);
+        expect(bytes.subarray(137 * KIB).every((byte) => byte === 0)).toBe(true);
+      }
+      await image.close();
+    },
+  );
 });
