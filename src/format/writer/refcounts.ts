@@ -206,18 +206,38 @@ export class Refcounts implements CountStore {
   /** Writes every changed count. The caller flushes before it writes what relies on them. */
   async persist(): Promise<void> {
     await this.#writeBlocks();
-    if (this.#unhooked.size === 0) return;
-    // An entry that outlived its block would lead to garbage instead of counts.
-    await this.#flushInOrder("refcount-blocks-before-table");
-    for (const index of [...this.#unhooked].sort((one, other) => one - other)) {
-      const entry = new Uint8Array(TABLE_ENTRY_BYTES);
-      this.#encodeEntry(new DataView(entry.buffer), 0, index);
-      await this.#options.file.write(
-        entry,
-        this.#tableStart * this.#clusterBytes + index * TABLE_ENTRY_BYTES,
-      );
+    while (this.#unhooked.size > 0) {
+      // An entry that outlived its block would lead to garbage instead of counts. And a block that is counted
+      // by another new one would seem to be free if its entry came first: so those wait for the next round.
+      await this.#flushInOrder("refcount-blocks-before-table");
+      const ready = [...this.#unhooked].filter((index) => this.#isCounted(index));
+      ready.sort((one, other) => one - other);
+      await this.#writeEntries(ready);
+      for (const index of ready) this.#unhooked.delete(index);
     }
-    this.#unhooked.clear();
+  }
+
+  /** Whether the block that counts this one's cluster is itself, or in the table on disk. */
+  #isCounted(index: number): boolean {
+    const counter = Math.floor((this.#table[index] ?? 0) / this.#clusterBytes / this.#blockEntries);
+    return counter === index || !this.#unhooked.has(counter);
+  }
+
+  /** Neighbours go out in one write. */
+  async #writeEntries(indices: readonly number[]): Promise<void> {
+    for (let from = 0; from < indices.length; ) {
+      const first = indices[from] ?? 0;
+      let count = 1;
+      while (indices[from + count] === first + count) count += 1;
+      const bytes = new Uint8Array(count * TABLE_ENTRY_BYTES);
+      const view = new DataView(bytes.buffer);
+      for (let position = 0; position < count; position += 1) {
+        this.#encodeEntry(view, position, first + position);
+      }
+      const tableOffset = this.#tableStart * this.#clusterBytes;
+      await this.#options.file.write(bytes, tableOffset + first * TABLE_ENTRY_BYTES);
+      from += count;
+    }
   }
 
   get isDirty(): boolean {
