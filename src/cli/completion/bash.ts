@@ -3,7 +3,7 @@
 // Names of devices come from outside. They are compared and offered, never expanded: `compgen -W` would
 // run a `$(…)` in them.
 
-import type { Completes, OptionDefinition } from "../grammar/definition.ts";
+import type { ArgumentDefinition, Completes, OptionDefinition } from "../grammar/definition.ts";
 import { isWordList, spellings, takesNextWord, type CompletionModel } from "./model.ts";
 
 const FUNCTIONS = `
@@ -171,13 +171,19 @@ function writePlaces({ verbs, groups, commands }: CompletionModel): string {
     ['":"*', names(verbs)],
     ...groups.map((group): [string, string] => [`${quote(group.name)}:0`, names(group.verbs)]),
     ...commands.flatMap((command) =>
-      command.arguments.map((argument, index): [string, string] => [
+      untilVariadic(command.arguments).map((argument, index): [string, string] => [
         `${quote(command.name)}:${argument.variadic ? "*" : index}`,
         offer(argument.completes, "$3"),
       ]),
     ),
   ];
   return caseFunction("_imgtx_place", "$1:$2", rows);
+}
+
+/** What stands behind the argument of any number can't be told from it by its place. */
+function untilVariadic(places: readonly ArgumentDefinition[]): readonly ArgumentDefinition[] {
+  const variadic = places.findIndex((argument) => argument.variadic === true);
+  return variadic === -1 ? places : places.slice(0, variadic + 1);
 }
 
 function offer(completes: Completes | undefined, current: string): string {
