@@ -29,8 +29,6 @@ export interface Qcow2Info {
   readonly header: Qcow2Header;
   readonly snapshots: readonly SnapshotEntry[];
   readonly bitmaps: readonly BitmapEntry[];
-  /** There are bitmaps, and a program that does not know them wrote to the image: they count for nothing. */
-  readonly hasStaleBitmaps: boolean;
   readonly encryption: Encryption | undefined;
 }
 
@@ -54,7 +52,6 @@ async function describeQcow2(link: ChainLink, header: Qcow2Header): Promise<Qcow
     header,
     snapshots: entries,
     bitmaps: await readBitmapDirectory(link),
-    hasStaleBitmaps: hasStaleBitmaps(header),
     encryption: await readEncryption(link, header),
   };
 }
@@ -73,7 +70,7 @@ async function readEncryption(link: ChainLink, header: Qcow2Header): Promise<Enc
   }
 }
 
-/** Whether the image keeps bitmaps that were not kept up. */
+/** Whether a program that does not know bitmaps wrote to an image that has some: they count for nothing then. */
 export function hasStaleBitmaps(header: Pick<Qcow2Header, "extensions" | "autoclearFeatures">): boolean {
   const isStated = findExtension(header.extensions, "bitmaps") !== undefined;
   return isStated && !header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps);

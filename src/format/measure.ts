@@ -8,7 +8,6 @@
 import { ImgtxError } from "../errors/index.ts";
 import type { CreateOptions } from "./create-options.ts";
 import { ExtentCursor } from "./extent-cursor.ts";
-import { imageTooLarge } from "./create-options.ts";
 import type { OpenedImage } from "./open-image.ts";
 import { measureBitmap } from "./qcow2/bitmap.ts";
 import { roundUpTo8 } from "./qcow2/header-extension.ts";
@@ -47,7 +46,7 @@ export async function measureQcow2(source: MeasureSource, options: CreateOptions
   const dataBytes = roundUp(sizeOf(source), clusterBytes);
   const l2Tables = Math.ceil(dataBytes / clusterBytes / (clusterBytes / entryBytes));
   // Of an image too large for the clusters qemu-img gives the sizes all the same, and so does this.
-  if (!("image" in source) && l2Tables * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) throw imageTooLarge("qcow2");
+  if (!("image" in source) && l2Tables * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) throw tooLarge();
   const isFull = options.preallocation === "falloc" || options.preallocation === "full";
   // How much of a backing image the two would share can't be known: the worst case is none.
   const isAll = isFull || ("image" in source && options.backingFileName !== undefined);
@@ -166,6 +165,11 @@ async function measureBitmaps(image: OpenedImage, clusterBytes: number): Promise
 
 function roundUp(bytes: number, unit: number): number {
   return Math.ceil(bytes / unit) * unit;
+}
+
+function tooLarge(): ImgtxError {
+  const message = "The image size is too large (try using a larger cluster size)";
+  return new ImgtxError("E_UNSUPPORTED", message, { field: "size" });
 }
 
 function usage(message: string, field: string): ImgtxError {

@@ -8,13 +8,15 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
-import { type ChainOptions, openChain } from "./backing-chain.ts";
+import { type ChainLink, type ChainOptions, openChain } from "./backing-chain.ts";
 import type { ImageFormat } from "./image-format.ts";
 
 export interface CheckSubject {
   readonly format: ImageFormat;
   /** The image's own file, open for reading. */
   readonly file: StorageFile;
+  /** Of the image itself; undefined for raw, and where it may be damaged. */
+  readonly header: ChainLink["header"];
   /** Files to be held against writers, for each image of the chain that could be opened. */
   readonly filesByDepth: readonly (readonly StorageFile[])[];
   close(): Promise<void>;
@@ -36,6 +38,7 @@ export async function openForCheck(
     return {
       format: top.format,
       file: top.file,
+      header: top.header,
       filesByDepth: chain.links.map(({ file, dataFile }) =>
         dataFile === undefined ? [file] : [file, dataFile.file],
       ),
@@ -52,7 +55,7 @@ export async function openForCheck(
 
 async function openAlone(storage: Storage, path: string, format: ImageFormat): Promise<CheckSubject> {
   const file = await storage.openFile(path, "read");
-  return { format, file, filesByDepth: [[file]], close: () => file.close() };
+  return { format, file, header: undefined, filesByDepth: [[file]], close: () => file.close() };
 }
 
 function preventsCheck({ code, image, field, offset }: ImgtxError, path: string): boolean {

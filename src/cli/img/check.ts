@@ -23,6 +23,7 @@ import {
   quietOption,
   sourceCacheOption,
 } from "./options.ts";
+import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
 const STATUS_FAILED = 1;
 const STATUS_ERRORS = 2;
@@ -82,6 +83,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
       console.error("This image format does not support checks");
       return STATUS_NO_CHECKS;
     }
+    warnOfStaleBitmaps(invocation, [subject.header]);
     const result = await runCheck(invocation, operand, subject);
     if (!input.flag("-q")) {
       if (form === "json") console.printJson(resultData(operand, result));

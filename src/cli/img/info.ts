@@ -24,6 +24,7 @@ import {
   outputOption,
 } from "./options.ts";
 import { drawSnapshotList, snapshotData } from "./snapshot-list.ts";
+import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
 export const info: ImgCommand = {
   kind: "img",
@@ -64,11 +65,10 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   if (operand === undefined || input.operands.length !== 1) throw usageError("Expecting one image file name");
   const wholeChain = input.flag("--backing-chain");
   const described = await describeImages(invocation, operand, wholeChain);
-  if (described.some(({ info: { qcow2 } }) => qcow2?.hasStaleBitmaps === true)) {
-    console.warning(
-      "a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent",
-    );
-  }
+  warnOfStaleBitmaps(
+    invocation,
+    described.map(({ info: { qcow2 } }) => qcow2?.header),
+  );
   if (form === "human") console.print(described.map(drawInfo).join("\n"));
   else console.printJson(wholeChain ? described.map(infoData) : described.map(infoData)[0]);
   return 0;

@@ -14,6 +14,7 @@ import {
   objectOption,
   outputOption,
 } from "./options.ts";
+import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
 export const map: ImgCommand = {
   kind: "img",
@@ -74,6 +75,10 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const options = sourceOptions(invocation);
   const image = await openSource(invocation, operand, options);
   try {
+    warnOfStaleBitmaps(
+      invocation,
+      image.chain.links.map(({ header }) => header),
+    );
     const end = Math.min(start + length, image.virtualSizeBytes);
     const out = new BufferedOutput(invocation.console);
     try {
