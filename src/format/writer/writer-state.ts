@@ -94,12 +94,14 @@ export class WriterState {
     // Bitmaps are not kept up here, and unknown features can't be: their bits say so.
     const kept = header.autoclearFeatures.filter((bit) => bit === AUTOCLEAR_BIT.rawExternalData);
     const clears = kept.length < header.autoclearFeatures.length;
-    if (clears) await this.#writeMask(AUTOCLEAR_AT, kept);
+    if (clears) {
+      await this.#writeMask(AUTOCLEAR_AT, kept);
+      if (this.files.isOrdered) await this.#flushFile(file, "autoclear-before-first-write");
+    }
+    // The dirty bit is durable with the first flush, which comes before any entry changes.
     if (this.#isLazy) {
       await this.#writeMask(INCOMPATIBLE_AT, [INCOMPATIBLE_BIT.dirty, ...header.incompatibleFeatures]);
     }
-    if ((clears || this.#isLazy) && this.files.isOrdered)
-      await this.#flushFile(file, "header-before-first-write");
     this.#hasBegun = true;
   }
 
