@@ -44,6 +44,7 @@ const ROWS: Row[] = [
     backing: "raw" as const,
   })),
   { clusterBytes: 64 * KIB, options: "extended_l2=on", snapshots: true },
+  { clusterBytes: 4 * KIB, snapshots: true, backing: "qcow2 over raw", share: 0.7 },
   { clusterBytes: 64 * KIB, options: "extended_l2=on", backing: "qcow2 over raw", share: 0.6 },
   ...[4 * KIB, 64 * KIB, 2048 * KIB].map((clusterBytes) => ({
     clusterBytes,
