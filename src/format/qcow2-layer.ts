@@ -10,7 +10,7 @@ import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import type { ImageFormat } from "./image-format.ts";
 import type { LayerReader } from "./layer-reader.ts";
-import { decodeL1Entry } from "./qcow2/l1-table.ts";
+import { decodeL1Entry, joinOffset } from "./qcow2/l1-table.ts";
 import { countL2Entries, measureL2Entry } from "./qcow2/l2-table.ts";
 import type { Qcow2Header } from "./qcow2/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
@@ -37,6 +37,8 @@ interface Scan {
   readonly purpose: RunPurpose;
   /** Memory for slices that are not kept. */
   scratch: Uint8Array | undefined;
+  /** The disk knows of the tables before this one of the L1 table. */
+  announced: number;
 }
 
 interface Area {
@@ -99,7 +101,7 @@ export class Qcow2Layer implements LayerReader {
   }
 
   async #scan(start: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
-    const scan: Scan = { end, runs, purpose, scratch: undefined };
+    const scan: Scan = { end, runs, purpose, scratch: undefined, announced: 0 };
     let at = start;
     try {
       while (at < end && !runs.isFull) at = await this.#scanTable(at, scan);
@@ -129,9 +131,26 @@ export class Qcow2Layer implements LayerReader {
       return reached;
     }
     const l2Offset = this.#decodeL1(l1, index - firstIndex, l1Offset, index);
+    if (purpose === "describe") this.#announceTables(l1, firstIndex, index + 1, scan);
     const slice = this.#placeSlice(l2Offset, index * this.#tableSpan, at, end);
     const halves = this.#tables.find(slice.fileOffset) ?? (await this.#loadSlice(slice, scan));
     return this.#scanner.scan({ ...slice, halves }, runs, purpose);
+  }
+
+  /** Lets the disk begin with the tables that the scan comes to next. l1 begins with entry firstIndex. */
+  #announceTables(l1: Uint32Array, firstIndex: number, nextIndex: number, scan: Scan): void {
+    const last = Math.min(
+      firstIndex + l1.length / 2,
+      nextIndex + TABLES_AHEAD,
+      Math.ceil(scan.end / this.#tableSpan),
+    );
+    const lengthBytes = Math.min(SLICE_BYTES, this.#clusterBytes);
+    for (let index = Math.max(nextIndex, scan.announced); index < last; index += 1) {
+      const at = 2 * (index - firstIndex);
+      const start = joinOffset(l1[at] ?? 0, l1[at + 1] ?? 0);
+      if (start > 0 && start < this.#fileEnd) this.#link.file.beginRead?.({ start, lengthBytes });
+    }
+    scan.announced = Math.max(scan.announced, last);
   }
 
   /** A scan that goes through a whole slice and beyond will not come back to it. */
@@ -196,6 +215,7 @@ export class Qcow2Layer implements LayerReader {
   }
 }
 
+const TABLES_AHEAD = 32;
 const HINT_CORRUPT = "restore the image from a copy; `qemu-img check` may say more about it";
 
 /** How many entries from this one on have no table. Only the halves of the slice are looked at. */
