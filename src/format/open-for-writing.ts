@@ -44,7 +44,7 @@ export interface WritingOptions {
 
 /**
  * Opens the image at path, which is absolute. The caller closes it. Errors are those of openImage;
- * E_UNSUPPORTED for a dirty image; E_CORRUPT for one that is marked corrupt or whose metadata overlaps.
+ * E_REFUSED for a dirty image; E_CORRUPT for one that is marked corrupt or whose metadata overlaps.
  */
 export async function openForWriting(
   storage: Storage,
@@ -154,7 +154,7 @@ function requireWritable(header: Qcow2Header, image: string): void {
     });
   }
   if (!header.isDirty) return;
-  throw new ImgtxError("E_UNSUPPORTED", "the image is dirty: its refcounts may be behind its tables", {
+  throw new ImgtxError("E_REFUSED", "the image is dirty: its refcounts may be behind its tables", {
     image,
     field: "incompatible_features",
     offset: 72,

@@ -88,7 +88,7 @@ export class DataWriter {
           placed.push({ ...segment, place, isFresh: place >= fresh });
         } else {
           if (!this.#layout.hasExternalDataFile) {
-            state.metadata.requireClear("guest data", segment.hostOffset, lengthBytes);
+            state.judgePlace(segment.hostOffset, lengthBytes);
           }
           placed.push({ ...segment, place: segment.hostOffset, isFresh: false });
         }

@@ -141,7 +141,12 @@ export class Qcow2Writer implements WritableImage {
       );
     }
     if (lengthBytes === 0) return;
-    await this.#locks.run(Math.floor(start / clusterBytes), Math.ceil(end / clusterBytes), work);
+    try {
+      await this.#locks.run(Math.floor(start / clusterBytes), Math.ceil(end / clusterBytes), work);
+    } catch (error) {
+      if (error instanceof ImgtxError && error.code === "E_CORRUPT") this.#state.stop(error);
+      throw error;
+    }
   }
 
   async #writeZeroes(range: ByteRange, mayUnmap: boolean): Promise<void> {

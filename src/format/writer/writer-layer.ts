@@ -31,10 +31,10 @@ export class WriterLayer implements LayerReader {
     this.#compressed = new CompressedReader(link);
     this.#scanner = new L2Scanner(link.header, {
       data: (hostOffset, lengthBytes) => {
-        if (!link.header.hasExternalDataFile) this.#judgePlace(hostOffset, lengthBytes);
+        if (!link.header.hasExternalDataFile) state.judgePlace(hostOffset, lengthBytes);
       },
       compressed: (hostOffset, lengthBytes) => {
-        this.#judgePlace(hostOffset, lengthBytes);
+        state.judgePlace(hostOffset, lengthBytes);
       },
     });
   }
@@ -73,13 +73,5 @@ export class WriterLayer implements LayerReader {
     } catch (error) {
       throw error instanceof ImgtxError ? error.with({ image: this.path }) : error;
     }
-  }
-
-  #judgePlace(hostOffset: number, lengthBytes: number): void {
-    if (hostOffset + lengthBytes > this.#state.highWater) {
-      const where = `0x${hostOffset.toString(16)}`;
-      throw new ImgtxError("E_CORRUPT", `Cluster at ${where} lies past the end of the file`);
-    }
-    this.#state.metadata.requireClear("guest data", hostOffset, lengthBytes);
   }
 }

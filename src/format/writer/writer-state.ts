@@ -137,6 +137,23 @@ export class WriterState {
     return first;
   }
 
+  /** E_CORRUPT where an entry leads guest data to where none can be. */
+  judgePlace(hostOffset: number, lengthBytes: number): void {
+    if (hostOffset + lengthBytes > this.#highWater) {
+      throw new ImgtxError(
+        "E_CORRUPT",
+        `Cluster at 0x${hostOffset.toString(16)} lies past the end of the file`,
+        { image: this.files.path, field: "l2_entry" },
+      );
+    }
+    this.metadata.requireClear("guest data", hostOffset, lengthBytes);
+  }
+
+  /** Nothing is written any more: the image was found damaged, and must not be made worse. */
+  stop(reason: unknown): void {
+    this.#failure ??= reason;
+  }
+
   /** Takes back what nothing points to yet. */
   async giveBack(first: number, clusters: number): Promise<void> {
     await this.#allocator.lower(first, clusters);
