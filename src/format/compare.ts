@@ -30,7 +30,7 @@ export type CompareResult =
   | CompareFailure;
 
 /** One of the images could not be read. */
-export interface CompareFailure {
+interface CompareFailure {
   readonly kind: "unreadable";
   readonly which: 0 | 1;
   readonly what: "extents" | "data";

@@ -7,6 +7,9 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../storage/index.ts";
+import type { ChainLink } from "./backing-chain.ts";
+import { copyBitmaps } from "./copy-bitmaps.ts";
+import type { BitmapEntry } from "./qcow2/bitmap.ts";
 import { copyImages, type CopyOptions } from "./copy.ts";
 import { cloneRaw } from "./copy-in-kernel.ts";
 import type { ImagePlan } from "./create.ts";
@@ -23,6 +26,8 @@ export interface NewTarget {
   readonly path: string;
   readonly plan: ImagePlan;
   readonly dataFilePath: string | undefined;
+  /** Bitmaps of the one source, to be copied too. */
+  readonly bitmaps?: { readonly source: ChainLink; readonly entries: readonly BitmapEntry[] } | undefined;
   /** May share its blocks with a raw source, instead of being written. */
   readonly mayClone: boolean;
 }
@@ -50,6 +55,11 @@ export async function convertToNew(
     const [own] = begun.targets;
     const isCloned = target.mayClone && (await cloneInto(sources, target.plan, own));
     if (!isCloned) await fill(sources, target, copy, around, begun.targets);
+    const { bitmaps, path } = target;
+    if (bitmaps !== undefined) {
+      const dataFile = begun.targets[1]?.file ?? own.file;
+      await copyBitmaps(bitmaps.source, bitmaps.entries, { path, file: own.file, dataFile });
+    }
     if (around.durable) {
       for (const { file } of begun.targets) await file.flush("converted-image");
       for (const { path, isNew } of begun.targets) {

@@ -7,6 +7,8 @@ import {
   convertToNew,
   countBytesToCopy,
   type CopyOptions,
+  listBitmapsToCopy,
+  type NewTarget,
   type OpenedImage,
 } from "../../format/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
@@ -108,15 +110,26 @@ class Conversion {
       sources.length,
     );
     this.#refuseBitmaps(sources, plan);
+    const bitmaps = await this.#listBitmaps(sources);
     if (!isCacheMode(this.#flags.cache)) throw failure(`Invalid cache option: ${this.#flags.cache}`);
     const copy = await this.#startCopy(sources, totalBytes, backingBytes);
     try {
       if (plan === undefined) await this.#convertToExisting(sources, copy);
-      else await this.#convertToNew(sources, plan, copy);
+      else await this.#convertToNew(sources, plan, bitmaps, copy);
     } catch (error) {
       throw this.#worded(error);
     }
     this.#progress?.complete();
+  }
+
+  async #listBitmaps(sources: readonly OpenedImage[]): Promise<NewTarget["bitmaps"]> {
+    const [link] = sources[0]?.chain.links ?? [];
+    if (!this.#flags.bitmaps || link === undefined) return undefined;
+    const onBroken = (name: string): void => {
+      this.#invocation.console.warning(`Skipping inconsistent bitmap '${name}'`);
+    };
+    const entries = await listBitmapsToCopy(link, this.#flags.skipBrokenBitmaps ? onBroken : undefined);
+    return { source: link, entries };
   }
 
   #refuseBitmaps(sources: readonly OpenedImage[], plan: TargetPlan | undefined): void {
@@ -125,6 +138,7 @@ class Conversion {
     if (sources[0]?.format !== "qcow2") throw failure("Source lacks bitmap support");
     const format = plan?.plan.format ?? this.#flags.outputFormat;
     if (format === "raw") throw failure("Format driver 'raw' does not support bitmaps");
+    if (plan === undefined) throw failure("imgtx copies bitmaps into new images only");
   }
 
   async #startCopy(
@@ -170,6 +184,7 @@ class Conversion {
   async #convertToNew(
     sources: readonly OpenedImage[],
     target: TargetPlan,
+    bitmaps: NewTarget["bitmaps"],
     copy: Omit<CopyOptions, "clusterBytes" | "targetIsZero">,
   ): Promise<void> {
     const { compressed, sparseBytes, salvage, bytesPerSecond } = this.#flags;
@@ -179,7 +194,7 @@ class Conversion {
       sparseBytes === undefined &&
       bytesPerSecond === undefined &&
       target.mayBeSparse;
-    const warnings = await convertToNew(sources, { ...target, mayClone }, copy, this.#around());
+    const warnings = await convertToNew(sources, { ...target, mayClone, bitmaps }, copy, this.#around());
     for (const warning of warnings) this.#invocation.console.warning(warning);
   }
 

@@ -10,7 +10,7 @@ import { optionFlag } from "../grammar/definition.ts";
 import { usageError } from "./messages.ts";
 
 /** An option as it was given, in order. */
-export interface GivenOption {
+interface GivenOption {
   /** As optionFlag has it: `--output`, or `-f` for one without a long name. */
   readonly flag: string;
   readonly value: string | undefined;
