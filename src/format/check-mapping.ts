@@ -80,6 +80,8 @@ export class MappingWalk {
   async #walkL1Table(table: L1Table, scan: L2Scan): Promise<void> {
     const bytes = new Uint8Array(PIECE_BYTES);
     const entriesPerPiece = PIECE_BYTES / TABLE_ENTRY_BYTES;
+    // Zeros are all there is; and beyond 2^53 there is no file to ask.
+    if (table.offset >= this.#references.fileSizeBytes) return;
     for (let first = 0; first < table.entries; first += entriesPerPiece) {
       const entries = Math.min(entriesPerPiece, table.entries - first);
       const piece = bytes.subarray(0, entries * TABLE_ENTRY_BYTES);

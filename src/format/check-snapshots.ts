@@ -7,6 +7,7 @@ import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import type { CheckHeader } from "./check-header.ts";
 import type { MappingWalk } from "./check-mapping.ts";
+import { formatWord } from "./qcow2/check-findings.ts";
 import type { References } from "./qcow2/check-references.ts";
 import { roundUpTo8 } from "./qcow2/header-extension.ts";
 import {
@@ -23,7 +24,10 @@ const EXTRA_DATA_BYTES_V3 = 16;
 
 interface SnapshotPlace {
   readonly label: string;
+  /** Rounded where it is beyond 2^53, and past the end of any file. */
   readonly l1TableOffset: number;
+  /** Its two halves, which are exact. */
+  readonly l1TableWord: readonly [hi: number, lo: number];
   readonly l1Size: number;
 }
 
@@ -43,10 +47,11 @@ export async function checkSnapshots(
   if (hasExternalDataFile && snapshots.length > 0) {
     findings.corrupt(`ERROR ${snapshots.length} snapshots in image with data file`);
   }
-  for (const { label, l1TableOffset, l1Size } of snapshots) {
-    if (l1TableOffset % references.clusterSizeBytes !== 0) {
+  for (const { label, l1TableOffset, l1TableWord, l1Size } of snapshots) {
+    const [hi, lo] = l1TableWord;
+    if (lo % references.clusterSizeBytes !== 0) {
       findings.corrupt(
-        `ERROR snapshot ${label} l1_offset=0x${l1TableOffset.toString(16)}: L1 table is not cluster aligned; ` +
+        `ERROR snapshot ${label} l1_offset=0x${formatWord(hi, lo)}: L1 table is not cluster aligned; ` +
           "snapshot table entry corrupted",
       );
     } else if (l1Size * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) {
@@ -83,9 +88,11 @@ async function readSnapshotTable(
     await file.read(text, at + SNAPSHOT_ENTRY_BYTES_MIN + extraBytes);
     const id = Buffer.from(text.subarray(0, idBytes)).toString("latin1");
     const name = Buffer.from(text.subarray(idBytes)).toString("latin1");
+    const [hi, lo] = [view.getUint32(0), view.getUint32(4)];
     snapshots.push({
       label: `${id} (${name})`,
-      l1TableOffset: view.getUint32(0) * 2 ** 32 + view.getUint32(4),
+      l1TableOffset: hi * 2 ** 32 + lo,
+      l1TableWord: [hi, lo],
       l1Size: view.getUint32(8),
     });
     at += SNAPSHOT_ENTRY_BYTES_MIN + extraBytes + idBytes + nameBytes;
