@@ -22,7 +22,7 @@ const PIECE_BYTES = 64 * 1024;
 /** Of all L1 tables together: a gibibyte of them. */
 const L1_ENTRIES_MAX = 2 ** 27;
 /** Of tables off their alignment, which overlap; the others are only counted. */
-const UNALIGNED_BYTES_MAX = 16 * 1024 * 1024;
+const UNALIGNED_BYTES_MAX = 4 * 1024 * 1024;
 const OFFSET_HI = 0x00ffffff;
 const OFFSET_LO = 0xfffffe00;
 const COPIED_HI_BIT = 31;

@@ -162,13 +162,24 @@ function isZero(byte: number): boolean {
   return byte === 0;
 }
 
-/** Counts of 16 bits, as almost every image has them. */
+/** Counts of 16 bits, as almost every image has them: two at a time, as long as both fit a byte. */
 function narrowWords(source: Uint8Array, target: Uint8Array): void {
-  for (let entry = 0, at = 0; entry < target.length; entry += 1, at += 2) {
-    const high = source[at] ?? 0;
-    target[entry] = high === 0 ? (source[at + 1] ?? 0) : LARGE_COUNT;
+  const pairs = new Uint32Array(source.buffer, source.byteOffset, source.length / 4);
+  const narrow = new Uint16Array(target.buffer, target.byteOffset, target.length / 2);
+  for (let pair = 0; pair < pairs.length; pair += 1) {
+    const words = pairs[pair] ?? 0;
+    if ((words & HIGH_BYTES) === 0) {
+      narrow[pair] = ((words >>> 8) & 0xff) | ((words >>> 16) & 0xff00);
+      continue;
+    }
+    for (let entry = 2 * pair; entry < 2 * pair + 2; entry += 1) {
+      target[entry] = source[2 * entry] === 0 ? (source[2 * entry + 1] ?? 0) : LARGE_COUNT;
+    }
   }
 }
+
+/** Of two big-endian words, read by a little-endian machine. */
+const HIGH_BYTES = 0x00ff00ff;
 
 /**
  * Compares stored with computed counts, as `qemu-img check` does: stored above computed is a leak, below it an

@@ -5,7 +5,7 @@
 //   inside the file with a matching COPIED flag. A preallocated image of 1 TiB has 16 million of them.
 // - An entry is judged once, however many L1 entries lead to its table: findings and counts are multiplied.
 
-import { CHUNK_BITS, CHUNK_MASK } from "./check-counts.ts";
+import { CHUNK_BITS, CHUNK_CLUSTERS, CHUNK_MASK } from "./check-counts.ts";
 import { formatWord } from "./check-findings.ts";
 import type { References } from "./check-references.ts";
 import {
@@ -101,8 +101,11 @@ export class L2Scan {
     const stored = this.#stored;
     const fastMax = counts.fastMax;
     const fileClusters = this.#fileClusters;
-    const lowMask = this.#clusterSizeBytes - 1;
-    const highScale = 2 ** (32 - clusterBits);
+    // In 32-bit integers all the way: numbers of clusters are below 2^31, and what is not takes the long way.
+    const words = new Int32Array(halves.buffer, halves.byteOffset, halves.length);
+    const specialHi = L2_COMPRESSED_HI | L2_RESERVED_HI | (OFFSET_HI & -(2 ** (clusterBits - 1)));
+    const specialLo = this.#clusterSizeBytes - 1;
+    const shift = 32 - clusterBits;
     const isJudged = use.judgedTimes > 0;
     let chunkIndex = -1;
     let computedChunk: Uint8Array = NO_CHUNK;
@@ -111,36 +114,32 @@ export class L2Scan {
     let fragmented = 0;
     let next = 0;
     let isUsed = false;
-    for (let at = 0; at < halves.length; at += 2) {
-      const hi = halves[at] ?? 0;
-      const lo = halves[at + 1] ?? 0;
+    for (let at = 0; at < words.length; at += 2) {
+      const hi = words[at] ?? 0;
+      const lo = words[at + 1] ?? 0;
       if ((hi | lo) === 0) continue;
       isUsed = true;
-      const cluster = (hi & OFFSET_HI) * highScale + (lo >>> clusterBits);
-      if (
-        (hi & (L2_COMPRESSED_HI | L2_RESERVED_HI)) === 0 &&
-        (lo & lowMask) === 0 &&
-        cluster < fileClusters
-      ) {
+      const cluster = ((hi & OFFSET_HI) << shift) | (lo >>> clusterBits);
+      if ((hi & specialHi) === 0 && (lo & specialLo) === 0 && cluster < fileClusters) {
         const index = cluster >>> CHUNK_BITS;
         if (index !== chunkIndex) {
           chunkIndex = index;
           computedChunk = counts.chunkFor(index);
-          storedChunk = stored.low[index] ?? NO_CHUNK;
+          storedChunk = stored.low[index] ?? NO_COUNTS;
         }
         const inChunk = cluster & CHUNK_MASK;
         const count = computedChunk[inChunk] ?? 0;
         const isOne = storedChunk[inChunk] === 1;
-        if (count < fastMax && cluster !== 0 && (!isJudged || isOne === hi >>> 31 > 0)) {
+        if (count < fastMax && cluster !== 0 && (!isJudged || isOne === hi < 0)) {
           computedChunk[inChunk] = count + 1;
           allocated += 1;
-          if (next !== 0 && cluster !== next) fragmented += 1;
+          if (cluster !== next && next !== 0) fragmented += 1;
           next = cluster + 1;
           continue;
         }
       }
       this.#nextOffset = next * this.#clusterSizeBytes;
-      this.#judge({ index: at / 2, hi, lo, zeroBits: 0, allocBits: 0 }, use);
+      this.#judge({ index: at / 2, hi: hi >>> 0, lo: lo >>> 0, zeroBits: 0, allocBits: 0 }, use);
       next = this.#nextOffset / this.#clusterSizeBytes;
     }
     this.figures.allocatedClusters += allocated * use.activeTimes;
@@ -257,3 +256,4 @@ export class L2Scan {
 }
 
 const NO_CHUNK: Uint8Array = new Uint8Array(0);
+const NO_COUNTS = new Uint8Array(CHUNK_CLUSTERS);
