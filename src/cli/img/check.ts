@@ -168,8 +168,10 @@ async function runCheck(
     text = "";
   };
   const sink = (line: string): void => {
-    text += `${line.split("\n").map(printable).join("\n")}\n`;
-    if (text.length >= TEXT_BUFFERED) flush();
+    // Names stand in lines about snapshots only; all others are imgtx's own words.
+    text += `${line.startsWith("ERROR snapshot") ? printable(line) : line}\n`;
+    if (text.length < TEXT_BUFFERED) return;
+    flush();
     signal.throwIfAborted();
   };
   try {

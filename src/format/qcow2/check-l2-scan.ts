@@ -186,10 +186,9 @@ export class L2Scan {
   #judgeAllocated(entry: Entry, offset: number, use: TableUse): void {
     const { findings } = this.#references;
     const { hasExtendedL2, hasExternalDataFile } = this.#layout;
-    const place = offset.toString(16);
     if ((entry.zeroBits & entry.allocBits) !== 0) {
       findings.corrupt(
-        `ERROR offset=${place}: Allocated cluster has corrupted subcluster allocation bitmap`,
+        `ERROR offset=${formatPlace(entry)}: Allocated cluster has corrupted subcluster allocation bitmap`,
         use.times,
       );
     }
@@ -197,7 +196,7 @@ export class L2Scan {
       const holdsData = hasExtendedL2 ? entry.allocBits !== 0 : (entry.lo & L2_ZERO_LO) === 0;
       const what = holdsData ? "Data cluster" : "Preallocated cluster";
       findings.corrupt(
-        `ERROR offset=${place}: ${what} is not properly aligned; L2 entry corrupted.`,
+        `ERROR offset=${formatPlace(entry)}: ${what} is not properly aligned; L2 entry corrupted.`,
         use.times,
       );
     }
@@ -253,6 +252,10 @@ export class L2Scan {
     this.figures.compressedClusters += use.activeTimes;
     this.figures.fragmentedClusters += use.activeTimes;
   }
+}
+
+function formatPlace({ hi, lo }: Entry): string {
+  return formatWord(hi & OFFSET_HI, lo & OFFSET_LO);
 }
 
 const NO_CHUNK: Uint8Array = new Uint8Array(0);
