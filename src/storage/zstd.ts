@@ -81,6 +81,7 @@ export function loadLibzstd(library: string = LIBRARY): ZstdCodec {
   const native = bindLibrary(library);
   const decompressContexts: Context[] = [];
   const compressContexts: Context[] = [];
+  const targets: Uint8Array[] = [];
   return {
     async decompress(frame, sizeBytes) {
       const target = new Uint8Array(sizeBytes);
@@ -92,7 +93,7 @@ export function loadLibzstd(library: string = LIBRARY): ZstdCodec {
       return target;
     },
     async compress(source) {
-      const target = new Uint8Array(Number(native.compressBound(source.length)));
+      const target = takeTarget(targets, Number(native.compressBound(source.length)));
       const context = compressContexts.pop() ?? create(native.createCompressContext);
       const values = [context, target, target.length, source, source.length, DEFAULT_LEVEL];
       const size = await callInPool(native.compress, values);
@@ -100,9 +101,17 @@ export function loadLibzstd(library: string = LIBRARY): ZstdCodec {
       if (native.isError(size) !== 0) {
         throw new ImgtxError("E_FAILED", `zstd could not compress: ${String(native.errorName(size))}`);
       }
-      return target.subarray(0, Number(size));
+      const packed = target.slice(0, Number(size));
+      targets.push(target);
+      return packed;
     },
   };
+}
+
+/** One of an earlier call's, which are all of one size where the clusters are. */
+function takeTarget(targets: Uint8Array[], sizeBytes: number): Uint8Array {
+  const target = targets.pop();
+  return target?.length === sizeBytes ? target : new Uint8Array(sizeBytes);
 }
 
 interface LibraryFunctions {
@@ -145,9 +154,23 @@ function create(make: NativeFunction): Context {
   throw new ImgtxError("E_FAILED", "zstd could not get memory for a context");
 }
 
-function callInPool(call: NativeFunction, values: readonly NativeArgument[]): Promise<number | bigint> {
+/** What calls under way read and write: koffi does not keep it from the garbage collector. */
+const inUse = new Set<readonly NativeArgument[]>();
+/** koffi keeps memory ready for so many calls at once; each further one would get its own from the system. */
+const CALLS_AT_ONCE = 8;
+const waiting: (() => void)[] = [];
+
+async function callInPool(call: NativeFunction, values: readonly NativeArgument[]): Promise<number | bigint> {
+  if (inUse.size >= CALLS_AT_ONCE) {
+    await new Promise<void>((resolve) => {
+      waiting.push(resolve);
+    });
+  }
+  inUse.add(values);
   return new Promise((resolve, reject) => {
     call.async(...values, (error, result) => {
+      inUse.delete(values);
+      waiting.shift()?.();
       if (error === null) resolve(result as number | bigint);
       else reject(error);
     });
