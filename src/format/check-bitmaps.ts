@@ -7,12 +7,18 @@
 import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import type { CheckHeader } from "./check-header.ts";
-import { type BitmapEntry, decodeBitmapDirectory, decodeBitmapTableEntry } from "./qcow2/bitmap.ts";
+import {
+  type BitmapEntry,
+  decodeBitmapDirectory,
+  decodeBitmapTableEntry,
+  measureBitmap,
+} from "./qcow2/bitmap.ts";
 import type { References } from "./qcow2/check-references.ts";
 import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
 import { findExtension } from "./qcow2/header-extension.ts";
 import { toHalves } from "./qcow2/l2-table.ts";
-import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
+import { SECTOR_BYTES, TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
+import { quoteName } from "./quote-name.ts";
 
 const PIECE_BYTES = 64 * 1024;
 
@@ -28,7 +34,25 @@ export async function checkBitmaps(
   const bytes = new Uint8Array(bitmapDirectorySize);
   await file.read(bytes, bitmapDirectoryOffset);
   const bitmaps = placed(bitmapDirectoryOffset, () => decodeBitmapDirectory(bytes, nbBitmaps, header));
+  for (const bitmap of bitmaps) requireFit(bitmap, header);
   for (const bitmap of bitmaps) await checkTable(file, bitmap, header.clusterBits, references);
+}
+
+/** A bitmap that is in use may be of a size that the disk had before; another must fit to the cluster. */
+function requireFit(
+  { name, isInUse, granularityBits, bitmapTableSize }: BitmapEntry,
+  header: CheckHeader,
+): void {
+  const diskBytes = header.size - (header.size % SECTOR_BYTES);
+  const needed = Math.ceil(measureBitmap(diskBytes, granularityBits) / 2 ** header.clusterBits);
+  if (isInUse || needed === bitmapTableSize) return;
+  throw new ImgtxError(
+    "E_CORRUPT",
+    `Could not read bitmap ${quoteName(name)} from image: it has not the disk's size`,
+    {
+      field: "bitmap_table_size",
+    },
+  );
 }
 
 async function checkTable(

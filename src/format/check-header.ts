@@ -9,8 +9,9 @@ import type { StorageFile } from "../storage/index.ts";
 import { findUnknownIncompatibleBits, INCOMPATIBLE_BIT } from "./qcow2/features.ts";
 import { decodeHeader, type HeaderFields } from "./qcow2/header.ts";
 import { decodeHeaderCluster, measureHeaderCluster } from "./qcow2/header-cluster.ts";
-import { decodeExtensions, type HeaderExtension } from "./qcow2/header-extension.ts";
+import { decodeExtensions, findExtension, type HeaderExtension } from "./qcow2/header-extension.ts";
 import {
+  BACKING_NAME_BYTES_MAX,
   countL1Entries,
   L1_TABLE_BYTES_MAX,
   REFCOUNT_TABLE_BYTES_MAX,
@@ -52,7 +53,8 @@ function decodeLeniently(bytes: Uint8Array, refusal: ImgtxError): CheckHeader {
     l1TableOffset % clusterSizeBytes === 0 &&
     refcountTableOffset % clusterSizeBytes === 0 &&
     fields.snapshotsOffset % clusterSizeBytes === 0 &&
-    fields.backingFileOffset <= clusterSizeBytes;
+    fields.backingFileOffset <= clusterSizeBytes &&
+    fields.backingFileSize <= maxBackingNameBytes(fields);
   if (!isPossible) throw refusal;
   const { extensions } = decodeExtensions(
     bytes,
@@ -62,7 +64,14 @@ function decodeLeniently(bytes: Uint8Array, refusal: ImgtxError): CheckHeader {
       : { end: fields.backingFileOffset, endedBy: "backing file name" },
   );
   if (FIELDS_BEFORE_CHECK.has(refusal.field ?? "")) throw refusal;
+  const needsDataFile = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.externalDataFile);
+  if (needsDataFile && findExtension(extensions, "dataFile") === undefined) throw refusal;
   return { ...fields, extensions };
+}
+
+function maxBackingNameBytes({ backingFileOffset, clusterBits }: HeaderFields): number {
+  if (backingFileOffset === 0) return Number.POSITIVE_INFINITY;
+  return Math.min(BACKING_NAME_BYTES_MAX, 2 ** clusterBits - backingFileOffset);
 }
 
 /** What is wrong with these, QEMU finds before it checks anything. */
