@@ -156,8 +156,8 @@ function create(make: NativeFunction): Context {
 
 /** What calls under way read and write: koffi does not keep it from the garbage collector. */
 const inUse = new Set<readonly NativeArgument[]>();
-/** koffi keeps memory ready for so many calls at once; each further one would get its own from the system. */
-const CALLS_AT_ONCE = 8;
+/** Beyond what koffi keeps memory ready for, each call would get its own from the system: twice the time. */
+const CALLS_AT_ONCE = 6;
 const waiting: (() => void)[] = [];
 
 async function callInPool(call: NativeFunction, values: readonly NativeArgument[]): Promise<number | bigint> {
