@@ -5,6 +5,7 @@
 // - Loaded at the first call that needs it. Its calls run on Node's thread pool, each with a context of its own.
 // - It writes into memory of the size that it was told, whatever the stream holds.
 
+import { callInPool, type NativeFunction, type NativePointer } from "./native-pool.ts";
 import { loadKoffi } from "./system-calls.ts";
 
 export interface DeflateUnpacker {
@@ -13,20 +14,6 @@ export interface DeflateUnpacker {
    * damaged, or does not give exactly as many bytes; target then holds anything.
    */
   unpackInto(target: Uint8Array, stored: Uint8Array): Promise<boolean>;
-}
-
-type Context = bigint;
-
-interface UnpackFunction {
-  async(
-    context: Context,
-    stored: Uint8Array,
-    storedBytes: number,
-    target: Uint8Array,
-    targetBytes: number,
-    actualBytes: null,
-    done: (error: Error | null, result: number) => void,
-  ): void;
 }
 
 const LIBRARY = "libdeflate.so.0";
@@ -44,18 +31,14 @@ export function loadLibdeflate(name: string = LIBRARY): DeflateUnpacker | undefi
   const library = openLibrary(name);
   if (library === undefined) return undefined;
   const { createContext, unpack } = library;
-  const idle: Context[] = [];
+  const idle: NativePointer[] = [];
   return {
     async unpackInto(target, stored) {
       const context = idle.pop() ?? createContext();
       if (context === undefined) return false;
       // No place for the actual size: then the library itself insists on all of target.
-      const result = await new Promise<number>((resolve, reject) => {
-        unpack.async(context, stored, stored.length, target, target.length, null, (error, value) => {
-          if (error === null) resolve(value);
-          else reject(error);
-        });
-      });
+      const values = [context, stored, stored.length, target, target.length, null];
+      const result = await callInPool(unpack, values);
       idle.push(context);
       return result === SUCCESS;
     },
@@ -64,7 +47,7 @@ export function loadLibdeflate(name: string = LIBRARY): DeflateUnpacker | undefi
 
 function openLibrary(
   name: string,
-): { createContext: () => Context | undefined; unpack: UnpackFunction } | undefined {
+): { createContext: () => NativePointer | undefined; unpack: NativeFunction } | undefined {
   try {
     const library = loadKoffi().load(name);
     const create = library.func("void *libdeflate_alloc_decompressor()");

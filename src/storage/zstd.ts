@@ -8,6 +8,7 @@
 
 import { createRequire } from "node:module";
 import { ImgtxError } from "../errors/index.ts";
+import { callInPool, type NativeFunction, type NativePointer } from "./native-pool.ts";
 import { loadKoffi } from "./system-calls.ts";
 
 export interface ZstdCodec {
@@ -64,29 +65,21 @@ export function fromNode(library: object): ZstdCodec | undefined {
   };
 }
 
-/** A pointer, as koffi gives it. */
-type Context = bigint;
-type NativeArgument = number | Uint8Array | Context;
-
-interface NativeFunction {
-  (...values: NativeArgument[]): unknown;
-  async(...values: [...NativeArgument[], (error: Error | null, result: unknown) => void]): void;
-}
-
 const LIBRARY = "libzstd.so.1";
 const DEFAULT_LEVEL = 3;
 
 /** The codec of the system's library. */
 export function loadLibzstd(library: string = LIBRARY): ZstdCodec {
   const native = bindLibrary(library);
-  const decompressContexts: Context[] = [];
-  const compressContexts: Context[] = [];
+  const decompressContexts: NativePointer[] = [];
+  const compressContexts: NativePointer[] = [];
   const targets: Uint8Array[] = [];
   return {
     async decompress(frame, sizeBytes) {
       const target = new Uint8Array(sizeBytes);
       const context = decompressContexts.pop() ?? create(native.createDecompressContext);
-      const size = await callInPool(native.decompress, [context, target, sizeBytes, frame, frame.length]);
+      const values = [context, target, sizeBytes, frame, frame.length];
+      const size = (await callInPool(native.decompress, values)) as number | bigint;
       decompressContexts.push(context);
       if (native.isError(size) !== 0) throw undecodable(String(native.errorName(size)));
       if (Number(size) !== sizeBytes) throw undecodable(`it holds ${String(size)} bytes`);
@@ -96,7 +89,7 @@ export function loadLibzstd(library: string = LIBRARY): ZstdCodec {
       const target = takeTarget(targets, Number(native.compressBound(source.length)));
       const context = compressContexts.pop() ?? create(native.createCompressContext);
       const values = [context, target, target.length, source, source.length, DEFAULT_LEVEL];
-      const size = await callInPool(native.compress, values);
+      const size = (await callInPool(native.compress, values)) as number | bigint;
       compressContexts.push(context);
       if (native.isError(size) !== 0) {
         throw new ImgtxError("E_FAILED", `zstd could not compress: ${String(native.errorName(size))}`);
@@ -148,33 +141,10 @@ function bindLibrary(name: string): LibraryFunctions {
   }
 }
 
-function create(make: NativeFunction): Context {
+function create(make: NativeFunction): NativePointer {
   const context = make();
   if (typeof context === "bigint" && context !== 0n) return context;
   throw new ImgtxError("E_FAILED", "zstd could not get memory for a context");
-}
-
-/** What calls under way read and write: koffi does not keep it from the garbage collector. */
-const inUse = new Set<readonly NativeArgument[]>();
-/** Beyond what koffi keeps memory ready for, each call would get its own from the system: twice the time. */
-const CALLS_AT_ONCE = 6;
-const waiting: (() => void)[] = [];
-
-async function callInPool(call: NativeFunction, values: readonly NativeArgument[]): Promise<number | bigint> {
-  if (inUse.size >= CALLS_AT_ONCE) {
-    await new Promise<void>((resolve) => {
-      waiting.push(resolve);
-    });
-  }
-  inUse.add(values);
-  return new Promise((resolve, reject) => {
-    call.async(...values, (error, result) => {
-      inUse.delete(values);
-      waiting.shift()?.();
-      if (error === null) resolve(result as number | bigint);
-      else reject(error);
-    });
-  });
 }
 
 function undecodable(detail: string, cause?: unknown): ImgtxError {

@@ -1,0 +1,38 @@
+// Calls of a C library on Node's thread pool, for work that takes long.
+//
+// Invariants
+// - What a call reads and writes is kept from the garbage collector until it has ended: koffi does not keep it.
+// - No more calls at once than koffi has memory ready for.
+
+/** A pointer that the library gave. */
+export type NativePointer = bigint;
+export type NativeValue = number | Uint8Array | NativePointer | null;
+
+/** A function that koffi has bound. */
+export interface NativeFunction {
+  (...values: NativeValue[]): unknown;
+  async(...values: [...NativeValue[], (error: Error | null, result: unknown) => void]): void;
+}
+
+const inUse = new Set<readonly NativeValue[]>();
+/** Each further one would get its memory from the system. */
+const CALLS_AT_ONCE = 8;
+const waiting: (() => void)[] = [];
+
+/** What the function returns. It runs on another thread: errno can't be asked for. */
+export async function callInPool(call: NativeFunction, values: readonly NativeValue[]): Promise<unknown> {
+  if (inUse.size >= CALLS_AT_ONCE) {
+    await new Promise<void>((resolve) => {
+      waiting.push(resolve);
+    });
+  }
+  inUse.add(values);
+  return new Promise((resolve, reject) => {
+    call.async(...values, (error, result) => {
+      inUse.delete(values);
+      waiting.shift()?.();
+      if (error === null) resolve(result);
+      else reject(error);
+    });
+  });
+}
