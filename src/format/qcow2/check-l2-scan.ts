@@ -85,9 +85,9 @@ export class L2Scan {
   /** halves: the whole table, as toHalves gives it. Returns whether any entry was set. */
   scan(halves: Uint32Array, use: TableUse): boolean {
     this.#nextOffset = 0;
-    const isPlain = !this.#layout.hasExtendedL2 && !this.#layout.hasExternalDataFile;
-    if (isPlain && use.times === 1) return this.#scanPlain(halves, use);
-    return this.#scanAny(halves, use);
+    // In 32-bit integers all the way: numbers of clusters are below 2^31, and what is not takes the long way.
+    const words = new Int32Array(halves.buffer, halves.byteOffset, halves.length);
+    return this.#layout.hasExternalDataFile ? this.#scanExternal(words, use) : this.#scanOwn(words, use);
   }
 
   noteWrongFlag(what: string, cluster: number, times: number): void {
@@ -95,14 +95,14 @@ export class L2Scan {
     if (this.wrongFlags.length < FLAGS_KEPT_MAX) this.wrongFlags.push({ what, cluster });
   }
 
-  #scanPlain(halves: Uint32Array, use: TableUse): boolean {
-    const { clusterBits } = this.#layout;
+  #scanOwn(words: Int32Array, use: TableUse): boolean {
+    const { clusterBits, hasExtendedL2 } = this.#layout;
     const { counts } = this.#references;
-    const stored = this.#stored;
-    const fastMax = counts.fastMax;
+    const { low } = this.#stored;
+    const { times } = use;
+    const countMax = counts.fastMax - times;
     const fileClusters = this.#fileClusters;
-    // In 32-bit integers all the way: numbers of clusters are below 2^31, and what is not takes the long way.
-    const words = new Int32Array(halves.buffer, halves.byteOffset, halves.length);
+    const stride = hasExtendedL2 ? 4 : 2;
     const specialHi = L2_COMPRESSED_HI | L2_RESERVED_HI | (OFFSET_HI & -(2 ** (clusterBits - 1)));
     const specialLo = this.#clusterSizeBytes - 1;
     const shift = 32 - clusterBits;
@@ -114,24 +114,24 @@ export class L2Scan {
     let fragmented = 0;
     let next = 0;
     let isUsed = false;
-    for (let at = 0; at < words.length; at += 2) {
+    for (let at = 0; at < words.length; at += stride) {
       const hi = words[at] ?? 0;
       const lo = words[at + 1] ?? 0;
-      if ((hi | lo) === 0) continue;
+      if ((hi | lo) === 0 && (stride === 2 || ((words[at + 2] ?? 0) | (words[at + 3] ?? 0)) === 0)) continue;
       isUsed = true;
       const cluster = ((hi & OFFSET_HI) << shift) | (lo >>> clusterBits);
-      if ((hi & specialHi) === 0 && (lo & specialLo) === 0 && cluster < fileClusters) {
+      const isPlain = (hi & specialHi) === 0 && (lo & specialLo) === 0 && cluster !== 0;
+      if (isPlain && cluster < fileClusters && (stride === 2 || isSoundBitmap(words, at))) {
         const index = cluster >>> CHUNK_BITS;
         if (index !== chunkIndex) {
           chunkIndex = index;
           computedChunk = counts.chunkFor(index);
-          storedChunk = stored.low[index] ?? NO_COUNTS;
+          storedChunk = low[index] ?? NO_COUNTS;
         }
         const inChunk = cluster & CHUNK_MASK;
         const count = computedChunk[inChunk] ?? 0;
-        const isOne = storedChunk[inChunk] === 1;
-        if (count < fastMax && cluster !== 0 && (!isJudged || isOne === hi < 0)) {
-          computedChunk[inChunk] = count + 1;
+        if (count <= countMax && (!isJudged || (storedChunk[inChunk] === 1) === hi < 0)) {
+          computedChunk[inChunk] = count + times;
           allocated += 1;
           if (cluster !== next && next !== 0) fragmented += 1;
           next = cluster + 1;
@@ -139,7 +139,7 @@ export class L2Scan {
         }
       }
       this.#nextOffset = next * this.#clusterSizeBytes;
-      this.#judge({ index: at / 2, hi: hi >>> 0, lo: lo >>> 0, zeroBits: 0, allocBits: 0 }, use);
+      this.#judge(entryAt(words, at, stride), use);
       next = this.#nextOffset / this.#clusterSizeBytes;
     }
     this.figures.allocatedClusters += allocated * use.activeTimes;
@@ -147,17 +147,29 @@ export class L2Scan {
     return isUsed;
   }
 
-  #scanAny(halves: Uint32Array, use: TableUse): boolean {
+  /** Of a data file nothing is counted: what lies there is the image's own. */
+  #scanExternal(words: Int32Array, use: TableUse): boolean {
     const stride = this.#layout.hasExtendedL2 ? 4 : 2;
+    const { clusterBits } = this.#layout;
+    const specialLo = this.#clusterSizeBytes - 1;
+    const highScale = 2 ** (32 - clusterBits);
+    let next = -1;
     let isUsed = false;
-    for (let at = 0; at < halves.length; at += stride) {
-      const hi = halves[at] ?? 0;
-      const lo = halves[at + 1] ?? 0;
-      const zeroBits = stride === 4 ? (halves[at + 2] ?? 0) : 0;
-      const allocBits = stride === 4 ? (halves[at + 3] ?? 0) : 0;
-      if ((hi | lo | zeroBits | allocBits) === 0) continue;
+    for (let at = 0; at < words.length; at += stride) {
+      const hi = words[at] ?? 0;
+      const lo = words[at + 1] ?? 0;
+      if ((hi | lo) === 0 && (stride === 2 || ((words[at + 2] ?? 0) | (words[at + 3] ?? 0)) === 0)) continue;
       isUsed = true;
-      this.#judge({ index: at / stride, hi, lo, zeroBits, allocBits }, use);
+      const cluster = (hi & OFFSET_HI) * highScale + (lo >>> clusterBits);
+      const isPlain = (hi & (L2_COMPRESSED_HI | L2_RESERVED_HI)) === 0 && (lo & specialLo) === 0 && hi < 0;
+      if (isPlain && cluster === next && (stride === 2 || isSoundBitmap(words, at))) {
+        this.figures.allocatedClusters += use.activeTimes;
+        next = cluster + 1;
+        continue;
+      }
+      this.#nextOffset = Math.max(next, 0) * this.#clusterSizeBytes;
+      this.#judge(entryAt(words, at, stride), use);
+      next = this.#nextOffset === 0 ? -1 : this.#nextOffset / this.#clusterSizeBytes;
     }
     return isUsed;
   }
@@ -252,6 +264,23 @@ export class L2Scan {
     this.figures.compressedClusters += use.activeTimes;
     this.figures.fragmentedClusters += use.activeTimes;
   }
+}
+
+/** No subcluster is both stored and zero. */
+function isSoundBitmap(words: Int32Array, at: number): boolean {
+  return ((words[at + 2] ?? 0) & (words[at + 3] ?? 0)) === 0;
+}
+
+function entryAt(words: Int32Array, at: number, stride: 2 | 4): Entry {
+  const word = (index: number): number => (words[at + index] ?? 0) >>> 0;
+  const isExtended = stride === 4;
+  return {
+    index: at / stride,
+    hi: word(0),
+    lo: word(1),
+    zeroBits: isExtended ? word(2) : 0,
+    allocBits: isExtended ? word(3) : 0,
+  };
 }
 
 function formatPlace({ hi, lo }: Entry): string {
