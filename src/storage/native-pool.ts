@@ -15,8 +15,8 @@ export interface NativeFunction {
 }
 
 const inUse = new Set<readonly NativeValue[]>();
-/** Each further one would get its memory from the system. */
-const CALLS_AT_ONCE = 8;
+/** Beyond what koffi keeps memory ready for, each call would get its own from the system: twice the time. */
+const CALLS_AT_ONCE = 6;
 const waiting: (() => void)[] = [];
 
 /** What the function returns. It runs on another thread: errno can't be asked for. */
