@@ -8,6 +8,7 @@ import {
   holdImages,
   openForCheck,
 } from "../../format/index.ts";
+import { toTwoDecimals } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { parseImageName } from "./image-name.ts";
@@ -216,7 +217,7 @@ function drawResult(result: CheckResult): string {
   }
   if (checkErrors > 0) parts.push(`\n${checkErrors} internal errors have occurred during the check.\n`);
   if (totalClusters > 0 && allocatedClusters > 0) {
-    const percent = (count: number, of: number): string => `${((count * 100) / of).toFixed(2)}%`;
+    const percent = (count: number, of: number): string => `${toTwoDecimals((count * 100) / of)}%`;
     parts.push(
       `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, ` +
         `${percent(result.fragmentedClusters, allocatedClusters)} fragmented, ` +

@@ -7,7 +7,7 @@
 
 import type { CliContext } from "../context.ts";
 import { isContinuousIntegration } from "../render/canvas.ts";
-import { formatBytes } from "../../units/index.ts";
+import { formatBytes, toTwoDecimals } from "../../units/index.ts";
 import type { ImgConsole } from "./console.ts";
 import type { ProgramName } from "./messages.ts";
 
@@ -74,7 +74,7 @@ export function startProgress(options: ProgressOptions, surroundings: Surroundin
 }
 
 function lineOf(percent: number): string {
-  return `    (${percent.toFixed(2)}/100%)`;
+  return `    (${toTwoDecimals(percent)}/100%)`;
 }
 
 interface Drawing {
