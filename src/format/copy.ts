@@ -62,6 +62,8 @@ interface Step {
 }
 
 const CHUNK_BYTES = 1024 * 1024;
+/** More would only take memory: each has a state of its own, and there are four threads. */
+const COMPRESSED_AT_ONCE = 4;
 /** A cluster of 2 MiB is compressed whole. */
 const CLUSTER_BYTES_MAX = 2 * 1024 * 1024;
 
@@ -166,6 +168,7 @@ class Copier {
   readonly #options: CopyOptions;
   readonly #buffers: BufferPool;
   #inKernel: boolean;
+  readonly #compressing = new Set<Promise<void>>();
   #turn: Promise<void> = Promise.resolve();
   #doneBytes = 0;
 
@@ -206,17 +209,18 @@ class Copier {
       if (step.kind === "data") await this.#read(bytes, step.start);
       else bytes.fill(0);
       await before;
-      const written = this.#write(bytes, step.start);
-      // Compression takes its time on the thread pool. Plain writes to one file only wait for each other in
-      // the kernel, at the cost of a core.
-      if (this.#options.compressed) pass();
+      if (!this.#options.compressed) {
+        await settleAll(this.#write(bytes, step.start));
+        return;
+      }
+      const written = await this.#writeCompressed(bytes, step.start);
+      pass();
       await settleAll(written);
     });
   }
 
   /** Calls every write of the chunk, and waits for none. */
   #write(bytes: Uint8Array, start: number): Promise<void>[] {
-    if (this.#options.compressed) return this.#writeCompressed(bytes, start);
     const { sparseBytes, targetIsZero, clusterBytes } = this.#options;
     if (sparseBytes === 0) return [this.#target.write(bytes, start)];
     const runs = findDataRuns(bytes, start, { blockBytes: sparseBytes, clusterBytes: clusterBytes ?? 1 });
@@ -236,19 +240,32 @@ class Copier {
     return written;
   }
 
-  #writeCompressed(bytes: Uint8Array, start: number): Promise<void>[] {
+  /** Calls every write of the chunk, as soon as there is room for it, and waits for no more. */
+  async #writeCompressed(bytes: Uint8Array, start: number): Promise<Promise<void>[]> {
     const { clusterBytes = bytes.length, sparseBytes, targetIsZero } = this.#options;
     const written: Promise<void>[] = [];
     for (let at = 0; at < bytes.length; at += clusterBytes) {
       const cluster = bytes.subarray(at, at + clusterBytes);
       if (sparseBytes === 0 || !isZero(cluster)) {
-        written.push(this.#target.writeCompressed(cluster, start + at));
+        while (this.#compressing.size >= COMPRESSED_AT_ONCE) await Promise.race(this.#compressing);
+        written.push(this.#track(this.#target.writeCompressed(cluster, start + at)));
       } else if (!targetIsZero) {
         const range = { start: start + at, lengthBytes: cluster.length };
         written.push(this.#target.writeZeroes(range, true));
       }
     }
     return written;
+  }
+
+  /** What goes wrong is for whoever waits for the chunk; here it only makes room. */
+  #track(work: Promise<void>): Promise<void> {
+    const settled = work.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.#compressing.add(settled);
+    void settled.then(() => this.#compressing.delete(settled));
+    return work;
   }
 
   /** A chunk may reach over the end of one source into the next. */
@@ -281,7 +298,9 @@ class Copier {
   }
 
   #takeTurn(): { before: Promise<void>; pass: () => void } {
-    if (!this.#options.inOrder) return { before: Promise.resolve(), pass: () => undefined };
+    // Plain writes to one file wait for each other in the kernel, at the cost of a core: one at a time.
+    if (this.#options.compressed && !this.#options.inOrder)
+      return { before: Promise.resolve(), pass: () => undefined };
     const before = this.#turn;
     let pass = (): void => undefined;
     this.#turn = new Promise((resolve) => {

@@ -79,6 +79,61 @@ describe("the launcher", () => {
   });
 });
 
+describe("linked under the name qemu-img", () => {
+  const linked = (line: string) =>
+    runShell(`mkdir -p linked; cd linked; ln -sfn "${folder}/built/bin/imgtx.js" qemu-img; ${line}`);
+
+  test("gives its version in the form that scripts read", async () => {
+    const { version } = JSON.parse(await readFile(`${TOP}/package.json`, "utf8")) as { version: string };
+    for (const option of ["--version", "-V"]) {
+      expect(await linked(`node ./qemu-img ${option}`)).toEqual({
+        status: 0,
+        stdout: `qemu-img version 7.2.0 (imgtx ${version})\n`,
+        stderr: "",
+      });
+    }
+  });
+
+  test("is imgtx img, in words and statuses", async () => {
+    expect(await linked("node ./qemu-img create -f qcow2 a.qcow2 1M && node ./qemu-img frob")).toEqual({
+      status: 1,
+      stdout:
+        "Formatting 'a.qcow2', fmt=qcow2 cluster_size=65536 extended_l2=off compression_type=zlib " +
+        "size=1048576 lazy_refcounts=off refcount_bits=16\n",
+      stderr: "qemu-img: Command not found: frob\nTry 'qemu-img --help' for more information\n",
+    });
+    const help = await linked("node ./qemu-img --help");
+    expect(help.stdout).toMatch(/^Command syntax:\n {2}create .*\n/m);
+    expect(help.stdout).toMatch(/^Supported formats: qcow2 raw$/m);
+  });
+
+  test.each(["INT", "TERM"])("SIG%s takes away the target that it was making", async (name) => {
+    const result = await linked(
+      [
+        "rm -rf out big; truncate -s 1G big; printf x | dd of=big bs=1 seek=500M conv=notrunc status=none",
+        `set -m; "${process.execPath}" ./qemu-img convert -S 0 -r 20M big out & pid=$!`,
+        "until [ -s out ]; do sleep 0.02; done",
+        `kill -${name} $pid; wait $pid; echo $?; ls`,
+      ].join("\n"),
+    );
+    expect(result.stdout).toMatch(name === "INT" ? /^130\n/ : /^143\n/);
+    expect(result.stdout).not.toContain("out");
+  });
+
+  test("answers SIGUSR1 with how far it is, and goes on", async () => {
+    const result = await linked(
+      [
+        "rm -rf out big; truncate -s 24M big",
+        `"${process.execPath}" ./qemu-img convert -S 0 -r 16M big out & pid=$!`,
+        "until [ -s out ]; do sleep 0.02; done",
+        "kill -USR1 $pid; wait $pid; echo $?",
+      ].join("\n"),
+    );
+    expect(result.stdout).toBe("0\n");
+    expect(result.stderr).toMatch(/^ {4}\(\d+\.\d\d\/100%\)\n$/);
+  });
+});
+
 describe("txn exec as a process", () => {
   beforeAll(async () => {
     await mkdir(`${folder}/disks`);

@@ -1,0 +1,161 @@
+// The image commands against qemu-img with its best flags: whole processes in turns, and for large metadata
+// the memory that imgtx took at most.
+
+import { execFileSync, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
+
+const MIB = 2 ** 20;
+const MEMORY_MIB_MAX = 256;
+
+/** tools: scratch, launcher, run(cwd, program, args), inTurns(rounds, jobs), report(…) of bench.mjs. */
+export function benchImages(tools) {
+  const folder = `${tools.scratch}/images`;
+  mkdirSync(folder);
+  const bench = makeBench({ ...tools, folder });
+  try {
+    benchMetadata(bench);
+    benchData(bench);
+    benchCompression(bench);
+    benchSparse(bench);
+    benchClone(bench);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function makeBench({ folder, launcher, run, inTurns, report }) {
+  const qemu = (...args) => execFileSync("qemu-img", args, { cwd: folder });
+  const pair = (what, words, { ours = words, reach, rounds = 5, before = () => undefined, cwd = folder }) => {
+    const timed = (program, args) => {
+      before();
+      return run(cwd, program, args);
+    };
+    const [mine, theirs] = inTurns(rounds, [
+      () => timed(process.execPath, [launcher, "img", ...ours]),
+      () => timed("qemu-img", words),
+    ]);
+    report(what, mine, `qemu-img ${words.join(" ")}`, theirs, theirs / mine, { atLeast: reach });
+  };
+  return { folder, launcher, qemu, pair, run, inTurns, report };
+}
+
+/** All metadata of 1 TiB: 128 MiB of L2 tables and 32 MiB of refcount blocks. */
+function benchMetadata({ folder, launcher, qemu, pair }) {
+  qemu("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "large.qcow2", "1T");
+  for (const words of [
+    ["check", "large.qcow2"],
+    ["map", "--output=json", "large.qcow2"],
+  ]) {
+    pair(`img ${words[0]}, 1 TiB with all metadata`, words, { reach: 2, rounds: 3 });
+    const mib = peakMemoryMib(folder, launcher, words);
+    const verdict = mib <= MEMORY_MIB_MAX ? "" : "  NOT REACHED";
+    console.log(`img ${words[0]} took ${mib.toFixed(0)} MiB at most, of ${MEMORY_MIB_MAX}${verdict}`);
+  }
+  rmSync(`${folder}/large.qcow2`);
+}
+
+function benchData({ folder, qemu, pair }) {
+  writeRandom(`${folder}/a.raw`, 1024);
+  execFileSync("cp", ["a.raw", "b.raw"], { cwd: folder });
+  qemu("convert", "-O", "qcow2", "a.raw", "a.qcow2");
+  pair("img compare, equal 1 GiB, raw", ["compare", "a.raw", "b.raw"], { reach: 1.2 });
+  pair("img compare, equal 1 GiB, raw and qcow2", ["compare", "a.qcow2", "b.raw"], { reach: 1.2 });
+  rmSync(`${folder}/b.raw`);
+  const before = () => rmSync(`${folder}/out`, { force: true });
+  for (const source of ["raw", "qcow2"]) {
+    for (const target of ["raw", "qcow2"]) {
+      const words = ["convert", "-f", source, "-O", target, `a.${source}`, "out"];
+      pair(`img convert, 1 GiB of data, ${source} to ${target}`, words, { reach: 1, before });
+    }
+  }
+  before();
+}
+
+function benchCompression({ folder, pair }) {
+  writeText(`${folder}/text.raw`, 256);
+  const before = () => rmSync(`${folder}/out`, { force: true });
+  for (const type of ["zlib", "zstd"]) {
+    const options = ["-c", "-W", "-m", "16", "-O", "qcow2", "-o", `compression_type=${type}`];
+    const words = ["convert", ...options, "text.raw", "out"];
+    pair(`img convert -c, 256 MiB of text, ${type}`, words, { reach: 1, rounds: 3, before });
+  }
+  before();
+  rmSync(`${folder}/text.raw`);
+}
+
+/** The same data in a disk of its own size is the measure. */
+function benchSparse({ folder, launcher, qemu, run, inTurns, report }) {
+  const fill = (name, size, places) => {
+    qemu("create", "-q", "-f", "qcow2", name, size);
+    const writes = places.flatMap((place) => ["-c", `write ${place} 64M`]);
+    execFileSync("qemu-io", ["-f", "qcow2", ...writes, name], { cwd: folder });
+  };
+  fill("sparse.qcow2", "1T", ["0", "250G", "500G", "1000G"]);
+  fill("dense.qcow2", "256M", ["0", "64M", "128M", "192M"]);
+  const convert = (name) => () => {
+    rmSync(`${folder}/out`, { force: true });
+    return run(folder, process.execPath, [launcher, "img", "convert", "-O", "qcow2", name, "out"]);
+  };
+  const [sparse, dense] = inTurns(5, [convert("sparse.qcow2"), convert("dense.qcow2")]);
+  const against = "imgtx img convert of 256 MiB";
+  report("img convert, 256 MiB of data in 1 TiB", sparse, against, dense, sparse / dense, { atMost: 1.3 });
+}
+
+/** Needs root, mkfs.xfs and a loop device. */
+function benchClone({ folder, pair }) {
+  const mount = `${folder}/xfs`;
+  mkdirSync(mount);
+  const made =
+    spawnSync("truncate", ["-s", "4G", "disk"], { cwd: folder }).status === 0 &&
+    spawnSync("mkfs.xfs", ["-q", "-m", "reflink=1", "disk"], { cwd: folder }).status === 0 &&
+    spawnSync("mount", ["-o", "loop", "disk", mount], { cwd: folder }).status === 0;
+  if (!made) {
+    console.log("no XFS can be mounted here: sharing blocks is left out");
+    return;
+  }
+  try {
+    execFileSync("cp", [`${folder}/a.raw`, `${mount}/a.raw`]);
+    execFileSync("sync", ["-f", mount]);
+    const before = () => rmSync(`${mount}/out`, { force: true });
+    const plain = ["convert", "-f", "raw", "-O", "raw", "a.raw", "out"];
+    pair("img convert, 1 GiB, raw to raw on XFS", plain, { reach: 10, rounds: 3, before, cwd: mount });
+    const offloaded = ["convert", "-C", ...plain.slice(1)];
+    pair("the same against qemu-img -C", offloaded, { ours: plain, rounds: 3, before, cwd: mount });
+  } finally {
+    spawnSync("umount", [mount]);
+  }
+}
+
+function peakMemoryMib(folder, launcher, words) {
+  const hook = `${folder}/hook.cjs`;
+  writeFileSync(
+    hook,
+    `process.on("exit", () => require("node:fs").writeFileSync(${JSON.stringify(`${folder}/rss`)}, String(process.resourceUsage().maxRSS)));`,
+  );
+  const args = ["--require", hook, launcher, "img", ...words];
+  const { status } = spawnSync(process.execPath, args, { cwd: folder, stdio: "ignore" });
+  if (status !== 0) throw new Error(`img ${words.join(" ")}: exit status ${status}`);
+  return Number(readFileSync(`${folder}/rss`, "utf8")) / 1024;
+}
+
+function writeRandom(path, mib) {
+  const file = openSync(path, "w");
+  for (let index = 0; index < mib; index += 1) writeSync(file, randomBytes(MIB));
+  closeSync(file);
+}
+
+/** Words from a small vocabulary, with random bytes between: about what a system's disk compresses to. */
+function writeText(path, mib) {
+  const vocabulary = Array.from({ length: 4096 }, () => randomBytes(4).toString("base64url"));
+  const file = openSync(path, "w");
+  for (let index = 0; index < mib; index += 1) {
+    const picks = randomBytes(2 * 128 * 1024);
+    const words = Array.from(
+      { length: 128 * 1024 },
+      (_, at) => vocabulary[picks.readUInt16LE(2 * at) % 4096],
+    );
+    writeSync(file, Buffer.concat([Buffer.from(words.join(" ")), randomBytes(MIB)]).subarray(0, MIB));
+  }
+  closeSync(file);
+}
