@@ -14,4 +14,4 @@ export type {
   Storage,
   StorageFile,
 } from "./storage.ts";
-export { loadZstd, type ZstdCodec } from "./zstd.ts";
+export { loadZstd } from "./zstd.ts";
