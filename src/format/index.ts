@@ -21,7 +21,7 @@ export { quoteName } from "./quote-name.ts";
 export { checkQcow2 } from "./check.ts";
 export type { CheckResult, FindingSink } from "./qcow2/check-findings.ts";
 export type { Extent, Image } from "./image.ts";
-export type { OpenedImage } from "./open-image.ts";
+export type { ImageOptions, OpenedImage } from "./open-image.ts";
 export { openImage } from "./open-image.ts";
 export { findMarkedRanges, readBitmapDirectory } from "./qcow2-bitmaps.ts";
 export { readSnapshotTable, readSoundSnapshots } from "./qcow2-snapshots.ts";
