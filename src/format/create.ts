@@ -41,14 +41,14 @@ interface FileHints {
   readonly extentSizeHintBytes: number | undefined;
 }
 
-export interface RawImagePlan {
+interface RawImagePlan {
   readonly format: "raw";
   readonly virtualSizeBytes: number;
   readonly preallocation: Preallocation;
   readonly hints: FileHints;
 }
 
-export interface Qcow2ImagePlan {
+interface Qcow2ImagePlan {
   readonly format: "qcow2";
   readonly virtualSizeBytes: number;
   readonly choices: Qcow2Choices;

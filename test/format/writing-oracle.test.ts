@@ -79,9 +79,9 @@ async function changeOnce(
       const first = Math.ceil(start / clusterBytes) * clusterBytes;
       const last = end === model.length ? end : Math.floor(end / clusterBytes) * clusterBytes;
       if (first >= last) return;
-      await image.discard(range);
       // Version 2 can't say zero: what is discarded there stays as it is over a backing image.
       if (layout.options.compat !== "0.10" || layout.backingBytes === undefined) model.fill(0, first, last);
+      await image.discard(range);
       return;
     }
     case 2: {
@@ -211,5 +211,78 @@ describe("random writes leave an image that QEMU finds sound, with the guest byt
   qemu.test.each(LAYOUTS.map((layout, index) => [titleOf(layout), layout, index + 1] as const))(
     "%s",
     async (_, layout, seed) => expectSoundWrites(layout, seed),
+  );
+});
+
+const TIB = 1024 ** 4;
+
+async function makeDisk(folder: string, sizeBytes: number, options: CreateOptions): Promise<string> {
+  const plan = await planImage({ format: "qcow2", virtualSizeBytes: sizeBytes, options });
+  const file = await storage.createFile(`${folder}/disk`, 0o644);
+  await writeImage({ file }, plan);
+  await file.close();
+  return `${folder}/disk`;
+}
+
+describe("an image whose tables do not fit into memory all at once", () => {
+  qemu.test("takes writes all over the disk, and keeps them", async () => {
+    const folder = makeFolder();
+    const path = await makeDisk(folder, 20 * TIB, { clusterSizeBytes: 2 ** 21, lazyRefcounts: false });
+    const image = await openForWriting(storage, path, { format: "qcow2", gate: { allowPaths: [] } });
+    const places = Array.from({ length: 38 }, (_, index) => index * (TIB / 2) + index * 4096);
+    for (const round of [0, 1]) {
+      for (const [index, place] of places.entries()) {
+        await image.write(new Uint8Array(512).fill(index + 1), place + round * 512);
+      }
+    }
+    const seen = new Uint8Array(1024);
+    for (const [index, place] of places.entries()) {
+      await image.read(seen, place);
+      expect(seen.every((byte) => byte === index + 1)).toBe(true);
+    }
+    await image.close();
+    run(folder, "qemu-img", "check", "-q", "disk");
+    const reads = places.flatMap((place, index) => ["-c", `read -P ${index + 1} ${place} 1024`]);
+    expect(run(folder, "qemu-io", "-f", "qcow2", ...reads, "disk")).not.toMatch(/failed/);
+  });
+
+  qemu.test("gives everything back that is discarded", async () => {
+    const folder = makeFolder();
+    const options = { clusterSizeBytes: 2 ** 21, refcountBits: 64, preallocation: "metadata" };
+    const path = await makeDisk(folder, 6 * TIB, options);
+    const image = await openForWriting(storage, path, { format: "qcow2", gate: { allowPaths: [] } });
+    await image.write(new Uint8Array(4096).fill(1), 5 * TIB);
+    await image.discard({ start: 0, lengthBytes: 6 * TIB });
+    await image.flush("test");
+    await image.write(new Uint8Array(4096).fill(2), 3 * TIB);
+    await image.close();
+    run(folder, "qemu-img", "check", "-q", "disk");
+    const reads = ["-c", `read -P 0 ${5 * TIB} 4096`, "-c", `read -P 2 ${3 * TIB} 4096`];
+    expect(run(folder, "qemu-io", "-f", "qcow2", ...reads, "disk")).not.toMatch(/failed/);
+    const info = JSON.parse(run(folder, "qemu-img", "check", "--output=json", "disk")) as object;
+    expect(info).toHaveProperty("allocated-clusters", 1);
+  });
+});
+
+describe("writes that overlap in time", () => {
+  qemu.test.each([{ clusterSizeBytes: 4096 }, { extendedL2: true }])(
+    "with zeros, discards and flushes between them leave a sound image: %o",
+    async (options) => {
+      const folder = makeFolder();
+      const sizeBytes = 4 * MIB;
+      const path = await makeDisk(folder, sizeBytes, options);
+      const random = seededRandom(7);
+      const model = new Uint8Array(sizeBytes);
+      const layout: Layout = { options, sizeBytes };
+      const image = await openForWriting(storage, path, { format: "qcow2", gate: { allowPaths: [] } });
+      const changes: Promise<void>[] = [];
+      for (let step = 0; step < 300; step += 1) {
+        changes.push(changeOnce(image, model, random, layout));
+        if (step % 50 === 49) changes.push(image.flush("test"));
+      }
+      await Promise.all(changes);
+      await image.close();
+      expectQemuToAgree(folder, model, "after all changes");
+    },
   );
 });
