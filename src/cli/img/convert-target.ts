@@ -1,15 +1,23 @@
 // What convert is to make: the plan of the new image, and what it stands on.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { composeBackingPath, type ImagePlan, openImage, planImage } from "../../format/index.ts";
-import type { OpenedImage } from "../../format/index.ts";
+import {
+  composeBackingPath,
+  type ImagePlan,
+  type OpenedImage,
+  openImage,
+  planImage,
+} from "../../format/index.ts";
 import type { ImgInvocation } from "./command.ts";
 import type { ConvertFlags } from "./convert-flags.ts";
 import { knownFormat } from "./create.ts";
 import { type OptionValues, readCreateOptions, toCreateOptions } from "./create-options.ts";
 import { plainName } from "./image-name.ts";
-import { explained, parseDriver } from "./images.ts";
+import { explained, holdBacking, parseDriver } from "./images.ts";
 import { failure, wordsOf } from "./messages.ts";
+
+const NO_BACKING_OF_SEVERAL =
+  "Having a backing file for the target makes no sense when concatenating multiple input images";
 
 export interface TargetPlan {
   readonly path: string;
@@ -68,9 +76,7 @@ function refuseOptions(
 ): void {
   const hasBacking = values.has("backing_file");
   if (sourceCount > 1 && hasBacking) {
-    throw failure(
-      "Having a backing file for the target makes no sense when concatenating multiple input images",
-    );
+    throw failure(NO_BACKING_OF_SEVERAL);
   }
   if (hasBacking && !values.has("backing_fmt")) {
     throw failure("Use of backing file requires explicit backing format");
@@ -83,45 +89,50 @@ function refuseOptions(
   }
 }
 
-/**
- * How large the image is that the target will stand on; undefined where it stands alone. It must open before
- * anything is made.
- */
-export async function settleBacking(
+/** What the target will stand on. */
+export interface TargetBacking {
+  readonly sizeBytes: number;
+  /** Held against writers for as long as the conversion takes: undefined where it could not be opened here. */
+  readonly image: OpenedImage | undefined;
+}
+
+/** Undefined where the target stands alone. The backing image must open before anything is made. */
+export async function openTargetBacking(
   invocation: ImgInvocation,
   flags: ConvertFlags,
   target: TargetPlan | undefined,
   output: string,
   sourceCount: number,
-): Promise<number | undefined> {
+): Promise<TargetBacking | undefined> {
   const given = invocation.input.text("-B");
   if (target === undefined) {
     if (given === undefined) return undefined;
     if (flags.targetIsZero) {
       throw failure("Cannot use --target-is-zero when the destination image has a backing file");
     }
-    if (sourceCount > 1) {
-      throw failure(
-        "Having a backing file for the target makes no sense when concatenating multiple input images",
-      );
-    }
+    if (sourceCount > 1) throw failure(NO_BACKING_OF_SEVERAL);
     // Its size is not known, and nothing is left out behind its end.
-    return Number.MAX_SAFE_INTEGER;
+    return { sizeBytes: Number.MAX_SAFE_INTEGER, image: undefined };
   }
   const { backing, path } = target;
   if (backing === undefined) return undefined;
   const { context, allowPaths } = invocation;
-  const image = await explained(invocation, output, async () => {
+  return explained(invocation, output, async () => {
     try {
-      return await openImage(context.storage, composeBackingPath(path, plainName(backing.name)), {
+      const image = await openImage(context.storage, composeBackingPath(path, plainName(backing.name)), {
         format: parseDriver(backing.format),
         gate: { allowPaths, currentFolder: context.cwd },
       });
+      try {
+        await holdBacking(invocation, image);
+      } catch (error) {
+        await image.close();
+        throw error;
+      }
+      return { sizeBytes: image.virtualSizeBytes, image };
     } catch (error) {
       if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
       throw error.reworded(`Could not open backing file: ${error.message}`);
     }
   });
-  await image.close();
-  return image.virtualSizeBytes;
 }

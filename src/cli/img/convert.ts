@@ -14,7 +14,7 @@ import {
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { CONVERT_DEFINITION } from "./convert-definition.ts";
 import { type ConvertFlags, readConvertFlags } from "./convert-flags.ts";
-import { planTarget, settleBacking, type TargetPlan } from "./convert-target.ts";
+import { openTargetBacking, planTarget, type TargetPlan } from "./convert-target.ts";
 import { knownFormat } from "./create.ts";
 import { drawOptionHelp } from "./create-options.ts";
 import { parseImageName } from "./image-name.ts";
@@ -102,13 +102,26 @@ class Conversion {
     const plan = this.#flags.skipCreate
       ? undefined
       : await planTarget(this.#invocation, this.#flags, sources, totalBytes, this.#output);
-    const backingBytes = await settleBacking(
+    const backing = await openTargetBacking(
       this.#invocation,
       this.#flags,
       plan,
       this.#output,
       sources.length,
     );
+    try {
+      await this.#copy(sources, plan, totalBytes, backing?.sizeBytes);
+    } finally {
+      await backing?.image?.close();
+    }
+  }
+
+  async #copy(
+    sources: readonly OpenedImage[],
+    plan: TargetPlan | undefined,
+    totalBytes: number,
+    backingBytes: number | undefined,
+  ): Promise<void> {
     this.#refuseBitmaps(sources, plan);
     const bitmaps = await this.#listBitmaps(sources);
     if (!isCacheMode(this.#flags.cache)) throw failure(`Invalid cache option: ${this.#flags.cache}`);

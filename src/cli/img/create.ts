@@ -4,7 +4,6 @@ import { ImgtxError } from "../../errors/index.ts";
 import {
   composeBackingPath,
   createImage,
-  holdImages,
   type ImageFormat,
   type OpenedImage,
   openImage,
@@ -20,7 +19,7 @@ import {
   toCreateOptions,
 } from "./create-options.ts";
 import { plainName } from "./image-name.ts";
-import { isOtherDriver, lockWaiting, parseDriver } from "./images.ts";
+import { holdBacking, isOtherDriver, lockWaiting, parseDriver } from "./images.ts";
 import { failure, usageError, wordsOf } from "./messages.ts";
 import { asksForHelp, parseOptionLists } from "./option-list.ts";
 import { FORMAT_WORDS, objectOption, quietOption } from "./options.ts";
@@ -158,6 +157,7 @@ async function makeImage(
     if (!input.flag("-q")) {
       console.print(`Formatting '${printable(filename)}', ${printable(describeOptions(format, settled))}\n`);
     }
+    // qemu-img would make the overlay all the same, on shifting ground.
     if (backing !== undefined) await holdBacking(invocation, backing);
     const options = toCreateOptions(settled);
     const { backingFormat, dataFileName } = options;
@@ -235,15 +235,6 @@ async function openBackingImage(
     if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
     throw error.reworded(`${wordsOf(error, names)}\nCould not open backing image.`);
   }
-}
-
-/** Nobody may write below a new overlay: qemu-img would make it all the same, on shifting ground. */
-async function holdBacking(invocation: ImgInvocation, backing: OpenedImage): Promise<void> {
-  const { storage } = invocation.context;
-  const files = backing.chain.links.flatMap(({ file, dataFile }) =>
-    dataFile === undefined ? [{ file }] : [{ file }, { file: dataFile.file }],
-  );
-  await holdImages(storage, files, lockWaiting(invocation));
 }
 
 function named(error: unknown, filename: string, { names }: ImgInvocation): unknown {

@@ -190,6 +190,14 @@ async function hold(invocation: ImgInvocation, image: OpenedImage): Promise<void
   }
 }
 
+/** Nobody may write below a new overlay: what it stands on, with all below, until it is closed. */
+export async function holdBacking(invocation: ImgInvocation, image: OpenedImage): Promise<void> {
+  const files = image.chain.links.flatMap(({ file, dataFile }) =>
+    dataFile === undefined ? [{ file }] : [{ file }, { file: dataFile.file }],
+  );
+  await holdImages(invocation.context.storage, files, lockWaiting(invocation));
+}
+
 export function lockWaiting({ waitMs, signal, console }: ImgInvocation): LockWaiting {
   return { waitMs, signal, onWait: (what) => console.error(`waiting: ${what}`) };
 }

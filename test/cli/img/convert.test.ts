@@ -268,6 +268,17 @@ describe("what goes wrong on the way", () => {
   });
 });
 
+qemu.test("the backing image of the target is not the target, which qemu-img empties", async () => {
+  const folder = makeFolder();
+  shell(folder, IMAGES);
+  const before = readFileSync(`${folder}/a.qcow2`);
+  const words = ["convert", "-U", "-B", "a.qcow2", "-F", "qcow2", "-O", "qcow2", "b.raw", "a.qcow2"];
+  const { status, stderr } = await runImg(folder, words);
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/Failed to get "write" lock\nIs another process using the image \[a\.qcow2\]\?\n$/);
+  expect(readFileSync(`${folder}/a.qcow2`).equals(before)).toBe(true);
+});
+
 describe("under the name of imgtx", () => {
   qemu.test("messages begin with it, and a hint may follow", async () => {
     const folder = makeFolder();

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
-import { runBoth } from "./against-qemu.ts";
+import { runBoth, runQemu } from "./against-qemu.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 
@@ -11,6 +11,14 @@ qemu-io -f qcow2 -c 'write -P 5 0 100k' -c 'write -P 6 1M 64k' a.qcow2 > io
 head -c 1000 /dev/zero | tr '\\\\0' x > b.raw
 rm io
 `;
+
+qemu.test("dd -O qcow2 makes an image of the same guest data", async () => {
+  const words = ["dd", "-O", "qcow2", "if=a.qcow2", "of=z", "bs=64k", "skip=1", "count=20"];
+  const { qemu: theirs, ours, qemuFolder, ourFolder } = await runBoth(IMAGES, words);
+  expect(ours).toEqual(theirs);
+  expect(runQemu(ourFolder, ["check", "z"]).status).toBe(0);
+  expect(runQemu(ourFolder, ["compare", "z", `${qemuFolder}/z`]).status).toBe(0);
+});
 
 describe("dd makes, prints and ends as qemu-img does", () => {
   qemu.test.each([
