@@ -131,8 +131,11 @@ function judgeRefcountBlocks(table: Uint32Array, references: References): void {
 }
 
 async function tellWrongFlags(scan: L2Scan, stored: StoredRefcounts, findings: CheckFindings): Promise<void> {
-  for (const { what, cluster } of scan.wrongFlags) {
-    findings.corrupt(`ERROR OFLAG_COPIED ${what} refcount=${await stored.formatCount(cluster)}`, 0);
+  let told = 0;
+  for (const { what, cluster, times } of scan.wrongFlags) {
+    const count = cluster === undefined ? "1" : await stored.formatCount(cluster);
+    findings.corrupt(`ERROR OFLAG_COPIED ${what} refcount=${count}`, times);
+    told += times;
   }
-  findings.corruptions += scan.copiedErrors;
+  findings.corruptions += scan.copiedErrors - told;
 }

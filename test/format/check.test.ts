@@ -167,7 +167,8 @@ describe("references are counted as often as they are made", () => {
   test("and each wrong flag that they lead to", async () => {
     const path = makeImage([at(5) | COPIED], [1, 1, 1, 1, 2, 2], [at(4), at(4)]);
     const { result, lines } = await check(path);
-    expect(lines).toEqual(["ERROR OFLAG_COPIED data cluster: l2_entry=8000000000000a00 refcount=2"]);
+    const line = "ERROR OFLAG_COPIED data cluster: l2_entry=8000000000000a00 refcount=2";
+    expect(lines).toEqual([line, line]);
     expect(result.corruptions).toBe(2);
   });
 

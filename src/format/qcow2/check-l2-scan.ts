@@ -45,7 +45,9 @@ export interface TableUse {
 /** A COPIED flag that says "one reference" of a cluster that has another number, or the reverse. */
 export interface WrongFlag {
   readonly what: string;
-  readonly cluster: number;
+  /** Undefined for a cluster of a data file, which has one reference always. */
+  readonly cluster: number | undefined;
+  readonly times: number;
 }
 
 interface Entry {
@@ -90,9 +92,9 @@ export class L2Scan {
     return this.#layout.hasExternalDataFile ? this.#scanExternal(words, use) : this.#scanOwn(words, use);
   }
 
-  noteWrongFlag(what: string, cluster: number, times: number): void {
+  noteWrongFlag(what: string, cluster: number | undefined, times: number): void {
     this.copiedErrors += times;
-    if (this.wrongFlags.length < FLAGS_KEPT_MAX) this.wrongFlags.push({ what, cluster });
+    if (this.wrongFlags.length < FLAGS_KEPT_MAX) this.wrongFlags.push({ what, cluster, times });
   }
 
   #scanOwn(words: Int32Array, use: TableUse): boolean {
@@ -223,12 +225,15 @@ export class L2Scan {
 
   #judgeCopied(entry: Entry, offset: number, use: TableUse): void {
     if (use.judgedTimes === 0) return;
+    const isCopied = (entry.hi & L2_COPIED_HI) < 0;
+    const what = (): string => `data cluster: l2_entry=${formatWord(entry.hi, entry.lo)}`;
+    if (this.#layout.hasExternalDataFile) {
+      if (!isCopied) this.noteWrongFlag(what(), undefined, use.judgedTimes);
+      return;
+    }
     const cluster = Math.floor(offset / this.#clusterSizeBytes);
-    // Nothing shares a data file, so what lies there is always the image's own.
-    const count = this.#layout.hasExternalDataFile ? 1 : this.#stored.lowCount(cluster);
-    if ((count === 1) === (entry.hi & L2_COPIED_HI) < 0) return;
-    if (!this.#layout.hasExternalDataFile && this.#stored.isUnreadable(cluster)) return;
-    this.noteWrongFlag(`data cluster: l2_entry=${formatWord(entry.hi, entry.lo)}`, cluster, use.judgedTimes);
+    if ((this.#stored.lowCount(cluster) === 1) === isCopied || this.#stored.isUnreadable(cluster)) return;
+    this.noteWrongFlag(what(), cluster, use.judgedTimes);
   }
 
   // Offset and length share the word: the larger the cluster, the more bits say how long it is.
@@ -258,7 +263,8 @@ export class L2Scan {
     }
     const offset = offsetHi * 2 ** 32 + (entry.lo >>> 0);
     const sectors = ((entry.hi & ~(L2_COPIED_HI | L2_COMPRESSED_HI)) >>> sizeShift) + 1;
-    this.#references.add(offset, sectors * SECTOR_BYTES - (offset % SECTOR_BYTES), use.times);
+    const lengthBytes = sectors * SECTOR_BYTES - (entry.lo % SECTOR_BYTES);
+    this.#references.add(offset, lengthBytes, use.times, { hi: offsetHi, lo: entry.lo });
     // They share sectors with their neighbours, so each of them counts as fragmented.
     this.figures.allocatedClusters += use.activeTimes;
     this.figures.compressedClusters += use.activeTimes;

@@ -7,6 +7,11 @@
 import type { ClusterCounts } from "./check-counts.ts";
 import { type CheckFindings, formatWord } from "./check-findings.ts";
 
+interface WordHalves {
+  readonly hi: number;
+  readonly lo: number;
+}
+
 export class References {
   readonly counts: ClusterCounts;
   readonly findings: CheckFindings;
@@ -25,11 +30,15 @@ export class References {
     this.fileSizeBytes = fileSizeBytes;
   }
 
-  /** times: how many entries refer to the range. Offsets up to 2^61 keep their order as doubles: enough here. */
-  add(offset: number, lengthBytes: number, times: number): void {
+  /**
+   * times: how many entries refer to the range. Offsets up to 2^61 keep their order as doubles, which is enough
+   * to judge them; the halves of the word are for those that have to be told exactly.
+   */
+  add(offset: number, lengthBytes: number, times: number, halves?: WordHalves): void {
     if (lengthBytes <= 0) return;
     if (offset + lengthBytes - this.fileSizeBytes >= this.clusterSizeBytes) {
-      const place = formatWord(Math.floor(offset / 2 ** 32), offset % 2 ** 32);
+      const { hi, lo } = halves ?? splitOffset(offset);
+      const place = formatWord(hi, lo);
       this.findings.corrupt(
         "ERROR: counting reference for region exceeding the end of the file by one cluster or more: " +
           `offset 0x${place} size 0x${lengthBytes.toString(16)}`,
@@ -53,4 +62,8 @@ export class References {
       excess,
     );
   }
+}
+
+function splitOffset(offset: number): WordHalves {
+  return { hi: Math.floor(offset / 2 ** 32), lo: offset % 2 ** 32 };
 }
