@@ -121,9 +121,19 @@ function hintsOf(error: ImgtxError, { program, names }: MessageForm): string[] {
   }
   // Who has the image, which qemu-img does not say; and under its name only what it would say.
   if (program === "qemu-img") return error.code === "E_OUTSIDE" ? hintLine(error, names) : [];
-  const holders = /: (in use by .*)$/s.exec(error.message)?.[1];
-  if (error.code === "E_LOCKED" && holders !== undefined) return [`  hint: ${printable(holders)}`];
+  const holders = holdersOf(error);
+  if (holders !== undefined) return [`  hint: ${printable(holders)}`];
   return hintLine(error, names);
+}
+
+/** Storage's words, wherever they are below. */
+function holdersOf(error: ImgtxError): string | undefined {
+  if (error.code !== "E_LOCKED") return undefined;
+  for (const message of [error.message, ...causesOf(error)]) {
+    const holders = /: (in use by .*)$/s.exec(message)?.[1];
+    if (holders !== undefined) return holders;
+  }
+  return undefined;
 }
 
 function hintLine({ hint }: ImgtxError, names: readonly GivenName[]): string[] {

@@ -99,7 +99,7 @@ function startDrawing(
       if (now - started < BAR_AFTER_MS || now - drawnAt < BAR_EVERY_MS) return;
       drawnAt = now;
       isDrawn = true;
-      const line = describe(doneBytes, totalBytes, (now - started) / 1000);
+      const line = drawBar(doneBytes, totalBytes, (now - started) / 1000);
       stderr.write(`\r\u001b[K${line.slice(0, columns - 1)}`);
     },
     clear() {
@@ -109,7 +109,7 @@ function startDrawing(
 }
 
 /** `[#####…] 42 %  430 MiB of 1 GiB, 812 MiB/s, 1 s left` */
-export function describe(doneBytes: number, totalBytes: number, seconds: number): string {
+export function drawBar(doneBytes: number, totalBytes: number, seconds: number): string {
   const share = totalBytes === 0 ? 1 : Math.min(1, doneBytes / totalBytes);
   const filled = Math.round(share * BAR_WIDTH);
   const rate = doneBytes / seconds;

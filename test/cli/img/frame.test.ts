@@ -1,0 +1,139 @@
+import { readdirSync } from "node:fs";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { IMG_TABLE } from "../../../src/cli/img/table.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { runCli } from "../harness.ts";
+import { makeFolder, runBoth, runImg, runQemu, shell } from "./against-qemu.ts";
+
+const qemu = oracle("qemu-img");
+
+describe("before the verb", () => {
+  qemu.test.each([[[]], [["frob"]], [["--frob"]], [["-x", "create"]], [["-T"]]])(
+    "%j is refused as qemu-img refuses it",
+    async (words) => {
+      const { qemu: theirs, ours } = await runBoth("", words);
+      expect(ours).toEqual(theirs);
+      expect(ours.status).toBe(1);
+    },
+  );
+
+  // At a mistake qemu-img's measure prints its help and ends with 0, which nobody can want.
+  const verbs = IMG_TABLE.map(({ verb }) => verb).filter((verb) => verb !== "measure");
+
+  qemu.test.each(verbs)("%s refuses an unknown option as there", async (verb) => {
+    for (const words of [
+      [verb, "--frob"],
+      [verb, "-Z", "x"],
+      [verb, "--object"],
+    ]) {
+      const { qemu: theirs, ours } = await runBoth("", words);
+      expect(ours).toEqual(theirs);
+    }
+  });
+
+  test("the version has the form that scripts read", async () => {
+    const { status, stdout } = await runImg(makeFolder(), ["--version"]);
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^qemu-img version \d+\.\d+\.\d+ \(imgtx /);
+  });
+
+  test("help is qemu-img's in form: every command with its flags on one line", async () => {
+    const folder = makeFolder();
+    const help = await runImg(folder, ["--help"]);
+    expect(help).toMatchObject({ status: 0, stderr: "" });
+    for (const { verb, load } of IMG_TABLE) {
+      const line = help.stdout.split("\n").find((each) => each.startsWith(`  ${verb} `)) ?? "";
+      for (const { short, long } of (await load()).definition.options) {
+        expect(line).toContain(short === undefined ? `[--${long}` : `[-${short}`);
+      }
+      expect(await runImg(folder, [verb, "--help"])).toEqual(help);
+    }
+  });
+});
+
+test.each(IMG_TABLE.map(({ verb }) => verb))("%s refuses secrets by name", async (verb) => {
+  const words = [verb, "--object", "secret,id=s,data=x", "a", "b"];
+  expect(await runImg(makeFolder(), words, { program: "imgtx" })).toEqual({
+    status: verb === "compare" ? 2 : 1,
+    stdout: "",
+    stderr: "imgtx: --object secret: objects of QEMU, such as secrets, are not supported\n",
+  });
+});
+
+describe("before img, under imgtx's own name", () => {
+  test("stand the options of every command", async () => {
+    const folder = makeFolder();
+    shell(folder, "truncate -s 1M a.raw");
+    const asked = await runCli(["--json", "img", "info", "a.raw"], { cwd: folder });
+    expect(JSON.parse(asked.stdout)).toMatchObject({ "virtual-size": 2 ** 20 });
+  });
+
+  test("--dry-run is refused, since nothing has it", async () => {
+    const { status, stderr } = await runCli(["--dry-run", "img", "create", "x", "1M"], { cwd: makeFolder() });
+    expect(status).toBe(64);
+    expect(stderr).toContain("have no --dry-run");
+  });
+
+  test("another command of imgtx may have an argument of that name", async () => {
+    const { stderr } = await runCli(["device", "show", "img"], { cwd: makeFolder() });
+    expect(stderr).not.toContain("imgtx: ");
+    expect(stderr).toMatch(/^error: /);
+  });
+});
+
+const daemon = oracle("qemu-img", "qemu-storage-daemon");
+
+describe("while a guest writes", () => {
+  let folder = "";
+
+  beforeAll(() => {
+    if (daemon.skip) return;
+    folder = makeFolder();
+    shell(
+      folder,
+      `qemu-img create -q -f qcow2 a.qcow2 1M
+       qemu-img create -q -f qcow2 b.qcow2 1M
+       qemu-img create -q -f qcow2 -b a.qcow2 -F qcow2 over.qcow2
+       qemu-storage-daemon --blockdev file,filename=a.qcow2,node-name=f --blockdev qcow2,file=f,node-name=q \\
+         --export vhost-user-blk,id=e,node-name=q,addr.type=unix,addr.path=$PWD/s,writable=on \\
+         --daemonize --pidfile pid`,
+    );
+  });
+
+  afterAll(() => {
+    if (!daemon.skip) shell(folder, 'kill "$(cat pid)"');
+  });
+
+  daemon.test.each([
+    "info a.qcow2",
+    "map a.qcow2",
+    "check a.qcow2",
+    "measure -O qcow2 a.qcow2",
+    "compare a.qcow2 b.qcow2",
+    "compare b.qcow2 over.qcow2",
+    "convert a.qcow2 o",
+    "convert over.qcow2 o",
+    "convert b.qcow2 a.qcow2",
+    "convert -n -O qcow2 b.qcow2 a.qcow2",
+    "dd if=a.qcow2 of=o",
+    "dd if=b.qcow2 of=a.qcow2",
+  ])("%s is refused in qemu-img's words", async (line) => {
+    const before = readdirSync(folder);
+    const ours = await runImg(folder, line.split(" "));
+    expect(readdirSync(folder)).toEqual(before);
+    expect(ours).toEqual(runQemu(folder, line.split(" ")));
+    expect(ours.stderr).toContain("Is another process using the image [a.qcow2]?");
+  });
+
+  daemon.test("who has the image is said under imgtx's own name", async () => {
+    const { stderr } = await runImg(folder, ["info", "a.qcow2"], { program: "imgtx" });
+    expect(stderr).toMatch(/\n {2}hint: in use by pid \d+ \(qemu-storage-daemon\)\n$/);
+  });
+
+  daemon.test.each(["info -U a.qcow2", "compare -U a.qcow2 b.qcow2", "convert -U a.qcow2 unlocked"])(
+    "%s does not ask",
+    async (line) => {
+      expect((await runImg(folder, line.split(" "))).status).toBe(0);
+    },
+  );
+});
