@@ -49,10 +49,18 @@ export class L2Scanner {
     const first = Math.floor((slice.start - slice.guestStart) / this.#clusterBytes);
     const last = Math.ceil((slice.end - slice.guestStart) / this.#clusterBytes);
     let index = first;
-    while (index < last && !runs.isFull) {
-      index = this.#layout.hasExtendedL2
-        ? this.#scanExtended(slice, index, last, runs, purpose)
-        : this.#scanPlain(slice, index, last, runs, purpose);
+    try {
+      while (index < last && !runs.isFull) {
+        index = this.#layout.hasExtendedL2
+          ? this.#scanExtended(slice, index, last, runs, purpose)
+          : this.#scanPlain(slice, index, last, runs, purpose);
+      }
+    } catch (error) {
+      if (!(error instanceof ImgtxError)) throw error;
+      throw error.with({
+        offset: slice.fileOffset + index * measureL2Entry(this.#layout),
+        field: "l2_entry",
+      });
     }
     return Math.min(slice.end, slice.guestStart + index * this.#clusterBytes);
   }
@@ -62,7 +70,7 @@ export class L2Scanner {
     const { halves } = slice;
     const hi = halves[2 * index] ?? 0;
     const lo = halves[2 * index + 1] ?? 0;
-    const entry = this.#decode(slice, index, hi, lo);
+    const entry = decodeL2Entry(hi, lo, this.#layout);
     if (entry.kind === "compressed") return this.#pushCompressed(slice, index, entry, runs, purpose);
     if (entry.kind === "unallocated" || (entry.kind === "zero" && entry.hostOffset === undefined)) {
       const next = findEndOfSame(halves, index + 1, last, hi, lo);
@@ -79,7 +87,7 @@ export class L2Scanner {
     const { halves } = slice;
     const hi = halves[4 * index] ?? 0;
     const lo = halves[4 * index + 1] ?? 0;
-    const entry = this.#decode(slice, index, hi, lo, halves[4 * index + 2], halves[4 * index + 3]);
+    const entry = decodeL2Entry(hi, lo, this.#layout, halves[4 * index + 2], halves[4 * index + 3]);
     if (entry.kind === "compressed") return this.#pushCompressed(slice, index, entry, runs, purpose);
     if (entry.kind === "unallocated" && entry.zeroBits === 0) {
       let next = index + 1;
@@ -117,7 +125,7 @@ export class L2Scanner {
       const kind = isZero === 1 ? "zero" : isAlloc === 1 ? "data" : "unallocated";
       const from = first * subclusterBytes;
       const hostOffset = place === undefined ? undefined : place + from;
-      this.#pushClipped(slice, guest + from, (next - first) * subclusterBytes, kind, hostOffset, runs, index);
+      this.#pushClipped(slice, guest + from, (next - first) * subclusterBytes, kind, hostOffset, runs);
       first = next;
     }
   }
@@ -130,9 +138,7 @@ export class L2Scanner {
     purpose: RunPurpose,
   ): number {
     const guest = slice.guestStart + index * this.#clusterBytes;
-    this.#judged(slice, index, () => {
-      this.#judgeCompressed(entry.hostOffset, entry.lengthBytes, guest);
-    });
+    this.#judgeCompressed(entry.hostOffset, entry.lengthBytes, guest);
     const start = Math.max(guest, slice.start);
     const lengthBytes = Math.min(guest + this.#clusterBytes, slice.end) - start;
     if (purpose === "read") runs.pushCompressed(start, lengthBytes, entry.hostOffset, entry.lengthBytes);
@@ -149,7 +155,7 @@ export class L2Scanner {
     runs: RunList,
   ): void {
     const guest = slice.guestStart + index * this.#clusterBytes;
-    this.#pushClipped(slice, guest, (next - index) * this.#clusterBytes, kind, hostOffset, runs, index);
+    this.#pushClipped(slice, guest, (next - index) * this.#clusterBytes, kind, hostOffset, runs);
   }
 
   /** Only what was asked for: the first and the last cluster may reach beyond it. */
@@ -160,31 +166,12 @@ export class L2Scanner {
     kind: "data" | "zero" | "unallocated",
     hostOffset: number | undefined,
     runs: RunList,
-    index: number,
   ): void {
     const start = Math.max(guest, slice.start);
     const clipped = Math.min(guest + lengthBytes, slice.end) - start;
     if (clipped <= 0) return;
-    if (kind === "data" && hostOffset !== undefined) {
-      this.#judged(slice, index, () => {
-        this.#judgeData(hostOffset, lengthBytes, guest);
-      });
-    }
+    if (kind === "data" && hostOffset !== undefined) this.#judgeData(hostOffset, lengthBytes, guest);
     runs.push(start, clipped, kind, hostOffset === undefined ? undefined : hostOffset + start - guest);
-  }
-
-  #decode(slice: L2Slice, index: number, hi: number, lo: number, zeroBits?: number, allocBits?: number) {
-    return this.#judged(slice, index, () => decodeL2Entry(hi, lo, this.#layout, zeroBits, allocBits));
-  }
-
-  #judged<T>(slice: L2Slice, index: number, judge: () => T): T {
-    try {
-      return judge();
-    } catch (error) {
-      if (!(error instanceof ImgtxError)) throw error;
-      const offset = slice.fileOffset + index * measureL2Entry(this.#layout);
-      throw error.with({ offset, field: "l2_entry" });
-    }
   }
 }
 

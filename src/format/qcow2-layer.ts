@@ -28,7 +28,13 @@ export interface Qcow2LayerOptions {
   readonly cacheBytes: number;
 }
 
-type PlacedSlice = Omit<L2Slice, "halves"> & { readonly lengthBytes: number };
+/** Its halves are set when they are here. */
+interface PlacedSlice extends L2Slice {
+  halves: Uint32Array;
+  readonly lengthBytes: number;
+}
+
+const NOTHING = new Uint32Array(0);
 
 /** One call of findRuns. */
 interface Scan {
@@ -133,8 +139,8 @@ export class Qcow2Layer implements LayerReader {
     const l2Offset = this.#decodeL1(l1, index - firstIndex, l1Offset, index);
     if (purpose === "describe") this.#announceTables(l1, firstIndex, index + 1, scan);
     const slice = this.#placeSlice(l2Offset, index * this.#tableSpan, at, end);
-    const halves = this.#tables.find(slice.fileOffset) ?? (await this.#loadSlice(slice, scan));
-    return this.#scanner.scan({ ...slice, halves }, runs, purpose);
+    slice.halves = this.#tables.find(slice.fileOffset) ?? (await this.#loadSlice(slice, scan));
+    return this.#scanner.scan(slice, runs, purpose);
   }
 
   /** Lets the disk begin with the tables that the scan comes to next. l1 begins with entry firstIndex. */
@@ -170,6 +176,7 @@ export class Qcow2Layer implements LayerReader {
     const number = Math.floor((at - tableStart) / sliceSpan);
     const guestStart = tableStart + number * sliceSpan;
     return {
+      halves: NOTHING,
       fileOffset: l2Offset + number * lengthBytes,
       lengthBytes,
       guestStart,
@@ -181,8 +188,8 @@ export class Qcow2Layer implements LayerReader {
   #decodeL1(l1: Uint32Array, indexInSlice: number, sliceOffset: number, index: number): number {
     const offset = sliceOffset + indexInSlice * TABLE_ENTRY_BYTES;
     try {
-      const [hi = 0, lo = 0] = l1.subarray(2 * indexInSlice, 2 * indexInSlice + 2);
-      const entry = decodeL1Entry(hi, lo, this.#link.header.clusterBits);
+      const at = 2 * indexInSlice;
+      const entry = decodeL1Entry(l1[at] ?? 0, l1[at + 1] ?? 0, this.#link.header.clusterBits);
       // Reserved bits without an offset are refused by decode; all other entries without one were skipped.
       if (entry.kind === "unallocated") throw new ImgtxError("E_INTERNAL", "an empty L1 entry was decoded");
       this.#judgePlace(entry.hostOffset, this.#clusterBytes, "L2 table");
