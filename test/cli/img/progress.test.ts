@@ -72,7 +72,8 @@ describe("progress", () => {
     progress.stop();
     expect(written.stdout).toBe("");
     const [, drawn = "", rest] = written.stderr.split("\r");
-    expect(drawn).toMatch(/^\u001b\[K\[######-{18}\]  25 % {2}256 MiB of 1 GiB, /);
+    const expected = `\u001b[K[######${"-".repeat(18)}]  25 %  256 MiB of 1 GiB, `;
+    expect(drawn.slice(0, expected.length)).toBe(expected);
     expect(drawn.length - 3).toBeLessThan(60);
     expect(rest).toBe("\u001b[K");
   });
