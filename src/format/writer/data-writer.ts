@@ -15,8 +15,11 @@ import {
   planSegments,
   readEntry,
   type WriteSegment,
+  writeDataEntry,
   writeEntry,
 } from "./plan-write.ts";
+import { isZero } from "../zero-blocks.ts";
+import type { L2Table } from "./l2-tables.ts";
 import type { WriterLayer } from "./writer-layer.ts";
 import type { WriterState } from "./writer-state.ts";
 
@@ -115,11 +118,11 @@ export class DataWriter {
       await dataFile.write(piece, start + shift);
       return;
     }
-    const head = await this.#readOld(from, start);
-    const tail = await this.#readOld(end, to);
+    const head = await this.#readOld(from, start, segment.headIsZero);
+    const tail = await this.#readOld(end, to, segment.tailIsZero);
     // In a place that reads as zeros, zeros need not be written.
-    const keepsHead = !segment.isFresh || head.some((byte) => byte !== 0);
-    const keepsTail = !segment.isFresh || tail.some((byte) => byte !== 0);
+    const keepsHead = !segment.isFresh || !(segment.headIsZero || isZero(head));
+    const keepsTail = !segment.isFresh || !(segment.tailIsZero || isZero(tail));
     if (keepsHead && keepsTail && to - from <= JOINED_BYTES_MAX) {
       await dataFile.write(Buffer.concat([head, piece, tail]), from + shift);
       return;
@@ -129,35 +132,45 @@ export class DataWriter {
     if (keepsTail && tail.length > 0) await dataFile.write(tail, end + shift);
   }
 
-  async #readOld(from: number, to: number): Promise<Uint8Array> {
+  async #readOld(from: number, to: number, isKnownZero: boolean): Promise<Uint8Array> {
     const bytes = new Uint8Array(to - from);
-    if (bytes.length > 0) await this.#readGuest(bytes, from);
+    if (bytes.length > 0 && !isKnownZero) await this.#readGuest(bytes, from);
     return bytes;
   }
 
   async #link(l1Index: number, segments: readonly PlacedSegment[]): Promise<void> {
-    const { clusterBytes, tables } = this.#state;
+    const { tables } = this.#state;
     const table = await this.#state.requireTable(l1Index);
     const entryBytes = measureL2Entry(this.#layout);
     for (const { kind, index, count, place, from, to } of segments) {
       if (kind === "inPlace") continue;
-      const segmentStart = l1Index * tables.spanBytes + index * clusterBytes;
-      for (let number = 0; number < count; number += 1) {
-        const clusterStart = segmentStart + number * clusterBytes;
-        const old = readEntry(table, index + number, this.#layout);
-        const entry = afterWrite(
-          old,
-          place + number * clusterBytes,
-          kind === "keep",
-          Math.max(from, clusterStart) - clusterStart,
-          Math.min(to, clusterStart + clusterBytes) - clusterStart,
-          this.#layout,
-        );
-        writeEntry(table, index + number, entry, this.#layout);
-        if (kind === "new") this.#state.free(old, false);
-        if (old.kind === "compressed") this.#layer.forgetCompressed();
-      }
+      this.#linkSegment(table, { kind, index, count, place, from, to });
       tables.mark(table, index * entryBytes, (index + count) * entryBytes);
+    }
+  }
+
+  #linkSegment(
+    table: L2Table,
+    segment: Pick<PlacedSegment, "kind" | "index" | "count" | "place" | "from" | "to">,
+  ): void {
+    const { kind, index, count, place, from, to } = segment;
+    const { clusterBytes, tables } = this.#state;
+    const segmentStart = table.l1Index * tables.spanBytes + index * clusterBytes;
+    for (let number = 0; number < count; number += 1) {
+      const clusterStart = segmentStart + number * clusterBytes;
+      const old = readEntry(table, index + number, this.#layout);
+      const clusterPlace = place + number * clusterBytes;
+      if (from <= clusterStart && to >= clusterStart + clusterBytes) {
+        writeDataEntry(table, index + number, clusterPlace, this.#layout);
+      } else {
+        const first = Math.max(from - clusterStart, 0);
+        const last = Math.min(to - clusterStart, clusterBytes);
+        const entry = afterWrite(old, clusterPlace, kind === "keep", first, last, this.#layout);
+        writeEntry(table, index + number, entry, this.#layout);
+      }
+      if (old.kind === "unallocated") continue;
+      if (kind === "new") this.#state.free(old, false);
+      if (old.kind === "compressed") this.#layer.forgetCompressed();
     }
   }
 }

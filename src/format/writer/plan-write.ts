@@ -9,6 +9,7 @@
 import {
   decodeL2Entry,
   encodeL2EntryAt,
+  L2_COPIED_HI,
   type L2Entry,
   type L2Layout,
   measureL2Entry,
@@ -31,26 +32,34 @@ export interface WriteSegment {
   /** The same, with what has to be copied along on either side. */
   readonly from: number;
   to: number;
+  /** Whether what is copied along, before and behind, is known to be zeros. */
+  readonly headIsZero: boolean;
+  tailIsZero: boolean;
 }
 
 export interface EntryLayout extends L2Layout {
   readonly clusterBytes: number;
   /** What entries say something of: a cluster, or a subcluster. */
   readonly unitBytes: number;
+  /** Whether something shows where a cluster is unallocated. */
+  readonly hasBacking: boolean;
 }
 
-export function makeEntryLayout(header: L2Layout): EntryLayout {
+export function makeEntryLayout(header: L2Layout, hasBacking: boolean): EntryLayout {
   const { version, clusterBits, hasExtendedL2, hasExternalDataFile } = header;
   const clusterBytes = 2 ** clusterBits;
   const unitBytes = hasExtendedL2 ? clusterBytes / SUBCLUSTERS_PER_CLUSTER : clusterBytes;
-  return { version, clusterBits, hasExtendedL2, hasExternalDataFile, clusterBytes, unitBytes };
+  return { version, clusterBits, hasExtendedL2, hasExternalDataFile, clusterBytes, unitBytes, hasBacking };
 }
+
+const UNALLOCATED: L2Entry = { kind: "unallocated", zeroBits: 0 };
 
 export function readEntry(table: L2Table, index: number, layout: EntryLayout): L2Entry {
   const { halves } = table;
-  const at = (index * measureL2Entry(layout)) / 4;
+  const at = index * (layout.hasExtendedL2 ? 4 : 2);
   const hi = halves[at] ?? 0;
   const lo = halves[at + 1] ?? 0;
+  if (hi === 0 && lo === 0 && !layout.hasExtendedL2) return UNALLOCATED;
   if (!layout.hasExtendedL2) return decodeL2Entry(hi, lo, layout);
   return decodeL2Entry(hi, lo, layout, halves[at + 2] ?? 0, halves[at + 3] ?? 0);
 }
@@ -66,6 +75,17 @@ export function writeEntry(table: L2Table, index: number, entry: L2Entry, layout
   }
 }
 
+/** The entry of a cluster at `place` that is data all through: without an object for each. */
+export function writeDataEntry(table: L2Table, index: number, place: number, layout: EntryLayout): void {
+  const { halves } = table;
+  const at = index * (layout.hasExtendedL2 ? 4 : 2);
+  halves[at] = (L2_COPIED_HI | Math.floor(place / 2 ** 32)) >>> 0;
+  halves[at + 1] = place % 2 ** 32;
+  if (!layout.hasExtendedL2) return;
+  halves[at + 2] = 0;
+  halves[at + 3] = 0xffffffff;
+}
+
 /** tableStart: guest offset of the table's first entry. start and end lie in what it maps. */
 export function planSegments(
   table: L2Table,
@@ -77,16 +97,25 @@ export function planSegments(
   const { clusterBytes } = layout;
   const segments: WriteSegment[] = [];
   const last = Math.ceil((end - tableStart) / clusterBytes);
-  for (let index = Math.floor((start - tableStart) / clusterBytes); index < last; index += 1) {
+  const wholeEnd = Math.floor((end - tableStart) / clusterBytes);
+  for (let index = Math.floor((start - tableStart) / clusterBytes); index < last; ) {
     const clusterStart = tableStart + index * clusterBytes;
     const from = Math.max(start, clusterStart);
     const to = Math.min(end, clusterStart + clusterBytes);
     const next = planCluster(table, index, clusterStart, from, to, layout);
+    if (from === clusterStart && index < wholeEnd) {
+      const count = countAlike(table, index, wholeEnd, next, layout);
+      next.count = count;
+      next.end = clusterStart + count * clusterBytes;
+      next.to = next.end;
+    }
+    index += next.count;
     const before = segments.at(-1);
     if (before !== undefined && goesOn(before, next, clusterBytes)) {
-      before.count += 1;
+      before.count += next.count;
       before.end = next.end;
       before.to = next.to;
+      before.tailIsZero = next.tailIsZero;
     } else segments.push(next);
   }
   return segments;
@@ -101,7 +130,8 @@ function planCluster(
   layout: EntryLayout,
 ): WriteSegment {
   const entry = readEntry(table, index, layout);
-  const segment = { index, count: 1, start, end };
+  const isZero = entry.kind === "zero" || (entry.kind === "unallocated" && !layout.hasBacking);
+  const segment = { index, count: 1, start, end, headIsZero: isZero, tailIsZero: isZero };
   const place = findOwnPlace(entry, clusterStart, layout);
   if (place === undefined) {
     const movesAll = entry.kind === "compressed" || (entry.kind === "data" && entry.allocBits !== 0);
@@ -121,6 +151,30 @@ function planCluster(
   const from = isStored(rounded.from) ? start : rounded.from;
   const to = isStored(rounded.to - 1) ? end : rounded.to;
   return { ...segment, kind: "keep", hostOffset: place, from, to };
+}
+
+/** How many whole clusters from this one on are planned as it is, by looking at their entries' halves alone. */
+function countAlike(
+  table: L2Table,
+  index: number,
+  end: number,
+  first: WriteSegment,
+  layout: EntryLayout,
+): number {
+  if (layout.hasExtendedL2 || layout.hasExternalDataFile || first.kind === "keep") return 1;
+  const { halves } = table;
+  const place = first.hostOffset;
+  const isBlank = halves[2 * index] === 0 && halves[2 * index + 1] === 0;
+  if (place === undefined && !isBlank) return 1;
+  let count = 1;
+  while (index + count < end) {
+    const offset = place === undefined ? 0 : place + count * layout.clusterBytes;
+    const hi = place === undefined ? 0 : (L2_COPIED_HI | Math.floor(offset / 2 ** 32)) >>> 0;
+    const at = 2 * (index + count);
+    if (halves[at] !== hi || halves[at + 1] !== offset % 2 ** 32) break;
+    count += 1;
+  }
+  return count;
 }
 
 /** The cluster that the entry's guest data may be written to as it is. */

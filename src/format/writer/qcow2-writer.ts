@@ -53,10 +53,10 @@ export class Qcow2Writer implements WritableImage {
     this.layers = [layer, ...below];
     this.#state = state;
     this.#layer = layer;
-    this.#layout = makeEntryLayout(state.files.header);
     this.#view = new ComposedImage([layer, ...below], () => Promise.resolve());
     this.#readGuest = clippedReader((target, offset) => this.#view.read(target, offset), layer);
     this.#hasBacking = state.files.header.backingFileName !== undefined;
+    this.#layout = makeEntryLayout(state.files.header, this.#hasBacking);
     this.#data = new DataWriter(state, layer, this.#layout, this.#readGuest);
     this.#zeros = new ZeroWriter(state, layer, this.#layout, this.#hasBacking);
     this.#close = close;
