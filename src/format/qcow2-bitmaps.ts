@@ -15,10 +15,10 @@ import {
 import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
 import { findExtension } from "./qcow2/header-extension.ts";
 import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
+import { DAMAGE_HINT } from "./qcow2-link.ts";
 import { quoteName } from "./quote-name.ts";
 import { readBytes } from "./read-header.ts";
 
-const HINT_CORRUPT = "restore the image from a copy; `qemu-img check` may say more about it";
 const TABLE_ENTRIES_AT_ONCE = 8192;
 
 /**
@@ -40,7 +40,7 @@ export async function readBitmapDirectory(link: ChainLink): Promise<readonly Bit
     throw error.reworded(error.message, {
       image: path,
       offset: bitmapDirectoryOffset + (error.offset ?? 0),
-      hint: HINT_CORRUPT,
+      hint: DAMAGE_HINT,
     });
   }
 }
@@ -91,7 +91,7 @@ async function* readTable(
     const view = new DataView(table.buffer, table.byteOffset, table.byteLength);
     for (let index = 0; index < count; index += 1) {
       const at = index * TABLE_ENTRY_BYTES;
-      const place = { image: link.path, offset: offset + at, field: "bitmap_table", hint: HINT_CORRUPT };
+      const place = { image: link.path, offset: offset + at, field: "bitmap_table", hint: DAMAGE_HINT };
       const what = `the table of bitmap ${quoteName(bitmap.name)}`;
       if (at + TABLE_ENTRY_BYTES > table.length) {
         throw new ImgtxError("E_CORRUPT", `${what} ends past the end of the file`, place);

@@ -8,7 +8,7 @@ import { ImgtxError } from "../errors/index.ts";
 import { loadDeflateUnpacker, loadZstd } from "../storage/index.ts";
 import { forEachLimited } from "./limited.ts";
 import { inflateCluster, unzstdCluster } from "./qcow2/compressed-cluster.ts";
-import type { Qcow2Link } from "./qcow2-link.ts";
+import { DAMAGE_HINT, type Qcow2Link } from "./qcow2-link.ts";
 import type { Run } from "./run-list.ts";
 
 /** Compressed clusters that lie together in the file are read together, up to this. */
@@ -83,7 +83,7 @@ export class CompressedReader {
       const place = run.hostOffset === undefined ? {} : { offset: run.hostOffset };
       throw error.with({
         image: this.#link.path,
-        hint: "restore the image from a copy; `qemu-img check` may say more about it",
+        hint: DAMAGE_HINT,
         ...place,
       });
     }

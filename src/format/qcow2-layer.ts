@@ -17,7 +17,7 @@ import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
 import { CompressedReader } from "./qcow2-layer-compressed.ts";
 import { hasPreallocatedMetadata, splitAtHoles } from "./qcow2-layer-holes.ts";
 import { type L2Slice, L2Scanner } from "./qcow2-layer-scan.ts";
-import type { L1Table, Qcow2Link } from "./qcow2-link.ts";
+import { DAMAGE_HINT, type L1Table, type Qcow2Link } from "./qcow2-link.ts";
 import { type Run, RunList, type RunPurpose } from "./run-list.ts";
 import { allocateSlice, SLICE_BYTES, TableCache } from "./table-cache.ts";
 
@@ -112,7 +112,7 @@ export class Qcow2Layer implements LayerReader {
     try {
       while (at < end && !runs.isFull) at = await this.#scanTable(at, scan);
     } catch (error) {
-      throw error instanceof ImgtxError ? error.with({ image: this.path, hint: HINT_CORRUPT }) : error;
+      throw error instanceof ImgtxError ? error.with({ image: this.path, hint: DAMAGE_HINT }) : error;
     }
     return at;
   }
@@ -223,7 +223,6 @@ export class Qcow2Layer implements LayerReader {
 }
 
 const TABLES_AHEAD = 32;
-const HINT_CORRUPT = "restore the image from a copy; `qemu-img check` may say more about it";
 
 /** How many entries from this one on have no table. Only the halves of the slice are looked at. */
 function countEmpty(l1: Uint32Array, from: number): number {

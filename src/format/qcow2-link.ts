@@ -1,4 +1,4 @@
-// A qcow2 image of a chain that is open: a link that has a header.
+// What the readers of qcow2 images share: a link of a chain that has a header, and what they say of damage.
 
 import type { ChainLink } from "./backing-chain.ts";
 import type { Qcow2Header } from "./qcow2/header-cluster.ts";
@@ -10,3 +10,6 @@ export interface L1Table {
   readonly fileOffset: number;
   readonly entries: number;
 }
+
+/** What to do about a table that is damaged. */
+export const DAMAGE_HINT = "`imgtx img check` says what else is damaged; restore the image from a copy";

@@ -12,12 +12,11 @@ import {
   SNAPSHOT_ENTRY_BYTES_MAX,
   type SnapshotEntry,
 } from "./qcow2/snapshot-table.ts";
-import type { L1Table } from "./qcow2-link.ts";
+import { DAMAGE_HINT, type L1Table } from "./qcow2-link.ts";
 import { quoteName } from "./quote-name.ts";
 import { readBytes } from "./read-header.ts";
 
 const WINDOW_BYTES = 2 * SNAPSHOT_ENTRY_BYTES_MAX;
-const HINT_CORRUPT = "restore the image from a copy; `qemu-img check` may say more about it";
 
 export interface SnapshotTable {
   readonly entries: readonly SnapshotEntry[];
@@ -52,7 +51,7 @@ export async function readSnapshotTable(link: ChainLink): Promise<SnapshotTable>
       }
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
-      throw error.with({ image: path, offset: header.snapshotsOffset + at, hint: HINT_CORRUPT });
+      throw error.with({ image: path, offset: header.snapshotsOffset + at, hint: DAMAGE_HINT });
     }
   }
   return { entries, lengthBytes: at };
@@ -94,7 +93,7 @@ function requireSoundTable(link: ChainLink, entry: SnapshotEntry): void {
     throw error.reworded(`${error.message} (snapshot ${quoteName(entry.name)})`, {
       image: link.path,
       offset: link.header?.snapshotsOffset ?? 0,
-      hint: HINT_CORRUPT,
+      hint: DAMAGE_HINT,
     });
   }
 }
