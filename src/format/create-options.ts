@@ -32,7 +32,7 @@ export interface CreateOptions {
   readonly backingFileName?: string | undefined;
   readonly backingFormat?: string | undefined;
   readonly noCow?: boolean | undefined;
-  /** extent_size_hint. 0 disables; left out, none is set. */
+  /** extent_size_hint. 0 disables. Default: 1 MiB, where the file system takes it. */
   readonly extentSizeHintBytes?: number | undefined;
 }
 
