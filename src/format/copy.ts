@@ -16,7 +16,7 @@ import { copiesInKernel, copyInKernel } from "./copy-in-kernel.ts";
 import { Pipeline } from "./pipeline.ts";
 import { type Salvage, readSalvaging } from "./salvage.ts";
 import { isZero } from "./zero-blocks.ts";
-import { findDataRuns } from "./data-runs.ts";
+import { type DataRun, findDataRuns } from "./data-runs.ts";
 
 export interface CopyOptions {
   /** Bytes of a cluster of the target; undefined where it has none. */
@@ -61,11 +61,11 @@ interface Step {
   readonly extent: Extent;
 }
 
-const CHUNK_BYTES = 1024 * 1024;
+/** As large as the largest cluster, which is compressed whole. */
+const CHUNK_BYTES = 2 * 1024 * 1024;
+const SALVAGED_BYTES = 64 * 1024;
 /** More would only take memory: each has a state of its own, and there are four threads. */
 const COMPRESSED_AT_ONCE = 4;
-/** A cluster of 2 MiB is compressed whole. */
-const CLUSTER_BYTES_MAX = 2 * 1024 * 1024;
 
 export async function copyImages(
   sources: readonly Image[],
@@ -129,7 +129,7 @@ async function* walk(
   for (const part of parts) {
     const cursor = new ExtentCursor(part.image, part.image.virtualSizeBytes);
     while (offset < part.end) {
-      const extent = await cursor.find(offset - part.start);
+      const extent = await findExtent(cursor, offset - part.start, part.image, options);
       let kind = kindOf(extent, offset, options);
       let end = endOf(extent, part, offset, options);
       if (unit > 1) {
@@ -145,6 +145,23 @@ async function* walk(
       yield { part, start: offset, lengthBytes: end - offset, kind, extent };
       offset = end;
     }
+  }
+}
+
+/** Where the tables are damaged, salvaging takes a small piece for data, and learns by reading it. */
+async function findExtent(
+  cursor: ExtentCursor,
+  offset: number,
+  { virtualSizeBytes }: Image,
+  { salvage }: CopyOptions,
+): Promise<Extent> {
+  try {
+    return await cursor.find(offset);
+  } catch (error) {
+    if (salvage === undefined || !(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
+    const end = Math.min((Math.floor(offset / SALVAGED_BYTES) + 1) * SALVAGED_BYTES, virtualSizeBytes);
+    const place = { depth: 0, present: true, hostOffset: undefined, isData: true };
+    return { start: offset, lengthBytes: end - offset, kind: "data", ...place };
   }
 }
 
@@ -177,8 +194,7 @@ class Copier {
     this.#target = target;
     this.#options = options;
     this.#inKernel = options.inKernel && copiesInKernel(target);
-    const largest = options.compressed ? CLUSTER_BYTES_MAX : CHUNK_BYTES;
-    this.#buffers = new BufferPool(Math.max(largest, CHUNK_BYTES));
+    this.#buffers = new BufferPool(CHUNK_BYTES);
   }
 
   async copy(step: Step): Promise<undefined> {
@@ -208,22 +224,29 @@ class Copier {
       const bytes = buffer.subarray(0, step.lengthBytes);
       if (step.kind === "data") await this.#read(bytes, step.start);
       else bytes.fill(0);
-      await before;
       if (!this.#options.compressed) {
-        await settleAll(this.#write(bytes, step.start));
+        const runs = this.#findRuns(bytes, step.start);
+        await before;
+        await settleAll(this.#write(bytes, step.start, runs));
         return;
       }
+      await before;
       const written = await this.#writeCompressed(bytes, step.start);
       pass();
       await settleAll(written);
     });
   }
 
+  /** Before it is the chunk's turn: others are written meanwhile. */
+  #findRuns(bytes: Uint8Array, start: number): readonly DataRun[] {
+    const { sparseBytes, clusterBytes = 1 } = this.#options;
+    if (sparseBytes === 0) return [{ start: 0, end: bytes.length }];
+    return findDataRuns(bytes, start, { blockBytes: sparseBytes, clusterBytes });
+  }
+
   /** Calls every write of the chunk, and waits for none. */
-  #write(bytes: Uint8Array, start: number): Promise<void>[] {
-    const { sparseBytes, targetIsZero, clusterBytes } = this.#options;
-    if (sparseBytes === 0) return [this.#target.write(bytes, start)];
-    const runs = findDataRuns(bytes, start, { blockBytes: sparseBytes, clusterBytes: clusterBytes ?? 1 });
+  #write(bytes: Uint8Array, start: number, runs: readonly DataRun[]): Promise<void>[] {
+    const { targetIsZero } = this.#options;
     const written: Promise<void>[] = [];
     let at = 0;
     const zeroUntil = (end: number): void => {

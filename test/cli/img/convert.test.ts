@@ -221,7 +221,7 @@ describe("what goes wrong on the way", () => {
     qemu-img create -q -f qcow2 -o cluster_size=64k bad.qcow2 4M
     qemu-io -f qcow2 -c 'write -P 5 0 4M' bad.qcow2 > io; rm io
     # The entry of the third cluster points behind the file.
-    printf '\\\\x80\\\\x00\\\\x00\\\\x7f\\\\x00\\\\x00\\\\x00\\\\x00' | dd of=bad.qcow2 bs=1 seek=$((0x40000 + 16)) conv=notrunc status=none`;
+    printf '\\x80\\x00\\x00\\x7f\\x00\\x00\\x00\\x00' | dd of=bad.qcow2 bs=1 seek=$((0x40000 + 16)) conv=notrunc status=none`;
 
   qemu.test("ends with an error, and takes the target away", async () => {
     const folder = makeFolder();
@@ -230,6 +230,23 @@ describe("what goes wrong on the way", () => {
     expect(status).toBe(1);
     expect(stderr).toMatch(/^qemu-img: .*(0x7f00000000|offset)/);
     expect(existsSync(`${folder}/o`)).toBe(false);
+  });
+
+  qemu.test("--salvage puts zeros where nothing can be read, and warns", async () => {
+    const folder = makeFolder();
+    shell(folder, badImage);
+    const { status, stdout, stderr } = await runImg(folder, ["convert", "--salvage", "bad.qcow2", "o"]);
+    expect({ status, stdout }).toEqual({ status: 0, stdout: "" });
+    const warnings = stderr.trimEnd().split("\n");
+    expect(warnings.length).toBe(128);
+    expect(warnings[0]).toMatch(/^qemu-img: warning: error while reading offset 131072: /);
+    const bytes = readFileSync(`${folder}/o`);
+    const lost = bytes.subarray(131_072, 196_608);
+    expect(lost.every((byte) => byte === 0)).toBe(true);
+    expect(bytes.length).toBe(4 * 1024 * 1024);
+    expect(bytes.every((byte, at) => (at >= 131_072 && at < 196_608) || byte === 5)).toBe(true);
+    const quiet = await runImg(folder, ["convert", "-q", "--salvage", "bad.qcow2", "o"]);
+    expect(quiet).toEqual({ status: 0, stdout: "", stderr: "" });
   });
 
   qemu.test("leaves a file that was there empty, since its content is gone", async () => {
