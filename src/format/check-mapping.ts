@@ -23,6 +23,8 @@ const PIECE_BYTES = 64 * 1024;
 const L1_ENTRIES_MAX = 2 ** 27;
 /** Of tables off their alignment, which overlap; the others are only counted. */
 const UNALIGNED_BYTES_MAX = 4 * 1024 * 1024;
+/** Tables between two looks at what else goes on: reads of cached tables never wait, so that a Ctrl-C would. */
+const TABLES_AT_ONCE = 128;
 const OFFSET_HI = 0x00ffffff;
 const OFFSET_LO = 0xfffffe00;
 const COPIED_HI_BIT = 31;
@@ -72,9 +74,9 @@ export class MappingWalk {
   }
 
   /** Walks all that was noted. */
-  async walk(scan: L2Scan): Promise<void> {
+  async walk(scan: L2Scan, signal: AbortSignal | undefined): Promise<void> {
     for (const table of this.#l1Tables.values()) await this.#walkL1Table(table, scan);
-    await this.#walkL2Tables(scan);
+    await this.#walkL2Tables(scan, signal);
   }
 
   async #walkL1Table(table: L1Table, scan: L2Scan): Promise<void> {
@@ -117,10 +119,11 @@ export class MappingWalk {
     scan.noteWrongFlag(`L2 cluster: l1_index=${index} l1_entry=${formatWord(hi, lo)}`, cluster, activeTimes);
   }
 
-  async #walkL2Tables(scan: L2Scan): Promise<void> {
+  async #walkL2Tables(scan: L2Scan, signal: AbortSignal | undefined): Promise<void> {
     const { clusterSizeBytes, fileSizeBytes } = this.#references;
     const bytes = new Uint8Array(clusterSizeBytes);
     let zerosEnd = 0;
+    let tables = 0;
     let unalignedBytes = 0;
     for (const offset of this.#uses.offsets) {
       if (offset >= fileSizeBytes) break;
@@ -129,6 +132,9 @@ export class MappingWalk {
         unalignedBytes += clusterSizeBytes;
         if (unalignedBytes > UNALIGNED_BYTES_MAX) continue;
       }
+      tables += 1;
+      if (tables % TABLES_AT_ONCE === 0) await letOthersRun();
+      signal?.throwIfAborted();
       bytes.fill(0, await this.#file.read(bytes, offset));
       const times = this.#uses.timesAt(offset);
       const activeTimes = this.#uses.activeTimesAt(offset);
@@ -139,4 +145,10 @@ export class MappingWalk {
       zerosEnd = (await this.#file.seekData(offset)) ?? Number.POSITIVE_INFINITY;
     }
   }
+}
+
+function letOthersRun(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
 }

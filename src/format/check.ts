@@ -34,17 +34,26 @@ const CLUSTERS_MAX = 2 ** 31 - 1;
 
 /**
  * Checks the image in the file, and gives each finding to the sink as it is found. E_CORRUPT with a place
- * where the header, or a structure that the rest hangs on, can't be read as what it should be.
+ * where the header, or a structure that the rest hangs on, can't be read as what it should be. The signal ends
+ * it with its reason.
  */
-export async function checkQcow2(file: StorageFile, sink: FindingSink): Promise<CheckResult> {
+export async function checkQcow2(
+  file: StorageFile,
+  sink: FindingSink,
+  signal?: AbortSignal,
+): Promise<CheckResult> {
   try {
-    return await check(file, sink);
+    return await check(file, sink, signal);
   } catch (error) {
     throw error instanceof ImgtxError ? error.with({ image: file.path }) : error;
   }
 }
 
-async function check(file: StorageFile, sink: FindingSink): Promise<CheckResult> {
+async function check(
+  file: StorageFile,
+  sink: FindingSink,
+  signal: AbortSignal | undefined,
+): Promise<CheckResult> {
   const { sizeBytes } = await file.stat();
   const header = await readCheckHeader(file, sizeBytes);
   const findings = new CheckFindings(sink);
@@ -59,7 +68,7 @@ async function check(file: StorageFile, sink: FindingSink): Promise<CheckResult>
   await stored.load(clusters);
   const counts = new ClusterCounts(clusters, maxRefcount(refcountOrder));
   const references = new References(counts, findings, clusterSizeBytes, sizeBytes);
-  const scan = await countReferences(file, header, references, stored);
+  const scan = await countReferences(file, header, references, stored, signal);
   judgeRefcountBlocks(table, references);
   const clustersEnd = await compareRefcounts(stored, counts, findings);
   await tellWrongFlags(scan, stored, findings);
@@ -80,6 +89,7 @@ async function countReferences(
   header: CheckHeader,
   references: References,
   stored: StoredRefcounts,
+  signal: AbortSignal | undefined,
 ): Promise<L2Scan> {
   const hasExternalDataFile = header.incompatibleFeatures.includes(INCOMPATIBLE_BIT.externalDataFile);
   const hasExtendedL2 = header.incompatibleFeatures.includes(INCOMPATIBLE_BIT.extendedL2);
@@ -89,7 +99,7 @@ async function countReferences(
   references.add(0, references.clusterSizeBytes, 1);
   walk.addL1Table(header.l1TableOffset, header.l1Size, true);
   await checkSnapshots(file, header, hasExternalDataFile, references, walk);
-  await walk.walk(scan);
+  await walk.walk(scan, signal);
   references.add(header.refcountTableOffset, header.refcountTableClusters * references.clusterSizeBytes, 1);
   const encryption = findExtension(header.extensions, "fullDiskEncryption");
   if (encryption !== undefined) references.add(encryption.offset, encryption.length, 1);

@@ -176,7 +176,7 @@ async function runCheck(
     signal.throwIfAborted();
   };
   try {
-    return await explained(invocation, operand, () => checkQcow2(subject.file, sink));
+    return await explained(invocation, operand, () => checkQcow2(subject.file, sink, signal));
   } finally {
     flush();
   }

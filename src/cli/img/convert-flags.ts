@@ -99,7 +99,7 @@ function readRequests(text: string | undefined): number {
 }
 
 /** `snapshot.id=…,snapshot.name=…`, or an id or name alone. */
-function readSnapshot(text: string | undefined): string | undefined {
+export function readSnapshot(text: string | undefined): string | undefined {
   if (text === undefined || !text.startsWith("snapshot.")) return text;
   let found: string | undefined;
   for (const { name, value } of parseOptionList(text)) {

@@ -64,9 +64,11 @@ interface Entry {
 
 const NOTHING = { length: 0, depth: 0, present: false, zero: false, data: false, offset: undefined } as const;
 const TEXT_BUFFERED = 64 * 1024;
+/** Extents between two looks at what else goes on: cached tables never wait, so that a Ctrl-C would. */
+const EXTENTS_AT_ONCE = 4096;
 
 async function execute(invocation: ImgInvocation): Promise<number> {
-  const { input } = invocation;
+  const { input, signal } = invocation;
   const form = input.form;
   const start = input.sizeBytes("--start-offset", "start offset") ?? 0;
   const length = input.sizeBytes("--max-length", "max length") ?? Number.POSITIVE_INFINITY;
@@ -79,11 +81,11 @@ async function execute(invocation: ImgInvocation): Promise<number> {
       invocation,
       image.chain.links.map(({ header }) => header),
     );
-    const end = Math.min(start + length, image.virtualSizeBytes);
+    const part = { start, end: Math.min(start + length, image.virtualSizeBytes), signal };
     const out = new BufferedOutput(invocation.console);
     try {
-      if (form === "json") await printJson(image, start, end, out);
-      else await printTable(image, start, end, nameFiles(image, operand, options.imageOpts), out);
+      if (form === "json") await printJson(image, part, out);
+      else await printTable(image, part, nameFiles(image, operand, options.imageOpts), out);
     } finally {
       out.flush();
     }
@@ -100,9 +102,16 @@ function nameFiles(image: OpenedImage, operand: string, imageOpts: boolean): str
   return links.map((link, depth) => link.header?.dataFileName ?? names[depth] ?? link.path);
 }
 
-async function printJson(image: OpenedImage, start: number, end: number, out: BufferedOutput): Promise<void> {
+/** What part of the disk is told of. */
+interface Part {
+  readonly start: number;
+  readonly end: number;
+  readonly signal: AbortSignal;
+}
+
+async function printJson(image: OpenedImage, part: Part, out: BufferedOutput): Promise<void> {
   let before = "[";
-  for await (const entry of listEntries(image, start, end)) {
+  for await (const entry of listEntries(image, part)) {
     const { depth, present, zero, data, offset } = entry;
     const place = offset === undefined ? "" : `, "offset": ${offset}`;
     out.print(
@@ -118,13 +127,12 @@ const COLUMN = 16;
 
 async function printTable(
   image: OpenedImage,
-  start: number,
-  end: number,
+  part: Part,
   files: readonly string[],
   out: BufferedOutput,
 ): Promise<void> {
   out.print(`${["Offset", "Length", "Mapped to"].map((title) => title.padEnd(COLUMN)).join("")}File\n`);
-  for await (const entry of listEntries(image, start, end)) {
+  for await (const entry of listEntries(image, part)) {
     if (!entry.data) continue;
     if (entry.offset === undefined) {
       throw failure("File contains external, encrypted or compressed clusters.");
@@ -143,10 +151,14 @@ function hexadecimal(bytes: number): string {
 }
 
 /** Parts that go on from each other as one. At least one entry: of no length, where there is nothing to tell. */
-async function* listEntries(image: OpenedImage, start: number, end: number): AsyncGenerator<Entry> {
+async function* listEntries(image: OpenedImage, { start, end, signal }: Part): AsyncGenerator<Entry> {
   let last: Entry | undefined;
+  let found = 0;
   const cursor = new ExtentCursor(image, end);
   for (let at = start; at < end; ) {
+    found += 1;
+    if (found % EXTENTS_AT_ONCE === 0) await letOthersRun();
+    signal.throwIfAborted();
     const extent = await cursor.find(at);
     const entry = toEntry(extent, at);
     if (last !== undefined && goesOn(last, entry)) {
@@ -184,6 +196,12 @@ function goesOn(last: Entry, next: Entry): boolean {
     last.depth === next.depth &&
     (last.offset === undefined ? undefined : last.offset + last.length) === next.offset
   );
+}
+
+function letOthersRun(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
 }
 
 class BufferedOutput {

@@ -10,10 +10,11 @@ import {
   type MeasureSource,
 } from "../../format/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
+import { readSnapshot } from "./convert-flags.ts";
 import { readCreateOptions, toCreateOptions } from "./create-options.ts";
 import { isOtherDriver, openSource, sourceOptions } from "./images.ts";
 import { failure, PROGRAM_MARK } from "./messages.ts";
-import { parseOptionList, parseOptionLists } from "./option-list.ts";
+import { parseOptionLists } from "./option-list.ts";
 import {
   forceShareOption,
   FORMAT_WORDS,
@@ -91,7 +92,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     print(invocation, form, await measureFor(format, { virtualSizeBytes: sizeBytes ?? 0 }, options));
     return 0;
   }
-  const snapshot = parseSnapshot(input.text("-l"));
+  const snapshot = readSnapshot(input.text("-l"));
   const image = await openMeasured(invocation, operand, snapshot);
   try {
     warnOfStaleBitmaps(
@@ -121,15 +122,6 @@ function targetOptions(format: ImageFormat, lists: readonly string[]): CreateOpt
     if (!(error instanceof ImgtxError) || error.code !== "E_FAILED") throw error;
     throw failure(`${error.message}\n${PROGRAM_MARK}Invalid options for file format '${format}'`, error);
   }
-}
-
-/** Of `-l`: an id or a name, or a list that says which of the two. */
-function parseSnapshot(param: string | undefined): string | undefined {
-  if (param === undefined || !param.startsWith("snapshot.")) return param;
-  const listed = parseOptionList(param);
-  const unknown = listed.find(({ name }) => name !== "snapshot.id" && name !== "snapshot.name");
-  if (unknown !== undefined) throw failure(`Invalid parameter '${unknown.name}'`);
-  return listed.at(0)?.value;
 }
 
 async function openMeasured(

@@ -222,6 +222,41 @@ describe("check agrees with qemu-img check on images of every layout", () => {
   );
 });
 
+test("Ctrl-C ends a check, and gives its status", async () => {
+  let interrupt: (name: "SIGINT") => void = () => undefined;
+  const ended = runImg(makeEmptyTables(), ["check", "disk.qcow2"], {
+    onInterrupt: (listener) => {
+      interrupt = listener;
+      return () => undefined;
+    },
+  });
+  setImmediate(() => {
+    interrupt("SIGINT");
+  });
+  expect(await ended).toMatchObject({ status: 130, stdout: "" });
+});
+
+/** An image of 512-byte clusters whose 65,536 L2 tables are all there, and map nothing. */
+function makeEmptyTables(): string {
+  const folder = makeFolder();
+  const entries = 65_536;
+  const tablesAt = 4 * 512 + entries * 8;
+  const bytes = Buffer.alloc(tablesAt + entries * 512);
+  bytes.writeUInt32BE(0x514649fb, 0);
+  bytes.writeUInt32BE(2, 4);
+  bytes.writeUInt32BE(9, 20);
+  bytes.writeBigUInt64BE(2n ** 30n, 24);
+  bytes.writeUInt32BE(entries, 36);
+  bytes.writeBigUInt64BE(BigInt(4 * 512), 40);
+  bytes.writeBigUInt64BE(512n, 48);
+  bytes.writeUInt32BE(1, 56);
+  for (let index = 0; index < entries; index += 1) {
+    bytes.writeBigUInt64BE(BigInt(tablesAt + index * 512), 4 * 512 + index * 8);
+  }
+  writeFileSync(`${folder}/disk.qcow2`, bytes);
+  return folder;
+}
+
 async function checkFile(path: string): Promise<{ result: CheckResult; lines: number }> {
   let lines = 0;
   const file = await makeNodeStorage().openFile(path, "read");

@@ -63,6 +63,7 @@ describe("measure prints and ends as qemu-img does", () => {
     "-O qcow2 -l snapshot.name=before kept.qcow2",
     "-O qcow2 -l snapshot.id=1 kept.qcow2",
     "-O qcow2 -l none kept.qcow2",
+    "-O qcow2 -l snapshot.foo=1 kept.qcow2",
     "-O qcow2 -o compat=0.10 kept.qcow2",
     "-O qcow2 -o compat=v3 kept.qcow2",
     "-O qcow2 -o compat=0.10,refcount_bits=8 kept.qcow2",
