@@ -325,7 +325,11 @@ async function takeBack(workspace: Workspace, id: string, error: unknown): Promi
   const path = journalPath(workspace, id);
   try {
     await removeHalfMade(workspace, id);
-    if (await storage.statLink(path)) await storage.removeFile(path);
+    if (await storage.statLink(path)) {
+      await storage.removeFile(path);
+      // The name may be on the disk, though its flush failed: a power cut must not bring it back.
+      await storage.flushFolder(pathsOf(workspace).journals, "journal taken back");
+    }
   } catch (cause) {
     if (!(error instanceof ImgtxError)) throw error;
     throw error.reworded(error.message, {

@@ -248,6 +248,18 @@ describe("when the disk fails, a journal", () => {
     await journal.close();
   });
 
+  test("whose name could not be made durable is taken back, durably: the name may be on the disk all the same", async () => {
+    const workspace = makeJournalFolder();
+    const calls: string[] = [];
+    const storage = watchStorage(workspace.storage, ({ name, purpose }) => {
+      calls.push(purpose ?? name);
+      if (purpose === "journal name") throw BROKEN;
+    });
+    await expect(Journal.create({ ...workspace, storage }, BEGIN, [])).rejects.toBe(BROKEN);
+    expect(readdirSync(`${workspace.root}/.imgtx/journal`)).toEqual([]);
+    expect(calls.slice(-2)).toEqual(["removeFile", "journal taken back"]);
+  });
+
   test("that never got its name leaves a file that the next command clears away, and no lock", async () => {
     const workspace = makeJournalFolder();
     const storage = killAt(workspace.storage, ({ name }) => name === "rename");
