@@ -1,6 +1,6 @@
 // Making an image at a path, with its data file where it has one: durable, or not there.
 
-import type { LockWaiting, Storage } from "../storage/index.ts";
+import type { LockWaiting, Storage, StorageFile } from "../storage/index.ts";
 import { type ImagePlan, writeImage } from "./create.ts";
 import { openTargetFile, type TargetFile } from "./target-file.ts";
 
@@ -47,12 +47,27 @@ export async function beginImage(
   const targets: [TargetFile, ...TargetFile[]] = [own];
   try {
     if (dataFilePath !== undefined) targets.push(await openTargetFile(storage, dataFilePath, waiting));
-    const warnings = await writeImage({ file: own.file, dataFile: targets[1]?.file }, plan);
+    const stopping = (target: TargetFile | undefined): StorageFile | undefined =>
+      target === undefined ? undefined : interruptible(target.file, waiting.signal);
+    const file = interruptible(own.file, waiting.signal);
+    const warnings = await writeImage({ file, dataFile: stopping(targets[1]) }, plan);
     return { targets, warnings };
   } catch (error) {
     await discardAll(targets);
     throw error;
   }
+}
+
+/** The same file, whose writes stop at an interrupt: full preallocation writes for as long as a copy does. */
+function interruptible(file: StorageFile, signal: AbortSignal | undefined): StorageFile {
+  if (signal === undefined) return file;
+  return new Proxy(file, {
+    get(target, name) {
+      if (name === "write") signal.throwIfAborted();
+      const member: unknown = Reflect.get(target, name, target);
+      return typeof member === "function" ? (member.bind(target) as unknown) : member;
+    },
+  });
 }
 
 export async function discardAll(targets: readonly TargetFile[]): Promise<void> {

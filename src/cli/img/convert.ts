@@ -181,7 +181,7 @@ class Conversion {
     this.#progress = progress;
     return {
       ...request,
-      throttle: makeThrottle(this.#flags.bytesPerSecond, context.storage.host),
+      throttle: makeThrottle(this.#flags.bytesPerSecond, context.storage.host, signal),
       salvage: this.#flags.salvage ? { onLost: (offset, error) => this.#tellLost(offset, error) } : undefined,
       onProgress: (doneBytes) => {
         progress.update(doneBytes);

@@ -77,7 +77,12 @@ export const create: ImgCommand = {
         about: "large clusters, with all tables in place",
       },
     ],
-    exits: [0, 1],
+    exits: [0, 1, 130],
+    exitMeanings: {
+      0: "made, and durable",
+      1: "failed; the image is not there",
+      130: "interrupted (143: terminated); the image is not there",
+    },
   },
   async execute(invocation) {
     const { input, console } = invocation;
@@ -238,8 +243,7 @@ async function openBackingImage(
 }
 
 function named(error: unknown, filename: string, { names }: ImgInvocation): unknown {
-  if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL" || error.code === "E_INTERRUPTED") {
-    return error;
-  }
+  if (!(error instanceof ImgtxError)) return error;
+  if (["E_INTERNAL", "E_INTERRUPTED", "E_TERMINATED"].includes(error.code)) return error;
   return error.reworded(`${filename}: ${wordsOf(error, names)}`);
 }

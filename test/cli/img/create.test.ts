@@ -1,5 +1,6 @@
-import { readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { makeInterrupts } from "../harness.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { makeFolder, runBoth, runImg, shell } from "./against-qemu.ts";
 
@@ -143,6 +144,17 @@ describe("an existing file", () => {
     expect((await runImg(folder, words)).status).toBe(1);
     expect(readFileSync(`${folder}/x`, "utf8")).toBe("precious");
   });
+});
+
+test("an interrupt stops full preallocation, and takes the image away", async () => {
+  const folder = makeFolder();
+  const { onInterrupt, send } = makeInterrupts();
+  const words = ["create", "-q", "-o", "preallocation=full", "x", "2G"];
+  const running = runImg(folder, words, { onInterrupt });
+  while (!existsSync(`${folder}/x`)) await new Promise((resolve) => setTimeout(resolve, 1));
+  send("SIGINT");
+  expect(await running).toEqual({ status: 130, stdout: "", stderr: "qemu-img: interrupted\n" });
+  expect(readdirSync(folder)).toEqual([]);
 });
 
 const daemon = oracle("qemu-img", "qemu-storage-daemon");
