@@ -3,10 +3,21 @@
 
 import { execFileSync, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 
 const MIB = 2 ** 20;
 const MEMORY_MIB_MAX = 256;
+const QEMU_IO = "qemu-io";
+const MKFS_XFS = "mkfs.xfs";
 
 /** tools: scratch, launcher, run(cwd, program, args), inTurns(rounds, jobs), report(…) of bench.mjs. */
 export function benchImages(tools) {
@@ -89,7 +100,7 @@ function benchSparse({ folder, launcher, qemu, run, inTurns, report }) {
   const fill = (name, size, places) => {
     qemu("create", "-q", "-f", "qcow2", name, size);
     const writes = places.flatMap((place) => ["-c", `write ${place} 64M`]);
-    execFileSync("qemu-io", ["-f", "qcow2", ...writes, name], { cwd: folder });
+    execFileSync(QEMU_IO, ["-f", "qcow2", ...writes, name], { cwd: folder });
   };
   fill("sparse.qcow2", "1T", ["0", "250G", "500G", "1000G"]);
   fill("dense.qcow2", "256M", ["0", "64M", "128M", "192M"]);
@@ -106,9 +117,10 @@ function benchSparse({ folder, launcher, qemu, run, inTurns, report }) {
 function benchClone({ folder, pair }) {
   const mount = `${folder}/xfs`;
   mkdirSync(mount);
+  writeFileSync(`${folder}/disk`, "");
+  truncateSync(`${folder}/disk`, 4 * 1024 * MIB);
   const made =
-    spawnSync("truncate", ["-s", "4G", "disk"], { cwd: folder }).status === 0 &&
-    spawnSync("mkfs.xfs", ["-q", "-m", "reflink=1", "disk"], { cwd: folder }).status === 0 &&
+    spawnSync(MKFS_XFS, ["-q", "-m", "reflink=1", "disk"], { cwd: folder }).status === 0 &&
     spawnSync("mount", ["-o", "loop", "disk", mount], { cwd: folder }).status === 0;
   if (!made) {
     console.log("no XFS can be mounted here: sharing blocks is left out");

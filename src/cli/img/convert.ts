@@ -78,8 +78,9 @@ class Conversion {
   }
 
   stop(): void {
+    const { program, console } = this.#invocation;
     if (this.#progress !== undefined) this.#progress.stop();
-    else if (this.#asked) this.#invocation.console.print("\n");
+    else if (this.#asked && program === "qemu-img") console.print("\n");
   }
 
   async #openSource(filename: string, count: number): Promise<OpenedImage> {
@@ -162,7 +163,7 @@ class Conversion {
     const { program, console, context, signal } = this.#invocation;
     const { sparseBytes = SPARSE_BYTES_DEFAULT, compressed, atOnce, inOrder, inKernel } = this.#flags;
     const request = { compressed, sparseBytes, backingBytes, atOnce, inOrder, inKernel, signal };
-    const isShown = this.#asked || (context.stderr.isTTY && program === "imgtx");
+    const isShown = this.#asked || (context.stderr.isTTY && program === "imgtx" && !this.#flags.quiet);
     // Only who looks at it pays for knowing how much there is to do.
     const copyBytes = isShown
       ? await countBytesToCopy(sources, { ...request, clusterBytes: undefined, targetIsZero: false })
