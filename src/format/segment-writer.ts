@@ -4,7 +4,8 @@
 // - Pieces come in any order, and never overlap. Those that lie close together, one behind the other, go out
 //   in one write; the gap between them is written as zeros, which is what a new file has there. A gap is taken
 //   along only behind everything that came before, so that nothing can lie in it.
-// - A piece that is only zeros is not written at all: what reads as zeros in a new file is a hole.
+// - Zeros at the end of a piece are not written, nor a piece of nothing else: what reads as zeros in a new file
+//   is a hole. The caller settles the size of the file.
 
 import type { StorageFile } from "../storage/index.ts";
 
@@ -24,7 +25,9 @@ export class SegmentWriter {
     this.#file = file;
   }
 
-  async add(offset: number, bytes: Uint8Array): Promise<void> {
+  async add(offset: number, piece: Uint8Array): Promise<void> {
+    const bytes = trimZeros(piece);
+    if (bytes.length === 0) return;
     const end = this.#start + this.#lengthBytes;
     const gap = offset - end;
     const isNear = gap === 0 || (gap > 0 && gap < SMALLEST_HOLE_BYTES && end === this.#furthest);
@@ -50,6 +53,12 @@ export class SegmentWriter {
     if (this.#lengthBytes === 0) return;
     const bytes = this.#buffer.subarray(0, this.#lengthBytes);
     this.#lengthBytes = 0;
-    if (bytes.some((byte) => byte !== 0)) await this.#file.write(bytes, this.#start);
+    await this.#file.write(bytes, this.#start);
   }
+}
+
+function trimZeros(bytes: Uint8Array): Uint8Array {
+  let end = bytes.length;
+  while (end > 0 && bytes[end - 1] === 0) end -= 1;
+  return bytes.subarray(0, end);
 }
