@@ -85,9 +85,14 @@ async function bundle(entryPoints, plugins) {
   });
 }
 
-await bundle(Object.fromEntries(PACKAGES_APART.map((name) => [name, name])), []);
-await bundle({ imgtx: "src/cli/launch.ts" }, [withPackagesApart, withoutImg]);
-await bundle({ "imgtx-img": "src/cli/launch.ts" }, [withPackagesApart]);
+try {
+  await bundle(Object.fromEntries(PACKAGES_APART.map((name) => [name, name])), []);
+  await bundle({ imgtx: "src/cli/launch.ts" }, [withPackagesApart, withoutImg]);
+  await bundle({ "imgtx-img": "src/cli/launch.ts" }, [withPackagesApart]);
+} catch (error) {
+  rmSync(fresh, { recursive: true, force: true });
+  throw error;
+}
 
 if (existsSync(target)) {
   const old = `${target}.old-${process.pid}`;
