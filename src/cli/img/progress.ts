@@ -43,7 +43,9 @@ type Surroundings = Pick<CliContext, "stderr" | "env" | "onProgressRequest"> & {
 export function startProgress(options: ProgressOptions, surroundings: Surroundings): Progress {
   const { console, stderr, onProgressRequest } = surroundings;
   let doneBytes = 0;
-  const percent = (): number => (options.totalBytes === 0 ? 0 : (100 * doneBytes) / options.totalBytes);
+  // Clusters that are compressed whole may be more than was counted.
+  const percent = (): number =>
+    options.totalBytes === 0 ? 0 : Math.min(100, (100 * doneBytes) / options.totalBytes);
   const stopAnswering = onProgressRequest?.(() => {
     stderr.write(`${lineOf(percent())}\n`);
   });
