@@ -32,7 +32,7 @@ export interface Qcow2Info {
   readonly encryption: Encryption | undefined;
 }
 
-export type Encryption = { readonly kind: "aes" } | { readonly kind: "luks"; readonly header: LuksHeader };
+type Encryption = { readonly kind: "aes" } | { readonly kind: "luks"; readonly header: LuksHeader };
 
 /** E_CORRUPT with a place where the snapshot table or the bitmap directory can't be read. */
 export async function describeImage(link: ChainLink): Promise<ImageInfo> {

@@ -19,7 +19,7 @@ export type { InheritableLayout, OverlayOptions } from "./overlay-options.ts";
 export { probeFormat } from "./probe.ts";
 export { quoteName } from "./quote-name.ts";
 export { checkQcow2 } from "./check.ts";
-export type { CheckResult, FindingSink } from "./qcow2/check-findings.ts";
+export type { CheckResult } from "./qcow2/check-findings.ts";
 export type { Extent, Image } from "./image.ts";
 export type { ImageOptions, OpenedImage } from "./open-image.ts";
 export { openImage } from "./open-image.ts";

@@ -8,14 +8,7 @@ const INITIAL_SLOTS = 1024;
 /** Spreads multiples of the sector size over the slots (a prime near 2^32 divided by the golden ratio). */
 const SPREAD = 2_654_435_761;
 
-export interface ListedTables {
-  /** Ascending. */
-  readonly offsets: Float64Array;
-  timesAt(offset: number): number;
-  activeTimesAt(offset: number): number;
-}
-
-export class TableUses implements ListedTables {
+export class TableUses {
   // Offset plus one, so that 0 is a free slot.
   #keys = new Float64Array(INITIAL_SLOTS);
   #times = new Uint32Array(INITIAL_SLOTS);
@@ -32,6 +25,7 @@ export class TableUses implements ListedTables {
     this.#activeTimes[slot] = (this.#activeTimes[slot] ?? 0) + activeTimes;
   }
 
+  /** Ascending. */
   get offsets(): Float64Array {
     const offsets = new Float64Array(this.#tables);
     let listed = 0;

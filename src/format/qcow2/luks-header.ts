@@ -14,7 +14,7 @@ const SLOT_BYTES = 48;
 const SLOT_ACTIVE = 0x00ac71f3;
 const SECTOR_BYTES = 512;
 
-export interface LuksSlot {
+interface LuksSlot {
   readonly isActive: boolean;
   readonly iterations: number;
   readonly stripes: number;

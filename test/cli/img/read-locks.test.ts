@@ -12,7 +12,7 @@ qemu.test("what is being written is refused as qemu-img refuses it, and read wit
     folder,
     "qemu-img create -q -f qcow2 base.qcow2 1M; qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 over.qcow2",
   );
-  const writer = spawn("qemu-io", ["-f", "qcow2", "base.qcow2"], {
+  const writer = spawn("bash", ["-c", "exec qemu-io -f qcow2 base.qcow2"], {
     cwd: folder,
     stdio: ["pipe", "ignore", "inherit"],
   });
