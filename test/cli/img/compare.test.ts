@@ -107,10 +107,10 @@ describe("a difference", () => {
         if (offset < slowBelow) await new Promise((resolve) => setTimeout(resolve, 20));
         target.fill(offset >= differsFrom ? 1 : 2);
       });
-    const result = await compareImages(data(1024 * 1024, 2 * 1024 * 1024), data(sizeBytes, 0), {
+    const result = await compareImages(data(4 * 1024 * 1024, 6 * 1024 * 1024), data(sizeBytes, 0), {
       strict: false,
     });
-    expect(result).toEqual({ kind: "content-differs", offset: 1024 * 1024, beyond: false });
+    expect(result).toEqual({ kind: "content-differs", offset: 4 * 1024 * 1024, beyond: false });
   });
 });
 
