@@ -29,7 +29,7 @@ const FIELDS_BELOW: ReadonlySet<string> = new Set(["backing_file_name", "backing
 export async function openForCheck(
   storage: Storage,
   path: string,
-  options: Pick<ChainOptions, "format" | "gate">,
+  options: ChainOptions,
 ): Promise<CheckSubject> {
   try {
     const chain = await openChain(storage, path, options);

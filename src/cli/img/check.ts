@@ -120,6 +120,8 @@ async function open(invocation: ImgInvocation, operand: string): Promise<CheckSu
     openForCheck(context.storage, path, {
       format: parseDriver(name.format ?? options.format),
       gate: { allowPaths, currentFolder: context.cwd },
+      // Another backing image than the one it names, or none, does not change what the image's tables say.
+      backing: name.backing === undefined,
     }),
   );
   if (options.forceShare || name.forceShare) return subject;

@@ -113,6 +113,7 @@ describe("info prints and ends as qemu-img does", () => {
     "info --image-opts driver=qcow2,file.filename=base.qcow2",
     "info --image-opts -U --output=json file.filename=sub/top.qcow2",
     "info --image-opts driver=raw,file.filename=base.qcow2",
+    "info --output=json file:sub/top.qcow2",
     "info",
     "info base.qcow2 mid.qcow2",
     "info none.qcow2",
