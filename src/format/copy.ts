@@ -32,7 +32,7 @@ export interface CopyOptions {
    * have is left to it. Undefined: the target stands alone.
    */
   readonly backingBytes: number | undefined;
-  /** Requests under way at once. */
+  /** Chunks under way at once; more than four are four. */
   readonly atOnce: number;
   readonly inOrder: boolean;
   /** Data goes from file to file inside the kernel where it can, zeros in it included. */
@@ -63,6 +63,8 @@ interface Step {
 
 /** As large as the largest cluster, which is compressed whole. */
 const CHUNK_BYTES = 2 * 1024 * 1024;
+/** More in flight only leaves the processor's caches. */
+const CHUNKS_AT_ONCE = 4;
 const SALVAGED_BYTES = 64 * 1024;
 /** More would only take memory: each has a state of its own, and there are four threads. */
 const COMPRESSED_AT_ONCE = 4;
@@ -75,7 +77,7 @@ export async function copyImages(
   const parts = layOut(sources);
   const totalBytes = parts.at(-1)?.end ?? 0;
   const copier = new Copier(parts, target, options);
-  const pipeline = new Pipeline<never>(options.atOnce);
+  const pipeline = new Pipeline<never>(Math.min(options.atOnce, CHUNKS_AT_ONCE));
   try {
     for await (const step of walk(parts, totalBytes, options)) {
       options.signal?.throwIfAborted();

@@ -78,7 +78,7 @@ export const CONVERT_DEFINITION: CommandDefinition = {
     {
       short: "m",
       value: { name: "NUM_COROUTINES", completes: "nothing" },
-      about: "requests at once, 1 to 16; 8 by default",
+      about: "requests at once, 1 to 16; more than four make nothing faster",
     },
     { short: "W", about: "write as data comes, not in order" },
     { long: "salvage", about: "zeros for what can't be read, with a warning each" },
