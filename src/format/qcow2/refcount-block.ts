@@ -11,9 +11,13 @@ import { ImgtxError } from "../../errors/index.ts";
 
 const TWO_TO_32 = 2 ** 32;
 
+const LARGEST: readonly number[] = [1, 3, 15, 255, 65_535, 2 ** 32 - 1, Number.MAX_SAFE_INTEGER];
+
 /** The largest count that fits, or the largest that imgtx writes where more would fit. */
 export function maxRefcount(refcountOrder: number): number {
-  return refcountOrder === 6 ? Number.MAX_SAFE_INTEGER : 2 ** (2 ** refcountOrder) - 1;
+  const largest = LARGEST[refcountOrder];
+  if (largest === undefined) throw new RangeError(`no refcount width of order ${refcountOrder}`);
+  return largest;
 }
 
 export function readRefcount(block: Uint8Array, index: number, refcountOrder: number): number {
@@ -89,6 +93,17 @@ export function fillRefcounts(
     for (let bit = 0; bit < 8; bit += 1 << refcountOrder) byte |= value << bit;
     block.fill(byte, index / perByte, index / perByte + wholeBytes);
     index += wholeBytes * perByte;
+  }
+  if (refcountOrder > 3 && count > 16) {
+    const widthBytes = 1 << (refcountOrder - 3);
+    const from = first * widthBytes;
+    const to = end * widthBytes;
+    writeRefcount(block, first, refcountOrder, value);
+    // Doubling what is there copies at the speed of memory.
+    for (let done = widthBytes; from + done < to; done *= 2) {
+      block.copyWithin(from + done, from, Math.min(from + done, to - done));
+    }
+    index = end;
   }
   for (; index < end; index += 1) writeRefcount(block, index, refcountOrder, value);
 }

@@ -11,7 +11,7 @@ import {
 } from "../../../src/format/qcow2/refcount-block.ts";
 
 const ORDERS = [0, 1, 2, 3, 4, 5, 6];
-const BLOCK_BYTES = 64;
+const BLOCK_BYTES = 512;
 
 function entriesOf(order: number): number {
   return (BLOCK_BYTES * 8) / 2 ** order;
