@@ -230,6 +230,32 @@ describe("a sound image", () => {
   });
 });
 
+test("a raw image is written through the same face", async () => {
+  const path = `${makeFolder()}/disk.raw`;
+  writeFileSync(path, new Uint8Array(64 * 1024).fill(1));
+  const image = await openForWriting(storage, path, { format: "raw", gate: { allowPaths: [] } });
+  await image.write(new Uint8Array(512).fill(2), 4096);
+  await image.writeZeroes({ start: 8192, lengthBytes: 4096 }, true);
+  await image.writeZeroes({ start: 16_384, lengthBytes: 512 }, false);
+  await image.discard({ start: 32_768, lengthBytes: 4096 });
+  expect((await errorFrom(image.writeCompressed(new Uint8Array(65_536), 0))).code).toBe("E_INTERNAL");
+  const seen = new Uint8Array(64 * 1024);
+  await image.read(seen, 0);
+  await image.flush("asked-for");
+  await image.close();
+  const model = new Uint8Array(64 * 1024).fill(1);
+  model.fill(2, 4096, 4608);
+  for (const [from, to] of [
+    [8192, 12_288],
+    [16_384, 16_896],
+    [32_768, 36_864],
+  ] as const) {
+    model.fill(0, from, to);
+  }
+  expect(Buffer.compare(seen, model)).toBe(0);
+  expect(Buffer.compare(readFileSync(path), model)).toBe(0);
+});
+
 describe("a disk that fails", () => {
   test("leaves the image without the clusters that could not be written", async () => {
     const path = await makeImage(MIB);
