@@ -63,6 +63,8 @@ interface Step {
 
 /** As large as the largest cluster, which is compressed whole. */
 const CHUNK_BYTES = 2 * 1024 * 1024;
+/** Plain writes to one file wait for each other in the kernel; from three on the waiting burns a core. */
+const WRITES_AT_ONCE = 2;
 /** More in flight only leaves the processor's caches. */
 const CHUNKS_AT_ONCE = 4;
 const SALVAGED_BYTES = 64 * 1024;
@@ -187,7 +189,8 @@ class Copier {
   readonly #options: CopyOptions;
   readonly #buffers: BufferPool;
   #inKernel: boolean;
-  readonly #compressing = new Set<Promise<void>>();
+  /** Chunks, or compressed clusters, that are being written. */
+  readonly #writing = new Set<Promise<void>>();
   #turn: Promise<void> = Promise.resolve();
   #doneBytes = 0;
 
@@ -229,7 +232,10 @@ class Copier {
       if (!this.#options.compressed) {
         const runs = this.#findRuns(bytes, step.start);
         await before;
-        await settleAll(this.#write(bytes, step.start, runs));
+        while (this.#writing.size >= WRITES_AT_ONCE) await Promise.race(this.#writing);
+        const done = trackIn(this.#writing, settleAll(this.#write(bytes, step.start, runs)));
+        pass();
+        await done;
         return;
       }
       await before;
@@ -272,25 +278,14 @@ class Copier {
     for (let at = 0; at < bytes.length; at += clusterBytes) {
       const cluster = bytes.subarray(at, at + clusterBytes);
       if (sparseBytes === 0 || !isZero(cluster)) {
-        while (this.#compressing.size >= COMPRESSED_AT_ONCE) await Promise.race(this.#compressing);
-        written.push(this.#track(this.#target.writeCompressed(cluster, start + at)));
+        while (this.#writing.size >= COMPRESSED_AT_ONCE) await Promise.race(this.#writing);
+        written.push(trackIn(this.#writing, this.#target.writeCompressed(cluster, start + at)));
       } else if (!targetIsZero) {
         const range = { start: start + at, lengthBytes: cluster.length };
         written.push(this.#target.writeZeroes(range, true));
       }
     }
     return written;
-  }
-
-  /** What goes wrong is for whoever waits for the chunk; here it only makes room. */
-  #track(work: Promise<void>): Promise<void> {
-    const settled = work.then(
-      () => undefined,
-      () => undefined,
-    );
-    this.#compressing.add(settled);
-    void settled.then(() => this.#compressing.delete(settled));
-    return work;
   }
 
   /** A chunk may reach over the end of one source into the next. */
@@ -323,7 +318,7 @@ class Copier {
   }
 
   #takeTurn(): { before: Promise<void>; pass: () => void } {
-    // Plain writes to one file wait for each other in the kernel, at the cost of a core: one at a time.
+    // Plain writes keep their order in any case: they are as fast so.
     if (this.#options.compressed && !this.#options.inOrder)
       return { before: Promise.resolve(), pass: () => undefined };
     const before = this.#turn;
@@ -333,4 +328,15 @@ class Copier {
     });
     return { before, pass };
   }
+}
+
+/** What goes wrong is for whoever waits for the work; in the set it only makes room. */
+function trackIn(set: Set<Promise<void>>, work: Promise<void>): Promise<void> {
+  const settled = work.then(
+    () => undefined,
+    () => undefined,
+  );
+  set.add(settled);
+  void settled.then(() => set.delete(settled));
+  return work;
 }
