@@ -1,0 +1,156 @@
+// The two tools of the differential fuzzer: QEMU's programs, each a process, and imgtx in this one. Both work in
+// the same folder, on names relative to it, so that what they print can be compared as it is.
+
+import { execFile } from "node:child_process";
+import { rmSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import type { CliContext } from "../../src/cli/context.ts";
+import { run } from "../../src/cli/main.ts";
+import { type GateOptions, type ImageFormat, openForWriting, openImage } from "../../src/format/index.ts";
+import { makeNodeStorage } from "../../src/storage/index.ts";
+
+export interface Printed {
+  readonly status: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const TIME_LIMIT_MS = 60_000;
+
+export class Tools {
+  readonly folder: string;
+  /** Every command, as it could be given to a shell. */
+  readonly log: string[] = [];
+  readonly #storage = makeNodeStorage();
+  readonly #gate: GateOptions;
+
+  constructor(folder: string) {
+    this.folder = folder;
+    this.#gate = { allowPaths: [], currentFolder: folder };
+  }
+
+  async qemu(program: "qemu-img" | "qemu-io", words: readonly string[]): Promise<Printed> {
+    this.log.push([program, ...words].map(quote).join(" "));
+    return await new Promise((resolve, reject) => {
+      const options = { cwd: this.folder, timeout: TIME_LIMIT_MS, maxBuffer: 64 * 1024 * 1024 };
+      execFile(program, words, options, (error, stdout, stderr) => {
+        const status = error === null ? 0 : error.code;
+        if (typeof status === "number") resolve({ status, stdout, stderr });
+        else reject(new Error(`${program} ${words.join(" ")} could not be run to its end`, { cause: error }));
+      });
+    });
+  }
+
+  async imgtx(words: readonly string[]): Promise<Printed> {
+    this.log.push(["imgtx", "img", ...words].map(quote).join(" "));
+    const printed = { stdout: "", stderr: "" };
+    const outputTo = (name: "stdout" | "stderr"): CliContext["stdout"] => ({
+      write: (text) => {
+        printed[name] += text;
+      },
+      isTTY: false,
+      columns: undefined,
+    });
+    const status = await run(words, {
+      storage: this.#storage,
+      cwd: this.folder,
+      env: {},
+      stdout: outputTo("stdout"),
+      stderr: outputTo("stderr"),
+      stdin: async () => "",
+      program: "qemu-img",
+    });
+    return { status, ...printed };
+  }
+
+  /** The same by either, which must succeed. */
+  async img(by: Tool, words: readonly string[]): Promise<string> {
+    const printed = by === "qemu" ? await this.qemu("qemu-img", words) : await this.imgtx(words);
+    if (printed.status !== 0) {
+      throw new Error(`${by}: ${words.join(" ")}: exit status ${printed.status}: ${printed.stderr.trim()}`);
+    }
+    return printed.stdout;
+  }
+
+  /** The whole disk, as qemu-img convert reads it. */
+  async readByQemu(name: string, format: ImageFormat): Promise<Buffer> {
+    await this.img("qemu", ["convert", "-f", format, "-O", "raw", name, "out.raw"]);
+    const content = await readFile(`${this.folder}/out.raw`);
+    rmSync(`${this.folder}/out.raw`);
+    return content;
+  }
+
+  /** The whole disk, as imgtx reads it, in pieces that are no multiple of anything. */
+  async readByImgtx(name: string, format: ImageFormat, pieceBytes: number): Promise<Buffer> {
+    const path = `${this.folder}/${name}`;
+    const image = await openImage(this.#storage, path, { format, gate: this.#gate });
+    try {
+      const content = Buffer.alloc(image.virtualSizeBytes);
+      for (let at = 0; at < content.length; at += pieceBytes) {
+        await image.read(content.subarray(at, Math.min(content.length, at + pieceBytes)), at);
+      }
+      return content;
+    } finally {
+      await image.close();
+    }
+  }
+
+  /** Guest requests by qemu-io, all in one process. */
+  async requestByQemu(name: string, format: ImageFormat, requests: readonly GuestRequest[]): Promise<void> {
+    const words = requests.flatMap((request) => ["-c", wordsOf(request)]);
+    const { status, stdout, stderr } = await this.qemu("qemu-io", ["-f", format, ...words, name]);
+    // It says so on stdout where a request failed. A warning of lost bitmaps is none.
+    if (status !== 0 || /failed|error/i.test(stdout)) {
+      throw new Error(`qemu-io: exit status ${status}: ${stdout.trim()} ${stderr.trim()}`);
+    }
+  }
+
+  /** The same requests by imgtx. */
+  async requestByImgtx(name: string, format: ImageFormat, requests: readonly GuestRequest[]): Promise<void> {
+    this.log.push(`imgtx: ${requests.map(wordsOf).join("; ")} on ${name}`);
+    const path = `${this.folder}/${name}`;
+    const image = await openForWriting(this.#storage, path, { format, gate: this.#gate });
+    try {
+      for (const { kind, start, lengthBytes, byte } of requests) {
+        const range = { start, lengthBytes };
+        if (kind === "write") await image.write(Buffer.alloc(lengthBytes, byte), start);
+        else if (kind === "compressed") await image.writeCompressed(Buffer.alloc(lengthBytes, byte), start);
+        else if (kind === "discard") await image.discard(range);
+        else await image.writeZeroes(range, kind === "unmap");
+      }
+      await image.flush("fuzz");
+    } finally {
+      await image.close();
+    }
+  }
+}
+
+export type Tool = "qemu" | "imgtx";
+
+/** `zero` keeps the clusters' place, `unmap` may give them back; `discard` promises nothing about the bytes. */
+export interface GuestRequest {
+  readonly kind: "write" | "compressed" | "zero" | "unmap" | "discard";
+  readonly start: number;
+  readonly lengthBytes: number;
+  /** What is written. */
+  readonly byte: number;
+}
+
+function wordsOf({ kind, start, lengthBytes, byte }: GuestRequest): string {
+  switch (kind) {
+    case "write":
+      return `write -P ${byte} ${start} ${lengthBytes}`;
+    case "compressed":
+      return `write -c -P ${byte} ${start} ${lengthBytes}`;
+    case "zero":
+      return `write -z ${start} ${lengthBytes}`;
+    case "unmap":
+      return `write -z -u ${start} ${lengthBytes}`;
+    case "discard":
+      return `discard ${start} ${lengthBytes}`;
+  }
+}
+
+function quote(word: string): string {
+  return /^[\w./=,:-]+$/.test(word) ? word : `'${word}'`;
+}

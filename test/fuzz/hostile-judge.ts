@@ -1,0 +1,83 @@
+// qemu-img check as the judge of hostile images: what imgtx finds clean it must find clean, and where both judge
+// an image they must count the same.
+//
+// A process takes as long as ten cases, so that only samples come here.
+
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import type { CheckResult } from "../../src/format/index.ts";
+import type { Subject } from "./hostile-subject.ts";
+
+/** What a judge says of an image. */
+export type Verdict =
+  | {
+      readonly kind: "counted";
+      readonly corruptions: number;
+      readonly leaks: number;
+      readonly checkErrors: number;
+    }
+  | { readonly kind: "refused"; readonly message: string };
+
+const TIME_LIMIT_MS = 20_000;
+
+export function verdictOf({ corruptions, leaks, checkErrors }: CheckResult): Verdict {
+  return { kind: "counted", corruptions, leaks, checkErrors };
+}
+
+/** What qemu-img check says; undefined where it took too long or died. */
+export async function askQemu(subject: Subject, image: Buffer): Promise<Verdict | undefined> {
+  const folder = mkdtempSync(`${tmpdir()}/imgtx-hostile-`);
+  try {
+    for (const [name, content] of subject.needs) writeFileSync(`${folder}/${name}`, content);
+    writeFileSync(`${folder}/beside.raw`, Buffer.alloc(4096, "beside"));
+    writeFileSync(`${folder}/image.qcow2`, image);
+    return await check(folder);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function check(folder: string): Promise<Verdict | undefined> {
+  const words = ["check", "--output=json", "-f", "qcow2", "image.qcow2"];
+  const { stdout, stderr, signal } = await new Promise<{
+    stdout: string;
+    stderr: string;
+    signal: unknown;
+  }>((resolve) => {
+    const options = { cwd: folder, timeout: TIME_LIMIT_MS, maxBuffer: 64 * 1024 * 1024 };
+    execFile("qemu-img", words, options, (error, out, err) => {
+      resolve({ stdout: out, stderr: err, signal: error?.signal });
+    });
+  });
+  if (signal !== undefined && signal !== null) return undefined;
+  const start = stdout.indexOf("{\n");
+  if (start < 0) return { kind: "refused", message: stderr.trim() };
+  const counts = JSON.parse(stdout.slice(start)) as Record<string, number>;
+  return {
+    kind: "counted",
+    corruptions: counts["corruptions"] ?? 0,
+    leaks: counts["leaks"] ?? 0,
+    checkErrors: counts["check-errors"] ?? 0,
+  };
+}
+
+export function isClean(verdict: Verdict): boolean {
+  return verdict.kind === "counted" && verdict.corruptions + verdict.leaks + verdict.checkErrors === 0;
+}
+
+/** In one sentence, what one says and the other doesn't; undefined where they agree as far as they must. */
+export function findDisagreement(ours: Verdict, qemu: Verdict): string | undefined {
+  if (ours.kind === "refused") return undefined;
+  if (qemu.kind === "refused") {
+    return isClean(ours) ? `imgtx finds it clean, qemu-img says: ${qemu.message}` : undefined;
+  }
+  const same =
+    ours.corruptions === qemu.corruptions &&
+    ours.leaks === qemu.leaks &&
+    ours.checkErrors === qemu.checkErrors;
+  if (same) return undefined;
+  const counts = ({ corruptions, leaks, checkErrors }: Verdict & { kind: "counted" }) =>
+    `${corruptions} corruptions, ${leaks} leaks, ${checkErrors} check errors`;
+  return `imgtx counts ${counts(ours)}; qemu-img ${counts(qemu)}`;
+}
