@@ -1,11 +1,13 @@
-// The crash rigs at full length, and their figures. Started by test/tooling/torture.mjs.
+// The crash rigs and the fuzzers at full length, and their figures. Started by test/tooling/torture.mjs.
 
 import { parseArgs } from "node:util";
+import { tortureDifferential } from "../fuzz/differential.ts";
+import { tortureHostile } from "../fuzz/hostile.ts";
 import { groupViolations } from "./report.ts";
 import { torturePower, tortureProcess, type RealOptions, type RealResult } from "./torture-real.ts";
 import { PARTS, tortureSimulated, type Part } from "./torture-simulated.ts";
 
-const RIGS = ["simulated", "process", "power"] as const;
+const RIGS = ["simulated", "process", "power", "hostile", "differential"] as const;
 type Rig = (typeof RIGS)[number];
 
 interface Request {
@@ -15,7 +17,12 @@ interface Request {
   readonly deadline: number;
   readonly only: string | undefined;
   readonly purpose: string | undefined;
+  /** How many images or sequences a fuzzer tries. */
+  readonly cases: number | undefined;
 }
+
+const HOSTILE_CASES = 100_000;
+const DIFFERENTIAL_SEQUENCES = 1000;
 
 /** Runs what the arguments ask for; returns the exit status. */
 export async function torture(args: readonly string[], root: string): Promise<number> {
@@ -50,6 +57,14 @@ async function runRig(rig: Rig, request: Request, root: string): Promise<Outcome
       return await runReal("real process", tortureProcess, request, root);
     case "power":
       return await runReal("power cuts", torturePower, request, root);
+    case "hostile":
+      return await tortureHostile({ ...request, say, cases: request.cases ?? HOSTILE_CASES });
+    case "differential":
+      return await tortureDifferential({
+        ...request,
+        say,
+        sequences: request.cases ?? DIFFERENTIAL_SEQUENCES,
+      });
   }
 }
 
@@ -99,6 +114,7 @@ function readRequest(args: readonly string[]): Request {
       seconds: { type: "string" },
       only: { type: "string" },
       purpose: { type: "string" },
+      cases: { type: "string" },
       part: { type: "string", multiple: true },
     },
   });
@@ -111,6 +127,7 @@ function readRequest(args: readonly string[]): Request {
     deadline: Date.now() + seconds * 1000,
     only: values.only,
     purpose: values.purpose,
+    cases: values.cases === undefined ? undefined : Number(values.cases),
   };
 }
 

@@ -1,5 +1,6 @@
-// Runs the crash rigs at full length: `npm run torture [-- simulated|process|power|all] [--seed N]
-// [--seconds N] [--only TEXT]`. The rigs are TypeScript, which Node 20 does not run: bundled first.
+// Runs the crash rigs and the fuzzers at full length:
+// `npm run torture [-- simulated|process|power|hostile|differential|all] [--seed N] [--seconds N] [--cases N]
+// [--only TEXT]`. They are TypeScript, which Node 20 does not run: bundled first.
 
 import { mkdirSync } from "node:fs";
 import { fileURLToPath, pathToFileURL } from "node:url";
