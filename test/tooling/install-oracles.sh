@@ -4,19 +4,32 @@
 # skip is a failure in CI is for the tests to say. With everything there it costs a few milliseconds.
 set -uo pipefail
 
-# Each tool with its Debian package.
+# Each tool, or library, with its Debian package.
 tools=(
   qemu-img:qemu-utils
   qemu-io:qemu-utils
+  qemu-nbd:qemu-utils
   qemu-storage-daemon:qemu-system-common
   strace:strace
   mandoc:mandoc
   shellcheck:shellcheck
   mkfs.ext4:e2fsprogs
+  lsattr:e2fsprogs
   mkfs.xfs:xfsprogs
+  xfs_io:xfsprogs
+  mkfs.btrfs:btrfs-progs
   mount:mount
   losetup:mount
+  libzstd.so.1:libzstd1
+  libdeflate.so.0:libdeflate0
 )
+
+is_there() {
+  case $1 in
+    *.so.*) PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -qF "$1 " ;;
+    *) command -v "$1" >/dev/null ;;
+  esac
+}
 
 missing=()
 packages=()
@@ -25,7 +38,7 @@ find_missing() {
   missing=()
   packages=()
   for entry in "${tools[@]}"; do
-    command -v "${entry%%:*}" >/dev/null && continue
+    is_there "${entry%%:*}" && continue
     missing+=("${entry%%:*}")
     packages+=("${entry#*:}")
   done
