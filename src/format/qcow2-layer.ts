@@ -252,11 +252,13 @@ function areaOf(what: string, start: number, lengthBytes: number): Area {
   return { what, start, end: start + lengthBytes };
 }
 
-function judgeDataFilePlace(hostOffset: number, guestOffset: number): void {
+/** In an external data file a cluster lies where the guest sees it. E_CORRUPT where it does not. */
+export function judgeDataFilePlace(hostOffset: number, guestOffset: number): void {
   if (hostOffset === guestOffset) return;
   throw new ImgtxError(
     "E_CORRUPT",
     `External data file host cluster offset 0x${hostOffset.toString(16)} does not match guest cluster ` +
       `offset 0x${guestOffset.toString(16)}`,
+    { field: "l2_entry" },
   );
 }

@@ -16,6 +16,7 @@ import {
   SUBCLUSTERS_PER_CLUSTER,
 } from "../qcow2/l2-table.ts";
 import { hostOffset } from "../../units/index.ts";
+import { judgeDataFilePlace } from "../qcow2-layer.ts";
 import type { L2Table } from "./l2-tables.ts";
 
 /** Consecutive clusters of one table that are written in one way, to one stretch of the file. */
@@ -179,7 +180,13 @@ function countAlike(
 
 /** The cluster that the entry's guest data may be written to as it is. */
 function findOwnPlace(entry: L2Entry, clusterStart: number, layout: EntryLayout): number | undefined {
-  if (layout.hasExternalDataFile) return clusterStart;
+  if (layout.hasExternalDataFile) {
+    // Written where the entry does not lead to, the data would not be found again.
+    if ("hostOffset" in entry && entry.hostOffset !== undefined) {
+      judgeDataFilePlace(entry.hostOffset, clusterStart);
+    }
+    return clusterStart;
+  }
   if (entry.kind === "data" && entry.isCopied) return entry.hostOffset;
   if (entry.kind === "zero" && entry.isCopied) return entry.hostOffset;
   return undefined;

@@ -7,6 +7,7 @@ import type { StorageFile } from "../../storage/index.ts";
 import type { ImageFormat } from "../image-format.ts";
 import type { LayerReader } from "../layer-reader.ts";
 import { CompressedReader } from "../qcow2-layer-compressed.ts";
+import { judgeDataFilePlace } from "../qcow2-layer.ts";
 import { L2Scanner } from "../qcow2-layer-scan.ts";
 import type { Qcow2Link } from "../qcow2-link.ts";
 import type { Run, RunList, RunPurpose } from "../run-list.ts";
@@ -30,8 +31,9 @@ export class WriterLayer implements LayerReader {
     this.#state = state;
     this.#compressed = new CompressedReader(link);
     this.#scanner = new L2Scanner(link.header, {
-      data: (hostOffset, lengthBytes) => {
-        if (!link.header.hasExternalDataFile) state.judgePlace(hostOffset, lengthBytes);
+      data: (hostOffset, lengthBytes, guestOffset) => {
+        if (link.header.hasExternalDataFile) judgeDataFilePlace(hostOffset, guestOffset);
+        else state.judgePlace(hostOffset, lengthBytes);
       },
       compressed: (hostOffset, lengthBytes) => {
         state.judgePlace(hostOffset, lengthBytes);
