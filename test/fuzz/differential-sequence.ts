@@ -236,7 +236,7 @@ export class Sequence {
     } else if (dice < 8) {
       await this.#tools.img("qemu", ["snapshot", "-d", old.name, name]);
       this.#snapshots.pop();
-    } else if (old.model.sizeBytes === this.#model.sizeBytes) {
+    } else if (old.model.sizeBytes === this.#model.sizeBytes && this.#bitmaps === 0) {
       await this.#tools.img("qemu", ["snapshot", "-a", old.name, name]);
       this.#model = old.model.copy();
     }

@@ -2,9 +2,11 @@
 // at most two seconds; the image as it was; nothing opened that an image must not lead to; nothing left open.
 
 import * as fc from "fast-check";
+import type { CheckResult } from "../../src/format/index.ts";
 import { ImgtxError } from "../../src/errors/index.ts";
 import { type Mutation, mutate, mutations } from "./hostile-mutation.ts";
-import { COMMAND_LINES, READING_STEPS, runCommandLine } from "./hostile-operations.ts";
+import { COMMAND_LINES, judge, READING_STEPS, runCommandLine } from "./hostile-operations.ts";
+import { tryWriting } from "./hostile-writing.ts";
 import { loadSubject, makeDisk, SECRET_PATH, type Subject, SUBJECTS } from "./hostile-subject.ts";
 import type { MemoryDisk } from "./memory-storage.ts";
 
@@ -36,6 +38,8 @@ export interface CaseOutcome {
   readonly longestMs: number;
   readonly longestStep: string;
   readonly image: Buffer;
+  /** Undefined where the check refused it. */
+  readonly verdict: CheckResult | undefined;
 }
 
 /** Names that would betray that an error was not foreseen, though it is an ImgtxError. */
@@ -48,10 +52,19 @@ export async function runCase(each: HostileCase): Promise<CaseOutcome> {
   const disk = makeDisk(subject, image);
   const trial = new Trial(disk);
   for (const step of READING_STEPS) await trial.run(step.name, () => step.run(disk.storage));
+  let verdict: CheckResult | undefined;
+  await trial.run("check", async () => {
+    verdict = await judge(disk.storage);
+  });
   const words = COMMAND_LINES[each.commandLine];
   if (words) await trial.run(`img ${words.join(" ")}`, () => tryCommandLine(disk, words));
   requireUntouched(disk, subject);
-  return { ends: trial.ends, longestMs: trial.longestMs, longestStep: trial.longestStep, image };
+  // On a disk of its own, with a copy: what it leaves is no longer the image of the case.
+  const writable = makeDisk(subject, Buffer.from(image));
+  const writing = new Trial(writable);
+  await writing.run("write", () => tryWriting(writable, verdict));
+  trial.take(writing);
+  return { ends: trial.ends, longestMs: trial.longestMs, longestStep: trial.longestStep, image, verdict };
 }
 
 class Trial {
@@ -62,6 +75,13 @@ class Trial {
 
   constructor(disk: MemoryDisk) {
     this.#disk = disk;
+  }
+
+  take(other: Trial): void {
+    this.ends.push(...other.ends);
+    if (other.longestMs < this.longestMs) return;
+    this.longestMs = other.longestMs;
+    this.longestStep = other.longestStep;
   }
 
   async run(step: string, work: () => Promise<unknown>): Promise<void> {
@@ -98,6 +118,8 @@ async function codeOf(step: string, work: () => Promise<unknown>): Promise<strin
     return "done";
   } catch (error) {
     if (error instanceof ImgtxError && !UNFORESEEN.includes(error.code)) return error.code;
+    // A table may lead a writer so far out that the file would be larger than the disk.
+    if (step === "write" && error instanceof ImgtxError && error.code === "E_NO_SPACE") return error.code;
     throw new Error(
       `${step}: ${error instanceof Error ? `${error.name}: ${error.message}` : String(error)}`,
       {

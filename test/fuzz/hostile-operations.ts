@@ -30,7 +30,7 @@ export interface Step {
   run(storage: Storage): Promise<unknown>;
 }
 
-const GATE: GateOptions = { allowPaths: [], currentFolder: IMAGE_FOLDER };
+export const GATE: GateOptions = { allowPaths: [], currentFolder: IMAGE_FOLDER };
 const EXTENTS_MAX = 4000;
 const READ_BYTES_MAX = 2 * 1024 * 1024;
 const BUFFER_BYTES = 256 * 1024;
@@ -41,7 +41,6 @@ export const READING_STEPS: readonly Step[] = [
   { name: "read", run: (storage) => withImage(storage, {}, readThrough) },
   { name: "read alone", run: (storage) => withImage(storage, { backing: false }, readThrough) },
   { name: "info", run: readInfo },
-  { name: "check", run: (storage) => judge(storage) },
   { name: "measure", run: (storage) => withImage(storage, {}, measure) },
   { name: "snapshots", run: readSnapshots },
   { name: "bitmaps", run: readBitmaps },

@@ -67,6 +67,14 @@ const FOUND: readonly (readonly [string, HostileCase])[] = [
       commandLine: 2,
     },
   ],
+  [
+    "a data file's table that leads elsewhere",
+    {
+      subject: "data-file-raw.qcow2",
+      mutations: [{ kind: "copy", region: "l2", source: 1, target: 0, words: 1 }],
+      commandLine: 2,
+    },
+  ],
 ];
 
 describe("what the fuzzer found", () => {

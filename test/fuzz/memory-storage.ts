@@ -10,7 +10,7 @@ import { ImgtxError } from "../../src/errors/index.ts";
 import type { FileStat, Host, Storage, StorageFile } from "../../src/storage/index.ts";
 
 const BLOCK_BYTES = 4096;
-const FILE_BYTES_MAX = 256 * 1024 * 1024;
+const FILE_BYTES_MAX = 32 * 1024 * 1024;
 
 export interface MemoryNode {
   readonly kind: "file" | "folder" | "other";
@@ -256,7 +256,8 @@ class MemoryFile implements StorageFile {
 
   async punchHole({ start, lengthBytes }: { start: number; lengthBytes: number }): Promise<void> {
     this.#require("write", start);
-    this.#node.content.fill(0, start, start + lengthBytes);
+    if (start >= this.#node.content.length) return;
+    this.#node.content.fill(0, start, Math.min(start + lengthBytes, this.#node.content.length));
     this.#node.changes += 1;
   }
 
