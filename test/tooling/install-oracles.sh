@@ -26,7 +26,7 @@ tools=(
 
 is_there() {
   case $1 in
-    *.so.*) PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -qF "$1 " ;;
+    *.so.*) [[ "$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null)" == *"$1 "* ]] ;;
     *) command -v "$1" >/dev/null ;;
   esac
 }
