@@ -253,7 +253,8 @@ export class Sequence {
 
   async #resize(): Promise<void> {
     const { name, layout } = this.current;
-    const isGrown = layout !== undefined && this.#snapshots.length === 0 && !layout.hasDataFile;
+    // Version 2 has no zeros to put in front of a longer backing image: QEMU refuses.
+    const isGrown = layout?.version === 3 && this.#snapshots.length === 0 && !layout.hasDataFile;
     if (!isGrown || existsSync(`${this.#tools.folder}/${name}.data`)) return;
     const sizeBytes = this.#model.sizeBytes + 512 * this.random.below(2048);
     await this.#tools.img("qemu", ["resize", "-q", "-f", "qcow2", name, String(sizeBytes)]);

@@ -7,7 +7,7 @@ import { ImgtxError } from "../../src/errors/index.ts";
 import { type Mutation, mutate, mutations } from "./hostile-mutation.ts";
 import { COMMAND_LINES, judge, READING_STEPS, runCommandLine } from "./hostile-operations.ts";
 import { tryWriting } from "./hostile-writing.ts";
-import { loadSubject, makeDisk, SECRET_PATH, type Subject, SUBJECTS } from "./hostile-subject.ts";
+import { IMAGE_PATH, loadSubject, makeDisk, SECRET_PATH, type Subject, SUBJECTS } from "./hostile-subject.ts";
 import type { MemoryDisk } from "./memory-storage.ts";
 
 export interface HostileCase {
@@ -40,6 +40,8 @@ export interface CaseOutcome {
   readonly image: Buffer;
   /** Undefined where the check refused it. */
   readonly verdict: CheckResult | undefined;
+  /** The image after imgtx wrote to it; undefined where it changed nothing. */
+  readonly written: Buffer | undefined;
 }
 
 /** Names that would betray that an error was not foreseen, though it is an ImgtxError. */
@@ -63,8 +65,17 @@ export async function runCase(each: HostileCase): Promise<CaseOutcome> {
   const writable = makeDisk(subject, Buffer.from(image));
   const writing = new Trial(writable);
   await writing.run("write", () => tryWriting(writable, verdict));
+  const { changes, content } = writable.require(IMAGE_PATH);
+  const written = changes > 0 ? content : undefined;
   trial.take(writing);
-  return { ends: trial.ends, longestMs: trial.longestMs, longestStep: trial.longestStep, image, verdict };
+  return {
+    ends: trial.ends,
+    longestMs: trial.longestMs,
+    longestStep: trial.longestStep,
+    image,
+    verdict,
+    written,
+  };
 }
 
 class Trial {
@@ -144,7 +155,7 @@ async function tryCommandLine(disk: MemoryDisk, words: readonly string[]): Promi
 }
 
 function requireUntouched(disk: MemoryDisk, subject: Subject): void {
-  for (const path of ["/fuzz/image/image.qcow2", "/fuzz/image/beside.raw", "/host/secret.raw"]) {
+  for (const path of [IMAGE_PATH, "/fuzz/image/beside.raw", "/host/secret.raw"]) {
     if (disk.require(path).changes > 0) throw new Error(`${path} was changed`);
   }
   for (const name of subject.needs.keys()) {

@@ -2,6 +2,8 @@
 // that show it.
 
 import * as fc from "fast-check";
+import { SamplingJudge } from "./hostile-judge.ts";
+import { loadSubject } from "./hostile-subject.ts";
 import { type CaseOutcome, type HostileCase, hostileCases, runCase } from "./hostile-case.ts";
 
 export interface HostileOptions {
@@ -19,6 +21,8 @@ export interface HostileResult {
 
 /** Cases of one seed: a failure ends them, and the next seed goes on. */
 const BATCH_CASES = 500;
+/** One of so many goes to qemu-img check. */
+const JUDGED_EVERY = 40;
 const PROBLEMS_MAX = 20;
 export const MEMORY_BYTES_MAX = 256 * 1024 * 1024;
 
@@ -61,9 +65,10 @@ export async function tortureHostile(options: HostileOptions): Promise<HostileRe
   const figures = new HostileFigures();
   const problems: string[] = [];
   const baseBytes = process.resourceUsage().maxRSS * 1024;
+  const judge = new SamplingJudge(JUDGED_EVERY);
   for (let batch = 0; figures.cases < options.cases && Date.now() < options.deadline; batch += 1) {
     const numRuns = Math.min(BATCH_CASES, options.cases - figures.cases);
-    const problem = await runBatch(options.seed * 1_000_000 + batch, numRuns, figures);
+    const problem = await runBatch(options.seed * 1_000_000 + batch, numRuns, figures, judge);
     if (problem !== undefined) {
       problems.push(problem);
       options.say(problem);
@@ -78,6 +83,7 @@ export async function tortureHostile(options: HostileOptions): Promise<HostileRe
     figures: [
       `hostile images, ${Math.round((Date.now() - began) / 1000)} s:`,
       `  cases ${figures.cases}, failures ${problems.length}, memory ${mebibytes(grownBytes)} MiB at most`,
+      `  judged by qemu-img check ${judge.judged}, of these without an answer ${judge.unanswered}`,
       ...figures.lines(),
       `  slowest step ${Math.round(figures.slowestMs)} ms: ${figures.slowest}`,
     ],
@@ -89,9 +95,13 @@ export async function runBatch(
   seed: number,
   numRuns: number,
   figures: HostileFigures,
+  judge?: SamplingJudge,
 ): Promise<string | undefined> {
+  judge?.calm();
   const property = fc.asyncProperty(hostileCases, async (each) => {
-    figures.add(each, await runCase(each));
+    const outcome = await runCase(each);
+    figures.add(each, outcome);
+    await judge?.judge(loadSubject(each.subject), outcome);
   });
   const result = await fc.check(property, { seed, numRuns, interruptAfterTimeLimit: 120_000 });
   if (!result.failed || result.counterexample === null) return undefined;
