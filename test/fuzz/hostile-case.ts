@@ -21,8 +21,8 @@ export interface HostileCase {
 /** Of qemu-img: check has 0 to 3 and 63, compare 0 to 4. */
 const STATUSES: readonly number[] = [0, 1, 2, 3, 4, 63];
 
-export const CASE_MS_MAX = 2000;
-export const READ_BYTES_MAX = 64 * 1024 * 1024;
+const CASE_MS_MAX = 2000;
+const READ_BYTES_MAX = 64 * 1024 * 1024;
 const COMMAND_LINE_SHARE = 3;
 
 export const hostileCases: fc.Arbitrary<HostileCase> = fc.record({

@@ -61,7 +61,7 @@ async function check(folder: string): Promise<Verdict | undefined> {
   };
 }
 
-export function isClean(verdict: Verdict): boolean {
+function isClean(verdict: Verdict): boolean {
   return verdict.kind === "counted" && verdict.corruptions + verdict.leaks + verdict.checkErrors === 0;
 }
 

@@ -8,7 +8,7 @@ import * as fc from "fast-check";
 import { REGION_NAMES, type Region, type RegionName, type Structure } from "./image-structure.ts";
 
 /** A word to be put somewhere, as far as it can be said without knowing the image. */
-export type Value =
+type Value =
   | { readonly of: "number"; readonly word: bigint }
   /** Bytes from the start of a cluster of the file; `beyond` counts from its end. */
   | { readonly of: "place"; readonly cluster: number; readonly bytes: number; readonly flags: bigint }
@@ -55,14 +55,14 @@ const FIELDS = {
   headerLength: [100, 4],
   compressionType: [104, 4],
 } as const;
-export type FieldName = keyof typeof FIELDS;
+type FieldName = keyof typeof FIELDS;
 const FIELD_NAMES = Object.keys(FIELDS) as FieldName[];
 
 const EXTENSION_TYPES = [
   0, 0xe2792aca, 0x6803f857, 0x23852875, 0x0537be77, 0x44415441, 0x696d6774, 0xffffffff,
 ];
 /** Where names lead to is on the fuzzer's disk: see hostile-subject.ts. */
-export const HOSTILE_NAMES = [
+const HOSTILE_NAMES = [
   "",
   ".",
   "..",

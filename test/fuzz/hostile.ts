@@ -24,7 +24,7 @@ const BATCH_CASES = 500;
 /** One of so many goes to qemu-img check. */
 const JUDGED_EVERY = 40;
 const PROBLEMS_MAX = 20;
-export const MEMORY_BYTES_MAX = 256 * 1024 * 1024;
+const MEMORY_BYTES_MAX = 256 * 1024 * 1024;
 
 export class HostileFigures {
   cases = 0;
@@ -54,7 +54,7 @@ export class HostileFigures {
 }
 
 /** As a test holds it. */
-export function describeCase(each: HostileCase): string {
+function describeCase(each: HostileCase): string {
   return JSON.stringify(each, (_, value: unknown) =>
     typeof value === "bigint" ? `${value}n` : value,
   ).replace(/"(\d+n)"/g, "$1");
