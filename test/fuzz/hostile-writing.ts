@@ -1,7 +1,8 @@
 // Writing to a hostile image: imgtx refuses it, and nothing has changed; or takes it, and leaves it no worse.
 //
 // Invariant: what a check finds without errors before, it finds without errors after, whether the writes went
-// through or ended in a typed error half way.
+// through or ended in a typed error half way. Of an image with wrong refcounts no more is asked than that it ends:
+// a cluster in use that they call free may be given out, as QEMU gives it out.
 
 import { type CheckResult, openForWriting } from "../../src/format/index.ts";
 import { ImgtxError } from "../../src/errors/index.ts";
@@ -16,9 +17,10 @@ const OUTSIDE: readonly string[] = [SECRET_PATH, GOLDEN_PATH];
 /** before: what a check said of the image; undefined where it refused to. */
 export async function tryWriting(disk: MemoryDisk, before: CheckResult | undefined): Promise<void> {
   const image = await openRefusing(disk);
+  const isSound = before !== undefined && before.corruptions + before.checkErrors === 0;
   let failure: unknown;
   try {
-    await writeAbout(image);
+    await writeAbout(image, isSound);
   } catch (error) {
     failure = error;
   } finally {
@@ -27,7 +29,7 @@ export async function tryWriting(disk: MemoryDisk, before: CheckResult | undefin
   for (const path of OUTSIDE) {
     if (disk.require(path).changes > 0) throw new Error(`writing to the image changed ${path}`);
   }
-  if (before !== undefined && before.corruptions + before.checkErrors === 0) {
+  if (isSound) {
     const lines: string[] = [];
     const after = await judge(disk.storage, lines);
     if (after.corruptions + after.checkErrors > 0) {
@@ -48,7 +50,7 @@ async function openRefusing(disk: MemoryDisk): Promise<WritableImage> {
   }
 }
 
-async function writeAbout(image: WritableImage): Promise<void> {
+async function writeAbout(image: WritableImage, isSound: boolean): Promise<void> {
   const { virtualSizeBytes } = image;
   const rangeAt = (eighths: number, lengthBytes: number): { start: number; lengthBytes: number } => {
     const start = Math.floor((virtualSizeBytes * eighths) / 8 / 512) * 512;
@@ -60,7 +62,8 @@ async function writeAbout(image: WritableImage): Promise<void> {
     await image.write(bytes, range.start);
     const back = Buffer.alloc(bytes.length);
     await image.read(back, range.start);
-    if (!back.equals(bytes)) throw new Error(`what was written at ${range.start} does not read back`);
+    if (isSound && !back.equals(bytes))
+      throw new Error(`what was written at ${range.start} does not read back`);
   };
   await write(0, 3000);
   await write(4, 70_000);
