@@ -88,7 +88,7 @@ class Conversion {
     const { snapshot } = this.#flags;
     if (snapshot === undefined) return openSource(this.#invocation, filename, options);
     // That the image can be opened at all comes first, as in qemu-img.
-    await (await openSource(this.#invocation, filename, options)).close();
+    await (await openSource(this.#invocation, filename, { ...options, warns: false })).close();
     if (count > 1) throw failure("No support for concatenating multiple snapshot");
     try {
       return await openSource(this.#invocation, filename, { ...options, snapshot });

@@ -13,6 +13,7 @@ import type { LockWaiting } from "../../storage/index.ts";
 import type { ImgInvocation } from "./command.ts";
 import { type ImageName, parseImageName } from "./image-name.ts";
 import { failure, wordsOf } from "./messages.ts";
+import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
 export interface SourceOptions {
   /** Of -f, as it was said. */
@@ -25,6 +26,8 @@ export interface SourceOptions {
   readonly backing?: boolean;
   /** Id or name of an internal snapshot. */
   readonly snapshot?: string | undefined;
+  /** False: what is odd about the image is said at another time. */
+  readonly warns?: boolean;
 }
 
 /** The options that most commands have: -f, --image-opts, -U. */
@@ -46,7 +49,14 @@ export async function openSource(
   options: SourceOptions,
 ): Promise<OpenedImage> {
   const name = parseImageName(operand, options.imageOpts);
-  return explained(invocation, operand, () => openNamed(invocation, name, options));
+  const image = await explained(invocation, operand, () => openNamed(invocation, name, options));
+  if (options.warns !== false) {
+    warnOfStaleBitmaps(
+      invocation,
+      image.chain.links.map(({ header }) => header),
+    );
+  }
+  return image;
 }
 
 /** The words of an error behind `Could not open 'NAME': `, as every command has them. */

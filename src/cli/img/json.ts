@@ -33,10 +33,14 @@ function enclose(brackets: "[]" | "{}", parts: readonly string[], level: number)
 
 /** A string in QEMU's escapes: everything beyond printable ASCII as UTF-16 units. */
 export function quoteJson(text: string): string {
-  return JSON.stringify(text).replace(
-    /[\u007f-\uffff]/g,
-    (unit) => `\\u${unit.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`,
-  );
+  return JSON.stringify(text)
+    .replace(/\\(?:u([0-9a-f]{4})|.)/g, (escape, digits?: string) =>
+      digits === undefined ? escape : `\\u${digits.toUpperCase()}`,
+    )
+    .replace(
+      /[\u007f-\uffff]/g,
+      (unit) => `\\u${unit.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`,
+    );
 }
 
 /** Buckets upwards; in one bucket what came last comes first. */

@@ -14,7 +14,6 @@ import {
   objectOption,
   outputOption,
 } from "./options.ts";
-import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
 export const map: ImgCommand = {
   kind: "img",
@@ -77,10 +76,6 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const options = sourceOptions(invocation);
   const image = await openSource(invocation, operand, options);
   try {
-    warnOfStaleBitmaps(
-      invocation,
-      image.chain.links.map(({ header }) => header),
-    );
     const part = { start, end: Math.min(start + length, image.virtualSizeBytes), signal };
     const out = new BufferedOutput(invocation.console);
     try {

@@ -23,7 +23,6 @@ import {
   objectOption,
   outputOption,
 } from "./options.ts";
-import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
 export const measure: ImgCommand = {
   kind: "img",
@@ -95,10 +94,6 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const snapshot = readSnapshot(input.text("-l"));
   const image = await openMeasured(invocation, operand, snapshot);
   try {
-    warnOfStaleBitmaps(
-      invocation,
-      image.chain.links.map(({ header }) => header),
-    );
     print(invocation, form, await measureFor(format, { image }, options));
   } finally {
     await image.close();

@@ -21,8 +21,11 @@ oracle("qemu-img").test.each(readable.map(({ name }) => name))("%s", async (name
   const here = path.dirname(image);
   const format = fixture?.format ?? null;
   const source = ["--allow-path", folder, ...(format === null ? [] : ["-f", format]), image];
+  const said = name.endsWith("bitmaps-stale.qcow2")
+    ? (expect.stringContaining("a program lacking bitmap support modified this file") as string)
+    : "";
   const asRaw = await runImg(here, ["convert", ...source, `${folder}/raw`]);
-  expect(asRaw).toEqual({ status: 0, stdout: "", stderr: "" });
+  expect(asRaw).toEqual({ status: 0, stdout: "", stderr: said });
   const digest = createHash("sha256")
     .update(readFileSync(`${folder}/raw`))
     .digest("hex");
@@ -30,7 +33,7 @@ oracle("qemu-img").test.each(readable.map(({ name }) => name))("%s", async (name
   const options = ["-O", "qcow2", "-o", "cluster_size=4k", "-c"];
   for (const given of [options.slice(0, 2), options]) {
     const asQcow2 = await runImg(here, ["convert", ...given, ...source, `${folder}/q`]);
-    expect(asQcow2).toEqual({ status: 0, stdout: "", stderr: "" });
+    expect(asQcow2).toEqual({ status: 0, stdout: "", stderr: said });
     expect(runQemu(folder, ["check", "q"])).toMatchObject({ status: 0, stderr: "" });
     expect(runQemu(folder, ["compare", "-F", "raw", "q", "raw"]).stdout).toBe("Images are identical.\n");
   }

@@ -35,4 +35,5 @@ test("what is undefined is left out, and an empty list takes two lines", () => {
 
 test("text beyond ASCII is escaped by units", () => {
   expect(quoteJson('ü"\u{1f4be}\n\u007f')).toBe('"\\u00FC\\"\\uD83D\\uDCBE\\n\\u007F"');
+  expect(quoteJson("\u001b \\u001b")).toBe('"\\u001B \\\\u001b"');
 });
