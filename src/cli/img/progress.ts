@@ -46,10 +46,11 @@ export function startProgress(options: ProgressOptions, surroundings: Surroundin
   // Clusters that are compressed whole may be more than was counted.
   const percent = (): number =>
     options.totalBytes === 0 ? 0 : Math.min(100, (100 * doneBytes) / options.totalBytes);
+  const drawing = startDrawing(options, surroundings);
   const stopAnswering = onProgressRequest?.(() => {
+    drawing?.clear();
     stderr.write(`${lineOf(percent())}\n`);
   });
-  const drawing = startDrawing(options, surroundings);
   let lastPrinted = 0;
   const print = (value: number): void => {
     if (!options.asked || drawing !== undefined) return;
