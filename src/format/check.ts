@@ -54,7 +54,8 @@ async function check(
   sink: FindingSink,
   signal: AbortSignal | undefined,
 ): Promise<CheckResult> {
-  const { sizeBytes } = await file.stat();
+  // QEMU knows a file's size in whole sectors.
+  const sizeBytes = Math.ceil((await file.stat()).sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
   const header = await readCheckHeader(file, sizeBytes);
   const findings = new CheckFindings(sink);
   const clusterSizeBytes = 2 ** header.clusterBits;

@@ -75,6 +75,14 @@ const FOUND: readonly (readonly [string, HostileCase])[] = [
       commandLine: 2,
     },
   ],
+  [
+    "an L1 table a cluster behind the end, but for what a sector is longer",
+    {
+      subject: "refcount-1.qcow2",
+      mutations: [{ kind: "truncate", eighths: 2, bytes: 2040 }],
+      commandLine: 2,
+    },
+  ],
 ];
 
 describe("what the fuzzer found", () => {
