@@ -95,12 +95,36 @@ class Comparison {
         return (await pipeline.finish()) ?? { kind: "status-differs", offset };
       }
       const known = (readsAsZeros(one) && readsAsZeros(other)) || this.#isSamePlace(one, other, offset);
-      const extentEnd = Math.min(one.start + one.lengthBytes, other.start + other.lengthBytes, end);
-      const chunkEnd = known ? extentEnd : Math.min(extentEnd, offset + CHUNK_BYTES);
-      await this.#addComparison(pipeline, known, [one, other], offset, chunkEnd - offset);
+      const extentEnd = Math.min(endOf(one), endOf(other), end);
+      const kind = known ? "known" : readsAsZeros(one) || readsAsZeros(other) ? "zeros" : "data";
+      const ends = [kind === "known" ? extentEnd : Math.min(extentEnd, offset + CHUNK_BYTES)];
+      if (kind === "data") await this.#join(cursors, ends, Math.min(end, offset + CHUNK_BYTES));
+      const chunkEnd = ends.at(-1) ?? extentEnd;
+      await this.#addComparison(pipeline, known, [one, other], offset, ends);
       offset = chunkEnd;
     }
     return pipeline.finish();
+  }
+
+  /**
+   * Goes on over the data that follows on both sides, wherever it is stored: one comparison of many extents is
+   * cheaper. Adds their ends.
+   */
+  async #join(cursors: readonly ExtentCursor[], ends: number[], stop: number): Promise<void> {
+    for (let at = ends.at(-1) ?? stop; at < stop; at = ends.at(-1) ?? stop) {
+      const extents: Extent[] = [];
+      for (const [index, cursor] of cursors.entries()) {
+        const found = await this.#guarded(index === 0 ? 0 : 1, "extents", at, () => cursor.find(at));
+        // Told when its turn comes: what lies before it is compared first.
+        if ("error" in found) return;
+        extents.push(found.value);
+      }
+      const [one, other] = extents;
+      if (one === undefined || other === undefined) return;
+      if (this.#options.strict && statusOf(one) !== statusOf(other)) return;
+      if (readsAsZeros(one) || readsAsZeros(other) || this.#isSamePlace(one, other, at)) return;
+      ends.push(Math.min(endOf(one), endOf(other), stop));
+    }
   }
 
   async compareWithZeros(which: 0 | 1, start: number): Promise<CompareResult | undefined> {
@@ -130,15 +154,29 @@ class Comparison {
     known: boolean,
     [one, other]: readonly [Extent, Extent],
     offset: number,
-    lengthBytes: number,
+    ends: readonly number[],
   ): Promise<void> {
+    const end = ends.at(-1) ?? offset;
+    const lengthBytes = end - offset;
     const compare = async (): Promise<CompareResult | undefined> => {
       if (known) return undefined;
       if (readsAsZeros(one)) return this.#findNonZero(1, offset, lengthBytes, false);
       if (readsAsZeros(other)) return this.#findNonZero(0, offset, lengthBytes, false);
-      return this.#findDifference(offset, lengthBytes);
+      const result = await this.#findDifference(offset, lengthBytes);
+      return result?.kind === "unreadable" && ends.length > 1 ? this.#findInEach(offset, ends) : result;
     };
-    await pipeline.add(compare, () => this.#options.onProgress?.(offset + lengthBytes, this.#totalBytes));
+    await pipeline.add(compare, () => this.#options.onProgress?.(end, this.#totalBytes));
+  }
+
+  /** One extent after the other: a difference may lie before what can't be read. */
+  async #findInEach(offset: number, ends: readonly number[]): Promise<CompareResult | undefined> {
+    let start = offset;
+    for (const end of ends) {
+      const result = await this.#findDifference(start, end - start);
+      if (result !== undefined) return result;
+      start = end;
+    }
+    return undefined;
   }
 
   async #findDifference(offset: number, lengthBytes: number): Promise<CompareResult | undefined> {
@@ -217,6 +255,10 @@ async function findIdentities(
 
 function differenceAt(found: number | undefined, offset: number, beyond: boolean): CompareResult | undefined {
   return found === undefined ? undefined : { kind: "content-differs", offset: offset + found, beyond };
+}
+
+function endOf({ start, lengthBytes }: Extent): number {
+  return start + lengthBytes;
 }
 
 /** What QEMU's block status says of an extent, apart from where it is: as text, to be compared. */

@@ -58,7 +58,10 @@ interface Step {
   readonly start: number;
   readonly lengthBytes: number;
   readonly kind: "data" | "zero" | "below";
+  /** The one that it begins in. */
   readonly extent: Extent;
+  /** Where each extent of it ends in the target; of several only for data. */
+  readonly ends: readonly number[];
 }
 
 /** As large as the largest cluster, which is compressed whole. */
@@ -136,6 +139,10 @@ async function* walk(
       const extent = await findExtent(cursor, offset - part.start, part.image, options);
       let kind = kindOf(extent, offset, options);
       let end = endOf(extent, part, offset, options);
+      const ends = [end];
+      if (kind === "data" && !options.inKernel) {
+        end = await joinData(cursor, part, { end, stop: offset + chunkBytes, ends }, options);
+      }
       if (unit > 1) {
         // Clusters are compressed whole: what is shorter than one counts as data with all around it.
         const whole = Math.floor(end / unit) * unit;
@@ -146,10 +153,36 @@ async function* walk(
         }
       }
       if (kind === "data" || options.sparseBytes === 0) end = Math.min(end, offset + chunkBytes);
-      yield { part, start: offset, lengthBytes: end - offset, kind, extent };
+      yield { part, start: offset, lengthBytes: end - offset, kind, extent, ends };
       offset = end;
     }
   }
+}
+
+/**
+ * Goes on over the data that follows, wherever it is stored: one read and one write of many extents are cheaper
+ * than one of each. Returns how far it came.
+ */
+async function joinData(
+  cursor: ExtentCursor,
+  part: Part,
+  { end, stop, ends }: { end: number; stop: number; ends: number[] },
+  options: CopyOptions,
+): Promise<number> {
+  while (end < Math.min(stop, part.end)) {
+    let extent: Extent;
+    try {
+      extent = await findExtent(cursor, end - part.start, part.image, options);
+    } catch (error) {
+      // Told when its turn comes: what lies before it is copied first.
+      if (error instanceof ImgtxError) break;
+      throw error;
+    }
+    if (kindOf(extent, end, options) !== "data") break;
+    end = endOf(extent, part, end, options);
+    ends.push(end);
+  }
+  return end;
 }
 
 /** Where the tables are damaged, salvaging takes a small piece for data, and learns by reading it. */
@@ -227,7 +260,7 @@ class Copier {
     }
     await this.#buffers.lend(async (buffer) => {
       const bytes = buffer.subarray(0, step.lengthBytes);
-      if (step.kind === "data") await this.#read(bytes, step.start);
+      if (step.kind === "data") await this.#read(bytes, step);
       else bytes.fill(0);
       if (!this.#options.compressed) {
         const runs = this.#findRuns(bytes, step.start);
@@ -288,8 +321,24 @@ class Copier {
     return written;
   }
 
+  async #read(bytes: Uint8Array, { start, ends }: Step): Promise<void> {
+    try {
+      await this.#readRange(bytes, start);
+    } catch (error) {
+      // Which of the extents it is, reading them one by one tells.
+      const end = start + bytes.length;
+      let at = start;
+      for (const extentEnd of ends.length > 1 ? ends : []) {
+        const stop = Math.min(extentEnd, end);
+        if (at < stop) await this.#readRange(bytes.subarray(at - start, stop - start), at);
+        at = Math.max(at, stop);
+      }
+      throw error;
+    }
+  }
+
   /** A chunk may reach over the end of one source into the next. */
-  async #read(bytes: Uint8Array, start: number): Promise<void> {
+  async #readRange(bytes: Uint8Array, start: number): Promise<void> {
     for (const part of this.#parts) {
       const from = Math.max(start, part.start);
       const to = Math.min(start + bytes.length, part.end);

@@ -15,8 +15,13 @@ export class ExtentCursor {
     this.#end = end;
   }
 
-  /** The extent that holds the byte at the offset, which never goes backwards. */
+  /** The extent that holds the byte at the offset. A little backwards is as cheap as forwards. */
   async find(offset: number): Promise<Extent> {
+    while ((this.#batch[this.#index]?.start ?? 0) > offset) this.#index -= 1;
+    if (this.#index < 0) {
+      this.#batch = [];
+      this.#index = 0;
+    }
     for (;;) {
       for (; this.#index < this.#batch.length; this.#index += 1) {
         const extent = this.#batch[this.#index];
