@@ -19,7 +19,9 @@ import type { ImageFormat } from "./image-format.ts";
 import type { GateOptions } from "./open-gate.ts";
 import { openForWriting } from "./open-for-writing.ts";
 import { hasQcowMagic } from "./probe.ts";
-import { readHead } from "./read-header.ts";
+import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
+import type { Qcow2Header } from "./qcow2/header-cluster.ts";
+import { readHead, readQcow2Header } from "./read-header.ts";
 import type { TargetFile } from "./target-file.ts";
 
 export interface NewTarget {
@@ -157,8 +159,10 @@ export async function openExistingTarget(
     const { format = await recognise(file) } = target;
     const locks = [{ file, role: "writer" as const }];
     await acquireImageLocks(storage, locks, waiting);
+    const header = format === "raw" ? undefined : await readOwnHeader(file, target.path);
+    if (header !== undefined) refuseBitmaps(header, target.path);
     const image = await openForWriting(storage, target.path, { format, gate, file });
-    const clusterBytes = format === "raw" ? undefined : await readClusterBytes(file);
+    const clusterBytes = header?.clusterSizeBytes;
     const close = async (): Promise<void> => {
       try {
         await image.close();
@@ -177,12 +181,19 @@ async function recognise(file: StorageFile): Promise<ImageFormat> {
   return hasQcowMagic(await readHead(file)) ? "qcow2" : "raw";
 }
 
-async function readClusterBytes(file: StorageFile): Promise<number> {
-  const head = await readHead(file);
-  return 2 ** new DataView(head.buffer, head.byteOffset).getUint32(CLUSTER_BITS_OFFSET);
+async function readOwnHeader(file: StorageFile, path: string): Promise<Qcow2Header> {
+  const { sizeBytes } = await file.stat();
+  return readQcow2Header(file, await readHead(file), sizeBytes, path);
 }
 
-const CLUSTER_BITS_OFFSET = 20;
+/** Bitmaps are not kept up by the writer: its first change makes them worthless, and leaks their clusters. */
+function refuseBitmaps(header: Qcow2Header, path: string): void {
+  if (!header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) return;
+  throw new ImgtxError("E_REFUSED", "it has persistent bitmaps, which would be lost", {
+    image: path,
+    hint: "remove them first, with `qemu-img bitmap --remove`, or convert into a new image",
+  });
+}
 
 function folderOf(path: string): string {
   return path.slice(0, path.lastIndexOf("/")) || "/";

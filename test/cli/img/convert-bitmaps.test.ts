@@ -62,3 +62,14 @@ qemu.test("an inconsistent bitmap is refused, or left out with a warning", async
     expect(ours).toEqual(theirs);
   }
 });
+
+// qemu-img keeps them up instead.
+qemu.test("a target that is there and has bitmaps is refused, and untouched", async () => {
+  const folder = makeFolder();
+  shell(folder, `${IMAGES} cp a.qcow2 target.qcow2`);
+  const before = shell(folder, "sha256sum target.qcow2");
+  const refused = await runImg(folder, ["convert", "-n", "-O", "qcow2", "a.qcow2", "target.qcow2"]);
+  expect(refused).toMatchObject({ status: 1, stdout: "" });
+  expect(refused.stderr).toContain("it has persistent bitmaps, which would be lost");
+  expect(shell(folder, "sha256sum target.qcow2")).toBe(before);
+});
