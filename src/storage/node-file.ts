@@ -22,6 +22,7 @@ import {
 } from "node:fs";
 import { promisify } from "node:util";
 import { ImgtxError } from "../errors/index.ts";
+import { BlockReserver } from "./block-reserver.ts";
 import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { describeStat } from "./file-stat.ts";
 import type { ByteRange, FileAccess, FileStat, LockKind, StorageFile } from "./storage.ts";
@@ -56,6 +57,7 @@ export class NodeFile implements StorageFile {
   readonly path: string;
   readonly #native: NativeAccess;
   readonly #inPool = new Set<Promise<unknown>>();
+  readonly #blocks = new BlockReserver();
   #descriptor: number | undefined;
   #failedFlush: unknown;
 
@@ -88,6 +90,10 @@ export class NodeFile implements StorageFile {
   }
 
   async write(source: Uint8Array, offset: number): Promise<void> {
+    if (source.length > SYNC_BYTES_MAX) {
+      const range = { start: offset, lengthBytes: source.length };
+      this.#blocks.reserve(this.#native.optional(), this.#open(), range);
+    }
     const written = await this.#transfer("write to", source, offset, (start, length, position) =>
       length <= SYNC_BYTES_MAX
         ? writeSync(this.#open(), source, start, length, position)

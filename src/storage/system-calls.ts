@@ -37,6 +37,8 @@ export interface SystemCalls {
   punchHole(descriptor: number, range: ByteRange): void;
   /** fallocate: gives the range its blocks, and grows the file to its end. */
   allocate(descriptor: number, range: ByteRange): Promise<void>;
+  /** fallocate, keeping the size. A hint: false where it failed. */
+  reserve(descriptor: number, range: ByteRange): boolean;
   /** FS_IOC_SETFLAGS with FS_NOCOW_FL added. */
   disableCopyOnWrite(descriptor: number): void;
   /** FS_IOC_FSSETXATTR with FS_XFLAG_EXTSIZE added, and this extent size. */
@@ -128,6 +130,8 @@ export function loadSystemCalls(): SystemCalls {
     async clone(source, target) {
       await callInThread(native, "ioctl FICLONE", native.ioctl, target, FICLONE, source);
     },
+    reserve: (descriptor, range) =>
+      Number(native.fallocate(descriptor, FALLOC_FL_KEEP_SIZE, range.start, range.lengthBytes)) === 0,
     punchHole(descriptor, range) {
       const mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
       check(native, "fallocate", () => native.fallocate(descriptor, mode, range.start, range.lengthBytes));
