@@ -118,13 +118,21 @@ interface WriterParts {
 }
 
 async function openQcow2(link: Qcow2Link, parts: WriterParts): Promise<WritableImage> {
-  const { header, path } = link;
   const { file, dataFile, options, opened, close } = parts;
+  const isOrdered = options.isOrdered ?? true;
+  const state = await openWriterState(link, { file, dataFile, isOrdered });
+  return new Qcow2Writer(state, new WriterLayer(link, state), opened.layers.slice(1), close);
+}
+
+/** The tables of an image that requireWritable let pass, with all its metadata claimed. */
+export async function openWriterState(
+  link: Qcow2Link,
+  files: { readonly file: StorageFile; readonly dataFile: StorageFile; readonly isOrdered: boolean },
+): Promise<WriterState> {
+  const { header, path } = link;
   const metadata = new MetadataMap(path, header.clusterSizeBytes);
   await claimMetadata(metadata, link);
-  const isOrdered = options.isOrdered ?? true;
-  const state = await WriterState.open({ path, file, dataFile, header, isOrdered }, metadata);
-  return new Qcow2Writer(state, new WriterLayer(link, state), opened.layers.slice(1), close);
+  return WriterState.open({ path, header, ...files }, metadata);
 }
 
 /** Everything that the tables of the writer's own do not claim. */
@@ -144,7 +152,7 @@ async function claimMetadata(metadata: MetadataMap, link: Qcow2Link): Promise<vo
   }
 }
 
-function requireWritable(header: Qcow2Header, image: string): void {
+export function requireWritable(header: Qcow2Header, image: string): void {
   if (header.isCorrupt) {
     throw new ImgtxError("E_CORRUPT", "the image is marked corrupt: it can be read, and not written to", {
       image,
