@@ -39,6 +39,7 @@ export { checkOverlayIsEmpty } from "./overlay-check.ts";
 export type { InheritableLayout, OverlayOptions } from "./overlay-options.ts";
 export { probeFormat } from "./probe.ts";
 export { findMarkedRanges, readBitmapDirectory } from "./qcow2-bitmaps.ts";
+export type { SnapshotChoice } from "./qcow2-snapshots.ts";
 export { readSnapshotTable, readSoundSnapshots } from "./qcow2-snapshots.ts";
 export type { CheckResult } from "./qcow2/check-findings.ts";
 export type { SnapshotEntry } from "./qcow2/snapshot-table.ts";

@@ -14,7 +14,7 @@ import type { LayerReader } from "./layer-reader.ts";
 import type { GateOptions } from "./open-gate.ts";
 import { Qcow2Layer } from "./qcow2-layer.ts";
 import type { L1Table } from "./qcow2-link.ts";
-import { findSnapshotTable } from "./qcow2-snapshots.ts";
+import { findSnapshotTable, type SnapshotChoice } from "./qcow2-snapshots.ts";
 import { RawLayer } from "./raw/raw-layer.ts";
 
 export interface ImageOptions {
@@ -24,7 +24,7 @@ export interface ImageOptions {
   /** False: the image alone. What it does not have itself is unallocated. Default: true. */
   readonly backing?: boolean;
   /** Id or name of an internal snapshot, whose guest data is read instead of the present. */
-  readonly snapshot?: string | undefined;
+  readonly snapshot?: SnapshotChoice | undefined;
 }
 
 export interface OpenedImage extends Image {

@@ -64,25 +64,35 @@ export async function readSoundSnapshots(link: ChainLink): Promise<readonly Snap
   return entries;
 }
 
+/** Which internal snapshot: by its id or else its name, or by what is said of both. */
+export type SnapshotChoice = string | { readonly id?: string; readonly name?: string };
+
 /** The L1 table of the snapshot that has this id, else of the one that has this name: QEMU's order. */
-export async function findSnapshotTable(link: ChainLink, idOrName: string): Promise<L1Table> {
+export async function findSnapshotTable(link: ChainLink, choice: SnapshotChoice): Promise<L1Table> {
   if (link.header === undefined) {
     throw new ImgtxError("E_UNSUPPORTED", "an image of format raw has no internal snapshots", {
       image: link.path,
     });
   }
   const { entries } = await readSnapshotTable(link);
-  const entry =
-    entries.find((each) => each.id === idOrName) ?? entries.find((each) => each.name === idOrName);
+  const entry = findEntry(entries, choice);
   if (entry === undefined) {
+    const { id, name } = typeof choice === "string" ? { id: choice, name: choice } : choice;
     const names = entries.map((each) => `${each.id} (${quoteName(each.name)})`);
-    throw new ImgtxError("E_NOT_FOUND", `there is no internal snapshot ${quoteName(idOrName)}`, {
+    throw new ImgtxError("E_NOT_FOUND", `there is no internal snapshot ${quoteName(name ?? id ?? "")}`, {
       image: link.path,
       hint: names.length === 0 ? "the image has no internal snapshots" : `it has ${names.join(", ")}`,
     });
   }
   requireSoundTable(link, entry);
   return { fileOffset: entry.l1TableOffset, entries: entry.l1Size };
+}
+
+function findEntry(entries: readonly SnapshotEntry[], choice: SnapshotChoice): SnapshotEntry | undefined {
+  if (typeof choice === "string") {
+    return entries.find(({ id }) => id === choice) ?? entries.find(({ name }) => name === choice);
+  }
+  return entries.find(({ id, name }) => (choice.id ?? id) === id && (choice.name ?? name) === name);
 }
 
 function requireSoundTable(link: ChainLink, entry: SnapshotEntry): void {

@@ -1,5 +1,6 @@
 // The flags of convert: read in qemu-img's order, with what excludes what.
 
+import type { SnapshotChoice } from "../../format/index.ts";
 import { failure } from "./messages.ts";
 import type { ImgInput } from "./input.ts";
 import { asksForHelp, type ListedOption, parseOptionList, parseOptionLists } from "./option-list.ts";
@@ -22,7 +23,7 @@ export interface ConvertFlags {
   readonly atOnce: number;
   readonly inOrder: boolean;
   readonly bytesPerSecond: number | undefined;
-  readonly snapshot: string | undefined;
+  readonly snapshot: SnapshotChoice | undefined;
   readonly cache: string;
   readonly sourceCache: string;
   readonly quiet: boolean;
@@ -99,14 +100,15 @@ function readRequests(text: string | undefined): number {
 }
 
 /** `snapshot.id=…,snapshot.name=…`, or an id or name alone. */
-export function readSnapshot(text: string | undefined): string | undefined {
+export function readSnapshot(text: string | undefined): SnapshotChoice | undefined {
   if (text === undefined || !text.startsWith("snapshot.")) return text;
-  let found: string | undefined;
+  const found: { id?: string; name?: string } = {};
   for (const { name, value } of parseOptionList(text)) {
     if ((name !== "snapshot.id" && name !== "snapshot.name") || value === undefined) {
       throw failure(`Invalid parameter '${name}'\n%: Failed in parsing snapshot param '${text}'`);
     }
-    found = value;
+    if (name === "snapshot.id") found.id = value;
+    else found.name = value;
   }
   return found;
 }

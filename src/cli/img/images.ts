@@ -7,6 +7,7 @@ import {
   type ImageFormat,
   type OpenedImage,
   openImage,
+  type SnapshotChoice,
   stackImages,
 } from "../../format/index.ts";
 import type { LockWaiting } from "../../storage/index.ts";
@@ -25,7 +26,7 @@ export interface SourceOptions {
   /** False: the image alone. Default: its whole chain. */
   readonly backing?: boolean;
   /** Id or name of an internal snapshot. */
-  readonly snapshot?: string | undefined;
+  readonly snapshot?: SnapshotChoice | undefined;
   /** False: what is odd about the image is said at another time. */
   readonly warns?: boolean;
 }

@@ -8,6 +8,7 @@ import {
   measureQcow2,
   measureRaw,
   type MeasureSource,
+  type SnapshotChoice,
 } from "../../format/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { readSnapshot } from "./convert-flags.ts";
@@ -122,7 +123,7 @@ function targetOptions(format: ImageFormat, lists: readonly string[]): CreateOpt
 async function openMeasured(
   invocation: ImgInvocation,
   operand: string,
-  snapshot: string | undefined,
+  snapshot: SnapshotChoice | undefined,
 ): ReturnType<typeof openSource> {
   const options = { ...sourceOptions(invocation), snapshot };
   try {

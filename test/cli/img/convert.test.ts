@@ -179,6 +179,8 @@ describe("convert refuses as qemu-img does, and leaves nothing", () => {
     "-n --target-image-opts -O raw a.qcow2 driver=raw,file.filename=b.raw",
     "-l foo a.qcow2 o",
     "-l snapshot.id=7 a.qcow2 o",
+    "-l snapshot.id=before a.qcow2 o",
+    "-l snapshot.name=1 a.qcow2 o",
     "-l snapshot.foo=1 a.qcow2 o",
     "-l 1 a.qcow2 b.raw o",
     "-t foo a.qcow2 o",
