@@ -2,7 +2,8 @@
 //
 // Invariants
 // - Up to 64 KiB are read and written on the main thread, where a call takes microseconds and the order of
-//   calls is the order in the program; more goes through Node's thread pool, as every flush does.
+//   calls is the order in the program; more goes through Node's thread pool, as every flush does, but for what
+//   can be read without waiting while the pool is busy.
 // - A descriptor is closed only when no call on the thread pool uses it any more: its number may be
 //   somebody else's a moment later.
 // - A flush that failed has lost what it should have written, whatever a second one says: after a failure
@@ -27,7 +28,7 @@ import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { describeStat } from "./file-stat.ts";
 import type { ByteRange, FileAccess, FileStat, LockKind, StorageFile } from "./storage.ts";
 import type { SystemCalls } from "./system-calls.ts";
-import { errnoName, explainError } from "./system-error.ts";
+import { doneUnless, errnoName, explainError } from "./system-error.ts";
 
 /** Gives the system calls; undefined, or an error for those who can't do without, where they can't be loaded. */
 export interface NativeAccess {
@@ -40,6 +41,10 @@ const SYNC_BYTES_MAX = 64 * 1024;
 const CALL_BYTES_MAX = 1024 * 1024 * 1024;
 const KERNEL_COPY_BYTES = 16 * 1024 * 1024;
 const ZEROS_BYTES = SYNC_BYTES_MAX;
+
+const BUSY_POOL_CALLS = 2;
+/** Of all files. */
+let callsInPool = 0;
 
 const readInPool = promisify(readWithCallback);
 const writeInPool = promisify(writeWithCallback);
@@ -77,10 +82,18 @@ export class NodeFile implements StorageFile {
     return this.#transfer("read from", target, offset, (start, length, position) =>
       length <= SYNC_BYTES_MAX
         ? readSync(this.#open(), target, start, length, position)
-        : this.#pooled(
+        : this.#readCached(target, start, length, position) ||
+          this.#pooled(
             readInPool(this.#open(), target, start, length, position).then((done) => done.bytesRead),
           ),
     );
+  }
+
+  /** While the pool is at work for every core, what is in memory is read here: waiting would take longer. */
+  #readCached(target: Uint8Array, start: number, length: number, position: number): number {
+    if (callsInPool < BUSY_POOL_CALLS) return 0;
+    const part = target.subarray(start, start + length);
+    return this.#native.optional()?.readCached(this.#open(), part, position) ?? 0;
   }
 
   beginRead(range: ByteRange): void {
@@ -367,24 +380,16 @@ export class NodeFile implements StorageFile {
 
   async #pooled<T>(call: Promise<T>): Promise<T> {
     this.#inPool.add(call);
+    callsInPool += 1;
     try {
       return await call;
     } finally {
+      callsInPool -= 1;
       this.#inPool.delete(call);
     }
   }
 
   async #idle(): Promise<void> {
     while (this.#inPool.size > 0) await Promise.allSettled(this.#inPool);
-  }
-}
-
-/** Whether the call did its work; false when it failed with one of these errnos. */
-function doneUnless(errnos: ReadonlySet<string>, call: () => boolean): boolean {
-  try {
-    return call();
-  } catch (error) {
-    if (errnos.has(errnoName(error) ?? "")) return false;
-    throw error;
   }
 }

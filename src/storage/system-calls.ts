@@ -31,6 +31,11 @@ export interface SystemCalls {
   beginWriteback(descriptor: number): void;
   /** posix_fadvise with POSIX_FADV_WILLNEED: begins to read the range into memory. */
   beginRead(descriptor: number, range: ByteRange): void;
+  /**
+   * preadv2 with RWF_NOWAIT: fills target with what is in memory already. Returns the bytes read; 0 where the
+   * first of them are not, and for any error.
+   */
+  readCached(descriptor: number, target: Uint8Array, offset: number): number;
   /** FICLONE: target gets all of source's blocks, shared. */
   clone(source: number, target: number): Promise<void>;
   /** FALLOC_FL_PUNCH_HOLE, keeping the size. */
@@ -88,6 +93,7 @@ const AT_FDCWD = -100;
 const RENAME_NOREPLACE = 1;
 const SYNC_FILE_RANGE_WRITE = 2;
 const POSIX_FADV_WILLNEED = 3;
+const RWF_NOWAIT = 8;
 
 // struct flock: l_type (16 bits) at 0, l_whence (16 bits) at 2, l_start at 8, l_len at 16 (64 bits each),
 // l_pid (32 bits, must be 0 for these locks) at 24.
@@ -127,6 +133,7 @@ export function loadSystemCalls(): SystemCalls {
       // A hint too.
       native.fileAdvise(descriptor, range.start, range.lengthBytes, POSIX_FADV_WILLNEED);
     },
+    readCached: makeCachedReader(native),
     async clone(source, target) {
       await callInThread(native, "ioctl FICLONE", native.ioctl, target, FICLONE, source);
     },
@@ -151,7 +158,7 @@ export function loadSystemCalls(): SystemCalls {
   };
 }
 
-type NativeArgument = number | string | Uint8Array | BigInt64Array;
+type NativeArgument = number | string | Uint8Array | BigInt64Array | BigUint64Array;
 
 /** A bound C function. Its result is -1 for an error, whose number errno() then gives. */
 interface NativeFunction {
@@ -170,6 +177,10 @@ interface NativeFunctions {
   readonly renameat2: NativeFunction;
   readonly syncFileRange: NativeFunction;
   readonly fileAdvise: NativeFunction;
+  /** Not every C library has it. */
+  readonly bindPreadv2: () => NativeFunction | undefined;
+  /** Where the bytes lie in memory. */
+  readonly address: (bytes: Uint8Array) => bigint;
   readonly errno: () => number;
 }
 
@@ -210,7 +221,29 @@ function bindNative(): NativeFunctions {
       "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
     ),
     fileAdvise: libc.func("int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)"),
+    bindPreadv2() {
+      try {
+        return libc.func("int64_t preadv2(int fd, void *vector, int count, int64_t offset, int flags)");
+      } catch {
+        // An older musl: nothing is lost but speed.
+        return undefined;
+      }
+    },
+    address: (bytes) => koffi.address(bytes),
     errno: () => koffi.errno(),
+  };
+}
+
+function makeCachedReader(native: NativeFunctions): SystemCalls["readCached"] {
+  let preadv2: NativeFunction | undefined;
+  let isBound = false;
+  return (descriptor, target, offset) => {
+    if (!isBound) preadv2 = native.bindPreadv2();
+    isBound = true;
+    if (preadv2 === undefined) return 0;
+    // struct iovec: an address and a length.
+    const vector = BigUint64Array.of(native.address(target), BigInt(target.length));
+    return Math.max(0, Number(preadv2(descriptor, vector, 1, offset, RWF_NOWAIT)));
   };
 }
 

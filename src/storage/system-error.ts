@@ -69,3 +69,13 @@ function meaningOf(cause: unknown): Meaning | undefined {
   const words = getSystemErrorMap().get(cause.errno)?.[1] ?? name;
   return { code: "E_IO", text: words.charAt(0).toUpperCase() + words.slice(1) };
 }
+
+/** Whether the call did its work; false when it failed with one of these errnos. */
+export function doneUnless(errnos: ReadonlySet<string>, call: () => boolean): boolean {
+  try {
+    return call();
+  } catch (error) {
+    if (errnos.has(errnoName(error) ?? "")) return false;
+    throw error;
+  }
+}
