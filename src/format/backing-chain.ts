@@ -16,11 +16,11 @@ import { explainOpenFailure, inLoop, notQcow2, tooDeep, unknownFormat } from "./
 import { type Fingerprint, fingerprintFrom } from "./fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "./image-format.ts";
 import { type GateOptions, passGate } from "./open-gate.ts";
-import { hasQcowMagic, PROBE_TAIL_BYTES, probeFormat } from "./probe.ts";
+import { hasQcowMagic } from "./probe.ts";
 import type { Qcow2Header } from "./qcow2/header-cluster.ts";
 import { SECTOR_BYTES } from "./qcow2/limits.ts";
 import { quoteName, shellQuote } from "./quote-name.ts";
-import { HEAD_BYTES, readBytes, readHead, readQcow2Header } from "./read-header.ts";
+import { probeFile, readHead, readQcow2Header } from "./read-header.ts";
 import { requireSupported } from "./require-supported.ts";
 
 /** Images in a chain, the active layer included. */
@@ -58,6 +58,11 @@ export interface ChainLink {
   readonly dataFile: DataFile | undefined;
   /** What an operator should know about this image, one sentence each. */
   readonly warnings: readonly string[];
+}
+
+/** What a link has open: the image's own file, and its external data file where it has one. */
+export function filesOf({ file, dataFile }: Pick<ChainLink, "file" | "dataFile">): readonly StorageFile[] {
+  return dataFile === undefined ? [file] : [file, dataFile.file];
 }
 
 export interface Chain {
@@ -156,7 +161,7 @@ async function settleFormat(
   warnings: string[],
 ): Promise<ImageFormat> {
   const { path, overlay, format } = reference;
-  const probed = probeFormat(head, hasQcowMagic(head) ? undefined : await readTail(file, head, stat));
+  const probed = await probeFile(file, head, stat.sizeBytes);
   if (format === "qcow2" && !hasQcowMagic(head)) throw notQcow2(path, probed, overlay?.path);
   if (format === "raw" && probed !== undefined) {
     warnings.push(
@@ -172,11 +177,6 @@ async function settleFormat(
     );
   }
   return "qcow2";
-}
-
-async function readTail(file: StorageFile, head: Uint8Array, stat: FileStat): Promise<Uint8Array> {
-  const start = Math.max(0, stat.sizeBytes - PROBE_TAIL_BYTES);
-  return stat.sizeBytes > HEAD_BYTES ? readBytes(file, start, PROBE_TAIL_BYTES) : head.subarray(start);
 }
 
 function findBackingReference(overlay: ChainLink): Reference | undefined {

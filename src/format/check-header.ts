@@ -8,8 +8,8 @@ import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import { findUnknownIncompatibleBits, INCOMPATIBLE_BIT } from "./qcow2/features.ts";
 import { decodeHeader, type HeaderFields } from "./qcow2/header.ts";
-import { decodeHeaderCluster, measureHeaderCluster } from "./qcow2/header-cluster.ts";
-import { decodeExtensions, findExtension, type HeaderExtension } from "./qcow2/header-extension.ts";
+import { decodeHeaderCluster, decodeOwnExtensions, measureHeaderCluster } from "./qcow2/header-cluster.ts";
+import { findExtension, type HeaderExtension } from "./qcow2/header-extension.ts";
 import {
   BACKING_NAME_BYTES_MAX,
   countL1Entries,
@@ -17,8 +17,7 @@ import {
   REFCOUNT_TABLE_BYTES_MAX,
   TABLE_ENTRY_BYTES,
 } from "./qcow2/limits.ts";
-
-const HEAD_BYTES = 4096;
+import { readBytes, readHead } from "./read-header.ts";
 
 export interface CheckHeader extends HeaderFields {
   readonly extensions: readonly HeaderExtension[];
@@ -26,9 +25,9 @@ export interface CheckHeader extends HeaderFields {
 
 /** E_CORRUPT and E_UNSUPPORTED with offset and field, for what QEMU would not check either. */
 export async function readCheckHeader(file: StorageFile, fileSizeBytes: number): Promise<CheckHeader> {
-  const head = await readStart(file, HEAD_BYTES);
+  const head = await readHead(file);
   const lengthBytes = measureHeaderCluster(head);
-  const bytes = lengthBytes > head.length ? await readStart(file, lengthBytes) : head;
+  const bytes = lengthBytes > head.length ? await readBytes(file, 0, lengthBytes) : head;
   try {
     return decodeHeaderCluster(bytes, fileSizeBytes);
   } catch (error) {
@@ -56,13 +55,7 @@ function decodeLeniently(bytes: Uint8Array, refusal: ImgtxError): CheckHeader {
     fields.backingFileOffset <= clusterSizeBytes &&
     fields.backingFileSize <= maxBackingNameBytes(fields);
   if (!isPossible) throw refusal;
-  const { extensions } = decodeExtensions(
-    bytes,
-    fields.headerLength,
-    fields.backingFileOffset === 0
-      ? { end: clusterSizeBytes, endedBy: "cluster" }
-      : { end: fields.backingFileOffset, endedBy: "backing file name" },
-  );
+  const extensions = decodeOwnExtensions(bytes, fields);
   if (FIELDS_BEFORE_CHECK.has(refusal.field ?? "")) throw refusal;
   const needsDataFile = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.externalDataFile);
   if (needsDataFile && findExtension(extensions, "dataFile") === undefined) throw refusal;
@@ -82,8 +75,3 @@ const FIELDS_BEFORE_CHECK: ReadonlySet<string> = new Set([
   "bitmap_directory_size",
   "nb_bitmaps",
 ]);
-
-async function readStart(file: StorageFile, lengthBytes: number): Promise<Uint8Array> {
-  const buffer = new Uint8Array(lengthBytes);
-  return buffer.subarray(0, await file.read(buffer, 0));
-}

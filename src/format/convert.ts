@@ -21,7 +21,7 @@ import { openForWriting } from "./open-for-writing.ts";
 import { hasQcowMagic } from "./probe.ts";
 import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
 import type { Qcow2Header } from "./qcow2/header-cluster.ts";
-import { readHead, readQcow2Header } from "./read-header.ts";
+import { readHead, readOwnHeader } from "./read-header.ts";
 import type { TargetFile } from "./target-file.ts";
 
 export interface NewTarget {
@@ -179,11 +179,6 @@ export async function openExistingTarget(
 
 async function recognise(file: StorageFile): Promise<ImageFormat> {
   return hasQcowMagic(await readHead(file)) ? "qcow2" : "raw";
-}
-
-async function readOwnHeader(file: StorageFile, path: string): Promise<Qcow2Header> {
-  const { sizeBytes } = await file.stat();
-  return readQcow2Header(file, await readHead(file), sizeBytes, path);
 }
 
 /** Bitmaps are not kept up by the writer: its first change makes them worthless, and leaks their clusters. */

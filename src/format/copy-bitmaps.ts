@@ -20,7 +20,7 @@ import {
 import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
 import { encodeHeaderCluster, type Qcow2Header } from "./qcow2/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
-import { readHead, readQcow2Header } from "./read-header.ts";
+import { readOwnHeader } from "./read-header.ts";
 import { MetadataMap } from "./writer/metadata-map.ts";
 import { WriterState } from "./writer/writer-state.ts";
 
@@ -62,8 +62,7 @@ export async function copyBitmaps(
 ): Promise<void> {
   if (bitmaps.length === 0) return;
   const { file, path } = target;
-  const { sizeBytes } = await file.stat();
-  const header = await readQcow2Header(file, await readHead(file), sizeBytes, path);
+  const header = await readOwnHeader(file, path);
   if (header.version === 2) {
     const name = bitmaps[0]?.name ?? "";
     const message = `Failed to create bitmap ${name}: Cannot store dirty bitmaps in qcow2 v2 files`;

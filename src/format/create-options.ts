@@ -9,6 +9,7 @@ import {
   CLUSTER_BITS_MAX,
   CLUSTER_BITS_MIN,
   CLUSTER_BITS_MIN_EXTENDED_L2,
+  SECTOR_BYTES,
 } from "./qcow2/limits.ts";
 
 /** Words are taken as the user gave them; what they can't be is refused here. What is left out has its default. */
@@ -166,7 +167,8 @@ function parseCompressionType(type: string | undefined): "zlib" | "zstd" {
   throw usage(`Parameter 'compression-type' does not accept value '${type}'`, "compression_type");
 }
 
-function settleClusterBits(clusterSizeBytes: number, extendedL2: boolean): number {
+/** E_USAGE for a size that no cluster has, or none with extended L2 entries. */
+export function settleClusterBits(clusterSizeBytes: number, extendedL2: boolean): number {
   const clusterBits = Math.log2(clusterSizeBytes);
   if (!Number.isInteger(clusterBits) || clusterBits < CLUSTER_BITS_MIN || clusterBits > CLUSTER_BITS_MAX) {
     throw usage("Cluster size must be a power of two between 512 and 2048k", "cluster_size");
@@ -201,7 +203,7 @@ export function settleVirtualSize(
 ): number {
   const sizeBytes = virtualSizeBytes ?? backingSizeBytes;
   if (sizeBytes === undefined) throw usage("Image creation needs a size parameter", "size");
-  return Math.ceil(sizeBytes / 512) * 512;
+  return Math.ceil(sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
 }
 
 export function imageTooLarge(format: ImageFormat): ImgtxError {

@@ -1,7 +1,7 @@
 // The format layer's face: images, their chains, and new overlays. What is not exported here is its own.
 
 export type { Chain, ChainLink } from "./backing-chain.ts";
-export { CHAIN_DEPTH_MAX, openChain } from "./backing-chain.ts";
+export { CHAIN_DEPTH_MAX, filesOf, openChain } from "./backing-chain.ts";
 export { composeBackingPath, isProtocolName, makeRelativeName } from "./backing-name.ts";
 export { checkQcow2 } from "./check.ts";
 export type { CompareResult } from "./compare.ts";

@@ -6,20 +6,12 @@
 // - No guest data is read.
 
 import { ImgtxError } from "../errors/index.ts";
-import type { CreateOptions } from "./create-options.ts";
+import { type CreateOptions, settleClusterBits } from "./create-options.ts";
 import { ExtentCursor } from "./extent-cursor.ts";
 import type { OpenedImage } from "./open-image.ts";
 import { measureBitmap } from "./qcow2/bitmap.ts";
 import { roundUpTo8 } from "./qcow2/header-extension.ts";
-import {
-  CLUSTER_BITS_MAX,
-  CLUSTER_BITS_MIN,
-  CLUSTER_BITS_MIN_EXTENDED_L2,
-  L1_TABLE_BYTES_MAX,
-  REFCOUNT_ORDER_MAX,
-  SECTOR_BYTES,
-  TABLE_ENTRY_BYTES,
-} from "./qcow2/limits.ts";
+import { L1_TABLE_BYTES_MAX, REFCOUNT_ORDER_MAX, SECTOR_BYTES, TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
 import { readBitmapDirectory } from "./qcow2-bitmaps.ts";
 
 export interface Measured {
@@ -77,16 +69,7 @@ interface Layout {
 /** Only what decides on sizes, judged in qemu-img's order. */
 function settleLayout(options: CreateOptions): Layout {
   const { clusterSizeBytes = 65_536, extendedL2 = false, preallocation = "off", compat = "1.1" } = options;
-  const clusterBits = Math.log2(clusterSizeBytes);
-  if (!Number.isInteger(clusterBits) || clusterBits < CLUSTER_BITS_MIN || clusterBits > CLUSTER_BITS_MAX) {
-    throw usage("Cluster size must be a power of two between 512 and 2048k", "cluster_size");
-  }
-  if (extendedL2 && clusterBits < CLUSTER_BITS_MIN_EXTENDED_L2) {
-    throw usage(
-      "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
-      "extended_l2",
-    );
-  }
+  settleClusterBits(clusterSizeBytes, extendedL2);
   if (!["off", "metadata", "falloc", "full"].includes(preallocation)) {
     throw usage(`invalid parameter value: ${preallocation}`, "preallocation");
   }

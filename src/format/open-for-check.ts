@@ -8,7 +8,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
-import { type ChainLink, type ChainOptions, openChain } from "./backing-chain.ts";
+import { type ChainLink, type ChainOptions, filesOf, openChain } from "./backing-chain.ts";
 import type { ImageFormat } from "./image-format.ts";
 
 export interface CheckSubject {
@@ -39,9 +39,7 @@ export async function openForCheck(
       format: top.format,
       file: top.file,
       header: top.header,
-      filesByDepth: chain.links.map(({ file, dataFile }) =>
-        dataFile === undefined ? [file] : [file, dataFile.file],
-      ),
+      filesByDepth: chain.links.map(filesOf),
       close: () => chain.close(),
     };
   } catch (error) {

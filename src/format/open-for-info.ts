@@ -12,10 +12,10 @@ import { notQcow2, unknownFormat } from "./chain-errors.ts";
 import { fingerprintFrom } from "./fingerprint.ts";
 import type { ImageFormat } from "./image-format.ts";
 import { type GateOptions, passGate } from "./open-gate.ts";
-import { hasQcowMagic, PROBE_TAIL_BYTES, probeFormat } from "./probe.ts";
+import { hasQcowMagic } from "./probe.ts";
 import type { Qcow2Header } from "./qcow2/header-cluster.ts";
 import { SECTOR_BYTES } from "./qcow2/limits.ts";
-import { HEAD_BYTES, readBytes, readHead, readQcow2Header } from "./read-header.ts";
+import { probeFile, readHead, readQcow2Header } from "./read-header.ts";
 import { requireSupported } from "./require-supported.ts";
 
 /** How an image leads to another one. */
@@ -65,11 +65,7 @@ async function describeLink(
 ): Promise<ChainLink> {
   const stat = await file.stat();
   const head = await readHead(file);
-  const tail =
-    stat.sizeBytes > HEAD_BYTES
-      ? await readBytes(file, stat.sizeBytes - PROBE_TAIL_BYTES, PROBE_TAIL_BYTES)
-      : head.subarray(Math.max(0, head.length - PROBE_TAIL_BYTES));
-  const probed = probeFormat(head, hasQcowMagic(head) ? undefined : tail);
+  const probed = await probeFile(file, head, stat.sizeBytes);
   if (stated === "qcow2" && !hasQcowMagic(head)) throw notQcow2(path, probed, reference?.overlayPath);
   // The user named this very file, so that no guest can have led here by what it wrote.
   const isGuessed = stated === undefined && probed === undefined && reference === undefined;

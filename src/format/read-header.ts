@@ -2,10 +2,11 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
+import { hasQcowMagic, PROBE_TAIL_BYTES, probeFormat, type ProbedFormat } from "./probe.ts";
 import { decodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "./qcow2/header-cluster.ts";
 
 /** QEMU's header, its extensions and a long backing file name fit into this. */
-export const HEAD_BYTES = 4096;
+const HEAD_BYTES = 4096;
 
 const HINT_CORRUPT = "restore the image from a copy; `qemu-img check` may say more about it";
 const HINT_UNSUPPORTED = "use the tool that made the image, or a version of imgtx that knows what it uses";
@@ -18,6 +19,25 @@ export async function readHead(file: StorageFile): Promise<Uint8Array> {
 export async function readBytes(file: StorageFile, offset: number, lengthBytes: number): Promise<Uint8Array> {
   const buffer = new Uint8Array(lengthBytes);
   return buffer.subarray(0, await file.read(buffer, offset));
+}
+
+/** What the file's content looks like. Its end is read only where its head, from readHead, tells nothing. */
+export async function probeFile(
+  file: StorageFile,
+  head: Uint8Array,
+  fileSizeBytes: number,
+): Promise<ProbedFormat | undefined> {
+  if (hasQcowMagic(head)) return probeFormat(head);
+  const start = Math.max(0, fileSizeBytes - PROBE_TAIL_BYTES);
+  const tail =
+    fileSizeBytes > HEAD_BYTES ? await readBytes(file, start, PROBE_TAIL_BYTES) : head.subarray(start);
+  return probeFormat(head, tail);
+}
+
+/** The header of a file that is known to be a qcow2 image. */
+export async function readOwnHeader(file: StorageFile, path: string): Promise<Qcow2Header> {
+  const { sizeBytes } = await file.stat();
+  return readQcow2Header(file, await readHead(file), sizeBytes, path);
 }
 
 /**

@@ -2,13 +2,12 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { Image } from "./image.ts";
+import { SECTOR_BYTES } from "./qcow2/limits.ts";
 
 export interface Salvage {
   /** Told of each sector that was lost, with its guest offset. */
   onLost(offset: number, error: ImgtxError): void;
 }
-
-const SECTOR_BYTES = 512;
 
 /** Fills target in any case. A failed read is repeated in halves, down to one sector. */
 export async function readSalvaging(

@@ -1,10 +1,9 @@
 // Finding zeros, and differences, in bytes that were read. Whole blocks are compared by memcmp: it ends at
 // the first byte that differs, so that data costs next to nothing and zeros run at the speed of memory.
 
-const ZEROS = new Uint8Array(1024 * 1024);
+import { SECTOR_BYTES } from "./qcow2/limits.ts";
 
-/** Differences are told by sectors, as qemu-img tells them. */
-const SECTOR_BYTES = 512;
+const ZEROS = new Uint8Array(1024 * 1024);
 
 export function isZero(bytes: Uint8Array): boolean {
   for (let start = 0; start < bytes.length; start += ZEROS.length) {
@@ -14,7 +13,7 @@ export function isZero(bytes: Uint8Array): boolean {
   return true;
 }
 
-/** Offset of the first sector in which they differ; undefined where they are equal. Equally long. */
+/** Offset of the first sector in which they differ, as qemu-img tells of differences; undefined where they are equal. Equally long. */
 export function findDifference(first: Uint8Array, second: Uint8Array): number | undefined {
   if (Buffer.compare(first, second) === 0) return undefined;
   let start = 0;

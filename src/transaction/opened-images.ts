@@ -7,7 +7,7 @@
 
 import { posix } from "node:path";
 import { canonicalPath } from "../device/index.ts";
-import { type Chain, holdImages, openChain, parseImageFormat } from "../format/index.ts";
+import { type Chain, filesOf, holdImages, openChain, parseImageFormat } from "../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../storage/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 
@@ -49,9 +49,7 @@ export class OpenedImages {
   async lock(waiting: LockWaiting): Promise<void> {
     const fresh = this.#chains.slice(this.#unlockedFrom);
     const images = fresh.flatMap(({ chain, device }) =>
-      chain.links.flatMap(({ file, dataFile }) =>
-        [file, ...(dataFile ? [dataFile.file] : [])].map((opened) => ({ file: opened, device })),
-      ),
+      chain.links.flatMap(filesOf).map((file) => ({ file, device })),
     );
     await holdImages(this.#storage, images, waiting);
     this.#unlockedFrom = this.#chains.length;

@@ -1,18 +1,12 @@
 // imgtx img check
 
 import { ImgtxError } from "../../errors/index.ts";
-import {
-  type CheckResult,
-  type CheckSubject,
-  checkQcow2,
-  holdImages,
-  openForCheck,
-} from "../../format/index.ts";
+import { type CheckResult, type CheckSubject, checkQcow2, openForCheck } from "../../format/index.ts";
 import { toTwoDecimals } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { parseImageName } from "./image-name.ts";
-import { belowTop, explained, lockWaiting, parseDriver, sourceOptions } from "./images.ts";
+import { belowTop, explained, holdByDepth, parseDriver, sourceOptions } from "./images.ts";
 import { failure, usageError } from "./messages.ts";
 import {
   forceShareOption,
@@ -126,7 +120,7 @@ async function open(invocation: ImgInvocation, operand: string): Promise<CheckSu
   );
   if (options.forceShare || name.forceShare) return subject;
   try {
-    for (const [depth, files] of subject.filesByDepth.entries()) await hold(invocation, files, depth);
+    await holdByDepth(invocation, subject.filesByDepth);
     return subject;
   } catch (error) {
     await subject.close();
@@ -139,20 +133,6 @@ async function openSubject(path: string, open: () => Promise<CheckSubject>): Pro
     return await open();
   } catch (error) {
     throw error instanceof ImgtxError ? belowTop(error, path) : error;
-  }
-}
-
-async function hold(
-  invocation: ImgInvocation,
-  files: CheckSubject["filesByDepth"][number],
-  depth: number,
-): Promise<void> {
-  const images = files.map((file) => ({ file }));
-  try {
-    await holdImages(invocation.context.storage, images, lockWaiting(invocation));
-  } catch (error) {
-    if (!(error instanceof ImgtxError) || depth === 0) throw error;
-    throw error.reworded(`${"Could not open backing file: ".repeat(depth)}${error.message}`);
   }
 }
 

@@ -3,6 +3,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import {
+  filesOf,
   holdImages,
   type ImageFormat,
   type OpenedImage,
@@ -10,7 +11,7 @@ import {
   type SnapshotChoice,
   stackImages,
 } from "../../format/index.ts";
-import type { LockWaiting } from "../../storage/index.ts";
+import type { LockWaiting, StorageFile } from "../../storage/index.ts";
 import type { ImgInvocation } from "./command.ts";
 import { type ImageName, parseImageName } from "./image-name.ts";
 import { failure, wordsOf } from "./messages.ts";
@@ -99,7 +100,8 @@ async function openNamed(
             own,
             await openAlone(invocation, name.backing, name.backing.format, { ...options, backing: true }),
           );
-    if (!options.forceShare && !name.forceShare) await hold(invocation, image);
+    if (!options.forceShare && !name.forceShare)
+      await holdByDepth(invocation, image.chain.links.map(filesOf));
     return image;
   } catch (error) {
     await own.close();
@@ -188,12 +190,14 @@ export function isOtherDriver(name: string): boolean {
   return OTHER_DRIVERS.has(name);
 }
 
-async function hold(invocation: ImgInvocation, image: OpenedImage): Promise<void> {
-  const { links } = image.chain;
-  for (const [depth, { file, dataFile }] of links.entries()) {
-    const files = dataFile === undefined ? [{ file }] : [{ file }, { file: dataFile.file }];
+/** Holds the files of each image of a chain against writers; what is in the way is told with its depth. */
+export async function holdByDepth(
+  invocation: ImgInvocation,
+  filesByDepth: readonly (readonly StorageFile[])[],
+): Promise<void> {
+  for (const [depth, files] of filesByDepth.entries()) {
     try {
-      await holdImages(invocation.context.storage, files, lockWaiting(invocation));
+      await holdFiles(invocation, files);
     } catch (error) {
       if (!(error instanceof ImgtxError) || depth === 0) throw error;
       throw error.reworded(`${"Could not open backing file: ".repeat(depth)}${error.message}`);
@@ -203,10 +207,12 @@ async function hold(invocation: ImgInvocation, image: OpenedImage): Promise<void
 
 /** Nobody may write below a new overlay: what it stands on, with all below, until it is closed. */
 export async function holdBacking(invocation: ImgInvocation, image: OpenedImage): Promise<void> {
-  const files = image.chain.links.flatMap(({ file, dataFile }) =>
-    dataFile === undefined ? [{ file }] : [{ file }, { file: dataFile.file }],
-  );
-  await holdImages(invocation.context.storage, files, lockWaiting(invocation));
+  await holdFiles(invocation, image.chain.links.flatMap(filesOf));
+}
+
+async function holdFiles(invocation: ImgInvocation, files: readonly StorageFile[]): Promise<void> {
+  const images = files.map((file) => ({ file }));
+  await holdImages(invocation.context.storage, images, lockWaiting(invocation));
 }
 
 export function lockWaiting({ waitMs, signal, console }: ImgInvocation): LockWaiting {

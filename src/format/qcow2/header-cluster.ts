@@ -77,15 +77,19 @@ export function decodeHeaderCluster(bytes: Uint8Array, fileSizeBytes: number): Q
   const fields = decodeHeader(bytes);
   const clusterSizeBytes = 2 ** fields.clusterBits;
   checkBackingName(fields, clusterSizeBytes);
-  const { extensions } = decodeExtensions(
-    bytes,
-    fields.headerLength,
-    fields.backingFileOffset === 0
-      ? { end: clusterSizeBytes, endedBy: "cluster" }
-      : { end: fields.backingFileOffset, endedBy: "backing file name" },
-  );
+  const extensions = decodeOwnExtensions(bytes, fields);
   checkTables(fields, extensions, fileSizeBytes);
   return describeHeader(fields, extensions, decodeBackingName(bytes, fields));
+}
+
+/** The extensions between the header of these fields and what ends them. E_CORRUPT with offset and field. */
+export function decodeOwnExtensions(bytes: Uint8Array, fields: HeaderFields): readonly HeaderExtension[] {
+  const { headerLength, backingFileOffset, clusterBits } = fields;
+  const limit =
+    backingFileOffset === 0
+      ? ({ end: 2 ** clusterBits, endedBy: "cluster" } as const)
+      : ({ end: backingFileOffset, endedBy: "backing file name" } as const);
+  return decodeExtensions(bytes, headerLength, limit).extensions;
 }
 
 export interface HeaderCluster {
