@@ -38,18 +38,39 @@ export const isFingerprint = objectOf({
   headerSha256: orNull(isText),
 });
 
+const isChain = listOf(
+  objectOf({
+    image: isText,
+    format: isFormat,
+    name: orNull(isText),
+    fingerprint: isFingerprint,
+    dataFile: orNull(objectOf({ image: isText, fingerprint: isFingerprint })),
+  }),
+);
+
+const isMirrorEntry = objectOf({
+  image: isText,
+  format: isFormat,
+  sync: oneOf("full", "top", "none"),
+  chain: isChain,
+  source: isChain,
+  bitmap: orNull(isText),
+});
+
+const isFrozenEntry = objectOf({
+  since: isText,
+  by: isText,
+  fences: listOf(
+    objectOf({ image: isText, offset: isCount, before: isText, after: isText, modifiedNs: isText }),
+  ),
+});
+
 export const isDeviceEntry = objectOf({
   name: isText,
   image: isText,
   format: isFormat,
   virtualSizeBytes: isCount,
-  chain: listOf(
-    objectOf({
-      image: isText,
-      format: isFormat,
-      name: orNull(isText),
-      fingerprint: isFingerprint,
-      dataFile: orNull(objectOf({ image: isText, fingerprint: isFingerprint })),
-    }),
-  ),
+  chain: isChain,
+  mirror: orNull(isMirrorEntry),
+  frozen: orNull(isFrozenEntry),
 });

@@ -22,6 +22,42 @@ export interface ChainEntry {
   readonly dataFile: { readonly image: string; readonly fingerprint: Fingerprint } | null;
 }
 
+export type MirrorSync = "full" | "top" | "none";
+
+/** A copy of a device that is kept up by `mirror`, and that `reopen` may change to. */
+export interface MirrorEntry {
+  readonly image: string;
+  readonly format: ImageFormat;
+  /** What it holds: the whole content, the active layer's alone over the same backing image, or nothing yet. */
+  readonly sync: MirrorSync;
+  /** The mirror's own chain, as it was when it was last brought in line. Its first image is the mirror. */
+  readonly chain: readonly ChainEntry[];
+  /** The chain of the device that it is a copy of, as it was then. */
+  readonly source: readonly ChainEntry[];
+  /** The persistent bitmap in the source's active layer that marks what was written since; null: none. */
+  readonly bitmap: string | null;
+}
+
+/** Bytes of an image that were overwritten to fence it, and what stood there before. */
+export interface FenceEntry {
+  readonly image: string;
+  readonly offset: number;
+  /** Base64; both are equally long. */
+  readonly before: string;
+  readonly after: string;
+  /** Modification time before, in nanoseconds since 1970. */
+  readonly modifiedNs: string;
+}
+
+export interface FrozenEntry {
+  /** ISO 8601, UTC. */
+  readonly since: string;
+  /** User name. */
+  readonly by: string;
+  /** None for images that have no place for a fence: raw, and qcow2 version 2. */
+  readonly fences: readonly FenceEntry[];
+}
+
 export interface DeviceEntry {
   readonly name: string;
   readonly image: string;
@@ -29,6 +65,8 @@ export interface DeviceEntry {
   /** As it was when the generation was made. */
   readonly virtualSizeBytes: number;
   readonly chain: readonly ChainEntry[];
+  readonly mirror: MirrorEntry | null;
+  readonly frozen: FrozenEntry | null;
 }
 
 export interface DeviceTable {
@@ -168,15 +206,30 @@ function digestOf(content: string): string {
 }
 
 export function mapEntryPaths(entry: DeviceEntry, map: (path: string) => string): DeviceEntry {
+  const { mirror, frozen } = entry;
   return {
     ...entry,
     image: map(entry.image),
-    chain: entry.chain.map((element) => ({
-      ...element,
-      image: map(element.image),
-      dataFile: element.dataFile && { ...element.dataFile, image: map(element.dataFile.image) },
-    })),
+    chain: mapChainPaths(entry.chain, map),
+    mirror: mirror && {
+      ...mirror,
+      image: map(mirror.image),
+      chain: mapChainPaths(mirror.chain, map),
+      source: mapChainPaths(mirror.source, map),
+    },
+    frozen: frozen && {
+      ...frozen,
+      fences: frozen.fences.map((fence) => ({ ...fence, image: map(fence.image) })),
+    },
   };
+}
+
+function mapChainPaths(chain: readonly ChainEntry[], map: (path: string) => string): ChainEntry[] {
+  return chain.map((element) => ({
+    ...element,
+    image: map(element.image),
+    dataFile: element.dataFile && { ...element.dataFile, image: map(element.dataFile.image) },
+  }));
 }
 
 function mapPaths(table: DeviceTable, map: (path: string) => string): DeviceTable {

@@ -10,7 +10,15 @@ export {
   orNull,
   type Shape,
 } from "./data-shape.ts";
-export type { ChainEntry, DeviceEntry, DeviceTable } from "./device-table.ts";
+export type {
+  ChainEntry,
+  DeviceEntry,
+  DeviceTable,
+  FenceEntry,
+  FrozenEntry,
+  MirrorEntry,
+  MirrorSync,
+} from "./device-table.ts";
 export {
   assertDeviceName,
   findDevice,

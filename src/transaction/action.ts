@@ -4,7 +4,7 @@
 //
 // The contract
 // - plan validates, names every file and every table change, and changes nothing. It may refuse.
-// - fill writes the content of the new files, which are empty, private and not yet named. It may refuse.
+// - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
 // - Behind the commit mark no code of an action runs.
 
 import type { DeviceTable } from "../device/index.ts";
@@ -39,10 +39,16 @@ export interface FileToMake {
   readonly owner: Pick<FileStat, "ownerId" | "groupId"> | undefined;
 }
 
+/** What an action may use while it fills files, which can take hours. */
+export interface FillTools {
+  /** Aborted by the first interrupt. */
+  readonly signal: AbortSignal | undefined;
+}
+
 export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes" | "allowPaths"> {
   readonly filesToMake: readonly FileToMake[];
-  /** Writes filesToMake[index]. */
-  fill(index: number, file: StorageFile): Promise<void>;
+  /** Writes filesToMake; the files are in the same order. */
+  fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
   /** Chains that must not change before the commit, with the device they are opened for. */
   readonly chains: readonly { readonly device: string; readonly chain: Chain }[];
 }
@@ -54,5 +60,5 @@ export interface Action<Request> {
 /** What plans have in common when they make no files. */
 export const MAKES_NO_FILES = {
   filesToMake: [],
-  fill: (): Promise<void> => Promise.reject(new Error("this action makes no files")),
+  fillFiles: (): Promise<void> => Promise.reject(new Error("this action makes no files")),
 } as const;

@@ -14,10 +14,15 @@ export const NOT_MADE_YET: Fingerprint = {
   headerSha256: null,
 };
 
+/** A device on this chain, with neither a mirror nor a freeze. */
 export function deviceEntryOf(device: string, chain: Chain): DeviceEntry {
-  const entries = chainEntriesOf(chain);
+  return { name: device, ...placeOf(chain), mirror: null, frozen: null };
+}
+
+/** What of a device's entry follows from its chain. */
+export function placeOf(chain: Chain): Pick<DeviceEntry, "image" | "format" | "virtualSizeBytes" | "chain"> {
   const { path, format, virtualSizeBytes } = activeLayer(chain);
-  return { name: device, image: path, format, virtualSizeBytes, chain: entries };
+  return { image: path, format, virtualSizeBytes, chain: chainEntriesOf(chain) };
 }
 
 export function chainEntriesOf(chain: Chain): ChainEntry[] {

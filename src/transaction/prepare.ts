@@ -11,7 +11,7 @@ import { ImgtxError, settleAll } from "../errors/index.ts";
 import { takeFingerprint } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
 import type { FileToMake, Plan } from "./action.ts";
-import type { Journal, NewFile, PlanRecord, PreparedFile } from "./journal/index.ts";
+import type { Journal, PlanRecord, PreparedFile } from "./journal/index.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
 /** Returns when the files have their names; what it returns settles when the names are durable. */
@@ -28,21 +28,20 @@ export async function prepareStatement(
       throwIfInterrupted(work.options.signal);
       const toMake = plan.filesToMake[index];
       if (!toMake) throw new Error("each new file was planned");
-      await explained(newFile, record, async () => {
+      await explained(record, async () => {
         const file = await storage.createFile(newFile.staging, toMake.mode);
         files.push(file);
         await giveAccess(storage, file, toMake);
-        await plan.fill(index, file);
       });
     }
+    await explained(record, async () => await plan.fillFiles(files, { signal: work.options.signal }));
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
     const prepared = await fingerprints(record, files);
     await settleAll([
-      ...files.map(async (file, index) => {
-        const newFile = record.newFiles[index];
-        if (newFile) await explained(newFile, record, async () => await file.flush("new image"));
+      ...files.map(async (file) => {
+        await explained(record, async () => await file.flush("new image"));
       }),
       journal.append({ type: "prepared", statement: record.statement, files: prepared }, "prepared"),
     ]);
@@ -78,13 +77,15 @@ async function fingerprints(record: PlanRecord, files: readonly StorageFile[]): 
   );
 }
 
-/** Does work on a staging file; its errors name the file that the user knows. */
-async function explained(newFile: NewFile, record: PlanRecord, work: () => Promise<void>): Promise<void> {
-  const { staging, path } = newFile;
+/** Does work on staging files; its errors name the files that the user knows. */
+async function explained(record: PlanRecord, work: () => Promise<void>): Promise<void> {
   try {
     await work();
   } catch (error) {
-    if (!(error instanceof ImgtxError) || error.image !== staging) throw error;
+    if (!(error instanceof ImgtxError)) throw error;
+    const newFile = record.newFiles.find(({ staging }) => staging === error.image);
+    if (!newFile) throw error;
+    const { staging, path } = newFile;
     const device = deviceOf(record, path);
     throw error.reworded(error.message.replaceAll(staging, path), {
       image: path,

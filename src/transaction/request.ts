@@ -1,7 +1,8 @@
 // What a caller may ask of the engine, and what it answers. Plain data on both sides: the command line
 // makes requests and draws outcomes, and knows nothing of journals.
 
-import type { ImageFormat } from "../format/index.ts";
+import type { MirrorSync } from "../device/index.ts";
+import type { CreateOptions, ImageFormat } from "../format/index.ts";
 
 /** How a new overlay's qcow2 structures are laid out; what is left out is inherited from the image below. */
 export interface OverlayOptions {
@@ -59,6 +60,68 @@ export interface RollbackRequest {
   readonly generation: number | undefined;
 }
 
+/** One copy of a device, made or brought in line. */
+export interface MirrorTarget {
+  readonly device: string;
+  /** Absolute path of the copy. Undefined: the mirror that the device has. */
+  readonly file: string | undefined;
+  /** Undefined: the device's own, or qcow2 where it stands on a backing image. */
+  readonly format: string | undefined;
+  /** Undefined: full, or what the mirror has. */
+  readonly sync: MirrorSync | undefined;
+  readonly compressed: boolean;
+  /** How a new image is laid out, as for `img create`. */
+  readonly options: CreateOptions;
+  /** Store the backing file name relative to the copy's folder. */
+  readonly relative: boolean;
+  /** Fill an existing image of the right size, which is compared and brought in line. */
+  readonly reuse: boolean;
+  /** Keep a persistent bitmap in the source, which marks what is written from now on. */
+  readonly bitmap: boolean;
+  /** Read both back at the end and compare them. */
+  readonly verify: boolean;
+}
+
+export interface MirrorRequest {
+  readonly kind: "mirror";
+  /** Copied side by side. */
+  readonly targets: readonly MirrorTarget[];
+}
+
+/** Forgets the mirrors of devices; their files stay. */
+export interface MirrorCancelRequest {
+  readonly kind: "mirror-cancel";
+  readonly devices: readonly string[];
+}
+
+/** A new overlay as the device's active layer, and its twin in another place, where the chain is to move. */
+export interface MigrateRequest {
+  readonly kind: "migrate";
+  readonly device: string;
+  /** Absolute path of the twin. */
+  readonly dest: string;
+  readonly destFormat: string;
+  /** Absolute path of the overlay. */
+  readonly newSource: string;
+  readonly sourceFormat: string;
+  /** Store the overlay's backing file name relative to its folder. The twin's is in any case. */
+  readonly relative: boolean;
+}
+
+export interface FreezeRequest {
+  readonly kind: "freeze";
+  readonly devices: readonly string[];
+  /** Refuse images that have no place for a fence. */
+  readonly strict: boolean;
+}
+
+export interface UnfreezeRequest {
+  readonly kind: "unfreeze";
+  readonly devices: readonly string[];
+  /** Lift a fence that the device table does not know of. */
+  readonly force: boolean;
+}
+
 /** Always refuses, in prepare, after the actions before it were prepared. Tests of rollback need it. */
 export interface RefuseRequest {
   readonly kind: "refuse";
@@ -109,7 +172,11 @@ export interface DeviceDescription {
   /** Active layer first. */
   readonly chain: readonly ChainElement[];
   readonly frozen: boolean;
-  readonly mirror: null;
+  readonly mirror: {
+    readonly image: string;
+    readonly format: ImageFormat;
+    readonly sync: MirrorSync;
+  } | null;
   /** The path by which other programs open it; null where the view has to leave it out. */
   readonly view: string | null;
   /** Id of the open transaction that holds it. */

@@ -28,7 +28,7 @@ export function device(
       }),
     ),
   ];
-  return { name, image, format: "qcow2", virtualSizeBytes: 1_048_576, chain };
+  return { name, image, format: "qcow2", virtualSizeBytes: 1_048_576, chain, mirror: null, frozen: null };
 }
 
 export function table(...devices: readonly DeviceEntry[]): DeviceTable {

@@ -24,7 +24,7 @@ export const refuse: Action<RefuseRequest> = {
       allowPaths: [],
       // The file makes the engine enter prepare; it never gets this name.
       filesToMake: [{ path: `${context.root}/.imgtx/refused`, mode: 0o600, owner: undefined }],
-      fill: () =>
+      fillFiles: () =>
         Promise.reject(
           new ImgtxError(
             "E_REFUSED",

@@ -13,7 +13,7 @@ import {
   writeOverlay,
 } from "../../format/index.ts";
 import type { Action, FileToMake, Plan, PlanContext } from "../action.ts";
-import { activeLayer, chainEntriesOf, deviceEntryOf, NOT_MADE_YET } from "../chain-entry.ts";
+import { activeLayer, chainEntriesOf, NOT_MADE_YET, placeOf } from "../chain-entry.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../request.ts";
 
 interface PlannedTarget {
@@ -51,9 +51,11 @@ export const snapshot: Action<SnapshotRequest> = {
       changes: planned.map(({ target, after }) => ({ device: target.device, after })),
       allowPaths: [],
       filesToMake: planned.flatMap(({ toMake }) => toMake ?? []),
-      async fill(index, file) {
-        const overlay = fresh[index]?.overlay;
-        if (overlay) await writeOverlay(file, overlay);
+      async fillFiles(files) {
+        for (const [index, file] of files.entries()) {
+          const overlay = fresh[index]?.overlay;
+          if (overlay) await writeOverlay(file, overlay);
+        }
       },
       chains: planned.map(({ target, chain }) => ({ device: target.device, chain })),
     };
@@ -81,7 +83,7 @@ async function planTarget(
   const there = await context.storage.statLink(path);
   if (there) {
     if (!request.reuse) throw existsAlready(device, path);
-    return await reuseTarget({ target, path, below, request, context });
+    return await reuseTarget({ target, path, below, entry, context });
   }
   const backingName = request.relative
     ? await makeRelativeName(context.storage, posix.dirname(path), top.path)
@@ -104,7 +106,7 @@ async function planTarget(
     path,
     before: top.path,
     chain: below,
-    after: { name: device, image: path, format: "qcow2", virtualSizeBytes: overlay.virtualSizeBytes, chain },
+    after: { ...entry, image: path, format: "qcow2", virtualSizeBytes: overlay.virtualSizeBytes, chain },
     overlay,
     toMake: { path, mode, owner: top.stat },
     notes: below.links.flatMap((link) => link.warnings),
@@ -115,10 +117,10 @@ async function reuseTarget(reuse: {
   target: SnapshotTarget;
   path: string;
   below: Chain;
-  request: SnapshotRequest;
+  entry: DeviceEntry;
   context: PlanContext;
 }): Promise<PlannedTarget> {
-  const { target, path, below, context } = reuse;
+  const { target, path, below, entry, context } = reuse;
   const { device } = target;
   const over = await context.openChain(path, "qcow2", device);
   const objections = await checkOverlayIsEmpty(over, activeLayer(below));
@@ -138,7 +140,7 @@ async function reuseTarget(reuse: {
     path,
     before: activeLayer(below).path,
     chain: over,
-    after: deviceEntryOf(device, over),
+    after: { ...entry, ...placeOf(over) },
     overlay: undefined,
     toMake: undefined,
     notes: over.links.flatMap((link) => link.warnings),
