@@ -57,6 +57,11 @@ export interface StorageFile {
   /** Gives the file this owner, group and permission bits, whatever the umask says. */
   setAccess(access: FileAccess): Promise<void>;
   /**
+   * Sets the time of the last modification, exactly; pending until the flush, as content is. False, and nothing
+   * set, where only the owner of the file may.
+   */
+  setModified(modifiedNs: string): Promise<boolean>;
+  /**
    * Lets the disk begin with what was written, without waiting: a hint that promises nothing. Given to many
    * files before each is flushed, it makes the flushes several times faster.
    */

@@ -48,6 +48,8 @@ export interface SystemCalls {
   disableCopyOnWrite(descriptor: number): void;
   /** FS_IOC_FSSETXATTR with FS_XFLAG_EXTSIZE added, and this extent size. */
   setExtentSizeHint(descriptor: number, sizeBytes: number): void;
+  /** futimens: the time of the last modification alone, in nanoseconds since 1970. */
+  setModified(descriptor: number, modifiedNs: bigint): void;
   /** renameat2 with RENAME_NOREPLACE. */
   renameWithoutReplacing(source: string, target: string): void;
 }
@@ -94,6 +96,8 @@ const RENAME_NOREPLACE = 1;
 const SYNC_FILE_RANGE_WRITE = 2;
 const POSIX_FADV_WILLNEED = 3;
 const RWF_NOWAIT = 8;
+const UTIME_OMIT = 0x3ffffffen;
+const NS_PER_SECOND = 1_000_000_000n;
 
 // struct flock: l_type (16 bits) at 0, l_whence (16 bits) at 2, l_start at 8, l_len at 16 (64 bits each),
 // l_pid (32 bits, must be 0 for these locks) at 24.
@@ -150,6 +154,9 @@ export function loadSystemCalls(): SystemCalls {
     setExtentSizeHint: (descriptor, sizeBytes) => {
       setExtentSizeHint(native, descriptor, sizeBytes);
     },
+    setModified(descriptor, modifiedNs) {
+      check(native, "futimens", () => native.futimens(descriptor, encodeModified(modifiedNs)));
+    },
     renameWithoutReplacing(source, target) {
       check(native, "renameat2", () =>
         native.renameat2(AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE),
@@ -177,6 +184,7 @@ interface NativeFunctions {
   readonly renameat2: NativeFunction;
   readonly syncFileRange: NativeFunction;
   readonly fileAdvise: NativeFunction;
+  readonly futimens: NativeFunction;
   /** Not every C library has it. */
   readonly bindPreadv2: () => NativeFunction | undefined;
   /** Where the bytes lie in memory. */
@@ -221,6 +229,7 @@ function bindNative(): NativeFunctions {
       "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
     ),
     fileAdvise: libc.func("int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)"),
+    futimens: libc.func("int futimens(int fd, void *times)"),
     bindPreadv2() {
       try {
         return libc.func("int64_t preadv2(int fd, void *vector, int count, int64_t offset, int flags)");
@@ -308,6 +317,12 @@ function encodeLock(type: number, range: ByteRange): Uint8Array {
   setInt64(8, range.start);
   setInt64(16, range.lengthBytes);
   return FLOCK;
+}
+
+/** Two struct timespec, access and modification: seconds and nanoseconds, 64 bits each. */
+function encodeModified(modifiedNs: bigint): BigInt64Array {
+  const nanoseconds = ((modifiedNs % NS_PER_SECOND) + NS_PER_SECOND) % NS_PER_SECOND;
+  return BigInt64Array.of(0n, UTIME_OMIT, (modifiedNs - nanoseconds) / NS_PER_SECOND, nanoseconds);
 }
 
 /** In two halves: a bigint would take longer than the call. */

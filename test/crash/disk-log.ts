@@ -32,7 +32,13 @@ interface PunchChange extends Common {
   readonly lengthBytes: number;
 }
 
-export type ContentChange = WriteChange | TruncateChange | PunchChange;
+/** Sets the time of modification, to atNs. */
+interface TimeChange extends Common {
+  readonly kind: "time";
+  readonly inode: number;
+}
+
+export type ContentChange = WriteChange | TruncateChange | PunchChange | TimeChange;
 
 /** A folder operation. It takes place as a whole or not at all. */
 export interface NameChange extends Common {
@@ -65,6 +71,8 @@ export function applyContentChange(content: Content, change: ContentChange): voi
     case "punch":
       content.punch(change.start, change.lengthBytes);
       return;
+    case "time":
+      return;
   }
 }
 
@@ -88,6 +96,8 @@ export function describeChange(change: Change): string {
       return `truncate ${change.path} to ${change.sizeBytes}`;
     case "punch":
       return `punch ${change.path} ${change.lengthBytes} at ${change.start}`;
+    case "time":
+      return `set the time of ${change.path}`;
     case "name":
       return `${change.operation} ${change.path}`;
     case "flush": {

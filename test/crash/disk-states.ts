@@ -54,7 +54,8 @@ export class DiskStates {
     switch (change.kind) {
       case "write":
       case "truncate":
-      case "punch": {
+      case "punch":
+      case "time": {
         const op = contentOp(change);
         listOf(this.#files, change.inode).push(op);
         this.#order.push(op);

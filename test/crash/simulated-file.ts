@@ -50,6 +50,12 @@ export class SimulatedFile implements StorageFile {
     this.#change((path, atNs) => ({ kind: "truncate", path, atNs, inode: this.#inode, sizeBytes }));
   }
 
+  async setModified(modifiedNs: string): Promise<boolean> {
+    await this.#turn();
+    this.#change((path) => ({ kind: "time", path, atNs: BigInt(modifiedNs), inode: this.#inode }));
+    return true;
+  }
+
   /** A hint that promises nothing: the simulated disk keeps all writes pending until the flush. */
   beginFlush(): void {
     this.#checkUsable();

@@ -225,6 +225,11 @@ class MemoryFile implements StorageFile {
     this.#require("write", 0);
   }
 
+  async setModified(): Promise<boolean> {
+    this.#require("write", 0);
+    return true;
+  }
+
   beginFlush(): void {
     this.#require("read", 0);
   }

@@ -50,6 +50,23 @@ export function describeStats(makeStorage: MakeStorage): void {
       await file.close();
     });
 
+    test("a time of modification can be put back, to the nanosecond", async () => {
+      const { storage, root } = await makeStorage();
+      const file = await makeFileWith(storage, `${root}/a`, pattern(10));
+      const before = await file.stat();
+      const times = ["1700000000123456789", "1000000000", "1"];
+      for (const modifiedNs of times) {
+        expect(await file.setModified(modifiedNs)).toBe(true);
+        expect(await file.stat()).toEqual({ ...before, modifiedNs });
+      }
+      await file.write(pattern(10, 2), 0);
+      expect((await file.stat()).modifiedNs).not.toBe("1");
+      await file.setModified(before.modifiedNs);
+      await file.flush("time");
+      expect(await storage.stat(`${root}/a`)).toEqual(before);
+      await file.close();
+    });
+
     test("a sparse file takes less than its size", async () => {
       const { storage, root } = await makeStorage();
       const file = await storage.createFile(`${root}/a`, 0o600);
