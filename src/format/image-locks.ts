@@ -1,4 +1,5 @@
-// QEMU's locks on images that are read and must stay as they are: nobody may write to them meanwhile.
+// QEMU's locks on images that must stay as they are: nobody may write to them meanwhile; and on those that are
+// changed.
 
 import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../storage/index.ts";
 
@@ -8,6 +9,8 @@ interface ImageToHold {
   readonly path?: string | undefined;
   /** The device it belongs to, for the error. */
   readonly device?: string | undefined;
+  /** Whether it is to be changed: then nobody may read from it either. */
+  readonly isWritten?: boolean;
 }
 
 /**
@@ -19,9 +22,9 @@ export async function holdImages(
   images: readonly ImageToHold[],
   waiting: LockWaiting,
 ): Promise<void> {
-  const requests = images.map(({ file, path, device }) => ({
+  const requests = images.map(({ file, path, device, isWritten }) => ({
     file,
-    role: "reader" as const,
+    role: isWritten === true ? ("writer" as const) : ("reader" as const),
     ...(path !== undefined && { path }),
     ...(device !== undefined && { device }),
   }));

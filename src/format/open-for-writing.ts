@@ -14,10 +14,12 @@ import type { WritableImage } from "./image.ts";
 import type { GateOptions } from "./open-gate.ts";
 import { openImage, type OpenedImage } from "./open-image.ts";
 import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
+import { isFencedHead } from "./qcow2/fence.ts";
 import { findExtension } from "./qcow2/header-extension.ts";
 import type { Qcow2Header } from "./qcow2/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
 import type { Qcow2Link } from "./qcow2-link.ts";
+import { readHead } from "./read-header.ts";
 import { readSnapshotTable } from "./qcow2-snapshots.ts";
 import { RawTarget } from "./raw/raw-target.ts";
 import { MetadataMap } from "./writer/metadata-map.ts";
@@ -63,7 +65,11 @@ export async function openForWriting(
     const [link] = opened.chain.links;
     if (link === undefined) throw new RangeError("a chain without an image");
     const { header } = link;
-    if (header === undefined) return openRaw(path, file, link.virtualSizeBytes, close);
+    if (header === undefined) {
+      // A fenced qcow2 image by another name is fenced all the same.
+      if (isFencedHead(await readHead(file))) throw isFrozen(path);
+      return openRaw(path, file, link.virtualSizeBytes, close);
+    }
     requireWritable(header, path);
     const dataFile = await openDataFile(storage, link.dataFile?.path, options, file, own);
     return await openQcow2({ ...link, header }, { file, dataFile, opened, options, close });
@@ -161,11 +167,22 @@ export function requireWritable(header: Qcow2Header, image: string): void {
       hint: "`qemu-img check -r all` repairs it, and takes the mark away",
     });
   }
+  if (header.isFenced) throw isFrozen(image);
   if (!header.isDirty) return;
   throw new ImgtxError("E_REFUSED", "the image is dirty: its refcounts may be behind its tables", {
     image,
     field: "incompatible_features",
     offset: 72,
     hint: "`qemu-img check -r all` brings them up to date",
+  });
+}
+
+/** Of an image whose fence keeps everybody from writing to it. */
+export function isFrozen(image: string): ImgtxError {
+  return new ImgtxError("E_REFUSED", "the image is frozen: nothing may be written to it", {
+    image,
+    field: "incompatible_features",
+    offset: 72,
+    hint: "`imgtx unfreeze` of its device ends that; `imgtx unfreeze --force` where no workspace knows of it",
   });
 }

@@ -5,6 +5,9 @@
 // - What was not finished is taken away: a file that was made here is removed, and one that was there before
 //   is left empty. A half-made image that looks whole would be taken for the real one.
 
+import { isFrozen } from "./open-for-writing.ts";
+import { isFencedHead } from "./qcow2/fence.ts";
+import { readHead } from "./read-header.ts";
 import { ImgtxError } from "../errors/index.ts";
 import {
   acquireImageLocks,
@@ -36,6 +39,7 @@ export async function openTargetFile(
 ): Promise<TargetFile> {
   const { file, isNew } = await openOrCreate(storage, path);
   let locks: ImageLocks | undefined;
+  let isOurs = false;
   const discard = async (): Promise<void> => {
     try {
       if (isNew) await storage.removeFile(path);
@@ -46,10 +50,13 @@ export async function openTargetFile(
   };
   try {
     locks = await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
+    if (isFencedHead(await readHead(file))) throw couldNotCreate(path, isFrozen(path));
+    isOurs = true;
     if ((await file.stat()).sizeBytes > 0) await emptyFile(storage, file);
   } catch (error) {
-    // Without the lock it is not ours: a file made here may be somebody else's already, and stays.
-    if (locks !== undefined) await discard();
+    // Without the lock it is not ours: a file made here may be somebody else's already, and stays. So does a
+    // frozen image.
+    if (isOurs) await discard();
     else await file.close();
     throw error;
   }
@@ -76,4 +83,8 @@ async function openOrCreate(storage: Storage, path: string): Promise<{ file: Sto
       ? error.reworded(error.message.replace(/^Could not open/, "Could not create"))
       : error;
   }
+}
+
+function couldNotCreate(path: string, error: ImgtxError): ImgtxError {
+  return error.reworded(`Could not create '${path}': ${error.message}`);
 }

@@ -56,7 +56,6 @@ const CANT_CLONE: ReadonlySet<string> = new Set([...CANT_COPY, "ENOTTY", "ETXTBS
 const CANT_PUNCH: ReadonlySet<string> = new Set(["ENOTSUP", "ENOSYS", "ENODEV"]);
 const CANT_ALLOCATE: ReadonlySet<string> = new Set(["ENOTSUP", "ENOSYS", "ENODEV", "EINVAL"]);
 const CANT_ADVISE: ReadonlySet<string> = new Set(["ENOTTY", "ENOTSUP", "ENOSYS", "EINVAL", "EPERM"]);
-const CANT_SET_TIME: ReadonlySet<string> = new Set(["EPERM", "EACCES"]);
 const CANT_LOCK: ReadonlySet<string> = new Set(["EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP"]);
 
 export class NodeFile implements StorageFile {
@@ -137,14 +136,8 @@ export class NodeFile implements StorageFile {
   }
 
   async setModified(modifiedNs: string): Promise<boolean> {
-    const attempt = `Could not set the time of '${this.path}'`;
-    const native = this.#native.required(attempt, this.path);
-    return this.#explained("set the time of", undefined, () =>
-      doneUnless(CANT_SET_TIME, () => {
-        native.setModified(this.#open(), BigInt(modifiedNs));
-        return true;
-      }),
-    );
+    const native = this.#native.required(`Could not date '${this.path}'`, this.path);
+    return this.#explained("date", undefined, () => native.setModified(this.#open(), BigInt(modifiedNs)));
   }
 
   beginFlush(): void {

@@ -10,6 +10,7 @@ import { createRequire } from "node:module";
 import { constants } from "node:os";
 import { getSystemErrorName } from "node:util";
 import type { ByteRange, LockKind } from "./storage.ts";
+import { doneUnless } from "./system-error.ts";
 
 export interface SystemCalls {
   /** F_OFD_SETLK. False when another open file description holds a conflicting lock. */
@@ -48,8 +49,8 @@ export interface SystemCalls {
   disableCopyOnWrite(descriptor: number): void;
   /** FS_IOC_FSSETXATTR with FS_XFLAG_EXTSIZE added, and this extent size. */
   setExtentSizeHint(descriptor: number, sizeBytes: number): void;
-  /** futimens: the time of the last modification alone, in nanoseconds since 1970. */
-  setModified(descriptor: number, modifiedNs: bigint): void;
+  /** futimens: the last modification alone, in nanoseconds since 1970. False where only the owner may (EPERM). */
+  setModified(descriptor: number, modifiedNs: bigint): boolean;
   /** renameat2 with RENAME_NOREPLACE. */
   renameWithoutReplacing(source: string, target: string): void;
 }
@@ -96,6 +97,7 @@ const RENAME_NOREPLACE = 1;
 const SYNC_FILE_RANGE_WRITE = 2;
 const POSIX_FADV_WILLNEED = 3;
 const RWF_NOWAIT = 8;
+const ONLY_OWNER: ReadonlySet<string> = new Set(["EPERM"]);
 const UTIME_OMIT = 0x3ffffffen;
 const NS_PER_SECOND = 1_000_000_000n;
 
@@ -154,9 +156,7 @@ export function loadSystemCalls(): SystemCalls {
     setExtentSizeHint: (descriptor, sizeBytes) => {
       setExtentSizeHint(native, descriptor, sizeBytes);
     },
-    setModified(descriptor, modifiedNs) {
-      check(native, "futimens", () => native.futimens(descriptor, encodeModified(modifiedNs)));
-    },
+    setModified: (descriptor, modifiedNs) => setModified(native, descriptor, modifiedNs),
     renameWithoutReplacing(source, target) {
       check(native, "renameat2", () =>
         native.renameat2(AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE),
@@ -317,6 +317,13 @@ function encodeLock(type: number, range: ByteRange): Uint8Array {
   setInt64(8, range.start);
   setInt64(16, range.lengthBytes);
   return FLOCK;
+}
+
+function setModified(native: NativeFunctions, descriptor: number, modifiedNs: bigint): boolean {
+  return doneUnless(ONLY_OWNER, () => {
+    check(native, "futimens", () => native.futimens(descriptor, encodeModified(modifiedNs)));
+    return true;
+  });
 }
 
 /** Two struct timespec, access and modification: seconds and nanoseconds, 64 bits each. */

@@ -10,6 +10,11 @@ export const INCOMPATIBLE_BIT = {
   externalDataFile: 2,
   compressionType: 3,
   extendedL2: 4,
+  /**
+   * imgtx's own: the image is fenced, and nobody may write to it. The highest bit, since the specification
+   * hands them out from the lowest on, and all of 5 to 63 are to make a reader refuse that does not know them.
+   */
+  fence: 63,
 } as const;
 
 /** Bits of compatible_features: safe to ignore. */

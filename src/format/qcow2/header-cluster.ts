@@ -43,6 +43,8 @@ export interface Qcow2Header extends HeaderFields {
   readonly isDirty: boolean;
   /** The corrupt bit: must not be written to. */
   readonly isCorrupt: boolean;
+  /** The bit of imgtx's own: frozen, and must not be written to. */
+  readonly isFenced: boolean;
 }
 
 /**
@@ -145,6 +147,7 @@ function describeHeader(
     hasLazyRefcounts: fields.compatibleFeatures.includes(COMPATIBLE_BIT.lazyRefcounts),
     isDirty: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.dirty),
     isCorrupt: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.corrupt),
+    isFenced: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.fence),
   };
 }
 

@@ -43,8 +43,8 @@ export function findExtension<K extends Exclude<HeaderExtension["kind"], "unknow
   );
 }
 
-const EXTENSION_HEADER_BYTES = 8;
-const FEATURE_NAME_BYTES = 48;
+export const EXTENSION_HEADER_BYTES = 8;
+export const FEATURE_NAME_BYTES = 48;
 const FEATURE_TEXT_BYTES = 46;
 const BITMAPS_BYTES = 24;
 const FULL_DISK_ENCRYPTION_BYTES = 16;

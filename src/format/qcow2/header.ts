@@ -19,7 +19,7 @@ import {
 } from "./limits.ts";
 
 export const QCOW2_MAGIC = 0x514649fb;
-const HEADER_LENGTH_V2 = 72;
+export const HEADER_LENGTH_V2 = 72;
 const HEADER_LENGTH_V3_MIN = 104;
 /** What QEMU writes today: the fields up to compression_type, padded to a multiple of 8. */
 export const HEADER_LENGTH_V3 = 112;
