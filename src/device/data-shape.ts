@@ -61,7 +61,14 @@ const isFrozenEntry = objectOf({
   since: isText,
   by: isText,
   fences: listOf(
-    objectOf({ image: isText, offset: isCount, before: isText, after: isText, modifiedNs: isText }),
+    objectOf({
+      image: isText,
+      offset: isCount,
+      before: isText,
+      after: isText,
+      modifiedNs: isText,
+      unfencedSha256: isText,
+    }),
   ),
 });
 

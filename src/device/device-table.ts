@@ -47,6 +47,8 @@ export interface FenceEntry {
   readonly after: string;
   /** Modification time before, in nanoseconds since 1970. */
   readonly modifiedNs: string;
+  /** The header's digest in the fingerprint before. */
+  readonly unfencedSha256: string;
 }
 
 export interface FrozenEntry {

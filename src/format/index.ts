@@ -16,6 +16,7 @@ export { planImage } from "./create.ts";
 export { createImage } from "./create-image.ts";
 export type { CreateOptions } from "./create-options.ts";
 export { ExtentCursor } from "./extent-cursor.ts";
+export type { BytePatch } from "./qcow2/fence.ts";
 export { planImageFence, planImageLift } from "./fence-image.ts";
 export type { Fingerprint } from "./fingerprint.ts";
 export { describeChanges, describeContentChanges, fingerprintAt, takeFingerprint } from "./fingerprint.ts";

@@ -4,13 +4,15 @@
 //
 // The contract
 // - plan validates, names every file and every table change, and changes nothing. It may refuse.
+// - A plan may patch existing images in place. The engine locks them as a writer's, and writes.
 // - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
 // - Behind the commit mark no code of an action runs.
 
 import type { DeviceTable } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
 import type { Chain } from "../format/index.ts";
 import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
-import type { PlanRecord } from "./journal/index.ts";
+import type { ImagePatch, PlanRecord } from "./journal/index.ts";
 
 export interface PlanContext {
   readonly storage: Storage;
@@ -18,6 +20,10 @@ export interface PlanContext {
   readonly root: string;
   /** The table as it will be behind the statements before this one. */
   readonly table: DeviceTable;
+  /** Images that the statements before this one change at the commit, and not yet. */
+  readonly pending: ReadonlySet<string>;
+  /** Images that earlier statements would have changed, were this no dry run. */
+  readonly unwritten: ReadonlySet<string>;
   /** An earlier generation, as it was when it was superseded; undefined where the history has none. */
   readGeneration(generation: number): Promise<DeviceTable | undefined>;
   /** Opens a chain, by a format or by its magic, and keeps it open, for reading, until the command ends; the engine locks its images. */
@@ -49,6 +55,8 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   readonly filesToMake: readonly FileToMake[];
   /** Writes filesToMake; the files are in the same order. */
   fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
+  /** Changes of existing images in place. Each image is in one of the chains. */
+  readonly patches?: readonly ImagePatch[];
   /** Chains that must not change before the commit, with the device they are opened for. */
   readonly chains: readonly { readonly device: string; readonly chain: Chain }[];
 }
@@ -62,3 +70,13 @@ export const MAKES_NO_FILES = {
   filesToMake: [],
   fillFiles: (): Promise<void> => Promise.reject(new Error("this action makes no files")),
 } as const;
+
+/** E_DUPLICATE where a command names a device twice. */
+export function assertNamedOnce(devices: readonly string[]): void {
+  const twice = devices.find((device, index) => devices.indexOf(device) < index);
+  if (twice === undefined) return;
+  throw new ImgtxError("E_DUPLICATE", `'${twice}' is named twice`, {
+    device: twice,
+    hint: "name each device once",
+  });
+}

@@ -29,6 +29,7 @@ import {
   type WatchedImage,
 } from "./journal/index.ts";
 import { closingTable, finishCommit, nextTable, summarise } from "./finish.ts";
+import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
 import { settleJournals } from "./recovery.ts";
 
 /** What the command that commits has in hand already. */
@@ -81,6 +82,7 @@ async function checkThen<T>(
   const { workspace, journal, inHand } = commit;
   const images = await openWatched(workspace, journal.state, inHand);
   try {
+    const patched = imagesPatchedAtCommit(journal.state);
     const unlocked = images.filter(({ isLocked }) => !isLocked);
     await holdImages(
       workspace.storage,
@@ -88,6 +90,7 @@ async function checkThen<T>(
         file,
         path: image,
         device: device ?? undefined,
+        isWritten: patched.has(image),
       })),
       waiting,
     );
@@ -96,6 +99,10 @@ async function checkThen<T>(
       await settleJournals(workspace, journal.id);
       const table = await readTable(workspace);
       await assertNothingChanged(workspace, images);
+      await assertPatchesFit(
+        journal.state,
+        (image) => images.find((one) => one.watched.image === image)?.file,
+      );
       const record = commitRecord(workspace, table, journal.state);
       const next = nextTable(table, journal.state, record);
       assertActiveLayersApart(next, heldDevices(journal.state));
@@ -118,13 +125,16 @@ async function markAndMove(
     // how to write both anew.
     await settleAll([journal.appendForGood(record, "commit mark"), keepGeneration(workspace, closing)]);
   } catch (error) {
-    if (journal.state.commit) return await finishOrExplain(journal, () => finishCommit(workspace, journal));
+    if (journal.state.commit)
+      return await finishOrExplain(journal, () => finishCommit(workspace, journal, true));
     if (!(error instanceof ImgtxError && error.code === "E_UNFINISHED")) {
       await discardAfterFailure(workspace, closing);
     }
     throw error;
   }
   return await finishOrExplain(journal, async () => {
+    // What is staged lacks the fingerprints that the patched images will have: it has shown that there is room.
+    if (imagesPatchedAtCommit(journal.state).size > 0) return await finishCommit(workspace, journal, true);
     await moveToGeneration(workspace, next);
     await journal.retire();
     return next;
@@ -206,8 +216,9 @@ function listWatched(state: TransactionState): Iterable<{ watched: WatchedImage;
     }
     const deviceOf = new Map(plan.changes.map(({ device, after }) => [after?.image, device]));
     for (const { path, fingerprint } of prepared?.files ?? []) {
-      const watched = { device: deviceOf.get(path) ?? null, image: path, fingerprint };
-      wanted.set(path, { watched, isNew: true });
+      const device = wanted.get(path)?.watched.device ?? deviceOf.get(path) ?? null;
+      const isNew = plan.newFiles.some((file) => file.path === path);
+      wanted.set(path, { watched: { device, image: path, fingerprint }, isNew });
     }
   }
   return wanted.values();

@@ -150,6 +150,9 @@ function describeAsRecorded({ workspace, holders, omitted }: Scene, entry: Devic
     virtualSizeBytes: entry.virtualSizeBytes,
     chain: entry.chain.map(({ image, format }) => ({ image, format })),
     frozen: entry.frozen !== null,
+    frozenSince: entry.frozen?.since ?? null,
+    frozenBy: entry.frozen?.by ?? null,
+    fences: entry.frozen?.fences.map(({ image }) => image) ?? [],
     mirror: entry.mirror && {
       image: entry.mirror.image,
       format: entry.mirror.format,
@@ -181,18 +184,22 @@ async function openTop(
   { workspace, table }: Scene,
   entry: DeviceEntry,
   currentFolder: string,
-): Promise<Pick<DeviceDescription, "virtualSizeBytes" | "chain">> {
+): Promise<Pick<DeviceDescription, "virtualSizeBytes" | "chain" | "fences">> {
   const gate = { workspaceRoot: workspace.root, allowPaths: table.allowPaths, currentFolder };
   const chain = await openChain(workspace.storage, entry.image, { format: entry.format, gate });
   try {
     // Canonical, as the table has them: one image has one name, whatever `..` it was reached by.
-    const images = chain.links.map(async ({ path, format }) => ({
-      image: await canonicalPath(workspace.storage, path),
-      format,
-    }));
+    const images = await Promise.all(
+      chain.links.map(async ({ path, format, header }) => ({
+        image: await canonicalPath(workspace.storage, path),
+        format,
+        isFenced: header?.isFenced === true,
+      })),
+    );
     return {
       virtualSizeBytes: chain.links[0]?.virtualSizeBytes ?? null,
-      chain: await Promise.all(images),
+      chain: images.map(({ image, format }) => ({ image, format })),
+      fences: images.flatMap(({ image, isFenced }) => (isFenced ? [image] : [])),
     };
   } finally {
     await chain.close();

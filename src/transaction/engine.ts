@@ -14,6 +14,7 @@ import type { Plan } from "./action.ts";
 import { assertActiveLayersApart } from "./chain-entry.ts";
 import { commitJournal } from "./commit.ts";
 import { beginRecordOf, Journal, type PlanRecord, readJournals } from "./journal/index.ts";
+import { patchedImages } from "./patches.ts";
 import { planStatement } from "./plan.ts";
 import { prepareStatement } from "./prepare.ts";
 import { abortJournal, assertJournalsSound, settleJournals, undoFrom } from "./recovery.ts";
@@ -26,9 +27,8 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
   let table = await effectiveTable(work);
   const plans: PlanRecord[] = [];
   for (const request of requests) {
-    const made = new Set(plans.flatMap((plan) => plan.newFiles.map((file) => file.path)));
-    const { record } = await planStatement(work, { table, request, number: plans.length, made });
-    await work.images.lock(work.options);
+    const { record } = await planStatement(work, { table, request, number: plans.length, earlier: plans });
+    await work.images.lock(work.options, patchedImages(record));
     await assertDevicesFree(work, record.devices);
     table = withDevices(table, record.changes);
     assertActiveLayersApart(table, record.devices);
@@ -69,7 +69,8 @@ async function runStatement(work: Work, request: ActionRequest): Promise<void> {
   const { plan, record } = await enterStatement(work, request);
   const { journal } = work;
   if (!journal) throw new Error("a statement that was entered has a journal");
-  const named = record.newFiles.length > 0 ? await prepareStatement(work, journal, plan, record) : [];
+  const isPrepared = record.newFiles.length > 0 || record.patches.some(({ when }) => when === "prepare");
+  const named = isPrepared ? await prepareStatement(work, journal, plan, record) : [];
   if (journal.state.begin.implicit) {
     work.underWay = settleAll([work.underWay, ...named]);
     // Whoever waits for it sees a failure; until then it is not an unhandled one.
@@ -95,8 +96,8 @@ async function enterStatement(
   for (let replans = 0; ; ) {
     const table = await effectiveTable(work);
     const number = work.journal?.state.statements.length ?? 0;
-    const { plan, record } = await planStatement(work, { table, request, number, made: new Set() });
-    await work.images.lock(work.options);
+    const { plan, record } = await planStatement(work, { table, request, number, earlier: [] });
+    await work.images.lock(work.options, patchedImages(record));
     throwIfInterrupted(work.options.signal);
     const obstacle = await enterPlan(work, table, record);
     if (!obstacle) return { plan, record };
@@ -129,11 +130,10 @@ async function enterPlan(
       throw error;
     }
     const table = await effectiveTable(work);
-    const moved = record.devices.find(
-      (name) => findDevice(table, name)?.image !== findDevice(plannedOn, name)?.image,
-    );
+    const entryOf = (of: DeviceTable, name: string) => JSON.stringify(findDevice(of, name));
+    const moved = record.devices.find((name) => entryOf(table, name) !== entryOf(plannedOn, name));
     if (moved !== undefined) {
-      return new ImgtxError("E_CHANGED", "another command moved the device meanwhile", { device: moved });
+      return new ImgtxError("E_CHANGED", "another command changed the device meanwhile", { device: moved });
     }
     assertActiveLayersApart(withDevices(table, record.changes), record.devices);
     await addPlan(work, record);

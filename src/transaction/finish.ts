@@ -7,6 +7,8 @@
 //   mark was made for, and all earlier marks are finished before the next one is made.
 
 import {
+  type ChainEntry,
+  type DeviceEntry,
   type DeviceTable,
   isViewPresent,
   flushTableName,
@@ -17,6 +19,8 @@ import {
   writeNextGeneration,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
+import { describeChanges, type Fingerprint } from "../format/index.ts";
+import { writeCommitPatches } from "./patches.ts";
 import {
   changesOf,
   type CommitRecord,
@@ -28,9 +32,13 @@ import {
 
 /**
  * Moves the table to the generation of the journal's mark, where it is not there yet, shows it, and
- * retires the journal.
+ * retires the journal. The caller says whether it holds QEMU's locks on the images.
  */
-export async function finishCommit(workspace: Workspace, journal: Journal): Promise<DeviceTable> {
+export async function finishCommit(
+  workspace: Workspace,
+  journal: Journal,
+  isLocked: boolean,
+): Promise<DeviceTable> {
   const { commit } = journal.state;
   if (!commit) throw new Error("finishCommit needs a commit mark");
   const table = await readTable(workspace);
@@ -45,7 +53,8 @@ export async function finishCommit(workspace: Workspace, journal: Journal): Prom
     );
   }
   if (table.generation === commit.generation - 1) {
-    const next = nextTable(table, journal.state, commit);
+    const patched = await writeCommitPatches(workspace, journal.state, isLocked);
+    const next = withFingerprints(nextTable(table, journal.state, commit), patched);
     await writeNextGeneration(workspace, closingTable(table, journal.state), next);
     await journal.retire();
     return next;
@@ -70,6 +79,21 @@ export function nextTable(table: DeviceTable, state: TransactionState, commit: C
   };
 }
 
+/** The table with what images look like that were patched behind the mark, in whatever chain they are. */
+function withFingerprints(table: DeviceTable, patched: ReadonlyMap<string, Fingerprint>): DeviceTable {
+  if (patched.size === 0) return table;
+  return {
+    ...table,
+    devices: table.devices.map((device) => ({
+      ...device,
+      chain: device.chain.map((entry) => ({
+        ...entry,
+        fingerprint: patched.get(entry.image) ?? entry.fingerprint,
+      })),
+    })),
+  };
+}
+
 /**
  * The present table as it goes into the history: the chains that the transaction leaves carry the
  * fingerprints that they had last, since that is what a rollback must find again.
@@ -90,7 +114,11 @@ export function closingTable(table: DeviceTable, state: TransactionState): Devic
             ...device,
             chain: device.chain.map((entry) => ({
               ...entry,
-              fingerprint: last.get(entry.image)?.fingerprint ?? entry.fingerprint,
+              fingerprint: keptFingerprint(
+                device,
+                entry,
+                last.get(entry.image)?.fingerprint ?? entry.fingerprint,
+              ),
               dataFile: entry.dataFile && {
                 ...entry.dataFile,
                 fingerprint: last.get(entry.dataFile.image)?.fingerprint ?? entry.dataFile.fingerprint,
@@ -100,6 +128,17 @@ export function closingTable(table: DeviceTable, state: TransactionState): Devic
         : device,
     ),
   };
+}
+
+/**
+ * What of an image goes into the history. Of one that is fenced for the device, and that nobody wrote to since:
+ * what it is without its fence, since a rollback finds it when the fence has been lifted.
+ */
+function keptFingerprint(device: DeviceEntry, entry: ChainEntry, last: Fingerprint): Fingerprint {
+  const fence = device.frozen?.fences.find(({ image }) => image === entry.image);
+  return fence && describeChanges(entry.fingerprint, last).length === 0
+    ? { ...last, modifiedNs: fence.modifiedNs, headerSha256: fence.unfencedSha256 }
+    : last;
 }
 
 /** `snapshot-group vda vdb, reopen vdc` */

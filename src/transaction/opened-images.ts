@@ -7,9 +7,16 @@
 
 import { posix } from "node:path";
 import { canonicalPath } from "../device/index.ts";
-import { type Chain, filesOf, holdImages, openChain, parseImageFormat } from "../format/index.ts";
+import { type Chain, type ChainLink, holdImages, openChain, parseImageFormat } from "../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../storage/index.ts";
 import { ImgtxError } from "../errors/index.ts";
+
+interface HeldImage {
+  readonly file: StorageFile;
+  readonly isWritten: boolean;
+  /** Index of the chain that the file belongs to. */
+  readonly chain: number;
+}
 
 export class OpenedImages {
   readonly #storage: Storage;
@@ -18,6 +25,8 @@ export class OpenedImages {
   readonly #made = new Map<string, StorageFile>();
   /** Real paths of folders. */
   readonly #folders = new Map<string, string>();
+  /** By file system and inode: through which open file this command holds the locks. */
+  readonly #held = new Map<string, HeldImage>();
   #unlockedFrom = 0;
 
   constructor(storage: Storage, gate: { readonly workspaceRoot: string; readonly currentFolder: string }) {
@@ -45,13 +54,26 @@ export class OpenedImages {
     }
   }
 
-  /** Locks all that was opened since the last call, as one group in one order. */
-  async lock(waiting: LockWaiting): Promise<void> {
-    const fresh = this.#chains.slice(this.#unlockedFrom);
-    const images = fresh.flatMap(({ chain, device }) =>
-      chain.links.flatMap(filesOf).map((file) => ({ file, device })),
-    );
-    await holdImages(this.#storage, images, waiting);
+  /**
+   * Locks all that was opened since the last call, as one group in one order; what is to be written, as a writer's.
+   * An image that the command has locked already is locked through the same open file again, or not at all: two
+   * of its own would stand in each other's way.
+   */
+  async lock(waiting: LockWaiting, written: ReadonlySet<string>): Promise<void> {
+    const images = new Map<string, HeldImage & { path: string; device: string }>();
+    for (const [index, { chain, device }] of this.#chains.entries()) {
+      if (index < this.#unlockedFrom) continue;
+      for (const { file, path } of chain.links.flatMap(placesOf)) {
+        const { fileSystem, inode } = await file.stat();
+        const key = `${fileSystem}:${inode}`;
+        const known = images.get(key) ?? this.#held.get(key);
+        const isWritten = written.has(path);
+        if (known && (known.isWritten || !isWritten)) continue;
+        images.set(key, { file: known?.file ?? file, path, device, isWritten, chain: known?.chain ?? index });
+      }
+    }
+    await holdImages(this.#storage, [...images.values()], waiting);
+    for (const [key, { file, isWritten, chain }] of images) this.#held.set(key, { file, isWritten, chain });
     this.#unlockedFrom = this.#chains.length;
   }
 
@@ -82,6 +104,7 @@ export class OpenedImages {
   async closeSince(mark: number): Promise<void> {
     for (const { chain } of this.#chains.splice(mark)) await chain.close();
     this.#unlockedFrom = Math.min(this.#unlockedFrom, this.#chains.length);
+    for (const [key, { chain }] of this.#held) if (chain >= mark) this.#held.delete(key);
   }
 
   async close(): Promise<void> {
@@ -109,4 +132,9 @@ export class OpenedImages {
     this.#folders.set(folder, posix.dirname(canonical));
     return canonical;
   }
+}
+
+/** A link's own file and its data file, with their canonical paths. */
+function placesOf({ file, path, dataFile }: ChainLink): { file: StorageFile; path: string }[] {
+  return dataFile ? [{ file, path }, dataFile] : [{ file, path }];
 }

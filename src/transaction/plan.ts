@@ -6,6 +6,7 @@ import type { Plan, PlanContext } from "./action.ts";
 import { planAction } from "./actions/index.ts";
 import { watchChain } from "./chain-entry.ts";
 import { type NewFile, type PlanRecord, stagingPath, type WatchedImage } from "./journal/index.ts";
+import { imagesPatchedAtCommit } from "./patches.ts";
 import type { ActionRequest } from "./request.ts";
 import type { Work } from "./work.ts";
 
@@ -13,8 +14,8 @@ export interface StatementToPlan {
   readonly table: DeviceTable;
   readonly request: ActionRequest;
   readonly number: number;
-  /** Files that earlier statements of a dry run would have made. */
-  readonly made: ReadonlySet<string>;
+  /** The earlier statements of a dry run, which have made and changed nothing. */
+  readonly earlier: readonly PlanRecord[];
 }
 
 export async function planStatement(
@@ -39,17 +40,25 @@ export async function planStatement(
     changes: plan.changes,
     allowPaths: plan.allowPaths,
     watched: watch(plan),
+    patches: plan.patches ?? [],
   };
   return { plan, record };
 }
 
-function contextOf(work: Work, { table, made }: StatementToPlan): PlanContext {
+function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext {
   const { workspace, options, images } = work;
+  const made = new Set(earlier.flatMap((plan) => plan.newFiles.map((file) => file.path)));
+  const planned = earlier.flatMap(({ patches }) => patches);
   const generations = new Map<number, Promise<DeviceTable | undefined>>();
   return {
     storage: workspace.storage,
     root: workspace.root,
     table,
+    pending: new Set([
+      ...(work.journal ? imagesPatchedAtCommit(work.journal.state) : []),
+      ...planned.flatMap(({ image, when }) => (when === "commit" ? [image] : [])),
+    ]),
+    unwritten: new Set(planned.map(({ image }) => image)),
     async readGeneration(generation) {
       const known = generations.get(generation) ?? readGeneration(workspace, generation);
       generations.set(generation, known);

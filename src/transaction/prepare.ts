@@ -1,8 +1,9 @@
 // Makes the files of a statement: filled and flushed under staging names, named in the journal by inode,
-// then moved to their final names.
+// then moved to their final names. Beside them, patches of existing images are written and flushed.
 //
 // What a crash leaves, step by step
 // - while filling: staging files, which the journal's plan names; undone.
+// - while patching: any mixture of bytes that the plan has both sides of; undone.
 // - behind `prepared`, before the moves: the same.
 // - amid the moves: some files at their final names, which `prepared` knows by inode and birth time; undone.
 
@@ -12,6 +13,7 @@ import { takeFingerprint } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
 import type { FileToMake, Plan } from "./action.ts";
 import type { Journal, PlanRecord, PreparedFile } from "./journal/index.ts";
+import { writePreparePatches } from "./patches.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
 /** Returns when the files have their names; what it returns settles when the names are durable. */
@@ -23,6 +25,7 @@ export async function prepareStatement(
 ): Promise<readonly Promise<void>[]> {
   const { storage } = work.workspace;
   const files: StorageFile[] = [];
+  const patchedFiles: StorageFile[] = [];
   try {
     for (const [index, newFile] of record.newFiles.entries()) {
       throwIfInterrupted(work.options.signal);
@@ -34,12 +37,16 @@ export async function prepareStatement(
         await giveAccess(storage, file, toMake);
       });
     }
-    await explained(record, async () => await plan.fillFiles(files, { signal: work.options.signal }));
+    if (files.length > 0) {
+      await explained(record, async () => await plan.fillFiles(files, { signal: work.options.signal }));
+    }
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
-    const prepared = await fingerprints(record, files);
+    const patched = await writePreparePatches(storage, record, (file) => patchedFiles.push(file));
+    const prepared = [...(await fingerprints(record, files)), ...patched.map((one) => one.prepared)];
     await settleAll([
+      ...patched.map(async ({ file }) => await file.flush("patch")),
       ...files.map(async (file) => {
         await explained(record, async () => await file.flush("new image"));
       }),
@@ -49,6 +56,8 @@ export async function prepareStatement(
   } catch (error) {
     for (const file of files) await file.close();
     throw error;
+  } finally {
+    for (const file of patchedFiles) await file.close();
   }
   files.forEach((file, index) => {
     const newFile = record.newFiles[index];

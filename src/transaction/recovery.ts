@@ -173,7 +173,7 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
 async function finishOrSay(workspace: Workspace, journal: Journal, what: string): Promise<DeviceTable> {
   try {
     await journal.secure();
-    return await finishCommit(workspace, journal);
+    return await finishCommit(workspace, journal, false);
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.exitCode !== EXIT_OF_CODE.E_IO) throw error;
     throw error.reworded(`${what} is committed, and can't be finished yet: ${error.message}`);

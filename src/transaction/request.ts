@@ -134,6 +134,8 @@ export type ActionRequest =
   | DeviceAddRequest
   | DeviceRemoveRequest
   | RollbackRequest
+  | FreezeRequest
+  | UnfreezeRequest
   | RefuseRequest;
 
 export type ActionKind = ActionRequest["kind"];
@@ -141,7 +143,7 @@ export type ActionKind = ActionRequest["kind"];
 /** A file that an action makes or changes, as `--dry-run` and `txn status` show it. */
 export interface PlannedFile {
   readonly path: string;
-  readonly change: "create" | "reuse";
+  readonly change: "create" | "reuse" | "fence" | "unfence";
 }
 
 /** One action on one device, as results print it. A snapshot-group of three disks gives three of these. */
@@ -172,6 +174,11 @@ export interface DeviceDescription {
   /** Active layer first. */
   readonly chain: readonly ChainElement[];
   readonly frozen: boolean;
+  /** Null where it is not frozen. */
+  readonly frozenSince: string | null;
+  readonly frozenBy: string | null;
+  /** Images of its chain that have a fence, whoever set it. */
+  readonly fences: readonly string[];
   readonly mirror: {
     readonly image: string;
     readonly format: ImageFormat;

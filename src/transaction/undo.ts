@@ -11,12 +11,15 @@ import { readTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { isSameFile } from "./chain-entry.ts";
 import type { Statement } from "./journal/index.ts";
+import { undoPatches } from "./patches.ts";
 
 export async function undoStatements(workspace: Workspace, statements: readonly Statement[]): Promise<void> {
   const { storage } = workspace;
   await refuseWhatTheTableUses(workspace, statements);
   const folders = new Set<string>();
-  for (const { plan, prepared } of statements.toReversed()) {
+  for (const statement of statements.toReversed()) {
+    const { plan, prepared } = statement;
+    await undoPatches(storage, statement);
     const made = new Map(prepared?.files.map((file) => [file.path, file.fingerprint]));
     for (const { path, staging } of plan.newFiles) {
       const fingerprint = made.get(path);
@@ -36,9 +39,7 @@ export async function undoStatements(workspace: Workspace, statements: readonly 
 }
 
 async function refuseWhatTheTableUses(workspace: Workspace, statements: readonly Statement[]): Promise<void> {
-  const doomed = new Set(
-    statements.flatMap(({ prepared }) => prepared?.files.map((file) => file.path) ?? []),
-  );
+  const doomed = new Set(statements.flatMap(({ plan }) => plan.newFiles.map((file) => file.path)));
   if (doomed.size === 0) return;
   const table = await readTable(workspace);
   for (const { name, chain } of table.devices) {

@@ -170,9 +170,9 @@ describe("openChain", () => {
     const folder = makeFolder();
     makeRaw(`${folder}/base.raw`);
     const path = await makeOverlay(`${folder}/top.qcow2`, "base.raw");
-    overwrite(path, 72, Uint8Array.of(0x40));
-    // The table's first entry, "dirty bit", becomes that of bit 62, with an escape sequence in its name.
-    overwrite(path, 136, Uint8Array.of(0, 62, 0x1b));
+    overwrite(path, 72, Uint8Array.of(0x80));
+    // The table's first entry, "dirty bit", becomes that of bit 63, with an escape sequence in its name.
+    overwrite(path, 136, Uint8Array.of(0, 63, 0x1b));
     const error = await errorFrom(openChain(watchStorage().storage, path, { format: "qcow2", gate: GATE }));
     expect(error).toMatchObject({ code: "E_UNSUPPORTED", image: path, field: "incompatible_features" });
     expect(error.message).toBe("Unsupported qcow2 feature(s): \\u{1b}irty bit");

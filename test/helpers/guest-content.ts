@@ -82,8 +82,8 @@ export function readHeader(file: ImageBytes, path: string): ImageHeader {
   if (start.getUint32(0) !== 0x514649fb) throw new Error(`${path}: no qcow2 magic`);
   const version = start.getUint32(4);
   const clusterBits = start.getUint32(20);
-  // Bit 63 is the fence, which changes nothing of what the image holds.
-  const incompatible = version >= 3 ? start.getBigUint64(72) & ~(1n << 63n) : 0n;
+  // Bit 62 is the fence, which changes nothing of what the image holds.
+  const incompatible = version >= 3 ? start.getBigUint64(72) & ~(1n << 62n) : 0n;
   if ((incompatible & ~0x15n) !== 0n) throw new Error(`${path}: incompatible features ${incompatible}`);
   if (start.getUint32(32) !== 0) throw new Error(`${path}: encrypted`);
   const headerBytes = version >= 3 ? start.getUint32(100) : 72;

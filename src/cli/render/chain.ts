@@ -4,6 +4,7 @@
 import { formatBytes } from "../../units/index.ts";
 import type { DeviceDescription } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
+import { drawTime } from "./layout.ts";
 
 export function drawChains(devices: readonly DeviceDescription[], canvas: Canvas): string[] {
   const users = usersOfImages(devices);
@@ -23,7 +24,13 @@ function drawChain(
   const abouts = chain.map(({ image, format }, depth) => {
     const others = (users.get(image) ?? []).filter((name) => name !== device.name);
     const role = depth === 0 ? ["active layer"] : depth === chain.length - 1 ? ["base"] : [];
-    return [format, ...role, ...(others.length > 0 ? [`also under ${others.join(", ")}`] : [])].join(", ");
+    const fence = device.fences.includes(image) ? ["fenced"] : [];
+    return [
+      format,
+      ...role,
+      ...fence,
+      ...(others.length > 0 ? [`also under ${others.join(", ")}`] : []),
+    ].join(", ");
   });
   const column = columnOf(chain, abouts, canvas);
   const lines = chain.map(({ image }, depth) => {
@@ -39,7 +46,7 @@ function drawChain(
 function drawHead(device: DeviceDescription, { paint }: Canvas): string {
   const facts = [
     device.virtualSizeBytes === null ? undefined : formatBytes(device.virtualSizeBytes),
-    device.frozen ? "frozen" : undefined,
+    device.frozen ? drawFrozen(device) : undefined,
     device.transaction === null ? undefined : `in transaction ${device.transaction}`,
   ].filter((fact) => fact !== undefined);
   return [paint.bold(device.name), paint.dim(facts.join(", "))].filter((part) => part !== "").join("  ");
@@ -59,4 +66,10 @@ function usersOfImages(devices: readonly DeviceDescription[]): ReadonlyMap<strin
     for (const { image } of chain) users.set(image, [...(users.get(image) ?? []), name]);
   }
   return users;
+}
+
+/** `frozen since 2012-03-05 14:03:11Z by root` */
+export function drawFrozen({ frozenSince, frozenBy }: DeviceDescription): string {
+  const since = frozenSince === null ? "" : ` since ${drawTime(frozenSince)}`;
+  return `frozen${since}${frozenBy === null ? "" : ` by ${frozenBy}`}`;
 }

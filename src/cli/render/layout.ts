@@ -77,3 +77,8 @@ function records(
     ),
   ]);
 }
+
+/** `2012-03-05 14:03:11Z`: UTC like the JSON, since logs of several hosts are read side by side. */
+export function drawTime(iso: string): string {
+  return iso.replace("T", " ").replace(/\.\d+Z$/, "Z");
+}

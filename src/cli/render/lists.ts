@@ -7,7 +7,8 @@ import type {
   TransactionDescription,
 } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
-import { table } from "./layout.ts";
+import { drawFrozen } from "./chain.ts";
+import { drawTime, table } from "./layout.ts";
 import { drawAction } from "./outcome.ts";
 
 export function drawDevices(devices: readonly DeviceDescription[], canvas: Canvas): string[] {
@@ -25,7 +26,7 @@ export function drawDevices(devices: readonly DeviceDescription[], canvas: Canva
 function stateOf(device: DeviceDescription): string {
   if (device.problem !== null) return "broken";
   if (device.transaction !== null) return `in ${device.transaction}`;
-  return device.frozen ? "frozen" : "ok";
+  return device.frozen ? drawFrozen(device) : "ok";
 }
 
 export function drawTransactionList(
@@ -71,9 +72,4 @@ export function drawGenerations(generations: readonly GenerationDescription[], c
     generation.summary,
   ]);
   return table(["GENERATION", "COMMITTED", "TRANSACTION", "CHANGE"], rows, canvas);
-}
-
-/** `2012-03-05 14:03:11Z`: UTC like the JSON, since logs of several hosts are read side by side. */
-function drawTime(iso: string): string {
-  return iso.replace("T", " ").replace(/\.\d+Z$/, "Z");
 }

@@ -14,6 +14,8 @@ const SAYING: Readonly<Record<ActionKind, Readonly<Record<Tense, string>>>> = {
   "device-add": sayings("added", "add prepared", "would be added", "add undone"),
   "device-remove": sayings("removed", "remove prepared", "would be removed", "remove undone"),
   rollback: sayings("rolled back", "rollback prepared", "would be rolled back", "rollback undone"),
+  freeze: sayings("frozen", "freeze prepared", "would be frozen", "freeze undone"),
+  unfreeze: sayings("unfrozen", "unfreeze prepared", "would be unfrozen", "unfreeze undone"),
   refuse: sayings("refused", "refusal prepared", "would be refused", "refusal undone"),
 };
 

@@ -11,10 +11,11 @@ export const INCOMPATIBLE_BIT = {
   compressionType: 3,
   extendedL2: 4,
   /**
-   * imgtx's own: the image is fenced, and nobody may write to it. The highest bit, since the specification
-   * hands them out from the lowest on, and all of 5 to 63 are to make a reader refuse that does not know them.
+   * imgtx's own: the image is fenced, and nobody may write to it. A high bit, since the specification hands
+   * them out from the lowest on, and all of 5 to 63 are to make a reader refuse that does not know them. Not the
+   * highest: who reads the mask as a signed word would take the whole of it for negative.
    */
-  fence: 63,
+  fence: 62,
 } as const;
 
 /** Bits of compatible_features: safe to ignore. */

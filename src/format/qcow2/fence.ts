@@ -41,8 +41,8 @@ const FEATURES_AT = 72;
 const FEATURES_END = 80;
 const BACKING_OFFSET_AT = 8;
 const BACKING_SIZE_AT = 16;
-/** Of the big-endian mask at 72: bit 63 is the highest of its first byte. */
-const FENCE_MASK = 0x80;
+/** Of the big-endian mask at 72: bit 62 is the second of its first byte. */
+const FENCE_MASK = 0x40;
 
 // An entry: type, bit, and 46 bytes of text. Behind the text's NUL stands what the entry replaced.
 const TEXT_AT = 2;

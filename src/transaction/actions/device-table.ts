@@ -5,6 +5,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { Chain, ImageFormat } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type PlanContext } from "../action.ts";
 import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
+import { assertNotFrozen, describeFences } from "../fencing.ts";
 import type { DeviceAddRequest, DeviceRemoveRequest } from "../request.ts";
 
 export const deviceAdd: Action<DeviceAddRequest> = {
@@ -32,7 +33,10 @@ export const deviceAdd: Action<DeviceAddRequest> = {
           after: path,
           format: top.format,
           files: [],
-          notes: chain.links.flatMap((link) => link.warnings),
+          notes: [
+            ...chain.links.flatMap((link) => link.warnings),
+            ...describeFences(device, chain, context.table),
+          ],
         },
       ],
       changes: [{ device, after: deviceEntryOf(device, chain) }],
@@ -44,7 +48,9 @@ export const deviceAdd: Action<DeviceAddRequest> = {
 
 export const deviceRemove: Action<DeviceRemoveRequest> = {
   async plan({ device }, context) {
-    const { image, format } = requireDevice(context.table, device);
+    const entry = requireDevice(context.table, device);
+    assertNotFrozen(entry, "nobody would know any more how to lift its fence");
+    const { image, format } = entry;
     const chain = await openIfSound(context, image, format, device);
     return {
       ...MAKES_NO_FILES,

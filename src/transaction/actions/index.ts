@@ -3,10 +3,12 @@
 import type { Plan, PlanContext } from "../action.ts";
 import type { ActionRequest } from "../request.ts";
 import { deviceAdd, deviceRemove } from "./device-table.ts";
+import { freeze } from "./freeze.ts";
 import { refuse } from "./refuse.ts";
 import { reopen } from "./reopen.ts";
 import { rollback } from "./rollback.ts";
 import { snapshot } from "./snapshot.ts";
+import { unfreeze } from "./unfreeze.ts";
 
 export async function planAction(request: ActionRequest, context: PlanContext): Promise<Plan> {
   switch (request.kind) {
@@ -21,6 +23,10 @@ export async function planAction(request: ActionRequest, context: PlanContext): 
       return await deviceRemove.plan(request, context);
     case "rollback":
       return await rollback.plan(request, context);
+    case "freeze":
+      return await freeze.plan(request, context);
+    case "unfreeze":
+      return await unfreeze.plan(request, context);
     case "refuse":
       return await refuse.plan(request, context);
   }

@@ -1,10 +1,12 @@
-// reopen: the device takes another image as its active layer. No image is written to.
+// reopen: the device takes another image as its active layer. No image is written to, but that the fence of a
+// frozen device moves along.
 
 import { requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES } from "../action.ts";
 import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
+import { moveFreeze } from "../fencing.ts";
 import type { ReopenRequest } from "../request.ts";
 
 export const reopen: Action<ReopenRequest> = {
@@ -21,6 +23,9 @@ export const reopen: Action<ReopenRequest> = {
         { device, image: path, hint: "take it nevertheless with --force" },
       );
     }
+    const moved = entry.frozen ? await moveFreeze(entry, { present, chosen }, context) : undefined;
+    const fresh = deviceEntryOf(device, chosen);
+    const frozen = entry.frozen && moved ? { ...entry.frozen, fences: moved.fences } : null;
     return {
       ...MAKES_NO_FILES,
       devices: [device],
@@ -31,15 +36,17 @@ export const reopen: Action<ReopenRequest> = {
           before: entry.image,
           after: path,
           format: after.format,
-          files: [],
+          files: moved?.files ?? [],
           notes: [
+            ...(moved?.notes ?? []),
             ...chosen.links.flatMap((link) => link.warnings),
             `'${device}' has the content of the other image from now on; nothing was compared or copied`,
           ],
         },
       ],
-      changes: [{ device, after: deviceEntryOf(device, chosen) }],
+      changes: [{ device, after: { ...fresh, frozen } }],
       allowPaths: [],
+      patches: moved?.patches ?? [],
       chains: [
         { device, chain: present },
         { device, chain: chosen },

@@ -8,6 +8,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import { describeContentChanges } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
 import { deviceEntryOf } from "../chain-entry.ts";
+import { assertNotFrozen } from "../fencing.ts";
 import type { ActionReport, RollbackRequest } from "../request.ts";
 
 type OpenChains = Plan["chains"][number][];
@@ -22,6 +23,8 @@ export const rollback: Action<RollbackRequest> = {
     const chains: OpenChains = [];
     const changes: Plan["changes"][number][] = [];
     for (const { device, before, after } of moves) {
+      // Whoever froze it wants it to hold still; and its fence would stay behind on an image of no device.
+      if (before) assertNotFrozen(before, "going back would move it to another image");
       // Where the present chain is broken, going back is the way out: that is no obstacle.
       if (before) await openInto(chains, [], before, context);
       const entry = after && (await reviveEntry({ after, wanted, context, chains, obstacles }));

@@ -109,7 +109,7 @@ async function planTarget(
     after: { ...entry, image: path, format: "qcow2", virtualSizeBytes: overlay.virtualSizeBytes, chain },
     overlay,
     toMake: { path, mode, owner: top.stat },
-    notes: below.links.flatMap((link) => link.warnings),
+    notes: [...below.links.flatMap((link) => link.warnings), ...staysFrozen(entry)],
   };
 }
 
@@ -143,8 +143,13 @@ async function reuseTarget(reuse: {
     after: { ...entry, ...placeOf(over) },
     overlay: undefined,
     toMake: undefined,
-    notes: over.links.flatMap((link) => link.warnings),
+    notes: [...over.links.flatMap((link) => link.warnings), ...staysFrozen(entry)],
   };
+}
+
+/** The fence below keeps QEMU from the new overlay as well. */
+function staysFrozen({ name, frozen }: DeviceEntry): string[] {
+  return frozen ? [`'${name}' stays frozen, until \`imgtx unfreeze ${name}\``] : [];
 }
 
 function reportOf(one: PlannedTarget, request: SnapshotRequest) {

@@ -2,6 +2,7 @@ export { Journal, type JournalSnapshot, listNames, readJournals, removeHalfMade 
 export type {
   BeginRecord,
   CommitRecord,
+  ImagePatch,
   JournalRecord,
   NewFile,
   PlanRecord,

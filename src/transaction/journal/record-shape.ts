@@ -24,8 +24,17 @@ const isReport = objectOf({
   before: orNull(isText),
   after: orNull(isText),
   format: orNull(isText),
-  files: listOf(objectOf({ path: isText, change: oneOf("create", "reuse") })),
+  files: listOf(objectOf({ path: isText, change: oneOf("create", "reuse", "fence", "unfence") })),
   notes: listOf(isText),
+});
+
+const isPatch = objectOf({
+  image: isText,
+  offset: isCount,
+  before: isText,
+  after: isText,
+  modifiedNs: orNull(isText),
+  when: oneOf("prepare", "commit"),
 });
 
 const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
@@ -49,6 +58,7 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
     changes: listOf(objectOf({ device: isText, after: orNull(isDeviceEntry) })),
     allowPaths: listOf(isText),
     watched: listOf(objectOf({ device: orNull(isText), image: isText, fingerprint: isFingerprint })),
+    patches: listOf(isPatch),
   }),
   prepared: objectOf({
     statement: isCount,

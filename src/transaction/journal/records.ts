@@ -9,6 +9,8 @@
 // - `prepared` names each new file by inode and birth time, and is durable before the file gets its final
 //   name. So whatever stands at that name is known to be ours or not, and undoing never removes a
 //   stranger's file.
+// - A `prepare` patch is written behind `plan`, which has the bytes before it; `prepared` names the file with
+//   its new fingerprint.
 // - `undo` and `abort` are durable before the first file goes. `commit` is the commit point: before it
 //   everything can be undone, behind it the only way is forward.
 
@@ -73,6 +75,22 @@ export interface TableChange {
   readonly after: DeviceEntry | null;
 }
 
+/** Bytes of an existing image that the statement changes in place: see patches.ts. */
+export interface ImagePatch {
+  readonly image: string;
+  readonly offset: number;
+  /** Base64. Before is shorter than after only where that reaches behind the end of the file. */
+  readonly before: string;
+  readonly after: string;
+  /**
+   * The time of modification, in nanoseconds since 1970, that goes with the bytes which stay: for `prepare` the
+   * one before, for `commit` the one afterwards. Null: whatever the write leaves.
+   */
+  readonly modifiedNs: string | null;
+  /** Before the commit mark, and taken back by undo, or behind it. */
+  readonly when: "prepare" | "commit";
+}
+
 export interface PlanRecord {
   readonly type: "plan";
   readonly statement: number;
@@ -83,8 +101,10 @@ export interface PlanRecord {
   readonly changes: readonly TableChange[];
   readonly allowPaths: readonly string[];
   readonly watched: readonly WatchedImage[];
+  readonly patches: readonly ImagePatch[];
 }
 
+/** A new file, or one that a `prepare` patch has changed. */
 export interface PreparedFile {
   readonly path: string;
   readonly fingerprint: Fingerprint;

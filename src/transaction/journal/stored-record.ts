@@ -39,5 +39,6 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     })),
     allowPaths: record.allowPaths.map(map),
     watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
+    patches: record.patches.map((patch) => ({ ...patch, image: map(patch.image) })),
   };
 }

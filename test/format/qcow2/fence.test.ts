@@ -29,7 +29,7 @@ function withoutFence(header: Qcow2Header): object {
   return {
     ...header,
     extensions: header.extensions.filter(({ kind }) => kind !== "featureNames"),
-    incompatibleFeatures: header.incompatibleFeatures.filter((bit) => bit !== 63),
+    incompatibleFeatures: header.incompatibleFeatures.filter((bit) => bit !== 62),
     featureNames: [],
     backingFileOffset: 0,
     isFenced: false,
@@ -45,7 +45,7 @@ function checkRoundTrip(cluster: Uint8Array) {
   const now = decodeHeaderCluster(fenced, FILE_BYTES);
   expect(now).toMatchObject({ isFenced: true });
   expect(withoutFence(now)).toEqual(withoutFence(before));
-  const name = now.featureNames.find(({ type, bit }) => type === "incompatible" && bit === 63);
+  const name = now.featureNames.find(({ type, bit }) => type === "incompatible" && bit === 62);
   expect(name?.name.split("\0")[0]).toBe(fence.isNamed ? TEXT : undefined);
   // The record of the fence and what it says of itself lead back to the same bytes.
   const lift = planLift(fenced);
@@ -96,9 +96,9 @@ describe("a header without a feature name table", () => {
   test("gets one in front of its end mark, and nothing moves", () => {
     const { fence, fenced } = checkRoundTrip(sample({}));
     expect([fence.offset, fence.after.length]).toEqual([72, 104 + FENCE_ROOM_BYTES - 72]);
-    const golden = `6803f85700000030003f${Buffer.from(TEXT).toString("hex")}0002${"00".repeat(29 + 8)}`;
+    const golden = `6803f85700000030003e${Buffer.from(TEXT).toString("hex")}0002${"00".repeat(29 + 8)}`;
     expect(Buffer.from(fenced.subarray(104, 168)).toString("hex")).toBe(golden);
-    expect(Buffer.from(fenced.subarray(72, 80)).toString("hex")).toBe("8000000000000000");
+    expect(Buffer.from(fenced.subarray(72, 80)).toString("hex")).toBe("4000000000000000");
   });
 
   test("has its backing file name moved behind it where that stands in the way", () => {
@@ -126,7 +126,7 @@ describe("a header without a feature name table", () => {
   ])("is fenced without a name where %s", (_, cluster) => {
     const { fence } = checkRoundTrip(cluster);
     expect(fence).toMatchObject({ isNamed: false, offset: 72 });
-    expect(Buffer.from(fence.after).toString("hex")).toBe("8000000000000000");
+    expect(Buffer.from(fence.after).toString("hex")).toBe("4000000000000000");
   });
 });
 
@@ -162,7 +162,7 @@ describe("a header with a feature name table", () => {
         [2, 0, "bitmaps"],
       ]),
     );
-    expect(header.featureNames.map(({ bit }) => bit)).toEqual([1, 63, 0]);
+    expect(header.featureNames.map(({ bit }) => bit)).toEqual([1, 62, 0]);
   });
 
   test("has no place for the name where no entry could be told from the note", () => {
@@ -177,6 +177,6 @@ describe("a header with a feature name table", () => {
     fenced.fill(0xee, 112 + 18, 112 + 48);
     const lifted = decodeHeaderCluster(applied(fenced, planLift(fenced)), FILE_BYTES);
     expect(lifted.isFenced).toBe(false);
-    expect(lifted.featureNames).toEqual([{ type: "incompatible", bit: 63, name: "" }]);
+    expect(lifted.featureNames).toEqual([{ type: "incompatible", bit: 62, name: "" }]);
   });
 });

@@ -44,6 +44,7 @@ export function planRecord(statement: number, folder = ""): PlanRecord {
     changes: [],
     allowPaths: [],
     watched: [],
+    patches: [],
   };
 }
 

@@ -1,0 +1,45 @@
+// freeze: nobody but imgtx may open the device until unfreeze, through reboots.
+
+import { requireDevice } from "../../device/index.ts";
+import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan } from "../action.ts";
+import { placeOf } from "../chain-entry.ts";
+import { assertNotFrozen, fenceActiveLayer } from "../fencing.ts";
+import type { FreezeRequest } from "../request.ts";
+
+export const freeze: Action<FreezeRequest> = {
+  async plan({ devices, strict }, context): Promise<Plan> {
+    assertNamedOnce(devices);
+    const { host } = context.storage;
+    const [since, by] = [new Date(host.now()).toISOString(), host.userName];
+    const planned = [];
+    for (const device of devices) {
+      const entry = requireDevice(context.table, device);
+      assertNotFrozen(entry, "of two that freeze it, the first to unfreeze would take it from the other");
+      const chain = await context.openChain(entry.image, entry.format, device);
+      const { fences, patches, files, notes } = await fenceActiveLayer(device, chain, context, strict);
+      planned.push({
+        patches,
+        chain: { device, chain },
+        change: { device, after: { ...entry, ...placeOf(chain), frozen: { since, by, fences } } },
+        report: {
+          kind: "freeze" as const,
+          device,
+          before: entry.image,
+          after: entry.image,
+          format: entry.format,
+          files,
+          notes: [...chain.links.flatMap((link) => link.warnings), ...notes],
+        },
+      });
+    }
+    return {
+      ...MAKES_NO_FILES,
+      devices,
+      reports: planned.map(({ report }) => report),
+      changes: planned.map(({ change }) => change),
+      allowPaths: [],
+      patches: planned.flatMap(({ patches }) => patches),
+      chains: planned.map(({ chain }) => chain),
+    };
+  },
+};

@@ -1,0 +1,66 @@
+// unfreeze: the fences of a device are lifted at the commit, and its images are byte by byte what they were.
+
+import { type DeviceEntry, requireDevice } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
+import { placeOf } from "../chain-entry.ts";
+import { describeWrites, liftFences, liftForgottenFences } from "../fencing.ts";
+import type { UnfreezeRequest } from "../request.ts";
+
+export const unfreeze: Action<UnfreezeRequest> = {
+  async plan({ devices, force }, context): Promise<Plan> {
+    assertNamedOnce(devices);
+    const planned = [];
+    for (const device of devices) planned.push(await planOne(device, force, context));
+    return {
+      ...MAKES_NO_FILES,
+      devices,
+      reports: planned.map(({ report }) => report),
+      changes: planned.map(({ change }) => change),
+      allowPaths: [],
+      patches: planned.flatMap(({ patches }) => patches),
+      chains: planned.map(({ chain }) => chain),
+    };
+  },
+};
+
+async function planOne(device: string, isForced: boolean, context: PlanContext) {
+  const entry = requireDevice(context.table, device);
+  const { frozen } = entry;
+  if (!frozen && !isForced) throw notFrozen(entry);
+  const chain = await context.openChain(entry.image, entry.format, device);
+  const known = await liftFences(entry, frozen?.fences ?? [], chain, {
+    isForced,
+    unwritten: context.unwritten,
+  });
+  const forgotten = isForced ? await liftForgottenFences(entry, chain, context.table) : undefined;
+  const patches = [...known.patches, ...(forgotten?.patches ?? [])];
+  const twice = patches.find(({ image }) => context.pending.has(image));
+  if ((!frozen && patches.length === 0) || twice) throw notFrozen(entry);
+  return {
+    patches,
+    chain: { device, chain },
+    change: { device, after: { ...entry, ...placeOf(chain), frozen: null } },
+    report: {
+      kind: "unfreeze" as const,
+      device,
+      before: entry.image,
+      after: entry.image,
+      format: entry.format,
+      files: [...known.files, ...(forgotten?.files ?? [])],
+      notes: [
+        ...(frozen ? describeWrites(entry.chain, chain) : []),
+        ...known.notes,
+        ...(forgotten?.notes ?? []),
+      ],
+    },
+  };
+}
+
+function notFrozen({ name, image }: DeviceEntry): ImgtxError {
+  return new ImgtxError("E_REFUSED", "it is not frozen", {
+    device: name,
+    image,
+    hint: "`imgtx device list` says which devices are; a fence that no device knows of is lifted with --force",
+  });
+}

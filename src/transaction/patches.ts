@@ -1,0 +1,257 @@
+// Patches: a few bytes of an existing image that a statement changes in place, such as the fence in its header.
+//
+// Invariants
+// - The plan record, durable first, holds the bytes before and after. So a torn write can be told from a
+//   stranger's, and either side of it can be written.
+// - `prepare` patches are written behind the plan and taken back by undo; `commit` patches are written behind
+//   the commit mark, before the table moves, and repeated by recovery. Both may be cut off and called again.
+// - Written is only the very file that was planned, by inode and birth time, and only where each byte is what
+//   it was before or what it is to be.
+// - The time of modification goes back with the bytes. Where the bytes are back already, and the time is not one
+//   that imgtx knows, somebody may have written since: then it stays.
+//
+// The patches of one image are written in their order and flushed together: between the commit mark and that
+// flush a crash may leave any mixture of them, until recovery. Undo takes no locks: a fenced image can be open
+// only in readers of imgtx's own, which have read its header.
+
+import type { Workspace } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { type BytePatch, type Fingerprint, holdImages, takeFingerprint } from "../format/index.ts";
+import type { Storage, StorageFile } from "../storage/index.ts";
+import { isSameFile } from "./chain-entry.ts";
+import {
+  type ImagePatch,
+  liveStatements,
+  type PlanRecord,
+  type PreparedFile,
+  type Statement,
+  type TransactionState,
+} from "./journal/index.ts";
+
+const NO_WAIT = { waitMs: 0, onWait: () => undefined };
+
+/** A patch as plans and journals have it. */
+export function patchRecordOf(
+  image: string,
+  { offset, before, after }: BytePatch,
+  how: Pick<ImagePatch, "modifiedNs" | "when">,
+): ImagePatch {
+  return { image, offset, before: toBase64(before), after: toBase64(after), ...how };
+}
+
+/** Images that the statement changes in place, now or at the commit. */
+export function patchedImages({ patches }: Pick<PlanRecord, "patches">): ReadonlySet<string> {
+  return new Set(patches.map(({ image }) => image));
+}
+
+/** Images that are changed behind the commit mark. */
+export function imagesPatchedAtCommit(state: TransactionState): ReadonlySet<string> {
+  return new Set(patchesAtCommit(state).map(({ image }) => image));
+}
+
+interface PatchedFile {
+  readonly file: StorageFile;
+  readonly prepared: PreparedFile;
+}
+
+/** Writes the statement's `prepare` patches. The files it returns are not flushed yet; the caller closes them. */
+export async function writePreparePatches(
+  storage: Storage,
+  record: PlanRecord,
+  keep: (file: StorageFile) => void,
+): Promise<PatchedFile[]> {
+  const patched: PatchedFile[] = [];
+  for (const [image, patches] of byImage(record.patches, "prepare")) {
+    const watched = expectedOf(record, image);
+    const file = await storage.openFile(image, "write");
+    keep(file);
+    const isPlanned = isSameFile(watched, await file.stat());
+    if (!isPlanned || (await stateOf(file, patches)) !== "before") throw changedSince(image, "it was read");
+    await writeSides(file, patches, "after");
+    const fingerprint = await takeFingerprint(file, watched.headerSha256 !== null);
+    patched.push({ file, prepared: { path: image, fingerprint } });
+  }
+  return patched;
+}
+
+/** Takes a statement's `prepare` patches back, whatever a torn write left of them. */
+export async function undoPatches(storage: Storage, { plan, prepared }: Statement): Promise<void> {
+  for (const [image, patches] of byImage(plan.patches, "prepare")) {
+    const written = prepared?.files.find(({ path }) => path === image)?.fingerprint;
+    const knownTimes = written === undefined ? [] : [written.modifiedNs];
+    const expected = expectedOf(plan, image);
+    await settleImage({ storage, image, patches, side: "before", expected, knownTimes }, async (file) => {
+      await file.flush("patch taken back");
+    });
+  }
+}
+
+/** E_CHANGED, before the mark, where an image does not have the bytes that its `commit` patches are made for. */
+export async function assertPatchesFit(
+  state: TransactionState,
+  fileOf: (image: string) => StorageFile | undefined,
+): Promise<void> {
+  for (const [image, patches] of byImage(patchesAtCommit(state), "commit")) {
+    const file = fileOf(image);
+    if (!file) throw new Error("an image that is patched is watched");
+    if ((await stateOf(file, patches)) !== "before") {
+      throw changedSince(image, "the transaction read it");
+    }
+  }
+}
+
+/**
+ * Writes the `commit` patches behind the mark, durably. Returns the fingerprints that the images then have.
+ * The caller says whether it holds QEMU's locks on them.
+ */
+export async function writeCommitPatches(
+  { storage }: Workspace,
+  state: TransactionState,
+  isLocked: boolean,
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  const fingerprints = new Map<string, Fingerprint>();
+  const seen = lastSeen(state);
+  for (const [image, patches] of byImage(patchesAtCommit(state), "commit")) {
+    const expected = seen.get(image);
+    if (!expected) throw new Error("an image that is patched is watched");
+    const knownTimes = [expected.modifiedNs];
+    const lock = isLocked ? undefined : async (file: StorageFile) => await lockWriter(storage, file);
+    await settleImage(
+      { storage, image, patches, side: "after", expected, knownTimes, lock },
+      async (file) => {
+        await file.flush("patched image");
+        fingerprints.set(image, await takeFingerprint(file, expected.headerSha256 !== null));
+      },
+    );
+  }
+  return fingerprints;
+}
+
+interface Settling {
+  readonly storage: Storage;
+  readonly image: string;
+  readonly patches: readonly ImagePatch[];
+  /** Which bytes the image is to have. */
+  readonly side: "before" | "after";
+  readonly expected: Fingerprint;
+  /** Times of modification with which nobody but imgtx has written. */
+  readonly knownTimes: readonly string[];
+  readonly lock?: ((file: StorageFile) => Promise<void>) | undefined;
+}
+
+/** Brings one image to a side of its patches, and its time with it. An image that is gone has nothing to settle. */
+async function settleImage(settling: Settling, then: (file: StorageFile) => Promise<void>): Promise<void> {
+  const { storage, image, patches, side, expected, knownTimes, lock } = settling;
+  const modifiedNs = patches.findLast((patch) => patch.modifiedNs !== null)?.modifiedNs ?? null;
+  // For reading first: where nothing is to be written, no right to write is needed.
+  let file = await openUnlessGone(storage, image, "read");
+  if (!file) return;
+  try {
+    const stat = await file.stat();
+    if (!isSameFile(expected, stat)) return;
+    const found = await stateOf(file, patches);
+    if (found === "foreign") throw changedSince(image, "imgtx changed its header");
+    const isTimeKnown = knownTimes.includes(stat.modifiedNs) && stat.modifiedNs !== modifiedNs;
+    const mustDate = modifiedNs !== null && (found !== side || isTimeKnown);
+    if (found !== side || mustDate) {
+      await file.close();
+      file = await storage.openFile(image, "write");
+      await lock?.(file);
+    }
+    if (found !== side) await writeSides(file, patches, side);
+    if (mustDate) await file.setModified(modifiedNs);
+    await then(file);
+  } finally {
+    await file.close();
+  }
+}
+
+/** Nobody may have the image open while recovery writes to it. Closing the file gives the locks back. */
+async function lockWriter(storage: Storage, file: StorageFile): Promise<void> {
+  await holdImages(storage, [{ file, isWritten: true }], NO_WAIT);
+}
+
+async function openUnlessGone(
+  storage: Storage,
+  image: string,
+  access: "read" | "write",
+): Promise<StorageFile | undefined> {
+  try {
+    return await storage.openFile(image, access);
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
+    throw error;
+  }
+}
+
+/** Which side of the patches an image has; "mixed" is what a torn write leaves, "foreign" what nobody of us wrote. */
+async function stateOf(
+  file: StorageFile,
+  patches: readonly ImagePatch[],
+): Promise<"before" | "after" | "mixed" | "foreign"> {
+  let [isBefore, isAfter] = [true, true];
+  for (const patch of patches) {
+    const [before, after] = [fromBase64(patch.before), fromBase64(patch.after)];
+    const bytes = new Uint8Array(after.length);
+    const now = bytes.subarray(0, await file.read(bytes, patch.offset));
+    isBefore &&= Buffer.compare(now, before) === 0;
+    isAfter &&= Buffer.compare(now, after) === 0;
+    // Room behind the former end of the file may hold anything until the data arrives.
+    const known = now.subarray(0, before.length);
+    if (now.length < before.length) return "foreign";
+    if (known.some((byte, at) => byte !== before[at] && byte !== after[at])) return "foreign";
+  }
+  if (isBefore) return "before";
+  return isAfter ? "after" : "mixed";
+}
+
+async function writeSides(
+  file: StorageFile,
+  patches: readonly ImagePatch[],
+  side: "before" | "after",
+): Promise<void> {
+  for (const patch of patches) await file.write(fromBase64(patch[side]), patch.offset);
+}
+
+function patchesAtCommit(state: TransactionState): ImagePatch[] {
+  return liveStatements(state).flatMap(({ plan }) => plan.patches.filter(({ when }) => when === "commit"));
+}
+
+/** The images as the transaction knows them last: as they were read, or as it made or patched them. */
+function lastSeen(state: TransactionState): ReadonlyMap<string, Fingerprint> {
+  const seen = new Map<string, Fingerprint>();
+  for (const { plan, prepared } of liveStatements(state)) {
+    for (const { image, fingerprint } of plan.watched) if (!seen.has(image)) seen.set(image, fingerprint);
+    for (const { path, fingerprint } of prepared?.files ?? []) seen.set(path, fingerprint);
+  }
+  return seen;
+}
+
+function expectedOf(plan: PlanRecord, image: string): Fingerprint {
+  const watched = plan.watched.find((one) => one.image === image);
+  if (!watched) throw new Error("an image that is patched is watched");
+  return watched.fingerprint;
+}
+
+function byImage(patches: readonly ImagePatch[], when: ImagePatch["when"]): Map<string, ImagePatch[]> {
+  const images = new Map<string, ImagePatch[]>();
+  for (const patch of patches) {
+    if (patch.when === when) images.set(patch.image, [...(images.get(patch.image) ?? []), patch]);
+  }
+  return images;
+}
+
+function changedSince(image: string, when: string): ImgtxError {
+  return new ImgtxError("E_CHANGED", `somebody has changed the header of the image since ${when}`, {
+    image,
+    hint: "find out who wrote to it; put its header back from a copy, then run the command again",
+  });
+}
+
+function toBase64(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
+}
+
+function fromBase64(text: string): Uint8Array {
+  return Buffer.from(text, "base64");
+}

@@ -1,0 +1,334 @@
+// A frozen device holds still: its image is fenced, is byte by byte what it was once it is unfrozen, and what
+// would move it or write to it is refused.
+
+import { appendFileSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { takeFingerprint } from "../../../src/format/index.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { snapshotWorkspace } from "../../helpers/tree.ts";
+import { failureOf } from "../../storage/conformance.ts";
+import { startQemuDaemon } from "../../storage/programs.ts";
+import { makeScratchFolder, makeWorkbench, type Workbench } from "../workbench.ts";
+
+const T0 = new Date("2020-02-02T02:02:02.345Z");
+
+function isFenced(file: string): boolean {
+  const head = readFileSync(file);
+  return head.readUInt32BE(0) === 0x514649fb && head.readUInt32BE(4) === 3 && (head[72]! & 0x40) !== 0;
+}
+
+async function fingerprintOf(bench: Workbench, name: string): Promise<object> {
+  const file = await bench.storage.openFile(bench.at(name), "read");
+  const fingerprint = await takeFingerprint(file, true);
+  await file.close();
+  return fingerprint;
+}
+
+async function makeOldBench(): Promise<Workbench> {
+  const bench = await makeWorkbench();
+  for (const name of ["a.qcow2", "c.qcow2", "b.raw", "base.raw"]) utimesSync(bench.at(name), T0, T0);
+  return bench;
+}
+
+function freeze(devices: readonly string[], strict = false) {
+  return { kind: "freeze" as const, devices, strict };
+}
+
+function unfreeze(devices: readonly string[], force = false) {
+  return { kind: "unfreeze" as const, devices, force };
+}
+
+async function frozen(bench: Workbench): Promise<string[]> {
+  return (await bench.devices()).filter((device) => device.frozen).map(({ name }) => name);
+}
+
+describe("freeze", () => {
+  test("fences the active layers, and unfreeze leaves the fingerprints that were", async () => {
+    const bench = await makeOldBench();
+    const before = [await fingerprintOf(bench, "a.qcow2"), await fingerprintOf(bench, "c.qcow2")];
+    const content = await bench.content();
+    await bench.run(freeze(["vda", "vdc"]));
+    expect(["a.qcow2", "c.qcow2"].map((name) => isFenced(bench.at(name)))).toEqual([true, true]);
+    expect(await bench.content()).toEqual(content);
+    const [vda] = await bench.devices();
+    expect(vda).toMatchObject({ frozen: true, fences: [bench.at("a.qcow2")], problem: null });
+    expect(vda?.frozenSince).toMatch(/^20.*Z$/);
+    expect(vda?.frozenBy).toBe(bench.storage.host.userName);
+    await bench.run(unfreeze(["vda", "vdc"]));
+    expect([await fingerprintOf(bench, "a.qcow2"), await fingerprintOf(bench, "c.qcow2")]).toEqual(before);
+    expect(await frozen(bench)).toEqual([]);
+  });
+
+  test("of a raw image says what can't be kept, and unfreeze what was not", async () => {
+    const bench = await makeOldBench();
+    const { actions } = await bench.run(freeze(["vdb"]));
+    expect(actions[0]?.notes.join()).toContain("a raw image has no place for a fence");
+    appendFileSync(bench.at("b.raw"), "a guest was here");
+    const outcome = await bench.run(unfreeze(["vdb"]));
+    expect(outcome.actions[0]?.notes.join()).toMatch(/b\.raw was changed while it was frozen: size/);
+  });
+
+  test("with --strict refuses raw images, and version 2, and changes nothing", async () => {
+    const bench = await makeOldBench();
+    const before = snapshotWorkspace(bench.root);
+    expect(await failureOf(async () => await bench.run(freeze(["vda", "vdb"], true)))).toMatchObject({
+      code: "E_REFUSED",
+      device: "vdb",
+      changed: false,
+    });
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+
+  test.each([
+    ["frozen again", freeze(["vda"])],
+    ["removed", { kind: "device-remove" as const, device: "vda" }],
+    ["moved back", { kind: "rollback" as const, generation: 0 }],
+  ])("a frozen device is not %s", async (_, request) => {
+    const bench = await makeOldBench();
+    await bench.run(freeze(["vda"]));
+    const standalone = request.kind === "device-remove";
+    const failure = await failureOf(async () => await bench.run(request, { standalone }));
+    expect(failure).toMatchObject({ code: "E_REFUSED", device: "vda", hint: "`imgtx unfreeze vda` first" });
+    expect(failure.message).toContain("it is frozen, since ");
+  });
+
+  test("a device that is not frozen is not unfrozen", async () => {
+    const bench = await makeOldBench();
+    for (const force of [false, true]) {
+      const failure = await failureOf(async () => await bench.run(unfreeze(["vda"], force)));
+      expect(failure).toMatchObject({ code: "E_REFUSED", device: "vda", message: "it is not frozen" });
+    }
+  });
+
+  test("a device is named once", async () => {
+    const bench = await makeOldBench();
+    expect((await failureOf(async () => await bench.run(freeze(["vda", "vda"])))).code).toBe("E_DUPLICATE");
+  });
+});
+
+describe("a frozen device", () => {
+  test("takes a snapshot, stays frozen by the fence below it, and rolls back once it is lifted", async () => {
+    const bench = await makeOldBench();
+    const content = await bench.content();
+    await bench.run(freeze(["vda"]));
+    await bench.snapshot({ vda: "a1.qcow2" });
+    expect(await frozen(bench)).toEqual(["vda"]);
+    expect([isFenced(bench.at("a1.qcow2")), isFenced(bench.at("a.qcow2"))]).toEqual([false, true]);
+    await bench.run(unfreeze(["vda"]));
+    expect(isFenced(bench.at("a.qcow2"))).toBe(false);
+    expect(await bench.content()).toEqual(content);
+    await bench.rollback(4);
+    expect(await bench.images()).toMatchObject({ vda: "a.qcow2" });
+  });
+
+  test("whose image was written to all the same is unfrozen with a word, and is no target of a rollback", async () => {
+    const bench = await makeOldBench();
+    await bench.run(freeze(["vda"]));
+    await bench.snapshot({ vda: "a1.qcow2" });
+    const now = new Date();
+    utimesSync(bench.at("a.qcow2"), now, now);
+    const { actions } = await bench.run(unfreeze(["vda"]));
+    expect(actions[0]?.notes.join()).toMatch(/a\.qcow2 was changed while it was frozen: modified/);
+    expect((await failureOf(async () => await bench.rollback(3))).code).toBe("E_CHANGED");
+  });
+
+  test("is reopened frozen: the other image gets the fence, the old one is what it was", async () => {
+    const bench = await makeOldBench();
+    const before = await fingerprintOf(bench, "a.qcow2");
+    bench.makeQcow2("other.qcow2", 9);
+    await bench.run(freeze(["vda"]));
+    const since = (await bench.devices())[0]?.frozenSince;
+    await bench.reopen("vda", "other.qcow2");
+    expect([isFenced(bench.at("other.qcow2")), isFenced(bench.at("a.qcow2"))]).toEqual([true, false]);
+    expect(await fingerprintOf(bench, "a.qcow2")).toEqual(before);
+    expect((await bench.devices())[0]).toMatchObject({ frozen: true, frozenSince: since });
+    await bench.run(unfreeze(["vda"]));
+    expect(isFenced(bench.at("other.qcow2"))).toBe(false);
+  });
+
+  test("is reopened to an image above its fence, and below it, with no further fence", async () => {
+    const bench = await makeOldBench();
+    bench.makeQcow2("over.qcow2", 9, { name: "a.qcow2", format: "qcow2" });
+    await bench.run(freeze(["vda"]));
+    await bench.reopen("vda", "over.qcow2");
+    expect([isFenced(bench.at("over.qcow2")), isFenced(bench.at("a.qcow2"))]).toEqual([false, true]);
+    await bench.reopen("vda", "a.qcow2");
+    await bench.run(unfreeze(["vda"]));
+    expect(isFenced(bench.at("a.qcow2"))).toBe(false);
+  });
+
+  test("shares its fenced base: each device is frozen and unfrozen at its own active layer", async () => {
+    const bench = await makeOldBench();
+    await bench.run(freeze(["vda"]));
+    await bench.snapshot({ vda: "a1.qcow2" });
+    bench.makeQcow2("x.qcow2", 9, { name: "a.qcow2", format: "qcow2" });
+    const added = await bench.add("vdx", "x.qcow2");
+    expect(added.actions[0]?.notes.join()).toContain("`imgtx unfreeze vda` ends it");
+    await bench.run(freeze(["vdx"]));
+    expect(await failureOf(async () => await bench.run(unfreeze(["vdx"], true)))).toMatchObject({
+      code: "E_IN_USE",
+      image: bench.at("a.qcow2"),
+    });
+    await bench.run(unfreeze(["vda"]));
+    expect([isFenced(bench.at("x.qcow2")), isFenced(bench.at("a.qcow2"))]).toEqual([true, false]);
+    const { actions } = await bench.run(unfreeze(["vdx"]));
+    expect(actions[0]?.notes).toEqual([]);
+    expect(isFenced(bench.at("x.qcow2"))).toBe(false);
+  });
+});
+
+describe("in a transaction", () => {
+  test("an abort takes the fences back, with the times", async () => {
+    const bench = await makeOldBench();
+    const before = [await fingerprintOf(bench, "a.qcow2"), snapshotWorkspace(bench.root)];
+    await bench.begin();
+    await bench.run(freeze(["vda"]));
+    await bench.snapshot({ vda: "a1.qcow2" });
+    expect(isFenced(bench.at("a.qcow2"))).toBe(true);
+    await bench.abort();
+    expect([await fingerprintOf(bench, "a.qcow2"), snapshotWorkspace(bench.root)]).toEqual(before);
+  });
+
+  test("a savepoint keeps the fence that was set before it", async () => {
+    const bench = await makeOldBench();
+    await bench.begin();
+    await bench.run(freeze(["vda"]));
+    await bench.savepoint("here");
+    await bench.run(freeze(["vdc"]));
+    await bench.rollbackTo("here");
+    expect([isFenced(bench.at("a.qcow2")), isFenced(bench.at("c.qcow2"))]).toEqual([true, false]);
+    await bench.commit();
+    expect(await frozen(bench)).toEqual(["vda"]);
+  });
+
+  test("a fence is lifted at the commit, and not taken up again before", async () => {
+    const bench = await makeOldBench();
+    await bench.run(freeze(["vda"]));
+    await bench.begin();
+    await bench.run(unfreeze(["vda"]));
+    expect(isFenced(bench.at("a.qcow2"))).toBe(true);
+    const again = await failureOf(async () => await bench.run(freeze(["vda"])));
+    expect(again).toMatchObject({ code: "E_REFUSED", hint: "commit the transaction, and freeze it then" });
+    await bench.commit();
+    expect(isFenced(bench.at("a.qcow2"))).toBe(false);
+  });
+
+  test("freeze, snapshot and unfreeze in one command get along with its own locks", async () => {
+    const bench = await makeOldBench();
+    const before = await fingerprintOf(bench, "a.qcow2");
+    const snapshot = bench.snapshotRequest({ vda: "a1.qcow2" });
+    await bench.run([snapshot, freeze(["vda"]), unfreeze(["vda"])]);
+    await bench.run([freeze(["vdc"]), bench.snapshotRequest({ vdc: "c1.qcow2" }), unfreeze(["vdc"])]);
+    expect(await frozen(bench)).toEqual([]);
+    expect(await fingerprintOf(bench, "a.qcow2")).toEqual(before);
+    expect(isFenced(bench.at("c.qcow2"))).toBe(false);
+  });
+
+  test("a dry run of them changes nothing", async () => {
+    const bench = await makeOldBench();
+    const before = [await fingerprintOf(bench, "a.qcow2"), snapshotWorkspace(bench.root)];
+    const plan = [freeze(["vda"]), bench.snapshotRequest({ vdc: "c1.qcow2" }), unfreeze(["vda"])];
+    const { actions } = await bench.run(plan, { dryRun: true });
+    expect(actions.map(({ kind, files }) => [kind, files[0]?.change])).toEqual([
+      ["freeze", "fence"],
+      ["snapshot", "create"],
+      ["unfreeze", "unfence"],
+    ]);
+    expect([await fingerprintOf(bench, "a.qcow2"), snapshotWorkspace(bench.root)]).toEqual(before);
+  });
+
+  test("a header that somebody changed is neither frozen nor lifted over", async () => {
+    const bench = await makeOldBench();
+    await bench.run(freeze(["vda"]));
+    await bench.begin();
+    await bench.run(unfreeze(["vda"]));
+    const bytes = readFileSync(bench.at("a.qcow2"));
+    const { atime, mtime } = statSync(bench.at("a.qcow2"));
+    bytes[79] = 1;
+    writeFileSync(bench.at("a.qcow2"), bytes);
+    utimesSync(bench.at("a.qcow2"), atime, mtime);
+    expect((await failureOf(async () => await bench.commit())).code).toBe("E_CHANGED");
+    await bench.abort();
+    expect(readFileSync(bench.at("a.qcow2")).equals(bytes)).toBe(true);
+    const forced = await bench.run(unfreeze(["vda"], true));
+    expect(forced.actions[0]?.files).toEqual([{ path: bench.at("a.qcow2"), change: "unfence" }]);
+    expect(isFenced(bench.at("a.qcow2"))).toBe(false);
+  });
+});
+
+describe("a fence that no device knows of", () => {
+  async function makeForeign(): Promise<{ bench: Workbench; original: Buffer }> {
+    const other = await makeOldBench();
+    const original = readFileSync(other.at("c.qcow2"));
+    await other.run(freeze(["vdc"]));
+    const bench = await makeWorkbench();
+    bench.makeFile("foreign.qcow2", readFileSync(other.at("c.qcow2")));
+    return { bench, original };
+  }
+
+  test("does not keep the image from being added, is told of, and is lifted with --force", async () => {
+    const { bench, original } = await makeForeign();
+    const { actions } = await bench.add("vdf", "foreign.qcow2");
+    expect(actions[0]?.notes.join()).toContain("`imgtx unfreeze --force vdf` ends it");
+    const device = (await bench.devices()).find(({ name }) => name === "vdf");
+    expect(device).toMatchObject({ frozen: false, fences: [bench.at("foreign.qcow2")] });
+    expect((await failureOf(async () => await bench.run(freeze(["vdf"])))).hint).toContain("--force vdf");
+    expect((await failureOf(async () => await bench.run(unfreeze(["vdf"])))).message).toBe(
+      "it is not frozen",
+    );
+    const lifted = await bench.run(unfreeze(["vdf"], true));
+    expect(lifted.actions[0]?.notes.join()).toContain("imgtx can't tell who relied on it");
+    expect(readFileSync(bench.at("foreign.qcow2")).equals(original)).toBe(true);
+  });
+
+  test("is lifted of a device that lost its own as well, which is said", async () => {
+    const { bench } = await makeForeign();
+    await bench.run(freeze(["vdc"]));
+    bench.makeFile("copy", readFileSync(bench.at("c.qcow2")));
+    const bytes = readFileSync(bench.at("c.qcow2"));
+    bytes[72]! &= ~0x40;
+    writeFileSync(bench.at("c.qcow2"), bytes);
+    const { actions } = await bench.run(unfreeze(["vdc"]));
+    expect(actions[0]?.notes.join()).toContain("is gone already: somebody else has lifted it");
+  });
+});
+
+describe("a crash", () => {
+  test("undoes a fence only in the very file that was planned", async () => {
+    const bench = await makeOldBench();
+    await bench.begin();
+    await bench.run(freeze(["vdc"]));
+    const fenced = readFileSync(bench.at("c.qcow2"));
+    rmSync(bench.at("c.qcow2"));
+    bench.makeFile("taken-inode", "so that the inode number is not used again");
+    bench.makeFile("c.qcow2", fenced);
+    await bench.abort();
+    expect(isFenced(bench.at("c.qcow2"))).toBe(true);
+  });
+
+  test("of an abort is met where the image has gone", async () => {
+    const bench = await makeOldBench();
+    await bench.begin();
+    await bench.run(freeze(["vdc"]));
+    rmSync(bench.at("c.qcow2"));
+    await bench.abort();
+    expect(await bench.open()).toEqual([]);
+  });
+});
+
+const qemu = oracle("qemu-storage-daemon", "qemu-img");
+
+describe("a running QEMU", () => {
+  qemu.test.each([
+    ["writes to it", false],
+    ["only reads it", true],
+  ])("that %s keeps a device from being frozen, and is named", async (_, isReadOnly) => {
+    const bench = await makeOldBench();
+    const daemon = await startQemuDaemon(bench.at("c.qcow2"), makeScratchFolder(), !isReadOnly);
+    onTestFinished(daemon.stop);
+    const failure = await failureOf(async () => await bench.run(freeze(["vda", "vdc"])));
+    expect(failure).toMatchObject({ code: "E_LOCKED", device: "vdc" });
+    expect(failure.message).toContain("qemu-storage-da");
+    expect([isFenced(bench.at("a.qcow2")), isFenced(bench.at("c.qcow2"))]).toEqual([false, false]);
+  });
+});
