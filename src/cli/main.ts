@@ -104,6 +104,8 @@ async function executeCommand(
   invocation: Invocation,
 ): Promise<number> {
   if (command.kind === "plain") return command.execute(invocation);
+  const other = command.instead?.(invocation);
+  if (other) return other(invocation);
   const { executeAction } = await import("./commands/action.ts");
   return executeAction(command, invocation);
 }

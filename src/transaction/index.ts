@@ -1,4 +1,5 @@
 export { describeDevices, listGenerations } from "./describe.ts";
+export { type HoldOptions, holdDevices } from "./hold.ts";
 export type * from "./request.ts";
 export {
   abortTransaction,

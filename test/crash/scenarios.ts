@@ -4,7 +4,7 @@
 // one; its steps are command lines, run from the folder `ws`, which is the workspace. `prepare` runs before
 // and is not cut off. Every step is cut off at each call, unless `studied` names the ones that are.
 
-import { sampleQcow2, sampleRaw, type SampleImage } from "../helpers/sample-image.ts";
+import { sampleQcow2, sampleRaw, type SampleImage, withLongHeader } from "../helpers/sample-image.ts";
 import type { Step } from "./subject.ts";
 
 export interface SampleFile {
@@ -39,8 +39,10 @@ interface SampleDevice {
   readonly files: () => readonly SampleFile[];
 }
 
+const SMALL = { virtualSizeBytes: 192 * KIB } as const;
+
 function qcow2(path: string, image: Omit<SampleImage, "virtualSizeBytes">): SampleFile {
-  return { path, bytes: sampleQcow2({ virtualSizeBytes: 192 * KIB, ...image }), mode: 0o640 };
+  return { path, bytes: sampleQcow2({ ...SMALL, ...image }), mode: 0o640 };
 }
 
 /** One of each kind: a chain, a raw disk, one in another folder, an old version, a raw base. */
@@ -88,6 +90,19 @@ const DEVICES: readonly SampleDevice[] = [
   },
 ];
 
+/**
+ * A device whose header has no feature name table, and ends right in front of a sector boundary: so a fence is
+ * written across it, and may tear.
+ */
+const TORN: SampleDevice = {
+  name: "vdt",
+  image: "t.qcow2",
+  format: "qcow2",
+  files: () => [
+    { path: "ws/t.qcow2", bytes: withLongHeader(sampleQcow2({ ...SMALL, dataClusters: [0, 5], seed: 8 })) },
+  ],
+};
+
 /** Files that no command has any business with, named as traps. */
 const BYSTANDERS: readonly SampleFile[] = [
   { path: "ws/notes.txt", bytes: Buffer.from("keep me\n") },
@@ -132,6 +147,13 @@ function onTwo(name: string, steps: readonly Step[], changes: Partial<Scenario> 
 }
 
 const TAKEN: SampleFile = { path: "ws/taken.qcow2", bytes: Buffer.from("the user's own\n") };
+
+const FROZEN = [...DEVICES.slice(0, 2), TORN];
+
+/** Two of the three get a fence, one of them across sectors; the raw one has no place for it. */
+function onFrozen(name: string, steps: readonly Step[], changes: Partial<Scenario> = {}): Scenario {
+  return { name, files: filesOf(FROZEN, [OTHER]), prepare: addAll(FROZEN), steps, ...changes };
+}
 
 /** A whole image that the device vda can be pointed to. */
 const OTHER = qcow2("ws/other.qcow2", { dataClusters: [8], seed: 11 });
@@ -228,6 +250,46 @@ export const SCENARIOS: readonly Scenario[] = [
     [step("txn begin"), step("reopen vda other.qcow2"), step("snapshot vda a1.qcow2"), step("txn commit")],
     { files: filesOf(TWO, [OTHER]), studied: [1, 3] },
   ),
+  onFrozen("freeze and unfreeze", [step("freeze vda vdb vdt"), step("unfreeze vda vdb vdt")], {
+    inSlice: true,
+  }),
+  onFrozen(
+    "freeze and a group snapshot in a transaction",
+    [
+      step("txn begin"),
+      step("freeze vda vdt"),
+      step("snapshot-group vda=a1.qcow2 vdt=t1.qcow2"),
+      step("txn commit"),
+      step("unfreeze vda vdt"),
+    ],
+    { studied: [1, 3, 4] },
+  ),
+  onFrozen("begin, freeze, abort", [step("txn begin"), step("freeze vda vdt"), back("txn abort")], {
+    inSlice: true,
+  }),
+  onFrozen("a batch of freeze, snapshot and unfreeze", [step("txn run batch")], {
+    files: filesOf(FROZEN, [
+      { path: "ws/batch", bytes: Buffer.from("freeze vdt\nsnapshot vdt t1.qcow2\nunfreeze vdt\n") },
+    ]),
+  }),
+  onFrozen("a refused action takes a fence back", [step("txn run batch", 14)], {
+    files: filesOf(FROZEN, [{ path: "ws/batch", bytes: Buffer.from("freeze vda vdt\nrefuse\n") }]),
+  }),
+  onFrozen(
+    "unfreeze, taken back to a savepoint",
+    [
+      step("txn begin"),
+      step("freeze vdt"),
+      step("txn savepoint here"),
+      step("unfreeze vdt"),
+      back("txn rollback-to here"),
+      step("txn commit"),
+    ],
+    { studied: [3, 4, 5] },
+  ),
+  onFrozen("reopen a frozen device", [step("reopen vdt other.qcow2"), step("unfreeze vdt")], {
+    prepare: [...addAll(FROZEN), step("freeze vdt")],
+  }),
   {
     name: "make a workspace",
     startsWithout: true,
@@ -295,6 +357,9 @@ export const RACES: readonly RaceEntry[] = [
   race("txn commit", "txn abort", { prepare: PREPARED }),
   race("snapshot vdb b1.qcow2", "txn commit", { prepare: PREPARED }),
   race("recover", "txn abort", { prepare: PREPARED }),
+  race("freeze vda", "freeze vda", { refusals: ALSO_REFUSED }),
+  race("freeze vda", "snapshot vda a1.qcow2"),
+  race("unfreeze vda", "snapshot vda a1.qcow2", { prepare: [...addAll(TWO), step("freeze vda")] }),
 ];
 
 /** A scenario of the registry by its name. */

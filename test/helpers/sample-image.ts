@@ -91,6 +91,17 @@ function writeHeader(
   view.setUint32(16, name.length);
 }
 
+/** The same image with an extension of a type that nobody knows, whose end leaves 24 bytes of the first sector. */
+export function withLongHeader(image: Uint8Array): Uint8Array {
+  const [headerBytes, endMarkAt] = [104, 488];
+  const bytes = image.slice();
+  const view = viewOf(bytes);
+  view.setUint32(headerBytes, 0x1b2c3d4e);
+  view.setUint32(headerBytes + 4, endMarkAt - headerBytes - 8);
+  bytes.fill(0x5a, headerBytes + 8, endMarkAt);
+  return bytes;
+}
+
 /** A raw disk with some data in it, and zeros in between. */
 export function sampleRaw(sizeBytes: number, seed: number): Uint8Array {
   const bytes = new Uint8Array(sizeBytes);

@@ -2,17 +2,15 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Outcome, RunOptions } from "../../transaction/index.ts";
-import type { ChildEnd, CliContext } from "../context.ts";
+import type { ChildEnd } from "../context.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { lockWait, openSession, runOptions, type Invocation, type OpenSession } from "../invocation.ts";
+import { runChild } from "./run-child.ts";
 import { readName, readOnError, TRANSACTION_OPTIONS } from "./transaction-options.ts";
 import { ABORTED } from "./txn-abort.ts";
 import { COMMITTED } from "./txn-commit.ts";
 import { WOULD } from "./would.ts";
-
-/** An interrupt came first: aborted, and reported as that. */
-const NOT_RUN: ChildEnd = { kind: "exited", status: 0 };
 
 export const txnExec: PlainCommand = {
   kind: "plain",
@@ -36,11 +34,9 @@ export const txnExec: PlainCommand = {
       "when it could not be run.",
   },
   async execute(invocation) {
-    const { input, settings, context, report } = invocation;
+    const { input, settings, report } = invocation;
     const name = readName(input);
     const onError = readOnError(input);
-    const { spawn } = context;
-    if (spawn === undefined) throw new Error("this context runs no programs");
     const opened = await openSession(invocation);
     if (settings.dryRun) {
       const command = input.texts("COMMAND").join(" ");
@@ -54,42 +50,13 @@ export const txnExec: PlainCommand = {
     );
     try {
       const { id } = begun.description;
-      const end = invocation.signal.aborted ? NOT_RUN : await runChild(invocation, spawn, opened, id);
+      const end = await runChild(invocation, { IMGTX_TXN: id, IMGTX_WORKSPACE: opened.session.root });
       return await settle(invocation, opened, id, end);
     } finally {
       await begun.release();
     }
   },
 };
-
-/** Runs the command to its end, and hands it every signal that this process gets meanwhile. */
-async function runChild(
-  { input, context, settings }: Invocation,
-  spawn: NonNullable<CliContext["spawn"]>,
-  { session }: OpenSession,
-  id: string,
-): Promise<ChildEnd> {
-  const { allowPaths } = settings;
-  const child = await spawn(input.texts("COMMAND"), {
-    cwd: context.cwd,
-    env: {
-      ...context.env,
-      IMGTX_TXN: id,
-      IMGTX_WORKSPACE: session.root,
-      ...(allowPaths.length > 0 && { IMGTX_ALLOW_PATH: allowPaths.join(":") }),
-    },
-  });
-  const stop = context.onInterrupt?.((name) => {
-    // A terminal sends Ctrl-C to its whole foreground group: the child has it already, and for many
-    // programs a second one means something else than the first.
-    if (name !== "SIGINT" || context.sharesTerminal !== true) child.kill(name);
-  });
-  try {
-    return await child.ended;
-  } finally {
-    stop?.();
-  }
-}
 
 async function settle(
   invocation: Invocation,

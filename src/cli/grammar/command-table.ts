@@ -102,6 +102,18 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/reopen.ts")).reopen,
   },
   {
+    path: ["freeze"],
+    summary: "make devices hold still, or while a command runs",
+    section: "Actions",
+    load: async () => (await import("../commands/freeze.ts")).freeze,
+  },
+  {
+    path: ["unfreeze"],
+    summary: "let frozen devices go on",
+    section: "Actions",
+    load: async () => (await import("../commands/unfreeze.ts")).unfreeze,
+  },
+  {
     path: ["rollback"],
     summary: "go back to an earlier generation",
     section: "Actions",

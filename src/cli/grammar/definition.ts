@@ -21,6 +21,8 @@ export interface ArgumentDefinition {
   readonly about: string;
   readonly optional?: true;
   readonly variadic?: true;
+  /** All that stands behind `--`, and nothing else. The last argument, and variadic. */
+  readonly behindDashes?: true;
   readonly completes: Completes;
 }
 
@@ -69,6 +71,8 @@ export interface ActionCommand {
   readonly createsWorkspace: boolean;
   /** Throws E_USAGE for values that the grammar alone can't refuse. */
   request(input: CommandInput): ActionRequest;
+  /** What it does where its words ask for something that is no action; undefined where they do not. */
+  instead?(invocation: Invocation): ((invocation: Invocation) => Promise<number>) | undefined;
 }
 
 export interface PlainCommand {

@@ -34,9 +34,24 @@ export function parseCommandLine(
   }
   const leaf = makeLeaf(row.path.at(-1) ?? "", definition);
   parent.addCommand(leaf);
-  parseWith(root, closeWait(argv), row.path, looseWaitHint(argv));
+  const { words, behind } = splitAtDashes(argv, definition, row.path);
+  parseWith(root, closeWait(words), row.path, looseWaitHint(argv));
   const settings = readSettings(readOptions(root, GLOBAL_OPTIONS), context);
-  return { input: readInput(leaf, definition, context.cwd, settings.givenAllowPaths), settings };
+  return { input: readInput(leaf, definition, context.cwd, settings.givenAllowPaths, behind), settings };
+}
+
+/** What stands behind `--` goes to the argument that is made for it, and never through the grammar. */
+function splitAtDashes(
+  argv: readonly string[],
+  { arguments: places }: CommandDefinition,
+  path: readonly string[],
+): { words: readonly string[]; behind: ReadonlyMap<string, ParsedValue> } {
+  const place = places.find(({ behindDashes }) => behindDashes);
+  const at = argv.indexOf("--");
+  if (place === undefined || at === -1) return { words: argv, behind: new Map() };
+  const words = argv.slice(at + 1);
+  if (words.length > 0) return { words: argv.slice(0, at), behind: new Map([[place.name, words]]) };
+  throw new ImgtxError("E_USAGE", `behind '--' there is no ${place.name}`, { hint: helpHint(path) });
 }
 
 /** Parses options of every command alone: what stands before `img`. */
@@ -58,8 +73,9 @@ export function parseLine(
   cwd: string,
 ): CommandInput {
   const leaf = makeLeaf(row.path.join(" "), definition);
-  parseWith(leaf, words, row.path);
-  return readInput(leaf, definition, cwd, []);
+  const split = splitAtDashes(words, definition, row.path);
+  parseWith(leaf, split.words, row.path);
+  return readInput(leaf, definition, cwd, [], split.behind);
 }
 
 /** Throws the usage error for a command line whose verb is not known, with the nearest one as a hint. */
@@ -96,6 +112,7 @@ function quietCommander(name: string): Commander {
 function makeLeaf(name: string, definition: CommandDefinition): Commander {
   const leaf = quietCommander(name).action(() => undefined);
   for (const argument of definition.arguments) {
+    if (argument.behindDashes) continue;
     const dots = argument.variadic ? "..." : "";
     leaf.argument(
       argument.optional ? `[${argument.name}${dots}]` : `<${argument.name}${dots}>`,
@@ -178,8 +195,9 @@ function readInput(
   definition: CommandDefinition,
   cwd: string,
   allowPaths: readonly string[],
+  behind: ReadonlyMap<string, ParsedValue>,
 ): CommandInput {
-  const values = new Map(readOptions(leaf, definition.options));
+  const values = new Map([...readOptions(leaf, definition.options), ...behind]);
   for (const [index, argument] of definition.arguments.entries()) {
     const value: unknown = leaf.processedArgs[index];
     if (isParsedValue(value)) values.set(argument.name, value);

@@ -93,12 +93,16 @@ export function drawCommandHelp(row: CommandRow, definition: CommandDefinition, 
 }
 
 function usageOf(row: CommandRow, definition: CommandDefinition): string {
-  const places = definition.arguments.map(({ name, optional, variadic }) => {
+  const last = definition.arguments.filter(({ behindDashes }) => behindDashes);
+  const behind = last.map(({ name }) => `[-- ${name} ...]`);
+  const plain = definition.arguments.filter((argument) => !last.includes(argument));
+  const places = plain.map(({ name, optional, variadic }) => {
     const dots = variadic ? " ..." : "";
     return optional ? `[${name}${dots}]` : `${name}${dots}`;
   });
   const options = definition.options.length > 0 ? ["[OPTIONS]"] : [];
-  const order = row.path.join(" ") === "txn exec" ? [...options, "--", ...places] : [...places, ...options];
+  const order =
+    row.path.join(" ") === "txn exec" ? [...options, "--", ...places] : [...places, ...options, ...behind];
   return ["imgtx", ...row.path, ...order].join(" ");
 }
 

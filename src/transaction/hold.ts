@@ -1,0 +1,40 @@
+// Holds the chains of devices by QEMU's locks alone, for as long as a command runs: others may read them, and not
+// write. Nothing is written for it, and nothing is left of it when this process ends.
+
+import { readTable, requireDevice } from "../device/index.ts";
+import { OpenedImages } from "./opened-images.ts";
+import type { LockWait } from "./request.ts";
+import type { Session } from "./session.ts";
+
+export interface HoldOptions extends LockWait {
+  /** Folders trusted for raw backing images and data files, for this command. */
+  readonly allowPaths: readonly string[];
+}
+
+/** E_LOCKED, naming who, where somebody writes to an image; E_NO_DEVICE for a name that is not there. */
+export async function holdDevices(
+  { workspace, currentFolder }: Session,
+  names: readonly string[],
+  options: HoldOptions,
+): Promise<{ release(): Promise<void> }> {
+  const { storage, root } = workspace;
+  const images = new OpenedImages(storage, { workspaceRoot: root, currentFolder });
+  try {
+    for (;;) {
+      const table = await readTable(workspace);
+      const allowPaths = [...table.allowPaths, ...options.allowPaths];
+      for (const name of names) {
+        const { image, format } = requireDevice(table, name);
+        await images.openChain(image, format, name, allowPaths);
+      }
+      await images.lock(options, new Set());
+      // A command may have moved a device before its chain was locked: what is held has to be what it is.
+      if ((await readTable(workspace)).generation === table.generation) break;
+      await images.closeSince(0);
+    }
+  } catch (error) {
+    await images.close();
+    throw error;
+  }
+  return { release: async () => await images.close() };
+}
