@@ -175,7 +175,8 @@ async function finishOrSay(workspace: Workspace, journal: Journal, what: string)
     await journal.secure();
     return await finishCommit(workspace, journal, false);
   } catch (error) {
-    if (!(error instanceof ImgtxError) || error.exitCode !== EXIT_OF_CODE.E_IO) throw error;
+    const mayPass: readonly number[] = [EXIT_OF_CODE.E_IO, EXIT_OF_CODE.E_LOCKED];
+    if (!(error instanceof ImgtxError) || !mayPass.includes(error.exitCode)) throw error;
     throw error.reworded(`${what} is committed, and can't be finished yet: ${error.message}`);
   }
 }

@@ -80,3 +80,15 @@ test.each(COMMITTING)("a group snapshot without the flush for '%s' is found out"
   expect(purposes).toContain(purpose);
   expect(await tryMutant(purpose, [trial], SLICE)).toMatchObject({ verdict: "killed" });
 });
+
+test.each([
+  ["patch", "freeze and unfreeze"],
+  ["patched image", "freeze and unfreeze"],
+  ["patch taken back", "begin, freeze, abort"],
+])("a fence without the flush for '%s' is found out in %s", async (purpose, scenario) => {
+  const trial = await trialOf(findScenario(scenario));
+  const right = await record(trial.plan, trial.subject);
+  const purposes = right.log.flatMap((change) => (change.kind === "flush" ? change.purpose : []));
+  expect(purposes).toContain(purpose);
+  expect(await tryMutant(purpose, [trial], SLICE)).toMatchObject({ verdict: "killed" });
+});

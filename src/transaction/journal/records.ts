@@ -202,6 +202,7 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
     case "plan": {
       if (record.statement !== state.statements.length) throw outOfOrder(file, record.type);
       assertStagingNames(state.begin.id, record, file);
+      assertPatches(record, file);
       const fresh = { plan: record, prepared: undefined, done: false, undone: false, undoing: false };
       return { ...state, statements: [...state.statements, fresh] };
     }
@@ -267,6 +268,27 @@ function assertStagingNames(id: string, { statement, newFiles }: PlanRecord, fil
       hint: "imgtx did not write this journal: look where it comes from, and move it away",
     },
   );
+}
+
+/** A patch is held to the file that was watched, and one that is taken back leaves the length as it was: else forged. */
+function assertPatches({ patches, watched }: PlanRecord, file: string): void {
+  const odd = patches.find(
+    ({ image, before, after, when }) =>
+      watched.every((one) => one.image !== image) || !fits(countBytes(before), countBytes(after), when),
+  );
+  if (odd === undefined) return;
+  throw new ImgtxError("E_JOURNAL", `the journal would patch '${odd.image}' as imgtx never does`, {
+    image: file,
+    hint: "imgtx did not write this journal: look where it comes from, and move it away",
+  });
+}
+
+function fits(beforeBytes: number, afterBytes: number, when: ImagePatch["when"]): boolean {
+  return when === "prepare" ? beforeBytes === afterBytes : beforeBytes <= afterBytes;
+}
+
+function countBytes(base64: string): number {
+  return Buffer.byteLength(base64, "base64");
 }
 
 function changeStatement(

@@ -116,3 +116,30 @@ describe("records in an order that imgtx never writes are refused", () => {
     },
   );
 });
+
+describe("a patch that imgtx never plans is refused", () => {
+  const watched = [{ device: "vda", image: "/i/a.qcow2", fingerprint: FINGERPRINT }];
+  const patch = {
+    image: "/i/a.qcow2",
+    offset: 72,
+    before: "AAAA",
+    after: "AQID",
+    modifiedNs: "1",
+    when: "prepare" as const,
+  };
+
+  test("and one that it plans is taken", () => {
+    const grows = { ...patch, before: "", when: "commit" as const };
+    expect(fold({ ...planRecord(0), watched, patches: [patch, grows] }).statements).toHaveLength(1);
+  });
+
+  test.each([
+    ["of an image that nobody watches", { ...patch, image: "/etc/passwd" }],
+    ["that makes a file longer, and could not be taken back", { ...patch, before: "AAA=" }],
+    ["that makes a file shorter", { ...patch, after: "AQI=", when: "commit" as const }],
+  ])("one %s", async (_, odd) => {
+    const failure = await failureOf(() => fold({ ...planRecord(0), watched, patches: [odd] }));
+    expect(failure).toMatchObject({ code: "E_JOURNAL", image: "t.journal" });
+    expect(failure.message).toContain(odd.image);
+  });
+});
