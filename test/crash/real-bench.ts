@@ -1,7 +1,7 @@
 // A scenario's folder on the real disk, for rigs that run real processes in it: laid out, kept, put back
 // before each trial, and observed. Queries run in this process, which is faster.
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -116,11 +116,21 @@ export class RealBench {
     return observed;
   }
 
-  /** qemu-img must find each image clean, and read from it what the reader of these tests reads. */
+  /**
+   * qemu-img must find each image clean, and read from it what the reader of these tests reads; a chain with a
+   * fence it must refuse by name.
+   */
   #askQemu(answer: string): void {
-    const { devices } = JSON.parse(answer) as { devices: { image: string; format: string }[] };
+    const { devices } = JSON.parse(answer) as {
+      devices: { image: string; format: string; fences: string[] }[];
+    };
     const raw = join(this.#scratch, "guest.raw");
-    for (const { image, format } of devices) {
+    for (const { image, format, fences } of devices) {
+      if (fences.length > 0) {
+        const { status, stderr } = spawnSync("qemu-img", ["map", "-f", format, image], { encoding: "utf8" });
+        if (status !== 0 && stderr.includes("feature(s): frozen by imgtx")) continue;
+        throw new BadState(`${image}: qemu-img does not keep away from its fence: ${stderr}`);
+      }
       if (format === "qcow2") execFileSync("qemu-img", ["check", "-q", "-f", format, image]);
       execFileSync("qemu-img", ["convert", "-f", format, "-O", "raw", image, raw]);
       const [own, qemus] = [openGuest(openHostImage, image, format), openGuest(openHostImage, raw, "raw")];

@@ -1,49 +1,14 @@
 // A frozen device holds still: its image is fenced, is byte by byte what it was once it is unfrozen, and what
 // would move it or write to it is refused.
 
-import { appendFileSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
-import { describe, expect, onTestFinished, test } from "vitest";
-import { holdImages, takeFingerprint } from "../../../src/format/index.ts";
+import { appendFileSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
 import { unpackFixture } from "../../helpers/fixtures.ts";
-import { oracle } from "../../helpers/oracles.ts";
 import { sampleQcow2 } from "../../helpers/sample-image.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { failureOf } from "../../storage/conformance.ts";
-import { startQemuDaemon } from "../../storage/programs.ts";
-import { type Call, killAt } from "../watched-storage.ts";
-import { makeScratchFolder, makeWorkbench, NO_WAIT, RUN_ALONE, type Workbench } from "../workbench.ts";
-
-const T0 = new Date("2020-02-02T02:02:02.345Z");
-
-function isFenced(file: string): boolean {
-  const head = readFileSync(file);
-  return head.readUInt32BE(0) === 0x514649fb && head.readUInt32BE(4) === 3 && (head[72]! & 0x40) !== 0;
-}
-
-async function fingerprintOf(bench: Workbench, name: string): Promise<object> {
-  const file = await bench.storage.openFile(bench.at(name), "read");
-  const fingerprint = await takeFingerprint(file, true);
-  await file.close();
-  return fingerprint;
-}
-
-async function makeOldBench(): Promise<Workbench> {
-  const bench = await makeWorkbench();
-  for (const name of ["a.qcow2", "c.qcow2", "b.raw", "base.raw"]) utimesSync(bench.at(name), T0, T0);
-  return bench;
-}
-
-function freeze(devices: readonly string[], strict = false) {
-  return { kind: "freeze" as const, devices, strict };
-}
-
-function unfreeze(devices: readonly string[], force = false) {
-  return { kind: "unfreeze" as const, devices, force };
-}
-
-async function frozen(bench: Workbench): Promise<string[]> {
-  return (await bench.devices()).filter((device) => device.frozen).map(({ name }) => name);
-}
+import { fingerprintOf, freeze, frozen, isFenced, makeOldBench, unfreeze } from "../freezing.ts";
+import { makeWorkbench, RUN_ALONE, type Workbench } from "../workbench.ts";
 
 describe("freeze", () => {
   test("fences the active layers, and unfreeze leaves the fingerprints that were", async () => {
@@ -322,91 +287,5 @@ describe("a fence that no device knows of", () => {
     writeFileSync(bench.at("c.qcow2"), bytes);
     const { actions } = await bench.run(unfreeze(["vdc"]));
     expect(actions[0]?.notes.join()).toContain("is gone already: somebody else has lifted it");
-  });
-});
-
-describe("a crash", () => {
-  const isCall = (name: string, purpose?: string) => (call: Call) =>
-    call.name === name && (purpose === undefined || call.purpose === purpose);
-
-  test.each([
-    ["before the fence is lifted", isCall("file.write"), true],
-    ["before its time goes back", isCall("file.setModified"), false],
-    ["before that is durable", isCall("file.flush", "patched image"), true],
-  ])("of unfreeze %s is finished by the next command", async (_, matches, isDated) => {
-    const bench = await makeOldBench();
-    const before = await fingerprintOf(bench, "c.qcow2");
-    await bench.run(freeze(["vdc"]));
-    const onImage = (call: Call) => call.path === bench.at("c.qcow2") && matches(call);
-    const dying = bench.through(killAt(bench.storage, onImage));
-    await expect(dying.run(unfreeze(["vdc"]))).rejects.toThrow("killed");
-    expect(await frozen(bench)).toEqual([]);
-    // Behind the write nobody knows whether a guest was started before the recovery: an unknown time stays.
-    const { modifiedNs } = (await fingerprintOf(bench, "c.qcow2")) as { modifiedNs: string };
-    expect(modifiedNs === String(BigInt(T0.getTime()) * 1_000_000n)).toBe(isDated);
-    expect(await fingerprintOf(bench, "c.qcow2")).toEqual({ ...before, modifiedNs });
-  });
-
-  test("of freeze leaves the image as it was, with its time", async () => {
-    const bench = await makeOldBench();
-    const before = await fingerprintOf(bench, "c.qcow2");
-    const dying = bench.through(killAt(bench.storage, isCall("file.flush", "patch")));
-    await expect(dying.run(freeze(["vdc"]))).rejects.toThrow("killed");
-    expect(isFenced(bench.at("c.qcow2"))).toBe(true);
-    expect(await frozen(bench)).toEqual([]);
-    expect(await fingerprintOf(bench, "c.qcow2")).toEqual(before);
-  });
-
-  test("of unfreeze waits for a reader of the image, and names it", async () => {
-    const bench = await makeOldBench();
-    await bench.run(freeze(["vdc"]));
-    const onImage = (call: Call) => call.path === bench.at("c.qcow2") && call.name === "file.write";
-    await expect(bench.through(killAt(bench.storage, onImage)).run(unfreeze(["vdc"]))).rejects.toThrow(
-      "killed",
-    );
-    const reader = await bench.storage.openFile(bench.at("c.qcow2"), "read");
-    await holdImages(bench.storage, [{ file: reader }], NO_WAIT);
-    expect((await failureOf(async () => await bench.session())).code).toBe("E_LOCKED");
-    await reader.close();
-    expect(await frozen(bench)).toEqual([]);
-    expect(isFenced(bench.at("c.qcow2"))).toBe(false);
-  });
-
-  test("undoes a fence only in the very file that was planned", async () => {
-    const bench = await makeOldBench();
-    await bench.begin();
-    await bench.run(freeze(["vdc"]));
-    const fenced = readFileSync(bench.at("c.qcow2"));
-    rmSync(bench.at("c.qcow2"));
-    bench.makeFile("taken-inode", "so that the inode number is not used again");
-    bench.makeFile("c.qcow2", fenced);
-    await bench.abort();
-    expect(isFenced(bench.at("c.qcow2"))).toBe(true);
-  });
-
-  test("of an abort is met where the image has gone", async () => {
-    const bench = await makeOldBench();
-    await bench.begin();
-    await bench.run(freeze(["vdc"]));
-    rmSync(bench.at("c.qcow2"));
-    await bench.abort();
-    expect(await bench.open()).toEqual([]);
-  });
-});
-
-const qemu = oracle("qemu-storage-daemon", "qemu-img");
-
-describe("a running QEMU", () => {
-  qemu.test.each([
-    ["writes to it", false],
-    ["only reads it", true],
-  ])("that %s keeps a device from being frozen, and is named", async (_, isReadOnly) => {
-    const bench = await makeOldBench();
-    const daemon = await startQemuDaemon(bench.at("c.qcow2"), makeScratchFolder(), !isReadOnly);
-    onTestFinished(daemon.stop);
-    const failure = await failureOf(async () => await bench.run(freeze(["vda", "vdc"])));
-    expect(failure).toMatchObject({ code: "E_LOCKED", device: "vdc" });
-    expect(failure.message).toContain("qemu-storage-da");
-    expect([isFenced(bench.at("a.qcow2")), isFenced(bench.at("c.qcow2"))]).toEqual([false, false]);
   });
 });
