@@ -134,6 +134,11 @@ export type ActionRequest =
   | DeviceAddRequest
   | DeviceRemoveRequest
   | RollbackRequest
+  | MirrorRequest
+  | MirrorCancelRequest
+  | MigrateRequest
+  | FreezeRequest
+  | UnfreezeRequest
   | RefuseRequest;
 
 export type ActionKind = ActionRequest["kind"];

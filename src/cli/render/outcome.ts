@@ -14,6 +14,16 @@ const SAYING: Readonly<Record<ActionKind, Readonly<Record<Tense, string>>>> = {
   "device-add": sayings("added", "add prepared", "would be added", "add undone"),
   "device-remove": sayings("removed", "remove prepared", "would be removed", "remove undone"),
   rollback: sayings("rolled back", "rollback prepared", "would be rolled back", "rollback undone"),
+  mirror: sayings("mirrored", "mirror prepared", "would be mirrored", "mirror undone"),
+  "mirror-cancel": sayings(
+    "mirror forgotten",
+    "forgetting of the mirror prepared",
+    "mirror would be forgotten",
+    "forgetting of the mirror undone",
+  ),
+  migrate: sayings("migration begun", "migration prepared", "would be migrated", "migration undone"),
+  freeze: sayings("frozen", "freeze prepared", "would be frozen", "freeze undone"),
+  unfreeze: sayings("unfrozen", "unfreeze prepared", "would be unfrozen", "unfreeze undone"),
   refuse: sayings("refused", "refusal prepared", "would be refused", "refusal undone"),
 };
 
