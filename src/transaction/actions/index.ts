@@ -24,7 +24,11 @@ export async function planAction(request: ActionRequest, context: PlanContext): 
       return await rollback.plan(request, context);
     case "refuse":
       return await refuse.plan(request, context);
-    default:
+    case "mirror":
+    case "mirror-cancel":
+    case "migrate":
+    case "freeze":
+    case "unfreeze":
       // Requests that batches can make already, while no action carries them out.
       throw new ImgtxError("E_UNSUPPORTED", `imgtx has no action '${request.kind}' yet`);
   }
