@@ -283,7 +283,6 @@ describe("a name", () => {
       { devices },
     );
     expect(requests).toEqual([
-      { kind: "device-remove", device: "over" },
       { ...OVERLAY, reuse: true, targets: [TARGET] },
       {
         kind: "mirror",

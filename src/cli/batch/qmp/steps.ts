@@ -47,7 +47,7 @@ export function resolveSteps(steps: readonly Step[], devices: Devices): ActionRe
     }
     const step = steps[index];
     if (step?.kind === "request") requests.push(step.request);
-    else if (step?.kind === "overlay") requests.push(...takeOverlay(step, devices));
+    else if (step?.kind === "overlay") requests.push(takeOverlay(step, devices));
     index += 1;
   }
   return requests;
@@ -99,21 +99,18 @@ function assertNotMirrored(device: string, mirrored: ReadonlySet<string>): void 
 }
 
 /**
- * A device that is only the name of the overlay goes: two devices can't have one active layer, and in QEMU
- * the overlay's node is no disk of its own any more either.
+ * The snapshot checks what it is given. No device can have this overlay already, since two devices never have
+ * one active layer in their chains: to name a device here is a mistake that the snapshot explains.
  */
-function takeOverlay(step: Extract<Step, { kind: "overlay" }>, devices: Devices): ActionRequest[] {
-  const named = findDevice(devices, step.overlay);
-  const snapshot: ActionRequest = {
+function takeOverlay(step: Extract<Step, { kind: "overlay" }>, devices: Devices): ActionRequest {
+  const file = findDevice(devices, step.overlay)?.image ?? step.overlay.path;
+  return {
     kind: "snapshot",
-    targets: [{ device: step.device, file: named?.image ?? step.overlay.path, format: "qcow2" }],
+    targets: [{ device: step.device, file, format: "qcow2" }],
     relative: false,
     reuse: true,
     overlay: {},
   };
-  return named && named.name !== step.device
-    ? [{ kind: "device-remove", device: named.name }, snapshot]
-    : [snapshot];
 }
 
 function findDevice(devices: Devices, { name }: NodeReference): Devices[number] | undefined {
