@@ -93,6 +93,23 @@ describe("a start", () => {
     expect(told(calls).slice(3)).toEqual([...undone, "release"]);
   });
 
+  test.each([
+    // Recovery has to mend the journal first, which it does once nobody owns the transaction.
+    ["E_BUSY", ["release", "abort"], 10, false],
+    ["E_NO_TRANSACTION", ["release"], 10, false],
+    ["E_IO", ["release"], 13, true],
+  ] as const)("whose abort ends with %s says how it ended", async (code, then, expected, isTold) => {
+    let aborts = 0;
+    const onAbort = () => {
+      aborts += 1;
+      if (aborts === 1) throw new ImgtxError(code, "the abort failed");
+    };
+    const { status, calls, stderr } = await runQmp([START, MIRROR, COMMIT], { onRun: failRun, onAbort });
+    expect(status).toBe(expected);
+    expect(calls.slice(3).map(({ kind }) => kind)).toEqual(then);
+    expect(stderr.includes("and then it could not be undone: the abort failed")).toBe(isTold);
+  });
+
   test("is aborted by an interrupt", async () => {
     const interrupts = makeInterrupts();
     const onRun = () => {

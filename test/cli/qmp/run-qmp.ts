@@ -16,6 +16,7 @@ export interface QmpSetting {
   /** Throws for the requests that are to fail. */
   readonly onRun?: (requests: readonly ActionRequest[]) => void;
   readonly onCommit?: () => void;
+  readonly onAbort?: () => void;
   readonly cli?: RunSetting;
 }
 
@@ -46,6 +47,7 @@ export async function runQmp(batch: unknown, setting: QmpSetting = {}) {
     },
     abortTransaction: async (_session, transaction) => {
       calls.push({ kind: "abort", transaction });
+      setting.onAbort?.();
       return makeOutcome({});
     },
   };

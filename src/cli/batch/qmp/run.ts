@@ -6,7 +6,7 @@
 //   is undone, and so is the transaction that the text itself started.
 // - stdout has answers alone. What was done goes to stderr in the form of --output, like the errors.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { EXIT_OF_CODE, ImgtxError } from "../../../errors/index.ts";
 import type { ActionRequest, RunOptions } from "../../../transaction/index.ts";
 import { OUTCOME } from "../../commands/action.ts";
 import { ABORTED } from "../../commands/txn-abort.ts";
@@ -117,8 +117,13 @@ class Runner {
       lockWait(this.#invocation),
     );
     const { id } = begun.description;
-    if (!ends) await begun.release();
-    this.#block = { id, ends, release: async () => (ends ? await begun.release() : undefined) };
+    let isHeld = true;
+    const release = async (): Promise<void> => {
+      if (isHeld) await begun.release();
+      isHeld = false;
+    };
+    if (!ends) await release();
+    this.#block = { id, ends, release };
   }
 
   async #act(steps: readonly Step[]): Promise<void> {
@@ -180,18 +185,36 @@ class Runner {
       return error;
     }
     try {
-      const { engine, session } = this.#opened;
-      // Not to be interrupted: it is what an interrupt asks for.
-      await engine.abortTransaction(session, block.id, { ...this.#options(), signal: undefined });
+      await this.#abortBlock(block, this.#opened);
     } catch (undoError) {
       if (!(error instanceof ImgtxError) || !(undoError instanceof ImgtxError)) return error;
-      return undoError.reworded(`${error.message}; and then it could not be undone: ${undoError.message}`, {
+      // Aborted by recovery, or by an abort that failed half way: the next command removes what that left.
+      if (undoError.code === "E_NO_TRANSACTION") return error;
+      // "Refused, nothing changed" would not be true yet; that a disk fails is, and is what the undo met.
+      const told = error.exitCode === EXIT_OF_CODE.E_IO ? error : undoError;
+      return told.reworded(`${error.message}; and then it could not be undone: ${undoError.message}`, {
+        hint: `the next imgtx command takes back what is left; \`imgtx txn status\` says whether ${block.id} is open`,
         cause: new AggregateError([error, undoError]),
       });
     } finally {
       await this.#leaveBlock();
     }
     return error;
+  }
+
+  async #abortBlock(block: Block, { engine, session }: OpenSession): Promise<void> {
+    // Not to be interrupted: it is what an interrupt asks for.
+    const options = { ...this.#options(), signal: undefined };
+    try {
+      await engine.abortTransaction(session, block.id, options);
+    } catch (error) {
+      if (!(error instanceof ImgtxError) || error.code !== "E_BUSY") throw error;
+      // A disk that failed has left an action half done in the journal, which is recovery's to mend. Once
+      // nobody owns the transaction any more, that may have aborted it already.
+      await block.release();
+      const { session: mended } = await openSession(this.#invocation);
+      await engine.abortTransaction(mended, block.id, options);
+    }
   }
 
   /** Only the abort of a transaction that is undone already has what it asks for. */
