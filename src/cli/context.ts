@@ -34,7 +34,8 @@ export interface CliContext {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly stdout: Output;
   readonly stderr: Output;
-  readonly stdin: () => Promise<string>;
+  /** Reads stdin to its end, or until it has given more bytes than that. */
+  readonly stdin: (mostBytes: number) => Promise<string>;
   /** Whether Ctrl-C reaches children by itself, because they share a terminal with this process. */
   readonly sharesTerminal?: boolean;
   /** Calls handler at every interrupt until the returned function is called. */

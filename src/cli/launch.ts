@@ -138,9 +138,15 @@ function outputOf(
   };
 }
 
-async function readStdin(): Promise<string> {
+async function readStdin(mostBytes: number): Promise<string> {
   const chunks: Buffer[] = [];
-  for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
+  let bytes = 0;
+  for await (const chunk of process.stdin) {
+    chunks.push(chunk as Buffer);
+    bytes += (chunk as Buffer).length;
+    // Whoever pipes an image, or /dev/zero, in here must not fill the memory.
+    if (bytes > mostBytes) break;
+  }
   return Buffer.concat(chunks).toString("utf8");
 }
 

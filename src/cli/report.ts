@@ -72,6 +72,15 @@ export class Report {
     if (!this.#options.quiet) this.answer(data, drawing);
   }
 
+  /** What was done, where stdout belongs to others: on stderr, as JSON in one line. Left out under --quiet. */
+  aside<T>(data: T, drawing: Drawing<T>): void {
+    this.stopWaiting();
+    const { stderr } = this.#context;
+    if (this.#options.quiet) return;
+    if (this.#options.json) stderr.write(`${printableJson(drawing.json(data))}\n`);
+    else stderr.write(linesOf(drawing.text(printableData(data), this.#err)));
+  }
+
   /** Lines that are text in every form of output: help, completions. */
   print(lines: readonly string[]): void {
     this.#context.stdout.write(linesOf(lines));

@@ -134,6 +134,9 @@ export type ActionRequest =
   | DeviceAddRequest
   | DeviceRemoveRequest
   | RollbackRequest
+  | MirrorRequest
+  | MirrorCancelRequest
+  | MigrateRequest
   | FreezeRequest
   | UnfreezeRequest
   | RefuseRequest;

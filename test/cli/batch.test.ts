@@ -1,4 +1,4 @@
-// `txn run`: lines and QMP's JSON become requests, run together, and errors name their place.
+// `txn run`: lines become requests, run together, and errors name their place. QMP's JSON is in qmp/.
 
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -75,78 +75,6 @@ describe("a batch of lines", () => {
   });
 });
 
-describe("a batch of QMP", () => {
-  const snapshot = {
-    type: "blockdev-snapshot-sync",
-    data: { device: "vda", "snapshot-file": "/x.qcow2", format: "qcow2" },
-  };
-
-  test.each([
-    ["the whole command", { execute: "transaction", arguments: { actions: [snapshot] }, id: 1 }],
-    ["its arguments", { actions: [snapshot], properties: { "completion-mode": "individual" } }],
-    ["the bare list", [snapshot]],
-  ])("may be %s", async (_what, json) => {
-    const { status, requests } = await runBatch(` \n${JSON.stringify(json, null, 2)}`);
-    expect(status).toBe(0);
-    expect(requests).toEqual([
-      {
-        kind: "snapshot",
-        targets: [{ device: "vda", file: "/x.qcow2", format: "qcow2" }],
-        relative: false,
-        reuse: false,
-        overlay: {},
-      },
-    ]);
-  });
-
-  test("mode existing reuses, a node name is a device, and abort refuses", async () => {
-    const { requests } = await runBatch(
-      JSON.stringify([
-        {
-          type: "blockdev-snapshot-sync",
-          data: { "node-name": "vdb", "snapshot-file": "y", mode: "existing" },
-        },
-        { type: "abort", data: {} },
-      ]),
-    );
-    expect(requests).toMatchObject([
-      { targets: [{ device: "vdb", file: "/srv/guests/y" }], reuse: true },
-      { kind: "refuse" },
-    ]);
-  });
-
-  test.each([
-    [[{ type: "drive-backup", data: {} }], 12, "actions[0]: type 'drive-backup' is not supported"],
-    [[snapshot, {}], 12, "actions[1]: type none is not supported"],
-    [{ execute: "query-block" }, 12, "execute: 'query-block' is not supported"],
-    [
-      { actions: [], properties: { "completion-mode": "grouped" } },
-      12,
-      "completion-mode 'grouped' is not supported",
-    ],
-    [
-      [{ ...snapshot, data: { ...snapshot.data, "snapshot-node-name": "n" } }],
-      12,
-      "actions[0].data: member 'snapshot-node-name' is not supported",
-    ],
-    [[{ ...snapshot, data: { device: "vda" } }], 64, "actions[0].data: snapshot-file is missing"],
-    [[{ ...snapshot, data: { ...snapshot.data, device: 3 } }], 64, "device is not a string"],
-    [[{ ...snapshot, data: { ...snapshot.data, "node-name": "n" } }], 64, "one of device and node-name"],
-    [[{ ...snapshot, data: { ...snapshot.data, mode: "new" } }], 64, "mode 'new' is neither"],
-    [[snapshot, "abort"], 64, "actions[1]: not an object"],
-    [{ actions: {} }, 64, "actions: not a list"],
-    [[], 64, "the batch has no actions"],
-  ])("%j is refused with %i: %s", async (json, status, message) => {
-    const result = await runBatch(JSON.stringify(json));
-    expect(result).toMatchObject({ status, runs: 0 });
-    expect(result.stderr).toContain(message);
-  });
-
-  test("broken JSON is a usage error", async () => {
-    expect(await runBatch("[{]")).toMatchObject({ status: 64, runs: 0 });
-  });
-});
-
 describe("a batch in a file", () => {
   let folder = "";
   beforeAll(async () => {
@@ -170,5 +98,18 @@ describe("a batch in a file", () => {
     expect(status).toBe(14);
     expect(stderr).toContain(`at: ${folder}/none.txt`);
     expect(calls).toEqual([]);
+  });
+
+  test.each(["", "{"])("that is larger than 16 MiB is refused, begun with %j", async (start) => {
+    const text = start.padEnd(16 * 1024 * 1024 + 1, " ");
+    await writeFile(`${folder}/large.txt`, text);
+    for (const argv of [
+      ["txn", "run", "large.txt"],
+      ["txn", "run", "-"],
+    ]) {
+      const { status, stderr } = await runCli(argv, { engine: {}, cwd: folder, stdin: text });
+      expect(status).toBe(14);
+      expect(stderr).toContain("a batch has at most 16777216 bytes");
+    }
   });
 });

@@ -131,8 +131,17 @@ async function readSources(): Promise<string> {
   return texts.join("\n");
 }
 
+test.each((await readdir(MAN)).filter((name) => !name.endsWith(".1")))(
+  "the page %s refers only to pages that are there",
+  async (name) => {
+    const references = [...(await readPage(name)).matchAll(/\.Xr (imgtx[\w-]*) (\d)/g)];
+    expect(references.length).toBeGreaterThan(0);
+    for (const [, other, section] of references) await access(`${MAN}/${other}.${section}`);
+  },
+);
+
 oracle("mandoc").test("every page is clean to mandoc's lint", async () => {
-  const names = (await readdir(MAN)).filter((name) => name.endsWith(".1"));
+  const names = (await readdir(MAN)).filter((name) => /\.\d$/.test(name));
   expect(names.length).toBeGreaterThan(10);
   const findings = await lint(names.map((name) => `${MAN}/${name}`));
   // It looks for other pages where they are installed, which these may not be.

@@ -146,6 +146,16 @@ function onTwo(name: string, steps: readonly Step[], changes: Partial<Scenario> 
   return { name, files: filesOf(TWO), prepare: addAll(TWO), steps, ...changes };
 }
 
+/** Commands of QMP: a snapshot of the first two devices, between a start and this end. */
+function startedBatch(overlays: readonly [string, string], end: string): Uint8Array {
+  const snapshots = overlays.map((overlay, index) => ({
+    execute: "blockdev-snapshot-sync",
+    arguments: { device: TWO[index]?.name, "snapshot-file": overlay },
+  }));
+  const commands = [{ execute: "blockdev-start-transaction" }, ...snapshots, { execute: end }];
+  return Buffer.from(commands.map((command) => JSON.stringify(command)).join("\n"));
+}
+
 const TAKEN: SampleFile = { path: "ws/taken.qcow2", bytes: Buffer.from("the user's own\n") };
 
 const FROZEN = [...DEVICES.slice(0, 2), TORN];
@@ -236,6 +246,22 @@ export const SCENARIOS: readonly Scenario[] = [
   onTwo("a batch whose last action is refused", [step("txn run batch", 14)], {
     files: filesOf(TWO, [
       { path: "ws/batch", bytes: Buffer.from("snapshot vda a1.qcow2\nsnapshot vdb b1.qcow2\nrefuse\n") },
+    ]),
+  }),
+  onTwo("a batch of QMP that starts a transaction and commits it", [step("txn run batch")], {
+    files: filesOf(TWO, [
+      { path: "ws/batch", bytes: startedBatch(["a1.qcow2", "b1.qcow2"], "blockdev-commit-transaction") },
+    ]),
+  }),
+  onTwo("a batch of QMP that starts a transaction and aborts it", [back("txn run batch")], {
+    files: filesOf(TWO, [
+      { path: "ws/batch", bytes: startedBatch(["a1.qcow2", "b1.qcow2"], "blockdev-abort-transaction") },
+    ]),
+  }),
+  onTwo("a batch of QMP whose started transaction fails", [step("txn run batch", 14)], {
+    files: filesOf(TWO, [
+      { path: "ws/batch", bytes: startedBatch(["a1.qcow2", "taken.qcow2"], "blockdev-commit-transaction") },
+      TAKEN,
     ]),
   }),
   onTwo("a relative group", [step(`${group(TWO)} --relative`)]),

@@ -1,7 +1,6 @@
-// imgtx txn run FILE|-
+// imgtx txn run FILE|-: batches of lines here, those of QMP in batch/qmp/.
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { ActionRequest } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { openSession, runOptions, type Invocation } from "../invocation.ts";
@@ -16,19 +15,24 @@ export const txnRun: PlainCommand = {
     options: [],
     about:
       "Runs a batch of actions in one process and one transaction: all of them, or none. A batch is " +
-      "imgtx lines (an action a line, quotes as in a shell, comments behind #), or the JSON of QMP's " +
-      "transaction command, with the actions blockdev-snapshot-sync and abort.",
+      "imgtx lines (an action a line, quotes as in a shell, comments behind #), or commands in the JSON of " +
+      "QMP: transaction, each of its actions alone, and the commands that were proposed in 2012. Commands " +
+      "of QMP are answered on stdout in QMP's words, a line each; imgtx-proposals(7) maps all of them.",
     examples: [
       {
         command: "printf 'snapshot vda a1.qcow2\\nreopen vdb new.qcow2\\n' | imgtx txn run -",
         about: "two actions, all or nothing",
       },
       { command: "imgtx txn run --dry-run changes.txt", about: "check a batch and print its plan" },
+      { command: "imgtx txn run - < commands.json", about: "what a QMP client would send" },
     ],
     exits: CHANGING_EXITS,
   },
   async execute(invocation) {
-    const requests = await readBatch(invocation);
+    const text = await readText(invocation);
+    if (/^\s*[[{]/.test(text)) return (await import("../batch/qmp/run.ts")).runQmp(invocation, text);
+    if (text.includes("\0")) throw new ImgtxError("E_USAGE", "the batch is not text");
+    const requests = await (await import("../batch/lines.ts")).readLines(text, invocation.context.cwd);
     if (requests.length === 0) {
       throw new ImgtxError("E_USAGE", "the batch has no actions", { hint: "see `imgtx txn run --help`" });
     }
@@ -39,26 +43,24 @@ export const txnRun: PlainCommand = {
   },
 };
 
-async function readBatch(invocation: Invocation): Promise<ActionRequest[]> {
-  const { cwd } = invocation.context;
-  const text = await readText(invocation);
-  if (text.includes("\0")) throw new ImgtxError("E_USAGE", "the batch is not text");
-  if (/^\s*[[{]/.test(text)) return (await import("../batch/qmp.ts")).readQmp(text, cwd);
-  return (await import("../batch/lines.ts")).readLines(text, cwd);
-}
-
 async function readText({ input, context }: Invocation): Promise<string> {
-  if (input.argument("FILE") === "-") return context.stdin();
+  if (input.argument("FILE") === "-") {
+    const text = await context.stdin(LARGEST_BYTES);
+    if (Buffer.byteLength(text) > LARGEST_BYTES) throw tooLarge();
+    return text;
+  }
   const file = await context.storage.openFile(input.path("FILE"), "read");
   try {
     const { sizeBytes } = await file.stat();
-    if (sizeBytes > LARGEST_BYTES) {
-      throw new ImgtxError("E_REFUSED", `a batch has at most ${LARGEST_BYTES} bytes`, { image: file.path });
-    }
+    if (sizeBytes > LARGEST_BYTES) throw tooLarge().with({ image: file.path });
     const bytes = new Uint8Array(sizeBytes);
     const length = await file.read(bytes, 0);
     return new TextDecoder().decode(bytes.subarray(0, length));
   } finally {
     await file.close();
   }
+}
+
+function tooLarge(): ImgtxError {
+  return new ImgtxError("E_REFUSED", `a batch has at most ${LARGEST_BYTES} bytes`);
 }

@@ -1,5 +1,6 @@
 // One row an action. The engine, the crash rigs and the conformance tests all go by this list.
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { Plan, PlanContext } from "../action.ts";
 import type { ActionRequest } from "../request.ts";
 import { deviceAdd, deviceRemove } from "./device-table.ts";
@@ -29,5 +30,10 @@ export async function planAction(request: ActionRequest, context: PlanContext): 
       return await unfreeze.plan(request, context);
     case "refuse":
       return await refuse.plan(request, context);
+    case "mirror":
+    case "mirror-cancel":
+    case "migrate":
+      // Requests that batches can make already, while no action carries them out.
+      throw new ImgtxError("E_UNSUPPORTED", `imgtx has no action '${request.kind}' yet`);
   }
 }
