@@ -71,7 +71,7 @@ async function oneCut(
     bench.save();
     await bench.do(step);
     const after = await bench.observe();
-    bench.restore();
+    await bench.restore();
     spawnSync("sync", ["-f", disk.mountPoint]);
     const waitMs = random.below(LONGEST_MS);
     const running = runPlain(bench.launch, step.argv);

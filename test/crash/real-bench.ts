@@ -9,7 +9,7 @@ import { run } from "../../src/cli/main.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { guestDigest, openGuest, openHostImage } from "../helpers/guest-content.ts";
 import { describeFiles, describeWorkspace, type WorkspacePlace } from "./observation.ts";
-import { copyFolder, layOutFiles, viewFolder } from "./real-folder.ts";
+import { copyFolder, keepShared, layOutFiles, putBackShared, viewFolder } from "./real-folder.ts";
 import type { Violation } from "./report.ts";
 import { WORKSPACE, type SampleFile } from "./scenarios.ts";
 import { runTraced, type Injection, type Launch } from "./strace.ts";
@@ -26,6 +26,7 @@ export class RealBench {
   readonly #place: WorkspacePlace;
   readonly #asksQemu: boolean;
   readonly #judgedByQemu = new Set<string>();
+  #kept: ReturnType<typeof keepShared> = [];
 
   constructor(
     name: string,
@@ -59,11 +60,13 @@ export class RealBench {
     rmSync(this.#saved, { recursive: true, force: true });
     renameSync(this.live, this.#saved);
     copyFolder(this.#saved, this.live);
+    this.#kept = keepShared(this.live);
   }
 
-  restore(): void {
+  async restore(): Promise<void> {
     rmSync(this.live, { recursive: true, force: true });
     copyFolder(this.#saved, this.live);
+    await putBackShared(this.live, this.#kept);
   }
 
   trace(argv: readonly string[], injection?: Injection): ReturnType<typeof runTraced> {

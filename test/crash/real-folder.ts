@@ -2,8 +2,8 @@
 // inodes, and looked at as the simulated one is.
 //
 // Invariant: a copy shares every file outside the program's own folder by hard links. The workspace knows
-// images by inode, so a plain copy would be another workspace. What writes to an image in place therefore
-// shows in all copies; nothing may, and the observation would tell.
+// images by inode, so a plain copy would be another workspace. What writes to an image in place (a fence) shows
+// in all copies: so contents and times are kept beside them, and put back in place.
 
 import { createHash } from "node:crypto";
 import {
@@ -19,6 +19,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { makeNodeStorage } from "../../src/storage/index.ts";
 import { openHostImage } from "../helpers/guest-content.ts";
 import type { FolderEntry, FolderView } from "./observation.ts";
 import { WORKSPACE, type SampleFile } from "./scenarios.ts";
@@ -40,6 +41,36 @@ export function copyFolder(source: string, target: string): void {
     else if (stat.isSymbolicLink()) symlinkSync(readlinkSync(from), to);
     else if (path.startsWith(`${OWN_FOLDER}/`)) copyFileSync(from, to);
     else linkSync(from, to);
+  }
+}
+
+interface KeptFile {
+  /** Relative to the folder. */
+  readonly path: string;
+  readonly bytes: Buffer;
+  readonly modifiedNs: bigint;
+}
+
+/** What the files that copies share hold now. */
+export function keepShared(root: string): KeptFile[] {
+  return walk(root)
+    .filter((path) => !path.startsWith(`${OWN_FOLDER}/`) && lstatSync(join(root, path)).isFile())
+    .map((path) => ({
+      path,
+      bytes: readFileSync(join(root, path)),
+      modifiedNs: lstatSync(join(root, path), { bigint: true }).mtimeNs,
+    }));
+}
+
+/** Puts that back, in the same inodes, with their times to the nanosecond. */
+export async function putBackShared(root: string, kept: readonly KeptFile[]): Promise<void> {
+  for (const { path, bytes, modifiedNs } of kept) {
+    const file = join(root, path);
+    if (!readFileSync(file).equals(bytes)) writeFileSync(file, bytes);
+    if (lstatSync(file, { bigint: true }).mtimeNs === modifiedNs) continue;
+    const opened = await makeNodeStorage().openFile(file, "write");
+    await opened.setModified(String(modifiedNs));
+    await opened.close();
   }
 }
 

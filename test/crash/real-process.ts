@@ -90,7 +90,7 @@ async function tryStep(run: StepRun, befores: readonly string[]): Promise<void> 
   if (step.orAfter) {
     await bench.do({ argv: step.orAfter });
     outcomes.set(`only ${step.orAfter.join(" ")}`, await bench.observe());
-    bench.restore();
+    await bench.restore();
   }
   const plain = await bench.trace(step.argv);
   if (plain.exit !== (step.exit ?? 0)) throw new Error(`${step.argv.join(" ")}: ${plain.text}`);
@@ -101,7 +101,7 @@ async function tryStep(run: StepRun, befores: readonly string[]): Promise<void> 
       else await tryCall({ ...run, outcomes, before }, { call, kind }, index);
     }
   }
-  bench.restore();
+  await bench.restore();
   await bench.do(step);
 }
 
@@ -109,7 +109,7 @@ async function tryCall(trial: Trial, injection: Injection, index: number): Promi
   const { bench, step, report } = trial;
   let { number } = injection.call;
   for (let tries = 0; tries < TRIES; tries += 1) {
-    bench.restore();
+    await bench.restore();
     const result = await bench.trace(step.argv, { ...injection, call: { ...injection.call, number } });
     const trail = [`\`${step.argv.join(" ")}\`: ${injection.kind} at call ${index}, ${injection.call.label}`];
     if (result.timedOut) {

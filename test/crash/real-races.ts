@@ -31,7 +31,7 @@ export async function raceProcesses(entry: RaceEntry, options: RealRaceOptions):
     bench.save();
     const allowed = await serialOutcomes(bench, entry);
     for (; rounds < options.rounds && Date.now() < options.deadline; rounds += 1) {
-      bench.restore();
+      await bench.restore();
       const [one, other] = await Promise.all([
         runPlain(bench.launch, entry.one),
         later(LATE_MS[rounds % LATE_MS.length] ?? 0).then(() => runPlain(bench.launch, entry.other)),
@@ -70,7 +70,7 @@ async function serialOutcomes(bench: RealBench, entry: RaceEntry): Promise<Map<s
     [entry.one, entry.other, false],
     [entry.other, entry.one, true],
   ] as const) {
-    bench.restore();
+    await bench.restore();
     const ordered = (exits: [number, number]) => (swapped ? exits.toReversed() : exits);
     const firstExit = (await bench.ask(first)).exit;
     // The second may find the first at work, and be turned away before it could see its effect.
