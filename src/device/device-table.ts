@@ -226,6 +226,29 @@ export function mapEntryPaths(entry: DeviceEntry, map: (path: string) => string)
   };
 }
 
+/** The entry with what some of its images, or of its mirror's, look like now. */
+export function withFingerprints(
+  entry: DeviceEntry,
+  fingerprints: ReadonlyMap<string, Fingerprint>,
+): DeviceEntry {
+  if (fingerprints.size === 0) return entry;
+  const renew = (chain: readonly ChainEntry[]): ChainEntry[] =>
+    chain.map((element) => ({
+      ...element,
+      fingerprint: fingerprints.get(element.image) ?? element.fingerprint,
+      dataFile: element.dataFile && {
+        ...element.dataFile,
+        fingerprint: fingerprints.get(element.dataFile.image) ?? element.dataFile.fingerprint,
+      },
+    }));
+  const { mirror } = entry;
+  return {
+    ...entry,
+    chain: renew(entry.chain),
+    mirror: mirror && { ...mirror, chain: renew(mirror.chain), source: renew(mirror.source) },
+  };
+}
+
 function mapChainPaths(chain: readonly ChainEntry[], map: (path: string) => string): ChainEntry[] {
   return chain.map((element) => ({
     ...element,

@@ -25,6 +25,7 @@ export {
   mapEntryPaths,
   requireDevice,
   withDevices,
+  withFingerprints,
 } from "./device-table.ts";
 export {
   discardNextGeneration,

@@ -32,6 +32,8 @@ export interface ChainOptions {
   readonly gate: GateOptions;
   /** False: the image by itself, whatever it names as its backing file. Default: true. */
   readonly backing?: boolean;
+  /** Where the external data file of the image itself is, while it is not at the name that the image stores. */
+  readonly dataFileAt?: string | undefined;
 }
 
 interface DataFile {
@@ -83,6 +85,7 @@ interface Reference {
 interface Walk {
   readonly storage: Storage;
   readonly gate: GateOptions;
+  readonly dataFileAt: string | undefined;
   /** Everything opened so far, to be closed on failure. */
   readonly files: StorageFile[];
   /** Path by identity (file system and inode) of every file in the chain. */
@@ -95,7 +98,8 @@ interface Walk {
  * what storage throws. Dirty and corrupt bits are not judged here: see header.isDirty, header.isCorrupt.
  */
 export async function openChain(storage: Storage, path: string, options: ChainOptions): Promise<Chain> {
-  const walk: Walk = { storage, gate: options.gate, files: [], pathOf: new Map() };
+  const { gate, dataFileAt } = options;
+  const walk: Walk = { storage, gate, dataFileAt, files: [], pathOf: new Map() };
   const links: ChainLink[] = [];
   try {
     let reference: Reference | undefined = {
@@ -132,7 +136,8 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
   }
   const header = await readQcow2Header(file, head, stat.sizeBytes, path);
   requireSupported(header, path);
-  const dataFile = await openDataFile(walk, path, header, warnings);
+  const dataFileAt = reference.overlay === undefined ? walk.dataFileAt : undefined;
+  const dataFile = await openDataFile(walk, path, header, { dataFileAt, warnings });
   const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
   const fingerprint = fingerprintFrom(stat, head);
   return { path, name, format, virtualSizeBytes, file, stat, fingerprint, header, dataFile, warnings };
@@ -206,7 +211,7 @@ async function openDataFile(
   walk: Walk,
   imagePath: string,
   header: Qcow2Header,
-  warnings: string[],
+  { dataFileAt, warnings }: { readonly dataFileAt: string | undefined; readonly warnings: string[] },
 ): Promise<DataFile | undefined> {
   if (!header.hasExternalDataFile) return undefined;
   const name = header.dataFileName;
@@ -218,8 +223,9 @@ async function openDataFile(
     });
   }
   requirePlainPath(name, imagePath, "data_file_name");
-  const path = name.startsWith("/") ? name : `${walk.gate.currentFolder ?? process.cwd()}/${name}`;
-  if (path !== name) {
+  const named = name.startsWith("/") ? name : `${walk.gate.currentFolder ?? process.cwd()}/${name}`;
+  const path = dataFileAt ?? named;
+  if (named !== name) {
     warnings.push(
       `${quoteName(imagePath)} names its data file ${quoteName(name)}, which QEMU looks for in the current folder`,
     );

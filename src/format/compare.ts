@@ -61,17 +61,12 @@ export async function compareImages(
 
 class Comparison {
   readonly #images: readonly [Image, Image];
-  /** Of each layer's data file, by depth: the same text means the same file. */
-  readonly #identities: readonly [readonly string[], readonly string[]];
+  readonly #identities: Identities;
   readonly #options: CompareOptions;
   readonly #totalBytes: number;
   readonly #buffers = new BufferPool(CHUNK_BYTES);
 
-  constructor(
-    images: readonly [Image, Image],
-    identities: readonly [readonly string[], readonly string[]],
-    options: CompareOptions,
-  ) {
+  constructor(images: readonly [Image, Image], identities: Identities, options: CompareOptions) {
     this.#images = images;
     this.#identities = identities;
     this.#options = options;
@@ -224,22 +219,31 @@ class Comparison {
     }
   }
 
-  /** An overlay and its base, or two overlays of one base, have most of their data in common. */
   #isSamePlace(one: Extent, other: Extent, offset: number): boolean {
-    if (one.kind !== "data" || other.kind !== "data") return false;
-    if (one.hostOffset === undefined || other.hostOffset === undefined) return false;
-    const file = this.#identities[0][one.depth];
-    return (
-      file !== undefined &&
-      file === this.#identities[1][other.depth] &&
-      one.hostOffset + (offset - one.start) === other.hostOffset + (offset - other.start)
-    );
+    return isSamePlace(this.#identities, [one, other], offset);
   }
 }
 
-async function findIdentities(
-  images: readonly [Image, Image],
-): Promise<readonly [readonly string[], readonly string[]]> {
+/** Of each layer's data file, by depth: the same text means the same file. */
+type Identities = readonly [readonly string[], readonly string[]];
+
+/** An overlay and its base, or two overlays of one base, have most of their data in common. */
+export function isSamePlace(
+  identities: Identities,
+  [one, other]: readonly [Extent, Extent],
+  offset: number,
+): boolean {
+  if (one.kind !== "data" || other.kind !== "data") return false;
+  if (one.hostOffset === undefined || other.hostOffset === undefined) return false;
+  const file = identities[0][one.depth];
+  return (
+    file !== undefined &&
+    file === identities[1][other.depth] &&
+    one.hostOffset + (offset - one.start) === other.hostOffset + (offset - other.start)
+  );
+}
+
+export async function findIdentities(images: readonly [Image, Image]): Promise<Identities> {
   const [first, second] = await Promise.all(
     images.map((image) =>
       Promise.all(

@@ -42,7 +42,10 @@ export interface ConvertSurroundings {
   readonly durable: boolean;
 }
 
-type CopyRequest = Omit<CopyOptions, "clusterBytes" | "targetIsZero">;
+export type CopyRequest = Omit<CopyOptions, "clusterBytes" | "targetIsZero">;
+
+/** An external data file that was made for a new image. */
+type DataTarget = Pick<TargetFile, "path" | "file">;
 
 /** Returns what was not heeded, one sentence each. */
 export async function convertToNew(
@@ -55,8 +58,10 @@ export async function convertToNew(
   const begun = await beginImage(storage, target.plan, { ...target, waiting });
   try {
     const [own] = begun.targets;
-    const isCloned = target.mayClone && (await cloneInto(sources, target.plan, own));
-    if (!isCloned) await fill(sources, target, copy, around, begun.targets);
+    const isCloned = target.mayClone && (await cloneInto(sources, target.plan, own.file));
+    if (!isCloned) {
+      await fillImage(sources, target, { file: own.file, dataFile: begun.targets[1] }, copy, around);
+    }
     const { bitmaps, path } = target;
     if (bitmaps !== undefined) {
       const dataFile = begun.targets[1]?.file ?? own.file;
@@ -77,25 +82,30 @@ export async function convertToNew(
   return begun.warnings;
 }
 
-async function cloneInto(sources: readonly Image[], plan: ImagePlan, target: TargetFile): Promise<boolean> {
+/** Makes an empty raw target a clone of its one source, where the file system shares blocks. */
+export async function cloneInto(
+  sources: readonly Image[],
+  plan: ImagePlan,
+  file: StorageFile,
+): Promise<boolean> {
   const [source] = sources;
   if (source === undefined || sources.length !== 1 || plan.format !== "raw") return false;
-  return cloneRaw(source, target.file, plan.virtualSizeBytes);
+  return cloneRaw(source, file, plan.virtualSizeBytes);
 }
 
-async function fill(
+/** Copies into an empty image at path, whose files are open. Flushes nothing. */
+export async function fillImage(
   sources: readonly Image[],
-  { plan, path }: NewTarget,
+  { plan, path }: Pick<NewTarget, "plan" | "path">,
+  { file, dataFile }: { readonly file: StorageFile; readonly dataFile: DataTarget | undefined },
   copy: CopyRequest,
-  { storage, gate }: ConvertSurroundings,
-  targets: readonly [TargetFile, ...TargetFile[]],
+  { storage, gate }: Pick<ConvertSurroundings, "storage" | "gate">,
 ): Promise<void> {
-  const [own, data] = targets;
   const image = await openForWriting(storage, path, {
     format: plan.format,
-    gate: trusting(gate, data),
-    file: own.file,
-    dataFile: data?.file,
+    gate: trusting(gate, dataFile),
+    file,
+    dataFile: dataFile?.file,
     // Nobody can know of the image before it is whole.
     isOrdered: false,
   });
@@ -109,7 +119,7 @@ async function fill(
 }
 
 /** A data file that was made for this very image may be anywhere. */
-function trusting(gate: GateOptions, data: TargetFile | undefined): GateOptions {
+function trusting(gate: GateOptions, data: DataTarget | undefined): GateOptions {
   return data === undefined ? gate : { ...gate, allowPaths: [...gate.allowPaths, data.path] };
 }
 

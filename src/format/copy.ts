@@ -39,10 +39,19 @@ export interface CopyOptions {
   readonly inKernel: boolean;
   /** Unreadable sectors become zeros. */
   readonly salvage?: Salvage | undefined;
+  /** Where to begin: what lies before is in the target already. Default: 0. */
+  readonly startBytes?: number;
+  /** Asked between steps. Where it is due, all before the offset is copied when it is called. */
+  readonly checkpoint?: Checkpoint | undefined;
   /** Called with the bytes that are about to be written; resolves when they may be. */
   readonly throttle?: ((lengthBytes: number) => Promise<void>) | undefined;
   readonly onProgress?: ((doneBytes: number) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
+}
+
+interface Checkpoint {
+  isDue(): boolean;
+  reach(offset: number, target: WritableImage): Promise<void>;
 }
 
 /** A source, with the place of its first byte in the target. */
@@ -87,6 +96,11 @@ export async function copyImages(
     for await (const step of walk(parts, totalBytes, options)) {
       options.signal?.throwIfAborted();
       if (pipeline.isSettled) break;
+      if (options.checkpoint?.isDue() === true) {
+        await pipeline.drain();
+        if (pipeline.isSettled) break;
+        await options.checkpoint.reach(step.start, target);
+      }
       if (
         step.kind !== "below" &&
         !(step.kind === "zero" && options.targetIsZero && options.sparseBytes > 0)
@@ -132,7 +146,7 @@ async function* walk(
 ): AsyncGenerator<Step, void, undefined> {
   const unit = options.compressed ? (options.clusterBytes ?? 1) : 1;
   const chunkBytes = Math.max(unit, CHUNK_BYTES);
-  let offset = 0;
+  let offset = options.startBytes ?? 0;
   for (const part of parts) {
     const cursor = new ExtentCursor(part.image, part.image.virtualSizeBytes);
     while (offset < part.end) {

@@ -3,21 +3,28 @@
 export type { Chain, ChainLink } from "./backing-chain.ts";
 export { CHAIN_DEPTH_MAX, filesOf, openChain } from "./backing-chain.ts";
 export { composeBackingPath, isProtocolName, makeRelativeName } from "./backing-name.ts";
+export { uniteRanges } from "./byte-ranges.ts";
+export {
+  CHANGE_UNIT_BYTES,
+  findRangesAbove,
+  mergeChangesOverlay,
+  writeChangesOverlay,
+} from "./changes-overlay.ts";
 export { checkQcow2 } from "./check.ts";
 export type { CompareResult } from "./compare.ts";
 export { compareImages } from "./compare.ts";
-export type { NewTarget } from "./convert.ts";
-export { convertToExisting, convertToNew, openExistingTarget } from "./convert.ts";
-export type { CopyOptions } from "./copy.ts";
+export type { CopyRequest, NewTarget } from "./convert.ts";
+export { cloneInto, convertToExisting, convertToNew, fillImage, openExistingTarget } from "./convert.ts";
 export { countBytesToCopy } from "./copy.ts";
 export { listBitmapsToCopy } from "./copy-bitmaps.ts";
 export type { ImagePlan } from "./create.ts";
-export { planImage } from "./create.ts";
+export { planImage, writeImage } from "./create.ts";
 export { createImage } from "./create-image.ts";
 export type { CreateOptions } from "./create-options.ts";
 export { ExtentCursor } from "./extent-cursor.ts";
 export type { BytePatch } from "./qcow2/fence.ts";
 export { planImageFence, planImageLift } from "./fence-image.ts";
+export { findDifferences } from "./find-differences.ts";
 export type { Fingerprint } from "./fingerprint.ts";
 export { describeChanges, describeContentChanges, fingerprintAt, takeFingerprint } from "./fingerprint.ts";
 export type { Extent, Image } from "./image.ts";
@@ -34,7 +41,7 @@ export { openForInfo } from "./open-for-info.ts";
 export { openForWriting } from "./open-for-writing.ts";
 export type { GateOptions } from "./open-gate.ts";
 export type { ImageOptions, OpenedImage } from "./open-image.ts";
-export { openImage } from "./open-image.ts";
+export { imageOf, openImage } from "./open-image.ts";
 export type { OverlayPlan } from "./overlay.ts";
 export { planOverlay, writeOverlay } from "./overlay.ts";
 export { checkOverlayIsEmpty } from "./overlay-check.ts";

@@ -54,7 +54,8 @@ export async function openForWriting(
   options: WritingOptions,
 ): Promise<WritableImage> {
   const { format, gate, backing = true } = options;
-  const opened = await openImage(storage, path, { format, gate, backing });
+  const dataFileAt = options.dataFile?.path;
+  const opened = await openImage(storage, path, { format, gate, backing, dataFileAt });
   const own: StorageFile[] = [];
   const close = async (): Promise<void> => {
     await Promise.all([opened.close(), ...own.map((file) => file.close())]);

@@ -23,6 +23,8 @@ export interface ImageOptions {
   readonly gate: GateOptions;
   /** False: the image alone. What it does not have itself is unallocated. Default: true. */
   readonly backing?: boolean;
+  /** Where the external data file is, while it is not at the name that the image stores. */
+  readonly dataFileAt?: string | undefined;
   /** Id or name of an internal snapshot, whose guest data is read instead of the present. */
   readonly snapshot?: SnapshotChoice | undefined;
 }
@@ -42,27 +44,35 @@ const TABLE_BYTES_MIN = 256 * 1024;
  * Errors are those of openChain; E_NOT_FOUND for a snapshot that there is not, E_UNSUPPORTED for one of raw.
  */
 export async function openImage(storage: Storage, path: string, options: ImageOptions): Promise<OpenedImage> {
-  const { format, gate, backing = true } = options;
-  const chain = await openChain(storage, path, { format, gate, backing });
+  const { format, gate, backing = true, dataFileAt } = options;
+  const chain = await openChain(storage, path, { format, gate, backing, dataFileAt });
   try {
-    const [top, ...below] = chain.links;
-    if (top === undefined) throw new RangeError("a chain without an image");
+    const [top] = chain.links;
     const l1Table =
-      options.snapshot === undefined ? undefined : await findSnapshotTable(top, options.snapshot);
-    const cacheBytes = Math.max(TABLE_BYTES_MIN, Math.floor(TABLE_BYTES / chain.links.length));
-    const layers: [LayerReader, ...LayerReader[]] = [
-      makeLayer(top, cacheBytes, l1Table),
-      ...below.map((link) => makeLayer(link, cacheBytes)),
-    ];
-    return Object.assign(new ComposedImage(layers, () => chain.close()), { chain });
+      options.snapshot === undefined || top === undefined
+        ? undefined
+        : await findSnapshotTable(top, options.snapshot);
+    return imageOf(chain, l1Table);
   } catch (error) {
     await chain.close();
     throw error;
   }
 }
 
+/** The guest data of a chain that is open. Closing the image closes the chain. */
+export function imageOf(chain: Chain, l1Table?: L1Table): OpenedImage {
+  const [top, ...below] = chain.links;
+  if (top === undefined) throw new RangeError("a chain without an image");
+  const cacheBytes = Math.max(TABLE_BYTES_MIN, Math.floor(TABLE_BYTES / chain.links.length));
+  const layers: [LayerReader, ...LayerReader[]] = [
+    makeLayer(top, cacheBytes, l1Table),
+    ...below.map((link) => makeLayer(link, cacheBytes)),
+  ];
+  return Object.assign(new ComposedImage(layers, () => chain.close()), { chain });
+}
+
 /** A reader for one image of a chain that is open. */
-function makeLayer(link: ChainLink, cacheBytes: number = TABLE_BYTES, l1Table?: L1Table): LayerReader {
+function makeLayer(link: ChainLink, cacheBytes: number, l1Table?: L1Table): LayerReader {
   const { header } = link;
   return header === undefined
     ? new RawLayer(link)

@@ -26,9 +26,14 @@ export class Pipeline<T> {
     if (!this.isSettled) this.#jobs.push({ outcome: outcomeOf(job), onDone });
   }
 
+  /** Waits until no job is under way. More may be added. */
+  async drain(): Promise<void> {
+    while (this.#jobs.length > 0) await this.#takeFirst();
+  }
+
   /** Waits for all of them. Throws what the first one threw, where no result came before it. */
   async finish(): Promise<T | undefined> {
-    while (this.#jobs.length > 0) await this.#takeFirst();
+    await this.drain();
     if (this.#settled === undefined) return undefined;
     if ("error" in this.#settled) throw this.#settled.error;
     return this.#settled.value;

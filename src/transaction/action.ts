@@ -10,7 +10,7 @@
 
 import type { DeviceTable } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import type { Chain } from "../format/index.ts";
+import type { Chain, GateOptions, ImageFormat } from "../format/index.ts";
 import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
 import type { ImagePatch, PlanRecord } from "./journal/index.ts";
 
@@ -33,6 +33,10 @@ export interface PlanContext {
     device: string,
     allowPaths?: readonly string[],
   ): Promise<Chain>;
+  /** Where the content of an image is found as the statements before this one will leave it. */
+  contentPath(image: string): string;
+  /** For images that are opened while files are filled. */
+  readonly gate: GateOptions;
   /** The canonical form of a path whose folder exists. */
   canonicalPath(path: string, device: string): Promise<string>;
 }
@@ -43,12 +47,17 @@ export interface FileToMake {
   readonly mode: number;
   /** Undefined: to whoever runs imgtx. */
   readonly owner: Pick<FileStat, "ownerId" | "groupId"> | undefined;
+  /** Whether it is a qcow2 image, whose header tells a change. */
+  readonly hasHeader: boolean;
+  /** The format of the image at the path, where the file is an overlay that the commit merges into that. */
+  readonly mergesAs?: ImageFormat;
 }
 
 /** What an action may use while it fills files, which can take hours. */
 export interface FillTools {
   /** Aborted by the first interrupt. */
   readonly signal: AbortSignal | undefined;
+  readonly onProgress?: ((doneBytes: number) => void) | undefined;
 }
 
 export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes" | "allowPaths"> {

@@ -78,7 +78,13 @@ export function assertUnchanged(watched: WatchedImage, now: Fingerprint, since: 
  */
 export function assertActiveLayersApart(table: DeviceTable, changed: readonly string[]): void {
   const users = new Map<string, { device: string; depth: number }[]>();
-  for (const { name, chain } of table.devices) {
+  // A mirror counts as a device of its own beside: it is written to when it is brought in line. What it and
+  // its own device have in common is as it should be.
+  const chains = table.devices.flatMap(({ name, image, chain, mirror }) => [
+    { name, image, chain },
+    ...(mirror ? [{ name, image: mirror.image, chain: mirror.chain }] : []),
+  ]);
+  for (const { name, chain } of chains) {
     for (const [depth, entry] of chain.entries()) {
       for (const key of identitiesOf(entry)) {
         const known = users.get(key);
@@ -87,7 +93,7 @@ export function assertActiveLayersApart(table: DeviceTable, changed: readonly st
       }
     }
   }
-  for (const { name: writer, image, chain } of table.devices) {
+  for (const { name: writer, image, chain } of chains) {
     const keys = chain.slice(0, 1).flatMap(identitiesOf);
     const other = keys.flatMap((key) => users.get(key) ?? []).find((user) => user.device !== writer);
     if (other) throw sharedImage({ writer, image, user: other.device, isBacking: other.depth > 0, changed });

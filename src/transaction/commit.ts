@@ -29,6 +29,7 @@ import {
   type WatchedImage,
 } from "./journal/index.ts";
 import { closingTable, finishCommit, nextTable, summarise } from "./finish.ts";
+import { assertOverlaysThere, imagesMergedAtCommit } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
 import { settleJournals } from "./recovery.ts";
 
@@ -82,7 +83,7 @@ async function checkThen<T>(
   const { workspace, journal, inHand } = commit;
   const images = await openWatched(workspace, journal.state, inHand);
   try {
-    const patched = imagesPatchedAtCommit(journal.state);
+    const changing = imagesChangedAtCommit(journal.state);
     const unlocked = images.filter(({ isLocked }) => !isLocked);
     await holdImages(
       workspace.storage,
@@ -90,7 +91,7 @@ async function checkThen<T>(
         file,
         path: image,
         device: device ?? undefined,
-        isWritten: patched.has(image),
+        isWritten: changing.has(image),
       })),
       waiting,
     );
@@ -103,6 +104,7 @@ async function checkThen<T>(
         journal.state,
         (image) => images.find((one) => one.watched.image === image)?.file,
       );
+      await assertOverlaysThere(workspace, journal.state);
       const record = commitRecord(workspace, table, journal.state);
       const next = nextTable(table, journal.state, record);
       assertActiveLayersApart(next, heldDevices(journal.state));
@@ -133,8 +135,8 @@ async function markAndMove(
     throw error;
   }
   return await finishOrExplain(journal, async () => {
-    // What is staged lacks the fingerprints that the patched images will have: it has shown that there is room.
-    if (imagesPatchedAtCommit(journal.state).size > 0) return await finishCommit(workspace, journal, true);
+    // What is staged lacks the fingerprints that the changed images will have: it has shown that there is room.
+    if (imagesChangedAtCommit(journal.state).size > 0) return await finishCommit(workspace, journal, true);
     await moveToGeneration(workspace, next);
     await journal.retire();
     return next;
@@ -166,6 +168,10 @@ async function finishOrExplain(journal: Journal, finish: () => Promise<DeviceTab
       },
     );
   }
+}
+
+function imagesChangedAtCommit(state: TransactionState): ReadonlySet<string> {
+  return new Set([...imagesPatchedAtCommit(state), ...imagesMergedAtCommit(state)]);
 }
 
 function commitRecord(workspace: Workspace, table: DeviceTable, state: TransactionState): CommitRecord {

@@ -14,8 +14,7 @@ import type { Plan } from "./action.ts";
 import { assertActiveLayersApart } from "./chain-entry.ts";
 import { commitJournal } from "./commit.ts";
 import { beginRecordOf, Journal, type PlanRecord, readJournals } from "./journal/index.ts";
-import { patchedImages } from "./patches.ts";
-import { planStatement } from "./plan.ts";
+import { changedImages, planStatement } from "./plan.ts";
 import { prepareStatement } from "./prepare.ts";
 import { abortJournal, assertJournalsSound, settleJournals, undoFrom } from "./recovery.ts";
 import { heldDevices } from "./journal/index.ts";
@@ -28,7 +27,7 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
   const plans: PlanRecord[] = [];
   for (const request of requests) {
     const { record } = await planStatement(work, { table, request, number: plans.length, earlier: plans });
-    await work.images.lock(work.options, patchedImages(record));
+    await work.images.lock(work.options, changedImages(record));
     await assertDevicesFree(work, record.devices);
     table = withDevices(table, record.changes);
     assertActiveLayersApart(table, record.devices);
@@ -67,6 +66,7 @@ export async function commitImplicit(work: Work, journal: Journal): Promise<Devi
 async function runStatement(work: Work, request: ActionRequest): Promise<void> {
   throwIfInterrupted(work.options.signal);
   const { plan, record } = await enterStatement(work, request);
+  if (work.idle.includes(record)) return;
   const { journal } = work;
   if (!journal) throw new Error("a statement that was entered has a journal");
   const isPrepared = record.newFiles.length > 0 || record.patches.some(({ when }) => when === "prepare");
@@ -97,8 +97,12 @@ async function enterStatement(
     const table = await effectiveTable(work);
     const number = work.journal?.state.statements.length ?? 0;
     const { plan, record } = await planStatement(work, { table, request, number, earlier: [] });
-    await work.images.lock(work.options, patchedImages(record));
+    await work.images.lock(work.options, changedImages(record));
     throwIfInterrupted(work.options.signal);
+    if (!work.journal && hasNothingToDo(record)) {
+      work.idle.push(record);
+      return { plan, record };
+    }
     const obstacle = await enterPlan(work, table, record);
     if (!obstacle) return { plan, record };
     await work.images.closeSince(mark);
@@ -110,6 +114,11 @@ async function enterStatement(
       await host.sleep(RETRY_MS);
     }
   }
+}
+
+/** A transaction of nothing would make a generation that is the one before. */
+function hasNothingToDo({ changes, newFiles, patches, kind }: PlanRecord): boolean {
+  return kind === "mirror" && changes.length + newFiles.length + patches.length === 0;
 }
 
 /** Undefined when the plan is in the journal; else what stood in the way, which may pass. */

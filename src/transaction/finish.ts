@@ -15,11 +15,13 @@ import {
   readTable,
   showView,
   withDevices,
+  withFingerprints,
   type Workspace,
   writeNextGeneration,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, type Fingerprint } from "../format/index.ts";
+import { removeMergedOverlays, writeMerges } from "./merges.ts";
 import { writeCommitPatches } from "./patches.ts";
 import {
   changesOf,
@@ -53,15 +55,22 @@ export async function finishCommit(
     );
   }
   if (table.generation === commit.generation - 1) {
-    const patched = await writeCommitPatches(workspace, journal.state, isLocked);
-    const next = withFingerprints(nextTable(table, journal.state, commit), patched);
+    const planned = nextTable(table, journal.state, commit);
+    const changed = new Map([
+      ...(await writeCommitPatches(workspace, journal.state, isLocked)),
+      ...(await writeMerges(workspace, journal.state, planned.allowPaths, isLocked)),
+    ]);
+    const devices = planned.devices.map((device) => withFingerprints(device, changed));
+    const next = { ...planned, devices };
     await writeNextGeneration(workspace, closingTable(table, journal.state), next);
+    await removeMergedOverlays(workspace, journal.state);
     await journal.retire();
     return next;
   }
   // Found moved, by a process that died before it knew the move to be durable: the journal must not go first.
   await flushTableName(workspace);
   if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
+  await removeMergedOverlays(workspace, journal.state);
   await journal.retire();
   return table;
 }
@@ -76,21 +85,6 @@ export function nextTable(table: DeviceTable, state: TransactionState, commit: C
     transaction: state.begin.id,
     summary: commit.summary,
     allowPaths: [...new Set([...table.allowPaths, ...allowed])],
-  };
-}
-
-/** The table with what images look like that were patched behind the mark, in whatever chain they are. */
-function withFingerprints(table: DeviceTable, patched: ReadonlyMap<string, Fingerprint>): DeviceTable {
-  if (patched.size === 0) return table;
-  return {
-    ...table,
-    devices: table.devices.map((device) => ({
-      ...device,
-      chain: device.chain.map((entry) => ({
-        ...entry,
-        fingerprint: patched.get(entry.image) ?? entry.fingerprint,
-      })),
-    })),
   };
 }
 

@@ -7,7 +7,14 @@
 
 import { posix } from "node:path";
 import { canonicalPath } from "../device/index.ts";
-import { type Chain, type ChainLink, holdImages, openChain, parseImageFormat } from "../format/index.ts";
+import {
+  type Chain,
+  type ChainLink,
+  type GateOptions,
+  holdImages,
+  openChain,
+  parseImageFormat,
+} from "../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../storage/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 
@@ -34,6 +41,10 @@ export class OpenedImages {
     this.#gate = gate;
   }
 
+  gateWith(allowPaths: readonly string[]): GateOptions {
+    return { ...this.#gate, allowPaths };
+  }
+
   async openChain(
     path: string,
     format: string | undefined,
@@ -43,7 +54,7 @@ export class OpenedImages {
     try {
       const chain = await openChain(this.#storage, path, {
         format: format === undefined ? undefined : parseImageFormat(format),
-        gate: { ...this.#gate, allowPaths },
+        gate: this.gateWith(allowPaths),
       });
       const opened = { chain, device };
       this.#chains.push(opened);

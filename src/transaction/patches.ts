@@ -39,11 +39,6 @@ export function patchRecordOf(
   return { image, offset, before: toBase64(before), after: toBase64(after), ...how };
 }
 
-/** Images that the statement changes in place, now or at the commit. */
-export function patchedImages({ patches }: Pick<PlanRecord, "patches">): ReadonlySet<string> {
-  return new Set(patches.map(({ image }) => image));
-}
-
 /** Images that are changed behind the commit mark. */
 export function imagesPatchedAtCommit(state: TransactionState): ReadonlySet<string> {
   return new Set(patchesAtCommit(state).map(({ image }) => image));

@@ -7,6 +7,7 @@ import { planAction } from "./actions/index.ts";
 import { watchChain } from "./chain-entry.ts";
 import { type NewFile, type PlanRecord, stagingPath, type WatchedImage } from "./journal/index.ts";
 import { imagesPatchedAtCommit } from "./patches.ts";
+import { findPendingOverlay } from "./merges.ts";
 import type { ActionRequest } from "./request.ts";
 import type { Work } from "./work.ts";
 
@@ -25,9 +26,10 @@ export async function planStatement(
   const { request, number } = statement;
   const plan = await planAction(request, contextOf(work, statement));
   const newFiles = plan.filesToMake.map(
-    ({ path }, index): NewFile => ({
+    ({ path, mergesAs }, index): NewFile => ({
       path,
       staging: stagingPath(path, work.id, number, index),
+      mergesAs: mergesAs ?? null,
     }),
   );
   const record: PlanRecord = {
@@ -45,10 +47,22 @@ export async function planStatement(
   return { plan, record };
 }
 
+/** Existing images that the statement changes, now or at the commit. */
+export function changedImages({ patches, newFiles }: PlanRecord): ReadonlySet<string> {
+  const merged = newFiles.flatMap(({ path, mergesAs }) => (mergesAs === null ? [] : path));
+  return new Set([...patches.map(({ image }) => image), ...merged]);
+}
+
 function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext {
   const { workspace, options, images } = work;
-  const made = new Set(earlier.flatMap((plan) => plan.newFiles.map((file) => file.path)));
+  const made = new Set(
+    earlier.flatMap(({ newFiles }) =>
+      newFiles.flatMap(({ path, mergesAs }) => (mergesAs === null ? path : [])),
+    ),
+  );
   const planned = earlier.flatMap(({ patches }) => patches);
+  // As it is now: this statement joins it before its files are filled.
+  const before = work.journal?.state;
   const generations = new Map<number, Promise<DeviceTable | undefined>>();
   return {
     storage: workspace.storage,
@@ -64,6 +78,8 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
       generations.set(generation, known);
       return await known;
     },
+    contentPath: (image) => (before && findPendingOverlay(before, image)) ?? image,
+    gate: images.gateWith([...table.allowPaths, ...options.allowPaths]),
     async canonicalPath(path, device) {
       try {
         const canonical = await canonicalPath(workspace.storage, path);

@@ -44,7 +44,7 @@ export async function prepareStatement(
     // then serves many of them.
     for (const file of files) file.beginFlush();
     const patched = await writePreparePatches(storage, record, (file) => patchedFiles.push(file));
-    const prepared = [...(await fingerprints(record, files)), ...patched.map((one) => one.prepared)];
+    const prepared = [...(await fingerprints(plan, record, files)), ...patched.map((one) => one.prepared)];
     await settleAll([
       ...patched.map(async ({ file }) => await file.flush("patch")),
       ...files.map(async (file) => {
@@ -52,17 +52,20 @@ export async function prepareStatement(
       }),
       journal.append({ type: "prepared", statement: record.statement, files: prepared }, "prepared"),
     ]);
-    for (const { staging, path } of record.newFiles) await moveIntoPlace(work, record, staging, path);
+    for (const { staging, path, mergesAs } of record.newFiles) {
+      if (mergesAs === null) await moveIntoPlace(work, record, staging, path);
+    }
   } catch (error) {
     for (const file of files) await file.close();
     throw error;
   } finally {
     for (const file of patchedFiles) await file.close();
   }
-  files.forEach((file, index) => {
+  for (const [index, file] of files.entries()) {
     const newFile = record.newFiles[index];
-    if (newFile) work.images.keepMade(newFile.path, file);
-  });
+    if (newFile?.mergesAs === null) work.images.keepMade(newFile.path, file);
+    else await file.close();
+  }
   const folders = new Set(record.newFiles.map(({ path }) => posix.dirname(path)));
   return [...folders].map((folder) => storage.flushFolder(folder, "new image's name"));
 }
@@ -76,14 +79,19 @@ async function giveAccess(storage: Storage, file: StorageFile, { mode, owner }: 
   }
 }
 
-async function fingerprints(record: PlanRecord, files: readonly StorageFile[]): Promise<PreparedFile[]> {
-  return await Promise.all(
-    record.newFiles.map(async ({ path }, index): Promise<PreparedFile> => {
-      const file = files[index];
-      if (!file) throw new Error("each new file was made");
-      return { path, fingerprint: await takeFingerprint(file, true) };
-    }),
-  );
+/** Of the files that get a name. */
+async function fingerprints(
+  plan: Plan,
+  record: PlanRecord,
+  files: readonly StorageFile[],
+): Promise<PreparedFile[]> {
+  const named = record.newFiles.map(async ({ path, mergesAs }, index): Promise<PreparedFile[]> => {
+    const file = files[index];
+    if (!file) throw new Error("each new file was made");
+    const hasHeader = plan.filesToMake[index]?.hasHeader ?? false;
+    return mergesAs === null ? [{ path, fingerprint: await takeFingerprint(file, hasHeader) }] : [];
+  });
+  return (await Promise.all(named)).flat();
 }
 
 /** Does work on staging files; its errors name the files that the user knows. */

@@ -95,21 +95,21 @@ export async function runActions(
     currentFolder: session.currentFolder,
   });
   const id = journal?.id ?? workspace.storage.host.randomName();
-  const work: Work = { workspace, options, images, id, journal, underWay: Promise.resolve() };
+  const work: Work = { workspace, options, images, id, journal, idle: [], underWay: Promise.resolve() };
   try {
     if (options.dryRun) return await dryRun(work, requests, journal);
     const first = journal?.state.statements.length ?? 0;
     const before = await readTable(workspace);
     await runStatements(work, requests);
-    const plans = work.journal?.state.statements.slice(first).map(({ plan }) => plan) ?? [];
+    const done = work.journal?.state.statements.slice(first).map(({ plan }) => plan) ?? [];
     const after = !journal && work.journal ? await commitImplicit(work, work.journal) : before;
     // Nothing is read from here on: a disk that fails now must not make a failure of what is done.
     return await describeOutcome(workspace, {
-      changed: plans.length > 0,
+      changed: done.length > 0,
       dryRun: false,
       transaction: id,
       pending: journal !== undefined,
-      plans,
+      plans: [...work.idle, ...done],
       table: journal ? withDevices(after, changesOf(journal.state)) : after,
     });
   } finally {

@@ -2,7 +2,7 @@
 
 import { type DeviceTable, readTable, withDevices, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { changesOf, type Journal } from "./journal/index.ts";
+import { changesOf, type Journal, type PlanRecord } from "./journal/index.ts";
 import type { OpenedImages } from "./opened-images.ts";
 import type { RunOptions } from "./request.ts";
 
@@ -12,6 +12,8 @@ export interface Work {
   readonly images: OpenedImages;
   /** The transaction's. */
   readonly id: string;
+  /** Plans of statements that had nothing to do, while there was no journal to tell them to. */
+  readonly idle: PlanRecord[];
   /** Undefined until an implicit transaction has its first plan. */
   journal: Journal | undefined;
   /** What has to be durable before the commit mark, and that nobody has waited for yet. */

@@ -102,6 +102,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/reopen.ts")).reopen,
   },
   {
+    path: ["mirror"],
+    summary: "copy devices, and keep the copies in line",
+    section: "Actions",
+    load: async () => (await import("../commands/mirror.ts")).mirror,
+  },
+  {
     path: ["freeze"],
     summary: "make devices hold still, or while a command runs",
     section: "Actions",

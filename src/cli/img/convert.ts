@@ -6,7 +6,7 @@ import {
   convertToExisting,
   convertToNew,
   countBytesToCopy,
-  type CopyOptions,
+  type CopyRequest,
   listBitmapsToCopy,
   type NewTarget,
   type OpenedImage,
@@ -159,7 +159,7 @@ class Conversion {
     sources: readonly OpenedImage[],
     totalBytes: number,
     backingBytes: number | undefined,
-  ): Promise<Omit<CopyOptions, "clusterBytes" | "targetIsZero">> {
+  ): Promise<CopyRequest> {
     const { program, console, context, signal } = this.#invocation;
     const { sparseBytes = SPARSE_BYTES_DEFAULT, compressed, atOnce, inOrder, inKernel } = this.#flags;
     const request = { compressed, sparseBytes, backingBytes, atOnce, inOrder, inKernel, signal };
@@ -199,7 +199,7 @@ class Conversion {
     sources: readonly OpenedImage[],
     target: TargetPlan,
     bitmaps: NewTarget["bitmaps"],
-    copy: Omit<CopyOptions, "clusterBytes" | "targetIsZero">,
+    copy: CopyRequest,
   ): Promise<void> {
     const { compressed, sparseBytes, salvage, bytesPerSecond } = this.#flags;
     const mayClone =
@@ -212,10 +212,7 @@ class Conversion {
     for (const warning of warnings) this.#invocation.console.warning(warning);
   }
 
-  async #convertToExisting(
-    sources: readonly OpenedImage[],
-    copy: Omit<CopyOptions, "clusterBytes" | "targetIsZero">,
-  ): Promise<void> {
+  async #convertToExisting(sources: readonly OpenedImage[], copy: CopyRequest): Promise<void> {
     const { outputFormat, targetImageOpts, targetIsZero } = this.#flags;
     const name = parseImageName(this.#output, targetImageOpts);
     if (targetImageOpts && outputFormat !== undefined) {

@@ -5,6 +5,7 @@ import type { Plan, PlanContext } from "../action.ts";
 import type { ActionRequest } from "../request.ts";
 import { deviceAdd, deviceRemove } from "./device-table.ts";
 import { freeze } from "./freeze.ts";
+import { mirror, mirrorCancel } from "./mirror.ts";
 import { refuse } from "./refuse.ts";
 import { reopen } from "./reopen.ts";
 import { rollback } from "./rollback.ts";
@@ -31,7 +32,9 @@ export async function planAction(request: ActionRequest, context: PlanContext): 
     case "refuse":
       return await refuse.plan(request, context);
     case "mirror":
+      return await mirror.plan(request, context);
     case "mirror-cancel":
+      return await mirrorCancel.plan(request, context);
     case "migrate":
       // Requests that batches can make already, while no action carries them out.
       throw new ImgtxError("E_UNSUPPORTED", `imgtx has no action '${request.kind}' yet`);

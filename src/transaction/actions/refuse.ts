@@ -23,7 +23,9 @@ export const refuse: Action<RefuseRequest> = {
       changes: [],
       allowPaths: [],
       // The file makes the engine enter prepare; it never gets this name.
-      filesToMake: [{ path: `${context.root}/.imgtx/refused`, mode: 0o600, owner: undefined }],
+      filesToMake: [
+        { path: `${context.root}/.imgtx/refused`, mode: 0o600, owner: undefined, hasHeader: false },
+      ],
       fillFiles: () =>
         Promise.reject(
           new ImgtxError(

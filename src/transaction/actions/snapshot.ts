@@ -108,7 +108,7 @@ async function planTarget(
     chain: below,
     after: { ...entry, image: path, format: "qcow2", virtualSizeBytes: overlay.virtualSizeBytes, chain },
     overlay,
-    toMake: { path, mode, owner: top.stat },
+    toMake: { path, mode, owner: top.stat, hasHeader: true },
     notes: [...below.links.flatMap((link) => link.warnings), ...staysFrozen(entry)],
   };
 }

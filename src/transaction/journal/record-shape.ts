@@ -24,7 +24,7 @@ const isReport = objectOf({
   before: orNull(isText),
   after: orNull(isText),
   format: orNull(isText),
-  files: listOf(objectOf({ path: isText, change: oneOf("create", "reuse", "fence", "unfence") })),
+  files: listOf(objectOf({ path: isText, change: oneOf("create", "reuse", "fence", "unfence", "change") })),
   notes: listOf(isText),
 });
 
@@ -54,7 +54,7 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
     kind: isText,
     devices: listOf(isText),
     reports: listOf(isReport),
-    newFiles: listOf(objectOf({ path: isText, staging: isText })),
+    newFiles: listOf(objectOf({ path: isText, staging: isText, mergesAs: orNull(oneOf("qcow2", "raw")) })),
     changes: listOf(objectOf({ device: isText, after: orNull(isDeviceEntry) })),
     allowPaths: listOf(isText),
     watched: listOf(objectOf({ device: orNull(isText), image: isText, fingerprint: isFingerprint })),

@@ -16,8 +16,8 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
-import type { DeviceEntry, Workspace } from "../../device/index.ts";
-import type { Fingerprint } from "../../format/index.ts";
+import { type DeviceEntry, withFingerprints, type Workspace } from "../../device/index.ts";
+import type { Fingerprint, ImageFormat } from "../../format/index.ts";
 import type { ActionKind, ActionReport } from "../request.ts";
 
 export const JOURNAL_VERSION = 1;
@@ -56,10 +56,12 @@ export function beginRecordOf(
   };
 }
 
-/** A file that a statement makes: under the staging name first, then moved to path. */
+/** A file that a statement makes: under the staging name first, then moved to path, or merged into what is there. */
 export interface NewFile {
   readonly path: string;
   readonly staging: string;
+  /** Null: a new image. Else an overlay, and the format of the image at path that the commit merges it into. */
+  readonly mergesAs: ImageFormat | null;
 }
 
 /** An image that must be at commit what it was when the statement was planned. */
@@ -243,13 +245,7 @@ export function changesOf(state: TransactionState): TableChange[] {
     const made = new Map(prepared?.files.map((file) => [file.path, file.fingerprint]));
     return plan.changes.map(({ device, after }) => ({
       device,
-      after: after && {
-        ...after,
-        chain: after.chain.map((entry) => ({
-          ...entry,
-          fingerprint: made.get(entry.image) ?? entry.fingerprint,
-        })),
-      },
+      after: after && withFingerprints(after, made),
     }));
   });
 }

@@ -32,7 +32,11 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
       after: orNull(report.after),
       files: report.files.map((file) => ({ ...file, path: map(file.path) })),
     })),
-    newFiles: record.newFiles.map((file) => ({ path: map(file.path), staging: map(file.staging) })),
+    newFiles: record.newFiles.map((file) => ({
+      ...file,
+      path: map(file.path),
+      staging: map(file.staging),
+    })),
     changes: record.changes.map(({ device, after }) => ({
       device,
       after: after && mapEntryPaths(after, map),

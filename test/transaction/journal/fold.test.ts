@@ -111,7 +111,7 @@ describe("records in an order that imgtx never writes are refused", () => {
   ])(
     "a plan that would make its file under the name of %s, which an undo would remove",
     async (_, staging) => {
-      const plan = { ...planRecord(0), newFiles: [{ path: "a0.qcow2", staging }] };
+      const plan = { ...planRecord(0), newFiles: [{ path: "a0.qcow2", staging, mergesAs: null }] };
       expect((await failureOf(() => fold(plan))).code).toBe("E_JOURNAL");
     },
   );

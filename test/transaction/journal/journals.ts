@@ -40,7 +40,7 @@ export function planRecord(statement: number, folder = ""): PlanRecord {
     kind: "snapshot",
     devices: ["vda"],
     reports: [],
-    newFiles: [{ path, staging: `${folder}.imgtx-${ID}-${statement}-0` }],
+    newFiles: [{ path, staging: `${folder}.imgtx-${ID}-${statement}-0`, mergesAs: null }],
     changes: [],
     allowPaths: [],
     watched: [],

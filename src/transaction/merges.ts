@@ -1,0 +1,90 @@
+// Merges: new guest data of an existing image, which a statement makes as an overlay beside it and the commit
+// merges into it.
+//
+// Invariants
+// - Before the commit mark the image is only read; undo removes the overlay.
+// - Behind the mark the overlay is merged, durably, before the table moves. What it has does not depend on what
+//   the image holds, so recovery repeats a merge from its start.
+// - The overlay goes when the table has moved, durably, and before the journal that knows it by name.
+
+import { posix } from "node:path";
+import type { Workspace } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { type Fingerprint, holdImages, type ImageFormat, mergeChangesOverlay } from "../format/index.ts";
+import { liveStatements, type TransactionState } from "./journal/index.ts";
+
+const NO_WAIT = { waitMs: 0, onWait: () => undefined };
+
+interface Merge {
+  readonly image: string;
+  readonly format: ImageFormat;
+  readonly overlay: string;
+}
+
+/** In the order of the statements: a later overlay stands on the one before. */
+function mergesOf(state: TransactionState): Merge[] {
+  return liveStatements(state).flatMap(({ plan }) =>
+    plan.newFiles.flatMap(({ path, staging, mergesAs }) =>
+      mergesAs === null ? [] : [{ image: path, format: mergesAs, overlay: staging }],
+    ),
+  );
+}
+
+/** Images that get new content behind the commit mark. */
+export function imagesMergedAtCommit(state: TransactionState): ReadonlySet<string> {
+  return new Set(mergesOf(state).map(({ image }) => image));
+}
+
+/** Where the content of an image is found as the transaction will leave it; undefined: in the image itself. */
+export function findPendingOverlay(state: TransactionState, image: string): string | undefined {
+  return mergesOf(state).findLast((merge) => merge.image === image)?.overlay;
+}
+
+/**
+ * Merges what the transaction made into its images, durably. Returns the fingerprints that they then have.
+ * The caller says whether it holds QEMU's locks on them.
+ */
+export async function writeMerges(
+  { storage, root }: Workspace,
+  state: TransactionState,
+  allowPaths: readonly string[],
+  isLocked: boolean,
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  const fingerprints = new Map<string, Fingerprint>();
+  const gate = { workspaceRoot: root, allowPaths };
+  for (const { image, format, overlay } of mergesOf(state)) {
+    const file = await storage.openFile(image, "read");
+    try {
+      if (!isLocked) await holdImages(storage, [{ file, isWritten: true }], NO_WAIT);
+      const target = { path: image, format };
+      const changed = await mergeChangesOverlay(storage, { path: overlay, image: target }, { gate });
+      for (const [path, fingerprint] of changed) fingerprints.set(path, fingerprint);
+    } finally {
+      await file.close();
+    }
+  }
+  return fingerprints;
+}
+
+/** The table has moved: what was merged is not needed any more. */
+export async function removeMergedOverlays({ storage }: Workspace, state: TransactionState): Promise<void> {
+  const overlays = mergesOf(state).map(({ overlay }) => overlay);
+  for (const overlay of overlays) {
+    if (await storage.statLink(overlay)) await storage.removeFile(overlay);
+  }
+  // Else a power cut could keep the overlay and lose the journal, and nobody would know of it any more.
+  for (const folder of new Set(overlays.map((overlay) => posix.dirname(overlay)))) {
+    await storage.flushFolder(folder, "merged overlay gone");
+  }
+}
+
+/** E_CHANGED, before the mark, where an overlay that is to be merged has gone. */
+export async function assertOverlaysThere({ storage }: Workspace, state: TransactionState): Promise<void> {
+  for (const { image, overlay } of mergesOf(state)) {
+    if (await storage.statLink(overlay)) continue;
+    throw new ImgtxError("E_CHANGED", `what was made for it has gone: '${overlay}'`, {
+      image,
+      hint: "`imgtx txn abort` takes the transaction back; then begin again",
+    });
+  }
+}

@@ -1,0 +1,187 @@
+// Copies of devices, as actions plan them: a new copy, or the changes that bring an existing one in line.
+//
+// Invariants
+// - A mirror is in line with its device when both chains are, file by file, what they were when it was last
+//   brought in line. Everything else is found out by reading: nothing is assumed of an image that moved.
+// - An existing mirror is not written to before the commit: its changes are made as an overlay beside it.
+
+import type { ChainEntry, DeviceEntry, MirrorEntry } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import {
+  type Chain,
+  type ChainLink,
+  CHANGE_UNIT_BYTES,
+  compareImages,
+  describeChanges,
+  findDifferences,
+  findRangesAbove,
+  type Image,
+  type ImageFormat,
+  imageOf,
+  openImage,
+  uniteRanges,
+  writeChangesOverlay,
+} from "../format/index.ts";
+import type { ByteRange, StorageFile } from "../storage/index.ts";
+import type { FileToMake, FillTools, PlanContext } from "./action.ts";
+import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
+
+/** One copy, planned. */
+export interface PlannedCopy {
+  readonly mirror: MirrorEntry;
+  readonly filesToMake: readonly FileToMake[];
+  /** Writes filesToMake, which may be none. */
+  fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
+  /** Chains that must not change before the commit. */
+  readonly chains: readonly Chain[];
+  readonly notes: readonly string[];
+}
+
+/**
+ * What brings the device's mirror in line with the present chain, which is open. E_REFUSED where the mirror
+ * can't be its copy any more.
+ */
+export async function planResync(
+  entry: DeviceEntry,
+  present: Chain,
+  context: PlanContext,
+  choice: { readonly verify: boolean },
+): Promise<PlannedCopy> {
+  const { name: device, mirror } = entry;
+  if (!mirror) throw new Error("only a device with a mirror is brought in line with one");
+  const chain = await context.openChain(mirror.image, mirror.format, device);
+  const [top, copy] = [activeLayer(present), activeLayer(chain)];
+  if (top.virtualSizeBytes !== copy.virtualSizeBytes) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      `the mirror has ${copy.virtualSizeBytes} bytes, and the device has ${top.virtualSizeBytes}`,
+      {
+        device,
+        image: mirror.image,
+        hint: `\`imgtx mirror --cancel ${device}\` forgets the mirror; then make another one`,
+      },
+    );
+  }
+  const source = chainEntriesOf(present);
+  const renewed = { ...mirror, chain: chainEntriesOf(chain), source };
+  const isTouched =
+    context.contentPath(mirror.image) === mirror.image && !isSameChain(mirror.chain, renewed.chain);
+  const isInLine = !isTouched && isSameChain(mirror.source, source);
+  const chains = [present, chain];
+  if (isInLine && !choice.verify) {
+    return {
+      mirror,
+      filesToMake: [],
+      fillFiles: async () => await Promise.resolve(),
+      chains,
+      notes: ["it is in line with the device already; nothing was copied"],
+    };
+  }
+  const upper = isTouched ? undefined : countLayersAbove(mirror.source, source);
+  return {
+    mirror: renewed,
+    filesToMake: [
+      { path: mirror.image, mode: 0o600, owner: undefined, hasHeader: true, mergesAs: mirror.format },
+    ],
+    async fillFiles([file], tools) {
+      if (!file) throw new Error("a file for the changes was planned");
+      const image = imageOf(present);
+      const content = context.contentPath(mirror.image);
+      const old =
+        content === mirror.image
+          ? imageOf(chain)
+          : await openImage(context.storage, content, { format: "qcow2", gate: context.gate });
+      try {
+        const ranges = await findChanges(image, old, upper, tools);
+        await writeChangesOverlay(
+          context.storage,
+          { file, path: file.path, image: overlayBase(content, mirror) },
+          image,
+          ranges,
+          { ...tools, gate: context.gate },
+        );
+      } finally {
+        if (content !== mirror.image) await old.close();
+      }
+      if (choice.verify) await verifyCopy(image, { path: file.path, format: "qcow2" }, context, tools);
+    },
+    chains,
+    notes: [
+      ...(isTouched ? ["somebody has written to the mirror since; it was compared from end to end"] : []),
+      ...chain.links.flatMap((link) => link.warnings),
+    ],
+  };
+}
+
+function overlayBase(
+  content: string,
+  { image, format }: MirrorEntry,
+): { path: string; format: MirrorEntry["format"] } {
+  return content === image ? { path: image, format } : { path: content, format: "qcow2" };
+}
+
+/** In whole units of a changes overlay. */
+async function findChanges(
+  image: Image,
+  old: Image,
+  upper: number | undefined,
+  tools: FillTools,
+): Promise<readonly ByteRange[]> {
+  if (upper === undefined)
+    return await findDifferences(image, old, { ...tools, unitBytes: CHANGE_UNIT_BYTES });
+  const above = await findRangesAbove(image, upper);
+  return uniteRanges([above], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
+}
+
+/** E_IO where the copy, read back, is not what its source is. */
+export async function verifyCopy(
+  source: Image,
+  { path, format, dataFileAt }: { path: string; format: ImageFormat; dataFileAt?: string | undefined },
+  { storage, gate }: PlanContext,
+  { signal }: FillTools,
+): Promise<void> {
+  const trusted = dataFileAt === undefined ? [] : [dataFileAt];
+  const copy = await openImage(storage, path, {
+    format,
+    gate: { ...gate, allowPaths: [...gate.allowPaths, ...trusted] },
+    dataFileAt,
+  });
+  try {
+    const result = await compareImages(source, copy, { strict: false, signal });
+    if (result.kind === "identical") return;
+    if (result.kind === "unreadable") throw result.error;
+    const place = "offset" in result ? ` at byte ${result.offset}` : "";
+    throw new ImgtxError("E_IO", `read back, the copy differs from its source${place}`, {
+      image: path,
+      hint: "the disk or its cable may be failing: look at the kernel's log",
+    });
+  } finally {
+    await copy.close();
+  }
+}
+
+/** The file system, size and times of every image are what they were. */
+function isSameChain(before: readonly ChainEntry[], now: readonly ChainEntry[]): boolean {
+  return before.length === now.length && before.every((entry, depth) => isSameImage(entry, now[depth]));
+}
+
+function isSameImage(before: ChainEntry, now: ChainEntry | undefined): boolean {
+  if (now === undefined || before.image !== now.image) return false;
+  if (describeChanges(before.fingerprint, now.fingerprint).length > 0) return false;
+  if (before.dataFile === null || now.dataFile === null) return before.dataFile === now.dataFile;
+  return describeChanges(before.dataFile.fingerprint, now.dataFile.fingerprint).length === 0;
+}
+
+/**
+ * How many layers were put on top of what the mirror is a copy of, where that is still as it was: then only
+ * they have something new. Undefined where it is not.
+ */
+function countLayersAbove(source: readonly ChainEntry[], present: readonly ChainEntry[]): number | undefined {
+  const above = present.length - source.length;
+  return above >= 0 && isSameChain(source, present.slice(above)) ? above : undefined;
+}
+
+/** The modes and the owner that a copy gets: as the image that it is a copy of, and its owner may write to it. */
+export function accessLike({ stat }: ChainLink): Pick<FileToMake, "mode" | "owner"> {
+  return { mode: (stat.mode & 0o666) | 0o600, owner: stat };
+}
