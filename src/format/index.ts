@@ -37,6 +37,7 @@ export type { ImageInfo, Qcow2Info } from "./image-info.ts";
 export { describeImage, hasStaleBitmaps } from "./image-info.ts";
 export { holdImages } from "./image-locks.ts";
 export type { ImagePatch, PatchWrite } from "./image-patch.ts";
+export { MaskedImage } from "./masked-image.ts";
 export type { Measured, MeasureSource } from "./measure.ts";
 export { measureQcow2, measureRaw } from "./measure.ts";
 export type { CheckSubject } from "./open-for-check.ts";

@@ -2,7 +2,7 @@
 // made side by side. The devices themselves are only read.
 
 import { posix } from "node:path";
-import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
+import { type ChainEntry, type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
 import {
   type Chain,
@@ -28,7 +28,8 @@ import {
   type PlanContext,
 } from "../action.ts";
 import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "../chain-entry.ts";
-import { accessLike, type PlannedCopy, planResync, verifyCopy } from "../mirroring.ts";
+import { accessLike, findMissingParent, type PlannedCopy, planResync, verifyCopy } from "../mirroring.ts";
+import { targetExists } from "../new-overlay.ts";
 import type { ActionReport, MirrorCancelRequest, MirrorRequest, MirrorTarget } from "../request.ts";
 
 interface PlannedTarget extends PlannedCopy {
@@ -102,11 +103,7 @@ async function planTarget(target: MirrorTarget, context: PlanContext): Promise<P
   const entry = requireDevice(context.table, device);
   const path =
     target.file === undefined ? requireMirror(entry).image : await context.canonicalPath(target.file, device);
-  const present = await context.openChain(entry.image, entry.format, device);
-  const copy =
-    entry.mirror?.image === path
-      ? await planSync(entry, target, present, context)
-      : await planNew(entry, target, path, { present, context });
+  const copy = await planCopy(entry, target, path, context);
   return {
     ...copy,
     entry,
@@ -122,6 +119,66 @@ async function planTarget(target: MirrorTarget, context: PlanContext): Promise<P
       })),
       notes: copy.notes,
     },
+  };
+}
+
+async function planCopy(
+  entry: DeviceEntry,
+  target: MirrorTarget,
+  path: string,
+  context: PlanContext,
+): Promise<PlannedCopy> {
+  const missing = entry.mirror ? findMissingParent(entry.mirror) : undefined;
+  const isMirror = entry.mirror?.image === path;
+  if (entry.mirror && missing && (isMirror || missing.image === path)) {
+    return await planParent(entry, entry.mirror, missing, { target, context });
+  }
+  const present = await context.openChain(entry.image, entry.format, target.device);
+  if (isMirror) return await planSync(entry, target, present, context);
+  return await planNew(entry, target, path, { present, context });
+}
+
+/**
+ * What the twin of a migration stands on: a copy of what the device had when the migration began. Only that is
+ * opened: a guest may go on writing to what lies above.
+ */
+async function planParent(
+  { chain }: DeviceEntry,
+  twin: MirrorEntry,
+  missing: ChainEntry,
+  { target, context }: { target: MirrorTarget; context: PlanContext },
+): Promise<PlannedCopy> {
+  const { device } = target;
+  const source = chain.find(({ image }) => image === twin.source[1]?.image);
+  if (source === undefined || (target.format !== undefined && target.format !== missing.format)) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      source === undefined
+        ? `the chain that its migration began with is not in use any more`
+        : `${twin.image} takes it for ${missing.format}, not ${target.format}`,
+      {
+        device,
+        image: missing.image,
+        hint:
+          source === undefined
+            ? `\`imgtx mirror --cancel ${device}\` forgets the migration; then begin it again`
+            : "leave --format out",
+      },
+    );
+  }
+  const parent = await context.openChain(source.image, source.format, device);
+  const copy = await settleCopy({ ...target, format: missing.format }, missing.image, parent, context);
+  const fresh = await planFresh(copy, target, parent, context);
+  const [own] = twin.chain;
+  const [made, ...below] = fresh.entries;
+  if (!own || !made) throw new Error("a twin stands on an image");
+  return {
+    ...fresh,
+    mirror: { ...twin, chain: [own, { ...made, name: missing.name }, ...below] },
+    chains: [parent],
+    notes: [
+      `${twin.image} stands on it; \`imgtx reopen ${device} ${twin.image}\` brings it in line, and changes over`,
+    ],
   };
 }
 
@@ -145,7 +202,7 @@ async function planSync(
       hint: `leave that option out to bring it in line, or forget it with \`imgtx mirror --cancel ${entry.name}\``,
     });
   }
-  return await planResync(entry, present, context, target);
+  return (await planResync(entry, present, context, target)).copy;
 }
 
 /** A copy that is not there yet, on what it will stand on. */
@@ -173,30 +230,54 @@ async function planNew(
     });
   }
   const copy = await settleCopy(target, path, present, context);
-  for (const file of [path, copy.dataFile]) {
-    if (file === undefined || !(await context.storage.statLink(file))) continue;
-    if (target.reuse && file === path) return await planReuse(entry, copy, { present, context, target });
-    throw existsAlready(device, file);
+  if (target.reuse && (await context.storage.statLink(path))) {
+    return await planReuse(entry, copy, { present, context, target });
   }
-  const top = activeLayer(present);
-  const made = { name: null, fingerprint: NOT_MADE_YET, image: path, format: copy.format };
-  const dataFile = copy.dataFile === undefined ? null : { image: copy.dataFile, fingerprint: NOT_MADE_YET };
-  const access = accessLike(top);
-  const files: FileToMake[] = [{ ...access, path, hasHeader: copy.format === "qcow2" }];
-  if (copy.dataFile !== undefined) files.push({ ...access, path: copy.dataFile, hasHeader: false });
+  const fresh = await planFresh(copy, target, present, context);
   return {
+    ...fresh,
     mirror: {
       image: path,
       format: copy.format,
       sync: copy.sync,
-      chain: [{ ...made, dataFile }, ...entriesBelow(copy, present)],
+      chain: fresh.entries,
       source: chainEntriesOf(present),
       bitmap: null,
     },
-    filesToMake: files,
-    fillFiles: async (own, tools) => await fillCopy(copy, target, { present, context, files: own, tools }),
     chains: [present],
     notes: present.links.flatMap((link) => link.warnings),
+  };
+}
+
+/** Files that nobody has yet, and the chain of what they will be. */
+async function planFresh(
+  copy: NewCopy,
+  target: MirrorTarget,
+  source: Chain,
+  context: PlanContext,
+): Promise<Pick<PlannedCopy, "filesToMake" | "fillFiles"> & { readonly entries: readonly ChainEntry[] }> {
+  const { path, format, dataFile } = copy;
+  for (const file of dataFile === undefined ? [path] : [path, dataFile]) {
+    if (!(await context.storage.statLink(file))) continue;
+    throw targetExists(
+      target.device,
+      file,
+      "; with --reuse an image of the right size is compared and brought in line",
+    );
+  }
+  const made = { image: path, format, name: null, fingerprint: NOT_MADE_YET };
+  const access = accessLike(activeLayer(source));
+  const files: FileToMake[] = [{ ...access, path, hasHeader: format === "qcow2" }];
+  if (dataFile !== undefined) files.push({ ...access, path: dataFile, hasHeader: false });
+  return {
+    entries: [
+      { ...made, dataFile: dataFile === undefined ? null : { image: dataFile, fingerprint: NOT_MADE_YET } },
+      ...entriesBelow(copy, source),
+    ],
+    filesToMake: files,
+    fillFiles: async (own, tools) => {
+      await fillCopy(copy, target, { present: source, context, files: own, tools });
+    },
   };
 }
 
@@ -344,7 +425,7 @@ async function planReuse(
     bitmap: null,
   };
   assertStandsRight(entry, adopted, present, there);
-  return await planResync({ ...entry, mirror: adopted }, present, context, target);
+  return (await planResync({ ...entry, mirror: adopted }, present, context, target)).copy;
 }
 
 /** E_REFUSED where an image that is to be reused stands on other images than a new one would. */
@@ -388,12 +469,4 @@ function assertPathsDiffer(planned: readonly PlannedTarget[]): void {
       owners.set(path, entry.name);
     }
   }
-}
-
-function existsAlready(device: string, image: string): ImgtxError {
-  return new ImgtxError("E_EXISTS", "the target exists already", {
-    device,
-    image,
-    hint: "name a file that does not exist; with --reuse an image of the right size is compared and brought in line",
-  });
 }
