@@ -82,6 +82,8 @@ export async function planResync(
     ],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");
+      // What a copy that was cut off has left here is of no use.
+      if ((await file.stat()).sizeBytes > 0) await file.truncate(0);
       const image = imageOf(present);
       const content = context.contentPath(mirror.image);
       const old =

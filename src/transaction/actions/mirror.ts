@@ -17,6 +17,7 @@ import {
   makeRelativeName,
   parseImageFormat,
   planImage,
+  settlePartial,
   writeImage,
 } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
@@ -25,6 +26,7 @@ import {
   assertNamedOnce,
   type FileToMake,
   type FillTools,
+  MAKES_NO_FILES,
   type PlanContext,
 } from "../action.ts";
 import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "../chain-entry.ts";
@@ -54,9 +56,9 @@ export const mirror: Action<MirrorRequest> = {
       async fillFiles(files, tools) {
         let first = 0;
         const fills = planned.map(async (copy) => {
-          const own = files.slice(first, first + copy.filesToMake.length);
+          const start = first;
           first += copy.filesToMake.length;
-          if (own.length > 0) await copy.fillFiles(own, tools);
+          if (first > start) await copy.fillFiles(files.slice(start, first), toolsFrom(start, tools));
         });
         await settleAll(fills);
       },
@@ -65,29 +67,49 @@ export const mirror: Action<MirrorRequest> = {
   },
 };
 
+/** The same for files that are a part of all, from an index on. */
+function toolsFrom(start: number, tools: FillTools): FillTools {
+  return {
+    ...tools,
+    resumeAt: (index) => tools.resumeAt(start + index),
+    isMarkDue: (index) => tools.isMarkDue(start + index),
+    keepMark: async (index, offset) => await tools.keepMark(start + index, offset),
+  };
+}
+
 export const mirrorCancel: Action<MirrorCancelRequest> = {
   plan({ devices }, context) {
     assertNamedOnce(devices);
     const entries = devices.map((device) => requireDevice(context.table, device));
     return Promise.resolve({
+      ...MAKES_NO_FILES,
       devices,
-      reports: entries.map((entry) => ({
-        kind: "mirror-cancel",
-        device: entry.name,
-        before: entry.image,
-        after: entry.image,
-        format: entry.format,
-        files: [],
-        notes: [`${requireMirror(entry).image} stays as it is, and is the mirror of '${entry.name}' no more`],
-      })),
-      changes: entries.map((entry) => ({ device: entry.name, after: { ...entry, mirror: null } })),
+      reports: entries.map((entry) => cancelReport(entry, context.unfinished.has(entry.name))),
+      changes: entries.flatMap((entry) =>
+        entry.mirror ? [{ device: entry.name, after: { ...entry, mirror: null } }] : [],
+      ),
       allowPaths: [],
-      filesToMake: [],
-      fillFiles: async () => await Promise.resolve(),
       chains: [],
     });
   },
 };
+
+function cancelReport(entry: DeviceEntry, isUnfinished: boolean): ActionReport {
+  const { name: device, image, format } = entry;
+  const kept = entry.mirror ?? (isUnfinished ? undefined : requireMirror(entry));
+  return {
+    kind: "mirror-cancel",
+    device,
+    before: image,
+    after: image,
+    format,
+    files: [],
+    notes: [
+      ...(isUnfinished ? ["its unfinished copy is removed"] : []),
+      ...(kept ? [`${kept.image} stays as it is, and is the mirror of '${device}' no more`] : []),
+    ],
+  };
+}
 
 function requireMirror({ name: device, image, mirror: present }: DeviceEntry): MirrorEntry {
   if (present) return present;
@@ -361,6 +383,12 @@ async function planOrExplain(
   }
 }
 
+interface Copying extends Filling {
+  readonly file: StorageFile;
+  readonly dataFile: StorageFile | undefined;
+  readonly startBytes: number;
+}
+
 interface Filling {
   readonly present: Chain;
   readonly context: PlanContext;
@@ -373,20 +401,41 @@ async function fillCopy(copy: NewCopy, target: MirrorTarget, filling: Filling): 
   const [file, dataFile] = files;
   if (!file) throw new Error("a file for the copy was planned");
   const image = imageOf(present);
-  await writeImage({ file, dataFile }, copy.plan);
-  if (copy.sync !== "none") await copyContent(copy, target, image, { ...filling, file, dataFile });
+  const startBytes = await findStart(copy, { ...filling, file, dataFile });
+  if (startBytes === undefined) {
+    // What a copy that was cut off has left here is of no use.
+    for (const one of files) if ((await one.stat()).sizeBytes > 0) await one.truncate(0);
+    await writeImage({ file, dataFile }, copy.plan);
+  }
+  if (copy.sync !== "none") {
+    await copyContent(copy, target, image, { ...filling, file, dataFile, startBytes: startBytes ?? 0 });
+  }
   if (!target.verify) return;
   const made = { path: file.path, format: copy.format, dataFileAt: dataFile?.path };
   await verifyCopy(image, made, context, tools);
+}
+
+/** Where a copy that was cut off goes on; undefined where it begins anew. */
+async function findStart(
+  { format }: NewCopy,
+  { context, tools, file, dataFile }: Filling & { file: StorageFile; dataFile: StorageFile | undefined },
+): Promise<number | undefined> {
+  const mark = tools.resumeAt(0);
+  if (mark === undefined || format === "raw") return mark;
+  const trusted = dataFile === undefined ? [] : [dataFile.path];
+  const gate = { ...context.gate, allowPaths: [...context.gate.allowPaths, ...trusted] };
+  const around = { gate, signal: tools.signal };
+  const isSound = await settlePartial(context.storage, file.path, { file, dataFile }, around);
+  return isSound ? mark : undefined;
 }
 
 async function copyContent(
   copy: NewCopy,
   { compressed }: MirrorTarget,
   image: Image,
-  { context, tools, file, dataFile }: Filling & { file: StorageFile; dataFile: StorageFile | undefined },
+  { context, tools, file, dataFile, startBytes }: Copying,
 ): Promise<void> {
-  if (await cloneInto([image], copy.plan, file)) return;
+  if (startBytes === 0 && (await cloneInto([image], copy.plan, file))) return;
   const request: CopyRequest = {
     compressed,
     sparseBytes: SPARSE_BYTES,
@@ -396,6 +445,14 @@ async function copyContent(
     inKernel: false,
     signal: tools.signal,
     onProgress: tools.onProgress,
+    startBytes,
+    checkpoint: {
+      isDue: () => tools.isMarkDue(0),
+      async reach(offset, target) {
+        await target.flush("copied-so-far");
+        await tools.keepMark(0, offset);
+      },
+    },
   };
   await fillImage(
     [image],
