@@ -69,7 +69,7 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
     });
   }
   const present = await context.openChain(image, entry.format, device);
-  const { copy, chosen } = await planResync(entry, present, context, { verify: false });
+  const { copy, chosen } = await planResync(entry, present, context, { verify: false, bitmap: false });
   const isMerged = copy.filesToMake.length > 0;
   if (entry.frozen && isMerged) {
     throw new ImgtxError("E_REFUSED", "it is frozen, and its mirror is not in line with it", {
