@@ -53,6 +53,7 @@ export function runOptions(invocation: Invocation, standalone: boolean): RunOpti
     transaction: settings.transaction,
     standalone,
     dryRun: settings.dryRun,
+    markEveryMs: settings.markEveryMs,
     allowPaths: settings.allowPaths,
   };
 }

@@ -18,6 +18,8 @@ export interface Settings {
   readonly refusesColor: boolean;
   /** Infinity: for good. */
   readonly waitMs: number;
+  /** How often a long copy keeps how far it has come. */
+  readonly markEveryMs: number | undefined;
   readonly transaction: string | undefined;
   /** Of this command line only. */
   readonly givenAllowPaths: readonly string[];
@@ -51,6 +53,7 @@ export function readSettings(
     dryRun: values.get("--dry-run") === true,
     refusesColor: values.get("--no-color") === true,
     waitMs: readWait(text("--wait")),
+    markEveryMs: readMarkEvery(notEmpty(env["IMGTX_MARK_EVERY"])),
     transaction,
     givenAllowPaths,
     allowPaths: [...givenAllowPaths, ...inherited.map((path) => absolutePath(cwd, path))],
@@ -59,6 +62,12 @@ export function readSettings(
 
 function notEmpty(text: string | undefined): string | undefined {
   return text === "" ? undefined : text;
+}
+
+function readMarkEvery(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (/^\d{1,6}(\.\d+)?$/.test(text)) return Math.round(Number(text) * 1000);
+  throw new ImgtxError("E_USAGE", `IMGTX_MARK_EVERY: '${text}' is not a number of seconds`);
 }
 
 function readWait(text: string | undefined): number {

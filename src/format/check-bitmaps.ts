@@ -9,9 +9,9 @@ import type { StorageFile } from "../storage/index.ts";
 import type { CheckHeader } from "./check-header.ts";
 import {
   type BitmapEntry,
+  countBitmapTableEntries,
   decodeBitmapDirectory,
   decodeBitmapTableEntry,
-  measureBitmap,
 } from "./qcow2/bitmap.ts";
 import type { References } from "./qcow2/check-references.ts";
 import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
@@ -39,13 +39,10 @@ export async function checkBitmaps(
 }
 
 /** A bitmap that is in use may be of a size that the disk had before; another must fit to the cluster. */
-function requireFit(
-  { name, isInUse, granularityBits, bitmapTableSize }: BitmapEntry,
-  header: CheckHeader,
-): void {
+export function requireFit(bitmap: BitmapEntry, header: CheckHeader): void {
+  const { name, isInUse, bitmapTableSize } = bitmap;
   const diskBytes = header.size - (header.size % SECTOR_BYTES);
-  const needed = Math.ceil(measureBitmap(diskBytes, granularityBits) / 2 ** header.clusterBits);
-  if (isInUse || needed === bitmapTableSize) return;
+  if (isInUse || countBitmapTableEntries(diskBytes, bitmap, header) === bitmapTableSize) return;
   throw new ImgtxError(
     "E_CORRUPT",
     `Could not read bitmap ${quoteName(name)} from image: it has not the disk's size`,

@@ -236,6 +236,10 @@ async function compareCluster(
     findings.corrupt(`ERROR cluster ${cluster} refcount=${count} reference=${references}`);
   } else if (count > references) {
     const text = await stored.formatCount(cluster);
-    findings.leak(`Leaked cluster ${cluster} refcount=${text} reference=${references}`);
+    findings.leak(
+      `Leaked cluster ${cluster} refcount=${text} reference=${references}`,
+      cluster,
+      count - references,
+    );
   }
 }

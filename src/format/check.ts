@@ -11,7 +11,7 @@ import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import { checkBitmaps } from "./check-bitmaps.ts";
 import { ClusterCounts } from "./qcow2/check-counts.ts";
-import { CheckFindings, type CheckResult, type FindingSink } from "./qcow2/check-findings.ts";
+import { CheckFindings, type CheckResult, type FindingSink, type LeakSink } from "./qcow2/check-findings.ts";
 import { type CheckHeader, readCheckHeader } from "./check-header.ts";
 import { L2Scan } from "./qcow2/check-l2-scan.ts";
 import { MappingWalk } from "./check-mapping.ts";
@@ -35,15 +35,16 @@ const CLUSTERS_MAX = 2 ** 31 - 1;
 /**
  * Checks the image in the file, and gives each finding to the sink as it is found. E_CORRUPT with a place
  * where the header, or a structure that the rest hangs on, can't be read as what it should be. The signal ends
- * it with its reason.
+ * it with its reason. Leaked clusters are told to onLeak as well.
  */
 export async function checkQcow2(
   file: StorageFile,
   sink: FindingSink,
   signal?: AbortSignal,
+  onLeak?: LeakSink,
 ): Promise<CheckResult> {
   try {
-    return await check(file, sink, signal);
+    return await check(file, new CheckFindings(sink, onLeak), signal);
   } catch (error) {
     throw error instanceof ImgtxError ? error.with({ image: file.path }) : error;
   }
@@ -51,13 +52,12 @@ export async function checkQcow2(
 
 async function check(
   file: StorageFile,
-  sink: FindingSink,
+  findings: CheckFindings,
   signal: AbortSignal | undefined,
 ): Promise<CheckResult> {
   // QEMU knows a file's size in whole sectors.
   const sizeBytes = Math.ceil((await file.stat()).sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
   const header = await readCheckHeader(file, sizeBytes);
-  const findings = new CheckFindings(sink);
   const clusterSizeBytes = 2 ** header.clusterBits;
   const clusters = Math.ceil(sizeBytes / clusterSizeBytes);
   if (clusters > CLUSTERS_MAX) {

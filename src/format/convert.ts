@@ -106,8 +106,8 @@ export async function fillImage(
     gate: trusting(gate, dataFile),
     file,
     dataFile: dataFile?.file,
-    // Nobody can know of the image before it is whole.
-    isOrdered: false,
+    // Nobody can know of the image before it is whole, but who goes on with a copy that was cut off.
+    isOrdered: copy.checkpoint !== undefined,
   });
   try {
     const clusterBytes = plan.format === "raw" ? undefined : 2 ** plan.choices.clusterBits;

@@ -10,6 +10,7 @@ export {
   mergeChangesOverlay,
   writeChangesOverlay,
 } from "./changes-overlay.ts";
+export { planBitmapAdd, planBitmapClear, planBitmapRemove } from "./bitmap-patch.ts";
 export { checkQcow2 } from "./check.ts";
 export type { CompareResult } from "./compare.ts";
 export { compareImages } from "./compare.ts";
@@ -21,6 +22,8 @@ export type { ImagePlan } from "./create.ts";
 export { planImage, writeImage } from "./create.ts";
 export { createImage } from "./create-image.ts";
 export type { CreateOptions } from "./create-options.ts";
+export type { DirtyRanges } from "./dirty-ranges.ts";
+export { readDirtyRanges } from "./dirty-ranges.ts";
 export { ExtentCursor } from "./extent-cursor.ts";
 export type { BytePatch } from "./qcow2/fence.ts";
 export { planImageFence, planImageLift } from "./fence-image.ts";
@@ -33,6 +36,8 @@ export { parseImageFormat } from "./image-format.ts";
 export type { ImageInfo, Qcow2Info } from "./image-info.ts";
 export { describeImage, hasStaleBitmaps } from "./image-info.ts";
 export { holdImages } from "./image-locks.ts";
+export type { ImagePatch, PatchWrite } from "./image-patch.ts";
+export { MaskedImage } from "./masked-image.ts";
 export type { Measured, MeasureSource } from "./measure.ts";
 export { measureQcow2, measureRaw } from "./measure.ts";
 export type { CheckSubject } from "./open-for-check.ts";
@@ -53,5 +58,6 @@ export { readSnapshotTable, readSoundSnapshots } from "./qcow2-snapshots.ts";
 export type { CheckResult } from "./qcow2/check-findings.ts";
 export type { SnapshotEntry } from "./qcow2/snapshot-table.ts";
 export { quoteName } from "./quote-name.ts";
+export { settlePartial } from "./settle-partial.ts";
 export { SliceImage } from "./slice-image.ts";
 export { stackImages } from "./stacked-image.ts";

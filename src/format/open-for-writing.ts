@@ -142,8 +142,8 @@ export async function openWriterState(
   return WriterState.open({ path, header, ...files }, metadata);
 }
 
-/** Everything that the tables of the writer's own do not claim. */
-async function claimMetadata(metadata: MetadataMap, link: Qcow2Link): Promise<void> {
+/** Everything that the refcount structures, and the L1 table with its L2 tables, do not claim themselves. */
+export async function claimMetadata(metadata: MetadataMap, link: Qcow2Link): Promise<void> {
   const { header } = link;
   metadata.claim("header", 0, header.clusterSizeBytes);
   if (header.nbSnapshots > 0) {

@@ -26,6 +26,11 @@ const TABLE_ENTRIES_AT_ONCE = 8192;
  * because a program that does not know bitmaps wrote to the image. E_CORRUPT with image, offset and field.
  */
 export async function readBitmapDirectory(link: ChainLink): Promise<readonly BitmapEntry[]> {
+  return readBitmapsOf(link, link.header?.size ?? 0);
+}
+
+/** The same, each held to cover a disk of this size; 0 for who judges that himself. */
+export async function readBitmapsOf(link: ChainLink, sizeBytes: number): Promise<readonly BitmapEntry[]> {
   const { header, file, path } = link;
   if (header === undefined || !header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) return [];
   const extension = findExtension(header.extensions, "bitmaps");
@@ -34,7 +39,8 @@ export async function readBitmapDirectory(link: ChainLink): Promise<readonly Bit
   const bytes = new Uint8Array(bitmapDirectorySize);
   const count = await file.read(bytes, bitmapDirectoryOffset);
   try {
-    return decodeBitmapDirectory(bytes.subarray(0, count), nbBitmaps, header);
+    const layout = { clusterBits: header.clusterBits, size: sizeBytes };
+    return decodeBitmapDirectory(bytes.subarray(0, count), nbBitmaps, layout);
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     throw error.reworded(error.message, {
@@ -57,7 +63,7 @@ export async function* findMarkedRanges(link: ChainLink, bitmap: BitmapEntry): A
   const clusterSpan = clusterSizeBytes * 8 * granularity;
   const ranges = new RangeJoiner(diskSize);
   let index = 0;
-  for await (const entry of readTable(link, bitmap, Math.ceil(bitsBytes / clusterSizeBytes))) {
+  for await (const entry of readBitmapTable(link, bitmap, Math.ceil(bitsBytes / clusterSizeBytes))) {
     const start = index * clusterSpan;
     if (entry.kind === "ones") {
       const done = ranges.add(start, start + clusterSpan);
@@ -76,7 +82,8 @@ export async function* findMarkedRanges(link: ChainLink, bitmap: BitmapEntry): A
   if (last !== undefined) yield last;
 }
 
-async function* readTable(
+/** The first entries of a bitmap's table. E_CORRUPT with image and offset for one that can't be true. */
+export async function* readBitmapTable(
   link: ChainLink,
   bitmap: BitmapEntry,
   entries: number,

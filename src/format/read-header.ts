@@ -16,7 +16,11 @@ export async function readHead(file: StorageFile): Promise<Uint8Array> {
   return readBytes(file, 0, HEAD_BYTES);
 }
 
-export async function readBytes(file: StorageFile, offset: number, lengthBytes: number): Promise<Uint8Array> {
+export async function readBytes(
+  file: Pick<StorageFile, "read">,
+  offset: number,
+  lengthBytes: number,
+): Promise<Uint8Array> {
   const buffer = new Uint8Array(lengthBytes);
   return buffer.subarray(0, await file.read(buffer, offset));
 }

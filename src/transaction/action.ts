@@ -24,6 +24,8 @@ export interface PlanContext {
   readonly pending: ReadonlySet<string>;
   /** Images that earlier statements would have changed, were this no dry run. */
   readonly unwritten: ReadonlySet<string>;
+  /** Devices with a copy that was cut off and kept. */
+  readonly unfinished: ReadonlySet<string>;
   /** An earlier generation, as it was when it was superseded; undefined where the history has none. */
   readGeneration(generation: number): Promise<DeviceTable | undefined>;
   /** Opens a chain, by a format or by its magic, and keeps it open, for reading, until the command ends; the engine locks its images. */
@@ -58,6 +60,12 @@ export interface FillTools {
   /** Aborted by the first interrupt. */
   readonly signal: AbortSignal | undefined;
   readonly onProgress?: ((doneBytes: number) => void) | undefined;
+  /** How far the file of this index had come when its making was cut off; undefined: nothing of it counts. */
+  resumeAt(index: number): number | undefined;
+  /** Whether it is time to keep how far files have come. */
+  isMarkDue(index: number): boolean;
+  /** Keeps, durably, how far a file has come. All below the offset is in it, and flushed. */
+  keepMark(index: number, offset: number): Promise<void>;
 }
 
 export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes" | "allowPaths"> {

@@ -14,6 +14,7 @@ import type { Plan } from "./action.ts";
 import { assertActiveLayersApart } from "./chain-entry.ts";
 import { commitJournal } from "./commit.ts";
 import { beginRecordOf, Journal, type PlanRecord, readJournals } from "./journal/index.ts";
+import { removeParked, takeParked } from "./parked.ts";
 import { changedImages, planStatement } from "./plan.ts";
 import { prepareStatement } from "./prepare.ts";
 import { abortJournal, assertJournalsSound, settleJournals, undoFrom } from "./recovery.ts";
@@ -103,8 +104,9 @@ async function enterStatement(
       work.idle.push(record);
       return { plan, record };
     }
-    const obstacle = await enterPlan(work, table, record);
-    if (!obstacle) return { plan, record };
+    const entered = await enterPlan(work, table, record);
+    if (!(entered instanceof ImgtxError)) return { plan, record: entered };
+    const obstacle = entered;
     await work.images.closeSince(mark);
     replans += 1;
     if (obstacle.code !== "E_CHANGED" ? host.now() >= deadline : replans >= MOST_REPLANS) throw obstacle;
@@ -121,12 +123,12 @@ function hasNothingToDo({ changes, newFiles, patches, kind }: PlanRecord): boole
   return kind === "mirror" && changes.length + newFiles.length + patches.length === 0;
 }
 
-/** Undefined when the plan is in the journal; else what stood in the way, which may pass. */
+/** The plan as it is in the journal; else what stood in the way, which may pass. */
 async function enterPlan(
   work: Work,
   plannedOn: DeviceTable,
   record: PlanRecord,
-): Promise<ImgtxError | undefined> {
+): Promise<PlanRecord | ImgtxError> {
   const { workspace, options } = work;
   await makeWorkspace(workspace, new Date(workspace.storage.host.now()).toISOString());
   const lock = await lockWorkspace(workspace, options);
@@ -145,17 +147,24 @@ async function enterPlan(
       return new ImgtxError("E_CHANGED", "another command changed the device meanwhile", { device: moved });
     }
     assertActiveLayersApart(withDevices(table, record.changes), record.devices);
-    await addPlan(work, record);
-    return undefined;
+    return await addPlan(work, record);
   } finally {
     await lock.close();
   }
 }
 
-async function addPlan(work: Work, record: PlanRecord): Promise<void> {
+async function addPlan(work: Work, record: PlanRecord): Promise<PlanRecord> {
+  if (record.kind === "mirror-cancel") await removeParked(work.workspace, record.devices);
   if (work.journal) {
     await work.journal.append(record, "plan");
-    return;
+    return record;
+  }
+  const parked = record.kind === "mirror" ? await takeParked(work.workspace, record) : undefined;
+  const plan = parked?.state.statements[0]?.plan;
+  if (parked && plan) {
+    work.journal = parked;
+    work.id = parked.id;
+    return plan;
   }
   const begin = beginRecordOf(work.workspace, {
     id: work.id,
@@ -165,6 +174,7 @@ async function addPlan(work: Work, record: PlanRecord): Promise<void> {
     owned: false,
   });
   work.journal = await Journal.create(work.workspace, begin, [record]);
+  return record;
 }
 
 /** E_TRANSACTION where an open transaction holds one of the devices, E_BUSY where a running command does. */

@@ -45,6 +45,11 @@ export function assertNotFrozen({ name, image, frozen }: DeviceEntry, what: stri
   });
 }
 
+/** The fence below keeps QEMU from the new overlay as well. */
+export function staysFrozen({ name, frozen }: DeviceEntry): string[] {
+  return frozen ? [`'${name}' stays frozen, until \`imgtx unfreeze ${name}\``] : [];
+}
+
 function sayHolder({ since, by }: Pick<FrozenEntry, "since" | "by">): string {
   return `since ${since.replace("T", " ").replace(/\.\d+Z$/, "Z")} by ${by}`;
 }

@@ -18,13 +18,14 @@ import {
   type Image,
   type ImageFormat,
   imageOf,
+  MaskedImage,
   openImage,
   uniteRanges,
   writeChangesOverlay,
 } from "../format/index.ts";
 import type { ByteRange, StorageFile } from "../storage/index.ts";
 import type { FileToMake, FillTools, PlanContext } from "./action.ts";
-import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
+import { activeLayer, chainEntriesOf, isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
 
 /** One copy, planned. */
 export interface PlannedCopy {
@@ -46,15 +47,15 @@ export async function planResync(
   present: Chain,
   context: PlanContext,
   choice: { readonly verify: boolean },
-): Promise<PlannedCopy> {
+): Promise<{ readonly copy: PlannedCopy; readonly chosen: Chain }> {
   const { name: device, mirror } = entry;
   if (!mirror) throw new Error("only a device with a mirror is brought in line with one");
   const chain = await context.openChain(mirror.image, mirror.format, device);
-  const [top, copy] = [activeLayer(present), activeLayer(chain)];
-  if (top.virtualSizeBytes !== copy.virtualSizeBytes) {
+  const [top, twin] = [activeLayer(present), activeLayer(chain)];
+  if (top.virtualSizeBytes !== twin.virtualSizeBytes) {
     throw new ImgtxError(
       "E_REFUSED",
-      `the mirror has ${copy.virtualSizeBytes} bytes, and the device has ${top.virtualSizeBytes}`,
+      `the mirror has ${twin.virtualSizeBytes} bytes, and the device has ${top.virtualSizeBytes}`,
       {
         device,
         image: mirror.image,
@@ -69,22 +70,20 @@ export async function planResync(
   const isInLine = !isTouched && isSameChain(mirror.source, source);
   const chains = [present, chain];
   if (isInLine && !choice.verify) {
-    return {
-      mirror,
-      filesToMake: [],
-      fillFiles: async () => await Promise.resolve(),
-      chains,
-      notes: ["it is in line with the device already; nothing was copied"],
-    };
+    const notes = ["it is in line with the device already; nothing was copied"];
+    const copy = { mirror, filesToMake: [], fillFiles: async () => await Promise.resolve(), chains, notes };
+    return { copy, chosen: chain };
   }
-  const upper = isTouched ? undefined : countLayersAbove(mirror.source, source);
-  return {
+  const scope = scopeOf(mirror, renewed, isTouched);
+  const copy: PlannedCopy = {
     mirror: renewed,
     filesToMake: [
       { path: mirror.image, mode: 0o600, owner: undefined, hasHeader: true, mergesAs: mirror.format },
     ],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");
+      // What a copy that was cut off has left here is of no use.
+      if ((await file.stat()).sizeBytes > 0) await file.truncate(0);
       const image = imageOf(present);
       const content = context.contentPath(mirror.image);
       const old =
@@ -92,7 +91,7 @@ export async function planResync(
           ? imageOf(chain)
           : await openImage(context.storage, content, { format: "qcow2", gate: context.gate });
       try {
-        const ranges = await findChanges(image, old, upper, tools);
+        const ranges = await findChanges(image, old, scope, tools);
         await writeChangesOverlay(
           context.storage,
           { file, path: file.path, image: overlayBase(content, mirror) },
@@ -111,6 +110,7 @@ export async function planResync(
       ...chain.links.flatMap((link) => link.warnings),
     ],
   };
+  return { copy, chosen: chain };
 }
 
 function overlayBase(
@@ -120,17 +120,41 @@ function overlayBase(
   return content === image ? { path: image, format } : { path: content, format: "qcow2" };
 }
 
+/** Where a mirror and its device can differ. */
+type Scope =
+  | { readonly kind: "anywhere" }
+  /** In what the layers above this depth of the device's chain have: all else is as it was. */
+  | { readonly kind: "new layers"; readonly depth: number }
+  /** The same, and in what the mirror's own layer has: both stand on equal images. */
+  | { readonly kind: "upper layers"; readonly depth: number; readonly baseLayers: number };
+
+function scopeOf(before: MirrorEntry, now: MirrorEntry, isTouched: boolean): Scope {
+  const depth = isTouched ? undefined : countLayersAbove(before.source, now.source);
+  if (depth !== undefined) return { kind: "new layers", depth };
+  const below = countLayersAbove(before.source.slice(1), now.source);
+  const isBaseKept = before.sync !== "full" && isSameChain(before.chain.slice(1), now.chain.slice(1));
+  // An overlay of nothing over the active layer stands on what it is a copy of: there is no base apart.
+  if (before.sync === "top" && isBaseKept && below !== undefined && before.source.length > 1) {
+    return { kind: "upper layers", depth: below, baseLayers: now.chain.length - 1 };
+  }
+  return { kind: "anywhere" };
+}
+
 /** In whole units of a changes overlay. */
 async function findChanges(
   image: Image,
   old: Image,
-  upper: number | undefined,
+  scope: Scope,
   tools: FillTools,
 ): Promise<readonly ByteRange[]> {
-  if (upper === undefined)
-    return await findDifferences(image, old, { ...tools, unitBytes: CHANGE_UNIT_BYTES });
-  const above = await findRangesAbove(image, upper);
-  return uniteRanges([above], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
+  const options = { ...tools, unitBytes: CHANGE_UNIT_BYTES };
+  if (scope.kind === "anywhere") return await findDifferences(image, old, options);
+  const upper = await findRangesAbove(image, scope.depth);
+  if (scope.kind === "new layers") return uniteRanges([upper], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
+  // The changes that wait for the commit are a layer of their own.
+  const own = await findRangesAbove(old, old.layers.length - scope.baseLayers);
+  const ranges = uniteRanges([upper, own], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
+  return await findDifferences(new MaskedImage(image, ranges), new MaskedImage(old, ranges), options);
 }
 
 /** E_IO where the copy, read back, is not what its source is. */
@@ -179,6 +203,11 @@ function isSameImage(before: ChainEntry, now: ChainEntry | undefined): boolean {
 function countLayersAbove(source: readonly ChainEntry[], present: readonly ChainEntry[]): number | undefined {
   const above = present.length - source.length;
   return above >= 0 && isSameChain(source, present.slice(above)) ? above : undefined;
+}
+
+/** The copy of the parent chain that a twin of migrate stands on, where nobody has made it yet. */
+export function findMissingParent({ chain }: MirrorEntry): ChainEntry | undefined {
+  return chain.find(({ fingerprint }) => isSameFile(fingerprint, NOT_MADE_YET));
 }
 
 /** The modes and the owner that a copy gets: as the image that it is a copy of, and its owner may write to it. */

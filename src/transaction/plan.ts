@@ -8,6 +8,7 @@ import { watchChain } from "./chain-entry.ts";
 import { type NewFile, type PlanRecord, stagingPath, type WatchedImage } from "./journal/index.ts";
 import { imagesPatchedAtCommit } from "./patches.ts";
 import { findPendingOverlay } from "./merges.ts";
+import { findUnfinished } from "./parked.ts";
 import type { ActionRequest } from "./request.ts";
 import type { Work } from "./work.ts";
 
@@ -24,7 +25,8 @@ export async function planStatement(
   statement: StatementToPlan,
 ): Promise<{ plan: Plan; record: PlanRecord }> {
   const { request, number } = statement;
-  const plan = await planAction(request, contextOf(work, statement));
+  const unfinished = request.kind === "mirror-cancel" ? await findUnfinished(work.workspace) : [];
+  const plan = await planAction(request, { ...contextOf(work, statement), unfinished: new Set(unfinished) });
   const newFiles = plan.filesToMake.map(
     ({ path, mergesAs }, index): NewFile => ({
       path,
@@ -53,7 +55,7 @@ export function changedImages({ patches, newFiles }: PlanRecord): ReadonlySet<st
   return new Set([...patches.map(({ image }) => image), ...merged]);
 }
 
-function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext {
+function contextOf(work: Work, { table, earlier }: StatementToPlan): Omit<PlanContext, "unfinished"> {
   const { workspace, options, images } = work;
   const made = new Set(
     earlier.flatMap(({ newFiles }) =>

@@ -11,8 +11,8 @@ import { posix } from "node:path";
 import { ImgtxError, settleAll } from "../errors/index.ts";
 import { takeFingerprint } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
-import type { FileToMake, Plan } from "./action.ts";
-import type { Journal, PlanRecord, PreparedFile } from "./journal/index.ts";
+import type { FileToMake, FillTools, Plan } from "./action.ts";
+import type { Journal, NewFile, PlanRecord, PreparedFile } from "./journal/index.ts";
 import { writePreparePatches } from "./patches.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
@@ -32,14 +32,13 @@ export async function prepareStatement(
       const toMake = plan.filesToMake[index];
       if (!toMake) throw new Error("each new file was planned");
       await explained(record, async () => {
-        const file = await storage.createFile(newFile.staging, toMake.mode);
+        const file = await makeOrGoOn(storage, journal, record, newFile, toMake);
         files.push(file);
         await giveAccess(storage, file, toMake);
       });
     }
-    if (files.length > 0) {
-      await explained(record, async () => await plan.fillFiles(files, { signal: work.options.signal }));
-    }
+    const tools = fillTools(work, journal, record);
+    if (files.length > 0) await explained(record, async () => await plan.fillFiles(files, tools));
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
@@ -68,6 +67,52 @@ export async function prepareStatement(
   }
   const folders = new Set(record.newFiles.map(({ path }) => posix.dirname(path)));
   return [...folders].map((folder) => storage.flushFolder(folder, "new image's name"));
+}
+
+/** A new file; where the statement goes on with what was cut off, the one that is there. */
+async function makeOrGoOn(
+  storage: Storage,
+  journal: Journal,
+  { statement }: PlanRecord,
+  { staging }: NewFile,
+  { mode }: FileToMake,
+): Promise<StorageFile> {
+  const isResumed = (journal.state.statements[statement]?.marks.size ?? 0) > 0;
+  if (isResumed && (await storage.statLink(staging))) {
+    return await storage.openFile(staging, "write", { refuseSymlink: true });
+  }
+  return await storage.createFile(staging, mode);
+}
+
+/** How long a copy may run before how far it has come is kept. Each time costs a flush. */
+const MARK_EVERY_MS = 5000;
+
+function fillTools(work: Work, journal: Journal, record: PlanRecord): FillTools {
+  const { host } = work.workspace.storage;
+  const { statement, newFiles } = record;
+  const { signal, markEveryMs = MARK_EVERY_MS } = work.options;
+  const marks = journal.state.statements[statement]?.marks ?? new Map<string, number>();
+  const begun = host.now();
+  const markedAt = new Map<number, number>();
+  let appending: Promise<void> = Promise.resolve();
+  return {
+    signal,
+    resumeAt: (index) => marks.get(newFiles[index]?.path ?? ""),
+    // A transaction of several commands is undone to the command before, and has no use for marks.
+    isMarkDue: (index) =>
+      journal.state.begin.implicit && host.now() - (markedAt.get(index) ?? begun) >= markEveryMs,
+    async keepMark(index, offset) {
+      const path = newFiles[index]?.path ?? "";
+      const before = appending;
+      // One after the other: several copies are under way.
+      appending = (async () => {
+        await before;
+        await journal.append({ type: "copied", statement, path, offset }, "copied");
+      })();
+      await appending;
+      markedAt.set(index, host.now());
+    },
+  };
 }
 
 /** Against the umask; and for root, who works on the images of others, against being the owner. */

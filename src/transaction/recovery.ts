@@ -26,6 +26,7 @@ import { EXIT_OF_CODE, ImgtxError } from "../errors/index.ts";
 import type { LockWaiting } from "../storage/index.ts";
 import { finishCommit, summarise } from "./finish.ts";
 import {
+  isParked,
   Journal,
   type JournalSnapshot,
   listNames,
@@ -133,6 +134,11 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
       text: `finished ${what}: the devices are at generation ${generation}`,
     };
   }
+  if (isParked(state)) return undefined;
+  if (canBeParked(state)) {
+    await journal.append({ type: "parked", statement: state.statements.length - 1 }, "parked");
+    return { transaction: id, did: "reported", text: `kept the unfinished copy of ${sayParked(state)}` };
+  }
   const unfinished = firstUnfinished(state);
   const mustGo = state.aborting || (await mustAbort(workspace, state));
   if (!mustGo && !unfinished) return undefined;
@@ -179,6 +185,24 @@ async function finishOrSay(workspace: Workspace, journal: Journal, what: string)
     if (!(error instanceof ImgtxError) || !mayPass.includes(error.exitCode)) throw error;
     throw error.reworded(`${what} is committed, and can't be finished yet: ${error.message}`);
   }
+}
+
+/** A copy that a command made by itself, and that has come somewhere. */
+function canBeParked({ begin, commit, aborting, statements }: TransactionState): boolean {
+  const [only, ...others] = statements;
+  if (!begin.implicit || commit || aborting || !only || others.length > 0) return false;
+  return only.marks.size > 0 && !only.prepared && !only.undoing;
+}
+
+/** `'vda': `imgtx mirror vda FILE` goes on with it, …` */
+function sayParked({ statements }: TransactionState): string {
+  const plan = statements[0]?.plan;
+  const [device = ""] = plan?.devices ?? [];
+  const pairs = plan?.newFiles.map(({ path }) => path).join(", ");
+  return (
+    `'${plan?.devices.join("', '")}' in ${pairs}: the same \`imgtx mirror\` goes on with it, ` +
+    `\`imgtx mirror --cancel ${device}\` removes it`
+  );
 }
 
 /** Undoes every statement from the given one on, and leaves the transaction open as it was before it. */
@@ -267,6 +291,7 @@ async function describeLeftover(
 ): Promise<string | undefined> {
   const { id, busy, state } = snapshot;
   if (busy || state instanceof ImgtxError) return undefined;
+  if (isParked(state)) return undefined;
   if (state.commit) return `transaction ${id} is committed and waits to be finished`;
   return state.aborting || firstUnfinished(state) || (await mustAbort(workspace, state))
     ? `transaction ${id} was interrupted and waits to be undone`

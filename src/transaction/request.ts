@@ -265,6 +265,8 @@ export interface RunOptions extends LockWait {
   /** Never join an open transaction: device add and remove. */
   readonly standalone: boolean;
   readonly dryRun: boolean;
+  /** How often a long copy keeps how far it has come, in milliseconds. Default: 5000. */
+  readonly markEveryMs?: number | undefined;
   /** Folders trusted for raw backing images and data files, for this command. */
   readonly allowPaths: readonly string[];
 }

@@ -16,7 +16,7 @@ import { commitJournal, rehearseCommit } from "./commit.ts";
 import { describeOutcome, describeTransaction } from "./describe.ts";
 import { commitImplicit, planOnly, runStatements } from "./engine.ts";
 import { createJournal } from "./new-journal.ts";
-import { changesOf, type Journal, liveStatements, readJournals } from "./journal/index.ts";
+import { changesOf, isParked, type Journal, liveStatements, readJournals } from "./journal/index.ts";
 import { OpenedImages } from "./opened-images.ts";
 import { pickJournal } from "./pick-journal.ts";
 import { abortJournal, assertJournalsSound, recover, reportLeftovers, undoFrom } from "./recovery.ts";
@@ -107,7 +107,7 @@ export async function runActions(
     return await describeOutcome(workspace, {
       changed: done.length > 0,
       dryRun: false,
-      transaction: id,
+      transaction: work.id,
       pending: journal !== undefined,
       plans: [...work.idle, ...done],
       table: journal ? withDevices(after, changesOf(journal.state)) : after,
@@ -234,7 +234,8 @@ export async function listTransactions(session: Session): Promise<TransactionDes
   const journals = await readJournals(session.workspace);
   assertJournalsSound(journals);
   return journals.flatMap(({ id, state, busy }) =>
-    state instanceof ImgtxError ? [] : [describeTransaction(id, state, busy)],
+    // A copy that was cut off holds nothing: it is there to be gone on with, or to be removed.
+    state instanceof ImgtxError || isParked(state) ? [] : [describeTransaction(id, state, busy)],
   );
 }
 

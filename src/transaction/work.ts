@@ -10,8 +10,8 @@ export interface Work {
   readonly workspace: Workspace;
   readonly options: RunOptions;
   readonly images: OpenedImages;
-  /** The transaction's. */
-  readonly id: string;
+  /** The transaction's: that of a copy which was cut off, where this command goes on with it. */
+  id: string;
   /** Plans of statements that had nothing to do, while there was no journal to tell them to. */
   readonly idle: PlanRecord[];
   /** Undefined until an implicit transaction has its first plan. */

@@ -19,10 +19,11 @@ export async function makeOverlay(
   backingName: string,
   backingFormat: ImageFormat = "raw",
   options: OverlayOptions = {},
+  virtualSizeBytes: number = VIRTUAL_SIZE_BYTES,
 ): Promise<string> {
   const plan = planOverlay({
     backing: { path: backingName, header: undefined },
-    virtualSizeBytes: VIRTUAL_SIZE_BYTES,
+    virtualSizeBytes,
     backingName,
     backingFormat,
     options,

@@ -108,6 +108,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/mirror.ts")).mirror,
   },
   {
+    path: ["migrate"],
+    summary: "begin to move a device's chain to another place",
+    section: "Actions",
+    load: async () => (await import("../commands/migrate.ts")).migrate,
+  },
+  {
     path: ["freeze"],
     summary: "make devices hold still, or while a command runs",
     section: "Actions",

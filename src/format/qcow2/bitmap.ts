@@ -80,6 +80,15 @@ export function measureBitmap(virtualSizeBytes: number, granularityBits: number)
   return Math.ceil(Math.ceil(virtualSizeBytes / 2 ** granularityBits) / 8);
 }
 
+/** Entries that the table of a bitmap has that covers this disk. */
+export function countBitmapTableEntries(
+  virtualSizeBytes: number,
+  { granularityBits }: Pick<BitmapEntry, "granularityBits">,
+  { clusterBits }: Pick<BitmapLayout, "clusterBits">,
+): number {
+  return Math.ceil(measureBitmap(virtualSizeBytes, granularityBits) / 2 ** clusterBits);
+}
+
 /** Where one cluster of a bitmap's bits is. */
 export type BitmapTableEntry =
   | { readonly kind: "zeros" }

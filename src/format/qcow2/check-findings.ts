@@ -6,6 +6,9 @@
 /** Takes one line, without its line break. */
 export type FindingSink = (line: string) => void;
 
+/** Takes a leaked cluster, and by how much its refcount is too high. */
+export type LeakSink = (cluster: number, surplus: number) => void;
+
 /** The counts and figures of `qemu-img check`, under the names that its JSON has. */
 export interface CheckResult {
   /** What may have damaged data already, or may with the next write. */
@@ -33,9 +36,11 @@ export class CheckFindings {
   leaks = 0;
   checkErrors = 0;
   readonly #sink: FindingSink;
+  readonly #onLeak: LeakSink | undefined;
 
-  constructor(sink: FindingSink) {
+  constructor(sink: FindingSink, onLeak?: LeakSink) {
     this.#sink = sink;
+    this.#onLeak = onLeak;
   }
 
   /** times: how often the damaged entry is reached, since each is an error of its own. */
@@ -44,9 +49,11 @@ export class CheckFindings {
     for (let told = 0; told < Math.min(times, REPEATS_MAX); told += 1) this.#sink(line);
   }
 
-  leak(line: string): void {
+  /** surplus: by how much the cluster's refcount is too high. */
+  leak(line: string, cluster: number, surplus: number): void {
     this.leaks += 1;
     this.#sink(line);
+    this.#onLeak?.(cluster, surplus);
   }
 
   unjudged(line: string): void {

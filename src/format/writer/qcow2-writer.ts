@@ -116,6 +116,16 @@ export class Qcow2Writer implements WritableImage {
     });
   }
 
+  /** Lowers refcounts that are too high: of each cluster, by how much. Nothing must refer to that part of them. */
+  async reclaim(leaks: readonly (readonly [cluster: number, surplus: number])[]): Promise<void> {
+    await this.#state.turnstile.run(async () => {
+      await this.#state.begin();
+      for (const [cluster, surplus] of leaks) {
+        for (let times = 0; times < surplus; times += 1) await this.#state.giveBack(cluster, 1);
+      }
+    });
+  }
+
   async flush(purpose: string): Promise<void> {
     await this.#state.turnstile.run(() => this.#state.flush(purpose));
   }

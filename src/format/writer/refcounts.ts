@@ -35,7 +35,7 @@ const HEADER_FIELDS_BYTES = 12;
 
 export interface RefcountsOptions {
   readonly path: string;
-  readonly file: StorageFile;
+  readonly file: Pick<StorageFile, "read" | "write" | "flush">;
   readonly header: Qcow2Header;
   readonly metadata: MetadataMap;
   /** Whether what is written has to survive a power cut in between. */

@@ -1,10 +1,10 @@
 // One row an action. The engine, the crash rigs and the conformance tests all go by this list.
 
-import { ImgtxError } from "../../errors/index.ts";
 import type { Plan, PlanContext } from "../action.ts";
 import type { ActionRequest } from "../request.ts";
 import { deviceAdd, deviceRemove } from "./device-table.ts";
 import { freeze } from "./freeze.ts";
+import { migrate } from "./migrate.ts";
 import { mirror, mirrorCancel } from "./mirror.ts";
 import { refuse } from "./refuse.ts";
 import { reopen } from "./reopen.ts";
@@ -36,7 +36,6 @@ export async function planAction(request: ActionRequest, context: PlanContext): 
     case "mirror-cancel":
       return await mirrorCancel.plan(request, context);
     case "migrate":
-      // Requests that batches can make already, while no action carries them out.
-      throw new ImgtxError("E_UNSUPPORTED", `imgtx has no action '${request.kind}' yet`);
+      return await migrate.plan(request, context);
   }
 }

@@ -2,7 +2,7 @@
 // made side by side. The devices themselves are only read.
 
 import { posix } from "node:path";
-import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
+import { type ChainEntry, type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
 import {
   type Chain,
@@ -17,6 +17,7 @@ import {
   makeRelativeName,
   parseImageFormat,
   planImage,
+  settlePartial,
   writeImage,
 } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
@@ -25,10 +26,12 @@ import {
   assertNamedOnce,
   type FileToMake,
   type FillTools,
+  MAKES_NO_FILES,
   type PlanContext,
 } from "../action.ts";
 import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "../chain-entry.ts";
-import { accessLike, type PlannedCopy, planResync, verifyCopy } from "../mirroring.ts";
+import { accessLike, findMissingParent, type PlannedCopy, planResync, verifyCopy } from "../mirroring.ts";
+import { targetExists } from "../new-overlay.ts";
 import type { ActionReport, MirrorCancelRequest, MirrorRequest, MirrorTarget } from "../request.ts";
 
 interface PlannedTarget extends PlannedCopy {
@@ -53,9 +56,9 @@ export const mirror: Action<MirrorRequest> = {
       async fillFiles(files, tools) {
         let first = 0;
         const fills = planned.map(async (copy) => {
-          const own = files.slice(first, first + copy.filesToMake.length);
+          const start = first;
           first += copy.filesToMake.length;
-          if (own.length > 0) await copy.fillFiles(own, tools);
+          if (first > start) await copy.fillFiles(files.slice(start, first), toolsFrom(start, tools));
         });
         await settleAll(fills);
       },
@@ -64,29 +67,49 @@ export const mirror: Action<MirrorRequest> = {
   },
 };
 
+/** The same for files that are a part of all, from an index on. */
+function toolsFrom(start: number, tools: FillTools): FillTools {
+  return {
+    ...tools,
+    resumeAt: (index) => tools.resumeAt(start + index),
+    isMarkDue: (index) => tools.isMarkDue(start + index),
+    keepMark: async (index, offset) => await tools.keepMark(start + index, offset),
+  };
+}
+
 export const mirrorCancel: Action<MirrorCancelRequest> = {
   plan({ devices }, context) {
     assertNamedOnce(devices);
     const entries = devices.map((device) => requireDevice(context.table, device));
     return Promise.resolve({
+      ...MAKES_NO_FILES,
       devices,
-      reports: entries.map((entry) => ({
-        kind: "mirror-cancel",
-        device: entry.name,
-        before: entry.image,
-        after: entry.image,
-        format: entry.format,
-        files: [],
-        notes: [`${requireMirror(entry).image} stays as it is, and is the mirror of '${entry.name}' no more`],
-      })),
-      changes: entries.map((entry) => ({ device: entry.name, after: { ...entry, mirror: null } })),
+      reports: entries.map((entry) => cancelReport(entry, context.unfinished.has(entry.name))),
+      changes: entries.flatMap((entry) =>
+        entry.mirror ? [{ device: entry.name, after: { ...entry, mirror: null } }] : [],
+      ),
       allowPaths: [],
-      filesToMake: [],
-      fillFiles: async () => await Promise.resolve(),
       chains: [],
     });
   },
 };
+
+function cancelReport(entry: DeviceEntry, isUnfinished: boolean): ActionReport {
+  const { name: device, image, format } = entry;
+  const kept = entry.mirror ?? (isUnfinished ? undefined : requireMirror(entry));
+  return {
+    kind: "mirror-cancel",
+    device,
+    before: image,
+    after: image,
+    format,
+    files: [],
+    notes: [
+      ...(isUnfinished ? ["its unfinished copy is removed"] : []),
+      ...(kept ? [`${kept.image} stays as it is, and is the mirror of '${device}' no more`] : []),
+    ],
+  };
+}
 
 function requireMirror({ name: device, image, mirror: present }: DeviceEntry): MirrorEntry {
   if (present) return present;
@@ -102,11 +125,7 @@ async function planTarget(target: MirrorTarget, context: PlanContext): Promise<P
   const entry = requireDevice(context.table, device);
   const path =
     target.file === undefined ? requireMirror(entry).image : await context.canonicalPath(target.file, device);
-  const present = await context.openChain(entry.image, entry.format, device);
-  const copy =
-    entry.mirror?.image === path
-      ? await planSync(entry, target, present, context)
-      : await planNew(entry, target, path, { present, context });
+  const copy = await planCopy(entry, target, path, context);
   return {
     ...copy,
     entry,
@@ -122,6 +141,66 @@ async function planTarget(target: MirrorTarget, context: PlanContext): Promise<P
       })),
       notes: copy.notes,
     },
+  };
+}
+
+async function planCopy(
+  entry: DeviceEntry,
+  target: MirrorTarget,
+  path: string,
+  context: PlanContext,
+): Promise<PlannedCopy> {
+  const missing = entry.mirror ? findMissingParent(entry.mirror) : undefined;
+  const isMirror = entry.mirror?.image === path;
+  if (entry.mirror && missing && (isMirror || missing.image === path)) {
+    return await planParent(entry, entry.mirror, missing, { target, context });
+  }
+  const present = await context.openChain(entry.image, entry.format, target.device);
+  if (isMirror) return await planSync(entry, target, present, context);
+  return await planNew(entry, target, path, { present, context });
+}
+
+/**
+ * What the twin of a migration stands on: a copy of what the device had when the migration began. Only that is
+ * opened: a guest may go on writing to what lies above.
+ */
+async function planParent(
+  { chain }: DeviceEntry,
+  twin: MirrorEntry,
+  missing: ChainEntry,
+  { target, context }: { target: MirrorTarget; context: PlanContext },
+): Promise<PlannedCopy> {
+  const { device } = target;
+  const source = chain.find(({ image }) => image === twin.source[1]?.image);
+  if (source === undefined || (target.format !== undefined && target.format !== missing.format)) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      source === undefined
+        ? `the chain that its migration began with is not in use any more`
+        : `${twin.image} takes it for ${missing.format}, not ${target.format}`,
+      {
+        device,
+        image: missing.image,
+        hint:
+          source === undefined
+            ? `\`imgtx mirror --cancel ${device}\` forgets the migration; then begin it again`
+            : "leave --format out",
+      },
+    );
+  }
+  const parent = await context.openChain(source.image, source.format, device);
+  const copy = await settleCopy({ ...target, format: missing.format }, missing.image, parent, context);
+  const fresh = await planFresh(copy, target, parent, context);
+  const [own] = twin.chain;
+  const [made, ...below] = fresh.entries;
+  if (!own || !made) throw new Error("a twin stands on an image");
+  return {
+    ...fresh,
+    mirror: { ...twin, chain: [own, { ...made, name: missing.name }, ...below] },
+    chains: [parent],
+    notes: [
+      `${twin.image} stands on it; \`imgtx reopen ${device} ${twin.image}\` brings it in line, and changes over`,
+    ],
   };
 }
 
@@ -145,7 +224,7 @@ async function planSync(
       hint: `leave that option out to bring it in line, or forget it with \`imgtx mirror --cancel ${entry.name}\``,
     });
   }
-  return await planResync(entry, present, context, target);
+  return (await planResync(entry, present, context, target)).copy;
 }
 
 /** A copy that is not there yet, on what it will stand on. */
@@ -173,30 +252,54 @@ async function planNew(
     });
   }
   const copy = await settleCopy(target, path, present, context);
-  for (const file of [path, copy.dataFile]) {
-    if (file === undefined || !(await context.storage.statLink(file))) continue;
-    if (target.reuse && file === path) return await planReuse(entry, copy, { present, context, target });
-    throw existsAlready(device, file);
+  if (target.reuse && (await context.storage.statLink(path))) {
+    return await planReuse(entry, copy, { present, context, target });
   }
-  const top = activeLayer(present);
-  const made = { name: null, fingerprint: NOT_MADE_YET, image: path, format: copy.format };
-  const dataFile = copy.dataFile === undefined ? null : { image: copy.dataFile, fingerprint: NOT_MADE_YET };
-  const access = accessLike(top);
-  const files: FileToMake[] = [{ ...access, path, hasHeader: copy.format === "qcow2" }];
-  if (copy.dataFile !== undefined) files.push({ ...access, path: copy.dataFile, hasHeader: false });
+  const fresh = await planFresh(copy, target, present, context);
   return {
+    ...fresh,
     mirror: {
       image: path,
       format: copy.format,
       sync: copy.sync,
-      chain: [{ ...made, dataFile }, ...entriesBelow(copy, present)],
+      chain: fresh.entries,
       source: chainEntriesOf(present),
       bitmap: null,
     },
-    filesToMake: files,
-    fillFiles: async (own, tools) => await fillCopy(copy, target, { present, context, files: own, tools }),
     chains: [present],
     notes: present.links.flatMap((link) => link.warnings),
+  };
+}
+
+/** Files that nobody has yet, and the chain of what they will be. */
+async function planFresh(
+  copy: NewCopy,
+  target: MirrorTarget,
+  source: Chain,
+  context: PlanContext,
+): Promise<Pick<PlannedCopy, "filesToMake" | "fillFiles"> & { readonly entries: readonly ChainEntry[] }> {
+  const { path, format, dataFile } = copy;
+  for (const file of dataFile === undefined ? [path] : [path, dataFile]) {
+    if (!(await context.storage.statLink(file))) continue;
+    throw targetExists(
+      target.device,
+      file,
+      "; with --reuse an image of the right size is compared and brought in line",
+    );
+  }
+  const made = { image: path, format, name: null, fingerprint: NOT_MADE_YET };
+  const access = accessLike(activeLayer(source));
+  const files: FileToMake[] = [{ ...access, path, hasHeader: format === "qcow2" }];
+  if (dataFile !== undefined) files.push({ ...access, path: dataFile, hasHeader: false });
+  return {
+    entries: [
+      { ...made, dataFile: dataFile === undefined ? null : { image: dataFile, fingerprint: NOT_MADE_YET } },
+      ...entriesBelow(copy, source),
+    ],
+    filesToMake: files,
+    fillFiles: async (own, tools) => {
+      await fillCopy(copy, target, { present: source, context, files: own, tools });
+    },
   };
 }
 
@@ -280,6 +383,12 @@ async function planOrExplain(
   }
 }
 
+interface Copying extends Filling {
+  readonly file: StorageFile;
+  readonly dataFile: StorageFile | undefined;
+  readonly startBytes: number;
+}
+
 interface Filling {
   readonly present: Chain;
   readonly context: PlanContext;
@@ -292,20 +401,41 @@ async function fillCopy(copy: NewCopy, target: MirrorTarget, filling: Filling): 
   const [file, dataFile] = files;
   if (!file) throw new Error("a file for the copy was planned");
   const image = imageOf(present);
-  await writeImage({ file, dataFile }, copy.plan);
-  if (copy.sync !== "none") await copyContent(copy, target, image, { ...filling, file, dataFile });
+  const startBytes = await findStart(copy, { ...filling, file, dataFile });
+  if (startBytes === undefined) {
+    // What a copy that was cut off has left here is of no use.
+    for (const one of files) if ((await one.stat()).sizeBytes > 0) await one.truncate(0);
+    await writeImage({ file, dataFile }, copy.plan);
+  }
+  if (copy.sync !== "none") {
+    await copyContent(copy, target, image, { ...filling, file, dataFile, startBytes: startBytes ?? 0 });
+  }
   if (!target.verify) return;
   const made = { path: file.path, format: copy.format, dataFileAt: dataFile?.path };
   await verifyCopy(image, made, context, tools);
+}
+
+/** Where a copy that was cut off goes on; undefined where it begins anew. */
+async function findStart(
+  { format }: NewCopy,
+  { context, tools, file, dataFile }: Filling & { file: StorageFile; dataFile: StorageFile | undefined },
+): Promise<number | undefined> {
+  const mark = tools.resumeAt(0);
+  if (mark === undefined || format === "raw") return mark;
+  const trusted = dataFile === undefined ? [] : [dataFile.path];
+  const gate = { ...context.gate, allowPaths: [...context.gate.allowPaths, ...trusted] };
+  const around = { gate, signal: tools.signal };
+  const isSound = await settlePartial(context.storage, file.path, { file, dataFile }, around);
+  return isSound ? mark : undefined;
 }
 
 async function copyContent(
   copy: NewCopy,
   { compressed }: MirrorTarget,
   image: Image,
-  { context, tools, file, dataFile }: Filling & { file: StorageFile; dataFile: StorageFile | undefined },
+  { context, tools, file, dataFile, startBytes }: Copying,
 ): Promise<void> {
-  if (await cloneInto([image], copy.plan, file)) return;
+  if (startBytes === 0 && (await cloneInto([image], copy.plan, file))) return;
   const request: CopyRequest = {
     compressed,
     sparseBytes: SPARSE_BYTES,
@@ -315,6 +445,14 @@ async function copyContent(
     inKernel: false,
     signal: tools.signal,
     onProgress: tools.onProgress,
+    startBytes,
+    checkpoint: {
+      isDue: () => tools.isMarkDue(0),
+      async reach(offset, target) {
+        await target.flush("copied-so-far");
+        await tools.keepMark(0, offset);
+      },
+    },
   };
   await fillImage(
     [image],
@@ -344,7 +482,7 @@ async function planReuse(
     bitmap: null,
   };
   assertStandsRight(entry, adopted, present, there);
-  return await planResync({ ...entry, mirror: adopted }, present, context, target);
+  return (await planResync({ ...entry, mirror: adopted }, present, context, target)).copy;
 }
 
 /** E_REFUSED where an image that is to be reused stands on other images than a new one would. */
@@ -388,12 +526,4 @@ function assertPathsDiffer(planned: readonly PlannedTarget[]): void {
       owners.set(path, entry.name);
     }
   }
-}
-
-function existsAlready(device: string, image: string): ImgtxError {
-  return new ImgtxError("E_EXISTS", "the target exists already", {
-    device,
-    image,
-    hint: "name a file that does not exist; with --reuse an image of the right size is compared and brought in line",
-  });
 }

@@ -1,18 +1,20 @@
 // reopen: the device takes another image as its active layer. No image is written to, but that the fence of a
-// frozen device moves along.
+// frozen device moves along, and that a mirror is brought in line first.
 
-import { requireDevice } from "../../device/index.ts";
+import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { formatBytes } from "../../units/index.ts";
-import { type Action, MAKES_NO_FILES } from "../action.ts";
+import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
 import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
 import { moveFreeze } from "../fencing.ts";
+import { findMissingParent, planResync } from "../mirroring.ts";
 import type { ReopenRequest } from "../request.ts";
 
 export const reopen: Action<ReopenRequest> = {
   async plan({ device, file, format, force }, context) {
     const entry = requireDevice(context.table, device);
     const path = await context.canonicalPath(file, device);
+    if (entry.mirror?.image === path) return await toMirror(entry, entry.mirror, context);
     const present = await context.openChain(entry.image, entry.format, device);
     const chosen = await context.openChain(path, format, device);
     const [before, after] = [activeLayer(present), activeLayer(chosen)];
@@ -54,6 +56,60 @@ export const reopen: Action<ReopenRequest> = {
     };
   },
 };
+
+/** A mirror takes over: the same content, brought in line first where the device has moved on. */
+async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanContext): Promise<Plan> {
+  const { name: device, image } = entry;
+  const missing = findMissingParent(mirror);
+  if (missing) {
+    throw new ImgtxError("E_REFUSED", `the mirror stands on ${missing.image}, which is not made yet`, {
+      device,
+      image: mirror.image,
+      hint: `make it first, with \`imgtx mirror ${device}\``,
+    });
+  }
+  const present = await context.openChain(image, entry.format, device);
+  const { copy, chosen } = await planResync(entry, present, context, { verify: false });
+  const isMerged = copy.filesToMake.length > 0;
+  if (entry.frozen && isMerged) {
+    throw new ImgtxError("E_REFUSED", "it is frozen, and its mirror is not in line with it", {
+      device,
+      image: mirror.image,
+      hint: `bring it in line first with \`imgtx mirror ${device}\``,
+    });
+  }
+  const moved = entry.frozen ? await moveFreeze(entry, { present, chosen }, context) : undefined;
+  const frozen = entry.frozen && moved ? { ...entry.frozen, fences: moved.fences } : null;
+  return {
+    devices: [device],
+    reports: [
+      {
+        kind: "reopen",
+        device,
+        before: image,
+        after: mirror.image,
+        format: mirror.format,
+        files: [
+          ...(moved?.files ?? []),
+          ...(isMerged ? [{ path: mirror.image, change: "change" as const }] : []),
+        ],
+        notes: [
+          ...(moved?.notes ?? []),
+          isMerged
+            ? "the mirror was brought in line with the device first"
+            : "the mirror was in line with the device",
+          `${image} stays as it is, and no device uses it now`,
+        ],
+      },
+    ],
+    changes: [{ device, after: { ...deviceEntryOf(device, chosen), frozen } }],
+    allowPaths: [],
+    filesToMake: copy.filesToMake,
+    fillFiles: async (files, tools) => await copy.fillFiles(files, tools),
+    patches: moved?.patches ?? [],
+    chains: copy.chains.map((chain) => ({ device, chain })),
+  };
+}
 
 function size(bytes: number): string {
   return `${formatBytes(bytes)} (${bytes} bytes)`;

@@ -1,19 +1,13 @@
 // snapshot and snapshot-group: a new overlay over the active layer of each device. The images below are
 // not written to; each device then writes to its overlay.
 
-import { posix } from "node:path";
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import {
-  type Chain,
-  checkOverlayIsEmpty,
-  makeRelativeName,
-  type OverlayPlan,
-  planOverlay,
-  writeOverlay,
-} from "../../format/index.ts";
+import { type Chain, checkOverlayIsEmpty, type OverlayPlan, writeOverlay } from "../../format/index.ts";
 import type { Action, FileToMake, Plan, PlanContext } from "../action.ts";
-import { activeLayer, chainEntriesOf, NOT_MADE_YET, placeOf } from "../chain-entry.ts";
+import { activeLayer, placeOf } from "../chain-entry.ts";
+import { staysFrozen } from "../fencing.ts";
+import { entryOn, planNewOverlay, targetExists } from "../new-overlay.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../request.ts";
 
 interface PlannedTarget {
@@ -72,43 +66,27 @@ async function planTarget(
   assertFormat(target);
   const path = await context.canonicalPath(target.file, device);
   const below = await context.openChain(entry.image, entry.format, device);
-  const top = activeLayer(below);
-  if (top.header?.isCorrupt) {
-    throw new ImgtxError("E_CORRUPT", "the active layer is marked corrupt", {
-      device,
-      image: top.path,
-      hint: "repair it first, with 'qemu-img check -r all'",
-    });
-  }
   const there = await context.storage.statLink(path);
   if (there) {
-    if (!request.reuse) throw existsAlready(device, path);
+    if (!request.reuse)
+      throw targetExists(device, path, "; an empty overlay made beforehand can be taken with --reuse");
     return await reuseTarget({ target, path, below, entry, context });
   }
-  const backingName = request.relative
-    ? await makeRelativeName(context.storage, posix.dirname(path), top.path)
-    : top.path;
-  const overlay = planOverlay({
-    backing: top,
-    virtualSizeBytes: top.virtualSizeBytes,
-    backingName,
-    backingFormat: top.format,
-    options: request.overlay,
-  });
-  // As the image below, but that one may be kept read-only on purpose; the device writes to the overlay.
-  const mode = (top.stat.mode & 0o666) | 0o600;
-  const chain = [
-    { image: path, format: "qcow2" as const, name: null, fingerprint: NOT_MADE_YET, dataFile: null },
-    ...renameTop(chainEntriesOf(below), backingName),
-  ];
+  const planned = await planNewOverlay(
+    device,
+    below,
+    path,
+    { relative: request.relative, options: request.overlay },
+    context,
+  );
   return {
     target,
     path,
-    before: top.path,
+    before: activeLayer(below).path,
     chain: below,
-    after: { ...entry, image: path, format: "qcow2", virtualSizeBytes: overlay.virtualSizeBytes, chain },
-    overlay,
-    toMake: { path, mode, owner: top.stat, hasHeader: true },
+    after: entryOn(entry, planned),
+    overlay: planned.overlay,
+    toMake: planned.toMake,
     notes: [...below.links.flatMap((link) => link.warnings), ...staysFrozen(entry)],
   };
 }
@@ -147,11 +125,6 @@ async function reuseTarget(reuse: {
   };
 }
 
-/** The fence below keeps QEMU from the new overlay as well. */
-function staysFrozen({ name, frozen }: DeviceEntry): string[] {
-  return frozen ? [`'${name}' stays frozen, until \`imgtx unfreeze ${name}\``] : [];
-}
-
 function reportOf(one: PlannedTarget, request: SnapshotRequest) {
   return {
     kind: request.kind,
@@ -162,11 +135,6 @@ function reportOf(one: PlannedTarget, request: SnapshotRequest) {
     files: [{ path: one.path, change: one.overlay ? ("create" as const) : ("reuse" as const) }],
     notes: one.notes,
   };
-}
-
-/** The chain of the image below, seen from the overlay: its top is a backing image with a stored name now. */
-function renameTop(entries: DeviceEntry["chain"], name: string): DeviceEntry["chain"] {
-  return entries.map((entry, index) => (index === 0 ? { ...entry, name } : entry));
 }
 
 function assertDevicesDiffer(targets: readonly SnapshotTarget[]): void {
@@ -188,13 +156,5 @@ function assertFormat({ device, file, format }: SnapshotTarget): void {
     device,
     image: file,
     hint: "an overlay needs a backing file, which imgtx writes as qcow2: leave the format out",
-  });
-}
-
-function existsAlready(device: string, path: string): ImgtxError {
-  return new ImgtxError("E_EXISTS", "the target exists already", {
-    device,
-    image: path,
-    hint: "name a file that does not exist; an empty overlay made beforehand can be taken with --reuse",
   });
 }

@@ -11,4 +11,4 @@ export type {
   TransactionState,
   WatchedImage,
 } from "./records.ts";
-export { beginRecordOf, changesOf, heldDevices, liveStatements, stagingPath } from "./records.ts";
+export { beginRecordOf, changesOf, heldDevices, isParked, liveStatements, stagingPath } from "./records.ts";

@@ -118,6 +118,26 @@ interface PreparedRecord {
   readonly files: readonly PreparedFile[];
 }
 
+/** How far copies have come: guest data below the offset is in the file of that path, durably. */
+interface CopiedRecord {
+  readonly type: "copied";
+  readonly statement: number;
+  readonly path: string;
+  readonly offset: number;
+}
+
+/** Its process died amid a long copy: the files are kept, the devices are free. */
+interface ParkedRecord {
+  readonly type: "parked";
+  readonly statement: number;
+}
+
+/** The copy goes on. */
+interface ResumedRecord {
+  readonly type: "resumed";
+  readonly statement: number;
+}
+
 interface DoneRecord {
   readonly type: "done";
   readonly statement: number;
@@ -154,6 +174,9 @@ interface AbortRecord {
 export type JournalRecord =
   | BeginRecord
   | PlanRecord
+  | CopiedRecord
+  | ParkedRecord
+  | ResumedRecord
   | PreparedRecord
   | DoneRecord
   | SavepointRecord
@@ -164,6 +187,9 @@ export type JournalRecord =
 
 export interface Statement {
   readonly plan: PlanRecord;
+  /** How far each new file has come, by its path. */
+  readonly marks: ReadonlyMap<string, number>;
+  readonly parked: boolean;
   readonly prepared: PreparedRecord | undefined;
   readonly done: boolean;
   /** Undone and its files gone: it counts no more. */
@@ -205,9 +231,25 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       if (record.statement !== state.statements.length) throw outOfOrder(file, record.type);
       assertStagingNames(state.begin.id, record, file);
       assertPatches(record, file);
-      const fresh = { plan: record, prepared: undefined, done: false, undone: false, undoing: false };
+      const fresh: Statement = {
+        plan: record,
+        marks: new Map(),
+        parked: false,
+        prepared: undefined,
+        done: false,
+        undone: false,
+        undoing: false,
+      };
       return { ...state, statements: [...state.statements, fresh] };
     }
+    case "copied": {
+      const marks = new Map(state.statements.at(-1)?.marks).set(record.path, record.offset);
+      return changeStatement(state, record, file, { marks });
+    }
+    case "parked":
+      return changeStatement(state, record, file, { parked: true });
+    case "resumed":
+      return changeStatement(state, record, file, { parked: false });
     case "prepared":
       return changeStatement(state, record, file, { prepared: record });
     case "done":
@@ -233,9 +275,14 @@ export function liveStatements(state: TransactionState): readonly Statement[] {
   return state.statements.filter((statement) => !statement.undoing);
 }
 
+/** Whether a copy was cut off that can be gone on with: its files are kept until then, and hold no device. */
+export function isParked(state: TransactionState): boolean {
+  return !state.aborting && state.statements.at(-1)?.parked === true;
+}
+
 /** Devices that the transaction holds. */
 export function heldDevices(state: TransactionState): string[] {
-  const held = state.statements.filter((statement) => !statement.undone);
+  const held = state.statements.filter(({ undone, parked }) => !undone && !parked);
   return [...new Set(held.flatMap((statement) => statement.plan.devices))].sort();
 }
 
@@ -289,13 +336,15 @@ function countBytes(base64: string): number {
 
 function changeStatement(
   state: TransactionState,
-  record: PreparedRecord | DoneRecord,
+  record: CopiedRecord | ParkedRecord | ResumedRecord | PreparedRecord | DoneRecord,
   file: string,
   change: Partial<Statement>,
 ): TransactionState {
   const index = state.statements.length - 1;
   const last = state.statements[index];
   if (!last || record.statement !== index || last.done || last.undoing) throw outOfOrder(file, record.type);
+  // A parked copy goes on or is taken back, and nothing else.
+  if (last.parked !== (record.type === "resumed")) throw outOfOrder(file, record.type);
   return { ...state, statements: [...state.statements.slice(0, index), { ...last, ...change }] };
 }
 

@@ -1,0 +1,140 @@
+// migrate: begins to move a device's chain to another place. The device gets a new overlay where it is, which
+// takes its writes from now on, and a twin of that overlay in the other place, as its mirror. The twin stands on
+// a copy of the parent chain, which `mirror` makes beside it, and `reopen` changes over to it.
+
+import { posix } from "node:path";
+import { type DeviceEntry, requireDevice } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { type Chain, writeOverlay } from "../../format/index.ts";
+import type { Action, PlanContext } from "../action.ts";
+import { activeLayer, NOT_MADE_YET } from "../chain-entry.ts";
+import { staysFrozen } from "../fencing.ts";
+import { entryOn, planNewOverlay, type PlannedOverlay, targetExists } from "../new-overlay.ts";
+import type { MigrateRequest } from "../request.ts";
+
+export const migrate: Action<MigrateRequest> = {
+  async plan(request, context) {
+    const { device } = request;
+    const entry = requireDevice(context.table, device);
+    assertMayMigrate(entry, request);
+    const present = await context.openChain(entry.image, entry.format, device);
+    const path = await freePath(request.newSource, device, context);
+    const dest = await freePath(request.dest, device, context);
+    if (path === dest) {
+      throw new ImgtxError("E_DUPLICATE", "the overlay and its twin have the same path", {
+        device,
+        image: dest,
+        hint: "give each a file of its own",
+      });
+    }
+    const choice = { relative: request.relative, options: {} };
+    const overlay = await planNewOverlay(device, present, path, choice, context);
+    const twin = await planTwin(device, present, dest, context);
+    const after = entryOn(entry, overlay);
+    return {
+      devices: [device],
+      reports: [
+        {
+          kind: "migrate",
+          device,
+          before: entry.image,
+          after: path,
+          format: "qcow2",
+          files: [
+            { path, change: "create" },
+            { path: dest, change: "create" },
+          ],
+          notes: [
+            ...present.links.flatMap((link) => link.warnings),
+            ...staysFrozen(entry),
+            ...(twin.parent === undefined
+              ? []
+              : [`copy its chain to ${twin.parent} with \`imgtx mirror ${device}\``]),
+            `change over to ${dest} with \`imgtx reopen ${device} ${dest}\``,
+          ],
+        },
+      ],
+      changes: [
+        {
+          device,
+          after: {
+            ...after,
+            mirror: {
+              image: dest,
+              format: "qcow2",
+              sync: "top",
+              chain: twin.planned.chain,
+              source: after.chain,
+              bitmap: null,
+            },
+          },
+        },
+      ],
+      allowPaths: [],
+      filesToMake: [overlay.toMake, twin.planned.toMake],
+      async fillFiles([own, other]) {
+        if (own) await writeOverlay(own, overlay.overlay);
+        if (other) await writeOverlay(other, twin.planned.overlay);
+      },
+      chains: [{ device, chain: present }],
+    };
+  },
+};
+
+interface Twin {
+  readonly planned: PlannedOverlay;
+  /** Where the copy of the parent chain is to be; undefined where the twin stands on the parent itself. */
+  readonly parent: string | undefined;
+}
+
+/** By a relative name, so that it finds the copy of its parent beside itself, as the overlay finds the parent. */
+async function planTwin(device: string, present: Chain, dest: string, context: PlanContext): Promise<Twin> {
+  const top = activeLayer(present);
+  const name = posix.basename(top.path);
+  const backingName = name.includes(":") ? `./${name}` : name;
+  const planned = await planNewOverlay(
+    device,
+    present,
+    dest,
+    { backingName, relative: true, options: {} },
+    context,
+  );
+  const parent = posix.join(posix.dirname(dest), name);
+  const [twin, below] = planned.chain;
+  if (!twin || !below) throw new Error("an overlay has a backing image");
+  if (parent === top.path) return { planned, parent: undefined };
+  if (await context.storage.statLink(parent)) {
+    throw new ImgtxError("E_EXISTS", "where the copy of the parent chain would be, there is a file already", {
+      device,
+      image: parent,
+      hint: "move it away, or choose another folder for DEST",
+    });
+  }
+  const copy = { ...below, image: parent, fingerprint: NOT_MADE_YET, dataFile: null };
+  return { planned: { ...planned, chain: [twin, copy] }, parent };
+}
+
+function assertMayMigrate(
+  { image, mirror }: DeviceEntry,
+  { device, destFormat, sourceFormat }: MigrateRequest,
+): void {
+  const format = [destFormat, sourceFormat].find((one) => one !== "qcow2");
+  if (format !== undefined) {
+    throw new ImgtxError("E_UNSUPPORTED", `an overlay can't have the format '${format}'`, {
+      device,
+      hint: "leave the formats out: both overlays are qcow2",
+    });
+  }
+  if (!mirror) return;
+  throw new ImgtxError("E_REFUSED", `it has a mirror already, ${mirror.image}`, {
+    device,
+    image,
+    hint: `forget that one first with \`imgtx mirror --cancel ${device}\``,
+  });
+}
+
+async function freePath(file: string, device: string, context: PlanContext): Promise<string> {
+  const path = await context.canonicalPath(file, device);
+  if (await context.storage.statLink(path)) throw targetExists(device, path, "");
+  return path;
+}

@@ -1,0 +1,84 @@
+// A new overlay over a device's active layer, as actions plan it.
+
+import { posix } from "node:path";
+import type { ChainEntry, DeviceEntry } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { type Chain, makeRelativeName, type OverlayPlan, planOverlay } from "../format/index.ts";
+import type { FileToMake, PlanContext } from "./action.ts";
+import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "./chain-entry.ts";
+import { accessLike } from "./mirroring.ts";
+import type { OverlayOptions } from "./request.ts";
+
+export interface PlannedOverlay {
+  readonly overlay: OverlayPlan;
+  readonly toMake: FileToMake;
+  /** The overlay's chain, as the table is to have it. */
+  readonly chain: readonly ChainEntry[];
+}
+
+interface OverlayChoice {
+  /** As it is stored; undefined: absolute, or relative to the overlay's folder. */
+  readonly backingName?: string;
+  readonly relative: boolean;
+  readonly options: OverlayOptions;
+}
+
+/** E_CORRUPT where nothing must be put on the active layer. */
+export async function planNewOverlay(
+  device: string,
+  below: Chain,
+  path: string,
+  { relative, options, ...choice }: OverlayChoice,
+  { storage }: Pick<PlanContext, "storage">,
+): Promise<PlannedOverlay> {
+  const top = activeLayer(below);
+  if (top.header?.isCorrupt) {
+    throw new ImgtxError("E_CORRUPT", "the active layer is marked corrupt", {
+      device,
+      image: top.path,
+      hint: "repair it first, with 'qemu-img check -r all'",
+    });
+  }
+  const backingName =
+    choice.backingName ??
+    (relative ? await makeRelativeName(storage, posix.dirname(path), top.path) : top.path);
+  const overlay = planOverlay({
+    backing: top,
+    virtualSizeBytes: top.virtualSizeBytes,
+    backingName,
+    backingFormat: top.format,
+    options,
+  });
+  return {
+    overlay,
+    toMake: { ...accessLike(top), path, hasHeader: true },
+    chain: [
+      { image: path, format: "qcow2", name: null, fingerprint: NOT_MADE_YET, dataFile: null },
+      ...renameTop(chainEntriesOf(below), backingName),
+    ],
+  };
+}
+
+/** The device on its new overlay. */
+export function entryOn(entry: DeviceEntry, { overlay, toMake, chain }: PlannedOverlay): DeviceEntry {
+  return {
+    ...entry,
+    image: toMake.path,
+    format: "qcow2",
+    virtualSizeBytes: overlay.virtualSizeBytes,
+    chain,
+  };
+}
+
+/** The chain of the image below, seen from the overlay: its top is a backing image with a stored name now. */
+function renameTop(entries: readonly ChainEntry[], name: string): ChainEntry[] {
+  return entries.map((entry, index) => (index === 0 ? { ...entry, name } : entry));
+}
+
+export function targetExists(device: string, image: string, hint: string): ImgtxError {
+  return new ImgtxError("E_EXISTS", "the target exists already", {
+    device,
+    image,
+    hint: `name a file that does not exist${hint}`,
+  });
+}

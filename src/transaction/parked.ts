@@ -1,0 +1,64 @@
+// Copies that were cut off and kept. The command that would make the same copy takes over its journal and goes
+// on; any other one that wants the device's mirror takes the unfinished copy away first.
+//
+// Invariant: a copy goes on only where its plan is what it was: the same images in the same state, the same
+// target, laid out in the same way. The caller holds the workspace lock.
+
+import type { Workspace } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { isParked, Journal, type PlanRecord, readJournals } from "./journal/index.ts";
+import { abortJournal } from "./recovery.ts";
+
+/** The journal of the same copy, which is held and goes on; undefined where there is none. */
+export async function takeParked(workspace: Workspace, record: PlanRecord): Promise<Journal | undefined> {
+  let taken: Journal | undefined;
+  for (const id of await listParked(workspace, record.devices)) {
+    const journal = await Journal.open(workspace, id);
+    if (!journal) continue;
+    try {
+      const plan = journal.state.statements[0]?.plan;
+      if (!taken && plan && isSamePlan(plan, record)) {
+        await journal.append({ type: "resumed", statement: 0 }, "resumed");
+        taken = journal;
+      } else await abortJournal(workspace, journal);
+    } finally {
+      if (taken !== journal) await journal.close();
+    }
+  }
+  return taken;
+}
+
+/** Removes the unfinished copies of the devices. */
+export async function removeParked(workspace: Workspace, devices: readonly string[]): Promise<void> {
+  for (const id of await listParked(workspace, devices)) {
+    const journal = await Journal.open(workspace, id);
+    if (!journal) continue;
+    try {
+      await abortJournal(workspace, journal);
+    } finally {
+      await journal.close();
+    }
+  }
+}
+
+/** Devices with an unfinished copy. */
+export async function findUnfinished(workspace: Workspace): Promise<string[]> {
+  return (await readJournals(workspace)).flatMap(({ state }) =>
+    state instanceof ImgtxError || !isParked(state) ? [] : (state.statements[0]?.plan.devices ?? []),
+  );
+}
+
+async function listParked(workspace: Workspace, devices: readonly string[]): Promise<string[]> {
+  return (await readJournals(workspace)).flatMap(({ id, busy, state }) => {
+    if (busy || state instanceof ImgtxError || !isParked(state)) return [];
+    const plan = state.statements[0]?.plan;
+    return plan?.devices.some((device) => devices.includes(device)) ? [id] : [];
+  });
+}
+
+/** But for the names under which the files are made, which hold the transaction's id. */
+function isSamePlan(one: PlanRecord, other: PlanRecord): boolean {
+  const content = (plan: PlanRecord): string =>
+    JSON.stringify({ ...plan, newFiles: plan.newFiles.map(({ path, mergesAs }) => ({ path, mergesAs })) });
+  return content(one) === content(other);
+}
