@@ -13,6 +13,7 @@ import { BufferPool } from "./buffer-pool.ts";
 import { ExtentCursor, readsAsZeros } from "./extent-cursor.ts";
 import type { Extent, Image, WritableImage } from "./image.ts";
 import { copiesInKernel, copyInKernel } from "./copy-in-kernel.ts";
+import { trackIn } from "./limited.ts";
 import { Pipeline } from "./pipeline.ts";
 import { type Salvage, readSalvaging } from "./salvage.ts";
 import { isZero } from "./zero-blocks.ts";
@@ -391,15 +392,4 @@ class Copier {
     });
     return { before, pass };
   }
-}
-
-/** What goes wrong is for whoever waits for the work; in the set it only makes room. */
-function trackIn(set: Set<Promise<void>>, work: Promise<void>): Promise<void> {
-  const settled = work.then(
-    () => undefined,
-    () => undefined,
-  );
-  set.add(settled);
-  void settled.then(() => set.delete(settled));
-  return work;
 }

@@ -27,3 +27,14 @@ export async function forEachLimited<T>(
   }
   await settleAll(Array.from({ length: Math.min(limit, items.length) }, takeItems));
 }
+
+/** What goes wrong is for whoever waits for the work; in the set it only makes room. */
+export function trackIn(set: Set<Promise<void>>, work: Promise<void>): Promise<void> {
+  const settled = work.then(
+    () => undefined,
+    () => undefined,
+  );
+  set.add(settled);
+  void settled.then(() => set.delete(settled));
+  return work;
+}

@@ -51,18 +51,7 @@ export async function planResync(
   const { name: device, mirror } = entry;
   if (!mirror) throw new Error("only a device with a mirror is brought in line with one");
   const chain = await context.openChain(mirror.image, mirror.format, device);
-  const [top, twin] = [activeLayer(present), activeLayer(chain)];
-  if (top.virtualSizeBytes !== twin.virtualSizeBytes) {
-    throw new ImgtxError(
-      "E_REFUSED",
-      `the mirror has ${twin.virtualSizeBytes} bytes, and the device has ${top.virtualSizeBytes}`,
-      {
-        device,
-        image: mirror.image,
-        hint: `\`imgtx mirror --cancel ${device}\` forgets the mirror; then make another one`,
-      },
-    );
-  }
+  assertSameSize(device, activeLayer(present), activeLayer(chain));
   const source = chainEntriesOf(present);
   const renewed = { ...mirror, chain: chainEntriesOf(chain), source };
   const isTouched =
@@ -82,27 +71,7 @@ export async function planResync(
     ],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");
-      // What a copy that was cut off has left here is of no use.
-      if ((await file.stat()).sizeBytes > 0) await file.truncate(0);
-      const image = imageOf(present);
-      const content = context.contentPath(mirror.image);
-      const old =
-        content === mirror.image
-          ? imageOf(chain)
-          : await openImage(context.storage, content, { format: "qcow2", gate: context.gate });
-      try {
-        const ranges = await findChanges(image, old, scope, tools);
-        await writeChangesOverlay(
-          context.storage,
-          { file, path: file.path, image: overlayBase(content, mirror) },
-          image,
-          ranges,
-          { ...tools, gate: context.gate },
-        );
-      } finally {
-        if (content !== mirror.image) await old.close();
-      }
-      if (choice.verify) await verifyCopy(image, { path: file.path, format: "qcow2" }, context, tools);
+      await fillChanges(file, { mirror, present, chain, scope, verify: choice.verify }, context, tools);
     },
     chains,
     notes: [
@@ -111,6 +80,55 @@ export async function planResync(
     ],
   };
   return { copy, chosen: chain };
+}
+
+function assertSameSize(device: string, top: ChainLink, twin: ChainLink): void {
+  if (top.virtualSizeBytes === twin.virtualSizeBytes) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `the mirror has ${twin.virtualSizeBytes} bytes, and the device has ${top.virtualSizeBytes}`,
+    {
+      device,
+      image: twin.path,
+      hint: `\`imgtx mirror --cancel ${device}\` forgets the mirror; then make another one`,
+    },
+  );
+}
+
+interface Changes {
+  readonly mirror: MirrorEntry;
+  /** The device's. */
+  readonly present: Chain;
+  /** The mirror's. */
+  readonly chain: Chain;
+  readonly scope: Scope;
+  readonly verify: boolean;
+}
+
+async function fillChanges(
+  file: StorageFile,
+  { mirror, present, chain, scope, verify }: Changes,
+  context: PlanContext,
+  tools: FillTools,
+): Promise<void> {
+  // What a copy that was cut off has left here is of no use.
+  if ((await file.stat()).sizeBytes > 0) await file.truncate(0);
+  const { storage, gate } = context;
+  const image = imageOf(present);
+  const content = context.contentPath(mirror.image);
+  const isPending = content !== mirror.image;
+  const old = isPending ? await openImage(storage, content, { format: "qcow2", gate }) : imageOf(chain);
+  try {
+    const ranges = await findChanges(image, old, scope, tools);
+    const base = overlayBase(content, mirror);
+    await writeChangesOverlay(storage, { file, path: file.path, image: base }, image, ranges, {
+      signal: tools.signal,
+      gate,
+    });
+  } finally {
+    if (isPending) await old.close();
+  }
+  if (verify) await verifyCopy(image, { path: file.path, format: "qcow2" }, context, tools);
 }
 
 function overlayBase(
@@ -213,4 +231,14 @@ export function findMissingParent({ chain }: MirrorEntry): ChainEntry | undefine
 /** The modes and the owner that a copy gets: as the image that it is a copy of, and its owner may write to it. */
 export function accessLike({ stat }: ChainLink): Pick<FileToMake, "mode" | "owner"> {
   return { mode: (stat.mode & 0o666) | 0o600, owner: stat };
+}
+
+/** E_REFUSED for a device without one. */
+export function requireMirror({ name: device, image, mirror: present }: DeviceEntry): MirrorEntry {
+  if (present) return present;
+  throw new ImgtxError("E_REFUSED", "it has no mirror", {
+    device,
+    image,
+    hint: `make one with \`imgtx mirror ${device} FILE\``,
+  });
 }

@@ -10,7 +10,7 @@ import type { Action, PlanContext } from "../action.ts";
 import { activeLayer, NOT_MADE_YET } from "../chain-entry.ts";
 import { staysFrozen } from "../fencing.ts";
 import { entryOn, planNewOverlay, type PlannedOverlay, targetExists } from "../new-overlay.ts";
-import type { MigrateRequest } from "../request.ts";
+import type { ActionReport, MigrateRequest } from "../request.ts";
 
 export const migrate: Action<MigrateRequest> = {
   async plan(request, context) {
@@ -33,27 +33,7 @@ export const migrate: Action<MigrateRequest> = {
     const after = entryOn(entry, overlay);
     return {
       devices: [device],
-      reports: [
-        {
-          kind: "migrate",
-          device,
-          before: entry.image,
-          after: path,
-          format: "qcow2",
-          files: [
-            { path, change: "create" },
-            { path: dest, change: "create" },
-          ],
-          notes: [
-            ...present.links.flatMap((link) => link.warnings),
-            ...staysFrozen(entry),
-            ...(twin.parent === undefined
-              ? []
-              : [`copy its chain to ${twin.parent} with \`imgtx mirror ${device}\``]),
-            `change over to ${dest} with \`imgtx reopen ${device} ${dest}\``,
-          ],
-        },
-      ],
+      reports: [reportOf(entry, present, { path, dest, parent: twin.parent })],
       changes: [
         {
           device,
@@ -80,6 +60,31 @@ export const migrate: Action<MigrateRequest> = {
     };
   },
 };
+
+function reportOf(
+  entry: DeviceEntry,
+  present: Chain,
+  { path, dest, parent }: { path: string; dest: string; parent: string | undefined },
+): ActionReport {
+  const { name: device } = entry;
+  return {
+    kind: "migrate",
+    device,
+    before: entry.image,
+    after: path,
+    format: "qcow2",
+    files: [
+      { path, change: "create" },
+      { path: dest, change: "create" },
+    ],
+    notes: [
+      ...present.links.flatMap((link) => link.warnings),
+      ...staysFrozen(entry),
+      ...(parent === undefined ? [] : [`copy its chain to ${parent} with \`imgtx mirror ${device}\``]),
+      `change over to ${dest} with \`imgtx reopen ${device} ${dest}\``,
+    ],
+  };
+}
 
 interface Twin {
   readonly planned: PlannedOverlay;

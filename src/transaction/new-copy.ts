@@ -1,0 +1,236 @@
+// A copy of a device in a new image: settled, planned, and filled.
+//
+// Invariants
+// - Nobody finds the image before it is whole: it is made under a staging name.
+// - A copy that was cut off goes on only behind what is known to be durable in it, and in sound tables.
+
+import { posix } from "node:path";
+import type { ChainEntry, MirrorEntry } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import {
+  type Chain,
+  type ChainLink,
+  cloneInto,
+  type CopyRequest,
+  fillImage,
+  type Image,
+  imageOf,
+  type ImageFormat,
+  type ImagePlan,
+  makeRelativeName,
+  parseImageFormat,
+  planImage,
+  settlePartial,
+  writeImage,
+} from "../format/index.ts";
+import type { StorageFile } from "../storage/index.ts";
+import type { FileToMake, FillTools, PlanContext } from "./action.ts";
+import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "./chain-entry.ts";
+import { accessLike, type PlannedCopy, verifyCopy } from "./mirroring.ts";
+import { targetExists } from "./new-overlay.ts";
+import type { MirrorTarget } from "./request.ts";
+
+/** A copy that is not there yet, on what it will stand on. */
+export interface NewCopy {
+  readonly path: string;
+  readonly format: ImageFormat;
+  readonly sync: MirrorEntry["sync"];
+  readonly backing: { readonly depth: number; readonly link: ChainLink; readonly name: string } | undefined;
+  readonly plan: ImagePlan;
+  readonly dataFile: string | undefined;
+}
+
+/** Files that nobody has yet, and the chain of what they will be. */
+export async function planFresh(
+  copy: NewCopy,
+  target: MirrorTarget,
+  source: Chain,
+  context: PlanContext,
+): Promise<Pick<PlannedCopy, "filesToMake" | "fillFiles"> & { readonly entries: readonly ChainEntry[] }> {
+  const { path, format, dataFile } = copy;
+  for (const file of dataFile === undefined ? [path] : [path, dataFile]) {
+    if (!(await context.storage.statLink(file))) continue;
+    throw targetExists(
+      target.device,
+      file,
+      "; with --reuse an image of the right size is compared and brought in line",
+    );
+  }
+  const made = { image: path, format, name: null, fingerprint: NOT_MADE_YET };
+  const access = accessLike(activeLayer(source));
+  const files: FileToMake[] = [{ ...access, path, hasHeader: format === "qcow2" }];
+  if (dataFile !== undefined) files.push({ ...access, path: dataFile, hasHeader: false });
+  return {
+    entries: [
+      { ...made, dataFile: dataFile === undefined ? null : { image: dataFile, fingerprint: NOT_MADE_YET } },
+      ...entriesBelow(copy, source),
+    ],
+    filesToMake: files,
+    fillFiles: async (own, tools) => {
+      await fillCopy(copy, target, { present: source, context, files: own, tools });
+    },
+  };
+}
+
+function entriesBelow({ backing }: NewCopy, present: Chain): MirrorEntry["chain"] {
+  if (!backing) return [];
+  return chainEntriesOf(present)
+    .slice(backing.depth)
+    .map((below, index) => (index === 0 ? { ...below, name: backing.name } : below));
+}
+
+export async function settleCopy(
+  target: MirrorTarget,
+  path: string,
+  present: Chain,
+  context: PlanContext,
+): Promise<NewCopy> {
+  const { device } = target;
+  const top = activeLayer(present);
+  const wanted = target.sync ?? "full";
+  const depth = wanted === "top" ? 1 : 0;
+  const link = wanted === "full" ? undefined : present.links[depth];
+  // The active layer of a chain of one is the whole content.
+  const sync = link ? wanted : "full";
+  const format =
+    target.format === undefined ? (link ? "qcow2" : top.format) : parseFormat(target.format, device, path);
+  if (link && format === "raw") {
+    throw new ImgtxError("E_UNSUPPORTED", `a raw image can't stand on another one, as --sync ${sync} needs`, {
+      device,
+      image: path,
+      hint: "leave --format out, or copy everything with --sync full",
+    });
+  }
+  if (target.compressed && format === "raw") {
+    throw new ImgtxError("E_UNSUPPORTED", "a raw image can't be compressed", {
+      device,
+      image: path,
+      hint: "leave --compress out, or say --format qcow2",
+    });
+  }
+  const name =
+    link &&
+    (target.relative ? await makeRelativeName(context.storage, posix.dirname(path), link.path) : link.path);
+  const { dataFileName } = target.options;
+  const plan = await planOrExplain(device, path, async () =>
+    planImage({
+      format,
+      virtualSizeBytes: top.virtualSizeBytes,
+      options: {
+        ...target.options,
+        ...(link && { backingFileName: name, backingFormat: link.format }),
+      },
+    }),
+  );
+  return {
+    path,
+    format,
+    sync,
+    backing: link && name !== undefined ? { depth, link, name } : undefined,
+    plan,
+    dataFile: dataFileName === undefined ? undefined : await context.canonicalPath(dataFileName, device),
+  };
+}
+
+function parseFormat(format: string, device: string, image: string): ImageFormat {
+  try {
+    return parseImageFormat(format);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ device, image }) : error;
+  }
+}
+
+async function planOrExplain(
+  device: string,
+  image: string,
+  plan: () => Promise<ImagePlan>,
+): Promise<ImagePlan> {
+  try {
+    return await plan();
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ device, image }) : error;
+  }
+}
+
+interface Copying extends Filling {
+  readonly file: StorageFile;
+  readonly dataFile: StorageFile | undefined;
+  readonly startBytes: number;
+}
+
+interface Filling {
+  readonly present: Chain;
+  readonly context: PlanContext;
+  readonly files: readonly StorageFile[];
+  readonly tools: FillTools;
+}
+
+async function fillCopy(copy: NewCopy, target: MirrorTarget, filling: Filling): Promise<void> {
+  const { present, context, files, tools } = filling;
+  const [file, dataFile] = files;
+  if (!file) throw new Error("a file for the copy was planned");
+  const image = imageOf(present);
+  const startBytes = await findStart(copy, { ...filling, file, dataFile });
+  if (startBytes === undefined) {
+    // What a copy that was cut off has left here is of no use.
+    for (const one of files) if ((await one.stat()).sizeBytes > 0) await one.truncate(0);
+    await writeImage({ file, dataFile }, copy.plan);
+  }
+  if (copy.sync !== "none") {
+    await copyContent(copy, target, image, { ...filling, file, dataFile, startBytes: startBytes ?? 0 });
+  }
+  if (!target.verify) return;
+  const made = { path: file.path, format: copy.format, dataFileAt: dataFile?.path };
+  await verifyCopy(image, made, context, tools);
+}
+
+/** Where a copy that was cut off goes on; undefined where it begins anew. */
+async function findStart(
+  { format }: NewCopy,
+  { context, tools, file, dataFile }: Filling & { file: StorageFile; dataFile: StorageFile | undefined },
+): Promise<number | undefined> {
+  const mark = tools.resumeAt(0);
+  if (mark === undefined || format === "raw") return mark;
+  const trusted = dataFile === undefined ? [] : [dataFile.path];
+  const gate = { ...context.gate, allowPaths: [...context.gate.allowPaths, ...trusted] };
+  const around = { gate, signal: tools.signal };
+  const isSound = await settlePartial(context.storage, file.path, { file, dataFile }, around);
+  return isSound ? mark : undefined;
+}
+
+async function copyContent(
+  copy: NewCopy,
+  { compressed }: MirrorTarget,
+  image: Image,
+  { context, tools, file, dataFile, startBytes }: Copying,
+): Promise<void> {
+  if (startBytes === 0 && (await cloneInto([image], copy.plan, file))) return;
+  const request: CopyRequest = {
+    compressed,
+    sparseBytes: SPARSE_BYTES,
+    backingBytes: copy.backing?.link.virtualSizeBytes,
+    atOnce: 8,
+    inOrder: true,
+    inKernel: false,
+    signal: tools.signal,
+    onProgress: tools.onProgress,
+    startBytes,
+    checkpoint: {
+      isDue: () => tools.isMarkDue(0),
+      async reach(offset, target) {
+        await target.flush("copied-so-far");
+        await tools.keepMark(0, offset);
+      },
+    },
+  };
+  await fillImage(
+    [image],
+    { plan: copy.plan, path: file.path },
+    { file, dataFile: dataFile && { path: dataFile.path, file: dataFile } },
+    request,
+    { storage: context.storage, gate: context.gate },
+  );
+}
+
+/** Shorter runs of zeros in data are copied as they are, as qemu-img does. */
+const SPARSE_BYTES = 4096;
