@@ -25,6 +25,11 @@ export function placeOf(chain: Chain): Pick<DeviceEntry, "image" | "format" | "v
   return { image: path, format, virtualSizeBytes, chain: chainEntriesOf(chain) };
 }
 
+/** What a result says where a device goes to another image, and its mirror does not come along. */
+export function notesOnMirrorLeft({ name, mirror }: DeviceEntry): string[] {
+  return mirror ? [`${mirror.image} stays as it is, and is the mirror of '${name}' no more`] : [];
+}
+
 export function chainEntriesOf(chain: Chain): ChainEntry[] {
   return chain.links.map(({ path, format, name, fingerprint, dataFile }) => ({
     image: path,

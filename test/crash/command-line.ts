@@ -6,6 +6,7 @@ import type { Storage } from "../../src/storage/index.ts";
 import type { ImageBytes } from "../helpers/guest-content.ts";
 import { Tree } from "./disk-tree.ts";
 import {
+  changingImages,
   describeFiles,
   disksIn,
   describeWorkspace,
@@ -15,7 +16,8 @@ import {
 } from "./observation.ts";
 import type { Race } from "./races.ts";
 import { record } from "./recording.ts";
-import { WORKSPACE, type RaceEntry, type SampleFile, type Scenario } from "./scenarios.ts";
+import { type SampleFile, type Scenario, WORKSPACE } from "./sample-devices.ts";
+import type { RaceEntry } from "./scenarios.ts";
 import { SimulatedMachine } from "./simulated-disk.ts";
 import { startProcess } from "./simulated-process.ts";
 import { BadState, type Plan, type RunResult, type Subject } from "./subject.ts";
@@ -36,14 +38,14 @@ export async function trialOf(scenario: Scenario): Promise<Trial> {
   const disk = await layOut(scenario.files());
   return {
     plan: { name, disk, prepare, steps, ...(studied ? { studied } : {}), ...(mixes ? { mixes } : {}) },
-    subject: subjectFor(scenario.files(), scenario.startsWithout === true),
+    subject: subjectFor(scenario.files(), scenario),
     inSlice: scenario.inSlice === true,
   };
 }
 
 /** A race on the simulated disk, with its preparation done. */
 export async function simulatedRaceOf(entry: RaceEntry): Promise<{ race: Race; subject: Subject }> {
-  const subject = subjectFor(entry.files(), false);
+  const subject = subjectFor(entry.files(), {});
   const { name, one, other } = entry;
   const plan: Plan = { name, disk: await layOut(entry.files()), prepare: entry.prepare, steps: [] };
   const { start } = await record(plan, subject);
@@ -62,10 +64,14 @@ async function layOut(files: readonly SampleFile[]): Promise<Tree> {
   return machine.tree;
 }
 
-function subjectFor(files: readonly SampleFile[], startsWithout: boolean): Subject {
+function subjectFor(
+  files: readonly SampleFile[],
+  { startsWithout = false, changing }: Pick<Scenario, "startsWithout" | "changing">,
+): Subject {
   const place: WorkspacePlace = {
     workspace: CWD,
     original: new Set(files.map(({ path }) => `${ROOT}/${path}`)),
+    changing: changingImages(ROOT, changing),
   };
   return {
     recover: ["recover"],

@@ -3,6 +3,10 @@
 //
 // Ids, times and inodes of files that the scenario made are left out: they differ from run to run. Files
 // that were there before keep their inode, so theirs is a fact.
+//
+// What the program writes to in place (a mirror that is brought in line) is told by its bytes as long as they are what
+// they were at first, and then by its guest's content: a write that was cut off and repeated lies elsewhere in it.
+// Staging files are told so too, under one name: theirs holds an id, and a statement's number.
 
 import { guestDigest, openGuest, type ImageBytes } from "../helpers/guest-content.ts";
 import { structureProblems } from "../helpers/qcow2-structure.ts";
@@ -31,6 +35,24 @@ export interface WorkspacePlace {
   readonly workspace: string;
   /** Absolute paths of the files that were there before the scenario began. */
   readonly original: ReadonlySet<string>;
+  /** The images that are written to in place, by their absolute paths. */
+  readonly changing: ReadonlyMap<string, ChangingImage>;
+}
+
+interface ChangingImage {
+  readonly format: "qcow2" | "raw";
+  /** What it was when it was first looked at. */
+  first: string | undefined;
+}
+
+/** Of a scenario's paths below the root. */
+export function changingImages(
+  root: string,
+  images: Readonly<Record<string, "qcow2" | "raw">> = {},
+): ReadonlyMap<string, ChangingImage> {
+  return new Map(
+    Object.entries(images).map(([path, format]) => [`${root}/${path}`, { format, first: undefined }]),
+  );
 }
 
 interface DeviceAnswer {
@@ -40,6 +62,7 @@ interface DeviceAnswer {
   readonly "virtual-size": number | null;
   readonly chain: readonly { readonly image: string; readonly format: string }[];
   readonly frozen: boolean;
+  readonly mirror: { readonly image: string; readonly format: string; readonly sync: string } | null;
   readonly transaction: string | null;
   readonly problem: string | null;
 }
@@ -73,6 +96,7 @@ interface GenerationAnswer {
 
 const OWN_FOLDER = ".imgtx";
 const VIEW = "devices";
+const STAGING = /\/\.imgtx-[a-z0-9]{10}-\d+-(\d+)$/;
 
 export function describeWorkspace(
   view: FolderView,
@@ -105,20 +129,36 @@ export function describeFiles(view: FolderView, place: WorkspacePlace): string[]
     .filter(
       ({ path }) => path !== own && !path.startsWith(`${own}/`) && path !== `${place.workspace}/${VIEW}`,
     )
-    .map(({ path, kind, mode, inode, content }) => {
+    .map((entry) => {
+      const { path, kind, mode, inode } = entry;
       const identity = place.original.has(path) ? ` inode ${inode}` : "";
-      return `${kind} ${path} mode ${mode.toString(8)} ${content}${identity}`;
+      const name = path.replace(STAGING, "/.imgtx-ID-$1");
+      return `${kind} ${name} mode ${mode.toString(8)} ${describeContent(view, place, entry)}${identity}`;
     });
+}
+
+function describeContent(view: FolderView, place: WorkspacePlace, { path, content }: FolderEntry): string {
+  if (STAGING.test(path)) return describeStaging(view, path);
+  const changing = place.changing.get(path);
+  if (!changing) return content;
+  changing.first ??= content;
+  if (content === changing.first) return content;
+  return `guest ${guestDigest(openGuest((file) => view.open(file), path, changing.format))}`;
+}
+
+/** A file that is on its way, or an overlay that waits to be merged. */
+function describeStaging(view: FolderView, path: string): string {
+  try {
+    return `guest ${guestDigest(openGuest((file) => view.open(file), path, "qcow2"))}`;
+  } catch {
+    return "half made";
+  }
 }
 
 function describeDevice(view: FolderView, device: DeviceAnswer): string[] {
   const { name, image, format, chain } = device;
   if (device.problem !== null) throw new BadState(`${name}: ${device.problem}`);
-  for (const element of chain) {
-    if (element.format !== "qcow2") continue;
-    const problems = structureProblems(view.open(element.image), element.image);
-    if (problems.length > 0) throw new BadState(`${element.image}: ${problems.join("; ")}`);
-  }
+  for (const element of chain) assertSound(view, element);
   const guest = openGuest((path) => view.open(path), image, format);
   if (guest.sizeBytes !== device["virtual-size"]) {
     throw new BadState(`${name}: ${device["virtual-size"]} bytes listed, ${guest.sizeBytes} read`);
@@ -128,7 +168,30 @@ function describeDevice(view: FolderView, device: DeviceAnswer): string[] {
   return [
     `device ${name}: ${images}, ${held}, ${device.frozen ? "frozen" : "not frozen"}`,
     `guest of ${name}: ${guest.sizeBytes} bytes, ${guestDigest(guest)}`,
+    ...describeMirror(view, device),
   ];
+}
+
+function describeMirror(view: FolderView, { name, mirror }: DeviceAnswer): string[] {
+  if (!mirror) return [];
+  const { image, format, sync } = mirror;
+  // A write to it that was cut off behind the commit mark, and repeated, may leak clusters.
+  assertSound(view, mirror, / is leaked: /);
+  const guest = openGuest((path) => view.open(path), image, format);
+  return [
+    `mirror of ${name}: ${image} (${format}), ${sync}`,
+    `guest of the mirror of ${name}: ${guest.sizeBytes} bytes, ${guestDigest(guest)}`,
+  ];
+}
+
+function assertSound(
+  view: FolderView,
+  { image, format }: { image: string; format: string },
+  allowed?: RegExp,
+): void {
+  if (format !== "qcow2") return;
+  const problems = structureProblems(view.open(image), image).filter((one) => allowed?.test(one) !== true);
+  if (problems.length > 0) throw new BadState(`${image}: ${problems.join("; ")}`);
 }
 
 function describeView(view: FolderView, place: WorkspacePlace, devices: readonly DeviceAnswer[]): string[] {
@@ -154,7 +217,7 @@ function describeTransaction(transaction: TransactionAnswer): string {
 export function disksIn(observed: string): string {
   return observed
     .split("\n")
-    .filter((line) => /^(generation|device|guest) /.test(line))
+    .filter((line) => /^(generation|device|guest|mirror) /.test(line))
     .map((line) => line.replace(", in a transaction", ", free"))
     .join("\n");
 }

@@ -9,7 +9,7 @@ import koffi from "koffi";
 import { seededRandom, type Random } from "../helpers/random.ts";
 import { RealBench } from "./real-bench.ts";
 import { differences, type Violation } from "./report.ts";
-import type { Scenario } from "./scenarios.ts";
+import type { Scenario } from "./sample-devices.ts";
 import { runPlain, type ProcessResult } from "./strace.ts";
 import { BadState } from "./subject.ts";
 
@@ -62,7 +62,13 @@ async function oneCut(
   round: number,
 ): Promise<{ violations: readonly Violation[]; wasRunning: boolean; isAfter: boolean }> {
   const name = `${scenario.name} (${options.fileSystem}, power)`;
-  const bench = new RealBench(name, scenario.files(), options.program, false, disk.mountPoint);
+  const bench = new RealBench(
+    name,
+    { ...scenario, files: scenario.files() },
+    options.program,
+    false,
+    disk.mountPoint,
+  );
   try {
     for (const step of scenario.prepare) await bench.do(step);
     const [step] = scenario.steps;

@@ -22,7 +22,7 @@ import { join } from "node:path";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { openHostImage } from "../helpers/guest-content.ts";
 import type { FolderEntry, FolderView } from "./observation.ts";
-import { WORKSPACE, type SampleFile } from "./scenarios.ts";
+import { WORKSPACE, type SampleFile } from "./sample-devices.ts";
 
 const OWN_FOLDER = `${WORKSPACE}/.imgtx`;
 

@@ -5,7 +5,7 @@
 import { RealBench } from "./real-bench.ts";
 import { fingerprintFolder } from "./real-folder.ts";
 import { differences, type Violation } from "./report.ts";
-import type { Scenario } from "./scenarios.ts";
+import type { Scenario } from "./sample-devices.ts";
 import { runPlain, type Injection } from "./strace.ts";
 import { BadState, type Step } from "./subject.ts";
 
@@ -42,7 +42,12 @@ const TRIES = 8;
 
 export async function tryProcess(scenario: Scenario, options: ProcessOptions): Promise<ProcessReport> {
   const { name, files, startsWithout } = scenario;
-  const bench = new RealBench(`${name} (process)`, files(), options.program, options.askQemu);
+  const bench = new RealBench(
+    `${name} (process)`,
+    { ...scenario, files: files() },
+    options.program,
+    options.askQemu,
+  );
   const report: ProcessReport = {
     figures: { kills: 0, errors: 0, missed: 0 },
     violations: bench.violations,

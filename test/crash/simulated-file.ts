@@ -41,8 +41,9 @@ export class SimulatedFile implements StorageFile {
 
   async write(source: Uint8Array, offset: number): Promise<void> {
     await this.#turn();
-    // Taken only now, as the kernel does: who changes the buffer before the call is done writes that.
-    this.#write(source.slice(), offset);
+    // Taken only now, as the kernel does: who changes the buffer before the call is done writes that. A Buffer's
+    // own slice would share its bytes with whoever fills it next.
+    this.#write(Uint8Array.from(source), offset);
   }
 
   async truncate(sizeBytes: number): Promise<void> {

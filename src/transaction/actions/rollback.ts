@@ -7,7 +7,7 @@ import { type ChainEntry, type DeviceEntry, type DeviceTable, findDevice } from 
 import { ImgtxError } from "../../errors/index.ts";
 import { describeContentChanges } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
-import { deviceEntryOf } from "../chain-entry.ts";
+import { deviceEntryOf, notesOnMirrorLeft } from "../chain-entry.ts";
 import { assertNotFrozen } from "../fencing.ts";
 import type { ActionReport, RollbackRequest } from "../request.ts";
 
@@ -157,6 +157,7 @@ function reportOf({ device, before, after }: Move, wanted: number): ActionReport
     notes: before
       ? [
           `what '${device}' wrote since generation ${wanted} stays in ${before.image}, which no device uses now`,
+          ...notesOnMirrorLeft(before),
         ]
       : [],
   };
