@@ -87,13 +87,13 @@ test("a drive-migrate begins a move that mirror and drive-reopen end", async () 
   const content = await bench.content();
   mkdirSync(bench.at("moved"));
   await expectDone(bench, [
-    command("drive-migrate", { device: "vdc", dest: "moved/c.qcow2", "new-source": "c1.qcow2" }),
+    command("drive-migrate", { device: "vdc", dest: "moved/c1.qcow2", "new-source": "c1.qcow2" }),
   ]);
   expect((await bench.images())["vdc"]).toBe("c1.qcow2");
   await imgtx(bench, "mirror", "vdc");
-  await expectDone(bench, [command("drive-reopen", { device: "vdc", source: "moved/c.qcow2" })]);
+  await expectDone(bench, [command("drive-reopen", { device: "vdc", source: "moved/c1.qcow2" })]);
   const { image, chain } = await deviceOf(bench, "vdc");
-  expect(image).toBe(bench.at("moved/c.qcow2"));
+  expect(image).toBe(bench.at("moved/c1.qcow2"));
   for (const layer of chain) expect(layer.image.startsWith(bench.at("moved/"))).toBe(true);
   expect(await bench.content()).toEqual(content);
 });
