@@ -41,6 +41,7 @@ export const reopen: Action<ReopenRequest> = {
           files: moved?.files ?? [],
           notes: [
             ...(moved?.notes ?? []),
+            ...(entry.mirror ? [`${entry.mirror.image} stays as it is, and is its mirror no more`] : []),
             ...chosen.links.flatMap((link) => link.warnings),
             `'${device}' has the content of the other image from now on; nothing was compared or copied`,
             ...notesOnMirrorLeft(entry),
