@@ -30,6 +30,7 @@ export const mirror: Action<MirrorRequest> = {
       ),
       allowPaths: [],
       patches: planned.flatMap(({ patches }) => patches),
+      renewable: true,
       filesToMake: planned.flatMap(({ filesToMake }) => filesToMake),
       async fillFiles(files, tools) {
         let first = 0;

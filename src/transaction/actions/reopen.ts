@@ -109,6 +109,7 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
     filesToMake: copy.filesToMake,
     fillFiles: async (files, tools) => await copy.fillFiles(files, tools),
     patches: moved?.patches ?? [],
+    renewable: true,
     chains: copy.chains.map((chain) => ({ device, chain })),
   };
 }
