@@ -74,6 +74,8 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
   /** Changes of existing images in place. Each image is in one of the chains. */
   readonly patches?: readonly ImagePatch[];
+  /** Copies alone: where a source has changed by the commit, they are brought in line then. Default: false. */
+  readonly renewable?: boolean;
   /** Chains that must not change before the commit, with the device they are opened for. */
   readonly chains: readonly { readonly device: string; readonly chain: Chain }[];
 }

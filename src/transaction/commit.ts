@@ -218,7 +218,9 @@ function listWatched(state: TransactionState): Iterable<{ watched: WatchedImage;
   const wanted = new Map<string, { watched: WatchedImage; isNew: boolean }>();
   for (const { plan, prepared } of liveStatements(state)) {
     for (const watched of plan.watched) {
-      if (!wanted.has(watched.image)) wanted.set(watched.image, { watched, isNew: false });
+      if (!wanted.has(watched.image) || plan.renews.includes(watched.image)) {
+        wanted.set(watched.image, { watched, isNew: false });
+      }
     }
     const deviceOf = new Map(plan.changes.map(({ device, after }) => [after?.image, device]));
     for (const { path, fingerprint } of prepared?.files ?? []) {

@@ -96,7 +96,7 @@ export function closingTable(table: DeviceTable, state: TransactionState): Devic
   const last = new Map<string, WatchedImage>();
   for (const { plan } of liveStatements(state)) {
     for (const watched of plan.watched) {
-      if (!last.has(watched.image)) last.set(watched.image, watched);
+      if (!last.has(watched.image) || plan.renews.includes(watched.image)) last.set(watched.image, watched);
     }
   }
   const left = new Set(changesOf(state).map((change) => change.device));

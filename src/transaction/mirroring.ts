@@ -27,6 +27,9 @@ import {
 import type { ByteRange, StorageFile } from "../storage/index.ts";
 import type { FileToMake, FillTools, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf, isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
+import type { ImagePatch } from "./journal/index.ts";
+import type { MirrorTarget } from "./request.ts";
+import { planTracking, readMarked } from "./tracking.ts";
 
 /** One copy, planned. */
 export interface PlannedCopy {
@@ -34,6 +37,8 @@ export interface PlannedCopy {
   readonly filesToMake: readonly FileToMake[];
   /** Writes filesToMake, which may be none. */
   fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
+  /** Of the source's bitmap. */
+  readonly patches: readonly ImagePatch[];
   /** Chains that must not change before the commit. */
   readonly chains: readonly Chain[];
   readonly notes: readonly string[];
@@ -47,7 +52,7 @@ export async function planResync(
   entry: DeviceEntry,
   present: Chain,
   context: PlanContext,
-  choice: { readonly verify: boolean },
+  choice: Pick<MirrorTarget, "verify" | "bitmap">,
 ): Promise<{ readonly copy: PlannedCopy; readonly chosen: Chain }> {
   const { name: device, mirror } = entry;
   if (!mirror) throw new Error("only a device with a mirror is brought in line with one");
@@ -59,15 +64,20 @@ export async function planResync(
     context.contentPath(mirror.image) === mirror.image && !isSameChain(mirror.chain, renewed.chain);
   const isInLine = !isTouched && isSameChain(mirror.source, source);
   const chains = [present, chain];
-  if (isInLine && !choice.verify) {
+  if (isInLine && !choice.verify && !(choice.bitmap && mirror.bitmap === null)) {
     const notes = ["it is in line with the device already; nothing was copied"];
-    const copy = { mirror, filesToMake: [], fillFiles: async () => await Promise.resolve(), chains, notes };
+    const fillFiles = async (): Promise<void> => await Promise.resolve();
+    const copy = { mirror, filesToMake: [], fillFiles, patches: [], chains, notes };
     return { copy, chosen: chain };
   }
   await assertMerges(device, mirror, context);
-  const scope = scopeOf(mirror, renewed, isTouched);
+  const marked = isTouched ? "it has changed" : await readMarkedAlone(mirror, renewed, present);
+  const scope: Scope =
+    typeof marked === "string" ? scopeOf(mirror, renewed, isTouched) : { kind: "marked", ranges: marked };
+  const tracking = await planTracking(device, present, mirror.bitmap, choice.bitmap);
   const copy: PlannedCopy = {
-    mirror: renewed,
+    mirror: { ...renewed, bitmap: tracking.bitmap },
+    patches: tracking.patches,
     filesToMake: [
       { path: mirror.image, mode: 0o600, owner: undefined, hasHeader: true, mergesAs: mirror.format },
     ],
@@ -77,6 +87,7 @@ export async function planResync(
     },
     chains,
     notes: [
+      ...tracking.notes,
       ...(isTouched ? ["somebody has written to the mirror since; it was compared from end to end"] : []),
       ...chain.links.flatMap((link) => link.warnings),
     ],
@@ -158,10 +169,23 @@ function overlayBase(
 /** Where a mirror and its device can differ. */
 type Scope =
   | { readonly kind: "anywhere" }
+  /** What a bitmap marks. */
+  | { readonly kind: "marked"; readonly ranges: readonly ByteRange[] }
   /** In what the layers above this depth of the device's chain have: all else is as it was. */
   | { readonly kind: "new layers"; readonly depth: number }
   /** The same, and in what the mirror's own layer has: both stand on equal images. */
   | { readonly kind: "upper layers"; readonly depth: number; readonly baseLayers: number };
+
+/** What the bitmap marks, where all below the active layer is as it was; else why not. */
+async function readMarkedAlone(
+  before: MirrorEntry,
+  now: MirrorEntry,
+  present: Chain,
+): Promise<readonly ByteRange[] | string> {
+  if (isSameChain(before.source, now.source)) return "nothing was written";
+  if (!isSameChain(before.source.slice(1), now.source.slice(1))) return "the images below have changed";
+  return await readMarked(before, present);
+}
 
 function scopeOf(before: MirrorEntry, now: MirrorEntry, isTouched: boolean): Scope {
   const depth = isTouched ? undefined : countLayersAbove(before.source, now.source);
@@ -184,6 +208,9 @@ async function findChanges(
 ): Promise<readonly ByteRange[]> {
   const options = { ...tools, unitBytes: CHANGE_UNIT_BYTES };
   if (scope.kind === "anywhere") return await findDifferences(image, old, options);
+  if (scope.kind === "marked") {
+    return uniteRanges([scope.ranges], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
+  }
   const upper = await findRangesAbove(image, scope.depth);
   if (scope.kind === "new layers") return uniteRanges([upper], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
   // The changes that wait for the commit are a layer of their own.

@@ -28,6 +28,9 @@ import {
   type TransactionState,
 } from "./journal/index.ts";
 
+/** What a disk writes wholly or not at all. */
+export const SECTOR_BYTES = 512;
+
 const NO_WAIT = { waitMs: 0, onWait: () => undefined };
 
 /** A patch as plans and journals have it. */
@@ -60,7 +63,11 @@ export async function writePreparePatches(
     const watched = expectedOf(record, image);
     const file = await storage.openFile(image, "write");
     keep(file);
-    const isPlanned = isSameFile(watched, await file.stat());
+    const stat = await file.stat();
+    const isPlanned =
+      isSameFile(watched, stat) &&
+      watched.modifiedNs === stat.modifiedNs &&
+      watched.sizeBytes === stat.sizeBytes;
     if (!isPlanned || (await stateOf(file, patches)) !== "before") throw changedSince(image, "it was read");
     await writeSides(file, patches, "after");
     const fingerprint = await takeFingerprint(file, watched.headerSha256 !== null);
@@ -153,7 +160,7 @@ async function settleImage(settling: Settling, then: (file: StorageFile) => Prom
       file = await storage.openFile(image, "write");
       await lock?.(file);
     }
-    if (found !== side) await writeSides(file, patches, side);
+    if (found !== side) await writeInOrder(file, patches, side);
     if (mustDate) await file.setModified(modifiedNs);
     await then(file);
   } finally {
@@ -198,6 +205,21 @@ async function stateOf(
   }
   if (isBefore) return "before";
   return isAfter ? "after" : "mixed";
+}
+
+/** The first sector, which has the fence, last: until then nobody opens what is changed by halves. */
+async function writeInOrder(
+  file: StorageFile,
+  patches: readonly ImagePatch[],
+  side: "before" | "after",
+): Promise<void> {
+  const inFirst = patches.filter(({ offset }) => offset < SECTOR_BYTES);
+  const others = patches.filter(({ offset }) => offset >= SECTOR_BYTES);
+  if (side === "after" && inFirst.length > 0 && others.length > 0) {
+    await writeSides(file, others, side);
+    await file.flush("patched image, still fenced");
+    await writeSides(file, inFirst, side);
+  } else await writeSides(file, patches, side);
 }
 
 async function writeSides(

@@ -5,7 +5,13 @@ import { ImgtxError } from "../errors/index.ts";
 import type { Plan, PlanContext } from "./action.ts";
 import { planAction } from "./actions/index.ts";
 import { watchChain } from "./chain-entry.ts";
-import { type NewFile, type PlanRecord, stagingPath, type WatchedImage } from "./journal/index.ts";
+import {
+  type NewFile,
+  type PlanRecord,
+  stagingPath,
+  type WatchedImage,
+  liveStatements,
+} from "./journal/index.ts";
 import { imagesPatchedAtCommit } from "./patches.ts";
 import { findPendingOverlay } from "./merges.ts";
 import { findUnfinished } from "./parked.ts";
@@ -44,6 +50,8 @@ export async function planStatement(
     changes: plan.changes,
     allowPaths: plan.allowPaths,
     watched: watch(plan),
+    renewable: plan.renewable ?? false,
+    renews: plan.renewable ? findRenewed(work, watch(plan)) : [],
     patches: plan.patches ?? [],
   };
   return { plan, record };
@@ -121,6 +129,15 @@ function assertNotOfWorkspace(path: string): void {
   throw new ImgtxError("E_REFUSED", "it is in a folder that imgtx keeps its own files in, and replaces", {
     image: path,
     hint: "name the image by a path of its own, not through `devices` or `.imgtx`",
+  });
+}
+
+/** Images that only copies have looked at before: those count as they are now. */
+function findRenewed({ journal }: Work, watched: readonly WatchedImage[]): string[] {
+  const earlier = journal ? liveStatements(journal.state) : [];
+  return watched.flatMap(({ image }) => {
+    const users = earlier.filter(({ plan }) => plan.watched.some((one) => one.image === image));
+    return users.length > 0 && users.every(({ plan }) => plan.renewable) ? [image] : [];
   });
 }
 

@@ -20,6 +20,7 @@ import { changesOf, isParked, type Journal, liveStatements, readJournals } from 
 import { OpenedImages } from "./opened-images.ts";
 import { pickJournal } from "./pick-journal.ts";
 import { abortJournal, assertJournalsSound, recover, reportLeftovers, undoFrom } from "./recovery.ts";
+import { renewMirrors } from "./renew.ts";
 import type {
   ActionRequest,
   LockWait,
@@ -148,6 +149,7 @@ export async function commitTransaction(
   const { workspace } = session;
   return await withJournal(workspace, id, options, async (journal) => {
     throwIfInterrupted(options.signal);
+    if (!options.dryRun) await bringInLine(session, journal, options);
     const plans = liveStatements(journal.state).map(({ plan }) => plan);
     if (plans.length > 0 && options.dryRun) await rehearseCommit(workspace, journal, options);
     const table =
@@ -164,6 +166,19 @@ export async function commitTransaction(
       table,
     });
   });
+}
+
+/** The copies that the transaction made, where their sources have changed since. */
+async function bringInLine(session: Session, journal: Journal, options: RunOptions): Promise<void> {
+  const { workspace, root, currentFolder } = session;
+  const images = new OpenedImages(workspace.storage, { workspaceRoot: root, currentFolder });
+  const { id } = journal;
+  try {
+    const work = { workspace, options, images, id, journal, idle: [], underWay: Promise.resolve() };
+    await renewMirrors(work, journal);
+  } finally {
+    await images.close();
+  }
 }
 
 /** Takes back the named transaction, or the only open one. Its actions are listed as they were. */

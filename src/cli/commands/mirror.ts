@@ -41,6 +41,11 @@ export const mirror: ActionCommand = {
       { long: "compress", about: "compress the clusters of a qcow2 copy" },
       { long: "relative", about: "store the backing file's name relative to the copy's folder" },
       { long: "reuse", about: "take FILE where it exists: it is compared, and brought in line" },
+      {
+        long: "bitmap",
+        about:
+          "keep a persistent bitmap in the device's image, by which QEMU marks what is written from now on",
+      },
       { long: "verify", about: "read both back at the end, and compare them" },
       { long: "cancel", about: "forget the mirror of DEV; its file stays" },
       IMAGE_OPTIONS,
@@ -106,7 +111,7 @@ function readTarget(input: CommandInput): Omit<MirrorTarget, "device" | "file"> 
     options: readImageOptions(input, format === "raw" ? "raw" : "qcow2"),
     relative: input.flag("--relative"),
     reuse: input.flag("--reuse"),
-    bitmap: false,
+    bitmap: input.flag("--bitmap"),
     verify: input.flag("--verify"),
   };
 }

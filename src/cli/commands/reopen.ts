@@ -21,11 +21,13 @@ export const reopen: ActionCommand = {
       { long: "force", about: "allow an image of another virtual size" },
     ],
     about:
-      "Points a device to another image. Neither image is changed. FILE must open with its whole chain, " +
-      "and have the virtual size that the device has.",
+      "Points a device to another image. The device's mirror is checked to be in line with it, and brought in " +
+      "line at the commit. Any other FILE gives the device another content: neither image is changed, and " +
+      "nothing is compared; FILE must open with its whole chain, and have the virtual size that the device has.",
     examples: [
       { command: "imgtx reopen vda copy.qcow2", about: "go on with a copy of the disk" },
       { command: "imgtx reopen vdb data.img --format raw", about: "a raw image has to be called raw" },
+      { command: "imgtx reopen vda /new/vda.qcow2", about: "go over to the mirror that vda has there" },
     ],
     exits: CHANGING_EXITS,
   },

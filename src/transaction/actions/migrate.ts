@@ -30,6 +30,7 @@ export const migrate: Action<MigrateRequest> = {
     const choice = { relative: request.relative, options: {} };
     const overlay = await planNewOverlay(device, present, path, choice, context);
     const twin = await planTwin(device, present, dest, context);
+    assertParentKeepsItsName(device, twin, { path, dest });
     const after = entryOn(entry, overlay);
     return {
       devices: [device],
@@ -117,6 +118,21 @@ async function planTwin(device: string, present: Chain, dest: string, context: P
   }
   const copy = { ...below, image: parent, fingerprint: NOT_MADE_YET, dataFile: null };
   return { planned: { ...planned, chain: [twin, copy] }, parent };
+}
+
+/** The copy of the parent has the parent's own name, by which the twin finds it: no other file may take it. */
+function assertParentKeepsItsName(
+  device: string,
+  { parent }: Twin,
+  { path, dest }: { readonly path: string; readonly dest: string },
+): void {
+  if (parent !== dest && parent !== path) return;
+  const [argument, which] = parent === dest ? ["DEST", "the twin"] : ["FILE", "the new overlay"];
+  throw new ImgtxError("E_REFUSED", `the copy of the parent chain is to have this name, not ${which}`, {
+    device,
+    image: parent,
+    hint: `choose another name for ${argument} than '${posix.basename(parent)}', which its backing image has`,
+  });
 }
 
 function assertMayMigrate(

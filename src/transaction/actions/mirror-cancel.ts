@@ -2,23 +2,33 @@
 
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES } from "../action.ts";
+import type { Chain } from "../../format/index.ts";
+import type { ImagePatch } from "../journal/index.ts";
 import { requireMirror } from "../mirroring.ts";
+import { planUntracking } from "../tracking.ts";
 import type { ActionReport, MirrorCancelRequest } from "../request.ts";
 
 export const mirrorCancel: Action<MirrorCancelRequest> = {
-  plan({ devices }, context) {
+  async plan({ devices }, context) {
     assertNamedOnce(devices);
     const entries = devices.map((device) => requireDevice(context.table, device));
-    return Promise.resolve({
+    const tracked: { device: string; chain: Chain; patches: readonly ImagePatch[] }[] = [];
+    for (const { name: device, image, format, mirror } of entries) {
+      if (!mirror || mirror.bitmap === null) continue;
+      const chain = await context.openChain(image, format, device);
+      tracked.push({ device, chain, patches: await planUntracking(chain, mirror.bitmap) });
+    }
+    return {
       ...MAKES_NO_FILES,
+      patches: tracked.flatMap(({ patches }) => patches),
       devices,
       reports: entries.map((entry) => cancelReport(entry, context.unfinished.has(entry.name))),
       changes: entries.flatMap((entry) =>
         entry.mirror ? [{ device: entry.name, after: { ...entry, mirror: null } }] : [],
       ),
       allowPaths: [],
-      chains: [],
-    });
+      chains: tracked,
+    };
   },
 };
 

@@ -8,6 +8,7 @@ import { type Action, assertNamedOnce, type FillTools, type PlanContext } from "
 import { activeLayer, chainEntriesOf } from "../chain-entry.ts";
 import { findMissingParent, type PlannedCopy, planResync, requireMirror } from "../mirroring.ts";
 import { type NewCopy, planFresh, settleCopy } from "../new-copy.ts";
+import { planTracking } from "../tracking.ts";
 import type { ActionReport, MirrorRequest, MirrorTarget } from "../request.ts";
 
 interface PlannedTarget extends PlannedCopy {
@@ -28,6 +29,8 @@ export const mirror: Action<MirrorRequest> = {
         entry.mirror === copy ? [] : [{ device: entry.name, after: { ...entry, mirror: copy } }],
       ),
       allowPaths: [],
+      patches: planned.flatMap(({ patches }) => patches),
+      renewable: true,
       filesToMake: planned.flatMap(({ filesToMake }) => filesToMake),
       async fillFiles(files, tools) {
         let first = 0;
@@ -130,6 +133,7 @@ async function planParent(
   return {
     ...fresh,
     mirror: { ...twin, chain: [own, { ...made, name: missing.name }, ...below] },
+    patches: [],
     chains: [parent],
     notes: [
       `${twin.image} stands on it; \`imgtx reopen ${device} ${twin.image}\` brings it in line, and changes over`,
@@ -179,18 +183,20 @@ async function planNew(
     return await planReuse(entry, copy, { present, context, target });
   }
   const fresh = await planFresh(copy, target, present, context);
+  const tracking = await planTracking(device, present, null, target.bitmap);
   return {
     ...fresh,
+    patches: tracking.patches,
     mirror: {
       image: path,
       format: copy.format,
       sync: copy.sync,
       chain: fresh.entries,
       source: chainEntriesOf(present),
-      bitmap: null,
+      bitmap: tracking.bitmap,
     },
     chains: [present],
-    notes: present.links.flatMap((link) => link.warnings),
+    notes: [...tracking.notes, ...present.links.flatMap((link) => link.warnings)],
   };
 }
 

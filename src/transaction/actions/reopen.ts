@@ -5,7 +5,7 @@ import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/
 import { ImgtxError } from "../../errors/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
-import { activeLayer, deviceEntryOf, notesOnMirrorLeft } from "../chain-entry.ts";
+import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
 import { moveFreeze } from "../fencing.ts";
 import { findMissingParent, planResync } from "../mirroring.ts";
 import type { ReopenRequest } from "../request.ts";
@@ -41,9 +41,9 @@ export const reopen: Action<ReopenRequest> = {
           files: moved?.files ?? [],
           notes: [
             ...(moved?.notes ?? []),
+            ...(entry.mirror ? [`${entry.mirror.image} stays as it is, and is its mirror no more`] : []),
             ...chosen.links.flatMap((link) => link.warnings),
             `'${device}' has the content of the other image from now on; nothing was compared or copied`,
-            ...notesOnMirrorLeft(entry),
           ],
         },
       ],
@@ -70,7 +70,7 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
     });
   }
   const present = await context.openChain(image, entry.format, device);
-  const { copy, chosen } = await planResync(entry, present, context, { verify: false });
+  const { copy, chosen } = await planResync(entry, present, context, { verify: false, bitmap: false });
   const isMerged = copy.filesToMake.length > 0;
   if (entry.frozen && isMerged) {
     throw new ImgtxError("E_REFUSED", "it is frozen, and its mirror is not in line with it", {
@@ -108,6 +108,7 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
     filesToMake: copy.filesToMake,
     fillFiles: async (files, tools) => await copy.fillFiles(files, tools),
     patches: moved?.patches ?? [],
+    renewable: true,
     chains: copy.chains.map((chain) => ({ device, chain })),
   };
 }

@@ -57,6 +57,8 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
     newFiles: listOf(objectOf({ path: isText, staging: isText, mergesAs: orNull(oneOf("qcow2", "raw")) })),
     changes: listOf(objectOf({ device: isText, after: orNull(isDeviceEntry) })),
     allowPaths: listOf(isText),
+    renewable: isFlag,
+    renews: listOf(isText),
     watched: listOf(objectOf({ device: orNull(isText), image: isText, fingerprint: isFingerprint })),
     patches: listOf(isPatch),
   }),

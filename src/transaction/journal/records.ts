@@ -103,6 +103,10 @@ export interface PlanRecord {
   readonly changes: readonly TableChange[];
   readonly allowPaths: readonly string[];
   readonly watched: readonly WatchedImage[];
+  /** Whether the commit may do it anew, where its source has changed by then. */
+  readonly renewable: boolean;
+  /** Watched images that earlier statements copied, and that count as this statement found them. */
+  readonly renews: readonly string[];
   readonly patches: readonly ImagePatch[];
 }
 

@@ -43,6 +43,7 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
       after: after && mapEntryPaths(after, map),
     })),
     allowPaths: record.allowPaths.map(map),
+    renews: record.renews.map(map),
     watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
     patches: record.patches.map((patch) => ({ ...patch, image: map(patch.image) })),
   };

@@ -43,6 +43,8 @@ export function planRecord(statement: number, folder = ""): PlanRecord {
     newFiles: [{ path, staging: `${folder}.imgtx-${ID}-${statement}-0`, mergesAs: null }],
     changes: [],
     allowPaths: [],
+    renewable: false,
+    renews: [],
     watched: [],
     patches: [],
   };

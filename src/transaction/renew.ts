@@ -1,0 +1,82 @@
+// Brings the mirrors of an open transaction in line once more, right before its commit: a guest may have
+// written to their sources since.
+//
+// Invariant: only copies are renewed. Where a changed image matters to any other action, the commit refuses it.
+
+import type { Workspace } from "../device/index.ts";
+import { describeChanges, fingerprintAt } from "../format/index.ts";
+import { runStatements } from "./engine.ts";
+import { type Journal, liveStatements, type Statement, type WatchedImage } from "./journal/index.ts";
+import { undoFrom } from "./recovery.ts";
+import type { ActionRequest, ReopenRequest } from "./request.ts";
+import type { Work } from "./work.ts";
+
+export async function renewMirrors(work: Work, journal: Journal): Promise<void> {
+  const { workspace } = work;
+  const statements = liveStatements(journal.state);
+  const changed = await findChanged(workspace, statements);
+  if (changed.size === 0) return;
+  const affected = statements.filter(({ plan }) => plan.watched.some(({ image }) => changed.has(image)));
+  if (!affected.every(isOfMirror)) return;
+  // A reopened device has its mirror for its image: that is taken back first, and done again at the end.
+  const reopened = affected.find(({ plan }) => plan.kind === "reopen");
+  const later = reopened ? statements.filter(({ plan }) => plan.statement >= reopened.plan.statement) : [];
+  if (!later.every(({ plan }) => plan.kind === "reopen" && plan.renewable)) return;
+  if (reopened) await undoFrom(workspace, journal, reopened.plan.statement);
+  const copied = affected.filter(({ plan }) => plan.kind === "mirror").flatMap(({ plan }) => plan.devices);
+  await runStatements(work, [
+    ...(copied.length > 0 ? [mirrorsOf([...new Set(copied)])] : []),
+    ...later.flatMap(reopensOf),
+  ]);
+}
+
+function isOfMirror({ plan }: Statement): boolean {
+  return plan.renewable && (plan.kind === "mirror" || plan.kind === "reopen");
+}
+
+async function findChanged(
+  { storage }: Workspace,
+  statements: readonly Statement[],
+): Promise<ReadonlySet<string>> {
+  const last = new Map<string, WatchedImage>();
+  for (const { plan, prepared } of statements) {
+    for (const watched of plan.watched) {
+      if (!last.has(watched.image) || plan.renews.includes(watched.image)) last.set(watched.image, watched);
+    }
+    for (const { path, fingerprint } of prepared?.files ?? []) {
+      last.set(path, { device: null, image: path, fingerprint });
+    }
+  }
+  const changed = new Set<string>();
+  for (const { image, fingerprint } of last.values()) {
+    // The header counts where it matters, which the commit judges: a write changes the time as well.
+    const now = await fingerprintAt(storage, image, undefined);
+    const before = { ...fingerprint, headerSha256: null };
+    if (!now || describeChanges(before, now).length > 0) changed.add(image);
+  }
+  return changed;
+}
+
+function mirrorsOf(devices: readonly string[]): ActionRequest {
+  return {
+    kind: "mirror",
+    targets: devices.map((device) => ({
+      device,
+      file: undefined,
+      format: undefined,
+      sync: undefined,
+      compressed: false,
+      options: {},
+      relative: false,
+      reuse: false,
+      bitmap: false,
+      verify: false,
+    })),
+  };
+}
+
+function reopensOf({ plan }: Statement): ReopenRequest[] {
+  return plan.changes.flatMap(({ device, after }) =>
+    after ? [{ kind: "reopen" as const, device, file: after.image, format: after.format, force: false }] : [],
+  );
+}
