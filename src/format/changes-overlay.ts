@@ -14,7 +14,7 @@ import { copyImages, type CopyOptions } from "./copy.ts";
 import { planImage, writeImage } from "./create.ts";
 import { ExtentCursor } from "./extent-cursor.ts";
 import type { Fingerprint } from "./fingerprint.ts";
-import type { Image } from "./image.ts";
+import type { Image, WritableImage } from "./image.ts";
 import type { ImageFormat } from "./image-format.ts";
 import { MaskedImage } from "./masked-image.ts";
 import { openForWriting } from "./open-for-writing.ts";
@@ -73,7 +73,7 @@ export async function mergeChangesOverlay(
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const overlay = await openImage(storage, path, { format: "qcow2", gate, backing: false });
   try {
-    const target = await openForWriting(storage, image.path, { format: image.format, gate });
+    const target = await openTarget(storage, image, gate);
     try {
       await copyImages([overlay], target, {
         ...COPY_OF_CHANGES,
@@ -89,6 +89,24 @@ export async function mergeChangesOverlay(
   } finally {
     await overlay.close();
   }
+}
+
+/** Throws what a merge into the image would be refused for: behind a commit mark it may not be. */
+export async function assertMergeable(
+  storage: Storage,
+  image: ChangesOverlay["image"],
+  gate: GateOptions,
+): Promise<void> {
+  const target = await openTarget(storage, image, gate);
+  await target.close();
+}
+
+async function openTarget(
+  storage: Storage,
+  { path, format }: ChangesOverlay["image"],
+  gate: GateOptions,
+): Promise<WritableImage> {
+  return await openForWriting(storage, path, { format, gate, isExact: true });
 }
 
 async function lookAtFiles(

@@ -5,6 +5,7 @@ export { CHAIN_DEPTH_MAX, filesOf, openChain } from "./backing-chain.ts";
 export { composeBackingPath, isProtocolName, makeRelativeName } from "./backing-name.ts";
 export { uniteRanges } from "./byte-ranges.ts";
 export {
+  assertMergeable,
   CHANGE_UNIT_BYTES,
   findRangesAbove,
   mergeChangesOverlay,

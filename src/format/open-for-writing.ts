@@ -25,7 +25,7 @@ import { RawTarget } from "./raw/raw-target.ts";
 import { MetadataMap } from "./writer/metadata-map.ts";
 import { Qcow2Writer } from "./writer/qcow2-writer.ts";
 import { WriterLayer } from "./writer/writer-layer.ts";
-import { WriterState } from "./writer/writer-state.ts";
+import { type WriterFiles, WriterState } from "./writer/writer-state.ts";
 
 export interface WritingOptions {
   /** Of the image. Undefined: recognised by its magic; never guessed as raw. */
@@ -42,6 +42,11 @@ export interface WritingOptions {
    * needs them. False for an image that nobody can find yet. Default: true.
    */
   readonly isOrdered?: boolean;
+  /**
+   * Keeps the refcounts up even where the image asks for lazy ones, which would leave it dirty when the writing is
+   * cut off: whoever has to begin again could not. Default: false.
+   */
+  readonly isExact?: boolean;
 }
 
 /**
@@ -127,14 +132,14 @@ interface WriterParts {
 async function openQcow2(link: Qcow2Link, parts: WriterParts): Promise<WritableImage> {
   const { file, dataFile, options, opened, close } = parts;
   const isOrdered = options.isOrdered ?? true;
-  const state = await openWriterState(link, { file, dataFile, isOrdered });
+  const state = await openWriterState(link, { file, dataFile, isOrdered, isExact: options.isExact });
   return new Qcow2Writer(state, new WriterLayer(link, state), opened.layers.slice(1), close);
 }
 
 /** The tables of an image that requireWritable let pass, with all its metadata claimed. */
 export async function openWriterState(
   link: Qcow2Link,
-  files: { readonly file: StorageFile; readonly dataFile: StorageFile; readonly isOrdered: boolean },
+  files: Pick<WriterFiles, "file" | "dataFile" | "isOrdered" | "isExact">,
 ): Promise<WriterState> {
   const { header, path } = link;
   const metadata = new MetadataMap(path, header.clusterSizeBytes);

@@ -5,13 +5,16 @@
 // - Before the commit mark the image is only read; undo removes the overlay.
 // - Behind the mark the overlay is merged, durably, before the table moves. What it has does not depend on what
 //   the image holds, so recovery repeats a merge from its start.
+// - Written is only the very file that was planned, by inode and birth time. One that has gone is left so.
 // - The overlay goes when the table has moved, durably, and before the journal that knows it by name.
 
 import { posix } from "node:path";
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { type Fingerprint, holdImages, type ImageFormat, mergeChangesOverlay } from "../format/index.ts";
+import { isSameFile } from "./chain-entry.ts";
 import { liveStatements, type TransactionState } from "./journal/index.ts";
+import { lastSeen, openUnlessGone } from "./patches.ts";
 
 const NO_WAIT = { waitMs: 0, onWait: () => undefined };
 
@@ -51,10 +54,16 @@ export async function writeMerges(
   isLocked: boolean,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const fingerprints = new Map<string, Fingerprint>();
-  const gate = { workspaceRoot: root, allowPaths };
+  const seen = lastSeen(state);
+  // What was opened for the plan is trusted behind it, whatever was allowed for that one command.
+  const gate = { workspaceRoot: root, allowPaths: [...allowPaths, ...seen.keys()] };
   for (const { image, format, overlay } of mergesOf(state)) {
-    const file = await storage.openFile(image, "read");
+    const file = await openUnlessGone(storage, image, "read");
+    if (!file) continue;
     try {
+      const expected = seen.get(image);
+      if (!expected) throw new Error("an image that is merged into is watched");
+      if (!isSameFile(expected, await file.stat())) continue;
       if (!isLocked) await holdImages(storage, [{ file, isWritten: true }], NO_WAIT);
       const target = { path: image, format };
       const changed = await mergeChangesOverlay(storage, { path: overlay, image: target }, { gate });

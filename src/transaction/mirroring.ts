@@ -8,6 +8,7 @@
 import type { ChainEntry, DeviceEntry, MirrorEntry } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import {
+  assertMergeable,
   type Chain,
   type ChainLink,
   CHANGE_UNIT_BYTES,
@@ -69,6 +70,7 @@ export async function planResync(
     const copy = { mirror, filesToMake: [], fillFiles, patches: [], chains, notes };
     return { copy, chosen: chain };
   }
+  await assertMerges(device, mirror, context);
   const marked = isTouched ? "it has changed" : await readMarkedAlone(mirror, renewed, present);
   const scope: Scope =
     typeof marked === "string" ? scopeOf(mirror, renewed, isTouched) : { kind: "marked", ranges: marked };
@@ -91,6 +93,21 @@ export async function planResync(
     ],
   };
   return { copy, chosen: chain };
+}
+
+/** Refuses now what could not be written to behind the commit mark: read-only, dirty, corrupt … */
+async function assertMerges(
+  device: string,
+  { image, format }: MirrorEntry,
+  { storage, root, gate }: PlanContext,
+): Promise<void> {
+  try {
+    // As recovery will open it, which has no folder of its own.
+    const merging = { workspaceRoot: root, allowPaths: gate.allowPaths };
+    await assertMergeable(storage, { path: image, format }, merging);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ device }) : error;
+  }
 }
 
 function assertSameSize(device: string, top: ChainLink, twin: ChainLink): void {

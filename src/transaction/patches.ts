@@ -173,7 +173,7 @@ async function lockWriter(storage: Storage, file: StorageFile): Promise<void> {
   await holdImages(storage, [{ file, isWritten: true }], NO_WAIT);
 }
 
-async function openUnlessGone(
+export async function openUnlessGone(
   storage: Storage,
   image: string,
   access: "read" | "write",
@@ -235,7 +235,7 @@ function patchesAtCommit(state: TransactionState): ImagePatch[] {
 }
 
 /** The images as the transaction knows them last: as they were read, or as it made or patched them. */
-function lastSeen(state: TransactionState): ReadonlyMap<string, Fingerprint> {
+export function lastSeen(state: TransactionState): ReadonlyMap<string, Fingerprint> {
   const seen = new Map<string, Fingerprint>();
   for (const { plan, prepared } of liveStatements(state)) {
     for (const { image, fingerprint } of plan.watched) if (!seen.has(image)) seen.set(image, fingerprint);

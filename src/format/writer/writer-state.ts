@@ -27,6 +27,8 @@ export interface WriterFiles {
   readonly header: Qcow2Header;
   /** Whether a power cut in between must leave a sound image. False for one that nobody can find yet. */
   readonly isOrdered: boolean;
+  /** Whether refcounts are kept up even where the image asks for lazy ones. */
+  readonly isExact?: boolean | undefined;
 }
 
 interface FreedClusters {
@@ -69,7 +71,7 @@ export class WriterState {
     this.#allocator = new ClusterAllocator(parts.refcounts, header);
     this.clusterBytes = header.clusterSizeBytes;
     this.#highWater = highWater;
-    this.#isLazy = header.hasLazyRefcounts && files.isOrdered;
+    this.#isLazy = header.hasLazyRefcounts && files.isOrdered && files.isExact !== true;
   }
 
   /** Reads what has to be in memory. The header is claimed, and what else the caller knows of. */

@@ -1,0 +1,177 @@
+// Behind the commit mark: a mirror is written to as often as it takes, and nothing may refuse it by then.
+
+import { spawnSync } from "node:child_process";
+import { chmodSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { ImgtxError } from "../../../src/errors/index.ts";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { snapshotWorkspace } from "../../helpers/tree.ts";
+import { failureOf } from "../../storage/conformance.ts";
+import {
+  expectRefused,
+  IDENTICAL,
+  infoOf,
+  judge,
+  mirror,
+  mirrorRequest,
+  stagingFiles,
+  stateOf,
+  writeGuest,
+} from "../mirroring.ts";
+import { killAt, watchStorage } from "../watched-storage.ts";
+import { makeScratchFolder, makeWorkbench, type Workbench } from "../workbench.ts";
+
+const qemu = oracle("qemu-img", "qemu-io");
+
+/** A device whose mirror is behind. */
+async function makeBehind(options: object = {}): Promise<Workbench> {
+  const bench = await makeWorkbench();
+  await mirror(bench, { vdc: "m.qcow2" }, { options });
+  writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 1 0 100k", "write -z 160k 8k");
+  return bench;
+}
+
+/** Without a check: a merge that was cut off may have leaked clusters. */
+function compare(bench: Workbench): string {
+  const images = [bench.at("c.qcow2"), bench.at("m.qcow2")];
+  return spawnSync("qemu-img", ["compare", ...images], { encoding: "utf8" }).stdout.trim();
+}
+
+/** Brings it in line in a process that dies at the call. */
+async function dieAt(bench: Workbench, name: string, nth: number): Promise<void> {
+  let count = 0;
+  const storage = killAt(makeNodeStorage(), (call) => {
+    if (call.name !== name || !call.path.endsWith("m.qcow2")) return false;
+    count += 1;
+    return count === nth;
+  });
+  await expect(mirror(bench.through(storage), { vdc: undefined })).rejects.toThrow("killed");
+}
+
+describe("a merge that was cut off", () => {
+  qemu.test.each([
+    ["file.write", 1],
+    ["file.write", 2],
+    ["file.write", 3],
+    ["file.write", 4],
+    ["file.flush", 1],
+    ["file.flush", 2],
+  ])("at %s %i is done again by recovery, as often as it takes", async (name, nth) => {
+    const bench = await makeBehind();
+    await dieAt(bench, name, nth);
+    const [note] = (await bench.session()).recovered;
+    expect(note).toMatchObject({ did: "finished" });
+    expect(await judge(bench, "vdc")).toMatch(/^Images are identical|^check 3: Leaked cluster/);
+    expect(stagingFiles(bench)).toEqual([]);
+    expect(infoOf(bench.at("m.qcow2"))["dirty-flag"]).toBe(false);
+    expect(compare(bench)).toBe(IDENTICAL);
+    expect((await mirror(bench, { vdc: undefined })).changed).toBe(false);
+  });
+
+  qemu.test.each([1, 2, 3, 4])(
+    "at write %i leaves an image with lazy refcounts clean all the same",
+    async (nth) => {
+      const bench = await makeBehind({ lazyRefcounts: true });
+      await dieAt(bench, "file.write", nth);
+      expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+      expect(infoOf(bench.at("m.qcow2"))["dirty-flag"]).toBe(false);
+      expect(compare(bench)).toBe(IDENTICAL);
+    },
+  );
+
+  qemu.test("does not go into a file that has the mirror's name by now", async () => {
+    const bench = await makeBehind();
+    await dieAt(bench, "file.write", 1);
+    renameSync(bench.at("m.qcow2"), bench.at("moved.qcow2"));
+    writeFileSync(bench.at("m.qcow2"), readFileSync(bench.at("moved.qcow2")));
+    const before = stateOf(bench.at("m.qcow2"));
+    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+    expect(stateOf(bench.at("m.qcow2"))).toEqual(before);
+    const { actions } = await mirror(bench, { vdc: undefined });
+    expect(actions[0]?.notes[0]).toContain("somebody has written to the mirror since");
+    expect(await judge(bench, "vdc")).toBe(IDENTICAL);
+  });
+
+  qemu.test("is given up where the mirror has gone", async () => {
+    const bench = await makeBehind();
+    await dieAt(bench, "file.write", 1);
+    rmSync(bench.at("m.qcow2"));
+    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+    expect(stagingFiles(bench)).toEqual([]);
+  });
+
+  qemu.test("needs no --allow-path again", async () => {
+    const bench = await makeWorkbench();
+    const elsewhere = makeScratchFolder();
+    const options = { dataFileName: `${elsewhere}/m.data` };
+    await mirror(bench, { vdc: "m.qcow2" }, { options });
+    writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 1 0 100k");
+    const failure = await failureOf(async () => await mirror(bench, { vdc: undefined }));
+    expect(failure.code).toBe("E_OUTSIDE");
+    await mirror(bench, { vdc: undefined }, {}, { allowPaths: [elsewhere] });
+    expect(await judge(bench, "vdc")).toBe(IDENTICAL);
+  });
+});
+
+describe("what a merge would be refused for is found before", () => {
+  qemu.test.each([
+    ["dirty", 79, 1],
+    ["corrupt", 79, 2],
+  ])("the mirror is %s", async (word, offset, bit) => {
+    const bench = await makeBehind();
+    const bytes = readFileSync(bench.at("m.qcow2"));
+    bytes[offset] = bit;
+    writeFileSync(bench.at("m.qcow2"), bytes);
+    const failure = await failureOf(async () => await mirror(bench, { vdc: undefined }));
+    expect(failure).toMatchObject({ device: "vdc", changed: false });
+    expect(failure.message).toContain(word);
+    expect((await bench.open()).length).toBe(0);
+    expect(stagingFiles(bench)).toEqual([]);
+  });
+
+  qemu.test("the mirror may not be written to", async () => {
+    const bench = await makeBehind();
+    chmodSync(bench.at("m.qcow2"), 0o400);
+    const storage = makeNodeStorage();
+    const readOnly = new Proxy(storage, {
+      get(target, property) {
+        const value: unknown = Reflect.get(target, property, target);
+        if (property !== "openFile") return typeof value === "function" ? value.bind(target) : value;
+        return async (path: string, access: "read" | "write", ...rest: never[]) => {
+          if (access === "write" && path.endsWith("m.qcow2")) throw await denied(target, path);
+          return await target.openFile(path, access, ...rest);
+        };
+      },
+    });
+    await expectRefused(bench.through(readOnly), { vdc: undefined }, { device: "vdc" });
+  });
+});
+
+/** What opening a file that one may not open throws. */
+async function denied(storage: ReturnType<typeof makeNodeStorage>, path: string): Promise<Error> {
+  const failure = await failureOf(async () => await storage.openFile(`${path}/no-folder`, "read"));
+  return failure;
+}
+
+describe("a command that is interrupted", () => {
+  test.each(["new", "old"])("while it copies for a mirror that is %s leaves nothing", async (which) => {
+    const bench = await makeWorkbench();
+    const isOld = which === "old";
+    if (isOld) {
+      await mirror(bench, { vdc: "m.qcow2" });
+      bench.makeQcow2("c.qcow2", 44);
+    }
+    const before = snapshotWorkspace(bench.root);
+    const interrupt = new AbortController();
+    const storage = watchStorage(makeNodeStorage(), ({ name, path }) => {
+      if (name !== "file.write" || !path.includes("/.imgtx-")) return;
+      interrupt.abort(new ImgtxError("E_INTERRUPTED", "interrupted"));
+    });
+    const request = mirrorRequest(bench, { vdc: isOld ? undefined : "m.qcow2" });
+    const { signal } = interrupt;
+    const failure = await failureOf(async () => await bench.through(storage).run(request, { signal }));
+    expect(failure).toMatchObject({ code: "E_INTERRUPTED", exitCode: 130, changed: false });
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+});
