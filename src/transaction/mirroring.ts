@@ -206,7 +206,7 @@ async function findChanges(
   scope: Scope,
   tools: FillTools,
 ): Promise<readonly ByteRange[]> {
-  const options = { ...tools, unitBytes: CHANGE_UNIT_BYTES };
+  const options = { signal: tools.signal, unitBytes: CHANGE_UNIT_BYTES };
   if (scope.kind === "anywhere") return await findDifferences(image, old, options);
   if (scope.kind === "marked") {
     return uniteRanges([scope.ranges], CHANGE_UNIT_BYTES, image.virtualSizeBytes);

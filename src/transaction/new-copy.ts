@@ -11,6 +11,7 @@ import {
   type Chain,
   type ChainLink,
   cloneInto,
+  countBytesToCopy,
   type CopyRequest,
   fillImage,
   type Image,
@@ -200,7 +201,7 @@ async function findStart(
 
 async function copyContent(
   copy: NewCopy,
-  { compressed }: MirrorTarget,
+  { device, compressed }: MirrorTarget,
   image: Image,
   { context, tools, file, dataFile, startBytes }: Copying,
 ): Promise<void> {
@@ -213,7 +214,6 @@ async function copyContent(
     inOrder: true,
     inKernel: false,
     signal: tools.signal,
-    onProgress: tools.onProgress,
     startBytes,
     checkpoint: {
       isDue: () => tools.isMarkDue(0),
@@ -227,9 +227,27 @@ async function copyContent(
     [image],
     { plan: copy.plan, path: file.path },
     { file, dataFile: dataFile && { path: dataFile.path, file: dataFile } },
-    request,
+    { ...request, onProgress: await progressOf(device, image, request, tools) },
     { storage: context.storage, gate: context.gate },
   );
+}
+
+/** Only who looks at it pays for knowing how much there is to do. */
+async function progressOf(
+  device: string,
+  image: Image,
+  request: CopyRequest,
+  { onProgress }: FillTools,
+): Promise<CopyRequest["onProgress"]> {
+  if (onProgress === undefined) return undefined;
+  const totalBytes = await countBytesToCopy([image], {
+    ...request,
+    clusterBytes: undefined,
+    targetIsZero: true,
+  });
+  return (doneBytes) => {
+    onProgress(device, doneBytes, totalBytes);
+  };
 }
 
 /** Shorter runs of zeros in data are copied as they are, as qemu-img does. */
