@@ -215,6 +215,7 @@ async function copyContent(
     inKernel: false,
     signal: tools.signal,
     startBytes,
+    throttle: flushAlong(dataFile ?? file),
     checkpoint: {
       isDue: () => tools.isMarkDue(0),
       async reach(offset, target) {
@@ -230,6 +231,21 @@ async function copyContent(
     { ...request, onProgress: await progressOf(device, image, request, tools) },
     { storage: context.storage, gate: context.gate },
   );
+}
+
+const BEGIN_FLUSH_BYTES = 64 * 1024 * 1024;
+
+/** Has the disk begin with what was written, while the copy goes on: the flush at its end finds little to do. */
+function flushAlong(file: StorageFile): NonNullable<CopyRequest["throttle"]> {
+  let waitingBytes = 0;
+  return (lengthBytes) => {
+    waitingBytes += lengthBytes;
+    if (waitingBytes >= BEGIN_FLUSH_BYTES) {
+      waitingBytes = 0;
+      file.beginFlush();
+    }
+    return Promise.resolve();
+  };
 }
 
 /** Only who looks at it pays for knowing how much there is to do. */
