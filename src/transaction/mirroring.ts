@@ -60,8 +60,8 @@ export async function planResync(
   assertSameSize(device, activeLayer(present), activeLayer(chain));
   const source = chainEntriesOf(present);
   const renewed = { ...mirror, chain: chainEntriesOf(chain), source };
-  const isTouched =
-    context.contentPath(mirror.image) === mirror.image && !isSameChain(mirror.chain, renewed.chain);
+  // Also where changes wait for the commit: the mirror itself is not written to before.
+  const isTouched = !isSameChain(mirror.chain, renewed.chain);
   const isInLine = !isTouched && isSameChain(mirror.source, source);
   const chains = [present, chain];
   if (isInLine && !choice.verify && !(choice.bitmap && mirror.bitmap === null)) {
@@ -73,7 +73,9 @@ export async function planResync(
   await assertMerges(device, mirror, context);
   const marked = isTouched ? "it has changed" : await readMarkedAlone(mirror, renewed, present);
   const scope: Scope =
-    typeof marked === "string" ? scopeOf(mirror, renewed, isTouched) : { kind: "marked", ranges: marked };
+    typeof marked === "string"
+      ? scopeOf(mirror, renewed, isTouched || (isInLine && choice.verify))
+      : { kind: "marked", ranges: marked };
   const tracking = await planTracking(device, present, mirror.bitmap, choice.bitmap);
   const copy: PlannedCopy = {
     mirror: { ...renewed, bitmap: tracking.bitmap },
@@ -263,6 +265,8 @@ function isSameImage(before: ChainEntry, now: ChainEntry | undefined): boolean {
  * they have something new. Undefined where it is not.
  */
 function countLayersAbove(source: readonly ChainEntry[], present: readonly ChainEntry[]): number | undefined {
+  // Of nothing that is known: where no layer has anything, the mirror may have something all the same.
+  if (source.length === 0) return undefined;
   const above = present.length - source.length;
   return above >= 0 && isSameChain(source, present.slice(above)) ? above : undefined;
 }

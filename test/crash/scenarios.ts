@@ -259,6 +259,9 @@ export const RACES: readonly RaceEntry[] = [
   race("recover", "txn abort", { prepare: PREPARED }),
   race("freeze vda", "freeze vda", { refusals: ALSO_REFUSED }),
   race("freeze vda", "snapshot vda a1.qcow2"),
+  race("mirror vda m.qcow2", "mirror vda m.qcow2", { refusals: ALSO_REFUSED }),
+  race("mirror vda m.qcow2", "snapshot vda a1.qcow2"),
+  race("mirror vda m.qcow2", "mirror vdb n.raw", { refusals: NEITHER }),
   race("unfreeze vda", "snapshot vda a1.qcow2", { prepare: [...addAll(TWO), step("freeze vda")] }),
 ];
 

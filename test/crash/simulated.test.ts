@@ -85,7 +85,10 @@ test.each([
   ["patch", "freeze and unfreeze"],
   ["patched image", "freeze and unfreeze"],
   ["patch taken back", "begin, freeze, abort"],
-])("a fence without the flush for '%s' is found out in %s", async (purpose, scenario) => {
+  ["merged-changes", "bring a raw mirror in line"],
+  ["merged overlay gone", "bring a raw mirror in line"],
+  ["refcounts-before-references", "bring a mirror in line"],
+])("a change in place without the flush for '%s' is found out in %s", async (purpose, scenario) => {
   const trial = await trialOf(findScenario(scenario));
   const right = await record(trial.plan, trial.subject);
   const purposes = right.log.flatMap((change) => (change.kind === "flush" ? change.purpose : []));

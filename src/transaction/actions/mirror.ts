@@ -3,7 +3,7 @@
 
 import { type ChainEntry, type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
-import type { Chain } from "../../format/index.ts";
+import { type Chain, type ChainLink, probeFormat } from "../../format/index.ts";
 import { type Action, assertNamedOnce, type FillTools, type PlanContext } from "../action.ts";
 import { activeLayer, chainEntriesOf } from "../chain-entry.ts";
 import { findMissingParent, type PlannedCopy, planResync, requireMirror } from "../mirroring.ts";
@@ -206,6 +206,8 @@ async function planReuse(
   { present, context, target }: { present: Chain; context: PlanContext; target: MirrorTarget },
 ): Promise<PlannedCopy> {
   const there = await context.openChain(path, target.format ?? format, entry.name);
+  assertNotOwn(entry, activeLayer(there), present);
+  if (target.format === undefined) await assertLooksRight(entry, activeLayer(there));
   const adopted: MirrorEntry = {
     image: path,
     format: activeLayer(there).format,
@@ -217,6 +219,37 @@ async function planReuse(
   };
   assertStandsRight(entry, adopted, present, there);
   return (await planResync({ ...entry, mirror: adopted }, present, context, target)).copy;
+}
+
+/** E_IN_USE where the file is one of those that it would be a copy of. */
+function assertNotOwn({ name: device }: DeviceEntry, there: ChainLink, { links }: Chain): void {
+  const own = links.flatMap(({ stat, dataFile }) => [fileKey(stat), dataFile?.path ?? []].flat());
+  if (!own.includes(fileKey(there.stat)) && !own.includes(there.dataFile?.path ?? "")) return;
+  throw new ImgtxError("E_IN_USE", `it is an image of '${device}' itself`, {
+    device,
+    image: there.path,
+    hint: "name a file that does not exist",
+  });
+}
+
+function fileKey({ fileSystem, inode }: ChainLink["stat"]): string {
+  return `${fileSystem}:${inode}`;
+}
+
+/** E_REFUSED for what would be taken for raw, which nobody said, and looks like something else. */
+async function assertLooksRight(
+  { name: device }: DeviceEntry,
+  { path, format, file }: ChainLink,
+): Promise<void> {
+  if (format !== "raw") return;
+  const head = new Uint8Array(512);
+  const probed = probeFormat(head.subarray(0, await file.read(head, 0)));
+  if (probed === undefined) return;
+  throw new ImgtxError("E_REFUSED", `it looks like ${probed}, and the copy would be raw`, {
+    device,
+    image: path,
+    hint: "say --format raw where that is right; what it holds is lost then",
+  });
 }
 
 /** E_REFUSED where an image that is to be reused stands on other images than a new one would. */
