@@ -1,10 +1,10 @@
-// Short ways to migrate and mirror devices in tests, and a guest that has an image open for writing.
+// Short ways to migrate devices in tests, and a guest that has an image open for writing.
 
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync } from "node:fs";
 import path from "node:path";
 import { onTestFinished } from "vitest";
-import type { MigrateRequest, MirrorRequest, MirrorTarget } from "../../src/transaction/index.ts";
+import type { MigrateRequest } from "../../src/transaction/index.ts";
 import { run, runWell } from "../storage/programs.ts";
 import { makeScratchFolder, type Workbench } from "./workbench.ts";
 
@@ -27,23 +27,6 @@ export function migrate(
   };
 }
 
-export function mirror(device: string, more: Partial<MirrorTarget> = {}): MirrorRequest {
-  const target: MirrorTarget = {
-    device,
-    file: undefined,
-    format: undefined,
-    sync: undefined,
-    compressed: false,
-    options: {},
-    relative: false,
-    reuse: false,
-    bitmap: false,
-    verify: false,
-    ...more,
-  };
-  return { kind: "mirror", targets: [target] };
-}
-
 /** A folder beside the workspace's images. */
 export function makeFolder(bench: Workbench, name: string): string {
   mkdirSync(bench.at(name), { recursive: true });
@@ -61,11 +44,6 @@ export function mountFileSystem(): string {
     run("umount", "--lazy", inside);
   });
   return inside;
-}
-
-/** What a guest that ran for a moment has left. */
-export function writeAsGuest(image: string, command: string): void {
-  runWell("qemu-io", "-f", "qcow2", "-c", command, image);
 }
 
 /** Whether a guest reads the same from both, by qemu-img's judgement. */

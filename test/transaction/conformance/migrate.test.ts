@@ -11,11 +11,10 @@ import {
   isSameToGuest,
   makeFolder,
   migrate,
-  mirror,
   mountFileSystem,
   startGuest,
-  writeAsGuest,
 } from "../migrating.ts";
+import { mirror, mirrorRequest, writeGuest } from "../mirroring.ts";
 import { makeScratchFolder, makeWorkbench, type Workbench } from "../workbench.ts";
 
 const QEMU = ["qemu-img", "qemu-io", "timeout"];
@@ -36,7 +35,7 @@ describe("a live migration", () => {
     const [top, dest] = [bench.at("top.qcow2"), path.join(there, "top.qcow2")];
     await bench.run(migrate(bench, device, dest, top));
     const guest = await startGuest(top);
-    const copied = bench.run(mirror(device));
+    const copied = mirror(bench, { [device]: undefined });
     await guest.write("write -P 7 4k 60k");
     await copied;
     await guest.write("write -P 9 64k 12k");
@@ -54,7 +53,7 @@ describe("a live migration", () => {
     expect(chainByQemu(dest)).toEqual([dest, path.join(there, parent)]);
     expect(await mirrorOf(bench, device)).toBeUndefined();
     // The new place is whole without the old one, and takes what the guest writes next.
-    writeAsGuest(dest, "write -P 3 0 16k");
+    writeGuest(dest, "qcow2", "write -P 3 0 16k");
     expect(isSameToGuest(top, dest)).toBe(false);
   }
 
@@ -98,7 +97,7 @@ describe("the steps of a migration", () => {
     const read = () => ["base.raw", "a.qcow2"].map((name) => readFileSync(bench.at(name)).toString("base64"));
     const before = read();
     await bench.run(migrate(bench, "vda", "there/top.qcow2", "top.qcow2"));
-    await bench.run(mirror("vda"));
+    await mirror(bench, { vda: undefined });
     await bench.reopen("vda", path.join(there, "top.qcow2"));
     expect(read()).toEqual(before);
     expect(await chainOf(bench, "vda")).toEqual(["there/top.qcow2", "there/a.qcow2"]);
@@ -108,7 +107,7 @@ describe("the steps of a migration", () => {
     const bench = await makeWorkbench();
     const content = await bench.content();
     await bench.run(migrate(bench, "vda", "twin.qcow2", "top.qcow2"));
-    expect(await bench.run(mirror("vda"))).toMatchObject({ changed: false });
+    expect(await mirror(bench, { vda: undefined })).toMatchObject({ changed: false });
     await bench.reopen("vda", "twin.qcow2");
     expect(await chainOf(bench, "vda")).toEqual(["twin.qcow2", "a.qcow2", "base.raw"]);
     expect(await bench.content()).toEqual(content);
@@ -130,12 +129,12 @@ describe("the steps of a migration", () => {
     const bench = await makeWorkbench();
     makeFolder(bench, "there");
     await bench.run(migrate(bench, "vda", "there/top.qcow2", "top.qcow2"));
-    writeAsGuest(bench.at("top.qcow2"), "write -P 4 8k 8k");
+    writeGuest(bench.at("top.qcow2"), "qcow2", "write -P 4 8k 8k");
     await bench.snapshot({ vda: "top-2.qcow2" });
-    writeAsGuest(bench.at("top-2.qcow2"), "write -z 0 12k");
-    await bench.run(mirror("vda"));
+    writeGuest(bench.at("top-2.qcow2"), "qcow2", "write -z 0 12k");
+    await mirror(bench, { vda: undefined });
     await bench.snapshot({ vda: "top-3.qcow2" });
-    writeAsGuest(bench.at("top-3.qcow2"), "write -P 5 100k 4k");
+    writeGuest(bench.at("top-3.qcow2"), "qcow2", "write -P 5 100k 4k");
     const content = await bench.content();
     await bench.reopen("vda", "there/top.qcow2");
     expect(await bench.content()).toEqual(content);
@@ -147,11 +146,11 @@ describe("the steps of a migration", () => {
     const bench = await makeWorkbench();
     makeFolder(bench, "there");
     await bench.run(migrate(bench, "vdc", "there/top.qcow2", "top.qcow2"));
-    await bench.run(mirror("vdc"));
-    writeAsGuest(bench.at("top.qcow2"), "write -P 4 8k 8k");
-    await bench.run(mirror("vdc"));
+    await mirror(bench, { vdc: undefined });
+    writeGuest(bench.at("top.qcow2"), "qcow2", "write -P 4 8k 8k");
+    await mirror(bench, { vdc: undefined });
     expect(isSameToGuest(bench.at("top.qcow2"), bench.at("there/top.qcow2"))).toBe(true);
-    writeAsGuest(bench.at("top.qcow2"), "discard 8k 4k");
+    writeGuest(bench.at("top.qcow2"), "qcow2", "discard 8k 4k");
     await bench.reopen("vdc", "there/top.qcow2");
     expect(isSameToGuest(bench.at("top.qcow2"), bench.at("there/top.qcow2"))).toBe(true);
   });
@@ -163,7 +162,7 @@ describe("the steps of a migration", () => {
     const runAll = async () => {
       await bench.begin();
       await bench.run(migrate(bench, "vda", "there/top.qcow2", "top.qcow2"));
-      await bench.run(mirror("vda"));
+      await mirror(bench, { vda: undefined });
       await bench.reopen("vda", "there/top.qcow2");
     };
     await runAll();
@@ -181,7 +180,10 @@ describe("the steps of a migration", () => {
     const bench = await makeWorkbench();
     makeFolder(bench, "there");
     const before = snapshotTree(bench.root);
-    const requests = [migrate(bench, "vda", "there/top.qcow2", "top.qcow2"), mirror("vda")];
+    const requests = [
+      migrate(bench, "vda", "there/top.qcow2", "top.qcow2"),
+      mirrorRequest(bench, { vda: undefined }),
+    ];
     const planned = await bench.run(requests, { dryRun: true });
     expect(
       planned.actions.flatMap(({ files }) => files.map((file) => path.relative(bench.root, file.path))),
@@ -197,7 +199,7 @@ describe("the steps of a migration", () => {
     const content = await bench.content();
     await bench.run({ kind: "freeze", devices: ["vda"], strict: false });
     await bench.run(migrate(bench, "vda", "there/top.qcow2", "top.qcow2"));
-    await bench.run(mirror("vda"));
+    await mirror(bench, { vda: undefined });
     await bench.reopen("vda", "there/top.qcow2");
     expect((await bench.devices()).filter(({ frozen }) => frozen).map(({ name }) => name)).toEqual(["vda"]);
     await bench.run({ kind: "unfreeze", devices: ["vda"], force: false });
@@ -240,7 +242,7 @@ describe("a migration is refused, and leaves all as it was,", () => {
       "where the device has a mirror",
       "E_REFUSED",
       async (bench) => {
-        await bench.run(mirror("vda", { file: bench.at("copy.qcow2") }));
+        await bench.run(mirrorRequest(bench, { vda: "copy.qcow2" }));
         return ["there/top.qcow2", "top.qcow2"];
       },
     ],
@@ -262,7 +264,7 @@ describe("a migration is refused, and leaves all as it was,", () => {
     await bench.run(migrate(bench, "vda", "there/top.qcow2", "top.qcow2"));
     bench.makeFile("there/a.qcow2", "somebody's own\n");
     const before = snapshotWorkspace(bench.root);
-    const failure = await failureOf(async () => await bench.run(mirror("vda")));
+    const failure = await failureOf(async () => await mirror(bench, { vda: undefined }));
     expect(failure).toMatchObject({ code: "E_EXISTS", exitCode: 14, changed: false });
     expect(snapshotWorkspace(bench.root)).toEqual(before);
   });
