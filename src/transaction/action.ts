@@ -61,6 +61,8 @@ export interface FillTools {
   /** Aborted by the first interrupt. */
   readonly signal: AbortSignal | undefined;
   readonly onProgress: RunOptions["onProgress"];
+  /** Whether the file of this index was made just now, and holds nothing. */
+  isFresh(index: number): boolean;
   /** How far the file of this index had come when its making was cut off; undefined: nothing of it counts. */
   resumeAt(index: number): number | undefined;
   /** Whether it is time to keep how far files have come. */

@@ -191,7 +191,8 @@ async function findStart(
   { context, tools, file, dataFile }: Filling & { file: StorageFile; dataFile: StorageFile | undefined },
 ): Promise<number | undefined> {
   const mark = tools.resumeAt(0);
-  if (mark === undefined || format === "raw") return mark;
+  if (mark === undefined || (dataFile !== undefined && tools.isFresh(1))) return undefined;
+  if (format === "raw") return mark;
   const trusted = dataFile === undefined ? [] : [dataFile.path];
   const gate = { ...context.gate, allowPaths: [...context.gate.allowPaths, ...trusted] };
   const around = { gate, signal: tools.signal };

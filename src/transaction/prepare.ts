@@ -26,18 +26,20 @@ export async function prepareStatement(
   const { storage } = work.workspace;
   const files: StorageFile[] = [];
   const patchedFiles: StorageFile[] = [];
+  const fresh = new Set<number>();
   try {
     for (const [index, newFile] of record.newFiles.entries()) {
       throwIfInterrupted(work.options.signal);
       const toMake = plan.filesToMake[index];
       if (!toMake) throw new Error("each new file was planned");
       await explained(record, async () => {
-        const file = await makeOrGoOn(storage, journal, record, newFile, toMake);
+        const { file, isFresh } = await makeOrGoOn(storage, journal, record, newFile, toMake);
         files.push(file);
+        if (isFresh) fresh.add(index);
         await giveAccess(storage, file, toMake);
       });
     }
-    const tools = fillTools(work, journal, record);
+    const tools = fillTools(work, journal, record, fresh);
     if (files.length > 0) await explained(record, async () => await plan.fillFiles(files, tools));
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
@@ -76,35 +78,41 @@ async function makeOrGoOn(
   { statement }: PlanRecord,
   { staging }: NewFile,
   { mode }: FileToMake,
-): Promise<StorageFile> {
+): Promise<{ file: StorageFile; isFresh: boolean }> {
   const isResumed = (journal.state.statements[statement]?.marks.size ?? 0) > 0;
-  if (isResumed && (await storage.statLink(staging))) {
-    return await storage.openFile(staging, "write", { refuseSymlink: true });
-  }
-  return await storage.createFile(staging, mode);
+  return isResumed && (await storage.statLink(staging))
+    ? { file: await storage.openFile(staging, "write", { refuseSymlink: true }), isFresh: false }
+    : { file: await storage.createFile(staging, mode), isFresh: true };
 }
 
 /** How long a copy may run before how far it has come is kept. Each time costs a flush. */
 const MARK_EVERY_MS = 5000;
 
-function fillTools(work: Work, journal: Journal, record: PlanRecord): FillTools {
-  const { host } = work.workspace.storage;
+function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: ReadonlySet<number>): FillTools {
+  const { storage } = work.workspace;
+  const { host } = storage;
   const { statement, newFiles } = record;
   const { signal, onProgress, markEveryMs = MARK_EVERY_MS } = work.options;
   const marks = journal.state.statements[statement]?.marks ?? new Map<string, number>();
   const begun = host.now();
   const markedAt = new Map<number, number>();
-  let appending: Promise<void> = Promise.resolve();
+  // A mark without the file's name would say of another file, made anew, that all of it is there.
+  let appending: Promise<void> | undefined;
+  const flushNames = async (): Promise<void> => {
+    const folders = new Set(newFiles.map(({ staging }) => posix.dirname(staging)));
+    for (const folder of folders) await storage.flushFolder(folder, "unfinished copy's name");
+  };
   return {
     signal,
     onProgress,
-    resumeAt: (index) => marks.get(newFiles[index]?.path ?? ""),
+    isFresh: (index) => fresh.has(index),
+    resumeAt: (index) => (fresh.has(index) ? undefined : marks.get(newFiles[index]?.path ?? "")),
     // A transaction of several commands is undone to the command before, and has no use for marks.
     isMarkDue: (index) =>
       journal.state.begin.implicit && host.now() - (markedAt.get(index) ?? begun) >= markEveryMs,
     async keepMark(index, offset) {
       const path = newFiles[index]?.path ?? "";
-      const before = appending;
+      const before = appending ?? flushNames();
       // One after the other: several copies are under way.
       appending = (async () => {
         await before;

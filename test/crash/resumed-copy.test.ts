@@ -17,9 +17,6 @@ const LIMITS = { exhaustiveItems: 3, randomSubsets: 4, most: 12 };
 /** A mark at every step of the copy. */
 const ALWAYS = { IMGTX_MARK_EVERY: "0" };
 
-/** Judged by what a guest reads: a copy that goes on lays its clusters out in another order. */
-const CHANGING = { "ws/m.qcow2": "qcow2", "ws/m.raw": "raw", "ws/n.raw": "raw" } as const;
-
 const COPIES = [
   ["a qcow2 copy", "mirror vda m.qcow2"],
   ["a raw copy", "mirror vda m.raw --format raw"],
@@ -32,33 +29,35 @@ async function goOn(machine: SimulatedMachine, subject: Subject, line: string): 
   expect(kept.exit, kept.text).toBe(0);
   const again = await runOn(machine, subject, line.split(" "));
   expect(again.exit, again.text).toBe(0);
-  return await observeCopy(machine, subject);
+  return withoutLayout(await observeCopy(machine, subject));
+}
+
+/** The mirrors' guest content is a fact of its own: a copy that goes on lays its clusters out in another order. */
+function withoutLayout(observed: string): string {
+  return observed.replaceAll(/^(file \S*\/[mn]\.(?:qcow2|raw) mode \d+) .*$/gm, "$1");
 }
 
 describe("behind a crash at any call, the same command makes what it makes without one", () => {
   test.each(COPIES)("%s", async (name, line) => {
-    const scenario = onTwo(name, [step(line)], {
-      files: filesOf(TWO),
-      prepare: addAll(TWO),
-      changing: CHANGING,
-    });
+    const scenario = onTwo(name, [step(line)], { files: filesOf(TWO), prepare: addAll(TWO) });
     const { plan, subject } = await trialOf(scenario, ALWAYS);
     const recording = await record(plan, subject);
     const [recorded] = recording.steps;
     if (!recorded) throw new Error("the copy was recorded");
+    const after = withoutLayout(recorded.after);
     const states = new DiskStates(recording.start);
     const cached = recording.start.fork();
     let resumed = 0;
     for (const [point, change] of recording.log.entries()) {
       for (const { tree } of states.states(LIMITS, point)) {
         const machine = new SimulatedMachine({ durable: tree, boots: 2 });
-        expect(await goOn(machine, subject, line)).toBe(recorded.after);
+        expect(await goOn(machine, subject, line)).toBe(after);
       }
       const log = recording.log.slice(0, point);
       const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), boots: 2 });
       const { text } = await runOn(dead, subject, ["recover"]);
       if (text.includes("kept the unfinished copy")) resumed += 1;
-      expect(await goOn(dead, subject, line)).toBe(recorded.after);
+      expect(await goOn(dead, subject, line)).toBe(after);
       states.advance(change);
       applyChange(cached, change);
     }

@@ -50,6 +50,7 @@ export const mirror: Action<MirrorRequest> = {
 function toolsFrom(start: number, tools: FillTools): FillTools {
   return {
     ...tools,
+    isFresh: (index) => tools.isFresh(start + index),
     resumeAt: (index) => tools.resumeAt(start + index),
     isMarkDue: (index) => tools.isMarkDue(start + index),
     keepMark: async (index, offset) => await tools.keepMark(start + index, offset),
