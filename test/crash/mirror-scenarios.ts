@@ -57,6 +57,10 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
     step("mirror vda m.qcow2"),
     back("txn abort"),
   ]),
+  onTwo("mirror with a bitmap, and forget both", [
+    step("mirror vda m.qcow2 --bitmap"),
+    step("mirror vda --cancel"),
+  ]),
   onMirrored("bring a mirror in line", MIRRORED, [step("mirror vda"), step("mirror vda")]),
   onMirrored(
     "bring two mirrors in line",

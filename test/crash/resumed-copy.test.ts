@@ -21,6 +21,7 @@ const COPIES = [
   ["a qcow2 copy", "mirror vda m.qcow2"],
   ["a raw copy", "mirror vda m.raw --format raw"],
   ["a compressed copy with small clusters", "mirror vda m.qcow2 --compress -o cluster_size=512"],
+  ["a copy with a data file", "mirror vda m.qcow2 -o data_file=m.data"],
   ["two copies side by side", "mirror vda=m.qcow2 vdb=n.raw"],
 ] as const;
 
@@ -34,7 +35,7 @@ async function goOn(machine: SimulatedMachine, subject: Subject, line: string): 
 
 /** The mirrors' guest content is a fact of its own: a copy that goes on lays its clusters out in another order. */
 function withoutLayout(observed: string): string {
-  return observed.replaceAll(/^(file \S*\/[mn]\.(?:qcow2|raw) mode \d+) .*$/gm, "$1");
+  return observed.replaceAll(/^(file \S*\/[mn]\.(?:qcow2|raw|data) mode \d+) .*$/gm, "$1");
 }
 
 describe("behind a crash at any call, the same command makes what it makes without one", () => {
