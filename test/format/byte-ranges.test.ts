@@ -1,6 +1,6 @@
 // Sets of guest bytes: what is collected, and what is united in whole units.
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { RangeCollector, uniteRanges } from "../../src/format/byte-ranges.ts";
 
