@@ -7,7 +7,7 @@
 
 import { createHash } from "node:crypto";
 import { ImgtxError } from "../errors/index.ts";
-import type { Fingerprint, ImageFormat } from "../format/index.ts";
+import { describeChanges, type Fingerprint, type ImageFormat } from "../format/index.ts";
 import { isCount, isDeviceEntry, isText, listOf, objectOf, orNull } from "./data-shape.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
 
@@ -226,26 +226,46 @@ export function mapEntryPaths(entry: DeviceEntry, map: (path: string) => string)
   };
 }
 
-/** The entry with what some of its images, or of its mirror's, look like now. */
+/** What the journal knows of files that a transaction made or changed. */
+export interface FingerprintChange {
+  /** Undefined: the transaction made it. */
+  readonly before: Fingerprint | undefined;
+  readonly now: Fingerprint;
+}
+
+/**
+ * The entry with what some of its images, or of its mirror's, look like now. What a mirror is in line with is
+ * renewed only where it was that before: what somebody else wrote since must go on to tell that it is not.
+ */
 export function withFingerprints(
   entry: DeviceEntry,
-  fingerprints: ReadonlyMap<string, Fingerprint>,
+  changed: ReadonlyMap<string, FingerprintChange>,
 ): DeviceEntry {
-  if (fingerprints.size === 0) return entry;
-  const renew = (chain: readonly ChainEntry[]): ChainEntry[] =>
+  if (changed.size === 0) return entry;
+  const renewOne = (image: string, known: Fingerprint, always: boolean): Fingerprint => {
+    const change = changed.get(image);
+    if (!change) return known;
+    const { before, now } = change;
+    return always || !before || describeChanges(known, before).length === 0 ? now : known;
+  };
+  const renew = (chain: readonly ChainEntry[], always: boolean): ChainEntry[] =>
     chain.map((element) => ({
       ...element,
-      fingerprint: fingerprints.get(element.image) ?? element.fingerprint,
+      fingerprint: renewOne(element.image, element.fingerprint, always),
       dataFile: element.dataFile && {
         ...element.dataFile,
-        fingerprint: fingerprints.get(element.dataFile.image) ?? element.dataFile.fingerprint,
+        fingerprint: renewOne(element.dataFile.image, element.dataFile.fingerprint, always),
       },
     }));
   const { mirror } = entry;
   return {
     ...entry,
-    chain: renew(entry.chain),
-    mirror: mirror && { ...mirror, chain: renew(mirror.chain), source: renew(mirror.source) },
+    chain: renew(entry.chain, true),
+    mirror: mirror && {
+      ...mirror,
+      chain: renew(mirror.chain, false),
+      source: renew(mirror.source, false),
+    },
   };
 }
 

@@ -23,7 +23,6 @@ export type { ImagePlan } from "./create.ts";
 export { planImage, writeImage } from "./create.ts";
 export { createImage } from "./create-image.ts";
 export type { CreateOptions } from "./create-options.ts";
-export type { DirtyRanges } from "./dirty-ranges.ts";
 export { readDirtyRanges } from "./dirty-ranges.ts";
 export { ExtentCursor } from "./extent-cursor.ts";
 export type { BytePatch } from "./qcow2/fence.ts";

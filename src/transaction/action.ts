@@ -13,6 +13,7 @@ import { ImgtxError } from "../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat } from "../format/index.ts";
 import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
 import type { ImagePatch, PlanRecord } from "./journal/index.ts";
+import type { RunOptions } from "./request.ts";
 
 export interface PlanContext {
   readonly storage: Storage;
@@ -59,7 +60,7 @@ export interface FileToMake {
 export interface FillTools {
   /** Aborted by the first interrupt. */
   readonly signal: AbortSignal | undefined;
-  readonly onProgress?: ((doneBytes: number) => void) | undefined;
+  readonly onProgress: RunOptions["onProgress"];
   /** How far the file of this index had come when its making was cut off; undefined: nothing of it counts. */
   resumeAt(index: number): number | undefined;
   /** Whether it is time to keep how far files have come. */

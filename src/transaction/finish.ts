@@ -22,7 +22,7 @@ import {
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, type Fingerprint } from "../format/index.ts";
 import { removeMergedOverlays, writeMerges } from "./merges.ts";
-import { writeCommitPatches } from "./patches.ts";
+import { lastSeen, writeCommitPatches } from "./patches.ts";
 import {
   changesOf,
   type CommitRecord,
@@ -56,10 +56,13 @@ export async function finishCommit(
   }
   if (table.generation === commit.generation - 1) {
     const planned = nextTable(table, journal.state, commit);
-    const changed = new Map([
-      ...(await writeCommitPatches(workspace, journal.state, isLocked)),
-      ...(await writeMerges(workspace, journal.state, planned.allowPaths, isLocked)),
-    ]);
+    const before = lastSeen(journal.state);
+    const changed = new Map(
+      [
+        ...(await writeCommitPatches(workspace, journal.state, isLocked)),
+        ...(await writeMerges(workspace, journal.state, planned.allowPaths, isLocked)),
+      ].map(([image, now]) => [image, { before: before.get(image), now }] as const),
+    );
     const devices = planned.devices.map((device) => withFingerprints(device, changed));
     const next = { ...planned, devices };
     await writeNextGeneration(workspace, closingTable(table, journal.state), next);

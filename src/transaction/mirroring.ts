@@ -208,7 +208,7 @@ async function findChanges(
   scope: Scope,
   tools: FillTools,
 ): Promise<readonly ByteRange[]> {
-  const options = { ...tools, unitBytes: CHANGE_UNIT_BYTES };
+  const options = { signal: tools.signal, unitBytes: CHANGE_UNIT_BYTES };
   if (scope.kind === "anywhere") return await findDifferences(image, old, options);
   if (scope.kind === "marked") {
     return uniteRanges([scope.ranges], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
@@ -271,9 +271,12 @@ function countLayersAbove(source: readonly ChainEntry[], present: readonly Chain
   return above >= 0 && isSameChain(source, present.slice(above)) ? above : undefined;
 }
 
-/** The copy of the parent chain that a twin of migrate stands on, where nobody has made it yet. */
+/**
+ * The copy of the parent chain that a twin of migrate stands on, where nobody has made it yet. The twin itself is
+ * not made either, in a dry run.
+ */
 export function findMissingParent({ chain }: MirrorEntry): ChainEntry | undefined {
-  return chain.find(({ fingerprint }) => isSameFile(fingerprint, NOT_MADE_YET));
+  return chain.slice(1).find(({ fingerprint }) => isSameFile(fingerprint, NOT_MADE_YET));
 }
 
 /** The modes and the owner that a copy gets: as the image that it is a copy of, and its owner may write to it. */

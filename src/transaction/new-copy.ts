@@ -11,6 +11,7 @@ import {
   type Chain,
   type ChainLink,
   cloneInto,
+  countBytesToCopy,
   type CopyRequest,
   fillImage,
   type Image,
@@ -200,7 +201,7 @@ async function findStart(
 
 async function copyContent(
   copy: NewCopy,
-  { compressed }: MirrorTarget,
+  { device, compressed }: MirrorTarget,
   image: Image,
   { context, tools, file, dataFile, startBytes }: Copying,
 ): Promise<void> {
@@ -213,8 +214,8 @@ async function copyContent(
     inOrder: true,
     inKernel: false,
     signal: tools.signal,
-    onProgress: tools.onProgress,
     startBytes,
+    throttle: flushAlong(dataFile ?? file),
     checkpoint: {
       isDue: () => tools.isMarkDue(0),
       async reach(offset, target) {
@@ -227,9 +228,42 @@ async function copyContent(
     [image],
     { plan: copy.plan, path: file.path },
     { file, dataFile: dataFile && { path: dataFile.path, file: dataFile } },
-    request,
+    { ...request, onProgress: await progressOf(device, image, request, tools) },
     { storage: context.storage, gate: context.gate },
   );
+}
+
+const BEGIN_FLUSH_BYTES = 64 * 1024 * 1024;
+
+/** Has the disk begin with what was written, while the copy goes on: the flush at its end finds little to do. */
+function flushAlong(file: StorageFile): NonNullable<CopyRequest["throttle"]> {
+  let waitingBytes = 0;
+  return (lengthBytes) => {
+    waitingBytes += lengthBytes;
+    if (waitingBytes >= BEGIN_FLUSH_BYTES) {
+      waitingBytes = 0;
+      file.beginFlush();
+    }
+    return Promise.resolve();
+  };
+}
+
+/** Only who looks at it pays for knowing how much there is to do. */
+async function progressOf(
+  device: string,
+  image: Image,
+  request: CopyRequest,
+  { onProgress }: FillTools,
+): Promise<CopyRequest["onProgress"]> {
+  if (onProgress === undefined) return undefined;
+  const totalBytes = await countBytesToCopy([image], {
+    ...request,
+    clusterBytes: undefined,
+    targetIsZero: true,
+  });
+  return (doneBytes) => {
+    onProgress(device, doneBytes, totalBytes);
+  };
 }
 
 /** Shorter runs of zeros in data are copied as they are, as qemu-img does. */

@@ -90,13 +90,14 @@ const MARK_EVERY_MS = 5000;
 function fillTools(work: Work, journal: Journal, record: PlanRecord): FillTools {
   const { host } = work.workspace.storage;
   const { statement, newFiles } = record;
-  const { signal, markEveryMs = MARK_EVERY_MS } = work.options;
+  const { signal, onProgress, markEveryMs = MARK_EVERY_MS } = work.options;
   const marks = journal.state.statements[statement]?.marks ?? new Map<string, number>();
   const begun = host.now();
   const markedAt = new Map<number, number>();
   let appending: Promise<void> = Promise.resolve();
   return {
     signal,
+    onProgress,
     resumeAt: (index) => marks.get(newFiles[index]?.path ?? ""),
     // A transaction of several commands is undone to the command before, and has no use for marks.
     isMarkDue: (index) =>

@@ -17,7 +17,7 @@ export async function renewMirrors(work: Work, journal: Journal): Promise<void> 
   const changed = await findChanged(workspace, statements);
   if (changed.size === 0) return;
   const affected = statements.filter(({ plan }) => plan.watched.some(({ image }) => changed.has(image)));
-  if (!affected.every(isOfMirror)) return;
+  if (!affected.every(isOfMirror) || statements.some((one) => hasCopyAmong(one, changed))) return;
   // A reopened device has its mirror for its image: that is taken back first, and done again at the end.
   const reopened = affected.find(({ plan }) => plan.kind === "reopen");
   const later = reopened ? statements.filter(({ plan }) => plan.statement >= reopened.plan.statement) : [];
@@ -28,6 +28,15 @@ export async function renewMirrors(work: Work, journal: Journal): Promise<void> 
     ...(copied.length > 0 ? [mirrorsOf([...new Set(copied)])] : []),
     ...later.flatMap(reopensOf),
   ]);
+}
+
+/** Whether somebody wrote to a copy itself: what came into it was meant for nobody else to find. */
+function hasCopyAmong({ plan }: Statement, changed: ReadonlySet<string>): boolean {
+  const copies = [
+    ...plan.newFiles.map(({ path }) => path),
+    ...plan.changes.map(({ after }) => (plan.kind === "reopen" ? after?.image : after?.mirror?.image)),
+  ];
+  return copies.some((path) => path !== undefined && changed.has(path));
 }
 
 function isOfMirror({ plan }: Statement): boolean {

@@ -265,6 +265,8 @@ export interface RunOptions extends LockWait {
   /** Never join an open transaction: device add and remove. */
   readonly standalone: boolean;
   readonly dryRun: boolean;
+  /** Told how far the copy of a device is, in bytes of data. */
+  readonly onProgress?: ((device: string, doneBytes: number, totalBytes: number) => void) | undefined;
   /** How often a long copy keeps how far it has come, in milliseconds. Default: 5000. */
   readonly markEveryMs?: number | undefined;
   /** Folders trusted for raw backing images and data files, for this command. */

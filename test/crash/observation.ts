@@ -8,7 +8,8 @@
 // they were at first, and then by its guest's content: a write that was cut off and repeated lies elsewhere in it.
 // Staging files are told so too, under one name: theirs holds an id, and a statement's number.
 
-import { guestDigest, openGuest, type ImageBytes } from "../helpers/guest-content.ts";
+import { posix } from "node:path";
+import { guestDigest, openGuest, readHeader, type ImageBytes } from "../helpers/guest-content.ts";
 import { structureProblems } from "../helpers/qcow2-structure.ts";
 import { BadState } from "./subject.ts";
 
@@ -114,7 +115,7 @@ export function describeWorkspace(
   return [
     `generation ${generation}`,
     ...generations.map(describeGeneration),
-    ...devices.flatMap((device) => describeDevice(view, device)),
+    ...devices.flatMap((device) => describeDevice(view, place, device)),
     ...describeView(view, place, devices),
     ...transactions.map(describeTransaction).sort(),
     ...lines,
@@ -155,10 +156,12 @@ function describeStaging(view: FolderView, path: string): string {
   }
 }
 
-function describeDevice(view: FolderView, device: DeviceAnswer): string[] {
+function describeDevice(view: FolderView, place: WorkspacePlace, device: DeviceAnswer): string[] {
   const { name, image, format, chain } = device;
   if (device.problem !== null) throw new BadState(`${name}: ${device.problem}`);
-  for (const element of chain) assertSound(view, element);
+  for (const element of chain) {
+    assertSound(view, element, place.changing.has(element.image) ? LEAKED : undefined);
+  }
   const guest = openGuest((path) => view.open(path), image, format);
   if (guest.sizeBytes !== device["virtual-size"]) {
     throw new BadState(`${name}: ${device["virtual-size"]} bytes listed, ${guest.sizeBytes} read`);
@@ -175,14 +178,24 @@ function describeDevice(view: FolderView, device: DeviceAnswer): string[] {
 function describeMirror(view: FolderView, { name, mirror }: DeviceAnswer): string[] {
   if (!mirror) return [];
   const { image, format, sync } = mirror;
-  // A write to it that was cut off behind the commit mark, and repeated, may leak clusters.
-  assertSound(view, mirror, / is leaked: /);
-  const guest = openGuest((path) => view.open(path), image, format);
+  assertSound(view, mirror, LEAKED);
   return [
     `mirror of ${name}: ${image} (${format}), ${sync}`,
-    `guest of the mirror of ${name}: ${guest.sizeBytes} bytes, ${guestDigest(guest)}`,
+    `guest of the mirror of ${name}: ${describeMirrored(view, mirror)}`,
   ];
 }
+
+/** The twin of a migration can't be read before the chain below it is copied. */
+function describeMirrored(view: FolderView, { image, format }: { image: string; format: string }): string {
+  const { backingName } = format === "qcow2" ? readHeader(view.open(image), image) : {};
+  const below = backingName === undefined ? image : posix.resolve(posix.dirname(image), backingName);
+  if (view.realPath(below) === undefined) return `none, since ${below} is not there`;
+  const guest = openGuest((path) => view.open(path), image, format);
+  return `${guest.sizeBytes} bytes, ${guestDigest(guest)}`;
+}
+
+/** A write to an image that was cut off behind the commit mark, and repeated, may leak clusters. */
+const LEAKED = / is leaked: /;
 
 function assertSound(
   view: FolderView,

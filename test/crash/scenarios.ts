@@ -4,6 +4,7 @@
 // one; its steps are command lines, run from the folder `ws`, which is the workspace. `prepare` runs before
 // and is not cut off. Every step is cut off at each call, unless `studied` names the ones that are.
 
+import { MIGRATE_SCENARIOS } from "./migrate-scenarios.ts";
 import { MIRROR_SCENARIOS } from "./mirror-scenarios.ts";
 import {
   addAll,
@@ -214,6 +215,7 @@ export const SCENARIOS: readonly Scenario[] = [
     prepare: [...addAll(TWO), step("snapshot vda a1.qcow2"), step("rollback")],
   }),
   ...MIRROR_SCENARIOS,
+  ...MIGRATE_SCENARIOS,
 ];
 
 /** Two commands at the same time, on what a scenario's preparation left. */

@@ -7,6 +7,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { benchImages } from "./bench-images.mjs";
+import { benchMirrors } from "./bench-mirrors.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const launcher = `${root}/bin/imgtx.js`;
@@ -20,16 +21,21 @@ let missed = 0;
 
 try {
   const hasQemu = spawnSync("qemu-img", ["--version"]).status === 0;
-  benchStartUp();
-  if (hasQemu)
+  // `npm run bench -- mirrors` measures one of the parts.
+  const [, , only] = process.argv;
+  const wants = (part) => only === undefined || only === part;
+  const tools = { scratch, launcher, run, inTurns, report };
+  if (wants("start")) benchStartUp();
+  if (hasQemu && wants("groups"))
     for (const [disks, reach] of [
       [1, undefined],
       [8, 2],
       [64, 10],
     ])
       benchGroup(disks, reach);
-  if (hasQemu) benchImages({ scratch, launcher, run, inTurns, report });
-  else console.log("qemu-img is not here: all that is measured against it is left out");
+  if (hasQemu && wants("images")) benchImages(tools);
+  if (hasQemu && wants("mirrors")) benchMirrors(tools);
+  if (!hasQemu) console.log("qemu-img is not here: all that is measured against it is left out");
   print();
 } finally {
   rmSync(scratch, { recursive: true, force: true });

@@ -4,6 +4,7 @@ import type { Outcome } from "../../transaction/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { openSession, runOptions, type Invocation } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
+import type { CopyProgress } from "../render/copy-progress.ts";
 import { outcomeJson } from "../render/json.ts";
 import { closingOf, drawOutcome, tenseOf } from "../render/outcome.ts";
 
@@ -16,7 +17,25 @@ export const OUTCOME: Drawing<Outcome> = {
 export async function executeAction(command: ActionCommand, invocation: Invocation): Promise<number> {
   const request = command.request(invocation.input);
   const { engine, session } = await openSession(invocation, { createHere: command.createsWorkspace });
-  const outcome = await engine.runActions(session, [request], runOptions(invocation, command.standalone));
-  invocation.report.done(outcome, OUTCOME);
-  return 0;
+  const options = runOptions(invocation, command.standalone);
+  const progress = request.kind === "mirror" ? await watchCopies(invocation) : undefined;
+  try {
+    const outcome = await engine.runActions(session, [request], {
+      ...options,
+      onProgress: progress && ((...done) => progress.update(...done)),
+    });
+    progress?.stop();
+    invocation.report.done(outcome, OUTCOME);
+    return 0;
+  } finally {
+    progress?.stop();
+  }
+}
+
+/** Undefined where nobody looks: how much there is to do costs a walk through the tables. */
+async function watchCopies({ context, input, settings }: Invocation): Promise<CopyProgress | undefined> {
+  const asJson = input.text("--progress") === "json";
+  if (!asJson && !context.stderr.isTTY) return undefined;
+  const { startCopyProgress } = await import("../render/copy-progress.ts");
+  return startCopyProgress(context, { asJson, quiet: settings.quiet });
 }

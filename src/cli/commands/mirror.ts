@@ -46,6 +46,11 @@ export const mirror: ActionCommand = {
         about:
           "keep a persistent bitmap in the device's image, by which QEMU marks what is written from now on",
       },
+      {
+        long: "progress",
+        value: { name: "FORM", completes: ["json"], choices: ["json"] },
+        about: "json: tell on stderr how far the copy is, an object a line",
+      },
       { long: "verify", about: "read both back at the end, and compare them" },
       { long: "cancel", about: "forget the mirror of DEV; its file stays" },
       IMAGE_OPTIONS,

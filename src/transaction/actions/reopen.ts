@@ -14,10 +14,14 @@ export const reopen: Action<ReopenRequest> = {
   async plan({ device, file, format, force }, context) {
     const entry = requireDevice(context.table, device);
     const path = await context.canonicalPath(file, device);
-    if (entry.mirror?.image === path) return await toMirror(entry, entry.mirror, context);
+    if (entry.mirror?.image === path) {
+      assertFormat(entry.mirror, format, device);
+      return await toMirror(entry, entry.mirror, context);
+    }
     const present = await context.openChain(entry.image, entry.format, device);
     const chosen = await context.openChain(path, format, device);
     const [before, after] = [activeLayer(present), activeLayer(chosen)];
+    await assertNotTheMirror(entry, path, context);
     if (before.virtualSizeBytes !== after.virtualSizeBytes && !force) {
       throw new ImgtxError(
         "E_REFUSED",
@@ -41,7 +45,6 @@ export const reopen: Action<ReopenRequest> = {
           files: moved?.files ?? [],
           notes: [
             ...(moved?.notes ?? []),
-            ...(entry.mirror ? [`${entry.mirror.image} stays as it is, and is its mirror no more`] : []),
             ...chosen.links.flatMap((link) => link.warnings),
             `'${device}' has the content of the other image from now on; nothing was compared or copied`,
           ],
@@ -111,6 +114,31 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
     renewable: true,
     chains: copy.chains.map((chain) => ({ device, chain })),
   };
+}
+
+function assertFormat(mirror: MirrorEntry, format: string | undefined, device: string): void {
+  if (format === undefined || format === mirror.format) return;
+  throw new ImgtxError("E_REFUSED", `it is the mirror of '${device}', and its format is ${mirror.format}`, {
+    device,
+    image: mirror.image,
+    hint: "leave --format out",
+  });
+}
+
+/** Taken for any other image, the mirror would not be brought in line, and what was written since be lost. */
+async function assertNotTheMirror(
+  { name: device, mirror }: DeviceEntry,
+  path: string,
+  { storage }: PlanContext,
+): Promise<void> {
+  const [known, named] = [mirror && (await storage.stat(mirror.image)), await storage.stat(path)];
+  if (!mirror || !known || !named) return;
+  if (known.inode !== named.inode || known.fileSystem !== named.fileSystem) return;
+  throw new ImgtxError("E_REFUSED", `it is the mirror of '${device}' by another name`, {
+    device,
+    image: path,
+    hint: `name it as ${mirror.image}, so that it is brought in line first`,
+  });
 }
 
 function size(bytes: number): string {

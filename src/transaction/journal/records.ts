@@ -293,7 +293,10 @@ export function heldDevices(state: TransactionState): string[] {
 /** The table changes of the live statements in order, with the fingerprints of the files they made. */
 export function changesOf(state: TransactionState): TableChange[] {
   return liveStatements(state).flatMap(({ plan, prepared }) => {
-    const made = new Map(prepared?.files.map((file) => [file.path, file.fingerprint]));
+    const read = new Map(plan.watched.map(({ image, fingerprint }) => [image, fingerprint]));
+    const made = new Map(
+      prepared?.files.map(({ path, fingerprint }) => [path, { before: read.get(path), now: fingerprint }]),
+    );
     return plan.changes.map(({ device, after }) => ({
       device,
       after: after && withFingerprints(after, made),

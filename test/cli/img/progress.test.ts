@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { ImgConsole } from "../../../src/cli/img/console.ts";
 import { drawFailure, failure, statusOf, usageError } from "../../../src/cli/img/messages.ts";
-import { drawBar, startProgress } from "../../../src/cli/img/progress.ts";
+import { startProgress } from "../../../src/cli/img/progress.ts";
+import { drawBar } from "../../../src/cli/render/bar.ts";
 import { makeThrottle } from "../../../src/cli/img/throttle.ts";
 import { ImgtxError } from "../../../src/errors/index.ts";
 

@@ -1,0 +1,126 @@
+// Mirrors against qemu-img convert and a flush, whole processes in turns; and what bringing in line costs.
+
+import { execFileSync, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { closeSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
+
+const MIB = 2 ** 20;
+const QEMU_IO = "qemu-io";
+const LIMIT_OF_NOTHING_MS = 100;
+
+/** tools: scratch, launcher, run(cwd, program, args), inTurns(rounds, jobs), report(…) of bench.mjs. */
+export function benchMirrors({ scratch, launcher, run, inTurns, report }) {
+  const folder = `${scratch}/mirrors`;
+  mkdirSync(folder);
+  const imgtx = (...args) => run(folder, process.execPath, [launcher, "--workspace", folder, ...args]);
+  const bench = { folder, imgtx, run, inTurns, report };
+  try {
+    execFileSync(process.execPath, [launcher, "init", folder]);
+    benchOne(bench, "qcow2");
+    benchOne(bench, "raw");
+    benchFour(bench);
+    benchChanges(bench);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function benchOne({ folder, imgtx, run, inTurns, report }, format) {
+  const [name, source] = [`one-${format}`, `one.${format}`];
+  fill(folder, source, format, 1024);
+  imgtx("device", "add", name, source, "--format", format);
+  const copy = `copy.${format}`;
+  const words = `convert -f ${format} -O ${format} ${source} ${copy}`;
+  const [ours, theirs] = inTurns(7, [
+    () => {
+      const time = imgtx("mirror", name, copy);
+      imgtx("mirror", name, "--cancel");
+      rmSync(`${folder}/${copy}`);
+      return time;
+    },
+    () => {
+      const time = run(folder, "bash", ["-c", `qemu-img ${words} && sync ${copy}`]);
+      rmSync(`${folder}/${copy}`);
+      return time;
+    },
+  ]);
+  report(`mirror of 1 GiB, ${format}`, ours, `qemu-img ${words} + sync`, theirs, theirs / ours, {
+    atLeast: 1,
+  });
+  rmSync(`${folder}/${source}`);
+}
+
+function benchFour({ folder, imgtx, run, inTurns, report }) {
+  const names = ["f1", "f2", "f3", "f4"];
+  for (const name of names) {
+    fill(folder, `${name}.qcow2`, "qcow2", 256);
+    imgtx("device", "add", name, `${name}.qcow2`);
+  }
+  const clear = () => {
+    for (const name of names) rmSync(`${folder}/${name}-copy.qcow2`);
+  };
+  const script =
+    'for n in "$@"; do { qemu-img convert -O qcow2 $n.qcow2 $n-copy.qcow2 && sync $n-copy.qcow2; } & done; wait';
+  const [ours, theirs] = inTurns(7, [
+    () => {
+      const time = imgtx("mirror", ...names.map((name) => `${name}=${name}-copy.qcow2`));
+      for (const name of names) imgtx("mirror", name, "--cancel");
+      clear();
+      return time;
+    },
+    () => {
+      const time = run(folder, "bash", ["-c", script, "bash", ...names]);
+      clear();
+      return time;
+    },
+  ]);
+  report("mirror of 4 devices of 256 MiB", ours, "4 converts + sync in parallel", theirs, theirs / ours, {
+    atLeast: 1,
+  });
+}
+
+/** Of 4 GiB: of less, most of the time is the start of the process. */
+function benchChanges({ folder, imgtx, inTurns, report }) {
+  fill(folder, "large.qcow2", "qcow2", 4096);
+  imgtx("device", "add", "large", "large.qcow2");
+  const whole = imgtx("mirror", "large", "large-copy.qcow2", "--bitmap");
+  const [nothing] = inTurns(15, [() => imgtx("mirror", "large")]);
+  report(
+    "mirror, nothing changed",
+    nothing,
+    "the limit",
+    LIMIT_OF_NOTHING_MS,
+    LIMIT_OF_NOTHING_MS / nothing,
+    {
+      atLeast: 1,
+    },
+  );
+  const [changed] = inTurns(5, [
+    () => {
+      // A hundredth, in 40 places.
+      const writes = Array.from({ length: 40 }, (_, index) => [
+        "-c",
+        `write -P ${index + 1} ${index * 100}M 1M`,
+      ]);
+      execFileSync(QEMU_IO, [...writes.flat(), "large.qcow2"], { cwd: folder, stdio: "ignore" });
+      spawnSync("sync", ["large.qcow2"], { cwd: folder });
+      return imgtx("mirror", "large");
+    },
+  ]);
+  report("mirror, 1 % of 4 GiB changed", changed, "the full copy", whole, whole / changed, { atLeast: 20 });
+}
+
+function fill(folder, name, format, mebibytes) {
+  const raw = format === "raw" ? `${folder}/${name}` : `${folder}/fill.raw`;
+  const file = openSync(raw, "w");
+  const block = randomBytes(MIB);
+  for (let at = 0; at < mebibytes; at += 1) {
+    // No two blocks alike.
+    block.writeUInt32LE(at, 0);
+    writeSync(file, block);
+  }
+  closeSync(file);
+  if (format === "raw") return;
+  execFileSync("qemu-img", ["convert", "-f", "raw", "-O", format, raw, `${folder}/${name}`]);
+  rmSync(raw);
+}
