@@ -5,7 +5,7 @@ import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/
 import { ImgtxError } from "../../errors/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
-import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
+import { activeLayer, deviceEntryOf, notesOnMirrorLeft } from "../chain-entry.ts";
 import { moveFreeze } from "../fencing.ts";
 import { findMissingParent, planResync } from "../mirroring.ts";
 import type { ReopenRequest } from "../request.ts";
@@ -47,6 +47,7 @@ export const reopen: Action<ReopenRequest> = {
             ...(moved?.notes ?? []),
             ...chosen.links.flatMap((link) => link.warnings),
             `'${device}' has the content of the other image from now on; nothing was compared or copied`,
+            ...notesOnMirrorLeft(entry),
           ],
         },
       ],
