@@ -137,7 +137,7 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   if (isParked(state)) return undefined;
   if (canBeParked(state)) {
     await journal.append({ type: "parked", statement: state.statements.length - 1 }, "parked");
-    return { transaction: id, did: "reported", text: `kept the unfinished copy of ${sayParked(state)}` };
+    return { transaction: id, did: "kept", text: `kept the unfinished copy of ${sayParked(state)}` };
   }
   const unfinished = firstUnfinished(state);
   const mustGo = state.aborting || (await mustAbort(workspace, state));

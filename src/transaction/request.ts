@@ -245,7 +245,7 @@ export interface GenerationDescription {
 /** What recovery found and did for one journal, or for a lagging view. */
 export interface RecoveryNote {
   readonly transaction: string | null;
-  readonly did: "finished" | "undone" | "aborted" | "retired" | "view" | "reported";
+  readonly did: "finished" | "undone" | "aborted" | "retired" | "view" | "kept" | "reported";
   /** One line for stderr, without a line break. */
   readonly text: string;
 }

@@ -26,6 +26,8 @@ import { BadState, type Plan, type RunResult, type Subject } from "./subject.ts"
 const ROOT = "/disks";
 const CWD = `${ROOT}/${WORKSPACE}`;
 
+type Environment = Readonly<Record<string, string>>;
+
 /** A scenario on a simulated disk, and the command line to run it with. */
 export interface Trial {
   readonly plan: Plan;
@@ -33,12 +35,12 @@ export interface Trial {
   readonly inSlice: boolean;
 }
 
-export async function trialOf(scenario: Scenario): Promise<Trial> {
+export async function trialOf(scenario: Scenario, env: Environment = {}): Promise<Trial> {
   const { name, prepare, steps, studied, mixes } = scenario;
   const disk = await layOut(scenario.files());
   return {
     plan: { name, disk, prepare, steps, ...(studied ? { studied } : {}), ...(mixes ? { mixes } : {}) },
-    subject: subjectFor(scenario.files(), scenario),
+    subject: subjectFor(scenario.files(), scenario, env),
     inSlice: scenario.inSlice === true,
   };
 }
@@ -67,6 +69,7 @@ async function layOut(files: readonly SampleFile[]): Promise<Tree> {
 function subjectFor(
   files: readonly SampleFile[],
   { startsWithout = false, changing }: Pick<Scenario, "startsWithout" | "changing">,
+  env: Environment = {},
 ): Subject {
   const place: WorkspacePlace = {
     workspace: CWD,
@@ -77,7 +80,7 @@ function subjectFor(
     recover: ["recover"],
     probe: ["txn", "begin", "--name", "probe"],
     run: async (storage, argv) => {
-      const result = await runCommand(storage, argv);
+      const result = await runCommand(storage, argv, env);
       const lacksWorkspace = startsWithout && argv[0] === "recover" && isLacking(result);
       return lacksWorkspace ? { ...result, exit: 0 } : result;
     },
@@ -96,13 +99,17 @@ export function journalsIn(tree: Tree): string[] {
     .filter((path) => path.startsWith(`${CWD}/.imgtx/journal/`) && path.endsWith(".journal"));
 }
 
-async function runCommand(storage: Storage, argv: readonly string[]): Promise<RunResult & { out: string }> {
+async function runCommand(
+  storage: Storage,
+  argv: readonly string[],
+  env: Environment = {},
+): Promise<RunResult & { out: string }> {
   let out = "";
   let err = "";
   const exit = await run(argv, {
     storage,
     cwd: CWD,
-    env: {},
+    env,
     stdout: { write: (text) => void (out += text), isTTY: false, columns: undefined },
     stderr: { write: (text) => void (err += text), isTTY: false, columns: undefined },
     stdin: () => Promise.resolve(""),

@@ -43,7 +43,7 @@ const RACE_SEEDS = 200;
 
 export async function tortureSimulated(options: SimulatedOptions): Promise<SimulatedResult> {
   const scenarios = SCENARIOS.filter(({ name }) => name.includes(options.only ?? ""));
-  const trials = await Promise.all(scenarios.map(trialOf));
+  const trials = await Promise.all(scenarios.map((scenario) => trialOf(scenario)));
   const run = new Run(options, trials);
   const wants = (part: Part) => options.parts?.includes(part) ?? true;
   if (wants("crashes") || wants("mutants")) await run.crashes();

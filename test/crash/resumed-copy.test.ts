@@ -1,0 +1,90 @@
+// A copy that is cut off at each call, and gone on with by the same command.
+//
+// The explorer knows of two outcomes of a command, and an unfinished copy that is kept is a third. So this one
+// runs the command again behind each crash: whatever was kept, the mirror must be what it is without a crash,
+// and nothing may lie around.
+
+import { describe, expect, test } from "vitest";
+import { trialOf } from "./command-line.ts";
+import { applyChange } from "./disk-log.ts";
+import { DiskStates } from "./disk-states.ts";
+import { record } from "./recording.ts";
+import { addAll, filesOf, onTwo, step, TWO } from "./sample-devices.ts";
+import { SimulatedMachine } from "./simulated-disk.ts";
+import { observeCopy, runOn, type Subject } from "./subject.ts";
+
+const LIMITS = { exhaustiveItems: 3, randomSubsets: 4, most: 12 };
+/** A mark at every step of the copy. */
+const ALWAYS = { IMGTX_MARK_EVERY: "0" };
+
+/** Judged by what a guest reads: a copy that goes on lays its clusters out in another order. */
+const CHANGING = { "ws/m.qcow2": "qcow2", "ws/m.raw": "raw", "ws/n.raw": "raw" } as const;
+
+const COPIES = [
+  ["a qcow2 copy", "mirror vda m.qcow2"],
+  ["a raw copy", "mirror vda m.raw --format raw"],
+  ["a compressed copy with small clusters", "mirror vda m.qcow2 --compress -o cluster_size=512"],
+  ["two copies side by side", "mirror vda=m.qcow2 vdb=n.raw"],
+] as const;
+
+async function goOn(machine: SimulatedMachine, subject: Subject, line: string): Promise<string> {
+  const kept = await runOn(machine, subject, ["recover"]);
+  expect(kept.exit, kept.text).toBe(0);
+  const again = await runOn(machine, subject, line.split(" "));
+  expect(again.exit, again.text).toBe(0);
+  return await observeCopy(machine, subject);
+}
+
+describe("behind a crash at any call, the same command makes what it makes without one", () => {
+  test.each(COPIES)("%s", async (name, line) => {
+    const scenario = onTwo(name, [step(line)], {
+      files: filesOf(TWO),
+      prepare: addAll(TWO),
+      changing: CHANGING,
+    });
+    const { plan, subject } = await trialOf(scenario, ALWAYS);
+    const recording = await record(plan, subject);
+    const [recorded] = recording.steps;
+    if (!recorded) throw new Error("the copy was recorded");
+    const states = new DiskStates(recording.start);
+    const cached = recording.start.fork();
+    let resumed = 0;
+    for (const [point, change] of recording.log.entries()) {
+      for (const { tree } of states.states(LIMITS, point)) {
+        const machine = new SimulatedMachine({ durable: tree, boots: 2 });
+        expect(await goOn(machine, subject, line)).toBe(recorded.after);
+      }
+      const log = recording.log.slice(0, point);
+      const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), boots: 2 });
+      const { text } = await runOn(dead, subject, ["recover"]);
+      if (text.includes("kept the unfinished copy")) resumed += 1;
+      expect(await goOn(dead, subject, line)).toBe(recorded.after);
+      states.advance(change);
+      applyChange(cached, change);
+    }
+    expect(resumed).toBeGreaterThan(2);
+  });
+});
+
+describe("an unfinished copy", () => {
+  test("is removed by --cancel, and leaves what was there before", async () => {
+    const line = "mirror vda m.qcow2";
+    const { plan, subject } = await trialOf(onTwo("a copy", [step(line)], { prepare: addAll(TWO) }), ALWAYS);
+    const recording = await record(plan, subject);
+    const cached = recording.start.fork();
+    let removed = 0;
+    for (const [point, change] of recording.log.entries()) {
+      const log = recording.log.slice(0, point);
+      const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), boots: 2 });
+      const { text } = await runOn(dead, subject, ["recover"]);
+      if (text.includes("kept the unfinished copy")) {
+        const { exit } = await runOn(dead, subject, ["mirror", "--cancel", "vda"]);
+        expect(exit).toBe(0);
+        expect(subject.files(dead.tree)).toBe(subject.files(recording.start));
+        removed += 1;
+      }
+      applyChange(cached, change);
+    }
+    expect(removed).toBeGreaterThan(2);
+  });
+});
