@@ -47,6 +47,7 @@ function drawHead(device: DeviceDescription, { paint }: Canvas): string {
   const facts = [
     device.virtualSizeBytes === null ? undefined : formatBytes(device.virtualSizeBytes),
     device.frozen ? drawFrozen(device) : undefined,
+    device.mirror === null ? undefined : `mirror ${device.mirror.image} (${device.mirror.format})`,
     device.transaction === null ? undefined : `in transaction ${device.transaction}`,
   ].filter((fact) => fact !== undefined);
   return [paint.bold(device.name), paint.dim(facts.join(", "))].filter((part) => part !== "").join("  ");

@@ -74,7 +74,9 @@ function drawUndone(actions: readonly ActionReport[], canvas: Canvas): string[] 
   return lines.toReversed().flat();
 }
 
-function drawMove({ before, after }: ActionReport, tense: Tense): string {
+function drawMove({ kind, before, after, files }: ActionReport, tense: Tense): string {
+  const [copy] = files;
+  if (kind === "mirror" && copy && tense !== "undone") return `: ${after} to ${copy.path}`;
   if (tense === "undone") return before === null ? "" : `, stays ${before}`;
   if (after === null) return before === null ? "" : `, was ${before}`;
   return before === null || before === after ? `: ${after}` : `: ${after}, was ${before}`;
