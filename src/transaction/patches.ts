@@ -82,9 +82,45 @@ export async function undoPatches(storage: Storage, { plan, prepared }: Statemen
     const written = prepared?.files.find(({ path }) => path === image)?.fingerprint;
     const knownTimes = written === undefined ? [] : [written.modifiedNs];
     const expected = expectedOf(plan, image);
+    const later = byImage(plan.patches, "commit").get(image) ?? [];
+    const found = await findApplied(storage, image, { fence: patches, later, expected });
+    if (found === "whole") continue;
+    if (found === "begun") {
+      await settleImage(
+        { storage, image, patches: later, side: "before", expected, knownTimes },
+        async (file) => {
+          await file.flush("patches behind a lost mark taken back");
+        },
+      );
+    }
     await settleImage({ storage, image, patches, side: "before", expected, knownTimes }, async (file) => {
       await file.flush("patch taken back");
     });
+  }
+}
+
+/**
+ * How much of a fenced image's `commit` patches is written, of a statement that is undone: something only where
+ * the journal has lost its commit mark. With the first sector all of it is; else what there is goes back, while
+ * the fence is up. Without a fence what looks alike may be anybody's, and is left alone.
+ */
+async function findApplied(
+  storage: Storage,
+  image: string,
+  patches: { fence: readonly ImagePatch[]; later: readonly ImagePatch[]; expected: Fingerprint },
+): Promise<"nothing" | "begun" | "whole"> {
+  const { fence, later, expected } = patches;
+  if (later.length === 0) return "nothing";
+  const file = await openUnlessGone(storage, image, "read");
+  if (!file) return "nothing";
+  try {
+    if (!isSameFile(expected, await file.stat())) return "nothing";
+    const first = later.filter(({ offset }) => offset < SECTOR_BYTES);
+    if (first.length > 0 && (await stateOf(file, first)) === "after") return "whole";
+    if ((await stateOf(file, fence)) !== "after") return "nothing";
+    return (await stateOf(file, later)) === "before" ? "nothing" : "begun";
+  } finally {
+    await file.close();
   }
 }
 

@@ -36,9 +36,11 @@ export interface ImageHeader {
   readonly refcountTableClusters: number;
   readonly refcountOrder: number;
   readonly snapshots: number;
-  readonly hasBitmaps: boolean;
+  /** The header extension; undefined where there is none. */
+  readonly bitmaps: Uint8Array | undefined;
   readonly extendedL2: boolean;
   readonly incompatible: bigint;
+  readonly isFenced: boolean;
 }
 
 const OFFSET_MASK = 0x00ff_ffff_ffff_fe00n;
@@ -83,7 +85,9 @@ export function readHeader(file: ImageBytes, path: string): ImageHeader {
   const version = start.getUint32(4);
   const clusterBits = start.getUint32(20);
   // Bit 62 is the fence, which changes nothing of what the image holds.
-  const incompatible = version >= 3 ? start.getBigUint64(72) & ~(1n << 62n) : 0n;
+  const fence = 1n << 62n;
+  const features = version >= 3 ? start.getBigUint64(72) : 0n;
+  const incompatible = features & ~fence;
   if ((incompatible & ~0x15n) !== 0n) throw new Error(`${path}: incompatible features ${incompatible}`);
   if (start.getUint32(32) !== 0) throw new Error(`${path}: encrypted`);
   const headerBytes = version >= 3 ? start.getUint32(100) : 72;
@@ -105,9 +109,10 @@ export function readHeader(file: ImageBytes, path: string): ImageHeader {
     refcountTableClusters: start.getUint32(56),
     refcountOrder: version >= 3 ? start.getUint32(96) : 4,
     snapshots: start.getUint32(60),
-    hasBitmaps: extensions.has(0x23852875),
+    bitmaps: extensions.get(0x23852875),
     extendedL2: (incompatible & 16n) !== 0n,
     incompatible,
+    isFenced: (features & fence) !== 0n,
   };
 }
 
