@@ -40,6 +40,19 @@ export async function planTracking(
   before: string | null,
   isWanted: boolean,
 ): Promise<Tracking> {
+  try {
+    return await planBitmap(device, present, before, isWanted);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ device }) : error;
+  }
+}
+
+async function planBitmap(
+  device: string,
+  present: Chain,
+  before: string | null,
+  isWanted: boolean,
+): Promise<Tracking> {
   const top = activeLayer(present);
   if (before === null && !isWanted) return NO_TRACKING;
   if (top.header?.isFenced) {
