@@ -153,8 +153,11 @@ async function enterPlan(
   }
 }
 
+/** Actions behind which nobody would go on with an unfinished copy. */
+const ENDS_COPIES: ReadonlySet<string> = new Set(["mirror-cancel", "device-remove"]);
+
 async function addPlan(work: Work, record: PlanRecord): Promise<PlanRecord> {
-  if (record.kind === "mirror-cancel") await removeParked(work.workspace, record.devices);
+  if (ENDS_COPIES.has(record.kind)) await removeParked(work.workspace, record.devices);
   if (work.journal) {
     await work.journal.append(record, "plan");
     return record;

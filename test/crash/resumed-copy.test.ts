@@ -67,24 +67,30 @@ describe("behind a crash at any call, the same command makes what it makes witho
 });
 
 describe("an unfinished copy", () => {
-  test("is removed by --cancel, and leaves what was there before", async () => {
-    const line = "mirror vda m.qcow2";
-    const { plan, subject } = await trialOf(onTwo("a copy", [step(line)], { prepare: addAll(TWO) }), ALWAYS);
-    const recording = await record(plan, subject);
-    const cached = recording.start.fork();
-    let removed = 0;
-    for (const [point, change] of recording.log.entries()) {
-      const log = recording.log.slice(0, point);
-      const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), boots: 2 });
-      const { text } = await runOn(dead, subject, ["recover"]);
-      if (text.includes("kept the unfinished copy")) {
-        const { exit } = await runOn(dead, subject, ["mirror", "--cancel", "vda"]);
-        expect(exit).toBe(0);
-        expect(subject.files(dead.tree)).toBe(subject.files(recording.start));
-        removed += 1;
+  test.each(["mirror --cancel vda", "device remove vda"])(
+    "is removed by %s, and nothing else is",
+    async (end) => {
+      const line = "mirror vda m.qcow2";
+      const { plan, subject } = await trialOf(
+        onTwo("a copy", [step(line)], { prepare: addAll(TWO) }),
+        ALWAYS,
+      );
+      const recording = await record(plan, subject);
+      const cached = recording.start.fork();
+      let removed = 0;
+      for (const [point, change] of recording.log.entries()) {
+        const log = recording.log.slice(0, point);
+        const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), boots: 2 });
+        const { text } = await runOn(dead, subject, ["recover"]);
+        if (text.includes("kept the unfinished copy")) {
+          const { exit } = await runOn(dead, subject, end.split(" "));
+          expect(exit).toBe(0);
+          expect(subject.files(dead.tree)).toBe(subject.files(recording.start));
+          removed += 1;
+        }
+        applyChange(cached, change);
       }
-      applyChange(cached, change);
-    }
-    expect(removed).toBeGreaterThan(2);
-  });
+      expect(removed).toBeGreaterThan(2);
+    },
+  );
 });
