@@ -25,7 +25,13 @@ const RACE_ROUNDS = 20;
 const CUTS = 100;
 /** Races on real processes get this share of the time that is left; the calls get the rest. */
 const CALL_SHARE = 0.9;
-const CUT_SCENARIOS = ["snapshot-group of 2", "snapshot-group of 5"];
+const CUT_SCENARIOS = [
+  "snapshot-group of 2",
+  "snapshot-group of 5",
+  "mirror two devices side by side",
+  "mirror with a bitmap, and forget both",
+  "bring a mirror in line",
+];
 
 export async function tortureProcess(options: RealOptions): Promise<RealResult> {
   requireTools("strace", "qemu-img");
