@@ -234,7 +234,8 @@ async function copyContent(
   );
 }
 
-const BEGIN_FLUSH_BYTES = 64 * 1024 * 1024;
+/** More at once keeps the thread that reads waiting for the disk's queue. */
+const BEGIN_FLUSH_BYTES = 16 * 1024 * 1024;
 
 /** Has the disk begin with what was written, while the copy goes on: the flush at its end finds little to do. */
 function flushAlong(file: StorageFile): NonNullable<CopyRequest["throttle"]> {
