@@ -24,9 +24,9 @@ import {
   type CommitRecord,
   heldDevices,
   type Journal,
-  liveStatements,
+  lastSeen,
+  type SeenImage,
   type TransactionState,
-  type WatchedImage,
 } from "./journal/index.ts";
 import { closingTable, finishCommit, nextTable, summarise } from "./finish.ts";
 import { assertOverlaysThere, imagesMergedAtCommit } from "./merges.ts";
@@ -184,8 +184,7 @@ function commitRecord(workspace: Workspace, table: DeviceTable, state: Transacti
 }
 
 interface OpenWatched {
-  readonly watched: WatchedImage;
-  readonly isNew: boolean;
+  readonly watched: SeenImage;
   readonly file: StorageFile;
   readonly isLocked: boolean;
   /** Opened here, and closed here. */
@@ -200,12 +199,12 @@ async function openWatched(
 ): Promise<OpenWatched[]> {
   const opened: OpenWatched[] = [];
   try {
-    for (const { watched, isNew } of listWatched(state)) {
+    for (const watched of lastSeen(state).values()) {
       const known = inHand.open.get(watched.image);
       const place = known
         ? { ...known, isOwn: false }
-        : { file: await openOrExplain(workspace, watched, isNew), isLocked: false, isOwn: true };
-      opened.push({ watched, isNew, ...place });
+        : { file: await openOrExplain(workspace, watched), isLocked: false, isOwn: true };
+      opened.push({ watched, ...place });
     }
     return opened;
   } catch (error) {
@@ -214,51 +213,29 @@ async function openWatched(
   }
 }
 
-function listWatched(state: TransactionState): Iterable<{ watched: WatchedImage; isNew: boolean }> {
-  const wanted = new Map<string, { watched: WatchedImage; isNew: boolean }>();
-  for (const { plan, prepared } of liveStatements(state)) {
-    for (const watched of plan.watched) {
-      if (!wanted.has(watched.image) || plan.renews.includes(watched.image)) {
-        wanted.set(watched.image, { watched, isNew: false });
-      }
-    }
-    const deviceOf = new Map(plan.changes.map(({ device, after }) => [after?.image, device]));
-    for (const { path, fingerprint } of prepared?.files ?? []) {
-      const device = wanted.get(path)?.watched.device ?? deviceOf.get(path) ?? null;
-      const isNew = plan.newFiles.some((file) => file.path === path);
-      wanted.set(path, { watched: { device, image: path, fingerprint }, isNew });
-    }
-  }
-  return wanted.values();
-}
-
-async function openOrExplain(
-  workspace: Workspace,
-  watched: WatchedImage,
-  isNew: boolean,
-): Promise<StorageFile> {
+async function openOrExplain(workspace: Workspace, watched: SeenImage): Promise<StorageFile> {
   try {
     return await workspace.storage.openFile(watched.image, "read");
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
-    throw hasGone(watched, isNew, error);
+    throw hasGone(watched, error);
   }
 }
 
 async function assertNothingChanged(workspace: Workspace, images: readonly OpenWatched[]): Promise<void> {
-  for (const { watched, file, isNew } of images) {
+  for (const { watched, file } of images) {
     const hasHeader = watched.fingerprint.headerSha256 !== null;
     const now: Fingerprint | undefined = await fingerprintAt(
       workspace.storage,
       watched.image,
       hasHeader ? file : undefined,
     );
-    if (now === undefined) throw hasGone(watched, isNew);
-    assertUnchanged(watched, now, isNew ? "imgtx made it" : "the transaction read it");
+    if (now === undefined) throw hasGone(watched);
+    assertUnchanged(watched, now, watched.isNew ? "imgtx made it" : "the transaction read it");
   }
 }
 
-function hasGone({ image, device }: WatchedImage, isNew: boolean, cause?: ImgtxError): ImgtxError {
+function hasGone({ image, device, isNew }: SeenImage, cause?: ImgtxError): ImgtxError {
   return new ImgtxError("E_CHANGED", isNew ? "the new image has gone" : "the image has gone", {
     image,
     ...(device !== null && { device }),

@@ -22,11 +22,12 @@ import {
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, type Fingerprint } from "../format/index.ts";
 import { removeMergedOverlays, writeMerges } from "./merges.ts";
-import { lastSeen, writeCommitPatches } from "./patches.ts";
+import { writeCommitPatches } from "./patches.ts";
 import {
   changesOf,
   type CommitRecord,
   type Journal,
+  lastSeen,
   liveStatements,
   type TransactionState,
   type WatchedImage,
@@ -61,7 +62,7 @@ export async function finishCommit(
       [
         ...(await writeCommitPatches(workspace, journal.state, isLocked)),
         ...(await writeMerges(workspace, journal.state, planned.allowPaths, isLocked)),
-      ].map(([image, now]) => [image, { before: before.get(image), now }] as const),
+      ].map(([image, now]) => [image, { before: before.get(image)?.fingerprint, now }] as const),
     );
     const devices = planned.devices.map((device) => withFingerprints(device, changed));
     const next = { ...planned, devices };

@@ -11,12 +11,10 @@
 import { posix } from "node:path";
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { type Fingerprint, holdImages, type ImageFormat, mergeChangesOverlay } from "../format/index.ts";
+import { type Fingerprint, type ImageFormat, mergeChangesOverlay } from "../format/index.ts";
 import { isSameFile } from "./chain-entry.ts";
-import { liveStatements, type TransactionState } from "./journal/index.ts";
-import { lastSeen, openUnlessGone } from "./patches.ts";
-
-const NO_WAIT = { waitMs: 0, onWait: () => undefined };
+import { lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
+import { lockWriter, openUnlessGone } from "./patches.ts";
 
 interface Merge {
   readonly image: string;
@@ -61,10 +59,10 @@ export async function writeMerges(
     const file = await openUnlessGone(storage, image, "read");
     if (!file) continue;
     try {
-      const expected = seen.get(image);
+      const expected = seen.get(image)?.fingerprint;
       if (!expected) throw new Error("an image that is merged into is watched");
       if (!isSameFile(expected, await file.stat())) continue;
-      if (!isLocked) await holdImages(storage, [{ file, isWritten: true }], NO_WAIT);
+      if (!isLocked) await lockWriter(storage, file);
       const target = { path: image, format };
       const changed = await mergeChangesOverlay(storage, { path: overlay, image: target }, { gate });
       for (const [path, fingerprint] of changed) fingerprints.set(path, fingerprint);

@@ -21,6 +21,7 @@ import type { Storage, StorageFile } from "../storage/index.ts";
 import { isSameFile } from "./chain-entry.ts";
 import {
   type ImagePatch,
+  lastSeen,
   liveStatements,
   type PlanRecord,
   type PreparedFile,
@@ -150,7 +151,7 @@ export async function writeCommitPatches(
   const fingerprints = new Map<string, Fingerprint>();
   const seen = lastSeen(state);
   for (const [image, patches] of byImage(patchesAtCommit(state), "commit")) {
-    const expected = seen.get(image);
+    const expected = seen.get(image)?.fingerprint;
     if (!expected) throw new Error("an image that is patched is watched");
     const knownTimes = [expected.modifiedNs];
     const lock = isLocked ? undefined : async (file: StorageFile) => await lockWriter(storage, file);
@@ -205,7 +206,7 @@ async function settleImage(settling: Settling, then: (file: StorageFile) => Prom
 }
 
 /** Nobody may have the image open while recovery writes to it. Closing the file gives the locks back. */
-async function lockWriter(storage: Storage, file: StorageFile): Promise<void> {
+export async function lockWriter(storage: Storage, file: StorageFile): Promise<void> {
   await holdImages(storage, [{ file, isWritten: true }], NO_WAIT);
 }
 
@@ -268,16 +269,6 @@ async function writeSides(
 
 function patchesAtCommit(state: TransactionState): ImagePatch[] {
   return liveStatements(state).flatMap(({ plan }) => plan.patches.filter(({ when }) => when === "commit"));
-}
-
-/** The images as the transaction knows them last: as they were read, or as it made or patched them. */
-export function lastSeen(state: TransactionState): ReadonlyMap<string, Fingerprint> {
-  const seen = new Map<string, Fingerprint>();
-  for (const { plan, prepared } of liveStatements(state)) {
-    for (const { image, fingerprint } of plan.watched) if (!seen.has(image)) seen.set(image, fingerprint);
-    for (const { path, fingerprint } of prepared?.files ?? []) seen.set(path, fingerprint);
-  }
-  return seen;
 }
 
 function expectedOf(plan: PlanRecord, image: string): Fingerprint {

@@ -40,6 +40,7 @@ export async function planStatement(
       mergesAs: mergesAs ?? null,
     }),
   );
+  const watched = watch(plan);
   const record: PlanRecord = {
     type: "plan",
     statement: number,
@@ -49,9 +50,9 @@ export async function planStatement(
     newFiles,
     changes: plan.changes,
     allowPaths: plan.allowPaths,
-    watched: watch(plan),
+    watched,
     renewable: plan.renewable ?? false,
-    renews: plan.renewable ? findRenewed(work, watch(plan)) : [],
+    renews: plan.renewable ? findRenewed(work, watched) : [],
     patches: plan.patches ?? [],
   };
   return { plan, record };

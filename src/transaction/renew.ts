@@ -6,7 +6,13 @@
 import type { Workspace } from "../device/index.ts";
 import { describeChanges, fingerprintAt } from "../format/index.ts";
 import { runStatements } from "./engine.ts";
-import { type Journal, liveStatements, type Statement, type WatchedImage } from "./journal/index.ts";
+import {
+  type Journal,
+  lastSeen,
+  liveStatements,
+  type Statement,
+  type TransactionState,
+} from "./journal/index.ts";
 import { undoFrom } from "./recovery.ts";
 import type { ActionRequest, ReopenRequest } from "./request.ts";
 import type { Work } from "./work.ts";
@@ -14,10 +20,12 @@ import type { Work } from "./work.ts";
 export async function renewMirrors(work: Work, journal: Journal): Promise<void> {
   const { workspace } = work;
   const statements = liveStatements(journal.state);
-  const changed = await findChanged(workspace, statements);
+  if (!statements.some(({ plan }) => plan.renewable)) return;
+  const changed = await findChanged(workspace, journal.state);
   if (changed.size === 0) return;
   const affected = statements.filter(({ plan }) => plan.watched.some(({ image }) => changed.has(image)));
-  if (!affected.every(isOfMirror) || statements.some((one) => hasCopyAmong(one, changed))) return;
+  if (!affected.every(({ plan }) => plan.renewable) || statements.some((one) => hasCopyAmong(one, changed)))
+    return;
   // A reopened device has its mirror for its image: that is taken back first, and done again at the end.
   const reopened = affected.find(({ plan }) => plan.kind === "reopen");
   const later = reopened ? statements.filter(({ plan }) => plan.statement >= reopened.plan.statement) : [];
@@ -39,25 +47,9 @@ function hasCopyAmong({ plan }: Statement, changed: ReadonlySet<string>): boolea
   return copies.some((path) => path !== undefined && changed.has(path));
 }
 
-function isOfMirror({ plan }: Statement): boolean {
-  return plan.renewable && (plan.kind === "mirror" || plan.kind === "reopen");
-}
-
-async function findChanged(
-  { storage }: Workspace,
-  statements: readonly Statement[],
-): Promise<ReadonlySet<string>> {
-  const last = new Map<string, WatchedImage>();
-  for (const { plan, prepared } of statements) {
-    for (const watched of plan.watched) {
-      if (!last.has(watched.image) || plan.renews.includes(watched.image)) last.set(watched.image, watched);
-    }
-    for (const { path, fingerprint } of prepared?.files ?? []) {
-      last.set(path, { device: null, image: path, fingerprint });
-    }
-  }
+async function findChanged({ storage }: Workspace, state: TransactionState): Promise<ReadonlySet<string>> {
   const changed = new Set<string>();
-  for (const { image, fingerprint } of last.values()) {
+  for (const { image, fingerprint } of lastSeen(state).values()) {
     // The header counts where it matters, which the commit judges: a write changes the time as well.
     const now = await fingerprintAt(storage, image, undefined);
     const before = { ...fingerprint, headerSha256: null };

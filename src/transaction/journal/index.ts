@@ -7,8 +7,17 @@ export type {
   NewFile,
   PlanRecord,
   PreparedFile,
+  SeenImage,
   Statement,
   TransactionState,
   WatchedImage,
 } from "./records.ts";
-export { beginRecordOf, changesOf, heldDevices, isParked, liveStatements, stagingPath } from "./records.ts";
+export {
+  beginRecordOf,
+  changesOf,
+  heldDevices,
+  isParked,
+  lastSeen,
+  liveStatements,
+  stagingPath,
+} from "./records.ts";
