@@ -31,6 +31,7 @@ export {
   discardNextGeneration,
   keepGeneration,
   moveToGeneration,
+  replaceTable,
   stageGeneration,
   writeNextGeneration,
 } from "./next-generation.ts";

@@ -8,7 +8,7 @@
 
 import { settleAll } from "../errors/index.ts";
 import { type DeviceTable, encodeTable } from "./device-table.ts";
-import { moveOver, removeBeside, writeBeside } from "./replace-file.ts";
+import { moveOver, removeBeside, replaceFile, writeBeside } from "./replace-file.ts";
 import { buildView, discardView, flipView } from "./view.ts";
 import { FILE_MODE, historyPath, pathsOf, type Workspace } from "./workspace.ts";
 
@@ -51,6 +51,15 @@ export async function moveToGeneration(workspace: Workspace, next: DeviceTable):
     moveOver(workspace.storage, pathsOf(workspace).table, "next table's name"),
     flipView(workspace, next.generation),
   ]);
+}
+
+/** The present generation once more: what some image looks like has come to be known. */
+export async function replaceTable(workspace: Workspace, table: DeviceTable): Promise<void> {
+  const { storage, root } = workspace;
+  await replaceFile(storage, pathsOf(workspace).table, encodeTable(root, table), FILE_MODE, {
+    content: "renewed table",
+    name: "renewed table's name",
+  });
 }
 
 /** Takes back what the first two steps left of the generation behind this one. */

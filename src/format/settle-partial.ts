@@ -1,28 +1,63 @@
-// A qcow2 image whose making was cut off, and is to be gone on with.
+// A qcow2 image whose writer was cut off, and that is to be written to once more.
 //
-// A writer that was cut off leaves sound tables and perhaps refcounts that are too high. Nobody else has the
-// image yet, so these are put right before the writing goes on: a new image has no leaks.
+// A writer that was cut off leaves sound tables and perhaps refcounts that are too high. What they count too much
+// is given back first: a new image has no leaks, and one that is written to in several attempts must not grow by
+// each of them.
 
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
 import { checkQcow2 } from "./check.ts";
 import type { GateOptions } from "./open-gate.ts";
-import { openForWriting } from "./open-for-writing.ts";
+import { openForWriting, type WritingOptions } from "./open-for-writing.ts";
 import { Qcow2Writer } from "./writer/qcow2-writer.ts";
 
-/** False where the image is damaged, or no image yet, and has to be begun anew. */
+interface Around {
+  readonly gate: GateOptions;
+  readonly signal: AbortSignal | undefined;
+}
+
+/**
+ * An image that is being made, and that nobody else has yet. False where it is damaged, or no image yet, and has to
+ * be begun anew.
+ */
 export async function settlePartial(
   storage: Storage,
   path: string,
   files: { readonly file: StorageFile; readonly dataFile: StorageFile | undefined },
-  { gate, signal }: { readonly gate: GateOptions; readonly signal: AbortSignal | undefined },
+  { gate, signal }: Around,
+): Promise<boolean> {
+  return await settle(storage, path, files.file, { ...files, gate }, signal);
+}
+
+/**
+ * An image that others have, whose file is open for reading. One that is damaged in any other way, or can't be
+ * checked, is left as it is: what leaks costs space and nothing else.
+ */
+export async function reclaimLeaks(
+  storage: Storage,
+  file: StorageFile,
+  { gate, signal }: Around,
+): Promise<void> {
+  try {
+    await settle(storage, file.path, file, { gate, isExact: true }, signal);
+  } catch (error) {
+    if (!(error instanceof ImgtxError && error.code === "E_UNSUPPORTED")) throw error;
+  }
+}
+
+async function settle(
+  storage: Storage,
+  path: string,
+  file: StorageFile,
+  writing: Omit<WritingOptions, "format">,
+  signal: AbortSignal | undefined,
 ): Promise<boolean> {
   const leaks: [number, number][] = [];
   try {
     const onLeak = (cluster: number, surplus: number): void => void leaks.push([cluster, surplus]);
-    const found = await checkQcow2(files.file, () => undefined, signal, onLeak);
+    const found = await checkQcow2(file, () => undefined, signal, onLeak);
     if (found.corruptions > 0 || found.checkErrors > 0) return false;
-    if (leaks.length > 0) await reclaim(storage, path, { ...files, gate }, leaks);
+    if (leaks.length > 0) await reclaim(storage, path, writing, leaks);
     return true;
   } catch (error) {
     if (error instanceof ImgtxError && error.code === "E_CORRUPT") return false;
@@ -33,10 +68,10 @@ export async function settlePartial(
 async function reclaim(
   storage: Storage,
   path: string,
-  options: { file: StorageFile; dataFile: StorageFile | undefined; gate: GateOptions },
+  writing: Omit<WritingOptions, "format">,
   leaks: readonly [number, number][],
 ): Promise<void> {
-  const image = await openForWriting(storage, path, { ...options, format: "qcow2" });
+  const image = await openForWriting(storage, path, { ...writing, format: "qcow2" });
   try {
     if (image instanceof Qcow2Writer) await image.reclaim(leaks);
     await image.flush("reclaimed-clusters");

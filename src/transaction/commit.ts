@@ -28,8 +28,16 @@ import {
   type SeenImage,
   type TransactionState,
 } from "./journal/index.ts";
-import { closingTable, finishCommit, nextTable, summarise } from "./finish.ts";
-import { assertOverlaysThere, imagesMergedAtCommit } from "./merges.ts";
+import {
+  closeCommit,
+  closingTable,
+  finishCommit,
+  mergeLate,
+  moveTable,
+  nextTable,
+  summarise,
+} from "./finish.ts";
+import { assertOverlaysThere, imagesMergedAtCommit, imagesMergedLate } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
 import { settleJournals } from "./recovery.ts";
 
@@ -59,7 +67,11 @@ export async function rehearseCommit(
   journal: Journal,
   waiting: LockWaiting,
 ): Promise<void> {
-  await checkThen({ workspace, journal, inHand: NOTHING_IN_HAND }, waiting, async () => undefined);
+  await checkThen(
+    { workspace, journal, inHand: NOTHING_IN_HAND },
+    waiting,
+    async () => async () => undefined,
+  );
 }
 
 interface Commit {
@@ -74,11 +86,14 @@ interface Move {
   readonly next: DeviceTable;
 }
 
-/** Goes on to `then` with all images and the workspace locked, and nothing in the way of the commit. */
+/**
+ * Goes on to `then` with all images and the workspace locked, and nothing in the way of the commit; and to what
+ * that returns with the workspace free again.
+ */
 async function checkThen<T>(
   commit: Commit,
   waiting: LockWaiting,
-  then: (commit: Commit, move: Move) => Promise<T>,
+  then: (commit: Commit, move: Move) => Promise<() => Promise<T>>,
 ): Promise<T> {
   const { workspace, journal, inHand } = commit;
   const images = await openWatched(workspace, journal.state, inHand);
@@ -96,6 +111,7 @@ async function checkThen<T>(
       waiting,
     );
     const lock = await lockWorkspace(workspace, waiting);
+    let rest: () => Promise<T>;
     try {
       await settleJournals(workspace, journal.id);
       const table = await readTable(workspace);
@@ -108,10 +124,11 @@ async function checkThen<T>(
       const record = commitRecord(workspace, table, journal.state);
       const next = nextTable(table, journal.state, record);
       assertActiveLayersApart(next, heldDevices(journal.state));
-      return await then(commit, { closing: closingTable(table, journal.state), record, next });
+      rest = await then(commit, { closing: closingTable(table, journal.state), record, next });
     } finally {
       await lock.close();
     }
+    return await rest();
   } finally {
     for (const { file, isOwn } of images) if (isOwn) await file.close();
   }
@@ -120,15 +137,17 @@ async function checkThen<T>(
 async function markAndMove(
   { workspace, journal, inHand }: Commit,
   { closing, record, next }: Move,
-): Promise<DeviceTable> {
+): Promise<() => Promise<DeviceTable>> {
   try {
     await settleAll([inHand.underWay, stageGeneration(workspace, closing, next)]);
     // The mark may become durable before the history has its name: until the table moves, recovery knows
     // how to write both anew.
     await settleAll([journal.appendForGood(record, "commit mark"), keepGeneration(workspace, closing)]);
   } catch (error) {
-    if (journal.state.commit)
-      return await finishOrExplain(journal, () => finishCommit(workspace, journal, true));
+    if (journal.state.commit) {
+      const finished = await finishOrExplain(journal, () => finishCommit(workspace, journal, true));
+      return async () => finished;
+    }
     if (!(error instanceof ImgtxError && error.code === "E_UNFINISHED")) {
       await discardAfterFailure(workspace, closing);
     }
@@ -136,12 +155,34 @@ async function markAndMove(
   }
   return await finishOrExplain(journal, async () => {
     // What is staged lacks the fingerprints that the changed images will have: it has shown that there is room.
-    if (imagesChangedAtCommit(journal.state).size > 0) return await finishCommit(workspace, journal, true);
+    if (imagesChangedAtCommit(journal.state).size > 0) return await changeAndMove(workspace, journal);
     await moveToGeneration(workspace, next);
     await journal.retire();
-    return next;
+    return async () => next;
   });
 }
+
+/** Leaves what may take hours, and needs nothing but its own images, until the workspace is free. */
+async function changeAndMove(workspace: Workspace, journal: Journal): Promise<() => Promise<DeviceTable>> {
+  const table = await moveTable(workspace, journal, true);
+  if (imagesMergedLate(journal.state, table).size === 0) {
+    const closed = await closeCommit(workspace, journal, table, new Map());
+    return async () => closed;
+  }
+  return async () =>
+    await finishOrExplain(journal, async () => {
+      const merged = await mergeLate(workspace, journal, table, true);
+      const lock = await lockWorkspace(workspace, WAIT_FOR_GOOD);
+      try {
+        return await closeCommit(workspace, journal, table, merged);
+      } finally {
+        await lock.close();
+      }
+    });
+}
+
+/** Giving up would have the next command merge once more. */
+const WAIT_FOR_GOOD = { waitMs: Infinity, onWait: () => undefined };
 
 async function discardAfterFailure(workspace: Workspace, present: DeviceTable): Promise<void> {
   try {
@@ -152,7 +193,7 @@ async function discardAfterFailure(workspace: Workspace, present: DeviceTable): 
   }
 }
 
-async function finishOrExplain(journal: Journal, finish: () => Promise<DeviceTable>): Promise<DeviceTable> {
+async function finishOrExplain<T>(journal: Journal, finish: () => Promise<T>): Promise<T> {
   try {
     return await finish();
   } catch (cause) {

@@ -189,7 +189,7 @@ async function assertDevicesFree(work: Work, devices: readonly string[]): Promis
     const device = heldDevices(state).find((held) => devices.includes(held));
     if (device === undefined) continue;
     const { name, implicit, pid, user } = state.begin;
-    throw implicit
+    throw implicit || state.commit
       ? new ImgtxError("E_BUSY", `another imgtx command works on it (pid ${pid}, ${user})`, {
           device,
           hint: "wait for it, with --wait",

@@ -2,7 +2,7 @@
 //
 // Invariants
 // - Idempotent: it may be cut off at any instant and called again.
-// - The caller holds the workspace lock, and the mark is durable.
+// - The caller holds the workspace lock, unless a function says otherwise, and the mark is durable.
 // - A mark whose generation the table has reached is finished: a table moves from the generation that the
 //   mark was made for, and all earlier marks are finished before the next one is made.
 
@@ -13,6 +13,7 @@ import {
   isViewPresent,
   flushTableName,
   readTable,
+  replaceTable,
   showView,
   withDevices,
   withFingerprints,
@@ -21,7 +22,8 @@ import {
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, type Fingerprint } from "../format/index.ts";
-import { removeMergedOverlays, writeMerges } from "./merges.ts";
+import { NOT_MADE_YET } from "./chain-entry.ts";
+import { imagesMergedLate, removeMergedOverlays, writeMerges } from "./merges.ts";
 import { writeCommitPatches } from "./patches.ts";
 import {
   changesOf,
@@ -33,17 +35,27 @@ import {
   type WatchedImage,
 } from "./journal/index.ts";
 
-/**
- * Moves the table to the generation of the journal's mark, where it is not there yet, shows it, and
- * retires the journal. The caller says whether it holds QEMU's locks on the images.
- */
+/** All of it. The caller says whether it holds QEMU's locks on the images. */
 export async function finishCommit(
   workspace: Workspace,
   journal: Journal,
   isLocked: boolean,
 ): Promise<DeviceTable> {
+  const table = await moveTable(workspace, journal, isLocked);
+  return await closeCommit(workspace, journal, table, await mergeLate(workspace, journal, table, isLocked));
+}
+
+/**
+ * Moves the table to the generation of the journal's mark, where it is not there yet, and shows it. What it takes
+ * before that, in patches and merges, is done.
+ */
+export async function moveTable(
+  workspace: Workspace,
+  journal: Journal,
+  isLocked: boolean,
+): Promise<DeviceTable> {
   const { commit } = journal.state;
-  if (!commit) throw new Error("finishCommit needs a commit mark");
+  if (!commit) throw new Error("only what has a commit mark is finished");
   const table = await readTable(workspace);
   if (table.generation < commit.generation - 1) {
     throw new ImgtxError(
@@ -55,28 +67,68 @@ export async function finishCommit(
       },
     );
   }
-  if (table.generation === commit.generation - 1) {
-    const planned = nextTable(table, journal.state, commit);
-    const before = lastSeen(journal.state);
-    const changed = new Map(
-      [
-        ...(await writeCommitPatches(workspace, journal.state, isLocked)),
-        ...(await writeMerges(workspace, journal.state, planned.allowPaths, isLocked)),
-      ].map(([image, now]) => [image, { before: before.get(image)?.fingerprint, now }] as const),
-    );
-    const devices = planned.devices.map((device) => withFingerprints(device, changed));
-    const next = { ...planned, devices };
-    await writeNextGeneration(workspace, closingTable(table, journal.state), next);
-    await removeMergedOverlays(workspace, journal.state);
-    await journal.retire();
-    return next;
+  if (table.generation >= commit.generation) {
+    // Found moved, by a process that died before it knew the move to be durable: the journal must not go first.
+    await flushTableName(workspace);
+    if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
+    return table;
   }
-  // Found moved, by a process that died before it knew the move to be durable: the journal must not go first.
-  await flushTableName(workspace);
-  if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
+  const planned = nextTable(table, journal.state, commit);
+  const changed = new Map([
+    ...(await writeCommitPatches(workspace, journal.state, isLocked)),
+    ...(await writeMerges(workspace, journal.state, { table: planned, when: "before the table", isLocked })),
+    ...[...imagesMergedLate(journal.state, planned)].map((image) => [image, NOT_MERGED_YET] as const),
+  ]);
+  const before = lastSeen(journal.state);
+  const next = withChangedImages(planned, changed, (image) => before.get(image)?.fingerprint);
+  await writeNextGeneration(workspace, closingTable(table, journal.state), next);
+  return next;
+}
+
+/** What is merged when the table has moved. The workspace need not be locked. */
+export async function mergeLate(
+  workspace: Workspace,
+  journal: Journal,
+  table: DeviceTable,
+  isLocked: boolean,
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  return await writeMerges(workspace, journal.state, { table, when: "behind it", isLocked });
+}
+
+/**
+ * Has the table know what was merged behind it, and retires the journal. Returns the transaction's own table with
+ * that: others may have moved on since.
+ */
+export async function closeCommit(
+  workspace: Workspace,
+  journal: Journal,
+  own: DeviceTable,
+  merged: ReadonlyMap<string, Fingerprint>,
+): Promise<DeviceTable> {
+  const before = lastSeen(journal.state);
+  const late = imagesMergedLate(journal.state, own);
+  const withMerged = (table: DeviceTable): DeviceTable =>
+    withChangedImages(table, merged, (image) =>
+      late.has(image) ? NOT_MERGED_YET : before.get(image)?.fingerprint,
+    );
+  if (merged.size > 0) await replaceTable(workspace, withMerged(await readTable(workspace)));
   await removeMergedOverlays(workspace, journal.state);
   await journal.retire();
-  return table;
+  return withMerged(own);
+}
+
+/** Of an image that is to be merged into: no image ever looks so. */
+const NOT_MERGED_YET = NOT_MADE_YET;
+
+function withChangedImages(
+  table: DeviceTable,
+  changed: ReadonlyMap<string, Fingerprint>,
+  beforeOf: (image: string) => Fingerprint | undefined,
+): DeviceTable {
+  const changes = new Map(
+    [...changed].map(([image, now]) => [image, { before: beforeOf(image), now }] as const),
+  );
+  return { ...table, devices: table.devices.map((device) => withFingerprints(device, changes)) };
 }
 
 /** The table that the transaction makes of the present one. */

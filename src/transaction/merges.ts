@@ -3,15 +3,18 @@
 //
 // Invariants
 // - Before the commit mark the image is only read; undo removes the overlay.
-// - Behind the mark the overlay is merged, durably, before the table moves. What it has does not depend on what
-//   the image holds, so recovery repeats a merge from its start.
+// - Behind the mark the overlay is merged, durably: what it has does not depend on what the image holds, so
+//   recovery repeats a merge from its start.
+// - An image that a device of the new table is on is merged into before the table moves. One that is only a
+//   mirror waits until it has moved and nobody waits for the workspace any more: that may take hours. Until
+//   then the table takes the mirror for one that somebody has written to.
 // - Written is only the very file that was planned, by inode and birth time. One that has gone is left so.
 // - The overlay goes when the table has moved, durably, and before the journal that knows it by name.
 
 import { posix } from "node:path";
-import type { Workspace } from "../device/index.ts";
+import type { DeviceTable, Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { type Fingerprint, type ImageFormat, mergeChangesOverlay } from "../format/index.ts";
+import { type Fingerprint, type ImageFormat, mergeChangesOverlay, reclaimLeaks } from "../format/index.ts";
 import { isSameFile } from "./chain-entry.ts";
 import { lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
 import { lockWriter, openUnlessGone } from "./patches.ts";
@@ -41,28 +44,52 @@ export function findPendingOverlay(state: TransactionState, image: string): stri
   return mergesOf(state).findLast((merge) => merge.image === image)?.overlay;
 }
 
-/**
- * Merges what the transaction made into its images, durably. Returns the fingerprints that they then have.
- * The caller says whether it holds QEMU's locks on them.
- */
+/** Images to merge into that the table, as the transaction makes it, names as a device's own mirror and nowhere else. */
+export function imagesMergedLate(state: TransactionState, table: DeviceTable): ReadonlySet<string> {
+  const named = table.devices.flatMap(({ chain, mirror }) =>
+    [...chain, ...(mirror?.chain ?? []), ...(mirror?.source ?? [])].map(({ image }) => image),
+  );
+  const tops = table.devices.map(({ mirror }) => mirror?.image);
+  const isLate = (image: string): boolean =>
+    tops.includes(image) && named.filter((one) => one === image).length === 1;
+  return new Set([...imagesMergedAtCommit(state)].filter(isLate));
+}
+
+interface MergeChoice {
+  /** Before it moves, or as it is behind the move. */
+  readonly table: DeviceTable;
+  readonly when: "before the table" | "behind it";
+  /** Whether the caller holds QEMU's locks on the images. */
+  readonly isLocked: boolean;
+}
+
+/** Merges what is due into its images, durably. Returns the fingerprints that they then have. */
 export async function writeMerges(
   { storage, root }: Workspace,
   state: TransactionState,
-  allowPaths: readonly string[],
-  isLocked: boolean,
+  { table, when, isLocked }: MergeChoice,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const fingerprints = new Map<string, Fingerprint>();
   const seen = lastSeen(state);
+  const late = imagesMergedLate(state, table);
   // What was opened for the plan is trusted behind it, whatever was allowed for that one command.
-  const gate = { workspaceRoot: root, allowPaths: [...allowPaths, ...seen.keys()] };
+  const gate = { workspaceRoot: root, allowPaths: [...table.allowPaths, ...seen.keys()] };
   for (const { image, format, overlay } of mergesOf(state)) {
+    if (late.has(image) !== (when === "behind it")) continue;
+    // Behind the table an overlay that has gone was merged, and the table knows it.
+    if (when === "behind it" && !(await storage.statLink(overlay))) continue;
     const file = await openUnlessGone(storage, image, "read");
     if (!file) continue;
     try {
       const expected = seen.get(image)?.fingerprint;
       if (!expected) throw new Error("an image that is merged into is watched");
-      if (!isSameFile(expected, await file.stat())) continue;
-      if (!isLocked) await lockWriter(storage, file);
+      const stat = await file.stat();
+      if (!isSameFile(expected, stat)) continue;
+      if (!isLocked) {
+        await lockWriter(storage, file);
+        const isBegun = stat.modifiedNs !== expected.modifiedNs || stat.sizeBytes !== expected.sizeBytes;
+        if (isBegun && format === "qcow2") await reclaimLeaks(storage, file, { gate, signal: undefined });
+      }
       const target = { path: image, format };
       const changed = await mergeChangesOverlay(storage, { path: overlay, image: target }, { gate });
       for (const [path, fingerprint] of changed) fingerprints.set(path, fingerprint);

@@ -44,7 +44,7 @@ export function drawTransactionList(
 }
 
 function stateOfTransaction({ state, busy }: TransactionDescription): string {
-  if (state === "committed") return "committed, not finished";
+  if (state === "committed") return busy ? "committed, finishing" : "committed, not finished";
   return busy ? "open, busy" : "open";
 }
 
