@@ -22,8 +22,13 @@ import {
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, type Fingerprint } from "../format/index.ts";
-import { NOT_MADE_YET } from "./chain-entry.ts";
-import { imagesMergedLate, removeMergedOverlays, writeMerges } from "./merges.ts";
+import {
+  imagesMergedLate,
+  isMergePending,
+  NOT_MERGED_YET,
+  removeMergedOverlays,
+  writeMerges,
+} from "./merges.ts";
 import { writeCommitPatches } from "./patches.ts";
 import {
   changesOf,
@@ -106,19 +111,15 @@ export async function closeCommit(
   merged: ReadonlyMap<string, Fingerprint>,
 ): Promise<DeviceTable> {
   const before = lastSeen(journal.state);
-  const late = imagesMergedLate(journal.state, own);
   const withMerged = (table: DeviceTable): DeviceTable =>
     withChangedImages(table, merged, (image) =>
-      late.has(image) ? NOT_MERGED_YET : before.get(image)?.fingerprint,
+      isMergePending(table, image) ? NOT_MERGED_YET : before.get(image)?.fingerprint,
     );
   if (merged.size > 0) await replaceTable(workspace, withMerged(await readTable(workspace)));
   await removeMergedOverlays(workspace, journal.state);
   await journal.retire();
   return withMerged(own);
 }
-
-/** Of an image that is to be merged into: no image ever looks so. */
-const NOT_MERGED_YET = NOT_MADE_YET;
 
 function withChangedImages(
   table: DeviceTable,

@@ -15,7 +15,7 @@ import { posix } from "node:path";
 import type { DeviceTable, Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { type Fingerprint, type ImageFormat, mergeChangesOverlay, reclaimLeaks } from "../format/index.ts";
-import { isSameFile } from "./chain-entry.ts";
+import { isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
 import { lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
 import { lockWriter, openUnlessGone } from "./patches.ts";
 
@@ -55,8 +55,19 @@ export function imagesMergedLate(state: TransactionState, table: DeviceTable): R
   return new Set([...imagesMergedAtCommit(state)].filter(isLate));
 }
 
+/** What the table has of a mirror that is still to be merged into: no image ever looks so. */
+export const NOT_MERGED_YET = NOT_MADE_YET;
+
+/** Whether the table waits for a merge into the image: else it knows what that has made of it. */
+export function isMergePending(table: DeviceTable, image: string): boolean {
+  return table.devices.some(({ mirror }) => {
+    const [top] = mirror?.chain ?? [];
+    return top?.image === image && isSameFile(top.fingerprint, NOT_MERGED_YET);
+  });
+}
+
 interface MergeChoice {
-  /** Before it moves, or as it is behind the move. */
+  /** As the transaction makes it, or as it is behind the move. */
   readonly table: DeviceTable;
   readonly when: "before the table" | "behind it";
   /** Whether the caller holds QEMU's locks on the images. */
@@ -72,11 +83,13 @@ export async function writeMerges(
   const fingerprints = new Map<string, Fingerprint>();
   const seen = lastSeen(state);
   const late = imagesMergedLate(state, table);
+  const isDue = (image: string): boolean =>
+    when === "behind it" ? isMergePending(table, image) : !late.has(image);
   // What was opened for the plan is trusted behind it, whatever was allowed for that one command.
   const gate = { workspaceRoot: root, allowPaths: [...table.allowPaths, ...seen.keys()] };
   for (const { image, format, overlay } of mergesOf(state)) {
-    if (late.has(image) !== (when === "behind it")) continue;
-    // Behind the table an overlay that has gone was merged, and the table knows it.
+    if (!isDue(image)) continue;
+    // Somebody has removed it behind the commit mark: the mirror stays one that nobody knows.
     if (when === "behind it" && !(await storage.statLink(overlay))) continue;
     const file = await openUnlessGone(storage, image, "read");
     if (!file) continue;
