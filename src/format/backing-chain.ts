@@ -13,7 +13,7 @@ import { ImgtxError } from "../errors/index.ts";
 import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
 import { composeBackingPath, requirePlainPath } from "./backing-name.ts";
 import { explainOpenFailure, inLoop, notQcow2, tooDeep, unknownFormat } from "./chain-errors.ts";
-import { type Fingerprint, fingerprintFrom } from "./fingerprint.ts";
+import { type Fingerprint, fingerprintFrom, identityOf } from "./fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "./image-format.ts";
 import { type GateOptions, passGate } from "./open-gate.ts";
 import { hasQcowMagic } from "./probe.ts";
@@ -232,7 +232,7 @@ async function openDataFile(
   }
   const target = { what: "external data file", path, storedName: name, overlayPath: imagePath } as const;
   try {
-    const realPath = await passGate(walk.storage, walk.gate, target);
+    const realPath = await passGate(walk.storage, trusting(walk.gate, dataFileAt), target);
     const file = hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
     const stat = await file.stat();
     claimIdentity(walk, stat, path);
@@ -242,13 +242,18 @@ async function openDataFile(
   }
 }
 
+/** Where the data file is by the caller's own word, it may be anywhere. */
+function trusting(gate: GateOptions, path: string | undefined): GateOptions {
+  return path === undefined ? gate : { ...gate, allowPaths: [...gate.allowPaths, path] };
+}
+
 function hold(walk: Walk, file: StorageFile): StorageFile {
   walk.files.push(file);
   return file;
 }
 
 function claimIdentity(walk: Walk, stat: FileStat, path: string): void {
-  const identity = `${stat.fileSystem}:${stat.inode}`;
+  const identity = identityOf(stat);
   const earlier = walk.pathOf.get(identity);
   if (earlier !== undefined) {
     throw inLoop(path, earlier);

@@ -9,6 +9,7 @@ import type { Storage } from "../storage/index.ts";
 import { dirname, join, relative } from "node:path";
 import { BACKING_NAME_BYTES_MAX } from "./qcow2/limits.ts";
 import { quoteName } from "./quote-name.ts";
+import { identityOf } from "./fingerprint.ts";
 
 /** Whether QEMU takes the name for a protocol (`nbd:…`, `json:…`): a colon before the first slash. */
 export function isProtocolName(name: string): boolean {
@@ -51,7 +52,7 @@ export async function makeRelativeName(
   for (const candidate of [asGiven, await relativeToRealFolders(storage, overlayFolder, backingPath)]) {
     const name = isProtocolName(candidate) ? `./${candidate}` : candidate;
     const found = await storage.stat(composeBackingPath(`${overlayFolder}/`, name));
-    if (found?.inode === backing.inode && found.fileSystem === backing.fileSystem) {
+    if (found && identityOf(found) === identityOf(backing)) {
       return requireStorableName(name, backingPath);
     }
   }

@@ -11,6 +11,7 @@ import { ExtentCursor, readsAsZeros } from "./extent-cursor.ts";
 import type { Extent, Image } from "./image.ts";
 import { Pipeline } from "./pipeline.ts";
 import { findDifference, findNonZero } from "./zero-blocks.ts";
+import { identityOf } from "./fingerprint.ts";
 
 export interface CompareOptions {
   /** Sizes and the kinds of extents must match too. */
@@ -246,12 +247,7 @@ export function isSamePlace(
 export async function findIdentities(images: readonly [Image, Image]): Promise<Identities> {
   const [first, second] = await Promise.all(
     images.map((image) =>
-      Promise.all(
-        image.layers.map(async ({ dataFile }) => {
-          const { fileSystem, inode } = await dataFile.stat();
-          return `${fileSystem}:${inode}`;
-        }),
-      ),
+      Promise.all(image.layers.map(async ({ dataFile }) => identityOf(await dataFile.stat()))),
     ),
   );
   return [first ?? [], second ?? []];

@@ -103,7 +103,7 @@ export async function fillImage(
 ): Promise<void> {
   const image = await openForWriting(storage, path, {
     format: plan.format,
-    gate: trusting(gate, dataFile),
+    gate,
     file,
     dataFile: dataFile?.file,
     // Nobody can know of the image before it is whole, but who goes on with a copy that was cut off.
@@ -116,11 +116,6 @@ export async function fillImage(
   } finally {
     await image.close();
   }
-}
-
-/** A data file that was made for this very image may be anywhere. */
-function trusting(gate: GateOptions, data: DataTarget | undefined): GateOptions {
-  return data === undefined ? gate : { ...gate, allowPaths: [...gate.allowPaths, data.path] };
 }
 
 export interface ExistingTarget {

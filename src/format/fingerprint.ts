@@ -80,3 +80,8 @@ function splitTime(ns: string): { date: string; time: string; fraction: string }
 function hashOf(bytes: Uint8Array): string {
   return createHash("sha256").update(bytes).digest("hex");
 }
+
+/** The same for every name of one file, and for no other file that is there now; another one after a reboot. */
+export function identityOf({ fileSystem, inode }: Pick<FileStat, "fileSystem" | "inode">): string {
+  return `${fileSystem}:${inode}`;
+}

@@ -29,7 +29,13 @@ export type { BytePatch } from "./qcow2/fence.ts";
 export { planImageFence, planImageLift } from "./fence-image.ts";
 export { findDifferences } from "./find-differences.ts";
 export type { Fingerprint } from "./fingerprint.ts";
-export { describeChanges, describeContentChanges, fingerprintAt, takeFingerprint } from "./fingerprint.ts";
+export {
+  describeChanges,
+  describeContentChanges,
+  fingerprintAt,
+  identityOf,
+  takeFingerprint,
+} from "./fingerprint.ts";
 export type { Extent, Image } from "./image.ts";
 export type { ImageFormat } from "./image-format.ts";
 export { parseImageFormat } from "./image-format.ts";

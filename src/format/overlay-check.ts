@@ -6,6 +6,7 @@ import type { StorageFile } from "../storage/index.ts";
 import type { Chain, ChainLink } from "./backing-chain.ts";
 import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
 import { readBytes } from "./read-header.ts";
+import { identityOf } from "./fingerprint.ts";
 
 const CHUNK_BYTES = 65_536;
 
@@ -34,7 +35,7 @@ export async function checkOverlayIsEmpty(overlay: Chain, backing: ChainLink): P
 
 function compareBacking(below: ChainLink | undefined, backing: ChainLink): string[] {
   if (below === undefined) return ["it has no backing file"];
-  if (below.stat.inode !== backing.stat.inode || below.stat.fileSystem !== backing.stat.fileSystem) {
+  if (identityOf(below.stat) !== identityOf(backing.stat)) {
     return [`its backing file is ${below.path}, not ${backing.path}`];
   }
   return below.format === backing.format ? [] : [`it takes its backing file for ${below.format}`];

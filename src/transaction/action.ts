@@ -102,3 +102,21 @@ export function assertNamedOnce(devices: readonly string[]): void {
     hint: "name each device once",
   });
 }
+
+/** E_DUPLICATE where a command would make, or take, one file for two devices. */
+export function assertTargetsDiffer(
+  targets: readonly { readonly device: string; readonly path: string }[],
+): void {
+  const owners = new Map<string, string>();
+  for (const { device, path } of targets) {
+    const other = owners.get(path);
+    if (other !== undefined) {
+      throw new ImgtxError("E_DUPLICATE", `'${other}' has the same target`, {
+        device,
+        image: path,
+        hint: "give each device a file of its own",
+      });
+    }
+    owners.set(path, device);
+  }
+}

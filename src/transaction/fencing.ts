@@ -176,13 +176,22 @@ export async function liftForgottenFences(
   return { fences: [], patches, files: filesOf(patches), notes };
 }
 
-/** The device stays frozen on another chain: the fences that this has stay, else its active layer gets one. */
+interface MovedFreeze extends Omit<Fencing, "fences"> {
+  readonly frozen: FrozenEntry | null;
+}
+
+/**
+ * A frozen device stays so on another chain: the fences that this has stay, else its active layer gets one. Nothing
+ * where it is not frozen.
+ */
 export async function moveFreeze(
   entry: DeviceEntry,
   chains: { readonly present: Chain; readonly chosen: Chain },
   context: PlanContext,
-): Promise<Fencing> {
-  const all = entry.frozen?.fences ?? [];
+): Promise<MovedFreeze> {
+  const { frozen } = entry;
+  if (!frozen) return { frozen: null, patches: [], files: [], notes: [] };
+  const all = frozen.fences;
   const stay = all.filter(({ image }) => chains.chosen.links.some(({ path }) => path === image));
   const leave = all.filter((fence) => !stay.includes(fence));
   const lifted = await liftFences(entry, leave, chains.present, {
@@ -192,7 +201,7 @@ export async function moveFreeze(
   const nothing: Fencing = { fences: stay, patches: [], files: [], notes: [] };
   const set = stay.length > 0 ? nothing : await fenceActiveLayer(entry.name, chains.chosen, context, false);
   return {
-    fences: set.fences,
+    frozen: { ...frozen, fences: set.fences },
     patches: [...set.patches, ...lifted.patches],
     files: [...set.files, ...lifted.files],
     notes: [`'${entry.name}' stays frozen`, ...set.notes, ...lifted.notes],

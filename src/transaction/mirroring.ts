@@ -28,8 +28,7 @@ import type { ByteRange, StorageFile } from "../storage/index.ts";
 import type { FileToMake, FillTools, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf, isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
 import type { ImagePatch } from "./journal/index.ts";
-import type { MirrorTarget } from "./request.ts";
-import { planTracking, readMarked } from "./tracking.ts";
+import { readMarked } from "./tracking.ts";
 
 /** One copy, planned. */
 export interface PlannedCopy {
@@ -45,14 +44,14 @@ export interface PlannedCopy {
 }
 
 /**
- * What brings the device's mirror in line with the present chain, which is open. E_REFUSED where the mirror
- * can't be its copy any more.
+ * What brings the device's mirror in line with the present chain, which is open: nothing where it is in line, unless
+ * it is asked for always. E_REFUSED where the mirror can't be its copy any more.
  */
 export async function planResync(
   entry: DeviceEntry,
   present: Chain,
   context: PlanContext,
-  choice: Pick<MirrorTarget, "verify" | "bitmap">,
+  { verify, always = false }: { readonly verify: boolean; readonly always?: boolean },
 ): Promise<{ readonly copy: PlannedCopy; readonly chosen: Chain }> {
   const { name: device, mirror } = entry;
   if (!mirror) throw new Error("only a device with a mirror is brought in line with one");
@@ -64,7 +63,7 @@ export async function planResync(
   const isTouched = !isSameChain(mirror.chain, renewed.chain);
   const isInLine = !isTouched && isSameChain(mirror.source, source);
   const chains = [present, chain];
-  if (isInLine && !choice.verify && !(choice.bitmap && mirror.bitmap === null)) {
+  if (isInLine && !verify && !always) {
     const notes = ["it is in line with the device already; nothing was copied"];
     const fillFiles = async (): Promise<void> => await Promise.resolve();
     const copy = { mirror, filesToMake: [], fillFiles, patches: [], chains, notes };
@@ -74,22 +73,20 @@ export async function planResync(
   const marked = isTouched ? "it has changed" : await readMarkedAlone(mirror, renewed, present);
   const scope: Scope =
     typeof marked === "string"
-      ? scopeOf(mirror, renewed, isTouched || (isInLine && choice.verify))
+      ? scopeOf(mirror, renewed, isTouched || (isInLine && verify))
       : { kind: "marked", ranges: marked };
-  const tracking = await planTracking(device, present, mirror.bitmap, choice.bitmap);
   const copy: PlannedCopy = {
-    mirror: { ...renewed, bitmap: tracking.bitmap },
-    patches: tracking.patches,
+    mirror: renewed,
+    patches: [],
     filesToMake: [
       { path: mirror.image, mode: 0o600, owner: undefined, hasHeader: true, mergesAs: mirror.format },
     ],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");
-      await fillChanges(file, { mirror, present, chain, scope, verify: choice.verify }, context, tools);
+      await fillChanges(file, { mirror, present, chain, scope, verify }, context, tools);
     },
     chains,
     notes: [
-      ...tracking.notes,
       ...(isTouched ? ["somebody has written to the mirror since; it was compared from end to end"] : []),
       ...chain.links.flatMap((link) => link.warnings),
     ],
@@ -193,9 +190,8 @@ function scopeOf(before: MirrorEntry, now: MirrorEntry, isTouched: boolean): Sco
   const depth = isTouched ? undefined : countLayersAbove(before.source, now.source);
   if (depth !== undefined) return { kind: "new layers", depth };
   const below = countLayersAbove(before.source.slice(1), now.source);
-  const isBaseKept = before.sync !== "full" && isSameChain(before.chain.slice(1), now.chain.slice(1));
-  // An overlay of nothing over the active layer stands on what it is a copy of: there is no base apart.
-  if (before.sync === "top" && isBaseKept && below !== undefined && before.source.length > 1) {
+  const isBaseKept = isSameChain(before.chain.slice(1), now.chain.slice(1));
+  if (before.sync === "top" && isBaseKept && below !== undefined) {
     return { kind: "upper layers", depth: below, baseLayers: now.chain.length - 1 };
   }
   return { kind: "anywhere" };
@@ -228,12 +224,7 @@ export async function verifyCopy(
   { storage, gate }: PlanContext,
   { signal }: FillTools,
 ): Promise<void> {
-  const trusted = dataFileAt === undefined ? [] : [dataFileAt];
-  const copy = await openImage(storage, path, {
-    format,
-    gate: { ...gate, allowPaths: [...gate.allowPaths, ...trusted] },
-    dataFileAt,
-  });
+  const copy = await openImage(storage, path, { format, gate, dataFileAt });
   try {
     const result = await compareImages(source, copy, { strict: false, signal });
     if (result.kind === "identical") return;

@@ -193,9 +193,7 @@ async function findStart(
   const mark = tools.resumeAt(0);
   if (mark === undefined || (dataFile !== undefined && tools.isFresh(1))) return undefined;
   if (format === "raw") return mark;
-  const trusted = dataFile === undefined ? [] : [dataFile.path];
-  const gate = { ...context.gate, allowPaths: [...context.gate.allowPaths, ...trusted] };
-  const around = { gate, signal: tools.signal };
+  const around = { gate: context.gate, signal: tools.signal };
   const isSound = await settlePartial(context.storage, file.path, { file, dataFile }, around);
   return isSound ? mark : undefined;
 }

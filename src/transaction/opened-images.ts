@@ -12,6 +12,7 @@ import {
   type ChainLink,
   type GateOptions,
   holdImages,
+  identityOf,
   openChain,
   parseImageFormat,
 } from "../format/index.ts";
@@ -75,8 +76,7 @@ export class OpenedImages {
     for (const [index, { chain, device }] of this.#chains.entries()) {
       if (index < this.#unlockedFrom) continue;
       for (const { file, path } of chain.links.flatMap(placesOf)) {
-        const { fileSystem, inode } = await file.stat();
-        const key = `${fileSystem}:${inode}`;
+        const key = identityOf(await file.stat());
         const known = images.get(key) ?? this.#held.get(key);
         const isWritten = written.has(path);
         if (known && (known.isWritten || !isWritten)) continue;

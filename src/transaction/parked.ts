@@ -43,16 +43,21 @@ export async function removeParked(workspace: Workspace, devices: readonly strin
 
 /** Devices with an unfinished copy. */
 export async function findUnfinished(workspace: Workspace): Promise<string[]> {
-  return (await readJournals(workspace)).flatMap(({ state }) =>
-    state instanceof ImgtxError || !isParked(state) ? [] : (state.statements[0]?.plan.devices ?? []),
-  );
+  return (await readParked(workspace)).flatMap(({ plan }) => plan.devices);
 }
 
 async function listParked(workspace: Workspace, devices: readonly string[]): Promise<string[]> {
+  return (await readParked(workspace)).flatMap(({ id, busy, plan }) =>
+    !busy && plan.devices.some((device) => devices.includes(device)) ? [id] : [],
+  );
+}
+
+async function readParked(
+  workspace: Workspace,
+): Promise<readonly { readonly id: string; readonly busy: boolean; readonly plan: PlanRecord }[]> {
   return (await readJournals(workspace)).flatMap(({ id, busy, state }) => {
-    if (busy || state instanceof ImgtxError || !isParked(state)) return [];
-    const plan = state.statements[0]?.plan;
-    return plan?.devices.some((device) => devices.includes(device)) ? [id] : [];
+    const plan = state instanceof ImgtxError || !isParked(state) ? undefined : state.statements[0]?.plan;
+    return plan ? [{ id, busy, plan }] : [];
   });
 }
 

@@ -67,8 +67,13 @@ export async function prepareStatement(
     if (newFile?.mergesAs === null) work.images.keepMade(newFile.path, file);
     else await file.close();
   }
-  const folders = new Set(record.newFiles.map(({ path }) => posix.dirname(path)));
-  return [...folders].map((folder) => storage.flushFolder(folder, "new image's name"));
+  return flushNames(storage, record, "new image's name");
+}
+
+/** Staging names and final ones are in the same folders. */
+function flushNames(storage: Storage, { newFiles }: PlanRecord, purpose: string): Promise<void>[] {
+  const folders = new Set(newFiles.map(({ path }) => posix.dirname(path)));
+  return [...folders].map((folder) => storage.flushFolder(folder, purpose));
 }
 
 /** A new file; where the statement goes on with what was cut off, the one that is there. */
@@ -98,10 +103,6 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
   const markedAt = new Map<number, number>();
   // A mark without the file's name would say of another file, made anew, that all of it is there.
   let appending: Promise<void> | undefined;
-  const flushNames = async (): Promise<void> => {
-    const folders = new Set(newFiles.map(({ staging }) => posix.dirname(staging)));
-    for (const folder of folders) await storage.flushFolder(folder, "unfinished copy's name");
-  };
   return {
     signal,
     onProgress,
@@ -112,7 +113,7 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
       journal.state.begin.implicit && host.now() - (markedAt.get(index) ?? begun) >= markEveryMs,
     async keepMark(index, offset) {
       const path = newFiles[index]?.path ?? "";
-      const before = appending ?? flushNames();
+      const before = appending ?? settleAll(flushNames(storage, record, "unfinished copy's name"));
       // One after the other: several copies are under way.
       appending = (async () => {
         await before;

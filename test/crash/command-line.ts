@@ -3,11 +3,11 @@
 
 import { run } from "../../src/cli/main.ts";
 import type { Storage } from "../../src/storage/index.ts";
-import type { ImageBytes } from "../helpers/guest-content.ts";
 import { Tree } from "./disk-tree.ts";
 import {
   changingImages,
   describeFiles,
+  imageIn,
   disksIn,
   describeWorkspace,
   type Answers,
@@ -147,17 +147,10 @@ function viewOf(tree: Tree): FolderView {
         mode: inode.mode,
         content: inode.kind === "file" ? inode.content.digest() : inode.target,
       })),
-    open: (path) => bytesOf(tree, path),
+    open: (path) => imageIn(tree, path),
     realPath: (path) => {
       const place = tree.lookUp(path, true);
       return place.inode && place.path;
     },
   };
-}
-
-function bytesOf(tree: Tree, path: string): ImageBytes {
-  const { inode } = tree.lookUp(path, true);
-  if (inode?.kind !== "file") throw new BadState(`${path} is not there`);
-  const { content } = inode;
-  return { sizeBytes: content.sizeBytes, read: (offset, lengthBytes) => content.slice(offset, lengthBytes) };
 }

@@ -11,6 +11,7 @@
 import { posix } from "node:path";
 import { guestDigest, openGuest, readHeader, type ImageBytes } from "../helpers/guest-content.ts";
 import { structureProblems } from "../helpers/qcow2-structure.ts";
+import type { Tree } from "./disk-tree.ts";
 import { BadState } from "./subject.ts";
 
 export interface FolderEntry {
@@ -237,4 +238,12 @@ export function disksIn(observed: string): string {
     .filter((line) => /^(generation|device|guest|mirror) /.test(line))
     .map((line) => line.replace(", in a transaction", ", free"))
     .join("\n");
+}
+
+/** The bytes of an image on the disk. BadState where no file has the path. */
+export function imageIn(tree: Tree, path: string): ImageBytes {
+  const { inode } = tree.lookUp(path, true);
+  if (inode?.kind !== "file") throw new BadState(`${path} is not there`);
+  const { content } = inode;
+  return { sizeBytes: content.sizeBytes, read: (offset, lengthBytes) => content.slice(offset, lengthBytes) };
 }

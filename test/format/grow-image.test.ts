@@ -7,9 +7,10 @@ import { growImage } from "../../src/format/grow-image.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { DiskStates } from "../crash/disk-states.ts";
 import { Tree } from "../crash/disk-tree.ts";
+import { imageIn } from "../crash/observation.ts";
 import { SimulatedMachine } from "../crash/simulated-disk.ts";
 import { startProcess } from "../crash/simulated-process.ts";
-import { openGuest, type ImageBytes } from "../helpers/guest-content.ts";
+import { openGuest } from "../helpers/guest-content.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { structureProblems } from "../helpers/qcow2-structure.ts";
 import { runWell } from "../storage/programs.ts";
@@ -150,21 +151,9 @@ async function recordGrowing(mutedPurposes: ReadonlySet<string>): Promise<Simula
   return machine;
 }
 
-function bytesOf(tree: Tree, path: string): ImageBytes {
-  const inode = tree.lookUp(path, true).inode;
-  if (inode === undefined) throw new Error(`${path} is not there`);
-  return {
-    sizeBytes: inode.content.sizeBytes,
-    read(offset, lengthBytes) {
-      const target = new Uint8Array(lengthBytes);
-      return target.subarray(0, inode.content.read(target, offset));
-    },
-  };
-}
-
 /** What is wrong with the image on a disk that lost its power; undefined where nothing is. */
 function judge(tree: Tree): string | undefined {
-  const open = (path: string) => bytesOf(tree, path);
+  const open = (path: string) => imageIn(tree, path);
   try {
     const problem = structureProblems(open(PATH), PATH).find((each) => !/is leaked/.test(each));
     if (problem !== undefined) return problem;

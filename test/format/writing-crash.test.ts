@@ -9,9 +9,10 @@ import type { WritableImage } from "../../src/format/image.ts";
 import { openForWriting } from "../../src/format/open-for-writing.ts";
 import { DiskStates } from "../crash/disk-states.ts";
 import { Tree } from "../crash/disk-tree.ts";
+import { imageIn } from "../crash/observation.ts";
 import { SimulatedMachine } from "../crash/simulated-disk.ts";
 import { startProcess } from "../crash/simulated-process.ts";
-import { openGuest, readHeader, type ImageBytes } from "../helpers/guest-content.ts";
+import { openGuest, readHeader } from "../helpers/guest-content.ts";
 import { structureProblems } from "../helpers/qcow2-structure.ts";
 import { seededRandom } from "../helpers/random.ts";
 
@@ -240,7 +241,7 @@ function findViolation(scenario: Scenario, recording: Recording, tally: Tally): 
 }
 
 function judge(tree: Tree, recording: Recording, calls: number): string | undefined {
-  const open = (path: string) => bytesOf(tree, path);
+  const open = (path: string) => imageIn(tree, path);
   try {
     // The dirty bit says that refcounts may be behind.
     const isDirty = (readHeader(open(PATH), PATH).incompatible & 1n) === 1n;
@@ -270,18 +271,6 @@ function judgeContent(seen: Uint8Array, { versions, flushed }: Recording, calls:
     if (!isKnown) return `the guest sector at ${at} shows what it never had`;
   }
   return undefined;
-}
-
-function bytesOf(tree: Tree, path: string): ImageBytes {
-  const inode = tree.lookUp(path, true).inode;
-  if (inode === undefined) throw new Error(`${path} is not there`);
-  return {
-    sizeBytes: inode.content.sizeBytes,
-    read(offset, lengthBytes) {
-      const target = new Uint8Array(lengthBytes);
-      return target.subarray(0, inode.content.read(target, offset));
-    },
-  };
 }
 
 const RANDOM_LAYOUTS: CreateOptions[] = [

@@ -19,17 +19,15 @@ export async function executeAction(command: ActionCommand, invocation: Invocati
   const { engine, session } = await openSession(invocation, { createHere: command.createsWorkspace });
   const options = runOptions(invocation, command.standalone);
   const progress = request.kind === "mirror" ? await watchCopies(invocation) : undefined;
+  const onProgress: typeof options.onProgress = progress && ((...done) => progress.update(...done));
+  let outcome: Outcome;
   try {
-    const outcome = await engine.runActions(session, [request], {
-      ...options,
-      onProgress: progress && ((...done) => progress.update(...done)),
-    });
-    progress?.stop();
-    invocation.report.done(outcome, OUTCOME);
-    return 0;
+    outcome = await engine.runActions(session, [request], { ...options, onProgress });
   } finally {
     progress?.stop();
   }
+  invocation.report.done(outcome, OUTCOME);
+  return 0;
 }
 
 /** Undefined where nobody looks: how much there is to do costs a walk through the tables. */

@@ -4,6 +4,7 @@ import {
   CHAIN_DEPTH_MAX,
   describeImage,
   holdImages,
+  identityOf,
   type ImageInfo,
   isProtocolName,
   openForInfo,
@@ -131,7 +132,7 @@ async function describeOne(
     if (locks && link.format !== "raw") {
       await holdImages(storage, [link], lockWaiting(invocation));
     }
-    return { info: await describeImage(link), identity: `${link.stat.fileSystem}:${link.stat.inode}` };
+    return { info: await describeImage(link), identity: identityOf(link.stat) };
   } finally {
     await link.file.close();
   }

@@ -3,8 +3,14 @@
 
 import { type ChainEntry, type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
-import { type Chain, type ChainLink, probeFormat } from "../../format/index.ts";
-import { type Action, assertNamedOnce, type FillTools, type PlanContext } from "../action.ts";
+import { type Chain, type ChainLink, identityOf, probeFormat } from "../../format/index.ts";
+import {
+  type Action,
+  assertNamedOnce,
+  assertTargetsDiffer,
+  type FillTools,
+  type PlanContext,
+} from "../action.ts";
 import { activeLayer, chainEntriesOf } from "../chain-entry.ts";
 import { findMissingParent, type PlannedCopy, planResync, requireMirror } from "../mirroring.ts";
 import { type NewCopy, planFresh, settleCopy } from "../new-copy.ts";
@@ -21,7 +27,13 @@ export const mirror: Action<MirrorRequest> = {
     assertNamedOnce(targets.map(({ device }) => device));
     const planned: PlannedTarget[] = [];
     for (const target of targets) planned.push(await planTarget(target, context));
-    assertPathsDiffer(planned);
+    assertTargetsDiffer(
+      planned.flatMap(({ entry, mirror: copy }) =>
+        [copy.image, copy.chain[0]?.dataFile?.image ?? []]
+          .flat()
+          .map((path) => ({ device: entry.name, path })),
+      ),
+    );
     return {
       devices: targets.map(({ device }) => device),
       reports: planned.map(({ report }) => report),
@@ -162,7 +174,26 @@ async function planSync(
       hint: `leave that option out to bring it in line, or forget it with \`imgtx mirror --cancel ${entry.name}\``,
     });
   }
-  return (await planResync(entry, present, context, target)).copy;
+  return await planTracked(entry, present, target, context);
+}
+
+/** Together with the bitmap that marks what is written from then on. */
+async function planTracked(
+  entry: DeviceEntry,
+  present: Chain,
+  { verify, bitmap }: MirrorTarget,
+  context: PlanContext,
+): Promise<PlannedCopy> {
+  const { bitmap: before } = requireMirror(entry);
+  const { copy } = await planResync(entry, present, context, { verify, always: bitmap && before === null });
+  if (copy.filesToMake.length === 0) return copy;
+  const tracking = await planTracking(entry.name, present, before, bitmap);
+  return {
+    ...copy,
+    mirror: { ...copy.mirror, bitmap: tracking.bitmap },
+    patches: tracking.patches,
+    notes: [...tracking.notes, ...copy.notes],
+  };
 }
 
 async function planNew(
@@ -219,22 +250,18 @@ async function planReuse(
     bitmap: null,
   };
   assertStandsRight(entry, adopted, present, there);
-  return (await planResync({ ...entry, mirror: adopted }, present, context, target)).copy;
+  return await planTracked({ ...entry, mirror: adopted }, present, target, context);
 }
 
 /** E_IN_USE where the file is one of those that it would be a copy of. */
 function assertNotOwn({ name: device }: DeviceEntry, there: ChainLink, { links }: Chain): void {
-  const own = links.flatMap(({ stat, dataFile }) => [fileKey(stat), dataFile?.path ?? []].flat());
-  if (!own.includes(fileKey(there.stat)) && !own.includes(there.dataFile?.path ?? "")) return;
+  const own = links.flatMap(({ stat, dataFile }) => [identityOf(stat), dataFile?.path ?? []].flat());
+  if (!own.includes(identityOf(there.stat)) && !own.includes(there.dataFile?.path ?? "")) return;
   throw new ImgtxError("E_IN_USE", `it is an image of '${device}' itself`, {
     device,
     image: there.path,
     hint: "name a file that does not exist",
   });
-}
-
-function fileKey({ fileSystem, inode }: ChainLink["stat"]): string {
-  return `${fileSystem}:${inode}`;
 }
 
 /** E_REFUSED for what would be taken for raw, which nobody said, and looks like something else. */
@@ -265,9 +292,7 @@ function assertStandsRight(
   const isSame =
     wanted === undefined
       ? below === undefined
-      : below !== undefined &&
-        below.stat.inode === wanted.stat.inode &&
-        below.stat.fileSystem === wanted.stat.fileSystem;
+      : below !== undefined && identityOf(below.stat) === identityOf(wanted.stat);
   if (isSame) return;
   throw new ImgtxError(
     "E_REFUSED",
@@ -276,22 +301,4 @@ function assertStandsRight(
       : `its backing image is ${below === undefined ? "none" : below.path}, and has to be ${wanted.path}`,
     { device: entry.name, image, hint: "name a file that does not exist" },
   );
-}
-
-function assertPathsDiffer(planned: readonly PlannedTarget[]): void {
-  const owners = new Map<string, string>();
-  for (const { entry, mirror: copy } of planned) {
-    for (const path of [copy.image, copy.chain[0]?.dataFile?.image]) {
-      if (path === undefined) continue;
-      const other = owners.get(path);
-      if (other !== undefined) {
-        throw new ImgtxError("E_DUPLICATE", `'${other}' has the same target`, {
-          device: entry.name,
-          image: path,
-          hint: "give each device a file of its own",
-        });
-      }
-      owners.set(path, entry.name);
-    }
-  }
 }

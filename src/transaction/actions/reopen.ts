@@ -3,6 +3,7 @@
 
 import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
+import { identityOf } from "../../format/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
 import { activeLayer, deviceEntryOf, notesOnMirrorLeft } from "../chain-entry.ts";
@@ -29,9 +30,7 @@ export const reopen: Action<ReopenRequest> = {
         { device, image: path, hint: "take it nevertheless with --force" },
       );
     }
-    const moved = entry.frozen ? await moveFreeze(entry, { present, chosen }, context) : undefined;
-    const fresh = deviceEntryOf(device, chosen);
-    const frozen = entry.frozen && moved ? { ...entry.frozen, fences: moved.fences } : null;
+    const moved = await moveFreeze(entry, { present, chosen }, context);
     return {
       ...MAKES_NO_FILES,
       devices: [device],
@@ -42,18 +41,18 @@ export const reopen: Action<ReopenRequest> = {
           before: entry.image,
           after: path,
           format: after.format,
-          files: moved?.files ?? [],
+          files: moved.files,
           notes: [
-            ...(moved?.notes ?? []),
+            ...moved.notes,
             ...chosen.links.flatMap((link) => link.warnings),
             `'${device}' has the content of the other image from now on; nothing was compared or copied`,
             ...notesOnMirrorLeft(entry),
           ],
         },
       ],
-      changes: [{ device, after: { ...fresh, frozen } }],
+      changes: [{ device, after: { ...deviceEntryOf(device, chosen), frozen: moved.frozen } }],
       allowPaths: [],
-      patches: moved?.patches ?? [],
+      patches: moved.patches,
       chains: [
         { device, chain: present },
         { device, chain: chosen },
@@ -74,7 +73,7 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
     });
   }
   const present = await context.openChain(image, entry.format, device);
-  const { copy, chosen } = await planResync(entry, present, context, { verify: false, bitmap: false });
+  const { copy, chosen } = await planResync(entry, present, context, { verify: false });
   const isMerged = copy.filesToMake.length > 0;
   if (entry.frozen && isMerged) {
     throw new ImgtxError("E_REFUSED", "it is frozen, and its mirror is not in line with it", {
@@ -83,8 +82,7 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
       hint: `bring it in line first with \`imgtx mirror ${device}\``,
     });
   }
-  const moved = entry.frozen ? await moveFreeze(entry, { present, chosen }, context) : undefined;
-  const frozen = entry.frozen && moved ? { ...entry.frozen, fences: moved.fences } : null;
+  const moved = await moveFreeze(entry, { present, chosen }, context);
   return {
     devices: [device],
     reports: [
@@ -94,12 +92,9 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
         before: image,
         after: mirror.image,
         format: mirror.format,
-        files: [
-          ...(moved?.files ?? []),
-          ...(isMerged ? [{ path: mirror.image, change: "change" as const }] : []),
-        ],
+        files: [...moved.files, ...(isMerged ? [{ path: mirror.image, change: "change" as const }] : [])],
         notes: [
-          ...(moved?.notes ?? []),
+          ...moved.notes,
           isMerged
             ? "the mirror was brought in line with the device first"
             : "the mirror was in line with the device",
@@ -107,11 +102,11 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
         ],
       },
     ],
-    changes: [{ device, after: { ...deviceEntryOf(device, chosen), frozen } }],
+    changes: [{ device, after: { ...deviceEntryOf(device, chosen), frozen: moved.frozen } }],
     allowPaths: [],
     filesToMake: copy.filesToMake,
     fillFiles: async (files, tools) => await copy.fillFiles(files, tools),
-    patches: moved?.patches ?? [],
+    patches: moved.patches,
     renewable: true,
     chains: copy.chains.map((chain) => ({ device, chain })),
   };
@@ -134,7 +129,7 @@ async function assertNotTheMirror(
 ): Promise<void> {
   const [known, named] = [mirror && (await storage.stat(mirror.image)), await storage.stat(path)];
   if (!mirror || !known || !named) return;
-  if (known.inode !== named.inode || known.fileSystem !== named.fileSystem) return;
+  if (identityOf(known) !== identityOf(named)) return;
   throw new ImgtxError("E_REFUSED", `it is the mirror of '${device}' by another name`, {
     device,
     image: path,

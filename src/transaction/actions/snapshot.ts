@@ -4,7 +4,14 @@
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, checkOverlayIsEmpty, type OverlayPlan, writeOverlay } from "../../format/index.ts";
-import type { Action, FileToMake, Plan, PlanContext } from "../action.ts";
+import {
+  type Action,
+  assertNamedOnce,
+  assertTargetsDiffer,
+  type FileToMake,
+  type Plan,
+  type PlanContext,
+} from "../action.ts";
 import { activeLayer, placeOf } from "../chain-entry.ts";
 import { staysFrozen } from "../fencing.ts";
 import { entryOn, planNewOverlay, targetExists } from "../new-overlay.ts";
@@ -24,20 +31,10 @@ interface PlannedTarget {
 
 export const snapshot: Action<SnapshotRequest> = {
   async plan(request, context): Promise<Plan> {
-    assertDevicesDiffer(request.targets);
+    assertNamedOnce(request.targets.map(({ device }) => device));
     const planned: PlannedTarget[] = [];
-    for (const target of request.targets) {
-      const one = await planTarget(target, request, context);
-      const twin = planned.find((other) => other.path === one.path);
-      if (twin) {
-        throw new ImgtxError("E_DUPLICATE", `'${twin.target.device}' has the same target`, {
-          device: target.device,
-          image: one.path,
-          hint: "give each device a file of its own",
-        });
-      }
-      planned.push(one);
-    }
+    for (const target of request.targets) planned.push(await planTarget(target, request, context));
+    assertTargetsDiffer(planned.map(({ target: { device }, path }) => ({ device, path })));
     const fresh = planned.filter((one) => one.overlay !== undefined);
     return {
       devices: request.targets.map((target) => target.device),
@@ -135,19 +132,6 @@ function reportOf(one: PlannedTarget, request: SnapshotRequest) {
     files: [{ path: one.path, change: one.overlay ? ("create" as const) : ("reuse" as const) }],
     notes: one.notes,
   };
-}
-
-function assertDevicesDiffer(targets: readonly SnapshotTarget[]): void {
-  const seen = new Set<string>();
-  for (const { device } of targets) {
-    if (seen.has(device)) {
-      throw new ImgtxError("E_DUPLICATE", `'${device}' stands twice in the group`, {
-        device,
-        hint: "name each device once",
-      });
-    }
-    seen.add(device);
-  }
 }
 
 function assertFormat({ device, file, format }: SnapshotTarget): void {
