@@ -36,7 +36,8 @@ function onMirrored(
   });
 }
 
-const MIRRORED = [step("mirror vda m.qcow2"), WRITE_VDA];
+/** A mirror, and then something new for it. */
+export const MIRRORED = [step("mirror vda m.qcow2"), WRITE_VDA];
 
 /** A mirror of other content, with the cluster size of its device. */
 const OLD_MIRROR = qcow2("ws/m.qcow2", { dataClusters: [1, 3, 20], zeroClusters: [7], seed: 13 });

@@ -5,7 +5,7 @@
 // and is not cut off. Every step is cut off at each call, unless `studied` names the ones that are.
 
 import { MIGRATE_SCENARIOS } from "./migrate-scenarios.ts";
-import { MIRROR_SCENARIOS } from "./mirror-scenarios.ts";
+import { MIRROR_SCENARIOS, MIRRORED } from "./mirror-scenarios.ts";
 import {
   addAll,
   back,
@@ -241,6 +241,7 @@ function race(one: string, other: string, changes: Partial<RaceEntry> = {}): Rac
 }
 
 const PREPARED = [...addAll(TWO), step("txn begin --name t"), step("snapshot vda a1.qcow2")];
+const BEHIND = [...addAll(TWO), ...MIRRORED];
 /** Busy, in a transaction, or refused because the other's effect is there already. */
 const ALSO_REFUSED = [10, 11, 14];
 
@@ -264,6 +265,9 @@ export const RACES: readonly RaceEntry[] = [
   race("mirror vda m.qcow2", "mirror vda m.qcow2", { refusals: ALSO_REFUSED }),
   race("mirror vda m.qcow2", "snapshot vda a1.qcow2"),
   race("mirror vda m.qcow2", "mirror vdb n.raw", { refusals: NEITHER }),
+  race("mirror vda", "mirror vda", { prepare: BEHIND }),
+  race("mirror vda", "snapshot vda a1.qcow2", { prepare: BEHIND }),
+  race("mirror vda", "snapshot vdb b1.qcow2", { prepare: BEHIND, refusals: NEITHER }),
   race("unfreeze vda", "snapshot vda a1.qcow2", { prepare: [...addAll(TWO), step("freeze vda")] }),
 ];
 
