@@ -248,7 +248,6 @@ function flushAlong(file: StorageFile): NonNullable<CopyRequest["throttle"]> {
   };
 }
 
-/** Only who looks at it pays for knowing how much there is to do. */
 async function progressOf(
   device: string,
   image: Image,
@@ -261,6 +260,7 @@ async function progressOf(
     clusterBytes: undefined,
     targetIsZero: true,
   });
+  onProgress(device, 0, totalBytes);
   return (doneBytes) => {
     onProgress(device, doneBytes, totalBytes);
   };

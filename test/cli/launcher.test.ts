@@ -134,6 +134,20 @@ describe("linked under the name qemu-img", () => {
   });
 });
 
+test("a mirror off any terminal answers SIGUSR1 with how far it is, and goes on", async () => {
+  const result = await runShell(
+    [
+      "mkdir mirrored && cd mirrored && head -c 48M /dev/urandom > big.raw",
+      "imgtx device add vda big.raw --format raw -q",
+      `"${process.execPath}" ../built/bin/imgtx.js mirror vda m.qcow2 --format qcow2 --compress -q & pid=$!`,
+      'until [ "$(stat -c %s .imgtx-*-0-0)" -gt 1000000 ]; do sleep 0.02; done 2> /dev/null',
+      "kill -USR1 $pid; wait $pid; echo $?",
+    ].join("\n"),
+  );
+  expect(result.stderr).toMatch(/^imgtx: [\d.]+ (B|KiB|MiB) of 48 MiB copied\n$/);
+  expect(result).toMatchObject({ status: 0, stdout: "0\n" });
+});
+
 describe("txn exec as a process", () => {
   beforeAll(async () => {
     await mkdir(`${folder}/disks`);

@@ -30,10 +30,7 @@ export async function executeAction(command: ActionCommand, invocation: Invocati
   return 0;
 }
 
-/** Undefined where nobody looks: how much there is to do costs a walk through the tables. */
-async function watchCopies({ context, input, settings }: Invocation): Promise<CopyProgress | undefined> {
-  const asJson = input.text("--progress") === "json";
-  if (!asJson && !context.stderr.isTTY) return undefined;
+async function watchCopies({ context, input, settings }: Invocation): Promise<CopyProgress> {
   const { startCopyProgress } = await import("../render/copy-progress.ts");
-  return startCopyProgress(context, { asJson, quiet: settings.quiet });
+  return startCopyProgress(context, { asJson: input.text("--progress") === "json", quiet: settings.quiet });
 }

@@ -32,7 +32,9 @@ export function startCopyProgress(
   const stopAnswering = context.onProgressRequest?.(() => {
     bar?.clear();
     const { done, total } = sum();
-    stderr.write(`imgtx: ${formatBytes(done)} of ${formatBytes(total)} copied\n`);
+    const far =
+      parts.size === 0 ? "nothing copied yet" : `${formatBytes(done)} of ${formatBytes(total)} copied`;
+    stderr.write(`imgtx: ${far}\n`);
   });
   return {
     update(device, done, total) {
