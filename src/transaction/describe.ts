@@ -31,6 +31,7 @@ import type {
   Outcome,
   TransactionDescription,
 } from "./request.ts";
+import { readUnfinished } from "./parked.ts";
 import type { Session } from "./session.ts";
 
 export function describeTransaction(
@@ -61,8 +62,12 @@ export async function describeDevices(
   const table = await readTable(workspace);
   const entries = names?.map((name) => requireDevice(table, name)) ?? table.devices;
   const scene = setScene(workspace, table, await findHolders(workspace));
+  const unfinished = await readUnfinished(workspace);
   const devices: DeviceDescription[] = [];
-  for (const entry of entries) devices.push(await describeAsItIs(scene, entry, currentFolder));
+  for (const entry of entries) {
+    const unfinishedCopy = unfinished.get(entry.name) ?? null;
+    devices.push({ ...(await describeAsItIs(scene, entry, currentFolder)), unfinishedCopy });
+  }
   return { generation: table.generation, devices };
 }
 

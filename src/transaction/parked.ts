@@ -6,8 +6,9 @@
 
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { isParked, Journal, type PlanRecord, readJournals } from "./journal/index.ts";
+import { isParked, Journal, type PlanRecord, readJournals, type Statement } from "./journal/index.ts";
 import { abortJournal } from "./recovery.ts";
+import type { DeviceDescription } from "./request.ts";
 
 /** The journal of the same copy, which is held and goes on; undefined where there is none. */
 export async function takeParked(workspace: Workspace, record: PlanRecord): Promise<Journal | undefined> {
@@ -41,9 +42,18 @@ export async function removeParked(workspace: Workspace, devices: readonly strin
   }
 }
 
-/** Devices with an unfinished copy. */
-export async function findUnfinished(workspace: Workspace): Promise<string[]> {
-  return (await readParked(workspace)).flatMap(({ plan }) => plan.devices);
+/** The unfinished copy of each device that has one. */
+export async function readUnfinished(
+  workspace: Workspace,
+): Promise<ReadonlyMap<string, NonNullable<DeviceDescription["unfinishedCopy"]>>> {
+  const copies = (await readParked(workspace)).flatMap(({ plan, marks }) =>
+    plan.reports.flatMap(({ device, files: [file] }) =>
+      device === null || !file
+        ? []
+        : [[device, { image: file.path, copiedBytes: marks.get(file.path) ?? 0 }] as const],
+    ),
+  );
+  return new Map(copies);
 }
 
 async function listParked(workspace: Workspace, devices: readonly string[]): Promise<string[]> {
@@ -52,12 +62,15 @@ async function listParked(workspace: Workspace, devices: readonly string[]): Pro
   );
 }
 
-async function readParked(
-  workspace: Workspace,
-): Promise<readonly { readonly id: string; readonly busy: boolean; readonly plan: PlanRecord }[]> {
+interface Parked extends Pick<Statement, "plan" | "marks"> {
+  readonly id: string;
+  readonly busy: boolean;
+}
+
+async function readParked(workspace: Workspace): Promise<readonly Parked[]> {
   return (await readJournals(workspace)).flatMap(({ id, busy, state }) => {
-    const plan = state instanceof ImgtxError || !isParked(state) ? undefined : state.statements[0]?.plan;
-    return plan ? [{ id, busy, plan }] : [];
+    const copying = state instanceof ImgtxError || !isParked(state) ? undefined : state.statements[0];
+    return copying ? [{ id, busy, plan: copying.plan, marks: copying.marks }] : [];
   });
 }
 

@@ -14,7 +14,7 @@ import {
 } from "./journal/index.ts";
 import { imagesPatchedAtCommit } from "./patches.ts";
 import { findPendingOverlay } from "./merges.ts";
-import { findUnfinished } from "./parked.ts";
+import { readUnfinished } from "./parked.ts";
 import type { ActionRequest } from "./request.ts";
 import type { Work } from "./work.ts";
 
@@ -31,8 +31,9 @@ export async function planStatement(
   statement: StatementToPlan,
 ): Promise<{ plan: Plan; record: PlanRecord }> {
   const { request, number } = statement;
-  const unfinished = request.kind === "mirror-cancel" ? await findUnfinished(work.workspace) : [];
-  const plan = await planAction(request, { ...contextOf(work, statement), unfinished: new Set(unfinished) });
+  const isCancel = request.kind === "mirror-cancel";
+  const unfinished = new Set(isCancel ? (await readUnfinished(work.workspace)).keys() : []);
+  const plan = await planAction(request, { ...contextOf(work, statement), unfinished });
   const newFiles = plan.filesToMake.map(
     ({ path, mergesAs }, index): NewFile => ({
       path,

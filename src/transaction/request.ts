@@ -187,6 +187,8 @@ export interface DeviceDescription {
     readonly format: ImageFormat;
     readonly sync: MirrorSync;
   } | null;
+  /** A mirror whose making was cut off, and how far it had come. Undefined: nobody looked. */
+  readonly unfinishedCopy?: { readonly image: string; readonly copiedBytes: number } | null;
   /** The path by which other programs open it; null where the view has to leave it out. */
   readonly view: string | null;
   /** Id of the open transaction that holds it. */

@@ -76,6 +76,18 @@ describe("JSON", () => {
     expect(shown).toMatchObject({ device: { "virtual-size": 10737418240 } });
   });
 
+  test("of a device has the unfinished copy, as the text does", async () => {
+    const unfinishedCopy = { image: "/srv/copies/a.qcow2", copiedBytes: 3 * 1024 ** 3 };
+    const engine = {
+      describeDevices: async () => ({ generation: 3, devices: [makeDevice({ unfinishedCopy })] }),
+    };
+    const { stdout } = await runCli(["device", "show", "vda", "--json"], { engine });
+    const copy = { image: "/srv/copies/a.qcow2", copied: 3221225472 };
+    expect(JSON.parse(stdout)).toMatchObject({ device: { "unfinished-copy": copy } });
+    const shown = await runCli(["device", "show", "vda"], { engine });
+    expect(shown.stdout).toContain("unfinished copy /srv/copies/a.qcow2 (3 GiB so far)\n");
+  });
+
   test("of txn status has the transactions, with --txn that one alone", async () => {
     const engine = {
       listTransactions: async () => [

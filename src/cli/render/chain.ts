@@ -48,9 +48,15 @@ function drawHead(device: DeviceDescription, { paint }: Canvas): string {
     device.virtualSizeBytes === null ? undefined : formatBytes(device.virtualSizeBytes),
     device.frozen ? drawFrozen(device) : undefined,
     device.mirror === null ? undefined : `mirror ${device.mirror.image} (${device.mirror.format})`,
+    device.unfinishedCopy ? drawUnfinished(device.unfinishedCopy) : undefined,
     device.transaction === null ? undefined : `in transaction ${device.transaction}`,
   ].filter((fact) => fact !== undefined);
   return [paint.bold(device.name), paint.dim(facts.join(", "))].filter((part) => part !== "").join("  ");
+}
+
+/** `unfinished copy /disks/m.qcow2 (3 GiB so far)` */
+function drawUnfinished({ image, copiedBytes }: NonNullable<DeviceDescription["unfinishedCopy"]>): string {
+  return `unfinished copy ${image} (${formatBytes(copiedBytes)} so far)`;
 }
 
 /** Where what is said of the images begins, so that it stands in a column; 0 where there is no room for one. */

@@ -27,6 +27,10 @@ export function deviceJson(device: DeviceDescription): object {
     "frozen-by": device.frozenBy,
     fences: device.fences,
     mirror: device.mirror,
+    "unfinished-copy": device.unfinishedCopy && {
+      image: device.unfinishedCopy.image,
+      copied: device.unfinishedCopy.copiedBytes,
+    },
     transaction: device.transaction,
     view: device.view,
     problem: device.problem,

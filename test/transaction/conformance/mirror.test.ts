@@ -5,8 +5,10 @@ import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { failureOf } from "../../storage/conformance.ts";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { freeze } from "../freezing.ts";
 import { IDENTICAL, infoOf, judge, mirror, mirrorRequest, stagingFiles, stateOf } from "../mirroring.ts";
+import { killAt } from "../watched-storage.ts";
 import { makeWorkbench, type Workbench } from "../workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
@@ -215,4 +217,25 @@ describe("a device", () => {
     expect(await bench.images()).toMatchObject({ vda: "m.qcow2" });
     expect(await bench.content()).toEqual(content);
   });
+});
+
+qemu.test("a copy that was cut off is shown with its device, until it goes on or is removed", async () => {
+  const bench = await makeWorkbench();
+  let flushes = 0;
+  const dying = killAt(makeNodeStorage(), ({ name, path }) => {
+    if (name === "file.flush" && path.includes("/.imgtx-")) flushes += 1;
+    return flushes === 4;
+  });
+  const unfinished = async () => (await bench.devices()).map((device) => device.unfinishedCopy);
+  const copying = mirror(bench.through(dying), { vdc: "m.qcow2" }, {}, { markEveryMs: 0 });
+  await expect(copying).rejects.toThrow("killed");
+  expect(await unfinished()).toEqual([
+    null,
+    null,
+    { image: bench.at("m.qcow2"), copiedBytes: expect.any(Number) as number },
+  ]);
+  expect((await unfinished())[2]?.copiedBytes).toBeGreaterThan(0);
+  await mirror(bench, { vdc: "m.qcow2" });
+  expect(await unfinished()).toEqual([null, null, null]);
+  expect(await judge(bench, "vdc")).toBe(IDENTICAL);
 });
