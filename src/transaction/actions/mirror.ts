@@ -1,7 +1,14 @@
 // mirror: copies devices, each into a new image, or brings the mirrors that they have in line. The copies are
 // made side by side. The devices themselves are only read.
 
-import { type ChainEntry, type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
+import { posix } from "node:path";
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  findDevice,
+  type MirrorEntry,
+  requireDevice,
+} from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
 import { type Chain, type ChainLink, identityOf, probeFormat } from "../../format/index.ts";
 import {
@@ -204,10 +211,13 @@ async function planNew(
 ): Promise<PlannedCopy> {
   const { device } = target;
   if (entry.mirror) {
+    const other = findDevice(context.table, posix.basename(path));
     throw new ImgtxError("E_REFUSED", `it has a mirror already, ${entry.mirror.image}`, {
       device,
       image: path,
-      hint: `forget that one first with \`imgtx mirror --cancel ${device}\``,
+      hint: other
+        ? `'${other.name}' is a device: several are written as ${device}=${entry.mirror.image} ${other.name}=FILE`
+        : `forget that one first with \`imgtx mirror --cancel ${device}\``,
     });
   }
   const copy = await settleCopy(target, path, present, context);

@@ -255,3 +255,10 @@ describe("a disk without room", () => {
     expect(stagingFiles(bench)).toEqual([]);
   });
 });
+
+test("a second device that is taken for the file of the first is told how to write both", async () => {
+  const bench = await makeWorkbench();
+  await mirror(bench, { vdc: "m.qcow2" });
+  const failure = await failureOf(async () => await mirror(bench, { vdc: "vda" }));
+  expect(failure.hint).toBe(`'vda' is a device: several are written as vdc=${bench.at("m.qcow2")} vda=FILE`);
+});
