@@ -12,8 +12,8 @@ import type { DeviceTable } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat } from "../format/index.ts";
 import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
-import type { ImagePatch, PlanRecord } from "./journal/index.ts";
-import type { RunOptions } from "./request.ts";
+import type { ImagePatch, PlanRecord, TableChange } from "./journal/index.ts";
+import type { ActionReport, RunOptions } from "./request.ts";
 
 export interface PlanContext {
   readonly storage: Storage;
@@ -92,6 +92,31 @@ export const MAKES_NO_FILES = {
   filesToMake: [],
   fillFiles: (): Promise<void> => Promise.reject(new Error("this action makes no files")),
 } as const;
+
+interface PlannedDevice extends Required<Pick<Plan, "patches">> {
+  readonly report: ActionReport;
+  readonly change: TableChange;
+  readonly chain: Plan["chains"][number];
+}
+
+/** The plan of an action that does the same to each device, one behind the other, and makes no files. */
+export async function planEach(
+  devices: readonly string[],
+  planOne: (device: string) => Promise<PlannedDevice>,
+): Promise<Plan> {
+  assertNamedOnce(devices);
+  const planned: PlannedDevice[] = [];
+  for (const device of devices) planned.push(await planOne(device));
+  return {
+    ...MAKES_NO_FILES,
+    devices,
+    reports: planned.map(({ report }) => report),
+    changes: planned.map(({ change }) => change),
+    allowPaths: [],
+    patches: planned.flatMap(({ patches }) => patches),
+    chains: planned.map(({ chain }) => chain),
+  };
+}
 
 /** E_DUPLICATE where a command names a device twice. */
 export function assertNamedOnce(devices: readonly string[]): void {

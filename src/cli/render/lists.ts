@@ -54,7 +54,7 @@ export function drawTransaction(transaction: TransactionDescription, canvas: Can
   const facts = [
     stateOfTransaction(transaction),
     `since ${drawTime(transaction.started)}`,
-    ...(transaction.onError === "abort" ? ["an error aborts it"] : []),
+    ...(transaction.state === "open" && transaction.onError === "abort" ? ["an error aborts it"] : []),
   ].join(", ");
   const actions = transaction.actions.flatMap((action) => drawAction(action, canvas, "prepared"));
   return [

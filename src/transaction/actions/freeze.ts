@@ -1,28 +1,26 @@
 // freeze: nobody but imgtx may open the device until unfreeze, through reboots.
 
 import { requireDevice } from "../../device/index.ts";
-import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan } from "../action.ts";
+import { type Action, type Plan, planEach } from "../action.ts";
 import { placeOf } from "../chain-entry.ts";
 import { assertNotFrozen, fenceActiveLayer } from "../fencing.ts";
 import type { FreezeRequest } from "../request.ts";
 
 export const freeze: Action<FreezeRequest> = {
   async plan({ devices, strict }, context): Promise<Plan> {
-    assertNamedOnce(devices);
     const { host } = context.storage;
     const [since, by] = [new Date(host.now()).toISOString(), host.userName];
-    const planned = [];
-    for (const device of devices) {
+    return await planEach(devices, async (device) => {
       const entry = requireDevice(context.table, device);
       assertNotFrozen(entry, "of two that freeze it, the first to unfreeze would take it from the other");
       const chain = await context.openChain(entry.image, entry.format, device);
       const { fences, patches, files, notes } = await fenceActiveLayer(device, chain, context, strict);
-      planned.push({
+      return {
         patches,
         chain: { device, chain },
         change: { device, after: { ...entry, ...placeOf(chain), frozen: { since, by, fences } } },
         report: {
-          kind: "freeze" as const,
+          kind: "freeze",
           device,
           before: entry.image,
           after: entry.image,
@@ -30,16 +28,7 @@ export const freeze: Action<FreezeRequest> = {
           files,
           notes: [...chain.links.flatMap((link) => link.warnings), ...notes],
         },
-      });
-    }
-    return {
-      ...MAKES_NO_FILES,
-      devices,
-      reports: planned.map(({ report }) => report),
-      changes: planned.map(({ change }) => change),
-      allowPaths: [],
-      patches: planned.flatMap(({ patches }) => patches),
-      chains: planned.map(({ chain }) => chain),
-    };
+      };
+    });
   },
 };

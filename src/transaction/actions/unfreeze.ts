@@ -2,25 +2,14 @@
 
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
+import { type Action, type Plan, type PlanContext, planEach } from "../action.ts";
 import { placeOf } from "../chain-entry.ts";
 import { describeWrites, liftFences, liftForgottenFences } from "../fencing.ts";
 import type { UnfreezeRequest } from "../request.ts";
 
 export const unfreeze: Action<UnfreezeRequest> = {
   async plan({ devices, force }, context): Promise<Plan> {
-    assertNamedOnce(devices);
-    const planned = [];
-    for (const device of devices) planned.push(await planOne(device, force, context));
-    return {
-      ...MAKES_NO_FILES,
-      devices,
-      reports: planned.map(({ report }) => report),
-      changes: planned.map(({ change }) => change),
-      allowPaths: [],
-      patches: planned.flatMap(({ patches }) => patches),
-      chains: planned.map(({ chain }) => chain),
-    };
+    return await planEach(devices, async (device) => await planOne(device, force, context));
   },
 };
 

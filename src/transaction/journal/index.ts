@@ -9,6 +9,7 @@ export type {
   PreparedFile,
   SeenImage,
   Statement,
+  TableChange,
   TransactionState,
   WatchedImage,
 } from "./records.ts";
