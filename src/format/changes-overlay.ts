@@ -10,7 +10,7 @@ import { posix } from "node:path";
 import type { ByteRange, Storage, StorageFile } from "../storage/index.ts";
 import { openChain } from "./backing-chain.ts";
 import { RangeCollector } from "./byte-ranges.ts";
-import { copyImages, type CopyOptions } from "./copy.ts";
+import { copyImages, type CopyOptions, countBytesToCopy } from "./copy.ts";
 import { planImage, writeImage } from "./create.ts";
 import { ExtentCursor } from "./extent-cursor.ts";
 import type { Fingerprint } from "./fingerprint.ts";
@@ -24,7 +24,9 @@ import { openImage } from "./open-image.ts";
 /** In what units changes are made: a cluster of the overlay. */
 export const CHANGE_UNIT_BYTES = 65_536;
 
-type Watching = Pick<CopyOptions, "signal" | "onProgress">;
+interface Watching extends Pick<CopyOptions, "signal"> {
+  readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+}
 
 interface ChangesOverlay {
   readonly file: StorageFile;
@@ -40,7 +42,7 @@ export async function writeChangesOverlay(
   { file, path, image }: ChangesOverlay,
   source: Image,
   ranges: readonly ByteRange[],
-  { gate, ...watching }: Watching & { readonly gate: GateOptions },
+  { gate, signal, onProgress }: Watching & { readonly gate: GateOptions },
 ): Promise<void> {
   const { virtualSizeBytes } = source;
   const plan = await planImage({
@@ -51,9 +53,9 @@ export async function writeChangesOverlay(
   await writeImage({ file }, plan);
   const overlay = await openForWriting(storage, path, { format: "qcow2", gate, file, isOrdered: false });
   try {
-    await copyImages([new MaskedImage(source, ranges)], overlay, {
+    await copyTelling(new MaskedImage(source, ranges), overlay, onProgress, {
       ...COPY_OF_CHANGES,
-      ...watching,
+      signal,
       clusterBytes: CHANGE_UNIT_BYTES,
       backingBytes: virtualSizeBytes,
     });
@@ -69,15 +71,15 @@ export async function writeChangesOverlay(
 export async function mergeChangesOverlay(
   storage: Storage,
   { path, image }: Omit<ChangesOverlay, "file">,
-  { gate, ...watching }: Watching & { readonly gate: GateOptions },
+  { gate, signal, onProgress }: Watching & { readonly gate: GateOptions },
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const overlay = await openImage(storage, path, { format: "qcow2", gate, backing: false });
   try {
     const target = await openTarget(storage, image, gate);
     try {
-      await copyImages([overlay], target, {
+      await copyTelling(overlay, target, onProgress, {
         ...COPY_OF_CHANGES,
-        ...watching,
+        signal,
         clusterBytes: undefined,
         backingBytes: overlay.virtualSizeBytes,
       });
@@ -89,6 +91,20 @@ export async function mergeChangesOverlay(
   } finally {
     await overlay.close();
   }
+}
+
+async function copyTelling(
+  source: Image,
+  target: WritableImage,
+  onProgress: Watching["onProgress"],
+  options: CopyOptions,
+): Promise<void> {
+  const totalBytes = onProgress ? await countBytesToCopy([source], options) : 0;
+  onProgress?.(0, totalBytes);
+  await copyImages([source], target, {
+    ...options,
+    onProgress: onProgress && ((doneBytes) => onProgress(doneBytes, totalBytes)),
+  });
 }
 
 /** Throws what a merge into the image would be refused for: behind a commit mark it may not be. */

@@ -17,7 +17,7 @@ export interface CompareOptions {
   /** Sizes and the kinds of extents must match too. */
   readonly strict: boolean;
   /** Guest bytes done, of the larger image's. */
-  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 

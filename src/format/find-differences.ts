@@ -15,8 +15,8 @@ import { Pipeline } from "./pipeline.ts";
 export interface DifferenceOptions {
   /** Differences are told in whole units, from the start of the disk. Divides 2 MiB. */
   readonly unitBytes: number;
-  /** Called with the guest bytes done. */
-  readonly onProgress?: ((doneBytes: number) => void) | undefined;
+  /** In guest bytes. What is known and not read counts as done with what is read behind it. */
+  readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -68,7 +68,7 @@ export async function findDifferences(
         },
         () => {
           for (const unit of units) found.add(unit, Math.min(unit + unitBytes, stop));
-          onProgress?.(stop);
+          onProgress?.(stop, end);
         },
       );
       offset = stop;
@@ -76,6 +76,7 @@ export async function findDifferences(
   } finally {
     await pipeline.finish();
   }
+  onProgress?.(end, end);
   return found.ranges;
 }
 

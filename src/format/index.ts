@@ -27,7 +27,7 @@ export { readDirtyRanges } from "./dirty-ranges.ts";
 export { ExtentCursor } from "./extent-cursor.ts";
 export type { BytePatch } from "./qcow2/fence.ts";
 export { planImageFence, planImageLift } from "./fence-image.ts";
-export { findDifferences } from "./find-differences.ts";
+export { type DifferenceOptions, findDifferences } from "./find-differences.ts";
 export type { Fingerprint } from "./fingerprint.ts";
 export {
   describeChanges,

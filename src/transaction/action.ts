@@ -71,6 +71,19 @@ export interface FillTools {
   keepMark(index: number, offset: number): Promise<void>;
 }
 
+/** How one part of filling the files tells how far it is. Undefined where nobody listens. */
+export function progressOf(
+  { onProgress }: Pick<FillTools, "onProgress">,
+  part: string,
+): ((doneBytes: number, totalBytes: number) => void) | undefined {
+  return (
+    onProgress &&
+    ((doneBytes, totalBytes) => {
+      onProgress(part, doneBytes, totalBytes);
+    })
+  );
+}
+
 export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes" | "allowPaths"> {
   readonly filesToMake: readonly FileToMake[];
   /** Writes filesToMake; the files are in the same order. */

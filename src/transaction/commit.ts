@@ -40,6 +40,7 @@ import {
 import { assertOverlaysThere, imagesMergedAtCommit, imagesMergedLate } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
 import { settleJournals } from "./recovery.ts";
+import type { OnProgress } from "./request.ts";
 
 /** What the command that commits has in hand already. */
 export interface CommitInHand {
@@ -47,6 +48,8 @@ export interface CommitInHand {
   readonly open: ReadonlyMap<string, { readonly file: StorageFile; readonly isLocked: boolean }>;
   /** What is to be durable before the mark, and is still under way. */
   readonly underWay: Promise<void>;
+  /** Told of merges that take long. */
+  readonly onProgress?: OnProgress | undefined;
 }
 
 const NOTHING_IN_HAND: CommitInHand = { open: new Map(), underWay: Promise.resolve() };
@@ -155,7 +158,7 @@ async function markAndMove(
   }
   return await finishOrExplain(journal, async () => {
     // What is staged lacks the fingerprints that the changed images will have: it has shown that there is room.
-    if (imagesChangedAtCommit(journal.state).size > 0) return await changeAndMove(workspace, journal);
+    if (imagesChangedAtCommit(journal.state).size > 0) return await changeAndMove(workspace, journal, inHand);
     await moveToGeneration(workspace, next);
     await journal.retire();
     return async () => next;
@@ -163,7 +166,11 @@ async function markAndMove(
 }
 
 /** Leaves what may take hours, and needs nothing but its own images, until the workspace is free. */
-async function changeAndMove(workspace: Workspace, journal: Journal): Promise<() => Promise<DeviceTable>> {
+async function changeAndMove(
+  workspace: Workspace,
+  journal: Journal,
+  { onProgress }: CommitInHand,
+): Promise<() => Promise<DeviceTable>> {
   const table = await moveTable(workspace, journal, true);
   if (imagesMergedLate(journal.state, table).size === 0) {
     const closed = await closeCommit(workspace, journal, table, new Map());
@@ -171,7 +178,7 @@ async function changeAndMove(workspace: Workspace, journal: Journal): Promise<()
   }
   return async () =>
     await finishOrExplain(journal, async () => {
-      const merged = await mergeLate(workspace, journal, table, true);
+      const merged = await mergeLate(workspace, journal, table, { isLocked: true, onProgress });
       const lock = await lockWorkspace(workspace, WAIT_FOR_GOOD);
       try {
         return await closeCommit(workspace, journal, table, merged);

@@ -56,8 +56,9 @@ export async function runStatements(work: Work, requests: readonly ActionRequest
 export async function commitImplicit(work: Work, journal: Journal): Promise<DeviceTable> {
   try {
     throwIfInterrupted(work.options.signal);
-    const inHand = { open: work.images.byPath(), underWay: work.underWay };
-    return await commitJournal(work.workspace, journal, work.options, inHand);
+    const { images, underWay, options } = work;
+    const inHand = { open: images.byPath(), underWay, onProgress: options.onProgress };
+    return await commitJournal(work.workspace, journal, options, inHand);
   } catch (error) {
     const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";
     throw journal.state.commit || isInDoubt ? error : await undoAfterFailure(work, 0, error);

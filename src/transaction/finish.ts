@@ -30,6 +30,7 @@ import {
   writeMerges,
 } from "./merges.ts";
 import { writeCommitPatches } from "./patches.ts";
+import type { OnProgress } from "./request.ts";
 import {
   changesOf,
   type CommitRecord,
@@ -47,7 +48,12 @@ export async function finishCommit(
   isLocked: boolean,
 ): Promise<DeviceTable> {
   const table = await moveTable(workspace, journal, isLocked);
-  return await closeCommit(workspace, journal, table, await mergeLate(workspace, journal, table, isLocked));
+  return await closeCommit(
+    workspace,
+    journal,
+    table,
+    await mergeLate(workspace, journal, table, { isLocked }),
+  );
 }
 
 /**
@@ -95,9 +101,9 @@ export async function mergeLate(
   workspace: Workspace,
   journal: Journal,
   table: DeviceTable,
-  isLocked: boolean,
+  how: { readonly isLocked: boolean; readonly onProgress?: OnProgress | undefined },
 ): Promise<ReadonlyMap<string, Fingerprint>> {
-  return await writeMerges(workspace, journal.state, { table, when: "behind it", isLocked });
+  return await writeMerges(workspace, journal.state, { table, when: "behind it", ...how });
 }
 
 /**

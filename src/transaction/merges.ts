@@ -17,6 +17,8 @@ import { ImgtxError } from "../errors/index.ts";
 import { type Fingerprint, type ImageFormat, mergeChangesOverlay, reclaimLeaks } from "../format/index.ts";
 import { isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
 import { lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
+import { progressOf } from "./action.ts";
+import type { OnProgress } from "./request.ts";
 import { lockWriter, openUnlessGone } from "./patches.ts";
 
 interface Merge {
@@ -72,13 +74,14 @@ interface MergeChoice {
   readonly when: "before the table" | "behind it";
   /** Whether the caller holds QEMU's locks on the images. */
   readonly isLocked: boolean;
+  readonly onProgress?: OnProgress | undefined;
 }
 
 /** Merges what is due into its images, durably. Returns the fingerprints that they then have. */
 export async function writeMerges(
   { storage, root }: Workspace,
   state: TransactionState,
-  { table, when, isLocked }: MergeChoice,
+  { table, when, isLocked, onProgress }: MergeChoice,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const fingerprints = new Map<string, Fingerprint>();
   const seen = lastSeen(state);
@@ -104,7 +107,11 @@ export async function writeMerges(
         if (isBegun && format === "qcow2") await reclaimLeaks(storage, file, { gate, signal: undefined });
       }
       const target = { path: image, format };
-      const changed = await mergeChangesOverlay(storage, { path: overlay, image: target }, { gate });
+      const changed = await mergeChangesOverlay(
+        storage,
+        { path: overlay, image: target },
+        { gate, onProgress: progressOf({ onProgress }, `merging into ${image}`) },
+      );
       for (const [path, fingerprint] of changed) fingerprints.set(path, fingerprint);
     } finally {
       await file.close();

@@ -14,6 +14,7 @@ import {
   CHANGE_UNIT_BYTES,
   compareImages,
   describeChanges,
+  type DifferenceOptions,
   findDifferences,
   findRangesAbove,
   type Image,
@@ -25,7 +26,7 @@ import {
   writeChangesOverlay,
 } from "../format/index.ts";
 import type { ByteRange, StorageFile } from "../storage/index.ts";
-import type { FileToMake, FillTools, PlanContext } from "./action.ts";
+import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
 import { activeLayer, chainEntriesOf, isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
 import type { ImagePatch } from "./journal/index.ts";
 import { readMarked } from "./tracking.ts";
@@ -83,7 +84,7 @@ export async function planResync(
     ],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");
-      await fillChanges(file, { mirror, present, chain, scope, verify }, context, tools);
+      await fillChanges(file, { device, mirror, present, chain, scope, verify }, context, tools);
     },
     chains,
     notes: [
@@ -123,6 +124,7 @@ function assertSameSize(device: string, top: ChainLink, twin: ChainLink): void {
 }
 
 interface Changes {
+  readonly device: string;
   readonly mirror: MirrorEntry;
   /** The device's. */
   readonly present: Chain;
@@ -134,7 +136,7 @@ interface Changes {
 
 async function fillChanges(
   file: StorageFile,
-  { mirror, present, chain, scope, verify }: Changes,
+  { device, mirror, present, chain, scope, verify }: Changes,
   context: PlanContext,
   tools: FillTools,
 ): Promise<void> {
@@ -146,16 +148,20 @@ async function fillChanges(
   const isPending = content !== mirror.image;
   const old = isPending ? await openImage(storage, content, { format: "qcow2", gate }) : imageOf(chain);
   try {
-    const ranges = await findChanges(image, old, scope, tools);
+    const ranges = await findChanges(image, old, scope, {
+      signal: tools.signal,
+      onProgress: progressOf(tools, `comparing ${device}`),
+    });
     const base = overlayBase(content, mirror);
     await writeChangesOverlay(storage, { file, path: file.path, image: base }, image, ranges, {
       signal: tools.signal,
+      onProgress: progressOf(tools, `copying ${device}`),
       gate,
     });
   } finally {
     if (isPending) await old.close();
   }
-  if (verify) await verifyCopy(image, { path: file.path, format: "qcow2" }, context, tools);
+  if (verify) await verifyCopy(image, { device, path: file.path, format: "qcow2" }, context, tools);
 }
 
 function overlayBase(
@@ -202,9 +208,9 @@ async function findChanges(
   image: Image,
   old: Image,
   scope: Scope,
-  tools: FillTools,
+  watching: Pick<DifferenceOptions, "signal" | "onProgress">,
 ): Promise<readonly ByteRange[]> {
-  const options = { signal: tools.signal, unitBytes: CHANGE_UNIT_BYTES };
+  const options = { ...watching, unitBytes: CHANGE_UNIT_BYTES };
   if (scope.kind === "anywhere") return await findDifferences(image, old, options);
   if (scope.kind === "marked") {
     return uniteRanges([scope.ranges], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
@@ -220,13 +226,15 @@ async function findChanges(
 /** E_IO where the copy, read back, is not what its source is. */
 export async function verifyCopy(
   source: Image,
-  { path, format, dataFileAt }: { path: string; format: ImageFormat; dataFileAt?: string | undefined },
+  made: { device: string; path: string; format: ImageFormat; dataFileAt?: string | undefined },
   { storage, gate }: PlanContext,
-  { signal }: FillTools,
+  tools: FillTools,
 ): Promise<void> {
+  const { device, path, format, dataFileAt } = made;
   const copy = await openImage(storage, path, { format, gate, dataFileAt });
   try {
-    const result = await compareImages(source, copy, { strict: false, signal });
+    const onProgress = progressOf(tools, `verifying ${device}`);
+    const result = await compareImages(source, copy, { strict: false, signal: tools.signal, onProgress });
     if (result.kind === "identical") return;
     if (result.kind === "unreadable") throw result.error;
     const place = "offset" in result ? ` at byte ${result.offset}` : "";

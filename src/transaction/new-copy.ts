@@ -25,7 +25,7 @@ import {
   writeImage,
 } from "../format/index.ts";
 import type { StorageFile } from "../storage/index.ts";
-import type { FileToMake, FillTools, PlanContext } from "./action.ts";
+import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
 import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "./chain-entry.ts";
 import { accessLike, type PlannedCopy, verifyCopy } from "./mirroring.ts";
 import { targetExists } from "./new-overlay.ts";
@@ -181,7 +181,7 @@ async function fillCopy(copy: NewCopy, target: MirrorTarget, filling: Filling): 
     await copyContent(copy, target, image, { ...filling, file, dataFile, startBytes: startBytes ?? 0 });
   }
   if (!target.verify) return;
-  const made = { path: file.path, format: copy.format, dataFileAt: dataFile?.path };
+  const made = { device: target.device, path: file.path, format: copy.format, dataFileAt: dataFile?.path };
   await verifyCopy(image, made, context, tools);
 }
 
@@ -227,7 +227,7 @@ async function copyContent(
     [image],
     { plan: copy.plan, path: file.path },
     { file, dataFile: dataFile && { path: dataFile.path, file: dataFile } },
-    { ...request, onProgress: await progressOf(device, image, request, tools) },
+    { ...request, onProgress: await progressOfCopy(device, image, request, tools) },
     { storage: context.storage, gate: context.gate },
   );
 }
@@ -248,21 +248,22 @@ function flushAlong(file: StorageFile): NonNullable<CopyRequest["throttle"]> {
   };
 }
 
-async function progressOf(
+async function progressOfCopy(
   device: string,
   image: Image,
   request: CopyRequest,
-  { onProgress }: FillTools,
+  tools: FillTools,
 ): Promise<CopyRequest["onProgress"]> {
-  if (onProgress === undefined) return undefined;
+  const tell = progressOf(tools, `copying ${device}`);
+  if (tell === undefined) return undefined;
   const totalBytes = await countBytesToCopy([image], {
     ...request,
     clusterBytes: undefined,
     targetIsZero: true,
   });
-  onProgress(device, 0, totalBytes);
+  tell(0, totalBytes);
   return (doneBytes) => {
-    onProgress(device, doneBytes, totalBytes);
+    tell(doneBytes, totalBytes);
   };
 }
 

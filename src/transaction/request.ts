@@ -261,14 +261,16 @@ export interface LockWait {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Told how far a part of the work is, which is named: comparing a device with its mirror, copying it, … */
+export type OnProgress = (part: string, doneBytes: number, totalBytes: number) => void;
+
 export interface RunOptions extends LockWait {
   /** The transaction to join (`--txn`, IMGTX_TXN). Undefined: the only open one, else one of its own. */
   readonly transaction: string | undefined;
   /** Never join an open transaction: device add and remove. */
   readonly standalone: boolean;
   readonly dryRun: boolean;
-  /** Told how far the copy of a device is, in bytes of data. */
-  readonly onProgress?: ((device: string, doneBytes: number, totalBytes: number) => void) | undefined;
+  readonly onProgress?: OnProgress | undefined;
   /** How often a long copy keeps how far it has come, in milliseconds. Default: 5000. */
   readonly markEveryMs?: number | undefined;
   /** Folders trusted for raw backing images and data files, for this command. */

@@ -144,7 +144,7 @@ test("a mirror off any terminal answers SIGUSR1 with how far it is, and goes on"
       "kill -USR1 $pid; wait $pid; echo $?",
     ].join("\n"),
   );
-  expect(result.stderr).toMatch(/^imgtx: [\d.]+ (B|KiB|MiB) of 48 MiB copied\n$/);
+  expect(result.stderr).toMatch(/^imgtx: [\d.]+ (B|KiB|MiB) of 48 MiB done, copying vda\n$/);
   expect(result).toMatchObject({ status: 0, stdout: "0\n" });
 });
 

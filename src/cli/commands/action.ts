@@ -1,6 +1,6 @@
 // Runs a command that is one action.
 
-import type { Outcome } from "../../transaction/index.ts";
+import type { ActionRequest, Outcome } from "../../transaction/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { openSession, runOptions, type Invocation } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
@@ -18,7 +18,7 @@ export async function executeAction(command: ActionCommand, invocation: Invocati
   const request = command.request(invocation.input);
   const { engine, session } = await openSession(invocation, { createHere: command.createsWorkspace });
   const options = runOptions(invocation, command.standalone);
-  const progress = request.kind === "mirror" ? await watchCopies(invocation) : undefined;
+  const progress = COPIES.has(request.kind) ? await watchCopies(invocation, request.kind) : undefined;
   const onProgress: typeof options.onProgress = progress && ((...done) => progress.update(...done));
   let outcome: Outcome;
   try {
@@ -30,7 +30,14 @@ export async function executeAction(command: ActionCommand, invocation: Invocati
   return 0;
 }
 
-async function watchCopies({ context, input, settings }: Invocation): Promise<CopyProgress> {
+/** What may take long: a device that is reopened to its mirror has that brought in line first. */
+const COPIES: ReadonlySet<ActionRequest["kind"]> = new Set(["mirror", "reopen"]);
+
+async function watchCopies(
+  { context, input, settings }: Invocation,
+  kind: ActionRequest["kind"],
+): Promise<CopyProgress> {
   const { startCopyProgress } = await import("../render/copy-progress.ts");
-  return startCopyProgress(context, { asJson: input.text("--progress") === "json", quiet: settings.quiet });
+  const asJson = kind === "mirror" && input.text("--progress") === "json";
+  return startCopyProgress(context, { asJson, quiet: settings.quiet });
 }

@@ -1,13 +1,16 @@
-// How far copies of devices are: a bar on a terminal, a line for SIGUSR1, and a JSON object a line on request.
+// How far the copying of devices is: a bar on a terminal, a line for SIGUSR1, and a JSON object a line on request.
+//
+// Parts are added up as they begin: what is compared first is copied then, as far as it differs.
 
 import { formatBytes } from "../../units/index.ts";
 import type { CliContext } from "../context.ts";
 import { startBar } from "./bar.ts";
 import { withSchema } from "./json.ts";
+import { printable } from "./printable.ts";
 
 export interface CopyProgress {
-  /** Of one of the devices that are copied side by side, in bytes of data. */
-  update(device: string, doneBytes: number, totalBytes: number): void;
+  /** Of one part of the work, which is named. */
+  update(part: string, doneBytes: number, totalBytes: number): void;
   stop(): void;
 }
 
@@ -32,13 +35,13 @@ export function startCopyProgress(
   const stopAnswering = context.onProgressRequest?.(() => {
     bar?.clear();
     const { done, total } = sum();
-    const far =
-      parts.size === 0 ? "nothing copied yet" : `${formatBytes(done)} of ${formatBytes(total)} copied`;
-    stderr.write(`imgtx: ${far}\n`);
+    const names = [...parts].flatMap(([name, part]) => (part.done < part.total ? printable(name) : []));
+    const what = names.length === 0 ? "" : `, ${names.join(", ")}`;
+    stderr.write(`imgtx: ${formatBytes(done)} of ${formatBytes(total)} done${what}\n`);
   });
   return {
-    update(device, done, total) {
-      parts.set(device, { done, total });
+    update(part, done, total) {
+      parts.set(part, { done, total });
       const all = sum();
       bar?.draw(all.done, all.total);
       if (!asJson || (performance.now() - toldAt < JSON_EVERY_MS && all.done < all.total)) return;

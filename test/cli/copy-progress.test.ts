@@ -1,0 +1,97 @@
+// How far the copying of devices is told: on request, as JSON, as a bar, and not at all where nobody asked.
+
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { startCopyProgress } from "../../src/cli/render/copy-progress.ts";
+
+const MIB = 1024 * 1024;
+
+/** A progress whose output is kept, and which can be asked as SIGUSR1 does. */
+function start({ asJson = false, quiet = false, columns = undefined as number | undefined } = {}) {
+  const written: string[] = [];
+  let ask: (() => void) | undefined;
+  const progress = startCopyProgress(
+    {
+      stderr: { write: (text: string) => void written.push(text), isTTY: columns !== undefined, columns },
+      env: { TERM: "xterm" },
+      onProgressRequest(handler) {
+        ask = handler;
+        return () => {
+          ask = undefined;
+        };
+      },
+    },
+    { asJson, quiet },
+  );
+  return { progress, written, ask: () => ask?.() };
+}
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["performance"] });
+});
+
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+describe("a request", () => {
+  test("is answered with the sum of all parts, and what is under way", () => {
+    const { progress, written, ask } = start({ quiet: true });
+    ask();
+    progress.update("comparing vda", 4 * MIB, 4 * MIB);
+    progress.update("copying vda", MIB, 2 * MIB);
+    progress.update("merging into /srv/a\nb", 0, MIB);
+    ask();
+    expect(written).toEqual([
+      "imgtx: 0 B of 0 B done\n",
+      "imgtx: 5 MiB of 7 MiB done, copying vda, merging into /srv/a\\u{a}b\n",
+    ]);
+  });
+
+  test("is not answered any more behind the end", () => {
+    const { progress, written, ask } = start();
+    progress.stop();
+    ask();
+    expect(written).toEqual([]);
+  });
+});
+
+test("as JSON there is an object each second, and one at the end", () => {
+  const { progress, written } = start({ asJson: true, columns: 80 });
+  progress.update("copying vda", 0, 3 * MIB);
+  vi.advanceTimersByTime(1000);
+  progress.update("copying vda", MIB, 3 * MIB);
+  vi.advanceTimersByTime(500);
+  progress.update("copying vda", 2 * MIB, 3 * MIB);
+  progress.update("copying vda", 3 * MIB, 3 * MIB);
+  progress.stop();
+  expect(written.map((line) => JSON.parse(line) as unknown)).toEqual([
+    { schema: 1, progress: { done: MIB, total: 3 * MIB } },
+    { schema: 1, progress: { done: 3 * MIB, total: 3 * MIB } },
+  ]);
+});
+
+describe("the bar", () => {
+  test("comes after a while, and goes at the end", () => {
+    const { progress, written } = start({ columns: 40 });
+    progress.update("copying vda", MIB, 4 * MIB);
+    vi.advanceTimersByTime(400);
+    progress.update("copying vda", 2 * MIB, 4 * MIB);
+    progress.stop();
+    expect(written).toHaveLength(2);
+    expect(written[0]).toContain("[############------------]  50 %");
+    expect(written[0]?.length).toBeLessThanOrEqual(40 + "\r\u001b[K".length);
+    expect(written[1]).toBe("\r\u001b[K");
+  });
+
+  test.each([
+    ["off a terminal", {}],
+    ["when all is to be quiet", { quiet: true, columns: 80 }],
+    ["on a terminal of no width", { columns: 0 }],
+  ])("is not there %s", (_, how) => {
+    const { progress, written } = start(how);
+    vi.advanceTimersByTime(400);
+    progress.update("copying vda", 2 * MIB, 4 * MIB);
+    progress.stop();
+    expect(written).toEqual([]);
+  });
+});
