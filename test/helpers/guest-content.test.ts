@@ -100,6 +100,16 @@ describe("the structure check", () => {
     }
   });
 
+  oracle("qemu-img", "qemu-io").test("a data file's first cluster is read, and holes behind it are", () => {
+    const [path, raw] = [join(folder, "split.qcow2"), join(folder, "split.raw")];
+    const data = join(folder, "split.data");
+    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-o", `data_file=${data}`, path, "256K"]);
+    execFileSync("qemu-io", ["-c", "write -P 7 0 4K", "-c", "write -P 8 128K 4K", path], { stdio: "pipe" });
+    execFileSync("qemu-img", ["convert", "-f", "qcow2", "-O", "raw", path, raw]);
+    const [own, qemus] = [openGuest(openHostImage, path, "qcow2"), openGuest(openHostImage, raw, "raw")];
+    expect(guestDigest(own)).toBe(guestDigest(qemus));
+  });
+
   qemu.test.each(SAMPLES)("qemu-img finds a sample of %o clean, and reads the same from it", (sample) => {
     const path = join(folder, "sample.qcow2");
     writeFileSync(path, sampleQcow2(sample));

@@ -191,8 +191,9 @@ class QcowGuest implements Guest {
       return new Uint8Array(length);
     }
     const host = number(entry & OFFSET_MASK);
-    if (host === 0 && this.#data === this.#file && !this.#header.extendedL2)
-      return this.#below(offset, length);
+    // In a data file offset 0 is a cluster as any other, where the entry's bit 63 says that there is one.
+    const isAtStart = this.#data !== this.#file && entry >> 63n === 1n;
+    if (host === 0 && !isAtStart && !this.#header.extendedL2) return this.#below(offset, length);
     return padded(this.#data.read(host + within, length), length);
   }
 
