@@ -187,13 +187,22 @@ function describeMirror(view: FolderView, { name, mirror }: DeviceAnswer): strin
   ];
 }
 
-/** The twin of a migration can't be read before the chain below it is copied. */
 function describeMirrored(view: FolderView, { image, format }: { image: string; format: string }): string {
-  const { backingName } = format === "qcow2" ? readHeader(view.open(image), image) : {};
-  const below = backingName === undefined ? image : posix.resolve(posix.dirname(image), backingName);
-  if (view.realPath(below) === undefined) return `none, since ${below} is not there`;
+  const missing = findMissingParent(view, { image, format });
+  if (missing !== undefined) return `none, since ${missing} is not there`;
   const guest = openGuest((path) => view.open(path), image, format);
   return `${guest.sizeBytes} bytes, ${guestDigest(guest)}`;
+}
+
+/** The twin of a migration can't be read before the chain below it is copied. */
+export function findMissingParent(
+  view: FolderView,
+  { image, format }: { image: string; format: string },
+): string | undefined {
+  const { backingName } = format === "qcow2" ? readHeader(view.open(image), image) : {};
+  if (backingName === undefined) return undefined;
+  const below = posix.resolve(posix.dirname(image), backingName);
+  return view.realPath(below) === undefined ? below : undefined;
 }
 
 /** A write to an image that was cut off behind the commit mark, and repeated, may leak clusters. */

@@ -8,7 +8,13 @@ import { join } from "node:path";
 import { run } from "../../src/cli/main.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { guestDigest, openGuest, openHostImage } from "../helpers/guest-content.ts";
-import { changingImages, describeFiles, describeWorkspace, type WorkspacePlace } from "./observation.ts";
+import {
+  changingImages,
+  describeFiles,
+  findMissingParent,
+  describeWorkspace,
+  type WorkspacePlace,
+} from "./observation.ts";
 import { copyFolder, keepShared, layOutFiles, putBackShared, viewFolder } from "./real-folder.ts";
 import type { Violation } from "./report.ts";
 import { type SampleFile, type Scenario, WORKSPACE } from "./sample-devices.ts";
@@ -155,9 +161,11 @@ export class RealBench {
       devices: QemuJudged[];
     };
     const raw = join(this.#scratch, "guest.raw");
-    const mirrors = devices.flatMap(({ mirror }) =>
-      mirror ? [{ ...mirror, fences: [], mayLeak: true }] : [],
-    );
+    const view = viewFolder(this.live);
+    const mirrors = devices
+      .flatMap(({ mirror }) => mirror ?? [])
+      .filter((mirror) => findMissingParent(view, mirror) === undefined)
+      .map((mirror) => ({ ...mirror, fences: [], mayLeak: true }));
     for (const { image, format, fences, mayLeak } of [...devices, ...mirrors]) {
       if (fences.length > 0) {
         const { status, stderr } = spawnSync("qemu-img", ["map", "-f", format, image], { encoding: "utf8" });
