@@ -39,6 +39,8 @@ export interface WorkspacePlace {
   readonly original: ReadonlySet<string>;
   /** The images that are written to in place, by their absolute paths. */
   readonly changing: ReadonlyMap<string, ChangingImage>;
+  /** Copies that may go on behind a crash. Of their files the layout is no fact; their mirrors' content is. */
+  readonly copies?: ReadonlySet<string>;
 }
 
 interface ChangingImage {
@@ -141,6 +143,7 @@ export function describeFiles(view: FolderView, place: WorkspacePlace): string[]
 
 function describeContent(view: FolderView, place: WorkspacePlace, { path, content }: FolderEntry): string {
   if (STAGING.test(path)) return describeStaging(view, path);
+  if (place.copies?.has(path) === true) return "copied";
   const changing = place.changing.get(path);
   if (!changing) return content;
   changing.first ??= content;
@@ -173,14 +176,15 @@ function describeDevice(view: FolderView, place: WorkspacePlace, device: DeviceA
   return [
     `device ${name}: ${images}, ${held}, ${device.frozen ? "frozen" : "not frozen"}`,
     `guest of ${name}: ${guest.sizeBytes} bytes, ${guestDigest(guest)}`,
-    ...describeMirror(view, device),
+    ...describeMirror(view, place, device),
   ];
 }
 
-function describeMirror(view: FolderView, { name, mirror }: DeviceAnswer): string[] {
+function describeMirror(view: FolderView, place: WorkspacePlace, { name, mirror }: DeviceAnswer): string[] {
   if (!mirror) return [];
   const { image, format, sync } = mirror;
-  assertSound(view, mirror, { isFrozen: false, allowed: LEAKED });
+  const allowed = place.copies?.has(image) === true ? undefined : LEAKED;
+  assertSound(view, mirror, { isFrozen: false, allowed });
   return [
     `mirror of ${name}: ${image} (${format}), ${sync}`,
     `guest of the mirror of ${name}: ${describeMirrored(view, mirror)}`,

@@ -7,15 +7,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import koffi from "koffi";
 import { seededRandom, type Random } from "../helpers/random.ts";
+import { CopyJudge } from "./copy-judge.ts";
+import { type CopyScenario, MARK_ALWAYS } from "./copy-scenarios.ts";
 import { RealBench } from "./real-bench.ts";
 import { differences, type Violation } from "./report.ts";
 import type { Scenario } from "./sample-devices.ts";
-import { runPlain, type ProcessResult } from "./strace.ts";
-import { BadState } from "./subject.ts";
+import { runPlain, type ProcessResult, type TracedCall } from "./strace.ts";
+import { BadState, type Step } from "./subject.ts";
 
 export interface PowerOptions {
   readonly program: string;
   readonly fileSystem: "ext4" | "xfs";
+  /** Of all steps together. */
   readonly rounds: number;
   readonly seed: number;
   readonly deadline: number;
@@ -26,6 +29,8 @@ export interface PowerReport {
   readonly cuts: number;
   readonly during: number;
   readonly committed: number;
+  /** How often an unfinished copy was seen to be kept. */
+  readonly kept: number;
   readonly violations: readonly Violation[];
 }
 
@@ -33,66 +38,141 @@ const DISK_BYTES = 320 * 1024 * 1024;
 /** FS_IOC_SHUTDOWN, which XFS calls XFS_IOC_GOINGDOWN; 2: drop the log, as a power cut does. */
 const SHUTDOWN = 0x8004587d;
 const WITHOUT_LOG = 2;
-/** A command takes about so long; the cut comes at a moment of it. */
-const LONGEST_MS = 250;
 
+/** A step under trial, on a bench that was saved before it. */
+interface Target {
+  readonly bench: RealBench;
+  readonly step: Step;
+  /** Whether it is committed. */
+  readonly judge: (result: ProcessResult, trail: readonly string[]) => Promise<boolean>;
+}
+
+/** Cuts the power under each step of a scenario that is studied, with the steps before it as preparation. */
 export async function cutPower(scenario: Scenario, options: PowerOptions): Promise<PowerReport> {
-  const disk = LoopDisk.make(options.fileSystem);
-  const random = seededRandom(options.seed);
-  const violations: Violation[] = [];
-  const counts = { cuts: 0, during: 0, committed: 0 };
-  try {
-    for (; counts.cuts < options.rounds && Date.now() < options.deadline; counts.cuts += 1) {
-      const round = await oneCut(scenario, options, disk, random, counts.cuts);
-      violations.push(...round.violations);
-      if (round.wasRunning) counts.during += 1;
-      if (round.isAfter) counts.committed += 1;
+  const { steps, studied = steps.map((_, each) => each) } = scenario;
+  return await onDisk(options, async (disk, cutter) => {
+    for (const [index, each] of studied.entries()) {
+      await disk.withBench(scenario, options, {}, async (bench) => {
+        for (const step of [...scenario.prepare, ...steps.slice(0, each)]) await bench.do(step);
+        const step = steps[each];
+        if (!step) throw new Error(`${scenario.name} has no step ${each}`);
+        const before = await bench.observe();
+        bench.save();
+        await bench.do(step);
+        const outcomes = { before, after: await bench.observe() };
+        const judge: Target["judge"] = async (result, trail) =>
+          (await recoverAndObserve(bench, result, outcomes, trail)) === outcomes.after;
+        await cutter.cut({ bench, step, judge }, shareOf(options, index, studied.length));
+      });
     }
-    return { ...counts, violations };
+    return 0;
+  });
+}
+
+/** Cuts the power under a copy that keeps marks. */
+export async function cutCopy(scenario: CopyScenario, options: PowerOptions): Promise<PowerReport> {
+  const [step] = scenario.steps;
+  return await onDisk(options, async (disk, cutter) => {
+    let kept = 0;
+    await disk.withBench(scenario, options, MARK_ALWAYS, async (bench) => {
+      const copies = await CopyJudge.make(bench, scenario);
+      const judge: Target["judge"] = async ({ exit }, trail) =>
+        (await copies.judge(exit === 0 ? ["after"] : ["before", "kept", "after"], trail)) === "after";
+      await cutter.cut({ bench, step, judge }, options);
+      kept = copies.kept;
+    });
+    return kept;
+  });
+}
+
+/** Rounds and time for one of several steps. */
+function shareOf(
+  { rounds, deadline }: PowerOptions,
+  index: number,
+  count: number,
+): Pick<PowerOptions, "rounds" | "deadline"> {
+  return {
+    rounds: Math.ceil(rounds / count),
+    deadline: Date.now() + (deadline - Date.now()) / (count - index),
+  };
+}
+
+async function onDisk(
+  options: PowerOptions,
+  cutAll: (disk: LoopDisk, cutter: Cutter) => Promise<number>,
+): Promise<PowerReport> {
+  const disk = LoopDisk.make(options.fileSystem);
+  try {
+    const cutter = new Cutter(disk, seededRandom(options.seed));
+    const kept = await cutAll(disk, cutter);
+    return { ...cutter.counts, kept, violations: disk.violations };
   } finally {
     disk.remove();
   }
 }
 
-async function oneCut(
-  scenario: Scenario,
-  options: PowerOptions,
-  disk: LoopDisk,
-  random: Random,
-  round: number,
-): Promise<{ violations: readonly Violation[]; wasRunning: boolean; isAfter: boolean }> {
-  const name = `${scenario.name} (${options.fileSystem}, power)`;
-  const bench = new RealBench(
-    name,
-    { ...scenario, files: scenario.files() },
-    options.program,
-    false,
-    disk.mountPoint,
-  );
-  try {
-    for (const step of scenario.prepare) await bench.do(step);
-    const [step] = scenario.steps;
-    if (!step) throw new Error(`${scenario.name} has no step`);
-    const before = await bench.observe();
-    bench.save();
-    await bench.do(step);
-    const after = await bench.observe();
+class Cutter {
+  readonly counts = { cuts: 0, during: 0, committed: 0 };
+  readonly #disk: LoopDisk;
+  readonly #random: Random;
+
+  constructor(disk: LoopDisk, random: Random) {
+    this.#disk = disk;
+    this.#random = random;
+  }
+
+  /** In turn at a moment of the step, with all that is under way then, and behind one of its calls. */
+  async cut(target: Target, { rounds, deadline }: Pick<PowerOptions, "rounds" | "deadline">): Promise<void> {
+    const { bench, step } = target;
     await bench.restore();
-    spawnSync("sync", ["-f", disk.mountPoint]);
-    const waitMs = random.below(LONGEST_MS);
+    const calls = shuffle((await bench.trace(step.argv)).calls, this.#random);
+    await bench.restore();
+    const started = Date.now();
+    await runPlain(bench.launch, step.argv);
+    const longestMs = Date.now() - started;
+    for (let round = 0; round < rounds && Date.now() < deadline; round += 1) {
+      await bench.restore();
+      spawnSync("sync", ["-f", this.#disk.mountPoint]);
+      const { result, when } =
+        round % 2 === 0
+          ? await this.#cutAtMoment(target, longestMs)
+          : await this.#cutAtCall(target, calls[((round - 1) / 2) % calls.length]);
+      this.#disk.remount();
+      this.counts.cuts += 1;
+      if (result.exit !== 0) this.counts.during += 1;
+      const trail = [
+        `\`${step.argv.join(" ")}\`, round ${round}: the power is cut ${when}, exit status ${result.exit}`,
+      ];
+      if (await target.judge(result, trail)) this.counts.committed += 1;
+    }
+  }
+
+  async #cutAtMoment(
+    { bench, step }: Target,
+    longestMs: number,
+  ): Promise<{ result: ProcessResult; when: string }> {
+    const waitMs = this.#random.below(longestMs);
     const running = runPlain(bench.launch, step.argv);
     await new Promise((resolve) => setTimeout(resolve, waitMs));
-    disk.shutDown();
-    const result = await running;
-    disk.remount();
-    const trail = [
-      `round ${round}: the power is cut ${waitMs} ms after the start, exit status ${result.exit}`,
-    ];
-    const observed = await recoverAndObserve(bench, result, { before, after }, trail);
-    return { violations: bench.violations, wasRunning: result.exit !== 0, isAfter: observed === after };
-  } finally {
-    bench.remove();
+    this.#disk.shutDown();
+    return { result: await running, when: `${waitMs} ms after the start` };
   }
+
+  async #cutAtCall(
+    { bench, step }: Target,
+    call: TracedCall | undefined,
+  ): Promise<{ result: ProcessResult; when: string }> {
+    if (!call) throw new Error(`${step.argv.join(" ")} makes no call`);
+    const result = await bench.trace(step.argv, { call, kind: "KILL" });
+    this.#disk.shutDown();
+    return { result, when: `at ${call.label}` };
+  }
+}
+
+/** In an order of its own, so that each call has its turn before one has a second. */
+function shuffle(calls: readonly TracedCall[], random: Random): TracedCall[] {
+  const keyed = calls.map((call) => ({ call, key: random.below(2 ** 31) }));
+  return keyed.sort((one, other) => one.key - other.key).map(({ call }) => call);
 }
 
 async function recoverAndObserve(
@@ -126,6 +206,8 @@ async function recoverAndObserve(
 /** A file system in a file, mounted. */
 class LoopDisk {
   readonly mountPoint: string;
+  /** Of all benches. */
+  readonly violations: Violation[] = [];
   readonly #folder: string;
   readonly #image: string;
 
@@ -145,6 +227,24 @@ class LoopDisk {
     this.#folder = folder;
     this.#image = join(folder, "disk.img");
     this.mountPoint = join(folder, "mnt");
+  }
+
+  /** Lays a scenario out on it for as long as the work takes. */
+  async withBench(
+    scenario: Scenario,
+    { program, fileSystem }: PowerOptions,
+    env: Readonly<Record<string, string>>,
+    work: (bench: RealBench) => Promise<void>,
+  ): Promise<void> {
+    const name = `${scenario.name} (${fileSystem}, power)`;
+    const disks = { ...scenario, files: scenario.files() };
+    const bench = new RealBench(name, disks, { program, asksQemu: true, folder: this.mountPoint, env });
+    try {
+      await work(bench);
+      this.violations.push(...bench.violations);
+    } finally {
+      bench.remove();
+    }
   }
 
   shutDown(): void {

@@ -2,7 +2,7 @@
 // before each trial, and observed. Queries run in this process, which is faster.
 
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdtempSync, renameSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { run } from "../../src/cli/main.ts";
@@ -24,6 +24,16 @@ import { BadState, type RunResult, type Step } from "./subject.ts";
 interface SampleDisks {
   readonly files: readonly SampleFile[];
   readonly changing?: Scenario["changing"];
+  readonly copies?: readonly string[];
+}
+
+interface BenchOptions {
+  /** The launcher, `bin/imgtx.js`. */
+  readonly program: string;
+  readonly asksQemu: boolean;
+  /** Where the scenario's folder is made. */
+  readonly folder?: string;
+  readonly env?: Launch["env"];
 }
 
 interface QemuJudged {
@@ -52,17 +62,15 @@ export class RealBench {
   readonly #name: string;
   readonly #scratch: string;
   readonly #saved: string;
-  readonly #place: WorkspacePlace;
+  readonly #place: WorkspacePlace & { readonly copies: ReadonlySet<string> };
   readonly #asksQemu: boolean;
   readonly #judgedByQemu = new Set<string>();
   #kept: ReturnType<typeof keepShared> = [];
 
   constructor(
     name: string,
-    { files, changing }: SampleDisks,
-    program: string,
-    asksQemu: boolean,
-    folder = tmpdir(),
+    { files, changing, copies = [] }: SampleDisks,
+    { program, asksQemu, folder = tmpdir(), env = {} }: BenchOptions,
   ) {
     this.#name = name;
     this.#scratch = mkdtempSync(join(folder, "imgtx-crash-"));
@@ -74,9 +82,11 @@ export class RealBench {
       workspace,
       original: new Set(files.map(({ path }) => join(this.live, path))),
       changing: changingImages(this.live, changing),
+      copies: new Set(copies.map((path) => join(this.live, path))),
     };
     this.launch = {
       program,
+      env,
       cwd: workspace,
       root: this.live,
       traceFile: join(this.#scratch, "trace"),
@@ -123,7 +133,7 @@ export class RealBench {
     const exit = await run(argv, {
       storage: makeNodeStorage(),
       cwd: this.launch.cwd,
-      env: {},
+      env: this.launch.env,
       stdout: { write: (text) => void (out += text), isTTY: false, columns: undefined },
       stderr: { write: (text) => void (err += text), isTTY: false, columns: undefined },
       stdin: () => Promise.resolve(""),
@@ -147,9 +157,17 @@ export class RealBench {
     }
     const answers = { devices: devices.out, history: history.out, transactions: transactions.out };
     const observed = describeWorkspace(view, this.#place, answers);
-    if (this.#asksQemu && !this.#judgedByQemu.has(observed)) this.#askQemu(devices.out);
-    this.#judgedByQemu.add(observed);
+    const bytes = view.entries().filter(({ path }) => this.#place.copies.has(path));
+    const judged = [observed, ...bytes.map(({ content }) => content)].join("\n");
+    if (this.#asksQemu && !this.#judgedByQemu.has(judged)) this.#askQemu(devices.out);
+    this.#judgedByQemu.add(judged);
     return observed;
+  }
+
+  /** The journals as they are, a text each. */
+  journals(): string[] {
+    const folder = join(this.launch.cwd, ".imgtx/journal");
+    return readdirSync(folder).map((name) => readFileSync(join(folder, name), "utf8"));
   }
 
   /**
@@ -165,7 +183,7 @@ export class RealBench {
     const mirrors = devices
       .flatMap(({ mirror }) => mirror ?? [])
       .filter((mirror) => findMissingParent(view, mirror) === undefined)
-      .map((mirror) => ({ ...mirror, fences: [], mayLeak: true }));
+      .map((mirror) => ({ ...mirror, fences: [], mayLeak: !this.#place.copies.has(mirror.image) }));
     for (const { image, format, fences, mayLeak } of [...devices, ...mirrors]) {
       if (fences.length > 0) {
         const { status, stderr } = spawnSync("qemu-img", ["map", "-f", format, image], { encoding: "utf8" });

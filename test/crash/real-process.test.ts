@@ -4,7 +4,8 @@
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { oracle } from "../helpers/oracles.ts";
-import { tryProcess } from "./real-process.ts";
+import { findCopy } from "./copy-scenarios.ts";
+import { tryCopy, tryProcess } from "./real-process.ts";
 import { describeViolation } from "./report.ts";
 import { findScenario } from "./scenarios.ts";
 import { readTrace } from "./strace.ts";
@@ -43,6 +44,23 @@ describe("a real process", () => {
       expect(report.figures.missed).toBe(0);
     },
     180_000,
+  );
+
+  strace.test(
+    "killed amid a copy that keeps marks leaves it to be gone on with, or nothing of it",
+    async () => {
+      const report = await tryCopy(findCopy("a qcow2 copy"), {
+        program,
+        kinds: ["KILL"],
+        stride: 4,
+        deadline: Number.POSITIVE_INFINITY,
+        askQemu: true,
+      });
+      expect(report.violations.map(describeViolation)).toEqual([]);
+      expect(report.figures.kills).toBeGreaterThan(15);
+      expect(report.figures.kept).toBeGreaterThan(3);
+      expect(report.figures.missed).toBe(0);
+    },
   );
 });
 

@@ -2,6 +2,8 @@
 // something, and with each one failed. The page cache survives; what is tried is the real code with its
 // real calls. Power cuts are for the simulated disk and for power-cut.ts.
 
+import { CopyJudge, type CopyState } from "./copy-judge.ts";
+import { type CopyScenario, MARK_ALWAYS } from "./copy-scenarios.ts";
 import { RealBench } from "./real-bench.ts";
 import { fingerprintFolder } from "./real-folder.ts";
 import { differences, type Violation } from "./report.ts";
@@ -16,6 +18,8 @@ interface ProcessFigures {
   errors: number;
   /** Calls that could not be hit, because threads met them in another order. */
   missed: number;
+  /** How often an unfinished copy was seen to be kept. */
+  kept: number;
 }
 
 export interface ProcessReport {
@@ -31,6 +35,8 @@ export interface ProcessOptions {
   readonly kinds: readonly Injection["kind"][];
   /** Indices of steps to try; the scenario's own choice when left out. */
   readonly steps?: readonly number[];
+  /** Tries each n-th call only. */
+  readonly stride?: number;
   readonly deadline: number;
   /** Asks qemu-img about each new state too. */
   readonly askQemu: boolean;
@@ -45,15 +51,9 @@ export async function tryProcess(scenario: Scenario, options: ProcessOptions): P
   const bench = new RealBench(
     `${name} (process)`,
     { ...scenario, files: files() },
-    options.program,
-    options.askQemu,
+    { program: options.program, asksQemu: options.askQemu },
   );
-  const report: ProcessReport = {
-    figures: { kills: 0, errors: 0, missed: 0 },
-    violations: bench.violations,
-    missed: [],
-    cutShort: false,
-  };
+  const report = emptyReport(bench);
   try {
     for (const step of scenario.prepare) await bench.do(step);
     const befores: string[] = [];
@@ -71,23 +71,73 @@ export async function tryProcess(scenario: Scenario, options: ProcessOptions): P
   }
 }
 
+/** A copy that keeps marks, with what may come of it when it is left unfinished. */
+export async function tryCopy(scenario: CopyScenario, options: ProcessOptions): Promise<ProcessReport> {
+  const { name, files } = scenario;
+  const [step] = scenario.steps;
+  const { program, askQemu } = options;
+  const bench = new RealBench(
+    `${name} (process)`,
+    { ...scenario, files: files() },
+    { program, asksQemu: askQemu, env: MARK_ALWAYS },
+  );
+  const report = emptyReport(bench);
+  try {
+    const judge = await CopyJudge.make(bench, scenario);
+    await tryCalls({ bench, options, report, step }, async ({ exit, text }, _, trail) => {
+      const allowed = statesAllowed(exit, scenario);
+      if (allowed) await judge.judge(allowed, trail);
+      else bench.violate("a wrong exit status", trail, `exit status ${exit}\n${text}`);
+    });
+    report.figures.kept = judge.kept;
+    return report;
+  } finally {
+    bench.remove();
+  }
+}
+
+/** What the exit status allows; undefined for one that is not to be. A killed process has none. */
+function statesAllowed(
+  exit: number | undefined,
+  { beginsKept }: CopyScenario,
+): readonly CopyState[] | undefined {
+  if (exit === undefined) return ["before", "kept", "after"];
+  if (exit === 0 || exit === 16) return ["after"];
+  if (exit !== 13) return undefined;
+  // What fails takes its copy back, the one that was kept included, unless it failed before it had it.
+  return beginsKept === true ? ["before", "kept"] : ["before"];
+}
+
+function emptyReport({ violations }: RealBench): ProcessReport {
+  return { figures: { kills: 0, errors: 0, missed: 0, kept: 0 }, violations, missed: [], cutShort: false };
+}
+
 /** A step under trial. */
 interface StepRun {
   readonly bench: RealBench;
   readonly options: ProcessOptions;
   readonly report: ProcessReport;
   readonly step: Step;
-  readonly startsWithout: boolean;
 }
 
+type Judge = (
+  result: { exit: number | undefined; text: string },
+  index: number,
+  trail: readonly string[],
+) => Promise<void>;
+
 interface Trial extends StepRun {
+  readonly startsWithout: boolean;
   readonly outcomes: ReadonlyMap<string, string>;
   readonly before: string;
 }
 
 /** Tries every call of a step, and leaves the folder as the step without a crash does. */
-async function tryStep(run: StepRun, befores: readonly string[]): Promise<void> {
-  const { bench, step, options } = run;
+async function tryStep(
+  run: StepRun & Pick<Trial, "startsWithout">,
+  befores: readonly string[],
+): Promise<void> {
+  const { bench, step } = run;
   const before = befores.at(-1) ?? "";
   bench.save();
   const outcomes = new Map([["before", before]]);
@@ -97,21 +147,32 @@ async function tryStep(run: StepRun, befores: readonly string[]): Promise<void> 
     outcomes.set(`only ${step.orAfter.join(" ")}`, await bench.observe());
     await bench.restore();
   }
-  const plain = await bench.trace(step.argv);
-  if (plain.exit !== (step.exit ?? 0)) throw new Error(`${step.argv.join(" ")}: ${plain.text}`);
+  await bench.do(step);
   outcomes.set("after", await bench.observe());
-  for (const kind of options.kinds) {
-    for (const [index, call] of plain.calls.entries()) {
-      if (Date.now() > options.deadline) run.report.cutShort = true;
-      else await tryCall({ ...run, outcomes, before }, { call, kind }, index);
-    }
-  }
+  await bench.restore();
+  await tryCalls(run, async (result, index, trail) => {
+    await judgeStep({ ...run, outcomes, before }, result, index, trail);
+  });
   await bench.restore();
   await bench.do(step);
 }
 
-async function tryCall(trial: Trial, injection: Injection, index: number): Promise<void> {
-  const { bench, step, report } = trial;
+/** Cuts the step off at each call. The bench was saved before it, and is in that state. */
+async function tryCalls(run: StepRun, judge: Judge): Promise<void> {
+  const { bench, step, options } = run;
+  const plain = await bench.trace(step.argv);
+  if (plain.exit !== (step.exit ?? 0)) throw new Error(`${step.argv.join(" ")}: ${plain.text}`);
+  for (const kind of options.kinds) {
+    for (const [index, call] of plain.calls.entries()) {
+      if (index % (options.stride ?? 1) !== 0) continue;
+      if (Date.now() > options.deadline) run.report.cutShort = true;
+      else await tryCall(run, { call, kind }, index, judge);
+    }
+  }
+}
+
+async function tryCall(run: StepRun, injection: Injection, index: number, judge: Judge): Promise<void> {
+  const { bench, step, report } = run;
   let { number } = injection.call;
   for (let tries = 0; tries < TRIES; tries += 1) {
     await bench.restore();
@@ -128,14 +189,14 @@ async function tryCall(trial: Trial, injection: Injection, index: number): Promi
     }
     if (injection.kind === "KILL") report.figures.kills += 1;
     else report.figures.errors += 1;
-    await judge(trial, { exit: result.exit, text: result.text }, index, trail);
+    await judge({ exit: result.exit, text: result.text }, index, trail);
     return;
   }
   report.figures.missed += 1;
   report.missed.push(`\`${step.argv.join(" ")}\`: ${injection.kind} at ${injection.call.label}`);
 }
 
-async function judge(
+async function judgeStep(
   trial: Trial,
   result: { exit: number | undefined; text: string },
   index: number,

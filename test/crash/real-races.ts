@@ -23,7 +23,11 @@ export interface RealRaceReport {
 const LATE_MS = [0, 5, 10, 20, 30];
 
 export async function raceProcesses(entry: RaceEntry, options: RealRaceOptions): Promise<RealRaceReport> {
-  const bench = new RealBench(`${entry.name} (processes)`, { files: entry.files() }, options.program, false);
+  const bench = new RealBench(
+    `${entry.name} (processes)`,
+    { files: entry.files() },
+    { ...options, asksQemu: false },
+  );
   let rounds = 0;
   let refused = 0;
   try {

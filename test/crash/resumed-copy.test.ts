@@ -6,6 +6,7 @@
 
 import { describe, expect, test } from "vitest";
 import { trialOf } from "./command-line.ts";
+import { COPIES, MARK_ALWAYS } from "./copy-scenarios.ts";
 import { applyChange } from "./disk-log.ts";
 import { DiskStates } from "./disk-states.ts";
 import { record } from "./recording.ts";
@@ -14,16 +15,6 @@ import { SimulatedMachine } from "./simulated-disk.ts";
 import { observeCopy, runOn, type Subject } from "./subject.ts";
 
 const LIMITS = { exhaustiveItems: 3, randomSubsets: 4, most: 12 };
-/** A mark at every step of the copy. */
-const ALWAYS = { IMGTX_MARK_EVERY: "0" };
-
-const COPIES = [
-  ["a qcow2 copy", "mirror vda m.qcow2"],
-  ["a raw copy", "mirror vda m.raw --format raw"],
-  ["a compressed copy with small clusters", "mirror vda m.qcow2 --compress -o cluster_size=512"],
-  ["a copy with a data file", "mirror vda m.qcow2 -o data_file=m.data"],
-  ["two copies side by side", "mirror vda=m.qcow2 vdb=n.raw"],
-] as const;
 
 async function goOn(machine: SimulatedMachine, subject: Subject, line: string): Promise<string> {
   const kept = await runOn(machine, subject, ["recover"]);
@@ -41,7 +32,7 @@ function withoutLayout(observed: string): string {
 describe("behind a crash at any call, the same command makes what it makes without one", () => {
   test.each(COPIES)("%s", async (name, line) => {
     const scenario = onTwo(name, [step(line)], { files: filesOf(TWO), prepare: addAll(TWO) });
-    const { plan, subject } = await trialOf(scenario, ALWAYS);
+    const { plan, subject } = await trialOf(scenario, MARK_ALWAYS);
     const recording = await record(plan, subject);
     const [recorded] = recording.steps;
     if (!recorded) throw new Error("the copy was recorded");
@@ -73,7 +64,7 @@ describe("an unfinished copy", () => {
       const line = "mirror vda m.qcow2";
       const { plan, subject } = await trialOf(
         onTwo("a copy", [step(line)], { prepare: addAll(TWO) }),
-        ALWAYS,
+        MARK_ALWAYS,
       );
       const recording = await record(plan, subject);
       const cached = recording.start.fork();

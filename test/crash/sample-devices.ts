@@ -42,7 +42,10 @@ interface SampleDevice {
 
 const SMALL = { virtualSizeBytes: 192 * KIB } as const;
 
-export function qcow2(path: string, image: Omit<SampleImage, "virtualSizeBytes">): SampleFile {
+export function qcow2(
+  path: string,
+  image: Omit<SampleImage, "virtualSizeBytes"> & Partial<Pick<SampleImage, "virtualSizeBytes">>,
+): SampleFile {
   return { path, bytes: sampleQcow2({ ...SMALL, ...image }), mode: 0o640 };
 }
 

@@ -36,6 +36,7 @@ export interface TracedRun extends ProcessResult {
 export interface Launch {
   /** The launcher, `bin/imgtx.js`. */
   readonly program: string;
+  readonly env: Readonly<Record<string, string>>;
   readonly cwd: string;
   /** Only calls on paths below this count. */
   readonly root: string;
@@ -88,7 +89,7 @@ export async function runTraced(
       launch.program,
       ...argv,
     ],
-    launch.cwd,
+    launch,
   );
   const calls = readTrace(readFileSync(launch.traceFile, "utf8"), launch.root);
   rmSync(launch.traceFile);
@@ -97,7 +98,7 @@ export async function runTraced(
 }
 
 export function runPlain(launch: Launch, argv: readonly string[]): Promise<ProcessResult> {
-  return runProcess([process.execPath, launch.program, ...argv], launch.cwd);
+  return runProcess([process.execPath, launch.program, ...argv], launch);
 }
 
 function injectionOf({ call, kind }: Injection): string {
@@ -114,14 +115,17 @@ function wasHit(calls: readonly TracedCall[], { call, kind }: Injection, result:
   return kind === "KILL" ? result.exit !== 0 && calls.includes(met) : met.injected;
 }
 
-function runProcess(command: readonly string[], cwd: string): Promise<ProcessResult> {
+function runProcess(
+  command: readonly string[],
+  { cwd, env }: Pick<Launch, "cwd" | "env">,
+): Promise<ProcessResult> {
   const [program = "", ...args] = command;
   const child = spawn(program, args, {
     cwd,
     // Of its own group, so that strace and what it traces can be ended together.
     detached: true,
     stdio: ["ignore", "pipe", "pipe"],
-    env: { ...process.env, UV_THREADPOOL_SIZE: "1", UV_USE_IO_URING: "0" },
+    env: { ...process.env, ...env, UV_THREADPOOL_SIZE: "1", UV_USE_IO_URING: "0" },
   });
   let text = "";
   let timedOut = false;

@@ -1,0 +1,26 @@
+// A slice of the power cuts on real file systems: a copy that keeps marks.
+// `npm run torture -- power` cuts all of them, as often as there is time.
+
+import { fileURLToPath } from "node:url";
+import { describe, expect } from "vitest";
+import { oracle } from "../helpers/oracles.ts";
+import { findCopy } from "./copy-scenarios.ts";
+import { cutCopy } from "./power-cut.ts";
+import { groupViolations } from "./report.ts";
+
+const program = fileURLToPath(new URL("../../bin/imgtx.js", import.meta.url));
+const { test } = oracle("root", "loops", "mkfs.ext4", "mkfs.xfs", "strace", "qemu-img");
+const OPTIONS = { program, seed: 3, deadline: Number.POSITIVE_INFINITY };
+
+describe("a power cut", () => {
+  test("leaves a copy that goes on behind its mark, or nothing of it", async () => {
+    const report = await cutCopy(findCopy("a long raw copy"), {
+      ...OPTIONS,
+      fileSystem: "ext4",
+      rounds: 12,
+    });
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.cuts).toBe(12);
+    expect(report.kept).toBeGreaterThan(0);
+  });
+});
