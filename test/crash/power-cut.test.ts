@@ -1,12 +1,13 @@
-// A slice of the power cuts on real file systems: a copy that keeps marks.
+// A slice of the power cuts on real file systems: a copy that keeps marks, and the steps of a migration.
 // `npm run torture -- power` cuts all of them, as often as there is time.
 
 import { fileURLToPath } from "node:url";
 import { describe, expect } from "vitest";
 import { oracle } from "../helpers/oracles.ts";
 import { findCopy } from "./copy-scenarios.ts";
-import { cutCopy } from "./power-cut.ts";
+import { cutCopy, cutPower } from "./power-cut.ts";
 import { groupViolations } from "./report.ts";
+import { findScenario } from "./scenarios.ts";
 
 const program = fileURLToPath(new URL("../../bin/imgtx.js", import.meta.url));
 const { test } = oracle("root", "loops", "mkfs.ext4", "mkfs.xfs", "strace", "qemu-img");
@@ -22,5 +23,16 @@ describe("a power cut", () => {
     expect(groupViolations(report.violations)).toEqual([]);
     expect(report.cuts).toBe(12);
     expect(report.kept).toBeGreaterThan(0);
+  });
+
+  test("in any step of a migration leaves every disk before or after", async () => {
+    const report = await cutPower(findScenario("migrate, mirror and reopen"), {
+      ...OPTIONS,
+      fileSystem: "xfs",
+      rounds: 9,
+    });
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.cuts).toBe(9);
+    expect(report.during).toBeGreaterThan(0);
   });
 });

@@ -33,6 +33,12 @@ const CUT_SCENARIOS = [
   "mirror two devices side by side",
   "mirror with a bitmap, and forget both",
   "bring a mirror in line",
+  "migrate, mirror and reopen",
+  "migrate, mirror and reopen in a transaction",
+  "migrate, mirror and reopen in a transaction, and abort",
+  "go over to the twin of a migration behind writes",
+  "go over to a mirror that is out of line",
+  "go over to a mirror that is out of line in a transaction",
 ];
 
 export async function tortureProcess(options: RealOptions): Promise<RealResult> {
