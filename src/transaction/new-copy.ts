@@ -173,7 +173,8 @@ async function fillCopy(copy: NewCopy, target: MirrorTarget, filling: Filling): 
   const image = imageOf(present);
   const startBytes = await findStart(copy, { ...filling, file, dataFile });
   if (startBytes === undefined) {
-    // What a copy that was cut off has left here is of no use.
+    // What a copy that was cut off has left here is of no use; nor is its mark, for what comes instead.
+    if (tools.resumeAt(0) !== undefined) await tools.keepMark(0, 0);
     for (const one of files) if ((await one.stat()).sizeBytes > 0) await one.truncate(0);
     await writeImage({ file, dataFile }, copy.plan);
   }

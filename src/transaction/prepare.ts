@@ -28,6 +28,7 @@ export async function prepareStatement(
   const patchedFiles: StorageFile[] = [];
   const fresh = new Set<number>();
   try {
+    await forgetLostFiles(storage, journal, record);
     for (const [index, newFile] of record.newFiles.entries()) {
       throwIfInterrupted(work.options.signal);
       const toMake = plan.filesToMake[index];
@@ -76,6 +77,24 @@ function flushNames(storage: Storage, { newFiles }: PlanRecord, purpose: string)
   return [...folders].map((folder) => storage.flushFolder(folder, purpose));
 }
 
+/**
+ * Marks speak of the files that they were kept for. Where one is gone, as behind a cancel that was cut off, and is
+ * made anew, they must not be there any more when the next crash comes.
+ */
+async function forgetLostFiles(
+  storage: Storage,
+  journal: Journal,
+  { statement, newFiles }: PlanRecord,
+): Promise<void> {
+  const marks = [...(journal.state.statements[statement]?.marks ?? [])].filter(([, offset]) => offset > 0);
+  if (marks.length === 0) return;
+  const found = await Promise.all(newFiles.map(async ({ staging }) => await storage.statLink(staging)));
+  if (!found.includes(undefined)) return;
+  for (const [path] of marks) {
+    await journal.append({ type: "copied", statement, path, offset: 0 }, "copied");
+  }
+}
+
 /** A new file; where the statement goes on with what was cut off, the one that is there. */
 async function makeOrGoOn(
   storage: Storage,
@@ -107,7 +126,11 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
     signal,
     onProgress,
     isFresh: (index) => fresh.has(index),
-    resumeAt: (index) => (fresh.has(index) ? undefined : marks.get(newFiles[index]?.path ?? "")),
+    resumeAt: (index) => {
+      const mark = fresh.has(index) ? undefined : marks.get(newFiles[index]?.path ?? "");
+      // At 0 nothing is known to be there: not even the size that the image was given.
+      return mark === 0 ? undefined : mark;
+    },
     // A transaction of several commands is undone to the command before, and has no use for marks.
     isMarkDue: (index) =>
       journal.state.begin.implicit && host.now() - (markedAt.get(index) ?? begun) >= markEveryMs,

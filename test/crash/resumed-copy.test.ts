@@ -9,9 +9,10 @@ import { trialOf } from "./command-line.ts";
 import { COPIES, MARK_ALWAYS } from "./copy-scenarios.ts";
 import { applyChange } from "./disk-log.ts";
 import { DiskStates } from "./disk-states.ts";
-import { record } from "./recording.ts";
+import { record, type Recording } from "./recording.ts";
 import { addAll, filesOf, onTwo, step, TWO } from "./sample-devices.ts";
 import { SimulatedMachine } from "./simulated-disk.ts";
+import { startProcess } from "./simulated-process.ts";
 import { observeCopy, runOn, type Subject } from "./subject.ts";
 
 const LIMITS = { exhaustiveItems: 3, randomSubsets: 4, most: 12 };
@@ -22,6 +23,21 @@ async function goOn(machine: SimulatedMachine, subject: Subject, line: string): 
   const again = await runOn(machine, subject, line.split(" "));
   expect(again.exit, again.text).toBe(0);
   return withoutLayout(await observeCopy(machine, subject));
+}
+
+/** The machine behind the last crash of the recorded copy from which it is kept. */
+async function keepCopy(recording: Recording, subject: Subject): Promise<SimulatedMachine> {
+  const cached = recording.start.fork();
+  let kept: SimulatedMachine | undefined;
+  for (const [point, change] of recording.log.entries()) {
+    const log = recording.log.slice(0, point);
+    const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), boots: 2 });
+    const { text } = await runOn(dead, subject, ["recover"]);
+    if (text.includes("kept the unfinished copy")) kept = dead;
+    applyChange(cached, change);
+  }
+  if (!kept) throw new Error("the copy is never kept");
+  return kept;
 }
 
 /** The mirrors' guest content is a fact of its own: a copy that goes on lays its clusters out in another order. */
@@ -58,6 +74,32 @@ describe("behind a crash at any call, the same command makes what it makes witho
 });
 
 describe("an unfinished copy", () => {
+  test.each(COPIES)(
+    "whose files are gone begins anew, and a crash leads to no mark of theirs: %s",
+    async (name, line) => {
+      const scenario = onTwo(name, [step(line)], { files: filesOf(TWO), prepare: addAll(TWO) });
+      const { plan, subject } = await trialOf(scenario, MARK_ALWAYS);
+      const first = await record(plan, subject);
+      const after = withoutLayout(first.steps[0]?.after ?? "");
+      const kept = await keepCopy(first, subject);
+      const storage = startProcess(kept);
+      for (const file of await storage.readFolder("/disks/ws")) {
+        if (/^\.imgtx-[a-z0-9]{10}-/.test(file)) await storage.removeFile(`/disks/ws/${file}`);
+      }
+      // Without marks of its own: those of the lost files must not stand in for them.
+      const seldom = await trialOf(scenario);
+      const again = { name, disk: kept.tree, prepare: [], steps: plan.steps };
+      const second = await record(again, seldom.subject);
+      const cached = second.start.fork();
+      for (const [point, change] of second.log.entries()) {
+        const log = second.log.slice(0, point);
+        const dead = new SimulatedMachine({ durable: second.start, log, cached: cached.fork(), boots: 3 });
+        expect(await goOn(dead, subject, line)).toBe(after);
+        applyChange(cached, change);
+      }
+    },
+  );
+
   test.each(["mirror --cancel vda", "device remove vda"])(
     "is removed by %s, and nothing else is",
     async (end) => {
