@@ -1,6 +1,7 @@
 // New mirrors, judged by qemu-img: each way of making one, several side by side, and what stays as it was.
 
-import { mkdirSync, statSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
@@ -219,23 +220,51 @@ describe("a device", () => {
   });
 });
 
-qemu.test("a copy that was cut off is shown with its device, until it goes on or is removed", async () => {
-  const bench = await makeWorkbench();
+/** Mirrors vdc to m.qcow2 in a process that dies at the nth flush of the new file, with marks at each chance or none. */
+async function dieAtFlush(bench: Workbench, nth: number, markEveryMs: number): Promise<void> {
   let flushes = 0;
   const dying = killAt(makeNodeStorage(), ({ name, path }) => {
     if (name === "file.flush" && path.includes("/.imgtx-")) flushes += 1;
-    return flushes === 4;
+    return flushes === nth;
   });
-  const unfinished = async () => (await bench.devices()).map((device) => device.unfinishedCopy);
-  const copying = mirror(bench.through(dying), { vdc: "m.qcow2" }, {}, { markEveryMs: 0 });
+  const copying = mirror(bench.through(dying), { vdc: "m.qcow2" }, {}, { markEveryMs });
   await expect(copying).rejects.toThrow("killed");
-  expect(await unfinished()).toEqual([
-    null,
-    null,
-    { image: bench.at("m.qcow2"), copiedBytes: expect.any(Number) as number },
-  ]);
-  expect((await unfinished())[2]?.copiedBytes).toBeGreaterThan(0);
-  await mirror(bench, { vdc: "m.qcow2" });
-  expect(await unfinished()).toEqual([null, null, null]);
-  expect(await judge(bench, "vdc")).toBe(IDENTICAL);
+}
+
+describe("a copy that was cut off", () => {
+  qemu.test("is shown with its device, until it goes on or is removed", async () => {
+    const bench = await makeWorkbench();
+    const unfinished = async () => (await bench.devices()).map((device) => device.unfinishedCopy);
+    await dieAtFlush(bench, 4, 0);
+    expect(await unfinished()).toEqual([
+      null,
+      null,
+      { image: bench.at("m.qcow2"), copiedBytes: expect.any(Number) as number },
+    ]);
+    expect((await unfinished())[2]?.copiedBytes).toBeGreaterThan(0);
+    await mirror(bench, { vdc: "m.qcow2" });
+    expect(await unfinished()).toEqual([null, null, null]);
+    expect(await judge(bench, "vdc")).toBe(IDENTICAL);
+  });
+
+  qemu.test("and is damaged since is begun anew, and its mark with it", async () => {
+    const bench = await makeWorkbench();
+    await dieAtFlush(bench, 4, 0);
+    const [staging = ""] = stagingFiles(bench);
+    const bytes = readFileSync(bench.at(staging));
+    const l1TableOffset = Number(bytes.readBigUInt64BE(40));
+    bytes.fill(0xff, l1TableOffset, l1TableOffset + 8);
+    writeFileSync(bench.at(staging), bytes);
+    await dieAtFlush(bench, 1, 60_000);
+    writeFileSync(bench.at(staging), emptyLike(bench, "c.qcow2"));
+    await mirror(bench, { vdc: "m.qcow2" });
+    expect(await judge(bench, "vdc")).toBe(IDENTICAL);
+  });
 });
+
+/** A sound image of the same size with nothing in it, as a copy looks that has just begun. */
+function emptyLike(bench: Workbench, name: string): Uint8Array {
+  const { "virtual-size": sizeBytes } = infoOf(bench.at(name));
+  execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", bench.at("empty.qcow2"), String(sizeBytes)]);
+  return readFileSync(bench.at("empty.qcow2"));
+}
