@@ -126,6 +126,8 @@ class Cutter {
     const { bench, step } = target;
     await bench.restore();
     const calls = shuffle((await bench.trace(step.argv)).calls, this.#random);
+    // What has nothing to do, since a mirror is in line, can't be cut off.
+    if (calls.length === 0) return;
     await bench.restore();
     const started = Date.now();
     await runPlain(bench.launch, step.argv);
