@@ -120,6 +120,8 @@ export class Qcow2Writer implements WritableImage {
   async reclaim(leaks: readonly (readonly [cluster: number, surplus: number])[]): Promise<void> {
     await this.#state.turnstile.run(async () => {
       await this.#state.begin();
+      // What shows that nothing refers to them may have come from the page cache alone, of a writer that died.
+      await this.#state.flush("references-before-leaks-fall");
       for (const [cluster, surplus] of leaks) {
         for (let times = 0; times < surplus; times += 1) await this.#state.giveBack(cluster, 1);
       }

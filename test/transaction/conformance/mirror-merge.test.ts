@@ -79,6 +79,24 @@ describe("a merge that was cut off", () => {
     },
   );
 
+  qemu.test("gives clusters back when what let go of them is durable", async () => {
+    const bench = await makeWorkbench();
+    await mirror(bench, { vdc: "m.qcow2" });
+    writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 1 0 192k");
+    await mirror(bench, { vdc: undefined });
+    writeGuest(bench.at("c.qcow2"), "qcow2", "write -z -u 64k 128k");
+    const dying = killAt(makeNodeStorage(), ({ purpose }) => purpose === "references-before-refcounts-fall");
+    await expect(mirror(bench.through(dying), { vdc: undefined })).rejects.toThrow("killed");
+    const calls: string[] = [];
+    const watched = watchStorage(makeNodeStorage(), ({ name, path }) => {
+      if (path.endsWith("m.qcow2") && ["file.write", "file.flush"].includes(name)) calls.push(name);
+    });
+    expect((await bench.through(watched).session()).recovered).toMatchObject([{ did: "finished" }]);
+    // A power cut between the two would have given away what the image on the disk still refers to.
+    expect(calls.slice(0, 3)).toEqual(["file.flush", "file.write", "file.flush"]);
+    expect(await judge(bench, "vdc")).toBe(IDENTICAL);
+  });
+
   qemu.test("does not go into a file that has the mirror's name by now", async () => {
     const bench = await makeBehind();
     await dieAt(bench, "file.write", 1);
