@@ -90,10 +90,10 @@ export async function writeMerges(
     when === "behind it" ? isMergePending(table, image) : !late.has(image);
   // What was opened for the plan is trusted behind it, whatever was allowed for that one command.
   const gate = { workspaceRoot: root, allowPaths: [...table.allowPaths, ...seen.keys()] };
-  for (const { image, format, overlay } of mergesOf(state)) {
-    if (!isDue(image)) continue;
-    // Somebody has removed it behind the commit mark: the mirror stays one that nobody knows.
-    if (when === "behind it" && !(await storage.statLink(overlay))) continue;
+  const merges = mergesOf(state);
+  const incomplete = await findIncomplete(storage, merges);
+  for (const { image, format, overlay } of merges) {
+    if (!isDue(image) || (when === "behind it" && incomplete.has(image))) continue;
     const file = await openUnlessGone(storage, image, "read");
     if (!file) continue;
     try {
@@ -118,6 +118,21 @@ export async function writeMerges(
     }
   }
   return fingerprints;
+}
+
+/**
+ * Images for which somebody has removed an overlay behind the commit mark. With the others alone they would pass
+ * for what they are not: a mirror stays one that nobody knows.
+ */
+async function findIncomplete(
+  storage: Workspace["storage"],
+  merges: readonly Merge[],
+): Promise<ReadonlySet<string>> {
+  const incomplete = new Set<string>();
+  for (const { image, overlay } of merges) {
+    if (!(await storage.statLink(overlay))) incomplete.add(image);
+  }
+  return incomplete;
 }
 
 /** The table has moved: what was merged is not needed any more. */

@@ -192,6 +192,26 @@ describe("while a mirror is merged into", () => {
     expect(compare(bench)).toBe(IDENTICAL);
   });
 
+  qemu.test("one of two that wait for it has gone: then it counts as written to as well", async () => {
+    const bench = await makeBehind();
+    await bench.begin();
+    await mirror(bench, { vdc: undefined });
+    writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 2 128k 64k");
+    await mirror(bench, { vdc: undefined });
+    const dying = killAt(
+      makeNodeStorage(),
+      ({ name, path }) => name === "file.write" && path.endsWith("m.qcow2"),
+    );
+    await expect(bench.through(dying).commit()).rejects.toThrow("killed");
+    const [first = "", ...others] = stagingFiles(bench).sort();
+    expect(others).toHaveLength(1);
+    rmSync(bench.at(first));
+    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+    const { actions } = await mirror(bench, { vdc: undefined });
+    expect(actions[0]?.notes[0]).toContain("somebody has written to the mirror since");
+    expect(compare(bench)).toBe(IDENTICAL);
+  });
+
   qemu.test("a device that moves to it does so behind the merge", async () => {
     const bench = await makeBehind();
     const met: (string | undefined)[] = [];
