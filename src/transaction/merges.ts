@@ -143,7 +143,7 @@ export async function removeMergedOverlays({ storage }: Workspace, state: Transa
   }
   // Else a power cut could keep the overlay and lose the journal, and nobody would know of it any more.
   for (const folder of new Set(overlays.map((overlay) => posix.dirname(overlay)))) {
-    await storage.flushFolder(folder, "merged overlay gone");
+    if (await storage.stat(folder)) await storage.flushFolder(folder, "merged overlay gone");
   }
 }
 

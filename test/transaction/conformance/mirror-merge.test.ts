@@ -1,7 +1,7 @@
 // Behind the commit mark: a mirror is written to as often as it takes, and nothing may refuse it by then.
 
 import { execFileSync } from "node:child_process";
-import { chmodSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
@@ -116,6 +116,17 @@ describe("a merge that was cut off", () => {
     rmSync(bench.at("m.qcow2"));
     expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
     expect(stagingFiles(bench)).toEqual([]);
+  });
+
+  qemu.test("is given up where the mirror's folder has gone", async () => {
+    const bench = await makeWorkbench();
+    mkdirSync(bench.at("mirrors"));
+    await mirror(bench, { vdc: "mirrors/m.qcow2" });
+    writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 1 0 100k");
+    await dieAt(bench, "file.write", 1);
+    rmSync(bench.at("mirrors"), { recursive: true });
+    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+    expect(await bench.open()).toEqual([]);
   });
 
   qemu.test("needs no --allow-path again", async () => {
