@@ -7,6 +7,7 @@
 // - Nothing is flushed while the overlay is written: the caller does, before anything refers to it.
 
 import { posix } from "node:path";
+import { ImgtxError } from "../errors/index.ts";
 import type { ByteRange, Storage, StorageFile } from "../storage/index.ts";
 import { openChain } from "./backing-chain.ts";
 import { RangeCollector } from "./byte-ranges.ts";
@@ -77,6 +78,7 @@ export async function mergeChangesOverlay(
   try {
     const target = await openTarget(storage, image, gate);
     try {
+      assertRoom(target, overlay);
       await copyTelling(overlay, target, onProgress, {
         ...COPY_OF_CHANGES,
         signal,
@@ -115,6 +117,16 @@ export async function assertMergeable(
 ): Promise<void> {
   const target = await openTarget(storage, image, gate);
   await target.close();
+}
+
+/** E_REFUSED where somebody has made the image smaller since it was asked. */
+function assertRoom({ path, virtualSizeBytes }: Image, overlay: Image): void {
+  if (virtualSizeBytes >= overlay.virtualSizeBytes) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `the image has ${virtualSizeBytes} bytes, and what is to be merged into it ${overlay.virtualSizeBytes}`,
+    { image: path, hint: "put back the image, or a copy of it" },
+  );
 }
 
 async function openTarget(

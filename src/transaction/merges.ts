@@ -8,7 +8,8 @@
 // - An image that a device of the new table is on is merged into before the table moves. One that is only a
 //   mirror waits until it has moved and nobody waits for the workspace any more: that may take hours. Until
 //   then the table takes the mirror for one that somebody has written to.
-// - Written is only the very file that was planned, by inode and birth time. One that has gone is left so.
+// - Written is only the very file that was planned, by inode and birth time. One that has gone is left so. A mirror
+//   that can't be merged into any more is given up by recovery: it stays one that somebody has written to.
 // - The overlay goes when the table has moved, durably, and before the journal that knows it by name.
 
 import { posix } from "node:path";
@@ -68,6 +69,11 @@ export function isMergePending(table: DeviceTable, image: string): boolean {
   });
 }
 
+/** Mirrors that the commit was to bring in line, and that were given up: they had gone, or were spoiled, by then. */
+export function imagesGivenUp(state: TransactionState, table: DeviceTable): string[] {
+  return [...imagesMergedAtCommit(state)].filter((image) => isMergePending(table, image));
+}
+
 interface MergeChoice {
   /** As the transaction makes it, or as it is behind the move. */
   readonly table: DeviceTable;
@@ -91,9 +97,9 @@ export async function writeMerges(
   // What was opened for the plan is trusted behind it, whatever was allowed for that one command.
   const gate = { workspaceRoot: root, allowPaths: [...table.allowPaths, ...seen.keys()] };
   const merges = mergesOf(state);
-  const incomplete = await findIncomplete(storage, merges);
+  const givenUp = new Set(when === "behind it" ? await findIncomplete(storage, merges) : []);
   for (const { image, format, overlay } of merges) {
-    if (!isDue(image) || (when === "behind it" && incomplete.has(image))) continue;
+    if (!isDue(image) || givenUp.has(image)) continue;
     const file = await openUnlessGone(storage, image, "read");
     if (!file) continue;
     try {
@@ -113,11 +119,23 @@ export async function writeMerges(
         { gate, onProgress: progressOf({ onProgress }, `merging into ${image}`) },
       );
       for (const [path, fingerprint] of changed) fingerprints.set(path, fingerprint);
+    } catch (error) {
+      // The command itself has to say so. Recovery must not hold up everybody for a copy that is none any more.
+      if (when !== "behind it" || isLocked || !isUnfit(error)) throw error;
+      givenUp.add(image);
+      fingerprints.delete(image);
     } finally {
       await file.close();
     }
   }
   return fingerprints;
+}
+
+const UNFIT_CODES = new Set(["E_CORRUPT", "E_REFUSED", "E_UNSUPPORTED", "E_OUTSIDE"]);
+
+/** Whether somebody has made another image of it since the plan was made, into which nothing can be merged. */
+function isUnfit(error: unknown): boolean {
+  return error instanceof ImgtxError && UNFIT_CODES.has(error.code);
 }
 
 /**

@@ -35,6 +35,7 @@ import {
   type Statement,
   type TransactionState,
 } from "./journal/index.ts";
+import { imagesGivenUp } from "./merges.ts";
 import type { RecoveryNote } from "./request.ts";
 import { undoStatements } from "./undo.ts";
 
@@ -127,11 +128,12 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   const { id } = journal;
   const what = `transaction ${id} (${summarise(state)})`;
   if (state.commit) {
-    const { generation } = await finishOrSay(workspace, journal, what);
+    const table = await finishOrSay(workspace, journal, what);
+    const left = imagesGivenUp(state, table).map((image) => `; ${image} could not be brought in line`);
     return {
       transaction: id,
       did: "finished",
-      text: `finished ${what}: the devices are at generation ${generation}`,
+      text: `finished ${what}: the devices are at generation ${table.generation}${left.join("")}`,
     };
   }
   if (isParked(state)) return undefined;

@@ -38,6 +38,13 @@ function compare(bench: Workbench): string {
   return execFileSync("qemu-img", ["compare", ...images], { encoding: "utf8" }).trim();
 }
 
+/** Sets the lowest byte of the incompatible features. */
+function setFeature(file: string, bits: number): void {
+  const bytes = readFileSync(file);
+  bytes[79] = bits;
+  writeFileSync(file, bytes);
+}
+
 /** Brings it in line in a process that dies at the call. */
 async function dieAt(bench: Workbench, name: string, nth: number): Promise<void> {
   let count = 0;
@@ -114,8 +121,27 @@ describe("a merge that was cut off", () => {
     const bench = await makeBehind();
     await dieAt(bench, "file.write", 1);
     rmSync(bench.at("m.qcow2"));
-    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+    const [note] = (await bench.session()).recovered;
+    expect(note?.did).toBe("finished");
+    expect(note?.text).toContain("m.qcow2 could not be brought in line");
     expect(stagingFiles(bench)).toEqual([]);
+  });
+
+  qemu.test.each([
+    ["smaller", (file: string) => execFileSync("qemu-img", ["resize", "--shrink", file, "64k"])],
+    ["no image", (file: string) => writeFileSync(file, "hello")],
+    ["dirty", (file: string) => setFeature(file, 1)],
+  ])("is given up where the mirror is %s by now", async (_, spoil) => {
+    const bench = await makeBehind();
+    await dieAt(bench, "file.write", 1);
+    spoil(bench.at("m.qcow2"));
+    const before = stateOf(bench.at("m.qcow2"));
+    const [note] = (await bench.session()).recovered;
+    expect(note?.did).toBe("finished");
+    expect(note?.text).toContain("m.qcow2 could not be brought in line");
+    expect(stateOf(bench.at("m.qcow2"))).toEqual(before);
+    expect(stagingFiles(bench)).toEqual([]);
+    expect((await failureOf(async () => await mirror(bench, { vdc: undefined }))).device).toBe("vdc");
   });
 
   qemu.test("is given up where the mirror's folder has gone", async () => {
@@ -243,13 +269,11 @@ describe("while a mirror is merged into", () => {
 
 describe("what a merge would be refused for is found before", () => {
   qemu.test.each([
-    ["dirty", 79, 1],
-    ["corrupt", 79, 2],
-  ])("the mirror is %s", async (word, offset, bit) => {
+    ["dirty", 1],
+    ["corrupt", 2],
+  ])("the mirror is %s", async (word, bit) => {
     const bench = await makeBehind();
-    const bytes = readFileSync(bench.at("m.qcow2"));
-    bytes[offset] = bit;
-    writeFileSync(bench.at("m.qcow2"), bytes);
+    setFeature(bench.at("m.qcow2"), bit);
     const failure = await failureOf(async () => await mirror(bench, { vdc: undefined }));
     expect(failure).toMatchObject({ device: "vdc", changed: false });
     expect(failure.message).toContain(word);
