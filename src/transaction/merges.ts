@@ -8,8 +8,9 @@
 // - An image that a device of the new table is on is merged into before the table moves. One that is only a
 //   mirror waits until it has moved and nobody waits for the workspace any more: that may take hours. Until
 //   then the table takes the mirror for one that somebody has written to.
-// - Written is only the very file that was planned, by inode and birth time. One that has gone is left so. A mirror
-//   that can't be merged into any more is given up by recovery: it stays one that somebody has written to.
+// - Written is only the very file that was planned, by inode and birth time. One that has gone is left so, but for
+//   one that a device is to be on: that may come back, and is waited for. A mirror that can't be merged into any
+//   more is given up by recovery: it stays one that somebody has written to.
 // - The overlay goes when the table has moved, durably, and before the journal that knows it by name.
 
 import { posix } from "node:path";
@@ -101,7 +102,10 @@ export async function writeMerges(
   for (const { image, format, overlay } of merges) {
     if (!isDue(image) || givenUp.has(image)) continue;
     const file = await openUnlessGone(storage, image, "read");
-    if (!file) continue;
+    if (!file) {
+      if (isOfDevice(table, image)) throw isAway(image, overlay);
+      continue;
+    }
     try {
       const expected = seen.get(image)?.fingerprint;
       if (!expected) throw new Error("an image that is merged into is watched");
@@ -129,6 +133,18 @@ export async function writeMerges(
     }
   }
   return fingerprints;
+}
+
+function isOfDevice({ devices }: DeviceTable, image: string): boolean {
+  return devices.some(({ chain }) => chain.some((entry) => entry.image === image));
+}
+
+/** Its disk may not be mounted yet: found later, the device would have what it was before, or a half of each. */
+function isAway(image: string, overlay: string): ImgtxError {
+  return new ImgtxError("E_NOT_FOUND", `it is not there, and '${overlay}' is still to be merged into it`, {
+    image,
+    hint: "mount its disk, or put the file back; another file in its place is taken as it is",
+  });
 }
 
 const UNFIT_CODES = new Set(["E_CORRUPT", "E_REFUSED", "E_UNSUPPORTED", "E_OUTSIDE"]);

@@ -183,7 +183,7 @@ async function finishOrSay(workspace: Workspace, journal: Journal, what: string)
     await journal.secure();
     return await finishCommit(workspace, journal, false);
   } catch (error) {
-    const mayPass: readonly number[] = [EXIT_OF_CODE.E_IO, EXIT_OF_CODE.E_LOCKED];
+    const mayPass: readonly number[] = [EXIT_OF_CODE.E_IO, EXIT_OF_CODE.E_LOCKED, EXIT_OF_CODE.E_NOT_FOUND];
     if (!(error instanceof ImgtxError) || !mayPass.includes(error.exitCode)) throw error;
     throw error.reworded(`${what} is committed, and can't be finished yet: ${error.message}`);
   }

@@ -155,6 +155,23 @@ describe("a merge that was cut off", () => {
     expect(await bench.open()).toEqual([]);
   });
 
+  qemu.test("waits for an image that a device is to be on, and that is away", async () => {
+    const bench = await makeBehind();
+    const dying = killAt(
+      makeNodeStorage(),
+      ({ name, path }) => name === "file.write" && path.endsWith("m.qcow2"),
+    );
+    await expect(bench.through(dying).reopen("vdc", "m.qcow2")).rejects.toThrow("killed");
+    renameSync(bench.at("m.qcow2"), bench.at("away.qcow2"));
+    const failure = await failureOf(async () => await bench.session());
+    expect(failure).toMatchObject({ code: "E_NOT_FOUND", image: bench.at("m.qcow2") });
+    expect(failure.message).toContain("is committed, and can't be finished yet");
+    renameSync(bench.at("away.qcow2"), bench.at("m.qcow2"));
+    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+    expect((await bench.images())["vdc"]).toBe("m.qcow2");
+    expect(compare(bench)).toBe(IDENTICAL);
+  });
+
   qemu.test("needs no --allow-path again", async () => {
     const bench = await makeWorkbench();
     const elsewhere = makeScratchFolder();
