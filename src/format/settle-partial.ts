@@ -2,7 +2,7 @@
 //
 // A writer that was cut off leaves sound tables and perhaps refcounts that are too high. What they count too much
 // is given back first: a new image has no leaks, and one that is written to in several attempts must not grow by
-// each of them.
+// each of them. What it failed to flush is not written by a later flush either, whatever the page cache shows.
 
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
@@ -30,20 +30,29 @@ export async function settlePartial(
 }
 
 /**
- * An image that others have, whose file is open for reading. One that is damaged in any other way, or can't be
- * checked, is left as it is: what leaks costs space and nothing else.
+ * An image that others have, whose file is open for reading. All that its writer may have left in the page cache
+ * alone is written once more. One that is damaged in any other way, or can't be checked, is left as it is then: what
+ * leaks costs space and nothing else.
  */
-export async function reclaimLeaks(
+export async function settleCutOff(
   storage: Storage,
   file: StorageFile,
   { gate, signal }: Around,
 ): Promise<void> {
+  const writing = { gate, isExact: true };
+  await change(storage, file.path, writing, async (image) => {
+    await image.renewMetadata();
+    await image.flush(TABLES_DURABLE);
+  });
   try {
-    await settle(storage, file.path, file, { gate, isExact: true }, signal);
+    await settle(storage, file.path, file, writing, signal);
   } catch (error) {
     if (!(error instanceof ImgtxError && error.code === "E_UNSUPPORTED")) throw error;
   }
 }
+
+/** Before refcounts fall: what shows that nothing refers to a cluster may be in the page cache alone. */
+const TABLES_DURABLE = "tables-before-leaks-fall";
 
 async function settle(
   storage: Storage,
@@ -57,7 +66,12 @@ async function settle(
     const onLeak = (cluster: number, surplus: number): void => void leaks.push([cluster, surplus]);
     const found = await checkQcow2(file, () => undefined, signal, onLeak);
     if (found.corruptions > 0 || found.checkErrors > 0) return false;
-    if (leaks.length > 0) await reclaim(storage, path, writing, leaks);
+    if (leaks.length === 0) return true;
+    await change(storage, path, writing, async (image) => {
+      await image.flush(TABLES_DURABLE);
+      await image.reclaim(leaks);
+      await image.flush("reclaimed-clusters");
+    });
     return true;
   } catch (error) {
     if (error instanceof ImgtxError && error.code === "E_CORRUPT") return false;
@@ -65,16 +79,15 @@ async function settle(
   }
 }
 
-async function reclaim(
+async function change(
   storage: Storage,
   path: string,
   writing: Omit<WritingOptions, "format">,
-  leaks: readonly [number, number][],
+  make: (image: Qcow2Writer) => Promise<void>,
 ): Promise<void> {
   const image = await openForWriting(storage, path, { ...writing, format: "qcow2" });
   try {
-    if (image instanceof Qcow2Writer) await image.reclaim(leaks);
-    await image.flush("reclaimed-clusters");
+    if (image instanceof Qcow2Writer) await make(image);
   } finally {
     await image.close();
   }

@@ -16,7 +16,7 @@
 import { posix } from "node:path";
 import type { DeviceTable, Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { type Fingerprint, type ImageFormat, mergeChangesOverlay, reclaimLeaks } from "../format/index.ts";
+import { type Fingerprint, type ImageFormat, mergeChangesOverlay, settleCutOff } from "../format/index.ts";
 import { isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
 import { lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
 import { progressOf } from "./action.ts";
@@ -114,7 +114,7 @@ export async function writeMerges(
       if (!isLocked) {
         await lockWriter(storage, file);
         const isBegun = stat.modifiedNs !== expected.modifiedNs || stat.sizeBytes !== expected.sizeBytes;
-        if (isBegun && format === "qcow2") await reclaimLeaks(storage, file, { gate, signal: undefined });
+        if (isBegun && format === "qcow2") await settleCutOff(storage, file, { gate, signal: undefined });
       }
       const target = { path: image, format };
       const changed = await mergeChangesOverlay(

@@ -6,7 +6,7 @@ import type { Change } from "./disk-log.ts";
 import { describeChange } from "./disk-log.ts";
 import { DiskStates } from "./disk-states.ts";
 import type { ExploreOptions } from "./explore.ts";
-import { RecoveryCheck } from "./recovery-check.ts";
+import { type Recovered, RecoveryCheck } from "./recovery-check.ts";
 import { machineAt, outcomesOf, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, emptyReport, type Report } from "./report.ts";
 import { afterProcessDeath, SimulatedMachine, type Fault } from "./simulated-disk.ts";
@@ -39,6 +39,21 @@ export async function injectErrors(
     }
   }
   report.cutShort = Date.now() > options.deadline;
+  return report;
+}
+
+/** The same of flushes alone, each failing once, and of commands. */
+export async function injectLostFlushes(
+  recording: Recording,
+  subject: Subject,
+  options: ExploreOptions,
+): Promise<Report> {
+  const report = emptyReport();
+  const check = new RecoveryCheck(recording, subject, report);
+  const injector = new ErrorInjector(recording, subject, options, report, check);
+  for (const recorded of recording.steps) {
+    if (recorded.studied) await injector.failCommand(recorded, { kind: "io", stays: false });
+  }
   return report;
 }
 
@@ -121,12 +136,27 @@ class ErrorInjector {
   ): Promise<void> {
     const recovered = await this.#check.recover(afterProcessDeath(machine), undefined, trail);
     if (recovered.observed === undefined) return;
+    await this.#staysMended(machine, recovered, trail);
     if (![...wanted.values()].includes(recovered.observed)) {
       const detail = differences(recovered.observed, wanted);
       this.#check.violate("the next command does not bring what the exit status said", trail, detail);
       return;
     }
     await this.#check.goOn(recorded, recovered, trail);
+  }
+
+  /** What a failed flush lost must have been written anew: else it is gone with the page cache. */
+  async #staysMended(
+    machine: SimulatedMachine,
+    { log, observed }: Recovered,
+    trail: readonly string[],
+  ): Promise<void> {
+    const isLost = log.some((change) => change.kind === "flush" && change.outcome === "failed");
+    if (!isLost || observed === undefined) return;
+    const states = new DiskStates(machine.durable);
+    for (const change of log) states.advance(change);
+    const where = "the power fails behind the next command";
+    await this.#tryStates(states, new Map([["mended", observed]]), [...trail, where], log.length);
   }
 
   /** The exit status was seen, so it binds even when the power fails now; before it, either may come. */

@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import { journalsIn, simulatedRaceOf, trialOf } from "./command-line.ts";
 import { damageJournals } from "./damaged-journal.ts";
 import { EXPLORE_ALL, explore, type ExploreOptions } from "./explore.ts";
-import { injectErrors } from "./injected-errors.ts";
+import { injectErrors, injectLostFlushes } from "./injected-errors.ts";
 import { tryMutant } from "./mutants.ts";
 import { runRaces } from "./races.ts";
 import { record } from "./recording.ts";
@@ -50,6 +50,16 @@ test("each failing call of a group snapshot is met as the exit status says", asy
   expect(groupViolations(report.violations)).toEqual([]);
   expect(report.figures.errors).toBeGreaterThan(200);
 });
+
+test.each(["bring a mirror in line"])(
+  "what a failed flush has lost is written anew by the next command in %s",
+  async (name) => {
+    const { plan, subject } = await trialOf(findScenario(name));
+    const report = await injectLostFlushes(await record(plan, subject), subject, SLICE);
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.figures.errors).toBeGreaterThan(50);
+  },
+);
 
 test("a journal damaged anywhere is refused, or was torn, and never leads to a mixture", async () => {
   const { plan, subject } = await trialOf(findScenario("snapshot-group of 1"));

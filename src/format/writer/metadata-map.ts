@@ -6,6 +6,7 @@
 // - Memory follows the metadata, not the file: bits are kept only where some are set.
 
 import { ImgtxError } from "../../errors/index.ts";
+import type { ByteRange } from "../../storage/index.ts";
 
 const CHUNK_CLUSTERS = 32_768;
 
@@ -38,6 +39,19 @@ export class MetadataMap {
     const [first, end] = this.#clusters(offset, lengthBytes);
     for (let cluster = first; cluster < end; cluster += 1) {
       if (this.#has(cluster)) throw this.#overlap(what, cluster);
+    }
+  }
+
+  /** All that is claimed, in runs of whole clusters. The last one may reach behind the end of the file. */
+  *ranges(): Generator<ByteRange> {
+    for (const number of [...this.#chunks.keys()].sort((a, b) => a - b)) {
+      const end = (number + 1) * CHUNK_CLUSTERS;
+      for (let cluster = number * CHUNK_CLUSTERS; cluster < end; cluster += 1) {
+        const first = cluster;
+        while (cluster < end && this.#has(cluster)) cluster += 1;
+        if (cluster === first) continue;
+        yield { start: first * this.#clusterBytes, lengthBytes: (cluster - first) * this.#clusterBytes };
+      }
     }
   }
 

@@ -23,7 +23,7 @@ import type { WriterLayer } from "./writer-layer.ts";
 import type { WriterState } from "./writer-state.ts";
 import { ZeroWriter } from "./zero-writer.ts";
 
-const ZEROS_BYTES = 1024 * 1024;
+const PIECE_BYTES = 1024 * 1024;
 
 export class Qcow2Writer implements WritableImage {
   readonly path: string;
@@ -116,12 +116,24 @@ export class Qcow2Writer implements WritableImage {
     });
   }
 
+  /** Writes all metadata once more as it is read: a failed flush leaves it in the page cache, and calls it written. */
+  async renewMetadata(): Promise<void> {
+    const { files, metadata, turnstile } = this.#state;
+    await turnstile.run(async () => {
+      for (const { start, lengthBytes } of metadata.ranges()) {
+        for (let at = start; at < start + lengthBytes; at += PIECE_BYTES) {
+          const piece = new Uint8Array(Math.min(PIECE_BYTES, start + lengthBytes - at));
+          const count = await files.file.read(piece, at);
+          await files.file.write(piece.subarray(0, count), at);
+        }
+      }
+    });
+  }
+
   /** Lowers refcounts that are too high: of each cluster, by how much. Nothing must refer to that part of them. */
   async reclaim(leaks: readonly (readonly [cluster: number, surplus: number])[]): Promise<void> {
     await this.#state.turnstile.run(async () => {
       await this.#state.begin();
-      // What shows that nothing refers to them may have come from the page cache alone, of a writer that died.
-      await this.#state.flush("references-before-leaks-fall");
       for (const [cluster, surplus] of leaks) {
         for (let times = 0; times < surplus; times += 1) await this.#state.giveBack(cluster, 1);
       }
@@ -267,7 +279,7 @@ async function inPieces(
   end: number,
   write: (zeros: Uint8Array, at: number) => Promise<void>,
 ): Promise<void> {
-  const zeros = new Uint8Array(Math.min(ZEROS_BYTES, Math.max(0, end - start)));
+  const zeros = new Uint8Array(Math.min(PIECE_BYTES, Math.max(0, end - start)));
   for (let at = start; at < end; at += zeros.length) {
     await write(zeros.subarray(0, Math.min(zeros.length, end - at)), at);
   }
