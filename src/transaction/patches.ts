@@ -4,7 +4,8 @@
 // - The plan record, durable first, holds the bytes before and after. So a torn write can be told from a
 //   stranger's, and either side of it can be written.
 // - `prepare` patches are written behind the plan and taken back by undo; `commit` patches are written behind
-//   the commit mark, before the table moves, and repeated by recovery. Both may be cut off and called again.
+//   the commit mark, before the table moves, and repeated by recovery, also where the image has their bytes: a
+//   failed flush leaves them in the page cache alone. Both may be cut off and called again.
 // - Written is only the very file that was planned, by inode and birth time, and only where each byte is what
 //   it was before or what it is to be.
 // - The time of modification goes back with the bytes. Where the bytes are back already, and the time is not one
@@ -192,18 +193,44 @@ async function settleImage(settling: Settling, then: (file: StorageFile) => Prom
     if (found === "foreign") throw changedSince(image, "imgtx changed its header");
     const isTimeKnown = knownTimes.includes(stat.modifiedNs) && stat.modifiedNs !== modifiedNs;
     const mustDate = modifiedNs !== null && (found !== side || isTimeKnown);
-    if (found !== side || mustDate) {
+    const isRight = found === side;
+    const free = isRight && !mustDate && lock ? await openIfFree(storage, image, lock) : undefined;
+    if (free || !isRight || mustDate) {
       await file.close();
-      file = await storage.openFile(image, "write");
-      await lock?.(file);
+      file = free ?? (await storage.openFile(image, "write"));
+      if (!free) await lock?.(file);
     }
-    if (found !== side) await writeInOrder(file, patches, side);
+    if (free || !isRight || (mustDate && lock)) await writeInOrder(file, patches, side);
     if (mustDate) await file.setModified(modifiedNs);
+    else if (free) await file.setModified(stat.modifiedNs);
     await then(file);
   } finally {
     await file.close();
   }
 }
+
+/**
+ * For bytes that are right already: they may be in the page cache alone, behind a failed flush, and are written once
+ * more where nobody has the image open by now.
+ */
+async function openIfFree(
+  storage: Storage,
+  image: string,
+  lock: (file: StorageFile) => Promise<void>,
+): Promise<StorageFile | undefined> {
+  let file: StorageFile | undefined;
+  try {
+    file = await storage.openFile(image, "write");
+    await lock(file);
+    return file;
+  } catch (error) {
+    await file?.close();
+    if (error instanceof ImgtxError && OUT_OF_REACH.has(error.code)) return undefined;
+    throw error;
+  }
+}
+
+const OUT_OF_REACH = new Set(["E_LOCKED", "E_NO_PERMISSION", "E_READ_ONLY"]);
 
 /** Nobody may have the image open while recovery writes to it. Closing the file gives the locks back. */
 export async function lockWriter(storage: Storage, file: StorageFile): Promise<void> {

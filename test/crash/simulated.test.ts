@@ -51,7 +51,7 @@ test("each failing call of a group snapshot is met as the exit status says", asy
   expect(report.figures.errors).toBeGreaterThan(200);
 });
 
-test.each(["bring a mirror in line"])(
+test.each(["bring a mirror in line", "freeze and unfreeze"])(
   "what a failed flush has lost is written anew by the next command in %s",
   async (name) => {
     const { plan, subject } = await trialOf(findScenario(name));
