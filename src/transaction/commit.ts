@@ -39,7 +39,7 @@ import {
 } from "./finish.ts";
 import { assertOverlaysThere, imagesMergedAtCommit, imagesMergedLate } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
-import { settleJournals } from "./recovery.ts";
+import { assertNoneUnfinished, settleJournals } from "./recovery.ts";
 import type { OnProgress } from "./request.ts";
 
 /** What the command that commits has in hand already. */
@@ -118,6 +118,7 @@ async function checkThen<T>(
     try {
       await settleJournals(workspace, journal.id);
       const table = await readTable(workspace);
+      await assertNoneUnfinished(workspace, table, journal.id);
       await assertNothingChanged(workspace, images);
       await assertPatchesFit(
         journal.state,

@@ -108,6 +108,24 @@ export function assertJournalsSound(snapshots: readonly JournalSnapshot[]): void
   }
 }
 
+/**
+ * E_BUSY where a process that could not finish its commit still has the journal: it has said that its generation is
+ * the next one, and recovery would take another one of that number for it. The caller holds the workspace lock.
+ */
+export async function assertNoneUnfinished(
+  workspace: Workspace,
+  table: DeviceTable,
+  except: string,
+): Promise<void> {
+  for (const { id, path, state } of await readJournals(workspace, except)) {
+    if (state instanceof ImgtxError || !state.commit || state.commit.generation <= table.generation) continue;
+    throw new ImgtxError("E_BUSY", `transaction ${id} is committed, and its process has not ended yet`, {
+      image: path,
+      hint: "run the command again; it first finishes what the other one left",
+    });
+  }
+}
+
 async function recoverOne(
   workspace: Workspace,
   id: string,
