@@ -95,6 +95,19 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
     ],
     { studied: [1, 3, 4] },
   ),
+  // One merge before the table moves, and one behind it.
+  onMirrored(
+    "bring two mirrors in line, and go over to one of them",
+    [step("mirror vda=m.qcow2 vdb=n.raw"), WRITE_VDA, WRITE_VDB],
+    [
+      step("txn begin"),
+      step("mirror vda=m.qcow2 vdb=n.raw"),
+      step("reopen vda m.qcow2"),
+      step("txn commit"),
+      step("mirror vdb"),
+    ],
+    { studied: [3] },
+  ),
   onMirrored(
     "bring a mirror in line in a transaction, and abort",
     MIRRORED,
