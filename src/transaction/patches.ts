@@ -194,13 +194,13 @@ async function settleImage(settling: Settling, then: (file: StorageFile) => Prom
     const isTimeKnown = knownTimes.includes(stat.modifiedNs) && stat.modifiedNs !== modifiedNs;
     const mustDate = modifiedNs !== null && (found !== side || isTimeKnown);
     const isRight = found === side;
-    const free = isRight && !mustDate && lock ? await openIfFree(storage, image, lock) : undefined;
+    const free = isRight && !mustDate ? await openIfFree(storage, image) : undefined;
     if (free || !isRight || mustDate) {
       await file.close();
       file = free ?? (await storage.openFile(image, "write"));
       if (!free) await lock?.(file);
     }
-    if (free || !isRight || (mustDate && lock)) await writeInOrder(file, patches, side);
+    if (free || !isRight || mustDate) await writeInOrder(file, patches, side);
     if (mustDate) await file.setModified(modifiedNs);
     else if (free) await file.setModified(stat.modifiedNs);
     await then(file);
@@ -213,15 +213,11 @@ async function settleImage(settling: Settling, then: (file: StorageFile) => Prom
  * For bytes that are right already: they may be in the page cache alone, behind a failed flush, and are written once
  * more where nobody has the image open by now.
  */
-async function openIfFree(
-  storage: Storage,
-  image: string,
-  lock: (file: StorageFile) => Promise<void>,
-): Promise<StorageFile | undefined> {
+async function openIfFree(storage: Storage, image: string): Promise<StorageFile | undefined> {
   let file: StorageFile | undefined;
   try {
     file = await storage.openFile(image, "write");
-    await lock(file);
+    await lockWriter(storage, file);
     return file;
   } catch (error) {
     await file?.close();
