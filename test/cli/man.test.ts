@@ -150,6 +150,50 @@ oracle("mandoc").test("every page is clean to mandoc's lint", async () => {
   );
 });
 
+describe.each((await readdir(MAN)).filter((name) => /\.\d$/.test(name)))("%s as it is shown", (name) => {
+  // mandoc's lint takes any nesting of macros for meant; only the outcome tells.
+  oracle("mandoc").test("closes each quote before it opens the next of its kind", async () => {
+    const paragraphs = (await show(name)).split(/\n\s*\n/);
+    expect(paragraphs.length).toBeGreaterThan(5);
+    expect(paragraphs.filter((text) => hasMisnestedQuotes(text))).toEqual([]);
+  });
+
+  oracle("mandoc").test("begins each line of its synopsis with a command's name", async () => {
+    const [, synopsis = ""] = /^SYNOPSIS\n(.*?)^[A-Z]/ms.exec(await show(name)) ?? [];
+    expect(synopsis === "").toBe(!name.endsWith(".1"));
+    const starts = synopsis.split("\n").filter((line) => /^ {5}\S/.test(line));
+    expect(starts.filter((line) => !/^ {5}(imgtx|qemu-img) /.test(line))).toEqual([]);
+  });
+});
+
+test.each([
+  ["a quote within its own kind", "(‘image and ‘format’’)", true],
+  ["a quote that is not closed", "(“abort or keep)", true],
+  ["a quote that was not opened", "abort”", true],
+  ["quotes one after the other", "(‘image’ and ‘format’), “abort” or “keep”", false],
+  ["a quote in another kind", "“imgtx ‘a’ b”", false],
+])("%s: misnested: %s → %s", (_what, text, expected) => {
+  expect(hasMisnestedQuotes(text)).toBe(expected);
+});
+
+function hasMisnestedQuotes(text: string): boolean {
+  return [/[‘’]/g, /[“”]/g].some((kind) => {
+    const signs = text.match(kind) ?? [];
+    return signs.length % 2 !== 0 || signs.some((sign, index) => "‘“".includes(sign) !== (index % 2 === 0));
+  });
+}
+
+/** A page as a terminal of 100 columns shows it, without bold and underlines. */
+async function show(name: string): Promise<string> {
+  const shown = await new Promise<string>((resolve, reject) => {
+    execFile(MANDOC, ["-T", "utf8", "-O", "width=100", `${MAN}/${name}`], (error, stdout) => {
+      if (error) reject(error);
+      else resolve(stdout);
+    });
+  });
+  return shown.replace(/.\x08/g, "");
+}
+
 const MANDOC = "mandoc";
 
 function lint(paths: readonly string[]): Promise<string[]> {
