@@ -7,18 +7,10 @@ export type {
   NewFile,
   PlanRecord,
   PreparedFile,
-  SeenImage,
   Statement,
   TableChange,
   TransactionState,
   WatchedImage,
 } from "./records.ts";
-export {
-  beginRecordOf,
-  changesOf,
-  heldDevices,
-  isParked,
-  lastSeen,
-  liveStatements,
-  stagingPath,
-} from "./records.ts";
+export { beginRecordOf, stagingPath } from "./records.ts";
+export { changesOf, heldDevices, isParked, lastSeen, liveStatements, type SeenImage } from "./queries.ts";

@@ -14,13 +14,8 @@ import { pathsOf, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type LockWaiting, lockFile, type StorageFile } from "../../storage/index.ts";
 import { encodeRecord, FIRST_DIGEST, type ParsedJournal, parseJournal } from "./record-line.ts";
-import {
-  applyRecord,
-  foldRecords,
-  type BeginRecord,
-  type JournalRecord,
-  type TransactionState,
-} from "./records.ts";
+import { applyRecord, foldRecords } from "./fold.ts";
+import type { BeginRecord, JournalRecord, TransactionState } from "./records.ts";
 import { mapContent, toStored } from "./stored-record.ts";
 
 const SUFFIX = ".journal";

@@ -1,14 +1,9 @@
 // What a sequence of records means, and which sequences imgtx never writes.
 
 import { describe, expect, test } from "vitest";
-import {
-  applyRecord,
-  changesOf,
-  foldRecords,
-  heldDevices,
-  type JournalRecord,
-  liveStatements,
-} from "../../../src/transaction/journal/records.ts";
+import { applyRecord, foldRecords } from "../../../src/transaction/journal/fold.ts";
+import { changesOf, heldDevices, liveStatements } from "../../../src/transaction/journal/queries.ts";
+import type { JournalRecord } from "../../../src/transaction/journal/records.ts";
 import { failureOf } from "../../storage/conformance.ts";
 import { device } from "../../device/tables.ts";
 import { BEGIN, FINGERPRINT, planRecord, preparedRecord } from "./journals.ts";

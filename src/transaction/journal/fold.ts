@@ -1,0 +1,143 @@
+// What a sequence of records means: the state of a transaction, and the orders that imgtx never writes.
+
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  type CopiedRecord,
+  type DoneRecord,
+  type ImagePatch,
+  type JournalRecord,
+  type ParkedRecord,
+  type PlanRecord,
+  type PreparedRecord,
+  type ResumedRecord,
+  stagingPath,
+  type Statement,
+  type TransactionState,
+} from "./records.ts";
+
+/** What a journal's records add up to. E_JOURNAL where they stand in an order that imgtx never writes. */
+export function foldRecords(records: readonly JournalRecord[], file: string): TransactionState | undefined {
+  const [begin, ...rest] = records;
+  if (!begin) return undefined;
+  if (begin.type !== "begin") throw outOfOrder(file, begin.type);
+  let state: TransactionState = { begin, statements: [], savepoints: [], commit: undefined, aborting: false };
+  for (const record of rest) state = applyRecord(state, record, file);
+  return state;
+}
+
+/** The state behind one more record. */
+export function applyRecord(state: TransactionState, record: JournalRecord, file: string): TransactionState {
+  if (state.commit || state.aborting) throw outOfOrder(file, record.type);
+  switch (record.type) {
+    case "begin":
+      throw outOfOrder(file, record.type);
+    case "plan": {
+      if (record.statement !== state.statements.length) throw outOfOrder(file, record.type);
+      assertStagingNames(state.begin.id, record, file);
+      assertPatches(record, file);
+      const fresh: Statement = {
+        plan: record,
+        marks: new Map(),
+        parked: false,
+        prepared: undefined,
+        done: false,
+        undone: false,
+        undoing: false,
+      };
+      return { ...state, statements: [...state.statements, fresh] };
+    }
+    case "copied": {
+      const marks = new Map(state.statements.at(-1)?.marks).set(record.path, record.offset);
+      return changeStatement(state, record, file, { marks });
+    }
+    case "parked":
+      return changeStatement(state, record, file, { parked: true });
+    case "resumed":
+      return changeStatement(state, record, file, { parked: false });
+    case "prepared":
+      return changeStatement(state, record, file, { prepared: record });
+    case "done":
+      return changeStatement(state, record, file, { done: true });
+    case "savepoint":
+      return {
+        ...state,
+        savepoints: [...state.savepoints, { name: record.name, nextStatement: state.statements.length }],
+      };
+    case "undo":
+      return changeFrom(state, record.from, { undoing: true });
+    case "undone":
+      return changeFrom(state, record.from, { undoing: true, undone: true });
+    case "commit":
+      return { ...state, commit: record };
+    case "abort":
+      return { ...state, aborting: true };
+  }
+}
+
+/** Undoing removes a staging file by its name alone, so no other name may stand there: forged. */
+function assertStagingNames(id: string, { statement, newFiles }: PlanRecord, file: string): void {
+  const odd = newFiles.find(
+    ({ path, staging }, index) => staging !== stagingPath(path, id, statement, index),
+  );
+  if (odd === undefined) return;
+  throw new ImgtxError(
+    "E_JOURNAL",
+    `the journal would make a file as '${odd.staging}', which imgtx never does`,
+    {
+      image: file,
+      hint: "imgtx did not write this journal: look where it comes from, and move it away",
+    },
+  );
+}
+
+/** A patch is held to the file that was watched, and one that is taken back leaves the length as it was: else forged. */
+function assertPatches({ patches, watched }: PlanRecord, file: string): void {
+  const odd = patches.find(
+    ({ image, before, after, when }) =>
+      watched.every((one) => one.image !== image) || !fits(countBytes(before), countBytes(after), when),
+  );
+  if (odd === undefined) return;
+  throw new ImgtxError("E_JOURNAL", `the journal would patch '${odd.image}' as imgtx never does`, {
+    image: file,
+    hint: "imgtx did not write this journal: look where it comes from, and move it away",
+  });
+}
+
+function fits(beforeBytes: number, afterBytes: number, when: ImagePatch["when"]): boolean {
+  return when === "prepare" ? beforeBytes === afterBytes : beforeBytes <= afterBytes;
+}
+
+function countBytes(base64: string): number {
+  return Buffer.byteLength(base64, "base64");
+}
+
+function changeStatement(
+  state: TransactionState,
+  record: CopiedRecord | ParkedRecord | ResumedRecord | PreparedRecord | DoneRecord,
+  file: string,
+  change: Partial<Statement>,
+): TransactionState {
+  const index = state.statements.length - 1;
+  const last = state.statements[index];
+  if (!last || record.statement !== index || last.done || last.undoing) throw outOfOrder(file, record.type);
+  // A parked copy goes on or is taken back, and nothing else.
+  if (last.parked !== (record.type === "resumed")) throw outOfOrder(file, record.type);
+  return { ...state, statements: [...state.statements.slice(0, index), { ...last, ...change }] };
+}
+
+function changeFrom(state: TransactionState, from: number, change: Partial<Statement>): TransactionState {
+  return {
+    ...state,
+    statements: state.statements.map((statement, index) =>
+      index >= from ? { ...statement, ...change } : statement,
+    ),
+    savepoints: state.savepoints.filter((savepoint) => savepoint.nextStatement <= from),
+  };
+}
+
+function outOfOrder(file: string, type: string): ImgtxError {
+  return new ImgtxError("E_JOURNAL", `a '${type}' record stands where none can be`, {
+    image: file,
+    hint: "keep the journal and its images as they are, and put back a copy of the journal",
+  });
+}

@@ -1,0 +1,58 @@
+// What the rest of the layer asks of a transaction's state.
+
+import { withFingerprints } from "../../device/index.ts";
+import type { Statement, TableChange, TransactionState, WatchedImage } from "./records.ts";
+
+/** The statements that count: neither undone nor on the way there. */
+export function liveStatements(state: TransactionState): readonly Statement[] {
+  return state.statements.filter((statement) => !statement.undoing);
+}
+
+/** An image as the transaction knows it last: as it was read, or as it made or patched it. */
+export interface SeenImage extends WatchedImage {
+  readonly isNew: boolean;
+}
+
+export function lastSeen(state: TransactionState): ReadonlyMap<string, SeenImage> {
+  const seen = new Map<string, SeenImage>();
+  for (const { plan, prepared } of liveStatements(state)) {
+    for (const watched of plan.watched) {
+      const isFirst = !seen.has(watched.image);
+      if (isFirst || plan.renews.includes(watched.image)) {
+        seen.set(watched.image, { ...watched, isNew: false });
+      }
+    }
+    const deviceOf = new Map(plan.changes.map(({ device, after }) => [after?.image, device]));
+    for (const { path, fingerprint } of prepared?.files ?? []) {
+      const device = seen.get(path)?.device ?? deviceOf.get(path) ?? null;
+      const isNew = plan.newFiles.some((file) => file.path === path);
+      seen.set(path, { device, image: path, fingerprint, isNew });
+    }
+  }
+  return seen;
+}
+
+/** Whether a copy was cut off that can be gone on with: its files are kept until then, and hold no device. */
+export function isParked(state: TransactionState): boolean {
+  return !state.aborting && state.statements.at(-1)?.parked === true;
+}
+
+/** Devices that the transaction holds. */
+export function heldDevices(state: TransactionState): string[] {
+  const held = state.statements.filter(({ undone, parked }) => !undone && !parked);
+  return [...new Set(held.flatMap((statement) => statement.plan.devices))].sort();
+}
+
+/** The table changes of the live statements in order, with the fingerprints of the files they made. */
+export function changesOf(state: TransactionState): TableChange[] {
+  return liveStatements(state).flatMap(({ plan, prepared }) => {
+    const read = new Map(plan.watched.map(({ image, fingerprint }) => [image, fingerprint]));
+    const made = new Map(
+      prepared?.files.map(({ path, fingerprint }) => [path, { before: read.get(path), now: fingerprint }]),
+    );
+    return plan.changes.map(({ device, after }) => ({
+      device,
+      after: after && withFingerprints(after, made),
+    }));
+  });
+}
