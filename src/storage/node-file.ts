@@ -28,7 +28,7 @@ import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { describeStat } from "./file-stat.ts";
 import type { ByteRange, FileAccess, FileStat, LockKind, StorageFile } from "./storage.ts";
 import type { SystemCalls } from "./system-calls.ts";
-import { doneUnless, errnoName, explainError } from "./system-error.ts";
+import { doneUnless, errnoName, explainError, explainLockError } from "./system-error.ts";
 
 /** Gives the system calls; undefined, or an error for those who can't do without, where they can't be loaded. */
 export interface NativeAccess {
@@ -56,7 +56,6 @@ const CANT_CLONE: ReadonlySet<string> = new Set([...CANT_COPY, "ENOTTY", "ETXTBS
 const CANT_PUNCH: ReadonlySet<string> = new Set(["ENOTSUP", "ENOSYS", "ENODEV"]);
 const CANT_ALLOCATE: ReadonlySet<string> = new Set(["ENOTSUP", "ENOSYS", "ENODEV", "EINVAL"]);
 const CANT_ADVISE: ReadonlySet<string> = new Set(["ENOTTY", "ENOTSUP", "ENOSYS", "EINVAL", "EPERM"]);
-const CANT_LOCK: ReadonlySet<string> = new Set(["EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP"]);
 
 export class NodeFile implements StorageFile {
   readonly path: string;
@@ -365,13 +364,7 @@ export class NodeFile implements StorageFile {
     try {
       return call(native, this.#open());
     } catch (error) {
-      const explained = explainError(error, attempt, this.path, range.start);
-      if (!(explained instanceof ImgtxError) || !CANT_LOCK.has(errnoName(error) ?? "")) throw explained;
-      throw new ImgtxError("E_UNSUPPORTED", explained.message, {
-        image: this.path,
-        hint: "imgtx changes nothing without locks; move the images to a file system that has them",
-        cause: error,
-      });
+      throw explainLockError(error, attempt, this.path, range.start);
     }
   }
 

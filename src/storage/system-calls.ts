@@ -8,9 +8,8 @@
 
 import { createRequire } from "node:module";
 import { constants } from "node:os";
-import { getSystemErrorName } from "node:util";
 import type { ByteRange, LockKind } from "./storage.ts";
-import { doneUnless } from "./system-error.ts";
+import { doneUnless, nameErrno } from "./system-error.ts";
 
 export interface SystemCalls {
   /** F_OFD_SETLK. False when another open file description holds a conflicting lock. */
@@ -64,7 +63,7 @@ export class SystemCallError extends Error {
   readonly errno: number;
 
   constructor(call: string, errno: number) {
-    const code = getSystemErrorName(-errno);
+    const code = nameErrno(errno);
     super(`${code}: ${call}`);
     this.code = code;
     this.errno = -errno;

@@ -1,6 +1,6 @@
 // The one place where an errno becomes an ImgtxError: its code, and its words as qemu-img prints them.
 
-import { getSystemErrorMap } from "node:util";
+import { getSystemErrorMap, getSystemErrorName } from "node:util";
 import { type ErrorCode, ImgtxError } from "../errors/index.ts";
 
 interface Meaning {
@@ -10,6 +10,18 @@ interface Meaning {
 }
 
 const FREE_SPACE = "free some space there, then run the command again";
+
+/** Errnos that libuv has no names for, so that Node calls them "UNKNOWN" or "Unknown system error -37". */
+const NAMELESS: ReadonlyMap<number, string> = new Map([
+  [37, "ENOLCK"],
+  [74, "EBADMSG"],
+  [116, "ESTALE"],
+  [117, "EUCLEAN"],
+  [122, "EDQUOT"],
+  [123, "ENOMEDIUM"],
+  [126, "ENOKEY"],
+  [133, "EHWPOISON"],
+]);
 
 const MEANING_OF_ERRNO: Readonly<Record<string, Meaning>> = {
   ENOENT: { code: "E_NOT_FOUND", text: "No such file or directory" },
@@ -22,7 +34,11 @@ const MEANING_OF_ERRNO: Readonly<Record<string, Meaning>> = {
   EPERM: { code: "E_NO_PERMISSION", text: "Operation not permitted" },
   EROFS: { code: "E_READ_ONLY", text: "Read-only file system" },
   ENOSPC: { code: "E_NO_SPACE", text: "No space left on device", hint: FREE_SPACE },
-  EDQUOT: { code: "E_NO_SPACE", text: "Disk quota exceeded", hint: FREE_SPACE },
+  EDQUOT: {
+    code: "E_NO_SPACE",
+    text: "Disk quota exceeded",
+    hint: "free some space there or have the quota raised, then run the command again",
+  },
   EISDIR: { code: "E_NOT_A_FILE", text: "Is a directory" },
   ENOTDIR: { code: "E_NOT_A_FILE", text: "Not a directory" },
   ELOOP: { code: "E_NOT_A_FILE", text: "Too many levels of symbolic links" },
@@ -32,6 +48,32 @@ const MEANING_OF_ERRNO: Readonly<Record<string, Meaning>> = {
   ETXTBSY: { code: "E_BUSY", text: "Text file busy" },
   EFBIG: { code: "E_IO", text: "File too large" },
   EIO: { code: "E_IO", text: "Input/output error" },
+  EBADMSG: { code: "E_IO", text: "Bad message: a checksum on the disk is wrong" },
+  EUCLEAN: {
+    code: "E_IO",
+    text: "Structure needs cleaning",
+    hint: "the file system is damaged: unmount it and have its fsck mend it, then run the command again",
+  },
+  EHWPOISON: { code: "E_IO", text: "Memory page has hardware error" },
+  ENOMEDIUM: { code: "E_IO", text: "No medium found" },
+  ESTALE: {
+    code: "E_IO",
+    text: "Stale file handle",
+    hint: "the file server does not know the file any more: mount its file system again, then run the command again",
+  },
+  ENOKEY: {
+    code: "E_NO_PERMISSION",
+    text: "Required key not available",
+    hint: "the folder is encrypted: unlock it, then run the command again",
+  },
+  ENOLCK: {
+    code: "E_UNSUPPORTED",
+    text: "No locks available",
+    hint:
+      "imgtx changes nothing without locks: on NFS start its lock service (rpc.statd) on both ends, or mount " +
+      "with `-o vers=4.2`; `-o nolock` is right where this host alone uses the images",
+  },
+  ENOTSUP: { code: "E_IO", text: "Operation not supported" },
   EMFILE: {
     code: "E_IO",
     text: "Too many open files",
@@ -54,10 +96,35 @@ export function explainError(cause: unknown, attempt: string, path: string, offs
   });
 }
 
+/** What a file system answers that has no locks. */
+const CANT_LOCK: ReadonlySet<string> = new Set(["EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP"]);
+
+/** The same for a lock: E_UNSUPPORTED where the file system has none. */
+export function explainLockError(cause: unknown, attempt: string, path: string, offset: number): unknown {
+  const explained = explainError(cause, attempt, path, offset);
+  if (!(explained instanceof ImgtxError) || !CANT_LOCK.has(errnoName(cause) ?? "")) return explained;
+  return new ImgtxError("E_UNSUPPORTED", explained.message, {
+    image: path,
+    hint:
+      explained.hint ?? "imgtx changes nothing without locks; move the images to a file system that has them",
+    cause,
+  });
+}
+
 /** The errno's name of a failed call; undefined for any other value. */
 export function errnoName(cause: unknown): string | undefined {
   if (!(cause instanceof Error) || !("code" in cause) || typeof cause.code !== "string") return undefined;
-  return cause.code;
+  const errno = errnoOf(cause);
+  return (errno === undefined ? undefined : NAMELESS.get(-errno)) ?? cause.code;
+}
+
+/** The errno's name as Node has it, and where Node has none, the C library's. errno is positive. */
+export function nameErrno(errno: number): string {
+  return NAMELESS.get(errno) ?? getSystemErrorName(-errno);
+}
+
+function errnoOf(cause: Error): number | undefined {
+  return "errno" in cause && typeof cause.errno === "number" ? cause.errno : undefined;
 }
 
 function meaningOf(cause: unknown): Meaning | undefined {
@@ -65,8 +132,9 @@ function meaningOf(cause: unknown): Meaning | undefined {
   if (name === undefined) return undefined;
   const known = MEANING_OF_ERRNO[name];
   if (known !== undefined) return known;
-  if (!(cause instanceof Error) || !("errno" in cause) || typeof cause.errno !== "number") return undefined;
-  const words = getSystemErrorMap().get(cause.errno)?.[1] ?? name;
+  const errno = cause instanceof Error ? errnoOf(cause) : undefined;
+  if (errno === undefined) return undefined;
+  const words = getSystemErrorMap().get(errno)?.[1] ?? `error ${-errno} of the operating system`;
   return { code: "E_IO", text: words.charAt(0).toUpperCase() + words.slice(1) };
 }
 
