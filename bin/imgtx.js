@@ -4,7 +4,7 @@
 // The process is not made to end: it ends by itself, with the exit code that is set, when its output has
 // been written.
 
-const { fstatSync, readFileSync, writeSync } = require("node:fs");
+const { existsSync, fstatSync, readFileSync, writeSync } = require("node:fs");
 
 const [, , first, ...rest] = process.argv;
 // Linked under that name, imgtx speaks qemu-img's grammar, and gives its version in qemu-img's form too.
@@ -38,10 +38,17 @@ async function start() {
     bundle = loadBundle(file);
   } catch (error) {
     if (error.code !== "ENOENT" || error.path !== file) throw error;
-    fail("imgtx has not been built\n  hint: run `npm ci && npm run build` in its folder");
+    fail(adviseToBuild(`${__dirname}/..`));
     return;
   }
   await bundle.exports.launch({ writeDirectly: writeSync, isTerminal });
+}
+
+/** A package has no sources, so whoever installed it can't build it: it was packed wrongly. */
+function adviseToBuild(top) {
+  return existsSync(`${top}/src`)
+    ? `imgtx has not been built\n  hint: run \`npm ci && npm run build\` in its folder`
+    : `this package of imgtx was packed without its code\n  hint: in a clone of imgtx run \`npm ci && npm run build && npm pack\`, and install that package`;
 }
 
 /** A bundle of its own has the commands of img, so that no other command pays for them. */

@@ -48,10 +48,17 @@ describe("the launcher", () => {
     }
   });
 
-  test("says how to build where that has not been done", async () => {
-    const result = await runShell("bare device list");
-    expect(result).toMatchObject({ status: 1, stdout: "" });
-    expect(result.stderr).toBe(
+  test("says how to build where that has not been done, and who can in a package without code", async () => {
+    const packed = await runShell("bare device list");
+    expect(packed).toMatchObject({ status: 1, stdout: "" });
+    expect(packed.stderr).toMatch(
+      /^error: this package of imgtx was packed without its code\n {2}hint: in a clone /,
+    );
+
+    await mkdir(`${folder}/bare/src`);
+    const cloned = await runShell("bare device list");
+    expect(cloned).toMatchObject({ status: 1, stdout: "" });
+    expect(cloned.stderr).toBe(
       "error: imgtx has not been built\n  hint: run `npm ci && npm run build` in its folder\n",
     );
   });

@@ -191,7 +191,7 @@ async function show(name: string): Promise<string> {
       else resolve(stdout);
     });
   });
-  return shown.replace(/.\x08/g, "");
+  return shown.replace(new RegExp(".\b", "g"), "");
 }
 
 const MANDOC = "mandoc";

@@ -4,6 +4,7 @@
 //   commands need is left out of it.
 // - dist/imgtx-img.cjs: everything. bin/imgtx.js says when it is needed.
 // - dist/PACKAGE.cjs: packages that are loaded when they are needed.
+// - dist/LICENSES.txt: the licences of the packages whose code is in these files.
 //
 // One file each, since finding and linking a dozen ES modules takes longer than running most commands; each
 // command's modules are still evaluated only when it is called. Names and line breaks are kept, so that a
@@ -14,7 +15,7 @@
 // The folder is replaced at the end, whole: commands may be running from the old one.
 
 import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -63,8 +64,11 @@ const withoutImg = {
 const target = resolve(process.argv[2] ?? `${root}/dist`);
 const fresh = `${target}.new-${process.pid}`;
 
+// Folders of packages that a bundle has taken code from.
+const packages = new Set();
+
 async function bundle(entryPoints, plugins) {
-  await build({
+  const { metafile } = await build({
     absWorkingDir: root,
     entryPoints,
     outdir: fresh,
@@ -82,13 +86,33 @@ async function bundle(entryPoints, plugins) {
     define: { IMGTX_VERSION: JSON.stringify(version), "import.meta.url": "__filename" },
     plugins: [withoutSubprograms, ...plugins],
     logLevel: "warning",
+    metafile: true,
   });
+  for (const { inputs } of Object.values(metafile.outputs)) {
+    for (const input of Object.keys(inputs)) {
+      const [folder] = /^.*node_modules\/(@[^/]+\/)?[^/]+/.exec(input) ?? [];
+      if (folder !== undefined) packages.add(folder);
+    }
+  }
+}
+
+/** Each package with the text of its licence, as the licences ask of whoever passes the code on. */
+function listLicenses() {
+  return [...packages]
+    .sort((a, b) => (a < b ? -1 : 1))
+    .map((folder) => {
+      const { name, version } = JSON.parse(readFileSync(`${root}/${folder}/package.json`, "utf8"));
+      const file = readdirSync(`${root}/${folder}`).find((each) => /^licen[cs]e/i.test(each));
+      if (file === undefined) throw new Error(`${folder} has no file with its licence`);
+      return `${name} ${version}\n\n${readFileSync(`${root}/${folder}/${file}`, "utf8").trim()}\n`;
+    });
 }
 
 try {
   await bundle(Object.fromEntries(PACKAGES_APART.map((name) => [name, name])), []);
   await bundle({ imgtx: "src/cli/launch.ts" }, [withPackagesApart, withoutImg]);
   await bundle({ "imgtx-img": "src/cli/launch.ts" }, [withPackagesApart]);
+  writeFileSync(`${fresh}/LICENSES.txt`, listLicenses().join("\n---\n\n"));
 } catch (error) {
   rmSync(fresh, { recursive: true, force: true });
   throw error;
