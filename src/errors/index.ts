@@ -46,6 +46,8 @@ export interface ErrorDetails {
   offset?: number;
   /** The field of the specification, in its own name. */
   field?: string;
+  /** Line of a batch, counted from 1. */
+  line?: number;
   /** What to do about it, in one sentence or command. */
   hint?: string;
   /** Whether anything that the user can see was changed, and stays changed. Default: false. */
@@ -60,6 +62,7 @@ export class ImgtxError extends Error {
   readonly image: string | undefined;
   readonly offset: number | undefined;
   readonly field: string | undefined;
+  readonly line: number | undefined;
   readonly hint: string | undefined;
   readonly changed: boolean;
 
@@ -70,6 +73,7 @@ export class ImgtxError extends Error {
     this.image = details.image;
     this.offset = details.offset;
     this.field = details.field;
+    this.line = details.line;
     this.hint = details.hint;
     this.changed = details.changed ?? false;
   }
@@ -98,8 +102,8 @@ export class ImgtxError extends Error {
   }
 
   #details(): ErrorDetails {
-    const { device, image, offset, field, hint, cause } = this;
-    const entries = Object.entries({ device, image, offset, field, hint, cause });
+    const { device, image, offset, field, line, hint, cause } = this;
+    const entries = Object.entries({ device, image, offset, field, line, hint, cause });
     return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
   }
 }

@@ -26,7 +26,8 @@ import { effectiveTable, throwIfInterrupted, type Work } from "./work.ts";
 export async function planOnly(work: Work, requests: readonly ActionRequest[]): Promise<PlanRecord[]> {
   let table = await effectiveTable(work);
   const plans: PlanRecord[] = [];
-  for (const request of requests) {
+  for (const [index, request] of requests.entries()) {
+    work.options.onRequest?.(index);
     const { record } = await planStatement(work, { table, request, number: plans.length, earlier: plans });
     await work.images.lock(work.options, changedImages(record));
     await assertDevicesFree(work, record.devices);
@@ -34,6 +35,7 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
     assertActiveLayersApart(table, record.devices);
     plans.push(record);
   }
+  work.options.onRequest?.(undefined);
   return plans;
 }
 
@@ -43,13 +45,15 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
  */
 export async function runStatements(work: Work, requests: readonly ActionRequest[]): Promise<void> {
   const first = work.journal?.state.statements.length ?? 0;
-  for (const request of requests) {
+  for (const [index, request] of requests.entries()) {
+    work.options.onRequest?.(index);
     try {
       await runStatement(work, request);
     } catch (error) {
       throw await undoAfterFailure(work, first, error);
     }
   }
+  work.options.onRequest?.(undefined);
 }
 
 /** Commits an implicit transaction behind its last statement. Returns the table that it made. */

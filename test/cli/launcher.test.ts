@@ -155,6 +155,27 @@ test("a mirror off any terminal answers SIGUSR1 with how far it is, and goes on"
   expect(result).toMatchObject({ status: 0, stdout: "0\n" });
 });
 
+describe("a batch as a process", () => {
+  test.each(["snapshto vda x", "tree", "device list", "txn commit", "img create -f raw x 1M", "help"])(
+    "with '%s' in it is a usage error, whose line is named",
+    async (line) => {
+      const { status, stderr } = await runShell(`printf '%s\\n' '# one' '${line}' | imgtx txn run -`);
+      expect(status).toBe(64);
+      expect(stderr).toContain("error: line 2: ");
+      expect(stderr).toContain(`(${line}); no line was run`);
+    },
+  );
+
+  test("that adds a device where there is no workspace makes one, as device add does", async () => {
+    const lines = "printf '%s\\n' 'device add vda a.raw --format raw' 'snapshot vda b.qcow2'";
+    const batch = await runShell(
+      `mkdir fresh && cd fresh && truncate -s 1M a.raw && ${lines} | imgtx txn run - && imgtx device list -q`,
+    );
+    expect(batch).toMatchObject({ status: 0, stderr: "" });
+    expect(batch.stdout).toMatch(/Generation 1\.\nvda\n$/);
+  });
+});
+
 describe("txn exec as a process", () => {
   beforeAll(async () => {
     await mkdir(`${folder}/disks`);

@@ -2,37 +2,62 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionRequest } from "../../transaction/index.ts";
-import { COMMAND_TABLE, findRow } from "../grammar/command-table.ts";
+import { COMMAND_TABLE, type CommandRow, findRow } from "../grammar/command-table.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { parseLine, refuseUnknownVerb } from "../grammar/parser.ts";
 import { splitWords } from "./words.ts";
 
-export async function readLines(text: string, cwd: string): Promise<ActionRequest[]> {
-  const requests: ActionRequest[] = [];
+/** What a line asks for. */
+export interface BatchLine {
+  /** Counted from 1, as editors do. */
+  readonly number: number;
+  readonly request: ActionRequest;
+  /** Whether this action by itself would make the workspace here, where there is none. */
+  readonly createsWorkspace: boolean;
+}
+
+/** Reads the whole batch before anything of it runs. E_USAGE with the line's number and text. */
+export async function readLines(text: string, cwd: string): Promise<BatchLine[]> {
+  const lines: BatchLine[] = [];
   for (const [index, line] of text.split("\n").entries()) {
+    const number = index + 1;
     try {
-      const request = await readLine(line, cwd);
-      if (request) requests.push(request);
+      const read = await readLine(line, cwd);
+      if (read) lines.push({ ...read, number });
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
-      throw new ImgtxError(error.code, `line ${index + 1}: ${error.message}`, {
-        ...(error.hint === undefined ? {} : { hint: error.hint }),
-        cause: error,
+      throw error.reworded(`line ${number}: ${error.message} (${quote(line)}); no line was run`, {
+        line: number,
       });
     }
   }
-  return requests;
+  return lines;
 }
 
-async function readLine(line: string, cwd: string): Promise<ActionRequest | undefined> {
+const LONGEST_QUOTE = 80;
+
+function quote(line: string): string {
+  const text = line.trim();
+  return text.length > LONGEST_QUOTE ? `${text.slice(0, LONGEST_QUOTE)}…` : text;
+}
+
+async function readLine(line: string, cwd: string): Promise<Omit<BatchLine, "number"> | undefined> {
   const words = splitWords(line);
   if (words[0] === "imgtx") words.shift();
   const [first, second] = words;
   if (first === undefined) return undefined;
   const row = findRow([first]) ?? (second === undefined ? undefined : findRow([first, second]));
-  const command = await row?.load();
-  if (row === undefined || command?.kind !== "action") return refuseVerb(first, words);
-  return command.request(parseLine(words.slice(row.path.length), row, command.definition, cwd));
+  const command = row && (await loadAction(row));
+  if (row === undefined || command === undefined) return refuseVerb(first, words);
+  const request = command.request(parseLine(words.slice(row.path.length), row, command.definition, cwd));
+  return { request, createsWorkspace: command.createsWorkspace };
+}
+
+/** Undefined for a command that is no action. Those of `img` are none, and are not loaded: they are bundled apart. */
+async function loadAction(row: CommandRow): Promise<ActionCommand | undefined> {
+  if (row.path[0] === "img") return undefined;
+  const command = await row.load();
+  return command.kind === "action" ? command : undefined;
 }
 
 async function refuseVerb(first: string, words: readonly string[]): Promise<never> {
@@ -40,7 +65,10 @@ async function refuseVerb(first: string, words: readonly string[]): Promise<neve
   const known = COMMAND_TABLE.some(({ path }) => path[0] === first);
   if (known) {
     throw new ImgtxError("E_USAGE", `'${words.slice(0, 2).join(" ")}' is no action`, {
-      hint: `a batch takes ${actions.join(", ")}`,
+      hint:
+        first === "txn"
+          ? "a batch is one transaction, which is committed where all of its actions succeed"
+          : `a batch takes ${actions.join(", ")}`,
     });
   }
   return refuseUnknownVerb(first, actions);
@@ -49,9 +77,7 @@ async function refuseVerb(first: string, words: readonly string[]): Promise<neve
 async function listActions(): Promise<string[]> {
   const names: string[] = [];
   for (const row of COMMAND_TABLE) {
-    if (row.section === "hidden") continue;
-    const command: ActionCommand | { kind: "plain" | "img" } = await row.load();
-    if (command.kind === "action") names.push(row.path.join(" "));
+    if (row.section !== "hidden" && (await loadAction(row))) names.push(row.path.join(" "));
   }
   return names;
 }

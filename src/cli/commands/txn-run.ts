@@ -1,9 +1,11 @@
 // imgtx txn run FILE|-: batches of lines here, those of QMP in batch/qmp/.
 
 import { ImgtxError } from "../../errors/index.ts";
+import type { Outcome } from "../../transaction/index.ts";
+import type { BatchLine } from "../batch/lines.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { openSession, runOptions, type Invocation } from "../invocation.ts";
+import { openSession, runOptions, type Invocation, type OpenSession } from "../invocation.ts";
 import { OUTCOME } from "./action.ts";
 
 const LARGEST_BYTES = 16 * 1024 * 1024;
@@ -32,16 +34,35 @@ export const txnRun: PlainCommand = {
     const text = await readText(invocation);
     if (/^\s*[[{]/.test(text)) return (await import("../batch/qmp/run.ts")).runQmp(invocation, text);
     if (text.includes("\0")) throw new ImgtxError("E_USAGE", "the batch is not text");
-    const requests = await (await import("../batch/lines.ts")).readLines(text, invocation.context.cwd);
-    if (requests.length === 0) {
+    const lines = await (await import("../batch/lines.ts")).readLines(text, invocation.context.cwd);
+    const [first] = lines;
+    if (first === undefined) {
       throw new ImgtxError("E_USAGE", "the batch has no actions", { hint: "see `imgtx txn run --help`" });
     }
-    const { engine, session } = await openSession(invocation);
-    const outcome = await engine.runActions(session, requests, runOptions(invocation, false));
-    invocation.report.done(outcome, OUTCOME);
+    // As its first action by itself would: a workspace is made by an action that runs, and by no plan.
+    const { engine, session } = await openSession(invocation, { createHere: first.createsWorkspace });
+    invocation.report.done(await runLines(lines, invocation, { engine, session }), OUTCOME);
     return 0;
   },
 };
+
+/** An error of one of the lines says which. */
+async function runLines(
+  lines: readonly BatchLine[],
+  invocation: Invocation,
+  { engine, session }: OpenSession,
+): Promise<Outcome> {
+  let current: BatchLine | undefined;
+  const onRequest = (index: number | undefined): void => {
+    current = index === undefined ? undefined : lines[index];
+  };
+  try {
+    const requests = lines.map(({ request }) => request);
+    return await engine.runActions(session, requests, { ...runOptions(invocation, false), onRequest });
+  } catch (error) {
+    throw error instanceof ImgtxError && current ? error.with({ line: current.number }) : error;
+  }
+}
 
 async function readText({ input, context }: Invocation): Promise<string> {
   if (input.argument("FILE") === "-") {

@@ -16,6 +16,9 @@ function drawForeseen(error: ImgtxError, { paint }: Canvas, verbose: boolean): s
     error.image === undefined ? undefined : printable(error.image),
     error.offset === undefined ? undefined : `offset 0x${error.offset.toString(16)}`,
     error.field === undefined ? undefined : printable(error.field),
+    error.line === undefined || message.startsWith(`line ${error.line}:`)
+      ? undefined
+      : `line ${error.line} of the batch`,
   ].filter((part) => part !== undefined);
   return [
     `${paint.red("error:")} ${named}`,

@@ -110,6 +110,7 @@ export function errorJson(error: unknown): object {
       image: error.image ?? null,
       offset: error.offset ?? null,
       field: error.field ?? null,
+      ...(error.line !== undefined && { line: error.line }),
       hint: error.hint ?? null,
       changed: error.changed,
     },
