@@ -63,7 +63,7 @@ export type { SnapshotChoice } from "./qcow2-snapshots.ts";
 export { readSnapshotTable, readSoundSnapshots } from "./qcow2-snapshots.ts";
 export type { CheckResult } from "./qcow2/check-findings.ts";
 export type { SnapshotEntry } from "./qcow2/snapshot-table.ts";
-export { quoteName } from "./quote-name.ts";
+export { quoteName, shellQuote } from "./quote-name.ts";
 export { settleCutOff, settlePartial } from "./settle-partial.ts";
 export { SliceImage } from "./slice-image.ts";
 export { stackImages } from "./stacked-image.ts";

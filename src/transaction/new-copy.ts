@@ -50,10 +50,12 @@ export async function planFresh(
 ): Promise<Pick<PlannedCopy, "filesToMake" | "fillFiles"> & { readonly entries: readonly ChainEntry[] }> {
   const { path, format, dataFile } = copy;
   for (const file of dataFile === undefined ? [path] : [path, dataFile]) {
-    if (!(await context.storage.statLink(file))) continue;
+    const there = await context.storage.statLink(file);
+    if (!there) continue;
     throw targetExists(
       target.device,
       file,
+      there,
       "; with --reuse an image of the right size is compared and brought in line",
     );
   }

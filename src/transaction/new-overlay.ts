@@ -4,6 +4,7 @@ import { posix } from "node:path";
 import type { ChainEntry, DeviceEntry } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { type Chain, makeRelativeName, type OverlayPlan, planOverlay } from "../format/index.ts";
+import type { FileStat } from "../storage/index.ts";
 import type { FileToMake, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "./chain-entry.ts";
 import { accessLike } from "./mirroring.ts";
@@ -75,7 +76,15 @@ function renameTop(entries: readonly ChainEntry[], name: string): ChainEntry[] {
   return entries.map((entry, index) => (index === 0 ? { ...entry, name } : entry));
 }
 
-export function targetExists(device: string, image: string, hint: string): ImgtxError {
+/** For what stands at a path where a file is to be made. `hint` says how such a file may be taken. */
+export function targetExists(device: string, image: string, there: FileStat, hint: string): ImgtxError {
+  if (there.kind === "folder") {
+    return new ImgtxError("E_EXISTS", "the target is a folder", {
+      device,
+      image,
+      hint: `name a file in it, such as '${image}/${device}.qcow2'`,
+    });
+  }
   return new ImgtxError("E_EXISTS", "the target exists already", {
     device,
     image,

@@ -33,6 +33,7 @@ export interface RunSetting {
   readonly spawn?: CliContext["spawn"];
   readonly onInterrupt?: CliContext["onInterrupt"];
   readonly sharesTerminal?: boolean;
+  readonly program?: CliContext["program"];
 }
 
 export async function runCli(argv: readonly string[], setting: RunSetting = {}): Promise<Result> {
@@ -52,6 +53,7 @@ export async function runCli(argv: readonly string[], setting: RunSetting = {}):
     stderr: outputTo("stderr"),
     stdin: async () => setting.stdin ?? "",
     ...(setting.engine && { engine: standIn(setting.engine) }),
+    ...(setting.program && { program: setting.program }),
     ...(setting.spawn && { spawn: setting.spawn }),
     ...(setting.onInterrupt && { onInterrupt: setting.onInterrupt }),
     ...(setting.sharesTerminal !== undefined && { sharesTerminal: setting.sharesTerminal }),

@@ -37,7 +37,7 @@ export const init: PlainCommand = {
   async execute(invocation) {
     const { input, settings, context, report } = invocation;
     const folder = input.text("DIR");
-    const target = folder === undefined ? (settings.workspace ?? context.cwd) : input.resolve(folder);
+    const target = folder === undefined ? (settings.workspace ?? context.cwd) : input.resolveFolder(folder);
     if (settings.dryRun) {
       const exists = await isWorkspace(invocation, target);
       const saying = exists ? `${target} is a workspace already` : `a workspace would be made in ${target}`;

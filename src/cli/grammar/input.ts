@@ -2,7 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import { parseSizeBytes } from "../../units/index.ts";
-import { absolutePath } from "./path.ts";
+import { absoluteFilePath, absolutePath } from "./path.ts";
 
 export type ParsedValue = string | boolean | readonly string[];
 
@@ -40,13 +40,19 @@ export class CommandInput {
     return this.#values.get(name) === true;
   }
 
-  /** A required argument that names a file or folder, made absolute. */
+  /** A required argument that names a file, made absolute. */
   path(name: string): string {
     return this.resolve(this.argument(name));
   }
 
+  /** The absolute path of a file; E_NOT_A_FILE where the name can only be a folder's. */
   resolve(path: string): string {
     if (path === "") throw new ImgtxError("E_USAGE", "a file name is empty");
+    return absoluteFilePath(this.#cwd, path);
+  }
+
+  resolveFolder(path: string): string {
+    if (path === "") throw new ImgtxError("E_USAGE", "a folder's name is empty");
     return absolutePath(this.#cwd, path);
   }
 

@@ -27,3 +27,22 @@ export function absolutePath(cwd: string, path: string): string {
   }
   return `/${[...known, ...given].join("/")}`;
 }
+
+/** Whether it can only be the name of a folder: `d/`, `d/.` and `d/..`. What it leads to is not asked. */
+export function namesFolder(path: string): boolean {
+  return /(^|\/)\.{0,2}$/.test(path);
+}
+
+/** The absolute path of a file. E_NOT_A_FILE for a name of a folder, which would lose the slash at its end. */
+export function absoluteFilePath(cwd: string, path: string): string {
+  const absolute = absolutePath(cwd, path);
+  if (!namesFolder(path)) return absolute;
+  const message = `'${path}' names a folder, and a file is wanted`;
+  throw new ImgtxError("E_NOT_A_FILE", message, { image: absolute, hint: adviseOnFolder(path) });
+}
+
+/** What to do about a name that can only be a folder's. */
+export function adviseOnFolder(path: string): string {
+  const inside = `name a file in it, such as '${path.replace(/\/?$/, "/")}disk.qcow2'`;
+  return path.endsWith("/") ? `${inside}, or leave out the '/' at its end` : inside;
+}

@@ -47,14 +47,15 @@ export async function planTarget(
   if (backingFormat !== undefined) values.set("backing_fmt", backingFormat);
   refuseOptions(flags, format, values, sources.length);
   const options = toCreateOptions(values);
-  const path = invocation.resolve(plainName(output));
   const { dataFileName, backingFileName } = options;
   try {
+    const path = invocation.resolveTarget(plainName(output));
     const plan = await planImage({ format, virtualSizeBytes: totalBytes, options });
     return {
       path,
       plan,
-      dataFilePath: dataFileName === undefined ? undefined : invocation.resolve(plainName(dataFileName)),
+      dataFilePath:
+        dataFileName === undefined ? undefined : invocation.resolveTarget(plainName(dataFileName)),
       mayBeSparse: (options.preallocation ?? "off") === "off",
       backing:
         backingFileName === undefined

@@ -96,8 +96,8 @@ export const create: ImgCommand = {
     if (filename === undefined) throw usageError("Expecting image file name");
     const sizeBytes = size === undefined ? undefined : readSize("image size", size);
     if (excess[0] !== undefined) throw usageError(`Unexpected argument: ${excess[0]}`);
-    const path = invocation.resolve(plainName(filename));
     try {
+      const path = invocation.resolveTarget(plainName(filename));
       const format = knownFormat(formatName, "");
       const values = mergeFlags(format, readCreateOptions(format, listed), sizeBytes, invocation);
       await makeImage(invocation, { filename, path, format, values });
@@ -177,7 +177,8 @@ async function makeImage(
     });
     const warnings = await createImage(context.storage, plan, {
       path,
-      dataFilePath: dataFileName === undefined ? undefined : invocation.resolve(plainName(dataFileName)),
+      dataFilePath:
+        dataFileName === undefined ? undefined : invocation.resolveTarget(plainName(dataFileName)),
       waiting: lockWaiting(invocation),
     });
     for (const warning of warnings) console.warning(warning);

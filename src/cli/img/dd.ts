@@ -116,7 +116,7 @@ async function copyPart(invocation: ImgInvocation, operands: Operands, source: O
   const part = new SliceImage(source, { start, lengthBytes: end - start });
   try {
     const plan = await planImage({ format, virtualSizeBytes: end - start, options: {} });
-    const path = invocation.resolve(plainName(output));
+    const path = invocation.resolveTarget(plainName(output));
     const copy = {
       compressed: false,
       sparseBytes: SPARSE_BYTES,

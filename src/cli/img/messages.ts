@@ -8,6 +8,7 @@
 // - No name that comes from outside reaches the terminal with control characters in it.
 
 import { ImgtxError } from "../../errors/index.ts";
+import { hintOf } from "../render/hint.ts";
 import { printable } from "../render/printable.ts";
 
 /** What stands before every message. */
@@ -136,7 +137,8 @@ function holdersOf(error: ImgtxError): string | undefined {
   return undefined;
 }
 
-function hintLine({ hint }: ImgtxError, names: readonly GivenName[]): string[] {
+function hintLine(error: ImgtxError, names: readonly GivenName[]): string[] {
+  const hint = hintOf(error);
   return hint === undefined ? [] : [`  hint: ${printable(rename(hint, names))}`];
 }
 

@@ -1,8 +1,9 @@
 // `imgtx img VERB …`, and the same under the name of qemu-img: finds the verb, reads its words in
 // qemu-img's grammar, and turns what it throws into a message and a status.
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { CliContext } from "../context.ts";
-import { absolutePath } from "../grammar/path.ts";
+import { absolutePath, adviseOnFolder, namesFolder } from "../grammar/path.ts";
 import { version } from "../version.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { ImgConsole } from "./console.ts";
@@ -66,17 +67,19 @@ export async function runImg(
     }
     const input = new ImgInput(parsed, settings.json ? "json" : "human");
     refuseObjects(input);
-    const resolve = (given: string): string => {
+    const resolve = (given: string, failed: string): string => {
       const path = absolutePath(context.cwd, given);
       names.push({ given, path });
-      return path;
+      if (!namesFolder(given)) return path;
+      throw new ImgtxError("E_NOT_A_FILE", failed, { image: path, hint: adviseOnFolder(given) });
     };
     const invocation: ImgInvocation = {
       input,
       context,
       console,
       names,
-      resolve,
+      resolve: (given) => resolve(given, `Could not open '${given}': it names a folder, not a regular file`),
+      resolveTarget: (given) => resolve(given, `Could not create '${given}': Is a directory`),
       program: settings.program,
       signal: interrupts.signal,
       allowPaths: [

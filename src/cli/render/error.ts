@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Canvas } from "./canvas.ts";
+import { hintOf } from "./hint.ts";
 import { printable } from "./printable.ts";
 
 export function drawError(error: unknown, canvas: Canvas, verbose: boolean): string[] {
@@ -9,6 +10,7 @@ export function drawError(error: unknown, canvas: Canvas, verbose: boolean): str
 }
 
 function drawForeseen(error: ImgtxError, { paint }: Canvas, verbose: boolean): string[] {
+  const hint = hintOf(error);
   const message = printable(error.message);
   const device = error.device === undefined ? undefined : printable(error.device);
   const named = device === undefined || message.startsWith(`${device}: `) ? message : `${device}: ${message}`;
@@ -25,7 +27,7 @@ function drawForeseen(error: ImgtxError, { paint }: Canvas, verbose: boolean): s
     ...(place.length === 0 ? [] : [`  at: ${place.join(", ")}`]),
     ...(verbose ? drawCauses(error) : []),
     ...drawChanged(error),
-    ...(error.hint === undefined ? [] : [`  ${paint.cyan("hint:")} ${printable(error.hint)}`]),
+    ...(hint === undefined ? [] : [`  ${paint.cyan("hint:")} ${printable(hint)}`]),
   ];
 }
 

@@ -1,6 +1,7 @@
 // The JSON of the contract. Keys are kebab-case where qemu-img has them so; sizes are integers, in bytes.
 
 import { ImgtxError } from "../../errors/index.ts";
+import { hintOf } from "./hint.ts";
 import type {
   ActionReport,
   DeviceDescription,
@@ -111,7 +112,7 @@ export function errorJson(error: unknown): object {
       offset: error.offset ?? null,
       field: error.field ?? null,
       ...(error.line !== undefined && { line: error.line }),
-      hint: error.hint ?? null,
+      hint: hintOf(error) ?? null,
       changed: error.changed,
     },
   });

@@ -156,6 +156,7 @@ function assertMayMigrate(
 
 async function freePath(file: string, device: string, context: PlanContext): Promise<string> {
   const path = await context.canonicalPath(file, device);
-  if (await context.storage.statLink(path)) throw targetExists(device, path, "");
+  const there = await context.storage.statLink(path);
+  if (there) throw targetExists(device, path, there, "");
   return path;
 }

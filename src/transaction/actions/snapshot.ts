@@ -66,7 +66,7 @@ async function planTarget(
   const there = await context.storage.statLink(path);
   if (there) {
     if (!request.reuse)
-      throw targetExists(device, path, "; an empty overlay made beforehand can be taken with --reuse");
+      throw targetExists(device, path, there, "; an empty overlay made beforehand can be taken with --reuse");
     return await reuseTarget({ target, path, below, entry, context });
   }
   const planned = await planNewOverlay(

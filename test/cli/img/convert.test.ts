@@ -305,7 +305,9 @@ describe("under the name of imgtx", () => {
     expect(result).toEqual({
       status: 1,
       stdout: "",
-      stderr: "imgtx: Could not open 'none': Could not open 'none': No such file or directory\n",
+      stderr:
+        "imgtx: Could not open 'none': Could not open 'none': No such file or directory\n" +
+        "  hint: check the name, and that the file system is mounted: `ls -l FOLDER`\n",
     });
     expect((await runImg(folder, ["frob"], { program: "imgtx" })).stderr).toBe(
       "imgtx: Command not found: frob\nTry 'imgtx img --help' for more information\n",

@@ -5,7 +5,7 @@
 // - Every refusal begins with the place: `actions[2].data.format`.
 
 import { ImgtxError, type ErrorDetails } from "../../../errors/index.ts";
-import { absolutePath } from "../../grammar/path.ts";
+import { absoluteFilePath } from "../../grammar/path.ts";
 import { drawJson, isList, isObject, type JsonObject, type JsonValue } from "./json.ts";
 
 export class Members {
@@ -96,7 +96,7 @@ export class Members {
       });
     }
     try {
-      return absolutePath(cwd, value);
+      return absoluteFilePath(cwd, value);
     } catch (error) {
       throw error instanceof ImgtxError ? error.reworded(`${this.at(name)}: ${error.message}`) : error;
     }

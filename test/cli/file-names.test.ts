@@ -1,0 +1,143 @@
+// The names of files on the command line that lead nowhere, or elsewhere: a folder is never taken for a file,
+// and whoever meets a missing file, a closed one or a folder is told what to look at.
+
+import { execFileSync } from "node:child_process";
+import { mkdir, mkdtemp, readdir, realpath, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ImgtxError } from "../../src/errors/index.ts";
+import { COMMAND_TABLE } from "../../src/cli/grammar/command-table.ts";
+import { failWith, runCli, type Result } from "./harness.ts";
+
+let folder = "";
+
+beforeAll(async () => {
+  folder = await realpath(await mkdtemp(`${tmpdir()}/imgtx-names-`));
+  await mkdir(`${folder}/d`);
+  await mkdir(`${folder}/it's full`);
+  await writeFile(`${folder}/plain`, "x".repeat(512));
+  const made = await imgtx("img create -q -f qcow2 a.qcow2 1M");
+  expect(made).toMatchObject({ status: 0, stderr: "" });
+  expect(await imgtx("device add vda a.qcow2")).toMatchObject({ status: 0, stderr: "" });
+});
+
+afterAll(async () => {
+  await rm(folder, { recursive: true });
+});
+
+function imgtx(line: string, ...more: string[]): Promise<Result> {
+  return runCli([...line.split(" "), ...more], { cwd: folder });
+}
+
+// Each command that makes or takes a file, with FOLDER in its place.
+const WITH_FOLDER = [
+  "device add vdb FOLDER",
+  "snapshot vda FOLDER",
+  "snapshot-group vda=FOLDER",
+  "mirror vda FOLDER",
+  "mirror vda=FOLDER",
+  "migrate vda FOLDER --new-source n.qcow2",
+  "migrate vda n.qcow2 --new-source FOLDER",
+  "reopen vda FOLDER",
+  "txn run FOLDER",
+];
+const IMG_WITH_FOLDER = [
+  "img create -f qcow2 FOLDER 1M",
+  "img create -f qcow2 -o data_file=FOLDER n.qcow2 1M",
+  "img convert -O qcow2 a.qcow2 FOLDER",
+  "img convert -n -O qcow2 a.qcow2 FOLDER",
+  "img dd if=a.qcow2 of=FOLDER",
+  "img info FOLDER",
+  "img check FOLDER",
+  "img map FOLDER",
+  "img measure -O qcow2 FOLDER",
+  "img compare a.qcow2 FOLDER",
+];
+
+describe.each([...WITH_FOLDER, ...IMG_WITH_FOLDER])("imgtx %s", (line) => {
+  test.each(["new/", "d/", "plain/", "d/.", "new/..", "."])(
+    "makes and takes no file by the name %s",
+    async (name) => {
+      const before = await readdir(folder);
+      const result = await imgtx(line.replace("FOLDER", name));
+      expect(result.status).toBe(line.startsWith("img compare") ? 2 : line.startsWith("img") ? 1 : 14);
+      expect(result.stderr).toContain(`'${name}'`);
+      expect(result.stderr).toMatch(/hint: name a file in it, such as '.*\/disk\.qcow2'/);
+      expect(await readdir(folder)).toEqual(before);
+    },
+  );
+});
+
+test("every command that takes a file is among those tried", async () => {
+  const takesFile: string[] = [];
+  for (const { path, section, load } of COMMAND_TABLE) {
+    const { definition } = await load();
+    const completions = [
+      ...definition.arguments.map(({ completes }) => completes),
+      ...definition.options.map(({ value }) => value?.completes),
+    ];
+    if (section !== "hidden" && completions.some((each) => each === "file" || each === "device-file")) {
+      takesFile.push(path.join(" "));
+    }
+  }
+  const tried = [...WITH_FOLDER, ...IMG_WITH_FOLDER];
+  const missing = takesFile.filter((name) => !tried.some((line) => line.startsWith(`${name} `)));
+  // Theirs is of the COMMAND that they run.
+  expect(missing.sort()).toEqual(["freeze", "txn exec"]);
+});
+
+test("a folder that stands where a file is to be made is called one", async () => {
+  for (const line of ["snapshot vda d", "mirror vda d", "migrate vda d --new-source n"]) {
+    const { status, stderr } = await imgtx(line);
+    expect(status).toBe(14);
+    expect(stderr).toContain("error: vda: the target is a folder\n");
+    expect(stderr).toContain(`hint: name a file in it, such as '${folder}/d/vda.qcow2'\n`);
+  }
+});
+
+/** What the hint asks to be looked at, which must work when it is pasted. */
+function pasteHint({ stderr }: Result): string {
+  const command = /hint: .*`([^`]+)`/.exec(stderr)?.[1];
+  if (command === undefined) throw new Error(`no command in the hint of: ${stderr}`);
+  return execFileSync("sh", ["-c", command], { cwd: folder, encoding: "utf8", stdio: "pipe" });
+}
+
+describe("the hint", () => {
+  test.each(["reopen vda", "device add vdc", "img info", "img check", "img map", "txn run"])(
+    "of a missing file in `imgtx %s` shows what is there",
+    async (line) => {
+      const result = await imgtx(line, "gone.qcow2");
+      expect(result.stderr).toContain("No such file or directory");
+      expect(pasteHint(result)).toContain("a.qcow2");
+    },
+  );
+
+  test.each(["reopen vda", "device add vdc", "img info", "txn run"])(
+    "of a folder in place of a file in `imgtx %s` shows what it is",
+    async (line) => {
+      expect(pasteHint(await imgtx(line, "it's full"))).toMatch(/^ *drwx\S+ .*it's full$/m);
+    },
+  );
+
+  test("of a file that the user may not open shows who may", async () => {
+    const denied = new ImgtxError("E_NO_PERMISSION", "Permission denied", { image: `${folder}/plain` });
+    expect(pasteHint(await failWith(denied))).toMatch(/^ *-rw\S+ .*plain$/m);
+    const json = await failWith(denied, ["--json"]);
+    expect(JSON.parse(json.stderr)).toMatchObject({ error: { hint: expect.stringContaining("namei -l") } });
+  });
+
+  test("of a read-only file system shows which one it is", async () => {
+    const denied = new ImgtxError("E_READ_ONLY", "Read-only file system", { image: `${folder}/plain` });
+    expect((await failWith(denied)).stderr).toContain(`\`findmnt -T ${folder}/plain\``);
+  });
+
+  test("of one's own is kept", async () => {
+    const own = new ImgtxError("E_NOT_FOUND", "gone", { image: `${folder}/x`, hint: "look behind you" });
+    expect((await failWith(own)).stderr).toContain("hint: look behind you\n");
+  });
+
+  test("is left out under the name of qemu-img", async () => {
+    const { stderr } = await runCli(["info", "gone"], { cwd: folder, program: "qemu-img" });
+    expect(stderr).not.toContain("hint:");
+  });
+});
