@@ -3,11 +3,12 @@
 import { parseArgs } from "node:util";
 import { tortureDifferential } from "../fuzz/differential.ts";
 import { tortureHostile } from "../fuzz/hostile.ts";
+import { tortureWalk } from "../walk/torture-walk.ts";
 import { groupViolations } from "./report.ts";
 import { torturePower, tortureProcess, type RealOptions, type RealResult } from "./torture-real.ts";
 import { PARTS, tortureSimulated, type Part } from "./torture-simulated.ts";
 
-const RIGS = ["simulated", "process", "power", "hostile", "differential"] as const;
+const RIGS = ["simulated", "process", "power", "walk", "hostile", "differential"] as const;
 type Rig = (typeof RIGS)[number];
 
 interface Request {
@@ -23,6 +24,7 @@ interface Request {
 
 const HOSTILE_CASES = 100_000;
 const DIFFERENTIAL_SEQUENCES = 1000;
+const WALK_STEPS = 3000;
 
 /** Runs what the arguments ask for; returns the exit status. */
 export async function torture(args: readonly string[], root: string): Promise<number> {
@@ -57,6 +59,13 @@ async function runRig(rig: Rig, request: Request, root: string): Promise<Outcome
       return await runReal("real process", tortureProcess, request, root);
     case "power":
       return await runReal("power cuts", torturePower, request, root);
+    case "walk":
+      return await tortureWalk({
+        ...request,
+        say,
+        program: `${root}/bin/imgtx.js`,
+        steps: request.cases ?? WALK_STEPS,
+      });
     case "hostile":
       return await tortureHostile({ ...request, say, cases: request.cases ?? HOSTILE_CASES });
     case "differential":

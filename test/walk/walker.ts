@@ -1,0 +1,257 @@
+// What a walk stands on: the command line to run, a guest, a disk to take away, recovery to its end, and the model that
+// is held against what is there.
+
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+} from "node:fs";
+import { join } from "node:path";
+import { type Random, seededRandom } from "../helpers/random.ts";
+import type { Ground, Move } from "./moves.ts";
+import { type Cut, type Ended, guestWrites, type Place, runImgtx } from "./tools.ts";
+import {
+  assertContent,
+  assertView,
+  CELL_BYTES,
+  CELLS,
+  type Content,
+  Fault,
+  findLeftovers,
+  isFenced,
+  listDevices,
+  type Listing,
+  sayEnd,
+  type World,
+  worldFrom,
+} from "./world.ts";
+
+export interface WalkOptions {
+  readonly program: string;
+  /** An empty folder that is there. */
+  readonly folder: string;
+  readonly seed: number;
+  readonly steps: number;
+  /** Looked at before each step: a walk on a slow machine is shorter, and no fault. */
+  readonly deadline: number;
+  readonly say?: (line: string) => void;
+}
+
+const LONGEST_CHAIN = 14;
+
+export class Walker {
+  readonly trail: string[] = [];
+  readonly figures: Record<string, number> = {};
+  readonly place: Place;
+  readonly random: Random;
+  readonly say: ((line: string) => void) | undefined;
+  readonly folders: readonly string[];
+  world: World = { generation: 0, devices: new Map(), left: new Map() };
+  number = 0;
+  /** The moves of the transaction that is open. */
+  open: { readonly id: string; readonly moves: Move[] } | undefined;
+
+  constructor({ program, folder, seed, say }: WalkOptions) {
+    this.place = { program, cwd: join(folder, "ws"), reports: join(folder, "reports") };
+    this.random = seededRandom(seed);
+    this.say = say;
+    this.folders = ["A", "B", "C"].map((name) => join(folder, name));
+  }
+
+  pickName(): string | undefined {
+    const names = [...this.world.devices.keys()];
+    return names[this.random.below(names.length)];
+  }
+
+  /** Writes through the view, in place or not, and perhaps puts the time back. Has the model know of it. */
+  guest(name: string): void {
+    const device = this.world.devices.get(name);
+    const view = join(this.place.cwd, "devices", name);
+    if (!device || !existsSync(view)) return;
+    const image = realpathSync(view);
+    const format = this.formatOf(image, name);
+    const cell = this.random.below(CELLS);
+    const count = 1 + this.random.below(Math.min(4, CELLS - cell));
+    const pattern = 1 + this.random.below(255);
+    const isHeld = device.frozen && this.hasFence(name);
+    const times = statSync(image, { bigint: true });
+    const lies = this.random.below(8) === 0;
+    const write = { pattern, offset: cell * CELL_BYTES, lengthBytes: count * CELL_BYTES };
+    const isWritten = guestWrites(view, format, write);
+    this.tell(
+      `guest of ${name} on ${image} cells ${cell}+${count} := ${pattern}: ${isWritten}${lies ? ", time put back" : ""}`,
+    );
+    if (!isWritten) return;
+    if (isHeld) throw new Fault(`a guest could write to ${name}, which is frozen by a fence`);
+    this.count("guest writes");
+    if (lies) utimesSync(image, Number(times.atimeNs) / 1e9, Number(times.mtimeNs) / 1e9);
+    const content = device.content.slice();
+    content.fill(pattern, cell, cell + count);
+    this.world = {
+      ...this.world,
+      devices: new Map(this.world.devices).set(name, { ...device, content }),
+    };
+  }
+
+  formatOf(image: string, name: string): string {
+    const device = this.world.devices.get(name);
+    if (device && realpathSync(device.image) === image) return device.format;
+    return readFileSync(image).subarray(0, 4).toString("latin1") === "QFI\u00fb" ? "qcow2" : "raw";
+  }
+
+  hasFence(name: string): boolean {
+    const device = this.world.devices.get(name);
+    if (device?.format !== "qcow2") return false;
+    return isFenced(device.image);
+  }
+
+  takeAway(): boolean {
+    const folder = this.folders[1] ?? "";
+    renameSync(folder, `${folder}.away`);
+    // The mount point that stays.
+    mkdirSync(folder);
+    this.tell("disk B is away");
+    return true;
+  }
+
+  bringBack(): void {
+    const folder = this.folders[1] ?? "";
+    rmSync(folder, { recursive: true });
+    renameSync(`${folder}.away`, folder);
+    this.tell("disk B is back");
+  }
+
+  follow(move: Move, listing: Listing, choice: string | undefined): void {
+    const before = this.world;
+    const hasMoved = listing.generation > before.generation;
+    this.world = worldFrom(
+      listing,
+      ({ name, image, format }) => {
+        const was = before.devices.get(name);
+        if (!was) throw new Fault(`${name} came out of nothing`);
+        if (was.image === image) return was.content;
+        if (!hasMoved) throw new Fault(`${name} went to ${image}, and no generation was made`);
+        if (move.content === "own") return was.content;
+        const held = before.left.get(image);
+        if (held) return held;
+        throw new Fault(
+          `${name} went to ${image}, which holds what nobody knows (${format}, ${choice ?? ""})`,
+        );
+      },
+      before,
+    );
+    for (const name of before.devices.keys()) {
+      if (!this.world.devices.has(name)) throw new Fault(`${name} has gone`);
+    }
+  }
+
+  /** Returns the command that was chosen, where imgtx named ways to end a trouble. */
+  async recover(): Promise<string | undefined> {
+    let chosen: string | undefined;
+    for (let round = 0; round < 8; round += 1) {
+      const ended = await this.run(["recover"], undefined);
+      if (ended.status === 0) return chosen;
+      const ways = [...ended.stderr.matchAll(/`imgtx ((?:txn|recover) [^`]*--(?:force|give-up)[^`]*)`/g)].map(
+        ([, way]) => way ?? "",
+      );
+      const way = ways[this.random.below(Math.max(1, ways.length))];
+      if (way === undefined) throw new Fault(`recover ended with ${sayEnd(ended)}`);
+      chosen = way;
+      this.count("ways out taken");
+      await this.run(way.split(" "), undefined);
+    }
+    throw new Fault("recovery does not come to an end");
+  }
+
+  async look(asksQemu: boolean): Promise<void> {
+    const listing = await listDevices(this.place);
+    if (!this.open && listing.generation !== this.world.generation) {
+      throw new Fault(`generation ${listing.generation} came after ${this.world.generation} by itself`);
+    }
+    this.world = worldFrom(
+      listing,
+      ({ name }) => this.world.devices.get(name)?.content ?? new Uint8Array(0),
+      this.world,
+    );
+    assertContent(this.world, asksQemu, listing);
+    assertView(this.place, this.world);
+    if (this.open || !asksQemu) return;
+    const files = findLeftovers(this.folders.filter((folder) => existsSync(folder)));
+    const kept = files.length === 0 ? "" : this.readJournals();
+    const lost = files.find((file) => !kept.includes(/\.imgtx-([a-z0-9]+)-/.exec(file)?.[1] ?? ""));
+    if (lost !== undefined) throw new Fault(`${lost} is left, and no journal knows of it`);
+  }
+
+  /** Names of the journals: of copies that were cut off and are kept. */
+  readJournals(): string {
+    return readdirSync(join(this.place.cwd, ".imgtx/journal")).join(" ");
+  }
+
+  ground(): Ground {
+    return {
+      cwd: this.place.cwd,
+      random: this.random,
+      world: this.world,
+      nextNumber: () => (this.number += 1),
+      knowImage: (path: string, content: Content) => {
+        this.world = { ...this.world, left: new Map(this.world.left).set(path, content) };
+      },
+    };
+  }
+
+  aCut(effect: Cut["effect"]): Cut {
+    const calls = [
+      ["fsync", 14],
+      ["pwrite64", 24],
+      ["rename", 4],
+      ["renameat2", 3],
+      ["unlink", 6],
+      ["symlink", 4],
+      ["ftruncate", 3],
+      ["mkdir", 3],
+      ["copy_file_range", 3],
+      ["fallocate", 3],
+    ] as const;
+    const [call, most] = calls[this.random.below(calls.length)] ?? calls[0];
+    const stays = effect === "error=ENOSPC" && this.random.below(2) === 0;
+    return { call, number: 1 + this.random.below(most), effect, stays };
+  }
+
+  async run(
+    argv: readonly string[],
+    wanted: number | undefined,
+    choice: { readonly cut?: Cut | undefined; readonly env?: Readonly<Record<string, string>> } = {},
+  ): Promise<Ended> {
+    const ended = await runImgtx(this.place, argv, {
+      cut: choice.cut,
+      ...(choice.env && { env: choice.env }),
+    });
+    const cut = choice.cut ? ` [${choice.cut.effect} at ${choice.cut.call} ${choice.cut.number}]` : "";
+    this.tell(`imgtx ${argv.join(" ")}${cut}: ${sayEnd(ended)}`);
+    this.count("commands");
+    if (ended.status === 1 || (wanted !== undefined && ended.status !== wanted)) {
+      throw new Fault(`imgtx ${argv.join(" ")}${cut} ended with ${sayEnd(ended)}`);
+    }
+    return ended;
+  }
+
+  tell(line: string): void {
+    this.trail.push(line);
+    this.say?.(line);
+  }
+
+  count(what: string): void {
+    this.figures[what] = (this.figures[what] ?? 0) + 1;
+  }
+
+  async findLong(): Promise<string | undefined> {
+    const { devices } = await listDevices(this.place);
+    return devices.find(({ chain, frozen }) => chain.length > LONGEST_CHAIN && !frozen)?.name;
+  }
+}
