@@ -8,7 +8,8 @@
 import { createHash } from "node:crypto";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, type Fingerprint, type ImageFormat } from "../format/index.ts";
-import { isCount, isDeviceEntry, isText, listOf, objectOf, orNull } from "./data-shape.ts";
+import { isCount, isDeviceEntry, isText, listOf, objectOf, orNull, type Shape } from "./data-shape.ts";
+import { type FileMark, isFileMark } from "./file-mark.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
 
 /** One image of a chain, as it was when the generation was made. */
@@ -72,6 +73,8 @@ export interface DeviceEntry {
 }
 
 export interface DeviceTable {
+  /** The workspace's own, kept over its generations; null until the first commit by an imgtx that gives one. */
+  readonly workspaceId: string | null;
   readonly generation: number;
   /** ISO 8601, UTC. */
   readonly committed: string;
@@ -129,20 +132,39 @@ export function withDevices(
 }
 
 export function firstTable(committed: string): DeviceTable {
-  return { generation: 0, committed, transaction: null, summary: "init", allowPaths: [], devices: [] };
+  return {
+    workspaceId: null,
+    generation: 0,
+    committed,
+    transaction: null,
+    summary: "init",
+    allowPaths: [],
+    devices: [],
+  };
+}
+
+export interface StoredTable {
+  readonly table: DeviceTable;
+  /** The file that it was written to; null in the history. */
+  readonly mark: TableMark | null;
+}
+
+export interface TableMark extends FileMark {
+  /** The workspace's folder when it was written: absolute, since it tells whether the workspace was moved. */
+  readonly root: string;
 }
 
 /** One JSON object with its checksum, ready to be written. Paths become relative to root inside it. */
-export function encodeTable(root: string, table: DeviceTable): Uint8Array {
+export function encodeTable(root: string, table: DeviceTable, mark: TableMark | null): Uint8Array {
   const problem = findDisorder(table);
   if (problem !== undefined) throw new Error(`a device table is not to be written: ${problem}`);
   const stored = mapPaths(table, (path) => toStoredPath(root, path));
-  const content = JSON.stringify({ kind: KIND, version: VERSION, ...stored });
+  const content = JSON.stringify({ kind: KIND, version: VERSION, mark, ...stored });
   return new TextEncoder().encode(`{"sha256":"${digestOf(content)}","table":${content}}\n`);
 }
 
 /** The inverse of encodeTable. E_CORRUPT where the checksum or the shape does not hold. */
-export function decodeTable(root: string, bytes: Uint8Array, file: string): DeviceTable {
+export function decodeTable(root: string, bytes: Uint8Array, file: string): StoredTable {
   const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString();
   const match = /^\{"sha256":"([0-9a-f]{64})","table":(.*)\}\n$/s.exec(text);
   if (!match) throw damaged(file, "it is not a device table");
@@ -150,7 +172,8 @@ export function decodeTable(root: string, bytes: Uint8Array, file: string): Devi
   if (digestOf(content) !== checksum) throw damaged(file, "its checksum does not match");
   const parsed = parseObject(content);
   if (parsed?.["kind"] !== KIND) throw damaged(file, "it holds something else");
-  const { kind: _kind, version, ...stored } = parsed;
+  const { kind: _kind, version, mark = null, ...fields } = parsed;
+  const stored: Record<string, unknown> = { workspaceId: null, ...fields };
   if (version !== VERSION) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
@@ -161,14 +184,21 @@ export function decodeTable(root: string, bytes: Uint8Array, file: string): Devi
       },
     );
   }
-  if (!isTable(stored)) throw damaged(file, "a field of it is missing or of another kind");
+  if (!isTable(stored) || !orNull(isTableMark)(mark))
+    throw damaged(file, "a field of it is missing or of another kind");
   const table = stored as unknown as DeviceTable;
   const problem = findDisorder(table);
   if (problem !== undefined) throw damaged(file, problem);
-  return mapPaths(table, (path) => fromStoredPath(root, path));
+  return {
+    table: mapPaths(table, (path) => fromStoredPath(root, path)),
+    mark: mark as TableMark | null,
+  };
 }
 
+const isTableMark: Shape = (value) => isFileMark(value) && objectOf({ root: isText })(value);
+
 const isTable = objectOf({
+  workspaceId: orNull(isText),
   generation: isCount,
   committed: isText,
   transaction: orNull(isText),

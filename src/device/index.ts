@@ -39,16 +39,16 @@ export { isOwnerAlive, lockOwner } from "./owner-lock.ts";
 export { readWholeFile } from "./replace-file.ts";
 export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
 export { isViewPresent, planView, showView } from "./view.ts";
+export { findWorkspace, isWorkspaceMade, workspaceAt } from "./find-workspace.ts";
+export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts";
+export { makeWorkspace } from "./make-workspace.ts";
+export { assertOwn, describeCopy, howToAdopt } from "./standing.ts";
 export type { Workspace } from "./workspace.ts";
 export {
-  findWorkspace,
   flushTableName,
-  isWorkspaceMade,
   listHistory,
-  lockWorkspace,
-  makeWorkspace,
   pathsOf,
   readGeneration,
   readTable,
-  workspaceAt,
 } from "./workspace.ts";
+export { lockAsItIs, lockWorkspace } from "./workspace-lock.ts";

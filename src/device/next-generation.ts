@@ -10,7 +10,7 @@ import { settleAll } from "../errors/index.ts";
 import { type DeviceTable, encodeTable } from "./device-table.ts";
 import { moveOver, removeBeside, replaceFile, writeBeside } from "./replace-file.ts";
 import { buildView, discardView, flipView } from "./view.ts";
-import { FILE_MODE, historyPath, pathsOf, type Workspace } from "./workspace.ts";
+import { encodeForHere, FILE_MODE, historyPath, pathsOf, type Workspace } from "./workspace.ts";
 
 /** All three. */
 export async function writeNextGeneration(
@@ -33,8 +33,8 @@ export async function stageGeneration(
   const { storage, root } = workspace;
   const history = historyPath(workspace, closing.generation);
   await settleAll([
-    writeBeside(storage, history, encodeTable(root, closing), FILE_MODE, "earlier generation"),
-    writeBeside(storage, pathsOf(workspace).table, encodeTable(root, next), FILE_MODE, "next table"),
+    writeBeside(storage, history, encodeTable(root, closing, null), FILE_MODE, "earlier generation"),
+    writeBeside(storage, pathsOf(workspace).table, encodeForHere(workspace, next), FILE_MODE, "next table"),
     buildView(workspace, next),
   ]);
 }
@@ -55,8 +55,8 @@ export async function moveToGeneration(workspace: Workspace, next: DeviceTable):
 
 /** The present generation once more: what some image looks like has come to be known. */
 export async function replaceTable(workspace: Workspace, table: DeviceTable): Promise<void> {
-  const { storage, root } = workspace;
-  await replaceFile(storage, pathsOf(workspace).table, encodeTable(root, table), FILE_MODE, {
+  const { storage } = workspace;
+  await replaceFile(storage, pathsOf(workspace).table, encodeForHere(workspace, table), FILE_MODE, {
     content: "renewed table",
     name: "renewed table's name",
   });

@@ -1,21 +1,24 @@
 // Replaces a small file so that a crash leaves the old content or the new, never a mixture.
 
-import type { Storage } from "../storage/index.ts";
+import type { FileStat, Storage } from "../storage/index.ts";
 
 export interface ReplacePurposes {
   readonly content: string;
   readonly name: string;
 }
 
+/** What is written, perhaps with a word on the very file that it is written to. */
+export type NewContent = Uint8Array | ((file: FileStat) => Uint8Array);
+
 /** Does the whole of it, for one file. */
 export async function replaceFile(
   storage: Storage,
   path: string,
-  bytes: Uint8Array,
+  content: NewContent,
   mode: number,
   purposes: ReplacePurposes,
 ): Promise<void> {
-  await writeBeside(storage, path, bytes, mode, purposes.content);
+  await writeBeside(storage, path, content, mode, purposes.content);
   await moveOver(storage, path, purposes.name);
 }
 
@@ -26,14 +29,14 @@ export async function replaceFile(
 export async function writeBeside(
   storage: Storage,
   path: string,
-  bytes: Uint8Array,
+  content: NewContent,
   mode: number,
   purpose: string,
 ): Promise<void> {
   await removeBeside(storage, path);
   const file = await storage.createFile(besideOf(path), mode);
   try {
-    await file.write(bytes, 0);
+    await file.write(content instanceof Uint8Array ? content : content(await file.stat()), 0);
     // Flush before the rename: a name that is durable before its content would show a torn file.
     await file.flush(purpose);
   } finally {

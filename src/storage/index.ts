@@ -7,6 +7,7 @@ export { acquireImageLocks, type ImageLockRequest, type ImageLocks, type ImageRo
 export type {
   ByteRange,
   FileStat,
+  FileSystemTraits,
   Holder,
   Host,
   LockKind,

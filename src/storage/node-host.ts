@@ -10,6 +10,7 @@ const NAME_LENGTH = 10;
 
 export function makeNodeHost(): Host {
   let bootId: string | undefined;
+  let machineId: string | undefined;
   let userName: string | undefined;
   return {
     pid: process.pid,
@@ -21,6 +22,10 @@ export function makeNodeHost(): Host {
     get bootId() {
       bootId ??= lookUpBootId();
       return bootId;
+    },
+    get machineId() {
+      machineId ??= lookUpMachineId();
+      return machineId;
     },
     now: () => Date.now(),
     randomName,
@@ -45,6 +50,17 @@ function lookUpUserName(): string {
   } catch {
     // A user without an entry in the password file, as containers have them.
     return `uid ${process.getuid?.() ?? "unknown"}`;
+  }
+}
+
+/** See machine-id(5). One that is not given yet reads "uninitialized". */
+function lookUpMachineId(): string {
+  try {
+    const id = readFileSync("/etc/machine-id", "utf8").trim();
+    return /^[0-9a-f]{32}$/.test(id) ? id : "";
+  } catch {
+    // Containers often have none.
+    return "";
   }
 }
 

@@ -8,6 +8,7 @@
 
 import {
   type BigIntStats,
+  chmodSync,
   closeSync,
   constants,
   fstatSync,
@@ -28,6 +29,7 @@ import {
 import { promisify } from "node:util";
 import { ImgtxError } from "../errors/index.ts";
 import { describeStat, nameOfKind } from "./file-stat.ts";
+import { readFileSystemTraits } from "./file-system.ts";
 import { findHolders } from "./holders.ts";
 import { type NativeAccess, NodeFile } from "./node-file.ts";
 import { makeNodeHost } from "./node-host.ts";
@@ -40,6 +42,9 @@ export interface NodeStorageParts {
   readonly loadSystemCalls?: () => SystemCalls;
 }
 
+const ACCESS_BITS = 0o777;
+/** The group's bit, which new folders have of the one that they are in. */
+const INHERITED_BITS = 0o2000;
 const fsyncInPool = promisify(fsyncWithCallback);
 
 // The kernel or the file system has no renameat2 with RENAME_NOREPLACE.
@@ -53,10 +58,17 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     createFile: async (path, mode) => createFile(path, mode, native),
     stat: async (path) => statOf(path, () => statSync(path, { bigint: true, throwIfNoEntry: false })),
     statLink: async (path) => statOf(path, () => lstatSync(path, { bigint: true, throwIfNoEntry: false })),
+    describeFileSystem: async (path) =>
+      explained(`ask for the file system of '${path}'`, path, () => readFileSystemTraits(path)),
     realPath: async (path) => explained(`resolve '${path}'`, path, () => realpathSync.native(path)),
     readFolder: async (path) => explained(`read the folder '${path}'`, path, () => readdirSync(path).sort()),
     async makeFolder(path, mode) {
-      explained(`make the folder '${path}'`, path, () => mkdirSync(path, { mode }));
+      explained(`make the folder '${path}'`, path, () => {
+        mkdirSync(path, { mode });
+        // The umask has cleared bits of it, and a folder's default ACL may have.
+        const made = lstatSync(path).mode;
+        if ((made & ACCESS_BITS) !== mode) chmodSync(path, mode | (made & INHERITED_BITS));
+      });
     },
     removeFolder,
     flushFolder,

@@ -10,6 +10,10 @@
 // - Nothing is durable before its flush: file content by StorageFile.flush, names by flushFolder.
 // - Each flush says what it is for. The purpose is the name under which the crash tests remove it.
 
+import type { FileSystemTraits } from "./file-system.ts";
+
+export type { FileSystemTraits } from "./file-system.ts";
+
 /** Times and ids are decimal strings: they exceed 2^53, and go into JSON as they are. */
 export interface FileStat {
   readonly kind: "file" | "folder" | "symlink" | "other";
@@ -132,6 +136,8 @@ export interface Host {
   readonly userId: number;
   readonly userName: string;
   readonly bootId: string;
+  /** Of this installation of the system, for as long as it lives; "" where it has none. */
+  readonly machineId: string;
   /** Milliseconds since 1970. */
   now(): number;
   /** A fresh random name part: ten characters of [a-z0-9]. */
@@ -150,11 +156,13 @@ export interface Storage {
   stat(path: string): Promise<FileStat | undefined>;
   /** Of the link itself. Undefined where nothing is there. */
   statLink(path: string): Promise<FileStat | undefined>;
+  /** What the file system of an existing path remembers of its files. */
+  describeFileSystem(path: string): Promise<FileSystemTraits>;
   /** The path with every symbolic link resolved. */
   realPath(path: string): Promise<string>;
   /** Names in a folder, sorted. */
   readFolder(path: string): Promise<string[]>;
-  /** Makes one folder that must not exist. */
+  /** Makes one folder that must not exist, with this mode whatever the umask says. */
   makeFolder(path: string, mode: number): Promise<void>;
   /**
    * Removes a folder with all that is in it; nothing there is no error. Never follows a link: one at path

@@ -1,8 +1,10 @@
+export { adoptWorkspace } from "./adopt.ts";
 export { describeDevices, listGenerations } from "./describe.ts";
 export { type HoldOptions, holdDevices } from "./hold.ts";
 export type * from "./request.ts";
 export {
   abortTransaction,
+  assertChangeable,
   beginTransaction,
   commitTransaction,
   initWorkspace,

@@ -8,8 +8,10 @@
 // - A damaged journal is left alone with all its files, and stops what would change the workspace.
 
 import {
+  describeCopy,
   type DeviceTable,
   discardNextGeneration,
+  howToAdopt,
   isOwnerAlive,
   flushTableName,
   isViewPresent,
@@ -47,6 +49,8 @@ const READ_ONLY_CODES = new Set(["E_READ_ONLY", "E_NO_PERMISSION"]);
  */
 export async function recover(workspace: Workspace, waiting: LockWaiting): Promise<RecoveryNote[]> {
   if (!(await isWorkspaceMade(workspace))) return [];
+  const copy = await reportCopy(workspace);
+  if (copy) return [copy];
   const waitingThings = await findLeftovers(workspace);
   if (waitingThings.length === 0) return [];
   try {
@@ -68,7 +72,17 @@ export async function recover(workspace: Workspace, waiting: LockWaiting): Promi
 
 /** What recovery would find to do, a note each. Changes nothing. */
 export async function reportLeftovers(workspace: Workspace): Promise<RecoveryNote[]> {
-  return (await isWorkspaceMade(workspace)) ? asReports(await findLeftovers(workspace), "") : [];
+  if (!(await isWorkspaceMade(workspace))) return [];
+  const copy = await reportCopy(workspace);
+  return copy ? [copy] : asReports(await findLeftovers(workspace), "");
+}
+
+/** In a copy nothing is finished or undone: it may be of the original, which went on. */
+async function reportCopy(workspace: Workspace): Promise<RecoveryNote | undefined> {
+  const copy = await describeCopy(workspace);
+  if (copy === undefined) return undefined;
+  const text = `${copy}; it is only read, and nothing in it is finished or undone; ${howToAdopt(workspace)}`;
+  return { transaction: null, did: "reported", text };
 }
 
 function asReports(leftovers: readonly string[], why: string): RecoveryNote[] {

@@ -278,3 +278,27 @@ export interface RunOptions extends LockWait {
   /** Folders trusted for raw backing images and data files, for this command. */
   readonly allowPaths: readonly string[];
 }
+
+/** A transaction of a copied workspace that the copy is not to go on with. */
+export interface ForgottenTransaction {
+  readonly id: string;
+  /** Where its journal is kept. */
+  readonly journal: string;
+  /** What it does, as `snapshot vda`. */
+  readonly what: string;
+  /** It has a commit mark, and may have been cut off after it. */
+  readonly committed: boolean;
+  /** Images that it made or changes. All stay as they are. */
+  readonly files: readonly string[];
+}
+
+export interface Adoption {
+  readonly root: string;
+  /** False: it is a workspace of its own already. */
+  readonly changed: boolean;
+  readonly generation: number;
+  readonly forgotten: readonly ForgottenTransaction[];
+  /** Ids of the transactions that go on. */
+  readonly kept: readonly string[];
+  readonly devices: readonly { readonly device: string; readonly image: string; readonly format: string }[];
+}

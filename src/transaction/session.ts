@@ -1,6 +1,7 @@
 // The transaction layer's face: a session is one command's look at one workspace, behind recovery.
 
 import {
+  assertOwn,
   type DeviceTable,
   findWorkspace,
   lockOwner,
@@ -58,6 +59,7 @@ export async function initWorkspace(
 ): Promise<{ root: string; created: boolean }> {
   const workspace = await workspaceAt(storage, folder);
   const created = await makeWorkspace(workspace, new Date(storage.host.now()).toISOString());
+  if (!created) await assertOwn(workspace);
   try {
     await recover(workspace, { waitMs: 10_000, onWait: () => undefined });
   } catch (cause) {
@@ -83,6 +85,11 @@ export async function openSession(storage: Storage, options: SessionOptions): Pr
   return { workspace, root: workspace.root, currentFolder: options.startFolder, recovered };
 }
 
+/** E_REFUSED in a workspace that is a copy: it is only read. */
+export async function assertChangeable({ workspace }: Session): Promise<void> {
+  await assertOwn(workspace);
+}
+
 /** Runs actions in the open transaction, or as a transaction of their own. */
 export async function runActions(
   session: Session,
@@ -90,6 +97,7 @@ export async function runActions(
   options: RunOptions,
 ): Promise<Outcome> {
   const { workspace } = session;
+  await assertChangeable(session);
   const journal = options.standalone ? undefined : await pickJournal(workspace, options.transaction, options);
   const images = new OpenedImages(workspace.storage, {
     workspaceRoot: workspace.root,
@@ -125,6 +133,7 @@ export async function beginTransaction(
   wait: LockWait,
 ): Promise<{ description: TransactionDescription; release(): Promise<void> }> {
   const { workspace } = session;
+  await assertChangeable(session);
   const id = workspace.storage.host.randomName();
   const owner = choice.owned ? await lockOwner(workspace, id) : undefined;
   try {

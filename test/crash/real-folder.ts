@@ -39,9 +39,36 @@ export function copyFolder(source: string, target: string): void {
     const stat = lstatSync(from);
     if (stat.isDirectory()) mkdirSync(to, { mode: stat.mode });
     else if (stat.isSymbolicLink()) symlinkSync(readlinkSync(from), to);
-    else if (path.startsWith(`${OWN_FOLDER}/`)) copyFileSync(from, to);
+    else if (path.startsWith(`${OWN_FOLDER}/`)) copyOwnFile(from, to);
     else linkSync(from, to);
   }
+}
+
+/** A table and a journal name the file that they were written to: the copy is to be a workspace of its own. */
+function copyOwnFile(from: string, to: string): void {
+  copyFileSync(from, to);
+  const { ino, birthtimeNs } = lstatSync(to, { bigint: true });
+  const mark = `"mark":{"inode":"${ino}","bornNs":"${birthtimeNs}",`;
+  const text = readFileSync(to, "latin1");
+  const marked = text.replace(/"mark":\{"inode":"\d+","bornNs":"\d+",/g, mark);
+  if (marked === text) return;
+  writeFileSync(to, to.endsWith(".journal") ? chainAnew(marked) : sealAnew(marked), "latin1");
+}
+
+/** A journal's lines with their lengths and digests put right. What is torn at the end stays. */
+function chainAnew(text: string): string {
+  let digest = "0".repeat(64);
+  return text.replace(/^\d+ [0-9a-f]{64} (\{.*\})\n/gm, (_, json: string) => {
+    digest = createHash("sha256").update(digest).update(Buffer.from(json, "latin1")).digest("hex");
+    return `${json.length} ${digest} ${json}\n`;
+  });
+}
+
+function sealAnew(text: string): string {
+  return text.replace(/^\{"sha256":"[0-9a-f]{64}","table":(.*)\}\n$/s, (_, content: string) => {
+    const digest = createHash("sha256").update(Buffer.from(content, "latin1")).digest("hex");
+    return `{"sha256":"${digest}","table":${content}}\n`;
+  });
 }
 
 interface KeptFile {

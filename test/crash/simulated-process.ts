@@ -1,7 +1,15 @@
 // One process on a simulated machine: the Storage that the code under test gets. Each call first gives
 // way, so that a call nobody awaits shows as a reordering, as it would on a real machine.
 
-import type { FileStat, Holder, Host, OpenOptions, Storage, StorageFile } from "../../src/storage/index.ts";
+import type {
+  FileStat,
+  FileSystemTraits,
+  Holder,
+  Host,
+  OpenOptions,
+  Storage,
+  StorageFile,
+} from "../../src/storage/index.ts";
 import type { NameChange } from "./disk-log.ts";
 import { LookupError, makeInode, type Inode, type Place, type Slot } from "./disk-tree.ts";
 import type { SimulatedMachine } from "./simulated-disk.ts";
@@ -23,6 +31,7 @@ export class SimulatedProcess implements Storage {
       userId: 0,
       userName: "tester",
       bootId: `00000000-0000-4000-8000-${String(machine.boots).padStart(12, "0")}`,
+      machineId: "0123456789abcdef0123456789abcdef",
       now: () => Number(machine.clockNs / 1_000_000n),
       randomName: () => machine.nextName(),
       sleep: async (milliseconds) => {
@@ -61,6 +70,12 @@ export class SimulatedProcess implements Storage {
   async statLink(path: string): Promise<FileStat | undefined> {
     await this.turn();
     return this.#statOf(path, false);
+  }
+
+  async describeFileSystem(path: string): Promise<FileSystemTraits> {
+    await this.turn();
+    this.#existing(path, true);
+    return { keepsInodes: true, keepsModes: true };
   }
 
   async realPath(path: string): Promise<string> {

@@ -13,7 +13,7 @@ const TABLE = table(
 );
 
 function decode(bytes: Uint8Array) {
-  return decodeTable("/ws", bytes, "/ws/.imgtx/table.json");
+  return decodeTable("/ws", bytes, "/ws/.imgtx/table.json").table;
 }
 
 /** Bytes with a right checksum around any content. */
@@ -24,7 +24,7 @@ function sign(content: string): Uint8Array {
 
 /** The stored form of TABLE with some of it replaced. */
 function forge(change: (stored: Record<string, unknown>) => void): Uint8Array {
-  const content = JSON.parse(Buffer.from(encodeTable("/ws", TABLE)).toString()) as {
+  const content = JSON.parse(Buffer.from(encodeTable("/ws", TABLE, null)).toString()) as {
     table: Record<string, unknown>;
   };
   change(content.table);
@@ -33,28 +33,28 @@ function forge(change: (stored: Record<string, unknown>) => void): Uint8Array {
 
 describe("a device table", () => {
   test("comes back as it was encoded", () => {
-    expect(decode(encodeTable("/ws", TABLE))).toEqual(TABLE);
+    expect(decode(encodeTable("/ws", TABLE, null))).toEqual(TABLE);
     const first = firstTable("2026-01-02T03:04:05.678Z");
-    expect(decode(encodeTable("/ws", first))).toEqual(first);
+    expect(decode(encodeTable("/ws", first, null))).toEqual(first);
   });
 
   test("keeps what lies inside the workspace when the workspace was moved", () => {
-    const moved = decodeTable("/new/place", encodeTable("/ws", TABLE), "table.json");
+    const moved = decodeTable("/new/place", encodeTable("/ws", TABLE, null), "table.json").table;
     expect(moved.devices.map(({ image }) => image)).toEqual(["/new/place/a1.qcow2", "/else/where é\n.qcow2"]);
     expect(moved.devices[0]?.chain[1]).toMatchObject({ image: "/new/place/a.qcow2", name: "a.qcow2" });
     expect(moved.allowPaths).toEqual(["/pool", "/new/place/pool"]);
   });
 
   test("is one line of text that says what it is", () => {
-    const text = Buffer.from(encodeTable("/ws", firstTable("2026-01-02T03:04:05.678Z"))).toString();
+    const text = Buffer.from(encodeTable("/ws", firstTable("2026-01-02T03:04:05.678Z"), null)).toString();
     expect(text).toBe(
-      '{"sha256":"e1ae8c862b81cd8b58f865e868ff0a9799d1fea24db8b7ede8b2358593d2c698","table":{"kind":"imgtx device table","version":1,' +
-        '"generation":0,"committed":"2026-01-02T03:04:05.678Z","transaction":null,"summary":"init","allowPaths":[],"devices":[]}}\n',
+      '{"sha256":"c73a5a7f4431946e9c31d445daef65b9e9dfc9a2d81b26709a4484a2459b0be8","table":{"kind":"imgtx device table","version":1,' +
+        '"mark":null,"workspaceId":null,"generation":0,"committed":"2026-01-02T03:04:05.678Z","transaction":null,"summary":"init","allowPaths":[],"devices":[]}}\n',
     );
   });
 
   test("is refused when any byte of it changed, is missing, or was added", async () => {
-    const bytes = encodeTable("/ws", TABLE);
+    const bytes = encodeTable("/ws", TABLE, null);
     for (let at = 0; at < bytes.length; at += 1) {
       const changed = Uint8Array.from(bytes);
       changed[at] = (changed[at] ?? 0) ^ 0x10;
@@ -95,7 +95,7 @@ describe("a device table", () => {
     ["a name that climbs out of the view", [device("../../x", "/ws/a")]],
     ["a chain of another image", [{ ...device("vda", "/ws/a"), image: "/ws/b" }]],
   ])("with %s is neither written nor read", async (_, devices) => {
-    expect(() => encodeTable("/ws", table(...devices))).toThrow("not to be written");
+    expect(() => encodeTable("/ws", table(...devices), null)).toThrow("not to be written");
     expect((await failureOf(() => decode(forge((stored) => (stored["devices"] = devices))))).code).toBe(
       "E_CORRUPT",
     );

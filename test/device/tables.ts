@@ -33,6 +33,7 @@ export function device(
 
 export function table(...devices: readonly DeviceEntry[]): DeviceTable {
   return {
+    workspaceId: "wwwwwwwwww",
     generation: 7,
     committed: "2026-01-02T03:04:05.678Z",
     transaction: "abcdefghij",

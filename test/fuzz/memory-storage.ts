@@ -91,6 +91,7 @@ const HOST: Host = {
   userId: 0,
   userName: "root",
   bootId: "00000000-0000-0000-0000-000000000000",
+  machineId: "",
   now: () => 0,
   randomName: () => "aaaaaaaaaa",
   sleep: () => Promise.resolve(),
@@ -120,6 +121,7 @@ function makeStorage(disk: MemoryDisk, watch: Watch): Storage {
     },
     stat: async (path) => statOf(disk.find(path)),
     statLink: async (path) => statOf(disk.find(path)),
+    describeFileSystem: async () => ({ keepsInodes: false, keepsModes: true }),
     realPath: async (path) => {
       disk.require(path);
       return posix.normalize(path).replace(/(?<=.)\/$/, "");

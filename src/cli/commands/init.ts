@@ -1,9 +1,10 @@
 // imgtx init [DIR]
 
 import { ImgtxError } from "../../errors/index.ts";
+import type { Adoption } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { PRINTING_EXITS } from "../grammar/exit-status.ts";
-import { openSession, type Invocation } from "../invocation.ts";
+import { lockWait, openSession, type Invocation } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { withSchema } from "../render/json.ts";
 import { WOULD } from "./would.ts";
@@ -18,19 +19,61 @@ const MADE: Drawing<Made> = {
   json: ({ root, created }) => withSchema({ changed: created, workspace: root }),
 };
 
+const ADOPTED: Drawing<Adoption & { readonly dryRun: boolean }> = {
+  text: ({ root, changed, generation, forgotten, kept, devices, dryRun }) => {
+    if (!changed) return [`${root} is a workspace of its own already`];
+    const would = dryRun ? "Would make" : "Made";
+    return [
+      `${would} ${root} a workspace of its own, at generation ${generation}`,
+      ...forgotten.flatMap(({ id, what, committed, files, journal }) => [
+        `  forgotten: transaction ${id} (${what})${committed ? ", committed, and perhaps not finished" : ""}`,
+        ...files.map((file) => `    stays as it is: ${file}`),
+        `    its journal: ${journal}`,
+      ]),
+      ...kept.map((id) => `  goes on: transaction ${id}`),
+      ...devices.map(({ device, image }) => `  ${device} is on ${image}`),
+      ...(devices.length > 0 ? ["  Look whether the guests use these images before one is started."] : []),
+    ];
+  },
+  json: ({ root, changed, generation, forgotten, kept, devices, dryRun }) =>
+    withSchema({
+      changed: changed && !dryRun,
+      workspace: root,
+      generation,
+      forgotten: forgotten.map(({ id, what, committed, files, journal }) => ({
+        transaction: id,
+        what,
+        committed,
+        files,
+        journal,
+      })),
+      kept,
+      devices,
+    }),
+};
+
 export const init: PlainCommand = {
   kind: "plain",
   definition: {
     arguments: [
       { name: "DIR", about: "an existing folder; else this one", optional: true, completes: "folder" },
     ],
-    options: [],
+    options: [
+      {
+        long: "adopt",
+        about: "make a copied or restored workspace one of its own; forget its open transactions",
+      },
+      { long: "moved", about: "with --adopt: the original is gone, so its transactions go on here" },
+    ],
     about:
       "Makes a workspace: a folder `.imgtx` that holds the device table, its history and the journals of " +
-      "transactions. Commands below DIR find it. In a workspace it does nothing.",
+      "transactions. Commands below DIR find it. In a workspace it does nothing. A workspace that is a copy " +
+      "of another, or was put back from a backup, is only read until --adopt makes it one of its own: its open " +
+      "transactions are forgotten, and nothing of their files is removed.",
     examples: [
       { command: "imgtx init", about: "here" },
       { command: "imgtx init /srv/guests/web", about: "in another folder" },
+      { command: "imgtx init --adopt --dry-run", about: "what would be forgotten in this copy" },
     ],
     exits: [...PRINTING_EXITS.slice(0, 2), 10, 13, 14, 15, 64],
   },
@@ -38,6 +81,8 @@ export const init: PlainCommand = {
     const { input, settings, context, report } = invocation;
     const folder = input.text("DIR");
     const target = folder === undefined ? (settings.workspace ?? context.cwd) : input.resolveFolder(folder);
+    if (input.flag("--adopt")) return await adopt(invocation, target);
+    if (input.flag("--moved")) throw new ImgtxError("E_USAGE", "--moved goes with --adopt");
     if (settings.dryRun) {
       const exists = await isWorkspace(invocation, target);
       const saying = exists ? `${target} is a workspace already` : `a workspace would be made in ${target}`;
@@ -49,6 +94,18 @@ export const init: PlainCommand = {
     return 0;
   },
 };
+
+async function adopt(invocation: Invocation, folder: string): Promise<number> {
+  const { input, settings, context, report } = invocation;
+  const { dryRun } = settings;
+  const engine = await invocation.loadEngine();
+  const how = { ...lockWait(invocation), moved: input.flag("--moved"), dryRun };
+  const adoption = await engine.adoptWorkspace(context.storage, folder, how);
+  // Shows the devices, and goes on with what came along.
+  if (!dryRun) await openSession({ ...invocation, settings: { ...settings, workspace: folder } });
+  report.done({ ...adoption, dryRun }, ADOPTED);
+  return 0;
+}
 
 async function isWorkspace(invocation: Invocation, folder: string): Promise<boolean> {
   const { settings } = invocation;

@@ -31,6 +31,7 @@ export const recover: PlainCommand = {
   async execute(invocation) {
     const { dryRun } = invocation.settings;
     const { engine, session } = await openSession(invocation, { reportOnly: dryRun });
+    if (!dryRun) await engine.assertChangeable(session);
     // Throws at a journal that is damaged: nothing of its transaction was touched, and status 0 would hide it.
     await engine.listTransactions(session);
     const waits = session.recovered.some(({ did }) => did === "reported");

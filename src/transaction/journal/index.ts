@@ -1,4 +1,5 @@
-export { Journal, type JournalSnapshot, listNames, readJournals, removeHalfMade } from "./journal.ts";
+export { Journal, type JournalSnapshot, readJournals } from "./journal.ts";
+export { journalPath, listNames, removeHalfMade } from "./journal-file.ts";
 export type {
   BeginRecord,
   CommitRecord,

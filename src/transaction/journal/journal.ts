@@ -10,20 +10,24 @@
 //   of it, and its very name, may be in the page cache alone.
 // - A journal is trusted only when it belongs to the user, nobody else may write it, and it is no link.
 
-import { pathsOf, type Workspace } from "../../device/index.ts";
+import { assertOwn, pathsOf, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type LockWaiting, lockFile, type StorageFile } from "../../storage/index.ts";
-import { encodeRecord, FIRST_DIGEST, type ParsedJournal, parseJournal } from "./record-line.ts";
 import { applyRecord, foldRecords } from "./fold.ts";
+import {
+  journalPath,
+  listNames,
+  openTrusted,
+  isPutBack,
+  openUnlessGone,
+  readContent,
+  removeHalfMade,
+  WORK_BYTE,
+  writeAnew,
+} from "./journal-file.ts";
+import { encodeRecord, type ParsedJournal } from "./record-line.ts";
 import type { BeginRecord, JournalRecord, TransactionState } from "./records.ts";
-import { mapContent, toStored } from "./stored-record.ts";
-
-const SUFFIX = ".journal";
-const NEW_SUFFIX = ".new";
-const MODE = 0o600;
-const LIMIT_BYTES = 1024 * 2 ** 20;
-/** Far behind any content: a lock, not a byte. */
-const WORK_BYTE = { start: 2 ** 40, lengthBytes: 1 };
+import { toStored } from "./stored-record.ts";
 
 const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
 
@@ -82,14 +86,17 @@ export class Journal {
 
   /**
    * Opens and locks a journal. Undefined where there is none; E_BUSY where a live process works on it;
-   * E_JOURNAL where it is damaged or not to be trusted.
+   * E_JOURNAL where it is damaged or not to be trusted; E_REFUSED in a workspace that is a copy, but for who takes
+   * it as it is, to make it one of its own.
    */
   static async open(
     workspace: Workspace,
     id: string,
     waiting: LockWaiting = NO_WAIT,
+    how: { readonly asItIs?: boolean } = {},
   ): Promise<Journal | undefined> {
     const { storage } = workspace;
+    if (!how.asItIs) await assertOwn(workspace);
     const path = journalPath(workspace, id);
     for (;;) {
       if (!(await storage.statLink(path))) return undefined;
@@ -103,8 +110,8 @@ export class Journal {
           await file.close();
           continue;
         }
-        const parsed = mapContent(workspace, parseJournal(await readAll(file), path));
-        return new Journal(workspace, file, path, foldOwn(parsed.records, id, path), parsed, true);
+        const { parsed, state } = await readContent(workspace, file, id, how);
+        return new Journal(workspace, file, path, state, parsed, true);
       } catch (error) {
         await file.close();
         throw error;
@@ -223,6 +230,8 @@ export interface JournalSnapshot {
   readonly path: string;
   /** A live process holds it. */
   readonly busy: boolean;
+  /** It is not the file that it was written to, in a workspace that is itself. */
+  readonly isPutBack: boolean;
   /** What it says, or why it can't be read. */
   readonly state: TransactionState | ImgtxError;
 }
@@ -251,66 +260,14 @@ async function readJournal(
   try {
     file = await openTrusted(workspace, path, "read");
     const busy = file.wouldConflict(WORK_BYTE, "exclusive");
-    const { records } = mapContent(workspace, parseJournal(await readAll(file), path));
-    return { id, path, busy, state: foldOwn(records, id, path) };
+    const { state } = await readContent(workspace, file, id);
+    return { id, path, busy, isPutBack: false, state };
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     if (error.code === "E_NOT_FOUND") return undefined;
-    return { id, path, busy: false, state: error };
+    return { id, path, busy: false, isPutBack: isPutBack(error), state: error };
   } finally {
     await file?.close();
-  }
-}
-
-/** Ids of the journals, and of those that a crash left half made. */
-export async function listNames(workspace: Workspace): Promise<{ ids: string[]; halfMade: string[] }> {
-  const { journals } = pathsOf(workspace);
-  if (!(await workspace.storage.stat(journals))) return { ids: [], halfMade: [] };
-  const names = await workspace.storage.readFolder(journals);
-  const withSuffix = (suffix: string) =>
-    names.filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length));
-  return { ids: withSuffix(SUFFIX), halfMade: withSuffix(NEW_SUFFIX) };
-}
-
-/** Clears away a journal that never got its name. The caller holds the workspace lock. */
-export async function removeHalfMade(workspace: Workspace, id: string): Promise<void> {
-  const path = `${pathsOf(workspace).journals}/${id}${NEW_SUFFIX}`;
-  if (await workspace.storage.statLink(path)) await workspace.storage.removeFile(path);
-}
-
-function journalPath(workspace: Workspace, id: string): string {
-  return `${pathsOf(workspace).journals}/${id}${SUFFIX}`;
-}
-
-async function writeAnew(
-  workspace: Workspace,
-  path: string,
-  records: readonly JournalRecord[],
-  beforeNaming: () => void = () => undefined,
-): Promise<{ file: StorageFile; digest: string; endBytes: number }> {
-  const { storage, root } = workspace;
-  const fresh = `${path.slice(0, -SUFFIX.length)}${NEW_SUFFIX}`;
-  if (await storage.statLink(fresh)) await storage.removeFile(fresh);
-  let digest = FIRST_DIGEST;
-  const lines = records.map((record) => {
-    const encoded = encodeRecord(toStored(root, record), digest);
-    digest = encoded.digest;
-    return encoded.line;
-  });
-  const bytes = Buffer.concat(lines);
-  const file = await storage.createFile(fresh, MODE);
-  try {
-    // Locked before it has its name: nobody may take the transaction for abandoned in between.
-    await lockFile(storage, file, WORK_BYTE, NO_WAIT, "the new journal");
-    await file.write(bytes, 0);
-    await file.flush("journal content");
-    beforeNaming();
-    await storage.rename(fresh, path);
-    await storage.flushFolder(pathsOf(workspace).journals, "journal name");
-    return { file, digest, endBytes: bytes.length };
-  } catch (error) {
-    await file.close();
-    throw error;
   }
 }
 
@@ -333,59 +290,4 @@ async function takeBack(workspace: Workspace, id: string, error: unknown): Promi
     });
   }
   throw error;
-}
-
-/** Undefined where the transaction ended between a look at the name and the opening of it. */
-async function openUnlessGone(workspace: Workspace, path: string): Promise<StorageFile | undefined> {
-  try {
-    return await openTrusted(workspace, path, "write");
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
-    throw error;
-  }
-}
-
-async function openTrusted(
-  workspace: Workspace,
-  path: string,
-  access: "read" | "write",
-): Promise<StorageFile> {
-  const file = await workspace.storage.openFile(path, access, { refuseSymlink: true });
-  try {
-    const { ownerId, mode } = await file.stat();
-    if (ownerId === workspace.storage.host.userId && (mode & 0o022) === 0) return file;
-    throw new ImgtxError("E_JOURNAL", "the journal belongs to another user, or others may write it", {
-      image: path,
-      hint: "run imgtx as the user who owns the transaction",
-    });
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
-}
-
-async function readAll(file: StorageFile): Promise<Uint8Array> {
-  const { sizeBytes } = await file.stat();
-  if (sizeBytes > LIMIT_BYTES) {
-    throw new ImgtxError("E_JOURNAL", "the journal is larger than any that imgtx writes", {
-      image: file.path,
-    });
-  }
-  const bytes = new Uint8Array(sizeBytes);
-  return bytes.subarray(0, await file.read(bytes, 0));
-}
-
-/** The state of a journal by its name. A journal under another's name would be taken for its lock. */
-function foldOwn(records: readonly JournalRecord[], id: string, path: string): TransactionState {
-  const state = foldRecords(records, path);
-  if (!state) throw emptyJournal(path);
-  if (state.begin.id === id) return state;
-  throw new ImgtxError("E_JOURNAL", `the journal is that of another transaction, ${state.begin.id}`, {
-    image: path,
-    hint: "give it back the name of its transaction, or move it away",
-  });
-}
-
-function emptyJournal(path: string): ImgtxError {
-  return new ImgtxError("E_JOURNAL", "the journal holds no complete record", { image: path, offset: 0 });
 }

@@ -6,6 +6,7 @@
 import {
   isCount,
   isDeviceEntry,
+  isFileMark,
   isFingerprint,
   isFlag,
   isText,
@@ -44,6 +45,7 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
     onError: oneOf("abort", "keep"),
     implicit: isFlag,
     owned: isFlag,
+    mark: orNull(isFileMark),
     started: isText,
     pid: isCount,
     user: isText,
@@ -77,6 +79,11 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
   abort: objectOf({}),
 };
 
+/** A journal of an imgtx that did not write all of it: what it does not say is not known. */
+function upgradeBegin(begin: object): object {
+  return { mark: null, ...begin };
+}
+
 /** E_JOURNAL for what is no record; E_UNSUPPORTED where the first one begins a journal of another version. */
 export function assertRecord(
   value: unknown,
@@ -94,7 +101,8 @@ export function assertRecord(
     );
   }
   const shape = Object.entries(SHAPES).find(([name]) => name === type)?.[1];
-  if (shape?.(value)) return value as JournalRecord;
+  const record = type === "begin" ? upgradeBegin(value as object) : value;
+  if (shape?.(record)) return record as JournalRecord;
   throw new ImgtxError("E_JOURNAL", "the journal holds a record that imgtx does not write", {
     image: place.file,
     offset: place.offset,

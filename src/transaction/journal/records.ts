@@ -15,7 +15,7 @@
 //   everything can be undone, behind it the only way is forward.
 
 import { posix } from "node:path";
-import type { DeviceEntry, Workspace } from "../../device/index.ts";
+import type { DeviceEntry, FileMark, Workspace } from "../../device/index.ts";
 import type { Fingerprint, ImageFormat } from "../../format/index.ts";
 import type { ActionKind, ActionReport } from "../request.ts";
 
@@ -31,6 +31,8 @@ export interface BeginRecord {
   readonly implicit: boolean;
   /** A `txn exec`: aborted when the process that runs it has gone. */
   readonly owned: boolean;
+  /** The file that the journal was written to; null where it is not known, as of one that is not written yet. */
+  readonly mark: FileMark | null;
   /** ISO 8601, UTC. For messages, like pid, user and boot: nothing is decided by them. */
   readonly started: string;
   readonly pid: number;
@@ -48,6 +50,7 @@ export function beginRecordOf(
     type: "begin",
     version: JOURNAL_VERSION,
     ...choice,
+    mark: null,
     started: new Date(host.now()).toISOString(),
     pid: host.pid,
     user: host.userName,

@@ -1,0 +1,31 @@
+// The lock of a workspace: held only while the table or the set of journals changes hands, never while data moves.
+
+import { type LockWaiting, lockFile, type StorageFile } from "../storage/index.ts";
+import { assertOwn } from "./standing.ts";
+import { pathsOf, type Workspace } from "./workspace.ts";
+
+/** Byte of the lock file that stands for the workspace as a whole. */
+const WORKSPACE_BYTE = { start: 0, lengthBytes: 1 };
+
+/** The lock is held for moments: even a command that does not wait for others waits for that. */
+const GRACE_MS = 5_000;
+
+/** Takes the workspace lock; closing the file that it returns gives it back. E_BUSY when it is held. */
+export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting): Promise<StorageFile> {
+  await assertOwn(workspace);
+  return await lockAsItIs(workspace, waiting);
+}
+
+/** The same, of a workspace that may be a copy: to make it one of its own. */
+export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Promise<StorageFile> {
+  const file = await workspace.storage.openFile(pathsOf(workspace).lock, "write");
+  try {
+    const patient =
+      waiting.waitMs >= GRACE_MS ? waiting : { ...waiting, waitMs: GRACE_MS, onWait: () => undefined };
+    await lockFile(workspace.storage, file, WORKSPACE_BYTE, patient, "the workspace");
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}

@@ -1,0 +1,183 @@
+// A journal as a file: its name, who may have written it, and its making as a whole.
+//
+// Invariants
+// - A journal is trusted only when it belongs to the user, nobody else may write it, and it is no link.
+// - It names within itself the file that it was written to. One that was put back, or copied to its place, does
+//   not match: what it speaks of is over, or somebody else's. It is left alone with all its files.
+
+import {
+  describeCopy,
+  howToAdopt,
+  isMarkedFile,
+  type FileMark,
+  markOf,
+  pathsOf,
+  type Workspace,
+} from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { type LockWaiting, lockFile, type StorageFile } from "../../storage/index.ts";
+import { foldRecords } from "./fold.ts";
+import { encodeRecord, FIRST_DIGEST, type ParsedJournal, parseJournal } from "./record-line.ts";
+import type { JournalRecord, TransactionState } from "./records.ts";
+import { mapContent, toStored } from "./stored-record.ts";
+
+/** The record whose word about the file does not hold. */
+const PUT_BACK = "mark";
+const SUFFIX = ".journal";
+const NEW_SUFFIX = ".new";
+const MODE = 0o600;
+const LIMIT_BYTES = 1024 * 2 ** 20;
+/** Far behind any content: a lock, not a byte. */
+export const WORK_BYTE = { start: 2 ** 40, lengthBytes: 1 };
+
+const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
+
+/** Ids of the journals, and of those that a crash left half made. */
+export async function listNames(workspace: Workspace): Promise<{ ids: string[]; halfMade: string[] }> {
+  const { journals } = pathsOf(workspace);
+  if (!(await workspace.storage.stat(journals))) return { ids: [], halfMade: [] };
+  const names = await workspace.storage.readFolder(journals);
+  const withSuffix = (suffix: string) =>
+    names.filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length));
+  return { ids: withSuffix(SUFFIX), halfMade: withSuffix(NEW_SUFFIX) };
+}
+
+/** Clears away a journal that never got its name. The caller holds the workspace lock. */
+export async function removeHalfMade(workspace: Workspace, id: string): Promise<void> {
+  const path = `${pathsOf(workspace).journals}/${id}${NEW_SUFFIX}`;
+  if (await workspace.storage.statLink(path)) await workspace.storage.removeFile(path);
+}
+
+export function journalPath(workspace: Workspace, id: string): string {
+  return `${pathsOf(workspace).journals}/${id}${SUFFIX}`;
+}
+
+/** Writes a journal as a whole, durably and locked, and moves it over the one that is there. */
+export async function writeAnew(
+  workspace: Workspace,
+  path: string,
+  records: readonly JournalRecord[],
+  beforeNaming: () => void = () => undefined,
+): Promise<{ file: StorageFile; digest: string; endBytes: number }> {
+  const { storage, root } = workspace;
+  const fresh = `${path.slice(0, -SUFFIX.length)}${NEW_SUFFIX}`;
+  if (await storage.statLink(fresh)) await storage.removeFile(fresh);
+  const file = await storage.createFile(fresh, MODE);
+  try {
+    const { bytes, digest } = encodeAll(root, records, markOf(await file.stat()));
+    // Locked before it has its name: nobody may take the transaction for abandoned in between.
+    await lockFile(storage, file, WORK_BYTE, NO_WAIT, "the new journal");
+    await file.write(bytes, 0);
+    await file.flush("journal content");
+    beforeNaming();
+    await storage.rename(fresh, path);
+    await storage.flushFolder(pathsOf(workspace).journals, "journal name");
+    return { file, digest, endBytes: bytes.length };
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+function encodeAll(
+  root: string,
+  records: readonly JournalRecord[],
+  mark: FileMark,
+): { bytes: Uint8Array; digest: string } {
+  let digest = FIRST_DIGEST;
+  const lines = records.map((record) => {
+    const marked = record.type === "begin" ? { ...record, mark } : record;
+    const encoded = encodeRecord(toStored(root, marked), digest);
+    digest = encoded.digest;
+    return encoded.line;
+  });
+  return { bytes: Buffer.concat(lines), digest };
+}
+
+/** Undefined where the transaction ended between a look at the name and the opening of it. */
+export async function openUnlessGone(workspace: Workspace, path: string): Promise<StorageFile | undefined> {
+  try {
+    return await openTrusted(workspace, path, "write");
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
+    throw error;
+  }
+}
+
+export async function openTrusted(
+  workspace: Workspace,
+  path: string,
+  access: "read" | "write",
+): Promise<StorageFile> {
+  const file = await workspace.storage.openFile(path, access, { refuseSymlink: true });
+  try {
+    const { ownerId, mode } = await file.stat();
+    if (ownerId === workspace.storage.host.userId && (mode & 0o022) === 0) return file;
+    throw new ImgtxError("E_JOURNAL", "the journal belongs to another user, or others may write it", {
+      image: path,
+      hint: "run imgtx as the user who owns the transaction",
+    });
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+/** What a journal says, by its name. E_JOURNAL where it is damaged, another's, or not the file it was written to. */
+export async function readContent(
+  workspace: Workspace,
+  file: StorageFile,
+  id: string,
+  how: { readonly asItIs?: boolean } = {},
+): Promise<{ parsed: ParsedJournal; state: TransactionState }> {
+  const parsed = mapContent(workspace, parseJournal(await readAll(file), file.path));
+  const state = foldOwn(parsed.records, id, file.path);
+  if (!how.asItIs) await assertNotPutBack(workspace, file, state);
+  return { parsed, state };
+}
+
+async function assertNotPutBack(
+  workspace: Workspace,
+  file: StorageFile,
+  { begin }: TransactionState,
+): Promise<void> {
+  if (await isMarkedFile(workspace.storage, file.path, await file.stat(), begin.mark)) return;
+  // Of a copy as a whole the table tells, and nothing in it is acted on.
+  if ((await describeCopy(workspace)) !== undefined) return;
+  throw new ImgtxError("E_JOURNAL", `the journal of transaction ${begin.id} is a copy, or was put back`, {
+    image: file.path,
+    field: PUT_BACK,
+    hint: howToAdopt(workspace),
+  });
+}
+
+/** Whether this is why a journal can't be trusted. */
+export function isPutBack(error: ImgtxError): boolean {
+  return error.code === "E_JOURNAL" && error.field === PUT_BACK;
+}
+
+async function readAll(file: StorageFile): Promise<Uint8Array> {
+  const { sizeBytes } = await file.stat();
+  if (sizeBytes > LIMIT_BYTES) {
+    throw new ImgtxError("E_JOURNAL", "the journal is larger than any that imgtx writes", {
+      image: file.path,
+    });
+  }
+  const bytes = new Uint8Array(sizeBytes);
+  return bytes.subarray(0, await file.read(bytes, 0));
+}
+
+/** The state of a journal by its name. A journal under another's name would be taken for its lock. */
+function foldOwn(records: readonly JournalRecord[], id: string, path: string): TransactionState {
+  const state = foldRecords(records, path);
+  if (!state) throw emptyJournal(path);
+  if (state.begin.id === id) return state;
+  throw new ImgtxError("E_JOURNAL", `the journal is that of another transaction, ${state.begin.id}`, {
+    image: path,
+    hint: "give it back the name of its transaction, or move it away",
+  });
+}
+
+function emptyJournal(path: string): ImgtxError {
+  return new ImgtxError("E_JOURNAL", "the journal holds no complete record", { image: path, offset: 0 });
+}
