@@ -55,5 +55,6 @@ export function runOptions(invocation: Invocation, standalone: boolean): RunOpti
     dryRun: settings.dryRun,
     markEveryMs: settings.markEveryMs,
     allowPaths: settings.allowPaths,
+    onNotice: (line) => invocation.report.notice(line),
   };
 }

@@ -1,4 +1,4 @@
-// Which other processes have a file open, as far as /proc shows it. Only ever for messages: the answer may
+// Which other processes, and loop devices, have a file open, as far as /proc and /sys show it. Only ever for messages: the answer may
 // be out of date when it arrives, and is empty where other users' processes are hidden.
 
 import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
@@ -7,9 +7,12 @@ import type { FileStat, Holder } from "./storage.ts";
 
 /** Pid of a holder that /proc/locks tells of and whose process it hides. */
 const HIDDEN_PID = 0;
+const HIDDEN_PROGRAM = "hidden";
 
 const COMM_LENGTH_MAX = 15;
 const LOCK_LINE = /^lock:/m;
+/** The flags that it was opened with, in octal; the last two bits are O_WRONLY and O_RDWR. */
+const WRITER_LINE = /^flags:\s*[0-7]*[1-35-7]$/m;
 const INODE_LINE = /^ino:\s*(\d+)$/m;
 
 /** Those that hold locks on the file first, then by pid. */
@@ -19,16 +22,28 @@ export function findHolders(stat: FileStat): Holder[] {
     .map((name) => inspectProcess(name, stat))
     .filter((holder) => holder !== undefined)
     .sort((a, b) => Number(b.holdsLock) - Number(a.holdsLock) || a.pid - b.pid);
+  holders.push(...findLoopDevices(stat));
   if (holders.some((holder) => holder.holdsLock === true) || !isLockedByHidden(stat)) return holders;
-  return [{ pid: HIDDEN_PID, program: "hidden", holdsLock: true }, ...holders];
+  return [{ pid: HIDDEN_PID, program: HIDDEN_PROGRAM, holdsLock: true }, ...holders];
 }
 
 /** For a message: "pid 4711 (qemu-system-x86)"; with several, the first three. */
 export function describeHolders(holders: readonly Holder[]): string {
   const locking = holders.filter((holder) => holder.holdsLock === true);
-  const named = (locking.length > 0 ? locking : holders).filter((holder) => holder.pid !== HIDDEN_PID);
+  return listHolders(locking.length > 0 ? locking : holders);
+}
+
+/** The same of those alone that may write to it. */
+export function describeWriters(holders: readonly Holder[]): string {
+  return listHolders(holders.filter((holder) => holder.writes === true));
+}
+
+function listHolders(holders: readonly Holder[]): string {
+  const named = holders.filter((holder) => holder.pid !== HIDDEN_PID || holder.program !== HIDDEN_PROGRAM);
   if (named.length === 0) return "a process that /proc does not show (another user's, or in a container)";
-  const shown = named.slice(0, 3).map((holder) => `pid ${holder.pid} (${holder.program})`);
+  const shown = named
+    .slice(0, 3)
+    .map(({ pid, program }) => (pid === HIDDEN_PID ? program : `pid ${pid} (${program})`));
   if (named.length > shown.length) shown.push(`${named.length - shown.length} more`);
   return shown.join(", ");
 }
@@ -42,7 +57,29 @@ function inspectProcess(pid: string, stat: FileStat): Holder | undefined {
     pid: Number(pid),
     program: programOf(pid),
     holdsLock: descriptors.some((descriptor) => LOCK_LINE.test(readDescriptorInfo(pid, descriptor))),
+    writes: descriptors.some((descriptor) => WRITER_LINE.test(readDescriptorInfo(pid, descriptor))),
   };
+}
+
+/** Loop devices have a file open inside the kernel, where no process shows it. */
+function findLoopDevices(stat: FileStat): Holder[] {
+  return quietly(() => readdirSync("/sys/block"), [])
+    .filter((name) => {
+      const backing = quietly(
+        () => readFileSync(`/sys/block/${name}/loop/backing_file`, "utf8").trimEnd(),
+        "",
+      );
+      const stats = backing.startsWith("/")
+        ? quietly(() => statSync(backing, { bigint: true }), undefined)
+        : undefined;
+      return String(stats?.ino) === stat.inode && String(stats?.dev) === stat.fileSystem;
+    })
+    .map((name) => ({
+      pid: HIDDEN_PID,
+      program: `/dev/${name}`,
+      holdsLock: false,
+      writes: quietly(() => readFileSync(`/sys/block/${name}/ro`, "utf8").trimEnd(), "0") === "0",
+    }));
 }
 
 function programOf(pid: string): string {

@@ -1,7 +1,7 @@
 export { loadDeflateUnpacker } from "./deflate.ts";
 export { lockFile } from "./file-lock.ts";
-export { describeHolders } from "./holders.ts";
-export type { LockWaiting } from "./lock-waiting.ts";
+export { describeHolders, describeWriters } from "./holders.ts";
+export { type LockWaiting, type Refusal, waitForLock } from "./lock-waiting.ts";
 export { makeNodeStorage } from "./node-storage.ts";
 export { acquireImageLocks, type ImageLockRequest, type ImageLocks, type ImageRole } from "./qemu-lock.ts";
 export type {
@@ -10,6 +10,7 @@ export type {
   FileSystemTraits,
   Holder,
   Host,
+  LeaseAnswer,
   LockKind,
   OpenOptions,
   Storage,

@@ -25,10 +25,12 @@ import { promisify } from "node:util";
 import { ImgtxError } from "../errors/index.ts";
 import { BlockReserver } from "./block-reserver.ts";
 import { copyBetween, copyThroughMemory } from "./copy-range.ts";
+import { FileLease } from "./file-lease.ts";
 import { describeStat } from "./file-stat.ts";
-import type { ByteRange, FileAccess, FileStat, LockKind, StorageFile } from "./storage.ts";
+import type { ByteRange, FileAccess, FileStat, LeaseAnswer, LockKind, StorageFile } from "./storage.ts";
 import type { SystemCalls } from "./system-calls.ts";
 import { doneUnless, errnoName, explainError, explainLockError } from "./system-error.ts";
+import { fillHoles, writeZeros } from "./zero-ranges.ts";
 
 /** Gives the system calls; undefined, or an error for those who can't do without, where they can't be loaded. */
 export interface NativeAccess {
@@ -40,7 +42,6 @@ const SYNC_BYTES_MAX = 64 * 1024;
 /** The kernel transfers at most 2 GiB less a page at once. */
 const CALL_BYTES_MAX = 1024 * 1024 * 1024;
 const KERNEL_COPY_BYTES = 16 * 1024 * 1024;
-const ZEROS_BYTES = SYNC_BYTES_MAX;
 
 const BUSY_POOL_CALLS = 2;
 /** Of all files. */
@@ -62,6 +63,7 @@ export class NodeFile implements StorageFile {
   readonly #native: NativeAccess;
   readonly #inPool = new Set<Promise<unknown>>();
   readonly #blocks = new BlockReserver();
+  readonly #lease = new FileLease();
   #descriptor: number | undefined;
   #failedFlush: unknown;
 
@@ -176,7 +178,7 @@ export class NodeFile implements StorageFile {
     const punched = this.#explained("punch a hole into", range.start, () =>
       doneUnless(CANT_PUNCH, () => native?.punchHole(this.#open(), range) ?? native !== undefined),
     );
-    if (!punched) await this.#writeZeros(range);
+    if (!punched) await writeZeros(this, range);
   }
 
   async allocate(range: ByteRange): Promise<void> {
@@ -192,7 +194,8 @@ export class NodeFile implements StorageFile {
         }
       }
     }
-    await this.#fillHoles(range);
+    await this.#growTo(range.start + range.lengthBytes);
+    await fillHoles(this, range);
   }
 
   disableCopyOnWrite(): boolean {
@@ -261,10 +264,26 @@ export class NodeFile implements StorageFile {
     return this.#locking(range, (native, descriptor) => native.wouldConflict(descriptor, range, kind));
   }
 
+  takeLease(): LeaseAnswer {
+    const native = this.#native.optional();
+    return this.#explained("take a lease on", undefined, () => this.#lease.take(native, this.#open()));
+  }
+
+  isLeaseWanted(): boolean {
+    return this.#explained("ask for the lease on", undefined, () => this.#lease.isWanted());
+  }
+
+  dropLease(): void {
+    this.#explained("give back the lease on", undefined, () => {
+      this.#lease.drop();
+    });
+  }
+
   async close(): Promise<void> {
     const descriptor = this.#descriptor;
     if (descriptor === undefined) return;
     this.#descriptor = undefined;
+    this.#lease.drop();
     await this.#idle();
     this.#explained("close", undefined, () => {
       closeSync(descriptor);
@@ -294,28 +313,6 @@ export class NodeFile implements StorageFile {
       }
     }
     return done;
-  }
-
-  async #writeZeros(range: ByteRange): Promise<void> {
-    const end = Math.min(range.start + range.lengthBytes, (await this.stat()).sizeBytes);
-    const zeros = new Uint8Array(ZEROS_BYTES);
-    for (let offset = range.start; offset < end; offset += ZEROS_BYTES) {
-      await this.write(zeros.subarray(0, Math.min(ZEROS_BYTES, end - offset)), offset);
-    }
-  }
-
-  async #fillHoles(range: ByteRange): Promise<void> {
-    const end = range.start + range.lengthBytes;
-    await this.#growTo(end);
-    const zeros = new Uint8Array(ZEROS_BYTES);
-    for (let offset = await this.seekHole(range.start); offset < end; offset = await this.seekHole(offset)) {
-      const holeEnd = Math.min((await this.seekData(offset)) ?? end, end);
-      while (offset < holeEnd) {
-        const lengthBytes = Math.min(ZEROS_BYTES, holeEnd - offset);
-        await this.write(zeros.subarray(0, lengthBytes), offset);
-        offset += lengthBytes;
-      }
-    }
   }
 
   /** Copies what the kernel is able to copy. Returns the bytes copied. */

@@ -44,6 +44,12 @@ export interface ByteRange {
 /** `shared` is a read lock (F_RDLCK), `exclusive` a write lock (F_WRLCK). */
 export type LockKind = "shared" | "exclusive";
 
+/**
+ * What came of asking for a lease. `writers`: somebody has the file open for writing, perhaps this process.
+ * `unavailable`: another user's file, or a file system that has none; nothing is known then.
+ */
+export type LeaseAnswer = "held" | "writers" | "unavailable";
+
 export interface StorageFile {
   /** The path it was opened by. */
   readonly path: string;
@@ -111,7 +117,17 @@ export interface StorageFile {
   /** Whether a lock of this kind would be refused now (F_OFD_GETLK). Takes nothing. */
   wouldConflict(range: ByteRange, kind: LockKind): boolean;
   /**
-   * Waits for the reads and writes under way, and drops the locks taken through this description too.
+   * Takes a lease (F_SETLEASE, for reading) on a file that was opened for reading, without waiting. While it is
+   * held nobody has the file open for writing: whoever opens it so, this process among them, waits in that call
+   * until the lease is given back. The kernel takes it away after a while (45 s), so it is held for an instant only.
+   */
+  takeLease(): LeaseAnswer;
+  /** Whether the lease that is held keeps somebody waiting, or was taken away because it did for too long. */
+  isLeaseWanted(): boolean;
+  /** Without a lease nothing happens. */
+  dropLease(): void;
+  /**
+   * Waits for the reads and writes under way, and drops the locks and the lease taken through this description too.
    * Closing twice is allowed, and so is an unlock afterwards.
    */
   close(): Promise<void>;
@@ -122,10 +138,12 @@ export interface OpenOptions {
   readonly refuseSymlink?: boolean;
 }
 
-/** A process that has a file open, as far as /proc shows it. */
+/** Who has a file open, as far as /proc shows it: a process, or a loop device, whose pid is 0. */
 export interface Holder {
   readonly pid: number;
   readonly program: string;
+  /** Whether it may write to the file; left out where that can't be told. */
+  readonly writes?: boolean;
   /** Whether it holds a lock on the file; left out where that can't be told. */
   readonly holdsLock?: boolean;
 }

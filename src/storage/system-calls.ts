@@ -17,6 +17,8 @@ export interface SystemCalls {
   unlock(descriptor: number, range: ByteRange): void;
   /** F_OFD_GETLK: whether another open file description holds a lock that conflicts with this one. */
   wouldConflict(descriptor: number, range: ByteRange, kind: LockKind): boolean;
+  /** fcntl with a number as its argument. Returns what it returns. */
+  control(descriptor: number, command: number, argument: number): number;
   /** SEEK_DATA or SEEK_HOLE. Undefined where the kernel answers that nothing follows (ENXIO). */
   seek(descriptor: number, offset: number, target: "data" | "hole"): number | undefined;
   /** One copy_file_range call. Returns the bytes copied, 0 at the end of the source. */
@@ -117,6 +119,8 @@ export function loadSystemCalls(): SystemCalls {
       setLock(native, descriptor, encodeLock(F_UNLCK, range));
     },
     wouldConflict: (descriptor, range, kind) => queryLock(native, descriptor, range, kind),
+    control: (descriptor, command, argument) =>
+      check(native, "fcntl", () => native.fcntlWith(descriptor, command, argument)),
     seek: (descriptor, offset, target) => seek(native, descriptor, offset, target),
     copyFileRange: (source, sourceOffset, target, targetOffset, lengthBytes) =>
       callInThread(
@@ -174,6 +178,8 @@ interface NativeFunction {
 
 interface NativeFunctions {
   readonly fcntl: NativeFunction;
+  /** The same call, whose argument is a number. */
+  readonly fcntlWith: NativeFunction;
   readonly lseek: NativeFunction;
   readonly copyFileRange: NativeFunction;
   readonly ioctl: NativeFunction;
@@ -216,6 +222,7 @@ function bindNative(): NativeFunctions {
   const libc = koffi.load(null);
   return {
     fcntl: libc.func("int fcntl(int fd, int command, void *lock)"),
+    fcntlWith: libc.func("int fcntl(int fd, int command, long argument)"),
     lseek: libc.func("int64_t lseek(int fd, int64_t offset, int whence)"),
     copyFileRange: libc.func(
       "int64_t copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, unsigned int flags)",

@@ -18,7 +18,7 @@ import {
 } from "../device/index.ts";
 import { ImgtxError, settleAll } from "../errors/index.ts";
 import { type Fingerprint, fingerprintAt, holdImages } from "../format/index.ts";
-import type { LockWaiting, StorageFile } from "../storage/index.ts";
+import { type LockWaiting, type Refusal, type StorageFile, waitForLock } from "../storage/index.ts";
 import { assertActiveLayersApart, assertUnchanged } from "./chain-entry.ts";
 import {
   type CommitRecord,
@@ -37,6 +37,7 @@ import {
   nextTable,
   summarise,
 } from "./finish.ts";
+import { imagesLeft, LEASE_GRACE_MS, type LeftImage, Leases } from "./leases.ts";
 import { assertOverlaysThere, imagesMergedAtCommit, imagesMergedLate } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
 import { assertNoneUnfinished, settleJournals } from "./recovery.ts";
@@ -50,6 +51,8 @@ export interface CommitInHand {
   readonly underWay: Promise<void>;
   /** Told of merges that take long. */
   readonly onProgress?: OnProgress | undefined;
+  /** Told what an operator has to know of others, a line each. */
+  readonly onNotice?: ((line: string) => void) | undefined;
 }
 
 const NOTHING_IN_HAND: CommitInHand = { open: new Map(), underWay: Promise.resolve() };
@@ -59,9 +62,13 @@ export async function commitJournal(
   workspace: Workspace,
   journal: Journal,
   waiting: LockWaiting,
-  inHand: CommitInHand = NOTHING_IN_HAND,
+  inHand: Partial<CommitInHand>,
 ): Promise<DeviceTable> {
-  return await checkThen({ workspace, journal, inHand }, waiting, markAndMove);
+  return await checkThen(
+    { workspace, journal, inHand: { ...NOTHING_IN_HAND, ...inHand } },
+    waiting,
+    markAndMove,
+  );
 }
 
 /** Everything that a commit does before it writes: what it would be refused for is thrown. */
@@ -87,6 +94,7 @@ interface Move {
   readonly closing: DeviceTable;
   readonly record: CommitRecord;
   readonly next: DeviceTable;
+  readonly leases: Leases;
 }
 
 /**
@@ -113,37 +121,96 @@ async function checkThen<T>(
       })),
       waiting,
     );
-    const lock = await lockWorkspace(workspace, waiting);
-    let rest: () => Promise<T>;
-    try {
-      await settleJournals(workspace, journal.id);
-      const table = await readTable(workspace);
-      await assertNoneUnfinished(workspace, table, journal.id);
-      await assertNothingChanged(workspace, images);
-      await assertPatchesFit(
-        journal.state,
-        (image) => images.find((one) => one.watched.image === image)?.file,
-      );
-      await assertOverlaysThere(workspace, journal.state);
-      const record = commitRecord(workspace, table, journal.state);
-      const next = nextTable(table, journal.state, record);
-      assertActiveLayersApart(next, heldDevices(journal.state));
-      rest = await then(commit, { closing: closingTable(table, journal.state), record, next });
-    } finally {
-      await lock.close();
-    }
-    return await rest();
+    const entered: Entered<T>[] = [];
+    await waitForLock(workspace.storage.host, waiting, LEASE_GRACE_MS, async () => {
+      const attempt = await enterCommit(commit, images, waiting, then);
+      if ("toError" in attempt) return attempt;
+      entered.push(attempt);
+      return undefined;
+    });
+    const [done] = entered;
+    if (!done) throw new Error("who is not refused has entered");
+    const result = await done.rest();
+    for (const line of await done.leases.settle()) inHand.onNotice?.(line);
+    return result;
   } finally {
     for (const { file, isOwn } of images) if (isOwn) await file.close();
   }
 }
 
+interface Entered<T> {
+  readonly rest: () => Promise<T>;
+  readonly leases: Leases;
+}
+
+/** What the workspace is locked for. A refusal: somebody has an image open that a device leaves. */
+async function enterCommit<T>(
+  commit: Commit,
+  images: readonly OpenWatched[],
+  waiting: LockWaiting,
+  then: (commit: Commit, move: Move) => Promise<() => Promise<T>>,
+): Promise<Entered<T> | Refusal> {
+  const { workspace, journal } = commit;
+  const lock = await lockWorkspace(workspace, waiting);
+  let leases: Leases | undefined;
+  try {
+    await settleJournals(workspace, journal.id);
+    const table = await readTable(workspace);
+    await assertNoneUnfinished(workspace, table, journal.id);
+    await assertNothingChanged(workspace, images);
+    await assertPatchesFit(journal.state, (image) => images.find((one) => one.watched.image === image)?.file);
+    await assertOverlaysThere(workspace, journal.state);
+    const record = commitRecord(workspace, table, journal.state);
+    const next = nextTable(table, journal.state, record);
+    const devices = heldDevices(journal.state);
+    assertActiveLayersApart(next, devices);
+    leases = leasesOn(commit, imagesLeft(table, next, devices), images);
+    const refusal = leases.take();
+    if (refusal) return refusal;
+    const rest = await then(commit, { closing: closingTable(table, journal.state), record, next, leases });
+    return { rest, leases };
+  } catch (error) {
+    if (error instanceof GivesWay) return error.refusal;
+    throw error;
+  } finally {
+    leases?.drop();
+    await lock.close();
+  }
+}
+
+/** Before the mark, and with nothing done that would have to stay: whoever waits for an image is let through. */
+class GivesWay extends Error {
+  override readonly name = "GivesWay";
+  readonly refusal: Refusal;
+
+  constructor(refusal: Refusal) {
+    super("somebody waits to open an image");
+    this.refusal = refusal;
+  }
+}
+
+/** Not on what the commit itself opens for writing. */
+function leasesOn(
+  { workspace, journal }: Commit,
+  left: readonly LeftImage[],
+  images: readonly OpenWatched[],
+): Leases {
+  const changing = imagesChangedAtCommit(journal.state);
+  const leased = left.flatMap((one) => {
+    const open = images.find(({ watched }) => watched.image === one.image);
+    return open && !open.watched.isNew && !changing.has(one.image) ? [{ ...one, file: open.file }] : [];
+  });
+  return new Leases(workspace.storage, leased);
+}
+
 async function markAndMove(
   { workspace, journal, inHand }: Commit,
-  { closing, record, next }: Move,
+  { closing, record, next, leases }: Move,
 ): Promise<() => Promise<DeviceTable>> {
   try {
     await settleAll([inHand.underWay, stageGeneration(workspace, closing, next)]);
+    const waits = leases.whoWaits();
+    if (waits) throw new GivesWay(waits);
     // The mark may become durable before the history has its name: until the table moves, recovery knows
     // how to write both anew.
     await settleAll([journal.appendForGood(record, "commit mark"), keepGeneration(workspace, closing)]);
@@ -159,7 +226,11 @@ async function markAndMove(
   }
   return await finishOrExplain(journal, async () => {
     // What is staged lacks the fingerprints that the changed images will have: it has shown that there is room.
-    if (imagesChangedAtCommit(journal.state).size > 0) return await changeAndMove(workspace, journal, inHand);
+    if (imagesChangedAtCommit(journal.state).size > 0) {
+      // A merge may take hours.
+      leases.dropEarly();
+      return await changeAndMove(workspace, journal, inHand);
+    }
     await moveToGeneration(workspace, next);
     await journal.retire();
     return async () => next;

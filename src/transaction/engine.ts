@@ -61,7 +61,8 @@ export async function commitImplicit(work: Work, journal: Journal): Promise<Devi
   try {
     throwIfInterrupted(work.options.signal);
     const { images, underWay, options } = work;
-    const inHand = { open: images.byPath(), underWay, onProgress: options.onProgress };
+    const { onProgress, onNotice } = options;
+    const inHand = { open: images.byPath(), underWay, onProgress, onNotice };
     return await commitJournal(work.workspace, journal, options, inHand);
   } catch (error) {
     const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";

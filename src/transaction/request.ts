@@ -273,6 +273,8 @@ export interface RunOptions extends LockWait {
   readonly onProgress?: OnProgress | undefined;
   /** Told which of several requests is worked on, counted from 0; undefined: none, what follows is about all. */
   readonly onRequest?: ((index: number | undefined) => void) | undefined;
+  /** Told what an operator has to know of what others did meanwhile, a line each. */
+  readonly onNotice?: ((line: string) => void) | undefined;
   /** How often a long copy keeps how far it has come, in milliseconds. Default: 5000. */
   readonly markEveryMs?: number | undefined;
   /** Folders trusted for raw backing images and data files, for this command. */

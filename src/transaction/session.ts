@@ -164,7 +164,7 @@ export async function commitTransaction(
     const table =
       plans.length === 0 || options.dryRun
         ? await readTable(workspace)
-        : await commitJournal(workspace, journal, options);
+        : await commitJournal(workspace, journal, options, { onNotice: options.onNotice });
     if (plans.length === 0 && !options.dryRun) await abortJournal(workspace, journal);
     return await describeOutcome(workspace, {
       changed: plans.length > 0,

@@ -11,6 +11,7 @@ import { ImgtxError } from "../../src/errors/index.ts";
 import type { ByteRange, LockKind } from "../../src/storage/index.ts";
 import { applyChange, type Change } from "./disk-log.ts";
 import { Tree } from "./disk-tree.ts";
+import { SimulatedLeases } from "./simulated-leases.ts";
 
 /** Thrown in a process that a fault has killed, by the fatal call and by every later one. */
 export class SimulatedDeath extends Error {
@@ -64,6 +65,7 @@ export class SimulatedMachine {
   readonly mutedPurposes: ReadonlySet<string>;
   readonly pace: () => Promise<void>;
   readonly readOnly: boolean;
+  readonly leases = new SimulatedLeases();
   clockNs: bigint;
   #processes = 0;
   #names = 0;
@@ -118,6 +120,7 @@ export class SimulatedMachine {
 
   kill(process: object): void {
     this.#dead.add(process);
+    this.leases.died(process);
     for (const [inode, locks] of this.#locks) {
       this.#locks.set(
         inode,

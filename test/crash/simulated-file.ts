@@ -1,6 +1,6 @@
 // An open file of a simulated process.
 
-import type { ByteRange, FileStat, LockKind, StorageFile } from "../../src/storage/index.ts";
+import type { ByteRange, FileStat, LeaseAnswer, LockKind, StorageFile } from "../../src/storage/index.ts";
 import { copyBetween, copyThroughMemory } from "../../src/storage/copy-range.ts";
 import type { Content } from "./content.ts";
 import type { Change } from "./disk-log.ts";
@@ -27,6 +27,7 @@ export class SimulatedFile implements StorageFile {
     this.#machine = process.machine;
     this.#inode = inode;
     this.#access = access;
+    if (access === "write") this.#machine.leases.opened(this, inode);
   }
 
   async stat(): Promise<FileStat> {
@@ -152,10 +153,26 @@ export class SimulatedFile implements StorageFile {
     return this.#machine.wouldConflict(this.#inode, this, range, kind);
   }
 
+  takeLease(): LeaseAnswer {
+    this.#checkUsable();
+    return this.#machine.leases.take(this, this.#inode);
+  }
+
+  isLeaseWanted(): boolean {
+    this.#checkUsable();
+    return this.#machine.leases.isWanted(this);
+  }
+
+  dropLease(): void {
+    this.#machine.checkAlive(this.process);
+    this.#machine.leases.drop(this);
+  }
+
   async close(): Promise<void> {
     await this.process.turn();
     this.#open = false;
     this.#machine.unlockAll(this.#inode, this);
+    this.#machine.leases.closed(this);
   }
 
   async #turn(): Promise<void> {

@@ -7,7 +7,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../src/errors/index.ts";
-import type { FileStat, Host, Storage, StorageFile } from "../../src/storage/index.ts";
+import type { FileStat, Host, LeaseAnswer, Storage, StorageFile } from "../../src/storage/index.ts";
 
 const BLOCK_BYTES = 4096;
 const FILE_BYTES_MAX = 32 * 1024 * 1024;
@@ -304,6 +304,18 @@ class MemoryFile implements StorageFile {
 
   wouldConflict(): boolean {
     return false;
+  }
+
+  takeLease(): LeaseAnswer {
+    return "unavailable";
+  }
+
+  isLeaseWanted(): boolean {
+    return false;
+  }
+
+  dropLease(): void {
+    // There is none.
   }
 
   async close(): Promise<void> {

@@ -6,6 +6,7 @@ import { describeContent } from "./conformance/content.ts";
 import { describeFolders } from "./conformance/folders.ts";
 import { describeSparseFiles } from "./conformance/holes.ts";
 import { describeHost } from "./conformance/host.ts";
+import { describeLeases } from "./conformance/leases.ts";
 import { describeLocks } from "./conformance/locks.ts";
 import { describeNames } from "./conformance/names.ts";
 import { describeStats } from "./conformance/stats.ts";
@@ -26,6 +27,7 @@ export function describeStorage(name: string, makeStorage: MakeStorage): void {
     describeFolders(makeStorage);
     describeStats(makeStorage);
     describeLocks(makeStorage);
+    describeLeases(makeStorage);
     describeHost(makeStorage);
   });
 }

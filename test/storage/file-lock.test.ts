@@ -70,8 +70,10 @@ describe("findHolders", () => {
     const locker = await startHolder(path, "shared", 100);
     const holders = await storage.findHolders(await file.stat());
     expect(holders).toEqual([
-      { pid: locker.pid, program: "node", holdsLock: true },
-      ...openers.map(({ pid }) => ({ pid, program: "node", holdsLock: false })).sort((a, b) => a.pid - b.pid),
+      { pid: locker.pid, program: "node", holdsLock: true, writes: true },
+      ...openers
+        .map(({ pid }) => ({ pid, program: "node", holdsLock: false, writes: true }))
+        .sort((a, b) => a.pid - b.pid),
     ]);
     expect(describeHolders(holders)).toBe(`pid ${locker.pid} (node)`);
     await file.close();

@@ -1,0 +1,67 @@
+// Who opens a file for writing while this process has a lease on it waits, and shows. Played by another process:
+// this one would wait for itself.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { writeFileSync } from "node:fs";
+import { expect, onTestFinished, test } from "vitest";
+import { makeNodeStorage, type StorageFile } from "../../src/storage/index.ts";
+import { makeScratchFolder } from "./scratch.ts";
+
+const OPEN = `
+  const fs = require("node:fs");
+  fs.writeSync(1, "opening\\n");
+  fs.openSync(process.argv[1], "r+");
+  fs.writeSync(1, "open\\n");
+  setInterval(() => {}, 1000);
+`;
+
+/** A process that opens the file for writing. `said` gives its next word. */
+function startWriter(path: string): { said: () => Promise<string> } {
+  const child = spawn(process.execPath, ["-e", OPEN, path], { stdio: ["ignore", "pipe", "inherit"] });
+  onTestFinished(() => {
+    child.kill("SIGKILL");
+  });
+  const words: string[] = [];
+  child.stdout.on("data", (bytes: Buffer) => words.push(...bytes.toString().trim().split("\n")));
+  return {
+    async said() {
+      while (words.length === 0) await once(child.stdout, "data");
+      return words.shift() ?? "";
+    },
+  };
+}
+
+async function untilWanted(file: StorageFile): Promise<void> {
+  while (!file.isLeaseWanted()) {
+    await new Promise((resume) => {
+      setTimeout(resume, 5);
+    });
+  }
+}
+
+test("who opens a leased file for writing waits until the lease is given back, and is seen", async () => {
+  const path = `${makeScratchFolder()}/a`;
+  writeFileSync(path, "x");
+  const file = await makeNodeStorage().openFile(path, "read");
+  expect(file.takeLease()).toBe("held");
+  const writer = startWriter(path);
+  expect(await writer.said()).toBe("opening");
+  await untilWanted(file);
+  file.dropLease();
+  expect(await writer.said()).toBe("open");
+  expect(file.takeLease()).toBe("writers");
+  await file.close();
+});
+
+test("a lease that somebody waits for kills nobody, and ends with its file", async () => {
+  const path = `${makeScratchFolder()}/a`;
+  writeFileSync(path, "x");
+  const file = await makeNodeStorage().openFile(path, "read");
+  expect(file.takeLease()).toBe("held");
+  const writer = startWriter(path);
+  await untilWanted(file);
+  await file.close();
+  expect(await writer.said()).toBe("opening");
+  expect(await writer.said()).toBe("open");
+});
