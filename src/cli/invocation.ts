@@ -43,7 +43,12 @@ export async function openSession(
 
 /** Waits end with the first interrupt too. */
 export function lockWait({ settings, report, signal }: Invocation): LockWait {
-  return { waitMs: settings.waitMs, onWait: (what) => report.waiting(what), signal };
+  return {
+    waitMs: settings.waitMs,
+    onWait: (what) => report.waiting(what),
+    onKept: ({ path, why }) => report.notice(`left '${path}' as it is: ${why}`),
+    signal,
+  };
 }
 
 export function runOptions(invocation: Invocation, standalone: boolean): RunOptions {

@@ -6,12 +6,12 @@ import { measureHeaderCluster } from "./qcow2/header-cluster.ts";
 import { readBytes, readHead } from "./read-header.ts";
 
 /**
- * The patch that fences an image that is not fenced. Undefined where the format has no place for a fence: raw,
- * and version 2 of qcow2.
+ * The patch that fences an image that is not fenced, with its owner in the name. Undefined where the format has no
+ * place for a fence: raw, and version 2 of qcow2.
  */
-export async function planImageFence(link: ChainLink): Promise<FencePatch | undefined> {
+export async function planImageFence(link: ChainLink, owner: string): Promise<FencePatch | undefined> {
   if (link.header?.version !== 3) return undefined;
-  return planFence(await readHeaderArea(link));
+  return planFence(await readHeaderArea(link), owner);
 }
 
 /** The patch that lifts the fence of an image that has one, by what the fence says of itself. */

@@ -25,7 +25,7 @@ export { createImage } from "./create-image.ts";
 export type { CreateOptions } from "./create-options.ts";
 export { readDirtyRanges } from "./dirty-ranges.ts";
 export { ExtentCursor } from "./extent-cursor.ts";
-export type { BytePatch } from "./qcow2/fence.ts";
+export type { BytePatch, FencePatch } from "./qcow2/fence.ts";
 export { planImageFence, planImageLift } from "./fence-image.ts";
 export { type DifferenceOptions, findDifferences } from "./find-differences.ts";
 export type { Fingerprint } from "./fingerprint.ts";

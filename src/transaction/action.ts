@@ -17,6 +17,8 @@ import type { ActionReport, RunOptions } from "./request.ts";
 
 export interface PlanContext {
   readonly storage: Storage;
+  /** The id of the transaction that the statement joins: fences name it as their owner. */
+  readonly transaction: string;
   /** Canonical path of the workspace. */
   readonly root: string;
   /** The table as it will be behind the statements before this one. */

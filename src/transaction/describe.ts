@@ -89,7 +89,8 @@ export async function listGenerations({ workspace }: Session): Promise<Generatio
   }));
 }
 
-export interface OutcomeParts extends Pick<Outcome, "changed" | "dryRun" | "transaction" | "pending"> {
+export interface OutcomeParts
+  extends Pick<Outcome, "changed" | "dryRun" | "transaction" | "pending" | "kept"> {
   readonly plans: readonly PlanRecord[];
   /** The table behind the command. For a dry run and a pending transaction the plans go on top of it. */
   readonly table: DeviceTable;
@@ -97,7 +98,7 @@ export interface OutcomeParts extends Pick<Outcome, "changed" | "dryRun" | "tran
 
 /** Reads nothing behind a command that changed something: what it did stands, and must be told. */
 export async function describeOutcome(workspace: Workspace, parts: OutcomeParts): Promise<Outcome> {
-  const { plans, changed, dryRun, transaction, pending } = parts;
+  const { plans, changed, dryRun, transaction, pending, kept } = parts;
   const changes = plans.flatMap((plan) => plan.changes);
   const table = dryRun || pending ? withDevices(parts.table, changes) : parts.table;
   const touched = [...new Set(plans.flatMap((plan) => plan.devices))].sort();
@@ -111,7 +112,8 @@ export async function describeOutcome(workspace: Workspace, parts: OutcomeParts)
     return entry ? [describeAsRecorded(scene, entry)] : [];
   });
   const actions = plans.flatMap((plan) => plan.reports).map((report) => withViewNote(report, scene));
-  return { changed, dryRun, transaction, pending, generation: parts.table.generation, actions, devices };
+  const { generation } = parts.table;
+  return { changed, dryRun, transaction, pending, generation, actions, devices, kept };
 }
 
 /** What describing devices needs to know beside the device itself. */

@@ -163,12 +163,14 @@ async function enterPlan(
 const ENDS_COPIES: ReadonlySet<string> = new Set(["mirror-cancel", "device-remove"]);
 
 async function addPlan(work: Work, record: PlanRecord): Promise<PlanRecord> {
-  if (ENDS_COPIES.has(record.kind)) await removeParked(work.workspace, record.devices);
+  if (ENDS_COPIES.has(record.kind)) await removeParked(work.workspace, record.devices, work.options.onKept);
   if (work.journal) {
     await work.journal.append(record, "plan");
     return record;
   }
-  const parked = record.kind === "mirror" ? await takeParked(work.workspace, record) : undefined;
+  const copy = { record, id: work.id };
+  const parked =
+    record.kind === "mirror" ? await takeParked(work.workspace, copy, work.options.onKept) : undefined;
   const plan = parked?.state.statements[0]?.plan;
   if (parked && plan) {
     work.journal = parked;
@@ -219,8 +221,8 @@ async function undoAfterFailure(work: Work, first: number, error: unknown): Prom
   const { implicit, onError } = journal.state.begin;
   const aborts = implicit || onError === "abort";
   try {
-    if (aborts) await abortJournal(workspace, journal);
-    else await undoFrom(workspace, journal, first);
+    const kept = aborts ? await abortJournal(workspace, journal) : await undoFrom(workspace, journal, first);
+    for (const file of kept) work.options.onKept?.(file);
   } catch (undoError) {
     if (!(error instanceof ImgtxError) || !(undoError instanceof ImgtxError)) return error;
     // With the code of the second failure: "refused, nothing changed" would not be true yet.

@@ -16,6 +16,7 @@ import {
   type Chain,
   type ChainLink,
   describeChanges,
+  type FencePatch,
   type Fingerprint,
   planImageFence,
   planImageLift,
@@ -54,11 +55,25 @@ function sayHolder({ since, by }: Pick<FrozenEntry, "since" | "by">): string {
   return `since ${since.replace("T", " ").replace(/\.\d+Z$/, "Z")} by ${by}`;
 }
 
+/**
+ * The one way to fence an image: a `prepare` patch whose fence names the transaction, so that undo takes back this
+ * fence and no other. Undefined where the format has no place for a fence.
+ */
+export async function planFencePatch(
+  link: ChainLink,
+  { transaction }: Pick<PlanContext, "transaction">,
+): Promise<{ readonly patch: ImagePatch; readonly fence: FencePatch } | undefined> {
+  const fence = await planImageFence(link, transaction);
+  if (!fence) return undefined;
+  const { modifiedNs } = link.fingerprint;
+  return { patch: patchRecordOf(link.path, fence, { modifiedNs, when: "prepare" }), fence };
+}
+
 /** A fence for the active layer, where its format has a place for one. E_REFUSED where it has none and must. */
 export async function fenceActiveLayer(
   device: string,
   chain: Chain,
-  context: Pick<PlanContext, "pending">,
+  context: Pick<PlanContext, "pending" | "transaction">,
   isStrict: boolean,
 ): Promise<Fencing> {
   const top = activeLayer(chain);
@@ -81,10 +96,10 @@ export async function fenceActiveLayer(
       hint: `another workspace may have frozen it; \`imgtx unfreeze --force ${device}\` lifts a forgotten fence`,
     });
   }
-  const fence = await planImageFence(top);
-  if (!fence) return withoutFence(device, top, isStrict);
+  const planned = await planFencePatch(top, context);
+  if (!planned) return withoutFence(device, top, isStrict);
+  const { patch, fence } = planned;
   const { modifiedNs, headerSha256 } = fingerprint;
-  const patch = patchRecordOf(path, fence, { modifiedNs, when: "prepare" });
   const { offset, before, after } = patch;
   return {
     fences: [{ image: path, offset, before, after, modifiedNs, unfencedSha256: headerSha256 ?? "" }],

@@ -8,20 +8,27 @@ import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { isParked, Journal, type PlanRecord, readJournals, type Statement } from "./journal/index.ts";
 import { abortJournal } from "./recovery.ts";
-import type { DeviceDescription } from "./request.ts";
+import { fromBase64 } from "./patches.ts";
+import type { DeviceDescription, LockWait } from "./request.ts";
 
 /** The journal of the same copy, which is held and goes on; undefined where there is none. */
-export async function takeParked(workspace: Workspace, record: PlanRecord): Promise<Journal | undefined> {
+export async function takeParked(
+  workspace: Workspace,
+  { record, id: own }: { readonly record: PlanRecord; readonly id: string },
+  onKept: LockWait["onKept"],
+): Promise<Journal | undefined> {
   let taken: Journal | undefined;
   for (const id of await listParked(workspace, record.devices)) {
     const journal = await Journal.open(workspace, id);
     if (!journal) continue;
     try {
       const plan = journal.state.statements[0]?.plan;
-      if (!taken && plan && isSamePlan(plan, record)) {
+      if (!taken && plan && contentOf(plan, id) === contentOf(record, own)) {
         await journal.append({ type: "resumed", statement: 0 }, "resumed");
         taken = journal;
-      } else await abortJournal(workspace, journal);
+      } else {
+        for (const file of await abortJournal(workspace, journal)) onKept?.(file);
+      }
     } finally {
       if (taken !== journal) await journal.close();
     }
@@ -30,12 +37,16 @@ export async function takeParked(workspace: Workspace, record: PlanRecord): Prom
 }
 
 /** Removes the unfinished copies of the devices. */
-export async function removeParked(workspace: Workspace, devices: readonly string[]): Promise<void> {
+export async function removeParked(
+  workspace: Workspace,
+  devices: readonly string[],
+  onKept: LockWait["onKept"],
+): Promise<void> {
   for (const id of await listParked(workspace, devices)) {
     const journal = await Journal.open(workspace, id);
     if (!journal) continue;
     try {
-      await abortJournal(workspace, journal);
+      for (const file of await abortJournal(workspace, journal)) onKept?.(file);
     } finally {
       await journal.close();
     }
@@ -74,9 +85,16 @@ async function readParked(workspace: Workspace): Promise<readonly Parked[]> {
   });
 }
 
-/** But for the names under which the files are made, which hold the transaction's id. */
-function isSamePlan(one: PlanRecord, other: PlanRecord): boolean {
-  const content = (plan: PlanRecord): string =>
-    JSON.stringify({ ...plan, newFiles: plan.newFiles.map(({ path, mergesAs }) => ({ path, mergesAs })) });
-  return content(one) === content(other);
+/** But for the transaction's id, which is in the names of its files and of its fences. */
+function contentOf(plan: PlanRecord, id: string): string {
+  const withoutId = (bytes: string): string => fromBase64(bytes).toString("latin1").replaceAll(id, "");
+  return JSON.stringify({
+    ...plan,
+    newFiles: plan.newFiles.map(({ path, mergesAs }) => ({ path, mergesAs })),
+    patches: plan.patches.map((patch) => ({
+      ...patch,
+      before: withoutId(patch.before),
+      after: withoutId(patch.after),
+    })),
+  });
 }

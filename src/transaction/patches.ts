@@ -3,8 +3,8 @@
 // Invariants
 // - The plan record, durable first, holds the bytes before and after. So a torn write can be told from a
 //   stranger's, and either side of it can be written.
-// - `prepare` patches are written behind the plan and taken back by undo; `commit` patches are written behind
-//   the commit mark, before the table moves, and repeated by recovery, also where the image has their bytes: a
+// - `prepare` patches are written after the plan and a record that announces them, and taken back by undo
+//   (undo-patches.ts); `commit` patches are written behind the commit mark, before the table moves, and repeated by recovery, also where the image has their bytes: a
 //   failed flush leaves them in the page cache alone. Both may be cut off and called again.
 // - Written is only the very file that was planned, by inode and birth time, and only where each byte is what
 //   it was before or what it is to be.
@@ -12,8 +12,7 @@
 //   that imgtx knows, somebody may have written since: then it stays.
 //
 // The patches of one image are written in their order and flushed together: between the commit mark and that
-// flush a crash may leave any mixture of them, until recovery. Undo takes no locks: a fenced image can be open
-// only in readers of imgtx's own, which have read its header.
+// flush a crash may leave any mixture of them, until recovery.
 
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
@@ -26,7 +25,6 @@ import {
   liveStatements,
   type PlanRecord,
   type PreparedFile,
-  type Statement,
   type TransactionState,
 } from "./journal/index.ts";
 
@@ -61,7 +59,7 @@ export async function writePreparePatches(
   keep: (file: StorageFile) => void,
 ): Promise<PatchedFile[]> {
   const patched: PatchedFile[] = [];
-  for (const [image, patches] of byImage(record.patches, "prepare")) {
+  for (const [image, patches] of patchesByImage(record.patches, "prepare")) {
     const watched = expectedOf(record, image);
     const file = await storage.openFile(image, "write");
     keep(file);
@@ -78,60 +76,12 @@ export async function writePreparePatches(
   return patched;
 }
 
-/** Takes a statement's `prepare` patches back, whatever a torn write left of them. */
-export async function undoPatches(storage: Storage, { plan, prepared }: Statement): Promise<void> {
-  for (const [image, patches] of byImage(plan.patches, "prepare")) {
-    const written = prepared?.files.find(({ path }) => path === image)?.fingerprint;
-    const knownTimes = written === undefined ? [] : [written.modifiedNs];
-    const expected = expectedOf(plan, image);
-    const later = byImage(plan.patches, "commit").get(image) ?? [];
-    const found = await findApplied(storage, image, { fence: patches, later, expected });
-    if (found === "whole") continue;
-    if (found === "begun") {
-      await settleImage(
-        { storage, image, patches: later, side: "before", expected, knownTimes },
-        async (file) => {
-          await file.flush("patches behind a lost mark taken back");
-        },
-      );
-    }
-    await settleImage({ storage, image, patches, side: "before", expected, knownTimes }, async (file) => {
-      await file.flush("patch taken back");
-    });
-  }
-}
-
-/**
- * How much of a fenced image's `commit` patches is written, of a statement that is undone: something only where
- * the journal has lost its commit mark. With the first sector all of it is; else what there is goes back, while
- * the fence is up. Without a fence what looks alike may be anybody's, and is left alone.
- */
-async function findApplied(
-  storage: Storage,
-  image: string,
-  patches: { fence: readonly ImagePatch[]; later: readonly ImagePatch[]; expected: Fingerprint },
-): Promise<"nothing" | "begun" | "whole"> {
-  const { fence, later, expected } = patches;
-  if (later.length === 0) return "nothing";
-  const file = await openUnlessGone(storage, image, "read");
-  if (!file) return "nothing";
-  try {
-    if (!isSameFile(expected, await file.stat())) return "nothing";
-    const first = later.filter(({ offset }) => offset < SECTOR_BYTES);
-    if (first.length > 0 && (await stateOf(file, first)) === "after") return "whole";
-    if ((await stateOf(file, fence)) !== "after") return "nothing";
-    return (await stateOf(file, later)) === "before" ? "nothing" : "begun";
-  } finally {
-    await file.close();
-  }
-}
-
 /** E_CHANGED, before the mark, where an image does not have the bytes that its `commit` patches are made for. */
 export async function assertPatchesFit(
   state: TransactionState,
   fileOf: (image: string) => StorageFile | undefined,
 ): Promise<void> {
-  for (const [image, patches] of byImage(patchesAtCommit(state), "commit")) {
+  for (const [image, patches] of patchesByImage(patchesAtCommit(state), "commit")) {
     const file = fileOf(image);
     if (!file) throw new Error("an image that is patched is watched");
     if ((await stateOf(file, patches)) !== "before") {
@@ -151,7 +101,7 @@ export async function writeCommitPatches(
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const fingerprints = new Map<string, Fingerprint>();
   const seen = lastSeen(state);
-  for (const [image, patches] of byImage(patchesAtCommit(state), "commit")) {
+  for (const [image, patches] of patchesByImage(patchesAtCommit(state), "commit")) {
     const expected = seen.get(image)?.fingerprint;
     if (!expected) throw new Error("an image that is patched is watched");
     const knownTimes = [expected.modifiedNs];
@@ -180,7 +130,10 @@ interface Settling {
 }
 
 /** Brings one image to a side of its patches, and its time with it. An image that is gone has nothing to settle. */
-async function settleImage(settling: Settling, then: (file: StorageFile) => Promise<void>): Promise<void> {
+export async function settleImage(
+  settling: Settling,
+  then: (file: StorageFile) => Promise<void>,
+): Promise<void> {
   const { storage, image, patches, side, expected, knownTimes, lock } = settling;
   const modifiedNs = patches.findLast((patch) => patch.modifiedNs !== null)?.modifiedNs ?? null;
   // For reading first: where nothing is to be written, no right to write is needed.
@@ -247,7 +200,7 @@ export async function openUnlessGone(
 }
 
 /** Which side of the patches an image has; "mixed" is what a torn write leaves, "foreign" what nobody of us wrote. */
-async function stateOf(
+export async function stateOf(
   file: StorageFile,
   patches: readonly ImagePatch[],
 ): Promise<"before" | "after" | "mixed" | "foreign"> {
@@ -294,13 +247,16 @@ function patchesAtCommit(state: TransactionState): ImagePatch[] {
   return liveStatements(state).flatMap(({ plan }) => plan.patches.filter(({ when }) => when === "commit"));
 }
 
-function expectedOf(plan: PlanRecord, image: string): Fingerprint {
+export function expectedOf(plan: PlanRecord, image: string): Fingerprint {
   const watched = plan.watched.find((one) => one.image === image);
   if (!watched) throw new Error("an image that is patched is watched");
   return watched.fingerprint;
 }
 
-function byImage(patches: readonly ImagePatch[], when: ImagePatch["when"]): Map<string, ImagePatch[]> {
+export function patchesByImage(
+  patches: readonly ImagePatch[],
+  when: ImagePatch["when"],
+): Map<string, ImagePatch[]> {
   const images = new Map<string, ImagePatch[]>();
   for (const patch of patches) {
     if (patch.when === when) images.set(patch.image, [...(images.get(patch.image) ?? []), patch]);
@@ -319,6 +275,6 @@ function toBase64(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
 }
 
-function fromBase64(text: string): Uint8Array {
+export function fromBase64(text: string): Buffer {
   return Buffer.from(text, "base64");
 }

@@ -78,6 +78,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): Omit<PlanCo
   const generations = new Map<number, Promise<DeviceTable | undefined>>();
   return {
     storage: workspace.storage,
+    transaction: work.id,
     root: workspace.root,
     table,
     pending: new Set([

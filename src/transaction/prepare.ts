@@ -3,7 +3,7 @@
 //
 // What a crash leaves, step by step
 // - while filling: staging files, which the journal's plan names; undone.
-// - while patching: any mixture of bytes that the plan has both sides of; undone.
+// - while patching, which a record announces: any mixture of bytes that the plan has both sides of; undone.
 // - behind `prepared`, before the moves: the same.
 // - amid the moves: some files at their final names, which `prepared` knows by inode and birth time; undone.
 
@@ -45,6 +45,7 @@ export async function prepareStatement(
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
+    await announcePatches(journal, record);
     const patched = await writePreparePatches(storage, record, (file) => patchedFiles.push(file));
     const prepared = [...(await fingerprints(plan, record, files)), ...patched.map((one) => one.prepared)];
     await settleAll([
@@ -69,6 +70,12 @@ export async function prepareStatement(
     else await file.close();
   }
   return flushNames(storage, record, "new image's name");
+}
+
+/** Durable before the first byte: undo takes nothing back in images of which the journal does not say that. */
+async function announcePatches(journal: Journal, { statement, patches }: PlanRecord): Promise<void> {
+  if (patches.every(({ when }) => when === "commit")) return;
+  await journal.append({ type: "patching", statement }, "patching");
 }
 
 /** Staging names and final ones are in the same folders. */

@@ -38,8 +38,8 @@ import {
   type TransactionState,
 } from "./journal/index.ts";
 import { imagesGivenUp } from "./merges.ts";
-import type { RecoveryNote } from "./request.ts";
-import { undoStatements } from "./undo.ts";
+import type { KeptFile, RecoveryNote } from "./request.ts";
+import { sayKept, undoStatementPatches, undoStatements } from "./undo.ts";
 
 const READ_ONLY_CODES = new Set(["E_READ_ONLY", "E_NO_PERMISSION"]);
 
@@ -170,8 +170,11 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   }
   if (isParked(state)) return undefined;
   if (canBeParked(state)) {
+    // Its devices are free from then on: no fence of its may stay.
+    const kept = await undoStatementPatches(workspace, state.statements);
     await journal.append({ type: "parked", statement: state.statements.length - 1 }, "parked");
-    return { transaction: id, did: "kept", text: `kept the unfinished copy of ${sayParked(state)}` };
+    const text = `kept the unfinished copy of ${sayParked(state)}${sayKept(kept)}`;
+    return { transaction: id, did: "kept", text };
   }
   const unfinished = firstUnfinished(state);
   const mustGo = state.aborting || (await mustAbort(workspace, state));
@@ -186,27 +189,25 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   }
   if (mustGo) {
     if (state.aborting) await journal.secure();
-    await undoStatements(workspace, state.statements);
+    const kept = await undoStatements(workspace, state.statements);
     await discardNextGeneration(workspace, await readTable(workspace));
     await journal.retire();
     return {
       transaction: id,
       did: "aborted",
-      text: `undid ${what}, which was interrupted: no disk was changed`,
+      text: `undid ${what}, which was interrupted: no disk was changed${sayKept(kept)}`,
     };
   }
   if (!unfinished) return undefined;
   if (state.begin.onError === "abort") {
     // At once, and not behind an undo of the statement: a crash between the two would leave it open.
-    await abortJournal(workspace, journal);
-    return { transaction: id, did: "aborted", text: `aborted ${what}: an action of it was interrupted` };
+    const kept = await abortJournal(workspace, journal);
+    const text = `aborted ${what}: an action of it was interrupted${sayKept(kept)}`;
+    return { transaction: id, did: "aborted", text };
   }
-  await undoFrom(workspace, journal, unfinished.plan.statement);
-  return {
-    transaction: id,
-    did: "undone",
-    text: `undid the interrupted '${unfinished.plan.kind}' in transaction ${id}, which stays open`,
-  };
+  const kept = await undoFrom(workspace, journal, unfinished.plan.statement);
+  const text = `undid the interrupted '${unfinished.plan.kind}' in transaction ${id}, which stays open`;
+  return { transaction: id, did: "undone", text: `${text}${sayKept(kept)}` };
 }
 
 /** A failure here stops the commands of others too: they have to hear of the commit that waits. */
@@ -240,9 +241,13 @@ function sayParked({ statements }: TransactionState): string {
 }
 
 /** Undoes every statement from the given one on, and leaves the transaction open as it was before it. */
-export async function undoFrom(workspace: Workspace, journal: Journal, from: number): Promise<void> {
+export async function undoFrom(
+  workspace: Workspace,
+  journal: Journal,
+  from: number,
+): Promise<readonly KeptFile[]> {
   const doomed = journal.state.statements.slice(from);
-  if (doomed.length === 0) return;
+  if (doomed.length === 0) return [];
   if (journal.isInDoubt || doomed.some((statement) => statement.done && !statement.undoing)) {
     // Durable before the first file goes: else a crash would leave an action that claims to be done. It may
     // claim so by a record whose flush failed, too.
@@ -250,17 +255,19 @@ export async function undoFrom(workspace: Workspace, journal: Journal, from: num
   } else if (doomed.some((statement) => statement.undoing)) {
     await journal.secure();
   }
-  await undoStatements(workspace, doomed);
+  const kept = await undoStatements(workspace, doomed);
   await journal.append({ type: "undone", from }, "undone");
+  return kept;
 }
 
 /** Takes the whole transaction back and retires the journal. */
-export async function abortJournal(workspace: Workspace, journal: Journal): Promise<void> {
+export async function abortJournal(workspace: Workspace, journal: Journal): Promise<readonly KeptFile[]> {
   // An implicit transaction without a commit mark never was: it needs no word that it is taken back.
   if (!journal.state.begin.implicit) await journal.append({ type: "abort" }, "abort mark");
   try {
-    await undoStatements(workspace, journal.state.statements);
+    const kept = await undoStatements(workspace, journal.state.statements);
     await journal.retire();
+    return kept;
   } catch (error) {
     if (!(error instanceof ImgtxError) || !journal.state.aborting) throw error;
     throw error.reworded(error.message, {

@@ -30,7 +30,8 @@ export async function renewMirrors(work: Work, journal: Journal): Promise<void> 
   const reopened = affected.find(({ plan }) => plan.kind === "reopen");
   const later = reopened ? statements.filter(({ plan }) => plan.statement >= reopened.plan.statement) : [];
   if (!later.every(({ plan }) => plan.kind === "reopen" && plan.renewable)) return;
-  if (reopened) await undoFrom(workspace, journal, reopened.plan.statement);
+  const kept = reopened ? await undoFrom(workspace, journal, reopened.plan.statement) : [];
+  for (const file of kept) work.options.onKept?.(file);
   const copied = affected.filter(({ plan }) => plan.kind === "mirror").flatMap(({ plan }) => plan.devices);
   await runStatements(work, [
     ...(copied.length > 0 ? [mirrorsOf([...new Set(copied)])] : []),

@@ -196,6 +196,12 @@ export interface DeviceDescription {
   readonly problem: string | null;
 }
 
+/** A file that undo left as it is, and why, as a clause. */
+export interface KeptFile {
+  readonly path: string;
+  readonly why: string;
+}
+
 /** What a command that changes something did. */
 export interface Outcome {
   /** Whether the device table moved, or (inside an open transaction) the transaction did. */
@@ -210,6 +216,8 @@ export interface Outcome {
   readonly actions: readonly ActionReport[];
   /** The devices that the actions touched, as they would be or are afterwards. */
   readonly devices: readonly DeviceDescription[];
+  /** What was to be taken back, and was not: it is not, or not any more, what imgtx made. */
+  readonly kept: readonly KeptFile[];
 }
 
 export type TransactionState = "open" | "committed";
@@ -257,6 +265,8 @@ export interface LockWait {
   readonly waitMs: number;
   /** Called once when a wait begins, with what it waits for. */
   readonly onWait: (what: string) => void;
+  /** Told of each file that an undo left as it is. */
+  readonly onKept?: ((file: KeptFile) => void) | undefined;
   /** Aborted by the first Ctrl-C: a wait ends, and what was prepared is undone. Not looked at behind the commit mark. */
   readonly signal?: AbortSignal | undefined;
 }

@@ -24,6 +24,7 @@ import { abortJournal, assertJournalsSound, recover, reportLeftovers, undoFrom }
 import { renewMirrors } from "./renew.ts";
 import type {
   ActionRequest,
+  KeptFile,
   LockWait,
   Outcome,
   RecoveryNote,
@@ -94,10 +95,11 @@ export async function assertChangeable({ workspace }: Session): Promise<void> {
 export async function runActions(
   session: Session,
   requests: readonly ActionRequest[],
-  options: RunOptions,
+  choice: RunOptions,
 ): Promise<Outcome> {
   const { workspace } = session;
   await assertChangeable(session);
+  const { kept, options } = collectKept(choice);
   const journal = options.standalone ? undefined : await pickJournal(workspace, options.transaction, options);
   const images = new OpenedImages(workspace.storage, {
     workspaceRoot: workspace.root,
@@ -120,6 +122,7 @@ export async function runActions(
       pending: journal !== undefined,
       plans: [...work.idle, ...done],
       table: journal ? withDevices(after, changesOf(journal.state)) : after,
+      kept,
     });
   } finally {
     await images.close();
@@ -153,9 +156,10 @@ export async function beginTransaction(
 export async function commitTransaction(
   session: Session,
   id: string | undefined,
-  options: RunOptions,
+  choice: RunOptions,
 ): Promise<Outcome> {
   const { workspace } = session;
+  const { kept, options } = collectKept(choice);
   return await withJournal(workspace, id, options, async (journal) => {
     throwIfInterrupted(options.signal);
     if (!options.dryRun) await bringInLine(session, journal, options);
@@ -173,6 +177,7 @@ export async function commitTransaction(
       pending: options.dryRun,
       plans,
       table,
+      kept,
     });
   });
 }
@@ -194,13 +199,15 @@ async function bringInLine(session: Session, journal: Journal, options: RunOptio
 export async function abortTransaction(
   session: Session,
   id: string | undefined,
-  options: RunOptions,
+  choice: RunOptions,
 ): Promise<Outcome> {
   const { workspace } = session;
+  const { kept, options } = collectKept(choice);
   return await withJournal(workspace, id, options, async (journal) => {
     const plans = liveStatements(journal.state).map(({ plan }) => plan);
     const table = await readTable(workspace);
-    if (!options.dryRun) await abortJournal(workspace, journal);
+    const left = options.dryRun ? [] : await abortJournal(workspace, journal);
+    for (const file of left) options.onKept(file);
     return await describeOutcome(workspace, {
       changed: true,
       dryRun: options.dryRun,
@@ -208,6 +215,7 @@ export async function abortTransaction(
       pending: options.dryRun,
       plans,
       table,
+      kept,
     });
   });
 }
@@ -223,7 +231,7 @@ export async function makeSavepoint(
   return await withJournal(workspace, id, wait, async (journal) => {
     const table = await readTable(workspace);
     await journal.appendOrTakeBack({ type: "savepoint", name }, "savepoint");
-    return await describeOpen(workspace, journal, { changed: false, table });
+    return await describeOpen(workspace, journal, { changed: false, table, kept: [] });
   });
 }
 
@@ -248,9 +256,10 @@ export async function rollbackToSavepoint(
     }
     const table = await readTable(workspace);
     const before = liveStatements(journal.state).length;
-    await undoFrom(workspace, journal, savepoint.nextStatement);
+    const kept = await undoFrom(workspace, journal, savepoint.nextStatement);
+    for (const file of kept) wait.onKept?.(file);
     const changed = liveStatements(journal.state).length < before;
-    return await describeOpen(workspace, journal, { changed, table });
+    return await describeOpen(workspace, journal, { changed, table, kept });
   });
 }
 
@@ -285,6 +294,7 @@ async function dryRun(
     pending: journal !== undefined,
     plans,
     table: await effectiveTable(work),
+    kept: [],
   });
 }
 
@@ -310,7 +320,7 @@ async function withJournal<T>(
 async function describeOpen(
   workspace: Workspace,
   journal: Journal,
-  { changed, table }: { changed: boolean; table: DeviceTable },
+  { changed, table, kept }: { changed: boolean; table: DeviceTable; kept: readonly KeptFile[] },
 ): Promise<Outcome> {
   return await describeOutcome(workspace, {
     changed,
@@ -319,5 +329,19 @@ async function describeOpen(
     pending: true,
     plans: liveStatements(journal.state).map(({ plan }) => plan),
     table,
+    kept,
   });
+}
+
+/** What is left is told at once, since a command may fail later on, and is part of its outcome where it does not. */
+function collectKept(options: RunOptions): {
+  readonly kept: readonly KeptFile[];
+  readonly options: RunOptions & { onKept(file: KeptFile): void };
+} {
+  const kept: KeptFile[] = [];
+  const onKept = (file: KeptFile): void => {
+    kept.push(file);
+    options.onKept?.(file);
+  };
+  return { kept, options: { ...options, onKept } };
 }

@@ -14,13 +14,16 @@ import {
   planBitmapAdd,
   planBitmapClear,
   planBitmapRemove,
-  planImageFence,
   readDirtyRanges,
 } from "../format/index.ts";
 import type { ByteRange } from "../storage/index.ts";
 import { activeLayer, isSameFile } from "./chain-entry.ts";
+import type { PlanContext } from "./action.ts";
+import { planFencePatch } from "./fencing.ts";
 import type { ImagePatch } from "./journal/index.ts";
 import { patchRecordOf, SECTOR_BYTES } from "./patches.ts";
+
+type FenceOwner = Pick<PlanContext, "transaction">;
 
 type BytePatches = Awaited<ReturnType<typeof planBitmapAdd>>;
 
@@ -33,15 +36,21 @@ export interface Tracking {
 
 const NO_TRACKING: Tracking = { bitmap: null, patches: [], notes: [] };
 
+interface BitmapChoice {
+  /** The one that the mirror has. */
+  readonly before: string | null;
+  readonly isWanted: boolean;
+}
+
 /** The bitmap for a mirror that is brought in line: the one that it has, emptied, or a new one where asked for. */
 export async function planTracking(
   device: string,
   present: Chain,
-  before: string | null,
-  isWanted: boolean,
+  { before, isWanted }: BitmapChoice,
+  owner: FenceOwner,
 ): Promise<Tracking> {
   try {
-    return await planBitmap(device, present, before, isWanted);
+    return await planBitmap(device, present, { before, isWanted }, owner);
   } catch (error) {
     throw error instanceof ImgtxError ? error.with({ device }) : error;
   }
@@ -50,8 +59,8 @@ export async function planTracking(
 async function planBitmap(
   device: string,
   present: Chain,
-  before: string | null,
-  isWanted: boolean,
+  { before, isWanted }: BitmapChoice,
+  owner: FenceOwner,
 ): Promise<Tracking> {
   const top = activeLayer(present);
   if (before === null && !isWanted) return NO_TRACKING;
@@ -66,13 +75,13 @@ async function planBitmap(
   const name = before ?? `imgtx-mirror-${device}`;
   const found = await readDirtyRanges(top, name);
   if (found.kind === "valid") {
-    const patches = await fenced(top, await planBitmapClear(top, { name }));
+    const patches = await fenced(top, await planBitmapClear(top, { name }), owner);
     return { bitmap: name, patches, notes: [] };
   }
   if (!isWanted) {
     return { ...NO_TRACKING, notes: [`${found.why}: make another one with --bitmap`] };
   }
-  const patches = await fenced(top, await planBitmapAdd(top, { name }));
+  const patches = await fenced(top, await planBitmapAdd(top, { name }), owner);
   return {
     bitmap: name,
     patches,
@@ -81,11 +90,15 @@ async function planBitmap(
 }
 
 /** Takes the bitmap of a mirror away that is given up. Nothing where there is none. */
-export async function planUntracking(present: Chain, bitmap: string): Promise<readonly ImagePatch[]> {
+export async function planUntracking(
+  present: Chain,
+  bitmap: string,
+  owner: FenceOwner,
+): Promise<readonly ImagePatch[]> {
   const top = activeLayer(present);
   const found = await readDirtyRanges(top, bitmap);
   if (found.kind !== "valid" || top.header?.isFenced) return [];
-  return await fenced(top, await planBitmapRemove(top, { name: bitmap }));
+  return await fenced(top, await planBitmapRemove(top, { name: bitmap }), owner);
 }
 
 /**
@@ -110,11 +123,16 @@ export async function readMarked(
 }
 
 /** The same change of an image that is fenced meanwhile: the fence goes with the last write. */
-async function fenced(link: ChainLink, { writes, sizeBytes }: BytePatches): Promise<ImagePatch[]> {
-  const { path, fingerprint } = link;
+async function fenced(
+  link: ChainLink,
+  { writes, sizeBytes }: BytePatches,
+  owner: FenceOwner,
+): Promise<ImagePatch[]> {
+  const { path } = link;
   if (writes.length === 0) return [];
-  const fence = await planImageFence(link);
-  if (!fence) throw new Error("an image with bitmaps has a place for a fence");
+  const planned = await planFencePatch(link, owner);
+  if (!planned) throw new Error("an image with bitmaps has a place for a fence");
+  const { fence } = planned;
   const end = fence.offset + fence.after.length;
   const inHeader = writes.filter(({ offset }) => offset < end);
   const others = writes.filter(({ offset }) => offset >= end);
@@ -130,7 +148,7 @@ async function fenced(link: ChainLink, { writes, sizeBytes }: BytePatches): Prom
     patchRecordOf(path, { offset, before: from, after: to }, { modifiedNs: null, when: "commit" });
   const cut = Math.max(0, Math.min(SECTOR_BYTES - start, plain.length));
   return [
-    patchRecordOf(path, fence, { modifiedNs: fingerprint.modifiedNs, when: "prepare" }),
+    planned.patch,
     ...[...others, ...grown].map((write) => record(write.offset, write.before, write.after)),
     ...(cut < plain.length ? [record(start + cut, before.subarray(cut), after.subarray(cut))] : []),
     record(start, before.subarray(0, cut), after.subarray(0, cut)),

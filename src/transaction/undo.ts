@@ -7,19 +7,25 @@
 // - A file that the present table refers to never goes, whatever a journal says.
 
 import { posix } from "node:path";
-import { readTable, type Workspace } from "../device/index.ts";
+import { type DeviceTable, readTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { isSameFile } from "./chain-entry.ts";
 import type { Statement } from "./journal/index.ts";
-import { undoPatches } from "./patches.ts";
+import type { KeptFile } from "./request.ts";
+import { undoPatches } from "./undo-patches.ts";
 
-export async function undoStatements(workspace: Workspace, statements: readonly Statement[]): Promise<void> {
+/** Returns what it left as it is. */
+export async function undoStatements(
+  workspace: Workspace,
+  statements: readonly Statement[],
+): Promise<KeptFile[]> {
   const { storage } = workspace;
-  await refuseWhatTheTableUses(workspace, statements);
+  refuseWhatTheTableUses(await readTable(workspace), statements);
+  const kept: KeptFile[] = [];
   const folders = new Set<string>();
   for (const statement of statements.toReversed()) {
     const { plan, prepared } = statement;
-    await undoPatches(storage, statement);
+    kept.push(...(await undoPatches(storage, statement)));
     const made = new Map(prepared?.files.map((file) => [file.path, file.fingerprint]));
     for (const { path, staging } of plan.newFiles) {
       const fingerprint = made.get(path);
@@ -36,12 +42,12 @@ export async function undoStatements(workspace: Workspace, statements: readonly 
   for (const folder of folders) {
     if (await storage.stat(folder)) await storage.flushFolder(folder, "removed images");
   }
+  return kept;
 }
 
-async function refuseWhatTheTableUses(workspace: Workspace, statements: readonly Statement[]): Promise<void> {
+function refuseWhatTheTableUses(table: DeviceTable, statements: readonly Statement[]): void {
   const doomed = new Set(statements.flatMap(({ plan }) => plan.newFiles.map((file) => file.path)));
   if (doomed.size === 0) return;
-  const table = await readTable(workspace);
   for (const { name, chain } of table.devices) {
     const used = chain.find(({ image, fingerprint }) => {
       const file = statements
@@ -56,4 +62,21 @@ async function refuseWhatTheTableUses(workspace: Workspace, statements: readonly
       hint: "keep both as they are: the journal does not belong to this workspace, or the table was put back from a copy",
     });
   }
+}
+
+/** Takes back what the statements wrote into images that were there before, and leaves their new files. */
+export async function undoStatementPatches(
+  { storage }: Workspace,
+  statements: readonly Statement[],
+): Promise<KeptFile[]> {
+  const kept: KeptFile[] = [];
+  for (const statement of statements.toReversed()) {
+    kept.push(...(await undoPatches(storage, statement)));
+  }
+  return kept;
+}
+
+/** For the end of a note; empty where nothing was left. */
+export function sayKept(kept: readonly KeptFile[]): string {
+  return kept.map(({ path, why }) => `; left '${path}' as it is: ${why}`).join("");
 }

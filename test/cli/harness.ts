@@ -115,6 +115,7 @@ export function makeOutcome(parts: Partial<Outcome>): Outcome {
     dryRun: false,
     transaction: "7f3k2m9qa1",
     pending: false,
+    kept: [],
     generation: 4,
     actions: [],
     devices: [],

@@ -24,6 +24,7 @@ describe("JSON", () => {
       "dry-run": false,
       transaction: "7f3k2m9qa1",
       pending: false,
+      kept: [],
       generation: 4,
       actions: [
         {

@@ -6,8 +6,10 @@
 //
 // What the program writes to in place (a mirror that is brought in line) is told by its bytes as long as they are what
 // they were at first, and then by its guest's content: a write that was cut off and repeated lies elsewhere in it.
-// Staging files are told so too, under one name: theirs holds an id, and a statement's number.
+// Staging files are told so too, under one name: theirs holds an id, and a statement's number. A fence holds an id as
+// well, which is left out of the bytes.
 
+import { createHash } from "node:crypto";
 import { posix } from "node:path";
 import { guestDigest, openGuest, readHeader, type ImageBytes } from "../helpers/guest-content.ts";
 import { structureProblems } from "../helpers/qcow2-structure.ts";
@@ -141,14 +143,30 @@ export function describeFiles(view: FolderView, place: WorkspacePlace): string[]
     });
 }
 
-function describeContent(view: FolderView, place: WorkspacePlace, { path, content }: FolderEntry): string {
+function describeContent(view: FolderView, place: WorkspacePlace, entry: FolderEntry): string {
+  const { path } = entry;
   if (STAGING.test(path)) return describeStaging(view, path);
   if (place.copies?.has(path) === true) return "copied";
+  const content = (entry.kind === "file" && digestOfFenced(view, path)) || entry.content;
   const changing = place.changing.get(path);
   if (!changing) return content;
   changing.first ??= content;
   if (content === changing.first) return content;
   return `guest ${guestDigest(openGuest((file) => view.open(file), path, changing.format))}`;
+}
+
+const FENCE = /(?<=frozen by imgtx )[a-z0-9]{10}/g;
+const HEAD_BYTES = 4096;
+
+/** Undefined where the file has no fence. */
+function digestOfFenced(view: FolderView, path: string): string | undefined {
+  const image = view.open(path);
+  const { sizeBytes } = image;
+  const head = Buffer.from(image.read(0, Math.min(HEAD_BYTES, sizeBytes))).toString("latin1");
+  const masked = head.replaceAll(FENCE, "ID");
+  if (masked === head) return undefined;
+  const rest = image.read(head.length, sizeBytes - head.length);
+  return createHash("sha1").update(masked, "latin1").update(rest).digest("base64");
 }
 
 /** A file that is on its way, or an overlay that waits to be merged. */

@@ -17,6 +17,7 @@ import { unpackFixture } from "../helpers/fixtures.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { errorFrom } from "./expect-error.ts";
 
+const OWNER = "7f3k2m9qa1";
 const storage = makeNodeStorage();
 const NO_WAIT = { waitMs: 0, onWait: () => undefined };
 const qemu = oracle("qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon");
@@ -30,7 +31,7 @@ async function patch(image: string, what: "fence" | "lift"): Promise<void> {
   const chain = await openChain(storage, image, { format: "qcow2", gate: gateFor(image), backing: false });
   const [link] = chain.links;
   if (link === undefined) throw new Error("a chain without an image");
-  const bytes = what === "fence" ? await planImageFence(link) : await planImageLift(link);
+  const bytes = what === "fence" ? await planImageFence(link, OWNER) : await planImageLift(link);
   await chain.close();
   if (bytes === undefined) throw new Error("an image without a place for a fence");
   const descriptor = openSync(image, "r+");
@@ -81,7 +82,7 @@ describe.each(LAYOUTS.map((name) => [name] as const))("a fence on %s", (name) =>
     for (const [tool, command] of ATTEMPTS) {
       const { status, text } = runQemu(command(image), path.dirname(image));
       expect(status, tool).not.toBe(0);
-      expect(text, tool).toContain("Unsupported qcow2 feature(s): frozen by imgtx\n");
+      expect(text, tool).toContain(`Unsupported qcow2 feature(s): frozen by imgtx ${OWNER}\n`);
       expect(readFileSync(image).equals(fenced), tool).toBe(true);
     }
     await patch(image, "lift");

@@ -59,6 +59,7 @@ export function outcomeJson(outcome: Outcome): object {
     generation: outcome.generation,
     actions: outcome.actions.map(actionJson),
     devices: outcome.devices.map(deviceJson),
+    kept: outcome.kept.map(({ path, why }) => ({ path, why })),
   });
 }
 

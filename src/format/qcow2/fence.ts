@@ -7,6 +7,8 @@
 //   bytes behind the NUL that ends its text: so a fence can be lifted where nobody remembers it.
 // - Nothing moves where that can be: the name takes the place of an entry that nobody needs meanwhile. As
 //   QEMU lays images out, bit and name then lie in the first sector, which is written whole or not at all.
+// - The name says whose fence it is, by the id of the transaction that sets it. So two fences are never equal
+//   by chance, and nobody takes another's for his own. Fences of earlier versions have no id.
 
 import { ImgtxError } from "../../errors/index.ts";
 import { FEATURE_TYPES, INCOMPATIBLE_BIT } from "./features.ts";
@@ -19,7 +21,7 @@ import {
 } from "./header-extension.ts";
 import { SECTOR_BYTES } from "./limits.ts";
 
-/** What QEMU prints of a fenced image: "Unsupported qcow2 feature(s): frozen by imgtx". */
+/** What QEMU prints of a fenced image, with the owner behind: "Unsupported qcow2 feature(s): frozen by imgtx 7f…". */
 const FENCE_NAME = "frozen by imgtx";
 
 /** Bytes at an offset of the file, before and after a change; both are equally long. */
@@ -46,11 +48,11 @@ const FENCE_MASK = 0x40;
 
 // An entry: type, bit, and 46 bytes of text. Behind the text's NUL stands what the entry replaced.
 const TEXT_AT = 2;
-const NOTE_AT = TEXT_AT + FENCE_NAME.length + 1;
-const NOTE_BYTES = FEATURE_NAME_BYTES - NOTE_AT;
 /** Of another entry: its type and bit, and its text in the rest of the note. */
 const REPLACED_AN_ENTRY = 1;
-const REPLACED_TEXT_BYTES_MAX = NOTE_BYTES - 3;
+const REPLACED_HEAD_BYTES = 3;
+/** Leaves room for the note's shortest form, and for the names of QEMU's that an entry most often has. */
+const OWNER_BYTES_MAX = 14;
 /** An extension was added: where the backing file name was before (32 bits), or 0 where it did not move. */
 const ADDED_AN_EXTENSION = 2;
 
@@ -67,13 +69,17 @@ export function isFencedHead(head: Uint8Array): boolean {
 
 /**
  * The patch that fences an image whose first bytes these are: those that decode as its header cluster, and
- * FENCE_ROOM_BYTES more where the cluster has them. The image is of version 3, and not fenced.
+ * FENCE_ROOM_BYTES more where the cluster has them. The image is of version 3, and not fenced. The owner, a few
+ * ASCII letters and digits, becomes part of the name.
  */
-export function planFence(cluster: Uint8Array): FencePatch {
+export function planFence(cluster: Uint8Array, owner: string): FencePatch {
+  if (owner.length > OWNER_BYTES_MAX) throw new Error(`no fence has room for the owner '${owner}'`);
+  const name = new TextEncoder().encode(`${FENCE_NAME} ${owner}\0`);
   const layout = readLayout(cluster);
   const after = cluster.slice();
   after[FEATURES_AT] = (after[FEATURES_AT] ?? 0) | FENCE_MASK;
-  const place = layout.table === undefined ? addExtension(after, layout) : replaceEntry(after, layout.table);
+  const place =
+    layout.table === undefined ? addExtension(after, layout, name) : replaceEntry(after, layout.table, name);
   const [start, end] = place ?? [FEATURES_AT, FEATURES_END];
   return { ...cut(cluster, after, start, end), isNamed: place !== undefined };
 }
@@ -146,19 +152,18 @@ function readEntries(cluster: Uint8Array, [start, end]: Range): Entry[] {
 const INCOMPATIBLE = FEATURE_TYPES.indexOf("incompatible");
 
 /** Puts the fence's name in the place of the entry that is missed least, and says what it was. */
-function replaceEntry(cluster: Uint8Array, table: Range): Range | undefined {
+function replaceEntry(cluster: Uint8Array, table: Range, name: Uint8Array): Range | undefined {
   const entries = readEntries(cluster, table);
   // QEMU reads the table up to the first entry without a text: no name behind it is ever printed.
   const firstEmpty = entries.findIndex(({ text }) => text.length === 0);
   const read = firstEmpty === -1 ? entries : entries.slice(0, firstEmpty + 1);
+  const roomBytes = FEATURE_NAME_BYTES - TEXT_AT - name.length - REPLACED_HEAD_BYTES;
   const [chosen] = read
-    .filter((entry) => entry.text.length <= REPLACED_TEXT_BYTES_MAX && !isSet(cluster, entry))
+    .filter((entry) => entry.text.length <= roomBytes && !isSet(cluster, entry))
     .sort((a, b) => rankOf(a) - rankOf(b) || b.at - a.at);
   if (chosen === undefined) return undefined;
-  const note = new Uint8Array(NOTE_BYTES);
-  note.set([REPLACED_AN_ENTRY, chosen.type, chosen.bit]);
-  note.set(chosen.text, 3);
-  cluster.set(encodeEntry(note), chosen.at);
+  const note = [REPLACED_AN_ENTRY, chosen.type, chosen.bit, ...chosen.text];
+  cluster.set(encodeEntry(name, note), chosen.at);
   return [FEATURES_AT, chosen.at + FEATURE_NAME_BYTES];
 }
 
@@ -177,7 +182,7 @@ function rankOf({ at, type }: Entry): number {
  * A feature name table of the fence's own in front of the end mark. A backing file name that stands in the
  * way moves behind it. Undefined where there is no room, or where something lies in it.
  */
-function addExtension(cluster: Uint8Array, layout: Layout): Range | undefined {
+function addExtension(cluster: Uint8Array, layout: Layout, fenceName: Uint8Array): Range | undefined {
   const { end, backingOffset, backingBytes } = layout;
   const areaEnd = end + FENCE_ROOM_BYTES;
   const mustMove = backingOffset !== 0 && backingOffset < areaEnd;
@@ -192,22 +197,22 @@ function addExtension(cluster: Uint8Array, layout: Layout): Range | undefined {
   const view = viewOf(cluster);
   view.setUint32(end, EXTENSION_TYPE.featureNames);
   view.setUint32(end + 4, FEATURE_NAME_BYTES);
-  const note = new Uint8Array(NOTE_BYTES);
+  const note = new Uint8Array(5);
   note[0] = ADDED_AN_EXTENSION;
   if (mustMove) viewOf(note).setUint32(1, backingOffset);
-  cluster.set(encodeEntry(note), end + EXTENSION_HEADER_BYTES);
+  cluster.set(encodeEntry(fenceName, note), end + EXTENSION_HEADER_BYTES);
   if (!mustMove) return [FEATURES_AT, areaEnd];
   view.setBigUint64(BACKING_OFFSET_AT, BigInt(areaEnd));
   cluster.set(name, areaEnd);
   return [BACKING_OFFSET_AT, usedEnd];
 }
 
-function encodeEntry(note: Uint8Array): Uint8Array {
+function encodeEntry(name: Uint8Array, note: ArrayLike<number>): Uint8Array {
   const entry = new Uint8Array(FEATURE_NAME_BYTES);
   entry[0] = INCOMPATIBLE;
   entry[1] = INCOMPATIBLE_BIT.fence;
-  entry.set(new TextEncoder().encode(FENCE_NAME), TEXT_AT);
-  entry.set(note, NOTE_AT);
+  entry.set(name, TEXT_AT);
+  entry.set(note, TEXT_AT + name.length);
   return entry;
 }
 
@@ -216,7 +221,7 @@ function removeName(cluster: Uint8Array, layout: Layout): Range | undefined {
   const entries = table === undefined ? [] : readEntries(cluster, table);
   const own = entries.find(({ type, bit }) => type === INCOMPATIBLE && bit === INCOMPATIBLE_BIT.fence);
   if (table === undefined || own === undefined) return undefined;
-  const note = cluster.slice(own.at + NOTE_AT, own.at + FEATURE_NAME_BYTES);
+  const note = readNote(cluster.slice(own.at, own.at + FEATURE_NAME_BYTES));
   if (note[0] === ADDED_AN_EXTENSION && entries.length === 1 && table[1] === layout.end) {
     return removeExtension(cluster, layout, own.at - EXTENSION_HEADER_BYTES, viewOf(note).getUint32(1));
   }
@@ -227,6 +232,14 @@ function removeName(cluster: Uint8Array, layout: Layout): Range | undefined {
     cluster.set(note.subarray(3), own.at + TEXT_AT);
   }
   return [FEATURES_AT, own.at + FEATURE_NAME_BYTES];
+}
+
+/** What stands behind the NUL of an entry's text, and zeros behind that. */
+function readNote(entry: Uint8Array): Uint8Array {
+  const note = new Uint8Array(FEATURE_NAME_BYTES);
+  const nameEnd = entry.indexOf(0, TEXT_AT);
+  if (nameEnd !== -1) note.set(entry.subarray(nameEnd + 1));
+  return note;
 }
 
 function removeExtension(cluster: Uint8Array, layout: Layout, start: number, nameWasAt: number): Range {

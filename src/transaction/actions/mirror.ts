@@ -194,7 +194,7 @@ async function planTracked(
   const { bitmap: before } = requireMirror(entry);
   const { copy } = await planResync(entry, present, context, { verify, always: bitmap && before === null });
   if (copy.filesToMake.length === 0) return copy;
-  const tracking = await planTracking(entry.name, present, before, bitmap);
+  const tracking = await planTracking(entry.name, present, { before, isWanted: bitmap }, context);
   return {
     ...copy,
     mirror: { ...copy.mirror, bitmap: tracking.bitmap },
@@ -225,7 +225,7 @@ async function planNew(
     return await planReuse(entry, copy, { present, context, target });
   }
   const fresh = await planFresh(copy, target, present, context);
-  const tracking = await planTracking(device, present, null, target.bitmap);
+  const tracking = await planTracking(device, present, { before: null, isWanted: target.bitmap }, context);
   return {
     ...fresh,
     patches: tracking.patches,

@@ -7,6 +7,7 @@ import {
   type ImagePatch,
   type JournalRecord,
   type ParkedRecord,
+  type PatchingRecord,
   type PlanRecord,
   type PreparedRecord,
   type ResumedRecord,
@@ -39,6 +40,7 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
         plan: record,
         marks: new Map(),
         parked: false,
+        patching: false,
         prepared: undefined,
         done: false,
         undone: false,
@@ -51,10 +53,13 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       return changeStatement(state, record, file, { marks });
     }
     case "parked":
-      return changeStatement(state, record, file, { parked: true });
+      return changeStatement(state, record, file, { parked: true, patching: false });
     case "resumed":
       return changeStatement(state, record, file, { parked: false });
+    case "patching":
+      return changeStatement(state, record, file, { patching: true });
     case "prepared":
+      assertPatching(state, record, file);
       return changeStatement(state, record, file, { prepared: record });
     case "done":
       return changeStatement(state, record, file, { done: true });
@@ -103,6 +108,14 @@ function assertPatches({ patches, watched }: PlanRecord, file: string): void {
   });
 }
 
+/** Undo rests on it that no byte is patched before that is said. */
+function assertPatching(state: TransactionState, record: PreparedRecord, file: string): void {
+  const last = state.statements.at(-1);
+  if (last?.plan.patches.some(({ when }) => when === "prepare") && !last.patching) {
+    throw outOfOrder(file, record.type);
+  }
+}
+
 function fits(beforeBytes: number, afterBytes: number, when: ImagePatch["when"]): boolean {
   return when === "prepare" ? beforeBytes === afterBytes : beforeBytes <= afterBytes;
 }
@@ -113,7 +126,7 @@ function countBytes(base64: string): number {
 
 function changeStatement(
   state: TransactionState,
-  record: CopiedRecord | ParkedRecord | ResumedRecord | PreparedRecord | DoneRecord,
+  record: CopiedRecord | ParkedRecord | ResumedRecord | PatchingRecord | PreparedRecord | DoneRecord,
   file: string,
   change: Partial<Statement>,
 ): TransactionState {

@@ -17,7 +17,8 @@ import {
   type Shape,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { JOURNAL_VERSION, type JournalRecord } from "./records.ts";
+import type { JournalRecord } from "./records.ts";
+import { READ_VERSIONS } from "./upgrade.ts";
 
 const isReport = objectOf({
   kind: isText,
@@ -71,6 +72,7 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
   copied: objectOf({ statement: isCount, path: isText, offset: isCount }),
   parked: objectOf({ statement: isCount }),
   resumed: objectOf({ statement: isCount }),
+  patching: objectOf({ statement: isCount }),
   done: objectOf({ statement: isCount }),
   savepoint: objectOf({ name: isText }),
   undo: objectOf({ from: isCount }),
@@ -90,10 +92,10 @@ export function assertRecord(
   place: { readonly isFirst: boolean; readonly file: string; readonly offset: number },
 ): JournalRecord {
   const { type, version } = objectOf({})(value) ? (value as { type?: unknown; version?: unknown }) : {};
-  if (place.isFirst && type === "begin" && version !== JOURNAL_VERSION) {
+  if (place.isFirst && type === "begin" && !READ_VERSIONS.has(version)) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
-      `the journal has version ${String(version)}; this imgtx reads ${JOURNAL_VERSION}`,
+      `the journal has version ${String(version)}; this imgtx reads ${[...READ_VERSIONS].join(" and ")}`,
       {
         image: place.file,
         hint: "finish the transaction with the imgtx that began it",

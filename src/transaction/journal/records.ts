@@ -2,15 +2,16 @@
 //
 // A transaction is a list of statements; each is planned, prepared, done, and perhaps undone:
 //
-//   begin  (plan  prepared  done)*  savepoint*  (undo undone)*  commit | abort
+//   begin  (plan  patching?  prepared  done)*  savepoint*  (undo undone)*  commit | abort
 //
 // Invariants
 // - `plan` is durable before the statement makes its first file.
 // - `prepared` names each new file by inode and birth time, and is durable before the file gets its final
 //   name. So whatever stands at that name is known to be ours or not, and undoing never removes a
 //   stranger's file.
-// - A `prepare` patch is written behind `plan`, which has the bytes before it; `prepared` names the file with
-//   its new fingerprint.
+// - A `prepare` patch is written after `plan`, which has the bytes before it, and after `patching`, which says that
+//   from here on bytes of existing images may be this statement's. A statement without that record has nothing to
+//   take back in them. `prepared` names the file with its new fingerprint.
 // - `undo` and `abort` are durable before the first file goes. `commit` is the commit point: before it
 //   everything can be undone, behind it the only way is forward.
 
@@ -19,7 +20,7 @@ import type { DeviceEntry, FileMark, Workspace } from "../../device/index.ts";
 import type { Fingerprint, ImageFormat } from "../../format/index.ts";
 import type { ActionKind, ActionReport } from "../request.ts";
 
-export const JOURNAL_VERSION = 1;
+export const JOURNAL_VERSION = 2;
 
 export interface BeginRecord {
   readonly type: "begin";
@@ -118,6 +119,12 @@ export interface PreparedFile {
   readonly fingerprint: Fingerprint;
 }
 
+/** The statement's `prepare` patches are about to be written. Left out where it has none. */
+export interface PatchingRecord {
+  readonly type: "patching";
+  readonly statement: number;
+}
+
 export interface PreparedRecord {
   readonly type: "prepared";
   readonly statement: number;
@@ -132,7 +139,7 @@ export interface CopiedRecord {
   readonly offset: number;
 }
 
-/** Its process died amid a long copy: the files are kept, the devices are free. */
+/** Its process died during a long copy: the files are kept, the devices are free, and no patch of it is written. */
 export interface ParkedRecord {
   readonly type: "parked";
   readonly statement: number;
@@ -183,6 +190,7 @@ export type JournalRecord =
   | CopiedRecord
   | ParkedRecord
   | ResumedRecord
+  | PatchingRecord
   | PreparedRecord
   | DoneRecord
   | SavepointRecord
@@ -196,6 +204,8 @@ export interface Statement {
   /** How far each new file has come, by its path. */
   readonly marks: ReadonlyMap<string, number>;
   readonly parked: boolean;
+  /** Bytes of existing images may be this statement's. */
+  readonly patching: boolean;
   readonly prepared: PreparedRecord | undefined;
   readonly done: boolean;
   /** Undone and its files gone: it counts no more. */

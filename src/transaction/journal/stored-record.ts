@@ -4,10 +4,11 @@
 import { fromStoredPath, mapEntryPaths, toStoredPath, type Workspace } from "../../device/index.ts";
 import type { ParsedJournal } from "./record-line.ts";
 import type { JournalRecord } from "./records.ts";
+import { upgradeRecords } from "./upgrade.ts";
 
-/** Records as they are used in memory: every path absolute. */
+/** Records as they are used in memory: of the present version, and every path absolute. */
 export function mapContent(workspace: Workspace, parsed: ParsedJournal): ParsedJournal {
-  const records = parsed.records.map((record) =>
+  const records = upgradeRecords(parsed.records).map((record) =>
     mapRecordPaths(record, (path) => fromStoredPath(workspace.root, path)),
   );
   return { ...parsed, records };

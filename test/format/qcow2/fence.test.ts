@@ -14,7 +14,8 @@ import { FIXTURES, unpackFixture } from "../../helpers/fixtures.ts";
 import { sampleQcow2 } from "../../helpers/sample-image.ts";
 
 const FILE_BYTES = 2 ** 40;
-const TEXT = "frozen by imgtx";
+const OWNER = "7f3k2m9qa1";
+const TEXT = `frozen by imgtx ${OWNER}`;
 
 function applied(cluster: Uint8Array, { offset, before, after }: BytePatch): Uint8Array {
   expect(before.length).toBe(after.length);
@@ -37,7 +38,7 @@ function withoutFence(header: Qcow2Header): object {
 }
 
 function checkRoundTrip(cluster: Uint8Array) {
-  const fence = planFence(cluster);
+  const fence = planFence(cluster, OWNER);
   const fenced = applied(cluster, fence);
   expect(isFencedHead(cluster)).toBe(false);
   expect(isFencedHead(fenced)).toBe(true);
@@ -92,11 +93,34 @@ function withTable(entries: readonly (readonly [type: number, bit: number, name:
   return cluster;
 }
 
+describe("a fence of an earlier version, which has no owner in its name", () => {
+  test.each([
+    [
+      "that added a table",
+      sample({}),
+      104,
+      (name: string) => `6803f85700000030003e${name}0002${"00".repeat(29)}`,
+    ],
+    [
+      "that took the place of another feature's name",
+      withTable([[0, 1, "corrupt bit"]]),
+      112,
+      (name: string) => `003e${name}00010001${Buffer.from("corrupt bit").toString("hex")}${"00".repeat(16)}`,
+    ],
+  ])("is lifted byte by byte: one %s", (_, cluster, at, entryOf) => {
+    const fenced = cluster.slice();
+    fenced[72] = 0x40;
+    fenced.set(Buffer.from(entryOf(Buffer.from("frozen by imgtx").toString("hex")), "hex"), at);
+    expect(isFencedHead(fenced)).toBe(true);
+    expect(Buffer.from(applied(fenced, planLift(fenced))).equals(cluster)).toBe(true);
+  });
+});
+
 describe("a header without a feature name table", () => {
   test("gets one in front of its end mark, and nothing moves", () => {
     const { fence, fenced } = checkRoundTrip(sample({}));
     expect([fence.offset, fence.after.length]).toEqual([72, 104 + FENCE_ROOM_BYTES - 72]);
-    const golden = `6803f85700000030003e${Buffer.from(TEXT).toString("hex")}0002${"00".repeat(29 + 8)}`;
+    const golden = `6803f85700000030003e${Buffer.from(TEXT).toString("hex")}0002${"00".repeat(18 + 8)}`;
     expect(Buffer.from(fenced.subarray(104, 168)).toString("hex")).toBe(golden);
     expect(Buffer.from(fenced.subarray(72, 80)).toString("hex")).toBe("4000000000000000");
   });
@@ -166,14 +190,14 @@ describe("a header with a feature name table", () => {
   });
 
   test("has no place for the name where no entry could be told from the note", () => {
-    const { fence } = checkRoundTrip(withTable([[1, 0, "n".repeat(28)]]));
+    const { fence } = checkRoundTrip(withTable([[1, 0, "n".repeat(17)]]));
     expect(fence.isNamed).toBe(false);
-    expect(checkRoundTrip(withTable([[1, 0, "n".repeat(27)]])).fence.isNamed).toBe(true);
+    expect(checkRoundTrip(withTable([[1, 0, "n".repeat(16)]])).fence.isNamed).toBe(true);
   });
 
   test("is lifted without its name where somebody wrote the table anew", () => {
     const cluster = withTable([[1, 0, "lazy refcounts"]]);
-    const fenced = applied(cluster, planFence(cluster));
+    const fenced = applied(cluster, planFence(cluster, OWNER));
     fenced.fill(0xee, 112 + 18, 112 + 48);
     const lifted = decodeHeaderCluster(applied(fenced, planLift(fenced)), FILE_BYTES);
     expect(lifted.isFenced).toBe(false);

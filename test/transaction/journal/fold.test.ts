@@ -128,6 +128,21 @@ describe("a patch that imgtx never plans is refused", () => {
     expect(fold({ ...planRecord(0), watched, patches: [patch, grows] }).statements).toHaveLength(1);
   });
 
+  test("and one that is prepared was announced, since undo rests on that", async () => {
+    const plan = { ...planRecord(0), watched, patches: [patch] };
+    const patching: JournalRecord = { type: "patching", statement: 0 };
+    expect(fold(plan, patching, preparedRecord(0)).statements[0]?.patching).toBe(true);
+    expect((await failureOf(() => fold(plan, preparedRecord(0)))).code).toBe("E_JOURNAL");
+    const waiting = { ...patch, when: "commit" as const };
+    expect(fold({ ...plan, patches: [waiting] }, preparedRecord(0)).statements[0]?.patching).toBe(false);
+  });
+
+  test("and a parked copy has none of its own any more", () => {
+    const plan = { ...planRecord(0), watched, patches: [patch] };
+    const patching: JournalRecord = { type: "patching", statement: 0 };
+    expect(fold(plan, patching, { type: "parked", statement: 0 }).statements[0]?.patching).toBe(false);
+  });
+
   test.each([
     ["of an image that nobody watches", { ...patch, image: "/etc/passwd" }],
     ["that makes a file longer, and could not be taken back", { ...patch, before: "AAA=" }],

@@ -11,7 +11,7 @@ export const ID = "abcdefghij";
 
 export const BEGIN: BeginRecord = {
   type: "begin",
-  version: 1,
+  version: 2,
   id: ID,
   name: null,
   onError: "keep",

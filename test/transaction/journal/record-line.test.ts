@@ -114,12 +114,12 @@ describe("a journal's bytes", () => {
 
   test("of another version are refused as that, whatever follows", async () => {
     const journal = encodeJournal([
-      { ...BEGIN, version: 2 },
+      { ...BEGIN, version: 3 },
       { type: "merge", later: true },
     ]);
     const failure = await failureOf(() => parseJournal(journal, "t.journal"));
     expect(failure).toMatchObject({ code: "E_UNSUPPORTED", image: "t.journal" });
-    expect(failure.message).toContain("version 2; this imgtx reads 1");
+    expect(failure.message).toContain("version 3; this imgtx reads 1 and 2");
   });
 
   test.each([

@@ -1,0 +1,183 @@
+// What undo takes back in images that were there before: its own patches, proved to be so, and nothing else.
+
+import { execFileSync } from "node:child_process";
+import { readFileSync, utimesSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { oracle } from "../../helpers/oracles.ts";
+import { sampleQcow2 } from "../../helpers/sample-image.ts";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { freeze, isFenced, T0, unfreeze } from "../freezing.ts";
+import { IDENTICAL, judge, mirror, stagingFiles, stateOf, writeGuest } from "../mirroring.ts";
+import { type Call, killAt } from "../watched-storage.ts";
+import { makeScratchFolder, makeWorkbench, Workbench } from "../workbench.ts";
+
+const qemu = oracle("qemu-img", "qemu-io");
+
+/** Kinds of images: one whose fence has the name of its owner, and one that has no room for a name. */
+const KINDS = [
+  ["whose fence is named", false],
+  ["whose fence has no room for a name", true],
+] as const;
+
+/** A workspace with the device vdd, on d.qcow2. */
+async function makeBench(isBare: boolean): Promise<Workbench> {
+  const bench = await makeWorkbench();
+  const bytes = sampleQcow2({
+    virtualSizeBytes: 196_608,
+    dataClusters: [0, 3, 40],
+    seed: 9,
+    clusterBits: 12,
+  });
+  if (isBare) bytes.fill(1, 150, 151);
+  bench.makeFile("d.qcow2", bytes);
+  utimesSync(bench.at("d.qcow2"), T0, T0);
+  await bench.add("vdd", "d.qcow2");
+  return bench;
+}
+
+/** Another workspace in which the same image is the device x. */
+async function makeOther(bench: Workbench): Promise<Workbench> {
+  const other = new Workbench(makeScratchFolder());
+  await other.add("x", bench.at("d.qcow2"));
+  return other;
+}
+
+const isStaging = ({ path }: Call): boolean => path.includes("/.imgtx-");
+
+/** Copies vdd to m.raw with a bitmap, in a process that dies at a call. */
+async function dieMirroring(bench: Workbench, isLast: (call: Call) => boolean): Promise<void> {
+  const dying = bench.through(killAt(makeNodeStorage(), isLast));
+  const copying = mirror(dying, { vdd: "m.raw" }, { format: "raw", bitmap: true }, { markEveryMs: 0 });
+  await expect(copying).rejects.toThrow("killed");
+}
+
+function dieAtFlush(nth: number): (call: Call) => boolean {
+  let flushes = 0;
+  return (call) => {
+    if (call.name === "file.flush" && isStaging(call)) flushes += 1;
+    return flushes === nth;
+  };
+}
+
+const cancel = async (bench: Workbench) => await bench.run({ kind: "mirror-cancel", devices: ["vdd"] });
+const elsewhere = async (bench: Workbench) => await mirror(bench, { vdd: "n.raw" }, { format: "raw" });
+
+describe.each(KINDS)("an unfinished copy with a bitmap, of an image %s", (_, isBare) => {
+  qemu.test.each([
+    ["a freeze", "is cancelled", true, cancel],
+    ["a freeze", "makes room for another mirror", true, elsewhere],
+    ["another workspace's freeze", "is cancelled", false, cancel],
+  ])("takes nothing from %s that came after it, when it %s", async (__, ___, isOwn, giveUp) => {
+    const bench = await makeBench(isBare);
+    await dieMirroring(bench, dieAtFlush(2));
+    expect((await bench.devices()).map((device) => device.unfinishedCopy?.image)).toContain(
+      bench.at("m.raw"),
+    );
+    // The guest goes on, and counts clusters where the copy's plan would put its bitmap.
+    writeGuest(bench.at("d.qcow2"), "qcow2", "write -P 170 100k 32k");
+    const [freezer, device] = isOwn ? [bench, "vdd"] : [await makeOther(bench), "x"];
+    await freezer.run(freeze([device]));
+    const frozen = stateOf(bench.at("d.qcow2"));
+    await giveUp(bench);
+    expect(stateOf(bench.at("d.qcow2"))).toEqual(frozen);
+    expect(stagingFiles(bench)).toEqual([]);
+    await freezer.run(unfreeze([device]));
+    execFileSync("qemu-img", ["check", "-q", bench.at("d.qcow2")]);
+    writeGuest(bench.at("d.qcow2"), "qcow2", "write -P 187 150k 16k", "read -P 170 100k 32k");
+  });
+
+  qemu.test("that is cut off when its fence is up is kept without it, and goes on", async () => {
+    const bench = await makeBench(isBare);
+    const before = readFileSync(bench.at("d.qcow2"));
+    await dieMirroring(bench, ({ name, purpose }) => name === "file.flush" && purpose === "patch");
+    expect(isFenced(bench.at("d.qcow2"))).toBe(true);
+    expect((await bench.devices()).map((device) => device.unfinishedCopy?.image)).toContain(
+      bench.at("m.raw"),
+    );
+    expect(readFileSync(bench.at("d.qcow2")).equals(before)).toBe(true);
+    await mirror(bench, { vdd: "m.raw" }, { format: "raw", bitmap: true });
+    expect(await judge(bench, "vdd")).toBe(IDENTICAL);
+    expect(stagingFiles(bench)).toEqual([]);
+  });
+});
+
+describe.each(KINDS)("a transaction with a freeze, of an image %s", (_, isBare) => {
+  test.each([
+    ["a later freeze", true],
+    ["another workspace's freeze", false],
+  ])("that went back to a savepoint before it takes nothing from %s", async (__, isOwn) => {
+    const bench = await makeBench(isBare);
+    const before = readFileSync(bench.at("d.qcow2"));
+    const id = await bench.begin();
+    await bench.savepoint("start", id);
+    await bench.run(freeze(["vdd"]), { transaction: id });
+    await bench.rollbackTo("start", id);
+    expect(readFileSync(bench.at("d.qcow2")).equals(before)).toBe(true);
+    const [freezer, device] = isOwn ? [bench, "vdd"] : [await makeOther(bench), "x"];
+    await freezer.run(freeze([device]), { standalone: true });
+    const frozen = stateOf(bench.at("d.qcow2"));
+    await bench.abort(id);
+    expect(stateOf(bench.at("d.qcow2"))).toEqual(frozen);
+    await freezer.run(unfreeze([device]));
+    expect(readFileSync(bench.at("d.qcow2")).equals(before)).toBe(true);
+  });
+
+  test("takes its second fence back where it went back over its first", async () => {
+    const bench = await makeBench(isBare);
+    const before = stateOf(bench.at("d.qcow2"));
+    const id = await bench.begin();
+    await bench.savepoint("start", id);
+    await bench.run(freeze(["vdd"]));
+    await bench.rollbackTo("start", id);
+    await bench.run(freeze(["vdd"]));
+    await bench.abort(id);
+    expect(stateOf(bench.at("d.qcow2"))).toEqual(before);
+  });
+});
+
+describe("a fence that somebody else has lifted by force", () => {
+  qemu.test("is not taken back from whoever froze the image then, nor is a bitmap under it", async () => {
+    const bench = await makeBench(false);
+    const other = await makeOther(bench);
+    const id = await bench.begin();
+    await mirror(bench, { vdd: "m.raw" }, { format: "raw", bitmap: true });
+    await other.run(unfreeze(["x"], true));
+    writeGuest(bench.at("d.qcow2"), "qcow2", "write -P 170 100k 32k");
+    await other.run(freeze(["x"]));
+    const frozen = stateOf(bench.at("d.qcow2"));
+    const { kept } = await bench.abort(id);
+    expect(kept).toEqual([
+      {
+        path: bench.at("d.qcow2"),
+        why: expect.stringContaining("somebody has changed its header") as string,
+      },
+    ]);
+    expect(stateOf(bench.at("d.qcow2"))).toEqual(frozen);
+    await other.run(unfreeze(["x"]));
+    writeGuest(bench.at("d.qcow2"), "qcow2", "write -P 187 150k 16k", "read -P 170 100k 32k");
+  });
+
+  qemu.test("does not hold the transaction up, and the image stays as its guest left it", async () => {
+    const bench = await makeBench(false);
+    const other = await makeOther(bench);
+    const id = await bench.begin();
+    await bench.run(freeze(["vdd"]));
+    await other.run(unfreeze(["x"], true));
+    writeGuest(bench.at("d.qcow2"), "qcow2", "write -P 170 100k 32k");
+    const written = stateOf(bench.at("d.qcow2"));
+    await bench.abort(id);
+    expect(await bench.open()).toEqual([]);
+    expect(stateOf(bench.at("d.qcow2"))).toEqual(written);
+  });
+});
+
+test("a copy of the image that was taken under the fence, and put back in place, loses that fence alone", async () => {
+  const bench = await makeBench(false);
+  const before = readFileSync(bench.at("d.qcow2"));
+  const id = await bench.begin();
+  await mirror(bench, { vdd: "m.raw" }, { format: "raw", bitmap: true });
+  const copy = readFileSync(bench.at("d.qcow2"));
+  writeFileSync(bench.at("d.qcow2"), copy);
+  expect((await bench.abort(id)).kept).toEqual([]);
+  expect(readFileSync(bench.at("d.qcow2")).equals(before)).toBe(true);
+});
