@@ -34,6 +34,7 @@ export async function openSession(
     ...lockWait(invocation),
     startFolder: context.cwd,
     workspace: settings.workspace,
+    safeWorkspaces: settings.safeWorkspaces,
     createHere: options.createHere ?? false,
     reportOnly: options.reportOnly ?? false,
   });

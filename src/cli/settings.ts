@@ -20,6 +20,8 @@ export interface Settings {
   readonly waitMs: number;
   /** How often a long copy keeps how far it has come. */
   readonly markEveryMs: number | undefined;
+  /** Of IMGTX_SAFE_WORKSPACES: absolute paths. */
+  readonly safeWorkspaces: readonly string[];
   readonly transaction: string | undefined;
   /** Of this command line only. */
   readonly givenAllowPaths: readonly string[];
@@ -44,6 +46,7 @@ export function readSettings(
     if (path === "") throw new ImgtxError("E_USAGE", "--allow-path: the folder's name is empty");
     return absolutePath(cwd, path);
   });
+  const safe = (env["IMGTX_SAFE_WORKSPACES"] ?? "").split(":").filter((path) => path.startsWith("/"));
   const inherited = (env["IMGTX_ALLOW_PATH"] ?? "").split(":").filter((path) => path !== "");
   return {
     json: values.get("--json") === true || text("--output") === "json",
@@ -55,6 +58,7 @@ export function readSettings(
     waitMs: readWait(text("--wait")),
     markEveryMs: readMarkEvery(notEmpty(env["IMGTX_MARK_EVERY"])),
     transaction,
+    safeWorkspaces: safe,
     givenAllowPaths,
     allowPaths: [...givenAllowPaths, ...inherited.map((path) => absolutePath(cwd, path))],
   };

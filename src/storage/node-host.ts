@@ -14,7 +14,8 @@ export function makeNodeHost(): Host {
   let userName: string | undefined;
   return {
     pid: process.pid,
-    userId: process.getuid?.() ?? 0,
+    userId: process.geteuid?.() ?? 0,
+    nameOfUser: lookUpName,
     get userName() {
       userName ??= lookUpUserName();
       return userName;
@@ -42,6 +43,19 @@ function randomName(): string {
   return Array.from({ length: NAME_LENGTH }, () =>
     NAME_ALPHABET.charAt(randomInt(NAME_ALPHABET.length)),
   ).join("");
+}
+
+function lookUpName(id: number): string {
+  try {
+    const entry = readFileSync("/etc/passwd", "utf8")
+      .split("\n")
+      .map((line) => line.split(":"))
+      .find((fields) => fields[2] === String(id));
+    return entry?.[0] || `#${id}`;
+  } catch {
+    // No such file in a sandbox; names are only ever shown.
+    return `#${id}`;
+  }
 }
 
 function lookUpUserName(): string {

@@ -13,6 +13,7 @@ import {
   constants,
   fstatSync,
   fsync as fsyncWithCallback,
+  lchownSync,
   linkSync,
   lstatSync,
   mkdirSync,
@@ -90,6 +91,11 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     async makeSymlink(target, path) {
       explained(`make the symbolic link '${path}'`, path, () => {
         symlinkSync(target, path);
+      });
+    },
+    async setOwner(path, ownerId, groupId) {
+      explained(`set the owner of '${path}'`, path, () => {
+        lchownSync(path, ownerId, groupId);
       });
     },
     readSymlink: async (path) =>

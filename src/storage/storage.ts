@@ -153,6 +153,8 @@ export interface Host {
   readonly pid: number;
   readonly userId: number;
   readonly userName: string;
+  /** The name of a user of this system; `#1000` where it has none, as sudo takes it. */
+  nameOfUser(id: number): string;
   readonly bootId: string;
   /** Of this installation of the system, for as long as it lives; "" where it has none. */
   readonly machineId: string;
@@ -196,6 +198,8 @@ export interface Storage {
   removeFile(path: string): Promise<void>;
   /** Makes a symbolic link at path that says target. */
   makeSymlink(target: string, path: string): Promise<void>;
+  /** Gives a file, folder or link another owner and group. A link itself, and not what it leads to. */
+  setOwner(path: string, ownerId: number, groupId: number): Promise<void>;
   readSymlink(path: string): Promise<string>;
   /**
    * Processes other than this one that have the file open, those that lock it first. Empty where /proc

@@ -29,9 +29,13 @@ import type { Adoption, ForgottenTransaction, LockWait } from "./request.ts";
 export async function adoptWorkspace(
   storage: Storage,
   folder: string,
-  how: LockWait & { readonly moved: boolean; readonly dryRun: boolean },
+  how: LockWait & {
+    readonly moved: boolean;
+    readonly dryRun: boolean;
+    readonly safeWorkspaces?: readonly string[];
+  },
 ): Promise<Adoption> {
-  const workspace = await workspaceAt(storage, folder);
+  const workspace = await workspaceAt(storage, folder, how.safeWorkspaces);
   if (!(await isWorkspaceMade(workspace))) {
     throw new ImgtxError("E_NO_WORKSPACE", `'${workspace.root}' is not a workspace`, {
       image: workspace.root,

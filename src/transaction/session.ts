@@ -48,6 +48,8 @@ export interface SessionOptions extends LockWait {
   readonly startFolder: string;
   /** The workspace that was named; its parents are not searched. */
   readonly workspace: string | undefined;
+  /** Workspaces of other users that the caller trusts: absolute paths. */
+  readonly safeWorkspaces?: readonly string[];
   /** Where there is none, work in the one that would be made here. The first plan makes it. */
   readonly createHere: boolean;
   /** Say what recovery would do, and do nothing: `recover --dry-run`. */
@@ -57,8 +59,9 @@ export interface SessionOptions extends LockWait {
 export async function initWorkspace(
   storage: Storage,
   folder: string,
+  safeWorkspaces: readonly string[] = [],
 ): Promise<{ root: string; created: boolean }> {
-  const workspace = await workspaceAt(storage, folder);
+  const workspace = await workspaceAt(storage, folder, safeWorkspaces);
   const created = await makeWorkspace(workspace, new Date(storage.host.now()).toISOString());
   if (!created) await assertOwn(workspace);
   try {
@@ -274,10 +277,10 @@ export async function listTransactions(session: Session): Promise<TransactionDes
 
 async function findOrPlace(storage: Storage, options: SessionOptions): Promise<Workspace> {
   try {
-    return await findWorkspace(storage, options.startFolder, options.workspace);
+    return await findWorkspace(storage, options.startFolder, options.workspace, options.safeWorkspaces);
   } catch (error) {
     if (!options.createHere || !(error instanceof ImgtxError) || error.code !== "E_NO_WORKSPACE") throw error;
-    return await workspaceAt(storage, options.workspace ?? options.startFolder);
+    return await workspaceAt(storage, options.workspace ?? options.startFolder, options.safeWorkspaces);
   }
 }
 

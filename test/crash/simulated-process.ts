@@ -30,6 +30,7 @@ export class SimulatedProcess implements Storage {
       pid: machine.nextPid(),
       userId: 0,
       userName: "tester",
+      nameOfUser: (id) => `#${id}`,
       bootId: `00000000-0000-4000-8000-${String(machine.boots).padStart(12, "0")}`,
       machineId: "0123456789abcdef0123456789abcdef",
       now: () => Number(machine.clockNs / 1_000_000n),
@@ -176,6 +177,11 @@ export class SimulatedProcess implements Storage {
     this.#changeName("make symlink", path, [{ ...slotOf(place), inode: number }], (atNs) =>
       makeInode(number, "symlink", 0o777, atNs, target),
     );
+  }
+
+  async setOwner(path: string): Promise<void> {
+    await this.turn();
+    this.#existing(path, false);
   }
 
   async readSymlink(path: string): Promise<string> {

@@ -90,6 +90,7 @@ const HOST: Host = {
   pid: 1,
   userId: 0,
   userName: "root",
+  nameOfUser: (id) => `#${id}`,
   bootId: "00000000-0000-0000-0000-000000000000",
   machineId: "",
   now: () => 0,
@@ -137,6 +138,7 @@ function makeStorage(disk: MemoryDisk, watch: Watch): Storage {
     renameWithoutReplacing: notHere,
     removeFile: async (path) => disk.set(path, undefined),
     makeSymlink: notHere,
+    setOwner: notHere,
     readSymlink: notHere,
     findHolders: async () => [],
   };

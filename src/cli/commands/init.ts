@@ -90,7 +90,7 @@ export const init: PlainCommand = {
       return 0;
     }
     const engine = await invocation.loadEngine();
-    report.done(await engine.initWorkspace(context.storage, target), MADE);
+    report.done(await engine.initWorkspace(context.storage, target, settings.safeWorkspaces), MADE);
     return 0;
   },
 };
@@ -99,7 +99,12 @@ async function adopt(invocation: Invocation, folder: string): Promise<number> {
   const { input, settings, context, report } = invocation;
   const { dryRun } = settings;
   const engine = await invocation.loadEngine();
-  const how = { ...lockWait(invocation), moved: input.flag("--moved"), dryRun };
+  const how = {
+    ...lockWait(invocation),
+    moved: input.flag("--moved"),
+    dryRun,
+    safeWorkspaces: settings.safeWorkspaces,
+  };
   const adoption = await engine.adoptWorkspace(context.storage, folder, how);
   // Shows the devices, and goes on with what came along.
   if (!dryRun) await openSession({ ...invocation, settings: { ...settings, workspace: folder } });

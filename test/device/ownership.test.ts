@@ -1,0 +1,218 @@
+// Whose workspace a command may use. Owners and permissions are what a storage says: so no test needs root.
+
+import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { findWorkspace, makeWorkspace, workspaceAt } from "../../src/device/index.ts";
+import { SAFE_LIST } from "../../src/device/ownership.ts";
+import { type FileStat, makeNodeStorage, type Storage } from "../../src/storage/index.ts";
+import { failureOf } from "../storage/conformance.ts";
+import { makeScratchFolder } from "../transaction/workbench.ts";
+
+const ME = 1000;
+const OTHER = 4711;
+type Told = Partial<Pick<FileStat, "ownerId" | "groupId" | "mode">>;
+
+interface Scene {
+  /** What is said of a path below the folder; of all others that they are mine, 0755. */
+  readonly told?: Readonly<Record<string, Told>>;
+  readonly userId?: number;
+  readonly safeList?: { readonly text: string } & Told;
+  readonly keepsModes?: boolean;
+}
+
+function scene(root: string, { told = {}, userId = ME, safeList, keepsModes = true }: Scene): Storage {
+  const storage = makeNodeStorage();
+  const list = `${root}/safe-list`;
+  if (safeList) writeFileSync(list, safeList.text);
+  const place = (path: string): string => (path === SAFE_LIST && safeList ? list : path);
+  const look = (path: string, stat: FileStat | undefined): FileStat | undefined => {
+    if (!stat) return undefined;
+    if (path === SAFE_LIST) return { ...stat, ownerId: 0, mode: 0o644, ...safeList };
+    return { ...stat, ownerId: ME, mode: 0o755, ...told[path.slice(root.length + 1)] };
+  };
+  return {
+    ...storage,
+    host: new Proxy(storage.host, {
+      get: (host, name) => (name === "userId" ? userId : (Reflect.get(host, name) as unknown)),
+    }),
+    stat: async (path) => look(path, await storage.stat(place(path))),
+    statLink: async (path) => look(path, await storage.statLink(place(path))),
+    openFile: async (path, access, options) => await storage.openFile(place(path), access, options),
+    describeFileSystem: async () => ({ keepsInodes: true, keepsModes }),
+  };
+}
+
+/** A folder that holds `ws`, a workspace with `below` in it. */
+async function makeBelow(): Promise<string> {
+  const root = makeScratchFolder();
+  mkdirSync(`${root}/ws/below`, { recursive: true });
+  await makeWorkspace({ storage: makeNodeStorage(), root: `${root}/ws` }, "2026-01-02T03:04:05.678Z");
+  return root;
+}
+
+async function find(root: string, how: Scene, named = false, safe: readonly string[] = []): Promise<unknown> {
+  const storage = scene(root, how);
+  return await findWorkspace(storage, `${root}/ws/below`, named ? `${root}/ws` : undefined, safe);
+}
+
+const PARTS = [
+  "ws/.imgtx",
+  "ws/.imgtx/table.json",
+  "ws/.imgtx/history",
+  "ws/.imgtx/journal",
+  "ws/.imgtx/view",
+  "ws/.imgtx/lock",
+];
+
+describe("a workspace is used", () => {
+  test("where all of it is the caller's, or root's", async () => {
+    const root = await makeBelow();
+    expect(await find(root, {})).toMatchObject({ root: `${root}/ws` });
+    const told = Object.fromEntries(["ws", ...PARTS].map((path) => [path, { ownerId: 0 }]));
+    expect(await find(root, { told })).toMatchObject({ root: `${root}/ws` });
+  });
+
+  test("where a group may write to its folder, or everybody to a sticky one", async () => {
+    const root = await makeBelow();
+    expect(await find(root, { told: { ws: { mode: 0o2775 } } })).toMatchObject({ root: `${root}/ws` });
+    expect(await find(root, { told: { ws: { mode: 0o1777, ownerId: 0 } } })).toMatchObject({
+      root: `${root}/ws`,
+    });
+  });
+
+  test("where the mount alone says who may write", async () => {
+    const root = await makeBelow();
+    const told = Object.fromEntries(["ws", ...PARTS].map((path) => [path, { mode: 0o777 }]));
+    expect(await find(root, { told, keepsModes: false })).toMatchObject({ root: `${root}/ws` });
+  });
+});
+
+describe("a workspace is refused", () => {
+  test.each(["ws", ...PARTS])("where %s belongs to another user, found upwards or named", async (path) => {
+    const root = await makeBelow();
+    for (const userId of [ME, 0]) {
+      const told = {
+        ...Object.fromEntries(PARTS.map((part) => [part, { ownerId: 0 }])),
+        [path]: { ownerId: OTHER },
+      };
+      const how = { userId, told: { ws: { ownerId: 0 }, ...told } };
+      for (const named of [false, true]) {
+        const failure = await failureOf(async () => await find(root, how, named));
+        expect(failure).toMatchObject({ code: "E_NOT_OWNER", exitCode: 14, image: `${root}/${path}` });
+        expect(failure.message).toContain(`another user, #${OTHER}`);
+        expect(failure.hint).toContain(`sudo -u #${OTHER} imgtx`);
+        expect(failure.hint).toContain("IMGTX_SAFE_WORKSPACES");
+      }
+    }
+  });
+
+  test.each([
+    ["ws", 0o777],
+    ...PARTS.map((path) => [path, 0o775] as const),
+    ...PARTS.map((path) => [path, 0o757] as const),
+  ] as const)("where others may write to %s (%o)", async (path, mode) => {
+    const root = await makeBelow();
+    const failure = await failureOf(async () => await find(root, { told: { [path]: { mode } } }));
+    expect(failure).toMatchObject({ code: "E_NOT_OWNER", image: `${root}/${path}` });
+    expect(failure.hint).toContain(`chmod go-w ${root}/${path}`);
+  });
+
+  test("and not passed over for one further up", async () => {
+    const root = await makeBelow();
+    await makeWorkspace({ storage: makeNodeStorage(), root }, "2026-01-02T03:04:05.678Z");
+    const failure = await failureOf(
+      async () => await find(root, { told: { "ws/.imgtx": { ownerId: OTHER } } }),
+    );
+    expect(failure.code).toBe("E_NOT_OWNER");
+  });
+
+  test("where a part of it is a symbolic link, whoever made it", async () => {
+    const root = makeScratchFolder();
+    mkdirSync(`${root}/ws/below`, { recursive: true });
+    mkdirSync(`${root}/elsewhere`);
+    await makeWorkspace(
+      { storage: makeNodeStorage(), root: `${root}/elsewhere` },
+      "2026-01-02T03:04:05.678Z",
+    );
+    symlinkSync(`${root}/elsewhere/.imgtx`, `${root}/ws/.imgtx`);
+    expect(await failureOf(async () => await find(root, {}))).toMatchObject({
+      code: "E_REFUSED",
+      image: `${root}/ws/.imgtx`,
+    });
+  });
+
+  test("before it is made, in another user's folder", async () => {
+    const root = await makeBelow();
+    const storage = scene(root, { told: { "ws/below": { ownerId: OTHER } }, userId: 0 });
+    expect(await failureOf(async () => await workspaceAt(storage, `${root}/ws/below`))).toMatchObject({
+      code: "E_NOT_OWNER",
+    });
+  });
+});
+
+describe("another user's workspace that is listed as safe", () => {
+  const FOREIGN = { "ws/.imgtx": { ownerId: OTHER, groupId: 12 } };
+
+  test("is used where it is named too, and not where it is only met", async () => {
+    const root = await makeBelow();
+    expect(await find(root, { told: FOREIGN }, true, [`${root}/ws`])).toMatchObject({ root: `${root}/ws` });
+    const failure = await failureOf(async () => await find(root, { told: FOREIGN }, false, [`${root}/ws`]));
+    expect(failure).toMatchObject({ code: "E_NOT_OWNER" });
+    expect(failure.hint).toContain(`--workspace ${root}/ws`);
+  });
+
+  test("is used by root's list, as long as nobody but root writes that", async () => {
+    const root = await makeBelow();
+    const text = `# ours\n/somewhere/else\n${root}/ws   # the web guests\n`;
+    expect(await find(root, { told: FOREIGN, safeList: { text } }, true)).toMatchObject({
+      root: `${root}/ws`,
+    });
+    for (const forged of [{ ownerId: OTHER }, { mode: 0o666 }, { mode: 0o664 }]) {
+      const failure = await failureOf(
+        async () => await find(root, { told: FOREIGN, safeList: { text, ...forged } }, true),
+      );
+      expect(failure.code).toBe("E_NOT_OWNER");
+    }
+  });
+
+  test("gets its owner's ownership for all that root makes there", async () => {
+    const root = await makeBelow();
+    const owners: string[] = [];
+    const storage: Storage = {
+      ...scene(root, { told: FOREIGN, userId: 0 }),
+      createFile: async (path, mode) => {
+        const file = await makeNodeStorage().createFile(path, mode);
+        file.setAccess = async ({ ownerId, groupId }) => {
+          owners.push(`${path.slice(root.length)} ${ownerId} ${groupId}`);
+        };
+        return file;
+      },
+      setOwner: async (path, ownerId, groupId) => {
+        owners.push(`${path.slice(root.length)} ${ownerId} ${groupId}`);
+      },
+    };
+    const found = await findWorkspace(storage, "/", `${root}/ws`, [`${root}/ws`]);
+    await (await found.storage.createFile(`${root}/ws/a1.qcow2`, 0o600)).close();
+    await found.storage.makeFolder(`${root}/ws/.imgtx/view/1`, 0o755);
+    await found.storage.makeSymlink("a1.qcow2", `${root}/ws/.imgtx/view/1/vda`);
+    expect(owners).toEqual([
+      `/ws/a1.qcow2 ${OTHER} 12`,
+      `/ws/.imgtx/view/1 ${OTHER} 12`,
+      `/ws/.imgtx/view/1/vda ${OTHER} 12`,
+    ]);
+  });
+});
+
+test.each([
+  ["history/000000.json", "x"],
+  ["journal/abcdefghij.journal", "x"],
+])("a workspace that lost its table, and still has %s, is not taken for none", async (name, content) => {
+  const root = makeScratchFolder();
+  mkdirSync(`${root}/ws/below`, { recursive: true });
+  mkdirSync(`${root}/ws/.imgtx/history`, { recursive: true });
+  mkdirSync(`${root}/ws/.imgtx/journal`);
+  writeFileSync(`${root}/ws/.imgtx/${name}`, content);
+  const failure = await failureOf(async () => await find(root, {}));
+  expect(failure).toMatchObject({ code: "E_CORRUPT", image: `${root}/ws/.imgtx/table.json` });
+  expect(failure.hint).toContain(`imgtx init --restore ${root}/ws`);
+});
