@@ -25,6 +25,7 @@ import { DAMAGE_HINT } from "./qcow2-link.ts";
 import { readSoundSnapshots } from "./qcow2-snapshots.ts";
 import { quoteName } from "./quote-name.ts";
 import { readHead } from "./read-header.ts";
+import { requireCounted } from "./require-counted.ts";
 import { L2Tables } from "./writer/l2-tables.ts";
 import { MetadataMap } from "./writer/metadata-map.ts";
 import { Refcounts } from "./writer/refcounts.ts";
@@ -63,6 +64,7 @@ export class BitmapSpace {
   static async open(link: Qcow2Link, bitmaps: readonly BitmapEntry[]): Promise<BitmapSpace> {
     const { header, path, stat } = link;
     requireWritable(header, path);
+    await requireCounted(link.file, path);
     const metadata = new MetadataMap(path, header.clusterSizeBytes);
     await readSoundSnapshots(link);
     await claimMetadata(metadata, link);

@@ -114,9 +114,10 @@ export class MappingWalk {
     this.#uses.add(offset, times, activeTimes);
     const cluster = Math.floor(offset / clusterSizeBytes);
     if (activeTimes === 0 || offset === 0 || this.#stored.isUnreadable(cluster)) return;
-    const isOne = this.#stored.lowCount(cluster) === 1;
-    if (isOne === hi >>> COPIED_HI_BIT > 0) return;
-    scan.noteWrongFlag(`L2 cluster: l1_index=${index} l1_entry=${formatWord(hi, lo)}`, cluster, activeTimes);
+    const isSet = hi >>> COPIED_HI_BIT > 0;
+    if ((this.#stored.lowCount(cluster) === 1) === isSet) return;
+    const what = `L2 cluster: l1_index=${index} l1_entry=${formatWord(hi, lo)}`;
+    scan.noteWrongFlag({ what, cluster, times: activeTimes, isSet });
   }
 
   async #walkL2Tables(scan: L2Scan, signal: AbortSignal | undefined): Promise<void> {

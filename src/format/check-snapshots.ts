@@ -42,7 +42,9 @@ export async function checkSnapshots(
   const { findings } = references;
   const { snapshots, tableBytes, incomplete } = await readSnapshotTable(file, header);
   if (header.version === 3) {
-    for (const index of incomplete) findings.corrupt(`ERROR snapshot table entry ${index} is incomplete`);
+    for (const index of incomplete) {
+      findings.corrupt(`ERROR snapshot table entry ${index} is incomplete`, 1, null);
+    }
   }
   if (hasExternalDataFile && snapshots.length > 0) {
     findings.corrupt(`ERROR ${snapshots.length} snapshots in image with data file`);

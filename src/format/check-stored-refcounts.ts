@@ -48,7 +48,7 @@ export class StoredRefcounts {
   readonly #file: StorageFile;
   readonly #layout: RefcountLayout;
   readonly #entriesPerBlock: number;
-  readonly #clusterSizeBytes: number;
+  readonly clusterSizeBytes: number;
   readonly #unreadable = new Set<number>();
   /** The block that was read last, for exact counts. */
   #block: { readonly index: number; readonly bytes: Uint8Array } | undefined;
@@ -56,15 +56,15 @@ export class StoredRefcounts {
   constructor(file: StorageFile, layout: RefcountLayout) {
     this.#file = file;
     this.#layout = layout;
-    this.#clusterSizeBytes = 2 ** layout.clusterBits;
-    this.#entriesPerBlock = countBlockEntries(this.#clusterSizeBytes, 2 ** layout.refcountOrder);
+    this.clusterSizeBytes = 2 ** layout.clusterBits;
+    this.#entriesPerBlock = countBlockEntries(this.clusterSizeBytes, 2 ** layout.refcountOrder);
   }
 
   /** Reads the counts of the first clusters of the file. */
   async load(clusters: number): Promise<void> {
     const tableEntries = this.#layout.table.length / 2;
     const blocks = Math.min(tableEntries, Math.ceil(clusters / this.#entriesPerBlock));
-    const bytes = new Uint8Array(this.#clusterSizeBytes);
+    const bytes = new Uint8Array(this.clusterSizeBytes);
     for (let index = 0; index < blocks; index += 1) {
       if (refcountBlockOffset(this.#layout.table, index) === 0) continue;
       if (await this.#readBlock(index, bytes)) this.#spread(index, bytes);
@@ -89,7 +89,7 @@ export class StoredRefcounts {
     if (this.isUnreadable(cluster)) return undefined;
     const index = Math.floor(cluster / this.#entriesPerBlock);
     if (this.#block?.index !== index) {
-      const bytes = new Uint8Array(this.#clusterSizeBytes);
+      const bytes = new Uint8Array(this.clusterSizeBytes);
       await this.#readBlock(index, bytes);
       this.#block = { index, bytes };
     }
@@ -109,7 +109,7 @@ export class StoredRefcounts {
   /** False where the entry of the table can't be true. What lies behind the end of the file reads as zeros. */
   async #readBlock(index: number, bytes: Uint8Array): Promise<boolean> {
     const offset = refcountBlockOffset(this.#layout.table, index);
-    if (offset % this.#clusterSizeBytes !== 0 || offset >= OFFSET_END) return false;
+    if (offset % this.clusterSizeBytes !== 0 || offset >= OFFSET_END) return false;
     const readable = safeNumber(BigInt(offset)) !== undefined;
     const got = readable ? await this.#file.read(bytes, offset) : 0;
     bytes.fill(0, got);
@@ -233,7 +233,8 @@ async function compareCluster(
   if (count === undefined) {
     findings.unjudged(`Can't get refcount for cluster ${cluster}: Input/output error`);
   } else if (count < references) {
-    findings.corrupt(`ERROR cluster ${cluster} refcount=${count} reference=${references}`);
+    const line = `ERROR cluster ${cluster} refcount=${count} reference=${references}`;
+    findings.corrupt(line, 1, { kind: "uncounted", offset: cluster * stored.clusterSizeBytes, count });
   } else if (count > references) {
     const text = await stored.formatCount(cluster);
     findings.leak(

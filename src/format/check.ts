@@ -11,7 +11,12 @@ import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import { checkBitmaps } from "./check-bitmaps.ts";
 import { ClusterCounts } from "./qcow2/check-counts.ts";
-import { CheckFindings, type CheckResult, type FindingSink, type LeakSink } from "./qcow2/check-findings.ts";
+import {
+  CheckFindings,
+  type CheckResult,
+  type CheckWatch,
+  type FindingSink,
+} from "./qcow2/check-findings.ts";
 import { type CheckHeader, readCheckHeader } from "./check-header.ts";
 import { L2Scan } from "./qcow2/check-l2-scan.ts";
 import { MappingWalk } from "./check-mapping.ts";
@@ -35,16 +40,16 @@ const CLUSTERS_MAX = 2 ** 31 - 1;
 /**
  * Checks the image in the file, and gives each finding to the sink as it is found. E_CORRUPT with a place
  * where the header, or a structure that the rest hangs on, can't be read as what it should be. The signal ends
- * it with its reason. Leaked clusters are told to onLeak as well.
+ * it with its reason. Leaks, and what endangers a writer, are told to watch as well.
  */
 export async function checkQcow2(
   file: StorageFile,
   sink: FindingSink,
   signal?: AbortSignal,
-  onLeak?: LeakSink,
+  watch: CheckWatch = {},
 ): Promise<CheckResult> {
   try {
-    return await check(file, new CheckFindings(sink, onLeak), signal);
+    return await check(file, new CheckFindings(sink, watch), signal);
   } catch (error) {
     throw error instanceof ImgtxError ? error.with({ image: file.path }) : error;
   }
@@ -143,9 +148,11 @@ function judgeRefcountBlocks(table: Uint32Array, references: References): void {
 
 async function tellWrongFlags(scan: L2Scan, stored: StoredRefcounts, findings: CheckFindings): Promise<void> {
   let told = 0;
-  for (const { what, cluster, times } of scan.wrongFlags) {
+  for (const { what, cluster, times, isSet } of scan.wrongFlags) {
     const count = cluster === undefined ? "1" : await stored.formatCount(cluster);
-    findings.corrupt(`ERROR OFLAG_COPIED ${what} refcount=${count}`, times);
+    // Without the flag a cluster is copied before it is written to, which is never wrong.
+    const line = `ERROR OFLAG_COPIED ${what} refcount=${count}`;
+    findings.corrupt(line, times, isSet ? { kind: "other", line } : null);
     told += times;
   }
   findings.corruptions += scan.copiedErrors - told;

@@ -5,7 +5,7 @@
 //   on the images below.
 // - Nothing is written before the first write is asked for.
 // - Refused are images that must not be changed: corrupt or dirty ones, encrypted ones, features that imgtx
-//   does not know, and metadata that overlaps.
+//   does not know, metadata that overlaps, and clusters in use that nobody counted (require-counted.ts).
 
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
@@ -21,6 +21,7 @@ import { TABLE_ENTRY_BYTES } from "./qcow2/limits.ts";
 import type { Qcow2Link } from "./qcow2-link.ts";
 import { readHead } from "./read-header.ts";
 import { readSnapshotTable } from "./qcow2-snapshots.ts";
+import { requireCounted } from "./require-counted.ts";
 import { RawTarget } from "./raw/raw-target.ts";
 import { MetadataMap } from "./writer/metadata-map.ts";
 import { Qcow2Writer } from "./writer/qcow2-writer.ts";
@@ -51,7 +52,8 @@ export interface WritingOptions {
 
 /**
  * Opens the image at path, which is absolute. The caller closes it. Errors are those of openImage;
- * E_REFUSED for a dirty image; E_CORRUPT for one that is marked corrupt or whose metadata overlaps.
+ * E_REFUSED for a dirty image; E_CORRUPT for one that is marked corrupt, whose metadata overlaps, or whose refcounts
+ * are too low.
  */
 export async function openForWriting(
   storage: Storage,
@@ -142,6 +144,8 @@ export async function openWriterState(
   files: Pick<WriterFiles, "file" | "dataFile" | "isOrdered" | "isExact">,
 ): Promise<WriterState> {
   const { header, path } = link;
+  // An image that nobody can find yet is ours from its first byte on.
+  if (files.isOrdered) await requireCounted(files.file, path);
   const metadata = new MetadataMap(path, header.clusterSizeBytes);
   await claimMetadata(metadata, link);
   return WriterState.open({ path, header, ...files }, metadata);

@@ -64,7 +64,7 @@ async function settle(
   const leaks: [number, number][] = [];
   try {
     const onLeak = (cluster: number, surplus: number): void => void leaks.push([cluster, surplus]);
-    const found = await checkQcow2(file, () => undefined, signal, onLeak);
+    const found = await checkQcow2(file, () => undefined, signal, { onLeak });
     if (found.corruptions > 0 || found.checkErrors > 0) return false;
     if (leaks.length === 0) return true;
     await change(storage, path, writing, async (image) => {

@@ -6,8 +6,19 @@
 /** Takes one line, without its line break. */
 export type FindingSink = (line: string) => void;
 
-/** Takes a leaked cluster, and by how much its refcount is too high. */
-export type LeakSink = (cluster: number, surplus: number) => void;
+/** What makes it unsafe to write to the image: a new cluster could be one that is in use. */
+export type Danger =
+  /** More refers to the cluster at the offset than its refcount says. */
+  | { readonly kind: "uncounted"; readonly offset: number; readonly count: number }
+  /** Something refers to bytes that the file does not have, from start to end. */
+  | { readonly kind: "missing"; readonly start: number; readonly end: number }
+  | { readonly kind: "other"; readonly line: string };
+
+export interface CheckWatch {
+  /** Takes a leaked cluster, and by how much its refcount is too high. */
+  readonly onLeak?: (cluster: number, surplus: number) => void;
+  readonly onDanger?: (danger: Danger) => void;
+}
 
 /** The counts and figures of `qemu-img check`, under the names that its JSON has. */
 export interface CheckResult {
@@ -36,16 +47,20 @@ export class CheckFindings {
   leaks = 0;
   checkErrors = 0;
   readonly #sink: FindingSink;
-  readonly #onLeak: LeakSink | undefined;
+  readonly #watch: CheckWatch;
 
-  constructor(sink: FindingSink, onLeak?: LeakSink) {
+  constructor(sink: FindingSink, watch: CheckWatch = {}) {
     this.#sink = sink;
-    this.#onLeak = onLeak;
+    this.#watch = watch;
   }
 
-  /** times: how often the damaged entry is reached, since each is an error of its own. */
-  corrupt(line: string, times = 1): void {
+  /**
+   * times: how often the damaged entry is reached, since each is an error of its own. danger: null for what a
+   * writer need not fear.
+   */
+  corrupt(line: string, times = 1, danger: Danger | null = { kind: "other", line }): void {
     this.corruptions += times;
+    if (danger !== null) this.#watch.onDanger?.(danger);
     for (let told = 0; told < Math.min(times, REPEATS_MAX); told += 1) this.#sink(line);
   }
 
@@ -53,11 +68,12 @@ export class CheckFindings {
   leak(line: string, cluster: number, surplus: number): void {
     this.leaks += 1;
     this.#sink(line);
-    this.#onLeak?.(cluster, surplus);
+    this.#watch.onLeak?.(cluster, surplus);
   }
 
   unjudged(line: string): void {
     this.checkErrors += 1;
+    this.#watch.onDanger?.({ kind: "other", line });
     this.#sink(line);
   }
 }

@@ -48,6 +48,8 @@ export interface WrongFlag {
   /** Undefined for a cluster of a data file, which has one reference always. */
   readonly cluster: number | undefined;
   readonly times: number;
+  /** Whether it says "one reference", and so would let the cluster be written to in place. */
+  readonly isSet: boolean;
 }
 
 interface Entry {
@@ -75,6 +77,7 @@ export class L2Scan {
   /** Clusters of the file when it was opened. */
   readonly #fileClusters: number;
   #nextOffset = 0;
+  #hasWrongSet = false;
 
   constructor(references: References, stored: StoredCounts, layout: L2Layout) {
     this.#references = references;
@@ -92,9 +95,11 @@ export class L2Scan {
     return this.#layout.hasExternalDataFile ? this.#scanExternal(words, use) : this.#scanOwn(words, use);
   }
 
-  noteWrongFlag(what: string, cluster: number | undefined, times: number): void {
-    this.copiedErrors += times;
-    if (this.wrongFlags.length < FLAGS_KEPT_MAX) this.wrongFlags.push({ what, cluster, times });
+  noteWrongFlag(flag: WrongFlag): void {
+    this.copiedErrors += flag.times;
+    const isFirstSet = flag.isSet && !this.#hasWrongSet;
+    this.#hasWrongSet ||= flag.isSet;
+    if (this.wrongFlags.length < FLAGS_KEPT_MAX || isFirstSet) this.wrongFlags.push(flag);
   }
 
   #scanOwn(words: Int32Array, use: TableUse): boolean {
@@ -226,14 +231,17 @@ export class L2Scan {
   #judgeCopied(entry: Entry, offset: number, use: TableUse): void {
     if (use.judgedTimes === 0) return;
     const isCopied = (entry.hi & L2_COPIED_HI) < 0;
-    const what = (): string => `data cluster: l2_entry=${formatWord(entry.hi, entry.lo)}`;
+    const note = (cluster: number | undefined): void => {
+      const what = `data cluster: l2_entry=${formatWord(entry.hi, entry.lo)}`;
+      this.noteWrongFlag({ what, cluster, times: use.judgedTimes, isSet: isCopied });
+    };
     if (this.#layout.hasExternalDataFile) {
-      if (!isCopied) this.noteWrongFlag(what(), undefined, use.judgedTimes);
+      if (!isCopied) note(undefined);
       return;
     }
     const cluster = Math.floor(offset / this.#clusterSizeBytes);
     if ((this.#stored.lowCount(cluster) === 1) === isCopied || this.#stored.isUnreadable(cluster)) return;
-    this.noteWrongFlag(what(), cluster, use.judgedTimes);
+    note(cluster);
   }
 
   // Offset and length share the word: the larger the cluster, the more bits say how long it is.

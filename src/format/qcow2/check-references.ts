@@ -43,6 +43,7 @@ export class References {
         "ERROR: counting reference for region exceeding the end of the file by one cluster or more: " +
           `offset 0x${place} size 0x${lengthBytes.toString(16)}`,
         times,
+        { kind: "missing", start: offset, end: offset + lengthBytes },
       );
       return;
     }
