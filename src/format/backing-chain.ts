@@ -15,6 +15,7 @@ import { composeBackingPath, requirePlainPath } from "./backing-name.ts";
 import { explainOpenFailure, inLoop, notQcow2, tooDeep, unknownFormat } from "./chain-errors.ts";
 import { type Fingerprint, fingerprintFrom, identityOf } from "./fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "./image-format.ts";
+import { judgeMissingTables } from "./missing-tables.ts";
 import { type GateOptions, passGate } from "./open-gate.ts";
 import { hasQcowMagic } from "./probe.ts";
 import type { Qcow2Header } from "./qcow2/header-cluster.ts";
@@ -134,8 +135,10 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
     const common = { path, name, file, stat, fingerprint: fingerprintFrom(stat, undefined), warnings };
     return { ...common, format, virtualSizeBytes, header: undefined, dataFile: undefined };
   }
-  const header = await readQcow2Header(file, head, stat.sizeBytes, path);
+  const header = await readQcow2Header(file, head, stat.sizeBytes, path, { mayLackTables: true });
   requireSupported(header, path);
+  const missing = await judgeMissingTables(header, file, path);
+  if (missing !== undefined) warnings.push(missing);
   const dataFileAt = reference.overlay === undefined ? walk.dataFileAt : undefined;
   const dataFile = await openDataFile(walk, path, header, { dataFileAt, warnings });
   const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;

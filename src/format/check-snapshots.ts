@@ -16,6 +16,7 @@ import {
   SNAPSHOTS_MAX,
   TABLE_ENTRY_BYTES,
 } from "./qcow2/limits.ts";
+import { shellQuote } from "./quote-name.ts";
 
 const EXTRA_DATA_BYTES_MAX = 1024;
 const TABLE_BYTES_MAX = 64 * 1024 * 1024;
@@ -83,7 +84,9 @@ async function readSnapshotTable(
     const nameBytes = view.getUint16(14);
     const extraBytes = view.getUint32(36);
     if (extraBytes > EXTRA_DATA_BYTES_MAX) {
-      throw broken(`Too much extra metadata in snapshot table entry ${index}`, at);
+      throw broken(`Too much extra metadata in snapshot table entry ${index}`, at).with({
+        hint: `\`qemu-img check -r all ${shellQuote(file.path)}\` takes it away`,
+      });
     }
     if (extraBytes < EXTRA_DATA_BYTES_V3) incomplete.push(index);
     const text = new Uint8Array(idBytes + nameBytes);

@@ -64,6 +64,7 @@ export { readSnapshotTable, readSoundSnapshots } from "./qcow2-snapshots.ts";
 export type { CheckResult } from "./qcow2/check-findings.ts";
 export type { SnapshotEntry } from "./qcow2/snapshot-table.ts";
 export { quoteName, shellQuote } from "./quote-name.ts";
+export { describeCutOffImages, requireOpenable } from "./require-openable.ts";
 export { settleCutOff, settlePartial } from "./settle-partial.ts";
 export { SliceImage } from "./slice-image.ts";
 export { stackImages } from "./stacked-image.ts";

@@ -78,7 +78,7 @@ async function describeLink(
     const fingerprint = fingerprintFrom(stat, undefined);
     return { ...common, format: "raw", virtualSizeBytes, header: undefined, fingerprint };
   }
-  const header = await readQcow2Header(file, head, stat.sizeBytes, path);
+  const header = await readQcow2Header(file, head, stat.sizeBytes, path, { mayLackTables: true });
   requireDescribable(header, path);
   const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
   return { ...common, format: "qcow2", virtualSizeBytes, header, fingerprint: fingerprintFrom(stat, head) };

@@ -18,6 +18,7 @@ import { CompressedReader } from "./qcow2-layer-compressed.ts";
 import { hasPreallocatedMetadata, splitAtHoles } from "./qcow2-layer-holes.ts";
 import { type L2Slice, L2Scanner } from "./qcow2-layer-scan.ts";
 import { DAMAGE_HINT, type L1Table, type Qcow2Link } from "./qcow2-link.ts";
+import { CUT_OFF_HINT, describeMissing } from "./require-counted.ts";
 import { type Run, RunList, type RunPurpose } from "./run-list.ts";
 import { allocateSlice, SLICE_BYTES, TableCache } from "./table-cache.ts";
 
@@ -70,6 +71,8 @@ export class Qcow2Layer implements LayerReader {
   readonly #fileEnd: number;
   readonly #metadata: readonly Area[];
   #preallocated: Promise<boolean> | undefined;
+  #isCutOff = false;
+  #missing: Promise<string | undefined> | undefined;
 
   constructor(link: Qcow2Link, options: Qcow2LayerOptions) {
     const { header } = link;
@@ -112,16 +115,28 @@ export class Qcow2Layer implements LayerReader {
     try {
       while (at < end && !runs.isFull) at = await this.#scanTable(at, scan);
     } catch (error) {
-      throw error instanceof ImgtxError ? error.with({ image: this.path, hint: DAMAGE_HINT }) : error;
+      if (!(error instanceof ImgtxError)) throw error;
+      throw (await this.#withMissing(error)).with({ image: this.path, hint: DAMAGE_HINT });
     }
     return at;
+  }
+
+  /** Where the file has been found too short: the same error, with all that it lacks. */
+  async #withMissing(error: ImgtxError): Promise<ImgtxError> {
+    if (!this.#isCutOff) return error;
+    this.#missing ??= describeMissing(this.#link.file);
+    const missing = await this.#missing;
+    return missing === undefined
+      ? error
+      : error.reworded(`${error.message}: ${missing}`, { hint: CUT_OFF_HINT });
   }
 
   /** The runs of one slice of an L2 table, or of guest bytes without one. Returns how far it came. */
   async #scanTable(at: number, scan: Scan): Promise<number> {
     const { end, runs, purpose } = scan;
     const index = Math.floor(at / this.#tableSpan);
-    if (index >= this.#l1.entries) {
+    // An L1 table past the end of the file is all zeros.
+    if (index >= this.#l1.entries || this.#l1.fileOffset >= this.#fileEnd) {
       runs.push(at, end - at, "unallocated", undefined);
       return end;
     }
@@ -206,10 +221,10 @@ export class Qcow2Layer implements LayerReader {
   #judgePlace(hostOffset: number, lengthBytes: number, what: string): void {
     const end = hostOffset + lengthBytes;
     if (end > this.#fileEnd) {
-      throw new ImgtxError(
-        "E_CORRUPT",
-        `${what} at 0x${hostOffset.toString(16)} lies past the end of the file`,
-      );
+      this.#isCutOff = true;
+      // Of neighbours that are taken as one, the first that is not there.
+      const place = what === "Cluster" ? Math.max(hostOffset, this.#fileEnd) : hostOffset;
+      throw new ImgtxError("E_CORRUPT", `${what} at 0x${place.toString(16)} lies past the end of the file`);
     }
     const area = this.#metadata.find((each) => hostOffset < each.end && end > each.start);
     if (area === undefined) return;

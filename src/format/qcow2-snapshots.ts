@@ -13,7 +13,7 @@ import {
   type SnapshotEntry,
 } from "./qcow2/snapshot-table.ts";
 import { DAMAGE_HINT, type L1Table } from "./qcow2-link.ts";
-import { quoteName } from "./quote-name.ts";
+import { quoteName, shellQuote } from "./quote-name.ts";
 import { readBytes } from "./read-header.ts";
 
 const WINDOW_BYTES = 2 * SNAPSHOT_ENTRY_BYTES_MAX;
@@ -51,7 +51,12 @@ export async function readSnapshotTable(link: ChainLink): Promise<SnapshotTable>
       }
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
-      throw error.with({ image: path, offset: header.snapshotsOffset + at, hint: DAMAGE_HINT });
+      const place = { image: path, offset: header.snapshotsOffset + at };
+      if (error.field !== "extra_data_size") throw error.with({ ...place, hint: DAMAGE_HINT });
+      throw error.reworded(`Too much extra metadata in snapshot table entry ${index}`, {
+        ...place,
+        hint: `\`qemu-img check -r all ${shellQuote(path)}\` takes it away`,
+      });
     }
   }
   return { entries, lengthBytes: at };

@@ -46,18 +46,20 @@ export async function readOwnHeader(file: StorageFile, path: string): Promise<Qc
 
 /**
  * Decodes the header of a qcow2 image. head is what readHead gave; more is read (at most one cluster) only
- * where extensions or the backing file name reach further. Errors name the image by path.
+ * where extensions or the backing file name reach further. Errors name the image by path. Where tables may lack,
+ * the caller judges missingTables.
  */
 export async function readQcow2Header(
   file: StorageFile,
   head: Uint8Array,
   fileSizeBytes: number,
   path: string,
+  options: { readonly mayLackTables?: boolean } = {},
 ): Promise<Qcow2Header> {
   const lengthBytes = measureHeaderCluster(head);
   const bytes = lengthBytes > head.length ? await readBytes(file, 0, lengthBytes) : head;
   try {
-    return decodeHeaderCluster(bytes, fileSizeBytes);
+    return decodeHeaderCluster(bytes, fileSizeBytes, options);
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     throw error.with({ image: path, hint: error.code === "E_CORRUPT" ? HINT_CORRUPT : HINT_UNSUPPORTED });

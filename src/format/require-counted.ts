@@ -17,6 +17,9 @@ import { checkQcow2 } from "./check.ts";
 import type { Danger } from "./qcow2/check-findings.ts";
 import { shellQuote } from "./quote-name.ts";
 
+export const CUT_OFF_HINT =
+  "get the rest of the file, or a whole copy of it; `imgtx img convert --salvage` copies what is there";
+
 /** E_CORRUPT where writing to the qcow2 image in the file could destroy what it holds. */
 export async function requireCounted(file: StorageFile, path: string): Promise<void> {
   const dangers = new Dangers();
@@ -41,10 +44,17 @@ export async function describeMissing(file: StorageFile): Promise<string | undef
   try {
     await checkQcow2(file, () => undefined, undefined, { onDanger });
   } catch (error) {
-    if (!(error instanceof ImgtxError && error.code === "E_CORRUPT")) throw error;
+    // What the check has found before it had to end is true all the same.
+    if (!(error instanceof ImgtxError)) throw error;
   }
   const { sizeBytes } = await file.stat();
   return dangers.describeMissing(sizeBytes);
+}
+
+/** What lacks of a file: from start to where the last thing that was to be there ends. */
+export function describeCutOff({ start, end }: { start: number; end: number }, sizeBytes: number): string {
+  const from = `0x${start.toString(16)}`;
+  return `bytes ${from} onward are missing: the file has ${sizeBytes} bytes; its tables need ${end}`;
 }
 
 /** The first of each kind, and how many or how far. */
@@ -65,12 +75,9 @@ class Dangers {
   }
 
   describeMissing(sizeBytes: number): string | undefined {
-    if (this.#missing === undefined) return undefined;
-    const { start, end } = this.#missing;
-    return (
-      `bytes 0x${start.toString(16)} onward are missing: the file has ${sizeBytes} bytes; ` +
-      `its tables need ${end}`
-    );
+    // A guest may have made the file longer meanwhile.
+    if (this.#missing === undefined || this.#missing.end <= sizeBytes) return undefined;
+    return describeCutOff(this.#missing, sizeBytes);
   }
 
   toError(image: string, sizeBytes: number): ImgtxError | undefined {
@@ -78,7 +85,7 @@ class Dangers {
     if (missing !== undefined) {
       return new ImgtxError("E_CORRUPT", `it can't be written to: ${missing}`, {
         image,
-        hint: "get the rest of the file, or a whole copy of it; `imgtx img convert --salvage` copies what is there",
+        hint: CUT_OFF_HINT,
       });
     }
     const hint = `\`qemu-img check -r all ${shellQuote(image)}\` repairs it`;

@@ -3,11 +3,18 @@
 import { posix } from "node:path";
 import type { ChainEntry, DeviceEntry } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { type Chain, makeRelativeName, type OverlayPlan, planOverlay } from "../format/index.ts";
+import {
+  type Chain,
+  CHAIN_DEPTH_MAX,
+  makeRelativeName,
+  type OverlayPlan,
+  planOverlay,
+} from "../format/index.ts";
 import type { FileStat } from "../storage/index.ts";
 import type { FileToMake, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "./chain-entry.ts";
 import { accessLike } from "./mirroring.ts";
+import { assertQemuOpens } from "./openable.ts";
 import type { OverlayOptions } from "./request.ts";
 
 export interface PlannedOverlay {
@@ -24,7 +31,7 @@ interface OverlayChoice {
   readonly options: OverlayOptions;
 }
 
-/** E_CORRUPT where nothing must be put on the active layer. */
+/** E_CORRUPT where nothing must be put on the active layer; E_REFUSED where the chain has no room for one more. */
 export async function planNewOverlay(
   device: string,
   below: Chain,
@@ -40,6 +47,8 @@ export async function planNewOverlay(
       hint: "repair it first, with 'qemu-img check -r all'",
     });
   }
+  assertRoomInChain(device, below);
+  await assertQemuOpens(device, below);
   const backingName =
     choice.backingName ??
     (relative ? await makeRelativeName(storage, posix.dirname(path), top.path) : top.path);
@@ -58,6 +67,32 @@ export async function planNewOverlay(
       ...renameTop(chainEntriesOf(below), backingName),
     ],
   };
+}
+
+/** From here on every snapshot says how deep the chain is: a read may have to ask each image of it. */
+const DEEP_CHAIN = 30;
+
+function assertRoomInChain(device: string, { links }: Chain): void {
+  if (links.length < CHAIN_DEPTH_MAX) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `its chain has ${links.length} images already, and could not be opened with one more`,
+    { device, image: links[0]?.path ?? "", hint: flatteningHint(device) },
+  );
+}
+
+/** A warning where the chain gets deep by one more overlay. */
+export function describeDepth(device: string, { links }: Chain): readonly string[] {
+  const depth = links.length + 1;
+  if (depth <= DEEP_CHAIN) return [];
+  return [
+    `the chain has ${depth} images now, of at most ${CHAIN_DEPTH_MAX}, and gets slower with each; ` +
+      flatteningHint(device),
+  ];
+}
+
+function flatteningHint(device: string): string {
+  return `\`imgtx mirror ${device} FILE\`, then \`imgtx reopen ${device} FILE\`, makes one image of it`;
 }
 
 /** The device on its new overlay. */

@@ -46,7 +46,7 @@ export interface ImageHeader {
 const OFFSET_MASK = 0x00ff_ffff_ffff_fe00n;
 const COMPRESSED = 1n << 62n;
 const STEP_BYTES = 64 * 1024;
-const MAX_DEPTH = 32;
+const MAX_DEPTH = 200;
 
 export function openGuest(open: OpenImage, path: string, format: string, depth = 0): Guest {
   if (depth > MAX_DEPTH) throw new Error(`${path}: the chain does not end`);

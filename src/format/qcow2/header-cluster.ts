@@ -2,7 +2,7 @@
 //
 // Invariants
 // - Pure. A Qcow2Header that decode returned has passed every check that needs no more than cluster 0 and
-//   the length of the file: whoever holds one may take memory for its tables.
+//   the length of the file: whoever holds one may take memory for its tables, but for those in missingTables.
 // - decode accepts images that imgtx must not change (dirty, corrupt, encrypted, features it does not know):
 //   they can still be described. require-supported.ts is for those who read guest data or build on it.
 
@@ -20,7 +20,7 @@ import {
   type HeaderExtension,
   roundUpTo8,
 } from "./header-extension.ts";
-import { checkTables } from "./header-tables.ts";
+import { checkTables, type MissingTable } from "./header-tables.ts";
 import { BACKING_NAME_BYTES_MAX, CLUSTER_BITS_MAX, CLUSTER_BITS_MIN } from "./limits.ts";
 
 /** The fields under their specification names, and what follows from them under plain ones. */
@@ -33,6 +33,8 @@ export interface Qcow2Header extends HeaderFields {
   /** Undefined where the image has no external data file, or does not name it. */
   readonly dataFileName: string | undefined;
   readonly featureNames: readonly FeatureName[];
+  /** Tables that end past the end of the file: QEMU reads zeros there. None of almost every image. */
+  readonly missingTables: readonly MissingTable[];
   readonly clusterSizeBytes: number;
   readonly refcountBits: number;
   readonly hasExtendedL2: boolean;
@@ -73,15 +75,23 @@ export function measureHeaderCluster(prefix: Uint8Array): number {
 
 /**
  * Decodes the header cluster from its first bytes (as many as measureHeaderCluster asked for).
- * E_CORRUPT and E_UNSUPPORTED carry offset and field; the caller adds the image.
+ * E_CORRUPT and E_UNSUPPORTED carry offset and field; the caller adds the image. A table past the end of the file
+ * is E_CORRUPT, unless tables may lack: then missingTables has it.
  */
-export function decodeHeaderCluster(bytes: Uint8Array, fileSizeBytes: number): Qcow2Header {
+export function decodeHeaderCluster(
+  bytes: Uint8Array,
+  fileSizeBytes: number,
+  { mayLackTables = false }: { readonly mayLackTables?: boolean } = {},
+): Qcow2Header {
   const fields = decodeHeader(bytes);
   const clusterSizeBytes = 2 ** fields.clusterBits;
   checkBackingName(fields, clusterSizeBytes);
   const extensions = decodeOwnExtensions(bytes, fields);
-  checkTables(fields, extensions, fileSizeBytes);
-  return describeHeader(fields, extensions, decodeBackingName(bytes, fields));
+  const missingTables = checkTables(fields, extensions, {
+    sizeBytes: fileSizeBytes,
+    mayLack: mayLackTables,
+  });
+  return describeHeader(fields, { extensions, missingTables }, decodeBackingName(bytes, fields));
 }
 
 /** The extensions between the header of these fields and what ends them. E_CORRUPT with offset and field. */
@@ -128,13 +138,14 @@ export function encodeHeaderCluster(cluster: HeaderCluster): Uint8Array | undefi
 
 function describeHeader(
   fields: HeaderFields,
-  extensions: readonly HeaderExtension[],
+  { extensions, missingTables }: Pick<Qcow2Header, "extensions" | "missingTables">,
   backingFileName: string | undefined,
 ): Qcow2Header {
   const hasExternalDataFile = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.externalDataFile);
   return {
     ...fields,
     extensions,
+    missingTables,
     backingFileName,
     backingFormat: findExtension(extensions, "backingFormat")?.format || undefined,
     dataFileName: hasExternalDataFile ? findExtension(extensions, "dataFile")?.name : undefined,

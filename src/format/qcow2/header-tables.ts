@@ -1,5 +1,5 @@
-// Whether the tables that a header points to can be true: aligned, inside the file, within QEMU's limits,
-// large enough for the virtual size, and clear of the header and of each other.
+// Whether the tables that a header points to can be true: aligned, within QEMU's limits, large enough for the
+// virtual size, and clear of the header and of each other; and which of them lie past the end of the file.
 //
 // Invariant: nothing is read here. A forged header is refused before a byte of memory is taken for what it
 // claims (CVE-2014-0142 to 0147).
@@ -30,22 +30,47 @@ interface Table {
 
 const CRYPT_METHOD_LUKS = 2;
 
-/** E_CORRUPT with the field that can't be true, and where the header has it (not known for extensions). */
+/** A table that the file does not have, or not to its end. */
+export interface MissingTable {
+  readonly what: string;
+  readonly field: string;
+  readonly fieldAt: number | undefined;
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * E_CORRUPT with the field that can't be true, and where the header has it (not known for extensions). Tables
+ * that end past the end of the file are returned where they may lack, for the caller to judge; else they can't
+ * be true.
+ */
 export function checkTables(
   fields: HeaderFields,
   extensions: readonly HeaderExtension[],
-  fileSizeBytes: number,
-): void {
+  { sizeBytes, mayLack }: { readonly sizeBytes: number; readonly mayLack: boolean },
+): readonly MissingTable[] {
   checkCounts(fields);
   checkExtensionsAgainstHeader(fields, extensions);
   const clusterSizeBytes = 2 ** fields.clusterBits;
   // A last cluster that is cut short reads as zeros to its end, so it counts as whole.
-  const end = Math.ceil(fileSizeBytes / clusterSizeBytes) * clusterSizeBytes;
+  const end = Math.ceil(sizeBytes / clusterSizeBytes) * clusterSizeBytes;
   const tables = listTables(fields, extensions, clusterSizeBytes);
   for (const table of tables) checkAlignment(table, clusterSizeBytes);
   const used = tables.filter((table) => table.lengthBytes > 0);
-  for (const table of used) checkPlace(table, end);
+  for (const table of used) checkPlace(table);
+  const missing = used.map(endOf).filter((table) => table.end > end);
+  if (missing[0] !== undefined && !mayLack) throw tableMissing(missing[0]);
   checkOverlaps(used);
+  return missing;
+}
+
+function endOf({ what, field, fieldAt, start, lengthBytes }: Table): MissingTable {
+  return { what, field, fieldAt, start, end: start + lengthBytes };
+}
+
+/** Of a table that is not in the file. */
+export function tableMissing({ what, field, fieldAt }: MissingTable): ImgtxError {
+  return corrupt(`${what} ends past the end of the file`, field, fieldAt);
 }
 
 function checkCounts(fields: HeaderFields): void {
@@ -165,12 +190,9 @@ function checkAlignment(table: Table, clusterSizeBytes: number): void {
   }
 }
 
-function checkPlace(table: Table, end: number): void {
+function checkPlace(table: Table): void {
   if (table.start === 0) {
     throw corrupt(`${table.what} offset invalid: it lies on the header`, table.field, table.fieldAt);
-  }
-  if (table.start + table.lengthBytes > end) {
-    throw corrupt(`${table.what} ends past the end of the file`, table.field, table.fieldAt);
   }
 }
 

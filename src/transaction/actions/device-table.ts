@@ -2,10 +2,11 @@
 
 import { assertDeviceName, findDevice, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import type { Chain, ImageFormat } from "../../format/index.ts";
+import { type Chain, describeCutOffImages, type ImageFormat } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type PlanContext } from "../action.ts";
 import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
 import { assertNotFrozen, describeFences } from "../fencing.ts";
+import { assertQemuOpens } from "../openable.ts";
 import type { DeviceAddRequest, DeviceRemoveRequest } from "../request.ts";
 
 export const deviceAdd: Action<DeviceAddRequest> = {
@@ -21,6 +22,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
     }
     const path = await context.canonicalPath(file, device);
     const chain = await context.openChain(path, format, device, allowPaths);
+    await assertQemuOpens(device, chain);
     const top = activeLayer(chain);
     return {
       ...MAKES_NO_FILES,
@@ -35,6 +37,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
           files: [],
           notes: [
             ...chain.links.flatMap((link) => link.warnings),
+            ...(await describeCutOffImages(chain)),
             ...describeFences(device, chain, context.table),
           ],
         },

@@ -3,12 +3,13 @@
 
 import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { identityOf } from "../../format/index.ts";
+import { describeCutOffImages, identityOf } from "../../format/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
 import { activeLayer, deviceEntryOf, notesOnMirrorLeft } from "../chain-entry.ts";
 import { moveFreeze } from "../fencing.ts";
 import { findMissingParent, planResync } from "../mirroring.ts";
+import { assertQemuOpens } from "../openable.ts";
 import type { ReopenRequest } from "../request.ts";
 
 export const reopen: Action<ReopenRequest> = {
@@ -23,6 +24,7 @@ export const reopen: Action<ReopenRequest> = {
     const chosen = await context.openChain(path, format, device);
     const [before, after] = [activeLayer(present), activeLayer(chosen)];
     await assertNotTheMirror(entry, path, context);
+    await assertQemuOpens(device, chosen);
     if (before.virtualSizeBytes !== after.virtualSizeBytes && !force) {
       throw new ImgtxError(
         "E_REFUSED",
@@ -45,6 +47,7 @@ export const reopen: Action<ReopenRequest> = {
           notes: [
             ...moved.notes,
             ...chosen.links.flatMap((link) => link.warnings),
+            ...(await describeCutOffImages(chosen)),
             `'${device}' has the content of the other image from now on; nothing was compared or copied`,
             ...notesOnMirrorLeft(entry),
           ],

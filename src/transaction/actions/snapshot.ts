@@ -14,7 +14,7 @@ import {
 } from "../action.ts";
 import { activeLayer, placeOf } from "../chain-entry.ts";
 import { staysFrozen } from "../fencing.ts";
-import { entryOn, planNewOverlay, targetExists } from "../new-overlay.ts";
+import { describeDepth, entryOn, planNewOverlay, targetExists } from "../new-overlay.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../request.ts";
 
 interface PlannedTarget {
@@ -84,7 +84,11 @@ async function planTarget(
     after: entryOn(entry, planned),
     overlay: planned.overlay,
     toMake: planned.toMake,
-    notes: [...below.links.flatMap((link) => link.warnings), ...staysFrozen(entry)],
+    notes: [
+      ...below.links.flatMap((link) => link.warnings),
+      ...staysFrozen(entry),
+      ...describeDepth(device, below),
+    ],
   };
 }
 
