@@ -41,6 +41,7 @@ export type { ImageFormat } from "./image-format.ts";
 export { parseImageFormat } from "./image-format.ts";
 export type { ImageInfo, Qcow2Info } from "./image-info.ts";
 export { describeImage, hasStaleBitmaps } from "./image-info.ts";
+export { ImageLeases, waitForLeases } from "./image-leases.ts";
 export { holdImages } from "./image-locks.ts";
 export type { ImagePatch, PatchWrite } from "./image-patch.ts";
 export { MaskedImage } from "./masked-image.ts";

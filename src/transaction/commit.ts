@@ -17,8 +17,8 @@ import {
   type Workspace,
 } from "../device/index.ts";
 import { ImgtxError, settleAll } from "../errors/index.ts";
-import { type Fingerprint, fingerprintAt, holdImages } from "../format/index.ts";
-import { type LockWaiting, type Refusal, type StorageFile, waitForLock } from "../storage/index.ts";
+import { type Fingerprint, fingerprintAt, holdImages, ImageLeases, waitForLeases } from "../format/index.ts";
+import type { LockWaiting, Refusal, StorageFile } from "../storage/index.ts";
 import { assertActiveLayersApart, assertUnchanged } from "./chain-entry.ts";
 import {
   type CommitRecord,
@@ -37,7 +37,7 @@ import {
   nextTable,
   summarise,
 } from "./finish.ts";
-import { imagesLeft, LEASE_GRACE_MS, type LeftImage, Leases } from "./leases.ts";
+import { imagesLeft, type LeftImage } from "./leaving.ts";
 import { assertOverlaysThere, imagesMergedAtCommit, imagesMergedLate } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
 import { assertNoneUnfinished, settleJournals } from "./recovery.ts";
@@ -94,7 +94,7 @@ interface Move {
   readonly closing: DeviceTable;
   readonly record: CommitRecord;
   readonly next: DeviceTable;
-  readonly leases: Leases;
+  readonly leases: ImageLeases;
 }
 
 /**
@@ -121,15 +121,11 @@ async function checkThen<T>(
       })),
       waiting,
     );
-    const entered: Entered<T>[] = [];
-    await waitForLock(workspace.storage.host, waiting, LEASE_GRACE_MS, async () => {
-      const attempt = await enterCommit(commit, images, waiting, then);
-      if ("toError" in attempt) return attempt;
-      entered.push(attempt);
-      return undefined;
-    });
-    const [done] = entered;
-    if (!done) throw new Error("who is not refused has entered");
+    const done = await waitForLeases(
+      workspace.storage.host,
+      waiting,
+      async () => await enterCommit(commit, images, waiting, then),
+    );
     const result = await done.rest();
     for (const line of await done.leases.settle()) inHand.onNotice?.(line);
     return result;
@@ -140,7 +136,7 @@ async function checkThen<T>(
 
 interface Entered<T> {
   readonly rest: () => Promise<T>;
-  readonly leases: Leases;
+  readonly leases: ImageLeases;
 }
 
 /** What the workspace is locked for. A refusal: somebody has an image open that a device leaves. */
@@ -152,7 +148,7 @@ async function enterCommit<T>(
 ): Promise<Entered<T> | Refusal> {
   const { workspace, journal } = commit;
   const lock = await lockWorkspace(workspace, waiting);
-  let leases: Leases | undefined;
+  let leases: ImageLeases | undefined;
   try {
     await settleJournals(workspace, journal.id);
     const table = await readTable(workspace);
@@ -194,13 +190,13 @@ function leasesOn(
   { workspace, journal }: Commit,
   left: readonly LeftImage[],
   images: readonly OpenWatched[],
-): Leases {
+): ImageLeases {
   const changing = imagesChangedAtCommit(journal.state);
   const leased = left.flatMap((one) => {
     const open = images.find(({ watched }) => watched.image === one.image);
     return open && !open.watched.isNew && !changing.has(one.image) ? [{ ...one, file: open.file }] : [];
   });
-  return new Leases(workspace.storage, leased);
+  return new ImageLeases(workspace.storage, leased);
 }
 
 async function markAndMove(

@@ -49,7 +49,9 @@ export class SimulatedProcess implements Storage {
     if (inode.kind !== "file") throw problem("E_NOT_A_FILE", path, "Is a directory");
     if (access === "write" && this.machine.readOnly)
       throw problem("E_READ_ONLY", path, "Read-only file system");
-    while (access === "write" && this.machine.leases.mustWait(this, inode.number)) await this.host.sleep(1);
+    if (access === "write") {
+      while (this.machine.leases.mustWait(this, inode.number)) await this.host.sleep(1);
+    }
     return new SimulatedFile(this, inode.number, path, access);
   }
 

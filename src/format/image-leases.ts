@@ -1,4 +1,4 @@
-// Leases on what devices leave, while a commit moves them: nobody who opens it for writing in between gets it.
+// Leases on images that devices leave, while a commit moves them: nobody who opens one for writing gets it meanwhile.
 //
 // QEMU opens an image first, and locks it a moment later. Whoever has come between the two when a device leaves
 // the image sees no lock of ours afterwards, and writes to what the device is not on any more. A lease shows him,
@@ -14,51 +14,55 @@
 // - QEMU's locks on the image are held until whoever has it open for writing has met them, and failed.
 // - Where there are no leases (another user's image, NFS) all goes on without.
 
-import { type DeviceTable, findDevice } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import {
   describeWriters,
   type Host,
+  type LockWaiting,
   type Refusal,
   type Storage,
   type StorageFile,
+  waitForLock,
 } from "../storage/index.ts";
 
-/** An image, or its data file, that a device leaves, puts a layer on, or is frozen at. */
-export interface LeftImage {
+/** Open for reading, and by nothing of this process for writing. */
+export interface LeasedImage {
   readonly device: string;
   readonly image: string;
+  readonly file: StorageFile;
 }
 
 /** Another imgtx, or whoever opens for writing and closes at once, is waited for as with locks. */
-export const LEASE_GRACE_MS = 40;
+const GRACE_MS = 40;
 
 /** How long whoever came amid the move is given to meet QEMU's locks, and to go. */
 const SETTLE_TRIES = 60;
 const SETTLE_PAUSE_MS = 50;
 
-/** Where the devices' active layers are now that will not be theirs, or not to write to, in the next table. */
-export function imagesLeft(table: DeviceTable, next: DeviceTable, devices: readonly string[]): LeftImage[] {
-  return devices.flatMap((device) => {
-    const [before, after] = [findDevice(table, device), findDevice(next, device)];
-    const [top] = before?.chain ?? [];
-    if (!before || !after || !top) return [];
-    const isFrozen = after.frozen !== null && before.frozen === null;
-    if (before.image === after.image && !isFrozen) return [];
-    const images = top.dataFile ? [top.image, top.dataFile.image] : [top.image];
-    return images.map((image) => ({ device, image }));
+/** Repeats an attempt until nobody has an image open any more who is in its way: E_LOCKED when the time is up. */
+export async function waitForLeases<T extends object>(
+  host: Host,
+  waiting: LockWaiting,
+  attempt: () => Promise<T | Refusal>,
+): Promise<T> {
+  const done: T[] = [];
+  await waitForLock(host, waiting, GRACE_MS, async () => {
+    const result = await attempt();
+    if ("toError" in result) return result;
+    done.push(result);
+    return undefined;
   });
+  const [result] = done;
+  if (!result) throw new Error("what was not refused was done");
+  return result;
 }
 
-type Leased = LeftImage & { readonly file: StorageFile };
-
-export class Leases {
+export class ImageLeases {
   readonly #storage: Storage;
-  readonly #images: readonly Leased[];
-  readonly #met = new Set<Leased>();
+  readonly #images: readonly LeasedImage[];
+  readonly #met = new Set<LeasedImage>();
 
-  /** The files are open for reading, and nothing of this process has them open for writing. */
-  constructor(storage: Storage, images: readonly Leased[]) {
+  constructor(storage: Storage, images: readonly LeasedImage[]) {
     this.#storage = storage;
     this.#images = images;
   }
@@ -122,7 +126,7 @@ async function isFree(host: Host, file: StorageFile): Promise<boolean> {
   }
 }
 
-function refusalOf(storage: Storage, { device, image, file }: Leased): Refusal {
+function refusalOf(storage: Storage, { device, image, file }: LeasedImage): Refusal {
   const writers = async () => describeWriters(await storage.findHolders(await file.stat()));
   return {
     describe: async () => `'${image}', opened for writing by ${await writers()}`,
