@@ -24,7 +24,7 @@ export interface Trust {
   readonly safe: readonly string[];
 }
 
-export const NO_TRUST: Trust = { wasNamed: false, safe: [] };
+const NO_TRUST: Trust = { wasNamed: false, safe: [] };
 
 /** One path a line; `#` begins a comment. Counts where it is root's, and only root may write to it. */
 export const SAFE_LIST = "/etc/imgtx/safe-workspaces";
