@@ -24,8 +24,6 @@ export interface Trust {
   readonly safe: readonly string[];
 }
 
-const NO_TRUST: Trust = { wasNamed: false, safe: [] };
-
 /** One path a line; `#` begins a comment. Counts where it is root's, and only root may write to it. */
 export const SAFE_LIST = "/etc/imgtx/safe-workspaces";
 const SAFE_LIST_LIMIT_BYTES = 2 ** 20;
