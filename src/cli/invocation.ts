@@ -1,6 +1,6 @@
 // What a running command has in its hands.
 
-import type { LockWait, RunOptions } from "../transaction/index.ts";
+import type { LockWait, RunOptions, SessionOptions } from "../transaction/index.ts";
 import type { CliContext } from "./context.ts";
 import type { Engine, Session } from "./engine.ts";
 import type { CommandInput } from "./grammar/input.ts";
@@ -26,7 +26,7 @@ export interface OpenSession {
 /** Opens the session, which runs recovery, and says in a line each what was recovered. */
 export async function openSession(
   invocation: Invocation,
-  options: { readonly createHere?: boolean; readonly reportOnly?: boolean } = {},
+  options: Partial<Pick<SessionOptions, "createHere" | "reportOnly" | "caller" | "onProgress">> = {},
 ): Promise<OpenSession> {
   const { context, settings, report } = invocation;
   const engine = await invocation.loadEngine();
@@ -35,11 +35,16 @@ export async function openSession(
     startFolder: context.cwd,
     workspace: settings.workspace,
     safeWorkspaces: settings.safeWorkspaces,
-    createHere: options.createHere ?? false,
-    reportOnly: options.reportOnly ?? false,
+    createHere: false,
+    ...options,
   });
   for (const note of session.recovered) report.recovery(note);
   return { engine, session };
+}
+
+/** For commands that only read: they wait for nobody, and nobody's trouble is theirs. */
+export async function openToRead(invocation: Invocation): Promise<OpenSession> {
+  return await openSession(invocation, { caller: "reader" });
 }
 
 /** Waits end with the first interrupt too. */
@@ -53,13 +58,14 @@ export function lockWait({ settings, report, signal }: Invocation): LockWait {
 }
 
 export function runOptions(invocation: Invocation, standalone: boolean): RunOptions {
-  const { settings } = invocation;
+  const { settings, report } = invocation;
   return {
     ...lockWait(invocation),
     transaction: settings.transaction,
     standalone,
     dryRun: settings.dryRun,
     markEveryMs: settings.markEveryMs,
+    onRecovered: (note) => report.recovery(note),
     allowPaths: settings.allowPaths,
     onNotice: (line) => invocation.report.notice(line),
   };

@@ -51,4 +51,4 @@ export {
   readGeneration,
   readTable,
 } from "./workspace.ts";
-export { lockAsItIs, lockWorkspace } from "./workspace-lock.ts";
+export { lockAsItIs, lockWorkspace, lockWorkspaceIfFree } from "./workspace-lock.ts";

@@ -29,3 +29,12 @@ export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Pr
     throw error;
   }
 }
+
+/** The same without waiting at all: undefined when it is held. */
+export async function lockWorkspaceIfFree(workspace: Workspace): Promise<StorageFile | undefined> {
+  await assertOwn(workspace);
+  const file = await workspace.storage.openFile(pathsOf(workspace).lock, "write");
+  if (file.lock(WORKSPACE_BYTE, "exclusive")) return file;
+  await file.close();
+  return undefined;
+}

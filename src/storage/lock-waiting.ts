@@ -33,13 +33,13 @@ export async function waitForLock(
   graceMs: number,
   attempt: () => Promise<Refusal | undefined>,
 ): Promise<void> {
-  const started = host.now();
+  const started = host.monotonicMs();
   let pauseMs = Math.min(FIRST_PAUSE_MS, graceMs > 0 ? graceMs / 2 : FIRST_PAUSE_MS);
   let announced = false;
   for (;;) {
     const refusal = await attempt();
     if (refusal === undefined) return;
-    const waitedMs = host.now() - started;
+    const waitedMs = host.monotonicMs() - started;
     if (waitedMs >= Math.max(waiting.waitMs, graceMs)) throw await refusal.toError();
     if (!announced && waitedMs >= graceMs) {
       announced = true;

@@ -29,6 +29,7 @@ export function makeNodeHost(): Host {
       return machineId;
     },
     now: () => Date.now(),
+    monotonicMs: () => performance.now(),
     randomName,
     sleep: (milliseconds) =>
       new Promise((resolve) => {

@@ -158,8 +158,10 @@ export interface Host {
   readonly bootId: string;
   /** Of this installation of the system, for as long as it lives; "" where it has none. */
   readonly machineId: string;
-  /** Milliseconds since 1970. */
+  /** Milliseconds since 1970: for what people read. It may be set back and forth at any time. */
   now(): number;
+  /** Milliseconds since some instant, which nobody sets back: for every wait and every interval. */
+  monotonicMs(): number;
   /** A fresh random name part: ten characters of [a-z0-9]. */
   randomName(): string;
   sleep(milliseconds: number): Promise<void>;

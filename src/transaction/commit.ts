@@ -4,7 +4,8 @@
 // - Everything that may refuse runs before the mark, and so does all that needs space on the disk: the new
 //   table lies beside its name, durably, and its view is built. Behind the mark there are renames, and
 //   finishCommit where they fail: it is idempotent, and recovery calls it as well.
-// - Committed transactions of others are finished first, so that the mark names the next generation.
+// - The workspace is locked from the checks to the mark, and to the move where that needs renames alone. Images that
+//   change in between do so with the workspace free: others commit on their own devices meanwhile, in any order.
 
 import {
   type DeviceTable,
@@ -29,19 +30,19 @@ import {
   type TransactionState,
 } from "./journal/index.ts";
 import {
-  closeCommit,
   closingTable,
   finishCommit,
-  mergeLate,
-  moveTable,
+  type Finishing,
+  HOLDS_LOCK,
+  lockForMoments,
   nextTable,
   summarise,
 } from "./finish.ts";
 import { imagesLeft, type LeftImage } from "./leaving.ts";
-import { assertOverlaysThere, imagesMergedAtCommit, imagesMergedLate } from "./merges.ts";
+import { assertOverlaysThere, imagesMergedAtCommit } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
-import { assertNoneUnfinished, settleJournals } from "./recovery.ts";
 import type { OnProgress } from "./request.ts";
+import { withCommitted } from "./work.ts";
 
 /** What the command that commits has in hand already. */
 export interface CommitInHand {
@@ -150,16 +151,14 @@ async function enterCommit<T>(
   const lock = await lockWorkspace(workspace, waiting);
   let leases: ImageLeases | undefined;
   try {
-    await settleJournals(workspace, journal.id);
     const table = await readTable(workspace);
-    await assertNoneUnfinished(workspace, table, journal.id);
     await assertNothingChanged(workspace, images);
     await assertPatchesFit(journal.state, (image) => images.find((one) => one.watched.image === image)?.file);
     await assertOverlaysThere(workspace, journal.state);
     const record = commitRecord(workspace, table, journal.state);
     const next = nextTable(table, journal.state, record);
     const devices = heldDevices(journal.state);
-    assertActiveLayersApart(next, devices);
+    assertActiveLayersApart(await withCommitted(workspace, next, journal.id), devices);
     leases = leasesOn(commit, imagesLeft(table, next, devices), images);
     const refusal = leases.take();
     if (refusal) return refusal;
@@ -203,6 +202,7 @@ async function markAndMove(
   { workspace, journal, inHand }: Commit,
   { closing, record, next, leases }: Move,
 ): Promise<() => Promise<DeviceTable>> {
+  const held: Finishing = { isLocked: true, onProgress: inHand.onProgress, underLock: HOLDS_LOCK };
   try {
     await settleAll([inHand.underWay, stageGeneration(workspace, closing, next)]);
     const waits = leases.whoWaits();
@@ -212,7 +212,7 @@ async function markAndMove(
     await settleAll([journal.appendForGood(record, "commit mark"), keepGeneration(workspace, closing)]);
   } catch (error) {
     if (journal.state.commit) {
-      const finished = await finishOrExplain(journal, () => finishCommit(workspace, journal, true));
+      const finished = await finishOrExplain(journal, () => finishCommit(workspace, journal, held));
       return async () => finished;
     }
     if (!(error instanceof ImgtxError && error.code === "E_UNFINISHED")) {
@@ -220,40 +220,18 @@ async function markAndMove(
     }
     throw error;
   }
+  // What is staged lacks the fingerprints that changed images will have: it has shown that there is room. Changing
+  // them may take hours, and needs nothing but the images: the workspace is free for others.
+  if (imagesChangedAtCommit(journal.state).size > 0) {
+    leases.dropEarly();
+    const free = { ...held, underLock: lockForMoments(workspace, WAIT_FOR_GOOD) };
+    return async () => await finishOrExplain(journal, () => finishCommit(workspace, journal, free));
+  }
   return await finishOrExplain(journal, async () => {
-    // What is staged lacks the fingerprints that the changed images will have: it has shown that there is room.
-    if (imagesChangedAtCommit(journal.state).size > 0) {
-      // A merge may take hours.
-      leases.dropEarly();
-      return await changeAndMove(workspace, journal, inHand);
-    }
     await moveToGeneration(workspace, next);
     await journal.retire();
     return async () => next;
   });
-}
-
-/** Leaves what may take hours, and needs nothing but its own images, until the workspace is free. */
-async function changeAndMove(
-  workspace: Workspace,
-  journal: Journal,
-  { onProgress }: CommitInHand,
-): Promise<() => Promise<DeviceTable>> {
-  const table = await moveTable(workspace, journal, true);
-  if (imagesMergedLate(journal.state, table).size === 0) {
-    const closed = await closeCommit(workspace, journal, table, new Map());
-    return async () => closed;
-  }
-  return async () =>
-    await finishOrExplain(journal, async () => {
-      const merged = await mergeLate(workspace, journal, table, { isLocked: true, onProgress });
-      const lock = await lockWorkspace(workspace, WAIT_FOR_GOOD);
-      try {
-        return await closeCommit(workspace, journal, table, merged);
-      } finally {
-        await lock.close();
-      }
-    });
 }
 
 /** Giving up would have the next command merge once more. */
@@ -293,7 +271,7 @@ function imagesChangedAtCommit(state: TransactionState): ReadonlySet<string> {
 function commitRecord(workspace: Workspace, table: DeviceTable, state: TransactionState): CommitRecord {
   return {
     type: "commit",
-    generation: table.generation + 1,
+    madeOn: table.generation,
     committed: new Date(workspace.storage.host.now()).toISOString(),
     summary: state.begin.name ?? summarise(state),
   };

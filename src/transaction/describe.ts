@@ -19,37 +19,44 @@ import { ImgtxError } from "../errors/index.ts";
 import { openChain } from "../format/index.ts";
 import {
   heldDevices,
+  type JournalSnapshot,
   liveStatements,
   type PlanRecord,
   readJournals,
-  type TransactionState,
 } from "./journal/index.ts";
 import type {
   ActionReport,
   DeviceDescription,
   GenerationDescription,
+  Obstacle,
   Outcome,
   TransactionDescription,
 } from "./request.ts";
 import { readUnfinished } from "./parked.ts";
 import type { Session } from "./session.ts";
 
+/** One whose journal can't be read is told by what is left of that. */
 export function describeTransaction(
-  id: string,
-  state: TransactionState,
-  busy: boolean,
+  { id, state, busy, held }: Pick<JournalSnapshot, "id" | "state" | "busy"> & Partial<JournalSnapshot>,
+  obstacle: Obstacle | undefined,
 ): TransactionDescription {
-  const { begin, commit, savepoints } = state;
+  const problem = obstacle === undefined ? null : `${obstacle.why}; ${obstacle.hint}`;
+  if (state instanceof ImgtxError) {
+    const nothing = { name: null, started: null, onError: "keep" as const, actions: [], savepoints: [] };
+    return { id, state: "damaged", devices: held ?? [], busy, ...nothing, problem: problem ?? state.message };
+  }
+  const { begin, commit, savepoints, aborting } = state;
   return {
     id,
     name: begin.name,
-    state: commit ? "committed" : "open",
+    state: commit ? "committed" : aborting ? "aborted" : "open",
     started: begin.started,
     onError: begin.onError,
     devices: heldDevices(state),
     actions: liveStatements(state).flatMap(({ plan }) => plan.reports),
     savepoints: savepoints.map(({ name }) => name),
     busy,
+    problem,
   };
 }
 

@@ -2,9 +2,10 @@
 //
 // Invariants
 // - Idempotent: it may be cut off at any instant and called again.
-// - The caller holds the workspace lock, unless a function says otherwise, and the mark is durable.
-// - A mark whose generation the table has reached is finished: a table moves from the generation that the
-//   mark was made for, and all earlier marks are finished before the next one is made.
+// - The mark is durable, and the caller holds the journal. The workspace is locked while the table changes hands, and
+//   need not be while images change: whoever else commits meanwhile moves the table on for other devices.
+// - A generation gets its number when the table moves. Whether that has happened is told by the transaction's id, in
+//   the table or in a generation after the one that the mark was made on.
 
 import {
   type ChainEntry,
@@ -12,6 +13,8 @@ import {
   type DeviceTable,
   isViewPresent,
   flushTableName,
+  lockWorkspace,
+  readGeneration,
   readTable,
   replaceTable,
   showView,
@@ -22,6 +25,7 @@ import {
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, type Fingerprint } from "../format/index.ts";
+import type { LockWaiting } from "../storage/index.ts";
 import {
   imagesMergedLate,
   isMergePending,
@@ -41,76 +45,120 @@ import {
   type WatchedImage,
 } from "./journal/index.ts";
 
-/** All of it. The caller says whether it holds QEMU's locks on the images. */
+export interface Finishing {
+  /** Whether the caller holds QEMU's locks on the images. */
+  readonly isLocked: boolean;
+  /** How long to wait for those locks, where it does not. Default: not at all. */
+  readonly waiting?: LockWaiting;
+  readonly onProgress?: OnProgress | undefined;
+  /** Does work under the workspace lock: the caller's, or one that is taken for it. */
+  readonly underLock: <T>(work: () => Promise<T>) => Promise<T>;
+}
+
+/** For callers that hold the workspace lock all the time. */
+export const HOLDS_LOCK: Finishing["underLock"] = async (work) => await work();
+
+/** For those that don't: it is taken for moments, however long the work on images takes. */
+export function lockForMoments(workspace: Workspace, waiting: LockWaiting): Finishing["underLock"] {
+  return async (work) => {
+    const lock = await lockWorkspace(workspace, waiting);
+    try {
+      return await work();
+    } finally {
+      await lock.close();
+    }
+  };
+}
+
+/** All of it. */
 export async function finishCommit(
   workspace: Workspace,
   journal: Journal,
-  isLocked: boolean,
+  how: Finishing,
 ): Promise<DeviceTable> {
-  const table = await moveTable(workspace, journal, isLocked);
-  return await closeCommit(
-    workspace,
-    journal,
-    table,
-    await mergeLate(workspace, journal, table, { isLocked }),
-  );
+  const table = await moveTable(workspace, journal, how);
+  const merged = await writeMerges(workspace, journal.state, { table, when: "behind it", ...how });
+  return await how.underLock(async () => await closeCommit(workspace, journal, table, merged));
 }
 
 /**
- * Moves the table to the generation of the journal's mark, where it is not there yet, and shows it. What it takes
- * before that, in patches and merges, is done.
+ * Moves the table on by what the transaction changes, where that is not done yet, and shows it. What it takes before
+ * that, in patches and merges, is done.
  */
-export async function moveTable(
-  workspace: Workspace,
-  journal: Journal,
-  isLocked: boolean,
-): Promise<DeviceTable> {
-  const { commit } = journal.state;
+async function moveTable(workspace: Workspace, journal: Journal, how: Finishing): Promise<DeviceTable> {
+  const { state } = journal;
+  const { commit } = state;
   if (!commit) throw new Error("only what has a commit mark is finished");
+  const present = await readTable(workspace);
+  if (await isApplied(workspace, journal, present)) {
+    return await how.underLock(async () => await showMoved(workspace));
+  }
+  const changed = new Map([
+    ...(await writeCommitPatches(workspace, state, how)),
+    ...(await writeMerges(workspace, state, {
+      table: nextTable(present, state, commit),
+      when: "before the table",
+      ...how,
+    })),
+  ]);
+  return await how.underLock(async () => {
+    const table = await readTable(workspace);
+    const planned = nextTable(table, state, commit);
+    const late = imagesMergedLate(state, planned);
+    for (const image of late) if (!changed.has(image)) changed.set(image, NOT_MERGED_YET);
+    const before = lastSeen(state);
+    const next = withChangedImages(planned, changed, (image) => before.get(image)?.fingerprint);
+    await writeNextGeneration(workspace, closingTable(table, state), next);
+    return next;
+  });
+}
+
+/** Found moved, by a process that died before it knew the move to be durable: the journal must not go first. */
+async function showMoved(workspace: Workspace): Promise<DeviceTable> {
   const table = await readTable(workspace);
-  if (table.generation < commit.generation - 1) {
+  await flushTableName(workspace);
+  if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
+  return table;
+}
+
+/**
+ * Whether the table, or a generation between it and the mark, was made by this transaction. E_JOURNAL where that can't
+ * be told.
+ */
+export async function isApplied(
+  workspace: Workspace,
+  { id, path, state }: Pick<Journal, "id" | "path" | "state">,
+  table: DeviceTable,
+): Promise<boolean> {
+  const { madeOn = 0 } = state.commit ?? {};
+  if (table.generation < madeOn) {
     throw new ImgtxError(
       "E_JOURNAL",
-      `the journal commits generation ${commit.generation}, but the table is at ${table.generation}`,
+      `the journal was committed at generation ${madeOn}, but the table is at ${table.generation}`,
       {
-        image: journal.path,
+        image: path,
         hint: "the table was put back from an older copy: put back the journal folder of the same time",
       },
     );
   }
-  if (table.generation >= commit.generation) {
-    // Found moved, by a process that died before it knew the move to be durable: the journal must not go first.
-    await flushTableName(workspace);
-    if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
-    return table;
+  if (table.generation > madeOn && table.transaction === id) return true;
+  for (let number = table.generation - 1; number > madeOn; number -= 1) {
+    const generation = await readGeneration(workspace, number);
+    if (generation?.transaction === id) return true;
+    if (generation) continue;
+    throw new ImgtxError("E_JOURNAL", `generation ${number} is not in the history: it may be its own`, {
+      image: path,
+      hint: "put back `.imgtx/history` from a copy",
+    });
   }
-  const planned = nextTable(table, journal.state, commit);
-  const changed = new Map([
-    ...(await writeCommitPatches(workspace, journal.state, isLocked)),
-    ...(await writeMerges(workspace, journal.state, { table: planned, when: "before the table", isLocked })),
-    ...[...imagesMergedLate(journal.state, planned)].map((image) => [image, NOT_MERGED_YET] as const),
-  ]);
-  const before = lastSeen(journal.state);
-  const next = withChangedImages(planned, changed, (image) => before.get(image)?.fingerprint);
-  await writeNextGeneration(workspace, closingTable(table, journal.state), next);
-  return next;
-}
-
-/** What is merged when the table has moved. The workspace need not be locked. */
-export async function mergeLate(
-  workspace: Workspace,
-  journal: Journal,
-  table: DeviceTable,
-  how: { readonly isLocked: boolean; readonly onProgress?: OnProgress | undefined },
-): Promise<ReadonlyMap<string, Fingerprint>> {
-  return await writeMerges(workspace, journal.state, { table, when: "behind it", ...how });
+  return false;
 }
 
 /**
  * Has the table know what was merged behind it, and retires the journal. Returns the transaction's own table with
  * that: others may have moved on since.
  */
-export async function closeCommit(
+async function closeCommit(
   workspace: Workspace,
   journal: Journal,
   own: DeviceTable,
@@ -143,7 +191,7 @@ export function nextTable(table: DeviceTable, state: TransactionState, commit: C
   const allowed = liveStatements(state).flatMap(({ plan }) => plan.allowPaths);
   return {
     ...withDevices(table, changesOf(state)),
-    generation: commit.generation,
+    generation: table.generation + 1,
     committed: commit.committed,
     transaction: state.begin.id,
     summary: commit.summary,

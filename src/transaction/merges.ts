@@ -20,6 +20,7 @@ import { type Fingerprint, type ImageFormat, mergeChangesOverlay, settleCutOff }
 import { isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
 import { lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
 import { progressOf } from "./action.ts";
+import type { LockWaiting } from "../storage/index.ts";
 import type { OnProgress } from "./request.ts";
 import { lockWriter, openUnlessGone } from "./patches.ts";
 
@@ -36,6 +37,14 @@ function mergesOf(state: TransactionState): Merge[] {
       mergesAs === null ? [] : [{ image: path, format: mergesAs, overlay: staging }],
     ),
   );
+}
+
+/** How much the merges have to do, at most: what their overlays take on the disk. */
+export async function measureMerges(storage: Workspace["storage"], state: TransactionState): Promise<number> {
+  const overlays = await Promise.all(
+    mergesOf(state).map(async ({ overlay }) => await storage.statLink(overlay)),
+  );
+  return overlays.reduce((sum, stat) => sum + (stat?.allocatedBytes ?? 0), 0);
 }
 
 /** Images that get new content behind the commit mark. */
@@ -81,6 +90,8 @@ interface MergeChoice {
   readonly when: "before the table" | "behind it";
   /** Whether the caller holds QEMU's locks on the images. */
   readonly isLocked: boolean;
+  /** How long to wait for them, where it does not. */
+  readonly waiting?: LockWaiting | undefined;
   readonly onProgress?: OnProgress | undefined;
 }
 
@@ -88,7 +99,7 @@ interface MergeChoice {
 export async function writeMerges(
   { storage, root }: Workspace,
   state: TransactionState,
-  { table, when, isLocked, onProgress }: MergeChoice,
+  { table, when, isLocked, waiting, onProgress }: MergeChoice,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const fingerprints = new Map<string, Fingerprint>();
   const seen = lastSeen(state);
@@ -112,7 +123,7 @@ export async function writeMerges(
       const stat = await file.stat();
       if (!isSameFile(expected, stat)) continue;
       if (!isLocked) {
-        await lockWriter(storage, file);
+        await lockWriter(storage, file, waiting);
         const isBegun = stat.modifiedNs !== expected.modifiedNs || stat.sizeBytes !== expected.sizeBytes;
         if (isBegun && format === "qcow2") await settleCutOff(storage, file, { gate, signal: undefined });
       }

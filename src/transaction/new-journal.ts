@@ -1,8 +1,7 @@
 // Opens a transaction: its journal comes into being under the workspace lock.
 
 import { lockWorkspace, type Workspace } from "../device/index.ts";
-import { beginRecordOf, Journal, readJournals } from "./journal/index.ts";
-import { assertJournalsSound, settleJournals } from "./recovery.ts";
+import { beginRecordOf, Journal } from "./journal/index.ts";
 import type { LockWait } from "./request.ts";
 
 export async function createJournal(
@@ -12,8 +11,6 @@ export async function createJournal(
 ): Promise<Journal> {
   const lock = await lockWorkspace(workspace, wait);
   try {
-    await settleJournals(workspace);
-    assertJournalsSound(await readJournals(workspace));
     return await Journal.create(workspace, beginRecordOf(workspace, { ...choice, implicit: false }), []);
   } finally {
     await lock.close();

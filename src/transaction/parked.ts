@@ -7,7 +7,7 @@
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { isParked, Journal, type PlanRecord, readJournals, type Statement } from "./journal/index.ts";
-import { abortJournal } from "./recovery.ts";
+import { abortJournal } from "./undo.ts";
 import { fromBase64 } from "./patches.ts";
 import type { DeviceDescription, LockWait } from "./request.ts";
 

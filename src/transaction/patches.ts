@@ -17,7 +17,7 @@
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { type BytePatch, type Fingerprint, holdImages, takeFingerprint } from "../format/index.ts";
-import type { Storage, StorageFile } from "../storage/index.ts";
+import type { LockWaiting, Storage, StorageFile } from "../storage/index.ts";
 import { isSameFile } from "./chain-entry.ts";
 import {
   type ImagePatch,
@@ -91,13 +91,13 @@ export async function assertPatchesFit(
 }
 
 /**
- * Writes the `commit` patches behind the mark, durably. Returns the fingerprints that the images then have.
+ * Writes the `commit` patches after the mark, durably. Returns the fingerprints that the images then have.
  * The caller says whether it holds QEMU's locks on them.
  */
 export async function writeCommitPatches(
   { storage }: Workspace,
   state: TransactionState,
-  isLocked: boolean,
+  { isLocked, waiting }: { readonly isLocked: boolean; readonly waiting?: LockWaiting | undefined },
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const fingerprints = new Map<string, Fingerprint>();
   const seen = lastSeen(state);
@@ -105,7 +105,7 @@ export async function writeCommitPatches(
     const expected = seen.get(image)?.fingerprint;
     if (!expected) throw new Error("an image that is patched is watched");
     const knownTimes = [expected.modifiedNs];
-    const lock = isLocked ? undefined : async (file: StorageFile) => await lockWriter(storage, file);
+    const lock = isLocked ? undefined : async (file: StorageFile) => await lockWriter(storage, file, waiting);
     await settleImage(
       { storage, image, patches, side: "after", expected, knownTimes, lock },
       async (file) => {
@@ -182,8 +182,12 @@ async function openIfFree(storage: Storage, image: string): Promise<StorageFile 
 const OUT_OF_REACH = new Set(["E_LOCKED", "E_NO_PERMISSION", "E_READ_ONLY"]);
 
 /** Nobody may have the image open while recovery writes to it. Closing the file gives the locks back. */
-export async function lockWriter(storage: Storage, file: StorageFile): Promise<void> {
-  await holdImages(storage, [{ file, isWritten: true }], NO_WAIT);
+export async function lockWriter(
+  storage: Storage,
+  file: StorageFile,
+  waiting: LockWaiting = NO_WAIT,
+): Promise<void> {
+  await holdImages(storage, [{ file, isWritten: true }], waiting);
 }
 
 export async function openUnlessGone(

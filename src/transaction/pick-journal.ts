@@ -3,7 +3,7 @@
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { Journal, readJournals, type TransactionState } from "./journal/index.ts";
-import { firstUnfinished } from "./recovery.ts";
+import { firstUnfinished } from "./leftovers.ts";
 import type { LockWait } from "./request.ts";
 
 interface OpenTransaction {
@@ -29,7 +29,7 @@ export async function pickJournal(
   const [first, ...others] = found;
   if (!first) {
     if (wanted === undefined) return undefined;
-    throw notOpen(wanted);
+    throw (await findDamaged(workspace, wanted)) ?? notOpen(wanted);
   }
   if (others.length > 0) {
     throw new ImgtxError("E_TRANSACTION", "several transactions are open", {
@@ -43,10 +43,22 @@ export async function pickJournal(
   throw state && firstUnfinished(state) ? interrupted(first.id) : notOpen(first.id);
 }
 
+/** Why the journal with this id, or else any one, can't be read. */
+export async function findDamaged(workspace: Workspace, id?: string): Promise<ImgtxError | undefined> {
+  for (const snapshot of await readJournals(workspace)) {
+    if (id !== undefined && snapshot.id !== id) continue;
+    if (snapshot.state instanceof ImgtxError) return snapshot.state;
+  }
+  return undefined;
+}
+
 async function listOpen(workspace: Workspace): Promise<OpenTransaction[]> {
   return (await readJournals(workspace)).flatMap(({ id, state }) => {
-    if (state instanceof ImgtxError) throw state;
-    return state.begin.implicit || state.commit || state.aborting ? [] : [{ id, state }];
+    // A disk that fails now says nothing of what is open: the command must not go its own way.
+    if (state instanceof ImgtxError && state.code === "E_IO") throw state;
+    const isOpen =
+      !(state instanceof ImgtxError) && !state.begin.implicit && !state.commit && !state.aborting;
+    return isOpen ? [{ id, state }] : [];
   });
 }
 

@@ -125,7 +125,7 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
   const { statement, newFiles } = record;
   const { signal, onProgress, markEveryMs = MARK_EVERY_MS } = work.options;
   const marks = journal.state.statements[statement]?.marks ?? new Map<string, number>();
-  const begun = host.now();
+  const begun = host.monotonicMs();
   const markedAt = new Map<number, number>();
   // A mark without the file's name would say of another file, made anew, that all of it is there.
   let appending: Promise<void> | undefined;
@@ -140,7 +140,7 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
     },
     // A transaction of several commands is undone to the command before, and has no use for marks.
     isMarkDue: (index) =>
-      journal.state.begin.implicit && host.now() - (markedAt.get(index) ?? begun) >= markEveryMs,
+      journal.state.begin.implicit && host.monotonicMs() - (markedAt.get(index) ?? begun) >= markEveryMs,
     async keepMark(index, offset) {
       const path = newFiles[index]?.path ?? "";
       const before = appending ?? settleAll(flushNames(storage, record, "unfinished copy's name"));
@@ -150,7 +150,7 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
         await journal.append({ type: "copied", statement, path, offset }, "copied");
       })();
       await appending;
-      markedAt.set(index, host.now());
+      markedAt.set(index, host.monotonicMs());
     },
   };
 }

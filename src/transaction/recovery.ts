@@ -5,28 +5,29 @@
 // - What a mark says is secured (written anew and flushed) before it is acted on: it may have been read
 //   from the page cache alone, and a power cut during recovery would take it back.
 // - Each step may be repeated. A recovery that has run to its end leaves nothing for the next one to do.
-// - A damaged journal is left alone with all its files, and stops what would change the workspace.
+// - One journal's trouble is told by a note, and keeps nobody from the others. The journal stays, and its devices are
+//   held: see waiting.ts. A damaged journal is left alone with all its files.
+// - Commands that read wait for no lock, and leave long work to others.
 
 import {
   describeCopy,
-  type DeviceTable,
   discardNextGeneration,
   howToAdopt,
-  isOwnerAlive,
   flushTableName,
   isViewPresent,
   isWorkspaceMade,
   listHistory,
   lockWorkspace,
+  lockWorkspaceIfFree,
   pathsOf,
   readGeneration,
   readTable,
   showView,
   type Workspace,
 } from "../device/index.ts";
-import { EXIT_OF_CODE, ImgtxError } from "../errors/index.ts";
-import type { LockWaiting } from "../storage/index.ts";
-import { finishCommit, summarise } from "./finish.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { LockWaiting, StorageFile } from "../storage/index.ts";
+import { finishCommit, type Finishing, HOLDS_LOCK, lockForMoments, summarise } from "./finish.ts";
 import {
   isParked,
   Journal,
@@ -34,39 +35,66 @@ import {
   listNames,
   readJournals,
   removeHalfMade,
-  type Statement,
   type TransactionState,
 } from "./journal/index.ts";
-import { imagesGivenUp } from "./merges.ts";
-import type { KeptFile, RecoveryNote } from "./request.ts";
-import { sayKept, undoStatementPatches, undoStatements } from "./undo.ts";
+import { canBeParked, describeLeftover, findLeftovers, firstUnfinished, mustAbort } from "./leftovers.ts";
+import { imagesGivenUp, imagesMergedAtCommit, measureMerges } from "./merges.ts";
+import { imagesPatchedAtCommit } from "./patches.ts";
+import type { OnProgress, RecoveryNote } from "./request.ts";
+import { abortJournal, sayKept, undoFrom, undoStatementPatches, undoStatements } from "./undo.ts";
+import { noteOnDamaged, noteOnLeft, noteOnView, noteOnWaiting } from "./waiting.ts";
 
 const READ_ONLY_CODES = new Set(["E_READ_ONLY", "E_NO_PERMISSION"]);
 
+/** Who recovers: a command that reads, or one that changes something, before its own work; or `recover`. */
+export type RecoveryCaller = "reader" | "writer" | "recover";
+
+export interface RecoveryOptions {
+  readonly caller: RecoveryCaller;
+  readonly waiting: LockWaiting;
+  readonly onProgress?: OnProgress | undefined;
+}
+
 /**
  * Runs recovery where something is left, and says what it did. Where the workspace can't be written to,
- * nothing is changed and the notes say what is waiting.
+ * nothing is changed and the notes say what is waiting. E_BUSY for `recover` alone, where others have the workspace.
  */
-export async function recover(workspace: Workspace, waiting: LockWaiting): Promise<RecoveryNote[]> {
+export async function recover(workspace: Workspace, options: RecoveryOptions): Promise<RecoveryNote[]> {
   if (!(await isWorkspaceMade(workspace))) return [];
   const copy = await reportCopy(workspace);
   if (copy) return [copy];
-  const waitingThings = await findLeftovers(workspace);
-  if (waitingThings.length === 0) return [];
+  const leftovers = await findLeftovers(workspace);
+  if (leftovers.length === 0) return [];
   try {
-    const lock = await lockWorkspace(workspace, waiting);
+    const lock = await lockFor(workspace, options);
+    if (!lock) return [];
+    let notes: RecoveryNote[];
     try {
-      const notes = await settleJournals(workspace);
+      notes = await settleJournals(workspace, { isLeft: isLeftBy(options.caller) });
       const note = await repairView(workspace);
-      return note ? [...notes, note] : notes;
+      if (note) notes.push(note);
     } finally {
       await lock.close();
     }
+    return options.caller === "recover" ? await finishLeft(workspace, notes, options) : notes;
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
-    if (error.code === "E_BUSY") return [];
     if (!READ_ONLY_CODES.has(error.code) || error.image !== pathsOf(workspace).lock) throw error;
-    return asReports(waitingThings, "; the workspace can't be written to, so nothing was changed");
+    return asReports(leftovers, "; the workspace can't be written to, so nothing was changed");
+  }
+}
+
+async function lockFor(
+  workspace: Workspace,
+  { caller, waiting }: RecoveryOptions,
+): Promise<StorageFile | undefined> {
+  if (caller === "reader") return await lockWorkspaceIfFree(workspace);
+  try {
+    return await lockWorkspace(workspace, waiting);
+  } catch (error) {
+    // Its own work finds that the workspace is busy, and says so, if it needs it.
+    if (caller === "writer" && error instanceof ImgtxError && error.code === "E_BUSY") return undefined;
+    throw error;
   }
 }
 
@@ -89,8 +117,69 @@ function asReports(leftovers: readonly string[], why: string): RecoveryNote[] {
   return leftovers.map((what) => ({ transaction: null, did: "reported", text: `${what}${why}` }));
 }
 
-/** Settles every journal but the caller's own. The caller holds the workspace lock. */
-export async function settleJournals(workspace: Workspace, except?: string): Promise<RecoveryNote[]> {
+type IsLeft = (workspace: Workspace, state: TransactionState) => Promise<boolean>;
+
+/** What is merged in moments, before whatever the command was called for. */
+const SHORT_MERGE_BYTES = 64 * 2 ** 20;
+
+/** Committed transactions that are not finished under the workspace lock. */
+function isLeftBy(caller: RecoveryCaller): IsLeft {
+  if (caller === "recover") {
+    return async (_, state) =>
+      await Promise.resolve(imagesMergedAtCommit(state).size + imagesPatchedAtCommit(state).size > 0);
+  }
+  return async ({ storage }, state) => (await measureMerges(storage, state)) > SHORT_MERGE_BYTES;
+}
+
+/** Finishes what the first round left, whatever it takes, with the workspace free for others. */
+async function finishLeft(
+  workspace: Workspace,
+  notes: readonly RecoveryNote[],
+  options: RecoveryOptions,
+): Promise<RecoveryNote[]> {
+  const all: RecoveryNote[] = [];
+  for (const note of notes) {
+    const isLeft = note.transaction !== null && note.obstacle?.code === "E_UNFINISHED";
+    all.push(...(isLeft ? await finishPatiently(workspace, note.transaction, options) : [note]));
+  }
+  return all;
+}
+
+/**
+ * Finishes a committed transaction with the workspace free for others, however long its merges take, and waits for
+ * who has its images open. No note where a live process has it, or has ended it.
+ */
+export async function finishPatiently(
+  workspace: Workspace,
+  id: string,
+  { waiting, onProgress }: Pick<RecoveryOptions, "waiting" | "onProgress">,
+): Promise<RecoveryNote[]> {
+  const journal = await openUnlessBusy(workspace, id);
+  if (!journal) return [];
+  const underLock = lockForMoments(workspace, waiting);
+  try {
+    return [await finish(workspace, journal, { isLocked: false, waiting, onProgress, underLock })];
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    return [noteOnWaiting(id, journal.state, error)];
+  } finally {
+    await journal.close();
+  }
+}
+
+interface Settling {
+  /** The caller's own. */
+  readonly except?: string;
+  /** Only what holds one of these. */
+  readonly devices?: readonly string[];
+  readonly isLeft?: IsLeft;
+}
+
+/** Settles what it can of each journal but the caller's own. The caller holds the workspace lock. */
+export async function settleJournals(
+  workspace: Workspace,
+  { except, devices, isLeft = isLeftBy("writer") }: Settling,
+): Promise<RecoveryNote[]> {
   const notes: RecoveryNote[] = [];
   const { ids, halfMade } = await listNames(workspace);
   for (const id of halfMade) {
@@ -98,46 +187,46 @@ export async function settleJournals(workspace: Workspace, except?: string): Pro
     if (!ids.includes(id)) await removeHalfMade(workspace, id);
   }
   for (const snapshot of await readJournals(workspace, except)) {
-    const isHalfReplaced = halfMade.includes(snapshot.id);
-    if (!isHalfReplaced && (await describeLeftover(workspace, snapshot)) === undefined) continue;
-    const note = await recoverOne(workspace, snapshot.id, isHalfReplaced);
+    if (devices && snapshot.held?.every((held) => !devices.includes(held))) continue;
+    const { id, state } = snapshot;
+    const note =
+      state instanceof ImgtxError
+        ? noteOnDamaged(snapshot, state)
+        : await settleOrSay(workspace, snapshot, state, { isHalfReplaced: halfMade.includes(id), isLeft });
     if (note) notes.push(note);
   }
   return notes;
 }
 
+async function settleOrSay(
+  workspace: Workspace,
+  snapshot: JournalSnapshot,
+  state: TransactionState,
+  { isHalfReplaced, isLeft }: { isHalfReplaced: boolean; isLeft: IsLeft },
+): Promise<RecoveryNote | undefined> {
+  try {
+    if (!isHalfReplaced && (await describeLeftover(workspace, snapshot)) === undefined) return undefined;
+    if (!snapshot.busy && state.commit && (await isLeft(workspace, state)))
+      return noteOnLeft(snapshot.id, state);
+    return await recoverOne(workspace, snapshot.id, isHalfReplaced);
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    return noteOnWaiting(snapshot.id, state, error);
+  }
+}
+
 async function repairView(workspace: Workspace): Promise<RecoveryNote | undefined> {
   const table = await readTable(workspace);
   if (await isViewPresent(workspace, table)) return undefined;
-  // Whoever moved the table died before it showed it, and perhaps before the move was durable.
-  await flushTableName(workspace);
-  await showView(workspace, table);
+  try {
+    // Whoever moved the table died before it showed it, and perhaps before the move was durable.
+    await flushTableName(workspace);
+    await showView(workspace, table);
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    return noteOnView(error);
+  }
   return { transaction: null, did: "view", text: `showed generation ${table.generation} in 'devices' again` };
-}
-
-/** Damaged journals, which stop everything that would change the workspace. */
-export function assertJournalsSound(snapshots: readonly JournalSnapshot[]): void {
-  for (const { state } of snapshots) {
-    if (state instanceof ImgtxError) throw state;
-  }
-}
-
-/**
- * E_BUSY where a process that could not finish its commit still has the journal: it has said that its generation is
- * the next one, and recovery would take another one of that number for it. The caller holds the workspace lock.
- */
-export async function assertNoneUnfinished(
-  workspace: Workspace,
-  table: DeviceTable,
-  except: string,
-): Promise<void> {
-  for (const { id, path, state } of await readJournals(workspace, except)) {
-    if (state instanceof ImgtxError || !state.commit || state.commit.generation <= table.generation) continue;
-    throw new ImgtxError("E_BUSY", `transaction ${id} is committed, and its process has not ended yet`, {
-      image: path,
-      hint: "run the command again; it first finishes what the other one left",
-    });
-  }
 }
 
 async function recoverOne(
@@ -159,15 +248,7 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   const { state } = journal;
   const { id } = journal;
   const what = `transaction ${id} (${summarise(state)})`;
-  if (state.commit) {
-    const table = await finishOrSay(workspace, journal, what);
-    const left = imagesGivenUp(state, table).map((image) => `; ${image} could not be brought in line`);
-    return {
-      transaction: id,
-      did: "finished",
-      text: `finished ${what}: the devices are at generation ${table.generation}${left.join("")}`,
-    };
-  }
+  if (state.commit) return await finish(workspace, journal, { isLocked: false, underLock: HOLDS_LOCK });
   if (isParked(state)) return undefined;
   if (canBeParked(state)) {
     // Its devices are free from then on: no fence of its may stay.
@@ -210,23 +291,16 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   return { transaction: id, did: "undone", text: `${text}${sayKept(kept)}` };
 }
 
-/** A failure here stops the commands of others too: they have to hear of the commit that waits. */
-async function finishOrSay(workspace: Workspace, journal: Journal, what: string): Promise<DeviceTable> {
-  try {
-    await journal.secure();
-    return await finishCommit(workspace, journal, false);
-  } catch (error) {
-    const mayPass: readonly number[] = [EXIT_OF_CODE.E_IO, EXIT_OF_CODE.E_LOCKED, EXIT_OF_CODE.E_NOT_FOUND];
-    if (!(error instanceof ImgtxError) || !mayPass.includes(error.exitCode)) throw error;
-    throw error.reworded(`${what} is committed, and can't be finished yet: ${error.message}`);
-  }
-}
-
-/** A copy that a command made by itself, and that has come somewhere. */
-function canBeParked({ begin, commit, aborting, statements }: TransactionState): boolean {
-  const [only, ...others] = statements;
-  if (!begin.implicit || commit || aborting || !only || others.length > 0) return false;
-  return only.marks.size > 0 && !only.prepared && !only.undoing;
+async function finish(workspace: Workspace, journal: Journal, how: Finishing): Promise<RecoveryNote> {
+  const { id, state } = journal;
+  await journal.secure();
+  const table = await finishCommit(workspace, journal, how);
+  const left = imagesGivenUp(state, table).map((image) => `; ${image} could not be brought in line`);
+  return {
+    transaction: id,
+    did: "finished",
+    text: `finished transaction ${id} (${summarise(state)}): the devices are at generation ${table.generation}${left.join("")}`,
+  };
 }
 
 /** `'vda': `imgtx mirror vda FILE` goes on with it, …` */
@@ -238,51 +312,6 @@ function sayParked({ statements }: TransactionState): string {
     `'${plan?.devices.join("', '")}' in ${pairs}: the same \`imgtx mirror\` goes on with it, ` +
     `\`imgtx mirror --cancel ${device}\` removes it`
   );
-}
-
-/** Undoes every statement from the given one on, and leaves the transaction open as it was before it. */
-export async function undoFrom(
-  workspace: Workspace,
-  journal: Journal,
-  from: number,
-): Promise<readonly KeptFile[]> {
-  const doomed = journal.state.statements.slice(from);
-  if (doomed.length === 0) return [];
-  if (journal.isInDoubt || doomed.some((statement) => statement.done && !statement.undoing)) {
-    // Durable before the first file goes: else a crash would leave an action that claims to be done. It may
-    // claim so by a record whose flush failed, too.
-    await journal.append({ type: "undo", from }, "undo");
-  } else if (doomed.some((statement) => statement.undoing)) {
-    await journal.secure();
-  }
-  const kept = await undoStatements(workspace, doomed);
-  await journal.append({ type: "undone", from }, "undone");
-  return kept;
-}
-
-/** Takes the whole transaction back and retires the journal. */
-export async function abortJournal(workspace: Workspace, journal: Journal): Promise<readonly KeptFile[]> {
-  // An implicit transaction without a commit mark never was: it needs no word that it is taken back.
-  if (!journal.state.begin.implicit) await journal.append({ type: "abort" }, "abort mark");
-  try {
-    const kept = await undoStatements(workspace, journal.state.statements);
-    await journal.retire();
-    return kept;
-  } catch (error) {
-    if (!(error instanceof ImgtxError) || !journal.state.aborting) throw error;
-    throw error.reworded(error.message, {
-      hint: `transaction ${journal.id} is aborted; the next imgtx command removes what is left of it`,
-    });
-  }
-}
-
-async function mustAbort(workspace: Workspace, { begin }: TransactionState): Promise<boolean> {
-  return begin.implicit || (begin.owned && !(await isOwnerAlive(workspace, begin.id)));
-}
-
-/** The first statement that a dead process left amid its making or its undoing. */
-export function firstUnfinished(state: TransactionState): Statement | undefined {
-  return state.statements.find((statement) => !statement.undone && (statement.undoing || !statement.done));
 }
 
 async function openUnlessBusy(workspace: Workspace, id: string): Promise<Journal | undefined> {
@@ -305,36 +334,4 @@ async function isInHistory(workspace: Workspace, id: string): Promise<boolean> {
     if ((await readGeneration(workspace, generation))?.transaction === id) return true;
   }
   return false;
-}
-
-/** What waits for recovery, a phrase each. Takes no lock and changes nothing. */
-async function findLeftovers(workspace: Workspace): Promise<string[]> {
-  const found: string[] = [];
-  const { ids, halfMade } = await listNames(workspace);
-  for (const id of halfMade)
-    if (!ids.includes(id)) found.push(`a half-made journal of transaction ${id} is left`);
-  for (const snapshot of ids.length === 0 ? [] : await readJournals(workspace)) {
-    const leftover = await describeLeftover(workspace, snapshot);
-    if (leftover !== undefined) found.push(leftover);
-    else if (!snapshot.busy && halfMade.includes(snapshot.id)) {
-      found.push(`a half-made journal of transaction ${snapshot.id} is left`);
-    }
-  }
-  if (!(await isViewPresent(workspace, await readTable(workspace))))
-    found.push("'devices' lags behind the table");
-  return found;
-}
-
-/** What is to be done about a journal, or undefined: a live process has it, it is damaged, or all is well. */
-async function describeLeftover(
-  workspace: Workspace,
-  snapshot: JournalSnapshot,
-): Promise<string | undefined> {
-  const { id, busy, state } = snapshot;
-  if (busy || state instanceof ImgtxError) return undefined;
-  if (isParked(state)) return undefined;
-  if (state.commit) return `transaction ${id} is committed and waits to be finished`;
-  return state.aborting || firstUnfinished(state) || (await mustAbort(workspace, state))
-    ? `transaction ${id} was interrupted and waits to be undone`
-    : undefined;
 }

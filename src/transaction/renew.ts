@@ -13,7 +13,7 @@ import {
   type Statement,
   type TransactionState,
 } from "./journal/index.ts";
-import { undoFrom } from "./recovery.ts";
+import { undoFrom } from "./undo.ts";
 import type { ActionRequest, ReopenRequest } from "./request.ts";
 import type { Work } from "./work.ts";
 

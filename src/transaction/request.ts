@@ -2,6 +2,7 @@
 // makes requests and draws outcomes, and knows nothing of journals.
 
 import type { MirrorSync } from "../device/index.ts";
+import type { ErrorCode } from "../errors/index.ts";
 import type { CreateOptions, ImageFormat } from "../format/index.ts";
 
 /** How a new overlay's qcow2 structures are laid out; what is left out is inherited from the image below. */
@@ -220,20 +221,22 @@ export interface Outcome {
   readonly kept: readonly KeptFile[];
 }
 
-export type TransactionState = "open" | "committed";
+export type TransactionState = "open" | "committed" | "aborted" | "damaged";
 
 export interface TransactionDescription {
   readonly id: string;
   readonly name: string | null;
   readonly state: TransactionState;
-  /** ISO 8601, UTC. */
-  readonly started: string;
+  /** ISO 8601, UTC; null where its journal can't be read. */
+  readonly started: string | null;
   readonly onError: "abort" | "keep";
   readonly devices: readonly string[];
   readonly actions: readonly ActionReport[];
   readonly savepoints: readonly string[];
   /** Whether a live process works on it at this moment. */
   readonly busy: boolean;
+  /** What keeps recovery from ending it, and what to do about that; null: nothing does. */
+  readonly problem: string | null;
 }
 
 /** One generation in `history`, newest first there. */
@@ -255,9 +258,26 @@ export interface GenerationDescription {
 /** What recovery found and did for one journal, or for a lagging view. */
 export interface RecoveryNote {
   readonly transaction: string | null;
-  readonly did: "finished" | "undone" | "aborted" | "retired" | "view" | "kept" | "reported";
+  readonly did: "finished" | "undone" | "aborted" | "retired" | "view" | "kept" | "reported" | "waiting";
   /** One line for stderr, without a line break. */
   readonly text: string;
+  /** Of `waiting` alone. */
+  readonly obstacle?: Obstacle;
+}
+
+/** What keeps recovery from ending a transaction. Its journal stays, and holds its devices. */
+export interface Obstacle {
+  /** Null: the journal is damaged, and does not tell them. Then no device can be changed. */
+  readonly devices: readonly string[] | null;
+  /** Committed, and to be finished; else to be taken back. */
+  readonly isCommitted: boolean;
+  readonly code: ErrorCode;
+  /** The file that it is about. */
+  readonly place: { readonly image?: string; readonly offset?: number };
+  /** A clause: `m.raw is in use by pid 12 (qemu-nbd)`. */
+  readonly why: string;
+  /** The command that ends it, and what to do before. */
+  readonly hint: string;
 }
 
 export interface LockWait {
@@ -285,6 +305,8 @@ export interface RunOptions extends LockWait {
   readonly onRequest?: ((index: number | undefined) => void) | undefined;
   /** Told what an operator has to know of what others did meanwhile, a line each. */
   readonly onNotice?: ((line: string) => void) | undefined;
+  /** Told of what this command finished first, because its devices were held. */
+  readonly onRecovered?: ((note: RecoveryNote) => void) | undefined;
   /** How often a long copy keeps how far it has come, in milliseconds. Default: 5000. */
   readonly markEveryMs?: number | undefined;
   /** Folders trusted for raw backing images and data files, for this command. */

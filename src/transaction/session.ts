@@ -19,18 +19,20 @@ import { commitImplicit, planOnly, runStatements } from "./engine.ts";
 import { createJournal } from "./new-journal.ts";
 import { changesOf, isParked, type Journal, liveStatements, readJournals } from "./journal/index.ts";
 import { OpenedImages } from "./opened-images.ts";
-import { pickJournal } from "./pick-journal.ts";
-import { abortJournal, assertJournalsSound, recover, reportLeftovers, undoFrom } from "./recovery.ts";
+import { findDamaged, pickJournal } from "./pick-journal.ts";
+import { recover, type RecoveryCaller, reportLeftovers } from "./recovery.ts";
 import { renewMirrors } from "./renew.ts";
 import type {
   ActionRequest,
   KeptFile,
   LockWait,
+  OnProgress,
   Outcome,
   RecoveryNote,
   RunOptions,
   TransactionDescription,
 } from "./request.ts";
+import { abortJournal, undoFrom } from "./undo.ts";
 import { effectiveTable, throwIfInterrupted, type Work } from "./work.ts";
 
 export interface Session {
@@ -52,8 +54,11 @@ export interface SessionOptions extends LockWait {
   readonly safeWorkspaces?: readonly string[];
   /** Where there is none, work in the one that would be made here. The first plan makes it. */
   readonly createHere: boolean;
+  /** Who opens it: what only reads waits for nobody, and `recover` leaves nothing to others. Default: a writer. */
+  readonly caller?: RecoveryCaller;
   /** Say what recovery would do, and do nothing: `recover --dry-run`. */
   readonly reportOnly?: boolean;
+  readonly onProgress?: OnProgress | undefined;
 }
 
 export async function initWorkspace(
@@ -64,20 +69,17 @@ export async function initWorkspace(
   const workspace = await workspaceAt(storage, folder, safeWorkspaces);
   const created = await makeWorkspace(workspace, new Date(storage.host.now()).toISOString());
   if (!created) await assertOwn(workspace);
-  try {
-    await recover(workspace, { waitMs: 10_000, onWait: () => undefined });
-  } catch (cause) {
-    if (!created || !(cause instanceof ImgtxError)) throw cause;
-    throw new ImgtxError(
-      "E_UNFINISHED",
-      `the workspace is made, but not shown in 'devices' yet: ${cause.message}`,
-      {
-        image: cause.image ?? workspace.root,
-        changed: true,
-        hint: "the next imgtx command shows it; `imgtx recover` does only that",
-        cause,
-      },
-    );
+  const notes = await recover(workspace, {
+    caller: "writer",
+    waiting: { waitMs: 10_000, onWait: () => undefined },
+  });
+  const unseen = notes.find(({ did, transaction }) => did === "waiting" && transaction === null);
+  if (created && unseen) {
+    throw new ImgtxError("E_UNFINISHED", `the workspace is made, but not finished: ${unseen.text}`, {
+      image: workspace.root,
+      changed: true,
+      hint: "the next imgtx command shows it; `imgtx recover` does only that",
+    });
   }
   return { root: workspace.root, created };
 }
@@ -85,7 +87,10 @@ export async function initWorkspace(
 /** Finds the workspace and runs recovery in it. E_NO_WORKSPACE where there is none. */
 export async function openSession(storage: Storage, options: SessionOptions): Promise<Session> {
   const workspace = await findOrPlace(storage, options);
-  const recovered = options.reportOnly ? await reportLeftovers(workspace) : await recover(workspace, options);
+  const { caller = "writer", onProgress } = options;
+  const recovered = options.reportOnly
+    ? await reportLeftovers(workspace)
+    : await recover(workspace, { caller, waiting: options, onProgress });
   return { workspace, root: workspace.root, currentFolder: options.startFolder, recovered };
 }
 
@@ -109,7 +114,7 @@ export async function runActions(
     currentFolder: session.currentFolder,
   });
   const id = journal?.id ?? workspace.storage.host.randomName();
-  const work: Work = { workspace, options, images, id, journal, idle: [], underWay: Promise.resolve() };
+  const work = startWork(session, options, { images, id, journal });
   try {
     if (options.dryRun) return await dryRun(work, requests, journal);
     const first = journal?.state.statements.length ?? 0;
@@ -133,6 +138,15 @@ export async function runActions(
   }
 }
 
+function startWork(
+  { workspace }: Session,
+  options: RunOptions,
+  parts: Pick<Work, "images" | "id" | "journal">,
+): Work {
+  const deadlineMs = workspace.storage.host.monotonicMs() + options.waitMs;
+  return { workspace, options, deadlineMs, ...parts, idle: [], underWay: Promise.resolve() };
+}
+
 export async function beginTransaction(
   session: Session,
   choice: { name: string | undefined; onError: "abort" | "keep"; owned: boolean },
@@ -146,7 +160,7 @@ export async function beginTransaction(
     const journal = await createJournal(workspace, { ...choice, name: choice.name ?? null, id }, wait);
     await journal.close();
     return {
-      description: describeTransaction(id, journal.state, false),
+      description: describeTransaction({ id, state: journal.state, busy: false }, undefined),
       release: async () => await owner?.close(),
     };
   } catch (error) {
@@ -191,8 +205,7 @@ async function bringInLine(session: Session, journal: Journal, options: RunOptio
   const images = new OpenedImages(workspace.storage, { workspaceRoot: root, currentFolder });
   const { id } = journal;
   try {
-    const work = { workspace, options, images, id, journal, idle: [], underWay: Promise.resolve() };
-    await renewMirrors(work, journal);
+    await renewMirrors(startWork(session, options, { images, id, journal }), journal);
   } finally {
     await images.close();
   }
@@ -266,13 +279,15 @@ export async function rollbackToSavepoint(
   });
 }
 
+/** The open ones, and all that waits to be finished or undone, or can't be read. */
 export async function listTransactions(session: Session): Promise<TransactionDescription[]> {
-  const journals = await readJournals(session.workspace);
-  assertJournalsSound(journals);
-  return journals.flatMap(({ id, state, busy }) =>
+  const problems = new Map(session.recovered.map((note) => [note.transaction, note.obstacle] as const));
+  return (await readJournals(session.workspace)).flatMap((snapshot) => {
+    const { id, state } = snapshot;
     // A copy that was cut off holds nothing: it is there to be gone on with, or to be removed.
-    state instanceof ImgtxError || isParked(state) ? [] : [describeTransaction(id, state, busy)],
-  );
+    if (!(state instanceof ImgtxError) && isParked(state)) return [];
+    return [describeTransaction(snapshot, problems.get(id))];
+  });
 }
 
 async function findOrPlace(storage: Storage, options: SessionOptions): Promise<Workspace> {
@@ -309,6 +324,9 @@ async function withJournal<T>(
 ): Promise<T> {
   const journal = await pickJournal(workspace, id, wait);
   if (!journal) {
+    // It may be the one that is meant.
+    const damaged = await findDamaged(workspace);
+    if (damaged) throw damaged;
     throw new ImgtxError("E_NO_TRANSACTION", "no transaction is open", {
       hint: "begin one with `imgtx txn begin`",
     });

@@ -10,7 +10,7 @@ import { posix } from "node:path";
 import { type DeviceTable, readTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { isSameFile } from "./chain-entry.ts";
-import type { Statement } from "./journal/index.ts";
+import type { Journal, Statement } from "./journal/index.ts";
 import type { KeptFile } from "./request.ts";
 import { undoPatches } from "./undo-patches.ts";
 
@@ -79,4 +79,40 @@ export async function undoStatementPatches(
 /** For the end of a note; empty where nothing was left. */
 export function sayKept(kept: readonly KeptFile[]): string {
   return kept.map(({ path, why }) => `; left '${path}' as it is: ${why}`).join("");
+}
+
+/** Undoes every statement from the given one on, and leaves the transaction open as it was before it. */
+export async function undoFrom(
+  workspace: Workspace,
+  journal: Journal,
+  from: number,
+): Promise<readonly KeptFile[]> {
+  const doomed = journal.state.statements.slice(from);
+  if (doomed.length === 0) return [];
+  if (journal.isInDoubt || doomed.some((statement) => statement.done && !statement.undoing)) {
+    // Durable before the first file goes: else a crash would leave an action that claims to be done. It may
+    // claim so by a record whose flush failed, too.
+    await journal.append({ type: "undo", from }, "undo");
+  } else if (doomed.some((statement) => statement.undoing)) {
+    await journal.secure();
+  }
+  const kept = await undoStatements(workspace, doomed);
+  await journal.append({ type: "undone", from }, "undone");
+  return kept;
+}
+
+/** Takes the whole transaction back and retires the journal. */
+export async function abortJournal(workspace: Workspace, journal: Journal): Promise<readonly KeptFile[]> {
+  // An implicit transaction without a commit mark never was: it needs no word that it is taken back.
+  if (!journal.state.begin.implicit) await journal.append({ type: "abort" }, "abort mark");
+  try {
+    const kept = await undoStatements(workspace, journal.state.statements);
+    await journal.retire();
+    return kept;
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || !journal.state.aborting) throw error;
+    throw error.reworded(error.message, {
+      hint: `transaction ${journal.id} is aborted; the next imgtx command removes what is left of it`,
+    });
+  }
 }

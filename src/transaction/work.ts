@@ -2,13 +2,15 @@
 
 import { type DeviceTable, readTable, withDevices, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { changesOf, type Journal, type PlanRecord } from "./journal/index.ts";
+import { changesOf, type Journal, type PlanRecord, readJournals } from "./journal/index.ts";
 import type { OpenedImages } from "./opened-images.ts";
 import type { RunOptions } from "./request.ts";
 
 export interface Work {
   readonly workspace: Workspace;
   readonly options: RunOptions;
+  /** When the command has waited as long as it may, by the host's monotonic clock. */
+  readonly deadlineMs: number;
   readonly images: OpenedImages;
   /** The transaction's: that of a copy which was cut off, where this command goes on with it. */
   id: string;
@@ -20,10 +22,31 @@ export interface Work {
   underWay: Promise<void>;
 }
 
-/** The committed table with the changes of the work's transaction on top. */
-export async function effectiveTable({ workspace, journal }: Work): Promise<DeviceTable> {
-  const table = await readTable(workspace);
+/** The table as it will be, with the changes of the work's transaction on top. */
+export async function effectiveTable({ workspace, journal, id }: Work): Promise<DeviceTable> {
+  const table = await withCommitted(workspace, await readTable(workspace), id);
   return journal ? withDevices(table, changesOf(journal.state)) : table;
+}
+
+/**
+ * The table with what others have committed and not moved yet: it will come, whatever happens. The devices of those
+ * transactions are held, so that nobody plans on them; but what their images are must not be taken for free.
+ */
+export async function withCommitted(
+  workspace: Workspace,
+  table: DeviceTable,
+  except: string,
+): Promise<DeviceTable> {
+  return (await readJournals(workspace, except)).reduce(
+    (sum, { state }) =>
+      state instanceof ImgtxError || !state.commit ? sum : withDevices(sum, changesOf(state)),
+    table,
+  );
+}
+
+/** How long this command still waits. */
+export function waitingOf({ workspace, options, deadlineMs }: Work): RunOptions {
+  return { ...options, waitMs: Math.max(0, deadlineMs - workspace.storage.host.monotonicMs()) };
 }
 
 /** Asked before each step that can still be taken back; never behind the commit mark. */

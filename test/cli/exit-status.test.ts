@@ -35,13 +35,20 @@ describe("recover", () => {
     expect(stderr).toContain("error: what a crash left could not be finished or undone");
   });
 
-  test("ends with 15 at a damaged journal, of which it leaves everything alone", async () => {
-    const listTransactions = async () => {
-      throw new ImgtxError("E_JOURNAL", "the journal is damaged", { image: "/w/t1.journal", offset: 7 });
-    };
-    const { status, stderr } = await runCli(["recover"], { engine: { listTransactions } });
-    expect(status).toBe(15);
+  test.each([
+    ["15 at a damaged journal, of which it leaves everything alone", "E_JOURNAL", false, 15],
+    ["16 while something committed waits", "E_LOCKED", true, 16],
+    ["the status of what keeps it from undoing the rest", "E_NOT_FOUND", false, 14],
+  ] as const)("ends with %s", async (_, code, isCommitted, expected) => {
+    const place = { image: "/w/t1.journal", offset: 7 };
+    const obstacle = { devices: ["vda"], isCommitted, code, place, why: "so it is", hint: "mend it" };
+    const note = { transaction: "t1", did: "waiting", text: "t1 waits", obstacle };
+    const waiting = async () => ({ root: "/w", recovered: [note] }) as never;
+    const { status, stdout, stderr } = await runCli(["recover"], { engine: { openSession: waiting } });
+    expect({ status, stdout }).toEqual({ status: expected, stdout: "" });
+    expect(stderr).toContain("imgtx: t1 waits\n");
     expect(stderr).toContain("at: /w/t1.journal, offset 0x7");
+    expect(stderr).toContain("hint: mend it");
   });
 
   test("ends with 0 when it was only asked what waits", async () => {

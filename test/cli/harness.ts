@@ -169,6 +169,7 @@ export function makeTransaction(parts: Partial<TransactionDescription>): Transac
     actions: [makeAction({})],
     savepoints: [],
     busy: false,
+    problem: null,
     ...parts,
   };
 }

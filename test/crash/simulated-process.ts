@@ -34,6 +34,7 @@ export class SimulatedProcess implements Storage {
       bootId: `00000000-0000-4000-8000-${String(machine.boots).padStart(12, "0")}`,
       machineId: "0123456789abcdef0123456789abcdef",
       now: () => Number(machine.clockNs / 1_000_000n),
+      monotonicMs: () => Number(machine.clockNs / 1_000_000n),
       randomName: () => machine.nextName(),
       sleep: async (milliseconds) => {
         machine.clockNs += BigInt(Math.ceil(milliseconds)) * 1_000_000n;

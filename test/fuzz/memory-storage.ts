@@ -94,6 +94,7 @@ const HOST: Host = {
   bootId: "00000000-0000-0000-0000-000000000000",
   machineId: "",
   now: () => 0,
+  monotonicMs: () => 0,
   randomName: () => "aaaaaaaaaa",
   sleep: () => Promise.resolve(),
 };

@@ -3,7 +3,7 @@
 import type { DeviceDescription } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openSession } from "../invocation.ts";
+import { openToRead } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { deviceJson, withSchema } from "../render/json.ts";
 import { drawDevices } from "../render/lists.ts";
@@ -38,7 +38,7 @@ export const deviceList: PlainCommand = {
     exits: READING_EXITS,
   },
   async execute(invocation) {
-    const { engine, session } = await openSession(invocation);
+    const { engine, session } = await openToRead(invocation);
     const list = await engine.describeDevices(session, undefined);
     invocation.report.answer(list, invocation.report.quiet ? NAMES : TABLE);
     if (list.devices.length === 0) invocation.report.advice("no devices yet: imgtx device add NAME FILE");

@@ -4,7 +4,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { DeviceDescription } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openSession } from "../invocation.ts";
+import { openToRead } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { drawChains } from "../render/chain.ts";
 import { deviceJson, withSchema } from "../render/json.ts";
@@ -31,7 +31,7 @@ export const deviceShow: PlainCommand = {
   },
   async execute(invocation) {
     const name = invocation.input.argument("NAME");
-    const { engine, session } = await openSession(invocation);
+    const { engine, session } = await openToRead(invocation);
     const { devices } = await engine.describeDevices(session, [name]);
     const [device] = devices;
     if (device === undefined) throw new ImgtxError("E_NO_DEVICE", `there is no device '${name}'`);

@@ -3,7 +3,7 @@
 import type { GenerationDescription } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openSession } from "../invocation.ts";
+import { openToRead } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { generationJson, withSchema } from "../render/json.ts";
 import { drawGenerations } from "../render/lists.ts";
@@ -32,7 +32,7 @@ export const history: PlainCommand = {
     exits: READING_EXITS,
   },
   async execute(invocation) {
-    const { engine, session } = await openSession(invocation);
+    const { engine, session } = await openToRead(invocation);
     invocation.report.answer(await engine.listGenerations(session), GENERATIONS);
     return 0;
   },

@@ -3,9 +3,10 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { TransactionDescription } from "../../transaction/index.ts";
 
-/** Oldest first. */
+/** Oldest first, and last those of which nobody knows. */
 export function inOrder(transactions: readonly TransactionDescription[]): readonly TransactionDescription[] {
-  return transactions.toSorted((a, b) => (a.started < b.started ? -1 : Number(a.started > b.started)));
+  const startOf = ({ started }: TransactionDescription): string => started ?? "unknown";
+  return transactions.toSorted((a, b) => (startOf(a) < startOf(b) ? -1 : Number(startOf(a) > startOf(b))));
 }
 
 /** The one with this id or name, or the only one open. E_NO_TRANSACTION or E_TRANSACTION otherwise. */

@@ -30,19 +30,33 @@ export const recover: PlainCommand = {
   },
   async execute(invocation) {
     const { dryRun } = invocation.settings;
-    const { engine, session } = await openSession(invocation, { reportOnly: dryRun });
+    const { engine, session } = await openSession(invocation, { reportOnly: dryRun, caller: "recover" });
     if (!dryRun) await engine.assertChangeable(session);
-    // Throws at a journal that is damaged: nothing of its transaction was touched, and status 0 would hide it.
-    await engine.listTransactions(session);
-    const waits = session.recovered.some(({ did }) => did === "reported");
+    const { recovered, root } = session;
     // Status 0 would tell a script that the guests can start.
-    if (waits && !dryRun) {
-      throw new ImgtxError("E_READ_ONLY", "what a crash left could not be finished or undone", {
-        image: session.root,
-        hint: "make the workspace writable, and run `imgtx recover` again",
-      });
-    }
+    if (!dryRun) throwWhatWaits(recovered, root);
     invocation.report.done(session.recovered, RECOVERED);
     return 0;
   },
 };
+
+/** E_UNFINISHED where something committed waits; else what keeps recovery from undoing the rest. */
+function throwWhatWaits(notes: readonly RecoveryNote[], root: string): void {
+  const waiting = notes.flatMap(({ obstacle }) => obstacle ?? []);
+  const first = waiting.find(({ isCommitted }) => isCommitted) ?? waiting[0];
+  if (first) {
+    const count = waiting.length === 1 ? "one transaction waits" : `${waiting.length} transactions wait`;
+    const code = first.isCommitted ? "E_UNFINISHED" : first.code;
+    throw new ImgtxError(code, `${count}: ${first.why}`, {
+      image: root,
+      ...first.place,
+      hint: first.hint,
+      changed: notes.some(({ did }) => did !== "waiting"),
+    });
+  }
+  if (!notes.some(({ did }) => did === "reported")) return;
+  throw new ImgtxError("E_READ_ONLY", "what a crash left could not be finished or undone", {
+    image: root,
+    hint: "make the workspace writable, and run `imgtx recover` again",
+  });
+}

@@ -3,7 +3,7 @@
 import type { DeviceDescription } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openSession } from "../invocation.ts";
+import { openToRead } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { drawChains } from "../render/chain.ts";
 import { deviceJson, withSchema } from "../render/json.ts";
@@ -36,7 +36,7 @@ export const tree: PlainCommand = {
   },
   async execute(invocation) {
     const names = invocation.input.texts("DEV");
-    const { engine, session } = await openSession(invocation);
+    const { engine, session } = await openToRead(invocation);
     const forest = await engine.describeDevices(session, names.length > 0 ? names : undefined);
     invocation.report.answer(forest, FOREST);
     if (forest.devices.length === 0) invocation.report.advice("no devices yet: imgtx device add NAME FILE");

@@ -2,7 +2,7 @@
 
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openSession } from "../invocation.ts";
+import { openToRead } from "../invocation.ts";
 import { inOrder } from "./pick-transaction.ts";
 import { TRANSACTION_IDS, TRANSACTION_TABLE } from "./transaction-drawings.ts";
 
@@ -16,7 +16,7 @@ export const txnList: PlainCommand = {
     exits: READING_EXITS,
   },
   async execute(invocation) {
-    const { engine, session } = await openSession(invocation);
+    const { engine, session } = await openToRead(invocation);
     const all = inOrder(await engine.listTransactions(session));
     invocation.report.answer(all, invocation.report.quiet ? TRANSACTION_IDS : TRANSACTION_TABLE);
     if (all.length === 0) invocation.report.advice("no transaction is open");

@@ -2,7 +2,7 @@
 
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openSession } from "../invocation.ts";
+import { openToRead } from "../invocation.ts";
 import { pickTransaction } from "./pick-transaction.ts";
 import { ONE_TRANSACTION } from "./transaction-drawings.ts";
 
@@ -24,7 +24,7 @@ export const txnShow: PlainCommand = {
   },
   async execute(invocation) {
     const id = invocation.input.text("ID") ?? invocation.settings.transaction;
-    const { engine, session } = await openSession(invocation);
+    const { engine, session } = await openToRead(invocation);
     invocation.report.answer(pickTransaction(await engine.listTransactions(session), id), ONE_TRANSACTION);
     return 0;
   },

@@ -2,7 +2,7 @@
 
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openSession } from "../invocation.ts";
+import { openToRead } from "../invocation.ts";
 import { inOrder, pickTransaction } from "./pick-transaction.ts";
 import { TRANSACTIONS_IN_FULL } from "./transaction-drawings.ts";
 
@@ -19,7 +19,7 @@ export const txnStatus: PlainCommand = {
     exits: [...READING_EXITS.slice(0, 3), 11, ...READING_EXITS.slice(3)],
   },
   async execute(invocation) {
-    const { engine, session } = await openSession(invocation);
+    const { engine, session } = await openToRead(invocation);
     const all = inOrder(await engine.listTransactions(session));
     const id = invocation.settings.transaction;
     invocation.report.answer(id === undefined ? all : [pickTransaction(all, id)], TRANSACTIONS_IN_FULL);

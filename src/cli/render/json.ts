@@ -74,6 +74,7 @@ export function transactionJson(transaction: TransactionDescription): object {
     devices: transaction.devices,
     actions: transaction.actions.map(actionJson),
     savepoints: transaction.savepoints,
+    problem: transaction.problem,
   };
 }
 

@@ -37,7 +37,7 @@ export function drawTransactionList(
     transaction.id,
     transaction.name ?? "",
     stateOfTransaction(transaction),
-    drawTime(transaction.started),
+    transaction.started === null ? "?" : drawTime(transaction.started),
     transaction.devices.join(" "),
   ]);
   return table(["ID", "NAME", "STATE", "STARTED", "DEVICES"], rows, canvas);
@@ -45,6 +45,8 @@ export function drawTransactionList(
 
 function stateOfTransaction({ state, busy }: TransactionDescription): string {
   if (state === "committed") return busy ? "committed, finishing" : "committed, not finished";
+  if (state === "aborted") return busy ? "aborted, being undone" : "aborted, not undone";
+  if (state === "damaged") return "damaged";
   return busy ? "open, busy" : "open";
 }
 
@@ -53,12 +55,13 @@ export function drawTransaction(transaction: TransactionDescription, canvas: Can
   const name = transaction.name === null ? "" : ` (${transaction.name})`;
   const facts = [
     stateOfTransaction(transaction),
-    `since ${drawTime(transaction.started)}`,
+    ...(transaction.started === null ? [] : [`since ${drawTime(transaction.started)}`]),
     ...(transaction.state === "open" && transaction.onError === "abort" ? ["an error aborts it"] : []),
   ].join(", ");
   const actions = transaction.actions.flatMap((action) => drawAction(action, canvas, "prepared"));
   return [
     `${paint.bold(transaction.id)}${name}: ${facts}`,
+    ...(transaction.problem === null ? [] : [`  ${transaction.problem}`]),
     ...(actions.length === 0 ? ["  no actions yet"] : actions.map((line) => `  ${line}`)),
     ...(transaction.savepoints.length === 0 ? [] : [`  savepoints: ${transaction.savepoints.join(", ")}`]),
   ];

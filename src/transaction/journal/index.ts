@@ -1,4 +1,5 @@
-export { Journal, type JournalSnapshot, readJournals } from "./journal.ts";
+export { type JournalSnapshot, readJournals } from "./folder.ts";
+export { Journal } from "./journal.ts";
 export { journalPath, listNames, removeHalfMade } from "./journal-file.ts";
 export type {
   BeginRecord,

@@ -156,7 +156,7 @@ export function isPutBack(error: ImgtxError): boolean {
   return error.code === "E_JOURNAL" && error.field === PUT_BACK;
 }
 
-async function readAll(file: StorageFile): Promise<Uint8Array> {
+export async function readAll(file: StorageFile): Promise<Uint8Array> {
   const { sizeBytes } = await file.stat();
   if (sizeBytes > LIMIT_BYTES) {
     throw new ImgtxError("E_JOURNAL", "the journal is larger than any that imgtx writes", {

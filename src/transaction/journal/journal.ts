@@ -16,9 +16,6 @@ import { type LockWaiting, lockFile, type StorageFile } from "../../storage/inde
 import { applyRecord, foldRecords } from "./fold.ts";
 import {
   journalPath,
-  listNames,
-  openTrusted,
-  isPutBack,
   openUnlessGone,
   readContent,
   removeHalfMade,
@@ -222,52 +219,6 @@ export class Journal {
     this.#digest = digest;
     this.#endBytes = endBytes;
     this.#suspect = false;
-  }
-}
-
-export interface JournalSnapshot {
-  readonly id: string;
-  readonly path: string;
-  /** A live process holds it. */
-  readonly busy: boolean;
-  /** It is not the file that it was written to, in a workspace that is itself. */
-  readonly isPutBack: boolean;
-  /** What it says, or why it can't be read. */
-  readonly state: TransactionState | ImgtxError;
-}
-
-/**
- * All journals as they stand now, without a lock; `except` is the caller's own. A journal that goes while
- * it is read is left out.
- */
-export async function readJournals(workspace: Workspace, except?: string): Promise<JournalSnapshot[]> {
-  const snapshots: JournalSnapshot[] = [];
-  for (const id of (await listNames(workspace)).ids) {
-    if (id === except) continue;
-    const path = journalPath(workspace, id);
-    const snapshot = await readJournal(workspace, id, path);
-    if (snapshot) snapshots.push(snapshot);
-  }
-  return snapshots;
-}
-
-async function readJournal(
-  workspace: Workspace,
-  id: string,
-  path: string,
-): Promise<JournalSnapshot | undefined> {
-  let file: StorageFile | undefined;
-  try {
-    file = await openTrusted(workspace, path, "read");
-    const busy = file.wouldConflict(WORK_BYTE, "exclusive");
-    const { state } = await readContent(workspace, file, id);
-    return { id, path, busy, isPutBack: false, state };
-  } catch (error) {
-    if (!(error instanceof ImgtxError)) throw error;
-    if (error.code === "E_NOT_FOUND") return undefined;
-    return { id, path, busy: false, isPutBack: isPutBack(error), state: error };
-  } finally {
-    await file?.close();
   }
 }
 

@@ -62,6 +62,35 @@ export function parseJournal(bytes: Uint8Array, file: string): ParsedJournal {
   return { records, digest, endBytes: at, torn: false };
 }
 
+/**
+ * The devices that a damaged journal still names; null where a record that may be a plan does not tell them any more,
+ * or has gone. What it names too many of is held a little longer than it need be.
+ */
+export function findDevicesInDamage(bytes: Uint8Array): string[] | null {
+  const lines = new TextDecoder().decode(bytes).split("\n");
+  if (!lines[0]?.includes(' {"type":"begin"')) return null;
+  const found = new Set<string>();
+  let plans = 0;
+  for (const line of lines) {
+    if (line.includes(' {"type":"plan"')) {
+      // Named several times: what spoiled one of them has left another.
+      const names = [...line.matchAll(DEVICE_LISTS)].flatMap(([list]) => [...list.matchAll(NAMES)]);
+      if (names.length === 0) return null;
+      for (const [, name = ""] of names) found.add(name);
+      plans += 1;
+    } else if (line !== "" && !PLANS_NOTHING.test(line)) return null;
+    const statement = STATEMENT.exec(line)?.[1];
+    if (statement !== undefined && Number(statement) >= plans) return null;
+  }
+  return [...found].sort();
+}
+
+/** A record of another type, by the beginning that each has. */
+const PLANS_NOTHING = / \{"type":"(?!plan")[a-z]+"/;
+const DEVICE_LISTS = /"devices":\[[^\]]*\]|"device":"[^"]*"/g;
+const NAMES = /"([A-Za-z0-9_][A-Za-z0-9_.+-]*)"(?!:)/g;
+const STATEMENT = /"statement":(\d+)/;
+
 function parseRecord(
   bytes: Uint8Array,
   at: number,

@@ -77,13 +77,21 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
   savepoint: objectOf({ name: isText }),
   undo: objectOf({ from: isCount }),
   undone: objectOf({ from: isCount }),
-  commit: objectOf({ generation: isCount, committed: isText, summary: isText }),
+  commit: objectOf({ madeOn: isCount, committed: isText, summary: isText }),
   abort: objectOf({}),
 };
 
 /** A journal of an imgtx that did not write all of it: what it does not say is not known. */
 function upgradeBegin(begin: object): object {
-  return { mark: null, ...begin };
+  // The type stays in front: damage is told by what records look like.
+  return "mark" in begin ? begin : { ...begin, mark: null };
+}
+
+/** A mark of an imgtx that gave the next number at once: that is the generation which the mark makes. */
+function upgradeCommit(commit: object): object {
+  const { generation, ...others } = commit as { readonly generation?: unknown };
+  const isEarlier = !("madeOn" in others) && isCount(generation) && generation !== 0;
+  return isEarlier ? { ...others, madeOn: (generation as number) - 1 } : commit;
 }
 
 /** E_JOURNAL for what is no record; E_UNSUPPORTED where the first one begins a journal of another version. */
@@ -103,7 +111,12 @@ export function assertRecord(
     );
   }
   const shape = Object.entries(SHAPES).find(([name]) => name === type)?.[1];
-  const record = type === "begin" ? upgradeBegin(value as object) : value;
+  const record =
+    type === "begin"
+      ? upgradeBegin(value as object)
+      : type === "commit"
+        ? upgradeCommit(value as object)
+        : value;
   if (shape?.(record)) return record as JournalRecord;
   throw new ImgtxError("E_JOURNAL", "the journal holds a record that imgtx does not write", {
     image: place.file,

@@ -174,8 +174,11 @@ interface UndoneRecord {
 
 export interface CommitRecord {
   readonly type: "commit";
-  /** The generation that this commit makes. */
-  readonly generation: number;
+  /**
+   * The generation that the table was at. The one that this commit makes is any after it: its number is given when
+   * the table moves, and it is told by the transaction's id.
+   */
+  readonly madeOn: number;
   readonly committed: string;
   readonly summary: string;
 }

@@ -145,7 +145,7 @@ describe("a message", () => {
 test("a rate is kept on the average", async () => {
   let now = 0;
   const throttle = makeThrottle(1000, {
-    now: () => now,
+    monotonicMs: () => now,
     sleep: async (milliseconds) => {
       now += milliseconds;
     },
@@ -153,5 +153,5 @@ test("a rate is kept on the average", async () => {
   for (let index = 0; index < 20; index += 1) await throttle?.(500);
   expect(now).toBeGreaterThanOrEqual(9000);
   expect(now).toBeLessThanOrEqual(10_000);
-  expect(makeThrottle(undefined, { now: () => 0, sleep: async () => undefined })).toBeUndefined();
+  expect(makeThrottle(undefined, { monotonicMs: () => 0, sleep: async () => undefined })).toBeUndefined();
 });

@@ -51,7 +51,9 @@ describe("a crash", () => {
     );
     const reader = await bench.storage.openFile(bench.at("c.qcow2"), "read");
     await holdImages(bench.storage, [{ file: reader }], NO_WAIT);
-    expect((await failureOf(async () => await bench.session())).code).toBe("E_LOCKED");
+    expect((await bench.session()).recovered).toMatchObject([
+      { did: "waiting", obstacle: { code: "E_LOCKED", isCommitted: true, devices: ["vdc"] } },
+    ]);
     await reader.close();
     expect(await frozen(bench)).toEqual([]);
     expect(isFenced(bench.at("c.qcow2"))).toBe(false);

@@ -165,9 +165,9 @@ describe("a merge that was cut off", () => {
     );
     await expect(bench.through(dying).reopen("vdc", "m.qcow2")).rejects.toThrow("killed");
     renameSync(bench.at("m.qcow2"), bench.at("away.qcow2"));
-    const failure = await failureOf(async () => await bench.session());
-    expect(failure).toMatchObject({ code: "E_NOT_FOUND", image: bench.at("m.qcow2") });
-    expect(failure.message).toContain("is committed, and can't be finished yet");
+    const [note] = (await bench.session()).recovered;
+    expect(note).toMatchObject({ did: "waiting", obstacle: { code: "E_NOT_FOUND", devices: ["vdc"] } });
+    expect(note?.text).toContain("is committed, and can't be finished yet");
     renameSync(bench.at("away.qcow2"), bench.at("m.qcow2"));
     expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
     expect((await bench.images())["vdc"]).toBe("m.qcow2");

@@ -14,7 +14,7 @@ const undone = (from: number): JournalRecord => ({ type: "undone", from });
 const savepoint = (name: string): JournalRecord => ({ type: "savepoint", name });
 const COMMIT: JournalRecord = {
   type: "commit",
-  generation: 4,
+  madeOn: 3,
   committed: "2026-01-02T03:04:05.678Z",
   summary: "s",
 };

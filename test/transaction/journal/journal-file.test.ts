@@ -31,7 +31,7 @@ import {
 
 const COMMIT = {
   type: "commit",
-  generation: 4,
+  madeOn: 3,
   committed: "2026-01-02T03:04:05.678Z",
   summary: "s",
 } as const;

@@ -1,0 +1,128 @@
+// How a statement gets into the journal: planned, its images locked, its devices free.
+//
+// Invariants
+// - A plan is durable before its first file is made, under the workspace lock and with no other open
+//   transaction on the same devices. So two processes never work on one device.
+// - What stands in the way is waited for as long as the command waits for anything, and no longer.
+
+import { type DeviceTable, findDevice, lockWorkspace, makeWorkspace, withDevices } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { Plan } from "./action.ts";
+import { assertActiveLayersApart } from "./chain-entry.ts";
+import { ENDS_COPIES, findHeldUp, type HeldUp } from "./held.ts";
+import { beginRecordOf, Journal, type PlanRecord } from "./journal/index.ts";
+import { removeParked, takeParked } from "./parked.ts";
+import { changedImages, planStatement } from "./plan.ts";
+import { heldError } from "./waiting.ts";
+import { finishPatiently, settleJournals } from "./recovery.ts";
+import type { ActionRequest } from "./request.ts";
+import { effectiveTable, throwIfInterrupted, waitingOf, type Work } from "./work.ts";
+
+/** How often an action is planned anew at once because another command moved its devices meanwhile. */
+const MOST_REPLANS = 8;
+const FIRST_PAUSE_MS = 20;
+const LONGEST_PAUSE_MS = 500;
+
+/** Plans the request, locks its images, and makes the plan durable under the workspace lock. */
+export async function enterStatement(
+  work: Work,
+  request: ActionRequest,
+): Promise<{ plan: Plan; record: PlanRecord }> {
+  const { host } = work.workspace.storage;
+  const mark = work.images.mark();
+  let pauseMs = FIRST_PAUSE_MS;
+  for (let tries = 1; ; tries += 1) {
+    const table = await effectiveTable(work);
+    const number = work.journal?.state.statements.length ?? 0;
+    const { plan, record } = await planStatement(work, { table, request, number, earlier: [] });
+    await work.images.lock(waitingOf(work), changedImages(record));
+    throwIfInterrupted(work.options.signal);
+    if (!work.journal && hasNothingToDo(record)) {
+      work.idle.push(record);
+      return { plan, record };
+    }
+    const entered = await enterPlan(work, table, record);
+    if (!("obstacle" in entered)) return { plan, record: entered };
+    await work.images.closeSince(mark);
+    throwIfInterrupted(work.options.signal);
+    const obstacle = await tryToEnd(work, entered);
+    if (!obstacle || (obstacle.code === "E_CHANGED" && tries <= MOST_REPLANS)) continue;
+    if (waitingOf(work).waitMs === 0) throw obstacle;
+    if (tries === 1) work.options.onWait(obstacle.message);
+    await host.sleep(pauseMs * (0.5 + Math.random() / 2));
+    pauseMs = Math.min(pauseMs * 1.5, LONGEST_PAUSE_MS);
+  }
+}
+
+/** What still stands in the way when that which can be finished is; undefined: nothing. */
+async function tryToEnd(work: Work, { obstacle, unfinished }: HeldUp): Promise<ImgtxError | undefined> {
+  if (unfinished === undefined) return obstacle;
+  const { onProgress, onRecovered } = work.options;
+  const notes = await finishPatiently(work.workspace, unfinished, { waiting: waitingOf(work), onProgress });
+  for (const note of notes) {
+    if (note.did === "waiting") return heldError(note, obstacle.device);
+    onRecovered?.(note);
+  }
+  return notes.length === 0 ? obstacle : undefined;
+}
+
+/** A transaction of nothing would make a generation that is the one before. */
+function hasNothingToDo({ changes, newFiles, patches, kind }: PlanRecord): boolean {
+  return kind === "mirror" && changes.length + newFiles.length + patches.length === 0;
+}
+
+/** The plan as it is in the journal; else what stood in the way, which may pass. */
+async function enterPlan(
+  work: Work,
+  plannedOn: DeviceTable,
+  record: PlanRecord,
+): Promise<PlanRecord | HeldUp> {
+  const { workspace } = work;
+  await makeWorkspace(workspace, new Date(workspace.storage.host.now()).toISOString());
+  const lock = await lockWorkspace(workspace, waitingOf(work));
+  try {
+    const notes = await settleJournals(workspace, { except: work.id, devices: record.devices });
+    for (const note of notes) if (note.did !== "waiting") work.options.onRecovered?.(note);
+    const heldUp = await findHeldUp(work, record, notes);
+    if (heldUp) return heldUp;
+    const table = await effectiveTable(work);
+    const entryOf = (of: DeviceTable, name: string) => JSON.stringify(findDevice(of, name));
+    const moved = record.devices.find((name) => entryOf(table, name) !== entryOf(plannedOn, name));
+    if (moved !== undefined) {
+      const why = "another command changed the device meanwhile";
+      return { obstacle: new ImgtxError("E_CHANGED", why, { device: moved }) };
+    }
+    assertActiveLayersApart(withDevices(table, record.changes), record.devices);
+    return await addPlan(work, record);
+  } finally {
+    await lock.close();
+  }
+}
+
+async function addPlan(work: Work, record: PlanRecord): Promise<PlanRecord> {
+  if (ENDS_COPIES.has(record.kind)) {
+    await removeParked(work.workspace, record.devices, work.options.onKept);
+  }
+  if (work.journal) {
+    await work.journal.append(record, "plan");
+    return record;
+  }
+  const copy = { record, id: work.id };
+  const parked =
+    record.kind === "mirror" ? await takeParked(work.workspace, copy, work.options.onKept) : undefined;
+  const plan = parked?.state.statements[0]?.plan;
+  if (parked && plan) {
+    work.journal = parked;
+    work.id = parked.id;
+    return plan;
+  }
+  const begin = beginRecordOf(work.workspace, {
+    id: work.id,
+    name: null,
+    onError: "abort",
+    implicit: true,
+    owned: false,
+  });
+  work.journal = await Journal.create(work.workspace, begin, [record]);
+  return record;
+}

@@ -1,0 +1,106 @@
+// Which devices are not free, because of whom, and whether that may pass.
+
+import { readTable } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { isApplied } from "./finish.ts";
+import {
+  type JournalSnapshot,
+  type PlanRecord,
+  readJournals,
+  type TransactionState,
+} from "./journal/index.ts";
+import type { RecoveryNote } from "./request.ts";
+import { heldError, noteOnDamaged } from "./waiting.ts";
+import type { Work } from "./work.ts";
+
+/** Actions after which nobody would go on with an unfinished copy, or with a merge into a mirror. */
+export const ENDS_COPIES: ReadonlySet<string> = new Set(["mirror-cancel", "device-remove"]);
+
+/** What stands in the way of a statement, and may pass. */
+export interface HeldUp {
+  readonly obstacle: ImgtxError;
+  /** A committed transaction that nobody works on, and that has to be finished first. */
+  readonly unfinished?: string;
+}
+
+/** Obstacles of recovery that may go away while a command waits. */
+const MAY_PASS: ReadonlySet<string> = new Set([
+  "E_LOCKED",
+  "E_BUSY",
+  "E_NOT_FOUND",
+  "E_IO",
+  "E_NO_SPACE",
+  "E_UNFINISHED",
+]);
+
+/**
+ * What keeps the plan's devices. E_TRANSACTION where that is an open transaction, or one that waits for more than
+ * time. The caller holds the workspace lock, and has the notes of what it could not settle under it.
+ */
+export async function findHeldUp(
+  work: Work,
+  record: PlanRecord,
+  notes: readonly RecoveryNote[],
+): Promise<HeldUp | undefined> {
+  for (const snapshot of await readJournals(work.workspace, work.id)) {
+    const device = heldAmong(snapshot, record.devices);
+    if (device === undefined || (await isEndedBy(work, record, snapshot))) continue;
+    const note = notes.find(({ transaction, did }) => transaction === snapshot.id && did === "waiting");
+    if (!note) {
+      const obstacle = holderError(snapshot, device);
+      if (obstacle.code === "E_BUSY") return { obstacle };
+      throw obstacle;
+    }
+    const obstacle = heldError(note, device ?? undefined);
+    const { code = "", isCommitted = false } = note.obstacle ?? {};
+    if (!MAY_PASS.has(code)) throw obstacle;
+    return { obstacle, ...(isCommitted && { unfinished: snapshot.id }) };
+  }
+  return undefined;
+}
+
+/** For a dry run, which settles nothing: E_TRANSACTION or E_BUSY where somebody holds one of the devices. */
+export async function assertDevicesFree(work: Work, record: PlanRecord): Promise<void> {
+  for (const snapshot of await readJournals(work.workspace, work.id)) {
+    const device = heldAmong(snapshot, record.devices);
+    if (device === undefined || (await isEndedBy(work, record, snapshot))) continue;
+    throw holderError(snapshot, device);
+  }
+}
+
+/** The first of the devices that the journal holds; null: it may hold any of them. */
+function heldAmong({ held }: JournalSnapshot, devices: readonly string[]): string | null | undefined {
+  return held === null ? null : held.find((one) => devices.includes(one));
+}
+
+/** A merge into a mirror that is given up by the action itself: the table lacks it then, and the merge is left out. */
+async function isEndedBy(
+  work: Work,
+  { kind }: PlanRecord,
+  { id, path, busy, state }: JournalSnapshot,
+): Promise<boolean> {
+  if (busy || state instanceof ImgtxError || !state.commit || !ENDS_COPIES.has(kind)) return false;
+  return await isApplied(work.workspace, { id, path, state }, await readTable(work.workspace));
+}
+
+function holderError(snapshot: JournalSnapshot, device: string | null): ImgtxError {
+  const { id, state } = snapshot;
+  const place = device === null ? {} : { device };
+  if (state instanceof ImgtxError) return heldError(noteOnDamaged(snapshot, state), device ?? undefined);
+  const { name, pid, user } = state.begin;
+  if (isOpen(state)) {
+    const called = name === null ? id : `${id} (${name})`;
+    return new ImgtxError("E_TRANSACTION", `it is in the open transaction ${called}`, {
+      ...place,
+      hint: `join it with --txn ${id}, or end it with \`imgtx txn commit --txn ${id}\` or \`imgtx txn abort --txn ${id}\``,
+    });
+  }
+  return new ImgtxError("E_BUSY", `another imgtx command works on it (pid ${pid}, ${user})`, {
+    ...place,
+    hint: "wait for it, with --wait",
+  });
+}
+
+function isOpen({ begin, commit, aborting }: TransactionState): boolean {
+  return !begin.implicit && !commit && !aborting;
+}

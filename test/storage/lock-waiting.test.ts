@@ -1,0 +1,48 @@
+// Waits on a machine whose clock is set while they last.
+
+import { expect, test } from "vitest";
+import { type Host, lockFile, makeNodeStorage, type Storage } from "../../src/storage/index.ts";
+import { failureOf } from "./conformance.ts";
+import { makeScratchFolder } from "./scratch.ts";
+
+const HOUR_MS = 3_600_000;
+const BYTE = { start: 0, lengthBytes: 1 };
+
+/** Sleeps in no time. The wall clock is set when the process has slept twice. */
+function makeSteppingHost(stepMs: number): { host: Host; sleptMs: () => number } {
+  let [slept, sleeps] = [0, 0];
+  const wall = () => 1_700_000_000_000 + slept + (sleeps >= 2 ? stepMs : 0);
+  const host: Host = {
+    ...makeNodeStorage().host,
+    now: wall,
+    monotonicMs: () => slept,
+    sleep: async (milliseconds) => {
+      slept += milliseconds;
+      sleeps += 1;
+      await Promise.resolve();
+    },
+  };
+  return { host, sleptMs: () => slept };
+}
+
+test.each([
+  ["back by an hour", -HOUR_MS],
+  ["forward by an hour", HOUR_MS],
+])("a wait lasts as long as it says where the clock is set %s", async (_, stepMs) => {
+  const real = makeNodeStorage();
+  const { host, sleptMs } = makeSteppingHost(stepMs);
+  const storage: Storage = new Proxy(real, {
+    get: (target, property): unknown => (property === "host" ? host : Reflect.get(target, property, target)),
+  });
+  const path = `${makeScratchFolder()}/lock`;
+  const holder = await real.createFile(path, 0o600);
+  holder.lock(BYTE, "exclusive");
+  const file = await real.openFile(path, "write");
+  const waiting = { waitMs: 3000, onWait: () => undefined };
+  const failure = await failureOf(async () => await lockFile(storage, file, BYTE, waiting, "the workspace"));
+  expect(failure.code).toBe("E_BUSY");
+  expect(sleptMs()).toBeGreaterThanOrEqual(3000);
+  expect(sleptMs()).toBeLessThan(4000);
+  await file.close();
+  await holder.close();
+});
