@@ -17,9 +17,9 @@ export const rollback: ActionCommand = {
       },
     ],
     about:
-      "Makes the device table what it was in an earlier generation. Only the table moves, as a new " +
+      "Gives each device the image that it had in an earlier generation. Only the table moves, as a new " +
       "generation: no image is changed or removed, so a rollback can be rolled back. It is refused when an " +
-      "image of that generation is no longer what it was.",
+      "image of that generation is no longer what it was. Freezes and mirrors are not taken back.",
     examples: [
       { command: "imgtx rollback", about: "take the last change back" },
       { command: "imgtx history", about: "see the numbers" },

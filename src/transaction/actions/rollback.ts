@@ -19,6 +19,8 @@ export const rollback: Action<RollbackRequest> = {
     const wanted = generation ?? table.generation - 1;
     const target = await requireGeneration(wanted, context);
     const moves = movesBetween(table, target);
+    const kept = describeKept(table, target);
+    if (moves.length === 0) throw nothingMoves(wanted, kept);
     const obstacles: string[] = [];
     const chains: OpenChains = [];
     const changes: Plan["changes"][number][] = [];
@@ -38,7 +40,7 @@ export const rollback: Action<RollbackRequest> = {
     return {
       ...MAKES_NO_FILES,
       devices: moves.map((move) => move.device),
-      reports: moves.map((move) => reportOf(move, wanted)),
+      reports: moves.map((move, index) => reportOf(move, wanted, index === 0 ? kept : [])),
       changes,
       allowPaths: [],
       chains,
@@ -59,6 +61,69 @@ function movesBetween(present: DeviceTable, target: DeviceTable): Move[] {
     const after = findDevice(target, device) ?? null;
     return isSameImage(before, after) ? [] : [{ device, before, after }];
   });
+}
+
+interface Kept {
+  readonly device: string;
+  readonly note: string;
+  /** What takes it back; undefined: nothing does. */
+  readonly command: string | undefined;
+}
+
+/** What else a generation and the present differ in: freezes and mirrors stay as they are, which has to be said. */
+function describeKept(present: DeviceTable, target: DeviceTable): Kept[] {
+  return present.devices.flatMap((now) => {
+    const then = findDevice(target, now.name);
+    if (!then || !isSameImage(now, then)) return [];
+    return [...describeKeptFreeze(now, then), ...describeKeptMirror(now, then)];
+  });
+}
+
+function describeKeptFreeze({ name: device, frozen }: DeviceEntry, then: DeviceEntry): Kept[] {
+  if ((frozen === null) === (then.frozen === null)) return [];
+  return frozen
+    ? [{ device, note: `'${device}' stays frozen`, command: `imgtx unfreeze ${device}` }]
+    : [{ device, note: `'${device}' is not frozen again`, command: `imgtx freeze ${device}` }];
+}
+
+function describeKeptMirror({ name: device, mirror }: DeviceEntry, { mirror: then }: DeviceEntry): Kept[] {
+  if (mirror?.image === then?.image) {
+    if (mirror?.source[0]?.fingerprint.modifiedNs === then?.source[0]?.fingerprint.modifiedNs) return [];
+    const note = `the mirror of '${device}' keeps what was copied to it since`;
+    return [{ device, note, command: undefined }];
+  }
+  return mirror
+    ? [
+        {
+          device,
+          note: `${mirror.image} stays the mirror of '${device}'`,
+          command: `imgtx mirror --cancel ${device}`,
+        },
+      ]
+    : [
+        {
+          device,
+          note: `${then?.image} is not the mirror of '${device}' again`,
+          command: `imgtx mirror ${device} ${then?.image} --reuse`,
+        },
+      ];
+}
+
+/** Going back over nothing would claim what did not happen. */
+function nothingMoves(wanted: number, kept: readonly Kept[]): ImgtxError {
+  const [first] = kept;
+  const mend = kept.find(({ command }) => command !== undefined);
+  const message = `in generation ${wanted} each device had the image that it has now, and a rollback takes nothing else back`;
+  return new ImgtxError(
+    "E_REFUSED",
+    first ? `${message}: ${kept.map(({ note }) => note).join("; ")}` : message,
+    {
+      ...(first && { device: first.device }),
+      hint: mend
+        ? `\`${mend.command}\` takes that back; \`imgtx history\` lists the generations`
+        : "`imgtx history` lists the generations; name an earlier one with --to",
+    },
+  );
 }
 
 function isSameImage(a: DeviceEntry | undefined, b: DeviceEntry | null): boolean {
@@ -146,7 +211,7 @@ async function openInto(
   }
 }
 
-function reportOf({ device, before, after }: Move, wanted: number): ActionReport {
+function reportOf({ device, before, after }: Move, wanted: number, kept: readonly Kept[]): ActionReport {
   return {
     kind: "rollback",
     device,
@@ -154,11 +219,20 @@ function reportOf({ device, before, after }: Move, wanted: number): ActionReport
     after: after?.image ?? null,
     format: after?.format ?? null,
     files: [],
-    notes: before
-      ? [
-          `what '${device}' wrote since generation ${wanted} stays in ${before.image}, which no device uses now`,
-          ...notesOnMirrorLeft(before),
-        ]
-      : [],
+    notes: [
+      ...(before
+        ? [
+            `what '${device}' wrote since generation ${wanted} stays in ${before.image}, which no device uses now`,
+            ...notesOnMirrorLeft(before),
+          ]
+        : []),
+      ...(after?.frozen ? [`'${device}' was frozen then, and is not frozen again`] : []),
+      ...(after?.mirror && after.mirror.image !== before?.mirror?.image
+        ? [`${after.mirror.image} was its mirror then, and is not again`]
+        : []),
+      ...kept.map(({ note, command }) =>
+        command === undefined ? note : `${note}: a rollback leaves that to \`${command}\``,
+      ),
+    ],
   };
 }

@@ -4,6 +4,8 @@ import { renameSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { listGenerations } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../storage/conformance.ts";
+import { freeze, unfreeze } from "../freezing.ts";
+import { mirror } from "../mirroring.ts";
 import { watchStorage } from "../watched-storage.ts";
 import { makeWorkbench, type Workbench } from "../workbench.ts";
 
@@ -156,6 +158,52 @@ describe("rollback", () => {
     const failure = await failureOf(async () => await bench.rollback(generation));
     expect(failure.code).toBe("E_REFUSED");
     expect(failure.message).toMatch(words);
+  });
+
+  test.each([
+    ["froze a device", async (bench: Workbench) => await bench.run(freeze(["vda"])), "imgtx unfreeze vda"],
+    [
+      "unfroze a device",
+      async (bench: Workbench) => {
+        await bench.run(freeze(["vda"]));
+        await bench.run(unfreeze(["vda"]));
+      },
+      "imgtx freeze vda",
+    ],
+    [
+      "made a mirror",
+      async (bench: Workbench) => await mirror(bench, { vda: "ma.qcow2" }),
+      "imgtx mirror --cancel vda",
+    ],
+    [
+      "gave a mirror up",
+      async (bench: Workbench) => {
+        await mirror(bench, { vda: "ma.qcow2" });
+        await bench.run({ kind: "mirror-cancel", devices: ["vda"] });
+      },
+      "--reuse",
+    ],
+  ])("over what only %s goes back over nothing, and is refused with what does", async (_, act, command) => {
+    const bench = await makeWorkbench();
+    await act(bench);
+    const [generation, before] = [await bench.generation(), await bench.devices()];
+    const failure = await failureOf(async () => await bench.rollback());
+    expect(failure).toMatchObject({ code: "E_REFUSED", changed: false, device: "vda" });
+    expect(failure.hint).toContain(command);
+    expect([await bench.generation(), await bench.devices()]).toEqual([generation, before]);
+  });
+
+  test("says of the devices that keep their image what does not go back with the others", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vdb: "b1.qcow2" });
+    await bench.run(freeze(["vda"]));
+    await mirror(bench, { vdc: "mc.qcow2" });
+    const { actions } = await bench.rollback(3);
+    expect(actions.map(({ device }) => device)).toEqual(["vdb"]);
+    expect(actions[0]?.notes.slice(1)).toEqual([
+      "'vda' stays frozen: a rollback leaves that to `imgtx unfreeze vda`",
+      `${bench.at("mc.qcow2")} stays the mirror of 'vdc': a rollback leaves that to \`imgtx mirror --cancel vdc\``,
+    ]);
   });
 
   test("reads each generation once, however many devices there are", async () => {
