@@ -57,12 +57,14 @@ export function lockWait({ settings, report, signal }: Invocation): LockWait {
   };
 }
 
+/** Standalone: the command joins a transaction only where its own words name one. */
 export function runOptions(invocation: Invocation, standalone: boolean): RunOptions {
   const { settings, report } = invocation;
+  const { transaction, givenTransaction } = settings;
   return {
     ...lockWait(invocation),
-    transaction: settings.transaction,
-    standalone,
+    transaction: standalone ? givenTransaction : transaction,
+    standalone: standalone && givenTransaction === undefined,
     dryRun: settings.dryRun,
     markEveryMs: settings.markEveryMs,
     onRecovered: (note) => report.recovery(note),

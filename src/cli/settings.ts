@@ -24,6 +24,8 @@ export interface Settings {
   readonly safeWorkspaces: readonly string[];
   readonly transaction: string | undefined;
   /** Of this command line only. */
+  readonly givenTransaction: string | undefined;
+  /** Of this command line only. */
   readonly givenAllowPaths: readonly string[];
   /** Of the command line and the environment. */
   readonly allowPaths: readonly string[];
@@ -39,8 +41,8 @@ export function readSettings(
   };
   const workspace = text("--workspace") ?? notEmpty(env["IMGTX_WORKSPACE"]);
   if (workspace === "") throw new ImgtxError("E_USAGE", "--workspace: the folder's name is empty");
-  const transaction = text("--txn") ?? notEmpty(env["IMGTX_TXN"]);
-  if (transaction === "") throw new ImgtxError("E_USAGE", "--txn: the id is empty");
+  const givenTransaction = text("--txn");
+  if (givenTransaction === "") throw new ImgtxError("E_USAGE", "--txn: the id is empty");
   const given = values.get("--allow-path");
   const givenAllowPaths = (typeof given === "object" ? given : []).map((path) => {
     if (path === "") throw new ImgtxError("E_USAGE", "--allow-path: the folder's name is empty");
@@ -57,8 +59,9 @@ export function readSettings(
     refusesColor: values.get("--no-color") === true,
     waitMs: readWait(text("--wait")),
     markEveryMs: readMarkEvery(notEmpty(env["IMGTX_MARK_EVERY"])),
-    transaction,
     safeWorkspaces: safe,
+    transaction: givenTransaction ?? notEmpty(env["IMGTX_TXN"]),
+    givenTransaction,
     givenAllowPaths,
     allowPaths: [...givenAllowPaths, ...inherited.map((path) => absolutePath(cwd, path))],
   };

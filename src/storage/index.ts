@@ -13,6 +13,7 @@ export type {
   LeaseAnswer,
   LockKind,
   OpenOptions,
+  Origin,
   Storage,
   StorageFile,
 } from "./storage.ts";

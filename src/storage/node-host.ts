@@ -3,7 +3,8 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { userInfo } from "node:os";
-import type { Host } from "./storage.ts";
+import { readOrigin } from "./origin.ts";
+import type { Host, Origin } from "./storage.ts";
 
 const NAME_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789";
 const NAME_LENGTH = 10;
@@ -12,6 +13,7 @@ export function makeNodeHost(): Host {
   let bootId: string | undefined;
   let machineId: string | undefined;
   let userName: string | undefined;
+  let origin: Origin | undefined;
   return {
     pid: process.pid,
     userId: process.geteuid?.() ?? 0,
@@ -27,6 +29,10 @@ export function makeNodeHost(): Host {
     get machineId() {
       machineId ??= lookUpMachineId();
       return machineId;
+    },
+    get origin() {
+      origin ??= readOrigin();
+      return origin;
     },
     now: () => Date.now(),
     monotonicMs: () => performance.now(),
@@ -83,7 +89,7 @@ function lookUpBootId(): string {
   try {
     return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
   } catch {
-    // A sandbox without this part of /proc. Boot ids are only ever shown.
+    // A sandbox without this part of /proc.
     return "unknown";
   }
 }

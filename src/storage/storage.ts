@@ -148,7 +148,35 @@ export interface Holder {
   readonly holdsLock?: boolean;
 }
 
-/** What identifies this run of this program in messages, and makes names. Never decides anything. */
+/** A process, by its number and the time that it started at, in the kernel's ticks: numbers are used again. */
+export interface OriginProcess {
+  readonly pid: number;
+  readonly started: string;
+}
+
+/** A session of the kernel, by its number and the start of its first process: null where that has gone. */
+export interface OriginSession {
+  readonly id: number;
+  readonly started: string | null;
+}
+
+/** Where a process was started from. Plain data: a journal keeps it. */
+export interface Origin {
+  /** The namespace that process numbers are from, one a container. Empty where there is no /proc. */
+  readonly processes: string;
+  /** Number of the login that it stems from, in this boot (audit session); null where the kernel keeps none. */
+  readonly login: string | null;
+  /** Who logged in, whatever user it runs as now. For messages. */
+  readonly loginUser: string | null;
+  /** The systemd service that it belongs to, where it is one. */
+  readonly service: string | null;
+  /** Its own session, and those that a sudo or su above it was called in. */
+  readonly sessions: readonly OriginSession[];
+  /** The processes above it in those sessions, nearest first. */
+  readonly ancestors: readonly OriginProcess[];
+}
+
+/** What identifies this run of this program: for messages, for names, and for which transaction a command joins. */
 export interface Host {
   readonly pid: number;
   readonly userId: number;
@@ -158,6 +186,8 @@ export interface Host {
   readonly bootId: string;
   /** Of this installation of the system, for as long as it lives; "" where it has none. */
   readonly machineId: string;
+  /** Read when it is asked for: it takes a few milliseconds. */
+  readonly origin: Origin;
   /** Milliseconds since 1970: for what people read. It may be set back and forth at any time. */
   now(): number;
   /** Milliseconds since some instant, which nobody sets back: for every wait and every interval. */

@@ -18,12 +18,14 @@ import {
 import { ImgtxError } from "../errors/index.ts";
 import { openChain } from "../format/index.ts";
 import {
+  type BeginRecord,
   heldDevices,
   type JournalSnapshot,
   liveStatements,
   type PlanRecord,
   readJournals,
 } from "./journal/index.ts";
+import { isFromHere } from "./origin.ts";
 import type {
   ActionReport,
   DeviceDescription,
@@ -37,12 +39,14 @@ import type { Session } from "./session.ts";
 
 /** One whose journal can't be read is told by what is left of that. */
 export function describeTransaction(
+  { storage }: Workspace,
   { id, state, busy, held }: Pick<JournalSnapshot, "id" | "state" | "busy"> & Partial<JournalSnapshot>,
   obstacle: Obstacle | undefined,
 ): TransactionDescription {
   const problem = obstacle === undefined ? null : `${obstacle.why}; ${obstacle.hint}`;
   if (state instanceof ImgtxError) {
-    const nothing = { name: null, started: null, onError: "keep" as const, actions: [], savepoints: [] };
+    const nobody = { name: null, started: null, user: null, here: null, owned: false };
+    const nothing = { ...nobody, onError: "keep" as const, actions: [], savepoints: [] };
     return { id, state: "damaged", devices: held ?? [], busy, ...nothing, problem: problem ?? state.message };
   }
   const { begin, commit, savepoints, aborting } = state;
@@ -51,6 +55,9 @@ export function describeTransaction(
     name: begin.name,
     state: commit ? "committed" : aborting ? "aborted" : "open",
     started: begin.started,
+    user: sayUser(begin),
+    here: isFromHere(begin, storage.host),
+    owned: begin.owned,
     onError: begin.onError,
     devices: heldDevices(state),
     actions: liveStatements(state).flatMap(({ plan }) => plan.reports),
@@ -58,6 +65,12 @@ export function describeTransaction(
     busy,
     problem,
   };
+}
+
+/** As whom it was begun, and who had logged in where that is somebody else: `root (alice)`. */
+function sayUser({ user, origin }: Pick<BeginRecord, "user" | "origin">): string {
+  const login = origin?.loginUser ?? user;
+  return login === user ? user : `${user} (${login})`;
 }
 
 /** The devices of the present generation, all or the named ones. E_NO_DEVICE for a name that is not there. */
@@ -96,8 +109,13 @@ export async function listGenerations({ workspace }: Session): Promise<Generatio
   }));
 }
 
-export interface OutcomeParts
-  extends Pick<Outcome, "changed" | "dryRun" | "transaction" | "pending" | "kept"> {
+export interface OutcomeParts extends Pick<Outcome, "changed" | "dryRun" | "pending" | "kept"> {
+  /** Null for a dry run that joined none. */
+  readonly transaction: string | null;
+  /** The one that was joined, or that stays open, as its journal says. */
+  readonly joined?: BeginRecord | undefined;
+  /** The plans are taken back: the devices stay what they are without them. */
+  readonly undoes?: true;
   readonly plans: readonly PlanRecord[];
   /** The table behind the command. For a dry run and a pending transaction the plans go on top of it. */
   readonly table: DeviceTable;
@@ -105,9 +123,10 @@ export interface OutcomeParts
 
 /** Reads nothing behind a command that changed something: what it did stands, and must be told. */
 export async function describeOutcome(workspace: Workspace, parts: OutcomeParts): Promise<Outcome> {
-  const { plans, changed, dryRun, transaction, pending, kept } = parts;
+  const { plans, changed, dryRun, transaction, pending, joined, kept } = parts;
   const changes = plans.flatMap((plan) => plan.changes);
-  const table = dryRun || pending ? withDevices(parts.table, changes) : parts.table;
+  const isAhead = (dryRun || pending) && parts.undoes !== true;
+  const table = isAhead ? withDevices(parts.table, changes) : parts.table;
   const touched = [...new Set(plans.flatMap((plan) => plan.devices))].sort();
   const holder = pending ? transaction : null;
   const holders = dryRun
@@ -119,8 +138,9 @@ export async function describeOutcome(workspace: Workspace, parts: OutcomeParts)
     return entry ? [describeAsRecorded(scene, entry)] : [];
   });
   const actions = plans.flatMap((plan) => plan.reports).map((report) => withViewNote(report, scene));
+  const label = joined ? { name: joined.name, started: joined.started } : null;
   const { generation } = parts.table;
-  return { changed, dryRun, transaction, pending, generation, actions, devices, kept };
+  return { changed, dryRun, transaction, joined: label, pending, generation, actions, devices, kept };
 }
 
 /** What describing devices needs to know beside the device itself. */

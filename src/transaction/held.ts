@@ -2,6 +2,8 @@
 
 import { readTable } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
+import { heldByOpen } from "./choose.ts";
+import { describeTransaction } from "./describe.ts";
 import { isApplied } from "./finish.ts";
 import {
   type JournalSnapshot,
@@ -47,7 +49,7 @@ export async function findHeldUp(
     if (device === undefined || (await isEndedBy(work, record, snapshot))) continue;
     const note = notes.find(({ transaction, did }) => transaction === snapshot.id && did === "waiting");
     if (!note) {
-      const obstacle = holderError(snapshot, device);
+      const obstacle = holderError(work, snapshot, device);
       if (obstacle.code === "E_BUSY") return { obstacle };
       throw obstacle;
     }
@@ -64,7 +66,7 @@ export async function assertDevicesFree(work: Work, record: PlanRecord): Promise
   for (const snapshot of await readJournals(work.workspace, work.id)) {
     const device = heldAmong(snapshot, record.devices);
     if (device === undefined || (await isEndedBy(work, record, snapshot))) continue;
-    throw holderError(snapshot, device);
+    throw holderError(work, snapshot, device);
   }
 }
 
@@ -83,18 +85,12 @@ async function isEndedBy(
   return await isApplied(work.workspace, { id, path, state }, await readTable(work.workspace));
 }
 
-function holderError(snapshot: JournalSnapshot, device: string | null): ImgtxError {
-  const { id, state } = snapshot;
+function holderError({ workspace }: Work, snapshot: JournalSnapshot, device: string | null): ImgtxError {
+  const { state } = snapshot;
   const place = device === null ? {} : { device };
   if (state instanceof ImgtxError) return heldError(noteOnDamaged(snapshot, state), device ?? undefined);
-  const { name, pid, user } = state.begin;
-  if (isOpen(state)) {
-    const called = name === null ? id : `${id} (${name})`;
-    return new ImgtxError("E_TRANSACTION", `it is in the open transaction ${called}`, {
-      ...place,
-      hint: `join it with --txn ${id}, or end it with \`imgtx txn commit --txn ${id}\` or \`imgtx txn abort --txn ${id}\``,
-    });
-  }
+  const { pid, user } = state.begin;
+  if (isOpen(state)) return heldByOpen(describeTransaction(workspace, snapshot, undefined)).with(place);
   return new ImgtxError("E_BUSY", `another imgtx command works on it (pid ${pid}, ${user})`, {
     ...place,
     hint: "wait for it, with --wait",

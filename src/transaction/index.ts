@@ -1,4 +1,5 @@
 export { adoptWorkspace } from "./adopt.ts";
+export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listGenerations } from "./describe.ts";
 export { type HoldOptions, holdDevices } from "./hold.ts";
 export type * from "./request.ts";
@@ -7,6 +8,7 @@ export {
   assertChangeable,
   beginTransaction,
   commitTransaction,
+  findTransaction,
   initWorkspace,
   listTransactions,
   makeSavepoint,

@@ -2,69 +2,85 @@
 
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { Journal, readJournals, type TransactionState } from "./journal/index.ts";
+import { chooseTransaction, type Purpose, requireTransaction } from "./choose.ts";
+import { describeTransaction } from "./describe.ts";
+import { Journal, readJournals } from "./journal/index.ts";
 import { firstUnfinished } from "./leftovers.ts";
-import type { LockWait } from "./request.ts";
+import type { LockWait, TransactionDescription } from "./request.ts";
 
-interface OpenTransaction {
-  readonly id: string;
-  readonly state: TransactionState;
-}
-
-/**
- * The transaction with this id or name, locked; without one the only open transaction; undefined where
- * none is open. The transaction of a `txn exec` is only for the commands inside it: they name it.
- */
+/** The transaction that an action joins, locked; undefined where it is one of its own. */
 export async function pickJournal(
   workspace: Workspace,
   wanted: string | undefined,
   wait: LockWait,
 ): Promise<Journal | undefined> {
-  const open = await listOpen(workspace);
-  const found =
-    wanted === undefined
-      ? open.filter(({ state }) => !state.begin.owned)
-      : open.filter(({ id, state }) => id === wanted || state.begin.name === wanted);
-  found.sort((a, b) => a.state.begin.started.localeCompare(b.state.begin.started));
-  const [first, ...others] = found;
-  if (!first) {
-    if (wanted === undefined) return undefined;
-    throw (await findDamaged(workspace, wanted)) ?? notOpen(wanted);
-  }
-  if (others.length > 0) {
-    throw new ImgtxError("E_TRANSACTION", "several transactions are open", {
-      hint: `say which one with --txn: ${found.map(({ id, state }) => describe(id, state)).join(", ")}`,
-    });
-  }
-  const journal = await Journal.open(workspace, first.id, wait);
-  const state = journal?.state;
-  if (journal && state && !state.commit && !state.aborting && !firstUnfinished(state)) return journal;
-  await journal?.close();
-  throw state && firstUnfinished(state) ? interrupted(first.id) : notOpen(first.id);
+  const open = await findOpen(workspace);
+  const chosen = await unlessDamaged(workspace, wanted, () => chooseTransaction(open, wanted));
+  return chosen && (await openChosen(workspace, chosen.id, wait));
 }
 
-/** Why the journal with this id, or else any one, can't be read. */
-export async function findDamaged(workspace: Workspace, id?: string): Promise<ImgtxError | undefined> {
-  for (const snapshot of await readJournals(workspace)) {
-    if (id !== undefined && snapshot.id !== id) continue;
-    if (snapshot.state instanceof ImgtxError) return snapshot.state;
-  }
-  return undefined;
+/** The transaction that a command ends or marks, locked. */
+export async function requireJournal(
+  workspace: Workspace,
+  wanted: string | undefined,
+  purpose: Purpose,
+  wait: LockWait,
+): Promise<Journal> {
+  return await openChosen(workspace, (await requireOpen(workspace, wanted, purpose)).id, wait);
 }
 
-async function listOpen(workspace: Workspace): Promise<OpenTransaction[]> {
-  return (await readJournals(workspace)).flatMap(({ id, state }) => {
+/** As above, and only its description. */
+export async function requireOpen(
+  workspace: Workspace,
+  wanted: string | undefined,
+  purpose: Purpose,
+): Promise<TransactionDescription> {
+  const open = await findOpen(workspace);
+  // Where none is open, a damaged one may be the one that is meant.
+  const named = open.length === 0 ? undefined : (wanted ?? "");
+  return await unlessDamaged(workspace, named, () => requireTransaction(open, wanted, purpose));
+}
+
+/** All but those of single commands, and those that can't be read. */
+export async function findOpen(workspace: Workspace): Promise<TransactionDescription[]> {
+  return (await readJournals(workspace)).flatMap((snapshot) => {
+    const { state } = snapshot;
     // A disk that fails now says nothing of what is open: the command must not go its own way.
     if (state instanceof ImgtxError && state.code === "E_IO") throw state;
     const isOpen =
       !(state instanceof ImgtxError) && !state.begin.implicit && !state.commit && !state.aborting;
-    return isOpen ? [{ id, state }] : [];
+    return isOpen ? [describeTransaction(workspace, snapshot, undefined)] : [];
   });
 }
 
-function notOpen(wanted: string): ImgtxError {
-  return new ImgtxError("E_NO_TRANSACTION", `no open transaction is called '${wanted}'`, {
-    hint: "`imgtx txn status` lists the open ones",
+/** What is chosen; else why the journal with this id, or any one where none is named, can't be read. */
+async function unlessDamaged<T>(
+  workspace: Workspace,
+  wanted: string | undefined,
+  choose: () => T,
+): Promise<T> {
+  try {
+    return choose();
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code !== "E_NO_TRANSACTION") throw error;
+    const damaged = (await readJournals(workspace)).find(
+      ({ id, state }) => state instanceof ImgtxError && (wanted === undefined || wanted === id),
+    );
+    throw damaged?.state instanceof ImgtxError ? damaged.state : error;
+  }
+}
+
+async function openChosen(workspace: Workspace, id: string, wait: LockWait): Promise<Journal> {
+  const journal = await Journal.open(workspace, id, wait);
+  const state = journal?.state;
+  if (journal && state && !state.commit && !state.aborting && !firstUnfinished(state)) return journal;
+  await journal?.close();
+  throw state && firstUnfinished(state) ? interrupted(id) : endedMeanwhile(id);
+}
+
+function endedMeanwhile(id: string): ImgtxError {
+  return new ImgtxError("E_NO_TRANSACTION", `transaction ${id} was ended by another command just now`, {
+    hint: "`imgtx history` lists what was committed",
   });
 }
 
@@ -73,8 +89,4 @@ function interrupted(id: string): ImgtxError {
   return new ImgtxError("E_BUSY", `another command on transaction ${id} was interrupted just now`, {
     hint: "run the command again; it first takes back what the other one left",
   });
-}
-
-function describe(id: string, { begin }: TransactionState): string {
-  return begin.name === null ? id : `${id} (${begin.name})`;
 }

@@ -210,6 +210,8 @@ export interface Outcome {
   readonly dryRun: boolean;
   /** Null for a dry run that joined no transaction. */
   readonly transaction: string | null;
+  /** Of the open transaction that the command joined; null for one of its own, and for one that it ended. */
+  readonly joined: { readonly name: string | null; readonly started: string } | null;
   /** Whether the actions await a `txn commit`. */
   readonly pending: boolean;
   /** The present generation, after this command. */
@@ -229,6 +231,12 @@ export interface TransactionDescription {
   readonly state: TransactionState;
   /** ISO 8601, UTC; null where its journal can't be read. */
   readonly started: string | null;
+  /** As whom it was begun, and in brackets who had logged in, where that is somebody else; null as above. */
+  readonly user: string | null;
+  /** Whether it was begun where this command comes from: then commands of here join it unasked. Null: not known. */
+  readonly here: boolean | null;
+  /** That of a `txn exec`, which commands join by naming it alone. */
+  readonly owned: boolean;
   readonly onError: "abort" | "keep";
   readonly devices: readonly string[];
   readonly actions: readonly ActionReport[];
@@ -295,9 +303,12 @@ export interface LockWait {
 export type OnProgress = (part: string, doneBytes: number, totalBytes: number) => void;
 
 export interface RunOptions extends LockWait {
-  /** The transaction to join (`--txn`, IMGTX_TXN). Undefined: the only open one, else one of its own. */
+  /**
+   * The transaction to join (`--txn`, IMGTX_TXN). Undefined: that which was begun where the command comes from, else
+   * one of its own; `none`: one of its own.
+   */
   readonly transaction: string | undefined;
-  /** Never join an open transaction: device add and remove. */
+  /** Never join an open transaction: device add and remove, where nobody named one. */
   readonly standalone: boolean;
   readonly dryRun: boolean;
   readonly onProgress?: OnProgress | undefined;

@@ -13,14 +13,15 @@ import {
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
+import { type Purpose, TO_ABORT, TO_COMMIT, toUseSavepoint } from "./choose.ts";
 import { commitJournal, rehearseCommit } from "./commit.ts";
 import { describeOutcome, describeTransaction } from "./describe.ts";
 import { commitImplicit, planOnly, runStatements } from "./engine.ts";
 import { createJournal } from "./new-journal.ts";
 import { changesOf, isParked, type Journal, liveStatements, readJournals } from "./journal/index.ts";
 import { OpenedImages } from "./opened-images.ts";
-import { findDamaged, pickJournal } from "./pick-journal.ts";
 import { recover, type RecoveryCaller, reportLeftovers } from "./recovery.ts";
+import { pickJournal, requireJournal, requireOpen } from "./pick-journal.ts";
 import { renewMirrors } from "./renew.ts";
 import type {
   ActionRequest,
@@ -127,6 +128,7 @@ export async function runActions(
       changed: done.length > 0,
       dryRun: false,
       transaction: work.id,
+      joined: journal?.state.begin,
       pending: journal !== undefined,
       plans: [...work.idle, ...done],
       table: journal ? withDevices(after, changesOf(journal.state)) : after,
@@ -160,7 +162,7 @@ export async function beginTransaction(
     const journal = await createJournal(workspace, { ...choice, name: choice.name ?? null, id }, wait);
     await journal.close();
     return {
-      description: describeTransaction({ id, state: journal.state, busy: false }, undefined),
+      description: describeTransaction(workspace, { id, state: journal.state, busy: false }, undefined),
       release: async () => await owner?.close(),
     };
   } catch (error) {
@@ -169,7 +171,7 @@ export async function beginTransaction(
   }
 }
 
-/** Commits the named transaction, or the only open one. One that holds nothing makes no generation. */
+/** Commits the named transaction, or that which was begun here. One that holds nothing makes no generation. */
 export async function commitTransaction(
   session: Session,
   id: string | undefined,
@@ -177,7 +179,7 @@ export async function commitTransaction(
 ): Promise<Outcome> {
   const { workspace } = session;
   const { kept, options } = collectKept(choice);
-  return await withJournal(workspace, id, options, async (journal) => {
+  return await withJournal(workspace, { id, purpose: TO_COMMIT }, options, async (journal) => {
     throwIfInterrupted(options.signal);
     if (!options.dryRun) await bringInLine(session, journal, options);
     const plans = liveStatements(journal.state).map(({ plan }) => plan);
@@ -188,9 +190,10 @@ export async function commitTransaction(
         : await commitJournal(workspace, journal, options, { onNotice: options.onNotice });
     if (plans.length === 0 && !options.dryRun) await abortJournal(workspace, journal);
     return await describeOutcome(workspace, {
-      changed: plans.length > 0,
+      changed: plans.length > 0 && !options.dryRun,
       dryRun: options.dryRun,
       transaction: journal.id,
+      joined: options.dryRun ? journal.state.begin : undefined,
       pending: options.dryRun,
       plans,
       table,
@@ -211,7 +214,7 @@ async function bringInLine(session: Session, journal: Journal, options: RunOptio
   }
 }
 
-/** Takes back the named transaction, or the only open one. Its actions are listed as they were. */
+/** Takes back the named transaction, or that which was begun here. Its actions are listed as they were. */
 export async function abortTransaction(
   session: Session,
   id: string | undefined,
@@ -219,15 +222,17 @@ export async function abortTransaction(
 ): Promise<Outcome> {
   const { workspace } = session;
   const { kept, options } = collectKept(choice);
-  return await withJournal(workspace, id, options, async (journal) => {
+  return await withJournal(workspace, { id, purpose: TO_ABORT }, options, async (journal) => {
     const plans = liveStatements(journal.state).map(({ plan }) => plan);
     const table = await readTable(workspace);
     const left = options.dryRun ? [] : await abortJournal(workspace, journal);
     for (const file of left) options.onKept(file);
     return await describeOutcome(workspace, {
-      changed: true,
+      changed: !options.dryRun,
       dryRun: options.dryRun,
       transaction: journal.id,
+      joined: options.dryRun ? journal.state.begin : undefined,
+      undoes: true,
       pending: options.dryRun,
       plans,
       table,
@@ -244,7 +249,8 @@ export async function makeSavepoint(
   wait: LockWait,
 ): Promise<Outcome> {
   const { workspace } = session;
-  return await withJournal(workspace, id, wait, async (journal) => {
+  const purpose = toUseSavepoint("savepoint", name);
+  return await withJournal(workspace, { id, purpose }, wait, async (journal) => {
     const table = await readTable(workspace);
     await journal.appendOrTakeBack({ type: "savepoint", name }, "savepoint");
     return await describeOpen(workspace, journal, { changed: false, table, kept: [] });
@@ -259,7 +265,8 @@ export async function rollbackToSavepoint(
   wait: LockWait,
 ): Promise<Outcome> {
   const { workspace } = session;
-  return await withJournal(workspace, id, wait, async (journal) => {
+  const purpose = toUseSavepoint("rollback-to", name);
+  return await withJournal(workspace, { id, purpose }, wait, async (journal) => {
     const { savepoints } = journal.state;
     const savepoint = savepoints.findLast((one) => one.name === name);
     if (!savepoint) {
@@ -279,6 +286,15 @@ export async function rollbackToSavepoint(
   });
 }
 
+/** The open transaction that `txn savepoint` or `txn rollback-to` would work on. */
+export async function findTransaction(
+  { workspace }: Session,
+  id: string | undefined,
+  purpose: Purpose,
+): Promise<TransactionDescription> {
+  return await requireOpen(workspace, id, purpose);
+}
+
 /** The open ones, and all that waits to be finished or undone, or can't be read. */
 export async function listTransactions(session: Session): Promise<TransactionDescription[]> {
   const problems = new Map(session.recovered.map((note) => [note.transaction, note.obstacle] as const));
@@ -286,7 +302,7 @@ export async function listTransactions(session: Session): Promise<TransactionDes
     const { id, state } = snapshot;
     // A copy that was cut off holds nothing: it is there to be gone on with, or to be removed.
     if (!(state instanceof ImgtxError) && isParked(state)) return [];
-    return [describeTransaction(snapshot, problems.get(id))];
+    return [describeTransaction(session.workspace, snapshot, problems.get(id))];
   });
 }
 
@@ -309,6 +325,7 @@ async function dryRun(
     changed: false,
     dryRun: true,
     transaction: journal?.id ?? null,
+    joined: journal?.state.begin,
     pending: journal !== undefined,
     plans,
     table: await effectiveTable(work),
@@ -318,19 +335,11 @@ async function dryRun(
 
 async function withJournal<T>(
   workspace: Workspace,
-  id: string | undefined,
+  { id, purpose }: { readonly id: string | undefined; readonly purpose: Purpose },
   wait: LockWait,
   use: (journal: Journal) => Promise<T>,
 ): Promise<T> {
-  const journal = await pickJournal(workspace, id, wait);
-  if (!journal) {
-    // It may be the one that is meant.
-    const damaged = await findDamaged(workspace);
-    if (damaged) throw damaged;
-    throw new ImgtxError("E_NO_TRANSACTION", "no transaction is open", {
-      hint: "begin one with `imgtx txn begin`",
-    });
-  }
+  const journal = await requireJournal(workspace, id, purpose, wait);
   try {
     return await use(journal);
   } finally {
@@ -347,6 +356,7 @@ async function describeOpen(
     changed,
     dryRun: false,
     transaction: journal.id,
+    joined: journal.state.begin,
     pending: true,
     plans: liveStatements(journal.state).map(({ plan }) => plan),
     table,

@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import { EXIT_OF_CODE, ImgtxError, type ErrorCode } from "../../src/errors/index.ts";
 import type { ChildEnd, CliContext } from "../../src/cli/context.ts";
 import { EXIT_MEANINGS } from "../../src/cli/grammar/exit-status.ts";
-import { makeInterrupts, makeOutcome, makeTransaction, runCli } from "./harness.ts";
+import { makeGeneration, makeInterrupts, makeOutcome, makeTransaction, runCli } from "./harness.ts";
 
 describe("an error", () => {
   test.each(Object.entries(EXIT_OF_CODE))("with %s ends with status %i", async (code, status) => {
@@ -214,16 +214,50 @@ describe("txn exec", () => {
     expect(events.slice(1)).toEqual(["spawn", "commit", "abort", "release"]);
   });
 
-  test("takes the word of a command that committed or aborted by itself, and says so", async () => {
-    const { events, setting } = makeExec({ kind: "exited", status: 0 }, () => {
-      throw new ImgtxError("E_NO_TRANSACTION", "it is not open");
-    });
-    const { status, stderr } = await runCli(["txn", "exec", "x"], setting);
+  const isGone = () => {
+    throw new ImgtxError("E_NO_TRANSACTION", "it is not open");
+  };
+
+  test("takes the word of a command that committed by itself, and says so", async () => {
+    const { events, setting } = makeExec({ kind: "exited", status: 0 }, isGone);
+    const listGenerations = async () => [makeGeneration({ generation: 5, transaction: "7f3k2m9qa1" })];
+    const engine = { ...setting.engine, listGenerations };
+    const { status, stderr } = await runCli(["txn", "exec", "x"], { ...setting, engine });
     expect({ status, stderr }).toEqual({
       status: 0,
-      stderr: "imgtx: the command has committed or aborted the transaction itself\n",
+      stderr: "imgtx: the command has committed transaction 7f3k2m9qa1 itself: generation 5\n",
     });
     expect(events.slice(1)).toEqual(["spawn", "commit", "release"]);
+  });
+
+  test.each([
+    ["keep", "the command itself or another one aborted it"],
+    ["abort", "an action of it failed (--on-error abort)"],
+  ] as const)("with --on-error %s fails where its transaction was aborted: %s", async (onError, why) => {
+    const { setting } = makeExec({ kind: "exited", status: 0 }, isGone);
+    const begun = { description: makeTransaction({ onError }), release: async () => undefined };
+    const engine = {
+      ...setting.engine,
+      beginTransaction: async () => begun,
+      listGenerations: async () => [makeGeneration({ generation: 5, transaction: "another" })],
+    };
+    const argv = ["txn", "exec", "--on-error", onError, "x"];
+    const { status, stdout, stderr } = await runCli(argv, { ...setting, engine });
+    expect({ status, stdout }).toEqual({ status: 11, stdout: "" });
+    expect(stderr).toContain("nothing was done: transaction 7f3k2m9qa1 was aborted before the command ended");
+    expect(stderr).toContain(why);
+  });
+
+  test("ends with 16 where the command's own commit is not finished", async () => {
+    const { setting } = makeExec({ kind: "exited", status: 0 }, isGone);
+    const engine = {
+      ...setting.engine,
+      listGenerations: async () => [],
+      listTransactions: async () => [makeTransaction({ state: "committed", busy: true })],
+    };
+    const { status, stderr } = await runCli(["txn", "exec", "x"], { ...setting, engine });
+    expect(status).toBe(16);
+    expect(stderr).toContain("the command has committed transaction 7f3k2m9qa1 itself");
   });
 
   test("leaves what is committed and not finished to the next command", async () => {

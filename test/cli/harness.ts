@@ -8,10 +8,12 @@ import type { CliContext, Interrupt } from "../../src/cli/context.ts";
 import type { Engine } from "../../src/cli/engine.ts";
 import { run } from "../../src/cli/main.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
+import { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "../../src/transaction/index.ts";
 import type {
   ActionReport,
   ActionRequest,
   DeviceDescription,
+  GenerationDescription,
   Outcome,
   RunOptions,
   TransactionDescription,
@@ -69,6 +71,10 @@ function standIn(functions: Partial<Engine>): Engine {
   const known: Partial<Engine> = {
     openSession: async () => session,
     listTransactions: async () => [],
+    requireTransaction,
+    toUseSavepoint,
+    NO_TRANSACTION,
+    TO_SHOW,
     ...functions,
   };
   return new Proxy(known, {
@@ -114,6 +120,7 @@ export function makeOutcome(parts: Partial<Outcome>): Outcome {
     changed: true,
     dryRun: false,
     transaction: "7f3k2m9qa1",
+    joined: null,
     pending: false,
     kept: [],
     generation: 4,
@@ -164,12 +171,27 @@ export function makeTransaction(parts: Partial<TransactionDescription>): Transac
     name: null,
     state: "open",
     started: "2012-03-05T14:03:11.000Z",
+    user: "root",
+    here: true,
+    owned: false,
     onError: "keep",
     devices: ["vda"],
     actions: [makeAction({})],
     savepoints: [],
     busy: false,
     problem: null,
+    ...parts,
+  };
+}
+
+export function makeGeneration(parts: Partial<GenerationDescription>): GenerationDescription {
+  return {
+    generation: 4,
+    committed: "2012-03-05T14:03:11.000Z",
+    transaction: "7f3k2m9qa1",
+    summary: "snapshot vda",
+    devices: [],
+    present: true,
     ...parts,
   };
 }

@@ -8,7 +8,7 @@
 // - Locks belong to open descriptions, as OFD locks do, and a process takes its own along when it dies.
 
 import { ImgtxError } from "../../src/errors/index.ts";
-import type { ByteRange, LockKind } from "../../src/storage/index.ts";
+import type { ByteRange, LockKind, Origin } from "../../src/storage/index.ts";
 import { applyChange, type Change } from "./disk-log.ts";
 import { Tree } from "./disk-tree.ts";
 import { SimulatedLeases } from "./simulated-leases.ts";
@@ -51,7 +51,19 @@ export interface MachineStart {
   /** Waits before each call; races use it to mix two programs. */
   readonly pace?: () => Promise<void>;
   readonly readOnly?: boolean;
+  /** Where its commands are started from. Default: all from one terminal. */
+  readonly origin?: Origin;
 }
+
+/** A terminal's session: the same number after each boot, which is what real ones may have too. */
+const TERMINAL: Origin = {
+  processes: "pid:[4026531836]",
+  login: null,
+  loginUser: null,
+  service: null,
+  sessions: [{ id: 700, started: "7000" }],
+  ancestors: [{ pid: 700, started: "7000" }],
+};
 
 const FIRST_BOOT_NS = 1_767_225_600_000_000_000n;
 const BETWEEN_BOOTS_NS = 3_600_000_000_000n;
@@ -66,6 +78,7 @@ export class SimulatedMachine {
   readonly pace: () => Promise<void>;
   readonly readOnly: boolean;
   readonly leases = new SimulatedLeases();
+  readonly origin: Origin;
   clockNs: bigint;
   #processes = 0;
   #names = 0;
@@ -84,6 +97,7 @@ export class SimulatedMachine {
     this.mutedPurposes = start.mutedPurposes ?? new Set();
     this.pace = start.pace ?? (() => Promise.resolve());
     this.readOnly = start.readOnly ?? false;
+    this.origin = start.origin ?? TERMINAL;
     this.clockNs = FIRST_BOOT_NS + BigInt(this.boots) * BETWEEN_BOOTS_NS;
   }
 

@@ -33,6 +33,7 @@ export class SimulatedProcess implements Storage {
       nameOfUser: (id) => `#${id}`,
       bootId: `00000000-0000-4000-8000-${String(machine.boots).padStart(12, "0")}`,
       machineId: "0123456789abcdef0123456789abcdef",
+      origin: machine.origin,
       now: () => Number(machine.clockNs / 1_000_000n),
       monotonicMs: () => Number(machine.clockNs / 1_000_000n),
       randomName: () => machine.nextName(),

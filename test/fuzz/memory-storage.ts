@@ -93,6 +93,7 @@ const HOST: Host = {
   nameOfUser: (id) => `#${id}`,
   bootId: "00000000-0000-0000-0000-000000000000",
   machineId: "",
+  origin: { processes: "", login: null, loginUser: null, service: null, sessions: [], ancestors: [] },
   now: () => 0,
   monotonicMs: () => 0,
   randomName: () => "aaaaaaaaaa",

@@ -61,6 +61,10 @@ function filter(text: string, ids: ReadonlyMap<string, string>): string {
       // In the order of the ids, which are random.
       .replaceAll(/(?<=say which one with --txn: )[^"\n]*/g, "...")
       .replaceAll(/ \(pid \d+/g, " (pid 4711")
+      .replaceAll(
+        /(?<=, begun \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ by |, begun by |"user": ")[^"\n;, ]+( \([^")]*\))?/g,
+        "operator",
+      )
   );
 }
 

@@ -62,6 +62,13 @@ export class Workbench {
     return new Workbench(this.root, storage);
   }
 
+  /** The same folder, for commands from another place: another login, a job of cron. */
+  elsewhere(): Workbench {
+    const { host } = this.storage;
+    const origin = { ...host.origin, login: null, sessions: [{ id: 1, started: "1" }], ancestors: [] };
+    return this.through({ ...this.storage, host: { ...host, origin } });
+  }
+
   /** Absolute, of a name in the workspace. */
   at(name: string): string {
     return path.isAbsolute(name) ? name : path.join(this.root, name);
@@ -165,8 +172,8 @@ export class Workbench {
     return await commitTransaction(await this.session(), id, { ...RUN_ALONE, ...options });
   }
 
-  async abort(id?: string): Promise<Outcome> {
-    return await abortTransaction(await this.session(), id, RUN_ALONE);
+  async abort(id?: string, options: Partial<RunOptions> = {}): Promise<Outcome> {
+    return await abortTransaction(await this.session(), id, { ...RUN_ALONE, ...options });
   }
 
   async savepoint(name: string, id?: string): Promise<Outcome> {

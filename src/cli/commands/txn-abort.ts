@@ -6,6 +6,7 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { openSession, runOptions } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { outcomeJson } from "../render/json.ts";
+import { readTransactionId, TRANSACTION_ID } from "./pick-transaction.ts";
 import { drawOutcome } from "../render/outcome.ts";
 
 export const ABORTED: Drawing<Outcome> = {
@@ -13,7 +14,7 @@ export const ABORTED: Drawing<Outcome> = {
     drawOutcome(
       outcome,
       canvas,
-      outcome.dryRun ? "planned" : "undone",
+      outcome.dryRun ? "undoing" : "undone",
       outcome.dryRun
         ? `Dry run: transaction ${outcome.transaction} would be aborted.`
         : `Aborted transaction ${outcome.transaction}; generation ${outcome.generation} stays.`,
@@ -24,21 +25,22 @@ export const ABORTED: Drawing<Outcome> = {
 export const txnAbort: PlainCommand = {
   kind: "plain",
   definition: {
-    arguments: [],
+    arguments: [TRANSACTION_ID],
     options: [],
     about:
       "Undoes a transaction: files that it made are removed, and files that were there before are as they " +
       "were.",
     examples: [
-      { command: "imgtx txn abort", about: "the only open transaction" },
-      { command: "imgtx txn abort --txn 7f3k2m9qa1", about: "one of several" },
+      { command: "imgtx txn abort", about: "that which was begun in this terminal, or script" },
+      { command: "imgtx txn abort 7f3k2m9qa1", about: "that one, wherever it was begun" },
     ],
     exits: CHANGING_EXITS,
   },
   async execute(invocation) {
     const { engine, session } = await openSession(invocation);
     const options = runOptions(invocation, false);
-    const outcome = await engine.abortTransaction(session, options.transaction, options);
+    const id = readTransactionId(invocation);
+    const outcome = await engine.abortTransaction(session, id, options);
     invocation.report.done(outcome, ABORTED);
     return 0;
   },

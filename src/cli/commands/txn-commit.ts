@@ -6,6 +6,7 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { openSession, runOptions } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { outcomeJson } from "../render/json.ts";
+import { readTransactionId, TRANSACTION_ID } from "./pick-transaction.ts";
 import { drawOutcome, tenseOf } from "../render/outcome.ts";
 
 export const COMMITTED: Drawing<Outcome> = {
@@ -24,21 +25,22 @@ export const COMMITTED: Drawing<Outcome> = {
 export const txnCommit: PlainCommand = {
   kind: "plain",
   definition: {
-    arguments: [],
+    arguments: [TRANSACTION_ID],
     options: [],
     about:
       "Makes all actions of a transaction take effect, as one generation. First it checks that nothing " +
       "they rest on has changed since. When it ends with status 0 the change is durable.",
     examples: [
-      { command: "imgtx txn commit", about: "the only open transaction" },
-      { command: "imgtx txn commit --txn 7f3k2m9qa1", about: "one of several" },
+      { command: "imgtx txn commit", about: "that which was begun in this terminal, or script" },
+      { command: "imgtx txn commit 7f3k2m9qa1", about: "that one, wherever it was begun" },
     ],
     exits: CHANGING_EXITS,
   },
   async execute(invocation) {
     const { engine, session } = await openSession(invocation);
     const options = runOptions(invocation, false);
-    const outcome = await engine.commitTransaction(session, options.transaction, options);
+    const id = readTransactionId(invocation);
+    const outcome = await engine.commitTransaction(session, id, options);
     invocation.report.done(outcome, COMMITTED);
     return 0;
   },

@@ -1,7 +1,7 @@
 // imgtx txn exec -- COMMAND …
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { Outcome, RunOptions } from "../../transaction/index.ts";
+import type { Outcome, RunOptions, TransactionDescription } from "../../transaction/index.ts";
 import type { ChildEnd } from "../context.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
@@ -51,7 +51,7 @@ export const txnExec: PlainCommand = {
     try {
       const { id } = begun.description;
       const end = await runChild(invocation, { IMGTX_TXN: id, IMGTX_WORKSPACE: opened.session.root });
-      return await settle(invocation, opened, id, end);
+      return await settle(invocation, opened, begun.description, end);
     } finally {
       await begun.release();
     }
@@ -61,14 +61,14 @@ export const txnExec: PlainCommand = {
 async function settle(
   invocation: Invocation,
   opened: OpenSession,
-  id: string,
+  { id, onError }: Pick<TransactionDescription, "id" | "onError">,
   end: ChildEnd,
 ): Promise<number> {
   const { report, signal } = invocation;
   if (end.kind === "exited" && end.status === 0 && !signal.aborted) {
     const outcome = await commit(invocation, opened, id);
     if (outcome) report.done(outcome, COMMITTED);
-    else report.notice("the command has committed or aborted the transaction itself");
+    else await assertCommitted(invocation, id, onError);
     return 0;
   }
   if (end.kind === "killed") report.notice(`the command was killed by ${end.signal}`);
@@ -83,6 +83,42 @@ async function settle(
   throw signal.reason instanceof Error
     ? signal.reason
     : new ImgtxError("E_INTERRUPTED", "interrupted; rolled back");
+}
+
+/**
+ * For a transaction that is not open any more behind its command. Status 0 means done and durable: where somebody
+ * aborted it, or a failed action did, it is not that, whatever the command ended with.
+ */
+async function assertCommitted(invocation: Invocation, id: string, onError: "abort" | "keep"): Promise<void> {
+  // Anew, which finishes what a commit inside the command may have left.
+  const { engine, session } = await openSession(invocation);
+  const made = (await engine.listGenerations(session)).find(({ transaction }) => transaction === id);
+  if (made) {
+    invocation.report.notice(
+      `the command has committed transaction ${id} itself: generation ${made.generation}`,
+    );
+    return;
+  }
+  const left = (await engine.listTransactions(session)).find((one) => one.id === id);
+  if (left?.state === "committed") {
+    throw new ImgtxError("E_UNFINISHED", `the command has committed transaction ${id} itself`, {
+      changed: true,
+      hint: "`imgtx recover` finishes it, when the process that does so now has ended",
+    });
+  }
+  const others = "the command itself or another one aborted it";
+  const [why, hint] =
+    onError === "abort"
+      ? [
+          `an action of it failed (--on-error abort), or ${others}`,
+          "let the command stop where imgtx fails, as `set -e` does in a shell",
+        ]
+      : [others, "run it again"];
+  throw new ImgtxError(
+    "E_NO_TRANSACTION",
+    `nothing was done: transaction ${id} was aborted before the command ended (${why})`,
+    { hint },
+  );
 }
 
 /** Undefined where the command has ended the transaction itself. */

@@ -7,7 +7,6 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { lockWait, openSession } from "../invocation.ts";
 import { outcomeJson, withSchema } from "../render/json.ts";
 import { drawOutcome } from "../render/outcome.ts";
-import { pickTransaction } from "./pick-transaction.ts";
 import { WOULD } from "./would.ts";
 
 export const txnRollbackTo: PlainCommand = {
@@ -26,10 +25,8 @@ export const txnRollbackTo: PlainCommand = {
     const name = input.argument("NAME");
     const { engine, session } = await openSession(invocation);
     if (settings.dryRun) {
-      const { id, savepoints } = pickTransaction(
-        await engine.listTransactions(session),
-        settings.transaction,
-      );
+      const purpose = engine.toUseSavepoint("rollback-to", name);
+      const { id, savepoints } = await engine.findTransaction(session, settings.transaction, purpose);
       if (!savepoints.includes(name)) {
         throw new ImgtxError("E_NO_TRANSACTION", `transaction ${id} has no savepoint '${name}'`);
       }

@@ -5,7 +5,6 @@ import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { lockWait, openSession } from "../invocation.ts";
 import { outcomeJson, withSchema } from "../render/json.ts";
-import { pickTransaction } from "./pick-transaction.ts";
 import { WOULD } from "./would.ts";
 
 export const txnSavepoint: PlainCommand = {
@@ -29,7 +28,8 @@ export const txnSavepoint: PlainCommand = {
     const name = input.argument("NAME");
     const { engine, session } = await openSession(invocation);
     if (settings.dryRun) {
-      const { id } = pickTransaction(await engine.listTransactions(session), settings.transaction);
+      const purpose = engine.toUseSavepoint("savepoint", name);
+      const { id } = await engine.findTransaction(session, settings.transaction, purpose);
       report.done({ saying: `savepoint ${name} would be made in transaction ${id}`, transaction: id }, WOULD);
       return 0;
     }

@@ -3,29 +3,27 @@
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
 import { openToRead } from "../invocation.ts";
-import { pickTransaction } from "./pick-transaction.ts";
+import { readTransactionId, TRANSACTION_ID } from "./pick-transaction.ts";
 import { ONE_TRANSACTION } from "./transaction-drawings.ts";
 
 export const txnShow: PlainCommand = {
   kind: "plain",
   definition: {
-    arguments: [
-      {
-        name: "ID",
-        about: "the transaction; else that of --txn, else the only one open",
-        optional: true,
-        completes: "transaction",
-      },
-    ],
+    arguments: [TRANSACTION_ID],
     options: [],
-    about: "Shows one transaction with its actions and savepoints.",
+    about:
+      "Shows one transaction with its actions and savepoints. The only one is shown wherever it was begun.",
     examples: [{ command: "imgtx txn show 7f3k2m9qa1", about: "one of several" }],
     exits: [...READING_EXITS.slice(0, 3), 11, ...READING_EXITS.slice(3)],
   },
   async execute(invocation) {
-    const id = invocation.input.text("ID") ?? invocation.settings.transaction;
+    const id = readTransactionId(invocation);
     const { engine, session } = await openToRead(invocation);
-    invocation.report.answer(pickTransaction(await engine.listTransactions(session), id), ONE_TRANSACTION);
+    const all = await engine.listTransactions(session);
+    const [first, second] = all;
+    const isOnly = id === undefined && first !== undefined && second === undefined;
+    const one = isOnly ? first : engine.requireTransaction(all, id, engine.TO_SHOW);
+    invocation.report.answer(one, ONE_TRANSACTION);
     return 0;
   },
 };

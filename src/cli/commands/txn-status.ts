@@ -3,15 +3,15 @@
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
 import { openToRead } from "../invocation.ts";
-import { inOrder, pickTransaction } from "./pick-transaction.ts";
+import { inOrder, readTransactionId, TRANSACTION_ID } from "./pick-transaction.ts";
 import { TRANSACTIONS_IN_FULL } from "./transaction-drawings.ts";
 
 export const txnStatus: PlainCommand = {
   kind: "plain",
   definition: {
-    arguments: [],
+    arguments: [TRANSACTION_ID],
     options: [],
-    about: "Shows the open transactions with their actions; with --txn only that one.",
+    about: "Shows the open transactions with their actions, or only the one that is named.",
     examples: [
       { command: "imgtx txn status", about: "what is open, and what it holds" },
       { command: "imgtx txn status --json | jq -r '.transactions[].id'", about: "the ids" },
@@ -21,8 +21,10 @@ export const txnStatus: PlainCommand = {
   async execute(invocation) {
     const { engine, session } = await openToRead(invocation);
     const all = inOrder(await engine.listTransactions(session));
-    const id = invocation.settings.transaction;
-    invocation.report.answer(id === undefined ? all : [pickTransaction(all, id)], TRANSACTIONS_IN_FULL);
+    const id = readTransactionId(invocation);
+    const isAll = id === undefined || id === engine.NO_TRANSACTION;
+    const shown = isAll ? all : [engine.requireTransaction(all, id, engine.TO_SHOW)];
+    invocation.report.answer(shown, TRANSACTIONS_IN_FULL);
     if (all.length === 0) invocation.report.advice("no transaction is open");
     return 0;
   },

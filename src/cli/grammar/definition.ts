@@ -65,7 +65,7 @@ export interface CommandDefinition {
 export interface ActionCommand {
   readonly kind: "action";
   readonly definition: CommandDefinition;
-  /** Never joins an open transaction. */
+  /** Joins an open transaction only where `--txn` names it. */
   readonly standalone: boolean;
   /** Makes the workspace here when there is none. */
   readonly createsWorkspace: boolean;

@@ -17,7 +17,7 @@ export const GLOBAL_OPTIONS: readonly OptionDefinition[] = [
   {
     long: "txn",
     value: { name: "ID", completes: "transaction" },
-    about: "the open transaction, by id or name; else IMGTX_TXN, else the only one open",
+    about: "the open transaction, by id or name, or none; else IMGTX_TXN, else that which was begun here",
   },
   {
     long: "wait",

@@ -56,6 +56,10 @@ export function drawTransaction(transaction: TransactionDescription, canvas: Can
   const facts = [
     stateOfTransaction(transaction),
     ...(transaction.started === null ? [] : [`since ${drawTime(transaction.started)}`]),
+    ...(transaction.user === null
+      ? []
+      : [`begun by ${transaction.user}${transaction.here === false ? " elsewhere" : ""}`]),
+    ...(transaction.owned ? ["for a `txn exec`"] : []),
     ...(transaction.state === "open" && transaction.onError === "abort" ? ["an error aborts it"] : []),
   ].join(", ");
   const actions = transaction.actions.flatMap((action) => drawAction(action, canvas, "prepared"));

@@ -3,9 +3,10 @@
 import type { ActionKind, ActionReport, Outcome } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawChains } from "./chain.ts";
+import { drawTime } from "./layout.ts";
 
-/** `undone` is for what took a transaction, or a part of one, back. */
-export type Tense = "done" | "prepared" | "planned" | "undone";
+/** `undone` is for what took a transaction, or a part of one, back; `undoing` for a dry run of that. */
+export type Tense = "done" | "prepared" | "planned" | "undone" | "undoing";
 
 const SAYING: Readonly<Record<ActionKind, Readonly<Record<Tense, string>>>> = {
   snapshot: sayings("snapshot taken", "snapshot prepared", "would be snapshotted", "snapshot undone"),
@@ -27,8 +28,9 @@ const SAYING: Readonly<Record<ActionKind, Readonly<Record<Tense, string>>>> = {
   refuse: sayings("refused", "refusal prepared", "would be refused", "refusal undone"),
 };
 
+/** Undone is a noun and its participle: "snapshot undone" would be one, and "snapshot would be undone" will be. */
 function sayings(done: string, prepared: string, planned: string, undone: string): Record<Tense, string> {
-  return { done, prepared, planned, undone };
+  return { done, prepared, planned, undone, undoing: undone.replace(/undone$/, "would be undone") };
 }
 
 export function tenseOf(outcome: Outcome): Tense {
@@ -38,8 +40,8 @@ export function tenseOf(outcome: Outcome): Tense {
 
 export function drawOutcome(outcome: Outcome, canvas: Canvas, tense: Tense, closing: string): string[] {
   const actions =
-    tense === "undone"
-      ? drawUndone(outcome.actions, canvas)
+    tense === "undone" || tense === "undoing"
+      ? drawUndone(outcome.actions, canvas, tense)
       : outcome.actions.flatMap((action) => drawAction(action, canvas, tense));
   const chains = drawChains(outcome.devices, canvas);
   return [...actions, ...(chains.length > 0 ? ["", ...chains, ""] : []), closing];
@@ -47,11 +49,19 @@ export function drawOutcome(outcome: Outcome, canvas: Canvas, tense: Tense, clos
 
 /** The last line of an action's result. */
 export function closingOf(outcome: Outcome): string {
-  if (outcome.dryRun) return "Dry run: nothing was changed.";
-  if (outcome.pending) {
-    return `Prepared in transaction ${outcome.transaction}; \`imgtx txn commit\` makes it take effect.`;
+  const joined = outcome.joined && sayJoined(outcome.transaction, outcome.joined);
+  if (outcome.dryRun) {
+    return joined ? `Dry run in ${joined}: nothing was changed.` : "Dry run: nothing was changed.";
+  }
+  if (joined) {
+    return `Prepared in ${joined}; \`imgtx txn commit ${outcome.transaction}\` makes it take effect.`;
   }
   return outcome.changed ? `Generation ${outcome.generation}.` : "Nothing to change.";
+}
+
+/** `transaction 7f3k2m9qa1 (nightly), begun 2026-11-27 04:10:02Z`: nobody is to be in one without knowing it. */
+function sayJoined(id: string | null, { name, started }: NonNullable<Outcome["joined"]>): string {
+  return `transaction ${id}${name === null ? "" : ` (${name})`}, begun ${drawTime(started)}`;
 }
 
 export function drawAction(action: ActionReport, { paint }: Canvas, tense: Tense): string[] {
@@ -66,18 +76,19 @@ export function drawAction(action: ActionReport, { paint }: Canvas, tense: Tense
  * Newest first, as they were undone. A device stays at what it was before its first action: what lay
  * between has gone, and so has what the notes said of it.
  */
-function drawUndone(actions: readonly ActionReport[], canvas: Canvas): string[] {
+function drawUndone(actions: readonly ActionReport[], canvas: Canvas, tense: "undone" | "undoing"): string[] {
   const lines = actions.map((action, index) => {
     const isFirst = actions.findIndex(({ device }) => device === action.device) === index;
-    return drawAction({ ...action, before: isFirst ? action.before : null, notes: [] }, canvas, "undone");
+    return drawAction({ ...action, before: isFirst ? action.before : null, notes: [] }, canvas, tense);
   });
   return lines.toReversed().flat();
 }
 
 function drawMove({ kind, before, after, files }: ActionReport, tense: Tense): string {
   const [copy] = files;
-  if (kind === "mirror" && copy && tense !== "undone") return `: ${after} to ${copy.path}`;
-  if (tense === "undone") return before === null ? "" : `, stays ${before}`;
+  const isTakenBack = tense === "undone" || tense === "undoing";
+  if (kind === "mirror" && copy && !isTakenBack) return `: ${after} to ${copy.path}`;
+  if (isTakenBack) return before === null ? "" : `, stays ${before}`;
   if (after === null) return before === null ? "" : `, was ${before}`;
   return before === null || before === after ? `: ${after}` : `: ${after}, was ${before}`;
 }

@@ -39,6 +39,15 @@ const isPatch = objectOf({
   when: oneOf("prepare", "commit"),
 });
 
+const isOrigin = objectOf({
+  processes: isText,
+  login: orNull(isText),
+  loginUser: orNull(isText),
+  service: orNull(isText),
+  sessions: listOf(objectOf({ id: isCount, started: orNull(isText) })),
+  ancestors: listOf(objectOf({ pid: isCount, started: isText })),
+});
+
 const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
   begin: objectOf({
     id: isText,
@@ -51,6 +60,7 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
     pid: isCount,
     user: isText,
     boot: isText,
+    origin: orNull(isOrigin),
   }),
   plan: objectOf({
     statement: isCount,
@@ -81,10 +91,14 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
   abort: objectOf({}),
 };
 
-/** A journal of an imgtx that did not write all of it: what it does not say is not known. */
+/** A journal of an imgtx that did not write all of it: what it does not say is not known. Nobody joins it unasked. */
 function upgradeBegin(begin: object): object {
   // The type stays in front: damage is told by what records look like.
-  return "mark" in begin ? begin : { ...begin, mark: null };
+  return {
+    ...begin,
+    ...("mark" in begin ? {} : { mark: null }),
+    ...("origin" in begin ? {} : { origin: null }),
+  };
 }
 
 /** A mark of an imgtx that gave the next number at once: that is the generation which the mark makes. */

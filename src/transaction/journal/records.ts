@@ -18,6 +18,7 @@
 import { posix } from "node:path";
 import type { DeviceEntry, FileMark, Workspace } from "../../device/index.ts";
 import type { Fingerprint, ImageFormat } from "../../format/index.ts";
+import type { Origin } from "../../storage/index.ts";
 import type { ActionKind, ActionReport } from "../request.ts";
 
 export const JOURNAL_VERSION = 2;
@@ -39,6 +40,8 @@ export interface BeginRecord {
   readonly pid: number;
   readonly user: string;
   readonly boot: string;
+  /** Who joins without naming it: commands that come from there. Null: none, and not known of version 1. */
+  readonly origin: Origin | null;
 }
 
 /** The first record of a new transaction. */
@@ -56,6 +59,7 @@ export function beginRecordOf(
     pid: host.pid,
     user: host.userName,
     boot: host.bootId,
+    origin: choice.implicit ? null : host.origin,
   };
 }
 

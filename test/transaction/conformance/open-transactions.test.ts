@@ -7,11 +7,12 @@ import { beginTransaction } from "../../../src/transaction/index.ts";
 import { makeWorkbench, NO_WAIT, type Workbench } from "../workbench.ts";
 
 describe("a command", () => {
-  test("joins the only open transaction, and changes nothing that others see", async () => {
+  test("joins the transaction that was begun where it comes from, and changes nothing that others see", async () => {
     const bench = await makeWorkbench();
     const id = await bench.begin();
     const outcome = await bench.snapshot({ vda: "a1.qcow2" });
     expect(outcome).toMatchObject({ pending: true, transaction: id, generation: 3 });
+    expect(outcome.joined).toMatchObject({ name: null });
     expect(outcome.devices[0]).toMatchObject({ name: "vda", image: bench.at("a1.qcow2"), transaction: id });
     expect((await bench.images())["vda"]).toBe("a.qcow2");
     expect(await bench.open()).toMatchObject([{ id, state: "open", devices: ["vda"], busy: false }]);
@@ -104,6 +105,126 @@ describe("a command", () => {
     expect(dry).toMatchObject({ changed: false, dryRun: true, pending: true });
     expect(dry.actions[0]).toMatchObject({ before: bench.at("a1.qcow2"), after: bench.at("a2.qcow2") });
     expect(await bench.commit(undefined, { dryRun: true })).toMatchObject({ dryRun: true, generation: 3 });
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+});
+
+describe("a command from elsewhere", () => {
+  test("joins nothing that it does not name: it is a transaction of its own, which an abort leaves alone", async () => {
+    const bench = await makeWorkbench();
+    await bench.begin("forgotten");
+    const outcome = await bench.elsewhere().snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
+    expect(outcome).toMatchObject({ pending: false, joined: null, generation: 4 });
+    await bench.abort();
+    expect(await bench.images()).toEqual({ vda: "a1.qcow2", vdb: "b1.qcow2", vdc: "c.qcow2" });
+  });
+
+  test("is told who holds its device, since when, and how to join or end it", async () => {
+    const bench = await makeWorkbench();
+    const id = await bench.begin("nightly");
+    await bench.snapshot({ vda: "a1.qcow2" });
+    const before = snapshotWorkspace(bench.root);
+    const { userName } = bench.storage.host;
+    for (const dryRun of [false, true]) {
+      const failure = await failureOf(
+        async () => await bench.elsewhere().snapshot({ vdb: "b1.qcow2", vda: "a2.qcow2" }, {}, { dryRun }),
+      );
+      expect(failure).toMatchObject({ code: "E_TRANSACTION", exitCode: 11, device: "vda" });
+      expect(failure.message).toMatch(
+        new RegExp(`${id} \\(nightly\\), begun .*Z by ${userName}.* elsewhere$`),
+      );
+      for (const way of [`--txn ${id}`, `imgtx txn commit ${id}`, `imgtx txn abort ${id}`]) {
+        expect(failure.hint).toContain(way);
+      }
+    }
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+
+  test("works in a transaction that it names, by id or by name, and ends it", async () => {
+    const bench = await makeWorkbench();
+    const id = await bench.begin("nightly");
+    const elsewhere = bench.elsewhere();
+    await elsewhere.snapshot({ vda: "a1.qcow2" }, {}, { transaction: id });
+    await elsewhere.savepoint("here", "nightly");
+    await elsewhere.snapshot({ vdb: "b1.qcow2" }, {}, { transaction: "nightly" });
+    await elsewhere.rollbackTo("here", id);
+    await elsewhere.commit("nightly");
+    expect(await bench.images()).toEqual({ vda: "a1.qcow2", vdb: "b.raw", vdc: "c.qcow2" });
+  });
+
+  test("that would end or mark a transaction is told which there are, and the very command for each", async () => {
+    const bench = await makeWorkbench();
+    const [one, two] = [await bench.begin("one"), await bench.begin()];
+    const elsewhere = bench.elsewhere();
+    for (const [call, words] of [
+      [async () => await elsewhere.commit(), "txn commit "],
+      [async () => await elsewhere.abort(), "txn abort "],
+      [async () => await elsewhere.savepoint("a b"), "txn savepoint 'a b' --txn "],
+      [async () => await elsewhere.rollbackTo("half"), "txn rollback-to half --txn "],
+    ] as const) {
+      const failure = await failureOf(call);
+      expect(failure).toMatchObject({ code: "E_NO_TRANSACTION", exitCode: 11 });
+      expect(failure.message).toContain(`${one} (one), begun `);
+      expect(failure.hint).toContain(`\`imgtx ${words}${one}\``);
+      expect(failure.hint).toContain(`\`imgtx ${words}${two}\``);
+    }
+    expect(await elsewhere.open()).toMatchObject([{ here: false }, { here: false }]);
+    expect(await bench.open()).toMatchObject([{ here: true }, { here: true }]);
+  });
+
+  test("is one after a reboot", async () => {
+    const bench = await makeWorkbench();
+    await bench.begin();
+    const { host } = bench.storage;
+    const rebooted = bench.through({ ...bench.storage, host: { ...host, bootId: "another" } });
+    expect(await rebooted.snapshot({ vda: "a1.qcow2" })).toMatchObject({ pending: false });
+    expect(await rebooted.open()).toMatchObject([{ here: false }]);
+  });
+});
+
+describe("a command with `none` for a transaction", () => {
+  test("keeps out of that which was begun here", async () => {
+    const bench = await makeWorkbench();
+    const id = await bench.begin();
+    const none = { transaction: "none" };
+    expect(await bench.snapshot({ vda: "a1.qcow2" }, {}, none)).toMatchObject({
+      pending: false,
+      generation: 4,
+    });
+    await bench.snapshot({ vdb: "b1.qcow2" });
+    const failure = await failureOf(async () => await bench.snapshot({ vdb: "b2.qcow2" }, {}, none));
+    expect(failure).toMatchObject({ code: "E_TRANSACTION", device: "vdb" });
+    const refused = await failureOf(async () => await bench.commit("none"));
+    expect(refused.code).toBe("E_NO_TRANSACTION");
+    expect(refused.hint).toContain(`imgtx txn commit ${id}`);
+  });
+});
+
+describe("the name of a transaction", () => {
+  test("is unique among the open ones, and no id of another: else neither could be named", async () => {
+    const bench = await makeWorkbench();
+    const id = await bench.begin("nightly");
+    for (const name of ["nightly", id]) {
+      const failure = await failureOf(async () => await bench.begin(name));
+      expect(failure).toMatchObject({ code: "E_TRANSACTION", exitCode: 11 });
+      expect(failure.hint).toContain(`imgtx txn abort ${id}`);
+    }
+    expect((await failureOf(async () => await bench.begin("none"))).code).toBe("E_USAGE");
+    expect(await bench.open()).toHaveLength(1);
+    await bench.abort(id);
+    await bench.begin("nightly");
+  });
+});
+
+describe("a dry run of an abort", () => {
+  test("shows the devices as they stay, and changes nothing", async () => {
+    const bench = await makeWorkbench();
+    await bench.begin();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    const before = snapshotWorkspace(bench.root);
+    const dry = await bench.abort(undefined, { dryRun: true });
+    expect(dry).toMatchObject({ changed: false, dryRun: true, pending: true });
+    expect(dry.devices[0]).toMatchObject({ name: "vda", image: bench.at("a.qcow2") });
     expect(snapshotWorkspace(bench.root)).toEqual(before);
   });
 });

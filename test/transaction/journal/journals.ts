@@ -22,6 +22,7 @@ export const BEGIN: BeginRecord = {
   pid: 42,
   user: "operator",
   boot: "00000000-0000-0000-0000-000000000000",
+  origin: null,
 };
 
 export const FINGERPRINT = {

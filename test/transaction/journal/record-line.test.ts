@@ -112,6 +112,12 @@ describe("a journal's bytes", () => {
     expect(parse(Buffer.concat(lines))).toMatchObject({ code: "E_JOURNAL", offset });
   });
 
+  test("of an earlier imgtx do not say where the transaction was begun: nobody joins it unasked", () => {
+    const { origin: _, ...begin } = BEGIN;
+    const { records } = parseJournal(encodeJournal([begin]), "t.journal");
+    expect(records).toEqual([{ ...begin, origin: null }]);
+  });
+
   test("of another version are refused as that, whatever follows", async () => {
     const journal = encodeJournal([
       { ...BEGIN, version: 3 },
