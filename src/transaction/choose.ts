@@ -90,7 +90,7 @@ export function heldByOpen(holder: Candidate): ImgtxError {
 }
 
 /** `7f3k2m9qa1 (nightly)` */
-export function callTransaction({ id, name }: Pick<Candidate, "id" | "name">): string {
+function callTransaction({ id, name }: Pick<Candidate, "id" | "name">): string {
   return name === null ? id : `${id} (${name})`;
 }
 

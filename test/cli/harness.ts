@@ -71,7 +71,7 @@ function standIn(functions: Partial<Engine>): Engine {
   const known: Partial<Engine> = {
     openSession: async () => session,
     listTransactions: async () => [],
-    assertChangeable: () => undefined,
+    assertChangeable: async () => undefined,
     requireTransaction,
     toUseSavepoint,
     NO_TRANSACTION,
