@@ -35,6 +35,7 @@ export {
   stageGeneration,
   writeNextGeneration,
 } from "./next-generation.ts";
+export { findDeviceOnFile } from "./device-on-file.ts";
 export { isOwnerAlive, lockOwner } from "./owner-lock.ts";
 export { readWholeFile } from "./replace-file.ts";
 export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";

@@ -17,6 +17,7 @@ import { type ConvertFlags, readConvertFlags } from "./convert-flags.ts";
 import { openTargetBacking, planTarget, type TargetPlan } from "./convert-target.ts";
 import { knownFormat } from "./create.ts";
 import { drawOptionHelp } from "./create-options.ts";
+import { guardTargets } from "./guard-target.ts";
 import { parseImageName } from "./image-name.ts";
 import { explained, lockWaiting, openSource, parseDriver, sourceOptions } from "./images.ts";
 import { failure, wordsOf } from "./messages.ts";
@@ -103,6 +104,7 @@ class Conversion {
     const plan = this.#flags.skipCreate
       ? undefined
       : await planTarget(this.#invocation, this.#flags, sources, totalBytes, this.#output);
+    await this.#guardTarget(plan, sources);
     const backing = await openTargetBacking(
       this.#invocation,
       this.#flags,
@@ -115,6 +117,23 @@ class Conversion {
     } finally {
       await backing?.image?.close();
     }
+  }
+
+  async #guardTarget(plan: TargetPlan | undefined, sources: readonly OpenedImage[]): Promise<void> {
+    const name = this.#output;
+    const path = plan?.path ?? this.#invocation.resolve(this.#existingTarget().file);
+    const data = plan?.dataFilePath;
+    const targets = [{ name, path }, ...(data === undefined ? [] : [{ name: data, path: data }])];
+    await guardTargets(this.#invocation, targets, sources);
+  }
+
+  #existingTarget(): ReturnType<typeof parseImageName> {
+    const { outputFormat, targetImageOpts } = this.#flags;
+    const name = parseImageName(this.#output, targetImageOpts);
+    if (targetImageOpts && outputFormat !== undefined) {
+      throw failure("--image-opts and --format are mutually exclusive");
+    }
+    return name;
   }
 
   async #copy(
@@ -213,11 +232,8 @@ class Conversion {
   }
 
   async #convertToExisting(sources: readonly OpenedImage[], copy: CopyRequest): Promise<void> {
-    const { outputFormat, targetImageOpts, targetIsZero } = this.#flags;
-    const name = parseImageName(this.#output, targetImageOpts);
-    if (targetImageOpts && outputFormat !== undefined) {
-      throw failure("--image-opts and --format are mutually exclusive");
-    }
+    const { outputFormat, targetIsZero } = this.#flags;
+    const name = this.#existingTarget();
     const path = this.#invocation.resolve(name.file);
     const opened = await explained(this.#invocation, this.#output, async () =>
       openExistingTarget({ path, format: parseDriver(name.format ?? outputFormat) }, this.#around()),

@@ -18,6 +18,7 @@ import {
   readCreateOptions,
   toCreateOptions,
 } from "./create-options.ts";
+import { guardTargets, isOneFile } from "./guard-target.ts";
 import { plainName } from "./image-name.ts";
 import { holdBacking, isOtherDriver, lockWaiting, parseDriver } from "./images.ts";
 import { failure, usageError, wordsOf } from "./messages.ts";
@@ -175,10 +176,13 @@ async function makeImage(
       backingSizeBytes: backing?.virtualSizeBytes,
       options,
     });
+    const dataFilePath =
+      dataFileName === undefined ? undefined : invocation.resolveTarget(plainName(dataFileName));
+    const data = dataFilePath === undefined ? [] : [{ name: dataFilePath, path: dataFilePath }];
+    await guardTargets(invocation, [{ name: filename, path }, ...data], backing ? [backing] : []);
     const warnings = await createImage(context.storage, plan, {
       path,
-      dataFilePath:
-        dataFileName === undefined ? undefined : invocation.resolveTarget(plainName(dataFileName)),
+      dataFilePath,
       waiting: lockWaiting(invocation),
     });
     for (const warning of warnings) console.warning(warning);
@@ -206,6 +210,9 @@ async function openBacking(
     throw failure("Error: Trying to create an image with the same filename as the backing file");
   }
   if (isUnsafe) {
+    if (await isOneFile(invocation, path, composeBackingPath(path, plainName(name)))) {
+      throw failure("source and target are the same file: an image can't be its own backing image");
+    }
     if (stated === undefined) throw failure("Backing file specified without backing format");
     return undefined;
   }
@@ -246,5 +253,6 @@ async function openBackingImage(
 function named(error: unknown, filename: string, { names }: ImgInvocation): unknown {
   if (!(error instanceof ImgtxError)) return error;
   if (["E_INTERNAL", "E_INTERRUPTED", "E_TERMINATED"].includes(error.code)) return error;
-  return error.reworded(`${filename}: ${wordsOf(error, names)}`);
+  const words = wordsOf(error, names);
+  return words.startsWith(`${filename}: `) ? error : error.reworded(`${filename}: ${words}`);
 }

@@ -3,6 +3,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import { convertToNew, type OpenedImage, planImage, SliceImage } from "../../format/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
+import { guardTargets } from "./guard-target.ts";
 import { plainName } from "./image-name.ts";
 import { isOtherDriver, lockWaiting, openSource, sourceOptions } from "./images.ts";
 import { failure, wordsOf } from "./messages.ts";
@@ -126,6 +127,7 @@ async function copyPart(invocation: ImgInvocation, operands: Operands, source: O
       inKernel: false,
       signal,
     };
+    await guardTargets(invocation, [{ name: output, path }], [source]);
     await convertToNew([part], { path, plan, dataFilePath: undefined, mayClone: false }, copy, {
       storage: context.storage,
       gate: { allowPaths, currentFolder: context.cwd },
@@ -142,6 +144,7 @@ async function copyPart(invocation: ImgInvocation, operands: Operands, source: O
 function worded(error: unknown, output: string, { names }: ImgInvocation): unknown {
   if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") return error;
   const words = wordsOf(error, names);
+  if (error.code === "E_FAILED") return error;
   if (/^error while (reading|writing)/.test(words) || /^(interrupted|terminated)/.test(words)) return error;
   return new ImgtxError(error.code, `${output}: error while creating output image: ${words}`, {
     cause: error,

@@ -1,0 +1,88 @@
+// What must not be overwritten: the images that a command reads from, by whatever name, and those that a
+// device of a workspace stands on. Locks tell the first as long as they are taken, and then blame a process;
+// of the second nobody tells, while no guest runs.
+
+import { posix } from "node:path";
+import { identityOf, type OpenedImage, shellQuote } from "../../format/index.ts";
+import type { FileStat } from "../../storage/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { absolutePath } from "../grammar/path.ts";
+import type { ImgInvocation } from "./command.ts";
+
+export interface GuardedTarget {
+  /** As it was given, for the message. */
+  readonly name: string;
+  /** Absolute. */
+  readonly path: string;
+}
+
+/** E_FAILED, with nothing changed, for a target that must not be overwritten. One that is new is no such. */
+export async function guardTargets(
+  invocation: ImgInvocation,
+  targets: readonly GuardedTarget[],
+  sources: readonly OpenedImage[],
+): Promise<void> {
+  for (const target of targets) {
+    const there = await invocation.context.storage.stat(target.path);
+    if (there?.kind !== "file") continue;
+    await refuseSources(target, there, sources);
+    await refuseDevices(invocation, target, there);
+  }
+}
+
+/** Whether both names lead to one file. */
+export async function isOneFile(
+  { context }: Pick<ImgInvocation, "context">,
+  path: string,
+  other: string,
+): Promise<boolean> {
+  const [one, two] = [await context.storage.stat(path), await context.storage.stat(other)];
+  return one !== undefined && two !== undefined && isSame(one, two);
+}
+
+async function refuseSources(
+  { name }: GuardedTarget,
+  there: FileStat,
+  sources: readonly OpenedImage[],
+): Promise<void> {
+  for (const { chain } of sources) {
+    for (const [depth, link] of chain.links.entries()) {
+      const isData = link.dataFile !== undefined && isSame(await link.dataFile.file.stat(), there);
+      if (!isSame(link.stat, there) && !isData) continue;
+      const which = isData
+        ? ": it is the source's data file"
+        : depth > 0
+          ? ": it is a backing image of the source"
+          : "";
+      throw new ImgtxError("E_FAILED", `${name}: source and target are the same file${which}`, {
+        image: link.path,
+        hint: "nothing was changed; name another target",
+      });
+    }
+  }
+}
+
+async function refuseDevices(
+  { context }: ImgInvocation,
+  { name, path }: GuardedTarget,
+  there: FileStat,
+): Promise<void> {
+  const { storage, cwd, env } = context;
+  const { findDeviceOnFile } = await import("../../device/index.ts");
+  const named = env["IMGTX_WORKSPACE"];
+  const folders = [posix.dirname(path), posix.dirname(await storage.realPath(path)), cwd];
+  if (named !== undefined && named !== "") folders.push(absolutePath(cwd, named));
+  const found = await findDeviceOnFile(storage, folders, there);
+  if (found === undefined) return;
+  const { device, root } = found;
+  throw new ImgtxError("E_FAILED", `${name}: device '${device}' of the workspace '${root}' stands on it`, {
+    image: path,
+    hint:
+      "nothing was changed; name another target, or take the device out with " +
+      `\`imgtx --workspace ${shellQuote(root)} device remove ${device}\``,
+  });
+}
+
+function isSame(one: FileStat, other: FileStat): boolean {
+  return identityOf(one) === identityOf(other);
+}

@@ -1,0 +1,93 @@
+// No command of img overwrites what it reads from, by whatever name, nor what a device stands on.
+
+import { linkSync, readFileSync, symlinkSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { snapshotWorkspace } from "../../helpers/tree.ts";
+import { mirror } from "../../transaction/mirroring.ts";
+import { makeScratchFolder, makeWorkbench, Workbench } from "../../transaction/workbench.ts";
+import { makeFolder, runImg } from "./against-qemu.ts";
+
+/** a.qcow2 and its other names, and over.qcow2 on it. */
+function makeImages(): Workbench {
+  const bench = new Workbench(makeScratchFolder());
+  bench.makeQcow2("a.qcow2", 1);
+  bench.makeQcow2("over.qcow2", 2, { name: "a.qcow2", format: "qcow2" });
+  linkSync(bench.at("a.qcow2"), bench.at("hard.qcow2"));
+  symlinkSync("a.qcow2", bench.at("soft.qcow2"));
+  return bench;
+}
+
+describe("source and target are the same file", () => {
+  const names = ["a.qcow2", "./a.qcow2", "hard.qcow2", "soft.qcow2"];
+  const commands: Readonly<Record<string, (target: string) => string[]>> = {
+    convert: (target) => ["convert", "-O", "qcow2", "a.qcow2", target],
+    "convert -U": (target) => ["convert", "-U", "-O", "raw", "a.qcow2", target],
+    "convert of a raw view": (target) => ["convert", "-U", "-f", "raw", "-O", "raw", "a.qcow2", target],
+    "convert -n": (target) => ["convert", "-n", "-U", "-O", "qcow2", "a.qcow2", target],
+    "convert of an overlay": (target) => ["convert", "-O", "qcow2", "over.qcow2", target],
+    "convert -U of an overlay": (target) => ["convert", "-U", "-O", "qcow2", "over.qcow2", target],
+    dd: (target) => ["dd", "if=a.qcow2", `of=${target}`, "-O", "qcow2"],
+    "dd -U": (target) => ["dd", "-U", "-f", "raw", "if=a.qcow2", `of=${target}`, "bs=1M", "count=1"],
+    "create -b": (target) => ["create", "-q", "-f", "qcow2", "-b", "over.qcow2", "-F", "qcow2", target],
+  };
+
+  test.each(Object.keys(commands))("%s says so by every name, and changes nothing", async (what) => {
+    const bench = makeImages();
+    const before = snapshotWorkspace(bench.root);
+    for (const name of names) {
+      const { status, stdout, stderr } = await runImg(bench.root, commands[what]!(name), {
+        program: "imgtx",
+      });
+      expect({ status, stdout }, name).toEqual({ status: 1, stdout: "" });
+      expect(stderr).toContain(`imgtx: ${name}: source and target are the same file`);
+    }
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+
+  test("create -u refuses an image as its own backing image by another name", async () => {
+    const bench = makeImages();
+    const before = snapshotWorkspace(bench.root);
+    const words = ["create", "-q", "-u", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "hard.qcow2", "1M"];
+    const { status, stderr } = await runImg(bench.root, words, { program: "imgtx" });
+    expect(status).toBe(1);
+    expect(stderr).toContain("source and target are the same file");
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+});
+
+describe("what a device stands on", () => {
+  const commands: Readonly<Record<string, (target: string) => string[]>> = {
+    create: (target) => ["create", "-q", "-f", "qcow2", target, "1M"],
+    convert: (target) => ["convert", "-O", "qcow2", "source.qcow2", target],
+    "convert -n": (target) => ["convert", "-n", "-O", "qcow2", "source.qcow2", target],
+    dd: (target) => ["dd", "if=source.qcow2", `of=${target}`],
+  };
+
+  test.each(Object.keys(commands))("is not overwritten by %s, from wherever that is run", async (what) => {
+    const bench = await makeWorkbench();
+    await mirror(bench, { vda: "m.qcow2" });
+    const source = bench.makeQcow2("source.qcow2", 9);
+    const [device] = await bench.devices();
+    const images = [...device!.chain.map(({ image }) => image), bench.at("m.qcow2"), bench.at("devices/vda")];
+    expect(images.length).toBeGreaterThan(3);
+    const before = snapshotWorkspace(bench.root);
+    for (const folder of [bench.root, makeFolder()]) {
+      for (const image of images) {
+        const words = commands[what]!(image).map((word) => word.replace("source.qcow2", source));
+        const { status, stderr } = await runImg(folder, words, { program: "imgtx" });
+        expect(status).toBe(1);
+        expect(stderr).toContain("device 'vda' of the workspace");
+      }
+    }
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+
+  test("is free again when the device has gone", async () => {
+    const bench = await makeWorkbench();
+    await bench.remove("vda");
+    const words = ["create", "-q", "-f", "qcow2", "a.qcow2", "1M"];
+    const before = readFileSync(bench.at("a.qcow2"));
+    expect(await runImg(bench.root, words)).toMatchObject({ status: 0 });
+    expect(readFileSync(bench.at("a.qcow2")).equals(before)).toBe(false);
+  });
+});
