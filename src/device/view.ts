@@ -15,6 +15,7 @@
 //   view's folder: they stay, as does anything but imgtx's own link under the name `devices`.
 
 import { posix } from "node:path";
+import { isProtocolName } from "../format/index.ts";
 import type { DeviceEntry, DeviceTable } from "./device-table.ts";
 import { isInside, pathBelow } from "./stored-path.ts";
 import { pathsOf, refuseForeignDevices, type Workspace } from "./workspace.ts";
@@ -132,8 +133,8 @@ function lookupsOf(device: DeviceEntry): Lookup[] {
   const lookups = [{ at: device.name, image: device.image }];
   let folder = "";
   for (const { name, image } of device.chain.slice(1)) {
-    // Behind an absolute name QEMU is out of the view for good.
-    if (name === null || posix.isAbsolute(name)) break;
+    // After an absolute name, or file:NAME, QEMU is out of the view for good.
+    if (name === null || posix.isAbsolute(name) || isProtocolName(name)) break;
     const at = folder + name;
     lookups.push({ at, image });
     folder = at.slice(0, at.lastIndexOf("/") + 1);

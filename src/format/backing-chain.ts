@@ -11,7 +11,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
-import { composeBackingPath, requirePlainPath } from "./backing-name.ts";
+import { composeBackingPath, requirePlainPath, stripFilePrefix } from "./backing-name.ts";
 import { explainOpenFailure, inLoop, notQcow2, tooDeep, unknownFormat } from "./chain-errors.ts";
 import { type Fingerprint, fingerprintFrom, identityOf } from "./fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "./image-format.ts";
@@ -113,7 +113,7 @@ export async function openChain(storage: Storage, path: string, options: ChainOp
       if (links.length === CHAIN_DEPTH_MAX) throw tooDeep(path, CHAIN_DEPTH_MAX);
       const link: ChainLink = await openLink(walk, reference);
       links.push(link);
-      reference = options.backing === false ? undefined : findBackingReference(link);
+      reference = options.backing === false ? undefined : findBackingReference(link, gate);
     }
   } catch (error) {
     await closeAll(walk.files);
@@ -128,7 +128,7 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
   const stat = await file.stat();
   claimIdentity(walk, stat, path);
   const head = await readHead(file);
-  const warnings: string[] = [];
+  const warnings = describeName(reference);
   const format = await settleFormat(reference, file, head, stat, warnings);
   if (format === "raw") {
     const virtualSizeBytes = Math.ceil(stat.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
@@ -144,6 +144,16 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
   const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
   const fingerprint = fingerprintFrom(stat, head);
   return { path, name, format, virtualSizeBytes, file, stat, fingerprint, header, dataFile, warnings };
+}
+
+/** What is odd about the name that leads to an image. */
+function describeName({ name, overlay }: Reference): string[] {
+  const local = name === undefined ? undefined : stripFilePrefix(name);
+  if (name === undefined || overlay === undefined || local === undefined || local.startsWith("/")) return [];
+  return [
+    `${quoteName(overlay.path)} names its backing file ${quoteName(name)}, which QEMU looks for in the current ` +
+      "folder; `qemu-img rebase -u` can store another name",
+  ];
 }
 
 async function openReferenced(walk: Walk, reference: Reference): Promise<StorageFile> {
@@ -187,12 +197,12 @@ async function settleFormat(
   return "qcow2";
 }
 
-function findBackingReference(overlay: ChainLink): Reference | undefined {
+function findBackingReference(overlay: ChainLink, gate: GateOptions): Reference | undefined {
   const name = overlay.header?.backingFileName;
   if (name === undefined) return undefined;
   requirePlainPath(name, overlay.path, "backing_file_name");
   return {
-    path: composeBackingPath(overlay.path, name),
+    path: composeBackingPath(overlay.path, name, gate.currentFolder),
     name,
     overlay,
     format: parseBackingFormat(overlay),
@@ -226,9 +236,10 @@ async function openDataFile(
     });
   }
   requirePlainPath(name, imagePath, "data_file_name");
-  const named = name.startsWith("/") ? name : `${walk.gate.currentFolder ?? process.cwd()}/${name}`;
+  const local = stripFilePrefix(name) ?? name;
+  const named = local.startsWith("/") ? local : `${walk.gate.currentFolder ?? process.cwd()}/${local}`;
   const path = dataFileAt ?? named;
-  if (named !== name) {
+  if (named !== local) {
     warnings.push(
       `${quoteName(imagePath)} names its data file ${quoteName(name)}, which QEMU looks for in the current folder`,
     );

@@ -8,7 +8,7 @@ import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { dirname, join, relative } from "node:path";
 import { BACKING_NAME_BYTES_MAX } from "./qcow2/limits.ts";
-import { quoteName } from "./quote-name.ts";
+import { quoteName, shellQuote } from "./quote-name.ts";
 import { identityOf } from "./fingerprint.ts";
 
 /** Whether QEMU takes the name for a protocol (`nbd:…`, `json:…`): a colon before the first slash. */
@@ -16,18 +16,76 @@ export function isProtocolName(name: string): boolean {
   return /^[^/:]*:/.test(name);
 }
 
-/** E_UNSUPPORTED for protocol names. field is the structure that stores the name. */
+const FILE_PREFIX = "file:";
+
+/**
+ * The file that a name means which has QEMU's `file:` in front; undefined for any other name. As QEMU prints it:
+ * one that then looks like a protocol's has ./ in front.
+ */
+export function stripFilePrefix(name: string): string | undefined {
+  if (!name.startsWith(FILE_PREFIX)) return undefined;
+  const plain = name.slice(FILE_PREFIX.length);
+  return isProtocolName(plain) ? `./${plain}` : plain;
+}
+
+/** E_UNSUPPORTED for names of other protocols than `file:`. field is the structure that stores the name. */
 export function requirePlainPath(name: string, overlayPath: string, field: string): void {
-  if (!isProtocolName(name)) return;
+  if (!isProtocolName(name) || stripFilePrefix(name) !== undefined) return;
   throw new ImgtxError("E_UNSUPPORTED", `${quoteName(name)} is a protocol name to QEMU, not a path`, {
     image: overlayPath,
     field,
-    hint: "only plain paths are followed; a file with a colon in its name is stored as ./NAME",
+    hint: explainPlainPaths(name, overlayPath, field),
   });
 }
 
-/** Where QEMU finds the backing file of an overlay that was opened by overlayPath. Both paths absolute. */
-export function composeBackingPath(overlayPath: string, name: string): string {
+/** How an image with such a name becomes one that imgtx follows. */
+export function explainPlainPaths(name: string, overlayPath: string, field: string): string {
+  const rule =
+    "imgtx follows plain paths only, and file:NAME; a file with a colon in its name is stored as ./NAME";
+  if (field !== "backing_file_name") return rule;
+  const { file = "NAME", format = "FORMAT" } = readJsonName(name);
+  const isKnown = file !== "NAME";
+  const change =
+    `\`qemu-img rebase -u -b ${isKnown ? shellQuote(file) : file} -F ${format} ` +
+    `${shellQuote(overlayPath)}\` stores ${isKnown ? "the plain path" : "one"}`;
+  return `${rule}; ${change}`;
+}
+
+/** The local file that `json:{…}` means, as programs that use libvirt's names store it. */
+function readJsonName(name: string): { file?: string; format?: "qcow2" | "raw" } {
+  if (!name.startsWith("json:")) return {};
+  try {
+    const tree: unknown = JSON.parse(name.slice("json:".length));
+    const protocol = memberOf(tree, "file");
+    const file = memberOf(protocol, "filename") ?? memberOf(tree, "file.filename");
+    const driver = memberOf(tree, "driver");
+    const isLocal = [undefined, "file"].includes(
+      (memberOf(protocol, "driver") ?? memberOf(tree, "file.driver")) as string | undefined,
+    );
+    if (typeof file !== "string" || !isLocal || (driver !== "qcow2" && driver !== "raw")) return {};
+    return { file, format: driver };
+  } catch {
+    // No JSON: a name that QEMU does not open either.
+    return {};
+  }
+}
+
+function memberOf(tree: unknown, name: string): unknown {
+  if (typeof tree !== "object" || tree === null) return undefined;
+  return (tree as Readonly<Record<string, unknown>>)[name];
+}
+
+/**
+ * Where QEMU finds the backing file of an overlay that was opened by overlayPath: beside it, or where file:NAME is
+ * relative, in the current folder. All paths absolute.
+ */
+export function composeBackingPath(
+  overlayPath: string,
+  name: string,
+  currentFolder: string = process.cwd(),
+): string {
+  const local = stripFilePrefix(name);
+  if (local !== undefined) return local.startsWith("/") ? local : `${currentFolder}/${local}`;
   if (name.startsWith("/")) return name;
   return overlayPath.slice(0, overlayPath.lastIndexOf("/") + 1) + name;
 }

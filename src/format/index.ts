@@ -2,7 +2,13 @@
 
 export type { Chain, ChainLink } from "./backing-chain.ts";
 export { CHAIN_DEPTH_MAX, filesOf, openChain } from "./backing-chain.ts";
-export { composeBackingPath, isProtocolName, makeRelativeName } from "./backing-name.ts";
+export {
+  composeBackingPath,
+  explainPlainPaths,
+  isProtocolName,
+  makeRelativeName,
+  stripFilePrefix,
+} from "./backing-name.ts";
 export { uniteRanges } from "./byte-ranges.ts";
 export {
   assertMergeable,

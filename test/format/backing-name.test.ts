@@ -19,6 +19,14 @@ describe("a stored name", () => {
     expect(composeBackingPath(overlay, name)).toBe(path);
   });
 
+  test.each([
+    ["file:/other/base.raw", "/other/base.raw"],
+    ["file:base.raw", "/here/base.raw"],
+    ["file:a:b.raw", "/here/./a:b.raw"],
+  ])("%s leads to %s: relative, it is relative to the current folder", (name, path) => {
+    expect(composeBackingPath("/images/top.qcow2", name, "/here")).toBe(path);
+  });
+
   test.each(["nbd:x", "json:{}", "file:base.raw", "a:b.raw", ":x", "https://x/y", "c:\\x"])(
     "%s is a protocol name",
     (name) => {

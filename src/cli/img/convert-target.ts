@@ -1,18 +1,12 @@
 // What convert is to make: the plan of the new image, and what it stands on.
 
 import { ImgtxError } from "../../errors/index.ts";
-import {
-  composeBackingPath,
-  type ImagePlan,
-  type OpenedImage,
-  openImage,
-  planImage,
-} from "../../format/index.ts";
+import { type ImagePlan, type OpenedImage, openImage, planImage } from "../../format/index.ts";
 import type { ImgInvocation } from "./command.ts";
 import type { ConvertFlags } from "./convert-flags.ts";
 import { knownFormat } from "./create.ts";
 import { type OptionValues, readCreateOptions, toCreateOptions } from "./create-options.ts";
-import { plainName } from "./image-name.ts";
+import { backingPathOf, plainName } from "./image-name.ts";
 import { explained, holdBacking, parseDriver } from "./images.ts";
 import { failure, wordsOf } from "./messages.ts";
 
@@ -120,7 +114,7 @@ export async function openTargetBacking(
   const { context, allowPaths } = invocation;
   return explained(invocation, output, async () => {
     try {
-      const image = await openImage(context.storage, composeBackingPath(path, plainName(backing.name)), {
+      const image = await openImage(context.storage, backingPathOf(path, backing.name, context.cwd), {
         format: parseDriver(backing.format),
         gate: { allowPaths, currentFolder: context.cwd },
       });

@@ -1,14 +1,7 @@
 // imgtx img create
 
 import { ImgtxError } from "../../errors/index.ts";
-import {
-  composeBackingPath,
-  createImage,
-  type ImageFormat,
-  type OpenedImage,
-  openImage,
-  planImage,
-} from "../../format/index.ts";
+import { createImage, type ImageFormat, type OpenedImage, openImage, planImage } from "../../format/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import {
@@ -19,7 +12,7 @@ import {
   toCreateOptions,
 } from "./create-options.ts";
 import { guardTargets, isOneFile } from "./guard-target.ts";
-import { plainName } from "./image-name.ts";
+import { backingPathOf, plainName } from "./image-name.ts";
 import { holdBacking, isOtherDriver, lockWaiting, parseDriver } from "./images.ts";
 import { failure, usageError, wordsOf } from "./messages.ts";
 import { asksForHelp, parseOptionLists } from "./option-list.ts";
@@ -210,7 +203,7 @@ async function openBacking(
     throw failure("Error: Trying to create an image with the same filename as the backing file");
   }
   if (isUnsafe) {
-    if (await isOneFile(invocation, path, composeBackingPath(path, plainName(name)))) {
+    if (await isOneFile(invocation, path, backingPathOf(path, name, invocation.context.cwd))) {
       throw failure("source and target are the same file: an image can't be its own backing image");
     }
     if (stated === undefined) throw failure("Backing file specified without backing format");
@@ -230,7 +223,7 @@ async function openBackingImage(
   stated: string | undefined,
 ): Promise<OpenedImage> {
   const { context, allowPaths, names } = invocation;
-  const backingPath = composeBackingPath(path, plainName(name));
+  const backingPath = backingPathOf(path, name, context.cwd);
   const open = (format: ImageFormat | undefined): Promise<OpenedImage> =>
     openImage(context.storage, backingPath, {
       format,

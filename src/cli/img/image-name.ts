@@ -4,6 +4,7 @@
 // Invariant: only files of this machine. What would go over the network, or through another driver of QEMU,
 // is refused by name before anything is opened.
 
+import { composeBackingPath, stripFilePrefix } from "../../format/index.ts";
 import { failure } from "./messages.ts";
 import { parseOptionList } from "./option-list.ts";
 
@@ -61,14 +62,21 @@ export function parseImageName(operand: string, isOptions: boolean): ImageName {
   return { file: plainName(operand), format: undefined, backing: undefined, forceShare: false };
 }
 
-/** A file's name without QEMU's `file:` in front. */
+/** A file's name without QEMU's `file:` in front; where it would look like a protocol's then, with ./ there. */
 export function plainName(name: string): string {
   const protocol = PROTOCOL.exec(name)?.[1];
   if (protocol === undefined) return name;
-  if (protocol === "file") return name.slice("file:".length);
+  const local = stripFilePrefix(name);
+  if (local !== undefined) return local;
   throw failure(
     `Could not open '${name}': imgtx opens files only, not '${protocol}:' (for a file of that name say './${name}')`,
   );
+}
+
+/** Where a backing image of this name is, for a new image at path. E_FAILED for a protocol's name. */
+export function backingPathOf(path: string, name: string, currentFolder: string): string {
+  plainName(name);
+  return composeBackingPath(path, name, currentFolder);
 }
 
 class Refusal extends Error {}

@@ -1,21 +1,24 @@
 // imgtx img info
 
+import { ImgtxError } from "../../errors/index.ts";
 import {
   CHAIN_DEPTH_MAX,
   describeImage,
+  explainPlainPaths,
   holdImages,
   identityOf,
   type ImageInfo,
   isProtocolName,
   openForInfo,
   type Qcow2Info,
+  stripFilePrefix,
 } from "../../format/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { parseImageName } from "./image-name.ts";
 import { explained, lockWaiting, parseDriver, sourceOptions } from "./images.ts";
-import { resolveBackingName } from "./layer-names.ts";
+import { nameBackingFile, resolveBackingName } from "./layer-names.ts";
 import { failure, usageError } from "./messages.ts";
 import {
   forceShareOption,
@@ -145,9 +148,13 @@ function findBacking(
 ): ImageToDescribe | undefined {
   const storedName = qcow2?.header.backingFileName;
   if (storedName === undefined) return undefined;
-  const ownName = resolveBackingName(name, storedName);
-  if (isProtocolName(storedName)) {
-    throw failure(`Could not open '${ownName}': imgtx opens files only, and this is a protocol's name`);
+  const ownName = nameBackingFile(name, storedName);
+  if (isProtocolName(storedName) && stripFilePrefix(storedName) === undefined) {
+    throw new ImgtxError(
+      "E_FAILED",
+      `Could not open '${ownName}': imgtx opens files only, and this is a protocol's name`,
+      { hint: explainPlainPaths(storedName, path, "backing_file_name") },
+    );
   }
   return {
     name: ownName,

@@ -1,7 +1,7 @@
 // What `imgtx img` calls the images of a chain and their data files: as qemu-img does, by the name that was
 // given, and from there by the names that the images store.
 
-import { type ChainLink, composeBackingPath, isProtocolName } from "../../format/index.ts";
+import { type ChainLink, composeBackingPath, isProtocolName, stripFilePrefix } from "../../format/index.ts";
 import { parseImageName } from "./image-name.ts";
 
 /** The name of the file that an operand means. */
@@ -14,7 +14,7 @@ export function nameLayers(given: string, links: readonly Pick<ChainLink, "name"
   const names: string[] = [];
   for (const { name } of links) {
     const above = names.at(-1);
-    names.push(above === undefined || name === undefined ? given : resolveBackingName(above, name));
+    names.push(above === undefined || name === undefined ? given : nameBackingFile(above, name));
   }
   return names;
 }
@@ -22,4 +22,9 @@ export function nameLayers(given: string, links: readonly Pick<ChainLink, "name"
 /** A relative name is relative to the folder of the image that stores it; a protocol's is not a path. */
 export function resolveBackingName(overlay: string, name: string): string {
   return isProtocolName(name) ? name : composeBackingPath(overlay, name);
+}
+
+/** The file that a stored name leads to, as qemu-img prints it. */
+export function nameBackingFile(overlay: string, name: string): string {
+  return stripFilePrefix(name) ?? resolveBackingName(overlay, name);
 }
