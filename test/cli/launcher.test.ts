@@ -230,7 +230,7 @@ describe("txn exec as a process", () => {
     const result = await runShell(
       [
         "cd disks",
-        `node "${folder}/built/bin/imgtx.js" txn exec -q -- sh -c 'echo ready; exec sleep 20' > ready & pid=$!`,
+        `node "${folder}/built/bin/imgtx.js" txn exec -q -- sh -c 'echo ready; exec sleep 600' > ready & pid=$!`,
         "until grep -q ready ready; do sleep 0.05; done; rm ready",
         "kill -TERM $pid; wait $pid; echo $?; imgtx txn list -q",
       ].join("\n"),
@@ -243,9 +243,9 @@ describe("txn exec as a process", () => {
     const result = await runShell(
       [
         "cd disks",
-        `node "${folder}/built/bin/imgtx.js" txn exec -q -- sh -c 'echo ready; exec sleep 1' > ready & pid=$!`,
+        `node "${folder}/built/bin/imgtx.js" txn exec -q -- sh -c 'echo ready; until [ -e go ]; do sleep 0.05; done' > ready 2> answer & pid=$!`,
         "until grep -q ready ready; do sleep 0.05; done; rm ready",
-        "kill -USR1 $pid; wait $pid; echo $?",
+        "kill -USR1 $pid; until [ -s answer ]; do sleep 0.05; done; touch go; wait $pid; echo $?; cat answer >&2",
       ].join("\n"),
     );
     expect(result.stdout).toBe("0\n");

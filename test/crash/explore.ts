@@ -5,12 +5,13 @@
 // Two kinds of crash: the power fails (a choice of what was pending is lost), or the process dies (the
 // page cache lives on, and what was pending still is: the power may fail later, during recovery).
 
-import { applyChange, type Change } from "./disk-log.ts";
+import { seededRandom } from "../helpers/random.ts";
+import { applyChange, type Change, describeChange } from "./disk-log.ts";
 import { DiskStates } from "./disk-states.ts";
 import type { Tree } from "./disk-tree.ts";
 import { notePurposes, RecoveryCheck } from "./recovery-check.ts";
 import { describePoint, outcomesOf, type RecordedStep, type Recording } from "./recording.ts";
-import { differences, emptyReport, type Report } from "./report.ts";
+import { differences, emptyReport, type Report, withoutIds } from "./report.ts";
 import { FULL_LIMITS, type SelectionLimits } from "./selections.ts";
 import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
 import { runOn, type Subject } from "./subject.ts";
@@ -20,10 +21,14 @@ export interface ExploreOptions {
   readonly limits: SelectionLimits;
   /** Disks tried at each crash point inside a recovery. */
   readonly nestedLimits: SelectionLimits;
+  /** At how many calls a recovery is cut off, a seeded choice of them; its end is always one. */
+  readonly nestedPoints: number;
   /** How many crashes one inside the other: 1 is a crash of the command only. */
   readonly depth: number;
   /** Of how many disks one has its recovery cut off too. */
   readonly nestEvery: number;
+  /** Of the dead processes of a step that recover by the same calls, how many have their recovery cut off too. */
+  readonly nestAlike: number;
   readonly seed: number;
   /** Stop at this moment (milliseconds since 1970), with the report marked as cut short. */
   readonly deadline: number;
@@ -33,8 +38,10 @@ export interface ExploreOptions {
 export const EXPLORE_ALL: ExploreOptions = {
   limits: FULL_LIMITS,
   nestedLimits: { exhaustiveItems: 6, randomSubsets: 16, most: 64 },
+  nestedPoints: Number.POSITIVE_INFINITY,
   depth: 3,
   nestEvery: 16,
+  nestAlike: Number.POSITIVE_INFINITY,
   seed: 1,
   deadline: Number.POSITIVE_INFINITY,
   maxViolations: 10,
@@ -98,6 +105,8 @@ class Explorer {
   readonly #report: Report;
   readonly #check: RecoveryCheck;
   readonly #nestedKeys = new Set<string>();
+  /** How often a dead process's recovery was cut off, by its calls. */
+  readonly #nestedAlike = new Map<string, number>();
 
   constructor(recording: Recording, subject: Subject, options: ExploreOptions, report: Report) {
     this.#recording = recording;
@@ -133,8 +142,9 @@ class Explorer {
     const cached = cut.durable.fork();
     // Once a crash led to "after", there is no way back: a later one has at least as much on the disk.
     const ahead: Ahead = { power: cut.during, process: cut.during };
+    const points = this.#choosePoints(cut);
     for (let point = 0; point <= cut.to && !this.#isOver(); point += 1) {
-      if (point > cut.from || (point === cut.from && cut.level === 1)) {
+      if (points.has(point)) {
         if (cut.level === 1) this.#report.figures.points += 1;
         await this.#powerFails(cut, point, states, ahead);
         await this.#processDies(cut, point, cached, ahead);
@@ -144,6 +154,16 @@ class Explorer {
       states.advance(change);
       applyChange(cached, change);
     }
+  }
+
+  #choosePoints(cut: Cut): ReadonlySet<number> {
+    const first = cut.level === 1 ? cut.from : cut.from + 1;
+    const points = Array.from({ length: Math.max(0, cut.to + 1 - first) }, (_, index) => first + index);
+    if (cut.level === 1 || points.length <= this.#options.nestedPoints) return new Set(points);
+    const random = seededRandom(this.#options.seed + sample(cut.trail.join()));
+    const chosen = new Set([cut.to]);
+    while (chosen.size < this.#options.nestedPoints) chosen.add(first + random.below(points.length));
+    return chosen;
   }
 
   async #powerFails(cut: Cut, point: number, states: DiskStates, ahead: Ahead): Promise<void> {
@@ -210,7 +230,7 @@ class Explorer {
       return undefined;
     }
     await this.#check.goOn(crash.cut.recorded, recovered, crash.trail);
-    if (this.#isNested(crash)) {
+    if (this.#isNested(crash, recovered.log)) {
       await this.#cutRecoveryOff(crash, recovered.log, recovered.observed);
       if (crash.kind === "process" && crash.cut.level === 1) {
         await this.#cutNextCommandOff(crash, recovered.observed);
@@ -219,9 +239,15 @@ class Explorer {
     return recovered.observed;
   }
 
-  #isNested(crash: Crash): boolean {
+  #isNested(crash: Crash, log: readonly Change[]): boolean {
     if (crash.cut.level >= this.#options.depth) return false;
-    if (crash.key === undefined && crash.cut.level === 1) return true;
+    if (crash.key === undefined && crash.cut.level === 1) {
+      const calls = log.slice(crash.machine.log.length).map(describeChange);
+      const alike = `${crash.cut.recorded.index} ${withoutIds(calls.join("\n"))}`;
+      const count = (this.#nestedAlike.get(alike) ?? 0) + 1;
+      this.#nestedAlike.set(alike, count);
+      return count <= this.#options.nestAlike;
+    }
     const key = `${crash.cut.level} ${crash.key ?? crash.trail.join()}`;
     if (this.#nestedKeys.has(key) || sample(key) % this.#options.nestEvery !== 0) return false;
     this.#nestedKeys.add(key);

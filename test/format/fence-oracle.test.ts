@@ -41,7 +41,7 @@ async function patch(image: string, what: "fence" | "lift"): Promise<void> {
 
 function runQemu(command: readonly string[], cwd: string): { status: number | null; text: string } {
   const [program = "", ...rest] = command;
-  const { status, stdout, stderr } = spawnSync(program, rest, { cwd, encoding: "utf8", timeout: 20_000 });
+  const { status, stdout, stderr } = spawnSync(program, rest, { cwd, encoding: "utf8", timeout: 600_000 });
   return { status, text: `${stdout}${stderr}` };
 }
 

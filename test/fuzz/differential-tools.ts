@@ -15,7 +15,7 @@ export interface Printed {
   readonly stderr: string;
 }
 
-const TIME_LIMIT_MS = 60_000;
+const TIME_LIMIT_MS = 600_000;
 
 export class Tools {
   readonly folder: string;

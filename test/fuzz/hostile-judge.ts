@@ -19,7 +19,7 @@ export type Verdict =
     }
   | { readonly kind: "refused"; readonly message: string };
 
-const TIME_LIMIT_MS = 20_000;
+const TIME_LIMIT_MS = 600_000;
 
 export function verdictOf({ corruptions, leaks, checkErrors }: CheckResult): Verdict {
   return { kind: "counted", corruptions, leaks, checkErrors };

@@ -14,7 +14,7 @@ export interface QmpAnswer {
 }
 
 const LIFE_SECONDS = 120;
-const ANSWER_MS = 30_000;
+const ANSWER_MS = 600_000;
 const QUIT_MS = 5000;
 const PROGRAM = "qemu-storage-daemon";
 

@@ -102,7 +102,6 @@ test.each(COMMANDS)(
       if (calls < failing) return;
     }
   },
-  240_000,
 );
 
 test("init that fails behind the table says that the workspace is there, and the next command shows it", async () => {

@@ -44,7 +44,7 @@ function nbdDirty(folder: string, bitmap: string): string {
     folder,
     `rm -f sock
      qemu-nbd -t -r -f qcow2 -B ${bitmap} -k "$PWD/sock" o & pid=$!
-     for i in $(seq 100); do [ -S sock ] && break; sleep 0.02; done
+     until [ -S sock ]; do sleep 0.02; done
      qemu-img map --output=json --image-opts \\
        "driver=nbd,server.type=unix,server.path=$PWD/sock,x-dirty-bitmap=qemu:dirty-bitmap:${bitmap}"
      kill $pid; wait $pid || true`,

@@ -262,7 +262,7 @@ describe("what goes wrong on the way", () => {
     const folder = makeFolder();
     writeFileSync(`${folder}/a.raw`, Buffer.alloc(8 * 1024 * 1024, 1));
     const { onInterrupt, send } = makeInterrupts();
-    const running = runImg(folder, ["convert", "-r", "4M", "a.raw", "o"], { onInterrupt });
+    const running = runImg(folder, ["convert", "-r", "512k", "a.raw", "o"], { onInterrupt });
     while (!existsSync(`${folder}/o`)) await new Promise((resolve) => setTimeout(resolve, 5));
     send("SIGINT");
     expect(await running).toEqual({ status: 130, stdout: "", stderr: "qemu-img: interrupted\n" });
@@ -272,16 +272,12 @@ describe("what goes wrong on the way", () => {
   test("SIGUSR1 is answered with a line of progress", async () => {
     const folder = makeFolder();
     writeFileSync(`${folder}/a.raw`, Buffer.alloc(3 * 1024 * 1024, 1));
-    let ask = (): void => undefined;
-    const running = runImg(folder, ["convert", "-r", "8M", "a.raw", "o"], {
+    const { status, stderr } = await runImg(folder, ["convert", "-r", "8M", "a.raw", "o"], {
       onProgressRequest: (handler) => {
-        ask = handler;
+        setImmediate(handler);
         return () => undefined;
       },
     });
-    while (!existsSync(`${folder}/o`)) await new Promise((resolve) => setTimeout(resolve, 5));
-    ask();
-    const { status, stderr } = await running;
     expect(status).toBe(0);
     expect(stderr).toMatch(/^ {4}\(\d+\.\d\d\/100%\)\n$/);
   });

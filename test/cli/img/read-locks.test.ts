@@ -48,11 +48,9 @@ function isLocked(path: string): boolean {
 }
 
 async function waitUntil(holds: () => boolean): Promise<void> {
-  for (let attempt = 0; attempt < 200; attempt += 1) {
-    if (holds()) return;
+  while (!holds()) {
     await new Promise((resolve) => {
       setTimeout(resolve, 50);
     });
   }
-  throw new Error("it did not come to hold within ten seconds");
 }
