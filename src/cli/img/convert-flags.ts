@@ -1,7 +1,7 @@
 // The flags of convert: read in qemu-img's order, with what excludes what.
 
 import type { SnapshotChoice } from "../../format/index.ts";
-import { failure } from "./messages.ts";
+import { failure, LINE_BREAK } from "./messages.ts";
 import type { ImgInput } from "./input.ts";
 import { asksForHelp, type ListedOption, parseOptionList, parseOptionLists } from "./option-list.ts";
 
@@ -105,7 +105,7 @@ export function readSnapshot(text: string | undefined): SnapshotChoice | undefin
   const found: { id?: string; name?: string } = {};
   for (const { name, value } of parseOptionList(text)) {
     if ((name !== "snapshot.id" && name !== "snapshot.name") || value === undefined) {
-      throw failure(`Invalid parameter '${name}'\n%: Failed in parsing snapshot param '${text}'`);
+      throw failure(`Invalid parameter '${name}'${LINE_BREAK}%: Failed in parsing snapshot param '${text}'`);
     }
     if (name === "snapshot.id") found.id = value;
     else found.name = value;

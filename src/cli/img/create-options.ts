@@ -2,7 +2,8 @@
 
 import type { CreateOptions, ImageFormat } from "../../format/index.ts";
 import { parseSizeBytes } from "../../units/index.ts";
-import { failure } from "./messages.ts";
+import { failure, LINE_BREAK } from "./messages.ts";
+import { isBeyondOurs, tooLargeForUs } from "./size.ts";
 import type { ListedOption } from "./option-list.ts";
 
 interface CreateOption {
@@ -127,9 +128,10 @@ function readValue({ name, type }: CreateOption, value: string): string {
   if (type === "size") {
     const bytes = parseSizeBytes(value);
     if (bytes !== undefined) return String(bytes);
+    if (isBeyondOurs(value)) throw tooLargeForUs(name === "size" ? "image size" : name);
     throw failure(
-      `Parameter '${name}' expects a non-negative number below 2^64\n` +
-        "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n" +
+      `Parameter '${name}' expects a non-negative number below 2^64${LINE_BREAK}` +
+        `Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-${LINE_BREAK}` +
         "and exabytes, respectively.",
     );
   }

@@ -14,7 +14,7 @@ import {
 import { guardTargets, isOneFile } from "./guard-target.ts";
 import { backingPathOf, plainName } from "./image-name.ts";
 import { holdBacking, isOtherDriver, lockWaiting, parseDriver } from "./images.ts";
-import { failure, usageError, wordsOf } from "./messages.ts";
+import { failure, LINE_BREAK, usageError, wordsOf } from "./messages.ts";
 import { asksForHelp, parseOptionLists } from "./option-list.ts";
 import { FORMAT_WORDS, objectOption, quietOption } from "./options.ts";
 import { readSize } from "./size.ts";
@@ -213,7 +213,7 @@ async function openBacking(
   if (stated !== undefined) return backing;
   const { format } = backing;
   await backing.close();
-  throw failure(`Backing file specified without backing format\nDetected format of ${format}.`);
+  throw failure(`Backing file specified without backing format${LINE_BREAK}Detected format of ${format}.`);
 }
 
 async function openBackingImage(
@@ -239,7 +239,7 @@ async function openBackingImage(
     });
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
-    throw error.reworded(`${wordsOf(error, names)}\nCould not open backing image.`);
+    throw error.reworded(`${wordsOf(error, names)}${LINE_BREAK}Could not open backing image.`);
   }
 }
 

@@ -14,7 +14,7 @@ import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { readSnapshot } from "./convert-flags.ts";
 import { readCreateOptions, toCreateOptions } from "./create-options.ts";
 import { isOtherDriver, openSource, sourceOptions } from "./images.ts";
-import { failure, PROGRAM_MARK } from "./messages.ts";
+import { failure, LINE_BREAK, PROGRAM_MARK } from "./messages.ts";
 import { parseOptionLists } from "./option-list.ts";
 import {
   forceShareOption,
@@ -116,7 +116,10 @@ function targetOptions(format: ImageFormat, lists: readonly string[]): CreateOpt
     return toCreateOptions(readCreateOptions(format, listed));
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code !== "E_FAILED") throw error;
-    throw failure(`${error.message}\n${PROGRAM_MARK}Invalid options for file format '${format}'`, error);
+    throw failure(
+      `${error.message}${LINE_BREAK}${PROGRAM_MARK}Invalid options for file format '${format}'`,
+      error,
+    );
   }
 }
 

@@ -31,12 +31,18 @@ export function usageError(message: string): ImgtxError {
   return new ImgtxError("E_USAGE", message);
 }
 
+/**
+ * Parts the lines of a message. Half a surrogate pair, which no decoded text holds: a line break in a name is a
+ * part of the name, and is escaped.
+ */
+export const LINE_BREAK = "\udc0a";
+
 /** At the start of a line, for the program's name: where qemu-img makes two messages of one error. */
 export const PROGRAM_MARK = "%: ";
 
 /**
- * An error in qemu-img's own words, complete. Lines behind the first one are printed as they are, but for
- * PROGRAM_MARK.
+ * An error in qemu-img's own words, complete. Lines after the first one begin with LINE_BREAK, and are printed as
+ * they are, but for PROGRAM_MARK.
  */
 export function failure(message: string, cause?: unknown): ImgtxError {
   return new ImgtxError("E_FAILED", message, cause === undefined ? {} : { cause });
@@ -57,7 +63,7 @@ export function statusOf(error: unknown, failureStatus: number): number {
 export function drawFailure(error: unknown, form: MessageForm): string[] {
   if (!(error instanceof ImgtxError)) return drawBug(error, form);
   const message = wordsOf(error, form.names);
-  const [first = "", ...rest] = message.split("\n");
+  const [first = "", ...rest] = message.split(LINE_BREAK);
   return [
     `${form.program}: ${printable(first)}`,
     ...rest.map((line) =>
@@ -92,7 +98,7 @@ function lockWords(error: ImgtxError, names: readonly GivenName[]): string | und
   const what = /^(.*)Could not lock '.*': (Failed to [^:]*)(?:: in use by .*)?$/s.exec(error.message);
   if (!what) return undefined;
   const name = rename(`'${error.image}'`, names).slice(1, -1);
-  return `${rename(what[1] ?? "", names)}${what[2]}\nIs another process using the image [${name}]?`;
+  return `${rename(what[1] ?? "", names)}${what[2]}${LINE_BREAK}Is another process using the image [${name}]?`;
 }
 
 /** Puts given names back where their absolute paths stand in quotes, and their folders likewise. */

@@ -1,7 +1,7 @@
 // Sizes on qemu-img's command line, and how it complains of them.
 
 import { parseSizeBytes } from "../../units/index.ts";
-import { failure, PROGRAM_MARK } from "./messages.ts";
+import { failure, LINE_BREAK, PROGRAM_MARK } from "./messages.ts";
 
 export interface SizeLimits {
   readonly least: number;
@@ -12,6 +12,26 @@ export interface SizeLimits {
 const ANY_SIZE: SizeLimits = { least: 0, most: 9223372036854775807n };
 const NUMBER_LIKE = /^(0x[0-9a-f]+|\d+(\.\d*)?[kmgtpe]|\d+b?)$/i;
 
+/** Above, a double does not hold every byte's place. */
+const MOST_BYTES = BigInt(Number.MAX_SAFE_INTEGER);
+const SUFFIXES = "bkmgtpe";
+
+/** Whether qemu-img takes the size, and imgtx does not. */
+export function isBeyondOurs(text: string): boolean {
+  if (!NUMBER_LIKE.test(text)) return false;
+  const digits = /^0x[0-9a-f]+$/i.test(text) ? text : text.replace(/[a-z]$/i, "");
+  const power = digits === text ? 0 : SUFFIXES.indexOf(text.slice(-1).toLowerCase());
+  const bytes = Number(digits) * 1024 ** power;
+  return bytes > Number.MAX_SAFE_INTEGER && bytes < 2 ** 63;
+}
+
+export function tooLargeForUs(what: string): Error {
+  return failure(
+    `The ${what} is too large: imgtx takes sizes below 8 PiB (${MOST_BYTES + 1n} bytes), which is less than the ` +
+      "format could hold",
+  );
+}
+
 /** `what` names it in the complaint: "image size". */
 export function readSize(what: string, text: string, limits: SizeLimits = ANY_SIZE): number {
   // strtod takes blanks and a plus in front, and a point without digits behind it.
@@ -21,11 +41,14 @@ export function readSize(what: string, text: string, limits: SizeLimits = ANY_SI
     .replace(/\.(?=[kmgtpe]$)/i, "");
   const bytes = parseSizeBytes(plain);
   if (bytes !== undefined && bytes >= limits.least && BigInt(bytes) <= limits.most) return bytes;
+  if (bytes === undefined && limits.most > MOST_BYTES && isBeyondOurs(plain)) {
+    throw tooLargeForUs(what);
+  }
   if (bytes !== undefined || NUMBER_LIKE.test(plain)) {
     throw failure(`Invalid ${what} specified. Must be between ${limits.least} and ${limits.most}.`);
   }
   throw failure(
-    `Invalid ${what} specified. You may use k, M, G, T, P or E suffixes for\n` +
+    `Invalid ${what} specified. You may use k, M, G, T, P or E suffixes for${LINE_BREAK}` +
       `${PROGRAM_MARK}kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.`,
   );
 }

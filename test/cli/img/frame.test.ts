@@ -1,4 +1,4 @@
-import { readdirSync } from "node:fs";
+import { readdirSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { IMG_TABLE } from "../../../src/cli/img/table.ts";
 import { oracle } from "../../helpers/oracles.ts";
@@ -136,4 +136,70 @@ describe("while a guest writes", () => {
       expect((await runImg(folder, line.split(" "))).status).toBe(0);
     },
   );
+});
+
+describe("a name that would forge lines of output", () => {
+  const forged = "a\nimgtx: all is well\n%: \u001b[31m\u202e\u009b2J\u0007.qcow2";
+
+  /** What the program itself begins a line with. */
+  const OWN_LINE =
+    /^(imgtx: |Try 'imgtx|  hint: |Could not open backing image\.$|Is another process|Detected format)/;
+
+  test.each(IMG_TABLE.map(({ verb }) => verb))("is escaped wherever %s tells it", async (verb) => {
+    for (const words of [
+      [forged],
+      [`./${forged}`],
+      [`file:./${forged}`],
+      [forged, forged],
+      [`if=${forged}`, `of=${forged}`],
+      ["-f", forged, forged],
+      ["-f", "qcow2", "-b", `./${forged}`, "-F", "qcow2", "new.qcow2"],
+      ["-f", "qcow2", "-o", `${forged}=1`, "new.qcow2", "1M"],
+      ["-O", forged, `./${forged}`, "new"],
+      ["--image-opts", `driver=qcow2,file.filename=${forged}`],
+      ["--image-opts", `driver=${forged},file.filename=x`],
+      [`json:{"driver":"qcow2","file":{"driver":"file","filename":${JSON.stringify(forged)}}}`],
+      [`--${forged}`],
+      [`--output=${forged}`, "x"],
+    ]) {
+      const { stdout, stderr } = await runImg(makeFolder(), [verb, ...words], { program: "imgtx" });
+      const told = stdout + stderr;
+      expect(told).not.toMatch(/all is well\n|^imgtx: all is well/m);
+      // oxlint-disable-next-line no-control-regex
+      expect(told).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e]/);
+      for (const line of stderr.split("\n").filter((each) => each !== "")) expect(line).toMatch(OWN_LINE);
+    }
+  });
+
+  qemu.test("is escaped where an image stores it", async () => {
+    const folder = makeFolder();
+    writeFileSync(`${folder}/name`, forged);
+    shell(folder, `qemu-img create -q -u -f qcow2 -b "./$(cat name)" -F qcow2 over.qcow2 1M`);
+    for (const words of [
+      ["info", "over.qcow2"],
+      ["info", "--backing-chain", "over.qcow2"],
+      ["map", "over.qcow2"],
+      ["convert", "-O", "raw", "over.qcow2", "out.raw"],
+      ["create", "-f", "qcow2", "-b", "over.qcow2", "-F", "qcow2", "new.qcow2"],
+      ["check", "over.qcow2"],
+    ]) {
+      const { stdout, stderr } = await runImg(folder, words, { program: "imgtx" });
+      // oxlint-disable-next-line no-control-regex
+      expect(stdout + stderr).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e]/);
+      expect(stdout + stderr).not.toMatch(/^imgtx: all is well/m);
+      for (const line of stderr.split("\n").filter((each) => each !== "")) expect(line).toMatch(OWN_LINE);
+    }
+  });
+});
+
+test.each([
+  ["create", "-f", "qcow2", "-o", "cluster_size=2M", "x.qcow2", "9P"],
+  ["create", "-f", "qcow2", "-o", "cluster_size=2M,size=32P", "x.qcow2"],
+  ["create", "x.raw", "0x20000000000000"],
+  ["measure", "-O", "qcow2", "--size", "32P"],
+])("a size that qemu-img takes and imgtx does not is refused for that: %s %s %s", async (...words) => {
+  const { status, stderr } = await runImg(makeFolder(), words, { program: "imgtx" });
+  expect(status).toBe(1);
+  expect(stderr).toContain("is too large: imgtx takes sizes below 8 PiB (9007199254740992 bytes)");
+  expect(stderr).not.toContain("Must be between");
 });
