@@ -25,11 +25,13 @@ describe("an error", () => {
 });
 
 describe("recover", () => {
+  /** No copy. */
+  const ITSELF = { assertChangeable: async () => await Promise.resolve() };
   const openSession = async () =>
     ({ root: "/w", recovered: [{ transaction: null, did: "reported", text: "t1 waits" }] }) as never;
 
   test("does not end with 0 when something waits that it could not finish or undo", async () => {
-    const { status, stdout, stderr } = await runCli(["recover"], { engine: { openSession } });
+    const { status, stdout, stderr } = await runCli(["recover"], { engine: { ...ITSELF, openSession } });
     expect({ status, stdout }).toEqual({ status: 14, stdout: "" });
     expect(stderr).toContain("imgtx: t1 waits\n");
     expect(stderr).toContain("error: what a crash left could not be finished or undone");
@@ -44,7 +46,9 @@ describe("recover", () => {
     const obstacle = { devices: ["vda"], isCommitted, code, place, why: "so it is", hint: "mend it" };
     const note = { transaction: "t1", did: "waiting", text: "t1 waits", obstacle };
     const waiting = async () => ({ root: "/w", recovered: [note] }) as never;
-    const { status, stdout, stderr } = await runCli(["recover"], { engine: { openSession: waiting } });
+    const { status, stdout, stderr } = await runCli(["recover"], {
+      engine: { ...ITSELF, openSession: waiting },
+    });
     expect({ status, stdout }).toEqual({ status: expected, stdout: "" });
     expect(stderr).toContain("imgtx: t1 waits\n");
     expect(stderr).toContain("at: /w/t1.journal, offset 0x7");
@@ -52,7 +56,7 @@ describe("recover", () => {
   });
 
   test("ends with 0 when it was only asked what waits", async () => {
-    const result = await runCli(["recover", "--dry-run"], { engine: { openSession } });
+    const result = await runCli(["recover", "--dry-run"], { engine: { ...ITSELF, openSession } });
     expect(result).toEqual({ status: 0, stdout: "", stderr: "imgtx: t1 waits\n" });
   });
 });
