@@ -9,7 +9,7 @@
 //   mirror waits until it has moved and nobody waits for the workspace any more: that may take hours. Until
 //   then the table takes the mirror for one that somebody has written to.
 // - Written is only the very file that was planned, by inode and birth time. One that has gone is left so, but for
-//   one that a device is to be on: that may come back, and is waited for. A mirror that can't be merged into any
+//   one that a device is to be on, or whose disk is not there: those may come back, and are waited for. A mirror that can't be merged into any
 //   more is given up by recovery: it stays one that somebody has written to.
 // - The overlay goes when the table has moved, durably, and before the journal that knows it by name.
 
@@ -22,6 +22,7 @@ import { lastSeen, liveStatements, type TransactionState } from "./journal/index
 import { progressOf } from "./action.ts";
 import type { LockWaiting } from "../storage/index.ts";
 import type { OnProgress } from "./request.ts";
+import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
 import { lockWriter, openUnlessGone } from "./patches.ts";
 
 interface Merge {
@@ -109,12 +110,15 @@ export async function writeMerges(
   // What was opened for the plan is trusted behind it, whatever was allowed for that one command.
   const gate = { workspaceRoot: root, allowPaths: [...table.allowPaths, ...seen.keys()] };
   const merges = mergesOf(state);
-  const givenUp = new Set(when === "behind it" ? await findIncomplete(storage, merges) : []);
+  const givenUp = new Set(when === "behind it" ? await findIncomplete(storage, state) : []);
   for (const { image, format, overlay } of merges) {
     if (!isDue(image) || givenUp.has(image)) continue;
     const file = await openUnlessGone(storage, image, "read");
     if (!file) {
       if (isOfDevice(table, image)) throw isAway(image, overlay);
+      if (!(await isDiskThere(storage, image, foldersOf(state)))) {
+        throw diskIsAway(image, `'${overlay}' is still to be merged into it`);
+      }
       continue;
     }
     try {
@@ -171,13 +175,23 @@ function isUnfit(error: unknown): boolean {
  */
 async function findIncomplete(
   storage: Workspace["storage"],
-  merges: readonly Merge[],
+  state: TransactionState,
 ): Promise<ReadonlySet<string>> {
   const incomplete = new Set<string>();
-  for (const { image, overlay } of merges) {
-    if (!(await storage.statLink(overlay))) incomplete.add(image);
+  for (const { image, overlay } of mergesOf(state)) {
+    if (await storage.statLink(overlay)) continue;
+    if (await isDiskThere(storage, overlay, foldersOf(state))) incomplete.add(image);
   }
   return incomplete;
+}
+
+/** Overlays that nobody knows of any more when the transaction has ended: the disk that they are on is not there. */
+export async function findOverlaysLeft({ storage }: Workspace, state: TransactionState): Promise<string[]> {
+  const left: string[] = [];
+  for (const { overlay } of mergesOf(state)) {
+    if (!(await isDiskThere(storage, overlay, foldersOf(state)))) left.push(overlay);
+  }
+  return left;
 }
 
 /** The table has moved: what was merged is not needed any more. */

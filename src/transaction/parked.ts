@@ -90,6 +90,7 @@ function contentOf(plan: PlanRecord, id: string): string {
   const withoutId = (bytes: string): string => fromBase64(bytes).toString("latin1").replaceAll(id, "");
   return JSON.stringify({
     ...plan,
+    folders: [],
     newFiles: plan.newFiles.map(({ path, mergesAs }) => ({ path, mergesAs })),
     patches: plan.patches.map((patch) => ({
       ...patch,

@@ -19,6 +19,7 @@ import { ImgtxError } from "../errors/index.ts";
 import { type BytePatch, type Fingerprint, holdImages, takeFingerprint } from "../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../storage/index.ts";
 import { isSameFile } from "./chain-entry.ts";
+import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
 import {
   type ImagePatch,
   lastSeen,
@@ -105,6 +106,8 @@ export async function writeCommitPatches(
     const expected = seen.get(image)?.fingerprint;
     if (!expected) throw new Error("an image that is patched is watched");
     const knownTimes = [expected.modifiedNs];
+    const isAway = !(await storage.stat(image)) && !(await isDiskThere(storage, image, foldersOf(state)));
+    if (isAway) throw diskIsAway(image, "its header is still to be changed");
     const lock = isLocked ? undefined : async (file: StorageFile) => await lockWriter(storage, file, waiting);
     await settleImage(
       { storage, image, patches, side: "after", expected, knownTimes, lock },

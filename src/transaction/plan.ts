@@ -15,6 +15,7 @@ import {
 import { imagesPatchedAtCommit } from "./patches.ts";
 import { findPendingOverlay } from "./merges.ts";
 import { readUnfinished } from "./parked.ts";
+import { markFolders } from "./planned-folders.ts";
 import type { ActionRequest } from "./request.ts";
 import type { Work } from "./work.ts";
 
@@ -55,6 +56,10 @@ export async function planStatement(
     renewable: plan.renewable ?? false,
     renews: plan.renewable ? findRenewed(work, watched) : [],
     patches: plan.patches ?? [],
+    folders: await markFolders(work.workspace.storage, [
+      ...newFiles.map(({ path }) => path),
+      ...(plan.patches ?? []).map(({ image }) => image),
+    ]),
   };
   return { plan, record };
 }

@@ -38,7 +38,7 @@ import {
   type TransactionState,
 } from "./journal/index.ts";
 import { canBeParked, describeLeftover, findLeftovers, firstUnfinished, mustAbort } from "./leftovers.ts";
-import { imagesGivenUp, imagesMergedAtCommit, measureMerges } from "./merges.ts";
+import { findOverlaysLeft, imagesGivenUp, imagesMergedAtCommit, measureMerges } from "./merges.ts";
 import { imagesPatchedAtCommit } from "./patches.ts";
 import type { OnProgress, RecoveryNote } from "./request.ts";
 import { abortJournal, sayKept, undoFrom, undoStatementPatches, undoStatements } from "./undo.ts";
@@ -295,7 +295,11 @@ async function finish(workspace: Workspace, journal: Journal, how: Finishing): P
   const { id, state } = journal;
   await journal.secure();
   const table = await finishCommit(workspace, journal, how);
-  const left = imagesGivenUp(state, table).map((image) => `; ${image} could not be brought in line`);
+  const overlays = await findOverlaysLeft(workspace, state);
+  const left = [
+    ...imagesGivenUp(state, table).map((image) => `; ${image} could not be brought in line`),
+    ...overlays.map((overlay) => `; '${overlay}' stays, on a disk that is not there: remove it when it is`),
+  ];
   return {
     transaction: id,
     did: "finished",

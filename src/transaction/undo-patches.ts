@@ -18,12 +18,14 @@ import type { Storage, StorageFile } from "../storage/index.ts";
 import { isSameFile } from "./chain-entry.ts";
 import type { ImagePatch, Statement } from "./journal/index.ts";
 import { expectedOf, openUnlessGone, patchesByImage, SECTOR_BYTES, settleImage, stateOf } from "./patches.ts";
+import { isDiskThere } from "./planned-folders.ts";
 import type { KeptFile } from "./request.ts";
 
-/** Returns what it left as it is. */
+/** Returns what it left as it is. Images that can't be seen, since their disk is not there, are told to `onAway`. */
 export async function undoPatches(
   storage: Storage,
   { plan, prepared, patching, undone }: Statement,
+  onAway: (image: string) => void,
 ): Promise<KeptFile[]> {
   const kept: KeptFile[] = [];
   if (!patching || undone) return kept;
@@ -33,7 +35,8 @@ export async function undoPatches(
     const expected = expectedOf(plan, image);
     const later = patchesByImage(plan.patches, "commit").get(image) ?? [];
     const found = await findPatched(storage, image, { fence, later, expected });
-    if (found === "gone" || found === "whole") continue;
+    if (found === "absent" && !(await isDiskThere(storage, image, plan.folders))) onAway(image);
+    if (found === "absent" || found === "gone" || found === "whole") continue;
     if (found in LEFT) {
       kept.push({ path: image, why: LEFT[found as keyof typeof LEFT] });
       continue;
@@ -60,12 +63,12 @@ const LEFT = {
 
 /**
  * What an image has of the patches of a statement that is undone:
- * gone: it is not there, or another file;
+ * absent: it is not there; gone: it is another file;
  * down: its fence is not set (any more); up: its fence, and nothing else; begun: `commit` patches under it;
  * whole: all of them, and no fence;
  * or what is not to be touched, see LEFT.
  */
-type Found = "gone" | "down" | "up" | "begun" | "whole" | keyof typeof LEFT;
+type Found = "absent" | "gone" | "down" | "up" | "begun" | "whole" | keyof typeof LEFT;
 
 interface Patched {
   readonly fence: readonly ImagePatch[];
@@ -75,7 +78,7 @@ interface Patched {
 
 async function findPatched(storage: Storage, image: string, patched: Patched): Promise<Found> {
   const file = await openUnlessGone(storage, image, "read");
-  if (!file) return "gone";
+  if (!file) return "absent";
   try {
     return isSameFile(patched.expected, await file.stat()) ? await readPatched(file, patched) : "gone";
   } finally {

@@ -5,12 +5,15 @@
 // - A file goes only when it is ours: by its staging name, which holds the transaction's id, or by the
 //   inode and birth time that the journal recorded before the file got its final name.
 // - A file that the present table refers to never goes, whatever a journal says.
+// - Undone is only what was seen to: a file that is gone, on a disk that is there. Of one whose disk is away nothing is
+//   known, and the journal stays until it is back, or until somebody gives it up.
 
 import { posix } from "node:path";
 import { type DeviceTable, readTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { isSameFile } from "./chain-entry.ts";
 import type { Journal, Statement } from "./journal/index.ts";
+import { diskIsAway, isDiskThere } from "./planned-folders.ts";
 import type { KeptFile } from "./request.ts";
 import { undoPatches } from "./undo-patches.ts";
 
@@ -22,10 +25,11 @@ export async function undoStatements(
   const { storage } = workspace;
   refuseWhatTheTableUses(await readTable(workspace), statements);
   const kept: KeptFile[] = [];
+  const away: string[] = [];
   const folders = new Set<string>();
   for (const statement of statements.toReversed()) {
     const { plan, prepared } = statement;
-    kept.push(...(await undoPatches(storage, statement)));
+    kept.push(...(await undoPatches(storage, statement, (image) => away.push(image))));
     const made = new Map(prepared?.files.map((file) => [file.path, file.fingerprint]));
     for (const { path, staging } of plan.newFiles) {
       const fingerprint = made.get(path);
@@ -35,6 +39,9 @@ export async function undoStatements(
         named && isSameFile(fingerprint, named) ? path : [],
       ].flat();
       for (const file of gone) await storage.removeFile(file);
+      const isSeen =
+        gone.length > 0 || named !== undefined || (await isDiskThere(storage, path, plan.folders));
+      if (!isSeen) away.push(path);
       // Also where nothing was left to remove: a process that died may have removed it, and not durably.
       folders.add(posix.dirname(path));
     }
@@ -42,6 +49,8 @@ export async function undoStatements(
   for (const folder of folders) {
     if (await storage.stat(folder)) await storage.flushFolder(folder, "removed images");
   }
+  // All that can be seen is undone by then: what is left is tried again as long as the journal is there.
+  throwIfAway(away);
   return kept;
 }
 
@@ -70,10 +79,18 @@ export async function undoStatementPatches(
   statements: readonly Statement[],
 ): Promise<KeptFile[]> {
   const kept: KeptFile[] = [];
+  const away: string[] = [];
   for (const statement of statements.toReversed()) {
-    kept.push(...(await undoPatches(storage, statement)));
+    kept.push(...(await undoPatches(storage, statement, (image) => away.push(image))));
   }
+  throwIfAway(away);
   return kept;
+}
+
+function throwIfAway([first, ...others]: readonly string[]): void {
+  if (first === undefined) return;
+  const more = others.length === 0 ? "" : `, as are ${others.length} more`;
+  throw diskIsAway(first, `what was made there is still to be taken back${more}`);
 }
 
 /** For the end of a note; empty where nothing was left. */

@@ -7,6 +7,7 @@ export type {
   ImagePatch,
   JournalRecord,
   NewFile,
+  PlannedFolder,
   PlanRecord,
   PreparedFile,
   Statement,

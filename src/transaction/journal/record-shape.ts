@@ -74,6 +74,7 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
     renews: listOf(isText),
     watched: listOf(objectOf({ device: orNull(isText), image: isText, fingerprint: isFingerprint })),
     patches: listOf(isPatch),
+    folders: listOf(objectOf({ path: isText, mark: isFileMark })),
   }),
   prepared: objectOf({
     statement: isCount,
@@ -108,6 +109,17 @@ function upgradeCommit(commit: object): object {
   return isEarlier ? { ...others, madeOn: (generation as number) - 1 } : commit;
 }
 
+/** The folders of what it plans were not kept. */
+function upgradePlan(plan: object): object {
+  return "folders" in plan ? plan : { ...plan, folders: [] };
+}
+
+function upgradeOf(type: unknown): (record: object) => object {
+  if (type === "begin") return upgradeBegin;
+  if (type === "plan") return upgradePlan;
+  return type === "commit" ? upgradeCommit : (record) => record;
+}
+
 /** E_JOURNAL for what is no record; E_UNSUPPORTED where the first one begins a journal of another version. */
 export function assertRecord(
   value: unknown,
@@ -125,12 +137,7 @@ export function assertRecord(
     );
   }
   const shape = Object.entries(SHAPES).find(([name]) => name === type)?.[1];
-  const record =
-    type === "begin"
-      ? upgradeBegin(value as object)
-      : type === "commit"
-        ? upgradeCommit(value as object)
-        : value;
+  const record = upgradeOf(type)(value as object);
   if (shape?.(record)) return record as JournalRecord;
   throw new ImgtxError("E_JOURNAL", "the journal holds a record that imgtx does not write", {
     image: place.file,

@@ -115,6 +115,13 @@ export interface PlanRecord {
   /** Watched images that earlier statements copied, and that count as this statement found them. */
   readonly renews: readonly string[];
   readonly patches: readonly ImagePatch[];
+  /** The folders of its new files and of what it patches: how it is told that their disk is there. */
+  readonly folders: readonly PlannedFolder[];
+}
+
+export interface PlannedFolder {
+  readonly path: string;
+  readonly mark: FileMark;
 }
 
 /** A new file, or one that a `prepare` patch has changed. */

@@ -47,5 +47,6 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     renews: record.renews.map(map),
     watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
     patches: record.patches.map((patch) => ({ ...patch, image: map(patch.image) })),
+    folders: record.folders.map((folder) => ({ ...folder, path: map(folder.path) })),
   };
 }

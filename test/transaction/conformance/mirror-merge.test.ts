@@ -146,14 +146,24 @@ describe("a merge that was cut off", () => {
     expect((await failureOf(async () => await mirror(bench, { vdc: undefined }))).device).toBe("vdc");
   });
 
-  qemu.test("is given up where the mirror's folder has gone", async () => {
+  qemu.test("waits where the mirror's folder has gone, and ends with the mirror's cancelling", async () => {
     const bench = await makeWorkbench();
     mkdirSync(bench.at("mirrors"));
     await mirror(bench, { vdc: "mirrors/m.qcow2" });
     writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 1 0 100k");
     await dieAt(bench, "file.write", 1);
     rmSync(bench.at("mirrors"), { recursive: true });
-    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+    const waits = { did: "waiting", obstacle: { code: "E_NOT_FOUND", devices: ["vdc"] } };
+    expect((await bench.session()).recovered).toMatchObject([waits]);
+    expect(await failureOf(async () => await bench.snapshot({ vdc: "c1.qcow2" }))).toMatchObject({
+      code: "E_TRANSACTION",
+      device: "vdc",
+    });
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.run({ kind: "mirror-cancel", devices: ["vdc"] });
+    const { recovered } = await bench.session();
+    expect(recovered).toMatchObject([{ did: "finished" }]);
+    expect(recovered[0]?.text).toContain("stays, on a disk that is not there");
     expect(await bench.open()).toEqual([]);
   });
 

@@ -49,6 +49,7 @@ export function planRecord(statement: number, folder = ""): PlanRecord {
     renews: [],
     watched: [],
     patches: [],
+    folders: [],
   };
 }
 
