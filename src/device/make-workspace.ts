@@ -8,7 +8,7 @@ import type { Storage } from "../storage/index.ts";
 import { firstTable } from "./device-table.ts";
 import { replaceFile } from "./replace-file.ts";
 import { encodeForHere, FILE_MODE, pathsOf, refuseForeignDevices, type Workspace } from "./workspace.ts";
-import { lockAsItIs } from "./workspace-lock.ts";
+import { LOCK_MODE, lockAsItIs } from "./workspace-lock.ts";
 
 const FOLDER_MODE = 0o755;
 
@@ -45,7 +45,7 @@ async function makeFolderUnlessThere(storage: Storage, path: string): Promise<vo
 
 async function makeFileUnlessThere(storage: Storage, path: string): Promise<void> {
   if (await storage.stat(path)) return;
-  await unlessThere(async () => await (await storage.createFile(path, FILE_MODE)).close());
+  await unlessThere(async () => await (await storage.createFile(path, LOCK_MODE)).close());
 }
 
 /** Another process that makes the same workspace at the same moment is welcome. */

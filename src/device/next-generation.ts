@@ -8,7 +8,7 @@
 
 import { settleAll } from "../errors/index.ts";
 import { type DeviceTable, encodeTable } from "./device-table.ts";
-import { moveOver, removeBeside, replaceFile, writeBeside } from "./replace-file.ts";
+import { moveOver, type NewMode, removeBeside, replaceFile, writeBeside } from "./replace-file.ts";
 import { buildView, discardView, flipView } from "./view.ts";
 import { encodeForHere, FILE_MODE, historyPath, pathsOf, type Workspace } from "./workspace.ts";
 
@@ -32,11 +32,18 @@ export async function stageGeneration(
 ): Promise<void> {
   const { storage, root } = workspace;
   const history = historyPath(workspace, closing.generation);
+  const mode = await modeOfTable(workspace);
   await settleAll([
-    writeBeside(storage, history, encodeTable(root, closing, null), FILE_MODE, "earlier generation"),
-    writeBeside(storage, pathsOf(workspace).table, encodeForHere(workspace, next), FILE_MODE, "next table"),
+    writeBeside(storage, history, encodeTable(root, closing, null), mode, "earlier generation"),
+    writeBeside(storage, pathsOf(workspace).table, encodeForHere(workspace, next), mode, "next table"),
     buildView(workspace, next),
   ]);
+}
+
+/** Who could read the table goes on reading it, whatever the umask of this command is. */
+async function modeOfTable(workspace: Workspace): Promise<NewMode> {
+  const there = await workspace.storage.statLink(pathsOf(workspace).table);
+  return there?.kind === "file" ? { exact: there.mode } : FILE_MODE;
 }
 
 /** The closing generation goes into the history, where it does not count until the table has moved. */
@@ -56,7 +63,8 @@ export async function moveToGeneration(workspace: Workspace, next: DeviceTable):
 /** The present generation once more: what some image looks like has come to be known. */
 export async function replaceTable(workspace: Workspace, table: DeviceTable): Promise<void> {
   const { storage } = workspace;
-  await replaceFile(storage, pathsOf(workspace).table, encodeForHere(workspace, table), FILE_MODE, {
+  const mode = await modeOfTable(workspace);
+  await replaceFile(storage, pathsOf(workspace).table, encodeForHere(workspace, table), mode, {
     content: "renewed table",
     name: "renewed table's name",
   });

@@ -15,12 +15,15 @@ export async function replaceFile(
   storage: Storage,
   path: string,
   content: NewContent,
-  mode: number,
+  mode: NewMode,
   purposes: ReplacePurposes,
 ): Promise<void> {
   await writeBeside(storage, path, content, mode, purposes.content);
   await moveOver(storage, path, purposes.name);
 }
+
+/** The mode that the umask makes of this one; `exact`: this one, whatever the umask says. */
+export type NewMode = number | { readonly exact: number };
 
 /**
  * Writes bytes beside path, durably. A file that an earlier crash left there is cleared away first: nothing
@@ -30,13 +33,16 @@ export async function writeBeside(
   storage: Storage,
   path: string,
   content: NewContent,
-  mode: number,
+  mode: NewMode,
   purpose: string,
 ): Promise<void> {
   await removeBeside(storage, path);
-  const file = await storage.createFile(besideOf(path), mode);
+  const file = await storage.createFile(besideOf(path), typeof mode === "number" ? mode : mode.exact);
   try {
-    await file.write(content instanceof Uint8Array ? content : content(await file.stat()), 0);
+    const made = await file.stat();
+    if (typeof mode !== "number" && made.mode !== mode.exact)
+      await file.setAccess({ ...made, mode: mode.exact });
+    await file.write(content instanceof Uint8Array ? content : content(made), 0);
     // Flush before the rename: a name that is durable before its content would show a torn file.
     await file.flush(purpose);
   } finally {

@@ -1,8 +1,13 @@
 // The lock of a workspace: held only while the table or the set of journals changes hands, never while data moves.
+//
+// Invariant: only who may write to the workspace can open the file. A shared lock needs no more than reading, and
+// anybody's would keep all others out.
 
 import { type LockWaiting, lockFile, type StorageFile } from "../storage/index.ts";
 import { assertOwn } from "./standing.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
+
+export const LOCK_MODE = 0o600;
 
 /** Byte of the lock file that stands for the workspace as a whole. */
 const WORKSPACE_BYTE = { start: 0, lengthBytes: 1 };
@@ -20,6 +25,7 @@ export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting):
 export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Promise<StorageFile> {
   const file = await workspace.storage.openFile(pathsOf(workspace).lock, "write");
   try {
+    await closeToOthers(workspace, file);
     const patient =
       waiting.waitMs >= GRACE_MS ? waiting : { ...waiting, waitMs: GRACE_MS, onWait: () => undefined };
     await lockFile(workspace.storage, file, WORKSPACE_BYTE, patient, "the workspace");
@@ -37,4 +43,11 @@ export async function lockWorkspaceIfFree(workspace: Workspace): Promise<Storage
   if (file.lock(WORKSPACE_BYTE, "exclusive")) return file;
   await file.close();
   return undefined;
+}
+
+/** A lock file that an older imgtx made is open for reading. */
+async function closeToOthers({ storage, root }: Workspace, file: StorageFile): Promise<void> {
+  const stat = await file.stat();
+  if ((stat.mode & ~LOCK_MODE) === 0 || ![stat.ownerId, 0].includes(storage.host.userId)) return;
+  if ((await storage.describeFileSystem(root)).keepsModes) await file.setAccess({ ...stat, mode: LOCK_MODE });
 }

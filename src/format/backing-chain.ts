@@ -16,7 +16,7 @@ import { explainOpenFailure, inLoop, notQcow2, tooDeep, unknownFormat } from "./
 import { type Fingerprint, fingerprintFrom, identityOf } from "./fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "./image-format.ts";
 import { judgeMissingTables } from "./missing-tables.ts";
-import { type GateOptions, passGate } from "./open-gate.ts";
+import { assertOwnersCanRead, type GateOptions, passGate } from "./open-gate.ts";
 import { hasQcowMagic } from "./probe.ts";
 import type { Qcow2Header } from "./qcow2/header-cluster.ts";
 import { SECTOR_BYTES } from "./qcow2/limits.ts";
@@ -89,6 +89,8 @@ interface Walk {
   readonly dataFileAt: string | undefined;
   /** Everything opened so far, to be closed on failure. */
   readonly files: StorageFile[];
+  /** Users who own an image so far: what the next one is must be for them too. */
+  readonly owners: Set<number>;
   /** Path by identity (file system and inode) of every file in the chain. */
   readonly pathOf: Map<string, string>;
 }
@@ -100,7 +102,7 @@ interface Walk {
  */
 export async function openChain(storage: Storage, path: string, options: ChainOptions): Promise<Chain> {
   const { gate, dataFileAt } = options;
-  const walk: Walk = { storage, gate, dataFileAt, files: [], pathOf: new Map() };
+  const walk: Walk = { storage, gate, dataFileAt, files: [], owners: new Set(), pathOf: new Map() };
   const links: ChainLink[] = [];
   try {
     let reference: Reference | undefined = {
@@ -127,6 +129,7 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
   const file = await openReferenced(walk, reference);
   const stat = await file.stat();
   claimIdentity(walk, stat, path);
+  walk.owners.add(stat.ownerId);
   const head = await readHead(file);
   const warnings = describeName(reference);
   const format = await settleFormat(reference, file, head, stat, warnings);
@@ -161,6 +164,12 @@ async function openReferenced(walk: Walk, reference: Reference): Promise<Storage
   if (overlay === undefined || name === undefined)
     return hold(walk, await walk.storage.openFile(path, "read"));
   try {
+    await assertOwnersCanRead(
+      walk.storage,
+      walk.gate,
+      { what: "backing image", path, overlayPath: overlay.path },
+      walk.owners,
+    );
     if (format !== "raw") return hold(walk, await walk.storage.openFile(path, "read"));
     const target = { what: "raw backing image", path, storedName: name, overlayPath: overlay.path } as const;
     const realPath = await passGate(walk.storage, walk.gate, target);
@@ -246,7 +255,9 @@ async function openDataFile(
   }
   const target = { what: "external data file", path, storedName: name, overlayPath: imagePath } as const;
   try {
-    const realPath = await passGate(walk.storage, trusting(walk.gate, dataFileAt), target);
+    const gate = trusting(walk.gate, dataFileAt);
+    await assertOwnersCanRead(walk.storage, gate, target, walk.owners);
+    const realPath = await passGate(walk.storage, gate, target);
     const file = hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
     const stat = await file.stat();
     claimIdentity(walk, stat, path);

@@ -7,10 +7,13 @@
 // - Places are compared by real path, and the answer is the real path, so that what was judged is what is
 //   opened: a symbolic link that changes in between is not followed.
 // - A qcow2 backing image may be anywhere: it must parse, and what it names passes here in turn.
+// - root does not read for others: what an image names must be readable to each user that owns an image above it,
+//   or be allowed by its path. A tenant would else name another tenant's image, and have root copy it.
 
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { dirname } from "node:path";
+import { canRead, opensForOthers } from "./owner-access.ts";
 import { quoteName, shellQuote } from "./quote-name.ts";
 
 export interface GateOptions {
@@ -53,6 +56,41 @@ export async function passGate(storage: Storage, gate: GateOptions, target: Impl
       hint: `if you trust the image that names it, allow it with --allow-path ${shellQuote(realPath)}`,
     },
   );
+}
+
+/** E_OUTSIDE where root would open for one of the owners what that user could not open. */
+export async function assertOwnersCanRead(
+  storage: Storage,
+  gate: GateOptions,
+  target: { readonly path: string; readonly overlayPath: string; readonly what: string },
+  ownerIds: Iterable<number>,
+): Promise<void> {
+  for (const ownerId of ownerIds) {
+    if (!opensForOthers(storage.host, ownerId)) continue;
+    const realPath = await storage.realPath(target.path);
+    if (
+      (await canRead(storage, ownerId, realPath, await storage.realPath(target.overlayPath))) ||
+      (await isAllowed(storage, gate, realPath))
+    )
+      continue;
+    const owner = storage.host.nameOfUser(ownerId);
+    throw new ImgtxError(
+      "E_OUTSIDE",
+      `the ${target.what} ${quoteName(realPath)} is not for ${owner}, who owns an image above it: ${owner} can't read it`,
+      {
+        image: target.overlayPath,
+        field: target.what === "external data file" ? "data_file_name" : "backing_file_name",
+        hint: `if ${owner} is to have what it holds, allow it with --allow-path ${shellQuote(realPath)}`,
+      },
+    );
+  }
+}
+
+async function isAllowed(storage: Storage, gate: GateOptions, realPath: string): Promise<boolean> {
+  for (const place of gate.allowPaths) {
+    if ((await storage.stat(place)) && isInside(realPath, await storage.realPath(place))) return true;
+  }
+  return false;
 }
 
 function isInside(path: string, place: string): boolean {

@@ -6,7 +6,7 @@
 // - It writes into memory of the size that it was told, whatever the stream holds.
 
 import { callInPool, type NativeFunction, type NativePointer } from "./native-pool.ts";
-import { loadKoffi } from "./system-calls.ts";
+import { loadKoffi } from "./native-functions.ts";
 
 export interface DeflateUnpacker {
   /**

@@ -9,34 +9,27 @@
 // - A flush that failed has lost what it should have written, whatever a second one says: after a failure
 //   every further flush of this file fails.
 
-import {
-  closeSync,
-  fchmodSync,
-  fchownSync,
-  fstatSync,
-  fsync as fsyncWithCallback,
-  ftruncateSync,
-  read as readWithCallback,
-  readSync,
-  write as writeWithCallback,
-  writeSync,
-} from "node:fs";
-import { promisify } from "node:util";
+import { closeSync, fchmodSync, fchownSync, fstatSync, ftruncateSync, readSync, writeSync } from "node:fs";
 import { ImgtxError } from "../errors/index.ts";
 import { BlockReserver } from "./block-reserver.ts";
+import { CANT } from "./cant.ts";
 import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { FileLease } from "./file-lease.ts";
 import { describeStat } from "./file-stat.ts";
-import type { ByteRange, FileAccess, FileStat, LeaseAnswer, LockKind, StorageFile } from "./storage.ts";
+import type { NativeAccess } from "./native-access.ts";
+import { fsyncInPool, readInPool, writeInPool } from "./pool-calls.ts";
+import type {
+  AttributeName,
+  ByteRange,
+  FileAccess,
+  FileStat,
+  LeaseAnswer,
+  LockKind,
+  StorageFile,
+} from "./storage.ts";
 import type { SystemCalls } from "./system-calls.ts";
 import { doneUnless, errnoName, explainError, explainLockError } from "./system-error.ts";
 import { fillHoles, writeZeros } from "./zero-ranges.ts";
-
-/** Gives the system calls; undefined, or an error for those who can't do without, where they can't be loaded. */
-export interface NativeAccess {
-  optional(): SystemCalls | undefined;
-  required(attempt: string, path: string): SystemCalls;
-}
 
 const SYNC_BYTES_MAX = 64 * 1024;
 /** The kernel transfers at most 2 GiB less a page at once. */
@@ -46,17 +39,6 @@ const KERNEL_COPY_BYTES = 16 * 1024 * 1024;
 const BUSY_POOL_CALLS = 2;
 /** Of all files. */
 let callsInPool = 0;
-
-const readInPool = promisify(readWithCallback);
-const writeInPool = promisify(writeWithCallback);
-const fsyncInPool = promisify(fsyncWithCallback);
-
-// The file system, or the kernel, can't do it this way: take the portable way.
-const CANT_COPY: ReadonlySet<string> = new Set(["EXDEV", "EINVAL", "ENOSYS", "ENOTSUP", "EPERM"]);
-const CANT_CLONE: ReadonlySet<string> = new Set([...CANT_COPY, "ENOTTY", "ETXTBSY"]);
-const CANT_PUNCH: ReadonlySet<string> = new Set(["ENOTSUP", "ENOSYS", "ENODEV"]);
-const CANT_ALLOCATE: ReadonlySet<string> = new Set(["ENOTSUP", "ENOSYS", "ENODEV", "EINVAL"]);
-const CANT_ADVISE: ReadonlySet<string> = new Set(["ENOTTY", "ENOTSUP", "ENOSYS", "EINVAL", "EPERM"]);
 
 export class NodeFile implements StorageFile {
   readonly path: string;
@@ -136,6 +118,17 @@ export class NodeFile implements StorageFile {
     });
   }
 
+  async readAttribute(name: AttributeName): Promise<Uint8Array | undefined> {
+    const native = this.#native.optional();
+    return this.#explained("read a right of", undefined, () => native?.getAttribute(this.#open(), name));
+  }
+
+  async setAttribute(name: AttributeName, value: Uint8Array | undefined): Promise<boolean> {
+    return this.#unlessItCant(CANT.setAttribute, (native, descriptor) =>
+      native.setAttribute(descriptor, name, value),
+    );
+  }
+
   async setModified(modifiedNs: string): Promise<boolean> {
     const native = this.#native.required(`Could not date '${this.path}'`, this.path);
     return this.#explained("date", undefined, () => native.setModified(this.#open(), BigInt(modifiedNs)));
@@ -176,7 +169,7 @@ export class NodeFile implements StorageFile {
     if (range.lengthBytes === 0) return;
     const native = this.#native.optional();
     const punched = this.#explained("punch a hole into", range.start, () =>
-      doneUnless(CANT_PUNCH, () => native?.punchHole(this.#open(), range) ?? native !== undefined),
+      doneUnless(CANT.punch, () => native?.punchHole(this.#open(), range) ?? native !== undefined),
     );
     if (!punched) await writeZeros(this, range);
   }
@@ -189,7 +182,7 @@ export class NodeFile implements StorageFile {
         await this.#pooled(native.allocate(this.#open(), range));
         return;
       } catch (error) {
-        if (!CANT_ALLOCATE.has(errnoName(error) ?? "")) {
+        if (!CANT.allocate.has(errnoName(error) ?? "")) {
           throw explainError(error, `Could not allocate space for '${this.path}'`, this.path, range.start);
         }
       }
@@ -199,19 +192,12 @@ export class NodeFile implements StorageFile {
   }
 
   disableCopyOnWrite(): boolean {
-    const native = this.#native.optional();
-    return this.#explained("set attributes of", undefined, () =>
-      doneUnless(CANT_ADVISE, () => native?.disableCopyOnWrite(this.#open()) ?? native !== undefined),
-    );
+    return this.#unlessItCant(CANT.advise, (native, descriptor) => native.disableCopyOnWrite(descriptor));
   }
 
   setExtentSizeHint(sizeBytes: number): boolean {
-    const native = this.#native.optional();
-    return this.#explained("set attributes of", undefined, () =>
-      doneUnless(
-        CANT_ADVISE,
-        () => native?.setExtentSizeHint(this.#open(), sizeBytes) ?? native !== undefined,
-      ),
+    return this.#unlessItCant(CANT.advise, (native, descriptor) =>
+      native.setExtentSizeHint(descriptor, sizeBytes),
     );
   }
 
@@ -243,7 +229,7 @@ export class NodeFile implements StorageFile {
       await Promise.all([this.#pooled(call), source.#pooled(call)]);
       return true;
     } catch (error) {
-      if (CANT_CLONE.has(errnoName(error) ?? "")) return false;
+      if (CANT.clone.has(errnoName(error) ?? "")) return false;
       throw explainError(error, `Could not clone '${source.path}' to '${this.path}'`, this.path);
     }
   }
@@ -339,7 +325,7 @@ export class NodeFile implements StorageFile {
         if (count === 0) break;
         done += count;
       } catch (error) {
-        if (CANT_COPY.has(errnoName(error) ?? "")) break;
+        if (CANT.copy.has(errnoName(error) ?? "")) break;
         const attempt = `Could not copy '${source.path}' to '${this.path}'`;
         throw explainError(error, attempt, this.path, targetOffset + done);
       }
@@ -363,6 +349,20 @@ export class NodeFile implements StorageFile {
     } catch (error) {
       throw explainLockError(error, attempt, this.path, range.start);
     }
+  }
+
+  #unlessItCant(
+    codes: ReadonlySet<string>,
+    call: (native: SystemCalls, descriptor: number) => void,
+  ): boolean {
+    const native = this.#native.optional();
+    if (native === undefined) return false;
+    return this.#explained("set attributes of", undefined, () =>
+      doneUnless(codes, () => {
+        call(native, this.#open());
+        return true;
+      }),
+    );
   }
 
   #explained<T>(verb: string, offset: number | undefined, call: () => T): T {

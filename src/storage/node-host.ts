@@ -18,6 +18,7 @@ export function makeNodeHost(): Host {
     pid: process.pid,
     userId: process.geteuid?.() ?? 0,
     nameOfUser: lookUpName,
+    groupsOfUser: lookUpGroups,
     get userName() {
       userName ??= lookUpUserName();
       return userName;
@@ -53,15 +54,25 @@ function randomName(): string {
 }
 
 function lookUpName(id: number): string {
+  return readEntries("/etc/passwd").find((fields) => fields[2] === String(id))?.[0] || `#${id}`;
+}
+
+function lookUpGroups(id: number): readonly number[] | undefined {
+  const user = readEntries("/etc/passwd").find((fields) => fields[2] === String(id));
+  if (user === undefined) return undefined;
+  const isIn = (members = ""): boolean => members.split(",").includes(user[0] ?? "");
+  const others = readEntries("/etc/group").filter((fields) => isIn(fields[3]));
+  return [Number(user[3]), ...others.map((fields) => Number(fields[2]))];
+}
+
+/** Lines of fields, as passwd(5) and group(5) have them. None in a sandbox without the file. */
+function readEntries(path: string): string[][] {
   try {
-    const entry = readFileSync("/etc/passwd", "utf8")
+    return readFileSync(path, "utf8")
       .split("\n")
-      .map((line) => line.split(":"))
-      .find((fields) => fields[2] === String(id));
-    return entry?.[0] || `#${id}`;
+      .map((line) => line.split(":"));
   } catch {
-    // No such file in a sandbox; names are only ever shown.
-    return `#${id}`;
+    return [];
   }
 }
 

@@ -12,7 +12,6 @@ import {
   closeSync,
   constants,
   fstatSync,
-  fsync as fsyncWithCallback,
   lchownSync,
   linkSync,
   lstatSync,
@@ -27,13 +26,14 @@ import {
   symlinkSync,
   unlinkSync,
 } from "node:fs";
-import { promisify } from "node:util";
 import { ImgtxError } from "../errors/index.ts";
 import { describeStat, nameOfKind } from "./file-stat.ts";
 import { readFileSystemTraits } from "./file-system.ts";
 import { findHolders } from "./holders.ts";
-import { type NativeAccess, NodeFile } from "./node-file.ts";
+import { makeNativeAccess, type NativeAccess } from "./native-access.ts";
+import { NodeFile } from "./node-file.ts";
 import { makeNodeHost } from "./node-host.ts";
+import { fsyncInPool } from "./pool-calls.ts";
 import type { FileStat, OpenOptions, Storage, StorageFile } from "./storage.ts";
 import { loadSystemCalls, type SystemCalls } from "./system-calls.ts";
 import { errnoName, explainError } from "./system-error.ts";
@@ -46,7 +46,6 @@ export interface NodeStorageParts {
 const ACCESS_BITS = 0o777;
 /** The group's bit, which new folders have of the one that they are in. */
 const INHERITED_BITS = 0o2000;
-const fsyncInPool = promisify(fsyncWithCallback);
 
 // The kernel or the file system has no renameat2 with RENAME_NOREPLACE.
 const CANT_RENAME_SO: ReadonlySet<string> = new Set(["EINVAL", "ENOSYS"]);
@@ -59,6 +58,8 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     createFile: async (path, mode) => createFile(path, mode, native),
     stat: async (path) => statOf(path, () => statSync(path, { bigint: true, throwIfNoEntry: false })),
     statLink: async (path) => statOf(path, () => lstatSync(path, { bigint: true, throwIfNoEntry: false })),
+    readAttribute: async (path, name) =>
+      explained(`read '${name}' of '${path}'`, path, () => native.optional()?.getAttribute(path, name)),
     describeFileSystem: async (path) =>
       explained(`ask for the file system of '${path}'`, path, () => readFileSystemTraits(path)),
     realPath: async (path) => explained(`resolve '${path}'`, path, () => realpathSync.native(path)),
@@ -101,35 +102,6 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     readSymlink: async (path) =>
       explained(`read the symbolic link '${path}'`, path, () => readlinkSync(path)),
     findHolders: async (stat) => findHolders(stat),
-  };
-}
-
-function makeNativeAccess(load: () => SystemCalls): NativeAccess {
-  let loaded: { calls: SystemCalls } | { failure: unknown } | undefined;
-  const get = () => {
-    try {
-      loaded ??= { calls: load() };
-    } catch (error) {
-      loaded = { failure: error };
-    }
-    return loaded;
-  };
-  return {
-    optional() {
-      const result = get();
-      return "calls" in result ? result.calls : undefined;
-    },
-    required(attempt, path) {
-      const result = get();
-      if ("calls" in result) return result.calls;
-      const { failure } = result;
-      const reason = failure instanceof Error ? failure.message.split("\n", 1)[0] : String(failure);
-      throw new ImgtxError("E_UNSUPPORTED", `${attempt}: koffi could not be loaded (${reason})`, {
-        image: path,
-        hint: "imgtx changes nothing without locks, which it takes through koffi; install imgtx again with `npm install --include=optional`",
-        cause: failure,
-      });
-    },
   };
 }
 

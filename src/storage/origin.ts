@@ -6,7 +6,7 @@
 // session that they were called in counts as well. They stay in it while they wait for the command.
 
 import { readFileSync, readlinkSync } from "node:fs";
-import { loadKoffi } from "./system-calls.ts";
+import { loadKoffi } from "./native-functions.ts";
 import type { Origin, OriginProcess, OriginSession } from "./storage.ts";
 
 /** What is read of /proc, for tests to stand in for it. Undefined where it is not there or not to be read. */

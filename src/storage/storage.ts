@@ -33,6 +33,9 @@ export interface FileStat {
   readonly bornNs: string;
 }
 
+/** POSIX ACL (acl(5), in the kernel's own form), and the label of SELinux. */
+export type AttributeName = "system.posix_acl_access" | "security.selinux";
+
 /** Who may do what with a file. */
 export type FileAccess = Pick<FileStat, "mode" | "ownerId" | "groupId">;
 
@@ -66,6 +69,10 @@ export interface StorageFile {
   truncate(sizeBytes: number): Promise<void>;
   /** Gives the file this owner, group and permission bits, whatever the umask says. */
   setAccess(access: FileAccess): Promise<void>;
+  /** An extended attribute. Undefined where the file has none of that name, or there are none here. */
+  readAttribute(name: AttributeName): Promise<Uint8Array | undefined>;
+  /** Sets or, undefined, removes it. False, and nothing changed, where that is not allowed, or there are none here. */
+  setAttribute(name: AttributeName, value: Uint8Array | undefined): Promise<boolean>;
   /**
    * Sets the time of the last modification, exactly; pending until the flush, as content is. False, and nothing
    * set, where only the owner of the file may.
@@ -183,6 +190,8 @@ export interface Host {
   readonly userName: string;
   /** The name of a user of this system; `#1000` where it has none, as sudo takes it. */
   nameOfUser(id: number): string;
+  /** The groups that a user is in. Undefined where this system's own files do not know the user. */
+  groupsOfUser(id: number): readonly number[] | undefined;
   readonly bootId: string;
   /** Of this installation of the system, for as long as it lives; "" where it has none. */
   readonly machineId: string;
@@ -208,6 +217,8 @@ export interface Storage {
   stat(path: string): Promise<FileStat | undefined>;
   /** Of the link itself. Undefined where nothing is there. */
   statLink(path: string): Promise<FileStat | undefined>;
+  /** An extended attribute of a file or folder; links are followed. Undefined where there is none. */
+  readAttribute(path: string, name: AttributeName): Promise<Uint8Array | undefined>;
   /** What the file system of an existing path remembers of its files. */
   describeFileSystem(path: string): Promise<FileSystemTraits>;
   /** The path with every symbolic link resolved. */

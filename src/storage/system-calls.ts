@@ -6,10 +6,17 @@
 // - A call that fails throws a SystemCallError, whose code is the errno's name, as Node's own errors have it.
 // - Calls that may take long (copying, cloning) run on a thread of koffi's; all others on the main thread.
 
-import { createRequire } from "node:module";
-import { constants } from "node:os";
+import { getAttribute, setAttribute } from "./file-attributes.ts";
+import {
+  bindNative,
+  callInThread,
+  check,
+  type NativeFunction,
+  type NativeFunctions,
+  SystemCallError,
+} from "./native-functions.ts";
 import type { ByteRange, LockKind } from "./storage.ts";
-import { doneUnless, nameErrno } from "./system-error.ts";
+import { doneUnless } from "./system-error.ts";
 
 export interface SystemCalls {
   /** F_OFD_SETLK. False when another open file description holds a conflicting lock. */
@@ -52,24 +59,12 @@ export interface SystemCalls {
   setExtentSizeHint(descriptor: number, sizeBytes: number): void;
   /** futimens: the last modification alone, in nanoseconds since 1970. False where only the owner may (EPERM). */
   setModified(descriptor: number, modifiedNs: bigint): boolean;
+  /** fgetxattr, or getxattr of a path. Undefined where there is none (ENODATA, ENOTSUP). */
+  getAttribute(file: number | string, name: string): Uint8Array | undefined;
+  /** fsetxattr; fremovexattr where the value is undefined. */
+  setAttribute(descriptor: number, name: string, value: Uint8Array | undefined): void;
   /** renameat2 with RENAME_NOREPLACE. */
   renameWithoutReplacing(source: string, target: string): void;
-}
-
-/** A failed system call, in the shape of the errors that node:fs throws. */
-export class SystemCallError extends Error {
-  override readonly name = "SystemCallError";
-  /** Name of the errno, the one that Node uses where it has two: EAGAIN, ENOTSUP. */
-  readonly code: string;
-  /** Negative, as in Node's errors. */
-  readonly errno: number;
-
-  constructor(call: string, errno: number) {
-    const code = nameErrno(errno);
-    super(`${code}: ${call}`);
-    this.code = code;
-    this.errno = -errno;
-  }
 }
 
 const SUPPORTED_ARCHITECTURES: readonly string[] = ["x64", "arm64", "riscv64", "loong64"];
@@ -153,99 +148,16 @@ export function loadSystemCalls(): SystemCalls {
       check(native, "fallocate", () => native.fallocate(descriptor, mode, range.start, range.lengthBytes));
     },
     allocate: (descriptor, range) => allocate(native, descriptor, range),
-    disableCopyOnWrite: (descriptor) => {
-      disableCopyOnWrite(native, descriptor);
-    },
-    setExtentSizeHint: (descriptor, sizeBytes) => {
-      setExtentSizeHint(native, descriptor, sizeBytes);
-    },
+    disableCopyOnWrite: (descriptor) => disableCopyOnWrite(native, descriptor),
+    setExtentSizeHint: (descriptor, sizeBytes) => setExtentSizeHint(native, descriptor, sizeBytes),
     setModified: (descriptor, modifiedNs) => setModified(native, descriptor, modifiedNs),
+    getAttribute: (file, name) => getAttribute(native, file, name),
+    setAttribute: (descriptor, name, value) => setAttribute(native, descriptor, name, value),
     renameWithoutReplacing(source, target) {
       check(native, "renameat2", () =>
         native.renameat2(AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE),
       );
     },
-  };
-}
-
-type NativeArgument = number | string | Uint8Array | BigInt64Array | BigUint64Array;
-
-/** A bound C function. Its result is -1 for an error, whose number errno() then gives. */
-interface NativeFunction {
-  (...values: NativeArgument[]): number | bigint;
-  async(...values: [...NativeArgument[], (error: Error | null, result: number | bigint) => void]): void;
-}
-
-interface NativeFunctions {
-  readonly fcntl: NativeFunction;
-  /** The same call, whose argument is a number. */
-  readonly fcntlWith: NativeFunction;
-  readonly lseek: NativeFunction;
-  readonly copyFileRange: NativeFunction;
-  readonly ioctl: NativeFunction;
-  /** The same call, whose argument is an address. */
-  readonly ioctlWith: NativeFunction;
-  readonly fallocate: NativeFunction;
-  readonly renameat2: NativeFunction;
-  readonly syncFileRange: NativeFunction;
-  readonly fileAdvise: NativeFunction;
-  readonly futimens: NativeFunction;
-  /** Not every C library has it. */
-  readonly bindPreadv2: () => NativeFunction | undefined;
-  /** Where the bytes lie in memory. */
-  readonly address: (bytes: Uint8Array) => bigint;
-  readonly errno: () => number;
-}
-
-/**
- * koffi's native part by itself where it is known to lie beside koffi: finding it through koffi's own
- * loader, which looks for many platforms first, takes three times as long.
- */
-export function loadKoffi(): typeof import("koffi") {
-  // createRequire: synchronous, and invisible to the bundler, which must leave the native module outside.
-  const requireHere = createRequire(import.meta.url);
-  try {
-    if (process.arch === "x64") {
-      return requireHere("@koromix/koffi-linux-x64/linux_x64/koffi.node") as typeof import("koffi");
-    }
-    if (process.arch === "arm64") {
-      return requireHere("@koromix/koffi-linux-arm64/linux_arm64/koffi.node") as typeof import("koffi");
-    }
-  } catch {
-    // Another C library, or koffi installed in another way: its own loader knows, and says what is missing.
-  }
-  return requireHere("koffi") as typeof import("koffi");
-}
-
-function bindNative(): NativeFunctions {
-  const koffi = loadKoffi();
-  const libc = koffi.load(null);
-  return {
-    fcntl: libc.func("int fcntl(int fd, int command, void *lock)"),
-    fcntlWith: libc.func("int fcntl(int fd, int command, long argument)"),
-    lseek: libc.func("int64_t lseek(int fd, int64_t offset, int whence)"),
-    copyFileRange: libc.func(
-      "int64_t copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, unsigned int flags)",
-    ),
-    ioctl: libc.func("int ioctl(int fd, unsigned long request, long argument)"),
-    ioctlWith: libc.func("int ioctl(int fd, unsigned long request, void *argument)"),
-    fallocate: libc.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)"),
-    renameat2: libc.func("int renameat2(int fromFolder, str from, int toFolder, str to, unsigned int flags)"),
-    syncFileRange: libc.func(
-      "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
-    ),
-    fileAdvise: libc.func("int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)"),
-    futimens: libc.func("int futimens(int fd, void *times)"),
-    bindPreadv2() {
-      try {
-        return libc.func("int64_t preadv2(int fd, void *vector, int count, int64_t offset, int flags)");
-      } catch {
-        // An older musl: nothing is lost but speed.
-        return undefined;
-      }
-    },
-    address: (bytes) => koffi.address(bytes),
-    errno: () => koffi.errno(),
   };
 }
 
@@ -260,34 +172,6 @@ function makeCachedReader(native: NativeFunctions): SystemCalls["readCached"] {
     const vector = BigUint64Array.of(native.address(target), BigInt(target.length));
     return Math.max(0, Number(preadv2(descriptor, vector, 1, offset, RWF_NOWAIT)));
   };
-}
-
-function check(native: NativeFunctions, name: string, call: () => number | bigint): number {
-  for (;;) {
-    const result = Number(call());
-    if (result !== -1) return result;
-    const errno = native.errno();
-    if (errno !== constants.errno.EINTR) throw new SystemCallError(name, errno);
-  }
-}
-
-/**
- * Runs a call on another thread. errno belongs to that thread and can't be read from here, so a call that
- * failed is repeated on this one, which fails alike and says why, or simply does the work.
- */
-async function callInThread(
-  native: NativeFunctions,
-  name: string,
-  bound: NativeFunction,
-  ...values: NativeArgument[]
-): Promise<number> {
-  const result = await new Promise<number>((resolve, reject) => {
-    bound.async(...values, (error, value) => {
-      if (error === null) resolve(Number(value));
-      else reject(error);
-    });
-  });
-  return result === -1 ? check(native, name, () => bound(...values)) : result;
 }
 
 /** One for all calls: they run one after the other, and each fills it anew. */

@@ -9,7 +9,7 @@
 import { createRequire } from "node:module";
 import { ImgtxError } from "../errors/index.ts";
 import { callInPool, type NativeFunction, type NativePointer } from "./native-pool.ts";
-import { loadKoffi } from "./system-calls.ts";
+import { loadKoffi } from "./native-functions.ts";
 
 export interface ZstdCodec {
   /** Unpacks one whole frame. E_CORRUPT, without a place, where it is damaged, or holds not exactly sizeBytes. */

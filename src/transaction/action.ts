@@ -11,7 +11,8 @@
 import type { DeviceTable } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat } from "../format/index.ts";
-import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
+import type { Storage, StorageFile } from "../storage/index.ts";
+import type { ImageAccess } from "./access.ts";
 import type { ImagePatch, PlanRecord, TableChange } from "./journal/index.ts";
 import type { ActionReport, RunOptions } from "./request.ts";
 
@@ -47,11 +48,8 @@ export interface PlanContext {
 }
 
 /** A file to make: its final path, its permission bits, and whom it belongs to where root makes it. */
-export interface FileToMake {
+export interface FileToMake extends ImageAccess {
   readonly path: string;
-  readonly mode: number;
-  /** Undefined: to whoever runs imgtx. */
-  readonly owner: Pick<FileStat, "ownerId" | "groupId"> | undefined;
   /** Whether it is a qcow2 image, whose header tells a change. */
   readonly hasHeader: boolean;
   /** The format of the image at the path, where the file is an overlay that the commit merges into that. */

@@ -27,6 +27,7 @@ import {
 } from "../format/index.ts";
 import type { ByteRange, StorageFile } from "../storage/index.ts";
 import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
+import { PRIVATE } from "./access.ts";
 import { activeLayer, chainEntriesOf, isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
 import type { ImagePatch } from "./journal/index.ts";
 import { readMarked } from "./tracking.ts";
@@ -79,9 +80,7 @@ export async function planResync(
   const copy: PlannedCopy = {
     mirror: renewed,
     patches: [],
-    filesToMake: [
-      { path: mirror.image, mode: 0o600, owner: undefined, hasHeader: true, mergesAs: mirror.format },
-    ],
+    filesToMake: [{ ...PRIVATE, path: mirror.image, hasHeader: true, mergesAs: mirror.format }],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");
       await fillChanges(file, { device, mirror, present, chain, scope, verify }, context, tools);
@@ -276,11 +275,6 @@ function countLayersAbove(source: readonly ChainEntry[], present: readonly Chain
  */
 export function findMissingParent({ chain }: MirrorEntry): ChainEntry | undefined {
   return chain.slice(1).find(({ fingerprint }) => isSameFile(fingerprint, NOT_MADE_YET));
-}
-
-/** The modes and the owner that a copy gets: as the image that it is a copy of, and its owner may write to it. */
-export function accessLike({ stat }: ChainLink): Pick<FileToMake, "mode" | "owner"> {
-  return { mode: (stat.mode & 0o666) | 0o600, owner: stat };
 }
 
 /** E_REFUSED for a device without one. */

@@ -25,9 +25,10 @@ import {
   writeImage,
 } from "../format/index.ts";
 import type { StorageFile } from "../storage/index.ts";
+import { accessLike } from "./access.ts";
 import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
 import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "./chain-entry.ts";
-import { accessLike, type PlannedCopy, verifyCopy } from "./mirroring.ts";
+import { type PlannedCopy, verifyCopy } from "./mirroring.ts";
 import { targetExists } from "./new-overlay.ts";
 import type { MirrorTarget } from "./request.ts";
 
@@ -60,7 +61,7 @@ export async function planFresh(
     );
   }
   const made = { image: path, format, name: null, fingerprint: NOT_MADE_YET };
-  const access = accessLike(activeLayer(source));
+  const access = await accessLike(activeLayer(source));
   const files: FileToMake[] = [{ ...access, path, hasHeader: format === "qcow2" }];
   if (dataFile !== undefined) files.push({ ...access, path: dataFile, hasHeader: false });
   return {

@@ -13,8 +13,8 @@ import {
 import type { FileStat } from "../storage/index.ts";
 import type { FileToMake, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "./chain-entry.ts";
-import { accessLike } from "./mirroring.ts";
 import { assertQemuOpens } from "./openable.ts";
+import { accessLike } from "./access.ts";
 import type { OverlayOptions } from "./request.ts";
 
 export interface PlannedOverlay {
@@ -61,7 +61,7 @@ export async function planNewOverlay(
   });
   return {
     overlay,
-    toMake: { ...accessLike(top), path, hasHeader: true },
+    toMake: { ...(await accessLike(top)), path, hasHeader: true },
     chain: [
       { image: path, format: "qcow2", name: null, fingerprint: NOT_MADE_YET, dataFile: null },
       ...renameTop(chainEntriesOf(below), backingName),

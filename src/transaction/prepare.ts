@@ -11,6 +11,7 @@ import { posix } from "node:path";
 import { ImgtxError, settleAll } from "../errors/index.ts";
 import { takeFingerprint } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
+import { giveAccess, modeAtFirst } from "./access.ts";
 import type { FileToMake, FillTools, Plan } from "./action.ts";
 import type { Journal, NewFile, PlanRecord, PreparedFile } from "./journal/index.ts";
 import { writePreparePatches } from "./patches.ts";
@@ -108,12 +109,12 @@ async function makeOrGoOn(
   journal: Journal,
   { statement }: PlanRecord,
   { staging }: NewFile,
-  { mode }: FileToMake,
+  toMake: FileToMake,
 ): Promise<{ file: StorageFile; isFresh: boolean }> {
   const isResumed = (journal.state.statements[statement]?.marks.size ?? 0) > 0;
   return isResumed && (await storage.statLink(staging))
     ? { file: await storage.openFile(staging, "write", { refuseSymlink: true }), isFresh: false }
-    : { file: await storage.createFile(staging, mode), isFresh: true };
+    : { file: await storage.createFile(staging, modeAtFirst(toMake)), isFresh: true };
 }
 
 /** How long a copy may run before how far it has come is kept. Each time costs a flush. */
@@ -153,15 +154,6 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
       markedAt.set(index, host.monotonicMs());
     },
   };
-}
-
-/** Against the umask; and for root, who works on the images of others, against being the owner. */
-async function giveAccess(storage: Storage, file: StorageFile, { mode, owner }: FileToMake): Promise<void> {
-  const made = await file.stat();
-  const { ownerId, groupId } = (storage.host.userId === 0 ? owner : undefined) ?? made;
-  if (made.mode !== mode || made.ownerId !== ownerId || made.groupId !== groupId) {
-    await file.setAccess({ mode, ownerId, groupId });
-  }
 }
 
 /** Of the files that get a name. */

@@ -92,6 +92,14 @@ export class SimulatedFile implements StorageFile {
   }
 
   /** Not simulated: no promise rests on owners and permissions. */
+  async readAttribute(): Promise<undefined> {
+    return undefined;
+  }
+
+  async setAttribute(): Promise<boolean> {
+    return false;
+  }
+
   async setAccess(): Promise<void> {
     await this.#turn();
     this.#checkUsable();

@@ -31,6 +31,7 @@ export class SimulatedProcess implements Storage {
       userId: 0,
       userName: "tester",
       nameOfUser: (id) => `#${id}`,
+      groupsOfUser: () => undefined,
       bootId: `00000000-0000-4000-8000-${String(machine.boots).padStart(12, "0")}`,
       machineId: "0123456789abcdef0123456789abcdef",
       origin: machine.origin,
@@ -76,6 +77,11 @@ export class SimulatedProcess implements Storage {
   async statLink(path: string): Promise<FileStat | undefined> {
     await this.turn();
     return this.#statOf(path, false);
+  }
+
+  async readAttribute(): Promise<undefined> {
+    await this.turn();
+    return undefined;
   }
 
   async describeFileSystem(path: string): Promise<FileSystemTraits> {

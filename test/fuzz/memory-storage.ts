@@ -91,6 +91,7 @@ const HOST: Host = {
   userId: 0,
   userName: "root",
   nameOfUser: (id) => `#${id}`,
+  groupsOfUser: () => undefined,
   bootId: "00000000-0000-0000-0000-000000000000",
   machineId: "",
   origin: { processes: "", login: null, loginUser: null, service: null, sessions: [], ancestors: [] },
@@ -124,6 +125,7 @@ function makeStorage(disk: MemoryDisk, watch: Watch): Storage {
     },
     stat: async (path) => statOf(disk.find(path)),
     statLink: async (path) => statOf(disk.find(path)),
+    readAttribute: async () => undefined,
     describeFileSystem: async () => ({ keepsInodes: false, keepsModes: true }),
     realPath: async (path) => {
       disk.require(path);
@@ -225,6 +227,14 @@ class MemoryFile implements StorageFile {
     const grown = Buffer.alloc(sizeBytes);
     this.#node.content.copy(grown, 0, 0, Math.min(sizeBytes, this.#node.content.length));
     this.#node.content = grown;
+  }
+
+  async readAttribute(): Promise<undefined> {
+    return undefined;
+  }
+
+  async setAttribute(): Promise<boolean> {
+    return false;
   }
 
   async setAccess(): Promise<void> {

@@ -2,7 +2,8 @@
 // than POSIX asks for.
 
 import { makeNodeStorage } from "../../src/storage/index.ts";
-import { loadSystemCalls, SystemCallError } from "../../src/storage/system-calls.ts";
+import { SystemCallError } from "../../src/storage/native-functions.ts";
+import { loadSystemCalls } from "../../src/storage/system-calls.ts";
 import { describeStorage } from "./conformance.ts";
 import { makeScratchFolder } from "./scratch.ts";
 

@@ -5,7 +5,7 @@ import { spawnSync } from "node:child_process";
 import { onTestFinished, describe, expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
-import { SystemCallError } from "../../src/storage/system-calls.ts";
+import { SystemCallError } from "../../src/storage/native-functions.ts";
 import { explainError, explainLockError } from "../../src/storage/system-error.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { failureOf, pattern } from "./conformance.ts";

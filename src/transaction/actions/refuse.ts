@@ -2,6 +2,7 @@
 // that what came before is undone.
 
 import { ImgtxError } from "../../errors/index.ts";
+import { PRIVATE } from "../access.ts";
 import type { Action } from "../action.ts";
 import type { RefuseRequest } from "../request.ts";
 
@@ -23,9 +24,7 @@ export const refuse: Action<RefuseRequest> = {
       changes: [],
       allowPaths: [],
       // The file makes the engine enter prepare; it never gets this name.
-      filesToMake: [
-        { path: `${context.root}/.imgtx/refused`, mode: 0o600, owner: undefined, hasHeader: false },
-      ],
+      filesToMake: [{ ...PRIVATE, path: `${context.root}/.imgtx/refused`, hasHeader: false }],
       fillFiles: () =>
         Promise.reject(
           new ImgtxError(

@@ -1,0 +1,39 @@
+// System calls for those who can do without them, and for those who can't.
+
+import { ImgtxError } from "../errors/index.ts";
+import type { SystemCalls } from "./system-calls.ts";
+
+/** Gives the system calls; undefined, or an error for those who can't do without, where they can't be loaded. */
+export interface NativeAccess {
+  optional(): SystemCalls | undefined;
+  required(attempt: string, path: string): SystemCalls;
+}
+
+export function makeNativeAccess(load: () => SystemCalls): NativeAccess {
+  let loaded: { calls: SystemCalls } | { failure: unknown } | undefined;
+  const get = () => {
+    try {
+      loaded ??= { calls: load() };
+    } catch (error) {
+      loaded = { failure: error };
+    }
+    return loaded;
+  };
+  return {
+    optional() {
+      const result = get();
+      return "calls" in result ? result.calls : undefined;
+    },
+    required(attempt, path) {
+      const result = get();
+      if ("calls" in result) return result.calls;
+      const { failure } = result;
+      const reason = failure instanceof Error ? failure.message.split("\n", 1)[0] : String(failure);
+      throw new ImgtxError("E_UNSUPPORTED", `${attempt}: koffi could not be loaded (${reason})`, {
+        image: path,
+        hint: "imgtx changes nothing without locks, which it takes through koffi; install imgtx again with `npm install --include=optional`",
+        cause: failure,
+      });
+    },
+  };
+}

@@ -1,0 +1,140 @@
+// The C functions that system calls are made by, bound through koffi, and what becomes of a call that failed.
+//
+// Invariant: koffi is loaded at the first call that needs it, never at start-up: it costs 6 ms.
+
+import { createRequire } from "node:module";
+import { constants } from "node:os";
+import { nameErrno } from "./system-error.ts";
+
+/** A failed system call, in the shape of the errors that node:fs throws. */
+export class SystemCallError extends Error {
+  override readonly name = "SystemCallError";
+  /** Name of the errno, the one that Node uses where it has two: EAGAIN, ENOTSUP. */
+  readonly code: string;
+  /** Negative, as in Node's errors. */
+  readonly errno: number;
+
+  constructor(call: string, errno: number) {
+    const code = nameErrno(errno);
+    super(`${code}: ${call}`);
+    this.code = code;
+    this.errno = -errno;
+  }
+}
+
+type NativeArgument = number | string | Uint8Array | BigInt64Array | BigUint64Array;
+
+/** A bound C function. Its result is -1 for an error, whose number errno() then gives. */
+export interface NativeFunction {
+  (...values: NativeArgument[]): number | bigint;
+  async(...values: [...NativeArgument[], (error: Error | null, result: number | bigint) => void]): void;
+}
+
+export interface NativeFunctions {
+  readonly fcntl: NativeFunction;
+  /** The same call, whose argument is a number. */
+  readonly fcntlWith: NativeFunction;
+  readonly lseek: NativeFunction;
+  readonly copyFileRange: NativeFunction;
+  readonly ioctl: NativeFunction;
+  /** The same call, whose argument is an address. */
+  readonly ioctlWith: NativeFunction;
+  readonly fallocate: NativeFunction;
+  readonly renameat2: NativeFunction;
+  readonly syncFileRange: NativeFunction;
+  readonly fileAdvise: NativeFunction;
+  readonly futimens: NativeFunction;
+  readonly fgetxattr: NativeFunction;
+  readonly getxattr: NativeFunction;
+  readonly fsetxattr: NativeFunction;
+  readonly fremovexattr: NativeFunction;
+  /** Not every C library has it. */
+  readonly bindPreadv2: () => NativeFunction | undefined;
+  /** Where the bytes lie in memory. */
+  readonly address: (bytes: Uint8Array) => bigint;
+  readonly errno: () => number;
+}
+
+/**
+ * koffi's native part by itself where it is known to lie beside koffi: finding it through koffi's own
+ * loader, which looks for many platforms first, takes three times as long.
+ */
+export function loadKoffi(): typeof import("koffi") {
+  // createRequire: synchronous, and invisible to the bundler, which must leave the native module outside.
+  const requireHere = createRequire(import.meta.url);
+  try {
+    if (process.arch === "x64") {
+      return requireHere("@koromix/koffi-linux-x64/linux_x64/koffi.node") as typeof import("koffi");
+    }
+    if (process.arch === "arm64") {
+      return requireHere("@koromix/koffi-linux-arm64/linux_arm64/koffi.node") as typeof import("koffi");
+    }
+  } catch {
+    // Another C library, or koffi installed in another way: its own loader knows, and says what is missing.
+  }
+  return requireHere("koffi") as typeof import("koffi");
+}
+
+export function bindNative(): NativeFunctions {
+  const koffi = loadKoffi();
+  const libc = koffi.load(null);
+  return {
+    fcntl: libc.func("int fcntl(int fd, int command, void *lock)"),
+    fcntlWith: libc.func("int fcntl(int fd, int command, long argument)"),
+    lseek: libc.func("int64_t lseek(int fd, int64_t offset, int whence)"),
+    copyFileRange: libc.func(
+      "int64_t copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, unsigned int flags)",
+    ),
+    ioctl: libc.func("int ioctl(int fd, unsigned long request, long argument)"),
+    ioctlWith: libc.func("int ioctl(int fd, unsigned long request, void *argument)"),
+    fallocate: libc.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)"),
+    renameat2: libc.func("int renameat2(int fromFolder, str from, int toFolder, str to, unsigned int flags)"),
+    syncFileRange: libc.func(
+      "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
+    ),
+    fileAdvise: libc.func("int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)"),
+    futimens: libc.func("int futimens(int fd, void *times)"),
+    fgetxattr: libc.func("int64_t fgetxattr(int fd, str name, void *value, size_t size)"),
+    getxattr: libc.func("int64_t getxattr(str path, str name, void *value, size_t size)"),
+    fsetxattr: libc.func("int fsetxattr(int fd, str name, void *value, size_t size, int flags)"),
+    fremovexattr: libc.func("int fremovexattr(int fd, str name)"),
+    bindPreadv2() {
+      try {
+        return libc.func("int64_t preadv2(int fd, void *vector, int count, int64_t offset, int flags)");
+      } catch {
+        // An older musl: nothing is lost but speed.
+        return undefined;
+      }
+    },
+    address: (bytes) => koffi.address(bytes),
+    errno: () => koffi.errno(),
+  };
+}
+
+export function check(native: NativeFunctions, name: string, call: () => number | bigint): number {
+  for (;;) {
+    const result = Number(call());
+    if (result !== -1) return result;
+    const errno = native.errno();
+    if (errno !== constants.errno.EINTR) throw new SystemCallError(name, errno);
+  }
+}
+
+/**
+ * Runs a call on another thread. errno belongs to that thread and can't be read from here, so a call that
+ * failed is repeated on this one, which fails alike and says why, or simply does the work.
+ */
+export async function callInThread(
+  native: NativeFunctions,
+  name: string,
+  bound: NativeFunction,
+  ...values: NativeArgument[]
+): Promise<number> {
+  const result = await new Promise<number>((resolve, reject) => {
+    bound.async(...values, (error, value) => {
+      if (error === null) resolve(Number(value));
+      else reject(error);
+    });
+  });
+  return result === -1 ? check(native, name, () => bound(...values)) : result;
+}
