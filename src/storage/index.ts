@@ -5,7 +5,6 @@ export { type LockWaiting, type Refusal, waitForLock } from "./lock-waiting.ts";
 export { makeNodeStorage } from "./node-storage.ts";
 export { acquireImageLocks, type ImageLockRequest, type ImageLocks, type ImageRole } from "./qemu-lock.ts";
 export type {
-  AttributeName,
   ByteRange,
   FileStat,
   FileSystemTraits,
