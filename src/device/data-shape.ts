@@ -11,6 +11,10 @@ export function orNull(shape: Shape): Shape {
   return (value) => value === null || shape(value);
 }
 
+function orAbsent(shape: Shape): Shape {
+  return (value) => value === undefined || shape(value);
+}
+
 export function listOf(shape: Shape): Shape {
   return (value) => Array.isArray(value) && value.every(shape);
 }
@@ -55,6 +59,7 @@ const isMirrorEntry = objectOf({
   chain: isChain,
   source: isChain,
   bitmap: orNull(isText),
+  witness: orAbsent(isText),
 });
 
 const isFrozenEntry = objectOf({

@@ -37,6 +37,8 @@ export interface MirrorEntry {
   readonly source: readonly ChainEntry[];
   /** The persistent bitmap in the source's active layer that marks what was written since; null: none. */
   readonly bitmap: string | null;
+  /** The bitmap that was made with it and tells of others than guests; without one, it is not relied on. */
+  readonly witness?: string | undefined;
 }
 
 /** Bytes of an image that were overwritten to fence it, and what stood there before. */

@@ -19,6 +19,7 @@ import {
   type BitmapEntry,
   countBitmapTableEntries,
   encodeBitmapDirectory,
+  encodeBitmapTableEntryAt,
   measureBitmap,
 } from "./qcow2/bitmap.ts";
 import { AUTOCLEAR_BIT } from "./qcow2/features.ts";
@@ -41,41 +42,87 @@ const LONE_SURROGATE = /\p{Surrogate}/u;
 const DEFAULT_GRANULARITY_BYTES_MIN = 4096;
 const DEFAULT_GRANULARITY_BYTES_MAX = 65_536;
 
+interface NewBitmap {
+  readonly name: string;
+  /** A power of two; without it, what QEMU takes. */
+  readonly granularityBytes?: number;
+  /** Whether it marks the end of the disk from the start; else nothing. */
+  readonly marksEnd?: boolean;
+}
+
 /**
- * A new bitmap that marks nothing, and that QEMU keeps up from then on. granularityBytes is a power of two;
- * without it, what QEMU takes. E_EXISTS for a name that is taken; E_USAGE for a name or a granularity that no
- * bitmap can have; E_UNSUPPORTED for an image that has no room for one more; else the errors of all plans:
- * E_UNSUPPORTED for raw and version 2, E_REFUSED for a dirty image, E_CORRUPT.
+ * A new bitmap that QEMU keeps up from then on. E_EXISTS for a name that is taken; E_USAGE for a name or a
+ * granularity that no bitmap can have; E_UNSUPPORTED for an image that has no room for one more; else the errors of
+ * all plans: E_UNSUPPORTED for raw and version 2, E_REFUSED for a dirty image, E_CORRUPT.
  */
-export async function planBitmapAdd(
+export async function planBitmapAdd(link: ChainLink, added: NewBitmap): Promise<ImagePatch> {
+  return planBitmapsReplaced(link, { isDropped: () => false, added: [added] });
+}
+
+/**
+ * New bitmaps in the place of those whose names are dropped, be they inconsistent or not, in one change. The errors
+ * are those of planBitmapAdd and planBitmapRemove.
+ */
+export async function planBitmapsReplaced(
   link: ChainLink,
-  { name, granularityBytes }: { readonly name: string; readonly granularityBytes?: number },
+  {
+    isDropped,
+    added,
+  }: { readonly isDropped: (name: string) => boolean; readonly added: readonly NewBitmap[] },
 ): Promise<ImagePatch> {
   return plan(link, async (subject) => {
-    requireName(name);
-    const granularityBits = parseGranularity(granularityBytes ?? defaultGranularity(subject));
+    for (const { name } of added) requireName(name);
+    const sizes = added.map(({ granularityBytes }) =>
+      parseGranularity(granularityBytes ?? defaultGranularity(subject)),
+    );
     const bitmaps = await readBitmapDirectory(subject);
-    if (bitmaps.some((bitmap) => bitmap.name === name)) {
-      throw new ImgtxError("E_EXISTS", `Bitmap already exists: ${quoteName(name)}`, {
+    const dropped = bitmaps.filter(({ name }) => isDropped(name));
+    const kept = bitmaps.filter((bitmap) => !dropped.includes(bitmap));
+    const taken = added.find(({ name }) => kept.some((bitmap) => bitmap.name === name));
+    if (taken !== undefined) {
+      throw new ImgtxError("E_EXISTS", `Bitmap already exists: ${quoteName(taken.name)}`, {
         hint: "choose another name, or remove that bitmap first",
       });
     }
-    const bitmapTableSize = countTableEntries(subject, granularityBits);
-    const space = await openSpace(subject, bitmaps, bitmaps);
-    const place = await space.store(new Uint8Array(bitmapTableSize * TABLE_ENTRY_BYTES));
-    const added: BitmapEntry = {
-      bitmapTableOffset: hostOffset(place),
-      bitmapTableSize,
-      isInUse: false,
-      isAuto: true,
-      isExtraDataCompatible: false,
-      granularityBits,
-      extraData: new Uint8Array(0),
-      name,
-    };
-    await writeDirectory(space, [...bitmaps, added]);
+    dropped.forEach(requireKnown);
+    for (const bits of sizes) countTableEntries(subject, bits);
+    const space = await openSpace(subject, bitmaps, kept);
+    for (const bitmap of dropped) await freeBitmap(space, bitmap);
+    const fresh: BitmapEntry[] = [];
+    for (const [index, bitmap] of added.entries()) {
+      fresh.push(await storeFresh(space, bitmap, sizes[index] ?? 0));
+    }
+    await writeDirectory(space, [...kept, ...fresh]);
     return space.finish();
   });
+}
+
+async function storeFresh(
+  space: BitmapSpace,
+  { name, marksEnd = false }: NewBitmap,
+  granularityBits: number,
+): Promise<BitmapEntry> {
+  const { link, clusterBytes } = space;
+  const bitmapTableSize = countTableEntries(link, granularityBits);
+  const table = new Uint8Array(bitmapTableSize * TABLE_ENTRY_BYTES);
+  if (marksEnd) {
+    const last = Math.ceil(link.virtualSizeBytes / 2 ** granularityBits) - 1;
+    const bits = new Uint8Array(clusterBytes);
+    bits[Math.floor(last / 8) % clusterBytes] = 1 << (last % 8);
+    const hostOffsetOfBits = hostOffset(await space.store(bits));
+    const entry = { kind: "data", hostOffset: hostOffsetOfBits } as const;
+    encodeBitmapTableEntryAt(new DataView(table.buffer), bitmapTableSize - 1, entry);
+  }
+  return {
+    bitmapTableOffset: hostOffset(await space.store(table)),
+    bitmapTableSize,
+    isInUse: false,
+    isAuto: true,
+    isExtraDataCompatible: false,
+    granularityBits,
+    extraData: new Uint8Array(0),
+    name,
+  };
 }
 
 /**
@@ -118,8 +165,7 @@ export async function planBitmapRemove(
     requireKnown(bitmap);
     const others = bitmaps.filter((each) => each !== bitmap);
     const space = await openSpace(subject, bitmaps, others);
-    await freeBits(space, bitmap);
-    await space.freeMetadata(bitmap.bitmapTableOffset, bitmap.bitmapTableSize * TABLE_ENTRY_BYTES);
+    await freeBitmap(space, bitmap);
     await writeDirectory(space, others);
     return space.finish();
   });
@@ -220,6 +266,11 @@ function countTableEntries({ header, virtualSizeBytes }: Qcow2Link, granularityB
   return countBitmapTableEntries(virtualSizeBytes, { granularityBits }, header);
 }
 
+async function freeBitmap(space: BitmapSpace, bitmap: BitmapEntry): Promise<void> {
+  await freeBits(space, bitmap);
+  await space.freeMetadata(bitmap.bitmapTableOffset, bitmap.bitmapTableSize * TABLE_ENTRY_BYTES);
+}
+
 /** In runs of neighbours, since QEMU writes them one behind the other. */
 async function freeBits(space: BitmapSpace, bitmap: BitmapEntry): Promise<void> {
   const { clusterBytes, link } = space;
@@ -243,7 +294,10 @@ async function writeDirectory(space: BitmapSpace, bitmaps: readonly BitmapEntry[
   const isValid = autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps);
   const old = isValid ? findExtension(extensions, "bitmaps") : undefined;
   const oldStart = old?.bitmapDirectoryOffset ?? 0;
-  const oldBytes = Math.ceil((old?.bitmapDirectorySize ?? 0) / clusterBytes) * clusterBytes;
+  const oldSize = old?.bitmapDirectorySize ?? 0;
+  const oldBytes = Math.ceil(oldSize / clusterBytes) * clusterBytes;
+  // No name of what has gone is left in clusters that are free, or behind the new end.
+  if (oldSize > 0) await space.write(new Uint8Array(oldSize), oldStart);
   const bytes = encodeBitmapDirectory(bitmaps);
   if (bitmaps.length > BITMAPS_MAX || bytes.length > BITMAP_DIRECTORY_BYTES_MAX) {
     throw new ImgtxError("E_UNSUPPORTED", "the image has as many bitmaps as it can have", {

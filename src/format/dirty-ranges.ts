@@ -14,11 +14,62 @@ import { quoteName } from "./quote-name.ts";
 export type DirtyRanges =
   | {
       readonly kind: "valid";
+      readonly granularityBytes: number;
       /** Guest bytes, ascending, without touching each other, inside the disk. Read as it is walked, once. */
       readonly ranges: AsyncIterable<ByteRange>;
     }
   /** why: a sentence without its full stop, that names the bitmap. */
   | { readonly kind: "unusable"; readonly why: string };
+
+/** A bitmap, and another one that is made with it, by another name, and marks the end of the disk from the start. */
+export interface WitnessedBitmap {
+  readonly name: string;
+  readonly witness: string;
+}
+
+/**
+ * What a bitmap marks, where its witness says the same. Why not, in words as above, where somebody other than a
+ * running guest changed either: cleared, disabled or merged, by a program for bitmaps; cut with the disk, which loses
+ * the mark at its end; or brought back with an older state of the image, which has another witness.
+ */
+export async function readWitnessedRanges(
+  link: ChainLink,
+  { name, witness }: WitnessedBitmap,
+): Promise<readonly ByteRange[] | string> {
+  const [own, other] = [await readDirtyRanges(link, name), await readDirtyRanges(link, witness)];
+  if (own.kind === "unusable") return own.why;
+  if (other.kind === "unusable") {
+    return `bitmap ${quoteName(name)} is not the one that was made last: ${other.why}`;
+  }
+  const ranges: ByteRange[] = [];
+  for await (const range of own.ranges) ranges.push(range);
+  const marked = withEnd(ranges, other.granularityBytes, link.virtualSizeBytes);
+  let index = 0;
+  for await (const { start, lengthBytes } of other.ranges) {
+    const expected = marked[index];
+    if (expected?.start !== start || expected.lengthBytes !== lengthBytes) return tampered(name);
+    index += 1;
+  }
+  return index === marked.length ? marked : tampered(name);
+}
+
+function tampered(name: string): string {
+  return `somebody other than a guest changed bitmap ${quoteName(name)}`;
+}
+
+/** The ranges with the last granule of the disk. */
+function withEnd(
+  ranges: readonly ByteRange[],
+  granularityBytes: number,
+  sizeBytes: number,
+): readonly ByteRange[] {
+  const start = (Math.ceil(sizeBytes / granularityBytes) - 1) * granularityBytes;
+  const last = ranges.at(-1);
+  const lastEnd = last ? last.start + last.lengthBytes : 0;
+  if (lastEnd > start) return ranges;
+  if (last === undefined || lastEnd < start) return [...ranges, { start, lengthBytes: sizeBytes - start }];
+  return [...ranges.slice(0, -1), { start: last.start, lengthBytes: sizeBytes - last.start }];
+}
 
 /** E_CORRUPT with image and offset where the directory, or while walking the table, can't be true. */
 export async function readDirtyRanges(link: ChainLink, name: string): Promise<DirtyRanges> {
@@ -32,7 +83,8 @@ export async function readDirtyRanges(link: ChainLink, name: string): Promise<Di
   if (bitmap === undefined) return unusable(`the image has no bitmap ${quoteName(name)}`);
   const why = findFault({ ...link, header }, bitmap);
   if (why !== undefined) return unusable(`bitmap ${quoteName(name)} ${why}`);
-  return { kind: "valid", ranges: findMarkedRanges(link, bitmap) };
+  const granularityBytes = 2 ** bitmap.granularityBits;
+  return { kind: "valid", granularityBytes, ranges: findMarkedRanges(link, bitmap) };
 }
 
 function findFault({ header, virtualSizeBytes }: Qcow2Link, bitmap: BitmapEntry): string | undefined {

@@ -17,7 +17,7 @@ export {
   mergeChangesOverlay,
   writeChangesOverlay,
 } from "./changes-overlay.ts";
-export { planBitmapAdd, planBitmapClear, planBitmapRemove } from "./bitmap-patch.ts";
+export { planBitmapAdd, planBitmapClear, planBitmapRemove, planBitmapsReplaced } from "./bitmap-patch.ts";
 export { checkQcow2 } from "./check.ts";
 export type { CompareResult } from "./compare.ts";
 export { compareImages } from "./compare.ts";
@@ -29,7 +29,7 @@ export type { ImagePlan } from "./create.ts";
 export { planImage, writeImage } from "./create.ts";
 export { createImage } from "./create-image.ts";
 export type { CreateOptions } from "./create-options.ts";
-export { readDirtyRanges } from "./dirty-ranges.ts";
+export { readDirtyRanges, readWitnessedRanges } from "./dirty-ranges.ts";
 export { ExtentCursor } from "./extent-cursor.ts";
 export type { BytePatch, FencePatch } from "./qcow2/fence.ts";
 export { planImageFence, planImageLift } from "./fence-image.ts";

@@ -77,6 +77,8 @@ export async function planResync(
     typeof marked === "string"
       ? scopeOf(mirror, renewed, isTouched || (isInLine && verify))
       : { kind: "marked", ranges: marked };
+  // A bitmap that can't be relied on costs a comparison, and an operator should know why.
+  const isDistrusted = mirror.bitmap !== null && typeof marked === "string" && !isTouched && !isInLine;
   const copy: PlannedCopy = {
     mirror: renewed,
     patches: [],
@@ -88,6 +90,7 @@ export async function planResync(
     chains,
     notes: [
       ...(isTouched ? ["somebody has written to the mirror since; it was compared from end to end"] : []),
+      ...(isDistrusted ? [`${marked}; both were compared`] : []),
       ...chain.links.flatMap((link) => link.warnings),
     ],
   };

@@ -4,17 +4,23 @@
 // Invariants
 // - Its pages are spread over the image, and no order of their writes leaves the image whole. So the image is
 //   fenced before the commit mark, and the first sector, which has the fence, is written last and by itself.
-// - A bitmap is believed only where format says that no write can have passed it by; else both are compared.
+// - A bitmap is believed only where no write can have passed it by; else both are compared. So each time that a mirror
+//   is brought in sync the bitmap is made anew, and with it a witness: a second bitmap, whose name nobody had before and
+//   which the mirror keeps. An older state of the image has an older witness; a program that clears, disables or merges
+//   the bitmap leaves the two different; and a mark at the end of the disk, which no guest takes away, goes with a part
+//   of the disk that is cut off, or when all bitmaps are cleared.
+// - What marks nothing is not relied on at all: internal snapshots that are there already may be applied (QEMU refuses
+//   that while a bitmap is enabled, and takes it when all are disabled for a moment), and an external data file may be
+//   written to by its own name.
 
 import type { MirrorEntry } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import {
   type Chain,
   type ChainLink,
-  planBitmapAdd,
-  planBitmapClear,
-  planBitmapRemove,
+  planBitmapsReplaced,
   readDirtyRanges,
+  readWitnessedRanges,
 } from "../format/index.ts";
 import type { ByteRange } from "../storage/index.ts";
 import { activeLayer, isSameFile } from "./chain-entry.ts";
@@ -24,17 +30,17 @@ import type { ImagePatch } from "./journal/index.ts";
 import { patchRecordOf, SECTOR_BYTES } from "./patches.ts";
 
 type FenceOwner = Pick<PlanContext, "transaction">;
+type TrackingContext = Pick<PlanContext, "transaction" | "storage">;
 
-type BytePatches = Awaited<ReturnType<typeof planBitmapAdd>>;
+type BytePatches = Awaited<ReturnType<typeof planBitmapsReplaced>>;
 
 /** A bitmap that marks what is written from this commit on, and what it takes to have it. */
-export interface Tracking {
-  readonly bitmap: string | null;
+export interface Tracking extends Pick<MirrorEntry, "bitmap" | "witness"> {
   readonly patches: readonly ImagePatch[];
   readonly notes: readonly string[];
 }
 
-const NO_TRACKING: Tracking = { bitmap: null, patches: [], notes: [] };
+const NO_TRACKING: Tracking = { bitmap: null, witness: undefined, patches: [], notes: [] };
 
 interface BitmapChoice {
   /** The one that the mirror has. */
@@ -42,15 +48,15 @@ interface BitmapChoice {
   readonly isWanted: boolean;
 }
 
-/** The bitmap for a mirror that is brought in line: the one that it has, emptied, or a new one where asked for. */
+/** The bitmap for a mirror that is brought in sync: made anew where it has one, or where one is asked for. */
 export async function planTracking(
   device: string,
   present: Chain,
   { before, isWanted }: BitmapChoice,
-  owner: FenceOwner,
+  context: TrackingContext,
 ): Promise<Tracking> {
   try {
-    return await planBitmap(device, present, { before, isWanted }, owner);
+    return await planBitmap(device, present, { before, isWanted }, context);
   } catch (error) {
     throw error instanceof ImgtxError ? error.with({ device }) : error;
   }
@@ -60,50 +66,81 @@ async function planBitmap(
   device: string,
   present: Chain,
   { before, isWanted }: BitmapChoice,
-  owner: FenceOwner,
+  context: TrackingContext,
 ): Promise<Tracking> {
   const top = activeLayer(present);
   if (before === null && !isWanted) return NO_TRACKING;
   if (top.header?.isFenced) {
-    if (!isWanted) return { bitmap: before, patches: [], notes: [] };
+    // It goes on marking from an earlier moment on, and a state from between would have its witness too.
+    if (!isWanted) return { ...NO_TRACKING, bitmap: before };
     throw new ImgtxError("E_REFUSED", "it is frozen, and a bitmap is written into its image", {
       device,
       image: top.path,
       hint: `\`imgtx unfreeze ${device}\` first, or leave --bitmap out`,
     });
   }
-  const name = before ?? `imgtx-mirror-${device}`;
-  const found = await readDirtyRanges(top, name);
-  if (found.kind === "valid") {
-    const patches = await fenced(top, await planBitmapClear(top, { name }), owner);
-    return { bitmap: name, patches, notes: [] };
+  const why = findUnmarkedWriters(top);
+  if (why !== undefined) {
+    const note = `no bitmap is kept in ${top.path}: ${why}, which none would mark; each time both are compared`;
+    return { ...NO_TRACKING, notes: [note], patches: await planUntracking(device, present, context) };
   }
+  const bitmap = bitmapNameOf(device);
   if (!isWanted) {
-    return { ...NO_TRACKING, notes: [`${found.why}: make another one with --bitmap`] };
+    const found = await readDirtyRanges(top, bitmap);
+    if (found.kind === "unusable") {
+      return { ...NO_TRACKING, notes: ["no bitmap is kept any more: make another one with --bitmap"] };
+    }
   }
-  const patches = await fenced(top, await planBitmapAdd(top, { name }), owner);
+  const witness = `${witnessPrefixOf(device)}${context.storage.host.randomName()}`;
+  const change = await planBitmapsReplaced(top, {
+    isDropped: (name) => isOwnBitmap(device, name),
+    added: [{ name: bitmap }, { name: witness, marksEnd: true }],
+  });
+  const isNew = before === null;
   return {
-    bitmap: name,
-    patches,
-    notes: [`bitmap '${name}' in ${top.path} marks what is written from now on`],
+    bitmap,
+    witness,
+    patches: await fenced(top, change, context),
+    notes: isNew ? [`bitmap '${bitmap}' in ${top.path} marks what is written from now on`] : [],
   };
 }
 
-/** Takes the bitmap of a mirror away that is given up. Nothing where there is none. */
+function bitmapNameOf(device: string): string {
+  return `imgtx-mirror-${device}`;
+}
+
+/** No name of a device holds a colon: its own bitmap can't be taken for a witness of another one's. */
+function witnessPrefixOf(device: string): string {
+  return `imgtx-witness-${device}:`;
+}
+
+function isOwnBitmap(device: string, name: string): boolean {
+  return name === bitmapNameOf(device) || name.startsWith(witnessPrefixOf(device));
+}
+
+/** What may change the disk's content without a mark in any bitmap. */
+function findUnmarkedWriters({ header, dataFile }: ChainLink): string | undefined {
+  if (dataFile) return "its external data file can be written to by its own name";
+  if (header !== undefined && header.nbSnapshots > 0) return "its internal snapshots can be applied";
+  return undefined;
+}
+
+/** Takes the bitmap of a mirror away that is given up, with its witness. Nothing where there is none. */
 export async function planUntracking(
+  device: string,
   present: Chain,
-  bitmap: string,
   owner: FenceOwner,
 ): Promise<readonly ImagePatch[]> {
   const top = activeLayer(present);
-  const found = await readDirtyRanges(top, bitmap);
+  const found = await readDirtyRanges(top, bitmapNameOf(device));
   if (found.kind !== "valid" || top.header?.isFenced) return [];
-  return await fenced(top, await planBitmapRemove(top, { name: bitmap }), owner);
+  const isDropped = (name: string): boolean => isOwnBitmap(device, name);
+  return await fenced(top, await planBitmapsReplaced(top, { isDropped, added: [] }), owner);
 }
 
 /**
- * What the mirror's bitmap marks, where that is all that can have been written since; undefined where the
- * images have to be compared, with the reason.
+ * What the mirror's bitmap marks, where that is all that can have been written since; the reason, where the images
+ * have to be compared.
  */
 export async function readMarked(
   mirror: MirrorEntry,
@@ -111,15 +148,13 @@ export async function readMarked(
 ): Promise<readonly ByteRange[] | string> {
   const top = activeLayer(present);
   const [source] = mirror.source;
-  if (mirror.bitmap === null || !source) return "no bitmap was kept";
+  const { bitmap: name, witness } = mirror;
+  if (name === null || !source) return "no bitmap was kept";
   if (source.image !== top.path || !isSameFile(source.fingerprint, top.fingerprint)) {
     return "the active layer is another image now";
   }
-  const found = await readDirtyRanges(top, mirror.bitmap);
-  if (found.kind === "unusable") return found.why;
-  const ranges: ByteRange[] = [];
-  for await (const range of found.ranges) ranges.push(range);
-  return ranges;
+  if (witness === undefined) return `bitmap '${name}' was not made anew when the mirror was brought in sync`;
+  return await readWitnessedRanges(top, { name, witness });
 }
 
 /** The same change of an image that is fenced meanwhile: the fence goes with the last write. */

@@ -10,7 +10,9 @@ import {
   planBitmapAdd,
   planBitmapClear,
   planBitmapRemove,
+  planBitmapsReplaced,
   readDirtyRanges,
+  readWitnessedRanges,
 } from "../../src/format/index.ts";
 import { type ByteRange, makeNodeStorage } from "../../src/storage/index.ts";
 import { applyPatch, patchProblems } from "../helpers/image-patch.ts";
@@ -52,6 +54,23 @@ export async function change(image: string, what: Change): Promise<ImagePatch> {
   if (problems.length > 0) throw new Error(problems.join("\n"));
   applyPatch(image, patch);
   return patch;
+}
+
+/** Two new bitmaps in the place of all, the second of which marks the end of the disk. */
+export async function makeWitnessed(image: string, name: string, witness: string): Promise<void> {
+  const added = [{ name }, { name: witness, marksEnd: true }];
+  const patch = await withLink(image, (link) => planBitmapsReplaced(link, { isDropped: () => true, added }));
+  const problems = patchProblems(image, patch);
+  if (problems.length > 0) throw new Error(problems.join("\n"));
+  applyPatch(image, patch);
+}
+
+export function readWitnessed(
+  image: string,
+  name: string,
+  witness: string,
+): Promise<readonly ByteRange[] | string> {
+  return withLink(image, (link) => readWitnessedRanges(link, { name, witness }));
 }
 
 export function changeByQemu(image: string, what: Change): void {

@@ -1,7 +1,7 @@
 // QEMU judges what the plans for bitmaps leave: the same bitmaps as qemu-img makes, `qemu-img check` clean, the
 // guest's data untouched, and marks where it writes afterwards.
 
-import { copyFileSync } from "node:fs";
+import { copyFileSync, readFileSync } from "node:fs";
 import { describe, expect } from "vitest";
 import type { ByteRange } from "../../src/storage/index.ts";
 import { FIXTURES, unpackFixture } from "../helpers/fixtures.ts";
@@ -15,6 +15,8 @@ import {
   countFaults,
   judge,
   listByQemu,
+  makeWitnessed,
+  readWitnessed,
   roundOut,
   run,
   withLink,
@@ -236,3 +238,46 @@ async function readTablePlace(image: string): Promise<{ offset: number; clusters
     clusters: header!.refcountTableClusters,
   }));
 }
+
+describe("a bitmap and its witness", () => {
+  const CHUNK = 64 * 1024;
+  // The last granule is a part of one; and the only one of a small disk.
+  const disks = [
+    [20 * CHUNK + 512, "64k", CHUNK],
+    [4096, "64k", CHUNK],
+    [700 * 4096, "4k", 4096],
+    [9 * 2 ** 20, "2M", CHUNK],
+  ] as const;
+
+  qemu.test.each(disks)(
+    "agree on what a guest writes to %i bytes in clusters of %s, and on the end",
+    async (sizeBytes, clusters, unit) => {
+      const image = `${makeFolder()}/a.qcow2`;
+      const options = ["-o", `cluster_size=${clusters}`];
+      run(image, "qemu-img", "create", "-q", "-f", "qcow2", ...options, image, `${sizeBytes}`);
+      for (const round of [1, 2, 3]) {
+        await makeWitnessed(image, "one", `two:${round}`);
+        expect(await judge(image)).toEqual(SOUND);
+        const end = { start: sizeBytes - 1, lengthBytes: 1 };
+        expect(await readWitnessed(image, "one", `two:${round}`)).toEqual(roundOut([end], unit, sizeBytes));
+        const ranges = [0, Math.floor(sizeBytes / 3)].map((start) => ({ start, lengthBytes: 512 }));
+        write(image, ranges);
+        expect(await readWitnessed(image, "one", `two:${round}`)).toEqual(
+          roundOut([...ranges, end], unit, sizeBytes),
+        );
+        expect(await readWitnessed(image, "one", `two:${round - 1}`)).toMatch(
+          /not the one that was made last/,
+        );
+      }
+    },
+  );
+
+  qemu.test("leave nothing of their names in the file when both have gone", async () => {
+    const image = `${makeFolder()}/a.qcow2`;
+    run(image, "qemu-img", "create", "-q", "-f", "qcow2", image, "1M");
+    await makeWitnessed(image, "one", "a name that nobody had");
+    await change(image, { kind: "remove", name: "one" });
+    await change(image, { kind: "remove", name: "a name that nobody had" });
+    expect(readFileSync(image).includes("nobody had")).toBe(false);
+  });
+});

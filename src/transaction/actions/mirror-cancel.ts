@@ -16,7 +16,7 @@ export const mirrorCancel: Action<MirrorCancelRequest> = {
     for (const { name: device, image, format, mirror } of entries) {
       if (!mirror || mirror.bitmap === null) continue;
       const chain = await context.openChain(image, format, device);
-      tracked.push({ device, chain, patches: await planUntracking(chain, mirror.bitmap, context) });
+      tracked.push({ device, chain, patches: await planUntracking(device, chain, context) });
     }
     return {
       ...MAKES_NO_FILES,

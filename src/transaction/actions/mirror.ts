@@ -197,9 +197,9 @@ async function planTracked(
   const tracking = await planTracking(entry.name, present, { before, isWanted: bitmap }, context);
   return {
     ...copy,
-    mirror: { ...copy.mirror, bitmap: tracking.bitmap },
+    mirror: { ...copy.mirror, bitmap: tracking.bitmap, witness: tracking.witness },
     patches: tracking.patches,
-    notes: [...tracking.notes, ...copy.notes],
+    notes: [...copy.notes, ...tracking.notes],
   };
 }
 
@@ -236,6 +236,7 @@ async function planNew(
       chain: fresh.entries,
       source: chainEntriesOf(present),
       bitmap: tracking.bitmap,
+      witness: tracking.witness,
     },
     chains: [present],
     notes: [...tracking.notes, ...present.links.flatMap((link) => link.warnings)],

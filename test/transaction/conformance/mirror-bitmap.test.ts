@@ -1,10 +1,12 @@
 // Mirrors that know by a bitmap what a guest wrote, and mirrors that a commit brings in line once more.
 
 import { execFileSync } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { failureOf } from "../../storage/conformance.ts";
+import { freeze, unfreeze } from "../freezing.ts";
 import {
   expectRefused,
   IDENTICAL,
@@ -31,6 +33,13 @@ function bitmapsOf(image: string): string[] {
     .map(({ name }) => name);
 }
 
+/** The same with each witness, whose name is another one each time, as its beginning. */
+function kindsOf(image: string): string[] {
+  return bitmapsOf(image).map((name) => name.replace(/:.*/, ""));
+}
+
+const BOTH = [BITMAP, "imgtx-witness-vda"];
+
 async function makeTracked(): Promise<Workbench> {
   const bench = await makeWorkbench();
   await mirror(bench, { vda: "m.qcow2" }, { bitmap: true });
@@ -51,10 +60,111 @@ async function countRead(
   return calls;
 }
 
+function changeBitmap(...words: string[]): void {
+  execFileSync("qemu-img", ["bitmap", ...words]);
+}
+
+interface Tampering {
+  readonly what: string;
+  /** Changes the image behind the bitmap's back. */
+  readonly tamper: (image: string, sync: () => Promise<unknown>) => Promise<void>;
+}
+
+const write = (image: string, command = "write -P 9 0 64k"): void => writeGuest(image, "qcow2", command);
+
+const TAMPERINGS: readonly Tampering[] = [
+  {
+    what: "a program cleared it",
+    tamper: async (image) => {
+      write(image);
+      changeBitmap("--clear", image, BITMAP);
+    },
+  },
+  {
+    what: "a program cleared all bitmaps",
+    tamper: async (image) => {
+      write(image);
+      for (const name of bitmapsOf(image)) changeBitmap("--clear", image, name);
+    },
+  },
+  {
+    what: "it was disabled for a while",
+    tamper: async (image) => {
+      changeBitmap("--disable", image, BITMAP);
+      write(image);
+      changeBitmap("--enable", image, BITMAP);
+    },
+  },
+  {
+    what: "its witness was disabled for a while",
+    tamper: async (image) => {
+      const witness = bitmapsOf(image).find((name) => name !== BITMAP) ?? "";
+      changeBitmap("--disable", image, witness);
+      write(image);
+      changeBitmap("--enable", image, witness);
+    },
+  },
+  {
+    what: "another one was merged into it",
+    tamper: async (image, sync) => {
+      changeBitmap("--add", image, "other");
+      write(image);
+      await sync();
+      changeBitmap("--merge", "other", image, BITMAP);
+    },
+  },
+  {
+    what: "it was made anew by a program",
+    tamper: async (image) => {
+      write(image);
+      changeBitmap("--remove", image, BITMAP);
+      changeBitmap("--add", image, BITMAP);
+    },
+  },
+  {
+    what: "the end of the disk was cut off, and grew again",
+    tamper: async (image) => {
+      execFileSync("qemu-img", ["resize", "-q", "--shrink", image, "64k"]);
+      execFileSync("qemu-img", ["resize", "-q", image, "192k"]);
+    },
+  },
+  {
+    what: "an older state came back after the mirror had moved on",
+    tamper: async (image, sync) => {
+      const backup = readFileSync(image);
+      write(image);
+      await sync();
+      writeFileSync(image, backup);
+    },
+  },
+  {
+    what: "a state with marks came back after the mirror had moved on",
+    tamper: async (image, sync) => {
+      write(image);
+      const backup = readFileSync(image);
+      write(image, "write -P 11 64k 64k");
+      await sync();
+      writeFileSync(image, backup);
+    },
+  },
+];
+
+function makeOther(image: string, ...options: string[]): void {
+  execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", ...options, image, "192k"]);
+  write(image, "write -P 7 0 192k");
+}
+
+async function expectNoBitmap(bench: Workbench, image: string): Promise<void> {
+  await bench.add("vdx", "other.qcow2", "qcow2");
+  const { actions } = await mirror(bench, { vdx: "mx.qcow2" }, { bitmap: true });
+  expect(actions[0]?.notes.join()).toMatch(/no bitmap is kept in .*other\.qcow2/);
+  expect(bitmapsOf(image)).toEqual([]);
+}
+
 describe("a bitmap in a mirrored device", () => {
   qemu.test("is there behind the commit, enabled, and the image is sound and no longer fenced", async () => {
     const bench = await makeTracked();
-    expect(bitmapsOf(bench.at("a.qcow2"))).toEqual([BITMAP]);
+    expect(kindsOf(bench.at("a.qcow2"))).toEqual(BOTH);
     expect(await judge(bench, "vda")).toBe(IDENTICAL);
     expect(await mirror(bench, { vda: undefined })).toMatchObject({ changed: false });
   });
@@ -81,7 +191,7 @@ describe("a bitmap in a mirrored device", () => {
       writeGuest(bench.at("a.qcow2"), "qcow2", `write -P ${pattern} ${pattern * 32}k 4k`, "write -z 0 4k");
       await mirror(bench, { vda: undefined });
       expect(await judge(bench, "vda")).toBe(IDENTICAL);
-      expect(bitmapsOf(bench.at("a.qcow2"))).toEqual([BITMAP]);
+      expect(kindsOf(bench.at("a.qcow2"))).toEqual(BOTH);
     }
   });
 
@@ -92,6 +202,54 @@ describe("a bitmap in a mirrored device", () => {
     const { actions } = await mirror(bench, { vda: undefined });
     expect(actions[0]?.notes.join()).toMatch(/has no bitmap.*make another one with --bitmap/);
     expect(await judge(bench, "vda")).toBe(IDENTICAL);
+  });
+
+  qemu.test.each(TAMPERINGS)("is not believed when $what", async ({ tamper }) => {
+    const bench = await makeTracked();
+    const image = bench.at("a.qcow2");
+    await tamper(image, async () => await mirror(bench, { vda: undefined }));
+    const { actions } = await mirror(bench, { vda: undefined });
+    expect(actions[0]?.notes.join()).toMatch(/; both were compared/);
+    expect(await judge(bench, "vda")).toBe(IDENTICAL);
+    // And is made anew.
+    writeGuest(image, "qcow2", "write -P 21 16k 4k");
+    expect((await mirror(bench, { vda: undefined })).actions[0]?.notes).toEqual([]);
+    expect(await judge(bench, "vda")).toBe(IDENTICAL);
+  });
+
+  qemu.test("that could not be emptied, in a frozen image, is not believed the next time", async () => {
+    const bench = await makeTracked();
+    const image = bench.at("a.qcow2");
+    const backup = readFileSync(image);
+    writeGuest(image, "qcow2", "write -P 9 0 64k");
+    await bench.run(freeze(["vda"]));
+    await mirror(bench, { vda: undefined });
+    await bench.run(unfreeze(["vda"]));
+    writeFileSync(image, backup);
+    await mirror(bench, { vda: undefined });
+    expect(await judge(bench, "vda")).toBe(IDENTICAL);
+  });
+
+  qemu.test("is not kept beside an external data file, which is written to without marks", async () => {
+    const bench = await makeWorkbench();
+    const [image, data] = [bench.at("other.qcow2"), bench.at("data.raw")];
+    makeOther(image, "-o", `data_file=${data},data_file_raw=on`);
+    await expectNoBitmap(bench, image);
+    execFileSync("qemu-io", ["-f", "raw", "-c", "write -q -P 3 64k 64k", data]);
+    await mirror(bench, { vdx: undefined });
+    expect(await judge(bench, "vdx")).toBe(IDENTICAL);
+  });
+
+  qemu.test("is not kept beside internal snapshots, which are applied without marks", async () => {
+    const bench = await makeWorkbench();
+    const image = bench.at("other.qcow2");
+    makeOther(image);
+    execFileSync("qemu-img", ["snapshot", "-c", "one", image]);
+    write(image);
+    await expectNoBitmap(bench, image);
+    execFileSync("qemu-img", ["snapshot", "-a", "one", image]);
+    await mirror(bench, { vdx: undefined });
+    expect(await judge(bench, "vdx")).toBe(IDENTICAL);
   });
 
   qemu.test("goes with the mirror, and leaves a sound image", async () => {
