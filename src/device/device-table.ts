@@ -6,8 +6,9 @@
 // - The checksum covers every byte of the table; a table that does not match it is refused.
 
 import { createHash } from "node:crypto";
+import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
-import { describeChanges, type Fingerprint, type ImageFormat } from "../format/index.ts";
+import { describeChanges, shellQuote, type Fingerprint, type ImageFormat } from "../format/index.ts";
 import { isCount, isDeviceEntry, isText, listOf, objectOf, orNull, type Shape } from "./data-shape.ts";
 import { type FileMark, isFileMark } from "./file-mark.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
@@ -324,6 +325,6 @@ function byName(a: DeviceEntry, b: DeviceEntry): number {
 function damaged(file: string, why: string): ImgtxError {
   return new ImgtxError("E_CORRUPT", `the device table can't be trusted: ${why}`, {
     image: file,
-    hint: "put back a copy of the file; the generations before it are in .imgtx/history",
+    hint: `\`imgtx init --restore ${shellQuote(posix.dirname(posix.dirname(file)))}\` puts back the generation before it`,
   });
 }

@@ -2,6 +2,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
+import { shellQuote } from "../format/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { ownedStorage } from "./owned-storage.ts";
 import { assertUsable, type Trust } from "./ownership.ts";
@@ -43,7 +44,7 @@ async function lookAt(storage: Storage, folder: string, trust: Trust): Promise<W
     return { storage: owner ? ownedStorage(storage, owner) : storage, root: folder };
   throw new ImgtxError("E_CORRUPT", table ? "the device table is not a file" : "the device table is lost", {
     image: paths.table,
-    hint: `\`imgtx init --restore ${folder}\` puts back the generation before it`,
+    hint: `\`imgtx init --restore ${shellQuote(folder)}\` puts back the generation before it`,
   });
 }
 

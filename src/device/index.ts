@@ -42,12 +42,14 @@ export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
 export { isViewPresent, planView, showView } from "./view.ts";
 export { findWorkspace, isWorkspaceMade, workspaceAt } from "./find-workspace.ts";
 export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts";
+export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";
 export { makeWorkspace } from "./make-workspace.ts";
 export { assertOwn, describeCopy, howToAdopt } from "./standing.ts";
 export type { Workspace } from "./workspace.ts";
 export {
   flushTableName,
   listHistory,
+  listStoredGenerations,
   pathsOf,
   readGeneration,
   readTable,

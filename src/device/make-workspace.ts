@@ -8,7 +8,7 @@ import type { Storage } from "../storage/index.ts";
 import { firstTable } from "./device-table.ts";
 import { replaceFile } from "./replace-file.ts";
 import { encodeForHere, FILE_MODE, pathsOf, refuseForeignDevices, type Workspace } from "./workspace.ts";
-import { LOCK_MODE, lockAsItIs } from "./workspace-lock.ts";
+import { lockAsItIs } from "./workspace-lock.ts";
 
 const FOLDER_MODE = 0o755;
 
@@ -21,7 +21,6 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
   for (const folder of [paths.own, paths.history, paths.journals, paths.views]) {
     await makeFolderUnlessThere(storage, folder);
   }
-  await makeFileUnlessThere(storage, paths.lock);
   const lock = await lockAsItIs(workspace, { waitMs: 10_000, onWait: () => undefined });
   try {
     if (await storage.stat(paths.table)) return false;
@@ -41,11 +40,6 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
 async function makeFolderUnlessThere(storage: Storage, path: string): Promise<void> {
   if (await storage.stat(path)) return;
   await unlessThere(async () => await storage.makeFolder(path, FOLDER_MODE));
-}
-
-async function makeFileUnlessThere(storage: Storage, path: string): Promise<void> {
-  if (await storage.stat(path)) return;
-  await unlessThere(async () => await (await storage.createFile(path, LOCK_MODE)).close());
 }
 
 /** Another process that makes the same workspace at the same moment is welcome. */

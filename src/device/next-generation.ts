@@ -8,6 +8,7 @@
 
 import { settleAll } from "../errors/index.ts";
 import { type DeviceTable, encodeTable } from "./device-table.ts";
+import { clearTheWay } from "./in-the-way.ts";
 import { moveOver, type NewMode, removeBeside, replaceFile, writeBeside } from "./replace-file.ts";
 import { buildView, discardView, flipView } from "./view.ts";
 import { encodeForHere, FILE_MODE, historyPath, pathsOf, type Workspace } from "./workspace.ts";
@@ -33,6 +34,7 @@ export async function stageGeneration(
   const { storage, root } = workspace;
   const history = historyPath(workspace, closing.generation);
   const mode = await modeOfTable(workspace);
+  if ((await storage.statLink(history))?.kind === "folder") await clearTheWay(storage, history);
   await settleAll([
     writeBeside(storage, history, encodeTable(root, closing, null), mode, "earlier generation"),
     writeBeside(storage, pathsOf(workspace).table, encodeForHere(workspace, next), mode, "next table"),

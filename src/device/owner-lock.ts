@@ -22,7 +22,10 @@ export async function lockOwner(workspace: Workspace, id: string): Promise<Stora
 }
 
 export async function isOwnerAlive(workspace: Workspace, id: string): Promise<boolean> {
-  const file = await workspace.storage.openFile(pathsOf(workspace).lock, "read");
+  const { lock } = pathsOf(workspace);
+  // A lost lock file says nothing of who holds it.
+  if ((await workspace.storage.statLink(lock))?.kind !== "file") return true;
+  const file = await workspace.storage.openFile(lock, "read");
   try {
     return file.wouldConflict(ownerByte(id), "exclusive");
   } finally {

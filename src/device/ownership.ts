@@ -13,6 +13,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
+import { shellQuote } from "../format/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 import { readWholeFile } from "./replace-file.ts";
 import { pathsOf } from "./workspace.ts";
@@ -108,14 +109,14 @@ async function readSafeList(storage: Storage): Promise<string[]> {
 
 function refusal(storage: Storage, root: string, { path, stat, is }: Problem, isListed: boolean): ImgtxError {
   const listed = isListed
-    ? `it is listed as safe: name it with \`--workspace ${root}\` as well`
-    : `if you trust all that may write there, name it with \`--workspace ${root}\`, and list it in ` +
+    ? `it is listed as safe: name it with \`--workspace ${shellQuote(root)}\` as well`
+    : `if you trust all that may write there, name it with \`--workspace ${shellQuote(root)}\`, and list it in ` +
       `IMGTX_SAFE_WORKSPACES or ${SAFE_LIST}`;
   if (is === "open to others") {
     return new ImgtxError(
       "E_NOT_OWNER",
       `the workspace in ${root} is not safe to use: others may write to ${path}`,
-      { image: path, hint: `take that away: \`chmod go-w ${path}\`; or, ${listed}` },
+      { image: path, hint: `take that away: \`chmod go-w ${shellQuote(path)}\`; or, ${listed}` },
     );
   }
   const owner = storage.host.nameOfUser(stat.ownerId);
@@ -123,7 +124,7 @@ function refusal(storage: Storage, root: string, { path, stat, is }: Problem, is
   return new ImgtxError("E_NOT_OWNER", `the ${what} ${root} belongs to another user, ${owner}`, {
     image: path,
     hint:
-      `work there as that user: \`sudo -u ${owner} imgtx --workspace ${root} device list\`; or make a workspace of ` +
+      `work there as that user: \`sudo -u ${shellQuote(owner)} imgtx --workspace ${shellQuote(root)} device list\`; or make a workspace of ` +
       `your own, in a folder of your own, with \`imgtx init\`; or, ${listed}`,
   });
 }

@@ -1,5 +1,6 @@
 // Replaces a small file so that a crash leaves the old content or the new, never a mixture.
 
+import { clearTheWay } from "./in-the-way.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 
 export interface ReplacePurposes {
@@ -58,8 +59,7 @@ export async function moveOver(storage: Storage, path: string, purpose: string):
 
 /** Removes what writeBeside wrote, or a crash in it left. Nothing there is no error. */
 export async function removeBeside(storage: Storage, path: string): Promise<void> {
-  const fresh = besideOf(path);
-  if (await storage.statLink(fresh)) await storage.removeFile(fresh);
+  await clearTheWay(storage, besideOf(path));
 }
 
 export async function readWholeFile(storage: Storage, path: string, limitBytes: number): Promise<Uint8Array> {

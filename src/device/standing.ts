@@ -3,6 +3,7 @@
 // goes on writing to. So a copy is read, and nothing in it is finished, undone or changed.
 
 import { ImgtxError } from "../errors/index.ts";
+import { shellQuote } from "../format/index.ts";
 import { isMarkedFile } from "./file-mark.ts";
 import { pathsOf, type PresentTable, readPresent, readTableFile, type Workspace } from "./workspace.ts";
 
@@ -24,7 +25,7 @@ export async function describeCopy(workspace: Workspace): Promise<string | undef
 
 /** The way out, for whoever meets a copy. */
 export function howToAdopt({ root }: Workspace): string {
-  return `\`imgtx init --adopt ${root}\` says what it forgets and makes it a workspace of its own`;
+  return `\`imgtx init --adopt ${shellQuote(root)}\` says what it forgets and makes it a workspace of its own`;
 }
 
 /** E_REFUSED in a copy. Asked before anything is written. */

@@ -17,6 +17,7 @@
 import { posix } from "node:path";
 import { isProtocolName } from "../format/index.ts";
 import type { DeviceEntry, DeviceTable } from "./device-table.ts";
+import { clearTheWay, inTheWay } from "./in-the-way.ts";
 import { isInside, pathBelow } from "./stored-path.ts";
 import { pathsOf, refuseForeignDevices, type Workspace } from "./workspace.ts";
 
@@ -199,12 +200,13 @@ function freshLink(workspace: Workspace): string {
 }
 
 async function removeFreshLink(workspace: Workspace): Promise<void> {
-  const fresh = freshLink(workspace);
-  if (await workspace.storage.statLink(fresh)) await workspace.storage.removeFile(fresh);
+  await clearTheWay(workspace.storage, freshLink(workspace));
 }
 
 async function makeFolders(workspace: Workspace, folder: string): Promise<void> {
-  if (await workspace.storage.statLink(folder)) return;
+  const there = await workspace.storage.statLink(folder);
+  if (there && there.kind !== "folder") throw inTheWay(folder, "a folder of its view");
+  if (there) return;
   await makeFolders(workspace, posix.dirname(folder));
   await workspace.storage.makeFolder(folder, 0o755);
 }

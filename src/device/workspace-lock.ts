@@ -3,11 +3,13 @@
 // Invariant: only who may write to the workspace can open the file. A shared lock needs no more than reading, and
 // anybody's would keep all others out.
 
-import { type LockWaiting, lockFile, type StorageFile } from "../storage/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../storage/index.ts";
+import { clearTheWay } from "./in-the-way.ts";
 import { assertOwn } from "./standing.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
-export const LOCK_MODE = 0o600;
+const LOCK_MODE = 0o600;
 
 /** Byte of the lock file that stands for the workspace as a whole. */
 const WORKSPACE_BYTE = { start: 0, lengthBytes: 1 };
@@ -23,12 +25,46 @@ export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting):
 
 /** The same, of a workspace that may be a copy: to make it one of its own. */
 export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Promise<StorageFile> {
-  const file = await workspace.storage.openFile(pathsOf(workspace).lock, "write");
+  const patient =
+    waiting.waitMs >= GRACE_MS ? waiting : { ...waiting, waitMs: GRACE_MS, onWait: () => undefined };
+  for (;;) {
+    const file = await openLock(workspace);
+    try {
+      await lockFile(workspace.storage, file, WORKSPACE_BYTE, patient, "the workspace");
+      if (await isNamed(workspace, file)) return file;
+      await file.close();
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+}
+
+/** The same without waiting at all: undefined when it is held. */
+export async function lockWorkspaceIfFree(workspace: Workspace): Promise<StorageFile | undefined> {
+  await assertOwn(workspace);
+  const file = await openLock(workspace);
+  if (file.lock(WORKSPACE_BYTE, "exclusive") && (await isNamed(workspace, file))) return file;
+  await file.close();
+  return undefined;
+}
+
+/** A lock stays with the file: one that was removed meanwhile, and made again by another process, is no lock. */
+async function isNamed({ storage }: Workspace, file: StorageFile): Promise<boolean> {
+  return (await file.stat()).inode === (await storage.statLink(file.path))?.inode;
+}
+
+/** Made again where it is lost, or something else has its name: it holds nothing. */
+async function openLock(workspace: Workspace): Promise<StorageFile> {
+  const { storage } = workspace;
+  const { lock } = pathsOf(workspace);
+  if ((await storage.statLink(lock))?.kind !== "file") {
+    await clearTheWay(storage, lock);
+    await makeLock(storage, lock);
+  }
+  const file = await storage.openFile(lock, "write", { refuseSymlink: true });
   try {
     await closeToOthers(workspace, file);
-    const patient =
-      waiting.waitMs >= GRACE_MS ? waiting : { ...waiting, waitMs: GRACE_MS, onWait: () => undefined };
-    await lockFile(workspace.storage, file, WORKSPACE_BYTE, patient, "the workspace");
     return file;
   } catch (error) {
     await file.close();
@@ -36,13 +72,13 @@ export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Pr
   }
 }
 
-/** The same without waiting at all: undefined when it is held. */
-export async function lockWorkspaceIfFree(workspace: Workspace): Promise<StorageFile | undefined> {
-  await assertOwn(workspace);
-  const file = await workspace.storage.openFile(pathsOf(workspace).lock, "write");
-  if (file.lock(WORKSPACE_BYTE, "exclusive")) return file;
-  await file.close();
-  return undefined;
+async function makeLock(storage: Storage, lock: string): Promise<void> {
+  try {
+    await (await storage.createFile(lock, LOCK_MODE)).close();
+  } catch (error) {
+    // Another process made it at the same moment.
+    if (!(error instanceof ImgtxError && error.code === "E_EXISTS")) throw error;
+  }
 }
 
 /** A lock file that an older imgtx made is open for reading. */

@@ -1,8 +1,8 @@
 // A workspace: a folder with a .imgtx in it. Its parts by path, and its table and history as they are read.
 
-import { ImgtxError } from "../errors/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 import { type DeviceTable, decodeTable, encodeTable, firstTable, type StoredTable } from "./device-table.ts";
+import { inTheWay } from "./in-the-way.ts";
 import { markOf } from "./file-mark.ts";
 import { readWholeFile } from "./replace-file.ts";
 
@@ -64,7 +64,10 @@ export async function readGeneration(
   generation: number,
 ): Promise<DeviceTable | undefined> {
   const path = historyPath(workspace, generation);
-  return (await workspace.storage.stat(path)) ? (await readTableFile(workspace, path)).table : undefined;
+  // What is no file is none of imgtx's.
+  return (await workspace.storage.statLink(path))?.kind === "file"
+    ? (await readTableFile(workspace, path)).table
+    : undefined;
 }
 
 /**
@@ -72,13 +75,17 @@ export async function readGeneration(
  * may have left the table's own there: that one is not closed.
  */
 export async function listHistory(workspace: Workspace, table: DeviceTable): Promise<number[]> {
+  return (await listStoredGenerations(workspace)).filter((generation) => generation < table.generation);
+}
+
+/** Numbers of all generations that the history has, oldest first. */
+export async function listStoredGenerations(workspace: Workspace): Promise<number[]> {
   const { history } = pathsOf(workspace);
-  if (!(await workspace.storage.stat(history))) return [];
+  if ((await workspace.storage.statLink(history))?.kind !== "folder") return [];
   const names = await workspace.storage.readFolder(history);
   return names
-    .flatMap((name) => /^(\d+)\.json$/.exec(name)?.[1] ?? [])
+    .flatMap((name) => /^(\d{6,15})\.json$/.exec(name)?.[1] ?? [])
     .map(Number)
-    .filter((generation) => generation < table.generation)
     .sort((a, b) => a - b);
 }
 
@@ -112,8 +119,5 @@ export async function refuseForeignDevices(workspace: Workspace): Promise<void> 
   if (!there) return;
   if (there.kind === "symlink" && (await workspace.storage.readSymlink(devices)).startsWith(".imgtx/"))
     return;
-  throw new ImgtxError("E_EXISTS", "'devices' is in the way: imgtx keeps its view of the devices there", {
-    image: devices,
-    hint: "move it away, or make the workspace in another folder",
-  });
+  throw inTheWay(devices, "its view of the devices");
 }

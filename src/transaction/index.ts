@@ -3,6 +3,7 @@ export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./c
 export { describeDevices, listGenerations } from "./describe.ts";
 export { type HoldOptions, holdDevices } from "./hold.ts";
 export type * from "./request.ts";
+export { restoreWorkspace } from "./restore.ts";
 export {
   abortTransaction,
   assertChangeable,

@@ -12,6 +12,7 @@
 import {
   describeCopy,
   discardNextGeneration,
+  findLostParts,
   howToAdopt,
   flushTableName,
   isViewPresent,
@@ -42,6 +43,7 @@ import { findOverlaysLeft, imagesGivenUp, imagesMergedAtCommit, measureMerges } 
 import { imagesPatchedAtCommit } from "./patches.ts";
 import type { OnProgress, RecoveryNote } from "./request.ts";
 import { abortJournal, sayKept, undoFrom, undoStatementPatches, undoStatements } from "./undo.ts";
+import { mendLostParts, noteStrangeThings, sayLost } from "./strange-things.ts";
 import { noteOnDamaged, noteOnLeft, noteOnView, noteOnWaiting } from "./waiting.ts";
 
 const READ_ONLY_CODES = new Set(["E_READ_ONLY", "E_NO_PERMISSION"]);
@@ -63,14 +65,17 @@ export async function recover(workspace: Workspace, options: RecoveryOptions): P
   if (!(await isWorkspaceMade(workspace))) return [];
   const copy = await reportCopy(workspace);
   if (copy) return [copy];
-  const leftovers = await findLeftovers(workspace);
-  if (leftovers.length === 0) return [];
+  const noted = await noteStrangeThings(workspace);
+  const lost = await findLostParts(workspace);
+  const leftovers = [...lost.map(sayLost), ...(await findLeftovers(workspace))];
+  if (leftovers.length === 0) return noted;
   try {
     const lock = await lockFor(workspace, options);
-    if (!lock) return [];
+    if (!lock) return noted;
     let notes: RecoveryNote[];
     try {
-      notes = await settleJournals(workspace, { isLeft: isLeftBy(options.caller) });
+      notes = [...noted, ...(await mendLostParts(workspace))];
+      notes.push(...(await settleJournals(workspace, { isLeft: isLeftBy(options.caller) })));
       const note = await repairView(workspace);
       if (note) notes.push(note);
     } finally {

@@ -266,7 +266,17 @@ export interface GenerationDescription {
 /** What recovery found and did for one journal, or for a lagging view. */
 export interface RecoveryNote {
   readonly transaction: string | null;
-  readonly did: "finished" | "undone" | "aborted" | "retired" | "view" | "kept" | "reported" | "waiting";
+  readonly did:
+    | "finished"
+    | "undone"
+    | "aborted"
+    | "retired"
+    | "view"
+    | "kept"
+    | "mended"
+    | "noted"
+    | "reported"
+    | "waiting";
   /** One line for stderr, without a line break. */
   readonly text: string;
   /** Of `waiting` alone. */
@@ -346,4 +356,21 @@ export interface Adoption {
   /** Ids of the transactions that go on. */
   readonly kept: readonly string[];
   readonly devices: readonly { readonly device: string; readonly image: string; readonly format: string }[];
+}
+
+export interface Restoration {
+  readonly root: string;
+  /** False: the table is sound, and nothing is put back. */
+  readonly changed: boolean;
+  /** The generation that is present again. */
+  readonly generation: number;
+  /** Where what stood in the table's place is kept; null: nothing did. */
+  readonly kept: string | null;
+  /** With the image that the view showed last, where that is another one. */
+  readonly devices: readonly {
+    readonly device: string;
+    readonly image: string;
+    readonly format: string;
+    readonly shown: string | null;
+  }[];
 }

@@ -100,7 +100,7 @@ describe("a workspace is refused", () => {
         const failure = await failureOf(async () => await find(root, how, named));
         expect(failure).toMatchObject({ code: "E_NOT_OWNER", exitCode: 14, image: `${root}/${path}` });
         expect(failure.message).toContain(`another user, #${OTHER}`);
-        expect(failure.hint).toContain(`sudo -u #${OTHER} imgtx`);
+        expect(failure.hint).toContain(`sudo -u '#${OTHER}' imgtx`);
         expect(failure.hint).toContain("IMGTX_SAFE_WORKSPACES");
       }
     }

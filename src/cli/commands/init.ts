@@ -1,7 +1,7 @@
 // imgtx init [DIR]
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { Adoption } from "../../transaction/index.ts";
+import type { Adoption, Restoration } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { PRINTING_EXITS } from "../grammar/exit-status.ts";
 import { lockWait, openSession, type Invocation } from "../invocation.ts";
@@ -52,6 +52,24 @@ const ADOPTED: Drawing<Adoption & { readonly dryRun: boolean }> = {
     }),
 };
 
+const RESTORED: Drawing<Restoration & { readonly dryRun: boolean }> = {
+  text: ({ root, changed, generation, kept, devices, dryRun }) => {
+    if (!changed) return [`the device table of ${root} is sound, at generation ${generation}`];
+    return [
+      `${dryRun ? "Would put back" : "Put back"} generation ${generation} of ${root}; what came after it is lost`,
+      ...(kept === null ? [] : [`  what stood in its place: ${kept}`]),
+      ...devices.map(({ device, image, shown }) => {
+        const was =
+          shown === null ? "" : `; 'devices' showed it on ${shown} last: imgtx reopen ${device} ${shown}`;
+        return `  ${device} is on ${image}${was}`;
+      }),
+      "  Look whether the guests use these images before one is started.",
+    ];
+  },
+  json: ({ root, changed, generation, kept, devices, dryRun }) =>
+    withSchema({ changed: changed && !dryRun, workspace: root, generation, kept, devices }),
+};
+
 export const init: PlainCommand = {
   kind: "plain",
   definition: {
@@ -63,13 +81,18 @@ export const init: PlainCommand = {
         long: "adopt",
         about: "make a copied or restored workspace one of its own; forget its open transactions",
       },
+      {
+        long: "restore",
+        about: "put back the newest generation of the history where the device table is lost",
+      },
       { long: "moved", about: "with --adopt: the original is gone, so its transactions go on here" },
     ],
     about:
       "Makes a workspace: a folder `.imgtx` that holds the device table, its history and the journals of " +
       "transactions. Commands below DIR find it. In a workspace it does nothing. A workspace that is a copy " +
       "of another, or was put back from a backup, is only read until --adopt makes it one of its own: its open " +
-      "transactions are forgotten, and nothing of their files is removed.",
+      "transactions are forgotten, and nothing of their files is removed. Where the device table is lost or damaged, " +
+      "--restore puts back the generation before it.",
     examples: [
       { command: "imgtx init", about: "here" },
       { command: "imgtx init /srv/guests/web", about: "in another folder" },
@@ -81,6 +104,7 @@ export const init: PlainCommand = {
     const { input, settings, context, report } = invocation;
     const folder = input.text("DIR");
     const target = folder === undefined ? (settings.workspace ?? context.cwd) : input.resolveFolder(folder);
+    if (input.flag("--restore")) return await restore(invocation, target);
     if (input.flag("--adopt")) return await adopt(invocation, target);
     if (input.flag("--moved")) throw new ImgtxError("E_USAGE", "--moved goes with --adopt");
     if (settings.dryRun) {
@@ -109,6 +133,19 @@ async function adopt(invocation: Invocation, folder: string): Promise<number> {
   // Shows the devices, and goes on with what came along.
   if (!dryRun) await openSession({ ...invocation, settings: { ...settings, workspace: folder } });
   report.done({ ...adoption, dryRun }, ADOPTED);
+  return 0;
+}
+
+async function restore(invocation: Invocation, folder: string): Promise<number> {
+  const { input, settings, context, report } = invocation;
+  const { dryRun, safeWorkspaces } = settings;
+  if (input.flag("--adopt"))
+    throw new ImgtxError("E_USAGE", "--restore and --adopt are two commands, one after the other");
+  const engine = await invocation.loadEngine();
+  const how = { ...lockWait(invocation), dryRun, safeWorkspaces };
+  const restoration = await engine.restoreWorkspace(context.storage, folder, how);
+  if (!dryRun) await openSession({ ...invocation, settings: { ...settings, workspace: folder } });
+  report.done({ ...restoration, dryRun }, RESTORED);
   return 0;
 }
 

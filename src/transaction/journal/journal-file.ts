@@ -32,14 +32,31 @@ export const WORK_BYTE = { start: 2 ** 40, lengthBytes: 1 };
 
 const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
 
-/** Ids of the journals, and of those that a crash left half made. */
-export async function listNames(workspace: Workspace): Promise<{ ids: string[]; halfMade: string[] }> {
+/** What imgtx calls a journal, and one that is being made. */
+const OWN_NAME = /^([a-z0-9]{10})(\.journal|\.new)$/;
+
+export interface JournalNames {
+  readonly ids: string[];
+  /** What a crash left half made. */
+  readonly halfMade: string[];
+  /** What looks like a journal, and was never one: by its name, or since it is no file. It is left alone. */
+  readonly strange: string[];
+}
+
+export async function listNames(workspace: Workspace): Promise<JournalNames> {
+  const { storage } = workspace;
   const { journals } = pathsOf(workspace);
-  if (!(await workspace.storage.stat(journals))) return { ids: [], halfMade: [] };
-  const names = await workspace.storage.readFolder(journals);
-  const withSuffix = (suffix: string) =>
-    names.filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length));
-  return { ids: withSuffix(SUFFIX), halfMade: withSuffix(NEW_SUFFIX) };
+  const found: JournalNames = { ids: [], halfMade: [], strange: [] };
+  if ((await storage.statLink(journals))?.kind !== "folder") return found;
+  for (const name of await storage.readFolder(journals)) {
+    if (!name.endsWith(SUFFIX) && !name.endsWith(NEW_SUFFIX)) continue;
+    const [, id, suffix] = OWN_NAME.exec(name) ?? [];
+    const there = await storage.statLink(`${journals}/${name}`);
+    if (!there) continue;
+    if (id === undefined || there.kind !== "file") found.strange.push(name);
+    else (suffix === SUFFIX ? found.ids : found.halfMade).push(id);
+  }
+  return found;
 }
 
 /** Clears away a journal that never got its name. The caller holds the workspace lock. */

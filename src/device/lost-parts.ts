@@ -1,0 +1,34 @@
+// Parts of .imgtx that were lost: empty folders that a backup or rsync left out, a file that somebody removed. What
+// they held is gone; made again, they let everything go on. The table is another matter: see ownership and restore.
+
+import { pathsOf, type Workspace } from "./workspace.ts";
+
+export type Part = "journal" | "history" | "view";
+
+const FOLDER_MODE = 0o755;
+
+export async function findLostParts(workspace: Workspace): Promise<Part[]> {
+  const lost: Part[] = [];
+  for (const [part, path] of partsOf(workspace))
+    if (!(await workspace.storage.statLink(path))) lost.push(part);
+  return lost;
+}
+
+/** The caller holds the workspace lock. */
+export async function makeLostParts(workspace: Workspace): Promise<Part[]> {
+  const { storage } = workspace;
+  const lost = await findLostParts(workspace);
+  const paths = new Map(partsOf(workspace));
+  for (const part of lost) await storage.makeFolder(paths.get(part) ?? "", FOLDER_MODE);
+  if (lost.length > 0) await storage.flushFolder(pathsOf(workspace).own, "folders made again in .imgtx");
+  return lost;
+}
+
+function partsOf(workspace: Workspace): readonly (readonly [Part, string])[] {
+  const { journals, history, views } = pathsOf(workspace);
+  return [
+    ["journal", journals],
+    ["history", history],
+    ["view", views],
+  ];
+}
