@@ -36,19 +36,19 @@ import { makeNodeHost } from "./node-host.ts";
 import { fsyncInPool } from "./pool-calls.ts";
 import type { FileStat, OpenOptions, Storage, StorageFile } from "./storage.ts";
 import { loadSystemCalls, type SystemCalls } from "./system-calls.ts";
+import { renameWithoutReplacing } from "./rename-without-replacing.ts";
 import { errnoName, explainError } from "./system-error.ts";
 
 export interface NodeStorageParts {
   /** Throws where system calls can't be had. Called once, when one is first needed. */
   readonly loadSystemCalls?: () => SystemCalls;
+  /** Throws as node:fs does where the file system has no hard links. */
+  readonly link?: (source: string, target: string) => void;
 }
 
 const ACCESS_BITS = 0o777;
 /** The group's bit, which new folders have of the one that they are in. */
 const INHERITED_BITS = 0o2000;
-
-// The kernel or the file system has no renameat2 with RENAME_NOREPLACE.
-const CANT_RENAME_SO: ReadonlySet<string> = new Set(["EINVAL", "ENOSYS"]);
 
 export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
   const native = makeNativeAccess(parts.loadSystemCalls ?? loadSystemCalls);
@@ -81,7 +81,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     },
     async renameWithoutReplacing(source, target) {
       explained(`rename '${source}' to '${target}'`, target, () => {
-        renameWithoutReplacing(source, target, native);
+        renameWithoutReplacing(source, target, native, parts.link ?? linkSync);
       });
     },
     async removeFile(path) {
@@ -169,26 +169,6 @@ async function flushFolder(path: string): Promise<void> {
   } catch (error) {
     throw explainError(error, attempt, path);
   }
-}
-
-function renameWithoutReplacing(source: string, target: string, native: NativeAccess): void {
-  const calls = native.optional();
-  if (calls !== undefined) {
-    try {
-      calls.renameWithoutReplacing(source, target);
-      return;
-    } catch (error) {
-      if (!CANT_RENAME_SO.has(errnoName(error) ?? "")) throw error;
-    }
-  }
-  if (lstatSync(source).isDirectory()) {
-    const message = `Could not rename '${source}' to '${target}': this file system can't without replacing`;
-    throw new ImgtxError("E_UNSUPPORTED", message, { image: target });
-  }
-  // A link is refused where the name is taken. A crash in between leaves both names on the one file, and
-  // whoever repeats the rename finds the target taken by the very source.
-  linkSync(source, target);
-  unlinkSync(source);
 }
 
 async function removeFolder(path: string): Promise<void> {

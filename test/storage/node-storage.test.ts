@@ -1,10 +1,12 @@
 // Storage on this machine's disk passes the conformance suite, also where the file system can do no more
 // than POSIX asks for.
 
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { expect, test } from "vitest";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { SystemCallError } from "../../src/storage/native-functions.ts";
 import { loadSystemCalls } from "../../src/storage/system-calls.ts";
-import { describeStorage } from "./conformance.ts";
+import { describeStorage, failureOf } from "./conformance.ts";
 import { makeScratchFolder } from "./scratch.ts";
 
 describeStorage("the real disk", async () => ({ storage: makeNodeStorage(), root: makeScratchFolder() }));
@@ -29,3 +31,28 @@ describeStorage("the real disk with locks and nothing else beyond POSIX", async 
   }),
   root: makeScratchFolder(),
 }));
+
+describeStorage("the real disk without hard links and without renameat2, as exFAT has neither", async () => ({
+  storage: makeNodeStorage({
+    loadSystemCalls: () => ({ ...loadSystemCalls(), renameWithoutReplacing: refuse("renameat2") }),
+    link: refuse("link"),
+  }),
+  root: makeScratchFolder(),
+}));
+
+test("a name that is taken stays what it is where there are neither hard links nor renameat2", async () => {
+  const root = makeScratchFolder();
+  const storage = makeNodeStorage({
+    loadSystemCalls: () => ({ ...loadSystemCalls(), renameWithoutReplacing: refuse("renameat2") }),
+    link: refuse("link"),
+  });
+  writeFileSync(`${root}/a`, "ours");
+  for (const content of ["", "somebody's"]) {
+    writeFileSync(`${root}/b`, content);
+    const failure = await failureOf(() => storage.renameWithoutReplacing(`${root}/a`, `${root}/b`));
+    expect(failure.code).toBe("E_EXISTS");
+    expect([readFileSync(`${root}/a`, "utf8"), readFileSync(`${root}/b`, "utf8")]).toEqual(["ours", content]);
+  }
+  const gone = await failureOf(() => storage.renameWithoutReplacing(`${root}/none`, `${root}/c`));
+  expect([gone.code, existsSync(`${root}/c`)]).toEqual(["E_NOT_FOUND", false]);
+});
