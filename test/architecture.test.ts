@@ -211,6 +211,8 @@ describe("a broken rule is told", () => {
     ["src/format/open.ts", `// Opens.\n${"\n".repeat(400)}`, "more than 400"],
     ["src/format/open.ts", `// Opens. ${UNFINISHED}: close.\n`, "finish it"],
     ["test/open.test.ts", `// Opens.\ntest.${SKIPPED}("opens", () => {});\n`, "finish it"],
+    ["test/open.test.ts", "// Opens.\nexpect(Date.now() - began).toBeLessThan(2000);\n", "by the clock"],
+    ["test/open.test.ts", '// Opens.\ntest("opens", { timeout: 9 }, async () => {});\n', "by the clock"],
     ["test/open.test.ts", `// Opens.\ndescribe.each([1]).${ALONE}("opens", () => {});\n`, "finish it"],
   ])("%s %j", (file, text, message) => {
     const found = findStyleViolations({ path: file, text });

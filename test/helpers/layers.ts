@@ -207,7 +207,7 @@ export function findStyleViolations(file: SourceFile): string[] {
   if (needsOpening && !/^(?:#!.*\n)?\/[/*]/.test(file.text)) {
     problems.push(`${file.path}:1 opens without a comment that says its purpose and its invariants`);
   }
-  return [...problems, ...findUnfinished(file)];
+  return [...problems, ...findUnfinished(file), ...findClocks(file)];
 }
 
 export function findLongFunctions(file: SourceFile): string[] {
@@ -239,6 +239,17 @@ function findUnfinished(file: SourceFile): string[] {
   return [...words, ...tests].map(
     (match) =>
       `${file.path}:${lineAt(file.text, match.index)} ${match[0].trim()}: finish it, or take it out with its reason in an issue`,
+  );
+}
+
+/** A clock in an expectation of little time, or a limit of a test's own: both fail on a machine that is busy. */
+const BY_THE_CLOCK = /\b(?:Date|performance)\s*\.\s*now\(\)[^;]*\.toBeLess\w*|\btest\b[^;{}]*\{\s*timeout:/g;
+
+function findClocks(file: SourceFile): string[] {
+  if (!file.path.startsWith("test/")) return [];
+  return [...blankSource(file.text).matchAll(BY_THE_CLOCK)].map(
+    (match) =>
+      `${file.path}:${lineAt(file.text, match.index)} fails by the clock: bound the work, by counts or by helpers/effort.ts`,
   );
 }
 
