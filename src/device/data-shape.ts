@@ -85,4 +85,5 @@ export const isDeviceEntry = objectOf({
   chain: isChain,
   mirror: orNull(isMirrorEntry),
   frozen: orNull(isFrozenEntry),
+  trusted: orAbsent(listOf(isText)),
 });

@@ -73,6 +73,11 @@ export interface DeviceEntry {
   readonly chain: readonly ChainEntry[];
   readonly mirror: MirrorEntry | null;
   readonly frozen: FrozenEntry | null;
+  /**
+   * Folders and files that its images may lead to, for raw backing images and data files. Absent: none that
+   * anybody named.
+   */
+  readonly trusted?: readonly string[] | undefined;
 }
 
 export interface DeviceTable {
@@ -119,6 +124,20 @@ export function requireDevice(table: DeviceTable, name: string): DeviceEntry {
         ? "add one with `imgtx device add NAME FILE`"
         : `the devices are ${names.slice(0, 8).join(", ")}${names.length > 8 ? " …" : ""}`,
   });
+}
+
+/**
+ * Where the images of a device may lead: what its operator trusted, and a raw active layer, which he named himself.
+ * It stays trusted when it becomes a backing image.
+ */
+export function trustedBy({ image, format, trusted = [] }: DeviceEntry): readonly string[] {
+  return format === "raw" && !trusted.includes(image) ? [...trusted, image] : trusted;
+}
+
+/** The same entry, trusting these places too. */
+export function withTrusted(entry: DeviceEntry, places: readonly string[]): DeviceEntry {
+  const trusted = [...new Set([...(entry.trusted ?? []), ...places])];
+  return trusted.length === 0 ? entry : { ...entry, trusted };
 }
 
 /** The table with some devices set, or removed where the entry is null. */
@@ -241,9 +260,10 @@ function digestOf(content: string): string {
 }
 
 export function mapEntryPaths(entry: DeviceEntry, map: (path: string) => string): DeviceEntry {
-  const { mirror, frozen } = entry;
+  const { mirror, frozen, trusted } = entry;
   return {
     ...entry,
+    ...(trusted && { trusted: trusted.map(map) }),
     image: map(entry.image),
     chain: mapChainPaths(entry.chain, map),
     mirror: mirror && {

@@ -24,8 +24,10 @@ export {
   findDevice,
   mapEntryPaths,
   requireDevice,
+  trustedBy,
   withDevices,
   withFingerprints,
+  withTrusted,
 } from "./device-table.ts";
 export {
   discardNextGeneration,

@@ -26,6 +26,8 @@ export interface GateOptions {
    * Default: the current folder of this process.
    */
   readonly currentFolder?: string | undefined;
+  /** The device that keeps what it trusts, for the hint of a refusal. */
+  readonly device?: string | undefined;
 }
 
 /** A name stored in an image, on its way to be opened. */
@@ -53,7 +55,10 @@ export async function passGate(storage: Storage, gate: GateOptions, target: Impl
     {
       image: target.overlayPath,
       field: target.what === "external data file" ? "data_file_name" : "backing_file_name",
-      hint: `if you trust the image that names it, allow it with --allow-path ${shellQuote(realPath)}`,
+      hint:
+        gate.device === undefined
+          ? `if you trust the image that names it, allow it with --allow-path ${shellQuote(realPath)}`
+          : `if you trust the image that names it, \`imgtx device trust ${gate.device} ${shellQuote(realPath)}\` allows it`,
     },
   );
 }

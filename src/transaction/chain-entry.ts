@@ -1,6 +1,12 @@
 // From an open chain to what the table and the journal keep of it.
 
-import type { ChainEntry, DeviceEntry, DeviceTable } from "../device/index.ts";
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  type DeviceTable,
+  trustedBy,
+  withTrusted,
+} from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { type Chain, type ChainLink, describeChanges, type Fingerprint } from "../format/index.ts";
 import type { WatchedImage } from "./journal/index.ts";
@@ -14,9 +20,10 @@ export const NOT_MADE_YET: Fingerprint = {
   headerSha256: null,
 };
 
-/** A device on this chain, with neither a mirror nor a freeze. */
-export function deviceEntryOf(device: string, chain: Chain): DeviceEntry {
-  return { name: device, ...placeOf(chain), mirror: null, frozen: null };
+/** A device on this chain, with neither a mirror nor a freeze. It trusts what the device did, if it was one before. */
+export function deviceEntryOf(device: string, chain: Chain, before?: DeviceEntry): DeviceEntry {
+  const entry = { name: device, ...placeOf(chain), mirror: null, frozen: null };
+  return withTrusted(entry, before ? trustedBy(before) : []);
 }
 
 /** What of a device's entry follows from its chain. */

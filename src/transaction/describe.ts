@@ -14,6 +14,7 @@ import {
   requireDevice,
   withDevices,
   type Workspace,
+  trustedBy,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { openChain } from "../format/index.ts";
@@ -219,7 +220,8 @@ async function openTop(
   entry: DeviceEntry,
   currentFolder: string,
 ): Promise<Pick<DeviceDescription, "virtualSizeBytes" | "chain" | "fences">> {
-  const gate = { workspaceRoot: workspace.root, allowPaths: table.allowPaths, currentFolder };
+  const allowPaths = [...table.allowPaths, ...trustedBy(entry)];
+  const gate = { workspaceRoot: workspace.root, allowPaths, currentFolder, device: entry.name };
   const chain = await openChain(workspace.storage, entry.image, { format: entry.format, gate });
   try {
     // Canonical, as the table has them: one image has one name, whatever `..` it was reached by.

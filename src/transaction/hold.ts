@@ -1,7 +1,7 @@
 // Holds the chains of devices by QEMU's locks alone, for as long as a command runs: others may read them, and not
 // write. Nothing is written for it, and nothing is left of it when this process ends.
 
-import { readTable, requireDevice } from "../device/index.ts";
+import { readTable, requireDevice, trustedBy } from "../device/index.ts";
 import { OpenedImages } from "./opened-images.ts";
 import type { LockWait } from "./request.ts";
 import type { Session } from "./session.ts";
@@ -22,10 +22,10 @@ export async function holdDevices(
   try {
     for (;;) {
       const table = await readTable(workspace);
-      const allowPaths = [...table.allowPaths, ...options.allowPaths];
       for (const name of names) {
-        const { image, format } = requireDevice(table, name);
-        await images.openChain(image, format, name, allowPaths);
+        const entry = requireDevice(table, name);
+        const allowPaths = [...table.allowPaths, ...options.allowPaths, ...trustedBy(entry)];
+        await images.openChain(entry.image, entry.format, name, { allowPaths, device: name });
       }
       await images.lock(options, new Set());
       // A command may have moved a device before its chain was locked: what is held has to be what it is.

@@ -1,7 +1,7 @@
 // A new overlay over a device's active layer, as actions plan it.
 
 import { posix } from "node:path";
-import type { ChainEntry, DeviceEntry } from "../device/index.ts";
+import { type ChainEntry, type DeviceEntry, trustedBy, withTrusted } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import {
   type Chain,
@@ -98,7 +98,7 @@ function flatteningHint(device: string): string {
 /** The device on its new overlay. */
 export function entryOn(entry: DeviceEntry, { overlay, toMake, chain }: PlannedOverlay): DeviceEntry {
   return {
-    ...entry,
+    ...withTrusted(entry, trustedBy(entry)),
     image: toMake.path,
     format: "qcow2",
     virtualSizeBytes: overlay.virtualSizeBytes,

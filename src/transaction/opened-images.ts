@@ -50,12 +50,12 @@ export class OpenedImages {
     path: string,
     format: string | undefined,
     device: string,
-    allowPaths: readonly string[],
+    trust: Pick<GateOptions, "allowPaths" | "device">,
   ): Promise<Chain> {
     try {
       const chain = await openChain(this.#storage, path, {
         format: format === undefined ? undefined : parseImageFormat(format),
-        gate: this.gateWith(allowPaths),
+        gate: { ...this.#gate, ...trust },
       });
       const opened = { chain, device };
       this.#chains.push(opened);

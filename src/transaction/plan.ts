@@ -1,6 +1,6 @@
 // From a request to the record that goes into the journal. Changes nothing.
 
-import { canonicalPath, type DeviceTable, readGeneration } from "../device/index.ts";
+import { canonicalPath, type DeviceTable, findDevice, readGeneration, trustedBy } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Plan, PlanContext } from "./action.ts";
 import { planAction } from "./actions/index.ts";
@@ -97,7 +97,12 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): Omit<PlanCo
       return await known;
     },
     contentPath: (image) => (before && findPendingOverlay(before, image)) ?? image,
-    gate: images.gateWith([...table.allowPaths, ...options.allowPaths]),
+    // Of chains that were opened before by the device's own gate: all that any of them trusts.
+    gate: images.gateWith([
+      ...table.allowPaths,
+      ...options.allowPaths,
+      ...table.devices.flatMap((entry) => trustedBy(entry)),
+    ]),
     async canonicalPath(path, device) {
       try {
         const canonical = await canonicalPath(workspace.storage, path);
@@ -119,11 +124,16 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): Omit<PlanCo
           },
         );
       }
-      return await images.openChain(path, format, device, [
-        ...table.allowPaths,
-        ...options.allowPaths,
-        ...allowPaths,
-      ]);
+      const present = findDevice(table, device);
+      return await images.openChain(path, format, device, {
+        allowPaths: [
+          ...table.allowPaths,
+          ...options.allowPaths,
+          ...allowPaths,
+          ...(present ? trustedBy(present) : []),
+        ],
+        ...(present && { device }),
+      });
     },
   };
 }

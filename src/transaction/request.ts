@@ -55,6 +55,14 @@ export interface DeviceRemoveRequest {
   readonly device: string;
 }
 
+/** Keeps a folder, or a file, where a device's images may lead to for raw backing images and data files. */
+export interface DeviceTrustRequest {
+  readonly kind: "device-trust";
+  readonly device: string;
+  /** Absolute. */
+  readonly place: string;
+}
+
 export interface RollbackRequest {
   readonly kind: "rollback";
   /** Undefined: the generation before the present one. */
@@ -134,6 +142,7 @@ export type ActionRequest =
   | ReopenRequest
   | DeviceAddRequest
   | DeviceRemoveRequest
+  | DeviceTrustRequest
   | RollbackRequest
   | MirrorRequest
   | MirrorCancelRequest

@@ -55,7 +55,11 @@ describe("a batch of lines", () => {
     ["snapshot vda x --workspace /w", "line 1: unknown option '--workspace'", ""],
     ["snapshot vda 'x", "line 1: a ' is not closed", ""],
     ["txn begin", "line 1: 'txn begin' is no action", "a batch is one transaction, which is committed"],
-    ["tree", "line 1: 'tree' is no action", "a batch takes device add, device remove, snapshot"],
+    [
+      "tree",
+      "line 1: 'tree' is no action",
+      "a batch takes device add, device remove, device trust, snapshot",
+    ],
     ["history", "line 1: 'history' is no action", ""],
     ["img create -f raw x 1M", "line 1: 'img create' is no action", "a batch takes device add"],
     ["help", "line 1: 'help' is no action", ""],

@@ -208,6 +208,7 @@ export const SCENARIOS: readonly Scenario[] = [
   onTwo("add and remove devices", [step("device add vdc ../images/c.qcow2"), step("device remove vdb")], {
     files: filesOf(DEVICES.slice(0, 3)),
   }),
+  onTwo("trust a folder", [step("device trust vda ../images")]),
   onTwo("rollback", [step("rollback"), step("rollback --to 4")], {
     prepare: [...addAll(TWO), step(group(TWO)), step("snapshot vda a2.qcow2")],
   }),

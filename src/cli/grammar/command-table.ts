@@ -66,6 +66,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/device-remove.ts")).deviceRemove,
   },
   {
+    path: ["device", "trust"],
+    summary: "let a device's images lead to a folder",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/device-trust.ts")).deviceTrust,
+  },
+  {
     path: ["device", "list"],
     summary: "list the devices",
     section: "Workspace and devices",

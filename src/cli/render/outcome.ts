@@ -14,6 +14,7 @@ const SAYING: Readonly<Record<ActionKind, Readonly<Record<Tense, string>>>> = {
   reopen: sayings("reopened", "reopen prepared", "would be reopened", "reopen undone"),
   "device-add": sayings("added", "add prepared", "would be added", "add undone"),
   "device-remove": sayings("removed", "remove prepared", "would be removed", "remove undone"),
+  "device-trust": sayings("trust kept", "trust prepared", "trust would be kept", "trust undone"),
   rollback: sayings("rolled back", "rollback prepared", "would be rolled back", "rollback undone"),
   mirror: sayings("mirrored", "mirror prepared", "would be mirrored", "mirror undone"),
   "mirror-cancel": sayings(

@@ -3,6 +3,7 @@
 import type { Plan, PlanContext } from "../action.ts";
 import type { ActionRequest } from "../request.ts";
 import { deviceAdd, deviceRemove } from "./device-table.ts";
+import { deviceTrust } from "./device-trust.ts";
 import { freeze } from "./freeze.ts";
 import { migrate } from "./migrate.ts";
 import { mirror } from "./mirror.ts";
@@ -24,6 +25,8 @@ export async function planAction(request: ActionRequest, context: PlanContext): 
       return await deviceAdd.plan(request, context);
     case "device-remove":
       return await deviceRemove.plan(request, context);
+    case "device-trust":
+      return await deviceTrust.plan(request, context);
     case "rollback":
       return await rollback.plan(request, context);
     case "freeze":

@@ -53,7 +53,7 @@ export const reopen: Action<ReopenRequest> = {
           ],
         },
       ],
-      changes: [{ device, after: { ...deviceEntryOf(device, chosen), frozen: moved.frozen } }],
+      changes: [{ device, after: { ...deviceEntryOf(device, chosen, entry), frozen: moved.frozen } }],
       allowPaths: [],
       patches: moved.patches,
       chains: [
@@ -105,7 +105,7 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
         ],
       },
     ],
-    changes: [{ device, after: { ...deviceEntryOf(device, chosen), frozen: moved.frozen } }],
+    changes: [{ device, after: { ...deviceEntryOf(device, chosen, entry), frozen: moved.frozen } }],
     allowPaths: [],
     filesToMake: copy.filesToMake,
     fillFiles: async (files, tools) => await copy.fillFiles(files, tools),

@@ -3,7 +3,14 @@
 // An earlier generation is what it was only while its images are: each was fingerprinted when its
 // generation was superseded, and is compared with that. What was written since stays in its own images.
 
-import { type ChainEntry, type DeviceEntry, type DeviceTable, findDevice } from "../../device/index.ts";
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  type DeviceTable,
+  findDevice,
+  trustedBy,
+  withTrusted,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { describeContentChanges } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
@@ -156,7 +163,8 @@ async function reviveEntry(revive: {
   const { after, wanted, context, chains, obstacles } = revive;
   const chain = await openInto(chains, obstacles, after, context);
   if (!chain) return undefined;
-  const entry = deviceEntryOf(after.name, chain);
+  const present = findDevice(context.table, after.name);
+  const entry = withTrusted(deviceEntryOf(after.name, chain, after), present ? trustedBy(present) : []);
   const closing = await closingEntry(after, wanted, context);
   if (closing.chain.length !== entry.chain.length) {
     obstacles.push(
@@ -201,7 +209,7 @@ async function openInto(
   context: PlanContext,
 ): Promise<OpenChains[number]["chain"] | undefined> {
   try {
-    const chain = await context.openChain(entry.image, entry.format, entry.name);
+    const chain = await context.openChain(entry.image, entry.format, entry.name, trustedBy(entry));
     chains.push({ device: entry.name, chain });
     return chain;
   } catch (error) {

@@ -1,7 +1,7 @@
 // snapshot and snapshot-group: a new overlay over the active layer of each device. The images below are
 // not written to; each device then writes to its overlay.
 
-import { type DeviceEntry, requireDevice } from "../../device/index.ts";
+import { type DeviceEntry, requireDevice, trustedBy, withTrusted } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, checkOverlayIsEmpty, type OverlayPlan, writeOverlay } from "../../format/index.ts";
 import {
@@ -119,7 +119,7 @@ async function reuseTarget(reuse: {
     path,
     before: activeLayer(below).path,
     chain: over,
-    after: { ...entry, ...placeOf(over) },
+    after: { ...withTrusted(entry, trustedBy(entry)), ...placeOf(over) },
     overlay: undefined,
     toMake: undefined,
     notes: [...over.links.flatMap((link) => link.warnings), ...staysFrozen(entry)],

@@ -1,0 +1,44 @@
+// device trust: keeps a place that a device's images may lead to. No image is written to, and the device need not
+// open without it: that is what the command is for.
+
+import { requireDevice, withTrusted } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { type Action, MAKES_NO_FILES } from "../action.ts";
+import type { DeviceTrustRequest } from "../request.ts";
+
+export const deviceTrust: Action<DeviceTrustRequest> = {
+  async plan({ device, place }, context) {
+    const entry = requireDevice(context.table, device);
+    if (!(await context.storage.stat(place))) {
+      throw new ImgtxError("E_NOT_FOUND", "what is to be trusted is not there", {
+        device,
+        image: place,
+        hint: "name a folder, or a single file, that exists",
+      });
+    }
+    const path = await context.storage.realPath(place);
+    const isKnown = entry.trusted?.includes(path) === true;
+    return {
+      ...MAKES_NO_FILES,
+      devices: [device],
+      reports: [
+        {
+          kind: "device-trust",
+          device,
+          before: entry.image,
+          after: entry.image,
+          format: entry.format,
+          files: [],
+          notes: [
+            isKnown
+              ? `${path} is trusted already`
+              : `raw backing images and data files in ${path} are followed from now on`,
+          ],
+        },
+      ],
+      changes: isKnown ? [] : [{ device, after: withTrusted(entry, [path]) }],
+      allowPaths: [],
+      chains: [],
+    };
+  },
+};
