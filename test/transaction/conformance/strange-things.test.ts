@@ -37,7 +37,12 @@ async function goOn(bench: Workbench): Promise<void> {
 
 describe("in the folder of journals", () => {
   test.each<[string, (path: string) => void]>([
-    ["a folder", (path) => void mkdirSync(path)],
+    [
+      "a folder",
+      (path) => {
+        mkdirSync(path);
+      },
+    ],
     ["a FIFO", makeFifo],
     [
       "a link to a file",
@@ -78,7 +83,12 @@ describe("under a name that imgtx is about to give", () => {
   const NAMES = ["table.json.new", "history/000003.json.new", "history/000003.json", "devices.new"];
 
   test.each(NAMES)("%s as an empty folder, or a FIFO, makes way", async (name) => {
-    for (const make of [(path: string) => void mkdirSync(path), makeFifo]) {
+    for (const make of [
+      (path: string) => {
+        mkdirSync(path);
+      },
+      makeFifo,
+    ]) {
       const bench = await makeWorkbench();
       make(bench.at(`.imgtx/${name}`));
       await goOn(bench);
@@ -124,7 +134,12 @@ describe("where it is lost", () => {
 
   test.each<[string, (path: string) => void]>([
     ["a FIFO", makeFifo],
-    ["an empty folder", (path) => void mkdirSync(path)],
+    [
+      "an empty folder",
+      (path) => {
+        mkdirSync(path);
+      },
+    ],
   ])("%s in the lock's place gives way to it", async (_, make) => {
     const bench = await makeWorkbench();
     rmSync(bench.at(".imgtx/lock"));
