@@ -41,7 +41,7 @@ export { findDeviceOnFile } from "./device-on-file.ts";
 export { isOwnerAlive, lockOwner } from "./owner-lock.ts";
 export { readWholeFile } from "./replace-file.ts";
 export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
-export { isViewPresent, planView, showView } from "./view.ts";
+export { assertShown, isViewPresent, planView, showView } from "./view.ts";
 export { findWorkspace, isWorkspaceMade, workspaceAt } from "./find-workspace.ts";
 export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts";
 export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";

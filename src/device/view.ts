@@ -16,6 +16,8 @@
 
 import { posix } from "node:path";
 import { isProtocolName } from "../format/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { shellQuote } from "../format/index.ts";
 import type { DeviceEntry, DeviceTable } from "./device-table.ts";
 import { clearTheWay, inTheWay } from "./in-the-way.ts";
 import { isInside, pathBelow } from "./stored-path.ts";
@@ -28,8 +30,16 @@ export interface View {
   readonly links: ReadonlyMap<string, string>;
   /** Folders that lookups go through, in the same form. */
   readonly folders: ReadonlySet<string>;
-  /** Devices that can't be shown, with the reason as a clause. */
-  readonly omitted: readonly { readonly device: string; readonly why: string }[];
+  readonly omitted: readonly Omitted[];
+}
+
+/** A device that can't be shown. */
+interface Omitted {
+  readonly device: string;
+  /** A clause. */
+  readonly why: string;
+  /** The relative name that stands in the way, and who stores it; null: the device's own name does. */
+  readonly name: { readonly overlay: string; readonly image: string; readonly format: string } | null;
 }
 
 /** Images choose their backing names: one that climbs on and on must not make paths too long to be made. */
@@ -46,12 +56,13 @@ export function planView(table: DeviceTable): View {
   const names = new Set(wanted.map(({ device }) => posix.join(below, device)));
   const links = new Map<string, string>();
   const folders = new Set(climbed);
-  const omitted: { device: string; why: string }[] = [];
+  const omitted: Omitted[] = [];
   for (const { device, lookups } of wanted) {
     if (!isClimbable(highestClimb(lookups))) {
       omitted.push({
         device,
         why: `a backing file name of its chain climbs more than ${MOST_CLIMBS} folders`,
+        name: lookups.find(({ at }) => !isClimbable(countClimbs(at)))?.stored ?? null,
       });
       continue;
     }
@@ -68,13 +79,36 @@ export function planView(table: DeviceTable): View {
       return false;
     });
     if (clash) {
-      omitted.push({ device, why: `'${clash.at}' would lead to another device's image there` });
+      const why = `'${clash.at}' would lead to another device's image there`;
+      omitted.push({ device, why, name: clash.stored });
       continue;
     }
     for (const [link, image] of own) links.set(link, image);
     for (const folder of ownFolders) folders.add(folder);
   }
   return { folder: posix.join(`.imgtx/view/${table.generation}`, below), links, folders, omitted };
+}
+
+/** E_REFUSED where a device of the next table would not be shown, and no such device is in the present one. */
+export function assertShown(present: DeviceTable, next: DeviceTable): void {
+  const before = new Set(planView(present).omitted.map(({ device }) => device));
+  const hidden = planView(next).omitted.find(({ device }) => !before.has(device));
+  if (!hidden) return;
+  const { device, why, name } = hidden;
+  const isThere = present.devices.some(({ chain }) => chain.some(({ image }) => image === name?.overlay));
+  throw new ImgtxError("E_REFUSED", `devices/${device} could not be shown: ${why}`, {
+    device,
+    ...(name && { image: name.overlay, field: "backing_file_name" }),
+    hint: `QEMU looks a relative backing file name up in 'devices': ${wayAround(name, isThere)}, or keep the devices in two workspaces`,
+  });
+}
+
+function wayAround(name: Omitted["name"], isThere: boolean): string {
+  if (!name) return "take another name for the device";
+  const { overlay, image, format } = name;
+  const rebase = `qemu-img rebase -u -F ${format} -b ${shellQuote(image)} ${shellQuote(overlay)}`;
+  const absolute = `make it absolute while no guest runs, \`${rebase}\``;
+  return isThere ? absolute : `leave --relative out for a new overlay, or ${absolute}`;
 }
 
 /** Whether `devices` shows this table. */
@@ -128,16 +162,18 @@ interface Lookup {
   /** The path that QEMU composes, relative to `devices`, not normalised. */
   readonly at: string;
   readonly image: string;
+  /** Where the name is stored; null for the device's own. */
+  readonly stored: Omitted["name"];
 }
 
 function lookupsOf(device: DeviceEntry): Lookup[] {
-  const lookups = [{ at: device.name, image: device.image }];
+  const lookups: Lookup[] = [{ at: device.name, image: device.image, stored: null }];
   let folder = "";
-  for (const { name, image } of device.chain.slice(1)) {
+  for (const [index, { name, image, format }] of device.chain.slice(1).entries()) {
     // After an absolute name, or file:NAME, QEMU is out of the view for good.
     if (name === null || posix.isAbsolute(name) || isProtocolName(name)) break;
     const at = folder + name;
-    lookups.push({ at, image });
+    lookups.push({ at, image, stored: { overlay: device.chain[index]?.image ?? "", image, format } });
     folder = at.slice(0, at.lastIndexOf("/") + 1);
   }
   return lookups;

@@ -16,7 +16,9 @@ export function makeNodeHost(): Host {
   let origin: Origin | undefined;
   return {
     pid: process.pid,
-    userId: process.geteuid?.() ?? 0,
+    get userId() {
+      return process.geteuid?.() ?? 0;
+    },
     nameOfUser: lookUpName,
     groupsOfUser: lookUpGroups,
     get userName() {

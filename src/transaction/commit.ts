@@ -8,6 +8,7 @@
 //   change in between do so with the workspace free: others commit on their own devices meanwhile, in any order.
 
 import {
+  assertShown,
   type DeviceTable,
   discardNextGeneration,
   keepGeneration,
@@ -158,6 +159,7 @@ async function enterCommit<T>(
     const record = commitRecord(workspace, table, journal.state);
     const next = nextTable(table, journal.state, record);
     const devices = heldDevices(journal.state);
+    assertShown(table, next);
     assertActiveLayersApart(await withCommitted(workspace, next, journal.id), devices);
     leases = leasesOn(commit, imagesLeft(table, next, devices), images);
     const refusal = leases.take();

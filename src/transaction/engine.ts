@@ -7,7 +7,7 @@
 //   compares all images with what the plan read, under their locks.
 // - What fails before the commit mark is undone before the error is thrown on.
 
-import { type DeviceTable, withDevices } from "../device/index.ts";
+import { assertShown, type DeviceTable, withDevices } from "../device/index.ts";
 import { ImgtxError, settleAll } from "../errors/index.ts";
 import { assertActiveLayersApart } from "./chain-entry.ts";
 import { commitJournal } from "./commit.ts";
@@ -29,7 +29,9 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
     const { record } = await planStatement(work, { table, request, number: plans.length, earlier: plans });
     await work.images.lock(waitingOf(work), changedImages(record));
     await assertDevicesFree(work, record);
-    table = withDevices(table, record.changes);
+    const next = withDevices(table, record.changes);
+    assertShown(table, next);
+    table = next;
     assertActiveLayersApart(table, record.devices);
     plans.push(record);
   }

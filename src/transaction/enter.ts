@@ -5,7 +5,14 @@
 //   transaction on the same devices. So two processes never work on one device.
 // - What stands in the way is waited for as long as the command waits for anything, and no longer.
 
-import { type DeviceTable, findDevice, lockWorkspace, makeWorkspace, withDevices } from "../device/index.ts";
+import {
+  assertShown,
+  type DeviceTable,
+  findDevice,
+  lockWorkspace,
+  makeWorkspace,
+  withDevices,
+} from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Plan } from "./action.ts";
 import { assertActiveLayersApart } from "./chain-entry.ts";
@@ -92,7 +99,9 @@ async function enterPlan(
       const why = "another command changed the device meanwhile";
       return { obstacle: new ImgtxError("E_CHANGED", why, { device: moved }) };
     }
-    assertActiveLayersApart(withDevices(table, record.changes), record.devices);
+    const next = withDevices(table, record.changes);
+    assertShown(table, next);
+    assertActiveLayersApart(next, record.devices);
     return await addPlan(work, record);
   } finally {
     await lock.close();
