@@ -2,6 +2,7 @@
 
 import { canonicalPath, type DeviceTable, findDevice, readGeneration, trustedBy } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
+import type { GateOptions } from "../format/index.ts";
 import type { Plan, PlanContext } from "./action.ts";
 import { planAction } from "./actions/index.ts";
 import { watchChain } from "./chain-entry.ts";
@@ -98,11 +99,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): Omit<PlanCo
     },
     contentPath: (image) => (before && findPendingOverlay(before, image)) ?? image,
     // Of chains that were opened before by the device's own gate: all that any of them trusts.
-    gate: images.gateWith([
-      ...table.allowPaths,
-      ...options.allowPaths,
-      ...table.devices.flatMap((entry) => trustedBy(entry)),
-    ]),
+    gate: images.gateWith([...trustOfAll(table), ...options.allowPaths]),
     async canonicalPath(path, device) {
       try {
         const canonical = await canonicalPath(workspace.storage, path);
@@ -124,18 +121,25 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): Omit<PlanCo
           },
         );
       }
-      const present = findDevice(table, device);
-      return await images.openChain(path, format, device, {
-        allowPaths: [
-          ...table.allowPaths,
-          ...options.allowPaths,
-          ...allowPaths,
-          ...(present ? trustedBy(present) : []),
-        ],
-        ...(present && { device }),
-      });
+      return await images.openChain(path, format, device, trustOf(table, device, options, allowPaths));
     },
   };
+}
+
+/** For the chains of one device: the workspace's word, the command's, and the device's own. */
+function trustOf(
+  table: DeviceTable,
+  device: string,
+  options: Work["options"],
+  further: readonly string[],
+): Pick<GateOptions, "allowPaths" | "device"> {
+  const present = findDevice(table, device);
+  const allowPaths = [...table.allowPaths, ...options.allowPaths, ...further];
+  return present ? { allowPaths: [...allowPaths, ...trustedBy(present)], device } : { allowPaths };
+}
+
+function trustOfAll({ allowPaths, devices }: DeviceTable): readonly string[] {
+  return [...allowPaths, ...devices.flatMap((entry) => trustedBy(entry))];
 }
 
 /**
