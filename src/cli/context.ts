@@ -5,8 +5,17 @@
 import type { Storage } from "../storage/index.ts";
 import type { Engine } from "./engine.ts";
 
+/** Why not all that was written has arrived. */
+export interface WriteFailure {
+  readonly reason: string;
+  /** Whoever read it went away (`| head`), which most commands take for no error. */
+  readonly readerGone: boolean;
+}
+
 export interface Output {
   write(text: string): void;
+  /** Waits until all that was written has been taken. Left out where writing can't fail. */
+  settled?(): Promise<WriteFailure | undefined>;
   readonly isTTY: boolean;
   /** Width of the terminal; undefined or 0 where it is not known. */
   readonly columns: number | undefined;

@@ -3,14 +3,12 @@
 //
 // Invariants
 // - The process is never made to end: it ends when nothing is left to do, so piped output is whole.
-// - A reader that goes away (`| head`) is no error. What is not wanted any more is dropped, and the
-//   command still ends with its own status, which may be that of a commit.
-// - A result that can't be written (`> /dev/full`) never ends with status 0.
+// - What can't be written is dropped, and the output says why when it is asked: `run` decides what that means.
 
 import { constants } from "node:os";
 import { ImgtxError } from "../errors/index.ts";
 import { makeNodeStorage } from "../storage/index.ts";
-import type { Child, ChildEnd, CliContext, Interrupt, Output } from "./context.ts";
+import type { Child, ChildEnd, CliContext, Interrupt, Output, WriteFailure } from "./context.ts";
 import { run } from "./main.ts";
 import { printable } from "./render/printable.ts";
 
@@ -27,22 +25,16 @@ interface Descriptors {
 }
 
 export async function launch(descriptors: Descriptors): Promise<void> {
-  let writeFailed = false;
-  const onWriteError = (error: Error): void => {
-    writeFailed = true;
-    process.exitCode ||= 1;
-    process.stderr.write(`error: the result could not be written: ${error.message}\n`);
-  };
   // Nowhere is left to say that an error could not be written; the status tells of it.
-  const stderr = outputOf(2, descriptors, () => undefined);
+  const stderr = outputOf(2, descriptors);
   const onProgressRequest = tellOfProgress(stderr);
-  const status = await run(process.argv.slice(2), {
+  process.exitCode = await run(process.argv.slice(2), {
     storage: makeNodeStorage(),
     get cwd() {
       return currentFolder();
     },
     env: process.env,
-    stdout: outputOf(1, descriptors, onWriteError),
+    stdout: outputOf(1, descriptors),
     stderr,
     stdin: readStdin,
     sharesTerminal: descriptors.isTerminal(0),
@@ -51,7 +43,6 @@ export async function launch(descriptors: Descriptors): Promise<void> {
     ...(isQemuImg() && { program: "qemu-img" as const }),
     spawn: startChild,
   });
-  process.exitCode = status === 0 && writeFailed ? 1 : status;
 }
 
 function currentFolder(): string {
@@ -90,15 +81,10 @@ function tellOfProgress(stderr: Output): NonNullable<CliContext["onProgressReque
 }
 
 /** An output of the process: a terminal as Node's stream, anything else by its descriptor. */
-function outputOf(
-  descriptor: 1 | 2,
-  { writeDirectly, isTerminal }: Descriptors,
-  onWriteError: (error: Error) => void,
-): Output {
-  let gone = false;
+function outputOf(descriptor: 1 | 2, { writeDirectly, isTerminal }: Descriptors): Output {
+  let failure: WriteFailure | undefined;
   const onError = (error: NodeJS.ErrnoException): void => {
-    if (!gone && error.code !== "EPIPE") onWriteError(error);
-    gone = true;
+    failure ??= { reason: error.message, readerGone: error.code === "EPIPE" };
   };
   const openStream = (): NodeJS.WriteStream => {
     const stream = descriptor === 1 ? process.stdout : process.stderr;
@@ -108,7 +94,7 @@ function outputOf(
   // and a pipe that is full for the moment.
   let stream = isTerminal(descriptor) ? openStream() : undefined;
   const write = (text: string): void => {
-    if (gone) return;
+    if (failure) return;
     if (stream !== undefined) {
       stream.write(text);
       return;
@@ -126,10 +112,16 @@ function outputOf(
       stream.write(rest);
     }
   };
-  if (stream === undefined) return { write, isTTY: false, columns: undefined };
+  const settled = async (): Promise<WriteFailure | undefined> => {
+    // Behind all that the stream has been given: it calls back in order, and for an error too.
+    if (stream !== undefined && !failure) await new Promise((taken) => stream?.write("", taken));
+    return failure;
+  };
+  if (stream === undefined) return { write, settled, isTTY: false, columns: undefined };
   const terminal = stream;
   return {
     write,
+    settled,
     isTTY: true,
     get columns() {
       return terminal.columns;

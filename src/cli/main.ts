@@ -20,7 +20,7 @@ export async function run(argv: readonly string[], context: CliContext): Promise
   if (context.program === "qemu-img" || argv.includes("img")) {
     const { runAsImg } = await import("./img/start.ts");
     const status = await runAsImg(argv, context);
-    if (status !== undefined) return status;
+    if (status !== undefined) return await settleImg(status, context);
   }
   const located = locateCommand(argv);
   const report = await Report.create(context, {
@@ -36,6 +36,13 @@ export async function run(argv: readonly string[], context: CliContext): Promise
   }
 }
 
+/** Without loading what a report needs, unless there is something to report. */
+async function settleImg(status: number, context: CliContext): Promise<number> {
+  if (!(await context.stdout.settled?.())) return status;
+  const options = { json: false, quiet: false, verbose: false, refusesColor: false };
+  return await (await Report.create(context, options)).settle(status);
+}
+
 async function dispatch(
   argv: readonly string[],
   located: Located,
@@ -44,11 +51,11 @@ async function dispatch(
 ): Promise<number> {
   if (located.wantsVersion) {
     report.print([`imgtx ${version}`]);
-    return 0;
+    return await report.settle(0);
   }
   if (located.wantsHelp && (located.bare || located.row)) {
     report.print(await drawHelp(located.path, report.canvas, false));
-    return 0;
+    return await report.settle(0);
   }
   if (located.bare) {
     // Status 0 is kept for what was done: a script whose variable was empty must not go on.
@@ -89,7 +96,7 @@ async function execute(
       report,
       signal: interrupts.signal,
     };
-    return await executeCommand(command, invocation);
+    return await report.settle(await executeCommand(command, invocation));
   } catch (error) {
     return report.failure(interrupts.explain(error));
   } finally {

@@ -3,7 +3,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { RecoveryNote } from "../transaction/index.ts";
-import type { CliContext } from "./context.ts";
+import type { CliContext, WriteFailure } from "./context.ts";
 import { makeCanvas, type Canvas } from "./render/canvas.ts";
 import { drawError } from "./render/error.ts";
 import { errorJson, withSchema } from "./render/json.ts";
@@ -20,6 +20,8 @@ export interface ReportOptions {
 export interface Drawing<T> {
   readonly text: (data: T, canvas: Canvas) => readonly string[];
   readonly json: (data: T) => object;
+  /** What was done, and stays done where this can't be written, as a clause; undefined: nothing. */
+  readonly stands?: (data: T) => string | undefined;
 }
 
 export class Report {
@@ -28,6 +30,8 @@ export class Report {
   readonly #out: Canvas;
   readonly #err: Canvas;
   #spinner: Spinner | undefined;
+  /** What the command has done so far. */
+  #stands: string[] = [];
 
   private constructor(context: CliContext, options: ReportOptions, out: Canvas, err: Canvas) {
     this.#context = context;
@@ -61,6 +65,7 @@ export class Report {
   /** What was asked for: printed under --quiet too. */
   answer<T>(data: T, drawing: Drawing<T>): void {
     this.stopWaiting();
+    this.#keepWhatStands(data, drawing);
     const { stdout } = this.#context;
     if (this.#options.json) stdout.write(`${printableJson(drawing.json(data), 2)}\n`);
     else stdout.write(linesOf(drawing.text(printableData(data), this.#out)));
@@ -75,10 +80,30 @@ export class Report {
   /** What was done, where stdout belongs to others: on stderr, as JSON in one line. Left out under --quiet. */
   aside<T>(data: T, drawing: Drawing<T>): void {
     this.stopWaiting();
+    this.#keepWhatStands(data, drawing);
     const { stderr } = this.#context;
     if (this.#options.quiet) return;
     if (this.#options.json) stderr.write(`${printableJson(drawing.json(data))}\n`);
     else stderr.write(linesOf(drawing.text(printableData(data), this.#err)));
+  }
+
+  /** Why the results could not be written, for a command to which a reader that went away matters too. */
+  async findWriteFailure(): Promise<WriteFailure | undefined> {
+    return await this.#context.stdout.settled?.();
+  }
+
+  /**
+   * The exit status of a command that has ended with this one, when its results are out. Where they can't be
+   * written, that is never 0: a script would take what it read for the whole. What was done is told then.
+   */
+  async settle(status: number): Promise<number> {
+    const failure = await this.findWriteFailure();
+    if (!failure || failure.readerGone) return status;
+    const stands = this.#stands.length > 0;
+    const done = stands ? `${this.#stands.join("; ")}, but ` : "";
+    const message = `${done}the result could not be written: ${failure.reason}`;
+    const failed = this.failure(new ImgtxError("E_FAILED", message, { changed: stands }));
+    return status === 0 ? failed : status;
   }
 
   /** Lines that are text in every form of output: help, completions. */
@@ -128,6 +153,11 @@ export class Report {
     if (this.#options.json) stderr.write(`${printableJson(errorJson(error))}\n`);
     else stderr.write(linesOf(drawError(error, this.#err, this.#options.verbose)));
     return error instanceof ImgtxError ? error.exitCode : 1;
+  }
+
+  #keepWhatStands<T>(data: T, { stands }: Drawing<T>): void {
+    const standing = stands?.(data);
+    if (standing !== undefined) this.#stands.push(standing);
   }
 
   #toStderr(json: object, text: string): void {

@@ -4,7 +4,7 @@
 // Invariant: a stand-in's function that a test did not give throws, so that no test passes on a call
 // that it did not expect.
 
-import type { CliContext, Interrupt } from "../../src/cli/context.ts";
+import type { CliContext, Interrupt, WriteFailure } from "../../src/cli/context.ts";
 import type { Engine } from "../../src/cli/engine.ts";
 import { run } from "../../src/cli/main.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
@@ -35,6 +35,8 @@ export interface RunSetting {
   readonly spawn?: CliContext["spawn"];
   readonly onInterrupt?: CliContext["onInterrupt"];
   readonly sharesTerminal?: boolean;
+  /** Why nothing that is written to stdout arrives. */
+  readonly writeFailure?: WriteFailure;
   readonly program?: CliContext["program"];
 }
 
@@ -51,7 +53,7 @@ export async function runCli(argv: readonly string[], setting: RunSetting = {}):
     storage: makeNodeStorage(),
     cwd: setting.cwd ?? "/srv/guests",
     env: setting.env ?? {},
-    stdout: outputTo("stdout"),
+    stdout: { ...outputTo("stdout"), settled: async () => setting.writeFailure },
     stderr: outputTo("stderr"),
     stdin: async () => setting.stdin ?? "",
     ...(setting.engine && { engine: standIn(setting.engine) }),

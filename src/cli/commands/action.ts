@@ -6,12 +6,13 @@ import { openSession, runOptions, type Invocation } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import type { CopyProgress } from "../render/copy-progress.ts";
 import { outcomeJson } from "../render/json.ts";
-import { closingOf, drawOutcome, tenseOf } from "../render/outcome.ts";
+import { closingOf, drawOutcome, standingOf, tenseOf } from "../render/outcome.ts";
 
 /** An outcome as most commands print it. */
 export const OUTCOME: Drawing<Outcome> = {
   text: (outcome, canvas) => drawOutcome(outcome, canvas, tenseOf(outcome), closingOf(outcome)),
   json: outcomeJson,
+  stands: standingOf,
 };
 
 export async function executeAction(command: ActionCommand, invocation: Invocation): Promise<number> {

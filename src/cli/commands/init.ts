@@ -17,6 +17,7 @@ interface Made {
 const MADE: Drawing<Made> = {
   text: ({ root, created }) => [created ? `Made a workspace in ${root}` : `${root} is a workspace already`],
   json: ({ root, created }) => withSchema({ changed: created, workspace: root }),
+  stands: ({ root, created }) => (created ? `the workspace in ${root} is made` : undefined),
 };
 
 const ADOPTED: Drawing<Adoption & { readonly dryRun: boolean }> = {
@@ -50,6 +51,8 @@ const ADOPTED: Drawing<Adoption & { readonly dryRun: boolean }> = {
       kept,
       devices,
     }),
+  stands: ({ root, changed, dryRun }) =>
+    changed && !dryRun ? `${root} is a workspace of its own now` : undefined,
 };
 
 const RESTORED: Drawing<Restoration & { readonly dryRun: boolean }> = {

@@ -20,6 +20,7 @@ export const ABORTED: Drawing<Outcome> = {
         : `Aborted transaction ${outcome.transaction}; generation ${outcome.generation} stays.`,
     ),
   json: outcomeJson,
+  stands: ({ dryRun, transaction }) => (dryRun ? undefined : `transaction ${transaction} is aborted`),
 };
 
 export const txnAbort: PlainCommand = {

@@ -1,9 +1,11 @@
 // imgtx txn begin
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { TransactionDescription } from "../../transaction/index.ts";
+import type { WriteFailure } from "../context.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { lockWait, openSession } from "../invocation.ts";
+import { type Invocation, lockWait, openSession, type OpenSession, runOptions } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { withSchema } from "../render/json.ts";
 import { WOULD } from "./would.ts";
@@ -49,6 +51,29 @@ export const txnBegin: PlainCommand = {
     );
     await begun.release();
     report.answer(begun.description, BEGUN);
+    const failure = await report.findWriteFailure();
+    if (failure) throw await takeBack(invocation, { engine, session }, begun.description.id, failure);
     return 0;
   },
 };
+
+/** A transaction that nobody was told of would collect the next commands from here. Its abort is durable. */
+async function takeBack(
+  invocation: Invocation,
+  { engine, session }: OpenSession,
+  id: string,
+  { reason }: WriteFailure,
+): Promise<ImgtxError> {
+  const why = `the id of the transaction could not be written: ${reason}`;
+  try {
+    await engine.abortTransaction(session, id, { ...runOptions(invocation, false), signal: undefined });
+    return new ImgtxError("E_FAILED", `${why}; it is taken back`);
+  } catch (cause) {
+    if (!(cause instanceof ImgtxError)) throw cause;
+    return new ImgtxError("E_FAILED", `${why}; and it could not be taken back: ${cause.message}`, {
+      changed: true,
+      hint: `\`imgtx txn abort ${id}\` takes it back`,
+      cause,
+    });
+  }
+}

@@ -7,7 +7,7 @@ import { openSession, runOptions } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { outcomeJson } from "../render/json.ts";
 import { readTransactionId, TRANSACTION_ID } from "./pick-transaction.ts";
-import { drawOutcome, tenseOf } from "../render/outcome.ts";
+import { drawOutcome, standingOf, tenseOf } from "../render/outcome.ts";
 
 export const COMMITTED: Drawing<Outcome> = {
   text: (outcome, canvas) =>
@@ -20,6 +20,7 @@ export const COMMITTED: Drawing<Outcome> = {
         : `Committed transaction ${outcome.transaction}: generation ${outcome.generation}.`,
     ),
   json: outcomeJson,
+  stands: standingOf,
 };
 
 export const txnCommit: PlainCommand = {

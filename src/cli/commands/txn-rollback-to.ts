@@ -49,6 +49,7 @@ export const txnRollbackTo: PlainCommand = {
             "prepared",
             `Transaction ${back.outcome.transaction} is back at savepoint ${back.name}.`,
           ),
+        stands: (back) => `transaction ${back.outcome.transaction} is back at savepoint ${back.name}`,
         json: (back) => withSchema({ ...outcomeJson(back.outcome), savepoint: back.name }),
       },
     );

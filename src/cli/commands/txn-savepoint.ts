@@ -40,6 +40,7 @@ export const txnSavepoint: PlainCommand = {
         text: (made: { outcome: Outcome; name: string }) => [
           `Savepoint ${made.name} in transaction ${made.outcome.transaction}.`,
         ],
+        stands: (made) => `savepoint ${made.name} is made in transaction ${made.outcome.transaction}`,
         json: (made) => withSchema({ ...outcomeJson(made.outcome), savepoint: made.name }),
       },
     );

@@ -60,6 +60,19 @@ export function closingOf(outcome: Outcome): string {
   return outcome.changed ? `Generation ${outcome.generation}.` : "Nothing to change.";
 }
 
+/** What stays done, as a clause, where the result can't be written; undefined: nothing. */
+export function standingOf({
+  dryRun,
+  changed,
+  pending,
+  transaction,
+  generation,
+}: Outcome): string | undefined {
+  if (dryRun) return undefined;
+  if (pending) return `it is prepared in transaction ${transaction}`;
+  return changed ? `generation ${generation} is committed and durable` : undefined;
+}
+
 /** `transaction 7f3k2m9qa1 (nightly), begun 2026-11-27 04:10:02Z`: nobody is to be in one without knowing it. */
 function sayJoined(id: string | null, { name, started }: NonNullable<Outcome["joined"]>): string {
   return `transaction ${id}${name === null ? "" : ` (${name})`}, begun ${drawTime(started)}`;
