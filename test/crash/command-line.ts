@@ -18,7 +18,7 @@ import type { Race } from "./races.ts";
 import { record } from "./recording.ts";
 import { type SampleFile, type Scenario, WORKSPACE } from "./sample-devices.ts";
 import type { RaceEntry } from "./scenarios.ts";
-import { SimulatedMachine } from "./simulated-disk.ts";
+import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
 import { startProcess } from "./simulated-process.ts";
 import { BadState, type Plan, type RunResult, type Subject } from "./subject.ts";
 
@@ -83,6 +83,14 @@ function subjectFor(
       const result = await runCommand(storage, argv, env);
       const lacksWorkspace = startsWithout && argv[0] === "recover" && isLacking(result);
       return lacksWorkspace ? { ...result, exit: 0 } : result;
+    },
+    async runAfterReboot(machine, argv) {
+      // Asked of a copy: recovery is to be the command's own.
+      const asked = startProcess(afterProcessDeath(machine));
+      const open = await runCommand(asked, ["txn", "list", "--quiet"], env);
+      const [id, ...others] = open.out.split("\n").filter((line) => line !== "");
+      const named = id !== undefined && others.length === 0 ? { IMGTX_TXN: id } : {};
+      return await runCommand(startProcess(machine), argv, { ...env, ...named });
     },
     observe: async (machine) => describeWorkspace(viewOf(machine.tree), place, await askCommands(machine)),
     isDerived: (path) =>

@@ -14,7 +14,7 @@ import { describePoint, outcomesOf, type RecordedStep, type Recording } from "./
 import { differences, emptyReport, type Report, withoutIds } from "./report.ts";
 import { FULL_LIMITS, type SelectionLimits } from "./selections.ts";
 import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
-import { runOn, type Subject } from "./subject.ts";
+import { goOnOn, type Subject } from "./subject.ts";
 
 export interface ExploreOptions {
   /** Disks tried at each crash point of a command. */
@@ -260,7 +260,7 @@ class Explorer {
     if (!next || this.#recording.plan.mixes) return;
     const { argv, exit } = next.step;
     const running = afterProcessDeath(crash.machine, { boots: crash.machine.boots });
-    const result = await runOn(running, this.#subject, argv);
+    const result = await goOnOn(running, this.#subject, argv);
     if (result.exit !== (exit ?? 0)) {
       const detail = `\`${argv.join(" ")}\` ends with ${result.exit}\n${result.text}`;
       this.#check.violate("the next command fails", crash.trail, detail);

@@ -7,7 +7,7 @@ import type { Tree } from "./disk-tree.ts";
 import type { RecordedStep, Recording } from "./recording.ts";
 import { differences, type Report } from "./report.ts";
 import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
-import { observeCopy, runOn, type Subject } from "./subject.ts";
+import { goOnOn, observeCopy, runOn, type Subject } from "./subject.ts";
 
 export interface Recovered {
   /** Undefined where a violation was reported. */
@@ -118,7 +118,7 @@ export class RecoveryCheck {
     const machine = new SimulatedMachine({ durable: recovered.tree, boots: 9 });
     try {
       for (const { argv, exit } of this.#recording.plan.steps.slice(next)) {
-        const result = await runOn(machine, this.#subject, argv);
+        const result = await goOnOn(machine, this.#subject, argv);
         if (result.exit === (exit ?? 0)) continue;
         const detail = `\`${argv.join(" ")}\` ends with ${result.exit}\n${result.text}`;
         this.violate("the scenario cannot go on after recovery", trail, detail);

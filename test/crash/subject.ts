@@ -15,6 +15,11 @@ export interface RunResult {
 export interface Subject {
   /** Runs one command as a process of its own. Throws only for a bug. */
   run(storage: Storage, argv: readonly string[]): Promise<RunResult>;
+  /**
+   * The same after a reboot, for who goes on with what lay open: a command from another boot joins nothing that it
+   * does not name. Default: run.
+   */
+  runAfterReboot?(machine: SimulatedMachine, argv: readonly string[]): Promise<RunResult>;
   /** The command that does nothing but recover. */
   readonly recover: readonly string[];
   /**
@@ -75,6 +80,15 @@ export async function runOn(
   const result = await subject.run(process, argv);
   machine.checkAlive(process);
   return result;
+}
+
+/** As above, on a machine that was started anew. */
+export async function goOnOn(
+  machine: SimulatedMachine,
+  subject: Subject,
+  argv: readonly string[],
+): Promise<RunResult> {
+  return (await subject.runAfterReboot?.(machine, argv)) ?? (await runOn(machine, subject, argv));
 }
 
 /** Observes a copy, so that the machine itself stays as it is. */
