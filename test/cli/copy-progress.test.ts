@@ -6,7 +6,12 @@ import { startCopyProgress } from "../../src/cli/render/copy-progress.ts";
 const MIB = 1024 * 1024;
 
 /** A progress whose output is kept, and which can be asked as SIGUSR1 does. */
-function start({ asJson = false, quiet = false, columns = undefined as number | undefined } = {}) {
+function start({
+  asJson = false,
+  json = false,
+  quiet = false,
+  columns = undefined as number | undefined,
+} = {}) {
   const written: string[] = [];
   let ask: (() => void) | undefined;
   const progress = startCopyProgress(
@@ -20,7 +25,7 @@ function start({ asJson = false, quiet = false, columns = undefined as number | 
         };
       },
     },
-    { asJson, quiet },
+    { asJson, json, quiet },
   );
   return { progress, written, ask: () => ask?.() };
 }
@@ -44,6 +49,20 @@ describe("a request", () => {
     expect(written).toEqual([
       "imgtx: 0 B of 0 B done\n",
       "imgtx: 5 MiB of 7 MiB done, copying vda, merging into /srv/a\\u{a}b\n",
+    ]);
+  });
+
+  test.each([
+    ["its progress", { asJson: true }],
+    ["all that it prints", { json: true }],
+  ])("is answered as JSON where %s is asked for so", (_what, how) => {
+    const { progress, written, ask } = start(how);
+    ask();
+    progress.update("copying vda", MIB, 2 * MIB);
+    ask();
+    expect(written.map((line) => JSON.parse(line) as unknown)).toEqual([
+      { schema: 1, progress: { done: 0, total: 0 } },
+      { schema: 1, progress: { done: MIB, total: 2 * MIB } },
     ]);
   });
 

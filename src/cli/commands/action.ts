@@ -40,5 +40,5 @@ async function watchCopies(
 ): Promise<CopyProgress> {
   const { startCopyProgress } = await import("../render/copy-progress.ts");
   const asJson = kind === "mirror" && input.text("--progress") === "json";
-  return startCopyProgress(context, { asJson, quiet: settings.quiet });
+  return startCopyProgress(context, { asJson, json: settings.json, quiet: settings.quiet });
 }

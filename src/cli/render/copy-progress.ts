@@ -1,4 +1,5 @@
-// How far the copying of devices is: a bar on a terminal, a line for SIGUSR1, and a JSON object a line on request.
+// How far the copying of devices is: a bar on a terminal, a line for SIGUSR1, and a JSON object a line on request,
+// which SIGUSR1 is then answered by too.
 //
 // Parts are added up as they begin: what is compared first is copied then, as far as it differs.
 
@@ -14,11 +15,19 @@ export interface CopyProgress {
   stop(): void;
 }
 
+export interface CopyProgressOptions {
+  /** An object each second was asked for. */
+  readonly asJson: boolean;
+  /** All else that is printed is JSON. */
+  readonly json: boolean;
+  readonly quiet: boolean;
+}
+
 const JSON_EVERY_MS = 1000;
 
 export function startCopyProgress(
   context: Pick<CliContext, "stderr" | "env" | "onProgressRequest">,
-  { asJson, quiet }: { readonly asJson: boolean; readonly quiet: boolean },
+  { asJson, json, quiet }: CopyProgressOptions,
 ): CopyProgress {
   const { stderr } = context;
   const parts = new Map<string, { readonly done: number; readonly total: number }>();
@@ -32,7 +41,14 @@ export function startCopyProgress(
     }
     return { done, total };
   };
+  const tellAsJson = (): void => {
+    stderr.write(`${JSON.stringify(withSchema({ progress: sum() }))}\n`);
+  };
   const stopAnswering = context.onProgressRequest?.(() => {
+    if (asJson || json) {
+      tellAsJson();
+      return;
+    }
     bar?.clear();
     const { done, total } = sum();
     const names = [...parts].flatMap(([name, part]) => (part.done < part.total ? printable(name) : []));
@@ -46,7 +62,7 @@ export function startCopyProgress(
       bar?.draw(all.done, all.total);
       if (!asJson || (performance.now() - toldAt < JSON_EVERY_MS && all.done < all.total)) return;
       toldAt = performance.now();
-      stderr.write(`${JSON.stringify(withSchema({ progress: { done: all.done, total: all.total } }))}\n`);
+      tellAsJson();
     },
     stop() {
       stopAnswering?.();

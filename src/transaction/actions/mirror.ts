@@ -82,9 +82,11 @@ async function planTarget(target: MirrorTarget, context: PlanContext): Promise<P
   const path =
     target.file === undefined ? requireMirror(entry).image : await context.canonicalPath(target.file, device);
   const copy = await planCopy(entry, target, path, context);
+  // As large as it is now: it may have been resized since the table was written.
+  const { virtualSizeBytes } = activeLayer(await context.openChain(entry.image, entry.format, device));
   return {
     ...copy,
-    entry,
+    entry: { ...entry, virtualSizeBytes },
     report: {
       kind: "mirror",
       device,

@@ -66,6 +66,18 @@ describe("a full mirror", () => {
   });
 });
 
+qemu.test("a device that was resized is told, and kept, as large as it is now", async () => {
+  const bench = await makeWorkbench();
+  execFileSync("qemu-img", ["resize", "-q", bench.at("a.qcow2"), "1M"]);
+  const outcome = await mirror(bench, { vda: "m.qcow2" });
+  expect(outcome.devices).toMatchObject([{ name: "vda", virtualSizeBytes: 1024 * 1024 }]);
+  for (const image of ["a.qcow2", "m.qcow2"]) {
+    execFileSync("qemu-img", ["resize", "-q", bench.at(image), "2M"]);
+  }
+  const again = await mirror(bench, { vda: undefined });
+  expect(again.devices).toMatchObject([{ name: "vda", virtualSizeBytes: 2 * 1024 * 1024 }]);
+});
+
 describe("a mirror over a backing image", () => {
   qemu.test.each([false, true])(
     "of the active layer alone, relative: %s, is the same disk",
