@@ -11,7 +11,7 @@ export function orNull(shape: Shape): Shape {
   return (value) => value === null || shape(value);
 }
 
-function orAbsent(shape: Shape): Shape {
+export function orAbsent(shape: Shape): Shape {
   return (value) => value === undefined || shape(value);
 }
 
@@ -40,6 +40,13 @@ export const isFingerprint = objectOf({
   inode: isText,
   bornNs: isText,
   headerSha256: orNull(isText),
+  // The version before kept none of these.
+  changedNs: orAbsent(isText),
+  settled: orAbsent(isFlag),
+  fileSystem: orAbsent(isText),
+  fileSystemId: orAbsent(isText),
+  mountId: orAbsent(isText),
+  bootId: orAbsent(isText),
 });
 
 const isChain = listOf(

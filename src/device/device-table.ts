@@ -96,7 +96,8 @@ export interface DeviceTable {
 }
 
 const KIND = "imgtx device table";
-const VERSION = 1;
+const VERSION = 2;
+const READ_VERSIONS: readonly unknown[] = [1, VERSION];
 
 const MAX_DEVICE_NAME_LENGTH = 64;
 const DEVICE_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+-]*$/;
@@ -196,10 +197,10 @@ export function decodeTable(root: string, bytes: Uint8Array, file: string): Stor
   if (parsed?.["kind"] !== KIND) throw damaged(file, "it holds something else");
   const { kind: _kind, version, mark = null, ...fields } = parsed;
   const stored: Record<string, unknown> = { workspaceId: null, ...fields };
-  if (version !== VERSION) {
+  if (!READ_VERSIONS.includes(version)) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
-      `the device table has version ${String(version)}; this imgtx reads ${VERSION}`,
+      `the device table has version ${String(version)}; this imgtx reads ${READ_VERSIONS.join(" and ")}`,
       {
         image: file,
         hint: "use the imgtx that wrote it, or a newer one",

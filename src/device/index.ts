@@ -7,6 +7,7 @@ export {
   listOf,
   objectOf,
   oneOf,
+  orAbsent,
   orNull,
   type Shape,
 } from "./data-shape.ts";

@@ -14,7 +14,7 @@ import { RangeCollector } from "./byte-ranges.ts";
 import { copyImages, type CopyOptions, countBytesToCopy } from "./copy.ts";
 import { planImage, writeImage } from "./create.ts";
 import { ExtentCursor } from "./extent-cursor.ts";
-import type { Fingerprint } from "./fingerprint.ts";
+import { type Fingerprint, settleFingerprint } from "./fingerprint.ts";
 import type { Image, WritableImage } from "./image.ts";
 import type { ImageFormat } from "./image-format.ts";
 import { MaskedImage } from "./masked-image.ts";
@@ -137,6 +137,7 @@ async function openTarget(
   return await openForWriting(storage, path, { format, gate, isExact: true });
 }
 
+/** What they look like, once a later write would show. */
 async function lookAtFiles(
   storage: Storage,
   { path, format }: ChangesOverlay["image"],
@@ -144,12 +145,13 @@ async function lookAtFiles(
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const chain = await openChain(storage, path, { format, gate, backing: false });
   try {
-    return new Map(
-      chain.links.flatMap(({ fingerprint, dataFile }) => [
-        [path, fingerprint] as const,
-        ...(dataFile ? [[dataFile.path, dataFile.fingerprint] as const] : []),
-      ]),
-    );
+    const looks = new Map<string, Fingerprint>();
+    for (const { file, fingerprint, dataFile } of chain.links) {
+      looks.set(path, await settleFingerprint(storage.host, file, fingerprint));
+      if (!dataFile) continue;
+      looks.set(dataFile.path, await settleFingerprint(storage.host, dataFile.file, dataFile.fingerprint));
+    }
+    return looks;
   } finally {
     await chain.close();
   }

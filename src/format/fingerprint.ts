@@ -1,18 +1,42 @@
 // What an image looked like, so that a later look can tell whether somebody changed it.
 //
-// Invariant: a fingerprint is plain JSON, and lives in journals and in the device table's history.
+// Invariants
+// - A fingerprint is plain JSON, and lives in journals and in the device table's history.
+// - That two are equal does not say that nobody wrote in between: describeDoubt says when it does. Whoever decides
+//   "in sync" or "as it was" asks both.
 
 import { createHash } from "node:crypto";
-import type { FileStat, Storage, StorageFile } from "../storage/index.ts";
+import {
+  type FileStat,
+  type Host,
+  kindOfFileSystem,
+  type Storage,
+  type StorageFile,
+} from "../storage/index.ts";
 import { readHead } from "./read-header.ts";
 
-export interface Fingerprint {
-  readonly sizeBytes: number;
-  /** Nanoseconds since 1970, in decimal. */
-  readonly modifiedNs: string;
+/** What tells one file from another. What is left out was not kept, or could not be told. */
+export interface FileIdentity {
   readonly inode: string;
   /** Birth time in nanoseconds since 1970; "0" where the file system keeps none. */
   readonly bornNs: string;
+  /** Number of the file system, within the boot. */
+  readonly fileSystem?: string;
+  /** What the file system is called across boots. */
+  readonly fileSystemId?: string;
+  /** Which mounting of it this is. */
+  readonly mountId?: string;
+  readonly bootId?: string;
+}
+
+export interface Fingerprint extends FileIdentity {
+  readonly sizeBytes: number;
+  /** Nanoseconds since 1970, in decimal. */
+  readonly modifiedNs: string;
+  /** The change time, which nobody can set. Left out where the file is still to get its name, which moves it. */
+  readonly changedNs?: string;
+  /** Whether each write from then on shows in the change time. */
+  readonly settled?: boolean;
   /** SHA-256 in hex of the first HEAD_BYTES of a qcow2 image (fewer where it is shorter); null for raw. */
   readonly headerSha256: string | null;
 }
@@ -38,15 +62,83 @@ export async function fingerprintAt(
 
 /** From what was read already: the stat, taken before the head was read. */
 export function fingerprintFrom(stat: FileStat, head: Uint8Array | undefined): Fingerprint {
-  const { sizeBytes, modifiedNs, inode, bornNs } = stat;
-  return { sizeBytes, modifiedNs, inode, bornNs, headerSha256: head === undefined ? null : hashOf(head) };
+  const { sizeBytes, modifiedNs, changedNs, settled, inode, bornNs } = stat;
+  const { fileSystem, fileSystemId, mountId, bootId } = stat;
+  return {
+    sizeBytes,
+    modifiedNs,
+    changedNs,
+    settled,
+    inode,
+    bornNs,
+    fileSystem,
+    fileSystemId,
+    mountId,
+    bootId,
+    headerSha256: head === undefined ? null : hashOf(head),
+  };
 }
 
-/** What changed, a few words each: `size 196616 → 262144`. Empty when nothing did. */
+/** Of a file that is to get another name, or its time put back: its change time will move once more. */
+export function beforeItsName({ changedNs: _changed, settled: _settled, ...rest }: Fingerprint): Fingerprint {
+  return rest;
+}
+
+/**
+ * Whether both are one file. Within a boot the kernel's number of the file system tells, else the file system's own id,
+ * as far as either is known; and the inode and its birth, which tell nothing after a mount where they are made up.
+ */
+export function isSameFile(a: FileIdentity, b: FileIdentity): boolean {
+  if (a.inode !== b.inode) return false;
+  if (a.bornNs !== b.bornNs && a.bornNs !== "0" && b.bornNs !== "0") return false;
+  const [id, other] = [a.fileSystemId ?? "", b.fileSystemId ?? ""];
+  if (hasOwnId(id) && hasOwnId(other) && id !== other) return false;
+  // The version before kept nothing of file systems.
+  if (a.fileSystem === undefined || b.fileSystem === undefined) return true;
+  const isSameBoot = isKnownSame(a.bootId, b.bootId);
+  if (isSameBoot && a.mountId === b.mountId) return a.fileSystem === b.fileSystem;
+  if (isSameBoot && a.fileSystem !== b.fileSystem && !hasOwnId(id)) return false;
+  // By another mounting, which may have given the number to another file.
+  return kindOfFileSystem(other).keepsInodes;
+}
+
+function hasOwnId(fileSystemId: string): boolean {
+  return fileSystemId !== "" && !fileSystemId.endsWith(":");
+}
+
+function isKnownSame(a: string | undefined, b: string | undefined): boolean {
+  return a !== undefined && a !== "" && a === b;
+}
+
+/** How often, and how long, a write's grain is waited out. File systems of whole seconds are not waited for. */
+const SETTLE_ROUNDS = 4;
+const SETTLE_MS = 4;
+
+/**
+ * The same fingerprint once each later write would show in the file's times, where that takes milliseconds and nobody
+ * writes meanwhile; else as it is.
+ */
+export async function settleFingerprint(
+  host: Host,
+  file: StorageFile,
+  fingerprint: Fingerprint,
+): Promise<Fingerprint> {
+  if (fingerprint.settled !== false) return fingerprint;
+  for (let round = 0; round < SETTLE_ROUNDS; round += 1) {
+    await host.sleep(SETTLE_MS);
+    const now = { ...fingerprintFrom(await file.stat(), undefined), headerSha256: fingerprint.headerSha256 };
+    if (now.changedNs !== fingerprint.changedNs || describeChanges(fingerprint, now).length > 0) break;
+    if (now.settled === true) return now;
+  }
+  return fingerprint;
+}
+
+/** What changed, a few words each: `size 196616 → 262144`. Empty when nothing is known to have. */
 export function describeChanges(before: Fingerprint, now: Fingerprint): string[] {
   const changes = describeContentChanges(before, now);
-  const replaced = before.inode !== now.inode || before.bornNs !== now.bornNs;
-  return replaced ? [`replaced by another file (inode ${before.inode} → ${now.inode})`, ...changes] : changes;
+  return isSameFile(before, now)
+    ? changes
+    : [`replaced by another file (inode ${before.inode} → ${now.inode})`, ...changes];
 }
 
 /** The same for an image that may have been copied or moved with its times: which file it is does not count. */
@@ -58,6 +150,24 @@ export function describeContentChanges(before: Fingerprint, now: Fingerprint): s
   }
   if (before.headerSha256 !== now.headerSha256) changes.push("header");
   return changes;
+}
+
+/**
+ * Why somebody may have written to an image that looks the same, as a clause; undefined where nobody can have, unseen.
+ * A write that a guest flushes is durable without its times: a power cut, or a mount, may bring the old ones back.
+ */
+export function describeDoubt(before: Fingerprint, now: Fingerprint): string | undefined {
+  if (before.changedNs === undefined || now.changedNs === undefined) return "its change time was not kept";
+  if (!kindOfFileSystem(now.fileSystemId ?? "").keepsTimes) {
+    return "its file system does not tell of each write";
+  }
+  if (!isKnownSame(before.bootId, now.bootId)) return "the host has started anew since";
+  if (!isKnownSame(before.mountId, now.mountId)) return "its file system was mounted anew since";
+  if (before.changedNs !== now.changedNs) {
+    return `it was changed at ${formatTimes(before.changedNs, now.changedNs)}, and has its old time of modification`;
+  }
+  if (before.settled !== true) return "it had been written to at that very moment";
+  return undefined;
 }
 
 // As short as tells the two apart: the time of day, with the date or the fraction where it needs them. UTC.

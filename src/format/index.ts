@@ -36,10 +36,14 @@ export { planImageFence, planImageLift } from "./fence-image.ts";
 export { type DifferenceOptions, findDifferences } from "./find-differences.ts";
 export type { Fingerprint } from "./fingerprint.ts";
 export {
+  beforeItsName,
   describeChanges,
   describeContentChanges,
+  describeDoubt,
   fingerprintAt,
   identityOf,
+  isSameFile,
+  settleFingerprint,
   takeFingerprint,
 } from "./fingerprint.ts";
 export type { Extent, Image } from "./image.ts";

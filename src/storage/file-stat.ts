@@ -3,24 +3,55 @@
 import { type BigIntStats, statSync } from "node:fs";
 import { ImgtxError } from "../errors/index.ts";
 import { safeNumber } from "../units/index.ts";
+import { isSettled } from "./file-system.ts";
+import type { FilePlace } from "./place-calls.ts";
 import type { FileStat } from "./storage.ts";
 
 /** stat counts allocated space in these, whatever the file system's blocks are. */
 const STAT_BLOCK_BYTES = 512n;
 const PERMISSION_BITS = 0o7777n;
 
-export function describeStat(path: string, stats: BigIntStats): FileStat {
+/** What a stat alone does not tell. */
+export interface StatAround {
+  /** Milliseconds since 1970, read before the stat was. */
+  readonly nowMs: number;
+  /** Called when it is first needed, which may be never: most stats only ask whether something is there. */
+  readonly findPlace: (fileSystem: string, inode: string) => FilePlace;
+  readonly bootId: () => string;
+}
+
+/** Takes a stat with what belongs to it. */
+export function describeStat(path: string, stats: BigIntStats, around: StatAround): FileStat {
+  const [fileSystem, inode] = [String(stats.dev), String(stats.ino)];
+  const times = {
+    changedNs: String(stats.ctimeNs),
+    bornNs: birthTimesAreReal() ? String(stats.birthtimeNs) : "0",
+  };
+  let found: FilePlace | undefined;
+  const place = (): FilePlace => (found ??= around.findPlace(fileSystem, inode));
   return {
     kind: kindOf(stats),
     sizeBytes: exactly(path, stats.size),
     allocatedBytes: exactly(path, stats.blocks * STAT_BLOCK_BYTES),
-    fileSystem: String(stats.dev),
-    inode: String(stats.ino),
+    fileSystem,
+    inode,
+    get fileSystemId() {
+      return place().fileSystemId;
+    },
+    get mountId() {
+      return place().mountId;
+    },
+    get bootId() {
+      return around.bootId();
+    },
     mode: Number(stats.mode & PERMISSION_BITS),
     ownerId: Number(stats.uid),
     groupId: Number(stats.gid),
     modifiedNs: String(stats.mtimeNs),
-    bornNs: birthTimesAreReal() ? String(stats.birthtimeNs) : "0",
+    ...times,
+    get settled() {
+      return isSettled({ ...times, fileSystemId: place().fileSystemId }, around.nowMs);
+    },
   };
 }
 

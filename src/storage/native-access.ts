@@ -1,6 +1,9 @@
-// System calls for those who can do without them, and for those who can't.
+// How files and folders get at the system calls, which are loaded when one is first needed, and may be missing.
 
 import { ImgtxError } from "../errors/index.ts";
+import type { StatAround } from "./file-stat.ts";
+import { bootIdOrNothing } from "./node-host.ts";
+import { type PlaceToAsk, UNKNOWN_PLACE } from "./place-calls.ts";
 import type { SystemCalls } from "./system-calls.ts";
 
 /** Gives the system calls; undefined, or an error for those who can't do without, where they can't be loaded. */
@@ -35,5 +38,14 @@ export function makeNativeAccess(load: () => SystemCalls): NativeAccess {
         cause: failure,
       });
     },
+  };
+}
+
+/** To be called right before the stat. */
+export function aroundStat(place: PlaceToAsk, native: NativeAccess): StatAround {
+  return {
+    nowMs: Date.now(),
+    findPlace: (device, inode) => native.optional()?.findPlace(place, device, inode) ?? UNKNOWN_PLACE,
+    bootId: bootIdOrNothing,
   };
 }

@@ -16,7 +16,7 @@ import { CANT } from "./cant.ts";
 import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { FileLease } from "./file-lease.ts";
 import { describeStat } from "./file-stat.ts";
-import type { NativeAccess } from "./native-access.ts";
+import { aroundStat, type NativeAccess } from "./native-access.ts";
 import { fsyncInPool, readInPool, writeInPool } from "./pool-calls.ts";
 import type {
   AttributeName,
@@ -56,9 +56,10 @@ export class NodeFile implements StorageFile {
   }
 
   async stat(): Promise<FileStat> {
-    return this.#explained("stat", undefined, () =>
-      describeStat(this.path, fstatSync(this.#open(), { bigint: true })),
-    );
+    return this.#explained("stat", undefined, () => {
+      const around = aroundStat(this.#open(), this.#native);
+      return describeStat(this.path, fstatSync(this.#open(), { bigint: true }), around);
+    });
   }
 
   async read(target: Uint8Array, offset: number): Promise<number> {

@@ -10,7 +10,6 @@ const NAME_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789";
 const NAME_LENGTH = 10;
 
 export function makeNodeHost(): Host {
-  let bootId: string | undefined;
   let machineId: string | undefined;
   let userName: string | undefined;
   let origin: Origin | undefined;
@@ -26,8 +25,7 @@ export function makeNodeHost(): Host {
       return userName;
     },
     get bootId() {
-      bootId ??= lookUpBootId();
-      return bootId;
+      return bootIdOrNothing() || "unknown";
     },
     get machineId() {
       machineId ??= lookUpMachineId();
@@ -98,11 +96,19 @@ function lookUpMachineId(): string {
   }
 }
 
+let knownBootId: string | undefined;
+
+/** "" where it can't be told. */
+export function bootIdOrNothing(): string {
+  knownBootId ??= lookUpBootId();
+  return knownBootId;
+}
+
 function lookUpBootId(): string {
   try {
     return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
   } catch {
     // A sandbox without this part of /proc.
-    return "unknown";
+    return "";
   }
 }

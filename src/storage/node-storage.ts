@@ -30,9 +30,10 @@ import { ImgtxError } from "../errors/index.ts";
 import { describeStat, nameOfKind } from "./file-stat.ts";
 import { readFileSystemTraits } from "./file-system.ts";
 import { findHolders } from "./holders.ts";
-import { makeNativeAccess, type NativeAccess } from "./native-access.ts";
+import { aroundStat, makeNativeAccess, type NativeAccess } from "./native-access.ts";
 import { NodeFile } from "./node-file.ts";
 import { makeNodeHost } from "./node-host.ts";
+import type { PlaceToAsk } from "./place-calls.ts";
 import { fsyncInPool } from "./pool-calls.ts";
 import type { FileStat, OpenOptions, Storage, StorageFile } from "./storage.ts";
 import { loadSystemCalls, type SystemCalls } from "./system-calls.ts";
@@ -56,8 +57,10 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     host: makeNodeHost(),
     openFile: async (path, access, options) => openRegularFile(path, access, options ?? {}, native),
     createFile: async (path, mode) => createFile(path, mode, native),
-    stat: async (path) => statOf(path, () => statSync(path, { bigint: true, throwIfNoEntry: false })),
-    statLink: async (path) => statOf(path, () => lstatSync(path, { bigint: true, throwIfNoEntry: false })),
+    stat: async (path) =>
+      statOf({ path, follow: true }, native, () => statSync(path, { bigint: true, throwIfNoEntry: false })),
+    statLink: async (path) =>
+      statOf({ path, follow: false }, native, () => lstatSync(path, { bigint: true, throwIfNoEntry: false })),
     readAttribute: async (path, name) =>
       explained(`read '${name}' of '${path}'`, path, () => native.optional()?.getAttribute(path, name)),
     describeFileSystem: async (path) =>
@@ -146,10 +149,16 @@ function createFile(path: string, mode: number, native: NativeAccess): StorageFi
   return new NodeFile(path, descriptor, native);
 }
 
-function statOf(path: string, call: () => BigIntStats | undefined): FileStat | undefined {
+function statOf(
+  place: Exclude<PlaceToAsk, number>,
+  native: NativeAccess,
+  call: () => BigIntStats | undefined,
+): FileStat | undefined {
+  const { path } = place;
   try {
+    const around = aroundStat(place, native);
     const stats = call();
-    return stats === undefined ? undefined : describeStat(path, stats);
+    return stats === undefined ? undefined : describeStat(path, stats, around);
   } catch (error) {
     // Nothing is there where the way leads through a file. (A missing entry Node tells without an error.)
     if (errnoName(error) === "ENOTDIR") return undefined;

@@ -20,8 +20,17 @@ export interface FileStat {
   readonly sizeBytes: number;
   /** Bytes that the file takes on the disk; less than sizeBytes where it has holes. */
   readonly allocatedBytes: number;
-  /** Number of the file system, valid until the next reboot or mount. */
+  /** Number of the file system (st_dev), valid until the next reboot or mount. */
   readonly fileSystem: string;
+  /** What it is called across reboots: its kind, a colon, and an id of its own, or nothing where it has none. */
+  readonly fileSystemId: string;
+  /**
+   * Which mounting of the file system it is, within this boot: unmounted and mounted again it is another one.
+   * "" where that can't be told.
+   */
+  readonly mountId: string;
+  /** This run of the machine; "" where that can't be told. */
+  readonly bootId: string;
   readonly inode: string;
   /** Permission bits, without the type: 0o600. */
   readonly mode: number;
@@ -29,6 +38,13 @@ export interface FileStat {
   readonly groupId: number;
   /** Nanoseconds since 1970. */
   readonly modifiedNs: string;
+  /**
+   * The change time (ctime), in nanoseconds since 1970: moved by each write, and by a new name, owner or mode as
+   * well. Nobody can set it.
+   */
+  readonly changedNs: string;
+  /** Whether each write from this moment on will show in the change time: it is older than its own grain. */
+  readonly settled: boolean;
   /** Birth time in nanoseconds since 1970; "0" where the file system keeps none. */
   readonly bornNs: string;
 }

@@ -15,6 +15,7 @@ import {
   type NativeFunctions,
   SystemCallError,
 } from "./native-functions.ts";
+import { bindPlaces, type FilePlace, Places, type PlaceToAsk } from "./place-calls.ts";
 import type { ByteRange, LockKind } from "./storage.ts";
 import { doneUnless } from "./system-error.ts";
 
@@ -65,6 +66,8 @@ export interface SystemCalls {
   setAttribute(descriptor: number, name: string, value: Uint8Array | undefined): void;
   /** renameat2 with RENAME_NOREPLACE. */
   renameWithoutReplacing(source: string, target: string): void;
+  /** On which file system, and by which mounting, the file lies that stat found as this device and inode. */
+  findPlace(place: PlaceToAsk, device: string, inode: string): FilePlace;
 }
 
 const SUPPORTED_ARCHITECTURES: readonly string[] = ["x64", "arm64", "riscv64", "loong64"];
@@ -107,7 +110,9 @@ export function loadSystemCalls(): SystemCalls {
     throw new Error(`system calls of ${process.platform} on ${process.arch} are not known`);
   }
   const native = bindNative();
+  let places: Places | undefined;
   return {
+    findPlace: (place, device, inode) => (places ??= new Places(bindPlaces())).find(place, device, inode),
     lock: (descriptor, range, kind) =>
       setLock(native, descriptor, encodeLock(kind === "shared" ? F_RDLCK : F_WRLCK, range)),
     unlock(descriptor, range) {

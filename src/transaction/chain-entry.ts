@@ -8,7 +8,15 @@ import {
   withTrusted,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { type Chain, type ChainLink, describeChanges, type Fingerprint } from "../format/index.ts";
+import {
+  type Chain,
+  type ChainLink,
+  describeChanges,
+  type Fingerprint,
+  isSameFile,
+  settleFingerprint,
+} from "../format/index.ts";
+import type { Storage } from "../storage/index.ts";
 import type { WatchedImage } from "./journal/index.ts";
 
 /** Stands for the fingerprint of a file that is not made yet. */
@@ -53,24 +61,28 @@ export function activeLayer(chain: Chain): ChainLink {
   return top;
 }
 
+/** The chain with fingerprints that later writes would show in, as far as that takes milliseconds: what copies go by. */
+export async function settleChain(host: Storage["host"], chain: Chain): Promise<Chain> {
+  const settled = chain.links.map(async (link): Promise<ChainLink> => {
+    const { dataFile } = link;
+    return {
+      ...link,
+      fingerprint: await settleFingerprint(host, link.file, link.fingerprint),
+      dataFile: dataFile && {
+        ...dataFile,
+        fingerprint: await settleFingerprint(host, dataFile.file, dataFile.fingerprint),
+      },
+    };
+  });
+  return { links: await Promise.all(settled), close: async () => await chain.close() };
+}
+
 /** Every file of a chain as it was opened, external data files included. */
 export function watchChain(device: string, chain: Chain): WatchedImage[] {
   return chain.links.flatMap(({ path, fingerprint, dataFile }) => [
     { device, image: path, fingerprint },
     ...(dataFile ? [{ device, image: dataFile.path, fingerprint: dataFile.fingerprint }] : []),
   ]);
-}
-
-/**
- * Whether both are one file: the same inode, born at the same instant. Where the file system keeps no
- * birth times, the inode number alone has to do. The number of the file system does not count: it may
- * be another one after a reboot.
- */
-export function isSameFile(
-  a: Pick<Fingerprint, "inode" | "bornNs">,
-  b: Pick<Fingerprint, "inode" | "bornNs">,
-): boolean {
-  return a.inode === b.inode && a.bornNs === b.bornNs;
 }
 
 /** E_CHANGED, with what is different, unless the image is what it was. */
@@ -89,8 +101,8 @@ export function assertUnchanged(watched: WatchedImage, now: Fingerprint, since: 
  * writes to as well: the other one's content would change under it. The error is about a changed device.
  */
 export function assertActiveLayersApart(table: DeviceTable, changed: readonly string[]): void {
-  const users = new Map<string, { device: string; depth: number }[]>();
-  // A mirror counts as a device of its own beside: it is written to when it is brought in line. What it and
+  const users = new Map<string, (ImageFile & { device: string; depth: number })[]>();
+  // A mirror counts as a device of its own beside: it is written to when it is brought in sync. What it and
   // its own device have in common is as it should be.
   const chains = table.devices.flatMap(({ name, image, chain, mirror }) => [
     { name, image, chain },
@@ -98,18 +110,47 @@ export function assertActiveLayersApart(table: DeviceTable, changed: readonly st
   ]);
   for (const { name, chain } of chains) {
     for (const [depth, entry] of chain.entries()) {
-      for (const key of identitiesOf(entry)) {
-        const known = users.get(key);
-        if (known) known.push({ device: name, depth });
-        else users.set(key, [{ device: name, depth }]);
+      for (const file of filesOf(entry)) {
+        for (const key of keysOf(file)) {
+          const user = { ...file, device: name, depth };
+          const known = users.get(key);
+          if (known) known.push(user);
+          else users.set(key, [user]);
+        }
       }
     }
   }
   for (const { name: writer, image, chain } of chains) {
-    const keys = chain.slice(0, 1).flatMap(identitiesOf);
-    const other = keys.flatMap((key) => users.get(key) ?? []).find((user) => user.device !== writer);
+    const other = chain
+      .slice(0, 1)
+      .flatMap(filesOf)
+      .flatMap((file) =>
+        keysOf(file)
+          .flatMap((key) => users.get(key) ?? [])
+          .filter((user) => areOne(file, user)),
+      )
+      .find((user) => user.device !== writer);
     if (other) throw sharedImage({ writer, image, user: other.device, isBacking: other.depth > 0, changed });
   }
+}
+
+interface ImageFile {
+  readonly image: string;
+  readonly fingerprint: Fingerprint;
+}
+
+/** An image and its data file. */
+function filesOf(entry: ChainEntry): ImageFile[] {
+  return entry.dataFile ? [entry, entry.dataFile] : [entry];
+}
+
+/** Two names of one file have one of them in common; two files may as well. */
+function keysOf({ image, fingerprint: { inode } }: ImageFile): string[] {
+  return inode === NOT_MADE_YET.inode ? [image] : [image, inode];
+}
+
+function areOne(a: ImageFile, b: ImageFile): boolean {
+  return a.image === b.image || isSameFile(a.fingerprint, b.fingerprint);
 }
 
 function sharedImage(shared: {
@@ -132,12 +173,4 @@ function sharedImage(shared: {
     ? `make an overlay over it for '${device}', and use that`
     : `give '${writer}' an overlay of its own over it first, with \`imgtx snapshot\``;
   return new ImgtxError("E_IN_USE", message, { device, image, hint });
-}
-
-/** Whatever tells that a file is the image or its data file. */
-function identitiesOf(entry: ChainEntry): string[] {
-  const files = entry.dataFile ? [entry, entry.dataFile] : [entry];
-  return files.flatMap(({ image, fingerprint: { inode, bornNs } }) =>
-    bornNs === "0" ? [image] : [image, `${inode} ${bornNs}`],
-  );
 }

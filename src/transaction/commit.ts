@@ -19,7 +19,14 @@ import {
   type Workspace,
 } from "../device/index.ts";
 import { ImgtxError, settleAll } from "../errors/index.ts";
-import { type Fingerprint, fingerprintAt, holdImages, ImageLeases, waitForLeases } from "../format/index.ts";
+import {
+  type Fingerprint,
+  fingerprintAt,
+  holdImages,
+  ImageLeases,
+  settleFingerprint,
+  waitForLeases,
+} from "../format/index.ts";
 import type { LockWaiting, Refusal, StorageFile } from "../storage/index.ts";
 import { assertActiveLayersApart, assertUnchanged } from "./chain-entry.ts";
 import {
@@ -38,6 +45,7 @@ import {
   lockForMoments,
   nextTable,
   summarise,
+  withChangedImages,
 } from "./finish.ts";
 import { imagesLeft, type LeftImage } from "./leaving.ts";
 import { assertOverlaysThere, imagesMergedAtCommit } from "./merges.ts";
@@ -96,6 +104,8 @@ interface Move {
   readonly closing: DeviceTable;
   readonly record: CommitRecord;
   readonly next: DeviceTable;
+  /** What the images that the transaction made look like, with their names. */
+  readonly looks: ReadonlyMap<string, Fingerprint>;
   readonly leases: ImageLeases;
 }
 
@@ -153,18 +163,25 @@ async function enterCommit<T>(
   let leases: ImageLeases | undefined;
   try {
     const table = await readTable(workspace);
-    await assertNothingChanged(workspace, images);
+    const made = await assertNothingChanged(workspace, images);
     await assertPatchesFit(journal.state, (image) => images.find((one) => one.watched.image === image)?.file);
     await assertOverlaysThere(workspace, journal.state);
     const record = commitRecord(workspace, table, journal.state);
-    const next = nextTable(table, journal.state, record);
+    const planned = nextTable(table, journal.state, record);
+    const looks = await lookAtMade(workspace, planned, made, images);
+    const next = withChangedImages(
+      planned,
+      looks,
+      (image) => lastSeen(journal.state).get(image)?.fingerprint,
+    );
     const devices = heldDevices(journal.state);
     assertShown(table, next);
     assertActiveLayersApart(await withCommitted(workspace, next, journal.id), devices);
     leases = leasesOn(commit, imagesLeft(table, next, devices), images);
     const refusal = leases.take();
     if (refusal) return refusal;
-    const rest = await then(commit, { closing: closingTable(table, journal.state), record, next, leases });
+    const closing = closingTable(table, journal.state);
+    const rest = await then(commit, { closing, record, next, looks, leases });
     return { rest, leases };
   } catch (error) {
     if (error instanceof GivesWay) return error.refusal;
@@ -202,9 +219,10 @@ function leasesOn(
 
 async function markAndMove(
   { workspace, journal, inHand }: Commit,
-  { closing, record, next, leases }: Move,
+  { closing, record, next, looks, leases }: Move,
 ): Promise<() => Promise<DeviceTable>> {
-  const held: Finishing = { isLocked: true, onProgress: inHand.onProgress, underLock: HOLDS_LOCK };
+  const { onProgress } = inHand;
+  const held: Finishing = { isLocked: true, looks, onProgress, underLock: HOLDS_LOCK };
   try {
     await settleAll([inHand.underWay, stageGeneration(workspace, closing, next)]);
     const waits = leases.whoWaits();
@@ -318,17 +336,46 @@ async function openOrExplain(workspace: Workspace, watched: SeenImage): Promise<
   }
 }
 
-async function assertNothingChanged(workspace: Workspace, images: readonly OpenWatched[]): Promise<void> {
+/**
+ * E_CHANGED for the first image that is not what it was. Returns what the new ones look like now: getting their names
+ * has moved their change times.
+ */
+async function assertNothingChanged(
+  { storage }: Workspace,
+  images: readonly OpenWatched[],
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  const made = new Map<string, Fingerprint>();
   for (const { watched, file } of images) {
     const hasHeader = watched.fingerprint.headerSha256 !== null;
-    const now: Fingerprint | undefined = await fingerprintAt(
-      workspace.storage,
-      watched.image,
-      hasHeader ? file : undefined,
-    );
+    const now = await fingerprintAt(storage, watched.image, hasHeader ? file : undefined);
     if (now === undefined) throw hasGone(watched);
     assertUnchanged(watched, now, watched.isNew ? "imgtx made it" : "the transaction read it");
+    if (watched.isNew) made.set(watched.image, now);
   }
+  return made;
+}
+
+/** What new images look like. Of copies once a later write to them would show: they are looked at again. */
+async function lookAtMade(
+  { storage }: Workspace,
+  table: DeviceTable,
+  made: ReadonlyMap<string, Fingerprint>,
+  images: readonly OpenWatched[],
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  if (made.size === 0) return made;
+  const copies = new Set(
+    table.devices.flatMap(({ mirror }) =>
+      mirror ? [...mirror.chain, ...mirror.source].map(({ image }) => image) : [],
+    ),
+  );
+  const looks = new Map<string, Fingerprint>();
+  for (const { watched, file } of images) {
+    const now = made.get(watched.image);
+    if (!now) continue;
+    const isCopy = copies.has(watched.image);
+    looks.set(watched.image, isCopy ? await settleFingerprint(storage.host, file, now) : now);
+  }
+  return looks;
 }
 
 function hasGone({ image, device, isNew }: SeenImage, cause?: ImgtxError): ImgtxError {

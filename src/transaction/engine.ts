@@ -15,7 +15,7 @@ import { enterStatement } from "./enter.ts";
 import { assertDevicesFree } from "./held.ts";
 import type { Journal, PlanRecord } from "./journal/index.ts";
 import { changedImages, planStatement } from "./plan.ts";
-import { prepareStatement } from "./prepare.ts";
+import { lookAtNamed, prepareStatement } from "./prepare.ts";
 import type { ActionRequest } from "./request.ts";
 import { abortJournal, undoFrom } from "./undo.ts";
 import { effectiveTable, throwIfInterrupted, waitingOf, type Work } from "./work.ts";
@@ -84,7 +84,8 @@ async function runStatement(work: Work, request: ActionRequest): Promise<void> {
     work.underWay.catch(() => undefined);
   } else {
     await settleAll(named);
-    await journal.append({ type: "done", statement: record.statement }, "done");
+    const looks = await lookAtNamed(work, journal, record);
+    await journal.append({ type: "done", statement: record.statement, named: looks }, "done");
   }
 }
 

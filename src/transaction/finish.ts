@@ -24,7 +24,7 @@ import {
   writeNextGeneration,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { describeChanges, type Fingerprint } from "../format/index.ts";
+import { beforeItsName, describeChanges, type Fingerprint } from "../format/index.ts";
 import type { LockWaiting } from "../storage/index.ts";
 import {
   imagesMergedLate,
@@ -51,6 +51,8 @@ export interface Finishing {
   /** How long to wait for those locks, where it does not. Default: not at all. */
   readonly waiting?: LockWaiting;
   readonly onProgress?: OnProgress | undefined;
+  /** What images that the transaction made look like with their names, where the caller knows. */
+  readonly looks?: ReadonlyMap<string, Fingerprint>;
   /** Does work under the workspace lock: the caller's, or one that is taken for it. */
   readonly underLock: <T>(work: () => Promise<T>) => Promise<T>;
 }
@@ -107,7 +109,8 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
     const late = imagesMergedLate(state, planned);
     for (const image of late) if (!changed.has(image)) changed.set(image, NOT_MERGED_YET);
     const before = lastSeen(state);
-    const next = withChangedImages(planned, changed, (image) => before.get(image)?.fingerprint);
+    const looks = new Map([...(how.looks ?? []), ...changed]);
+    const next = withChangedImages(planned, looks, (image) => before.get(image)?.fingerprint);
     await writeNextGeneration(workspace, closingTable(table, state), next);
     return next;
   });
@@ -175,7 +178,8 @@ async function closeCommit(
   return withMerged(own);
 }
 
-function withChangedImages(
+/** The table with what some of its images look like now, where it has them as they were before. */
+export function withChangedImages(
   table: DeviceTable,
   changed: ReadonlyMap<string, Fingerprint>,
   beforeOf: (image: string) => Fingerprint | undefined,
@@ -242,7 +246,7 @@ export function closingTable(table: DeviceTable, state: TransactionState): Devic
 function keptFingerprint(device: DeviceEntry, entry: ChainEntry, last: Fingerprint): Fingerprint {
   const fence = device.frozen?.fences.find(({ image }) => image === entry.image);
   return fence && describeChanges(entry.fingerprint, last).length === 0
-    ? { ...last, modifiedNs: fence.modifiedNs, headerSha256: fence.unfencedSha256 }
+    ? { ...beforeItsName(last), modifiedNs: fence.modifiedNs, headerSha256: fence.unfencedSha256 }
     : last;
 }
 

@@ -16,8 +16,14 @@
 import { posix } from "node:path";
 import type { DeviceTable, Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { type Fingerprint, type ImageFormat, mergeChangesOverlay, settleCutOff } from "../format/index.ts";
-import { isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
+import {
+  type Fingerprint,
+  type ImageFormat,
+  mergeChangesOverlay,
+  settleCutOff,
+  isSameFile,
+} from "../format/index.ts";
+import { NOT_MADE_YET } from "./chain-entry.ts";
 import { lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
 import { progressOf } from "./action.ts";
 import type { LockWaiting } from "../storage/index.ts";
@@ -125,7 +131,10 @@ export async function writeMerges(
       const expected = seen.get(image)?.fingerprint;
       if (!expected) throw new Error("an image that is merged into is watched");
       const stat = await file.stat();
-      if (!isSameFile(expected, stat)) continue;
+      if (!isSameFile(expected, stat)) {
+        if (isOfDevice(table, image)) throw isAnother(image, overlay);
+        continue;
+      }
       if (!isLocked) {
         await lockWriter(storage, file, waiting);
         const isBegun = stat.modifiedNs !== expected.modifiedNs || stat.sizeBytes !== expected.sizeBytes;
@@ -160,6 +169,18 @@ function isAway(image: string, overlay: string): ImgtxError {
     image,
     hint: "mount its disk, or put the file back; another file in its place is taken as it is",
   });
+}
+
+/** A copy, a restored file, or the same one by an inode number that a mount has made up: its bytes can't tell. */
+function isAnother(image: string, overlay: string): ImgtxError {
+  return new ImgtxError(
+    "E_CHANGED",
+    `it is another file than the one that '${overlay}' is still to be merged into, or can't be told from one`,
+    {
+      image,
+      hint: "put back the file that was there, with its inode; else give the transaction up with `imgtx recover --give-up`",
+    },
+  );
 }
 
 const UNFIT_CODES = new Set(["E_CORRUPT", "E_REFUSED", "E_UNSUPPORTED", "E_OUTSIDE"]);

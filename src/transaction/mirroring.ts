@@ -14,6 +14,7 @@ import {
   CHANGE_UNIT_BYTES,
   compareImages,
   describeChanges,
+  describeDoubt,
   type DifferenceOptions,
   findDifferences,
   findRangesAbove,
@@ -24,11 +25,12 @@ import {
   openImage,
   uniteRanges,
   writeChangesOverlay,
+  isSameFile,
 } from "../format/index.ts";
 import type { ByteRange, StorageFile } from "../storage/index.ts";
 import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
 import { PRIVATE } from "./access.ts";
-import { activeLayer, chainEntriesOf, isSameFile, NOT_MADE_YET } from "./chain-entry.ts";
+import { activeLayer, chainEntriesOf, NOT_MADE_YET, settleChain } from "./chain-entry.ts";
 import type { ImagePatch } from "./journal/index.ts";
 import { readMarked } from "./tracking.ts";
 
@@ -57,13 +59,17 @@ export async function planResync(
 ): Promise<{ readonly copy: PlannedCopy; readonly chosen: Chain }> {
   const { name: device, mirror } = entry;
   if (!mirror) throw new Error("only a device with a mirror is brought in line with one");
-  const chain = await context.openChain(mirror.image, mirror.format, device);
+  const opened = await context.openChain(mirror.image, mirror.format, device);
+  const chain = await settleChain(context.storage.host, opened);
   assertSameSize(device, activeLayer(present), activeLayer(chain));
   const source = chainEntriesOf(present);
   const renewed = { ...mirror, chain: chainEntriesOf(chain), source };
   // Also where changes wait for the commit: the mirror itself is not written to before.
   const isTouched = !isSameChain(mirror.chain, renewed.chain);
-  const isInLine = !isTouched && isSameChain(mirror.source, source);
+  const doubt = isTouched
+    ? undefined
+    : (doubtOf(mirror.chain, renewed.chain, chain) ?? doubtOf(mirror.source, source, present));
+  const isInLine = !isTouched && doubt === undefined && isSameChain(mirror.source, source);
   const chains = [present, chain];
   if (isInLine && !verify && !always) {
     const notes = ["it is in line with the device already; nothing was copied"];
@@ -72,10 +78,12 @@ export async function planResync(
     return { copy, chosen: chain };
   }
   await assertMerges(device, mirror, context);
-  const marked = isTouched ? "it has changed" : await readMarkedAlone(mirror, renewed, present);
+  const marked = isTouched
+    ? "it has changed"
+    : await readMarkedAlone(mirror, renewed, { present, copy: chain });
   const scope: Scope =
     typeof marked === "string"
-      ? scopeOf(mirror, renewed, isTouched || (isInLine && verify))
+      ? scopeOf(mirror, renewed, isTouched || doubt !== undefined || (isInLine && verify))
       : { kind: "marked", ranges: marked };
   // A bitmap that can't be relied on costs a comparison, and an operator should know why.
   const isDistrusted = mirror.bitmap !== null && typeof marked === "string" && !isTouched && !isInLine;
@@ -91,6 +99,7 @@ export async function planResync(
     notes: [
       ...(isTouched ? ["somebody has written to the mirror since; it was compared from end to end"] : []),
       ...(isDistrusted ? [`${marked}; both were compared`] : []),
+      ...(isDistrusted || doubt === undefined || scope.kind !== "anywhere" ? [] : [sayDoubt(doubt)]),
       ...chain.links.flatMap((link) => link.warnings),
     ],
   };
@@ -187,11 +196,13 @@ type Scope =
 async function readMarkedAlone(
   before: MirrorEntry,
   now: MirrorEntry,
-  present: Chain,
+  chains: { readonly present: Chain; readonly copy: Chain },
 ): Promise<readonly ByteRange[] | string> {
-  if (isSameChain(before.source, now.source)) return "nothing was written";
-  if (!isSameChain(before.source.slice(1), now.source.slice(1))) return "the images below have changed";
-  return await readMarked(before, present);
+  const [below, belowNow] = [before.source.slice(1), now.source.slice(1)];
+  if (!isSameChain(below, belowNow)) return "the images below have changed";
+  const doubt = doubtOf(before.chain, now.chain, chains.copy) ?? doubtOf(below, belowNow, chains.present);
+  if (doubt) return sayDoubt(doubt);
+  return await readMarked(before, chains.present);
 }
 
 function scopeOf(before: MirrorEntry, now: MirrorEntry, isTouched: boolean): Scope {
@@ -247,6 +258,33 @@ export async function verifyCopy(
   } finally {
     await copy.close();
   }
+}
+
+interface Doubt {
+  readonly image: string;
+  readonly why: string;
+}
+
+function sayDoubt({ image, why }: Doubt): string {
+  return `whether somebody wrote to ${image} can't be told from its times, since ${why}: both were compared from end to end`;
+}
+
+/** The first image, from the base on, that may have been written to unseen though it looks the same. */
+function doubtOf(
+  before: readonly ChainEntry[],
+  now: readonly ChainEntry[],
+  { links }: Chain,
+): Doubt | undefined {
+  // A fence has the id of its transaction in the header: it is the same one, and nobody opened the image behind it.
+  const fenced = new Set(links.flatMap(({ path, header }) => (header?.isFenced ? [path] : [])));
+  const files = (entry: ChainEntry) => [entry, ...(entry.dataFile ? [entry.dataFile] : [])];
+  const known = new Map(before.flatMap(files).map(({ image, fingerprint }) => [image, fingerprint]));
+  for (const { image, fingerprint } of now.flatMap(files).toReversed()) {
+    const was = known.get(image);
+    const why = was && !fenced.has(image) ? describeDoubt(was, fingerprint) : undefined;
+    if (why !== undefined) return { image, why };
+  }
+  return undefined;
 }
 
 /** The file system, size and times of every image are what they were. */

@@ -16,9 +16,15 @@
 
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { type BytePatch, type Fingerprint, holdImages, takeFingerprint } from "../format/index.ts";
+import {
+  type BytePatch,
+  type Fingerprint,
+  holdImages,
+  isSameFile,
+  settleFingerprint,
+  takeFingerprint,
+} from "../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../storage/index.ts";
-import { isSameFile } from "./chain-entry.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
 import {
   type ImagePatch,
@@ -113,7 +119,8 @@ export async function writeCommitPatches(
       { storage, image, patches, side: "after", expected, knownTimes, lock },
       async (file) => {
         await file.flush("patched image");
-        fingerprints.set(image, await takeFingerprint(file, expected.headerSha256 !== null));
+        const now = await takeFingerprint(file, expected.headerSha256 !== null);
+        fingerprints.set(image, await settleFingerprint(storage.host, file, now));
       },
     );
   }

@@ -9,7 +9,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError, settleAll } from "../errors/index.ts";
-import { takeFingerprint } from "../format/index.ts";
+import { beforeItsName, settleFingerprint, takeFingerprint } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
 import { giveAccess, modeAtFirst } from "./access.ts";
 import type { FileToMake, FillTools, Plan } from "./action.ts";
@@ -77,6 +77,24 @@ export async function prepareStatement(
 async function announcePatches(journal: Journal, { statement, patches }: PlanRecord): Promise<void> {
   if (patches.every(({ when }) => when === "commit")) return;
   await journal.append({ type: "patching", statement }, "patching");
+}
+
+/** New images with their names, which has moved their change times. Copies once a later write to them would show. */
+export async function lookAtNamed(
+  { workspace, images }: Work,
+  journal: Journal,
+  { statement, newFiles, renewable }: PlanRecord,
+): Promise<PreparedFile[]> {
+  const open = images.byPath();
+  const looks: PreparedFile[] = [];
+  for (const { path, fingerprint } of journal.state.statements[statement]?.prepared?.files ?? []) {
+    const file = newFiles.some((one) => one.path === path) ? open.get(path)?.file : undefined;
+    if (!file) continue;
+    const now = await takeFingerprint(file, fingerprint.headerSha256 !== null);
+    const settled = renewable ? await settleFingerprint(workspace.storage.host, file, now) : now;
+    looks.push({ path, fingerprint: settled });
+  }
+  return looks;
 }
 
 /** Staging names and final ones are in the same folders. */
@@ -166,7 +184,8 @@ async function fingerprints(
     const file = files[index];
     if (!file) throw new Error("each new file was made");
     const hasHeader = plan.filesToMake[index]?.hasHeader ?? false;
-    return mergesAs === null ? [{ path, fingerprint: await takeFingerprint(file, hasHeader) }] : [];
+    if (mergesAs !== null) return [];
+    return [{ path, fingerprint: beforeItsName(await takeFingerprint(file, hasHeader)) }];
   });
   return (await Promise.all(named)).flat();
 }

@@ -4,7 +4,7 @@
 // Invariant: only copies are renewed. Where a changed image matters to any other action, the commit refuses it.
 
 import type { Workspace } from "../device/index.ts";
-import { describeChanges, fingerprintAt } from "../format/index.ts";
+import { describeChanges, describeDoubt, fingerprintAt } from "../format/index.ts";
 import { runStatements } from "./engine.ts";
 import {
   type Journal,
@@ -48,13 +48,15 @@ function hasCopyAmong({ plan }: Statement, changed: ReadonlySet<string>): boolea
   return copies.some((path) => path !== undefined && changed.has(path));
 }
 
+/** Images that have changed since, or may have: whoever copied one of them reads it once more. */
 async function findChanged({ storage }: Workspace, state: TransactionState): Promise<ReadonlySet<string>> {
   const changed = new Set<string>();
-  for (const { image, fingerprint } of lastSeen(state).values()) {
+  for (const { image, fingerprint, isNew } of lastSeen(state).values()) {
     // The header counts where it matters, which the commit judges: a write changes the time as well.
     const now = await fingerprintAt(storage, image, undefined);
     const before = { ...fingerprint, headerSha256: null };
     if (!now || describeChanges(before, now).length > 0) changed.add(image);
+    else if (!isNew && describeDoubt(before, now) !== undefined) changed.add(image);
   }
   return changed;
 }

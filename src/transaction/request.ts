@@ -67,6 +67,8 @@ export interface RollbackRequest {
   readonly kind: "rollback";
   /** Undefined: the generation before the present one. */
   readonly generation: number | undefined;
+  /** Go back though nobody can tell whether the images are what they were. */
+  readonly force: boolean;
 }
 
 /** One copy of a device, made or brought in line. */

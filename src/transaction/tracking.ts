@@ -21,9 +21,10 @@ import {
   planBitmapsReplaced,
   readDirtyRanges,
   readWitnessedRanges,
+  isSameFile,
 } from "../format/index.ts";
 import type { ByteRange } from "../storage/index.ts";
-import { activeLayer, isSameFile } from "./chain-entry.ts";
+import { activeLayer } from "./chain-entry.ts";
 import type { PlanContext } from "./action.ts";
 import { planFencePatch } from "./fencing.ts";
 import type { ImagePatch } from "./journal/index.ts";

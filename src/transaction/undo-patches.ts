@@ -13,9 +13,8 @@
 // Undo takes no locks for what is fenced: that can be open only in readers of imgtx's own, which have read its
 // header.
 
-import type { Fingerprint } from "../format/index.ts";
+import { type Fingerprint, isSameFile } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
-import { isSameFile } from "./chain-entry.ts";
 import type { ImagePatch, Statement } from "./journal/index.ts";
 import { expectedOf, openUnlessGone, patchesByImage, SECTOR_BYTES, settleImage, stateOf } from "./patches.ts";
 import { isDiskThere } from "./planned-folders.ts";

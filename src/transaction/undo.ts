@@ -11,7 +11,7 @@
 import { posix } from "node:path";
 import { type DeviceTable, readTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { isSameFile } from "./chain-entry.ts";
+import { isSameFile } from "../format/index.ts";
 import type { Journal, Statement } from "./journal/index.ts";
 import { diskIsAway, isDiskThere } from "./planned-folders.ts";
 import type { KeptFile } from "./request.ts";

@@ -110,7 +110,7 @@ describe("an action becomes a request", () => {
     [["rollback", "--to", "0"], 0],
     [["rollback", "--to=12"], 12],
   ])("%j goes back to %s", async (argv, generation) => {
-    expect((await requestOf(argv)).request).toEqual({ kind: "rollback", generation });
+    expect((await requestOf(argv)).request).toEqual({ kind: "rollback", generation, force: false });
   });
 });
 

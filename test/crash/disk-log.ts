@@ -82,6 +82,9 @@ export function applyChange(tree: Tree, change: Change): void {
   if (change.kind === "name") {
     if (change.born) tree.share(change.born);
     for (const slot of change.slots) tree.assign(slot, change.atNs);
+    const moved =
+      change.operation === "rename" ? change.slots.find(({ inode }) => inode !== null)?.inode : null;
+    if (moved !== null && moved !== undefined) tree.touch(moved, change.atNs);
     return;
   }
   tree.changeContent(change.inode, change.atNs, (content) => applyContentChange(content, change));

@@ -17,6 +17,8 @@ export interface Inode {
   readonly mode: number;
   readonly bornNs: bigint;
   readonly modifiedNs: bigint;
+  /** Moved by each change, a name included; setting the time of modification moves it too. */
+  readonly changedNs: bigint;
   readonly content: Content;
   readonly names: ReadonlyMap<string, number>;
   readonly target: string;
@@ -66,10 +68,16 @@ export function makeInode(
     mode,
     bornNs: atNs,
     modifiedNs: atNs,
+    changedNs: atNs,
     content: new Content(),
     names: new Map(),
     target,
   };
+}
+
+/** Later than before, also where a time of modification in the past is set. */
+function changedAt({ changedNs }: Inode, atNs: bigint): bigint {
+  return atNs > changedNs ? atNs : changedNs + 1n;
 }
 
 export class Tree {
@@ -113,8 +121,14 @@ export class Tree {
     const inode = this.get(number);
     const content = this.#owned.has(number) ? inode.content : inode.content.fork();
     change(content);
-    this.#inodes.set(number, { ...inode, content, modifiedNs: atNs });
+    this.#inodes.set(number, { ...inode, content, modifiedNs: atNs, changedNs: changedAt(inode, atNs) });
     this.#owned.add(number);
+  }
+
+  /** A file that has got another name. */
+  touch(number: number, atNs: bigint): void {
+    const inode = this.get(number);
+    this.#inodes.set(number, { ...inode, changedNs: changedAt(inode, atNs) });
   }
 
   assign(slot: Slot, atNs: bigint): void {

@@ -101,6 +101,10 @@ export class SimulatedMachine {
     this.clockNs = FIRST_BOOT_NS + BigInt(this.boots) * BETWEEN_BOOTS_NS;
   }
 
+  get bootId(): string {
+    return `00000000-0000-4000-8000-${String(this.boots).padStart(12, "0")}`;
+  }
+
   nextPid(): number {
     this.#processes += 1;
     return 1000 * (this.boots + 1) + this.#processes;

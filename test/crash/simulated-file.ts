@@ -32,7 +32,7 @@ export class SimulatedFile implements StorageFile {
 
   async stat(): Promise<FileStat> {
     await this.#turn();
-    return statOfInode(this.#machine.tree.get(this.#inode));
+    return statOfInode(this.#machine.tree.get(this.#inode), this.#machine);
   }
 
   async read(target: Uint8Array, offset: number): Promise<number> {

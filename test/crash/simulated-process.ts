@@ -32,7 +32,7 @@ export class SimulatedProcess implements Storage {
       userName: "tester",
       nameOfUser: (id) => `#${id}`,
       groupsOfUser: () => undefined,
-      bootId: `00000000-0000-4000-8000-${String(machine.boots).padStart(12, "0")}`,
+      bootId: machine.bootId,
       machineId: "0123456789abcdef0123456789abcdef",
       origin: machine.origin,
       now: () => Number(machine.clockNs / 1_000_000n),
@@ -230,7 +230,7 @@ export class SimulatedProcess implements Storage {
 
   #statOf(path: string, follow: boolean): FileStat | undefined {
     const place = lookUpOrNothing(() => this.machine.tree.lookUp(path, follow));
-    return place?.inode && statOfInode(place.inode);
+    return place?.inode && statOfInode(place.inode, this.machine);
   }
 
   #folder(path: string): Inode {

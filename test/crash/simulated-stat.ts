@@ -3,10 +3,15 @@
 import { ImgtxError, type ErrorCode } from "../../src/errors/index.ts";
 import type { FileStat } from "../../src/storage/index.ts";
 import type { Inode } from "./disk-tree.ts";
+import type { SimulatedMachine } from "./simulated-disk.ts";
 
 const FILE_SYSTEM = "64769";
 
-export function statOfInode(inode: Inode): FileStat {
+/** As a machine finds it that was started so many times, each of which mounted the disk. */
+export function statOfInode(
+  inode: Inode,
+  { bootId, clockNs, boots }: Pick<SimulatedMachine, "bootId" | "clockNs" | "boots">,
+): FileStat {
   return {
     kind: inode.kind,
     sizeBytes: inode.kind === "symlink" ? Buffer.byteLength(inode.target) : inode.content.sizeBytes,
@@ -17,6 +22,11 @@ export function statOfInode(inode: Inode): FileStat {
     ownerId: 0,
     groupId: 0,
     modifiedNs: String(inode.modifiedNs),
+    changedNs: String(inode.changedNs),
+    settled: inode.changedNs < clockNs,
+    fileSystemId: "ext:1",
+    mountId: String(boots),
+    bootId,
     bornNs: String(inode.bornNs),
   };
 }

@@ -48,7 +48,7 @@ describe("a device table", () => {
   test("is one line of text that says what it is", () => {
     const text = Buffer.from(encodeTable("/ws", firstTable("2026-01-02T03:04:05.678Z"), null)).toString();
     expect(text).toBe(
-      '{"sha256":"c73a5a7f4431946e9c31d445daef65b9e9dfc9a2d81b26709a4484a2459b0be8","table":{"kind":"imgtx device table","version":1,' +
+      '{"sha256":"ed0cf5549b2e25d849eab809aeea71b99292ee6b54554f59dd841dad0d7293ed","table":{"kind":"imgtx device table","version":2,' +
         '"mark":null,"workspaceId":null,"generation":0,"committed":"2026-01-02T03:04:05.678Z","transaction":null,"summary":"init","allowPaths":[],"devices":[]}}\n',
     );
   });
@@ -71,9 +71,15 @@ describe("a device table", () => {
   });
 
   test("of another version is refused as that, and names the file", async () => {
-    const failure = await failureOf(() => decode(forge((stored) => (stored["version"] = 2))));
+    const failure = await failureOf(() => decode(forge((stored) => (stored["version"] = 3))));
     expect(failure).toMatchObject({ code: "E_UNSUPPORTED", image: "/ws/.imgtx/table.json" });
-    expect(failure.message).toContain("version 2");
+    expect(failure.message).toContain("version 3");
+  });
+
+  test("of the version before is read, and of its images nothing is known that would be believed", () => {
+    const bytes = forge((stored) => (stored["version"] = 1));
+    const table = decodeTable("/ws", bytes, "/ws/.imgtx/table.json");
+    expect(table).toBeDefined();
   });
 
   test.each([

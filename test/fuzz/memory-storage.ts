@@ -160,6 +160,11 @@ function statOf(node: MemoryNode | undefined): FileStat | undefined {
     ownerId: 0,
     groupId: 0,
     modifiedNs: String(node.changes),
+    changedNs: String(node.changes),
+    settled: true,
+    fileSystemId: "ext:1",
+    mountId: "1",
+    bootId: HOST.bootId,
     bornNs: "0",
   };
 }

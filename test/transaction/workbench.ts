@@ -158,7 +158,7 @@ export class Workbench {
   }
 
   async rollback(generation?: number): Promise<Outcome> {
-    return await this.run({ kind: "rollback", generation });
+    return await this.run({ kind: "rollback", generation, force: false });
   }
 
   async begin(name?: string, onError: "abort" | "keep" = "keep"): Promise<string> {

@@ -15,6 +15,10 @@ export const rollback: ActionCommand = {
         value: { name: "GENERATION", completes: "nothing" },
         about: "the generation to go back to; else the one before the present one",
       },
+      {
+        long: "force",
+        about: "go back though it can't be told whether somebody wrote to the images meanwhile",
+      },
     ],
     about:
       "Gives each device the image that it had in an earlier generation. Only the table moves, as a new " +
@@ -27,5 +31,9 @@ export const rollback: ActionCommand = {
     ],
     exits: CHANGING_EXITS,
   },
-  request: (input) => ({ kind: "rollback", generation: input.count("--to", 0) }),
+  request: (input) => ({
+    kind: "rollback",
+    generation: input.count("--to", 0),
+    force: input.flag("--force"),
+  }),
 };

@@ -18,7 +18,7 @@ import {
   type FillTools,
   type PlanContext,
 } from "../action.ts";
-import { activeLayer, chainEntriesOf } from "../chain-entry.ts";
+import { activeLayer, chainEntriesOf, settleChain } from "../chain-entry.ts";
 import { findMissingParent, type PlannedCopy, planResync, requireMirror } from "../mirroring.ts";
 import { type NewCopy, planFresh, settleCopy } from "../new-copy.ts";
 import { planTracking } from "../tracking.ts";
@@ -113,7 +113,8 @@ async function planCopy(
   if (entry.mirror && missing && (isMirror || missing.image === path)) {
     return await planParent(entry, entry.mirror, missing, { target, context });
   }
-  const present = await context.openChain(entry.image, entry.format, target.device);
+  const opened = await context.openChain(entry.image, entry.format, target.device);
+  const present = await settleChain(context.storage.host, opened);
   if (isMirror) return await planSync(entry, target, present, context);
   return await planNew(entry, target, path, { present, context });
 }
@@ -146,7 +147,8 @@ async function planParent(
       },
     );
   }
-  const parent = await context.openChain(source.image, source.format, device);
+  const opened = await context.openChain(source.image, source.format, device);
+  const parent = await settleChain(context.storage.host, opened);
   const copy = await settleCopy({ ...target, format: missing.format }, missing.image, parent, context);
   const fresh = await planFresh(copy, target, parent, context);
   const [own] = twin.chain;

@@ -6,7 +6,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import { describeCutOffImages, identityOf } from "../../format/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
-import { activeLayer, deviceEntryOf, notesOnMirrorLeft } from "../chain-entry.ts";
+import { activeLayer, deviceEntryOf, notesOnMirrorLeft, settleChain } from "../chain-entry.ts";
 import { moveFreeze } from "../fencing.ts";
 import { findMissingParent, planResync } from "../mirroring.ts";
 import { assertQemuOpens } from "../openable.ts";
@@ -75,7 +75,8 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
       hint: `make it first, with \`imgtx mirror ${device}\``,
     });
   }
-  const present = await context.openChain(image, entry.format, device);
+  const opened = await context.openChain(image, entry.format, device);
+  const present = await settleChain(context.storage.host, opened);
   const { copy, chosen } = await planResync(entry, present, context, { verify: false });
   const isMerged = copy.filesToMake.length > 0;
   if (entry.frozen && isMerged) {

@@ -12,7 +12,7 @@ import {
   withTrusted,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { describeContentChanges } from "../../format/index.ts";
+import { describeContentChanges, describeDoubt, isSameFile } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
 import { deviceEntryOf, notesOnMirrorLeft } from "../chain-entry.ts";
 import { assertNotFrozen } from "../fencing.ts";
@@ -21,7 +21,7 @@ import type { ActionReport, RollbackRequest } from "../request.ts";
 type OpenChains = Plan["chains"][number][];
 
 export const rollback: Action<RollbackRequest> = {
-  async plan({ generation }, context) {
+  async plan({ generation, force }, context) {
     const { table } = context;
     const wanted = generation ?? table.generation - 1;
     const target = await requireGeneration(wanted, context);
@@ -29,6 +29,7 @@ export const rollback: Action<RollbackRequest> = {
     const kept = describeKept(table, target);
     if (moves.length === 0) throw nothingMoves(wanted, kept);
     const obstacles: string[] = [];
+    const doubts: string[] = [];
     const chains: OpenChains = [];
     const changes: Plan["changes"][number][] = [];
     for (const { device, before, after } of moves) {
@@ -36,7 +37,8 @@ export const rollback: Action<RollbackRequest> = {
       if (before) assertNotFrozen(before, "going back would move it to another image");
       // Where the present chain is broken, going back is the way out: that is no obstacle.
       if (before) await openInto(chains, [], before, context);
-      const entry = after && (await reviveEntry({ after, wanted, context, chains, obstacles }));
+      const entry =
+        after && (await reviveEntry({ before, after, wanted, context, chains, obstacles, doubts }));
       if (entry !== undefined) changes.push({ device, after: entry });
     }
     if (obstacles.length > 0) {
@@ -44,16 +46,26 @@ export const rollback: Action<RollbackRequest> = {
         hint: "`imgtx history` lists the generations; put the images back from a copy, with their times, to reach this one",
       });
     }
+    if (doubts.length > 0 && !force) throw inDoubt(wanted, doubts);
     return {
       ...MAKES_NO_FILES,
       devices: moves.map((move) => move.device),
-      reports: moves.map((move, index) => reportOf(move, wanted, index === 0 ? kept : [])),
+      reports: moves.map((move, index) =>
+        reportOf(move, wanted, index === 0 ? { kept, doubts } : { kept: [], doubts: [] }),
+      ),
       changes,
       allowPaths: [],
       chains,
     };
   },
 };
+
+/** What nobody can tell to be what it was is gone back to by the word of the operator alone. */
+function inDoubt(wanted: number, doubts: readonly string[]): ImgtxError {
+  return new ImgtxError("E_REFUSED", `generation ${wanted} may not be what it was: ${doubts.join("; ")}`, {
+    hint: `look at the images; \`imgtx rollback --to ${wanted} --force\` goes back to them as they are now`,
+  });
+}
 
 interface Move {
   readonly device: string;
@@ -154,13 +166,15 @@ async function requireGeneration(wanted: number, context: PlanContext): Promise<
 
 /** Today's entry for a device as it was, or undefined with an obstacle noted. */
 async function reviveEntry(revive: {
+  before: DeviceEntry | undefined;
   after: DeviceEntry;
   wanted: number;
   context: PlanContext;
   chains: OpenChains;
   obstacles: string[];
+  doubts: string[];
 }): Promise<DeviceEntry | undefined> {
-  const { after, wanted, context, chains, obstacles } = revive;
+  const { before, after, wanted, context, chains, obstacles, doubts } = revive;
   const chain = await openInto(chains, obstacles, after, context);
   if (!chain) return undefined;
   const present = findDevice(context.table, after.name);
@@ -174,8 +188,15 @@ async function reviveEntry(revive: {
   for (const [depth, was] of closing.chain.entries()) {
     const now = entry.chain[depth];
     if (!now) break;
-    obstacles.push(...describeObstacle(was, now));
-    if (was.dataFile && now.dataFile) obstacles.push(...describeObstacle(was.dataFile, now.dataFile));
+    const files: [Placed, Placed][] = [[was, now]];
+    if (was.dataFile && now.dataFile) files.push([was.dataFile, now.dataFile]);
+    // Below an overlay of the device nobody has written to it all the while.
+    const isSealed = before?.chain.slice(1).some(({ image }) => image === was.image) === true;
+    for (const [file, present] of files) {
+      const changes = describeObstacle(file, present);
+      obstacles.push(...changes);
+      if (changes.length === 0) doubts.push(...describeDoubts(file, present, isSealed));
+    }
   }
   return entry;
 }
@@ -188,6 +209,15 @@ function describeObstacle(was: Placed, now: Placed): string[] {
       ? describeContentChanges(was.fingerprint, now.fingerprint)
       : [`is ${now.image} now`];
   return changed.length > 0 ? [`${was.image} has changed: ${changed.join(", ")}`] : [];
+}
+
+/** That it was closed while somebody wrote is none: imgtx held its locks then. */
+function describeDoubts(was: Placed, now: Placed, isSealed: boolean): string[] {
+  const [before, after] = [{ ...was.fingerprint, settled: true }, now.fingerprint];
+  if (!isSameFile(before, after)) return [`${was.image} is another file with the same times`];
+  const isMoved = before.changedNs !== undefined && before.changedNs !== after.changedNs;
+  const why = isSealed && !isMoved ? undefined : describeDoubt(before, after);
+  return why === undefined ? [] : [`whether somebody wrote to ${was.image} can't be told, since ${why}`];
 }
 
 /** The device's entry in the last generation of the stretch from wanted on in which it had this image. */
@@ -219,7 +249,11 @@ async function openInto(
   }
 }
 
-function reportOf({ device, before, after }: Move, wanted: number, kept: readonly Kept[]): ActionReport {
+function reportOf(
+  { device, before, after }: Move,
+  wanted: number,
+  { kept, doubts }: { readonly kept: readonly Kept[]; readonly doubts: readonly string[] },
+): ActionReport {
   return {
     kind: "rollback",
     device,
@@ -238,6 +272,7 @@ function reportOf({ device, before, after }: Move, wanted: number, kept: readonl
       ...(after?.mirror && after.mirror.image !== before?.mirror?.image
         ? [`${after.mirror.image} was its mirror then, and is not again`]
         : []),
+      ...doubts,
       ...kept.map(({ note, command }) =>
         command === undefined ? note : `${note}: a rollback leaves that to \`${command}\``,
       ),

@@ -62,7 +62,7 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       assertPatching(state, record, file);
       return changeStatement(state, record, file, { prepared: record });
     case "done":
-      return changeStatement(state, record, file, { done: true });
+      return changeStatement(state, record, file, { done: true, ...withNames(state, record) });
     case "savepoint":
       return {
         ...state,
@@ -77,6 +77,18 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
     case "abort":
       return { ...state, aborting: true };
   }
+}
+
+/** What was prepared, as it looks with its names. */
+function withNames({ statements }: TransactionState, { named = [] }: DoneRecord): Partial<Statement> {
+  const prepared = statements.at(-1)?.prepared;
+  if (!prepared || named.length === 0) return {};
+  const looks = new Map(named.map(({ path, fingerprint }) => [path, fingerprint]));
+  const files = prepared.files.map((one) => ({
+    ...one,
+    fingerprint: looks.get(one.path) ?? one.fingerprint,
+  }));
+  return { prepared: { ...prepared, files } };
 }
 
 /** Undoing removes a staging file by its name alone, so no other name may stand there: forged. */

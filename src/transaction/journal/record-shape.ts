@@ -13,6 +13,7 @@ import {
   listOf,
   objectOf,
   oneOf,
+  orAbsent,
   orNull,
   type Shape,
 } from "../../device/index.ts";
@@ -84,7 +85,10 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
   parked: objectOf({ statement: isCount }),
   resumed: objectOf({ statement: isCount }),
   patching: objectOf({ statement: isCount }),
-  done: objectOf({ statement: isCount }),
+  done: objectOf({
+    statement: isCount,
+    named: orAbsent(listOf(objectOf({ path: isText, fingerprint: isFingerprint }))),
+  }),
   savepoint: objectOf({ name: isText }),
   undo: objectOf({ from: isCount }),
   undone: objectOf({ from: isCount }),

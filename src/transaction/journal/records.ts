@@ -165,6 +165,8 @@ export interface ResumedRecord {
 export interface DoneRecord {
   readonly type: "done";
   readonly statement: number;
+  /** What new images look like with their names, which has moved their change times. */
+  readonly named?: readonly PreparedFile[];
 }
 
 interface SavepointRecord {

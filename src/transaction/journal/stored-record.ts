@@ -23,6 +23,9 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
   if (record.type === "prepared") {
     return { ...record, files: record.files.map((file) => ({ ...file, path: map(file.path) })) };
   }
+  if (record.type === "done" && record.named) {
+    return { ...record, named: record.named.map((file) => ({ ...file, path: map(file.path) })) };
+  }
   if (record.type === "copied") return { ...record, path: map(record.path) };
   if (record.type !== "plan") return record;
   const orNull = (path: string | null) => (path === null ? null : map(path));

@@ -57,13 +57,15 @@ export function describeStats(makeStorage: MakeStorage): void {
       const times = ["1700000000123456789", "1000000000", "1"];
       for (const modifiedNs of times) {
         expect(await file.setModified(modifiedNs)).toBe(true);
-        expect(await file.stat()).toEqual({ ...before, modifiedNs });
+        const { changedNs, settled } = await file.stat();
+        expect(await file.stat()).toEqual({ ...before, modifiedNs, changedNs, settled });
       }
       await file.write(pattern(10, 2), 0);
       expect((await file.stat()).modifiedNs).not.toBe("1");
       await file.setModified(before.modifiedNs);
       await file.flush("time");
-      expect(await storage.stat(`${root}/a`)).toEqual(before);
+      const { changedNs, settled } = await file.stat();
+      expect(await storage.stat(`${root}/a`)).toEqual({ ...before, changedNs, settled });
       await file.close();
     });
 

@@ -79,7 +79,7 @@ describe("freeze", () => {
   test.each([
     ["frozen again", freeze(["vda"])],
     ["removed", { kind: "device-remove" as const, device: "vda" }],
-    ["moved back", { kind: "rollback" as const, generation: 0 }],
+    ["moved back", { kind: "rollback" as const, generation: 0, force: false }],
   ])("a frozen device is not %s", async (_, request) => {
     const bench = await makeOldBench();
     await bench.run(freeze(["vda"]));
