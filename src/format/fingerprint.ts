@@ -161,8 +161,8 @@ export function describeDoubt(before: Fingerprint, now: Fingerprint): string | u
   if (!kindOfFileSystem(now.fileSystemId ?? "").keepsTimes) {
     return "its file system does not tell of each write";
   }
-  if (!isKnownSame(before.bootId, now.bootId)) return "the host has started anew since";
-  if (!isKnownSame(before.mountId, now.mountId)) return "its file system was mounted anew since";
+  if (!isKnownSame(before.bootId, now.bootId)) return "the host has started anew";
+  if (!isKnownSame(before.mountId, now.mountId)) return "its file system was mounted anew";
   if (before.changedNs !== now.changedNs) {
     return `it was changed at ${formatTimes(before.changedNs, now.changedNs)}, and has its old time of modification`;
   }

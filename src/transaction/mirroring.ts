@@ -266,7 +266,7 @@ interface Doubt {
 }
 
 function sayDoubt({ image, why }: Doubt): string {
-  return `whether somebody wrote to ${image} can't be told from its times, since ${why}: both were compared from end to end`;
+  return `whether somebody wrote to ${image} can't be told from its times (${why}): both were compared from end to end`;
 }
 
 /** The first image, from the base on, that may have been written to unseen though it looks the same. */

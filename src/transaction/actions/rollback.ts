@@ -217,7 +217,7 @@ function describeDoubts(was: Placed, now: Placed, isSealed: boolean): string[] {
   if (!isSameFile(before, after)) return [`${was.image} is another file with the same times`];
   const isMoved = before.changedNs !== undefined && before.changedNs !== after.changedNs;
   const why = isSealed && !isMoved ? undefined : describeDoubt(before, after);
-  return why === undefined ? [] : [`whether somebody wrote to ${was.image} can't be told, since ${why}`];
+  return why === undefined ? [] : [`whether somebody wrote to ${was.image} can't be told (${why})`];
 }
 
 /** The device's entry in the last generation of the stretch from wanted on in which it had this image. */

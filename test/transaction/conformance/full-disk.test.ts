@@ -103,8 +103,10 @@ describe("another user's", () => {
     chownSync(bench.at("closed"), 0, 0);
     chmodSync(bench.at("closed"), 0o755);
     const before = snapshotWorkspace(bench.root);
+    const { storage } = bench;
+    const nobodys = bench.through({ ...storage, host: { ...storage.host, userId: 65_534 } });
     const failure = await asNobody(async () =>
-      failureOf(async () => await bench.snapshot({ vda: "a1.qcow2", vdb: "closed/b1.qcow2" })),
+      failureOf(async () => await nobodys.snapshot({ vda: "a1.qcow2", vdb: "closed/b1.qcow2" })),
     );
     expect(failure).toMatchObject({ code: "E_NO_PERMISSION", changed: false });
     expect(snapshotWorkspace(bench.root)).toEqual(before);
