@@ -61,6 +61,10 @@ export interface FillTools {
   /** Aborted by the first interrupt. */
   readonly signal: AbortSignal | undefined;
   readonly onProgress: RunOptions["onProgress"];
+  /** Whether the command commits what it makes, and not a later one. */
+  readonly commitsAlone: boolean;
+  /** Adds to what is said of a device's action: what was found out only while the files were filled. */
+  note(device: string, sentence: string): void;
   /** Whether the file of this index was made just now, and holds nothing. */
   isFresh(index: number): boolean;
   /** How far the file of this index had come when its making was cut off; undefined: nothing of it counts. */

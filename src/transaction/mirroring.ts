@@ -81,10 +81,12 @@ export async function planResync(
   const marked = isTouched
     ? "it has changed"
     : await readMarkedAlone(mirror, renewed, { present, copy: chain });
-  const scope: Scope =
+  const expected: Scope =
     typeof marked === "string"
-      ? scopeOf(mirror, renewed, isTouched || doubt !== undefined || (isInLine && verify))
+      ? scopeOf(mirror, renewed, isTouched || doubt !== undefined)
       : { kind: "marked", ranges: marked };
+  // Who wants it verified wants all of it compared, and to be told of what nothing accounts for.
+  const scope = verify ? scopeOf(mirror, renewed, true) : expected;
   // A bitmap that can't be relied on costs a comparison, and an operator should know why.
   const isDistrusted = mirror.bitmap !== null && typeof marked === "string" && !isTouched && !isInLine;
   const copy: PlannedCopy = {
@@ -93,7 +95,7 @@ export async function planResync(
     filesToMake: [{ ...PRIVATE, path: mirror.image, hasHeader: true, mergesAs: mirror.format }],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");
-      await fillChanges(file, { device, mirror, present, chain, scope, verify }, context, tools);
+      await fillChanges(file, { device, mirror, present, chain, scope, expected, verify }, context, tools);
     },
     chains,
     notes: [
@@ -141,13 +143,16 @@ interface Changes {
   readonly present: Chain;
   /** The mirror's. */
   readonly chain: Chain;
+  /** Where they are compared. */
   readonly scope: Scope;
+  /** Where they can differ as far as anybody knows. */
+  readonly expected: Scope;
   readonly verify: boolean;
 }
 
 async function fillChanges(
   file: StorageFile,
-  { device, mirror, present, chain, scope, verify }: Changes,
+  { device, mirror, present, chain, scope, expected, verify }: Changes,
   context: PlanContext,
   tools: FillTools,
 ): Promise<void> {
@@ -163,6 +168,12 @@ async function fillChanges(
       signal: tools.signal,
       onProgress: progressOf(tools, `comparing ${device}`),
     });
+    if (verify) {
+      const isAnywhere = expected.kind === "anywhere";
+      const known = isAnywhere ? [] : await findChanges(image, old, expected, { signal: tools.signal });
+      const strangeBytes = measureOutside(ranges, known, image.virtualSizeBytes);
+      tools.note(device, describeStrange(strangeBytes, isAnywhere));
+    }
     const base = overlayBase(content, mirror);
     await writeChangesOverlay(storage, { file, path: file.path, image: base }, image, ranges, {
       signal: tools.signal,
@@ -172,7 +183,23 @@ async function fillChanges(
   } finally {
     if (isPending) await old.close();
   }
-  if (verify) await verifyCopy(image, { device, path: file.path, format: "qcow2" }, context, tools);
+  // Where the command commits by itself, the mirror is read back after the merge.
+  if (verify && !tools.commitsAlone)
+    await verifyCopy(image, { device, path: file.path, format: "qcow2" }, context, tools);
+}
+
+/** How much of the ranges is in none of the known ones; all are whole units. */
+function measureOutside(ranges: readonly ByteRange[], known: readonly ByteRange[], end: number): number {
+  const measure = (list: readonly ByteRange[]): number =>
+    list.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+  return measure(uniteRanges([ranges, known], CHANGE_UNIT_BYTES, end)) - measure(known);
+}
+
+function describeStrange(lengthBytes: number, isExpected: boolean): string {
+  if (lengthBytes === 0) return "compared with the device, the mirror was what it should be";
+  const where = isExpected ? "" : " where neither is known to have changed";
+  const why = isExpected ? "" : "; a disk may be failing, or somebody wrote without being seen";
+  return `the mirror differed from the device${where}, in up to ${lengthBytes} bytes: it is mended${why}`;
 }
 
 function overlayBase(
@@ -240,8 +267,8 @@ async function findChanges(
 export async function verifyCopy(
   source: Image,
   made: { device: string; path: string; format: ImageFormat; dataFileAt?: string | undefined },
-  { storage, gate }: PlanContext,
-  tools: FillTools,
+  { storage, gate }: Pick<PlanContext, "storage" | "gate">,
+  tools: Pick<FillTools, "signal" | "onProgress">,
 ): Promise<void> {
   const { device, path, format, dataFileAt } = made;
   const copy = await openImage(storage, path, { format, gate, dataFileAt });

@@ -151,6 +151,8 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
   return {
     signal,
     onProgress,
+    commitsAlone: journal.state.begin.implicit,
+    note: (device, sentence) => void work.found.push({ device, sentence }),
     isFresh: (index) => fresh.has(index),
     resumeAt: (index) => {
       const mark = fresh.has(index) ? undefined : marks.get(newFiles[index]?.path ?? "");

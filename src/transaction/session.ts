@@ -18,7 +18,14 @@ import { commitJournal, rehearseCommit } from "./commit.ts";
 import { describeOutcome, describeTransaction } from "./describe.ts";
 import { commitImplicit, planOnly, runStatements } from "./engine.ts";
 import { createJournal } from "./new-journal.ts";
-import { changesOf, isParked, type Journal, liveStatements, readJournals } from "./journal/index.ts";
+import {
+  changesOf,
+  isParked,
+  type Journal,
+  liveStatements,
+  type PlanRecord,
+  readJournals,
+} from "./journal/index.ts";
 import { OpenedImages } from "./opened-images.ts";
 import { recover, type RecoveryCaller, reportLeftovers } from "./recovery.ts";
 import { pickJournal, requireJournal, requireOpen } from "./pick-journal.ts";
@@ -34,6 +41,7 @@ import type {
   TransactionDescription,
 } from "./request.ts";
 import { abortJournal, undoFrom } from "./undo.ts";
+import { verifyMerged } from "./verify-merged.ts";
 import { effectiveTable, throwIfInterrupted, type Work } from "./work.ts";
 
 export interface Session {
@@ -123,14 +131,15 @@ export async function runActions(
     await runStatements(work, requests);
     const done = work.journal?.state.statements.slice(first).map(({ plan }) => plan) ?? [];
     const after = !journal && work.journal ? await commitImplicit(work, work.journal) : before;
-    // Nothing is read from here on: a disk that fails now must not make a failure of what is done.
+    if (!journal) await verifyMerged(work, requests, done, after);
+    // Nothing else is read from here on: a disk that fails now must not make a failure of what is done.
     return await describeOutcome(workspace, {
       changed: done.length > 0,
       dryRun: false,
       transaction: work.id,
       joined: journal?.state.begin,
       pending: journal !== undefined,
-      plans: [...work.idle, ...done],
+      plans: [...work.idle, ...withFound(done, work.found)],
       table: journal ? withDevices(after, changesOf(journal.state)) : after,
       kept,
     });
@@ -140,13 +149,24 @@ export async function runActions(
   }
 }
 
+/** The reports with what was found out after they were planned. */
+function withFound(plans: readonly PlanRecord[], found: Work["found"]): PlanRecord[] {
+  return plans.map((plan) => ({
+    ...plan,
+    reports: plan.reports.map((report) => {
+      const more = found.filter(({ device }) => device === report.device).map(({ sentence }) => sentence);
+      return more.length === 0 ? report : { ...report, notes: [...report.notes, ...more] };
+    }),
+  }));
+}
+
 function startWork(
   { workspace }: Session,
   options: RunOptions,
   parts: Pick<Work, "images" | "id" | "journal">,
 ): Work {
   const deadlineMs = workspace.storage.host.monotonicMs() + options.waitMs;
-  return { workspace, options, deadlineMs, ...parts, idle: [], underWay: Promise.resolve() };
+  return { workspace, options, deadlineMs, ...parts, idle: [], found: [], underWay: Promise.resolve() };
 }
 
 export async function beginTransaction(

@@ -16,6 +16,8 @@ export interface Work {
   id: string;
   /** Plans of statements that had nothing to do, while there was no journal to tell them to. */
   readonly idle: PlanRecord[];
+  /** What was found out amid the work, to be told with the action on that device. */
+  readonly found: { readonly device: string; readonly sentence: string }[];
   /** Undefined until an implicit transaction has its first plan. */
   journal: Journal | undefined;
   /** What has to be durable before the commit mark, and that nobody has waited for yet. */

@@ -2,7 +2,7 @@
 
 import { readFileSync, statSync, utimesSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { failureOf } from "../../storage/conformance.ts";
 import { IDENTICAL, infoOf, judge, mirror, stagingFiles, stateOf, writeGuest } from "../mirroring.ts";
@@ -50,9 +50,40 @@ describe("a mirror in line", () => {
     const { mtime } = statSync(bench.at("b.raw"));
     writeGuest(bench.at("b.raw"), "raw", "write -P 77 8k 512");
     utimesSync(bench.at("b.raw"), mtime, mtime);
-    await mirror(bench, { vdb: undefined }, { verify: true });
+    const { actions } = await mirror(bench, { vdb: undefined }, { verify: true });
+    expect(await judge(bench, "vdb")).toBe(IDENTICAL);
+    expect(actions[0]?.notes.join()).toContain("differed from the device");
+    const again = await mirror(bench, { vdb: undefined }, { verify: true });
+    expect(again.actions[0]?.notes.join()).not.toContain("differed");
+  });
+
+  qemu.test("that has rotted outside of what was written is mended with --verify, and told", async () => {
+    const bench = await makeMirrored();
+    const { mtime } = statSync(bench.at("mb.raw"));
+    writeGuest(bench.at("mb.raw"), "raw", "write -P 78 70k 512");
+    utimesSync(bench.at("mb.raw"), mtime, mtime);
+    await bench.snapshot({ vdb: "b1.qcow2" });
+    writeGuest(bench.at("b1.qcow2"), "qcow2", "write -P 79 0 4k");
+    const { actions } = await mirror(bench, { vdb: undefined }, { verify: true });
+    expect(actions[0]?.notes.join()).toContain("it is mended");
     expect(await judge(bench, "vdb")).toBe(IDENTICAL);
   });
+
+  qemu.test(
+    "is read back after the merge with --verify: a disk that does not keep it is told of",
+    async () => {
+      const bench = await makeMirrored();
+      writeGuest(bench.at("b.raw"), "raw", "write -P 80 8k 4k");
+      const spoiling = bench.through(forgetting(bench.storage, bench.at("mb.raw")));
+      const failure = await failureOf(
+        async () => await mirror(spoiling, { vdb: undefined }, { verify: true }),
+      );
+      expect(failure).toMatchObject({ code: "E_IO", exitCode: 13, device: "vdb", changed: true });
+      expect(failure.message).toContain("it was brought in line, and committed; then read back");
+      await mirror(bench, { vdb: undefined }, { verify: true });
+      expect(await judge(bench, "vdb")).toBe(IDENTICAL);
+    },
+  );
 
   test("of a device without one is refused", async () => {
     const bench = await makeWorkbench();
@@ -317,3 +348,19 @@ describe("a device that goes back to another image", () => {
     for (const device of ["vdb", "vdc"]) expect(await judge(bench, device)).toBe(IDENTICAL);
   });
 });
+
+/** A storage that writes nothing of what is written to the file, and says that it did. */
+function forgetting(storage: Storage, path: string): Storage {
+  return {
+    ...storage,
+    async openFile(name, access, options) {
+      const file = await storage.openFile(name, access, options);
+      if (name === path) {
+        file.write = async () => await Promise.resolve();
+        file.copyRangeFrom = async () => await Promise.resolve();
+        file.punchHole = async () => await Promise.resolve();
+      }
+      return file;
+    },
+  };
+}
