@@ -11,6 +11,7 @@ import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, shellQuote, type Fingerprint, type ImageFormat } from "../format/index.ts";
 import { isCount, isDeviceEntry, isText, listOf, objectOf, orNull, type Shape } from "./data-shape.ts";
 import { type FileMark, isFileMark } from "./file-mark.ts";
+import { poolChains, unpoolChains } from "./pooled-chains.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
 
 /** One image of a chain, as it was when the generation was made. */
@@ -182,7 +183,13 @@ export function encodeTable(root: string, table: DeviceTable, mark: TableMark | 
   const problem = findDisorder(table);
   if (problem !== undefined) throw new Error(`a device table is not to be written: ${problem}`);
   const stored = mapPaths(table, (path) => toStoredPath(root, path));
-  const content = JSON.stringify({ kind: KIND, version: VERSION, mark, ...stored });
+  const content = JSON.stringify({
+    kind: KIND,
+    version: VERSION,
+    mark,
+    ...stored,
+    ...poolChains(stored.devices),
+  });
   return new TextEncoder().encode(`{"sha256":"${digestOf(content)}","table":${content}}\n`);
 }
 
@@ -195,8 +202,10 @@ export function decodeTable(root: string, bytes: Uint8Array, file: string): Stor
   if (digestOf(content) !== checksum) throw damaged(file, "its checksum does not match");
   const parsed = parseObject(content);
   if (parsed?.["kind"] !== KIND) throw damaged(file, "it holds something else");
-  const { kind: _kind, version, mark = null, ...fields } = parsed;
-  const stored: Record<string, unknown> = { workspaceId: null, ...fields };
+  const { kind: _kind, version, mark = null, images, ...fields } = parsed;
+  // Without a list of images each chain is written out.
+  const devices = images === undefined ? fields["devices"] : unpoolChains(images, fields["devices"]);
+  const stored: Record<string, unknown> = { workspaceId: null, ...fields, devices };
   if (!READ_VERSIONS.includes(version)) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
@@ -260,18 +269,22 @@ function digestOf(content: string): string {
   return createHash("sha256").update(content).digest("hex");
 }
 
-export function mapEntryPaths(entry: DeviceEntry, map: (path: string) => string): DeviceEntry {
+export function mapEntryPaths(
+  entry: DeviceEntry,
+  map: (path: string) => string,
+  done = new Map<ChainEntry, ChainEntry>(),
+): DeviceEntry {
   const { mirror, frozen, trusted } = entry;
   return {
     ...entry,
     ...(trusted && { trusted: trusted.map(map) }),
     image: map(entry.image),
-    chain: mapChainPaths(entry.chain, map),
+    chain: mapChainPaths(entry.chain, map, done),
     mirror: mirror && {
       ...mirror,
       image: map(mirror.image),
-      chain: mapChainPaths(mirror.chain, map),
-      source: mapChainPaths(mirror.source, map),
+      chain: mapChainPaths(mirror.chain, map, done),
+      source: mapChainPaths(mirror.source, map, done),
     },
     frozen: frozen && {
       ...frozen,
@@ -323,19 +336,32 @@ export function withFingerprints(
   };
 }
 
-function mapChainPaths(chain: readonly ChainEntry[], map: (path: string) => string): ChainEntry[] {
-  return chain.map((element) => ({
-    ...element,
-    image: map(element.image),
-    dataFile: element.dataFile && { ...element.dataFile, image: map(element.dataFile.image) },
-  }));
+/** What several chains have stays one object. */
+function mapChainPaths(
+  chain: readonly ChainEntry[],
+  map: (path: string) => string,
+  done: Map<ChainEntry, ChainEntry>,
+): ChainEntry[] {
+  return chain.map((element) => {
+    const known = done.get(element);
+    if (known) return known;
+    const { image, dataFile } = element;
+    const mapped = {
+      ...element,
+      image: map(image),
+      dataFile: dataFile && { ...dataFile, image: map(dataFile.image) },
+    };
+    done.set(element, mapped);
+    return mapped;
+  });
 }
 
 function mapPaths(table: DeviceTable, map: (path: string) => string): DeviceTable {
+  const done = new Map<ChainEntry, ChainEntry>();
   return {
     ...table,
     allowPaths: table.allowPaths.map(map),
-    devices: table.devices.map((entry) => mapEntryPaths(entry, map)),
+    devices: table.devices.map((entry) => mapEntryPaths(entry, map, done)),
   };
 }
 

@@ -6,12 +6,26 @@
 // - Each step may be repeated, whatever a crash left of it, as long as the table has not moved.
 // - The caller holds the workspace lock.
 
-import { settleAll } from "../errors/index.ts";
+import { ImgtxError, settleAll } from "../errors/index.ts";
 import { type DeviceTable, encodeTable } from "./device-table.ts";
 import { clearTheWay } from "./in-the-way.ts";
-import { moveOver, type NewMode, removeBeside, replaceFile, writeBeside } from "./replace-file.ts";
+import {
+  moveOver,
+  type NewContent,
+  type NewMode,
+  removeBeside,
+  replaceFile,
+  writeBeside,
+} from "./replace-file.ts";
 import { buildView, discardView, flipView } from "./view.ts";
-import { encodeForHere, FILE_MODE, historyPath, pathsOf, type Workspace } from "./workspace.ts";
+import {
+  encodeForHere,
+  FILE_MODE,
+  historyPath,
+  pathsOf,
+  TABLE_LIMIT_BYTES,
+  type Workspace,
+} from "./workspace.ts";
 
 /** All three. */
 export async function writeNextGeneration(
@@ -30,16 +44,37 @@ export async function stageGeneration(
   workspace: Workspace,
   closing: DeviceTable,
   next: DeviceTable,
+  limitBytes = STAGED_LIMIT_BYTES,
 ): Promise<void> {
   const { storage, root } = workspace;
   const history = historyPath(workspace, closing.generation);
   const mode = await modeOfTable(workspace);
+  const encode = encodeForHere(workspace, next);
+  const limited: NewContent = (file) => assertReadAgain(workspace, encode(file), limitBytes);
   if ((await storage.statLink(history))?.kind === "folder") await clearTheWay(storage, history);
   await settleAll([
     writeBeside(storage, history, encodeTable(root, closing, null), mode, "earlier generation"),
-    writeBeside(storage, pathsOf(workspace).table, encodeForHere(workspace, next), mode, "next table"),
+    writeBeside(storage, pathsOf(workspace).table, limited, mode, "next table"),
     buildView(workspace, next),
   ]);
+}
+
+/**
+ * Less than what is read again: after the commit mark nothing may refuse, and the table that is written then may
+ * know more of its images.
+ */
+const STAGED_LIMIT_BYTES = TABLE_LIMIT_BYTES / 2;
+
+function assertReadAgain(workspace: Workspace, bytes: Uint8Array, limitBytes: number): Uint8Array {
+  if (bytes.length <= limitBytes) return bytes;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `the device table would take ${bytes.length} bytes, and at most ${limitBytes} are written`,
+    {
+      image: pathsOf(workspace).table,
+      hint: "keep some of the devices in another workspace, or shorten their chains and paths",
+    },
+  );
 }
 
 /** Who could read the table goes on reading it, whatever the umask of this command is. */

@@ -12,7 +12,8 @@ export interface Workspace {
   readonly root: string;
 }
 
-const TABLE_LIMIT_BYTES = 256 * 2 ** 20;
+/** What is read. */
+export const TABLE_LIMIT_BYTES = 256 * 2 ** 20;
 export const FILE_MODE = 0o644;
 
 export const pathsOf = (workspace: Workspace) => ({

@@ -48,9 +48,45 @@ describe("a device table", () => {
   test("is one line of text that says what it is", () => {
     const text = Buffer.from(encodeTable("/ws", firstTable("2026-01-02T03:04:05.678Z"), null)).toString();
     expect(text).toBe(
-      '{"sha256":"ed0cf5549b2e25d849eab809aeea71b99292ee6b54554f59dd841dad0d7293ed","table":{"kind":"imgtx device table","version":2,' +
-        '"mark":null,"workspaceId":null,"generation":0,"committed":"2026-01-02T03:04:05.678Z","transaction":null,"summary":"init","allowPaths":[],"devices":[]}}\n',
+      '{"sha256":"500cf80c58a08c373bf141dcb13dabccc50c7c180fb2c232dd0fecd11ae8a1c4","table":{"kind":"imgtx device table","version":2,' +
+        '"mark":null,"workspaceId":null,"generation":0,"committed":"2026-01-02T03:04:05.678Z","transaction":null,"summary":"init","allowPaths":[],"devices":[],"images":[]}}\n',
     );
+  });
+
+  test("stores an image that several chains have once, and has it once in memory", () => {
+    const chains = Array.from(
+      { length: 50 },
+      (_, depth) => [`b${depth}`, `/pool/${"x".repeat(500)}/b${depth}`] as const,
+    );
+    const devices = Array.from({ length: 40 }, (_, index) =>
+      device(`vd${100 + index}`, `/ws/${index}`, ...chains),
+    );
+    const bytes = encodeTable("/ws", table(...devices), null);
+    expect(bytes.length).toBeLessThan(100 * 1000);
+    const decoded = decode(bytes);
+    expect(decoded).toEqual(table(...devices));
+    const [first, second] = decoded.devices;
+    expect(first?.chain[7]).toBe(second?.chain[7]);
+    expect(encodeTable("/ws", decoded, null)).toEqual(bytes);
+  });
+
+  test("of version 1, with its chains written out, is read as this version has it", () => {
+    const stored = { ...TABLE, kind: "imgtx device table", version: 1 };
+    const { workspaceId: _id, ...older } = stored;
+    const content = JSON.stringify(older);
+    const sha256 = createHash("sha256").update(content).digest("hex");
+    const bytes = Buffer.from(`{"sha256":"${sha256}","table":${content}}\n`);
+    expect(decodeTable("/ws", bytes, "table.json")).toEqual({
+      table: { ...TABLE, workspaceId: null },
+      mark: null,
+    });
+  });
+
+  test("with a chain whose image is not there is refused", async () => {
+    const failure = await failureOf(() =>
+      decode(forge((stored) => ((stored["devices"] as { chain: number[] }[])[0]!.chain[0] = 99))),
+    );
+    expect(failure.code).toBe("E_CORRUPT");
   });
 
   test("is refused when any byte of it changed, is missing, or was added", async () => {

@@ -13,6 +13,7 @@ import {
   makeWorkspace,
   readGeneration,
   readTable,
+  stageGeneration,
   type Workspace,
   writeNextGeneration,
 } from "../../src/device/index.ts";
@@ -226,4 +227,16 @@ test("a workspace that was removed under a command is not there any more", async
   rmSync(`${workspace.root}/.imgtx`, { recursive: true });
   expect(await isWorkspaceMade(workspace)).toBe(false);
   expect((await readTable(workspace)).generation).toBe(0);
+});
+
+test("a table that grows too large to be read again is refused before anything has its name", async () => {
+  const workspace = await makeHere();
+  const present = await readTable(workspace);
+  const next = { ...table(device("vda", `${workspace.root}/a`)), generation: 1 };
+  const failure = await failureOf(async () => {
+    await stageGeneration(workspace, present, next, 100);
+  });
+  expect(failure).toMatchObject({ code: "E_REFUSED", exitCode: 14, changed: false });
+  expect(await readTable(workspace)).toEqual(present);
+  await stageGeneration(workspace, present, next);
 });

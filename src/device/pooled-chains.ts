@@ -1,0 +1,73 @@
+// Chains as the table stores them: each image once, and in the chains its number. Devices on one base have most of
+// their chains in common, and a table would else grow with their product: 500 devices on 150 images, under long
+// paths, came to more than is read again.
+//
+// Invariant: an image that several chains have is one object in memory too, as long as nobody changes it.
+
+import type { ChainEntry, DeviceEntry, MirrorEntry } from "./device-table.ts";
+
+type Numbers = readonly number[];
+type PooledMirror = Omit<MirrorEntry, "chain" | "source"> & {
+  readonly chain: Numbers;
+  readonly source: Numbers;
+};
+type PooledDevice = Omit<DeviceEntry, "chain" | "mirror"> & {
+  readonly chain: Numbers;
+  readonly mirror: PooledMirror | null;
+};
+
+export interface Pooled {
+  readonly images: readonly ChainEntry[];
+  readonly devices: readonly PooledDevice[];
+}
+
+export function poolChains(devices: readonly DeviceEntry[]): Pooled {
+  const images: ChainEntry[] = [];
+  const known = new Map<ChainEntry, number>();
+  // By path first: paths may be long, and have to be compared no more than once.
+  const byContent = new Map<string, Map<string, number>>();
+  const numberOf = (entry: ChainEntry): number => {
+    const seen = known.get(entry);
+    if (seen !== undefined) return seen;
+    const { image, ...rest } = entry;
+    const alike = byContent.get(image) ?? new Map<string, number>();
+    byContent.set(image, alike);
+    const content = JSON.stringify(rest);
+    const number = alike.get(content) ?? images.push(entry) - 1;
+    alike.set(content, number);
+    known.set(entry, number);
+    return number;
+  };
+  const pool = (chain: readonly ChainEntry[]): Numbers => chain.map(numberOf);
+  return {
+    devices: devices.map((device) => ({
+      ...device,
+      chain: pool(device.chain),
+      mirror: device.mirror && {
+        ...device.mirror,
+        chain: pool(device.mirror.chain),
+        source: pool(device.mirror.source),
+      },
+    })),
+    images,
+  };
+}
+
+/** The devices of a stored table, whatever it holds: their shape is judged afterwards. */
+export function unpoolChains(images: unknown, devices: unknown): unknown {
+  if (!Array.isArray(images) || !Array.isArray(devices)) return devices;
+  const unpool = (chain: unknown): unknown =>
+    Array.isArray(chain) ? chain.map((number: unknown) => images[Number(number)] as unknown) : chain;
+  return devices.map((device: unknown) => {
+    if (!isObject(device)) return device;
+    const { mirror } = device;
+    const unpooled = isObject(mirror)
+      ? { ...mirror, chain: unpool(mirror["chain"]), source: unpool(mirror["source"]) }
+      : mirror;
+    return { ...device, chain: unpool(device["chain"]), mirror: unpooled };
+  });
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
+}
