@@ -19,12 +19,14 @@ export function isFromHere(
   if (boot !== host.bootId) return false;
   const here = host.origin;
   if (origin.processes !== here.processes) return false;
+  // The kernel passes a login on to all that stems from it: where they differ, one of the two is another login.
+  if (origin.login !== here.login) return false;
   return isSameLogin(origin, here) || sharesSession(origin, here);
 }
 
-/** A service that a user's own systemd started belongs to a login as well, and is not where the user types. */
+/** Of one login. A service that the user's own systemd started is of one as well, and is not where the user types. */
 function isSameLogin(there: Origin, here: Origin): boolean {
-  return there.login !== null && there.login === here.login && there.service === here.service;
+  return there.login !== null && there.service === here.service;
 }
 
 function sharesSession(there: Origin, here: Origin): boolean {

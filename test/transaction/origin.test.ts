@@ -61,7 +61,8 @@ describe("a command is from elsewhere", () => {
     ["in another session", {}, { sessions: [{ id: 31, started: "310" }] }],
     ["in another session of that number", {}, { sessions: [{ id: 30, started: "999" }] }],
     ["in another container, whose numbers are its own", {}, { processes: "pid:[2]" }],
-    ["in another login", { login: "5" }, { login: "6", sessions: [{ id: 31, started: "310" }] }],
+    ["in another login", { login: "5" }, { login: "6" }],
+    ["in a login, where the other is in none", { login: "5" }, {}],
     [
       "in a service of the same login",
       { login: "5" },
