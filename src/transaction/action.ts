@@ -113,7 +113,8 @@ export const MAKES_NO_FILES = {
 interface PlannedDevice extends Required<Pick<Plan, "patches">> {
   readonly report: ActionReport;
   readonly change: TableChange;
-  readonly chain: Plan["chains"][number];
+  /** Undefined where it can't be opened. */
+  readonly chain: Plan["chains"][number] | undefined;
 }
 
 /** The plan of an action that does the same to each device, one behind the other, and makes no files. */
@@ -131,7 +132,7 @@ export async function planEach(
     changes: planned.map(({ change }) => change),
     allowPaths: [],
     patches: planned.flatMap(({ patches }) => patches),
-    chains: planned.map(({ chain }) => chain),
+    chains: planned.flatMap(({ chain }) => chain ?? []),
   };
 }
 

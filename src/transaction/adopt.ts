@@ -13,7 +13,6 @@ import {
   describeCopy,
   isWorkspaceMade,
   lockAsItIs,
-  pathsOf,
   readTable,
   replaceTable,
   type Workspace,
@@ -22,7 +21,8 @@ import {
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { summarise } from "./finish.ts";
-import { Journal, journalPath, type JournalSnapshot, liveStatements, readJournals } from "./journal/index.ts";
+import { givenUpPath, setAside } from "./given-up.ts";
+import { Journal, type JournalSnapshot, liveStatements, readJournals } from "./journal/index.ts";
 import type { Adoption, ForgottenTransaction, LockWait } from "./request.ts";
 
 /** E_NO_WORKSPACE where there is none; E_BUSY where a live process works on a transaction in it. */
@@ -51,7 +51,11 @@ export async function adoptWorkspace(
     const kept = how.moved ? strange.map(({ id }) => id) : [];
     if (!how.dryRun) {
       if (how.moved) await takeOver(workspace, kept);
-      else await setAside(workspace, forgotten);
+      else
+        await setAside(
+          workspace,
+          forgotten.map(({ id }) => id),
+        );
       if (copy !== undefined) await nameAnew(workspace, how.moved);
     }
     const { devices, generation } = await readTable(workspace);
@@ -78,27 +82,13 @@ function assertNobodyWorks(journals: readonly JournalSnapshot[]): void {
 }
 
 function describeForgotten(workspace: Workspace, { id, state }: JournalSnapshot): ForgottenTransaction {
-  const journal = `${pathsOf(workspace).givenUp}/${id}.journal`;
+  const journal = givenUpPath(workspace, id);
   if (state instanceof ImgtxError) return { id, journal, what: "unreadable", committed: false, files: [] };
   const plans = liveStatements(state).map(({ plan }) => plan);
   const made = plans.flatMap(({ newFiles }) => newFiles.map(({ path }) => path));
   const patched = plans.flatMap(({ patches }) => patches.map(({ image }) => image));
   const files = [...new Set([...made, ...patched])];
   return { id, journal, what: summarise(state), committed: state.commit !== undefined, files };
-}
-
-/** Out of the folder in which journals count. */
-async function setAside(workspace: Workspace, forgotten: readonly ForgottenTransaction[]): Promise<void> {
-  const { storage } = workspace;
-  const { givenUp, own, journals } = pathsOf(workspace);
-  if (forgotten.length === 0) return;
-  if (!(await storage.statLink(givenUp))) {
-    await storage.makeFolder(givenUp, 0o700);
-    await storage.flushFolder(own, "folder of forgotten journals");
-  }
-  for (const { id, journal } of forgotten) await storage.rename(journalPath(workspace, id), journal);
-  await storage.flushFolder(givenUp, "forgotten journals");
-  await storage.flushFolder(journals, "forgotten journals' old names");
 }
 
 /** Writes each journal to a file of its own. */

@@ -27,12 +27,14 @@ import {
   readJournals,
 } from "./journal/index.ts";
 import { isFromHere } from "./origin.ts";
+import { judgeDevice, type Seen } from "./device-state.ts";
 import type {
   ActionReport,
   DeviceDescription,
   GenerationDescription,
   Obstacle,
   Outcome,
+  RecoveryNote,
   TransactionDescription,
 } from "./request.ts";
 import { readUnfinished } from "./parked.ts";
@@ -87,7 +89,8 @@ export async function describeDevices(
   const devices: DeviceDescription[] = [];
   for (const entry of entries) {
     const unfinishedCopy = unfinished.get(entry.name) ?? null;
-    devices.push({ ...(await describeAsItIs(scene, entry, currentFolder)), unfinishedCopy });
+    const described = await describeAsItIs(scene, entry, { currentFolder, notes: session.recovered });
+    devices.push({ ...described, unfinishedCopy });
   }
   return { generation: table.generation, devices };
 }
@@ -196,6 +199,8 @@ function describeAsRecorded({ workspace, holders, omitted }: Scene, entry: Devic
     view: omitted.has(entry.name) ? null : `${pathsOf(workspace).devices}/${entry.name}`,
     transaction: holders.get(entry.name) ?? null,
     problem: null,
+    state: "ok",
+    problems: [],
   };
 }
 
@@ -203,15 +208,24 @@ function describeAsRecorded({ workspace, holders, omitted }: Scene, entry: Devic
 async function describeAsItIs(
   scene: Scene,
   entry: DeviceEntry,
-  currentFolder: string,
+  { currentFolder, notes }: { readonly currentFolder: string; readonly notes: readonly RecoveryNote[] },
 ): Promise<DeviceDescription> {
   const recorded = describeAsRecorded(scene, entry);
+  const isHeld = scene.holders.has(entry.name);
+  const judge = (seen: Omit<Seen, "isHeld">) => judgeDevice(entry, scene.table, notes, { ...seen, isHeld });
   try {
-    return { ...recorded, ...(await openTop(scene, entry, currentFolder)) };
+    const top = await openTop(scene, entry, currentFolder);
+    return { ...recorded, ...top, ...judge({ fences: top.fences, failure: undefined }) };
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     const where = error.image === undefined ? "" : `${error.image}: `;
-    return { ...recorded, virtualSizeBytes: null, problem: `${where}${error.message}` };
+    const text = `${where}${error.message}`;
+    return {
+      ...recorded,
+      virtualSizeBytes: null,
+      problem: text,
+      ...judge({ fences: [], failure: { error, text } }),
+    };
   }
 }
 

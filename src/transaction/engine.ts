@@ -26,7 +26,13 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
   const plans: PlanRecord[] = [];
   for (const [index, request] of requests.entries()) {
     work.options.onRequest?.(index);
-    const { record } = await planStatement(work, { table, request, number: plans.length, earlier: plans });
+    const statement = { table, request, number: plans.length, earlier: plans };
+    const { record } = await planStatement(work, statement).catch(async (error: unknown) => {
+      const device = error instanceof ImgtxError ? error.device : undefined;
+      // What holds it is the cause, where that keeps it from being planned on.
+      if (device !== undefined) await assertDevicesFree(work, { devices: [device], kind: request.kind });
+      throw error;
+    });
     await work.images.lock(waitingOf(work), changedImages(record));
     await assertDevicesFree(work, record);
     const next = withDevices(table, record.changes);

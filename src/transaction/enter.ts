@@ -9,7 +9,9 @@ import {
   assertShown,
   type DeviceTable,
   findDevice,
+  isWorkspaceMade,
   lockWorkspace,
+  lockWorkspaceIfFree,
   makeWorkspace,
   withDevices,
 } from "../device/index.ts";
@@ -39,25 +41,56 @@ export async function enterStatement(
   const mark = work.images.mark();
   let pauseMs = FIRST_PAUSE_MS;
   for (let tries = 1; ; tries += 1) {
-    const table = await effectiveTable(work);
-    const number = work.journal?.state.statements.length ?? 0;
-    const { plan, record } = await planStatement(work, { table, request, number, earlier: [] });
-    await work.images.lock(waitingOf(work), changedImages(record));
-    throwIfInterrupted(work.options.signal);
-    if (!work.journal && hasNothingToDo(record)) {
-      work.idle.push(record);
-      return { plan, record };
-    }
-    const entered = await enterPlan(work, table, record);
-    if (!("obstacle" in entered)) return { plan, record: entered };
+    const planned = await planAndEnter(work, request);
+    if ("plan" in planned) return planned;
     await work.images.closeSince(mark);
     throwIfInterrupted(work.options.signal);
-    const obstacle = await tryToEnd(work, entered);
+    const obstacle = await tryToEnd(work, planned);
     if (!obstacle || (obstacle.code === "E_CHANGED" && tries <= MOST_REPLANS)) continue;
     if (waitingOf(work).waitMs === 0) throw obstacle;
     if (tries === 1) work.options.onWait(obstacle.message);
     await host.sleep(pauseMs * (0.5 + Math.random() / 2));
     pauseMs = Math.min(pauseMs * 1.5, LONGEST_PAUSE_MS);
+  }
+}
+
+async function planAndEnter(
+  work: Work,
+  request: ActionRequest,
+): Promise<{ plan: Plan; record: PlanRecord } | HeldUp> {
+  const table = await effectiveTable(work);
+  const number = work.journal?.state.statements.length ?? 0;
+  let planned: { plan: Plan; record: PlanRecord };
+  try {
+    planned = await planStatement(work, { table, request, number, earlier: [] });
+    await work.images.lock(waitingOf(work), changedImages(planned.record));
+  } catch (error) {
+    return await heldUpInstead(work, request, error);
+  }
+  const { plan, record } = planned;
+  throwIfInterrupted(work.options.signal);
+  if (!work.journal && hasNothingToDo(record)) {
+    work.idle.push(record);
+    return planned;
+  }
+  const entered = await enterPlan(work, table, record);
+  return "obstacle" in entered ? entered : { plan, record: entered };
+}
+
+/** A device that is held may not be to be planned on, because of what holds it: that is the cause to be told. */
+async function heldUpInstead(work: Work, { kind }: ActionRequest, error: unknown): Promise<HeldUp> {
+  if (!(error instanceof ImgtxError) || error.device === undefined) throw error;
+  const devices = [error.device];
+  if (!(await isWorkspaceMade(work.workspace))) throw error;
+  const lock = await lockWorkspaceIfFree(work.workspace);
+  if (!lock) throw error;
+  try {
+    const notes = await settleJournals(work.workspace, { except: work.id, devices });
+    const heldUp = await findHeldUp(work, { devices, kind }, notes);
+    if (!heldUp) throw error;
+    return heldUp;
+  } finally {
+    await lock.close();
   }
 }
 

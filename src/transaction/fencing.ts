@@ -201,7 +201,7 @@ interface MovedFreeze extends Omit<Fencing, "fences"> {
  */
 export async function moveFreeze(
   entry: DeviceEntry,
-  chains: { readonly present: Chain; readonly chosen: Chain },
+  chains: { readonly present: Chain | undefined; readonly chosen: Chain },
   context: PlanContext,
 ): Promise<MovedFreeze> {
   const { frozen } = entry;
@@ -209,11 +209,11 @@ export async function moveFreeze(
   const all = frozen.fences;
   const stay = all.filter(({ image }) => chains.chosen.links.some(({ path }) => path === image));
   const leave = all.filter((fence) => !stay.includes(fence));
-  const lifted = await liftFences(entry, leave, chains.present, {
-    isForced: false,
-    unwritten: context.unwritten,
-  });
   const nothing: Fencing = { fences: stay, patches: [], files: [], notes: [] };
+  // Where it can't be opened, its fence stays on it.
+  const lifted = chains.present
+    ? await liftFences(entry, leave, chains.present, { isForced: false, unwritten: context.unwritten })
+    : nothing;
   const set = stay.length > 0 ? nothing : await fenceActiveLayer(entry.name, chains.chosen, context, false);
   return {
     frozen: { ...frozen, fences: set.fences },

@@ -27,6 +27,7 @@ import { ImgtxError } from "../errors/index.ts";
 import { beforeItsName, describeChanges, type Fingerprint } from "../format/index.ts";
 import type { LockWaiting } from "../storage/index.ts";
 import {
+  imagesMergedAtCommit,
   imagesMergedLate,
   isMergePending,
   NOT_MERGED_YET,
@@ -34,7 +35,7 @@ import {
   writeMerges,
 } from "./merges.ts";
 import { writeCommitPatches } from "./patches.ts";
-import type { OnProgress } from "./request.ts";
+import type { KeptFile, OnProgress } from "./request.ts";
 import {
   changesOf,
   type CommitRecord,
@@ -53,6 +54,8 @@ export interface Finishing {
   readonly onProgress?: OnProgress | undefined;
   /** What images that the transaction made look like with their names, where the caller knows. */
   readonly looks?: ReadonlyMap<string, Fingerprint>;
+  /** Told of each image that is left as it is where it can't be changed as planned. Undefined: then nothing moves. */
+  readonly onLeft?: ((file: KeptFile) => void) | undefined;
   /** Does work under the workspace lock: the caller's, or one that is taken for it. */
   readonly underLock: <T>(work: () => Promise<T>) => Promise<T>;
 }
@@ -176,6 +179,22 @@ async function closeCommit(
   await removeMergedOverlays(workspace, journal.state);
   await journal.retire();
   return withMerged(own);
+}
+
+/** The table where nobody goes on with the transaction's merges: its mirrors count as written to. */
+export function withMergesForgotten(table: DeviceTable, state: TransactionState): DeviceTable {
+  const images = imagesMergedAtCommit(state);
+  return {
+    ...table,
+    devices: table.devices.map((device) => {
+      const { mirror } = device;
+      if (!mirror || !images.has(mirror.image)) return device;
+      const [top, ...below] = mirror.chain;
+      return top
+        ? { ...device, mirror: { ...mirror, chain: [{ ...top, fingerprint: NOT_MERGED_YET }, ...below] } }
+        : device;
+    }),
+  };
 }
 
 /** The table with what some of its images look like now, where it has them as they were before. */

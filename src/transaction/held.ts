@@ -41,7 +41,7 @@ const MAY_PASS: ReadonlySet<string> = new Set([
  */
 export async function findHeldUp(
   work: Work,
-  record: PlanRecord,
+  record: Pick<PlanRecord, "devices" | "kind">,
   notes: readonly RecoveryNote[],
 ): Promise<HeldUp | undefined> {
   for (const snapshot of await readJournals(work.workspace, work.id)) {
@@ -62,7 +62,10 @@ export async function findHeldUp(
 }
 
 /** For a dry run, which settles nothing: E_TRANSACTION or E_BUSY where somebody holds one of the devices. */
-export async function assertDevicesFree(work: Work, record: PlanRecord): Promise<void> {
+export async function assertDevicesFree(
+  work: Work,
+  record: Pick<PlanRecord, "devices" | "kind">,
+): Promise<void> {
   for (const snapshot of await readJournals(work.workspace, work.id)) {
     const device = heldAmong(snapshot, record.devices);
     if (device === undefined || (await isEndedBy(work, record, snapshot))) continue;
@@ -78,7 +81,7 @@ function heldAmong({ held }: JournalSnapshot, devices: readonly string[]): strin
 /** A merge into a mirror that is given up by the action itself: the table lacks it then, and the merge is left out. */
 async function isEndedBy(
   work: Work,
-  { kind }: PlanRecord,
+  { kind }: Pick<PlanRecord, "kind">,
   { id, path, busy, state }: JournalSnapshot,
 ): Promise<boolean> {
   if (busy || state instanceof ImgtxError || !state.commit || !ENDS_COPIES.has(kind)) return false;

@@ -19,3 +19,4 @@ export {
   type Session,
   type SessionOptions,
 } from "./session.ts";
+export { forceAbort, forceCommit, giveUp } from "./ways-out.ts";

@@ -25,6 +25,7 @@ import {
   takeFingerprint,
 } from "../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../storage/index.ts";
+import type { KeptFile } from "./request.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
 import {
   type ImagePatch,
@@ -97,34 +98,55 @@ export async function assertPatchesFit(
   }
 }
 
-/**
- * Writes the `commit` patches after the mark, durably. Returns the fingerprints that the images then have.
- * The caller says whether it holds QEMU's locks on them.
- */
+interface CommitPatching {
+  /** Whether the caller holds QEMU's locks on the images. */
+  readonly isLocked: boolean;
+  /** How long to wait for them, where it does not. */
+  readonly waiting?: LockWaiting | undefined;
+  /** Told of images that are gone, or another's by now, and are left so. Undefined: that is an error. */
+  readonly onLeft?: ((file: KeptFile) => void) | undefined;
+}
+
+/** Writes the `commit` patches after the mark, durably. Returns the fingerprints that the images then have. */
 export async function writeCommitPatches(
-  { storage }: Workspace,
+  workspace: Workspace,
   state: TransactionState,
-  { isLocked, waiting }: { readonly isLocked: boolean; readonly waiting?: LockWaiting | undefined },
+  how: CommitPatching,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const fingerprints = new Map<string, Fingerprint>();
-  const seen = lastSeen(state);
   for (const [image, patches] of patchesByImage(patchesAtCommit(state), "commit")) {
-    const expected = seen.get(image)?.fingerprint;
-    if (!expected) throw new Error("an image that is patched is watched");
-    const knownTimes = [expected.modifiedNs];
-    const isAway = !(await storage.stat(image)) && !(await isDiskThere(storage, image, foldersOf(state)));
-    if (isAway) throw diskIsAway(image, "its header is still to be changed");
-    const lock = isLocked ? undefined : async (file: StorageFile) => await lockWriter(storage, file, waiting);
-    await settleImage(
-      { storage, image, patches, side: "after", expected, knownTimes, lock },
-      async (file) => {
-        await file.flush("patched image");
-        const now = await takeFingerprint(file, expected.headerSha256 !== null);
-        fingerprints.set(image, await settleFingerprint(storage.host, file, now));
-      },
-    );
+    try {
+      const fingerprint = await patchAtCommit(workspace.storage, state, { image, patches }, how);
+      if (fingerprint) fingerprints.set(image, fingerprint);
+    } catch (error) {
+      if (!how.onLeft || !(error instanceof ImgtxError) || !LEFT_BY_FORCE.has(error.code)) throw error;
+      how.onLeft({ path: image, why: error.message });
+    }
   }
   return fingerprints;
+}
+
+const LEFT_BY_FORCE: ReadonlySet<string> = new Set(["E_CHANGED", "E_NOT_FOUND"]);
+
+async function patchAtCommit(
+  storage: Storage,
+  state: TransactionState,
+  { image, patches }: { readonly image: string; readonly patches: readonly ImagePatch[] },
+  { isLocked, waiting }: CommitPatching,
+): Promise<Fingerprint | undefined> {
+  const expected = lastSeen(state).get(image)?.fingerprint;
+  if (!expected) throw new Error("an image that is patched is watched");
+  const isAway = !(await storage.stat(image)) && !(await isDiskThere(storage, image, foldersOf(state)));
+  if (isAway) throw diskIsAway(image, "its header is still to be changed");
+  const knownTimes = [expected.modifiedNs];
+  const lock = isLocked ? undefined : async (file: StorageFile) => await lockWriter(storage, file, waiting);
+  let fingerprint: Fingerprint | undefined;
+  await settleImage({ storage, image, patches, side: "after", expected, knownTimes, lock }, async (file) => {
+    await file.flush("patched image");
+    const now = await takeFingerprint(file, expected.headerSha256 !== null);
+    fingerprint = await settleFingerprint(storage.host, file, now);
+  });
+  return fingerprint;
 }
 
 interface Settling {

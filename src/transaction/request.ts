@@ -205,8 +205,18 @@ export interface DeviceDescription {
   readonly view: string | null;
   /** Id of the open transaction that holds it. */
   readonly transaction: string | null;
+  /** Why its chain can't be opened; null: it can. */
   readonly problem: string | null;
+  readonly state: DeviceState;
+  /** All that is not as it should be, a sentence each, with what ends it. */
+  readonly problems: readonly string[];
 }
+
+/**
+ * waiting: a transaction holds it that recovery can't end; missing: an image of its chain is not there; broken: its
+ * chain can't be opened; fenced: it has a fence that no freeze of it knows; changed: somebody has lifted its fence.
+ */
+export type DeviceState = "ok" | "waiting" | "missing" | "broken" | "fenced" | "changed";
 
 /** A file that undo left as it is, and why, as a clause. */
 export interface KeptFile {
@@ -384,4 +394,20 @@ export interface Restoration {
     readonly format: string;
     readonly shown: string | null;
   }[];
+}
+
+/** What giving a transaction up leaves. */
+export interface GivenUp {
+  readonly id: string;
+  /** False for a dry run, and where recovery has just ended the transaction by itself. */
+  readonly changed: boolean;
+  /** Where its journal is kept from then on; null where it has ended by itself. */
+  readonly record: string | null;
+  /** What it did, as `snapshot vda`, or why its journal can't be read. */
+  readonly what: string;
+  /** Devices that are free from then on; null where the journal does not tell them. */
+  readonly devices: readonly string[] | null;
+  /** Files that stay as they are, and what they are. */
+  readonly left: readonly KeptFile[];
+  readonly generation: number;
 }

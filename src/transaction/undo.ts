@@ -22,36 +22,87 @@ export async function undoStatements(
   workspace: Workspace,
   statements: readonly Statement[],
 ): Promise<KeptFile[]> {
-  const { storage } = workspace;
   refuseWhatTheTableUses(await readTable(workspace), statements);
   const kept: KeptFile[] = [];
   const away: string[] = [];
   const folders = new Set<string>();
   for (const statement of statements.toReversed()) {
-    const { plan, prepared } = statement;
-    kept.push(...(await undoPatches(storage, statement, (image) => away.push(image))));
-    const made = new Map(prepared?.files.map((file) => [file.path, file.fingerprint]));
-    for (const { path, staging } of plan.newFiles) {
-      const fingerprint = made.get(path);
-      const named = fingerprint && (await storage.statLink(path));
-      const gone = [
-        (await storage.statLink(staging)) ? staging : [],
-        named && isSameFile(fingerprint, named) ? path : [],
-      ].flat();
-      for (const file of gone) await storage.removeFile(file);
-      const isSeen =
-        gone.length > 0 || named !== undefined || (await isDiskThere(storage, path, plan.folders));
-      if (!isSeen) away.push(path);
+    kept.push(...(await undoPatches(workspace.storage, statement, (image) => away.push(image))));
+    for (const { path } of statement.plan.newFiles) {
+      if (!(await removeMade(workspace, statement, path))) away.push(path);
       // Also where nothing was left to remove: a process that died may have removed it, and not durably.
       folders.add(posix.dirname(path));
     }
   }
-  for (const folder of folders) {
-    if (await storage.stat(folder)) await storage.flushFolder(folder, "removed images");
-  }
+  await flushFolders(workspace, folders);
   // All that can be seen is undone by then: what is left is tried again as long as the journal is there.
   throwIfAway(away);
   return kept;
+}
+
+/**
+ * The same with whatever can't be taken back left as it is and named: what is lost, what others changed, what a disk
+ * does not let go.
+ */
+export async function undoWhatCanBe(
+  workspace: Workspace,
+  statements: readonly Statement[],
+): Promise<KeptFile[]> {
+  const kept: KeptFile[] = [];
+  const orKeep = async (path: string, work: () => Promise<void>): Promise<void> => {
+    try {
+      await work();
+    } catch (error) {
+      if (!(error instanceof ImgtxError)) throw error;
+      kept.push({ path, why: error.message });
+    }
+  };
+  const folders = new Set<string>();
+  for (const statement of statements.toReversed()) {
+    const { plan } = statement;
+    for (const image of new Set(plan.patches.map((patch) => patch.image))) {
+      const patches = plan.patches.filter((patch) => patch.image === image);
+      await orKeep(image, async () => {
+        const alone = { ...statement, plan: { ...plan, patches } };
+        const onAway = (): void => throwIfAway([image]);
+        kept.push(...(await undoPatches(workspace.storage, alone, onAway)));
+      });
+    }
+    for (const newFile of plan.newFiles) {
+      const { path } = newFile;
+      await orKeep(path, async () => {
+        const alone = { ...statement, plan: { ...plan, newFiles: [newFile] } };
+        refuseWhatTheTableUses(await readTable(workspace), [alone]);
+        if (!(await removeMade(workspace, statement, path))) throwIfAway([path]);
+        folders.add(posix.dirname(path));
+      });
+    }
+  }
+  await flushFolders(workspace, folders);
+  return kept;
+}
+
+/** Removes what is ours of a new file. False where its disk is not there, and nothing is known of it. */
+async function removeMade(
+  { storage }: Workspace,
+  { plan, prepared }: Statement,
+  path: string,
+): Promise<boolean> {
+  const newFile = plan.newFiles.find((file) => file.path === path);
+  const fingerprint = prepared?.files.find((file) => file.path === path)?.fingerprint;
+  const named = fingerprint && (await storage.statLink(path));
+  const gone = [
+    newFile && (await storage.statLink(newFile.staging)) ? newFile.staging : [],
+    named && isSameFile(fingerprint, named) ? path : [],
+  ].flat();
+  for (const file of gone) await storage.removeFile(file);
+  return gone.length > 0 || named !== undefined || (await isDiskThere(storage, path, plan.folders));
+}
+
+async function flushFolders({ storage }: Workspace, folders: ReadonlySet<string>): Promise<void> {
+  for (const folder of folders) {
+    if (await storage.stat(folder)) await storage.flushFolder(folder, "removed images");
+  }
 }
 
 function refuseWhatTheTableUses(table: DeviceTable, statements: readonly Statement[]): void {

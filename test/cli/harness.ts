@@ -27,6 +27,8 @@ export interface Result {
 
 export interface RunSetting {
   readonly engine?: Partial<Engine>;
+  /** Default: the real one. */
+  readonly storage?: CliContext["storage"];
   readonly cwd?: string;
   readonly env?: CliContext["env"];
   readonly stdin?: string;
@@ -50,7 +52,7 @@ export async function runCli(argv: readonly string[], setting: RunSetting = {}):
     columns: setting.terminal,
   });
   const status = await run(argv, {
-    storage: makeNodeStorage(),
+    storage: setting.storage ?? makeNodeStorage(),
     cwd: setting.cwd ?? "/srv/guests",
     env: setting.env ?? {},
     stdout: { ...outputTo("stdout"), settled: async () => setting.writeFailure },
@@ -164,6 +166,8 @@ export function makeDevice(parts: Partial<DeviceDescription>): DeviceDescription
     view: "/srv/guests/devices/vda",
     transaction: null,
     problem: null,
+    state: "ok",
+    problems: [],
     ...parts,
   };
 }

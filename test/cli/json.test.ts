@@ -55,6 +55,8 @@ describe("JSON", () => {
           transaction: null,
           view: "/srv/guests/devices/vda",
           problem: null,
+          state: "ok",
+          problems: [],
         },
       ],
     });

@@ -27,21 +27,25 @@ export const deviceList: PlainCommand = {
   kind: "plain",
   definition: {
     arguments: [],
-    options: [],
+    options: [{ long: "check", about: "end with 1 where any device is not as it should be" }],
     about:
       "Lists the devices of the present generation: name, format, virtual size, how many images are in " +
-      "the chain, and the active layer. With --quiet the names alone, one a line.",
+      "the chain, its state, and the active layer. A device that waits for recovery, is missing, broken or fenced " +
+      "is told of below. With --quiet the names alone, one a line.",
     examples: [
       { command: "imgtx device list", about: "a table" },
+      { command: "imgtx device list --check -q", about: "for monitoring: status 1 where something is wrong" },
       { command: "imgtx device list --json | jq -r '.devices[].image'", about: "the active layers" },
     ],
     exits: READING_EXITS,
+    exitNote: "With --check, 1 also says that a device is not as it should be.",
   },
   async execute(invocation) {
     const { engine, session } = await openToRead(invocation);
     const list = await engine.describeDevices(session, undefined);
     invocation.report.answer(list, invocation.report.quiet ? NAMES : TABLE);
     if (list.devices.length === 0) invocation.report.advice("no devices yet: imgtx device add NAME FILE");
-    return 0;
+    const isSound = list.devices.every(({ state }) => state === "ok");
+    return invocation.input.flag("--check") && !isSound ? 1 : 0;
   },
 };

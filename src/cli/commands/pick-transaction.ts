@@ -1,5 +1,6 @@
 // Which of the open transactions a command is about, by its words.
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { TransactionDescription } from "../../transaction/index.ts";
 import type { ArgumentDefinition } from "../grammar/definition.ts";
 import type { Invocation } from "../invocation.ts";
@@ -14,6 +15,14 @@ export const TRANSACTION_ID: ArgumentDefinition = {
 /** Undefined where nothing was named: then it is the one that was begun here. */
 export function readTransactionId({ input, settings }: Invocation): string | undefined {
   return input.text("ID") ?? settings.transaction;
+}
+
+/** --force ends what nobody can take for another. */
+export function requireId(id: string | undefined, verb: string): string {
+  if (id !== undefined) return id;
+  throw new ImgtxError("E_USAGE", "--force wants the id of the transaction", {
+    hint: `\`imgtx txn status\` lists those that wait; then \`imgtx txn ${verb} --force ID\``,
+  });
 }
 
 /** Oldest first, and last those of which nobody knows. */

@@ -1,10 +1,10 @@
 // imgtx recover
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { RecoveryNote } from "../../transaction/index.ts";
+import type { GivenUp, RecoveryNote } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { openSession } from "../invocation.ts";
+import { openSession, runOptions } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { withSchema } from "../render/json.ts";
 
@@ -17,15 +17,44 @@ const RECOVERED: Drawing<readonly RecoveryNote[]> = {
     }),
 };
 
+const GIVEN_UP: Drawing<GivenUp & { readonly dryRun: boolean }> = {
+  text: ({ id, record, what, devices, left, generation, dryRun }) => {
+    if (record === null) return [`Transaction ${id} has just ended by itself: there is nothing to give up.`];
+    const would = dryRun ? "Would give up" : "Gave up";
+    return [
+      `${would} transaction ${id} (${what}); generation ${generation} stays`,
+      ...left.map(({ path, why }) => `  stays as it is: ${path}: ${why}`),
+      ...(devices === null || devices.length === 0 ? [] : [`  free again: ${devices.join(", ")}`]),
+      `  its journal: ${record}`,
+    ];
+  },
+  json: ({ id, changed, record, what, devices, left, generation }) =>
+    withSchema({ changed, transaction: id, what, generation, devices, left, journal: record }),
+};
+
 export const recover: PlainCommand = {
   kind: "plain",
   definition: {
     arguments: [],
-    options: [],
+    options: [
+      {
+        long: "give-up",
+        value: { name: "ID", completes: "transaction" },
+        about: "end a transaction that waits as it is, and say what it leaves",
+      },
+    ],
     about:
       "Finishes what was committed and undoes what was not, after a crash. Every imgtx command does this " +
-      "before its own work; this one does nothing else. Open transactions stay open.",
-    examples: [{ command: "imgtx recover", about: "after a power cut, before the guests start" }],
+      "before its own work; this one does nothing else, and waits with --wait for who has an image open. Open " +
+      "transactions stay open. What can't be finished or undone, since a disk is away or full, or somebody has " +
+      "changed or opened an image, waits: it holds its own devices, and no others. --give-up ends one that will " +
+      "never be ended else: nothing more is changed, what it leaves is named, its devices are free, and its " +
+      "journal is kept in .imgtx/given-up.",
+    examples: [
+      { command: "imgtx recover", about: "after a power cut, before the guests start" },
+      { command: "imgtx recover --wait=60", about: "give a backup a minute to close its mirror" },
+      { command: "imgtx recover --give-up 7f3k2m9qa1", about: "its disk will not come back" },
+    ],
     exits: CHANGING_EXITS,
   },
   async execute(invocation) {
@@ -33,6 +62,12 @@ export const recover: PlainCommand = {
     const { engine, session } = await openSession(invocation, { reportOnly: dryRun, caller: "recover" });
     if (!dryRun) await engine.assertChangeable(session);
     const { recovered, root } = session;
+    const id = invocation.input.text("--give-up");
+    if (id !== undefined) {
+      const given = await engine.giveUp(session, id, runOptions(invocation, false));
+      invocation.report.done({ ...given, dryRun }, GIVEN_UP);
+      return 0;
+    }
     // Status 0 would tell a script that the guests can start.
     if (!dryRun) throwWhatWaits(recovered, root);
     invocation.report.done(session.recovered, RECOVERED);

@@ -18,7 +18,10 @@ export const reopen: ActionCommand = {
         value: { name: "FORMAT", completes: ["qcow2", "raw"] },
         about: "format of FILE; raw is never guessed",
       },
-      { long: "force", about: "allow an image of another virtual size" },
+      {
+        long: "force",
+        about: "allow an image of another virtual size, or to leave one that can't be opened",
+      },
     ],
     about:
       "Points a device to another image. The device's mirror is checked to be in line with it, and brought in " +

@@ -6,7 +6,7 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { openSession, runOptions } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { outcomeJson } from "../render/json.ts";
-import { readTransactionId, TRANSACTION_ID } from "./pick-transaction.ts";
+import { readTransactionId, requireId, TRANSACTION_ID } from "./pick-transaction.ts";
 import { drawOutcome } from "../render/outcome.ts";
 
 export const ABORTED: Drawing<Outcome> = {
@@ -27,10 +27,16 @@ export const txnAbort: PlainCommand = {
   kind: "plain",
   definition: {
     arguments: [TRANSACTION_ID],
-    options: [],
+    options: [
+      {
+        long: "force",
+        about: "of one that could not be undone wholly: undo what can be, and leave the rest as it is",
+      },
+    ],
     about:
       "Undoes a transaction: files that it made are removed, and files that were there before are as they " +
-      "were.",
+      "were. One that waits, because an image of it is lost or was changed by others, is ended by --force and " +
+      "its id: what can't be taken back stays, and is named, and the journal is kept in .imgtx/given-up.",
     examples: [
       { command: "imgtx txn abort", about: "that which was begun in this terminal, or script" },
       { command: "imgtx txn abort 7f3k2m9qa1", about: "that one, wherever it was begun" },
@@ -41,7 +47,9 @@ export const txnAbort: PlainCommand = {
     const { engine, session } = await openSession(invocation);
     const options = runOptions(invocation, false);
     const id = readTransactionId(invocation);
-    const outcome = await engine.abortTransaction(session, id, options);
+    const outcome = invocation.input.flag("--force")
+      ? await engine.forceAbort(session, requireId(id, "abort"), options)
+      : await engine.abortTransaction(session, id, options);
     invocation.report.done(outcome, ABORTED);
     return 0;
   },

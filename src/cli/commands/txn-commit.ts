@@ -6,7 +6,7 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { openSession, runOptions } from "../invocation.ts";
 import type { Drawing } from "../report.ts";
 import { outcomeJson } from "../render/json.ts";
-import { readTransactionId, TRANSACTION_ID } from "./pick-transaction.ts";
+import { readTransactionId, requireId, TRANSACTION_ID } from "./pick-transaction.ts";
 import { drawOutcome, standingOf, tenseOf } from "../render/outcome.ts";
 
 export const COMMITTED: Drawing<Outcome> = {
@@ -27,10 +27,17 @@ export const txnCommit: PlainCommand = {
   kind: "plain",
   definition: {
     arguments: [TRANSACTION_ID],
-    options: [],
+    options: [
+      {
+        long: "force",
+        about: "of one that is committed and could not be finished: leave what others changed as it is",
+      },
+    ],
     about:
       "Makes all actions of a transaction take effect, as one generation. First it checks that nothing " +
-      "they rest on has changed since. When it ends with status 0 the change is durable.",
+      "they rest on has changed since. When it ends with status 0 the change is durable. One that " +
+      "is committed already and waits, because an image of it is lost or was changed by others, is finished by " +
+      "--force and its id: such images stay as they are, and are named.",
     examples: [
       { command: "imgtx txn commit", about: "that which was begun in this terminal, or script" },
       { command: "imgtx txn commit 7f3k2m9qa1", about: "that one, wherever it was begun" },
@@ -41,7 +48,9 @@ export const txnCommit: PlainCommand = {
     const { engine, session } = await openSession(invocation);
     const options = runOptions(invocation, false);
     const id = readTransactionId(invocation);
-    const outcome = await engine.commitTransaction(session, id, options);
+    const outcome = invocation.input.flag("--force")
+      ? await engine.forceCommit(session, requireId(id, "commit"), options)
+      : await engine.commitTransaction(session, id, options);
     invocation.report.done(outcome, COMMITTED);
     return 0;
   },

@@ -9,7 +9,12 @@ export const unfreeze: ActionCommand = {
   createsWorkspace: false,
   definition: {
     arguments: [{ name: "DEV", about: "the devices", variadic: true, completes: "device" }],
-    options: [{ long: "force", about: "lift a fence that this workspace does not know of, too" }],
+    options: [
+      {
+        long: "force",
+        about: "lift a fence that is not known here, too, or let go of an image that is lost",
+      },
+    ],
     about:
       "Ends what `imgtx freeze` began: the fences are lifted, and the images are byte by byte, with their " +
       "times, what they were. Says which images were written to meanwhile all the same. A fence that " +

@@ -35,6 +35,8 @@ export function deviceJson(device: DeviceDescription): object {
     transaction: device.transaction,
     view: device.view,
     problem: device.problem,
+    state: device.state,
+    problems: device.problems,
   };
 }
 

@@ -20,11 +20,13 @@ export function drawDevices(devices: readonly DeviceDescription[], canvas: Canva
     stateOf(device),
     device.image,
   ]);
-  return table(["NAME", "FORMAT", "SIZE", "IMAGES", "STATE", "IMAGE"], rows, canvas);
+  const problems = devices.flatMap(({ name, problems: all }) => all.map((problem) => `${name}: ${problem}`));
+  const list = table(["NAME", "FORMAT", "SIZE", "IMAGES", "STATE", "IMAGE"], rows, canvas);
+  return problems.length === 0 ? list : [...list, "", ...problems];
 }
 
 function stateOf(device: DeviceDescription): string {
-  if (device.problem !== null) return "broken";
+  if (device.state !== "ok") return device.state;
   if (device.transaction !== null) return `in ${device.transaction}`;
   return device.frozen ? drawFrozen(device) : "ok";
 }

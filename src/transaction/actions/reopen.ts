@@ -3,11 +3,12 @@
 
 import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { describeCutOffImages, identityOf } from "../../format/index.ts";
+import { type Chain, describeCutOffImages, identityOf, shellQuote } from "../../format/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
 import { activeLayer, deviceEntryOf, notesOnMirrorLeft, settleChain } from "../chain-entry.ts";
 import { moveFreeze } from "../fencing.ts";
+import { openUnlessLost } from "../lost-device.ts";
 import { findMissingParent, planResync } from "../mirroring.ts";
 import { assertQemuOpens } from "../openable.ts";
 import type { ReopenRequest } from "../request.ts";
@@ -16,19 +17,21 @@ export const reopen: Action<ReopenRequest> = {
   async plan({ device, file, format, force }, context) {
     const entry = requireDevice(context.table, device);
     const path = await context.canonicalPath(file, device);
-    if (entry.mirror?.image === path) {
+    const command = `imgtx reopen --force ${device} ${shellQuote(file)}`;
+    const present = await openUnlessLost(entry, context, { isForced: force, command });
+    if (entry.mirror?.image === path && present) {
       assertFormat(entry.mirror, format, device);
-      return await toMirror(entry, entry.mirror, context);
+      return await toMirror(entry, entry.mirror, present, context);
     }
-    const present = await context.openChain(entry.image, entry.format, device);
     const chosen = await context.openChain(path, format, device);
-    const [before, after] = [activeLayer(present), activeLayer(chosen)];
-    await assertNotTheMirror(entry, path, context);
+    const after = activeLayer(chosen);
+    const sizeBefore = present ? activeLayer(present).virtualSizeBytes : entry.virtualSizeBytes;
+    if (present) await assertNotTheMirror(entry, path, context);
     await assertQemuOpens(device, chosen);
-    if (before.virtualSizeBytes !== after.virtualSizeBytes && !force) {
+    if (sizeBefore !== after.virtualSizeBytes && !force) {
       throw new ImgtxError(
         "E_REFUSED",
-        `the virtual sizes differ: ${size(before.virtualSizeBytes)} now, ${size(after.virtualSizeBytes)} in the other image`,
+        `the virtual sizes differ: ${size(sizeBefore)} now, ${size(after.virtualSizeBytes)} in the other image`,
         { device, image: path, hint: "take it nevertheless with --force" },
       );
     }
@@ -46,6 +49,9 @@ export const reopen: Action<ReopenRequest> = {
           files: moved.files,
           notes: [
             ...moved.notes,
+            ...(present
+              ? []
+              : [`${entry.image} could not be opened: what was only there is lost to '${device}'`]),
             ...chosen.links.flatMap((link) => link.warnings),
             ...(await describeCutOffImages(chosen)),
             `'${device}' has the content of the other image from now on; nothing was compared or copied`,
@@ -56,16 +62,18 @@ export const reopen: Action<ReopenRequest> = {
       changes: [{ device, after: { ...deviceEntryOf(device, chosen, entry), frozen: moved.frozen } }],
       allowPaths: [],
       patches: moved.patches,
-      chains: [
-        { device, chain: present },
-        { device, chain: chosen },
-      ],
+      chains: [...(present ? [{ device, chain: present }] : []), { device, chain: chosen }],
     };
   },
 };
 
 /** A mirror takes over: the same content, brought in line first where the device has moved on. */
-async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanContext): Promise<Plan> {
+async function toMirror(
+  entry: DeviceEntry,
+  mirror: MirrorEntry,
+  opened: Chain,
+  context: PlanContext,
+): Promise<Plan> {
   const { name: device, image } = entry;
   const missing = findMissingParent(mirror);
   if (missing) {
@@ -75,7 +83,6 @@ async function toMirror(entry: DeviceEntry, mirror: MirrorEntry, context: PlanCo
       hint: `make it first, with \`imgtx mirror ${device}\``,
     });
   }
-  const opened = await context.openChain(image, entry.format, device);
   const present = await settleChain(context.storage.host, opened);
   const { copy, chosen } = await planResync(entry, present, context, { verify: false });
   const isMerged = copy.filesToMake.length > 0;

@@ -5,6 +5,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import { type Action, type Plan, type PlanContext, planEach } from "../action.ts";
 import { placeOf } from "../chain-entry.ts";
 import { describeWrites, liftFences, liftForgottenFences } from "../fencing.ts";
+import { openUnlessLost } from "../lost-device.ts";
 import type { UnfreezeRequest } from "../request.ts";
 
 export const unfreeze: Action<UnfreezeRequest> = {
@@ -17,7 +18,9 @@ async function planOne(device: string, isForced: boolean, context: PlanContext) 
   const entry = requireDevice(context.table, device);
   const { frozen } = entry;
   if (!frozen && !isForced) throw notFrozen(entry);
-  const chain = await context.openChain(entry.image, entry.format, device);
+  const command = `imgtx unfreeze --force ${device}`;
+  const chain = await openUnlessLost(entry, context, { isForced, command });
+  if (!chain) return letGo(entry);
   const known = await liftFences(entry, frozen?.fences ?? [], chain, {
     isForced,
     unwritten: context.unwritten,
@@ -42,6 +45,30 @@ async function planOne(device: string, isForced: boolean, context: PlanContext) 
         ...known.notes,
         ...(forgotten?.notes ?? []),
       ],
+    },
+  };
+}
+
+/** Its image is lost, and its fence with it. */
+function letGo(entry: DeviceEntry) {
+  const { name: device, image, format, frozen } = entry;
+  if (!frozen) throw notFrozen(entry);
+  return {
+    patches: [],
+    chain: undefined,
+    change: { device, after: { ...entry, frozen: null } },
+    report: {
+      kind: "unfreeze" as const,
+      device,
+      before: image,
+      after: image,
+      format,
+      files: [],
+      notes: frozen.fences.map(
+        (fence) =>
+          `${fence.image} could not be opened, and keeps the fence that it has: should it come back, ` +
+          `\`imgtx unfreeze --force ${device}\` lifts it`,
+      ),
     },
   };
 }

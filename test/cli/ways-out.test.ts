@@ -1,0 +1,223 @@
+// Whatever trouble a transaction is in, the hints that its messages give are commands that end it when they are
+// pasted; and until then others go on.
+
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { makeNodeStorage } from "../../src/storage/index.ts";
+import { sampleQcow2 } from "../helpers/sample-image.ts";
+import { type Call, Killed, killAt } from "../transaction/watched-storage.ts";
+import { makeScratchFolder } from "../transaction/workbench.ts";
+import { type Result, runCli } from "./harness.ts";
+
+/** A workspace with vda and vdb, which has a folder of its own, and vdc, which has no trouble. */
+class Desk {
+  readonly cwd = makeScratchFolder();
+
+  async imgtx(line: string, storage = makeNodeStorage()): Promise<Result> {
+    return await runCli(line.split(" "), { cwd: this.cwd, storage });
+  }
+
+  async well(line: string): Promise<string> {
+    const { status, stdout, stderr } = await this.imgtx(line);
+    expect({ line, status, stderr: status === 0 ? "" : stderr }).toEqual({ line, status: 0, stderr: "" });
+    return stdout;
+  }
+
+  async dies(line: string, at: (call: Call) => boolean): Promise<void> {
+    const dying = killAt(makeNodeStorage(), at);
+    const status = await this.imgtx(line, dying).then(
+      (result) => (result.stderr.includes("killed") ? "killed" : result.stderr),
+      (error: unknown) => (error instanceof Killed ? "killed" : String(error)),
+    );
+    expect(status).toBe("killed");
+  }
+
+  at(name: string): string {
+    return `${this.cwd}/${name}`;
+  }
+}
+
+const image = (seed: number) => sampleQcow2({ virtualSizeBytes: 192 * 1024, dataClusters: [0, 3], seed });
+
+async function makeDesk(): Promise<Desk> {
+  const desk = new Desk();
+  mkdirSync(desk.at("disk"));
+  for (const [device, file] of [
+    ["vda", "a.qcow2"],
+    ["vdb", "disk/b.qcow2"],
+    ["vdc", "c.qcow2"],
+  ] as const) {
+    writeFileSync(desk.at(file), image(file.length));
+    await desk.well(`device add ${device} ${file}`);
+  }
+  return desk;
+}
+
+const onPath =
+  (name: string, end: string) =>
+  (call: Call): boolean =>
+    call.name === name && call.path.endsWith(end);
+
+interface Trouble {
+  readonly name: string;
+  readonly make: (desk: Desk) => Promise<void>;
+  /** What an operator tries, and is refused. */
+  readonly tries: string;
+  /** What must work when all is done. */
+  readonly finally: string;
+}
+
+const TROUBLES: readonly Trouble[] = [
+  {
+    name: "a damaged journal",
+    make: async (desk) => {
+      await desk.well("txn begin");
+      await desk.well("snapshot vda a1.qcow2");
+      const [name = ""] = readdirSync(desk.at(".imgtx/journal"));
+      const path = desk.at(`.imgtx/journal/${name}`);
+      const bytes = readFileSync(path);
+      bytes[bytes.indexOf('"newFiles"') + 3]! ^= 1;
+      writeFileSync(path, bytes);
+    },
+    tries: "snapshot vda a2.qcow2",
+    finally: "snapshot vda a2.qcow2",
+  },
+  {
+    name: "a snapshot to undo on a disk that does not come back",
+    make: async (desk) => {
+      await desk.dies("snapshot-group vda=a1.qcow2 vdb=disk/b1.qcow2", onPath("file.flush", "-0-1"));
+      rmSync(desk.at("disk"), { recursive: true });
+    },
+    tries: "snapshot vda a2.qcow2",
+    finally: "snapshot vda a2.qcow2",
+  },
+  {
+    name: "a freeze to undo on a disk that does not come back",
+    make: async (desk) => {
+      await desk.dies("freeze vda vdb", (call) => call.purpose === "next table");
+      rmSync(desk.at("disk"), { recursive: true });
+    },
+    tries: "snapshot vda a2.qcow2",
+    finally: "snapshot vda a2.qcow2",
+  },
+  {
+    name: "a committed unfreeze of an image that somebody has put back",
+    make: async (desk) => {
+      await desk.well("freeze vda");
+      await desk.dies("unfreeze vda", onPath("file.write", "/a.qcow2"));
+      writeFileSync(desk.at("a.qcow2"), Buffer.alloc(9000, "another image, by other hands"));
+    },
+    tries: "snapshot vda a1.qcow2",
+    finally: "device remove vda",
+  },
+  {
+    name: "a committed unfreeze on a disk that does not come back",
+    make: async (desk) => {
+      await desk.well("freeze vda vdb");
+      await desk.dies("unfreeze vda vdb", onPath("file.write", "/a.qcow2"));
+      rmSync(desk.at("disk"), { recursive: true });
+    },
+    tries: "snapshot vda a1.qcow2",
+    finally: "unfreeze --force vda vdb",
+  },
+  {
+    name: "a committed move to a mirror that does not come back",
+    make: async (desk) => {
+      await desk.well("mirror vda disk/m.raw --format raw");
+      const bytes = image(5);
+      writeFileSync(desk.at("a.qcow2"), bytes);
+      await desk.dies("reopen vda disk/m.raw", onPath("file.write", "/m.raw"));
+      renameSync(desk.at("disk/m.raw"), desk.at("lost"));
+    },
+    tries: "snapshot vda a1.qcow2",
+    finally: "snapshot vda a1.qcow2",
+  },
+];
+
+/** The commands that a message names: what an operator pastes, the last one first. */
+function commandsIn({ stderr }: Result): string[] {
+  const errors = stderr.split("\n").filter((line) => line.includes("hint:"));
+  return [...errors.join("\n").matchAll(/`imgtx ([^`]+)`/g)].map(([, command = ""]) => command).toReversed();
+}
+
+async function statesOf(desk: Desk): Promise<Record<string, string>> {
+  const { devices } = JSON.parse((await desk.imgtx("device list --json")).stdout) as {
+    devices: { name: string; state: string }[];
+  };
+  return Object.fromEntries(devices.map(({ name, state }) => [name, state]));
+}
+
+describe("a transaction that recovery can't end", () => {
+  test.each(TROUBLES)("$name: others go on, and the hint ends it", async ({ make, tries, finally: last }) => {
+    const desk = await makeDesk();
+    await make(desk);
+    for (const line of [
+      "device list",
+      "history",
+      "tree",
+      "txn status",
+      "txn list",
+      "snapshot vdc c1.qcow2",
+    ]) {
+      const { status, stderr } = await desk.imgtx(line);
+      expect({ line, status, lines: stderr.trimEnd().split("\n").length }).toEqual({
+        line,
+        status: 0,
+        lines: 1,
+      });
+    }
+    expect(await statesOf(desk)).toMatchObject({ vda: "waiting", vdc: "ok" });
+    expect((await desk.imgtx("device list --check")).status).toBe(1);
+    const refused = await desk.imgtx(tries);
+    expect(refused.status).toBe(11);
+    const recovering = await desk.imgtx("recover");
+    expect(recovering.status).not.toBe(0);
+    expect(recovering.stdout).not.toContain("Nothing to recover");
+    const [wayOut = "nothing"] = commandsIn(refused);
+    expect(wayOut).toMatch(/--force|--give-up/);
+    const { transactions } = JSON.parse(await desk.well("txn status --json")) as {
+      transactions: { id: string; problem: string }[];
+    };
+    expect(transactions.map(({ problem }) => problem).join("")).toContain(wayOut);
+    await desk.well(`${wayOut} --dry-run`);
+    expect((await desk.imgtx("recover")).status).not.toBe(0);
+    await desk.well(wayOut);
+    expect(await desk.well("recover")).toContain("Nothing to recover.");
+    expect(await desk.well("txn list -q")).toBe("");
+    await desk.well(last);
+  });
+});
+
+describe("a frozen device whose image is lost", () => {
+  test.each([
+    ["is removed", "device remove vda"],
+    ["goes to another image", "reopen vda other.qcow2"],
+    ["is unfrozen", "unfreeze vda"],
+  ])("%s, by the hints", async (_, line) => {
+    const desk = await makeDesk();
+    writeFileSync(desk.at("other.qcow2"), image(7));
+    await desk.well("freeze vda");
+    rmSync(desk.at("a.qcow2"));
+    for (let steps = 0; ; steps += 1) {
+      const result = await desk.imgtx(line);
+      if (result.status === 0) break;
+      expect(steps, result.stderr).toBeLessThan(3);
+      let [next] = commandsIn(result);
+      while (next !== undefined) {
+        const followed = await desk.imgtx(next);
+        if (followed.status === 0) break;
+        const [other] = commandsIn(followed);
+        expect(other, followed.stderr).not.toBe(next);
+        next = other;
+      }
+      if (next === undefined || next.includes(line.split(" ")[0] ?? "")) break;
+    }
+    const { devices } = JSON.parse(await desk.well("device list --json")) as {
+      devices: { name: string; image: string; frozen: boolean }[];
+    };
+    const vda = devices.find(({ name }) => name === "vda");
+    if (line.startsWith("device")) expect(vda).toBeUndefined();
+    else if (line.startsWith("reopen")) expect(vda?.image).toBe(desk.at("other.qcow2"));
+    else expect(vda?.frozen).toBe(false);
+  });
+});
