@@ -23,7 +23,8 @@ import type { Storage } from "../storage/index.ts";
 import { summarise } from "./finish.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
 import { Journal, type JournalSnapshot, liveStatements, readJournals } from "./journal/index.ts";
-import type { Adoption, ForgottenTransaction, LockWait } from "./request.ts";
+import type { Adoption, ForgottenTransaction } from "./repair-results.ts";
+import type { LockWait } from "./request.ts";
 
 /** E_NO_WORKSPACE where there is none; E_BUSY where a live process works on a transaction in it. */
 export async function adoptWorkspace(

@@ -2,6 +2,7 @@ export { adoptWorkspace } from "./adopt.ts";
 export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listGenerations } from "./describe.ts";
 export { type HoldOptions, holdDevices } from "./hold.ts";
+export type * from "./repair-results.ts";
 export type * from "./request.ts";
 export { restoreWorkspace } from "./restore.ts";
 export {

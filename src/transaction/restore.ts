@@ -19,7 +19,8 @@ import {
 import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
 import type { Storage } from "../storage/index.ts";
-import type { LockWait, Restoration } from "./request.ts";
+import type { Restoration } from "./repair-results.ts";
+import type { LockWait } from "./request.ts";
 
 /** E_CORRUPT where the history has no generation that can be read. */
 export async function restoreWorkspace(

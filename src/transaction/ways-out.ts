@@ -20,7 +20,8 @@ import {
 } from "./journal/index.ts";
 import { firstUnfinished, mustAbort } from "./leftovers.ts";
 import { isDiskThere } from "./planned-folders.ts";
-import type { GivenUp, KeptFile, Outcome, RunOptions } from "./request.ts";
+import type { GivenUp } from "./repair-results.ts";
+import type { KeptFile, Outcome, RunOptions } from "./request.ts";
 import { assertChangeable, type Session } from "./session.ts";
 import { undoWhatCanBe } from "./undo.ts";
 
