@@ -13,6 +13,7 @@ import {
   type ChainLink,
   describeChanges,
   type Fingerprint,
+  identityOf,
   isSameFile,
   settleFingerprint,
 } from "../format/index.ts";
@@ -100,7 +101,11 @@ export function assertUnchanged(watched: WatchedImage, now: Fingerprint, since: 
  * Refuses a table in which one device writes to an image that another device reads through its chain, or
  * writes to as well: the other one's content would change under it. The error is about a changed device.
  */
-export function assertActiveLayersApart(table: DeviceTable, changed: readonly string[]): void {
+export async function assertActiveLayersApart(
+  storage: Storage,
+  table: DeviceTable,
+  changed: readonly string[],
+): Promise<void> {
   const users = new Map<string, (ImageFile & { device: string; depth: number })[]>();
   // A mirror counts as a device of its own beside: it is written to when it is brought in sync. What it and
   // its own device have in common is as it should be.
@@ -121,17 +126,26 @@ export function assertActiveLayersApart(table: DeviceTable, changed: readonly st
     }
   }
   for (const { name: writer, image, chain } of chains) {
-    const other = chain
+    const pairs = chain
       .slice(0, 1)
       .flatMap(filesOf)
       .flatMap((file) =>
-        keysOf(file)
-          .flatMap((key) => users.get(key) ?? [])
-          .filter((user) => areOne(file, user)),
+        keysOf(file).flatMap((key) => (users.get(key) ?? []).map((user) => ({ file, user }))),
       )
-      .find((user) => user.device !== writer);
-    if (other) throw sharedImage({ writer, image, user: other.device, isBacking: other.depth > 0, changed });
+      .filter(({ user }) => user.device !== writer);
+    const other = await findFirst(pairs, async ({ file, user }) => await areOne(storage, file, user));
+    if (!other) continue;
+    const { device: user, depth } = other.user;
+    throw sharedImage({ writer, image, user, isBacking: depth > 0, changed });
   }
+}
+
+async function findFirst<T>(
+  list: readonly T[],
+  isWanted: (one: T) => Promise<boolean>,
+): Promise<T | undefined> {
+  for (const one of list) if (await isWanted(one)) return one;
+  return undefined;
 }
 
 interface ImageFile {
@@ -149,8 +163,15 @@ function keysOf({ image, fingerprint: { inode } }: ImageFile): string[] {
   return inode === NOT_MADE_YET.inode ? [image] : [image, inode];
 }
 
-function areOne(a: ImageFile, b: ImageFile): boolean {
-  return a.image === b.image || isSameFile(a.fingerprint, b.fingerprint);
+/**
+ * A copy of a file system has its id, its inodes and its birth times; and what was kept of a file may be of another
+ * mounting. So those that look like one are looked at, as they are now: few ever do.
+ */
+async function areOne(storage: Storage, a: ImageFile, b: ImageFile): Promise<boolean> {
+  if (a.image === b.image) return true;
+  if (!isSameFile(a.fingerprint, b.fingerprint)) return false;
+  const [one, other] = [await storage.stat(a.image), await storage.stat(b.image)];
+  return !one || !other || identityOf(one) === identityOf(other);
 }
 
 function sharedImage(shared: {

@@ -176,7 +176,8 @@ async function enterCommit<T>(
     );
     const devices = heldDevices(journal.state);
     assertShown(table, next);
-    assertActiveLayersApart(await withCommitted(workspace, next, journal.id), devices);
+    const committed = await withCommitted(workspace, next, journal.id);
+    await assertActiveLayersApart(workspace.storage, committed, devices);
     leases = leasesOn(commit, imagesLeft(table, next, devices), images);
     const refusal = leases.take();
     if (refusal) return refusal;

@@ -38,7 +38,7 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
     const next = withDevices(table, record.changes);
     assertShown(table, next);
     table = next;
-    assertActiveLayersApart(table, record.devices);
+    await assertActiveLayersApart(work.workspace.storage, table, record.devices);
     plans.push(record);
   }
   work.options.onRequest?.(undefined);

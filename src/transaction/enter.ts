@@ -134,7 +134,7 @@ async function enterPlan(
     }
     const next = withDevices(table, record.changes);
     assertShown(table, next);
-    assertActiveLayersApart(next, record.devices);
+    await assertActiveLayersApart(workspace.storage, next, record.devices);
     return await addPlan(work, record);
   } finally {
     await lock.close();
