@@ -1,7 +1,14 @@
 // QEMU's locks on images that must stay as they are: nobody may write to them meanwhile; and on those that are
 // changed.
 
-import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../storage/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import {
+  acquireImageLocks,
+  describeHolders,
+  type LockWaiting,
+  type Storage,
+  type StorageFile,
+} from "../storage/index.ts";
 
 interface ImageToHold {
   readonly file: StorageFile;
@@ -29,4 +36,29 @@ export async function holdImages(
     ...(device !== undefined && { device }),
   }));
   await acquireImageLocks(storage, requests, waiting);
+}
+
+const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
+
+/**
+ * Who has a file open, locks or no locks, as a clause; undefined where nobody has. Then QEMU's locks on it are held,
+ * a writer's, and a lease where there are leases, until the file is closed: who comes meanwhile does not get it. The
+ * file is open for reading, and this process has it open nowhere else.
+ */
+export async function claimUnused(storage: Storage, file: StorageFile): Promise<string | undefined> {
+  try {
+    await holdImages(storage, [{ file, isWritten: true }], NO_WAIT);
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    if (error.code === "E_CHANGED") return "another file has its name";
+    if (error.code !== "E_LOCKED" && error.code !== "E_UNSUPPORTED") throw error;
+    // Where there are no locks, who has it open is still to be seen.
+    if (error.code === "E_LOCKED") return await sayHolders(storage, file);
+  }
+  const holders = await storage.findHolders(await file.stat());
+  return file.takeLease() === "writers" || holders.length > 0 ? await sayHolders(storage, file) : undefined;
+}
+
+async function sayHolders(storage: Storage, file: StorageFile): Promise<string> {
+  return `it is in use by ${describeHolders(await storage.findHolders(await file.stat()))}`;
 }

@@ -100,6 +100,8 @@ async function undoAfterFailure(work: Work, first: number, error: unknown): Prom
   const { workspace, journal } = work;
   if (!journal) return error;
   await Promise.allSettled([work.underWay]);
+  // With their locks: undo asks who has what it removes, and this command has no more use for it.
+  await work.images.close();
   const { implicit, onError } = journal.state.begin;
   const aborts = implicit || onError === "abort";
   try {

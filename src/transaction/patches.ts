@@ -79,7 +79,7 @@ export async function writePreparePatches(
     if (!isPlanned || (await stateOf(file, patches)) !== "before") throw changedSince(image, "it was read");
     await writeSides(file, patches, "after");
     const fingerprint = await takeFingerprint(file, watched.headerSha256 !== null);
-    patched.push({ file, prepared: { path: image, fingerprint } });
+    patched.push({ file, prepared: { path: image, fingerprint, contentSha256: null } });
   }
   return patched;
 }

@@ -9,11 +9,11 @@
 
 import { posix } from "node:path";
 import { ImgtxError, settleAll } from "../errors/index.ts";
-import { beforeItsName, settleFingerprint, takeFingerprint } from "../format/index.ts";
+import { beforeItsName, digestContent, settleFingerprint, takeFingerprint } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
 import { giveAccess, modeAtFirst } from "./access.ts";
 import type { FileToMake, FillTools, Plan } from "./action.ts";
-import type { Journal, NewFile, PlanRecord, PreparedFile } from "./journal/index.ts";
+import type { Journal, NewFile, PlanRecord, NamedFile, PreparedFile } from "./journal/index.ts";
 import { writePreparePatches } from "./patches.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
@@ -84,9 +84,9 @@ export async function lookAtNamed(
   { workspace, images }: Work,
   journal: Journal,
   { statement, newFiles, renewable }: PlanRecord,
-): Promise<PreparedFile[]> {
+): Promise<NamedFile[]> {
   const open = images.byPath();
-  const looks: PreparedFile[] = [];
+  const looks: NamedFile[] = [];
   for (const { path, fingerprint } of journal.state.statements[statement]?.prepared?.files ?? []) {
     const file = newFiles.some((one) => one.path === path) ? open.get(path)?.file : undefined;
     if (!file) continue;
@@ -187,7 +187,8 @@ async function fingerprints(
     if (!file) throw new Error("each new file was made");
     const hasHeader = plan.filesToMake[index]?.hasHeader ?? false;
     if (mergesAs !== null) return [];
-    return [{ path, fingerprint: beforeItsName(await takeFingerprint(file, hasHeader)) }];
+    const contentSha256 = await digestContent(file);
+    return [{ path, fingerprint: beforeItsName(await takeFingerprint(file, hasHeader)), contentSha256 }];
   });
   return (await Promise.all(named)).flat();
 }

@@ -275,7 +275,7 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   }
   if (mustGo) {
     if (state.aborting) await journal.secure();
-    const kept = await undoStatements(workspace, state.statements);
+    const kept = await undoStatements(workspace, id, state.statements);
     await discardNextGeneration(workspace, await readTable(workspace));
     await journal.retire();
     return {

@@ -2,42 +2,38 @@
 // rollback to a savepoint and recovery.
 //
 // Invariants
-// - A file goes only when it is ours: by its staging name, which holds the transaction's id, or by the
-//   inode and birth time that the journal recorded before the file got its final name.
-// - A file that the present table refers to never goes, whatever a journal says.
+// - What is not provably ours any more stays, and is returned: see removal.ts and undo-patches.ts.
 // - Undone is only what was seen to: a file that is gone, on a disk that is there. Of one whose disk is away nothing is
 //   known, and the journal stays until it is back, or until somebody gives it up.
 
-import { posix } from "node:path";
-import { type DeviceTable, readTable, type Workspace } from "../device/index.ts";
+import type { Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { isSameFile } from "../format/index.ts";
 import type { Journal, Statement } from "./journal/index.ts";
-import { diskIsAway, isDiskThere } from "./planned-folders.ts";
+import { diskIsAway } from "./planned-folders.ts";
+import { Removal } from "./removal.ts";
 import type { KeptFile } from "./request.ts";
 import { undoPatches } from "./undo-patches.ts";
 
-/** Returns what it left as it is. */
+/** Returns what it left as it is. The id is that of the statements' transaction. */
 export async function undoStatements(
   workspace: Workspace,
+  id: string,
   statements: readonly Statement[],
 ): Promise<KeptFile[]> {
-  refuseWhatTheTableUses(await readTable(workspace), statements);
+  const removal = await Removal.begin(workspace, id, statements);
   const kept: KeptFile[] = [];
   const away: string[] = [];
-  const folders = new Set<string>();
   for (const statement of statements.toReversed()) {
+    if (statement.undone) continue;
     kept.push(...(await undoPatches(workspace.storage, statement, (image) => away.push(image))));
-    for (const { path } of statement.plan.newFiles) {
-      if (!(await removeMade(workspace, statement, path))) away.push(path);
-      // Also where nothing was left to remove: a process that died may have removed it, and not durably.
-      folders.add(posix.dirname(path));
+    for (const newFile of statement.plan.newFiles) {
+      if (!(await removal.remove(statement, newFile))) away.push(newFile.path);
     }
   }
-  await flushFolders(workspace, folders);
+  await removal.flush();
   // All that can be seen is undone by then: what is left is tried again as long as the journal is there.
   throwIfAway(away);
-  return kept;
+  return [...kept, ...removal.kept];
 }
 
 /**
@@ -46,8 +42,10 @@ export async function undoStatements(
  */
 export async function undoWhatCanBe(
   workspace: Workspace,
+  id: string,
   statements: readonly Statement[],
 ): Promise<KeptFile[]> {
+  const removal = await Removal.begin(workspace, id, statements);
   const kept: KeptFile[] = [];
   const orKeep = async (path: string, work: () => Promise<void>): Promise<void> => {
     try {
@@ -57,8 +55,8 @@ export async function undoWhatCanBe(
       kept.push({ path, why: error.message });
     }
   };
-  const folders = new Set<string>();
   for (const statement of statements.toReversed()) {
+    if (statement.undone) continue;
     const { plan } = statement;
     for (const image of new Set(plan.patches.map((patch) => patch.image))) {
       const patches = plan.patches.filter((patch) => patch.image === image);
@@ -69,59 +67,13 @@ export async function undoWhatCanBe(
       });
     }
     for (const newFile of plan.newFiles) {
-      const { path } = newFile;
-      await orKeep(path, async () => {
-        const alone = { ...statement, plan: { ...plan, newFiles: [newFile] } };
-        refuseWhatTheTableUses(await readTable(workspace), [alone]);
-        if (!(await removeMade(workspace, statement, path))) throwIfAway([path]);
-        folders.add(posix.dirname(path));
+      await orKeep(newFile.path, async () => {
+        if (!(await removal.remove(statement, newFile))) throwIfAway([newFile.path]);
       });
     }
   }
-  await flushFolders(workspace, folders);
-  return kept;
-}
-
-/** Removes what is ours of a new file. False where its disk is not there, and nothing is known of it. */
-async function removeMade(
-  { storage }: Workspace,
-  { plan, prepared }: Statement,
-  path: string,
-): Promise<boolean> {
-  const newFile = plan.newFiles.find((file) => file.path === path);
-  const fingerprint = prepared?.files.find((file) => file.path === path)?.fingerprint;
-  const named = fingerprint && (await storage.statLink(path));
-  const gone = [
-    newFile && (await storage.statLink(newFile.staging)) ? newFile.staging : [],
-    named && isSameFile(fingerprint, named) ? path : [],
-  ].flat();
-  for (const file of gone) await storage.removeFile(file);
-  return gone.length > 0 || named !== undefined || (await isDiskThere(storage, path, plan.folders));
-}
-
-async function flushFolders({ storage }: Workspace, folders: ReadonlySet<string>): Promise<void> {
-  for (const folder of folders) {
-    if (await storage.stat(folder)) await storage.flushFolder(folder, "removed images");
-  }
-}
-
-function refuseWhatTheTableUses(table: DeviceTable, statements: readonly Statement[]): void {
-  const doomed = new Set(statements.flatMap(({ plan }) => plan.newFiles.map((file) => file.path)));
-  if (doomed.size === 0) return;
-  for (const { name, chain } of table.devices) {
-    const used = chain.find(({ image, fingerprint }) => {
-      const file = statements
-        .flatMap(({ prepared }) => prepared?.files ?? [])
-        .find(({ path }) => path === image);
-      return doomed.has(image) && file !== undefined && isSameFile(file.fingerprint, fingerprint);
-    });
-    if (!used) continue;
-    throw new ImgtxError("E_JOURNAL", "a journal wants to take back an image that the device table uses", {
-      device: name,
-      image: used.image,
-      hint: "keep both as they are: the journal does not belong to this workspace, or the table was put back from a copy",
-    });
-  }
+  await removal.flush();
+  return [...kept, ...removal.kept];
 }
 
 /** Takes back what the statements wrote into images that were there before, and leaves their new files. */
@@ -164,7 +116,7 @@ export async function undoFrom(
   } else if (doomed.some((statement) => statement.undoing)) {
     await journal.secure();
   }
-  const kept = await undoStatements(workspace, doomed);
+  const kept = await undoStatements(workspace, journal.id, doomed);
   await journal.append({ type: "undone", from }, "undone");
   return kept;
 }
@@ -174,7 +126,7 @@ export async function abortJournal(workspace: Workspace, journal: Journal): Prom
   // An implicit transaction without a commit mark never was: it needs no word that it is taken back.
   if (!journal.state.begin.implicit) await journal.append({ type: "abort" }, "abort mark");
   try {
-    const kept = await undoStatements(workspace, journal.state.statements);
+    const kept = await undoStatements(workspace, journal.id, journal.state.statements);
     await journal.retire();
     return kept;
   } catch (error) {

@@ -6,6 +6,7 @@ export type {
   CommitRecord,
   ImagePatch,
   JournalRecord,
+  NamedFile,
   NewFile,
   PlannedFolder,
   PlanRecord,

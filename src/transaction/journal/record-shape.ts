@@ -19,7 +19,7 @@ import {
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { JournalRecord } from "./records.ts";
-import { READ_VERSIONS } from "./upgrade.ts";
+import { fillIn, READ_VERSIONS } from "./upgrade.ts";
 
 const isReport = objectOf({
   kind: isText,
@@ -79,7 +79,7 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
   }),
   prepared: objectOf({
     statement: isCount,
-    files: listOf(objectOf({ path: isText, fingerprint: isFingerprint })),
+    files: listOf(objectOf({ path: isText, fingerprint: isFingerprint, contentSha256: orNull(isText) })),
   }),
   copied: objectOf({ statement: isCount, path: isText, offset: isCount }),
   parked: objectOf({ statement: isCount }),
@@ -95,34 +95,6 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
   commit: objectOf({ madeOn: isCount, committed: isText, summary: isText }),
   abort: objectOf({}),
 };
-
-/** A journal of an imgtx that did not write all of it: what it does not say is not known. Nobody joins it unasked. */
-function upgradeBegin(begin: object): object {
-  // The type stays in front: damage is told by what records look like.
-  return {
-    ...begin,
-    ...("mark" in begin ? {} : { mark: null }),
-    ...("origin" in begin ? {} : { origin: null }),
-  };
-}
-
-/** A mark of an imgtx that gave the next number at once: that is the generation which the mark makes. */
-function upgradeCommit(commit: object): object {
-  const { generation, ...others } = commit as { readonly generation?: unknown };
-  const isEarlier = !("madeOn" in others) && isCount(generation) && generation !== 0;
-  return isEarlier ? { ...others, madeOn: (generation as number) - 1 } : commit;
-}
-
-/** The folders of what it plans were not kept. */
-function upgradePlan(plan: object): object {
-  return "folders" in plan ? plan : { ...plan, folders: [] };
-}
-
-function upgradeOf(type: unknown): (record: object) => object {
-  if (type === "begin") return upgradeBegin;
-  if (type === "plan") return upgradePlan;
-  return type === "commit" ? upgradeCommit : (record) => record;
-}
 
 /** E_JOURNAL for what is no record; E_UNSUPPORTED where the first one begins a journal of another version. */
 export function assertRecord(
@@ -141,7 +113,7 @@ export function assertRecord(
     );
   }
   const shape = Object.entries(SHAPES).find(([name]) => name === type)?.[1];
-  const record = upgradeOf(type)(value as object);
+  const record = fillIn(type, value as object);
   if (shape?.(record)) return record as JournalRecord;
   throw new ImgtxError("E_JOURNAL", "the journal holds a record that imgtx does not write", {
     image: place.file,

@@ -124,10 +124,16 @@ export interface PlannedFolder {
   readonly mark: FileMark;
 }
 
-/** A new file, or one that a `prepare` patch has changed. */
-export interface PreparedFile {
+/** What a file looks like. */
+export interface NamedFile {
   readonly path: string;
   readonly fingerprint: Fingerprint;
+}
+
+/** A new file, or one that a `prepare` patch has changed. */
+export interface PreparedFile extends NamedFile {
+  /** Of the whole content of a new file; null where it is large, or not known, or an image that was there before. */
+  readonly contentSha256: string | null;
 }
 
 /** The statement's `prepare` patches are about to be written. Left out where it has none. */
@@ -166,7 +172,7 @@ export interface DoneRecord {
   readonly type: "done";
   readonly statement: number;
   /** What new images look like with their names, which has moved their change times. */
-  readonly named?: readonly PreparedFile[];
+  readonly named?: readonly NamedFile[];
 }
 
 interface SavepointRecord {

@@ -2,10 +2,51 @@
 //
 // Invariant: what is filled in says no more than the older imgtx did. Where that is not known, it means doubt.
 
+import { isCount } from "../../device/index.ts";
 import { JOURNAL_VERSION, type JournalRecord } from "./records.ts";
 
 /** Versions that can be read, the present one among them. */
 export const READ_VERSIONS: ReadonlySet<unknown> = new Set([1, JOURNAL_VERSION]);
+
+/** Fields of a record that an older imgtx did not write: what it does not say is not known. */
+export function fillIn(type: unknown, record: object): object {
+  switch (type) {
+    case "begin":
+      return fillInBegin(record);
+    case "plan":
+      // The folders of what it plans were not kept.
+      return "folders" in record ? record : { ...record, folders: [] };
+    case "commit":
+      return fillInCommit(record);
+    case "prepared":
+      return fillInPrepared(record);
+    default:
+      return record;
+  }
+}
+
+/** Nobody joins it unasked. */
+function fillInBegin(begin: object): object {
+  // The type stays in front: damage is told by what records look like.
+  return {
+    ...begin,
+    ...("mark" in begin ? {} : { mark: null }),
+    ...("origin" in begin ? {} : { origin: null }),
+  };
+}
+
+/** A mark of an imgtx that gave the next number at once: that is the generation which the mark makes. */
+function fillInCommit(commit: object): object {
+  const { generation, ...others } = commit as { readonly generation?: unknown };
+  const isEarlier = !("madeOn" in others) && isCount(generation) && generation !== 0;
+  return isEarlier ? { ...others, madeOn: (generation as number) - 1 } : commit;
+}
+
+function fillInPrepared(prepared: object): object {
+  const { files } = prepared as { readonly files?: unknown };
+  if (!Array.isArray(files)) return prepared;
+  return { ...prepared, files: files.map((file: unknown) => ({ contentSha256: null, ...(file as object) })) };
+}
 
 /** The records as the present version has them. */
 export function upgradeRecords(records: readonly JournalRecord[]): JournalRecord[] {

@@ -70,7 +70,7 @@ describe("records add up to a transaction", () => {
     const prepared: JournalRecord = {
       type: "prepared",
       statement: 0,
-      files: [{ path: "a0.qcow2", fingerprint: made }],
+      files: [{ path: "a0.qcow2", fingerprint: made, contentSha256: null }],
     };
     expect(changesOf(fold(plan, prepared, done(0)))[0]?.after?.chain[0]?.fingerprint).toEqual(made);
   });

@@ -54,7 +54,7 @@ export function planRecord(statement: number, folder = ""): PlanRecord {
 }
 
 export function preparedRecord(statement: number, folder = ""): JournalRecord {
-  const files = [{ path: `${folder}a${statement}.qcow2`, fingerprint: FINGERPRINT }];
+  const files = [{ path: `${folder}a${statement}.qcow2`, fingerprint: FINGERPRINT, contentSha256: null }];
   return { type: "prepared", statement, files };
 }
 
