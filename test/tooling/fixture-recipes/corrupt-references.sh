@@ -51,7 +51,7 @@ qemu-img create -q -f qcow2 -u -b https://images.invalid/base.qcow2 -F qcow2 bac
 RUN
 
 fixture corrupt/backing-file-protocol.qcow2 'A file: backing name: QEMU takes it from its current folder.' \
-  needs base.raw error E_UNSUPPORTED guest no <<'RUN'
+  needs base.raw guest no <<'RUN'
 qemu-img create -q -f qcow2 -u -b file:../base.raw -F raw backing-file-protocol.qcow2 1M
 RUN
 
