@@ -57,6 +57,7 @@ export { claimUnused, holdImages } from "./image-locks.ts";
 export type { ImagePatch, PatchWrite } from "./image-patch.ts";
 export { MaskedImage } from "./masked-image.ts";
 export type { Measured, MeasureSource } from "./measure.ts";
+export { measureMergeSpace } from "./merge-space.ts";
 export { measureQcow2, measureRaw } from "./measure.ts";
 export type { CheckSubject } from "./open-for-check.ts";
 export { openForCheck } from "./open-for-check.ts";

@@ -15,6 +15,7 @@ export type {
   LockKind,
   OpenOptions,
   Origin,
+  Reservation,
   Storage,
   StorageFile,
 } from "./storage.ts";

@@ -38,6 +38,7 @@ import { fsyncInPool } from "./pool-calls.ts";
 import type { FileStat, OpenOptions, Storage, StorageFile } from "./storage.ts";
 import { loadSystemCalls, type SystemCalls } from "./system-calls.ts";
 import { renameWithoutReplacing } from "./rename-without-replacing.ts";
+import { reserveSpace } from "./space-reservation.ts";
 import { errnoName, explainError } from "./system-error.ts";
 
 export interface NodeStorageParts {
@@ -104,6 +105,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     },
     readSymlink: async (path) =>
       explained(`read the symbolic link '${path}'`, path, () => readlinkSync(path)),
+    reserveSpace: async (folder, lengthBytes) => await reserveSpace(folder, lengthBytes, native),
     findHolders: async (stat) => findHolders(stat),
   };
 }

@@ -222,6 +222,12 @@ export interface Host {
   sleep(milliseconds: number): Promise<void>;
 }
 
+/** Space that is kept free for whoever holds this. */
+export interface Reservation {
+  /** Gives it back. Twice is allowed. */
+  release(): Promise<void>;
+}
+
 /** All paths are absolute. */
 export interface Storage {
   readonly host: Host;
@@ -260,6 +266,11 @@ export interface Storage {
   /** Gives a file, folder or link another owner and group. A link itself, and not what it leads to. */
   setOwner(path: string, ownerId: number, groupId: number): Promise<void>;
   readSymlink(path: string): Promise<string>;
+  /**
+   * Takes so much space on the folder's file system, until it is released or this process ends. Where that can't be
+   * done, the free space is only looked at. E_NO_SPACE where there is less.
+   */
+  reserveSpace(folder: string, lengthBytes: number): Promise<Reservation>;
   /**
    * Processes other than this one that have the file open, those that lock it first. Empty where /proc
    * shows none; pid 0 stands for one that holds a lock and is hidden. describeHolders puts it into words.

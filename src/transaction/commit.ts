@@ -27,7 +27,7 @@ import {
   settleFingerprint,
   waitForLeases,
 } from "../format/index.ts";
-import type { LockWaiting, Refusal, StorageFile } from "../storage/index.ts";
+import type { LockWaiting, Refusal, Reservation, StorageFile } from "../storage/index.ts";
 import { assertActiveLayersApart, assertUnchanged } from "./chain-entry.ts";
 import {
   type CommitRecord,
@@ -48,7 +48,7 @@ import {
   withChangedImages,
 } from "./finish.ts";
 import { imagesLeft, type LeftImage } from "./leaving.ts";
-import { assertOverlaysThere, imagesMergedAtCommit } from "./merges.ts";
+import { assertOverlaysThere, imagesMergedAtCommit, reserveForMerges } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
 import type { OnProgress } from "./request.ts";
 import { withCommitted } from "./work.ts";
@@ -120,6 +120,7 @@ async function checkThen<T>(
 ): Promise<T> {
   const { workspace, journal, inHand } = commit;
   const images = await openWatched(workspace, journal.state, inHand);
+  let space: Reservation | undefined;
   try {
     const changing = imagesChangedAtCommit(journal.state);
     const unlocked = images.filter(({ isLocked }) => !isLocked);
@@ -133,15 +134,19 @@ async function checkThen<T>(
       })),
       waiting,
     );
+    const { allowPaths } = await readTable(workspace);
+    space = await reserveForMerges(workspace, journal.state, allowPaths);
     const done = await waitForLeases(
       workspace.storage.host,
       waiting,
       async () => await enterCommit(commit, images, waiting, then),
     );
+    await space.release();
     const result = await done.rest();
     for (const line of await done.leases.settle()) inHand.onNotice?.(line);
     return result;
   } finally {
+    await space?.release();
     for (const { file, isOwn } of images) if (isOwn) await file.close();
   }
 }
@@ -224,6 +229,14 @@ async function markAndMove(
 ): Promise<() => Promise<DeviceTable>> {
   const { onProgress } = inHand;
   const held: Finishing = { isLocked: true, looks, onProgress, underLock: HOLDS_LOCK };
+  const isChanging = imagesChangedAtCommit(journal.state).size > 0;
+  // What is staged lacks the fingerprints that changed images will have: it has shown that there is room. Changing
+  // them may take hours, and needs nothing but the images: the workspace is free for others.
+  const changeAndMove = () => {
+    leases.dropEarly();
+    const free = { ...held, underLock: lockForMoments(workspace, WAIT_FOR_GOOD) };
+    return async () => await finishOrExplain(journal, () => finishCommit(workspace, journal, free));
+  };
   try {
     await settleAll([inHand.underWay, stageGeneration(workspace, closing, next)]);
     const waits = leases.whoWaits();
@@ -233,6 +246,7 @@ async function markAndMove(
     await settleAll([journal.appendForGood(record, "commit mark"), keepGeneration(workspace, closing)]);
   } catch (error) {
     if (journal.state.commit) {
+      if (isChanging) return changeAndMove();
       const finished = await finishOrExplain(journal, () => finishCommit(workspace, journal, held));
       return async () => finished;
     }
@@ -241,13 +255,7 @@ async function markAndMove(
     }
     throw error;
   }
-  // What is staged lacks the fingerprints that changed images will have: it has shown that there is room. Changing
-  // them may take hours, and needs nothing but the images: the workspace is free for others.
-  if (imagesChangedAtCommit(journal.state).size > 0) {
-    leases.dropEarly();
-    const free = { ...held, underLock: lockForMoments(workspace, WAIT_FOR_GOOD) };
-    return async () => await finishOrExplain(journal, () => finishCommit(workspace, journal, free));
-  }
+  if (isChanging) return changeAndMove();
   return await finishOrExplain(journal, async () => {
     await moveToGeneration(workspace, next);
     await journal.retire();

@@ -218,7 +218,8 @@ async function describeAsItIs(
     return { ...recorded, ...top, ...judge({ fences: top.fences, failure: undefined }) };
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
-    const where = error.image === undefined ? "" : `${error.image}: `;
+    const isNamed = error.image === undefined || error.message.includes(error.image);
+    const where = isNamed ? "" : `${error.image}: `;
     const text = `${where}${error.message}`;
     return {
       ...recorded,

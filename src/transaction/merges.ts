@@ -19,6 +19,7 @@ import { ImgtxError } from "../errors/index.ts";
 import {
   type Fingerprint,
   type ImageFormat,
+  measureMergeSpace,
   mergeChangesOverlay,
   settleCutOff,
   isSameFile,
@@ -26,7 +27,7 @@ import {
 import { NOT_MADE_YET } from "./chain-entry.ts";
 import { lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
 import { progressOf } from "./action.ts";
-import type { LockWaiting } from "../storage/index.ts";
+import type { LockWaiting, Reservation } from "../storage/index.ts";
 import type { OnProgress } from "./request.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
 import { lockWriter, openUnlessGone } from "./patches.ts";
@@ -44,6 +45,34 @@ function mergesOf(state: TransactionState): Merge[] {
       mergesAs === null ? [] : [{ image: path, format: mergesAs, overlay: staging }],
     ),
   );
+}
+
+/**
+ * Takes the space that the merges need, before the mark: a full disk is found while there is a way back. The caller
+ * gives it back right before they begin.
+ */
+export async function reserveForMerges(
+  { storage, root }: Workspace,
+  state: TransactionState,
+  allowPaths: readonly string[],
+): Promise<Reservation> {
+  const gate = { workspaceRoot: root, allowPaths: [...allowPaths, ...lastSeen(state).keys()] };
+  const taken: Reservation[] = [];
+  const release = async (): Promise<void> => {
+    for (const one of taken) await one.release();
+  };
+  try {
+    for (const { image, format, overlay } of mergesOf(state)) {
+      // One that has gone is told of by who looks for it.
+      if (!(await storage.statLink(overlay))) continue;
+      const space = await measureMergeSpace(storage, { path: overlay, image: { path: image, format } }, gate);
+      if (space) taken.push(await storage.reserveSpace(space.folder, space.lengthBytes));
+    }
+  } catch (error) {
+    await release();
+    throw error;
+  }
+  return { release };
 }
 
 /** How much the merges have to do, at most: what their overlays take on the disk. */

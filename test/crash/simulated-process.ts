@@ -7,6 +7,7 @@ import type {
   Holder,
   Host,
   OpenOptions,
+  Reservation,
   Storage,
   StorageFile,
 } from "../../src/storage/index.ts";
@@ -88,6 +89,11 @@ export class SimulatedProcess implements Storage {
     await this.turn();
     this.#existing(path, true);
     return { keepsInodes: true, keepsModes: true };
+  }
+
+  async reserveSpace(): Promise<Reservation> {
+    await this.turn();
+    return { release: async () => await this.turn() };
   }
 
   async realPath(path: string): Promise<string> {

@@ -125,6 +125,7 @@ function makeStorage(disk: MemoryDisk, watch: Watch): Storage {
     },
     stat: async (path) => statOf(disk.find(path)),
     statLink: async (path) => statOf(disk.find(path)),
+    reserveSpace: async () => ({ release: async () => undefined }),
     readAttribute: async () => undefined,
     describeFileSystem: async () => ({ keepsInodes: false, keepsModes: true }),
     realPath: async (path) => {
