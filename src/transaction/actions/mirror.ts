@@ -82,8 +82,10 @@ async function planTarget(target: MirrorTarget, context: PlanContext): Promise<P
   const path =
     target.file === undefined ? requireMirror(entry).image : await context.canonicalPath(target.file, device);
   const copy = await planCopy(entry, target, path, context);
-  // As large as it is now: it may have been resized since the table was written.
-  const { virtualSizeBytes } = activeLayer(await context.openChain(entry.image, entry.format, device));
+  // As large as it is now: it may have been resized since the table was written. A guest may have it open while what
+  // lies below is copied for a migration: that opens it not.
+  const present = copy.chains.map(activeLayer).find((top) => top.path === entry.image);
+  const { virtualSizeBytes } = present ?? entry;
   return {
     ...copy,
     entry: { ...entry, virtualSizeBytes },
