@@ -85,6 +85,19 @@ let realBirthTimes: boolean | undefined;
 // Where a sandbox forbids statx, Node gives the time of the last change as the birth time, and a file would
 // seem to be another one after each chmod. /proc keeps no birth times: one found there is made up.
 function birthTimesAreReal(): boolean {
-  realBirthTimes ??= statSync("/proc/self", { bigint: true }).birthtimeNs === 0n;
+  realBirthTimes ??= tellByProc() ?? OLD_FOLDERS.some(hasOwnBirthTime);
   return realBirthTimes;
+}
+
+function tellByProc(): boolean | undefined {
+  const stats = statSync("/proc/self", { bigint: true, throwIfNoEntry: false });
+  return stats && stats.birthtimeNs === 0n;
+}
+
+/** Without /proc, as in a rescue shell: folders that were changed since they were made, in any system. */
+const OLD_FOLDERS = ["/", "/etc", "/usr", "/dev"];
+
+function hasOwnBirthTime(folder: string): boolean {
+  const stats = statSync(folder, { bigint: true, throwIfNoEntry: false });
+  return stats !== undefined && stats.birthtimeNs !== stats.ctimeNs;
 }

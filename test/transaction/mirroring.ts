@@ -5,9 +5,11 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { expect } from "vitest";
 import type { MirrorRequest, MirrorTarget, Outcome, RunOptions } from "../../src/transaction/index.ts";
+import { makeNodeStorage } from "../../src/storage/index.ts";
 import { failureOf } from "../storage/conformance.ts";
 import { snapshotWorkspace } from "../helpers/tree.ts";
-import type { Workbench } from "./workbench.ts";
+import { killAt } from "./watched-storage.ts";
+import { makeWorkbench, type Workbench } from "./workbench.ts";
 
 const PLAIN: Omit<MirrorTarget, "device" | "file"> = {
   format: undefined,
@@ -93,4 +95,29 @@ export function stateOf(file: string): readonly unknown[] {
 /** Files that are on their way, in the workspace's folder. */
 export function stagingFiles(bench: Workbench): string[] {
   return readdirSync(bench.root).filter((name) => name.startsWith(".imgtx-"));
+}
+
+/** A device whose mirror is behind. */
+export async function makeBehind(options: object = {}): Promise<Workbench> {
+  const bench = await makeWorkbench();
+  await mirror(bench, { vdc: "m.qcow2" }, { options });
+  writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 1 0 100k", "write -z 160k 8k");
+  return bench;
+}
+
+/** The two images alone, whatever the table says of them. */
+export function compareMirror(bench: Workbench): string {
+  const images = [bench.at("c.qcow2"), bench.at("m.qcow2")];
+  return execFileSync("qemu-img", ["compare", ...images], { encoding: "utf8" }).trim();
+}
+
+/** Brings it in line in a process that dies at the call. */
+export async function dieAmidMerge(bench: Workbench, name: string, nth: number): Promise<void> {
+  let count = 0;
+  const storage = killAt(makeNodeStorage(), (call) => {
+    if (call.name !== name || !call.path.endsWith("m.qcow2")) return false;
+    count += 1;
+    return count === nth;
+  });
+  await expect(mirror(bench.through(storage), { vdc: undefined })).rejects.toThrow("killed");
 }

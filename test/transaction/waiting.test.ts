@@ -52,3 +52,43 @@ describe("a device that another command works on", () => {
     expect(await waiting).toMatchObject({ changed: true, generation: 4 });
   });
 });
+
+describe("many commands that wait for one device", () => {
+  test("all get through, however often each is overtaken", async () => {
+    const bench = await makeWorkbench();
+    const patient = { waitMs: 600_000, onWait: () => undefined };
+    const names = Array.from({ length: 16 }, (_, index) => `s${index}.qcow2`);
+    const outcomes = await Promise.all(
+      names.map(async (name) => await bench.snapshot({ vda: name }, {}, patient)),
+    );
+    const generations = outcomes.map(({ generation }) => generation).sort((a, b) => a - b);
+    expect(generations).toEqual(names.map((_, index) => 4 + index));
+  });
+
+  test("give up when they may wait no longer, by a clock that nobody sets", async () => {
+    const bench = await makeWorkbench();
+    const other = await workOnVda(bench);
+    let [slept, hour] = [0, 0];
+    const host = {
+      ...bench.storage.host,
+      now: () => Date.now() - hour,
+      monotonicMs: () => slept,
+      sleep: async (milliseconds: number) => {
+        slept += milliseconds;
+        hour = 3_600_000;
+        await Promise.resolve();
+      },
+    };
+    const storage = { ...bench.storage, host };
+    const failure = await failureOf(
+      async () =>
+        await bench
+          .through(storage)
+          .snapshot({ vda: "a1.qcow2" }, {}, { waitMs: 3000, onWait: () => undefined }),
+    );
+    expect(failure.code).toBe("E_BUSY");
+    expect(slept).toBeGreaterThanOrEqual(3000);
+    expect(slept).toBeLessThan(4000);
+    await other.close();
+  });
+});

@@ -9,10 +9,13 @@ import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { failureOf } from "../../storage/conformance.ts";
 import {
+  compareMirror as compare,
+  dieAmidMerge as dieAt,
   expectRefused,
   IDENTICAL,
   infoOf,
   judge,
+  makeBehind,
   mirror,
   mirrorRequest,
   stagingFiles,
@@ -24,36 +27,11 @@ import { makeScratchFolder, makeWorkbench, type Workbench } from "../workbench.t
 
 const qemu = oracle("qemu-img", "qemu-io");
 
-/** A device whose mirror is behind. */
-async function makeBehind(options: object = {}): Promise<Workbench> {
-  const bench = await makeWorkbench();
-  await mirror(bench, { vdc: "m.qcow2" }, { options });
-  writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 1 0 100k", "write -z 160k 8k");
-  return bench;
-}
-
-/** The two images alone, whatever the table says of them. */
-function compare(bench: Workbench): string {
-  const images = [bench.at("c.qcow2"), bench.at("m.qcow2")];
-  return execFileSync("qemu-img", ["compare", ...images], { encoding: "utf8" }).trim();
-}
-
 /** Sets the lowest byte of the incompatible features. */
 function setFeature(file: string, bits: number): void {
   const bytes = readFileSync(file);
   bytes[79] = bits;
   writeFileSync(file, bytes);
-}
-
-/** Brings it in line in a process that dies at the call. */
-async function dieAt(bench: Workbench, name: string, nth: number): Promise<void> {
-  let count = 0;
-  const storage = killAt(makeNodeStorage(), (call) => {
-    if (call.name !== name || !call.path.endsWith("m.qcow2")) return false;
-    count += 1;
-    return count === nth;
-  });
-  await expect(mirror(bench.through(storage), { vdc: undefined })).rejects.toThrow("killed");
 }
 
 describe("a merge that was cut off", () => {
