@@ -136,9 +136,12 @@ export async function settleFingerprint(
 /** What changed, a few words each: `size 196616 → 262144`. Empty when nothing is known to have. */
 export function describeChanges(before: Fingerprint, now: Fingerprint): string[] {
   const changes = describeContentChanges(before, now);
-  return isSameFile(before, now)
-    ? changes
-    : [`replaced by another file (inode ${before.inode} → ${now.inode})`, ...changes];
+  if (isSameFile(before, now)) return changes;
+  const replaced =
+    before.inode === now.inode
+      ? `replaced by another file, or its file system was mounted anew (inode ${now.inode} both times)`
+      : `replaced by another file (inode ${before.inode} → ${now.inode})`;
+  return [replaced, ...changes];
 }
 
 /** The same for an image that may have been copied or moved with its times: which file it is does not count. */

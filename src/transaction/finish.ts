@@ -82,7 +82,8 @@ export async function finishCommit(
   how: Finishing,
 ): Promise<DeviceTable> {
   const table = await moveTable(workspace, journal, how);
-  const merged = await writeMerges(workspace, journal.state, { table, when: "behind it", ...how });
+  const late = { table, present: table, when: "behind it" } as const;
+  const merged = await writeMerges(workspace, journal.state, { ...late, ...how });
   return await how.underLock(async () => await closeCommit(workspace, journal, table, merged));
 }
 
@@ -102,6 +103,7 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
     ...(await writeCommitPatches(workspace, state, how)),
     ...(await writeMerges(workspace, state, {
       table: nextTable(present, state, commit),
+      present,
       when: "before the table",
       ...how,
     })),

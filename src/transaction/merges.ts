@@ -8,9 +8,10 @@
 // - An image that a device of the new table is on is merged into before the table moves. One that is only a
 //   mirror waits until it has moved and nobody waits for the workspace any more: that may take hours. Until
 //   then the table takes the mirror for one that somebody has written to.
-// - Written is only the very file that was planned, by inode and birth time. One that has gone is left so, but for
-//   one that a device is to be on, or whose disk is not there: those may come back, and are waited for. A mirror that can't be merged into any
-//   more is given up by recovery: it stays one that somebody has written to.
+// - Written is only the very file that was planned: by its identity, or where a device is to be on it, by what it holds.
+//   One that has gone is left so, but for one that a device is to be on, or whose disk is not there: those may come back,
+//   and are waited for. A mirror that can't be merged into any more is given up by recovery: it stays one that somebody
+//   has written to.
 // - The overlay goes when the table has moved, durably, and before the journal that knows it by name.
 
 import { posix } from "node:path";
@@ -30,6 +31,7 @@ import { progressOf } from "./action.ts";
 import type { LockWaiting, Reservation } from "../storage/index.ts";
 import type { OnProgress } from "./request.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
+import { isProvedByContent } from "./merge-proof.ts";
 import { lockWriter, openUnlessGone } from "./patches.ts";
 
 interface Merge {
@@ -124,6 +126,8 @@ interface MergeChoice {
   /** As the transaction makes it, or as it is behind the move. */
   readonly table: DeviceTable;
   readonly when: "before the table" | "behind it";
+  /** As it is now. */
+  readonly present: DeviceTable;
   /** Whether the caller holds QEMU's locks on the images. */
   readonly isLocked: boolean;
   /** How long to wait for them, where it does not. */
@@ -135,7 +139,7 @@ interface MergeChoice {
 export async function writeMerges(
   { storage, root }: Workspace,
   state: TransactionState,
-  { table, when, isLocked, waiting, onProgress }: MergeChoice,
+  { table, present, when, isLocked, waiting, onProgress }: MergeChoice,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const fingerprints = new Map<string, Fingerprint>();
   const seen = lastSeen(state);
@@ -145,6 +149,7 @@ export async function writeMerges(
   // What was opened for the plan is trusted behind it, whatever was allowed for that one command.
   const gate = { workspaceRoot: root, allowPaths: [...table.allowPaths, ...seen.keys()] };
   const merges = mergesOf(state);
+  const proved = new Set<string>();
   const givenUp = new Set(when === "behind it" ? await findIncomplete(storage, state) : []);
   for (const { image, format, overlay } of merges) {
     if (!isDue(image) || givenUp.has(image)) continue;
@@ -160,12 +165,16 @@ export async function writeMerges(
       const expected = seen.get(image)?.fingerprint;
       if (!expected) throw new Error("an image that is merged into is watched");
       const stat = await file.stat();
-      if (!isSameFile(expected, stat)) {
-        if (isOfDevice(table, image)) throw isAnother(image, overlay);
-        continue;
+      const isPlanned = isSameFile(expected, stat) || proved.has(image);
+      if (!isPlanned && !isOfDevice(table, image)) continue;
+      if (!isLocked) await lockWriter(storage, file, waiting);
+      if (!isPlanned) {
+        const pending = { image, overlay: findPendingOverlay(state, image) ?? overlay, table, present };
+        if (!(await isProvedByContent(storage, gate, pending, { onProgress })))
+          throw isAnother(image, overlay);
+        proved.add(image);
       }
       if (!isLocked) {
-        await lockWriter(storage, file, waiting);
         const isBegun = stat.modifiedNs !== expected.modifiedNs || stat.sizeBytes !== expected.sizeBytes;
         if (isBegun && format === "qcow2") await settleCutOff(storage, file, { gate, signal: undefined });
       }
@@ -200,16 +209,15 @@ function isAway(image: string, overlay: string): ImgtxError {
   });
 }
 
-/** A copy, a restored file, or the same one by an inode number that a mount has made up: its bytes can't tell. */
+/** A half of each is worse than waiting; what it lacks is in the overlay alone, or in no file at all. */
 function isAnother(image: string, overlay: string): ImgtxError {
-  return new ImgtxError(
-    "E_CHANGED",
-    `it is another file than the one that '${overlay}' is still to be merged into, or can't be told from one`,
-    {
-      image,
-      hint: "put back the file that was there, with its inode; else give the transaction up with `imgtx recover --give-up`",
-    },
-  );
+  const message =
+    `another file stands there than the one that '${overlay}' is still to be merged into, and with that ` +
+    "it would not hold what the device holds";
+  return new ImgtxError("E_REFUSED", message, {
+    image,
+    hint: "put back the file that was there, or a copy of it",
+  });
 }
 
 const UNFIT_CODES = new Set(["E_CORRUPT", "E_REFUSED", "E_UNSUPPORTED", "E_OUTSIDE"]);
@@ -235,10 +243,12 @@ async function findIncomplete(
   return incomplete;
 }
 
-/** Overlays that nobody knows of any more when the transaction has ended: the disk that they are on is not there. */
-export async function findOverlaysLeft({ storage }: Workspace, state: TransactionState): Promise<string[]> {
+/** Overlays that nobody will know of any more when the transaction has ended: the disk that they are on is not there. */
+export async function findOverlaysAway({ storage }: Workspace, state: TransactionState): Promise<string[]> {
   const left: string[] = [];
   for (const { overlay } of mergesOf(state)) {
+    // One that is seen is removed, also from a folder that was copied to another disk.
+    if (await storage.statLink(overlay)) continue;
     if (!(await isDiskThere(storage, overlay, foldersOf(state)))) left.push(overlay);
   }
   return left;

@@ -101,7 +101,9 @@ export async function planResync(
     notes: [
       ...(isTouched ? ["somebody has written to the mirror since; it was compared from end to end"] : []),
       ...(isDistrusted ? [`${marked}; both were compared`] : []),
-      ...(isDistrusted || doubt === undefined || scope.kind !== "anywhere" ? [] : [sayDoubt(doubt)]),
+      ...(isDistrusted || doubt === undefined || scope.kind !== "anywhere"
+        ? []
+        : [`${sayDoubt(doubt)}: both were compared from end to end`]),
       ...chain.links.flatMap((link) => link.warnings),
     ],
   };
@@ -293,7 +295,7 @@ interface Doubt {
 }
 
 function sayDoubt({ image, why }: Doubt): string {
-  return `whether somebody wrote to ${image} can't be told from its times (${why}): both were compared from end to end`;
+  return `whether somebody wrote to ${image} can't be told from its times (${why})`;
 }
 
 /** The first image, from the base on, that may have been written to unseen though it looks the same. */

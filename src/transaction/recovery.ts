@@ -39,7 +39,7 @@ import {
   type TransactionState,
 } from "./journal/index.ts";
 import { canBeParked, describeLeftover, findLeftovers, firstUnfinished, mustAbort } from "./leftovers.ts";
-import { findOverlaysLeft, imagesGivenUp, imagesMergedAtCommit, measureMerges } from "./merges.ts";
+import { findOverlaysAway, imagesGivenUp, imagesMergedAtCommit, measureMerges } from "./merges.ts";
 import { imagesPatchedAtCommit } from "./patches.ts";
 import type { OnProgress, RecoveryNote } from "./request.ts";
 import { abortJournal, sayKept, undoFrom, undoStatementPatches, undoStatements } from "./undo.ts";
@@ -299,8 +299,8 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
 async function finish(workspace: Workspace, journal: Journal, how: Finishing): Promise<RecoveryNote> {
   const { id, state } = journal;
   await journal.secure();
+  const overlays = await findOverlaysAway(workspace, state);
   const table = await finishCommit(workspace, journal, how);
-  const overlays = await findOverlaysLeft(workspace, state);
   const left = [
     ...imagesGivenUp(state, table).map((image) => `; ${image} could not be brought in line`),
     ...overlays.map((overlay) => `; '${overlay}' stays, on a disk that is not there: remove it when it is`),

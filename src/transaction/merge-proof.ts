@@ -1,0 +1,56 @@
+// Whether a file that stands where an image was to be merged into is that image, by what it holds: a copy on another
+// disk, or the same file by an inode number that a mount has made up, has no other proof.
+
+import { type DeviceTable, findDevice } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { compareImages, type GateOptions, openImage } from "../format/index.ts";
+import type { Storage } from "../storage/index.ts";
+import { type FillTools, progressOf } from "./action.ts";
+
+interface PendingMerge {
+  readonly image: string;
+  /** What is to be merged last; it stands on the image. */
+  readonly overlay: string;
+  /** As the transaction makes it. */
+  readonly table: DeviceTable;
+  /** As it is. */
+  readonly present: DeviceTable;
+}
+
+/**
+ * A device that goes over to its mirror keeps its content. So where the overlay on top of the file reads as the device
+ * does now, byte by byte, the file lacks nothing, however far a merge had come.
+ */
+export async function isProvedByContent(
+  storage: Storage,
+  gate: GateOptions,
+  { image, overlay, table, present }: PendingMerge,
+  tools: Pick<FillTools, "onProgress">,
+): Promise<boolean> {
+  const device = table.devices.find(({ chain }) => chain.some((entry) => entry.image === image));
+  const now = device && findDevice(present, device.name);
+  if (!now) return false;
+  try {
+    const source = await openImage(storage, now.image, { format: now.format, gate });
+    try {
+      const merged = await openImage(storage, overlay, { format: "qcow2", gate });
+      try {
+        const onProgress = progressOf(tools, `comparing ${now.name}`);
+        const { kind } = await compareImages(source, merged, {
+          strict: false,
+          signal: undefined,
+          onProgress,
+        });
+        return kind === "identical";
+      } finally {
+        await merged.close();
+      }
+    } finally {
+      await source.close();
+    }
+  } catch (error) {
+    // What can't be read proves nothing.
+    if (error instanceof ImgtxError) return false;
+    throw error;
+  }
+}
