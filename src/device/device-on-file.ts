@@ -10,6 +10,8 @@ export interface DeviceOnFile {
   readonly device: string;
   /** The workspace's folder. */
   readonly root: string;
+  /** Whether it is the device's own active layer, and not one that others stand on, or a copy. */
+  readonly isActive: boolean;
 }
 
 /**
@@ -28,7 +30,7 @@ export async function findDeviceOnFile(
       for (const path of filesOfDevice(entry)) {
         const there = await storage.stat(path);
         if (there?.inode === file.inode && there.fileSystem === file.fileSystem) {
-          return { device: entry.name, root };
+          return { device: entry.name, root, isActive: path === entry.image };
         }
       }
     }

@@ -123,7 +123,10 @@ class Conversion {
     const name = this.#output;
     const path = plan?.path ?? this.#invocation.resolve(this.#existingTarget().file);
     const data = plan?.dataFilePath;
-    const targets = [{ name, path }, ...(data === undefined ? [] : [{ name: data, path: data }])];
+    const targets = [
+      { name, path, isKept: plan === undefined },
+      ...(data === undefined ? [] : [{ name: data, path: data }]),
+    ];
     await guardTargets(this.#invocation, targets, sources);
   }
 

@@ -14,6 +14,8 @@ export interface GuardedTarget {
   readonly name: string;
   /** Absolute. */
   readonly path: string;
+  /** Guest data is written into the image that is there, as a guest does; else the image is made anew. */
+  readonly isKept?: boolean;
 }
 
 /** E_FAILED, with nothing changed, for a target that must not be overwritten. One that is new is no such. */
@@ -64,7 +66,7 @@ async function refuseSources(
 
 async function refuseDevices(
   { context }: ImgInvocation,
-  { name, path }: GuardedTarget,
+  { name, path, isKept = false }: GuardedTarget,
   there: FileStat,
 ): Promise<void> {
   const { storage, cwd, env } = context;
@@ -74,7 +76,9 @@ async function refuseDevices(
   if (named !== undefined && named !== "") folders.push(absolutePath(cwd, named));
   const found = await findDeviceOnFile(storage, folders, there);
   if (found === undefined) return;
-  const { device, root } = found;
+  const { device, root, isActive } = found;
+  // What a guest may write to, so may its operator.
+  if (isKept && isActive) return;
   throw new ImgtxError("E_FAILED", `${name}: device '${device}' of the workspace '${root}' stands on it`, {
     image: path,
     hint:
