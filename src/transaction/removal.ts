@@ -28,6 +28,7 @@ import {
   readJournals,
   type Statement,
 } from "./journal/index.ts";
+import { NOT_MADE_YET } from "./chain-entry.ts";
 import { isDiskThere } from "./planned-folders.ts";
 import type { KeptFile } from "./request.ts";
 
@@ -150,8 +151,13 @@ function usesOf({ devices }: DeviceTable, say: (device: string) => string): Map<
   );
 }
 
+/** But for what a mirror is to stand on, and that is still to be made: until then its name is nobody's. */
 function imagesOf(entry: DeviceEntry): string[] {
-  return chainsOf(entry).flat();
+  const [, ...below] = entry.mirror?.chain ?? [];
+  const unmade = below.filter(({ fingerprint }) => isSameFile(fingerprint, NOT_MADE_YET));
+  return chainsOf(entry)
+    .flat()
+    .filter((path) => unmade.every(({ image }) => image !== path));
 }
 
 /** What the statements' own images stand on, and so must stay with them. */
