@@ -9,6 +9,7 @@ import type { ChainEntry, MirrorEntry } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import {
   type Chain,
+  CHAIN_DEPTH_MAX,
   type ChainLink,
   cloneInto,
   countBytesToCopy,
@@ -94,6 +95,7 @@ export async function settleCopy(
   const wanted = target.sync ?? "full";
   const depth = wanted === "top" ? 1 : 0;
   const link = wanted === "full" ? undefined : present.links[depth];
+  if (link) assertRoomForCopy(device, path, present.links.length - depth);
   // The active layer of a chain of one is the whole content.
   const sync = link ? wanted : "full";
   const format =
@@ -134,6 +136,16 @@ export async function settleCopy(
     plan,
     dataFile: dataFileName === undefined ? undefined : await context.canonicalPath(dataFileName, device),
   };
+}
+
+/** The copy, and the changes that are laid over it whenever it is brought in line, have to be opened. */
+function assertRoomForCopy(device: string, image: string, imagesBelow: number): void {
+  if (imagesBelow + 2 <= CHAIN_DEPTH_MAX) return;
+  throw new ImgtxError("E_REFUSED", `it would stand on ${imagesBelow} images, and could not be opened`, {
+    device,
+    image,
+    hint: `a chain can have ${CHAIN_DEPTH_MAX} images: copy everything with --sync full`,
+  });
 }
 
 function parseFormat(format: string, device: string, image: string): ImageFormat {

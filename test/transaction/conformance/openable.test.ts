@@ -91,6 +91,13 @@ describe("a chain", () => {
     expect(failure).toMatchObject({ code: "E_REFUSED", exitCode: 14, device: "vda", changed: false });
     expect(failure.hint).toContain("imgtx reopen vda");
     expect(snapshotWorkspace(bench.root)).toEqual(before);
+    for (const sync of ["top", "none"] as const) {
+      const deep = await failureOf(
+        async () => await bench.run(mirrorRequest(bench, { vda: "m.qcow2" }, { sync })),
+      );
+      expect(deep).toMatchObject({ code: "E_REFUSED", device: "vda", changed: false });
+      expect(deep.hint).toContain("--sync full");
+    }
     const [content] = Object.values(await bench.content());
     expect((await bench.devices())[0]!.chain).toHaveLength(CHAIN_DEPTH_MAX);
     await bench.run(mirrorRequest(bench, { vda: "flat.qcow2" }));
