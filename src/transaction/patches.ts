@@ -173,8 +173,12 @@ export async function settleImage(
   if (!file) return;
   try {
     const stat = await file.stat();
-    if (!isSameFile(expected, stat)) return;
     const found = await stateOf(file, patches);
+    if (!isSameFile(expected, stat)) {
+      if (found === side) return;
+      // A copy of it, or it by another inode number: to pass it over would leave a fence up, or a change by halves.
+      throw replacedSince(image);
+    }
     if (found === "foreign") throw changedSince(image, "imgtx changed its header");
     const isTimeKnown = knownTimes.includes(stat.modifiedNs) && stat.modifiedNs !== modifiedNs;
     const mustDate = modifiedNs !== null && (found !== side || isTimeKnown);
@@ -298,6 +302,13 @@ export function patchesByImage(
     if (patch.when === when) images.set(patch.image, [...(images.get(patch.image) ?? []), patch]);
   }
   return images;
+}
+
+function replacedSince(image: string): ImgtxError {
+  return new ImgtxError("E_CHANGED", "another file stands there than the one that imgtx was to change", {
+    image,
+    hint: "put back the file that was there, then run `imgtx recover`",
+  });
 }
 
 function changedSince(image: string, when: string): ImgtxError {

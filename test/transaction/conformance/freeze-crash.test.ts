@@ -1,6 +1,6 @@
 // Freezing and unfreezing that are cut off, and images that somebody has open.
 
-import { readFileSync, rmSync } from "node:fs";
+import { copyFileSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { holdImages } from "../../../src/format/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
@@ -30,6 +30,25 @@ describe("a crash", () => {
     const { modifiedNs } = (await fingerprintOf(bench, "c.qcow2")) as { modifiedNs: string };
     expect(modifiedNs === String(BigInt(T0.getTime()) * 1_000_000n)).toBe(isDated);
     expect(await fingerprintOf(bench, "c.qcow2")).toEqual({ ...before, modifiedNs });
+  });
+
+  test("of unfreeze waits where the image is a copy by then, which stays as it is", async () => {
+    const bench = await makeOldBench();
+    await bench.run(freeze(["vdc"]));
+    const onImage = (call: Call) => call.path === bench.at("c.qcow2") && call.name === "file.write";
+    await expect(bench.through(killAt(bench.storage, onImage)).run(unfreeze(["vdc"]))).rejects.toThrow(
+      "killed",
+    );
+    renameSync(bench.at("c.qcow2"), bench.at("aside"));
+    copyFileSync(bench.at("aside"), bench.at("c.qcow2"));
+    const copy = readFileSync(bench.at("c.qcow2"));
+    expect((await bench.session()).recovered).toMatchObject([
+      { did: "waiting", obstacle: { code: "E_CHANGED", isCommitted: true, devices: ["vdc"] } },
+    ]);
+    expect(readFileSync(bench.at("c.qcow2")).equals(copy)).toBe(true);
+    renameSync(bench.at("aside"), bench.at("c.qcow2"));
+    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+    expect([await frozen(bench), isFenced(bench.at("c.qcow2"))]).toEqual([[], false]);
   });
 
   test("of freeze leaves the image as it was, with its time", async () => {
