@@ -5,7 +5,7 @@ import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { ownedStorage } from "./owned-storage.ts";
-import { assertUsable, type Trust } from "./ownership.ts";
+import { assertUsable, type OtherOwner, ROOT, type Trust } from "./ownership.ts";
 import { realFolder } from "./stored-path.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
@@ -40,8 +40,7 @@ async function lookAt(storage: Storage, folder: string, trust: Trust): Promise<W
   const table = await storage.statLink(paths.table);
   if (!table && !(await wasWorkspace({ storage, root: folder }))) return undefined;
   const owner = await assertUsable(storage, folder, trust);
-  if (table?.kind === "file")
-    return { storage: owner ? ownedStorage(storage, owner) : storage, root: folder };
+  if (table?.kind === "file") return belongingTo(storage, folder, owner);
   throw new ImgtxError("E_CORRUPT", table ? "the device table is not a file" : "the device table is lost", {
     image: paths.table,
     hint: `\`imgtx init --restore ${shellQuote(folder)}\` puts back the generation before it`,
@@ -70,7 +69,14 @@ export async function workspaceAt(
 ): Promise<Workspace> {
   const root = await realFolder(storage, folder);
   const owner = await assertUsable(storage, root, { wasNamed: true, safe });
-  return { storage: owner ? ownedStorage(storage, owner) : storage, root };
+  return belongingTo(storage, root, owner);
+}
+
+/** Whoever else makes files there can make them for no other user. */
+function belongingTo(storage: Storage, root: string, owner: OtherOwner): Workspace {
+  if (!owner) return { storage, root };
+  const own = storage.host.userId === ROOT ? ownedStorage(storage, root, owner) : storage;
+  return { storage: own, root, ownerId: owner.ownerId };
 }
 
 /** Whether the workspace is there, and not only the place for it. */

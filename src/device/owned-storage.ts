@@ -1,15 +1,46 @@
-// root at work in the workspace of another user: what it makes there, images beside the workspace included, gets
-// that user's ownership. Else the user could not go on: folders of root's in .imgtx, images that only root opens.
+// root at work in the workspace of another user.
+//
+// Invariants
+// - What root makes there, images beside the workspace included, gets that user's ownership. Else the user could not
+//   go on: folders of root's in .imgtx, images that only root opens.
+// - What is read, written or removed is what that user could read, write or remove. The table and the journals are
+//   the user's, and name what the user likes: they are no orders to root.
 
+import { posix } from "node:path";
+import { ImgtxError } from "../errors/index.ts";
+import { canChangeNames, canOpen } from "../format/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 
 export function ownedStorage(
   storage: Storage,
+  root: string,
   { ownerId, groupId }: Pick<FileStat, "ownerId" | "groupId">,
 ): Storage {
+  const refuse = (path: string): never => {
+    const owner = storage.host.nameOfUser(ownerId);
+    throw new ImgtxError("E_NOT_OWNER", `'${path}' is not for ${owner}, to whom the workspace belongs`, {
+      image: path,
+      hint: `give ${owner} the right to it, or keep the device in a workspace of your own`,
+    });
+  };
+  const isTheirs = async (path: string): Promise<boolean> =>
+    (await storage.statLink(path))?.ownerId === ownerId;
+  const assertChangeable = async (path: string): Promise<void> => {
+    if (await isTheirs(path)) return;
+    if (!(await canChangeNames(storage, ownerId, await storage.realPath(posix.dirname(path))))) refuse(path);
+  };
   return {
     ...storage,
     host: storage.host,
+    async openFile(path, access, options) {
+      const real = await storage.realPath(path);
+      if (
+        !(await isTheirs(real)) &&
+        !(await canOpen(storage, ownerId, real, { access, ownImage: `${root}/x` }))
+      )
+        refuse(path);
+      return await storage.openFile(path, access, options);
+    },
     async createFile(path, mode) {
       const file = await storage.createFile(path, mode);
       try {
@@ -27,6 +58,20 @@ export function ownedStorage(
     async makeSymlink(target, path) {
       await storage.makeSymlink(target, path);
       await storage.setOwner(path, ownerId, groupId);
+    },
+    async removeFile(path) {
+      await assertChangeable(path);
+      await storage.removeFile(path);
+    },
+    async removeFolder(path) {
+      await assertChangeable(path);
+      await storage.removeFolder(path);
+    },
+    async rename(source, target) {
+      await assertChangeable(source);
+      // What stands at the target goes.
+      if (await storage.statLink(target)) await assertChangeable(target);
+      await storage.rename(source, target);
     },
   };
 }

@@ -32,9 +32,9 @@ const SAFE_LIST_LIMIT_BYTES = 2 ** 20;
 const OTHERS_WRITE = 0o002;
 const GROUP_OR_OTHERS_WRITE = 0o022;
 const STICKY = 0o1000;
-const ROOT = 0;
+export const ROOT = 0;
 
-/** Whose files are to be made in the workspace: undefined where they are the caller's own. */
+/** The other user to whom the workspace belongs, and who is trusted; undefined where it is the caller's or root's. */
 export type OtherOwner = Pick<FileStat, "ownerId" | "groupId"> | undefined;
 
 /** E_NOT_OWNER where the caller is not to use the workspace in this folder; E_REFUSED for links among its parts. */
@@ -48,7 +48,7 @@ export async function assertUsable(storage: Storage, root: string, trust: Trust)
   const isListed = await isSafe(storage, root, trust.safe);
   if (!isListed || !trust.wasNamed) throw refusal(storage, root, problem, isListed);
   const { ownerId, groupId } = own ?? folder;
-  return storage.host.userId === ROOT && ownerId !== ROOT ? { ownerId, groupId } : undefined;
+  return ownerId === ROOT || ownerId === storage.host.userId ? undefined : { ownerId, groupId };
 }
 
 interface Problem {

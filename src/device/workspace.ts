@@ -10,6 +10,8 @@ export interface Workspace {
   readonly storage: Storage;
   /** Canonical absolute path. */
   readonly root: string;
+  /** Of another user, to whom it belongs and whom the caller trusts with it. */
+  readonly ownerId?: number;
 }
 
 /** What is read. */

@@ -76,6 +76,7 @@ export type { SnapshotChoice } from "./qcow2-snapshots.ts";
 export { readSnapshotTable, readSoundSnapshots } from "./qcow2-snapshots.ts";
 export type { CheckResult } from "./qcow2/check-findings.ts";
 export type { SnapshotEntry } from "./qcow2/snapshot-table.ts";
+export { canChangeNames, canOpen } from "./owner-access.ts";
 export { quoteName, shellQuote } from "./quote-name.ts";
 export { describeCutOffImages, requireOpenable } from "./require-openable.ts";
 export { settleCutOff, settlePartial } from "./settle-partial.ts";

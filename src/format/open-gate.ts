@@ -13,7 +13,7 @@
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { dirname } from "node:path";
-import { canRead, opensForOthers } from "./owner-access.ts";
+import { canOpen, opensForOthers } from "./owner-access.ts";
 import { quoteName, shellQuote } from "./quote-name.ts";
 
 export interface GateOptions {
@@ -74,7 +74,10 @@ export async function assertOwnersCanRead(
     if (!opensForOthers(storage.host, ownerId)) continue;
     const realPath = await storage.realPath(target.path);
     if (
-      (await canRead(storage, ownerId, realPath, await storage.realPath(target.overlayPath))) ||
+      (await canOpen(storage, ownerId, realPath, {
+        access: "read",
+        ownImage: await storage.realPath(target.overlayPath),
+      })) ||
       (await isAllowed(storage, gate, realPath))
     )
       continue;

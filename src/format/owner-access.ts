@@ -6,6 +6,7 @@ import { posix } from "node:path";
 import type { FileStat, Host, Storage } from "../storage/index.ts";
 
 const READ = 4;
+const WRITE = 2;
 const SEARCH = 1;
 const ROOT = 0;
 
@@ -16,21 +17,27 @@ interface User {
 }
 
 /**
- * Whether the user could open the file for reading. Both paths are real ones: no link is left in them. Folders on the
- * way to the user's own image do not count: who put it there lets the user in, or hands over what is open.
+ * Whether the user could open the file. Both paths are real ones: no link is left in them. Folders on the way to
+ * the user's own image do not count: who put it there lets the user in, or hands over what is open.
  */
-export async function canRead(
+export async function canOpen(
   storage: Storage,
   userId: number,
   path: string,
-  ownImage: string,
+  how: { readonly access: "read" | "write"; readonly ownImage: string },
 ): Promise<boolean> {
   const user = { id: userId, groups: storage.host.groupsOfUser(userId) ?? [] };
-  if (!(await may(storage, user, path, READ))) return false;
-  for (let folder = posix.dirname(path); !isOnTheWay(folder, ownImage); folder = posix.dirname(folder)) {
+  if (!(await may(storage, user, path, how.access === "read" ? READ : READ | WRITE))) return false;
+  for (let folder = posix.dirname(path); !isOnTheWay(folder, how.ownImage); folder = posix.dirname(folder)) {
     if (!(await may(storage, user, folder, SEARCH))) return false;
   }
   return true;
+}
+
+/** Whether the user could take names away in the folder, or give them. */
+export async function canChangeNames(storage: Storage, userId: number, folder: string): Promise<boolean> {
+  const user = { id: userId, groups: storage.host.groupsOfUser(userId) ?? [] };
+  return await may(storage, user, folder, WRITE | SEARCH);
 }
 
 function isOnTheWay(folder: string, path: string): boolean {

@@ -50,7 +50,8 @@ export function describeTransaction(
   if (state instanceof ImgtxError) {
     const nobody = { name: null, started: null, user: null, here: null, owned: false };
     const nothing = { ...nobody, onError: "keep" as const, actions: [], savepoints: [] };
-    return { id, state: "damaged", devices: held ?? [], busy, ...nothing, problem: problem ?? state.message };
+    const told = state.code === "E_NO_PERMISSION" ? "hidden" : "damaged";
+    return { id, state: told, devices: held ?? [], busy, ...nothing, problem: problem ?? state.message };
   }
   const { begin, commit, savepoints, aborting } = state;
   return {

@@ -35,6 +35,9 @@ export async function describeLeftover(
   snapshot: JournalSnapshot,
 ): Promise<string | undefined> {
   const { id, busy, state } = snapshot;
+  if (state instanceof ImgtxError && state.code === "E_NO_PERMISSION") {
+    return `transaction ${id} is another user's, who alone can read its journal`;
+  }
   if (state instanceof ImgtxError) return `the journal of transaction ${id} can't be used: ${state.message}`;
   if (busy) return undefined;
   if (isParked(state)) return undefined;

@@ -244,7 +244,8 @@ export interface Outcome {
   readonly kept: readonly KeptFile[];
 }
 
-export type TransactionState = "open" | "committed" | "aborted" | "damaged";
+/** `hidden`: another user's, and not for the caller to read. */
+export type TransactionState = "open" | "committed" | "aborted" | "damaged" | "hidden";
 
 export interface TransactionDescription {
   readonly id: string;

@@ -216,3 +216,33 @@ test.each([
   expect(failure).toMatchObject({ code: "E_CORRUPT", image: `${root}/ws/.imgtx/table.json` });
   expect(failure.hint).toContain(`imgtx init --restore ${root}/ws`);
 });
+
+test("root neither reads, writes nor removes for a listed workspace's owner what that user could not", async () => {
+  const root = await makeBelow();
+  const secret = `${root}/secret`;
+  writeFileSync(secret, "root's");
+  const told = {
+    "ws/.imgtx": { ownerId: OTHER, groupId: 12 },
+    "ws/theirs": { ownerId: OTHER, mode: 0o600 },
+    secret: { ownerId: 0, mode: 0o600 },
+    "": { ownerId: 0, mode: 0o755 },
+  };
+  writeFileSync(`${root}/ws/theirs`, "the user's");
+  const { storage } = await findWorkspace(scene(root, { told, userId: 0 }), "/", `${root}/ws`, [
+    `${root}/ws`,
+  ]);
+  for (const call of [
+    async () => await storage.openFile(secret, "read"),
+    async () => await storage.openFile(secret, "write"),
+    async () => {
+      await storage.removeFile(secret);
+    },
+    async () => {
+      await storage.rename(`${root}/ws/theirs`, secret);
+    },
+  ]) {
+    expect(await failureOf(call)).toMatchObject({ code: "E_NOT_OWNER", image: secret });
+  }
+  await (await storage.openFile(`${root}/ws/theirs`, "write")).close();
+  await storage.removeFile(`${root}/ws/theirs`);
+});

@@ -49,6 +49,7 @@ function stateOfTransaction({ state, busy }: TransactionDescription): string {
   if (state === "committed") return busy ? "committed, finishing" : "committed, not finished";
   if (state === "aborted") return busy ? "aborted, being undone" : "aborted, not undone";
   if (state === "damaged") return "damaged";
+  if (state === "hidden") return "another user's";
   return busy ? "open, busy" : "open";
 }
 
