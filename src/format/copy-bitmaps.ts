@@ -43,11 +43,9 @@ export async function listBitmapsToCopy(
   for (const { isInUse, name } of bitmaps.toReversed()) {
     if (!isInUse) continue;
     if (onBroken === undefined) {
-      throw new ImgtxError(
-        "E_FAILED",
-        `Cannot copy inconsistent bitmap '${name}'\n` +
-          "Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
-      );
+      throw new ImgtxError("E_REFUSED", `Cannot copy inconsistent bitmap '${name}'`, {
+        field: "bitmap_directory",
+      });
     }
     onBroken(name);
   }

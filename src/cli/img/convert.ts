@@ -20,7 +20,7 @@ import { drawOptionHelp } from "./create-options.ts";
 import { guardTargets } from "./guard-target.ts";
 import { parseImageName } from "./image-name.ts";
 import { explained, lockWaiting, openSource, parseDriver, sourceOptions } from "./images.ts";
-import { failure, wordsOf } from "./messages.ts";
+import { failure, LINE_BREAK, wordsOf } from "./messages.ts";
 import { isCacheMode } from "./options.ts";
 import { type Progress, startProgress } from "./progress.ts";
 import { makeThrottle } from "./throttle.ts";
@@ -164,8 +164,14 @@ class Conversion {
     const onBroken = (name: string): void => {
       this.#invocation.console.warning(`Skipping inconsistent bitmap '${name}'`);
     };
-    const entries = await listBitmapsToCopy(link, this.#flags.skipBrokenBitmaps ? onBroken : undefined);
-    return { source: link, entries };
+    try {
+      const entries = await listBitmapsToCopy(link, this.#flags.skipBrokenBitmaps ? onBroken : undefined);
+      return { source: link, entries };
+    } catch (error) {
+      if (!(error instanceof ImgtxError && error.code === "E_REFUSED")) throw error;
+      const advice = "Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it";
+      throw failure(`${error.message}${LINE_BREAK}${advice}`, error);
+    }
   }
 
   #refuseBitmaps(sources: readonly OpenedImage[], plan: TargetPlan | undefined): void {

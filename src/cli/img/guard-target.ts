@@ -8,6 +8,7 @@ import type { FileStat } from "../../storage/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { absolutePath } from "../grammar/path.ts";
 import type { ImgInvocation } from "./command.ts";
+import { sourceOptions } from "./images.ts";
 
 export interface GuardedTarget {
   /** As it was given, for the message. */
@@ -27,7 +28,10 @@ export async function guardTargets(
   for (const target of targets) {
     const there = await invocation.context.storage.stat(target.path);
     if (there?.kind !== "file") continue;
-    await refuseSources(target, there, sources);
+    // Under qemu-img's name its own words say it, as long as locks are taken.
+    if (invocation.program === "imgtx" || sourceOptions(invocation).forceShare) {
+      await refuseSources(target, there, sources);
+    }
     await refuseDevices(invocation, target, there);
   }
 }
