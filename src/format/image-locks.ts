@@ -39,6 +39,8 @@ export async function holdImages(
 }
 
 const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
+const HOLDER_TRIES = 5;
+const HOLDER_PAUSE_MS = 10;
 
 /**
  * Who has a file open, locks or no locks, as a clause; undefined where nobody has. Then QEMU's locks on it are held,
@@ -55,8 +57,14 @@ export async function claimUnused(storage: Storage, file: StorageFile): Promise<
     // Where there are no locks, who has it open is still to be seen.
     if (error.code === "E_LOCKED") return await sayHolders(storage, file);
   }
-  const holders = await storage.findHolders(await file.stat());
-  return file.takeLease() === "writers" || holders.length > 0 ? await sayHolders(storage, file) : undefined;
+  for (let tries = 1; ; tries += 1) {
+    const isOpen = (await storage.findHolders(await file.stat())).length > 0;
+    if (file.takeLease() !== "writers" && !isOpen) return undefined;
+    if (tries === HOLDER_TRIES) return await sayHolders(storage, file);
+    // A process that is being started has for an instant what its parent has open, this one's children among them.
+    file.dropLease();
+    await storage.host.sleep(HOLDER_PAUSE_MS);
+  }
 }
 
 async function sayHolders(storage: Storage, file: StorageFile): Promise<string> {
