@@ -105,7 +105,9 @@ async function undoAfterFailure(work: Work, first: number, error: unknown): Prom
   const { implicit, onError } = journal.state.begin;
   const aborts = implicit || onError === "abort";
   try {
-    const kept = aborts ? await abortJournal(workspace, journal) : await undoFrom(workspace, journal, first);
+    const kept = aborts
+      ? await abortJournal(workspace, journal, false)
+      : await undoFrom(workspace, journal, first);
     for (const file of kept) work.options.onKept?.(file);
   } catch (undoError) {
     if (!(error instanceof ImgtxError) || !(undoError instanceof ImgtxError)) return error;

@@ -27,7 +27,7 @@ export async function takeParked(
         await journal.append({ type: "resumed", statement: 0 }, "resumed");
         taken = journal;
       } else {
-        for (const file of await abortJournal(workspace, journal)) onKept?.(file);
+        for (const file of await abortJournal(workspace, journal, true)) onKept?.(file);
       }
     } finally {
       if (taken !== journal) await journal.close();
@@ -46,7 +46,7 @@ export async function removeParked(
     const journal = await Journal.open(workspace, id);
     if (!journal) continue;
     try {
-      for (const file of await abortJournal(workspace, journal)) onKept?.(file);
+      for (const file of await abortJournal(workspace, journal, true)) onKept?.(file);
     } finally {
       await journal.close();
     }

@@ -208,7 +208,7 @@ export async function commitTransaction(
       plans.length === 0 || options.dryRun
         ? await readTable(workspace)
         : await commitJournal(workspace, journal, options, { onNotice: options.onNotice });
-    if (plans.length === 0 && !options.dryRun) await abortJournal(workspace, journal);
+    if (plans.length === 0 && !options.dryRun) await abortJournal(workspace, journal, false);
     return await describeOutcome(workspace, {
       changed: plans.length > 0 && !options.dryRun,
       dryRun: options.dryRun,
@@ -245,7 +245,7 @@ export async function abortTransaction(
   return await withJournal(workspace, { id, purpose: TO_ABORT }, options, async (journal) => {
     const plans = liveStatements(journal.state).map(({ plan }) => plan);
     const table = await readTable(workspace);
-    const left = options.dryRun ? [] : await abortJournal(workspace, journal);
+    const left = options.dryRun ? [] : await abortJournal(workspace, journal, false);
     for (const file of left) options.onKept(file);
     return await describeOutcome(workspace, {
       changed: !options.dryRun,

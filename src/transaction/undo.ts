@@ -6,7 +6,7 @@
 // - Undone is only what was seen to: a file that is gone, on a disk that is there. Of one whose disk is away nothing is
 //   known, and the journal stays until it is back, or until somebody gives it up.
 
-import type { Workspace } from "../device/index.ts";
+import { discardNextGeneration, lockWorkspaceIfFree, readTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Journal, Statement } from "./journal/index.ts";
 import { diskIsAway } from "./planned-folders.ts";
@@ -121,12 +121,18 @@ export async function undoFrom(
   return kept;
 }
 
-/** Takes the whole transaction back and retires the journal. */
-export async function abortJournal(workspace: Workspace, journal: Journal): Promise<readonly KeptFile[]> {
+/** Takes the whole transaction back and retires the journal. The caller may hold the workspace lock. */
+export async function abortJournal(
+  workspace: Workspace,
+  journal: Journal,
+  isLocked: boolean,
+): Promise<readonly KeptFile[]> {
   // An implicit transaction without a commit mark never was: it needs no word that it is taken back.
   if (!journal.state.begin.implicit) await journal.append({ type: "abort" }, "abort mark");
   try {
     const kept = await undoStatements(workspace, journal.id, journal.state.statements);
+    // A commit of it may have died before its mark. One of a single command is undone by itself, or by recovery.
+    if (!journal.state.begin.implicit) await discardStaged(workspace, isLocked);
     await journal.retire();
     return kept;
   } catch (error) {
@@ -134,5 +140,16 @@ export async function abortJournal(workspace: Workspace, journal: Journal): Prom
     throw error.reworded(error.message, {
       hint: `transaction ${journal.id} is aborted; the next imgtx command removes what is left of it`,
     });
+  }
+}
+
+/** Clears away what a commit staged of the next generation. Whoever has the workspace lock does so himself. */
+async function discardStaged(workspace: Workspace, isLocked: boolean): Promise<void> {
+  const lock = isLocked ? undefined : await lockWorkspaceIfFree(workspace);
+  if (!isLocked && !lock) return;
+  try {
+    await discardNextGeneration(workspace, await readTable(workspace));
+  } finally {
+    await lock?.close();
   }
 }

@@ -1,11 +1,12 @@
 // Before the commit nothing that was there has changed, and an abort leaves nothing behind: names, inodes,
 // modes and contents of the whole workspace are compared.
 
-import { chmodSync, rmSync } from "node:fs";
+import { chmodSync, readdirSync, rmSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { failureOf } from "../../storage/conformance.ts";
-import { makeWorkbench } from "../workbench.ts";
+import { type Call, killAt } from "../watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../workbench.ts";
 
 const GROUP = { vda: "a1.qcow2", vdb: "sub/b1.qcow2", vdc: "c1.qcow2" };
 
@@ -65,6 +66,31 @@ describe("abort", () => {
     const before = snapshotWorkspace(bench.root);
     await bench.abort();
     expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+});
+
+describe("what a commit staged before its mark", () => {
+  /** The names of what imgtx keeps, but for the journals. */
+  const ownNames = (bench: Workbench): string[][] =>
+    ["", "/history", "/view"].map((folder) => readdirSync(bench.at(`.imgtx${folder}`)).sort());
+
+  test.each([
+    ["its table is written", "file.flush", "next table"],
+    ["its view is built", "makeSymlink", undefined],
+  ])("is cleared away by an abort, where it died as %s", async (_, name, purpose) => {
+    const bench = await makeWorkbench();
+    await bench.begin();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    const before = ownNames(bench);
+    const isLast = (call: Call): boolean =>
+      call.name === name &&
+      (purpose === undefined ? call.path.endsWith("/devices.new") : call.purpose === purpose);
+    const dying = bench.through(killAt(bench.storage, isLast));
+    await expect(dying.commit()).rejects.toThrow("killed");
+    expect(ownNames(bench)).not.toEqual(before);
+    await bench.abort();
+    expect(ownNames(bench)).toEqual(before);
+    expect(await bench.images()).toMatchObject({ vda: "a.qcow2" });
   });
 });
 
