@@ -32,7 +32,7 @@ export type { CreateOptions } from "./create-options.ts";
 export { readDirtyRanges, readWitnessedRanges } from "./dirty-ranges.ts";
 export { ExtentCursor } from "./extent-cursor.ts";
 export type { BytePatch, FencePatch } from "./qcow2/fence.ts";
-export { planImageFence, planImageLift } from "./fence-image.ts";
+export { planFileFence, planImageFence, planImageLift } from "./fence-image.ts";
 export { type DifferenceOptions, findDifferences } from "./find-differences.ts";
 export type { Fingerprint } from "./fingerprint.ts";
 export {

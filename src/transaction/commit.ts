@@ -19,22 +19,14 @@ import {
   type Workspace,
 } from "../device/index.ts";
 import { ImgtxError, settleAll } from "../errors/index.ts";
-import {
-  type Fingerprint,
-  fingerprintAt,
-  holdImages,
-  ImageLeases,
-  settleFingerprint,
-  waitForLeases,
-} from "../format/index.ts";
+import { type Fingerprint, holdImages, ImageLeases, waitForLeases } from "../format/index.ts";
 import type { LockWaiting, Refusal, Reservation, StorageFile } from "../storage/index.ts";
-import { assertActiveLayersApart, assertUnchanged } from "./chain-entry.ts";
+import { assertActiveLayersApart } from "./chain-entry.ts";
 import {
   type CommitRecord,
   heldDevices,
   type Journal,
   lastSeen,
-  type SeenImage,
   type TransactionState,
 } from "./journal/index.ts";
 import {
@@ -47,10 +39,12 @@ import {
   summarise,
   withChangedImages,
 } from "./finish.ts";
-import { imagesLeft, type LeftImage } from "./leaving.ts";
+import { imagesLeft, imagesUsed, type LeftImage } from "./leaving.ts";
+import { raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
 import { assertOverlaysThere, imagesMergedAtCommit, reserveForMerges } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
 import type { OnProgress } from "./request.ts";
+import { assertNothingChanged, lookAtMade, openWatched, type OpenWatched } from "./watched-images.ts";
 import { withCommitted } from "./work.ts";
 
 /** What the command that commits has in hand already. */
@@ -88,7 +82,7 @@ export async function rehearseCommit(
   waiting: LockWaiting,
 ): Promise<void> {
   await checkThen(
-    { workspace, journal, inHand: NOTHING_IN_HAND },
+    { workspace, journal, inHand: NOTHING_IN_HAND, isRehearsal: true },
     waiting,
     async () => async () => undefined,
   );
@@ -98,6 +92,7 @@ interface Commit {
   readonly workspace: Workspace;
   readonly journal: Journal;
   readonly inHand: CommitInHand;
+  readonly isRehearsal?: boolean;
 }
 
 interface Move {
@@ -179,22 +174,40 @@ async function enterCommit<T>(
       looks,
       (image) => lastSeen(journal.state).get(image)?.fingerprint,
     );
-    const devices = heldDevices(journal.state);
     assertShown(table, next);
     const committed = await withCommitted(workspace, next, journal.id);
-    await assertActiveLayersApart(workspace.storage, committed, devices);
-    leases = leasesOn(commit, imagesLeft(table, next, devices), images);
+    await assertActiveLayersApart(workspace.storage, committed, heldDevices(journal.state));
+    const left = imagesLeft(table, next, journal.state);
+    if (!commit.isRehearsal) await raiseFences(workspace, journal, left);
+    leases = leasesOn(commit, left, images);
     const refusal = leases.take();
-    if (refusal) return refusal;
+    if (refusal) throw new GivesWay(refusal);
     const closing = closingTable(table, journal.state);
     const rest = await then(commit, { closing, record, next, looks, leases });
     return { rest, leases };
   } catch (error) {
+    leases?.drop();
+    await lowerAfterFailure(workspace, journal, error);
     if (error instanceof GivesWay) return error.refusal;
     throw error;
   } finally {
     leases?.drop();
     await lock.close();
+  }
+}
+
+/** What a commit leaves up when it comes to nothing. In doubt about the mark they stay up, until recovery knows. */
+async function lowerAfterFailure(workspace: Workspace, journal: Journal, error: unknown): Promise<void> {
+  const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";
+  if (isInDoubt || journal.state.commit || journal.state.fences.length === 0) return;
+  try {
+    await takeFencesBack(workspace, journal);
+  } catch (cause) {
+    if (!(error instanceof ImgtxError) || !(cause instanceof ImgtxError)) throw cause;
+    throw cause.reworded(`${error.message}; and then its fences could not be lifted: ${cause.message}`, {
+      hint: "the next imgtx command lifts them",
+      cause: new AggregateError([error, cause]),
+    });
   }
 }
 
@@ -227,8 +240,8 @@ async function markAndMove(
   { workspace, journal, inHand }: Commit,
   { closing, record, next, looks, leases }: Move,
 ): Promise<() => Promise<DeviceTable>> {
-  const { onProgress } = inHand;
-  const held: Finishing = { isLocked: true, looks, onProgress, underLock: HOLDS_LOCK };
+  const { onProgress, onNotice } = inHand;
+  const held: Finishing = { isLocked: true, looks, onProgress, onNotice, underLock: HOLDS_LOCK };
   const isChanging = imagesChangedAtCommit(journal.state).size > 0;
   // What is staged lacks the fingerprints that changed images will have: it has shown that there is room. Changing
   // them may take hours, and needs nothing but the images: the workspace is free for others.
@@ -246,6 +259,7 @@ async function markAndMove(
     await settleAll([journal.appendForGood(record, "commit mark"), keepGeneration(workspace, closing)]);
   } catch (error) {
     if (journal.state.commit) {
+      leases.dropEarly();
       if (isChanging) return changeAndMove();
       const finished = await finishOrExplain(journal, () => finishCommit(workspace, journal, held));
       return async () => finished;
@@ -258,6 +272,12 @@ async function markAndMove(
   if (isChanging) return changeAndMove();
   return await finishOrExplain(journal, async () => {
     await moveToGeneration(workspace, next);
+    if (journal.state.fences.length > 0) {
+      // Else the fences would wait for this process's own leases.
+      leases.dropEarly();
+      const kept = await settleLeft(workspace, journal.state, imagesUsed(next, journal.state));
+      for (const { path, why } of kept) inHand.onNotice?.(`left '${path}' as it is: ${why}`);
+    }
     await journal.retire();
     return async () => next;
   });
@@ -304,94 +324,4 @@ function commitRecord(workspace: Workspace, table: DeviceTable, state: Transacti
     committed: new Date(workspace.storage.host.now()).toISOString(),
     summary: state.begin.name ?? summarise(state),
   };
-}
-
-interface OpenWatched {
-  readonly watched: SeenImage;
-  readonly file: StorageFile;
-  readonly isLocked: boolean;
-  /** Opened here, and closed here. */
-  readonly isOwn: boolean;
-}
-
-/** Every image that the statements rest on, and every one that they made, each once. */
-async function openWatched(
-  workspace: Workspace,
-  state: TransactionState,
-  inHand: CommitInHand,
-): Promise<OpenWatched[]> {
-  const opened: OpenWatched[] = [];
-  try {
-    for (const watched of lastSeen(state).values()) {
-      const known = inHand.open.get(watched.image);
-      const place = known
-        ? { ...known, isOwn: false }
-        : { file: await openOrExplain(workspace, watched), isLocked: false, isOwn: true };
-      opened.push({ watched, ...place });
-    }
-    return opened;
-  } catch (error) {
-    for (const { file, isOwn } of opened) if (isOwn) await file.close();
-    throw error;
-  }
-}
-
-async function openOrExplain(workspace: Workspace, watched: SeenImage): Promise<StorageFile> {
-  try {
-    return await workspace.storage.openFile(watched.image, "read");
-  } catch (error) {
-    if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
-    throw hasGone(watched, error);
-  }
-}
-
-/**
- * E_CHANGED for the first image that is not what it was. Returns what the new ones look like now: getting their names
- * has moved their change times.
- */
-async function assertNothingChanged(
-  { storage }: Workspace,
-  images: readonly OpenWatched[],
-): Promise<ReadonlyMap<string, Fingerprint>> {
-  const made = new Map<string, Fingerprint>();
-  for (const { watched, file } of images) {
-    const hasHeader = watched.fingerprint.headerSha256 !== null;
-    const now = await fingerprintAt(storage, watched.image, hasHeader ? file : undefined);
-    if (now === undefined) throw hasGone(watched);
-    assertUnchanged(watched, now, watched.isNew ? "imgtx made it" : "the transaction read it");
-    if (watched.isNew) made.set(watched.image, now);
-  }
-  return made;
-}
-
-/** What new images look like. Of copies once a later write to them would show: they are looked at again. */
-async function lookAtMade(
-  { storage }: Workspace,
-  table: DeviceTable,
-  made: ReadonlyMap<string, Fingerprint>,
-  images: readonly OpenWatched[],
-): Promise<ReadonlyMap<string, Fingerprint>> {
-  if (made.size === 0) return made;
-  const copies = new Set(
-    table.devices.flatMap(({ mirror }) =>
-      mirror ? [...mirror.chain, ...mirror.source].map(({ image }) => image) : [],
-    ),
-  );
-  const looks = new Map<string, Fingerprint>();
-  for (const { watched, file } of images) {
-    const now = made.get(watched.image);
-    if (!now) continue;
-    const isCopy = copies.has(watched.image);
-    looks.set(watched.image, isCopy ? await settleFingerprint(storage.host, file, now) : now);
-  }
-  return looks;
-}
-
-function hasGone({ image, device, isNew }: SeenImage, cause?: ImgtxError): ImgtxError {
-  return new ImgtxError("E_CHANGED", isNew ? "the new image has gone" : "the image has gone", {
-    image,
-    ...(device !== null && { device }),
-    hint: "`imgtx txn abort` takes the transaction back; then begin again",
-    ...(cause && { cause }),
-  });
 }

@@ -26,6 +26,9 @@ import {
 import { ImgtxError } from "../errors/index.ts";
 import { beforeItsName, describeChanges, type Fingerprint } from "../format/index.ts";
 import type { LockWaiting } from "../storage/index.ts";
+import { holdLeft } from "./left-images.ts";
+import { imagesUsed } from "./leaving.ts";
+import { settleLeft } from "./leaving-fences.ts";
 import {
   imagesMergedAtCommit,
   imagesMergedLate,
@@ -56,6 +59,8 @@ export interface Finishing {
   readonly looks?: ReadonlyMap<string, Fingerprint>;
   /** Told of each image that is left as it is where it can't be changed as planned. Undefined: then nothing moves. */
   readonly onLeft?: ((file: KeptFile) => void) | undefined;
+  /** Told what an operator has to know of what others did meanwhile, a line each. */
+  readonly onNotice?: ((line: string) => void) | undefined;
   /** Does work under the workspace lock: the caller's, or one that is taken for it. */
   readonly underLock: <T>(work: () => Promise<T>) => Promise<T>;
 }
@@ -82,8 +87,12 @@ export async function finishCommit(
   how: Finishing,
 ): Promise<DeviceTable> {
   const table = await moveTable(workspace, journal, how);
+  const { state } = journal;
+  for (const { path, why } of await settleLeft(workspace, state, imagesUsed(table, state))) {
+    how.onNotice?.(`left '${path}' as it is: ${why}`);
+  }
   const late = { table, present: table, when: "behind it" } as const;
-  const merged = await writeMerges(workspace, journal.state, { ...late, ...how });
+  const merged = await writeMerges(workspace, state, { ...late, ...how });
   return await how.underLock(async () => await closeCommit(workspace, journal, table, merged));
 }
 
@@ -99,15 +108,44 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
   if (await isApplied(workspace, journal, present)) {
     return await how.underLock(async () => await showMoved(workspace));
   }
-  const changed = new Map([
-    ...(await writeCommitPatches(workspace, state, how)),
-    ...(await writeMerges(workspace, state, {
-      table: nextTable(present, state, commit),
-      present,
-      when: "before the table",
-      ...how,
-    })),
-  ]);
+  const expected = nextTable(present, state, commit);
+  const used = imagesUsed(expected, state);
+  const isForced = how.onLeft !== undefined;
+  const held = how.isLocked
+    ? undefined
+    : await holdLeft(workspace, state, { present, next: expected, isForced, ...how });
+  try {
+    const written = held?.written ?? new Map<string, Fingerprint>();
+    const changed = new Map([
+      ...written,
+      ...(await writeCommitPatches(workspace, state, { ...how, isDue: (image) => used.has(image) })),
+      ...(await writeMerges(workspace, state, {
+        table: expected,
+        present,
+        when: "before the table",
+        ...how,
+      })),
+    ]);
+    return await moveOn(workspace, journal, { commit, changed, written }, how);
+  } finally {
+    await held?.release();
+  }
+}
+
+interface Change {
+  readonly commit: CommitRecord;
+  /** What images look like that the transaction, or somebody else, has changed since the mark. */
+  readonly changed: Map<string, Fingerprint>;
+  /** Those that somebody else wrote to, below their device: what the device was before has that in it. */
+  readonly written: ReadonlyMap<string, Fingerprint>;
+}
+
+async function moveOn(
+  workspace: Workspace,
+  { state }: Journal,
+  { commit, changed, written }: Change,
+  how: Finishing,
+): Promise<DeviceTable> {
   return await how.underLock(async () => {
     const table = await readTable(workspace);
     const planned = nextTable(table, state, commit);
@@ -116,8 +154,10 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
     const before = lastSeen(state);
     const looks = new Map([...(how.looks ?? []), ...changed]);
     const next = withChangedImages(planned, looks, (image) => before.get(image)?.fingerprint);
-    await writeNextGeneration(workspace, closingTable(table, state), next);
-    return next;
+    const isLater = written.size > 0;
+    const told = isLater ? { ...next, summary: `${next.summary} (and what was written until then)` } : next;
+    await writeNextGeneration(workspace, closingTable(table, state, written), told);
+    return told;
   });
 }
 
@@ -228,14 +268,20 @@ export function nextTable(table: DeviceTable, state: TransactionState, commit: C
  * The present table as it goes into the history: the chains that the transaction leaves carry the
  * fingerprints that they had last, since that is what a rollback must find again.
  */
-export function closingTable(table: DeviceTable, state: TransactionState): DeviceTable {
+export function closingTable(
+  table: DeviceTable,
+  state: TransactionState,
+  written: ReadonlyMap<string, Fingerprint> = new Map(),
+): DeviceTable {
   const last = new Map<string, WatchedImage>();
   for (const { plan } of liveStatements(state)) {
     for (const watched of plan.watched) {
       if (!last.has(watched.image) || plan.renews.includes(watched.image)) last.set(watched.image, watched);
     }
   }
+  for (const [image, fingerprint] of written) last.set(image, { device: null, image, fingerprint });
   const left = new Set(changesOf(state).map((change) => change.device));
+  const fenced = new Set(state.fences.map(({ image }) => image));
   return {
     ...table,
     devices: table.devices.map((device) =>
@@ -248,6 +294,7 @@ export function closingTable(table: DeviceTable, state: TransactionState): Devic
                 device,
                 entry,
                 last.get(entry.image)?.fingerprint ?? entry.fingerprint,
+                fenced.has(entry.image),
               ),
               dataFile: entry.dataFile && {
                 ...entry.dataFile,
@@ -264,11 +311,18 @@ export function closingTable(table: DeviceTable, state: TransactionState): Devic
  * What of an image goes into the history. Of one that is fenced for the device, and that nobody wrote to since:
  * what it is without its fence, since a rollback finds it when the fence has been lifted.
  */
-function keptFingerprint(device: DeviceEntry, entry: ChainEntry, last: Fingerprint): Fingerprint {
+function keptFingerprint(
+  device: DeviceEntry,
+  entry: ChainEntry,
+  last: Fingerprint,
+  isLeftFenced: boolean,
+): Fingerprint {
   const fence = device.frozen?.fences.find(({ image }) => image === entry.image);
-  return fence && describeChanges(entry.fingerprint, last).length === 0
-    ? { ...beforeItsName(last), modifiedNs: fence.modifiedNs, headerSha256: fence.unfencedSha256 }
-    : last;
+  if (fence && describeChanges(entry.fingerprint, last).length === 0) {
+    return { ...beforeItsName(last), modifiedNs: fence.modifiedNs, headerSha256: fence.unfencedSha256 };
+  }
+  // A fence that is up until the table has moved is lifted with the time put back, which moves the change time.
+  return isLeftFenced ? beforeItsName(last) : last;
 }
 
 /** `snapshot-group vda vdb, reopen vdc` */

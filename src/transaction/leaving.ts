@@ -1,22 +1,38 @@
-// Which images a commit moves devices away from, or has them frozen at.
+// Which images a commit moves devices away from, and which of them stay below.
 
 import { type DeviceTable, findDevice } from "../device/index.ts";
+import { heldDevices, type TransactionState } from "./journal/index.ts";
 
-/** An image, or its data file, that a device leaves, puts a layer on, or is frozen at. */
+/** The active layer of a device, or its data file, where the device leaves it, gets a layer on it, or is frozen at it. */
 export interface LeftImage {
   readonly device: string;
   readonly image: string;
+  /** Whether it is still in the device's chain afterwards, and what is written to it the device's. */
+  readonly stays: boolean;
+  /** Whether the device stays on it, and is frozen. */
+  readonly isFrozen: boolean;
 }
 
-/** Where the devices' active layers are now that will not be theirs, or not to write to, in the next table. */
-export function imagesLeft(table: DeviceTable, next: DeviceTable, devices: readonly string[]): LeftImage[] {
-  return devices.flatMap((device) => {
-    const [before, after] = [findDevice(table, device), findDevice(next, device)];
+/** Where the transaction's devices have their active layers now that they won't have, or not write to, afterwards. */
+export function imagesLeft(present: DeviceTable, next: DeviceTable, state: TransactionState): LeftImage[] {
+  return heldDevices(state).flatMap((device) => {
+    const [before, after] = [findDevice(present, device), findDevice(next, device)];
     const [top] = before?.chain ?? [];
     if (!before || !after || !top) return [];
-    const isFrozen = after.frozen !== null && before.frozen === null;
-    if (before.image === after.image && !isFrozen) return [];
+    const isFrozen = before.image === after.image;
+    if (isFrozen && (after.frozen === null || before.frozen !== null)) return [];
     const images = top.dataFile ? [top.image, top.dataFile.image] : [top.image];
-    return images.map((image) => ({ device, image }));
+    const kept = imagesOf(next, [device]);
+    return images.map((image) => ({ device, image, stays: kept.has(image), isFrozen }));
   });
+}
+
+/** Every image in a chain of the transaction's devices, as the table has them. */
+export function imagesUsed(table: DeviceTable, state: TransactionState): ReadonlySet<string> {
+  return imagesOf(table, heldDevices(state));
+}
+
+function imagesOf({ devices }: DeviceTable, names: readonly string[]): ReadonlySet<string> {
+  const chains = devices.filter(({ name }) => names.includes(name)).flatMap(({ chain }) => chain);
+  return new Set(chains.flatMap(({ image, dataFile }) => (dataFile ? [image, dataFile.image] : [image])));
 }

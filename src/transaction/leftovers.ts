@@ -42,6 +42,7 @@ export async function describeLeftover(
   if (busy) return undefined;
   if (isParked(state)) return undefined;
   if (state.commit) return `transaction ${id} is committed and waits to be finished`;
+  if (state.fences.length > 0) return `transaction ${id} has fenced images for a commit that came to nothing`;
   return state.aborting || firstUnfinished(state) || (await mustAbort(workspace, state))
     ? `transaction ${id} was interrupted and waits to be undone`
     : undefined;

@@ -4,8 +4,9 @@
 // - The plan record, durable first, holds the bytes before and after. So a torn write can be told from a
 //   stranger's, and either side of it can be written.
 // - `prepare` patches are written after the plan and a record that announces them, and taken back by undo
-//   (undo-patches.ts); `commit` patches are written behind the commit mark, before the table moves, and repeated by recovery, also where the image has their bytes: a
-//   failed flush leaves them in the page cache alone. Both may be cut off and called again.
+//   (undo-patches.ts); `commit` patches are written after the commit mark, and repeated by recovery, also where the
+//   image has their bytes: a failed flush leaves them in the page cache alone. Both may be cut off and called again.
+// - `commit` patches of images that the devices leave are written when the table has moved: they lift a fence.
 // - Written is only the very file that was planned, by inode and birth time, and only where each byte is what
 //   it was before or what it is to be.
 // - The time of modification goes back with the bytes. Where the bytes are back already, and the time is not one
@@ -103,6 +104,8 @@ interface CommitPatching {
   readonly isLocked: boolean;
   /** How long to wait for them, where it does not. */
   readonly waiting?: LockWaiting | undefined;
+  /** Which images it is about. */
+  readonly isDue: (image: string) => boolean;
   /** Told of images that are gone, or another's by now, and are left so. Undefined: that is an error. */
   readonly onLeft?: ((file: KeptFile) => void) | undefined;
 }
@@ -115,6 +118,7 @@ export async function writeCommitPatches(
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const fingerprints = new Map<string, Fingerprint>();
   for (const [image, patches] of patchesByImage(patchesAtCommit(state), "commit")) {
+    if (!how.isDue(image)) continue;
     try {
       const fingerprint = await patchAtCommit(workspace.storage, state, { image, patches }, how);
       if (fingerprint) fingerprints.set(image, fingerprint);
@@ -215,7 +219,7 @@ async function openIfFree(storage: Storage, image: string): Promise<StorageFile 
   }
 }
 
-const OUT_OF_REACH = new Set(["E_LOCKED", "E_NO_PERMISSION", "E_READ_ONLY"]);
+export const OUT_OF_REACH: ReadonlySet<string> = new Set(["E_LOCKED", "E_NO_PERMISSION", "E_READ_ONLY"]);
 
 /** Nobody may have the image open while recovery writes to it. Closing the file gives the locks back. */
 export async function lockWriter(
@@ -275,7 +279,7 @@ async function writeInOrder(
   } else await writeSides(file, patches, side);
 }
 
-async function writeSides(
+export async function writeSides(
   file: StorageFile,
   patches: readonly ImagePatch[],
   side: "before" | "after",
@@ -283,7 +287,7 @@ async function writeSides(
   for (const patch of patches) await file.write(fromBase64(patch[side]), patch.offset);
 }
 
-function patchesAtCommit(state: TransactionState): ImagePatch[] {
+export function patchesAtCommit(state: TransactionState): ImagePatch[] {
   return liveStatements(state).flatMap(({ plan }) => plan.patches.filter(({ when }) => when === "commit"));
 }
 

@@ -41,8 +41,9 @@ import {
 import { canBeParked, describeLeftover, findLeftovers, firstUnfinished, mustAbort } from "./leftovers.ts";
 import { findOverlaysAway, imagesGivenUp, imagesMergedAtCommit, measureMerges } from "./merges.ts";
 import { imagesPatchedAtCommit } from "./patches.ts";
+import { lowerFences, takeFencesBack } from "./leaving-fences.ts";
 import type { OnProgress, RecoveryNote } from "./request.ts";
-import { abortJournal, sayKept, undoFrom, undoStatementPatches, undoStatements } from "./undo.ts";
+import { abortJournal, sayKept, undoFrom, undoStatementPatches, undoTransaction } from "./undo.ts";
 import { mendLostParts, noteStrangeThings, sayLost } from "./strange-things.ts";
 import { noteOnDamaged, noteOnLeft, noteOnView, noteOnWaiting } from "./waiting.ts";
 
@@ -264,8 +265,10 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   }
   const unfinished = firstUnfinished(state);
   const mustGo = state.aborting || (await mustAbort(workspace, state));
-  if (!mustGo && !unfinished) return undefined;
+  const hasFences = state.fences.length > 0;
+  if (!mustGo && !unfinished && !hasFences) return undefined;
   if (await isInHistory(workspace, id)) {
+    await lowerFences(workspace, state);
     await journal.retire();
     return {
       transaction: id,
@@ -275,7 +278,7 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   }
   if (mustGo) {
     if (state.aborting) await journal.secure();
-    const kept = await undoStatements(workspace, id, state.statements);
+    const kept = await undoTransaction(workspace, state);
     await discardNextGeneration(workspace, await readTable(workspace));
     await journal.retire();
     return {
@@ -283,6 +286,11 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
       did: "aborted",
       text: `undid ${what}, which was interrupted: no disk was changed${sayKept(kept)}`,
     };
+  }
+  if (hasFences) {
+    const kept = await takeFencesBack(workspace, journal);
+    const text = `lifted the fences of a commit of transaction ${id} that was interrupted; it stays open${sayKept(kept)}`;
+    if (!unfinished) return { transaction: id, did: "undone", text };
   }
   if (!unfinished) return undefined;
   if (state.begin.onError === "abort") {
@@ -300,10 +308,12 @@ async function finish(workspace: Workspace, journal: Journal, how: Finishing): P
   const { id, state } = journal;
   await journal.secure();
   const overlays = await findOverlaysAway(workspace, state);
-  const table = await finishCommit(workspace, journal, how);
+  const lines: string[] = [];
+  const table = await finishCommit(workspace, journal, { ...how, onNotice: (line) => lines.push(line) });
   const left = [
-    ...imagesGivenUp(state, table).map((image) => `; ${image} could not be brought in line`),
+    ...imagesGivenUp(state, table).map((image) => `; ${image} could not be brought in sync`),
     ...overlays.map((overlay) => `; '${overlay}' stays, on a disk that is not there: remove it when it is`),
+    ...lines.map((line) => `; ${line}`),
   ];
   return {
     transaction: id,

@@ -8,14 +8,23 @@
 
 import { discardNextGeneration, lockWorkspaceIfFree, readTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import type { Journal, Statement } from "./journal/index.ts";
+import type { Journal, Statement, TransactionState } from "./journal/index.ts";
+import { lowerFences } from "./leaving-fences.ts";
 import { diskIsAway } from "./planned-folders.ts";
 import { Removal } from "./removal.ts";
 import type { KeptFile } from "./request.ts";
 import { undoPatches } from "./undo-patches.ts";
 
+/** All of a transaction: its statements, and the fences of a commit that came to nothing. Returns what it left as it is. */
+export async function undoTransaction(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
+  return [
+    ...(await lowerFences(workspace, state)),
+    ...(await undoStatements(workspace, state.begin.id, state.statements)),
+  ];
+}
+
 /** Returns what it left as it is. The id is that of the statements' transaction. */
-export async function undoStatements(
+async function undoStatements(
   workspace: Workspace,
   id: string,
   statements: readonly Statement[],
@@ -130,7 +139,7 @@ export async function abortJournal(
   // An implicit transaction without a commit mark never was: it needs no word that it is taken back.
   if (!journal.state.begin.implicit) await journal.append({ type: "abort" }, "abort mark");
   try {
-    const kept = await undoStatements(workspace, journal.id, journal.state.statements);
+    const kept = await undoTransaction(workspace, journal.state);
     // A commit of it may have died before its mark. One of a single command is undone by itself, or by recovery.
     if (!journal.state.begin.implicit) await discardStaged(workspace, isLocked);
     await journal.retire();

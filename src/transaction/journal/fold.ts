@@ -4,6 +4,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import {
   type CopiedRecord,
   type DoneRecord,
+  type FencingRecord,
   type ImagePatch,
   type JournalRecord,
   type ParkedRecord,
@@ -21,7 +22,14 @@ export function foldRecords(records: readonly JournalRecord[], file: string): Tr
   const [begin, ...rest] = records;
   if (!begin) return undefined;
   if (begin.type !== "begin") throw outOfOrder(file, begin.type);
-  let state: TransactionState = { begin, statements: [], savepoints: [], commit: undefined, aborting: false };
+  let state: TransactionState = {
+    begin,
+    statements: [],
+    savepoints: [],
+    fences: [],
+    commit: undefined,
+    aborting: false,
+  };
   for (const record of rest) state = applyRecord(state, record, file);
   return state;
 }
@@ -72,6 +80,9 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       return changeFrom(state, record.from, { undoing: true });
     case "undone":
       return changeFrom(state, record.from, { undoing: true, undone: true });
+    case "fencing":
+      assertFences(state, record, file);
+      return { ...state, fences: record.patches };
     case "commit":
       return { ...state, commit: record };
     case "abort":
@@ -107,8 +118,12 @@ function assertStagingNames(id: string, { statement, newFiles }: PlanRecord, fil
   );
 }
 
+function assertFences({ statements }: TransactionState, { patches }: FencingRecord, file: string): void {
+  assertPatches({ patches, watched: statements.flatMap(({ plan }) => plan.watched) }, file);
+}
+
 /** A patch is held to the file that was watched, and one that is taken back leaves the length as it was: else forged. */
-function assertPatches({ patches, watched }: PlanRecord, file: string): void {
+function assertPatches({ patches, watched }: Pick<PlanRecord, "patches" | "watched">, file: string): void {
   const odd = patches.find(
     ({ image, before, after, when }) =>
       watched.every((one) => one.image !== image) || !fits(countBytes(before), countBytes(after), when),

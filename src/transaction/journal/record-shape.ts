@@ -92,6 +92,7 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
   savepoint: objectOf({ name: isText }),
   undo: objectOf({ from: isCount }),
   undone: objectOf({ from: isCount }),
+  fencing: objectOf({ patches: listOf(isPatch) }),
   commit: objectOf({ madeOn: isCount, committed: isText, summary: isText }),
   abort: objectOf({}),
 };

@@ -96,7 +96,7 @@ export interface ImagePatch {
    * one before, for `commit` the one afterwards. Null: whatever the write leaves.
    */
   readonly modifiedNs: string | null;
-  /** Before the commit mark, and taken back by undo, or behind it. */
+  /** Before the commit mark, and taken back by undo, or after it. */
   readonly when: "prepare" | "commit";
 }
 
@@ -191,6 +191,15 @@ interface UndoneRecord {
   readonly from: number;
 }
 
+/**
+ * The commit is about to fence the images that devices leave, and lifts the fences when the table has moved. None: they
+ * are lifted, since the commit came to nothing.
+ */
+export interface FencingRecord {
+  readonly type: "fencing";
+  readonly patches: readonly ImagePatch[];
+}
+
 export interface CommitRecord {
   readonly type: "commit";
   /**
@@ -218,6 +227,7 @@ export type JournalRecord =
   | SavepointRecord
   | UndoRecord
   | UndoneRecord
+  | FencingRecord
   | CommitRecord
   | AbortRecord;
 
@@ -240,6 +250,8 @@ export interface TransactionState {
   readonly begin: BeginRecord;
   readonly statements: readonly Statement[];
   readonly savepoints: readonly { readonly name: string; readonly nextStatement: number }[];
+  /** Fences of images that devices leave, which may be up. */
+  readonly fences: readonly ImagePatch[];
   readonly commit: CommitRecord | undefined;
   readonly aborting: boolean;
 }

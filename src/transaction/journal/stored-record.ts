@@ -27,6 +27,9 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     return { ...record, named: record.named.map((file) => ({ ...file, path: map(file.path) })) };
   }
   if (record.type === "copied") return { ...record, path: map(record.path) };
+  if (record.type === "fencing") {
+    return { ...record, patches: record.patches.map((patch) => ({ ...patch, image: map(patch.image) })) };
+  }
   if (record.type !== "plan") return record;
   const orNull = (path: string | null) => (path === null ? null : map(path));
   return {

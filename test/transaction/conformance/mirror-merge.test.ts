@@ -103,7 +103,7 @@ describe("a merge that was cut off", () => {
     rmSync(bench.at("m.qcow2"));
     const [note] = (await bench.session()).recovered;
     expect(note?.did).toBe("finished");
-    expect(note?.text).toContain("m.qcow2 could not be brought in line");
+    expect(note?.text).toContain("m.qcow2 could not be brought in sync");
     expect(stagingFiles(bench)).toEqual([]);
   });
 
@@ -118,7 +118,7 @@ describe("a merge that was cut off", () => {
     const before = readFileSync(bench.at("m.qcow2"));
     const [note] = (await bench.session()).recovered;
     expect(note?.did).toBe("finished");
-    expect(note?.text).toContain("m.qcow2 could not be brought in line");
+    expect(note?.text).toContain("m.qcow2 could not be brought in sync");
     expect(readFileSync(bench.at("m.qcow2")).equals(before)).toBe(true);
     expect(stagingFiles(bench)).toEqual([]);
     expect((await failureOf(async () => await mirror(bench, { vdc: undefined }))).device).toBe("vdc");

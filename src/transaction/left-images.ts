@@ -1,0 +1,150 @@
+// Images that devices are about to leave, as recovery finds them after the commit mark: the host was started again,
+// and a guest perhaps with it, before any command of imgtx ran.
+//
+// Invariants
+// - Where the transaction's fence is up nobody has written. Else the image is compared with what the journal saw last,
+//   and its locks are asked: whoever has it open for writing is waited for, and named.
+// - What was written to an image that the device leaves is never left behind without a word: the move waits.
+// - What was written to an image that stays below the device is the device's. The snapshot is later than its commit then,
+//   and says so.
+// - What is compared is locked, and nobody opens it for writing, until the table has moved.
+
+import type { DeviceTable, Workspace } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import {
+  describeChanges,
+  type Fingerprint,
+  holdImages,
+  ImageLeases,
+  isSameFile,
+  takeFingerprint,
+  waitForLeases,
+} from "../format/index.ts";
+import type { LockWaiting, StorageFile } from "../storage/index.ts";
+import { lastSeen, type TransactionState } from "./journal/index.ts";
+import { imagesLeft, type LeftImage } from "./leaving.ts";
+import { isFenceUp } from "./leaving-fences.ts";
+import { imagesMergedAtCommit } from "./merges.ts";
+import { imagesPatchedAtCommit, openUnlessGone } from "./patches.ts";
+
+export interface HowToHold {
+  readonly present: DeviceTable;
+  readonly next: DeviceTable;
+  readonly waiting?: LockWaiting | undefined;
+  /** Moves on whatever was written. */
+  readonly isForced?: boolean | undefined;
+  readonly onNotice?: ((line: string) => void) | undefined;
+}
+
+const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
+
+interface OpenLeft extends LeftImage {
+  readonly file: StorageFile;
+  /** Undefined: the file is another one, in the place of what the journal saw. */
+  readonly seen: Fingerprint | undefined;
+}
+
+export interface HeldLeft {
+  /** Images that stay below their devices and were written to after the commit, as they are now. */
+  readonly written: ReadonlyMap<string, Fingerprint>;
+  release(): Promise<void>;
+}
+
+/**
+ * Locks what the devices leave. E_LOCKED where somebody has it open for writing, E_CHANGED where somebody has written to
+ * it, E_NOT_FOUND where that can't be told.
+ */
+export async function holdLeft(
+  { storage }: Workspace,
+  state: TransactionState,
+  how: HowToHold,
+): Promise<HeldLeft> {
+  const { present, next, waiting = NO_WAIT } = how;
+  const open: OpenLeft[] = [];
+  const release = async () => {
+    for (const { file } of open) await file.close();
+  };
+  try {
+    const patched = imagesPatchedAtCommit(state);
+    for (const left of imagesLeft(present, next, state)) {
+      // Its patches look at it themselves. A device that is frozen where it is leaves nothing.
+      if (patched.has(left.image) || left.isFrozen) continue;
+      const found = await openLeft(storage, left, state);
+      if (found) open.push(found);
+    }
+    await holdImages(
+      storage,
+      open.map(({ file, image, device }) => ({ file, path: image, device })),
+      waiting,
+    );
+    const leases = new ImageLeases(storage, open);
+    await waitForLeases(storage.host, waiting, async () => await Promise.resolve(leases.take() ?? leases));
+    // A merge may take hours, and a guest that starts would hang in its open.
+    if (imagesMergedAtCommit(state).size > 0) leases.dropEarly();
+    const written = new Map<string, Fingerprint>();
+    for (const left of open) {
+      const now = await judge(left, how);
+      if (now) written.set(left.image, now);
+    }
+    return { written, release };
+  } catch (error) {
+    await release();
+    throw error;
+  }
+}
+
+/** Undefined where nobody can have written to it, and where what was written is the device's in any case. */
+async function openLeft(
+  storage: Workspace["storage"],
+  left: LeftImage,
+  state: TransactionState,
+): Promise<OpenLeft | undefined> {
+  const seen = lastSeen(state).get(left.image);
+  if (!seen || seen.isNew) return undefined;
+  const file = await openUnlessGone(storage, left.image, "read");
+  if (!file) {
+    if (left.stays) return undefined;
+    throw new ImgtxError(
+      "E_NOT_FOUND",
+      `it is not there, so nobody can tell whether '${left.device}' wrote to it after the commit`,
+      { image: left.image, device: left.device, hint: "mount its disk, or put the file back" },
+    );
+  }
+  try {
+    const isSame = isSameFile(seen.fingerprint, await file.stat());
+    if (isSame && (await isFenceUp(file, left.image, state))) {
+      await file.close();
+      return undefined;
+    }
+    return { ...left, file, seen: isSame ? seen.fingerprint : undefined };
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+/** What an image is now that stays, and was written to. */
+async function judge(
+  { device, image, stays, file, seen }: OpenLeft,
+  { isForced, onNotice }: HowToHold,
+): Promise<Fingerprint | undefined> {
+  const now = await takeFingerprint(file, seen !== undefined && seen.headerSha256 !== null);
+  const changes = seen ? describeChanges(seen, now) : ["replaced by another file"];
+  if (changes.length === 0) return undefined;
+  const what = changes.join(", ");
+  if (stays) {
+    onNotice?.(
+      `the snapshot of '${device}' holds what was written to ${image} after its commit too: ${what}`,
+    );
+    return now;
+  }
+  if (!isForced) {
+    throw new ImgtxError(
+      "E_CHANGED",
+      `somebody wrote to it after the commit (${what}), and '${device}' would leave that behind`,
+      { image, device },
+    );
+  }
+  onNotice?.(`what was written to ${image} after the commit stays there, and is not on '${device}': ${what}`);
+  return undefined;
+}
