@@ -44,9 +44,13 @@ export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Pr
 export async function lockWorkspaceIfFree(workspace: Workspace): Promise<StorageFile | undefined> {
   await assertOwn(workspace);
   const file = await openLock(workspace);
-  if (file.lock(WORKSPACE_BYTE, "exclusive") && (await isNamed(workspace, file))) return file;
-  await file.close();
-  return undefined;
+  let isLocked = false;
+  try {
+    isLocked = file.lock(WORKSPACE_BYTE, "exclusive") && (await isNamed(workspace, file));
+    return isLocked ? file : undefined;
+  } finally {
+    if (!isLocked) await file.close();
+  }
 }
 
 /** A lock stays with the file: one that was removed meanwhile, and made again by another process, is no lock. */
