@@ -139,10 +139,14 @@ export function makeImage(
   }
 }
 
-function rollback(ground: Ground): Move {
+/** The first with all devices: a rollback takes those away that came later. */
+const FIRST_GENERATION = 3;
+
+function rollback(ground: Ground): Move | undefined {
   const back = ground.random.below(4);
   const { generation } = ground.world;
-  const to = back === 0 ? [] : ["--to", String(Math.max(0, generation - back))];
+  if (generation <= FIRST_GENERATION) return undefined;
+  const to = back === 0 ? [] : ["--to", String(Math.max(FIRST_GENERATION, generation - back))];
   return { argv: ["rollback", ...to], content: "the image's", inSync: [] };
 }
 

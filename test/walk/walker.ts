@@ -91,12 +91,12 @@ export class Walker {
     if (isHeld) throw new Fault(`a guest could write to ${name}, which is frozen by a fence`);
     this.count("guest writes");
     if (lies) utimesSync(image, Number(times.atimeNs) / 1e9, Number(times.mtimeNs) / 1e9);
-    const content = device.content.slice();
-    content.fill(pattern, cell, cell + count);
-    this.world = {
-      ...this.world,
-      devices: new Map(this.world.devices).set(name, { ...device, content }),
-    };
+    const written = (content: Content): Content => content.slice().fill(pattern, cell, cell + count);
+    // After a crash the view may lead to an image already that the model does not have the device on yet.
+    const known = realpathSync(device.image) === image ? undefined : this.world.left.get(image);
+    const left = known ? new Map(this.world.left).set(image, written(known)) : this.world.left;
+    const now = { ...device, content: written(device.content) };
+    this.world = { ...this.world, left, devices: new Map(this.world.devices).set(name, now) };
   }
 
   formatOf(image: string, name: string): string {
