@@ -73,11 +73,19 @@ export async function planFencePatch(
 export async function fenceActiveLayer(
   device: string,
   chain: Chain,
-  context: Pick<PlanContext, "pending" | "transaction">,
+  context: Pick<PlanContext, "pending" | "contentPath" | "transaction">,
   isStrict: boolean,
 ): Promise<Fencing> {
   const top = activeLayer(chain);
   const { path, fingerprint, header } = top;
+  if (context.contentPath(path) !== path) {
+    // A merge into a fenced image would be refused after the commit mark.
+    throw new ImgtxError("E_REFUSED", "the transaction has still to bring it in sync, when it is committed", {
+      device,
+      image: path,
+      hint: "commit the transaction, and freeze it then",
+    });
+  }
   if (context.pending.has(path)) {
     throw new ImgtxError(
       "E_REFUSED",

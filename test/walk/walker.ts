@@ -188,9 +188,10 @@ export class Walker {
     if (lost !== undefined) throw new Fault(`${lost} is left, and no journal knows of it`);
   }
 
-  /** Names of the journals: of copies that were cut off and are kept. */
+  /** Names of the journals: of copies that were cut off and are kept, and of what was given up, which leaves files. */
   readJournals(): string {
-    return readdirSync(join(this.place.cwd, ".imgtx/journal")).join(" ");
+    const folders = ["journal", "given-up"].map((name) => join(this.place.cwd, ".imgtx", name));
+    return folders.flatMap((folder) => (existsSync(folder) ? readdirSync(folder) : [])).join(" ");
   }
 
   ground(): Ground {

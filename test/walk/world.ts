@@ -90,7 +90,12 @@ export function worldFrom(
   const devices = new Map<string, Device>();
   for (const device of listing.devices) {
     const was = before?.devices.get(device.name);
-    if (was && was.image !== device.image) left.set(was.image, was.content);
+    if (was && was.image !== device.image) {
+      // With what lies in between, of two snapshots at once: it was left with the same content.
+      const depth = device.chain.findIndex(({ image }) => image === was.image);
+      for (const { image } of device.chain.slice(1, Math.max(1, depth))) left.set(image, was.content);
+      left.set(was.image, was.content);
+    }
     devices.set(device.name, {
       image: device.image,
       format: device.format,

@@ -6,7 +6,9 @@ import { describe, expect, test } from "vitest";
 import { unpackFixture } from "../../helpers/fixtures.ts";
 import { sampleQcow2 } from "../../helpers/sample-image.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
+import { oracle } from "../../helpers/oracles.ts";
 import { failureOf } from "../../storage/conformance.ts";
+import { makeBehind } from "../mirroring.ts";
 import { fingerprintOf, freeze, frozen, isFenced, makeOldBench, unfreeze } from "../freezing.ts";
 import { makeWorkbench, RUN_ALONE, type Workbench } from "../workbench.ts";
 
@@ -289,3 +291,17 @@ describe("a fence that no device knows of", () => {
     expect(actions[0]?.notes.join()).toContain("is gone already: somebody else has lifted it");
   });
 });
+
+oracle("qemu-io", "qemu-img").test(
+  "freeze waits for the commit that brings its image in sync: nothing may be refused after the mark",
+  async () => {
+    const bench = await makeBehind();
+    const id = await bench.begin();
+    await bench.reopen("vdc", "m.qcow2", { transaction: id });
+    const failure = await failureOf(async () => await bench.run(freeze(["vdc"]), { transaction: id }));
+    expect(failure).toMatchObject({ code: "E_REFUSED", device: "vdc", image: bench.at("m.qcow2") });
+    await bench.commit(id);
+    await bench.run(freeze(["vdc"]));
+    expect(await frozen(bench)).toEqual(["vdc"]);
+  },
+);
