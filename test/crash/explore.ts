@@ -10,7 +10,7 @@ import { applyChange, type Change, describeChange } from "./disk-log.ts";
 import { DiskStates } from "./disk-states.ts";
 import type { Tree } from "./disk-tree.ts";
 import { notePurposes, RecoveryCheck } from "./recovery-check.ts";
-import { describePoint, outcomesOf, type RecordedStep, type Recording } from "./recording.ts";
+import { describePoint, outcomesOf, RECORDED_BOOT, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, emptyReport, type Report, withoutIds } from "./report.ts";
 import { FULL_LIMITS, type SelectionLimits } from "./selections.ts";
 import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
@@ -55,6 +55,8 @@ interface Cut {
   readonly recorded: RecordedStep;
   readonly durable: Tree;
   readonly log: readonly Change[];
+  /** The start of the host that it runs in. */
+  readonly boot: number;
   readonly from: number;
   readonly to: number;
   /** Wanted while the stretch is under way, and once its exit status 0 was seen. */
@@ -121,6 +123,7 @@ class Explorer {
       recorded,
       durable: this.#recording.start,
       log: this.#recording.log,
+      boot: RECORDED_BOOT,
       from: recorded.from,
       to: recorded.to,
       during: outcomesOf(recorded),
@@ -207,7 +210,8 @@ class Explorer {
     return new SimulatedMachine({
       durable,
       log,
-      ...(cached ? { cached } : {}),
+      // A process dies within a start of the host, and a power cut leads to another one.
+      ...(cached ? { cached, boot: cut.boot } : {}),
       boots: 1 + cut.level,
       mutedPurposes: this.#recording.mutedPurposes,
     });
@@ -272,6 +276,7 @@ class Explorer {
       recorded: next,
       durable: crash.machine.durable,
       log: running.log,
+      boot: running.boot,
       from: crash.machine.log.length,
       to: running.log.length,
       during,
@@ -294,6 +299,7 @@ class Explorer {
       recorded: crash.cut.recorded,
       durable: crash.machine.durable,
       log,
+      boot: crash.machine.boot,
       from: crash.machine.log.length,
       to: log.length,
       // All of the disk was durable after a power loss, so what recovery once decided is decided. A dead

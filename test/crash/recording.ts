@@ -46,6 +46,9 @@ export interface Recording {
   readonly mutedPurposes: ReadonlySet<string>;
 }
 
+/** The start of the host in which the scenario was prepared, and in which it runs. */
+export const RECORDED_BOOT = 0;
+
 export async function record(
   plan: Plan,
   subject: Subject,
@@ -54,7 +57,7 @@ export async function record(
   const first = new SimulatedMachine({ durable: plan.disk });
   for (const step of plan.prepare) await runStep(first, subject, step, plan.name);
   const start = first.tree.rebooted();
-  const machine = new SimulatedMachine({ durable: start, boots: 1, mutedPurposes });
+  const machine = new SimulatedMachine({ durable: start, boots: 1, boot: RECORDED_BOOT, mutedPurposes });
   const steps: RecordedStep[] = [];
   let before = await observeCopy(machine, subject);
   for (const [index, step] of plan.steps.entries()) {
@@ -106,6 +109,7 @@ export function machineAt(recording: Recording, point: number): SimulatedMachine
     durable: recording.start,
     log: recording.log.slice(0, point),
     boots: 2,
+    boot: RECORDED_BOOT,
     mutedPurposes: recording.mutedPurposes,
   });
 }

@@ -44,8 +44,10 @@ export interface MachineStart {
   readonly log?: readonly Change[];
   /** What programs see: durable with the log applied. Worked out when left out. */
   readonly cached?: Tree;
-  /** How many times it was started before: ids and times go on from there. */
+  /** How many crashes it has seen: ids and times go on from there. */
   readonly boots?: number;
+  /** Which start of the host it still is, where only processes died since. Default: that many, a start of its own. */
+  readonly boot?: number;
   /** Flushes for these purposes return success and persist nothing. */
   readonly mutedPurposes?: ReadonlySet<string>;
   /** Waits before each call; races use it to mix two programs. */
@@ -74,6 +76,7 @@ export class SimulatedMachine {
   readonly log: Change[];
   readonly tree: Tree;
   readonly boots: number;
+  readonly boot: number;
   readonly mutedPurposes: ReadonlySet<string>;
   readonly pace: () => Promise<void>;
   readonly readOnly: boolean;
@@ -94,6 +97,7 @@ export class SimulatedMachine {
     this.tree = (start.cached ?? start.durable).fork();
     if (!start.cached) for (const change of this.log) applyChange(this.tree, change);
     this.boots = start.boots ?? 0;
+    this.boot = start.boot ?? this.boots;
     this.mutedPurposes = start.mutedPurposes ?? new Set();
     this.pace = start.pace ?? (() => Promise.resolve());
     this.readOnly = start.readOnly ?? false;
@@ -102,7 +106,7 @@ export class SimulatedMachine {
   }
 
   get bootId(): string {
-    return `00000000-0000-4000-8000-${String(this.boots).padStart(12, "0")}`;
+    return `00000000-0000-4000-8000-${String(this.boot).padStart(12, "0")}`;
   }
 
   nextPid(): number {
@@ -234,7 +238,7 @@ export class SimulatedMachine {
   }
 }
 
-/** The same machine after all its processes died: the page cache and the log live on, locks do not. */
+/** The same machine after all its processes died: the host's start, the page cache and the log live on, locks do not. */
 export function afterProcessDeath(
   machine: SimulatedMachine,
   changes: Partial<MachineStart> = {},
@@ -244,6 +248,7 @@ export function afterProcessDeath(
     log: machine.log,
     cached: machine.tree,
     boots: machine.boots + 1,
+    boot: machine.boot,
     mutedPurposes: machine.mutedPurposes,
     ...changes,
   });

@@ -10,7 +10,7 @@ const FILE_SYSTEM = "64769";
 /** As a machine finds it that was started so many times, each of which mounted the disk. */
 export function statOfInode(
   inode: Inode,
-  { bootId, clockNs, boots }: Pick<SimulatedMachine, "bootId" | "clockNs" | "boots">,
+  { bootId, clockNs, boot }: Pick<SimulatedMachine, "bootId" | "clockNs" | "boot">,
 ): FileStat {
   return {
     kind: inode.kind,
@@ -25,7 +25,7 @@ export function statOfInode(
     changedNs: String(inode.changedNs),
     settled: inode.changedNs < clockNs,
     fileSystemId: "ext:1",
-    mountId: String(boots),
+    mountId: String(boot),
     bootId,
     bornNs: String(inode.bornNs),
   };
