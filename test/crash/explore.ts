@@ -14,7 +14,7 @@ import { describePoint, outcomesOf, RECORDED_BOOT, type RecordedStep, type Recor
 import { differences, emptyReport, type Report, withoutIds } from "./report.ts";
 import { FULL_LIMITS, type SelectionLimits } from "./selections.ts";
 import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
-import { goOnOn, type Subject } from "./subject.ts";
+import { goOnOn, observeCopy, type Subject } from "./subject.ts";
 
 export interface ExploreOptions {
   /** Disks tried at each crash point of a command. */
@@ -271,7 +271,13 @@ class Explorer {
       return;
     }
     const isSame = next.index === crash.cut.recorded.index;
-    const during = isSame ? crash.wantedOfPower : addOutcome(crash.wantedOfPower, next);
+    const known = isSame ? crash.wantedOfPower : addOutcome(crash.wantedOfPower, next);
+    // After recovery in a dead process's stead nobody can tell who wrote in between: a mirror may be brought in sync
+    // once more, which makes a generation more. The disks have to be what they are without a crash.
+    const observedEnd = await observeCopy(running, this.#subject);
+    const isAlike = this.#guestsOf(observedEnd) === this.#guestsOf(next.after);
+    const end = isAlike ? observedEnd : next.after;
+    const during = new Map([...known, ["as the uninterrupted command", end]]);
     await this.#cutOff({
       recorded: next,
       durable: crash.machine.durable,
@@ -281,11 +287,16 @@ class Explorer {
       to: running.log.length,
       during,
       // A command that was refused has promised nothing.
-      atEnd: result.exit === 0 ? new Map([["after", next.after]]) : during,
+      atEnd: result.exit === 0 ? new Map([["after", end]]) : during,
       argv,
       trail: crash.trail,
       level: 2,
     });
+  }
+
+  /** What is on the disks, whatever the number of the generation. */
+  #guestsOf(observed: string): string {
+    return this.#subject.disksOf(observed).replace(/^generation .*$/m, "");
   }
 
   #cutRecoveryOff(crash: Crash, log: readonly Change[], observed: string): Promise<void> {
