@@ -1,39 +1,44 @@
 // The format layer's face: images, their chains, and new overlays. What is not exported here is its own.
 
-export type { Chain, ChainLink } from "./backing-chain.ts";
-export { CHAIN_DEPTH_MAX, filesOf, openChain } from "./backing-chain.ts";
+export type { Chain, ChainLink } from "./chain/backing-chain.ts";
+export { CHAIN_DEPTH_MAX, filesOf, openChain } from "./chain/backing-chain.ts";
 export {
   composeBackingPath,
   explainPlainPaths,
   isProtocolName,
   makeRelativeName,
   stripFilePrefix,
-} from "./backing-name.ts";
-export { uniteRanges } from "./byte-ranges.ts";
+} from "./chain/backing-name.ts";
+export { uniteRanges } from "./read/byte-ranges.ts";
 export {
   assertMergeable,
   CHANGE_UNIT_BYTES,
   findRangesAbove,
   mergeChangesOverlay,
   writeChangesOverlay,
-} from "./changes-overlay.ts";
-export { planBitmapAdd, planBitmapClear, planBitmapRemove, planBitmapsReplaced } from "./bitmap-patch.ts";
-export { checkQcow2 } from "./check.ts";
-export type { CompareResult } from "./compare.ts";
-export { compareImages } from "./compare.ts";
-export type { CopyRequest, NewTarget } from "./convert.ts";
-export { cloneInto, convertToExisting, convertToNew, fillImage, openExistingTarget } from "./convert.ts";
-export { countBytesToCopy } from "./copy.ts";
-export { listBitmapsToCopy } from "./copy-bitmaps.ts";
-export type { ImagePlan } from "./create.ts";
-export { planImage, writeImage } from "./create.ts";
-export { createImage } from "./create-image.ts";
-export type { CreateOptions } from "./create-options.ts";
-export { readDirtyRanges, readWitnessedRanges } from "./dirty-ranges.ts";
-export { ExtentCursor } from "./extent-cursor.ts";
-export type { BytePatch, FencePatch } from "./qcow2/fence.ts";
-export { planFileFence, planImageFence, planImageLift } from "./fence-image.ts";
-export { type DifferenceOptions, findDifferences } from "./find-differences.ts";
+} from "./copy/changes-overlay.ts";
+export {
+  planBitmapAdd,
+  planBitmapClear,
+  planBitmapRemove,
+  planBitmapsReplaced,
+} from "./qcow2/change/bitmap-patch.ts";
+export { checkQcow2 } from "./qcow2/check/check.ts";
+export type { CompareResult } from "./copy/compare.ts";
+export { compareImages } from "./copy/compare.ts";
+export type { CopyRequest, NewTarget } from "./copy/convert.ts";
+export { cloneInto, convertToExisting, convertToNew, fillImage, openExistingTarget } from "./copy/convert.ts";
+export { countBytesToCopy } from "./copy/copy.ts";
+export { listBitmapsToCopy } from "./copy/copy-bitmaps.ts";
+export type { ImagePlan } from "./new/create.ts";
+export { planImage, writeImage } from "./new/create.ts";
+export { createImage } from "./new/create-image.ts";
+export type { CreateOptions } from "./new/create-options.ts";
+export { readDirtyRanges, readWitnessedRanges } from "./qcow2/read/dirty-ranges.ts";
+export { ExtentCursor } from "./read/extent-cursor.ts";
+export type { BytePatch, FencePatch } from "./qcow2/codec/fence.ts";
+export { planFileFence, planImageFence, planImageLift } from "./qcow2/change/fence-image.ts";
+export { type DifferenceOptions, findDifferences } from "./copy/find-differences.ts";
 export type { Fingerprint } from "./fingerprint.ts";
 export {
   beforeItsName,
@@ -49,36 +54,36 @@ export {
 export type { Extent, Image } from "./image.ts";
 export type { ImageFormat } from "./image-format.ts";
 export { parseImageFormat } from "./image-format.ts";
-export type { ImageInfo, Qcow2Info } from "./image-info.ts";
-export { describeImage, hasStaleBitmaps } from "./image-info.ts";
-export { digestContent } from "./content-digest.ts";
+export type { ImageInfo, Qcow2Info } from "./qcow2/read/image-info.ts";
+export { describeImage, hasStaleBitmaps } from "./qcow2/read/image-info.ts";
+export { digestContent } from "./read/content-digest.ts";
 export { ImageLeases, waitForLeases } from "./image-leases.ts";
 export { claimUnused, holdImages } from "./image-locks.ts";
-export type { ImagePatch, PatchWrite } from "./image-patch.ts";
-export { MaskedImage } from "./masked-image.ts";
-export type { Measured, MeasureSource } from "./measure.ts";
-export { measureMergeSpace } from "./merge-space.ts";
-export { measureQcow2, measureRaw } from "./measure.ts";
-export type { CheckSubject } from "./open-for-check.ts";
-export { openForCheck } from "./open-for-check.ts";
-export { openForInfo } from "./open-for-info.ts";
-export { openForWriting } from "./open-for-writing.ts";
-export type { GateOptions } from "./open-gate.ts";
-export type { ImageOptions, OpenedImage } from "./open-image.ts";
-export { imageOf, openImage } from "./open-image.ts";
-export type { OverlayPlan } from "./overlay.ts";
-export { planOverlay, writeOverlay } from "./overlay.ts";
-export { checkOverlayIsEmpty } from "./overlay-check.ts";
-export type { InheritableLayout, OverlayOptions } from "./overlay-options.ts";
-export { probeFormat } from "./probe.ts";
-export { findMarkedRanges, readBitmapDirectory } from "./qcow2-bitmaps.ts";
-export type { SnapshotChoice } from "./qcow2-snapshots.ts";
-export { readSnapshotTable, readSoundSnapshots } from "./qcow2-snapshots.ts";
-export type { CheckResult } from "./qcow2/check-findings.ts";
-export type { SnapshotEntry } from "./qcow2/snapshot-table.ts";
-export { canChangeNames, canOpen } from "./owner-access.ts";
+export type { ImagePatch, PatchWrite } from "./qcow2/change/image-patch.ts";
+export { MaskedImage } from "./read/masked-image.ts";
+export type { Measured, MeasureSource } from "./new/measure.ts";
+export { measureMergeSpace } from "./copy/merge-space.ts";
+export { measureQcow2, measureRaw } from "./new/measure.ts";
+export type { CheckSubject } from "./open/open-for-check.ts";
+export { openForCheck } from "./open/open-for-check.ts";
+export { openForInfo } from "./open/open-for-info.ts";
+export { openForWriting } from "./open/open-for-writing.ts";
+export type { GateOptions } from "./chain/open-gate.ts";
+export type { ImageOptions, OpenedImage } from "./open/open-image.ts";
+export { imageOf, openImage } from "./open/open-image.ts";
+export type { OverlayPlan } from "./new/overlay.ts";
+export { planOverlay, writeOverlay } from "./new/overlay.ts";
+export { checkOverlayIsEmpty } from "./new/overlay-check.ts";
+export type { InheritableLayout, OverlayOptions } from "./new/overlay-options.ts";
+export { probeFormat } from "./chain/probe.ts";
+export { findMarkedRanges, readBitmapDirectory } from "./qcow2/read/qcow2-bitmaps.ts";
+export type { SnapshotChoice } from "./qcow2/read/qcow2-snapshots.ts";
+export { readSnapshotTable, readSoundSnapshots } from "./qcow2/read/qcow2-snapshots.ts";
+export type { CheckResult } from "./qcow2/check/check-findings.ts";
+export type { SnapshotEntry } from "./qcow2/codec/snapshot-table.ts";
+export { canChangeNames, canOpen } from "./chain/owner-access.ts";
 export { quoteName, shellQuote } from "./quote-name.ts";
-export { describeCutOffImages, requireOpenable } from "./require-openable.ts";
-export { settleCutOff, settlePartial } from "./settle-partial.ts";
-export { SliceImage } from "./slice-image.ts";
-export { stackImages } from "./stacked-image.ts";
+export { describeCutOffImages, requireOpenable } from "./open/require-openable.ts";
+export { settleCutOff, settlePartial } from "./qcow2/change/settle-partial.ts";
+export { SliceImage } from "./read/slice-image.ts";
+export { stackImages } from "./open/stacked-image.ts";

@@ -3,8 +3,8 @@ import { describe, expect, test } from "vitest";
 import type { Fingerprint } from "../../src/format/index.ts";
 import { describeChanges, describeContentChanges, takeFingerprint } from "../../src/format/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
-import { makeRaw } from "./make-image.ts";
-import { makeFolder } from "./temporary-folder.ts";
+import { makeRaw } from "../helpers/make-image.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const storage = makeNodeStorage();
 

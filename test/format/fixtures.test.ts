@@ -5,8 +5,8 @@ import { describe, expect, test } from "vitest";
 import { openChain } from "../../src/format/index.ts";
 import { startEffort } from "../helpers/effort.ts";
 import { FIXTURES, unpackFixture } from "../helpers/fixtures.ts";
-import { errorFrom } from "./expect-error.ts";
-import { makeFolder, watchStorage } from "./temporary-folder.ts";
+import { errorFrom } from "../helpers/expect-error.ts";
+import { makeFolder, watchStorage } from "../helpers/temporary-folder.ts";
 
 const refused = FIXTURES.filter((fixture) => fixture.refusal?.when === "open");
 const opened = FIXTURES.filter((fixture) => fixture.refusal?.when !== "open");

@@ -4,11 +4,11 @@
 // up to the end of its last sector, it reads as zeros.
 
 import type { StorageFile } from "../../storage/index.ts";
-import type { ChainLink } from "../backing-chain.ts";
+import type { ChainLink } from "../chain/backing-chain.ts";
 import type { ImageFormat } from "../image-format.ts";
-import { HoleFinder } from "../hole-finder.ts";
-import type { LayerReader } from "../layer-reader.ts";
-import type { RunList, RunPurpose } from "../run-list.ts";
+import { HoleFinder } from "../read/hole-finder.ts";
+import type { LayerReader } from "../read/layer-reader.ts";
+import type { RunList, RunPurpose } from "../read/run-list.ts";
 
 export class RawLayer implements LayerReader {
   readonly path: string;

@@ -4,7 +4,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { ByteRange, StorageFile } from "../../storage/index.ts";
 import type { Extent, ImageLayer, WritableImage } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
-import { RunList } from "../run-list.ts";
+import { RunList } from "../read/run-list.ts";
 import { RawLayer } from "./raw-layer.ts";
 
 const ZEROS_BYTES = 1024 * 1024;

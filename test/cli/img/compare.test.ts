@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
-import { compareImages } from "../../../src/format/compare.ts";
-import { findDifference, findNonZero } from "../../../src/format/zero-blocks.ts";
+import { compareImages } from "../../../src/format/copy/compare.ts";
+import { findDifference, findNonZero } from "../../../src/format/read/zero-blocks.ts";
 import type { Extent, Image } from "../../../src/format/image.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { makeFolder, runBoth, runImg, runQemu, shell } from "./against-qemu.ts";

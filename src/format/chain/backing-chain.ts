@@ -1,0 +1,291 @@
+// Opens an image with everything it stands on: the active layer, its backing images down to the base, and
+// the external data files between.
+//
+// Invariants
+// - No format is guessed as raw. It is what the caller, or the overlay's backing format, says; a qcow2 magic
+//   may speak for itself, the lack of one says nothing.
+// - Names resolve as QEMU resolves them (backing-name.ts), and what an image names passes the gate
+//   (open-gate.ts).
+// - No image is opened twice in a chain: a file in it again, under whatever name, is a loop.
+// - After a failure nothing stays open.
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { FileStat, Storage, StorageFile } from "../../storage/index.ts";
+import { composeBackingPath, requirePlainPath, stripFilePrefix } from "./backing-name.ts";
+import { explainOpenFailure, inLoop, notQcow2, tooDeep, unknownFormat } from "./chain-errors.ts";
+import { type Fingerprint, fingerprintFrom, identityOf } from "../fingerprint.ts";
+import { type ImageFormat, parseImageFormat } from "../image-format.ts";
+import { judgeMissingTables } from "./missing-tables.ts";
+import { assertOwnersCanRead, type GateOptions, passGate } from "./open-gate.ts";
+import { hasQcowMagic } from "./probe.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
+import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
+import { quoteName, shellQuote } from "../quote-name.ts";
+import { probeFile, readHead, readQcow2Header } from "../read-header.ts";
+import { requireSupported } from "./require-supported.ts";
+
+/** Images in a chain, the active layer included. */
+export const CHAIN_DEPTH_MAX = 200;
+
+export interface ChainOptions {
+  /** Of the active layer. Undefined: recognised by its magic; never guessed as raw. */
+  readonly format: ImageFormat | undefined;
+  readonly gate: GateOptions;
+  /** False: the image by itself, whatever it names as its backing file. Default: true. */
+  readonly backing?: boolean;
+  /** Where the external data file of the image itself is, while it is not at the name that the image stores. */
+  readonly dataFileAt?: string | undefined;
+}
+
+interface DataFile {
+  readonly path: string;
+  readonly file: StorageFile;
+  readonly fingerprint: Fingerprint;
+}
+
+export interface ChainLink {
+  /** Absolute: for a backing image the folder of the overlay's path as opened, plus the stored name. */
+  readonly path: string;
+  /** The backing file name as the overlay above stores it; undefined for the active layer. */
+  readonly name: string | undefined;
+  readonly format: ImageFormat;
+  /** A multiple of 512, as QEMU sees it: a raw file's size is rounded up, a qcow2 header's down. */
+  readonly virtualSizeBytes: number;
+  /** Undefined for raw. */
+  readonly header: Qcow2Header | undefined;
+  /** Open for reading. */
+  readonly file: StorageFile;
+  readonly stat: FileStat;
+  /** As it was when it was opened. */
+  readonly fingerprint: Fingerprint;
+  readonly dataFile: DataFile | undefined;
+  /** What an operator should know about this image, one sentence each. */
+  readonly warnings: readonly string[];
+}
+
+/** What a link has open: the image's own file, and its external data file where it has one. */
+export function filesOf({ file, dataFile }: Pick<ChainLink, "file" | "dataFile">): readonly StorageFile[] {
+  return dataFile === undefined ? [file] : [file, dataFile.file];
+}
+
+export interface Chain {
+  /** Active layer first, base last. Never empty. */
+  readonly links: readonly ChainLink[];
+  /** Closes every file; twice is allowed. */
+  close(): Promise<void>;
+}
+
+/** What leads to an image: the caller, or the overlay above it. */
+interface Reference {
+  readonly path: string;
+  readonly name: string | undefined;
+  readonly overlay: ChainLink | undefined;
+  readonly format: ImageFormat | undefined;
+}
+
+interface Walk {
+  readonly storage: Storage;
+  readonly gate: GateOptions;
+  readonly dataFileAt: string | undefined;
+  /** Everything opened so far, to be closed on failure. */
+  readonly files: StorageFile[];
+  /** Users who own an image so far: what the next one is must be for them too. */
+  readonly owners: Set<number>;
+  /** Path by identity (file system and inode) of every file in the chain. */
+  readonly pathOf: Map<string, string>;
+}
+
+/**
+ * Opens the chain of the image at path, which is absolute. The caller closes it.
+ * Errors carry the image: E_NOT_FOUND, E_FORMAT_UNKNOWN, E_UNSUPPORTED, E_CORRUPT, E_OUTSIDE, E_LOOP, and
+ * what storage throws. Dirty and corrupt bits are not judged here: see header.isDirty, header.isCorrupt.
+ */
+export async function openChain(storage: Storage, path: string, options: ChainOptions): Promise<Chain> {
+  const { gate, dataFileAt } = options;
+  const walk: Walk = { storage, gate, dataFileAt, files: [], owners: new Set(), pathOf: new Map() };
+  const links: ChainLink[] = [];
+  try {
+    let reference: Reference | undefined = {
+      path,
+      name: undefined,
+      overlay: undefined,
+      format: options.format,
+    };
+    while (reference) {
+      if (links.length === CHAIN_DEPTH_MAX) throw tooDeep(path, CHAIN_DEPTH_MAX);
+      const link: ChainLink = await openLink(walk, reference);
+      links.push(link);
+      reference = options.backing === false ? undefined : findBackingReference(link, gate);
+    }
+  } catch (error) {
+    await closeAll(walk.files);
+    throw error;
+  }
+  return { links, close: () => closeAll(walk.files) };
+}
+
+async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
+  const { path, name } = reference;
+  const file = await openReferenced(walk, reference);
+  const stat = await file.stat();
+  claimIdentity(walk, stat, path);
+  walk.owners.add(stat.ownerId);
+  const head = await readHead(file);
+  const warnings = describeName(reference);
+  const format = await settleFormat(reference, file, head, stat, warnings);
+  if (format === "raw") {
+    const virtualSizeBytes = Math.ceil(stat.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
+    const common = { path, name, file, stat, fingerprint: fingerprintFrom(stat, undefined), warnings };
+    return { ...common, format, virtualSizeBytes, header: undefined, dataFile: undefined };
+  }
+  const header = await readQcow2Header(file, head, stat.sizeBytes, path, { mayLackTables: true });
+  requireSupported(header, path);
+  const missing = await judgeMissingTables(header, file, path);
+  if (missing !== undefined) warnings.push(missing);
+  const dataFileAt = reference.overlay === undefined ? walk.dataFileAt : undefined;
+  const dataFile = await openDataFile(walk, path, header, { dataFileAt, warnings });
+  const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
+  const fingerprint = fingerprintFrom(stat, head);
+  return { path, name, format, virtualSizeBytes, file, stat, fingerprint, header, dataFile, warnings };
+}
+
+/** What is odd about the name that leads to an image. */
+function describeName({ name, overlay }: Reference): string[] {
+  const local = name === undefined ? undefined : stripFilePrefix(name);
+  if (name === undefined || overlay === undefined || local === undefined || local.startsWith("/")) return [];
+  return [
+    `${quoteName(overlay.path)} names its backing file ${quoteName(name)}, which QEMU looks for in the current ` +
+      "folder; `qemu-img rebase -u` can store another name",
+  ];
+}
+
+async function openReferenced(walk: Walk, reference: Reference): Promise<StorageFile> {
+  const { path, name, overlay, format } = reference;
+  if (overlay === undefined || name === undefined)
+    return hold(walk, await walk.storage.openFile(path, "read"));
+  try {
+    await assertOwnersCanRead(
+      walk.storage,
+      walk.gate,
+      { what: "backing image", path, overlayPath: overlay.path },
+      walk.owners,
+    );
+    if (format !== "raw") return hold(walk, await walk.storage.openFile(path, "read"));
+    const target = { what: "raw backing image", path, storedName: name, overlayPath: overlay.path } as const;
+    const realPath = await passGate(walk.storage, walk.gate, target);
+    return hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
+  } catch (error) {
+    throw explainOpenFailure(error, { what: "backing file", name, path, overlayPath: overlay.path });
+  }
+}
+
+/** The format, where somebody who may say so has said it. Adds what is odd about it to warnings. */
+async function settleFormat(
+  reference: Reference,
+  file: StorageFile,
+  head: Uint8Array,
+  stat: FileStat,
+  warnings: string[],
+): Promise<ImageFormat> {
+  const { path, overlay, format } = reference;
+  const probed = await probeFile(file, head, stat.sizeBytes);
+  if (format === "qcow2" && !hasQcowMagic(head)) throw notQcow2(path, probed, overlay?.path);
+  if (format === "raw" && probed !== undefined) {
+    warnings.push(
+      `${quoteName(path)} is used as raw, as stated, though its content looks like ${probed}; a guest can write that`,
+    );
+  }
+  if (format !== undefined) return format;
+  if (probed !== "qcow2") throw unknownFormat(path, probed, overlay?.path);
+  if (overlay) {
+    warnings.push(
+      `${quoteName(overlay.path)} does not state the format of its backing file; mend it with ` +
+        `\`qemu-img rebase -u -F qcow2 -b ${shellQuote(reference.name ?? "")} ${shellQuote(overlay.path)}\``,
+    );
+  }
+  return "qcow2";
+}
+
+function findBackingReference(overlay: ChainLink, gate: GateOptions): Reference | undefined {
+  const name = overlay.header?.backingFileName;
+  if (name === undefined) return undefined;
+  requirePlainPath(name, overlay.path, "backing_file_name");
+  return {
+    path: composeBackingPath(overlay.path, name, gate.currentFolder),
+    name,
+    overlay,
+    format: parseBackingFormat(overlay),
+  };
+}
+
+function parseBackingFormat(overlay: ChainLink): ImageFormat | undefined {
+  const stated = overlay.header?.backingFormat;
+  if (stated === undefined) return undefined;
+  try {
+    return parseImageFormat(stated);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ image: overlay.path, field: "backing_format" }) : error;
+  }
+}
+
+/** Unlike a backing file's, a relative data file name is relative to the current folder: so QEMU opens it. */
+async function openDataFile(
+  walk: Walk,
+  imagePath: string,
+  header: Qcow2Header,
+  { dataFileAt, warnings }: { readonly dataFileAt: string | undefined; readonly warnings: string[] },
+): Promise<DataFile | undefined> {
+  if (!header.hasExternalDataFile) return undefined;
+  const name = header.dataFileName;
+  if (name === undefined || name === "") {
+    throw new ImgtxError("E_UNSUPPORTED", "'data-file' is required for this image: its header names none", {
+      image: imagePath,
+      field: "data_file_name",
+      hint: "store the name with `qemu-img amend -o data_file=NAME`",
+    });
+  }
+  requirePlainPath(name, imagePath, "data_file_name");
+  const local = stripFilePrefix(name) ?? name;
+  const named = local.startsWith("/") ? local : `${walk.gate.currentFolder ?? process.cwd()}/${local}`;
+  const path = dataFileAt ?? named;
+  if (named !== local) {
+    warnings.push(
+      `${quoteName(imagePath)} names its data file ${quoteName(name)}, which QEMU looks for in the current folder`,
+    );
+  }
+  const target = { what: "external data file", path, storedName: name, overlayPath: imagePath } as const;
+  try {
+    const gate = trusting(walk.gate, dataFileAt);
+    await assertOwnersCanRead(walk.storage, gate, target, walk.owners);
+    const realPath = await passGate(walk.storage, gate, target);
+    const file = hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
+    const stat = await file.stat();
+    claimIdentity(walk, stat, path);
+    return { path, file, fingerprint: fingerprintFrom(stat, undefined) };
+  } catch (error) {
+    throw explainOpenFailure(error, { what: "external data file", name, path, overlayPath: imagePath });
+  }
+}
+
+/** Where the data file is by the caller's own word, it may be anywhere. */
+function trusting(gate: GateOptions, path: string | undefined): GateOptions {
+  return path === undefined ? gate : { ...gate, allowPaths: [...gate.allowPaths, path] };
+}
+
+function hold(walk: Walk, file: StorageFile): StorageFile {
+  walk.files.push(file);
+  return file;
+}
+
+function claimIdentity(walk: Walk, stat: FileStat, path: string): void {
+  const identity = identityOf(stat);
+  const earlier = walk.pathOf.get(identity);
+  if (earlier !== undefined) {
+    throw inLoop(path, earlier);
+  }
+  walk.pathOf.set(identity, path);
+}
+
+async function closeAll(files: readonly StorageFile[]): Promise<void> {
+  await Promise.all(files.map((file) => file.close()));
+}

@@ -1,0 +1,146 @@
+// The names of other images that an image stores: what they resolve to, and what to store.
+//
+// Invariant: resolution is QEMU's, because QEMU opens the chain when imgtx is done. A relative name is put
+// behind the folder part of the overlay's name as it was opened; no symbolic link is resolved and no `..`
+// is folded, so that imgtx and QEMU end at the same file.
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { Storage } from "../../storage/index.ts";
+import { dirname, join, relative } from "node:path";
+import { BACKING_NAME_BYTES_MAX } from "../qcow2/codec/limits.ts";
+import { quoteName, shellQuote } from "../quote-name.ts";
+import { identityOf } from "../fingerprint.ts";
+
+/** Whether QEMU takes the name for a protocol (`nbd:…`, `json:…`): a colon before the first slash. */
+export function isProtocolName(name: string): boolean {
+  return /^[^/:]*:/.test(name);
+}
+
+const FILE_PREFIX = "file:";
+
+/**
+ * The file that a name means which has QEMU's `file:` in front; undefined for any other name. As QEMU prints it:
+ * one that then looks like a protocol's has ./ in front.
+ */
+export function stripFilePrefix(name: string): string | undefined {
+  if (!name.startsWith(FILE_PREFIX)) return undefined;
+  const plain = name.slice(FILE_PREFIX.length);
+  return isProtocolName(plain) ? `./${plain}` : plain;
+}
+
+/** E_UNSUPPORTED for names of other protocols than `file:`. field is the structure that stores the name. */
+export function requirePlainPath(name: string, overlayPath: string, field: string): void {
+  if (!isProtocolName(name) || stripFilePrefix(name) !== undefined) return;
+  throw new ImgtxError("E_UNSUPPORTED", `${quoteName(name)} is a protocol name to QEMU, not a path`, {
+    image: overlayPath,
+    field,
+    hint: explainPlainPaths(name, overlayPath, field),
+  });
+}
+
+/** How an image with such a name becomes one that imgtx follows. */
+export function explainPlainPaths(name: string, overlayPath: string, field: string): string {
+  const rule =
+    "imgtx follows plain paths only, and file:NAME; a file with a colon in its name is stored as ./NAME";
+  if (field !== "backing_file_name") return rule;
+  const { file = "NAME", format = "FORMAT" } = readJsonName(name);
+  const isKnown = file !== "NAME";
+  const change =
+    `\`qemu-img rebase -u -b ${isKnown ? shellQuote(file) : file} -F ${format} ` +
+    `${shellQuote(overlayPath)}\` stores ${isKnown ? "the plain path" : "one"}`;
+  return `${rule}; ${change}`;
+}
+
+/** The local file that `json:{…}` means, as programs that use libvirt's names store it. */
+function readJsonName(name: string): { file?: string; format?: "qcow2" | "raw" } {
+  if (!name.startsWith("json:")) return {};
+  try {
+    const tree: unknown = JSON.parse(name.slice("json:".length));
+    const protocol = memberOf(tree, "file");
+    const file = memberOf(protocol, "filename") ?? memberOf(tree, "file.filename");
+    const driver = memberOf(tree, "driver");
+    const isLocal = [undefined, "file"].includes(
+      (memberOf(protocol, "driver") ?? memberOf(tree, "file.driver")) as string | undefined,
+    );
+    if (typeof file !== "string" || !isLocal || (driver !== "qcow2" && driver !== "raw")) return {};
+    return { file, format: driver };
+  } catch {
+    // No JSON: a name that QEMU does not open either.
+    return {};
+  }
+}
+
+function memberOf(tree: unknown, name: string): unknown {
+  if (typeof tree !== "object" || tree === null) return undefined;
+  return (tree as Readonly<Record<string, unknown>>)[name];
+}
+
+/**
+ * Where QEMU finds the backing file of an overlay that was opened by overlayPath: beside it, or where file:NAME is
+ * relative, in the current folder. All paths absolute.
+ */
+export function composeBackingPath(
+  overlayPath: string,
+  name: string,
+  currentFolder: string = process.cwd(),
+): string {
+  const local = stripFilePrefix(name);
+  if (local !== undefined) return local.startsWith("/") ? local : `${currentFolder}/${local}`;
+  if (name.startsWith("/")) return name;
+  return overlayPath.slice(0, overlayPath.lastIndexOf("/") + 1) + name;
+}
+
+/**
+ * The name under which an overlay in overlayFolder finds the image at backingPath, relative to that folder.
+ * Both absolute; the folder and the image exist. E_REFUSED where no relative name leads there,
+ * E_UNSUPPORTED where it is longer than the format allows.
+ */
+export async function makeRelativeName(
+  storage: Storage,
+  overlayFolder: string,
+  backingPath: string,
+): Promise<string> {
+  const backing = await storage.stat(backingPath);
+  if (backing === undefined) {
+    throw new ImgtxError("E_NOT_FOUND", "the backing image is not there", { image: backingPath });
+  }
+  // The names as given first: they survive a move of the folder that holds both. A symbolic link on the way
+  // makes the kernel's `..` differ from the name's, so the real folders are the second try.
+  const asGiven = relative(overlayFolder, backingPath);
+  for (const candidate of [asGiven, await relativeToRealFolders(storage, overlayFolder, backingPath)]) {
+    const name = isProtocolName(candidate) ? `./${candidate}` : candidate;
+    const found = await storage.stat(composeBackingPath(`${overlayFolder}/`, name));
+    if (found && identityOf(found) === identityOf(backing)) {
+      return requireStorableName(name, backingPath);
+    }
+  }
+  throw new ImgtxError("E_REFUSED", `no relative name leads from ${overlayFolder} to the backing image`, {
+    image: backingPath,
+    hint: "leave out --relative to store its absolute path",
+  });
+}
+
+/** The name, if a header can hold one of its length. E_UNSUPPORTED else. */
+export function requireStorableName(name: string, backingPath: string): string {
+  const lengthBytes = new TextEncoder().encode(name).length;
+  if (lengthBytes <= BACKING_NAME_BYTES_MAX) return name;
+  throw new ImgtxError(
+    "E_UNSUPPORTED",
+    `Backing file name too long: ${lengthBytes} bytes, and qcow2 stores at most ${BACKING_NAME_BYTES_MAX}`,
+    {
+      image: backingPath,
+      field: "backing_file_size",
+      hint: "move the images closer together, or use --relative",
+    },
+  );
+}
+
+async function relativeToRealFolders(
+  storage: Storage,
+  overlayFolder: string,
+  backingPath: string,
+): Promise<string> {
+  const realBackingFolder = await storage.realPath(dirname(backingPath));
+  const basename = backingPath.slice(backingPath.lastIndexOf("/") + 1);
+  return relative(await storage.realPath(overlayFolder), join(realBackingFolder, basename));
+}

@@ -1,0 +1,395 @@
+// Copies the guest data of one or several images, one behind the other, into one image.
+//
+// Invariants
+// - What is known to read as zeros is not read; what reads as zeros is not written where the target reads so
+//   already, and else is written as zeros, which the target may give back to the file.
+// - Writes are called in guest order unless the caller wants them as they come, so that a format that
+//   allocates lays its clusters out in that order.
+// - Several requests are under way at once. Memory is bounded by their number.
+// - Nothing is flushed here. After an error no request is under way any more.
+
+import { ImgtxError, settleAll } from "../../errors/index.ts";
+import { BufferPool } from "../read/buffer-pool.ts";
+import { ExtentCursor, readsAsZeros } from "../read/extent-cursor.ts";
+import type { Extent, Image, WritableImage } from "../image.ts";
+import { copiesInKernel, copyInKernel } from "./copy-in-kernel.ts";
+import { trackIn } from "../read/limited.ts";
+import { Pipeline } from "../read/pipeline.ts";
+import { type Salvage, readSalvaging } from "../read/salvage.ts";
+import { isZero } from "../read/zero-blocks.ts";
+import { type DataRun, findDataRuns } from "../read/data-runs.ts";
+
+export interface CopyOptions {
+  /** Bytes of a cluster of the target; undefined where it has none. */
+  readonly clusterBytes: number | undefined;
+  /** Every cluster compressed. */
+  readonly compressed: boolean;
+  /** Zeros of at least this many bytes are left out where they are found in data; 0: everything is written. */
+  readonly sparseBytes: number;
+  /** Where nothing is written, the target reads as zeros. */
+  readonly targetIsZero: boolean;
+  /**
+   * The target stands on the backing image of the source, which is this large: what the source itself does not
+   * have is left to it. Undefined: the target stands alone.
+   */
+  readonly backingBytes: number | undefined;
+  /** Chunks under way at once; more than four are four. */
+  readonly atOnce: number;
+  readonly inOrder: boolean;
+  /** Data goes from file to file inside the kernel where it can, zeros in it included. */
+  readonly inKernel: boolean;
+  /** Unreadable sectors become zeros. */
+  readonly salvage?: Salvage | undefined;
+  /** Where to begin: what lies before is in the target already. Default: 0. */
+  readonly startBytes?: number;
+  /** Asked between steps. Where it is due, all before the offset is copied when it is called. */
+  readonly checkpoint?: Checkpoint | undefined;
+  /** Called with the bytes that are about to be written; resolves when they may be. */
+  readonly throttle?: ((lengthBytes: number) => Promise<void>) | undefined;
+  readonly onProgress?: ((doneBytes: number) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+interface Checkpoint {
+  isDue(): boolean;
+  reach(offset: number, target: WritableImage): Promise<void>;
+}
+
+/** A source, with the place of its first byte in the target. */
+interface Part {
+  readonly image: Image;
+  readonly start: number;
+  readonly end: number;
+}
+
+/** How a range of the target comes to be. */
+interface Step {
+  readonly part: Part;
+  readonly start: number;
+  readonly lengthBytes: number;
+  readonly kind: "data" | "zero" | "below";
+  /** The one that it begins in. */
+  readonly extent: Extent;
+  /** Where each extent of it ends in the target; of several only for data. */
+  readonly ends: readonly number[];
+}
+
+/** As large as the largest cluster, which is compressed whole. */
+const CHUNK_BYTES = 2 * 1024 * 1024;
+/** Plain writes to one file wait for each other in the kernel; from three on the waiting burns a core. */
+const WRITES_AT_ONCE = 2;
+/** More in flight only leaves the processor's caches. */
+const CHUNKS_AT_ONCE = 4;
+const SALVAGED_BYTES = 64 * 1024;
+/** More would only take memory: each has a state of its own, and there are four threads. */
+const COMPRESSED_AT_ONCE = 4;
+
+export async function copyImages(
+  sources: readonly Image[],
+  target: WritableImage,
+  options: CopyOptions,
+): Promise<void> {
+  const parts = layOut(sources);
+  const totalBytes = parts.at(-1)?.end ?? 0;
+  const copier = new Copier(parts, target, options);
+  const pipeline = new Pipeline<never>(Math.min(options.atOnce, CHUNKS_AT_ONCE));
+  try {
+    for await (const step of walk(parts, totalBytes, options)) {
+      options.signal?.throwIfAborted();
+      if (pipeline.isSettled) break;
+      if (options.checkpoint?.isDue() === true) {
+        await pipeline.drain();
+        if (pipeline.isSettled) break;
+        await options.checkpoint.reach(step.start, target);
+      }
+      if (
+        step.kind !== "below" &&
+        !(step.kind === "zero" && options.targetIsZero && options.sparseBytes > 0)
+      ) {
+        await options.throttle?.(step.lengthBytes);
+        await pipeline.add(() => copier.copy(step));
+      }
+    }
+  } finally {
+    // Throws what a job threw, which comes before an error of the walk.
+    await pipeline.finish();
+  }
+}
+
+/** Guest bytes that copyImages would call data: what progress counts. */
+export async function countBytesToCopy(sources: readonly Image[], options: CopyOptions): Promise<number> {
+  const parts = layOut(sources);
+  let total = 0;
+  for await (const { kind, lengthBytes } of walk(parts, parts.at(-1)?.end ?? 0, options)) {
+    options.signal?.throwIfAborted();
+    if (countsAsProgress(kind, options)) total += lengthBytes;
+  }
+  return total;
+}
+
+function countsAsProgress(kind: Step["kind"], { sparseBytes }: CopyOptions): boolean {
+  return kind === "data" || (kind === "zero" && sparseBytes === 0);
+}
+
+function layOut(sources: readonly Image[]): Part[] {
+  let start = 0;
+  return sources.map((image) => {
+    const part = { image, start, end: start + image.virtualSizeBytes };
+    start = part.end;
+    return part;
+  });
+}
+
+async function* walk(
+  parts: readonly Part[],
+  totalBytes: number,
+  options: CopyOptions,
+): AsyncGenerator<Step, void, undefined> {
+  const unit = options.compressed ? (options.clusterBytes ?? 1) : 1;
+  const chunkBytes = Math.max(unit, CHUNK_BYTES);
+  let offset = options.startBytes ?? 0;
+  for (const part of parts) {
+    const cursor = new ExtentCursor(part.image, part.image.virtualSizeBytes);
+    while (offset < part.end) {
+      const extent = await findExtent(cursor, offset - part.start, part.image, options);
+      let kind = kindOf(extent, offset, options);
+      let end = endOf(extent, part, offset, options);
+      const ends = [end];
+      if (kind === "data" && !options.inKernel) {
+        end = await joinData(cursor, part, { end, stop: offset + chunkBytes, ends }, options);
+      }
+      if (unit > 1) {
+        // Clusters are compressed whole: what is shorter than one counts as data with all around it.
+        const whole = Math.floor(end / unit) * unit;
+        if (whole > offset) end = whole;
+        else {
+          kind = "data";
+          end = Math.min((Math.floor(offset / unit) + 1) * unit, totalBytes);
+        }
+      }
+      if (kind === "data" || options.sparseBytes === 0) end = Math.min(end, offset + chunkBytes);
+      yield { part, start: offset, lengthBytes: end - offset, kind, extent, ends };
+      offset = end;
+    }
+  }
+}
+
+/**
+ * Goes on over the data that follows, wherever it is stored: one read and one write of many extents are cheaper
+ * than one of each. Returns how far it came.
+ */
+async function joinData(
+  cursor: ExtentCursor,
+  part: Part,
+  { end, stop, ends }: { end: number; stop: number; ends: number[] },
+  options: CopyOptions,
+): Promise<number> {
+  while (end < Math.min(stop, part.end)) {
+    let extent: Extent;
+    try {
+      extent = await findExtent(cursor, end - part.start, part.image, options);
+    } catch (error) {
+      // Told when its turn comes: what lies before it is copied first.
+      if (error instanceof ImgtxError) break;
+      throw error;
+    }
+    if (kindOf(extent, end, options) !== "data") break;
+    end = endOf(extent, part, end, options);
+    ends.push(end);
+  }
+  return end;
+}
+
+/** Where the tables are damaged, salvaging takes a small piece for data, and learns by reading it. */
+async function findExtent(
+  cursor: ExtentCursor,
+  offset: number,
+  { virtualSizeBytes }: Image,
+  { salvage }: CopyOptions,
+): Promise<Extent> {
+  try {
+    return await cursor.find(offset);
+  } catch (error) {
+    if (salvage === undefined || !(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
+    const end = Math.min((Math.floor(offset / SALVAGED_BYTES) + 1) * SALVAGED_BYTES, virtualSizeBytes);
+    const place = { depth: 0, present: true, hostOffset: undefined, isData: true };
+    return { start: offset, lengthBytes: end - offset, kind: "data", ...place };
+  }
+}
+
+function endOf(extent: Extent, part: Part, offset: number, { backingBytes }: CopyOptions): number {
+  const end = Math.min(part.start + extent.start + extent.lengthBytes, part.end);
+  // Behind the end of the backing image zeros need not be written.
+  return backingBytes !== undefined && offset < backingBytes ? Math.min(end, backingBytes) : end;
+}
+
+function kindOf(extent: Extent, offset: number, { backingBytes }: CopyOptions): Step["kind"] {
+  if (backingBytes === undefined) return readsAsZeros(extent) ? "zero" : "data";
+  const zero = readsAsZeros(extent);
+  if (zero && offset >= backingBytes) return "below";
+  if (extent.depth > 0 || !extent.present) return "below";
+  return zero ? "zero" : "data";
+}
+
+class Copier {
+  readonly #parts: readonly Part[];
+  readonly #target: WritableImage;
+  readonly #options: CopyOptions;
+  readonly #buffers: BufferPool;
+  #inKernel: boolean;
+  /** Chunks, or compressed clusters, that are being written. */
+  readonly #writing = new Set<Promise<void>>();
+  #turn: Promise<void> = Promise.resolve();
+  #doneBytes = 0;
+
+  constructor(parts: readonly Part[], target: WritableImage, options: CopyOptions) {
+    this.#parts = parts;
+    this.#target = target;
+    this.#options = options;
+    this.#inKernel = options.inKernel && copiesInKernel(target);
+    this.#buffers = new BufferPool(CHUNK_BYTES);
+  }
+
+  async copy(step: Step): Promise<undefined> {
+    const turn = this.#takeTurn();
+    try {
+      await this.#copyInTurn(step, turn.before, turn.pass);
+    } finally {
+      turn.pass();
+    }
+    if (countsAsProgress(step.kind, this.#options)) {
+      this.#doneBytes += step.lengthBytes;
+      this.#options.onProgress?.(this.#doneBytes);
+    }
+  }
+
+  async #copyInTurn(step: Step, before: Promise<void>, pass: () => void): Promise<void> {
+    if (step.kind === "data" && this.#inKernel && (await this.#copyInKernel(step))) return;
+    if (step.kind === "zero" && this.#options.sparseBytes > 0) {
+      await before;
+      const range = { start: step.start, lengthBytes: step.lengthBytes };
+      const written = this.#target.writeZeroes(range, true);
+      pass();
+      await written;
+      return;
+    }
+    await this.#buffers.lend(async (buffer) => {
+      const bytes = buffer.subarray(0, step.lengthBytes);
+      if (step.kind === "data") await this.#read(bytes, step);
+      else bytes.fill(0);
+      if (!this.#options.compressed) {
+        const runs = this.#findRuns(bytes, step.start);
+        await before;
+        while (this.#writing.size >= WRITES_AT_ONCE) await Promise.race(this.#writing);
+        const done = trackIn(this.#writing, settleAll(this.#write(bytes, step.start, runs)));
+        pass();
+        await done;
+        return;
+      }
+      await before;
+      const written = await this.#writeCompressed(bytes, step.start);
+      pass();
+      await settleAll(written);
+    });
+  }
+
+  /** Before it is the chunk's turn: others are written meanwhile. */
+  #findRuns(bytes: Uint8Array, start: number): readonly DataRun[] {
+    const { sparseBytes, clusterBytes = 1 } = this.#options;
+    if (sparseBytes === 0) return [{ start: 0, end: bytes.length }];
+    return findDataRuns(bytes, start, { blockBytes: sparseBytes, clusterBytes });
+  }
+
+  /** Calls every write of the chunk, and waits for none. */
+  #write(bytes: Uint8Array, start: number, runs: readonly DataRun[]): Promise<void>[] {
+    const { targetIsZero } = this.#options;
+    const written: Promise<void>[] = [];
+    let at = 0;
+    const zeroUntil = (end: number): void => {
+      if (end > at && !targetIsZero) {
+        written.push(this.#target.writeZeroes({ start: start + at, lengthBytes: end - at }, true));
+      }
+    };
+    for (const run of runs) {
+      zeroUntil(run.start);
+      written.push(this.#target.write(bytes.subarray(run.start, run.end), start + run.start));
+      at = run.end;
+    }
+    zeroUntil(bytes.length);
+    return written;
+  }
+
+  /** Calls every write of the chunk, as soon as there is room for it, and waits for no more. */
+  async #writeCompressed(bytes: Uint8Array, start: number): Promise<Promise<void>[]> {
+    const { clusterBytes = bytes.length, sparseBytes, targetIsZero } = this.#options;
+    const written: Promise<void>[] = [];
+    for (let at = 0; at < bytes.length; at += clusterBytes) {
+      const cluster = bytes.subarray(at, at + clusterBytes);
+      if (sparseBytes === 0 || !isZero(cluster)) {
+        while (this.#writing.size >= COMPRESSED_AT_ONCE) await Promise.race(this.#writing);
+        written.push(trackIn(this.#writing, this.#target.writeCompressed(cluster, start + at)));
+      } else if (!targetIsZero) {
+        const range = { start: start + at, lengthBytes: cluster.length };
+        written.push(this.#target.writeZeroes(range, true));
+      }
+    }
+    return written;
+  }
+
+  async #read(bytes: Uint8Array, { start, ends }: Step): Promise<void> {
+    try {
+      await this.#readRange(bytes, start);
+    } catch (error) {
+      // Which of the extents it is, reading them one by one tells.
+      const end = start + bytes.length;
+      let at = start;
+      for (const extentEnd of ends.length > 1 ? ends : []) {
+        const stop = Math.min(extentEnd, end);
+        if (at < stop) await this.#readRange(bytes.subarray(at - start, stop - start), at);
+        at = Math.max(at, stop);
+      }
+      throw error;
+    }
+  }
+
+  /** A chunk may reach over the end of one source into the next. */
+  async #readRange(bytes: Uint8Array, start: number): Promise<void> {
+    for (const part of this.#parts) {
+      const from = Math.max(start, part.start);
+      const to = Math.min(start + bytes.length, part.end);
+      if (from >= to) continue;
+      const piece = bytes.subarray(from - start, to - start);
+      const { salvage } = this.#options;
+      if (salvage === undefined) await this.#readPiece(part.image, piece, from - part.start, from);
+      else await readSalvaging(part.image, piece, from - part.start, salvage);
+    }
+  }
+
+  async #readPiece(image: Image, piece: Uint8Array, offset: number, targetOffset: number): Promise<void> {
+    try {
+      await image.read(piece, offset);
+    } catch (error) {
+      if (!(error instanceof ImgtxError)) throw error;
+      throw error.reworded(`error while reading at byte ${targetOffset}: ${error.message}`);
+    }
+  }
+
+  async #copyInKernel({ part, start, lengthBytes, extent }: Step): Promise<boolean> {
+    const done = await copyInKernel(part.image, extent, start - part.start, this.#target, start, lengthBytes);
+    // As qemu-img does: what could not be copied so once is not tried again.
+    if (!done) this.#inKernel = false;
+    return done;
+  }
+
+  #takeTurn(): { before: Promise<void>; pass: () => void } {
+    // Plain writes keep their order in any case: they are as fast so.
+    if (this.#options.compressed && !this.#options.inOrder)
+      return { before: Promise.resolve(), pass: () => undefined };
+    const before = this.#turn;
+    let pass = (): void => undefined;
+    this.#turn = new Promise((resolve) => {
+      pass = resolve;
+    });
+    return { before, pass };
+  }
+}

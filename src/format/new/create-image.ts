@@ -1,0 +1,75 @@
+// Making an image at a path, with its data file where it has one: durable, or not there.
+
+import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
+import { type ImagePlan, writeImage } from "./create.ts";
+import { openTargetFile, type TargetFile } from "./target-file.ts";
+
+export interface NewImagePlace {
+  readonly path: string;
+  /** For a plan with a data file: where that is. */
+  readonly dataFilePath: string | undefined;
+  readonly waiting: LockWaiting;
+}
+
+/** Returns what was not heeded, one sentence each. What is at the paths is emptied. */
+export async function createImage(
+  storage: Storage,
+  plan: ImagePlan,
+  place: NewImagePlace,
+): Promise<readonly string[]> {
+  const made = await beginImage(storage, plan, place);
+  try {
+    for (const target of made.targets) await target.file.flush("new-image");
+    for (const target of made.targets.filter(({ isNew }) => isNew)) {
+      await storage.flushFolder(target.path.slice(0, target.path.lastIndexOf("/")) || "/", "new-image-name");
+    }
+  } catch (error) {
+    await discardAll(made.targets);
+    throw error;
+  }
+  await Promise.all(made.targets.map(({ file }) => file.close()));
+  return made.warnings;
+}
+
+export interface BegunImage {
+  /** The image's own file first. */
+  readonly targets: readonly [TargetFile, ...TargetFile[]];
+  readonly warnings: readonly string[];
+}
+
+/** Writes the empty image and leaves its files open, locked, and not flushed: there is more to come. */
+export async function beginImage(
+  storage: Storage,
+  plan: ImagePlan,
+  { path, dataFilePath, waiting }: NewImagePlace,
+): Promise<BegunImage> {
+  const own = await openTargetFile(storage, path, waiting);
+  const targets: [TargetFile, ...TargetFile[]] = [own];
+  try {
+    if (dataFilePath !== undefined) targets.push(await openTargetFile(storage, dataFilePath, waiting));
+    const stopping = (target: TargetFile | undefined): StorageFile | undefined =>
+      target === undefined ? undefined : interruptible(target.file, waiting.signal);
+    const file = interruptible(own.file, waiting.signal);
+    const warnings = await writeImage({ file, dataFile: stopping(targets[1]) }, plan);
+    return { targets, warnings };
+  } catch (error) {
+    await discardAll(targets);
+    throw error;
+  }
+}
+
+/** The same file, whose writes stop at an interrupt: full preallocation writes for as long as a copy does. */
+function interruptible(file: StorageFile, signal: AbortSignal | undefined): StorageFile {
+  if (signal === undefined) return file;
+  return new Proxy(file, {
+    get(target, name) {
+      if (name === "write") signal.throwIfAborted();
+      const member: unknown = Reflect.get(target, name, target);
+      return typeof member === "function" ? (member.bind(target) as unknown) : member;
+    },
+  });
+}
+
+export async function discardAll(targets: readonly TargetFile[]): Promise<void> {
+  await Promise.all(targets.map((target) => target.discard()));
+}

@@ -1,0 +1,90 @@
+// The file of a new image: made, or an existing one emptied, as qemu-img does it.
+//
+// Invariants
+// - Nobody has the file open when it is emptied: it is locked before.
+// - What was not finished is taken away: a file that was made here is removed, and one that was there before
+//   is left empty. A half-made image that looks whole would be taken for the real one.
+
+import { isFrozen } from "../open/open-for-writing.ts";
+import { isFencedHead } from "../qcow2/codec/fence.ts";
+import { readHead } from "../read-header.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  acquireImageLocks,
+  type ImageLocks,
+  type LockWaiting,
+  type Storage,
+  type StorageFile,
+} from "../../storage/index.ts";
+
+export interface TargetFile {
+  /** Empty, open for reading and writing, and locked as a writer's until it is closed. */
+  readonly file: StorageFile;
+  readonly path: string;
+  /** Whether nothing was at the path before. */
+  readonly isNew: boolean;
+  /** Gives the locks back, for somebody who takes them himself, and keeps the file open. */
+  releaseLocks(): void;
+  /** Takes away what was begun. Closes the file. */
+  discard(): Promise<void>;
+}
+
+const NEW_FILE_MODE = 0o644;
+
+/** Errors begin with `Could not create 'PATH': `, but for that of the lock. */
+export async function openTargetFile(
+  storage: Storage,
+  path: string,
+  waiting: LockWaiting,
+): Promise<TargetFile> {
+  const { file, isNew } = await openOrCreate(storage, path);
+  let locks: ImageLocks | undefined;
+  let isOurs = false;
+  const discard = async (): Promise<void> => {
+    try {
+      if (isNew) await storage.removeFile(path);
+      else await file.truncate(0);
+    } finally {
+      await file.close();
+    }
+  };
+  try {
+    locks = await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
+    if (isFencedHead(await readHead(file))) throw couldNotCreate(path, isFrozen(path));
+    isOurs = true;
+    if ((await file.stat()).sizeBytes > 0) await emptyFile(storage, file);
+  } catch (error) {
+    // Without the lock it is not ours: a file made here may be somebody else's already, and stays. So does a
+    // frozen image.
+    if (isOurs) await discard();
+    else await file.close();
+    throw error;
+  }
+  return { file, path, isNew, releaseLocks: () => locks?.release(), discard };
+}
+
+async function emptyFile(storage: Storage, file: StorageFile): Promise<void> {
+  await file.truncate(0);
+  // ext4 takes what is written behind such a truncation for the replacement of a precious file, and waits for
+  // the disk when it is closed: for the first close, which is this one.
+  await (await storage.openFile(file.path, "write")).close();
+}
+
+async function openOrCreate(storage: Storage, path: string): Promise<{ file: StorageFile; isNew: boolean }> {
+  try {
+    return { file: await storage.createFile(path, NEW_FILE_MODE), isNew: true };
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code !== "E_EXISTS") throw error;
+  }
+  try {
+    return { file: await storage.openFile(path, "write"), isNew: false };
+  } catch (error) {
+    throw error instanceof ImgtxError
+      ? error.reworded(error.message.replace(/^Could not open/, "Could not create"))
+      : error;
+  }
+}
+
+function couldNotCreate(path: string, error: ImgtxError): ImgtxError {
+  return error.reworded(`Could not create '${path}': ${error.message}`);
+}

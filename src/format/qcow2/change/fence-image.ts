@@ -1,0 +1,35 @@
+// Fences of opened images: what to write to set one, and to lift one that nobody remembers.
+
+import type { ChainLink } from "../../chain/backing-chain.ts";
+import { type BytePatch, FENCE_ROOM_BYTES, type FencePatch, planFence, planLift } from "../codec/fence.ts";
+import { measureHeaderCluster } from "../codec/header-cluster.ts";
+import { readBytes, readHead, readOwnHeader } from "../../read-header.ts";
+import type { StorageFile } from "../../../storage/index.ts";
+
+/**
+ * The patch that fences an image that is not fenced, with its owner in the name. Undefined where the format has no
+ * place for a fence: raw, and version 2 of qcow2.
+ */
+export async function planImageFence(
+  link: Pick<ChainLink, "file" | "header">,
+  owner: string,
+): Promise<FencePatch | undefined> {
+  if (link.header?.version !== 3) return undefined;
+  return planFence(await readHeaderArea(link), owner);
+}
+
+/** The same for a qcow2 image that is open by itself. Undefined too where it is fenced already. */
+export async function planFileFence(file: StorageFile, owner: string): Promise<FencePatch | undefined> {
+  const header = await readOwnHeader(file, file.path);
+  return header.isFenced ? undefined : await planImageFence({ file, header }, owner);
+}
+
+/** The patch that lifts the fence of an image that has one, by what the fence says of itself. */
+export async function planImageLift(link: ChainLink): Promise<BytePatch> {
+  return planLift(await readHeaderArea(link));
+}
+
+async function readHeaderArea({ file, header }: Pick<ChainLink, "file" | "header">): Promise<Uint8Array> {
+  const lengthBytes = measureHeaderCluster(await readHead(file)) + FENCE_ROOM_BYTES;
+  return readBytes(file, 0, Math.min(lengthBytes, header?.clusterSizeBytes ?? 0));
+}

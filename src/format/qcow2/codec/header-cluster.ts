@@ -1,0 +1,199 @@
+// Everything in the first cluster of a qcow2 image: the header, its extensions, and the backing file name.
+//
+// Invariants
+// - Pure. A Qcow2Header that decode returned has passed every check that needs no more than cluster 0 and
+//   the length of the file: whoever holds one may take memory for its tables, but for those in missingTables.
+// - decode accepts images that imgtx must not change (dirty, corrupt, encrypted, features it does not know):
+//   they can still be described. require-supported.ts is for those who read guest data or build on it.
+
+import { ImgtxError } from "../../../errors/index.ts";
+import type { FeatureName } from "./features.ts";
+import { AUTOCLEAR_BIT, COMPATIBLE_BIT, INCOMPATIBLE_BIT } from "./features.ts";
+import { decodeHeader, encodeHeader, type HeaderFields, QCOW2_MAGIC } from "./header.ts";
+import {
+  decodeExtensions,
+  decodeName,
+  encodeExtensions,
+  encodeName,
+  EXTENSION_TYPE,
+  findExtension,
+  type HeaderExtension,
+  roundUpTo8,
+} from "./header-extension.ts";
+import { checkTables, type MissingTable } from "./header-tables.ts";
+import { BACKING_NAME_BYTES_MAX, CLUSTER_BITS_MAX, CLUSTER_BITS_MIN } from "./limits.ts";
+
+/** The fields under their specification names, and what follows from them under plain ones. */
+export interface Qcow2Header extends HeaderFields {
+  readonly extensions: readonly HeaderExtension[];
+  /** As stored; undefined where the image has no backing file. */
+  readonly backingFileName: string | undefined;
+  /** As stored in the backing format extension; undefined where it is missing or empty. */
+  readonly backingFormat: string | undefined;
+  /** Undefined where the image has no external data file, or does not name it. */
+  readonly dataFileName: string | undefined;
+  readonly featureNames: readonly FeatureName[];
+  /** Tables that end past the end of the file: QEMU reads zeros there. None of almost every image. */
+  readonly missingTables: readonly MissingTable[];
+  readonly clusterSizeBytes: number;
+  readonly refcountBits: number;
+  readonly hasExtendedL2: boolean;
+  readonly hasExternalDataFile: boolean;
+  readonly hasRawExternalData: boolean;
+  readonly hasLazyRefcounts: boolean;
+  /** The dirty bit: refcounts may be behind; reading is safe, writing needs a repair first. */
+  readonly isDirty: boolean;
+  /** The corrupt bit: must not be written to. */
+  readonly isCorrupt: boolean;
+  /** The bit of imgtx's own: frozen, and must not be written to. */
+  readonly isFenced: boolean;
+}
+
+/**
+ * How many bytes from the start of the file decodeHeaderCluster needs to see, judged from the first ones:
+ * at most a cluster. Trusts nothing, and throws nothing: what is wrong, decode says.
+ */
+export function measureHeaderCluster(prefix: Uint8Array): number {
+  const view = new DataView(prefix.buffer, prefix.byteOffset, prefix.byteLength);
+  if (prefix.length < 104 || view.getUint32(0) !== QCOW2_MAGIC) return prefix.length;
+  const clusterBits = view.getUint32(20);
+  if (clusterBits < CLUSTER_BITS_MIN || clusterBits > CLUSTER_BITS_MAX) return prefix.length;
+  const clusterSizeBytes = 2 ** clusterBits;
+  const backingFileOffset = Number(view.getBigUint64(8));
+  const nameEnd = backingFileOffset === 0 ? 0 : backingFileOffset + view.getUint32(16);
+  const areaEnd = Math.min(backingFileOffset || clusterSizeBytes, clusterSizeBytes);
+  let offset = view.getUint32(4) === 2 ? 72 : view.getUint32(100);
+  while (offset < areaEnd) {
+    if (offset + 8 > prefix.length) return clusterSizeBytes;
+    const type = view.getUint32(offset);
+    const length = view.getUint32(offset + 4);
+    offset += 8 + roundUpTo8(length);
+    if (type === EXTENSION_TYPE.end) break;
+  }
+  return Math.min(Math.max(offset, nameEnd), clusterSizeBytes);
+}
+
+/**
+ * Decodes the header cluster from its first bytes (as many as measureHeaderCluster asked for).
+ * E_CORRUPT and E_UNSUPPORTED carry offset and field; the caller adds the image. A table past the end of the file
+ * is E_CORRUPT, unless tables may lack: then missingTables has it.
+ */
+export function decodeHeaderCluster(
+  bytes: Uint8Array,
+  fileSizeBytes: number,
+  { mayLackTables = false }: { readonly mayLackTables?: boolean } = {},
+): Qcow2Header {
+  const fields = decodeHeader(bytes);
+  const clusterSizeBytes = 2 ** fields.clusterBits;
+  checkBackingName(fields, clusterSizeBytes);
+  const extensions = decodeOwnExtensions(bytes, fields);
+  const missingTables = checkTables(fields, extensions, {
+    sizeBytes: fileSizeBytes,
+    mayLack: mayLackTables,
+  });
+  return describeHeader(fields, { extensions, missingTables }, decodeBackingName(bytes, fields));
+}
+
+/** The extensions between the header of these fields and what ends them. E_CORRUPT with offset and field. */
+export function decodeOwnExtensions(bytes: Uint8Array, fields: HeaderFields): readonly HeaderExtension[] {
+  const { headerLength, backingFileOffset, clusterBits } = fields;
+  const limit =
+    backingFileOffset === 0
+      ? ({ end: 2 ** clusterBits, endedBy: "cluster" } as const)
+      : ({ end: backingFileOffset, endedBy: "backing file name" } as const);
+  return decodeExtensions(bytes, headerLength, limit).extensions;
+}
+
+export interface HeaderCluster {
+  readonly fields: HeaderFields;
+  readonly extensions: readonly HeaderExtension[];
+  readonly backingFileName: string | undefined;
+}
+
+/**
+ * The used bytes of cluster 0, for a header whose backing name fields may still be unset: the name goes
+ * right behind the extensions, where QEMU puts it. Undefined where it all does not fit a cluster.
+ */
+export function encodeHeaderCluster(cluster: HeaderCluster): Uint8Array | undefined {
+  const { fields, extensions, backingFileName } = cluster;
+  const area = encodeExtensions(extensions);
+  const name = encodeName(backingFileName ?? "");
+  const nameOffset = fields.headerLength + area.length;
+  const lengthBytes = nameOffset + name.length;
+  if (lengthBytes > 2 ** fields.clusterBits) return undefined;
+  const placed: HeaderFields =
+    backingFileName === undefined
+      ? fields
+      : {
+          ...fields,
+          backingFileOffset: nameOffset as HeaderFields["backingFileOffset"],
+          backingFileSize: name.length,
+        };
+  const bytes = new Uint8Array(lengthBytes);
+  bytes.set(encodeHeader(placed), 0);
+  bytes.set(area, fields.headerLength);
+  bytes.set(name, nameOffset);
+  return bytes;
+}
+
+function describeHeader(
+  fields: HeaderFields,
+  { extensions, missingTables }: Pick<Qcow2Header, "extensions" | "missingTables">,
+  backingFileName: string | undefined,
+): Qcow2Header {
+  const hasExternalDataFile = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.externalDataFile);
+  return {
+    ...fields,
+    extensions,
+    missingTables,
+    backingFileName,
+    backingFormat: findExtension(extensions, "backingFormat")?.format || undefined,
+    dataFileName: hasExternalDataFile ? findExtension(extensions, "dataFile")?.name : undefined,
+    featureNames: findExtension(extensions, "featureNames")?.names ?? [],
+    clusterSizeBytes: 2 ** fields.clusterBits,
+    refcountBits: 2 ** fields.refcountOrder,
+    hasExtendedL2: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.extendedL2),
+    hasExternalDataFile,
+    hasRawExternalData: fields.autoclearFeatures.includes(AUTOCLEAR_BIT.rawExternalData),
+    hasLazyRefcounts: fields.compatibleFeatures.includes(COMPATIBLE_BIT.lazyRefcounts),
+    isDirty: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.dirty),
+    isCorrupt: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.corrupt),
+    isFenced: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.fence),
+  };
+}
+
+function checkBackingName(fields: HeaderFields, clusterSizeBytes: number): void {
+  const { backingFileOffset, backingFileSize, headerLength } = fields;
+  if (backingFileOffset === 0) return;
+  if (backingFileOffset < headerLength || backingFileOffset > clusterSizeBytes) {
+    throw new ImgtxError(
+      "E_CORRUPT",
+      "Invalid backing file offset: the name must lie in the header cluster",
+      {
+        field: "backing_file_offset",
+        offset: 8,
+      },
+    );
+  }
+  const room = Math.min(BACKING_NAME_BYTES_MAX, clusterSizeBytes - backingFileOffset);
+  if (backingFileSize > room) {
+    throw new ImgtxError(
+      "E_CORRUPT",
+      `Backing file name too long: it has ${backingFileSize} bytes, and there is room for ${room}`,
+      { field: "backing_file_size", offset: 16 },
+    );
+  }
+}
+
+function decodeBackingName(bytes: Uint8Array, fields: HeaderFields): string | undefined {
+  const { backingFileOffset, backingFileSize } = fields;
+  if (backingFileOffset === 0 || backingFileSize === 0) return undefined;
+  const end = backingFileOffset + backingFileSize;
+  if (end > bytes.length) {
+    throw new ImgtxError("E_CORRUPT", "the image ends inside its backing file name", {
+      field: "backing_file_size",
+      offset: bytes.length,
+    });
+  }
+  return decodeName(bytes.subarray(backingFileOffset, end), "backing file name", backingFileOffset);
+}

@@ -1,0 +1,211 @@
+// Whether the tables that a header points to can be true: aligned, within QEMU's limits, large enough for the
+// virtual size, and clear of the header and of each other; and which of them lie past the end of the file.
+//
+// Invariant: nothing is read here. A forged header is refused before a byte of memory is taken for what it
+// claims (CVE-2014-0142 to 0147).
+
+import { ImgtxError } from "../../../errors/index.ts";
+import { AUTOCLEAR_BIT, INCOMPATIBLE_BIT } from "./features.ts";
+import type { HeaderFields } from "./header.ts";
+import { findExtension, type HeaderExtension } from "./header-extension.ts";
+import {
+  BITMAP_DIRECTORY_BYTES_MAX,
+  BITMAPS_MAX,
+  countL1Entries,
+  L1_TABLE_BYTES_MAX,
+  REFCOUNT_TABLE_BYTES_MAX,
+  SNAPSHOT_ENTRY_BYTES_MIN,
+  SNAPSHOTS_MAX,
+  TABLE_ENTRY_BYTES,
+} from "./limits.ts";
+
+interface Table {
+  readonly what: string;
+  /** Field that holds the offset, and where that is in the header. */
+  readonly field: string;
+  readonly fieldAt?: number;
+  readonly start: number;
+  readonly lengthBytes: number;
+}
+
+const CRYPT_METHOD_LUKS = 2;
+
+/** A table that the file does not have, or not to its end. */
+export interface MissingTable {
+  readonly what: string;
+  readonly field: string;
+  readonly fieldAt: number | undefined;
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * E_CORRUPT with the field that can't be true, and where the header has it (not known for extensions). Tables
+ * that end past the end of the file are returned where they may lack, for the caller to judge; else they can't
+ * be true.
+ */
+export function checkTables(
+  fields: HeaderFields,
+  extensions: readonly HeaderExtension[],
+  { sizeBytes, mayLack }: { readonly sizeBytes: number; readonly mayLack: boolean },
+): readonly MissingTable[] {
+  checkCounts(fields);
+  checkExtensionsAgainstHeader(fields, extensions);
+  const clusterSizeBytes = 2 ** fields.clusterBits;
+  // A last cluster that is cut short reads as zeros to its end, so it counts as whole.
+  const end = Math.ceil(sizeBytes / clusterSizeBytes) * clusterSizeBytes;
+  const tables = listTables(fields, extensions, clusterSizeBytes);
+  for (const table of tables) checkAlignment(table, clusterSizeBytes);
+  const used = tables.filter((table) => table.lengthBytes > 0);
+  for (const table of used) checkPlace(table);
+  const missing = used.map(endOf).filter((table) => table.end > end);
+  if (missing[0] !== undefined && !mayLack) throw tableMissing(missing[0]);
+  checkOverlaps(used);
+  return missing;
+}
+
+function endOf({ what, field, fieldAt, start, lengthBytes }: Table): MissingTable {
+  return { what, field, fieldAt, start, end: start + lengthBytes };
+}
+
+/** Of a table that is not in the file. */
+export function tableMissing({ what, field, fieldAt }: MissingTable): ImgtxError {
+  return corrupt(`${what} ends past the end of the file`, field, fieldAt);
+}
+
+function checkCounts(fields: HeaderFields): void {
+  if (fields.refcountTableClusters === 0) {
+    throw corrupt("Image does not contain a reference count table", "refcount_table_clusters", 56);
+  }
+  if (fields.refcountTableClusters * 2 ** fields.clusterBits > REFCOUNT_TABLE_BYTES_MAX) {
+    throw corrupt("Reference count table too large: at most 8 MiB", "refcount_table_clusters", 56);
+  }
+  if (fields.l1Size * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) {
+    throw corrupt("Active L1 table too large: at most 32 MiB", "l1_size", 36);
+  }
+  const extendedL2 = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.extendedL2);
+  const needed = countL1Entries(fields.size, fields.clusterBits, extendedL2);
+  if (fields.l1Size < needed) {
+    throw corrupt(
+      `L1 table is too small: it has ${fields.l1Size} entries, and the virtual size needs ${needed}`,
+      "l1_size",
+      36,
+    );
+  }
+  if (fields.nbSnapshots > SNAPSHOTS_MAX) {
+    throw corrupt(
+      `Snapshot table too large: ${fields.nbSnapshots} internal snapshots, at most ${SNAPSHOTS_MAX} are allowed`,
+      "nb_snapshots",
+      60,
+    );
+  }
+}
+
+function checkExtensionsAgainstHeader(fields: HeaderFields, extensions: readonly HeaderExtension[]): void {
+  const encryption = findExtension(extensions, "fullDiskEncryption");
+  if ((encryption !== undefined) !== (fields.cryptMethod === CRYPT_METHOD_LUKS)) {
+    throw corrupt(
+      encryption === undefined
+        ? "the pointer to the LUKS header is missing"
+        : "there is a pointer to an encryption header, and no LUKS encryption",
+      "crypt_method",
+      32,
+    );
+  }
+  const { autoclearFeatures, incompatibleFeatures } = fields;
+  const rawData = autoclearFeatures.includes(AUTOCLEAR_BIT.rawExternalData);
+  if (rawData && !incompatibleFeatures.includes(INCOMPATIBLE_BIT.externalDataFile)) {
+    throw corrupt(
+      "the data file is said to be raw, and the image has none (data-file-raw requires a data file)",
+      "autoclear_features",
+      88,
+    );
+  }
+  if (rawData && fields.backingFileOffset !== 0) {
+    throw corrupt("a raw data file and a backing file exclude each other", "autoclear_features", 88);
+  }
+  const bitmaps = findConsistentBitmaps(fields, extensions);
+  if (bitmaps && (bitmaps.nbBitmaps === 0 || bitmaps.nbBitmaps > BITMAPS_MAX)) {
+    throw corrupt(`${bitmaps.nbBitmaps} bitmaps; 1 to ${BITMAPS_MAX} are allowed`, "nb_bitmaps");
+  }
+  if (bitmaps && bitmaps.bitmapDirectorySize > BITMAP_DIRECTORY_BYTES_MAX) {
+    throw corrupt("the bitmap directory exceeds 64 MiB", "bitmap_directory_size");
+  }
+}
+
+// Without its autoclear bit the extension is stale, and what it says must not be judged.
+function findConsistentBitmaps(fields: HeaderFields, extensions: readonly HeaderExtension[]) {
+  if (!fields.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) return undefined;
+  return findExtension(extensions, "bitmaps");
+}
+
+function listTables(
+  fields: HeaderFields,
+  extensions: readonly HeaderExtension[],
+  clusterSizeBytes: number,
+): Table[] {
+  const bitmaps = findConsistentBitmaps(fields, extensions);
+  const encryption = findExtension(extensions, "fullDiskEncryption");
+  return [
+    {
+      what: "Reference count table",
+      field: "refcount_table_offset",
+      fieldAt: 48,
+      start: fields.refcountTableOffset,
+      lengthBytes: fields.refcountTableClusters * clusterSizeBytes,
+    },
+    {
+      what: "Active L1 table",
+      field: "l1_table_offset",
+      fieldAt: 40,
+      start: fields.l1TableOffset,
+      lengthBytes: fields.l1Size * TABLE_ENTRY_BYTES,
+    },
+    {
+      what: "Snapshot table",
+      field: "snapshots_offset",
+      fieldAt: 64,
+      start: fields.snapshotsOffset,
+      lengthBytes: fields.nbSnapshots * SNAPSHOT_ENTRY_BYTES_MIN,
+    },
+    {
+      what: "Bitmap directory",
+      field: "bitmap_directory_offset",
+      start: bitmaps?.bitmapDirectoryOffset ?? 0,
+      lengthBytes: bitmaps?.bitmapDirectorySize ?? 0,
+    },
+    {
+      what: "Encryption header",
+      field: "full_disk_encryption",
+      start: encryption?.offset ?? 0,
+      lengthBytes: encryption?.length ?? 0,
+    },
+  ];
+}
+
+// Of an empty table too: QEMU refuses the image.
+function checkAlignment(table: Table, clusterSizeBytes: number): void {
+  if (table.start % clusterSizeBytes !== 0) {
+    throw corrupt(`${table.what} offset invalid: not aligned to a cluster`, table.field, table.fieldAt);
+  }
+}
+
+function checkPlace(table: Table): void {
+  if (table.start === 0) {
+    throw corrupt(`${table.what} offset invalid: it lies on the header`, table.field, table.fieldAt);
+  }
+}
+
+function checkOverlaps(tables: readonly Table[]): void {
+  const ordered = [...tables].sort((one, other) => one.start - other.start);
+  for (const [index, table] of ordered.entries()) {
+    const next = ordered[index + 1];
+    if (next && table.start + table.lengthBytes > next.start) {
+      throw corrupt(`${next.what} overlaps the ${table.what.toLowerCase()}`, next.field, next.fieldAt);
+    }
+  }
+}
+
+function corrupt(message: string, field: string, offset?: number): ImgtxError {
+  return new ImgtxError("E_CORRUPT", message, offset === undefined ? { field } : { field, offset });
+}

@@ -1,0 +1,241 @@
+// The fixed header of a qcow2 image (qcow2 specification, "Header" and "Additional fields").
+//
+// Invariants
+// - Pure: bytes in, fields out, and back. What decode accepts, encode gives back byte for byte.
+// - Each field has its specification's name in camelCase. Additional fields that this version does not know
+//   are kept as they are.
+// - decode checks what one field says by itself. Whether the tables lie inside the file, and clear of each
+//   other, is header-tables.ts; extensions and the backing file name are header-cluster.ts.
+
+import { ImgtxError } from "../../../errors/index.ts";
+import type { HostOffset } from "../../../units/index.ts";
+import { hostOffset, safeNumber } from "../../../units/index.ts";
+import { decodeFeatureBits, encodeFeatureBits, INCOMPATIBLE_BIT } from "./features.ts";
+import {
+  CLUSTER_BITS_MAX,
+  CLUSTER_BITS_MIN,
+  CLUSTER_BITS_MIN_EXTENDED_L2,
+  REFCOUNT_ORDER_MAX,
+} from "./limits.ts";
+
+export const QCOW2_MAGIC = 0x514649fb;
+export const HEADER_LENGTH_V2 = 72;
+const HEADER_LENGTH_V3_MIN = 104;
+/** What QEMU writes today: the fields up to compression_type, padded to a multiple of 8. */
+export const HEADER_LENGTH_V3 = 112;
+const COMPRESSION_TYPE_AT = 104;
+
+const COMPRESSION_TYPES: Readonly<Record<number, string>> = { 0: "zlib", 1: "zstd" };
+
+/** Sizes in bytes and offsets into the image file. Feature masks are ascending lists of bits. */
+export interface HeaderFields {
+  readonly version: 2 | 3;
+  /** 0 where the image has no backing file. */
+  readonly backingFileOffset: HostOffset;
+  readonly backingFileSize: number;
+  readonly clusterBits: number;
+  /** Virtual size in bytes. */
+  readonly size: number;
+  readonly cryptMethod: number;
+  /** Entries in the active L1 table. */
+  readonly l1Size: number;
+  readonly l1TableOffset: HostOffset;
+  readonly refcountTableOffset: HostOffset;
+  readonly refcountTableClusters: number;
+  readonly nbSnapshots: number;
+  readonly snapshotsOffset: HostOffset;
+  readonly incompatibleFeatures: readonly number[];
+  readonly compatibleFeatures: readonly number[];
+  readonly autoclearFeatures: readonly number[];
+  readonly refcountOrder: number;
+  readonly headerLength: number;
+  /** 0 is zlib, 1 is zstd. */
+  readonly compressionType: number;
+  /** Whatever follows compression_type up to headerLength: padding, or fields of a later specification. */
+  readonly furtherFields: Uint8Array;
+}
+
+/**
+ * Decodes the header at the start of bytes, which must hold all of it (headerLength).
+ * E_CORRUPT with offset and field; E_UNSUPPORTED for a version or a size that imgtx can't handle.
+ */
+export function decodeHeader(bytes: Uint8Array): HeaderFields {
+  requireLength(bytes, HEADER_LENGTH_V2);
+  const view = viewOf(bytes);
+  if (view.getUint32(0) !== QCOW2_MAGIC) {
+    throw corrupt("the image is not in qcow2 format: its magic is missing", "magic", 0);
+  }
+  const version = decodeVersion(view.getUint32(4));
+  const clusterBits = view.getUint32(20);
+  if (clusterBits < CLUSTER_BITS_MIN || clusterBits > CLUSTER_BITS_MAX) {
+    const allowed = `${CLUSTER_BITS_MIN} to ${CLUSTER_BITS_MAX}`;
+    throw corrupt(`cluster size is 2^${clusterBits}; the exponent must be ${allowed}`, "cluster_bits", 20);
+  }
+  const further = version === 2 ? FIELDS_OF_VERSION_2 : decodeVersion3(bytes, clusterBits);
+  // Field by field: a group decodes hundreds of headers, and spreading one object into another is slow.
+  return {
+    version,
+    backingFileOffset: readOffset(view, 8, "backing_file_offset"),
+    backingFileSize: view.getUint32(16),
+    clusterBits,
+    size: decodeSize(view.getBigUint64(24)),
+    cryptMethod: view.getUint32(32),
+    l1Size: view.getUint32(36),
+    l1TableOffset: readOffset(view, 40, "l1_table_offset"),
+    refcountTableOffset: readOffset(view, 48, "refcount_table_offset"),
+    refcountTableClusters: view.getUint32(56),
+    nbSnapshots: view.getUint32(60),
+    snapshotsOffset: readOffset(view, 64, "snapshots_offset"),
+    incompatibleFeatures: further.incompatibleFeatures,
+    compatibleFeatures: further.compatibleFeatures,
+    autoclearFeatures: further.autoclearFeatures,
+    refcountOrder: further.refcountOrder,
+    headerLength: further.headerLength,
+    compressionType: further.compressionType,
+    furtherFields: further.furtherFields,
+  };
+}
+
+type Version3Fields = Pick<
+  HeaderFields,
+  | "incompatibleFeatures"
+  | "compatibleFeatures"
+  | "autoclearFeatures"
+  | "refcountOrder"
+  | "headerLength"
+  | "compressionType"
+  | "furtherFields"
+>;
+
+/** What the specification has a version 2 header mean where it has no field. */
+export const FIELDS_OF_VERSION_2: Version3Fields = {
+  incompatibleFeatures: [],
+  compatibleFeatures: [],
+  autoclearFeatures: [],
+  refcountOrder: 4,
+  headerLength: HEADER_LENGTH_V2,
+  compressionType: 0,
+  furtherFields: new Uint8Array(0),
+};
+
+function decodeVersion3(bytes: Uint8Array, clusterBits: number): Version3Fields {
+  requireLength(bytes, HEADER_LENGTH_V3_MIN);
+  const view = viewOf(bytes);
+  const incompatibleFeatures = decodeFeatureBits(view, 72);
+  const refcountOrder = view.getUint32(96);
+  const headerLength = view.getUint32(100);
+  if (headerLength < HEADER_LENGTH_V3_MIN || headerLength % 8 !== 0 || headerLength > 2 ** clusterBits) {
+    throw corrupt(
+      `header length is ${headerLength}; it must be a multiple of 8 from ${HEADER_LENGTH_V3_MIN} to the cluster size`,
+      "header_length",
+      100,
+    );
+  }
+  requireLength(bytes, headerLength);
+  if (refcountOrder > REFCOUNT_ORDER_MAX) {
+    throw corrupt(`refcount width is 2^${refcountOrder} bits; at most 64 are allowed`, "refcount_order", 96);
+  }
+  const hasCompressionType = headerLength > COMPRESSION_TYPE_AT;
+  const compressionType = hasCompressionType ? view.getUint8(COMPRESSION_TYPE_AT) : 0;
+  checkCompressionType(compressionType, incompatibleFeatures);
+  const extendedL2 = incompatibleFeatures.includes(INCOMPATIBLE_BIT.extendedL2);
+  if (extendedL2 && clusterBits < CLUSTER_BITS_MIN_EXTENDED_L2) {
+    throw corrupt("extended L2 entries need clusters of at least 16384 bytes", "cluster_bits", 20);
+  }
+  return {
+    incompatibleFeatures,
+    compatibleFeatures: decodeFeatureBits(view, 80),
+    autoclearFeatures: decodeFeatureBits(view, 88),
+    refcountOrder,
+    headerLength,
+    compressionType,
+    furtherFields: bytes.slice(hasCompressionType ? COMPRESSION_TYPE_AT + 1 : headerLength, headerLength),
+  };
+}
+
+/** The headerLength bytes of the header. RangeError where the fields contradict each other: a bug. */
+export function encodeHeader(fields: HeaderFields): Uint8Array {
+  const bytes = new Uint8Array(fields.headerLength);
+  const view = viewOf(bytes);
+  view.setUint32(0, QCOW2_MAGIC);
+  view.setUint32(4, fields.version);
+  view.setBigUint64(8, BigInt(fields.backingFileOffset));
+  view.setUint32(16, fields.backingFileSize);
+  view.setUint32(20, fields.clusterBits);
+  view.setBigUint64(24, BigInt(fields.size));
+  view.setUint32(32, fields.cryptMethod);
+  view.setUint32(36, fields.l1Size);
+  view.setBigUint64(40, BigInt(fields.l1TableOffset));
+  view.setBigUint64(48, BigInt(fields.refcountTableOffset));
+  view.setUint32(56, fields.refcountTableClusters);
+  view.setUint32(60, fields.nbSnapshots);
+  view.setBigUint64(64, BigInt(fields.snapshotsOffset));
+  if (fields.version === 2) {
+    if (fields.headerLength !== HEADER_LENGTH_V2) throw new RangeError("a version 2 header has 72 bytes");
+    return bytes;
+  }
+  view.setBigUint64(72, encodeFeatureBits(fields.incompatibleFeatures));
+  view.setBigUint64(80, encodeFeatureBits(fields.compatibleFeatures));
+  view.setBigUint64(88, encodeFeatureBits(fields.autoclearFeatures));
+  view.setUint32(96, fields.refcountOrder);
+  view.setUint32(100, fields.headerLength);
+  if (fields.headerLength > COMPRESSION_TYPE_AT) {
+    view.setUint8(COMPRESSION_TYPE_AT, fields.compressionType);
+    bytes.set(fields.furtherFields, COMPRESSION_TYPE_AT + 1);
+  }
+  return bytes;
+}
+
+function decodeVersion(version: number): 2 | 3 {
+  if (version === 2 || version === 3) return version;
+  throw new ImgtxError("E_UNSUPPORTED", `Unsupported qcow2 version ${version}`, {
+    field: "version",
+    offset: 4,
+  });
+}
+
+function decodeSize(word: bigint): number {
+  const size = safeNumber(word);
+  if (size !== undefined) return size;
+  if (word >= 2n ** 63n) throw corrupt("the virtual size exceeds 2^63 bytes", "size", 24);
+  throw new ImgtxError("E_UNSUPPORTED", "the virtual size exceeds 8 PiB, the most that imgtx handles", {
+    field: "size",
+    offset: 24,
+  });
+}
+
+function checkCompressionType(type: number, incompatibleFeatures: readonly number[]): void {
+  if (COMPRESSION_TYPES[type] === undefined) {
+    throw new ImgtxError("E_UNSUPPORTED", `unknown compression type ${type}`, {
+      field: "compression_type",
+      offset: COMPRESSION_TYPE_AT,
+    });
+  }
+  const hasBit = incompatibleFeatures.includes(INCOMPATIBLE_BIT.compressionType);
+  if (hasBit === (type !== 0)) return;
+  const must = hasBit ? "must not" : "must";
+  throw corrupt(
+    `the compression type is ${COMPRESSION_TYPES[type]}, so its incompatible feature bit ${must} be set`,
+    "compression_type",
+    COMPRESSION_TYPE_AT,
+  );
+}
+
+function readOffset(view: DataView, at: number, field: string): HostOffset {
+  const offset = safeNumber(view.getBigUint64(at));
+  if (offset === undefined) throw corrupt(`${field} points past the end of any file`, field, at);
+  return hostOffset(offset);
+}
+
+function requireLength(bytes: Uint8Array, lengthBytes: number): void {
+  if (bytes.length >= lengthBytes) return;
+  throw corrupt("the image ends inside its header", "header_length", bytes.length);
+}
+
+function corrupt(message: string, field: string, offset: number): ImgtxError {
+  return new ImgtxError("E_CORRUPT", message, { field, offset });
+}
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

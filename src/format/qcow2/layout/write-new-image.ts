@@ -1,0 +1,97 @@
+// The tables of a new qcow2 image, as bytes at their places.
+//
+// Invariant: pure, and one table at a time: an image with all its metadata has tables of many MiB.
+
+import { encodeL1EntryAt } from "../codec/l1-table.ts";
+import { L2_COPIED_HI } from "../codec/l2-table.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import type { MappedRun, NewImageLayout } from "./new-image.ts";
+import { fillRefcounts } from "../codec/refcount-block.ts";
+import { hostOffset } from "../../../units/index.ts";
+
+export interface Segment {
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+}
+
+/** Everything but the header, in the order of its kind; what reads as zeros may be left out. */
+export function* encodeTables(layout: NewImageLayout): Generator<Segment> {
+  yield encodeTable(layout);
+  yield* encodeBlocks(layout);
+  if (layout.l2Tables.length > 0) yield encodeL1(layout);
+  yield* encodeL2Tables(layout);
+}
+
+function encodeTable(layout: NewImageLayout): Segment {
+  const clusterBytes = 2 ** layout.clusterBits;
+  const bytes = new Uint8Array(layout.blocks.length * TABLE_ENTRY_BYTES);
+  const view = new DataView(bytes.buffer);
+  layout.blocks.forEach((block, index) => {
+    if (block !== undefined) view.setBigUint64(index * TABLE_ENTRY_BYTES, BigInt(block * clusterBytes));
+  });
+  return { offset: layout.refcountTable.first * clusterBytes, bytes };
+}
+
+function* encodeBlocks(layout: NewImageLayout): Generator<Segment> {
+  const clusterBytes = 2 ** layout.clusterBits;
+  const entries = (clusterBytes * 8) / 2 ** layout.refcountOrder;
+  let range = 0;
+  for (const [index, block] of layout.blocks.entries()) {
+    if (block === undefined) continue;
+    const first = index * entries;
+    const end = first + entries;
+    const bytes = new Uint8Array(clusterBytes);
+    for (;;) {
+      const used = layout.used[range];
+      if (used === undefined || used.first >= end) break;
+      const from = Math.max(used.first, first);
+      const to = Math.min(used.first + used.count, end);
+      if (from < to) fillRefcounts(bytes, from - first, to - from, layout.refcountOrder, 1);
+      if (used.first + used.count > end) break;
+      range += 1;
+    }
+    yield { offset: block * clusterBytes, bytes };
+  }
+}
+
+function encodeL1(layout: NewImageLayout): Segment {
+  const clusterBytes = 2 ** layout.clusterBits;
+  const bytes = new Uint8Array(layout.l1Size * TABLE_ENTRY_BYTES);
+  const view = new DataView(bytes.buffer);
+  layout.l2Tables.forEach((table, index) => {
+    const place = hostOffset(table * clusterBytes);
+    encodeL1EntryAt(view, index, { kind: "table", hostOffset: place, isCopied: true });
+  });
+  return { offset: (layout.l1Start ?? 0) * clusterBytes, bytes };
+}
+
+function* encodeL2Tables(layout: NewImageLayout): Generator<Segment> {
+  const clusterBytes = 2 ** layout.clusterBits;
+  let next = 0;
+  for (const [l1Index, table] of layout.l2Tables.entries()) {
+    const bytes = new Uint8Array(clusterBytes);
+    const view = new DataView(bytes.buffer);
+    for (;;) {
+      const run = layout.runs[next];
+      if (run?.l1Index !== l1Index) break;
+      encodeRun(view, run, layout);
+      next += 1;
+    }
+    yield { offset: table * clusterBytes, bytes };
+  }
+}
+
+// Entries of whole clusters side by side, by their halves: a terabyte has 17 million of them. Subclusters of a
+// preallocated cluster stay unallocated (their bitmap is 0): they show what is below until they are written.
+function encodeRun(view: DataView, run: MappedRun, layout: NewImageLayout): void {
+  const clusterBytes = 2 ** layout.clusterBits;
+  const entryBytes = layout.extendedL2 ? 2 * TABLE_ENTRY_BYTES : TABLE_ENTRY_BYTES;
+  let offset = run.hostOffset;
+  let at = run.firstEntry * entryBytes;
+  for (let entry = 0; entry < run.count; entry += 1) {
+    view.setUint32(at, L2_COPIED_HI | Math.floor(offset / 2 ** 32));
+    view.setUint32(at + 4, offset % 2 ** 32);
+    offset += clusterBytes;
+    at += entryBytes;
+  }
+}

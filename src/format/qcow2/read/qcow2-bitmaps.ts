@@ -1,0 +1,174 @@
+// Reads the persistent bitmaps of a qcow2 image: which there are, and which guest bytes they mark.
+//
+// Invariant: memory is that of the directory and of one cluster of bits at a time.
+
+import { ImgtxError } from "../../../errors/index.ts";
+import type { ByteRange } from "../../../storage/index.ts";
+import type { ChainLink } from "../../chain/backing-chain.ts";
+import {
+  type BitmapEntry,
+  type BitmapTableEntry,
+  decodeBitmapDirectory,
+  decodeBitmapTableEntry,
+  measureBitmap,
+} from "../codec/bitmap.ts";
+import { AUTOCLEAR_BIT } from "../codec/features.ts";
+import { findExtension } from "../codec/header-extension.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { DAMAGE_HINT } from "../../chain/qcow2-link.ts";
+import { quoteName } from "../../quote-name.ts";
+import { readBytes } from "../../read-header.ts";
+
+const TABLE_ENTRIES_AT_ONCE = 8192;
+
+/**
+ * The bitmaps of an image in the order of its directory; none for raw, and where the extension is stale
+ * because a program that does not know bitmaps wrote to the image. E_CORRUPT with image, offset and field.
+ */
+export async function readBitmapDirectory(link: ChainLink): Promise<readonly BitmapEntry[]> {
+  return readBitmapsOf(link, link.header?.size ?? 0);
+}
+
+/** The same, each held to cover a disk of this size; 0 for who judges that himself. */
+export async function readBitmapsOf(link: ChainLink, sizeBytes: number): Promise<readonly BitmapEntry[]> {
+  const { header, file, path } = link;
+  if (header === undefined || !header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) return [];
+  const extension = findExtension(header.extensions, "bitmaps");
+  if (extension === undefined) return [];
+  const { bitmapDirectoryOffset, bitmapDirectorySize, nbBitmaps } = extension;
+  const bytes = new Uint8Array(bitmapDirectorySize);
+  const count = await file.read(bytes, bitmapDirectoryOffset);
+  try {
+    const layout = { clusterBits: header.clusterBits, size: sizeBytes };
+    return decodeBitmapDirectory(bytes.subarray(0, count), nbBitmaps, layout);
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    throw error.reworded(error.message, {
+      image: path,
+      offset: bitmapDirectoryOffset + (error.offset ?? 0),
+      hint: DAMAGE_HINT,
+    });
+  }
+}
+
+/**
+ * The guest bytes that a bitmap marks, from the first on, as ranges that do not touch; the last one may be cut
+ * short by the end of the disk. Errors have image and offset.
+ */
+export async function* findMarkedRanges(link: ChainLink, bitmap: BitmapEntry): AsyncGenerator<ByteRange> {
+  const clusterSizeBytes = link.header?.clusterSizeBytes ?? 1;
+  const diskSize = link.virtualSizeBytes;
+  const granularity = 2 ** bitmap.granularityBits;
+  const bitsBytes = measureBitmap(diskSize, bitmap.granularityBits);
+  const clusterSpan = clusterSizeBytes * 8 * granularity;
+  const ranges = new RangeJoiner(diskSize);
+  let index = 0;
+  for await (const entry of readBitmapTable(link, bitmap, Math.ceil(bitsBytes / clusterSizeBytes))) {
+    const start = index * clusterSpan;
+    if (entry.kind === "ones") {
+      const done = ranges.add(start, start + clusterSpan);
+      if (done !== undefined) yield done;
+    } else if (entry.kind === "data") {
+      const bits = new Uint8Array(Math.min(clusterSizeBytes, bitsBytes - index * clusterSizeBytes));
+      await link.file.read(bits, entry.hostOffset);
+      for (const [from, to] of findOnes(bits)) {
+        const done = ranges.add(start + from * granularity, start + to * granularity);
+        if (done !== undefined) yield done;
+      }
+    }
+    index += 1;
+  }
+  const last = ranges.end();
+  if (last !== undefined) yield last;
+}
+
+/** The first entries of a bitmap's table. E_CORRUPT with image and offset for one that can't be true. */
+export async function* readBitmapTable(
+  link: ChainLink,
+  bitmap: BitmapEntry,
+  entries: number,
+): AsyncGenerator<BitmapTableEntry> {
+  const clusterBits = link.header?.clusterBits ?? 0;
+  const fileEnd = Math.ceil(link.stat.sizeBytes / 2 ** clusterBits) * 2 ** clusterBits;
+  const wanted = Math.min(entries, bitmap.bitmapTableSize);
+  for (let first = 0; first < wanted; first += TABLE_ENTRIES_AT_ONCE) {
+    const count = Math.min(TABLE_ENTRIES_AT_ONCE, wanted - first);
+    const offset = bitmap.bitmapTableOffset + first * TABLE_ENTRY_BYTES;
+    const table = await readBytes(link.file, offset, count * TABLE_ENTRY_BYTES);
+    const view = new DataView(table.buffer, table.byteOffset, table.byteLength);
+    for (let index = 0; index < count; index += 1) {
+      const at = index * TABLE_ENTRY_BYTES;
+      const place = { image: link.path, offset: offset + at, field: "bitmap_table", hint: DAMAGE_HINT };
+      const what = `the table of bitmap ${quoteName(bitmap.name)}`;
+      if (at + TABLE_ENTRY_BYTES > table.length) {
+        throw new ImgtxError("E_CORRUPT", `${what} ends past the end of the file`, place);
+      }
+      const entry = decodeTableEntry(view, at, clusterBits, place);
+      if (entry.kind === "data" && entry.hostOffset >= fileEnd) {
+        throw new ImgtxError("E_CORRUPT", `${what} points past the end of the file`, place);
+      }
+      yield entry;
+    }
+  }
+}
+
+function decodeTableEntry(
+  view: DataView,
+  at: number,
+  clusterBits: number,
+  place: { image: string; offset: number; hint: string },
+): BitmapTableEntry {
+  try {
+    return decodeBitmapTableEntry(view.getUint32(at), view.getUint32(at + 4), clusterBits);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with(place) : error;
+  }
+}
+
+/** Stretches of set bits, least significant bit of a byte first: the first bit, and the one behind the last. */
+function* findOnes(bits: Uint8Array): Generator<readonly [number, number]> {
+  let start = -1;
+  for (let byte = 0; byte < bits.length; byte += 1) {
+    const value = bits[byte] ?? 0;
+    if (value === 0 && start < 0) continue;
+    if (value === 0xff && start >= 0) continue;
+    for (let bit = 0; bit < 8; bit += 1) {
+      const isSet = ((value >>> bit) & 1) === 1;
+      if (isSet && start < 0) start = byte * 8 + bit;
+      if (!isSet && start >= 0) {
+        yield [start, byte * 8 + bit];
+        start = -1;
+      }
+    }
+  }
+  if (start >= 0) yield [start, bits.length * 8];
+}
+
+/** Joins ranges that touch, and cuts them off at the end of the disk. */
+class RangeJoiner {
+  readonly #limit: number;
+  #start = 0;
+  #end = 0;
+
+  constructor(limit: number) {
+    this.#limit = limit;
+  }
+
+  /** Returns the range before, once it is known to be complete. */
+  add(start: number, end: number): ByteRange | undefined {
+    const clipped = Math.min(end, this.#limit);
+    if (clipped <= start) return undefined;
+    if (start === this.#end && this.#end > 0) {
+      this.#end = clipped;
+      return undefined;
+    }
+    const done = this.end();
+    this.#start = start;
+    this.#end = clipped;
+    return done;
+  }
+
+  end(): ByteRange | undefined {
+    return this.#end > this.#start ? { start: this.#start, lengthBytes: this.#end - this.#start } : undefined;
+  }
+}

@@ -1,0 +1,297 @@
+// The refcounts of an image that is being written to: its table in memory, its blocks in a write-back cache.
+//
+// Invariants
+// - A count on disk is never lower than what durable tables refer to. Raised counts are written and flushed
+//   by persist, before the caller writes what points to the clusters; counts are lowered here only when
+//   nothing durable points there any more. So a block may be written at any time.
+// - A new block is durable before the table's entry for it, and a new table before the header's pointer.
+// - Blocks lie inside the file and clear of all other metadata.
+
+import { ImgtxError } from "../../../errors/index.ts";
+import type { StorageFile } from "../../../storage/index.ts";
+import type { CountStore } from "../layout/cluster-allocator.ts";
+import type { Qcow2Header } from "../codec/header-cluster.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import {
+  fillRefcounts,
+  findFreeEntry,
+  findUsedEntry,
+  maxRefcount,
+  readRefcount,
+  writeRefcount,
+} from "../codec/refcount-block.ts";
+import { readBytes } from "../../read-header.ts";
+import type { MetadataMap } from "./metadata-map.ts";
+
+interface Block {
+  readonly bytes: Uint8Array;
+  isDirty: boolean;
+}
+
+const CACHE_BYTES = 16 * 1024 * 1024;
+/** refcount_table_offset and refcount_table_clusters, side by side in one sector of the header. */
+const HEADER_FIELDS_AT = 48;
+const HEADER_FIELDS_BYTES = 12;
+
+export interface RefcountsOptions {
+  readonly path: string;
+  readonly file: Pick<StorageFile, "read" | "write" | "flush">;
+  readonly header: Qcow2Header;
+  readonly metadata: MetadataMap;
+  /** Whether what is written has to survive a power cut in between. */
+  readonly isOrdered: boolean;
+}
+
+export class Refcounts implements CountStore {
+  readonly #options: RefcountsOptions;
+  readonly #clusterBytes: number;
+  readonly #order: number;
+  readonly #blockEntries: number;
+  /** Offset of each block; 0 where there is none. Longer than the table on disk while that is to grow. */
+  #table: Float64Array;
+  #tableStart: number;
+  #tableClusters: number;
+  /** Blocks that the table on disk does not have yet. */
+  readonly #unhooked = new Set<number>();
+  readonly #blocks = new Map<number, Block>();
+  lastBlock = -1;
+
+  private constructor(options: RefcountsOptions, table: Float64Array) {
+    const { header } = options;
+    this.#options = options;
+    this.#clusterBytes = header.clusterSizeBytes;
+    this.#order = header.refcountOrder;
+    this.#blockEntries = (this.#clusterBytes * 8) / header.refcountBits;
+    this.#table = table;
+    this.#tableStart = header.refcountTableOffset / this.#clusterBytes;
+    this.#tableClusters = header.refcountTableClusters;
+    for (const [index, offset] of table.entries()) if (offset !== 0) this.lastBlock = index;
+  }
+
+  /** Reads the table, and claims it and all blocks as metadata. E_CORRUPT where they can't be true. */
+  static async open(options: RefcountsOptions, fileSizeBytes: number): Promise<Refcounts> {
+    const { header, file, metadata, path } = options;
+    const { clusterSizeBytes } = header;
+    const lengthBytes = header.refcountTableClusters * clusterSizeBytes;
+    metadata.claim("refcount table", header.refcountTableOffset, lengthBytes);
+    const bytes = await readBytes(file, header.refcountTableOffset, lengthBytes);
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const fileEnd = Math.ceil(fileSizeBytes / clusterSizeBytes) * clusterSizeBytes;
+    const table = new Float64Array(lengthBytes / TABLE_ENTRY_BYTES);
+    for (let at = 0; at + TABLE_ENTRY_BYTES <= bytes.length; at += TABLE_ENTRY_BYTES) {
+      const offset = view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4);
+      if (offset === 0) continue;
+      if (offset % clusterSizeBytes !== 0 || offset + clusterSizeBytes > fileEnd) {
+        throw new ImgtxError(
+          "E_CORRUPT",
+          `refcount block ${at / TABLE_ENTRY_BYTES} can't be at 0x${offset.toString(16)}`,
+          { image: path, offset: header.refcountTableOffset + at, field: "refcount_table_entry" },
+        );
+      }
+      metadata.claim("refcount block", offset, clusterSizeBytes);
+      table[at / TABLE_ENTRY_BYTES] = offset;
+    }
+    return new Refcounts(options, table);
+  }
+
+  get tableEntries(): number {
+    return (this.#tableClusters * this.#clusterBytes) / TABLE_ENTRY_BYTES;
+  }
+
+  get tableStart(): number {
+    return this.#tableStart;
+  }
+
+  hasBlock(index: number): boolean {
+    return (this.#table[index] ?? 0) !== 0;
+  }
+
+  async addBlock(index: number, cluster: number): Promise<void> {
+    const offset = cluster * this.#clusterBytes;
+    this.#options.metadata.claim("new refcount block", offset, this.#clusterBytes);
+    if (index >= this.#table.length) {
+      const longer = new Float64Array(Math.max(index + 1, this.#table.length * 2));
+      longer.set(this.#table);
+      this.#table = longer;
+    }
+    this.#table[index] = offset;
+    this.lastBlock = Math.max(this.lastBlock, index);
+    this.#unhooked.add(index);
+    this.#blocks.set(index, { bytes: new Uint8Array(this.#clusterBytes), isDirty: true });
+    await this.#shrinkCache(index);
+  }
+
+  async findFree(first: number): Promise<number> {
+    let cluster = first;
+    for (;;) {
+      const index = Math.floor(cluster / this.#blockEntries);
+      if (!this.hasBlock(index)) return cluster;
+      const { bytes } = await this.#load(index);
+      const entry = findFreeEntry(bytes, cluster % this.#blockEntries, this.#blockEntries, this.#order);
+      cluster = index * this.#blockEntries + entry;
+      if (entry < this.#blockEntries) return cluster;
+    }
+  }
+
+  async countFree(first: number, most: number): Promise<number> {
+    const end = first + most;
+    let cluster = first;
+    while (cluster < end) {
+      const index = Math.floor(cluster / this.#blockEntries);
+      const blockStart = index * this.#blockEntries;
+      const stop = Math.min(end - blockStart, this.#blockEntries);
+      if (this.hasBlock(index)) {
+        const { bytes } = await this.#load(index);
+        const used = findUsedEntry(bytes, cluster - blockStart, stop, this.#order);
+        if (used < stop) return blockStart + used - first;
+      }
+      cluster = blockStart + stop;
+    }
+    return most;
+  }
+
+  async readCount(cluster: number): Promise<number> {
+    const index = Math.floor(cluster / this.#blockEntries);
+    if (!this.hasBlock(index)) return 0;
+    const { bytes } = await this.#load(index);
+    return readRefcount(bytes, cluster % this.#blockEntries, this.#order);
+  }
+
+  async change(first: number, count: number, by: 1 | -1): Promise<void> {
+    if (count === 0) return;
+    const index = Math.floor(first / this.#blockEntries);
+    const from = first % this.#blockEntries;
+    if (!this.hasBlock(index)) throw this.#impossible(first, by);
+    const block = await this.#load(index);
+    block.isDirty = true;
+    const to = from + count;
+    // The usual case: fresh clusters, all at once.
+    if (by === 1 && findUsedEntry(block.bytes, from, to, this.#order) === to) {
+      fillRefcounts(block.bytes, from, count, this.#order, 1);
+      return;
+    }
+    for (let entry = from; entry < to; entry += 1) {
+      const next = readRefcount(block.bytes, entry, this.#order) + by;
+      if (next < 0 || next > maxRefcount(this.#order)) {
+        throw this.#impossible(index * this.#blockEntries + entry, by);
+      }
+      writeRefcount(block.bytes, entry, this.#order, next);
+    }
+  }
+
+  /** Everything of the new table at once: what is at the old place holds until the header points to the new. */
+  async moveTable(start: number, clusters: number): Promise<void> {
+    const { file, metadata } = this.#options;
+    const lengthBytes = clusters * this.#clusterBytes;
+    const offset = start * this.#clusterBytes;
+    metadata.claim("new refcount table", offset, lengthBytes);
+    await this.#writeBlocks();
+    const bytes = new Uint8Array(lengthBytes);
+    const view = new DataView(bytes.buffer);
+    for (let index = 0; index <= this.lastBlock; index += 1) this.#encodeEntry(view, index, index);
+    await file.write(bytes, offset);
+    await this.#flushInOrder("refcount-table-before-header");
+    const fields = new DataView(new ArrayBuffer(HEADER_FIELDS_BYTES));
+    fields.setBigUint64(0, BigInt(offset));
+    fields.setUint32(8, clusters);
+    await file.write(new Uint8Array(fields.buffer), HEADER_FIELDS_AT);
+    // The old table's clusters are given away next.
+    await this.#flushInOrder("header-before-old-refcount-table");
+    metadata.release(this.#tableStart * this.#clusterBytes, this.#tableClusters * this.#clusterBytes);
+    this.#tableStart = start;
+    this.#tableClusters = clusters;
+    this.#unhooked.clear();
+  }
+
+  /** Writes every changed count. The caller flushes before it writes what relies on them. */
+  async persist(): Promise<void> {
+    await this.#writeBlocks();
+    while (this.#unhooked.size > 0) {
+      // An entry that outlived its block would lead to garbage instead of counts. And a block that is counted
+      // by another new one would seem to be free if its entry came first: so those wait for the next round.
+      await this.#flushInOrder("refcount-blocks-before-table");
+      const ready = [...this.#unhooked].filter((index) => this.#isCounted(index));
+      ready.sort((one, other) => one - other);
+      await this.#writeEntries(ready);
+      for (const index of ready) this.#unhooked.delete(index);
+    }
+  }
+
+  /** Whether the block that counts this one's cluster is itself, or in the table on disk. */
+  #isCounted(index: number): boolean {
+    const counter = Math.floor((this.#table[index] ?? 0) / this.#clusterBytes / this.#blockEntries);
+    return counter === index || !this.#unhooked.has(counter);
+  }
+
+  /** Neighbours go out in one write. */
+  async #writeEntries(indices: readonly number[]): Promise<void> {
+    for (let from = 0; from < indices.length; ) {
+      const first = indices[from] ?? 0;
+      let count = 1;
+      while (indices[from + count] === first + count) count += 1;
+      const bytes = new Uint8Array(count * TABLE_ENTRY_BYTES);
+      const view = new DataView(bytes.buffer);
+      for (let position = 0; position < count; position += 1) {
+        this.#encodeEntry(view, position, first + position);
+      }
+      const tableOffset = this.#tableStart * this.#clusterBytes;
+      await this.#options.file.write(bytes, tableOffset + first * TABLE_ENTRY_BYTES);
+      from += count;
+    }
+  }
+
+  get isDirty(): boolean {
+    if (this.#unhooked.size > 0) return true;
+    for (const block of this.#blocks.values()) if (block.isDirty) return true;
+    return false;
+  }
+
+  #encodeEntry(view: DataView, position: number, index: number): void {
+    view.setBigUint64(position * TABLE_ENTRY_BYTES, BigInt(this.#table[index] ?? 0));
+  }
+
+  async #flushInOrder(purpose: string): Promise<void> {
+    if (this.#options.isOrdered) await this.#options.file.flush(purpose);
+  }
+
+  async #load(index: number): Promise<Block> {
+    const known = this.#blocks.get(index);
+    if (known !== undefined) return known;
+    const bytes = new Uint8Array(this.#clusterBytes);
+    await this.#options.file.read(bytes, this.#table[index] ?? 0);
+    const block = { bytes, isDirty: false };
+    this.#blocks.set(index, block);
+    await this.#shrinkCache(index);
+    return block;
+  }
+
+  /** First in, first out: allocation moves through the file, and comes back rarely. */
+  async #shrinkCache(keep: number): Promise<void> {
+    for (const [index, block] of this.#blocks) {
+      if (this.#blocks.size * this.#clusterBytes <= CACHE_BYTES || this.#blocks.size <= 2) return;
+      if (index === keep) continue;
+      if (block.isDirty) await this.#writeBlock(index, block);
+      this.#blocks.delete(index);
+    }
+  }
+
+  async #writeBlocks(): Promise<void> {
+    for (const [index, block] of this.#blocks) if (block.isDirty) await this.#writeBlock(index, block);
+  }
+
+  async #writeBlock(index: number, block: Block): Promise<void> {
+    await this.#options.file.write(block.bytes, this.#table[index] ?? 0);
+    block.isDirty = false;
+  }
+
+  #impossible(cluster: number, by: 1 | -1): ImgtxError {
+    const offset = cluster * this.#clusterBytes;
+    const what = by === 1 ? "can't be raised any more" : "is 0 and would have to fall";
+    return new ImgtxError("E_CORRUPT", `the refcount of the cluster at 0x${offset.toString(16)} ${what}`, {
+      image: this.#options.path,
+      offset,
+      field: "refcount",
+      hint: "`qemu-img check -r all` mends refcounts",
+    });
+  }
+}

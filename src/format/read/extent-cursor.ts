@@ -1,0 +1,42 @@
+// Walks the extents of an image forwards, and hides that they come in batches.
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { Extent, Image } from "../image.ts";
+
+export class ExtentCursor {
+  readonly #image: Image;
+  readonly #end: number;
+  #batch: readonly Extent[] = [];
+  #index = 0;
+
+  /** Asks for nothing at or behind `end`, which is at most the virtual size. */
+  constructor(image: Image, end: number) {
+    this.#image = image;
+    this.#end = end;
+  }
+
+  /** The extent that holds the byte at the offset. A little backwards is as cheap as forwards. */
+  async find(offset: number): Promise<Extent> {
+    while ((this.#batch[this.#index]?.start ?? 0) > offset) this.#index -= 1;
+    if (this.#index < 0) {
+      this.#batch = [];
+      this.#index = 0;
+    }
+    for (;;) {
+      for (; this.#index < this.#batch.length; this.#index += 1) {
+        const extent = this.#batch[this.#index];
+        if (extent !== undefined && offset < extent.start + extent.lengthBytes) return extent;
+      }
+      this.#batch = await this.#image.findExtents({ start: offset, lengthBytes: this.#end - offset });
+      this.#index = 0;
+      if (this.#batch.length === 0) {
+        throw new ImgtxError("E_INTERNAL", `no extent at ${offset}`, { image: this.#image.path, offset });
+      }
+    }
+  }
+}
+
+/** Whether its bytes are known to be zeros without being read. */
+export function readsAsZeros({ kind }: Extent): boolean {
+  return kind === "zero" || kind === "unallocated";
+}

@@ -1,0 +1,51 @@
+// A part of an image as an image of its own: what dd copies.
+//
+// Invariant: as large as whole sectors; behind the part's last byte it reads as zeros.
+
+import type { ByteRange } from "../../storage/index.ts";
+import type { Extent, Image, ImageLayer } from "../image.ts";
+import type { ImageFormat } from "../image-format.ts";
+import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
+
+export class SliceImage implements Image {
+  readonly path: string;
+  readonly format: ImageFormat;
+  readonly virtualSizeBytes: number;
+  readonly layers: readonly ImageLayer[];
+  readonly #whole: Image;
+  readonly #range: ByteRange;
+
+  /** The range lies in the image. */
+  constructor(whole: Image, range: ByteRange) {
+    this.path = whole.path;
+    this.format = whole.format;
+    this.virtualSizeBytes = Math.ceil(range.lengthBytes / SECTOR_BYTES) * SECTOR_BYTES;
+    this.layers = whole.layers;
+    this.#whole = whole;
+    this.#range = range;
+  }
+
+  async findExtents({ start, lengthBytes }: ByteRange): Promise<readonly Extent[]> {
+    const from = this.#range.start;
+    const end = Math.min(start + lengthBytes, this.#range.lengthBytes);
+    const found = await this.#whole.findExtents({ start: from + start, lengthBytes: end - start });
+    return found.map((extent) => {
+      const at = extent.start - from;
+      const extentEnd = at + extent.lengthBytes;
+      // What fills up the last sector is part of its extent.
+      const isLast = extentEnd === this.#range.lengthBytes;
+      return { ...extent, start: at, lengthBytes: (isLast ? this.virtualSizeBytes : extentEnd) - at };
+    });
+  }
+
+  async read(target: Uint8Array, offset: number): Promise<void> {
+    const known = Math.max(0, Math.min(target.length, this.#range.lengthBytes - offset));
+    await this.#whole.read(target.subarray(0, known), this.#range.start + offset);
+    target.fill(0, known);
+  }
+
+  /** The whole image is its owner's to close. */
+  async close(): Promise<void> {
+    return Promise.resolve();
+  }
+}

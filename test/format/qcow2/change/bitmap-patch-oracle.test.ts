@@ -1,0 +1,283 @@
+// QEMU judges what the plans for bitmaps leave: the same bitmaps as qemu-img makes, `qemu-img check` clean, the
+// guest's data untouched, and marks where it writes afterwards.
+
+import { copyFileSync, readFileSync } from "node:fs";
+import { describe, expect } from "vitest";
+import type { ByteRange } from "../../../../src/storage/index.ts";
+import { FIXTURES, unpackFixture } from "../../../helpers/fixtures.ts";
+import { oracle } from "../../../helpers/oracles.ts";
+import { seededRandom } from "../../../helpers/random.ts";
+import {
+  type Change,
+  change,
+  changeByQemu,
+  collectDirty,
+  countFaults,
+  judge,
+  listByQemu,
+  makeWitnessed,
+  readWitnessed,
+  roundOut,
+  run,
+  withLink,
+} from "./bitmap-oracle.ts";
+import { makeFolder } from "../../../helpers/temporary-folder.ts";
+
+const qemu = oracle("qemu-img", "qemu-io");
+const SOUND = { errors: 0, leaks: 0 };
+
+/** The change by imgtx on one copy and by qemu-img on the other. */
+async function changeBoth(image: string, twin: string, what: Change): Promise<void> {
+  await change(image, what);
+  changeByQemu(twin, what);
+  expect(await judge(image), `${what.kind} ${what.name}`).toEqual(SOUND);
+  expect(listByQemu(image), `${what.kind} ${what.name}`).toEqual(listByQemu(twin));
+}
+
+function write(image: string, ranges: readonly ByteRange[]): void {
+  const commands = ranges.flatMap(({ start, lengthBytes }) => ["-c", `write -P 7 ${start} ${lengthBytes}`]);
+  const said = run(image, "qemu-io", "-f", "qcow2", ...commands, image);
+  if (/failed/.test(said)) throw new Error(said);
+}
+
+function hashGuest(image: string): string {
+  run(image, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, `${image}.guest`);
+  return run(image, "sha256sum", `${image}.guest`).slice(0, 64);
+}
+
+describe("a bitmap that is added, cleared and removed leaves what qemu-img leaves", () => {
+  const suitable = FIXTURES.filter(
+    ({ name, format, refusal, guest }) =>
+      format === "qcow2" &&
+      refusal === null &&
+      !name.startsWith("corrupt/") &&
+      !/v2|over-mixed|over-missing|over-absolute/.test(name) &&
+      guest?.sizeBytes !== 0,
+  );
+  qemu.test.each(suitable.map((fixture) => [fixture.name, fixture] as const))("%s", async (name, fixture) => {
+    const image = await unpackFixture(name, makeFolder());
+    const twin = `${image}.twin`;
+    copyFileSync(image, twin);
+    await changeBoth(image, twin, { kind: "add", name: "one" });
+    await changeBoth(image, twin, { kind: "add", name: "zwei ä", granularityBytes: 2 ** 20 });
+    expect(await collectDirty(image, "one")).toEqual([]);
+    if (fixture.guest !== null) expect(hashGuest(image)).toBe(fixture.guest.sha256);
+    const written = [{ start: 512, lengthBytes: 512 }];
+    write(image, written);
+    write(twin, written);
+    expect(await collectDirty(image, "one")).toEqual(await collectDirty(twin, "one"));
+    expect(await collectDirty(image, "one")).toHaveLength(1);
+    await changeBoth(image, twin, { kind: "clear", name: "one" });
+    expect(await collectDirty(image, "one")).toEqual([]);
+    expect(await collectDirty(image, "zwei ä")).toHaveLength(1);
+    await changeBoth(image, twin, { kind: "remove", name: "one" });
+    await changeBoth(image, twin, { kind: "remove", name: "zwei ä" });
+    if (fixture.guest !== null) expect(hashGuest(image)).toBe(hashGuest(twin));
+  });
+});
+
+interface Layout {
+  readonly cluster: number;
+  readonly refcountBits: number;
+  readonly options?: string;
+  readonly hasBacking?: boolean;
+  readonly sizeBytes: number;
+}
+
+const MIB = 2 ** 20;
+const LAYOUTS: Layout[] = [
+  ...[512, 4096, 65_536, 2 * MIB].flatMap((cluster) =>
+    [1, 2, 4, 8, 16, 32, 64].map((refcountBits) => ({
+      cluster,
+      refcountBits,
+      sizeBytes: cluster === 512 ? 3 * MIB + 512 : 17 * MIB + 1024,
+    })),
+  ),
+  { cluster: 512, refcountBits: 16, hasBacking: true, sizeBytes: 2 * MIB },
+  { cluster: 65_536, refcountBits: 16, hasBacking: true, sizeBytes: 9 * MIB },
+  { cluster: 16_384, refcountBits: 16, options: "extended_l2=on", hasBacking: true, sizeBytes: 9 * MIB },
+  { cluster: 4096, refcountBits: 1, options: "data_file=data", sizeBytes: 9 * MIB },
+  { cluster: 65_536, refcountBits: 16, options: "data_file=data,data_file_raw=on", sizeBytes: 9 * MIB },
+  { cluster: 65_536, refcountBits: 16, options: "lazy_refcounts=on", sizeBytes: 9 * MIB },
+  { cluster: 4096, refcountBits: 16, options: "compression_type=zstd", hasBacking: true, sizeBytes: 9 * MIB },
+];
+
+function makeImage(layout: Layout): string {
+  const image = `${makeFolder()}/disk`;
+  const { cluster, refcountBits, options, hasBacking, sizeBytes } = layout;
+  const backing = hasBacking === true ? ["-b", "base", "-F", "raw"] : [];
+  if (hasBacking === true) run(image, "truncate", "-s", `${sizeBytes - 4096}`, "base");
+  const all = [`cluster_size=${cluster}`, `refcount_bits=${refcountBits}`, ...(options ? [options] : [])];
+  run(image, "qemu-img", "create", "-q", "-f", "qcow2", "-o", all.join(), ...backing, image, `${sizeBytes}`);
+  return image;
+}
+
+function pickRanges(random: ReturnType<typeof seededRandom>, sizeBytes: number): ByteRange[] {
+  return Array.from({ length: 1 + random.below(12) }, () => {
+    const start = random.below(sizeBytes / 512) * 512;
+    return { start, lengthBytes: Math.min(512 * (1 + random.below(400)), sizeBytes - start) };
+  });
+}
+
+const GRANULARITIES = [undefined, 512, 4096, 65_536, MIB];
+
+/** Adds, clears, removes and writes; QEMU does the same to a twin, and the marks are held to a model. */
+async function changeRandomly(layout: Layout, seed: number, steps: number): Promise<void> {
+  const image = makeImage(layout);
+  const twin = `${image}.twin`;
+  const random = seededRandom(seed);
+  write(image, pickRanges(random, layout.sizeBytes));
+  copyFileSync(image, twin);
+  const model = new Map<string, { granularityBytes: number; written: ByteRange[] }>();
+  for (let step = 0; step < steps; step += 1) {
+    const names = [...model.keys()];
+    const name = names[random.below(names.length)];
+    const kind = random.below(4);
+    if (kind === 0 || name === undefined) {
+      const added = `b${step}`.padEnd(1 + random.below(200), "-");
+      const chosen = GRANULARITIES[random.below(GRANULARITIES.length)];
+      const granularityBytes = chosen ?? Math.min(Math.max(layout.cluster, 4096), 65_536);
+      await changeBoth(image, twin, {
+        kind: "add",
+        name: added,
+        ...(chosen === undefined ? {} : { granularityBytes }),
+      });
+      model.set(added, { granularityBytes, written: [] });
+    } else if (kind === 1) {
+      await changeBoth(image, twin, { kind: "clear", name });
+      model.get(name)!.written = [];
+    } else if (kind === 2) {
+      await changeBoth(image, twin, { kind: "remove", name });
+      model.delete(name);
+    } else {
+      const ranges = pickRanges(random, layout.sizeBytes);
+      write(image, ranges);
+      write(twin, ranges);
+      for (const bitmap of model.values()) bitmap.written.push(...ranges);
+    }
+    for (const [each, { granularityBytes, written }] of model) {
+      const expected = roundOut(written, granularityBytes, layout.sizeBytes);
+      expect(await collectDirty(image, each), `step ${step}, ${each}`).toEqual(expected);
+    }
+  }
+  run(image, "qemu-img", "compare", "-q", "-f", "qcow2", "-F", "qcow2", image, twin);
+}
+
+describe("changes in a random order, with writes by QEMU between them, mark what was written", () => {
+  qemu.test.each(LAYOUTS.map((layout, seed) => [JSON.stringify(layout), layout, seed] as const))(
+    "%s",
+    async (_, layout, seed) => changeRandomly(layout, seed, 10),
+  );
+  qemu.test("over many steps", async () => {
+    await changeRandomly({ cluster: 512, refcountBits: 64, sizeBytes: 3 * MIB }, 4711, 60);
+  });
+});
+
+describe("bitmaps that count for nothing", () => {
+  qemu.test("are dropped where they are stale, as qemu-img drops them", async () => {
+    const image = await unpackFixture("corrupt/bitmaps-stale.qcow2", makeFolder());
+    const twin = `${image}.twin`;
+    copyFileSync(image, twin);
+    for (const what of [
+      { kind: "add", name: "nightly" },
+      { kind: "add", name: "new" },
+      { kind: "remove", name: "nightly" },
+    ] as const) {
+      await change(image, what);
+      changeByQemu(twin, what);
+      expect(listByQemu(image)).toEqual(listByQemu(twin));
+      expect(await countFaults(image)).toEqual(await countFaults(twin));
+    }
+  });
+
+  qemu.test("are removed where they are inconsistent, and QEMU keeps up a new one beside them", async () => {
+    const image = await unpackFixture("bitmap-in-use.qcow2", makeFolder());
+    const twin = `${image}.twin`;
+    copyFileSync(image, twin);
+    await changeBoth(image, twin, { kind: "add", name: "new" });
+    write(image, [{ start: 0, lengthBytes: 512 }]);
+    expect(await collectDirty(image, "new")).toEqual([{ start: 0, lengthBytes: 65_536 }]);
+    expect(await collectDirty(image, "nightly")).toMatch(/inconsistent/);
+    await changeBoth(image, twin, { kind: "remove", name: "nightly" });
+  });
+});
+
+describe("refcount structures grow with the bitmaps", () => {
+  const layout = { cluster: 512, refcountBits: 64, sizeBytes: 4 * 1024 * MIB };
+
+  qemu.test("by new blocks, and by a new table once the old one is full", async () => {
+    const image = makeImage(layout);
+    write(image, [{ start: 0, lengthBytes: MIB / 2 }]);
+    const twin = `${image}.twin`;
+    copyFileSync(image, twin);
+    const guest = [`read -P 7 0 ${MIB / 2}`, `read -P 0 ${MIB / 2} ${MIB}`].flatMap((each) => ["-c", each]);
+    const before = await readTablePlace(image);
+    const names: string[] = [];
+    // The table of each bitmap takes 32 clusters, half of what a block counts.
+    while ((await readTablePlace(image)).clusters === before.clusters) {
+      names.push(`b${names.length}`);
+      await changeBoth(image, twin, { kind: "add", name: names.at(-1)!, granularityBytes: 512 });
+      expect(names.length).toBeLessThan(60);
+    }
+    expect(names.length).toBeGreaterThan(3);
+    const after = await readTablePlace(image);
+    expect(after.clusters).toBeGreaterThan(before.clusters);
+    expect(after.offset).not.toBe(before.offset);
+    expect(run(image, "qemu-io", "-f", "qcow2", ...guest, image)).not.toMatch(/failed/);
+    write(image, [{ start: MIB, lengthBytes: MIB }]);
+    expect(await collectDirty(image, names[1]!)).toEqual([{ start: MIB, lengthBytes: MIB }]);
+    for (const name of names) await change(image, { kind: "remove", name });
+    expect(await judge(image)).toEqual(SOUND);
+    expect(listByQemu(image)).toEqual([]);
+  });
+});
+
+async function readTablePlace(image: string): Promise<{ offset: number; clusters: number }> {
+  return withLink(image, async ({ header }) => ({
+    offset: header!.refcountTableOffset,
+    clusters: header!.refcountTableClusters,
+  }));
+}
+
+describe("a bitmap and its witness", () => {
+  const CHUNK = 64 * 1024;
+  // The last granule is a part of one; and the only one of a small disk.
+  const disks = [
+    [20 * CHUNK + 512, "64k", CHUNK],
+    [4096, "64k", CHUNK],
+    [700 * 4096, "4k", 4096],
+    [9 * 2 ** 20, "2M", CHUNK],
+  ] as const;
+
+  qemu.test.each(disks)(
+    "agree on what a guest writes to %i bytes in clusters of %s, and on the end",
+    async (sizeBytes, clusters, unit) => {
+      const image = `${makeFolder()}/a.qcow2`;
+      const options = ["-o", `cluster_size=${clusters}`];
+      run(image, "qemu-img", "create", "-q", "-f", "qcow2", ...options, image, `${sizeBytes}`);
+      for (const round of [1, 2, 3]) {
+        await makeWitnessed(image, "one", `two:${round}`);
+        expect(await judge(image)).toEqual(SOUND);
+        const end = { start: sizeBytes - 1, lengthBytes: 1 };
+        expect(await readWitnessed(image, "one", `two:${round}`)).toEqual(roundOut([end], unit, sizeBytes));
+        const ranges = [0, Math.floor(sizeBytes / 3)].map((start) => ({ start, lengthBytes: 512 }));
+        write(image, ranges);
+        expect(await readWitnessed(image, "one", `two:${round}`)).toEqual(
+          roundOut([...ranges, end], unit, sizeBytes),
+        );
+        expect(await readWitnessed(image, "one", `two:${round - 1}`)).toMatch(
+          /not the one that was made last/,
+        );
+      }
+    },
+  );
+
+  qemu.test("leave nothing of their names in the file when both have gone", async () => {
+    const image = `${makeFolder()}/a.qcow2`;
+    run(image, "qemu-img", "create", "-q", "-f", "qcow2", image, "1M");
+    await makeWitnessed(image, "one", "a name that nobody had");
+    await change(image, { kind: "remove", name: "one" });
+    await change(image, { kind: "remove", name: "a name that nobody had" });
+    expect(readFileSync(image).includes("nobody had")).toBe(false);
+  });
+});

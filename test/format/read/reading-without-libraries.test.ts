@@ -1,0 +1,37 @@
+// Compressed clusters where the system has neither libdeflate nor libzstd, and Node no zstd.
+
+import { createHash } from "node:crypto";
+import { expect, test, vi } from "vitest";
+import { openImage } from "../../../src/format/index.ts";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { findFixture, unpackFixture } from "../../helpers/fixtures.ts";
+import { errorFrom } from "../../helpers/expect-error.ts";
+
+vi.mock("../../../src/storage/deflate.ts", () => ({ loadDeflateUnpacker: () => undefined }));
+vi.mock("../../../src/storage/zstd.ts", async (importOriginal) => {
+  const { loadLibzstd } = await importOriginal<typeof import("../../../src/storage/zstd.ts")>();
+  return { loadZstd: () => loadLibzstd("libzstd-that-is-not-there.so.1") };
+});
+
+async function hashOf(name: string): Promise<string> {
+  const path = await unpackFixture(name);
+  const image = await openImage(makeNodeStorage(), path, { format: "qcow2", gate: { allowPaths: [] } });
+  const bytes = new Uint8Array(image.virtualSizeBytes);
+  try {
+    await image.read(bytes, 0);
+  } finally {
+    await image.close();
+  }
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+test.each(["", "-512", "-2m", "-v2"])("zlib reads compressed-zlib%s.qcow2 by itself", async (variant) => {
+  const name = `compressed-zlib${variant}.qcow2`;
+  expect(await hashOf(name)).toBe(findFixture(name).guest?.sha256);
+});
+
+test("a cluster compressed with zstd is refused with its place, and what to install", async () => {
+  const error = await errorFrom(hashOf("compressed-zstd.qcow2"));
+  expect(error).toMatchObject({ code: "E_UNSUPPORTED", image: expect.stringContaining("compressed-zstd") });
+  expect([error.offset, error.hint]).toEqual([expect.any(Number), expect.stringContaining("libzstd1")]);
+});
