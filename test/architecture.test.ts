@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import type { SourceFile } from "./helpers/layers.ts";
 import {
+  findFolderViolations,
   findImportViolations,
   findImpureCodecs,
   findLongFunctions,
@@ -57,6 +58,10 @@ describe("the tree", async () => {
 
   test("every import goes to the right, through the other layer's index", () => {
     expect(findImportViolations(sources)).toEqual([]);
+  });
+
+  test("every folder has its rule, no rule goes in a circle, and no folder is full", () => {
+    expect(findFolderViolations(everything)).toEqual([]);
   });
 
   test("codecs reach leaves only", () => {
@@ -190,15 +195,18 @@ describe("a broken rule is told", () => {
   });
 
   test("a codec that reaches a file through its neighbour is named with the way", () => {
-    const pure = { path: "src/format/qcow2/limits.ts", text: 'import "../../units/index.ts";' };
-    const near = { path: "src/format/qcow2/l2-table.ts", text: 'import "./limits.ts";\nimport "./near.ts";' };
+    const pure = { path: "src/format/qcow2/codec/limits.ts", text: 'import "../../../units/index.ts";' };
+    const near = {
+      path: "src/format/qcow2/codec/l2-table.ts",
+      text: 'import "./limits.ts";\nimport "./near.ts";',
+    };
     const far = {
-      path: "src/format/qcow2/near.ts",
-      text: 'import type { A } from "../../storage/index.ts";',
+      path: "src/format/qcow2/codec/near.ts",
+      text: 'import type { A } from "../../../storage/index.ts";',
     };
     expect(findImpureCodecs([pure, near, far])).toEqual([
-      "src/format/qcow2/l2-table.ts → src/format/qcow2/near.ts → src/storage/index.ts: a codec is pure, and reaches leaves and node:zlib only",
-      "src/format/qcow2/near.ts → src/storage/index.ts: a codec is pure, and reaches leaves and node:zlib only",
+      "src/format/qcow2/codec/l2-table.ts → src/format/qcow2/codec/near.ts → src/storage/index.ts: a codec is pure, and reaches leaves and node:zlib only",
+      "src/format/qcow2/codec/near.ts → src/storage/index.ts: a codec is pure, and reaches leaves and node:zlib only",
     ]);
     expect(findImpureCodecs([pure])).toEqual([]);
   });
@@ -223,6 +231,35 @@ describe("a broken rule is told", () => {
   test("an index that only passes on needs no comment", () => {
     const text = 'export { a } from "./a.ts";\nexport type { B } from "./b.ts";\n';
     expect(findStyleViolations({ path: "src/format/index.ts", text })).toEqual([]);
+  });
+
+  test.each([
+    [
+      "src/format/chain/a.ts",
+      'import "../copy/b.ts";',
+      "chain may import of its layer its own files, qcow2/codec",
+    ],
+    [
+      "src/format/qcow2/codec/a.ts",
+      'import type { B } from "../../copy/b.ts";',
+      "may import of its layer nothing",
+    ],
+    ["src/format/a.ts", 'void import("./copy/b.ts");', "format may import of its layer qcow2/codec"],
+  ])("%s, against the rule of its folder: %s", (file, text, message) => {
+    const found = findImportViolations([
+      { path: file, text },
+      { path: "src/format/copy/b.ts", text: "" },
+    ]);
+    expect(found).toHaveLength(1);
+    expect(found[0]).toContain(message);
+  });
+
+  test("a folder without a rule and a full one are told", () => {
+    const files = (count: number) =>
+      Array.from({ length: count }, (_, index) => `src/format/chain/a${index}.ts`);
+    expect(findFolderViolations(files(17))).toEqual([]);
+    expect(findFolderViolations(files(18))).toHaveLength(1);
+    expect(findFolderViolations(["src/format/others/a.ts"])).toHaveLength(1);
   });
 
   test("a missing README, a missing index and a folder that is no layer are told", () => {

@@ -75,7 +75,7 @@ export type { OverlayPlan } from "./new/overlay.ts";
 export { planOverlay, writeOverlay } from "./new/overlay.ts";
 export { checkOverlayIsEmpty } from "./new/overlay-check.ts";
 export type { InheritableLayout, OverlayOptions } from "./new/overlay-options.ts";
-export { probeFormat } from "./chain/probe.ts";
+export { probeFormat } from "./probe.ts";
 export { findMarkedRanges, readBitmapDirectory } from "./qcow2/read/qcow2-bitmaps.ts";
 export type { SnapshotChoice } from "./qcow2/read/qcow2-snapshots.ts";
 export { readSnapshotTable, readSoundSnapshots } from "./qcow2/read/qcow2-snapshots.ts";

@@ -2,7 +2,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
-import { hasQcowMagic, PROBE_TAIL_BYTES, probeFormat, type ProbedFormat } from "./chain/probe.ts";
+import { hasQcowMagic, PROBE_TAIL_BYTES, probeFormat, type ProbedFormat } from "./probe.ts";
 import { decodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "./qcow2/codec/header-cluster.ts";
 
 /** QEMU's header, its extensions and a long backing file name fit into this. */

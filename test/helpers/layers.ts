@@ -81,8 +81,35 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   "node:worker_threads": [],
 };
 
-/** In src/format/qcow2 everything is a codec, apart from these, which read and write files. */
-const QCOW2_BEYOND_CODECS = ["image.ts", "check.ts"];
+/** What the folders of a layer may import of each other, types included; "" stands for the layer's own files. */
+export const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {
+  format: {
+    "": ["qcow2/codec"],
+    "qcow2/codec": [],
+    "qcow2/layout": ["qcow2/codec"],
+    staged: [],
+    chain: ["", "qcow2/codec"],
+    read: ["", "qcow2/codec"],
+    raw: ["", "chain", "read"],
+    "qcow2/check": ["", "chain", "qcow2/codec"],
+    "qcow2/read": ["", "chain", "read", "qcow2/codec", "qcow2/check"],
+    "qcow2/write": ["", "chain", "read", "qcow2/codec", "qcow2/layout", "qcow2/read"],
+    open: ["", "chain", "read", "raw", "qcow2/codec", "qcow2/check", "qcow2/read", "qcow2/write"],
+    "qcow2/change": [
+      "",
+      "chain",
+      "open",
+      "qcow2/codec",
+      "qcow2/layout",
+      "qcow2/check",
+      "qcow2/read",
+      "qcow2/write",
+    ],
+    new: ["", "chain", "read", "open", "qcow2/codec", "qcow2/layout", "qcow2/read"],
+    copy: ["", "chain", "read", "open", "new", "qcow2/codec", "qcow2/read", "qcow2/write"],
+  },
+};
+const MAX_FOLDER_FILES = 17;
 
 const MAX_FILE_LINES = 400;
 const MAX_FUNCTION_LINES = 60;
@@ -112,7 +139,56 @@ function checkImport(
   if (isAction(file.path) && isAction(target)) {
     return [`imports ${target}: actions never import each other; move what they share beside actions/`];
   }
-  return [];
+  return checkFolders(layer, file.path, target);
+}
+
+function checkFolders(layer: string, source: string, target: string): string[] {
+  const rules = FOLDERS[layer];
+  const [from, to] = [folderOf(source), folderOf(target)];
+  if (rules === undefined || from === to || source === `src/${layer}/${LAYERS[layer]?.face}`) return [];
+  const allowed = rules[from];
+  if (allowed?.includes(to)) return [];
+  return [`imports ${target}: ${from || layer} may import of its layer ${namesOf(allowed)}`];
+}
+
+function namesOf(folders: readonly string[] | undefined): string {
+  return folders?.map((folder) => folder || "its own files").join(", ") || "nothing";
+}
+
+/** Below the layer: `qcow2/codec` for `src/format/qcow2/codec/header.ts`, and "" for a file of the layer itself. */
+function folderOf(file: string): string {
+  return path.dirname(file).split("/").slice(2).join("/");
+}
+
+/** Folders without a rule, rules that go in a circle, and folders that nobody finds a file in any more. */
+export function findFolderViolations(paths: readonly string[]): string[] {
+  return Object.entries(FOLDERS).flatMap(([layer, rules]) => {
+    const folders = paths.filter((each) => layerOf(each) === layer && each.endsWith(".ts")).map(folderOf);
+    const names = [...new Set(folders)];
+    const count = (name: string) => folders.filter((each) => each === name).length;
+    return [
+      ...names
+        .filter((name) => rules[name] === undefined)
+        .map((name) => `src/${layer}/${name} has no rule: give it a row in test/helpers/layers.ts`),
+      ...names
+        .filter((name) => count(name) > MAX_FOLDER_FILES)
+        .map((name) => `src/${layer}/${name} has ${count(name)} files, more than ${MAX_FOLDER_FILES}`),
+      ...Object.keys(rules)
+        .filter((name) => reaches(rules, name, name))
+        .map((name) => `the rule of src/${layer}/${name} leads back to itself`),
+    ];
+  });
+}
+
+function reaches(rules: Readonly<Record<string, readonly string[]>>, from: string, to: string): boolean {
+  const seen = new Set<string>();
+  const open = [...(rules[from] ?? [])];
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    if (next === to) return true;
+    if (!seen.has(next)) open.push(...(rules[next] ?? []));
+    seen.add(next);
+  }
+  return false;
 }
 
 function checkLayers(
@@ -168,7 +244,7 @@ export function findImpureCodecs(files: readonly SourceFile[]): string[] {
 }
 
 function isCodec(file: string): boolean {
-  return path.dirname(file) === "src/format/qcow2" && !QCOW2_BEYOND_CODECS.includes(path.basename(file));
+  return path.dirname(file) === "src/format/qcow2/codec";
 }
 
 function findImpurePaths(

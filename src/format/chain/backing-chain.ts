@@ -17,7 +17,7 @@ import { type Fingerprint, fingerprintFrom, identityOf } from "../fingerprint.ts
 import { type ImageFormat, parseImageFormat } from "../image-format.ts";
 import { judgeMissingTables } from "./missing-tables.ts";
 import { assertOwnersCanRead, type GateOptions, passGate } from "./open-gate.ts";
-import { hasQcowMagic } from "./probe.ts";
+import { hasQcowMagic } from "../probe.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
 import { quoteName, shellQuote } from "../quote-name.ts";

@@ -2,7 +2,7 @@
 // other one, where the name leads, and what to do.
 
 import { type ErrorDetails, ImgtxError } from "../../errors/index.ts";
-import type { ProbedFormat } from "./probe.ts";
+import type { ProbedFormat } from "../probe.ts";
 import { quoteName } from "../quote-name.ts";
 
 /** A name that an image stores, and where it leads. */

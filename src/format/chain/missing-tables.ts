@@ -11,7 +11,6 @@ import { TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
 import { findUsedEntry } from "../qcow2/codec/refcount-block.ts";
 import { quoteName } from "../quote-name.ts";
 import { readBytes } from "../read-header.ts";
-import { describeCutOff } from "../qcow2/check/require-counted.ts";
 
 /** Of an image without data there are few; more would take long to read. */
 const BLOCKS_MAX = 64;
@@ -75,4 +74,10 @@ async function isWithoutData(header: Qcow2Header, file: StorageFile): Promise<bo
     }
   }
   return true;
+}
+
+/** What lacks of a file: from start to where the last thing that was to be there ends. */
+export function describeCutOff({ start, end }: { start: number; end: number }, sizeBytes: number): string {
+  const from = `0x${start.toString(16)}`;
+  return `bytes ${from} onward are missing: the file has ${sizeBytes} bytes; its tables need ${end}`;
 }

@@ -18,7 +18,7 @@ import type { Image, WritableImage } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 import { openForWriting } from "../open/open-for-writing.ts";
-import { hasQcowMagic } from "../chain/probe.ts";
+import { hasQcowMagic } from "../probe.ts";
 import { AUTOCLEAR_BIT } from "../qcow2/codec/features.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { readHead, readOwnHeader } from "../read-header.ts";

@@ -12,7 +12,7 @@ import { notQcow2, unknownFormat } from "../chain/chain-errors.ts";
 import { fingerprintFrom } from "../fingerprint.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { type GateOptions, passGate } from "../chain/open-gate.ts";
-import { hasQcowMagic } from "../chain/probe.ts";
+import { hasQcowMagic } from "../probe.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
 import { probeFile, readHead, readQcow2Header } from "../read-header.ts";

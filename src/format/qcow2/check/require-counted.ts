@@ -13,6 +13,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
+import { describeCutOff } from "../../chain/missing-tables.ts";
 import { checkQcow2 } from "./check.ts";
 import type { Danger } from "./check-findings.ts";
 import { shellQuote } from "../../quote-name.ts";
@@ -49,12 +50,6 @@ export async function describeMissing(file: StorageFile): Promise<string | undef
   }
   const { sizeBytes } = await file.stat();
   return dangers.describeMissing(sizeBytes);
-}
-
-/** What lacks of a file: from start to where the last thing that was to be there ends. */
-export function describeCutOff({ start, end }: { start: number; end: number }, sizeBytes: number): string {
-  const from = `0x${start.toString(16)}`;
-  return `bytes ${from} onward are missing: the file has ${sizeBytes} bytes; its tables need ${end}`;
 }
 
 /** The first of each kind, and how many or how far. */

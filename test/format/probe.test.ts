@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { probeFormat } from "../../../src/format/index.ts";
+import { probeFormat } from "../../src/format/index.ts";
 
 function bytes(text: string): Uint8Array {
   const padded = new Uint8Array(512);
