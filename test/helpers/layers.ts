@@ -82,7 +82,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** What the folders of a layer may import of each other, types included; "" stands for the layer's own files. */
-export const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {
+const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {
   format: {
     "": ["qcow2/codec"],
     "qcow2/codec": [],
