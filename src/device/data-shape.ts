@@ -1,96 +1,52 @@
 // What data from a file must look like before it is taken for what its type says. A checksum shows that a
 // file is whole; it does not show that imgtx wrote it.
+//
+// Invariant: a shape says of a value what the type says, field by field: the compiler refuses one that forgets a
+// field, allows less than the type or allows more.
 
-export type Shape = (value: unknown) => boolean;
-
-export const isText: Shape = (value) => typeof value === "string";
-export const isFlag: Shape = (value) => typeof value === "boolean";
-export const isCount: Shape = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
-
-export function orNull(shape: Shape): Shape {
-  return (value) => value === null || shape(value);
+/** Whether a value is a T. Not one of a part of T, nor of more than T: hence `in out`. */
+export interface Shape<in out T> {
+  (value: unknown): value is T;
 }
 
-export function orAbsent(shape: Shape): Shape {
-  return (value) => value === undefined || shape(value);
+/** The shape of a field that may be left out. JSON has no undefined, so a field that is there is a T. */
+export interface AbsentOr<in out T> {
+  (value: unknown): value is T | undefined;
 }
 
-export function listOf(shape: Shape): Shape {
-  return (value) => Array.isArray(value) && value.every(shape);
+type FieldShape<T, Name extends keyof T> =
+  Partial<Pick<T, Name>> extends Pick<T, Name> ? AbsentOr<Exclude<T[Name], undefined>> : Shape<T[Name]>;
+
+type FieldShapes<T> = { readonly [Name in keyof T]-?: FieldShape<T, Name> };
+
+export const isText: Shape<string> = (value): value is string => typeof value === "string";
+export const isFlag: Shape<boolean> = (value): value is boolean => typeof value === "boolean";
+export const isCount: Shape<number> = (value): value is number =>
+  typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+
+/** Any object, lists among them: what its fields hold is not said. */
+export function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null;
 }
 
-export function oneOf(...texts: readonly string[]): Shape {
-  return (value) => texts.some((text) => text === value);
+export function orNull<T>(shape: Shape<T>): Shape<T | null> {
+  return (value): value is T | null => value === null || shape(value);
+}
+
+export function orAbsent<T>(shape: Shape<T>): AbsentOr<T> {
+  return (value): value is T | undefined => value === undefined || shape(value);
+}
+
+export function listOf<T>(shape: Shape<T>): Shape<readonly T[]> {
+  return (value): value is readonly T[] => Array.isArray(value) && value.every(shape);
+}
+
+export function oneOf<const T extends string>(...texts: readonly T[]): Shape<T> {
+  return (value): value is T => texts.some((text) => text === value);
 }
 
 /** An object that has these fields, each of its shape, and perhaps others. */
-export function objectOf(fields: Readonly<Record<string, Shape>>): Shape {
-  const wanted = Object.entries(fields);
-  return (value) =>
-    typeof value === "object" &&
-    value !== null &&
-    wanted.every(([name, shape]) => shape((value as Readonly<Record<string, unknown>>)[name]));
+export function objectOf<T extends object>(fields: FieldShapes<T>): Shape<T> {
+  const wanted = Object.entries<(value: unknown) => boolean>(fields);
+  return (value): value is T => isObject(value) && wanted.every(([name, shape]) => shape(value[name]));
 }
-
-const isFormat = oneOf("qcow2", "raw");
-
-export const isFingerprint = objectOf({
-  sizeBytes: isCount,
-  modifiedNs: isText,
-  inode: isText,
-  bornNs: isText,
-  headerSha256: orNull(isText),
-  // The version before kept none of these.
-  changedNs: orAbsent(isText),
-  settled: orAbsent(isFlag),
-  fileSystem: orAbsent(isText),
-  fileSystemId: orAbsent(isText),
-  mountId: orAbsent(isText),
-  bootId: orAbsent(isText),
-});
-
-const isChain = listOf(
-  objectOf({
-    image: isText,
-    format: isFormat,
-    name: orNull(isText),
-    fingerprint: isFingerprint,
-    dataFile: orNull(objectOf({ image: isText, fingerprint: isFingerprint })),
-  }),
-);
-
-const isMirrorEntry = objectOf({
-  image: isText,
-  format: isFormat,
-  sync: oneOf("full", "top", "none"),
-  chain: isChain,
-  source: isChain,
-  bitmap: orNull(isText),
-  witness: orAbsent(isText),
-});
-
-const isFrozenEntry = objectOf({
-  since: isText,
-  by: isText,
-  fences: listOf(
-    objectOf({
-      image: isText,
-      offset: isCount,
-      before: isText,
-      after: isText,
-      modifiedNs: isText,
-      unfencedSha256: isText,
-    }),
-  ),
-});
-
-export const isDeviceEntry = objectOf({
-  name: isText,
-  image: isText,
-  format: isFormat,
-  virtualSizeBytes: isCount,
-  chain: isChain,
-  mirror: orNull(isMirrorEntry),
-  frozen: orNull(isFrozenEntry),
-  trusted: orAbsent(listOf(isText)),
-});

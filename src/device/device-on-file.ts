@@ -3,7 +3,8 @@
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
-import type { DeviceEntry, DeviceTable } from "./device-table.ts";
+import type { DeviceEntry } from "./device-entry.ts";
+import type { DeviceTable } from "./device-table.ts";
 import { pathsOf, readTableFile } from "./workspace.ts";
 
 export interface DeviceOnFile {

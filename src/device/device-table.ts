@@ -8,78 +8,13 @@
 import { createHash } from "node:crypto";
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
-import { describeChanges, shellQuote, type Fingerprint, type ImageFormat } from "../format/index.ts";
-import { isCount, isDeviceEntry, isText, listOf, objectOf, orNull, type Shape } from "./data-shape.ts";
-import { type FileMark, isFileMark } from "./file-mark.ts";
+import { describeChanges, type Fingerprint, shellQuote } from "../format/index.ts";
+import { isCount, isObject, isText, listOf, objectOf, orNull } from "./data-shape.ts";
+import type { ChainEntry, DeviceEntry } from "./device-entry.ts";
+import { isDeviceEntry } from "./entry-shape.ts";
+import type { FileMark } from "./file-mark.ts";
 import { poolChains, unpoolChains } from "./pooled-chains.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
-
-/** One image of a chain, as it was when the generation was made. */
-export interface ChainEntry {
-  readonly image: string;
-  readonly format: ImageFormat;
-  /** The backing file name that the overlay above stores for this image; null for the active layer. */
-  readonly name: string | null;
-  readonly fingerprint: Fingerprint;
-  /** Its external data file; null where it has none. */
-  readonly dataFile: { readonly image: string; readonly fingerprint: Fingerprint } | null;
-}
-
-export type MirrorSync = "full" | "top" | "none";
-
-/** A copy of a device that is kept up by `mirror`, and that `reopen` may change to. */
-export interface MirrorEntry {
-  readonly image: string;
-  readonly format: ImageFormat;
-  /** What it holds: the whole content, the active layer's alone over the same backing image, or nothing yet. */
-  readonly sync: MirrorSync;
-  /** The mirror's own chain, as it was when it was last brought in line. Its first image is the mirror. */
-  readonly chain: readonly ChainEntry[];
-  /** The chain of the device that it is a copy of, as it was then. */
-  readonly source: readonly ChainEntry[];
-  /** The persistent bitmap in the source's active layer that marks what was written since; null: none. */
-  readonly bitmap: string | null;
-  /** The bitmap that was made with it and tells of others than guests; without one, it is not relied on. */
-  readonly witness?: string | undefined;
-}
-
-/** Bytes of an image that were overwritten to fence it, and what stood there before. */
-export interface FenceEntry {
-  readonly image: string;
-  readonly offset: number;
-  /** Base64; both are equally long. */
-  readonly before: string;
-  readonly after: string;
-  /** Modification time before, in nanoseconds since 1970. */
-  readonly modifiedNs: string;
-  /** The header's digest in the fingerprint before. */
-  readonly unfencedSha256: string;
-}
-
-export interface FrozenEntry {
-  /** ISO 8601, UTC. */
-  readonly since: string;
-  /** User name. */
-  readonly by: string;
-  /** None for images that have no place for a fence: raw, and qcow2 version 2. */
-  readonly fences: readonly FenceEntry[];
-}
-
-export interface DeviceEntry {
-  readonly name: string;
-  readonly image: string;
-  readonly format: ImageFormat;
-  /** As it was when the generation was made. */
-  readonly virtualSizeBytes: number;
-  readonly chain: readonly ChainEntry[];
-  readonly mirror: MirrorEntry | null;
-  readonly frozen: FrozenEntry | null;
-  /**
-   * Folders and files that its images may lead to, for raw backing images and data files. Absent: none that
-   * anybody named.
-   */
-  readonly trusted?: readonly string[] | undefined;
-}
 
 export interface DeviceTable {
   /** The workspace's own, kept over its generations; null until the first commit by an imgtx that gives one. */
@@ -218,18 +153,17 @@ export function decodeTable(root: string, bytes: Uint8Array, file: string): Stor
   }
   if (!isTable(stored) || !orNull(isTableMark)(mark))
     throw damaged(file, "a field of it is missing or of another kind");
-  const table = stored as unknown as DeviceTable;
-  const problem = findDisorder(table);
+  const problem = findDisorder(stored);
   if (problem !== undefined) throw damaged(file, problem);
   return {
-    table: mapPaths(table, (path) => fromStoredPath(root, path)),
-    mark: mark as TableMark | null,
+    table: mapPaths(stored, (path) => fromStoredPath(root, path)),
+    mark,
   };
 }
 
-const isTableMark: Shape = (value) => isFileMark(value) && objectOf({ root: isText })(value);
+const isTableMark = objectOf<TableMark>({ inode: isText, bornNs: isText, root: isText });
 
-const isTable = objectOf({
+const isTable = objectOf<DeviceTable>({
   workspaceId: orNull(isText),
   generation: isCount,
   committed: isText,
@@ -255,10 +189,10 @@ function isDeviceName(name: string): boolean {
 }
 
 /** Undefined where the text is no JSON object: a checksum alone does not make it one. */
-function parseObject(text: string): Record<string, unknown> | undefined {
+function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
   try {
     const value: unknown = JSON.parse(text);
-    return typeof value === "object" && value !== null ? { ...value } : undefined;
+    return isObject(value) ? value : undefined;
   } catch (error) {
     if (error instanceof SyntaxError) return undefined;
     throw error;

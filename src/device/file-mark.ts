@@ -16,7 +16,7 @@ export interface FileMark {
   readonly bornNs: string;
 }
 
-export const isFileMark = objectOf({ inode: isText, bornNs: isText });
+export const isFileMark = objectOf<FileMark>({ inode: isText, bornNs: isText });
 
 export function markOf({ inode, bornNs }: FileStat): FileMark {
   return { inode, bornNs };

@@ -1,8 +1,7 @@
 export {
   isCount,
-  isDeviceEntry,
-  isFingerprint,
   isFlag,
+  isObject,
   isText,
   listOf,
   objectOf,
@@ -14,12 +13,13 @@ export {
 export type {
   ChainEntry,
   DeviceEntry,
-  DeviceTable,
   FenceEntry,
   FrozenEntry,
   MirrorEntry,
   MirrorSync,
-} from "./device-table.ts";
+} from "./device-entry.ts";
+export { isDeviceEntry, isFingerprint, isImageFormat } from "./entry-shape.ts";
+export type { DeviceTable } from "./device-table.ts";
 export {
   assertDeviceName,
   findDevice,

@@ -4,7 +4,8 @@
 //
 // Invariant: an image that several chains have is one object in memory too, as long as nobody changes it.
 
-import type { ChainEntry, DeviceEntry, MirrorEntry } from "./device-table.ts";
+import { isObject } from "./data-shape.ts";
+import type { ChainEntry, DeviceEntry, MirrorEntry } from "./device-entry.ts";
 
 type Numbers = readonly number[];
 type PooledMirror = Omit<MirrorEntry, "chain" | "source"> & {
@@ -66,8 +67,4 @@ export function unpoolChains(images: unknown, devices: unknown): unknown {
       : mirror;
     return { ...device, chain: unpool(device["chain"]), mirror: unpooled };
   });
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null;
 }

@@ -9,6 +9,8 @@ import {
   isFileMark,
   isFingerprint,
   isFlag,
+  isImageFormat,
+  isObject,
   isText,
   listOf,
   objectOf,
@@ -18,20 +20,52 @@ import {
   type Shape,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import type { JournalRecord } from "./records.ts";
+import type { Origin } from "../../storage/index.ts";
+import type { ActionKind, ActionReport, PlannedFile } from "../request.ts";
+import type {
+  ImagePatch,
+  JournalRecord,
+  NamedFile,
+  NewFile,
+  PlannedFolder,
+  PreparedFile,
+  TableChange,
+  WatchedImage,
+} from "./records.ts";
 import { fillIn, READ_VERSIONS } from "./upgrade.ts";
 
-const isReport = objectOf({
-  kind: isText,
+const isKind: Shape<ActionKind> = oneOf(
+  "snapshot",
+  "snapshot-group",
+  "reopen",
+  "device-add",
+  "device-remove",
+  "device-trust",
+  "rollback",
+  "mirror",
+  "mirror-cancel",
+  "migrate",
+  "freeze",
+  "unfreeze",
+  "refuse",
+);
+
+const isReport = objectOf<ActionReport>({
+  kind: isKind,
   device: orNull(isText),
   before: orNull(isText),
   after: orNull(isText),
-  format: orNull(isText),
-  files: listOf(objectOf({ path: isText, change: oneOf("create", "reuse", "fence", "unfence", "change") })),
+  format: orNull(isImageFormat),
+  files: listOf(
+    objectOf<PlannedFile>({
+      path: isText,
+      change: oneOf("create", "reuse", "fence", "unfence", "change"),
+    }),
+  ),
   notes: listOf(isText),
 });
 
-const isPatch = objectOf({
+const isPatch = objectOf<ImagePatch>({
   image: isText,
   offset: isCount,
   before: isText,
@@ -40,17 +74,23 @@ const isPatch = objectOf({
   when: oneOf("prepare", "commit"),
 });
 
-const isOrigin = objectOf({
+const isOrigin = objectOf<Origin>({
   processes: isText,
   login: orNull(isText),
   loginUser: orNull(isText),
   service: orNull(isText),
-  sessions: listOf(objectOf({ id: isCount, started: orNull(isText) })),
-  ancestors: listOf(objectOf({ pid: isCount, started: isText })),
+  sessions: listOf(objectOf<Origin["sessions"][number]>({ id: isCount, started: orNull(isText) })),
+  ancestors: listOf(objectOf<Origin["ancestors"][number]>({ pid: isCount, started: isText })),
 });
 
-const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
-  begin: objectOf({
+const isNamedFile = objectOf<NamedFile>({ path: isText, fingerprint: isFingerprint });
+
+type RecordOf<Type extends JournalRecord["type"]> = Extract<JournalRecord, { readonly type: Type }>;
+
+const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> } = {
+  begin: objectOf<RecordOf<"begin">>({
+    type: oneOf("begin"),
+    version: isCount,
     id: isText,
     name: orNull(isText),
     onError: oneOf("abort", "keep"),
@@ -63,38 +103,55 @@ const SHAPES: Readonly<Record<JournalRecord["type"], Shape>> = {
     boot: isText,
     origin: orNull(isOrigin),
   }),
-  plan: objectOf({
+  plan: objectOf<RecordOf<"plan">>({
+    type: oneOf("plan"),
     statement: isCount,
-    kind: isText,
+    kind: isKind,
     devices: listOf(isText),
     reports: listOf(isReport),
-    newFiles: listOf(objectOf({ path: isText, staging: isText, mergesAs: orNull(oneOf("qcow2", "raw")) })),
-    changes: listOf(objectOf({ device: isText, after: orNull(isDeviceEntry) })),
+    newFiles: listOf(objectOf<NewFile>({ path: isText, staging: isText, mergesAs: orNull(isImageFormat) })),
+    changes: listOf(objectOf<TableChange>({ device: isText, after: orNull(isDeviceEntry) })),
     allowPaths: listOf(isText),
     renewable: isFlag,
     renews: listOf(isText),
-    watched: listOf(objectOf({ device: orNull(isText), image: isText, fingerprint: isFingerprint })),
+    watched: listOf(
+      objectOf<WatchedImage>({ device: orNull(isText), image: isText, fingerprint: isFingerprint }),
+    ),
     patches: listOf(isPatch),
-    folders: listOf(objectOf({ path: isText, mark: isFileMark })),
+    folders: listOf(objectOf<PlannedFolder>({ path: isText, mark: isFileMark })),
   }),
-  prepared: objectOf({
+  prepared: objectOf<RecordOf<"prepared">>({
+    type: oneOf("prepared"),
     statement: isCount,
-    files: listOf(objectOf({ path: isText, fingerprint: isFingerprint, contentSha256: orNull(isText) })),
+    files: listOf(
+      objectOf<PreparedFile>({ path: isText, fingerprint: isFingerprint, contentSha256: orNull(isText) }),
+    ),
   }),
-  copied: objectOf({ statement: isCount, path: isText, offset: isCount }),
-  parked: objectOf({ statement: isCount }),
-  resumed: objectOf({ statement: isCount }),
-  patching: objectOf({ statement: isCount }),
-  done: objectOf({
+  copied: objectOf<RecordOf<"copied">>({
+    type: oneOf("copied"),
     statement: isCount,
-    named: orAbsent(listOf(objectOf({ path: isText, fingerprint: isFingerprint }))),
+    path: isText,
+    offset: isCount,
   }),
-  savepoint: objectOf({ name: isText }),
-  undo: objectOf({ from: isCount }),
-  undone: objectOf({ from: isCount }),
-  fencing: objectOf({ patches: listOf(isPatch) }),
-  commit: objectOf({ madeOn: isCount, committed: isText, summary: isText }),
-  abort: objectOf({}),
+  parked: objectOf<RecordOf<"parked">>({ type: oneOf("parked"), statement: isCount }),
+  resumed: objectOf<RecordOf<"resumed">>({ type: oneOf("resumed"), statement: isCount }),
+  patching: objectOf<RecordOf<"patching">>({ type: oneOf("patching"), statement: isCount }),
+  done: objectOf<RecordOf<"done">>({
+    type: oneOf("done"),
+    statement: isCount,
+    named: orAbsent(listOf(isNamedFile)),
+  }),
+  savepoint: objectOf<RecordOf<"savepoint">>({ type: oneOf("savepoint"), name: isText }),
+  undo: objectOf<RecordOf<"undo">>({ type: oneOf("undo"), from: isCount }),
+  undone: objectOf<RecordOf<"undone">>({ type: oneOf("undone"), from: isCount }),
+  fencing: objectOf<RecordOf<"fencing">>({ type: oneOf("fencing"), patches: listOf(isPatch) }),
+  commit: objectOf<RecordOf<"commit">>({
+    type: oneOf("commit"),
+    madeOn: isCount,
+    committed: isText,
+    summary: isText,
+  }),
+  abort: objectOf<RecordOf<"abort">>({ type: oneOf("abort") }),
 };
 
 /** E_JOURNAL for what is no record; E_UNSUPPORTED where the first one begins a journal of another version. */
@@ -102,7 +159,7 @@ export function assertRecord(
   value: unknown,
   place: { readonly isFirst: boolean; readonly file: string; readonly offset: number },
 ): JournalRecord {
-  const { type, version } = objectOf({})(value) ? (value as { type?: unknown; version?: unknown }) : {};
+  const { type, version } = isObject(value) ? value : {};
   if (place.isFirst && type === "begin" && !READ_VERSIONS.has(version)) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
@@ -114,8 +171,8 @@ export function assertRecord(
     );
   }
   const shape = Object.entries(SHAPES).find(([name]) => name === type)?.[1];
-  const record = fillIn(type, value as object);
-  if (shape?.(record)) return record as JournalRecord;
+  const record = isObject(value) ? fillIn(value) : value;
+  if (shape?.(record)) return record;
   throw new ImgtxError("E_JOURNAL", "the journal holds a record that imgtx does not write", {
     image: place.file,
     offset: place.offset,

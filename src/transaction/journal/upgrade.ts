@@ -2,15 +2,18 @@
 //
 // Invariant: what is filled in says no more than the older imgtx did. Where that is not known, it means doubt.
 
-import { isCount } from "../../device/index.ts";
+import { isCount, isObject } from "../../device/index.ts";
 import { JOURNAL_VERSION, type JournalRecord } from "./records.ts";
 
 /** Versions that can be read, the present one among them. */
 export const READ_VERSIONS: ReadonlySet<unknown> = new Set([1, JOURNAL_VERSION]);
 
+/** What may be a record: nobody has looked at its fields yet. */
+type Fields = Readonly<Record<string, unknown>>;
+
 /** Fields of a record that an older imgtx did not write: what it does not say is not known. */
-export function fillIn(type: unknown, record: object): object {
-  switch (type) {
+export function fillIn(record: Fields): Fields {
+  switch (record["type"]) {
     case "begin":
       return fillInBegin(record);
     case "plan":
@@ -26,7 +29,7 @@ export function fillIn(type: unknown, record: object): object {
 }
 
 /** Nobody joins it unasked. */
-function fillInBegin(begin: object): object {
+function fillInBegin(begin: Fields): Fields {
   // The type stays in front: damage is told by what records look like.
   return {
     ...begin,
@@ -36,16 +39,19 @@ function fillInBegin(begin: object): object {
 }
 
 /** A mark of an imgtx that gave the next number at once: that is the generation which the mark makes. */
-function fillInCommit(commit: object): object {
-  const { generation, ...others } = commit as { readonly generation?: unknown };
+function fillInCommit(commit: Fields): Fields {
+  const { generation, ...others } = commit;
   const isEarlier = !("madeOn" in others) && isCount(generation) && generation !== 0;
-  return isEarlier ? { ...others, madeOn: (generation as number) - 1 } : commit;
+  return isEarlier ? { ...others, madeOn: generation - 1 } : commit;
 }
 
-function fillInPrepared(prepared: object): object {
-  const { files } = prepared as { readonly files?: unknown };
+function fillInPrepared(prepared: Fields): Fields {
+  const { files } = prepared;
   if (!Array.isArray(files)) return prepared;
-  return { ...prepared, files: files.map((file: unknown) => ({ contentSha256: null, ...(file as object) })) };
+  return {
+    ...prepared,
+    files: files.map((file: unknown) => (isObject(file) ? { contentSha256: null, ...file } : file)),
+  };
 }
 
 /** The records as the present version has them. */

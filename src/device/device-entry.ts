@@ -1,0 +1,70 @@
+// A device as the table and the journals keep it: its images as they were, its mirror, its freeze.
+
+import type { Fingerprint, ImageFormat } from "../format/index.ts";
+
+/** One image of a chain, as it was when the generation was made. */
+export interface ChainEntry {
+  readonly image: string;
+  readonly format: ImageFormat;
+  /** The backing file name that the overlay above stores for this image; null for the active layer. */
+  readonly name: string | null;
+  readonly fingerprint: Fingerprint;
+  /** Its external data file; null where it has none. */
+  readonly dataFile: { readonly image: string; readonly fingerprint: Fingerprint } | null;
+}
+
+export type MirrorSync = "full" | "top" | "none";
+
+/** A copy of a device that is kept up by `mirror`, and that `reopen` may change to. */
+export interface MirrorEntry {
+  readonly image: string;
+  readonly format: ImageFormat;
+  /** What it holds: the whole content, the active layer's alone over the same backing image, or nothing yet. */
+  readonly sync: MirrorSync;
+  /** The mirror's own chain, as it was when it was last brought in line. Its first image is the mirror. */
+  readonly chain: readonly ChainEntry[];
+  /** The chain of the device that it is a copy of, as it was then. */
+  readonly source: readonly ChainEntry[];
+  /** The persistent bitmap in the source's active layer that marks what was written since; null: none. */
+  readonly bitmap: string | null;
+  /** The bitmap that was made with it and tells of others than guests; without one, it is not relied on. */
+  readonly witness?: string | undefined;
+}
+
+/** Bytes of an image that were overwritten to fence it, and what stood there before. */
+export interface FenceEntry {
+  readonly image: string;
+  readonly offset: number;
+  /** Base64; both are equally long. */
+  readonly before: string;
+  readonly after: string;
+  /** Modification time before, in nanoseconds since 1970. */
+  readonly modifiedNs: string;
+  /** The header's digest in the fingerprint before. */
+  readonly unfencedSha256: string;
+}
+
+export interface FrozenEntry {
+  /** ISO 8601, UTC. */
+  readonly since: string;
+  /** User name. */
+  readonly by: string;
+  /** None for images that have no place for a fence: raw, and qcow2 version 2. */
+  readonly fences: readonly FenceEntry[];
+}
+
+export interface DeviceEntry {
+  readonly name: string;
+  readonly image: string;
+  readonly format: ImageFormat;
+  /** As it was when the generation was made. */
+  readonly virtualSizeBytes: number;
+  readonly chain: readonly ChainEntry[];
+  readonly mirror: MirrorEntry | null;
+  readonly frozen: FrozenEntry | null;
+  /**
+   * Folders and files that its images may lead to, for raw backing images and data files. Absent: none that
+   * anybody named.
+   */
+  readonly trusted?: readonly string[] | undefined;
+}
