@@ -68,6 +68,12 @@ export async function workspaceAt(
   safe: readonly string[] = [],
 ): Promise<Workspace> {
   const root = await realFolder(storage, folder);
+  if ((await storage.stat(root))?.kind !== "folder") {
+    throw new ImgtxError("E_NOT_A_FILE", `'${folder}' is not a folder`, {
+      image: root,
+      hint: "name a folder that is there, or make it",
+    });
+  }
   const owner = await assertUsable(storage, root, { wasNamed: true, safe });
   return belongingTo(storage, root, owner);
 }

@@ -4,6 +4,7 @@
 
 // Controls, and the invisible and bidirectional marks that make one name look like another.
 const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\\]/gu;
+const UNSHOWABLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
 const PLAIN_WORD = /^[\w%+,./:=@-]+$/;
 
 /** The text with what a terminal or a reader may mistake written as an escape. */
@@ -18,7 +19,23 @@ export function quoteName(name: string): string {
   return `"${escapeName(name).replaceAll('"', '\\"')}"`;
 }
 
-/** The name as one word of a shell command. */
+/**
+ * The name as one word of a shell command, which means the same bytes when it is pasted: what can't be shown is
+ * written in the shell's own escapes, `$'a\nb'`. In octal, which every shell that knows them reads alike, whatever
+ * its locale.
+ */
 export function shellQuote(name: string): string {
-  return PLAIN_WORD.test(name) ? name : `'${escapeName(name).replaceAll("'", "'\\''")}'`;
+  if (PLAIN_WORD.test(name)) return name;
+  if (name.search(UNSHOWABLE) === -1) return `'${name.replaceAll("'", "'\\''")}'`;
+  const escaped = name
+    .replaceAll(/['\\]/g, "\\$&")
+    .replaceAll("\n", "\\n")
+    .replaceAll(UNSHOWABLE, octalEscapes);
+  return `$'${escaped}'`;
+}
+
+function octalEscapes(character: string): string {
+  return [...new TextEncoder().encode(character)]
+    .map((byte) => `\\${byte.toString(8).padStart(3, "0")}`)
+    .join("");
 }

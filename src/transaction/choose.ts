@@ -27,7 +27,8 @@ export const TO_SHOW: Purpose = { commandFor: (id) => `imgtx txn show ${id}`, hi
 /** For `txn savepoint NAME` and `txn rollback-to NAME`. */
 export function toUseSavepoint(verb: "savepoint" | "rollback-to", name: string): Purpose {
   return {
-    commandFor: (id) => `imgtx txn ${verb} ${shellQuote(name)} --txn ${id}`,
+    commandFor: (id) =>
+      `imgtx txn ${verb} --txn ${id} ${name.startsWith("-") ? "-- " : ""}${shellQuote(name)}`,
     hintForNone: BEGIN,
   };
 }

@@ -2,7 +2,7 @@
 // and whoever meets a missing file, a closed one or a folder is told what to look at.
 
 import { execFileSync } from "node:child_process";
-import { mkdir, mkdtemp, readdir, realpath, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, realpath, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
@@ -86,6 +86,38 @@ test("every command that takes a file is among those tried", async () => {
   expect(missing.sort()).toEqual(["device trust", "freeze", "txn exec"]);
 });
 
+test("what is no folder is not made a workspace, and nobody is told to change its rights", async () => {
+  await symlink("/dev/null", `${folder}/null`);
+  for (const name of ["plain", "null"]) {
+    const { status, stderr } = await imgtx("init", name);
+    expect(status).toBe(14);
+    expect(stderr).toContain(`error: '${folder}/${name}' is not a folder\n`);
+    expect(stderr).toContain("hint: name a folder that is there, or make it\n");
+  }
+});
+
+test("what is neither a folder nor a file is not trusted", async () => {
+  const { status, stderr } = await imgtx("device trust vda /dev/null");
+  expect(status).toBe(14);
+  expect(stderr).toContain("error: vda: what is to be trusted is neither a folder nor a file\n");
+});
+
+test("a batch in a pipe, as <(…) makes one, is to be read from stdin, which the hint says", async () => {
+  execFileSync("mkfifo", [`${folder}/pipe`]);
+  const { status, stderr } = await imgtx("txn run pipe");
+  expect(status).toBe(14);
+  expect(stderr).toContain("it is a FIFO, not a regular file\n");
+  expect(stderr).toContain("`imgtx txn run - < BATCH`");
+});
+
+test("a name that begins with a dash is none of an option in a hint", async () => {
+  const { stderr } = await imgtx("img info --", "-it's gone");
+  expect(pasteHint({ status: 1, stdout: "", stderr })).toContain("a.qcow2");
+  await writeFile(`${folder}/-some image`, "QFI\u00fb");
+  const cut = await imgtx("img check -f qcow2 --", "-some image");
+  expect(cut.stderr).not.toMatch(/hint: .*'-some/);
+});
+
 test("a folder that stands where a file is to be made is called one", async () => {
   for (const line of ["snapshot vda d", "mirror vda d", "migrate vda d --new-source n"]) {
     const { status, stderr } = await imgtx(line);
@@ -112,7 +144,7 @@ describe("the hint", () => {
     },
   );
 
-  test.each(["reopen vda", "device add vdc", "img info", "txn run"])(
+  test.each(["reopen vda", "device add vdc", "img info"])(
     "of a folder in place of a file in `imgtx %s` shows what it is",
     async (line) => {
       expect(pasteHint(await imgtx(line, "it's full"))).toMatch(/^ *drwx\S+ .*it's full$/m);
@@ -127,8 +159,9 @@ describe("the hint", () => {
   });
 
   test("of a read-only file system shows which one it is", async () => {
-    const denied = new ImgtxError("E_READ_ONLY", "Read-only file system", { image: `${folder}/plain` });
-    expect((await failWith(denied)).stderr).toContain(`\`findmnt -T ${folder}/plain\``);
+    const denied = new ImgtxError("E_READ_ONLY", "Read-only file system", { image: `${folder}/not made` });
+    expect((await failWith(denied)).stderr).toContain(`\`findmnt -T ${folder}\``);
+    expect(pasteHint(await failWith(denied))).toContain("TARGET");
   });
 
   test("of one's own is kept", async () => {

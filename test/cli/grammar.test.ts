@@ -178,6 +178,7 @@ describe("usage errors name what is wrong and what was probably meant", () => {
     [["snapshot", "vda"], "missing required argument 'FILE'", "see `imgtx snapshot --help`"],
     [["rollback", "3"], "too many arguments", "see `imgtx rollback --help`"],
     [["rollback", "--wait", "3"], "too many arguments", "say --wait=3"],
+    [["--wait", "3", "rollback"], "unknown command '3'", "say --wait=3"],
     [["rollback", "--to"], "argument missing", "see `imgtx rollback --help`"],
     [["rollback", "--to", "two"], "--to: 'two' is not a whole number of at least 0", ""],
     [["rollback", "--output", "xml"], "Allowed choices are human, json", ""],

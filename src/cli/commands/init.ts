@@ -1,6 +1,7 @@
 // imgtx init [DIR]
 
 import { ImgtxError } from "../../errors/index.ts";
+import { shellQuote } from "../../format/index.ts";
 import type { Adoption, Restoration } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { PRINTING_EXITS } from "../grammar/exit-status.ts";
@@ -55,15 +56,20 @@ const ADOPTED: Drawing<Adoption & { readonly dryRun: boolean }> = {
     changed && !dryRun ? `${root} is a workspace of its own now` : undefined,
 };
 
-const RESTORED: Drawing<Restoration & { readonly dryRun: boolean }> = {
-  text: ({ root, changed, generation, kept, devices, dryRun }) => {
+/** With the commands that give devices back what they were shown on, by device. */
+type Restored = Restoration & {
+  readonly dryRun: boolean;
+  readonly commands: Readonly<Record<string, string>>;
+};
+
+const RESTORED: Drawing<Restored> = {
+  text: ({ root, changed, generation, kept, devices, dryRun, commands }) => {
     if (!changed) return [`the device table of ${root} is sound, at generation ${generation}`];
     return [
       `${dryRun ? "Would put back" : "Put back"} generation ${generation} of ${root}; what came after it is lost`,
       ...(kept === null ? [] : [`  what stood in its place: ${kept}`]),
       ...devices.map(({ device, image, shown }) => {
-        const was =
-          shown === null ? "" : `; 'devices' showed it on ${shown} last: imgtx reopen ${device} ${shown}`;
+        const was = shown === null ? "" : `; 'devices' showed it on ${shown} last: \`${commands[device]}\``;
         return `  ${device} is on ${image}${was}`;
       }),
       "  Look whether the guests use these images before one is started.",
@@ -148,8 +154,17 @@ async function restore(invocation: Invocation, folder: string): Promise<number> 
   const how = { ...lockWait(invocation), dryRun, safeWorkspaces };
   const restoration = await engine.restoreWorkspace(context.storage, folder, how);
   if (!dryRun) await openSession({ ...invocation, settings: { ...settings, workspace: folder } });
-  report.done({ ...restoration, dryRun }, RESTORED);
+  report.done({ ...restoration, dryRun, commands: reopenCommands(restoration) }, RESTORED);
   return 0;
+}
+
+/** Made of the names as they are: what is drawn has escapes in it, which no shell would read. */
+function reopenCommands({ devices }: Restoration): Record<string, string> {
+  return Object.fromEntries(
+    devices.flatMap(({ device, shown }) =>
+      shown === null ? [] : [[device, `imgtx reopen ${device} ${shellQuote(shown)}`]],
+    ),
+  );
 }
 
 async function isWorkspace(invocation: Invocation, folder: string): Promise<boolean> {

@@ -1,6 +1,7 @@
 // imgtx txn run FILE|-: batches of lines here, those of QMP in batch/qmp/.
 
 import { ImgtxError } from "../../errors/index.ts";
+import type { StorageFile } from "../../storage/index.ts";
 import type { Outcome } from "../../transaction/index.ts";
 import type { BatchLine } from "../batch/lines.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
@@ -33,7 +34,9 @@ export const txnRun: PlainCommand = {
   async execute(invocation) {
     const text = await readText(invocation);
     if (/^\s*[[{]/.test(text)) return (await import("../batch/qmp/run.ts")).runQmp(invocation, text);
-    if (text.includes("\0")) throw new ImgtxError("E_USAGE", "the batch is not text");
+    if (text.includes("\0")) {
+      throw new ImgtxError("E_USAGE", "the batch is not text", { hint: "see `imgtx txn run --help`" });
+    }
     const lines = await (await import("../batch/lines.ts")).readLines(text, invocation.context.cwd);
     const [first] = lines;
     if (first === undefined) {
@@ -70,7 +73,7 @@ async function readText({ input, context }: Invocation): Promise<string> {
     if (Buffer.byteLength(text) > LARGEST_BYTES) throw tooLarge();
     return text;
   }
-  const file = await context.storage.openFile(input.path("FILE"), "read");
+  const file = await openBatch(context, input.path("FILE"));
   try {
     const { sizeBytes } = await file.stat();
     if (sizeBytes > LARGEST_BYTES) throw tooLarge().with({ image: file.path });
@@ -79,6 +82,18 @@ async function readText({ input, context }: Invocation): Promise<string> {
     return new TextDecoder().decode(bytes.subarray(0, length));
   } finally {
     await file.close();
+  }
+}
+
+/** A pipe, as a shell's `<(…)` is one, is read from stdin alone: opening it by name could wait for good. */
+async function openBatch({ storage }: Invocation["context"], path: string): Promise<StorageFile> {
+  try {
+    return await storage.openFile(path, "read");
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code !== "E_NOT_A_FILE") throw error;
+    throw error.reworded(error.message, {
+      hint: "name a regular file, or `-` to read the batch from stdin: `imgtx txn run - < BATCH`",
+    });
   }
 }
 

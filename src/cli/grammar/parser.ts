@@ -89,7 +89,7 @@ export function refuseUnknownCommand(argv: readonly string[], path: readonly str
     const stub = quietCommander(second ?? first ?? "");
     parent?.addCommand(stub, { hidden: row.section === "hidden" });
   }
-  parseWith(root, closeWait(argv), path);
+  parseWith(root, closeWait(argv), path, looseWaitHint(argv));
   throw new ImgtxError("E_USAGE", "no command given", { hint: helpHint(path) });
 }
 
@@ -155,10 +155,13 @@ function parseWith(
     command.parse(argv, { from: "user" });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
-    const hint = error.code === "commander.excessArguments" ? excessHint : undefined;
-    throw usageError(error, path, hint);
+    const isOneTooMany = EXCESS_CODES.has(error.code);
+    throw usageError(error, path, isOneTooMany ? excessHint : undefined);
   }
 }
+
+/** Before the verb the word behind `--wait` is taken for it. */
+const EXCESS_CODES: ReadonlySet<string> = new Set(["commander.excessArguments", "commander.unknownCommand"]);
 
 function usageError(
   error: CommanderError,

@@ -145,7 +145,10 @@ function holdersOf(error: ImgtxError): string | undefined {
 
 function hintLine(error: ImgtxError, names: readonly GivenName[]): string[] {
   const hint = hintOf(error);
-  return hint === undefined ? [] : [`  hint: ${printable(rename(hint, names))}`];
+  if (hint === undefined) return [];
+  // A name that begins with a dash would be an option in a command of the hint.
+  const pasteable = names.map(({ given, path }) => ({ given: given.replace(/^-/, "./-"), path }));
+  return [`  hint: ${printable(rename(hint, pasteable))}`];
 }
 
 function causesOf(error: Error): string[] {

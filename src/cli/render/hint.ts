@@ -10,7 +10,7 @@ const HINT_OF_CODE: Readonly<Record<string, (path: string) => string>> = {
   E_NO_PERMISSION: (path) =>
     `\`namei -l ${shellQuote(path)}\` shows who may go there; run imgtx as a user who may, or have the rights changed`,
   E_READ_ONLY: (path) =>
-    `mount the file system for writing; \`findmnt -T ${shellQuote(path)}\` shows which one it is`,
+    `mount the file system for writing; \`findmnt -T ${shellQuote(folderOf(path))}\` shows which one it is`,
   E_NOT_A_FILE: (path) =>
     `\`namei -m ${shellQuote(path)}\` shows which part of the name is not the file or the folder that it has to be`,
 };

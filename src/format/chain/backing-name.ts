@@ -46,7 +46,7 @@ export function explainPlainPaths(name: string, overlayPath: string, field: stri
   const { file = "NAME", format = "FORMAT" } = readJsonName(name);
   const isKnown = file !== "NAME";
   const change =
-    `\`qemu-img rebase -u -b ${isKnown ? shellQuote(file) : file} -F ${format} ` +
+    `\`qemu-img rebase -u -b ${shellQuote(file)} -F ${format} ` +
     `${shellQuote(overlayPath)}\` stores ${isKnown ? "the plain path" : "one"}`;
   return `${rule}; ${change}`;
 }

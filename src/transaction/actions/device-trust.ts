@@ -9,8 +9,13 @@ import type { DeviceTrustRequest } from "../request.ts";
 export const deviceTrust: Action<DeviceTrustRequest> = {
   async plan({ device, place }, context) {
     const entry = requireDevice(context.table, device);
-    if (!(await context.storage.stat(place))) {
-      throw new ImgtxError("E_NOT_FOUND", "what is to be trusted is not there", {
+    const kind = (await context.storage.stat(place))?.kind;
+    if (kind !== "folder" && kind !== "file") {
+      const [code, what] =
+        kind === undefined
+          ? (["E_NOT_FOUND", "not there"] as const)
+          : (["E_NOT_A_FILE", "neither a folder nor a file"] as const);
+      throw new ImgtxError(code, `what is to be trusted is ${what}`, {
         device,
         image: place,
         hint: "name a folder, or a single file, that exists",

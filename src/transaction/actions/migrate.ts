@@ -5,7 +5,7 @@
 import { posix } from "node:path";
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, writeOverlay } from "../../format/index.ts";
+import { type Chain, shellQuote, writeOverlay } from "../../format/index.ts";
 import type { Action, PlanContext } from "../action.ts";
 import { activeLayer, NOT_MADE_YET } from "../chain-entry.ts";
 import { staysFrozen } from "../fencing.ts";
@@ -82,7 +82,7 @@ function reportOf(
       ...present.links.flatMap((link) => link.warnings),
       ...staysFrozen(entry),
       ...(parent === undefined ? [] : [`copy its chain to ${parent} with \`imgtx mirror ${device}\``]),
-      `change over to ${dest} with \`imgtx reopen ${device} ${dest}\``,
+      `change over to ${dest} with \`imgtx reopen ${device} ${shellQuote(dest)}\``,
     ],
   };
 }

@@ -10,7 +10,7 @@ import {
   requireDevice,
 } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
-import { type Chain, type ChainLink, identityOf, probeFormat } from "../../format/index.ts";
+import { type Chain, type ChainLink, identityOf, probeFormat, shellQuote } from "../../format/index.ts";
 import {
   type Action,
   assertNamedOnce,
@@ -162,7 +162,7 @@ async function planParent(
     patches: [],
     chains: [parent],
     notes: [
-      `${twin.image} stands on it; \`imgtx reopen ${device} ${twin.image}\` brings it in line, and changes over`,
+      `${twin.image} stands on it; \`imgtx reopen ${device} ${shellQuote(twin.image)}\` brings it in line, and changes over`,
     ],
   };
 }

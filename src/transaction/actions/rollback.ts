@@ -12,7 +12,7 @@ import {
   withTrusted,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { describeContentChanges, describeDoubt, isSameFile } from "../../format/index.ts";
+import { describeContentChanges, describeDoubt, isSameFile, shellQuote } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
 import { deviceEntryOf, notesOnMirrorLeft } from "../chain-entry.ts";
 import { assertNotFrozen } from "../fencing.ts";
@@ -123,7 +123,7 @@ function describeKeptMirror({ name: device, mirror }: DeviceEntry, { mirror: the
         {
           device,
           note: `${then?.image} is not the mirror of '${device}' again`,
-          command: `imgtx mirror ${device} ${then?.image} --reuse`,
+          command: `imgtx mirror ${device} ${shellQuote(then?.image ?? "")} --reuse`,
         },
       ];
 }

@@ -1,0 +1,79 @@
+// A command in a hint means, when it is pasted, the very file that it is about: whatever is in its name.
+
+import { execFileSync } from "node:child_process";
+import { readdir, readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+import { shellQuote } from "../../src/format/index.ts";
+import { printable } from "../../src/cli/render/printable.ts";
+
+const SOURCE = fileURLToPath(new URL("../../src", import.meta.url));
+
+// Letters, digits and _.+- in devices' names, which begin with none of the last three; ids of transactions; numbers.
+const NEEDS_NO_QUOTES = new Set([
+  "device",
+  "entry.name",
+  "format",
+  "gate.device",
+  "holder",
+  "id",
+  "link.format",
+  "name",
+  "other.id",
+  "outcome.transaction",
+  "this.#block.id",
+  "this.id",
+  "verb",
+  "wanted",
+]);
+// `commandFor` of a savepoint: the dash that its name may begin with.
+const IS_QUOTED = /^(?:shellQuote\(|name\.startsWith\("-"\) \? "-- " : ""$)/;
+
+/** What stands in place of words in the commands of messages: `imgtx mirror ${device} ${shellQuote(image)}`. */
+async function listPlaces(): Promise<{ place: string; command: string }[]> {
+  const files = (await readdir(SOURCE, { recursive: true })).filter((file) => file.endsWith(".ts"));
+  const found: { place: string; command: string }[] = [];
+  for (const file of files) {
+    const text = await readFile(`${SOURCE}/${file}`, "utf8");
+    const commands = text.matchAll(
+      /(?:\\`|[`(]|: `)((?:imgtx(?! knows| does)|qemu-img|chmod|mv|ls|namei|findmnt|sudo) (?:[a-z-]+ )*(?:\$\{(?:[^{}]|\{[^{}]*\})*\}|[^`\n$])*)`/g,
+    );
+    for (const [, command = ""] of commands) {
+      const places = command.replaceAll("\\", "").matchAll(/\$\{((?:[^{}]|\{[^{}]*\})*)\}/g);
+      for (const [, place = ""] of places) found.push({ place, command: `${file}: ${command}` });
+    }
+  }
+  return found;
+}
+
+test("every name in a command of a message is quoted, or needs no quotes", async () => {
+  const places = await listPlaces();
+  expect(places.length).toBeGreaterThan(50);
+  expect(places.some(({ place }) => IS_QUOTED.test(place))).toBe(true);
+  // Of help and the program's own name, where no file is spoken of.
+  const others = places.filter(
+    ({ command }) => !/^cli\/(?:render\/help|img\/|main|completion\/)/.test(command),
+  );
+  expect(others.filter(({ place }) => !NEEDS_NO_QUOTES.has(place) && !IS_QUOTED.test(place))).toEqual([]);
+});
+
+describe("a name as a word of a command is shown whole, and is the same name in a shell:", () => {
+  test.each([
+    ["spaces", "a b  c"],
+    ["quotes", `it's "full" \`now\``],
+    ["a backslash", "a\\b\\n\\'c"],
+    ["what a shell would expand", "$(touch x)$HOME*?[a]~;&|<>#!{a,b}"],
+    ["umlauts", "Bücher ü 日本"],
+    ["a line break", "a\nb 'c' \\d"],
+    ["a line break before a digit", "a\n1\t2\u001b3"],
+    ["escape sequences", "\u001b[2J\u0007"],
+    ["marks that reorder", "a\u202egpj\u2066.1"],
+    ["an invisible tag", "a\u{e0041}7"],
+  ])("%s", (_, name) => {
+    const word = shellQuote(name);
+    expect(printable(word)).toBe(word);
+    const locale = { ...process.env, LC_ALL: "C" };
+    const read = execFileSync("bash", ["-c", `printf %s ${word}`], { encoding: "utf8", env: locale });
+    expect(read).toBe(name);
+  });
+});
