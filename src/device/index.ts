@@ -34,6 +34,7 @@ export {
   discardNextGeneration,
   keepGeneration,
   moveToGeneration,
+  renewGeneration,
   replaceTable,
   stageGeneration,
   writeNextGeneration,

@@ -107,6 +107,16 @@ export async function replaceTable(workspace: Workspace, table: DeviceTable): Pr
   });
 }
 
+/** A generation of the history once more: what some image of it looks like has come to be known. */
+export async function renewGeneration(workspace: Workspace, generation: DeviceTable): Promise<void> {
+  const content = encodeTable(workspace.root, generation, null);
+  const path = historyPath(workspace, generation.generation);
+  await replaceFile(workspace.storage, path, content, await modeOfTable(workspace), {
+    content: "renewed generation",
+    name: "renewed generation's name",
+  });
+}
+
 /** Takes back what the first two steps left of the generation behind this one. */
 export async function discardNextGeneration(workspace: Workspace, present: DeviceTable): Promise<void> {
   const { storage } = workspace;

@@ -41,6 +41,7 @@ import {
 } from "./finish.ts";
 import { imagesLeft, imagesUsed, type LeftImage } from "./leaving.ts";
 import { raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
+import { rememberLeft } from "./left-times.ts";
 import { assertOverlaysThere, imagesMergedAtCommit, reserveForMerges } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
 import type { OnProgress } from "./request.ts";
@@ -277,6 +278,7 @@ async function markAndMove(
       leases.dropEarly();
       const kept = await settleLeft(workspace, journal.state, imagesUsed(next, journal.state));
       for (const { path, why } of kept) inHand.onNotice?.(`left '${path}' as it is: ${why}`);
+      await rememberLeft(workspace, journal.state, closing);
     }
     await journal.retire();
     return async () => next;

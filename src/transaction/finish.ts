@@ -28,6 +28,7 @@ import { beforeItsName, describeChanges, type Fingerprint } from "../format/inde
 import type { LockWaiting } from "../storage/index.ts";
 import { holdLeft } from "./left-images.ts";
 import { imagesUsed } from "./leaving.ts";
+import { rememberLeft } from "./left-times.ts";
 import { settleLeft } from "./leaving-fences.ts";
 import {
   imagesMergedAtCommit,
@@ -91,9 +92,20 @@ export async function finishCommit(
   for (const { path, why } of await settleLeft(workspace, state, imagesUsed(table, state))) {
     how.onNotice?.(`left '${path}' as it is: ${why}`);
   }
+  await how.underLock(async () => await rememberClosing(workspace, journal, table));
   const late = { table, present: table, when: "behind it" } as const;
   const merged = await writeMerges(workspace, state, { ...late, ...how });
   return await how.underLock(async () => await closeCommit(workspace, journal, table, merged));
+}
+
+/** Where others have moved on by then, it stays unknown. */
+async function rememberClosing(
+  workspace: Workspace,
+  { id, state }: Journal,
+  table: DeviceTable,
+): Promise<void> {
+  const closing = table.transaction === id && (await readGeneration(workspace, table.generation - 1));
+  if (closing) await rememberLeft(workspace, state, closing);
 }
 
 /**

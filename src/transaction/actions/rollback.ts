@@ -214,10 +214,7 @@ function describeObstacle(was: Placed, now: Placed): string[] {
 /** That it was closed while somebody wrote is none: imgtx held its locks then. */
 function describeDoubts(was: Placed, now: Placed, isSealed: boolean): string[] {
   const after = now.fingerprint;
-  const { changedNs = after.changedNs } = was.fingerprint;
-  const known = changedNs === undefined ? {} : { changedNs };
-  // Nor is that imgtx has lifted a fence since, with the time put back: that moves the change time.
-  const before = { ...was.fingerprint, ...known, settled: true };
+  const before = { ...was.fingerprint, settled: true };
   if (!isSameFile(before, after)) return [`${was.image} is another file with the same times`];
   const isMoved = before.changedNs !== undefined && before.changedNs !== after.changedNs;
   const why = isSealed && !isMoved ? undefined : describeDoubt(before, after);

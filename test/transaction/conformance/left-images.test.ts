@@ -69,6 +69,21 @@ describe("between the commit mark and recovery", () => {
     },
   );
 
+  for (const how of ["is finished", "dies, and recovery finishes it"]) {
+    qemu.test(`a commit that ${how} has a rollback notice a write whose time was put back`, async () => {
+      const bench = await makeOldBench();
+      makeOther(bench);
+      if (how === "is finished") await reopen(bench, "vdc");
+      else await expect(reopen(dying(bench), "vdc")).rejects.toThrow("killed");
+      await bench.session();
+      expect((await bench.images())["vdc"]).toBe(OTHER);
+      execFileSync("touch", ["-r", bench.at("c.qcow2"), bench.at("times")]);
+      writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 9 0 4k");
+      execFileSync("touch", ["-r", bench.at("times"), bench.at("c.qcow2")]);
+      await expect(bench.rollback()).rejects.toThrow("its old time of modification");
+    });
+  }
+
   qemu.test("a raw image that somebody wrote to keeps its device, until an operator decides", async () => {
     const bench = await makeWorkbench();
     makeOther(bench);

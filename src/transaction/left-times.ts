@@ -1,0 +1,54 @@
+// What images look like that a commit has left behind, once their fences are lifted: lifting moves the change time, by
+// which alone a later rollback can tell that somebody wrote to one and put its time of modification back.
+//
+// Invariants
+// - The history has a generation without these change times first, before the commit mark. Who dies in between leaves
+//   them unknown, and a rollback asks.
+// - Only an image that looks as the generation has it is remembered.
+// - The caller holds the workspace lock.
+
+import { type ChainEntry, type DeviceTable, renewGeneration, type Workspace } from "../device/index.ts";
+import { describeChanges, type Fingerprint, takeFingerprint } from "../format/index.ts";
+import type { TransactionState } from "./journal/index.ts";
+import { openUnlessGone, patchesAtCommit } from "./patches.ts";
+
+/** The closing generation once more, with the change times of the images whose fences the commit has lifted. */
+export async function rememberLeft(
+  workspace: Workspace,
+  state: TransactionState,
+  closing: DeviceTable,
+): Promise<void> {
+  const lifted = new Set([...state.fences, ...patchesAtCommit(state)].map(({ image }) => image));
+  const looks = new Map<string, Fingerprint>();
+  for (const { image, fingerprint } of closing.devices.flatMap(({ chain }) => chain)) {
+    if (!lifted.has(image) || fingerprint.changedNs !== undefined) continue;
+    const now = await lookAt(workspace, image, fingerprint);
+    if (now) looks.set(image, now);
+  }
+  const renewed = closing.devices.map((device) => ({
+    ...device,
+    chain: device.chain.map((entry) => withTimes(entry, looks.get(entry.image))),
+  }));
+  if (looks.size > 0) await renewGeneration(workspace, { ...closing, devices: renewed });
+}
+
+function withTimes(entry: ChainEntry, now: Fingerprint | undefined): ChainEntry {
+  const { fingerprint } = entry;
+  const isKnown = fingerprint.changedNs !== undefined || now === undefined;
+  if (isKnown || describeChanges(fingerprint, now).length > 0) return entry;
+  return { ...entry, fingerprint: now };
+}
+
+async function lookAt(
+  { storage }: Workspace,
+  image: string,
+  { headerSha256 }: Fingerprint,
+): Promise<Fingerprint | undefined> {
+  const file = await openUnlessGone(storage, image, "read");
+  if (!file) return undefined;
+  try {
+    return await takeFingerprint(file, headerSha256 !== null);
+  } finally {
+    await file.close();
+  }
+}
