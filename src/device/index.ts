@@ -40,7 +40,8 @@ export {
   writeNextGeneration,
 } from "./next-generation.ts";
 export { findDeviceOnFile } from "./device-on-file.ts";
-export { isOwnerAlive, lockOwner } from "./owner-lock.ts";
+export { describeWorker, findLiveness, isWorker, type Liveness, sayWorker, type Worker } from "./liveness.ts";
+export { findOwner, lockOwner } from "./owner-lock.ts";
 export { readWholeFile } from "./replace-file.ts";
 export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
 export { assertShown, isViewPresent, planView, showView } from "./view.ts";

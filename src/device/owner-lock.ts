@@ -6,6 +6,7 @@
 
 import { createHash } from "node:crypto";
 import { lockFile, type StorageFile } from "../storage/index.ts";
+import { findLiveness, type Liveness, type Worker } from "./liveness.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
 /** Holds the owner's lock until the file that it returns is closed. */
@@ -21,11 +22,20 @@ export async function lockOwner(workspace: Workspace, id: string): Promise<Stora
   }
 }
 
-export async function isOwnerAlive(workspace: Workspace, id: string): Promise<boolean> {
+/**
+ * Whether the owner lives. Its lock is enough; where that is free, the file may be another one by now, or the lock of
+ * another mounting: the process itself is asked for.
+ */
+export async function findOwner(workspace: Workspace, id: string, owner: Worker | null): Promise<Liveness> {
   const { lock } = pathsOf(workspace);
+  const isThere = (await workspace.storage.statLink(lock))?.kind === "file";
+  if (isThere && (await isLocked(workspace, lock, id))) return "alive";
   // A lost lock file says nothing of who holds it.
-  if ((await workspace.storage.statLink(lock))?.kind !== "file") return true;
-  const file = await workspace.storage.openFile(lock, "read");
+  return owner === null && !isThere ? "alive" : await findLiveness(workspace, owner);
+}
+
+async function isLocked({ storage }: Workspace, lock: string, id: string): Promise<boolean> {
+  const file = await storage.openFile(lock, "read");
   try {
     return file.wouldConflict(ownerByte(id), "exclusive");
   } finally {

@@ -4,16 +4,21 @@
 // them. All others (network and FUSE file systems, FAT and its kin) may take writes that no time tells of: there
 // the content decides.
 
-import { statfsSync } from "node:fs";
+import { readFileSync, statfsSync, statSync } from "node:fs";
 
 export interface FileSystemTraits {
   /** Whether a file keeps its inode number and its birth time for as long as it lives, over mounts and reboots. */
   readonly keepsInodes: boolean;
   /** Whether owner and permissions are each file's own, and not the mount's for all of them. */
   readonly keepsModes: boolean;
+  /**
+   * Whether a lock is seen by everybody who can reach the file, through whatever mounting and from whatever machine.
+   * Else one that can be had says nothing of who is at work elsewhere.
+   */
+  readonly sharesLocks: boolean;
 }
 
-interface FileSystemKind extends FileSystemTraits {
+interface FileSystemKind extends Omit<FileSystemTraits, "sharesLocks"> {
   /** Begins the id of a file system. */
   readonly name: string;
   /** Whether every write moves the change time, by the clock of this machine, and nothing else sets it. */
@@ -81,7 +86,84 @@ export function kindOfFileSystem(id: string): FileSystemKind {
 }
 
 export function readFileSystemTraits(path: string): FileSystemTraits {
-  return kindOfType(Number(BigInt.asUintN(32, statfsSync(path, { bigint: true }).type)));
+  const { name, keepsInodes, keepsModes } = kindOfType(
+    Number(BigInt.asUintN(32, statfsSync(path, { bigint: true }).type)),
+  );
+  const sharesLocks = ONE_KERNEL.has(name) || areLocksShared(readMounting(path), readBlockKinds());
+  return { keepsInodes, keepsModes, sharesLocks };
+}
+
+/**
+ * Mounted by one kernel at a time, which keeps its locks by the file: those of containers are in it as well. An
+ * overlay must not be reached but through itself.
+ */
+const ONE_KERNEL: ReadonlySet<string> = new Set(
+  "ext xfs btrfs tmpfs ramfs f2fs zfs bcachefs jfs overlay fat exfat ntfs ntfs3 hfsplus".split(" "),
+);
+
+/** A line of /proc/self/mountinfo: the type, and the options of the file system itself. */
+export interface Mounting {
+  readonly type: string;
+  readonly options: readonly string[];
+}
+
+type KeepsHere = (options: readonly string[]) => boolean;
+
+/** Kinds whose locks go to a server, or to the other machines, unless an option keeps them here. */
+const SHARED_UNLESS: ReadonlyMap<string, KeepsHere> = new Map<string, KeepsHere>([
+  ["nfs", (options) => !options.includes("local_lock=none")],
+  ["nfs4", (options) => !options.includes("local_lock=none")],
+  ["cifs", (options) => options.includes("nobrl") || options.includes("nolock")],
+  ["smb3", (options) => options.includes("nobrl") || options.includes("nolock")],
+  ["ceph", () => false],
+  ["gfs2", (options) => options.includes("localflocks") || options.includes("lockproto=lock_nolock")],
+  ["ocfs2", (options) => options.includes("localflocks")],
+]);
+
+/**
+ * What lies on a block device is mounted by one kernel, but for clusters. FUSE, 9P and virtiofs forward no locks unless
+ * somebody sees to it, which can't be told from here.
+ */
+export function areLocksShared(mounting: Mounting | undefined, blockKinds: ReadonlySet<string>): boolean {
+  if (mounting === undefined) return false;
+  const keepsHere = SHARED_UNLESS.get(mounting.type);
+  return keepsHere ? !keepsHere(mounting.options) : blockKinds.has(mounting.type);
+}
+
+/** The mounting that a path is on, by its device's number; undefined where that can't be told. */
+function readMounting(path: string): Mounting | undefined {
+  const device = statSync(path, { bigint: true }).dev;
+  const [major, minor] = [
+    ((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n),
+    (device & 0xffn) | ((device >> 12n) & 0xffffff00n),
+  ];
+  return findMounting(readOrNothing("/proc/self/mountinfo"), `${major}:${minor}`);
+}
+
+/** See proc_pid_mountinfo(5): optional fields end with a single dash. */
+export function findMounting(mountinfo: string, device: string): Mounting | undefined {
+  for (const line of mountinfo.split("\n")) {
+    const fields = line.split(" ");
+    const dash = fields.indexOf("-", 6);
+    if (fields[2] !== device || dash === -1) continue;
+    return { type: fields[dash + 1] ?? "", options: (fields[dash + 3] ?? "").split(",") };
+  }
+  return undefined;
+}
+
+/** Types of file systems that lie on a block device: all that /proc/filesystems does not call `nodev`. */
+function readBlockKinds(): ReadonlySet<string> {
+  const lines = readOrNothing("/proc/filesystems").split("\n");
+  return new Set(lines.filter((line) => line.startsWith("\t")).map((line) => line.trim()));
+}
+
+function readOrNothing(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    // A sandbox without this part of /proc.
+    return "";
+  }
 }
 
 const NS_PER_MS = 1_000_000n;

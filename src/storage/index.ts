@@ -15,6 +15,8 @@ export type {
   LockKind,
   OpenOptions,
   Origin,
+  ProcessLife,
+  ProcessMark,
   Reservation,
   Storage,
   StorageFile,

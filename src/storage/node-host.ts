@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { userInfo } from "node:os";
 import { readOrigin } from "./origin.ts";
+import { findLife, type ProcessMark, readOwnMark } from "./process-life.ts";
 import type { Host, Origin } from "./storage.ts";
 
 const NAME_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789";
@@ -13,6 +14,15 @@ export function makeNodeHost(): Host {
   let machineId: string | undefined;
   let userName: string | undefined;
   let origin: Origin | undefined;
+  let own: ProcessMark | undefined;
+  const machine = (): string => {
+    machineId ??= lookUpMachineId();
+    return machineId;
+  };
+  const self = (): ProcessMark => {
+    own ??= readOwnMark({ pid: process.pid, boot: bootIdOrNothing(), machine: machine() });
+    return own;
+  };
   return {
     pid: process.pid,
     get userId() {
@@ -28,13 +38,16 @@ export function makeNodeHost(): Host {
       return bootIdOrNothing() || "unknown";
     },
     get machineId() {
-      machineId ??= lookUpMachineId();
-      return machineId;
+      return machine();
     },
     get origin() {
       origin ??= readOrigin();
       return origin;
     },
+    get process() {
+      return self();
+    },
+    lifeOf: (mark) => findLife(mark, self()),
     now: () => Date.now(),
     monotonicMs: () => performance.now(),
     randomName,

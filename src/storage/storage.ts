@@ -11,8 +11,10 @@
 // - Each flush says what it is for. The purpose is the name under which the crash tests remove it.
 
 import type { FileSystemTraits } from "./file-system.ts";
+import type { ProcessLife, ProcessMark } from "./process-life.ts";
 
 export type { FileSystemTraits } from "./file-system.ts";
+export type { ProcessLife, ProcessMark } from "./process-life.ts";
 
 /** Times and ids are decimal strings: they exceed 2^53, and go into JSON as they are. */
 export interface FileStat {
@@ -213,6 +215,10 @@ export interface Host {
   readonly machineId: string;
   /** Read when it is asked for: it takes a few milliseconds. */
   readonly origin: Origin;
+  /** This process, for others to tell whether it lives. */
+  readonly process: ProcessMark;
+  /** What the kernel shows of a process. */
+  lifeOf(mark: ProcessMark): ProcessLife;
   /** Milliseconds since 1970: for what people read. It may be set back and forth at any time. */
   now(): number;
   /** Milliseconds since some instant, which nobody sets back: for every wait and every interval. */

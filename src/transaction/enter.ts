@@ -164,6 +164,7 @@ async function addPlan(work: Work, record: PlanRecord): Promise<PlanRecord> {
     onError: "abort",
     implicit: true,
     owned: false,
+    owner: null,
   });
   work.journal = await Journal.create(work.workspace, begin, [record]);
   return record;

@@ -92,7 +92,8 @@ function holderError({ workspace }: Work, snapshot: JournalSnapshot, device: str
   const { state } = snapshot;
   const place = device === null ? {} : { device };
   if (state instanceof ImgtxError) return heldError(noteOnDamaged(snapshot, state), device ?? undefined);
-  const { pid, user } = state.begin;
+  const { user, worker } = state.begin;
+  const pid = worker?.pid ?? state.begin.pid;
   if (isOpen(state)) return heldByOpen(describeTransaction(workspace, snapshot, undefined)).with(place);
   return new ImgtxError("E_BUSY", `another imgtx command works on it (pid ${pid}, ${user})`, {
     ...place,

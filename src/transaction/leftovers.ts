@@ -1,6 +1,6 @@
 // What is left for recovery: told from the journals alone. Takes no lock and changes nothing.
 
-import { isOwnerAlive, isViewPresent, readTable, type Workspace } from "../device/index.ts";
+import { findOwner, isViewPresent, readTable, sayWorker, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import {
   isParked,
@@ -34,12 +34,13 @@ export async function describeLeftover(
   workspace: Workspace,
   snapshot: JournalSnapshot,
 ): Promise<string | undefined> {
-  const { id, busy, state } = snapshot;
+  const { id, busy, unsure, state } = snapshot;
   if (state instanceof ImgtxError && state.code === "E_NO_PERMISSION") {
     return `transaction ${id} is another user's, who alone can read its journal`;
   }
   if (state instanceof ImgtxError) return `the journal of transaction ${id} can't be used: ${state.message}`;
   if (busy) return undefined;
+  if (unsure) return `transaction ${id} may be at work elsewhere: ${sayWorker(workspace, unsure)}`;
   if (isParked(state)) return undefined;
   if (state.commit) return `transaction ${id} is committed and waits to be finished`;
   if (state.fences.length > 0) return `transaction ${id} has fenced images for a commit that came to nothing`;
@@ -49,7 +50,7 @@ export async function describeLeftover(
 }
 
 export async function mustAbort(workspace: Workspace, { begin }: TransactionState): Promise<boolean> {
-  return begin.implicit || (begin.owned && !(await isOwnerAlive(workspace, begin.id)));
+  return begin.implicit || (begin.owned && (await findOwner(workspace, begin.id, begin.owner)) === "gone");
 }
 
 /** The first statement that a dead process left amid its making or its undoing. */

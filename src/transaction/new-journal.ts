@@ -1,6 +1,6 @@
 // Opens a transaction: its journal comes into being under the workspace lock.
 
-import { lockWorkspace, type Workspace } from "../device/index.ts";
+import { describeWorker, lockWorkspace, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { NO_TRANSACTION, sayWhose } from "./choose.ts";
 import { beginRecordOf, Journal } from "./journal/index.ts";
@@ -15,7 +15,12 @@ export async function createJournal(
   const lock = await lockWorkspace(workspace, wait);
   try {
     if (choice.name !== null) await assertNameFree(workspace, choice.name);
-    return await Journal.create(workspace, beginRecordOf(workspace, { ...choice, implicit: false }), []);
+    const owner = choice.owned ? await describeWorker(workspace) : null;
+    return await Journal.create(
+      workspace,
+      beginRecordOf(workspace, { ...choice, implicit: false, owner }),
+      [],
+    );
   } finally {
     await lock.close();
   }

@@ -1,7 +1,8 @@
 // Finishes or undoes what a crash left, before any command does its own work.
 //
 // Invariants
-// - The lock on a journal is the liveness test: what can be locked has no process working on it.
+// - The lock on a journal is the liveness test, and where it is free the process that wrote the journal last is asked
+//   for: see the device layer's liveness.ts. What may be alive is left as it is.
 // - What a mark says is secured (written anew and flushed) before it is acted on: it may have been read
 //   from the page cache alone, and a power cut during recovery would take it back.
 // - Each step may be repeated. A recovery that has run to its end leaves nothing for the next one to do.
@@ -23,6 +24,7 @@ import {
   pathsOf,
   readGeneration,
   readTable,
+  sayWorker,
   showView,
   type Workspace,
 } from "../device/index.ts";
@@ -30,12 +32,12 @@ import { ImgtxError } from "../errors/index.ts";
 import type { LockWaiting, StorageFile } from "../storage/index.ts";
 import { finishCommit, type Finishing, HOLDS_LOCK, lockForMoments, summarise } from "./finish.ts";
 import {
+  clearHalfMade,
   isParked,
   Journal,
   type JournalSnapshot,
   listNames,
   readJournals,
-  removeHalfMade,
   type TransactionState,
 } from "./journal/index.ts";
 import { canBeParked, describeLeftover, findLeftovers, firstUnfinished, mustAbort } from "./leftovers.ts";
@@ -45,7 +47,7 @@ import { lowerFences, takeFencesBack } from "./leaving-fences.ts";
 import type { OnProgress, RecoveryNote } from "./request.ts";
 import { abortJournal, sayKept, undoFrom, undoStatementPatches, undoTransaction } from "./undo.ts";
 import { mendLostParts, noteStrangeThings, sayLost } from "./strange-things.ts";
-import { noteOnDamaged, noteOnLeft, noteOnView, noteOnWaiting } from "./waiting.ts";
+import { noteOnDamaged, noteOnLeft, noteOnUnsure, noteOnView, noteOnWaiting } from "./waiting.ts";
 
 const READ_ONLY_CODES = new Set(["E_READ_ONLY", "E_NO_PERMISSION"]);
 
@@ -190,7 +192,7 @@ export async function settleJournals(
   const { ids, halfMade } = await listNames(workspace);
   for (const id of halfMade) {
     // Only a journal with a live process may have a new one beside it: that process is replacing it.
-    if (!ids.includes(id)) await removeHalfMade(workspace, id);
+    if (!ids.includes(id)) await clearHalfMade(workspace, id);
   }
   for (const snapshot of await readJournals(workspace, except)) {
     if (devices && snapshot.held?.every((held) => !devices.includes(held))) continue;
@@ -212,6 +214,7 @@ async function settleOrSay(
 ): Promise<RecoveryNote | undefined> {
   try {
     if (!isHalfReplaced && (await describeLeftover(workspace, snapshot)) === undefined) return undefined;
+    if (snapshot.unsure) return noteOnUnsure(snapshot.id, state, sayWorker(workspace, snapshot.unsure));
     if (!snapshot.busy && state.commit && (await isLeft(workspace, state)))
       return noteOnLeft(snapshot.id, state);
     return await recoverOne(workspace, snapshot.id, isHalfReplaced);
@@ -243,7 +246,7 @@ async function recoverOne(
   const journal = await openUnlessBusy(workspace, id);
   if (!journal) return undefined;
   try {
-    if (hasHalfMade) await removeHalfMade(workspace, id);
+    if (hasHalfMade) await clearHalfMade(workspace, id);
     return await settle(workspace, journal);
   } finally {
     await journal.close();

@@ -37,6 +37,23 @@ export function noteOnLeft(id: string, state: TransactionState): RecoveryNote {
   return { transaction: id, did: "waiting", text, obstacle };
 }
 
+/** The note on a transaction that a process may be amid which can't be seen from here. */
+export function noteOnUnsure(id: string, state: TransactionState, who: string): RecoveryNote {
+  const isCommitted = state.commit !== undefined;
+  const verb = isCommitted ? "commit" : "abort";
+  const does = isCommitted ? "finishes it" : "takes it back";
+  const obstacle: Obstacle = {
+    devices: heldDevices(state),
+    isCommitted,
+    code: "E_BUSY",
+    place: {},
+    why: `${who} may be at work on it, and shares no locks with this process`,
+    hint: `wait for it; where nothing works on it any more, \`imgtx txn ${verb} --force ${id}\` ${does}`,
+  };
+  const text = `transaction ${id} (${summarise(state)}) is left as it is: ${sayObstacle(obstacle)}`;
+  return { transaction: id, did: "waiting", text, obstacle };
+}
+
 /** The note on a view that can't be shown. */
 export function noteOnView(error: ImgtxError): RecoveryNote {
   const { code, hint = "`imgtx recover` tries again" } = error;

@@ -135,7 +135,7 @@ async function withWaiting<T>(
 ): Promise<T> {
   await assertChangeable(session);
   await findWaiting(session.workspace, id, false);
-  const journal = await Journal.open(session.workspace, id);
+  const journal = await Journal.open(session.workspace, id, undefined, { isForced: true });
   if (!journal) throw notWaiting(id);
   try {
     return await use(journal);
@@ -155,10 +155,13 @@ async function findWaiting(
   if (!snapshot) throw notWaiting(id);
   const { state } = snapshot;
   if (snapshot.busy) {
-    throw new ImgtxError("E_BUSY", `another imgtx command works on transaction ${id}`, {
-      hint: "wait for it, with --wait",
+    const pid = state instanceof ImgtxError ? undefined : state.begin.worker?.pid;
+    const who = pid === undefined ? "" : ` (pid ${pid})`;
+    throw new ImgtxError("E_BUSY", `another imgtx command works on transaction ${id}${who}`, {
+      hint: "wait until it has ended",
     });
   }
+  if (snapshot.unsure) return snapshot;
   if (state instanceof ImgtxError || state.commit || state.aborting || firstUnfinished(state))
     return snapshot;
   if (await mustAbort(workspace, state)) return snapshot;

@@ -17,6 +17,8 @@ import type { SimulatedMachine } from "./simulated-disk.ts";
 import { SimulatedFile } from "./simulated-file.ts";
 import { problem, statOfInode } from "./simulated-stat.ts";
 
+const MACHINE_ID = "0123456789abcdef0123456789abcdef";
+
 export function startProcess(machine: SimulatedMachine): SimulatedProcess {
   return new SimulatedProcess(machine);
 }
@@ -27,15 +29,19 @@ export class SimulatedProcess implements Storage {
 
   constructor(machine: SimulatedMachine) {
     this.machine = machine;
+    const pid = machine.nextPid();
     this.host = {
-      pid: machine.nextPid(),
+      pid,
       userId: 0,
       userName: "tester",
       nameOfUser: (id) => `#${id}`,
       groupsOfUser: () => undefined,
       bootId: machine.bootId,
-      machineId: "0123456789abcdef0123456789abcdef",
+      machineId: MACHINE_ID,
       origin: machine.origin,
+      process: { pid, started: "1", processes: "", boot: machine.bootId, machine: MACHINE_ID },
+      // Its locks go with it, and tell all that there is to know.
+      lifeOf: (mark) => (mark.pid === pid && mark.boot === machine.bootId ? "self" : "gone"),
       now: () => Number(machine.clockNs / 1_000_000n),
       monotonicMs: () => Number(machine.clockNs / 1_000_000n),
       randomName: () => machine.nextName(),
@@ -88,7 +94,7 @@ export class SimulatedProcess implements Storage {
   async describeFileSystem(path: string): Promise<FileSystemTraits> {
     await this.turn();
     this.#existing(path, true);
-    return { keepsInodes: true, keepsModes: true };
+    return { keepsInodes: true, keepsModes: true, sharesLocks: true };
   }
 
   async reserveSpace(): Promise<Reservation> {

@@ -38,7 +38,7 @@ function scene(root: string, { told = {}, userId = ME, safeList, keepsModes = tr
     stat: async (path) => look(path, await storage.stat(place(path))),
     statLink: async (path) => look(path, await storage.statLink(place(path))),
     openFile: async (path, access, options) => await storage.openFile(place(path), access, options),
-    describeFileSystem: async () => ({ keepsInodes: true, keepsModes }),
+    describeFileSystem: async () => ({ keepsInodes: true, keepsModes, sharesLocks: true }),
   };
 }
 

@@ -4,8 +4,8 @@ import { existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync 
 import { describe, expect, test } from "vitest";
 import {
   type DeviceTable,
+  findOwner,
   findWorkspace,
-  isOwnerAlive,
   isWorkspaceMade,
   listHistory,
   lockOwner,
@@ -211,14 +211,14 @@ describe("locks", () => {
     const workspace = await makeHere();
     const owner = await lockOwner(workspace, "abcdefghij");
     const lock = await lockWorkspace(workspace, NO_WAIT);
-    expect(await isOwnerAlive(workspace, "abcdefghij")).toBe(true);
-    expect(await isOwnerAlive(workspace, "zzzzzzzzzz")).toBe(false);
+    expect(await findOwner(workspace, "abcdefghij", null)).toBe("alive");
+    expect(await findOwner(workspace, "zzzzzzzzzz", null)).toBe("gone");
     await lock.close();
     const watched = watchStorage(storage, () => undefined);
     await failureOf(async () => await lockOwner({ ...workspace, storage: watched }, "abcdefghij"));
     expect(watched.openFiles.size).toBe(0);
     await owner.close();
-    expect(await isOwnerAlive(workspace, "abcdefghij")).toBe(false);
+    expect(await findOwner(workspace, "abcdefghij", null)).toBe("gone");
   });
 });
 

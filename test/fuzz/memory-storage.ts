@@ -95,6 +95,8 @@ const HOST: Host = {
   bootId: "00000000-0000-0000-0000-000000000000",
   machineId: "",
   origin: { processes: "", login: null, loginUser: null, service: null, sessions: [], ancestors: [] },
+  process: { pid: 1, started: null, processes: "", boot: "", machine: "" },
+  lifeOf: () => "self",
   now: () => 0,
   monotonicMs: () => 0,
   randomName: () => "aaaaaaaaaa",
@@ -127,7 +129,7 @@ function makeStorage(disk: MemoryDisk, watch: Watch): Storage {
     statLink: async (path) => statOf(disk.find(path)),
     reserveSpace: async () => ({ release: async () => undefined }),
     readAttribute: async () => undefined,
-    describeFileSystem: async () => ({ keepsInodes: false, keepsModes: true }),
+    describeFileSystem: async () => ({ keepsInodes: false, keepsModes: true, sharesLocks: true }),
     realPath: async (path) => {
       disk.require(path);
       return posix.normalize(path).replace(/(?<=.)\/$/, "");

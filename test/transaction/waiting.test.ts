@@ -10,7 +10,14 @@ import { makeWorkbench, type Workbench } from "./workbench.ts";
 /** A command of another process that works on vda: its journal, which is locked. */
 async function workOnVda(bench: Workbench): Promise<Journal> {
   const { workspace } = await bench.session();
-  const choice = { id: "zzzzzzzzzz", name: null, onError: "abort", implicit: true, owned: false } as const;
+  const choice = {
+    id: "zzzzzzzzzz",
+    name: null,
+    onError: "abort",
+    implicit: true,
+    owned: false,
+    owner: null,
+  } as const;
   return await Journal.create(workspace, beginRecordOf(workspace, choice), [
     { ...planRecord(0), newFiles: [] },
   ]);

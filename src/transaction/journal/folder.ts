@@ -1,6 +1,6 @@
 // All journals of a workspace as they stand, without a lock.
 
-import type { Workspace } from "../../device/index.ts";
+import { describeCopy, findLiveness, findOwner, type Worker, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import {
@@ -12,15 +12,17 @@ import {
   readContent,
   WORK_BYTE,
 } from "./journal-file.ts";
-import { heldDevices } from "./queries.ts";
+import { heldDevices, isUnderWay } from "./queries.ts";
 import { findDevicesInDamage } from "./record-line.ts";
 import type { TransactionState } from "./records.ts";
 
 export interface JournalSnapshot {
   readonly id: string;
   readonly path: string;
-  /** A live process holds it. */
+  /** A live process works on it: by its lock, or since the kernel shows the process. */
   readonly busy: boolean;
+  /** Who may be at work on it, or run its `txn exec`, where that can't be told from here. */
+  readonly unsure: Worker | null;
   /** It is not the file that it was written to, in a workspace that is itself. */
   readonly isPutBack: boolean;
   /** What it says, or why it can't be read. */
@@ -52,15 +54,31 @@ async function readJournal(
   let file: StorageFile | undefined;
   try {
     file = await openTrusted(workspace, path, "read");
-    const busy = file.wouldConflict(WORK_BYTE, "exclusive");
+    const isLocked = file.wouldConflict(WORK_BYTE, "exclusive");
     const { state } = await readContent(workspace, file, id);
-    return { id, path, busy, isPutBack: false, state, held: heldDevices(state) };
+    const at = isLocked ? { busy: true, unsure: null } : await findAtWork(workspace, state);
+    return { id, path, ...at, isPutBack: false, state, held: heldDevices(state) };
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     if (error.code === "E_NOT_FOUND") return undefined;
     const held = findDevicesInDamage(file && error.code !== "E_IO" ? await readAll(file) : new Uint8Array());
-    return { id, path, busy: false, isPutBack: isPutBack(error), state: error, held };
+    return { id, path, busy: false, unsure: null, isPutBack: isPutBack(error), state: error, held };
   } finally {
     await file?.close();
   }
+}
+
+/** Who may be at work on what nobody has locked. */
+async function findAtWork(
+  workspace: Workspace,
+  state: TransactionState,
+): Promise<Pick<JournalSnapshot, "busy" | "unsure">> {
+  const { id, owned, owner, worker } = state.begin;
+  const life = isUnderWay(state) ? await findLiveness(workspace, worker) : "gone";
+  const ofOwner = owned && !state.commit ? await findOwner(workspace, id, owner) : "gone";
+  const unsure = (life === "unknown" ? worker : null) ?? (ofOwner === "unknown" ? owner : null);
+  if (life !== "alive" && unsure === null) return { busy: false, unsure };
+  // The journals of a copy are those of the original's processes, which do not work here.
+  if ((await describeCopy(workspace)) !== undefined) return { busy: false, unsure: null };
+  return { busy: life === "alive", unsure: life === "alive" ? null : unsure };
 }

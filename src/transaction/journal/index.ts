@@ -1,6 +1,6 @@
 export { type JournalSnapshot, readJournals } from "./folder.ts";
 export { Journal } from "./journal.ts";
-export { journalPath, listNames, removeHalfMade } from "./journal-file.ts";
+export { clearHalfMade, journalPath, listNames } from "./journal-file.ts";
 export type {
   BeginRecord,
   CommitRecord,

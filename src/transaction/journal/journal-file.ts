@@ -7,11 +7,14 @@
 
 import {
   describeCopy,
+  describeWorker,
+  findLiveness,
   howToAdopt,
   isMarkedFile,
   type FileMark,
   markOf,
   pathsOf,
+  type Worker,
   type Workspace,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
@@ -61,8 +64,32 @@ export async function listNames(workspace: Workspace): Promise<JournalNames> {
 
 /** Clears away a journal that never got its name. The caller holds the workspace lock. */
 export async function removeHalfMade(workspace: Workspace, id: string): Promise<void> {
-  const path = `${pathsOf(workspace).journals}/${id}${NEW_SUFFIX}`;
+  const path = halfMadePath(workspace, id);
   if (await workspace.storage.statLink(path)) await workspace.storage.removeFile(path);
+}
+
+/** The same, but where a process may be about to name it that shares no locks with this one. */
+export async function clearHalfMade(workspace: Workspace, id: string): Promise<void> {
+  const worker = await readHalfMadeWorker(workspace, id);
+  if ((await findLiveness(workspace, worker)) === "gone") await removeHalfMade(workspace, id);
+}
+
+/** Null where it does not say: cut off before it was written, or gone by now. */
+async function readHalfMadeWorker(workspace: Workspace, id: string): Promise<Worker | null> {
+  let file: StorageFile | undefined;
+  try {
+    file = await openTrusted(workspace, halfMadePath(workspace, id), "read");
+    return (await readContent(workspace, file, id, { asItIs: true })).state.begin.worker;
+  } catch (error) {
+    if (error instanceof ImgtxError) return null;
+    throw error;
+  } finally {
+    await file?.close();
+  }
+}
+
+function halfMadePath(workspace: Workspace, id: string): string {
+  return `${pathsOf(workspace).journals}/${id}${NEW_SUFFIX}`;
 }
 
 export function journalPath(workspace: Workspace, id: string): string {
@@ -81,7 +108,8 @@ export async function writeAnew(
   if (await storage.statLink(fresh)) await storage.removeFile(fresh);
   const file = await storage.createFile(fresh, MODE);
   try {
-    const { bytes, digest } = encodeAll(root, records, markOf(await file.stat()));
+    const worker = await describeWorker(workspace);
+    const { bytes, digest } = encodeAll(root, records, { worker, mark: markOf(await file.stat()) });
     // Locked before it has its name: nobody may take the transaction for abandoned in between.
     await lockFile(storage, file, WORK_BYTE, NO_WAIT, "the new journal");
     await file.write(bytes, 0);
@@ -99,11 +127,11 @@ export async function writeAnew(
 function encodeAll(
   root: string,
   records: readonly JournalRecord[],
-  mark: FileMark,
+  written: { readonly mark: FileMark; readonly worker: Worker },
 ): { bytes: Uint8Array; digest: string } {
   let digest = FIRST_DIGEST;
   const lines = records.map((record) => {
-    const marked = record.type === "begin" ? { ...record, mark } : record;
+    const marked = record.type === "begin" ? { ...record, ...written } : record;
     const encoded = encodeRecord(toStored(root, marked), digest);
     digest = encoded.digest;
     return encoded.line;

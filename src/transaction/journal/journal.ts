@@ -10,7 +10,7 @@
 //   of it, and its very name, may be in the page cache alone.
 // - A journal is trusted only when it belongs to the user, nobody else may write it, and it is no link.
 
-import { assertOwn, pathsOf, type Workspace } from "../../device/index.ts";
+import { assertOwn, findLiveness, pathsOf, sayWorker, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type LockWaiting, lockFile, type StorageFile } from "../../storage/index.ts";
 import { applyRecord, foldRecords } from "./fold.ts";
@@ -24,6 +24,7 @@ import {
 } from "./journal-file.ts";
 import { encodeRecord, type ParsedJournal } from "./record-line.ts";
 import type { BeginRecord, JournalRecord, TransactionState } from "./records.ts";
+import { isUnderWay } from "./queries.ts";
 import { toStored } from "./stored-record.ts";
 
 const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
@@ -82,15 +83,16 @@ export class Journal {
   }
 
   /**
-   * Opens and locks a journal. Undefined where there is none; E_BUSY where a live process works on it;
-   * E_JOURNAL where it is damaged or not to be trusted; E_REFUSED in a workspace that is a copy, but for who takes
-   * it as it is, to make it one of its own.
+   * Opens and locks a journal. Undefined where there is none; E_BUSY where a live process works on it, or may do so
+   * through a mounting that shares no locks with this one, unless a person says that it does not; E_JOURNAL where it
+   * is damaged or not to be trusted; E_REFUSED in a workspace that is a copy, but for who takes it as it is, to make
+   * it one of its own.
    */
   static async open(
     workspace: Workspace,
     id: string,
     waiting: LockWaiting = NO_WAIT,
-    how: { readonly asItIs?: boolean } = {},
+    how: { readonly asItIs?: boolean; readonly isForced?: boolean } = {},
   ): Promise<Journal | undefined> {
     const { storage } = workspace;
     if (!how.asItIs) await assertOwn(workspace);
@@ -108,6 +110,7 @@ export class Journal {
           continue;
         }
         const { parsed, state } = await readContent(workspace, file, id, how);
+        if (!how.asItIs) await assertNobodyElsewhere(workspace, state, path, how.isForced === true);
         return new Journal(workspace, file, path, state, parsed, true);
       } catch (error) {
         await file.close();
@@ -220,6 +223,29 @@ export class Journal {
     this.#endBytes = endBytes;
     this.#suspect = false;
   }
+}
+
+/** E_BUSY where a process is, or may be, amid the transaction that the lock does not tell of. */
+async function assertNobodyElsewhere(
+  workspace: Workspace,
+  state: TransactionState,
+  path: string,
+  isForced: boolean,
+): Promise<void> {
+  const { id, worker } = state.begin;
+  if (worker === null || !isUnderWay(state)) return;
+  const life = await findLiveness(workspace, worker);
+  if (life === "gone" || (life === "unknown" && isForced)) return;
+  const who = sayWorker(workspace, worker);
+  const what = life === "alive" ? `${who} works on it` : `${who} may be at work on it`;
+  throw new ImgtxError(
+    "E_BUSY",
+    `transaction ${id} is busy: ${what}, and shares no locks with this process`,
+    {
+      image: path,
+      hint: "try again when it is done",
+    },
+  );
 }
 
 /** Removes what a failed attempt left of a new journal: a transaction that nobody was told of must not be open. */

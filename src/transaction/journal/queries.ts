@@ -37,6 +37,14 @@ export function isParked(state: TransactionState): boolean {
   return !state.aborting && state.statements.at(-1)?.parked === true;
 }
 
+/** Whether a process is amid it, or was when it ended: else it is open, and waits for a command. */
+export function isUnderWay(state: TransactionState): boolean {
+  const { begin, commit, aborting, fences, statements } = state;
+  if (isParked(state)) return false;
+  if (begin.implicit || commit || aborting || fences.length > 0) return true;
+  return statements.some(({ undone, undoing, done }) => !undone && (undoing || !done));
+}
+
 /** Devices that the transaction holds. */
 export function heldDevices(state: TransactionState): string[] {
   const held = state.statements.filter(({ undone, parked }) => !undone && !parked);

@@ -16,7 +16,7 @@
 //   everything can be undone, behind it the only way is forward.
 
 import { posix } from "node:path";
-import type { DeviceEntry, FileMark, Workspace } from "../../device/index.ts";
+import type { DeviceEntry, FileMark, Worker, Workspace } from "../../device/index.ts";
 import type { Fingerprint, ImageFormat } from "../../format/index.ts";
 import type { Origin } from "../../storage/index.ts";
 import type { ActionKind, ActionReport } from "../request.ts";
@@ -33,6 +33,13 @@ export interface BeginRecord {
   readonly implicit: boolean;
   /** A `txn exec`: aborted when the process that runs it has gone. */
   readonly owned: boolean;
+  /** The process that runs the `txn exec`. Null for all others, and not known of version 1. */
+  readonly owner: Worker | null;
+  /**
+   * The process that wrote this file, which all do that add a record; null where it is not known, as of one that is
+   * not written yet.
+   */
+  readonly worker: Worker | null;
   /** The file that the journal was written to; null where it is not known, as of one that is not written yet. */
   readonly mark: FileMark | null;
   /** ISO 8601, UTC. For messages, like pid, user and boot: nothing is decided by them. */
@@ -47,13 +54,14 @@ export interface BeginRecord {
 /** The first record of a new transaction. */
 export function beginRecordOf(
   { storage }: Workspace,
-  choice: Pick<BeginRecord, "id" | "name" | "onError" | "implicit" | "owned">,
+  choice: Pick<BeginRecord, "id" | "name" | "onError" | "implicit" | "owned" | "owner">,
 ): BeginRecord {
   const { host } = storage;
   return {
     type: "begin",
     version: JOURNAL_VERSION,
     ...choice,
+    worker: null,
     mark: null,
     started: new Date(host.now()).toISOString(),
     pid: host.pid,

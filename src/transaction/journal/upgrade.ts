@@ -28,11 +28,13 @@ export function fillIn(record: Fields): Fields {
   }
 }
 
-/** Nobody joins it unasked. */
+/** Nobody joins it unasked, and its locks alone tell whether somebody works on it. */
 function fillInBegin(begin: Fields): Fields {
   // The type stays in front: damage is told by what records look like.
   return {
     ...begin,
+    ...("owner" in begin ? {} : { owner: null }),
+    ...("worker" in begin ? {} : { worker: null }),
     ...("mark" in begin ? {} : { mark: null }),
     ...("origin" in begin ? {} : { origin: null }),
   };

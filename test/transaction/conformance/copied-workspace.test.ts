@@ -38,7 +38,8 @@ function copy(source: string, target: string): void {
 /** A disk that gives no stable inode numbers, as exFAT and FUSE. */
 function forgetful(): Storage {
   const storage = makeNodeStorage();
-  return { ...storage, describeFileSystem: async () => ({ keepsInodes: false, keepsModes: true }) };
+  const traits = { keepsInodes: false, keepsModes: true, sharesLocks: true };
+  return { ...storage, describeFileSystem: async () => traits };
 }
 
 /** Rewrites the table as an imgtx wrote it that knew no marks. */

@@ -17,6 +17,8 @@ export const BEGIN: BeginRecord = {
   onError: "keep",
   implicit: false,
   owned: false,
+  owner: null,
+  worker: null,
   mark: null,
   started: "2026-01-02T03:04:05.678Z",
   pid: 42,

@@ -1,0 +1,192 @@
+// A workspace that is reached in two ways which share no locks (two mountings, two machines, a lock file that somebody
+// has removed): what may still be at work is undone by nobody, and finished by nobody.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, existsSync, readFileSync, rmSync } from "node:fs";
+import { describe, expect, onTestFinished, test } from "vitest";
+import type { ProcessMark } from "../../../src/storage/index.ts";
+import {
+  adoptWorkspace,
+  beginTransaction,
+  forceAbort,
+  forceCommit,
+  giveUp,
+  openSession,
+} from "../../../src/transaction/index.ts";
+import { failureOf } from "../../storage/conformance.ts";
+import { type Call, killAt } from "../watched-storage.ts";
+import { makeScratchFolder, makeWorkbench, NO_WAIT, RUN_ALONE, Workbench } from "../workbench.ts";
+
+const ANOTHER_MACHINE: ProcessMark = {
+  pid: 4711,
+  started: "1",
+  processes: "pid:[4026531836]",
+  boot: "another boot",
+  machine: "another machine",
+};
+
+/** The same workspace for a process whose locks nobody sees when it is cut off: it lives on by its mark. */
+function asProcess(bench: Workbench, mark: ProcessMark): Workbench {
+  return bench.through({ ...bench.storage, host: { ...bench.storage.host, process: mark } });
+}
+
+/** Seen through a mounting that shares no locks with any other. */
+function unshared(bench: Workbench): Workbench {
+  const describeFileSystem = async (path: string) => ({
+    ...(await bench.storage.describeFileSystem(path)),
+    sharesLocks: false,
+  });
+  return bench.through({ ...bench.storage, describeFileSystem });
+}
+
+async function startOther(bench: Workbench): Promise<{ child: ChildProcess; mark: ProcessMark }> {
+  const child = spawn(process.execPath, ["-e", "console.log(1); setInterval(() => 0, 1000)"], {
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  onTestFinished(() => {
+    child.kill("SIGKILL");
+  });
+  await once(child.stdout, "data");
+  const fields = readFileSync(`/proc/${child.pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
+  const mark = { ...bench.storage.host.process, pid: child.pid ?? 0, started: fields[19] ?? null };
+  return { child, mark };
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  const ended = once(child, "exit");
+  child.kill("SIGKILL");
+  await ended;
+}
+
+const hasName = (call: Call): boolean => call.name === "file.flush" && call.purpose === "prepared";
+const moves = (bench: Workbench) => (call: Call) =>
+  call.name === "rename" && call.path === bench.at(".imgtx/table.json");
+
+/** Amid a snapshot of vdc, or past its commit mark. */
+async function cutOff(bench: Workbench, when: (call: Call) => boolean): Promise<void> {
+  const dying = bench.through(killAt(bench.storage, when));
+  await expect(dying.snapshot({ vdc: "c1.qcow2" })).rejects.toThrow("killed");
+}
+
+async function read(bench: Workbench) {
+  const place = { ...NO_WAIT, startFolder: bench.root, workspace: undefined, createHere: false };
+  return (await openSession(bench.storage, { ...place, caller: "reader" })).recovered;
+}
+
+describe("a process that the kernel shows", () => {
+  test("keeps what it is amid, whoever has its lock, until it has gone", async () => {
+    const bench = await makeWorkbench();
+    const { child, mark } = await startOther(bench);
+    await cutOff(asProcess(bench, mark), hasName);
+    expect(await read(bench)).toEqual([]);
+    expect((await bench.session()).recovered).toEqual([]);
+    expect(existsSync(bench.at("c1.qcow2"))).toBe(false);
+    const failure = await failureOf(async () => await bench.snapshot({ vdc: "c2.qcow2" }));
+    expect(failure).toMatchObject({ code: "E_BUSY", device: "vdc" });
+    expect(failure.message).toContain(`pid ${child.pid}`);
+    await bench.snapshot({ vdb: "b1.qcow2" });
+    await end(child);
+    expect((await bench.session()).recovered).toMatchObject([{ did: "aborted" }]);
+  });
+
+  test("finishes its commit by itself", async () => {
+    const bench = await makeWorkbench();
+    const { child, mark } = await startOther(bench);
+    const other = asProcess(bench, mark);
+    await cutOff(other, moves(other));
+    const session = await bench.session();
+    expect(session.recovered).toEqual([]);
+    expect((await bench.images())["vdc"]).toBe("c.qcow2");
+    const [open] = await bench.open();
+    const forced = await failureOf(async () => await forceCommit(session, open?.id ?? "", RUN_ALONE));
+    expect(forced.code).toBe("E_BUSY");
+    await end(child);
+    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+  });
+
+  test("and runs a `txn exec` keeps its transaction when somebody removes the lock file", async () => {
+    const bench = await makeWorkbench();
+    const { child, mark } = await startOther(bench);
+    const owner = asProcess(bench, mark);
+    const choice = { name: undefined, onError: "keep", owned: true } as const;
+    const { description, release } = await beginTransaction(await owner.session(), choice, NO_WAIT);
+    await bench.snapshot({ vdc: "c1.qcow2" }, {}, { transaction: description.id });
+    rmSync(bench.at(".imgtx/lock"));
+    await release();
+    await bench.snapshot({ vdb: "b1.qcow2" }, {}, { standalone: true });
+    expect((await bench.session()).recovered).toEqual([]);
+    expect(existsSync(bench.at("c1.qcow2"))).toBe(true);
+    await end(child);
+    expect((await bench.session()).recovered).toMatchObject([{ did: "aborted" }]);
+    expect(existsSync(bench.at("c1.qcow2"))).toBe(false);
+  });
+
+  test("works on the original, and not on its copy", async () => {
+    const bench = await makeWorkbench();
+    const { mark } = await startOther(bench);
+    await cutOff(asProcess(bench, mark), hasName);
+    const root = makeScratchFolder();
+    cpSync(bench.root, `${root}/copy`, { recursive: true });
+    const how = { ...NO_WAIT, moved: false, dryRun: true };
+    expect((await adoptWorkspace(bench.storage, `${root}/copy`, how)).forgotten).toHaveLength(1);
+  });
+});
+
+describe("a process that can't be seen", () => {
+  test("of another machine is left with the way out said, where locks are not shared", async () => {
+    const bench = unshared(await makeWorkbench());
+    await cutOff(asProcess(bench, ANOTHER_MACHINE), hasName);
+    const [note] = await read(bench);
+    expect(note).toMatchObject({ did: "waiting", obstacle: { code: "E_BUSY", devices: ["vdc"] } });
+    expect(note?.text).toContain("pid 4711 of another machine");
+    const session = await bench.session();
+    const id = session.recovered[0]?.transaction ?? "";
+    expect(session.recovered[0]?.obstacle?.hint).toContain(`imgtx txn abort --force ${id}`);
+    expect((await failureOf(async () => await bench.snapshot({ vdc: "c2.qcow2" }))).code).toBe(
+      "E_TRANSACTION",
+    );
+    await forceAbort(session, id, RUN_ALONE);
+    expect((await bench.session()).recovered).toEqual([]);
+    await bench.snapshot({ vdc: "c2.qcow2" });
+  });
+
+  test("is asked for as well where the other side's mounting shares none, and this one does", async () => {
+    const bench = await makeWorkbench();
+    await cutOff(asProcess(unshared(bench), ANOTHER_MACHINE), hasName);
+    expect((await bench.session()).recovered).toMatchObject([{ did: "waiting" }]);
+  });
+
+  test("past its commit mark is finished by a person's word alone, or given up", async () => {
+    const bench = unshared(await makeWorkbench());
+    const other = asProcess(bench, ANOTHER_MACHINE);
+    await cutOff(other, moves(other));
+    const session = await bench.session();
+    const id = session.recovered[0]?.transaction ?? "";
+    expect(session.recovered[0]?.obstacle?.hint).toContain(`imgtx txn commit --force ${id}`);
+    expect((await bench.images())["vdc"]).toBe("c.qcow2");
+    expect((await giveUp(session, id, { ...RUN_ALONE, dryRun: true })).devices).toEqual(["vdc"]);
+    await forceCommit(session, id, RUN_ALONE);
+    expect((await bench.images())["vdc"]).toBe("c1.qcow2");
+  });
+
+  test("has gone where a free lock proves it: a disk that was moved here", async () => {
+    const bench = await makeWorkbench();
+    await cutOff(asProcess(bench, ANOTHER_MACHINE), hasName);
+    expect((await bench.session()).recovered).toMatchObject([{ did: "aborted" }]);
+  });
+
+  test("and runs a `txn exec` keeps its transaction", async () => {
+    const bench = unshared(await makeWorkbench());
+    const choice = { name: undefined, onError: "keep", owned: true } as const;
+    const session = await asProcess(bench, ANOTHER_MACHINE).session();
+    const { description, release } = await beginTransaction(session, choice, NO_WAIT);
+    await bench.snapshot({ vdc: "c1.qcow2" }, {}, { transaction: description.id });
+    await release();
+    const seen = await bench.session();
+    expect(seen.recovered).toMatchObject([{ did: "waiting", transaction: description.id }]);
+    expect(existsSync(bench.at("c1.qcow2"))).toBe(true);
+    await forceAbort(seen, description.id, RUN_ALONE);
+    expect(existsSync(bench.at("c1.qcow2"))).toBe(false);
+  });
+});
