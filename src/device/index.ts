@@ -40,7 +40,7 @@ export {
   writeNextGeneration,
 } from "./next-generation.ts";
 export { findDeviceOnFile } from "./device-on-file.ts";
-export { describeWorker, findLiveness, isWorker, type Liveness, sayWorker, type Worker } from "./liveness.ts";
+export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 export { findOwner, lockOwner } from "./owner-lock.ts";
 export { readWholeFile } from "./replace-file.ts";
 export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";

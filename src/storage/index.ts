@@ -15,7 +15,6 @@ export type {
   LockKind,
   OpenOptions,
   Origin,
-  ProcessLife,
   ProcessMark,
   Reservation,
   Storage,

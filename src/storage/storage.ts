@@ -14,7 +14,7 @@ import type { FileSystemTraits } from "./file-system.ts";
 import type { ProcessLife, ProcessMark } from "./process-life.ts";
 
 export type { FileSystemTraits } from "./file-system.ts";
-export type { ProcessLife, ProcessMark } from "./process-life.ts";
+export type { ProcessMark } from "./process-life.ts";
 
 /** Times and ids are decimal strings: they exceed 2^53, and go into JSON as they are. */
 export interface FileStat {
