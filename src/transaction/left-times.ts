@@ -8,7 +8,7 @@
 // - The caller holds the workspace lock.
 
 import { type ChainEntry, type DeviceTable, renewGeneration, type Workspace } from "../device/index.ts";
-import { describeChanges, type Fingerprint, takeFingerprint } from "../format/index.ts";
+import { describeChanges, describeDoubt, type Fingerprint, takeFingerprint } from "../format/index.ts";
 import type { TransactionState } from "./journal/index.ts";
 import { openUnlessGone, patchesAtCommit } from "./patches.ts";
 
@@ -34,8 +34,11 @@ export async function rememberLeft(
 
 function withTimes(entry: ChainEntry, now: Fingerprint | undefined): ChainEntry {
   const { fingerprint } = entry;
-  const isKnown = fingerprint.changedNs !== undefined || now === undefined;
-  if (isKnown || describeChanges(fingerprint, now).length > 0) return entry;
+  if (fingerprint.changedNs !== undefined || now?.changedNs === undefined) return entry;
+  if (describeChanges(fingerprint, now).length > 0) return entry;
+  // After another start of the host, or another mount, its times say nothing of what was written meanwhile.
+  const before = { ...fingerprint, changedNs: now.changedNs, settled: true };
+  if (describeDoubt(before, now) !== undefined) return entry;
   return { ...entry, fingerprint: now };
 }
 

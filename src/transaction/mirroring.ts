@@ -310,7 +310,9 @@ function doubtOf(
   const known = new Map(before.flatMap(files).map(({ image, fingerprint }) => [image, fingerprint]));
   for (const { image, fingerprint } of now.flatMap(files).toReversed()) {
     const was = known.get(image);
-    const why = was && !fenced.has(image) ? describeDoubt(was, fingerprint) : undefined;
+    // What has changed for certain is found by its changes.
+    if (!was || fenced.has(image) || describeChanges(was, fingerprint).length > 0) continue;
+    const why = describeDoubt(was, fingerprint);
     if (why !== undefined) return { image, why };
   }
   return undefined;

@@ -21,7 +21,9 @@ import {
   type BytePatch,
   type Fingerprint,
   holdImages,
+  isFileFenced,
   isSameFile,
+  liftsFence,
   settleFingerprint,
   takeFingerprint,
 } from "../format/index.ts";
@@ -108,9 +110,13 @@ interface CommitPatching {
   readonly isDue: (image: string) => boolean;
   /** Told of images that are gone, or another's by now, and are left so. Undefined: that is an error. */
   readonly onLeft?: ((file: KeptFile) => void) | undefined;
+  readonly onNotice?: ((line: string) => void) | undefined;
 }
 
-/** Writes the `commit` patches after the mark, durably. Returns the fingerprints that the images then have. */
+/**
+ * Writes the `commit` patches after the mark, durably. Returns the fingerprints that the images then have, but for those
+ * that somebody may have written to since.
+ */
 export async function writeCommitPatches(
   workspace: Workspace,
   state: TransactionState,
@@ -136,8 +142,12 @@ async function patchAtCommit(
   storage: Storage,
   state: TransactionState,
   { image, patches }: { readonly image: string; readonly patches: readonly ImagePatch[] },
-  { isLocked, waiting }: CommitPatching,
+  { isLocked, waiting, onNotice }: CommitPatching,
 ): Promise<Fingerprint | undefined> {
+  if (!isLocked && (await isLetGo(storage, image, patches))) {
+    onNotice?.(`${image} was written to since imgtx changed its header, and is left as it is`);
+    return undefined;
+  }
   const expected = lastSeen(state).get(image)?.fingerprint;
   if (!expected) throw new Error("an image that is patched is watched");
   const isAway = !(await storage.stat(image)) && !(await isDiskThere(storage, image, foldersOf(state)));
@@ -145,12 +155,33 @@ async function patchAtCommit(
   const knownTimes = [expected.modifiedNs];
   const lock = isLocked ? undefined : async (file: StorageFile) => await lockWriter(storage, file, waiting);
   let fingerprint: Fingerprint | undefined;
-  await settleImage({ storage, image, patches, side: "after", expected, knownTimes, lock }, async (file) => {
+  const settling = { storage, image, patches, side: "after", expected, knownTimes, lock } as const;
+  await settleImage(settling, async (file, found) => {
     await file.flush("patched image");
+    // Whoever wrote the patches has died since. From then on a guest may have opened the image, and what it looks like
+    // now must not pass for what imgtx made of it: a mirror would be in sync with writes that it never got.
+    if (found === "after" && !isLocked) return;
     const now = await takeFingerprint(file, expected.headerSha256 !== null);
     fingerprint = await settleFingerprint(storage.host, file, now);
   });
   return fingerprint;
+}
+
+/**
+ * Whether the patches were all written by a process that died, and the image has gone on since: the write that lifts the
+ * fence is the last one. What stands there now is others' work, also where it is as it was before.
+ */
+async function isLetGo(storage: Storage, image: string, patches: readonly ImagePatch[]): Promise<boolean> {
+  const isLifted = patches.some(({ offset, before, after }) =>
+    liftsFence({ offset, before: fromBase64(before), after: fromBase64(after) }),
+  );
+  const file = isLifted ? await openUnlessGone(storage, image, "read") : undefined;
+  if (!file) return false;
+  try {
+    return !(await isFileFenced(file)) && (await stateOf(file, patches)) !== "after";
+  } finally {
+    await file.close();
+  }
 }
 
 interface Settling {
@@ -168,7 +199,7 @@ interface Settling {
 /** Brings one image to a side of its patches, and its time with it. An image that is gone has nothing to settle. */
 export async function settleImage(
   settling: Settling,
-  then: (file: StorageFile) => Promise<void>,
+  then: (file: StorageFile, found: PatchState) => Promise<void>,
 ): Promise<void> {
   const { storage, image, patches, side, expected, knownTimes, lock } = settling;
   const modifiedNs = patches.findLast((patch) => patch.modifiedNs !== null)?.modifiedNs ?? null;
@@ -187,7 +218,7 @@ export async function settleImage(
     const isTimeKnown = knownTimes.includes(stat.modifiedNs) && stat.modifiedNs !== modifiedNs;
     const mustDate = modifiedNs !== null && (found !== side || isTimeKnown);
     const isRight = found === side;
-    const free = isRight && !mustDate ? await openIfFree(storage, image) : undefined;
+    const free = isRight && !mustDate ? await openIfFree(storage, image, patches, side) : undefined;
     if (free || !isRight || mustDate) {
       await file.close();
       file = free ?? (await storage.openFile(image, "write"));
@@ -196,7 +227,7 @@ export async function settleImage(
     if (free || !isRight || mustDate) await writeInOrder(file, patches, side);
     if (mustDate) await file.setModified(modifiedNs);
     else if (free) await file.setModified(stat.modifiedNs);
-    await then(file);
+    await then(file, found);
   } finally {
     await file.close();
   }
@@ -204,14 +235,21 @@ export async function settleImage(
 
 /**
  * For bytes that are right already: they may be in the page cache alone, behind a failed flush, and are written once
- * more where nobody has the image open by now.
+ * more where nobody has the image open by now, or had it since they were read.
  */
-async function openIfFree(storage: Storage, image: string): Promise<StorageFile | undefined> {
+async function openIfFree(
+  storage: Storage,
+  image: string,
+  patches: readonly ImagePatch[],
+  side: "before" | "after",
+): Promise<StorageFile | undefined> {
   let file: StorageFile | undefined;
   try {
     file = await storage.openFile(image, "write");
     await lockWriter(storage, file);
-    return file;
+    if ((await stateOf(file, patches)) === side) return file;
+    await file.close();
+    return undefined;
   } catch (error) {
     await file?.close();
     if (error instanceof ImgtxError && OUT_OF_REACH.has(error.code)) return undefined;
@@ -243,11 +281,10 @@ export async function openUnlessGone(
   }
 }
 
+type PatchState = "before" | "after" | "mixed" | "foreign";
+
 /** Which side of the patches an image has; "mixed" is what a torn write leaves, "foreign" what nobody of us wrote. */
-export async function stateOf(
-  file: StorageFile,
-  patches: readonly ImagePatch[],
-): Promise<"before" | "after" | "mixed" | "foreign"> {
+export async function stateOf(file: StorageFile, patches: readonly ImagePatch[]): Promise<PatchState> {
   let [isBefore, isAfter] = [true, true];
   for (const patch of patches) {
     const [before, after] = [fromBase64(patch.before), fromBase64(patch.after)];

@@ -1,7 +1,14 @@
 // Fences of opened images: what to write to set one, and to lift one that nobody remembers.
 
 import type { ChainLink } from "../../chain/backing-chain.ts";
-import { type BytePatch, FENCE_ROOM_BYTES, type FencePatch, planFence, planLift } from "../codec/fence.ts";
+import {
+  type BytePatch,
+  FENCE_ROOM_BYTES,
+  type FencePatch,
+  isFencedHead,
+  planFence,
+  planLift,
+} from "../codec/fence.ts";
 import { measureHeaderCluster } from "../codec/header-cluster.ts";
 import { readBytes, readHead, readOwnHeader } from "../../read-header.ts";
 import type { StorageFile } from "../../../storage/index.ts";
@@ -27,6 +34,11 @@ export async function planFileFence(file: StorageFile, owner: string): Promise<F
 /** The patch that lifts the fence of an image that has one, by what the fence says of itself. */
 export async function planImageLift(link: ChainLink): Promise<BytePatch> {
   return planLift(await readHeaderArea(link));
+}
+
+/** Whether the file is a fenced qcow2 image. */
+export async function isFileFenced(file: StorageFile): Promise<boolean> {
+  return isFencedHead(await readHead(file));
 }
 
 async function readHeaderArea({ file, header }: Pick<ChainLink, "file" | "header">): Promise<Uint8Array> {
