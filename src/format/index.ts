@@ -29,6 +29,7 @@ export { compareImages } from "./copy/compare.ts";
 export type { CopyRequest, NewTarget } from "./copy/convert.ts";
 export { cloneInto, convertToExisting, convertToNew, fillImage, openExistingTarget } from "./copy/convert.ts";
 export { countBytesToCopy } from "./copy/copy.ts";
+export { copyDifferences } from "./copy/copy-differences.ts";
 export { listBitmapsToCopy } from "./copy/copy-bitmaps.ts";
 export type { ImagePlan } from "./new/create.ts";
 export { planImage, writeImage } from "./new/create.ts";

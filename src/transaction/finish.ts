@@ -26,6 +26,7 @@ import {
 import { ImgtxError } from "../errors/index.ts";
 import { beforeItsName, describeChanges, type Fingerprint } from "../format/index.ts";
 import type { LockWaiting } from "../storage/index.ts";
+import { syncLate } from "./late-sync.ts";
 import { holdLeft } from "./left-images.ts";
 import { imagesUsed } from "./leaving.ts";
 import { rememberLeft } from "./left-times.ts";
@@ -62,6 +63,8 @@ export interface Finishing {
   readonly onLeft?: ((file: KeptFile) => void) | undefined;
   /** Told what an operator has to know of what others did meanwhile, a line each. */
   readonly onNotice?: ((line: string) => void) | undefined;
+  /** Whether the caller has the workspace lock all the time, and leaves what takes long to others: E_UNFINISHED. */
+  readonly isBrief?: boolean;
   /** Does work under the workspace lock: the caller's, or one that is taken for it. */
   readonly underLock: <T>(work: () => Promise<T>) => Promise<T>;
 }
@@ -137,6 +140,7 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
         when: "before the table",
         ...how,
       })),
+      ...(await syncLate(workspace, state, held?.stale ?? [], { ...how, present })),
     ]);
     return await moveOn(workspace, journal, { commit, changed, written }, how);
   } finally {

@@ -4,15 +4,18 @@
 // Invariants
 // - Where the transaction's fence is up nobody has written. Else the image is compared with what the journal saw last,
 //   and its locks are asked: whoever has it open for writing is waited for, and named.
-// - What was written to an image that the device leaves is never left behind without a word: the move waits.
+// - What was written to an image that the device leaves is never left behind without a word: where the device goes to
+//   its mirror, that is synced anew first (late-sync.ts); else the move waits.
+// - A doubt is decided by content where that can be, at a mirror, and said in a line where it can't.
 // - What was written to an image that stays below the device is the device's. The snapshot is later than its commit then,
 //   and says so.
 // - What is compared is locked, and nobody opens it for writing, until the table has moved.
 
-import type { DeviceTable, Workspace } from "../device/index.ts";
+import { type DeviceTable, findDevice, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import {
   describeChanges,
+  describeDoubt,
   type Fingerprint,
   holdImages,
   ImageLeases,
@@ -24,6 +27,7 @@ import type { LockWaiting, StorageFile } from "../storage/index.ts";
 import { lastSeen, type TransactionState } from "./journal/index.ts";
 import { imagesLeft, type LeftImage } from "./leaving.ts";
 import { isFenceUp } from "./leaving-fences.ts";
+import { findMirrorTaken, type StaleMirror } from "./late-sync.ts";
 import { imagesMergedAtCommit } from "./merges.ts";
 import { imagesPatchedAtCommit, openUnlessGone } from "./patches.ts";
 
@@ -40,6 +44,8 @@ const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
 
 interface OpenLeft extends LeftImage {
   readonly file: StorageFile;
+  /** Where its device goes, as a copy of it. */
+  readonly mirror: StaleMirror["mirror"] | undefined;
   /** Undefined: the file is another one, in the place of what the journal saw. */
   readonly seen: Fingerprint | undefined;
 }
@@ -47,6 +53,8 @@ interface OpenLeft extends LeftImage {
 export interface HeldLeft {
   /** Images that stay below their devices and were written to after the commit, as they are now. */
   readonly written: ReadonlyMap<string, Fingerprint>;
+  /** Images whose mirrors lack what was written to them, or may lack it. */
+  readonly stale: readonly StaleMirror[];
   release(): Promise<void>;
 }
 
@@ -70,7 +78,8 @@ export async function holdLeft(
       // Its patches look at it themselves. A device that is frozen where it is leaves nothing.
       if (patched.has(left.image) || left.isFrozen) continue;
       const found = await openLeft(storage, left, state);
-      if (found) open.push(found);
+      const before = findDevice(present, left.device);
+      if (found) open.push({ ...found, mirror: before && findMirrorTaken(state, next, before) });
     }
     await holdImages(
       storage,
@@ -82,11 +91,15 @@ export async function holdLeft(
     // A merge may take hours, and a guest that starts would hang in its open.
     if (imagesMergedAtCommit(state).size > 0) leases.dropEarly();
     const written = new Map<string, Fingerprint>();
+    const stale: StaleMirror[] = [];
     for (const left of open) {
-      const now = await judge(left, how);
-      if (now) written.set(left.image, now);
+      const judged = await judge(left, how);
+      if (judged?.isWritten === true) written.set(left.image, judged.now);
+      if (judged?.stale) stale.push(judged.stale);
     }
-    return { written, release };
+    // The same holds of a comparison.
+    if (stale.length > 0) leases.dropEarly();
+    return { written, stale, release };
   } catch (error) {
     await release();
     throw error;
@@ -98,7 +111,7 @@ async function openLeft(
   storage: Workspace["storage"],
   left: LeftImage,
   state: TransactionState,
-): Promise<OpenLeft | undefined> {
+): Promise<Omit<OpenLeft, "mirror"> | undefined> {
   const seen = lastSeen(state).get(left.image);
   if (!seen || seen.isNew) return undefined;
   const file = await openUnlessGone(storage, left.image, "read");
@@ -123,28 +136,51 @@ async function openLeft(
   }
 }
 
-/** What an image is now that stays, and was written to. */
-async function judge(
-  { device, image, stays, file, seen }: OpenLeft,
-  { isForced, onNotice }: HowToHold,
-): Promise<Fingerprint | undefined> {
+interface Judged {
+  readonly now: Fingerprint;
+  /** Whether it is known to have been written to, and what the device was before has that in it. */
+  readonly isWritten: boolean;
+  readonly stale?: StaleMirror;
+}
+
+/** Undefined where nothing was written that anybody has to know of, or it was said. */
+async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined> {
+  const { device, image, stays, file, seen, mirror } = left;
+  const { isForced, onNotice } = how;
   const now = await takeFingerprint(file, seen !== undefined && seen.headerSha256 !== null);
-  const changes = seen ? describeChanges(seen, now) : ["replaced by another file"];
-  if (changes.length === 0) return undefined;
-  const what = changes.join(", ");
+  const changes = seen ? describeChanges(seen, now).join(", ") : "replaced by another file";
+  const doubt = seen && changes === "" ? describeDoubt(seen, now) : undefined;
+  if (changes === "" && doubt === undefined) return undefined;
+  if (mirror && !stays && isForced !== true) {
+    const stale = { device, image, file, now, mirror, changes: changes === "" ? undefined : changes };
+    return { now, isWritten: changes !== "", stale };
+  }
+  if (doubt !== undefined) {
+    onNotice?.(sayDoubt(left, doubt));
+    return undefined;
+  }
   if (stays) {
     onNotice?.(
-      `the snapshot of '${device}' holds what was written to ${image} after its commit too: ${what}`,
+      `the snapshot of '${device}' holds what was written to ${image} after its commit too: ${changes}`,
     );
-    return now;
+    return { now, isWritten: true };
   }
   if (!isForced) {
     throw new ImgtxError(
       "E_CHANGED",
-      `somebody wrote to it after the commit (${what}), and '${device}' would leave that behind`,
+      `somebody wrote to it after the commit (${changes}), and '${device}' would leave that behind`,
       { image, device },
     );
   }
-  onNotice?.(`what was written to ${image} after the commit stays there, and is not on '${device}': ${what}`);
+  onNotice?.(
+    `what was written to ${image} after the commit stays there, and is not on '${device}': ${changes}`,
+  );
   return undefined;
+}
+
+function sayDoubt({ device, image, stays }: OpenLeft, doubt: string): string {
+  const then = stays
+    ? `the snapshot of '${device}' would hold that too`
+    : `that would stay there, and not be on '${device}'`;
+  return `whether somebody wrote to ${image} after the commit can't be told from its times (${doubt}): ${then}`;
 }

@@ -257,7 +257,8 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   const { state } = journal;
   const { id } = journal;
   const what = `transaction ${id} (${summarise(state)})`;
-  if (state.commit) return await finish(workspace, journal, { isLocked: false, underLock: HOLDS_LOCK });
+  if (state.commit)
+    return await finish(workspace, journal, { isLocked: false, isBrief: true, underLock: HOLDS_LOCK });
   if (isParked(state)) return undefined;
   if (canBeParked(state)) {
     // Its devices are free from then on: no fence of its may stay.

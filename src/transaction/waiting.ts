@@ -7,6 +7,9 @@ import { summarise } from "./finish.ts";
 import { heldDevices, type JournalSnapshot, type TransactionState } from "./journal/index.ts";
 import type { Obstacle, RecoveryNote } from "./request.ts";
 
+/** The way out where nothing is wrong, but that readers would wait. */
+const TAKES_LONG = "`imgtx recover` does it, and so does the next command that changes the same device";
+
 /** The note on a transaction that the error keeps from its end. */
 export function noteOnWaiting(id: string, state: TransactionState, error: ImgtxError): RecoveryNote {
   const isCommitted = state.commit !== undefined;
@@ -16,7 +19,8 @@ export function noteOnWaiting(id: string, state: TransactionState, error: ImgtxE
     code: error.code,
     place: placeOf(error),
     why: clauseOf(error),
-    hint: isCommitted ? wayForward(id, error) : wayBack(id, error),
+    hint:
+      error.code === "E_UNFINISHED" ? TAKES_LONG : isCommitted ? wayForward(id, error) : wayBack(id, error),
   };
   const what = `transaction ${id} (${summarise(state)})`;
   const until = isCommitted ? "is committed, and can't be finished yet" : "can't be undone wholly yet";
@@ -31,7 +35,7 @@ export function noteOnLeft(id: string, state: TransactionState): RecoveryNote {
     code: "E_UNFINISHED",
     place: {},
     why: "what it merges into an image takes long",
-    hint: "`imgtx recover` does it, and so does the next command that changes the same device",
+    hint: TAKES_LONG,
   };
   const text = `transaction ${id} (${summarise(state)}) is committed, and not finished: ${obstacle.why}; ${obstacle.hint}`;
   return { transaction: id, did: "waiting", text, obstacle };

@@ -129,7 +129,7 @@ function assertRoom({ path, virtualSizeBytes }: Image, overlay: Image): void {
   );
 }
 
-async function openTarget(
+export async function openTarget(
   storage: Storage,
   { path, format }: ChangesOverlay["image"],
   gate: GateOptions,
@@ -138,7 +138,7 @@ async function openTarget(
 }
 
 /** What they look like, once a later write would show. */
-async function lookAtFiles(
+export async function lookAtFiles(
   storage: Storage,
   { path, format }: ChangesOverlay["image"],
   gate: GateOptions,
@@ -157,7 +157,7 @@ async function lookAtFiles(
   }
 }
 
-const COPY_OF_CHANGES = {
+export const COPY_OF_CHANGES = {
   compressed: false,
   sparseBytes: CHANGE_UNIT_BYTES,
   targetIsZero: false,
