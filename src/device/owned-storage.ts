@@ -23,11 +23,15 @@ export function ownedStorage(
       hint: `give ${owner} the right to it, or keep the device in a workspace of your own`,
     });
   };
+  const ownImage = `${root}/x`;
   const isTheirs = async (path: string): Promise<boolean> =>
     (await storage.statLink(path))?.ownerId === ownerId;
-  const assertChangeable = async (path: string): Promise<void> => {
-    if (await isTheirs(path)) return;
-    if (!(await canChangeNames(storage, ownerId, await storage.realPath(posix.dirname(path))))) refuse(path);
+  const assertPlace = async (path: string, taken?: "taken"): Promise<void> => {
+    const folder = posix.dirname(path);
+    // What is not there says so itself.
+    if (!(await storage.stat(folder))) return;
+    const how = taken ? { taken: path, ownImage } : { ownImage };
+    if (!(await canChangeNames(storage, ownerId, await storage.realPath(folder), how))) refuse(path);
   };
   return {
     ...storage,
@@ -36,12 +40,13 @@ export function ownedStorage(
       const real = await storage.realPath(path);
       if (
         !(await isTheirs(real)) &&
-        !(await canOpen(storage, ownerId, real, { access, ownImage: `${root}/x` }))
+        !(await canOpen(storage, ownerId, real, { access, ownImage }))
       )
         refuse(path);
       return await storage.openFile(path, access, options);
     },
     async createFile(path, mode) {
+      await assertPlace(path);
       const file = await storage.createFile(path, mode);
       try {
         await file.setAccess({ ownerId, groupId, mode: (await file.stat()).mode });
@@ -52,26 +57,37 @@ export function ownedStorage(
       }
     },
     async makeFolder(path, mode) {
+      await assertPlace(path);
       await storage.makeFolder(path, mode);
       await storage.setOwner(path, ownerId, groupId);
     },
     async makeSymlink(target, path) {
+      await assertPlace(path);
       await storage.makeSymlink(target, path);
       await storage.setOwner(path, ownerId, groupId);
     },
     async removeFile(path) {
-      await assertChangeable(path);
+      await assertPlace(path, "taken");
       await storage.removeFile(path);
     },
     async removeFolder(path) {
-      await assertChangeable(path);
+      await assertPlace(path, "taken");
       await storage.removeFolder(path);
     },
     async rename(source, target) {
-      await assertChangeable(source);
+      await assertPlace(source, "taken");
       // What stands at the target goes.
-      if (await storage.statLink(target)) await assertChangeable(target);
+      await assertPlace(target, "taken");
       await storage.rename(source, target);
+    },
+    async renameWithoutReplacing(source, target) {
+      await assertPlace(source, "taken");
+      await assertPlace(target);
+      await storage.renameWithoutReplacing(source, target);
+    },
+    async reserveSpace(folder, lengthBytes) {
+      await assertPlace(`${folder}/x`);
+      return await storage.reserveSpace(folder, lengthBytes);
     },
   };
 }

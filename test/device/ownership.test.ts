@@ -151,7 +151,8 @@ describe("a workspace is refused", () => {
 });
 
 describe("another user's workspace that is listed as safe", () => {
-  const FOREIGN = { "ws/.imgtx": { ownerId: OTHER, groupId: 12 } };
+  const THEIRS = { ownerId: OTHER, groupId: 12 };
+  const FOREIGN = { ws: THEIRS, "ws/.imgtx": THEIRS, "ws/.imgtx/view": THEIRS, "ws/.imgtx/view/1": THEIRS };
 
   test("is used where it is named too, and not where it is only met", async () => {
     const root = await makeBelow();
@@ -217,32 +218,58 @@ test.each([
   expect(failure.hint).toContain(`imgtx init --restore ${root}/ws`);
 });
 
-test("root neither reads, writes nor removes for a listed workspace's owner what that user could not", async () => {
+test("root does for a listed workspace's owner nothing that this user could not do", async () => {
   const root = await makeBelow();
-  const secret = `${root}/secret`;
-  writeFileSync(secret, "root's");
+  const theirs = { ownerId: OTHER, groupId: 12 };
+  for (const folder of ["open", "open/closed", "open/closed/wide", "sticky"]) mkdirSync(`${root}/${folder}`);
+  for (const file of ["secret", "ws/theirs", "sticky/another's", "sticky/theirs", "open/closed/wide/file"])
+    writeFileSync(`${root}/${file}`, file);
   const told = {
-    "ws/.imgtx": { ownerId: OTHER, groupId: 12 },
-    "ws/theirs": { ownerId: OTHER, mode: 0o600 },
+    ws: theirs,
+    "ws/.imgtx": theirs,
+    "ws/theirs": { ...theirs, mode: 0o600 },
+    open: { ownerId: 0, mode: 0o777 },
+    "open/closed": { ownerId: 0, mode: 0o700 },
+    "open/closed/wide": { ownerId: 0, mode: 0o777 },
+    "open/closed/wide/file": { ownerId: 0, mode: 0o666 },
+    sticky: { ownerId: 0, mode: 0o1777 },
+    "sticky/another's": { ownerId: 0, mode: 0o666 },
+    "sticky/theirs": theirs,
     secret: { ownerId: 0, mode: 0o600 },
     "": { ownerId: 0, mode: 0o755 },
   };
-  writeFileSync(`${root}/ws/theirs`, "the user's");
-  const { storage } = await findWorkspace(scene(root, { told, userId: 0 }), "/", `${root}/ws`, [
+  const below = scene(root, { told, userId: 0 });
+  const made: string[] = [];
+  const { storage } = await findWorkspace(
+    { ...below, setOwner: async (path) => void made.push(path) },
+    "/",
     `${root}/ws`,
-  ]);
-  for (const call of [
-    async () => await storage.openFile(secret, "read"),
-    async () => await storage.openFile(secret, "write"),
-    async () => {
-      await storage.removeFile(secret);
-    },
-    async () => {
-      await storage.rename(`${root}/ws/theirs`, secret);
-    },
-  ]) {
-    expect(await failureOf(call)).toMatchObject({ code: "E_NOT_OWNER", image: secret });
+    [`${root}/ws`],
+  );
+  const refused: readonly (readonly [string, (path: string) => Promise<unknown>])[] = [
+    ["secret", async (path) => await storage.openFile(path, "read")],
+    ["secret", async (path) => await storage.openFile(path, "write")],
+    ["open/closed/wide/file", async (path) => await storage.openFile(path, "read")],
+    ["secret", async (path) => void (await storage.removeFile(path))],
+    ["sticky/another's", async (path) => void (await storage.removeFile(path))],
+    ["open/closed/wide/file", async (path) => void (await storage.removeFile(path))],
+    ["secret", async (path) => void (await storage.rename(`${root}/ws/theirs`, path))],
+    ["sticky/another's", async (path) => void (await storage.rename(`${root}/ws/theirs`, path))],
+    ["new", async (path) => void (await storage.rename(`${root}/ws/theirs`, path))],
+    ["new", async (path) => void (await storage.renameWithoutReplacing(`${root}/ws/theirs`, path))],
+    ["secret", async (path) => void (await storage.renameWithoutReplacing(path, `${root}/ws/new`))],
+    ["new", async (path) => await storage.createFile(path, 0o644)],
+    ["open/closed/wide/new", async (path) => await storage.createFile(path, 0o644)],
+    ["new", async (path) => void (await storage.makeFolder(path, 0o755))],
+    ["new", async (path) => void (await storage.makeSymlink("ws/theirs", path))],
+  ];
+  for (const [name, call] of refused) {
+    const image = `${root}/${name}`;
+    expect(await failureOf(async () => await call(image))).toMatchObject({ code: "E_NOT_OWNER", image });
   }
   await (await storage.openFile(`${root}/ws/theirs`, "write")).close();
-  await storage.removeFile(`${root}/ws/theirs`);
+  await storage.renameWithoutReplacing(`${root}/ws/theirs`, `${root}/ws/renamed`);
+  await storage.removeFile(`${root}/sticky/theirs`);
+  await storage.makeFolder(`${root}/open/new`, 0o755);
+  expect(made).toEqual([`${root}/open/new`]);
 });

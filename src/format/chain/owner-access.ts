@@ -8,6 +8,7 @@ import type { FileStat, Host, Storage } from "../../storage/index.ts";
 const READ = 4;
 const WRITE = 2;
 const SEARCH = 1;
+const STICKY = 0o1000;
 const ROOT = 0;
 
 /** A user with the groups that are known of it. */
@@ -24,20 +25,40 @@ export async function canOpen(
   storage: Storage,
   userId: number,
   path: string,
-  how: { readonly access: "read" | "write"; readonly ownImage: string },
+  { access, ownImage }: { readonly access: "read" | "write"; readonly ownImage: string },
 ): Promise<boolean> {
-  const user = { id: userId, groups: storage.host.groupsOfUser(userId) ?? [] };
-  if (!(await may(storage, user, path, how.access === "read" ? READ : READ | WRITE))) return false;
-  for (let folder = posix.dirname(path); !isOnTheWay(folder, how.ownImage); folder = posix.dirname(folder)) {
+  const user = knownUser(storage, userId);
+  const wanted = access === "read" ? READ : READ | WRITE;
+  return (await may(storage, user, path, wanted)) && (await canReach(storage, user, path, ownImage));
+}
+
+/**
+ * Whether the user could give names in the folder, which is a real path, or take that of `taken` away: in a sticky
+ * folder that is for the owners of the folder and of what has the name.
+ */
+export async function canChangeNames(
+  storage: Storage,
+  userId: number,
+  folder: string,
+  { taken, ownImage }: { readonly taken?: string; readonly ownImage: string },
+): Promise<boolean> {
+  const user = knownUser(storage, userId);
+  if (!(await may(storage, user, folder, WRITE | SEARCH))) return false;
+  if (!(await canReach(storage, user, folder, ownImage))) return false;
+  const there = await storage.stat(folder);
+  if (taken === undefined || !there || (there.mode & STICKY) === 0) return true;
+  return there.ownerId === userId || (await storage.statLink(taken))?.ownerId === userId;
+}
+
+function knownUser(storage: Storage, id: number): User {
+  return { id, groups: storage.host.groupsOfUser(id) ?? [] };
+}
+
+async function canReach(storage: Storage, user: User, path: string, ownImage: string): Promise<boolean> {
+  for (let folder = posix.dirname(path); !isOnTheWay(folder, ownImage); folder = posix.dirname(folder)) {
     if (!(await may(storage, user, folder, SEARCH))) return false;
   }
   return true;
-}
-
-/** Whether the user could take names away in the folder, or give them. */
-export async function canChangeNames(storage: Storage, userId: number, folder: string): Promise<boolean> {
-  const user = { id: userId, groups: storage.host.groupsOfUser(userId) ?? [] };
-  return await may(storage, user, folder, WRITE | SEARCH);
 }
 
 function isOnTheWay(folder: string, path: string): boolean {
