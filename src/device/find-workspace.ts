@@ -5,7 +5,7 @@ import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { ownedStorage } from "./owned-storage.ts";
-import { assertUsable, type OtherOwner, ROOT, type Trust } from "./ownership.ts";
+import { assertUsable, linkRefusal, type OtherOwner, ROOT, type Trust } from "./ownership.ts";
 import { realFolder } from "./stored-path.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
@@ -36,7 +36,9 @@ export async function findWorkspace(
 
 async function lookAt(storage: Storage, folder: string, trust: Trust): Promise<Workspace | undefined> {
   const paths = pathsOf({ storage, root: folder });
-  if (!(await storage.statLink(paths.own))) return undefined;
+  const own = await storage.statLink(paths.own);
+  if (!own) return undefined;
+  if (own.kind === "symlink") throw await linkRefusal(storage, paths.own);
   const table = await storage.statLink(paths.table);
   if (!table && !(await wasWorkspace({ storage, root: folder }))) return undefined;
   const owner = await assertUsable(storage, folder, trust);

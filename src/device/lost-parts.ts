@@ -1,6 +1,7 @@
 // Parts of .imgtx that were lost: empty folders that a backup or rsync left out, a file that somebody removed. What
 // they held is gone; made again, they let everything go on. The table is another matter: see ownership and restore.
 
+import { inTheWay } from "./in-the-way.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
 export type Part = "journal" | "history" | "view";
@@ -12,6 +13,15 @@ export async function findLostParts(workspace: Workspace): Promise<Part[]> {
   for (const [part, path] of partsOf(workspace))
     if (!(await workspace.storage.statLink(path))) lost.push(part);
   return lost;
+}
+
+/** E_EXISTS where something that is no folder stands in the place of a part that is one. */
+export async function assertFolders(workspace: Workspace): Promise<void> {
+  const { own, givenUp } = pathsOf(workspace);
+  for (const path of [own, ...partsOf(workspace).map(([, part]) => part), givenUp]) {
+    const there = await workspace.storage.statLink(path);
+    if (there && there.kind !== "folder") throw inTheWay(path, "a folder of its own");
+  }
 }
 
 /** The caller holds the workspace lock. */

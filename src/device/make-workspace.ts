@@ -6,6 +6,7 @@
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { firstTable } from "./device-table.ts";
+import { assertFolders } from "./lost-parts.ts";
 import { replaceFile } from "./replace-file.ts";
 import { encodeForHere, FILE_MODE, pathsOf, refuseForeignDevices, type Workspace } from "./workspace.ts";
 import { lockAsItIs } from "./workspace-lock.ts";
@@ -18,6 +19,7 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
   const paths = pathsOf(workspace);
   if (await storage.stat(paths.table)) return false;
   await refuseForeignDevices(workspace);
+  await assertFolders(workspace);
   for (const folder of [paths.own, paths.history, paths.journals, paths.views]) {
     await makeFolderUnlessThere(storage, folder);
   }

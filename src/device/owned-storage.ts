@@ -38,10 +38,7 @@ export function ownedStorage(
     host: storage.host,
     async openFile(path, access, options) {
       const real = await storage.realPath(path);
-      if (
-        !(await isTheirs(real)) &&
-        !(await canOpen(storage, ownerId, real, { access, ownImage }))
-      )
+      if (!(await isTheirs(real)) && !(await canOpen(storage, ownerId, real, { access, ownImage })))
         refuse(path);
       return await storage.openFile(path, access, options);
     },

@@ -42,11 +42,16 @@ export async function assertUsable(storage: Storage, root: string, trust: Trust)
   const folder = await storage.statLink(root);
   const own = await storage.statLink(pathsOf({ storage, root }).own);
   if (!folder) return undefined;
-  await assertNoLinks(storage, root);
+  // What is found through it is another's, or nothing.
+  if (own?.kind === "symlink") throw await linkRefusal(storage, pathsOf({ storage, root }).own);
   const problem = await findProblem(storage, root);
-  if (problem === undefined) return undefined;
+  if (problem === undefined) {
+    await assertNoLinks(storage, root);
+    return undefined;
+  }
   const isListed = await isSafe(storage, root, trust.safe);
   if (!isListed || !trust.wasNamed) throw refusal(storage, root, problem, isListed);
+  await assertNoLinks(storage, root);
   const { ownerId, groupId } = own ?? folder;
   return ownerId === ROOT || ownerId === storage.host.userId ? undefined : { ownerId, groupId };
 }
@@ -64,7 +69,7 @@ async function findProblem(storage: Storage, root: string): Promise<Problem | un
     const stat = await storage.statLink(path);
     if (!stat) continue;
     if (!trusted.has(stat.ownerId)) return { path, stat, is: "another user's" };
-    if (!keepsModes || (path === root && (stat.mode & STICKY) !== 0)) continue;
+    if (!keepsModes || stat.kind === "symlink" || (path === root && (stat.mode & STICKY) !== 0)) continue;
     if ((stat.mode & mayNotWrite) !== 0) return { path, stat, is: "open to others" };
   }
   return undefined;
@@ -81,12 +86,20 @@ function partsOf(storage: Storage, root: string): { path: string; mayNotWrite: n
 
 async function assertNoLinks(storage: Storage, root: string): Promise<void> {
   for (const { path } of partsOf(storage, root)) {
-    if ((await storage.statLink(path))?.kind !== "symlink") continue;
-    throw new ImgtxError("E_REFUSED", "a part of a workspace is never a symbolic link", {
-      image: path,
-      hint: "put the folder or file itself in its place; `devices` alone is a link",
-    });
+    if ((await storage.statLink(path))?.kind === "symlink") throw await linkRefusal(storage, path);
   }
+}
+
+export async function linkRefusal(storage: Storage, path: string): Promise<ImgtxError> {
+  const target = posix.resolve(posix.dirname(path), await storage.readSymlink(path));
+  return new ImgtxError(
+    "E_REFUSED",
+    `a part of a workspace is never a symbolic link, as this one to '${target}'`,
+    {
+      image: path,
+      hint: `put what belongs there in its place; \`mv ${shellQuote(path)} ${shellQuote(`${path}.old`)}\` moves the link away`,
+    },
+  );
 }
 
 async function isSafe(storage: Storage, root: string, given: readonly string[]): Promise<boolean> {

@@ -6,6 +6,7 @@
 import { ImgtxError } from "../errors/index.ts";
 import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../storage/index.ts";
 import { clearTheWay } from "./in-the-way.ts";
+import { assertFolders } from "./lost-parts.ts";
 import { assertOwn } from "./standing.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
@@ -17,7 +18,10 @@ const WORKSPACE_BYTE = { start: 0, lengthBytes: 1 };
 /** The lock is held for moments: even a command that does not wait for others waits for that. */
 const GRACE_MS = 5_000;
 
-/** Takes the workspace lock; closing the file that it returns gives it back. E_BUSY when it is held. */
+/**
+ * Takes the workspace lock; closing the file that it returns gives it back. E_BUSY when it is held, E_EXISTS where a
+ * name in .imgtx is taken by something else.
+ */
 export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting): Promise<StorageFile> {
   await assertOwn(workspace);
   return await lockAsItIs(workspace, waiting);
@@ -25,6 +29,7 @@ export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting):
 
 /** The same, of a workspace that may be a copy: to make it one of its own. */
 export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Promise<StorageFile> {
+  await assertFolders(workspace);
   const patient =
     waiting.waitMs >= GRACE_MS ? waiting : { ...waiting, waitMs: GRACE_MS, onWait: () => undefined };
   for (;;) {

@@ -1,5 +1,7 @@
 // A workspace: a folder with a .imgtx in it. Its parts by path, and its table and history as they are read.
 
+import { ImgtxError } from "../errors/index.ts";
+import { shellQuote } from "../format/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 import { type DeviceTable, decodeTable, encodeTable, firstTable, type StoredTable } from "./device-table.ts";
 import { inTheWay } from "./in-the-way.ts";
@@ -62,15 +64,24 @@ export function encodeForHere(workspace: Workspace, table: DeviceTable): (file: 
   return (file) => encodeTable(root, own, { ...markOf(file), root });
 }
 
+/** Undefined where the history does not have it; E_CORRUPT where its file is damaged. */
 export async function readGeneration(
   workspace: Workspace,
   generation: number,
 ): Promise<DeviceTable | undefined> {
   const path = historyPath(workspace, generation);
   // What is no file is none of imgtx's.
-  return (await workspace.storage.statLink(path))?.kind === "file"
-    ? (await readTableFile(workspace, path)).table
-    : undefined;
+  if ((await workspace.storage.statLink(path))?.kind !== "file") return undefined;
+  try {
+    return (await readTableFile(workspace, path)).table;
+  } catch (error) {
+    if (!(error instanceof ImgtxError && error.code === "E_CORRUPT")) throw error;
+    const away = `mv ${shellQuote(path)} ${shellQuote(`${path}.damaged`)}`;
+    throw new ImgtxError("E_CORRUPT", `generation ${generation} in the history is damaged`, {
+      image: path,
+      hint: `put the file back from a copy, or forget this generation: \`${away}\``,
+    });
+  }
 }
 
 /**

@@ -99,19 +99,33 @@ export async function describeDevices(
 /** The generations that the history keeps and the present one, newest first. */
 export async function listGenerations({ workspace }: Session): Promise<GenerationDescription[]> {
   const present = await readTable(workspace);
-  const earlier: DeviceTable[] = [];
+  const generations: GenerationDescription[] = [];
   for (const generation of await listHistory(workspace, present)) {
-    const table = await readGeneration(workspace, generation);
-    if (table) earlier.push(table);
+    const found = await describeEarlier(workspace, generation);
+    if (found) generations.push(found);
   }
-  return [...earlier, present].toReversed().map((table) => ({
-    generation: table.generation,
-    committed: table.committed,
-    transaction: table.transaction,
-    summary: table.summary,
-    devices: table.devices.map(({ name, image, format }) => ({ name, image, format })),
-    present: table === present,
-  }));
+  return [...generations, describeGeneration(present, true)].toReversed();
+}
+
+/** One that is damaged hides no other. */
+async function describeEarlier(
+  workspace: Workspace,
+  generation: number,
+): Promise<GenerationDescription | undefined> {
+  try {
+    const table = await readGeneration(workspace, generation);
+    return table && describeGeneration(table, false);
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    const unknown = { committed: null, transaction: null, summary: "", devices: [], present: false };
+    return { generation, ...unknown, problem: error.message };
+  }
+}
+
+function describeGeneration(table: DeviceTable, present: boolean): GenerationDescription {
+  const { generation, committed, transaction, summary } = table;
+  const devices = table.devices.map(({ name, image, format }) => ({ name, image, format }));
+  return { generation, committed, transaction, summary, devices, present, problem: null };
 }
 
 export interface OutcomeParts extends Pick<Outcome, "changed" | "dryRun" | "pending" | "kept"> {

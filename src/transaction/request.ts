@@ -272,8 +272,8 @@ export interface TransactionDescription {
 /** One generation in `history`, newest first there. */
 export interface GenerationDescription {
   readonly generation: number;
-  /** ISO 8601, UTC. */
-  readonly committed: string;
+  /** ISO 8601, UTC. Null where the history's file of it can't be read. */
+  readonly committed: string | null;
   readonly transaction: string | null;
   /** What made it: `snapshot vda vdb`, or the transaction's name. */
   readonly summary: string;
@@ -283,6 +283,8 @@ export interface GenerationDescription {
     readonly format: ImageFormat;
   }[];
   readonly present: boolean;
+  /** Why it can't be read, and can't be gone back to. */
+  readonly problem: string | null;
 }
 
 /** What recovery found and did for one journal, or for a lagging view. */

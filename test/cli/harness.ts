@@ -199,6 +199,7 @@ export function makeGeneration(parts: Partial<GenerationDescription>): Generatio
     summary: "snapshot vda",
     devices: [],
     present: true,
+    problem: null,
     ...parts,
   };
 }

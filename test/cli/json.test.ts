@@ -130,6 +130,7 @@ describe("JSON", () => {
           summary: "snapshot vda",
           devices: [{ name: "vda", image: "/a", format: "raw" as const }],
           present: true,
+          problem: null,
         },
       ],
     };
@@ -145,6 +146,7 @@ describe("JSON", () => {
           transaction: "7f3k2m9qa1",
           summary: "snapshot vda",
           devices: [{ name: "vda", image: "/a", format: "raw" }],
+          problem: null,
         },
       ],
     });

@@ -88,6 +88,7 @@ describe("names with control characters", () => {
           summary: evil,
           devices: [],
           present: true,
+          problem: null,
         },
       ],
     };

@@ -1,6 +1,8 @@
 // Whose workspace a command may use. Owners and permissions are what a storage says: so no test needs root.
 
+import { execFileSync } from "node:child_process";
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { describe, expect, test } from "vitest";
 import { findWorkspace, makeWorkspace, workspaceAt } from "../../src/device/index.ts";
 import { SAFE_LIST } from "../../src/device/ownership.ts";
@@ -140,6 +142,39 @@ describe("a workspace is refused", () => {
       image: `${root}/ws/.imgtx`,
     });
   });
+
+  test.each(["nowhere", ".imgtx"])(
+    "where .imgtx is a link to %s, found or about to be made",
+    async (target) => {
+      const root = makeScratchFolder();
+      mkdirSync(`${root}/ws/below`, { recursive: true });
+      symlinkSync(target, `${root}/ws/.imgtx`);
+      for (const call of [
+        async () => await find(root, {}),
+        async () => await workspaceAt(scene(root, {}), `${root}/ws`),
+      ]) {
+        const failure = await failureOf(call);
+        expect(failure).toMatchObject({ code: "E_REFUSED", image: `${root}/ws/.imgtx` });
+        expect(failure.hint).toContain(`mv ${root}/ws/.imgtx ${root}/ws/.imgtx.old`);
+      }
+    },
+  );
+
+  test.each(["", "/journal"])(
+    "with the command that moves it away, where a file is .imgtx%s",
+    async (part) => {
+      const root = makeScratchFolder();
+      const path = `${root}/.imgtx${part}`;
+      mkdirSync(dirname(path), { recursive: true });
+      writeFileSync(path, "");
+      const make = async (): Promise<boolean> =>
+        await makeWorkspace({ storage: makeNodeStorage(), root }, "2026-01-02T03:04:05.678Z");
+      const failure = await failureOf(make);
+      expect(failure).toMatchObject({ code: "E_EXISTS", exitCode: 14, image: path });
+      execFileSync("sh", ["-c", /`(mv .*)`/.exec(failure.hint ?? "")?.[1] ?? "false"]);
+      expect(await make()).toBe(true);
+    },
+  );
 
   test("before it is made, in another user's folder", async () => {
     const root = await makeBelow();

@@ -91,6 +91,7 @@ export function generationJson(generation: GenerationDescription): object {
     transaction: generation.transaction,
     summary: generation.summary,
     devices: generation.devices.map(({ name, image, format }) => ({ name, image, format })),
+    problem: generation.problem,
   };
 }
 

@@ -77,9 +77,9 @@ export function drawTransaction(transaction: TransactionDescription, canvas: Can
 export function drawGenerations(generations: readonly GenerationDescription[], canvas: Canvas): string[] {
   const rows = generations.map((generation) => [
     `${generation.generation}${generation.present ? "*" : ""}`,
-    drawTime(generation.committed),
+    generation.committed === null ? "" : drawTime(generation.committed),
     generation.transaction ?? "",
-    generation.summary,
+    generation.problem === null ? generation.summary : generation.problem,
   ]);
   return table(["GENERATION", "COMMITTED", "TRANSACTION", "CHANGE"], rows, canvas);
 }

@@ -225,12 +225,22 @@ function describeDoubts(was: Placed, now: Placed, isSealed: boolean): string[] {
 async function closingEntry(entry: DeviceEntry, wanted: number, context: PlanContext): Promise<DeviceEntry> {
   let closing = entry;
   for (let generation = wanted + 1; generation < context.table.generation; generation += 1) {
-    const table = await context.readGeneration(generation);
+    const table = await readIfSound(generation, context);
     const later = table && findDevice(table, entry.name);
     if (!later || !isSameImage(later, entry)) break;
     closing = later;
   }
   return closing;
+}
+
+/** What a damaged generation between two knew of an image is not known: the one before it decides. */
+async function readIfSound(generation: number, context: PlanContext): Promise<DeviceTable | undefined> {
+  try {
+    return await context.readGeneration(generation);
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_CORRUPT") return undefined;
+    throw error;
+  }
 }
 
 async function openInto(

@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { restoreWorkspace } from "../../../src/transaction/index.ts";
+import { listGenerations, restoreWorkspace } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../storage/conformance.ts";
 import { Killed, killAt } from "../watched-storage.ts";
 import { makeWorkbench, NO_WAIT, type Workbench } from "../workbench.ts";
@@ -145,6 +145,64 @@ describe("where it is lost", () => {
     rmSync(bench.at(".imgtx/lock"));
     make(bench.at(".imgtx/lock"));
     await goOn(bench);
+  });
+
+  test.each<[string, (path: string) => void]>([
+    ["a FIFO", makeFifo],
+    [
+      "an empty file",
+      (path) => {
+        writeFileSync(path, "");
+      },
+    ],
+    [
+      "a link to itself",
+      (path) => {
+        symlinkSync("journal", path);
+      },
+    ],
+    [
+      "a link to a folder",
+      (path) => {
+        symlinkSync("/tmp", path);
+      },
+    ],
+  ])("%s in a folder's place is moved away by the command of the hint", async (_, make) => {
+    for (const part of ["journal", "history", "view"]) {
+      const bench = await makeWorkbench();
+      const path = bench.at(`.imgtx/${part}`);
+      rmSync(path, { recursive: true });
+      make(path);
+      const failure = await failureOf(async () => await bench.snapshot({ vda: "a1.qcow2" }));
+      expect(failure).toMatchObject({ exitCode: 14, image: path });
+      expect(existsSync(bench.at("a1.qcow2"))).toBe(false);
+      execFileSync("sh", ["-c", /`(mv .*)`/.exec(failure.hint ?? "")?.[1] ?? "false"]);
+      await goOn(bench);
+    }
+  });
+
+  test("a damaged generation hides no other from the history, and from a rollback", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.snapshot({ vdc: "c1.qcow2" });
+    truncateSync(bench.at(".imgtx/history/000004.json"), 100);
+    const generations = await listGenerations(await bench.session());
+    expect(generations.map(({ generation, problem }) => [generation, problem])).toEqual([
+      [5, null],
+      [4, "generation 4 in the history is damaged"],
+      [3, null],
+      [2, null],
+      [1, null],
+      [0, null],
+    ]);
+    const failure = await failureOf(async () => await bench.rollback(4));
+    expect(failure).toMatchObject({ code: "E_CORRUPT", image: bench.at(".imgtx/history/000004.json") });
+    await bench.rollback(3);
+    expect(await bench.images()).toMatchObject({ vda: "a.qcow2", vdc: "c.qcow2" });
+    execFileSync("sh", ["-c", /`(mv .*)`/.exec(failure.hint ?? "")?.[1] ?? "false"]);
+    expect((await listGenerations(await bench.session())).map(({ generation }) => generation)).not.toContain(
+      4,
+    );
   });
 
   test("an earlier generation that is a FIFO is none, and the history goes on", async () => {
