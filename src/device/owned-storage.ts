@@ -11,35 +11,15 @@ import { ImgtxError } from "../errors/index.ts";
 import { canChangeNames, canOpen } from "../format/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 
-export function ownedStorage(
-  storage: Storage,
-  root: string,
-  { ownerId, groupId }: Pick<FileStat, "ownerId" | "groupId">,
-): Storage {
-  const refuse = (path: string): never => {
-    const owner = storage.host.nameOfUser(ownerId);
-    throw new ImgtxError("E_NOT_OWNER", `'${path}' is not for ${owner}, to whom the workspace belongs`, {
-      image: path,
-      hint: `give ${owner} the right to it, or keep the device in a workspace of your own`,
-    });
-  };
-  const ownImage = `${root}/x`;
-  const isTheirs = async (path: string): Promise<boolean> =>
-    (await storage.statLink(path))?.ownerId === ownerId;
-  const assertPlace = async (path: string, taken?: "taken"): Promise<void> => {
-    const folder = posix.dirname(path);
-    // What is not there says so itself.
-    if (!(await storage.stat(folder))) return;
-    const how = taken ? { taken: path, ownImage } : { ownImage };
-    if (!(await canChangeNames(storage, ownerId, await storage.realPath(folder), how))) refuse(path);
-  };
+type Owner = Pick<FileStat, "ownerId" | "groupId">;
+
+export function ownedStorage(storage: Storage, root: string, { ownerId, groupId }: Owner): Storage {
+  const { assertOpens, assertPlace } = rulesFor(storage, root, ownerId);
   return {
     ...storage,
     host: storage.host,
     async openFile(path, access, options) {
-      const real = await storage.realPath(path);
-      if (!(await isTheirs(real)) && !(await canOpen(storage, ownerId, real, { access, ownImage })))
-        refuse(path);
+      await assertOpens(path, access);
       return await storage.openFile(path, access, options);
     },
     async createFile(path, mode) {
@@ -85,6 +65,38 @@ export function ownedStorage(
     async reserveSpace(folder, lengthBytes) {
       await assertPlace(`${folder}/x`);
       return await storage.reserveSpace(folder, lengthBytes);
+    },
+  };
+}
+
+/** E_NOT_OWNER each, where the owner of the workspace could not do it. */
+interface Rules {
+  readonly assertOpens: (path: string, access: "read" | "write") => Promise<void>;
+  /** The name can be given, or (`taken`) taken away. */
+  readonly assertPlace: (path: string, taken?: "taken") => Promise<void>;
+}
+
+function rulesFor(storage: Storage, root: string, ownerId: number): Rules {
+  const ownImage = `${root}/x`;
+  const refuse = (path: string): never => {
+    const owner = storage.host.nameOfUser(ownerId);
+    throw new ImgtxError("E_NOT_OWNER", `'${path}' is not for ${owner}, to whom the workspace belongs`, {
+      image: path,
+      hint: `give ${owner} the right to it, or keep the device in a workspace of your own`,
+    });
+  };
+  return {
+    async assertOpens(path, access) {
+      const real = await storage.realPath(path);
+      if ((await storage.statLink(real))?.ownerId === ownerId) return;
+      if (!(await canOpen(storage, ownerId, real, { access, ownImage }))) refuse(path);
+    },
+    async assertPlace(path, taken) {
+      const folder = posix.dirname(path);
+      // What is not there says so itself.
+      if (!(await storage.stat(folder))) return;
+      const how = taken ? { taken: path, ownImage } : { ownImage };
+      if (!(await canChangeNames(storage, ownerId, await storage.realPath(folder), how))) refuse(path);
     },
   };
 }

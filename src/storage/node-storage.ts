@@ -29,6 +29,7 @@ import {
 import { ImgtxError } from "../errors/index.ts";
 import { describeStat, nameOfKind } from "./file-stat.ts";
 import { readFileSystemTraits } from "./file-system.ts";
+import { openPastLeases } from "./leased-file.ts";
 import { findHolders } from "./holders.ts";
 import { aroundStat, makeNativeAccess, type NativeAccess } from "./native-access.ts";
 import { NodeFile } from "./node-file.ts";
@@ -56,7 +57,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
   const native = makeNativeAccess(parts.loadSystemCalls ?? loadSystemCalls);
   return {
     host: makeNodeHost(),
-    openFile: async (path, access, options) => openRegularFile(path, access, options ?? {}, native),
+    openFile: async (path, access, options) => await openRegularFile(path, access, options ?? {}, native),
     createFile: async (path, mode) => createFile(path, mode, native),
     stat: async (path) =>
       statOf({ path, follow: true }, native, () => statSync(path, { bigint: true, throwIfNoEntry: false })),
@@ -110,12 +111,12 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
   };
 }
 
-function openRegularFile(
+async function openRegularFile(
   path: string,
   access: "read" | "write",
   options: OpenOptions,
   native: NativeAccess,
-): StorageFile {
+): Promise<StorageFile> {
   const attempt = `open '${path}'`;
   // Looked at first, since opening a device node may do something (a watchdog starts, a tape rewinds);
   // looked at again by descriptor, since the name may have changed hands in between.
@@ -127,7 +128,7 @@ function openRegularFile(
     constants.O_NONBLOCK |
     constants.O_NOCTTY |
     (options.refuseSymlink === true ? constants.O_NOFOLLOW : 0);
-  const descriptor = explained(attempt, path, () => openSync(path, flags));
+  const descriptor = await openPastLeases(path, () => explained(attempt, path, () => openSync(path, flags)));
   try {
     explained(attempt, path, () => {
       refuseOtherKinds(path, fstatSync(descriptor, { bigint: true }));

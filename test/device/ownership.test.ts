@@ -285,18 +285,68 @@ test("root does for a listed workspace's owner nothing that this user could not 
     ["secret", async (path) => await storage.openFile(path, "read")],
     ["secret", async (path) => await storage.openFile(path, "write")],
     ["open/closed/wide/file", async (path) => await storage.openFile(path, "read")],
-    ["secret", async (path) => void (await storage.removeFile(path))],
-    ["sticky/another's", async (path) => void (await storage.removeFile(path))],
-    ["open/closed/wide/file", async (path) => void (await storage.removeFile(path))],
-    ["secret", async (path) => void (await storage.rename(`${root}/ws/theirs`, path))],
-    ["sticky/another's", async (path) => void (await storage.rename(`${root}/ws/theirs`, path))],
-    ["new", async (path) => void (await storage.rename(`${root}/ws/theirs`, path))],
-    ["new", async (path) => void (await storage.renameWithoutReplacing(`${root}/ws/theirs`, path))],
-    ["secret", async (path) => void (await storage.renameWithoutReplacing(path, `${root}/ws/new`))],
+    [
+      "secret",
+      async (path) => {
+        await storage.removeFile(path);
+      },
+    ],
+    [
+      "sticky/another's",
+      async (path) => {
+        await storage.removeFile(path);
+      },
+    ],
+    [
+      "open/closed/wide/file",
+      async (path) => {
+        await storage.removeFile(path);
+      },
+    ],
+    [
+      "secret",
+      async (path) => {
+        await storage.rename(`${root}/ws/theirs`, path);
+      },
+    ],
+    [
+      "sticky/another's",
+      async (path) => {
+        await storage.rename(`${root}/ws/theirs`, path);
+      },
+    ],
+    [
+      "new",
+      async (path) => {
+        await storage.rename(`${root}/ws/theirs`, path);
+      },
+    ],
+    [
+      "new",
+      async (path) => {
+        await storage.renameWithoutReplacing(`${root}/ws/theirs`, path);
+      },
+    ],
+    [
+      "secret",
+      async (path) => {
+        await storage.renameWithoutReplacing(path, `${root}/ws/new`);
+      },
+    ],
     ["new", async (path) => await storage.createFile(path, 0o644)],
     ["open/closed/wide/new", async (path) => await storage.createFile(path, 0o644)],
-    ["new", async (path) => void (await storage.makeFolder(path, 0o755))],
-    ["new", async (path) => void (await storage.makeSymlink("ws/theirs", path))],
+    [
+      "new",
+      async (path) => {
+        await storage.makeFolder(path, 0o755);
+      },
+    ],
+    [
+      "new",
+      async (path) => {
+        await storage.makeSymlink("ws/theirs", path);
+      },
+    ],
   ];
   for (const [name, call] of refused) {
     const image = `${root}/${name}`;

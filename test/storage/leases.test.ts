@@ -1,11 +1,12 @@
-// Who opens a file for writing while this process has a lease on it waits, and shows. Played by another process:
-// this one would wait for itself.
+// Who opens a file for writing while this process has a lease on it waits, and shows. Played by another process
+// where that waits for good: this one would wait for itself. imgtx's own way to open files waits for a while only.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { writeFileSync } from "node:fs";
 import { expect, onTestFinished, test } from "vitest";
 import { makeNodeStorage, type StorageFile } from "../../src/storage/index.ts";
+import { failureOf } from "./conformance.ts";
 import { makeScratchFolder } from "./scratch.ts";
 
 const OPEN = `
@@ -65,3 +66,30 @@ test("a lease that somebody waits for kills nobody, and ends with its file", asy
   expect(await writer.said()).toBe("opening");
   expect(await writer.said()).toBe("open");
 });
+
+test("a file that somebody has a lease on is opened when it is given back", async () => {
+  const path = `${makeScratchFolder()}/a`;
+  writeFileSync(path, "x");
+  const storage = makeNodeStorage();
+  const leased = await storage.openFile(path, "read");
+  expect(leased.takeLease()).toBe("held");
+  const opening = storage.openFile(path, "write");
+  // Asked for by the attempt itself.
+  expect(leased.isLeaseWanted()).toBe(true);
+  leased.dropLease();
+  await (await opening).close();
+  await leased.close();
+});
+
+test("a lease that is not given back is told as one, with what to do", async () => {
+  const path = `${makeScratchFolder()}/a`;
+  writeFileSync(path, "x");
+  const storage = makeNodeStorage();
+  const leased = await storage.openFile(path, "read");
+  leased.takeLease();
+  const failure = await failureOf(async () => await storage.openFile(path, "write"));
+  expect(failure).toMatchObject({ code: "E_BUSY", exitCode: 10, image: path });
+  expect(failure.message).toContain("a lease");
+  expect(failure.hint).toContain("again in a minute");
+  await leased.close();
+}, 20_000);
