@@ -74,6 +74,8 @@ export type LeaseAnswer = "held" | "writers" | "unavailable";
 export interface StorageFile {
   /** The path it was opened by. */
   readonly path: string;
+  /** Whether what is written goes into a log first (format/staged), all of which counts at once or not at all. */
+  readonly isStaged?: boolean;
   stat(): Promise<FileStat>;
   /** Fills target from offset. Returns the bytes read, fewer than asked for only at the end of the file. */
   read(target: Uint8Array, offset: number): Promise<number>;

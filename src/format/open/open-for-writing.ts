@@ -141,7 +141,7 @@ async function openQcow2(link: Qcow2Link, parts: WriterParts): Promise<WritableI
 /** The tables of an image that requireWritable let pass, with all its metadata claimed. */
 export async function openWriterState(
   link: Qcow2Link,
-  files: Pick<WriterFiles, "file" | "dataFile" | "isOrdered" | "isExact">,
+  files: Pick<WriterFiles, "file" | "dataFile" | "isOrdered" | "isExact" | "keepsBitmaps">,
 ): Promise<WriterState> {
   const { header, path } = link;
   // An image that nobody can find yet is ours from its first byte on.

@@ -27,8 +27,10 @@ export interface WriterFiles {
   readonly header: Qcow2Header;
   /** Whether a power cut in between must leave a sound image. False for one that nobody can find yet. */
   readonly isOrdered: boolean;
-  /** Whether refcounts are kept up even where the image asks for lazy ones. */
+  /** Whether refcounts are kept up even where the image asks for lazy ones; so they are where the file is staged. */
   readonly isExact?: boolean | undefined;
+  /** Whether no guest data changes, so that persistent bitmaps stay true. */
+  readonly keepsBitmaps?: boolean | undefined;
 }
 
 interface FreedClusters {
@@ -71,7 +73,8 @@ export class WriterState {
     this.#allocator = new ClusterAllocator(parts.refcounts, header);
     this.clusterBytes = header.clusterSizeBytes;
     this.#highWater = highWater;
-    this.#isLazy = header.hasLazyRefcounts && files.isOrdered && files.isExact !== true;
+    const isExact = files.isExact === true || files.file.isStaged === true;
+    this.#isLazy = header.hasLazyRefcounts && files.isOrdered && !isExact;
   }
 
   /** Reads what has to be in memory. The header is claimed, and what else the caller knows of. */
@@ -94,7 +97,10 @@ export class WriterState {
     if (this.#hasBegun) return;
     const { header, file } = this.files;
     // Bitmaps are not kept up here, and unknown features can't be: their bits say so.
-    const kept = header.autoclearFeatures.filter((bit) => bit === AUTOCLEAR_BIT.rawExternalData);
+    const isKept = (bit: number): boolean =>
+      bit === AUTOCLEAR_BIT.rawExternalData ||
+      (bit === AUTOCLEAR_BIT.bitmaps && this.files.keepsBitmaps === true);
+    const kept = header.autoclearFeatures.filter(isKept);
     const clears = kept.length < header.autoclearFeatures.length;
     if (clears) {
       await this.#writeMask(AUTOCLEAR_AT, kept);

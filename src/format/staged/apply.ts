@@ -1,0 +1,120 @@
+// Carries a redo log out on its image, after the commit mark.
+//
+// Invariants
+// - It begins at the start of the log each time, and may be cut off anywhere and called again: the image is the same in
+//   the end. Which sectors are written does not depend on what an earlier call has done.
+// - The order: the file grows; all sectors but the fence's, and the holes; the file shrinks; the fence's sector. What
+//   has to be there before the next is made durable in between (see the flushes). It shrinks under the fence, since
+//   whoever opens the image afterwards may use the space at its end.
+// - Under a fence that is down nothing is applied again: a guest may have written since.
+// - A sector is checked in the same breath as it is written, and what a stranger wrote is left alone (guard.ts).
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { StorageFile } from "../../storage/index.ts";
+import { type Change, changesOf, type FreedPages, sectorRuns } from "./changes.ts";
+import { compareChange, type SectorState } from "./compare-sectors.ts";
+import { assertGuard, type Guard } from "./guard.ts";
+import type { RedoLog } from "./redo-log.ts";
+import { SECTOR_BYTES } from "./sectors.ts";
+import { isDown, judgeSize } from "./survey.ts";
+
+/**
+ * Brings the image in the file, which is open for writing, to what the log says, durably. The caller keeps others from
+ * it by locks, and has a fence up where the guard is one. E_CHANGED, and nothing further written, where the image is
+ * neither as before nor as it shall be; E_INTERNAL where the guard does not fit the log.
+ */
+export async function applyLog(log: RedoLog, file: StorageFile, guard: Guard): Promise<void> {
+  assertGuard(log, guard);
+  if (guard.kind === "fence" && (await isFenceDown(log, file, guard))) {
+    await renewApplied(log, file);
+    return;
+  }
+  if ((await judgeSize(log, file)) === "neither") throw changedAt(file, log.sizeBytes);
+  if ((await file.stat()).sizeBytes < log.sizeBytes) {
+    await file.truncate(log.sizeBytes);
+    // A page that is durable before the size would have garbage around it, which no digest knows.
+    await file.flush("redo log: size before pages");
+  }
+  for await (const change of changesOf(log)) await applyChange(file, change, guard);
+  if ((await file.stat()).sizeBytes > log.sizeBytes) {
+    // The last sector is cut where the file ends: neither half of it could be told afterwards.
+    await file.flush("redo log: pages before shrinking");
+    await file.truncate(log.sizeBytes);
+  }
+  await file.flush("redo log: applied");
+  if (guard.kind !== "fence") return;
+  await writeFirstSector(log, file);
+  await file.flush("redo log: fence lifted");
+}
+
+/**
+ * Writes once more what stands where the log was applied, durably: after a failed flush it may be in the page cache
+ * alone, which calls it clean. Nobody else may have the image open. What was written since stays as it is.
+ */
+export async function renewApplied(log: RedoLog, file: StorageFile): Promise<void> {
+  for await (const change of changesOf(log)) {
+    if (change.kind === "hole") {
+      const data = await file.seekData(change.start);
+      if (data === undefined || data >= change.start + change.lengthBytes) await punch(file, change);
+      continue;
+    }
+    for (const { start, bytes } of sectorRuns(change)) {
+      const present = new Uint8Array(bytes.length);
+      const count = await file.read(present, start);
+      if (count > 0) await file.write(present.subarray(0, count), start);
+    }
+  }
+  const { sizeBytes } = await file.stat();
+  if (sizeBytes === log.sizeBytes && sizeBytes !== log.header.baseSizeBytes) await file.truncate(sizeBytes);
+  await file.flush("redo log: renewed");
+}
+
+async function punch(file: StorageFile, { start, lengthBytes }: FreedPages): Promise<void> {
+  await file.punchHole({ start, lengthBytes });
+}
+
+async function applyChange(file: StorageFile, change: Change, guard: Guard): Promise<void> {
+  if (guard.kind !== "fence") {
+    await compareChange(file, change, undefined, (state, offset) => {
+      if (state === "neither") throw changedAt(file, offset);
+    });
+  }
+  if (change.kind === "hole") {
+    await punch(file, change);
+    return;
+  }
+  const skipped = guard.kind === "fence" && change.start === 0 ? 1 : 0;
+  for (const { start, bytes } of sectorRuns(change, skipped)) await file.write(bytes, start);
+}
+
+/** Whether all was applied before. E_CHANGED where the fence is neither up nor taken down by the log. */
+async function isFenceDown(
+  log: RedoLog,
+  file: StorageFile,
+  { fence }: Extract<Guard, { kind: "fence" }>,
+): Promise<boolean> {
+  let first: SectorState | undefined;
+  for await (const change of changesOf(log)) {
+    await compareChange(file, change, fence, (state, offset) => {
+      if (offset < SECTOR_BYTES) first = state;
+    });
+    break;
+  }
+  if (first !== "raised" && !isDown(first)) throw changedAt(file, 0);
+  return isDown(first);
+}
+
+async function writeFirstSector(log: RedoLog, file: StorageFile): Promise<void> {
+  for await (const change of changesOf(log)) {
+    if (change.kind === "pages") await file.write(change.contents.subarray(0, SECTOR_BYTES), 0);
+    break;
+  }
+}
+
+function changedAt(file: StorageFile, offset: number): ImgtxError {
+  return new ImgtxError("E_CHANGED", "somebody has written to the image where imgtx was to change it", {
+    image: file.path,
+    offset,
+    hint: "find out who wrote to it; what stands there was left as it is",
+  });
+}

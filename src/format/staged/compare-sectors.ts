@@ -1,0 +1,110 @@
+// What an image holds where a log changes it: what the log replaces, what it makes, or something else.
+
+import type { StorageFile } from "../../storage/index.ts";
+import { type Change, changedSectors, type ChangedPages, type FreedPages } from "./changes.ts";
+import type { FenceBytes } from "./guard.ts";
+import { hasDigest, isZeroSector, SECTOR_BYTES, sectorOf, SECTORS_PER_PAGE } from "./sectors.ts";
+
+/**
+ * `both` where the log leaves it as it was. `raised`: as before, with the fence up. `neither`: somebody else wrote
+ * there.
+ */
+export type SectorState = "before" | "after" | "both" | "raised" | "neither";
+
+/** Told of a sector: what it is, and its offset in the image. */
+export type SectorSink = (state: SectorState, offset: number) => void;
+
+const PIECE_BYTES = 256 * 1024;
+
+/** Tells of all sectors of a change, as the file has them. What the file does not have counts as zeros. */
+export async function compareChange(
+  file: StorageFile,
+  change: Change,
+  fence: FenceBytes | undefined,
+  tell: SectorSink,
+): Promise<void> {
+  if (change.kind === "pages") await comparePages(file, change, fence, tell);
+  else if (change.digests === undefined) await compareHole(file, change, tell);
+  else await compareCheckedHole(file, change, change.digests, tell);
+}
+
+async function comparePages(
+  file: StorageFile,
+  change: ChangedPages,
+  fence: FenceBytes | undefined,
+  tell: SectorSink,
+): Promise<void> {
+  const { start, contents, records, lengthBytes } = change;
+  const present = await readPadded(file, start, contents.length);
+  for (const sector of changedSectors(change)) {
+    const from = sector * SECTOR_BYTES;
+    const to = Math.min(from + SECTOR_BYTES, lengthBytes);
+    const isAfter = Buffer.compare(present.subarray(from, to), contents.subarray(from, to)) === 0;
+    const digests = records[Math.floor(sector / SECTORS_PER_PAGE)]?.digests ?? new Uint8Array(0);
+    const now = sectorOf(present, sector);
+    const wasThere = (bytes: Uint8Array): boolean => hasDigest(bytes, digests, sector % SECTORS_PER_PAGE);
+    const state = stateFrom(wasThere(now), isAfter);
+    const lowered = state === "neither" && fence ? lowerFence(now, start + from, fence) : undefined;
+    tell(lowered && wasThere(lowered) ? "raised" : state, start + from);
+  }
+}
+
+/** Under a fence what was there before is not known: whatever is left of it counts as that. */
+async function compareHole(file: StorageFile, change: FreedPages, tell: SectorSink): Promise<void> {
+  const end = change.start + change.lengthBytes;
+  for (let at = change.start; at < end; ) {
+    const data = await file.seekData(at);
+    if (data === undefined || data >= end) return;
+    const start = Math.max(change.start, Math.floor(data / SECTOR_BYTES) * SECTOR_BYTES);
+    const stop = Math.min(end, await file.seekHole(data), start + PIECE_BYTES);
+    const present = await readPadded(file, start, stop - start);
+    for (let from = 0; from < present.length; from += SECTOR_BYTES) {
+      const isZero = isZeroSector(present.subarray(from, from + SECTOR_BYTES));
+      tell(isZero ? "both" : "before", start + from);
+    }
+    at = stop;
+  }
+}
+
+async function compareCheckedHole(
+  file: StorageFile,
+  { start, lengthBytes }: FreedPages,
+  digests: Uint8Array,
+  tell: SectorSink,
+): Promise<void> {
+  const sectors = Math.ceil(lengthBytes / SECTOR_BYTES);
+  const present = await readPadded(file, start, sectors * SECTOR_BYTES);
+  for (let sector = 0; sector < sectors; sector += 1) {
+    const now = sectorOf(present, sector);
+    const inside = now.subarray(0, lengthBytes - sector * SECTOR_BYTES);
+    tell(stateFrom(hasDigest(now, digests, sector), isZeroSector(inside)), start + sector * SECTOR_BYTES);
+  }
+}
+
+/** The sector without the fence; undefined where the fence has no part of it, or is not up. */
+function lowerFence(
+  now: Uint8Array,
+  at: number,
+  { offset, before, after }: FenceBytes,
+): Uint8Array | undefined {
+  const from = Math.max(at, offset);
+  const to = Math.min(at + now.length, offset + after.length);
+  if (from >= to) return undefined;
+  if (Buffer.compare(now.subarray(from - at, to - at), after.subarray(from - offset, to - offset)) !== 0) {
+    return undefined;
+  }
+  const lowered = now.slice();
+  lowered.set(before.subarray(from - offset, to - offset), from - at);
+  return lowered;
+}
+
+function stateFrom(isBefore: boolean, isAfter: boolean): SectorState {
+  if (isBefore) return isAfter ? "both" : "before";
+  return isAfter ? "after" : "neither";
+}
+
+async function readPadded(file: StorageFile, start: number, lengthBytes: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(lengthBytes);
+  bytes.fill(0, await file.read(bytes, start));
+  return bytes;
+}

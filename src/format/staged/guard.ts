@@ -1,0 +1,65 @@
+// How an image is kept safe against other writers and guests while its log is applied, which a crash may cut off and
+// hold up for as long as the machine is down.
+//
+// - none: all changes are in one sector. A disk writes that wholly or not at all, so nobody finds half of them.
+// - fence: while the fence is up nobody opens the image. All but the first sector is written, then made durable, then
+//   the first sector, which takes the fence down. Whoever finds it down finds all the rest in place.
+// - digests: where no fence can be. Each sector is written only if it is what the log says that it replaces, or
+//   already what it shall be: what a stranger has written since is never lost.
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { ByteRange } from "../../storage/index.ts";
+import type { RedoLog } from "./redo-log.ts";
+import type { SealedLog } from "./sealed-log.ts";
+import { PAGE_BYTES, SECTOR_BYTES, SECTORS_PER_PAGE } from "./sectors.ts";
+
+/** The bytes that a fence changes, without it and while it is up; both are equally long. */
+export interface FenceBytes {
+  readonly offset: number;
+  readonly before: Uint8Array;
+  readonly after: Uint8Array;
+}
+
+export type Guard =
+  | { readonly kind: "none" }
+  | { readonly kind: "digests" }
+  | { readonly kind: "fence"; readonly fence: FenceBytes };
+
+/** What the change needs. canFence: whether the image has a place for a fence. */
+export function chooseGuard(
+  { changedSectors, freedPages }: Pick<SealedLog, "changedSectors" | "freedPages">,
+  canFence: boolean,
+): Guard["kind"] {
+  if (changedSectors <= 1 && freedPages === 0) return "none";
+  return canFence ? "fence" : "digests";
+}
+
+/** What has to be staged, changed or not, so that the fence comes down with the log: its sectors, the first included. */
+export function sectorsOfFence({ offset, after }: FenceBytes): ByteRange {
+  const end = Math.ceil((offset + after.length) / SECTOR_BYTES) * SECTOR_BYTES;
+  return { start: 0, lengthBytes: end };
+}
+
+/** E_INTERNAL where the log can't be applied under this guard. */
+export function assertGuard(log: RedoLog, guard: Guard): void {
+  if (guard.kind === "fence") {
+    const { lengthBytes } = sectorsOfFence(guard.fence);
+    const masks = new Map<number, number>();
+    for (const { page, changed } of log.map.pages(Math.ceil(lengthBytes / PAGE_BYTES)))
+      masks.set(page, changed);
+    for (let sector = 0; sector * SECTOR_BYTES < lengthBytes; sector += 1) {
+      const mask = masks.get(Math.floor(sector / SECTORS_PER_PAGE)) ?? 0;
+      if ((mask & (1 << (sector % SECTORS_PER_PAGE))) === 0) {
+        throw unfit(log, `the fence's sector ${sector} is not in it: the fence would stay`);
+      }
+    }
+  }
+  if (guard.kind === "digests" && !log.header.checksHoles) {
+    const [hole] = log.map.holes(Math.ceil(log.sizeBytes / PAGE_BYTES));
+    if (hole !== undefined) throw unfit(log, "its holes do not say what they replace");
+  }
+}
+
+function unfit(log: RedoLog, why: string): ImgtxError {
+  return new ImgtxError("E_INTERNAL", `the redo log can't be applied: ${why}`, { image: log.identity.image });
+}

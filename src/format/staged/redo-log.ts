@@ -1,0 +1,248 @@
+// The redo log of one image: an append-only file beside it that holds what is to be written into it after the commit
+// mark, and an index of that in memory.
+//
+// Invariants
+// - Nothing but append, cutTo and the cut at opening changes the file, and nothing before `end` is ever written again.
+// - The index is what the frames up to `end` say. A frame that could not be written whole is not in it, and the next
+//   one takes its place.
+// - What a file holds behind an end that the caller knows (it has it from a journal) is not looked at. What lies
+//   before it is used only when all of it has been checked.
+// - Calls that append or cut come one after the other; reads may overlap with them.
+
+import { posix } from "node:path";
+import { ImgtxError } from "../../errors/index.ts";
+import type { Storage, StorageFile } from "../../storage/index.ts";
+import {
+  decodeRecord,
+  digestIn,
+  encodeFrame,
+  encodeHeader,
+  encodeRecord,
+  FRAME_HEAD_BYTES,
+  FRAME_PAGES_MAX,
+  type FrameHead,
+  type LogHeader,
+  type PageRecord,
+  RECORD_BYTES,
+  RECORD_CONTENT_AT,
+  type RedoIdentity,
+} from "./frames.ts";
+import { fromHex, inLog, type LogEnd, LogScan, toHex } from "./log-scan.ts";
+import { PageMap, POSITION_MAX } from "./page-map.ts";
+import { PAGE_BYTES, PAGE_DIGEST_BYTES } from "./sectors.ts";
+
+const LOG_MODE = 0o600;
+
+/** The name of the log of the nth image that a transaction changes. It lies in the image's folder. */
+export function redoLogName(transaction: string, number: number): string {
+  return `.imgtx-${transaction}-${number}.redo`;
+}
+
+/** Removes a log, durably; one that is not there is no error. Nobody may need it any more. */
+export async function removeRedoLog(storage: Storage, path: string): Promise<void> {
+  if ((await storage.statLink(path)) === undefined) return;
+  await storage.removeFile(path);
+  await storage.flushFolder(posix.dirname(path), "redo log removed");
+}
+
+export class RedoLog {
+  readonly path: string;
+  readonly header: LogHeader;
+  readonly #storage: Storage;
+  readonly #file: StorageFile;
+  readonly #start: LogEnd;
+  #map = new PageMap();
+  #end: LogEnd;
+  #sizeBytes: number;
+  #peakBytes: number;
+  #isNameDurable = false;
+
+  private constructor(storage: Storage, file: StorageFile, header: LogHeader, start: LogEnd) {
+    this.path = file.path;
+    this.header = header;
+    this.#storage = storage;
+    this.#file = file;
+    this.#start = start;
+    this.#end = start;
+    this.#sizeBytes = header.baseSizeBytes;
+    this.#peakBytes = header.baseSizeBytes;
+  }
+
+  /** A new log at a path that must not exist, open. */
+  static async create(storage: Storage, path: string, header: LogHeader): Promise<RedoLog> {
+    const file = await storage.createFile(path, LOG_MODE);
+    try {
+      const bytes = encodeHeader(header);
+      await file.write(bytes, 0);
+      const start = { position: bytes.length, digest: toHex(digestIn(bytes)) };
+      return new RedoLog(storage, file, header, start);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  /**
+   * A log that is there, up to an end that somebody kept: all before it is checked, and what lies behind it is cut off
+   * where the log is opened for writing. E_CORRUPT with the offset of the damage; E_UNSUPPORTED for a later version.
+   */
+  static async open(storage: Storage, path: string, end: LogEnd, access: "read" | "write"): Promise<RedoLog> {
+    const file = await storage.openFile(path, access, { refuseSymlink: true });
+    let log: RedoLog | undefined;
+    try {
+      const scan = new LogScan(file, end.position);
+      const { header, end: start } = await scan.readHeader();
+      log = new RedoLog(storage, file, header, start);
+      await log.#replay(scan, end);
+      if (access === "write" && (await file.stat()).sizeBytes > end.position) {
+        await file.truncate(end.position);
+      }
+      return log;
+    } catch (error) {
+      await file.close();
+      throw inLog(error, path, log?.header.identity.image);
+    }
+  }
+
+  get identity(): RedoIdentity {
+    return this.header.identity;
+  }
+
+  /** Up to here the log is whole, in this process: what seal makes durable. */
+  get end(): LogEnd {
+    return this.#end;
+  }
+
+  /** Of the image, as the log leaves it. */
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  /** The largest size that the image had, or was to have. Behind sizeBytes there may be what is to read as zeros. */
+  get peakBytes(): number {
+    return this.#peakBytes;
+  }
+
+  get map(): PageMap {
+    return this.#map;
+  }
+
+  /** At most FRAME_PAGES_MAX of them, by ascending pages. */
+  async appendPages(records: readonly PageRecord[]): Promise<void> {
+    if (records.length === 0 || records.length > FRAME_PAGES_MAX) {
+      throw new RangeError(`${records.length} pages in a frame`);
+    }
+    await this.#append({ kind: "pages", count: records.length }, records.map(encodeRecord));
+  }
+
+  /** digests: PAGE_DIGEST_BYTES for each page, or nothing. */
+  async appendHole(first: number, pages: number, digests: Uint8Array): Promise<void> {
+    const count = digests.length / PAGE_DIGEST_BYTES;
+    await this.#append({ kind: "hole", first, pages, digests: count }, [digests]);
+  }
+
+  async appendSize(sizeBytes: number): Promise<void> {
+    await this.#append({ kind: "size", sizeBytes }, []);
+  }
+
+  /** What a page was to replace, without its content. */
+  async readRecordHead(position: number): Promise<PageRecord> {
+    const bytes = new Uint8Array(RECORD_CONTENT_AT);
+    await this.#read(bytes, position);
+    return decodeRecord(bytes);
+  }
+
+  /** Records that lie side by side, from this one on. */
+  async readRecords(position: number, count: number): Promise<PageRecord[]> {
+    const bytes = new Uint8Array(count * RECORD_BYTES);
+    await this.#read(bytes, position);
+    return Array.from({ length: count }, (_, index) =>
+      decodeRecord(bytes.subarray(index * RECORD_BYTES, (index + 1) * RECORD_BYTES)),
+    );
+  }
+
+  /** A part of the page whose record is there. */
+  async readContent(position: number, target: Uint8Array, from: number): Promise<void> {
+    if (from + target.length > PAGE_BYTES) throw new RangeError("a page has no bytes there");
+    await this.#read(target, position + RECORD_CONTENT_AT + from);
+  }
+
+  async readDigests(position: number, pages: number): Promise<Uint8Array> {
+    const digests = new Uint8Array(pages * PAGE_DIGEST_BYTES);
+    await this.#read(digests, position);
+    return digests;
+  }
+
+  /** Takes everything after an earlier end back. What the index says afterwards is read from the log again. */
+  async cutTo(end: LogEnd): Promise<void> {
+    if (end.position > this.#end.position) throw new RangeError("a log is not cut to a place behind its end");
+    this.#map = new PageMap();
+    this.#sizeBytes = this.header.baseSizeBytes;
+    this.#peakBytes = this.header.baseSizeBytes;
+    this.#end = this.#start;
+    try {
+      await this.#replay(new LogScan(this.#file, end.position), end);
+    } catch (error) {
+      throw inLog(error, this.path, this.header.identity.image);
+    }
+    await this.#file.truncate(end.position);
+  }
+
+  /** What was appended is durable when this returns, and so is the log's name. */
+  async flush(): Promise<void> {
+    await this.#file.flush("redo log");
+    if (this.#isNameDurable) return;
+    await this.#storage.flushFolder(posix.dirname(this.path), "redo log's name");
+    this.#isNameDurable = true;
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close();
+  }
+
+  async #append(head: FrameHead, payload: readonly Uint8Array[]): Promise<void> {
+    const { position } = this.#end;
+    const frame = encodeFrame(head, payload, fromHex(this.#end.digest));
+    if (position + frame.length > POSITION_MAX) {
+      throw new ImgtxError("E_UNSUPPORTED", "a redo log can't be longer than 32 TiB", { image: this.path });
+    }
+    await this.#file.write(frame, position);
+    this.#end = { position: position + frame.length, digest: toHex(digestIn(frame)) };
+    this.#index(head, frame.subarray(FRAME_HEAD_BYTES), position + FRAME_HEAD_BYTES);
+  }
+
+  async #replay(scan: LogScan, end: LogEnd): Promise<void> {
+    for await (const frame of scan.frames(this.#start)) {
+      this.#end = frame.end;
+      this.#index(frame.head, frame.payload, frame.position);
+    }
+    if (this.#end.position === end.position && this.#end.digest === end.digest) return;
+    throw new ImgtxError("E_CORRUPT", "the redo log can't be used: it is not the one that was written", {
+      offset: this.#end.position,
+    });
+  }
+
+  #index(head: FrameHead, payload: Uint8Array, position: number): void {
+    if (head.kind === "size") {
+      this.#sizeBytes = head.sizeBytes;
+      this.#peakBytes = Math.max(this.#peakBytes, head.sizeBytes);
+    } else if (head.kind === "hole") {
+      this.#map.setHole(head.first, head.first + head.pages, head.digests === 0 ? 0 : position);
+    } else {
+      for (let index = 0; index < head.count; index += 1) {
+        const at = index * RECORD_BYTES;
+        const { page, changed } = decodeRecord(payload.subarray(at, at + RECORD_BYTES));
+        this.#map.setPage({ page, position: position + at, changed });
+      }
+    }
+  }
+
+  /** What the index leads to is there: less is damage since the log was opened. */
+  async #read(target: Uint8Array, position: number): Promise<void> {
+    if ((await this.#file.read(target, position)) === target.length) return;
+    throw new ImgtxError("E_CORRUPT", "the redo log was cut off while it was in use", {
+      image: this.path,
+      offset: position,
+    });
+  }
+}

@@ -1,0 +1,51 @@
+// What a journal keeps of a redo log, and what a commit has to know of it before the mark: a few hundred bytes,
+// whatever the change.
+
+import { posix } from "node:path";
+import type { LogEnd } from "./log-scan.ts";
+import type { RedoLog } from "./redo-log.ts";
+import { countBits, PAGE_BYTES, SECTOR_BYTES, SECTORS_PER_PAGE } from "./sectors.ts";
+
+/** Plain data. */
+export interface SealedLog {
+  /** Absolute path of the image that it changes. */
+  readonly image: string;
+  /** Its name, in the image's folder. */
+  readonly log: string;
+  /** Where it ends, and the digest of all before: what comes behind it is nobody's. */
+  readonly end: LogEnd;
+  /** Pages in it. */
+  readonly pages: number;
+  /** Sectors of the image that applying it may write. As 512 bytes each, the most space that it can need. */
+  readonly changedSectors: number;
+  /** Pages that applying it gives back. */
+  readonly freedPages: number;
+  readonly sizeBefore: number;
+  readonly sizeAfter: number;
+}
+
+export function describeLog(log: RedoLog): SealedLog {
+  const endPage = Math.ceil(log.sizeBytes / PAGE_BYTES);
+  let changedSectors = 0;
+  for (const { page, changed } of log.map.pages(endPage)) {
+    changedSectors += countBits(changed & sectorsInside(page, log.sizeBytes));
+  }
+  let freedPages = 0;
+  for (const { first, end } of log.map.holes(endPage)) freedPages += end - first;
+  return {
+    image: log.identity.image,
+    log: posix.basename(log.path),
+    end: log.end,
+    pages: log.map.pageCount,
+    changedSectors,
+    freedPages,
+    sizeBefore: log.header.baseSizeBytes,
+    sizeAfter: log.sizeBytes,
+  };
+}
+
+/** The sectors of a page that a file of this size has, in whole or in part, a bit for each. */
+export function sectorsInside(page: number, sizeBytes: number): number {
+  const sectors = Math.ceil((sizeBytes - page * PAGE_BYTES) / SECTOR_BYTES);
+  return 2 ** Math.max(0, Math.min(SECTORS_PER_PAGE, sectors)) - 1;
+}

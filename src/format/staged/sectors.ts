@@ -1,0 +1,74 @@
+// Pages and sectors of an image, and what a redo log remembers of a sector that it replaces.
+//
+// A page is the unit of the log, a sector the unit of a disk: a write that the power cuts off leaves each sector old
+// or new, and a page anything in between. So digests are of sectors, and what a log changes is told sector by sector.
+
+import { hash } from "node:crypto";
+
+export const PAGE_BYTES = 4096;
+export const SECTOR_BYTES = 512;
+export const SECTORS_PER_PAGE = PAGE_BYTES / SECTOR_BYTES;
+
+/** SHA-256, cut to 128 bits: it tells whether somebody has written there. */
+const SECTOR_DIGEST_BYTES = 16;
+export const PAGE_DIGEST_BYTES = SECTORS_PER_PAGE * SECTOR_DIGEST_BYTES;
+
+const ZEROS = Buffer.alloc(SECTOR_BYTES);
+const ZEROS_DIGEST = digestOf(ZEROS);
+
+export function isZeroSector(sector: Uint8Array): boolean {
+  return ZEROS.compare(sector, 0, sector.length, 0, sector.length) === 0;
+}
+
+/** Of a whole sector: what a file does not have of it counts as zeros. */
+function digestSector(sector: Uint8Array): Uint8Array {
+  return isZeroSector(sector) ? ZEROS_DIGEST : digestOf(sector);
+}
+
+/** The digests of all sectors of a page, one after the other. */
+export function digestPage(page: Uint8Array): Uint8Array {
+  const digests = new Uint8Array(PAGE_DIGEST_BYTES);
+  for (let sector = 0; sector < SECTORS_PER_PAGE; sector += 1) {
+    digests.set(digestSector(sectorOf(page, sector)), sector * SECTOR_DIGEST_BYTES);
+  }
+  return digests;
+}
+
+export function sectorOf(pages: Uint8Array, sector: number): Uint8Array {
+  return pages.subarray(sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES);
+}
+
+/** Whether this is what the digest of that sector was taken of. */
+export function hasDigest(content: Uint8Array, digests: Uint8Array, sector: number): boolean {
+  const at = sector * SECTOR_DIGEST_BYTES;
+  return Buffer.compare(digestSector(content), digests.subarray(at, at + SECTOR_DIGEST_BYTES)) === 0;
+}
+
+/** Which sectors of a page differ, a bit for each. */
+export function compareSectors(before: Uint8Array, after: Uint8Array): number {
+  if (Buffer.compare(before, after) === 0) return 0;
+  let mask = 0;
+  for (let sector = 0; sector < SECTORS_PER_PAGE; sector += 1) {
+    if (Buffer.compare(sectorOf(before, sector), sectorOf(after, sector)) !== 0) mask |= 1 << sector;
+  }
+  return mask;
+}
+
+/** The same where only the digests of the sectors before are known. */
+export function compareWithDigests(digests: Uint8Array, after: Uint8Array): number {
+  let mask = 0;
+  for (let sector = 0; sector < SECTORS_PER_PAGE; sector += 1) {
+    if (!hasDigest(sectorOf(after, sector), digests, sector)) mask |= 1 << sector;
+  }
+  return mask;
+}
+
+export function countBits(mask: number): number {
+  let count = 0;
+  for (let rest = mask; rest !== 0; rest >>>= 1) count += rest & 1;
+  return count;
+}
+
+function digestOf(bytes: Uint8Array): Uint8Array {
+  return hash("sha256", bytes, "buffer").subarray(0, SECTOR_DIGEST_BYTES);
+}

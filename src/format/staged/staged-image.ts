@@ -1,0 +1,301 @@
+// One image as its redo log will leave it: reads go to the log for what it has, and to the image's own file for the
+// rest; whatever changes it is appended to the log.
+//
+// Invariants
+// - The image's file is only read, and only as far as it went when the log was begun.
+// - A page in the log is whole: what a write does not cover of it is copied along.
+// - What a page replaces is taken from the image when the page is first written, and goes from record to record of
+//   that page. A page that is as the image has it is not logged at all.
+// - Behind the present size everything counts as zeros. What the image or the log has there from a time when the
+//   size was larger is replaced by zeros before the size grows again, so that a size frame by itself tells all.
+// - Changes follow each other; reads may overlap with them.
+
+import type { ByteRange, StorageFile } from "../../storage/index.ts";
+import { FRAME_DIGESTS_MAX, FRAME_PAGES_MAX, type PageRecord } from "./frames.ts";
+import { Queue } from "./queue.ts";
+import type { RedoLog } from "./redo-log.ts";
+import { compareSectors, compareWithDigests, digestPage, PAGE_BYTES, SECTOR_BYTES } from "./sectors.ts";
+
+/** The image's own file, open for reading. */
+export type BaseFile = Pick<StorageFile, "read" | "seekData" | "seekHole">;
+
+export class StagedImage {
+  readonly log: RedoLog;
+  readonly queue = new Queue();
+
+  constructor(log: RedoLog) {
+    this.log = log;
+  }
+
+  get sizeBytes(): number {
+    return this.log.sizeBytes;
+  }
+
+  /** StorageFile.read */
+  async read(base: BaseFile, target: Uint8Array, offset: number): Promise<number> {
+    const count = Math.max(0, Math.min(target.length, this.sizeBytes - offset));
+    const wanted = target.subarray(0, count);
+    for (let at = offset; at < offset + count; ) {
+      const stop = await this.#readPiece(base, wanted.subarray(at - offset), at);
+      at = stop;
+    }
+    return count;
+  }
+
+  /** StorageFile.write */
+  async write(base: BaseFile, source: Uint8Array, offset: number): Promise<void> {
+    const end = offset + source.length;
+    if (source.length === 0) return;
+    await this.queue.run(async () => {
+      // The size first: pages behind it, left by a write that fails halfway, would show when it grows.
+      if (end > this.sizeBytes) await this.#resize(base, end);
+      await this.#writeInBatches(base, source, offset, false);
+    });
+  }
+
+  /** StorageFile.truncate */
+  async truncate(base: BaseFile, sizeBytes: number): Promise<void> {
+    await this.queue.run(() => this.#resize(base, sizeBytes));
+  }
+
+  /** As a file grows by allocation: never smaller. */
+  async growTo(base: BaseFile, sizeBytes: number): Promise<void> {
+    await this.queue.run(async () => {
+      if (sizeBytes > this.sizeBytes) await this.#resize(base, sizeBytes);
+    });
+  }
+
+  /** StorageFile.punchHole: it never makes a file longer. */
+  async punchHole(base: BaseFile, { start, lengthBytes }: ByteRange): Promise<void> {
+    await this.queue.run(async () => {
+      const end = Math.min(start + lengthBytes, this.sizeBytes);
+      if (start < end) await this.#zero(base, start, end);
+    });
+  }
+
+  /** Has the sectors of a range written when the log is applied, be they changed or not. */
+  async include(base: BaseFile, { start, lengthBytes }: ByteRange): Promise<void> {
+    await this.queue.run(async () => {
+      const bytes = new Uint8Array(lengthBytes);
+      const count = await this.read(base, bytes, start);
+      await this.#writeInBatches(base, bytes.subarray(0, count), start, true);
+    });
+  }
+
+  /** StorageFile.seekData */
+  async seekData(base: BaseFile, offset: number): Promise<number | undefined> {
+    const found = await this.#findData(base, offset, this.sizeBytes);
+    return found < this.sizeBytes ? found : undefined;
+  }
+
+  /** StorageFile.seekHole */
+  async seekHole(base: BaseFile, offset: number): Promise<number> {
+    for (let at = offset; at < this.sizeBytes; ) {
+      const page = Math.floor(at / PAGE_BYTES);
+      const place = this.log.map.find(page);
+      if (place.kind === "hole") return at;
+      if (place.kind === "page") at = (page + 1) * PAGE_BYTES;
+      else {
+        const next = this.#nextLoggedByte(page, this.sizeBytes);
+        const hole = at < this.log.header.baseSizeBytes ? await base.seekHole(at) : at;
+        if (hole < next) return Math.min(hole, this.sizeBytes);
+        at = next;
+      }
+    }
+    return Math.max(offset, this.sizeBytes);
+  }
+
+  /** The first data at or behind offset, whatever the size; `end` where there is none before. */
+  async #findData(base: BaseFile, offset: number, end: number): Promise<number> {
+    for (let at = offset; at < end; ) {
+      const page = Math.floor(at / PAGE_BYTES);
+      const place = this.log.map.find(page);
+      if (place.kind === "page") return at;
+      if (place.kind === "hole") at = place.end * PAGE_BYTES;
+      else {
+        const next = this.#nextLoggedByte(page, end);
+        const data = at < this.log.header.baseSizeBytes ? await base.seekData(at) : undefined;
+        if (data !== undefined && data < Math.min(next, this.log.header.baseSizeBytes)) return data;
+        at = next;
+      }
+    }
+    return end;
+  }
+
+  #nextLoggedByte(page: number, endBytes: number): number {
+    return this.log.map.nextLogged(page, Math.ceil(endBytes / PAGE_BYTES)) * PAGE_BYTES;
+  }
+
+  /** From the start of target, as far as it comes from one place. Returns where that ends in the image. */
+  async #readPiece(base: BaseFile, target: Uint8Array, at: number): Promise<number> {
+    const end = at + target.length;
+    const page = Math.floor(at / PAGE_BYTES);
+    const place = this.log.map.find(page);
+    if (place.kind === "page") {
+      const stop = Math.min(end, (page + 1) * PAGE_BYTES);
+      await this.log.readContent(place.position, target.subarray(0, stop - at), at - page * PAGE_BYTES);
+      return stop;
+    }
+    if (place.kind === "hole") {
+      const stop = Math.min(end, place.end * PAGE_BYTES);
+      target.fill(0, 0, stop - at);
+      return stop;
+    }
+    const stop = Math.min(end, this.#nextLoggedByte(page, end));
+    await this.#readBase(base, target.subarray(0, stop - at), at);
+    return stop;
+  }
+
+  async #readBase(base: BaseFile, target: Uint8Array, at: number): Promise<void> {
+    const there = Math.max(0, Math.min(target.length, this.log.header.baseSizeBytes - at));
+    const count = there === 0 ? 0 : await base.read(target.subarray(0, there), at);
+    target.fill(0, count);
+  }
+
+  async #resize(base: BaseFile, sizeBytes: number): Promise<void> {
+    if (sizeBytes > this.sizeBytes) await this.#clearStale(base, sizeBytes);
+    if (sizeBytes !== this.sizeBytes) await this.log.appendSize(sizeBytes);
+  }
+
+  /** Before the file grows to a size: what it had behind its present end must not show again. */
+  async #clearStale(base: BaseFile, sizeBytes: number): Promise<void> {
+    const end = Math.min(sizeBytes, this.log.peakBytes);
+    if (this.sizeBytes < end) await this.#zero(base, this.sizeBytes, end);
+  }
+
+  /** Whole pages become a hole, the rest is written. Behind the size everything is zeros in any case. */
+  async #zero(base: BaseFile, start: number, end: number): Promise<void> {
+    const first = Math.ceil(start / PAGE_BYTES);
+    const last = end >= this.sizeBytes ? Math.ceil(end / PAGE_BYTES) : Math.floor(end / PAGE_BYTES);
+    if (first >= last) {
+      await this.#writeInBatches(base, new Uint8Array(end - start), start, false);
+      return;
+    }
+    const [holeAt, holeEnd] = [first * PAGE_BYTES, last * PAGE_BYTES];
+    if (start < holeAt) await this.#writeInBatches(base, new Uint8Array(holeAt - start), start, false);
+    await this.#punchPages(base, first, last);
+    if (holeEnd < end) await this.#writeInBatches(base, new Uint8Array(end - holeEnd), holeEnd, false);
+  }
+
+  /** Only what is not zeros already: holes of an image stay out of its log. */
+  async #punchPages(base: BaseFile, first: number, end: number): Promise<void> {
+    const stop = Math.min(end, Math.ceil(this.log.peakBytes / PAGE_BYTES));
+    for (let page = first; page < stop; ) {
+      const data = await this.#findData(base, page * PAGE_BYTES, stop * PAGE_BYTES);
+      const from = Math.floor(data / PAGE_BYTES);
+      if (from >= stop) return;
+      if (!this.log.header.checksHoles) {
+        await this.log.appendHole(from, stop - from, new Uint8Array(0));
+        return;
+      }
+      page = await this.#punchChecked(base, from, Math.min(stop, from + FRAME_DIGESTS_MAX));
+    }
+  }
+
+  /** The pages up to the next hole, with what they replace. Returns where it ended. */
+  async #punchChecked(base: BaseFile, first: number, end: number): Promise<number> {
+    const digests: Uint8Array[] = [];
+    let page = first;
+    for (; page < end; page += 1) {
+      const place = this.log.map.find(page);
+      if (place.kind === "hole") break;
+      if (place.kind === "page") digests.push((await this.log.readRecordHead(place.position)).digests);
+      else {
+        const bytes = new Uint8Array(PAGE_BYTES);
+        await this.#readBase(base, bytes, page * PAGE_BYTES);
+        digests.push(digestPage(bytes));
+      }
+    }
+    await this.log.appendHole(first, page - first, Buffer.concat(digests));
+    return page;
+  }
+
+  async #writeInBatches(
+    base: BaseFile,
+    source: Uint8Array,
+    offset: number,
+    isForced: boolean,
+  ): Promise<void> {
+    const end = offset + source.length;
+    for (let at = offset; at < end; ) {
+      const stop = Math.min(end, (Math.floor(at / PAGE_BYTES) + FRAME_PAGES_MAX) * PAGE_BYTES);
+      await this.#writeBatch(base, source.subarray(at - offset, stop - offset), at, isForced);
+      at = stop;
+    }
+  }
+
+  async #writeBatch(base: BaseFile, source: Uint8Array, offset: number, isForced: boolean): Promise<void> {
+    const end = offset + source.length;
+    const first = Math.floor(offset / PAGE_BYTES);
+    const pages = Math.ceil(end / PAGE_BYTES) - first;
+    const start = first * PAGE_BYTES;
+    const after = new Uint8Array(pages * PAGE_BYTES);
+    if (offset > start) await this.read(base, after.subarray(0, PAGE_BYTES), start);
+    if (end < start + after.length) {
+      const tail = after.length - PAGE_BYTES;
+      await this.read(base, after.subarray(tail), start + tail);
+    }
+    after.set(source, offset - start);
+    const before = new Before(async (target) => await this.#readBase(base, target, start), after.length);
+    const records: PageRecord[] = [];
+    for (let index = 0; index < pages; index += 1) {
+      const at = index * PAGE_BYTES;
+      const content = after.subarray(at, at + PAGE_BYTES);
+      const forced = isForced ? sectorsWithin(offset - start - at, end - start - at) : 0;
+      const record = await this.#makeRecord(first + index, content, forced, () => before.page(index));
+      if (record !== undefined) records.push(record);
+    }
+    if (records.length > 0) await this.log.appendPages(records);
+  }
+
+  /** Undefined where the page is as the image has it, and was never anything else. */
+  async #makeRecord(
+    page: number,
+    content: Uint8Array,
+    forced: number,
+    readBefore: () => Promise<Uint8Array>,
+  ): Promise<PageRecord | undefined> {
+    const place = this.log.map.find(page);
+    if (place.kind === "page") {
+      const old = await this.log.readRecordHead(place.position);
+      const all = old.forced | forced;
+      const changed = compareWithDigests(old.digests, content) | all;
+      return { page, changed, forced: all, digests: old.digests, content };
+    }
+    if (place.kind === "hole" && place.digestsAt !== 0) {
+      const digests = await this.log.readDigests(place.digestsAt, 1);
+      return { page, changed: compareWithDigests(digests, content) | forced, forced, digests, content };
+    }
+    const before = await readBefore();
+    const changed = compareSectors(before, content) | forced;
+    if (place.kind === "base" && changed === 0) return undefined;
+    return { page, changed, forced, digests: digestPage(before), content };
+  }
+}
+
+/** The pages of a batch as the image has them, read when the first of them is asked for. */
+class Before {
+  readonly #read: (target: Uint8Array) => Promise<void>;
+  readonly #lengthBytes: number;
+  #bytes: Uint8Array | undefined;
+
+  constructor(read: (target: Uint8Array) => Promise<void>, lengthBytes: number) {
+    this.#read = read;
+    this.#lengthBytes = lengthBytes;
+  }
+
+  async page(index: number): Promise<Uint8Array> {
+    if (this.#bytes === undefined) {
+      this.#bytes = new Uint8Array(this.#lengthBytes);
+      await this.#read(this.#bytes);
+    }
+    return this.#bytes.subarray(index * PAGE_BYTES, (index + 1) * PAGE_BYTES);
+  }
+}
+
+/** The sectors of a page that bytes start to end of it touch, a bit for each. */
+function sectorsWithin(start: number, end: number): number {
+  const first = Math.max(0, Math.floor(start / SECTOR_BYTES));
+  const last = Math.min(PAGE_BYTES / SECTOR_BYTES, Math.ceil(end / SECTOR_BYTES));
+  return last <= first ? 0 : (2 ** last - 1) & ~(2 ** first - 1);
+}

@@ -1,0 +1,234 @@
+// A storage in which some images are as a transaction will leave them. Whoever works on it (the qcow2 writer, a plan
+// of a later statement) reads and writes as ever; the images themselves are not touched.
+//
+// Invariants
+// - A file is staged by what it is (file system and inode), so that every name of it leads to its log.
+// - Everything else passes through to the storage below, as it is.
+// - What seal returned is durable. A savepoint is a place in each log; going back to it removes the logs that were
+//   begun after it.
+
+import { posix } from "node:path";
+import { ImgtxError } from "../../errors/index.ts";
+import type { FileStat, FileSystemTraits, Holder, Host } from "../../storage/index.ts";
+import type { OpenOptions, Reservation, Storage, StorageFile } from "../../storage/index.ts";
+import type { LogEnd } from "./log-scan.ts";
+import { RedoLog, redoLogName, removeRedoLog } from "./redo-log.ts";
+import { describeLog, type SealedLog } from "./sealed-log.ts";
+import { StagedFile } from "./staged-file.ts";
+import { StagedImage } from "./staged-image.ts";
+
+/** Whose log it is, and how its changes will be kept from colliding with others': see guard.ts. */
+export interface StagingOptions {
+  readonly transaction: string;
+  /** Of the image, among those that the transaction changes. */
+  readonly number: number;
+  /** `digests` where no fence can be: raw, version 2 of qcow2, data files. */
+  readonly guardedBy: "fence" | "digests";
+}
+
+/** How far each log went. */
+export type Savepoint = ReadonlyMap<string, LogEnd>;
+
+export class StagedStorage implements Storage {
+  readonly #below: Storage;
+  readonly #images = new Map<string, StagedImage>();
+
+  constructor(below: Storage) {
+    this.#below = below;
+  }
+
+  get host(): Host {
+    return this.#below.host;
+  }
+
+  /** Begins a log for the image at path. Returns the path of the log, which is beside the image. */
+  async stage(path: string, { transaction, number, guardedBy }: StagingOptions): Promise<string> {
+    const image = await this.#below.realPath(path);
+    const file = await this.#below.openFile(image, "read");
+    try {
+      const stat = await file.stat();
+      this.#requireNew(stat, path);
+      const { fileSystemId, inode, bornNs } = stat;
+      const log = await RedoLog.create(this.#below, logBeside(image, redoLogName(transaction, number)), {
+        identity: { transaction, image, fileSystemId, inode, bornNs },
+        baseSizeBytes: stat.sizeBytes,
+        checksHoles: guardedBy === "digests",
+      });
+      this.#images.set(keyOf(stat), new StagedImage(log));
+      return log.path;
+    } finally {
+      await file.close();
+    }
+  }
+
+  /** Takes up a log that seal made durable, for the image at path. The errors are those of RedoLog.open. */
+  async resume(
+    path: string,
+    sealed: Pick<SealedLog, "log" | "end">,
+    access: "read" | "write",
+  ): Promise<void> {
+    const image = await this.#below.realPath(path);
+    const stat = await this.#below.stat(image);
+    if (stat === undefined) throw new ImgtxError("E_NOT_FOUND", "the image is not there", { image });
+    this.#requireNew(stat, path);
+    const log = await RedoLog.open(this.#below, logBeside(image, sealed.log), sealed.end, access);
+    this.#images.set(keyOf(stat), new StagedImage(log));
+  }
+
+  isStaged(stat: FileStat): boolean {
+    return this.#images.has(keyOf(stat));
+  }
+
+  /** Has these bytes of a staged image written when its log is applied, be they changed or not: where a fence lies. */
+  async include(path: string, start: number, lengthBytes: number): Promise<void> {
+    const file = await this.#below.openFile(path, "read");
+    try {
+      const image = this.#images.get(keyOf(await file.stat()));
+      if (image === undefined) throw new ImgtxError("E_INTERNAL", "the image is not staged", { image: path });
+      await image.include(file, { start, lengthBytes });
+    } finally {
+      await file.close();
+    }
+  }
+
+  /** Makes all logs durable, and tells what a journal needs of them. */
+  async seal(): Promise<SealedLog[]> {
+    const sealed: SealedLog[] = [];
+    for (const { log, queue } of this.#images.values()) {
+      await queue.run(async () => {
+        await log.flush();
+        sealed.push(describeLog(log));
+      });
+    }
+    return sealed;
+  }
+
+  /** Where all logs end now. Nothing is made durable. */
+  savepoint(): Savepoint {
+    return new Map([...this.#images.values()].map(({ log }) => [log.path, log.end]));
+  }
+
+  /** Takes back what came after a savepoint of this storage. No file of it may be in use meanwhile. */
+  async rollBackTo(savepoint: Savepoint): Promise<void> {
+    for (const [key, { log, queue }] of this.#images) {
+      const end = savepoint.get(log.path);
+      await queue.run(async () => {
+        if (end !== undefined) {
+          if (end.position < log.end.position) await log.cutTo(end);
+          return;
+        }
+        await log.close();
+        await removeRedoLog(this.#below, log.path);
+        this.#images.delete(key);
+      });
+    }
+  }
+
+  /** Closes the logs. They stay where they are. */
+  async close(): Promise<void> {
+    for (const [key, { log, queue }] of this.#images) {
+      await queue.run(() => log.close());
+      this.#images.delete(key);
+    }
+  }
+
+  async openFile(path: string, access: "read" | "write", options?: OpenOptions): Promise<StorageFile> {
+    const stat = await this.#below.stat(path);
+    if (stat === undefined || !this.isStaged(stat)) return await this.#below.openFile(path, access, options);
+    const base = await this.#below.openFile(path, "read", options);
+    const image = this.#images.get(keyOf(await base.stat()));
+    if (image !== undefined) return new StagedFile(base, image, access);
+    // Another file has taken the name in between.
+    await base.close();
+    return await this.#below.openFile(path, access, options);
+  }
+
+  async createFile(path: string, mode: number): Promise<StorageFile> {
+    return await this.#below.createFile(path, mode);
+  }
+
+  async stat(path: string): Promise<FileStat | undefined> {
+    return this.#asStaged(await this.#below.stat(path));
+  }
+
+  async statLink(path: string): Promise<FileStat | undefined> {
+    return this.#asStaged(await this.#below.statLink(path));
+  }
+
+  async readAttribute(...request: Parameters<Storage["readAttribute"]>): Promise<Uint8Array | undefined> {
+    return await this.#below.readAttribute(...request);
+  }
+
+  async describeFileSystem(path: string): Promise<FileSystemTraits> {
+    return await this.#below.describeFileSystem(path);
+  }
+
+  async realPath(path: string): Promise<string> {
+    return await this.#below.realPath(path);
+  }
+
+  async readFolder(path: string): Promise<string[]> {
+    return await this.#below.readFolder(path);
+  }
+
+  async makeFolder(path: string, mode: number): Promise<void> {
+    await this.#below.makeFolder(path, mode);
+  }
+
+  async removeFolder(path: string): Promise<void> {
+    await this.#below.removeFolder(path);
+  }
+
+  async flushFolder(path: string, purpose: string): Promise<void> {
+    await this.#below.flushFolder(path, purpose);
+  }
+
+  async rename(source: string, target: string): Promise<void> {
+    await this.#below.rename(source, target);
+  }
+
+  async renameWithoutReplacing(source: string, target: string): Promise<void> {
+    await this.#below.renameWithoutReplacing(source, target);
+  }
+
+  async removeFile(path: string): Promise<void> {
+    await this.#below.removeFile(path);
+  }
+
+  async makeSymlink(target: string, path: string): Promise<void> {
+    await this.#below.makeSymlink(target, path);
+  }
+
+  async setOwner(path: string, ownerId: number, groupId: number): Promise<void> {
+    await this.#below.setOwner(path, ownerId, groupId);
+  }
+
+  async readSymlink(path: string): Promise<string> {
+    return await this.#below.readSymlink(path);
+  }
+
+  async reserveSpace(folder: string, lengthBytes: number): Promise<Reservation> {
+    return await this.#below.reserveSpace(folder, lengthBytes);
+  }
+
+  async findHolders(stat: FileStat): Promise<Holder[]> {
+    return await this.#below.findHolders(stat);
+  }
+
+  #asStaged(stat: FileStat | undefined): FileStat | undefined {
+    const image = stat && this.#images.get(keyOf(stat));
+    return stat && image ? { ...stat, sizeBytes: image.sizeBytes } : stat;
+  }
+
+  #requireNew(stat: FileStat, image: string): void {
+    if (this.isStaged(stat)) throw new ImgtxError("E_INTERNAL", "the image is staged already", { image });
+  }
+}
+
+function logBeside(image: string, name: string): string {
+  return posix.join(posix.dirname(image), name);
+}
+
+function keyOf({ fileSystem, inode }: FileStat): string {
+  return `${fileSystem}:${inode}`;
+}

@@ -1,0 +1,163 @@
+// A log that is carried out: how far it came is told, and strangers are left alone.
+
+import { describe, expect, test } from "vitest";
+import {
+  chooseGuard,
+  type Guard,
+  RedoLog,
+  type SealedLog,
+  type Survey,
+  surveyImage,
+} from "../../../src/format/staged/index.ts";
+import type { Storage } from "../../../src/storage/index.ts";
+import type { MemoryDisk } from "../../fuzz/memory-storage.ts";
+import { errorFrom } from "../../helpers/expect-error.ts";
+import {
+  type Change,
+  CHANGES,
+  FENCE_AT,
+  GROWING,
+  IMAGE,
+  imageOf,
+  resultOf,
+  SHRINKING,
+  stageChange,
+} from "./changes.ts";
+import { applySealed, diskWith } from "./disks.ts";
+
+const PAGE_BYTES = 4096;
+const SECTOR_BYTES = 512;
+
+interface Prepared {
+  readonly disk: MemoryDisk;
+  readonly sealed: SealedLog;
+  readonly guard: Guard;
+}
+
+async function prepare(change: Change): Promise<Prepared> {
+  const disk = diskWith(new Map([[IMAGE, imageOf(change.sizeBytes)]]));
+  const { sealed, guard } = await stageChange(disk.storage, change);
+  if (guard.kind === "fence") disk.require(IMAGE).content.set(guard.fence.after, guard.fence.offset);
+  return { disk, sealed, guard };
+}
+
+async function survey(
+  storage: Storage,
+  sealed: Pick<SealedLog, "image" | "log" | "end">,
+  guard: Guard,
+): Promise<Survey> {
+  const log = await RedoLog.open(storage, `/disks/${sealed.log}`, sealed.end, "read");
+  const file = await storage.openFile(IMAGE, "read");
+  try {
+    return await surveyImage(log, file, guard);
+  } finally {
+    await log.close();
+    await file.close();
+  }
+}
+
+describe("how far a log was applied", () => {
+  test.each(CHANGES)("is told after each of its changes: %s", async (_, change) => {
+    const { disk: first, sealed, guard } = await prepare(change);
+    expect(await survey(first.storage, sealed, guard)).toEqual({ state: "untouched" });
+    for (let calls = 1; ; calls += 1) {
+      const { disk } = await prepare(change);
+      const { wasCut } = await applySealed(disk.storage, sealed, guard, calls);
+      expect(await survey(disk.storage, sealed, guard)).toEqual({ state: wasCut ? "partly" : "applied" });
+      if (!wasCut) {
+        expect(disk.require(IMAGE).content.equals(resultOf(change))).toBe(true);
+        return;
+      }
+    }
+  });
+
+  test("counts as finished when the fence is down, whatever a guest has written since", async () => {
+    const { disk, sealed, guard } = await prepare({ ...GROWING, isFenced: true });
+    await applySealed(disk.storage, sealed, guard);
+    const { content } = disk.require(IMAGE);
+    content.fill(77, 700, 800);
+    content.fill(78, 7 * PAGE_BYTES, 8 * PAGE_BYTES);
+    const written = Buffer.from(content);
+    expect(await survey(disk.storage, sealed, guard)).toEqual({ state: "used" });
+    await applySealed(disk.storage, sealed, guard);
+    expect(disk.require(IMAGE).content.equals(written)).toBe(true);
+  });
+
+  test("a fence that was never raised is not taken for one that is down", async () => {
+    // The log changes nothing in the fence's own sector.
+    const { disk, sealed, guard } = await prepare({ ...GROWING, isFenced: true, writes: [[9000, 9000]] });
+    disk.require(IMAGE).content = imageOf(GROWING.sizeBytes);
+    expect(await survey(disk.storage, sealed, guard)).toEqual({ state: "untouched" });
+  });
+});
+
+describe("what a stranger wrote", () => {
+  test("is left as it is, and told with its place, where digests are the guard", async () => {
+    for (const offset of [700, 2 * PAGE_BYTES + 9, 4 * PAGE_BYTES + 3000]) {
+      const { disk, sealed, guard } = await prepare(GROWING);
+      disk.require(IMAGE).content[offset] = 99;
+      const at = Math.floor(offset / SECTOR_BYTES) * SECTOR_BYTES;
+      expect(await survey(disk.storage, sealed, guard)).toEqual({ state: "foreign", offset: at });
+      const error = await errorFrom(applySealed(disk.storage, sealed, guard));
+      expect(error).toMatchObject({ code: "E_CHANGED", image: IMAGE, offset: at });
+      expect(disk.require(IMAGE).content[offset]).toBe(99);
+    }
+  });
+
+  test("stays where the log changes nothing, in the very page", async () => {
+    const { disk, sealed, guard } = await prepare(GROWING);
+    disk.require(IMAGE).content[1100] = 99;
+    await applySealed(disk.storage, sealed, guard);
+    const expected = resultOf(GROWING);
+    expected[1100] = 99;
+    expect(disk.require(IMAGE).content.equals(expected)).toBe(true);
+  });
+
+  test("under a fence that is up is told, and nothing is written where the fence itself is another's", async () => {
+    const { disk, sealed, guard } = await prepare({ ...GROWING, isFenced: true });
+    disk.require(IMAGE).content[2 * PAGE_BYTES + 9] = 99;
+    expect(await survey(disk.storage, sealed, guard)).toMatchObject({ state: "foreign" });
+    disk.require(IMAGE).content[FENCE_AT] = 99;
+    const before = Buffer.from(disk.require(IMAGE).content);
+    expect((await errorFrom(applySealed(disk.storage, sealed, guard))).code).toBe("E_CHANGED");
+    expect(disk.require(IMAGE).content.equals(before)).toBe(true);
+  });
+
+  test("is told where the file has a size that it never had", async () => {
+    const { disk, sealed, guard } = await prepare(SHRINKING);
+    disk.require(IMAGE).content = Buffer.concat([disk.require(IMAGE).content, Buffer.alloc(9)]);
+    expect(await survey(disk.storage, sealed, guard)).toMatchObject({ state: "foreign" });
+    expect((await errorFrom(applySealed(disk.storage, sealed, guard))).code).toBe("E_CHANGED");
+  });
+});
+
+describe("the guard", () => {
+  test("is none for one sector, a fence where there can be one, else digests", async () => {
+    const one = await prepare({ sizeBytes: 20_000, writes: [[600, 300]] });
+    expect(chooseGuard(one.sealed, true)).toBe("none");
+    const two = await prepare({ sizeBytes: 20_000, writes: [[600, 600]] });
+    expect([chooseGuard(two.sealed, true), chooseGuard(two.sealed, false)]).toEqual(["fence", "digests"]);
+    const hole = await prepare({ sizeBytes: 20_000, writes: [], holes: [[4096, 4096]] });
+    expect(chooseGuard(hole.sealed, true)).toBe("fence");
+    await applySealed(one.disk.storage, one.sealed, { kind: "none" });
+    expect(
+      one.disk
+        .require(IMAGE)
+        .content.subarray(600, 900)
+        .every((byte) => byte === 255),
+    ).toBe(true);
+  });
+
+  test("that a log was not made for is a mistake of the caller's, and nothing is written", async () => {
+    const unchecked = await prepare({ ...GROWING, isFenced: true });
+    const before = Buffer.from(unchecked.disk.require(IMAGE).content);
+    const wrong = applySealed(unchecked.disk.storage, unchecked.sealed, { kind: "digests" });
+    expect((await errorFrom(wrong)).code).toBe("E_INTERNAL");
+    expect(unchecked.disk.require(IMAGE).content.equals(before)).toBe(true);
+    const { disk, sealed } = await prepare(SHRINKING);
+    const fence = { offset: 72, before: new Uint8Array(8), after: new Uint8Array(8) };
+    expect((await errorFrom(applySealed(disk.storage, sealed, { kind: "fence", fence }))).code).toBe(
+      "E_INTERNAL",
+    );
+  });
+});

@@ -1,0 +1,60 @@
+// Small disks in memory for the tests of staging, and an application of a log that is cut off.
+
+import { applyLog, type Guard, RedoLog, type SealedLog } from "../../../src/format/staged/index.ts";
+import type { Storage, StorageFile } from "../../../src/storage/index.ts";
+import { MemoryDisk } from "../../fuzz/memory-storage.ts";
+
+/** Thrown in the place of the call that a crash prevents. */
+class Cut extends Error {}
+
+/** A disk with copies of these files. */
+export function diskWith(files: ReadonlyMap<string, Uint8Array>): MemoryDisk {
+  const disk = new MemoryDisk();
+  for (const [path, bytes] of files) disk.put(path, Buffer.from(bytes));
+  return disk;
+}
+
+/** The file, with its calls counted that change something. From the nth on none of them is made. */
+function cutting(file: StorageFile, calls: number): { file: StorageFile; counted: () => number } {
+  let done = 0;
+  const may = (): void => {
+    if (done === calls) throw new Cut();
+    done += 1;
+  };
+  const cut = new Proxy(file, {
+    get(target, name): unknown {
+      const value: unknown = Reflect.get(target, name, target);
+      if (typeof value !== "function") return value;
+      const call = value.bind(target) as (...rest: unknown[]) => unknown;
+      if (!["write", "truncate", "punchHole"].includes(String(name))) return call;
+      return async (...rest: unknown[]) => {
+        may();
+        await call(...rest);
+      };
+    },
+  });
+  return { file: cut, counted: () => done };
+}
+
+/** Opens the log that was sealed, as recovery would, and applies it; cut off before its nth change, if that is said. */
+export async function applySealed(
+  storage: Storage,
+  sealed: SealedLog,
+  guard: Guard,
+  calls = Number.POSITIVE_INFINITY,
+): Promise<{ changes: number; wasCut: boolean }> {
+  const folder = sealed.image.slice(0, sealed.image.lastIndexOf("/"));
+  const log = await RedoLog.open(storage, `${folder}/${sealed.log}`, sealed.end, "read");
+  const target = await storage.openFile(sealed.image, "write");
+  const { file, counted } = cutting(target, calls);
+  try {
+    await applyLog(log, file, guard);
+    return { changes: counted(), wasCut: false };
+  } catch (error) {
+    if (!(error instanceof Cut)) throw error;
+    return { changes: counted(), wasCut: true };
+  } finally {
+    await log.close();
+    await target.close();
+  }
+}
