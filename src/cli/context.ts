@@ -45,6 +45,8 @@ export interface CliContext {
   readonly stderr: Output;
   /** Reads stdin to its end, or until it has given more bytes than that. */
   readonly stdin: (mostBytes: number) => Promise<string>;
+  /** Asks who sits at the terminal, and gives the answer, "" where there is none. Left out where nobody sits there. */
+  readonly ask?: (question: string, signal: AbortSignal) => Promise<string>;
   /** Whether Ctrl-C reaches children by itself, because they share a terminal with this process. */
   readonly sharesTerminal?: boolean;
   /** Calls handler at every interrupt until the returned function is called. */

@@ -4,6 +4,7 @@ import type { LockWait, RunOptions, SessionOptions } from "../transaction/index.
 import type { CliContext } from "./context.ts";
 import type { Engine, Session } from "./engine.ts";
 import type { CommandInput } from "./grammar/input.ts";
+import type { WorkProgress } from "./render/work-progress.ts";
 import type { Report } from "./report.ts";
 import type { Settings } from "./settings.ts";
 
@@ -14,6 +15,8 @@ export interface Invocation {
   /** Loads the transaction layer: not every command needs it. */
   readonly loadEngine: () => Promise<Engine>;
   readonly report: Report;
+  /** How far long work is; the report takes it away before it prints. */
+  readonly progress: WorkProgress;
   /** Aborted by the first interrupt. */
   readonly signal: AbortSignal;
 }
@@ -26,7 +29,7 @@ export interface OpenSession {
 /** Opens the session, which runs recovery, and says in a line each what was recovered. */
 export async function openSession(
   invocation: Invocation,
-  options: Partial<Pick<SessionOptions, "createHere" | "reportOnly" | "caller" | "onProgress">> = {},
+  options: Partial<Pick<SessionOptions, "createHere" | "reportOnly" | "caller">> = {},
 ): Promise<OpenSession> {
   const { context, settings, report } = invocation;
   const engine = await invocation.loadEngine();
@@ -36,6 +39,7 @@ export async function openSession(
     workspace: settings.workspace,
     safeWorkspaces: settings.safeWorkspaces,
     createHere: false,
+    onProgress: invocation.progress.update,
     ...options,
   });
   for (const note of session.recovered) report.recovery(note);
@@ -67,6 +71,7 @@ export function runOptions(invocation: Invocation, standalone: boolean): RunOpti
     standalone: standalone && givenTransaction === undefined,
     dryRun: settings.dryRun,
     markEveryMs: settings.markEveryMs,
+    onProgress: invocation.progress.update,
     onRecovered: (note) => report.recovery(note),
     allowPaths: settings.allowPaths,
     onNotice: (line) => invocation.report.notice(line),

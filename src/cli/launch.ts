@@ -38,6 +38,7 @@ export async function launch(descriptors: Descriptors): Promise<void> {
     stderr,
     stdin: readStdin,
     sharesTerminal: descriptors.isTerminal(0),
+    ...(descriptors.isTerminal(0) && descriptors.isTerminal(2) && { ask }),
     onInterrupt,
     onProgressRequest,
     ...(isQemuImg() && { program: "qemu-img" as const }),
@@ -140,6 +141,18 @@ async function readStdin(mostBytes: number): Promise<string> {
     if (bytes > mostBytes) break;
   }
   return Buffer.concat(chunks).toString("utf8");
+}
+
+async function ask(question: string, signal: AbortSignal): Promise<string> {
+  const { createInterface } = await import("node:readline/promises");
+  const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: false });
+  try {
+    // Ctrl-D ends the input, and no question would ever be answered.
+    const ended = new Promise<string>((resolve) => lines.once("close", () => resolve("")));
+    return await Promise.race([lines.question(question, { signal }), ended]);
+  } finally {
+    lines.close();
+  }
 }
 
 function onInterrupt(handler: (signal: Interrupt) => void): () => void {

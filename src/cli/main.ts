@@ -10,6 +10,7 @@ import { locateCommand, type Located } from "./grammar/locate.ts";
 import { watchInterrupts } from "./interrupts.ts";
 import type { Invocation } from "./invocation.ts";
 import type { Canvas } from "./render/canvas.ts";
+import { startWorkProgress } from "./render/work-progress.ts";
 import { Report } from "./report.ts";
 import { version } from "./version.ts";
 
@@ -83,7 +84,9 @@ async function execute(
   const [command, { parseCommandLine }] = await Promise.all([row.load(), import("./grammar/parser.ts")]);
   if (command.kind === "img") throw new Error("a command of img came past img/start.ts");
   const { input, settings } = parseCommandLine(argv, row, command.definition, context);
-  const report = await Report.create(context, settings);
+  const { json, quiet, tellsProgress } = settings;
+  const progress = startWorkProgress(context, { asJson: tellsProgress, json, quiet });
+  const report = await Report.create(context, settings, progress.clear);
   const interrupts = watchInterrupts(context, report);
   try {
     const loadEngine = async (): Promise<Engine> =>
@@ -94,12 +97,14 @@ async function execute(
       context,
       loadEngine,
       report,
+      progress,
       signal: interrupts.signal,
     };
     return await report.settle(await executeCommand(command, invocation));
   } catch (error) {
     return report.failure(interrupts.explain(error));
   } finally {
+    progress.stop();
     report.stopWaiting();
     early.stopWaiting();
     interrupts.stop();

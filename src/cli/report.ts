@@ -33,20 +33,33 @@ export class Report {
   /** What the command has done so far. */
   #stands: string[] = [];
 
-  private constructor(context: CliContext, options: ReportOptions, out: Canvas, err: Canvas) {
+  /** Takes away what is drawn of the progress of long work. */
+  readonly #clearProgress: () => void;
+
+  private constructor(
+    context: CliContext,
+    options: ReportOptions,
+    [out, err]: readonly [Canvas, Canvas],
+    clearProgress: () => void,
+  ) {
     this.#context = context;
+    this.#clearProgress = clearProgress;
     this.#options = options;
     this.#out = out;
     this.#err = err;
   }
 
-  static async create(context: CliContext, options: ReportOptions): Promise<Report> {
+  static async create(
+    context: CliContext,
+    options: ReportOptions,
+    clearProgress: () => void = () => undefined,
+  ): Promise<Report> {
     const { stdout, stderr, env } = context;
-    const [out, err] = await Promise.all([
+    const canvases = await Promise.all([
       makeCanvas(stdout, env, options.refusesColor),
       makeCanvas(stderr, env, options.refusesColor),
     ]);
-    return new Report(context, options, out, err);
+    return new Report(context, options, canvases, clearProgress);
   }
 
   get quiet(): boolean {
@@ -144,6 +157,7 @@ export class Report {
   stopWaiting(): void {
     this.#spinner?.stop();
     this.#spinner = undefined;
+    this.#clearProgress();
   }
 
   /** Prints an error and returns the exit status for it. */

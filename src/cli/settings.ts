@@ -13,6 +13,10 @@ export interface Settings {
   /** Absolute; undefined: searched upwards from the current folder. */
   readonly workspace: string | undefined;
   readonly quiet: boolean;
+  /** How far long work is, as JSON on stderr. */
+  readonly tellsProgress: boolean;
+  /** Whether what can't be taken back is done without asking. */
+  readonly yes: boolean;
   readonly verbose: boolean;
   readonly dryRun: boolean;
   readonly refusesColor: boolean;
@@ -54,6 +58,8 @@ export function readSettings(
     json: values.get("--json") === true || text("--output") === "json",
     workspace: workspace === undefined ? undefined : absolutePath(cwd, workspace),
     quiet: values.get("--quiet") === true,
+    yes: values.get("--yes") === true,
+    tellsProgress: text("--progress") === "json",
     verbose: values.get("--verbose") === true,
     dryRun: values.get("--dry-run") === true,
     refusesColor: values.get("--no-color") === true,

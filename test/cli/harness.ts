@@ -37,6 +37,8 @@ export interface RunSetting {
   readonly spawn?: CliContext["spawn"];
   readonly onInterrupt?: CliContext["onInterrupt"];
   readonly sharesTerminal?: boolean;
+  /** Who sits at the terminal. */
+  readonly ask?: CliContext["ask"];
   /** Why nothing that is written to stdout arrives. */
   readonly writeFailure?: WriteFailure;
   readonly program?: CliContext["program"];
@@ -62,6 +64,7 @@ export async function runCli(argv: readonly string[], setting: RunSetting = {}):
     ...(setting.program && { program: setting.program }),
     ...(setting.spawn && { spawn: setting.spawn }),
     ...(setting.onInterrupt && { onInterrupt: setting.onInterrupt }),
+    ...(setting.ask && { ask: setting.ask }),
     ...(setting.sharesTerminal !== undefined && { sharesTerminal: setting.sharesTerminal }),
   });
   return { status, ...caught };

@@ -6,6 +6,7 @@ import { cp, mkdir, mkdtemp, readdir, readFile, realpath, rm, symlink, writeFile
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { oracle } from "../helpers/oracles.ts";
 
 const TOP = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -176,6 +177,30 @@ test("a mirror off any terminal answers SIGUSR1 with how far it is, and goes on"
   );
   expect(result.stderr).toMatch(/^imgtx: [\d.]+ (B|KiB|MiB) of 48 MiB done, copying vda\n$/);
   expect(result).toMatchObject({ status: 0, stdout: "0\n" });
+});
+
+describe("on a terminal", () => {
+  const pty = oracle("script");
+  /** What a terminal shows of a line in it, to whose question this is typed. */
+  const onTerminal = (line: string, typed: string) =>
+    runShell(
+      [
+        "cd asked; rm -f shown",
+        `{ until grep -q 'Go on' shown; do sleep 0.02; done 2> /dev/null; printf '${typed}'; } |`,
+        `script -qfec '${line}; echo "status $?"' shown`,
+      ].join("\n"),
+    );
+
+  pty.test.each([
+    ["yes", "y\\n", /Go on\? \[y\/N\] [^]*no transaction '7f3k2m9qa1' waits[^]*status 11/],
+    ["no", "\\n", /Go on\? \[y\/N\] [^]*the answer was not yes[^]*status 14/],
+    ["the end of the input", "\\004", /Go on\? \[y\/N\] [^]*the answer was not yes[^]*status 14/],
+    ["Ctrl-C", "\\003", /Go on\? \[y\/N\] [^]*interrupted[^]*status 130/],
+  ])("a question ends with %s", async (_what, input, shown) => {
+    await runShell("mkdir -p asked && imgtx init asked -q");
+    const command = `node "${folder}/built/bin/imgtx.js" recover --give-up 7f3k2m9qa1`;
+    expect((await onTerminal(command, input)).stdout).toMatch(shown);
+  });
 });
 
 describe("a batch as a process", () => {

@@ -1,10 +1,12 @@
 // imgtx mirror DEV [FILE] · imgtx mirror DEV=FILE …
 
+import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import type { MirrorTarget } from "../../transaction/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
+import { confirm } from "./confirm.ts";
 import { IMAGE_OPTIONS, readImageOptions } from "./image-options.ts";
 
 const SYNCS = ["full", "top", "none"] as const;
@@ -46,11 +48,6 @@ export const mirror: ActionCommand = {
         about:
           "keep a persistent bitmap in the device's image, by which QEMU marks what is written from now on",
       },
-      {
-        long: "progress",
-        value: { name: "FORM", completes: ["json"], choices: ["json"] },
-        about: "json: tell on stderr how far the copy is, an object a line",
-      },
       { long: "verify", about: "read both back at the end, and compare them" },
       { long: "cancel", about: "forget the mirror of DEV; its file stays" },
       IMAGE_OPTIONS,
@@ -72,21 +69,38 @@ export const mirror: ActionCommand = {
     exits: CHANGING_EXITS,
   },
   request(input) {
-    const [first, more] = [input.argument("DEV"), input.texts("FILE")];
-    const pairs = first.includes("=") ? [first, ...more].map((text) => readPair(text, input)) : undefined;
-    if (!pairs && more.length > 1) {
-      throw new ImgtxError("E_USAGE", `'${more[1]}' is one FILE too many`, {
-        hint: "several devices are written as DEV=FILE DEV=FILE",
-      });
-    }
-    const [file] = more;
-    const named = pairs ?? [{ device: first, file: file === undefined ? undefined : input.resolve(file) }];
+    const named = readNamed(input);
     if (input.flag("--cancel")) return cancel(named, input);
     return { kind: "mirror", targets: named.map((one) => ({ ...readTarget(input), ...one })) };
+  },
+  async confirm(invocation, { engine, session }) {
+    const { context, input, settings } = invocation;
+    if (!input.flag("--reuse") || settings.yes || settings.dryRun || context.ask === undefined) return;
+    const { storage } = context;
+    const { devices } = await engine.describeDevices(session, undefined);
+    for (const { device, file } of readNamed(input)) {
+      if (file === undefined || !(await storage.stat(file))) continue;
+      const path = posix.join(await storage.realPath(posix.dirname(file)), posix.basename(file));
+      if (devices.some(({ name, mirror: copy }) => name === device && copy?.image === path)) continue;
+      const what = `'${path}' is there, and is no mirror of '${device}': what it holds is lost where it differs.`;
+      await confirm(invocation, what);
+    }
   },
 };
 
 type Named = Pick<MirrorTarget, "device" | "file">;
+
+function readNamed(input: CommandInput): readonly Named[] {
+  const [first, more] = [input.argument("DEV"), input.texts("FILE")];
+  if (first.includes("=")) return [first, ...more].map((text) => readPair(text, input));
+  if (more.length > 1) {
+    throw new ImgtxError("E_USAGE", `'${more[1]}' is one FILE too many`, {
+      hint: "several devices are written as DEV=FILE DEV=FILE",
+    });
+  }
+  const [file] = more;
+  return [{ device: first, file: file === undefined ? undefined : input.resolve(file) }];
+}
 
 function cancel(named: readonly Named[], input: CommandInput) {
   const odd = MAKING_FLAGS.find((flag) => input.text(flag) !== undefined);

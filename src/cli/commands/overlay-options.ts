@@ -10,6 +10,7 @@ const COMPATS = ["0.10", "1.1"];
 
 export const OVERLAY_OPTIONS: readonly OptionDefinition[] = [
   { long: "relative", about: "store the backing file's name relative to the overlay's folder" },
+  { long: "absolute", about: "store it as an absolute path, which is the default" },
   {
     long: "reuse",
     about: "take FILE if it already is an empty overlay on the active layer; it is checked, never wiped",
@@ -40,6 +41,16 @@ export const OVERLAY_OPTIONS: readonly OptionDefinition[] = [
     about: "the same in qemu-img's words: cluster_size, refcount_bits, extended_l2, compat",
   },
 ];
+
+export function readRelative(input: CommandInput): boolean {
+  const isRelative = input.flag("--relative");
+  if (isRelative && input.flag("--absolute")) {
+    throw new ImgtxError("E_USAGE", "--relative and --absolute contradict each other", {
+      hint: "leave one of them out",
+    });
+  }
+  return isRelative;
+}
 
 /** The same for a JSON or a command line: plain data, or E_USAGE. */
 export function readOverlayOptions(input: CommandInput): OverlayOptions {

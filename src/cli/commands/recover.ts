@@ -5,6 +5,7 @@ import type { GivenUp, RecoveryNote } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { openSession, runOptions } from "../invocation.ts";
+import { confirm } from "./confirm.ts";
 import type { Drawing } from "../report.ts";
 import { withSchema } from "../render/json.ts";
 
@@ -59,10 +60,11 @@ export const recover: PlainCommand = {
   },
   async execute(invocation) {
     const { dryRun } = invocation.settings;
+    const id = invocation.input.text("--give-up");
+    if (id !== undefined) await confirm(invocation, sayFinal(id));
     const { engine, session } = await openSession(invocation, { reportOnly: dryRun, caller: "recover" });
     if (!dryRun) await engine.assertChangeable(session);
     const { recovered, root } = session;
-    const id = invocation.input.text("--give-up");
     if (id !== undefined) {
       const given = await engine.giveUp(session, id, runOptions(invocation, false));
       invocation.report.done({ ...given, dryRun }, GIVEN_UP);
@@ -74,6 +76,10 @@ export const recover: PlainCommand = {
     return 0;
   },
 };
+
+function sayFinal(id: string): string {
+  return `Transaction ${id} ends as it is, half done perhaps, and can't be finished or undone any more.`;
+}
 
 /** E_UNFINISHED where something committed waits; else what keeps recovery from undoing the rest. */
 function throwWhatWaits(notes: readonly RecoveryNote[], root: string): void {

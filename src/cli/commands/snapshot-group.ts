@@ -5,7 +5,7 @@ import type { SnapshotTarget } from "../../transaction/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
-import { OVERLAY_OPTIONS, readOverlayOptions, splitCommas } from "./overlay-options.ts";
+import { OVERLAY_OPTIONS, readOverlayOptions, readRelative, splitCommas } from "./overlay-options.ts";
 
 export const snapshotGroup: ActionCommand = {
   kind: "action",
@@ -43,7 +43,7 @@ export const snapshotGroup: ActionCommand = {
   request: (input) => ({
     kind: "snapshot-group",
     targets: input.texts("DEV=FILE[,format=F]").map((text) => readTarget(text, input)),
-    relative: input.flag("--relative"),
+    relative: readRelative(input),
     reuse: input.flag("--reuse"),
     overlay: readOverlayOptions(input),
   }),

@@ -2,7 +2,7 @@
 
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { OVERLAY_OPTIONS, readOverlayOptions } from "./overlay-options.ts";
+import { OVERLAY_OPTIONS, readOverlayOptions, readRelative } from "./overlay-options.ts";
 
 export const snapshot: ActionCommand = {
   kind: "action",
@@ -50,7 +50,7 @@ export const snapshot: ActionCommand = {
         format: input.text("--format") ?? "qcow2",
       },
     ],
-    relative: input.flag("--relative"),
+    relative: readRelative(input),
     reuse: input.flag("--reuse"),
     overlay: readOverlayOptions(input),
   }),

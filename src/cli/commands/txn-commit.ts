@@ -4,6 +4,7 @@ import type { Outcome } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { openSession, runOptions } from "../invocation.ts";
+import { confirm } from "./confirm.ts";
 import type { Drawing } from "../report.ts";
 import { outcomeJson } from "../render/json.ts";
 import { readTransactionId, requireId, TRANSACTION_ID } from "./pick-transaction.ts";
@@ -45,12 +46,18 @@ export const txnCommit: PlainCommand = {
     exits: CHANGING_EXITS,
   },
   async execute(invocation) {
+    const named = readTransactionId(invocation);
+    const forced = invocation.input.flag("--force") ? requireId(named, "commit") : undefined;
+    if (forced !== undefined)
+      await confirm(
+        invocation,
+        `Transaction ${forced} ends as far as it can be finished, and the rest of it can't be finished any more.`,
+      );
     const { engine, session } = await openSession(invocation);
     const options = runOptions(invocation, false);
-    const id = readTransactionId(invocation);
-    const outcome = invocation.input.flag("--force")
-      ? await engine.forceCommit(session, requireId(id, "commit"), options)
-      : await engine.commitTransaction(session, id, options);
+    const outcome = forced
+      ? await engine.forceCommit(session, forced, options)
+      : await engine.commitTransaction(session, named, options);
     invocation.report.done(outcome, COMMITTED);
     return 0;
   },

@@ -2,7 +2,7 @@
 // read the same definitions. How a command runs is a function beside its definition.
 
 import type { ActionRequest } from "../../transaction/index.ts";
-import type { Invocation } from "../invocation.ts";
+import type { Invocation, OpenSession } from "../invocation.ts";
 import type { CommandInput } from "./input.ts";
 
 /** What a shell offers at this place; a list is the words themselves. */
@@ -71,6 +71,8 @@ export interface ActionCommand {
   readonly createsWorkspace: boolean;
   /** Throws E_USAGE for values that the grammar alone can't refuse. */
   request(input: CommandInput): ActionRequest;
+  /** Asks, by itself and on a terminal, before something that can't be taken back. */
+  confirm?(invocation: Invocation, open: OpenSession): Promise<void>;
   /** What it does where its words ask for something that is no action; undefined where they do not. */
   instead?(invocation: Invocation): ((invocation: Invocation) => Promise<number>) | undefined;
 }

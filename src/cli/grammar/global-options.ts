@@ -31,7 +31,12 @@ export const GLOBAL_OPTIONS: readonly OptionDefinition[] = [
     about: "trust raw backing images and data files below DIR; also IMGTX_ALLOW_PATH, colon-separated",
   },
   { long: "dry-run", short: "n", about: "print what would be done, and change nothing" },
-  { long: "yes", short: "y", about: "answer yes where a command asks before it destroys" },
+  {
+    long: "progress",
+    value: { name: "FORM", completes: ["json"], choices: ["json"] },
+    about: "json: tell on stderr how far long work is, an object a line",
+  },
+  { long: "yes", short: "y", about: "do not ask on a terminal before what can't be taken back" },
   { long: "quiet", short: "q", about: "print nothing on success but what was asked for" },
   { long: "verbose", short: "v", about: "print causes with errors, and stacks with bugs" },
   { long: "no-color", about: "no colours; NO_COLOR does the same" },

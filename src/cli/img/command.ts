@@ -26,6 +26,8 @@ export interface ImgInvocation {
   readonly allowPaths: readonly string[];
   /** How long to wait for QEMU's locks: 0, as qemu-img does, unless --wait was said before `img`. */
   readonly waitMs: number;
+  /** `--progress json` was said before `img`. */
+  readonly tellsProgress: boolean;
   /** Absolute path of a given name. Messages name it as it was given from then on. E_NOT_A_FILE for a folder's. */
   resolve(given: string): string;
   /** The same for a file that is to be made. */

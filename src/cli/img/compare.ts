@@ -62,7 +62,7 @@ export const compare: ImgCommand = {
     },
   },
   async execute(invocation) {
-    const { input, console, context, signal, program } = invocation;
+    const { input, console, context, signal, program, tellsProgress } = invocation;
     const quiet = input.flag("-q");
     const [first, second, ...excess] = input.operands;
     if (first === undefined || second === undefined || excess.length > 0) {
@@ -77,7 +77,14 @@ export const compare: ImgCommand = {
       try {
         const totalBytes = Math.max(one.virtualSizeBytes, other.virtualSizeBytes);
         const progress = startProgress(
-          { program, asked: input.flag("-p") && !quiet, quiet, stepPercent: 2, totalBytes },
+          {
+            program,
+            asked: input.flag("-p") && !quiet,
+            quiet,
+            stepPercent: 2,
+            totalBytes,
+            asJson: tellsProgress,
+          },
           { ...context, console },
         );
         try {

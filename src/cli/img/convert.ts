@@ -188,10 +188,11 @@ class Conversion {
     totalBytes: number,
     backingBytes: number | undefined,
   ): Promise<CopyRequest> {
-    const { program, console, context, signal } = this.#invocation;
+    const { program, console, context, signal, tellsProgress } = this.#invocation;
     const { sparseBytes = SPARSE_BYTES_DEFAULT, compressed, atOnce, inOrder, inKernel } = this.#flags;
     const request = { compressed, sparseBytes, backingBytes, atOnce, inOrder, inKernel, signal };
-    const isShown = this.#asked || (context.stderr.isTTY && program === "imgtx" && !this.#flags.quiet);
+    const isShown =
+      tellsProgress || this.#asked || (context.stderr.isTTY && program === "imgtx" && !this.#flags.quiet);
     // Only who looks at it pays for knowing how much there is to do.
     const copyBytes = isShown
       ? await countBytesToCopy(sources, { ...request, clusterBytes: undefined, targetIsZero: false })
@@ -203,6 +204,7 @@ class Conversion {
         quiet: this.#flags.quiet,
         stepPercent: 1,
         totalBytes: copyBytes,
+        asJson: tellsProgress,
         isBegun: program === "qemu-img",
       },
       { ...context, console },

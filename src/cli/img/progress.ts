@@ -7,6 +7,7 @@
 
 import type { CliContext } from "../context.ts";
 import { startBar } from "../render/bar.ts";
+import { makeTeller } from "../render/json-progress.ts";
 import { toTwoDecimals } from "../../units/index.ts";
 import type { ImgConsole } from "./console.ts";
 import type { ProgramName } from "./messages.ts";
@@ -27,6 +28,8 @@ export interface ProgressOptions {
   /** Percent between two of qemu-img's lines. */
   readonly stepPercent: number;
   readonly totalBytes: number;
+  /** An object each second was asked for, on stderr. */
+  readonly asJson?: boolean;
   /** The line of 0 % is printed already. */
   readonly isBegun?: boolean;
 }
@@ -38,14 +41,17 @@ type Surroundings = Pick<CliContext, "stderr" | "env" | "onProgressRequest"> & {
 /** Starts with 0 %. */
 export function startProgress(options: ProgressOptions, surroundings: Surroundings): Progress {
   const { console, stderr, onProgressRequest } = surroundings;
+  const { asJson = false, totalBytes } = options;
   let doneBytes = 0;
   // Clusters that are compressed whole may be more than was counted.
-  const percent = (): number =>
-    options.totalBytes === 0 ? 0 : Math.min(100, (100 * doneBytes) / options.totalBytes);
-  const drawing = options.program === "qemu-img" || options.quiet ? undefined : startBar(surroundings);
+  const percent = (): number => (totalBytes === 0 ? 0 : Math.min(100, (100 * doneBytes) / totalBytes));
+  const isPlain = asJson || options.quiet || options.program === "qemu-img";
+  const drawing = isPlain ? undefined : startBar(surroundings);
+  const teller = asJson ? makeTeller(stderr) : undefined;
   const stopAnswering = onProgressRequest?.(() => {
     drawing?.clear();
-    stderr.write(`${lineOf(percent())}\n`);
+    if (teller) teller.tell(doneBytes, totalBytes);
+    else stderr.write(`${lineOf(percent())}\n`);
   });
   let lastPrinted = 0;
   const print = (value: number): void => {
@@ -57,11 +63,13 @@ export function startProgress(options: ProgressOptions, surroundings: Surroundin
   return {
     update(bytes) {
       doneBytes = bytes;
-      drawing?.draw(bytes, options.totalBytes);
+      drawing?.draw(bytes, totalBytes);
+      teller?.update(bytes, totalBytes);
       if (percent() > lastPrinted + options.stepPercent) print(percent());
     },
     complete() {
-      doneBytes = options.totalBytes;
+      doneBytes = totalBytes;
+      teller?.update(doneBytes, totalBytes);
       print(100);
     },
     stop() {

@@ -22,6 +22,7 @@ export interface ImgSettings {
   readonly verbose: boolean;
   /** JSON was asked for, for whatever the command prints. */
   readonly json: boolean;
+  readonly tellsProgress: boolean;
 }
 
 // Before the verb, as qemu-img has them.
@@ -87,6 +88,7 @@ export async function runImg(
         ...input.texts(ALLOW_PATH).map((path) => absolutePath(context.cwd, path)),
       ],
       waitMs: settings.waitMs,
+      tellsProgress: settings.tellsProgress,
     };
     return await command.execute(invocation);
   } catch (error) {

@@ -44,6 +44,7 @@ async function start(
     waitMs: 0,
     verbose: false,
     json: false,
+    tellsProgress: false,
   };
   if (before !== undefined && before.length > 0) {
     const { parseGlobalOptions } = await import("../grammar/parser.ts");
@@ -80,5 +81,6 @@ function fromGlobals(settings: Settings): ImgSettings {
     waitMs: settings.waitMs,
     verbose: settings.verbose,
     json: settings.json,
+    tellsProgress: settings.tellsProgress,
   };
 }

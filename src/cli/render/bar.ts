@@ -23,13 +23,15 @@ export function startBar({ stderr, env }: Pick<CliContext, "stderr" | "env">): B
   const columns = stderr.columns ?? 0;
   const isTerminal = stderr.isTTY && columns > 0 && env["TERM"] !== "dumb" && !isContinuousIntegration(env);
   if (!isTerminal) return undefined;
-  const started = performance.now();
-  let drawnAt = started - BAR_EVERY_MS;
+  // Counted from when the work began, which may be long after the command did.
+  let started: number | undefined;
+  let drawnAt = 0;
   let isDrawn = false;
   return {
     draw(doneBytes, totalBytes) {
       const now = performance.now();
-      if (now - started < BAR_AFTER_MS || now - drawnAt < BAR_EVERY_MS) return;
+      started ??= now;
+      if (now - started < BAR_AFTER_MS || (isDrawn && now - drawnAt < BAR_EVERY_MS)) return;
       drawnAt = now;
       isDrawn = true;
       const line = drawBar(doneBytes, totalBytes, (now - started) / 1000);
@@ -37,6 +39,7 @@ export function startBar({ stderr, env }: Pick<CliContext, "stderr" | "env">): B
     },
     clear() {
       if (isDrawn) stderr.write("\r\u001b[K");
+      isDrawn = false;
     },
   };
 }

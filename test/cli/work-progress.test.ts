@@ -1,7 +1,10 @@
 // How far the copying of devices is told: on request, as JSON, as a bar, and not at all where nobody asked.
 
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { startCopyProgress } from "../../src/cli/render/copy-progress.ts";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { startWorkProgress } from "../../src/cli/render/work-progress.ts";
+import { runCli } from "./harness.ts";
 
 const MIB = 1024 * 1024;
 
@@ -14,7 +17,7 @@ function start({
 } = {}) {
   const written: string[] = [];
   let ask: (() => void) | undefined;
-  const progress = startCopyProgress(
+  const progress = startWorkProgress(
     {
       stderr: { write: (text: string) => void written.push(text), isTTY: columns !== undefined, columns },
       env: { TERM: "xterm" },
@@ -41,15 +44,12 @@ afterEach(() => {
 describe("a request", () => {
   test("is answered with the sum of all parts, and what is under way", () => {
     const { progress, written, ask } = start({ quiet: true });
-    ask();
+    ask(); // of no work yet: the process answers by itself
     progress.update("comparing vda", 4 * MIB, 4 * MIB);
     progress.update("copying vda", MIB, 2 * MIB);
     progress.update("merging into /srv/a\nb", 0, MIB);
     ask();
-    expect(written).toEqual([
-      "imgtx: 0 B of 0 B done\n",
-      "imgtx: 5 MiB of 7 MiB done, copying vda, merging into /srv/a\\u{a}b\n",
-    ]);
+    expect(written).toEqual(["imgtx: 5 MiB of 7 MiB done, copying vda, merging into /srv/a\\u{a}b\n"]);
   });
 
   test.each([
@@ -112,5 +112,44 @@ describe("the bar", () => {
     progress.update("copying vda", 2 * MIB, 4 * MIB);
     progress.stop();
     expect(written).toEqual([]);
+  });
+});
+
+describe("--progress json is told of every command that copies:", () => {
+  let folder = "";
+
+  beforeAll(async () => {
+    folder = await mkdtemp(`${tmpdir()}/imgtx-progress-`);
+    await writeFile(`${folder}/a.raw`, Buffer.alloc(4 * MIB, "guest"));
+    await well(["device", "add", "vda", "a.raw", "--format", "raw"]);
+  });
+
+  afterAll(async () => {
+    await rm(folder, { recursive: true });
+  });
+
+  async function well(argv: readonly string[], stdin = ""): Promise<string> {
+    const { status, stderr } = await runCli(argv, { cwd: folder, stdin });
+    expect({ status, stderr: status === 0 ? "" : stderr }).toEqual({ status: 0, stderr: "" });
+    return stderr;
+  }
+
+  test.each([
+    [["mirror", "vda", "m1.raw", "--progress", "json"], ""],
+    [["--progress=json", "txn", "run", "-"], "mirror --cancel vda\nmirror vda m2.raw\n"],
+    [["--progress=json", "img", "convert", "-f", "raw", "-O", "qcow2", "a.raw", "c.qcow2"], ""],
+    [["--progress", "json", "img", "compare", "-f", "raw", "-F", "raw", "a.raw", "a.raw"], ""],
+  ])("%j", async (argv, stdin) => {
+    const lines = (await well(argv, stdin)).trimEnd().split("\n");
+    expect(lines.length).toBeGreaterThan(0);
+    for (const line of lines) {
+      expect(JSON.parse(line)).toEqual({
+        schema: 1,
+        progress: { done: expect.any(Number), total: expect.any(Number) },
+      });
+    }
+    const { progress } = JSON.parse(lines.at(-1) ?? "") as { progress: { done: number; total: number } };
+    expect(progress.total).toBeGreaterThan(0);
+    expect(progress.done).toBe(progress.total);
   });
 });

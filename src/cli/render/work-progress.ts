@@ -1,21 +1,23 @@
-// How far the copying of devices is: a bar on a terminal, a line for SIGUSR1, and a JSON object a line on request,
-// which SIGUSR1 is then answered by too.
+// How far long work is, such as the copying of devices: a bar on a terminal, a line for SIGUSR1, and a JSON object a
+// line on request, which SIGUSR1 is then answered by too.
 //
-// Parts are added up as they begin: what is compared first is copied then, as far as it differs.
+// A command that has no such work is answered for in general, as the process does it by itself. Parts are added up as they begin: what is compared first is copied then, as far as it differs.
 
 import { formatBytes } from "../../units/index.ts";
 import type { CliContext } from "../context.ts";
 import { startBar } from "./bar.ts";
-import { withSchema } from "./json.ts";
+import { makeTeller } from "./json-progress.ts";
 import { printable } from "./printable.ts";
 
-export interface CopyProgress {
+export interface WorkProgress {
   /** Of one part of the work, which is named. */
   update(part: string, doneBytes: number, totalBytes: number): void;
+  /** Takes away what is drawn, until the next update. */
+  clear(): void;
   stop(): void;
 }
 
-export interface CopyProgressOptions {
+export interface WorkProgressOptions {
   /** An object each second was asked for. */
   readonly asJson: boolean;
   /** All else that is printed is JSON. */
@@ -23,16 +25,14 @@ export interface CopyProgressOptions {
   readonly quiet: boolean;
 }
 
-const JSON_EVERY_MS = 1000;
-
-export function startCopyProgress(
+export function startWorkProgress(
   context: Pick<CliContext, "stderr" | "env" | "onProgressRequest">,
-  { asJson, json, quiet }: CopyProgressOptions,
-): CopyProgress {
+  { asJson, json, quiet }: WorkProgressOptions,
+): WorkProgress {
   const { stderr } = context;
   const parts = new Map<string, { readonly done: number; readonly total: number }>();
   const bar = asJson || quiet ? undefined : startBar(context);
-  let toldAt = performance.now();
+  const teller = makeTeller(stderr);
   const sum = (): { done: number; total: number } => {
     let [done, total] = [0, 0];
     for (const part of parts.values()) {
@@ -41,28 +41,28 @@ export function startCopyProgress(
     }
     return { done, total };
   };
-  const tellAsJson = (): void => {
-    stderr.write(`${JSON.stringify(withSchema({ progress: sum() }))}\n`);
-  };
-  const stopAnswering = context.onProgressRequest?.(() => {
+  const answer = (): void => {
+    const { done, total } = sum();
     if (asJson || json) {
-      tellAsJson();
+      teller.tell(done, total);
       return;
     }
     bar?.clear();
-    const { done, total } = sum();
     const names = [...parts].flatMap(([name, part]) => (part.done < part.total ? printable(name) : []));
     const what = names.length === 0 ? "" : `, ${names.join(", ")}`;
     stderr.write(`imgtx: ${formatBytes(done)} of ${formatBytes(total)} done${what}\n`);
-  });
+  };
+  let stopAnswering = asJson || json ? context.onProgressRequest?.(answer) : undefined;
   return {
     update(part, done, total) {
+      stopAnswering ??= context.onProgressRequest?.(answer);
       parts.set(part, { done, total });
       const all = sum();
       bar?.draw(all.done, all.total);
-      if (!asJson || (performance.now() - toldAt < JSON_EVERY_MS && all.done < all.total)) return;
-      toldAt = performance.now();
-      tellAsJson();
+      if (asJson) teller.update(all.done, all.total);
+    },
+    clear() {
+      bar?.clear();
     },
     stop() {
       stopAnswering?.();
