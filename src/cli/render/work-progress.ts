@@ -11,10 +11,10 @@ import { printable } from "./printable.ts";
 
 export interface WorkProgress {
   /** Of one part of the work, which is named. */
-  update(part: string, doneBytes: number, totalBytes: number): void;
+  readonly update: (part: string, doneBytes: number, totalBytes: number) => void;
   /** Takes away what is drawn, until the next update. */
-  clear(): void;
-  stop(): void;
+  readonly clear: () => void;
+  readonly stop: () => void;
 }
 
 export interface WorkProgressOptions {
