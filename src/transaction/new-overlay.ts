@@ -7,7 +7,8 @@ import {
   type Chain,
   CHAIN_DEPTH_MAX,
   makeRelativeName,
-  type OverlayPlan,
+  type ImagePlan,
+  type OverlayOptions,
   planOverlay,
 } from "../format/index.ts";
 import type { FileStat } from "../storage/index.ts";
@@ -15,10 +16,9 @@ import type { FileToMake, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "./chain-entry.ts";
 import { assertQemuOpens } from "./openable.ts";
 import { accessLike } from "./access.ts";
-import type { OverlayOptions } from "./request.ts";
 
 export interface PlannedOverlay {
-  readonly overlay: OverlayPlan;
+  readonly overlay: ImagePlan;
   readonly toMake: FileToMake;
   /** The overlay's chain, as the table is to have it. */
   readonly chain: readonly ChainEntry[];
@@ -52,7 +52,7 @@ export async function planNewOverlay(
   const backingName =
     choice.backingName ??
     (relative ? await makeRelativeName(storage, posix.dirname(path), top.path) : top.path);
-  const overlay = planOverlay({
+  const overlay = await planOverlay({
     backing: top,
     virtualSizeBytes: top.virtualSizeBytes,
     backingName,

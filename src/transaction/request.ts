@@ -3,15 +3,7 @@
 
 import type { MirrorSync } from "../device/index.ts";
 import type { ErrorCode } from "../errors/index.ts";
-import type { CreateOptions, ImageFormat } from "../format/index.ts";
-
-/** How a new overlay's qcow2 structures are laid out; what is left out is inherited from the image below. */
-export interface OverlayOptions {
-  readonly clusterSizeBytes?: number;
-  readonly refcountBits?: number;
-  readonly extendedL2?: boolean;
-  readonly compat?: "0.10" | "1.1";
-}
+import type { CreateOptions, ImageFormat, OverlayOptions } from "../format/index.ts";
 
 /** One new overlay over a device's active layer. */
 export interface SnapshotTarget {

@@ -2,7 +2,7 @@
 
 import { truncateSync, writeFileSync } from "node:fs";
 import type { ImageFormat, OverlayOptions } from "../../src/format/index.ts";
-import { planOverlay, writeOverlay } from "../../src/format/index.ts";
+import { planOverlay, writeImage } from "../../src/format/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 
 export const VIRTUAL_SIZE_BYTES = 1024 * 1024;
@@ -21,7 +21,7 @@ export async function makeOverlay(
   options: OverlayOptions = {},
   virtualSizeBytes: number = VIRTUAL_SIZE_BYTES,
 ): Promise<string> {
-  const plan = planOverlay({
+  const plan = await planOverlay({
     backing: { path: backingName, header: undefined },
     virtualSizeBytes,
     backingName,
@@ -30,7 +30,7 @@ export async function makeOverlay(
   });
   const file = await makeNodeStorage().createFile(path, 0o600);
   try {
-    await writeOverlay(file, plan);
+    await writeImage({ file }, plan);
   } finally {
     await file.close();
   }

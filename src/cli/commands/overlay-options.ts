@@ -1,7 +1,7 @@
 // The options that say how a new overlay is laid out, in imgtx's words and in those of qemu-img's `-o`.
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { OverlayOptions } from "../../transaction/index.ts";
+import type { OverlayOptions } from "../../format/index.ts";
 import type { OptionDefinition } from "../grammar/definition.ts";
 import { readCount, readSizeBytes, type CommandInput } from "../grammar/input.ts";
 

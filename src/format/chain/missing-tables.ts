@@ -9,6 +9,7 @@ import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { tableMissing } from "../qcow2/codec/header-tables.ts";
 import { TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
 import { findUsedEntry } from "../qcow2/codec/refcount-block.ts";
+import { countBlockEntries } from "../qcow2/codec/refcount-table.ts";
 import { quoteName } from "../quote-name.ts";
 import { readBytes } from "../read-header.ts";
 
@@ -47,7 +48,7 @@ export async function judgeMissingTables(
 }
 
 async function isWithoutData(header: Qcow2Header, file: StorageFile): Promise<boolean> {
-  const { clusterSizeBytes, refcountTableOffset, refcountTableClusters, refcountBits } = header;
+  const { clusterSizeBytes, refcountTableOffset, refcountTableClusters } = header;
   if (header.nbSnapshots > 0 || header.hasExternalDataFile) return false;
   const { sizeBytes } = await file.stat();
   const tableBytes = refcountTableClusters * clusterSizeBytes;
@@ -64,7 +65,7 @@ async function isWithoutData(header: Qcow2Header, file: StorageFile): Promise<bo
   const known = new Set([0, ...blocks.values()]);
   const first = refcountTableOffset / clusterSizeBytes;
   for (let at = 0; at < refcountTableClusters; at += 1) known.add(first + at);
-  const entries = (clusterSizeBytes * 8) / refcountBits;
+  const entries = countBlockEntries(header);
   for (const [index, cluster] of blocks) {
     const block = await readBytes(file, cluster * clusterSizeBytes, clusterSizeBytes);
     for (let entry = 0; ; entry += 1) {

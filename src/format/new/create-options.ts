@@ -9,6 +9,7 @@ import {
   CLUSTER_BITS_MAX,
   CLUSTER_BITS_MIN,
   CLUSTER_BITS_MIN_EXTENDED_L2,
+  REFCOUNT_ORDER_MAX,
   SECTOR_BYTES,
 } from "../qcow2/codec/limits.ts";
 
@@ -98,12 +99,12 @@ export function settleQcow2Choices(options: CreateOptions): Qcow2Choices {
   if (extendedL2 && version === 2) {
     throw usage(`Extended L2 entries are only supported with ${NEEDS_VERSION_3}`, "extended_l2");
   }
-  const clusterBits = settleClusterBits(options.clusterSizeBytes ?? DEFAULT_CLUSTER_SIZE_BYTES, extendedL2);
+  const clusterBits = settleClusterBits(options.clusterSizeBytes, extendedL2);
   checkBacking(options, preallocation, extendedL2);
   if (lazyRefcounts && version === 2) {
     throw usage(`Lazy refcounts only supported with ${NEEDS_VERSION_3}`, "lazy_refcounts");
   }
-  const refcountOrder = settleRefcountOrder(options.refcountBits ?? 16, version);
+  const refcountOrder = settleRefcountOrder(options.refcountBits, version, " (use version=v3 or greater)");
   if (dataFileRaw && dataFileName === undefined) {
     throw usage("data-file-raw requires data-file", "data_file_raw");
   }
@@ -167,8 +168,8 @@ function parseCompressionType(type: string | undefined): "zlib" | "zstd" {
   throw usage(`Parameter 'compression-type' does not accept value '${type}'`, "compression_type");
 }
 
-/** E_USAGE for a size that no cluster has, or none with extended L2 entries. */
-export function settleClusterBits(clusterSizeBytes: number, extendedL2: boolean): number {
+/** Default: 64 KiB. E_USAGE for a size that no cluster has, or none with extended L2 entries. */
+export function settleClusterBits(clusterSizeBytes = DEFAULT_CLUSTER_SIZE_BYTES, extendedL2 = false): number {
   const clusterBits = Math.log2(clusterSizeBytes);
   if (!Number.isInteger(clusterBits) || clusterBits < CLUSTER_BITS_MIN || clusterBits > CLUSTER_BITS_MAX) {
     throw usage("Cluster size must be a power of two between 512 and 2048k", "cluster_size");
@@ -182,14 +183,15 @@ export function settleClusterBits(clusterSizeBytes: number, extendedL2: boolean)
   return clusterBits;
 }
 
-function settleRefcountOrder(refcountBits: number, version: 2 | 3): number {
+/** Default: 16 bits. E_USAGE for a width that no refcount has, or none in the version; advice says how to ask for a newer one. */
+export function settleRefcountOrder(refcountBits = 16, version: 2 | 3 = 3, advice = ""): number {
   const order = Math.log2(refcountBits);
-  if (!Number.isInteger(order) || order < 0 || order > 6) {
+  if (!Number.isInteger(order) || order < 0 || order > REFCOUNT_ORDER_MAX) {
     throw usage("Refcount width must be a power of two and may not exceed 64 bits", "refcount_bits");
   }
   if (version === 2 && refcountBits !== 16) {
     throw usage(
-      "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
+      `Different refcount widths than 16 bits require compatibility level 1.1 or above${advice}`,
       "refcount_bits",
     );
   }

@@ -36,7 +36,8 @@ export interface ImageRequest {
   readonly options: CreateOptions;
 }
 
-interface FileHints {
+/** What a new file's file system is asked for. */
+export interface FileHints {
   readonly noCow: boolean;
   /** 0: none. */
   readonly extentSizeHintBytes: number;
@@ -54,7 +55,7 @@ interface RawImagePlan {
   readonly hints: FileHints;
 }
 
-interface Qcow2ImagePlan {
+export interface Qcow2ImagePlan {
   readonly format: "qcow2";
   readonly virtualSizeBytes: number;
   readonly choices: Qcow2Choices;
@@ -94,7 +95,16 @@ export async function planImage(request: ImageRequest): Promise<ImagePlan> {
     return { format, virtualSizeBytes, preallocation, hints };
   }
   const virtualSizeBytes = settleVirtualSize(request.virtualSizeBytes, request.backingSizeBytes);
-  const choices = settleQcow2Choices(options);
+  return await planQcow2Image(virtualSizeBytes, settleQcow2Choices(options), hints);
+}
+
+/** The same of a qcow2 image whose choices are settled. */
+export async function planQcow2Image(
+  virtualSizeBytes: number,
+  choices: Qcow2Choices,
+  hints: FileHints,
+): Promise<Qcow2ImagePlan> {
+  const format = "qcow2";
   if (virtualSizeBytes > VIRTUAL_SIZE_MAX) throw imageTooLarge(format);
   const layout = await planNewImage({
     ...choices,
@@ -131,8 +141,8 @@ export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise
     await reserve(file, start, lengthBytes, choices.preallocation);
   }
   const segments = new SegmentWriter(file);
-  await segments.add(0, plan.headerBytes);
-  for (const { offset, bytes } of encodeTables(layout)) await segments.add(offset, bytes);
+  await segments.add({ offset: 0, bytes: plan.headerBytes });
+  for (const segment of encodeTables(layout)) await segments.add(segment);
   await segments.finish();
   return warnings;
 }

@@ -6,17 +6,13 @@
 // - No guest data is read.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { type CreateOptions, settleClusterBits } from "./create-options.ts";
+import { type CreateOptions, settleClusterBits, settleRefcountOrder } from "./create-options.ts";
 import { ExtentCursor } from "../read/extent-cursor.ts";
 import type { OpenedImage } from "../open/open-image.ts";
 import { measureBitmap } from "../qcow2/codec/bitmap.ts";
 import { roundUpTo8 } from "../qcow2/codec/header-extension.ts";
-import {
-  L1_TABLE_BYTES_MAX,
-  REFCOUNT_ORDER_MAX,
-  SECTOR_BYTES,
-  TABLE_ENTRY_BYTES,
-} from "../qcow2/codec/limits.ts";
+import { L1_TABLE_BYTES_MAX, SECTOR_BYTES, TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
+import { countRefcountClusters } from "../qcow2/codec/refcount-table.ts";
 import { readBitmapDirectory } from "../qcow2/read/qcow2-bitmaps.ts";
 
 export interface Measured {
@@ -65,6 +61,7 @@ function sizeOf(source: MeasureSource): number {
 
 interface Layout {
   readonly version: 2 | 3;
+  readonly clusterBits: number;
   readonly clusterBytes: number;
   /** Of an entry of an L2 table. */
   readonly entryBytes: number;
@@ -73,27 +70,17 @@ interface Layout {
 
 /** Only what decides on sizes, judged in qemu-img's order. */
 function settleLayout(options: CreateOptions): Layout {
-  const { clusterSizeBytes = 65_536, extendedL2 = false, preallocation = "off", compat = "1.1" } = options;
-  settleClusterBits(clusterSizeBytes, extendedL2);
+  const { clusterSizeBytes, extendedL2 = false, preallocation = "off", compat = "1.1" } = options;
+  const clusterBits = settleClusterBits(clusterSizeBytes, extendedL2);
   if (!["off", "metadata", "falloc", "full"].includes(preallocation)) {
     throw usage(`invalid parameter value: ${preallocation}`, "preallocation");
   }
   if (compat !== "0.10" && compat !== "1.1")
     throw usage(`Invalid compatibility level: '${compat}'`, "compat");
   const version = compat === "1.1" ? 3 : 2;
-  const { refcountBits = 16 } = options;
-  const refcountOrder = Math.log2(refcountBits);
-  if (!Number.isInteger(refcountOrder) || refcountOrder > REFCOUNT_ORDER_MAX) {
-    throw usage("Refcount width must be a power of two and may not exceed 64 bits", "refcount_bits");
-  }
-  if (version === 2 && refcountBits !== 16) {
-    throw usage(
-      "Different refcount widths than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
-      "refcount_bits",
-    );
-  }
+  const refcountOrder = settleRefcountOrder(options.refcountBits, version, " (use compat=1.1 or greater)");
   const entryBytes = extendedL2 ? 2 * TABLE_ENTRY_BYTES : TABLE_ENTRY_BYTES;
-  return { version, clusterBytes: clusterSizeBytes, entryBytes, refcountOrder };
+  return { version, clusterBits, clusterBytes: 2 ** clusterBits, entryBytes, refcountOrder };
 }
 
 /** Bytes of whole clusters that hold data. */
@@ -116,25 +103,14 @@ async function countNeeded(image: OpenedImage, clusterBytes: number): Promise<nu
 }
 
 /** Header, L1 and L2 tables, refcount table and blocks of an image in which all is allocated. */
-function measureTables(dataBytes: number, { clusterBytes, entryBytes, refcountOrder }: Layout): number {
+function measureTables(dataBytes: number, layout: Layout): number {
+  const { clusterBytes, entryBytes } = layout;
   const l2Bytes = roundUp((dataBytes / clusterBytes) * entryBytes, clusterBytes);
   const l1Bytes = roundUp((l2Bytes / clusterBytes) * TABLE_ENTRY_BYTES, clusterBytes);
   const tablesBytes = clusterBytes + l2Bytes + l1Bytes;
   const clusters = (tablesBytes + dataBytes) / clusterBytes;
-  return tablesBytes + countRefcountClusters(clusters, clusterBytes, refcountOrder) * clusterBytes;
-}
-
-/** Clusters of refcount table and blocks that count so many clusters, and themselves. */
-function countRefcountClusters(clusters: number, clusterBytes: number, refcountOrder: number): number {
-  const countsPerBlock = (clusterBytes * 8) / 2 ** refcountOrder;
-  const blocksPerTableCluster = clusterBytes / TABLE_ENTRY_BYTES;
-  let own = 0;
-  for (;;) {
-    const blocks = Math.ceil((clusters + own) / countsPerBlock);
-    const next = blocks + Math.ceil(blocks / blocksPerTableCluster);
-    if (next === own) return own;
-    own = next;
-  }
+  const { blocks, tableClusters } = countRefcountClusters(clusters, layout);
+  return tablesBytes + (blocks + tableClusters) * clusterBytes;
 }
 
 /** As if each bitmap had all its clusters. Undefined for images that can't have bitmaps. */

@@ -5,7 +5,7 @@
 import { posix } from "node:path";
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, shellQuote, writeOverlay } from "../../format/index.ts";
+import { type Chain, shellQuote, writeImage } from "../../format/index.ts";
 import type { Action, PlanContext } from "../action.ts";
 import { activeLayer, NOT_MADE_YET } from "../chain-entry.ts";
 import { staysFrozen } from "../fencing.ts";
@@ -54,8 +54,8 @@ export const migrate: Action<MigrateRequest> = {
       allowPaths: [],
       filesToMake: [overlay.toMake, twin.planned.toMake],
       async fillFiles([own, other]) {
-        if (own) await writeOverlay(own, overlay.overlay);
-        if (other) await writeOverlay(other, twin.planned.overlay);
+        if (own) await writeImage({ file: own }, overlay.overlay);
+        if (other) await writeImage({ file: other }, twin.planned.overlay);
       },
       chains: [{ device, chain: present }],
     };

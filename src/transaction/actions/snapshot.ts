@@ -3,7 +3,7 @@
 
 import { type DeviceEntry, requireDevice, trustedBy, withTrusted } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, checkOverlayIsEmpty, type OverlayPlan, writeOverlay } from "../../format/index.ts";
+import { type Chain, checkOverlayIsEmpty, type ImagePlan, writeImage } from "../../format/index.ts";
 import {
   type Action,
   assertNamedOnce,
@@ -24,7 +24,7 @@ interface PlannedTarget {
   readonly chain: Chain;
   readonly after: DeviceEntry;
   /** Undefined where an existing overlay is taken. */
-  readonly overlay: OverlayPlan | undefined;
+  readonly overlay: ImagePlan | undefined;
   readonly toMake: FileToMake | undefined;
   readonly notes: readonly string[];
 }
@@ -45,7 +45,7 @@ export const snapshot: Action<SnapshotRequest> = {
       async fillFiles(files) {
         for (const [index, file] of files.entries()) {
           const overlay = fresh[index]?.overlay;
-          if (overlay) await writeOverlay(file, overlay);
+          if (overlay) await writeImage({ file }, overlay);
         }
       },
       chains: planned.map(({ target, chain }) => ({ device: target.device, chain })),

@@ -1,10 +1,10 @@
 // QEMU judges the overlays that imgtx writes: qemu-img and qemu-io as the oracle.
 
 import { execFileSync } from "node:child_process";
-import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect } from "vitest";
 import type { OverlayOptions } from "../../../src/format/index.ts";
-import { openChain, planOverlay, writeOverlay } from "../../../src/format/index.ts";
+import { openChain, planOverlay, writeImage } from "../../../src/format/index.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
@@ -24,9 +24,9 @@ async function overlayOver(base: string, path: string, options: OverlayOptions):
   if (!backing) throw new Error("a chain is never empty");
   const { virtualSizeBytes } = backing;
   const backingName = base.slice(base.lastIndexOf("/") + 1);
-  const plan = planOverlay({ backing, virtualSizeBytes, backingName, backingFormat: format, options });
+  const plan = await planOverlay({ backing, virtualSizeBytes, backingName, backingFormat: format, options });
   const file = await storage.createFile(path, 0o600);
-  await writeOverlay(file, plan);
+  await writeImage({ file }, plan);
   await file.flush("test");
   await file.close();
   await chain.close();
@@ -58,6 +58,41 @@ const MATRIX: OverlayOptions[] = [
     [1, 64].map((refcountBits) => ({ clusterSizeBytes, refcountBits, extendedL2: true })),
   ),
 ];
+
+const ALL_CLUSTER_SIZES = Array.from({ length: 13 }, (_, index) => 2 ** (9 + index));
+const ALL_LAYOUTS: OverlayOptions[] = ALL_CLUSTER_SIZES.flatMap((clusterSizeBytes) => [
+  { clusterSizeBytes, compat: "0.10" as const },
+  ...[1, 2, 4, 8, 16, 32, 64].map((refcountBits) => ({ clusterSizeBytes, refcountBits })),
+  ...(clusterSizeBytes < 16_384 ? [] : [{ clusterSizeBytes, extendedL2: true }]),
+]);
+
+describe("an overlay is byte for byte what qemu-img makes, with", () => {
+  // Of 300 MiB, small clusters need an L1 table that their first refcount block does not count.
+  qemu.test.each(ALL_CLUSTER_SIZES)("clusters of %i bytes", async (clusterSizeBytes) => {
+    const folder = makeFolder();
+    const base = `${folder}/base.raw`;
+    run("qemu-img", "create", "-q", "-f", "raw", base, "300M");
+    for (const options of ALL_LAYOUTS.filter((each) => each.clusterSizeBytes === clusterSizeBytes)) {
+      const [ours, theirs] = [`${folder}/ours.qcow2`, `${folder}/theirs.qcow2`];
+      await overlayOver(base, ours, options);
+      run(
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        "base.raw",
+        "-F",
+        "raw",
+        ...qemuOptions(options),
+        theirs,
+      );
+      expect(readFileSync(ours).equals(readFileSync(theirs)), JSON.stringify(options)).toBe(true);
+      rmSync(ours);
+    }
+  });
+});
 
 describe("an overlay over a raw base", () => {
   qemu.test.each(MATRIX.map((options) => [JSON.stringify(options), options] as const))(

@@ -51,7 +51,7 @@ export class StoredRefcounts {
     this.#file = file;
     this.#layout = layout;
     this.clusterSizeBytes = 2 ** layout.clusterBits;
-    this.#entriesPerBlock = countBlockEntries(this.clusterSizeBytes, 2 ** layout.refcountOrder);
+    this.#entriesPerBlock = countBlockEntries(layout);
   }
 
   /** Reads the counts of the first clusters of the file. */

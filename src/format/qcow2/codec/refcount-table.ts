@@ -1,35 +1,42 @@
-// The refcount table and its blocks (qcow2 specification, "Host cluster management").
+// The refcount table and its blocks (qcow2 specification, "Host cluster management"): how many of them an image
+// needs.
 //
-// Invariant: pure. Entries are big-endian; below 8 bits an entry sits in its byte from the least
-// significant bit upwards.
+// Invariant: pure.
 
-import type { HostOffset } from "../../../units/index.ts";
 import { TABLE_ENTRY_BYTES } from "./limits.ts";
 
+export interface RefcountLayout {
+  readonly clusterBits: number;
+  readonly refcountOrder: number;
+}
+
 /** Clusters that one refcount block counts. */
-export function countBlockEntries(clusterSizeBytes: number, refcountBits: number): number {
-  return (clusterSizeBytes * 8) / refcountBits;
+export function countBlockEntries({ clusterBits, refcountOrder }: RefcountLayout): number {
+  return 2 ** (clusterBits + 3 - refcountOrder);
 }
 
-/** The beginning of a refcount table that points to these blocks; the rest of its clusters is zeros. */
-export function encodeRefcountTable(blockOffsets: readonly HostOffset[]): Uint8Array {
-  const bytes = new Uint8Array(blockOffsets.length * TABLE_ENTRY_BYTES);
-  const view = new DataView(bytes.buffer);
-  blockOffsets.forEach((offset, index) => view.setBigUint64(index * TABLE_ENTRY_BYTES, BigInt(offset)));
-  return bytes;
-}
-
-/** The beginning of a refcount block whose first clusters are used once, and the others free. */
-export function encodeUsedClusters(usedClusters: number, refcountBits: number): Uint8Array {
-  const bytes = new Uint8Array(Math.ceil((usedClusters * refcountBits) / 8));
-  for (let index = 0; index < usedClusters; index += 1) {
-    if (refcountBits >= 8) {
-      bytes[((index + 1) * refcountBits) / 8 - 1] = 1;
-    } else {
-      const bit = index * refcountBits;
-      const at = Math.floor(bit / 8);
-      bytes[at] = (bytes[at] ?? 0) | (1 << (bit % 8));
-    }
+/**
+ * How many blocks, and clusters of the table, count so many clusters, and themselves. hasRoomToGrow adds what QEMU
+ * leaves for later: the table half as large again.
+ */
+export function countRefcountClusters(
+  clusters: number,
+  layout: RefcountLayout,
+  hasRoomToGrow = false,
+): { blocks: number; tableClusters: number } {
+  const blockEntries = countBlockEntries(layout);
+  const tableClusterEntries = 2 ** layout.clusterBits / TABLE_ENTRY_BYTES;
+  let counted = clusters;
+  let isGrown = !hasRoomToGrow;
+  let [blocks, tableClusters] = [0, 0];
+  for (let total = -1; ; ) {
+    const before = total;
+    blocks = Math.ceil((counted + tableClusters + blocks) / blockEntries);
+    tableClusters = Math.ceil(blocks / tableClusterEntries);
+    total = counted + blocks + tableClusters;
+    if (total !== before) continue;
+    if (isGrown) return { blocks, tableClusters };
+    counted += Math.ceil(tableClusters / 2);
+    isGrown = true;
   }
-  return bytes;
 }

@@ -11,6 +11,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { REFCOUNT_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { countBlockEntries, countRefcountClusters, type RefcountLayout } from "../codec/refcount-table.ts";
 
 /** All places are cluster indices. */
 export interface CountStore {
@@ -33,26 +34,21 @@ export interface CountStore {
   moveTable(start: number, clusters: number): Promise<void>;
 }
 
-export interface AllocatorLayout {
-  readonly clusterBits: number;
-  readonly refcountOrder: number;
-}
-
 const TABLE_ENTRIES_MAX = REFCOUNT_TABLE_BYTES_MAX / TABLE_ENTRY_BYTES;
 
 export class ClusterAllocator {
   readonly #store: CountStore;
-  readonly #layout: AllocatorLayout;
+  readonly #layout: RefcountLayout;
   /** Clusters that one block counts. */
   readonly blockEntries: number;
   readonly #tableClusterEntries: number;
   /** Everything below is in use. */
   #firstFree = 0;
 
-  constructor(store: CountStore, layout: AllocatorLayout) {
+  constructor(store: CountStore, layout: RefcountLayout) {
     this.#store = store;
     this.#layout = layout;
-    this.blockEntries = 2 ** (layout.clusterBits + 3 - layout.refcountOrder);
+    this.blockEntries = countBlockEntries(layout);
     this.#tableClusterEntries = 2 ** layout.clusterBits / TABLE_ENTRY_BYTES;
   }
 
@@ -132,7 +128,7 @@ export class ClusterAllocator {
    */
   async makeArea(start: number, further: number, isExact: boolean): Promise<number> {
     const store = this.#store;
-    const blocks = this.#countBlocks(start + further, !isExact);
+    const { blocks } = countRefcountClusters(start + further, this.#layout, !isExact);
     const wanted = isExact ? blocks : blocks + Math.ceil(blocks / 2);
     const tableClusters = Math.ceil(wanted / this.#tableClusterEntries);
     if (tableClusters * this.#tableClusterEntries > TABLE_ENTRIES_MAX) throw tooLarge();
@@ -201,28 +197,6 @@ export class ClusterAllocator {
     if (hasRoom) return;
     const covered = Math.ceil(Math.max(cluster + 1, place + 1) / this.blockEntries);
     await this.makeArea(covered * this.blockEntries, 0, false);
-  }
-
-  /** Blocks that count so many clusters, themselves, and their table. */
-  #countBlocks(clusters: number, isGenerous: boolean): number {
-    let counted = clusters;
-    let generous = isGenerous;
-    let table = 0;
-    let blocks = 0;
-    let last = -1;
-    let total = 0;
-    while (total !== last) {
-      last = total;
-      blocks = Math.ceil((counted + table + blocks) / this.blockEntries);
-      table = Math.ceil(blocks / this.#tableClusterEntries);
-      total = counted + blocks + table;
-      if (total === last && generous) {
-        counted += Math.ceil(table / 2);
-        total = 0;
-        generous = false;
-      }
-    }
-    return blocks;
   }
 }
 

@@ -1,23 +1,24 @@
 // Writes many small pieces of a file as few large ones.
 //
 // Invariants
-// - Pieces come in any order, and never overlap. Those that lie close together, one behind the other, go out
-//   in one write; the gap between them is written as zeros, which is what a new file has there. A gap is taken
-//   along only behind everything that came before, so that nothing can lie in it.
+// - Pieces come in any order, never overlap, and belong to the writer. Those that lie close together, one after
+//   the other, go out in one write; the gap between them is written as zeros, which is what a new file has there.
+//   A gap is taken along only after everything that came before, so that nothing can lie in it.
 // - Zeros at the end of a piece are not written, nor a piece of nothing else: what reads as zeros in a new file
 //   is a hole. The caller settles the size of the file.
 
 import type { StorageFile } from "../../../storage/index.ts";
+import type { Segment } from "./write-new-image.ts";
 
 /** A gap shorter than a block of the file system saves nothing as a hole, and costs a write. */
 const SMALLEST_HOLE_BYTES = 4096;
-const BUFFER_BYTES = 1024 * 1024;
+const JOINED_BYTES_MAX = 1024 * 1024;
 
 export class SegmentWriter {
   readonly #file: StorageFile;
-  #buffer = new Uint8Array(0);
-  #start = 0;
-  #lengthBytes = 0;
+  /** Held back, one after the other. */
+  #pieces: Segment[] = [];
+  #end = 0;
   /** Where the last of all pieces so far ends. */
   #furthest = 0;
 
@@ -25,35 +26,29 @@ export class SegmentWriter {
     this.#file = file;
   }
 
-  async add(offset: number, piece: Uint8Array): Promise<void> {
+  async add({ offset, bytes: piece }: Segment): Promise<void> {
     const bytes = trimZeros(piece);
     if (bytes.length === 0) return;
-    const end = this.#start + this.#lengthBytes;
-    const gap = offset - end;
-    const isNear = gap === 0 || (gap > 0 && gap < SMALLEST_HOLE_BYTES && end === this.#furthest);
-    const fits = this.#lengthBytes + gap + bytes.length <= this.#buffer.length;
-    this.#furthest = Math.max(this.#furthest, offset + bytes.length);
-    if (this.#lengthBytes === 0 || !isNear || !fits) {
-      await this.finish();
-      if (this.#buffer.length < bytes.length) {
-        this.#buffer = new Uint8Array(Math.max(bytes.length, BUFFER_BYTES));
-      }
-      this.#start = offset;
-      this.#buffer.set(bytes, 0);
-      this.#lengthBytes = bytes.length;
-      return;
-    }
-    this.#buffer.fill(0, this.#lengthBytes, this.#lengthBytes + gap);
-    this.#buffer.set(bytes, this.#lengthBytes + gap);
-    this.#lengthBytes += gap + bytes.length;
+    const end = offset + bytes.length;
+    const gap = offset - this.#end;
+    const isNear = gap === 0 || (gap > 0 && gap < SMALLEST_HOLE_BYTES && this.#end === this.#furthest);
+    if (!isNear || end - (this.#pieces[0]?.offset ?? offset) > JOINED_BYTES_MAX) await this.finish();
+    this.#pieces.push({ offset, bytes });
+    this.#end = end;
+    this.#furthest = Math.max(this.#furthest, end);
   }
 
   /** Writes what is still held back. */
   async finish(): Promise<void> {
-    if (this.#lengthBytes === 0) return;
-    const bytes = this.#buffer.subarray(0, this.#lengthBytes);
-    this.#lengthBytes = 0;
-    await this.#file.write(bytes, this.#start);
+    const [first, ...further] = this.#pieces;
+    if (first === undefined) return;
+    this.#pieces = [];
+    let { bytes } = first;
+    if (further.length > 0) {
+      bytes = new Uint8Array(this.#end - first.offset);
+      for (const piece of [first, ...further]) bytes.set(piece.bytes, piece.offset - first.offset);
+    }
+    await this.#file.write(bytes, first.offset);
   }
 }
 

@@ -7,7 +7,9 @@ import { L2_COPIED_HI } from "../codec/l2-table.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import type { MappedRun, NewImageLayout } from "./new-image.ts";
 import { fillRefcounts } from "../codec/refcount-block.ts";
+import { countBlockEntries } from "../codec/refcount-table.ts";
 import { hostOffset } from "../../../units/index.ts";
+import type { ClusterRange } from "./new-image-counts.ts";
 
 export interface Segment {
   readonly offset: number;
@@ -34,22 +36,27 @@ function encodeTable(layout: NewImageLayout): Segment {
 
 function* encodeBlocks(layout: NewImageLayout): Generator<Segment> {
   const clusterBytes = 2 ** layout.clusterBits;
-  const entries = (clusterBytes * 8) / 2 ** layout.refcountOrder;
+  const entries = countBlockEntries(layout);
   let range = 0;
   for (const [index, block] of layout.blocks.entries()) {
     if (block === undefined) continue;
     const first = index * entries;
     const end = first + entries;
-    const bytes = new Uint8Array(clusterBytes);
+    const used: ClusterRange[] = [];
     for (;;) {
-      const used = layout.used[range];
-      if (used === undefined || used.first >= end) break;
-      const from = Math.max(used.first, first);
-      const to = Math.min(used.first + used.count, end);
-      if (from < to) fillRefcounts(bytes, from - first, to - from, layout.refcountOrder, 1);
-      if (used.first + used.count > end) break;
+      const next = layout.used[range];
+      if (next === undefined || next.first >= end) break;
+      const from = Math.max(next.first, first);
+      const to = Math.min(next.first + next.count, end);
+      if (from < to) used.push({ first: from - first, count: to - from });
+      if (next.first + next.count > end) break;
       range += 1;
     }
+    // Up to the last cluster in use: of an empty image that is a few bytes, and what follows is a hole.
+    const last = used.at(-1);
+    const usedBits = last === undefined ? 0 : (last.first + last.count) * 2 ** layout.refcountOrder;
+    const bytes = new Uint8Array(Math.ceil(usedBits / 8));
+    for (const { first: from, count } of used) fillRefcounts(bytes, from, count, layout.refcountOrder, 1);
     yield { offset: block * clusterBytes, bytes };
   }
 }

@@ -6,6 +6,7 @@
 import type { StorageFile } from "../../../storage/index.ts";
 import { HoleFinder } from "../../read/hole-finder.ts";
 import { readRefcounts } from "../codec/refcount-block.ts";
+import { countBlockEntries } from "../codec/refcount-table.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import type { Qcow2Link } from "../../chain/qcow2-link.ts";
 import { readBytes } from "../../read-header.ts";
@@ -23,7 +24,7 @@ export async function hasPreallocatedMetadata(link: Qcow2Link): Promise<boolean>
   const clusters = Math.ceil(sizeBytes / header.clusterSizeBytes);
   // Saves a look at every refcount of an image without holes.
   if (clusters < threshold) return false;
-  const perBlock = (header.clusterSizeBytes * 8) / header.refcountBits;
+  const perBlock = countBlockEntries(header);
   const counts = new Uint32Array(perBlock);
   const block = new Uint8Array(header.clusterSizeBytes);
   const blocks = Math.ceil(clusters / perBlock);
