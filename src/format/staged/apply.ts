@@ -30,11 +30,7 @@ export async function applyLog(log: RedoLog, file: StorageFile, guard: Guard): P
     return;
   }
   if ((await judgeSize(log, file)) === "neither") throw changedAt(file, log.sizeBytes);
-  if ((await file.stat()).sizeBytes < log.sizeBytes) {
-    await file.truncate(log.sizeBytes);
-    // A page that is durable before the size would have garbage around it, which no digest knows.
-    await file.flush("redo log: size before pages");
-  }
+  if ((await file.stat()).sizeBytes < log.sizeBytes) await file.truncate(log.sizeBytes);
   for await (const change of changesOf(log)) await applyChange(file, change, guard);
   if ((await file.stat()).sizeBytes > log.sizeBytes) {
     // The last sector is cut where the file ends: neither half of it could be told afterwards.

@@ -19,6 +19,8 @@ export interface ChangedPages {
   readonly records: readonly PageRecord[];
   /** Bytes of it that the image has afterwards: fewer than contents where it ends inside. */
   readonly lengthBytes: number;
+  /** Bytes of it that the image had before: what a file has behind them is nobody's. */
+  readonly knownBytes: number;
 }
 
 export interface FreedPages {
@@ -70,7 +72,8 @@ async function readGroup(log: RedoLog, group: readonly LoggedPage[]): Promise<Ch
   const contents = new Uint8Array(group.length * PAGE_BYTES);
   for (const [index, { content }] of records.entries()) contents.set(content, index * PAGE_BYTES);
   const lengthBytes = Math.min(contents.length, log.sizeBytes - start);
-  return { kind: "pages", start, contents, records, lengthBytes };
+  const knownBytes = Math.max(0, log.header.baseSizeBytes - start);
+  return { kind: "pages", start, contents, records, lengthBytes, knownBytes };
 }
 
 /** Where there are digests, in pieces of FRAME_PAGES_MAX pages; else each in one piece. */

@@ -34,7 +34,7 @@ async function comparePages(
   fence: FenceBytes | undefined,
   tell: SectorSink,
 ): Promise<void> {
-  const { start, contents, records, lengthBytes } = change;
+  const { start, contents, records, lengthBytes, knownBytes } = change;
   const present = await readPadded(file, start, contents.length);
   for (const sector of changedSectors(change)) {
     const from = sector * SECTOR_BYTES;
@@ -42,7 +42,9 @@ async function comparePages(
     const isAfter = Buffer.compare(present.subarray(from, to), contents.subarray(from, to)) === 0;
     const digests = records[Math.floor(sector / SECTORS_PER_PAGE)]?.digests ?? new Uint8Array(0);
     const now = sectorOf(present, sector);
-    const wasThere = (bytes: Uint8Array): boolean => hasDigest(bytes, digests, sector % SECTORS_PER_PAGE);
+    // Room behind the former end may hold anything until the data arrives.
+    const wasThere = (bytes: Uint8Array): boolean =>
+      from >= knownBytes || hasDigest(bytes, digests, sector % SECTORS_PER_PAGE);
     const state = stateFrom(wasThere(now), isAfter);
     const lowered = state === "neither" && fence ? lowerFence(now, start + from, fence) : undefined;
     tell(lowered && wasThere(lowered) ? "raised" : state, start + from);

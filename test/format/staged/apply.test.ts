@@ -113,6 +113,19 @@ describe("what a stranger wrote", () => {
     expect(disk.require(IMAGE).content.equals(expected)).toBe(true);
   });
 
+  test("behind the former end of the file is none of theirs: a power cut may leave anything there", async () => {
+    const { disk, sealed, guard } = await prepare(GROWING);
+    const { content } = disk.require(IMAGE);
+    disk.require(IMAGE).content = Buffer.concat([
+      content,
+      Buffer.alloc(8 * PAGE_BYTES - content.length, 0xa5),
+    ]);
+    expect(await survey(disk.storage, sealed, guard)).toEqual({ state: "partly" });
+    await applySealed(disk.storage, sealed, guard);
+    const written = disk.require(IMAGE).content.subarray(6 * PAGE_BYTES);
+    expect(written.equals(resultOf(GROWING).subarray(6 * PAGE_BYTES))).toBe(true);
+  });
+
   test("under a fence that is up is told, and nothing is written where the fence itself is another's", async () => {
     const { disk, sealed, guard } = await prepare({ ...GROWING, isFenced: true });
     disk.require(IMAGE).content[2 * PAGE_BYTES + 9] = 99;
