@@ -20,7 +20,7 @@ beforeAll(async () => {
     await cp(`${TOP}/package.json`, `${folder}/${place}/package.json`);
   }
   await symlink(`${TOP}/node_modules`, `${folder}/built/node_modules`);
-  await runShell(`node "${TOP}/test/tooling/build.mjs" "${folder}/built/dist"`);
+  await runShell(`npm run --silent --prefix "${TOP}" build "${folder}/built/dist"`);
 });
 
 afterAll(async () => {

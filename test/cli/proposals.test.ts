@@ -48,7 +48,7 @@ describe("the examples of the page", () => {
     for (const name of ["bin", "package.json"])
       await cp(`${TOP}/${name}`, `${folder}/${name}`, { recursive: true });
     await symlink(`${TOP}/node_modules`, `${folder}/node_modules`);
-    await promisify(execFile)("node", [`${TOP}/test/tooling/build.mjs`, `${folder}/dist`]);
+    await promisify(execFile)("npm", ["run", "--silent", "--prefix", TOP, "build", `${folder}/dist`]);
     await mkdir(`${folder}/path`);
     await writeFile(`${folder}/path/imgtx`, `#!/bin/sh\nexec node "${folder}/bin/imgtx.js" "$@"\n`);
     await chmod(`${folder}/path/imgtx`, 0o755);

@@ -1,4 +1,4 @@
-// The crash rigs and the fuzzers at full length, and their figures. Started by test/tooling/torture.mjs.
+// The crash rigs and the fuzzers at full length, and their figures. Started by test/tooling/torture.ts.
 
 import { parseArgs } from "node:util";
 import { tortureDifferential } from "../fuzz/differential.ts";

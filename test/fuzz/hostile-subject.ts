@@ -52,15 +52,9 @@ export interface Subject {
   readonly needs: ReadonlyMap<string, Buffer>;
 }
 
-const FIXTURES_FOLDER = fileURLToPath(findFixtures());
+const FIXTURES_FOLDER = fileURLToPath(new URL("../../fixtures/", import.meta.url));
 const known = new Map<string, Subject>();
 const unpacked = new Map<string, Buffer>();
-
-/** Both where it is run from: the sources, and the bundle of the torture rig. */
-function findFixtures(): URL {
-  const depth = import.meta.url.includes("/node_modules/") ? "../../../fixtures/" : "../../fixtures/";
-  return new URL(depth, import.meta.url);
-}
 
 export function loadSubject(name: string): Subject {
   const found = known.get(name);

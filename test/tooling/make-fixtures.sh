@@ -39,4 +39,4 @@ mkdir -p "$images/corrupt" "$images/nested" "$facts"
 . "$here/fixture-recipes/foreign.sh"
 
 mkdir -p "$target"
-node "$here/pack-fixtures.mjs" "$images" "$facts" "$target"
+node --import "$here/typescript.mjs" "$here/pack-fixtures.ts" "$images" "$facts" "$target"

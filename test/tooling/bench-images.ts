@@ -13,17 +13,35 @@ import {
   writeFileSync,
   writeSync,
 } from "node:fs";
+import { type Bench, inTurns, LAUNCHER, type Report, run } from "./bench-tools.ts";
 
 const MIB = 2 ** 20;
 const MEMORY_MIB_MAX = 256;
 const QEMU_IO = "qemu-io";
 const MKFS_XFS = "mkfs.xfs";
 
-/** tools: scratch, launcher, run(cwd, program, args), inTurns(rounds, jobs), report(…) of bench.mjs. */
-export function benchImages(tools) {
-  const folder = `${tools.scratch}/images`;
+/** How `img` is called, and qemu-img for the same. */
+interface PairOptions {
+  /** The words of `img`, where they are not qemu-img's. */
+  readonly ours?: readonly string[];
+  /** How many times as fast it ought to be at least. */
+  readonly reach?: number;
+  readonly rounds?: number;
+  readonly before?: () => void;
+  readonly cwd?: string;
+}
+
+interface ImageBench {
+  readonly folder: string;
+  readonly report: Report;
+  readonly qemu: (...args: readonly string[]) => void;
+  readonly pair: (what: string, words: readonly string[], options: PairOptions) => void;
+}
+
+export function benchImages({ scratch, report }: Bench): void {
+  const folder = `${scratch}/images`;
   mkdirSync(folder);
-  const bench = makeBench({ ...tools, folder });
+  const bench = makeBench(folder, report);
   try {
     benchMetadata(bench);
     benchData(bench);
@@ -35,38 +53,42 @@ export function benchImages(tools) {
   }
 }
 
-function makeBench({ folder, launcher, run, inTurns, report }) {
-  const qemu = (...args) => execFileSync("qemu-img", args, { cwd: folder });
-  const pair = (what, words, { ours = words, reach, rounds = 5, before = () => undefined, cwd = folder }) => {
-    const timed = (program, args) => {
-      before();
+function makeBench(folder: string, report: Report): ImageBench {
+  const qemu: ImageBench["qemu"] = (...args) => {
+    execFileSync("qemu-img", args, { cwd: folder });
+  };
+  const pair: ImageBench["pair"] = (what, words, options) => {
+    const { ours = words, reach, rounds = 5, before, cwd = folder } = options;
+    const timed = (program: string, args: readonly string[]): number => {
+      before?.();
       return run(cwd, program, args);
     };
     const [mine, theirs] = inTurns(rounds, [
-      () => timed(process.execPath, [launcher, "img", ...ours]),
+      () => timed(process.execPath, [LAUNCHER, "img", ...ours]),
       () => timed("qemu-img", words),
     ]);
-    report(what, mine, `qemu-img ${words.join(" ")}`, theirs, theirs / mine, { atLeast: reach });
+    const goal = reach === undefined ? {} : { atLeast: reach };
+    report(what, mine, `qemu-img ${words.join(" ")}`, theirs, theirs / mine, goal);
   };
-  return { folder, launcher, qemu, pair, run, inTurns, report };
+  return { folder, report, qemu, pair };
 }
 
 /** All metadata of 1 TiB: 128 MiB of L2 tables and 32 MiB of refcount blocks. */
-function benchMetadata({ folder, launcher, qemu, pair }) {
+function benchMetadata({ folder, qemu, pair }: ImageBench): void {
   qemu("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "large.qcow2", "1T");
   for (const words of [
     ["check", "large.qcow2"],
     ["map", "--output=json", "large.qcow2"],
-  ]) {
+  ] as const) {
     pair(`img ${words[0]}, 1 TiB with all metadata`, words, { reach: 2, rounds: 3 });
-    const mib = peakMemoryMib(folder, launcher, words);
+    const mib = peakMemoryMib(folder, words);
     const verdict = mib <= MEMORY_MIB_MAX ? "" : "  NOT REACHED";
     console.log(`img ${words[0]} took ${mib.toFixed(0)} MiB at most, of ${MEMORY_MIB_MAX}${verdict}`);
   }
   rmSync(`${folder}/large.qcow2`);
 }
 
-function benchData({ folder, qemu, pair }) {
+function benchData({ folder, qemu, pair }: ImageBench): void {
   writeRandom(`${folder}/a.raw`, 1024);
   execFileSync("cp", ["a.raw", "b.raw"], { cwd: folder });
   qemu("convert", "-O", "qcow2", "a.raw", "a.qcow2");
@@ -83,7 +105,7 @@ function benchData({ folder, qemu, pair }) {
   before();
 }
 
-function benchCompression({ folder, pair }) {
+function benchCompression({ folder, pair }: ImageBench): void {
   writeText(`${folder}/text.raw`, 256);
   const before = () => rmSync(`${folder}/out`, { force: true });
   for (const type of ["zlib", "zstd"]) {
@@ -96,17 +118,17 @@ function benchCompression({ folder, pair }) {
 }
 
 /** The same data in a disk of its own size is the measure. */
-function benchSparse({ folder, launcher, qemu, run, inTurns, report }) {
-  const fill = (name, size, places) => {
+function benchSparse({ folder, qemu, report }: ImageBench): void {
+  const fill = (name: string, size: string, places: readonly string[]): void => {
     qemu("create", "-q", "-f", "qcow2", name, size);
     const writes = places.flatMap((place) => ["-c", `write ${place} 64M`]);
     execFileSync(QEMU_IO, ["-f", "qcow2", ...writes, name], { cwd: folder });
   };
   fill("sparse.qcow2", "1T", ["0", "250G", "500G", "1000G"]);
   fill("dense.qcow2", "256M", ["0", "64M", "128M", "192M"]);
-  const convert = (name) => () => {
+  const convert = (name: string) => (): number => {
     rmSync(`${folder}/out`, { force: true });
-    return run(folder, process.execPath, [launcher, "img", "convert", "-O", "qcow2", name, "out"]);
+    return run(folder, process.execPath, [LAUNCHER, "img", "convert", "-O", "qcow2", name, "out"]);
   };
   const [sparse, dense] = inTurns(5, [convert("sparse.qcow2"), convert("dense.qcow2")]);
   const against = "imgtx img convert of 256 MiB";
@@ -114,7 +136,7 @@ function benchSparse({ folder, launcher, qemu, run, inTurns, report }) {
 }
 
 /** Needs root, mkfs.xfs and a loop device. */
-function benchClone({ folder, pair }) {
+function benchClone({ folder, pair }: ImageBench): void {
   const mount = `${folder}/xfs`;
   mkdirSync(mount);
   writeFileSync(`${folder}/disk`, "");
@@ -139,26 +161,26 @@ function benchClone({ folder, pair }) {
   }
 }
 
-function peakMemoryMib(folder, launcher, words) {
+function peakMemoryMib(folder: string, words: readonly string[]): number {
   const hook = `${folder}/hook.cjs`;
   writeFileSync(
     hook,
     `process.on("exit", () => require("node:fs").writeFileSync(${JSON.stringify(`${folder}/rss`)}, String(process.resourceUsage().maxRSS)));`,
   );
-  const args = ["--require", hook, launcher, "img", ...words];
+  const args = ["--require", hook, LAUNCHER, "img", ...words];
   const { status } = spawnSync(process.execPath, args, { cwd: folder, stdio: "ignore" });
   if (status !== 0) throw new Error(`img ${words.join(" ")}: exit status ${status}`);
   return Number(readFileSync(`${folder}/rss`, "utf8")) / 1024;
 }
 
-function writeRandom(path, mib) {
+function writeRandom(path: string, mib: number): void {
   const file = openSync(path, "w");
   for (let index = 0; index < mib; index += 1) writeSync(file, randomBytes(MIB));
   closeSync(file);
 }
 
 /** Words from a small vocabulary, with random bytes between: about what a system's disk compresses to. */
-function writeText(path, mib) {
+function writeText(path: string, mib: number): void {
   const vocabulary = Array.from({ length: 4096 }, () => randomBytes(4).toString("base64url"));
   const file = openSync(path, "w");
   for (let index = 0; index < mib; index += 1) {

@@ -1,7 +1,7 @@
 // Second half of make-fixtures.sh: takes the images that the recipes made, measures them, and writes the
 // gzipped images, manifest.json and README.md.
 //
-//   node pack-fixtures.mjs IMAGES FACTS TARGET
+//   node --import ./test/tooling/typescript.mjs test/tooling/pack-fixtures.ts IMAGES FACTS TARGET
 //
 // Invariant: every file under IMAGES was described by a recipe, and TARGET holds nothing else afterwards.
 import { execFileSync } from "node:child_process";
@@ -18,6 +18,8 @@ import {
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
+import { type ErrorCode, EXIT_OF_CODE } from "../../src/errors/index.ts";
+import type { Fixture } from "../helpers/fixtures.ts";
 
 const INTRODUCTION = `# Fixtures
 
@@ -43,7 +45,7 @@ argument, \`killed\` is the same and then kill -9, \`be16\`, \`be32\`, \`be64\`,
 
 `;
 
-const [imagesFolder, factsFolder, target] = process.argv.slice(2);
+const [, , imagesFolder = "", factsFolder = "", target = ""] = process.argv;
 const scratch = mkdtempSync(path.join(tmpdir(), "pack-fixtures-"));
 
 try {
@@ -57,33 +59,64 @@ try {
   rmSync(scratch, { recursive: true, force: true });
 }
 
-function readFacts(folder) {
-  const fact = (key) => {
+/** What a recipe says of an image; the rest is measured. */
+type Facts = Omit<Fixture, "sizeBytes" | "sha256" | "guest"> & { readonly hashGuest: boolean };
+
+function readFacts(folder: string): Facts {
+  const fact = (key: string): string | undefined => {
     const file = path.join(folder, key);
     return existsSync(file) ? readFileSync(file, "utf8") : undefined;
   };
-  const when = ["error", "write", "later"].find((key) => fact(key) !== undefined);
-  const format = fact("format") ?? "qcow2";
+  const required = (key: string): string => {
+    const found = fact(key);
+    if (found === undefined) throw new Error(`${folder}: the recipe does not say ${key}`);
+    return found;
+  };
   return {
-    name: fact("name"),
-    shows: fact("shows"),
-    format: format === "none" ? null : format,
+    name: required("name"),
+    shows: required("shows"),
+    format: readFormat(fact("format")),
     needs: fact("needs")?.split(" ") ?? [],
-    refusal: when === undefined ? null : { when: when === "error" ? "open" : when, code: fact(when) },
+    refusal: readRefusal(fact),
     note: fact("note") ?? null,
     hashGuest: fact("guest") !== "no",
-    madeBy: fact("recipe"),
+    madeBy: required("recipe"),
   };
 }
 
-function measure({ hashGuest, madeBy, ...facts }) {
+function readFormat(text = "qcow2"): Fixture["format"] {
+  if (text === "none") return null;
+  if (text === "qcow2" || text === "raw") return text;
+  throw new Error(`a recipe says the format ${text}`);
+}
+
+function readRefusal(fact: (key: string) => string | undefined): Fixture["refusal"] {
+  for (const [key, when] of [
+    ["error", "open"],
+    ["write", "write"],
+    ["later", "later"],
+  ] as const) {
+    const code = fact(key);
+    if (code === undefined) continue;
+    if (!isErrorCode(code)) throw new Error(`a recipe says the code ${code}`);
+    return { when, code };
+  }
+  return null;
+}
+
+function isErrorCode(text: string): text is ErrorCode {
+  return Object.hasOwn(EXIT_OF_CODE, text);
+}
+
+/** The manifest has the members in this order. */
+function measure({ hashGuest, madeBy, ...facts }: Facts): Fixture {
   const bytes = readFileSync(path.join(imagesFolder, facts.name));
   const guest = hashGuest ? readGuest(facts) : null;
   return { ...facts, sizeBytes: bytes.length, sha256: sha256(bytes), guest, madeBy };
 }
 
 /** The whole virtual disk as QEMU reads it. Its data-file names count from the current folder, hence cwd. */
-function readGuest({ name, format }) {
+function readGuest({ name, format }: Pick<Fixture, "name" | "format">): Fixture["guest"] {
   const content = path.join(scratch, "guest.raw");
   const image = `./${path.basename(name)}`;
   const cwd = path.join(imagesFolder, path.dirname(name));
@@ -95,11 +128,11 @@ function readGuest({ name, format }) {
   return { sizeBytes: bytes.length, sha256: sha256(bytes) };
 }
 
-function sha256(bytes) {
+function sha256(bytes: Uint8Array): string {
   return createHash("sha256").update(bytes).digest("hex");
 }
 
-function refuseUndescribed(fixtures) {
+function refuseUndescribed(fixtures: readonly Fixture[]): void {
   const described = new Set(fixtures.map(({ name }) => name));
   for (const entry of readdirSync(imagesFolder, { recursive: true, withFileTypes: true })) {
     const name = path.relative(imagesFolder, path.join(entry.parentPath, entry.name));
@@ -107,7 +140,7 @@ function refuseUndescribed(fixtures) {
   }
 }
 
-function writeTarget(fixtures) {
+function writeTarget(fixtures: readonly Fixture[]): void {
   const present = existsSync(target) ? readdirSync(target) : [];
   if (present.length > 0 && !present.includes("manifest.json")) {
     throw new Error(`${target} is not empty and holds no fixtures: nothing was written there`);
@@ -122,11 +155,11 @@ function writeTarget(fixtures) {
   writeFileSync(path.join(target, "README.md"), renderReadme(fixtures));
 }
 
-function renderReadme(fixtures) {
+function renderReadme(fixtures: readonly Fixture[]): string {
   return `${INTRODUCTION}${fixtures.map(renderFixture).join("\n")}`;
 }
 
-function renderFixture(fixture) {
+function renderFixture(fixture: Fixture): string {
   const lines = [`## ${fixture.name}`, "", fixture.shows, "", "```sh", fixture.madeBy, "```", ""];
   lines.push(`- file: ${fixture.sizeBytes} bytes, sha256 ${fixture.sha256}`);
   if (fixture.guest) lines.push(`- guest: ${fixture.guest.sizeBytes} bytes, sha256 ${fixture.guest.sha256}`);

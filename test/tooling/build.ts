@@ -10,7 +10,7 @@
 // command's modules are still evaluated only when it is called. Names and line breaks are kept, so that a
 // stack trace from a user can be read. koffi stays outside: it finds its native part beside itself.
 //
-//     node test/tooling/build.mjs [FOLDER]      else dist/
+//     npm run build [FOLDER]      default: dist/
 //
 // The folder is replaced at the end, whole: commands may be running from the old one.
 
@@ -18,14 +18,14 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
+import { build, type Plugin } from "esbuild";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const { version } = JSON.parse(readFileSync(`${root}/package.json`, "utf8"));
+const { version } = readPackage(root);
 
 // commander can run subcommands that are programs of their own. Ours are none, and Node's module for that
 // is slow to load.
-const withoutSubprograms = {
+const withoutSubprograms: Plugin = {
   name: "without-subprograms",
   setup(build) {
     build.onResolve({ filter: /^node:child_process$/ }, ({ importer }) =>
@@ -37,7 +37,7 @@ const withoutSubprograms = {
 
 const PACKAGES_APART = ["chalk", "fs-extra", "ora"];
 
-const withPackagesApart = {
+const withPackagesApart: Plugin = {
   name: "with-packages-apart",
   setup(build) {
     build.onResolve({ filter: new RegExp(`^(${PACKAGES_APART.join("|")})$`) }, ({ path, kind }) =>
@@ -47,7 +47,7 @@ const withPackagesApart = {
 };
 
 // Type-checked and tested with them; here their loading fails, which the launcher never lets happen.
-const withoutImg = {
+const withoutImg: Plugin = {
   name: "without-img",
   setup(build) {
     build.onResolve({ filter: /^(\.\/img|\.)\/[a-z-]+\.ts$/ }, ({ kind, path, importer }) =>
@@ -65,9 +65,12 @@ const target = resolve(process.argv[2] ?? `${root}/dist`);
 const fresh = `${target}.new-${process.pid}`;
 
 // Folders of packages that a bundle has taken code from.
-const packages = new Set();
+const packages = new Set<string>();
 
-async function bundle(entryPoints, plugins) {
+async function bundle(
+  entryPoints: Readonly<Record<string, string>>,
+  plugins: readonly Plugin[],
+): Promise<void> {
   const { metafile } = await build({
     absWorkingDir: root,
     entryPoints,
@@ -97,15 +100,19 @@ async function bundle(entryPoints, plugins) {
 }
 
 /** Each package with the text of its licence, as the licences ask of whoever passes the code on. */
-function listLicenses() {
+function listLicenses(): string[] {
   return [...packages]
     .sort((a, b) => (a < b ? -1 : 1))
     .map((folder) => {
-      const { name, version } = JSON.parse(readFileSync(`${root}/${folder}/package.json`, "utf8"));
+      const { name, version } = readPackage(`${root}/${folder}`);
       const file = readdirSync(`${root}/${folder}`).find((each) => /^licen[cs]e/i.test(each));
       if (file === undefined) throw new Error(`${folder} has no file with its licence`);
       return `${name} ${version}\n\n${readFileSync(`${root}/${folder}/${file}`, "utf8").trim()}\n`;
     });
+}
+
+function readPackage(folder: string): { readonly name: string; readonly version: string } {
+  return JSON.parse(readFileSync(`${folder}/package.json`, "utf8")) as { name: string; version: string };
 }
 
 try {
@@ -127,7 +134,6 @@ if (existsSync(target)) {
   renameSync(fresh, target);
 }
 for (const name of ["imgtx", "imgtx-img"]) {
-  execFileSync(process.execPath, [`${root}/test/tooling/warm-up.mjs`, `${target}/${name}.cjs`], {
-    stdio: "inherit",
-  });
+  const words = [...process.execArgv, `${root}/test/tooling/warm-up.ts`, `${target}/${name}.cjs`];
+  execFileSync(process.execPath, words, { stdio: "inherit" });
 }

@@ -1,29 +1,26 @@
-// Mirrors against qemu-img convert and a flush, whole processes in turns; and what bringing in line costs.
+// Mirrors against qemu-img convert and a flush, whole processes in turns; and what bringing them in sync costs.
 
 import { execFileSync, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { closeSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
+import { type Bench, inTurns, type Job, LAUNCHER, type Report, run, runImgtx } from "./bench-tools.ts";
 
 const MIB = 2 ** 20;
 const QEMU_IO = "qemu-io";
 const LIMIT_OF_NOTHING_MS = 100;
 
-/** tools: scratch, launcher, run(cwd, program, args), inTurns(rounds, jobs), report(…) of bench.mjs. */
-export function benchMirrors({ scratch, launcher, run, inTurns, report }) {
+interface MirrorBench {
+  readonly folder: string;
+  readonly report: Report;
+  readonly imgtx: (...args: readonly string[]) => number;
+}
+
+export function benchMirrors({ scratch, report }: Bench): void {
   const folder = `${scratch}/mirrors`;
   mkdirSync(folder);
-  const imgtx = (...args) => run(folder, process.execPath, [launcher, "--workspace", folder, ...args]);
-  // What one job has left to the disk, the gibibyte that it removed included, is not the next one's to pay; nor
-  // is it one's luck to find the source in memory, where the kernel may have made room for the copy before.
-  const prepared = "sync -f . && cat -- *.qcow2 *.raw > /dev/null 2>&1";
-  const atRest = (jobs) =>
-    jobs.map((job) => () => {
-      spawnSync("bash", ["-c", prepared], { cwd: folder });
-      return job();
-    });
-  const bench = { folder, imgtx, run, inTurns: (rounds, jobs) => inTurns(rounds, atRest(jobs)), report };
+  const bench: MirrorBench = { folder, report, imgtx: (...args) => runImgtx(folder, ...args) };
   try {
-    execFileSync(process.execPath, [launcher, "init", folder]);
+    execFileSync(process.execPath, [LAUNCHER, "init", folder]);
     benchOne(bench, "qcow2");
     benchOne(bench, "raw");
     benchFour(bench);
@@ -33,24 +30,36 @@ export function benchMirrors({ scratch, launcher, run, inTurns, report }) {
   }
 }
 
-function benchOne({ folder, imgtx, run, inTurns, report }, format) {
+/**
+ * What one job has left to the disk, the gibibyte that it removed included, is not the next one's to pay; nor
+ * is it one's luck to find the source in memory, where the kernel may have made room for the copy before.
+ */
+function atRest(folder: string, job: Job): Job {
+  const prepared = "sync -f . && cat -- *.qcow2 *.raw > /dev/null 2>&1";
+  return () => {
+    spawnSync("bash", ["-c", prepared], { cwd: folder });
+    return job();
+  };
+}
+
+function benchOne({ folder, imgtx, report }: MirrorBench, format: "qcow2" | "raw"): void {
   const [name, source] = [`one-${format}`, `one.${format}`];
   fill(folder, source, format, 1024);
   imgtx("device", "add", name, source, "--format", format);
   const copy = `copy.${format}`;
   const words = `convert -f ${format} -O ${format} ${source} ${copy}`;
   const [ours, theirs] = inTurns(7, [
-    () => {
+    atRest(folder, () => {
       const time = imgtx("mirror", name, copy);
       imgtx("mirror", name, "--cancel");
       rmSync(`${folder}/${copy}`);
       return time;
-    },
-    () => {
+    }),
+    atRest(folder, () => {
       const time = run(folder, "bash", ["-c", `qemu-img ${words} && sync ${copy}`]);
       rmSync(`${folder}/${copy}`);
       return time;
-    },
+    }),
   ]);
   report(`mirror of 1 GiB, ${format}`, ours, `qemu-img ${words} + sync`, theirs, theirs / ours, {
     atLeast: 1,
@@ -58,7 +67,7 @@ function benchOne({ folder, imgtx, run, inTurns, report }, format) {
   rmSync(`${folder}/${source}`);
 }
 
-function benchFour({ folder, imgtx, run, inTurns, report }) {
+function benchFour({ folder, imgtx, report }: MirrorBench): void {
   const names = ["f1", "f2", "f3", "f4"];
   for (const name of names) {
     fill(folder, `${name}.qcow2`, "qcow2", 256);
@@ -70,17 +79,17 @@ function benchFour({ folder, imgtx, run, inTurns, report }) {
   const script =
     'for n in "$@"; do { qemu-img convert -O qcow2 $n.qcow2 $n-copy.qcow2 && sync $n-copy.qcow2; } & done; wait';
   const [ours, theirs] = inTurns(7, [
-    () => {
+    atRest(folder, () => {
       const time = imgtx("mirror", ...names.map((name) => `${name}=${name}-copy.qcow2`));
       for (const name of names) imgtx("mirror", name, "--cancel");
       clear();
       return time;
-    },
-    () => {
+    }),
+    atRest(folder, () => {
       const time = run(folder, "bash", ["-c", script, "bash", ...names]);
       clear();
       return time;
-    },
+    }),
   ]);
   report("mirror of 4 devices of 256 MiB", ours, "4 converts + sync in parallel", theirs, theirs / ours, {
     atLeast: 1,
@@ -88,23 +97,15 @@ function benchFour({ folder, imgtx, run, inTurns, report }) {
 }
 
 /** Of 4 GiB: of less, most of the time is the start of the process. */
-function benchChanges({ folder, imgtx, inTurns, report }) {
+function benchChanges({ folder, imgtx, report }: MirrorBench): void {
   fill(folder, "large.qcow2", "qcow2", 4096);
   imgtx("device", "add", "large", "large.qcow2");
   const whole = imgtx("mirror", "large", "large-copy.qcow2", "--bitmap");
-  const [nothing] = inTurns(15, [() => imgtx("mirror", "large")]);
-  report(
-    "mirror, nothing changed",
-    nothing,
-    "the limit",
-    LIMIT_OF_NOTHING_MS,
-    LIMIT_OF_NOTHING_MS / nothing,
-    {
-      atLeast: 1,
-    },
-  );
+  const [nothing] = inTurns(15, [atRest(folder, () => imgtx("mirror", "large"))]);
+  const [limit, ratio] = [LIMIT_OF_NOTHING_MS, LIMIT_OF_NOTHING_MS / nothing];
+  report("mirror, nothing changed", nothing, "the limit", limit, ratio, { atLeast: 1 });
   const [changed] = inTurns(5, [
-    () => {
+    atRest(folder, () => {
       // A hundredth, in 40 places.
       const writes = Array.from({ length: 40 }, (_, index) => [
         "-c",
@@ -113,12 +114,12 @@ function benchChanges({ folder, imgtx, inTurns, report }) {
       execFileSync(QEMU_IO, [...writes.flat(), "large.qcow2"], { cwd: folder, stdio: "ignore" });
       spawnSync("sync", ["large.qcow2"], { cwd: folder });
       return imgtx("mirror", "large");
-    },
+    }),
   ]);
   report("mirror, 1 % of 4 GiB changed", changed, "the full copy", whole, whole / changed, { atLeast: 20 });
 }
 
-function fill(folder, name, format, mebibytes) {
+function fill(folder: string, name: string, format: "qcow2" | "raw", mebibytes: number): void {
   const raw = format === "raw" ? `${folder}/${name}` : `${folder}/fill.raw`;
   const file = openSync(raw, "w");
   const block = randomBytes(MIB);

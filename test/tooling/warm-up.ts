@@ -1,14 +1,18 @@
 // Keeps V8's compiled code of a bundle beside it, as FILE.cache: runs what commands usually run, in a
 // workspace of its own, and takes what V8 has compiled by then. It belongs to the Node that runs this; the
 // launcher of another Node goes without.
-//
-//     node test/tooling/warm-up.mjs dist/imgtx.cjs
+// Started by build.ts with the name of the bundle.
 
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
+import type { Script } from "node:vm";
+import type { CliContext, Output } from "../../src/cli/context.ts";
+import type * as Bundle from "../../src/cli/launch.ts";
 
-const OF_DEVICES = [
+type Row = readonly [line: string, status: number];
+
+const OF_DEVICES: readonly Row[] = [
   ["device add vda base.raw --format raw", 0],
   ["snapshot vda one.qcow2", 0],
   ["snapshot-group vda=two.qcow2 --json", 0],
@@ -21,7 +25,7 @@ const OF_DEVICES = [
   ["snapshot vda two.qcow2", 14],
 ];
 
-const OF_IMG = [
+const OF_IMG: readonly Row[] = [
   ["img create -f qcow2 -b base.raw -F raw one.qcow2", 0],
   ["img info one.qcow2", 0],
   ["img info --output=json base.raw", 0],
@@ -31,8 +35,13 @@ const OF_IMG = [
   ["img compare one.qcow2 two.raw", 0],
 ];
 
-const [, , bundle] = process.argv;
-const { loadBundle } = createRequire(import.meta.url)("../../bin/imgtx.js");
+/** The launcher, which is JavaScript. */
+interface Launcher {
+  readonly loadBundle: (file: string) => { readonly script: Script; readonly exports: typeof Bundle };
+}
+
+const [, , bundle = ""] = process.argv;
+const { loadBundle } = createRequire(import.meta.url)("../../bin/imgtx.js") as Launcher;
 const { script, exports } = loadBundle(bundle);
 
 const folder = mkdtempSync(`${tmpdir()}/imgtx-warm-up-`);
@@ -48,8 +57,8 @@ try {
   rmSync(folder, { recursive: true });
 }
 
-function quietContext() {
-  const output = { write: () => undefined, isTTY: false, columns: undefined };
+function quietContext(): CliContext {
+  const output: Output = { write: () => undefined, isTTY: false, columns: undefined };
   return {
     storage: exports.makeNodeStorage(),
     cwd: folder,

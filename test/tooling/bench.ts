@@ -1,0 +1,79 @@
+// Measures imgtx against qemu-img, both as whole processes in this one run, and prints the ratios.
+//
+// Machines are shared and noisy: only the ratio of two medians of one run says anything. Each pair is
+// measured in turns, so that a slow minute hits both.
+
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { benchImages } from "./bench-images.ts";
+import { benchMirrors } from "./bench-mirrors.ts";
+import { type Bench, inTurns, Results, run, runImgtx } from "./bench-tools.ts";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+// On a real disk: a tmpfs would make every flush free.
+const scratch = mkdtempSync(`${process.env["IMGTX_BENCH_DIR"] ?? `${root}/node_modules`}/.bench-`);
+const results = new Results();
+const bench: Bench = { scratch, report: results.report };
+
+try {
+  const hasQemu = spawnSync("qemu-img", ["--version"]).status === 0;
+  // `npm run bench -- mirrors` measures one of the parts.
+  const [, , only] = process.argv;
+  const wants = (part: string) => only === undefined || only === part;
+  if (wants("start")) benchStartUp(bench);
+  if (hasQemu && wants("groups")) {
+    benchGroup(bench, 1, undefined);
+    benchGroup(bench, 8, 2);
+    benchGroup(bench, 64, 10);
+  }
+  if (hasQemu && wants("images")) benchImages(bench);
+  if (hasQemu && wants("mirrors")) benchMirrors(bench);
+  if (!hasQemu) console.log("qemu-img is not here: all that is measured against it is left out");
+  results.print();
+} finally {
+  rmSync(scratch, { recursive: true, force: true });
+}
+
+function benchStartUp({ report }: Bench): void {
+  const empty = `${scratch}/empty.mjs`;
+  writeFileSync(empty, "");
+  const workspace = `${scratch}/start`;
+  mkdirSync(workspace);
+  runImgtx(workspace, "init");
+  const [node, version, status] = inTurns(40, [
+    () => run(workspace, process.execPath, [empty]),
+    () => runImgtx(workspace, "--version"),
+    () => runImgtx(workspace, "txn", "status"),
+  ]);
+  report("imgtx --version", version, "an empty node script", node, version / node, { atMost: 1.3 });
+  report("imgtx txn status", status, "an empty node script", node, status / node, {});
+}
+
+function benchGroup({ report }: Bench, disks: number, reach: number | undefined): void {
+  const workspace = `${scratch}/group-${disks}`;
+  mkdirSync(workspace);
+  const names = Array.from({ length: disks }, (_, index) => `d${index}`);
+  for (const name of names) {
+    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", `${workspace}/${name}.qcow2`, "10G"]);
+    runImgtx(workspace, "device", "add", name, `${name}.qcow2`);
+  }
+  let round = 0;
+  const [ours, theirs] = inTurns(disks === 64 ? 7 : 15, [
+    () => {
+      // Back to the bare disks first, so that each round has the same chains.
+      if (round > 0) runImgtx(workspace, "rollback", "--to", String(disks));
+      round += 1;
+      const targets = names.map((name) => `${name}=${name}-i${round}.qcow2`);
+      return runImgtx(workspace, "snapshot-group", ...targets);
+    },
+    () => {
+      const script =
+        'for name in "$@"; do qemu-img create -q -f qcow2 -b "$name.qcow2" -F qcow2 "$name-q$round.qcow2" && sync -f "$name-q$round.qcow2" || exit 1; done';
+      return run(workspace, "bash", ["-c", `round=${round}; ${script}`, "bash", ...names]);
+    },
+  ]);
+  const goal = reach === undefined ? {} : { atLeast: reach };
+  const against = "qemu-img create -b + sync -f, in a loop";
+  report(`snapshot-group, ${disks} disks`, ours, against, theirs, theirs / ours, goal);
+}

@@ -1,0 +1,8 @@
+// Runs the crash rigs and the fuzzers at full length:
+// `npm run torture [-- simulated|process|power|walk|hostile|differential|all] [--seed N] [--seconds N] [--cases N]
+// [--only TEXT]`.
+
+import { fileURLToPath } from "node:url";
+import { torture } from "../crash/torture.ts";
+
+process.exitCode = await torture(process.argv.slice(2), fileURLToPath(new URL("../..", import.meta.url)));
