@@ -38,7 +38,7 @@ export type { CreateOptions } from "./new/create-options.ts";
 export { readDirtyRanges, readWitnessedRanges } from "./qcow2/read/dirty-ranges.ts";
 export { ExtentCursor } from "./read/extent-cursor.ts";
 export type { BytePatch, FencePatch } from "./qcow2/codec/fence.ts";
-export { liftsFence } from "./qcow2/codec/fence.ts";
+export { isFencePatch, liftsFence } from "./qcow2/codec/fence.ts";
 export { isFileFenced, planFileFence, planImageFence, planImageLift } from "./qcow2/change/fence-image.ts";
 export { type DifferenceOptions, findDifferences } from "./copy/find-differences.ts";
 export type { Fingerprint } from "./fingerprint.ts";

@@ -17,6 +17,7 @@ import {
   type ChainLink,
   describeChanges,
   type FencePatch,
+  isFencePatch,
   type Fingerprint,
   planImageFence,
   planImageLift,
@@ -265,10 +266,21 @@ function holderOf(table: DeviceTable, image: string): string | undefined {
   return table.devices.find(({ frozen }) => frozen?.fences.some((fence) => fence.image === image))?.name;
 }
 
-async function isAsRecorded({ file }: ChainLink, { offset, after }: FenceEntry): Promise<boolean> {
+/** Also that the record is one of a fence: of what is none neither side is written, whoever stored it. */
+async function isAsRecorded({ file }: ChainLink, fence: FenceEntry): Promise<boolean> {
+  const { offset, after } = fence;
+  if (!isFence(fence)) return false;
   const wanted = Buffer.from(after, "base64");
   const found = Buffer.alloc(wanted.length);
   return (await file.read(found, offset)) === wanted.length && found.equals(wanted);
+}
+
+function isFence({ offset, before, after }: FenceEntry): boolean {
+  return isFencePatch({
+    offset,
+    before: Buffer.from(before, "base64"),
+    after: Buffer.from(after, "base64"),
+  });
 }
 
 function recordedLift(fence: FenceEntry, isUntouched: boolean): ImagePatch {

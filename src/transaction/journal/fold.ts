@@ -1,6 +1,7 @@
 // What a sequence of records means: the state of a transaction, and the orders that imgtx never writes.
 
 import { ImgtxError } from "../../errors/index.ts";
+import { isFencePatch } from "../../format/index.ts";
 import {
   type CopiedRecord,
   type DoneRecord,
@@ -122,12 +123,9 @@ function assertFences({ statements }: TransactionState, { patches }: FencingReco
   assertPatches({ patches, watched: statements.flatMap(({ plan }) => plan.watched) }, file);
 }
 
-/** A patch is held to the file that was watched, and one that is taken back leaves the length as it was: else forged. */
+/** A patch is held to the file that was watched, and one that is taken back is a fence, and nothing else: else forged. */
 function assertPatches({ patches, watched }: Pick<PlanRecord, "patches" | "watched">, file: string): void {
-  const odd = patches.find(
-    ({ image, before, after, when }) =>
-      watched.every((one) => one.image !== image) || !fits(countBytes(before), countBytes(after), when),
-  );
+  const odd = patches.find((patch) => watched.every((one) => one.image !== patch.image) || !fits(patch));
   if (odd === undefined) return;
   throw new ImgtxError("E_JOURNAL", `the journal would patch '${odd.image}' as imgtx never does`, {
     image: file,
@@ -143,12 +141,9 @@ function assertPatching(state: TransactionState, record: PreparedRecord, file: s
   }
 }
 
-function fits(beforeBytes: number, afterBytes: number, when: ImagePatch["when"]): boolean {
-  return when === "prepare" ? beforeBytes === afterBytes : beforeBytes <= afterBytes;
-}
-
-function countBytes(base64: string): number {
-  return Buffer.byteLength(base64, "base64");
+function fits({ offset, before, after, when }: ImagePatch): boolean {
+  const sides = { before: Buffer.from(before, "base64"), after: Buffer.from(after, "base64") };
+  return when === "prepare" ? isFencePatch({ offset, ...sides }) : sides.before.length <= sides.after.length;
 }
 
 function changeStatement(

@@ -3,6 +3,7 @@
 
 import { appendFileSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { type DeviceEntry, readTable, replaceTable } from "../../../src/device/index.ts";
 import { unpackFixture } from "../../helpers/fixtures.ts";
 import { sampleQcow2 } from "../../helpers/sample-image.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
@@ -290,6 +291,31 @@ describe("a fence that no device knows of", () => {
     const { actions } = await bench.run(unfreeze(["vdc"]));
     expect(actions[0]?.notes.join()).toContain("is gone already: somebody else has lifted it");
   });
+});
+
+test("a fence that the table has is written nowhere where its bytes are those of none", async () => {
+  const bench = await makeOldBench();
+  await bench.run(freeze(["vdc"]));
+  const { workspace } = await bench.session();
+  const table = await readTable(workspace);
+  const image = bench.at("c.qcow2");
+  // Of the right image, and what stands there: but what it would put in its place is nobody's header.
+  const after = readFileSync(image).subarray(0, 512).toString("base64");
+  const before = Buffer.alloc(512, 7).toString("base64");
+  const forge = (device: DeviceEntry): DeviceEntry => ({
+    ...device,
+    frozen: device.frozen && {
+      ...device.frozen,
+      fences: device.frozen.fences.map((fence) => ({ ...fence, offset: 0, before, after })),
+    },
+  });
+  await replaceTable(workspace, { ...table, devices: table.devices.map(forge) });
+  const held = readFileSync(image);
+  expect((await failureOf(async () => await bench.run(unfreeze(["vdc"])))).code).toBe("E_CHANGED");
+  expect(readFileSync(image)).toEqual(held);
+  await bench.run(unfreeze(["vdc"], true));
+  expect(isFenced(image)).toBe(false);
+  expect(readFileSync(image).subarray(0, 4).toString("latin1")).toBe("QFI\xfb");
 });
 
 oracle("qemu-io", "qemu-img").test(

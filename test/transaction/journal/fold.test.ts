@@ -117,8 +117,8 @@ describe("a patch that imgtx never plans is refused", () => {
   const patch = {
     image: "/i/a.qcow2",
     offset: 72,
-    before: "AAAA",
-    after: "AQID",
+    before: "AAAAAAAAAAA=",
+    after: "QAAAAAAAAAA=",
     modifiedNs: "1",
     when: "prepare" as const,
   };
@@ -146,6 +146,8 @@ describe("a patch that imgtx never plans is refused", () => {
   test.each([
     ["of an image that nobody watches", { ...patch, image: "/etc/passwd" }],
     ["that makes a file longer, and could not be taken back", { ...patch, before: "AAA=" }],
+    ["that is to be taken back, and is no fence", { ...patch, after: "QAAAAAAAAAE=" }],
+    ["that is to be taken back, and lies elsewhere", { ...patch, offset: 65_536 }],
     ["that makes a file shorter", { ...patch, after: "AQI=", when: "commit" as const }],
   ])("one %s", async (_, odd) => {
     const failure = await failureOf(() => fold({ ...planRecord(0), watched, patches: [odd] }));

@@ -11,7 +11,13 @@ const COPIED: JournalRecord = { type: "copied", statement: 0, path: "a0.qcow2", 
 const PARKED: JournalRecord = { type: "parked", statement: 0 };
 const RESUMED: JournalRecord = { type: "resumed", statement: 0 };
 
-const patch = { image: "c.qcow2", offset: 72, before: "AA==", after: "QA==", modifiedNs: null };
+const patch = {
+  image: "c.qcow2",
+  offset: 72,
+  before: "AAAAAAAAAAA=",
+  after: "QAAAAAAAAAA=",
+  modifiedNs: null,
+};
 const PATCHED: JournalRecord = {
   ...planRecord(0),
   watched: [{ device: "vdc", image: "c.qcow2", fingerprint: FINGERPRINT }],

@@ -39,6 +39,8 @@ export interface FencePatch extends BytePatch {
 /** Cluster 0 needs this many bytes behind what decoding it needs. */
 export const FENCE_ROOM_BYTES = 2 * EXTENSION_HEADER_BYTES + FEATURE_NAME_BYTES;
 
+/** Of the format: the one before has no features, and no place for a fence. */
+const VERSION = 3;
 const FEATURES_AT = 72;
 const FEATURES_END = 80;
 const BACKING_OFFSET_AT = 8;
@@ -89,6 +91,43 @@ export function planFence(cluster: Uint8Array, owner: string): FencePatch {
     layout.table === undefined ? addExtension(after, layout, name) : replaceEntry(after, layout.table, name);
   const [start, end] = place ?? [FEATURES_AT, FEATURES_END];
   return { ...cut(cluster, after, start, end), isNamed: place !== undefined };
+}
+
+/**
+ * Whether the patch does nothing but fence a header: what it says of itself leads back to the bytes before, all of them.
+ * For patches that were stored: of any other nobody may write either side.
+ */
+export function isFencePatch({ offset, before, after }: BytePatch): boolean {
+  if (offset !== FEATURES_AT && offset !== BACKING_OFFSET_AT) return false;
+  if (before.length !== after.length || offset + after.length < FEATURES_END) return false;
+  // What is not in the patch does not count; behind it the extensions end.
+  const cluster = new Uint8Array(offset + after.length + FENCE_ROOM_BYTES);
+  viewOf(cluster).setUint32(0, QCOW2_MAGIC);
+  viewOf(cluster).setUint32(4, VERSION);
+  cluster.set(after, offset);
+  if (!isFencedHead(cluster)) return false;
+  const lift = offset + after.length === FEATURES_END ? liftBit(cluster) : liftUnlessCorrupt(cluster);
+  return lift?.offset === offset && isEqual(lift.before, after) && isEqual(lift.after, before);
+}
+
+/** Of a fence without a name. */
+function liftBit(cluster: Uint8Array): BytePatch {
+  const after = cluster.slice();
+  after[FEATURES_AT] = (after[FEATURES_AT] ?? 0) & ~FENCE_MASK;
+  return cut(cluster, after, FEATURES_AT, FEATURES_END);
+}
+
+function liftUnlessCorrupt(cluster: Uint8Array): BytePatch | undefined {
+  try {
+    return planLift(cluster);
+  } catch (error) {
+    if (error instanceof ImgtxError || error instanceof RangeError) return undefined;
+    throw error;
+  }
+}
+
+function isEqual(one: Uint8Array, other: Uint8Array): boolean {
+  return Buffer.compare(one, other) === 0;
 }
 
 /** The patch that takes the fence off again, by what the fence says of itself. */

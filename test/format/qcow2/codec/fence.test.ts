@@ -7,6 +7,7 @@ import {
   type BytePatch,
   FENCE_ROOM_BYTES,
   isFencedHead,
+  isFencePatch,
   planFence,
   planLift,
 } from "../../../../src/format/qcow2/codec/fence.ts";
@@ -53,7 +54,21 @@ function checkRoundTrip(cluster: Uint8Array) {
   expect(Buffer.from(applied(fenced, lift)).equals(cluster)).toBe(true);
   const record = { ...fence, before: fence.after, after: fence.before };
   expect(Buffer.from(applied(fenced, record)).equals(cluster)).toBe(true);
+  expect(isFencePatch(fence)).toBe(true);
+  for (const odd of oddPatches(fence)) expect(isFencePatch(odd)).toBe(false);
   return { fence, fenced, header: now };
+}
+
+/** Stored patches that imgtx does not write: each byte of either side another one, cut, moved, turned around. */
+function* oddPatches(fence: BytePatch): Generator<BytePatch> {
+  const { offset, before, after } = fence;
+  yield { offset, before: after, after: before };
+  yield { offset, before, after: before };
+  yield { offset: offset + 1, before, after };
+  yield { offset, before: before.subarray(1), after };
+  for (let at = 0; at < before.length; at += 1) {
+    yield { offset, before: before.with(at, before[at]! ^ 1), after };
+  }
 }
 
 const images = FIXTURES.filter(({ format, refusal }) => format === "qcow2" && refusal?.when !== "open").map(
