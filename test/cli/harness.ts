@@ -36,6 +36,7 @@ export interface RunSetting {
   readonly terminal?: number;
   readonly spawn?: CliContext["spawn"];
   readonly onInterrupt?: CliContext["onInterrupt"];
+  readonly onProgressRequest?: CliContext["onProgressRequest"];
   readonly sharesTerminal?: boolean;
   /** Who sits at the terminal. */
   readonly ask?: CliContext["ask"];
@@ -64,6 +65,7 @@ export async function runCli(argv: readonly string[], setting: RunSetting = {}):
     ...(setting.program && { program: setting.program }),
     ...(setting.spawn && { spawn: setting.spawn }),
     ...(setting.onInterrupt && { onInterrupt: setting.onInterrupt }),
+    ...(setting.onProgressRequest && { onProgressRequest: setting.onProgressRequest }),
     ...(setting.ask && { ask: setting.ask }),
     ...(setting.sharesTerminal !== undefined && { sharesTerminal: setting.sharesTerminal }),
   });

@@ -4,6 +4,8 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { startWorkProgress } from "../../src/cli/render/work-progress.ts";
+import { makeNodeStorage } from "../../src/storage/index.ts";
+import { watchStorage } from "../transaction/watched-storage.ts";
 import { runCli } from "./harness.ts";
 
 const MIB = 1024 * 1024;
@@ -126,6 +128,32 @@ describe("--progress json is told of every command that copies:", () => {
 
   afterAll(async () => {
     await rm(folder, { recursive: true });
+  });
+
+  test("and a request amid a mirror is answered, off any terminal and under --quiet", async () => {
+    let request: (() => void) | undefined;
+    let asked = 0;
+    const storage = watchStorage(makeNodeStorage(), ({ path }) => {
+      if (request === undefined || !path.includes("/.imgtx-") || asked > 0) return;
+      asked += 1;
+      request();
+    });
+    const { status, stderr } = await runCli(
+      ["mirror", "vda", "asked.qcow2", "--format", "qcow2", "--compress", "--quiet"],
+      {
+        cwd: folder,
+        storage,
+        onProgressRequest: (handler) => {
+          request = handler;
+          return () => {
+            request = undefined;
+          };
+        },
+      },
+    );
+    expect({ status, asked }).toEqual({ status: 0, asked: 1 });
+    expect(stderr).toMatch(/^imgtx: [\d.]+ (B|KiB|MiB) of 4 MiB done, copying vda\n$/);
+    await well(["mirror", "--cancel", "vda"]);
   });
 
   async function well(argv: readonly string[], stdin = ""): Promise<string> {
