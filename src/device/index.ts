@@ -42,7 +42,6 @@ export {
 export { findDeviceOnFile } from "./device-on-file.ts";
 export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 export { findOwner, lockOwner } from "./owner-lock.ts";
-export { readWholeFile } from "./replace-file.ts";
 export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
 export { assertShown, isViewPresent, planView, showView } from "./view.ts";
 export { findWorkspace, isWorkspaceMade, workspaceAt } from "./find-workspace.ts";

@@ -17,12 +17,7 @@ export {
   mergeChangesOverlay,
   writeChangesOverlay,
 } from "./copy/changes-overlay.ts";
-export {
-  planBitmapAdd,
-  planBitmapClear,
-  planBitmapRemove,
-  planBitmapsReplaced,
-} from "./qcow2/change/bitmap-patch.ts";
+export { planBitmapsReplaced } from "./qcow2/change/bitmap-patch.ts";
 export { checkQcow2 } from "./qcow2/check/check.ts";
 export type { CompareResult } from "./copy/compare.ts";
 export { compareImages } from "./copy/compare.ts";
@@ -61,7 +56,6 @@ export { describeImage, hasStaleBitmaps } from "./qcow2/read/image-info.ts";
 export { digestContent } from "./read/content-digest.ts";
 export { ImageLeases, waitForLeases } from "./image-leases.ts";
 export { claimUnused, holdImages } from "./image-locks.ts";
-export type { ImagePatch, PatchWrite } from "./qcow2/change/image-patch.ts";
 export { MaskedImage } from "./read/masked-image.ts";
 export type { Measured, MeasureSource } from "./new/measure.ts";
 export { measureMergeSpace } from "./copy/merge-space.ts";
@@ -69,17 +63,14 @@ export { measureQcow2, measureRaw } from "./new/measure.ts";
 export type { CheckSubject } from "./open/open-for-check.ts";
 export { openForCheck } from "./open/open-for-check.ts";
 export { openForInfo } from "./open/open-for-info.ts";
-export { openForWriting } from "./open/open-for-writing.ts";
 export type { GateOptions } from "./chain/open-gate.ts";
-export type { ImageOptions, OpenedImage } from "./open/open-image.ts";
+export type { OpenedImage } from "./open/open-image.ts";
 export { imageOf, openImage } from "./open/open-image.ts";
-export type { InheritableLayout, OverlayOptions } from "./new/overlay.ts";
+export type { OverlayOptions } from "./new/overlay.ts";
 export { planOverlay } from "./new/overlay.ts";
 export { checkOverlayIsEmpty } from "./new/overlay-check.ts";
 export { probeFormat } from "./probe.ts";
-export { findMarkedRanges, readBitmapDirectory } from "./qcow2/read/qcow2-bitmaps.ts";
 export type { SnapshotChoice } from "./qcow2/read/qcow2-snapshots.ts";
-export { readSnapshotTable, readSoundSnapshots } from "./qcow2/read/qcow2-snapshots.ts";
 export type { CheckResult } from "./qcow2/check/check-findings.ts";
 export type { SnapshotEntry } from "./qcow2/codec/snapshot-table.ts";
 export { canChangeNames, canOpen } from "./chain/owner-access.ts";

@@ -4,7 +4,7 @@ export { lockFile } from "./file-lock.ts";
 export { describeHolders, describeWriters } from "./holders.ts";
 export { type LockWaiting, type Refusal, waitForLock } from "./lock-waiting.ts";
 export { makeNodeStorage } from "./node-storage.ts";
-export { acquireImageLocks, type ImageLockRequest, type ImageLocks, type ImageRole } from "./qemu-lock.ts";
+export { acquireImageLocks, type ImageLocks } from "./qemu-lock.ts";
 export type {
   ByteRange,
   FileStat,

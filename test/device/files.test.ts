@@ -2,7 +2,8 @@
 
 import { mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { canonicalPath, fromStoredPath, readWholeFile, toStoredPath } from "../../src/device/index.ts";
+import { canonicalPath, fromStoredPath, toStoredPath } from "../../src/device/index.ts";
+import { readWholeFile } from "../../src/device/replace-file.ts";
 import { replaceFile } from "../../src/device/replace-file.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { failureOf } from "../storage/conformance.ts";

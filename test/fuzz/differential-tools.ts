@@ -6,7 +6,8 @@ import { rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import type { CliContext } from "../../src/cli/context.ts";
 import { run } from "../../src/cli/main.ts";
-import { type GateOptions, type ImageFormat, openForWriting, openImage } from "../../src/format/index.ts";
+import { type GateOptions, type ImageFormat, openImage } from "../../src/format/index.ts";
+import { openForWriting } from "../../src/format/open/open-for-writing.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 
 export interface Printed {

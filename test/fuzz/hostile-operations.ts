@@ -9,7 +9,6 @@ import { run } from "../../src/cli/main.ts";
 import {
   checkQcow2,
   describeImage,
-  findMarkedRanges,
   measureQcow2,
   measureRaw,
   openForCheck,
@@ -17,11 +16,11 @@ import {
   openImage,
   type CheckResult,
   type GateOptions,
-  type ImageOptions,
   type OpenedImage,
-  readBitmapDirectory,
-  readSnapshotTable,
 } from "../../src/format/index.ts";
+import { findMarkedRanges, readBitmapDirectory } from "../../src/format/qcow2/read/qcow2-bitmaps.ts";
+import type { ImageOptions } from "../../src/format/open/open-image.ts";
+import { readSnapshotTable } from "../../src/format/qcow2/read/qcow2-snapshots.ts";
 import type { Storage } from "../../src/storage/index.ts";
 import { IMAGE_FOLDER, IMAGE_PATH } from "./hostile-subject.ts";
 

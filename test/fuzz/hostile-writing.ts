@@ -4,7 +4,8 @@
 // through or ended in a typed error half way. Of an image with wrong refcounts no more is asked than that it ends:
 // a cluster in use that they call free may be given out, as QEMU gives it out.
 
-import { type CheckResult, openForWriting } from "../../src/format/index.ts";
+import { type CheckResult } from "../../src/format/index.ts";
+import { openForWriting } from "../../src/format/open/open-for-writing.ts";
 import { ImgtxError } from "../../src/errors/index.ts";
 import { GATE, judge } from "./hostile-operations.ts";
 import { GOLDEN_PATH, IMAGE_PATH, SECRET_PATH } from "./hostile-subject.ts";

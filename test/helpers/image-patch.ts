@@ -1,7 +1,7 @@
 // Carries out a patch on a file, as the engine does behind its commit mark.
 
 import { closeSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
-import type { ImagePatch, PatchWrite } from "../../src/format/index.ts";
+import type { ImagePatch, PatchWrite } from "../../src/format/qcow2/change/image-patch.ts";
 
 /** Makes the writes in the order given: all of them in theirs, without one. */
 export function applyPatch(

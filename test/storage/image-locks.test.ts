@@ -3,13 +3,12 @@
 import { expect, test } from "vitest";
 import {
   acquireImageLocks,
-  type ImageLockRequest,
-  type ImageRole,
   type LockWaiting,
   makeNodeStorage,
   type Storage,
   type StorageFile,
 } from "../../src/storage/index.ts";
+import type { ImageLockRequest, ImageRole } from "../../src/storage/qemu-lock.ts";
 import { failureOf } from "./conformance.ts";
 import { makeScratchFolder } from "./scratch.ts";
 

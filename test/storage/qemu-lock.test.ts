@@ -4,10 +4,10 @@ import { describe, expect, onTestFinished } from "vitest";
 import {
   acquireImageLocks,
   type ImageLocks,
-  type ImageRole,
   type LockWaiting,
   makeNodeStorage,
 } from "../../src/storage/index.ts";
+import type { ImageRole } from "../../src/storage/qemu-lock.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { failureOf } from "./conformance.ts";
 import { run, runWell, startQemuDaemon } from "./programs.ts";

@@ -12,7 +12,8 @@ import {
   runActions,
   type Session,
 } from "../../src/transaction/index.ts";
-import type { CommitRecord, JournalRecord } from "../../src/transaction/journal/index.ts";
+import type { CommitRecord } from "../../src/transaction/journal/index.ts";
+import type { JournalRecord } from "../../src/transaction/journal/records.ts";
 import { encodeRecord, FIRST_DIGEST, parseJournal } from "../../src/transaction/journal/record-line.ts";
 import { snapshotWorkspace } from "../helpers/tree.ts";
 import { failureOf } from "../storage/conformance.ts";

@@ -5,7 +5,6 @@ export type {
   BeginRecord,
   CommitRecord,
   ImagePatch,
-  JournalRecord,
   NamedFile,
   NewFile,
   PlannedFolder,

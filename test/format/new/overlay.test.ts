@@ -1,6 +1,7 @@
 import { statSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import type { InheritableLayout, OverlayOptions } from "../../../src/format/index.ts";
+import type { OverlayOptions } from "../../../src/format/index.ts";
+import type { InheritableLayout } from "../../../src/format/new/overlay.ts";
 import { openChain, planOverlay, writeImage } from "../../../src/format/index.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { errorFrom } from "../../helpers/expect-error.ts";

@@ -2,7 +2,8 @@
 
 import { execFileSync } from "node:child_process";
 import { describe, expect, test } from "vitest";
-import { openChain, openImage, readSnapshotTable, readSoundSnapshots } from "../../../src/format/index.ts";
+import { openChain, openImage } from "../../../src/format/index.ts";
+import { readSnapshotTable, readSoundSnapshots } from "../../../src/format/qcow2/read/qcow2-snapshots.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { unpackFixture } from "../../helpers/fixtures.ts";
 import { oracle } from "../../helpers/oracles.ts";

@@ -3,7 +3,8 @@
 import { mkdirSync } from "node:fs";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import type { Workspace } from "../../../src/device/index.ts";
-import type { BeginRecord, JournalRecord, PlanRecord } from "../../../src/transaction/journal/index.ts";
+import type { BeginRecord, PlanRecord } from "../../../src/transaction/journal/index.ts";
+import type { JournalRecord } from "../../../src/transaction/journal/records.ts";
 import { encodeRecord, FIRST_DIGEST } from "../../../src/transaction/journal/record-line.ts";
 import { makeScratchFolder } from "../workbench.ts";
 

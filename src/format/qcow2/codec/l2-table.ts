@@ -117,14 +117,6 @@ export function decodeL2Entry(
   };
 }
 
-export function decodeL2EntryAt(view: DataView, index: number, layout: L2Layout): L2Entry {
-  const at = index * measureL2Entry(layout);
-  const hi = view.getUint32(at);
-  const lo = view.getUint32(at + 4);
-  if (!layout.hasExtendedL2) return decodeL2Entry(hi, lo, layout);
-  return decodeL2Entry(hi, lo, layout, view.getUint32(at + 8), view.getUint32(at + 12));
-}
-
 /** RangeError where the layout can't say the entry: a bug. */
 export function encodeL2EntryAt(view: DataView, index: number, entry: L2Entry, layout: L2Layout): void {
   const at = index * measureL2Entry(layout);

@@ -95,7 +95,10 @@ export function decodeSnapshotEntry(bytes: Uint8Array): { entry: SnapshotEntry; 
   return { entry, lengthBytes: roundUpTo8(end) };
 }
 
-/** The bytes of one entry with its padding. Extra data is written as stored, its known fields from the entry. */
+/**
+ * The bytes of one entry with its padding. Extra data is written as stored, its known fields from the entry.
+ * @internal The codec's other half: no command changes snapshots yet.
+ */
 export function encodeSnapshotEntry(entry: SnapshotEntry): Uint8Array {
   const { extraData, idBytes, nameBytes } = entry;
   const idStart = SNAPSHOT_ENTRY_BYTES_MIN + extraData.length;

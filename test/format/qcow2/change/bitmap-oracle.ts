@@ -5,15 +5,17 @@ import { execFileSync } from "node:child_process";
 import path from "node:path";
 import {
   checkQcow2,
-  type ImagePatch,
   openChain,
-  planBitmapAdd,
-  planBitmapClear,
-  planBitmapRemove,
   planBitmapsReplaced,
   readDirtyRanges,
   readWitnessedRanges,
 } from "../../../../src/format/index.ts";
+import type { ImagePatch } from "../../../../src/format/qcow2/change/image-patch.ts";
+import {
+  planBitmapAdd,
+  planBitmapClear,
+  planBitmapRemove,
+} from "../../../../src/format/qcow2/change/bitmap-patch.ts";
 import { type ByteRange, makeNodeStorage } from "../../../../src/storage/index.ts";
 import { applyPatch, patchProblems } from "../../../helpers/image-patch.ts";
 

@@ -4,7 +4,9 @@
 import { copyFileSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../../src/errors/index.ts";
-import { type ImagePatch, planBitmapAdd, readBitmapDirectory } from "../../../../src/format/index.ts";
+import type { ImagePatch } from "../../../../src/format/qcow2/change/image-patch.ts";
+import { planBitmapAdd } from "../../../../src/format/qcow2/change/bitmap-patch.ts";
+import { readBitmapDirectory } from "../../../../src/format/qcow2/read/qcow2-bitmaps.ts";
 import { type BitmapEntry, encodeBitmapDirectory } from "../../../../src/format/qcow2/codec/bitmap.ts";
 import { findExtension } from "../../../../src/format/qcow2/codec/header-extension.ts";
 import { startEffort } from "../../../helpers/effort.ts";

@@ -4,13 +4,8 @@ import { spawnSync } from "node:child_process";
 import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
-import {
-  openChain,
-  openForWriting,
-  openImage,
-  planImageFence,
-  planImageLift,
-} from "../../../../src/format/index.ts";
+import { openChain, openImage, planImageFence, planImageLift } from "../../../../src/format/index.ts";
+import { openForWriting } from "../../../../src/format/open/open-for-writing.ts";
 import { openTargetFile } from "../../../../src/format/new/target-file.ts";
 import { makeNodeStorage } from "../../../../src/storage/index.ts";
 import { unpackFixture } from "../../../helpers/fixtures.ts";

@@ -3,8 +3,9 @@ import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../../src/errors/index.ts";
 import {
   countL2Entries,
-  decodeL2EntryAt,
+  decodeL2Entry,
   encodeL2EntryAt,
+  type L2Entry,
   type L2Layout,
   toHalves,
 } from "../../../../src/format/qcow2/codec/l2-table.ts";
@@ -85,6 +86,12 @@ const GOLDEN: readonly (readonly [string, L2Layout, bigint, bigint, unknown])[] 
   ],
   ["zero subclusters", EXTENDED, 0n, 0x0f00_0000_0000_0000n, { kind: "unallocated", zeroBits: 0x0f00_0000 }],
 ];
+
+function decodeL2EntryAt(table: DataView, index: number, layout: L2Layout): L2Entry {
+  const at = index * (layout.hasExtendedL2 ? 16 : 8);
+  const words = layout.hasExtendedL2 ? [table.getUint32(at + 8), table.getUint32(at + 12)] : [];
+  return decodeL2Entry(table.getUint32(at), table.getUint32(at + 4), layout, ...words);
+}
 
 describe("L2 entry", () => {
   test.each(GOLDEN)("%s decodes, and encodes to the same bits", (_, layout, word, bitmap, meaning) => {
