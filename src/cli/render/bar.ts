@@ -11,6 +11,8 @@ import { isContinuousIntegration } from "./canvas.ts";
 const BAR_AFTER_MS = 300;
 const BAR_EVERY_MS = 100;
 const BAR_WIDTH = 24;
+/** Room for `^C`, which the terminal puts behind the bar: on the next line nothing would take it, nor the bar, away. */
+const ECHO_OF_INTERRUPT = 3;
 
 export interface Bar {
   draw(doneBytes: number, totalBytes: number): void;
@@ -35,7 +37,7 @@ export function startBar({ stderr, env }: Pick<CliContext, "stderr" | "env">): B
       drawnAt = now;
       isDrawn = true;
       const line = drawBar(doneBytes, totalBytes, (now - started) / 1000);
-      stderr.write(`\r\u001b[K${line.slice(0, columns - 1)}`);
+      stderr.write(`\r\u001b[K${line.slice(0, columns - ECHO_OF_INTERRUPT)}`);
     },
     clear() {
       if (isDrawn) stderr.write("\r\u001b[K");
