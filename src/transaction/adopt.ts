@@ -22,7 +22,15 @@ import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { summarise } from "./finish.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
-import { Journal, type JournalSnapshot, liveStatements, readJournals } from "./journal/index.ts";
+import {
+  Journal,
+  type JournalRecord,
+  type JournalSnapshot,
+  liveStatements,
+  type PlannedFolder,
+  readJournals,
+} from "./journal/index.ts";
+import { markFolders } from "./planned-folders.ts";
 import type { Adoption, ForgottenTransaction } from "./repair-results.ts";
 import type { LockWait } from "./request.ts";
 
@@ -92,16 +100,37 @@ function describeForgotten(workspace: Workspace, { id, state }: JournalSnapshot)
   return { id, journal, what: summarise(state), committed: state.commit !== undefined, files };
 }
 
-/** Writes each journal to a file of its own. */
+/**
+ * Writes each journal to a file of its own. The folders of the workspace are others by now: as they were marked, they
+ * would be those of a disk that is not there, and nothing of them would ever be undone.
+ */
 async function takeOver(workspace: Workspace, ids: readonly string[]): Promise<void> {
   for (const id of ids) {
     const journal = await Journal.open(workspace, id, undefined, { asItIs: true });
     try {
-      await journal?.secure();
+      if (!journal) continue;
+      const moved = journal.state.statements.flatMap(({ plan }) =>
+        plan.folders.filter(({ path }) => isWithin(workspace.root, path)),
+      );
+      const marks = await markFolders(
+        workspace.storage,
+        moved.map(({ path }) => `${path}/any`),
+      );
+      await journal.takeOver((record) => withMarks(record, marks));
     } finally {
       await journal?.close();
     }
   }
+}
+
+function withMarks(record: JournalRecord, marks: readonly PlannedFolder[]): JournalRecord {
+  if (record.type !== "plan") return record;
+  const folders = record.folders.map((folder) => marks.find(({ path }) => path === folder.path) ?? folder);
+  return { ...record, folders };
+}
+
+function isWithin(root: string, path: string): boolean {
+  return path === root || path.startsWith(`${root}/`);
 }
 
 async function nameAnew(workspace: Workspace, moved: boolean): Promise<void> {

@@ -106,9 +106,12 @@ async function tryToEnd(work: Work, { obstacle, unfinished }: HeldUp): Promise<I
   return notes.length === 0 ? obstacle : undefined;
 }
 
+/** Actions that are done where there is nothing to do. */
+const MAY_DO_NOTHING: ReadonlySet<string> = new Set(["mirror", "device-trust"]);
+
 /** A transaction of nothing would make a generation that is the one before. */
 function hasNothingToDo({ changes, newFiles, patches, kind }: PlanRecord): boolean {
-  return kind === "mirror" && changes.length + newFiles.length + patches.length === 0;
+  return MAY_DO_NOTHING.has(kind) && changes.length + newFiles.length + patches.length === 0;
 }
 
 /** The plan as it is in the journal; else what stood in the way, which may pass. */

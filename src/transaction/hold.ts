@@ -1,22 +1,28 @@
 // Holds the chains of devices by QEMU's locks alone, for as long as a command runs: others may read them, and not
 // write. Nothing is written for it, and nothing is left of it when this process ends.
 
-import { readTable, requireDevice, trustedBy } from "../device/index.ts";
+import { readTable, requireDevice, trustedBy, type Workspace } from "../device/index.ts";
 import { OpenedImages } from "./opened-images.ts";
-import type { LockWait } from "./request.ts";
+import { finishPatiently } from "./recovery.ts";
+import type { LockWait, RecoveryNote } from "./request.ts";
 import type { Session } from "./session.ts";
+import { heldError } from "./waiting.ts";
 
 export interface HoldOptions extends LockWait {
   /** Folders trusted for raw backing images and data files, for this command. */
   readonly allowPaths: readonly string[];
 }
 
-/** E_LOCKED, naming who, where somebody writes to an image; E_NO_DEVICE for a name that is not there. */
+/**
+ * E_LOCKED, naming who, where somebody writes to an image; E_NO_DEVICE for a name that is not there; E_TRANSACTION where
+ * something that waits would change the device: it would not hold still, or not be what was committed.
+ */
 export async function holdDevices(
-  { workspace, currentFolder }: Session,
+  { workspace, currentFolder, recovered }: Session,
   names: readonly string[],
   options: HoldOptions,
 ): Promise<{ release(): Promise<void> }> {
+  for (const note of recovered) await endOrRefuse(workspace, note, names, options);
   const { storage, root } = workspace;
   const images = new OpenedImages(storage, { workspaceRoot: root, currentFolder });
   try {
@@ -37,4 +43,21 @@ export async function holdDevices(
     throw error;
   }
   return { release: async () => await images.close() };
+}
+
+/** What is committed, and takes longer than others wait, is finished; what can't be stands in the way. */
+async function endOrRefuse(
+  workspace: Workspace,
+  note: RecoveryNote,
+  names: readonly string[],
+  options: HoldOptions,
+): Promise<void> {
+  const { transaction, obstacle } = note;
+  if (transaction === null || !obstacle) return;
+  const device = names.find((name) => obstacle.devices === null || obstacle.devices.includes(name));
+  if (device === undefined) return;
+  if (!obstacle.isCommitted) throw heldError(note, device);
+  const notes = await finishPatiently(workspace, transaction, { waiting: options, onProgress: undefined });
+  const left = notes.length === 0 ? note : notes.find(({ did }) => did === "waiting");
+  if (left) throw heldError(left, device);
 }

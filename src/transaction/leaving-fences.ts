@@ -48,6 +48,7 @@ export async function raiseFences(
   const { state } = journal;
   const seen = lastSeen(state);
   const patched = imagesPatchedAtCommit(state);
+  const opened: StorageFile[] = [];
   const fenced: Fenced[] = [];
   try {
     for (const { image, stays } of left) {
@@ -55,10 +56,10 @@ export async function raiseFences(
       if (stays || !watched || watched.isNew || patched.has(image)) continue;
       const file = await openToFence({ storage }, watched);
       if (!file) continue;
+      opened.push(file);
       const fence = await planFileFence(file, state.begin.id);
       const { modifiedNs } = watched.fingerprint;
       if (fence) fenced.push({ file, patch: patchRecordOf(image, fence, { modifiedNs, when: "prepare" }) });
-      else await file.close();
     }
     if (fenced.length === 0) return;
     await journal.append({ type: "fencing", patches: fenced.map(({ patch }) => patch) }, "fences");
@@ -69,7 +70,7 @@ export async function raiseFences(
     }
     await settleAll(fenced.map(async ({ file }) => await file.flush("fence of a left image")));
   } finally {
-    for (const { file } of fenced) await file.close();
+    for (const file of opened) await file.close();
   }
 }
 

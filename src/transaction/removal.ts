@@ -3,7 +3,8 @@
 // Invariants
 // - A staging file goes by its name, which holds the transaction's id.
 // - A file at its final name goes where it is the file that the journal recorded, and holds what imgtx wrote into it:
-//   by a digest of its content, for small ones, else by all that a fingerprint has.
+//   by a digest of its content, for small ones, else by all that a fingerprint has. A file system whose inode numbers
+//   change at a mount tells of the first by the second.
 // - Nobody has it open, with QEMU's locks or without. They are held while it goes, so that a guest which starts at that
 //   moment is refused.
 // - Nothing refers to it: no device of the table, no other open transaction, and no file that stays.
@@ -63,7 +64,8 @@ export class Removal {
     const made = prepared?.files.find((file) => file.path === path);
     const ends: End[] = [await removeUnless(this.#storage, staging, () => Promise.resolve(undefined))];
     if (made) {
-      const findReason = async (file: StorageFile) => (await whyNotOurs(file, made)) ?? this.#uses.get(path);
+      const findReason = async (file: StorageFile) =>
+        (await whyNotOurs(this.#storage, file, made)) ?? this.#uses.get(path);
       ends.push(await removeUnless(this.#storage, path, findReason));
     }
     for (const end of ends) if (typeof end === "object") this.#keep(end);
@@ -113,8 +115,15 @@ async function removeUnless(
 /** A folder, a link, a file that its owner has closed to us: nothing that imgtx made. */
 const NOT_OURS: ReadonlySet<string> = new Set(["E_NOT_A_FILE", "E_LOOP", "E_NO_PERMISSION"]);
 
-async function whyNotOurs(file: StorageFile, made: PreparedFile): Promise<string | undefined> {
-  if (!isSameFile(made.fingerprint, await file.stat())) return "another file has its name";
+async function whyNotOurs(
+  storage: Storage,
+  file: StorageFile,
+  made: PreparedFile,
+): Promise<string | undefined> {
+  const isKnown = isSameFile(made.fingerprint, await file.stat());
+  // Where a mount makes inode numbers up, each byte that imgtx wrote is the proof, and there is no other.
+  const isTold = made.contentSha256 === null || (await storage.describeFileSystem(file.path)).keepsInodes;
+  if (!isKnown && isTold) return "another file has its name";
   if (made.contentSha256 !== null) {
     const isOurs = (await digestContent(file)) === made.contentSha256;
     return isOurs ? undefined : "somebody has written to it since imgtx made it";

@@ -5,6 +5,7 @@ export type {
   BeginRecord,
   CommitRecord,
   ImagePatch,
+  JournalRecord,
   NamedFile,
   NewFile,
   PlannedFolder,

@@ -188,6 +188,15 @@ export class Journal {
     await this.#replaceWith(this.#records);
   }
 
+  /** The same in a workspace that was moved: it goes on with what the caller makes of each record. */
+  async takeOver(change: (record: JournalRecord) => JournalRecord): Promise<void> {
+    const records = this.#records.map(change);
+    const state = foldRecords(records, this.path);
+    if (!state) throw new Error("a journal that was read has records");
+    await this.#replaceWith(records);
+    this.#state = state;
+  }
+
   /** The transaction is over and nothing of it is left to do: the journal goes. */
   async retire(): Promise<void> {
     await this.#workspace.storage.removeFile(this.path);

@@ -14,9 +14,9 @@ import {
 import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
-import { adoptWorkspace } from "../../../src/transaction/index.ts";
+import { adoptWorkspace, openSession } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../storage/conformance.ts";
-import { killAt, Killed, watchStorage } from "../watched-storage.ts";
+import { type Call, killAt, Killed, watchStorage } from "../watched-storage.ts";
 import { makeScratchFolder, makeWorkbench, NO_WAIT, Workbench } from "../workbench.ts";
 
 const FORGET = { ...NO_WAIT, moved: false, dryRun: false };
@@ -33,6 +33,12 @@ async function makeBeside(): Promise<{ bench: Workbench; at: (name: string) => s
 
 function copy(source: string, target: string): void {
   execFileSync("cp", ["-a", source, target]);
+}
+
+/** What a command that reads is told. One that changes something is refused instead, by the same reason. */
+async function seenByReaders(bench: Workbench) {
+  const place = { ...NO_WAIT, startFolder: bench.root, workspace: undefined, createHere: false };
+  return (await openSession(bench.storage, { ...place, caller: "reader" })).recovered;
 }
 
 /** A disk that gives no stable inode numbers, as exFAT and FUSE. */
@@ -60,10 +66,13 @@ describe("a copy of a workspace with an open transaction", () => {
     copy(bench.root, at("backup"));
     await bench.commit();
 
-    const session = await new Workbench(at("backup")).session();
-    expect(session.recovered).toHaveLength(1);
-    expect(session.recovered[0]).toMatchObject({ did: "reported", transaction: null });
-    expect(session.recovered[0]?.text).toContain(`imgtx init --adopt ${at("backup")}`);
+    const backup = new Workbench(at("backup"));
+    const notes = await seenByReaders(backup);
+    expect(notes).toMatchObject([{ did: "reported", transaction: null }]);
+    expect(notes[0]?.text).toContain(`imgtx init --adopt ${at("backup")}`);
+    // Said once: by the refusal, to who would change something.
+    expect((await backup.session()).recovered).toEqual([]);
+    expect((await failureOf(async () => await backup.begin())).hint).toContain("imgtx init --adopt");
     expect(await new Workbench(at("backup")).images()).toEqual({ vda: "../a.qcow2" });
     expect(existsSync(at("a1.qcow2"))).toBe(true);
     expect(await bench.images()).toEqual({ vda: "../a1.qcow2" });
@@ -99,7 +108,7 @@ describe("a copy of a workspace with an open transaction", () => {
     rmSync(`${bench.root}/.imgtx`, { recursive: true });
     copy(at("backup"), `${bench.root}/.imgtx`);
     expect(await failureOf(async () => await bench.abort())).toMatchObject({ code: "E_REFUSED" });
-    expect((await bench.session()).recovered).toMatchObject([{ did: "reported" }]);
+    expect(await seenByReaders(bench)).toMatchObject([{ did: "reported" }]);
     expect(existsSync(at("a1.qcow2"))).toBe(true);
   });
 });
@@ -121,7 +130,7 @@ describe("a workspace stays itself", () => {
     renameSync(bench.root, at("moved"));
     copy(at("moved"), bench.root);
     expect((await new Workbench(at("moved")).session()).recovered).toEqual([]);
-    expect((await bench.session()).recovered).toMatchObject([{ did: "reported" }]);
+    expect(await seenByReaders(bench)).toMatchObject([{ did: "reported" }]);
   });
 
   test("where an older imgtx made it, and is known from its next commit on", async () => {
@@ -131,7 +140,7 @@ describe("a workspace stays itself", () => {
     expect((await new Workbench(at("unmarked")).session()).recovered).toEqual([]);
     await bench.snapshot({ vda: at("a1.qcow2") });
     copy(bench.root, at("marked"));
-    expect((await new Workbench(at("marked")).session()).recovered).toMatchObject([{ did: "reported" }]);
+    expect(await seenByReaders(new Workbench(at("marked")))).toMatchObject([{ did: "reported" }]);
     expect((await bench.session()).recovered).toEqual([]);
   });
 
@@ -139,7 +148,7 @@ describe("a workspace stays itself", () => {
     const { bench, at } = await makeBeside();
     copy(bench.root, at("other"));
     const other = new Workbench(at("other"), forgetful());
-    expect((await other.session()).recovered).toMatchObject([{ did: "reported" }]);
+    expect(await seenByReaders(other)).toMatchObject([{ did: "reported" }]);
     rmSync(bench.root, { recursive: true });
     expect((await other.session()).recovered).toEqual([]);
   });
@@ -215,11 +224,31 @@ describe("adoption", () => {
     expect(existsSync(at("a1.qcow2"))).toBe(true);
   });
 
+  test("of a workspace that was moved lets an action that made no file be undone", async () => {
+    const { one, original, id } = await copied();
+    rmSync(original.root, { recursive: true });
+    await adoptWorkspace(one.storage, one.root, { ...FORGET, moved: true });
+    const isPlanned = (call: Call) => call.name === "createFile" && call.path.includes(".imgtx-");
+    const dying = one.through(killAt(one.storage, isPlanned));
+    await expect(dying.snapshot({ vda: one.at("v2.qcow2") }, {}, { transaction: id })).rejects.toThrow(
+      Killed,
+    );
+    // To another disk and back: its folder is another one by then.
+    copy(one.root, `${one.root}-away`);
+    rmSync(one.root, { recursive: true });
+    renameSync(`${one.root}-away`, one.root);
+    const done = await adoptWorkspace(one.storage, one.root, { ...FORGET, moved: true });
+    expect(done.kept).toEqual([id]);
+    expect((await one.session()).recovered).toMatchObject([{ did: "undone" }]);
+    await one.abort(id);
+    expect(await one.open()).toEqual([]);
+  });
+
   test("changes nothing where it is only tried, and nothing in a workspace of its own", async () => {
     const { one, original, id } = await copied();
     const tried = await adoptWorkspace(one.storage, one.root, { ...FORGET, dryRun: true });
     expect(tried).toMatchObject({ changed: true, forgotten: [{ id }] });
-    expect((await one.session()).recovered).toMatchObject([{ did: "reported" }]);
+    expect(await seenByReaders(one)).toMatchObject([{ did: "reported" }]);
     expect(await adoptWorkspace(original.storage, original.root, FORGET)).toMatchObject({
       changed: false,
       forgotten: [],

@@ -3,12 +3,14 @@
 
 import { execFileSync } from "node:child_process";
 import { describe, expect } from "vitest";
-import { forceCommit } from "../../../src/transaction/index.ts";
+import { ImgtxError } from "../../../src/errors/index.ts";
+import { forceCommit, holdDevices } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { fingerprintOf, isFenced, makeOldBench } from "../freezing.ts";
 import { startGuest } from "../migrating.ts";
 import { IDENTICAL, judge, makeBehind, mirror, writeGuest } from "../mirroring.ts";
-import { type Call, killAt } from "../watched-storage.ts";
+import { failureOf } from "../../storage/conformance.ts";
+import { type Call, killAt, watchStorage } from "../watched-storage.ts";
 import { makeWorkbench, RUN_ALONE, type Workbench } from "../workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
@@ -83,6 +85,34 @@ describe("between the commit mark and recovery", () => {
       await expect(bench.rollback()).rejects.toThrow("its old time of modification");
     });
   }
+
+  qemu.test("a read that fails as an image is fenced leaves no file open", async () => {
+    for (let nth = 1; ; nth += 1) {
+      const bench = await makeOldBench();
+      makeOther(bench);
+      let count = 0;
+      const failing = watchStorage(bench.storage, ({ name, path }) => {
+        if (name !== "file.read" || path !== bench.at("c.qcow2")) return;
+        count += 1;
+        if (count === nth) throw new ImgtxError("E_IO", "the disk fails", { image: path });
+      });
+      await reopen(bench.through(failing), "vdc").catch(() => undefined);
+      expect(failing.openFiles.size).toBe(0);
+      if (count < nth) break;
+    }
+  });
+
+  qemu.test("a device that waits is held still for no command", async () => {
+    const bench = await makeWorkbench();
+    makeOther(bench);
+    await expect(reopen(dying(bench), "vdb")).rejects.toThrow("killed");
+    writeGuest(bench.at("b.raw"), "raw", "write -P 7 0 4k");
+    const session = await bench.session();
+    const hold = { ...RUN_ALONE, allowPaths: [] };
+    const failure = await failureOf(async () => await holdDevices(session, ["vdc", "vdb"], hold));
+    expect(failure).toMatchObject({ code: "E_TRANSACTION", device: "vdb" });
+    await (await holdDevices(session, ["vdc"], hold)).release();
+  });
 
   qemu.test("a raw image that somebody wrote to keeps its device, until an operator decides", async () => {
     const bench = await makeWorkbench();

@@ -106,8 +106,11 @@ describe("device trust", () => {
     await trust(bench, "vda", outside);
     const failure = await failureOf(async () => await trust(bench, "vda", `${outside}/nowhere`));
     expect(failure).toMatchObject({ code: "E_NOT_FOUND", device: "vda", changed: false });
+    const before = await bench.generation();
     const again = await trust(bench, "vda", `${outside}/.`);
     expect(again.actions[0]!.notes.join()).toContain("is trusted already");
+    expect(again.changed).toBe(false);
+    expect(await bench.generation()).toBe(before);
   });
 
   test("follows the workspace when it is moved", async () => {

@@ -2,7 +2,17 @@
 
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, linkSync, readdirSync, rmSync, statSync, symlinkSync, utimesSync } from "node:fs";
+import {
+  existsSync,
+  linkSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import type { KeptFile } from "../../../src/transaction/index.ts";
@@ -48,6 +58,29 @@ describe.each([
     utimesSync(bench.at("a1.qcow2"), T0, T0);
     expect((await end(bench)).kept).toEqual([]);
     expect(existsSync(bench.at("a1.qcow2"))).toBe(false);
+  });
+
+  test("deletes, on a disk whose inode numbers change at a mount, what holds each byte that imgtx wrote", async () => {
+    const bench = await makeOpen();
+    const bytes = readFileSync(bench.at("a1.qcow2"));
+    rmSync(bench.at("a1.qcow2"));
+    writeFileSync(bench.at("spare"), "");
+    writeFileSync(bench.at("a1.qcow2"), bytes);
+    const traits = { keepsInodes: false, keepsModes: true, sharesLocks: true };
+    const mounted = bench.through({ ...bench.storage, describeFileSystem: async () => traits });
+    expect((await end(mounted)).kept).toEqual([]);
+    expect(existsSync(bench.at("a1.qcow2"))).toBe(false);
+  });
+
+  test("leaves another file there, by its content", async () => {
+    const bench = await makeOpen();
+    const bytes = readFileSync(bench.at("a1.qcow2"));
+    rmSync(bench.at("a1.qcow2"));
+    writeFileSync(bench.at("spare"), "");
+    writeFileSync(bench.at("a1.qcow2"), bytes.with(5000, 1));
+    const traits = { keepsInodes: false, keepsModes: true, sharesLocks: true };
+    const mounted = bench.through({ ...bench.storage, describeFileSystem: async () => traits });
+    expect((await end(mounted)).kept).toEqual([isLeft(bench, "a1.qcow2", "somebody has written to it")]);
   });
 
   qemu.test("leaves an overlay that a guest has written to", async () => {
