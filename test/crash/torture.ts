@@ -2,13 +2,14 @@
 
 import { parseArgs } from "node:util";
 import { tortureDifferential } from "../fuzz/differential.ts";
+import { tortureStaged } from "../format/staged/torture-staged.ts";
 import { tortureHostile } from "../fuzz/hostile.ts";
 import { tortureWalk } from "../walk/torture-walk.ts";
 import { groupViolations } from "./report.ts";
 import { torturePower, tortureProcess, type RealOptions, type RealResult } from "./torture-real.ts";
 import { PARTS, tortureSimulated, type Part } from "./torture-simulated.ts";
 
-const RIGS = ["simulated", "process", "power", "walk", "hostile", "differential"] as const;
+const RIGS = ["simulated", "process", "power", "walk", "hostile", "differential", "staged"] as const;
 type Rig = (typeof RIGS)[number];
 
 interface Request {
@@ -18,13 +19,14 @@ interface Request {
   readonly deadline: number;
   readonly only: string | undefined;
   readonly purpose: string | undefined;
-  /** How many images or sequences a fuzzer tries. */
+  /** How many images, sequences or cases a fuzzer tries. */
   readonly cases: number | undefined;
 }
 
 const HOSTILE_CASES = 100_000;
 const DIFFERENTIAL_SEQUENCES = 1000;
 const WALK_STEPS = 3000;
+const STAGED_CASES = 100_000;
 
 /** Runs what the arguments ask for; returns the exit status. */
 export async function torture(args: readonly string[], root: string): Promise<number> {
@@ -74,6 +76,8 @@ async function runRig(rig: Rig, request: Request, root: string): Promise<Outcome
         say,
         sequences: request.cases ?? DIFFERENTIAL_SEQUENCES,
       });
+    case "staged":
+      return await tortureStaged({ ...request, say, cases: request.cases ?? STAGED_CASES });
   }
 }
 

@@ -1,0 +1,167 @@
+// What imgtx does to images in place, as steps that can be made on any storage: twice the same gives the same bytes.
+
+import { ImgtxError } from "../../../src/errors/index.ts";
+import { openChain } from "../../../src/format/chain/backing-chain.ts";
+import { openForWriting, openWriterState } from "../../../src/format/open/open-for-writing.ts";
+import {
+  planBitmapAdd,
+  planBitmapClear,
+  planBitmapRemove,
+} from "../../../src/format/qcow2/change/bitmap-patch.ts";
+import { growImage } from "../../../src/format/qcow2/change/grow-image.ts";
+import { encodeSnapshotEntry } from "../../../src/format/qcow2/codec/snapshot-table.ts";
+import { readSnapshotTable } from "../../../src/format/qcow2/read/qcow2-snapshots.ts";
+import type { Storage } from "../../../src/storage/index.ts";
+import type { Random } from "../../helpers/random.ts";
+
+export const PATH = "/disks/top.qcow2";
+const GATE = { allowPaths: ["/"], currentFolder: "/disks" };
+
+export interface GuestCall {
+  readonly kind: "write" | "zero" | "unmap" | "discard" | "compress" | "flush";
+  readonly start: number;
+  readonly lengthBytes: number;
+  readonly seed: number;
+}
+
+export type Step =
+  | { readonly kind: "guest"; readonly calls: readonly GuestCall[] }
+  | { readonly kind: "grow"; readonly sizeBytes: number }
+  | { readonly kind: "bitmap"; readonly how: "add" | "clear" | "remove"; readonly name: string }
+  | { readonly kind: "snapshots"; readonly name: string };
+
+/** Of the disk as it will be by then. */
+export function chooseSteps(random: Random, clusterBytes: number, sizeBytes: number): Step[] {
+  let size = sizeBytes;
+  return Array.from({ length: 1 + random.below(3) }, (): Step => {
+    switch (random.below(7)) {
+      case 0:
+        size += 512 * (1 + random.below(Math.max(1, (clusterBytes * 40) / 512)));
+        return { kind: "grow", sizeBytes: size };
+      case 1:
+      case 2: {
+        const how = (["add", "add", "clear", "remove"] as const)[random.below(4)] ?? "add";
+        return { kind: "bitmap", how, name: `b${random.below(3)}` };
+      }
+      case 3:
+        return { kind: "snapshots", name: `n${random.below(100)}`.repeat(1 + random.below(90)) };
+      default:
+        return { kind: "guest", calls: chooseCalls(random, clusterBytes, size) };
+    }
+  });
+}
+
+const KINDS = ["write", "write", "write", "zero", "unmap", "discard", "compress", "flush"] as const;
+
+export function chooseCalls(random: Random, clusterBytes: number, sizeBytes: number): GuestCall[] {
+  return Array.from({ length: 1 + random.below(5) }, (): GuestCall => {
+    const kind = KINDS[random.below(KINDS.length)] ?? "write";
+    const unit = kind === "compress" || random.below(2) === 0 ? clusterBytes : 512;
+    const start = Math.floor(random.below(sizeBytes) / unit) * unit;
+    const most = kind === "compress" ? 1 : 1 + random.below(unit === 512 ? 40 : 5);
+    const lengthBytes = Math.min(
+      sizeBytes - start,
+      kind === "compress" ? unit : Math.min(unit * most, 2 ** 18),
+    );
+    return { kind, start, lengthBytes, seed: random.below(250) };
+  });
+}
+
+/** The code of the error that refused it; undefined where it was done. */
+export async function makeStep(storage: Storage, step: Step): Promise<string | undefined> {
+  try {
+    await makeOrThrow(storage, step);
+    return undefined;
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code !== "E_INTERNAL") return error.code;
+    throw error;
+  }
+}
+
+async function makeOrThrow(storage: Storage, step: Step): Promise<void> {
+  switch (step.kind) {
+    case "guest":
+      await writeGuest(storage, step.calls);
+      return;
+    case "grow":
+      await growImage(storage, PATH, { format: "qcow2", gate: GATE }, step.sizeBytes);
+      return;
+    case "bitmap":
+      await changeBitmap(storage, step.how, step.name);
+      return;
+    case "snapshots":
+      await renameSnapshot(storage, step.name);
+  }
+}
+
+async function writeGuest(storage: Storage, calls: readonly GuestCall[]): Promise<void> {
+  const image = await openForWriting(storage, PATH, { format: "qcow2", gate: GATE });
+  try {
+    for (const { kind, start, lengthBytes, seed } of calls) {
+      // A larger size may have been refused.
+      if (start + lengthBytes > image.virtualSizeBytes) continue;
+      const bytes = new Uint8Array(lengthBytes);
+      for (let at = 0; at < lengthBytes; at += 512) bytes.fill(1 + ((at / 512 + seed) % 250), at, at + 512);
+      if (kind === "write") await image.write(bytes, start);
+      if (kind === "zero") await image.writeZeroes({ start, lengthBytes }, false);
+      if (kind === "unmap") await image.writeZeroes({ start, lengthBytes }, true);
+      if (kind === "discard") await image.discard({ start, lengthBytes });
+      if (kind === "compress") await image.writeCompressed(bytes, start);
+      if (kind === "flush") await image.flush("asked for");
+    }
+  } finally {
+    await image.close();
+  }
+}
+
+async function changeBitmap(storage: Storage, how: "add" | "clear" | "remove", name: string): Promise<void> {
+  const chain = await openChain(storage, PATH, { format: "qcow2", gate: GATE, backing: false });
+  try {
+    const [link] = chain.links;
+    if (link === undefined) throw new Error("a chain without an image");
+    const plan = { add: planBitmapAdd, clear: planBitmapClear, remove: planBitmapRemove }[how];
+    const { writes, sizeBytes } = await plan(link, { name, marksEnd: true });
+    const file = await storage.openFile(PATH, "write");
+    for (const { offset, after } of writes) await file.write(after, offset);
+    if ((await file.stat()).sizeBytes < sizeBytes) await file.truncate(sizeBytes);
+    await file.close();
+  } finally {
+    await chain.close();
+  }
+}
+
+const SNAPSHOTS_AT = 60;
+
+/** A new snapshot table, as each change of internal snapshots makes one. Guest data stays, and so do bitmaps. */
+async function renameSnapshot(storage: Storage, name: string): Promise<void> {
+  const chain = await openChain(storage, PATH, { format: "qcow2", gate: GATE, backing: false });
+  const file = await storage.openFile(PATH, "write");
+  try {
+    const [link] = chain.links;
+    if (link?.header === undefined || link.header.nbSnapshots === 0) return;
+    const { header } = link;
+    const { entries, lengthBytes } = await readSnapshotTable(link);
+    const nameBytes = Buffer.from(name);
+    const table = Buffer.concat(entries.map((entry) => encodeSnapshotEntry({ ...entry, nameBytes })));
+    const dataFile = file;
+    const state = await openWriterState(
+      { ...link, header },
+      { file, dataFile, isOrdered: true, keepsBitmaps: true },
+    );
+    await state.begin();
+    const place = (await state.allocate(Math.ceil(table.length / state.clusterBytes))) * state.clusterBytes;
+    await file.write(table, place);
+    await state.flush("snapshot table before header");
+    const fields = Buffer.alloc(12);
+    fields.writeUInt32BE(entries.length);
+    fields.writeBigUInt64BE(BigInt(place), 4);
+    await file.write(fields, SNAPSHOTS_AT);
+    await state.giveBack(
+      header.snapshotsOffset / state.clusterBytes,
+      Math.ceil(lengthBytes / state.clusterBytes),
+    );
+    await state.finish();
+  } finally {
+    await Promise.all([chain.close(), file.close()]);
+  }
+}
