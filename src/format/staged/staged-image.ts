@@ -90,19 +90,24 @@ export class StagedImage {
 
   /** StorageFile.seekHole */
   async seekHole(base: BaseFile, offset: number): Promise<number> {
-    for (let at = offset; at < this.sizeBytes; ) {
+    return Math.max(offset, await this.#findHole(base, offset, this.sizeBytes));
+  }
+
+  /** The first hole at or behind offset, whatever the size; `end` where there is none before. */
+  async #findHole(base: BaseFile, offset: number, end: number): Promise<number> {
+    for (let at = offset; at < end; ) {
       const page = Math.floor(at / PAGE_BYTES);
       const place = this.log.map.find(page);
       if (place.kind === "hole") return at;
       if (place.kind === "page") at = (page + 1) * PAGE_BYTES;
       else {
-        const next = this.#nextLoggedByte(page, this.sizeBytes);
+        const next = this.#nextLoggedByte(page, end);
         const hole = at < this.log.header.baseSizeBytes ? await base.seekHole(at) : at;
-        if (hole < next) return Math.min(hole, this.sizeBytes);
+        if (hole < next) return Math.min(hole, end);
         at = next;
       }
     }
-    return Math.max(offset, this.sizeBytes);
+    return end;
   }
 
   /** The first data at or behind offset, whatever the size; `end` where there is none before. */
@@ -188,17 +193,17 @@ export class StagedImage {
         await this.log.appendHole(from, stop - from, new Uint8Array(0));
         return;
       }
-      page = await this.#punchChecked(base, from, Math.min(stop, from + FRAME_DIGESTS_MAX));
+      const hole = await this.#findHole(base, data, stop * PAGE_BYTES);
+      page = Math.min(from + FRAME_DIGESTS_MAX, Math.ceil(hole / PAGE_BYTES));
+      await this.#punchChecked(base, from, page);
     }
   }
 
-  /** The pages up to the next hole, with what they replace. Returns where it ended. */
-  async #punchChecked(base: BaseFile, first: number, end: number): Promise<number> {
+  /** Pages without a hole among them, with what they replace. */
+  async #punchChecked(base: BaseFile, first: number, end: number): Promise<void> {
     const digests: Uint8Array[] = [];
-    let page = first;
-    for (; page < end; page += 1) {
+    for (let page = first; page < end; page += 1) {
       const place = this.log.map.find(page);
-      if (place.kind === "hole") break;
       if (place.kind === "page") digests.push((await this.log.readRecordHead(place.position)).digests);
       else {
         const bytes = new Uint8Array(PAGE_BYTES);
@@ -206,8 +211,7 @@ export class StagedImage {
         digests.push(digestPage(bytes));
       }
     }
-    await this.log.appendHole(first, page - first, Buffer.concat(digests));
-    return page;
+    await this.log.appendHole(first, end - first, Buffer.concat(digests));
   }
 
   async #writeInBatches(

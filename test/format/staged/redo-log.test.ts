@@ -12,11 +12,12 @@ import {
 import type { StorageFile } from "../../../src/storage/index.ts";
 import type { MemoryDisk } from "../../fuzz/memory-storage.ts";
 import { errorFrom } from "../../helpers/expect-error.ts";
-import { diskWith } from "./disks.ts";
+import { applySealed, diskWith } from "./disks.ts";
 
 const IMAGE = "/disks/a.img";
 const LOG = "/disks/.imgtx-t1-0.redo";
 const PAGE_BYTES = 4096;
+const MIB = 1024 ** 2;
 
 interface Staged {
   readonly disk: MemoryDisk;
@@ -157,6 +158,20 @@ describe("a sealed log", () => {
     bytes.writeUInt32BE(2, 8);
     const error = await errorFrom(openChanged(bytes, sealed));
     expect(error).toMatchObject({ code: "E_UNSUPPORTED", message: expect.stringMatching(/version 2/) });
+  });
+
+  test("of many pages is made, checked and applied in pieces of at most 1 MiB", async () => {
+    const disk = diskWith(new Map([[IMAGE, new Uint8Array(8 * MIB).fill(1)]]));
+    const storage = new StagedStorage(disk.storage);
+    await storage.stage(IMAGE, { transaction: "t1", number: 0, guardedBy: "digests" });
+    const file = await storage.openFile(IMAGE, "write");
+    await file.write(new Uint8Array(10 * MIB).fill(2), 0);
+    await file.punchHole({ start: MIB, lengthBytes: 3 * MIB });
+    const sealed = await sealOne(storage);
+    expect(sealed).toMatchObject({ pages: 1792, freedPages: 768 });
+    await applySealed(disk.storage, sealed, { kind: "digests" });
+    expect(disk.require(IMAGE).content.at(-1)).toBe(2);
+    expect(disk.watch.longestReadBytes).toBeLessThanOrEqual(MIB);
   });
 
   test("is removed, and removing it again is no error", async () => {
