@@ -7,7 +7,7 @@ interface StagedRun {
   readonly seed: number;
   readonly deadline: number;
   readonly cases: number;
-  say(line: string): void;
+  readonly say: (line: string) => void;
 }
 
 const FILE = ["file", runFileCase] as const;
