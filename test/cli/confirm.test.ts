@@ -108,3 +108,13 @@ test.each([
   const { questions } = await run(line.replace("IT", folder.split("/").at(-1) ?? ""), "n");
   expect(questions).toEqual([]);
 });
+
+test("a device that is reopened on its own image is not told to be on another", async () => {
+  await writeFile(`${folder}/own.raw`, Buffer.alloc(65_536));
+  const imgtx = async (line: string) => await runCli(line.split(" "), { cwd: folder });
+  await imgtx("device add vda own.raw --format raw");
+  const { status, stdout } = await imgtx("reopen vda own.raw --format raw --dry-run");
+  expect(status).toBe(0);
+  expect(stdout).toContain("note: 'vda' was on it already; its chain is as it is found now\n");
+  expect(stdout).not.toContain("the other image");
+});

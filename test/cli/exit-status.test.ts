@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import { EXIT_OF_CODE, ImgtxError, type ErrorCode } from "../../src/errors/index.ts";
 import type { ChildEnd, CliContext } from "../../src/cli/context.ts";
 import { EXIT_MEANINGS } from "../../src/cli/grammar/exit-status.ts";
+import { makeNodeStorage } from "../../src/storage/index.ts";
 import { makeGeneration, makeInterrupts, makeOutcome, makeTransaction, runCli } from "./harness.ts";
 
 describe("an error", () => {
@@ -35,6 +36,24 @@ describe("recover", () => {
     expect({ status, stdout }).toEqual({ status: 14, stdout: "" });
     expect(stderr).toContain("imgtx: t1 waits\n");
     expect(stderr).toContain("error: what a crash left could not be finished or undone");
+  });
+
+  test("says by whom, and by which command, the workspace of another user is recovered", async () => {
+    const own = makeNodeStorage();
+    const storage = {
+      ...own,
+      host: Object.create(own.host, {
+        nameOfUser: { value: (id: number) => `user ${id}` },
+      }) as typeof own.host,
+      stat: async () => ({ ownerId: own.host.userId + 1 }) as never,
+    };
+    const { status, stderr } = await runCli(["recover"], { engine: { ...ITSELF, openSession }, storage });
+    expect(status).toBe(14);
+    const name = `'user ${own.host.userId + 1}'`;
+    expect(stderr).toContain(`finished or undone: the workspace belongs to ${name}\n`);
+    expect(stderr).toContain(
+      `hint: recover it as that user: \`sudo -u ${name} imgtx --workspace /w recover\`\n`,
+    );
   });
 
   test.each([

@@ -18,7 +18,7 @@ const NEEDS_NO_QUOTES = new Set([
   "holder",
   "id",
   "link.format",
-  "name",
+  "name", // of a device; of a user, quoted before
   "other.id",
   "outcome.transaction",
   "this.#block.id",

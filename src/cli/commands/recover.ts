@@ -1,10 +1,11 @@
 // imgtx recover
 
 import { ImgtxError } from "../../errors/index.ts";
+import { shellQuote } from "../../format/index.ts";
 import type { GivenUp, RecoveryNote } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { openSession, runOptions } from "../invocation.ts";
+import { openSession, type Invocation, type OpenSession, runOptions } from "../invocation.ts";
 import { confirm } from "./confirm.ts";
 import type { Drawing } from "../report.ts";
 import { withSchema } from "../render/json.ts";
@@ -71,7 +72,10 @@ export const recover: PlainCommand = {
       return 0;
     }
     // Status 0 would tell a script that the guests can start.
-    if (!dryRun) throwWhatWaits(recovered, root);
+    if (!dryRun) {
+      throwWhatWaits(recovered, root);
+      await throwWhatIsClosed(invocation, session);
+    }
     invocation.report.done(session.recovered, RECOVERED);
     return 0;
   },
@@ -95,9 +99,25 @@ function throwWhatWaits(notes: readonly RecoveryNote[], root: string): void {
       changed: notes.some(({ did }) => did !== "waiting"),
     });
   }
-  if (!notes.some(({ did }) => did === "reported")) return;
-  throw new ImgtxError("E_READ_ONLY", "what a crash left could not be finished or undone", {
+}
+
+/** Where the workspace can't be written to: since its file system is read-only, or since it is another user's. */
+async function throwWhatIsClosed(
+  { context: { storage } }: Invocation,
+  { recovered, root }: OpenSession["session"],
+): Promise<void> {
+  if (!recovered.some(({ did }) => did === "reported")) return;
+  const message = "what a crash left could not be finished or undone";
+  const owner = (await storage.stat(`${root}/.imgtx`))?.ownerId;
+  if (owner === undefined || owner === storage.host.userId) {
+    throw new ImgtxError("E_READ_ONLY", message, {
+      image: root,
+      hint: "make the workspace writable, and run `imgtx recover` again",
+    });
+  }
+  const name = shellQuote(storage.host.nameOfUser(owner));
+  throw new ImgtxError("E_NO_PERMISSION", `${message}: the workspace belongs to ${name}`, {
     image: root,
-    hint: "make the workspace writable, and run `imgtx recover` again",
+    hint: `recover it as that user: \`sudo -u ${name} imgtx --workspace ${shellQuote(root)} recover\``,
   });
 }

@@ -54,7 +54,9 @@ export const reopen: Action<ReopenRequest> = {
               : [`${entry.image} could not be opened: what was only there is lost to '${device}'`]),
             ...chosen.links.flatMap((link) => link.warnings),
             ...(await describeCutOffImages(chosen)),
-            `'${device}' has the content of the other image from now on; nothing was compared or copied`,
+            path === entry.image
+              ? `'${device}' was on it already; its chain is as it is found now`
+              : `'${device}' has the content of the other image from now on; nothing was compared or copied`,
             ...notesOnMirrorLeft(entry),
           ],
         },
