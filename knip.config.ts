@@ -10,6 +10,7 @@ const config: KnipConfig = {
     "src/format/staged/index.ts!",
     "src/format/qcow2/change/{bitmap-patch,grow-image}.ts!",
     "test/**/*.test.ts",
+    "test/helpers/programs/*.ts",
     "test/tooling/{bench,build,pack-fixtures,torture,warm-up}.ts",
   ],
   project: ["src/**/*.ts!", "test/**/*.ts", "test/**/*.mjs"],

@@ -4,6 +4,7 @@
 import { describe, expect, test } from "vitest";
 import { type ProcessFiles, readOrigin } from "../../src/storage/origin.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
+import { TERMINAL } from "../helpers/origin.ts";
 
 /** A process as the tests write it: number, program, parent, session. It started at its number times ten. */
 type Row = readonly [pid: number, program: string, parent: number, session: number];
@@ -39,17 +40,7 @@ describe("the origin of a process", () => {
         [50, "imgtx", 40, 30],
       ]),
     );
-    expect(origin).toEqual({
-      processes: "pid:[7]",
-      login: null,
-      loginUser: null,
-      service: null,
-      sessions: [{ id: 30, started: "300" }],
-      ancestors: [
-        { pid: 40, started: "400" },
-        { pid: 30, started: "300" },
-      ],
-    });
+    expect(origin).toEqual(TERMINAL);
   });
 
   test.each(["sudo", "su", "doas", "runuser"])(

@@ -3,18 +3,7 @@
 import { describe, expect, test } from "vitest";
 import { isFromHere } from "../../src/transaction/origin.ts";
 import { makeNodeStorage, type Host, type Origin } from "../../src/storage/index.ts";
-
-const TERMINAL: Origin = {
-  processes: "pid:[1]",
-  login: null,
-  loginUser: null,
-  service: null,
-  sessions: [{ id: 30, started: "300" }],
-  ancestors: [
-    { pid: 40, started: "400" },
-    { pid: 30, started: "300" },
-  ],
-};
+import { TERMINAL } from "../helpers/origin.ts";
 
 /** Whether a command that comes from there joins what was begun in the terminal. */
 function joins(begun: Partial<Origin>, command: Partial<Origin>, boot = "boot-1"): boolean | null {
