@@ -1,10 +1,19 @@
-// Ctrl-C and its kin. The first asks the engine to roll back, and the command ends when it has; the
-// second only says what will happen. Nothing here ends the process: behind the commit mark the way is
+// Ctrl-C and its kin. The first asks the command to stop, which takes back what it had begun, and the command ends
+// when it has; later ones only say what will happen. Nothing here ends the process: after the commit mark the way is
 // forward, and an exit in the middle would leave it to the next command.
 
 import { ImgtxError } from "../errors/index.ts";
-import type { CliContext, Interrupt } from "./context.ts";
-import type { Report } from "./report.ts";
+import type { CliContext } from "./context.ts";
+
+/** What a command says of interrupts. */
+export interface InterruptWords {
+  /** At the first one, by what happened: "interrupted" or "terminated". */
+  readonly first?: (what: string) => void;
+  /** At each later one. */
+  readonly later: () => void;
+  /** The message of the error that the command ends with. */
+  readonly error: (what: string) => string;
+}
 
 export interface Interrupts {
   readonly signal: AbortSignal;
@@ -13,32 +22,25 @@ export interface Interrupts {
   stop(): void;
 }
 
-export function watchInterrupts(context: Pick<CliContext, "onInterrupt">, report: Report): Interrupts {
+export function watchInterrupts(context: Pick<CliContext, "onInterrupt">, words: InterruptWords): Interrupts {
   const controller = new AbortController();
+  const { signal } = controller;
   const stop = context.onInterrupt?.((name) => {
-    if (controller.signal.aborted) {
-      report.notice(
-        "still rolling back; if this process is killed, the next imgtx command finishes or undoes the rest",
-      );
+    if (signal.aborted) {
+      words.later();
       return;
     }
-    report.notice(`${name === "SIGINT" ? "interrupted" : "terminated"}: rolling back`);
-    controller.abort(errorFor(name));
+    const [code, what] =
+      name === "SIGINT"
+        ? (["E_INTERRUPTED", "interrupted"] as const)
+        : (["E_TERMINATED", "terminated"] as const);
+    words.first?.(what);
+    controller.abort(new ImgtxError(code, words.error(what)));
   });
-  return {
-    signal: controller.signal,
-    explain: (error) => (isAbort(error) ? controller.signal.reason : error),
-    stop: () => stop?.(),
-  };
+  return { signal, explain: (error) => explainAbort(error, signal), stop: () => stop?.() };
 }
 
-function errorFor(name: Interrupt): ImgtxError {
-  return name === "SIGINT"
-    ? new ImgtxError("E_INTERRUPTED", "interrupted; rolled back")
-    : new ImgtxError("E_TERMINATED", "terminated; rolled back");
-}
-
-/** What AbortSignal.throwIfAborted and Node's own functions throw. */
-function isAbort(error: unknown): boolean {
-  return error instanceof Error && error.name === "AbortError";
+/** What AbortSignal.throwIfAborted and Node's own functions throw stands for the interrupt that caused it. */
+export function explainAbort(error: unknown, signal: AbortSignal): unknown {
+  return signal.aborted && error instanceof Error && error.name === "AbortError" ? signal.reason : error;
 }

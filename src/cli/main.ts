@@ -7,7 +7,7 @@ import type { Engine } from "./engine.ts";
 import type { CommandRow } from "./grammar/command-table.ts";
 import type { Command } from "./grammar/definition.ts";
 import { locateCommand, type Located } from "./grammar/locate.ts";
-import { watchInterrupts } from "./interrupts.ts";
+import { type InterruptWords, watchInterrupts } from "./interrupts.ts";
 import type { Invocation } from "./invocation.ts";
 import type { Canvas } from "./render/canvas.ts";
 import { startWorkProgress } from "./render/work-progress.ts";
@@ -87,7 +87,7 @@ async function execute(
   const { json, quiet, tellsProgress } = settings;
   const progress = startWorkProgress(context, { asJson: tellsProgress, json, quiet });
   const report = await Report.create(context, settings, progress.clear);
-  const interrupts = watchInterrupts(context, report);
+  const interrupts = watchInterrupts(context, rollingBack(report));
   try {
     const loadEngine = async (): Promise<Engine> =>
       context.engine ?? (await import("../transaction/index.ts"));
@@ -109,6 +109,17 @@ async function execute(
     early.stopWaiting();
     interrupts.stop();
   }
+}
+
+function rollingBack(report: Report): InterruptWords {
+  return {
+    first: (what) => report.notice(`${what}: rolling back`),
+    later: () =>
+      report.notice(
+        "still rolling back; if this process is killed, the next imgtx command finishes or undoes the rest",
+      ),
+    error: (what) => `${what}; rolled back`,
+  };
 }
 
 async function executeCommand(

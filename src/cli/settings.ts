@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { CliContext } from "./context.ts";
+import { ALLOW_PATH, inheritedAllowPaths, readAllowPaths } from "./grammar/allow-path.ts";
 import type { ParsedValue } from "./grammar/input.ts";
 import { absolutePath } from "./grammar/path.ts";
 
@@ -37,8 +38,9 @@ export interface Settings {
 
 export function readSettings(
   values: ReadonlyMap<string, ParsedValue>,
-  { cwd, env }: Pick<CliContext, "cwd" | "env">,
+  context: Pick<CliContext, "cwd" | "env">,
 ): Settings {
+  const { cwd, env } = context;
   const text = (name: string): string | undefined => {
     const value = values.get(name);
     return typeof value === "string" ? value : undefined;
@@ -47,13 +49,9 @@ export function readSettings(
   if (workspace === "") throw new ImgtxError("E_USAGE", "--workspace: the folder's name is empty");
   const givenTransaction = text("--txn");
   if (givenTransaction === "") throw new ImgtxError("E_USAGE", "--txn: the id is empty");
-  const given = values.get("--allow-path");
-  const givenAllowPaths = (typeof given === "object" ? given : []).map((path) => {
-    if (path === "") throw new ImgtxError("E_USAGE", "--allow-path: the folder's name is empty");
-    return absolutePath(cwd, path);
-  });
+  const given = values.get(ALLOW_PATH);
+  const givenAllowPaths = readAllowPaths(typeof given === "object" ? given : [], cwd);
   const safe = (env["IMGTX_SAFE_WORKSPACES"] ?? "").split(":").filter((path) => path.startsWith("/"));
-  const inherited = (env["IMGTX_ALLOW_PATH"] ?? "").split(":").filter((path) => path !== "");
   return {
     json: values.get("--json") === true || text("--output") === "json",
     workspace: workspace === undefined ? undefined : absolutePath(cwd, workspace),
@@ -69,7 +67,7 @@ export function readSettings(
     transaction: givenTransaction ?? notEmpty(env["IMGTX_TXN"]),
     givenTransaction,
     givenAllowPaths,
-    allowPaths: [...givenAllowPaths, ...inherited.map((path) => absolutePath(cwd, path))],
+    allowPaths: [...givenAllowPaths, ...inheritedAllowPaths(context)],
   };
 }
 

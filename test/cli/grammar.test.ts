@@ -185,6 +185,7 @@ describe("usage errors name what is wrong and what was probably meant", () => {
     [["rollback", "--wait=soon"], "--wait: 'soon' is not a number of seconds", "say --wait=10"],
     [["rollback", "--workspace="], "--workspace: the folder's name is empty", ""],
     [["snapshot", "vda", ""], "a file name is empty", ""],
+    [["snapshot", "vda", "f", "-o", ""], "-o: the list of options is empty", ""],
     [["snapshot", "vda", "b\u{FFFD}d.qcow2"], "is not a name in UTF-8", "rename the file"],
     [["rollback", "--workspace", "\u{FFFD}"], "is not a name in UTF-8", "rename the file"],
     [["snapshot", "vda", "x", "--cluster-size", "10GiB"], "'10GiB' is not a size", "64k"],

@@ -8,7 +8,7 @@ import { describe, expect, test } from "vitest";
 import { COMMAND_TABLE, findGroup, type CommandRow } from "../../src/cli/grammar/command-table.ts";
 import type { CommandDefinition, OptionDefinition } from "../../src/cli/grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../../src/cli/grammar/global-options.ts";
-import { allowPathOption } from "../../src/cli/img/options.ts";
+import { allowPathOption } from "../../src/cli/grammar/allow-path.ts";
 import { oracle } from "../helpers/oracles.ts";
 
 const MAN = fileURLToPath(new URL("../../man", import.meta.url));

@@ -4,6 +4,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { OverlayOptions } from "../../format/index.ts";
 import type { OptionDefinition } from "../grammar/definition.ts";
 import { readCount, readSizeBytes, type CommandInput } from "../grammar/input.ts";
+import { parseOptionList } from "../grammar/option-list.ts";
 
 const REFCOUNT_BITS = ["1", "2", "4", "8", "16", "32", "64"];
 const COMPATS = ["0.10", "1.1"];
@@ -56,7 +57,8 @@ export function readRelative(input: CommandInput): boolean {
 export function readOverlayOptions(input: CommandInput): OverlayOptions {
   const words = new Map<string, string>();
   for (const text of input.texts("-o")) {
-    for (const [key, value] of splitKeyValues(text)) words.set(key, value);
+    if (text === "") throw new ImgtxError("E_USAGE", "-o: the list of options is empty");
+    for (const { name, value = "on" } of parseOptionList(text)) words.set(name, value);
   }
   for (const key of words.keys()) checkKey(key);
   const clusterSize = oneOf(input.text("--cluster-size"), "--cluster-size", words, "cluster_size");
@@ -70,29 +72,6 @@ export function readOverlayOptions(input: CommandInput): OverlayOptions {
     ...(extendedL2 === undefined ? {} : { extendedL2: readSwitch("extended_l2", extendedL2) }),
     ...(compat === undefined ? {} : { compat: readCompat(compat) }),
   };
-}
-
-/**
- * Splits `a=1,b=2` as QEMU does: a doubled comma is a comma. A piece without `=` gets the value "on".
- */
-function splitKeyValues(text: string): readonly (readonly [key: string, value: string])[] {
-  return splitCommas(text).map((piece) => {
-    const equals = piece.indexOf("=");
-    return equals === -1 ? [piece, "on"] : [piece.slice(0, equals), piece.slice(equals + 1)];
-  });
-}
-
-export function splitCommas(text: string): string[] {
-  const pieces = [""];
-  for (let index = 0; index < text.length; index += 1) {
-    const character = text.charAt(index);
-    if (character !== ",") pieces.push((pieces.pop() ?? "") + character);
-    else if (text[index + 1] === ",") {
-      pieces.push(`${pieces.pop() ?? ""},`);
-      index += 1;
-    } else pieces.push("");
-  }
-  return pieces;
 }
 
 const KEYS = new Set(["cluster_size", "refcount_bits", "extended_l2", "compat"]);

@@ -1,6 +1,7 @@
 // Runs a program as a child of a command that holds something meanwhile: a transaction, or locks.
 
 import type { ChildEnd } from "../context.ts";
+import { allowPathsForChild } from "../grammar/allow-path.ts";
 import type { Invocation } from "../invocation.ts";
 
 /** An interrupt came first. */
@@ -14,13 +15,12 @@ export async function runChild(
   const { spawn } = context;
   if (spawn === undefined) throw new Error("this context runs no programs");
   if (signal.aborted) return NOT_RUN;
-  const { allowPaths } = settings;
   const child = await spawn(input.texts("COMMAND"), {
     cwd: context.cwd,
     env: {
       ...context.env,
       ...env,
-      ...(allowPaths.length > 0 && { IMGTX_ALLOW_PATH: allowPaths.join(":") }),
+      ...allowPathsForChild(settings.allowPaths),
     },
   });
   const stop = context.onInterrupt?.((name) => {

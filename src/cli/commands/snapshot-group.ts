@@ -5,7 +5,8 @@ import type { SnapshotTarget } from "../../transaction/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
-import { OVERLAY_OPTIONS, readOverlayOptions, readRelative, splitCommas } from "./overlay-options.ts";
+import { splitAtCommas } from "../grammar/option-list.ts";
+import { OVERLAY_OPTIONS, readOverlayOptions, readRelative } from "./overlay-options.ts";
 
 export const snapshotGroup: ActionCommand = {
   kind: "action",
@@ -56,7 +57,7 @@ function readTarget(text: string, input: CommandInput): SnapshotTarget {
       hint: "for example: imgtx snapshot-group vda=a1.qcow2 vdb=b1.qcow2",
     });
   }
-  const [file = "", ...properties] = splitCommas(text.slice(equals + 1));
+  const [file = "", ...properties] = splitAtCommas(text.slice(equals + 1));
   let format = "qcow2";
   for (const property of properties) {
     if (!property.startsWith("format=")) {

@@ -1,5 +1,6 @@
 // Options that every command takes, before or behind the verb.
 
+import { allowPathOption } from "./allow-path.ts";
 import type { OptionDefinition } from "./definition.ts";
 
 export const GLOBAL_OPTIONS: readonly OptionDefinition[] = [
@@ -24,12 +25,7 @@ export const GLOBAL_OPTIONS: readonly OptionDefinition[] = [
     value: { name: "SECONDS", completes: "nothing", optional: true },
     about: "wait for locks, without a number for good",
   },
-  {
-    long: "allow-path",
-    value: { name: "DIR", completes: "folder" },
-    repeatable: true,
-    about: "trust raw backing images and data files below DIR; also IMGTX_ALLOW_PATH, colon-separated",
-  },
+  allowPathOption,
   { long: "dry-run", short: "n", about: "print what would be done, and change nothing" },
   {
     long: "progress",

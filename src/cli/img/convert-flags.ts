@@ -1,9 +1,10 @@
 // The flags of convert: read in qemu-img's order, with what excludes what.
 
 import type { SnapshotChoice } from "../../format/index.ts";
+import { type ListedOption, parseOptionList } from "../grammar/option-list.ts";
 import { failure, LINE_BREAK } from "./messages.ts";
 import type { ImgInput } from "./input.ts";
-import { asksForHelp, type ListedOption, parseOptionList, parseOptionLists } from "./option-list.ts";
+import { asksForHelp, parseOptionLists } from "./option-list.ts";
 
 export interface ConvertFlags {
   /** Of -O; undefined where --target-image-opts says it. */

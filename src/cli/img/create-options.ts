@@ -4,7 +4,7 @@ import type { CreateOptions, ImageFormat } from "../../format/index.ts";
 import { parseSizeBytes } from "../../units/index.ts";
 import { failure, LINE_BREAK } from "./messages.ts";
 import { isBeyondOurs, tooLargeForUs } from "./size.ts";
-import type { ListedOption } from "./option-list.ts";
+import type { ListedOption } from "../grammar/option-list.ts";
 
 interface CreateOption {
   readonly name: string;

@@ -5,8 +5,8 @@
 // is refused by name before anything is opened.
 
 import { composeBackingPath, stripFilePrefix } from "../../format/index.ts";
+import { parseOptionList } from "../grammar/option-list.ts";
 import { failure } from "./messages.ts";
-import { parseOptionList } from "./option-list.ts";
 
 export interface ImageName {
   /** The file's name, relative or not. */

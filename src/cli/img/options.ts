@@ -58,13 +58,3 @@ export const sourceCacheOption: OptionDefinition = {
 export function isCacheMode(name: string): boolean {
   return name === "off" || (CACHE_WORDS as readonly string[]).includes(name);
 }
-
-export const ALLOW_PATH = "--allow-path";
-
-/** imgtx's own, of every command: qemu-img follows an image to wherever it points. */
-export const allowPathOption: OptionDefinition = {
-  long: "allow-path",
-  value: { name: "DIR", completes: "folder" },
-  repeatable: true,
-  about: "trust raw backing images and data files below DIR; also IMGTX_ALLOW_PATH, colon-separated",
-};

@@ -3,16 +3,16 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { CliContext } from "../context.ts";
+import { ALLOW_PATH, allowPathOption, readAllowPaths } from "../grammar/allow-path.ts";
 import { absolutePath, adviseOnFolder, namesFolder } from "../grammar/path.ts";
+import { watchInterrupts } from "../interrupts.ts";
 import { version } from "../version.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { ImgConsole } from "./console.ts";
 import { parseWords } from "./getopt.ts";
 import { ImgInput } from "./input.ts";
-import { watchInterrupts } from "./interrupts.ts";
 import { failure, type GivenName, type ProgramName, statusOf, usageError } from "./messages.ts";
 import { findImgRow } from "./table.ts";
-import { ALLOW_PATH, allowPathOption } from "./options.ts";
 
 /** What was said before `img`. */
 export interface ImgSettings {
@@ -49,7 +49,10 @@ export async function runImg(
   const form = { program: settings.program, names, verbose: settings.verbose };
   const console = new ImgConsole(context, form);
   let failureStatus = 1;
-  const interrupts = watchInterrupts(context, console);
+  const interrupts = watchInterrupts(context, {
+    later: () => console.error("still stopping"),
+    error: (what) => what,
+  });
   try {
     const { options, operands } = parseWords(words, STANDARD_OPTIONS, settings.program, true);
     for (const { flag } of options) {
@@ -83,10 +86,7 @@ export async function runImg(
       resolveTarget: (given) => resolve(given, `Could not create '${given}': Is a directory`),
       program: settings.program,
       signal: interrupts.signal,
-      allowPaths: [
-        ...settings.allowPaths,
-        ...input.texts(ALLOW_PATH).map((path) => absolutePath(context.cwd, path)),
-      ],
+      allowPaths: [...settings.allowPaths, ...readAllowPaths(input.texts(ALLOW_PATH), context.cwd)],
       waitMs: settings.waitMs,
       tellsProgress: settings.tellsProgress,
     };

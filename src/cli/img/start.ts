@@ -2,9 +2,9 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { CliContext } from "../context.ts";
+import { inheritedAllowPaths } from "../grammar/allow-path.ts";
 import { optionFlag } from "../grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
-import { absolutePath } from "../grammar/path.ts";
 import type { Settings } from "../settings.ts";
 import type { ImgSettings } from "./run.ts";
 
@@ -57,15 +57,6 @@ async function start(
     }
   }
   return runImg(words, settings, context);
-}
-
-function inheritedAllowPaths({ cwd, env }: CliContext): readonly string[] {
-  const inherited = env["IMGTX_ALLOW_PATH"];
-  if (inherited === undefined) return [];
-  return inherited
-    .split(":")
-    .filter((path) => path !== "")
-    .map((path) => absolutePath(cwd, path));
 }
 
 function fromGlobals(settings: Settings): ImgSettings {

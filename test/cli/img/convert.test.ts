@@ -319,6 +319,11 @@ describe("under the name of imgtx", () => {
     expect(refused.status).toBe(1);
     expect(refused.stderr).toMatch(/lies outside of the image's folder[^\n]*\n {2}hint: [^\n]*--allow-path/);
     expect(existsSync(`${folder}/x`)).toBe(false);
+    const unnamed = ["convert", "--allow-path", "", "o.qcow2", "x"];
+    expect(await runImg(elsewhere, unnamed, { program: "imgtx" })).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining("--allow-path: the folder's name is empty") as string,
+    });
     const words = ["convert", "--allow-path", elsewhere, "o.qcow2", "x"];
     expect((await runImg(folder, words, { program: "imgtx" })).status).toBe(0);
     expect(runQemu(folder, ["compare", "o.qcow2", "x"]).status).toBe(0);

@@ -11,6 +11,7 @@ import type { ActionRequest, RunOptions } from "../../../transaction/index.ts";
 import { OUTCOME } from "../../commands/action.ts";
 import { ABORTED } from "../../commands/txn-abort.ts";
 import { COMMITTED } from "../../commands/txn-commit.ts";
+import { explainAbort } from "../../interrupts.ts";
 import { lockWait, openSession, runOptions, type Invocation, type OpenSession } from "../../invocation.ts";
 import { drawFailure, drawNotRun, drawSuccess } from "./answer.ts";
 import { type Envelope, type Errand, readScript } from "./script.ts";
@@ -64,9 +65,7 @@ class Runner {
       } catch (cause) {
         const wasOpen = this.#block !== undefined || this.#blockStart !== undefined;
         const error = await this.#undoAfter(cause);
-        // An AbortError of Node's own stands for the interrupt that caused it.
-        const told = error instanceof ImgtxError || !signal.aborted ? error : signal.reason;
-        report.print([drawFailure(told, id)]);
+        report.print([drawFailure(explainAbort(error, signal), id)]);
         this.#answerRest(envelopes.slice(index + 1), errands.slice(index + 1), wasOpen);
         throw error instanceof ImgtxError && prefix !== ""
           ? error.reworded(`${prefix.slice(0, -1)}: ${error.message}`)
