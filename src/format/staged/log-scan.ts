@@ -96,12 +96,12 @@ export function fromHex(digest: string): Uint8Array {
   return Buffer.from(digest, "hex");
 }
 
-/** The same error with the log's name. */
-export function inLog(error: unknown, log: string, image: string | undefined): unknown {
+/** The same error with the log's name, and what may help. */
+export function inLog(error: unknown, log: string): unknown {
   if (!(error instanceof ImgtxError) || error.image !== undefined) return error;
-  const hint =
-    image === undefined
-      ? "the image that it belongs to was not touched"
-      : `'${image}' was not touched; put the log back from a copy, or give the transaction up`;
-  return error.with({ image: log, hint });
+  if (error.code !== "E_CORRUPT") return error.with({ image: log });
+  return error.with({
+    image: log,
+    hint: "put the log back from a copy; nothing is written to its image before",
+  });
 }

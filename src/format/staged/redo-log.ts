@@ -88,11 +88,10 @@ export class RedoLog {
    */
   static async open(storage: Storage, path: string, end: LogEnd, access: "read" | "write"): Promise<RedoLog> {
     const file = await storage.openFile(path, access, { refuseSymlink: true });
-    let log: RedoLog | undefined;
     try {
       const scan = new LogScan(file, end.position);
       const { header, end: start } = await scan.readHeader();
-      log = new RedoLog(storage, file, header, start);
+      const log = new RedoLog(storage, file, header, start);
       await log.#replay(scan, end);
       if (access === "write" && (await file.stat()).sizeBytes > end.position) {
         await file.truncate(end.position);
@@ -100,7 +99,7 @@ export class RedoLog {
       return log;
     } catch (error) {
       await file.close();
-      throw inLog(error, path, log?.header.identity.image);
+      throw inLog(error, path);
     }
   }
 
@@ -183,7 +182,7 @@ export class RedoLog {
     try {
       await this.#replay(new LogScan(this.#file, end.position), end);
     } catch (error) {
-      throw inLog(error, this.path, this.header.identity.image);
+      throw inLog(error, this.path);
     }
     await this.#file.truncate(end.position);
   }

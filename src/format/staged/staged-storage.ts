@@ -91,6 +91,11 @@ export class StagedStorage implements Storage {
     }
   }
 
+  /** What there is to seal. Nothing is made durable: it is what the guard of each image is chosen by. */
+  describe(): SealedLog[] {
+    return [...this.#images.values()].map(({ log }) => describeLog(log));
+  }
+
   /** Makes all logs durable, and tells what a journal needs of them. */
   async seal(): Promise<SealedLog[]> {
     const sealed: SealedLog[] = [];
@@ -134,13 +139,15 @@ export class StagedStorage implements Storage {
 
   async openFile(path: string, access: "read" | "write", options?: OpenOptions): Promise<StorageFile> {
     const stat = await this.#below.stat(path);
-    if (stat === undefined || !this.isStaged(stat)) return await this.#below.openFile(path, access, options);
+    if (stat === undefined || !this.isStaged(stat)) {
+      if (stat !== undefined) await this.#requireSame(path);
+      return await this.#below.openFile(path, access, options);
+    }
     const base = await this.#below.openFile(path, "read", options);
     const image = this.#images.get(keyOf(await base.stat()));
     if (image !== undefined) return new StagedFile(base, image, access);
-    // Another file has taken the name in between.
     await base.close();
-    return await this.#below.openFile(path, access, options);
+    throw replaced(path);
   }
 
   async createFile(path: string, mode: number): Promise<StorageFile> {
@@ -220,9 +227,23 @@ export class StagedStorage implements Storage {
     return stat && image ? { ...stat, sizeBytes: image.sizeBytes } : stat;
   }
 
+  /** What stands in the place of a staged image must not be written to as if it were one. */
+  async #requireSame(path: string): Promise<void> {
+    if (this.#images.size === 0) return;
+    const real = await this.#below.realPath(path);
+    for (const { log } of this.#images.values()) if (log.identity.image === real) throw replaced(path);
+  }
+
   #requireNew(stat: FileStat, image: string): void {
     if (this.isStaged(stat)) throw new ImgtxError("E_INTERNAL", "the image is staged already", { image });
   }
+}
+
+function replaced(image: string): ImgtxError {
+  return new ImgtxError("E_CHANGED", "another file stands there than the one that imgtx was to change", {
+    image,
+    hint: "put back the file that was there, then run the command again",
+  });
 }
 
 function logBeside(image: string, name: string): string {

@@ -274,6 +274,22 @@ describe("a staged storage", () => {
     expect(disk.require(IMAGE).changes).toBe(0);
   });
 
+  test("refuses another file that has taken the place of a staged one", async () => {
+    const { disk, storage } = await stageImage();
+    disk.put(IMAGE, Buffer.from("another"));
+    expect((await errorFrom(storage.openFile(IMAGE, "write"))).code).toBe("E_CHANGED");
+    disk.put("/disks/new.img", Buffer.alloc(0));
+    await (await storage.openFile("/disks/new.img", "write")).write(Buffer.from("new"), 0);
+    expect(disk.require("/disks/new.img").content.toString()).toBe("new");
+  });
+
+  test("tells what there is to seal, without a flush", async () => {
+    const { storage, file } = await stageImage();
+    await file.write(Buffer.from("one sector"), 100);
+    expect(storage.describe()).toMatchObject([{ image: IMAGE, changedSectors: 1 }]);
+    expect(storage.describe()).toEqual(await storage.seal());
+  });
+
   test("refuses what has no place in a log as a mistake of the caller's", async () => {
     const { storage, file } = await stageImage();
     const reading = await storage.openFile(IMAGE, "read");
