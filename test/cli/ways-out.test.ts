@@ -101,11 +101,13 @@ const TROUBLES: readonly Trouble[] = [
     finally: "snapshot vda a2.qcow2",
   },
   {
-    name: "a committed unfreeze of an image that somebody has put back",
+    name: "a committed unfreeze of an image whose fence somebody has changed",
     make: async (desk) => {
       await desk.well("freeze vda");
       await desk.dies("unfreeze vda", onPath("file.write", "/a.qcow2"));
-      writeFileSync(desk.at("a.qcow2"), Buffer.alloc(9000, "another image, by other hands"));
+      const bytes = readFileSync(desk.at("a.qcow2"));
+      bytes.write("another fence, by other hands", bytes.indexOf("frozen by imgtx"));
+      writeFileSync(desk.at("a.qcow2"), bytes);
     },
     tries: "snapshot vda a1.qcow2",
     finally: "device remove vda",
