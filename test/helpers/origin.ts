@@ -1,3 +1,5 @@
+// Where a command of the tests comes from: a shell of a terminal.
+
 import type { Origin } from "../../src/storage/index.ts";
 
 /** Of a command in a shell of a terminal: session 30, no login, no service. Processes began at ten times their number. */

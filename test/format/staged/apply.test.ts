@@ -6,6 +6,7 @@ import {
   type Guard,
   RedoLog,
   type SealedLog,
+  StagedStorage,
   type Survey,
   surveyImage,
 } from "../../../src/format/staged/index.ts";
@@ -104,6 +105,24 @@ describe("what a stranger wrote", () => {
     }
   });
 
+  test.each(["a page", "a hole"])(
+    "between two changes of %s is not taken for what they replace",
+    async (what) => {
+      const disk = diskWith(new Map([[IMAGE, imageOf(8 * PAGE_BYTES)]]));
+      const staged = new StagedStorage(disk.storage);
+      await staged.stage(IMAGE, { transaction: "t1", number: 0, guardedBy: "digests" });
+      const file = await staged.openFile(IMAGE, "write");
+      if (what === "a page") await file.write(new Uint8Array(PAGE_BYTES).fill(255), PAGE_BYTES);
+      else await file.punchHole({ start: PAGE_BYTES, lengthBytes: PAGE_BYTES });
+      disk.require(IMAGE).content.fill(99, PAGE_BYTES, PAGE_BYTES + 9);
+      await file.write(new Uint8Array(PAGE_BYTES).fill(254), PAGE_BYTES);
+      const [sealed] = await staged.seal();
+      await staged.close();
+      const error = await errorFrom(applySealed(disk.storage, sealed!, { kind: "digests" }));
+      expect(error).toMatchObject({ code: "E_CHANGED", offset: PAGE_BYTES });
+    },
+  );
+
   test("stays where the log changes nothing, in the very page", async () => {
     const { disk, sealed, guard } = await prepare(GROWING);
     disk.require(IMAGE).content[1100] = 99;
@@ -159,6 +178,16 @@ describe("the guard", () => {
         .content.subarray(600, 900)
         .every((byte) => byte === 255),
     ).toBe(true);
+  });
+
+  test("finds the fence's sectors in the log, also where they were written again as they were", async () => {
+    const disk = diskWith(new Map([[IMAGE, imageOf(8 * PAGE_BYTES)]]));
+    const staged = new StagedStorage(disk.storage);
+    await staged.stage(IMAGE, { transaction: "t1", number: 0, guardedBy: "fence" });
+    await staged.include(IMAGE, 0, 600);
+    const file = await staged.openFile(IMAGE, "write");
+    await file.write(imageOf(PAGE_BYTES), 0);
+    expect(staged.describe()).toMatchObject([{ changedSectors: 2 }]);
   });
 
   test("that a log was not made for is a mistake of the caller's, and nothing is written", async () => {
