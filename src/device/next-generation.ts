@@ -10,14 +10,16 @@ import { ImgtxError, settleAll } from "../errors/index.ts";
 import { type DeviceTable, encodeTable } from "./device-table.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import {
+  flushNameOf,
   moveOver,
   type NewContent,
   type NewMode,
   removeBeside,
+  renameOver,
   replaceFile,
   writeBeside,
 } from "./replace-file.ts";
-import { buildView, discardView, flipView } from "./view.ts";
+import { buildView, discardView, flipView, removeOldViews } from "./view.ts";
 import {
   encodeForHere,
   FILE_MODE,
@@ -91,10 +93,15 @@ export async function keepGeneration(workspace: Workspace, closing: DeviceTable)
 
 /** The table moves, and the view with it. */
 export async function moveToGeneration(workspace: Workspace, next: DeviceTable): Promise<void> {
-  await settleAll([
-    moveOver(workspace.storage, pathsOf(workspace).table, "next table's name"),
-    flipView(workspace, next.generation),
-  ]);
+  const { table } = pathsOf(workspace);
+  await renameOver(workspace.storage, table);
+  try {
+    // Before the flush, which makes both durable: after a power cut a guest is started on what the view leads to.
+    await flipView(workspace);
+  } finally {
+    await flushNameOf(workspace.storage, table, "next table's name");
+  }
+  await removeOldViews(workspace, next.generation);
 }
 
 /** The present generation once more: what some image looks like has come to be known. */

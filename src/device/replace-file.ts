@@ -53,7 +53,16 @@ export async function writeBeside(
 
 /** Moves what writeBeside wrote over path, durably. */
 export async function moveOver(storage: Storage, path: string, purpose: string): Promise<void> {
+  await renameOver(storage, path);
+  await flushNameOf(storage, path, purpose);
+}
+
+/** The same in two steps, for who has something to do in between. */
+export async function renameOver(storage: Storage, path: string): Promise<void> {
   await storage.rename(besideOf(path), path);
+}
+
+export async function flushNameOf(storage: Storage, path: string, purpose: string): Promise<void> {
   await storage.flushFolder(folderOf(path), purpose);
 }
 

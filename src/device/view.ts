@@ -127,7 +127,8 @@ export async function isViewPresent(workspace: Workspace, table: DeviceTable): P
 /** Builds the table's view and flips to it. */
 export async function showView(workspace: Workspace, table: DeviceTable): Promise<void> {
   await buildView(workspace, table);
-  await flipView(workspace, table.generation);
+  await flipView(workspace);
+  await removeOldViews(workspace, table.generation);
 }
 
 /** The first step: all that needs space on the disk, where nobody sees it yet. */
@@ -147,10 +148,9 @@ export async function buildView(workspace: Workspace, table: DeviceTable): Promi
   await storage.makeSymlink(view.folder, freshLink(workspace));
 }
 
-/** The second. The view of the generation before stays, for who has it open. */
-export async function flipView(workspace: Workspace, generation: number): Promise<void> {
+/** The second. */
+export async function flipView(workspace: Workspace): Promise<void> {
   await workspace.storage.rename(freshLink(workspace), pathsOf(workspace).devices);
-  await removeOldViews(workspace, generation);
 }
 
 /** Takes back the first step. */
@@ -262,7 +262,8 @@ async function removeView(workspace: Workspace, folder: string): Promise<boolean
   return isEmpty;
 }
 
-async function removeOldViews(workspace: Workspace, generation: number): Promise<void> {
+/** The last one. The view of the generation before stays, for who has it open. */
+export async function removeOldViews(workspace: Workspace, generation: number): Promise<void> {
   const { views } = pathsOf(workspace);
   for (const name of await workspace.storage.readFolder(views)) {
     const number = /^\d+$/.test(name) ? Number(name) : undefined;

@@ -39,13 +39,19 @@ import {
   summarise,
   withChangedImages,
 } from "./finish.ts";
-import { imagesLeft, imagesUsed, type LeftImage } from "./leaving.ts";
+import { imagesLeft, imagesUsed, type LeftImage, leavesUnfenced } from "./leaving.ts";
 import { raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
 import { rememberLeft } from "./left-times.ts";
 import { assertOverlaysThere, imagesMergedAtCommit, reserveForMerges } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
 import type { OnProgress } from "./request.ts";
-import { assertNothingChanged, lookAtMade, openWatched, type OpenWatched } from "./watched-images.ts";
+import {
+  assertNothingChanged,
+  describeDoubts,
+  lookAtMade,
+  openWatched,
+  type OpenWatched,
+} from "./watched-images.ts";
 import { withCommitted } from "./work.ts";
 
 /** What the command that commits has in hand already. */
@@ -179,6 +185,10 @@ async function enterCommit<T>(
     const committed = await withCommitted(workspace, next, journal.id);
     await assertActiveLayersApart(workspace.storage, committed, heldDevices(journal.state));
     const left = imagesLeft(table, next, journal.state);
+    // A command by itself has read its images a moment ago, and holds them.
+    if (!journal.state.begin.implicit) {
+      for (const line of await describeDoubts(images, left)) commit.inHand.onNotice?.(line);
+    }
     if (!commit.isRehearsal) await raiseFences(workspace, journal, left);
     leases = leasesOn(commit, left, images);
     const refusal = leases.take();
@@ -280,7 +290,7 @@ async function markAndMove(
       for (const { path, why } of kept) inHand.onNotice?.(`left '${path}' as it is: ${why}`);
       await rememberLeft(workspace, journal.state, closing);
     }
-    await journal.retire();
+    await journal.retire(leavesUnfenced(imagesLeft(closing, next, journal.state), journal.state));
     return async () => next;
   });
 }

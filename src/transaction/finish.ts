@@ -27,8 +27,8 @@ import { ImgtxError } from "../errors/index.ts";
 import { beforeItsName, describeChanges, type Fingerprint } from "../format/index.ts";
 import type { LockWaiting } from "../storage/index.ts";
 import { syncLate } from "./late-sync.ts";
-import { holdLeft } from "./left-images.ts";
-import { imagesUsed } from "./leaving.ts";
+import { type HeldLeft, holdLeft } from "./left-images.ts";
+import { imagesLeft, imagesUsed, leavesUnfenced } from "./leaving.ts";
 import { rememberLeft } from "./left-times.ts";
 import { settleLeft } from "./leaving-fences.ts";
 import {
@@ -121,7 +121,12 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
   if (!commit) throw new Error("only what has a commit mark is finished");
   const present = await readTable(workspace);
   if (await isApplied(workspace, journal, present)) {
-    return await how.underLock(async () => await showMoved(workspace));
+    const moved = await holdMoved(workspace, journal, present, how);
+    try {
+      return await how.underLock(async () => await showMoved(workspace));
+    } finally {
+      await moved?.release();
+    }
   }
   const expected = nextTable(present, state, commit);
   const used = imagesUsed(expected, state);
@@ -175,6 +180,20 @@ async function moveOn(
     await writeNextGeneration(workspace, closingTable(table, state, written), told);
     return told;
   });
+}
+
+/** What devices have left by a move that a process did not live to show, and that a guest may not know of. */
+async function holdMoved(
+  workspace: Workspace,
+  { id, state }: Journal,
+  table: DeviceTable,
+  how: Finishing,
+): Promise<HeldLeft | undefined> {
+  if (how.isLocked || table.transaction !== id) return undefined;
+  const before = await readGeneration(workspace, table.generation - 1);
+  if (!before) return undefined;
+  const isForced = how.onLeft !== undefined;
+  return await holdLeft(workspace, state, { present: before, next: table, isForced, hasMoved: true, ...how });
 }
 
 /** Found moved, by a process that died before it knew the move to be durable: the journal must not go first. */
@@ -235,7 +254,9 @@ async function closeCommit(
     );
   if (merged.size > 0) await replaceTable(workspace, withMerged(await readTable(workspace)));
   await removeMergedOverlays(workspace, journal.state);
-  await journal.retire();
+  const closed = own.transaction === journal.id && (await readGeneration(workspace, own.generation - 1));
+  const left = closed ? imagesLeft(closed, own, journal.state) : [];
+  await journal.retire(leavesUnfenced(left, journal.state));
   return withMerged(own);
 }
 

@@ -27,6 +27,12 @@ export function imagesLeft(present: DeviceTable, next: DeviceTable, state: Trans
   });
 }
 
+/** Whether one of them has no fence that keeps guests from it until the table has moved. */
+export function leavesUnfenced(left: readonly LeftImage[], state: TransactionState): boolean {
+  const fenced = new Set(state.fences.map(({ image }) => image));
+  return left.some(({ image, stays, isFrozen }) => !stays && !isFrozen && !fenced.has(image));
+}
+
 /** Every image in a chain of the transaction's devices, as the table has them. */
 export function imagesUsed(table: DeviceTable, state: TransactionState): ReadonlySet<string> {
   return imagesOf(table, heldDevices(state));

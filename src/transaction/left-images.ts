@@ -37,6 +37,8 @@ export interface HowToHold {
   readonly waiting?: LockWaiting | undefined;
   /** Moves on whatever was written. */
   readonly isForced?: boolean | undefined;
+  /** Whether the table has moved, and perhaps not the view: a guest may have been started on what the device has left. */
+  readonly hasMoved?: boolean;
   readonly onNotice?: ((line: string) => void) | undefined;
 }
 
@@ -74,10 +76,13 @@ export async function holdLeft(
   };
   try {
     const patched = imagesPatchedAtCommit(state);
+    const fenced = new Set(state.fences.map(({ image }) => image));
     for (const left of imagesLeft(present, next, state)) {
       // Its patches look at it themselves. A device that is frozen where it is leaves nothing.
       if (patched.has(left.image) || left.isFrozen) continue;
-      const found = await openLeft(storage, left, state);
+      // A fence was up until the move was durable, and the view with it.
+      if (how.hasMoved === true && (left.stays || fenced.has(left.image))) continue;
+      const found = await openLeft(storage, left, state, how);
       const before = findDevice(present, left.device);
       if (found) open.push({ ...found, mirror: before && findMirrorTaken(state, next, before) });
     }
@@ -111,12 +116,13 @@ async function openLeft(
   storage: Workspace["storage"],
   left: LeftImage,
   state: TransactionState,
+  { hasMoved = false }: HowToHold,
 ): Promise<Omit<OpenLeft, "mirror"> | undefined> {
   const seen = lastSeen(state).get(left.image);
   if (!seen || seen.isNew) return undefined;
   const file = await openUnlessGone(storage, left.image, "read");
   if (!file) {
-    if (left.stays) return undefined;
+    if (left.stays || hasMoved) return undefined;
     throw new ImgtxError(
       "E_NOT_FOUND",
       `it is not there, so nobody can tell whether '${left.device}' wrote to it after the commit`,
@@ -146,12 +152,12 @@ interface Judged {
 /** Undefined where nothing was written that anybody has to know of, or it was said. */
 async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined> {
   const { device, image, stays, file, seen, mirror } = left;
-  const { isForced, onNotice } = how;
+  const { isForced, hasMoved = false, onNotice } = how;
   const now = await takeFingerprint(file, seen !== undefined && seen.headerSha256 !== null);
   const changes = seen ? describeChanges(seen, now).join(", ") : "replaced by another file";
   const doubt = seen && changes === "" ? describeDoubt(seen, now) : undefined;
   if (changes === "" && doubt === undefined) return undefined;
-  if (mirror && !stays && isForced !== true) {
+  if (mirror && !stays && !hasMoved && isForced !== true) {
     const stale = { device, image, file, now, mirror, changes: changes === "" ? undefined : changes };
     return { now, isWritten: changes !== "", stale };
   }
@@ -168,7 +174,7 @@ async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined
   if (!isForced) {
     throw new ImgtxError(
       "E_CHANGED",
-      `somebody wrote to it after the commit (${changes}), and '${device}' would leave that behind`,
+      `somebody wrote to it after the commit (${changes}), and '${device}' ${hasMoved ? "has left" : "would leave"} that behind`,
       { image, device },
     );
   }

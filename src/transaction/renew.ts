@@ -4,6 +4,7 @@
 // Invariant: only copies are renewed. Where a changed image matters to any other action, the commit refuses it.
 
 import type { Workspace } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, describeDoubt, fingerprintAt } from "../format/index.ts";
 import { runStatements } from "./engine.ts";
 import {
@@ -24,12 +25,18 @@ export async function renewMirrors(work: Work, journal: Journal): Promise<void> 
   const changed = await findChanged(workspace, journal.state);
   if (changed.size === 0) return;
   const affected = statements.filter(({ plan }) => plan.watched.some(({ image }) => changed.has(image)));
-  if (!affected.every(({ plan }) => plan.renewable) || statements.some((one) => hasCopyAmong(one, changed)))
+  const doubts = new Map([...changed].flatMap(([image, doubt]) => (doubt === null ? [] : [[image, doubt]])));
+  if (!affected.every(({ plan }) => plan.renewable) || statements.some((one) => hasCopyAmong(one, changed))) {
+    assertNoneLeft(statements, doubts);
     return;
+  }
   // A reopened device has its mirror for its image: that is taken back first, and done again at the end.
   const reopened = affected.find(({ plan }) => plan.kind === "reopen");
   const later = reopened ? statements.filter(({ plan }) => plan.statement >= reopened.plan.statement) : [];
-  if (!later.every(({ plan }) => plan.kind === "reopen" && plan.renewable)) return;
+  if (!later.every(({ plan }) => plan.kind === "reopen" && plan.renewable)) {
+    assertNoneLeft(statements, doubts);
+    return;
+  }
   const kept = reopened ? await undoFrom(workspace, journal, reopened.plan.statement) : [];
   for (const file of kept) work.options.onKept?.(file);
   const copied = affected.filter(({ plan }) => plan.kind === "mirror").flatMap(({ plan }) => plan.devices);
@@ -40,7 +47,7 @@ export async function renewMirrors(work: Work, journal: Journal): Promise<void> 
 }
 
 /** Whether somebody wrote to a copy itself: what came into it was meant for nobody else to find. */
-function hasCopyAmong({ plan }: Statement, changed: ReadonlySet<string>): boolean {
+function hasCopyAmong({ plan }: Statement, changed: Changed): boolean {
   const copies = [
     ...plan.newFiles.map(({ path }) => path),
     ...plan.changes.map(({ after }) => (plan.kind === "reopen" ? after?.image : after?.mirror?.image)),
@@ -48,15 +55,44 @@ function hasCopyAmong({ plan }: Statement, changed: ReadonlySet<string>): boolea
   return copies.some((path) => path !== undefined && changed.has(path));
 }
 
-/** Images that have changed since, or may have: whoever copied one of them reads it once more. */
-async function findChanged({ storage }: Workspace, state: TransactionState): Promise<ReadonlySet<string>> {
-  const changed = new Set<string>();
+/**
+ * E_CHANGED where a device would go over to a copy of what may have been written to since, and the copy can't be made
+ * anew. The commit itself refuses what is known to have been.
+ */
+function assertNoneLeft(statements: readonly Statement[], doubts: ReadonlyMap<string, string>): void {
+  for (const { plan } of statements.filter(({ plan }) => plan.kind === "reopen" && plan.renewable)) {
+    for (const { image } of plan.watched) {
+      const doubt = doubts.get(image);
+      if (doubt === undefined) continue;
+      const [device] = plan.devices;
+      throw new ImgtxError(
+        "E_CHANGED",
+        `somebody may have written to it since the transaction compared it with its mirror, since ${doubt}`,
+        {
+          image,
+          ...(device !== undefined && { device }),
+          hint: "`imgtx txn abort` takes the transaction back; then begin again",
+        },
+      );
+    }
+  }
+}
+
+/** Images that have changed since, or may have: then with the doubt. */
+type Changed = ReadonlyMap<string, string | null>;
+
+/** Whoever copied one of them reads it once more. */
+async function findChanged({ storage }: Workspace, state: TransactionState): Promise<Changed> {
+  const changed = new Map<string, string | null>();
   for (const { image, fingerprint, isNew } of lastSeen(state).values()) {
     // The header counts where it matters, which the commit judges: a write changes the time as well.
     const now = await fingerprintAt(storage, image, undefined);
     const before = { ...fingerprint, headerSha256: null };
-    if (!now || describeChanges(before, now).length > 0) changed.add(image);
-    else if (!isNew && describeDoubt(before, now) !== undefined) changed.add(image);
+    if (!now || describeChanges(before, now).length > 0) changed.set(image, null);
+    else {
+      const doubt = isNew ? undefined : describeDoubt(before, now);
+      if (doubt !== undefined) changed.set(image, doubt);
+    }
   }
   return changed;
 }

@@ -2,9 +2,16 @@
 
 import type { DeviceTable, Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { type Fingerprint, fingerprintAt, settleFingerprint } from "../format/index.ts";
+import {
+  describeDoubt,
+  type Fingerprint,
+  fingerprintAt,
+  settleFingerprint,
+  takeFingerprint,
+} from "../format/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import { assertUnchanged } from "./chain-entry.ts";
+import type { LeftImage } from "./leaving.ts";
 import { lastSeen, type SeenImage, type TransactionState } from "./journal/index.ts";
 
 export interface OpenWatched {
@@ -63,6 +70,26 @@ export async function assertNothingChanged(
     if (watched.isNew) made.set(watched.image, now);
   }
   return made;
+}
+
+/** A line for each image that a device leaves and that may have been written to since the transaction read it. */
+export async function describeDoubts(
+  images: readonly OpenWatched[],
+  left: readonly LeftImage[],
+): Promise<string[]> {
+  const lines: string[] = [];
+  for (const { device, image, stays, isFrozen } of left) {
+    const open = images.find(({ watched }) => watched.image === image);
+    if (!open || open.watched.isNew || stays || isFrozen) continue;
+    const now = await takeFingerprint(open.file, open.watched.fingerprint.headerSha256 !== null);
+    const doubt = describeDoubt(open.watched.fingerprint, now);
+    if (doubt === undefined) continue;
+    lines.push(
+      `whether somebody wrote to ${image} since the transaction read it can't be told from its times (${doubt}): ` +
+        `that would stay there, and not be on '${device}'`,
+    );
+  }
+  return lines;
 }
 
 /** What new images look like. Of copies once a later write to them would show: they are looked at again. */

@@ -197,9 +197,14 @@ export class Journal {
     this.#state = state;
   }
 
-  /** The transaction is over and nothing of it is left to do: the journal goes. */
-  async retire(): Promise<void> {
-    await this.#workspace.storage.removeFile(this.path);
+  /**
+   * The transaction is over and nothing of it is left to do: the journal goes. For good, where it would take what
+   * somebody writes from now on to an image that a device has left for written before the move.
+   */
+  async retire(isForGood = false): Promise<void> {
+    const { storage } = this.#workspace;
+    await storage.removeFile(this.path);
+    if (isForGood) await storage.flushFolder(pathsOf(this.#workspace).journals, "journal gone");
     await this.close();
   }
 
