@@ -1,5 +1,6 @@
 // Scenarios of migrations: a chain moves to the other folder, and a device goes over to its mirror.
 
+import { OTHER_RAW } from "./mirror-scenarios.ts";
 import { addAll, back, filesOf, onTwo, OTHER, type Scenario, step, TWO } from "./sample-devices.ts";
 import type { Step } from "./subject.ts";
 
@@ -35,6 +36,11 @@ export const MIGRATE_SCENARIOS: readonly Scenario[] = [
     files: filesOf(TWO, [OTHER]),
     prepare: [...addAll(TWO), step("mirror vda m.qcow2"), write("a.qcow2")],
     changing: { "ws/m.qcow2": "qcow2" },
+  }),
+  onTwo("go over to a raw mirror that is out of line", [step("reopen vdb n.raw")], {
+    files: filesOf(TWO, [OTHER_RAW]),
+    prepare: [...addAll(TWO), step("mirror vdb n.raw"), step("img convert -n -f raw -O raw other.raw b.raw")],
+    changing: { "ws/n.raw": "raw" },
   }),
   onTwo(
     "go over to a mirror that is out of line in a transaction",

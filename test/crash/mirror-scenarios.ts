@@ -16,7 +16,7 @@ import {
 } from "./sample-devices.ts";
 import type { Step } from "./subject.ts";
 
-const OTHER_RAW: SampleFile = { path: "ws/other.raw", bytes: sampleRaw(64 * 1024, 12) };
+export const OTHER_RAW: SampleFile = { path: "ws/other.raw", bytes: sampleRaw(64 * 1024, 12) };
 
 /** Writes to a device's image, as a guest would. */
 const WRITE_VDA = step("img convert -n -f qcow2 -O qcow2 other.qcow2 a.qcow2");

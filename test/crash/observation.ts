@@ -11,7 +11,7 @@
 
 import { createHash } from "node:crypto";
 import { posix } from "node:path";
-import { guestDigest, openGuest, readHeader, type ImageBytes } from "../helpers/guest-content.ts";
+import { type Guest, guestDigest, openGuest, readHeader, type ImageBytes } from "../helpers/guest-content.ts";
 import { structureProblems } from "../helpers/qcow2-structure.ts";
 import type { Tree } from "./disk-tree.ts";
 import { BadState } from "./subject.ts";
@@ -193,9 +193,14 @@ function describeDevice(view: FolderView, place: WorkspacePlace, device: DeviceA
   const held = device.transaction === null ? "free" : "in a transaction";
   return [
     `device ${name}: ${images}, ${held}, ${device.frozen ? "frozen" : "not frozen"}`,
-    `guest of ${name}: ${guest.sizeBytes} bytes, ${guestDigest(guest)}`,
+    describeGuest(name, guest),
     ...describeMirror(view, place, device),
   ];
+}
+
+/** What the guest of a device finds. */
+export function describeGuest(name: string, guest: Guest): string {
+  return `guest of ${name}: ${guest.sizeBytes} bytes, ${guestDigest(guest)}`;
 }
 
 function describeMirror(view: FolderView, place: WorkspacePlace, { name, mirror }: DeviceAnswer): string[] {
@@ -272,6 +277,11 @@ export function disksIn(observed: string): string {
     .filter((line) => /^(generation|device|guest|mirror) (?!of the mirror)/.test(line))
     .map((line) => line.replace(", in a transaction", ", free"))
     .join("\n");
+}
+
+/** The devices that describeWorkspace tells of. */
+export function devicesIn(observed: string): string[] {
+  return [...observed.matchAll(/^device (\S+): /gm)].map(([, name]) => name ?? "");
 }
 
 /** The bytes of an image on the disk. BadState where no file has the path. */

@@ -22,7 +22,7 @@ export interface Recovered {
 }
 
 /** More crashes than any rig nests. */
-const LATER = 9;
+export const LATER = 9;
 
 export class RecoveryCheck {
   readonly #recording: Recording;
@@ -138,7 +138,7 @@ export class RecoveryCheck {
     const start = { durable: tree, boots: LATER };
     const machine = new SimulatedMachine(isSameBoot ? { ...start, boot } : start);
     try {
-      const end = await this.#runRest(machine, next);
+      const { end } = await this.runRest(machine, next);
       const anew = await this.#endAnew(next);
       const wanted = new Map([["the end without a crash, the host started anew", anew]]);
       if (isSameBoot) wanted.set("the end without a crash", this.#end(next));
@@ -149,13 +149,16 @@ export class RecoveryCheck {
     }
   }
 
-  /** How each step from this one on ends, and what is left. */
-  async #runRest(machine: SimulatedMachine, next: number): Promise<string> {
+  /** How each step from this one on ends, and what is left; and what they said. */
+  async runRest(machine: SimulatedMachine, next: number): Promise<{ end: string; said: string }> {
     const ends: string[] = [];
+    let said = "";
     for (const { argv } of this.#recording.plan.steps.slice(next)) {
-      ends.push(describeEnd(argv, (await goOnOn(machine, this.#subject, argv)).exit));
+      const { exit, text } = await goOnOn(machine, this.#subject, argv);
+      ends.push(describeEnd(argv, exit));
+      said += text;
     }
-    return [...ends, await observeCopy(machine, this.#subject)].join("\n");
+    return { end: [...ends, await observeCopy(machine, this.#subject)].join("\n"), said };
   }
 
   #end(next: number): string {
@@ -171,7 +174,7 @@ export class RecoveryCheck {
     const point = steps[next]?.from ?? log.length;
     const { tree } = new SimulatedMachine({ durable: start, log: log.slice(0, point) });
     const machine = new SimulatedMachine({ durable: tree.rebooted(), boots: LATER });
-    const end = await this.#runRest(machine, next);
+    const { end } = await this.runRest(machine, next);
     this.#endsAnew.set(next, end);
     return end;
   }

@@ -22,6 +22,11 @@ interface Figures {
   damages: number;
   /** Pairs of commands run at the same time. */
   races: number;
+  /** Guests that wrote between a crash and its recovery, and guests that could not be started then. */
+  guests: number;
+  keptOut: number;
+  /** Recoveries that waited for something, and said so. */
+  waits: number;
 }
 
 export interface Report {
@@ -35,7 +40,17 @@ export interface Report {
 
 export function emptyReport(): Report {
   return {
-    figures: { points: 0, states: 0, nested: 0, errors: 0, damages: 0, races: 0 },
+    figures: {
+      points: 0,
+      states: 0,
+      nested: 0,
+      errors: 0,
+      damages: 0,
+      races: 0,
+      guests: 0,
+      keptOut: 0,
+      waits: 0,
+    },
     violations: [],
     purposes: new Set(),
     cutShort: false,

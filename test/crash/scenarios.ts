@@ -5,7 +5,7 @@
 // and is not cut off. Every step is cut off at each call, unless `studied` names the ones that are.
 
 import { MIGRATE_SCENARIOS } from "./migrate-scenarios.ts";
-import { MIRROR_SCENARIOS, MIRRORED } from "./mirror-scenarios.ts";
+import { MIRROR_SCENARIOS, MIRRORED, OTHER_RAW } from "./mirror-scenarios.ts";
 import {
   addAll,
   back,
@@ -40,6 +40,12 @@ const FROZEN = [...DEVICES.slice(0, 2), TORN];
 /** Two of the three get a fence, one of them across sectors; the raw one has no place for it. */
 function onFrozen(name: string, steps: readonly Step[], changes: Partial<Scenario> = {}): Scenario {
   return { name, files: filesOf(FROZEN, [OTHER]), prepare: addAll(FROZEN), steps, ...changes };
+}
+
+const OLD = DEVICES.slice(3, 4);
+
+function onOld(name: string, steps: readonly Step[]): Scenario {
+  return { name, files: filesOf(OLD, [OTHER]), prepare: addAll(OLD), steps };
 }
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -145,6 +151,11 @@ export const SCENARIOS: readonly Scenario[] = [
     step("snapshot vda a3.qcow2"),
   ]),
   onTwo("reopen", [step("reopen vda other.qcow2")], { files: filesOf(TWO, [OTHER]), inSlice: true }),
+  // Neither has a place for a fence.
+  onTwo("reopen a raw device", [step("reopen vdb other.raw --format raw")], {
+    files: filesOf(TWO, [OTHER_RAW]),
+  }),
+  onOld("reopen a device of version 2", [step("reopen vdd other.qcow2")]),
   onTwo(
     "reopen and snapshot in a transaction",
     [step("txn begin"), step("reopen vda other.qcow2"), step("snapshot vda a1.qcow2"), step("txn commit")],

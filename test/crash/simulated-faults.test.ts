@@ -62,6 +62,8 @@ test.each(COMMITTING)("a group snapshot without the flush for '%s' is found out"
 test.each([
   ["patch", "freeze and unfreeze"],
   ["patched image", "freeze and unfreeze"],
+  ["fences", "reopen"],
+  ["fence of a left image lifted", "reopen"],
   ["patch taken back", "begin, freeze, abort"],
   ["merged-changes", "bring a raw mirror in line"],
   ["merged overlay gone", "bring a raw mirror in line"],

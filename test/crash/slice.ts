@@ -2,6 +2,7 @@
 // `npm run torture` tries all of it.
 
 import { EXPLORE_ALL, type ExploreOptions } from "./explore.ts";
+import { type GuestOptions, GUESTS_ALL } from "./guests.ts";
 
 export const SLICE: ExploreOptions = {
   ...EXPLORE_ALL,
@@ -11,4 +12,12 @@ export const SLICE: ExploreOptions = {
   depth: 2,
   nestEvery: 24,
   nestAlike: 1,
+};
+
+/** Of each step three crashes, one of them its end: of what is pending all is lost, or none. */
+export const GUEST_SLICE: GuestOptions = {
+  ...GUESTS_ALL,
+  limits: { exhaustiveItems: 0, randomSubsets: 0, most: 2 },
+  points: 3,
+  ways: 1,
 };

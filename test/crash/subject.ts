@@ -35,6 +35,23 @@ export interface Subject {
   disksOf(observed: string): string;
   /** The files outside the program's own folder, one a line. Runs nothing. */
   files(tree: Tree): string;
+  /** The devices of an observation. */
+  devicesOf?(observed: string): string[];
+  /** Starts the guest of a device. Undefined where it is kept out, or there is nothing to start it on. */
+  startGuest?(machine: SimulatedMachine, device: string, place: GuestPlace): Promise<GuestWrite | undefined>;
+}
+
+/** Where a guest writes: over data of its own disk, or where the image has none yet. */
+export type GuestPlace = "data" | "hole";
+
+/** What a guest has written, durably. */
+export interface GuestWrite {
+  readonly device: string;
+  /** The file that it wrote to. */
+  readonly image: string;
+  /** What it finds since, as observed. */
+  readonly line: string;
+  readonly text: string;
 }
 
 /** A disk that no crash and no error may leave behind: corrupt metadata, a chain that does not open. */

@@ -4,6 +4,7 @@
 import { journalsIn, simulatedRaceOf, trialOf, type Trial } from "./command-line.ts";
 import { damageJournals } from "./damaged-journal.ts";
 import { explore, EXPLORE_ALL, type ExploreOptions } from "./explore.ts";
+import { GUESTS_ALL, meetGuests } from "./guests.ts";
 import { injectErrors } from "./injected-errors.ts";
 import { judgeMutants, tryMutant, type Mutant } from "./mutants.ts";
 import { runRaces } from "./races.ts";
@@ -25,7 +26,7 @@ export interface SimulatedOptions {
   readonly parts?: readonly Part[];
 }
 
-export const PARTS = ["crashes", "errors", "damage", "races", "mutants"] as const;
+export const PARTS = ["crashes", "guests", "errors", "damage", "races", "mutants"] as const;
 export type Part = (typeof PARTS)[number];
 
 export interface SimulatedResult {
@@ -36,7 +37,7 @@ export interface SimulatedResult {
 }
 
 /** How much of the time that is left each part may take. Races take little, and the mutants the rest. */
-const SHARES = { crashes: 0.4, errors: 0.3, damage: 0.2 };
+const SHARES = { crashes: 0.4, guests: 0.3, errors: 0.3, damage: 0.2 };
 /** Every n-th byte of a journal is damaged: each one in the scenarios of the slice, fewer in the others. */
 const DAMAGE_STRIDE = { inSlice: 1, others: 7 };
 const RACE_SEEDS = 200;
@@ -47,6 +48,7 @@ export async function tortureSimulated(options: SimulatedOptions): Promise<Simul
   const run = new Run(options, trials);
   const wants = (part: Part) => options.parts?.includes(part) ?? true;
   if (wants("crashes") || wants("mutants")) await run.crashes();
+  if (wants("guests")) await run.guests();
   if (wants("errors")) await run.errors();
   if (wants("damage")) await run.damage();
   if (wants("races")) await run.races();
@@ -90,6 +92,14 @@ class Run {
         },
       );
     }
+  }
+
+  async guests(): Promise<void> {
+    await this.#each("guests", partOf(this.#options.deadline, SHARES.guests), async (trial, limits) => {
+      const { seed, deadline, maxViolations } = limits;
+      const options = { ...GUESTS_ALL, seed, deadline, maxViolations };
+      return meetGuests(await record(trial.plan, trial.subject), trial.subject, options);
+    });
   }
 
   async errors(): Promise<void> {
