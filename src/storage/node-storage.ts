@@ -163,8 +163,10 @@ function statOf(
     const stats = call();
     return stats === undefined ? undefined : describeStat(path, stats, around);
   } catch (error) {
-    // Nothing is there where the way leads through a file. (A missing entry Node tells without an error.)
-    if (errnoName(error) === "ENOTDIR") return undefined;
+    // Nothing is there where the way leads through a file, or in a circle. (A missing entry Node tells without an
+    // error.)
+    const name = errnoName(error);
+    if (name === "ENOTDIR" || (name === "ELOOP" && !place.follow)) return undefined;
     throw explainError(error, `Could not stat '${path}'`, path);
   }
 }

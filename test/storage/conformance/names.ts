@@ -110,7 +110,11 @@ export function describeNames(makeStorage: MakeStorage): void {
       const before = await storage.statLink(`${root}/b`);
       const failure = await failureOf(() => storage.renameWithoutReplacing(`${root}/a`, `${root}/b`));
       expect(failure.code).toBe("E_EXISTS");
-      expect(await storage.statLink(`${root}/b`)).toEqual(before);
+      // Whether its times are settled changes as the clock goes on.
+      expect(await storage.statLink(`${root}/b`)).toEqual({
+        ...before,
+        settled: expect.any(Boolean) as boolean,
+      });
       expect([...(await contentAt(storage, `${root}/a`))]).toEqual([...pattern(10)]);
     });
 
