@@ -29,7 +29,7 @@ import {
 } from "../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../storage/index.ts";
 import type { KeptFile } from "./request.ts";
-import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
+import { diskIsAway, foldersOf, isElsewhere } from "./planned-folders.ts";
 import {
   type ImagePatch,
   lastSeen,
@@ -144,14 +144,14 @@ async function patchAtCommit(
   { image, patches }: { readonly image: string; readonly patches: readonly ImagePatch[] },
   { isLocked, waiting, onNotice }: CommitPatching,
 ): Promise<Fingerprint | undefined> {
+  const expected = lastSeen(state).get(image)?.fingerprint;
+  if (!expected) throw new Error("an image that is patched is watched");
+  if (await isElsewhere(storage, image, { expected, folders: foldersOf(state) }))
+    throw diskIsAway(image, "its header is still to be changed");
   if (!isLocked && (await isLetGo(storage, image, patches))) {
     onNotice?.(`${image} was written to since imgtx changed its header, and is left as it is`);
     return undefined;
   }
-  const expected = lastSeen(state).get(image)?.fingerprint;
-  if (!expected) throw new Error("an image that is patched is watched");
-  const isAway = !(await storage.stat(image)) && !(await isDiskThere(storage, image, foldersOf(state)));
-  if (isAway) throw diskIsAway(image, "its header is still to be changed");
   const knownTimes = [expected.modifiedNs];
   const lock = isLocked ? undefined : async (file: StorageFile) => await lockWriter(storage, file, waiting);
   let fingerprint: Fingerprint | undefined;

@@ -68,8 +68,10 @@ export class Removal {
         (await whyNotOurs(this.#storage, file, made)) ?? this.#uses.get(path);
       ends.push(await removeUnless(this.#storage, path, findReason));
     }
+    const isSeen = ends.some((end) => end !== "absent" && !isAnothers(end));
+    if (!isSeen && !(await isDiskThere(this.#storage, path, plan.folders))) return false;
     for (const end of ends) if (typeof end === "object") this.#keep(end);
-    return ends.some((end) => end !== "absent") || (await isDiskThere(this.#storage, path, plan.folders));
+    return true;
   }
 
   /** Makes it durable. */
@@ -86,6 +88,13 @@ export class Removal {
     }
   }
 }
+
+/** What another disk may have under this name. */
+function isAnothers(end: End): boolean {
+  return typeof end === "object" && end.why === ANOTHER_FILE;
+}
+
+const ANOTHER_FILE = "another file has its name";
 
 async function removeUnless(
   storage: Storage,
@@ -123,7 +132,7 @@ async function whyNotOurs(
   const isKnown = isSameFile(made.fingerprint, await file.stat());
   // Where a mount makes inode numbers up, each byte that imgtx wrote is the proof, and there is no other.
   const isTold = made.contentSha256 === null || (await storage.describeFileSystem(file.path)).keepsInodes;
-  if (!isKnown && isTold) return "another file has its name";
+  if (!isKnown && isTold) return ANOTHER_FILE;
   if (made.contentSha256 !== null) {
     const isOurs = (await digestContent(file)) === made.contentSha256;
     return isOurs ? undefined : "somebody has written to it since imgtx made it";

@@ -34,8 +34,12 @@ export async function undoPatches(
     const expected = expectedOf(plan, image);
     const later = patchesByImage(plan.patches, "commit").get(image) ?? [];
     const found = await findPatched(storage, image, { fence, later, expected });
-    if (found === "absent" && !(await isDiskThere(storage, image, plan.folders))) onAway(image);
-    if (found === "absent" || found === "gone" || found === "whole") continue;
+    const isUnseen = found === "absent" || found === "gone";
+    if (isUnseen && !(await isDiskThere(storage, image, plan.folders))) {
+      onAway(image);
+      continue;
+    }
+    if (found === "absent" || found === "whole" || found === "down") continue;
     if (found in LEFT) {
       kept.push({ path: image, why: LEFT[found as keyof typeof LEFT] });
       continue;
@@ -54,6 +58,7 @@ export async function undoPatches(
 }
 
 const LEFT = {
+  gone: "another file has its name; a fence that imgtx set in the one that was there stays in that",
   foreign: "somebody has changed its header since imgtx fenced it: what stands there now is left as it is",
   spoiled:
     "somebody has changed it under its fence, which stays: look with `imgtx img check`, then lift it with " +
@@ -62,12 +67,11 @@ const LEFT = {
 
 /**
  * What an image has of the patches of a statement that is undone:
- * absent: it is not there; gone: it is another file;
- * down: its fence is not set (any more); up: its fence, and nothing else; begun: `commit` patches under it;
+ * absent: it is not there; down: its fence is not set (any more); up: its fence, and nothing else; begun: `commit` patches under it;
  * whole: all of them, and no fence;
  * or what is not to be touched, see LEFT.
  */
-type Found = "absent" | "gone" | "down" | "up" | "begun" | "whole" | keyof typeof LEFT;
+type Found = "absent" | "down" | "up" | "begun" | "whole" | keyof typeof LEFT;
 
 interface Patched {
   readonly fence: readonly ImagePatch[];

@@ -147,7 +147,7 @@ export async function abortJournal(
   } catch (error) {
     if (!(error instanceof ImgtxError) || !journal.state.aborting) throw error;
     throw error.reworded(error.message, {
-      hint: `transaction ${journal.id} is aborted; the next imgtx command removes what is left of it`,
+      hint: `transaction ${journal.id} is aborted; the next imgtx command removes what is left of it, \`imgtx recover --give-up ${journal.id}\` leaves it as it is`,
     });
   }
 }

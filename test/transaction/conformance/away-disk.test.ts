@@ -1,6 +1,6 @@
 // A command over two disks dies, and one of them is not mounted when the next commands come. It is mounted later.
 
-import { mkdirSync, readdirSync, renameSync, rmdirSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, rmSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { failureOf } from "../../storage/conformance.ts";
@@ -44,6 +44,24 @@ const WAYS: readonly (readonly [string, (bench: Workbench) => Away])[] = [
     (bench) => {
       renameSync(bench.at("disk"), bench.at("unmounted"));
       return { mount: () => renameSync(bench.at("unmounted"), bench.at("disk")) };
+    },
+  ],
+  [
+    "another disk in its place, with files of the same names",
+    (bench) => {
+      renameSync(bench.at("disk"), bench.at("unmounted"));
+      mkdirSync(bench.at("disk"));
+      bench.makeQcow2("disk/b.qcow2", 4);
+      bench.makeQcow2("disk/b1.qcow2", 5);
+      const [before, overlay] = ["b.qcow2", "b1.qcow2"].map((name) => readFileSync(bench.at(`disk/${name}`)));
+      return {
+        mount: () => {
+          expect(readFileSync(bench.at("disk/b.qcow2"))).toEqual(before);
+          expect(readFileSync(bench.at("disk/b1.qcow2"))).toEqual(overlay);
+          rmSync(bench.at("disk"), { recursive: true });
+          renameSync(bench.at("unmounted"), bench.at("disk"));
+        },
+      };
     },
   ],
 ];
