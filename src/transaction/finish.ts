@@ -174,7 +174,10 @@ async function moveOn(
     for (const image of late) if (!changed.has(image)) changed.set(image, NOT_MERGED_YET);
     const before = lastSeen(state);
     const looks = new Map([...(how.looks ?? []), ...changed]);
-    const next = withChangedImages(planned, looks, (image) => before.get(image)?.fingerprint);
+    // What others wrote below the device is the device's, and has not been copied to any mirror.
+    const next = withChangedImages(planned, looks, (image) =>
+      written.has(image) ? NOT_MERGED_YET : before.get(image)?.fingerprint,
+    );
     const isLater = written.size > 0;
     const told = isLater ? { ...next, summary: `${next.summary} (and what was written until then)` } : next;
     await writeNextGeneration(workspace, closingTable(table, state, written), told);

@@ -172,9 +172,12 @@ async function patchAtCommit(
  * fence is the last one. What stands there now is others' work, also where it is as it was before.
  */
 async function isLetGo(storage: Storage, image: string, patches: readonly ImagePatch[]): Promise<boolean> {
-  const isLifted = patches.some(({ offset, before, after }) =>
-    liftsFence({ offset, before: fromBase64(before), after: fromBase64(after) }),
-  );
+  // One over the end of the sector may have been torn there.
+  const isLifted = patches.some((patch) => {
+    const after = fromBase64(patch.after);
+    const end = patch.offset + after.length;
+    return end <= SECTOR_BYTES && liftsFence({ ...patch, before: fromBase64(patch.before), after });
+  });
   const file = isLifted ? await openUnlessGone(storage, image, "read") : undefined;
   if (!file) return false;
   try {

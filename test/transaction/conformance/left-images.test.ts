@@ -141,6 +141,16 @@ describe("between the commit mark and recovery", () => {
     },
   );
 
+  qemu.test("what was written below a snapshot is missing in no mirror that counts as in sync", async () => {
+    const bench = await makeWorkbench();
+    await mirror(bench, { vdc: "m.qcow2" });
+    await expect(dying(bench).snapshot({ vdc: "c1.qcow2" })).rejects.toThrow("killed");
+    writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 7 0 4k");
+    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+    await mirror(bench, { vdc: undefined });
+    expect(await judge(bench, "vdc")).toBe(IDENTICAL);
+  });
+
   qemu.test("no table moves under a guest that runs on a snapshot's base", async () => {
     const bench = await makeWorkbench();
     await expect(dying(bench).snapshot({ vdc: "c1.qcow2" })).rejects.toThrow("killed");
