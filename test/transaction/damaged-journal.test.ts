@@ -1,6 +1,6 @@
 // A journal that can't be read: what it holds, and that nobody else is kept from anything.
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { snapshotTree } from "../helpers/tree.ts";
 import { failureOf } from "../storage/conformance.ts";
@@ -37,6 +37,19 @@ describe("a damaged journal", () => {
     expect(recovered[0]?.obstacle?.why).toContain(path);
     expect(await bench.open()).toMatchObject([{ id, state: "damaged", devices: ["vda"] }]);
     expect(snapshotTree(bench.root)).toEqual(before);
+  });
+
+  test("larger than any that imgtx writes stops what would change a device, and no reading command", async () => {
+    const bench = await makeWorkbench();
+    const id = await bench.begin();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    truncateSync(bench.at(`.imgtx/journal/${id}.journal`), 2 ** 40);
+    const { recovered } = await bench.session();
+    expect(recovered).toMatchObject([{ did: "waiting", transaction: id }]);
+    expect(await bench.open()).toMatchObject([{ id, state: "damaged" }]);
+    expect(await failureOf(async () => await bench.snapshot({ vdc: "c1.qcow2" }))).toMatchObject({
+      code: "E_TRANSACTION",
+    });
   });
 
   test("keeps nobody from other devices", async () => {

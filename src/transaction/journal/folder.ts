@@ -61,12 +61,25 @@ async function readJournal(
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     if (error.code === "E_NOT_FOUND") return undefined;
-    const held = findDevicesInDamage(file && error.code !== "E_IO" ? await readAll(file) : new Uint8Array());
+    const held = await findHeldInDamage(file, error);
     return { id, path, busy: false, unsure: null, isPutBack: isPutBack(error), state: error, held };
   } finally {
     await file?.close();
   }
 }
+
+/** Null, which is all of them, also where there is too much of it to be searched: no part speaks for the rest. */
+async function findHeldInDamage(
+  file: StorageFile | undefined,
+  { code }: ImgtxError,
+): Promise<readonly string[] | null> {
+  if (!file || code === "E_IO") return findDevicesInDamage(new Uint8Array());
+  return (await file.stat()).sizeBytes > MOST_SEARCHED_BYTES
+    ? null
+    : findDevicesInDamage(await readAll(file));
+}
+
+const MOST_SEARCHED_BYTES = 64 * 2 ** 20;
 
 /** Who may be at work on what nobody has locked. */
 async function findAtWork(
