@@ -34,6 +34,9 @@ export function makeNodeHost(): Host {
       userName ??= lookUpUserName();
       return userName;
     },
+    get currentFolder() {
+      return process.cwd();
+    },
     get bootId() {
       return bootIdOrNothing() || "unknown";
     },

@@ -212,6 +212,8 @@ export interface Host {
   nameOfUser(id: number): string;
   /** The groups that a user is in. Undefined where this system's own files do not know the user. */
   groupsOfUser(id: number): readonly number[] | undefined;
+  /** What relative names are relative to. Absolute. */
+  readonly currentFolder: string;
   readonly bootId: string;
   /** Of this installation of the system, for as long as it lives; "" where it has none. */
   readonly machineId: string;

@@ -36,6 +36,7 @@ export class SimulatedProcess implements Storage {
       userName: "tester",
       nameOfUser: (id) => `#${id}`,
       groupsOfUser: () => undefined,
+      currentFolder: "/",
       bootId: machine.bootId,
       machineId: MACHINE_ID,
       origin: machine.origin,

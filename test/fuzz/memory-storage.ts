@@ -92,6 +92,7 @@ const HOST: Host = {
   userName: "root",
   nameOfUser: (id) => `#${id}`,
   groupsOfUser: () => undefined,
+  currentFolder: "/",
   bootId: "00000000-0000-0000-0000-000000000000",
   machineId: "",
   origin: { processes: "", login: null, loginUser: null, service: null, sessions: [], ancestors: [] },

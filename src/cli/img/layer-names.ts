@@ -21,7 +21,7 @@ export function nameLayers(given: string, links: readonly Pick<ChainLink, "name"
 
 /** A relative name is relative to the folder of the image that stores it; a protocol's is not a path. */
 export function resolveBackingName(overlay: string, name: string): string {
-  return isProtocolName(name) ? name : composeBackingPath(overlay, name);
+  return isProtocolName(name) ? name : composeBackingPath(overlay, name, "");
 }
 
 /** The file that a stored name leads to, as qemu-img prints it. */

@@ -12,17 +12,18 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { FileStat, Storage, StorageFile } from "../../storage/index.ts";
 import { composeBackingPath, requirePlainPath, stripFilePrefix } from "./backing-name.ts";
-import { explainOpenFailure, inLoop, notQcow2, tooDeep, unknownFormat } from "./chain-errors.ts";
-import { type Fingerprint, fingerprintFrom, identityOf } from "../fingerprint.ts";
+import { explainOpenFailure, inLoop, tooDeep } from "./chain-errors.ts";
+import { type ChainLink, type DataFile, readLink } from "./chain-link.ts";
+import { fingerprintFrom, identityOf } from "../fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "../image-format.ts";
 import { judgeMissingTables } from "./missing-tables.ts";
 import { assertOwnersCanRead, type GateOptions, passGate } from "./open-gate.ts";
-import { hasQcowMagic } from "../probe.ts";
+import type { ProbedFormat } from "../probe.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
-import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
 import { quoteName, shellQuote } from "../quote-name.ts";
-import { probeFile, readHead, readQcow2Header } from "../read-header.ts";
 import { requireSupported } from "./require-supported.ts";
+
+export type { ChainLink } from "./chain-link.ts";
 
 /** Images in a chain, the active layer included. */
 export const CHAIN_DEPTH_MAX = 200;
@@ -35,32 +36,6 @@ export interface ChainOptions {
   readonly backing?: boolean;
   /** Where the external data file of the image itself is, while it is not at the name that the image stores. */
   readonly dataFileAt?: string | undefined;
-}
-
-interface DataFile {
-  readonly path: string;
-  readonly file: StorageFile;
-  readonly fingerprint: Fingerprint;
-}
-
-export interface ChainLink {
-  /** Absolute: for a backing image the folder of the overlay's path as opened, plus the stored name. */
-  readonly path: string;
-  /** The backing file name as the overlay above stores it; undefined for the active layer. */
-  readonly name: string | undefined;
-  readonly format: ImageFormat;
-  /** A multiple of 512, as QEMU sees it: a raw file's size is rounded up, a qcow2 header's down. */
-  readonly virtualSizeBytes: number;
-  /** Undefined for raw. */
-  readonly header: Qcow2Header | undefined;
-  /** Open for reading. */
-  readonly file: StorageFile;
-  readonly stat: FileStat;
-  /** As it was when it was opened. */
-  readonly fingerprint: Fingerprint;
-  readonly dataFile: DataFile | undefined;
-  /** What an operator should know about this image, one sentence each. */
-  readonly warnings: readonly string[];
 }
 
 /** What a link has open: the image's own file, and its external data file where it has one. */
@@ -115,7 +90,7 @@ export async function openChain(storage: Storage, path: string, options: ChainOp
       if (links.length === CHAIN_DEPTH_MAX) throw tooDeep(path, CHAIN_DEPTH_MAX);
       const link: ChainLink = await openLink(walk, reference);
       links.push(link);
-      reference = options.backing === false ? undefined : findBackingReference(link, gate);
+      reference = options.backing === false ? undefined : findBackingReference(walk, link);
     }
   } catch (error) {
     await closeAll(walk.files);
@@ -125,28 +100,21 @@ export async function openChain(storage: Storage, path: string, options: ChainOp
 }
 
 async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
-  const { path, name } = reference;
+  const { path, name, overlay } = reference;
   const file = await openReferenced(walk, reference);
   const stat = await file.stat();
   claimIdentity(walk, stat, path);
   walk.owners.add(stat.ownerId);
-  const head = await readHead(file);
-  const warnings = describeName(reference);
-  const format = await settleFormat(reference, file, head, stat, warnings);
-  if (format === "raw") {
-    const virtualSizeBytes = Math.ceil(stat.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
-    const common = { path, name, file, stat, fingerprint: fingerprintFrom(stat, undefined), warnings };
-    return { ...common, format, virtualSizeBytes, header: undefined, dataFile: undefined };
-  }
-  const header = await readQcow2Header(file, head, stat.sizeBytes, path, { mayLackTables: true });
+  const { link, probed } = await readLink(file, stat, { ...reference, overlayPath: overlay?.path });
+  const warnings = [...describeName(reference), ...describeFormat(reference, probed)];
+  const { header } = link;
+  if (header === undefined) return { ...link, name, warnings };
   requireSupported(header, path);
   const missing = await judgeMissingTables(header, file, path);
   if (missing !== undefined) warnings.push(missing);
-  const dataFileAt = reference.overlay === undefined ? walk.dataFileAt : undefined;
+  const dataFileAt = overlay === undefined ? walk.dataFileAt : undefined;
   const dataFile = await openDataFile(walk, path, header, { dataFileAt, warnings });
-  const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
-  const fingerprint = fingerprintFrom(stat, head);
-  return { path, name, format, virtualSizeBytes, file, stat, fingerprint, header, dataFile, warnings };
+  return { ...link, name, dataFile, warnings };
 }
 
 /** What is odd about the name that leads to an image. */
@@ -179,39 +147,29 @@ async function openReferenced(walk: Walk, reference: Reference): Promise<Storage
   }
 }
 
-/** The format, where somebody who may say so has said it. Adds what is odd about it to warnings. */
-async function settleFormat(
-  reference: Reference,
-  file: StorageFile,
-  head: Uint8Array,
-  stat: FileStat,
-  warnings: string[],
-): Promise<ImageFormat> {
-  const { path, overlay, format } = reference;
-  const probed = await probeFile(file, head, stat.sizeBytes);
-  if (format === "qcow2" && !hasQcowMagic(head)) throw notQcow2(path, probed, overlay?.path);
+/** What is odd about the format that an image is taken for. */
+function describeFormat(
+  { path, name, overlay, format }: Reference,
+  probed: ProbedFormat | undefined,
+): readonly string[] {
   if (format === "raw" && probed !== undefined) {
-    warnings.push(
+    return [
       `${quoteName(path)} is used as raw, as stated, though its content looks like ${probed}; a guest can write that`,
-    );
+    ];
   }
-  if (format !== undefined) return format;
-  if (probed !== "qcow2") throw unknownFormat(path, probed, overlay?.path);
-  if (overlay) {
-    warnings.push(
-      `${quoteName(overlay.path)} does not state the format of its backing file; mend it with ` +
-        `\`qemu-img rebase -u -F qcow2 -b ${shellQuote(reference.name ?? "")} ${shellQuote(overlay.path)}\``,
-    );
-  }
-  return "qcow2";
+  if (format !== undefined || overlay === undefined) return [];
+  return [
+    `${quoteName(overlay.path)} does not state the format of its backing file; mend it with ` +
+      `\`qemu-img rebase -u -F qcow2 -b ${shellQuote(name ?? "")} ${shellQuote(overlay.path)}\``,
+  ];
 }
 
-function findBackingReference(overlay: ChainLink, gate: GateOptions): Reference | undefined {
+function findBackingReference(walk: Walk, overlay: ChainLink): Reference | undefined {
   const name = overlay.header?.backingFileName;
   if (name === undefined) return undefined;
   requirePlainPath(name, overlay.path, "backing_file_name");
   return {
-    path: composeBackingPath(overlay.path, name, gate.currentFolder),
+    path: composeBackingPath(overlay.path, name, currentFolderOf(walk)),
     name,
     overlay,
     format: parseBackingFormat(overlay),
@@ -246,7 +204,7 @@ async function openDataFile(
   }
   requirePlainPath(name, imagePath, "data_file_name");
   const local = stripFilePrefix(name) ?? name;
-  const named = local.startsWith("/") ? local : `${walk.gate.currentFolder ?? process.cwd()}/${local}`;
+  const named = local.startsWith("/") ? local : `${currentFolderOf(walk)}/${local}`;
   const path = dataFileAt ?? named;
   if (named !== local) {
     warnings.push(
@@ -270,6 +228,10 @@ async function openDataFile(
 /** Where the data file is by the caller's own word, it may be anywhere. */
 function trusting(gate: GateOptions, path: string | undefined): GateOptions {
   return path === undefined ? gate : { ...gate, allowPaths: [...gate.allowPaths, path] };
+}
+
+function currentFolderOf({ gate, storage }: Walk): string {
+  return gate.currentFolder ?? storage.host.currentFolder;
 }
 
 function hold(walk: Walk, file: StorageFile): StorageFile {

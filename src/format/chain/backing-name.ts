@@ -79,11 +79,7 @@ function memberOf(tree: unknown, name: string): unknown {
  * Where QEMU finds the backing file of an overlay that was opened by overlayPath: beside it, or where file:NAME is
  * relative, in the current folder. All paths absolute.
  */
-export function composeBackingPath(
-  overlayPath: string,
-  name: string,
-  currentFolder: string = process.cwd(),
-): string {
+export function composeBackingPath(overlayPath: string, name: string, currentFolder: string): string {
   const local = stripFilePrefix(name);
   if (local !== undefined) return local.startsWith("/") ? local : `${currentFolder}/${local}`;
   if (name.startsWith("/")) return name;
@@ -109,7 +105,9 @@ export async function makeRelativeName(
   const asGiven = relative(overlayFolder, backingPath);
   for (const candidate of [asGiven, await relativeToRealFolders(storage, overlayFolder, backingPath)]) {
     const name = isProtocolName(candidate) ? `./${candidate}` : candidate;
-    const found = await storage.stat(composeBackingPath(`${overlayFolder}/`, name));
+    const found = await storage.stat(
+      composeBackingPath(`${overlayFolder}/`, name, storage.host.currentFolder),
+    );
     if (found && identityOf(found) === identityOf(backing)) {
       return requireStorableName(name, backingPath);
     }

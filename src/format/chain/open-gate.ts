@@ -23,7 +23,7 @@ export interface GateOptions {
   readonly allowPaths: readonly string[];
   /**
    * What a relative data file name is relative to, as for QEMU: the current folder. Absolute.
-   * Default: the current folder of this process.
+   * Default: the host's.
    */
   readonly currentFolder?: string | undefined;
   /** The device that keeps what it trusts, for the hint of a refusal. */

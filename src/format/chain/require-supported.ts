@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import { findFeatureName, findUnknownIncompatibleBits } from "../qcow2/codec/features.ts";
+import { HEADER_AT } from "../qcow2/codec/header.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { escapeName } from "../quote-name.ts";
 
@@ -18,7 +19,7 @@ export function requireSupported(header: Qcow2Header, image: string): void {
     throw new ImgtxError("E_UNSUPPORTED", `Unsupported qcow2 feature(s): ${names.join(", ")}`, {
       image,
       field: "incompatible_features",
-      offset: 72,
+      offset: HEADER_AT.incompatibleFeatures,
       hint: "use the tool that gave the image this feature, or a version of imgtx that knows it",
     });
   }
@@ -27,7 +28,7 @@ export function requireSupported(header: Qcow2Header, image: string): void {
     throw new ImgtxError("E_UNSUPPORTED", `the image is encrypted (${method}), which is not supported`, {
       image,
       field: "crypt_method",
-      offset: 32,
+      offset: HEADER_AT.cryptMethod,
       hint: "`qemu-img convert` with its secret makes an image without encryption",
     });
   }

@@ -7,7 +7,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../../storage/index.ts";
-import type { ChainLink } from "../chain/backing-chain.ts";
+import type { ChainLink } from "../chain/chain-link.ts";
 import { copyBitmaps } from "./copy-bitmaps.ts";
 import type { BitmapEntry } from "../qcow2/codec/bitmap.ts";
 import { copyImages, type CopyOptions } from "./copy.ts";

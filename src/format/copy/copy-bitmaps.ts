@@ -8,7 +8,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { hostOffset } from "../../units/index.ts";
-import type { ChainLink } from "../chain/backing-chain.ts";
+import type { ChainLink } from "../chain/chain-link.ts";
 import { findMarkedRanges, readBitmapDirectory } from "../qcow2/read/qcow2-bitmaps.ts";
 import {
   type BitmapEntry,

@@ -7,16 +7,11 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
-import type { ChainLink } from "../chain/backing-chain.ts";
-import { notQcow2, unknownFormat } from "../chain/chain-errors.ts";
-import { fingerprintFrom } from "../fingerprint.ts";
-import type { ImageFormat } from "../image-format.ts";
+import { type ChainLink, readLink } from "../chain/chain-link.ts";
 import { type GateOptions, passGate } from "../chain/open-gate.ts";
-import { hasQcowMagic } from "../probe.ts";
-import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
-import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
-import { probeFile, readHead, readQcow2Header } from "../read-header.ts";
 import { requireSupported } from "../chain/require-supported.ts";
+import type { ImageFormat } from "../image-format.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 
 /** How an image leads to another one. */
 export interface InfoReference {
@@ -38,7 +33,10 @@ export async function openForInfo(
 ): Promise<ChainLink> {
   const file = await openFile(storage, path, format, reference);
   try {
-    return await describeLink(file, path, format, reference);
+    const overlayPath = reference?.overlayPath;
+    const { link } = await readLink(file, await file.stat(), { path, format, overlayPath, mayBeRaw: true });
+    if (link.header !== undefined) requireDescribable(link.header, path);
+    return link;
   } catch (error) {
     await file.close();
     throw error;
@@ -55,33 +53,6 @@ async function openFile(
   const { gate, overlayPath, storedName } = reference;
   const target = { what: "raw backing image", path, storedName, overlayPath } as const;
   return storage.openFile(await passGate(storage, gate, target), "read", { refuseSymlink: true });
-}
-
-async function describeLink(
-  file: StorageFile,
-  path: string,
-  stated: ImageFormat | undefined,
-  reference: InfoReference | undefined,
-): Promise<ChainLink> {
-  const stat = await file.stat();
-  const head = await readHead(file);
-  const probed = await probeFile(file, head, stat.sizeBytes);
-  if (stated === "qcow2" && !hasQcowMagic(head)) throw notQcow2(path, probed, reference?.overlayPath);
-  // The user named this very file, so that no guest can have led here by what it wrote.
-  const isGuessed = stated === undefined && probed === undefined && reference === undefined;
-  if (stated === undefined && probed !== "qcow2" && !isGuessed) {
-    throw unknownFormat(path, probed, reference?.overlayPath);
-  }
-  const common = { path, name: undefined, file, stat, dataFile: undefined, warnings: [] };
-  if (stated === "raw" || isGuessed) {
-    const virtualSizeBytes = Math.ceil(stat.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
-    const fingerprint = fingerprintFrom(stat, undefined);
-    return { ...common, format: "raw", virtualSizeBytes, header: undefined, fingerprint };
-  }
-  const header = await readQcow2Header(file, head, stat.sizeBytes, path, { mayLackTables: true });
-  requireDescribable(header, path);
-  const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
-  return { ...common, format: "qcow2", virtualSizeBytes, header, fingerprint: fingerprintFrom(stat, head) };
 }
 
 const KNOWN_CRYPT_METHODS: readonly number[] = [1, 2];

@@ -16,9 +16,10 @@ import { openImage, type OpenedImage } from "./open-image.ts";
 import { AUTOCLEAR_BIT } from "../qcow2/codec/features.ts";
 import { isFencedHead } from "../qcow2/codec/fence.ts";
 import { findExtension } from "../qcow2/codec/header-extension.ts";
+import { HEADER_AT } from "../qcow2/codec/header.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
-import type { Qcow2Link } from "../chain/qcow2-link.ts";
+import type { Qcow2Link } from "../chain/chain-link.ts";
 import { readHead } from "../read-header.ts";
 import { readSnapshotTable } from "../qcow2/read/qcow2-snapshots.ts";
 import { requireCounted } from "../qcow2/check/require-counted.ts";
@@ -173,7 +174,7 @@ export function requireWritable(header: Qcow2Header, image: string): void {
     throw new ImgtxError("E_CORRUPT", "the image is marked corrupt: it can be read, and not written to", {
       image,
       field: "incompatible_features",
-      offset: 72,
+      offset: HEADER_AT.incompatibleFeatures,
       hint: "`qemu-img check -r all` repairs it, and takes the mark away",
     });
   }
@@ -182,7 +183,7 @@ export function requireWritable(header: Qcow2Header, image: string): void {
   throw new ImgtxError("E_REFUSED", "the image is dirty: its refcounts may be behind its tables", {
     image,
     field: "incompatible_features",
-    offset: 72,
+    offset: HEADER_AT.incompatibleFeatures,
     hint: "`qemu-img check -r all` brings them up to date",
   });
 }
@@ -192,7 +193,7 @@ export function isFrozen(image: string): ImgtxError {
   return new ImgtxError("E_REFUSED", "the image is frozen: nothing may be written to it", {
     image,
     field: "incompatible_features",
-    offset: 72,
+    offset: HEADER_AT.incompatibleFeatures,
     hint: "`imgtx unfreeze` of its device ends that; `imgtx unfreeze --force` where no workspace knows of it",
   });
 }

@@ -13,7 +13,7 @@ import type { ImageFormat } from "../image-format.ts";
 import type { LayerReader } from "../read/layer-reader.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 import { Qcow2Layer } from "../qcow2/read/qcow2-layer.ts";
-import type { L1Table } from "../chain/qcow2-link.ts";
+import type { L1Table } from "../chain/chain-link.ts";
 import { findSnapshotTable, type SnapshotChoice } from "../qcow2/read/qcow2-snapshots.ts";
 import { RawLayer } from "../raw/raw-layer.ts";
 

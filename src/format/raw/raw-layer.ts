@@ -4,7 +4,7 @@
 // up to the end of its last sector, it reads as zeros.
 
 import type { StorageFile } from "../../storage/index.ts";
-import type { ChainLink } from "../chain/backing-chain.ts";
+import type { ChainLink } from "../chain/chain-link.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { HoleFinder } from "../read/hole-finder.ts";
 import type { LayerReader } from "../read/layer-reader.ts";

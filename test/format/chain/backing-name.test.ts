@@ -16,7 +16,7 @@ describe("a stored name", () => {
     ["/top.qcow2", "base.raw", "/base.raw"],
     ["/images/top.qcow2", "/other//base.raw", "/other//base.raw"],
   ])("of %s, %s, leads to %s: nothing is folded", (overlay, name, path) => {
-    expect(composeBackingPath(overlay, name)).toBe(path);
+    expect(composeBackingPath(overlay, name, "/nowhere")).toBe(path);
   });
 
   test.each([
@@ -63,7 +63,7 @@ describe("makeRelativeName", () => {
     makeRaw(`${root}/bases/base.raw`);
     const name = await makeRelativeName(storage, `${root}/tops`, `${root}/bases/base.raw`);
     expect(name).toBe("../../../bases/base.raw");
-    const found = await storage.stat(composeBackingPath(`${root}/tops/top.qcow2`, name));
+    const found = await storage.stat(composeBackingPath(`${root}/tops/top.qcow2`, name, root));
     expect(found?.inode).toBe((await storage.stat(`${root}/bases/base.raw`))?.inode);
   });
 

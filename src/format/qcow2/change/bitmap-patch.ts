@@ -10,7 +10,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { hostOffset } from "../../../units/index.ts";
-import type { ChainLink } from "../../chain/backing-chain.ts";
+import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { BitmapSpace, requireBitmaps } from "./bitmap-space.ts";
 import { requireFit } from "../check/check-bitmaps.ts";
 import { hasStaleBitmaps } from "../read/image-info.ts";
@@ -34,7 +34,6 @@ import {
   TABLE_ENTRY_BYTES,
 } from "../codec/limits.ts";
 import { readBitmapDirectory, readBitmapTable } from "../read/qcow2-bitmaps.ts";
-import type { Qcow2Link } from "../../chain/qcow2-link.ts";
 import { quoteName } from "../../quote-name.ts";
 
 /** UTF-8 has no bytes for it. */

@@ -10,7 +10,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { hostOffset } from "../../../units/index.ts";
-import type { ChainLink } from "../../chain/backing-chain.ts";
+import { DAMAGE_HINT, type ChainLink, type Qcow2Link } from "../../chain/chain-link.ts";
 import { type ImagePatch, PatchedFile } from "./image-patch.ts";
 import { claimMetadata, requireWritable } from "../../open/open-for-writing.ts";
 import type { BitmapEntry } from "../codec/bitmap.ts";
@@ -20,8 +20,6 @@ import type { HeaderFields } from "../codec/header.ts";
 import { encodeHeaderCluster, measureHeaderCluster } from "../codec/header-cluster.ts";
 import type { HeaderExtension } from "../codec/header-extension.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
-import type { Qcow2Link } from "../../chain/qcow2-link.ts";
-import { DAMAGE_HINT } from "../../chain/qcow2-link.ts";
 import { readSoundSnapshots } from "../read/qcow2-snapshots.ts";
 import { quoteName } from "../../quote-name.ts";
 import { readHead } from "../../read-header.ts";

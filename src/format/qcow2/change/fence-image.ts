@@ -1,6 +1,6 @@
 // Fences of opened images: what to write to set one, and to lift one that nobody remembers.
 
-import type { ChainLink } from "../../chain/backing-chain.ts";
+import type { ChainLink } from "../../chain/chain-link.ts";
 import {
   type BytePatch,
   FENCE_ROOM_BYTES,

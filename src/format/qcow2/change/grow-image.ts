@@ -14,9 +14,10 @@ import type { GateOptions } from "../../chain/open-gate.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
 import { openImage, type OpenedImage } from "../../open/open-image.ts";
 import { AUTOCLEAR_BIT } from "../codec/features.ts";
+import { HEADER_AT } from "../codec/header.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
 import { countL1Entries, L1_TABLE_BYTES_MAX, SECTOR_BYTES, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
-import type { Qcow2Link } from "../../chain/qcow2-link.ts";
+import type { Qcow2Link } from "../../chain/chain-link.ts";
 import { readBytes } from "../../read-header.ts";
 import { Qcow2Writer } from "../write/qcow2-writer.ts";
 import { WriterLayer } from "../write/writer-layer.ts";
@@ -26,9 +27,6 @@ interface GrowingFiles {
   /** The image's own file where it has no external data file. */
   readonly dataFile: StorageFile;
 }
-
-const SIZE_AT = 24;
-const L1_SIZE_AT = 36;
 
 /**
  * Makes the disk of the image at path larger, durably. sizeBytes is a multiple of 512. E_UNSUPPORTED for a
@@ -80,7 +78,7 @@ async function growQcow2(
     await files.dataFile.flush("larger-data-file");
   }
   await hideBacking(grown, files, opened, link.virtualSizeBytes);
-  await files.file.write(encodeSize(sizeBytes), SIZE_AT);
+  await files.file.write(encodeSize(sizeBytes), HEADER_AT.size);
   await files.file.flush("larger-disk");
 }
 
@@ -100,7 +98,7 @@ async function growL1Table(link: Qcow2Link, files: GrowingFiles, sizeBytes: numb
   table.set(await readBytes(files.file, header.l1TableOffset, oldBytes));
   await files.file.write(table, place);
   await state.flush("l1-table-before-header");
-  await files.file.write(encodeL1Place(l1Size, place), L1_SIZE_AT);
+  await files.file.write(encodeL1Place(l1Size, place), HEADER_AT.l1Size);
   await files.file.flush("header-before-old-l1-table");
   const oldClusters = Math.ceil(oldBytes / clusterSizeBytes);
   await state.giveBack(header.l1TableOffset / clusterSizeBytes, oldClusters);

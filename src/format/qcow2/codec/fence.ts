@@ -12,7 +12,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { FEATURE_TYPES, INCOMPATIBLE_BIT } from "./features.ts";
-import { HEADER_LENGTH_V2, QCOW2_MAGIC } from "./header.ts";
+import { HEADER_AT, HEADER_LENGTH_V2, QCOW2_MAGIC } from "./header.ts";
 import {
   EXTENSION_HEADER_BYTES,
   EXTENSION_TYPE,
@@ -41,10 +41,8 @@ export const FENCE_ROOM_BYTES = 2 * EXTENSION_HEADER_BYTES + FEATURE_NAME_BYTES;
 
 /** Of the format: the one before has no features, and no place for a fence. */
 const VERSION = 3;
-const FEATURES_AT = 72;
-const FEATURES_END = 80;
-const BACKING_OFFSET_AT = 8;
-const BACKING_SIZE_AT = 16;
+const FEATURES_AT = HEADER_AT.incompatibleFeatures;
+const FEATURES_END = FEATURES_AT + 8;
 /** Of the big-endian mask at 72: bit 62 is the second of its first byte. */
 const FENCE_MASK = 0x40;
 
@@ -63,8 +61,8 @@ export function isFencedHead(head: Uint8Array): boolean {
   if (head.length < FEATURES_END) return false;
   const view = viewOf(head);
   return (
-    view.getUint32(0) === QCOW2_MAGIC &&
-    view.getUint32(4) >= 3 &&
+    view.getUint32(HEADER_AT.magic) === QCOW2_MAGIC &&
+    view.getUint32(HEADER_AT.version) >= 3 &&
     (view.getUint8(FEATURES_AT) & FENCE_MASK) !== 0
   );
 }
@@ -98,12 +96,12 @@ export function planFence(cluster: Uint8Array, owner: string): FencePatch {
  * For patches that were stored: of any other nobody may write either side.
  */
 export function isFencePatch({ offset, before, after }: BytePatch): boolean {
-  if (offset !== FEATURES_AT && offset !== BACKING_OFFSET_AT) return false;
+  if (offset !== FEATURES_AT && offset !== HEADER_AT.backingFileOffset) return false;
   if (before.length !== after.length || offset + after.length < FEATURES_END) return false;
   // What is not in the patch does not count; behind it the extensions end.
   const cluster = new Uint8Array(offset + after.length + FENCE_ROOM_BYTES);
   viewOf(cluster).setUint32(0, QCOW2_MAGIC);
-  viewOf(cluster).setUint32(4, VERSION);
+  viewOf(cluster).setUint32(HEADER_AT.version, VERSION);
   cluster.set(after, offset);
   if (!isFencedHead(cluster)) return false;
   const lift = offset + after.length === FEATURES_END ? liftBit(cluster) : liftUnlessCorrupt(cluster);
@@ -152,10 +150,11 @@ interface Layout {
 
 function readLayout(cluster: Uint8Array): Layout {
   const view = viewOf(cluster);
-  const backingOffset = Number(view.getBigUint64(BACKING_OFFSET_AT));
+  const backingOffset = Number(view.getBigUint64(HEADER_AT.backingFileOffset));
   const limit = Math.min(backingOffset || cluster.length, cluster.length);
   let table: Range | undefined;
-  let at = view.getUint32(4) === 2 ? HEADER_LENGTH_V2 : view.getUint32(100);
+  let at =
+    view.getUint32(HEADER_AT.version) === 2 ? HEADER_LENGTH_V2 : view.getUint32(HEADER_AT.headerLength);
   while (at + EXTENSION_HEADER_BYTES <= limit) {
     const type = view.getUint32(at);
     const length = view.getUint32(at + 4);
@@ -169,7 +168,7 @@ function readLayout(cluster: Uint8Array): Layout {
     table,
     end: Math.min(at, limit),
     backingOffset,
-    backingBytes: view.getUint32(BACKING_SIZE_AT),
+    backingBytes: view.getUint32(HEADER_AT.backingFileSize),
   };
 }
 
@@ -248,9 +247,9 @@ function addExtension(cluster: Uint8Array, layout: Layout, fenceName: Uint8Array
   if (mustMove) viewOf(note).setUint32(1, backingOffset);
   cluster.set(encodeEntry(fenceName, note), end + EXTENSION_HEADER_BYTES);
   if (!mustMove) return [FEATURES_AT, areaEnd];
-  view.setBigUint64(BACKING_OFFSET_AT, BigInt(areaEnd));
+  view.setBigUint64(HEADER_AT.backingFileOffset, BigInt(areaEnd));
   cluster.set(name, areaEnd);
-  return [BACKING_OFFSET_AT, usedEnd];
+  return [HEADER_AT.backingFileOffset, usedEnd];
 }
 
 function encodeEntry(name: Uint8Array, note: ArrayLike<number>): Uint8Array {
@@ -296,8 +295,8 @@ function removeExtension(cluster: Uint8Array, layout: Layout, start: number, nam
   cluster.fill(0, start, hasMoved ? areaEnd + backingBytes : areaEnd);
   if (!hasMoved) return [FEATURES_AT, areaEnd];
   cluster.set(name, nameWasAt);
-  viewOf(cluster).setBigUint64(BACKING_OFFSET_AT, BigInt(nameWasAt));
-  return [BACKING_OFFSET_AT, areaEnd + backingBytes];
+  viewOf(cluster).setBigUint64(HEADER_AT.backingFileOffset, BigInt(nameWasAt));
+  return [HEADER_AT.backingFileOffset, areaEnd + backingBytes];
 }
 
 function cut(before: Uint8Array, after: Uint8Array, start: number, end: number): BytePatch {

@@ -9,7 +9,14 @@
 import { ImgtxError } from "../../../errors/index.ts";
 import type { FeatureName } from "./features.ts";
 import { AUTOCLEAR_BIT, COMPATIBLE_BIT, INCOMPATIBLE_BIT } from "./features.ts";
-import { decodeHeader, encodeHeader, type HeaderFields, QCOW2_MAGIC } from "./header.ts";
+import {
+  decodeHeader,
+  encodeHeader,
+  HEADER_AT,
+  HEADER_LENGTH_V2,
+  type HeaderFields,
+  QCOW2_MAGIC,
+} from "./header.ts";
 import {
   decodeExtensions,
   decodeName,
@@ -55,14 +62,16 @@ export interface Qcow2Header extends HeaderFields {
  */
 export function measureHeaderCluster(prefix: Uint8Array): number {
   const view = new DataView(prefix.buffer, prefix.byteOffset, prefix.byteLength);
-  if (prefix.length < 104 || view.getUint32(0) !== QCOW2_MAGIC) return prefix.length;
-  const clusterBits = view.getUint32(20);
+  if (prefix.length < HEADER_AT.compressionType || view.getUint32(HEADER_AT.magic) !== QCOW2_MAGIC)
+    return prefix.length;
+  const clusterBits = view.getUint32(HEADER_AT.clusterBits);
   if (clusterBits < CLUSTER_BITS_MIN || clusterBits > CLUSTER_BITS_MAX) return prefix.length;
   const clusterSizeBytes = 2 ** clusterBits;
-  const backingFileOffset = Number(view.getBigUint64(8));
-  const nameEnd = backingFileOffset === 0 ? 0 : backingFileOffset + view.getUint32(16);
+  const backingFileOffset = Number(view.getBigUint64(HEADER_AT.backingFileOffset));
+  const nameEnd = backingFileOffset === 0 ? 0 : backingFileOffset + view.getUint32(HEADER_AT.backingFileSize);
   const areaEnd = Math.min(backingFileOffset || clusterSizeBytes, clusterSizeBytes);
-  let offset = view.getUint32(4) === 2 ? 72 : view.getUint32(100);
+  let offset =
+    view.getUint32(HEADER_AT.version) === 2 ? HEADER_LENGTH_V2 : view.getUint32(HEADER_AT.headerLength);
   while (offset < areaEnd) {
     if (offset + 8 > prefix.length) return clusterSizeBytes;
     const type = view.getUint32(offset);
@@ -171,7 +180,7 @@ function checkBackingName(fields: HeaderFields, clusterSizeBytes: number): void 
       "Invalid backing file offset: the name must lie in the header cluster",
       {
         field: "backing_file_offset",
-        offset: 8,
+        offset: HEADER_AT.backingFileOffset,
       },
     );
   }
@@ -180,7 +189,7 @@ function checkBackingName(fields: HeaderFields, clusterSizeBytes: number): void 
     throw new ImgtxError(
       "E_CORRUPT",
       `Backing file name too long: it has ${backingFileSize} bytes, and there is room for ${room}`,
-      { field: "backing_file_size", offset: 16 },
+      { field: "backing_file_size", offset: HEADER_AT.backingFileSize },
     );
   }
 }

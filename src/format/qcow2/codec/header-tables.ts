@@ -6,7 +6,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { AUTOCLEAR_BIT, INCOMPATIBLE_BIT } from "./features.ts";
-import type { HeaderFields } from "./header.ts";
+import { HEADER_AT, type HeaderFields } from "./header.ts";
 import { findExtension, type HeaderExtension } from "./header-extension.ts";
 import {
   BITMAP_DIRECTORY_BYTES_MAX,
@@ -75,13 +75,21 @@ export function tableMissing({ what, field, fieldAt }: MissingTable): ImgtxError
 
 function checkCounts(fields: HeaderFields): void {
   if (fields.refcountTableClusters === 0) {
-    throw corrupt("Image does not contain a reference count table", "refcount_table_clusters", 56);
+    throw corrupt(
+      "Image does not contain a reference count table",
+      "refcount_table_clusters",
+      HEADER_AT.refcountTableClusters,
+    );
   }
   if (fields.refcountTableClusters * 2 ** fields.clusterBits > REFCOUNT_TABLE_BYTES_MAX) {
-    throw corrupt("Reference count table too large: at most 8 MiB", "refcount_table_clusters", 56);
+    throw corrupt(
+      "Reference count table too large: at most 8 MiB",
+      "refcount_table_clusters",
+      HEADER_AT.refcountTableClusters,
+    );
   }
   if (fields.l1Size * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) {
-    throw corrupt("Active L1 table too large: at most 32 MiB", "l1_size", 36);
+    throw corrupt("Active L1 table too large: at most 32 MiB", "l1_size", HEADER_AT.l1Size);
   }
   const extendedL2 = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.extendedL2);
   const needed = countL1Entries(fields.size, fields.clusterBits, extendedL2);
@@ -89,14 +97,14 @@ function checkCounts(fields: HeaderFields): void {
     throw corrupt(
       `L1 table is too small: it has ${fields.l1Size} entries, and the virtual size needs ${needed}`,
       "l1_size",
-      36,
+      HEADER_AT.l1Size,
     );
   }
   if (fields.nbSnapshots > SNAPSHOTS_MAX) {
     throw corrupt(
       `Snapshot table too large: ${fields.nbSnapshots} internal snapshots, at most ${SNAPSHOTS_MAX} are allowed`,
       "nb_snapshots",
-      60,
+      HEADER_AT.nbSnapshots,
     );
   }
 }
@@ -109,7 +117,7 @@ function checkExtensionsAgainstHeader(fields: HeaderFields, extensions: readonly
         ? "the pointer to the LUKS header is missing"
         : "there is a pointer to an encryption header, and no LUKS encryption",
       "crypt_method",
-      32,
+      HEADER_AT.cryptMethod,
     );
   }
   const { autoclearFeatures, incompatibleFeatures } = fields;
@@ -118,11 +126,15 @@ function checkExtensionsAgainstHeader(fields: HeaderFields, extensions: readonly
     throw corrupt(
       "the data file is said to be raw, and the image has none (data-file-raw requires a data file)",
       "autoclear_features",
-      88,
+      HEADER_AT.autoclearFeatures,
     );
   }
   if (rawData && fields.backingFileOffset !== 0) {
-    throw corrupt("a raw data file and a backing file exclude each other", "autoclear_features", 88);
+    throw corrupt(
+      "a raw data file and a backing file exclude each other",
+      "autoclear_features",
+      HEADER_AT.autoclearFeatures,
+    );
   }
   const bitmaps = findConsistentBitmaps(fields, extensions);
   if (bitmaps && (bitmaps.nbBitmaps === 0 || bitmaps.nbBitmaps > BITMAPS_MAX)) {
@@ -150,21 +162,21 @@ function listTables(
     {
       what: "Reference count table",
       field: "refcount_table_offset",
-      fieldAt: 48,
+      fieldAt: HEADER_AT.refcountTableOffset,
       start: fields.refcountTableOffset,
       lengthBytes: fields.refcountTableClusters * clusterSizeBytes,
     },
     {
       what: "Active L1 table",
       field: "l1_table_offset",
-      fieldAt: 40,
+      fieldAt: HEADER_AT.l1TableOffset,
       start: fields.l1TableOffset,
       lengthBytes: fields.l1Size * TABLE_ENTRY_BYTES,
     },
     {
       what: "Snapshot table",
       field: "snapshots_offset",
-      fieldAt: 64,
+      fieldAt: HEADER_AT.snapshotsOffset,
       start: fields.snapshotsOffset,
       lengthBytes: fields.nbSnapshots * SNAPSHOT_ENTRY_BYTES_MIN,
     },

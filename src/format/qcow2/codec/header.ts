@@ -23,7 +23,29 @@ export const HEADER_LENGTH_V2 = 72;
 const HEADER_LENGTH_V3_MIN = 104;
 /** What QEMU writes today: the fields up to compression_type, padded to a multiple of 8. */
 export const HEADER_LENGTH_V3 = 112;
-const COMPRESSION_TYPE_AT = 104;
+
+/** Where each field lies, in bytes from the start of the file. The last one may be missing. */
+export const HEADER_AT = {
+  magic: 0,
+  version: 4,
+  backingFileOffset: 8,
+  backingFileSize: 16,
+  clusterBits: 20,
+  size: 24,
+  cryptMethod: 32,
+  l1Size: 36,
+  l1TableOffset: 40,
+  refcountTableOffset: 48,
+  refcountTableClusters: 56,
+  nbSnapshots: 60,
+  snapshotsOffset: 64,
+  incompatibleFeatures: 72,
+  compatibleFeatures: 80,
+  autoclearFeatures: 88,
+  refcountOrder: 96,
+  headerLength: 100,
+  compressionType: 104,
+} as const;
 
 const COMPRESSION_TYPES: Readonly<Record<number, string>> = { 0: "zlib", 1: "zstd" };
 
@@ -62,30 +84,34 @@ export interface HeaderFields {
 export function decodeHeader(bytes: Uint8Array): HeaderFields {
   requireLength(bytes, HEADER_LENGTH_V2);
   const view = viewOf(bytes);
-  if (view.getUint32(0) !== QCOW2_MAGIC) {
-    throw corrupt("the image is not in qcow2 format: its magic is missing", "magic", 0);
+  if (view.getUint32(HEADER_AT.magic) !== QCOW2_MAGIC) {
+    throw corrupt("the image is not in qcow2 format: its magic is missing", "magic", HEADER_AT.magic);
   }
-  const version = decodeVersion(view.getUint32(4));
-  const clusterBits = view.getUint32(20);
+  const version = decodeVersion(view.getUint32(HEADER_AT.version));
+  const clusterBits = view.getUint32(HEADER_AT.clusterBits);
   if (clusterBits < CLUSTER_BITS_MIN || clusterBits > CLUSTER_BITS_MAX) {
     const allowed = `${CLUSTER_BITS_MIN} to ${CLUSTER_BITS_MAX}`;
-    throw corrupt(`cluster size is 2^${clusterBits}; the exponent must be ${allowed}`, "cluster_bits", 20);
+    throw corrupt(
+      `cluster size is 2^${clusterBits}; the exponent must be ${allowed}`,
+      "cluster_bits",
+      HEADER_AT.clusterBits,
+    );
   }
   const further = version === 2 ? FIELDS_OF_VERSION_2 : decodeVersion3(bytes, clusterBits);
   // Field by field: a group decodes hundreds of headers, and spreading one object into another is slow.
   return {
     version,
-    backingFileOffset: readOffset(view, 8, "backing_file_offset"),
-    backingFileSize: view.getUint32(16),
+    backingFileOffset: readOffset(view, HEADER_AT.backingFileOffset, "backing_file_offset"),
+    backingFileSize: view.getUint32(HEADER_AT.backingFileSize),
     clusterBits,
-    size: decodeSize(view.getBigUint64(24)),
-    cryptMethod: view.getUint32(32),
-    l1Size: view.getUint32(36),
-    l1TableOffset: readOffset(view, 40, "l1_table_offset"),
-    refcountTableOffset: readOffset(view, 48, "refcount_table_offset"),
-    refcountTableClusters: view.getUint32(56),
-    nbSnapshots: view.getUint32(60),
-    snapshotsOffset: readOffset(view, 64, "snapshots_offset"),
+    size: decodeSize(view.getBigUint64(HEADER_AT.size)),
+    cryptMethod: view.getUint32(HEADER_AT.cryptMethod),
+    l1Size: view.getUint32(HEADER_AT.l1Size),
+    l1TableOffset: readOffset(view, HEADER_AT.l1TableOffset, "l1_table_offset"),
+    refcountTableOffset: readOffset(view, HEADER_AT.refcountTableOffset, "refcount_table_offset"),
+    refcountTableClusters: view.getUint32(HEADER_AT.refcountTableClusters),
+    nbSnapshots: view.getUint32(HEADER_AT.nbSnapshots),
+    snapshotsOffset: readOffset(view, HEADER_AT.snapshotsOffset, "snapshots_offset"),
     incompatibleFeatures: further.incompatibleFeatures,
     compatibleFeatures: further.compatibleFeatures,
     autoclearFeatures: further.autoclearFeatures,
@@ -121,35 +147,46 @@ export const FIELDS_OF_VERSION_2: Version3Fields = {
 function decodeVersion3(bytes: Uint8Array, clusterBits: number): Version3Fields {
   requireLength(bytes, HEADER_LENGTH_V3_MIN);
   const view = viewOf(bytes);
-  const incompatibleFeatures = decodeFeatureBits(view, 72);
-  const refcountOrder = view.getUint32(96);
-  const headerLength = view.getUint32(100);
+  const incompatibleFeatures = decodeFeatureBits(view, HEADER_AT.incompatibleFeatures);
+  const refcountOrder = view.getUint32(HEADER_AT.refcountOrder);
+  const headerLength = view.getUint32(HEADER_AT.headerLength);
   if (headerLength < HEADER_LENGTH_V3_MIN || headerLength % 8 !== 0 || headerLength > 2 ** clusterBits) {
     throw corrupt(
       `header length is ${headerLength}; it must be a multiple of 8 from ${HEADER_LENGTH_V3_MIN} to the cluster size`,
       "header_length",
-      100,
+      HEADER_AT.headerLength,
     );
   }
   requireLength(bytes, headerLength);
   if (refcountOrder > REFCOUNT_ORDER_MAX) {
-    throw corrupt(`refcount width is 2^${refcountOrder} bits; at most 64 are allowed`, "refcount_order", 96);
+    throw corrupt(
+      `refcount width is 2^${refcountOrder} bits; at most 64 are allowed`,
+      "refcount_order",
+      HEADER_AT.refcountOrder,
+    );
   }
-  const hasCompressionType = headerLength > COMPRESSION_TYPE_AT;
-  const compressionType = hasCompressionType ? view.getUint8(COMPRESSION_TYPE_AT) : 0;
+  const hasCompressionType = headerLength > HEADER_AT.compressionType;
+  const compressionType = hasCompressionType ? view.getUint8(HEADER_AT.compressionType) : 0;
   checkCompressionType(compressionType, incompatibleFeatures);
   const extendedL2 = incompatibleFeatures.includes(INCOMPATIBLE_BIT.extendedL2);
   if (extendedL2 && clusterBits < CLUSTER_BITS_MIN_EXTENDED_L2) {
-    throw corrupt("extended L2 entries need clusters of at least 16384 bytes", "cluster_bits", 20);
+    throw corrupt(
+      "extended L2 entries need clusters of at least 16384 bytes",
+      "cluster_bits",
+      HEADER_AT.clusterBits,
+    );
   }
   return {
     incompatibleFeatures,
-    compatibleFeatures: decodeFeatureBits(view, 80),
-    autoclearFeatures: decodeFeatureBits(view, 88),
+    compatibleFeatures: decodeFeatureBits(view, HEADER_AT.compatibleFeatures),
+    autoclearFeatures: decodeFeatureBits(view, HEADER_AT.autoclearFeatures),
     refcountOrder,
     headerLength,
     compressionType,
-    furtherFields: bytes.slice(hasCompressionType ? COMPRESSION_TYPE_AT + 1 : headerLength, headerLength),
+    furtherFields: bytes.slice(
+      hasCompressionType ? HEADER_AT.compressionType + 1 : headerLength,
+      headerLength,
+    ),
   };
 }
 
@@ -157,31 +194,31 @@ function decodeVersion3(bytes: Uint8Array, clusterBits: number): Version3Fields 
 export function encodeHeader(fields: HeaderFields): Uint8Array {
   const bytes = new Uint8Array(fields.headerLength);
   const view = viewOf(bytes);
-  view.setUint32(0, QCOW2_MAGIC);
-  view.setUint32(4, fields.version);
-  view.setBigUint64(8, BigInt(fields.backingFileOffset));
-  view.setUint32(16, fields.backingFileSize);
-  view.setUint32(20, fields.clusterBits);
-  view.setBigUint64(24, BigInt(fields.size));
-  view.setUint32(32, fields.cryptMethod);
-  view.setUint32(36, fields.l1Size);
-  view.setBigUint64(40, BigInt(fields.l1TableOffset));
-  view.setBigUint64(48, BigInt(fields.refcountTableOffset));
-  view.setUint32(56, fields.refcountTableClusters);
-  view.setUint32(60, fields.nbSnapshots);
-  view.setBigUint64(64, BigInt(fields.snapshotsOffset));
+  view.setUint32(HEADER_AT.magic, QCOW2_MAGIC);
+  view.setUint32(HEADER_AT.version, fields.version);
+  view.setBigUint64(HEADER_AT.backingFileOffset, BigInt(fields.backingFileOffset));
+  view.setUint32(HEADER_AT.backingFileSize, fields.backingFileSize);
+  view.setUint32(HEADER_AT.clusterBits, fields.clusterBits);
+  view.setBigUint64(HEADER_AT.size, BigInt(fields.size));
+  view.setUint32(HEADER_AT.cryptMethod, fields.cryptMethod);
+  view.setUint32(HEADER_AT.l1Size, fields.l1Size);
+  view.setBigUint64(HEADER_AT.l1TableOffset, BigInt(fields.l1TableOffset));
+  view.setBigUint64(HEADER_AT.refcountTableOffset, BigInt(fields.refcountTableOffset));
+  view.setUint32(HEADER_AT.refcountTableClusters, fields.refcountTableClusters);
+  view.setUint32(HEADER_AT.nbSnapshots, fields.nbSnapshots);
+  view.setBigUint64(HEADER_AT.snapshotsOffset, BigInt(fields.snapshotsOffset));
   if (fields.version === 2) {
     if (fields.headerLength !== HEADER_LENGTH_V2) throw new RangeError("a version 2 header has 72 bytes");
     return bytes;
   }
-  view.setBigUint64(72, encodeFeatureBits(fields.incompatibleFeatures));
-  view.setBigUint64(80, encodeFeatureBits(fields.compatibleFeatures));
-  view.setBigUint64(88, encodeFeatureBits(fields.autoclearFeatures));
-  view.setUint32(96, fields.refcountOrder);
-  view.setUint32(100, fields.headerLength);
-  if (fields.headerLength > COMPRESSION_TYPE_AT) {
-    view.setUint8(COMPRESSION_TYPE_AT, fields.compressionType);
-    bytes.set(fields.furtherFields, COMPRESSION_TYPE_AT + 1);
+  view.setBigUint64(HEADER_AT.incompatibleFeatures, encodeFeatureBits(fields.incompatibleFeatures));
+  view.setBigUint64(HEADER_AT.compatibleFeatures, encodeFeatureBits(fields.compatibleFeatures));
+  view.setBigUint64(HEADER_AT.autoclearFeatures, encodeFeatureBits(fields.autoclearFeatures));
+  view.setUint32(HEADER_AT.refcountOrder, fields.refcountOrder);
+  view.setUint32(HEADER_AT.headerLength, fields.headerLength);
+  if (fields.headerLength > HEADER_AT.compressionType) {
+    view.setUint8(HEADER_AT.compressionType, fields.compressionType);
+    bytes.set(fields.furtherFields, HEADER_AT.compressionType + 1);
   }
   return bytes;
 }
@@ -190,17 +227,17 @@ function decodeVersion(version: number): 2 | 3 {
   if (version === 2 || version === 3) return version;
   throw new ImgtxError("E_UNSUPPORTED", `Unsupported qcow2 version ${version}`, {
     field: "version",
-    offset: 4,
+    offset: HEADER_AT.version,
   });
 }
 
 function decodeSize(word: bigint): number {
   const size = safeNumber(word);
   if (size !== undefined) return size;
-  if (word >= 2n ** 63n) throw corrupt("the virtual size exceeds 2^63 bytes", "size", 24);
+  if (word >= 2n ** 63n) throw corrupt("the virtual size exceeds 2^63 bytes", "size", HEADER_AT.size);
   throw new ImgtxError("E_UNSUPPORTED", "the virtual size exceeds 8 PiB, the most that imgtx handles", {
     field: "size",
-    offset: 24,
+    offset: HEADER_AT.size,
   });
 }
 
@@ -208,7 +245,7 @@ function checkCompressionType(type: number, incompatibleFeatures: readonly numbe
   if (COMPRESSION_TYPES[type] === undefined) {
     throw new ImgtxError("E_UNSUPPORTED", `unknown compression type ${type}`, {
       field: "compression_type",
-      offset: COMPRESSION_TYPE_AT,
+      offset: HEADER_AT.compressionType,
     });
   }
   const hasBit = incompatibleFeatures.includes(INCOMPATIBLE_BIT.compressionType);
@@ -217,7 +254,7 @@ function checkCompressionType(type: number, incompatibleFeatures: readonly numbe
   throw corrupt(
     `the compression type is ${COMPRESSION_TYPES[type]}, so its incompatible feature bit ${must} be set`,
     "compression_type",
-    COMPRESSION_TYPE_AT,
+    HEADER_AT.compressionType,
   );
 }
 

@@ -4,11 +4,10 @@
 // would leave that change out.
 
 import type { ByteRange } from "../../../storage/index.ts";
-import type { ChainLink } from "../../chain/backing-chain.ts";
+import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { hasStaleBitmaps } from "./image-info.ts";
 import { type BitmapEntry, countBitmapTableEntries } from "../codec/bitmap.ts";
 import { findMarkedRanges, readBitmapsOf } from "./qcow2-bitmaps.ts";
-import type { Qcow2Link } from "../../chain/qcow2-link.ts";
 import { quoteName } from "../../quote-name.ts";
 
 export type DirtyRanges =

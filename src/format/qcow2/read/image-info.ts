@@ -4,7 +4,7 @@
 // read.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import type { ChainLink } from "../../chain/backing-chain.ts";
+import type { ChainLink } from "../../chain/chain-link.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import type { BitmapEntry } from "../codec/bitmap.ts";
 import type { SnapshotEntry } from "../codec/snapshot-table.ts";

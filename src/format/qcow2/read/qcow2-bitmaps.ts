@@ -4,7 +4,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { ByteRange } from "../../../storage/index.ts";
-import type { ChainLink } from "../../chain/backing-chain.ts";
+import { DAMAGE_HINT, type ChainLink } from "../../chain/chain-link.ts";
 import {
   type BitmapEntry,
   type BitmapTableEntry,
@@ -15,7 +15,6 @@ import {
 import { AUTOCLEAR_BIT } from "../codec/features.ts";
 import { findExtension } from "../codec/header-extension.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
-import { DAMAGE_HINT } from "../../chain/qcow2-link.ts";
 import { quoteName } from "../../quote-name.ts";
 import { readBytes } from "../../read-header.ts";
 

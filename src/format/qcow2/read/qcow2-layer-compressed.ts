@@ -8,7 +8,7 @@ import { ImgtxError } from "../../../errors/index.ts";
 import { loadDeflateUnpacker, loadZstd } from "../../../storage/index.ts";
 import { forEachLimited } from "../../read/limited.ts";
 import { inflateCluster, unzstdCluster } from "../codec/compressed-cluster.ts";
-import { DAMAGE_HINT, type Qcow2Link } from "../../chain/qcow2-link.ts";
+import { DAMAGE_HINT, type Qcow2Link } from "../../chain/chain-link.ts";
 import type { Run } from "../../read/run-list.ts";
 
 /** Compressed clusters that lie together in the file are read together, up to this. */

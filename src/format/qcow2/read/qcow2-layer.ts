@@ -17,7 +17,7 @@ import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { CompressedReader } from "./qcow2-layer-compressed.ts";
 import { hasPreallocatedMetadata, splitAtHoles } from "./qcow2-layer-holes.ts";
 import { type L2Slice, L2Scanner } from "./qcow2-layer-scan.ts";
-import { DAMAGE_HINT, type L1Table, type Qcow2Link } from "../../chain/qcow2-link.ts";
+import { DAMAGE_HINT, type L1Table, type Qcow2Link } from "../../chain/chain-link.ts";
 import { CUT_OFF_HINT, describeMissing } from "../check/require-counted.ts";
 import { type Run, RunList, type RunPurpose } from "../../read/run-list.ts";
 import { allocateSlice, SLICE_BYTES, TableCache } from "./table-cache.ts";

@@ -4,7 +4,7 @@
 // QEMU's limit, whatever the header claims.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import type { ChainLink } from "../../chain/backing-chain.ts";
+import { DAMAGE_HINT, type ChainLink, type L1Table } from "../../chain/chain-link.ts";
 import { SNAPSHOT_TABLE_BYTES_MAX } from "../codec/limits.ts";
 import {
   decodeSnapshotEntry,
@@ -12,7 +12,6 @@ import {
   SNAPSHOT_ENTRY_BYTES_MAX,
   type SnapshotEntry,
 } from "../codec/snapshot-table.ts";
-import { DAMAGE_HINT, type L1Table } from "../../chain/qcow2-link.ts";
 import { quoteName, shellQuote } from "../../quote-name.ts";
 import { readBytes } from "../../read-header.ts";
 

@@ -10,6 +10,7 @@
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import type { CountStore } from "../layout/cluster-allocator.ts";
+import { HEADER_AT } from "../codec/header.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import {
@@ -30,7 +31,6 @@ interface Block {
 
 const CACHE_BYTES = 16 * 1024 * 1024;
 /** refcount_table_offset and refcount_table_clusters, side by side in one sector of the header. */
-const HEADER_FIELDS_AT = 48;
 const HEADER_FIELDS_BYTES = 12;
 
 export interface RefcountsOptions {
@@ -194,7 +194,7 @@ export class Refcounts implements CountStore {
     const fields = new DataView(new ArrayBuffer(HEADER_FIELDS_BYTES));
     fields.setBigUint64(0, BigInt(offset));
     fields.setUint32(8, clusters);
-    await file.write(new Uint8Array(fields.buffer), HEADER_FIELDS_AT);
+    await file.write(new Uint8Array(fields.buffer), HEADER_AT.refcountTableOffset);
     // The old table's clusters are given away next.
     await this.#flushInOrder("header-before-old-refcount-table");
     metadata.release(this.#tableStart * this.#clusterBytes, this.#tableClusters * this.#clusterBytes);

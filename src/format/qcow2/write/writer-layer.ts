@@ -9,7 +9,7 @@ import type { LayerReader } from "../../read/layer-reader.ts";
 import { CompressedReader } from "../read/qcow2-layer-compressed.ts";
 import { judgeDataFilePlace } from "../read/qcow2-layer.ts";
 import { L2Scanner } from "../read/qcow2-layer-scan.ts";
-import type { Qcow2Link } from "../../chain/qcow2-link.ts";
+import type { Qcow2Link } from "../../chain/chain-link.ts";
 import type { Run, RunList, RunPurpose } from "../../read/run-list.ts";
 import type { WriterState } from "./writer-state.ts";
 

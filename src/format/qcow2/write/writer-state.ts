@@ -12,6 +12,7 @@ import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { ClusterAllocator } from "../layout/cluster-allocator.ts";
 import { AUTOCLEAR_BIT, encodeFeatureBits, INCOMPATIBLE_BIT } from "../codec/features.ts";
+import { HEADER_AT } from "../codec/header.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
 import type { L2Entry } from "../codec/l2-table.ts";
 import { type L2Table, L2Tables } from "./l2-tables.ts";
@@ -39,9 +40,6 @@ interface FreedClusters {
   /** Whether their blocks are to be given back to the file system too. */
   readonly punches: boolean;
 }
-
-const INCOMPATIBLE_AT = 72;
-const AUTOCLEAR_AT = 88;
 
 export class WriterState {
   readonly files: WriterFiles;
@@ -103,12 +101,15 @@ export class WriterState {
     const kept = header.autoclearFeatures.filter(isKept);
     const clears = kept.length < header.autoclearFeatures.length;
     if (clears) {
-      await this.#writeMask(AUTOCLEAR_AT, kept);
+      await this.#writeMask(HEADER_AT.autoclearFeatures, kept);
       if (this.files.isOrdered) await this.#flushFile(file, "autoclear-before-first-write");
     }
     // The dirty bit is durable with the first flush, which comes before any entry changes.
     if (this.#isLazy) {
-      await this.#writeMask(INCOMPATIBLE_AT, [INCOMPATIBLE_BIT.dirty, ...header.incompatibleFeatures]);
+      await this.#writeMask(HEADER_AT.incompatibleFeatures, [
+        INCOMPATIBLE_BIT.dirty,
+        ...header.incompatibleFeatures,
+      ]);
     }
     this.#hasBegun = true;
   }
@@ -236,7 +237,7 @@ export class WriterState {
     this.#hasBegun = false;
     if (!this.#isLazy) return;
     await this.#flushInOrder("refcounts-before-clean");
-    await this.#writeMask(INCOMPATIBLE_AT, header.incompatibleFeatures);
+    await this.#writeMask(HEADER_AT.incompatibleFeatures, header.incompatibleFeatures);
   }
 
   get #refcountMax(): number {
