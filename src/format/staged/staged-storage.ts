@@ -24,6 +24,8 @@ export interface StagingOptions {
   readonly number: number;
   /** `digests` where no fence can be: raw, version 2 of qcow2, data files. */
   readonly guardedBy: "fence" | "digests";
+  /** Where the log lies, for one that nobody will apply. Default: beside the image. */
+  readonly folder?: string;
 }
 
 /** How far each log went. */
@@ -41,15 +43,16 @@ export class StagedStorage implements Storage {
     return this.#below.host;
   }
 
-  /** Begins a log for the image at path. Returns the path of the log, which is beside the image. */
-  async stage(path: string, { transaction, number, guardedBy }: StagingOptions): Promise<string> {
+  /** Begins a log for the image at path. Returns the path of the log. */
+  async stage(path: string, { transaction, number, guardedBy, folder }: StagingOptions): Promise<string> {
     const image = await this.#below.realPath(path);
+    const logPath = posix.join(folder ?? posix.dirname(image), redoLogName(transaction, number));
     const file = await this.#below.openFile(image, "read");
     try {
       const stat = await file.stat();
       this.#requireNew(stat, path);
       const { fileSystemId, inode, bornNs } = stat;
-      const log = await RedoLog.create(this.#below, logBeside(image, redoLogName(transaction, number)), {
+      const log = await RedoLog.create(this.#below, logPath, {
         identity: { transaction, image, fileSystemId, inode, bornNs },
         baseSizeBytes: stat.sizeBytes,
         checksHoles: guardedBy === "digests",
@@ -71,7 +74,8 @@ export class StagedStorage implements Storage {
     const stat = await this.#below.stat(image);
     if (stat === undefined) throw new ImgtxError("E_NOT_FOUND", "the image is not there", { image });
     this.#requireNew(stat, path);
-    const log = await RedoLog.open(this.#below, logBeside(image, sealed.log), sealed.end, access);
+    const logPath = posix.join(posix.dirname(image), sealed.log);
+    const log = await RedoLog.open(this.#below, logPath, sealed.end, access);
     this.#images.set(keyOf(stat), new StagedImage(log));
   }
 
@@ -244,10 +248,6 @@ function replaced(image: string): ImgtxError {
     image,
     hint: "put back the file that was there, then run the command again",
   });
-}
-
-function logBeside(image: string, name: string): string {
-  return posix.join(posix.dirname(image), name);
 }
 
 function keyOf({ fileSystem, inode }: FileStat): string {

@@ -283,6 +283,14 @@ describe("a staged storage", () => {
     expect(disk.require("/disks/new.img").content.toString()).toBe("new");
   });
 
+  test("puts a log that nobody will apply where it is told to", async () => {
+    const disk = diskWith(new Map([[IMAGE, new Uint8Array(100)]]));
+    const storage = new StagedStorage(disk.storage);
+    const options = { transaction: "dry", number: 3, guardedBy: "fence", folder: "/tmp/dry" } as const;
+    expect(await storage.stage(IMAGE, options)).toBe("/tmp/dry/.imgtx-dry-3.redo");
+    expect(disk.namesIn("/disks")).toEqual(["a.img"]);
+  });
+
   test("tells what there is to seal, without a flush", async () => {
     const { storage, file } = await stageImage();
     await file.write(Buffer.from("one sector"), 100);

@@ -33,7 +33,8 @@ export type Step =
 /** Of the disk as it will be by then. */
 export function chooseSteps(random: Random, clusterBytes: number, sizeBytes: number): Step[] {
   let size = sizeBytes;
-  return Array.from({ length: 1 + random.below(3) }, (): Step => {
+  let added = "b0";
+  return Array.from({ length: 1 + random.below(4) }, (): Step => {
     switch (random.below(7)) {
       case 0:
         size += 512 * (1 + random.below(Math.max(1, (clusterBytes * 40) / 512)));
@@ -41,7 +42,8 @@ export function chooseSteps(random: Random, clusterBytes: number, sizeBytes: num
       case 1:
       case 2: {
         const how = (["add", "add", "clear", "remove"] as const)[random.below(4)] ?? "add";
-        return { kind: "bitmap", how, name: `b${random.below(3)}` };
+        if (how === "add") added = `b${random.below(3)}`;
+        return { kind: "bitmap", how, name: added };
       }
       case 3:
         return { kind: "snapshots", name: `n${random.below(100)}`.repeat(1 + random.below(90)) };
