@@ -19,6 +19,7 @@ import {
 } from "./helpers/layers.ts";
 import { oracle } from "./helpers/oracles.ts";
 import { blankSource, findImports, findLongBlocks } from "./helpers/source-text.ts";
+import { findMisplacedTests } from "./helpers/test-layout.ts";
 
 // In parts, so that this file keeps the rule that it shows.
 const UNFINISHED = ["TO", "DO"].join("");
@@ -62,6 +63,15 @@ describe("the tree", async () => {
 
   test("every folder has its rule, no rule goes in a circle, and no folder is full", () => {
     expect(findFolderViolations(everything)).toEqual([]);
+  });
+
+  test("tests lie as what they test does, and what they share lies in helpers", () => {
+    expect(
+      findMisplacedTests(
+        sources.map((file) => file.path),
+        tests.map((file) => file.path),
+      ),
+    ).toEqual([]);
   });
 
   test("codecs reach leaves only", () => {
@@ -272,4 +282,16 @@ describe("a broken rule is told", () => {
     expect(findMissingFaces(all.filter((each) => each !== "src/device/index.ts"))).toHaveLength(1);
     expect(findMissingFaces([...all, "src/helpers/a.ts"])).toHaveLength(1);
   });
+});
+
+test.each([
+  ["test/format/read/extents.test.ts", undefined],
+  ["test/storage/conformance.ts", undefined],
+  ["test/storage/conformance/names.ts", undefined],
+  ["test/crash/explore.ts", undefined],
+  ["test/format/read/make-extents.ts", "move it to test/helpers"],
+  ["test/format/write/extents.test.ts", "src/format/write, which is not there"],
+])("the place of %s is judged: %s", (file, message) => {
+  const found = findMisplacedTests(["src/format/read/extents.ts"], [file]);
+  expect(found).toEqual(message === undefined ? [] : [expect.stringContaining(message) as string]);
 });

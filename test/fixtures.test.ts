@@ -9,11 +9,12 @@ import { mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { EXIT_OF_CODE, ImgtxError } from "../src/errors/index.ts";
+import { EXIT_OF_CODE } from "../src/errors/index.ts";
 import type { Chain, GateOptions, ImageFormat } from "../src/format/index.ts";
 import { CHAIN_DEPTH_MAX, openChain } from "../src/format/index.ts";
 import { makeNodeStorage, type Storage } from "../src/storage/index.ts";
 import { startEffort } from "./helpers/effort.ts";
+import { errorFrom } from "./helpers/expect-error.ts";
 import type { Fixture } from "./helpers/fixtures.ts";
 import {
   FIXTURES,
@@ -131,7 +132,7 @@ describe("opening", () => {
   test.each(refused)("$name is refused with $refusal.code: $shows", async (fixture) => {
     const watched = watchStorage();
     const effort = startEffort();
-    const error = await failureOf(openFixture(fixture, {}, watched));
+    const error = await errorFrom(openFixture(fixture, {}, watched));
     expect(effort()).toBeLessThan(OPEN_MS_MAX);
     expect(`${error.code}: ${error.message}`).toMatch(new RegExp(`^${fixture.refusal?.code}: `));
     expect(error.image).toBeDefined();
@@ -145,15 +146,15 @@ describe("opening", () => {
     expect(outside.length).toBeGreaterThan(5);
     for (const fixture of outside) {
       const watched = watchStorage();
-      await failureOf(openFixture(fixture, {}, watched));
+      await errorFrom(openFixture(fixture, {}, watched));
       expect(watched.opened.filter((file) => !file.startsWith(`${root}/`))).toEqual([]);
     }
   });
 
   test("an unknown incompatible bit is called by the name that the image gives it, or by its number", async () => {
-    const named = await failureOf(openFixture(findFixture("corrupt/bit-unknown-named.qcow2")));
+    const named = await errorFrom(openFixture(findFixture("corrupt/bit-unknown-named.qcow2")));
     expect(named.message).toContain("time travel");
-    const nameless = await failureOf(openFixture(findFixture("corrupt/bit-unknown-nameless.qcow2")));
+    const nameless = await errorFrom(openFixture(findFixture("corrupt/bit-unknown-nameless.qcow2")));
     expect(nameless.message).toContain("63");
   });
 
@@ -185,7 +186,7 @@ describe("opening", () => {
 describe("the gate", () => {
   test("a raw base above the overlay's folder is refused without a workspace, and let in by an allowed path", async () => {
     const fixture = findFixture("nested/up.qcow2");
-    const error = await failureOf(openFixture(fixture, { workspaceRoot: undefined }));
+    const error = await errorFrom(openFixture(fixture, { workspaceRoot: undefined }));
     expect(error.code).toBe("E_OUTSIDE");
     expect(error.hint).toContain("--allow-path");
     const gates: Partial<GateOptions>[] = [
@@ -201,7 +202,7 @@ describe("the gate", () => {
 
   test("an allowed path trusts what is below it, and not a neighbour whose name begins alike", async () => {
     const fixture = findFixture("nested/up.qcow2");
-    const error = await failureOf(
+    const error = await errorFrom(
       openFixture(fixture, { workspaceRoot: undefined, allowPaths: [path.join(root, "base")] }),
     );
     expect(error.code).toBe("E_OUTSIDE");
@@ -215,7 +216,7 @@ describe("the gate", () => {
     await symlink(outside, path.join(folder, "data-file.bin"));
     for (const name of ["over-raw.qcow2", "data-file.qcow2"]) {
       await unpackFixture(name, folder);
-      const error = await failureOf(openAt(path.join(folder, name), "qcow2", folder));
+      const error = await errorFrom(openAt(path.join(folder, name), "qcow2", folder));
       expect(error.code).toBe("E_OUTSIDE");
     }
   });
@@ -224,7 +225,7 @@ describe("the gate", () => {
     const folder = await makeFolder("fifo");
     execFileSync("mkfifo", [path.join(folder, "base.qcow2"), path.join(folder, "base.raw")]);
     for (const name of ["over-raw.qcow2", "over-qcow2.qcow2"]) {
-      const error = await failureOf(openAt(await unpackFixture(name, folder), "qcow2", folder));
+      const error = await errorFrom(openAt(await unpackFixture(name, folder), "qcow2", folder));
       expect(error.code).toBe("E_NOT_A_FILE");
     }
   });
@@ -255,7 +256,7 @@ describe("the gate", () => {
     const deepest = await openAt(images[CHAIN_DEPTH_MAX - 1] ?? "", "qcow2", folder);
     expect(deepest.links).toHaveLength(CHAIN_DEPTH_MAX);
     await deepest.close();
-    const error = await failureOf(openAt(images[CHAIN_DEPTH_MAX] ?? "", "qcow2", folder));
+    const error = await errorFrom(openAt(images[CHAIN_DEPTH_MAX] ?? "", "qcow2", folder));
     expect(error.code).toBe("E_LOOP");
     expect(error.message).toContain(String(CHAIN_DEPTH_MAX));
   });
@@ -335,15 +336,6 @@ async function openFixture(
 async function openAt(image: string, format: ImageFormat, currentFolder: string): Promise<Chain> {
   const gate: GateOptions = { workspaceRoot: undefined, allowPaths: [], currentFolder };
   return openChain(watchStorage().storage, image, { format, gate });
-}
-
-async function failureOf(opening: Promise<unknown>): Promise<ImgtxError> {
-  const outcome = await opening.then(
-    () => "it opened",
-    (error: unknown) => error,
-  );
-  if (outcome instanceof ImgtxError) return outcome;
-  throw outcome instanceof Error ? outcome : new Error(String(outcome));
 }
 
 async function makeFolder(name: string): Promise<string> {

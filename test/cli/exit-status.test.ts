@@ -5,7 +5,13 @@ import { EXIT_OF_CODE, ImgtxError, type ErrorCode } from "../../src/errors/index
 import type { ChildEnd, CliContext } from "../../src/cli/context.ts";
 import { EXIT_MEANINGS } from "../../src/cli/grammar/exit-status.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
-import { makeGeneration, makeInterrupts, makeOutcome, makeTransaction, runCli } from "./harness.ts";
+import {
+  makeGeneration,
+  makeInterrupts,
+  makeOutcome,
+  makeTransaction,
+  runCli,
+} from "../helpers/cli/harness.ts";
 
 describe("an error", () => {
   test.each(Object.entries(EXIT_OF_CODE))("with %s ends with status %i", async (code, status) => {

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
 import { COMMAND_TABLE } from "../../src/cli/grammar/command-table.ts";
-import { failWith, runCli, type Result } from "./harness.ts";
+import { failWith, runCli, type Result } from "../helpers/cli/harness.ts";
 
 let folder = "";
 

@@ -10,7 +10,7 @@ import {
   makeTransaction,
   recordingEngine,
   runCli,
-} from "./harness.ts";
+} from "../helpers/cli/harness.ts";
 
 describe("JSON", () => {
   test("of an action has the keys of the contract, and is one object", async () => {

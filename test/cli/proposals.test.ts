@@ -10,8 +10,8 @@ import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ACTION_READERS } from "../../src/cli/batch/qmp/actions.ts";
 import { oracle } from "../helpers/oracles.ts";
-import { StorageDaemon } from "../oracle/storage-daemon.ts";
-import { runQmp } from "./qmp/run-qmp.ts";
+import { StorageDaemon } from "../helpers/qmp/storage-daemon.ts";
+import { runQmp } from "../helpers/cli/run-qmp.ts";
 
 const TOP = fileURLToPath(new URL("../..", import.meta.url));
 const PAGE = await readFile(`${TOP}/man/imgtx-proposals.7`, "utf8");

@@ -4,7 +4,7 @@
 import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
 import type { Outcome } from "../../src/transaction/index.ts";
-import { makeOutcome, makeTransaction, runCli } from "./harness.ts";
+import { makeOutcome, makeTransaction, runCli } from "../helpers/cli/harness.ts";
 
 const FULL = { reason: "ENOSPC: no space left on device, write", readerGone: false };
 const GONE = { reason: "EPIPE: broken pipe, write", readerGone: true };

@@ -5,13 +5,13 @@ import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync
 import { describe, expect, test } from "vitest";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { sampleQcow2 } from "../helpers/sample-image.ts";
-import { type Call, Killed, killAt } from "../transaction/watched-storage.ts";
-import { makeScratchFolder } from "../transaction/workbench.ts";
-import { type Result, runCli } from "./harness.ts";
+import { type Call, Killed, killAt } from "../helpers/storage/watched-storage.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
+import { type Result, runCli } from "../helpers/cli/harness.ts";
 
 /** A workspace with vda and vdb, which has a folder of its own, and vdc, which has no trouble. */
 class Desk {
-  readonly cwd = makeScratchFolder();
+  readonly cwd = makeFolder();
 
   async imgtx(line: string, storage = makeNodeStorage()): Promise<Result> {
     return await runCli(line.split(" "), { cwd: this.cwd, storage });

@@ -4,8 +4,8 @@ import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { assertDeviceName, requireDevice, withDevices } from "../../src/device/index.ts";
 import { decodeTable, encodeTable, firstTable } from "../../src/device/device-table.ts";
-import { failureOf } from "../storage/conformance.ts";
-import { device, table } from "./tables.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { device, table } from "../helpers/device/tables.ts";
 
 const TABLE = table(
   device("vda", "/ws/a1.qcow2", ["a.qcow2", "/ws/a.qcow2"]),

@@ -6,9 +6,9 @@ import { canonicalPath, fromStoredPath, toStoredPath } from "../../src/device/in
 import { readWholeFile } from "../../src/device/replace-file.ts";
 import { replaceFile } from "../../src/device/replace-file.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
-import { failureOf } from "../storage/conformance.ts";
-import { type Call, killAt, watchStorage } from "../transaction/watched-storage.ts";
-import { makeScratchFolder } from "../transaction/workbench.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { type Call, killAt, watchStorage } from "../helpers/storage/watched-storage.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const storage = makeNodeStorage();
 const PURPOSES = { content: "content", name: "name" };
@@ -30,7 +30,7 @@ describe("a stored path", () => {
 
 describe("a canonical path", () => {
   test("has no symbolic link in its folder, and keeps its last part as it was named", async () => {
-    const root = makeScratchFolder();
+    const root = makeFolder();
     mkdirSync(`${root}/real`);
     symlinkSync("real", `${root}/link`);
     symlinkSync("target", `${root}/real/last`);
@@ -43,14 +43,14 @@ describe("a canonical path", () => {
   });
 
   test("is not had where the folder is missing", async () => {
-    const missing = `${makeScratchFolder()}/missing/a`;
+    const missing = `${makeFolder()}/missing/a`;
     expect((await failureOf(async () => await canonicalPath(storage, missing))).code).toBe("E_NOT_FOUND");
   });
 });
 
 describe("a file is replaced", () => {
   test("with its content flushed before its name, and the name behind it", async () => {
-    const path = `${makeScratchFolder()}/file`;
+    const path = `${makeFolder()}/file`;
     writeFileSync(path, "old");
     const calls: Call[] = [];
     const watched = watchStorage(storage, (call) => calls.push(call));
@@ -66,7 +66,7 @@ describe("a file is replaced", () => {
   test.each(["createFile", "file.write", "file.flush", "rename"])(
     "or is the old one when it is cut off at %s, and the next try succeeds",
     async (name) => {
-      const path = `${makeScratchFolder()}/file`;
+      const path = `${makeFolder()}/file`;
       writeFileSync(path, "old");
       const dying = killAt(storage, (call) => call.name === name);
       await expect(replaceFile(dying, path, Buffer.from("new"), 0o600, PURPOSES)).rejects.toThrow("killed");
@@ -77,7 +77,7 @@ describe("a file is replaced", () => {
   );
 
   test("and is read up to a limit", async () => {
-    const path = `${makeScratchFolder()}/file`;
+    const path = `${makeFolder()}/file`;
     writeFileSync(path, "0123456789");
     expect(Buffer.from(await readWholeFile(storage, path, 4)).toString()).toBe("0123");
     expect(Buffer.from(await readWholeFile(storage, path, 400)).toString()).toBe("0123456789");

@@ -7,8 +7,8 @@ import { describe, expect, test } from "vitest";
 import { findWorkspace, makeWorkspace, workspaceAt } from "../../src/device/index.ts";
 import { SAFE_LIST } from "../../src/device/ownership.ts";
 import { type FileStat, makeNodeStorage, type Storage } from "../../src/storage/index.ts";
-import { failureOf } from "../storage/conformance.ts";
-import { makeScratchFolder } from "../transaction/workbench.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const ME = 1000;
 const OTHER = 4711;
@@ -46,7 +46,7 @@ function scene(root: string, { told = {}, userId = ME, safeList, keepsModes = tr
 
 /** A folder that holds `ws`, a workspace with `below` in it. */
 async function makeBelow(): Promise<string> {
-  const root = makeScratchFolder();
+  const root = makeFolder();
   mkdirSync(`${root}/ws/below`, { recursive: true });
   await makeWorkspace({ storage: makeNodeStorage(), root: `${root}/ws` }, "2026-01-02T03:04:05.678Z");
   return root;
@@ -129,7 +129,7 @@ describe("a workspace is refused", () => {
   });
 
   test("where a part of it is a symbolic link, whoever made it", async () => {
-    const root = makeScratchFolder();
+    const root = makeFolder();
     mkdirSync(`${root}/ws/below`, { recursive: true });
     mkdirSync(`${root}/elsewhere`);
     await makeWorkspace(
@@ -146,7 +146,7 @@ describe("a workspace is refused", () => {
   test.each(["nowhere", ".imgtx"])(
     "where .imgtx is a link to %s, found or about to be made",
     async (target) => {
-      const root = makeScratchFolder();
+      const root = makeFolder();
       mkdirSync(`${root}/ws/below`, { recursive: true });
       symlinkSync(target, `${root}/ws/.imgtx`);
       for (const call of [
@@ -163,7 +163,7 @@ describe("a workspace is refused", () => {
   test.each(["", "/journal"])(
     "with the command that moves it away, where a file is .imgtx%s",
     async (part) => {
-      const root = makeScratchFolder();
+      const root = makeFolder();
       const path = `${root}/.imgtx${part}`;
       mkdirSync(dirname(path), { recursive: true });
       writeFileSync(path, "");
@@ -243,7 +243,7 @@ test.each([
   ["history/000000.json", "x"],
   ["journal/abcdefghij.journal", "x"],
 ])("a workspace that lost its table, and still has %s, is not taken for none", async (name, content) => {
-  const root = makeScratchFolder();
+  const root = makeFolder();
   mkdirSync(`${root}/ws/below`, { recursive: true });
   mkdirSync(`${root}/ws/.imgtx/history`, { recursive: true });
   mkdirSync(`${root}/ws/.imgtx/journal`);

@@ -6,8 +6,8 @@ import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { type DeviceEntry, planView, showView } from "../../src/device/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
-import { makeScratchFolder } from "../transaction/workbench.ts";
-import { device, table } from "./tables.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
+import { device, table } from "../helpers/device/tables.ts";
 import { startEffort } from "../helpers/effort.ts";
 
 /** What each device's names lead to through `devices`, base last, or the error's code. */
@@ -92,7 +92,7 @@ describe("the view leads to every image of a chain", () => {
       ],
     ],
   ])("%s", async (_, make) => {
-    const root = `${makeScratchFolder()}/outer/ws`;
+    const root = `${makeFolder()}/outer/ws`;
     mkdirSync(root, { recursive: true });
     const devices = make(root);
     expect(planView(table(...devices)).omitted).toEqual([]);
@@ -164,7 +164,7 @@ describe("a device is left out of the view rather than shown with a wrong image"
   });
 
   test("and the others are shown as ever", async () => {
-    const root = makeScratchFolder();
+    const root = makeFolder();
     const devices = [
       device("vda", `${root}/x/a`, ["base", `${root}/x/base`]),
       device("vdb", `${root}/y/b`, ["base", `${root}/y/base`]),

@@ -14,13 +14,14 @@ import { describe, expect, test } from "vitest";
 import { type DeviceTable, isViewPresent, showView, type Workspace } from "../../src/device/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { snapshotTree } from "../helpers/tree.ts";
-import { failureOf } from "../storage/conformance.ts";
-import { Killed, watchStorage } from "../transaction/watched-storage.ts";
-import { makeScratchFolder, makeWorkbench } from "../transaction/workbench.ts";
-import { device, table } from "./tables.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { Killed, watchStorage } from "../helpers/storage/watched-storage.ts";
+import { makeWorkbench } from "../helpers/transaction/workbench.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
+import { device, table } from "../helpers/device/tables.ts";
 
-function makeFolder(): Workspace {
-  const root = makeScratchFolder();
+function makeBareWorkspace(): Workspace {
+  const root = makeFolder();
   mkdirSync(`${root}/.imgtx/view`, { recursive: true });
   return { storage: makeNodeStorage(), root };
 }
@@ -34,7 +35,7 @@ function generation(number: number, root: string): DeviceTable {
 
 describe("the view", () => {
   test("is there once it was shown, and shown again changes nothing that programs see", async () => {
-    const workspace = makeFolder();
+    const workspace = makeBareWorkspace();
     const first = generation(1, workspace.root);
     expect(await isViewPresent(workspace, first)).toBe(false);
     await showView(workspace, first);
@@ -63,7 +64,7 @@ describe("the view", () => {
       },
     ],
   ])("is mended when %s", async (_, spoil) => {
-    const workspace = makeFolder();
+    const workspace = makeBareWorkspace();
     const present = generation(1, workspace.root);
     await showView(workspace, present);
     spoil(workspace.root);
@@ -75,7 +76,7 @@ describe("the view", () => {
 
   test("that was cut off at any step is mended by the next one", async () => {
     for (let step = 0; ; step += 1) {
-      const workspace = makeFolder();
+      const workspace = makeBareWorkspace();
       await showView(workspace, generation(1, workspace.root));
       let calls = 0;
       const storage = watchStorage(workspace.storage, (_, kill) => {
@@ -97,13 +98,13 @@ describe("the view", () => {
   });
 
   test("of the generation before stays, and older ones go", async () => {
-    const workspace = makeFolder();
+    const workspace = makeBareWorkspace();
     for (const number of [1, 2, 3]) await showView(workspace, generation(number, workspace.root));
     expect(readdirSync(`${workspace.root}/.imgtx/view`)).toEqual(["2", "3"]);
   });
 
   test("takes no file with it that another program made in it", async () => {
-    const workspace = makeFolder();
+    const workspace = makeBareWorkspace();
     await showView(workspace, generation(1, workspace.root));
     writeFileSync(`${workspace.root}/devices/new.qcow2`, "made by QEMU");
     writeFileSync(`${workspace.root}/devices/sub/other`, "made by somebody");
@@ -122,7 +123,7 @@ describe("the view", () => {
     ["a folder", (path: string) => mkdirSync(path)],
     ["another link", (path: string) => symlinkSync("/dev/vda", path)],
   ])("never takes the place of %s that somebody called devices", async (_, make) => {
-    const workspace = makeFolder();
+    const workspace = makeBareWorkspace();
     make(`${workspace.root}/devices`);
     const before = snapshotTree(workspace.root, [".imgtx"]);
     const failure = await failureOf(async () => await showView(workspace, generation(1, workspace.root)));

@@ -18,15 +18,16 @@ import {
   writeNextGeneration,
 } from "../../src/device/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
-import { failureOf } from "../storage/conformance.ts";
-import { type Call, Killed, watchStorage } from "../transaction/watched-storage.ts";
-import { makeScratchFolder, NO_WAIT } from "../transaction/workbench.ts";
-import { device, table } from "./tables.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { type Call, Killed, watchStorage } from "../helpers/storage/watched-storage.ts";
+import { NO_WAIT } from "../helpers/transaction/workbench.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
+import { device, table } from "../helpers/device/tables.ts";
 
 const MADE = "2026-01-02T03:04:05.678Z";
 const storage = makeNodeStorage();
 
-async function makeHere(root = makeScratchFolder()): Promise<Workspace> {
+async function makeHere(root = makeFolder()): Promise<Workspace> {
   const workspace = { storage, root };
   await makeWorkspace(workspace, MADE);
   return workspace;
@@ -39,7 +40,7 @@ async function cutOffAtEachStep(
   prepare: (root: string) => Promise<void> = () => Promise.resolve(),
 ): Promise<void> {
   for (let step = 0; ; step += 1) {
-    const root = makeScratchFolder();
+    const root = makeFolder();
     await prepare(root);
     let calls = 0;
     const dying = watchStorage(storage, (_, kill) => {
@@ -73,7 +74,7 @@ describe("a workspace is found", () => {
 
   test("by the real path of its folder, when it is named through a symbolic link", async () => {
     const { root } = await makeHere();
-    const link = `${makeScratchFolder()}/link`;
+    const link = `${makeFolder()}/link`;
     symlinkSync(root, link);
     expect((await findWorkspace(storage, "/", link)).root).toBe(root);
     expect((await findWorkspace(storage, link, undefined)).root).toBe(root);
@@ -95,7 +96,7 @@ describe("a workspace is found", () => {
   });
 
   test("nowhere with an error that says how to make one", async () => {
-    const failure = await failureOf(async () => await findWorkspace(storage, makeScratchFolder(), undefined));
+    const failure = await failureOf(async () => await findWorkspace(storage, makeFolder(), undefined));
     expect(failure.code).toBe("E_NO_WORKSPACE");
     expect(failure.hint).toContain("imgtx init");
   });
@@ -103,14 +104,14 @@ describe("a workspace is found", () => {
 
 describe("a workspace is made", () => {
   test("once", async () => {
-    const root = makeScratchFolder();
+    const root = makeFolder();
     expect(await makeWorkspace({ storage, root }, MADE)).toBe(true);
     expect(await makeWorkspace({ storage, root }, "2027-01-01T00:00:00.000Z")).toBe(false);
     expect(await readTable({ storage, root })).toMatchObject({ generation: 0, committed: MADE, devices: [] });
   });
 
   test("by one of several that try at the same time", async () => {
-    const root = makeScratchFolder();
+    const root = makeFolder();
     const made = await Promise.all(
       Array.from({ length: 5 }, async () => await makeWorkspace({ storage: makeNodeStorage(), root }, MADE)),
     );
@@ -137,7 +138,7 @@ describe("a workspace is made", () => {
   test("durably before anybody can find it", async () => {
     const calls: Call[] = [];
     const watched = watchStorage(storage, (call) => calls.push(call));
-    const root = makeScratchFolder();
+    const root = makeFolder();
     await makeWorkspace({ storage: watched, root }, MADE);
     const at = (name: string, path: string) =>
       calls.findIndex((call) => call.name === name && call.path === `${root}${path}`);
@@ -150,7 +151,7 @@ describe("a workspace is made", () => {
   });
 
   test("not where devices is somebody else's, and nothing is left there", async () => {
-    const root = makeScratchFolder();
+    const root = makeFolder();
     writeFileSync(`${root}/devices`, "the user's own");
     const failure = await failureOf(async () => await makeWorkspace({ storage, root }, MADE));
     expect(failure).toMatchObject({ code: "E_EXISTS", image: `${root}/devices` });

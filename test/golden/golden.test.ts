@@ -5,7 +5,7 @@
 import { mkdir, mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { runCli } from "../cli/harness.ts";
+import { runCli } from "../helpers/cli/harness.ts";
 
 const MIB = 1024 * 1024;
 

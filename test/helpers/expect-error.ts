@@ -23,3 +23,8 @@ export async function errorFrom(promise: Promise<unknown>): Promise<ImgtxError> 
   }
   throw new Error(`not refused: ${String(outcome)}`);
 }
+
+/** Of a call that may throw at once or later. */
+export async function failureOf(call: () => unknown): Promise<ImgtxError> {
+  return await errorFrom((async () => await call())());
+}

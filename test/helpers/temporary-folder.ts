@@ -1,4 +1,4 @@
-// A folder of its own for each test, removed behind it, and a real storage that counts what is left open.
+// A folder of its own for each test, removed after it, and a real storage that counts what is left open.
 
 import { mkdtempSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,7 +7,7 @@ import { makeNodeStorage, type Storage } from "../../src/storage/index.ts";
 
 /** The real path of a new folder, for the test that is running. */
 export function makeFolder(): string {
-  const folder = realpathSync(mkdtempSync(`${tmpdir()}/imgtx-format-`));
+  const folder = realpathSync(mkdtempSync(`${tmpdir()}/imgtx-test-`));
   onTestFinished(() => {
     rmSync(folder, { recursive: true, force: true });
   });

@@ -2,9 +2,9 @@
 
 import { readFileSync } from "node:fs";
 import { describe, expect } from "vitest";
-import { runCli } from "../cli/harness.ts";
+import { runCli } from "../helpers/cli/harness.ts";
 import { oracle } from "../helpers/oracles.ts";
-import { chainOf, compareImages, isSound, type Trial, tryBoth, TWO_DISKS } from "./qmp-bench.ts";
+import { chainOf, compareImages, isSound, type Trial, tryBoth, TWO_DISKS } from "../helpers/qmp/qmp-bench.ts";
 
 const { test } = oracle("qemu-storage-daemon", "qemu-img", "qemu-io", "timeout");
 

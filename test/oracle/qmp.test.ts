@@ -14,7 +14,7 @@ import {
   tryBoth,
   TWO_DISKS,
   writeBoth,
-} from "./qmp-bench.ts";
+} from "../helpers/qmp/qmp-bench.ts";
 
 const { test } = oracle("qemu-storage-daemon", "qemu-img", "qemu-io", "timeout");
 

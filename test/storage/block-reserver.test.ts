@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { makeNodeStorage, type StorageFile } from "../../src/storage/index.ts";
 import { loadSystemCalls } from "../../src/storage/system-calls.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const MIB = 1024 * 1024;
 
@@ -15,7 +15,7 @@ async function writeTwice(file: StorageFile, data: Uint8Array): Promise<void> {
 }
 
 test("a large write takes the blocks of its own range, and grows the file to its own end", async () => {
-  const path = `${makeScratchFolder()}/file`;
+  const path = `${makeFolder()}/file`;
   const file = await makeNodeStorage().createFile(path, 0o600);
   const data = randomBytes(MIB);
   await writeTwice(file, data);
@@ -40,7 +40,7 @@ test("where blocks can't be reserved, the write is made all the same, and it is 
       },
     }),
   });
-  const path = `${makeScratchFolder()}/file`;
+  const path = `${makeFolder()}/file`;
   const file = await storage.createFile(path, 0o600);
   const data = randomBytes(MIB);
   await writeTwice(file, data);

@@ -5,14 +5,14 @@ import { writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { loadSystemCalls, type SystemCalls } from "../../src/storage/system-calls.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const MIB = 1024 * 1024;
 const PIECES = 6;
 
 /** Reads a file of six pieces and a rest, all at once, into one buffer with a margin around each piece. */
 async function readAllAtOnce(readCached: SystemCalls["readCached"]): Promise<void> {
-  const path = `${makeScratchFolder()}/file`;
+  const path = `${makeFolder()}/file`;
   const data = randomBytes(PIECES * MIB + 12_345);
   writeFileSync(path, data);
   const storage = makeNodeStorage({ loadSystemCalls: () => ({ ...loadSystemCalls(), readCached }) });

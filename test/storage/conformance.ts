@@ -13,7 +13,6 @@ import { describeStats } from "./conformance/stats.ts";
 import type { MakeStorage } from "./conformance/subject.ts";
 
 export {
-  failureOf,
   type MakeStorage,
   pattern,
   readAll,

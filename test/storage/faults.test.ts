@@ -6,9 +6,10 @@ import { createServer } from "node:net";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { makeNodeStorage, type StorageFile } from "../../src/storage/index.ts";
 import { oracle } from "../helpers/oracles.ts";
-import { failureOf, pattern, readAll } from "./conformance.ts";
-import { run, runWell } from "./programs.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { pattern, readAll } from "./conformance.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { run, runWell } from "../helpers/qemu-programs.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -25,7 +26,7 @@ function mount(folder: string, ...parameters: string[]): void {
 
 /** A folder on a file system of its own that has room for this much. */
 function makeTinyDisk(sizeBytes: number): string {
-  const folder = makeScratchFolder();
+  const folder = makeFolder();
   mount(folder, "-t", "tmpfs", "-o", `size=${sizeBytes}`, "none");
   return folder;
 }
@@ -68,7 +69,7 @@ describe("a full disk", () => {
   });
 
   mounting.test("ends a copy with E_NO_SPACE that names the target", async () => {
-    const source = await storage.createFile(`${makeScratchFolder()}/source`, 0o600);
+    const source = await storage.createFile(`${makeFolder()}/source`, 0o600);
     await source.write(pattern(MIB), 0);
     const target = await storage.createFile(`${makeTinyDisk(256 * KIB)}/target`, 0o600);
     expect(await failureOf(() => target.copyRangeFrom(source, 0, 0, MIB))).toMatchObject({
@@ -80,7 +81,7 @@ describe("a full disk", () => {
   });
 
   mounting.test("takes no new names, with E_NO_SPACE", async () => {
-    const folder = makeScratchFolder();
+    const folder = makeFolder();
     mount(folder, "-t", "tmpfs", "-o", "nr_inodes=2", "none");
     await (await storage.createFile(`${folder}/a`, 0o600)).close();
     const calls = [
@@ -95,7 +96,7 @@ describe("a full disk", () => {
 
 describe("a read-only file system", () => {
   mounting.test("refuses every change with E_READ_ONLY, and can be read", async () => {
-    const folder = makeScratchFolder();
+    const folder = makeFolder();
     writeFileSync(`${folder}/a`, pattern(10));
     mount(folder, "--bind", folder);
     runWell("mount", "-o", "remount,bind,ro", folder);
@@ -126,7 +127,7 @@ describe("a disk that loses a flush", () => {
   failingDisk("fails the flush, and every later flush of that file too", async () => {
     // An ext4 in a sparse file that its own disk has no room for: writes fit the page cache, and are lost.
     const outside = makeTinyDisk(8 * MIB);
-    const inside = makeScratchFolder();
+    const inside = makeFolder();
     runWell("mkfs.ext4", "-q", "-F", "-O", "^has_journal", `${outside}/disk`, "64M");
     mount(inside, "-o", "loop", `${outside}/disk`);
     const file = await storage.createFile(`${inside}/a`, 0o600);
@@ -149,7 +150,7 @@ describe("no permission", () => {
   const { test: asRoot } = oracle("root");
 
   asRoot("is E_NO_PERMISSION, and changes nothing", async () => {
-    const folder = makeScratchFolder();
+    const folder = makeFolder();
     writeFileSync(`${folder}/a`, pattern(10), { mode: 0o600 });
     process.seteuid?.(65_534);
     try {
@@ -173,7 +174,7 @@ describe("what is no regular file", () => {
   test.each(["read", "write"] as const)(
     "a FIFO does not hang an open to %s, and is E_NOT_A_FILE",
     async (access) => {
-      const path = `${makeScratchFolder()}/fifo`;
+      const path = `${makeFolder()}/fifo`;
       runWell("mkfifo", path);
       const failure = await failureOf(() => storage.openFile(path, access));
       expect(failure).toMatchObject({ code: "E_NOT_A_FILE", exitCode: 14, image: path });
@@ -182,7 +183,7 @@ describe("what is no regular file", () => {
   );
 
   test("a folder, a device, a socket and a link to one are refused by what they are", async () => {
-    const folder = makeScratchFolder();
+    const folder = makeFolder();
     const server = createServer().listen(`${folder}/socket`);
     onTestFinished(() => {
       server.close();
@@ -204,7 +205,7 @@ describe("what is no regular file", () => {
   const { test: asRoot } = oracle("root", "mknod");
 
   asRoot("a block device is refused by its node, without being opened", async () => {
-    const path = `${makeScratchFolder()}/disk`;
+    const path = `${makeFolder()}/disk`;
     // No driver has this number: opening it would be another error (ENXIO).
     runWell("mknod", path, "b", "240", "99");
     const failure = await failureOf(() => storage.openFile(path, "write"));
@@ -217,7 +218,7 @@ describe("names that no file can have", () => {
     ["holds a NUL byte", "a\0b", /The name holds a NUL byte$/],
     ["is too long", "a".repeat(256), /File name too long$/],
   ])("a name that %s is E_NOT_FOUND", async (_, name, words) => {
-    const path = `${makeScratchFolder()}/${name}`;
+    const path = `${makeFolder()}/${name}`;
     for (const call of [() => storage.openFile(path, "read"), () => storage.createFile(path, 0o600)]) {
       const failure = await failureOf(call);
       expect(failure).toMatchObject({ code: "E_NOT_FOUND", image: path });
@@ -227,7 +228,7 @@ describe("names that no file can have", () => {
 });
 
 test("a file larger than 4 GiB is read, written, searched and copied at its far end", async () => {
-  const file = await storage.createFile(`${makeScratchFolder()}/large`, 0o600);
+  const file = await storage.createFile(`${makeFolder()}/large`, 0o600);
   const far = 2 ** 40 + 4096;
   await file.write(pattern(100 * KIB), far);
   expect(await file.seekData(0)).toBe(far);
@@ -242,7 +243,7 @@ test("a file larger than 4 GiB is read, written, searched and copied at its far 
 });
 
 test("a copy takes no more space than its source", async () => {
-  const folder = makeScratchFolder();
+  const folder = makeFolder();
   const source = await storage.createFile(`${folder}/source`, 0o600);
   await source.truncate(64 * MIB);
   await source.write(pattern(MIB), 32 * MIB);
@@ -258,8 +259,8 @@ describe("a clone", () => {
   const { test: onXfs } = oracle("loops", "mkfs.xfs");
 
   onXfs("shares the blocks where the file system can", async () => {
-    const outside = makeScratchFolder();
-    const inside = makeScratchFolder();
+    const outside = makeFolder();
+    const inside = makeFolder();
     writeFileSync(`${outside}/disk`, "");
     runWell("truncate", "-s", "512M", `${outside}/disk`);
     runWell("mkfs.xfs", "-q", `${outside}/disk`);
@@ -292,7 +293,7 @@ describe("descriptors", () => {
   }
 
   test("are closed on exec, by close, and after an error", async () => {
-    const folder = makeScratchFolder();
+    const folder = makeFolder();
     const file = await storage.createFile(`${folder}/a`, 0o600);
     const [descriptor, ...others] = descriptorsInto(folder);
     expect(others).toEqual([]);

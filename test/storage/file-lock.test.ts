@@ -4,16 +4,16 @@ import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { describeHolders, lockFile, type LockWaiting, makeNodeStorage } from "../../src/storage/index.ts";
 import { oracle } from "../helpers/oracles.ts";
-import { failureOf } from "./conformance.ts";
-import { startHolder } from "./other-process.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { startHolder } from "../helpers/storage/other-process.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
 const BYTE = { start: 0, lengthBytes: 1 };
 
 async function makeLockFile() {
   const storage = makeNodeStorage();
-  const path = `${makeScratchFolder()}/lock`;
+  const path = `${makeFolder()}/lock`;
   await (await storage.createFile(path, 0o600)).close();
   return { storage, path, file: await storage.openFile(path, "write") };
 }

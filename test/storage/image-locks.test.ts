@@ -9,15 +9,15 @@ import {
   type StorageFile,
 } from "../../src/storage/index.ts";
 import type { ImageLockRequest, ImageRole } from "../../src/storage/qemu-lock.ts";
-import { failureOf } from "./conformance.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
 const IN_USE = /in use by a process that \/proc does not show/;
 
 async function makeImages(count: number): Promise<{ storage: Storage; paths: string[] }> {
   const storage = makeNodeStorage();
-  const root = makeScratchFolder();
+  const root = makeFolder();
   const paths = Array.from({ length: count }, (_, index) => `${root}/${index}.img`);
   for (const path of paths) await (await storage.createFile(path, 0o600)).close();
   return { storage, paths };

@@ -6,8 +6,8 @@ import { once } from "node:events";
 import { writeFileSync } from "node:fs";
 import { expect, onTestFinished, test } from "vitest";
 import { makeNodeStorage, type StorageFile } from "../../src/storage/index.ts";
-import { failureOf } from "./conformance.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const OPEN = `
   const fs = require("node:fs");
@@ -42,7 +42,7 @@ async function untilWanted(file: StorageFile): Promise<void> {
 }
 
 test("who opens a leased file for writing waits until the lease is given back, and is seen", async () => {
-  const path = `${makeScratchFolder()}/a`;
+  const path = `${makeFolder()}/a`;
   writeFileSync(path, "x");
   const file = await makeNodeStorage().openFile(path, "read");
   expect(file.takeLease()).toBe("held");
@@ -56,7 +56,7 @@ test("who opens a leased file for writing waits until the lease is given back, a
 });
 
 test("a lease that somebody waits for kills nobody, and ends with its file", async () => {
-  const path = `${makeScratchFolder()}/a`;
+  const path = `${makeFolder()}/a`;
   writeFileSync(path, "x");
   const file = await makeNodeStorage().openFile(path, "read");
   expect(file.takeLease()).toBe("held");
@@ -68,7 +68,7 @@ test("a lease that somebody waits for kills nobody, and ends with its file", asy
 });
 
 test("a file that somebody has a lease on is opened when it is given back", async () => {
-  const path = `${makeScratchFolder()}/a`;
+  const path = `${makeFolder()}/a`;
   writeFileSync(path, "x");
   const storage = makeNodeStorage();
   const leased = await storage.openFile(path, "read");
@@ -82,7 +82,7 @@ test("a file that somebody has a lease on is opened when it is given back", asyn
 });
 
 test("a lease that is not given back is told as one, with what to do", async () => {
-  const path = `${makeScratchFolder()}/a`;
+  const path = `${makeFolder()}/a`;
   writeFileSync(path, "x");
   const storage = makeNodeStorage();
   const leased = await storage.openFile(path, "read");

@@ -5,7 +5,7 @@ import { createInterface } from "node:readline";
 import { expect, onTestFinished, test } from "vitest";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { sourceProgram } from "../helpers/source-program.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const ROUNDS = 8;
 const RACERS = 4;
@@ -33,7 +33,7 @@ function startRacer(images: readonly string[]): Racer {
 }
 
 test("of several processes that want the same images in any order, exactly one gets them each time", async () => {
-  const folder = makeScratchFolder();
+  const folder = makeFolder();
   const storage = makeNodeStorage();
   const images = ["a", "b", "c"].map((name) => `${folder}/${name}`);
   for (const image of images) await (await storage.createFile(image, 0o600)).close();

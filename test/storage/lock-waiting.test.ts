@@ -2,8 +2,8 @@
 
 import { expect, test } from "vitest";
 import { type Host, lockFile, makeNodeStorage, type Storage } from "../../src/storage/index.ts";
-import { failureOf } from "./conformance.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const HOUR_MS = 3_600_000;
 const BYTE = { start: 0, lengthBytes: 1 };
@@ -34,7 +34,7 @@ test.each([
   const storage: Storage = new Proxy(real, {
     get: (target, property): unknown => (property === "host" ? host : Reflect.get(target, property, target)),
   });
-  const path = `${makeScratchFolder()}/lock`;
+  const path = `${makeFolder()}/lock`;
   const holder = await real.createFile(path, 0o600);
   holder.lock(BYTE, "exclusive");
   const file = await real.openFile(path, "write");

@@ -6,10 +6,11 @@ import { expect, test } from "vitest";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { SystemCallError } from "../../src/storage/native-functions.ts";
 import { loadSystemCalls } from "../../src/storage/system-calls.ts";
-import { describeStorage, failureOf } from "./conformance.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { describeStorage } from "./conformance.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
-describeStorage("the real disk", async () => ({ storage: makeNodeStorage(), root: makeScratchFolder() }));
+describeStorage("the real disk", async () => ({ storage: makeNodeStorage(), root: makeFolder() }));
 
 const ENOSYS = 38;
 
@@ -29,7 +30,7 @@ describeStorage("the real disk with locks and nothing else beyond POSIX", async 
       renameWithoutReplacing: refuse("renameat2"),
     }),
   }),
-  root: makeScratchFolder(),
+  root: makeFolder(),
 }));
 
 describeStorage("the real disk without hard links and without renameat2, as exFAT has neither", async () => ({
@@ -37,11 +38,11 @@ describeStorage("the real disk without hard links and without renameat2, as exFA
     loadSystemCalls: () => ({ ...loadSystemCalls(), renameWithoutReplacing: refuse("renameat2") }),
     link: refuse("link"),
   }),
-  root: makeScratchFolder(),
+  root: makeFolder(),
 }));
 
 test("a name that is taken stays what it is where there are neither hard links nor renameat2", async () => {
-  const root = makeScratchFolder();
+  const root = makeFolder();
   const storage = makeNodeStorage({
     loadSystemCalls: () => ({ ...loadSystemCalls(), renameWithoutReplacing: refuse("renameat2") }),
     link: refuse("link"),

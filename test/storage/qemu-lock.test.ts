@@ -9,9 +9,9 @@ import {
 } from "../../src/storage/index.ts";
 import type { ImageRole } from "../../src/storage/qemu-lock.ts";
 import { oracle } from "../helpers/oracles.ts";
-import { failureOf } from "./conformance.ts";
-import { run, runWell, startQemuDaemon } from "./programs.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { run, runWell, startQemuDaemon } from "../helpers/qemu-programs.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const { test } = oracle("qemu-img", "qemu-io", "qemu-storage-daemon");
 
@@ -25,7 +25,7 @@ interface Images {
 }
 
 function makeChain(): Images {
-  const folder = makeScratchFolder();
+  const folder = makeFolder();
   const images = { folder, base: `${folder}/base.qcow2`, top: `${folder}/top.qcow2` };
   runWell("qemu-img", "create", "-q", "-f", "qcow2", images.base, "1M");
   runWell("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", images.base);

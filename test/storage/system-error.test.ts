@@ -8,8 +8,9 @@ import { makeNodeStorage } from "../../src/storage/index.ts";
 import { SystemCallError } from "../../src/storage/native-functions.ts";
 import { explainError, explainLockError } from "../../src/storage/system-error.ts";
 import { oracle } from "../helpers/oracles.ts";
-import { failureOf, pattern } from "./conformance.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { pattern } from "./conformance.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 /** The shapes of one errno: node:fs with and without a callback, and a call through koffi. */
 function shapesOf(errno: number): readonly Error[] {
@@ -86,7 +87,7 @@ describe("a used-up quota", () => {
 
 /** A Btrfs subvolume that takes so many bytes. */
 function makeLimitedFolder(sizeBytes: number): string {
-  const folder = makeScratchFolder();
+  const folder = makeFolder();
   const place = `${folder}/fs`;
   const run = (...words: string[]): void => {
     const [program = "", ...rest] = words;

@@ -3,8 +3,9 @@
 import { createRequire } from "node:module";
 import { expect, test } from "vitest";
 import { acquireImageLocks, lockFile, makeNodeStorage } from "../../src/storage/index.ts";
-import { failureOf, pattern, readAll } from "./conformance.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { pattern, readAll } from "./conformance.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const NO_WAIT = { waitMs: 0, onWait: () => undefined };
 const BLOCK = 64 * 1024;
@@ -17,7 +18,7 @@ function makeCrippledStorage() {
       throw new Error("Cannot find module '@koromix/koffi-linux-x64'\nRequire stack: …");
     },
   });
-  return { storage, root: makeScratchFolder(), attempts: () => attempts };
+  return { storage, root: makeFolder(), attempts: () => attempts };
 }
 
 test("every lock is refused with the reason and the mend, and nothing is created by trying", async () => {
@@ -82,7 +83,7 @@ test("neither koffi nor fs-extra is loaded before a call needs it", async () => 
   const cache = () => Object.keys(createRequire(import.meta.url).cache ?? {});
   const isLoaded = (name: string) =>
     cache().some((path) => /node_modules\/.*$/.exec(path)?.[0].includes(name));
-  const root = makeScratchFolder();
+  const root = makeFolder();
   const storage = makeNodeStorage();
   const file = await storage.createFile(`${root}/a`, 0o600);
   await file.write(pattern(10), 0);

@@ -5,10 +5,10 @@ import { expect } from "vitest";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { sourceProgram } from "../helpers/source-program.ts";
-import { makeScratchFolder } from "./scratch.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 oracle("root", "mounts", "unshare").test("files are told apart and locked as with it", async () => {
-  const folder = makeScratchFolder();
+  const folder = makeFolder();
   const storage = makeNodeStorage();
   const [seen, locked] = [`${folder}/seen`, `${folder}/locked`];
   for (const path of [seen, locked]) await (await storage.createFile(path, 0o600)).close();

@@ -4,7 +4,7 @@ import { ImgtxError } from "../../src/errors/index.ts";
 import { fromNode, loadLibzstd, loadZstd, type ZstdCodec } from "../../src/storage/zstd.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { seededRandom } from "../helpers/random.ts";
-import { failureOf } from "./conformance.ts";
+import { failureOf } from "../helpers/expect-error.ts";
 
 const random = seededRandom(7);
 const SOURCE = Uint8Array.from({ length: 65_536 }, (_, at) => (at % 8 === 0 ? random.below(256) : at >>> 8));

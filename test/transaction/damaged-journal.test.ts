@@ -3,8 +3,8 @@
 import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { snapshotTree } from "../helpers/tree.ts";
-import { failureOf } from "../storage/conformance.ts";
-import { makeWorkbench, type Workbench } from "./workbench.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { makeWorkbench, type Workbench } from "../helpers/transaction/workbench.ts";
 
 describe("a damaged journal", () => {
   /** Flips a bit of the journal of a transaction that has snapshotted vda. */

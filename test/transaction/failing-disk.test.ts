@@ -5,8 +5,8 @@ import { expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
 import { initWorkspace } from "../../src/transaction/index.ts";
 import { snapshotTree } from "../helpers/tree.ts";
-import { watchStorage } from "./watched-storage.ts";
-import { makeWorkbench, type Workbench } from "./workbench.ts";
+import { watchStorage } from "../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../helpers/transaction/workbench.ts";
 
 const GROUP = { vda: "a1.qcow2", vdb: "b1.qcow2" };
 

@@ -16,9 +16,9 @@ import type { CommitRecord } from "../../src/transaction/journal/index.ts";
 import type { JournalRecord } from "../../src/transaction/journal/records.ts";
 import { encodeRecord, FIRST_DIGEST, parseJournal } from "../../src/transaction/journal/record-line.ts";
 import { snapshotWorkspace } from "../helpers/tree.ts";
-import { failureOf } from "../storage/conformance.ts";
-import { failAt, Killed, killAt } from "./watched-storage.ts";
-import { makeWorkbench, RUN_ALONE, type Workbench } from "./workbench.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { failAt, Killed, killAt } from "../helpers/storage/watched-storage.ts";
+import { makeWorkbench, RUN_ALONE, type Workbench } from "../helpers/transaction/workbench.ts";
 
 async function dieAmidSnapshot(bench: Workbench): Promise<void> {
   const secondImage = /\.imgtx-\w+-\d+-1$/;

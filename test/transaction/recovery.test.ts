@@ -6,9 +6,10 @@ import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
 import { beginTransaction } from "../../src/transaction/index.ts";
 import { snapshotTree, snapshotWorkspace } from "../helpers/tree.ts";
-import { failureOf } from "../storage/conformance.ts";
-import { type Call, failAt, Killed, killAt, watchStorage } from "./watched-storage.ts";
-import { makeScratchFolder, makeWorkbench, NO_WAIT, type Workbench } from "./workbench.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { type Call, failAt, Killed, killAt, watchStorage } from "../helpers/storage/watched-storage.ts";
+import { makeWorkbench, NO_WAIT, type Workbench } from "../helpers/transaction/workbench.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const GROUP = { vda: "a1.qcow2", vdb: "b1.qcow2" };
 
@@ -157,7 +158,7 @@ describe("a journal that comes back", () => {
   /** The journal as it was when the command was about to remove it: the same file, as after a power cut. */
   async function keepJournal(bench: Workbench, command: (watched: Workbench) => Promise<unknown>) {
     let kept: { path: string; bytes: Uint8Array } | undefined;
-    const held = `${makeScratchFolder()}/held`;
+    const held = `${makeFolder()}/held`;
     const storage = watchStorage(bench.storage, ({ name, path }) => {
       if (name !== "removeFile" || !path.endsWith(".journal")) return;
       kept = { path, bytes: readFileSync(path) };

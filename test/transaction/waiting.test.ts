@@ -2,10 +2,10 @@
 
 import { describe, expect, test } from "vitest";
 import { beginRecordOf, Journal } from "../../src/transaction/journal/index.ts";
-import { failureOf } from "../storage/conformance.ts";
-import { planRecord } from "./journal/journals.ts";
-import { watchStorage } from "./watched-storage.ts";
-import { makeWorkbench, type Workbench } from "./workbench.ts";
+import { failureOf } from "../helpers/expect-error.ts";
+import { planRecord } from "../helpers/transaction/journals.ts";
+import { watchStorage } from "../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../helpers/transaction/workbench.ts";
 
 /** A command of another process that works on vda: its journal, which is locked. */
 async function workOnVda(bench: Workbench): Promise<Journal> {

@@ -5,14 +5,14 @@ import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { startEffort } from "../../helpers/effort.ts";
 import { FIXTURES } from "../../helpers/fixtures.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeFolder, type Printed, runImg, runQemu, shell } from "./against-qemu.ts";
+import { makeFolder, type Printed, runImg, runQemu, shell } from "../../helpers/cli/against-qemu.ts";
 import {
   fixtureFolder,
   formatWords,
   HANGS_QEMU,
   runOnFixtures,
   runOnImages,
-} from "./fixtures-against-qemu.ts";
+} from "../../helpers/cli/fixtures-against-qemu.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

@@ -3,7 +3,7 @@ import { compareImages } from "../../../src/format/copy/compare.ts";
 import { findDifference, findNonZero } from "../../../src/format/read/zero-blocks.ts";
 import type { Extent, Image } from "../../../src/format/image.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeFolder, runBoth, runImg, runQemu, shell } from "./against-qemu.ts";
+import { makeFolder, runBoth, runImg, runQemu, shell } from "../../helpers/cli/against-qemu.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

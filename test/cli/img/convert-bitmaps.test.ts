@@ -1,6 +1,6 @@
 import { expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
-import { runBoth, runImg, runQemu, shell, makeFolder } from "./against-qemu.ts";
+import { runBoth, runImg, runQemu, shell, makeFolder } from "../../helpers/cli/against-qemu.ts";
 
 const qemu = oracle("qemu-img", "qemu-io", "qemu-nbd");
 

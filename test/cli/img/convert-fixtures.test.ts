@@ -6,7 +6,7 @@ import path from "node:path";
 import { expect, test } from "vitest";
 import { FIXTURES, unpackFixture } from "../../helpers/fixtures.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeFolder, runImg, runQemu } from "./against-qemu.ts";
+import { makeFolder, runImg, runQemu } from "../../helpers/cli/against-qemu.ts";
 
 const readable = FIXTURES.filter(({ guest, refusal }) => guest !== null && refusal === null);
 

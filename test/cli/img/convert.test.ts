@@ -3,8 +3,8 @@ import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeFolder, runBoth, runImg, runQemu, shell } from "./against-qemu.ts";
-import { makeInterrupts } from "../harness.ts";
+import { makeFolder, runBoth, runImg, runQemu, shell } from "../../helpers/cli/against-qemu.ts";
+import { makeInterrupts } from "../../helpers/cli/harness.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

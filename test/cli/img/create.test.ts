@@ -1,8 +1,8 @@
 import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { makeInterrupts } from "../harness.ts";
+import { makeInterrupts } from "../../helpers/cli/harness.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeFolder, runBoth, runImg, shell } from "./against-qemu.ts";
+import { makeFolder, runBoth, runImg, shell } from "../../helpers/cli/against-qemu.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

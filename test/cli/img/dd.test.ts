@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
-import { runBoth, runQemu } from "./against-qemu.ts";
+import { runBoth, runQemu } from "../../helpers/cli/against-qemu.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

@@ -5,7 +5,7 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeFolder, runBoth, runImg, shell } from "./against-qemu.ts";
+import { makeFolder, runBoth, runImg, shell } from "../../helpers/cli/against-qemu.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

@@ -2,8 +2,8 @@ import { readdirSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { IMG_TABLE } from "../../../src/cli/img/table.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { runCli } from "../harness.ts";
-import { makeFolder, runBoth, runImg, runQemu, shell } from "./against-qemu.ts";
+import { runCli } from "../../helpers/cli/harness.ts";
+import { makeFolder, runBoth, runImg, runQemu, shell } from "../../helpers/cli/against-qemu.ts";
 
 const qemu = oracle("qemu-img");
 

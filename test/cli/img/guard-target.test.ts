@@ -3,13 +3,13 @@
 import { linkSync, readFileSync, symlinkSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { mirror } from "../../transaction/mirroring.ts";
-import { makeScratchFolder, makeWorkbench, Workbench } from "../../transaction/workbench.ts";
-import { makeFolder, runImg } from "./against-qemu.ts";
+import { mirror } from "../../helpers/transaction/mirroring.ts";
+import { makeWorkbench, Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder, runImg } from "../../helpers/cli/against-qemu.ts";
 
 /** a.qcow2 and its other names, and over.qcow2 on it. */
 function makeImages(): Workbench {
-  const bench = new Workbench(makeScratchFolder());
+  const bench = new Workbench(makeFolder());
   bench.makeQcow2("a.qcow2", 1);
   bench.makeQcow2("over.qcow2", 2, { name: "a.qcow2", format: "qcow2" });
   linkSync(bench.at("a.qcow2"), bench.at("hard.qcow2"));

@@ -1,7 +1,7 @@
 import { describe, expect } from "vitest";
 import { FIXTURES } from "../../helpers/fixtures.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { formatWords, runOnFixtures, runOnImages } from "./fixtures-against-qemu.ts";
+import { formatWords, runOnFixtures, runOnImages } from "../../helpers/cli/fixtures-against-qemu.ts";
 
 const qemu = oracle("qemu-img");
 

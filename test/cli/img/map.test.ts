@@ -1,7 +1,12 @@
 import { describe, expect } from "vitest";
 import { FIXTURES } from "../../helpers/fixtures.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { formatWords, HANGS_QEMU, runOnFixtures, runOnImages } from "./fixtures-against-qemu.ts";
+import {
+  formatWords,
+  HANGS_QEMU,
+  runOnFixtures,
+  runOnImages,
+} from "../../helpers/cli/fixtures-against-qemu.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

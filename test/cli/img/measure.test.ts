@@ -1,8 +1,13 @@
 import { describe, expect, test } from "vitest";
 import { FIXTURES } from "../../helpers/fixtures.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeFolder, runImg, runQemu, shell } from "./against-qemu.ts";
-import { formatWords, HANGS_QEMU, runOnFixtures, runOnImages } from "./fixtures-against-qemu.ts";
+import { makeFolder, runImg, runQemu, shell } from "../../helpers/cli/against-qemu.ts";
+import {
+  formatWords,
+  HANGS_QEMU,
+  runOnFixtures,
+  runOnImages,
+} from "../../helpers/cli/fixtures-against-qemu.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeFolder, runImg, runQemu, shell } from "./against-qemu.ts";
+import { makeFolder, runImg, runQemu, shell } from "../../helpers/cli/against-qemu.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

@@ -6,7 +6,7 @@ import { decodeHeader } from "../../../src/format/qcow2/codec/header.ts";
 import { encodeHeaderCluster } from "../../../src/format/qcow2/codec/header-cluster.ts";
 import { hostOffset } from "../../../src/units/index.ts";
 import { makeOverlay, makeRaw } from "../../helpers/make-image.ts";
-import { HEADER_V3 } from "../qcow2/codec/header-samples.ts";
+import { HEADER_V3 } from "../../helpers/format/header-samples.ts";
 import { makeFolder, watchStorage } from "../../helpers/temporary-folder.ts";
 
 const CLOSED: GateOptions = { allowPaths: [] };

@@ -6,8 +6,9 @@ import { openChain } from "../../../src/format/index.ts";
 import { decodeAcl, judge } from "../../../src/format/chain/owner-access.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { makeScratchFolder, Workbench } from "../../transaction/workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const READ = 4;
 const FILE = { mode: 0o640, ownerId: 1000, groupId: 100 };
@@ -68,7 +69,7 @@ describe("root opens a backing image for the user whose image names it", () => {
 
   /** tenant/d.qcow2 over other/disk.qcow2, and perhaps a layer of the tenant's between. */
   function setTheScene(): { folder: string; open: (allowPaths?: readonly string[]) => Promise<void> } {
-    const folder = makeScratchFolder();
+    const folder = makeFolder();
     const bench = new Workbench(folder);
     mkdirSync(`${folder}/other`, { mode: 0o755 });
     bench.makeQcow2("other/disk.qcow2", 1);

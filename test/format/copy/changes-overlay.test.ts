@@ -15,7 +15,7 @@ import { MaskedImage } from "../../../src/format/read/masked-image.ts";
 import { makeNodeStorage, type ByteRange, type Storage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { seededRandom, type Random } from "../../helpers/random.ts";
-import { killAt } from "../../transaction/watched-storage.ts";
+import { killAt } from "../../helpers/storage/watched-storage.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");

@@ -6,7 +6,7 @@ import { openChain, planOverlay, writeImage } from "../../../src/format/index.ts
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { errorFrom } from "../../helpers/expect-error.ts";
 import { makeOverlay, makeRaw } from "../../helpers/make-image.ts";
-import { CLUSTER_512, fromHex } from "../qcow2/codec/header-samples.ts";
+import { CLUSTER_512, fromHex } from "../../helpers/format/header-samples.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const GIB = 1024 ** 3;

@@ -1,7 +1,8 @@
 // Bytes come back as they were written, and a file ends where it ends.
 
 import { describe, expect, test } from "vitest";
-import { contentAt, failureOf, KIB, makeFileWith, pattern, readAll, type MakeStorage } from "./subject.ts";
+import { contentAt, KIB, makeFileWith, pattern, readAll, type MakeStorage } from "./subject.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
 
 export function describeContent(makeStorage: MakeStorage): void {
   describe("content", () => {

@@ -1,7 +1,8 @@
 // Folders: listed, made, removed.
 
 import { describe, expect, test } from "vitest";
-import { failureOf, makeFileWith, pattern, type MakeStorage } from "./subject.ts";
+import { makeFileWith, pattern, type MakeStorage } from "./subject.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
 
 export function describeFolders(makeStorage: MakeStorage): void {
   describe("folders", () => {

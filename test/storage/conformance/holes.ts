@@ -2,15 +2,8 @@
 
 import { describe, expect, test } from "vitest";
 import type { StorageFile } from "../../../src/storage/index.ts";
-import {
-  BLOCK,
-  failureOf,
-  makeFileWith,
-  pattern,
-  readAll,
-  type MakeStorage,
-  type StorageUnderTest,
-} from "./subject.ts";
+import { BLOCK, makeFileWith, pattern, readAll, type MakeStorage, type StorageUnderTest } from "./subject.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
 
 export function describeSparseFiles(makeStorage: MakeStorage): void {
   describe("holes", () => {

@@ -1,7 +1,8 @@
 // Names: made once, moved, linked, removed.
 
 import { describe, expect, test } from "vitest";
-import { contentAt, failureOf, makeFileWith, pattern, type MakeStorage } from "./subject.ts";
+import { contentAt, makeFileWith, pattern, type MakeStorage } from "./subject.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
 
 export function describeNames(makeStorage: MakeStorage): void {
   describe("names", () => {

@@ -1,7 +1,6 @@
 // What the conformance suite tests, and the tools that it tests with.
 
 import { expect } from "vitest";
-import { ImgtxError } from "../../../src/errors/index.ts";
 import type { Storage, StorageFile } from "../../../src/storage/index.ts";
 
 export interface StorageUnderTest {
@@ -27,17 +26,6 @@ export async function readAll(file: StorageFile): Promise<Uint8Array> {
   const bytes = new Uint8Array(sizeBytes);
   expect(await file.read(bytes, 0)).toBe(sizeBytes);
   return bytes;
-}
-
-/** The ImgtxError that a call fails with; its code is what tests look at first. */
-export async function failureOf(call: () => unknown): Promise<ImgtxError> {
-  try {
-    await call();
-  } catch (error) {
-    if (error instanceof ImgtxError) return error;
-    throw error;
-  }
-  throw new Error("the call was expected to fail, and did not");
 }
 
 export async function makeFileWith(

@@ -4,9 +4,9 @@
 import { chmodSync, readdirSync, rmSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { type Call, killAt } from "../watched-storage.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { type Call, killAt } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const GROUP = { vda: "a1.qcow2", vdb: "sub/b1.qcow2", vdc: "c1.qcow2" };
 

@@ -5,7 +5,7 @@ import { chmodSync, chownSync, readdirSync, statSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const ACL = "system.posix_acl_access";
 /** user::rw-, user:4711:rw-, group::---, mask::rw-, other::--- */

@@ -3,14 +3,15 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, rmSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { freeze, isFenced, unfreeze } from "../freezing.ts";
-import { Killed, watchStorage } from "../watched-storage.ts";
-import { makeScratchFolder, Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { freeze, isFenced, unfreeze } from "../../helpers/transaction/freezing.ts";
+import { Killed, watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 /** vda on the workspace's disk, vdb on another one, and vdc beside vda: generation 3. */
 async function makeTwoDisks(): Promise<Workbench> {
-  const bench = new Workbench(makeScratchFolder());
+  const bench = new Workbench(makeFolder());
   mkdirSync(bench.at("disk"));
   bench.makeQcow2("a.qcow2", 1);
   bench.makeQcow2("disk/b.qcow2", 2);

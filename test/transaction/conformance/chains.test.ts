@@ -5,14 +5,15 @@ import { chmodSync, chownSync, mkdirSync, renameSync, statSync, symlinkSync } fr
 import { describe, expect, onTestFinished, test } from "vitest";
 import { openHostImage, readHeader } from "../../helpers/guest-content.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { runWell } from "../../storage/programs.ts";
-import { makeScratchFolder, makeWorkbench, Workbench } from "../workbench.ts";
+import { runWell } from "../../helpers/qemu-programs.ts";
+import { makeWorkbench, Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 
 /** SHA-256 of what QEMU reads, as raw bytes. */
 function contentByQemu(image: string, format: string): string {
-  const raw = `${makeScratchFolder()}/raw`;
+  const raw = `${makeFolder()}/raw`;
   runWell("qemu-img", "convert", "-f", format, "-O", "raw", image, raw);
   return runWell("sha256sum", raw).slice(0, 64);
 }
@@ -102,7 +103,7 @@ describe("guest content is what it was", () => {
 
 describe("a chain opens by its own path and by devices/NAME", () => {
   async function makeDeepBench(): Promise<Workbench> {
-    const bench = new Workbench(`${makeScratchFolder()}/ws`);
+    const bench = new Workbench(`${makeFolder()}/ws`);
     mkdirSync(bench.root);
     bench.makeRaw("pool/golden/base.raw", 1);
     bench.makeQcow2("pool/mid.qcow2", 2, { name: "golden/base.raw", format: "raw" });
@@ -162,7 +163,7 @@ describe("a chain opens by its own path and by devices/NAME", () => {
   });
 
   qemu.test("through a symbolic link to a folder, and up from there", async () => {
-    const scratch = makeScratchFolder();
+    const scratch = makeFolder();
     const bench = new Workbench(`${scratch}/ws`);
     mkdirSync(bench.root);
     bench.makeQcow2(`${scratch}/store/base.qcow2`, 1);
@@ -180,7 +181,7 @@ describe("a chain opens by its own path and by devices/NAME", () => {
   });
 
   qemu.test("whose images have names that a shell or QEMU could misread", async () => {
-    const bench = new Workbench(`${makeScratchFolder()}/odd 'ws'"\n é`);
+    const bench = new Workbench(`${makeFolder()}/odd 'ws'"\n é`);
     mkdirSync(bench.root);
     bench.makeQcow2("-a b.qcow2", 1);
     bench.makeQcow2("c:d.qcow2", 2);

@@ -12,8 +12,8 @@ import {
 } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 /** Changes a byte of the header, and puts the time back. */
 function patchHeader(file: string): void {

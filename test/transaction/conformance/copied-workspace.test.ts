@@ -15,15 +15,16 @@ import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import { adoptWorkspace, openSession } from "../../../src/transaction/index.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { type Call, killAt, Killed, watchStorage } from "../watched-storage.ts";
-import { makeScratchFolder, makeWorkbench, NO_WAIT, Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { type Call, killAt, Killed, watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, NO_WAIT, Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const FORGET = { ...NO_WAIT, moved: false, dryRun: false };
 
 /** A workspace in a folder of its own, whose image and overlays lie beside it. */
 async function makeBeside(): Promise<{ bench: Workbench; at: (name: string) => string }> {
-  const folder = makeScratchFolder();
+  const folder = makeFolder();
   mkdirSync(`${folder}/ws`);
   const bench = new Workbench(`${folder}/ws`);
   bench.makeQcow2(`${folder}/a.qcow2`, 2);

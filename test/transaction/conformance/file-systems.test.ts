@@ -6,9 +6,10 @@ import { copyFileSync, linkSync, mkdirSync, statSync, utimesSync, writeFileSync 
 import { describe, expect, test } from "vitest";
 import { command, type FileSystemName, LoopDisk } from "../../helpers/loop-disk.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { IDENTICAL, judge, mirror, writeGuest } from "../mirroring.ts";
-import { makeScratchFolder, Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { IDENTICAL, judge, mirror, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const loops = oracle("root", "loops", "qemu-img", "qemu-io");
 
@@ -33,12 +34,12 @@ async function snapshotBoth(bench: Workbench, folders: readonly [string, string]
 
 describe("files on two file systems are two, whatever their inode numbers", () => {
   loops.test.each(["ext4", "ext4 with small inodes", "xfs", "btrfs"] as const)("on %s", async (kind) => {
-    const bench = new Workbench(makeScratchFolder());
+    const bench = new Workbench(makeFolder());
     await snapshotBoth(bench, makeTwins(bench, kind));
   });
 
   loops.test("in subvolumes of one Btrfs, which count their inodes alike", async () => {
-    const bench = new Workbench(makeScratchFolder());
+    const bench = new Workbench(makeFolder());
     const { mountPoint } = LoopDisk.make(bench.root, "one", "btrfs");
     const folders = [`${mountPoint}/a`, `${mountPoint}/b`] as const;
     for (const folder of folders) command("btrfs", "-q", "subvolume", "create", folder);
@@ -51,7 +52,7 @@ describe("files on two file systems are two, whatever their inode numbers", () =
   ] as const)(
     "on %s and a copy of it, which has its UUID, its inodes and its birth times",
     async (kind, options) => {
-      const bench = new Workbench(makeScratchFolder());
+      const bench = new Workbench(makeFolder());
       const disk = LoopDisk.make(bench.root, "one", kind);
       bench.makeQcow2(`${disk.mountPoint}/a.qcow2`, 1);
       const copy = disk.copyTo(bench.root, "copy", options);
@@ -69,7 +70,7 @@ describe("files on two file systems are two, whatever their inode numbers", () =
 
 describe("one file by two names is one", () => {
   loops.test.each(["ext4", "ext4 with small inodes", "xfs", "btrfs"] as const)("on %s", async (kind) => {
-    const bench = new Workbench(makeScratchFolder());
+    const bench = new Workbench(makeFolder());
     const { mountPoint } = LoopDisk.make(bench.root, "one", kind);
     const base = bench.makeRaw(`${mountPoint}/b.raw`, 1);
     bench.makeRaw(`${mountPoint}/a.raw`, 2);
@@ -108,7 +109,7 @@ describe("what a guest flushed before a power cut", () => {
   loops.test.each(cases)(
     "on %s in a %s image is in its mirror, and in the device that goes over to it",
     async (kind, format) => {
-      const bench = new Workbench(makeScratchFolder());
+      const bench = new Workbench(makeFolder());
       const disk = LoopDisk.make(bench.root, "one", kind);
       const inside = new Workbench(disk.mountPoint);
       const image = inside.at("a.img");
@@ -137,7 +138,7 @@ describe("what a guest flushed before a power cut", () => {
   loops.test.each(["ext4", "xfs"] as const)(
     "on %s to an image that it had left keeps a rollback from it",
     async (kind) => {
-      const bench = new Workbench(makeScratchFolder());
+      const bench = new Workbench(makeFolder());
       const disk = LoopDisk.make(bench.root, "one", kind);
       const inside = new Workbench(disk.mountPoint);
       for (const name of ["a.raw", "b.raw"]) {
@@ -165,7 +166,7 @@ describe("what a guest flushed before a power cut", () => {
 
 describe("a write that the time of modification does not tell of", () => {
   loops.test("within the second of the mirror, where there are whole seconds, is in the mirror", async () => {
-    const bench = new Workbench(makeScratchFolder());
+    const bench = new Workbench(makeFolder());
     const { mountPoint } = LoopDisk.make(bench.root, "one", "ext4 with small inodes");
     const inside = new Workbench(mountPoint);
     inside.makeRaw("a.raw", 1);
@@ -183,7 +184,7 @@ describe("a write that the time of modification does not tell of", () => {
   test.each(["raw", "qcow2"] as const)(
     "since it was put back, is in the mirror of a %s image",
     async (format) => {
-      const bench = new Workbench(makeScratchFolder());
+      const bench = new Workbench(makeFolder());
       const make = (name: string, seed: number) =>
         format === "raw" ? bench.makeRaw(name, seed) : bench.makeQcow2(name, seed);
       const image = make("a.img", 1);

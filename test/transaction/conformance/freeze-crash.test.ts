@@ -4,11 +4,20 @@ import { copyFileSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { holdImages } from "../../../src/format/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { startQemuDaemon } from "../../storage/programs.ts";
-import { fingerprintOf, freeze, frozen, isFenced, makeOldBench, T0, unfreeze } from "../freezing.ts";
-import { type Call, killAt } from "../watched-storage.ts";
-import { makeScratchFolder, NO_WAIT } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { startQemuDaemon } from "../../helpers/qemu-programs.ts";
+import {
+  fingerprintOf,
+  freeze,
+  frozen,
+  isFenced,
+  makeOldBench,
+  T0,
+  unfreeze,
+} from "../../helpers/transaction/freezing.ts";
+import { type Call, killAt } from "../../helpers/storage/watched-storage.ts";
+import { NO_WAIT } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 describe("a crash", () => {
   const isCall = (name: string, purpose?: string) => (call: Call) =>
@@ -108,7 +117,7 @@ describe("a running QEMU", () => {
     ["only reads it", true],
   ])("that %s keeps a device from being frozen, and is named", async (_, isReadOnly) => {
     const bench = await makeOldBench();
-    const daemon = await startQemuDaemon(bench.at("c.qcow2"), makeScratchFolder(), !isReadOnly);
+    const daemon = await startQemuDaemon(bench.at("c.qcow2"), makeFolder(), !isReadOnly);
     onTestFinished(daemon.stop);
     const failure = await failureOf(async () => await bench.run(freeze(["vda", "vdc"])));
     expect(failure).toMatchObject({ code: "E_LOCKED", device: "vdc" });

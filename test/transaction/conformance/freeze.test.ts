@@ -8,10 +8,17 @@ import { unpackFixture } from "../../helpers/fixtures.ts";
 import { sampleQcow2 } from "../../helpers/sample-image.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { makeBehind } from "../mirroring.ts";
-import { fingerprintOf, freeze, frozen, isFenced, makeOldBench, unfreeze } from "../freezing.ts";
-import { makeWorkbench, RUN_ALONE, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { makeBehind } from "../../helpers/transaction/mirroring.ts";
+import {
+  fingerprintOf,
+  freeze,
+  frozen,
+  isFenced,
+  makeOldBench,
+  unfreeze,
+} from "../../helpers/transaction/freezing.ts";
+import { makeWorkbench, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 describe("freeze", () => {
   test("fences the active layers, and unfreeze leaves the fingerprints that were", async () => {

@@ -5,13 +5,14 @@ import { chmodSync, chownSync, mkdirSync, statfsSync, writeFileSync } from "node
 import { describe, expect, onTestFinished } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { makeScratchFolder, makeWorkbench, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const root = oracle("root", "mount", "umount");
 
 function mountTiny(options: string): string {
-  const folder = makeScratchFolder();
+  const folder = makeFolder();
   execFileSync("mount", ["-t", "tmpfs", "-o", options, "imgtx-test", folder]);
   onTestFinished(() => {
     execFileSync("umount", ["-l", folder]);

@@ -3,10 +3,10 @@
 
 import { describe, expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
-import { freeze, frozen, isFenced, makeOldBench, unfreeze } from "../freezing.ts";
-import { IDENTICAL, judge, mirror, writeGuest } from "../mirroring.ts";
-import { type Call, killAt } from "../watched-storage.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { freeze, frozen, isFenced, makeOldBench, unfreeze } from "../../helpers/transaction/freezing.ts";
+import { IDENTICAL, judge, mirror, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { type Call, killAt } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

@@ -3,11 +3,11 @@
 import { renameSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { listGenerations } from "../../../src/transaction/index.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { freeze, unfreeze } from "../freezing.ts";
-import { mirror } from "../mirroring.ts";
-import { watchStorage } from "../watched-storage.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { freeze, unfreeze } from "../../helpers/transaction/freezing.ts";
+import { mirror } from "../../helpers/transaction/mirroring.ts";
+import { watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 /** What a guest does to a raw image, or a program to any file. */
 function writeTo(bench: Workbench, name: string, bytes = "guest data"): void {

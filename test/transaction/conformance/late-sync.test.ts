@@ -7,10 +7,10 @@ import { describe, expect } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { forceCommit, openSession } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeOldBench, T0 } from "../freezing.ts";
-import { IDENTICAL, mirror, writeGuest } from "../mirroring.ts";
-import { type Call, failAt, killAt } from "../watched-storage.ts";
-import { makeWorkbench, NO_WAIT, RUN_ALONE, type Workbench } from "../workbench.ts";
+import { makeOldBench, T0 } from "../../helpers/transaction/freezing.ts";
+import { IDENTICAL, mirror, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { type Call, failAt, killAt } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, NO_WAIT, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

@@ -6,12 +6,12 @@ import { describe, expect } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { forceCommit, holdDevices } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { fingerprintOf, isFenced, makeOldBench } from "../freezing.ts";
-import { startGuest } from "../migrating.ts";
-import { IDENTICAL, judge, makeBehind, mirror, writeGuest } from "../mirroring.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { type Call, killAt, watchStorage } from "../watched-storage.ts";
-import { makeWorkbench, RUN_ALONE, type Workbench } from "../workbench.ts";
+import { fingerprintOf, isFenced, makeOldBench } from "../../helpers/transaction/freezing.ts";
+import { startGuest } from "../../helpers/transaction/migrating.ts";
+import { IDENTICAL, judge, makeBehind, mirror, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { type Call, killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

@@ -4,8 +4,15 @@ import { describe, expect } from "vitest";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import { openSession } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { compareMirror, dieAmidMerge, IDENTICAL, makeBehind, stagingFiles, stateOf } from "../mirroring.ts";
-import { NO_WAIT, type Workbench } from "../workbench.ts";
+import {
+  compareMirror,
+  dieAmidMerge,
+  IDENTICAL,
+  makeBehind,
+  stagingFiles,
+  stateOf,
+} from "../../helpers/transaction/mirroring.ts";
+import { NO_WAIT, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 const READING = { ...NO_WAIT, workspace: undefined, createHere: false, caller: "reader" } as const;

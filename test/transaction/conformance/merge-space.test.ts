@@ -7,9 +7,17 @@ import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { seededRandom } from "../../helpers/random.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { IDENTICAL, judge, mirror, stagingFiles, stateOf, writeGuest } from "../mirroring.ts";
-import { makeScratchFolder, Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import {
+  IDENTICAL,
+  judge,
+  mirror,
+  stagingFiles,
+  stateOf,
+  writeGuest,
+} from "../../helpers/transaction/mirroring.ts";
+import { Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 
@@ -28,7 +36,7 @@ function withRoom(freeBytes: number): { storage: Storage; asked: { folder: strin
 }
 
 async function makeMirrored(format: "qcow2" | "raw", options: object = {}): Promise<Workbench> {
-  const bench = new Workbench(makeScratchFolder());
+  const bench = new Workbench(makeFolder());
   mkdirSync(bench.at("backup"));
   bench.makeRaw("a.raw", 1);
   await bench.add("vda", "a.raw", "raw");

@@ -5,17 +5,18 @@ import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotTree, snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
 import {
   chainByQemu,
   isSameToGuest,
-  makeFolder,
+  makeFolderIn,
   migrate,
   mountFileSystem,
   startGuest,
-} from "../migrating.ts";
-import { mirror, mirrorRequest, writeGuest } from "../mirroring.ts";
-import { makeScratchFolder, makeWorkbench, type Workbench } from "../workbench.ts";
+} from "../../helpers/transaction/migrating.ts";
+import { mirror, mirrorRequest, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const QEMU = ["qemu-img", "qemu-io", "timeout"];
 const qemu = oracle(...QEMU);
@@ -65,7 +66,7 @@ describe("a live migration", () => {
 
   qemu.test.each(DEVICES)("to another folder keeps a guest's disk, %s", async (_, device, parent) => {
     const bench = await makeWorkbench();
-    await moveWithGuest(bench, makeFolder(bench, "there"), device, parent);
+    await moveWithGuest(bench, makeFolderIn(bench, "there"), device, parent);
   });
 
   loops.test.each(DEVICES)("to another file system keeps a guest's disk, %s", async (_, device, parent) => {
@@ -86,14 +87,14 @@ describe("a live migration", () => {
     const bench = await makeWorkbench();
     bench.makeQcow2(name, 21);
     await bench.add("vdx", name);
-    await moveWithGuest(bench, makeFolder(bench, `th:ere ${name}`), "vdx", name);
+    await moveWithGuest(bench, makeFolderIn(bench, `th:ere ${name}`), "vdx", name);
   });
 });
 
 describe("the steps of a migration", () => {
   test("leave the device's old chain as it was", async () => {
     const bench = await makeWorkbench();
-    const there = makeFolder(bench, "there");
+    const there = makeFolderIn(bench, "there");
     const read = () => ["base.raw", "a.qcow2"].map((name) => readFileSync(bench.at(name)).toString("base64"));
     const before = read();
     await bench.run(migrate(bench, "vda", "there/top.qcow2", "top.qcow2"));
@@ -115,7 +116,7 @@ describe("the steps of a migration", () => {
 
   test("are not done in another order: reopen waits for the copy, with a hint", async () => {
     const bench = await makeWorkbench();
-    makeFolder(bench, "there");
+    makeFolderIn(bench, "there");
     await bench.run(migrate(bench, "vda", "there/top.qcow2", "top.qcow2"));
     const before = snapshotWorkspace(bench.root);
     const failure = await failureOf(async () => await bench.reopen("vda", "there/top.qcow2"));
@@ -127,7 +128,7 @@ describe("the steps of a migration", () => {
 
   qemu.test("may have snapshots and writes between them", async () => {
     const bench = await makeWorkbench();
-    makeFolder(bench, "there");
+    makeFolderIn(bench, "there");
     await bench.run(migrate(bench, "vda", "there/top.qcow2", "top.qcow2"));
     writeGuest(bench.at("top.qcow2"), "qcow2", "write -P 4 8k 8k");
     await bench.snapshot({ vda: "top-2.qcow2" });
@@ -144,7 +145,7 @@ describe("the steps of a migration", () => {
 
   qemu.test("may have a sync between them, that the guest writes behind", async () => {
     const bench = await makeWorkbench();
-    makeFolder(bench, "there");
+    makeFolderIn(bench, "there");
     await bench.run(migrate(bench, "vdc", "there/top.qcow2", "top.qcow2"));
     await mirror(bench, { vdc: undefined });
     writeGuest(bench.at("top.qcow2"), "qcow2", "write -P 4 8k 8k");
@@ -157,7 +158,7 @@ describe("the steps of a migration", () => {
 
   test("may be actions of one transaction, which its abort takes back without a trace", async () => {
     const bench = await makeWorkbench();
-    makeFolder(bench, "there");
+    makeFolderIn(bench, "there");
     const [before, content] = [snapshotTree(bench.root, [".imgtx"]), await bench.content()];
     const runAll = async () => {
       await bench.begin();
@@ -178,7 +179,7 @@ describe("the steps of a migration", () => {
 
   test("of one command are planned by a dry run, which makes nothing", async () => {
     const bench = await makeWorkbench();
-    makeFolder(bench, "there");
+    makeFolderIn(bench, "there");
     const before = snapshotTree(bench.root);
     const requests = [
       migrate(bench, "vda", "there/top.qcow2", "top.qcow2"),
@@ -195,7 +196,7 @@ describe("the steps of a migration", () => {
 
   test("leave a frozen device frozen", async () => {
     const bench = await makeWorkbench();
-    makeFolder(bench, "there");
+    makeFolderIn(bench, "there");
     const content = await bench.content();
     await bench.run({ kind: "freeze", devices: ["vda"], strict: false });
     await bench.run(migrate(bench, "vda", "there/top.qcow2", "top.qcow2"));
@@ -250,7 +251,7 @@ describe("a migration is refused, and leaves all as it was,", () => {
 
   test.each(cases)("%s", async (_, code, prepare) => {
     const bench = await makeWorkbench();
-    makeFolder(bench, "there");
+    makeFolderIn(bench, "there");
     const [dest, top] = await prepare(bench);
     const before = snapshotWorkspace(bench.root);
     const failure = await failureOf(async () => await bench.run(migrate(bench, "vda", dest, top)));
@@ -260,7 +261,7 @@ describe("a migration is refused, and leaves all as it was,", () => {
 
   test("where a file takes the parent's name before the copy is made", async () => {
     const bench = await makeWorkbench();
-    makeFolder(bench, "there");
+    makeFolderIn(bench, "there");
     await bench.run(migrate(bench, "vda", "there/top.qcow2", "top.qcow2"));
     bench.makeFile("there/a.qcow2", "somebody's own\n");
     const before = snapshotWorkspace(bench.root);
@@ -271,7 +272,7 @@ describe("a migration is refused, and leaves all as it was,", () => {
 
   qemu.test("while a guest writes to the device", async () => {
     const bench = await makeWorkbench();
-    const there = makeScratchFolder();
+    const there = makeFolder();
     const guest = await startGuest(bench.at("a.qcow2"));
     const failure = await failureOf(
       async () => await bench.run(migrate(bench, "vda", path.join(there, "top.qcow2"), "top.qcow2")),

@@ -5,8 +5,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { freeze, unfreeze } from "../freezing.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { freeze, unfreeze } from "../../helpers/transaction/freezing.ts";
 import {
   expectRefused,
   IDENTICAL,
@@ -16,9 +16,9 @@ import {
   stagingFiles,
   stateOf,
   writeGuest,
-} from "../mirroring.ts";
-import { watchStorage } from "../watched-storage.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+} from "../../helpers/transaction/mirroring.ts";
+import { watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 const BITMAP = "imgtx-mirror-vda";

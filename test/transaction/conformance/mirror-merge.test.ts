@@ -7,7 +7,7 @@ import { ImgtxError } from "../../../src/errors/index.ts";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
 import {
   compareMirror as compare,
   dieAmidMerge as dieAt,
@@ -21,9 +21,10 @@ import {
   stagingFiles,
   stateOf,
   writeGuest,
-} from "../mirroring.ts";
-import { killAt, watchStorage } from "../watched-storage.ts";
-import { makeScratchFolder, makeWorkbench, type Workbench } from "../workbench.ts";
+} from "../../helpers/transaction/mirroring.ts";
+import { killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 
@@ -164,7 +165,7 @@ describe("a merge that was cut off", () => {
 
   qemu.test("needs no --allow-path again", async () => {
     const bench = await makeWorkbench();
-    const elsewhere = makeScratchFolder();
+    const elsewhere = makeFolder();
     const options = { dataFileName: `${elsewhere}/m.data` };
     await mirror(bench, { vdc: "m.qcow2" }, { options });
     writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 1 0 100k");

@@ -8,11 +8,19 @@ import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { StorageDaemon } from "../../oracle/storage-daemon.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { expectRefused, IDENTICAL, judge, mirror, stagingFiles, stateOf, writeGuest } from "../mirroring.ts";
-import { failAt } from "../watched-storage.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { StorageDaemon } from "../../helpers/qmp/storage-daemon.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import {
+  expectRefused,
+  IDENTICAL,
+  judge,
+  mirror,
+  stagingFiles,
+  stateOf,
+  writeGuest,
+} from "../../helpers/transaction/mirroring.ts";
+import { failAt } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 const daemon = oracle("qemu-storage-daemon", "qemu-img");

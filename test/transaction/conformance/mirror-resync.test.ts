@@ -4,10 +4,18 @@ import { readFileSync, statSync, utimesSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { IDENTICAL, infoOf, judge, mirror, stagingFiles, stateOf, writeGuest } from "../mirroring.ts";
-import { watchStorage } from "../watched-storage.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import {
+  IDENTICAL,
+  infoOf,
+  judge,
+  mirror,
+  stagingFiles,
+  stateOf,
+  writeGuest,
+} from "../../helpers/transaction/mirroring.ts";
+import { watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 const IN_LINE = "it is in line with the device already; nothing was copied";

@@ -5,12 +5,20 @@ import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
-import { freeze } from "../freezing.ts";
-import { IDENTICAL, infoOf, judge, mirror, mirrorRequest, stagingFiles, stateOf } from "../mirroring.ts";
-import { killAt } from "../watched-storage.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { freeze } from "../../helpers/transaction/freezing.ts";
+import {
+  IDENTICAL,
+  infoOf,
+  judge,
+  mirror,
+  mirrorRequest,
+  stagingFiles,
+  stateOf,
+} from "../../helpers/transaction/mirroring.ts";
+import { killAt } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

@@ -6,9 +6,9 @@ import { copyFileSync, readdirSync, readFileSync, renameSync, writeFileSync } fr
 import { describe, expect } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { IDENTICAL, mirror, writeGuest } from "../mirroring.ts";
-import { Killed, killAt } from "../watched-storage.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { IDENTICAL, mirror, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { Killed, killAt } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 

@@ -6,11 +6,11 @@ import { closeSync, openSync } from "node:fs";
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { ActionRequest, RunOptions } from "../../../src/transaction/index.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { openWhileLeased } from "../../storage/late-opener.ts";
-import { startHolder } from "../../storage/other-process.ts";
-import { watchStorage } from "../watched-storage.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { openWhileLeased } from "../../helpers/storage/late-opener.ts";
+import { startHolder } from "../../helpers/storage/other-process.ts";
+import { watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 type Requests = (bench: Workbench) => ActionRequest;
 

@@ -2,9 +2,9 @@
 
 import { describe, expect, test } from "vitest";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
 import { beginTransaction } from "../../../src/transaction/index.ts";
-import { makeWorkbench, NO_WAIT, type Workbench } from "../workbench.ts";
+import { makeWorkbench, NO_WAIT, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 describe("a command", () => {
   test("joins the transaction that was begun where it comes from, and changes nothing that others see", async () => {

@@ -5,9 +5,10 @@ import { describe, expect, test } from "vitest";
 import { CHAIN_DEPTH_MAX } from "../../../src/format/index.ts";
 import { unpackFixture } from "../../helpers/fixtures.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { mirrorRequest } from "../mirroring.ts";
-import { makeScratchFolder, makeWorkbench, Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { mirrorRequest } from "../../helpers/transaction/mirroring.ts";
+import { makeWorkbench, Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 /** Too much extra data in the first entry of its snapshot table. */
 function damageSnapshots(image: string): void {
@@ -74,7 +75,7 @@ test("a device on an image whose end is missing is told so when it is added", as
 describe("a chain", () => {
   /** A device on so many images. */
   async function makeDeep(images: number): Promise<Workbench> {
-    const bench = new Workbench(makeScratchFolder());
+    const bench = new Workbench(makeFolder());
     bench.makeQcow2("i1.qcow2", 1);
     for (let index = 2; index <= images; index += 1) {
       bench.makeQcow2(`i${index}.qcow2`, index, { name: `i${index - 1}.qcow2`, format: "qcow2" });

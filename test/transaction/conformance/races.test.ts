@@ -5,7 +5,7 @@ import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { listGenerations, type Outcome } from "../../../src/transaction/index.ts";
 import { snapshotTree } from "../../helpers/tree.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const WAIT = { waitMs: 20_000, onWait: () => undefined };
 const TOLD = ["E_BUSY", "E_TRANSACTION", "E_LOCKED", "E_EXISTS", "E_NO_TRANSACTION"];

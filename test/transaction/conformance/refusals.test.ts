@@ -6,9 +6,10 @@ import type { ErrorCode } from "../../../src/errors/index.ts";
 import type { ActionRequest } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { startQemuDaemon } from "../../storage/programs.ts";
-import { makeScratchFolder, makeWorkbench, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { startQemuDaemon } from "../../helpers/qemu-programs.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 interface Refusal {
   readonly code: ErrorCode;
@@ -237,7 +238,7 @@ describe("an image is refused", () => {
 
 /** What a guest with a hand in its own header would write. */
 function makeGreedyOverlay(bench: Workbench): void {
-  const secret = bench.makeFile(`${makeScratchFolder()}/secret`, "root:x:0:0");
+  const secret = bench.makeFile(`${makeFolder()}/secret`, "root:x:0:0");
   bench.makeQcow2("x", 6, { name: secret, format: "raw" });
 }
 
@@ -261,7 +262,7 @@ describe("an image that QEMU has open", () => {
     bench.makeQcow2("d.qcow2", 8, { name: "mid.qcow2", format: "qcow2" });
     await bench.add("vdd", "d.qcow2");
     const files = { vda: "a1.qcow2", vdb: "b1.qcow2", vdc: "c1.qcow2", vdd: "d1.qcow2" };
-    const daemon = await startQemuDaemon(bench.at(held), makeScratchFolder(), true);
+    const daemon = await startQemuDaemon(bench.at(held), makeFolder(), true);
     try {
       const device = held === "c.qcow2" ? "vdc" : "vdd";
       const request = bench.snapshotRequest(files);
@@ -281,7 +282,7 @@ describe("an image that QEMU has open", () => {
     const bench = await makeWorkbench();
     await bench.begin();
     await bench.snapshot({ vdc: "c1.qcow2" });
-    const writer = await startQemuDaemon(bench.at("c1.qcow2"), makeScratchFolder(), true);
+    const writer = await startQemuDaemon(bench.at("c1.qcow2"), makeFolder(), true);
     try {
       expect((await failureOf(async () => await bench.commit())).code).toBe("E_LOCKED");
     } finally {

@@ -4,11 +4,11 @@ import { existsSync, linkSync, rmSync, symlinkSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { freeze, frozen, unfreeze } from "../freezing.ts";
-import { isSameToGuest, startGuest } from "../migrating.ts";
-import { mirror, stagingFiles, stateOf, writeGuest } from "../mirroring.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { freeze, frozen, unfreeze } from "../../helpers/transaction/freezing.ts";
+import { isSameToGuest, startGuest } from "../../helpers/transaction/migrating.ts";
+import { mirror, stagingFiles, stateOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io", "timeout");
 

@@ -5,8 +5,8 @@ import { appendFileSync, linkSync, readFileSync, symlinkSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { unpackFixture } from "../../helpers/fixtures.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { makeWorkbench, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 describe("an image can't become an active layer", () => {
   test.each([

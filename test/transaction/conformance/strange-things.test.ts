@@ -14,9 +14,9 @@ import {
 } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { listGenerations, restoreWorkspace } from "../../../src/transaction/index.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { Killed, killAt } from "../watched-storage.ts";
-import { makeWorkbench, NO_WAIT, type Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { Killed, killAt } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, NO_WAIT, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const HERE = { ...NO_WAIT, dryRun: false };
 const ID = "abcdefghij";

@@ -3,13 +3,14 @@
 import { mkdirSync, renameSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { mirror } from "../mirroring.ts";
-import { makeScratchFolder, Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { mirror } from "../../helpers/transaction/mirroring.ts";
+import { Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 /** A workspace, and a folder beside it with raw images. */
 function makePlaces(): { bench: Workbench; outside: string } {
-  const folder = makeScratchFolder();
+  const folder = makeFolder();
   mkdirSync(`${folder}/ws`);
   mkdirSync(`${folder}/outside`);
   const bench = new Workbench(`${folder}/ws`);

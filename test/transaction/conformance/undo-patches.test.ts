@@ -6,10 +6,18 @@ import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { sampleQcow2 } from "../../helpers/sample-image.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
-import { freeze, isFenced, T0, unfreeze } from "../freezing.ts";
-import { IDENTICAL, judge, mirror, stagingFiles, stateOf, writeGuest } from "../mirroring.ts";
-import { type Call, killAt } from "../watched-storage.ts";
-import { makeScratchFolder, makeWorkbench, Workbench } from "../workbench.ts";
+import { freeze, isFenced, T0, unfreeze } from "../../helpers/transaction/freezing.ts";
+import {
+  IDENTICAL,
+  judge,
+  mirror,
+  stagingFiles,
+  stateOf,
+  writeGuest,
+} from "../../helpers/transaction/mirroring.ts";
+import { type Call, killAt } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 
@@ -37,7 +45,7 @@ async function makeBench(isBare: boolean): Promise<Workbench> {
 
 /** Another workspace in which the same image is the device x. */
 async function makeOther(bench: Workbench): Promise<Workbench> {
-  const other = new Workbench(makeScratchFolder());
+  const other = new Workbench(makeFolder());
   await other.add("x", bench.at("d.qcow2"));
   return other;
 }

@@ -17,11 +17,12 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import type { KeptFile } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { startQemuDaemon } from "../../storage/programs.ts";
-import { T0 } from "../freezing.ts";
-import { mirror, stagingFiles, writeGuest } from "../mirroring.ts";
-import { killAt } from "../watched-storage.ts";
-import { makeScratchFolder, makeWorkbench, type Workbench } from "../workbench.ts";
+import { startQemuDaemon } from "../../helpers/qemu-programs.ts";
+import { T0 } from "../../helpers/transaction/freezing.ts";
+import { mirror, stagingFiles, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { killAt } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const qemu = oracle("qemu-io", "qemu-storage-daemon");
 
@@ -95,7 +96,7 @@ describe.each([
   qemu.test("leaves an overlay that a guest runs on, and all that it stands on", async () => {
     const bench = await makeOpen();
     await bench.snapshot({ vda: "a2.qcow2" });
-    const daemon = await startQemuDaemon(bench.at("a2.qcow2"), makeScratchFolder(), true);
+    const daemon = await startQemuDaemon(bench.at("a2.qcow2"), makeFolder(), true);
     onTestFinished(daemon.stop);
     const { kept } = await end(bench);
     expect(kept).toEqual([isLeft(bench, "a2.qcow2", "qemu-storage-da"), isLeft(bench, "a1.qcow2", "in use")]);

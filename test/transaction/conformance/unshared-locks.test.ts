@@ -14,9 +14,10 @@ import {
   giveUp,
   openSession,
 } from "../../../src/transaction/index.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { type Call, killAt } from "../watched-storage.ts";
-import { makeScratchFolder, makeWorkbench, NO_WAIT, RUN_ALONE, Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { type Call, killAt } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, NO_WAIT, RUN_ALONE, Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const ANOTHER_MACHINE: ProcessMark = {
   pid: 4711,
@@ -126,7 +127,7 @@ describe("a process that the kernel shows", () => {
     const bench = await makeWorkbench();
     const { mark } = await startOther(bench);
     await cutOff(asProcess(bench, mark), hasName);
-    const root = makeScratchFolder();
+    const root = makeFolder();
     cpSync(bench.root, `${root}/copy`, { recursive: true });
     const how = { ...NO_WAIT, moved: false, dryRun: true };
     expect((await adoptWorkspace(bench.storage, `${root}/copy`, how)).forgotten).toHaveLength(1);

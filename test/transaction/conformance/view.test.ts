@@ -4,12 +4,13 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, realpathSync } from "node:fs";
 import { expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { makeScratchFolder, Workbench } from "../workbench.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 /** x/a over x/base and y/b over y/base, by the same relative name. */
 function makeTwins(): Workbench {
-  const bench = new Workbench(makeScratchFolder());
+  const bench = new Workbench(makeFolder());
   for (const [folder, top, seed] of [
     ["x", "a", 1],
     ["y", "b", 2],
@@ -59,7 +60,7 @@ test("a new device does not take the place of an image that another one looks up
 });
 
 test("a group snapshot by relative names that meet is refused, and leaves nothing", async () => {
-  const bench = new Workbench(makeScratchFolder());
+  const bench = new Workbench(makeFolder());
   bench.makeQcow2("x/disk", 1);
   bench.makeQcow2("y/disk", 2);
   await bench.add("vda", "x/disk");

@@ -4,9 +4,9 @@ import { describe, expect, test } from "vitest";
 import { applyRecord, foldRecords } from "../../../src/transaction/journal/fold.ts";
 import { changesOf, heldDevices, liveStatements } from "../../../src/transaction/journal/queries.ts";
 import type { JournalRecord } from "../../../src/transaction/journal/records.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { device } from "../../device/tables.ts";
-import { BEGIN, FINGERPRINT, planRecord, preparedRecord } from "./journals.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { device } from "../../helpers/device/tables.ts";
+import { BEGIN, FINGERPRINT, planRecord, preparedRecord } from "../../helpers/transaction/journals.ts";
 
 const done = (statement: number): JournalRecord => ({ type: "done", statement });
 const undo = (from: number): JournalRecord => ({ type: "undo", from });

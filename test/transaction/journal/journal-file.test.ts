@@ -16,8 +16,8 @@ import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { Journal, readJournals } from "../../../src/transaction/journal/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { failAt, killAt, watchStorage } from "../watched-storage.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { failAt, killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import {
   BEGIN,
   encodeJournal,
@@ -27,7 +27,7 @@ import {
   makeJournalFolder,
   planRecord,
   preparedRecord,
-} from "./journals.ts";
+} from "../../helpers/transaction/journals.ts";
 
 const COMMIT = {
   type: "commit",

@@ -6,8 +6,14 @@ import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { type ParsedJournal, parseJournal } from "../../../src/transaction/journal/record-line.ts";
 import { seededRandom } from "../../helpers/random.ts";
-import { failureOf } from "../../storage/conformance.ts";
-import { BEGIN, encodeJournal, encodeLines, planRecord, preparedRecord } from "./journals.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import {
+  BEGIN,
+  encodeJournal,
+  encodeLines,
+  planRecord,
+  preparedRecord,
+} from "../../helpers/transaction/journals.ts";
 
 const RECORDS = [BEGIN, planRecord(0), preparedRecord(0), { type: "done", statement: 0 }] as const;
 const LINES = encodeLines(RECORDS);

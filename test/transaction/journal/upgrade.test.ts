@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import { foldRecords } from "../../../src/transaction/journal/fold.ts";
 import { JOURNAL_VERSION, type JournalRecord } from "../../../src/transaction/journal/records.ts";
 import { upgradeRecords } from "../../../src/transaction/journal/upgrade.ts";
-import { BEGIN, FINGERPRINT, planRecord, preparedRecord } from "./journals.ts";
+import { BEGIN, FINGERPRINT, planRecord, preparedRecord } from "../../helpers/transaction/journals.ts";
 
 const OLD: JournalRecord = { ...BEGIN, version: 1 };
 const COPIED: JournalRecord = { type: "copied", statement: 0, path: "a0.qcow2", offset: 65_536 };

@@ -20,7 +20,7 @@ import {
   roundOut,
   run,
   withLink,
-} from "./bitmap-oracle.ts";
+} from "../../../helpers/format/bitmap-oracle.ts";
 import { makeFolder } from "../../../helpers/temporary-folder.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");

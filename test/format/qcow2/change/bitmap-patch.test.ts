@@ -13,7 +13,14 @@ import { startEffort } from "../../../helpers/effort.ts";
 import { FIXTURES, unpackFixture } from "../../../helpers/fixtures.ts";
 import { applyPatch, patchProblems } from "../../../helpers/image-patch.ts";
 import { seededRandom } from "../../../helpers/random.ts";
-import { type Change, change, collectDirty, countFaults, planChange, withLink } from "./bitmap-oracle.ts";
+import {
+  type Change,
+  change,
+  collectDirty,
+  countFaults,
+  planChange,
+  withLink,
+} from "../../../helpers/format/bitmap-oracle.ts";
 import { errorFrom } from "../../../helpers/expect-error.ts";
 import { makeOverlay, makeRaw } from "../../../helpers/make-image.ts";
 import { makeFolder } from "../../../helpers/temporary-folder.ts";

@@ -13,7 +13,7 @@ import { startProcess } from "../../../crash/simulated-process.ts";
 import { openGuest } from "../../../helpers/guest-content.ts";
 import { oracle } from "../../../helpers/oracles.ts";
 import { structureProblems } from "../../../helpers/qcow2-structure.ts";
-import { runWell } from "../../../storage/programs.ts";
+import { runWell } from "../../../helpers/qemu-programs.ts";
 import { errorFrom } from "../../../helpers/expect-error.ts";
 import { makeFolder } from "../../../helpers/temporary-folder.ts";
 

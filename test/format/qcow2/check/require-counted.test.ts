@@ -11,7 +11,7 @@ import { readRefcount, writeRefcount } from "../../../../src/format/qcow2/codec/
 import { requireCounted } from "../../../../src/format/qcow2/check/require-counted.ts";
 import { makeNodeStorage } from "../../../../src/storage/index.ts";
 import { unpackFixture } from "../../../helpers/fixtures.ts";
-import { planChange } from "../change/bitmap-oracle.ts";
+import { planChange } from "../../../helpers/format/bitmap-oracle.ts";
 import { errorFrom } from "../../../helpers/expect-error.ts";
 import { makeFolder } from "../../../helpers/temporary-folder.ts";
 

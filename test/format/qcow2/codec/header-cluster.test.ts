@@ -17,7 +17,7 @@ import {
   headerExtensions,
   patch,
   SAMPLE_FILE_BYTES,
-} from "./header-samples.ts";
+} from "../../../helpers/format/header-samples.ts";
 
 const FILE_BYTES_512 = 0x608;
 const END_MARK = "0000000000000000";

@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { KNOWN_FEATURES } from "../../../../src/format/qcow2/codec/features.ts";
 import { decodeExtensions, encodeExtensions } from "../../../../src/format/qcow2/codec/header-extension.ts";
 import { errorOf } from "../../../helpers/expect-error.ts";
-import { fromHex, headerExtensions } from "./header-samples.ts";
+import { fromHex, headerExtensions } from "../../../helpers/format/header-samples.ts";
 
 function decode(hex: string) {
   const area = fromHex(hex);

@@ -2,7 +2,7 @@ import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { decodeHeader, encodeHeader } from "../../../../src/format/qcow2/codec/header.ts";
 import { errorOf } from "../../../helpers/expect-error.ts";
-import { CLUSTER_V2, HEADER_V3, headerFields, patch } from "./header-samples.ts";
+import { CLUSTER_V2, HEADER_V3, headerFields, patch } from "../../../helpers/format/header-samples.ts";
 
 describe("qcow2 header", () => {
   test("decodes the version 3 header that qemu-img writes", () => {

@@ -1,0 +1,168 @@
+// Completion: in bash by calling the function as readline does; in zsh and fish by their own parsers,
+// where those are installed.
+
+import { execFile } from "node:child_process";
+import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { buildModel, spellings } from "../../../src/cli/completion/model.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { runCli } from "../../helpers/cli/harness.ts";
+
+let folder = "";
+
+// Stands for the imgtx that the script asks for devices; one of them tries to be run.
+const IMGTX = `#!/bin/sh
+case "$*" in
+  "--workspace /w device list --quiet") echo wdisk ;;
+  "device list --quiet") printf '%s\\n' vda vdb '$(touch ran)' ;;
+  "txn list --quiet") echo 7f3k2m9qa1 ;;
+  *) echo "unexpected: $*" >&2; exit 1 ;;
+esac
+`;
+
+beforeAll(async () => {
+  folder = await mkdtemp(`${tmpdir()}/imgtx-completion-`);
+  await writeFile(`${folder}/imgtx`, IMGTX);
+  await chmod(`${folder}/imgtx`, 0o755);
+  for (const shell of ["bash", "zsh", "fish"]) {
+    const { status, stdout } = await runCli(["completion", shell]);
+    expect(status).toBe(0);
+    await writeFile(`${folder}/completion.${shell}`, stdout);
+  }
+  await writeFile(`${folder}/disk.qcow2`, "");
+});
+
+afterAll(async () => {
+  await rm(folder, { recursive: true });
+});
+
+function runProgram(program: string, args: readonly string[]): Promise<string> {
+  const env = { ...process.env, PATH: `${folder}:${process.env["PATH"]}` };
+  return new Promise((resolve, reject) => {
+    execFile(program, [...args], { cwd: folder, env }, (error, stdout, stderr) => {
+      if (error) reject(new Error(`${error.message}${stderr}`));
+      else resolve(stdout + stderr);
+    });
+  });
+}
+
+/** What bash offers for these words; the last one is under the cursor. */
+async function complete(...words: readonly string[]): Promise<string[]> {
+  const script = [
+    "source completion.bash",
+    'COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))',
+    "_imgtx",
+    `printf '%s\\n' "\${COMPREPLY[@]}"`,
+  ].join("\n");
+  const stdout = await runProgram("bash", ["-c", script, "bash", "imgtx", ...words]);
+  return stdout.split("\n").filter((line) => line !== "");
+}
+
+describe("bash", () => {
+  test.each<[readonly string[], readonly string[]]>([
+    [["sn"], ["snapshot", "snapshot-group"]],
+    [["txn", "c"], ["commit"]],
+    [
+      ["completion", ""],
+      ["bash", "zsh", "fish"],
+    ],
+    [
+      ["device", "show", "v"],
+      ["vda", "vdb"],
+    ],
+    [
+      ["snapshot", "--reuse", "v"],
+      ["vda", "vdb"],
+    ],
+    [
+      ["snapshot", "--format", "qcow2", "v"],
+      ["vda", "vdb"],
+    ],
+    [
+      ["--json", "snapshot", "v"],
+      ["vda", "vdb"],
+    ],
+    [["--workspace", "/w", "device", "show", ""], ["wdisk"]],
+    [["--workspace", "=", "/w", "device", "show", ""], ["wdisk"]],
+    [["snapshot", "vda", "d"], ["disk.qcow2"]],
+    [
+      ["snapshot", "vda", "disk.qcow2", "--re"],
+      ["--refcount-bits", "--relative", "--reuse"],
+    ],
+    [["snapshot", "vda", "--", "--re"], []],
+    [["reopen", "vda", "--format", "r"], ["raw"]],
+    [["--output", "=", "j"], ["json"]],
+    [
+      ["--output", "="],
+      ["human", "json"],
+    ],
+    [
+      ["snapshot-group", "vd"],
+      ["vda=", "vdb="],
+    ],
+    [
+      ["snapshot-group", "vda", "="],
+      ["completion.bash", "completion.fish", "completion.zsh", "disk.qcow2", "imgtx"],
+    ],
+    [["snapshot-group", "vda", "=", "d"], ["disk.qcow2"]],
+    [["snapshot-group", "vda", "=", "x", "vdb"], ["vdb="]],
+    [["txn", "show", ""], ["7f3k2m9qa1"]],
+    [["txn", "commit", "--txn", "7"], ["7f3k2m9qa1"]],
+    [
+      ["txn", "begin", "--on-error", ""],
+      ["abort", "keep"],
+    ],
+    [["history", ""], []],
+    [
+      ["img", "c"],
+      ["check", "compare", "convert", "create"],
+    ],
+    [
+      ["img", "convert", "-O", ""],
+      ["qcow2", "raw"],
+    ],
+    [["img", "convert", "-O", "qcow2", "d"], ["disk.qcow2"]],
+    [["img", "compare", "-s", "d"], ["disk.qcow2"]],
+    [["img", "map", "-s", "d"], []],
+    [
+      ["img", "info", "--output", ""],
+      ["human", "json"],
+    ],
+  ])("%j offers %j", async (words, offered) => {
+    expect((await complete(...words)).sort()).toEqual([...offered].sort());
+  });
+
+  test("a device's name is never run", async () => {
+    expect(await complete("device", "show", "")).toEqual(["vda", "vdb", "\\$\\(touch\\ ran\\)"]);
+    expect(await runProgram("ls", [])).not.toMatch(/^ran$/m);
+  });
+
+  test("every command and option is offered", async () => {
+    const { commands, globals } = await buildModel();
+    for (const { name, options, takesGlobals } of commands) {
+      const offered = await complete(...name.split(" "), "-");
+      const expected = [...options, ...(takesGlobals ? globals : [])].flatMap(spellings);
+      expect(offered).toEqual(expect.arrayContaining(expected));
+      if (!takesGlobals) expect(offered).not.toContain("--workspace");
+    }
+  });
+
+  oracle("shellcheck").test("the script is clean to shellcheck", async () => {
+    expect(await runProgram("shellcheck", ["-s", "bash", "completion.bash"])).toBe("");
+  });
+});
+
+test("the scripts of zsh and fish name every command and option", async () => {
+  const { commands, globals } = await buildModel();
+  const [zsh, fish] = await Promise.all([runCli(["completion", "zsh"]), runCli(["completion", "fish"])]);
+  for (const { name, options } of commands) {
+    const verb = name.split(" ").at(-1) ?? "";
+    expect(zsh.stdout).toContain(`_imgtx_cmd_${name.replaceAll(/[ -]/g, "_")}() {`);
+    expect(fish.stdout).toContain(`-a ${verb} -d`);
+    for (const { long, short } of [...options, ...globals]) {
+      expect(zsh.stdout).toContain(long === undefined ? `-${short}` : `--${long}`);
+      expect(fish.stdout).toContain(long === undefined ? `-s ${short} ` : `-l ${long} `);
+    }
+  }
+});

@@ -1,0 +1,100 @@
+// The real storage with an onlooker: every call is shown to it before it happens, and it may throw instead.
+// It can also kill: from then on nothing works any more, and all files are closed with their locks, as
+// when the process has gone.
+
+import type { Storage, StorageFile } from "../../../src/storage/index.ts";
+
+export interface Call {
+  /** The method: "rename", or "file.flush" for one of an open file. */
+  readonly name: string;
+  /** The path that it is about; for two paths, the second. */
+  readonly path: string;
+  /** What a flush is for. */
+  readonly purpose: string | undefined;
+}
+
+export type Onlooker = (call: Call, kill: () => never) => void;
+
+/** What a killed process's calls throw. No code of imgtx may take it for a failure that it knows. */
+export class Killed extends Error {
+  override readonly name = "Killed";
+}
+
+export interface WatchedStorage extends Storage {
+  /** Files that are open through it now. */
+  readonly openFiles: ReadonlySet<StorageFile>;
+}
+
+/** Looks only, and kills nothing. */
+export function watchStorage(storage: Storage, look: Onlooker): WatchedStorage {
+  const openFiles = new Set<StorageFile>();
+  let dead = false;
+  const kill = (): never => {
+    dead = true;
+    for (const file of openFiles) void file.close();
+    openFiles.clear();
+    throw new Killed("killed");
+  };
+  const show = (name: string, path: string, purpose: string | undefined) => {
+    if (dead) throw new Killed("killed before");
+    look({ name, path, purpose }, kill);
+  };
+
+  const watchFile = (file: StorageFile): StorageFile => {
+    openFiles.add(file);
+    return new Proxy(file, {
+      get(target, property) {
+        const value: unknown = Reflect.get(target, property, target);
+        if (typeof value !== "function") return value;
+        const method = value.bind(target) as (...parameters: unknown[]) => unknown;
+        return (...parameters: unknown[]) => {
+          if (property === "close") {
+            openFiles.delete(file);
+            return method();
+          }
+          const purpose = property === "flush" ? String(parameters[0]) : undefined;
+          show(`file.${String(property)}`, target.path, purpose);
+          return method(...parameters);
+        };
+      },
+    });
+  };
+
+  const watched = new Proxy(storage, {
+    get(target, property) {
+      if (property === "openFiles") return openFiles;
+      const value: unknown = Reflect.get(target, property, target);
+      if (typeof value !== "function") return value;
+      const method = value.bind(target) as (...parameters: unknown[]) => Promise<unknown>;
+      return async (...parameters: unknown[]) => {
+        const paths = parameters.filter((one): one is string => typeof one === "string");
+        const isFlush = property === "flushFolder";
+        const path = (isFlush ? paths[0] : paths.at(-1)) ?? "";
+        show(
+          String(property),
+          property === "openFile" ? (paths[0] ?? "") : path,
+          isFlush ? paths[1] : undefined,
+        );
+        const result = await method(...parameters);
+        return property === "openFile" || property === "createFile"
+          ? watchFile(result as StorageFile)
+          : result;
+      };
+    },
+  });
+  return watched as WatchedStorage;
+}
+
+/** Kills the process at the first call that matches, before the call happens. */
+export function killAt(storage: Storage, matches: (call: Call) => boolean): WatchedStorage {
+  return watchStorage(storage, (call, kill) => {
+    if (matches(call)) kill();
+  });
+}
+
+/** Fails every call that matches with the error, as a disk does. */
+export function failAt(storage: Storage, matches: (call: Call) => boolean, error: Error): WatchedStorage {
+  return watchStorage(storage, (call) => {
+    if (matches(call)) throw error;
+  });
+}
