@@ -59,7 +59,7 @@ export interface CommitInHand {
   /** Images that it has open, by path, and whether it holds QEMU's locks on them. It closes them. */
   readonly open: ReadonlyMap<string, { readonly file: StorageFile; readonly isLocked: boolean }>;
   /** What is to be durable before the mark, and is still under way. */
-  readonly underWay: Promise<void>;
+  readonly underWay: Promise<unknown>;
   /** Told of merges that take long. */
   readonly onProgress?: OnProgress | undefined;
   /** Told what an operator has to know of others, a line each. */

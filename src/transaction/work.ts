@@ -21,7 +21,7 @@ export interface Work {
   /** Undefined until an implicit transaction has its first plan. */
   journal: Journal | undefined;
   /** What has to be durable before the commit mark, and that nobody has waited for yet. */
-  underWay: Promise<void>;
+  underWay: Promise<unknown>;
 }
 
 /** The table as it will be, with the changes of the work's transaction on top. */

@@ -330,7 +330,8 @@ class Copier {
         written.push(trackIn(this.#writing, this.#target.writeCompressed(cluster, start + at)));
       } else if (!targetIsZero) {
         const range = { start: start + at, lengthBytes: cluster.length };
-        written.push(this.#target.writeZeroes(range, true));
+        // With a handler from the start: it may fail while this waits for room.
+        written.push(trackIn(this.#writing, this.#target.writeZeroes(range, true)));
       }
     }
     return written;

@@ -1,5 +1,6 @@
 // Making an image at a path, with its data file where it has one: durable, or not there.
 
+import { settleAll } from "../../errors/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import { type ImagePlan, writeImage } from "./create.ts";
 import { openTargetFile, type TargetFile } from "./target-file.ts";
@@ -71,5 +72,5 @@ function interruptible(file: StorageFile, signal: AbortSignal | undefined): Stor
 }
 
 export async function discardAll(targets: readonly TargetFile[]): Promise<void> {
-  await Promise.all(targets.map((target) => target.discard()));
+  await settleAll(targets.map((target) => target.discard()));
 }

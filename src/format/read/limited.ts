@@ -29,7 +29,7 @@ export async function forEachLimited<T>(
 }
 
 /** What goes wrong is for whoever waits for the work; in the set it only makes room. */
-export function trackIn(set: Set<Promise<void>>, work: Promise<void>): Promise<void> {
+export function trackIn<T>(set: Set<Promise<void>>, work: Promise<T>): Promise<T> {
   const settled = work.then(
     () => undefined,
     () => undefined,

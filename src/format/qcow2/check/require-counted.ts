@@ -21,6 +21,9 @@ import { shellQuote } from "../../quote-name.ts";
 export const CUT_OFF_HINT =
   "get the rest of the file, or a whole copy of it; `imgtx img convert --salvage` copies what is there";
 
+/** What is thrown for an image that can't be checked to its end. */
+const ENDS_CHECK: ReadonlySet<string> = new Set(["E_CORRUPT", "E_UNSUPPORTED"]);
+
 /** E_CORRUPT where writing to the qcow2 image in the file could destroy what it holds. */
 export async function requireCounted(file: StorageFile, path: string): Promise<void> {
   const dangers = new Dangers();
@@ -45,8 +48,8 @@ export async function describeMissing(file: StorageFile): Promise<string | undef
   try {
     await checkQcow2(file, () => undefined, undefined, { onDanger });
   } catch (error) {
-    // What the check has found before it had to end is true all the same.
-    if (!(error instanceof ImgtxError)) throw error;
+    // What the check has found before it had to end is true all the same. A disk that fails is another matter.
+    if (!(error instanceof ImgtxError && ENDS_CHECK.has(error.code))) throw error;
   }
   const { sizeBytes } = await file.stat();
   return dangers.describeMissing(sizeBytes);

@@ -1,0 +1,82 @@
+// Two images side by side: what is known of a place in both without reading it, and buffers to read it into.
+//
+// Invariant: both buffers are lent until both reads have ended, the failed one and the other. What a read still writes
+// into must not be lent to the next.
+
+import { settleAll } from "../../errors/index.ts";
+import { identityOf } from "../fingerprint.ts";
+import type { Extent, Image } from "../image.ts";
+import { BufferPool } from "../read/buffer-pool.ts";
+import { ExtentCursor, readsAsZeros } from "../read/extent-cursor.ts";
+
+export type Which = 0 | 1;
+
+/** What is read of each image at once, at most; and how many such reads are under way. */
+export const CHUNK_BYTES = 2 * 1024 * 1024;
+export const READS_AT_ONCE = 2;
+
+export class ImagePair {
+  readonly images: readonly [Image, Image];
+  /** Of each layer's data file, by depth: the same text means the same file. */
+  readonly #identities: readonly (readonly string[])[];
+  readonly #cursors: readonly [ExtentCursor, ExtentCursor];
+  readonly #buffers = new BufferPool(CHUNK_BYTES);
+
+  private constructor(images: readonly [Image, Image], identities: readonly (readonly string[])[]) {
+    this.images = images;
+    this.#identities = identities;
+    this.#cursors = [
+      new ExtentCursor(images[0], images[0].virtualSizeBytes),
+      new ExtentCursor(images[1], images[1].virtualSizeBytes),
+    ];
+  }
+
+  static async of(first: Image, second: Image): Promise<ImagePair> {
+    const identities = [first, second].map((image) =>
+      settleAll(image.layers.map(async ({ dataFile }) => identityOf(await dataFile.stat()))),
+    );
+    return new ImagePair([first, second], await settleAll(identities));
+  }
+
+  async find(which: Which, offset: number): Promise<Extent> {
+    return this.#cursors[which].find(offset);
+  }
+
+  /** Whether the bytes at the offset are equal for all that is known of them. */
+  knowsEqual([one, other]: readonly [Extent, Extent], offset: number): boolean {
+    return (readsAsZeros(one) && readsAsZeros(other)) || this.#isSamePlace(one, other, offset);
+  }
+
+  /** An overlay and its base, or two overlays of one base, have most of their data in common. */
+  #isSamePlace(one: Extent, other: Extent, offset: number): boolean {
+    if (one.kind !== "data" || other.kind !== "data") return false;
+    if (one.hostOffset === undefined || other.hostOffset === undefined) return false;
+    const file = this.#identities[0]?.[one.depth];
+    return (
+      file !== undefined &&
+      file === this.#identities[1]?.[other.depth] &&
+      one.hostOffset + (offset - one.start) === other.hostOffset + (offset - other.start)
+    );
+  }
+
+  /** Reads both images, by `read`, and lends what it has read to the work. */
+  async compareBytes<R, T>(
+    lengthBytes: number,
+    read: (which: Which, target: Uint8Array) => Promise<R>,
+    work: (pieces: readonly [Uint8Array, Uint8Array], results: readonly R[]) => T,
+  ): Promise<T> {
+    return this.lend(lengthBytes, (one) =>
+      this.lend(lengthBytes, async (other) =>
+        work([one, other], await settleAll([read(0, one), read(1, other)])),
+      ),
+    );
+  }
+
+  async lend<T>(lengthBytes: number, work: (buffer: Uint8Array) => Promise<T>): Promise<T> {
+    return this.#buffers.lend((buffer) => work(buffer.subarray(0, lengthBytes)));
+  }
+}
+
+export function endOf({ start, lengthBytes }: Extent): number {
+  return start + lengthBytes;
+}
