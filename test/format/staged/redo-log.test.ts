@@ -129,6 +129,22 @@ describe("a sealed log", () => {
     }
   });
 
+  test("whose frames stand in another order is refused", async () => {
+    const { disk, storage, file } = await stageImage();
+    for (const page of [1, 2, 3]) await file.write(Uint8Array.of(page + 10), page * PAGE_BYTES);
+    const sealed = await sealOne(storage);
+    const { content } = disk.require(LOG);
+    const [first, second, third] = await frameStarts(content, sealed);
+    const swapped = Buffer.concat([
+      content.subarray(0, first),
+      content.subarray(second, third),
+      content.subarray(first, second),
+      content.subarray(third),
+    ]);
+    const error = await errorFrom(openChanged(swapped, sealed));
+    expect(error).toMatchObject({ code: "E_CORRUPT", offset: first });
+  });
+
   test("is not believed for another end than the one that was kept", async () => {
     const { bytes, sealed } = await makeSmallLog();
     const { position, digest } = sealed.end;
