@@ -4,7 +4,7 @@
 // The process is not made to end: it ends by itself, with the exit code that is set, when its output has
 // been written.
 
-const { existsSync, fstatSync, readFileSync, writeSync } = require("node:fs");
+const { constants, existsSync, fstatSync, readFileSync, writeSync } = require("node:fs");
 
 const [, , first, ...rest] = process.argv;
 // Linked under that name, imgtx speaks qemu-img's grammar, and gives its version in qemu-img's form too.
@@ -41,7 +41,7 @@ async function start() {
     fail(adviseToBuild(`${__dirname}/..`));
     return;
   }
-  await bundle.exports.launch({ writeDirectly: writeSync, isTerminal });
+  await bundle.exports.launch({ writeDirectly: writeSync, isTerminal, mayBeClosed });
 }
 
 /** A package has no sources, so whoever installed it can't build it: it was packed wrongly. */
@@ -94,6 +94,20 @@ function isTerminal(descriptor) {
     if (error.code !== "EBADF") throw error;
     return false;
   }
+}
+
+/**
+ * Node opens the null device for reading and writing in the place of a descriptor that it is started without
+ * (`>&-`), and nothing tells that from one that the caller opened so; `>/dev/null` opens it for writing alone.
+ */
+function mayBeClosed(descriptor) {
+  const stats = fstatSync(descriptor);
+  const NULL_DEVICE = 0x103;
+  if (!stats.isCharacterDevice() || stats.rdev !== NULL_DEVICE) return false;
+  const fields = readIfThere(`/proc/self/fdinfo/${descriptor}`)?.toString("latin1") ?? "";
+  const flags = Number.parseInt(/^flags:\s*([0-7]+)$/m.exec(fields)?.[1] ?? "0", 8);
+  const ACCESS_MODE = 3;
+  return (flags & ACCESS_MODE) === constants.O_RDWR;
 }
 
 function fail(message) {

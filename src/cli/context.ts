@@ -10,12 +10,15 @@ export interface WriteFailure {
   readonly reason: string;
   /** Whoever read it went away (`| head`), which most commands take for no error. */
   readonly readerGone: boolean;
+  readonly hint?: string;
 }
 
 export interface Output {
   write(text: string): void;
   /** Waits until all that was written has been taken. Left out where writing can't fail. */
   settled?(): Promise<WriteFailure | undefined>;
+  /** Whether the process may have been started without it: then all that is written is gone, and no write fails. */
+  mayBeClosed?(): boolean;
   readonly isTTY: boolean;
   /** Width of the terminal; undefined or 0 where it is not known. */
   readonly columns: number | undefined;

@@ -22,6 +22,7 @@ interface Descriptors {
   /** write(2): the bytes written, perhaps fewer than given. */
   readonly writeDirectly: (descriptor: number, bytes: Uint8Array) => number;
   readonly isTerminal: (descriptor: number) => boolean;
+  readonly mayBeClosed: (descriptor: number) => boolean;
 }
 
 export async function launch(descriptors: Descriptors): Promise<void> {
@@ -82,7 +83,7 @@ function tellOfProgress(stderr: Output): NonNullable<CliContext["onProgressReque
 }
 
 /** An output of the process: a terminal as Node's stream, anything else by its descriptor. */
-function outputOf(descriptor: 1 | 2, { writeDirectly, isTerminal }: Descriptors): Output {
+function outputOf(descriptor: 1 | 2, { writeDirectly, isTerminal, mayBeClosed }: Descriptors): Output {
   let failure: WriteFailure | undefined;
   const onError = (error: NodeJS.ErrnoException): void => {
     failure ??= { reason: error.message, readerGone: error.code === "EPIPE" };
@@ -118,7 +119,9 @@ function outputOf(descriptor: 1 | 2, { writeDirectly, isTerminal }: Descriptors)
     if (stream !== undefined && !failure) await new Promise((taken) => stream?.write("", taken));
     return failure;
   };
-  if (stream === undefined) return { write, settled, isTTY: false, columns: undefined };
+  if (stream === undefined) {
+    return { write, settled, mayBeClosed: () => mayBeClosed(descriptor), isTTY: false, columns: undefined };
+  }
   const terminal = stream;
   return {
     write,

@@ -105,6 +105,15 @@ export class Report {
     return await this.#context.stdout.settled?.();
   }
 
+  /** The same, where an output that may be closed counts as one: nobody reads there. */
+  async findLoss(): Promise<WriteFailure | undefined> {
+    const failure = await this.findWriteFailure();
+    if (failure || !this.#context.stdout.mayBeClosed?.()) return failure;
+    const reason = "stdout is closed, or is the null device opened for reading too";
+    const hint = "what is begun with `imgtx txn begin --name NAME` is known without its id";
+    return { reason, hint, readerGone: false };
+  }
+
   /**
    * The exit status of a command that has ended with this one, when its results are out. Where they can't be
    * written, that is never 0: a script would take what it read for the whole. What was done is told then.

@@ -111,6 +111,26 @@ describe("the launcher", () => {
       expect((await runShell("cd unwritten && imgtx txn list -q")).stdout).toBe("");
     }
   });
+
+  test("leaves no transaction whose id went into a closed stdout, unless its name is known", async () => {
+    const setUp = "mkdir -p closed && cd closed && imgtx init -q >/dev/null 2>&1";
+    for (const line of [
+      "imgtx txn begin >&-",
+      "imgtx txn begin --json <&- >&-",
+      "imgtx txn begin 1<>/dev/null",
+    ]) {
+      const { status, stderr } = await runShell(`${setUp}; ${line}`);
+      expect(status, line).toBe(1);
+      expect(stderr).toMatch(/could not be written: stdout is closed, or [^\n]*; it is taken back/);
+      expect(stderr).toContain("imgtx txn begin --name NAME");
+      expect((await runShell("cd closed && imgtx txn list -q")).stdout, line).toBe("");
+    }
+    for (const line of ["imgtx txn begin --name known >&-", "imgtx txn begin >/dev/null"]) {
+      expect((await runShell(`${setUp}; ${line}`)).status, line).toBe(0);
+      const left = await runShell("cd closed && imgtx txn list -q && imgtx txn abort -q");
+      expect(left.stdout.trim().split("\n"), line).toHaveLength(1);
+    }
+  });
 });
 
 describe("linked under the name qemu-img", () => {

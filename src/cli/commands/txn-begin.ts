@@ -51,7 +51,8 @@ export const txnBegin: PlainCommand = {
     );
     await begun.release();
     report.answer(begun.description, BEGUN);
-    const failure = await report.findWriteFailure();
+    // A name that the caller gave is known to him, whatever became of the id.
+    const failure = await (name === undefined ? report.findLoss() : report.findWriteFailure());
     if (failure) throw await takeBack(invocation, { engine, session }, begun.description.id, failure);
     return 0;
   },
@@ -62,12 +63,12 @@ async function takeBack(
   invocation: Invocation,
   { engine, session }: OpenSession,
   id: string,
-  { reason }: WriteFailure,
+  { reason, hint }: WriteFailure,
 ): Promise<ImgtxError> {
   const why = `the id of the transaction could not be written: ${reason}`;
   try {
     await engine.abortTransaction(session, id, { ...runOptions(invocation, false), signal: undefined });
-    return new ImgtxError("E_FAILED", `${why}; it is taken back`);
+    return new ImgtxError("E_FAILED", `${why}; it is taken back`, hint === undefined ? {} : { hint });
   } catch (cause) {
     if (!(cause instanceof ImgtxError)) throw cause;
     return new ImgtxError("E_FAILED", `${why}; and it could not be taken back: ${cause.message}`, {
