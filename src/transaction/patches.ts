@@ -181,7 +181,10 @@ async function isLetGo(storage: Storage, image: string, patches: readonly ImageP
   const file = isLifted ? await openUnlessGone(storage, image, "read") : undefined;
   if (!file) return false;
   try {
-    return !(await isFileFenced(file)) && (await stateOf(file, patches)) !== "after";
+    if ((await isFileFenced(file)) || (await stateOf(file, patches)) === "after") return false;
+    // Seen in the page cache, and the journal that would lift the fence once more goes.
+    await file.flush("patched image");
+    return true;
   } finally {
     await file.close();
   }

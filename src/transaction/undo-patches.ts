@@ -39,7 +39,8 @@ export async function undoPatches(
       onAway(image);
       continue;
     }
-    if (found === "absent" || found === "whole" || found === "down") continue;
+    // One that is down is flushed all the same: whoever lifted it may have died before that was durable.
+    if (found === "absent" || found === "whole") continue;
     if (found in LEFT) {
       kept.push({ path: image, why: LEFT[found as keyof typeof LEFT] });
       continue;
@@ -67,8 +68,8 @@ const LEFT = {
 
 /**
  * What an image has of the patches of a statement that is undone:
- * absent: it is not there; down: its fence is not set (any more); up: its fence, and nothing else; begun: `commit` patches under it;
- * whole: all of them, and no fence;
+ * absent: it is not there; down: its fence is not set (any more); up: its fence, and nothing else;
+ * begun: `commit` patches under it; whole: all of them, and no fence;
  * or what is not to be touched, see LEFT.
  */
 type Found = "absent" | "down" | "up" | "begun" | "whole" | keyof typeof LEFT;
