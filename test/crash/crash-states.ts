@@ -11,6 +11,8 @@ export interface CrashLimits {
   readonly limits: SelectionLimits;
   /** At how many calls a step is cut off, spread over all of it; its end is always one. */
   readonly points: number;
+  /** Over how many of a step's last calls they are spread. Default: over all of them. */
+  readonly lastCalls?: number;
   readonly seed: number;
 }
 
@@ -27,12 +29,13 @@ export interface CrashState {
 export function* crashStates(
   recording: Recording,
   recorded: RecordedStep,
-  { limits, points, seed }: CrashLimits,
+  { limits, points, lastCalls = Number.POSITIVE_INFINITY, seed }: CrashLimits,
 ): Generator<CrashState> {
   const { start, log, mutedPurposes } = recording;
   const states = new DiskStates(start);
   const cached = start.fork();
-  const chosen = spread(recorded, points);
+  const from = Math.max(recorded.from, recorded.to + 1 - lastCalls);
+  const chosen = spread({ from, to: recorded.to }, points);
   for (let point = 0; point <= recorded.to; point += 1) {
     if (chosen.has(point)) {
       const where = describePoint(recorded.step.argv, log, recorded.from, point);
@@ -68,7 +71,7 @@ export function* crashStates(
   }
 }
 
-function spread({ from, to }: RecordedStep, most: number): ReadonlySet<number> {
+function spread({ from, to }: Pick<RecordedStep, "from" | "to">, most: number): ReadonlySet<number> {
   const count = Math.max(1, Math.min(most, to - from + 1));
   const stride = (to - from + 1) / count;
   return new Set(Array.from({ length: count }, (_, index) => to - Math.floor(index * stride)));

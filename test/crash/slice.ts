@@ -14,7 +14,7 @@ export const SLICE: ExploreOptions = {
   nestAlike: 1,
 };
 
-/** Of each step three crashes, one of them its end: of what is pending all is lost, or none. */
+/** Of each step three crashes (of a long scenario two), one of them its end: of what is pending all is lost, or none. */
 export const GUEST_SLICE: GuestOptions = {
   ...GUESTS_ALL,
   limits: { exhaustiveItems: 0, randomSubsets: 0, most: 2 },
