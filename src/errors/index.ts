@@ -38,6 +38,13 @@ export const EXIT_OF_CODE = {
 
 export type ErrorCode = keyof typeof EXIT_OF_CODE;
 
+/** A lock that another program keeps from being had. */
+export interface RefusedLock {
+  /** Which one, in QEMU's words: `Failed to get "write" lock`. */
+  readonly failed: string;
+  readonly holders: string;
+}
+
 export interface ErrorDetails {
   /** The device it is about, by its name in the table. */
   device?: string;
@@ -49,6 +56,13 @@ export interface ErrorDetails {
   field?: string;
   /** Line of a batch, counted from 1. */
   line?: number;
+  /** What was being done with the image: `open`, `create`, `lock`, `read`, `write`, `copy` … */
+  doing?: string | undefined;
+  /** Why that failed, without what was being done and with what: `Permission denied`. */
+  reason?: string;
+  lock?: RefusedLock | undefined;
+  /** What the message begins with that says only what it was done for: see `within`. */
+  prefix?: string;
   /** What to do about it, in one sentence or command. */
   hint?: string;
   /** Whether anything that the user can see was changed, and stays changed. Default: false. */
@@ -64,6 +78,10 @@ export class ImgtxError extends Error {
   readonly offset: number | undefined;
   readonly field: string | undefined;
   readonly line: number | undefined;
+  readonly doing: string | undefined;
+  readonly reason: string | undefined;
+  readonly lock: RefusedLock | undefined;
+  readonly prefix: string;
   readonly hint: string | undefined;
   readonly changed: boolean;
 
@@ -75,6 +93,10 @@ export class ImgtxError extends Error {
     this.offset = details.offset;
     this.field = details.field;
     this.line = details.line;
+    this.doing = details.doing;
+    this.reason = details.reason;
+    this.lock = details.lock;
+    this.prefix = details.prefix ?? "";
     this.hint = details.hint;
     this.changed = details.changed ?? false;
   }
@@ -102,9 +124,26 @@ export class ImgtxError extends Error {
     });
   }
 
+  /** The same error with what it was done for before its words: "Could not open backing file: ". */
+  within(prefix: string): ImgtxError {
+    return this.reworded(`${prefix}${this.message}`, { prefix: `${prefix}${this.prefix}` });
+  }
+
   #details(): ErrorDetails {
-    const { device, image, offset, field, line, hint, cause } = this;
-    const entries = Object.entries({ device, image, offset, field, line, hint, cause });
+    const { device, image, offset, field, line, doing, reason, lock, prefix, hint, cause } = this;
+    const entries = Object.entries({
+      device,
+      image,
+      offset,
+      field,
+      line,
+      doing,
+      reason,
+      lock,
+      prefix,
+      hint,
+      cause,
+    });
     return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
   }
 }

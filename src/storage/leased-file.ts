@@ -26,13 +26,12 @@ export async function openPastLeases(path: string, open: () => number): Promise<
 }
 
 function leased(path: string, cause: unknown): ImgtxError {
-  return new ImgtxError(
-    "E_BUSY",
-    `Could not open '${path}': another program has a lease on it, and keeps it`,
-    {
-      image: path,
-      hint: "it may be a file server, for a client that has the file open: close it there, or run the command again in a minute, when the kernel has taken the lease away",
-      cause,
-    },
-  );
+  const reason = "another program has a lease on it, and keeps it";
+  return new ImgtxError("E_BUSY", `Could not open '${path}': ${reason}`, {
+    image: path,
+    doing: "open",
+    reason,
+    hint: "it may be a file server, for a client that has the file open: close it there, or run the command again in a minute, when the kernel has taken the lease away",
+    cause,
+  });
 }

@@ -146,7 +146,7 @@ export class NodeFile implements StorageFile {
       await this.#pooled(fsyncInPool(descriptor));
     } catch (error) {
       this.#failedFlush = error;
-      throw explainError(error, `Could not flush '${this.path}'`, this.path);
+      throw explainError(error, "flush", this.path);
     }
   }
 
@@ -184,7 +184,7 @@ export class NodeFile implements StorageFile {
         return;
       } catch (error) {
         if (!CANT.allocate.has(errnoName(error) ?? "")) {
-          throw explainError(error, `Could not allocate space for '${this.path}'`, this.path, range.start);
+          throw explainError(error, "allocate space for", this.path, range.start);
         }
       }
     }
@@ -231,7 +231,7 @@ export class NodeFile implements StorageFile {
       return true;
     } catch (error) {
       if (CANT.clone.has(errnoName(error) ?? "")) return false;
-      throw explainError(error, `Could not clone '${source.path}' to '${this.path}'`, this.path);
+      throw explainError(error, `clone '${source.path}' to`, this.path);
     }
   }
 
@@ -284,7 +284,7 @@ export class NodeFile implements StorageFile {
 
   /** Repeats a call until all bytes of the buffer are transferred or a call transfers none. */
   async #transfer(
-    verb: string,
+    doing: string,
     buffer: Uint8Array,
     offset: number,
     call: (start: number, length: number, position: number) => number | Promise<number>,
@@ -296,7 +296,7 @@ export class NodeFile implements StorageFile {
         if (count === 0) break;
         done += count;
       } catch (error) {
-        throw explainError(error, `Could not ${verb} '${this.path}'`, this.path, offset + done);
+        throw explainError(error, doing, this.path, offset + done);
       }
     }
     return done;
@@ -327,8 +327,7 @@ export class NodeFile implements StorageFile {
         done += count;
       } catch (error) {
         if (CANT.copy.has(errnoName(error) ?? "")) break;
-        const attempt = `Could not copy '${source.path}' to '${this.path}'`;
-        throw explainError(error, attempt, this.path, targetOffset + done);
+        throw explainError(error, `copy '${source.path}' to`, this.path, targetOffset + done);
       }
     }
     return done;
@@ -343,12 +342,11 @@ export class NodeFile implements StorageFile {
   }
 
   #locking<T>(range: ByteRange, call: (native: SystemCalls, descriptor: number) => T): T {
-    const attempt = `Could not lock '${this.path}'`;
-    const native = this.#native.required(attempt, this.path);
+    const native = this.#native.required(`Could not lock '${this.path}'`, this.path);
     try {
       return call(native, this.#open());
     } catch (error) {
-      throw explainLockError(error, attempt, this.path, range.start);
+      throw explainLockError(error, this.path, range.start);
     }
   }
 
@@ -366,11 +364,11 @@ export class NodeFile implements StorageFile {
     );
   }
 
-  #explained<T>(verb: string, offset: number | undefined, call: () => T): T {
+  #explained<T>(doing: string, offset: number | undefined, call: () => T): T {
     try {
       return call();
     } catch (error) {
-      throw explainError(error, `Could not ${verb} '${this.path}'`, this.path, offset);
+      throw explainError(error, doing, this.path, offset);
     }
   }
 

@@ -64,13 +64,13 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     statLink: async (path) =>
       statOf({ path, follow: false }, native, () => lstatSync(path, { bigint: true, throwIfNoEntry: false })),
     readAttribute: async (path, name) =>
-      explained(`read '${name}' of '${path}'`, path, () => native.optional()?.getAttribute(path, name)),
+      explained(`read '${name}' of`, path, () => native.optional()?.getAttribute(path, name)),
     describeFileSystem: async (path) =>
-      explained(`ask for the file system of '${path}'`, path, () => readFileSystemTraits(path)),
-    realPath: async (path) => explained(`resolve '${path}'`, path, () => realpathSync.native(path)),
-    readFolder: async (path) => explained(`read the folder '${path}'`, path, () => readdirSync(path).sort()),
+      explained("ask for the file system of", path, () => readFileSystemTraits(path)),
+    realPath: async (path) => explained("resolve", path, () => realpathSync.native(path)),
+    readFolder: async (path) => explained("read the folder", path, () => readdirSync(path).sort()),
     async makeFolder(path, mode) {
-      explained(`make the folder '${path}'`, path, () => {
+      explained("make the folder", path, () => {
         mkdirSync(path, { mode });
         // The umask has cleared bits of it, and a folder's default ACL may have.
         const made = lstatSync(path).mode;
@@ -80,32 +80,31 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     removeFolder,
     flushFolder,
     async rename(source, target) {
-      explained(`rename '${source}' to '${target}'`, target, () => {
+      explained(`rename '${source}' to`, target, () => {
         renameSync(source, target);
       });
     },
     async renameWithoutReplacing(source, target) {
-      explained(`rename '${source}' to '${target}'`, target, () => {
+      explained(`rename '${source}' to`, target, () => {
         renameWithoutReplacing(source, target, native, parts.link ?? linkSync);
       });
     },
     async removeFile(path) {
-      explained(`remove '${path}'`, path, () => {
+      explained("remove", path, () => {
         unlinkSync(path);
       });
     },
     async makeSymlink(target, path) {
-      explained(`make the symbolic link '${path}'`, path, () => {
+      explained("make the symbolic link", path, () => {
         symlinkSync(target, path);
       });
     },
     async setOwner(path, ownerId, groupId) {
-      explained(`set the owner of '${path}'`, path, () => {
+      explained("set the owner of", path, () => {
         lchownSync(path, ownerId, groupId);
       });
     },
-    readSymlink: async (path) =>
-      explained(`read the symbolic link '${path}'`, path, () => readlinkSync(path)),
+    readSymlink: async (path) => explained("read the symbolic link", path, () => readlinkSync(path)),
     reserveSpace: async (folder, lengthBytes) => await reserveSpace(folder, lengthBytes, native),
     findHolders: async (stat) => findHolders(stat),
   };
@@ -117,10 +116,9 @@ async function openRegularFile(
   options: OpenOptions,
   native: NativeAccess,
 ): Promise<StorageFile> {
-  const attempt = `open '${path}'`;
   // Looked at first, since opening a device node may do something (a watchdog starts, a tape rewinds);
   // looked at again by descriptor, since the name may have changed hands in between.
-  explained(attempt, path, () => {
+  explained("open", path, () => {
     refuseOtherKinds(path, statSync(path, { bigint: true }));
   });
   const flags =
@@ -128,9 +126,9 @@ async function openRegularFile(
     constants.O_NONBLOCK |
     constants.O_NOCTTY |
     (options.refuseSymlink === true ? constants.O_NOFOLLOW : 0);
-  const descriptor = await openPastLeases(path, () => explained(attempt, path, () => openSync(path, flags)));
+  const descriptor = await openPastLeases(path, () => explained("open", path, () => openSync(path, flags)));
   try {
-    explained(attempt, path, () => {
+    explained("open", path, () => {
       refuseOtherKinds(path, fstatSync(descriptor, { bigint: true }));
     });
   } catch (error) {
@@ -142,13 +140,17 @@ async function openRegularFile(
 
 function refuseOtherKinds(path: string, stats: BigIntStats): void {
   if (stats.isFile()) return;
-  const message = `Could not open '${path}': it is ${nameOfKind(stats)}, not a regular file`;
-  throw new ImgtxError("E_NOT_A_FILE", message, { image: path });
+  const reason = `it is ${nameOfKind(stats)}, not a regular file`;
+  throw new ImgtxError("E_NOT_A_FILE", `Could not open '${path}': ${reason}`, {
+    image: path,
+    doing: "open",
+    reason,
+  });
 }
 
 function createFile(path: string, mode: number, native: NativeAccess): StorageFile {
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
-  const descriptor = explained(`create '${path}'`, path, () => openSync(path, flags, mode));
+  const descriptor = explained("create", path, () => openSync(path, flags, mode));
   return new NodeFile(path, descriptor, native);
 }
 
@@ -167,12 +169,11 @@ function statOf(
     // error.)
     const name = errnoName(error);
     if (name === "ENOTDIR" || (name === "ELOOP" && !place.follow)) return undefined;
-    throw explainError(error, `Could not stat '${path}'`, path);
+    throw explainError(error, "stat", path);
   }
 }
 
 async function flushFolder(path: string): Promise<void> {
-  const attempt = `Could not flush the folder '${path}'`;
   try {
     const descriptor = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
     try {
@@ -181,12 +182,11 @@ async function flushFolder(path: string): Promise<void> {
       closeSync(descriptor);
     }
   } catch (error) {
-    throw explainError(error, attempt, path);
+    throw explainError(error, "flush the folder", path);
   }
 }
 
 async function removeFolder(path: string): Promise<void> {
-  const attempt = `Could not remove the folder '${path}'`;
   try {
     const stats = lstatSync(path, { throwIfNoEntry: false });
     if (stats === undefined) return;
@@ -200,14 +200,14 @@ async function removeFolder(path: string): Promise<void> {
     for (const entry of entries) unlinkSync(`${path}/${entry.name}`);
     rmdirSync(path);
   } catch (error) {
-    throw explainError(error, attempt, path);
+    throw explainError(error, "remove the folder", path);
   }
 }
 
-function explained<T>(what: string, path: string, call: () => T): T {
+function explained<T>(doing: string, path: string, call: () => T): T {
   try {
     return call();
   } catch (error) {
-    throw explainError(error, `Could not ${what}`, path);
+    throw explainError(error, doing, path);
   }
 }

@@ -195,12 +195,16 @@ function refusalOf(storage: Storage, { image, reason }: Conflict): Refusal {
   const holders = async () => describeHolders(await storage.findHolders(image.stat));
   return {
     describe: async () => `'${path}', in use by ${await holders()}`,
-    toError: async () =>
-      new ImgtxError("E_LOCKED", `Could not lock '${path}': ${reason}: in use by ${await holders()}`, {
+    toError: async () => {
+      const lock = { failed: reason, holders: await holders() };
+      return new ImgtxError("E_LOCKED", `Could not lock '${path}': ${reason}: in use by ${lock.holders}`, {
         image: path,
+        doing: "lock",
+        lock,
         ...(image.device === undefined ? {} : { device: image.device }),
         hint: "stop the guest or program that uses it, or wait for it with --wait",
-      }),
+      });
+    },
   };
 }
 

@@ -58,7 +58,7 @@ function assertFree(folder: string, lengthBytes: number): void {
     const { bavail, bsize } = statfsSync(folder, { bigint: true });
     freeBytes = bavail * bsize;
   } catch (error) {
-    throw explainError(error, `Could not ask for the free space of '${folder}'`, folder);
+    throw explainError(error, "ask for the free space of", folder);
   }
   if (freeBytes < BigInt(lengthBytes)) throw isFull(folder, lengthBytes, undefined);
 }

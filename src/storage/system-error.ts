@@ -82,14 +82,16 @@ const MEANING_OF_ERRNO: Readonly<Record<string, Meaning>> = {
 };
 
 /**
- * The ImgtxError for a failed call of node:fs or SystemCalls. `attempt` opens the message:
- * "Could not open 'a.qcow2'". What is no failed call (a bug) comes back as it is, to be thrown on.
+ * The ImgtxError for a failed call of node:fs or SystemCalls: "Could not open 'a.qcow2': Permission denied", where
+ * `doing` is "open". What is no failed call (a bug) comes back as it is, to be thrown on.
  */
-export function explainError(cause: unknown, attempt: string, path: string, offset?: number): unknown {
+export function explainError(cause: unknown, doing: string, path: string, offset?: number): unknown {
   const meaning = meaningOf(cause);
   if (meaning === undefined) return cause;
-  return new ImgtxError(meaning.code, `${attempt}: ${meaning.text}`, {
+  return new ImgtxError(meaning.code, `Could not ${doing} '${path}': ${meaning.text}`, {
     image: path,
+    doing,
+    reason: meaning.text,
     cause,
     ...(offset === undefined ? {} : { offset }),
     ...(meaning.hint === undefined ? {} : { hint: meaning.hint }),
@@ -100,8 +102,8 @@ export function explainError(cause: unknown, attempt: string, path: string, offs
 const CANT_LOCK: ReadonlySet<string> = new Set(["EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP"]);
 
 /** The same for a lock: E_UNSUPPORTED where the file system has none. */
-export function explainLockError(cause: unknown, attempt: string, path: string, offset: number): unknown {
-  const explained = explainError(cause, attempt, path, offset);
+export function explainLockError(cause: unknown, path: string, offset: number): unknown {
+  const explained = explainError(cause, "lock", path, offset);
   if (!(explained instanceof ImgtxError) || !CANT_LOCK.has(errnoName(cause) ?? "")) return explained;
   return new ImgtxError("E_UNSUPPORTED", explained.message, {
     image: path,

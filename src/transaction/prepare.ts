@@ -201,9 +201,10 @@ async function explained(record: PlanRecord, work: () => Promise<void>): Promise
     if (!(error instanceof ImgtxError)) throw error;
     const newFile = record.newFiles.find(({ staging }) => staging === error.image);
     if (!newFile) throw error;
-    const { staging, path } = newFile;
+    const { path } = newFile;
+    const { doing, reason, message } = error;
     const device = deviceOf(record, path);
-    throw error.reworded(error.message.replaceAll(staging, path), {
+    throw error.reworded(reason === undefined ? message : `Could not ${doing} '${path}': ${reason}`, {
       image: path,
       ...(device !== undefined && { device }),
     });

@@ -20,6 +20,18 @@ test("an error in other words has the first one as its cause, and keeps what is 
   expect(reworded.cause).toBe(error);
 });
 
+test("an error within another task keeps what happened as data, and both prefixes", () => {
+  const lock = { failed: 'Failed to get "write" lock', holders: "pid 7 (qemu)" };
+  const error = new ImgtxError("E_LOCKED", "Could not lock '/a'", { image: "/a", doing: "lock", lock });
+  const within = error.within("backing file: ").within("image: ");
+  expect(within).toMatchObject({
+    message: "image: backing file: Could not lock '/a'",
+    prefix: "image: backing file: ",
+    doing: "lock",
+    lock,
+  });
+});
+
 test("the exit statuses are those of the contract", () => {
   expect(new Set(Object.values(EXIT_OF_CODE))).toEqual(
     new Set([1, 10, 11, 12, 13, 14, 15, 16, 64, 130, 143]),

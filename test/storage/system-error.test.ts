@@ -36,15 +36,21 @@ describe("an errno that libuv has no name for", () => {
     [37, "E_UNSUPPORTED", 12, "No locks available", "rpc.statd"],
   ])("%i has a code, words and a mend in every shape", (errno, code, exitCode, words, hint) => {
     for (const shape of shapesOf(errno)) {
-      const error = explained(explainError(shape, "Could not write to '/a'", "/a"));
-      expect(error).toMatchObject({ code, exitCode, message: `Could not write to '/a': ${words}` });
+      const error = explained(explainError(shape, "write to", "/a"));
+      expect(error).toMatchObject({
+        code,
+        exitCode,
+        message: `Could not write to '/a': ${words}`,
+        doing: "write to",
+        reason: words,
+      });
       expect(error.hint).toContain(hint);
     }
   });
 
   test("is E_UNSUPPORTED for a lock, and says how NFS gets a lock service", () => {
     for (const shape of shapesOf(37)) {
-      const error = explained(explainLockError(shape, "Could not lock '/a'", "/a", 100));
+      const error = explained(explainLockError(shape, "/a", 100));
       expect(error).toMatchObject({ code: "E_UNSUPPORTED", offset: undefined });
       expect(error.hint).toContain("vers=4.2");
     }
@@ -52,7 +58,7 @@ describe("an errno that libuv has no name for", () => {
 
   test("is told by its number where nobody has named it", () => {
     for (const shape of shapesOf(124)) {
-      const error = explained(explainError(shape, "Could not read from '/a'", "/a"));
+      const error = explained(explainError(shape, "read from", "/a"));
       expect(error).toMatchObject({ code: "E_IO", exitCode: 13 });
       expect(error.message).toContain("124");
       expect(error.message).not.toContain("UNKNOWN");

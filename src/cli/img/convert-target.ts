@@ -127,7 +127,7 @@ export async function openTargetBacking(
       return { sizeBytes: image.virtualSizeBytes, image };
     } catch (error) {
       if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
-      throw error.reworded(`Could not open backing file: ${error.message}`);
+      throw error.within("Could not open backing file: ");
     }
   });
 }

@@ -266,9 +266,9 @@ class Conversion {
   #worded(error: unknown): unknown {
     if (!(error instanceof ImgtxError) || this.#flags.skipCreate) return error;
     const { names } = this.#invocation;
-    const words = wordsOf(error, names);
     const passes = ["E_INTERNAL", "E_INTERRUPTED", "E_TERMINATED"].includes(error.code);
-    if (passes || /^error while (reading|writing)/.test(words)) return error;
+    if (passes || error.doing === "copy") return error;
+    const words = wordsOf(error, names);
     const format = this.#flags.outputFormat ?? "raw";
     return new ImgtxError(error.code, `${this.#output}: error while converting ${format}: ${words}`, {
       cause: error,

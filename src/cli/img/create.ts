@@ -14,7 +14,7 @@ import {
 import { guardTargets, isOneFile } from "./guard-target.ts";
 import { backingPathOf, plainName } from "./image-name.ts";
 import { holdBacking, isOtherDriver, lockWaiting, parseDriver } from "./images.ts";
-import { failure, LINE_BREAK, usageError, wordsOf } from "./messages.ts";
+import { failure, inFinalWords, LINE_BREAK, usageError, wordsOf } from "./messages.ts";
 import { asksForHelp, parseOptionLists } from "./option-list.ts";
 import { FORMAT_WORDS, objectOption, quietOption } from "./options.ts";
 import { readSize } from "./size.ts";
@@ -239,7 +239,7 @@ async function openBackingImage(
     });
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
-    throw error.reworded(`${wordsOf(error, names)}${LINE_BREAK}Could not open backing image.`);
+    throw inFinalWords(error, `${wordsOf(error, names)}${LINE_BREAK}Could not open backing image.`);
   }
 }
 
@@ -247,5 +247,5 @@ function named(error: unknown, filename: string, { names }: ImgInvocation): unkn
   if (!(error instanceof ImgtxError)) return error;
   if (["E_INTERNAL", "E_INTERRUPTED", "E_TERMINATED"].includes(error.code)) return error;
   const words = wordsOf(error, names);
-  return words.startsWith(`${filename}: `) ? error : error.reworded(`${filename}: ${words}`);
+  return words.startsWith(`${filename}: `) ? error : inFinalWords(error, `${filename}: ${words}`);
 }

@@ -143,10 +143,10 @@ async function copyPart(invocation: ImgInvocation, operands: Operands, source: O
 
 function worded(error: unknown, output: string, { names }: ImgInvocation): unknown {
   if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") return error;
-  const words = wordsOf(error, names);
-  if (error.code === "E_FAILED") return error;
-  if (/^error while (reading|writing)/.test(words) || /^(interrupted|terminated)/.test(words)) return error;
-  return new ImgtxError(error.code, `${output}: error while creating output image: ${words}`, {
+  if (error.doing === "copy" || ["E_FAILED", "E_INTERRUPTED", "E_TERMINATED"].includes(error.code))
+    return error;
+  const message = `${output}: error while creating output image: ${wordsOf(error, names)}`;
+  return new ImgtxError(error.code, message, {
     cause: error,
     ...(error.image !== undefined && { image: error.image }),
   });

@@ -14,7 +14,7 @@ import {
 import type { LockWaiting, StorageFile } from "../../storage/index.ts";
 import type { ImgInvocation } from "./command.ts";
 import { type ImageName, parseImageName } from "./image-name.ts";
-import { failure, wordsOf } from "./messages.ts";
+import { failure, inFinalWords, wordsOf } from "./messages.ts";
 import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
 export interface SourceOptions {
@@ -141,10 +141,10 @@ export function belowTop(error: ImgtxError, path: string): ImgtxError {
   if (error.code === "E_NOT_FOUND" && error.cause instanceof ImgtxError && error.field !== undefined) {
     const words = error.cause.message;
     const isBacking = error.field === "backing_file_name";
-    return error.reworded(isBacking ? `Could not open backing file: ${words}` : words);
+    return inFinalWords(error, isBacking ? `Could not open backing file: ${words}` : words);
   }
   if (error.image === undefined || error.image === path || error.code === "E_OUTSIDE") return error;
-  return error.reworded(`Could not open backing file: ${error.message}`);
+  return error.within("Could not open backing file: ");
 }
 
 /** Formats and protocols of QEMU that imgtx does not read. */
@@ -200,7 +200,7 @@ export async function holdByDepth(
       await holdFiles(invocation, files);
     } catch (error) {
       if (!(error instanceof ImgtxError) || depth === 0) throw error;
-      throw error.reworded(`${"Could not open backing file: ".repeat(depth)}${error.message}`);
+      throw error.within("Could not open backing file: ".repeat(depth));
     }
   }
 }

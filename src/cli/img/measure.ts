@@ -132,7 +132,8 @@ async function openMeasured(
   try {
     return await openSource(invocation, operand, options);
   } catch (error) {
-    if (snapshot !== undefined && error instanceof ImgtxError && / internal snapshot/.test(error.message)) {
+    const cause = error instanceof ImgtxError ? error.cause : undefined;
+    if (snapshot !== undefined && cause instanceof ImgtxError && cause.field === "snapshot") {
       throw failure("Failed to load snapshot: Can't find snapshot", error);
     }
     throw error;

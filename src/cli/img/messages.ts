@@ -84,21 +84,23 @@ export function wordsOf(error: ImgtxError, names: readonly GivenName[]): string 
     error.offset === undefined ? undefined : `offset 0x${error.offset.toString(16)}`,
     error.field,
   ].filter((part) => part !== undefined);
-  const words = rename(error.message, names).replace(NOT_QCOW2, "Image is not in qcow2 format");
+  const isNotQcow2 = error.code === "E_CORRUPT" && error.field === "magic" && error.doing === "open";
+  const message = isNotQcow2 ? `${error.prefix}Image is not in qcow2 format` : error.message;
+  const words = rename(message, names);
   return error.field !== "magic" && error.code === "E_CORRUPT" && place.length > 0
     ? `${words} (${place.join(", ")})`
     : words;
 }
 
-// Of the format layer, which tells more.
-const NOT_QCOW2 = /the image is not in qcow2 format(?:, as .* says it is)?(?:; it looks like \w+)?$/;
+/** The same error in words that are complete: nothing is added to them, and nothing put in their place. */
+export function inFinalWords(error: ImgtxError, message: string): ImgtxError {
+  return error.reworded(message, { doing: undefined, lock: undefined });
+}
 
-function lockWords(error: ImgtxError, names: readonly GivenName[]): string | undefined {
-  if (error.code !== "E_LOCKED" || error.image === undefined) return undefined;
-  const what = /^(.*)Could not lock '.*': (Failed to [^:]*)(?:: in use by .*)?$/s.exec(error.message);
-  if (!what) return undefined;
-  const name = rename(`'${error.image}'`, names).slice(1, -1);
-  return `${rename(what[1] ?? "", names)}${what[2]}${LINE_BREAK}Is another process using the image [${name}]?`;
+function lockWords({ lock, image, prefix }: ImgtxError, names: readonly GivenName[]): string | undefined {
+  if (lock === undefined || image === undefined) return undefined;
+  const name = rename(`'${image}'`, names).slice(1, -1);
+  return `${rename(prefix, names)}${lock.failed}${LINE_BREAK}Is another process using the image [${name}]?`;
 }
 
 /** Puts given names back where their absolute paths stand in quotes, and their folders likewise. */
@@ -136,9 +138,8 @@ function hintsOf(error: ImgtxError, { program, names }: MessageForm): string[] {
 /** Storage's words, wherever they are below. */
 function holdersOf(error: ImgtxError): string | undefined {
   if (error.code !== "E_LOCKED") return undefined;
-  for (const message of [error.message, ...causesOf(error)]) {
-    const holders = /: (in use by .*)$/s.exec(message)?.[1];
-    if (holders !== undefined) return holders;
+  for (let each: unknown = error; each instanceof Error; each = each.cause) {
+    if (each instanceof ImgtxError && each.lock !== undefined) return `in use by ${each.lock.holders}`;
   }
   return undefined;
 }

@@ -48,6 +48,7 @@ export function notQcow2(
     image,
     field: "magic",
     offset: 0,
+    doing: "open",
     hint:
       overlayPath === undefined
         ? "state its real format with --format"

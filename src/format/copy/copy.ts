@@ -371,7 +371,9 @@ class Copier {
       await image.read(piece, offset);
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
-      throw error.reworded(`error while reading at byte ${targetOffset}: ${error.message}`);
+      throw error.reworded(`error while reading at byte ${targetOffset}: ${error.message}`, {
+        doing: "copy",
+      });
     }
   }
 

@@ -79,9 +79,8 @@ async function openOrCreate(storage: Storage, path: string): Promise<{ file: Sto
   try {
     return { file: await storage.openFile(path, "write"), isNew: false };
   } catch (error) {
-    throw error instanceof ImgtxError
-      ? error.reworded(error.message.replace(/^Could not open/, "Could not create"))
-      : error;
+    if (!(error instanceof ImgtxError) || error.reason === undefined) throw error;
+    throw error.reworded(`Could not create '${path}': ${error.reason}`, { doing: "create" });
   }
 }
 

@@ -76,6 +76,7 @@ export async function findSnapshotTable(link: ChainLink, choice: SnapshotChoice)
   if (link.header === undefined) {
     throw new ImgtxError("E_UNSUPPORTED", "an image of format raw has no internal snapshots", {
       image: link.path,
+      field: "snapshot",
     });
   }
   const { entries } = await readSnapshotTable(link);
@@ -85,6 +86,7 @@ export async function findSnapshotTable(link: ChainLink, choice: SnapshotChoice)
     const names = entries.map((each) => `${each.id} (${quoteName(each.name)})`);
     throw new ImgtxError("E_NOT_FOUND", `there is no internal snapshot ${quoteName(name ?? id ?? "")}`, {
       image: link.path,
+      field: "snapshot",
       hint: names.length === 0 ? "the image has no internal snapshots" : `it has ${names.join(", ")}`,
     });
   }
