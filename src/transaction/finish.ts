@@ -134,6 +134,7 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
   const held = how.isLocked
     ? undefined
     : await holdLeft(workspace, state, { present, next: expected, isForced, ...how });
+  const stale = held?.stale ?? [];
   try {
     const written = held?.written ?? new Map<string, Fingerprint>();
     const changed = new Map([
@@ -143,9 +144,10 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
         table: expected,
         present,
         when: "before the table",
+        syncedAnew: new Set(stale.map(({ mirror }) => mirror.path)),
         ...how,
       })),
-      ...(await syncLate(workspace, state, held?.stale ?? [], { ...how, present })),
+      ...(await syncLate(workspace, state, stale, { ...how, present })),
     ]);
     return await moveOn(workspace, journal, { commit, changed, written }, how);
   } finally {

@@ -77,7 +77,7 @@ export async function syncLate(
     const left = stale.filter((one) => one.device === device);
     const entry = findDevice(how.present, device);
     if (!entry) throw new Error("a device that leaves an image is in the table");
-    if (how.isBrief === true) await assertBrief(workspace, entry, mirror.path);
+    if (how.isBrief === true) await assertBrief(workspace.storage, entry, mirror.path);
     for (const [image, look] of await syncOne(workspace, state, { entry, mirror, left }, how)) {
       looks.set(image, look);
     }
@@ -147,8 +147,8 @@ function isNotThere(image: string, device: string): ImgtxError {
 }
 
 /** E_UNFINISHED where both have more than can be read in moments. */
-async function assertBrief(
-  { storage }: Workspace,
+export async function assertBrief(
+  storage: Workspace["storage"],
   { name, chain }: DeviceEntry,
   mirror: string,
 ): Promise<void> {
@@ -159,6 +159,6 @@ async function assertBrief(
   let bytes = 0;
   for (const path of files) bytes += (await storage.stat(path))?.allocatedBytes ?? 0;
   if (bytes <= BRIEF_BYTES) return;
-  const message = `its mirror has to be synced anew before '${name}' goes over to it, which takes long`;
+  const message = `its mirror has to be compared with '${name}' before that goes over to it, which takes long`;
   throw new ImgtxError("E_UNFINISHED", message, { image: mirror, device: name });
 }

@@ -8,6 +8,9 @@
 // - An image that a device of the new table is on is merged into before the table moves. One that is only a
 //   mirror waits until it has moved and nobody waits for the workspace any more: that may take hours. Until
 //   then the table takes the mirror for one that somebody has written to.
+// - What recovery finds otherwise than the plan did was begun to be merged into, or somebody else wrote to it: nothing
+//   tells the two apart but content. A device goes over to it only where it reads as the device does; what stays a mirror
+//   is compared from end to end when it is synced next.
 // - Written is only the very file that was planned: by its identity, or where a device is to be on it, by what it holds.
 //   One that has gone is left so, but for one that a device is to be on, or whose disk is not there: those may come back,
 //   and are waited for. A mirror that can't be merged into any more is given up by recovery: it stays one that somebody
@@ -18,7 +21,9 @@ import { posix } from "node:path";
 import type { DeviceTable, Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import {
+  beforeItsName,
   type Fingerprint,
+  type GateOptions,
   type ImageFormat,
   measureMergeSpace,
   mergeChangesOverlay,
@@ -28,10 +33,10 @@ import {
 import { NOT_MADE_YET } from "./chain-entry.ts";
 import { lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
 import { progressOf } from "./action.ts";
-import type { LockWaiting, Reservation } from "../storage/index.ts";
-import type { OnProgress } from "./request.ts";
+import type { LockWaiting, Reservation, StorageFile } from "../storage/index.ts";
+import type { KeptFile, OnProgress } from "./request.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
-import { isProvedByContent } from "./merge-proof.ts";
+import { isProvedByContent, mayBeTouched } from "./merge-proof.ts";
 import { lockWriter, openUnlessGone } from "./patches.ts";
 
 interface Merge {
@@ -133,14 +138,23 @@ interface MergeChoice {
   /** How long to wait for them, where it does not. */
   readonly waiting?: LockWaiting | undefined;
   readonly onProgress?: OnProgress | undefined;
+  /** Mirrors that are synced anew after it, by content. */
+  readonly syncedAnew?: ReadonlySet<string>;
+  /** Whether what takes long is left to others: E_UNFINISHED then. */
+  readonly isBrief?: boolean | undefined;
+  /** Told of each image that a device goes over to whatever others wrote to it. Undefined: then it waits. */
+  readonly onLeft?: ((file: KeptFile) => void) | undefined;
+  readonly onNotice?: ((line: string) => void) | undefined;
 }
 
 /** Merges what is due into its images, durably. Returns the fingerprints that they then have. */
 export async function writeMerges(
-  { storage, root }: Workspace,
+  workspace: Workspace,
   state: TransactionState,
-  { table, present, when, isLocked, waiting, onProgress }: MergeChoice,
+  how: MergeChoice,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
+  const { storage, root } = workspace;
+  const { table, when, isLocked, onProgress, onNotice } = how;
   const fingerprints = new Map<string, Fingerprint>();
   const seen = lastSeen(state);
   const late = imagesMergedLate(state, table);
@@ -148,43 +162,28 @@ export async function writeMerges(
     when === "behind it" ? isMergePending(table, image) : !late.has(image);
   // What was opened for the plan is trusted behind it, whatever was allowed for that one command.
   const gate = { workspaceRoot: root, allowPaths: [...table.allowPaths, ...seen.keys()] };
-  const merges = mergesOf(state);
-  const proved = new Set<string>();
+  const judged = new Map<string, Judged>();
   const givenUp = new Set(when === "behind it" ? await findIncomplete(storage, state) : []);
-  for (const { image, format, overlay } of merges) {
+  for (const merge of mergesOf(state)) {
+    const { image, format, overlay } = merge;
     if (!isDue(image) || givenUp.has(image)) continue;
-    const file = await openUnlessGone(storage, image, "read");
-    if (!file) {
-      if (isOfDevice(table, image)) throw isAway(image, overlay);
-      if (!(await isDiskThere(storage, image, foldersOf(state)))) {
-        throw diskIsAway(image, `'${overlay}' is still to be merged into it`);
-      }
-      continue;
-    }
+    const file = await openTarget(storage, state, { merge, table });
+    if (!file) continue;
     try {
-      const expected = seen.get(image)?.fingerprint;
-      if (!expected) throw new Error("an image that is merged into is watched");
-      const stat = await file.stat();
-      const isPlanned = isSameFile(expected, stat) || proved.has(image);
-      if (!isPlanned && !isOfDevice(table, image)) continue;
-      if (!isLocked) await lockWriter(storage, file, waiting);
-      if (!isPlanned) {
-        const pending = { image, overlay: findPendingOverlay(state, image) ?? overlay, table, present };
-        if (!(await isProvedByContent(storage, gate, pending, { onProgress })))
-          throw isAnother(image, overlay);
-        proved.add(image);
-      }
-      if (!isLocked) {
-        const isBegun = stat.modifiedNs !== expected.modifiedNs || stat.sizeBytes !== expected.sizeBytes;
-        if (isBegun && format === "qcow2") await settleCutOff(storage, file, { gate, signal: undefined });
-      }
+      const found = judged.get(image) ?? (await judge(workspace, state, { merge, file }, { ...how, gate }));
+      judged.set(image, found);
+      if (found === "another") continue;
+      if (found === "touched" && format === "qcow2")
+        await settleCutOff(storage, file, { gate, signal: undefined });
       const target = { path: image, format };
       const changed = await mergeChangesOverlay(
         storage,
         { path: overlay, image: target },
         { gate, onProgress: progressOf({ onProgress }, `merging into ${image}`) },
       );
-      for (const [path, fingerprint] of changed) fingerprints.set(path, fingerprint);
+      // What it looks like without its change time leaves a doubt: it is compared when it is synced next.
+      const isUnsure = found === "touched" && !isOfDevice(table, image);
+      for (const [path, look] of changed) fingerprints.set(path, isUnsure ? beforeItsName(look) : look);
     } catch (error) {
       // The command itself has to say so. Recovery must not hold up everybody for a copy that is none any more.
       if (when !== "behind it" || isLocked || !isUnfit(error)) throw error;
@@ -194,7 +193,77 @@ export async function writeMerges(
       await file.close();
     }
   }
+  for (const [image, found] of judged) {
+    if (found === "touched" && fingerprints.has(image) && late.has(image))
+      onNotice?.(
+        `${image} is compared from end to end when it is synced next: it was being synced, and ${UNTOLD}`,
+      );
+  }
   return fingerprints;
+}
+
+const UNTOLD = "whether anybody else wrote to it can't be told";
+
+/** The image, for reading. Undefined where it has gone, and is not needed any more. */
+async function openTarget(
+  storage: Workspace["storage"],
+  state: TransactionState,
+  { merge: { image, overlay }, table }: { readonly merge: Merge; readonly table: DeviceTable },
+): Promise<StorageFile | undefined> {
+  const file = await openUnlessGone(storage, image, "read");
+  if (file) return file;
+  if (isOfDevice(table, image)) throw isAway(image, overlay);
+  if (!(await isDiskThere(storage, image, foldersOf(state)))) {
+    throw diskIsAway(image, `'${overlay}' is still to be merged into it`);
+  }
+  return undefined;
+}
+
+/** "touched": it is not as the transaction saw it last, or may not be. "another": it is left alone. */
+type Judged = "as planned" | "touched" | "another";
+
+interface Target {
+  readonly merge: Merge;
+  readonly file: StorageFile;
+}
+
+/** Locks the image where the caller has not. Throws where a device would go over to what is not a copy of it. */
+async function judge(
+  { storage }: Workspace,
+  state: TransactionState,
+  { merge: { image, overlay }, file }: Target,
+  {
+    table,
+    present,
+    isLocked,
+    waiting,
+    syncedAnew,
+    onProgress,
+    onLeft,
+    isBrief,
+    gate,
+  }: MergeChoice & {
+    readonly gate: GateOptions;
+  },
+): Promise<Judged> {
+  const seen = lastSeen(state);
+  const expected = seen.get(image)?.fingerprint;
+  if (!expected) throw new Error("an image that is merged into is watched");
+  const isPlanned = isSameFile(expected, await file.stat());
+  const isDevices = isOfDevice(table, image);
+  if (!isPlanned && !isDevices) return "another";
+  if (isLocked && isPlanned) return "as planned";
+  if (!isLocked) await lockWriter(storage, file, waiting);
+  const isTouched = !isPlanned || (await mayBeTouched(storage, { image, file, table, seen }));
+  if (!isTouched) return "as planned";
+  const isSynced = isPlanned && syncedAnew?.has(image) === true;
+  if (!isDevices || isSynced) return "touched";
+  const pending = { image, overlay: findPendingOverlay(state, image) ?? overlay, table, present };
+  if (await isProvedByContent(storage, gate, pending, { onProgress, isBrief })) return "touched";
+  if (!isPlanned) throw isAnother(image, overlay);
+  if (!onLeft) throw isWrittenTo(image, overlay);
+  onLeft({ path: image, why: `it does not hold what the device held: ${UNTOLD}` });
+  return "touched";
 }
 
 function isOfDevice({ devices }: DeviceTable, image: string): boolean {
@@ -218,6 +287,14 @@ function isAnother(image: string, overlay: string): ImgtxError {
     image,
     hint: "put back the file that was there, or a copy of it",
   });
+}
+
+/** What is right in it, the transaction's own overlay and the device say; what others want with the rest, they alone. */
+function isWrittenTo(image: string, overlay: string): ImgtxError {
+  const message =
+    `somebody wrote to it after the commit, while '${overlay}' was being merged into it, and with that it does ` +
+    "not hold what the device holds";
+  return new ImgtxError("E_CHANGED", message, { image });
 }
 
 const UNFIT_CODES = new Set(["E_CORRUPT", "E_REFUSED", "E_UNSUPPORTED", "E_OUTSIDE"]);
