@@ -13,9 +13,8 @@ import type { ImageFormat } from "../image-format.ts";
 import type { WritableImage } from "../image.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 import { openImage, type OpenedImage } from "./open-image.ts";
-import { AUTOCLEAR_BIT } from "../qcow2/codec/features.ts";
 import { isFencedHead } from "../qcow2/codec/fence.ts";
-import { findExtension } from "../qcow2/codec/header-extension.ts";
+import { findConsistentBitmaps } from "../qcow2/codec/header-tables.ts";
 import { HEADER_AT } from "../qcow2/codec/header.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
@@ -163,8 +162,8 @@ export async function claimMetadata(metadata: MetadataMap, link: Qcow2Link): Pro
       metadata.claim("L1 table of a snapshot", l1TableOffset, l1Size * TABLE_ENTRY_BYTES);
     }
   }
-  const bitmaps = findExtension(header.extensions, "bitmaps");
-  if (bitmaps !== undefined && header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) {
+  const bitmaps = findConsistentBitmaps(header, header.extensions);
+  if (bitmaps !== undefined) {
     metadata.claim("bitmap directory", bitmaps.bitmapDirectoryOffset, bitmaps.bitmapDirectorySize);
   }
 }

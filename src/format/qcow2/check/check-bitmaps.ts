@@ -7,18 +7,13 @@
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import type { CheckHeader } from "./check-header.ts";
-import {
-  type BitmapEntry,
-  countBitmapTableEntries,
-  decodeBitmapDirectory,
-  decodeBitmapTableEntry,
-} from "../codec/bitmap.ts";
+import { type BitmapEntry, countBitmapTableEntries, decodeBitmapTableEntry } from "../codec/bitmap.ts";
 import type { References } from "./check-references.ts";
-import { AUTOCLEAR_BIT } from "../codec/features.ts";
-import { findExtension } from "../codec/header-extension.ts";
+import { findConsistentBitmaps } from "../codec/header-tables.ts";
 import { toHalves } from "../codec/l2-table.ts";
 import { SECTOR_BYTES, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { quoteName } from "../../quote-name.ts";
+import { readStoredBitmaps } from "../../read-directories.ts";
 
 const PIECE_BYTES = 64 * 1024;
 
@@ -27,13 +22,10 @@ export async function checkBitmaps(
   header: CheckHeader,
   references: References,
 ): Promise<void> {
-  const extension = findExtension(header.extensions, "bitmaps");
-  if (extension === undefined || !header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) return;
-  const { bitmapDirectoryOffset, bitmapDirectorySize, nbBitmaps } = extension;
-  references.add(bitmapDirectoryOffset, bitmapDirectorySize, 1);
-  const bytes = new Uint8Array(bitmapDirectorySize);
-  await file.read(bytes, bitmapDirectoryOffset);
-  const bitmaps = placed(bitmapDirectoryOffset, () => decodeBitmapDirectory(bytes, nbBitmaps, header));
+  const extension = findConsistentBitmaps(header, header.extensions);
+  if (extension === undefined) return;
+  references.add(extension.bitmapDirectoryOffset, extension.bitmapDirectorySize, 1);
+  const bitmaps = await readStoredBitmaps(file, header, header.size);
   for (const bitmap of bitmaps) requireFit(bitmap, header);
   for (const bitmap of bitmaps) await checkTable(file, bitmap, header.clusterBits, references);
 }
@@ -76,12 +68,10 @@ async function checkTable(
   }
 }
 
-/** An offset that the error has already is relative to this one. */
 function placed<T>(offset: number, decode: () => T): T {
   try {
     return decode();
   } catch (error) {
-    if (!(error instanceof ImgtxError)) throw error;
-    throw error.reworded(error.message, { offset: offset + (error.offset ?? 0) });
+    throw error instanceof ImgtxError ? error.with({ offset }) : error;
   }
 }

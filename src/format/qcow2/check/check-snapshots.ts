@@ -9,17 +9,15 @@ import type { CheckHeader } from "./check-header.ts";
 import type { MappingWalk } from "./check-mapping.ts";
 import { formatWord } from "./check-findings.ts";
 import type { References } from "./check-references.ts";
-import { roundUpTo8 } from "../codec/header-extension.ts";
 import {
   L1_TABLE_BYTES_MAX,
   SNAPSHOT_ENTRY_BYTES_MIN,
   SNAPSHOTS_MAX,
   TABLE_ENTRY_BYTES,
 } from "../codec/limits.ts";
-import { shellQuote } from "../../quote-name.ts";
+import { readSnapshotLengths } from "../codec/snapshot-table.ts";
+import { walkSnapshotTable } from "../../read-directories.ts";
 
-const EXTRA_DATA_BYTES_MAX = 1024;
-const TABLE_BYTES_MAX = 64 * 1024 * 1024;
 /** What version 3 asks of an entry's extra data: a 64-bit size of the VM state, and the virtual size. */
 const EXTRA_DATA_BYTES_V3 = 16;
 
@@ -41,7 +39,7 @@ export async function checkSnapshots(
   walk: MappingWalk,
 ): Promise<void> {
   const { findings } = references;
-  const { snapshots, tableBytes, incomplete } = await readSnapshotTable(file, header);
+  const { snapshots, tableBytes, incomplete } = await listSnapshots(file, header);
   if (header.version === 3) {
     for (const index of incomplete) {
       findings.corrupt(`ERROR snapshot table entry ${index} is incomplete`, 1, null);
@@ -67,43 +65,37 @@ export async function checkSnapshots(
   references.add(header.snapshotsOffset, tableBytes, 1);
 }
 
-async function readSnapshotTable(
+async function listSnapshots(
   file: StorageFile,
   header: CheckHeader,
 ): Promise<{ snapshots: SnapshotPlace[]; tableBytes: number; incomplete: number[] }> {
   if (header.nbSnapshots > SNAPSHOTS_MAX) throw broken("snapshot table too large", header.snapshotsOffset);
   const snapshots: SnapshotPlace[] = [];
   const incomplete: number[] = [];
-  let at: number = header.snapshotsOffset;
-  const entry = new Uint8Array(SNAPSHOT_ENTRY_BYTES_MIN);
-  const view = new DataView(entry.buffer);
-  for (let index = 0; index < header.nbSnapshots; index += 1) {
-    at = roundUpTo8(at);
-    entry.fill(0, await file.read(entry, at));
-    const idBytes = view.getUint16(12);
-    const nameBytes = view.getUint16(14);
-    const extraBytes = view.getUint32(36);
-    if (extraBytes > EXTRA_DATA_BYTES_MAX) {
-      throw broken(`Too much extra metadata in snapshot table entry ${index}`, at).with({
-        hint: `\`qemu-img check -r all ${shellQuote(file.path)}\` takes it away`,
+  let end: number = header.snapshotsOffset;
+  try {
+    for await (const stored of walkSnapshotTable(file, header)) {
+      const { bytes } = stored;
+      const view = new DataView(bytes.buffer);
+      const { idBytes, extraBytes } = readSnapshotLengths(bytes);
+      if (extraBytes < EXTRA_DATA_BYTES_V3) incomplete.push(snapshots.length);
+      const text = Buffer.from(bytes.subarray(SNAPSHOT_ENTRY_BYTES_MIN + extraBytes)).toString("latin1");
+      const [hi, lo] = [view.getUint32(0), view.getUint32(4)];
+      snapshots.push({
+        label: `${text.slice(0, idBytes)} (${text.slice(idBytes)})`,
+        l1TableOffset: hi * 2 ** 32 + lo,
+        l1TableWord: [hi, lo],
+        l1Size: view.getUint32(8),
       });
+      end = stored.end;
     }
-    if (extraBytes < EXTRA_DATA_BYTES_V3) incomplete.push(index);
-    const text = new Uint8Array(idBytes + nameBytes);
-    await file.read(text, at + SNAPSHOT_ENTRY_BYTES_MIN + extraBytes);
-    const id = Buffer.from(text.subarray(0, idBytes)).toString("latin1");
-    const name = Buffer.from(text.subarray(idBytes)).toString("latin1");
-    const [hi, lo] = [view.getUint32(0), view.getUint32(4)];
-    snapshots.push({
-      label: `${id} (${name})`,
-      l1TableOffset: hi * 2 ** 32 + lo,
-      l1TableWord: [hi, lo],
-      l1Size: view.getUint32(8),
-    });
-    at += SNAPSHOT_ENTRY_BYTES_MIN + extraBytes + idBytes + nameBytes;
-    if (at - header.snapshotsOffset > TABLE_BYTES_MAX) throw broken("Snapshot table is too big", at);
+  } catch (error) {
+    if (!(error instanceof ImgtxError && error.code === "E_CORRUPT")) throw error;
+    const { field, message, offset = end, hint } = error;
+    const what = field === "nb_snapshots" ? "Snapshot table is too big" : message;
+    throw hint === undefined ? broken(what, offset) : broken(what, offset).with({ hint });
   }
-  return { snapshots, tableBytes: at - header.snapshotsOffset, incomplete };
+  return { snapshots, tableBytes: end - header.snapshotsOffset, incomplete };
 }
 
 function broken(message: string, offset: number): ImgtxError {

@@ -145,8 +145,11 @@ function checkExtensionsAgainstHeader(fields: HeaderFields, extensions: readonly
   }
 }
 
-// Without its autoclear bit the extension is stale, and what it says must not be judged.
-function findConsistentBitmaps(fields: HeaderFields, extensions: readonly HeaderExtension[]) {
+/** The bitmaps extension. Without its autoclear bit it is stale, and what it says must not be judged. */
+export function findConsistentBitmaps(
+  fields: Pick<HeaderFields, "autoclearFeatures">,
+  extensions: readonly HeaderExtension[],
+) {
   if (!fields.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) return undefined;
   return findExtension(extensions, "bitmaps");
 }

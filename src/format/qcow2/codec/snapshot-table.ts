@@ -52,6 +52,16 @@ export const SNAPSHOT_ENTRY_BYTES_MAX = roundUpTo8(
   SNAPSHOT_ENTRY_BYTES_MIN + SNAPSHOT_EXTRA_BYTES_MAX + 2 * 0xffff,
 );
 
+/** How long the parts of an entry are, from its first SNAPSHOT_ENTRY_BYTES_MIN bytes. */
+export function readSnapshotLengths(bytes: Uint8Array): {
+  idBytes: number;
+  nameBytes: number;
+  extraBytes: number;
+} {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return { idBytes: view.getUint16(12), nameBytes: view.getUint16(14), extraBytes: view.getUint32(36) };
+}
+
 /**
  * Decodes the entry at the start of bytes. Returns it with the length that it takes in the table.
  * E_CORRUPT with field; the caller adds image and offset.
@@ -59,9 +69,7 @@ export const SNAPSHOT_ENTRY_BYTES_MAX = roundUpTo8(
 export function decodeSnapshotEntry(bytes: Uint8Array): { entry: SnapshotEntry; lengthBytes: number } {
   if (bytes.length < SNAPSHOT_ENTRY_BYTES_MIN) throw endsInside();
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const idLength = view.getUint16(12);
-  const nameLength = view.getUint16(14);
-  const extraLength = view.getUint32(36);
+  const { idBytes: idLength, nameBytes: nameLength, extraBytes: extraLength } = readSnapshotLengths(bytes);
   if (extraLength > SNAPSHOT_EXTRA_BYTES_MAX) {
     throw corrupt(
       `Too much extra metadata in a snapshot table entry: ${extraLength} bytes, at most ` +

@@ -8,14 +8,12 @@ import { DAMAGE_HINT, type ChainLink } from "../../chain/chain-link.ts";
 import {
   type BitmapEntry,
   type BitmapTableEntry,
-  decodeBitmapDirectory,
   decodeBitmapTableEntry,
   measureBitmap,
 } from "../codec/bitmap.ts";
-import { AUTOCLEAR_BIT } from "../codec/features.ts";
-import { findExtension } from "../codec/header-extension.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { quoteName } from "../../quote-name.ts";
+import { readStoredBitmaps } from "../../read-directories.ts";
 import { readBytes } from "../../read-header.ts";
 
 const TABLE_ENTRIES_AT_ONCE = 8192;
@@ -31,22 +29,11 @@ export async function readBitmapDirectory(link: ChainLink): Promise<readonly Bit
 /** The same, each held to cover a disk of this size; 0 for who judges that himself. */
 export async function readBitmapsOf(link: ChainLink, sizeBytes: number): Promise<readonly BitmapEntry[]> {
   const { header, file, path } = link;
-  if (header === undefined || !header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) return [];
-  const extension = findExtension(header.extensions, "bitmaps");
-  if (extension === undefined) return [];
-  const { bitmapDirectoryOffset, bitmapDirectorySize, nbBitmaps } = extension;
-  const bytes = new Uint8Array(bitmapDirectorySize);
-  const count = await file.read(bytes, bitmapDirectoryOffset);
+  if (header === undefined) return [];
   try {
-    const layout = { clusterBits: header.clusterBits, size: sizeBytes };
-    return decodeBitmapDirectory(bytes.subarray(0, count), nbBitmaps, layout);
+    return await readStoredBitmaps(file, header, sizeBytes);
   } catch (error) {
-    if (!(error instanceof ImgtxError)) throw error;
-    throw error.reworded(error.message, {
-      image: path,
-      offset: bitmapDirectoryOffset + (error.offset ?? 0),
-      hint: DAMAGE_HINT,
-    });
+    throw error instanceof ImgtxError ? error.with({ image: path, hint: DAMAGE_HINT }) : error;
   }
 }
 

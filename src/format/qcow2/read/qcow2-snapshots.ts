@@ -1,21 +1,10 @@
-// Reads the snapshot table of a qcow2 image.
-//
-// Invariant: no more than a window of the table is in memory besides its entries, and the table ends within
-// QEMU's limit, whatever the header claims.
+// The internal snapshots of a qcow2 image, for those who use them.
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { DAMAGE_HINT, type ChainLink, type L1Table } from "../../chain/chain-link.ts";
-import { SNAPSHOT_TABLE_BYTES_MAX } from "../codec/limits.ts";
-import {
-  decodeSnapshotEntry,
-  judgeSnapshotTable,
-  SNAPSHOT_ENTRY_BYTES_MAX,
-  type SnapshotEntry,
-} from "../codec/snapshot-table.ts";
-import { quoteName, shellQuote } from "../../quote-name.ts";
-import { readBytes } from "../../read-header.ts";
-
-const WINDOW_BYTES = 2 * SNAPSHOT_ENTRY_BYTES_MAX;
+import { decodeSnapshotEntry, judgeSnapshotTable, type SnapshotEntry } from "../codec/snapshot-table.ts";
+import { quoteName } from "../../quote-name.ts";
+import { walkSnapshotTable } from "../../read-directories.ts";
 
 export interface SnapshotTable {
   readonly entries: readonly SnapshotEntry[];
@@ -31,34 +20,28 @@ export async function readSnapshotTable(link: ChainLink): Promise<SnapshotTable>
   const { header, file, path } = link;
   const entries: SnapshotEntry[] = [];
   if (header === undefined) return { entries, lengthBytes: 0 };
-  let window = new Uint8Array(0);
-  let windowAt = 0;
-  let at = 0;
-  for (let index = 0; index < header.nbSnapshots; index += 1) {
-    if (at - windowAt + SNAPSHOT_ENTRY_BYTES_MAX > window.length) {
-      window = new Uint8Array(await readBytes(file, header.snapshotsOffset + at, WINDOW_BYTES));
-      windowAt = at;
+  let end: number = header.snapshotsOffset;
+  try {
+    for await (const stored of walkSnapshotTable(file, header)) {
+      const { offset } = stored;
+      entries.push(placed(offset, () => decodeSnapshotEntry(stored.isWhole ? stored.bytes : NOTHING).entry));
+      end = stored.end;
     }
-    try {
-      const { entry, lengthBytes } = decodeSnapshotEntry(window.subarray(at - windowAt));
-      entries.push(entry);
-      at += lengthBytes;
-      if (at > SNAPSHOT_TABLE_BYTES_MAX) {
-        throw new ImgtxError("E_CORRUPT", "Snapshot table is too large: at most 64 MiB", {
-          field: "nb_snapshots",
-        });
-      }
-    } catch (error) {
-      if (!(error instanceof ImgtxError)) throw error;
-      const place = { image: path, offset: header.snapshotsOffset + at };
-      if (error.field !== "extra_data_size") throw error.with({ ...place, hint: DAMAGE_HINT });
-      throw error.reworded(`Too much extra metadata in snapshot table entry ${index}`, {
-        ...place,
-        hint: `\`qemu-img check -r all ${shellQuote(path)}\` takes it away`,
-      });
-    }
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ image: path, hint: DAMAGE_HINT }) : error;
   }
-  return { entries, lengthBytes: at };
+  return { entries, lengthBytes: end - header.snapshotsOffset };
+}
+
+/** In place of an entry that the file does not have to its end. */
+const NOTHING = new Uint8Array(0);
+
+function placed<T>(offset: number, decode: () => T): T {
+  try {
+    return decode();
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ offset }) : error;
+  }
 }
 
 /** The snapshots, each with an L1 table that can be true; else E_CORRUPT. For those who use or change them. */
