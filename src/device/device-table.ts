@@ -9,10 +9,10 @@ import { createHash } from "node:crypto";
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, type Fingerprint, shellQuote } from "../format/index.ts";
-import { isCount, isObject, isText, listOf, objectOf, orNull } from "./data-shape.ts";
+import { isCount, isObject, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
 import type { ChainEntry, DeviceEntry } from "./device-entry.ts";
 import { isDeviceEntry } from "./entry-shape.ts";
-import type { FileMark } from "./file-mark.ts";
+import { type FileMark, isFileMark } from "./file-mark.ts";
 import { poolChains, unpoolChains } from "./pooled-chains.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
 
@@ -111,6 +111,8 @@ export interface StoredTable {
 export interface TableMark extends FileMark {
   /** The workspace's folder when it was written: absolute, since it tells whether the workspace was moved. */
   readonly root: string;
+  /** The folder `.imgtx`: a copy by hard links has the very file, in another folder. Left out where it was not kept. */
+  readonly folder?: FileMark;
 }
 
 /** One JSON object with its checksum, ready to be written. Paths become relative to root inside it. */
@@ -161,7 +163,12 @@ export function decodeTable(root: string, bytes: Uint8Array, file: string): Stor
   };
 }
 
-const isTableMark = objectOf<TableMark>({ inode: isText, bornNs: isText, root: isText });
+const isTableMark = objectOf<TableMark>({
+  inode: isText,
+  bornNs: isText,
+  root: isText,
+  folder: orAbsent(isFileMark),
+});
 
 const isTable = objectOf<DeviceTable>({
   workspaceId: orNull(isText),

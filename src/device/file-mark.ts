@@ -1,6 +1,7 @@
 // How a workspace knows itself. Its table and its journals are made anew, as files, each time that they are
 // replaced, and each names within itself the file that it was written to. What cp, tar, rsync or a backup made
-// of it is another file, and does not match; what was renamed, moved with its folders, or mounted again does.
+// of it is another file, and does not match; what was renamed, moved with its folders, or mounted again does. A copy by
+// hard links has the very files, in folders of its own: the table names its folder as well.
 //
 // Invariants
 // - A file system that does not keep inode numbers over mounts can't show a copy by them: there a file is taken

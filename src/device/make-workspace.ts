@@ -29,7 +29,8 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
     // Before the table has its name: whoever finds the table takes all of the workspace for made.
     await storage.flushFolder(paths.own, "folders in .imgtx");
     await storage.flushFolder(root, "the workspace's own folder");
-    await replaceFile(storage, paths.table, encodeForHere(workspace, firstTable(committed)), FILE_MODE, {
+    const content = await encodeForHere(workspace, firstTable(committed));
+    await replaceFile(storage, paths.table, content, FILE_MODE, {
       content: "first table",
       name: "names in .imgtx",
     });

@@ -51,7 +51,7 @@ export async function stageGeneration(
   const { storage, root } = workspace;
   const history = historyPath(workspace, closing.generation);
   const mode = await modeOfTable(workspace);
-  const encode = encodeForHere(workspace, next);
+  const encode = await encodeForHere(workspace, next);
   const limited: NewContent = (file) => assertReadAgain(workspace, encode(file), limitBytes);
   if ((await storage.statLink(history))?.kind === "folder") await clearTheWay(storage, history);
   await settleAll([
@@ -108,7 +108,7 @@ export async function moveToGeneration(workspace: Workspace, next: DeviceTable):
 export async function replaceTable(workspace: Workspace, table: DeviceTable): Promise<void> {
   const { storage } = workspace;
   const mode = await modeOfTable(workspace);
-  await replaceFile(storage, pathsOf(workspace).table, encodeForHere(workspace, table), mode, {
+  await replaceFile(storage, pathsOf(workspace).table, await encodeForHere(workspace, table), mode, {
     content: "renewed table",
     name: "renewed table's name",
   });

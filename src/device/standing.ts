@@ -3,7 +3,9 @@
 // goes on writing to. So a copy is read, and nothing in it is finished, undone or changed.
 
 import { ImgtxError } from "../errors/index.ts";
-import { shellQuote } from "../format/index.ts";
+import { identityOf, shellQuote } from "../format/index.ts";
+import { kindOfFileSystem } from "../storage/index.ts";
+import type { TableMark } from "./device-table.ts";
 import { isMarkedFile } from "./file-mark.ts";
 import { pathsOf, type PresentTable, readPresent, readTableFile, type Workspace } from "./workspace.ts";
 
@@ -13,7 +15,9 @@ export async function describeCopy(workspace: Workspace): Promise<string | undef
   const { table, mark, stat } = present;
   if (mark === null || stat === undefined) return undefined;
   const { storage, root } = workspace;
-  const isItself = await isMarkedFile(storage, pathsOf(workspace).table, stat, mark);
+  const isItself =
+    (await isMarkedFile(storage, pathsOf(workspace).table, stat, mark)) &&
+    (await isInItsFolder(workspace, mark));
   if (isItself && (mark.root === root || !(await isOriginalAt(workspace, mark.root, present))))
     return undefined;
   const where = mark.root === root ? "here" : `in ${mark.root}`;
@@ -21,6 +25,17 @@ export async function describeCopy(workspace: Workspace): Promise<string | undef
     `this workspace is a copy, or was put back from one: its table is that of generation ${table.generation}, ` +
     `of ${table.committed}, ${where}`
   );
+}
+
+/**
+ * `cp -al` makes folders of its own for the very same files. Where directories may have another number after each mount,
+ * as in an overlay, that tells nothing.
+ */
+async function isInItsFolder(workspace: Workspace, { folder }: TableMark): Promise<boolean> {
+  const { own } = pathsOf(workspace);
+  const there = folder && (await workspace.storage.stat(own));
+  if (!folder || !there || !kindOfFileSystem(there.fileSystemId).keepsTimes) return true;
+  return await isMarkedFile(workspace.storage, own, there, folder);
 }
 
 /** The way out, for whoever meets a copy. */
@@ -39,18 +54,15 @@ export async function assertOwn(workspace: Workspace): Promise<void> {
  * Whether the workspace that the table was written in is still where it was, beside this one: a snapshot of a
  * whole file system keeps inode numbers and birth times.
  */
-async function isOriginalAt(
-  { storage }: Workspace,
-  root: string,
-  { table, stat }: PresentTable,
-): Promise<boolean> {
+async function isOriginalAt(here: Workspace, root: string, { table, stat }: PresentTable): Promise<boolean> {
+  const { storage } = here;
   const other = { storage, root };
   const path = pathsOf(other).table;
   try {
     const there = await storage.stat(path);
     if (there?.kind !== "file" || table.workspaceId === null) return false;
-    // One workspace by two paths: a bind mount.
-    if (there.fileSystem === stat?.fileSystem && there.inode === stat.inode) return false;
+    if (stat !== undefined && identityOf(there) === identityOf(stat))
+      return !(await areOneFolder(here, other));
     const stored = await readTableFile(other, path);
     return (
       stored.table.workspaceId === table.workspaceId &&
@@ -61,4 +73,10 @@ async function isOriginalAt(
     if (error instanceof ImgtxError) return false;
     throw error;
   }
+}
+
+/** One workspace by two paths, as a bind mount makes it; else the files in it have two names, in two workspaces. */
+async function areOneFolder(a: Workspace, b: Workspace): Promise<boolean> {
+  const [one, other] = [await a.storage.stat(pathsOf(a).own), await b.storage.stat(pathsOf(b).own)];
+  return one !== undefined && other !== undefined && identityOf(one) === identityOf(other);
 }

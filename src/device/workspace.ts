@@ -58,10 +58,15 @@ export async function readPresent(workspace: Workspace): Promise<PresentTable> {
 }
 
 /** The content of a table that knows the file that it is written to. */
-export function encodeForHere(workspace: Workspace, table: DeviceTable): (file: FileStat) => Uint8Array {
+export async function encodeForHere(
+  workspace: Workspace,
+  table: DeviceTable,
+): Promise<(file: FileStat) => Uint8Array> {
   const { storage, root } = workspace;
+  const folder = await storage.stat(pathsOf(workspace).own);
   const own = { ...table, workspaceId: table.workspaceId ?? storage.host.randomName() };
-  return (file) => encodeTable(root, own, { ...markOf(file), root });
+  const place = { root, ...(folder && { folder: markOf(folder) }) };
+  return (file) => encodeTable(root, own, { ...markOf(file), ...place });
 }
 
 /** Undefined where the history does not have it; E_CORRUPT where its file is damaged. */

@@ -51,10 +51,21 @@ function forgetful(): Storage {
 
 /** Rewrites the table as an imgtx wrote it that knew no marks. */
 function removeMark(root: string): void {
+  rewriteTable(root, ({ mark: _mark, workspaceId: _id, ...older }) => older);
+}
+
+/** The same as one that kept nothing of the table's folder. */
+function removeFolderMark(root: string): void {
+  rewriteTable(root, (table) => {
+    const { folder: _folder, ...mark } = table["mark"] as Record<string, unknown>;
+    return { ...table, mark };
+  });
+}
+
+function rewriteTable(root: string, change: (table: Record<string, unknown>) => object): void {
   const file = `${root}/.imgtx/table.json`;
   const { table } = JSON.parse(readFileSync(file, "utf8")) as { table: Record<string, unknown> };
-  const { mark: _mark, workspaceId: _id, ...older } = table;
-  const content = JSON.stringify(older);
+  const content = JSON.stringify(change(table));
   const sha256 = createHash("sha256").update(content).digest("hex");
   writeFileSync(file, `{"sha256":"${sha256}","table":${content}}\n`);
 }
@@ -111,6 +122,48 @@ describe("a copy of a workspace with an open transaction", () => {
     expect(await failureOf(async () => await bench.abort())).toMatchObject({ code: "E_REFUSED" });
     expect(await seenByReaders(bench)).toMatchObject([{ did: "reported" }]);
     expect(existsSync(at("a1.qcow2"))).toBe(true);
+  });
+});
+
+describe("a copy by hard links", () => {
+  const link = (source: string, target: string) => execFileSync("cp", ["-al", source, target]);
+  const refused = { code: "E_REFUSED", changed: false };
+
+  test("is a copy, and the original is not", async () => {
+    const { bench, at } = await makeBeside();
+    link(bench.root, at("linked"));
+    const linked = new Workbench(at("linked"));
+    expect(await seenByReaders(linked)).toMatchObject([{ did: "reported" }]);
+    expect(await failureOf(async () => await linked.snapshot({ vda: at("x.qcow2") }))).toMatchObject(refused);
+    await bench.snapshot({ vda: at("a1.qcow2") });
+    expect(await failureOf(async () => await linked.snapshot({ vda: at("x.qcow2") }))).toMatchObject(refused);
+  });
+
+  test.each([
+    ["has moved away", (from: string, to: string) => renameSync(from, to)],
+    [
+      "has gone on and moved away",
+      async (from: string, to: string, bench: Workbench) => {
+        await bench.snapshot({ vda: `${from}/../a1.qcow2` });
+        renameSync(from, to);
+      },
+    ],
+  ] as const)("is a copy where the original %s", async (_, move) => {
+    const { bench, at } = await makeBeside();
+    link(bench.root, at("linked"));
+    await move(bench.root, at("moved"), bench);
+    const linked = new Workbench(at("linked"));
+    expect(await failureOf(async () => await linked.snapshot({ vda: at("x.qcow2") }))).toMatchObject(refused);
+    await new Workbench(at("moved")).snapshot({ vda: at("y.qcow2") });
+  });
+
+  test("by an imgtx that kept no folder is told by the original beside it", async () => {
+    const { bench, at } = await makeBeside();
+    removeFolderMark(bench.root);
+    link(bench.root, at("linked"));
+    const linked = new Workbench(at("linked"));
+    expect(await failureOf(async () => await linked.snapshot({ vda: at("x.qcow2") }))).toMatchObject(refused);
+    await bench.snapshot({ vda: at("a1.qcow2") });
   });
 });
 
