@@ -25,7 +25,7 @@ import { requireSupported } from "./require-supported.ts";
 
 export type { ChainLink } from "./chain-link.ts";
 
-/** Images in a chain, the active layer included. */
+/** Images in a chain, the active layer included. A deeper one is most likely a loop, and told as one (E_LOOP). */
 export const CHAIN_DEPTH_MAX = 200;
 
 export interface ChainOptions {

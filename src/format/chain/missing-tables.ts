@@ -1,5 +1,6 @@
 // Tables that a header points to, and that the file does not have: what is left of an image whose end is cut
-// off, or one whose maker never wrote them, since QEMU reads zeros there.
+// off, or one whose maker (a library in Go) never wrote them, since QEMU reads zeros there, and so loses all data of an
+// image that was cut off, without a word.
 //
 // Invariant: zeros in the place of an L1 table are believed only where that can lose nothing: no cluster is
 // counted as used but by the header and the refcounts themselves. What counts more has lost its tables.

@@ -1,4 +1,4 @@
-// Copies the guest data of one or several images, one behind the other, into one image.
+// Copies the guest data of one or several images, one after the other, into one image.
 //
 // Invariants
 // - What is known to read as zeros is not read; what reads as zeros is not written where the target reads so
@@ -341,7 +341,7 @@ class Copier {
     try {
       await this.#readRange(bytes, start);
     } catch (error) {
-      // Which of the extents it is, reading them one by one tells.
+      // Which of the extents it is, reading them one by one tells: messages name the place that qemu-img names.
       const end = start + bytes.length;
       let at = start;
       for (const extentEnd of ends.length > 1 ? ends : []) {

@@ -11,7 +11,10 @@ import { ExtentCursor, readsAsZeros } from "../read/extent-cursor.ts";
 
 export type Which = 0 | 1;
 
-/** What is read of each image at once, at most; and how many such reads are under way. */
+/**
+ * What is read of each image at once, at most, and how many such reads are under way: more only leaves the processor's
+ * caches.
+ */
 export const CHUNK_BYTES = 2 * 1024 * 1024;
 export const READS_AT_ONCE = 2;
 

@@ -4,7 +4,9 @@
 // - Planning refuses what can't be, and touches nothing. Writing goes to files that are new and empty.
 // - The file is complete before anybody can find it: nothing here flushes or names anything; the caller does,
 //   before something refers to it.
-// - Byte for byte what `qemu-img create` writes. What reads as zeros is a hole.
+// - Byte for byte what `qemu-img create` writes, but that zeros at the end of a table are a hole (an overlay takes three
+//   blocks on the disk, whatever its size), and that a refcount table that was outgrown on the way leaves no trace: QEMU
+//   leaves it where it was, where a preallocated image may show it to the guest.
 
 import type { StorageFile } from "../../storage/index.ts";
 import { hostOffset } from "../../units/index.ts";

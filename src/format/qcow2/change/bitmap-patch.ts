@@ -7,6 +7,10 @@
 // - An extension without its autoclear bit says nothing: its bitmaps are neither listed nor taken up again. The
 //   next change drops it, as QEMU does, and leaves its clusters to a check: whoever cleared the bit may have
 //   given them to somebody else.
+// - A patch speaks of the image as it was opened, without a fence. Where an addition moves header extensions and the backing
+//   file name, it covers bytes that a fence may have changed: who carries it out puts those back first.
+// - A directory is rewritten in place where it fits its clusters; the journal makes that safe, and the patch small.
+// - A bitmap with extra data that nobody here knows, and that is not said to be compatible, is neither cleared nor removed.
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { hostOffset } from "../../../units/index.ts";

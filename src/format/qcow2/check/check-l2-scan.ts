@@ -62,7 +62,7 @@ interface Entry {
 
 const OFFSET_HI = 0x00ffffff;
 const OFFSET_LO = 0xfffffe00;
-/** Of wrong COPIED flags, which are told late; more than this many are only counted. */
+/** Lines about COPIED flags come last, as in qemu-img; beyond these they are only counted. */
 const FLAGS_KEPT_MAX = 100_000;
 
 export class L2Scan {

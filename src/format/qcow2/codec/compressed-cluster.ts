@@ -3,7 +3,7 @@
 //
 // Invariants
 // - Pure. What comes out is one cluster, neither more nor less: output is bounded before memory is taken for
-//   it, whatever the stream claims (CVE-2015-5162).
+//   it, whatever the stream claims (CVE-2015-5162). QEMU takes the beginning of a longer stream.
 // - Node's thread pool does the work, so that several clusters are decompressed at once.
 
 import { ImgtxError } from "../../../errors/index.ts";

@@ -9,6 +9,9 @@
 //   QEMU lays images out, bit and name then lie in the first sector, which is written whole or not at all.
 // - The name says whose fence it is, by the id of the transaction that sets it. So two fences are never equal
 //   by chance, and nobody takes another's for his own. Fences of earlier versions have no id.
+// - It is bit 62: the specification hands bits out from the lowest on, and QEMU refuses all that it does not know.
+// - A header without a table of names gets one before its end mark, and the backing file name may have to move for it.
+//   Where there is no room the bit stands alone, and QEMU prints its number.
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { FEATURE_TYPES, INCOMPATIBLE_BIT } from "./features.ts";

@@ -4,6 +4,9 @@
 // - Pure. Order is kept, and so is every extension of a type that imgtx does not know, byte for byte.
 // - encode(decode(bytes)) gives the same bytes, for an area whose padding is zeros, as QEMU writes it.
 // - A known type appears at most once: with two, tools would disagree on which one holds.
+// - Feature names and backing formats are Latin-1, so that any bytes survive. File names must be UTF-8: others could not be
+//   opened unchanged.
+// - There may be no end mark only where the backing file name ends the area, as the first versions of qemu-img wrote it.
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { HostOffset } from "../../../units/index.ts";

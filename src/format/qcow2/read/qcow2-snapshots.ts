@@ -1,4 +1,5 @@
-// The internal snapshots of a qcow2 image, for those who use them.
+// The internal snapshots of a qcow2 image, for those who use them. Their guest data is read at the size of the disk as it
+// is now, as qemu-img convert -l does: what a snapshot of a smaller disk does not have is unallocated.
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { DAMAGE_HINT, type ChainLink, type L1Table } from "../../chain/chain-link.ts";

@@ -2,11 +2,15 @@
 //
 // Invariants
 // - Refcounts rise, durably, before an L1 or L2 entry points to the cluster; new tables are durable before an
-//   entry of the L1 table points to them; so is guest data that was copied from elsewhere. The other order would share a cluster, or show garbage. A crash in between leaks clusters, which check reclaims.
+//   entry of the L1 table points to them; so is guest data that was copied from elsewhere. The other order would
+//   share a cluster, or show garbage. A crash in between leaks clusters, which check reclaims.
 // - Refcounts fall, and clusters are given away again, when no durable entry points there any more.
 // - With lazy refcounts the dirty bit is durable before the first change, and refcounts may lag behind it.
 // - Everything here runs inside the turnstile: one change of tables at a time.
 // - A failed flush has lost what it should have made durable: nothing is written after one.
+// - Persistent bitmaps are not kept up: their autoclear bit is cleared, durably, before the first change of content, as
+//   the specification asks of who does not know them. Backups start anew from there.
+// - Clusters are punched out of the file when their refcount has fallen to 0. QEMU does that only where it is told to.
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";

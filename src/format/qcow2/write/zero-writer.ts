@@ -4,6 +4,8 @@
 // - Only whole clusters, or subclusters, are changed here; what is left over is written as data by the caller.
 // - What lets go of a cluster says so in its entry first; the cluster is given away when that is durable.
 // - The caller holds the guest clusters, as for data.
+// - Zeros written with leave to unmap change nothing where nothing is allocated and nothing is below; QEMU marks such
+//   clusters as zero, and makes L2 tables for that.
 
 import type { L2Entry } from "../codec/l2-table.ts";
 import { measureL2Entry } from "../codec/l2-table.ts";
