@@ -6,6 +6,7 @@ import { userInfo } from "node:os";
 import { readOrigin } from "./origin.ts";
 import { findLife, type ProcessMark, readOwnMark } from "./process-life.ts";
 import type { Host, Origin } from "./storage.ts";
+import { actAs, lookUpGroups, lookUpName } from "./users.ts";
 
 const NAME_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789";
 const NAME_LENGTH = 10;
@@ -30,6 +31,7 @@ export function makeNodeHost(): Host {
     },
     nameOfUser: lookUpName,
     groupsOfUser: lookUpGroups,
+    actAs,
     get userName() {
       userName ??= lookUpUserName();
       return userName;
@@ -67,29 +69,6 @@ function randomName(): string {
   return Array.from({ length: NAME_LENGTH }, () =>
     NAME_ALPHABET.charAt(randomInt(NAME_ALPHABET.length)),
   ).join("");
-}
-
-function lookUpName(id: number): string {
-  return readEntries("/etc/passwd").find((fields) => fields[2] === String(id))?.[0] || `#${id}`;
-}
-
-function lookUpGroups(id: number): readonly number[] | undefined {
-  const user = readEntries("/etc/passwd").find((fields) => fields[2] === String(id));
-  if (user === undefined) return undefined;
-  const isIn = (members = ""): boolean => members.split(",").includes(user[0] ?? "");
-  const others = readEntries("/etc/group").filter((fields) => isIn(fields[3]));
-  return [Number(user[3]), ...others.map((fields) => Number(fields[2]))];
-}
-
-/** Lines of fields, as passwd(5) and group(5) have them. None in a sandbox without the file. */
-function readEntries(path: string): string[][] {
-  try {
-    return readFileSync(path, "utf8")
-      .split("\n")
-      .map((line) => line.split(":"));
-  } catch {
-    return [];
-  }
 }
 
 function lookUpUserName(): string {

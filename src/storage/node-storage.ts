@@ -41,6 +41,7 @@ import { loadSystemCalls, type SystemCalls } from "./system-calls.ts";
 import { renameWithoutReplacing } from "./rename-without-replacing.ts";
 import { reserveSpace } from "./space-reservation.ts";
 import { errnoName, explainError } from "./system-error.ts";
+import { actAs } from "./users.ts";
 
 export interface NodeStorageParts {
   /** Throws where system calls can't be had. Called once, when one is first needed. */
@@ -126,7 +127,11 @@ async function openRegularFile(
     constants.O_NONBLOCK |
     constants.O_NOCTTY |
     (options.refuseSymlink === true ? constants.O_NOFOLLOW : 0);
-  const descriptor = await openPastLeases(path, () => explained("open", path, () => openSync(path, flags)));
+  const open = (): number => explained("open", path, () => openSync(path, flags));
+  const { as } = options;
+  // Each attempt anew: who holds a lease may lead the name elsewhere meanwhile.
+  const openAs = as === undefined ? undefined : () => actAs(as, open);
+  const descriptor = await openPastLeases(path, openAs ?? open);
   try {
     explained("open", path, () => {
       refuseOtherKinds(path, fstatSync(descriptor, { bigint: true }));
@@ -186,12 +191,12 @@ async function flushFolder(path: string): Promise<void> {
   }
 }
 
-async function removeFolder(path: string): Promise<void> {
+async function removeFolder(path: string, { onlyFlat = false } = {}): Promise<void> {
   try {
     const stats = lstatSync(path, { throwIfNoEntry: false });
     if (stats === undefined) return;
     const entries = stats.isDirectory() ? readdirSync(path, { withFileTypes: true }) : [];
-    if (entries.some((entry) => entry.isDirectory())) {
+    if (!onlyFlat && entries.some((entry) => entry.isDirectory())) {
       // A tree. Loading fs-extra takes 30 ms, which a flat folder must not pay.
       const { default: fsExtra } = await import("fs-extra");
       fsExtra.removeSync(path);

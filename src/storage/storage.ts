@@ -163,6 +163,8 @@ export interface StorageFile {
 export interface OpenOptions {
   /** Refuse a symbolic link as the last part of the path. Default: follow it. */
   readonly refuseSymlink?: boolean;
+  /** Open it with the rights of this user alone; for root. */
+  readonly as?: number;
 }
 
 /** Who has a file open, as far as /proc shows it: a process, or a loop device, whose pid is 0. */
@@ -212,6 +214,11 @@ export interface Host {
   nameOfUser(id: number): string;
   /** The groups that a user is in. Undefined where this system's own files do not know the user. */
   groupsOfUser(id: number): readonly number[] | undefined;
+  /**
+   * Makes the call with that user's rights alone, the kernel's word for them; for root. What of it comes after an
+   * await is done with root's own. Left out where there is one user only.
+   */
+  readonly actAs?: <T>(userId: number, call: () => T) => T;
   /** What relative names are relative to. Absolute. */
   readonly currentFolder: string;
   readonly bootId: string;
@@ -261,9 +268,9 @@ export interface Storage {
   makeFolder(path: string, mode: number): Promise<void>;
   /**
    * Removes a folder with all that is in it; nothing there is no error. Never follows a link: one at path
-   * itself is E_NOT_A_FILE.
+   * itself is E_NOT_A_FILE. `onlyFlat`: no folder in it is removed, and all is done before the call returns.
    */
-  removeFolder(path: string): Promise<void>;
+  removeFolder(path: string, options?: { readonly onlyFlat?: boolean }): Promise<void>;
   /** fsync of a folder: the names in it are durable when this returns. */
   flushFolder(path: string, purpose: string): Promise<void>;
   /** Moves a name within a file system, replacing what was there. */

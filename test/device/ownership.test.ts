@@ -35,7 +35,11 @@ function scene(root: string, { told = {}, userId = ME, safeList, keepsModes = tr
   return {
     ...storage,
     host: new Proxy(storage.host, {
-      get: (host, name) => (name === "userId" ? userId : (Reflect.get(host, name) as unknown)),
+      get: (host, name) => {
+        if (name === "userId") return userId;
+        // The kernel knows these files for those of whoever runs the tests.
+        return name === "actAs" ? undefined : (Reflect.get(host, name) as unknown);
+      },
     }),
     stat: async (path) => look(path, await storage.stat(place(path))),
     statLink: async (path) => look(path, await storage.statLink(place(path))),
