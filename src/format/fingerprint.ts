@@ -102,6 +102,18 @@ export function isSameFile(a: FileIdentity, b: FileIdentity): boolean {
   return kindOfFileSystem(other).keepsInodes;
 }
 
+/**
+ * Whether the two may be one file: they are, or a mount has made up new inode numbers since, on a file system of a kind
+ * that keeps none. Then only what the file holds can tell.
+ */
+export function mayBeSameFile(a: FileIdentity, b: FileIdentity): boolean {
+  if (isSameFile(a, b)) return true;
+  if (!a.fileSystemId || !b.fileSystemId) return false;
+  const [kind, other] = [kindOfFileSystem(a.fileSystemId), kindOfFileSystem(b.fileSystemId)];
+  if (kind.name !== other.name || other.keepsInodes) return false;
+  return !(isKnownSame(a.bootId, b.bootId) && isKnownSame(a.mountId, b.mountId));
+}
+
 function hasOwnId(fileSystemId: string): boolean {
   return fileSystemId !== "" && !fileSystemId.endsWith(":");
 }
@@ -136,7 +148,7 @@ export async function settleFingerprint(
 /** What changed, a few words each: `size 196616 → 262144`. Empty when nothing is known to have. */
 export function describeChanges(before: Fingerprint, now: Fingerprint): string[] {
   const changes = describeContentChanges(before, now);
-  if (isSameFile(before, now)) return changes;
+  if (mayBeSameFile(before, now)) return changes;
   const replaced =
     before.inode === now.inode
       ? `replaced by another file, or its file system was mounted anew (inode ${now.inode} both times)`

@@ -45,6 +45,7 @@ export {
   fingerprintAt,
   identityOf,
   isSameFile,
+  mayBeSameFile,
   settleFingerprint,
   takeFingerprint,
 } from "./fingerprint.ts";
@@ -79,3 +80,4 @@ export { describeCutOffImages, requireOpenable } from "./open/require-openable.t
 export { settleCutOff, settlePartial } from "./qcow2/change/settle-partial.ts";
 export { SliceImage } from "./read/slice-image.ts";
 export { stackImages } from "./open/stacked-image.ts";
+export { isPlaceholder } from "./placeholder.ts";

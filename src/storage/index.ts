@@ -4,6 +4,7 @@ export { lockFile } from "./file-lock.ts";
 export { describeHolders, describeWriters } from "./holders.ts";
 export { type LockWaiting, type Refusal, waitForLock } from "./lock-waiting.ts";
 export { makeNodeStorage } from "./node-storage.ts";
+export { placeholderOf } from "./rename-without-replacing.ts";
 export { acquireImageLocks, type ImageLocks } from "./qemu-lock.ts";
 export type {
   ByteRange,

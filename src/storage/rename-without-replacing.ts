@@ -1,7 +1,8 @@
 // Moves a name to one that is free, in whatever way the file system has: none of them replaces a stranger's file.
 
-import { closeSync, constants, lstatSync, openSync, renameSync, unlinkSync } from "node:fs";
+import { closeSync, constants, lstatSync, openSync, renameSync, unlinkSync, writeSync } from "node:fs";
 import { constants as osConstants } from "node:os";
+import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import type { NativeAccess } from "./native-access.ts";
 import { SystemCallError } from "./native-functions.ts";
@@ -45,24 +46,36 @@ export function renameWithoutReplacing(
 }
 
 /**
- * An empty file of our own takes the name, which is refused where somebody has it, and is then replaced. A crash in
- * between leaves that empty file, and the source.
+ * A file of our own takes the name, which is refused where somebody has it, and is then replaced. It holds the source's
+ * name: a crash in between leaves it, and the source, and whoever finds it can tell whose it is.
  */
 function renameOverOwn(source: string, target: string): void {
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
-  closeSync(openSync(target, flags, 0o600));
+  const content = placeholderOf(source);
+  const file = openSync(target, flags, 0o600);
+  try {
+    writeSync(file, content);
+  } finally {
+    closeSync(file);
+  }
   const made = lstatSync(target, { bigint: true });
+  const isStillOurs = (): boolean => isAsMade(target, made.ino, content.length);
   try {
     // Somebody who takes our file for his own, in these microseconds, keeps what he writes.
-    if (!isStillEmpty(target, made.ino)) throw new SystemCallError("rename", osConstants.errno.EEXIST);
+    if (!isStillOurs()) throw new SystemCallError("rename", osConstants.errno.EEXIST);
     renameSync(source, target);
   } catch (error) {
-    if (isStillEmpty(target, made.ino)) unlinkSync(target);
+    if (isStillOurs()) unlinkSync(target);
     throw error;
   }
 }
 
-function isStillEmpty(path: string, inode: bigint): boolean {
+function isAsMade(path: string, inode: bigint, sizeBytes: number): boolean {
   const stats = lstatSync(path, { bigint: true, throwIfNoEntry: false });
-  return stats !== undefined && stats.isFile() && stats.size === 0n && stats.ino === inode;
+  return stats !== undefined && stats.isFile() && stats.size === BigInt(sizeBytes) && stats.ino === inode;
+}
+
+/** What holds a name for the source until it gets it, where the file system has no better way. */
+export function placeholderOf(source: string): Uint8Array {
+  return new TextEncoder().encode(`imgtx moves ${posix.basename(source)} here\n`);
 }

@@ -11,7 +11,7 @@
 
 import type { Workspace } from "../device/index.ts";
 import { ImgtxError, settleAll } from "../errors/index.ts";
-import { isSameFile, planFileFence } from "../format/index.ts";
+import { mayBeSameFile, planFileFence } from "../format/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import {
   type ImagePatch,
@@ -167,7 +167,7 @@ async function readFence(
     });
   }
   try {
-    if (!isSameFile(expected, await file.stat())) return "replaced";
+    if (!mayBeSameFile(expected, await file.stat())) return "replaced";
     return (await stateOf(file, patches)) === "foreign" ? "foreign" : "ours";
   } finally {
     await file.close();

@@ -19,7 +19,7 @@ import {
   type Fingerprint,
   holdImages,
   ImageLeases,
-  isSameFile,
+  mayBeSameFile,
   takeFingerprint,
   waitForLeases,
 } from "../format/index.ts";
@@ -130,7 +130,7 @@ async function openLeft(
     );
   }
   try {
-    const isSame = isSameFile(seen.fingerprint, await file.stat());
+    const isSame = mayBeSameFile(seen.fingerprint, await file.stat());
     if (isSame && (await isFenceUp(file, left.image, state))) {
       await file.close();
       return undefined;

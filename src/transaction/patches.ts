@@ -24,6 +24,7 @@ import {
   isFileFenced,
   isSameFile,
   liftsFence,
+  mayBeSameFile,
   settleFingerprint,
   takeFingerprint,
 } from "../format/index.ts";
@@ -215,7 +216,9 @@ export async function settleImage(
   try {
     const stat = await file.stat();
     const found = await stateOf(file, patches);
-    if (!isSameFile(expected, stat)) {
+    // Where a mount has made up another inode number, what the patches are made for is the proof: a fence has a name.
+    const isOurs = isSameFile(expected, stat) || (found !== "foreign" && mayBeSameFile(expected, stat));
+    if (!isOurs) {
       if (found === side) return;
       // A copy of it, or it by another inode number: to pass it over would leave a fence up, or a change by halves.
       throw replacedSince(image);

@@ -18,6 +18,7 @@ import {
   describeChanges,
   describeDoubt,
   digestContent,
+  isPlaceholder,
   isSameFile,
   takeFingerprint,
 } from "../format/index.ts";
@@ -65,7 +66,9 @@ export class Removal {
     const ends: End[] = [await removeUnless(this.#storage, staging, () => Promise.resolve(undefined))];
     if (made) {
       const findReason = async (file: StorageFile) =>
-        (await whyNotOurs(this.#storage, file, made)) ?? this.#uses.get(path);
+        (await isPlaceholder(file, staging))
+          ? undefined
+          : ((await whyNotOurs(this.#storage, file, made)) ?? this.#uses.get(path));
       ends.push(await removeUnless(this.#storage, path, findReason));
     }
     const isSeen = ends.some((end) => end !== "absent" && !isAnothers(end));

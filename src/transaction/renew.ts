@@ -24,7 +24,11 @@ export async function renewMirrors(work: Work, journal: Journal): Promise<void> 
   if (!statements.some(({ plan }) => plan.renewable)) return;
   const changed = await findChanged(workspace, journal.state);
   if (changed.size === 0) return;
-  const affected = statements.filter(({ plan }) => plan.watched.some(({ image }) => changed.has(image)));
+  // A doubt is a copy's alone: whatever else an image is used for, it holds what the device holds.
+  const affected = statements.filter(({ plan }) =>
+    plan.watched.some(({ image }) => (plan.renewable ? changed.has(image) : isKnownToBe(changed, image))),
+  );
+  if (affected.length === 0) return;
   const doubts = new Map([...changed].flatMap(([image, doubt]) => (doubt === null ? [] : [[image, doubt]])));
   if (!affected.every(({ plan }) => plan.renewable) || statements.some((one) => hasCopyAmong(one, changed))) {
     assertNoneLeft(statements, doubts);
@@ -52,7 +56,7 @@ function hasCopyAmong({ plan }: Statement, changed: Changed): boolean {
     ...plan.newFiles.map(({ path }) => path),
     ...plan.changes.map(({ after }) => (plan.kind === "reopen" ? after?.image : after?.mirror?.image)),
   ];
-  return copies.some((path) => path !== undefined && changed.has(path));
+  return copies.some((path) => path !== undefined && isKnownToBe(changed, path));
 }
 
 /**
@@ -80,6 +84,10 @@ function assertNoneLeft(statements: readonly Statement[], doubts: ReadonlyMap<st
 
 /** Images that have changed since, or may have: then with the doubt. */
 type Changed = ReadonlyMap<string, string | null>;
+
+function isKnownToBe(changed: Changed, image: string): boolean {
+  return changed.get(image) === null;
+}
 
 /** Whoever copied one of them reads it once more. */
 async function findChanged({ storage }: Workspace, state: TransactionState): Promise<Changed> {

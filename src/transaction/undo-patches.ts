@@ -13,7 +13,7 @@
 // Undo takes no locks for what is fenced: that can be open only in readers of imgtx's own, which have read its
 // header.
 
-import { type Fingerprint, isSameFile } from "../format/index.ts";
+import { type Fingerprint, mayBeSameFile } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
 import type { ImagePatch, Statement } from "./journal/index.ts";
 import { expectedOf, openUnlessGone, patchesByImage, SECTOR_BYTES, settleImage, stateOf } from "./patches.ts";
@@ -84,7 +84,7 @@ async function findPatched(storage: Storage, image: string, patched: Patched): P
   const file = await openUnlessGone(storage, image, "read");
   if (!file) return "absent";
   try {
-    return isSameFile(patched.expected, await file.stat()) ? await readPatched(file, patched) : "gone";
+    return mayBeSameFile(patched.expected, await file.stat()) ? await readPatched(file, patched) : "gone";
   } finally {
     await file.close();
   }

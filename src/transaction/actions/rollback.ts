@@ -12,7 +12,7 @@ import {
   withTrusted,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { describeContentChanges, describeDoubt, isSameFile, shellQuote } from "../../format/index.ts";
+import { describeContentChanges, describeDoubt, mayBeSameFile, shellQuote } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
 import { deviceEntryOf, notesOnMirrorLeft } from "../chain-entry.ts";
 import { assertNotFrozen } from "../fencing.ts";
@@ -215,7 +215,7 @@ function describeObstacle(was: Placed, now: Placed): string[] {
 function describeDoubts(was: Placed, now: Placed, isSealed: boolean): string[] {
   const after = now.fingerprint;
   const before = { ...was.fingerprint, settled: true };
-  if (!isSameFile(before, after)) return [`${was.image} is another file with the same times`];
+  if (!mayBeSameFile(before, after)) return [`${was.image} is another file with the same times`];
   const isMoved = before.changedNs !== undefined && before.changedNs !== after.changedNs;
   const why = isSealed && !isMoved ? undefined : describeDoubt(before, after);
   return why === undefined ? [] : [`whether somebody wrote to ${was.image} can't be told (${why})`];
