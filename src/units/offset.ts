@@ -9,6 +9,9 @@ declare const unit: unique symbol;
 /** A byte offset in an image file. */
 export type HostOffset = number & { readonly [unit]: "HostOffset" };
 
+/** A byte offset on a guest's disk. */
+export type GuestOffset = number & { readonly [unit]: "GuestOffset" };
+
 /** The number that a 64-bit word holds, or undefined where a double can't hold it exactly. */
 export function safeNumber(word: bigint): number | undefined {
   return word >= 0n && word <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(word) : undefined;
@@ -17,6 +20,16 @@ export function safeNumber(word: bigint): number | undefined {
 export function hostOffset(bytes: number): HostOffset {
   assertOffset(bytes);
   return bytes as HostOffset;
+}
+
+export function guestOffset(bytes: number): GuestOffset {
+  assertOffset(bytes);
+  return bytes as GuestOffset;
+}
+
+/** So many bytes further on, on the same disk or in the same file. For loops: the sum is not looked at. */
+export function offsetBy<T extends HostOffset | GuestOffset>(offset: T, bytes: number): T {
+  return (offset + bytes) as T;
 }
 
 function assertOffset(bytes: number): void {

@@ -4,6 +4,7 @@
 // up to the end of its last sector, it reads as zeros.
 
 import type { StorageFile } from "../../storage/index.ts";
+import { type GuestOffset, guestOffset, hostOffset } from "../../units/index.ts";
 import type { ChainLink } from "../chain/chain-link.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { HoleFinder } from "../read/hole-finder.ts";
@@ -22,17 +23,23 @@ export class RawLayer implements LayerReader {
     this.dataFile = link.file;
   }
 
-  async findRuns(start: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
+  /** In a raw file guest and host offsets are the same. */
+  async findRuns(
+    start: GuestOffset,
+    end: GuestOffset,
+    runs: RunList,
+    purpose: RunPurpose,
+  ): Promise<GuestOffset> {
     if (purpose === "read") {
-      runs.push(start, end - start, "data", start);
+      runs.push(start, end - start, "data", hostOffset(start));
       return end;
     }
     const holes = new HoleFinder(this.dataFile);
     let at = start;
     while (at < end && !runs.isFull) {
       const found = await holes.at(at);
-      const reached = Math.min(end, found.end);
-      runs.push(at, reached - at, found.isHole ? "zero" : "data", at);
+      const reached = found.end < end ? guestOffset(found.end) : end;
+      runs.push(at, reached - at, found.isHole ? "zero" : "data", hostOffset(at));
       at = reached;
     }
     return at;

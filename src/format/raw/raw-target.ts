@@ -1,5 +1,6 @@
 // A raw file as the target of a copy: guest offsets are the file's.
 
+import { guestOffset, offsetBy } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { ByteRange, StorageFile } from "../../storage/index.ts";
 import type { Extent, ImageLayer, WritableImage } from "../image.ts";
@@ -29,7 +30,8 @@ export class RawTarget implements WritableImage {
 
   async findExtents(range: ByteRange): Promise<readonly Extent[]> {
     const runs = new RunList(EXTENTS_MAX);
-    await this.#layer.findRuns(range.start, range.start + range.lengthBytes, runs, "describe");
+    const start = guestOffset(range.start);
+    await this.#layer.findRuns(start, offsetBy(start, range.lengthBytes), runs, "describe");
     return runs.runs.map(({ start, lengthBytes, kind, hostOffset }) => ({
       start,
       lengthBytes,

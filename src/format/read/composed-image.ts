@@ -7,6 +7,7 @@
 // - A read that fails has left nothing under way when it throws.
 
 import { ImgtxError } from "../../errors/index.ts";
+import { type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
 import type { ByteRange } from "../../storage/index.ts";
 import type { Extent, Image } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
@@ -50,14 +51,15 @@ export class ComposedImage implements Image {
   async findExtents(range: ByteRange): Promise<readonly Extent[]> {
     this.#requireInside(range.start, range.lengthBytes);
     const search: Search = { pieces: [], purpose: "describe" };
-    if (range.lengthBytes > 0) await this.#search(0, range.start, range.start + range.lengthBytes, search);
+    const start = guestOffset(range.start);
+    if (range.lengthBytes > 0) await this.#search(0, start, offsetBy(start, range.lengthBytes), search);
     return mergeExtents(search.pieces);
   }
 
   async read(target: Uint8Array, offset: number): Promise<void> {
     this.#requireInside(offset, target.length);
-    const end = offset + target.length;
-    let at = offset;
+    let at = guestOffset(offset);
+    const end = offsetBy(at, target.length);
     while (at < end) {
       const search: Search = { pieces: [], purpose: "read" };
       const reached = await this.#search(0, at, end, search);
@@ -71,7 +73,7 @@ export class ComposedImage implements Image {
   }
 
   /** Finds pieces from start on, this layer's or those below. Returns how far it came. */
-  async #search(depth: number, start: number, end: number, search: Search): Promise<number> {
+  async #search(depth: number, start: GuestOffset, end: GuestOffset, search: Search): Promise<GuestOffset> {
     const layer = this.#layer(depth);
     let at = start;
     while (at < end && search.pieces.length < PIECES_MAX) {
@@ -79,7 +81,7 @@ export class ComposedImage implements Image {
       const reached = await layer.findRuns(at, end, list, search.purpose);
       for (const run of list.runs) {
         if (search.pieces.length >= PIECES_MAX) return run.start;
-        const runEnd = run.start + run.lengthBytes;
+        const runEnd = offsetBy(run.start, run.lengthBytes);
         if (run.kind === "unallocated") {
           const below = await this.#searchBelow(depth, run, search);
           if (below < runEnd) return below;
@@ -93,17 +95,19 @@ export class ComposedImage implements Image {
   }
 
   /** What shows through where this layer has nothing. Returns how far it came. */
-  async #searchBelow(depth: number, run: Run, search: Search): Promise<number> {
+  async #searchBelow(depth: number, run: Run, search: Search): Promise<GuestOffset> {
     const below = this.layers[depth + 1];
-    const end = run.start + run.lengthBytes;
-    const sharedEnd = below === undefined ? run.start : Math.min(end, below.virtualSizeBytes);
+    const end = offsetBy(run.start, run.lengthBytes);
+    const belowEnd = guestOffset(below?.virtualSizeBytes ?? 0);
+    const sharedEnd = belowEnd < end ? belowEnd : end;
     if (sharedEnd > run.start) {
       const reached = await this.#search(depth + 1, run.start, sharedEnd, search);
       if (reached < sharedEnd || search.pieces.length >= PIECES_MAX) return reached;
     }
-    const start = Math.max(run.start, sharedEnd);
+    const start = sharedEnd > run.start ? sharedEnd : run.start;
     if (start < end) {
-      const hostOffset = run.hostOffset === undefined ? undefined : run.hostOffset + start - run.start;
+      const hostOffset =
+        run.hostOffset === undefined ? undefined : offsetBy(run.hostOffset, start - run.start);
       search.pieces.push({ depth, run: { ...run, start, lengthBytes: end - start, hostOffset } });
     }
     return end;

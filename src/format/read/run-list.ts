@@ -7,14 +7,15 @@
 // - A list is a batch: a layer stops to append when it is full, and says how far it came. Memory is bounded
 //   whatever an image holds.
 
+import type { GuestOffset, HostOffset } from "../../units/index.ts";
 import type { ExtentKind } from "../image.ts";
 
 export interface Run {
-  readonly start: number;
+  readonly start: GuestOffset;
   lengthBytes: number;
   readonly kind: ExtentKind;
   /** In the layer's data file; for `compressed`, in its image file. */
-  readonly hostOffset: number | undefined;
+  readonly hostOffset: HostOffset | undefined;
   /** Of `compressed`: up to how many bytes the compressed data takes. Else 0. */
   readonly storedBytes: number;
   /** Of `zero`: data by the layer's tables, that lies in a hole of the file. */
@@ -41,10 +42,10 @@ export class RunList {
   }
 
   push(
-    start: number,
+    start: GuestOffset,
     lengthBytes: number,
     kind: ExtentKind,
-    hostOffset: number | undefined,
+    hostOffset: HostOffset | undefined,
     isHole = false,
   ): void {
     const last = this.#last;
@@ -64,7 +65,7 @@ export class RunList {
   }
 
   /** One compressed cluster, or the part of it that was asked for. */
-  pushCompressed(start: number, lengthBytes: number, hostOffset: number, storedBytes: number): void {
+  pushCompressed(start: GuestOffset, lengthBytes: number, hostOffset: HostOffset, storedBytes: number): void {
     this.#append({ start, lengthBytes, kind: "compressed", hostOffset, storedBytes, isHole: false });
   }
 

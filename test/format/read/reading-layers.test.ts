@@ -7,6 +7,7 @@ import type { Extent } from "../../../src/format/index.ts";
 import type { LayerReader } from "../../../src/format/read/layer-reader.ts";
 import { type Run, RunList } from "../../../src/format/read/run-list.ts";
 import type { StorageFile } from "../../../src/storage/index.ts";
+import { guestOffset, hostOffset } from "../../../src/units/index.ts";
 import { errorFrom } from "../../helpers/expect-error.ts";
 
 type Kind = Run["kind"];
@@ -43,11 +44,11 @@ function layerOf(units: string, reads: Reads = { underWay: 0, most: 0, done: 0 }
       let at = start;
       while (at < end && !runs.isFull) {
         const unit = Math.floor(at / UNIT);
-        const next = Math.min(end, (unit + 1) * UNIT);
+        const next = guestOffset(Math.min(end, (unit + 1) * UNIT));
         const letter = units[unit];
         const kind: Kind = letter === "z" ? "zero" : letter === "-" ? "unallocated" : "data";
         const place = letter === "r" ? sizeBytes - (unit + 1) * UNIT : unit * UNIT;
-        runs.push(at, next - at, kind, kind === "data" ? place + at - unit * UNIT : undefined);
+        runs.push(at, next - at, kind, kind === "data" ? hostOffset(place + at - unit * UNIT) : undefined);
         at = next;
       }
       return Promise.resolve(at);
@@ -192,13 +193,13 @@ describe("an image of layers", () => {
 describe("a list of runs", () => {
   test("joins neighbours of one kind and, where they have one, of one place", () => {
     const list = new RunList(10);
-    list.push(0, 10, "data", 100);
-    list.push(10, 10, "data", 110);
-    list.push(20, 10, "data", 200);
-    list.push(30, 10, "zero", undefined);
-    list.push(40, 10, "zero", undefined);
-    list.push(50, 10, "zero", 300);
-    list.push(60, 10, "zero", 310, true);
+    list.push(guestOffset(0), 10, "data", hostOffset(100));
+    list.push(guestOffset(10), 10, "data", hostOffset(110));
+    list.push(guestOffset(20), 10, "data", hostOffset(200));
+    list.push(guestOffset(30), 10, "zero", undefined);
+    list.push(guestOffset(40), 10, "zero", undefined);
+    list.push(guestOffset(50), 10, "zero", hostOffset(300));
+    list.push(guestOffset(60), 10, "zero", hostOffset(310), true);
     expect(list.runs.map((run) => [run.start, run.lengthBytes])).toEqual([
       [0, 20],
       [20, 10],
@@ -210,9 +211,9 @@ describe("a list of runs", () => {
 
   test("keeps compressed clusters apart", () => {
     const list = new RunList(2);
-    list.pushCompressed(0, 10, 100, 5);
+    list.pushCompressed(guestOffset(0), 10, hostOffset(100), 5);
     expect(list.isFull).toBe(false);
-    list.pushCompressed(10, 10, 105, 5);
+    list.pushCompressed(guestOffset(10), 10, hostOffset(105), 5);
     expect([list.runs.length, list.isFull]).toEqual([2, true]);
   });
 });

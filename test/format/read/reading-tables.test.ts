@@ -6,6 +6,7 @@ import { Qcow2Layer } from "../../../src/format/qcow2/read/qcow2-layer.ts";
 import { RunList } from "../../../src/format/read/run-list.ts";
 import { TableCache } from "../../../src/format/qcow2/read/table-cache.ts";
 import { type ByteRange, makeNodeStorage, type StorageFile } from "../../../src/storage/index.ts";
+import { guestOffset } from "../../../src/units/index.ts";
 import { unpackFixture } from "../../helpers/fixtures.ts";
 
 interface Watched {
@@ -52,14 +53,14 @@ describe("a qcow2 layer", () => {
   test("lets the disk begin with each table that a scan comes to, once", async () => {
     const { layer, announced, tables } = await openLayer("cluster-512.qcow2");
     expect(tables.length).toBeGreaterThan(2);
-    await layer.findRuns(0, layer.virtualSizeBytes, new RunList(), "describe");
+    await layer.findRuns(guestOffset(0), guestOffset(layer.virtualSizeBytes), new RunList(), "describe");
     expect(announced).toEqual(tables.slice(1).map((start) => ({ start, lengthBytes: 512 })));
   });
 
   test("announces nothing behind the end of what it was asked for, nor for a read", async () => {
     const { layer, announced } = await openLayer("cluster-512.qcow2");
-    await layer.findRuns(0, 512, new RunList(), "describe");
-    await layer.findRuns(0, layer.virtualSizeBytes, new RunList(), "read");
+    await layer.findRuns(guestOffset(0), guestOffset(512), new RunList(), "describe");
+    await layer.findRuns(guestOffset(0), guestOffset(layer.virtualSizeBytes), new RunList(), "read");
     expect(announced).toEqual([]);
   });
 
@@ -67,13 +68,13 @@ describe("a qcow2 layer", () => {
     const { layer, reads, header, tables } = await openLayer("cluster-512.qcow2");
     const isTable = (offset: number): boolean => tables.includes(offset);
     for (const rounds of [1, 2, 3]) {
-      await layer.findRuns(0, layer.virtualSizeBytes, new RunList(), "describe");
+      await layer.findRuns(guestOffset(0), guestOffset(layer.virtualSizeBytes), new RunList(), "describe");
       // The last slice is not gone through: the range ends with it.
       expect(reads.filter(isTable)).toHaveLength(1 + (tables.length - 1) * rounds);
     }
     reads.length = 0;
     for (let at = 0; at < layer.virtualSizeBytes; at += 512) {
-      await layer.findRuns(at, at + 512, new RunList(), "read");
+      await layer.findRuns(guestOffset(at), guestOffset(at + 512), new RunList(), "read");
     }
     expect(reads.filter(isTable)).toEqual(tables.slice(0, -1));
     expect(reads).not.toContain(header.l1TableOffset);

@@ -4,6 +4,7 @@
 // Invariant: what this finds only saves work. Where the file system tells no holes, all is data.
 
 import type { StorageFile } from "../../../storage/index.ts";
+import { type GuestOffset, offsetBy } from "../../../units/index.ts";
 import { HoleFinder } from "../../read/hole-finder.ts";
 import { readRefcounts } from "../codec/refcount-block.ts";
 import { countBlockEntries } from "../codec/refcount-table.ts";
@@ -52,8 +53,8 @@ export async function splitAtHoles(
   found: readonly Run[],
   file: StorageFile,
   runs: RunList,
-  reached: number,
-): Promise<number> {
+  reached: GuestOffset,
+): Promise<GuestOffset> {
   const holes = new HoleFinder(file);
   for (const run of found) {
     if (runs.isFull) return run.start;
@@ -62,11 +63,11 @@ export async function splitAtHoles(
       continue;
     }
     for (let done = 0; done < run.lengthBytes; ) {
-      if (runs.isFull) return run.start + done;
-      const host = run.hostOffset + done;
+      if (runs.isFull) return offsetBy(run.start, done);
+      const host = offsetBy(run.hostOffset, done);
       const { isHole, end } = await holes.at(host);
       const length = Math.min(run.lengthBytes - done, end - host);
-      runs.push(run.start + done, length, isHole ? "zero" : "data", host, isHole);
+      runs.push(offsetBy(run.start, done), length, isHole ? "zero" : "data", host, isHole);
       done += length;
     }
   }

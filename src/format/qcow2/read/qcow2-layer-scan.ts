@@ -8,6 +8,7 @@
 // - Nothing is read here, and errors have field and offset; the layer adds the image.
 
 import { ImgtxError } from "../../../errors/index.ts";
+import { type GuestOffset, type HostOffset, offsetBy } from "../../../units/index.ts";
 import {
   decodeL2Entry,
   type L2Entry,
@@ -23,13 +24,13 @@ export interface L2Slice {
   /** Where the slice lies in the image file. */
   readonly fileOffset: number;
   /** Guest offset of its first entry. */
-  readonly guestStart: number;
-  readonly start: number;
-  readonly end: number;
+  readonly guestStart: GuestOffset;
+  readonly start: GuestOffset;
+  readonly end: GuestOffset;
 }
 
 /** Throws where data of this length can't lie at this place. */
-export type JudgePlace = (hostOffset: number, lengthBytes: number, guestOffset: number) => void;
+export type JudgePlace = (hostOffset: HostOffset, lengthBytes: number, guestOffset: GuestOffset) => void;
 
 export class L2Scanner {
   readonly #layout: L2Layout;
@@ -45,7 +46,7 @@ export class L2Scanner {
   }
 
   /** Appends the runs of slice.start to slice.end, or until the list is full. Returns how far it came. */
-  scan(slice: L2Slice, runs: RunList, purpose: RunPurpose): number {
+  scan(slice: L2Slice, runs: RunList, purpose: RunPurpose): GuestOffset {
     const first = Math.floor((slice.start - slice.guestStart) / this.#clusterBytes);
     const last = Math.ceil((slice.end - slice.guestStart) / this.#clusterBytes);
     let index = first;
@@ -62,7 +63,7 @@ export class L2Scanner {
         field: "l2_entry",
       });
     }
-    return Math.min(slice.end, slice.guestStart + index * this.#clusterBytes);
+    return firstOf(slice.end, offsetBy(slice.guestStart, index * this.#clusterBytes));
   }
 
   /** One run of plain entries. Returns the index behind it. */
@@ -109,7 +110,7 @@ export class L2Scanner {
     const allocBits = entry.kind === "data" ? entry.allocBits : 0;
     const place = entry.kind === "data" ? entry.hostOffset : undefined;
     const subclusterBytes = this.#clusterBytes / SUBCLUSTERS_PER_CLUSTER;
-    const guest = slice.guestStart + index * this.#clusterBytes;
+    const guest = offsetBy(slice.guestStart, index * this.#clusterBytes);
     let first = 0;
     while (first < SUBCLUSTERS_PER_CLUSTER) {
       const isZero = (zeroBits >>> first) & 1;
@@ -124,8 +125,15 @@ export class L2Scanner {
       }
       const kind = isZero === 1 ? "zero" : isAlloc === 1 ? "data" : "unallocated";
       const from = first * subclusterBytes;
-      const hostOffset = place === undefined ? undefined : place + from;
-      this.#pushClipped(slice, guest + from, (next - first) * subclusterBytes, kind, hostOffset, runs);
+      const hostOffset = place === undefined ? undefined : offsetBy(place, from);
+      this.#pushClipped(
+        slice,
+        offsetBy(guest, from),
+        (next - first) * subclusterBytes,
+        kind,
+        hostOffset,
+        runs,
+      );
       first = next;
     }
   }
@@ -137,9 +145,9 @@ export class L2Scanner {
     runs: RunList,
     purpose: RunPurpose,
   ): number {
-    const guest = slice.guestStart + index * this.#clusterBytes;
+    const guest = offsetBy(slice.guestStart, index * this.#clusterBytes);
     this.#judgeCompressed(entry.hostOffset, entry.lengthBytes, guest);
-    const start = Math.max(guest, slice.start);
+    const start = guest > slice.start ? guest : slice.start;
     const lengthBytes = Math.min(guest + this.#clusterBytes, slice.end) - start;
     if (purpose === "read") runs.pushCompressed(start, lengthBytes, entry.hostOffset, entry.lengthBytes);
     else runs.push(start, lengthBytes, "compressed", undefined);
@@ -151,28 +159,37 @@ export class L2Scanner {
     index: number,
     next: number,
     kind: "data" | "zero" | "unallocated",
-    hostOffset: number | undefined,
+    hostOffset: HostOffset | undefined,
     runs: RunList,
   ): void {
-    const guest = slice.guestStart + index * this.#clusterBytes;
+    const guest = offsetBy(slice.guestStart, index * this.#clusterBytes);
     this.#pushClipped(slice, guest, (next - index) * this.#clusterBytes, kind, hostOffset, runs);
   }
 
   /** Only what was asked for: the first and the last cluster may reach beyond it. */
   #pushClipped(
     slice: L2Slice,
-    guest: number,
+    guest: GuestOffset,
     lengthBytes: number,
     kind: "data" | "zero" | "unallocated",
-    hostOffset: number | undefined,
+    hostOffset: HostOffset | undefined,
     runs: RunList,
   ): void {
-    const start = Math.max(guest, slice.start);
+    const start = guest > slice.start ? guest : slice.start;
     const clipped = Math.min(guest + lengthBytes, slice.end) - start;
     if (clipped <= 0) return;
     if (kind === "data" && hostOffset !== undefined) this.#judgeData(hostOffset, lengthBytes, guest);
-    runs.push(start, clipped, kind, hostOffset === undefined ? undefined : hostOffset + start - guest);
+    runs.push(
+      start,
+      clipped,
+      kind,
+      hostOffset === undefined ? undefined : offsetBy(hostOffset, start - guest),
+    );
   }
+}
+
+function firstOf(one: GuestOffset, other: GuestOffset): GuestOffset {
+  return one < other ? one : other;
 }
 
 /** The index behind the plain entries that are the same word. */

@@ -8,6 +8,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
+import { type GuestOffset, guestOffset, type HostOffset, offsetBy } from "../../../units/index.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
 import { decodeL1Entry, joinOffset } from "../codec/l1-table.ts";
@@ -39,7 +40,7 @@ const NOTHING = new Uint32Array(0);
 
 /** One call of findRuns. */
 interface Scan {
-  readonly end: number;
+  readonly end: GuestOffset;
   readonly runs: RunList;
   readonly purpose: RunPurpose;
   /** Memory for slices that are not kept. */
@@ -98,7 +99,12 @@ export class Qcow2Layer implements LayerReader {
     });
   }
 
-  async findRuns(start: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
+  async findRuns(
+    start: GuestOffset,
+    end: GuestOffset,
+    runs: RunList,
+    purpose: RunPurpose,
+  ): Promise<GuestOffset> {
     if (purpose === "read" || !(await this.#mayHaveHoles())) return this.#scan(start, end, runs, purpose);
     const found = new RunList();
     const reached = await this.#scan(start, end, found, purpose);
@@ -109,7 +115,12 @@ export class Qcow2Layer implements LayerReader {
     await this.#compressed.read(runs, target, targetStart);
   }
 
-  async #scan(start: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
+  async #scan(
+    start: GuestOffset,
+    end: GuestOffset,
+    runs: RunList,
+    purpose: RunPurpose,
+  ): Promise<GuestOffset> {
     const scan: Scan = { end, runs, purpose, scratch: undefined, announced: 0 };
     let at = start;
     try {
@@ -132,7 +143,7 @@ export class Qcow2Layer implements LayerReader {
   }
 
   /** The runs of one slice of an L2 table, or of guest bytes without one. Returns how far it came. */
-  async #scanTable(at: number, scan: Scan): Promise<number> {
+  async #scanTable(at: GuestOffset, scan: Scan): Promise<GuestOffset> {
     const { end, runs, purpose } = scan;
     const index = Math.floor(at / this.#tableSpan);
     // An L1 table past the end of the file is all zeros.
@@ -147,7 +158,8 @@ export class Qcow2Layer implements LayerReader {
     const l1 = this.#tables.find(l1Offset) ?? (await this.#tables.load(l1Offset, count * TABLE_ENTRY_BYTES));
     const empty = countEmpty(l1, index - firstIndex);
     if (empty > 0) {
-      const reached = Math.min(end, (index + empty) * this.#tableSpan);
+      const emptyEnd = guestOffset((index + empty) * this.#tableSpan);
+      const reached = emptyEnd < end ? emptyEnd : end;
       runs.push(at, reached - at, "unallocated", undefined);
       return reached;
     }
@@ -185,18 +197,19 @@ export class Qcow2Layer implements LayerReader {
   }
 
   /** Which slice of the L2 table has the entry of guest byte at. */
-  #placeSlice(l2Offset: number, tableStart: number, at: number, end: number): PlacedSlice {
+  #placeSlice(l2Offset: number, tableStart: number, at: GuestOffset, end: GuestOffset): PlacedSlice {
     const lengthBytes = Math.min(SLICE_BYTES, this.#clusterBytes);
     const sliceSpan = (lengthBytes / measureL2Entry(this.#link.header)) * this.#clusterBytes;
     const number = Math.floor((at - tableStart) / sliceSpan);
-    const guestStart = tableStart + number * sliceSpan;
+    const guestStart = guestOffset(tableStart + number * sliceSpan);
+    const sliceEnd = offsetBy(guestStart, sliceSpan);
     return {
       halves: NOTHING,
       fileOffset: l2Offset + number * lengthBytes,
       lengthBytes,
       guestStart,
       start: at,
-      end: Math.min(end, guestStart + sliceSpan),
+      end: sliceEnd < end ? sliceEnd : end,
     };
   }
 
@@ -268,12 +281,12 @@ function areaOf(what: string, start: number, lengthBytes: number): Area {
 }
 
 /** In an external data file a cluster lies where the guest sees it. E_CORRUPT where it does not. */
-export function judgeDataFilePlace(hostOffset: number, guestOffset: number): void {
-  if (hostOffset === guestOffset) return;
+export function judgeDataFilePlace(hostOffset: HostOffset, guest: GuestOffset): void {
+  if (Number(hostOffset) === guest) return;
   throw new ImgtxError(
     "E_CORRUPT",
     `External data file host cluster offset 0x${hostOffset.toString(16)} does not match guest cluster ` +
-      `offset 0x${guestOffset.toString(16)}`,
+      `offset 0x${guest.toString(16)}`,
     { field: "l2_entry" },
   );
 }

@@ -6,6 +6,7 @@
 // - A cluster is written in place only where it is this image's alone (COPIED).
 // - With extended L2 entries the unit of copying is the subcluster, except where all of the cluster moves.
 
+import { guestOffset } from "../../../units/index.ts";
 import {
   decodeL2Entry,
   encodeL2EntryAt,
@@ -183,7 +184,7 @@ function findOwnPlace(entry: L2Entry, clusterStart: number, layout: EntryLayout)
   if (layout.hasExternalDataFile) {
     // Written where the entry does not lead to, the data would not be found again.
     if ("hostOffset" in entry && entry.hostOffset !== undefined) {
-      judgeDataFilePlace(entry.hostOffset, clusterStart);
+      judgeDataFilePlace(entry.hostOffset, guestOffset(clusterStart));
     }
     return clusterStart;
   }

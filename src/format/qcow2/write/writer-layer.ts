@@ -3,6 +3,7 @@
 // Invariant: reads see every change that was made, whether or not it has got to the disk.
 
 import { ImgtxError } from "../../../errors/index.ts";
+import { type GuestOffset, guestOffset, offsetBy } from "../../../units/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
@@ -41,7 +42,12 @@ export class WriterLayer implements LayerReader {
     });
   }
 
-  async findRuns(start: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
+  async findRuns(
+    start: GuestOffset,
+    end: GuestOffset,
+    runs: RunList,
+    purpose: RunPurpose,
+  ): Promise<GuestOffset> {
     let at = start;
     while (at < end && !runs.isFull) {
       const from = at;
@@ -59,11 +65,17 @@ export class WriterLayer implements LayerReader {
     this.#compressed = new CompressedReader(this.#link);
   }
 
-  async #scanTable(at: number, end: number, runs: RunList, purpose: RunPurpose): Promise<number> {
+  async #scanTable(
+    at: GuestOffset,
+    end: GuestOffset,
+    runs: RunList,
+    purpose: RunPurpose,
+  ): Promise<GuestOffset> {
     const { tables } = this.#state;
     const l1Index = Math.floor(at / tables.spanBytes);
-    const guestStart = l1Index * tables.spanBytes;
-    const stop = Math.min(end, guestStart + tables.spanBytes);
+    const guestStart = guestOffset(l1Index * tables.spanBytes);
+    const tableEnd = offsetBy(guestStart, tables.spanBytes);
+    const stop = tableEnd < end ? tableEnd : end;
     const table = await this.#state.findTable(l1Index);
     if (table === undefined) {
       runs.push(at, stop - at, "unallocated", undefined);
