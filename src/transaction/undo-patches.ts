@@ -20,11 +20,21 @@ import { expectedOf, openUnlessGone, patchesByImage, SECTOR_BYTES, settleImage, 
 import { isDiskThere } from "./planned-folders.ts";
 import type { KeptFile } from "./request.ts";
 
-/** Returns what it left as it is. Images that can't be seen, since their disk is not there, are told to `onAway`. */
+export interface UndoingPatches {
+  /** Told of images that can't be seen, since their disk is not there. */
+  readonly onAway: (image: string) => void;
+  /**
+   * Gets the work on images whose fence is down already, which has time until the journal goes: then what waits for a
+   * disk is not written to by each command. Default: it is done at once.
+   */
+  readonly onDown?: (work: () => Promise<void>) => void;
+}
+
+/** Returns what it left as it is. */
 export async function undoPatches(
   storage: Storage,
   { plan, prepared, patching, undone }: Statement,
-  onAway: (image: string) => void,
+  { onAway, onDown }: UndoingPatches,
 ): Promise<KeptFile[]> {
   const kept: KeptFile[] = [];
   if (!patching || undone) return kept;
@@ -39,7 +49,6 @@ export async function undoPatches(
       onAway(image);
       continue;
     }
-    // One that is down is flushed all the same: whoever lifted it may have died before that was durable.
     if (found === "absent" || found === "whole") continue;
     if (found in LEFT) {
       kept.push({ path: image, why: LEFT[found as keyof typeof LEFT] });
@@ -51,9 +60,13 @@ export async function undoPatches(
         await file.flush("patches behind a lost mark taken back");
       });
     }
-    await settleImage({ storage, image, patches: fence, side, expected, knownTimes }, async (file) => {
-      await file.flush("patch taken back");
-    });
+    const takeBack = async () =>
+      await settleImage({ storage, image, patches: fence, side, expected, knownTimes }, async (file) => {
+        await file.flush("patch taken back");
+      });
+    // Whoever lifted a fence that is down may have died before that was durable.
+    if (found === "down" && onDown) onDown(takeBack);
+    else await takeBack();
   }
   return kept;
 }

@@ -13,7 +13,7 @@ import { lowerFences } from "./leaving-fences.ts";
 import { diskIsAway } from "./planned-folders.ts";
 import { Removal } from "./removal.ts";
 import type { KeptFile } from "./request.ts";
-import { undoPatches } from "./undo-patches.ts";
+import { undoPatches, type UndoingPatches } from "./undo-patches.ts";
 
 /** All of a transaction: its statements, and the fences of a commit that came to nothing. Returns what it left as it is. */
 export async function undoTransaction(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
@@ -32,9 +32,11 @@ async function undoStatements(
   const removal = await Removal.begin(workspace, id, statements);
   const kept: KeptFile[] = [];
   const away: string[] = [];
+  const down: (() => Promise<void>)[] = [];
+  const how: UndoingPatches = { onAway: (image) => away.push(image), onDown: (work) => down.push(work) };
   for (const statement of statements.toReversed()) {
     if (statement.undone) continue;
-    kept.push(...(await undoPatches(workspace.storage, statement, (image) => away.push(image))));
+    kept.push(...(await undoPatches(workspace.storage, statement, how)));
     for (const newFile of statement.plan.newFiles) {
       if (!(await removal.remove(statement, newFile))) away.push(newFile.path);
     }
@@ -42,6 +44,7 @@ async function undoStatements(
   await removal.flush();
   // All that can be seen is undone by then: what is left is tried again as long as the journal is there.
   throwIfAway(away);
+  for (const work of down) await work();
   return [...kept, ...removal.kept];
 }
 
@@ -72,7 +75,7 @@ export async function undoWhatCanBe(
       await orKeep(image, async () => {
         const alone = { ...statement, plan: { ...plan, patches } };
         const onAway = (): void => throwIfAway([image]);
-        kept.push(...(await undoPatches(workspace.storage, alone, onAway)));
+        kept.push(...(await undoPatches(workspace.storage, alone, { onAway })));
       });
     }
     for (const newFile of plan.newFiles) {
@@ -93,7 +96,7 @@ export async function undoStatementPatches(
   const kept: KeptFile[] = [];
   const away: string[] = [];
   for (const statement of statements.toReversed()) {
-    kept.push(...(await undoPatches(storage, statement, (image) => away.push(image))));
+    kept.push(...(await undoPatches(storage, statement, { onAway: (image) => away.push(image) })));
   }
   throwIfAway(away);
   return kept;

@@ -1,9 +1,10 @@
 // The command line as the crash rig's subject: it runs commands in this process on a simulated disk, and
 // sees what users see, by the commands' own answers and by readers that share no code with src.
 
+import { posix } from "node:path";
 import { run } from "../../src/cli/main.ts";
 import type { Storage } from "../../src/storage/index.ts";
-import type { Change } from "./disk-log.ts";
+import type { AwaySubject, SeenDevice } from "./away.ts";
 import { Tree } from "./disk-tree.ts";
 import {
   changingImages,
@@ -18,7 +19,7 @@ import {
 } from "./observation.ts";
 import type { Race } from "./races.ts";
 import { record } from "./recording.ts";
-import { type SampleFile, type Scenario, WORKSPACE } from "./sample-devices.ts";
+import { onTwoDisks, type SampleFile, type Scenario, WORKSPACE } from "./sample-devices.ts";
 import type { RaceEntry } from "./scenarios.ts";
 import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
 import { startGuest } from "./simulated-guest.ts";
@@ -28,6 +29,9 @@ import { BadState, type Plan, type RunResult, type Subject } from "./subject.ts"
 /** Where scenarios live on the simulated disk. */
 const ROOT = "/disks";
 const CWD = `${ROOT}/${WORKSPACE}`;
+const IMAGES = `${ROOT}/images`;
+/** Where the workspace lies while disks are taken away. */
+const STAYS = "/home/ws";
 
 type Environment = Readonly<Record<string, string>>;
 
@@ -48,6 +52,42 @@ export async function trialOf(scenario: Scenario, env: Environment = {}): Promis
   };
 }
 
+/**
+ * The same over two disks, each of which may be away, with the workspace on a third. Undefined where a scenario makes
+ * its workspace itself.
+ */
+export async function awayTrialOf(
+  scenario: Scenario,
+): Promise<{ plan: Plan; subject: AwaySubject } | undefined> {
+  if (scenario.startsWithout) return undefined;
+  const { name, steps, studied, mixes, changing } = onTwoDisks(scenario);
+  const files = onTwoDisks(scenario).files();
+  const prepare = [{ argv: ["init"] }, ...onTwoDisks(scenario).prepare];
+  const disk = await layOut(files, { [CWD]: 1, [IMAGES]: 2 });
+  const env = { IMGTX_WORKSPACE: STAYS };
+  const subject = subjectFor(files, { ...(changing && { changing }) }, env, STAYS);
+  return {
+    plan: { name, disk, prepare, steps, ...(studied ? { studied } : {}), ...(mixes ? { mixes } : {}) },
+    subject: {
+      ...subject,
+      disks: [CWD, IMAGES],
+      lookAtDevices: async (machine) => {
+        for (const argv of [["history"], ["txn", "status"]]) {
+          const { exit, text } = await runCommand(startProcess(machine), argv, env);
+          if (exit !== 0) throw new BadState(`\`${argv.join(" ")}\` ends with ${exit}\n${text}`);
+        }
+        const { exit, out, text } = await runCommand(
+          startProcess(machine),
+          ["device", "list", "--json"],
+          env,
+        );
+        if (exit !== 0) throw new BadState(`\`device list\` ends with ${exit}\n${text}`);
+        return (JSON.parse(out) as { devices: SeenDevice[] }).devices;
+      },
+    },
+  };
+}
+
 /** A race on the simulated disk, with its preparation done. */
 export async function simulatedRaceOf(entry: RaceEntry): Promise<{ race: Race; subject: Subject }> {
   const subject = subjectFor(entry.files(), {});
@@ -57,10 +97,15 @@ export async function simulatedRaceOf(entry: RaceEntry): Promise<{ race: Race; s
   return { race: { name, disk: start, one, other, refusals: entry.refusals ?? [10, 11] }, subject };
 }
 
-async function layOut(files: readonly SampleFile[]): Promise<Tree> {
+async function layOut(
+  files: readonly SampleFile[],
+  disks: Readonly<Record<string, number>> = {},
+): Promise<Tree> {
   const machine = new SimulatedMachine({ durable: new Tree() });
   const storage = startProcess(machine);
-  for (const folder of [ROOT, CWD, `${ROOT}/images`]) await storage.makeFolder(folder, 0o755);
+  for (const folder of [ROOT, CWD, IMAGES, posix.dirname(STAYS), STAYS])
+    await storage.makeFolder(folder, 0o755);
+  for (const [folder, disk] of Object.entries(disks)) machine.tree.mount(folder, disk);
   for (const { path, bytes, mode } of files) {
     const file = await storage.createFile(`${ROOT}/${path}`, mode ?? 0o644);
     await file.write(bytes, 0);
@@ -73,9 +118,10 @@ function subjectFor(
   files: readonly SampleFile[],
   { startsWithout = false, changing }: Pick<Scenario, "startsWithout" | "changing">,
   env: Environment = {},
+  workspace = CWD,
 ): Subject {
   const place: WorkspacePlace = {
-    workspace: CWD,
+    workspace,
     original: new Set(files.map(({ path }) => `${ROOT}/${path}`)),
     changing: changingImages(ROOT, changing),
   };
@@ -95,13 +141,16 @@ function subjectFor(
       const named = id !== undefined && others.length === 0 ? { IMGTX_TXN: id } : {};
       return await runCommand(startProcess(machine), argv, { ...env, ...named });
     },
-    observe: async (machine) => describeWorkspace(viewOf(machine.tree), place, await askCommands(machine)),
+    observe: async (machine) =>
+      describeWorkspace(viewOf(machine.tree), place, await askCommands(machine, workspace, env)),
     isDerived: (path) =>
-      [`${CWD}/.imgtx/view/`, `${CWD}/.imgtx/devices.new`].some((start) => path.startsWith(start)),
+      [`${workspace}/.imgtx/view/`, `${workspace}/.imgtx/devices.new`].some((start) =>
+        path.startsWith(start),
+      ),
     disksOf: disksIn,
     files: (tree) => describeFiles(viewOf(tree), place).join("\n"),
     devicesOf: devicesIn,
-    startGuest: (machine, name, where) => startGuest(machine, `${CWD}/devices`, name, where),
+    startGuest: (machine, name, where) => startGuest(machine, `${workspace}/devices`, name, where),
   };
 }
 
@@ -135,32 +184,24 @@ function isLacking({ exit, text }: RunResult): boolean {
 }
 
 /** What the commands that only look say. They must not change anything. */
-async function askCommands(machine: SimulatedMachine): Promise<Answers | undefined> {
-  const table = machine.tree.lookUp(CWD, true).inode?.names.has(".imgtx");
+async function askCommands(
+  machine: SimulatedMachine,
+  workspace: string,
+  env: Environment,
+): Promise<Answers | undefined> {
+  const table = machine.tree.lookUp(workspace, true).inode?.names.has(".imgtx");
   if (!table) return undefined;
   const before = machine.log.length;
-  const devices = await runCommand(startProcess(machine), ["device", "list", "--json"]);
+  const devices = await runCommand(startProcess(machine), ["device", "list", "--json"], env);
   if (isLacking(devices)) return undefined;
-  const history = await runCommand(startProcess(machine), ["history", "--json"]);
-  const transactions = await runCommand(startProcess(machine), ["txn", "status", "--json"]);
+  const history = await runCommand(startProcess(machine), ["history", "--json"], env);
+  const transactions = await runCommand(startProcess(machine), ["txn", "status", "--json"], env);
   for (const answer of [devices, history, transactions]) {
     if (answer.exit !== 0) throw new BadState(`a query ends with ${answer.exit}:\n${answer.text}`);
   }
-  const changes = machine.log
-    .slice(before)
-    .filter((change) => !isSecuring(change) || !isWaiting(devices.out));
+  const changes = machine.log.slice(before).filter(({ kind }) => kind !== "flush");
   if (changes.length > 0) throw new BadState("a query changed something behind recovery");
   return { devices: devices.out, history: history.out, transactions: transactions.out };
-}
-
-function isWaiting(devices: string): boolean {
-  const answer = JSON.parse(devices) as { devices: { state: string }[] };
-  return answer.devices.some(({ state }) => state === "waiting");
-}
-
-/** Each recovery writes a journal anew before it acts on what the journal says. */
-function isSecuring({ path }: Change): boolean {
-  return path.startsWith(`${CWD}/.imgtx/journal`);
 }
 
 function viewOf(tree: Tree): FolderView {

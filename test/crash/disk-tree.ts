@@ -22,6 +22,8 @@ export interface Inode {
   readonly content: Content;
   readonly names: ReadonlyMap<string, number>;
   readonly target: string;
+  /** Which file system it is of: what is made in a folder is of the same. */
+  readonly disk: number;
 }
 
 /** What a name is given to: which inode, of which folder, under which name. */
@@ -60,7 +62,7 @@ export function makeInode(
   kind: Inode["kind"],
   mode: number,
   atNs: bigint,
-  target = "",
+  { target = "", disk = 0 }: { readonly target?: string; readonly disk?: number } = {},
 ): Inode {
   return {
     number,
@@ -72,6 +74,7 @@ export function makeInode(
     content: new Content(),
     names: new Map(),
     target,
+    disk,
   };
 }
 
@@ -123,6 +126,13 @@ export class Tree {
     change(content);
     this.#inodes.set(number, { ...inode, content, modifiedNs: atNs, changedNs: changedAt(inode, atNs) });
     this.#owned.add(number);
+  }
+
+  /** Makes a folder the root of a file system of its own, before anything lies in it. */
+  mount(path: string, disk: number): void {
+    const { inode } = this.lookUp(path, true);
+    if (inode?.kind !== "folder") throw new LookupError("not a folder", path);
+    this.share({ ...inode, disk });
   }
 
   /** A file that has got another name. */

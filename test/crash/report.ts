@@ -27,6 +27,8 @@ interface Figures {
   keptOut: number;
   /** Recoveries that waited for something, and said so. */
   waits: number;
+  /** Recoveries with a disk away. */
+  away: number;
 }
 
 export interface Report {
@@ -50,6 +52,7 @@ export function emptyReport(): Report {
       guests: 0,
       keptOut: 0,
       waits: 0,
+      away: 0,
     },
     violations: [],
     purposes: new Set(),

@@ -1,5 +1,6 @@
 // Disks for the scenarios of the registry, and short ways to write their steps.
 
+import { posix } from "node:path";
 import { sampleQcow2, sampleRaw, type SampleImage, withLongHeader } from "../helpers/sample-image.ts";
 import type { Step } from "./subject.ts";
 
@@ -144,6 +145,32 @@ const OVERLAYS: Readonly<Record<string, string>> = {
 
 export function group(devices: readonly SampleDevice[]): string {
   return `snapshot-group ${devices.map(({ name }) => `${name}=${OVERLAYS[name]}`).join(" ")}`;
+}
+
+/** What the second device, mirrors and overlays of it are called. */
+const ON_THE_OTHER = /(?<![\w./-])(b\d?\.(?:raw|qcow2)|n\.raw|m\.qcow2)/g;
+
+/** The scenario with the second device and all mirrors in the other folder, which may be another disk. */
+export function onTwoDisks(scenario: Scenario): Scenario {
+  const moved = (text: string) => text.replaceAll(ON_THE_OTHER, "../images/$1");
+  const movedStep = (one: Step) => ({ ...one, argv: one.argv.map(moved) });
+  const movedPath = (path: string) => posix.join(WORKSPACE, moved(posix.relative(WORKSPACE, path)));
+  return {
+    ...scenario,
+    prepare: scenario.prepare.map(movedStep),
+    steps: scenario.steps.map(movedStep),
+    files: () =>
+      scenario.files().map(({ path, bytes, ...rest }) => ({
+        ...rest,
+        path: movedPath(path),
+        bytes: path === `${WORKSPACE}/batch` ? Buffer.from(moved(Buffer.from(bytes).toString())) : bytes,
+      })),
+    ...(scenario.changing && {
+      changing: Object.fromEntries(
+        Object.entries(scenario.changing).map(([path, format]) => [movedPath(path), format]),
+      ),
+    }),
+  };
 }
 
 export const ONE = DEVICES.slice(0, 1);

@@ -48,6 +48,8 @@ export interface MachineStart {
   readonly boots?: number;
   /** Which start of the host it still is, where only processes died since. Default: that many, a start of its own. */
   readonly boot?: number;
+  /** How often disks were taken away and mounted anew in that start, but for the first. */
+  readonly mountings?: number;
   /** Flushes for these purposes return success and persist nothing. */
   readonly mutedPurposes?: ReadonlySet<string>;
   /** Waits before each call; races use it to mix two programs. */
@@ -77,6 +79,7 @@ export class SimulatedMachine {
   readonly tree: Tree;
   readonly boots: number;
   readonly boot: number;
+  readonly mountings: number;
   readonly mutedPurposes: ReadonlySet<string>;
   readonly pace: () => Promise<void>;
   readonly readOnly: boolean;
@@ -98,6 +101,7 @@ export class SimulatedMachine {
     if (!start.cached) for (const change of this.log) applyChange(this.tree, change);
     this.boots = start.boots ?? 0;
     this.boot = start.boot ?? this.boots;
+    this.mountings = start.mountings ?? 0;
     this.mutedPurposes = start.mutedPurposes ?? new Set();
     this.pace = start.pace ?? (() => Promise.resolve());
     this.readOnly = start.readOnly ?? false;
@@ -249,6 +253,7 @@ export function afterProcessDeath(
     cached: machine.tree,
     boots: machine.boots + 1,
     boot: machine.boot,
+    mountings: machine.mountings,
     mutedPurposes: machine.mutedPurposes,
     ...changes,
   });

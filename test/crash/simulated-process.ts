@@ -72,7 +72,7 @@ export class SimulatedProcess implements Storage {
     if (place.inode) throw problem("E_EXISTS", path, "File exists");
     const number = this.machine.tree.freeNumber();
     this.#changeName("create", path, [{ ...slotOf(place), inode: number }], (atNs) =>
-      makeInode(number, "file", mode, atNs),
+      makeInode(number, "file", mode, atNs, { disk: this.#diskOf(place) }),
     );
     return new SimulatedFile(this, number, path, "write");
   }
@@ -121,7 +121,7 @@ export class SimulatedProcess implements Storage {
     if (place.inode) throw problem("E_EXISTS", path, "File exists");
     const number = this.machine.tree.freeNumber();
     this.#changeName("make folder", path, [{ ...slotOf(place), inode: number }], (atNs) =>
-      makeInode(number, "folder", mode, atNs),
+      makeInode(number, "folder", mode, atNs, { disk: this.#diskOf(place) }),
     );
   }
 
@@ -177,6 +177,7 @@ export class SimulatedProcess implements Storage {
     if (to.inode && (to.inode.kind === "folder") !== (from.inode.kind === "folder")) {
       throw problem("E_NOT_A_FILE", target, "Not a directory");
     }
+    if (this.#diskOf(from) !== this.#diskOf(to)) throw problem("E_IO", target, "Invalid cross-device link");
     if (to.inode && to.inode.names.size > 0) throw problem("E_EXISTS", target, "Directory not empty");
     this.#changeName("rename", `${source} -> ${target}`, [
       { ...slotOf(from), inode: null },
@@ -198,7 +199,7 @@ export class SimulatedProcess implements Storage {
     if (place.inode) throw problem("E_EXISTS", path, "File exists");
     const number = this.machine.tree.freeNumber();
     this.#changeName("make symlink", path, [{ ...slotOf(place), inode: number }], (atNs) =>
-      makeInode(number, "symlink", 0o777, atNs, target),
+      makeInode(number, "symlink", 0o777, atNs, { target, disk: this.#diskOf(place) }),
     );
   }
 
@@ -244,6 +245,10 @@ export class SimulatedProcess implements Storage {
   #statOf(path: string, follow: boolean): FileStat | undefined {
     const place = lookUpOrNothing(() => this.machine.tree.lookUp(path, follow));
     return place?.inode && statOfInode(place.inode, this.machine);
+  }
+
+  #diskOf({ folder }: Place): number {
+    return this.machine.tree.get(folder).disk;
   }
 
   #folder(path: string): Inode {

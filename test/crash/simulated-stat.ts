@@ -5,18 +5,18 @@ import type { FileStat } from "../../src/storage/index.ts";
 import type { Inode } from "./disk-tree.ts";
 import type { SimulatedMachine } from "./simulated-disk.ts";
 
-const FILE_SYSTEM = "64769";
+const FIRST_DEVICE = 64769;
 
 /** As a machine finds it that was started so many times, each of which mounted the disk. */
 export function statOfInode(
   inode: Inode,
-  { bootId, clockNs, boot }: Pick<SimulatedMachine, "bootId" | "clockNs" | "boot">,
+  { bootId, clockNs, boot, mountings }: Pick<SimulatedMachine, "bootId" | "clockNs" | "boot" | "mountings">,
 ): FileStat {
   return {
     kind: inode.kind,
     sizeBytes: inode.kind === "symlink" ? Buffer.byteLength(inode.target) : inode.content.sizeBytes,
     allocatedBytes: inode.content.allocatedBytes,
-    fileSystem: FILE_SYSTEM,
+    fileSystem: String(FIRST_DEVICE + inode.disk),
     inode: String(inode.number),
     mode: inode.mode,
     ownerId: 0,
@@ -24,8 +24,8 @@ export function statOfInode(
     modifiedNs: String(inode.modifiedNs),
     changedNs: String(inode.changedNs),
     settled: inode.changedNs < clockNs,
-    fileSystemId: "ext:1",
-    mountId: String(boot),
+    fileSystemId: `ext:${1 + inode.disk}`,
+    mountId: inode.disk === 0 ? String(boot) : `${boot}.${inode.disk}.${mountings}`,
     bootId,
     bornNs: String(inode.bornNs),
   };

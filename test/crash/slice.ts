@@ -1,6 +1,7 @@
 // How much of the simulated disk `npm test` looks at. Bounded by counts, so that the same is tried on any machine;
 // `npm run torture` tries all of it.
 
+import { AWAY_ALL, type AwayOptions } from "./away.ts";
 import { EXPLORE_ALL, type ExploreOptions } from "./explore.ts";
 import { type GuestOptions, GUESTS_ALL } from "./guests.ts";
 
@@ -20,4 +21,11 @@ export const GUEST_SLICE: GuestOptions = {
   limits: { exhaustiveItems: 0, randomSubsets: 0, most: 2 },
   points: 3,
   ways: 1,
+};
+
+/** The same of disks that are away. */
+export const AWAY_SLICE: AwayOptions = {
+  ...AWAY_ALL,
+  limits: { exhaustiveItems: 0, randomSubsets: 0, most: 2 },
+  points: 2,
 };

@@ -1,7 +1,8 @@
 // All that the simulated disk has to say about every scenario of the registry: crashes, injected errors,
 // damaged journals, races, and the mutants.
 
-import { journalsIn, simulatedRaceOf, trialOf, type Trial } from "./command-line.ts";
+import { AWAY_ALL, takeDisksAway } from "./away.ts";
+import { awayTrialOf, journalsIn, simulatedRaceOf, trialOf, type Trial } from "./command-line.ts";
 import { damageJournals } from "./damaged-journal.ts";
 import { explore, EXPLORE_ALL, type ExploreOptions } from "./explore.ts";
 import { GUESTS_ALL, meetGuests } from "./guests.ts";
@@ -26,7 +27,7 @@ export interface SimulatedOptions {
   readonly parts?: readonly Part[];
 }
 
-export const PARTS = ["crashes", "guests", "errors", "damage", "races", "mutants"] as const;
+export const PARTS = ["crashes", "guests", "away", "errors", "damage", "races", "mutants"] as const;
 export type Part = (typeof PARTS)[number];
 
 export interface SimulatedResult {
@@ -37,7 +38,7 @@ export interface SimulatedResult {
 }
 
 /** How much of the time that is left each part may take. Races take little, and the mutants the rest. */
-const SHARES = { crashes: 0.4, guests: 0.3, errors: 0.3, damage: 0.2 };
+const SHARES = { crashes: 0.4, guests: 0.3, away: 0.3, errors: 0.3, damage: 0.2 };
 /** Every n-th byte of a journal is damaged: each one in the scenarios of the slice, fewer in the others. */
 const DAMAGE_STRIDE = { inSlice: 1, others: 7 };
 const RACE_SEEDS = 200;
@@ -49,6 +50,7 @@ export async function tortureSimulated(options: SimulatedOptions): Promise<Simul
   const wants = (part: Part) => options.parts?.includes(part) ?? true;
   if (wants("crashes") || wants("mutants")) await run.crashes();
   if (wants("guests")) await run.guests();
+  if (wants("away")) await run.away();
   if (wants("errors")) await run.errors();
   if (wants("damage")) await run.damage();
   if (wants("races")) await run.races();
@@ -100,6 +102,19 @@ class Run {
       const options = { ...GUESTS_ALL, seed, deadline, maxViolations };
       return meetGuests(await record(trial.plan, trial.subject), trial.subject, options);
     });
+  }
+
+  async away(): Promise<void> {
+    const end = partOf(this.#options.deadline, SHARES.away);
+    const entries = SCENARIOS.filter(({ name }) => name.includes(this.#options.only ?? ""));
+    for (const [index, scenario] of entries.entries()) {
+      const trial = await awayTrialOf(scenario);
+      if (!trial) continue;
+      const { plan, subject } = trial;
+      const deadline = partOf(end, 1 / (entries.length - index));
+      const options = { ...AWAY_ALL, seed: this.#options.seed, deadline, maxViolations: 100 };
+      this.#take("away", plan.name, await takeDisksAway(await record(plan, subject), subject, options));
+    }
   }
 
   async errors(): Promise<void> {

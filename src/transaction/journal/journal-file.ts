@@ -109,7 +109,11 @@ export async function writeAnew(
   const file = await storage.createFile(fresh, MODE);
   try {
     const worker = await describeWorker(workspace);
-    const { bytes, digest } = encodeAll(root, records, { worker, mark: markOf(await file.stat()) });
+    const { bytes, digest } = encodeAll(root, records, {
+      worker,
+      mark: markOf(await file.stat()),
+      whole: records.length,
+    });
     // Locked before it has its name: nobody may take the transaction for abandoned in between.
     await lockFile(storage, file, WORK_BYTE, NO_WAIT, "the new journal");
     await file.write(bytes, 0);
@@ -127,7 +131,7 @@ export async function writeAnew(
 function encodeAll(
   root: string,
   records: readonly JournalRecord[],
-  written: { readonly mark: FileMark; readonly worker: Worker },
+  written: { readonly mark: FileMark; readonly worker: Worker; readonly whole: number },
 ): { bytes: Uint8Array; digest: string } {
   let digest = FIRST_DIGEST;
   const lines = records.map((record) => {

@@ -10,7 +10,14 @@
 //   of it, and its very name, may be in the page cache alone.
 // - A journal is trusted only when it belongs to the user, nobody else may write it, and it is no link.
 
-import { assertOwn, findLiveness, pathsOf, sayWorker, type Workspace } from "../../device/index.ts";
+import {
+  assertOwn,
+  describeWorker,
+  findLiveness,
+  pathsOf,
+  sayWorker,
+  type Workspace,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type LockWaiting, lockFile, type StorageFile } from "../../storage/index.ts";
 import { applyRecord, foldRecords } from "./fold.ts";
@@ -40,6 +47,8 @@ export class Journal {
   #endBytes: number;
   /** Whether the next record needs a new file: this one, or its name, may not be durable as it was read. */
   #suspect: boolean;
+  /** Whether all of its records were in the file, durably, before that had its name. */
+  #whole: boolean;
   /** Whether others may read the record being appended: a failure from then on leaves it in doubt. */
   #visible = false;
 
@@ -60,6 +69,7 @@ export class Journal {
     this.#digest = content.digest;
     this.#endBytes = content.endBytes;
     this.#suspect = suspect;
+    this.#whole = !suspect || state.begin.whole === content.records.length;
   }
 
   get state(): TransactionState {
@@ -123,6 +133,7 @@ export class Journal {
   async append(record: JournalRecord, purpose: string): Promise<void> {
     const state = applyRecord(this.#state, record, this.path);
     this.#visible = false;
+    this.#whole = false;
     if (this.#suspect) {
       await this.#replaceWith([...this.#records, record]);
     } else {
@@ -182,10 +193,15 @@ export class Journal {
 
   /**
    * Makes what this process read durable, before it acts on it: a record may have come from the page
-   * cache alone, of a process that died before its flush, or whose flush failed.
+   * cache alone, of a process that died before its flush, or whose flush failed. Of one that was written as a whole only
+   * the name is in doubt: what waits is not written anew by each command. But where locks do not tell who is at work,
+   * the file has to say so.
    */
   async secure(): Promise<void> {
-    await this.#replaceWith(this.#records);
+    const { storage } = this.#workspace;
+    if (this.#whole && (await describeWorker(this.#workspace)).sharesLocks) {
+      await storage.flushFolder(pathsOf(this.#workspace).journals, "journal name");
+    } else await this.#replaceWith(this.#records);
   }
 
   /** The same in a workspace that was moved: it goes on with what the caller makes of each record. */
@@ -236,6 +252,7 @@ export class Journal {
     this.#digest = digest;
     this.#endBytes = endBytes;
     this.#suspect = false;
+    this.#whole = true;
   }
 }
 

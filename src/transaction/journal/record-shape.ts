@@ -100,6 +100,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     owner: orNull(isWorker),
     worker: orNull(isWorker),
     mark: orNull(isFileMark),
+    whole: orNull(isCount),
     started: isText,
     pid: isCount,
     user: isText,

@@ -42,6 +42,11 @@ export interface BeginRecord {
   readonly worker: Worker | null;
   /** The file that the journal was written to; null where it is not known, as of one that is not written yet. */
   readonly mark: FileMark | null;
+  /**
+   * How many records the file had when it got its name: those were durable by then. Null where it is not known, as of one
+   * that is not written yet.
+   */
+  readonly whole: number | null;
   /** ISO 8601, UTC. For messages, like pid, user and boot: nothing is decided by them. */
   readonly started: string;
   readonly pid: number;
@@ -63,6 +68,7 @@ export function beginRecordOf(
     ...choice,
     worker: null,
     mark: null,
+    whole: null,
     started: new Date(host.now()).toISOString(),
     pid: host.pid,
     user: host.userName,

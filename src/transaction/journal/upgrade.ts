@@ -36,6 +36,7 @@ function fillInBegin(begin: Fields): Fields {
     ...("owner" in begin ? {} : { owner: null }),
     ...("worker" in begin ? {} : { worker: null }),
     ...("mark" in begin ? {} : { mark: null }),
+    ...("whole" in begin ? {} : { whole: null }),
     ...("origin" in begin ? {} : { origin: null }),
   };
 }

@@ -21,6 +21,7 @@ export const BEGIN: BeginRecord = {
   owner: null,
   worker: null,
   mark: null,
+  whole: null,
   started: "2026-01-02T03:04:05.678Z",
   pid: 42,
   user: "operator",

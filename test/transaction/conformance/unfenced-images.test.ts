@@ -77,6 +77,18 @@ describe("a process that dies before 'devices' shows that the table has moved", 
     expect(realpathSync(bench.at("devices/vdb"))).toBe(realpathSync(bench.at(OTHER)));
   });
 
+  qemu.test("leaves a journal that no command writes anew while it waits", async () => {
+    const bench = await makeBench();
+    await expect(dyingBetween(bench).reopen("vdb", OTHER)).rejects.toThrow("killed");
+    writeGuest(bench.at("b.raw"), "raw", WRITE);
+    const [note] = (await bench.session()).recovered;
+    const journal = bench.at(`.imgtx/journal/${note?.transaction}.journal`);
+    const before = stateOf(journal);
+    expect((await bench.session()).recovered).toMatchObject([{ did: "waiting" }]);
+    await bench.devices();
+    expect(stateOf(journal)).toEqual(before);
+  });
+
   qemu.test("leaves a fence where there is a place for one, so that no guest writes", async () => {
     const bench = await makeBench();
     await expect(dyingBetween(bench).reopen("vdc", OTHER)).rejects.toThrow("killed");
