@@ -4,7 +4,7 @@
 import { chmodSync, existsSync, linkSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
-import { beginTransaction } from "../../src/transaction/index.ts";
+import { beginTransaction, openSession } from "../../src/transaction/index.ts";
 import { snapshotTree, snapshotWorkspace } from "../helpers/tree.ts";
 import { failureOf } from "../helpers/expect-error.ts";
 import { type Call, failAt, Killed, killAt, watchStorage } from "../helpers/storage/watched-storage.ts";
@@ -205,7 +205,9 @@ describe("a journal that comes back", () => {
     restore(bytes);
     writeFileSync(bench.at(".imgtx/table.json"), table);
     const before = snapshotTree(bench.root, [".imgtx/journal"]);
-    expect((await bench.session()).recovered).toMatchObject([{ did: "reported" }]);
+    const place = { ...NO_WAIT, startFolder: bench.root, workspace: undefined, createHere: false };
+    const looked = await openSession(bench.storage, { ...place, caller: "reader" });
+    expect(looked.recovered).toMatchObject([{ did: "reported" }]);
     expect(await failureOf(async () => await bench.snapshot({ vdb: "b2.qcow2" }))).toMatchObject({
       code: "E_REFUSED",
     });

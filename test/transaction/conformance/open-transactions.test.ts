@@ -156,17 +156,17 @@ describe("a command from elsewhere", () => {
     const bench = await makeWorkbench();
     const [one, two] = [await bench.begin("one"), await bench.begin()];
     const elsewhere = bench.elsewhere();
-    for (const [call, words] of [
-      [async () => await elsewhere.commit(), "txn commit "],
-      [async () => await elsewhere.abort(), "txn abort "],
-      [async () => await elsewhere.savepoint("a b"), "txn savepoint 'a b' --txn "],
-      [async () => await elsewhere.rollbackTo("half"), "txn rollback-to half --txn "],
+    for (const [call, words, name] of [
+      [async () => await elsewhere.commit(), "txn commit ", ""],
+      [async () => await elsewhere.abort(), "txn abort ", ""],
+      [async () => await elsewhere.savepoint("a b"), "txn savepoint --txn ", " 'a b'"],
+      [async () => await elsewhere.rollbackTo("half"), "txn rollback-to --txn ", " half"],
     ] as const) {
       const failure = await failureOf(call);
       expect(failure).toMatchObject({ code: "E_NO_TRANSACTION", exitCode: 11 });
       expect(failure.message).toContain(`${one} (one), begun `);
-      expect(failure.hint).toContain(`\`imgtx ${words}${one}\``);
-      expect(failure.hint).toContain(`\`imgtx ${words}${two}\``);
+      expect(failure.hint).toContain(`\`imgtx ${words}${one}${name}\``);
+      expect(failure.hint).toContain(`\`imgtx ${words}${two}${name}\``);
     }
     expect(await elsewhere.open()).toMatchObject([{ here: false }, { here: false }]);
     expect(await bench.open()).toMatchObject([{ here: true }, { here: true }]);
