@@ -47,9 +47,11 @@ export function assertNotFrozen({ name, image, frozen }: DeviceEntry, what: stri
   });
 }
 
-/** The fence below keeps QEMU from the new overlay as well. */
-export function staysFrozen({ name, frozen }: DeviceEntry): string[] {
-  return frozen ? [`'${name}' stays frozen, until \`imgtx unfreeze ${name}\``] : [];
+/** What keeps QEMU from a new overlay as well: the fence below it, whoever set it. */
+export function tellOfFences({ name, frozen }: DeviceEntry, below: Chain, table: DeviceTable): string[] {
+  return frozen
+    ? [`'${name}' stays frozen, until \`imgtx unfreeze ${name}\``]
+    : describeFences(name, below, table);
 }
 
 function sayHolder({ since, by }: Pick<FrozenEntry, "since" | "by">): string {
@@ -248,7 +250,7 @@ export function describeWrites(entries: readonly ChainEntry[], chain: Chain): st
     });
 }
 
-/** What a device that is added should be said of: fences in its chain, which are not its own. */
+/** What is to be said of a device that is added, or gets an overlay: fences in its chain, which are not its own. */
 export function describeFences(device: string, chain: Chain, table: DeviceTable): string[] {
   return chain.links.flatMap(({ path, header }) => {
     if (!header?.isFenced) return [];

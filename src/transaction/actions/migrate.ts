@@ -3,12 +3,12 @@
 // a copy of the parent chain, which `mirror` makes beside it, and `reopen` changes over to it.
 
 import { posix } from "node:path";
-import { type DeviceEntry, requireDevice } from "../../device/index.ts";
+import { type DeviceEntry, type DeviceTable, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, shellQuote, writeImage } from "../../format/index.ts";
 import type { Action, PlanContext } from "../action.ts";
 import { activeLayer, NOT_MADE_YET } from "../chain-entry.ts";
-import { staysFrozen } from "../fencing.ts";
+import { tellOfFences } from "../fencing.ts";
 import { entryOn, planNewOverlay, type PlannedOverlay, targetExists } from "../new-overlay.ts";
 import type { ActionReport, MigrateRequest } from "../request.ts";
 
@@ -34,7 +34,7 @@ export const migrate: Action<MigrateRequest> = {
     const after = entryOn(entry, overlay);
     return {
       devices: [device],
-      reports: [reportOf(entry, present, { path, dest, parent: twin.parent })],
+      reports: [reportOf(entry, present, context.table, { path, dest, parent: twin.parent })],
       changes: [
         {
           device,
@@ -65,6 +65,7 @@ export const migrate: Action<MigrateRequest> = {
 function reportOf(
   entry: DeviceEntry,
   present: Chain,
+  table: DeviceTable,
   { path, dest, parent }: { path: string; dest: string; parent: string | undefined },
 ): ActionReport {
   const { name: device } = entry;
@@ -80,7 +81,7 @@ function reportOf(
     ],
     notes: [
       ...present.links.flatMap((link) => link.warnings),
-      ...staysFrozen(entry),
+      ...tellOfFences(entry, present, table),
       ...(parent === undefined ? [] : [`copy its chain to ${parent} with \`imgtx mirror ${device}\``]),
       `change over to ${dest} with \`imgtx reopen ${device} ${shellQuote(dest)}\``,
     ],

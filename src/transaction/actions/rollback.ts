@@ -255,7 +255,8 @@ async function openInto(
     return chain;
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
-    obstacles.push(`${entry.image}: ${error.message}`);
+    const isNamed = error.message.includes(entry.image);
+    obstacles.push(isNamed ? error.message : `${entry.image}: ${error.message}`);
     return undefined;
   }
 }

@@ -13,7 +13,7 @@ import {
   type PlanContext,
 } from "../action.ts";
 import { activeLayer, placeOf } from "../chain-entry.ts";
-import { staysFrozen } from "../fencing.ts";
+import { tellOfFences } from "../fencing.ts";
 import { describeDepth, entryOn, planNewOverlay, targetExists } from "../new-overlay.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../request.ts";
 
@@ -86,7 +86,7 @@ async function planTarget(
     toMake: planned.toMake,
     notes: [
       ...below.links.flatMap((link) => link.warnings),
-      ...staysFrozen(entry),
+      ...tellOfFences(entry, below, context.table),
       ...describeDepth(device, below),
     ],
   };
@@ -122,7 +122,7 @@ async function reuseTarget(reuse: {
     after: { ...withTrusted(entry, trustedBy(entry)), ...placeOf(over) },
     overlay: undefined,
     toMake: undefined,
-    notes: [...over.links.flatMap((link) => link.warnings), ...staysFrozen(entry)],
+    notes: [...over.links.flatMap((link) => link.warnings), ...tellOfFences(entry, below, context.table)],
   };
 }
 

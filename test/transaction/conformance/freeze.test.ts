@@ -283,6 +283,8 @@ describe("a fence that no device knows of", () => {
     expect((await failureOf(async () => await bench.run(unfreeze(["vdf"])))).message).toBe(
       "it is not frozen",
     );
+    const over = await bench.snapshot({ vdf: "over.qcow2" }, {}, { dryRun: true });
+    expect(over.actions[0]?.notes.join()).toContain("`imgtx unfreeze --force vdf` ends it");
     const lifted = await bench.run(unfreeze(["vdf"], true));
     expect(lifted.actions[0]?.notes.join()).toContain("imgtx can't tell who relied on it");
     expect(readFileSync(bench.at("foreign.qcow2")).equals(original)).toBe(true);
