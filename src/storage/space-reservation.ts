@@ -64,7 +64,7 @@ function assertFree(folder: string, lengthBytes: number): void {
 }
 
 function isFull(folder: string, lengthBytes: number, cause: unknown): ImgtxError {
-  return new ImgtxError("E_NO_SPACE", `there are no ${lengthBytes} bytes free in '${folder}'`, {
+  return new ImgtxError("E_NO_SPACE", `fewer than ${lengthBytes} bytes are free in '${folder}'`, {
     image: folder,
     hint: "make room there, then run the command again",
     ...(cause !== undefined && { cause }),

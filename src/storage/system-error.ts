@@ -46,7 +46,11 @@ const MEANING_OF_ERRNO: Readonly<Record<string, Meaning>> = {
   EAGAIN: { code: "E_BUSY", text: "Resource temporarily unavailable" },
   EBUSY: { code: "E_BUSY", text: "Device or resource busy" },
   ETXTBSY: { code: "E_BUSY", text: "Text file busy" },
-  EFBIG: { code: "E_IO", text: "File too large" },
+  EFBIG: {
+    code: "E_IO",
+    text: "File too large",
+    hint: "raise the limit with `ulimit -f`, or use a file system that holds files as large (FAT ends at 4 GiB)",
+  },
   EIO: { code: "E_IO", text: "Input/output error" },
   EBADMSG: { code: "E_IO", text: "Bad message: a checksum on the disk is wrong" },
   EUCLEAN: {

@@ -73,13 +73,35 @@ export async function reserveForMerges(
       // One that has gone is told of by who looks for it.
       if (!(await storage.statLink(overlay))) continue;
       const space = await measureMergeSpace(storage, { path: overlay, image: { path: image, format } }, gate);
-      if (space) taken.push(await storage.reserveSpace(space.folder, space.lengthBytes));
+      if (space) taken.push(await reserveFor(storage, { image, overlay, ...space }));
     }
   } catch (error) {
     await release();
     throw error;
   }
   return { release };
+}
+
+/** E_NO_SPACE tells what is needed in all: undone, the overlay has to find room again. */
+async function reserveFor(
+  storage: Workspace["storage"],
+  {
+    image,
+    overlay,
+    folder,
+    lengthBytes,
+  }: { image: string; overlay: string; folder: string; lengthBytes: number },
+): Promise<Reservation> {
+  try {
+    return await storage.reserveSpace(folder, lengthBytes);
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code !== "E_NO_SPACE") throw error;
+    const overlayBytes = (await storage.statLink(overlay))?.allocatedBytes ?? 0;
+    const message =
+      `the changes of '${image}' need ${overlayBytes + lengthBytes} bytes in '${folder}' in all: ` +
+      `${overlayBytes} for the overlay that is made first, and ${lengthBytes} free to merge it`;
+    throw error.reworded(message);
+  }
 }
 
 /** How much the merges have to do, at most: what their overlays take on the disk. */

@@ -24,6 +24,8 @@ export interface MessageForm {
   readonly program: ProgramName;
   readonly names: readonly GivenName[];
   readonly verbose: boolean;
+  /** Whether the command has an option that reads what others write to. */
+  readonly canForceShare: boolean;
 }
 
 /** A command line that means nothing; qemu-img refers to its help then. Ends with 1, as there. */
@@ -120,7 +122,7 @@ function rename(text: string, names: readonly GivenName[]): string {
   return renamed;
 }
 
-function hintsOf(error: ImgtxError, { program, names }: MessageForm): string[] {
+function hintsOf(error: ImgtxError, { program, names, canForceShare }: MessageForm): string[] {
   // The format layer's, of an option's value, name the field: they are no grammar of the command line.
   if (error.code === "E_USAGE" && error.field === undefined) {
     const help = program === "qemu-img" ? "qemu-img" : "imgtx img";
@@ -130,16 +132,23 @@ function hintsOf(error: ImgtxError, { program, names }: MessageForm): string[] {
   }
   // Who has the image, which qemu-img does not say; and under its name only what it would say.
   if (program === "qemu-img") return error.code === "E_OUTSIDE" ? hintLine(error, names) : [];
-  const holders = holdersOf(error);
-  if (holders !== undefined) return [`  hint: ${printable(holders)}`];
+  const lock = findLock(error);
+  if (lock !== undefined) {
+    // What a reader did not get; a writer has no way past it.
+    const wayPast =
+      canForceShare && lock.failed.includes("shared")
+        ? "; -U reads it all the same, as it is amid its changes"
+        : "";
+    return [`  hint: in use by ${printable(lock.holders)}${wayPast}`];
+  }
   return hintLine(error, names);
 }
 
 /** Storage's words, wherever they are below. */
-function holdersOf(error: ImgtxError): string | undefined {
+function findLock(error: ImgtxError): ImgtxError["lock"] {
   if (error.code !== "E_LOCKED") return undefined;
   for (let each: unknown = error; each instanceof Error; each = each.cause) {
-    if (each instanceof ImgtxError && each.lock !== undefined) return `in use by ${each.lock.holders}`;
+    if (each instanceof ImgtxError && each.lock !== undefined) return each.lock;
   }
   return undefined;
 }

@@ -46,7 +46,7 @@ export async function runImg(
   context: CliContext,
 ): Promise<number> {
   const names: GivenName[] = [];
-  const form = { program: settings.program, names, verbose: settings.verbose };
+  const form = { program: settings.program, names, verbose: settings.verbose, canForceShare: false };
   const console = new ImgConsole(context, form);
   let failureStatus = 1;
   const interrupts = watchInterrupts(context, {
@@ -65,6 +65,7 @@ export async function runImg(
     if (row === undefined) throw usageError(`Command not found: ${verb}`);
     const command: ImgCommand = await row.load();
     failureStatus = command.failureStatus ?? 1;
+    form.canForceShare = command.definition.options.some(({ long }) => long === "force-share");
     const parsed = parseWords(rest, [...command.definition.options, HELP_OPTION, allowPathOption], verb);
     if (parsed.options.some(({ flag }) => flag === "--help")) {
       return await printHelp(console, settings.program, verb, context);

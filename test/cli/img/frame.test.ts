@@ -127,7 +127,17 @@ describe("while a guest writes", () => {
 
   daemon.test("who has the image is said under imgtx's own name", async () => {
     const { stderr } = await runImg(folder, ["info", "a.qcow2"], { program: "imgtx" });
-    expect(stderr).toMatch(/\n {2}hint: in use by pid \d+ \(qemu-storage-daemon\)\n$/);
+    expect(stderr).toMatch(
+      /\n {2}hint: in use by pid \d+ \(qemu-storage-daemon\); -U reads it all the same, [^\n]*\n$/,
+    );
+    for (const line of [
+      "create -q -f qcow2 -b a.qcow2 -F qcow2 n.qcow2",
+      "convert -n -O qcow2 b.qcow2 a.qcow2",
+    ]) {
+      const ours = await runImg(folder, line.split(" "), { program: "imgtx" });
+      expect(ours.stderr, line).toContain("in use by pid");
+      expect(ours.stderr, line).not.toContain("-U");
+    }
   });
 
   daemon.test.each(["info -U a.qcow2", "compare -U a.qcow2 b.qcow2", "convert -U a.qcow2 unlocked"])(

@@ -7,7 +7,7 @@ import { makeThrottle } from "../../../src/cli/img/throttle.ts";
 import { ImgtxError } from "../../../src/errors/index.ts";
 
 const GIB = 2 ** 30;
-const form = { program: "imgtx", names: [], verbose: false } as const;
+const form = { program: "imgtx", names: [], verbose: false, canForceShare: false } as const;
 
 function watch(
   terminal: number | undefined,
@@ -130,7 +130,9 @@ describe("a message", () => {
 
   test("of a bug says that it is one, and shows its stack only when asked", () => {
     expect(drawFailure(new TypeError("oops"), form)).toEqual(["imgtx: this is a bug in imgtx: oops"]);
-    expect(drawFailure(new TypeError("oops"), { ...form, verbose: true }).length).toBeGreaterThan(2);
+    expect(
+      drawFailure(new TypeError("oops"), { ...form, verbose: true, canForceShare: false }).length,
+    ).toBeGreaterThan(2);
   });
 
   test("has its status: the command's own, or the shell's for a signal", () => {

@@ -61,6 +61,12 @@ describe("a merge into a mirror", () => {
         return;
       }
       expect(outcome).toMatchObject({ code: "E_NO_SPACE", changed: false });
+      const needed = /need (\d+) bytes in '.*' in all: (\d+) for the overlay.*, and (\d+) free/.exec(
+        String(outcome),
+      );
+      const [all = 0, overlay = 0, free = 0] = needed?.slice(1).map(Number) ?? [];
+      expect({ all, free }).toEqual({ all: overlay + free, free: asked[0]?.lengthBytes });
+      expect(overlay).toBeGreaterThan(0);
       expect([snapshotWorkspace(bench.root), stateOf(bench.at(`backup/m.${format}`))]).toEqual(before);
       expect(stagingFiles(bench)).toEqual([]);
       await mirror(bench, { vda: undefined });
