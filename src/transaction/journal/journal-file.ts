@@ -163,7 +163,10 @@ export async function openTrusted(
     const { ownerId, mode } = await file.stat();
     // Only who may write to the folder can have put it there: see the device layer's ownership.
     const trusted = [workspace.storage.host.userId, 0, workspace.ownerId];
-    if (trusted.includes(ownerId) && (mode & 0o022) === 0) return file;
+    const isTrusted = trusted.includes(ownerId);
+    if (isTrusted && (mode & 0o022) === 0) return file;
+    // Where the mount has one mode for all files, that of the folder tells the same, and is not heeded either.
+    if (isTrusted && !(await workspace.storage.describeFileSystem(path)).keepsModes) return file;
     throw new ImgtxError("E_JOURNAL", "the journal belongs to another user, or others may write it", {
       image: path,
       hint: "run imgtx as the user who owns the transaction",

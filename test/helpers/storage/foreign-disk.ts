@@ -1,5 +1,5 @@
-// A storage that tells of its files what exFAT does by FUSE: inode numbers that each mount makes up, no birth times, and
-// times that nobody relies on.
+// A storage that tells of its files what exFAT does by FUSE: inode numbers that each mount makes up, no birth times, one
+// mode for all of them, and times that nobody relies on.
 
 import type { FileStat, Storage, StorageFile } from "../../../src/storage/index.ts";
 
@@ -12,6 +12,7 @@ export function foreignDisk(inner: Storage, folder: string, mount: number): Stor
           ...stat,
           inode: `${mount}${stat.inode}`,
           bornNs: "0",
+          mode: 0o777,
           fileSystem: `7${mount}`,
           fileSystemId: "exfat:",
           mountId: `7${mount}`,
@@ -33,7 +34,7 @@ export function foreignDisk(inner: Storage, folder: string, mount: number): Stor
     createFile: async (...args) => tellingFile(await inner.createFile(...args)),
     describeFileSystem: async (path) => {
       const traits = await inner.describeFileSystem(path);
-      return isOn(path) ? { ...traits, keepsInodes: false } : traits;
+      return isOn(path) ? { ...traits, keepsInodes: false, keepsModes: false } : traits;
     },
   };
 }

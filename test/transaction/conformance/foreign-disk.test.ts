@@ -104,6 +104,23 @@ describe("a transaction that is open while its disk is mounted anew", () => {
   });
 });
 
+describe("a workspace on a disk with one mode for all files", () => {
+  test("goes on with its transactions, and settles what a crash left", async () => {
+    const folder = makeFolder();
+    mkdirSync(`${folder}/ws`);
+    const bench = new Workbench(`${folder}/ws`, foreignDisk(makeNodeStorage(), folder, 1));
+    bench.makeQcow2("a.qcow2", 3);
+    await bench.add("vda", "a.qcow2");
+    await bench.begin();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.commit();
+    expect(await bench.images()).toEqual({ vda: "a1.qcow2" });
+    const moves = killAt(bench.storage, ({ name }) => name === "renameWithoutReplacing");
+    await expect(bench.through(moves).snapshot({ vda: "a2.qcow2" })).rejects.toThrow("killed");
+    expect((await bench.session()).recovered).toMatchObject([{ did: "aborted" }]);
+  });
+});
+
 describe("what holds a name for a new image when its move is cut off", () => {
   test.each([
     ["goes", (staging: string) => placeholderOf(staging), undefined],
