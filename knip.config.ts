@@ -6,9 +6,9 @@ const isProduction = process.argv.includes("--production");
 const config: KnipConfig = {
   entry: [
     "src/cli/launch.ts!",
-    // No command calls these yet: changes in place are to be made of them.
+    // Not all of these is called by a command yet: changes in place are to be made of them.
     "src/format/staged/index.ts!",
-    "src/format/qcow2/change/{bitmap-patch,grow-image}.ts!",
+    "src/format/qcow2/change/{bitmaps,grow-image}.ts!",
     "test/**/*.test.ts",
     "test/helpers/programs/*.ts",
     "test/tooling/{bench,build,pack-fixtures,torture,warm-up}.ts",

@@ -41,10 +41,11 @@ export interface Fingerprint extends FileIdentity {
   readonly headerSha256: string | null;
 }
 
-/** Of the file as it is now. A raw image has no header of its own: its first bytes are the guest's. */
+/** Of the file as it is now, on the disk. A raw image has no header of its own: its first bytes are the guest's. */
 export async function takeFingerprint(file: StorageFile, hasHeader: boolean): Promise<Fingerprint> {
-  const stat = await file.stat();
-  return fingerprintFrom(stat, hasHeader ? await readHead(file) : undefined);
+  const onDisk = file.onDisk ?? file;
+  const stat = await onDisk.stat();
+  return fingerprintFrom(stat, hasHeader ? await readHead(onDisk) : undefined);
 }
 
 /**
@@ -57,11 +58,20 @@ export async function fingerprintAt(
   headerOf: StorageFile | undefined,
 ): Promise<Fingerprint | undefined> {
   const stat = await storage.stat(path);
-  return stat && fingerprintFrom(stat, headerOf && (await readHead(headerOf)));
+  return stat && fingerprintFrom(stat, headerOf && (await readHead(headerOf.onDisk ?? headerOf)));
+}
+
+/** Of a file that was looked at already, and read where it has a header. */
+export async function fingerprintOpened(
+  file: StorageFile,
+  stat: FileStat,
+  head: Uint8Array | undefined,
+): Promise<Fingerprint> {
+  return file.onDisk ? await takeFingerprint(file, head !== undefined) : fingerprintFrom(stat, head);
 }
 
 /** From what was read already: the stat, taken before the head was read. */
-export function fingerprintFrom(stat: FileStat, head: Uint8Array | undefined): Fingerprint {
+function fingerprintFrom(stat: FileStat, head: Uint8Array | undefined): Fingerprint {
   const { sizeBytes, modifiedNs, changedNs, settled, inode, bornNs } = stat;
   const { fileSystem, fileSystemId, mountId, bootId } = stat;
   return {
@@ -136,9 +146,13 @@ export async function settleFingerprint(
   fingerprint: Fingerprint,
 ): Promise<Fingerprint> {
   if (fingerprint.settled !== false) return fingerprint;
+  const onDisk = file.onDisk ?? file;
   for (let round = 0; round < SETTLE_ROUNDS; round += 1) {
     await host.sleep(SETTLE_MS);
-    const now = { ...fingerprintFrom(await file.stat(), undefined), headerSha256: fingerprint.headerSha256 };
+    const now = {
+      ...fingerprintFrom(await onDisk.stat(), undefined),
+      headerSha256: fingerprint.headerSha256,
+    };
     if (now.changedNs !== fingerprint.changedNs || describeChanges(fingerprint, now).length > 0) break;
     if (now.settled === true) return now;
   }

@@ -17,7 +17,7 @@ export {
   mergeChangesOverlay,
   writeChangesOverlay,
 } from "./copy/changes-overlay.ts";
-export { planBitmapsReplaced } from "./qcow2/change/bitmap-patch.ts";
+export { replaceBitmaps } from "./qcow2/change/bitmaps.ts";
 export { checkQcow2 } from "./qcow2/check/check.ts";
 export type { CompareResult } from "./copy/compare.ts";
 export { compareImages } from "./copy/compare.ts";
@@ -57,6 +57,7 @@ export { describeImage, hasStaleBitmaps } from "./qcow2/read/image-info.ts";
 export { digestContent } from "./read/content-digest.ts";
 export { ImageLeases, waitForLeases } from "./image-leases.ts";
 export { claimUnused, holdImages } from "./image-locks.ts";
+export { ScratchFile } from "./qcow2/change/scratch-file.ts";
 export { MaskedImage } from "./read/masked-image.ts";
 export type { Measured, MeasureSource } from "./new/measure.ts";
 export { measureMergeSpace } from "./copy/merge-space.ts";
@@ -81,3 +82,15 @@ export { settleCutOff, settlePartial } from "./qcow2/change/settle-partial.ts";
 export { SliceImage } from "./read/slice-image.ts";
 export { stackImages } from "./open/stacked-image.ts";
 export { isPlaceholder } from "./placeholder.ts";
+export {
+  applyLog,
+  type Guard,
+  RedoLog,
+  redoLogName,
+  renewApplied,
+  type SealedLog,
+  sectorsOfFence,
+  StagedStorage,
+  type StagingOptions,
+  surveyImage,
+} from "./staged/index.ts";

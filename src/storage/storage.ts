@@ -74,8 +74,11 @@ export type LeaseAnswer = "held" | "writers" | "unavailable";
 export interface StorageFile {
   /** The path it was opened by. */
   readonly path: string;
-  /** Whether what is written goes into a log first (format/staged), all of which counts at once or not at all. */
-  readonly isStaged?: boolean;
+  /**
+   * The file itself, where this one shows it as it will be: what is written here goes into a log first (format/staged),
+   * all of which counts at once or not at all.
+   */
+  readonly onDisk?: StorageFile;
   stat(): Promise<FileStat>;
   /** Fills target from offset. Returns the bytes read, fewer than asked for only at the end of the file. */
   read(target: Uint8Array, offset: number): Promise<number>;

@@ -14,6 +14,7 @@ import type { Chain, GateOptions, ImageFormat } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
 import type { ImageAccess } from "./access.ts";
 import type { ImagePatch, PlanRecord, TableChange } from "./journal/index.ts";
+import type { ImageChange } from "./redo.ts";
 import type { ActionReport, RunOptions } from "./request.ts";
 
 export interface PlanContext {
@@ -24,7 +25,7 @@ export interface PlanContext {
   readonly root: string;
   /** The table as it will be behind the statements before this one. */
   readonly table: DeviceTable;
-  /** Images that the statements before this one change at the commit, and not yet. */
+  /** Images that the statements before this one change at the commit, and not yet, by a fence or in a redo log. */
   readonly pending: ReadonlySet<string>;
   /** Images that earlier statements would have changed, were this no dry run. */
   readonly unwritten: ReadonlySet<string>;
@@ -92,8 +93,10 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   readonly filesToMake: readonly FileToMake[];
   /** Writes filesToMake; the files are in the same order. */
   fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
-  /** Changes of existing images in place. Each image is in one of the chains. */
+  /** Fences of existing images, set and lifted in place. Each image is in one of the chains. */
   readonly patches?: readonly ImagePatch[];
+  /** Other changes of existing images in place, each image once. Each is in one of the chains. */
+  readonly redo?: readonly ImageChange[];
   /** Copies alone: where a source has changed by the commit, they are brought in line then. Default: false. */
   readonly renewable?: boolean;
   /** Chains that must not change before the commit, with the device they are opened for. */

@@ -95,7 +95,7 @@ function describeForgotten(workspace: Workspace, { id, state }: JournalSnapshot)
   if (state instanceof ImgtxError) return { id, journal, what: "unreadable", committed: false, files: [] };
   const plans = liveStatements(state).map(({ plan }) => plan);
   const made = plans.flatMap(({ newFiles }) => newFiles.map(({ path }) => path));
-  const patched = plans.flatMap(({ patches }) => patches.map(({ image }) => image));
+  const patched = plans.flatMap(({ patches, redo }) => [...patches, ...redo].map(({ image }) => image));
   const files = [...new Set([...made, ...patched])];
   return { id, journal, what: summarise(state), committed: state.commit !== undefined, files };
 }

@@ -44,6 +44,7 @@ import { raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
 import { rememberLeft } from "./left-times.ts";
 import { assertOverlaysThere, imagesMergedAtCommit, reserveForMerges } from "./merges.ts";
 import { assertPatchesFit, imagesPatchedAtCommit } from "./patches.ts";
+import { assertRedoFits, imagesRedone, reserveForRedo } from "./redo.ts";
 import type { OnProgress } from "./request.ts";
 import {
   assertNothingChanged,
@@ -122,7 +123,10 @@ async function checkThen<T>(
 ): Promise<T> {
   const { workspace, journal, inHand } = commit;
   const images = await openWatched(workspace, journal.state, inHand);
-  let space: Reservation | undefined;
+  const space: Reservation[] = [];
+  const release = async (): Promise<void> => {
+    for (const one of space.splice(0)) await one.release();
+  };
   try {
     const changing = imagesChangedAtCommit(journal.state);
     const unlocked = images.filter(({ isLocked }) => !isLocked);
@@ -137,18 +141,20 @@ async function checkThen<T>(
       waiting,
     );
     const { allowPaths } = await readTable(workspace);
-    space = await reserveForMerges(workspace, journal.state, allowPaths);
+    await assertRedoFits(workspace, journal.state);
+    space.push(await reserveForMerges(workspace, journal.state, allowPaths));
+    space.push(...(await reserveForRedo(workspace, journal.state)));
     const done = await waitForLeases(
       workspace.storage.host,
       waiting,
       async () => await enterCommit(commit, images, waiting, then),
     );
-    await space.release();
+    await release();
     const result = await done.rest();
     for (const line of await done.leases.settle()) inHand.onNotice?.(line);
     return result;
   } finally {
-    await space?.release();
+    await release();
     for (const { file, isOwn } of images) if (isOwn) await file.close();
   }
 }
@@ -288,7 +294,7 @@ async function markAndMove(
       leases.dropEarly();
       const kept = await settleLeft(workspace, journal.state, imagesUsed(next, journal.state));
       for (const { path, why } of kept) inHand.onNotice?.(`left '${path}' as it is: ${why}`);
-      await rememberLeft(workspace, journal.state, closing);
+      await rememberLeft(workspace, journal.state, closing, new Map());
     }
     await journal.retire(leavesUnfenced(imagesLeft(closing, next, journal.state), journal.state));
     return async () => next;
@@ -326,7 +332,7 @@ async function finishOrExplain<T>(journal: Journal, finish: () => Promise<T>): P
 }
 
 function imagesChangedAtCommit(state: TransactionState): ReadonlySet<string> {
-  return new Set([...imagesPatchedAtCommit(state), ...imagesMergedAtCommit(state)]);
+  return new Set([...imagesPatchedAtCommit(state), ...imagesRedone(state), ...imagesMergedAtCommit(state)]);
 }
 
 function commitRecord(workspace: Workspace, table: DeviceTable, state: TransactionState): CommitRecord {

@@ -110,8 +110,8 @@ async function tryToEnd(work: Work, { obstacle, unfinished }: HeldUp): Promise<I
 const MAY_DO_NOTHING: ReadonlySet<string> = new Set(["mirror", "device-trust"]);
 
 /** A transaction of nothing would make a generation that is the one before. */
-function hasNothingToDo({ changes, newFiles, patches, kind }: PlanRecord): boolean {
-  return MAY_DO_NOTHING.has(kind) && changes.length + newFiles.length + patches.length === 0;
+function hasNothingToDo({ changes, newFiles, patches, redo, kind }: PlanRecord): boolean {
+  return MAY_DO_NOTHING.has(kind) && [changes, newFiles, patches, redo].every(({ length }) => length === 0);
 }
 
 /** The plan as it is in the journal; else what stood in the way, which may pass. */

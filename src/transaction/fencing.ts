@@ -62,7 +62,7 @@ function sayHolder({ since, by }: Pick<FrozenEntry, "since" | "by">): string {
  * The one way to fence an image: a `prepare` patch whose fence names the transaction, so that undo takes back this
  * fence and no other. Undefined where the format has no place for a fence.
  */
-export async function planFencePatch(
+async function planFencePatch(
   link: ChainLink,
   { transaction }: Pick<PlanContext, "transaction">,
 ): Promise<{ readonly patch: ImagePatch; readonly fence: FencePatch } | undefined> {
@@ -92,7 +92,7 @@ export async function fenceActiveLayer(
   if (context.pending.has(path)) {
     throw new ImgtxError(
       "E_REFUSED",
-      "its fence is lifted when the transaction is committed, and not before",
+      "the transaction changes its header when it is committed, and not before",
       {
         device,
         image: path,

@@ -40,6 +40,7 @@ import {
   writeMerges,
 } from "./merges.ts";
 import { writeCommitPatches } from "./patches.ts";
+import { applyRedo, removeRedoLogs } from "./redo.ts";
 import type { KeptFile, OnProgress } from "./request.ts";
 import {
   changesOf,
@@ -92,10 +93,13 @@ export async function finishCommit(
 ): Promise<DeviceTable> {
   const table = await moveTable(workspace, journal, how);
   const { state } = journal;
-  for (const { path, why } of await settleLeft(workspace, state, imagesUsed(table, state))) {
+  const used = imagesUsed(table, state);
+  const isDue = (image: string): boolean => !used.has(image);
+  const redone = await applyRedo(workspace, state, { ...how, isDue, hasMoved: true });
+  for (const { path, why } of await settleLeft(workspace, state, used)) {
     how.onNotice?.(`left '${path}' as it is: ${why}`);
   }
-  await how.underLock(async () => await rememberClosing(workspace, journal, table));
+  await how.underLock(async () => await rememberClosing(workspace, journal, table, redone));
   const late = { table, present: table, when: "behind it" } as const;
   const merged = await writeMerges(workspace, state, { ...late, ...how });
   return await how.underLock(async () => await closeCommit(workspace, journal, table, merged));
@@ -106,9 +110,10 @@ async function rememberClosing(
   workspace: Workspace,
   { id, state }: Journal,
   table: DeviceTable,
+  redone: ReadonlyMap<string, Fingerprint>,
 ): Promise<void> {
   const closing = table.transaction === id && (await readGeneration(workspace, table.generation - 1));
-  if (closing) await rememberLeft(workspace, state, closing);
+  if (closing) await rememberLeft(workspace, state, closing, redone);
 }
 
 /**
@@ -137,7 +142,9 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
   const stale = held?.stale ?? [];
   try {
     const written = held?.written ?? new Map<string, Fingerprint>();
+    const redone = await applyRedo(workspace, state, { ...how, isDue: (image) => used.has(image) });
     const changed = new Map([
+      ...redone,
       ...written,
       ...(await writeCommitPatches(workspace, state, { ...how, isDue: (image) => used.has(image) })),
       ...(await writeMerges(workspace, state, {
@@ -149,7 +156,7 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
       })),
       ...(await syncLate(workspace, state, stale, { ...how, present })),
     ]);
-    return await moveOn(workspace, journal, { commit, changed, written }, how);
+    return await moveOn(workspace, journal, { commit, changed, written, redone }, how);
   } finally {
     await held?.release();
   }
@@ -161,12 +168,14 @@ interface Change {
   readonly changed: Map<string, Fingerprint>;
   /** Those that somebody else wrote to, below their device: what the device was before has that in it. */
   readonly written: ReadonlyMap<string, Fingerprint>;
+  /** Those that the transaction has changed in place: so a rollback will find them. */
+  readonly redone: ReadonlyMap<string, Fingerprint>;
 }
 
 async function moveOn(
   workspace: Workspace,
   { state }: Journal,
-  { commit, changed, written }: Change,
+  { commit, changed, written, redone }: Change,
   how: Finishing,
 ): Promise<DeviceTable> {
   return await how.underLock(async () => {
@@ -182,7 +191,8 @@ async function moveOn(
     );
     const isLater = written.size > 0;
     const told = isLater ? { ...next, summary: `${next.summary} (and what was written until then)` } : next;
-    await writeNextGeneration(workspace, closingTable(table, state, written), told);
+    const last = new Map([...redone, ...written]);
+    await writeNextGeneration(workspace, closingTable(table, state, last), told);
     return told;
   });
 }
@@ -259,6 +269,7 @@ async function closeCommit(
     );
   if (merged.size > 0) await replaceTable(workspace, withMerged(await readTable(workspace)));
   await removeMergedOverlays(workspace, journal.state);
+  await removeRedoLogs(workspace, journal.state);
   const closed = own.transaction === journal.id && (await readGeneration(workspace, own.generation - 1));
   const left = closed ? imagesLeft(closed, own, journal.state) : [];
   await journal.retire(leavesUnfenced(left, journal.state));

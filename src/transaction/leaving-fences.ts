@@ -1,5 +1,6 @@
-// Fences of images that devices leave, from just before the commit mark until the table has moved: a guest that
-// is started in between, after a crash, must not write to what its device is about to leave.
+// Fences from just before the commit mark on. Of images that devices leave, until the table has moved: a guest that is
+// started in between, after a crash, must not write to what its device is about to leave. And of images that are changed
+// in place, until their redo logs are applied, which lifts the fence with the last sector.
 //
 // Invariants
 // - Durable in the journal before they are written, and durable in the images before the mark.
@@ -32,6 +33,7 @@ import {
   stateOf,
   writeSides,
 } from "./patches.ts";
+import { imagesRedone, imagesToFence } from "./redo.ts";
 import type { KeptFile } from "./request.ts";
 
 interface Fenced {
@@ -48,13 +50,17 @@ export async function raiseFences(
   const { state } = journal;
   const seen = lastSeen(state);
   const patched = imagesPatchedAtCommit(state);
+  const changed = imagesToFence(state);
+  const leaving = left.flatMap(({ image, stays }) => (stays || patched.has(image) ? [] : [image]));
   const opened: StorageFile[] = [];
   const fenced: Fenced[] = [];
   try {
-    for (const { image, stays } of left) {
+    for (const image of new Set([...changed, ...leaving])) {
       const watched = seen.get(image);
-      if (stays || !watched || watched.isNew || patched.has(image)) continue;
-      const file = await openToFence({ storage }, watched);
+      if (!watched || watched.isNew) continue;
+      const file = changed.includes(image)
+        ? await storage.openFile(image, "write")
+        : await openToFence({ storage }, watched);
       if (!file) continue;
       opened.push(file);
       const fence = await planFileFence(file, state.begin.id);
@@ -107,7 +113,12 @@ export async function settleLeft(
 ): Promise<KeptFile[]> {
   const patches = [...patchesByImage(patchesAtCommit(state), "commit")];
   const left = new Map(patches.filter(([image]) => !used.has(image)));
-  return [...(await settleAllOf(workspace, state, left, "after")), ...(await lowerFences(workspace, state))];
+  const redone = imagesRedone(state);
+  const fences = state.fences.filter(({ image }) => !redone.has(image));
+  return [
+    ...(await settleAllOf(workspace, state, left, "after")),
+    ...(await settleAllOf(workspace, state, patchesByImage(fences, "prepare"), "before")),
+  ];
 }
 
 async function settleAllOf(

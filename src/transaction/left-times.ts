@@ -12,24 +12,31 @@ import { describeChanges, describeDoubt, type Fingerprint, takeFingerprint } fro
 import type { TransactionState } from "./journal/index.ts";
 import { openUnlessGone, patchesAtCommit } from "./patches.ts";
 
-/** The closing generation once more, with the change times of the images whose fences the commit has lifted. */
+/**
+ * The closing generation once more, with the change times of the images whose fences the commit has lifted, and with
+ * those that it has changed as they were left.
+ */
 export async function rememberLeft(
   workspace: Workspace,
   state: TransactionState,
   closing: DeviceTable,
+  redone: ReadonlyMap<string, Fingerprint>,
 ): Promise<void> {
   const lifted = new Set([...state.fences, ...patchesAtCommit(state)].map(({ image }) => image));
   const looks = new Map<string, Fingerprint>();
   for (const { image, fingerprint } of closing.devices.flatMap(({ chain }) => chain)) {
-    if (!lifted.has(image) || fingerprint.changedNs !== undefined) continue;
+    if (redone.has(image) || !lifted.has(image) || fingerprint.changedNs !== undefined) continue;
     const now = await lookAt(workspace, image, fingerprint);
     if (now) looks.set(image, now);
   }
   const renewed = closing.devices.map((device) => ({
     ...device,
-    chain: device.chain.map((entry) => withTimes(entry, looks.get(entry.image))),
+    chain: device.chain.map((entry) => {
+      const fingerprint = redone.get(entry.image);
+      return fingerprint ? { ...entry, fingerprint } : withTimes(entry, looks.get(entry.image));
+    }),
   }));
-  if (looks.size > 0) await renewGeneration(workspace, { ...closing, devices: renewed });
+  if (looks.size + redone.size > 0) await renewGeneration(workspace, { ...closing, devices: renewed });
 }
 
 function withTimes(entry: ChainEntry, now: Fingerprint | undefined): ChainEntry {

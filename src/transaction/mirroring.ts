@@ -31,7 +31,7 @@ import type { ByteRange, StorageFile } from "../storage/index.ts";
 import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
 import { PRIVATE } from "./access.ts";
 import { activeLayer, chainEntriesOf, NOT_MADE_YET, settleChain } from "./chain-entry.ts";
-import type { ImagePatch } from "./journal/index.ts";
+import type { ImageChange } from "./redo.ts";
 import { readMarked } from "./tracking.ts";
 
 /** One copy, planned. */
@@ -41,7 +41,7 @@ export interface PlannedCopy {
   /** Writes filesToMake, which may be none. */
   fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
   /** Of the source's bitmap. */
-  readonly patches: readonly ImagePatch[];
+  readonly redo: readonly ImageChange[];
   /** Chains that must not change before the commit. */
   readonly chains: readonly Chain[];
   readonly notes: readonly string[];
@@ -74,7 +74,7 @@ export async function planResync(
   if (isInLine && !verify && !always) {
     const notes = ["it is in line with the device already; nothing was copied"];
     const fillFiles = async (): Promise<void> => await Promise.resolve();
-    const copy = { mirror, filesToMake: [], fillFiles, patches: [], chains, notes };
+    const copy = { mirror, filesToMake: [], fillFiles, redo: [], chains, notes };
     return { copy, chosen: chain };
   }
   await assertMerges(device, mirror, context);
@@ -91,7 +91,7 @@ export async function planResync(
   const isDistrusted = mirror.bitmap !== null && typeof marked === "string" && !isTouched && !isInLine;
   const copy: PlannedCopy = {
     mirror: renewed,
-    patches: [],
+    redo: [],
     filesToMake: [{ ...PRIVATE, path: mirror.image, hasHeader: true, mergesAs: mirror.format }],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");

@@ -354,7 +354,7 @@ export function patchesByImage(
   return images;
 }
 
-function replacedSince(image: string): ImgtxError {
+export function replacedSince(image: string): ImgtxError {
   return new ImgtxError("E_CHANGED", "another file stands there than the one that imgtx was to change", {
     image,
     hint: "put back the file that was there, then run `imgtx recover`",

@@ -9,6 +9,7 @@ import { watchChain } from "./chain-entry.ts";
 import {
   type NewFile,
   type PlanRecord,
+  redoLogPath,
   stagingPath,
   type WatchedImage,
   liveStatements,
@@ -17,6 +18,7 @@ import { imagesPatchedAtCommit } from "./patches.ts";
 import { findPendingOverlay } from "./merges.ts";
 import { readUnfinished } from "./parked.ts";
 import { markFolders } from "./planned-folders.ts";
+import { type ImageChange, imagesRedone } from "./redo.ts";
 import type { ActionRequest } from "./request.ts";
 import type { Work } from "./work.ts";
 
@@ -44,6 +46,7 @@ export async function planStatement(
     }),
   );
   const watched = watch(plan);
+  const redo = nameLogs(work, plan.redo ?? []);
   const record: PlanRecord = {
     type: "plan",
     statement: number,
@@ -57,18 +60,29 @@ export async function planStatement(
     renewable: plan.renewable ?? false,
     renews: plan.renewable ? findRenewed(work, watched) : [],
     patches: plan.patches ?? [],
+    redo,
     folders: await markFolders(work.workspace.storage, [
       ...newFiles.map(({ path }) => path),
       ...(plan.patches ?? []).map(({ image }) => image),
+      ...redo.map(({ image }) => image),
     ]),
   };
   return { plan, record };
 }
 
+/** Each change with its log: the one that the image has already in this transaction, else a new one. */
+function nameLogs({ id, staged, journal }: Work, changes: readonly ImageChange[]): PlanRecord["redo"] {
+  const taken = journal?.state.statements.flatMap(({ plan }) => plan.redo).length ?? 0;
+  return changes.map(({ link: { path, stat } }, index) => ({
+    image: path,
+    log: staged.logOf(stat) ?? redoLogPath(path, id, taken + index),
+  }));
+}
+
 /** Existing images that the statement changes, now or at the commit. */
-export function changedImages({ patches, newFiles }: PlanRecord): ReadonlySet<string> {
+export function changedImages({ patches, redo, newFiles }: PlanRecord): ReadonlySet<string> {
   const merged = newFiles.flatMap(({ path, mergesAs }) => (mergesAs === null ? [] : path));
-  return new Set([...patches.map(({ image }) => image), ...merged]);
+  return new Set([...[...patches, ...redo].map(({ image }) => image), ...merged]);
 }
 
 function contextOf(work: Work, { table, earlier }: StatementToPlan): Omit<PlanContext, "unfinished"> {
@@ -83,12 +97,13 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): Omit<PlanCo
   const before = work.journal?.state;
   const generations = new Map<number, Promise<DeviceTable | undefined>>();
   return {
-    storage: workspace.storage,
+    storage: work.staged,
     transaction: work.id,
     root: workspace.root,
     table,
     pending: new Set([
       ...(work.journal ? imagesPatchedAtCommit(work.journal.state) : []),
+      ...(work.journal ? imagesRedone(work.journal.state) : []),
       ...planned.flatMap(({ image, when }) => (when === "commit" ? [image] : [])),
     ]),
     unwritten: new Set(planned.map(({ image }) => image)),

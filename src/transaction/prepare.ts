@@ -15,6 +15,7 @@ import { giveAccess, modeAtFirst } from "./access.ts";
 import type { FileToMake, FillTools, Plan } from "./action.ts";
 import type { Journal, NewFile, PlanRecord, NamedFile, PreparedFile } from "./journal/index.ts";
 import { writePreparePatches } from "./patches.ts";
+import { stageChanges } from "./redo.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
 /** Returns when the files have their names; what it returns settles when the names are durable. */
@@ -46,6 +47,7 @@ export async function prepareStatement(
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
+    const redo = await stageChanges(work.staged, work.id, record, plan.redo ?? []);
     await announcePatches(journal, record);
     const patched = await writePreparePatches(storage, record, (file) => patchedFiles.push(file));
     const prepared = [...(await fingerprints(plan, record, files)), ...patched.map((one) => one.prepared)];
@@ -54,7 +56,7 @@ export async function prepareStatement(
       ...files.map(async (file) => {
         await explained(record, async () => await file.flush("new image"));
       }),
-      journal.append({ type: "prepared", statement: record.statement, files: prepared }, "prepared"),
+      journal.append({ type: "prepared", statement: record.statement, files: prepared, redo }, "prepared"),
     ]);
     for (const { staging, path, mergesAs } of record.newFiles) {
       if (mergesAs === null) await moveIntoPlace(work, record, staging, path);

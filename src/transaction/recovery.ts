@@ -45,7 +45,7 @@ import { findOverlaysAway, imagesGivenUp, imagesMergedAtCommit, measureMerges } 
 import { imagesPatchedAtCommit } from "./patches.ts";
 import { lowerFences, takeFencesBack } from "./leaving-fences.ts";
 import type { OnProgress, RecoveryNote } from "./request.ts";
-import { abortJournal, sayKept, undoFrom, undoStatementPatches, undoTransaction } from "./undo.ts";
+import { abortJournal, sayKept, undoFrom, undoChangesInPlace, undoTransaction } from "./undo.ts";
 import { mendLostParts, noteStrangeThings, sayLost } from "./strange-things.ts";
 import { noteOnDamaged, noteOnLeft, noteOnUnsure, noteOnView, noteOnWaiting } from "./waiting.ts";
 
@@ -263,7 +263,7 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   if (isParked(state)) return undefined;
   if (canBeParked(state)) {
     // Its devices are free from then on: no fence of its may stay.
-    const kept = await undoStatementPatches(workspace, state.statements);
+    const kept = await undoChangesInPlace(workspace, id, state.statements);
     await journal.append({ type: "parked", statement: state.statements.length - 1 }, "parked");
     const text = `kept the unfinished copy of ${sayParked(state)}${sayKept(kept)}`;
     return { transaction: id, did: "kept", text };

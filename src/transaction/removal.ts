@@ -1,7 +1,7 @@
 // Removes files that a transaction made, where they are still that: what undo may delete is decided here.
 //
 // Invariants
-// - A staging file goes by its name, which holds the transaction's id.
+// - A staging file and a redo log go by their names, which hold the transaction's id.
 // - A file at its final name goes where it is the file that the journal recorded, and holds what imgtx wrote into it:
 //   by a digest of its content, for small ones, else by all that a fingerprint has. A file system whose inode numbers
 //   change at a mount tells of the first by the second.
@@ -75,6 +75,19 @@ export class Removal {
     if (!isSeen && !(await isDiskThere(this.#storage, path, plan.folders))) return false;
     for (const end of ends) if (typeof end === "object") this.#keep(end);
     return true;
+  }
+
+  /** Removes a statement's redo logs, but for those that are still needed. Returns those that may be on a disk that is not there. */
+  async removeLogs({ plan }: Statement, needed: ReadonlySet<string> = new Set()): Promise<string[]> {
+    const away: string[] = [];
+    for (const { log } of plan.redo) {
+      if (needed.has(log)) continue;
+      this.#folders.add(posix.dirname(log));
+      const end = await removeUnless(this.#storage, log, () => Promise.resolve(undefined));
+      if (typeof end === "object") this.#keep(end);
+      if (end === "absent" && !(await isDiskThere(this.#storage, log, plan.folders))) away.push(log);
+    }
+    return away;
   }
 
   /** Makes it durable. */

@@ -3,7 +3,7 @@
 //
 // Invariant: only copies are renewed. Where a changed image matters to any other action, the commit refuses it.
 
-import type { Workspace } from "../device/index.ts";
+import { type DeviceTable, findDevice, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, describeDoubt, fingerprintAt } from "../format/index.ts";
 import { runStatements } from "./engine.ts";
@@ -16,7 +16,7 @@ import {
 } from "./journal/index.ts";
 import { undoFrom } from "./undo.ts";
 import type { ActionRequest, ReopenRequest } from "./request.ts";
-import type { Work } from "./work.ts";
+import { effectiveTable, type Work } from "./work.ts";
 
 export async function renewMirrors(work: Work, journal: Journal): Promise<void> {
   const { workspace } = work;
@@ -45,7 +45,7 @@ export async function renewMirrors(work: Work, journal: Journal): Promise<void> 
   for (const file of kept) work.options.onKept?.(file);
   const copied = affected.filter(({ plan }) => plan.kind === "mirror").flatMap(({ plan }) => plan.devices);
   await runStatements(work, [
-    ...(copied.length > 0 ? [mirrorsOf([...new Set(copied)])] : []),
+    ...(copied.length > 0 ? [mirrorsOf([...new Set(copied)], await effectiveTable(work))] : []),
     ...later.flatMap(reopensOf),
   ]);
 }
@@ -105,7 +105,8 @@ async function findChanged({ storage }: Workspace, state: TransactionState): Pro
   return changed;
 }
 
-function mirrorsOf(devices: readonly string[]): ActionRequest {
+/** A bitmap that the transaction has made is made anew: it counts from what its image is now. */
+function mirrorsOf(devices: readonly string[], table: DeviceTable): ActionRequest {
   return {
     kind: "mirror",
     targets: devices.map((device) => ({
@@ -117,7 +118,7 @@ function mirrorsOf(devices: readonly string[]): ActionRequest {
       options: {},
       relative: false,
       reuse: false,
-      bitmap: false,
+      bitmap: (findDevice(table, device)?.mirror?.bitmap ?? null) !== null,
       verify: false,
     })),
   };

@@ -26,7 +26,6 @@ import {
   type PlanRecord,
   readJournals,
 } from "./journal/index.ts";
-import { OpenedImages } from "./opened-images.ts";
 import { recover, type RecoveryCaller, reportLeftovers } from "./recovery.ts";
 import { pickJournal, requireJournal, requireOpen } from "./pick-journal.ts";
 import { renewMirrors } from "./renew.ts";
@@ -42,7 +41,7 @@ import type {
 } from "./request.ts";
 import { abortJournal, undoFrom } from "./undo.ts";
 import { verifyMerged } from "./verify-merged.ts";
-import { effectiveTable, throwIfInterrupted, type Work } from "./work.ts";
+import { effectiveTable, endWork, startWork, throwIfInterrupted, type Work } from "./work.ts";
 
 export interface Session {
   readonly workspace: Workspace;
@@ -118,12 +117,8 @@ export async function runActions(
   await assertChangeable(session);
   const { kept, options } = collectKept(choice);
   const journal = options.standalone ? undefined : await pickJournal(workspace, options.transaction, options);
-  const images = new OpenedImages(workspace.storage, {
-    workspaceRoot: workspace.root,
-    currentFolder: session.currentFolder,
-  });
   const id = journal?.id ?? workspace.storage.host.randomName();
-  const work = startWork(session, options, { images, id, journal });
+  const work = await startWork(session, options, { id, journal });
   try {
     if (options.dryRun) return await dryRun(work, requests, journal);
     const first = journal?.state.statements.length ?? 0;
@@ -144,7 +139,7 @@ export async function runActions(
       kept,
     });
   } finally {
-    await images.close();
+    await endWork(work);
     await work.journal?.close();
   }
 }
@@ -158,15 +153,6 @@ function withFound(plans: readonly PlanRecord[], found: Work["found"]): PlanReco
       return more.length === 0 ? report : { ...report, notes: [...report.notes, ...more] };
     }),
   }));
-}
-
-function startWork(
-  { workspace }: Session,
-  options: RunOptions,
-  parts: Pick<Work, "images" | "id" | "journal">,
-): Work {
-  const deadlineMs = workspace.storage.host.monotonicMs() + options.waitMs;
-  return { workspace, options, deadlineMs, ...parts, idle: [], found: [], underWay: Promise.resolve() };
 }
 
 export async function beginTransaction(
@@ -224,13 +210,12 @@ export async function commitTransaction(
 
 /** The copies that the transaction made, where their sources have changed since. */
 async function bringInLine(session: Session, journal: Journal, options: RunOptions): Promise<void> {
-  const { workspace, root, currentFolder } = session;
-  const images = new OpenedImages(workspace.storage, { workspaceRoot: root, currentFolder });
   const { id } = journal;
+  const work = await startWork(session, options, { id, journal });
   try {
-    await renewMirrors(startWork(session, options, { images, id, journal }), journal);
+    await renewMirrors(work, journal);
   } finally {
-    await images.close();
+    await endWork(work);
   }
 }
 

@@ -2,8 +2,7 @@
 // in the source, together with the copy that it counts from.
 //
 // Invariants
-// - Its pages are spread over the image, and no order of their writes leaves the image whole. So the image is
-//   fenced before the commit mark, and the first sector, which has the fence, is written last and by itself.
+// - The source is not touched before the commit mark: the change is written into its redo log (redo.ts).
 // - A bitmap is believed only where no write can have passed it by; else both are compared. So each time that a mirror
 //   is brought in sync the bitmap is made anew, and with it a witness: a second bitmap, whose name nobody had before and
 //   which the mirror keeps. An older state of the image has an older witness; a program that clears, disables or merges
@@ -18,30 +17,26 @@ import { ImgtxError } from "../errors/index.ts";
 import {
   type Chain,
   type ChainLink,
-  planBitmapsReplaced,
   readDirtyRanges,
   readWitnessedRanges,
+  replaceBitmaps,
+  ScratchFile,
   isSameFile,
 } from "../format/index.ts";
 import type { ByteRange } from "../storage/index.ts";
 import { activeLayer } from "./chain-entry.ts";
 import type { PlanContext } from "./action.ts";
-import { planFencePatch } from "./fencing.ts";
-import type { ImagePatch } from "./journal/index.ts";
-import { patchRecordOf, SECTOR_BYTES } from "./patches.ts";
+import type { ImageChange } from "./redo.ts";
 
-type FenceOwner = Pick<PlanContext, "transaction">;
-type TrackingContext = Pick<PlanContext, "transaction" | "storage">;
-
-type BytePatches = Awaited<ReturnType<typeof planBitmapsReplaced>>;
+type TrackingContext = Pick<PlanContext, "storage">;
 
 /** A bitmap that marks what is written from this commit on, and what it takes to have it. */
 export interface Tracking extends Pick<MirrorEntry, "bitmap" | "witness"> {
-  readonly patches: readonly ImagePatch[];
+  readonly redo: readonly ImageChange[];
   readonly notes: readonly string[];
 }
 
-const NO_TRACKING: Tracking = { bitmap: null, witness: undefined, patches: [], notes: [] };
+const NO_TRACKING: Tracking = { bitmap: null, witness: undefined, redo: [], notes: [] };
 
 interface BitmapChoice {
   /** The one that the mirror has. */
@@ -83,7 +78,7 @@ async function planBitmap(
   const why = findUnmarkedWriters(top);
   if (why !== undefined) {
     const note = `no bitmap is kept in ${top.path}: ${why}, which none would mark; each time both are compared`;
-    return { ...NO_TRACKING, notes: [note], patches: await planUntracking(device, present, context) };
+    return { ...NO_TRACKING, notes: [note], redo: await planUntracking(device, present) };
   }
   const bitmap = bitmapNameOf(device);
   if (!isWanted) {
@@ -93,15 +88,15 @@ async function planBitmap(
     }
   }
   const witness = `${witnessPrefixOf(device)}${context.storage.host.randomName()}`;
-  const change = await planBitmapsReplaced(top, {
+  const change: BitmapChange = {
     isDropped: (name) => isOwnBitmap(device, name),
     added: [{ name: bitmap }, { name: witness, marksEnd: true }],
-  });
+  };
   const isNew = before === null;
   return {
     bitmap,
     witness,
-    patches: await fenced(top, change, context),
+    redo: await planChange(top, change),
     notes: isNew ? [`bitmap '${bitmap}' in ${top.path} marks what is written from now on`] : [],
   };
 }
@@ -127,16 +122,12 @@ function findUnmarkedWriters({ header, dataFile }: ChainLink): string | undefine
 }
 
 /** Takes the bitmap of a mirror away that is given up, with its witness. Nothing where there is none. */
-export async function planUntracking(
-  device: string,
-  present: Chain,
-  owner: FenceOwner,
-): Promise<readonly ImagePatch[]> {
+export async function planUntracking(device: string, present: Chain): Promise<readonly ImageChange[]> {
   const top = activeLayer(present);
   const found = await readDirtyRanges(top, bitmapNameOf(device));
   if (found.kind !== "valid" || top.header?.isFenced) return [];
   const isDropped = (name: string): boolean => isOwnBitmap(device, name);
-  return await fenced(top, await planBitmapsReplaced(top, { isDropped, added: [] }), owner);
+  return await planChange(top, { isDropped, added: [] });
 }
 
 /**
@@ -158,55 +149,15 @@ export async function readMarked(
   return await readWitnessedRanges(top, { name, witness });
 }
 
-/** The same change of an image that is fenced meanwhile: the fence goes with the last write. */
-async function fenced(
-  link: ChainLink,
-  { writes, sizeBytes }: BytePatches,
-  owner: FenceOwner,
-): Promise<ImagePatch[]> {
-  const { path } = link;
-  if (writes.length === 0) return [];
-  const planned = await planFencePatch(link, owner);
-  if (!planned) throw new Error("an image with bitmaps has a place for a fence");
-  const { fence } = planned;
-  const end = fence.offset + fence.after.length;
-  const inHeader = writes.filter(({ offset }) => offset < end);
-  const others = writes.filter(({ offset }) => offset >= end);
-  const headerEnd = Math.max(end, ...inHeader.map(({ offset, after }) => offset + after.length));
-  const start = Math.min(fence.offset, ...inHeader.map(({ offset }) => offset));
-  const plain = await readRange(link, start, headerEnd);
-  const before = plain.slice();
-  before.set(fence.after, fence.offset - start);
-  const after = plain.slice();
-  for (const write of inHeader) after.set(write.after, write.offset - start);
-  const grown = await growth(link, writes, sizeBytes);
-  const record = (offset: number, from: Uint8Array, to: Uint8Array): ImagePatch =>
-    patchRecordOf(path, { offset, before: from, after: to }, { modifiedNs: null, when: "commit" });
-  const cut = Math.max(0, Math.min(SECTOR_BYTES - start, plain.length));
+type BitmapChange = Parameters<typeof replaceBitmaps>[2];
+
+/** The change, tried out: what the image refuses is refused by the plan. Nothing where nothing would change. */
+async function planChange(link: ChainLink, change: BitmapChange): Promise<ImageChange[]> {
+  await replaceBitmaps(link, new ScratchFile(link.file, link.stat), change);
   return [
-    planned.patch,
-    ...[...others, ...grown].map((write) => record(write.offset, write.before, write.after)),
-    ...(cut < plain.length ? [record(start + cut, before.subarray(cut), after.subarray(cut))] : []),
-    record(start, before.subarray(0, cut), after.subarray(0, cut)),
+    {
+      link,
+      write: async (file) => await replaceBitmaps({ ...link, file, stat: await file.stat() }, file, change),
+    },
   ];
-}
-
-/** The last byte of a file that is to be longer than its writes make it. */
-async function growth(
-  { file }: ChainLink,
-  writes: BytePatches["writes"],
-  sizeBytes: number,
-): Promise<BytePatches["writes"]> {
-  const end = Math.max(
-    (await file.stat()).sizeBytes,
-    ...writes.map(({ offset, after }) => offset + after.length),
-  );
-  if (end >= sizeBytes) return [];
-  return [{ offset: sizeBytes - 1, before: new Uint8Array(0), after: new Uint8Array(1) }];
-}
-
-async function readRange({ file }: ChainLink, start: number, end: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(end - start);
-  await file.read(bytes, start);
-  return bytes;
 }

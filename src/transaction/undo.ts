@@ -23,11 +23,15 @@ export async function undoTransaction(workspace: Workspace, state: TransactionSt
   ];
 }
 
-/** Returns what it left as it is. The id is that of the statements' transaction. */
+/**
+ * Returns what it left as it is. The id is that of the statements' transaction; needed are the redo logs of what is left
+ * of it.
+ */
 async function undoStatements(
   workspace: Workspace,
   id: string,
   statements: readonly Statement[],
+  needed: ReadonlySet<string> = new Set(),
 ): Promise<KeptFile[]> {
   const removal = await Removal.begin(workspace, id, statements);
   const kept: KeptFile[] = [];
@@ -36,6 +40,7 @@ async function undoStatements(
   const how: UndoingPatches = { onAway: (image) => away.push(image), onDown: (work) => down.push(work) };
   for (const statement of statements.toReversed()) {
     if (statement.undone) continue;
+    away.push(...(await removal.removeLogs(statement, needed)));
     kept.push(...(await undoPatches(workspace.storage, statement, how)));
     for (const newFile of statement.plan.newFiles) {
       if (!(await removal.remove(statement, newFile))) away.push(newFile.path);
@@ -70,6 +75,9 @@ export async function undoWhatCanBe(
   for (const statement of statements.toReversed()) {
     if (statement.undone) continue;
     const { plan } = statement;
+    for (const { log } of plan.redo) {
+      await orKeep(log, async () => throwIfAway(await removal.removeLogs(statement)));
+    }
     for (const image of new Set(plan.patches.map((patch) => patch.image))) {
       const patches = plan.patches.filter((patch) => patch.image === image);
       await orKeep(image, async () => {
@@ -88,18 +96,22 @@ export async function undoWhatCanBe(
   return [...kept, ...removal.kept];
 }
 
-/** Takes back what the statements wrote into images that were there before, and leaves their new files. */
-export async function undoStatementPatches(
-  { storage }: Workspace,
+/** Takes back what the statements changed in images that were there before, and leaves their new files. */
+export async function undoChangesInPlace(
+  workspace: Workspace,
+  id: string,
   statements: readonly Statement[],
 ): Promise<KeptFile[]> {
+  const removal = await Removal.begin(workspace, id, statements);
   const kept: KeptFile[] = [];
   const away: string[] = [];
   for (const statement of statements.toReversed()) {
-    kept.push(...(await undoPatches(storage, statement, { onAway: (image) => away.push(image) })));
+    away.push(...(await removal.removeLogs(statement)));
+    kept.push(...(await undoPatches(workspace.storage, statement, { onAway: (image) => away.push(image) })));
   }
+  await removal.flush();
   throwIfAway(away);
-  return kept;
+  return [...kept, ...removal.kept];
 }
 
 function throwIfAway([first, ...others]: readonly string[]): void {
@@ -128,7 +140,8 @@ export async function undoFrom(
   } else if (doomed.some((statement) => statement.undoing)) {
     await journal.secure();
   }
-  const kept = await undoStatements(workspace, journal.id, doomed);
+  const needed = logsOf(journal.state.statements.slice(0, from));
+  const kept = await undoStatements(workspace, journal.id, doomed, needed);
   await journal.append({ type: "undone", from }, "undone");
   return kept;
 }
@@ -164,4 +177,8 @@ async function discardStaged(workspace: Workspace, isLocked: boolean): Promise<v
   } finally {
     await lock?.close();
   }
+}
+
+function logsOf(statements: readonly Statement[]): ReadonlySet<string> {
+  return new Set(statements.flatMap(({ undone, plan }) => (undone ? [] : plan.redo.map(({ log }) => log))));
 }

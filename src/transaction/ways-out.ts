@@ -210,8 +210,11 @@ async function describeFiles(
       });
     }
   }
-  for (const image of new Set(plan.patches.map((patch) => patch.image))) {
-    if (!patching && !commit) continue;
+  for (const { log } of plan.redo) {
+    if (await storage.statLink(log)) left.push({ path: log, why: "the transaction made it" });
+  }
+  const changed = [...(patching || commit ? plan.patches : []), ...(commit ? plan.redo : [])];
+  for (const image of new Set(changed.map((one) => one.image))) {
     const device = plan.devices[0] ?? "DEV";
     left.push({ path: image, why: `it may have a fence: \`imgtx unfreeze --force ${device}\` lifts it` });
   }

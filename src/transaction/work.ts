@@ -2,8 +2,10 @@
 
 import { type DeviceTable, readTable, withDevices, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
+import type { StagedStorage } from "../format/index.ts";
 import { changesOf, type Journal, type PlanRecord, readJournals } from "./journal/index.ts";
-import type { OpenedImages } from "./opened-images.ts";
+import { OpenedImages } from "./opened-images.ts";
+import { openStaged } from "./redo.ts";
 import type { RunOptions } from "./request.ts";
 
 export interface Work {
@@ -12,6 +14,8 @@ export interface Work {
   /** When the command has waited as long as it may, by the host's monotonic clock. */
   readonly deadlineMs: number;
   readonly images: OpenedImages;
+  /** The images as the statements of the transaction leave them. */
+  staged: StagedStorage;
   /** The transaction's: that of a copy which was cut off, where this command goes on with it. */
   id: string;
   /** Plans of statements that had nothing to do, while there was no journal to tell them to. */
@@ -22,6 +26,28 @@ export interface Work {
   journal: Journal | undefined;
   /** What has to be durable before the commit mark, and that nobody has waited for yet. */
   underWay: Promise<unknown>;
+}
+
+/** The caller ends it, and closes the journal. */
+export async function startWork(
+  {
+    workspace,
+    root,
+    currentFolder,
+  }: { readonly workspace: Workspace; readonly root: string; readonly currentFolder: string },
+  options: RunOptions,
+  parts: Pick<Work, "id" | "journal">,
+): Promise<Work> {
+  const deadlineMs = workspace.storage.host.monotonicMs() + options.waitMs;
+  const staged = await openStaged(workspace.storage, parts.journal?.state);
+  const images = new OpenedImages(staged, { workspaceRoot: root, currentFolder });
+  const rest = { idle: [], found: [], underWay: Promise.resolve() };
+  return { workspace, options, deadlineMs, staged, images, ...parts, ...rest };
+}
+
+export async function endWork({ images, staged }: Work): Promise<void> {
+  await images.close();
+  await staged.close();
 }
 
 /** The table as it will be, with the changes of the work's transaction on top. */

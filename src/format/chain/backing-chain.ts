@@ -14,7 +14,7 @@ import type { FileStat, Storage, StorageFile } from "../../storage/index.ts";
 import { composeBackingPath, requirePlainPath, stripFilePrefix } from "./backing-name.ts";
 import { explainOpenFailure, inLoop, tooDeep } from "./chain-errors.ts";
 import { type ChainLink, type DataFile, readLink } from "./chain-link.ts";
-import { fingerprintFrom, identityOf } from "../fingerprint.ts";
+import { fingerprintOpened, identityOf } from "../fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "../image-format.ts";
 import { judgeMissingTables } from "./missing-tables.ts";
 import { assertOwnersCanRead, type GateOptions, passGate } from "./open-gate.ts";
@@ -219,7 +219,7 @@ async function openDataFile(
     const file = hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
     const stat = await file.stat();
     claimIdentity(walk, stat, path);
-    return { path, file, fingerprint: fingerprintFrom(stat, undefined) };
+    return { path, file, fingerprint: await fingerprintOpened(file, stat, undefined) };
   } catch (error) {
     throw explainOpenFailure(error, { what: "external data file", name, path, overlayPath: imagePath });
   }

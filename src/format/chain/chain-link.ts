@@ -5,7 +5,7 @@
 
 import type { FileStat, StorageFile } from "../../storage/index.ts";
 import { notQcow2, unknownFormat } from "./chain-errors.ts";
-import { type Fingerprint, fingerprintFrom } from "../fingerprint.ts";
+import { type Fingerprint, fingerprintOpened } from "../fingerprint.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { hasQcowMagic, type ProbedFormat } from "../probe.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
@@ -77,11 +77,11 @@ export async function readLink(
   const common = { path, name: undefined, file, stat, dataFile: undefined, warnings: [] };
   if (format === "raw" || isGuessed) {
     const virtualSizeBytes = Math.ceil(stat.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
-    const fingerprint = fingerprintFrom(stat, undefined);
+    const fingerprint = await fingerprintOpened(file, stat, undefined);
     return { link: { ...common, format: "raw", virtualSizeBytes, header: undefined, fingerprint }, probed };
   }
   const header = await readQcow2Header(file, head, stat.sizeBytes, path, { mayLackTables: true });
   const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
-  const fingerprint = fingerprintFrom(stat, head);
+  const fingerprint = await fingerprintOpened(file, stat, head);
   return { link: { ...common, format: "qcow2", virtualSizeBytes, header, fingerprint }, probed };
 }

@@ -14,7 +14,6 @@ const COPY_BYTES = 256 * 1024;
 
 export class StagedFile implements StorageFile {
   readonly path: string;
-  readonly isStaged = true;
   readonly #base: StorageFile;
   readonly #image: StagedImage;
   readonly #isWritable: boolean;
@@ -26,6 +25,10 @@ export class StagedFile implements StorageFile {
     this.#base = base;
     this.#image = image;
     this.#isWritable = access === "write";
+  }
+
+  get onDisk(): StorageFile {
+    return this.#base;
   }
 
   async stat(): Promise<FileStat> {

@@ -83,6 +83,11 @@ export class StagedStorage implements Storage {
     return this.#images.has(keyOf(stat));
   }
 
+  /** The log of a staged image. */
+  logOf(stat: FileStat): string | undefined {
+    return this.#images.get(keyOf(stat))?.log.path;
+  }
+
   /** Has these bytes of a staged image written when its log is applied, be they changed or not: where a fence lies. */
   async include(path: string, start: number, lengthBytes: number): Promise<void> {
     const file = await this.#below.openFile(path, "read");
@@ -142,6 +147,7 @@ export class StagedStorage implements Storage {
   }
 
   async openFile(path: string, access: "read" | "write", options?: OpenOptions): Promise<StorageFile> {
+    if (this.#images.size === 0) return await this.#below.openFile(path, access, options);
     const stat = await this.#below.stat(path);
     if (stat === undefined || !this.isStaged(stat)) {
       if (stat !== undefined) await this.#requireSame(path);

@@ -13,7 +13,9 @@ import { SECTOR_BYTES } from "./sectors.ts";
  * - untouched: all is as before; a fence that is up does not count.
  * - partly: it is to be applied from its start.
  * - applied: all is as the log leaves it. It may be in the page cache alone, after a failed flush.
- * - used: it was applied, its fence is down, and somebody has written since. It is finished.
+ * - used: it was applied, its fence is down, and somebody has written since. It is finished. So it is too
+ *   where somebody has written to the first sector, as the fence lets nobody do: whether it is down is for the caller to
+ *   see, who knows what a fence is.
  * - foreign: somebody else has written there. Nothing may be written over that.
  */
 export type Survey =
@@ -41,6 +43,7 @@ export async function surveyImage(log: RedoLog, file: StorageFile, guard: Guard)
   if (fence !== undefined && isDown(first) && !(first === "both" && others === "untouched")) {
     return { state: foreign === undefined && others === "applied" ? "applied" : "used" };
   }
+  if (fence !== undefined && first === "neither") return { state: "used" };
   if (foreign !== undefined) return { state: "foreign", offset: foreign };
   if (first !== undefined) seen.add(first);
   return { state: joined(seen, size) };

@@ -3,8 +3,8 @@
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES } from "../action.ts";
 import type { Chain } from "../../format/index.ts";
-import type { ImagePatch } from "../journal/index.ts";
 import { requireMirror } from "../mirroring.ts";
+import type { ImageChange } from "../redo.ts";
 import { planUntracking } from "../tracking.ts";
 import type { ActionReport, MirrorCancelRequest } from "../request.ts";
 
@@ -12,15 +12,15 @@ export const mirrorCancel: Action<MirrorCancelRequest> = {
   async plan({ devices }, context) {
     assertNamedOnce(devices);
     const entries = devices.map((device) => requireDevice(context.table, device));
-    const tracked: { device: string; chain: Chain; patches: readonly ImagePatch[] }[] = [];
+    const tracked: { device: string; chain: Chain; redo: readonly ImageChange[] }[] = [];
     for (const { name: device, image, format, mirror } of entries) {
       if (!mirror || mirror.bitmap === null) continue;
       const chain = await context.openChain(image, format, device);
-      tracked.push({ device, chain, patches: await planUntracking(device, chain, context) });
+      tracked.push({ device, chain, redo: await planUntracking(device, chain) });
     }
     return {
       ...MAKES_NO_FILES,
-      patches: tracked.flatMap(({ patches }) => patches),
+      redo: tracked.flatMap(({ redo }) => redo),
       devices,
       reports: entries.map((entry) => cancelReport(entry, context.unfinished.has(entry.name))),
       changes: entries.flatMap((entry) =>

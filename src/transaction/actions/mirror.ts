@@ -48,7 +48,7 @@ export const mirror: Action<MirrorRequest> = {
         entry.mirror === copy ? [] : [{ device: entry.name, after: { ...entry, mirror: copy } }],
       ),
       allowPaths: [],
-      patches: planned.flatMap(({ patches }) => patches),
+      redo: planned.flatMap(({ redo }) => redo),
       renewable: true,
       filesToMake: planned.flatMap(({ filesToMake }) => filesToMake),
       async fillFiles(files, tools) {
@@ -159,7 +159,7 @@ async function planParent(
   return {
     ...fresh,
     mirror: { ...twin, chain: [own, { ...made, name: missing.name }, ...below] },
-    patches: [],
+    redo: [],
     chains: [parent],
     notes: [
       `${twin.image} stands on it; \`imgtx reopen ${device} ${shellQuote(twin.image)}\` brings it in line, and changes over`,
@@ -204,7 +204,7 @@ async function planTracked(
   return {
     ...copy,
     mirror: { ...copy.mirror, bitmap: tracking.bitmap, witness: tracking.witness },
-    patches: tracking.patches,
+    redo: tracking.redo,
     notes: [...copy.notes, ...tracking.notes],
   };
 }
@@ -234,7 +234,7 @@ async function planNew(
   const tracking = await planTracking(device, present, { before: null, isWanted: target.bitmap }, context);
   return {
     ...fresh,
-    patches: tracking.patches,
+    redo: tracking.redo,
     mirror: {
       image: path,
       format: copy.format,

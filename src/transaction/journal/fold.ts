@@ -13,6 +13,8 @@ import {
   type PlanRecord,
   type PreparedRecord,
   type ResumedRecord,
+  isRedoLogOf,
+  type StagedImagePlan,
   stagingPath,
   type Statement,
   type TransactionState,
@@ -44,6 +46,7 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
     case "plan": {
       if (record.statement !== state.statements.length) throw outOfOrder(file, record.type);
       assertStagingNames(state.begin.id, record, file);
+      assertRedoLogs(state.begin.id, record, file);
       assertPatches(record, file);
       const fresh: Statement = {
         plan: record,
@@ -69,6 +72,7 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       return changeStatement(state, record, file, { patching: true });
     case "prepared":
       assertPatching(state, record, file);
+      assertRedoPlanned(state, record, file);
       return changeStatement(state, record, file, { prepared: record });
     case "done":
       return changeStatement(state, record, file, { done: true, ...withNames(state, record) });
@@ -117,6 +121,29 @@ function assertStagingNames(id: string, { statement, newFiles }: PlanRecord, fil
       hint: "imgtx did not write this journal: look where it comes from, and move it away",
     },
   );
+}
+
+/** The same of redo logs: each lies beside the image that it changes, which is held to what was watched. */
+function assertRedoLogs(id: string, { redo, watched }: PlanRecord, file: string): void {
+  const odd = redo.find(
+    ({ image, log }) => !isRedoLogOf(id, image, log) || watched.every((one) => one.image !== image),
+  );
+  if (odd === undefined) return;
+  throw new ImgtxError(
+    "E_JOURNAL",
+    `the journal would use '${odd.log}' as a redo log, which imgtx never does`,
+    {
+      image: file,
+      hint: "imgtx did not write this journal: look where it comes from, and move it away",
+    },
+  );
+}
+
+function assertRedoPlanned(state: TransactionState, record: PreparedRecord, file: string): void {
+  const planned = state.statements.at(-1)?.plan.redo ?? [];
+  const isPlanned = ({ image, log }: StagedImagePlan): boolean =>
+    planned.some((one) => one.image === image && one.log === log);
+  if (!record.redo.every(isPlanned)) throw outOfOrder(file, record.type);
 }
 
 function assertFences({ statements }: TransactionState, { patches }: FencingRecord, file: string): void {

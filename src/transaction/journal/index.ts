@@ -11,10 +11,19 @@ export type {
   PlannedFolder,
   PlanRecord,
   PreparedFile,
+  PreparedRedo,
   Statement,
   TableChange,
   TransactionState,
   WatchedImage,
 } from "./records.ts";
-export { beginRecordOf, stagingPath } from "./records.ts";
-export { changesOf, heldDevices, isParked, lastSeen, liveStatements, type SeenImage } from "./queries.ts";
+export { beginRecordOf, redoLogNumber, redoLogPath, stagingPath } from "./records.ts";
+export {
+  changesOf,
+  heldDevices,
+  isParked,
+  lastSeen,
+  liveStatements,
+  redoOf,
+  type SeenImage,
+} from "./queries.ts";

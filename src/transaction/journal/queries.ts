@@ -1,7 +1,7 @@
 // What the rest of the layer asks of a transaction's state.
 
 import { withFingerprints } from "../../device/index.ts";
-import type { Statement, TableChange, TransactionState, WatchedImage } from "./records.ts";
+import type { PreparedRedo, Statement, TableChange, TransactionState, WatchedImage } from "./records.ts";
 
 /** The statements that count: neither undone nor on the way there. */
 export function liveStatements(state: TransactionState): readonly Statement[] {
@@ -30,6 +30,12 @@ export function lastSeen(state: TransactionState): ReadonlyMap<string, SeenImage
     }
   }
   return seen;
+}
+
+/** How far each image's redo log counts, by the image. */
+export function redoOf(state: TransactionState): ReadonlyMap<string, PreparedRedo> {
+  const live = liveStatements(state).flatMap(({ prepared }) => prepared?.redo ?? []);
+  return new Map(live.map((redo) => [redo.image, redo]));
 }
 
 /** Whether a copy was cut off that can be gone on with: its files are kept until then, and hold no device. */

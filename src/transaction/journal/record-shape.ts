@@ -30,6 +30,8 @@ import type {
   NewFile,
   PlannedFolder,
   PreparedFile,
+  PreparedRedo,
+  StagedImagePlan,
   TableChange,
   WatchedImage,
 } from "./records.ts";
@@ -73,6 +75,20 @@ const isPatch = objectOf<ImagePatch>({
   after: isText,
   modifiedNs: orNull(isText),
   when: oneOf("prepare", "commit"),
+});
+
+const isStagedImage = objectOf<StagedImagePlan>({ image: isText, log: isText });
+
+const isRedo = objectOf<PreparedRedo>({
+  image: isText,
+  log: isText,
+  end: objectOf<PreparedRedo["end"]>({ position: isCount, digest: isText }),
+  pages: isCount,
+  changedSectors: isCount,
+  freedPages: isCount,
+  sizeBefore: isCount,
+  sizeAfter: isCount,
+  guardedBy: oneOf("fence", "digests"),
 });
 
 const isOrigin = objectOf<Origin>({
@@ -122,6 +138,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
       objectOf<WatchedImage>({ device: orNull(isText), image: isText, fingerprint: isFingerprint }),
     ),
     patches: listOf(isPatch),
+    redo: listOf(isStagedImage),
     folders: listOf(objectOf<PlannedFolder>({ path: isText, mark: isFileMark })),
   }),
   prepared: objectOf<RecordOf<"prepared">>({
@@ -130,6 +147,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     files: listOf(
       objectOf<PreparedFile>({ path: isText, fingerprint: isFingerprint, contentSha256: orNull(isText) }),
     ),
+    redo: listOf(isRedo),
   }),
   copied: objectOf<RecordOf<"copied">>({
     type: oneOf("copied"),

@@ -12,16 +12,23 @@
 // - A `prepare` patch is written after `plan`, which has the bytes before it, and after `patching`, which says that
 //   from here on bytes of existing images may be this statement's. A statement without that record has nothing to
 //   take back in them. `prepared` names the file with its new fingerprint.
+// - `plan` names each redo log before it is made; `prepared` says where it ends, and is appended when it is durable.
 // - `undo` and `abort` are durable before the first file goes. `commit` is the commit point: before it
 //   everything can be undone, behind it the only way is forward.
 
 import { posix } from "node:path";
 import type { DeviceEntry, FileMark, Worker, Workspace } from "../../device/index.ts";
-import type { Fingerprint, ImageFormat } from "../../format/index.ts";
+import {
+  type Fingerprint,
+  type ImageFormat,
+  redoLogName,
+  type SealedLog,
+  type StagingOptions,
+} from "../../format/index.ts";
 import type { Origin } from "../../storage/index.ts";
 import type { ActionKind, ActionReport } from "../request.ts";
 
-export const JOURNAL_VERSION = 2;
+export const JOURNAL_VERSION = 3;
 
 export interface BeginRecord {
   readonly type: "begin";
@@ -114,6 +121,17 @@ export interface ImagePatch {
   readonly when: "prepare" | "commit";
 }
 
+/** An image that the statement changes in place, and the redo log that the change goes into: see redo.ts. */
+export interface StagedImagePlan {
+  readonly image: string;
+  readonly log: string;
+}
+
+/** A redo log as far as a statement wrote it, durably: a place in it, and what applying it takes. */
+export interface PreparedRedo extends Omit<SealedLog, "log">, StagedImagePlan {
+  readonly guardedBy: StagingOptions["guardedBy"];
+}
+
 export interface PlanRecord {
   readonly type: "plan";
   readonly statement: number;
@@ -129,6 +147,7 @@ export interface PlanRecord {
   /** Watched images that earlier statements copied, and that count as this statement found them. */
   readonly renews: readonly string[];
   readonly patches: readonly ImagePatch[];
+  readonly redo: readonly StagedImagePlan[];
   /** The folders of its new files and of what it patches: how it is told that their disk is there. */
   readonly folders: readonly PlannedFolder[];
 }
@@ -160,6 +179,7 @@ export interface PreparedRecord {
   readonly type: "prepared";
   readonly statement: number;
   readonly files: readonly PreparedFile[];
+  readonly redo: readonly PreparedRedo[];
 }
 
 /** How far copies have come: guest data below the offset is in the file of that path, durably. */
@@ -273,4 +293,18 @@ export interface TransactionState {
 /** Where a statement's new file is made before it gets its final name: beside it. */
 export function stagingPath(path: string, id: string, statement: number, index: number): string {
   return posix.join(posix.dirname(path), `.imgtx-${id}-${statement}-${index}`);
+}
+
+/** The nth redo log of a transaction, beside the image that it changes. */
+export function redoLogPath(image: string, id: string, number: number): string {
+  return posix.join(posix.dirname(image), redoLogName(id, number));
+}
+
+/** NaN for what is no redo log's name. */
+export function redoLogNumber(log: string): number {
+  return Number(/-(\d{1,9})\.redo$/.exec(log)?.[1]);
+}
+
+export function isRedoLogOf(id: string, image: string, log: string): boolean {
+  return log === redoLogPath(image, id, redoLogNumber(log));
 }

@@ -21,7 +21,11 @@ export function toStored(root: string, record: JournalRecord): JournalRecord {
 
 function mapRecordPaths(record: JournalRecord, map: (path: string) => string): JournalRecord {
   if (record.type === "prepared") {
-    return { ...record, files: record.files.map((file) => ({ ...file, path: map(file.path) })) };
+    return {
+      ...record,
+      files: record.files.map((file) => ({ ...file, path: map(file.path) })),
+      redo: record.redo.map((redo) => ({ ...redo, image: map(redo.image), log: map(redo.log) })),
+    };
   }
   if (record.type === "done" && record.named) {
     return { ...record, named: record.named.map((file) => ({ ...file, path: map(file.path) })) };
@@ -53,6 +57,7 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     renews: record.renews.map(map),
     watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
     patches: record.patches.map((patch) => ({ ...patch, image: map(patch.image) })),
+    redo: record.redo.map((redo) => ({ image: map(redo.image), log: map(redo.log) })),
     folders: record.folders.map((folder) => ({ ...folder, path: map(folder.path) })),
   };
 }

@@ -6,7 +6,7 @@ import { isCount, isObject } from "../../device/index.ts";
 import { JOURNAL_VERSION, type JournalRecord } from "./records.ts";
 
 /** Versions that can be read, the present one among them. */
-export const READ_VERSIONS: ReadonlySet<unknown> = new Set([1, JOURNAL_VERSION]);
+export const READ_VERSIONS: ReadonlySet<unknown> = new Set([1, 2, JOURNAL_VERSION]);
 
 /** What may be a record: nobody has looked at its fields yet. */
 type Fields = Readonly<Record<string, unknown>>;
@@ -17,8 +17,12 @@ export function fillIn(record: Fields): Fields {
     case "begin":
       return fillInBegin(record);
     case "plan":
-      // The folders of what it plans were not kept.
-      return "folders" in record ? record : { ...record, folders: [] };
+      // The folders of what it plans were not kept. Bitmaps were patches of bytes.
+      return {
+        ...record,
+        ...("folders" in record ? {} : { folders: [] }),
+        ...("redo" in record ? {} : { redo: [] }),
+      };
     case "commit":
       return fillInCommit(record);
     case "prepared":
@@ -53,6 +57,7 @@ function fillInPrepared(prepared: Fields): Fields {
   if (!Array.isArray(files)) return prepared;
   return {
     ...prepared,
+    ...("redo" in prepared ? {} : { redo: [] }),
     files: files.map((file: unknown) => (isObject(file) ? { contentSha256: null, ...file } : file)),
   };
 }
@@ -61,9 +66,8 @@ function fillInPrepared(prepared: Fields): Fields {
 export function upgradeRecords(records: readonly JournalRecord[]): JournalRecord[] {
   const [begin] = records;
   if (begin?.type !== "begin" || begin.version === JOURNAL_VERSION) return [...records];
-  return sayWherePatching(records).map((record) =>
-    record.type === "begin" ? { ...record, version: JOURNAL_VERSION } : record,
-  );
+  const whole = begin.version === 1 ? sayWherePatching(records) : records;
+  return whole.map((record) => (record.type === "begin" ? { ...record, version: JOURNAL_VERSION } : record));
 }
 
 /**

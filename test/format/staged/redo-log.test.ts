@@ -235,7 +235,7 @@ describe("a savepoint", () => {
     await storage.stage(IMAGE, { transaction: "t1", number: 0, guardedBy: "fence" });
     await storage.rollBackTo(savepoint);
     expect(disk.find(LOG)).toBeUndefined();
-    expect((await storage.openFile(IMAGE, "write")).isStaged).toBeUndefined();
+    expect((await storage.openFile(IMAGE, "write")).onDisk).toBeUndefined();
   });
 });
 

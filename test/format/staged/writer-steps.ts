@@ -3,11 +3,7 @@
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { openChain } from "../../../src/format/chain/backing-chain.ts";
 import { openForWriting, openWriterState } from "../../../src/format/open/open-for-writing.ts";
-import {
-  planBitmapAdd,
-  planBitmapClear,
-  planBitmapRemove,
-} from "../../../src/format/qcow2/change/bitmap-patch.ts";
+import { addBitmap, clearBitmap, removeBitmap } from "../../../src/format/qcow2/change/bitmaps.ts";
 import { growImage } from "../../../src/format/qcow2/change/grow-image.ts";
 import { encodeSnapshotEntry } from "../../../src/format/qcow2/codec/snapshot-table.ts";
 import { readSnapshotTable } from "../../../src/format/qcow2/read/qcow2-snapshots.ts";
@@ -121,12 +117,13 @@ async function changeBitmap(storage: Storage, how: "add" | "clear" | "remove", n
   try {
     const [link] = chain.links;
     if (link === undefined) throw new Error("a chain without an image");
-    const plan = { add: planBitmapAdd, clear: planBitmapClear, remove: planBitmapRemove }[how];
-    const { writes, sizeBytes } = await plan(link, { name, marksEnd: true });
+    const change = { add: addBitmap, clear: clearBitmap, remove: removeBitmap }[how];
     const file = await storage.openFile(PATH, "write");
-    for (const { offset, after } of writes) await file.write(after, offset);
-    if ((await file.stat()).sizeBytes < sizeBytes) await file.truncate(sizeBytes);
-    await file.close();
+    try {
+      await change(link, file, { name, marksEnd: true });
+    } finally {
+      await file.close();
+    }
   } finally {
     await chain.close();
   }

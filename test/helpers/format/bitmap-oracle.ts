@@ -1,4 +1,4 @@
-// What the tests of bitmap changes do with an image: change it by imgtx's plans, or by qemu-img, and have both
+// What the tests of bitmap changes do with an image: change it by imgtx's own code, or by qemu-img, and have both
 // judge what is left.
 
 import { execFileSync } from "node:child_process";
@@ -6,18 +6,14 @@ import path from "node:path";
 import {
   checkQcow2,
   openChain,
-  planBitmapsReplaced,
+  replaceBitmaps,
+  ScratchFile,
   readDirtyRanges,
   readWitnessedRanges,
 } from "../../../src/format/index.ts";
-import type { ImagePatch } from "../../../src/format/qcow2/change/image-patch.ts";
-import {
-  planBitmapAdd,
-  planBitmapClear,
-  planBitmapRemove,
-} from "../../../src/format/qcow2/change/bitmap-patch.ts";
+import { addBitmap, clearBitmap, removeBitmap } from "../../../src/format/qcow2/change/bitmaps.ts";
 import { type ByteRange, makeNodeStorage } from "../../../src/storage/index.ts";
-import { applyPatch, patchProblems } from "../image-patch.ts";
+import { applyPatch, type ImagePatch, patchOf, patchProblems } from "../image-patch.ts";
 
 const storage = makeNodeStorage();
 
@@ -27,7 +23,7 @@ export function run(image: string, program: string, ...args: string[]): string {
   return execFileSync(program, args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
 }
 
-type Link = Parameters<typeof planBitmapAdd>[0];
+type Link = Parameters<typeof addBitmap>[0];
 
 export async function withLink<T>(image: string, use: (link: Link) => Promise<T>): Promise<T> {
   const gate = { workspaceRoot: path.dirname(image), allowPaths: [], currentFolder: path.dirname(image) };
@@ -45,8 +41,10 @@ export type Change =
 
 export function planChange(image: string, change: Change): Promise<ImagePatch> {
   return withLink(image, async (link) => {
-    if (change.kind === "add") return planBitmapAdd(link, change);
-    return change.kind === "clear" ? planBitmapClear(link, change) : planBitmapRemove(link, change);
+    const file = new ScratchFile(link.file, link.stat);
+    if (change.kind === "add") await addBitmap(link, file, change);
+    else await (change.kind === "clear" ? clearBitmap : removeBitmap)(link, file, change);
+    return await patchOf(image, file);
   });
 }
 
@@ -61,7 +59,11 @@ export async function change(image: string, what: Change): Promise<ImagePatch> {
 /** Two new bitmaps in the place of all, the second of which marks the end of the disk. */
 export async function makeWitnessed(image: string, name: string, witness: string): Promise<void> {
   const added = [{ name }, { name: witness, marksEnd: true }];
-  const patch = await withLink(image, (link) => planBitmapsReplaced(link, { isDropped: () => true, added }));
+  const patch = await withLink(image, async (link) => {
+    const file = new ScratchFile(link.file, link.stat);
+    await replaceBitmaps(link, file, { isDropped: () => true, added });
+    return await patchOf(image, file);
+  });
   const problems = patchProblems(image, patch);
   if (problems.length > 0) throw new Error(problems.join("\n"));
   applyPatch(image, patch);

@@ -53,13 +53,14 @@ export function planRecord(statement: number, folder = ""): PlanRecord {
     renews: [],
     watched: [],
     patches: [],
+    redo: [],
     folders: [],
   };
 }
 
 export function preparedRecord(statement: number, folder = ""): JournalRecord {
   const files = [{ path: `${folder}a${statement}.qcow2`, fingerprint: FINGERPRINT, contentSha256: null }];
-  return { type: "prepared", statement, files };
+  return { type: "prepared", statement, files, redo: [] };
 }
 
 /** Any value as a chained line, a record or not. */

@@ -39,7 +39,7 @@ describe("a guest that writes after the fence was lifted, and before recovery", 
     writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 9 0 4k");
     const [note] = (await bench.session()).recovered;
     expect(note).toMatchObject({ did: "finished" });
-    expect(note?.text).toContain("was written to since imgtx changed its header, and is left as it is");
+    expect(note?.text).toContain("was written to since imgtx changed it, and is left as it is");
     await mirror(bench, { vdc: undefined });
     expect(await judge(bench, "vdc")).toBe(IDENTICAL);
     await mirror(bench, { vdc: undefined });

@@ -69,6 +69,7 @@ describe("records add up to a transaction", () => {
     const made = { ...FINGERPRINT, inode: "99" };
     const prepared: JournalRecord = {
       type: "prepared",
+      redo: [],
       statement: 0,
       files: [{ path: "a0.qcow2", fingerprint: made, contentSha256: null }],
     };

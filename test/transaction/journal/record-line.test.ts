@@ -126,12 +126,12 @@ describe("a journal's bytes", () => {
 
   test("of another version are refused as that, whatever follows", async () => {
     const journal = encodeJournal([
-      { ...BEGIN, version: 3 },
+      { ...BEGIN, version: 4 },
       { type: "merge", later: true },
     ]);
     const failure = await failureOf(() => parseJournal(journal, "t.journal"));
     expect(failure).toMatchObject({ code: "E_UNSUPPORTED", image: "t.journal" });
-    expect(failure.message).toContain("version 3; this imgtx reads 1 and 2");
+    expect(failure.message).toContain("version 4; this imgtx reads 1 and 2 and 3");
   });
 
   test.each([

@@ -2,9 +2,20 @@
 
 import { describe, expect, test } from "vitest";
 import { foldRecords } from "../../../src/transaction/journal/fold.ts";
-import { JOURNAL_VERSION, type JournalRecord } from "../../../src/transaction/journal/records.ts";
+import {
+  JOURNAL_VERSION,
+  type JournalRecord,
+  type PreparedRecord,
+} from "../../../src/transaction/journal/records.ts";
+import { parseJournal } from "../../../src/transaction/journal/record-line.ts";
 import { upgradeRecords } from "../../../src/transaction/journal/upgrade.ts";
-import { BEGIN, FINGERPRINT, planRecord, preparedRecord } from "../../helpers/transaction/journals.ts";
+import {
+  BEGIN,
+  encodeJournal,
+  FINGERPRINT,
+  planRecord,
+  preparedRecord,
+} from "../../helpers/transaction/journals.ts";
 
 const OLD: JournalRecord = { ...BEGIN, version: 1 };
 const COPIED: JournalRecord = { type: "copied", statement: 0, path: "a0.qcow2", offset: 65_536 };
@@ -48,5 +59,15 @@ describe("of version 1, which never said when it began to patch", () => {
     expect(records.map(({ type }) => type)).toEqual(["begin", "plan", "patching", "prepared", "done"]);
     expect(records[0]).toEqual({ ...BEGIN, version: JOURNAL_VERSION });
     expect(upgradeRecords(records)).toEqual(records);
+  });
+});
+
+describe("of version 2, which changed images in place by patches alone", () => {
+  test("has no redo logs, and goes on as the present version", () => {
+    const { redo: _plan, ...plan } = planRecord(0);
+    const { redo: _prepared, ...prepared } = preparedRecord(0) as PreparedRecord;
+    const lines = encodeJournal([{ ...BEGIN, version: 2 }, plan, prepared]);
+    const records = upgradeRecords(parseJournal(lines, "t.journal").records);
+    expect(records).toEqual([{ ...BEGIN, version: JOURNAL_VERSION }, planRecord(0), preparedRecord(0)]);
   });
 });

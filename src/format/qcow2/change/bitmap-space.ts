@@ -1,17 +1,17 @@
 // What a change of bitmaps needs of the rest of an image: clusters for their structures, their refcounts, and
-// the header. Over a patched file, so that nothing changes.
+// the header. Read from the image, and written to a file of its own choice.
 //
 // Invariants
 // - Before anything is planned, all metadata has its owner: the header, refcount structures, L1 and L2 tables,
 //   the snapshot table with its L1 tables, and the directory and the tables of bitmaps. Neither what is given
 //   away nor what is freed may be one of these.
-// - What the file grows by is bounded, whatever refcounts say: the plan is carried out where nothing may refuse
-//   any more, and a file system's limit would be met there.
+// - What the file grows by is bounded, whatever refcounts say: it counts when nothing may refuse any more, and a file
+//   system's limit would be met there.
 
 import { ImgtxError } from "../../../errors/index.ts";
+import type { StorageFile } from "../../../storage/index.ts";
 import { hostOffset } from "../../../units/index.ts";
 import { DAMAGE_HINT, type ChainLink, type Qcow2Link } from "../../chain/chain-link.ts";
-import { type ImagePatch, PatchedFile } from "./image-patch.ts";
 import { claimMetadata, requireWritable } from "../../open/open-for-writing.ts";
 import type { BitmapEntry } from "../codec/bitmap.ts";
 import { ClusterAllocator } from "../layout/cluster-allocator.ts";
@@ -32,20 +32,23 @@ import { Refcounts } from "../write/refcounts.ts";
 const COUNTED_BEHIND_END_MAX = 1024 ** 3;
 const AUTOCLEAR_AT = 88;
 
+/** Where the change goes: it reads as the image does until then. */
+export type StagedBytes = Pick<StorageFile, "read" | "write" | "flush" | "truncate" | "stat">;
+
 export type BitmapsExtension = Extract<HeaderExtension, { kind: "bitmaps" }>;
 
 /** The parts of an image where bitmaps are. Requests come one after the other. */
 export class BitmapSpace {
   readonly link: Qcow2Link;
   readonly clusterBytes: number;
-  readonly #file: PatchedFile;
+  readonly #file: StagedBytes;
   readonly #refcounts: Refcounts;
   readonly #allocator: ClusterAllocator;
   readonly #metadata: MetadataMap;
 
   private constructor(
     link: Qcow2Link,
-    parts: { file: PatchedFile; refcounts: Refcounts; metadata: MetadataMap },
+    parts: { file: StagedBytes; refcounts: Refcounts; metadata: MetadataMap },
   ) {
     this.link = link;
     this.clusterBytes = link.header.clusterSizeBytes;
@@ -59,14 +62,17 @@ export class BitmapSpace {
    * For an image with these bitmaps. E_UNSUPPORTED for version 2, E_REFUSED for a dirty image, E_CORRUPT for
    * one that is marked so and for metadata that can't be true.
    */
-  static async open(link: Qcow2Link, bitmaps: readonly BitmapEntry[]): Promise<BitmapSpace> {
+  static async open(
+    link: Qcow2Link,
+    file: StagedBytes,
+    bitmaps: readonly BitmapEntry[],
+  ): Promise<BitmapSpace> {
     const { header, path, stat } = link;
     requireWritable(header, path);
     await requireCounted(link.file, path);
     const metadata = new MetadataMap(path, header.clusterSizeBytes);
     await readSoundSnapshots(link);
     await claimMetadata(metadata, link);
-    const file = new PatchedFile(link.file, stat.sizeBytes);
     const refcounts = await Refcounts.open(
       { path, header, metadata, file, isOrdered: false },
       stat.sizeBytes,
@@ -145,14 +151,15 @@ export class BitmapSpace {
     await this.write(new Uint8Array(mask.buffer), AUTOCLEAR_AT);
   }
 
-  /** All that was asked for, as a patch. */
-  async finish(): Promise<ImagePatch> {
+  /** All that was asked for is in the file then. */
+  async finish(): Promise<void> {
     await this.#refcounts.persist();
-    const { sizeBytes } = this.link.stat;
-    const end = this.#file.endBytes;
-    const grown = end > sizeBytes ? Math.ceil(end / this.clusterBytes) * this.clusterBytes : sizeBytes;
-    this.#requireNear(grown);
-    return this.#file.makePatch(grown);
+    const { sizeBytes } = await this.#file.stat();
+    const end = Math.ceil(sizeBytes / this.clusterBytes) * this.clusterBytes;
+    // A file that did not grow may end inside a cluster as before.
+    if (sizeBytes <= this.link.stat.sizeBytes) return;
+    this.#requireNear(end);
+    await this.#file.truncate(end);
   }
 
   async #lower(offset: number, lengthBytes: number): Promise<void> {

@@ -75,7 +75,7 @@ export class WriterState {
     this.#allocator = new ClusterAllocator(parts.refcounts, header);
     this.clusterBytes = header.clusterSizeBytes;
     this.#highWater = highWater;
-    const isExact = files.isExact === true || files.file.isStaged === true;
+    const isExact = files.isExact === true || files.file.onDisk !== undefined;
     this.#isLazy = header.hasLazyRefcounts && files.isOrdered && !isExact;
   }
 

@@ -1,17 +1,17 @@
-// Plans for bitmaps: what they refuse and why, that they can be carried out in any order and again, and that a
+// Changes of bitmaps: what they refuse and why, that they can be carried out in any order and again, and that a
 // hostile image gets no more than an error.
 
 import { copyFileSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../../src/errors/index.ts";
-import type { ImagePatch } from "../../../../src/format/qcow2/change/image-patch.ts";
-import { planBitmapAdd } from "../../../../src/format/qcow2/change/bitmap-patch.ts";
+import { ScratchFile } from "../../../../src/format/index.ts";
+import { addBitmap } from "../../../../src/format/qcow2/change/bitmaps.ts";
 import { readBitmapDirectory } from "../../../../src/format/qcow2/read/qcow2-bitmaps.ts";
 import { type BitmapEntry, encodeBitmapDirectory } from "../../../../src/format/qcow2/codec/bitmap.ts";
 import { findExtension } from "../../../../src/format/qcow2/codec/header-extension.ts";
 import { startEffort } from "../../../helpers/effort.ts";
 import { FIXTURES, unpackFixture } from "../../../helpers/fixtures.ts";
-import { applyPatch, patchProblems } from "../../../helpers/image-patch.ts";
+import { applyPatch, type ImagePatch, patchProblems } from "../../../helpers/image-patch.ts";
 import { seededRandom } from "../../../helpers/random.ts";
 import {
   type Change,
@@ -139,7 +139,11 @@ describe("a plan", () => {
     const image = makeRaw(`${makeFolder()}/disk`);
     const qcow2 = await unpack("v3.qcow2");
     const error = await withLink(qcow2, (link) =>
-      errorFrom(planBitmapAdd({ ...link, path: image, header: undefined }, { name: "one" })),
+      errorFrom(
+        addBitmap({ ...link, path: image, header: undefined }, new ScratchFile(link.file, link.stat), {
+          name: "one",
+        }),
+      ),
     );
     expect(error).toMatchObject({ code: "E_UNSUPPORTED", image });
   });

@@ -1,8 +1,8 @@
-// Plans small changes of the persistent bitmaps of a qcow2 image: to add one, to clear one, to remove one.
+// Changes the persistent bitmaps of a qcow2 image: adds one, clears one, removes one.
 //
 // Invariants
-// - Nothing is changed here: a plan is a patch of bytes, and what it was planned on must not change before it
-//   is carried out. All of it is carried out behind a commit mark, while nobody else opens the image.
+// - The file that is written to is no image on the disk: it is one that is staged, or in memory to try the change out.
+//   No order of these writes would leave an image whole.
 // - Other bitmaps stay as they are, extra data that imgtx does not know included.
 // - An extension without its autoclear bit says nothing: its bitmaps are neither listed nor taken up again. The
 //   next change drops it, as QEMU does, and leaves its clusters to a check: whoever cleared the bit may have
@@ -15,10 +15,9 @@
 import { ImgtxError } from "../../../errors/index.ts";
 import { hostOffset } from "../../../units/index.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
-import { BitmapSpace, requireBitmaps } from "./bitmap-space.ts";
+import { BitmapSpace, requireBitmaps, type StagedBytes } from "./bitmap-space.ts";
 import { requireFit } from "../check/check-bitmaps.ts";
 import { hasStaleBitmaps } from "../read/image-info.ts";
-import type { ImagePatch } from "./image-patch.ts";
 import {
   type BitmapEntry,
   countBitmapTableEntries,
@@ -56,24 +55,25 @@ interface NewBitmap {
 /**
  * A new bitmap that QEMU keeps up from then on. E_EXISTS for a name that is taken; E_USAGE for a name or a
  * granularity that no bitmap can have; E_UNSUPPORTED for an image that has no room for one more; else the errors of
- * all plans: E_UNSUPPORTED for raw and version 2, E_REFUSED for a dirty image, E_CORRUPT.
+ * all changes: E_UNSUPPORTED for raw and version 2, E_REFUSED for a dirty image, E_CORRUPT.
  */
-export async function planBitmapAdd(link: ChainLink, added: NewBitmap): Promise<ImagePatch> {
-  return planBitmapsReplaced(link, { isDropped: () => false, added: [added] });
+export async function addBitmap(link: ChainLink, file: StagedBytes, added: NewBitmap): Promise<void> {
+  await replaceBitmaps(link, file, { isDropped: () => false, added: [added] });
 }
 
 /**
  * New bitmaps in the place of those whose names are dropped, be they inconsistent or not, in one change. The errors
- * are those of planBitmapAdd and planBitmapRemove.
+ * are those of addBitmap and removeBitmap.
  */
-export async function planBitmapsReplaced(
+export async function replaceBitmaps(
   link: ChainLink,
+  file: StagedBytes,
   {
     isDropped,
     added,
   }: { readonly isDropped: (name: string) => boolean; readonly added: readonly NewBitmap[] },
-): Promise<ImagePatch> {
-  return plan(link, async (subject) => {
+): Promise<void> {
+  await change(link, async (subject) => {
     for (const { name } of added) requireName(name);
     const sizes = added.map(({ granularityBytes }) =>
       parseGranularity(granularityBytes ?? defaultGranularity(subject)),
@@ -89,14 +89,14 @@ export async function planBitmapsReplaced(
     }
     dropped.forEach(requireKnown);
     for (const bits of sizes) countTableEntries(subject, bits);
-    const space = await openSpace(subject, bitmaps, kept);
+    const space = await openSpace(subject, file, bitmaps, kept);
     for (const bitmap of dropped) await freeBitmap(space, bitmap);
     const fresh: BitmapEntry[] = [];
     for (const [index, bitmap] of added.entries()) {
       fresh.push(await storeFresh(space, bitmap, sizes[index] ?? 0));
     }
     await writeDirectory(space, [...kept, ...fresh]);
-    return space.finish();
+    await space.finish();
   });
 }
 
@@ -130,13 +130,14 @@ async function storeFresh(
 
 /**
  * The bitmap without its marks; enabled or disabled as it was. E_NOT_FOUND without such a bitmap; E_REFUSED for
- * one that is inconsistent; E_UNSUPPORTED for one whose extra data forbids its use; else the errors of all plans.
+ * one that is inconsistent; E_UNSUPPORTED for one whose extra data forbids its use; else the errors of all changes.
  */
-export async function planBitmapClear(
+export async function clearBitmap(
   link: ChainLink,
+  file: StagedBytes,
   { name }: { readonly name: string },
-): Promise<ImagePatch> {
-  return plan(link, async (subject) => {
+): Promise<void> {
+  await change(link, async (subject) => {
     const bitmaps = await readBitmapDirectory(subject);
     const bitmap = findBitmap(subject, bitmaps, name);
     if (bitmap.isInUse) {
@@ -146,37 +147,38 @@ export async function planBitmapClear(
       });
     }
     requireKnown(bitmap);
-    const space = await openSpace(subject, bitmaps, bitmaps);
+    const space = await openSpace(subject, file, bitmaps, bitmaps);
     await freeBits(space, bitmap);
     await space.write(new Uint8Array(bitmap.bitmapTableSize * TABLE_ENTRY_BYTES), bitmap.bitmapTableOffset);
     await space.clearUnknownAutoclear();
-    return space.finish();
+    await space.finish();
   });
 }
 
 /**
  * The image without this bitmap, be it inconsistent or not. E_NOT_FOUND without such a bitmap; E_UNSUPPORTED for
- * one whose extra data forbids its use; else the errors of all plans.
+ * one whose extra data forbids its use; else the errors of all changes.
  */
-export async function planBitmapRemove(
+export async function removeBitmap(
   link: ChainLink,
+  file: StagedBytes,
   { name }: { readonly name: string },
-): Promise<ImagePatch> {
-  return plan(link, async (subject) => {
+): Promise<void> {
+  await change(link, async (subject) => {
     const bitmaps = await readBitmapDirectory(subject);
     const bitmap = findBitmap(subject, bitmaps, name);
     requireKnown(bitmap);
     const others = bitmaps.filter((each) => each !== bitmap);
-    const space = await openSpace(subject, bitmaps, others);
+    const space = await openSpace(subject, file, bitmaps, others);
     await freeBitmap(space, bitmap);
     await writeDirectory(space, others);
-    return space.finish();
+    await space.finish();
   });
 }
 
-async function plan(link: ChainLink, make: (subject: Qcow2Link) => Promise<ImagePatch>): Promise<ImagePatch> {
+async function change(link: ChainLink, make: (subject: Qcow2Link) => Promise<void>): Promise<void> {
   try {
-    return await make(requireBitmaps(link));
+    await make(requireBitmaps(link));
   } catch (error) {
     throw error instanceof ImgtxError ? error.with({ image: link.path }) : error;
   }
@@ -184,11 +186,12 @@ async function plan(link: ChainLink, make: (subject: Qcow2Link) => Promise<Image
 
 async function openSpace(
   link: Qcow2Link,
+  file: StagedBytes,
   bitmaps: readonly BitmapEntry[],
   kept: readonly BitmapEntry[],
 ): Promise<BitmapSpace> {
   for (const bitmap of kept) requireFit(bitmap, link.header);
-  return BitmapSpace.open(link, bitmaps);
+  return BitmapSpace.open(link, file, bitmaps);
 }
 
 function findBitmap(link: Qcow2Link, bitmaps: readonly BitmapEntry[], name: string): BitmapEntry {
