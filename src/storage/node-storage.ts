@@ -40,7 +40,7 @@ import type { FileStat, OpenOptions, Storage, StorageFile } from "./storage.ts";
 import { loadSystemCalls, type SystemCalls } from "./system-calls.ts";
 import { renameWithoutReplacing } from "./rename-without-replacing.ts";
 import { reserveSpace } from "./space-reservation.ts";
-import { errnoName, explainError } from "./system-error.ts";
+import { errnoName, explainError, explainSymlinkError } from "./system-error.ts";
 import { actAs } from "./users.ts";
 
 export interface NodeStorageParts {
@@ -96,9 +96,11 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
       });
     },
     async makeSymlink(target, path) {
-      explained("make the symbolic link", path, () => {
+      try {
         symlinkSync(target, path);
-      });
+      } catch (error) {
+        throw explainSymlinkError(error, path);
+      }
     },
     async setOwner(path, ownerId, groupId) {
       explained("set the owner of", path, () => {

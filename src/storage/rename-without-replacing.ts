@@ -77,5 +77,5 @@ function isAsMade(path: string, inode: bigint, sizeBytes: number): boolean {
 
 /** What holds a name for the source until it gets it, where the file system has no better way. */
 export function placeholderOf(source: string): Uint8Array {
-  return new TextEncoder().encode(`imgtx moves ${posix.basename(source)} here\n`);
+  return new TextEncoder().encode(`${posix.basename(source)} is being moved here by imgtx\n`);
 }

@@ -117,6 +117,22 @@ export function explainLockError(cause: unknown, path: string, offset: number): 
   });
 }
 
+/** What a file system answers that has no symbolic links: exFAT, FAT, some by SMB. */
+const CANT_SYMLINK: ReadonlySet<string> = new Set(["EPERM", "ENOSYS", "ENOTSUP"]);
+
+/** The same for a symbolic link: E_UNSUPPORTED where the file system has none. */
+export function explainSymlinkError(cause: unknown, path: string): unknown {
+  const explained = explainError(cause, "make the symbolic link", path);
+  if (!(explained instanceof ImgtxError) || !CANT_SYMLINK.has(errnoName(cause) ?? "")) return explained;
+  return new ImgtxError("E_UNSUPPORTED", explained.message, {
+    image: path,
+    hint:
+      "`devices` is made of symbolic links: make the workspace on a file system that has them, with `imgtx init` in a " +
+      "folder there; the images may stay where they are",
+    cause,
+  });
+}
+
 /** The errno's name of a failed call; undefined for any other value. */
 export function errnoName(cause: unknown): string | undefined {
   if (!(cause instanceof Error) || !("code" in cause) || typeof cause.code !== "string") return undefined;

@@ -17,6 +17,7 @@ const NEEDS_NO_QUOTES = new Set([
   "gate.device",
   "holder",
   "id",
+  "journal.id",
   "link.format",
   "name", // of a device; of a user, quoted before
   "other.id",

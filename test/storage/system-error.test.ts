@@ -6,7 +6,7 @@ import { onTestFinished, describe, expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { SystemCallError } from "../../src/storage/native-functions.ts";
-import { explainError, explainLockError } from "../../src/storage/system-error.ts";
+import { explainError, explainLockError, explainSymlinkError } from "../../src/storage/system-error.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { pattern } from "./conformance.ts";
 import { failureOf } from "../helpers/expect-error.ts";
@@ -53,6 +53,15 @@ describe("an errno that libuv has no name for", () => {
       const error = explained(explainLockError(shape, "/a", 100));
       expect(error).toMatchObject({ code: "E_UNSUPPORTED", offset: undefined });
       expect(error.hint).toContain("vers=4.2");
+    }
+  });
+
+  test("is E_UNSUPPORTED for a symbolic link where the file system has none, and says where a workspace can be", () => {
+    for (const code of ["EPERM", "ENOSYS"]) {
+      const cause = Object.assign(new Error(code), { code, errno: code === "EPERM" ? -1 : -38 });
+      const error = explained(explainSymlinkError(cause, "/a"));
+      expect(error).toMatchObject({ code: "E_UNSUPPORTED", image: "/a" });
+      expect(error.hint).toContain("imgtx init");
     }
   });
 
