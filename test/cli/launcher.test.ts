@@ -112,6 +112,17 @@ describe("the launcher", () => {
     }
   });
 
+  test("tells what a restored table holds before what recovery makes of it", async () => {
+    const { status, stdout } = await runShell(
+      "mkdir lost && cd lost && truncate -s 1M a.raw b.raw && imgtx device add vda a.raw --format raw -q &&" +
+        " imgtx device add vdb b.raw --format raw -q && rm .imgtx/table.json && imgtx init --restore . 2>&1",
+    );
+    expect(status).toBe(0);
+    expect(stdout).toMatch(
+      /^Put back generation 1 of [^]*\nimgtx: showed generation 1 in 'devices' again\n$/,
+    );
+  });
+
   test("leaves no transaction whose id went into a closed stdout, unless its name is known", async () => {
     const setUp = "mkdir -p closed && cd closed && imgtx init -q >/dev/null 2>&1";
     for (const line of [

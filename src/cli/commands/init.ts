@@ -153,8 +153,9 @@ async function restore(invocation: Invocation, folder: string): Promise<number> 
   const engine = await invocation.loadEngine();
   const how = { ...lockWait(invocation), dryRun, safeWorkspaces };
   const restoration = await engine.restoreWorkspace(context.storage, folder, how);
-  if (!dryRun) await openSession({ ...invocation, settings: { ...settings, workspace: folder } });
+  // Told before recovery goes on from there: it may move the devices that this names.
   report.done({ ...restoration, dryRun, commands: reopenCommands(restoration) }, RESTORED);
+  if (!dryRun) await openSession({ ...invocation, settings: { ...settings, workspace: folder } });
   return 0;
 }
 
