@@ -15,6 +15,7 @@ import {
   findLongFunctions,
   findMissingFaces,
   findStyleViolations,
+  findVerbs,
   LAYERS,
 } from "./helpers/layers.ts";
 import { oracle } from "./helpers/oracles.ts";
@@ -72,6 +73,10 @@ describe("the tree", async () => {
         tests.map((file) => file.path),
       ),
     ).toEqual([]);
+  });
+
+  test("the engine knows no action by its name", () => {
+    expect(sources.flatMap(findVerbs)).toEqual([]);
   });
 
   test("codecs reach leaves only", () => {
@@ -262,6 +267,15 @@ describe("a broken rule is told", () => {
     ]);
     expect(found).toHaveLength(1);
     expect(found[0]).toContain(message);
+  });
+
+  test.each([
+    ['if (record.kind === "mirror") go();', 1],
+    ['const ENDS = new Set(["mirror-cancel"]);', 1],
+    ['type Name = Entry["mirror"];', 0],
+  ])("a verb in the engine is told: %s", (text, count) => {
+    expect(findVerbs({ path: "src/transaction/enter.ts", text })).toHaveLength(count);
+    expect(findVerbs({ path: "src/transaction/actions/mirror.ts", text })).toHaveLength(0);
   });
 
   test("a folder without a rule and a full one are told", () => {

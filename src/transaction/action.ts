@@ -8,14 +8,14 @@
 // - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
 // - Behind the commit mark no code of an action runs.
 
-import type { DeviceTable } from "../device/index.ts";
+import type { DeviceEntry, DeviceTable } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
 import type { ImageAccess } from "./access.ts";
 import type { ImagePatch, PlanRecord, TableChange } from "./journal/index.ts";
 import type { ImageChange } from "./redo.ts";
-import type { ActionReport, RunOptions } from "./request.ts";
+import type { ActionReport, ActionRequest, RunOptions } from "./request.ts";
 
 export interface PlanContext {
   readonly storage: Storage;
@@ -30,7 +30,7 @@ export interface PlanContext {
   /** Images that earlier statements would have changed, were this no dry run. */
   readonly unwritten: ReadonlySet<string>;
   /** Devices with a copy that was cut off and kept. */
-  readonly unfinished: ReadonlySet<string>;
+  readUnfinished(): Promise<ReadonlySet<string>>;
   /** An earlier generation, as it was when it was superseded; undefined where the history has none. */
   readGeneration(generation: number): Promise<DeviceTable | undefined>;
   /** Opens a chain, by a format or by its magic, and keeps it open, for reading, until the command ends; the engine locks its images. */
@@ -103,7 +103,31 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   readonly chains: readonly { readonly device: string; readonly chain: Chain }[];
 }
 
-export interface Action<Request> {
+/** What the engine asks an action, so that it need not know its name. */
+export interface Traits {
+  /** Done where there is nothing to do, without a generation. */
+  readonly mayDoNothing?: boolean;
+  /** A copy of its own that was cut off is kept, and the same request goes on with it. */
+  readonly isResumable?: boolean;
+  /** Nobody goes on with an unfinished copy, or with a merge into a mirror, afterwards. */
+  readonly endsCopies?: boolean;
+  /** For plans that are renewable. */
+  readonly renewal?: Renewal;
+}
+
+/** How copies are brought in sync once more where their sources have changed by the commit. */
+interface Renewal {
+  /** Whether the device goes over to its copy: that is taken back first, and done again at the end. */
+  readonly isMove: boolean;
+  /** The copy, in an entry as the statement makes it. Default: its mirror. */
+  copyIn?(this: void, after: DeviceEntry): string | undefined;
+  /** What does the same for these devices anew, on the table as it is by then. */
+  requests(devices: readonly string[], changes: readonly TableChange[], table: DeviceTable): ActionRequest[];
+}
+
+export interface Action<Request> extends Traits {
+  /** Devices whose mirrors are read back and compared once they were merged into. */
+  verifies?(request: Request): readonly string[];
   plan(request: Request, context: PlanContext): Promise<Plan>;
 }
 

@@ -17,8 +17,9 @@ import {
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Plan } from "./action.ts";
+import { traitsOf } from "./actions/index.ts";
 import { assertActiveLayersApart } from "./chain-entry.ts";
-import { ENDS_COPIES, findHeldUp, type HeldUp } from "./held.ts";
+import { findHeldUp, type HeldUp } from "./held.ts";
 import { beginRecordOf, Journal, type PlanRecord } from "./journal/index.ts";
 import { removeParked, takeParked } from "./parked.ts";
 import { changedImages, planStatement } from "./plan.ts";
@@ -106,12 +107,12 @@ async function tryToEnd(work: Work, { obstacle, unfinished }: HeldUp): Promise<I
   return notes.length === 0 ? obstacle : undefined;
 }
 
-/** Actions that are done where there is nothing to do. */
-const MAY_DO_NOTHING: ReadonlySet<string> = new Set(["mirror", "device-trust"]);
-
 /** A transaction of nothing would make a generation that is the one before. */
 function hasNothingToDo({ changes, newFiles, patches, redo, kind }: PlanRecord): boolean {
-  return MAY_DO_NOTHING.has(kind) && [changes, newFiles, patches, redo].every(({ length }) => length === 0);
+  return (
+    traitsOf(kind).mayDoNothing === true &&
+    [changes, newFiles, patches, redo].every(({ length }) => length === 0)
+  );
 }
 
 /** The plan as it is in the journal; else what stood in the way, which may pass. */
@@ -145,7 +146,8 @@ async function enterPlan(
 }
 
 async function addPlan(work: Work, record: PlanRecord): Promise<PlanRecord> {
-  if (ENDS_COPIES.has(record.kind)) {
+  const { endsCopies, isResumable } = traitsOf(record.kind);
+  if (endsCopies) {
     await removeParked(work.workspace, record.devices, work.options.onKept);
   }
   if (work.journal) {
@@ -153,8 +155,7 @@ async function addPlan(work: Work, record: PlanRecord): Promise<PlanRecord> {
     return record;
   }
   const copy = { record, id: work.id };
-  const parked =
-    record.kind === "mirror" ? await takeParked(work.workspace, copy, work.options.onKept) : undefined;
+  const parked = isResumable ? await takeParked(work.workspace, copy, work.options.onKept) : undefined;
   const plan = parked?.state.statements[0]?.plan;
   if (parked && plan) {
     work.journal = parked;

@@ -2,6 +2,7 @@
 
 import { readTable } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
+import { traitsOf } from "./actions/index.ts";
 import { heldByOpen } from "./choose.ts";
 import { describeTransaction } from "./describe.ts";
 import { isApplied } from "./finish.ts";
@@ -14,9 +15,6 @@ import {
 import type { RecoveryNote } from "./request.ts";
 import { heldError, noteOnDamaged } from "./waiting.ts";
 import type { Work } from "./work.ts";
-
-/** Actions after which nobody would go on with an unfinished copy, or with a merge into a mirror. */
-export const ENDS_COPIES: ReadonlySet<string> = new Set(["mirror-cancel", "device-remove"]);
 
 /** What stands in the way of a statement, and may pass. */
 export interface HeldUp {
@@ -84,7 +82,7 @@ async function isEndedBy(
   { kind }: Pick<PlanRecord, "kind">,
   { id, path, busy, state }: JournalSnapshot,
 ): Promise<boolean> {
-  if (busy || state instanceof ImgtxError || !state.commit || !ENDS_COPIES.has(kind)) return false;
+  if (busy || state instanceof ImgtxError || !state.commit || !traitsOf(kind).endsCopies) return false;
   return await isApplied(work.workspace, { id, path, state }, await readTable(work.workspace));
 }
 

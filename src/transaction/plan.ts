@@ -35,9 +35,7 @@ export async function planStatement(
   statement: StatementToPlan,
 ): Promise<{ plan: Plan; record: PlanRecord }> {
   const { request, number } = statement;
-  const isCancel = request.kind === "mirror-cancel";
-  const unfinished = new Set(isCancel ? (await readUnfinished(work.workspace)).keys() : []);
-  const plan = await planAction(request, { ...contextOf(work, statement), unfinished });
+  const plan = await planAction(request, contextOf(work, statement));
   const newFiles = plan.filesToMake.map(
     ({ path, mergesAs }, index): NewFile => ({
       path,
@@ -85,7 +83,7 @@ export function changedImages({ patches, redo, newFiles }: PlanRecord): Readonly
   return new Set([...[...patches, ...redo].map(({ image }) => image), ...merged]);
 }
 
-function contextOf(work: Work, { table, earlier }: StatementToPlan): Omit<PlanContext, "unfinished"> {
+function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext {
   const { workspace, options, images } = work;
   const made = new Set(
     earlier.flatMap(({ newFiles }) =>
@@ -107,6 +105,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): Omit<PlanCo
       ...planned.flatMap(({ image, when }) => (when === "commit" ? [image] : [])),
     ]),
     unwritten: new Set(planned.map(({ image }) => image)),
+    readUnfinished: async () => new Set((await readUnfinished(workspace)).keys()),
     async readGeneration(generation) {
       const known = generations.get(generation) ?? readGeneration(workspace, generation);
       generations.set(generation, known);

@@ -3,19 +3,21 @@
 //
 // Invariant: only copies are renewed. Where a changed image matters to any other action, the commit refuses it.
 
-import { type DeviceTable, findDevice, type Workspace } from "../device/index.ts";
+import { type DeviceEntry, type DeviceTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, describeDoubt, fingerprintAt } from "../format/index.ts";
+import { traitsOf } from "./actions/index.ts";
 import { runStatements } from "./engine.ts";
 import {
   type Journal,
   lastSeen,
   liveStatements,
+  type PlanRecord,
   type Statement,
   type TransactionState,
 } from "./journal/index.ts";
 import { undoFrom } from "./undo.ts";
-import type { ActionRequest, ReopenRequest } from "./request.ts";
+import type { ActionRequest } from "./request.ts";
 import { effectiveTable, type Work } from "./work.ts";
 
 export async function renewMirrors(work: Work, journal: Journal): Promise<void> {
@@ -35,26 +37,25 @@ export async function renewMirrors(work: Work, journal: Journal): Promise<void> 
     return;
   }
   // A reopened device has its mirror for its image: that is taken back first, and done again at the end.
-  const reopened = affected.find(({ plan }) => plan.kind === "reopen");
+  const reopened = affected.find(({ plan }) => isMove(plan));
   const later = reopened ? statements.filter(({ plan }) => plan.statement >= reopened.plan.statement) : [];
-  if (!later.every(({ plan }) => plan.kind === "reopen" && plan.renewable)) {
+  if (!later.every(({ plan }) => isMove(plan))) {
     assertNoneLeft(statements, doubts);
     return;
   }
   const kept = reopened ? await undoFrom(workspace, journal, reopened.plan.statement) : [];
   for (const file of kept) work.options.onKept?.(file);
-  const copied = affected.filter(({ plan }) => plan.kind === "mirror").flatMap(({ plan }) => plan.devices);
-  await runStatements(work, [
-    ...(copied.length > 0 ? [mirrorsOf([...new Set(copied)], await effectiveTable(work))] : []),
-    ...later.flatMap(reopensOf),
-  ]);
+  const copies = affected.filter(({ plan }) => !isMove(plan));
+  const table = await effectiveTable(work);
+  await runStatements(work, [...requestsOf(copies, table), ...requestsOf(later, table)]);
 }
 
 /** Whether somebody wrote to a copy itself: what came into it was meant for nobody else to find. */
 function hasCopyAmong({ plan }: Statement, changed: Changed): boolean {
+  const copyIn = traitsOf(plan.kind).renewal?.copyIn ?? (({ mirror }: DeviceEntry) => mirror?.image);
   const copies = [
     ...plan.newFiles.map(({ path }) => path),
-    ...plan.changes.map(({ after }) => (plan.kind === "reopen" ? after?.image : after?.mirror?.image)),
+    ...plan.changes.map(({ after }) => (after ? copyIn(after) : undefined)),
   ];
   return copies.some((path) => path !== undefined && isKnownToBe(changed, path));
 }
@@ -64,7 +65,7 @@ function hasCopyAmong({ plan }: Statement, changed: Changed): boolean {
  * anew. The commit itself refuses what is known to have been.
  */
 function assertNoneLeft(statements: readonly Statement[], doubts: ReadonlyMap<string, string>): void {
-  for (const { plan } of statements.filter(({ plan }) => plan.kind === "reopen" && plan.renewable)) {
+  for (const { plan } of statements.filter(({ plan }) => isMove(plan))) {
     for (const { image } of plan.watched) {
       const doubt = doubts.get(image);
       if (doubt === undefined) continue;
@@ -105,27 +106,18 @@ async function findChanged({ storage }: Workspace, state: TransactionState): Pro
   return changed;
 }
 
-/** A bitmap that the transaction has made is made anew: it counts from what its image is now. */
-function mirrorsOf(devices: readonly string[], table: DeviceTable): ActionRequest {
-  return {
-    kind: "mirror",
-    targets: devices.map((device) => ({
-      device,
-      file: undefined,
-      format: undefined,
-      sync: undefined,
-      compressed: false,
-      options: {},
-      relative: false,
-      reuse: false,
-      bitmap: (findDevice(table, device)?.mirror?.bitmap ?? null) !== null,
-      verify: false,
-    })),
-  };
+/** Whether the statement has its device go over to a copy. */
+function isMove({ kind, renewable }: PlanRecord): boolean {
+  return renewable && traitsOf(kind).renewal?.isMove === true;
 }
 
-function reopensOf({ plan }: Statement): ReopenRequest[] {
-  return plan.changes.flatMap(({ device, after }) =>
-    after ? [{ kind: "reopen" as const, device, file: after.image, format: after.format, force: false }] : [],
-  );
+/** One request, or as many as it takes, for all statements of an action. */
+function requestsOf(statements: readonly Statement[], table: DeviceTable): ActionRequest[] {
+  const kinds = [...new Set(statements.map(({ plan }) => plan.kind))];
+  return kinds.flatMap((kind) => {
+    const plans = statements.map(({ plan }) => plan).filter((plan) => plan.kind === kind);
+    const devices = [...new Set(plans.flatMap((plan) => plan.devices))];
+    const changes = plans.flatMap((plan) => plan.changes);
+    return traitsOf(kind).renewal?.requests(devices, changes, table) ?? [];
+  });
 }

@@ -4,6 +4,7 @@
 import { type DeviceTable, findDevice, trustedBy } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { openImage } from "../format/index.ts";
+import { verifiedBy } from "./actions/index.ts";
 import type { PlanRecord } from "./journal/index.ts";
 import { verifyCopy } from "./mirroring.ts";
 import type { ActionRequest } from "./request.ts";
@@ -23,10 +24,9 @@ export async function verifyMerged(
     plans.flatMap(({ newFiles }) => newFiles.flatMap(({ path, mergesAs }) => (mergesAs ? path : []))),
   );
   for (const request of requests) {
-    if (request.kind !== "mirror") continue;
-    for (const { device, verify } of request.targets) {
+    for (const device of verifiedBy(request)) {
       const image = findDevice(table, device)?.mirror?.image;
-      if (verify && image !== undefined && merged.has(image)) await verifyOne(work, table, device);
+      if (image !== undefined && merged.has(image)) await verifyOne(work, table, device);
     }
   }
 }

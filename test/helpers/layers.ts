@@ -231,6 +231,19 @@ function packageOf(specifier: string): string {
   return specifier.split("/", specifier.startsWith("@") ? 2 : 1).join("/");
 }
 
+const VERBS =
+  "snapshot|snapshot-group|reopen|device-add|device-remove|device-trust|rollback|mirror|mirror-cancel|migrate|freeze|unfreeze|refuse";
+const ASKS_FOR_VERB = new RegExp(`(?:kind\\)?\\s*[!=]==\\s*|case\\s+|Set\\(\\[\\s*)"(${VERBS})"`, "g");
+
+/** The engine asks an action's traits, and never its name: so a new one is its own file, row and request. */
+export function findVerbs({ path: file, text }: SourceFile): string[] {
+  if (!file.startsWith("src/transaction/") || file.startsWith("src/transaction/actions/")) return [];
+  return [...text.matchAll(ASKS_FOR_VERB)].map(
+    (match) =>
+      `${file}:${lineAt(text, match.index)} asks for '${match[1]}' by name: give the action a trait (action.ts)`,
+  );
+}
+
 /** A codec is pure: it reaches leaves, and modules beside it that reach leaves only. */
 export function findImpureCodecs(files: readonly SourceFile[]): string[] {
   const byPath = new Map(files.map((file) => [file.path, file]));

@@ -50,6 +50,8 @@ export const deviceAdd: Action<DeviceAddRequest> = {
 };
 
 export const deviceRemove: Action<DeviceRemoveRequest> = {
+  endsCopies: true,
+
   async plan({ device }, context) {
     const entry = requireDevice(context.table, device);
     assertNotFrozen(entry, "nobody would know any more how to lift its fence");

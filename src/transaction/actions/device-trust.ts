@@ -7,6 +7,8 @@ import { type Action, MAKES_NO_FILES } from "../action.ts";
 import type { DeviceTrustRequest } from "../request.ts";
 
 export const deviceTrust: Action<DeviceTrustRequest> = {
+  mayDoNothing: true,
+
   async plan({ device, place }, context) {
     const entry = requireDevice(context.table, device);
     const kind = (await context.storage.stat(place))?.kind;

@@ -1,7 +1,7 @@
 // One row an action. The engine, the crash rigs and the conformance tests all go by this list.
 
-import type { Plan, PlanContext } from "../action.ts";
-import type { ActionRequest } from "../request.ts";
+import type { Action, Plan, PlanContext, Traits } from "../action.ts";
+import type { ActionKind, ActionRequest } from "../request.ts";
 import { deviceAdd, deviceRemove } from "./device-table.ts";
 import { deviceTrust } from "./device-trust.ts";
 import { freeze } from "./freeze.ts";
@@ -14,32 +14,38 @@ import { rollback } from "./rollback.ts";
 import { snapshot } from "./snapshot.ts";
 import { unfreeze } from "./unfreeze.ts";
 
-export async function planAction(request: ActionRequest, context: PlanContext): Promise<Plan> {
-  switch (request.kind) {
-    case "snapshot":
-    case "snapshot-group":
-      return await snapshot.plan(request, context);
-    case "reopen":
-      return await reopen.plan(request, context);
-    case "device-add":
-      return await deviceAdd.plan(request, context);
-    case "device-remove":
-      return await deviceRemove.plan(request, context);
-    case "device-trust":
-      return await deviceTrust.plan(request, context);
-    case "rollback":
-      return await rollback.plan(request, context);
-    case "freeze":
-      return await freeze.plan(request, context);
-    case "unfreeze":
-      return await unfreeze.plan(request, context);
-    case "refuse":
-      return await refuse.plan(request, context);
-    case "mirror":
-      return await mirror.plan(request, context);
-    case "mirror-cancel":
-      return await mirrorCancel.plan(request, context);
-    case "migrate":
-      return await migrate.plan(request, context);
-  }
+type RequestOf<Kind extends ActionKind> = Extract<ActionRequest, { readonly kind: Kind }>;
+
+const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
+  snapshot,
+  "snapshot-group": snapshot,
+  reopen,
+  "device-add": deviceAdd,
+  "device-remove": deviceRemove,
+  "device-trust": deviceTrust,
+  rollback,
+  freeze,
+  unfreeze,
+  refuse,
+  mirror,
+  "mirror-cancel": mirrorCancel,
+  migrate,
+};
+
+export async function planAction<Kind extends ActionKind>(
+  request: RequestOf<Kind> & { readonly kind: Kind },
+  context: PlanContext,
+): Promise<Plan> {
+  return await ACTIONS[request.kind].plan(request, context);
+}
+
+/** Devices whose mirrors the request wants read back after the commit. */
+export function verifiedBy<Kind extends ActionKind>(
+  request: RequestOf<Kind> & { readonly kind: Kind },
+): readonly string[] {
+  return ACTIONS[request.kind].verifies?.(request) ?? [];
+}
+
+export function traitsOf(kind: ActionKind): Traits {
+  return ACTIONS[kind];
 }

@@ -9,8 +9,11 @@ import { planUntracking } from "../tracking.ts";
 import type { ActionReport, MirrorCancelRequest } from "../request.ts";
 
 export const mirrorCancel: Action<MirrorCancelRequest> = {
+  endsCopies: true,
+
   async plan({ devices }, context) {
     assertNamedOnce(devices);
+    const unfinished = await context.readUnfinished();
     const entries = devices.map((device) => requireDevice(context.table, device));
     const tracked: { device: string; chain: Chain; redo: readonly ImageChange[] }[] = [];
     for (const { name: device, image, format, mirror } of entries) {
@@ -22,7 +25,7 @@ export const mirrorCancel: Action<MirrorCancelRequest> = {
       ...MAKES_NO_FILES,
       redo: tracked.flatMap(({ redo }) => redo),
       devices,
-      reports: entries.map((entry) => cancelReport(entry, context.unfinished.has(entry.name))),
+      reports: entries.map((entry) => cancelReport(entry, unfinished.has(entry.name))),
       changes: entries.flatMap((entry) =>
         entry.mirror ? [{ device: entry.name, after: { ...entry, mirror: null } }] : [],
       ),

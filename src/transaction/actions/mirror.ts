@@ -5,6 +5,7 @@ import { posix } from "node:path";
 import {
   type ChainEntry,
   type DeviceEntry,
+  type DeviceTable,
   findDevice,
   type MirrorEntry,
   requireDevice,
@@ -30,6 +31,15 @@ interface PlannedTarget extends PlannedCopy {
 }
 
 export const mirror: Action<MirrorRequest> = {
+  mayDoNothing: true,
+  isResumable: true,
+  renewal: {
+    isMove: false,
+    requests: (devices, _changes, table) => [{ kind: "mirror", targets: devices.map(renewed(table)) }],
+  },
+
+  verifies: ({ targets }) => targets.flatMap(({ device, verify }) => (verify ? device : [])),
+
   async plan({ targets }, context) {
     assertNamedOnce(targets.map(({ device }) => device));
     const planned: PlannedTarget[] = [];
@@ -318,4 +328,20 @@ function assertStandsRight(
       : `its backing image is ${below === undefined ? "none" : below.path}, and has to be ${wanted.path}`,
     { device: entry.name, image, hint: "name a file that does not exist" },
   );
+}
+
+/** A bitmap that the transaction has made is made anew: it counts from what its image is now. */
+function renewed(table: DeviceTable): (device: string) => MirrorTarget {
+  return (device) => ({
+    device,
+    file: undefined,
+    format: undefined,
+    sync: undefined,
+    compressed: false,
+    options: {},
+    relative: false,
+    reuse: false,
+    bitmap: (findDevice(table, device)?.mirror?.bitmap ?? null) !== null,
+    verify: false,
+  });
 }

@@ -14,6 +14,15 @@ import { assertQemuOpens } from "../openable.ts";
 import type { ReopenRequest } from "../request.ts";
 
 export const reopen: Action<ReopenRequest> = {
+  renewal: {
+    isMove: true,
+    copyIn: (after) => after.image,
+    requests: (_devices, changes) =>
+      changes.flatMap(({ device, after }) =>
+        after ? [{ kind: "reopen", device, file: after.image, format: after.format, force: false }] : [],
+      ),
+  },
+
   async plan({ device, file, format, force }, context) {
     const entry = requireDevice(context.table, device);
     const path = await context.canonicalPath(file, device);
