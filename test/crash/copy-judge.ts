@@ -9,6 +9,7 @@ import { join, resolve } from "node:path";
 import { openGuest, openHostImage, type OpenImage } from "../helpers/guest-content.ts";
 import type { RealBench } from "./real-bench.ts";
 import { fingerprintFolder } from "./real-folder.ts";
+import { isAlikeButForMirror } from "./generations.ts";
 import { differences } from "./report.ts";
 import type { CopyScenario } from "./copy-scenarios.ts";
 import { BadState } from "./subject.ts";
@@ -216,7 +217,7 @@ export class CopyJudge {
     if (ended.observed === wanted.observed) return true;
     // Recovery finished the copy, and can't tell whether somebody wrote meanwhile: the next one brings it in sync anew.
     const isInDoubt = state === "after" && end === "copy";
-    return isInDoubt && withoutGenerations(ended.observed) === withoutGenerations(wanted.observed);
+    return isInDoubt && isAlikeButForMirror(ended.observed, wanted.observed);
   }
 
   async #end(end: Ending["end"]): Promise<Ended> {

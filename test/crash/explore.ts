@@ -9,6 +9,7 @@ import { seededRandom } from "../helpers/random.ts";
 import { applyChange, type Change, describeChange } from "./disk-log.ts";
 import { DiskStates } from "./disk-states.ts";
 import type { Tree } from "./disk-tree.ts";
+import { isHistoryAlike } from "./generations.ts";
 import { notePurposes, RecoveryCheck } from "./recovery-check.ts";
 import { describePoint, outcomesOf, RECORDED_BOOT, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, emptyReport, type Report, withoutIds } from "./report.ts";
@@ -233,7 +234,7 @@ class Explorer {
       );
       return undefined;
     }
-    await this.#check.goOn(crash.cut.recorded, recovered, crash.trail);
+    await this.#check.goOn(crash.cut.recorded, recovered, crash.trail, crash.cut.level > 1);
     if (this.#isNested(crash, recovered.log)) {
       await this.#cutRecoveryOff(crash, recovered.log, recovered.observed);
       if (crash.kind === "process" && crash.cut.level === 1) {
@@ -275,7 +276,8 @@ class Explorer {
     // After recovery in a dead process's stead nobody can tell who wrote in between: a mirror may be brought in sync
     // once more, which makes a generation more. The disks have to be what they are without a crash.
     const observedEnd = await observeCopy(running, this.#subject);
-    const isAlike = this.#guestsOf(observedEnd) === this.#guestsOf(next.after);
+    const isAlike =
+      this.#guestsOf(observedEnd) === this.#guestsOf(next.after) && isHistoryAlike(observedEnd, next.after);
     const end = isAlike ? observedEnd : next.after;
     const during = new Map([...known, ["as the uninterrupted command", end]]);
     await this.#cutOff({

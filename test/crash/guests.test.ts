@@ -2,11 +2,18 @@
 
 import { expect, test } from "vitest";
 import { trialOf } from "./command-line.ts";
+import { DiskStates } from "./disk-states.ts";
 import { meetGuests } from "./guests.ts";
-import { record } from "./recording.ts";
+import { record, RECORDED_BOOT } from "./recording.ts";
 import { groupViolations } from "./report.ts";
 import { SCENARIOS, findScenario } from "./scenarios.ts";
+import { SimulatedMachine } from "./simulated-disk.ts";
+import { startProcess } from "./simulated-process.ts";
 import { GUEST_SLICE } from "./slice.ts";
+import { runOn } from "./subject.ts";
+
+/** What the device of a scenario leaves. */
+const LEFT = "/disks/ws/b.raw";
 
 test.each(SCENARIOS.map((scenario) => [scenario.name, scenario] as const))(
   "no write of a guest that starts between a crash and its recovery is lost in %s",
@@ -36,4 +43,30 @@ test("a move past a fence never waits for what a guest wrote, unless the fence w
   expect(right.figures.waits).toBe(0);
   const muted = await record(plan, subject, new Set(["fence of a left image"]));
   expect((await meetGuests(muted, subject, options)).figures.waits).toBeGreaterThan(0);
+});
+
+test("what is written to a left image after the command has ended is taken for later, by the flush for 'journal gone'", async () => {
+  const { plan, subject } = await trialOf(findScenario("reopen a raw device"));
+  const waitsWithout = async (mutedPurposes: ReadonlySet<string>): Promise<number> => {
+    const { start, log } = await record(plan, subject, mutedPurposes);
+    const machine = new SimulatedMachine({ durable: start, log, boot: RECORDED_BOOT, mutedPurposes });
+    const file = await startProcess(machine).openFile(LEFT, "write");
+    await file.write(Buffer.from("later"), 0);
+    await file.flush("guest");
+    await file.close();
+    const states = new DiskStates(start);
+    for (const change of machine.log) states.advance(change);
+    let waits = 0;
+    for (const { tree } of states.states({ exhaustiveItems: 5, randomSubsets: 0, most: 40 }, 1)) {
+      const { exit } = await runOn(
+        new SimulatedMachine({ durable: tree, boots: 2 }),
+        subject,
+        subject.recover,
+      );
+      if (exit !== 0) waits += 1;
+    }
+    return waits;
+  };
+  expect(await waitsWithout(new Set())).toBe(0);
+  expect(await waitsWithout(new Set(["journal gone"]))).toBeGreaterThan(0);
 });

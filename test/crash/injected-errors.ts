@@ -6,7 +6,7 @@ import type { Change } from "./disk-log.ts";
 import { describeChange } from "./disk-log.ts";
 import { DiskStates } from "./disk-states.ts";
 import type { ExploreOptions } from "./explore.ts";
-import { type Recovered, RecoveryCheck } from "./recovery-check.ts";
+import { notePurposes, type Recovered, RecoveryCheck } from "./recovery-check.ts";
 import { machineAt, outcomesOf, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, emptyReport, type Report } from "./report.ts";
 import { afterProcessDeath, SimulatedMachine, type Fault } from "./simulated-disk.ts";
@@ -93,6 +93,7 @@ class ErrorInjector {
       const result = await runOn(machine, this.#subject, recorded.step.argv);
       if (machine.timesFired === 0) return;
       machine.disarm();
+      notePurposes(this.#report, machine.log.slice(start));
       this.#report.figures.errors += 1;
       const trail = [describeFault(recorded.step.argv, kind, call, machine.log, start)];
       const wanted = this.#wantedAfter(recorded, result, kind.stays && kind.kind === "io", trail);
@@ -142,7 +143,7 @@ class ErrorInjector {
       this.#check.violate("the next command does not bring what the exit status said", trail, detail);
       return;
     }
-    await this.#check.goOn(recorded, recovered, trail);
+    await this.#check.goOn(recorded, recovered, trail, true);
   }
 
   /** What a failed flush lost must have been written anew: else it is gone with the page cache. */

@@ -62,11 +62,12 @@ function* attemptsFor(trials: readonly Trial[], options: ExploreOptions): Genera
 
 /**
  * What is wrong with the list of redundant flushes: survivors that it lacks, killed or unknown ones that
- * it has. One sentence each.
+ * it has. One sentence each. Flushes that errors alone lead to are met, and are not removed.
  */
 export function judgeMutants(
   mutants: readonly Mutant[],
   redundant: Readonly<Record<string, string>>,
+  met: ReadonlySet<string> = new Set(),
 ): string[] {
   const problems: string[] = [];
   for (const { purpose, verdict } of mutants) {
@@ -75,7 +76,7 @@ export function judgeMutants(
     if (verdict === "survived" && !listed)
       problems.push(`removing "${purpose}" breaks no test, and it is not listed`);
   }
-  const known = new Set(mutants.map((mutant) => mutant.purpose));
+  const known = new Set([...met, ...mutants.map((mutant) => mutant.purpose)]);
   for (const purpose of Object.keys(redundant)) {
     if (!known.has(purpose)) problems.push(`"${purpose}" is listed as redundant, but no flush is for that`);
   }

@@ -4,6 +4,7 @@
 import type { Change } from "./disk-log.ts";
 import { describeChange } from "./disk-log.ts";
 import type { Tree } from "./disk-tree.ts";
+import { isAlikeButForMirror } from "./generations.ts";
 import { RECORDED_BOOT, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, type Report } from "./report.ts";
 import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
@@ -20,6 +21,9 @@ export interface Recovered {
   /** Whether this disk was met for the first time. */
   readonly isNew: boolean;
 }
+
+/** The exit status of a commit that finds an image changed. */
+const REFUSED = 14;
 
 /** More crashes than any rig nests. */
 export const LATER = 9;
@@ -124,15 +128,21 @@ export class RecoveryCheck {
   /**
    * The rest of the scenario must end as it does without a crash. Behind a power cut: as it does where the host was
    * started anew at that point, since a mirror is then brought in sync anew, and a rollback may be refused in doubt.
-   * Behind the death of a process either: what recovery did in its stead it has not seen for itself. How many
-   * generations it took does not count: a mirror in doubt is compared once more, by a generation of its own.
+   * Behind the death of a process either: what recovery did in its stead it has not seen for itself. A mirror
+   * in doubt may be compared once more, by a generation of its own. Where the lifting of a fence may have been cut off
+   * between its bytes and its time, a commit may be refused, and its transaction stays open: see Step.orRefused.
    */
-  async goOn(recorded: RecordedStep, recovered: Recovered, trail: readonly string[]): Promise<void> {
+  async goOn(
+    recorded: RecordedStep,
+    recovered: Recovered,
+    trail: readonly string[],
+    wasCutOff: boolean,
+  ): Promise<void> {
     const { tree, observed, boot } = recovered;
     if (!tree || observed === undefined) return;
     const next = this.nextStep(recorded, observed);
     const isSameBoot = boot === RECORDED_BOOT;
-    const key = `${next} ${isSameBoot} ${tree.key(true)}`;
+    const key = `${next} ${isSameBoot} ${wasCutOff} ${tree.key(true)}`;
     if (this.#gone.has(key)) return;
     this.#gone.add(key);
     const start = { durable: tree, boots: LATER };
@@ -142,7 +152,9 @@ export class RecoveryCheck {
       const anew = await this.#endAnew(next);
       const wanted = new Map([["the end without a crash, the host started anew", anew]]);
       if (isSameBoot) wanted.set("the end without a crash", this.#end(next));
-      if ([...wanted.values()].some((one) => withoutHistory(one) === withoutHistory(end))) return;
+      const refused = wasCutOff ? this.#endRefused(next) : undefined;
+      if (refused !== undefined) wanted.set("the commit refused", refused);
+      if ([...wanted.values()].some((one) => isAlikeButForMirror(end, one))) return;
       this.violate("the scenario ends differently after recovery", trail, differences(end, wanted));
     } catch (error) {
       this.violate("the scenario ends in a bad disk after recovery", trail, textOf(error));
@@ -165,6 +177,14 @@ export class RecoveryCheck {
     const { plan, steps } = this.#recording;
     const ends = plan.steps.slice(next).map(({ argv, exit }) => describeEnd(argv, exit ?? 0));
     return [...ends, steps.at(-1)?.after ?? ""].join("\n");
+  }
+
+  #endRefused(next: number): string | undefined {
+    const { plan, steps } = this.#recording;
+    const last = steps.at(-1);
+    if (!last?.step.orRefused || last.index < next) return undefined;
+    const ends = plan.steps.slice(next, -1).map(({ argv, exit }) => describeEnd(argv, exit ?? 0));
+    return [...ends, describeEnd(last.step.argv, REFUSED), last.before].join("\n");
   }
 
   async #endAnew(next: number): Promise<string> {
@@ -191,9 +211,4 @@ export function notePurposes(report: Report, log: readonly Change[]): void {
 
 function textOf(error: unknown): string {
   return error instanceof Error ? (error.stack ?? error.message) : String(error);
-}
-
-/** What is there, but for the numbers and the history of generations. */
-function withoutHistory(end: string): string {
-  return end.replaceAll(/^(?:generation|history) .*\n?/gm, "");
 }

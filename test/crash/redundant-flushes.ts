@@ -4,6 +4,8 @@
 export const REDUNDANT_FLUSHES: Readonly<Record<string, string>> = {
   "fence of a left image":
     "Without it a guest may write to what its device leaves, and the move waits for a command: guests.test.ts",
+  "fences lifted":
+    "Says what is durable in the images: without it recovery lifts them once more, and says so, after a refused commit",
   "journal gone":
-    "Keeps what is written to a left image after exit status 0 from being taken for older, which makes recovery wait",
+    "Keeps what is written to a left image after exit status 0 from being taken for older: guests.test.ts",
 };

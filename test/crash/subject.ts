@@ -68,6 +68,11 @@ export interface Step {
    * what it makes is no harm.
    */
   readonly failsForward?: boolean;
+  /**
+   * Whether this last step, a commit, may be refused behind a recovery that was cut off: a fence is lifted, and its image
+   * has a time that nobody knows, since a guest may have been started before it was put back.
+   */
+  readonly orRefused?: boolean;
   /** A step whose state before it a crash may lead back to as well: the begin of a transaction that aborts. */
   readonly orBefore?: number;
   /** A command whose effect alone a crash may leave as well, before this step has any of its own. */

@@ -56,7 +56,7 @@ export async function tortureSimulated(options: SimulatedOptions): Promise<Simul
   if (wants("races")) await run.races();
   const mutants = wants("mutants") ? await run.mutants() : [];
   const isWhole = wants("mutants") && options.only === undefined && options.purpose === undefined;
-  const mutantProblems = isWhole ? judgeMutants(mutants, REDUNDANT_FLUSHES) : [];
+  const mutantProblems = isWhole ? judgeMutants(mutants, REDUNDANT_FLUSHES, run.report.purposes) : [];
   return { report: run.report, mutants, mutantProblems };
 }
 
