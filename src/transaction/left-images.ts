@@ -117,10 +117,12 @@ async function openLeft(
   storage: Workspace["storage"],
   left: LeftImage,
   state: TransactionState,
-  { hasMoved = false }: HowToHold,
+  { hasMoved = false, present }: HowToHold,
 ): Promise<Omit<OpenLeft, "mirror"> | undefined> {
   const seen = lastSeen(state).get(left.image);
   if (!seen || seen.isNew) return undefined;
+  // Whoever moved the table may have found a write by then, and brought it along: the closing generation knows.
+  const expected = (hasMoved ? fingerprintIn(present, left) : undefined) ?? seen.fingerprint;
   const file = await openUnlessGone(storage, left.image, "read");
   if (!file) {
     if (left.stays || hasMoved) return undefined;
@@ -131,16 +133,22 @@ async function openLeft(
     );
   }
   try {
-    const isSame = mayBeSameFile(seen.fingerprint, await file.stat());
+    const isSame = mayBeSameFile(expected, await file.stat());
     if (isSame && (await isFenceUp(file, left.image, state))) {
       await file.close();
       return undefined;
     }
-    return { ...left, file, seen: isSame ? seen.fingerprint : undefined };
+    return { ...left, file, seen: isSame ? expected : undefined };
   } catch (error) {
     await file.close();
     throw error;
   }
+}
+
+function fingerprintIn(table: DeviceTable, { device, image }: LeftImage): Fingerprint | undefined {
+  return findDevice(table, device)
+    ?.chain.flatMap((entry) => [entry, ...(entry.dataFile ? [entry.dataFile] : [])])
+    .find((entry) => entry.image === image)?.fingerprint;
 }
 
 interface Judged {

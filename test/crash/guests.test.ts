@@ -45,6 +45,20 @@ test("a move past a fence never waits for what a guest wrote, unless the fence w
   expect((await meetGuests(muted, subject, options)).figures.waits).toBeGreaterThan(0);
 });
 
+test.each([
+  "reopen a raw device",
+  "reopen a device of version 2",
+  "go over to a raw mirror that is out of line",
+])(
+  "a recovery that is cut off behind a guest's write is finished as it would have been in %s",
+  async (name) => {
+    const { plan, subject } = await trialOf(findScenario(name));
+    const options = { ...GUEST_SLICE, points: 4, lastCalls: 16, ways: 2, cutsOfRecovery: 8 };
+    const report = await meetGuests(await record(plan, subject), subject, options);
+    expect(groupViolations(report.violations)).toEqual([]);
+  },
+);
+
 test("what is written to a left image after the command has ended is taken for later, by the flush for 'journal gone'", async () => {
   const { plan, subject } = await trialOf(findScenario("reopen a raw device"));
   const waitsWithout = async (mutedPurposes: ReadonlySet<string>): Promise<number> => {

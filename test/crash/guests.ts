@@ -12,7 +12,7 @@ import { type CrashLimits, type CrashState, crashStates } from "./crash-states.t
 import type { Tree } from "./disk-tree.ts";
 import { isAlikeButForMirror } from "./generations.ts";
 import { LATER, type Recovered, RecoveryCheck } from "./recovery-check.ts";
-import type { RecordedStep, Recording } from "./recording.ts";
+import { describePoint, type RecordedStep, type Recording } from "./recording.ts";
 import { differences, emptyReport, type Report } from "./report.ts";
 import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
 import { startProcess } from "./simulated-process.ts";
@@ -29,6 +29,8 @@ import { findWaitProblems, findWayOutProblem } from "./waits.ts";
 export interface GuestOptions extends CrashLimits {
   /** Of the ways to write (which guest, where, with a lie or not), how many are tried at each crash, in turn. */
   readonly ways: number;
+  /** At how many of its calls the recovery behind a guest's write is cut off in turn. */
+  readonly cutsOfRecovery: number;
   readonly deadline: number;
   readonly maxViolations: number;
 }
@@ -37,6 +39,7 @@ export const GUESTS_ALL: GuestOptions = {
   limits: { exhaustiveItems: 4, randomSubsets: 8, most: 32 },
   points: Number.POSITIVE_INFINITY,
   ways: Number.POSITIVE_INFINITY,
+  cutsOfRecovery: Number.POSITIVE_INFINITY,
   seed: 1,
   deadline: Number.POSITIVE_INFINITY,
   maxViolations: 10,
@@ -142,8 +145,10 @@ class GuestRig {
   async #judge(met: Met): Promise<void> {
     const { machine, trail, write } = met;
     try {
+      const from = machine.log.length;
       const result = await runOn(machine, this.#subject, this.#subject.recover);
       const observed = await observeCopy(machine, this.#subject);
+      await this.#cutOff(met, from, { observed, exit: result.exit });
       if (result.exit !== 0) return await this.#judgeWaiting(met, observed, result);
       const isKnown = this.#subject.devicesOf?.(observed).includes(write.device) === true;
       if (!isKnown || observed.split("\n").includes(write.line)) {
@@ -155,6 +160,32 @@ class GuestRig {
       }
     } catch (error) {
       this.#check.violate("after a guest's write no correct disk (rule 10)", trail, String(error));
+    }
+  }
+
+  /** Wherever recovery dies, the next one ends as it would have: it waits, or finishes with the write where it belongs. */
+  async #cutOff(
+    { machine, trail }: Met,
+    from: number,
+    wanted: { readonly observed: string; readonly exit: number },
+  ): Promise<void> {
+    const count = Math.min(this.#options.cutsOfRecovery, machine.log.length - from);
+    const stride = (machine.log.length - from) / count;
+    for (let cut = 0; cut < count && !this.isOver(); cut += 1) {
+      const point = machine.log.length - Math.floor(cut * stride);
+      const dead = new SimulatedMachine({
+        durable: machine.durable,
+        log: machine.log.slice(0, point),
+        boots: machine.boots + 1,
+        boot: machine.boot,
+        mutedPurposes: machine.mutedPurposes,
+      });
+      const { exit, text } = await runOn(dead, this.#subject, this.#subject.recover);
+      const observed = await observeCopy(dead, this.#subject);
+      if (exit === wanted.exit && observed === wanted.observed) continue;
+      const where = describePoint(this.#subject.recover, machine.log, from, point);
+      const detail = `exit ${exit}\n${text}\n${differences(observed, new Map([["uninterrupted", wanted.observed]]))}`;
+      this.#check.violate("a recovery behind a guest's write, cut off (rule 10)", [...trail, where], detail);
     }
   }
 

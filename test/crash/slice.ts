@@ -21,6 +21,7 @@ export const GUEST_SLICE: GuestOptions = {
   limits: { exhaustiveItems: 0, randomSubsets: 0, most: 2 },
   points: 3,
   ways: 1,
+  cutsOfRecovery: 0,
 };
 
 /** The same of disks that are away. */
