@@ -105,12 +105,15 @@ export async function undoChangesInPlace(
   const removal = await Removal.begin(workspace, id, statements);
   const kept: KeptFile[] = [];
   const away: string[] = [];
+  const down: (() => Promise<void>)[] = [];
+  const how: UndoingPatches = { onAway: (image) => away.push(image), onDown: (work) => down.push(work) };
   for (const statement of statements.toReversed()) {
     away.push(...(await removal.removeLogs(statement)));
-    kept.push(...(await undoPatches(workspace.storage, statement, { onAway: (image) => away.push(image) })));
+    kept.push(...(await undoPatches(workspace.storage, statement, how)));
   }
   await removal.flush();
   throwIfAway(away);
+  for (const work of down) await work();
   return [...kept, ...removal.kept];
 }
 

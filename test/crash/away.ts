@@ -11,6 +11,7 @@
 // And when the disk is back, the next command leads to where recovery leads without all that.
 
 import { type CrashLimits, type CrashState, crashStates } from "./crash-states.ts";
+import { describeChange } from "./disk-log.ts";
 import { makeInode } from "./disk-tree.ts";
 import { RecoveryCheck } from "./recovery-check.ts";
 import type { RecordedStep, Recording } from "./recording.ts";
@@ -113,7 +114,8 @@ class AwayRig {
     await runOn(again, this.#subject, this.#subject.recover);
     const devices = await this.#subject.lookAtDevices(again);
     const changes = again.log.slice(away.log.length).filter(({ kind }) => kind !== "flush");
-    if (changes.length > 0) problems.push("what comes after recovery changes something");
+    if (changes.length > 0)
+      problems.push("what comes after recovery changes something", ...changes.map(describeChange));
     if (![recorded.before, recorded.after].some((side) => isOn(side, devices)))
       problems.push(`the devices are neither before nor after: ${JSON.stringify(devices)}`);
     const concerned = concernedBy(recorded, this.#scriptOf(recorded));
