@@ -39,20 +39,26 @@ export function copyFolder(source: string, target: string): void {
     const stat = lstatSync(from);
     if (stat.isDirectory()) mkdirSync(to, { mode: stat.mode });
     else if (stat.isSymbolicLink()) symlinkSync(readlinkSync(from), to);
-    else if (path.startsWith(`${OWN_FOLDER}/`)) copyOwnFile(from, to);
+    else if (path.startsWith(`${OWN_FOLDER}/`)) copyOwnFile(from, to, join(target, OWN_FOLDER));
     else linkSync(from, to);
   }
 }
 
-/** A table and a journal name the file that they were written to: the copy is to be a workspace of its own. */
-function copyOwnFile(from: string, to: string): void {
+/** A table and a journal name the file that they were written to, and a table its folder: the copy is to be a workspace of its own. */
+function copyOwnFile(from: string, to: string, folder: string): void {
   copyFileSync(from, to);
-  const { ino, birthtimeNs } = lstatSync(to, { bigint: true });
-  const mark = `"mark":{"inode":"${ino}","bornNs":"${birthtimeNs}",`;
   const text = readFileSync(to, "latin1");
-  const marked = text.replace(/"mark":\{"inode":"\d+","bornNs":"\d+",/g, mark);
+  const marked = text
+    .replace(/"mark":\{"inode":"\d+","bornNs":"\d+",/g, `"mark":${identityOf(to)},`)
+    .replace(/"folder":\{"inode":"\d+","bornNs":"\d+"\}/g, `"folder":${identityOf(folder)}}`);
   if (marked === text) return;
   writeFileSync(to, to.endsWith(".journal") ? chainAnew(marked) : sealAnew(marked), "latin1");
+}
+
+/** But for the end of the object. */
+function identityOf(path: string): string {
+  const { ino, birthtimeNs } = lstatSync(path, { bigint: true });
+  return `{"inode":"${ino}","bornNs":"${birthtimeNs}"`;
 }
 
 /** A journal's lines with their lengths and digests put right. What is torn at the end stays. */
