@@ -35,6 +35,7 @@ import {
 } from "./patches.ts";
 import { imagesRedone, imagesToFence } from "./redo.ts";
 import type { KeptFile } from "./request.ts";
+import type { UndoingPatches } from "./undo-patches.ts";
 
 interface Fenced {
   readonly file: StorageFile;
@@ -98,8 +99,12 @@ async function openToFence(
  * Lifts them, durably. Returns what it left as it is. E_NOT_FOUND where an image is away: its fence would stay when
  * it comes back.
  */
-export async function lowerFences(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
-  return await settleAllOf(workspace, state, patchesByImage(state.fences, "prepare"), "before");
+export async function lowerFences(
+  workspace: Workspace,
+  state: TransactionState,
+  onDown?: UndoingPatches["onDown"],
+): Promise<KeptFile[]> {
+  return await settleAllOf(workspace, state, patchesByImage(state.fences, "prepare"), "before", onDown);
 }
 
 /**
@@ -126,6 +131,7 @@ async function settleAllOf(
   state: TransactionState,
   images: ReadonlyMap<string, readonly ImagePatch[]>,
   side: "before" | "after",
+  onDown?: UndoingPatches["onDown"],
 ): Promise<KeptFile[]> {
   const kept: KeptFile[] = [];
   const seen = lastSeen(state);
@@ -139,11 +145,14 @@ async function settleAllOf(
         why: "somebody has changed its header since imgtx fenced it: what stands there now is left as it is",
       });
     }
-    if (found !== "ours") continue;
+    if (found !== "ours" && found !== "down") continue;
     const knownTimes = side === "after" ? [expected.modifiedNs] : [];
-    await settleImage({ storage, image, patches, side, expected, knownTimes }, async (file) => {
-      await file.flush("fence of a left image lifted");
-    });
+    const settle = async (): Promise<void> =>
+      await settleImage({ storage, image, patches, side, expected, knownTimes }, async (file) => {
+        await file.flush("fence of a left image lifted");
+      });
+    if (found === "down" && onDown) onDown(settle);
+    else await settle();
   }
   return kept;
 }
@@ -169,7 +178,7 @@ async function readFence(
   { storage }: Pick<Workspace, "storage">,
   image: string,
   { patches, expected }: { patches: readonly ImagePatch[]; expected: SeenImage["fingerprint"] },
-): Promise<"foreign" | "replaced" | "ours"> {
+): Promise<"foreign" | "replaced" | "ours" | "down"> {
   const file = await openUnlessGone(storage, image, "read");
   if (!file) {
     throw new ImgtxError("E_NOT_FOUND", "it is not there, and its fence is still to be lifted", {
@@ -179,7 +188,9 @@ async function readFence(
   }
   try {
     if (!mayBeSameFile(expected, await file.stat())) return "replaced";
-    return (await stateOf(file, patches)) === "foreign" ? "foreign" : "ours";
+    const state = await stateOf(file, patches);
+    if (state === "foreign") return "foreign";
+    return state === "before" ? "down" : "ours";
   } finally {
     await file.close();
   }

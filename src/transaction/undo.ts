@@ -17,26 +17,27 @@ import { undoPatches, type UndoingPatches } from "./undo-patches.ts";
 
 /** All of a transaction: its statements, and the fences of a commit that came to nothing. Returns what it left as it is. */
 export async function undoTransaction(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
-  return [
-    ...(await lowerFences(workspace, state)),
-    ...(await undoStatements(workspace, state.begin.id, state.statements)),
-  ];
+  const down: DownWork[] = [];
+  const lowered = await lowerFences(workspace, state, (work) => down.push(work));
+  return [...lowered, ...(await undoStatements(workspace, state.begin.id, state.statements, { down }))];
 }
+
+/** On an image whose fence is down already: see UndoingPatches. */
+type DownWork = () => Promise<void>;
 
 /**
  * Returns what it left as it is. The id is that of the statements' transaction; needed are the redo logs of what is left
- * of it.
+ * of it, and down is what else there is to do once nothing is away.
  */
 async function undoStatements(
   workspace: Workspace,
   id: string,
   statements: readonly Statement[],
-  needed: ReadonlySet<string> = new Set(),
+  { needed, down = [] }: { readonly needed?: ReadonlySet<string>; readonly down?: DownWork[] } = {},
 ): Promise<KeptFile[]> {
   const removal = await Removal.begin(workspace, id, statements);
   const kept: KeptFile[] = [];
   const away: string[] = [];
-  const down: (() => Promise<void>)[] = [];
   const how: UndoingPatches = { onAway: (image) => away.push(image), onDown: (work) => down.push(work) };
   for (const statement of statements.toReversed()) {
     if (statement.undone) continue;
@@ -144,7 +145,7 @@ export async function undoFrom(
     await journal.secure();
   }
   const needed = logsOf(journal.state.statements.slice(0, from));
-  const kept = await undoStatements(workspace, journal.id, doomed, needed);
+  const kept = await undoStatements(workspace, journal.id, doomed, { needed });
   await journal.append({ type: "undone", from }, "undone");
   return kept;
 }
