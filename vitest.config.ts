@@ -6,7 +6,7 @@ import { BaseSequencer, type TestSpecification } from "vitest/node";
 class RigsFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const sorted = await super.sort(files);
-    const isRig = ({ moduleId }: TestSpecification): boolean => /\/test\/(crash|fuzz)\//.test(moduleId);
+    const isRig = ({ moduleId }: TestSpecification): boolean => /\/test\/(crash|fuzz|walk)\//.test(moduleId);
     return [...sorted.filter(isRig), ...sorted.filter((file) => !isRig(file))];
   }
 }
