@@ -21,4 +21,5 @@ export type {
   Storage,
   StorageFile,
 } from "./storage.ts";
+export { Turnstile } from "./turnstile.ts";
 export { loadZstd } from "./zstd.ts";

@@ -10,9 +10,8 @@
 //   size was larger is replaced by zeros before the size grows again, so that a size frame by itself tells all.
 // - Changes follow each other; reads may overlap with them.
 
-import type { ByteRange, StorageFile } from "../../storage/index.ts";
+import { type ByteRange, type StorageFile, Turnstile } from "../../storage/index.ts";
 import { FRAME_DIGESTS_MAX, FRAME_PAGES_MAX, type PageRecord } from "./frames.ts";
-import { Queue } from "./queue.ts";
 import type { RedoLog } from "./redo-log.ts";
 import { compareSectors, compareWithDigests, digestPage, PAGE_BYTES, SECTOR_BYTES } from "./sectors.ts";
 
@@ -21,7 +20,7 @@ export type BaseFile = Pick<StorageFile, "read" | "seekData" | "seekHole">;
 
 export class StagedImage {
   readonly log: RedoLog;
-  readonly queue = new Queue();
+  readonly queue = new Turnstile();
 
   constructor(log: RedoLog) {
     this.log = log;

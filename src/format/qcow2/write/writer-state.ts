@@ -13,7 +13,7 @@
 // - Clusters are punched out of the file when their refcount has fallen to 0. QEMU does that only where it is told to.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import type { StorageFile } from "../../../storage/index.ts";
+import { type StorageFile, Turnstile } from "../../../storage/index.ts";
 import { ClusterAllocator } from "../layout/cluster-allocator.ts";
 import { AUTOCLEAR_BIT, encodeFeatureBits, INCOMPATIBLE_BIT } from "../codec/features.ts";
 import { HEADER_AT } from "../codec/header.ts";
@@ -21,7 +21,6 @@ import type { Qcow2Header } from "../codec/header-cluster.ts";
 import type { L2Entry } from "../codec/l2-table.ts";
 import { type L2Table, L2Tables } from "./l2-tables.ts";
 import type { MetadataMap } from "./metadata-map.ts";
-import { Turnstile } from "./range-locks.ts";
 import { Refcounts } from "./refcounts.ts";
 
 export interface WriterFiles {

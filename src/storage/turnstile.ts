@@ -1,6 +1,7 @@
-// Work that is done one after the other, in the order of asking.
+// Calls on one thing that must not meet within this process, such as those that make a file longer.
 
-export class Queue {
+/** One at a time, in the order of asking. */
+export class Turnstile {
   #last: Promise<void> = Promise.resolve();
 
   async run<T>(work: () => Promise<T>): Promise<T> {
