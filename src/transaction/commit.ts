@@ -142,8 +142,8 @@ async function checkThen<T>(
     );
     const { allowPaths } = await readTable(workspace);
     await assertRedoFits(workspace, journal.state);
-    space.push(await reserveForMerges(workspace, journal.state, allowPaths));
-    space.push(...(await reserveForRedo(workspace, journal.state)));
+    await reserveForMerges(workspace, journal.state, allowPaths, space);
+    await reserveForRedo(workspace, journal.state, space);
     const done = await waitForLeases(
       workspace.storage.host,
       waiting,

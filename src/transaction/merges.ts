@@ -17,7 +17,6 @@
 //   has written to.
 // - The overlay goes when the table has moved, durably, and before the journal that knows it by name.
 
-import { posix } from "node:path";
 import type { DeviceTable, Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import {
@@ -38,6 +37,7 @@ import type { KeptFile, OnProgress } from "./request.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
 import { isProvedByContent, mayBeTouched } from "./merge-proof.ts";
 import { lockWriter, openUnlessGone } from "./patches.ts";
+import { removeFinished } from "./removal.ts";
 
 interface Merge {
   readonly image: string;
@@ -56,30 +56,21 @@ function mergesOf(state: TransactionState): Merge[] {
 
 /**
  * Takes the space that the merges need, before the mark: a full disk is found while there is a way back. The caller
- * gives it back right before they begin.
+ * gives it back right before they begin, and also where this fails.
  */
 export async function reserveForMerges(
   { storage, root }: Workspace,
   state: TransactionState,
   allowPaths: readonly string[],
-): Promise<Reservation> {
+  taken: Reservation[],
+): Promise<void> {
   const gate = { workspaceRoot: root, allowPaths: [...allowPaths, ...lastSeen(state).keys()] };
-  const taken: Reservation[] = [];
-  const release = async (): Promise<void> => {
-    for (const one of taken) await one.release();
-  };
-  try {
-    for (const { image, format, overlay } of mergesOf(state)) {
-      // One that has gone is told of by who looks for it.
-      if (!(await storage.statLink(overlay))) continue;
-      const space = await measureMergeSpace(storage, { path: overlay, image: { path: image, format } }, gate);
-      if (space) taken.push(await reserveFor(storage, { image, overlay, ...space }));
-    }
-  } catch (error) {
-    await release();
-    throw error;
+  for (const { image, format, overlay } of mergesOf(state)) {
+    // One that has gone is told of by who looks for it.
+    if (!(await storage.statLink(overlay))) continue;
+    const space = await measureMergeSpace(storage, { path: overlay, image: { path: image, format } }, gate);
+    if (space) taken.push(await reserveFor(storage, { image, overlay, ...space }));
   }
-  return { release };
 }
 
 /** E_NO_SPACE tells what is needed in all: undone, the overlay has to find room again. */
@@ -356,13 +347,7 @@ export async function findOverlaysAway({ storage }: Workspace, state: Transactio
 /** The table has moved: what was merged is not needed any more. */
 export async function removeMergedOverlays({ storage }: Workspace, state: TransactionState): Promise<void> {
   const overlays = mergesOf(state).map(({ overlay }) => overlay);
-  for (const overlay of overlays) {
-    if (await storage.statLink(overlay)) await storage.removeFile(overlay);
-  }
-  // Else a power cut could keep the overlay and lose the journal, and nobody would know of it any more.
-  for (const folder of new Set(overlays.map((overlay) => posix.dirname(overlay)))) {
-    if (await storage.stat(folder)) await storage.flushFolder(folder, "merged overlay gone");
-  }
+  await removeFinished(storage, overlays, "merged overlay gone");
 }
 
 /** E_CHANGED, before the mark, where an overlay that is to be merged has gone. */

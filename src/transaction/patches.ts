@@ -227,7 +227,7 @@ export async function settleImage(
     const isTimeKnown = knownTimes.includes(stat.modifiedNs) && stat.modifiedNs !== modifiedNs;
     const mustDate = modifiedNs !== null && (found !== side || isTimeKnown);
     const isRight = found === side;
-    const free = isRight && !mustDate ? await openIfFree(storage, image, patches, side) : undefined;
+    const free = isRight && !mustDate ? await openIfRight(storage, image, patches, side) : undefined;
     if (free || !isRight || mustDate) {
       await file.close();
       file = free ?? (await storage.openFile(image, "write"));
@@ -246,19 +246,31 @@ export async function settleImage(
  * For bytes that are right already: they may be in the page cache alone, behind a failed flush, and are written once
  * more where nobody has the image open by now, or had it since they were read.
  */
-async function openIfFree(
+async function openIfRight(
   storage: Storage,
   image: string,
   patches: readonly ImagePatch[],
   side: "before" | "after",
 ): Promise<StorageFile | undefined> {
+  const file = await openIfFree(storage, image);
+  if (!file) return undefined;
+  try {
+    if ((await stateOf(file, patches)) === side) return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+  await file.close();
+  return undefined;
+}
+
+/** Undefined where somebody has it, or it must not be written to: what is right there already is left to the disk. */
+export async function openIfFree(storage: Storage, image: string): Promise<StorageFile | undefined> {
   let file: StorageFile | undefined;
   try {
     file = await storage.openFile(image, "write");
     await lockWriter(storage, file);
-    if ((await stateOf(file, patches)) === side) return file;
-    await file.close();
-    return undefined;
+    return file;
   } catch (error) {
     await file?.close();
     if (error instanceof ImgtxError && OUT_OF_REACH.has(error.code)) return undefined;

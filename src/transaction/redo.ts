@@ -41,8 +41,16 @@ import {
   redoOf,
   type TransactionState,
 } from "./journal/index.ts";
-import { fromBase64, lockWriter, openUnlessGone, OUT_OF_REACH, replacedSince } from "./patches.ts";
+import {
+  fromBase64,
+  lockWriter,
+  openIfFree,
+  openUnlessGone,
+  replacedSince,
+  SECTOR_BYTES,
+} from "./patches.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
+import { removeFinished } from "./removal.ts";
 import type { KeptFile } from "./request.ts";
 
 /** A change of an image that is there, as an action plans it. */
@@ -123,16 +131,12 @@ export async function stageChanges(
     guards.set(log, guardedBy);
   }
   const sealed = changes.length === 0 ? [] : await staged.seal();
+  const byPath = new Map(sealed.map((one) => [posix.join(posix.dirname(one.image), one.log), one]));
   return record.redo.map(({ image, log }) => {
-    const one = sealed.find((each) => each.log === posix.basename(log) && isBeside(log, each.image));
-    const guardedBy = guards.get(log);
+    const [one, guardedBy] = [byPath.get(log), guards.get(log)];
     if (!one || !guardedBy) throw new Error("each log that was written is sealed");
     return { ...one, image, log, guardedBy };
   });
-}
-
-function isBeside(log: string, image: string): boolean {
-  return posix.dirname(log) === posix.dirname(image);
 }
 
 /** Images that are changed by redo logs after the commit mark. */
@@ -164,20 +168,14 @@ export async function assertRedoFits({ storage }: Workspace, state: TransactionS
   }
 }
 
-/** Takes the space that applying the logs needs, before the mark. The caller gives it back right before that. */
+/** Takes the space that applying the logs needs, before the mark. The caller gives it back, also where this fails. */
 export async function reserveForRedo(
   { storage }: Workspace,
   state: TransactionState,
-): Promise<Reservation[]> {
-  const taken: Reservation[] = [];
-  try {
-    for (const { image, changedSectors } of redoOf(state).values()) {
-      taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * 512));
-    }
-    return taken;
-  } catch (error) {
-    for (const one of taken) await one.release();
-    throw error;
+  taken: Reservation[],
+): Promise<void> {
+  for (const { image, changedSectors } of redoOf(state).values()) {
+    taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES));
   }
 }
 
@@ -299,20 +297,6 @@ function writtenSince(image: string, offset: number): ImgtxError {
   });
 }
 
-/** Undefined where somebody has it, or it must not be written to: what is right there already is left to the disk. */
-async function openIfFree(storage: Storage, image: string): Promise<StorageFile | undefined> {
-  let file: StorageFile | undefined;
-  try {
-    file = await storage.openFile(image, "write");
-    await lockWriter(storage, file);
-    return file;
-  } catch (error) {
-    await file?.close();
-    if (error instanceof ImgtxError && OUT_OF_REACH.has(error.code)) return undefined;
-    throw error;
-  }
-}
-
 function guardOf({ fences }: TransactionState, { image, guardedBy }: PreparedRedo): Guard {
   if (guardedBy === "digests") return { kind: "digests" };
   const fence = fences.find((one) => one.image === image);
@@ -324,9 +308,5 @@ function guardOf({ fences }: TransactionState, { image, guardedBy }: PreparedRed
 /** The table has moved: what was applied is not needed any more. */
 export async function removeRedoLogs({ storage }: Workspace, state: TransactionState): Promise<void> {
   const logs = new Set(state.statements.flatMap(({ plan }) => plan.redo.map(({ log }) => log)));
-  for (const log of logs) if (await storage.statLink(log)) await storage.removeFile(log);
-  // Else a power cut could keep the log and lose the journal, and nobody would know of it any more.
-  for (const folder of new Set([...logs].map((log) => posix.dirname(log)))) {
-    if (await storage.stat(folder)) await storage.flushFolder(folder, "redo log gone");
-  }
+  await removeFinished(storage, [...logs], "redo log gone");
 }

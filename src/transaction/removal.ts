@@ -112,6 +112,19 @@ function isAnothers(end: End): boolean {
 
 const ANOTHER_FILE = "another file has its name";
 
+/** What a commit has made and used up, and nobody else can know: it goes by name, durably, before the journal does. */
+export async function removeFinished(
+  storage: Storage,
+  files: readonly string[],
+  purpose: string,
+): Promise<void> {
+  for (const file of files) if (await storage.statLink(file)) await storage.removeFile(file);
+  // Else a power cut could keep a file and lose the journal, and nobody would know of it any more.
+  for (const folder of new Set(files.map((file) => posix.dirname(file)))) {
+    if (await storage.stat(folder)) await storage.flushFolder(folder, purpose);
+  }
+}
+
 async function removeUnless(
   storage: Storage,
   path: string,

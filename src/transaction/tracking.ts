@@ -151,7 +151,7 @@ export async function readMarked(
 
 type BitmapChange = Parameters<typeof replaceBitmaps>[2];
 
-/** The change, tried out: what the image refuses is refused by the plan. Nothing where nothing would change. */
+/** The change, tried out: what the image refuses is refused by the plan. */
 async function planChange(link: ChainLink, change: BitmapChange): Promise<ImageChange[]> {
   await replaceBitmaps(link, new ScratchFile(link.file, link.stat), change);
   return [
