@@ -79,6 +79,14 @@ export function infoOf(image: string): Readonly<Record<string, unknown>> {
   return JSON.parse(answer) as Readonly<Record<string, unknown>>;
 }
 
+/** All persistent bitmaps of an image, as qemu-img lists them. */
+export function listBitmaps(image: string): readonly { readonly name: string; readonly flags: string[] }[] {
+  const { "format-specific": specific } = infoOf(image) as {
+    "format-specific"?: { data: { bitmaps?: { name: string; flags: string[] }[] } };
+  };
+  return specific?.data.bitmaps ?? [];
+}
+
 /** Writes as a guest does: `qemu-io` commands. */
 export function writeGuest(image: string, format: string, ...commands: string[]): void {
   execFileSync("qemu-io", ["-f", format, ...commands.flatMap((command) => ["-c", command]), image], {
@@ -95,6 +103,10 @@ export function stateOf(file: string): readonly unknown[] {
 /** Files that are on their way, in the workspace's folder. */
 export function stagingFiles(bench: Workbench): string[] {
   return readdirSync(bench.root).filter((name) => name.startsWith(".imgtx-"));
+}
+
+export function redoLogs(bench: Workbench): string[] {
+  return readdirSync(bench.root).filter((name) => name.endsWith(".redo"));
 }
 
 /** A device whose mirror is behind. */

@@ -10,7 +10,7 @@ import { freeze, unfreeze } from "../../helpers/transaction/freezing.ts";
 import {
   expectRefused,
   IDENTICAL,
-  infoOf,
+  listBitmaps,
   judge,
   mirror,
   stagingFiles,
@@ -25,10 +25,7 @@ const BITMAP = "imgtx-mirror-vda";
 
 /** Names of the persistent bitmaps of an image that can be relied on. */
 function bitmapsOf(image: string): string[] {
-  const { "format-specific": specific } = infoOf(image) as {
-    "format-specific"?: { data: { bitmaps?: { name: string; flags: string[] }[] } };
-  };
-  return (specific?.data.bitmaps ?? [])
+  return listBitmaps(image)
     .filter(({ flags }) => !flags.includes("in-use"))
     .map(({ name }) => name);
 }

@@ -1,7 +1,7 @@
 // Changes of images in place, in redo logs until the commit: an image is what it was before the mark, each statement sees
 // what the ones before it leave, and no log stays.
 
-import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
@@ -10,9 +10,10 @@ import { failureOf } from "../../helpers/expect-error.ts";
 import { isFenced } from "../../helpers/transaction/freezing.ts";
 import {
   IDENTICAL,
-  infoOf,
+  listBitmaps,
   judge,
   mirror,
+  redoLogs,
   stagingFiles,
   stateOf,
   writeGuest,
@@ -25,17 +26,6 @@ const qemu = oracle("qemu-img", "qemu-io");
 const cancel = async (bench: Workbench, options = {}) =>
   await bench.run({ kind: "mirror-cancel", devices: ["vda"] }, options);
 
-function redoLogs(bench: Workbench): string[] {
-  return readdirSync(bench.root).filter((name) => name.endsWith(".redo"));
-}
-
-function bitmapsOf(image: string): unknown[] {
-  const { "format-specific": specific } = infoOf(image) as {
-    "format-specific"?: { data: { bitmaps?: unknown[] } };
-  };
-  return specific?.data.bitmaps ?? [];
-}
-
 describe("a change of an image in a transaction", () => {
   qemu.test("is taken back by a later statement: the image keeps no bitmap that nobody wants", async () => {
     const bench = await makeWorkbench();
@@ -43,7 +33,7 @@ describe("a change of an image in a transaction", () => {
     await mirror(bench, { vda: "m.qcow2" }, { bitmap: true });
     await cancel(bench);
     await bench.commit(id);
-    expect(bitmapsOf(bench.at("a.qcow2"))).toEqual([]);
+    expect(listBitmaps(bench.at("a.qcow2"))).toEqual([]);
     expect(isFenced(bench.at("a.qcow2"))).toBe(false);
     expect(redoLogs(bench)).toEqual([]);
     writeGuest(bench.at("a.qcow2"), "qcow2", "write -P 9 0 64k", "read -P 9 0 64k");
@@ -59,7 +49,7 @@ describe("a change of an image in a transaction", () => {
     writeGuest(bench.at("a.qcow2"), "qcow2", "write -P 9 64k 64k", "write -P 10 130k 40k");
     await bench.commit(id);
     expect(await judge(bench, "vda")).toBe(IDENTICAL);
-    expect(bitmapsOf(bench.at("a.qcow2"))).toHaveLength(2);
+    expect(listBitmaps(bench.at("a.qcow2"))).toHaveLength(2);
     expect(redoLogs(bench)).toEqual([]);
     expect(await mirror(bench, { vda: undefined })).toMatchObject({ changed: false });
   });
@@ -73,7 +63,7 @@ describe("a change of an image in a transaction", () => {
     await bench.rollbackTo("tracked", id);
     expect(redoLogs(bench)).toHaveLength(1);
     await bench.commit(id);
-    expect(bitmapsOf(bench.at("a.qcow2"))).toHaveLength(2);
+    expect(listBitmaps(bench.at("a.qcow2"))).toHaveLength(2);
     expect(await judge(bench, "vda")).toBe(IDENTICAL);
     expect(redoLogs(bench)).toEqual([]);
   });
@@ -102,7 +92,7 @@ describe("a change of an image in a transaction", () => {
     await bench.commit(id);
     expect(isFenced(bench.at("a.qcow2"))).toBe(false);
     expect(redoLogs(bench)).toEqual([]);
-    expect(bitmapsOf(bench.at("a.qcow2"))).toHaveLength(2);
+    expect(listBitmaps(bench.at("a.qcow2"))).toHaveLength(2);
     writeGuest(bench.at("a.qcow2"), "qcow2", "read 0 64k");
   });
 
@@ -144,7 +134,7 @@ describe("a commit that died behind its mark", () => {
     expect(redoLogs(bench)).toHaveLength(1);
     await bench.devices();
     expect(isFenced(bench.at("a.qcow2"))).toBe(false);
-    expect(bitmapsOf(bench.at("a.qcow2"))).toHaveLength(2);
+    expect(listBitmaps(bench.at("a.qcow2"))).toHaveLength(2);
     expect(redoLogs(bench)).toEqual([]);
     expect(await judge(bench, "vda")).toBe(IDENTICAL);
   });

@@ -1,7 +1,7 @@
 // What undo takes back in images that were there before: its own patches, proved to be so, and nothing else.
 
 import { execFileSync } from "node:child_process";
-import { readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
+import { readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { sampleQcow2 } from "../../helpers/sample-image.ts";
@@ -11,6 +11,7 @@ import {
   IDENTICAL,
   judge,
   mirror,
+  redoLogs,
   stagingFiles,
   stateOf,
   writeGuest,
@@ -65,10 +66,6 @@ function dieAtFlush(nth: number): (call: Call) => boolean {
     if (call.name === "file.flush" && isStaging(call)) flushes += 1;
     return flushes === nth;
   };
-}
-
-function redoLogs(bench: Workbench): string[] {
-  return readdirSync(bench.root).filter((name) => name.endsWith(".redo"));
 }
 
 const cancel = async (bench: Workbench) => await bench.run({ kind: "mirror-cancel", devices: ["vdd"] });
