@@ -113,12 +113,14 @@ async function execute(
 
 function rollingBack(report: Report): InterruptWords {
   return {
-    first: (what) => report.notice(`${what}: rolling back`),
+    first: (what) => {
+      if (!report.isAsking) report.notice(`${what}: rolling back`);
+    },
     later: () =>
       report.notice(
         "still rolling back; if this process is killed, the next imgtx command finishes or undoes the rest",
       ),
-    error: (what) => `${what}; rolled back`,
+    error: (what) => `${what}; ${report.isAsking ? "nothing was done" : "rolled back"}`,
   };
 }
 

@@ -25,13 +25,14 @@ export interface Drawing<T> {
 }
 
 export class Report {
-  readonly #context: Pick<CliContext, "stdout" | "stderr" | "env">;
+  readonly #context: Pick<CliContext, "stdout" | "stderr" | "env" | "ask">;
   readonly #options: ReportOptions;
   readonly #out: Canvas;
   readonly #err: Canvas;
   #spinner: Spinner | undefined;
   /** What the command has done so far. */
   #stands: string[] = [];
+  #isAsking = false;
 
   /** Takes away what is drawn of the progress of long work. */
   readonly #clearProgress: () => void;
@@ -60,6 +61,11 @@ export class Report {
       makeCanvas(stderr, env, options.refusesColor),
     ]);
     return new Report(context, options, canvases, clearProgress);
+  }
+
+  /** Whether a question waits for its answer, which is asked before anything is done. */
+  get isAsking(): boolean {
+    return this.#isAsking;
   }
 
   get quiet(): boolean {
@@ -153,6 +159,17 @@ export class Report {
       withSchema({ recovered: { transaction: note.transaction, did: note.did, text: note.text } }),
       `imgtx: ${printable(note.text)}`,
     );
+  }
+
+  /** The answer of who sits at the terminal; undefined where nobody does. */
+  async ask(question: string, signal: AbortSignal): Promise<string | undefined> {
+    this.stopWaiting();
+    this.#isAsking = true;
+    try {
+      return await this.#context.ask?.(question, signal);
+    } finally {
+      this.#isAsking = false;
+    }
   }
 
   waiting(what: string): void {

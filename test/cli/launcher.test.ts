@@ -204,25 +204,30 @@ describe("linked under the name qemu-img", () => {
 
 describe("on a terminal", () => {
   const pty = oracle("script");
-  /** What a terminal shows of a line in it, to whose question this is typed. */
-  const onTerminal = (line: string, typed: string) =>
+  /**
+   * What a terminal shows of a command, to whose question this is typed, and its status. Nothing stands between: a
+   * shell there may die of the Ctrl-C that its command has outlived.
+   */
+  const onTerminal = (command: string, typed: string) =>
     runShell(
       [
         "cd asked; rm -f shown",
         `{ until grep -q 'Go on' shown; do sleep 0.02; done 2> /dev/null; printf '${typed}'; } |`,
-        `script -qfec '${line}; echo "status $?"' shown`,
+        `SHELL=/bin/sh script -qfec 'exec ${command}' shown; exit "\${PIPESTATUS[1]}"`,
       ].join("\n"),
     );
 
   pty.test.each([
-    ["yes", "y\\n", /Go on\? \[y\/N\] [^]*no transaction '7f3k2m9qa1' waits[^]*status 11/],
-    ["no", "\\n", /Go on\? \[y\/N\] [^]*the answer was not yes[^]*status 14/],
-    ["the end of the input", "\\004", /Go on\? \[y\/N\] [^]*the answer was not yes[^]*status 14/],
-    ["Ctrl-C", "\\003", /Go on\? \[y\/N\] [^]*interrupted[^]*status 130/],
-  ])("a question ends with %s", async (_what, input, shown) => {
+    ["yes", "y\\n", 11, /Go on\? \[y\/N\] [^]*no transaction '7f3k2m9qa1' waits/],
+    ["no", "\\n", 14, /Go on\? \[y\/N\] [^]*the answer was not yes/],
+    ["the end of the input", "\\004", 14, /Go on\? \[y\/N\] [^]*the answer was not yes/],
+    ["Ctrl-C", "\\003", 130, /Go on\? \[y\/N\] [\^C\r\n]*\S*error:\S* interrupted; nothing was done\r\n/],
+  ])("a question ends with %s", async (_what, input, status, shown) => {
     await runShell("mkdir -p asked && imgtx init asked -q");
     const command = `node "${folder}/built/bin/imgtx.js" recover --give-up 7f3k2m9qa1`;
-    expect((await onTerminal(command, input)).stdout).toMatch(shown);
+    const result = await onTerminal(command, input);
+    expect(result.stdout).toMatch(shown);
+    expect(result.status).toBe(status);
   });
 });
 

@@ -9,13 +9,12 @@ import { printable } from "../render/printable.ts";
 
 /** `what` is a sentence. E_REFUSED where the answer is no. */
 export async function confirm(
-  { context, settings, report, signal }: Pick<Invocation, "context" | "settings" | "report" | "signal">,
+  { settings, report, signal }: Pick<Invocation, "settings" | "report" | "signal">,
   what: string,
 ): Promise<void> {
-  if (settings.yes || settings.dryRun || context.ask === undefined) return;
-  report.stopWaiting();
-  const answer = await context.ask(`imgtx: ${printable(what)} Go on? [y/N] `, signal);
-  if (/^\s*y(es)?\s*$/i.test(answer)) return;
+  if (settings.yes || settings.dryRun) return;
+  const answer = await report.ask(`imgtx: ${printable(what)} Go on? [y/N] `, signal);
+  if (answer === undefined || /^\s*y(es)?\s*$/i.test(answer)) return;
   throw new ImgtxError("E_REFUSED", "nothing was done: the answer was not yes", {
     hint: "`--dry-run` shows what would be done; `--yes` does it without a question",
   });
