@@ -18,16 +18,7 @@ import {
   settleFingerprint,
 } from "../format/index.ts";
 import type { Storage } from "../storage/index.ts";
-import type { WatchedImage } from "./journal/index.ts";
-
-/** Stands for the fingerprint of a file that is not made yet. */
-export const NOT_MADE_YET: Fingerprint = {
-  sizeBytes: 0,
-  modifiedNs: "0",
-  inode: "0",
-  bornNs: "0",
-  headerSha256: null,
-};
+import { NOT_MADE_YET, type WatchedImage } from "./journal/index.ts";
 
 /** A device on this chain, with neither a mirror nor a freeze. It trusts what the device did, if it was one before. */
 export function deviceEntryOf(device: string, chain: Chain, before?: DeviceEntry): DeviceEntry {

@@ -53,7 +53,7 @@ import {
   openWatched,
   type OpenWatched,
 } from "./watched-images.ts";
-import { withCommitted } from "./work.ts";
+import { withCommitted } from "./committed-table.ts";
 
 /** What the command that commits has in hand already. */
 export interface CommitInHand {

@@ -25,6 +25,7 @@ import {
   liveStatements,
   type PlanRecord,
   readJournals,
+  readParked,
 } from "./journal/index.ts";
 import { isFromHere } from "./origin.ts";
 import { judgeDevice, type Seen } from "./device-state.ts";
@@ -35,10 +36,9 @@ import type {
   Obstacle,
   Outcome,
   RecoveryNote,
+  Session,
   TransactionDescription,
 } from "./request.ts";
-import { readUnfinished } from "./parked.ts";
-import type { Session } from "./session.ts";
 
 /** One whose journal can't be read is told by what is left of that. */
 export function describeTransaction(
@@ -94,6 +94,20 @@ export async function describeDevices(
     devices.push({ ...described, unfinishedCopy });
   }
   return { generation: table.generation, devices };
+}
+
+/** The unfinished copy of each device that has one. */
+export async function readUnfinished(
+  workspace: Workspace,
+): Promise<ReadonlyMap<string, NonNullable<DeviceDescription["unfinishedCopy"]>>> {
+  const copies = (await readParked(workspace)).flatMap(({ plan, marks }) =>
+    plan.reports.flatMap(({ device, files: [file] }) =>
+      device === null || !file
+        ? []
+        : [[device, { image: file.path, copiedBytes: marks.get(file.path) ?? 0 }] as const],
+    ),
+  );
+  return new Map(copies);
 }
 
 /** The generations that the history keeps and the present one, newest first. */

@@ -4,8 +4,7 @@
 import { readTable, requireDevice, trustedBy, type Workspace } from "../device/index.ts";
 import { OpenedImages } from "./opened-images.ts";
 import { finishPatiently } from "./recovery.ts";
-import type { LockWait, RecoveryNote } from "./request.ts";
-import type { Session } from "./session.ts";
+import type { LockWait, RecoveryNote, Session } from "./request.ts";
 import { heldError } from "./waiting.ts";
 
 export interface HoldOptions extends LockWait {

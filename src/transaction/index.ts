@@ -17,7 +17,6 @@ export {
   openSession,
   rollbackToSavepoint,
   runActions,
-  type Session,
   type SessionOptions,
 } from "./session.ts";
 export { forceAbort, forceCommit, giveUp } from "./ways-out.ts";

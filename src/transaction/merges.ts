@@ -29,8 +29,7 @@ import {
   settleCutOff,
   isSameFile,
 } from "../format/index.ts";
-import { NOT_MADE_YET } from "./chain-entry.ts";
-import { lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
+import { NOT_MADE_YET, lastSeen, liveStatements, type TransactionState } from "./journal/index.ts";
 import { progressOf } from "./action.ts";
 import type { LockWaiting, Reservation, StorageFile } from "../storage/index.ts";
 import type { KeptFile, OnProgress } from "./request.ts";

@@ -30,7 +30,8 @@ import {
 import type { ByteRange, StorageFile } from "../storage/index.ts";
 import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
 import { PRIVATE } from "./access.ts";
-import { activeLayer, chainEntriesOf, NOT_MADE_YET, settleChain } from "./chain-entry.ts";
+import { activeLayer, chainEntriesOf, settleChain } from "./chain-entry.ts";
+import { NOT_MADE_YET } from "./journal/index.ts";
 import type { ImageChange } from "./redo.ts";
 import { readMarked } from "./tracking.ts";
 

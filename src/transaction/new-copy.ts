@@ -28,7 +28,8 @@ import {
 import type { StorageFile } from "../storage/index.ts";
 import { accessLike } from "./access.ts";
 import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
-import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "./chain-entry.ts";
+import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
+import { NOT_MADE_YET } from "./journal/index.ts";
 import { type PlannedCopy, verifyCopy } from "./mirroring.ts";
 import { targetExists } from "./new-overlay.ts";
 import type { MirrorTarget } from "./request.ts";

@@ -13,7 +13,8 @@ import {
 } from "../format/index.ts";
 import type { FileStat } from "../storage/index.ts";
 import type { FileToMake, PlanContext } from "./action.ts";
-import { activeLayer, chainEntriesOf, NOT_MADE_YET } from "./chain-entry.ts";
+import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
+import { NOT_MADE_YET } from "./journal/index.ts";
 import { assertQemuOpens } from "./openable.ts";
 import { accessLike } from "./access.ts";
 

@@ -5,11 +5,10 @@
 // target, laid out in the same way. The caller holds the workspace lock.
 
 import type { Workspace } from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
-import { isParked, Journal, type PlanRecord, readJournals, type Statement } from "./journal/index.ts";
+import { Journal, type PlanRecord, readParked } from "./journal/index.ts";
 import { abortJournal } from "./undo.ts";
 import { fromBase64 } from "./patches.ts";
-import type { DeviceDescription, LockWait } from "./request.ts";
+import type { LockWait } from "./request.ts";
 
 /** The journal of the same copy, which is held and goes on; undefined where there is none. */
 export async function takeParked(
@@ -53,36 +52,10 @@ export async function removeParked(
   }
 }
 
-/** The unfinished copy of each device that has one. */
-export async function readUnfinished(
-  workspace: Workspace,
-): Promise<ReadonlyMap<string, NonNullable<DeviceDescription["unfinishedCopy"]>>> {
-  const copies = (await readParked(workspace)).flatMap(({ plan, marks }) =>
-    plan.reports.flatMap(({ device, files: [file] }) =>
-      device === null || !file
-        ? []
-        : [[device, { image: file.path, copiedBytes: marks.get(file.path) ?? 0 }] as const],
-    ),
-  );
-  return new Map(copies);
-}
-
 async function listParked(workspace: Workspace, devices: readonly string[]): Promise<string[]> {
   return (await readParked(workspace)).flatMap(({ id, busy, plan }) =>
     !busy && plan.devices.some((device) => devices.includes(device)) ? [id] : [],
   );
-}
-
-interface Parked extends Pick<Statement, "plan" | "marks"> {
-  readonly id: string;
-  readonly busy: boolean;
-}
-
-async function readParked(workspace: Workspace): Promise<readonly Parked[]> {
-  return (await readJournals(workspace)).flatMap(({ id, busy, state }) => {
-    const copying = state instanceof ImgtxError || !isParked(state) ? undefined : state.statements[0];
-    return copying ? [{ id, busy, plan: copying.plan, marks: copying.marks }] : [];
-  });
 }
 
 /** But for the transaction's id, which is in the names of its files and of its fences. */

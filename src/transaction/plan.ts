@@ -16,7 +16,7 @@ import {
 } from "./journal/index.ts";
 import { imagesPatchedAtCommit } from "./patches.ts";
 import { findPendingOverlay } from "./merges.ts";
-import { readUnfinished } from "./parked.ts";
+import { readUnfinished } from "./describe.ts";
 import { markFolders } from "./planned-folders.ts";
 import { type ImageChange, imagesRedone } from "./redo.ts";
 import type { ActionRequest } from "./request.ts";

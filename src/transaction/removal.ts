@@ -24,13 +24,13 @@ import {
 } from "../format/index.ts";
 import type { Storage, StorageFile } from "../storage/index.ts";
 import {
+  NOT_MADE_YET,
   liveStatements,
   type NewFile,
   type PreparedFile,
   readJournals,
   type Statement,
 } from "./journal/index.ts";
-import { NOT_MADE_YET } from "./chain-entry.ts";
 import { isDiskThere } from "./planned-folders.ts";
 import type { KeptFile } from "./request.ts";
 

@@ -1,7 +1,7 @@
 // What a caller may ask of the engine, and what it answers. Plain data on both sides: the command line
 // makes requests and draws outcomes, and knows nothing of journals.
 
-import type { MirrorSync } from "../device/index.ts";
+import type { MirrorSync, Workspace } from "../device/index.ts";
 import type { ErrorCode } from "../errors/index.ts";
 import type { CreateOptions, ImageFormat, OverlayOptions } from "../format/index.ts";
 
@@ -348,4 +348,15 @@ export interface RunOptions extends LockWait {
   readonly markEveryMs?: number | undefined;
   /** Folders trusted for raw backing images and data files, for this command. */
   readonly allowPaths: readonly string[];
+}
+
+/** One command's look at one workspace, after recovery. */
+export interface Session {
+  readonly workspace: Workspace;
+  /** Canonical path of the workspace. */
+  readonly root: string;
+  /** What relative names of external data files are relative to, as for QEMU. */
+  readonly currentFolder: string;
+  /** What recovery found and did before this command. */
+  readonly recovered: readonly RecoveryNote[];
 }

@@ -35,23 +35,13 @@ import type {
   LockWait,
   OnProgress,
   Outcome,
-  RecoveryNote,
   RunOptions,
+  Session,
   TransactionDescription,
 } from "./request.ts";
 import { abortJournal, undoFrom } from "./undo.ts";
 import { verifyMerged } from "./verify-merged.ts";
 import { effectiveTable, endWork, startWork, throwIfInterrupted, type Work } from "./work.ts";
-
-export interface Session {
-  readonly workspace: Workspace;
-  /** Canonical path of the workspace. */
-  readonly root: string;
-  /** What relative names of external data files are relative to, as for QEMU. */
-  readonly currentFolder: string;
-  /** What recovery found and did before this command. */
-  readonly recovered: readonly RecoveryNote[];
-}
 
 export interface SessionOptions extends LockWait {
   /** Where the search for a workspace begins. */

@@ -5,7 +5,7 @@
 // - What is left is named, file by file. The journal is kept as a record where anything is.
 // - A committed transaction is finished or given up, and never undone; one that is not, never finished.
 
-import { lockWorkspace, readTable, replaceTable, type Workspace } from "../device/index.ts";
+import { assertOwn, lockWorkspace, readTable, replaceTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import { finishCommit, lockForMoments, summarise, withMergesForgotten } from "./finish.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
@@ -21,8 +21,7 @@ import {
 import { firstUnfinished, mustAbort } from "./leftovers.ts";
 import { isDiskThere } from "./planned-folders.ts";
 import type { GivenUp } from "./repair-results.ts";
-import type { KeptFile, Outcome, RunOptions } from "./request.ts";
-import { assertChangeable, type Session } from "./session.ts";
+import type { KeptFile, Outcome, RunOptions, Session } from "./request.ts";
 import { undoWhatCanBe } from "./undo.ts";
 
 /** Finishes a committed transaction that waits, and leaves images that are gone, or another's, as they are. */
@@ -95,7 +94,7 @@ export async function forceAbort(session: Session, id: string, options: RunOptio
 /** Sets the journal of a transaction that waits aside, and says what is left by it. Changes no image. */
 export async function giveUp(session: Session, id: string, options: RunOptions): Promise<GivenUp> {
   const { workspace } = session;
-  await assertChangeable(session);
+  await assertOwn(workspace);
   const ended = session.recovered.find((note) => note.transaction === id && note.did !== "waiting");
   const snapshot = await findWaiting(workspace, id, ended !== undefined);
   const record = givenUpPath(workspace, id);
@@ -133,7 +132,7 @@ async function withWaiting<T>(
   id: string,
   use: (journal: Journal) => Promise<T>,
 ): Promise<T> {
-  await assertChangeable(session);
+  await assertOwn(session.workspace);
   await findWaiting(session.workspace, id, false);
   const journal = await Journal.open(session.workspace, id, undefined, { isForced: true });
   if (!journal) throw notWaiting(id);

@@ -3,7 +3,8 @@
 import { type DeviceTable, readTable, withDevices, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { StagedStorage } from "../format/index.ts";
-import { changesOf, type Journal, type PlanRecord, readJournals } from "./journal/index.ts";
+import { changesOf, type Journal, type PlanRecord } from "./journal/index.ts";
+import { withCommitted } from "./committed-table.ts";
 import { OpenedImages } from "./opened-images.ts";
 import { openStaged } from "./redo.ts";
 import type { RunOptions } from "./request.ts";
@@ -54,22 +55,6 @@ export async function endWork({ images, staged }: Work): Promise<void> {
 export async function effectiveTable({ workspace, journal, id }: Work): Promise<DeviceTable> {
   const table = await withCommitted(workspace, await readTable(workspace), id);
   return journal ? withDevices(table, changesOf(journal.state)) : table;
-}
-
-/**
- * The table with what others have committed and not moved yet: it will come, whatever happens. The devices of those
- * transactions are held, so that nobody plans on them; but what their images are must not be taken for free.
- */
-export async function withCommitted(
-  workspace: Workspace,
-  table: DeviceTable,
-  except: string,
-): Promise<DeviceTable> {
-  return (await readJournals(workspace, except)).reduce(
-    (sum, { state }) =>
-      state instanceof ImgtxError || !state.commit ? sum : withDevices(sum, changesOf(state)),
-    table,
-  );
 }
 
 /** How long this command still waits. */

@@ -7,7 +7,8 @@ import { type DeviceEntry, type DeviceTable, requireDevice } from "../../device/
 import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, shellQuote, writeImage } from "../../format/index.ts";
 import type { Action, PlanContext } from "../action.ts";
-import { activeLayer, NOT_MADE_YET } from "../chain-entry.ts";
+import { activeLayer } from "../chain-entry.ts";
+import { NOT_MADE_YET } from "../journal/index.ts";
 import { tellOfFences } from "../fencing.ts";
 import { entryOn, planNewOverlay, type PlannedOverlay, targetExists } from "../new-overlay.ts";
 import type { ActionReport, MigrateRequest } from "../request.ts";

@@ -12,9 +12,9 @@ import {
   readContent,
   WORK_BYTE,
 } from "./journal-file.ts";
-import { heldDevices, isUnderWay } from "./queries.ts";
+import { heldDevices, isParked, isUnderWay } from "./queries.ts";
 import { findDevicesInDamage } from "./record-line.ts";
-import type { TransactionState } from "./records.ts";
+import type { Statement, TransactionState } from "./records.ts";
 
 export interface JournalSnapshot {
   readonly id: string;
@@ -44,6 +44,19 @@ export async function readJournals(workspace: Workspace, except?: string): Promi
     if (snapshot) snapshots.push(snapshot);
   }
   return snapshots;
+}
+
+/** A copy that was cut off, and is kept to be gone on with. */
+interface Parked extends Pick<Statement, "plan" | "marks"> {
+  readonly id: string;
+  readonly busy: boolean;
+}
+
+export async function readParked(workspace: Workspace): Promise<readonly Parked[]> {
+  return (await readJournals(workspace)).flatMap(({ id, busy, state }) => {
+    const copying = state instanceof ImgtxError || !isParked(state) ? undefined : state.statements[0];
+    return copying ? [{ id, busy, plan: copying.plan, marks: copying.marks }] : [];
+  });
 }
 
 async function readJournal(

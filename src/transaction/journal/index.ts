@@ -1,4 +1,4 @@
-export { type JournalSnapshot, readJournals } from "./folder.ts";
+export { type JournalSnapshot, readJournals, readParked } from "./folder.ts";
 export { Journal } from "./journal.ts";
 export { clearHalfMade, journalPath, listNames } from "./journal-file.ts";
 export type {
@@ -17,7 +17,7 @@ export type {
   TransactionState,
   WatchedImage,
 } from "./records.ts";
-export { beginRecordOf, redoLogNumber, redoLogPath, stagingPath } from "./records.ts";
+export { beginRecordOf, NOT_MADE_YET, redoLogNumber, redoLogPath, stagingPath } from "./records.ts";
 export {
   changesOf,
   heldDevices,

@@ -290,6 +290,15 @@ export interface TransactionState {
   readonly aborting: boolean;
 }
 
+/** Stands for the fingerprint of a file that is not made yet. */
+export const NOT_MADE_YET: Fingerprint = {
+  sizeBytes: 0,
+  modifiedNs: "0",
+  inode: "0",
+  bornNs: "0",
+  headerSha256: null,
+};
+
 /** Where a statement's new file is made before it gets its final name: beside it. */
 export function stagingPath(path: string, id: string, statement: number, index: number): string {
   return posix.join(posix.dirname(path), `.imgtx-${id}-${statement}-${index}`);
