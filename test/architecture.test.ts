@@ -167,7 +167,11 @@ describe("a broken rule is told", () => {
     path: `src/${layer}/${face}`,
     text: "",
   }));
-  const inside = ["storage/node-file.ts", "transaction/actions/merge.ts", "transaction/action.ts"];
+  const inside = [
+    "storage/node-file.ts",
+    "transaction/actions/merge.ts",
+    "transaction/actions/plan/action.ts",
+  ];
   const others = [...faces, ...inside.map((each) => ({ path: `src/${each}`, text: "" }))];
 
   test.each([
@@ -179,11 +183,11 @@ describe("a broken rule is told", () => {
     ["src/device/view.ts", 'import "fs";', "write node:fs"],
     ["src/format/open.ts", 'void import("fs-extra");', "only src/storage may"],
     ["src/format/open.ts", 'createRequire(import.meta.url)("koffi");', "only src/storage may"],
-    ["src/transaction/engine.ts", 'import "node:child_process";', "only src/cli may"],
-    ["src/transaction/engine.ts", 'import "node:worker_threads";', "only nobody may"],
-    ["src/transaction/engine.ts", 'import "chalk";', "only src/cli may"],
+    ["src/transaction/engine/engine.ts", 'import "node:child_process";', "only src/cli may"],
+    ["src/transaction/engine/engine.ts", 'import "node:worker_threads";', "only nobody may"],
+    ["src/transaction/engine/engine.ts", 'import "chalk";', "only src/cli may"],
     ["src/cli/main.ts", 'import "left-pad";', "give the package its layers"],
-    ["src/transaction/engine.ts", 'import { a } from "../storage/index.ts";', "by `import type`"],
+    ["src/transaction/engine/engine.ts", 'import { a } from "../../storage/index.ts";', "by `import type`"],
     ["src/transaction/actions/a.ts", 'import type { A } from "../../storage/index.ts";', "imports storage"],
     ["src/transaction/actions/a.ts", 'import "./merge.ts";', "actions never import each other"],
     ["src/cli/txn.ts", 'import { a } from "../storage/index.ts";', "by `import type`"],
@@ -199,9 +203,9 @@ describe("a broken rule is told", () => {
 
   test.each([
     ["src/transaction/journal/journal.ts", 'import { a } from "../../storage/index.ts";'],
-    ["src/transaction/engine.ts", 'import type { A } from "../storage/index.ts";'],
+    ["src/transaction/engine/engine.ts", 'import type { A } from "../../storage/index.ts";'],
     ["src/transaction/actions/index.ts", 'import { merge } from "./merge.ts";'],
-    ["src/transaction/actions/a.ts", 'import type { A } from "../action.ts";'],
+    ["src/transaction/actions/a.ts", 'import type { A } from "./plan/action.ts";'],
     ["src/cli/launch.ts", 'import { a } from "../storage/index.ts";\nimport "node:child_process";'],
     ["src/format/open.ts", 'import "../errors/index.ts";\nimport "node:path";'],
     ["src/storage/node-file.ts", 'import "koffi";\nimport "node:fs/promises";'],
@@ -248,6 +252,12 @@ describe("a broken rule is told", () => {
     expect(findStyleViolations({ path: "src/format/index.ts", text })).toEqual([]);
   });
 
+  const PLACES = [
+    "format/copy/b.ts",
+    "transaction/recover/b.ts",
+    "transaction/describe.ts",
+    "transaction/session.ts",
+  ];
   test.each([
     [
       "src/format/chain/a.ts",
@@ -260,10 +270,17 @@ describe("a broken rule is told", () => {
       "may import of its layer nothing",
     ],
     ["src/format/a.ts", 'void import("./copy/b.ts");', "format may import of its layer qcow2/codec"],
+    ["src/transaction/commit/a.ts", 'import "../recover/b.ts";', "commit may import of its layer request.ts"],
+    ["src/transaction/journal/a.ts", 'import type { B } from "../describe.ts";', "of its layer request.ts"],
+    [
+      "src/transaction/describe.ts",
+      'import type { B } from "./session.ts";',
+      "of its layer request.ts, journal",
+    ],
   ])("%s, against the rule of its folder: %s", (file, text, message) => {
     const found = findImportViolations([
       { path: file, text },
-      { path: "src/format/copy/b.ts", text: "" },
+      ...PLACES.map((each) => ({ path: `src/${each}`, text: "" })),
     ]);
     expect(found).toHaveLength(1);
     expect(found[0]).toContain(message);
@@ -274,7 +291,7 @@ describe("a broken rule is told", () => {
     ['const ENDS = new Set(["mirror-cancel"]);', 1],
     ['type Name = Entry["mirror"];', 0],
   ])("a verb in the engine is told: %s", (text, count) => {
-    expect(findVerbs({ path: "src/transaction/enter.ts", text })).toHaveLength(count);
+    expect(findVerbs({ path: "src/transaction/engine/enter.ts", text })).toHaveLength(count);
     expect(findVerbs({ path: "src/transaction/actions/mirror.ts", text })).toHaveLength(0);
   });
 
@@ -302,7 +319,7 @@ test.each([
   ["test/format/read/extents.test.ts", undefined],
   ["test/storage/conformance.ts", undefined],
   ["test/storage/conformance/names.ts", undefined],
-  ["test/crash/explore.ts", undefined],
+  ["test/crash/judges/explore.ts", undefined],
   ["test/format/read/make-extents.ts", "move it to test/helpers"],
   ["test/format/write/extents.test.ts", "src/format/write, which is not there"],
 ])("the place of %s is judged: %s", (file, message) => {

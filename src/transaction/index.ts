@@ -1,10 +1,10 @@
-export { adoptWorkspace } from "./adopt.ts";
+export { adoptWorkspace } from "./recover/adopt.ts";
 export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listGenerations } from "./describe.ts";
-export { type HoldOptions, holdDevices } from "./hold.ts";
+export { type HoldOptions, holdDevices } from "./engine/hold.ts";
 export type * from "./repair-results.ts";
 export type * from "./request.ts";
-export { restoreWorkspace } from "./restore.ts";
+export { restoreWorkspace } from "./recover/restore.ts";
 export {
   abortTransaction,
   assertChangeable,
@@ -19,4 +19,4 @@ export {
   runActions,
   type SessionOptions,
 } from "./session.ts";
-export { forceAbort, forceCommit, giveUp } from "./ways-out.ts";
+export { forceAbort, forceCommit, giveUp } from "./recover/ways-out.ts";

@@ -14,10 +14,10 @@ import {
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { type Purpose, TO_ABORT, TO_COMMIT, toUseSavepoint } from "./choose.ts";
-import { commitJournal, rehearseCommit } from "./commit.ts";
+import { commitJournal, rehearseCommit } from "./commit/commit.ts";
 import { describeOutcome, describeTransaction } from "./describe.ts";
-import { commitImplicit, planOnly, runStatements } from "./engine.ts";
-import { createJournal } from "./new-journal.ts";
+import { commitImplicit, planOnly, runStatements } from "./engine/engine.ts";
+import { createJournal } from "./engine/new-journal.ts";
 import {
   changesOf,
   isParked,
@@ -26,9 +26,9 @@ import {
   type PlanRecord,
   readJournals,
 } from "./journal/index.ts";
-import { recover, type RecoveryCaller, reportLeftovers } from "./recovery.ts";
-import { pickJournal, requireJournal, requireOpen } from "./pick-journal.ts";
-import { renewMirrors } from "./renew.ts";
+import { recover, type RecoveryCaller, reportLeftovers } from "./recover/recovery.ts";
+import { pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
+import { renewMirrors } from "./engine/renew.ts";
 import type {
   ActionRequest,
   KeptFile,
@@ -39,9 +39,9 @@ import type {
   Session,
   TransactionDescription,
 } from "./request.ts";
-import { abortJournal, undoFrom } from "./undo.ts";
-import { verifyMerged } from "./verify-merged.ts";
-import { effectiveTable, endWork, startWork, throwIfInterrupted, type Work } from "./work.ts";
+import { abortJournal, undoFrom } from "./recover/undo.ts";
+import { verifyMerged } from "./engine/verify-merged.ts";
+import { effectiveTable, endWork, startWork, throwIfInterrupted, type Work } from "./engine/work.ts";
 
 export interface SessionOptions extends LockWait {
   /** Where the search for a workspace begins. */

@@ -4,8 +4,8 @@
 import { posix } from "node:path";
 import { run } from "../../src/cli/main.ts";
 import type { Storage } from "../../src/storage/index.ts";
-import type { AwaySubject, SeenDevice } from "./away.ts";
-import { Tree } from "./disk-tree.ts";
+import type { AwaySubject, SeenDevice } from "./judges/away.ts";
+import { Tree } from "./simulated/disk-tree.ts";
 import {
   changingImages,
   devicesIn,
@@ -16,14 +16,14 @@ import {
   type Answers,
   type FolderView,
   type WorkspacePlace,
-} from "./observation.ts";
-import type { Race } from "./races.ts";
-import { record } from "./recording.ts";
-import { onTwoDisks, type SampleFile, type Scenario, WORKSPACE } from "./sample-devices.ts";
-import type { RaceEntry } from "./scenarios.ts";
-import { afterProcessDeath, SimulatedMachine } from "./simulated-disk.ts";
-import { startGuest } from "./simulated-guest.ts";
-import { startProcess } from "./simulated-process.ts";
+} from "./judges/observation.ts";
+import type { Race } from "./judges/races.ts";
+import { record } from "./simulated/recording.ts";
+import { onTwoDisks, type SampleFile, type Scenario, WORKSPACE } from "./scenarios/sample-devices.ts";
+import type { RaceEntry } from "./scenarios/scenarios.ts";
+import { afterProcessDeath, SimulatedMachine } from "./simulated/simulated-disk.ts";
+import { startGuest } from "./simulated/simulated-guest.ts";
+import { startProcess } from "./simulated/simulated-process.ts";
 import { BadState, type Plan, type RunResult, type Subject } from "./subject.ts";
 
 /** Where scenarios live on the simulated disk. */

@@ -1,9 +1,9 @@
 // How much of the simulated disk `npm test` looks at. Bounded by counts, so that the same is tried on any machine;
 // `npm run torture` tries all of it.
 
-import { AWAY_ALL, type AwayOptions } from "./away.ts";
-import { EXPLORE_ALL, type ExploreOptions } from "./explore.ts";
-import { type GuestOptions, GUESTS_ALL } from "./guests.ts";
+import { AWAY_ALL, type AwayOptions } from "./judges/away.ts";
+import { EXPLORE_ALL, type ExploreOptions } from "./judges/explore.ts";
+import { type GuestOptions, GUESTS_ALL } from "./judges/guests.ts";
 
 export const SLICE: ExploreOptions = {
   ...EXPLORE_ALL,

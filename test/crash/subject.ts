@@ -2,9 +2,9 @@
 // command line (command-line.ts); the rig's own tests use a toy protocol (toy-protocol.ts).
 
 import type { Storage } from "../../src/storage/index.ts";
-import type { Tree } from "./disk-tree.ts";
-import { startProcess } from "./simulated-process.ts";
-import { afterProcessDeath, type SimulatedMachine } from "./simulated-disk.ts";
+import type { Tree } from "./simulated/disk-tree.ts";
+import { startProcess } from "./simulated/simulated-process.ts";
+import { afterProcessDeath, type SimulatedMachine } from "./simulated/simulated-disk.ts";
 
 export interface RunResult {
   readonly exit: number;

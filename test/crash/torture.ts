@@ -6,8 +6,8 @@ import { tortureStaged } from "../format/staged/torture-staged.ts";
 import { tortureHostile } from "../fuzz/hostile.ts";
 import { tortureWalk } from "../walk/torture-walk.ts";
 import { groupViolations } from "./report.ts";
-import { torturePower, tortureProcess, type RealOptions, type RealResult } from "./torture-real.ts";
-import { PARTS, tortureSimulated, type Part } from "./torture-simulated.ts";
+import { torturePower, tortureProcess, type RealOptions, type RealResult } from "./real/torture-real.ts";
+import { PARTS, tortureSimulated, type Part } from "./simulated/torture-simulated.ts";
 
 const RIGS = ["simulated", "process", "power", "walk", "hostile", "differential", "staged"] as const;
 type Rig = (typeof RIGS)[number];

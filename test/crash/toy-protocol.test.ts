@@ -1,14 +1,14 @@
 // The rig's own test: it must pass a right program, and find what is wrong with each wrong one.
 
 import { expect, test } from "vitest";
-import { damageJournals } from "./damaged-journal.ts";
-import { explore, EXPLORE_ALL, type ExploreOptions } from "./explore.ts";
-import { injectErrors } from "./injected-errors.ts";
-import { judgeMutants, tryMutant } from "./mutants.ts";
-import { record, type Recording } from "./recording.ts";
+import { damageJournals } from "./judges/damaged-journal.ts";
+import { explore, EXPLORE_ALL, type ExploreOptions } from "./judges/explore.ts";
+import { injectErrors } from "./judges/injected-errors.ts";
+import { judgeMutants, tryMutant } from "./judges/mutants.ts";
+import { record, type Recording } from "./simulated/recording.ts";
 import { describeViolation, type Report } from "./report.ts";
-import { startProcess } from "./simulated-process.ts";
-import { SimulatedDeath, SimulatedMachine } from "./simulated-disk.ts";
+import { startProcess } from "./simulated/simulated-process.ts";
+import { SimulatedDeath, SimulatedMachine } from "./simulated/simulated-disk.ts";
 import { runOn } from "./subject.ts";
 import { toyJournals, toyPlan, toySubject, type ToyFaults } from "./toy-protocol.ts";
 

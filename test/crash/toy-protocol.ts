@@ -4,10 +4,10 @@
 import { createHash } from "node:crypto";
 import { ImgtxError } from "../../src/errors/index.ts";
 import type { Storage } from "../../src/storage/index.ts";
-import { SimulatedMachine } from "./simulated-disk.ts";
-import { startProcess } from "./simulated-process.ts";
+import { SimulatedMachine } from "./simulated/simulated-disk.ts";
+import { startProcess } from "./simulated/simulated-process.ts";
 import type { Plan, Subject } from "./subject.ts";
-import { Tree } from "./disk-tree.ts";
+import { Tree } from "./simulated/disk-tree.ts";
 
 /** Mistakes that a program may have. */
 export interface ToyFaults {

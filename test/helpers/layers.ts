@@ -45,10 +45,10 @@ interface Grant {
 const GRANTS: readonly Grant[] = [
   { path: /^src\/transaction\/journal\//, layer: "storage", typesOnly: false, why: "the journal is a file" },
   {
-    path: /^src\/transaction\/[^/]+$/,
+    path: /^src\/transaction\/(?!actions\/[^/]+$)/,
     layer: "storage",
     typesOnly: true,
-    why: "the engine hands storage on",
+    why: "the engine hands storage on; an action does not",
   },
   { path: /^src\/cli\/launch\.ts$/, layer: "storage", typesOnly: false, why: "it makes the real storage" },
   { path: /^src\/cli\//, layer: "storage", typesOnly: true, why: "storage is handed in from launch.ts" },
@@ -81,7 +81,10 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   "node:worker_threads": [],
 };
 
-/** What the folders of a layer may import of each other, types included; "" stands for the layer's own files. */
+/**
+ * What the folders of a layer may import of each other, types included; "" stands for the layer's own files. One of
+ * those may have a row of its own, where it lies below the folders or above them.
+ */
 const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {
   format: {
     "": ["qcow2/codec"],
@@ -107,6 +110,18 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     ],
     new: ["", "chain", "read", "open", "qcow2/codec", "qcow2/layout", "qcow2/read"],
     copy: ["", "chain", "read", "open", "new", "qcow2/codec", "qcow2/read", "qcow2/write"],
+  },
+  transaction: {
+    "request.ts": [],
+    journal: ["request.ts"],
+    "": ["request.ts", "journal"],
+    images: ["request.ts", "journal"],
+    "actions/plan": ["request.ts", "journal", "images"],
+    actions: ["request.ts", "journal", "images", "actions/plan"],
+    commit: ["request.ts", "journal", "images", "actions/plan"],
+    recover: ["", "request.ts", "journal", "images", "commit"],
+    engine: ["", "request.ts", "journal", "images", "actions/plan", "actions", "commit", "recover"],
+    "session.ts": ["", "request.ts", "journal", "commit", "recover", "engine"],
   },
 };
 const MAX_FOLDER_FILES = 17;
@@ -155,9 +170,11 @@ function namesOf(folders: readonly string[] | undefined): string {
   return folders?.map((folder) => folder || "its own files").join(", ") || "nothing";
 }
 
-/** Below the layer: `qcow2/codec` for `src/format/qcow2/codec/header.ts`, and "" for a file of the layer itself. */
+/** Below the layer: `qcow2/codec` for `src/format/qcow2/codec/header.ts`; for a file of the layer itself "" or its row. */
 function folderOf(file: string): string {
-  return path.dirname(file).split("/").slice(2).join("/");
+  const folder = path.dirname(file).split("/").slice(2).join("/");
+  const name = path.basename(file);
+  return folder === "" && FOLDERS[layerOf(file)]?.[name] !== undefined ? name : folder;
 }
 
 /** Folders without a rule, rules that go in a circle, and folders that nobody finds a file in any more. */
@@ -237,10 +254,10 @@ const ASKS_FOR_VERB = new RegExp(`(?:kind\\)?\\s*[!=]==\\s*|case\\s+|Set\\(\\[\\
 
 /** The engine asks an action's traits, and never its name: so a new one is its own file, row and request. */
 export function findVerbs({ path: file, text }: SourceFile): string[] {
-  if (!file.startsWith("src/transaction/") || file.startsWith("src/transaction/actions/")) return [];
+  if (!file.startsWith("src/transaction/") || isAction(file)) return [];
   return [...text.matchAll(ASKS_FOR_VERB)].map(
     (match) =>
-      `${file}:${lineAt(text, match.index)} asks for '${match[1]}' by name: give the action a trait (action.ts)`,
+      `${file}:${lineAt(text, match.index)} asks for '${match[1]}' by name: give the action a trait (actions/plan/action.ts)`,
   );
 }
 
@@ -370,5 +387,5 @@ function layerOf(file: string): string {
 }
 
 function isAction(file: string): boolean {
-  return file.startsWith("src/transaction/actions/") && path.basename(file) !== "index.ts";
+  return path.dirname(file) === "src/transaction/actions" && path.basename(file) !== "index.ts";
 }

@@ -3,10 +3,10 @@
 import { assertDeviceName, findDevice, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, describeCutOffImages, type ImageFormat } from "../../format/index.ts";
-import { type Action, MAKES_NO_FILES, type PlanContext } from "../action.ts";
-import { activeLayer, deviceEntryOf } from "../chain-entry.ts";
-import { assertNotFrozen, describeFences } from "../fencing.ts";
-import { assertQemuOpens } from "../openable.ts";
+import { type Action, MAKES_NO_FILES, type PlanContext } from "./plan/action.ts";
+import { activeLayer, deviceEntryOf } from "./plan/chain-entry.ts";
+import { assertNotFrozen, describeFences } from "./plan/fencing.ts";
+import { assertQemuOpens } from "../images/openable.ts";
 import type { DeviceAddRequest, DeviceRemoveRequest } from "../request.ts";
 
 export const deviceAdd: Action<DeviceAddRequest> = {

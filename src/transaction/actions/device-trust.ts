@@ -3,7 +3,7 @@
 
 import { requireDevice, withTrusted } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Action, MAKES_NO_FILES } from "../action.ts";
+import { type Action, MAKES_NO_FILES } from "./plan/action.ts";
 import type { DeviceTrustRequest } from "../request.ts";
 
 export const deviceTrust: Action<DeviceTrustRequest> = {

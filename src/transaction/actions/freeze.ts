@@ -1,9 +1,9 @@
 // freeze: nobody but imgtx may open the device until unfreeze, through reboots.
 
 import { requireDevice } from "../../device/index.ts";
-import { type Action, type Plan, planEach } from "../action.ts";
-import { placeOf } from "../chain-entry.ts";
-import { assertNotFrozen, fenceActiveLayer } from "../fencing.ts";
+import { type Action, type Plan, planEach } from "./plan/action.ts";
+import { placeOf } from "./plan/chain-entry.ts";
+import { assertNotFrozen, fenceActiveLayer } from "./plan/fencing.ts";
 import type { FreezeRequest } from "../request.ts";
 
 export const freeze: Action<FreezeRequest> = {

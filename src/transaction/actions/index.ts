@@ -1,6 +1,6 @@
 // One row an action. The engine, the crash rigs and the conformance tests all go by this list.
 
-import type { Action, Plan, PlanContext, Traits } from "../action.ts";
+import type { Action, Plan, PlanContext, Traits } from "./plan/action.ts";
 import type { ActionKind, ActionRequest } from "../request.ts";
 import { deviceAdd, deviceRemove } from "./device-table.ts";
 import { deviceTrust } from "./device-trust.ts";

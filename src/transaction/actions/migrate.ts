@@ -6,11 +6,11 @@ import { posix } from "node:path";
 import { type DeviceEntry, type DeviceTable, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, shellQuote, writeImage } from "../../format/index.ts";
-import type { Action, PlanContext } from "../action.ts";
-import { activeLayer } from "../chain-entry.ts";
+import type { Action, PlanContext } from "./plan/action.ts";
+import { activeLayer } from "./plan/chain-entry.ts";
 import { NOT_MADE_YET } from "../journal/index.ts";
-import { tellOfFences } from "../fencing.ts";
-import { entryOn, planNewOverlay, type PlannedOverlay, targetExists } from "../new-overlay.ts";
+import { tellOfFences } from "./plan/fencing.ts";
+import { entryOn, planNewOverlay, type PlannedOverlay, targetExists } from "./plan/new-overlay.ts";
 import type { ActionReport, MigrateRequest } from "../request.ts";
 
 export const migrate: Action<MigrateRequest> = {

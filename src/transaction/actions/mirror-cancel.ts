@@ -1,11 +1,11 @@
 // mirror --cancel: devices forget their mirrors, whose files stay, and unfinished copies are removed.
 
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
-import { type Action, assertNamedOnce, MAKES_NO_FILES } from "../action.ts";
+import { type Action, assertNamedOnce, MAKES_NO_FILES } from "./plan/action.ts";
 import type { Chain } from "../../format/index.ts";
-import { requireMirror } from "../mirroring.ts";
-import type { ImageChange } from "../redo.ts";
-import { planUntracking } from "../tracking.ts";
+import { requireMirror } from "./plan/mirroring.ts";
+import type { ImageChange } from "../images/redo.ts";
+import { planUntracking } from "./plan/tracking.ts";
 import type { ActionReport, MirrorCancelRequest } from "../request.ts";
 
 export const mirrorCancel: Action<MirrorCancelRequest> = {

@@ -18,11 +18,11 @@ import {
   assertTargetsDiffer,
   type FillTools,
   type PlanContext,
-} from "../action.ts";
-import { activeLayer, chainEntriesOf, settleChain } from "../chain-entry.ts";
-import { findMissingParent, type PlannedCopy, planResync, requireMirror } from "../mirroring.ts";
-import { type NewCopy, planFresh, settleCopy } from "../new-copy.ts";
-import { planTracking } from "../tracking.ts";
+} from "./plan/action.ts";
+import { activeLayer, chainEntriesOf, settleChain } from "./plan/chain-entry.ts";
+import { findMissingParent, type PlannedCopy, planResync, requireMirror } from "./plan/mirroring.ts";
+import { type NewCopy, planFresh, settleCopy } from "./plan/new-copy.ts";
+import { planTracking } from "./plan/tracking.ts";
 import type { ActionReport, MirrorRequest, MirrorTarget } from "../request.ts";
 
 interface PlannedTarget extends PlannedCopy {

@@ -2,8 +2,8 @@
 // that what came before is undone.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { PRIVATE } from "../access.ts";
-import type { Action } from "../action.ts";
+import { PRIVATE } from "../images/access.ts";
+import type { Action } from "./plan/action.ts";
 import type { RefuseRequest } from "../request.ts";
 
 export const refuse: Action<RefuseRequest> = {

@@ -5,12 +5,12 @@ import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/
 import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, describeCutOffImages, identityOf, shellQuote } from "../../format/index.ts";
 import { formatBytes } from "../../units/index.ts";
-import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
-import { activeLayer, deviceEntryOf, notesOnMirrorLeft, settleChain } from "../chain-entry.ts";
-import { moveFreeze } from "../fencing.ts";
-import { openUnlessLost } from "../lost-device.ts";
-import { findMissingParent, planResync } from "../mirroring.ts";
-import { assertQemuOpens } from "../openable.ts";
+import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
+import { activeLayer, deviceEntryOf, notesOnMirrorLeft, settleChain } from "./plan/chain-entry.ts";
+import { moveFreeze } from "./plan/fencing.ts";
+import { openUnlessLost } from "./plan/lost-device.ts";
+import { findMissingParent, planResync } from "./plan/mirroring.ts";
+import { assertQemuOpens } from "../images/openable.ts";
 import type { ReopenRequest } from "../request.ts";
 
 export const reopen: Action<ReopenRequest> = {

@@ -13,9 +13,9 @@ import {
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { describeContentChanges, describeDoubt, mayBeSameFile, shellQuote } from "../../format/index.ts";
-import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../action.ts";
-import { deviceEntryOf, notesOnMirrorLeft } from "../chain-entry.ts";
-import { assertNotFrozen } from "../fencing.ts";
+import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
+import { deviceEntryOf, notesOnMirrorLeft } from "./plan/chain-entry.ts";
+import { assertNotFrozen } from "./plan/fencing.ts";
 import type { ActionReport, RollbackRequest } from "../request.ts";
 
 type OpenChains = Plan["chains"][number][];

@@ -11,10 +11,10 @@ import {
   type FileToMake,
   type Plan,
   type PlanContext,
-} from "../action.ts";
-import { activeLayer, placeOf } from "../chain-entry.ts";
-import { tellOfFences } from "../fencing.ts";
-import { describeDepth, entryOn, planNewOverlay, targetExists } from "../new-overlay.ts";
+} from "./plan/action.ts";
+import { activeLayer, placeOf } from "./plan/chain-entry.ts";
+import { tellOfFences } from "./plan/fencing.ts";
+import { describeDepth, entryOn, planNewOverlay, targetExists } from "./plan/new-overlay.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../request.ts";
 
 interface PlannedTarget {

@@ -2,10 +2,10 @@
 
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Action, type Plan, type PlanContext, planEach } from "../action.ts";
-import { placeOf } from "../chain-entry.ts";
-import { describeWrites, liftFences, liftForgottenFences } from "../fencing.ts";
-import { openUnlessLost } from "../lost-device.ts";
+import { type Action, type Plan, type PlanContext, planEach } from "./plan/action.ts";
+import { placeOf } from "./plan/chain-entry.ts";
+import { describeWrites, liftFences, liftForgottenFences } from "./plan/fencing.ts";
+import { openUnlessLost } from "./plan/lost-device.ts";
 import type { UnfreezeRequest } from "../request.ts";
 
 export const unfreeze: Action<UnfreezeRequest> = {

@@ -11,11 +11,11 @@ import {
   type SealedLog,
   surveyImage,
 } from "../../../src/format/staged/index.ts";
-import { DiskStates } from "../../crash/disk-states.ts";
-import { Tree } from "../../crash/disk-tree.ts";
-import { imageIn } from "../../crash/observation.ts";
-import { afterProcessDeath, SimulatedMachine } from "../../crash/simulated-disk.ts";
-import { startProcess } from "../../crash/simulated-process.ts";
+import { DiskStates } from "../../crash/simulated/disk-states.ts";
+import { Tree } from "../../crash/simulated/disk-tree.ts";
+import { imageIn } from "../../crash/judges/observation.ts";
+import { afterProcessDeath, SimulatedMachine } from "../../crash/simulated/simulated-disk.ts";
+import { startProcess } from "../../crash/simulated/simulated-process.ts";
 import { firstDifference } from "./file-cases.ts";
 import { type Change, CHANGES, IMAGE, imageOf, resultOf, stageChange } from "./changes.ts";
 

@@ -1,0 +1,192 @@
+// What an action is. An action only plans and fills; the engine alone writes the journal, makes and names
+// files, and moves the table. So every action is crash-safe in the same way, and a new one is one module
+// and one row in actions/index.ts.
+//
+// The contract
+// - plan validates, names every file and every table change, and changes nothing. It may refuse.
+// - A plan may patch existing images in place. The engine locks them as a writer's, and writes.
+// - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
+// - Behind the commit mark no code of an action runs.
+
+import type { DeviceEntry, DeviceTable } from "../../../device/index.ts";
+import { ImgtxError } from "../../../errors/index.ts";
+import type { Chain, GateOptions, ImageFormat } from "../../../format/index.ts";
+import type { Storage, StorageFile } from "../../../storage/index.ts";
+import type { ImageAccess } from "../../images/access.ts";
+import type { ImagePatch, PlanRecord, TableChange } from "../../journal/index.ts";
+import type { ImageChange } from "../../images/redo.ts";
+import type { ActionReport, ActionRequest, RunOptions } from "../../request.ts";
+
+export interface PlanContext {
+  readonly storage: Storage;
+  /** The id of the transaction that the statement joins: fences name it as their owner. */
+  readonly transaction: string;
+  /** Canonical path of the workspace. */
+  readonly root: string;
+  /** The table as it will be behind the statements before this one. */
+  readonly table: DeviceTable;
+  /** Images that the statements before this one change at the commit, and not yet, by a fence or in a redo log. */
+  readonly pending: ReadonlySet<string>;
+  /** Images that earlier statements would have changed, were this no dry run. */
+  readonly unwritten: ReadonlySet<string>;
+  /** Devices with a copy that was cut off and kept. */
+  readUnfinished(): Promise<ReadonlySet<string>>;
+  /** An earlier generation, as it was when it was superseded; undefined where the history has none. */
+  readGeneration(generation: number): Promise<DeviceTable | undefined>;
+  /** Opens a chain, by a format or by its magic, and keeps it open, for reading, until the command ends; the engine locks its images. */
+  openChain(
+    path: string,
+    format: string | undefined,
+    device: string,
+    allowPaths?: readonly string[],
+  ): Promise<Chain>;
+  /** Where the content of an image is found as the statements before this one will leave it. */
+  contentPath(image: string): string;
+  /** For images that are opened while files are filled. */
+  readonly gate: GateOptions;
+  /** The canonical form of a path whose folder exists. */
+  canonicalPath(path: string, device: string): Promise<string>;
+}
+
+/** A file to make: its final path, its permission bits, and whom it belongs to where root makes it. */
+export interface FileToMake extends ImageAccess {
+  readonly path: string;
+  /** Whether it is a qcow2 image, whose header tells a change. */
+  readonly hasHeader: boolean;
+  /** The format of the image at the path, where the file is an overlay that the commit merges into that. */
+  readonly mergesAs?: ImageFormat;
+}
+
+/** What an action may use while it fills files, which can take hours. */
+export interface FillTools {
+  /** Aborted by the first interrupt. */
+  readonly signal: AbortSignal | undefined;
+  readonly onProgress: RunOptions["onProgress"];
+  /** Whether the command commits what it makes, and not a later one. */
+  readonly commitsAlone: boolean;
+  /** Adds to what is said of a device's action: what was found out only while the files were filled. */
+  note(device: string, sentence: string): void;
+  /** Whether the file of this index was made just now, and holds nothing. */
+  isFresh(index: number): boolean;
+  /** How far the file of this index had come when its making was cut off; undefined: nothing of it counts. */
+  resumeAt(index: number): number | undefined;
+  /** Whether it is time to keep how far files have come. */
+  isMarkDue(index: number): boolean;
+  /** Keeps, durably, how far a file has come. All below the offset is in it, and flushed. */
+  keepMark(index: number, offset: number): Promise<void>;
+}
+
+/** How one part of filling the files tells how far it is. Undefined where nobody listens. */
+export function progressOf(
+  { onProgress }: Pick<FillTools, "onProgress">,
+  part: string,
+): ((doneBytes: number, totalBytes: number) => void) | undefined {
+  return (
+    onProgress &&
+    ((doneBytes, totalBytes) => {
+      onProgress(part, doneBytes, totalBytes);
+    })
+  );
+}
+
+export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes" | "allowPaths"> {
+  readonly filesToMake: readonly FileToMake[];
+  /** Writes filesToMake; the files are in the same order. */
+  fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
+  /** Fences of existing images, set and lifted in place. Each image is in one of the chains. */
+  readonly patches?: readonly ImagePatch[];
+  /** Other changes of existing images in place, each image once. Each is in one of the chains. */
+  readonly redo?: readonly ImageChange[];
+  /** Copies alone: where a source has changed by the commit, they are brought in line then. Default: false. */
+  readonly renewable?: boolean;
+  /** Chains that must not change before the commit, with the device they are opened for. */
+  readonly chains: readonly { readonly device: string; readonly chain: Chain }[];
+}
+
+/** What the engine asks an action, so that it need not know its name. */
+export interface Traits {
+  /** Done where there is nothing to do, without a generation. */
+  readonly mayDoNothing?: boolean;
+  /** A copy of its own that was cut off is kept, and the same request goes on with it. */
+  readonly isResumable?: boolean;
+  /** Nobody goes on with an unfinished copy, or with a merge into a mirror, afterwards. */
+  readonly endsCopies?: boolean;
+  /** For plans that are renewable. */
+  readonly renewal?: Renewal;
+}
+
+/** How copies are brought in sync once more where their sources have changed by the commit. */
+interface Renewal {
+  /** Whether the device goes over to its copy: that is taken back first, and done again at the end. */
+  readonly isMove: boolean;
+  /** The copy, in an entry as the statement makes it. Default: its mirror. */
+  copyIn?(this: void, after: DeviceEntry): string | undefined;
+  /** What does the same for these devices anew, on the table as it is by then. */
+  requests(devices: readonly string[], changes: readonly TableChange[], table: DeviceTable): ActionRequest[];
+}
+
+export interface Action<Request> extends Traits {
+  /** Devices whose mirrors are read back and compared once they were merged into. */
+  verifies?(request: Request): readonly string[];
+  plan(request: Request, context: PlanContext): Promise<Plan>;
+}
+
+/** What plans have in common when they make no files. */
+export const MAKES_NO_FILES = {
+  filesToMake: [],
+  fillFiles: (): Promise<void> => Promise.reject(new Error("this action makes no files")),
+} as const;
+
+interface PlannedDevice extends Required<Pick<Plan, "patches">> {
+  readonly report: ActionReport;
+  readonly change: TableChange;
+  /** Undefined where it can't be opened. */
+  readonly chain: Plan["chains"][number] | undefined;
+}
+
+/** The plan of an action that does the same to each device, one behind the other, and makes no files. */
+export async function planEach(
+  devices: readonly string[],
+  planOne: (device: string) => Promise<PlannedDevice>,
+): Promise<Plan> {
+  assertNamedOnce(devices);
+  const planned: PlannedDevice[] = [];
+  for (const device of devices) planned.push(await planOne(device));
+  return {
+    ...MAKES_NO_FILES,
+    devices,
+    reports: planned.map(({ report }) => report),
+    changes: planned.map(({ change }) => change),
+    allowPaths: [],
+    patches: planned.flatMap(({ patches }) => patches),
+    chains: planned.flatMap(({ chain }) => chain ?? []),
+  };
+}
+
+/** E_DUPLICATE where a command names a device twice. */
+export function assertNamedOnce(devices: readonly string[]): void {
+  const twice = devices.find((device, index) => devices.indexOf(device) < index);
+  if (twice === undefined) return;
+  throw new ImgtxError("E_DUPLICATE", `'${twice}' is named twice`, {
+    device: twice,
+    hint: "name each device once",
+  });
+}
+
+/** E_DUPLICATE where a command would make, or take, one file for two devices. */
+export function assertTargetsDiffer(
+  targets: readonly { readonly device: string; readonly path: string }[],
+): void {
+  const owners = new Map<string, string>();
+  for (const { device, path } of targets) {
+    const other = owners.get(path);
+    if (other !== undefined) {
+      throw new ImgtxError("E_DUPLICATE", `'${other}' has the same target`, {
+        device,
+        image: path,
+        hint: "give each device a file of its own",
+      });
+    }
+    owners.set(path, device);
+  }
+}

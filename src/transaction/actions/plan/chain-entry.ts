@@ -1,0 +1,188 @@
+// From an open chain to what the table and the journal keep of it.
+
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  type DeviceTable,
+  trustedBy,
+  withTrusted,
+} from "../../../device/index.ts";
+import { ImgtxError } from "../../../errors/index.ts";
+import {
+  type Chain,
+  type ChainLink,
+  describeChanges,
+  type Fingerprint,
+  identityOf,
+  isSameFile,
+  settleFingerprint,
+} from "../../../format/index.ts";
+import type { Storage } from "../../../storage/index.ts";
+import { NOT_MADE_YET, type WatchedImage } from "../../journal/index.ts";
+
+/** A device on this chain, with neither a mirror nor a freeze. It trusts what the device did, if it was one before. */
+export function deviceEntryOf(device: string, chain: Chain, before?: DeviceEntry): DeviceEntry {
+  const entry = { name: device, ...placeOf(chain), mirror: null, frozen: null };
+  return withTrusted(entry, before ? trustedBy(before) : []);
+}
+
+/** What of a device's entry follows from its chain. */
+export function placeOf(chain: Chain): Pick<DeviceEntry, "image" | "format" | "virtualSizeBytes" | "chain"> {
+  const { path, format, virtualSizeBytes } = activeLayer(chain);
+  return { image: path, format, virtualSizeBytes, chain: chainEntriesOf(chain) };
+}
+
+/** What a result says where a device goes to another image, and its mirror does not come along. */
+export function notesOnMirrorLeft({ name, mirror }: DeviceEntry): string[] {
+  return mirror ? [`${mirror.image} stays as it is, and is the mirror of '${name}' no more`] : [];
+}
+
+export function chainEntriesOf(chain: Chain): ChainEntry[] {
+  return chain.links.map(({ path, format, name, fingerprint, dataFile }) => ({
+    image: path,
+    format,
+    name: name ?? null,
+    fingerprint,
+    dataFile: dataFile ? { image: dataFile.path, fingerprint: dataFile.fingerprint } : null,
+  }));
+}
+
+export function activeLayer(chain: Chain): ChainLink {
+  const [top] = chain.links;
+  if (!top) throw new Error("a chain has at least its active layer");
+  return top;
+}
+
+/** The chain with fingerprints that later writes would show in, as far as that takes milliseconds: what copies go by. */
+export async function settleChain(host: Storage["host"], chain: Chain): Promise<Chain> {
+  const settled = chain.links.map(async (link): Promise<ChainLink> => {
+    const { dataFile } = link;
+    return {
+      ...link,
+      fingerprint: await settleFingerprint(host, link.file, link.fingerprint),
+      dataFile: dataFile && {
+        ...dataFile,
+        fingerprint: await settleFingerprint(host, dataFile.file, dataFile.fingerprint),
+      },
+    };
+  });
+  return { links: await Promise.all(settled), close: async () => await chain.close() };
+}
+
+/** Every file of a chain as it was opened, external data files included. */
+export function watchChain(device: string, chain: Chain): WatchedImage[] {
+  return chain.links.flatMap(({ path, fingerprint, dataFile }) => [
+    { device, image: path, fingerprint },
+    ...(dataFile ? [{ device, image: dataFile.path, fingerprint: dataFile.fingerprint }] : []),
+  ]);
+}
+
+/** E_CHANGED, with what is different, unless the image is what it was. */
+export function assertUnchanged(watched: WatchedImage, now: Fingerprint, since: string): void {
+  const changes = describeChanges(watched.fingerprint, now);
+  if (changes.length === 0) return;
+  throw new ImgtxError("E_CHANGED", `the image has changed since ${since}: ${changes.join(", ")}`, {
+    image: watched.image,
+    ...(watched.device !== null && { device: watched.device }),
+    hint: "find out who wrote to it; then `imgtx txn abort` and begin again",
+  });
+}
+
+/**
+ * Refuses a table in which one device writes to an image that another device reads through its chain, or
+ * writes to as well: the other one's content would change under it. The error is about a changed device.
+ */
+export async function assertActiveLayersApart(
+  storage: Storage,
+  table: DeviceTable,
+  changed: readonly string[],
+): Promise<void> {
+  const users = new Map<string, (ImageFile & { device: string; depth: number })[]>();
+  // A mirror counts as a device of its own beside: it is written to when it is brought in sync. What it and
+  // its own device have in common is as it should be.
+  const chains = table.devices.flatMap(({ name, image, chain, mirror }) => [
+    { name, image, chain },
+    ...(mirror ? [{ name, image: mirror.image, chain: mirror.chain }] : []),
+  ]);
+  for (const { name, chain } of chains) {
+    for (const [depth, entry] of chain.entries()) {
+      for (const file of filesOf(entry)) {
+        for (const key of keysOf(file)) {
+          const user = { ...file, device: name, depth };
+          const known = users.get(key);
+          if (known) known.push(user);
+          else users.set(key, [user]);
+        }
+      }
+    }
+  }
+  for (const { name: writer, image, chain } of chains) {
+    const pairs = chain
+      .slice(0, 1)
+      .flatMap(filesOf)
+      .flatMap((file) =>
+        keysOf(file).flatMap((key) => (users.get(key) ?? []).map((user) => ({ file, user }))),
+      )
+      .filter(({ user }) => user.device !== writer);
+    const other = await findFirst(pairs, async ({ file, user }) => await areOne(storage, file, user));
+    if (!other) continue;
+    const { device: user, depth } = other.user;
+    throw sharedImage({ writer, image, user, isBacking: depth > 0, changed });
+  }
+}
+
+async function findFirst<T>(
+  list: readonly T[],
+  isWanted: (one: T) => Promise<boolean>,
+): Promise<T | undefined> {
+  for (const one of list) if (await isWanted(one)) return one;
+  return undefined;
+}
+
+interface ImageFile {
+  readonly image: string;
+  readonly fingerprint: Fingerprint;
+}
+
+/** An image and its data file. */
+function filesOf(entry: ChainEntry): ImageFile[] {
+  return entry.dataFile ? [entry, entry.dataFile] : [entry];
+}
+
+/** Two names of one file have one of them in common; two files may as well. */
+function keysOf({ image, fingerprint: { inode } }: ImageFile): string[] {
+  return inode === NOT_MADE_YET.inode ? [image] : [image, inode];
+}
+
+/**
+ * A copy of a file system has its id, its inodes and its birth times; and what was kept of a file may be of another
+ * mounting. So those that look like one are looked at, as they are now: few ever do.
+ */
+async function areOne(storage: Storage, a: ImageFile, b: ImageFile): Promise<boolean> {
+  if (a.image === b.image) return true;
+  if (!isSameFile(a.fingerprint, b.fingerprint)) return false;
+  const [one, other] = [await storage.stat(a.image), await storage.stat(b.image)];
+  return !one || !other || identityOf(one) === identityOf(other);
+}
+
+function sharedImage(shared: {
+  writer: string;
+  image: string;
+  user: string;
+  isBacking: boolean;
+  changed: readonly string[];
+}): ImgtxError {
+  const { writer, image, user, isBacking, changed } = shared;
+  const isWritersFault = changed.includes(writer) || !changed.includes(user);
+  const [device, other] = isWritersFault ? [writer, user] : [user, writer];
+  const danger = `a write by '${writer}' would corrupt '${user}'`;
+  const message = !isBacking
+    ? `it is the active layer of '${other}' too`
+    : isWritersFault
+      ? `'${user}' uses it as a backing image; ${danger}`
+      : `it is in the chain and the active layer of '${writer}'; ${danger}`;
+  const hint = isWritersFault
+    ? `make an overlay over it for '${device}', and use that`
+    : `give '${writer}' an overlay of its own over it first, with \`imgtx snapshot\``;
+  return new ImgtxError("E_IN_USE", message, { device, image, hint });
+}

@@ -1,0 +1,308 @@
+// Freezing and unfreezing, as actions plan it: which images get a fence, which lose theirs, and what can be said
+// of what happened to them meanwhile.
+//
+// A device is fenced at its active layer. That keeps QEMU from the whole chain through this device, and goes on
+// doing so below overlays that are put on top: so a snapshot sets no further fence.
+
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  type DeviceTable,
+  type FenceEntry,
+  type FrozenEntry,
+} from "../../../device/index.ts";
+import { ImgtxError } from "../../../errors/index.ts";
+import {
+  type Chain,
+  type ChainLink,
+  describeChanges,
+  type FencePatch,
+  isFencePatch,
+  type Fingerprint,
+  planImageFence,
+  planImageLift,
+  quoteName,
+} from "../../../format/index.ts";
+import type { PlanContext } from "./action.ts";
+import { activeLayer } from "./chain-entry.ts";
+import type { ImagePatch } from "../../journal/index.ts";
+import { patchRecordOf } from "../../images/patches.ts";
+import type { PlannedFile } from "../../request.ts";
+
+/** What freezing or unfreezing does to images, and what an operator should know of it. */
+export interface Fencing {
+  readonly fences: readonly FenceEntry[];
+  readonly patches: readonly ImagePatch[];
+  readonly files: readonly PlannedFile[];
+  readonly notes: readonly string[];
+}
+
+/** E_REFUSED for what must not be done to a device that somebody holds still. */
+export function assertNotFrozen({ name, image, frozen }: DeviceEntry, what: string): void {
+  if (!frozen) return;
+  throw new ImgtxError("E_REFUSED", `it is frozen, ${sayHolder(frozen)}: ${what}`, {
+    device: name,
+    image,
+    hint: `\`imgtx unfreeze ${name}\` first`,
+  });
+}
+
+/** What keeps QEMU from a new overlay as well: the fence below it, whoever set it. */
+export function tellOfFences({ name, frozen }: DeviceEntry, below: Chain, table: DeviceTable): string[] {
+  return frozen
+    ? [`'${name}' stays frozen, until \`imgtx unfreeze ${name}\``]
+    : describeFences(name, below, table);
+}
+
+function sayHolder({ since, by }: Pick<FrozenEntry, "since" | "by">): string {
+  return `since ${since.replace("T", " ").replace(/\.\d+Z$/, "Z")} by ${by}`;
+}
+
+/**
+ * The one way to fence an image: a `prepare` patch whose fence names the transaction, so that undo takes back this
+ * fence and no other. Undefined where the format has no place for a fence.
+ */
+async function planFencePatch(
+  link: ChainLink,
+  { transaction }: Pick<PlanContext, "transaction">,
+): Promise<{ readonly patch: ImagePatch; readonly fence: FencePatch } | undefined> {
+  const fence = await planImageFence(link, transaction);
+  if (!fence) return undefined;
+  const { modifiedNs } = link.fingerprint;
+  return { patch: patchRecordOf(link.path, fence, { modifiedNs, when: "prepare" }), fence };
+}
+
+/** A fence for the active layer, where its format has a place for one. E_REFUSED where it has none and must. */
+export async function fenceActiveLayer(
+  device: string,
+  chain: Chain,
+  context: Pick<PlanContext, "pending" | "contentPath" | "transaction">,
+  isStrict: boolean,
+): Promise<Fencing> {
+  const top = activeLayer(chain);
+  const { path, fingerprint, header } = top;
+  if (context.contentPath(path) !== path) {
+    // A merge into a fenced image would be refused after the commit mark.
+    throw new ImgtxError("E_REFUSED", "the transaction has still to bring it in sync, when it is committed", {
+      device,
+      image: path,
+      hint: "commit the transaction, and freeze it then",
+    });
+  }
+  if (context.pending.has(path)) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      "the transaction changes its header when it is committed, and not before",
+      {
+        device,
+        image: path,
+        hint: "commit the transaction, and freeze it then",
+      },
+    );
+  }
+  if (header?.isFenced) {
+    throw new ImgtxError("E_REFUSED", "it is fenced already, and no freeze of this device is known here", {
+      device,
+      image: path,
+      hint: `another workspace may have frozen it; \`imgtx unfreeze --force ${device}\` lifts a forgotten fence`,
+    });
+  }
+  const planned = await planFencePatch(top, context);
+  if (!planned) return withoutFence(device, top, isStrict);
+  const { patch, fence } = planned;
+  const { modifiedNs, headerSha256 } = fingerprint;
+  const { offset, before, after } = patch;
+  return {
+    fences: [{ image: path, offset, before, after, modifiedNs, unfencedSha256: headerSha256 ?? "" }],
+    patches: [patch],
+    files: [{ path, change: "fence" }],
+    notes: [
+      ...(fence.isNamed
+        ? []
+        : [`the header of ${path} has no room for a name: QEMU refuses it by the number of a feature`]),
+      ...(top.dataFile
+        ? [`${top.dataFile.path} has no fence: it can still be written to as a raw image by itself`]
+        : []),
+    ],
+  };
+}
+
+function withoutFence(device: string, { path, format }: ChainLink, isStrict: boolean): Fencing {
+  const what = format === "raw" ? "a raw image" : "a qcow2 image of version 2";
+  if (isStrict) {
+    throw new ImgtxError("E_REFUSED", `${what} has no place for a fence, and --strict asks for one`, {
+      device,
+      image: path,
+      hint:
+        format === "raw"
+          ? "freeze it without --strict, or put an overlay over it with `imgtx snapshot` first"
+          : "freeze it without --strict, or `qemu-img amend -o compat=1.1` it first",
+    });
+  }
+  const note =
+    `${what} has no place for a fence: imgtx holds ${path} to what it is now, QEMU can still write to it, ` +
+    "and unfreeze says whether somebody did";
+  return { fences: [], patches: [], files: [], notes: [note] };
+}
+
+/** Lifts fences that the table knows of, of images in the chain. */
+export async function liftFences(
+  entry: DeviceEntry,
+  fences: readonly FenceEntry[],
+  chain: Chain,
+  how: { readonly isForced: boolean; readonly unwritten: ReadonlySet<string> },
+): Promise<Fencing> {
+  const patches: ImagePatch[] = [];
+  const notes: string[] = [];
+  for (const fence of fences) {
+    if (how.unwritten.has(fence.image)) {
+      patches.push(recordedLift(fence, true));
+      continue;
+    }
+    const link = chain.links.find(({ path }) => path === fence.image);
+    if (!link?.header?.isFenced) {
+      notes.push(`the fence of ${fence.image} is gone already: somebody else has lifted it`);
+      continue;
+    }
+    const known = await isAsRecorded(link, fence);
+    if (!known && !how.isForced) throw fenceChanged(entry.name, link);
+    // The time goes back only where nothing else has moved it.
+    const was = entry.chain.find(({ image }) => image === fence.image)?.fingerprint;
+    const isUntouched = was !== undefined && describeChanges(was, link.fingerprint).length === 0;
+    patches.push(known ? recordedLift(fence, isUntouched) : await forcedLift(link));
+  }
+  return { fences: [], patches, files: filesOf(patches), notes };
+}
+
+/** Lifts fences in the chain that the table does not know of, by what they say of themselves. */
+export async function liftForgottenFences(
+  entry: DeviceEntry,
+  chain: Chain,
+  table: DeviceTable,
+): Promise<Fencing> {
+  const own = new Set(entry.frozen?.fences.map(({ image }) => image));
+  const patches: ImagePatch[] = [];
+  for (const link of chain.links) {
+    if (!link.header?.isFenced || own.has(link.path)) continue;
+    const holder = holderOf(table, link.path);
+    if (holder !== undefined) {
+      throw new ImgtxError("E_IN_USE", `its fence belongs to '${holder}', which is frozen`, {
+        device: entry.name,
+        image: link.path,
+        hint: `\`imgtx unfreeze ${holder}\``,
+      });
+    }
+    patches.push(await forcedLift(link));
+  }
+  const notes = patches.map(
+    ({ image }) =>
+      `the fence of ${image} was not set for '${entry.name}' here: imgtx can't tell who relied on it, nor ` +
+      "whether the image was changed meanwhile",
+  );
+  return { fences: [], patches, files: filesOf(patches), notes };
+}
+
+interface MovedFreeze extends Omit<Fencing, "fences"> {
+  readonly frozen: FrozenEntry | null;
+}
+
+/**
+ * A frozen device stays so on another chain: the fences that this has stay, else its active layer gets one. Nothing
+ * where it is not frozen.
+ */
+export async function moveFreeze(
+  entry: DeviceEntry,
+  chains: { readonly present: Chain | undefined; readonly chosen: Chain },
+  context: PlanContext,
+): Promise<MovedFreeze> {
+  const { frozen } = entry;
+  if (!frozen) return { frozen: null, patches: [], files: [], notes: [] };
+  const all = frozen.fences;
+  const stay = all.filter(({ image }) => chains.chosen.links.some(({ path }) => path === image));
+  const leave = all.filter((fence) => !stay.includes(fence));
+  const nothing: Fencing = { fences: stay, patches: [], files: [], notes: [] };
+  // Where it can't be opened, its fence stays on it.
+  const lifted = chains.present
+    ? await liftFences(entry, leave, chains.present, { isForced: false, unwritten: context.unwritten })
+    : nothing;
+  const set = stay.length > 0 ? nothing : await fenceActiveLayer(entry.name, chains.chosen, context, false);
+  return {
+    frozen: { ...frozen, fences: set.fences },
+    patches: [...set.patches, ...lifted.patches],
+    files: [...set.files, ...lifted.files],
+    notes: [`'${entry.name}' stays frozen`, ...set.notes, ...lifted.notes],
+  };
+}
+
+/** A sentence for each image that is not what the table has of it. */
+export function describeWrites(entries: readonly ChainEntry[], chain: Chain): string[] {
+  const now = new Map<string, Fingerprint>();
+  for (const { path, fingerprint, dataFile } of chain.links) {
+    now.set(path, fingerprint);
+    if (dataFile) now.set(dataFile.path, dataFile.fingerprint);
+  }
+  return entries
+    .flatMap((entry) => (entry.dataFile ? [entry, entry.dataFile] : [entry]))
+    .flatMap(({ image, fingerprint }) => {
+      const found = now.get(image);
+      const changes = found ? describeChanges(fingerprint, found) : ["not in the chain any more"];
+      return changes.length === 0 ? [] : [`${image} was changed while it was frozen: ${changes.join(", ")}`];
+    });
+}
+
+/** What is to be said of a device that is added, or gets an overlay: fences in its chain, which are not its own. */
+export function describeFences(device: string, chain: Chain, table: DeviceTable): string[] {
+  return chain.links.flatMap(({ path, header }) => {
+    if (!header?.isFenced) return [];
+    const holder = holderOf(table, path);
+    const end =
+      holder === undefined
+        ? `if nobody relies on that any more, \`imgtx unfreeze --force ${device}\` ends it`
+        : `\`imgtx unfreeze ${holder}\` ends it`;
+    return [`${path} is fenced, so QEMU refuses ${quoteName(device)}: ${end}`];
+  });
+}
+
+/** The device that a fence of this image was set for. */
+function holderOf(table: DeviceTable, image: string): string | undefined {
+  return table.devices.find(({ frozen }) => frozen?.fences.some((fence) => fence.image === image))?.name;
+}
+
+/** Also that the record is one of a fence: of what is none neither side is written, whoever stored it. */
+async function isAsRecorded({ file }: ChainLink, fence: FenceEntry): Promise<boolean> {
+  const { offset, after } = fence;
+  if (!isFence(fence)) return false;
+  const wanted = Buffer.from(after, "base64");
+  const found = Buffer.alloc(wanted.length);
+  return (await file.read(found, offset)) === wanted.length && found.equals(wanted);
+}
+
+function isFence({ offset, before, after }: FenceEntry): boolean {
+  return isFencePatch({
+    offset,
+    before: Buffer.from(before, "base64"),
+    after: Buffer.from(after, "base64"),
+  });
+}
+
+function recordedLift(fence: FenceEntry, isUntouched: boolean): ImagePatch {
+  const { image, offset, before, after } = fence;
+  const modifiedNs = isUntouched ? fence.modifiedNs : null;
+  return { image, offset, before: after, after: before, modifiedNs, when: "commit" };
+}
+
+async function forcedLift(link: ChainLink): Promise<ImagePatch> {
+  return patchRecordOf(link.path, await planImageLift(link), { modifiedNs: null, when: "commit" });
+}
+
+function filesOf(patches: readonly ImagePatch[]): PlannedFile[] {
+  return patches.map(({ image }) => ({ path: image, change: "unfence" }));
+}
+
+function fenceChanged(device: string, { path }: ChainLink): ImgtxError {
+  return new ImgtxError("E_CHANGED", "its header is not the one that imgtx fenced: somebody has changed it", {
+    device,
+    image: path,
+    hint: `look what did; \`imgtx unfreeze --force ${device}\` lifts the fence without the rest of the old header`,
+  });
+}

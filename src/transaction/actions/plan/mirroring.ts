@@ -1,0 +1,361 @@
+// Copies of devices, as actions plan them: a new copy, or the changes that bring an existing one in line.
+//
+// Invariants
+// - A mirror is in line with its device when both chains are, file by file, what they were when it was last
+//   brought in line. Everything else is found out by reading: nothing is assumed of an image that moved.
+// - An existing mirror is not written to before the commit: its changes are made as an overlay beside it.
+
+import type { ChainEntry, DeviceEntry, MirrorEntry } from "../../../device/index.ts";
+import { ImgtxError } from "../../../errors/index.ts";
+import {
+  assertMergeable,
+  type Chain,
+  type ChainLink,
+  CHANGE_UNIT_BYTES,
+  compareImages,
+  describeChanges,
+  describeDoubt,
+  type DifferenceOptions,
+  findDifferences,
+  findRangesAbove,
+  type Image,
+  type ImageFormat,
+  imageOf,
+  MaskedImage,
+  openImage,
+  uniteRanges,
+  writeChangesOverlay,
+  isSameFile,
+} from "../../../format/index.ts";
+import type { ByteRange, StorageFile } from "../../../storage/index.ts";
+import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
+import { PRIVATE } from "../../images/access.ts";
+import { activeLayer, chainEntriesOf, settleChain } from "./chain-entry.ts";
+import { NOT_MADE_YET } from "../../journal/index.ts";
+import type { ImageChange } from "../../images/redo.ts";
+import { readMarked } from "./tracking.ts";
+
+/** One copy, planned. */
+export interface PlannedCopy {
+  readonly mirror: MirrorEntry;
+  readonly filesToMake: readonly FileToMake[];
+  /** Writes filesToMake, which may be none. */
+  fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
+  /** Of the source's bitmap. */
+  readonly redo: readonly ImageChange[];
+  /** Chains that must not change before the commit. */
+  readonly chains: readonly Chain[];
+  readonly notes: readonly string[];
+}
+
+/**
+ * What brings the device's mirror in line with the present chain, which is open: nothing where it is in line, unless
+ * it is asked for always. E_REFUSED where the mirror can't be its copy any more.
+ */
+export async function planResync(
+  entry: DeviceEntry,
+  present: Chain,
+  context: PlanContext,
+  { verify, always = false }: { readonly verify: boolean; readonly always?: boolean },
+): Promise<{ readonly copy: PlannedCopy; readonly chosen: Chain }> {
+  const { name: device, mirror } = entry;
+  if (!mirror) throw new Error("only a device with a mirror is brought in line with one");
+  const opened = await context.openChain(mirror.image, mirror.format, device);
+  const chain = await settleChain(context.storage.host, opened);
+  assertSameSize(device, activeLayer(present), activeLayer(chain));
+  const source = chainEntriesOf(present);
+  const renewed = { ...mirror, chain: chainEntriesOf(chain), source };
+  // Also where changes wait for the commit: the mirror itself is not written to before.
+  const isTouched = !isSameChain(mirror.chain, renewed.chain);
+  const doubt = isTouched
+    ? undefined
+    : (doubtOf(mirror.chain, renewed.chain, chain) ?? doubtOf(mirror.source, source, present));
+  const isInLine = !isTouched && doubt === undefined && isSameChain(mirror.source, source);
+  const chains = [present, chain];
+  if (isInLine && !verify && !always) {
+    const notes = ["it is in line with the device already; nothing was copied"];
+    const fillFiles = async (): Promise<void> => await Promise.resolve();
+    const copy = { mirror, filesToMake: [], fillFiles, redo: [], chains, notes };
+    return { copy, chosen: chain };
+  }
+  await assertMerges(device, mirror, context);
+  const marked = isTouched
+    ? "it has changed"
+    : await readMarkedAlone(mirror, renewed, { present, copy: chain });
+  const expected: Scope =
+    typeof marked === "string"
+      ? scopeOf(mirror, renewed, isTouched || doubt !== undefined)
+      : { kind: "marked", ranges: marked };
+  // Who wants it verified wants all of it compared, and to be told of what nothing accounts for.
+  const scope = verify ? scopeOf(mirror, renewed, true) : expected;
+  // A bitmap that can't be relied on costs a comparison, and an operator should know why.
+  const isDistrusted = mirror.bitmap !== null && typeof marked === "string" && !isTouched && !isInLine;
+  const copy: PlannedCopy = {
+    mirror: renewed,
+    redo: [],
+    filesToMake: [{ ...PRIVATE, path: mirror.image, hasHeader: true, mergesAs: mirror.format }],
+    async fillFiles([file], tools) {
+      if (!file) throw new Error("a file for the changes was planned");
+      await fillChanges(file, { device, mirror, present, chain, scope, expected, verify }, context, tools);
+    },
+    chains,
+    notes: [
+      ...(isTouched ? ["somebody has written to the mirror since; it was compared from end to end"] : []),
+      ...(isDistrusted ? [`${marked}; both were compared`] : []),
+      ...(isDistrusted || doubt === undefined || scope.kind !== "anywhere"
+        ? []
+        : [`${sayDoubt(doubt)}: both were compared from end to end`]),
+      ...chain.links.flatMap((link) => link.warnings),
+    ],
+  };
+  return { copy, chosen: chain };
+}
+
+/** Refuses now what could not be written to behind the commit mark: read-only, dirty, corrupt … */
+async function assertMerges(
+  device: string,
+  { image, format }: MirrorEntry,
+  { storage, root, gate }: PlanContext,
+): Promise<void> {
+  try {
+    // As recovery will open it, which has no folder of its own.
+    const merging = { workspaceRoot: root, allowPaths: gate.allowPaths };
+    await assertMergeable(storage, { path: image, format }, merging);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ device }) : error;
+  }
+}
+
+function assertSameSize(device: string, top: ChainLink, twin: ChainLink): void {
+  if (top.virtualSizeBytes === twin.virtualSizeBytes) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `the mirror has ${twin.virtualSizeBytes} bytes, and the device has ${top.virtualSizeBytes}`,
+    {
+      device,
+      image: twin.path,
+      hint: `\`imgtx mirror --cancel ${device}\` forgets the mirror; then make another one`,
+    },
+  );
+}
+
+interface Changes {
+  readonly device: string;
+  readonly mirror: MirrorEntry;
+  /** The device's. */
+  readonly present: Chain;
+  /** The mirror's. */
+  readonly chain: Chain;
+  /** Where they are compared. */
+  readonly scope: Scope;
+  /** Where they can differ as far as anybody knows. */
+  readonly expected: Scope;
+  readonly verify: boolean;
+}
+
+async function fillChanges(
+  file: StorageFile,
+  { device, mirror, present, chain, scope, expected, verify }: Changes,
+  context: PlanContext,
+  tools: FillTools,
+): Promise<void> {
+  // What a copy that was cut off has left here is of no use.
+  if ((await file.stat()).sizeBytes > 0) await file.truncate(0);
+  const { storage, gate } = context;
+  const image = imageOf(present);
+  const content = context.contentPath(mirror.image);
+  const isPending = content !== mirror.image;
+  const old = isPending ? await openImage(storage, content, { format: "qcow2", gate }) : imageOf(chain);
+  try {
+    const ranges = await findChanges(image, old, scope, {
+      signal: tools.signal,
+      onProgress: progressOf(tools, `comparing ${device}`),
+    });
+    if (verify) {
+      const isAnywhere = expected.kind === "anywhere";
+      const known = isAnywhere ? [] : await findChanges(image, old, expected, { signal: tools.signal });
+      const strangeBytes = measureOutside(ranges, known, image.virtualSizeBytes);
+      tools.note(device, describeStrange(strangeBytes, isAnywhere));
+    }
+    const base = overlayBase(content, mirror);
+    await writeChangesOverlay(storage, { file, path: file.path, image: base }, image, ranges, {
+      signal: tools.signal,
+      onProgress: progressOf(tools, `copying ${device}`),
+      gate,
+    });
+  } finally {
+    if (isPending) await old.close();
+  }
+  // Where the command commits by itself, the mirror is read back after the merge.
+  if (verify && !tools.commitsAlone)
+    await verifyCopy(image, { device, path: file.path, format: "qcow2" }, context, tools);
+}
+
+/** How much of the ranges is in none of the known ones; all are whole units. */
+function measureOutside(ranges: readonly ByteRange[], known: readonly ByteRange[], end: number): number {
+  const measure = (list: readonly ByteRange[]): number =>
+    list.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+  return measure(uniteRanges([ranges, known], CHANGE_UNIT_BYTES, end)) - measure(known);
+}
+
+function describeStrange(lengthBytes: number, isExpected: boolean): string {
+  if (lengthBytes === 0) return "compared with the device, the mirror was what it should be";
+  const where = isExpected ? "" : " where neither is known to have changed";
+  const why = isExpected ? "" : "; a disk may be failing, or somebody wrote without being seen";
+  return `the mirror differed from the device${where}, in up to ${lengthBytes} bytes: it is mended${why}`;
+}
+
+function overlayBase(
+  content: string,
+  { image, format }: MirrorEntry,
+): { path: string; format: MirrorEntry["format"] } {
+  return content === image ? { path: image, format } : { path: content, format: "qcow2" };
+}
+
+/** Where a mirror and its device can differ. */
+type Scope =
+  | { readonly kind: "anywhere" }
+  /** What a bitmap marks. */
+  | { readonly kind: "marked"; readonly ranges: readonly ByteRange[] }
+  /** In what the layers above this depth of the device's chain have: all else is as it was. */
+  | { readonly kind: "new layers"; readonly depth: number }
+  /** The same, and in what the mirror's own layer has: both stand on equal images. */
+  | { readonly kind: "upper layers"; readonly depth: number; readonly baseLayers: number };
+
+/** What the bitmap marks, where all below the active layer is as it was; else why not. */
+async function readMarkedAlone(
+  before: MirrorEntry,
+  now: MirrorEntry,
+  chains: { readonly present: Chain; readonly copy: Chain },
+): Promise<readonly ByteRange[] | string> {
+  const [below, belowNow] = [before.source.slice(1), now.source.slice(1)];
+  if (!isSameChain(below, belowNow)) return "the images below have changed";
+  const doubt = doubtOf(before.chain, now.chain, chains.copy) ?? doubtOf(below, belowNow, chains.present);
+  if (doubt) return sayDoubt(doubt);
+  return await readMarked(before, chains.present);
+}
+
+function scopeOf(before: MirrorEntry, now: MirrorEntry, isTouched: boolean): Scope {
+  const depth = isTouched ? undefined : countLayersAbove(before.source, now.source);
+  if (depth !== undefined) return { kind: "new layers", depth };
+  const below = countLayersAbove(before.source.slice(1), now.source);
+  const isBaseKept = isSameChain(before.chain.slice(1), now.chain.slice(1));
+  if (before.sync === "top" && isBaseKept && below !== undefined) {
+    return { kind: "upper layers", depth: below, baseLayers: now.chain.length - 1 };
+  }
+  return { kind: "anywhere" };
+}
+
+/** In whole units of a changes overlay. */
+async function findChanges(
+  image: Image,
+  old: Image,
+  scope: Scope,
+  watching: Pick<DifferenceOptions, "signal" | "onProgress">,
+): Promise<readonly ByteRange[]> {
+  const options = { ...watching, unitBytes: CHANGE_UNIT_BYTES };
+  if (scope.kind === "anywhere") return await findDifferences(image, old, options);
+  if (scope.kind === "marked") {
+    return uniteRanges([scope.ranges], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
+  }
+  const upper = await findRangesAbove(image, scope.depth);
+  if (scope.kind === "new layers") return uniteRanges([upper], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
+  // The changes that wait for the commit are a layer of their own.
+  const own = await findRangesAbove(old, old.layers.length - scope.baseLayers);
+  const ranges = uniteRanges([upper, own], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
+  return await findDifferences(new MaskedImage(image, ranges), new MaskedImage(old, ranges), options);
+}
+
+/** E_IO where the copy, read back, is not what its source is. */
+export async function verifyCopy(
+  source: Image,
+  made: { device: string; path: string; format: ImageFormat; dataFileAt?: string | undefined },
+  { storage, gate }: Pick<PlanContext, "storage" | "gate">,
+  tools: Pick<FillTools, "signal" | "onProgress">,
+): Promise<void> {
+  const { device, path, format, dataFileAt } = made;
+  const copy = await openImage(storage, path, { format, gate, dataFileAt });
+  try {
+    const onProgress = progressOf(tools, `verifying ${device}`);
+    const result = await compareImages(source, copy, { strict: false, signal: tools.signal, onProgress });
+    if (result.kind === "identical") return;
+    if (result.kind === "unreadable") throw result.error;
+    const place = "offset" in result ? ` at byte ${result.offset}` : "";
+    throw new ImgtxError("E_IO", `read back, the copy differs from its source${place}`, {
+      image: path,
+      hint: "the disk or its cable may be failing: look at the kernel's log",
+    });
+  } finally {
+    await copy.close();
+  }
+}
+
+interface Doubt {
+  readonly image: string;
+  readonly why: string;
+}
+
+function sayDoubt({ image, why }: Doubt): string {
+  return `whether somebody wrote to ${image} can't be told from its times (${why})`;
+}
+
+/** The first image, from the base on, that may have been written to unseen though it looks the same. */
+function doubtOf(
+  before: readonly ChainEntry[],
+  now: readonly ChainEntry[],
+  { links }: Chain,
+): Doubt | undefined {
+  // A fence has the id of its transaction in the header: it is the same one, and nobody opened the image behind it.
+  const fenced = new Set(links.flatMap(({ path, header }) => (header?.isFenced ? [path] : [])));
+  const files = (entry: ChainEntry) => [entry, ...(entry.dataFile ? [entry.dataFile] : [])];
+  const known = new Map(before.flatMap(files).map(({ image, fingerprint }) => [image, fingerprint]));
+  for (const { image, fingerprint } of now.flatMap(files).toReversed()) {
+    const was = known.get(image);
+    // What has changed for certain is found by its changes.
+    if (!was || fenced.has(image) || describeChanges(was, fingerprint).length > 0) continue;
+    const why = describeDoubt(was, fingerprint);
+    if (why !== undefined) return { image, why };
+  }
+  return undefined;
+}
+
+/** The file system, size and times of every image are what they were. */
+function isSameChain(before: readonly ChainEntry[], now: readonly ChainEntry[]): boolean {
+  return before.length === now.length && before.every((entry, depth) => isSameImage(entry, now[depth]));
+}
+
+function isSameImage(before: ChainEntry, now: ChainEntry | undefined): boolean {
+  if (now === undefined || before.image !== now.image) return false;
+  if (describeChanges(before.fingerprint, now.fingerprint).length > 0) return false;
+  if (before.dataFile === null || now.dataFile === null) return before.dataFile === now.dataFile;
+  return describeChanges(before.dataFile.fingerprint, now.dataFile.fingerprint).length === 0;
+}
+
+/**
+ * How many layers were put on top of what the mirror is a copy of, where that is still as it was: then only
+ * they have something new. Undefined where it is not.
+ */
+function countLayersAbove(source: readonly ChainEntry[], present: readonly ChainEntry[]): number | undefined {
+  // Of nothing that is known: where no layer has anything, the mirror may have something all the same.
+  if (source.length === 0) return undefined;
+  const above = present.length - source.length;
+  return above >= 0 && isSameChain(source, present.slice(above)) ? above : undefined;
+}
+
+/**
+ * The copy of the parent chain that a twin of migrate stands on, where nobody has made it yet. The twin itself is
+ * not made either, in a dry run.
+ */
+export function findMissingParent({ chain }: MirrorEntry): ChainEntry | undefined {
+  return chain.slice(1).find(({ fingerprint }) => isSameFile(fingerprint, NOT_MADE_YET));
+}
+
+/** E_REFUSED for a device without one. */
+export function requireMirror({ name: device, image, mirror: present }: DeviceEntry): MirrorEntry {
+  if (present) return present;
+  throw new ImgtxError("E_REFUSED", "it has no mirror", {
+    device,
+    image,
+    hint: `make one with \`imgtx mirror ${device} FILE\``,
+  });
+}

@@ -1,0 +1,129 @@
+// A new overlay over a device's active layer, as actions plan it.
+
+import { posix } from "node:path";
+import { type ChainEntry, type DeviceEntry, trustedBy, withTrusted } from "../../../device/index.ts";
+import { ImgtxError } from "../../../errors/index.ts";
+import {
+  type Chain,
+  CHAIN_DEPTH_MAX,
+  makeRelativeName,
+  type ImagePlan,
+  type OverlayOptions,
+  planOverlay,
+} from "../../../format/index.ts";
+import type { FileStat } from "../../../storage/index.ts";
+import type { FileToMake, PlanContext } from "./action.ts";
+import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
+import { NOT_MADE_YET } from "../../journal/index.ts";
+import { assertQemuOpens } from "../../images/openable.ts";
+import { accessLike } from "../../images/access.ts";
+
+export interface PlannedOverlay {
+  readonly overlay: ImagePlan;
+  readonly toMake: FileToMake;
+  /** The overlay's chain, as the table is to have it. */
+  readonly chain: readonly ChainEntry[];
+}
+
+interface OverlayChoice {
+  /** As it is stored; undefined: absolute, or relative to the overlay's folder. */
+  readonly backingName?: string;
+  readonly relative: boolean;
+  readonly options: OverlayOptions;
+}
+
+/** E_CORRUPT where nothing must be put on the active layer; E_REFUSED where the chain has no room for one more. */
+export async function planNewOverlay(
+  device: string,
+  below: Chain,
+  path: string,
+  { relative, options, ...choice }: OverlayChoice,
+  { storage }: Pick<PlanContext, "storage">,
+): Promise<PlannedOverlay> {
+  const top = activeLayer(below);
+  if (top.header?.isCorrupt) {
+    throw new ImgtxError("E_CORRUPT", "the active layer is marked corrupt", {
+      device,
+      image: top.path,
+      hint: "repair it first, with 'qemu-img check -r all'",
+    });
+  }
+  assertRoomInChain(device, below);
+  await assertQemuOpens(device, below);
+  const backingName =
+    choice.backingName ??
+    (relative ? await makeRelativeName(storage, posix.dirname(path), top.path) : top.path);
+  const overlay = await planOverlay({
+    backing: top,
+    virtualSizeBytes: top.virtualSizeBytes,
+    backingName,
+    backingFormat: top.format,
+    options,
+  });
+  return {
+    overlay,
+    toMake: { ...(await accessLike(top)), path, hasHeader: true },
+    chain: [
+      { image: path, format: "qcow2", name: null, fingerprint: NOT_MADE_YET, dataFile: null },
+      ...renameTop(chainEntriesOf(below), backingName),
+    ],
+  };
+}
+
+/** From here on every snapshot says how deep the chain is: a read may have to ask each image of it. */
+const DEEP_CHAIN = 30;
+
+function assertRoomInChain(device: string, { links }: Chain): void {
+  if (links.length < CHAIN_DEPTH_MAX) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `its chain has ${links.length} images already, and could not be opened with one more`,
+    { device, image: links[0]?.path ?? "", hint: flatteningHint(device) },
+  );
+}
+
+/** A warning where the chain gets deep by one more overlay. */
+export function describeDepth(device: string, { links }: Chain): readonly string[] {
+  const depth = links.length + 1;
+  if (depth <= DEEP_CHAIN) return [];
+  return [
+    `the chain has ${depth} images now, of at most ${CHAIN_DEPTH_MAX}, and gets slower with each; ` +
+      flatteningHint(device),
+  ];
+}
+
+function flatteningHint(device: string): string {
+  return `\`imgtx mirror ${device} FILE\`, then \`imgtx reopen ${device} FILE\`, makes one image of it`;
+}
+
+/** The device on its new overlay. */
+export function entryOn(entry: DeviceEntry, { overlay, toMake, chain }: PlannedOverlay): DeviceEntry {
+  return {
+    ...withTrusted(entry, trustedBy(entry)),
+    image: toMake.path,
+    format: "qcow2",
+    virtualSizeBytes: overlay.virtualSizeBytes,
+    chain,
+  };
+}
+
+/** The chain of the image below, seen from the overlay: its top is a backing image with a stored name now. */
+function renameTop(entries: readonly ChainEntry[], name: string): ChainEntry[] {
+  return entries.map((entry, index) => (index === 0 ? { ...entry, name } : entry));
+}
+
+/** For what stands at a path where a file is to be made. `hint` says how such a file may be taken. */
+export function targetExists(device: string, image: string, there: FileStat, hint: string): ImgtxError {
+  if (there.kind === "folder") {
+    return new ImgtxError("E_EXISTS", "the target is a folder", {
+      device,
+      image,
+      hint: `name a file in it, such as '${image}/${device}.qcow2'`,
+    });
+  }
+  return new ImgtxError("E_EXISTS", "the target exists already", {
+    device,
+    image,
+    hint: `name a file that does not exist${hint}`,
+  });
+}

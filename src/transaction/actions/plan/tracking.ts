@@ -1,0 +1,163 @@
+// The persistent bitmap by which QEMU marks what a guest writes to a mirrored device: made, emptied and removed
+// in the source, together with the copy that it counts from.
+//
+// Invariants
+// - The source is not touched before the commit mark: the change is written into its redo log (redo.ts).
+// - A bitmap is believed only where no write can have passed it by; else both are compared. So each time that a mirror
+//   is brought in sync the bitmap is made anew, and with it a witness: a second bitmap, whose name nobody had before and
+//   which the mirror keeps. An older state of the image has an older witness; a program that clears, disables or merges
+//   the bitmap leaves the two different; and a mark at the end of the disk, which no guest takes away, goes with a part
+//   of the disk that is cut off, or when all bitmaps are cleared.
+// - What marks nothing is not relied on at all: internal snapshots that are there already may be applied (QEMU refuses
+//   that while a bitmap is enabled, and takes it when all are disabled for a moment), and an external data file may be
+//   written to by its own name.
+
+import type { MirrorEntry } from "../../../device/index.ts";
+import { ImgtxError } from "../../../errors/index.ts";
+import {
+  type Chain,
+  type ChainLink,
+  readDirtyRanges,
+  readWitnessedRanges,
+  replaceBitmaps,
+  ScratchFile,
+  isSameFile,
+} from "../../../format/index.ts";
+import type { ByteRange } from "../../../storage/index.ts";
+import { activeLayer } from "./chain-entry.ts";
+import type { PlanContext } from "./action.ts";
+import type { ImageChange } from "../../images/redo.ts";
+
+type TrackingContext = Pick<PlanContext, "storage">;
+
+/** A bitmap that marks what is written from this commit on, and what it takes to have it. */
+export interface Tracking extends Pick<MirrorEntry, "bitmap" | "witness"> {
+  readonly redo: readonly ImageChange[];
+  readonly notes: readonly string[];
+}
+
+const NO_TRACKING: Tracking = { bitmap: null, witness: undefined, redo: [], notes: [] };
+
+interface BitmapChoice {
+  /** The one that the mirror has. */
+  readonly before: string | null;
+  readonly isWanted: boolean;
+}
+
+/** The bitmap for a mirror that is brought in sync: made anew where it has one, or where one is asked for. */
+export async function planTracking(
+  device: string,
+  present: Chain,
+  { before, isWanted }: BitmapChoice,
+  context: TrackingContext,
+): Promise<Tracking> {
+  try {
+    return await planBitmap(device, present, { before, isWanted }, context);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ device }) : error;
+  }
+}
+
+async function planBitmap(
+  device: string,
+  present: Chain,
+  { before, isWanted }: BitmapChoice,
+  context: TrackingContext,
+): Promise<Tracking> {
+  const top = activeLayer(present);
+  if (before === null && !isWanted) return NO_TRACKING;
+  if (top.header?.isFenced) {
+    // It goes on marking from an earlier moment on, and a state from between would have its witness too.
+    if (!isWanted) return { ...NO_TRACKING, bitmap: before };
+    throw new ImgtxError("E_REFUSED", "it is frozen, and a bitmap is written into its image", {
+      device,
+      image: top.path,
+      hint: `\`imgtx unfreeze ${device}\` first, or leave --bitmap out`,
+    });
+  }
+  const why = findUnmarkedWriters(top);
+  if (why !== undefined) {
+    const note = `no bitmap is kept in ${top.path}: ${why}, which none would mark; each time both are compared`;
+    return { ...NO_TRACKING, notes: [note], redo: await planUntracking(device, present) };
+  }
+  const bitmap = bitmapNameOf(device);
+  if (!isWanted) {
+    const found = await readDirtyRanges(top, bitmap);
+    if (found.kind === "unusable") {
+      return { ...NO_TRACKING, notes: ["no bitmap is kept any more: make another one with --bitmap"] };
+    }
+  }
+  const witness = `${witnessPrefixOf(device)}${context.storage.host.randomName()}`;
+  const change: BitmapChange = {
+    isDropped: (name) => isOwnBitmap(device, name),
+    added: [{ name: bitmap }, { name: witness, marksEnd: true }],
+  };
+  const isNew = before === null;
+  return {
+    bitmap,
+    witness,
+    redo: await planChange(top, change),
+    notes: isNew ? [`bitmap '${bitmap}' in ${top.path} marks what is written from now on`] : [],
+  };
+}
+
+function bitmapNameOf(device: string): string {
+  return `imgtx-mirror-${device}`;
+}
+
+/** No name of a device holds a colon: its own bitmap can't be taken for a witness of another one's. */
+function witnessPrefixOf(device: string): string {
+  return `imgtx-witness-${device}:`;
+}
+
+function isOwnBitmap(device: string, name: string): boolean {
+  return name === bitmapNameOf(device) || name.startsWith(witnessPrefixOf(device));
+}
+
+/** What may change the disk's content without a mark in any bitmap. */
+function findUnmarkedWriters({ header, dataFile }: ChainLink): string | undefined {
+  if (dataFile) return "its external data file can be written to by its own name";
+  if (header !== undefined && header.nbSnapshots > 0) return "its internal snapshots can be applied";
+  return undefined;
+}
+
+/** Takes the bitmap of a mirror away that is given up, with its witness. Nothing where there is none. */
+export async function planUntracking(device: string, present: Chain): Promise<readonly ImageChange[]> {
+  const top = activeLayer(present);
+  const found = await readDirtyRanges(top, bitmapNameOf(device));
+  if (found.kind !== "valid" || top.header?.isFenced) return [];
+  const isDropped = (name: string): boolean => isOwnBitmap(device, name);
+  return await planChange(top, { isDropped, added: [] });
+}
+
+/**
+ * What the mirror's bitmap marks, where that is all that can have been written since; the reason, where the images
+ * have to be compared.
+ */
+export async function readMarked(
+  mirror: MirrorEntry,
+  present: Chain,
+): Promise<readonly ByteRange[] | string> {
+  const top = activeLayer(present);
+  const [source] = mirror.source;
+  const { bitmap: name, witness } = mirror;
+  if (name === null || !source) return "no bitmap was kept";
+  if (source.image !== top.path || !isSameFile(source.fingerprint, top.fingerprint)) {
+    return "the active layer is another image now";
+  }
+  if (witness === undefined) return `bitmap '${name}' was not made anew when the mirror was brought in sync`;
+  return await readWitnessedRanges(top, { name, witness });
+}
+
+type BitmapChange = Parameters<typeof replaceBitmaps>[2];
+
+/** The change, tried out: what the image refuses is refused by the plan. */
+async function planChange(link: ChainLink, change: BitmapChange): Promise<ImageChange[]> {
+  await replaceBitmaps(link, new ScratchFile(link.file, link.stat), change);
+  return [
+    {
+      link,
+      write: async (file) => await replaceBitmaps({ ...link, file, stat: await file.stat() }, file, change),
+    },
+  ];
+}

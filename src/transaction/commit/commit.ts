@@ -1,0 +1,345 @@
+// The commit: re-check, mark, move the table.
+//
+// Invariants
+// - Everything that may refuse runs before the mark, and so does all that needs space on the disk: the new
+//   table lies beside its name, durably, and its view is built. Behind the mark there are renames, and
+//   finishCommit where they fail: it is idempotent, and recovery calls it as well.
+// - The workspace is locked from the checks to the mark, and to the move where that needs renames alone. Images that
+//   change in between do so with the workspace free: others commit on their own devices meanwhile, in any order.
+
+import {
+  assertShown,
+  type DeviceTable,
+  discardNextGeneration,
+  keepGeneration,
+  lockWorkspace,
+  moveToGeneration,
+  readTable,
+  stageGeneration,
+  type Workspace,
+} from "../../device/index.ts";
+import { ImgtxError, settleAll } from "../../errors/index.ts";
+import { type Fingerprint, holdImages, ImageLeases, waitForLeases } from "../../format/index.ts";
+import type { LockWaiting, Refusal, Reservation, StorageFile } from "../../storage/index.ts";
+import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
+import {
+  type CommitRecord,
+  heldDevices,
+  type Journal,
+  lastSeen,
+  type TransactionState,
+} from "../journal/index.ts";
+import {
+  closingTable,
+  finishCommit,
+  type Finishing,
+  HOLDS_LOCK,
+  lockForMoments,
+  nextTable,
+  summarise,
+  withChangedImages,
+} from "./finish.ts";
+import { imagesLeft, imagesUsed, type LeftImage, leavesUnfenced } from "./leaving.ts";
+import { raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
+import { rememberLeft } from "./left-times.ts";
+import { assertOverlaysThere, imagesMergedAtCommit, reserveForMerges } from "./merges.ts";
+import { assertPatchesFit, imagesPatchedAtCommit } from "../images/patches.ts";
+import { assertRedoFits, imagesRedone, reserveForRedo } from "../images/redo.ts";
+import type { OnProgress } from "../request.ts";
+import {
+  assertNothingChanged,
+  describeDoubts,
+  lookAtMade,
+  openWatched,
+  type OpenWatched,
+} from "./watched-images.ts";
+import { withCommitted } from "./committed-table.ts";
+
+/** What the command that commits has in hand already. */
+export interface CommitInHand {
+  /** Images that it has open, by path, and whether it holds QEMU's locks on them. It closes them. */
+  readonly open: ReadonlyMap<string, { readonly file: StorageFile; readonly isLocked: boolean }>;
+  /** What is to be durable before the mark, and is still under way. */
+  readonly underWay: Promise<unknown>;
+  /** Told of merges that take long. */
+  readonly onProgress?: OnProgress | undefined;
+  /** Told what an operator has to know of others, a line each. */
+  readonly onNotice?: ((line: string) => void) | undefined;
+}
+
+const NOTHING_IN_HAND: CommitInHand = { open: new Map(), underWay: Promise.resolve() };
+
+/** Commits what the journal holds. The caller holds the journal, which is retired afterwards. */
+export async function commitJournal(
+  workspace: Workspace,
+  journal: Journal,
+  waiting: LockWaiting,
+  inHand: Partial<CommitInHand>,
+): Promise<DeviceTable> {
+  return await checkThen(
+    { workspace, journal, inHand: { ...NOTHING_IN_HAND, ...inHand } },
+    waiting,
+    markAndMove,
+  );
+}
+
+/** Everything that a commit does before it writes: what it would be refused for is thrown. */
+export async function rehearseCommit(
+  workspace: Workspace,
+  journal: Journal,
+  waiting: LockWaiting,
+): Promise<void> {
+  await checkThen(
+    { workspace, journal, inHand: NOTHING_IN_HAND, isRehearsal: true },
+    waiting,
+    async () => async () => undefined,
+  );
+}
+
+interface Commit {
+  readonly workspace: Workspace;
+  readonly journal: Journal;
+  readonly inHand: CommitInHand;
+  readonly isRehearsal?: boolean;
+}
+
+interface Move {
+  readonly closing: DeviceTable;
+  readonly record: CommitRecord;
+  readonly next: DeviceTable;
+  /** What the images that the transaction made look like, with their names. */
+  readonly looks: ReadonlyMap<string, Fingerprint>;
+  readonly leases: ImageLeases;
+}
+
+/**
+ * Goes on to `then` with all images and the workspace locked, and nothing in the way of the commit; and to what
+ * that returns with the workspace free again.
+ */
+async function checkThen<T>(
+  commit: Commit,
+  waiting: LockWaiting,
+  then: (commit: Commit, move: Move) => Promise<() => Promise<T>>,
+): Promise<T> {
+  const { workspace, journal, inHand } = commit;
+  const images = await openWatched(workspace, journal.state, inHand);
+  const space: Reservation[] = [];
+  const release = async (): Promise<void> => {
+    for (const one of space.splice(0)) await one.release();
+  };
+  try {
+    const changing = imagesChangedAtCommit(journal.state);
+    const unlocked = images.filter(({ isLocked }) => !isLocked);
+    await holdImages(
+      workspace.storage,
+      unlocked.map(({ file, watched: { device, image } }) => ({
+        file,
+        path: image,
+        device: device ?? undefined,
+        isWritten: changing.has(image),
+      })),
+      waiting,
+    );
+    const { allowPaths } = await readTable(workspace);
+    await assertRedoFits(workspace, journal.state);
+    await reserveForMerges(workspace, journal.state, allowPaths, space);
+    await reserveForRedo(workspace, journal.state, space);
+    const done = await waitForLeases(
+      workspace.storage.host,
+      waiting,
+      async () => await enterCommit(commit, images, waiting, then),
+    );
+    await release();
+    const result = await done.rest();
+    for (const line of await done.leases.settle()) inHand.onNotice?.(line);
+    return result;
+  } finally {
+    await release();
+    for (const { file, isOwn } of images) if (isOwn) await file.close();
+  }
+}
+
+interface Entered<T> {
+  readonly rest: () => Promise<T>;
+  readonly leases: ImageLeases;
+}
+
+/** What the workspace is locked for. A refusal: somebody has an image open that a device leaves. */
+async function enterCommit<T>(
+  commit: Commit,
+  images: readonly OpenWatched[],
+  waiting: LockWaiting,
+  then: (commit: Commit, move: Move) => Promise<() => Promise<T>>,
+): Promise<Entered<T> | Refusal> {
+  const { workspace, journal } = commit;
+  const lock = await lockWorkspace(workspace, waiting);
+  let leases: ImageLeases | undefined;
+  try {
+    const table = await readTable(workspace);
+    const made = await assertNothingChanged(workspace, images);
+    await assertPatchesFit(journal.state, (image) => images.find((one) => one.watched.image === image)?.file);
+    await assertOverlaysThere(workspace, journal.state);
+    const record = commitRecord(workspace, table, journal.state);
+    const planned = nextTable(table, journal.state, record);
+    const looks = await lookAtMade(workspace, planned, made, images);
+    const next = withChangedImages(
+      planned,
+      looks,
+      (image) => lastSeen(journal.state).get(image)?.fingerprint,
+    );
+    assertShown(table, next);
+    const committed = await withCommitted(workspace, next, journal.id);
+    await assertActiveLayersApart(workspace.storage, committed, heldDevices(journal.state));
+    const left = imagesLeft(table, next, journal.state);
+    // A command by itself has read its images a moment ago, and holds them.
+    if (!journal.state.begin.implicit) {
+      for (const line of await describeDoubts(images, left)) commit.inHand.onNotice?.(line);
+    }
+    if (!commit.isRehearsal) await raiseFences(workspace, journal, left);
+    leases = leasesOn(commit, left, images);
+    const refusal = leases.take();
+    if (refusal) throw new GivesWay(refusal);
+    const closing = closingTable(table, journal.state);
+    const rest = await then(commit, { closing, record, next, looks, leases });
+    return { rest, leases };
+  } catch (error) {
+    leases?.drop();
+    await lowerAfterFailure(workspace, journal, error);
+    if (error instanceof GivesWay) return error.refusal;
+    throw error;
+  } finally {
+    leases?.drop();
+    await lock.close();
+  }
+}
+
+/** What a commit leaves up when it comes to nothing. In doubt about the mark they stay up, until recovery knows. */
+async function lowerAfterFailure(workspace: Workspace, journal: Journal, error: unknown): Promise<void> {
+  const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";
+  if (isInDoubt || journal.state.commit || journal.state.fences.length === 0) return;
+  try {
+    await takeFencesBack(workspace, journal);
+  } catch (cause) {
+    if (!(error instanceof ImgtxError) || !(cause instanceof ImgtxError)) throw cause;
+    throw cause.reworded(`${error.message}; and then its fences could not be lifted: ${cause.message}`, {
+      hint: "the next imgtx command lifts them",
+      cause: new AggregateError([error, cause]),
+    });
+  }
+}
+
+/** Before the mark, and with nothing done that would have to stay: whoever waits for an image is let through. */
+class GivesWay extends Error {
+  override readonly name = "GivesWay";
+  readonly refusal: Refusal;
+
+  constructor(refusal: Refusal) {
+    super("somebody waits to open an image");
+    this.refusal = refusal;
+  }
+}
+
+/** Not on what the commit itself opens for writing. */
+function leasesOn(
+  { workspace, journal }: Commit,
+  left: readonly LeftImage[],
+  images: readonly OpenWatched[],
+): ImageLeases {
+  const changing = imagesChangedAtCommit(journal.state);
+  const leased = left.flatMap((one) => {
+    const open = images.find(({ watched }) => watched.image === one.image);
+    return open && !open.watched.isNew && !changing.has(one.image) ? [{ ...one, file: open.file }] : [];
+  });
+  return new ImageLeases(workspace.storage, leased);
+}
+
+async function markAndMove(
+  { workspace, journal, inHand }: Commit,
+  { closing, record, next, looks, leases }: Move,
+): Promise<() => Promise<DeviceTable>> {
+  const { onProgress, onNotice } = inHand;
+  const held: Finishing = { isLocked: true, looks, onProgress, onNotice, underLock: HOLDS_LOCK };
+  const isChanging = imagesChangedAtCommit(journal.state).size > 0;
+  // What is staged lacks the fingerprints that changed images will have: it has shown that there is room. Changing
+  // them may take hours, and needs nothing but the images: the workspace is free for others.
+  const changeAndMove = () => {
+    leases.dropEarly();
+    const free = { ...held, underLock: lockForMoments(workspace, WAIT_FOR_GOOD) };
+    return async () => await finishOrExplain(journal, () => finishCommit(workspace, journal, free));
+  };
+  try {
+    await settleAll([inHand.underWay, stageGeneration(workspace, closing, next)]);
+    const waits = leases.whoWaits();
+    if (waits) throw new GivesWay(waits);
+    // The mark may become durable before the history has its name: until the table moves, recovery knows
+    // how to write both anew.
+    await settleAll([journal.appendForGood(record, "commit mark"), keepGeneration(workspace, closing)]);
+  } catch (error) {
+    if (journal.state.commit) {
+      leases.dropEarly();
+      if (isChanging) return changeAndMove();
+      const finished = await finishOrExplain(journal, () => finishCommit(workspace, journal, held));
+      return async () => finished;
+    }
+    if (!(error instanceof ImgtxError && error.code === "E_UNFINISHED")) {
+      await discardAfterFailure(workspace, closing);
+    }
+    throw error;
+  }
+  if (isChanging) return changeAndMove();
+  return await finishOrExplain(journal, async () => {
+    await moveToGeneration(workspace, next);
+    if (journal.state.fences.length > 0) {
+      // Else the fences would wait for this process's own leases.
+      leases.dropEarly();
+      const kept = await settleLeft(workspace, journal.state, imagesUsed(next, journal.state));
+      for (const { path, why } of kept) inHand.onNotice?.(`left '${path}' as it is: ${why}`);
+      await rememberLeft(workspace, journal.state, closing, new Map());
+    }
+    await journal.retire(leavesUnfenced(imagesLeft(closing, next, journal.state), journal.state));
+    return async () => next;
+  });
+}
+
+/** Giving up would have the next command merge once more. */
+const WAIT_FOR_GOOD = { waitMs: Infinity, onWait: () => undefined };
+
+async function discardAfterFailure(workspace: Workspace, present: DeviceTable): Promise<void> {
+  try {
+    await discardNextGeneration(workspace, present);
+  } catch (cause) {
+    // What stays is small, seen by nobody, and replaced by the next commit: the first failure counts.
+    if (!(cause instanceof ImgtxError)) throw cause;
+  }
+}
+
+async function finishOrExplain<T>(journal: Journal, finish: () => Promise<T>): Promise<T> {
+  try {
+    return await finish();
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new ImgtxError(
+      "E_UNFINISHED",
+      `the transaction is committed and durable, but not finished: ${why}`,
+      {
+        image: cause instanceof ImgtxError && cause.image !== undefined ? cause.image : journal.path,
+        changed: true,
+        hint: "the next imgtx command goes on with it; `imgtx recover` does only that",
+        cause,
+      },
+    );
+  }
+}
+
+function imagesChangedAtCommit(state: TransactionState): ReadonlySet<string> {
+  return new Set([...imagesPatchedAtCommit(state), ...imagesRedone(state), ...imagesMergedAtCommit(state)]);
+}
+
+function commitRecord(workspace: Workspace, table: DeviceTable, state: TransactionState): CommitRecord {
+  return {
+    type: "commit",
+    madeOn: table.generation,
+    committed: new Date(workspace.storage.host.now()).toISOString(),
+    summary: state.begin.name ?? summarise(state),
+  };
+}

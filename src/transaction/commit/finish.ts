@@ -1,0 +1,385 @@
+// Behind the commit mark: the only way is forward. Called by the commit itself, and by recovery.
+//
+// Invariants
+// - Idempotent: it may be cut off at any instant and called again.
+// - The mark is durable, and the caller holds the journal. The workspace is locked while the table changes hands, and
+//   need not be while images change: whoever else commits meanwhile moves the table on for other devices.
+// - A generation gets its number when the table moves. Whether that has happened is told by the transaction's id, in
+//   the table or in a generation after the one that the mark was made on.
+
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  type DeviceTable,
+  isViewPresent,
+  flushTableName,
+  lockWorkspace,
+  readGeneration,
+  readTable,
+  replaceTable,
+  showView,
+  withDevices,
+  withFingerprints,
+  type Workspace,
+  writeNextGeneration,
+} from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { beforeItsName, describeChanges, type Fingerprint } from "../../format/index.ts";
+import type { LockWaiting } from "../../storage/index.ts";
+import { syncLate } from "./late-sync.ts";
+import { type HeldLeft, holdLeft } from "./left-images.ts";
+import { imagesLeft, imagesUsed, leavesUnfenced } from "./leaving.ts";
+import { rememberLeft } from "./left-times.ts";
+import { settleLeft } from "./leaving-fences.ts";
+import {
+  imagesMergedAtCommit,
+  imagesMergedLate,
+  isMergePending,
+  NOT_MERGED_YET,
+  removeMergedOverlays,
+  writeMerges,
+} from "./merges.ts";
+import { writeCommitPatches } from "../images/patches.ts";
+import { applyRedo, removeRedoLogs } from "../images/redo.ts";
+import type { KeptFile, OnProgress } from "../request.ts";
+import {
+  changesOf,
+  type CommitRecord,
+  type Journal,
+  lastSeen,
+  liveStatements,
+  type TransactionState,
+  type WatchedImage,
+} from "../journal/index.ts";
+
+export interface Finishing {
+  /** Whether the caller holds QEMU's locks on the images. */
+  readonly isLocked: boolean;
+  /** How long to wait for those locks, where it does not. Default: not at all. */
+  readonly waiting?: LockWaiting;
+  readonly onProgress?: OnProgress | undefined;
+  /** What images that the transaction made look like with their names, where the caller knows. */
+  readonly looks?: ReadonlyMap<string, Fingerprint>;
+  /** Told of each image that is left as it is where it can't be changed as planned. Undefined: then nothing moves. */
+  readonly onLeft?: ((file: KeptFile) => void) | undefined;
+  /** Told what an operator has to know of what others did meanwhile, a line each. */
+  readonly onNotice?: ((line: string) => void) | undefined;
+  /** Whether the caller has the workspace lock all the time, and leaves what takes long to others: E_UNFINISHED. */
+  readonly isBrief?: boolean;
+  /** Does work under the workspace lock: the caller's, or one that is taken for it. */
+  readonly underLock: <T>(work: () => Promise<T>) => Promise<T>;
+}
+
+/** For callers that hold the workspace lock all the time. */
+export const HOLDS_LOCK: Finishing["underLock"] = async (work) => await work();
+
+/** For those that don't: it is taken for moments, however long the work on images takes. */
+export function lockForMoments(workspace: Workspace, waiting: LockWaiting): Finishing["underLock"] {
+  return async (work) => {
+    const lock = await lockWorkspace(workspace, waiting);
+    try {
+      return await work();
+    } finally {
+      await lock.close();
+    }
+  };
+}
+
+/** All of it. */
+export async function finishCommit(
+  workspace: Workspace,
+  journal: Journal,
+  how: Finishing,
+): Promise<DeviceTable> {
+  const table = await moveTable(workspace, journal, how);
+  const { state } = journal;
+  const used = imagesUsed(table, state);
+  const isDue = (image: string): boolean => !used.has(image);
+  const redone = await applyRedo(workspace, state, { ...how, isDue, hasMoved: true });
+  for (const { path, why } of await settleLeft(workspace, state, used)) {
+    how.onNotice?.(`left '${path}' as it is: ${why}`);
+  }
+  await how.underLock(async () => await rememberClosing(workspace, journal, table, redone));
+  const late = { table, present: table, when: "behind it" } as const;
+  const merged = await writeMerges(workspace, state, { ...late, ...how });
+  return await how.underLock(async () => await closeCommit(workspace, journal, table, merged));
+}
+
+/** Where others have moved on by then, it stays unknown. */
+async function rememberClosing(
+  workspace: Workspace,
+  { id, state }: Journal,
+  table: DeviceTable,
+  redone: ReadonlyMap<string, Fingerprint>,
+): Promise<void> {
+  const closing = table.transaction === id && (await readGeneration(workspace, table.generation - 1));
+  if (closing) await rememberLeft(workspace, state, closing, redone);
+}
+
+/**
+ * Moves the table on by what the transaction changes, where that is not done yet, and shows it. What it takes before
+ * that, in patches and merges, is done.
+ */
+async function moveTable(workspace: Workspace, journal: Journal, how: Finishing): Promise<DeviceTable> {
+  const { state } = journal;
+  const { commit } = state;
+  if (!commit) throw new Error("only what has a commit mark is finished");
+  const present = await readTable(workspace);
+  if (await isApplied(workspace, journal, present)) {
+    const moved = await holdMoved(workspace, journal, present, how);
+    try {
+      return await how.underLock(async () => await showMoved(workspace));
+    } finally {
+      await moved?.release();
+    }
+  }
+  const expected = nextTable(present, state, commit);
+  const used = imagesUsed(expected, state);
+  const isForced = how.onLeft !== undefined;
+  const held = how.isLocked
+    ? undefined
+    : await holdLeft(workspace, state, { present, next: expected, isForced, ...how });
+  const stale = held?.stale ?? [];
+  try {
+    const written = held?.written ?? new Map<string, Fingerprint>();
+    const redone = await applyRedo(workspace, state, { ...how, isDue: (image) => used.has(image) });
+    const changed = new Map([
+      ...redone,
+      ...written,
+      ...(await writeCommitPatches(workspace, state, { ...how, isDue: (image) => used.has(image) })),
+      ...(await writeMerges(workspace, state, {
+        table: expected,
+        present,
+        when: "before the table",
+        syncedAnew: new Set(stale.map(({ mirror }) => mirror.path)),
+        ...how,
+      })),
+      ...(await syncLate(workspace, state, stale, { ...how, present })),
+    ]);
+    return await moveOn(workspace, journal, { commit, changed, written, redone }, how);
+  } finally {
+    await held?.release();
+  }
+}
+
+interface Change {
+  readonly commit: CommitRecord;
+  /** What images look like that the transaction, or somebody else, has changed since the mark. */
+  readonly changed: Map<string, Fingerprint>;
+  /** Those that somebody else wrote to, below their device: what the device was before has that in it. */
+  readonly written: ReadonlyMap<string, Fingerprint>;
+  /** Those that the transaction has changed in place: so a rollback will find them. */
+  readonly redone: ReadonlyMap<string, Fingerprint>;
+}
+
+async function moveOn(
+  workspace: Workspace,
+  { state }: Journal,
+  { commit, changed, written, redone }: Change,
+  how: Finishing,
+): Promise<DeviceTable> {
+  return await how.underLock(async () => {
+    const table = await readTable(workspace);
+    const planned = nextTable(table, state, commit);
+    const late = imagesMergedLate(state, planned);
+    for (const image of late) if (!changed.has(image)) changed.set(image, NOT_MERGED_YET);
+    const before = lastSeen(state);
+    const looks = new Map([...(how.looks ?? []), ...changed]);
+    // What others wrote below the device is the device's, and has not been copied to any mirror.
+    const next = withChangedImages(planned, looks, (image) =>
+      written.has(image) ? NOT_MERGED_YET : before.get(image)?.fingerprint,
+    );
+    const isLater = written.size > 0;
+    const told = isLater ? { ...next, summary: `${next.summary} (and what was written until then)` } : next;
+    const last = new Map([...redone, ...written]);
+    await writeNextGeneration(workspace, closingTable(table, state, last), told);
+    return told;
+  });
+}
+
+/** What devices have left by a move that a process did not live to show, and that a guest may not know of. */
+async function holdMoved(
+  workspace: Workspace,
+  { id, state }: Journal,
+  table: DeviceTable,
+  how: Finishing,
+): Promise<HeldLeft | undefined> {
+  if (how.isLocked || table.transaction !== id) return undefined;
+  const before = await readGeneration(workspace, table.generation - 1);
+  if (!before) return undefined;
+  const isForced = how.onLeft !== undefined;
+  return await holdLeft(workspace, state, { present: before, next: table, isForced, hasMoved: true, ...how });
+}
+
+/** Found moved, by a process that died before it knew the move to be durable: the journal must not go first. */
+async function showMoved(workspace: Workspace): Promise<DeviceTable> {
+  const table = await readTable(workspace);
+  await flushTableName(workspace);
+  if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
+  return table;
+}
+
+/**
+ * Whether the table, or a generation between it and the mark, was made by this transaction. E_JOURNAL where that can't
+ * be told.
+ */
+export async function isApplied(
+  workspace: Workspace,
+  { id, path, state }: Pick<Journal, "id" | "path" | "state">,
+  table: DeviceTable,
+): Promise<boolean> {
+  const { madeOn = 0 } = state.commit ?? {};
+  if (table.generation < madeOn) {
+    throw new ImgtxError(
+      "E_JOURNAL",
+      `the journal was committed at generation ${madeOn}, but the table is at ${table.generation}`,
+      {
+        image: path,
+        hint: "the table was put back from an older copy: put back the journal folder of the same time",
+      },
+    );
+  }
+  if (table.generation > madeOn && table.transaction === id) return true;
+  for (let number = table.generation - 1; number > madeOn; number -= 1) {
+    const generation = await readGeneration(workspace, number);
+    if (generation?.transaction === id) return true;
+    if (generation) continue;
+    throw new ImgtxError("E_JOURNAL", `generation ${number} is not in the history: it may be its own`, {
+      image: path,
+      hint: "put back `.imgtx/history` from a copy",
+    });
+  }
+  return false;
+}
+
+/**
+ * Has the table know what was merged behind it, and retires the journal. Returns the transaction's own table with
+ * that: others may have moved on since.
+ */
+async function closeCommit(
+  workspace: Workspace,
+  journal: Journal,
+  own: DeviceTable,
+  merged: ReadonlyMap<string, Fingerprint>,
+): Promise<DeviceTable> {
+  const before = lastSeen(journal.state);
+  const withMerged = (table: DeviceTable): DeviceTable =>
+    withChangedImages(table, merged, (image) =>
+      isMergePending(table, image) ? NOT_MERGED_YET : before.get(image)?.fingerprint,
+    );
+  if (merged.size > 0) await replaceTable(workspace, withMerged(await readTable(workspace)));
+  await removeMergedOverlays(workspace, journal.state);
+  await removeRedoLogs(workspace, journal.state);
+  const closed = own.transaction === journal.id && (await readGeneration(workspace, own.generation - 1));
+  const left = closed ? imagesLeft(closed, own, journal.state) : [];
+  await journal.retire(leavesUnfenced(left, journal.state));
+  return withMerged(own);
+}
+
+/** The table where nobody goes on with the transaction's merges: its mirrors count as written to. */
+export function withMergesForgotten(table: DeviceTable, state: TransactionState): DeviceTable {
+  const images = imagesMergedAtCommit(state);
+  return {
+    ...table,
+    devices: table.devices.map((device) => {
+      const { mirror } = device;
+      if (!mirror || !images.has(mirror.image)) return device;
+      const [top, ...below] = mirror.chain;
+      return top
+        ? { ...device, mirror: { ...mirror, chain: [{ ...top, fingerprint: NOT_MERGED_YET }, ...below] } }
+        : device;
+    }),
+  };
+}
+
+/** The table with what some of its images look like now, where it has them as they were before. */
+export function withChangedImages(
+  table: DeviceTable,
+  changed: ReadonlyMap<string, Fingerprint>,
+  beforeOf: (image: string) => Fingerprint | undefined,
+): DeviceTable {
+  const changes = new Map(
+    [...changed].map(([image, now]) => [image, { before: beforeOf(image), now }] as const),
+  );
+  return { ...table, devices: table.devices.map((device) => withFingerprints(device, changes)) };
+}
+
+/** The table that the transaction makes of the present one. */
+export function nextTable(table: DeviceTable, state: TransactionState, commit: CommitRecord): DeviceTable {
+  const allowed = liveStatements(state).flatMap(({ plan }) => plan.allowPaths);
+  return {
+    ...withDevices(table, changesOf(state)),
+    generation: table.generation + 1,
+    committed: commit.committed,
+    transaction: state.begin.id,
+    summary: commit.summary,
+    allowPaths: [...new Set([...table.allowPaths, ...allowed])],
+  };
+}
+
+/**
+ * The present table as it goes into the history: the chains that the transaction leaves carry the
+ * fingerprints that they had last, since that is what a rollback must find again.
+ */
+export function closingTable(
+  table: DeviceTable,
+  state: TransactionState,
+  written: ReadonlyMap<string, Fingerprint> = new Map(),
+): DeviceTable {
+  const last = new Map<string, WatchedImage>();
+  for (const { plan } of liveStatements(state)) {
+    for (const watched of plan.watched) {
+      if (!last.has(watched.image) || plan.renews.includes(watched.image)) last.set(watched.image, watched);
+    }
+  }
+  for (const [image, fingerprint] of written) last.set(image, { device: null, image, fingerprint });
+  const left = new Set(changesOf(state).map((change) => change.device));
+  const fenced = new Set(state.fences.map(({ image }) => image));
+  return {
+    ...table,
+    devices: table.devices.map((device) =>
+      left.has(device.name)
+        ? {
+            ...device,
+            chain: device.chain.map((entry) => ({
+              ...entry,
+              fingerprint: keptFingerprint(
+                device,
+                entry,
+                last.get(entry.image)?.fingerprint ?? entry.fingerprint,
+                fenced.has(entry.image),
+              ),
+              dataFile: entry.dataFile && {
+                ...entry.dataFile,
+                fingerprint: last.get(entry.dataFile.image)?.fingerprint ?? entry.dataFile.fingerprint,
+              },
+            })),
+          }
+        : device,
+    ),
+  };
+}
+
+/**
+ * What of an image goes into the history. Of one that is fenced for the device, and that nobody wrote to since:
+ * what it is without its fence, since a rollback finds it when the fence has been lifted.
+ */
+function keptFingerprint(
+  device: DeviceEntry,
+  entry: ChainEntry,
+  last: Fingerprint,
+  isLeftFenced: boolean,
+): Fingerprint {
+  const fence = device.frozen?.fences.find(({ image }) => image === entry.image);
+  if (fence && describeChanges(entry.fingerprint, last).length === 0) {
+    return { ...beforeItsName(last), modifiedNs: fence.modifiedNs, headerSha256: fence.unfencedSha256 };
+  }
+  // A fence that is up until the table has moved is lifted with the time put back, which moves the change time.
+  return isLeftFenced ? beforeItsName(last) : last;
+}
+
+/** `snapshot-group vda vdb, reopen vdc` */
+export function summarise(state: TransactionState): string {
+  const parts = liveStatements(state).map(({ plan }) => [plan.kind, ...plan.devices].join(" "));
+  return parts.length === 0 ? "no action yet" : parts.join(", ");
+}

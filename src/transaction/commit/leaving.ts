@@ -1,0 +1,44 @@
+// Which images a commit moves devices away from, and which of them stay below.
+
+import { type DeviceTable, findDevice } from "../../device/index.ts";
+import { heldDevices, type TransactionState } from "../journal/index.ts";
+
+/** The active layer of a device, or its data file, where the device leaves it, gets a layer on it, or is frozen at it. */
+export interface LeftImage {
+  readonly device: string;
+  readonly image: string;
+  /** Whether it is still in the device's chain afterwards, and what is written to it the device's. */
+  readonly stays: boolean;
+  /** Whether the device stays on it, and is frozen. */
+  readonly isFrozen: boolean;
+}
+
+/** Where the transaction's devices have their active layers now that they won't have, or not write to, afterwards. */
+export function imagesLeft(present: DeviceTable, next: DeviceTable, state: TransactionState): LeftImage[] {
+  return heldDevices(state).flatMap((device) => {
+    const [before, after] = [findDevice(present, device), findDevice(next, device)];
+    const [top] = before?.chain ?? [];
+    if (!before || !after || !top) return [];
+    const isFrozen = before.image === after.image;
+    if (isFrozen && (after.frozen === null || before.frozen !== null)) return [];
+    const images = top.dataFile ? [top.image, top.dataFile.image] : [top.image];
+    const kept = imagesOf(next, [device]);
+    return images.map((image) => ({ device, image, stays: kept.has(image), isFrozen }));
+  });
+}
+
+/** Whether one of them has no fence that keeps guests from it until the table has moved. */
+export function leavesUnfenced(left: readonly LeftImage[], state: TransactionState): boolean {
+  const fenced = new Set(state.fences.map(({ image }) => image));
+  return left.some(({ image, stays, isFrozen }) => !stays && !isFrozen && !fenced.has(image));
+}
+
+/** Every image in a chain of the transaction's devices, as the table has them. */
+export function imagesUsed(table: DeviceTable, state: TransactionState): ReadonlySet<string> {
+  return imagesOf(table, heldDevices(state));
+}
+
+function imagesOf({ devices }: DeviceTable, names: readonly string[]): ReadonlySet<string> {
+  const chains = devices.filter(({ name }) => names.includes(name)).flatMap(({ chain }) => chain);
+  return new Set(chains.flatMap(({ image, dataFile }) => (dataFile ? [image, dataFile.image] : [image])));
+}

@@ -1,0 +1,201 @@
+// Images that devices are about to leave, as recovery finds them after the commit mark: the host was started again,
+// and a guest perhaps with it, before any command of imgtx ran.
+//
+// Invariants
+// - Where the transaction's fence is up nobody has written. Else the image is compared with what the journal saw last,
+//   and its locks are asked: whoever has it open for writing is waited for, and named.
+// - What was written to an image that the device leaves is never left behind without a word: where the device goes to
+//   its mirror, that is synced anew first (late-sync.ts); else the move waits.
+// - A doubt is decided by content where that can be, at a mirror, and said in a line where it can't.
+// - What was written to an image that stays below the device is the device's. The snapshot is later than its commit then,
+//   and says so.
+// - What is compared is locked, and nobody opens it for writing, until the table has moved.
+
+import { type DeviceTable, findDevice, type Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  describeChanges,
+  describeDoubt,
+  type Fingerprint,
+  holdImages,
+  ImageLeases,
+  mayBeSameFile,
+  takeFingerprint,
+  waitForLeases,
+} from "../../format/index.ts";
+import type { LockWaiting, StorageFile } from "../../storage/index.ts";
+import { lastSeen, type TransactionState } from "../journal/index.ts";
+import { imagesLeft, type LeftImage } from "./leaving.ts";
+import { isFenceUp } from "./leaving-fences.ts";
+import { findMirrorTaken, type StaleMirror } from "./late-sync.ts";
+import { imagesMergedAtCommit } from "./merges.ts";
+import { imagesPatchedAtCommit, openUnlessGone } from "../images/patches.ts";
+import { imagesRedone } from "../images/redo.ts";
+
+export interface HowToHold {
+  readonly present: DeviceTable;
+  readonly next: DeviceTable;
+  readonly waiting?: LockWaiting | undefined;
+  /** Moves on whatever was written. */
+  readonly isForced?: boolean | undefined;
+  /** Whether the table has moved, and perhaps not the view: a guest may have been started on what the device has left. */
+  readonly hasMoved?: boolean;
+  readonly onNotice?: ((line: string) => void) | undefined;
+}
+
+const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
+
+interface OpenLeft extends LeftImage {
+  readonly file: StorageFile;
+  /** Where its device goes, as a copy of it. */
+  readonly mirror: StaleMirror["mirror"] | undefined;
+  /** Undefined: the file is another one, in the place of what the journal saw. */
+  readonly seen: Fingerprint | undefined;
+}
+
+export interface HeldLeft {
+  /** Images that stay below their devices and were written to after the commit, as they are now. */
+  readonly written: ReadonlyMap<string, Fingerprint>;
+  /** Images whose mirrors lack what was written to them, or may lack it. */
+  readonly stale: readonly StaleMirror[];
+  release(): Promise<void>;
+}
+
+/**
+ * Locks what the devices leave. E_LOCKED where somebody has it open for writing, E_CHANGED where somebody has written to
+ * it, E_NOT_FOUND where that can't be told.
+ */
+export async function holdLeft(
+  { storage }: Workspace,
+  state: TransactionState,
+  how: HowToHold,
+): Promise<HeldLeft> {
+  const { present, next, waiting = NO_WAIT } = how;
+  const open: OpenLeft[] = [];
+  const release = async () => {
+    for (const { file } of open) await file.close();
+  };
+  try {
+    const [patched, redone] = [imagesPatchedAtCommit(state), imagesRedone(state)];
+    const fenced = new Set(state.fences.map(({ image }) => image));
+    for (const left of imagesLeft(present, next, state)) {
+      // Its patches look at it themselves. A device that is frozen where it is leaves nothing.
+      if (patched.has(left.image) || redone.has(left.image) || left.isFrozen) continue;
+      // A fence was up until the move was durable, and the view with it.
+      if (how.hasMoved === true && (left.stays || fenced.has(left.image))) continue;
+      const found = await openLeft(storage, left, state, how);
+      const before = findDevice(present, left.device);
+      if (found) open.push({ ...found, mirror: before && findMirrorTaken(state, next, before) });
+    }
+    await holdImages(
+      storage,
+      open.map(({ file, image, device }) => ({ file, path: image, device })),
+      waiting,
+    );
+    const leases = new ImageLeases(storage, open);
+    await waitForLeases(storage.host, waiting, async () => await Promise.resolve(leases.take() ?? leases));
+    // A merge may take hours, and a guest that starts would hang in its open.
+    if (imagesMergedAtCommit(state).size > 0) leases.dropEarly();
+    const written = new Map<string, Fingerprint>();
+    const stale: StaleMirror[] = [];
+    for (const left of open) {
+      const judged = await judge(left, how);
+      if (judged?.isWritten === true) written.set(left.image, judged.now);
+      if (judged?.stale) stale.push(judged.stale);
+    }
+    // The same holds of a comparison.
+    if (stale.length > 0) leases.dropEarly();
+    return { written, stale, release };
+  } catch (error) {
+    await release();
+    throw error;
+  }
+}
+
+/** Undefined where nobody can have written to it, and where what was written is the device's in any case. */
+async function openLeft(
+  storage: Workspace["storage"],
+  left: LeftImage,
+  state: TransactionState,
+  { hasMoved = false, present }: HowToHold,
+): Promise<Omit<OpenLeft, "mirror"> | undefined> {
+  const seen = lastSeen(state).get(left.image);
+  if (!seen || seen.isNew) return undefined;
+  // Whoever moved the table may have found a write by then, and brought it along: the closing generation knows.
+  const expected = (hasMoved ? fingerprintIn(present, left) : undefined) ?? seen.fingerprint;
+  const file = await openUnlessGone(storage, left.image, "read");
+  if (!file) {
+    if (left.stays || hasMoved) return undefined;
+    throw new ImgtxError(
+      "E_NOT_FOUND",
+      `it is not there, so nobody can tell whether '${left.device}' wrote to it after the commit`,
+      { image: left.image, device: left.device, hint: "mount its disk, or put the file back" },
+    );
+  }
+  try {
+    const isSame = mayBeSameFile(expected, await file.stat());
+    if (isSame && (await isFenceUp(file, left.image, state))) {
+      await file.close();
+      return undefined;
+    }
+    return { ...left, file, seen: isSame ? expected : undefined };
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+function fingerprintIn(table: DeviceTable, { device, image }: LeftImage): Fingerprint | undefined {
+  return findDevice(table, device)
+    ?.chain.flatMap((entry) => [entry, ...(entry.dataFile ? [entry.dataFile] : [])])
+    .find((entry) => entry.image === image)?.fingerprint;
+}
+
+interface Judged {
+  readonly now: Fingerprint;
+  /** Whether it is known to have been written to, and what the device was before has that in it. */
+  readonly isWritten: boolean;
+  readonly stale?: StaleMirror;
+}
+
+/** Undefined where nothing was written that anybody has to know of, or it was said. */
+async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined> {
+  const { device, image, stays, file, seen, mirror } = left;
+  const { isForced, hasMoved = false, onNotice } = how;
+  const now = await takeFingerprint(file, seen !== undefined && seen.headerSha256 !== null);
+  const changes = seen ? describeChanges(seen, now).join(", ") : "replaced by another file";
+  const doubt = seen && changes === "" ? describeDoubt(seen, now) : undefined;
+  if (changes === "" && doubt === undefined) return undefined;
+  if (mirror && !stays && !hasMoved && isForced !== true) {
+    const stale = { device, image, file, now, mirror, changes: changes === "" ? undefined : changes };
+    return { now, isWritten: changes !== "", stale };
+  }
+  if (doubt !== undefined) {
+    onNotice?.(sayDoubt(left, doubt));
+    return undefined;
+  }
+  if (stays) {
+    onNotice?.(
+      `the snapshot of '${device}' holds what was written to ${image} after its commit too: ${changes}`,
+    );
+    return { now, isWritten: true };
+  }
+  if (!isForced) {
+    throw new ImgtxError(
+      "E_CHANGED",
+      `somebody wrote to it after the commit (${changes}), and '${device}' ${hasMoved ? "has left" : "would leave"} that behind`,
+      { image, device },
+    );
+  }
+  onNotice?.(
+    `what was written to ${image} after the commit stays there, and is not on '${device}': ${changes}`,
+  );
+  return undefined;
+}
+
+function sayDoubt({ device, image, stays }: OpenLeft, doubt: string): string {
+  const then = stays
+    ? `the snapshot of '${device}' would hold that too`
+    : `that would stay there, and not be on '${device}'`;
+  return `whether somebody wrote to ${image} after the commit can't be told from its times (${doubt}): ${then}`;
+}

@@ -1,0 +1,125 @@
+// The images that a commit rests on, open: whether each is what the transaction knew of it.
+
+import type { DeviceTable, Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  describeDoubt,
+  type Fingerprint,
+  fingerprintAt,
+  settleFingerprint,
+  takeFingerprint,
+} from "../../format/index.ts";
+import type { StorageFile } from "../../storage/index.ts";
+import { assertUnchanged } from "../actions/plan/chain-entry.ts";
+import type { LeftImage } from "./leaving.ts";
+import { lastSeen, type SeenImage, type TransactionState } from "../journal/index.ts";
+
+export interface OpenWatched {
+  readonly watched: SeenImage;
+  readonly file: StorageFile;
+  readonly isLocked: boolean;
+  /** Opened here, and closed here. */
+  readonly isOwn: boolean;
+}
+
+/** Every image that the statements rest on, and every one that they made, each once. */
+export async function openWatched(
+  workspace: Workspace,
+  state: TransactionState,
+  inHand: { readonly open: ReadonlyMap<string, { readonly file: StorageFile; readonly isLocked: boolean }> },
+): Promise<OpenWatched[]> {
+  const opened: OpenWatched[] = [];
+  try {
+    for (const watched of lastSeen(state).values()) {
+      const known = inHand.open.get(watched.image);
+      const place = known
+        ? { ...known, isOwn: false }
+        : { file: await openOrExplain(workspace, watched), isLocked: false, isOwn: true };
+      opened.push({ watched, ...place });
+    }
+    return opened;
+  } catch (error) {
+    for (const { file, isOwn } of opened) if (isOwn) await file.close();
+    throw error;
+  }
+}
+
+async function openOrExplain(workspace: Workspace, watched: SeenImage): Promise<StorageFile> {
+  try {
+    return await workspace.storage.openFile(watched.image, "read");
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
+    throw hasGone(watched, error);
+  }
+}
+
+/**
+ * E_CHANGED for the first image that is not what it was. Returns what the new ones look like now: getting their names
+ * has moved their change times.
+ */
+export async function assertNothingChanged(
+  { storage }: Workspace,
+  images: readonly OpenWatched[],
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  const made = new Map<string, Fingerprint>();
+  for (const { watched, file } of images) {
+    const hasHeader = watched.fingerprint.headerSha256 !== null;
+    const now = await fingerprintAt(storage, watched.image, hasHeader ? file : undefined);
+    if (now === undefined) throw hasGone(watched);
+    assertUnchanged(watched, now, watched.isNew ? "imgtx made it" : "the transaction read it");
+    if (watched.isNew) made.set(watched.image, now);
+  }
+  return made;
+}
+
+/** A line for each image that a device leaves and that may have been written to since the transaction read it. */
+export async function describeDoubts(
+  images: readonly OpenWatched[],
+  left: readonly LeftImage[],
+): Promise<string[]> {
+  const lines: string[] = [];
+  for (const { device, image, stays, isFrozen } of left) {
+    const open = images.find(({ watched }) => watched.image === image);
+    if (!open || open.watched.isNew || stays || isFrozen) continue;
+    const now = await takeFingerprint(open.file, open.watched.fingerprint.headerSha256 !== null);
+    const doubt = describeDoubt(open.watched.fingerprint, now);
+    if (doubt === undefined) continue;
+    lines.push(
+      `whether somebody wrote to ${image} since the transaction read it can't be told from its times (${doubt}): ` +
+        `that would stay there, and not be on '${device}'`,
+    );
+  }
+  return lines;
+}
+
+/** What new images look like. Of copies once a later write to them would show: they are looked at again. */
+export async function lookAtMade(
+  { storage }: Workspace,
+  table: DeviceTable,
+  made: ReadonlyMap<string, Fingerprint>,
+  images: readonly OpenWatched[],
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  if (made.size === 0) return made;
+  const copies = new Set(
+    table.devices.flatMap(({ mirror }) =>
+      mirror ? [...mirror.chain, ...mirror.source].map(({ image }) => image) : [],
+    ),
+  );
+  const looks = new Map<string, Fingerprint>();
+  for (const { watched, file } of images) {
+    const now = made.get(watched.image);
+    if (!now) continue;
+    const isCopy = copies.has(watched.image);
+    looks.set(watched.image, isCopy ? await settleFingerprint(storage.host, file, now) : now);
+  }
+  return looks;
+}
+
+function hasGone({ image, device, isNew }: SeenImage, cause?: ImgtxError): ImgtxError {
+  return new ImgtxError("E_CHANGED", isNew ? "the new image has gone" : "the image has gone", {
+    image,
+    ...(device !== null && { device }),
+    hint: "`imgtx txn abort` takes the transaction back; then begin again",
+    ...(cause && { cause }),
+  });
+}

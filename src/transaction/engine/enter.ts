@@ -1,0 +1,175 @@
+// How a statement gets into the journal: planned, its images locked, its devices free.
+//
+// Invariants
+// - A plan is durable before its first file is made, under the workspace lock and with no other open
+//   transaction on the same devices. So two processes never work on one device.
+// - What stands in the way is waited for as long as the command waits for anything, and no longer.
+
+import {
+  assertShown,
+  type DeviceTable,
+  findDevice,
+  isWorkspaceMade,
+  lockWorkspace,
+  lockWorkspaceIfFree,
+  makeWorkspace,
+  withDevices,
+} from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import type { Plan } from "../actions/plan/action.ts";
+import { traitsOf } from "../actions/index.ts";
+import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
+import { findHeldUp, type HeldUp } from "./held.ts";
+import { beginRecordOf, Journal, type PlanRecord } from "../journal/index.ts";
+import { removeParked, takeParked } from "../recover/parked.ts";
+import { changedImages, planStatement } from "./plan.ts";
+import { heldError } from "../recover/waiting.ts";
+import { finishPatiently, settleJournals } from "../recover/recovery.ts";
+import type { ActionRequest } from "../request.ts";
+import { effectiveTable, throwIfInterrupted, waitingOf, type Work } from "./work.ts";
+
+/** How often an action is planned anew at once because another command moved its devices meanwhile. */
+const MOST_REPLANS = 8;
+const FIRST_PAUSE_MS = 20;
+const LONGEST_PAUSE_MS = 500;
+
+/** Plans the request, locks its images, and makes the plan durable under the workspace lock. */
+export async function enterStatement(
+  work: Work,
+  request: ActionRequest,
+): Promise<{ plan: Plan; record: PlanRecord }> {
+  const { host } = work.workspace.storage;
+  const mark = work.images.mark();
+  let pauseMs = FIRST_PAUSE_MS;
+  for (let tries = 1; ; tries += 1) {
+    const planned = await planAndEnter(work, request);
+    if ("plan" in planned) return planned;
+    await work.images.closeSince(mark);
+    throwIfInterrupted(work.options.signal);
+    const obstacle = await tryToEnd(work, planned);
+    if (!obstacle || (obstacle.code === "E_CHANGED" && tries <= MOST_REPLANS)) continue;
+    if (waitingOf(work).waitMs === 0) throw obstacle;
+    if (tries === 1) work.options.onWait(obstacle.message);
+    await host.sleep(pauseMs * (0.5 + Math.random() / 2));
+    pauseMs = Math.min(pauseMs * 1.5, LONGEST_PAUSE_MS);
+  }
+}
+
+async function planAndEnter(
+  work: Work,
+  request: ActionRequest,
+): Promise<{ plan: Plan; record: PlanRecord } | HeldUp> {
+  const table = await effectiveTable(work);
+  const number = work.journal?.state.statements.length ?? 0;
+  let planned: { plan: Plan; record: PlanRecord };
+  try {
+    planned = await planStatement(work, { table, request, number, earlier: [] });
+    await work.images.lock(waitingOf(work), changedImages(planned.record));
+  } catch (error) {
+    return await heldUpInstead(work, request, error);
+  }
+  const { plan, record } = planned;
+  throwIfInterrupted(work.options.signal);
+  if (!work.journal && hasNothingToDo(record)) {
+    work.idle.push(record);
+    return planned;
+  }
+  const entered = await enterPlan(work, table, record);
+  return "obstacle" in entered ? entered : { plan, record: entered };
+}
+
+/** A device that is held may not be to be planned on, because of what holds it: that is the cause to be told. */
+async function heldUpInstead(work: Work, { kind }: ActionRequest, error: unknown): Promise<HeldUp> {
+  if (!(error instanceof ImgtxError) || error.device === undefined) throw error;
+  const devices = [error.device];
+  if (!(await isWorkspaceMade(work.workspace))) throw error;
+  const lock = await lockWorkspaceIfFree(work.workspace);
+  if (!lock) throw error;
+  try {
+    const notes = await settleJournals(work.workspace, { except: work.id, devices });
+    const heldUp = await findHeldUp(work, { devices, kind }, notes);
+    if (!heldUp) throw error;
+    return heldUp;
+  } finally {
+    await lock.close();
+  }
+}
+
+/** What still stands in the way when that which can be finished is; undefined: nothing. */
+async function tryToEnd(work: Work, { obstacle, unfinished }: HeldUp): Promise<ImgtxError | undefined> {
+  if (unfinished === undefined) return obstacle;
+  const { onProgress, onRecovered } = work.options;
+  const notes = await finishPatiently(work.workspace, unfinished, { waiting: waitingOf(work), onProgress });
+  for (const note of notes) {
+    if (note.did === "waiting") return heldError(note, obstacle.device);
+    onRecovered?.(note);
+  }
+  return notes.length === 0 ? obstacle : undefined;
+}
+
+/** A transaction of nothing would make a generation that is the one before. */
+function hasNothingToDo({ changes, newFiles, patches, redo, kind }: PlanRecord): boolean {
+  return (
+    traitsOf(kind).mayDoNothing === true &&
+    [changes, newFiles, patches, redo].every(({ length }) => length === 0)
+  );
+}
+
+/** The plan as it is in the journal; else what stood in the way, which may pass. */
+async function enterPlan(
+  work: Work,
+  plannedOn: DeviceTable,
+  record: PlanRecord,
+): Promise<PlanRecord | HeldUp> {
+  const { workspace } = work;
+  await makeWorkspace(workspace, new Date(workspace.storage.host.now()).toISOString());
+  const lock = await lockWorkspace(workspace, waitingOf(work));
+  try {
+    const notes = await settleJournals(workspace, { except: work.id, devices: record.devices });
+    for (const note of notes) if (note.did !== "waiting") work.options.onRecovered?.(note);
+    const heldUp = await findHeldUp(work, record, notes);
+    if (heldUp) return heldUp;
+    const table = await effectiveTable(work);
+    const entryOf = (of: DeviceTable, name: string) => JSON.stringify(findDevice(of, name));
+    const moved = record.devices.find((name) => entryOf(table, name) !== entryOf(plannedOn, name));
+    if (moved !== undefined) {
+      const why = "another command changed the device meanwhile";
+      return { obstacle: new ImgtxError("E_CHANGED", why, { device: moved }) };
+    }
+    const next = withDevices(table, record.changes);
+    assertShown(table, next);
+    await assertActiveLayersApart(workspace.storage, next, record.devices);
+    return await addPlan(work, record);
+  } finally {
+    await lock.close();
+  }
+}
+
+async function addPlan(work: Work, record: PlanRecord): Promise<PlanRecord> {
+  const { endsCopies, isResumable } = traitsOf(record.kind);
+  if (endsCopies) {
+    await removeParked(work.workspace, record.devices, work.options.onKept);
+  }
+  if (work.journal) {
+    await work.journal.append(record, "plan");
+    return record;
+  }
+  const copy = { record, id: work.id };
+  const parked = isResumable ? await takeParked(work.workspace, copy, work.options.onKept) : undefined;
+  const plan = parked?.state.statements[0]?.plan;
+  if (parked && plan) {
+    work.journal = parked;
+    work.id = parked.id;
+    return plan;
+  }
+  const begin = beginRecordOf(work.workspace, {
+    id: work.id,
+    name: null,
+    onError: "abort",
+    implicit: true,
+    owned: false,
+    owner: null,
+  });
+  work.journal = await Journal.create(work.workspace, begin, [record]);
+  return record;
+}

@@ -1,0 +1,42 @@
+// Opens a transaction: its journal comes into being under the workspace lock.
+
+import { describeWorker, lockWorkspace, type Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { NO_TRANSACTION, sayWhose } from "../choose.ts";
+import { beginRecordOf, Journal } from "../journal/index.ts";
+import { findOpen } from "./pick-journal.ts";
+import type { LockWait } from "../request.ts";
+
+export async function createJournal(
+  workspace: Workspace,
+  choice: { id: string; name: string | null; onError: "abort" | "keep"; owned: boolean },
+  wait: LockWait,
+): Promise<Journal> {
+  const lock = await lockWorkspace(workspace, wait);
+  try {
+    if (choice.name !== null) await assertNameFree(workspace, choice.name);
+    const owner = choice.owned ? await describeWorker(workspace) : null;
+    return await Journal.create(
+      workspace,
+      beginRecordOf(workspace, { ...choice, implicit: false, owner }),
+      [],
+    );
+  } finally {
+    await lock.close();
+  }
+}
+
+/** One that is open may be named by its id or by its name: neither may mean another one. */
+async function assertNameFree(workspace: Workspace, name: string): Promise<void> {
+  if (name === NO_TRANSACTION) {
+    throw new ImgtxError(
+      "E_USAGE",
+      `a transaction can't be called '${name}': \`--txn ${name}\` stands for no one`,
+    );
+  }
+  const other = (await findOpen(workspace)).find((open) => open.id === name || open.name === name);
+  if (!other) return;
+  throw new ImgtxError("E_TRANSACTION", `'${name}' is an open transaction already: ${sayWhose(other)}`, {
+    hint: `choose another name, or end that one with \`imgtx txn commit ${other.id}\` or \`imgtx txn abort ${other.id}\``,
+  });
+}

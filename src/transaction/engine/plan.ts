@@ -1,0 +1,194 @@
+// From a request to the record that goes into the journal. Changes nothing.
+
+import {
+  canonicalPath,
+  type DeviceTable,
+  findDevice,
+  readGeneration,
+  trustedBy,
+} from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import type { GateOptions } from "../../format/index.ts";
+import type { Plan, PlanContext } from "../actions/plan/action.ts";
+import { planAction } from "../actions/index.ts";
+import { watchChain } from "../actions/plan/chain-entry.ts";
+import {
+  type NewFile,
+  type PlanRecord,
+  redoLogPath,
+  stagingPath,
+  type WatchedImage,
+  liveStatements,
+} from "../journal/index.ts";
+import { imagesPatchedAtCommit } from "../images/patches.ts";
+import { findPendingOverlay } from "../commit/merges.ts";
+import { readUnfinished } from "../describe.ts";
+import { markFolders } from "../images/planned-folders.ts";
+import { type ImageChange, imagesRedone } from "../images/redo.ts";
+import type { ActionRequest } from "../request.ts";
+import type { Work } from "./work.ts";
+
+export interface StatementToPlan {
+  readonly table: DeviceTable;
+  readonly request: ActionRequest;
+  readonly number: number;
+  /** The earlier statements of a dry run, which have made and changed nothing. */
+  readonly earlier: readonly PlanRecord[];
+}
+
+export async function planStatement(
+  work: Work,
+  statement: StatementToPlan,
+): Promise<{ plan: Plan; record: PlanRecord }> {
+  const { request, number } = statement;
+  const plan = await planAction(request, contextOf(work, statement));
+  const newFiles = plan.filesToMake.map(
+    ({ path, mergesAs }, index): NewFile => ({
+      path,
+      staging: stagingPath(path, work.id, number, index),
+      mergesAs: mergesAs ?? null,
+    }),
+  );
+  const watched = watch(plan);
+  const redo = nameLogs(work, plan.redo ?? []);
+  const record: PlanRecord = {
+    type: "plan",
+    statement: number,
+    kind: request.kind,
+    devices: plan.devices,
+    reports: plan.reports,
+    newFiles,
+    changes: plan.changes,
+    allowPaths: plan.allowPaths,
+    watched,
+    renewable: plan.renewable ?? false,
+    renews: plan.renewable ? findRenewed(work, watched) : [],
+    patches: plan.patches ?? [],
+    redo,
+    folders: await markFolders(work.workspace.storage, [
+      ...newFiles.map(({ path }) => path),
+      ...(plan.patches ?? []).map(({ image }) => image),
+      ...redo.map(({ image }) => image),
+    ]),
+  };
+  return { plan, record };
+}
+
+/** Each change with its log: the one that the image has already in this transaction, else a new one. */
+function nameLogs({ id, staged, journal }: Work, changes: readonly ImageChange[]): PlanRecord["redo"] {
+  const taken = journal?.state.statements.flatMap(({ plan }) => plan.redo).length ?? 0;
+  return changes.map(({ link: { path, stat } }, index) => ({
+    image: path,
+    log: staged.logOf(stat) ?? redoLogPath(path, id, taken + index),
+  }));
+}
+
+/** Existing images that the statement changes, now or at the commit. */
+export function changedImages({ patches, redo, newFiles }: PlanRecord): ReadonlySet<string> {
+  const merged = newFiles.flatMap(({ path, mergesAs }) => (mergesAs === null ? [] : path));
+  return new Set([...[...patches, ...redo].map(({ image }) => image), ...merged]);
+}
+
+function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext {
+  const { workspace, options, images } = work;
+  const made = new Set(
+    earlier.flatMap(({ newFiles }) =>
+      newFiles.flatMap(({ path, mergesAs }) => (mergesAs === null ? path : [])),
+    ),
+  );
+  const planned = earlier.flatMap(({ patches }) => patches);
+  // As it is now: this statement joins it before its files are filled.
+  const before = work.journal?.state;
+  const generations = new Map<number, Promise<DeviceTable | undefined>>();
+  return {
+    storage: work.staged,
+    transaction: work.id,
+    root: workspace.root,
+    table,
+    pending: new Set([
+      ...(work.journal ? imagesPatchedAtCommit(work.journal.state) : []),
+      ...(work.journal ? imagesRedone(work.journal.state) : []),
+      ...planned.flatMap(({ image, when }) => (when === "commit" ? [image] : [])),
+    ]),
+    unwritten: new Set(planned.map(({ image }) => image)),
+    readUnfinished: async () => new Set((await readUnfinished(workspace)).keys()),
+    async readGeneration(generation) {
+      const known = generations.get(generation) ?? readGeneration(workspace, generation);
+      generations.set(generation, known);
+      return await known;
+    },
+    contentPath: (image) => (before && findPendingOverlay(before, image)) ?? image,
+    // Of chains that were opened before by the device's own gate: all that any of them trusts.
+    gate: images.gateWith([...trustOfAll(table), ...options.allowPaths]),
+    async canonicalPath(path, device) {
+      try {
+        const canonical = await canonicalPath(workspace.storage, path);
+        assertNotOfWorkspace(canonical);
+        return canonical;
+      } catch (error) {
+        throw error instanceof ImgtxError ? error.with({ device }) : error;
+      }
+    },
+    async openChain(path, format, device, allowPaths = []) {
+      if (made.has(path)) {
+        throw new ImgtxError(
+          "E_UNSUPPORTED",
+          "a dry run can't look into an image that an earlier action would make",
+          {
+            device,
+            image: path,
+            hint: "run it in a transaction without --dry-run, look, and abort the transaction",
+          },
+        );
+      }
+      return await images.openChain(path, format, device, trustOf(table, device, options, allowPaths));
+    },
+  };
+}
+
+/** For the chains of one device: the workspace's word, the command's, and the device's own. */
+function trustOf(
+  table: DeviceTable,
+  device: string,
+  options: Work["options"],
+  further: readonly string[],
+): Pick<GateOptions, "allowPaths" | "device"> {
+  const present = findDevice(table, device);
+  const allowPaths = [...table.allowPaths, ...options.allowPaths, ...further];
+  return present ? { allowPaths: [...allowPaths, ...trustedBy(present)], device } : { allowPaths };
+}
+
+function trustOfAll({ allowPaths, devices }: DeviceTable): readonly string[] {
+  return [...allowPaths, ...devices.flatMap((entry) => trustedBy(entry))];
+}
+
+/**
+ * E_REFUSED for a path in the own folder of any workspace, `devices/…` among them: a view is taken away
+ * two generations later, and a device that was named by it, or an image that was put there, is lost to it.
+ */
+function assertNotOfWorkspace(path: string): void {
+  if (!path.split("/").includes(".imgtx")) return;
+  throw new ImgtxError("E_REFUSED", "it is in a folder that imgtx keeps its own files in, and replaces", {
+    image: path,
+    hint: "name the image by a path of its own, not through `devices` or `.imgtx`",
+  });
+}
+
+/** Images that only copies have looked at before: those count as they are now. */
+function findRenewed({ journal }: Work, watched: readonly WatchedImage[]): string[] {
+  const earlier = journal ? liveStatements(journal.state) : [];
+  return watched.flatMap(({ image }) => {
+    const users = earlier.filter(({ plan }) => plan.watched.some((one) => one.image === image));
+    return users.length > 0 && users.every(({ plan }) => plan.renewable) ? [image] : [];
+  });
+}
+
+function watch(plan: Plan): WatchedImage[] {
+  const watched = new Map<string, WatchedImage>();
+  for (const { device, chain } of plan.chains) {
+    for (const one of watchChain(device, chain)) {
+      if (!watched.has(one.image)) watched.set(one.image, one);
+    }
+  }
+  return [...watched.values()];
+}

@@ -1,0 +1,63 @@
+// Reads mirrors back after what brought them in line was merged, and compares them with their devices: a merge
+// that went wrong, or a disk that does not keep what it was given, shows in nothing else.
+
+import { type DeviceTable, findDevice, trustedBy } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { openImage } from "../../format/index.ts";
+import { verifiedBy } from "../actions/index.ts";
+import type { PlanRecord } from "../journal/index.ts";
+import { verifyCopy } from "../actions/plan/mirroring.ts";
+import type { ActionRequest } from "../request.ts";
+import type { Work } from "./work.ts";
+
+/**
+ * Of mirrors whose request says so, and that were merged into. The command still holds its locks on all of them.
+ * E_IO, with what was committed, where one differs.
+ */
+export async function verifyMerged(
+  work: Work,
+  requests: readonly ActionRequest[],
+  plans: readonly PlanRecord[],
+  table: DeviceTable,
+): Promise<void> {
+  const merged = new Set(
+    plans.flatMap(({ newFiles }) => newFiles.flatMap(({ path, mergesAs }) => (mergesAs ? path : []))),
+  );
+  for (const request of requests) {
+    for (const device of verifiedBy(request)) {
+      const image = findDevice(table, device)?.mirror?.image;
+      if (image !== undefined && merged.has(image)) await verifyOne(work, table, device);
+    }
+  }
+}
+
+async function verifyOne(work: Work, table: DeviceTable, device: string): Promise<void> {
+  const entry = findDevice(table, device);
+  if (!entry?.mirror) return;
+  const { storage } = work.workspace;
+  const gate = work.images.gateWith([
+    ...table.allowPaths,
+    ...work.options.allowPaths,
+    ...trustedBy(entry),
+    ...[...entry.chain, ...entry.mirror.chain].map(({ image }) => image),
+  ]);
+  const { image: path, format } = entry.mirror;
+  const { signal, onProgress } = work.options;
+  const watching = { signal, onProgress };
+  try {
+    const source = await openImage(storage, entry.image, { format: entry.format, gate });
+    try {
+      await verifyCopy(source, { device, path, format }, { storage, gate }, watching);
+    } finally {
+      await source.close();
+    }
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    throw error.reworded(`it was brought in line, and committed; then ${error.message}`, {
+      device,
+      image: error.image ?? path,
+      changed: true,
+      hint: `look at the kernel's log; \`imgtx mirror ${device} --verify\` compares both, and mends the mirror`,
+    });
+  }
+}

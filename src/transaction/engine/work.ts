@@ -1,0 +1,69 @@
+// What one command works on.
+
+import { type DeviceTable, readTable, withDevices, type Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import type { StagedStorage } from "../../format/index.ts";
+import { changesOf, type Journal, type PlanRecord } from "../journal/index.ts";
+import { withCommitted } from "../commit/committed-table.ts";
+import { OpenedImages } from "../images/opened-images.ts";
+import { openStaged } from "../images/redo.ts";
+import type { RunOptions } from "../request.ts";
+
+export interface Work {
+  readonly workspace: Workspace;
+  readonly options: RunOptions;
+  /** When the command has waited as long as it may, by the host's monotonic clock. */
+  readonly deadlineMs: number;
+  readonly images: OpenedImages;
+  /** The images as the statements of the transaction leave them. */
+  staged: StagedStorage;
+  /** The transaction's: that of a copy which was cut off, where this command goes on with it. */
+  id: string;
+  /** Plans of statements that had nothing to do, while there was no journal to tell them to. */
+  readonly idle: PlanRecord[];
+  /** What was found out amid the work, to be told with the action on that device. */
+  readonly found: { readonly device: string; readonly sentence: string }[];
+  /** Undefined until an implicit transaction has its first plan. */
+  journal: Journal | undefined;
+  /** What has to be durable before the commit mark, and that nobody has waited for yet. */
+  underWay: Promise<unknown>;
+}
+
+/** The caller ends it, and closes the journal. */
+export async function startWork(
+  {
+    workspace,
+    root,
+    currentFolder,
+  }: { readonly workspace: Workspace; readonly root: string; readonly currentFolder: string },
+  options: RunOptions,
+  parts: Pick<Work, "id" | "journal">,
+): Promise<Work> {
+  const deadlineMs = workspace.storage.host.monotonicMs() + options.waitMs;
+  const staged = await openStaged(workspace.storage, parts.journal?.state);
+  const images = new OpenedImages(staged, { workspaceRoot: root, currentFolder });
+  const rest = { idle: [], found: [], underWay: Promise.resolve() };
+  return { workspace, options, deadlineMs, staged, images, ...parts, ...rest };
+}
+
+export async function endWork({ images, staged }: Work): Promise<void> {
+  await images.close();
+  await staged.close();
+}
+
+/** The table as it will be, with the changes of the work's transaction on top. */
+export async function effectiveTable({ workspace, journal, id }: Work): Promise<DeviceTable> {
+  const table = await withCommitted(workspace, await readTable(workspace), id);
+  return journal ? withDevices(table, changesOf(journal.state)) : table;
+}
+
+/** How long this command still waits. */
+export function waitingOf({ workspace, options, deadlineMs }: Work): RunOptions {
+  return { ...options, waitMs: Math.max(0, deadlineMs - workspace.storage.host.monotonicMs()) };
+}
+
+/** Asked before each step that can still be taken back; never behind the commit mark. */
+export function throwIfInterrupted(signal: AbortSignal | undefined): void {
+  if (!signal?.aborted) return;
+  throw signal.reason instanceof ImgtxError ? signal.reason : new ImgtxError("E_INTERRUPTED", "interrupted");
+}

@@ -1,0 +1,151 @@
+// The images that one command has open, and QEMU's locks on them. Both end with the command, and never
+// earlier: a lock that is dropped before the commit mark would let a guest start in between. Only a plan
+// that came to nothing gives its own back.
+//
+// Invariant: the paths of a chain are canonical. The table and the journals keep them as names relative to
+// the workspace, and a `..` behind a symbolic link would lead elsewhere in there than it does on the disk.
+
+import { posix } from "node:path";
+import { canonicalPath } from "../../device/index.ts";
+import {
+  type Chain,
+  type ChainLink,
+  type GateOptions,
+  holdImages,
+  identityOf,
+  openChain,
+  parseImageFormat,
+} from "../../format/index.ts";
+import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+
+interface HeldImage {
+  readonly file: StorageFile;
+  readonly isWritten: boolean;
+  /** Index of the chain that the file belongs to. */
+  readonly chain: number;
+}
+
+export class OpenedImages {
+  readonly #storage: Storage;
+  readonly #gate: { readonly workspaceRoot: string; readonly currentFolder: string };
+  readonly #chains: { chain: Chain; device: string }[] = [];
+  readonly #made = new Map<string, StorageFile>();
+  /** Real paths of folders. */
+  readonly #folders = new Map<string, string>();
+  /** By file system and inode: through which open file this command holds the locks. */
+  readonly #held = new Map<string, HeldImage>();
+  #unlockedFrom = 0;
+
+  constructor(storage: Storage, gate: { readonly workspaceRoot: string; readonly currentFolder: string }) {
+    this.#storage = storage;
+    this.#gate = gate;
+  }
+
+  gateWith(allowPaths: readonly string[]): GateOptions {
+    return { ...this.#gate, allowPaths };
+  }
+
+  async openChain(
+    path: string,
+    format: string | undefined,
+    device: string,
+    trust: Pick<GateOptions, "allowPaths" | "device">,
+  ): Promise<Chain> {
+    try {
+      const chain = await openChain(this.#storage, path, {
+        format: format === undefined ? undefined : parseImageFormat(format),
+        gate: { ...this.#gate, ...trust },
+      });
+      const opened = { chain, device };
+      this.#chains.push(opened);
+      opened.chain = await this.#withCanonicalPaths(chain);
+      return opened.chain;
+    } catch (error) {
+      throw error instanceof ImgtxError ? error.with({ device, image: path }) : error;
+    }
+  }
+
+  /**
+   * Locks all that was opened since the last call, as one group in one order; what is to be written, as a writer's.
+   * An image that the command has locked already is locked through the same open file again, or not at all: two
+   * of its own would stand in each other's way.
+   */
+  async lock(waiting: LockWaiting, written: ReadonlySet<string>): Promise<void> {
+    const images = new Map<string, HeldImage & { path: string; device: string }>();
+    for (const [index, { chain, device }] of this.#chains.entries()) {
+      if (index < this.#unlockedFrom) continue;
+      for (const { file, path } of chain.links.flatMap(placesOf)) {
+        const key = identityOf(await file.stat());
+        const known = images.get(key) ?? this.#held.get(key);
+        const isWritten = written.has(path);
+        if (known && (known.isWritten || !isWritten)) continue;
+        images.set(key, { file: known?.file ?? file, path, device, isWritten, chain: known?.chain ?? index });
+      }
+    }
+    await holdImages(this.#storage, [...images.values()], waiting);
+    for (const [key, { file, isWritten, chain }] of images) this.#held.set(key, { file, isWritten, chain });
+    this.#unlockedFrom = this.#chains.length;
+  }
+
+  /** Keeps a file that the command made, which has its final name now. */
+  keepMade(path: string, file: StorageFile): void {
+    this.#made.set(path, file);
+  }
+
+  /** Every image that is open, by path. */
+  byPath(): ReadonlyMap<string, { file: StorageFile; isLocked: boolean }> {
+    const open = new Map<string, { file: StorageFile; isLocked: boolean }>();
+    for (const [path, file] of this.#made) open.set(path, { file, isLocked: false });
+    for (const { chain } of this.#chains.slice(0, this.#unlockedFrom)) {
+      for (const { path, file, dataFile } of chain.links) {
+        open.set(path, { file, isLocked: true });
+        if (dataFile) open.set(dataFile.path, { file: dataFile.file, isLocked: true });
+      }
+    }
+    return open;
+  }
+
+  /** How many chains are open: a moment to go back to. */
+  mark(): number {
+    return this.#chains.length;
+  }
+
+  /** Closes what was opened since, with its locks, for a plan that is made anew. */
+  async closeSince(mark: number): Promise<void> {
+    for (const { chain } of this.#chains.splice(mark)) await chain.close();
+    this.#unlockedFrom = Math.min(this.#unlockedFrom, this.#chains.length);
+    for (const [key, { chain }] of this.#held) if (chain >= mark) this.#held.delete(key);
+  }
+
+  async close(): Promise<void> {
+    await this.closeSince(0);
+    for (const file of this.#made.values()) await file.close();
+    this.#made.clear();
+  }
+
+  async #withCanonicalPaths(chain: Chain): Promise<Chain> {
+    const links = await Promise.all(
+      chain.links.map(async (link) => ({
+        ...link,
+        path: await this.#canonical(link.path),
+        dataFile: link.dataFile && { ...link.dataFile, path: await this.#canonical(link.dataFile.path) },
+      })),
+    );
+    return { links, close: async () => await chain.close() };
+  }
+
+  async #canonical(path: string): Promise<string> {
+    const folder = posix.dirname(path);
+    const known = this.#folders.get(folder);
+    if (known !== undefined) return posix.join(known, posix.basename(path));
+    const canonical = await canonicalPath(this.#storage, path);
+    this.#folders.set(folder, posix.dirname(canonical));
+    return canonical;
+  }
+}
+
+/** A link's own file and its data file, with their canonical paths. */
+function placesOf({ file, path, dataFile }: ChainLink): { file: StorageFile; path: string }[] {
+  return dataFile ? [{ file, path }, dataFile] : [{ file, path }];
+}

@@ -1,0 +1,312 @@
+// Changes of images in place: what a statement changes goes into a redo log beside the image, which the commit carries
+// out after its mark.
+//
+// Invariants
+// - The plan names each log before it is made. The log is durable before the statement counts as prepared; the image
+//   itself is not touched before the commit mark.
+// - A log holds on what its image was when it was begun. Where that has changed since, nothing is written by it: a
+//   statement that copies anew begins a log of its own, and the one before is only still to be removed.
+// - After the mark a log is applied from its start, as often as it takes, by the very file that was planned, and under
+//   the guard that the change needs (format/staged). An image that the devices leave waits until the table has moved.
+// - Logs go when the table has moved, durably, and before the journal that knows them by name.
+
+import { posix } from "node:path";
+import type { Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  applyLog,
+  type ChainLink,
+  describeChanges,
+  type Fingerprint,
+  fingerprintAt,
+  type Guard,
+  isFileFenced,
+  isSameFile,
+  planFileFence,
+  RedoLog,
+  renewApplied,
+  sectorsOfFence,
+  settleFingerprint,
+  StagedStorage,
+  surveyImage,
+  takeFingerprint,
+} from "../../format/index.ts";
+import type { LockWaiting, Reservation, Storage, StorageFile } from "../../storage/index.ts";
+import {
+  lastSeen,
+  liveStatements,
+  type PlanRecord,
+  type PreparedRedo,
+  redoLogNumber,
+  redoOf,
+  type TransactionState,
+} from "../journal/index.ts";
+import {
+  fromBase64,
+  lockWriter,
+  openIfFree,
+  openUnlessGone,
+  replacedSince,
+  SECTOR_BYTES,
+} from "./patches.ts";
+import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
+import { removeFinished } from "./removal.ts";
+import type { KeptFile } from "../request.ts";
+
+/** A change of an image that is there, as an action plans it. */
+export interface ImageChange {
+  /** As the plan opened it. */
+  readonly link: ChainLink;
+  /** Writes the change. The file shows the image as the statements before leave it. */
+  write(file: StorageFile): Promise<void>;
+}
+
+/** The images as the statements of the transaction leave them. The caller closes it. */
+export async function openStaged(
+  storage: Storage,
+  state: TransactionState | undefined,
+): Promise<StagedStorage> {
+  const staged = new StagedStorage(storage);
+  if (!state) return staged;
+  try {
+    for (const redo of redoOf(state).values()) {
+      // Where the image has gone, or changed since, the log says nothing of what is there now: the commit will say so.
+      if (!(await isBaseUnchanged(storage, state, redo))) continue;
+      await staged.resume(redo.image, { log: posix.basename(redo.log), end: redo.end }, "write");
+    }
+    return staged;
+  } catch (error) {
+    await staged.close();
+    throw error;
+  }
+}
+
+/** What the log's image was when it was begun. */
+function baseOf(state: TransactionState, { image, log }: PreparedRedo): Fingerprint {
+  const first = liveStatements(state).find(({ prepared }) => prepared?.redo.some((one) => one.log === log));
+  const base = first?.plan.watched.find((one) => one.image === image);
+  if (!base) throw new Error("an image with a redo log is watched");
+  return base.fingerprint;
+}
+
+async function isBaseUnchanged(
+  storage: Storage,
+  state: TransactionState,
+  redo: PreparedRedo,
+): Promise<boolean> {
+  const now = await fingerprintAt(storage, redo.image, undefined);
+  const before = { ...baseOf(state, redo), headerSha256: null };
+  return now !== undefined && describeChanges(before, now).length === 0;
+}
+
+/** Writes the statement's changes into their logs, durably. What the plan record keeps of them is in the same order. */
+export async function stageChanges(
+  staged: StagedStorage,
+  transaction: string,
+  record: PlanRecord,
+  changes: readonly ImageChange[],
+): Promise<PreparedRedo[]> {
+  const guards = new Map<string, PreparedRedo["guardedBy"]>();
+  for (const [index, change] of changes.entries()) {
+    const { link } = change;
+    const planned = record.redo[index];
+    if (!planned) throw new Error("each change of an image was planned");
+    const { image, log } = planned;
+    // Version 2 of qcow2 and raw have no place for a fence.
+    const guardedBy = link.header && link.header.version > 2 ? "fence" : "digests";
+    if (staged.logOf(link.stat) === undefined) {
+      await staged.stage(image, { transaction, number: redoLogNumber(log), guardedBy });
+    }
+    const file = await staged.openFile(image, "write");
+    try {
+      await change.write(file);
+      const fence = guardedBy === "fence" ? await planFileFence(file.onDisk ?? file, transaction) : undefined;
+      if (fence) {
+        const { start, lengthBytes } = sectorsOfFence(fence);
+        await staged.include(image, start, lengthBytes);
+      }
+    } finally {
+      await file.close();
+    }
+    guards.set(log, guardedBy);
+  }
+  const sealed = changes.length === 0 ? [] : await staged.seal();
+  const byPath = new Map(sealed.map((one) => [posix.join(posix.dirname(one.image), one.log), one]));
+  return record.redo.map(({ image, log }) => {
+    const [one, guardedBy] = [byPath.get(log), guards.get(log)];
+    if (!one || !guardedBy) throw new Error("each log that was written is sealed");
+    return { ...one, image, log, guardedBy };
+  });
+}
+
+/** Images that are changed by redo logs after the commit mark. */
+export function imagesRedone(state: TransactionState): ReadonlySet<string> {
+  return new Set(redoOf(state).keys());
+}
+
+/** Those of them that need a fence meanwhile. */
+export function imagesToFence(state: TransactionState): string[] {
+  return [...redoOf(state).values()].flatMap(({ image, guardedBy }) =>
+    guardedBy === "fence" ? [image] : [],
+  );
+}
+
+/** E_CHANGED, before the mark, where a log is about what its image is not any more; E_CORRUPT for a damaged log. */
+export async function assertRedoFits({ storage }: Workspace, state: TransactionState): Promise<void> {
+  const seen = lastSeen(state);
+  for (const redo of redoOf(state).values()) {
+    const { image } = redo;
+    const now = seen.get(image);
+    if (!now || describeChanges(baseOf(state, redo), now.fingerprint).length > 0) {
+      throw new ImgtxError("E_CHANGED", "the image has changed since the transaction began to change it", {
+        image,
+        hint: "`imgtx txn abort` takes the transaction back; then begin again",
+      });
+    }
+    const log = await RedoLog.open(storage, redo.log, redo.end, "read");
+    await log.close();
+  }
+}
+
+/** Takes the space that applying the logs needs, before the mark. The caller gives it back, also where this fails. */
+export async function reserveForRedo(
+  { storage }: Workspace,
+  state: TransactionState,
+  taken: Reservation[],
+): Promise<void> {
+  for (const { image, changedSectors } of redoOf(state).values()) {
+    taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES));
+  }
+}
+
+export interface HowToApply {
+  /** Whether the caller holds QEMU's locks on the images, and nobody has written to them since the mark. */
+  readonly isLocked: boolean;
+  /** How long to wait for them, where it does not. */
+  readonly waiting?: LockWaiting | undefined;
+  /** Which images it is about. */
+  readonly isDue: (image: string) => boolean;
+  /** Whether the table has moved: a log that is not there any more was applied then. */
+  readonly hasMoved?: boolean;
+  /** Told of images that are left as they are. Undefined: that is an error. */
+  readonly onLeft?: ((file: KeptFile) => void) | undefined;
+  readonly onNotice?: ((line: string) => void) | undefined;
+}
+
+/** Applies the logs, durably. Returns what the images look like then, but for those that somebody may have written to. */
+export async function applyRedo(
+  { storage }: Workspace,
+  state: TransactionState,
+  how: HowToApply,
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  const looks = new Map<string, Fingerprint>();
+  for (const redo of redoOf(state).values()) {
+    if (!how.isDue(redo.image)) continue;
+    try {
+      const look = await applyOne(storage, state, redo, how);
+      if (look) looks.set(redo.image, look);
+    } catch (error) {
+      if (!how.onLeft || !(error instanceof ImgtxError) || !LEFT_BY_FORCE.has(error.code)) throw error;
+      how.onLeft({ path: redo.image, why: error.message });
+    }
+  }
+  return looks;
+}
+
+const LEFT_BY_FORCE: ReadonlySet<string> = new Set(["E_CHANGED", "E_NOT_FOUND", "E_CORRUPT"]);
+
+async function applyOne(
+  storage: Storage,
+  state: TransactionState,
+  redo: PreparedRedo,
+  how: HowToApply,
+): Promise<Fingerprint | undefined> {
+  const { image } = redo;
+  const base = baseOf(state, redo);
+  const seen = await openUnlessGone(storage, image, "read");
+  if (!seen) {
+    if (await isDiskThere(storage, image, foldersOf(state))) return undefined;
+    throw diskIsAway(image, "it is still to be changed");
+  }
+  let log: RedoLog | undefined;
+  let file: StorageFile | undefined;
+  try {
+    log = await openLog(storage, redo, how.hasMoved === true);
+    if (!log) return undefined;
+    const guard = guardOf(state, redo);
+    if (!isSameFile(base, await seen.stat())) throw replacedSince(image);
+    const found = how.isLocked ? "untouched" : await surveyOrRefuse(log, seen, guard);
+    if (found === "used" && (await isFileFenced(seen))) throw writtenSince(image, 0);
+    if (found === "used") {
+      how.onNotice?.(`${image} was written to since imgtx changed it, and is left as it is`);
+      return undefined;
+    }
+    file = found === "applied" ? await openIfFree(storage, image) : await storage.openFile(image, "write");
+    if (!file) return undefined;
+    if (found === "applied") {
+      await renewApplied(log, file);
+      // Whoever applied it has died since. From then on a guest may have opened the image, and what it looks like now
+      // must not pass for what imgtx made of it.
+      return undefined;
+    }
+    if (!how.isLocked) await lockWriter(storage, file, how.waiting);
+    await applyLog(log, file, guard);
+    const now = await takeFingerprint(file, base.headerSha256 !== null);
+    return await settleFingerprint(storage.host, file, now);
+  } finally {
+    await file?.close();
+    await log?.close();
+    await seen.close();
+  }
+}
+
+async function openLog(
+  storage: Storage,
+  redo: PreparedRedo,
+  hasMoved: boolean,
+): Promise<RedoLog | undefined> {
+  if (!(await storage.statLink(redo.log))) {
+    if (hasMoved) return undefined;
+    throw new ImgtxError(
+      "E_CORRUPT",
+      `its redo log has gone, '${redo.log}', and with it what is to be changed`,
+      {
+        image: redo.image,
+        hint: "put the file back",
+      },
+    );
+  }
+  return await RedoLog.open(storage, redo.log, redo.end, "read");
+}
+
+async function surveyOrRefuse(
+  log: RedoLog,
+  file: StorageFile,
+  guard: Guard,
+): Promise<"untouched" | "partly" | "applied" | "used"> {
+  const survey = await surveyImage(log, file, guard);
+  if (survey.state !== "foreign") return survey.state;
+  throw writtenSince(file.path, survey.offset);
+}
+
+function writtenSince(image: string, offset: number): ImgtxError {
+  return new ImgtxError("E_CHANGED", "somebody has written to it where imgtx was to change it", {
+    image,
+    offset,
+    hint: "find out who wrote to it; what stands there was left as it is",
+  });
+}
+
+function guardOf({ fences }: TransactionState, { image, guardedBy }: PreparedRedo): Guard {
+  if (guardedBy === "digests") return { kind: "digests" };
+  const fence = fences.find((one) => one.image === image);
+  if (!fence) throw new Error("an image that is changed under a fence has one before the mark");
+  const { offset, before, after } = fence;
+  return { kind: "fence", fence: { offset, before: fromBase64(before), after: fromBase64(after) } };
+}
+
+/** The table has moved: what was applied is not needed any more. */
+export async function removeRedoLogs({ storage }: Workspace, state: TransactionState): Promise<void> {
+  const logs = new Set(state.statements.flatMap(({ plan }) => plan.redo.map(({ log }) => log)));
+  await removeFinished(storage, [...logs], "redo log gone");
+}

@@ -1,0 +1,139 @@
+// Makes a workspace that is a copy one of its own: `imgtx init --adopt`.
+//
+// Two things can be meant. A copy, or a workspace put back from a backup: its open transactions are those of the
+// original, which went on with them, and they are forgotten. Or the workspace itself, which came here by cp or
+// tar and is nowhere else any more (`--moved`): then they are its own, and go on.
+//
+// Invariants
+// - Nothing that a forgotten transaction speaks of is touched: no image, no overlay, no fence. Its journal is
+//   kept, where nobody takes it for one.
+// - The table is made anew last: cut off before, it is still a copy, and the same command goes on.
+
+import {
+  describeCopy,
+  isWorkspaceMade,
+  lockAsItIs,
+  readTable,
+  replaceTable,
+  type Workspace,
+  workspaceAt,
+} from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import type { Storage } from "../../storage/index.ts";
+import { summarise } from "../commit/finish.ts";
+import { givenUpPath, setAside } from "./given-up.ts";
+import {
+  Journal,
+  type JournalRecord,
+  type JournalSnapshot,
+  liveStatements,
+  type PlannedFolder,
+  readJournals,
+} from "../journal/index.ts";
+import { markFolders } from "../images/planned-folders.ts";
+import type { Adoption, ForgottenTransaction } from "../repair-results.ts";
+import type { LockWait } from "../request.ts";
+
+/** E_NO_WORKSPACE where there is none; E_BUSY where a live process works on a transaction in it. */
+export async function adoptWorkspace(
+  storage: Storage,
+  folder: string,
+  how: LockWait & {
+    readonly moved: boolean;
+    readonly dryRun: boolean;
+    readonly safeWorkspaces?: readonly string[];
+  },
+): Promise<Adoption> {
+  const workspace = await workspaceAt(storage, folder, how.safeWorkspaces);
+  if (!(await isWorkspaceMade(workspace))) {
+    throw new ImgtxError("E_NO_WORKSPACE", `'${workspace.root}' is not a workspace`, {
+      image: workspace.root,
+    });
+  }
+  const lock = await lockAsItIs(workspace, how);
+  try {
+    const copy = await describeCopy(workspace);
+    const journals = await readJournals(workspace);
+    const strange = journals.filter((one) => copy !== undefined || one.isPutBack);
+    assertNobodyWorks(strange);
+    const forgotten = how.moved ? [] : strange.map((one) => describeForgotten(workspace, one));
+    const kept = how.moved ? strange.map(({ id }) => id) : [];
+    if (!how.dryRun) {
+      if (how.moved) await takeOver(workspace, kept);
+      else
+        await setAside(
+          workspace,
+          forgotten.map(({ id }) => id),
+        );
+      if (copy !== undefined) await nameAnew(workspace, how.moved);
+    }
+    const { devices, generation } = await readTable(workspace);
+    return {
+      root: workspace.root,
+      changed: copy !== undefined || strange.length > 0,
+      generation,
+      forgotten,
+      kept,
+      devices: devices.map(({ name, image, format }) => ({ device: name, image, format })),
+    };
+  } finally {
+    await lock.close();
+  }
+}
+
+function assertNobodyWorks(journals: readonly JournalSnapshot[]): void {
+  const busy = journals.find((one) => one.busy);
+  if (!busy) return;
+  throw new ImgtxError("E_BUSY", `a process works on transaction ${busy.id} here`, {
+    image: busy.path,
+    hint: "wait until it has ended: no other workspace's process can have that file open",
+  });
+}
+
+function describeForgotten(workspace: Workspace, { id, state }: JournalSnapshot): ForgottenTransaction {
+  const journal = givenUpPath(workspace, id);
+  if (state instanceof ImgtxError) return { id, journal, what: "unreadable", committed: false, files: [] };
+  const plans = liveStatements(state).map(({ plan }) => plan);
+  const made = plans.flatMap(({ newFiles }) => newFiles.map(({ path }) => path));
+  const patched = plans.flatMap(({ patches, redo }) => [...patches, ...redo].map(({ image }) => image));
+  const files = [...new Set([...made, ...patched])];
+  return { id, journal, what: summarise(state), committed: state.commit !== undefined, files };
+}
+
+/**
+ * Writes each journal to a file of its own. The folders of the workspace are others by now: as they were marked, they
+ * would be those of a disk that is not there, and nothing of them would ever be undone.
+ */
+async function takeOver(workspace: Workspace, ids: readonly string[]): Promise<void> {
+  for (const id of ids) {
+    const journal = await Journal.open(workspace, id, undefined, { asItIs: true });
+    try {
+      if (!journal) continue;
+      const moved = journal.state.statements.flatMap(({ plan }) =>
+        plan.folders.filter(({ path }) => isWithin(workspace.root, path)),
+      );
+      const marks = await markFolders(
+        workspace.storage,
+        moved.map(({ path }) => `${path}/any`),
+      );
+      await journal.takeOver((record) => withMarks(record, marks));
+    } finally {
+      await journal?.close();
+    }
+  }
+}
+
+function withMarks(record: JournalRecord, marks: readonly PlannedFolder[]): JournalRecord {
+  if (record.type !== "plan") return record;
+  const folders = record.folders.map((folder) => marks.find(({ path }) => path === folder.path) ?? folder);
+  return { ...record, folders };
+}
+
+function isWithin(root: string, path: string): boolean {
+  return path === root || path.startsWith(`${root}/`);
+}
+
+async function nameAnew(workspace: Workspace, moved: boolean): Promise<void> {
+  const table = await readTable(workspace);
+  await replaceTable(workspace, moved ? table : { ...table, workspaceId: null });
+}

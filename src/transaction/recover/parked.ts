@@ -1,0 +1,74 @@
+// Copies that were cut off and kept. The command that would make the same copy takes over its journal and goes
+// on; any other one that wants the device's mirror takes the unfinished copy away first.
+//
+// Invariant: a copy goes on only where its plan is what it was: the same images in the same state, the same
+// target, laid out in the same way. The caller holds the workspace lock.
+
+import type { Workspace } from "../../device/index.ts";
+import { Journal, type PlanRecord, readParked } from "../journal/index.ts";
+import { abortJournal } from "./undo.ts";
+import { fromBase64 } from "../images/patches.ts";
+import type { LockWait } from "../request.ts";
+
+/** The journal of the same copy, which is held and goes on; undefined where there is none. */
+export async function takeParked(
+  workspace: Workspace,
+  { record, id: own }: { readonly record: PlanRecord; readonly id: string },
+  onKept: LockWait["onKept"],
+): Promise<Journal | undefined> {
+  let taken: Journal | undefined;
+  for (const id of await listParked(workspace, record.devices)) {
+    const journal = await Journal.open(workspace, id);
+    if (!journal) continue;
+    try {
+      const plan = journal.state.statements[0]?.plan;
+      if (!taken && plan && contentOf(plan, id) === contentOf(record, own)) {
+        await journal.append({ type: "resumed", statement: 0 }, "resumed");
+        taken = journal;
+      } else {
+        for (const file of await abortJournal(workspace, journal, true)) onKept?.(file);
+      }
+    } finally {
+      if (taken !== journal) await journal.close();
+    }
+  }
+  return taken;
+}
+
+/** Removes the unfinished copies of the devices. */
+export async function removeParked(
+  workspace: Workspace,
+  devices: readonly string[],
+  onKept: LockWait["onKept"],
+): Promise<void> {
+  for (const id of await listParked(workspace, devices)) {
+    const journal = await Journal.open(workspace, id);
+    if (!journal) continue;
+    try {
+      for (const file of await abortJournal(workspace, journal, true)) onKept?.(file);
+    } finally {
+      await journal.close();
+    }
+  }
+}
+
+async function listParked(workspace: Workspace, devices: readonly string[]): Promise<string[]> {
+  return (await readParked(workspace)).flatMap(({ id, busy, plan }) =>
+    !busy && plan.devices.some((device) => devices.includes(device)) ? [id] : [],
+  );
+}
+
+/** But for the transaction's id, which is in the names of its files and of its fences. */
+function contentOf(plan: PlanRecord, id: string): string {
+  const withoutId = (bytes: string): string => fromBase64(bytes).toString("latin1").replaceAll(id, "");
+  return JSON.stringify({
+    ...plan,
+    folders: [],
+    newFiles: plan.newFiles.map(({ path, mergesAs }) => ({ path, mergesAs })),
+    patches: plan.patches.map((patch) => ({
+      ...patch,
+      before: withoutId(patch.before),
+      after: withoutId(patch.after),
+    })),
+  });
+}

@@ -1,0 +1,221 @@
+// The ways out of what recovery can't end by itself: a person says that what can't be done is left.
+//
+// Invariants
+// - Only what waits is ended here: never what is open and well, and never what a live process works on.
+// - What is left is named, file by file. The journal is kept as a record where anything is.
+// - A committed transaction is finished or given up, and never undone; one that is not, never finished.
+
+import { assertOwn, lockWorkspace, readTable, replaceTable, type Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { finishCommit, lockForMoments, summarise, withMergesForgotten } from "../commit/finish.ts";
+import { givenUpPath, setAside } from "./given-up.ts";
+import { describeOutcome } from "../describe.ts";
+import {
+  Journal,
+  type JournalSnapshot,
+  liveStatements,
+  readJournals,
+  type Statement,
+  type TransactionState,
+} from "../journal/index.ts";
+import { firstUnfinished, mustAbort } from "./leftovers.ts";
+import { isDiskThere } from "../images/planned-folders.ts";
+import type { GivenUp } from "../repair-results.ts";
+import type { KeptFile, Outcome, RunOptions, Session } from "../request.ts";
+import { undoWhatCanBe } from "./undo.ts";
+
+/** Finishes a committed transaction that waits, and leaves images that are gone, or another's, as they are. */
+export async function forceCommit(session: Session, id: string, options: RunOptions): Promise<Outcome> {
+  const { workspace } = session;
+  return await withWaiting(session, id, async (journal) => {
+    const { state } = journal;
+    if (!state.commit) {
+      throw new ImgtxError("E_TRANSACTION", `transaction ${id} is not committed, and was interrupted`, {
+        hint: `\`imgtx txn abort --force ${id}\` takes back what can be`,
+      });
+    }
+    const kept: KeptFile[] = [];
+    const plans = liveStatements(state).map(({ plan }) => plan);
+    const parts = { transaction: id, plans, kept, pending: false, dryRun: options.dryRun };
+    if (options.dryRun) {
+      return await describeOutcome(workspace, {
+        ...parts,
+        changed: false,
+        table: await readTable(workspace),
+      });
+    }
+    await journal.secure();
+    const table = await finishCommit(workspace, journal, {
+      isLocked: false,
+      waiting: options,
+      onProgress: options.onProgress,
+      onLeft: (file) => {
+        kept.push(file);
+        options.onKept?.(file);
+      },
+      underLock: lockForMoments(workspace, options),
+    });
+    return await describeOutcome(workspace, { ...parts, changed: true, table });
+  });
+}
+
+/** Takes back what can be of a transaction that is not committed, and leaves the rest as it is. */
+export async function forceAbort(session: Session, id: string, options: RunOptions): Promise<Outcome> {
+  const { workspace } = session;
+  return await withWaiting(session, id, async (journal) => {
+    const { state } = journal;
+    if (state.commit) {
+      throw new ImgtxError("E_TRANSACTION", `transaction ${id} is committed, and can't be undone`, {
+        hint: `\`imgtx txn commit --force ${id}\` finishes it; \`imgtx recover --give-up ${id}\` leaves it as it is`,
+      });
+    }
+    const plans = liveStatements(state).map(({ plan }) => plan);
+    let kept: readonly KeptFile[] = [];
+    if (!options.dryRun) {
+      if (!state.begin.implicit && !state.aborting) await journal.append({ type: "abort" }, "abort mark");
+      kept = await undoWhatCanBe(workspace, journal.id, journal.state.statements);
+      for (const file of kept) options.onKept?.(file);
+      if (kept.length === 0) await journal.retire();
+      else await setAsideLocked(workspace, id, options);
+    }
+    return await describeOutcome(workspace, {
+      changed: !options.dryRun,
+      dryRun: options.dryRun,
+      transaction: id,
+      pending: false,
+      undoes: true,
+      plans,
+      table: await readTable(workspace),
+      kept,
+    });
+  });
+}
+
+/** Sets the journal of a transaction that waits aside, and says what is left by it. Changes no image. */
+export async function giveUp(session: Session, id: string, options: RunOptions): Promise<GivenUp> {
+  const { workspace } = session;
+  await assertOwn(workspace);
+  const ended = session.recovered.find((note) => note.transaction === id && note.did !== "waiting");
+  const snapshot = await findWaiting(workspace, id, ended !== undefined);
+  const record = givenUpPath(workspace, id);
+  const { generation } = await readTable(workspace);
+  if (!snapshot) return { id, changed: false, record: null, what: "", devices: [], left: [], generation };
+  const { state, held } = snapshot;
+  const isRead = !(state instanceof ImgtxError);
+  const left = isRead ? await describeLeft(workspace, state) : [];
+  if (!options.dryRun) {
+    const lock = await lockWorkspace(workspace, options);
+    try {
+      if (isRead && state.commit) {
+        await replaceTable(workspace, withMergesForgotten(await readTable(workspace), state));
+      }
+      await setAside(workspace, [id]);
+    } finally {
+      await lock.close();
+    }
+  }
+  const what = isRead ? summarise(state) : state.message;
+  return { id, changed: !options.dryRun, record, what, devices: held, left, generation };
+}
+
+async function setAsideLocked(workspace: Workspace, id: string, options: RunOptions): Promise<void> {
+  const lock = await lockWorkspace(workspace, options);
+  try {
+    await setAside(workspace, [id]);
+  } finally {
+    await lock.close();
+  }
+}
+
+async function withWaiting<T>(
+  session: Session,
+  id: string,
+  use: (journal: Journal) => Promise<T>,
+): Promise<T> {
+  await assertOwn(session.workspace);
+  await findWaiting(session.workspace, id, false);
+  const journal = await Journal.open(session.workspace, id, undefined, { isForced: true });
+  if (!journal) throw notWaiting(id);
+  try {
+    return await use(journal);
+  } finally {
+    await journal.close();
+  }
+}
+
+/** The journal with this id, which waits; undefined where it need not be there any more, and is not. */
+async function findWaiting(
+  workspace: Workspace,
+  id: string,
+  mayBeGone: boolean,
+): Promise<JournalSnapshot | undefined> {
+  const snapshot = (await readJournals(workspace)).find((one) => one.id === id);
+  if (!snapshot && mayBeGone) return undefined;
+  if (!snapshot) throw notWaiting(id);
+  const { state } = snapshot;
+  if (snapshot.busy) {
+    const pid = state instanceof ImgtxError ? undefined : state.begin.worker?.pid;
+    const who = pid === undefined ? "" : ` (pid ${pid})`;
+    throw new ImgtxError("E_BUSY", `another imgtx command works on transaction ${id}${who}`, {
+      hint: "wait until it has ended",
+    });
+  }
+  if (snapshot.unsure) return snapshot;
+  if (state instanceof ImgtxError || state.commit || state.aborting || firstUnfinished(state))
+    return snapshot;
+  if (await mustAbort(workspace, state)) return snapshot;
+  throw new ImgtxError("E_TRANSACTION", `transaction ${id} is open, and waits for nothing`, {
+    hint: `end it with \`imgtx txn commit ${id}\` or \`imgtx txn abort ${id}\``,
+  });
+}
+
+function notWaiting(id: string): ImgtxError {
+  return new ImgtxError("E_NO_TRANSACTION", `no transaction '${id}' waits to be finished or undone`, {
+    hint: "`imgtx txn status` lists those that do",
+  });
+}
+
+/** What stays of the transaction where nothing more is done for it: files of its own, and images that it changes. */
+async function describeLeft(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
+  const left: KeptFile[] = [];
+  for (const statement of state.statements) {
+    if (!statement.undone) left.push(...(await describeFiles(workspace, statement, state)));
+  }
+  return left;
+}
+
+async function describeFiles(
+  { storage }: Workspace,
+  { plan, patching }: Statement,
+  { commit }: TransactionState,
+): Promise<KeptFile[]> {
+  const left: KeptFile[] = [];
+  for (const { path, staging, mergesAs } of plan.newFiles) {
+    const isThere = await isDiskThere(storage, path, plan.folders);
+    const found: string[] = [];
+    for (const one of [staging, path]) if (await storage.statLink(one)) found.push(one);
+    for (const one of isThere
+      ? found.filter((file) => mergesAs === null || file === staging)
+      : [staging, path]) {
+      left.push({
+        path: one,
+        why: isThere ? "the transaction made it" : "it may be on its disk, which is not there",
+      });
+    }
+    if (mergesAs !== null && commit) {
+      left.push({
+        path,
+        why: "it may hold a half of what was to be merged into it; `imgtx mirror` compares all of it",
+      });
+    }
+  }
+  for (const { log } of plan.redo) {
+    if (await storage.statLink(log)) left.push({ path: log, why: "the transaction made it" });
+  }
+  const changed = [...(patching || commit ? plan.patches : []), ...(commit ? plan.redo : [])];
+  for (const image of new Set(changed.map((one) => one.image))) {
+    const device = plan.devices[0] ?? "DEV";
+    left.push({ path: image, why: `it may have a fence: \`imgtx unfreeze --force ${device}\` lifts it` });
+  }
+  return left;
+}

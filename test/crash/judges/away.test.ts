@@ -1,0 +1,22 @@
+// A slice of what `npm run torture -- simulated --part away` does: disks that are away when recovery runs, and come back.
+
+import { expect, test } from "vitest";
+import { takeDisksAway } from "./away.ts";
+import { awayTrialOf } from "../command-line.ts";
+import { record } from "../simulated/recording.ts";
+import { groupViolations } from "../report.ts";
+import { SCENARIOS } from "../scenarios/scenarios.ts";
+import { AWAY_SLICE } from "../slice.ts";
+
+const OVER_DISKS = SCENARIOS.filter(({ startsWithout }) => startsWithout !== true);
+
+test.each(OVER_DISKS.map((scenario) => [scenario.name, scenario] as const))(
+  "a disk that is away at recovery, and comes back, is wholly before or wholly after in %s",
+  async (_, scenario) => {
+    const trial = await awayTrialOf(scenario);
+    if (!trial) throw new Error("it has a workspace");
+    const report = await takeDisksAway(await record(trial.plan, trial.subject), trial.subject, AWAY_SLICE);
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.figures.away).toBeGreaterThan(0);
+  },
+);

@@ -1,0 +1,86 @@
+// A slice of what `npm run torture -- simulated --part guests` does: guests that start between a crash and its recovery.
+
+import { expect, test } from "vitest";
+import { trialOf } from "../command-line.ts";
+import { DiskStates } from "../simulated/disk-states.ts";
+import { meetGuests } from "./guests.ts";
+import { record, RECORDED_BOOT } from "../simulated/recording.ts";
+import { groupViolations } from "../report.ts";
+import { SCENARIOS, findScenario } from "../scenarios/scenarios.ts";
+import { SimulatedMachine } from "../simulated/simulated-disk.ts";
+import { startProcess } from "../simulated/simulated-process.ts";
+import { GUEST_SLICE } from "../slice.ts";
+import { runOn } from "../subject.ts";
+
+/** What the device of a scenario leaves. */
+const LEFT = "/disks/ws/b.raw";
+
+test.each(SCENARIOS.map((scenario) => [scenario.name, scenario] as const))(
+  "no write of a guest that starts between a crash and its recovery is lost in %s",
+  async (_, scenario) => {
+    const { plan, subject } = await trialOf(scenario);
+    const points = scenario.steps.length > 2 ? 2 : GUEST_SLICE.points;
+    const report = await meetGuests(await record(plan, subject), subject, { ...GUEST_SLICE, points });
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.figures.guests).toBeGreaterThan(0);
+  },
+);
+
+test("a move waits, and says so, where a raw image that its device leaves was written to", async () => {
+  const { plan, subject } = await trialOf(findScenario("reopen a raw device"));
+  const options = { ...GUEST_SLICE, points: 8, lastCalls: 16, ways: 4 };
+  const report = await meetGuests(await record(plan, subject), subject, options);
+  expect(groupViolations(report.violations)).toEqual([]);
+  expect(report.figures.waits).toBeGreaterThan(0);
+});
+
+test("a move past a fence never waits for what a guest wrote, unless the fence was not durable before the mark", async () => {
+  const { plan, subject } = await trialOf(findScenario("reopen"));
+  const options = { ...GUEST_SLICE, points: 8, lastCalls: 16, ways: 4 };
+  const right = await meetGuests(await record(plan, subject), subject, options);
+  expect(groupViolations(right.violations)).toEqual([]);
+  expect(right.figures.keptOut).toBeGreaterThan(0);
+  expect(right.figures.waits).toBe(0);
+  const muted = await record(plan, subject, new Set(["fence of a left image"]));
+  expect((await meetGuests(muted, subject, options)).figures.waits).toBeGreaterThan(0);
+});
+
+test.each([
+  "reopen a raw device",
+  "reopen a device of version 2",
+  "go over to a raw mirror that is out of line",
+])(
+  "a recovery that is cut off behind a guest's write is finished as it would have been in %s",
+  async (name) => {
+    const { plan, subject } = await trialOf(findScenario(name));
+    const options = { ...GUEST_SLICE, points: 4, lastCalls: 16, ways: 2, cutsOfRecovery: 8 };
+    const report = await meetGuests(await record(plan, subject), subject, options);
+    expect(groupViolations(report.violations)).toEqual([]);
+  },
+);
+
+test("what is written to a left image after the command has ended is taken for later, by the flush for 'journal gone'", async () => {
+  const { plan, subject } = await trialOf(findScenario("reopen a raw device"));
+  const waitsWithout = async (mutedPurposes: ReadonlySet<string>): Promise<number> => {
+    const { start, log } = await record(plan, subject, mutedPurposes);
+    const machine = new SimulatedMachine({ durable: start, log, boot: RECORDED_BOOT, mutedPurposes });
+    const file = await startProcess(machine).openFile(LEFT, "write");
+    await file.write(Buffer.from("later"), 0);
+    await file.flush("guest");
+    await file.close();
+    const states = new DiskStates(start);
+    for (const change of machine.log) states.advance(change);
+    let waits = 0;
+    for (const { tree } of states.states({ exhaustiveItems: 5, randomSubsets: 0, most: 40 }, 1)) {
+      const { exit } = await runOn(
+        new SimulatedMachine({ durable: tree, boots: 2 }),
+        subject,
+        subject.recover,
+      );
+      if (exit !== 0) waits += 1;
+    }
+    return waits;
+  };
+  expect(await waitsWithout(new Set())).toBe(0);
+  expect(await waitsWithout(new Set(["journal gone"]))).toBeGreaterThan(0);
+});

@@ -1,0 +1,214 @@
+// Runs the real recovery on a crashed machine and judges it by itself: it succeeds, what it leaves is a
+// correct disk, and running it again changes nothing. Equal disks are recovered once.
+
+import type { Change } from "../simulated/disk-log.ts";
+import { describeChange } from "../simulated/disk-log.ts";
+import type { Tree } from "../simulated/disk-tree.ts";
+import { isAlikeButForMirror } from "./generations.ts";
+import { RECORDED_BOOT, type RecordedStep, type Recording } from "../simulated/recording.ts";
+import { differences, type Report } from "../report.ts";
+import { afterProcessDeath, SimulatedMachine } from "../simulated/simulated-disk.ts";
+import { goOnOn, observeCopy, runOn, type Subject } from "../subject.ts";
+
+export interface Recovered {
+  /** Undefined where a violation was reported. */
+  readonly observed: string | undefined;
+  /** The log of the machine with the recovery at its end. */
+  readonly log: readonly Change[];
+  readonly tree: Tree | undefined;
+  /** The start of the host that it ran in. */
+  readonly boot: number;
+  /** Whether this disk was met for the first time. */
+  readonly isNew: boolean;
+}
+
+/** The exit status of a commit that finds an image changed. */
+const REFUSED = 14;
+
+/** More crashes than any rig nests. */
+export const LATER = 9;
+
+export class RecoveryCheck {
+  readonly #recording: Recording;
+  readonly #subject: Subject;
+  readonly #report: Report;
+  readonly #recovered = new Map<string, Recovered>();
+  /** Observations of disks that recovery left and that stay as they are when it runs again. */
+  readonly #settled = new Map<string, string>();
+  readonly #gone = new Set<string>();
+  /** Where the scenario leads from each step on, if the host is started anew before it. */
+  readonly #endsAnew = new Map<number, string>();
+
+  constructor(recording: Recording, subject: Subject, report: Report) {
+    this.#recording = recording;
+    this.#subject = subject;
+    this.#report = report;
+  }
+
+  violate(rule: string, trail: readonly string[], detail: string): void {
+    this.#report.violations.push({ scenario: this.#recording.plan.name, rule, trail, detail });
+  }
+
+  /** For what is as it is everywhere: told once a scenario. */
+  violateOnce(rule: string, trail: readonly string[], detail: string): void {
+    if (this.#report.violations.every((violation) => violation.rule !== rule)) {
+      this.violate(rule, trail, detail);
+    }
+  }
+
+  /** Recovers the machine's disk; `key` is equal for disks on which that must give the same. */
+  async recover(
+    machine: SimulatedMachine,
+    key: string | undefined,
+    trail: readonly string[],
+  ): Promise<Recovered> {
+    const known = key === undefined ? undefined : this.#recovered.get(key);
+    if (known) return { ...known, isNew: false };
+    const fresh = await this.#recoverNow(machine, trail);
+    if (key !== undefined) this.#recovered.set(key, fresh);
+    return fresh;
+  }
+
+  async #recoverNow(machine: SimulatedMachine, trail: readonly string[]): Promise<Recovered> {
+    const running = afterProcessDeath(machine, { boots: machine.boots });
+    const failed = {
+      observed: undefined,
+      log: running.log,
+      tree: undefined,
+      boot: running.boot,
+      isNew: true,
+    };
+    try {
+      const { exit, text } = await runOn(running, this.#subject, this.#subject.recover);
+      notePurposes(this.#report, running.log.slice(machine.log.length));
+      if (exit !== 0) {
+        this.violate("recovery fails", trail, `exit status ${exit}\n${text}`);
+        return failed;
+      }
+      const key = running.tree.key(true);
+      let observed = this.#settled.get(key);
+      if (observed === undefined) {
+        if (!(await this.#isSettled(running, trail))) return failed;
+        observed = await observeCopy(running, this.#subject);
+        this.#settled.set(key, observed);
+      }
+      return { observed, log: running.log, tree: running.tree, boot: running.boot, isNew: true };
+    } catch (error) {
+      this.violate("recovery leaves a disk that no disk may be (rule 3)", trail, textOf(error));
+      return failed;
+    }
+  }
+
+  /** Rule 5: a second recovery writes nothing. */
+  async #isSettled(running: SimulatedMachine, trail: readonly string[]): Promise<boolean> {
+    const again = afterProcessDeath(running);
+    const { exit, text } = await runOn(again, this.#subject, this.#subject.recover);
+    const changes = again.log.slice(running.log.length).filter((change) => change.kind !== "flush");
+    if (exit === 0 && changes.length === 0) return true;
+    const calls = changes.map(describeChange).join("\n");
+    this.violate(
+      "a second recovery changes something (rule 5)",
+      trail,
+      `exit status ${exit}\n${text}\n${calls}`,
+    );
+    return false;
+  }
+
+  /** The step with which the scenario goes on from what a crash of the recorded step led to. */
+  nextStep(recorded: RecordedStep, observed: string): number {
+    if (observed === recorded.before) return recorded.index;
+    if (observed === recorded.after) return recorded.index + 1;
+    const other = recorded.others.find((one) => one.observed === observed)?.next;
+    const earlier = this.#recording.steps.findLast(
+      ({ index, before }) => index < recorded.index && before === observed,
+    );
+    return other ?? earlier?.index ?? recorded.index + 1;
+  }
+
+  /**
+   * The rest of the scenario must end as it does without a crash. Behind a power cut: as it does where the host was
+   * started anew at that point, since a mirror is then brought in sync anew, and a rollback may be refused in doubt.
+   * Behind the death of a process either: what recovery did in its stead it has not seen for itself. A mirror
+   * in doubt may be compared once more, by a generation of its own. Where the lifting of a fence may have been cut off
+   * between its bytes and its time, a commit may be refused, and its transaction stays open: see Step.orRefused.
+   */
+  async goOn(
+    recorded: RecordedStep,
+    recovered: Recovered,
+    trail: readonly string[],
+    wasCutOff: boolean,
+  ): Promise<void> {
+    const { tree, observed, boot } = recovered;
+    if (!tree || observed === undefined) return;
+    const next = this.nextStep(recorded, observed);
+    const isSameBoot = boot === RECORDED_BOOT;
+    const key = `${next} ${isSameBoot} ${wasCutOff} ${tree.key(true)}`;
+    if (this.#gone.has(key)) return;
+    this.#gone.add(key);
+    const start = { durable: tree, boots: LATER };
+    const machine = new SimulatedMachine(isSameBoot ? { ...start, boot } : start);
+    try {
+      const { end } = await this.runRest(machine, next);
+      const anew = await this.#endAnew(next);
+      const wanted = new Map([["the end without a crash, the host started anew", anew]]);
+      if (isSameBoot) wanted.set("the end without a crash", this.#end(next));
+      const refused = wasCutOff ? this.#endRefused(next) : undefined;
+      if (refused !== undefined) wanted.set("the commit refused", refused);
+      if ([...wanted.values()].some((one) => isAlikeButForMirror(end, one))) return;
+      this.violate("the scenario ends differently after recovery", trail, differences(end, wanted));
+    } catch (error) {
+      this.violate("the scenario ends in a bad disk after recovery", trail, textOf(error));
+    }
+  }
+
+  /** How each step from this one on ends, and what is left; and what they said. */
+  async runRest(machine: SimulatedMachine, next: number): Promise<{ end: string; said: string }> {
+    const ends: string[] = [];
+    let said = "";
+    for (const { argv } of this.#recording.plan.steps.slice(next)) {
+      const { exit, text } = await goOnOn(machine, this.#subject, argv);
+      ends.push(describeEnd(argv, exit));
+      said += text;
+    }
+    return { end: [...ends, await observeCopy(machine, this.#subject)].join("\n"), said };
+  }
+
+  #end(next: number): string {
+    const { plan, steps } = this.#recording;
+    const ends = plan.steps.slice(next).map(({ argv, exit }) => describeEnd(argv, exit ?? 0));
+    return [...ends, steps.at(-1)?.after ?? ""].join("\n");
+  }
+
+  #endRefused(next: number): string | undefined {
+    const { plan, steps } = this.#recording;
+    const last = steps.at(-1);
+    if (!last?.step.orRefused || last.index < next) return undefined;
+    const ends = plan.steps.slice(next, -1).map(({ argv, exit }) => describeEnd(argv, exit ?? 0));
+    return [...ends, describeEnd(last.step.argv, REFUSED), last.before].join("\n");
+  }
+
+  async #endAnew(next: number): Promise<string> {
+    const known = this.#endsAnew.get(next);
+    if (known !== undefined) return known;
+    const { start, log, steps } = this.#recording;
+    const point = steps[next]?.from ?? log.length;
+    const { tree } = new SimulatedMachine({ durable: start, log: log.slice(0, point) });
+    const machine = new SimulatedMachine({ durable: tree.rebooted(), boots: LATER });
+    const { end } = await this.runRest(machine, next);
+    this.#endsAnew.set(next, end);
+    return end;
+  }
+}
+
+function describeEnd(argv: readonly string[], exit: number): string {
+  return `\`${argv.join(" ")}\` ends with ${exit}`;
+}
+
+/** Adds what the flushes of a log were for to the report. */
+export function notePurposes(report: Report, log: readonly Change[]): void {
+  for (const change of log) if (change.kind === "flush") report.purposes.add(change.purpose);
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}

@@ -1,0 +1,38 @@
+// A slice of the power cuts on real file systems: a copy that keeps marks, and the steps of a migration.
+// `npm run torture -- power` cuts all of them, as often as there is time.
+
+import { fileURLToPath } from "node:url";
+import { describe, expect } from "vitest";
+import { oracle } from "../../helpers/oracles.ts";
+import { findCopy } from "../scenarios/copy-scenarios.ts";
+import { cutCopy, cutPower } from "./power-cut.ts";
+import { groupViolations } from "../report.ts";
+import { findScenario } from "../scenarios/scenarios.ts";
+
+const program = fileURLToPath(new URL("../../../bin/imgtx.js", import.meta.url));
+const { test } = oracle("root", "loops", "mkfs.ext4", "mkfs.xfs", "strace", "qemu-img");
+const OPTIONS = { program, seed: 3, deadline: Number.POSITIVE_INFINITY };
+
+describe("a power cut", () => {
+  test("leaves a copy that goes on behind its mark, or nothing of it", async () => {
+    const report = await cutCopy(findCopy("a long raw copy"), {
+      ...OPTIONS,
+      fileSystem: "ext4",
+      rounds: 12,
+    });
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.cuts).toBe(12);
+    expect(report.kept).toBeGreaterThan(0);
+  });
+
+  test("in any step of a migration leaves every disk before or after", async () => {
+    const report = await cutPower(findScenario("migrate, mirror and reopen"), {
+      ...OPTIONS,
+      fileSystem: "xfs",
+      rounds: 9,
+    });
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.cuts).toBe(9);
+    expect(report.during).toBeGreaterThan(0);
+  });
+});

@@ -1,0 +1,139 @@
+// Scenarios of mirrors: made, brought in line, forgotten.
+
+import { sampleRaw } from "../../helpers/sample-image.ts";
+import {
+  addAll,
+  back,
+  filesOf,
+  ONE,
+  onTwo,
+  OTHER,
+  qcow2,
+  type SampleFile,
+  type Scenario,
+  step,
+  TWO,
+} from "./sample-devices.ts";
+import type { Step } from "../subject.ts";
+
+export const OTHER_RAW: SampleFile = { path: "ws/other.raw", bytes: sampleRaw(64 * 1024, 12) };
+
+/** Writes to a device's image, as a guest would. */
+const WRITE_VDA = step("img convert -n -f qcow2 -O qcow2 other.qcow2 a.qcow2");
+const WRITE_VDB = step("img convert -n -f raw -O raw other.raw b.raw");
+
+function onMirrored(
+  name: string,
+  prepare: readonly Step[],
+  steps: readonly Step[],
+  changes: Partial<Scenario> = {},
+): Scenario {
+  return onTwo(name, steps, {
+    files: filesOf(TWO, [OTHER, OTHER_RAW]),
+    prepare: [...addAll(TWO), ...prepare],
+    changing: { "ws/m.qcow2": "qcow2", "ws/n.raw": "raw" },
+    ...changes,
+  });
+}
+
+/** A mirror, and then something new for it. */
+export const MIRRORED = [step("mirror vda m.qcow2"), WRITE_VDA];
+
+/** A mirror of other content, with the cluster size of its device. */
+const OLD_MIRROR = qcow2("ws/m.qcow2", { dataClusters: [1, 3, 20], zeroClusters: [7], seed: 13 });
+
+export const MIRROR_SCENARIOS: readonly Scenario[] = [
+  // What is in line already needs nothing: a crash of the first must not leave a mirror that looks changed.
+  onTwo("mirror", [step("mirror vda m.qcow2"), step("mirror vda")], { inSlice: true }),
+  onTwo("mirror two devices side by side", [step("mirror vda=m.qcow2 vdb=n.raw --verify")]),
+  onTwo("mirror the active layer alone", [step("mirror vda ../images/m.qcow2 --sync top --relative")]),
+  onTwo("mirror a raw device into a compressed image", [
+    step("mirror vdb m.qcow2 --format qcow2 --compress"),
+  ]),
+  onTwo("mirror into a data file", [step("mirror vdb m.qcow2 --format qcow2 -o data_file=m.data")], {
+    files: filesOf(TWO),
+  }),
+  onTwo("mirror in a transaction, and abort", [
+    step("txn begin"),
+    step("mirror vda m.qcow2"),
+    back("txn abort"),
+  ]),
+  onTwo("mirror with a bitmap, and forget both", [
+    step("mirror vda m.qcow2 --bitmap"),
+    step("mirror vda --cancel"),
+  ]),
+  onMirrored("bring a mirror in line", MIRRORED, [step("mirror vda"), step("mirror vda")]),
+  onMirrored(
+    "bring two mirrors in line",
+    [step("mirror vda=m.qcow2 vdb=n.raw"), WRITE_VDA, WRITE_VDB],
+    [step("mirror vda=m.qcow2 vdb=n.raw")],
+  ),
+  onMirrored(
+    "bring a raw mirror in line",
+    [step("mirror vdb n.raw"), WRITE_VDB],
+    [step("mirror vdb"), step("mirror vdb")],
+  ),
+  onMirrored(
+    "bring a mirror in line by the new overlay alone",
+    [
+      step("mirror vda m.qcow2"),
+      step("snapshot vda a1.qcow2"),
+      step("img convert -n -f qcow2 -O qcow2 other.qcow2 a1.qcow2"),
+    ],
+    [step("mirror vda"), step("mirror vda")],
+  ),
+  onMirrored(
+    "bring a mirror in line twice in a transaction, and commit",
+    MIRRORED,
+    [
+      step("txn begin"),
+      step("mirror vda"),
+      step("snapshot vda a1.qcow2"),
+      step("mirror vda"),
+      step("txn commit"),
+      step("mirror vda"),
+    ],
+    { studied: [1, 3, 4] },
+  ),
+  // One merge before the table moves, and one behind it.
+  onMirrored(
+    "bring two mirrors in line, and go over to one of them",
+    [step("mirror vda=m.qcow2 vdb=n.raw"), WRITE_VDA, WRITE_VDB],
+    [
+      step("txn begin"),
+      step("mirror vda=m.qcow2 vdb=n.raw"),
+      step("reopen vda m.qcow2"),
+      step("txn commit"),
+      step("mirror vdb"),
+    ],
+    { studied: [3] },
+  ),
+  onMirrored(
+    "bring a mirror in line in a transaction, and abort",
+    MIRRORED,
+    [step("txn begin"), step("mirror vda"), back("txn abort")],
+    { inSlice: true },
+  ),
+  onMirrored(
+    "bring a mirror in line, and go back to a savepoint",
+    MIRRORED,
+    [
+      step("txn begin"),
+      step("txn savepoint here"),
+      step("mirror vda"),
+      back("txn rollback-to here"),
+      step("txn commit"),
+    ],
+    { studied: [2, 3] },
+  ),
+  onTwo("take an existing image for a mirror with --reuse", [step("mirror vda m.qcow2 --reuse")], {
+    files: filesOf(TWO, [OLD_MIRROR]),
+    changing: { "ws/m.qcow2": "qcow2" },
+  }),
+  {
+    name: "forget a mirror",
+    files: filesOf(ONE),
+    prepare: [...addAll(ONE), step("mirror vda m.qcow2")],
+    steps: [step("mirror vda --cancel")],
+  },
+];

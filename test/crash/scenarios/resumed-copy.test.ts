@@ -1,0 +1,165 @@
+// A copy that is cut off at each call, and gone on with by the same command.
+//
+// The explorer knows of two outcomes of a command, and an unfinished copy that is kept is a third. So this one
+// runs the command again behind each crash: whatever was kept, the mirror must be what it is without a crash,
+// and nothing may lie around.
+
+import { describe, expect, test } from "vitest";
+import { trialOf } from "../command-line.ts";
+import { COPIES, MARK_ALWAYS } from "./copy-scenarios.ts";
+import { applyChange } from "../simulated/disk-log.ts";
+import { DiskStates } from "../simulated/disk-states.ts";
+import { record, RECORDED_BOOT, type Recording } from "../simulated/recording.ts";
+import { addAll, filesOf, onTwo, step, TWO } from "./sample-devices.ts";
+import { SimulatedMachine } from "../simulated/simulated-disk.ts";
+import { startProcess } from "../simulated/simulated-process.ts";
+import { observeCopy, runOn, type Subject } from "../subject.ts";
+
+/** The process alone is gone: the host goes on. */
+const DIED = { boots: 2, boot: RECORDED_BOOT };
+const LIMITS = { exhaustiveItems: 3, randomSubsets: 4, most: 12 };
+
+/** What the recorded command may lead to, but for the layout of its copies. */
+interface Ends {
+  readonly done: string;
+  /** Where it ran again, of itself or because somebody may have written unseen: one generation more, and no more. */
+  readonly again: string;
+}
+
+async function endsOf(recording: Recording, subject: Subject, line: string): Promise<Ends> {
+  const { start, log } = recording;
+  const anew = new SimulatedMachine({
+    durable: new SimulatedMachine({ durable: start, log }).tree,
+    boots: 3,
+  });
+  const { exit, text } = await runOn(anew, subject, line.split(" "));
+  expect(exit, text).toBe(0);
+  return {
+    done: withoutLayout(recording.steps[0]?.after ?? ""),
+    again: withoutLayout(await observeCopy(anew, subject)),
+  };
+}
+
+/** Recovers, runs the command again, and holds what it leaves against what recovery left. */
+async function goOn(
+  machine: SimulatedMachine,
+  subject: Subject,
+  line: string,
+  { done, again }: Ends,
+): Promise<void> {
+  const kept = await runOn(machine, subject, ["recover"]);
+  expect(kept.exit, kept.text).toBe(0);
+  const isDone = withoutLayout(await observeCopy(machine, subject)) === done;
+  const { exit, text } = await runOn(machine, subject, line.split(" "));
+  expect(exit, text).toBe(0);
+  const end = withoutLayout(await observeCopy(machine, subject));
+  // Behind a finished copy the second one may find a doubt, and be a change; else it is the first that is done.
+  if (!isDone || end !== again) expect(end).toBe(done);
+}
+
+/** The machine behind the last crash of the recorded copy from which it is kept. */
+async function keepCopy(recording: Recording, subject: Subject): Promise<SimulatedMachine> {
+  const cached = recording.start.fork();
+  let kept: SimulatedMachine | undefined;
+  for (const [point, change] of recording.log.entries()) {
+    const log = recording.log.slice(0, point);
+    const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), ...DIED });
+    const { text } = await runOn(dead, subject, ["recover"]);
+    if (text.includes("kept the unfinished copy")) kept = dead;
+    applyChange(cached, change);
+  }
+  if (!kept) throw new Error("the copy is never kept");
+  return kept;
+}
+
+/** The mirrors' guest content is a fact of its own: a copy that goes on lays its clusters out in another order. */
+function withoutLayout(observed: string): string {
+  return observed.replaceAll(/^(file \S*\/[mn]\.(?:qcow2|raw|data) mode \d+) .*$/gm, "$1");
+}
+
+describe("behind a crash at any call, the same command makes what it makes without one", () => {
+  test.each(COPIES)("%s", async (name, line) => {
+    const scenario = onTwo(name, [step(line)], { files: filesOf(TWO), prepare: addAll(TWO) });
+    const { plan, subject } = await trialOf(scenario, MARK_ALWAYS);
+    const recording = await record(plan, subject);
+    const ends = await endsOf(recording, subject, line);
+    const states = new DiskStates(recording.start);
+    const cached = recording.start.fork();
+    let resumed = 0;
+    for (const [point, change] of recording.log.entries()) {
+      for (const { tree } of states.states(LIMITS, point)) {
+        const machine = new SimulatedMachine({ durable: tree, boots: 2 });
+        await goOn(machine, subject, line, ends);
+      }
+      const log = recording.log.slice(0, point);
+      const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), ...DIED });
+      const { text } = await runOn(dead, subject, ["recover"]);
+      if (text.includes("kept the unfinished copy")) resumed += 1;
+      await goOn(dead, subject, line, ends);
+      states.advance(change);
+      applyChange(cached, change);
+    }
+    expect(resumed).toBeGreaterThan(2);
+  });
+});
+
+describe("an unfinished copy", () => {
+  test.each(COPIES)(
+    "whose files are gone begins anew, and a crash leads to no mark of theirs: %s",
+    async (name, line) => {
+      const scenario = onTwo(name, [step(line)], { files: filesOf(TWO), prepare: addAll(TWO) });
+      const { plan, subject } = await trialOf(scenario, MARK_ALWAYS);
+      const first = await record(plan, subject);
+      const kept = await keepCopy(first, subject);
+      const storage = startProcess(kept);
+      for (const file of await storage.readFolder("/disks/ws")) {
+        if (/^\.imgtx-[a-z0-9]{10}-/.test(file)) await storage.removeFile(`/disks/ws/${file}`);
+      }
+      // Without marks of its own: those of the lost files must not stand in for them.
+      const seldom = await trialOf(scenario);
+      const again = { name, disk: kept.tree, prepare: [], steps: plan.steps };
+      const second = await record(again, seldom.subject);
+      const ends = await endsOf(second, subject, line);
+      const cached = second.start.fork();
+      for (const [point, change] of second.log.entries()) {
+        const log = second.log.slice(0, point);
+        const dead = new SimulatedMachine({
+          durable: second.start,
+          log,
+          cached: cached.fork(),
+          ...DIED,
+          boots: 3,
+        });
+        await goOn(dead, subject, line, ends);
+        applyChange(cached, change);
+      }
+    },
+  );
+
+  test.each(["mirror --cancel vda", "device remove vda"])(
+    "is removed by %s, and nothing else is",
+    async (end) => {
+      const line = "mirror vda m.qcow2";
+      const { plan, subject } = await trialOf(
+        onTwo("a copy", [step(line)], { prepare: addAll(TWO) }),
+        MARK_ALWAYS,
+      );
+      const recording = await record(plan, subject);
+      const cached = recording.start.fork();
+      let removed = 0;
+      for (const [point, change] of recording.log.entries()) {
+        const log = recording.log.slice(0, point);
+        const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), ...DIED });
+        const { text } = await runOn(dead, subject, ["recover"]);
+        if (text.includes("kept the unfinished copy")) {
+          const { exit } = await runOn(dead, subject, end.split(" "));
+          expect(exit).toBe(0);
+          expect(subject.files(dead.tree)).toBe(subject.files(recording.start));
+          removed += 1;
+        }
+        applyChange(cached, change);
+      }
+      expect(removed).toBeGreaterThan(2);
+    },
+  );
+});

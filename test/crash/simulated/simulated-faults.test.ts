@@ -1,0 +1,77 @@
+// A slice of what `npm run torture` does with the command line on the simulated disk: failing calls, damaged
+// journals, two processes at once, and flushes that are taken out.
+
+import { expect, test } from "vitest";
+import { journalsIn, simulatedRaceOf, trialOf } from "../command-line.ts";
+import { damageJournals } from "../judges/damaged-journal.ts";
+import { injectErrors, injectLostFlushes } from "../judges/injected-errors.ts";
+import { tryMutant } from "../judges/mutants.ts";
+import { runRaces } from "../judges/races.ts";
+import { record } from "./recording.ts";
+import { groupViolations } from "../report.ts";
+import { RACES, findScenario } from "../scenarios/scenarios.ts";
+import { SLICE } from "../slice.ts";
+
+test("each failing call of a group snapshot is met as the exit status says", async () => {
+  const { plan, subject } = await trialOf(findScenario("snapshot-group of 1"));
+  const report = await injectErrors(await record(plan, subject), subject, SLICE);
+  expect(groupViolations(report.violations)).toEqual([]);
+  expect(report.figures.errors).toBeGreaterThan(200);
+});
+
+test.each(["bring a mirror in line", "freeze and unfreeze"])(
+  "what a failed flush has lost is written anew by the next command in %s",
+  async (name) => {
+    const { plan, subject } = await trialOf(findScenario(name));
+    const report = await injectLostFlushes(await record(plan, subject), subject, SLICE);
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.figures.errors).toBeGreaterThan(50);
+  },
+);
+
+test("a journal damaged anywhere is refused, or was torn, and never leads to a mixture", async () => {
+  const { plan, subject } = await trialOf(findScenario("snapshot-group of 1"));
+  const report = await damageJournals(await record(plan, subject), subject, journalsIn, 37, SLICE);
+  expect(groupViolations(report.violations)).toEqual([]);
+  expect(report.figures.damages).toBeGreaterThan(200);
+});
+
+test.each(RACES.map((entry) => [entry.name, entry] as const))(
+  "of two processes one may be refused, and changes nothing then: %s",
+  async (_, entry) => {
+    const { race, subject } = await simulatedRaceOf(entry);
+    const report = await runRaces(
+      race,
+      subject,
+      Array.from({ length: 20 }, (_each, seed) => seed),
+    );
+    expect(groupViolations(report.violations)).toEqual([]);
+  },
+);
+
+const COMMITTING = ["journal content", "new image", "new image's name", "commit mark", "next table's name"];
+
+test.each(COMMITTING)("a group snapshot without the flush for '%s' is found out", async (purpose) => {
+  const trial = await trialOf(findScenario("snapshot-group of 1"));
+  const right = await record(trial.plan, trial.subject);
+  const purposes = right.log.flatMap((change) => (change.kind === "flush" ? change.purpose : []));
+  expect(purposes).toContain(purpose);
+  expect(await tryMutant(purpose, [trial], SLICE)).toMatchObject({ verdict: "killed" });
+});
+
+test.each([
+  ["patch", "freeze and unfreeze"],
+  ["patched image", "freeze and unfreeze"],
+  ["fences", "reopen"],
+  ["fence of a left image lifted", "reopen"],
+  ["patch taken back", "begin, freeze, abort"],
+  ["merged-changes", "bring a raw mirror in line"],
+  ["merged overlay gone", "bring a raw mirror in line"],
+  ["refcounts-before-references", "bring a mirror in line"],
+])("a change in place without the flush for '%s' is found out in %s", async (purpose, scenario) => {
+  const trial = await trialOf(findScenario(scenario));
+  const right = await record(trial.plan, trial.subject);
+  const purposes = right.log.flatMap((change) => (change.kind === "flush" ? change.purpose : []));
+  expect(purposes).toContain(purpose);
+  expect(await tryMutant(purpose, [trial], SLICE)).toMatchObject({ verdict: "killed" });
+});

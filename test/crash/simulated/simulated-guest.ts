@@ -1,0 +1,92 @@
+// A guest that is started on a device while nobody of imgtx runs: it opens what the view leads to, as QEMU would, writes,
+// flushes, and is stopped. What it finds is read by a reader that shares nothing with imgtx.
+
+import { posix } from "node:path";
+import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
+import { type Guest, guestDigest, openGuest, readHeader, viewOf } from "../../helpers/guest-content.ts";
+import { type Inode, LookupError, type Place } from "./disk-tree.ts";
+import { describeGuest, imageIn } from "../judges/observation.ts";
+import type { SimulatedMachine } from "./simulated-disk.ts";
+import { startProcess } from "./simulated-process.ts";
+import { BadState, type GuestPlace, type GuestWrite } from "../subject.ts";
+
+const WRITE_BYTES = 4096;
+const MAGIC = 0x514649fb;
+
+/** Clusters of the samples' guests: most have data of their own in the first, and none has in the second. */
+const PLACES: Readonly<Record<GuestPlace, number>> = { data: 3 * 4096, hole: 13 * 4096 };
+
+/** Undefined where the guest does not start: nothing is there, or a fence keeps it out. */
+export async function startGuest(
+  machine: SimulatedMachine,
+  view: string,
+  name: string,
+  place: GuestPlace,
+): Promise<GuestWrite | undefined> {
+  const shown = `${view}/${name}`;
+  const { path, inode } = lookUpOrNothing(machine, shown) ?? {};
+  if (path === undefined || inode?.kind !== "file") return undefined;
+  const format = formatOf(inode);
+  if (hasFence(machine, path, format)) return undefined;
+  const found = readAll(openGuest((file) => imageIn(machine.tree, file), path, format));
+  const offset = PLACES[place];
+  const bytes = new Uint8Array(WRITE_BYTES).map((_, index) => (index * 7 + 0xc3) & 0xff);
+  if (found.length < offset + bytes.length) throw new Error(`${path} is too small for a guest's write`);
+  found.set(bytes, offset);
+  await write(machine, path, format, { bytes, offset });
+  const after = openGuest((file) => imageIn(machine.tree, file), path, format);
+  if (guestDigest(after) !== guestDigest(guestOf(found)))
+    throw new BadState(`${path} does not hold what its guest wrote`);
+  return {
+    device: name,
+    image: path,
+    line: describeGuest(name, after),
+    text: `a guest of ${name} writes to ${path} at ${offset}`,
+  };
+}
+
+async function write(
+  machine: SimulatedMachine,
+  path: string,
+  format: "qcow2" | "raw",
+  { bytes, offset }: { bytes: Uint8Array; offset: number },
+): Promise<void> {
+  const process = startProcess(machine);
+  const image = await openForWriting(process, path, { format, gate: { allowPaths: ["/"] } });
+  await image.write(bytes, offset);
+  await image.flush("guest");
+  await image.close();
+}
+
+/** Whether QEMU would refuse it: it opens nothing that stands on a fence. */
+function hasFence(machine: SimulatedMachine, path: string, format: string): boolean {
+  if (format !== "qcow2") return false;
+  const { isFenced, backingName, backingFormat } = readHeader(imageIn(machine.tree, path), path);
+  if (isFenced || backingName === undefined) return isFenced;
+  const below = posix.isAbsolute(backingName) ? backingName : posix.join(posix.dirname(path), backingName);
+  return hasFence(machine, below, backingFormat ?? "qcow2");
+}
+
+function formatOf({ content }: Inode): "qcow2" | "raw" {
+  return content.sizeBytes >= 4 && viewOf(content.slice(0, 4)).getUint32(0) === MAGIC ? "qcow2" : "raw";
+}
+
+function readAll(guest: Guest): Uint8Array {
+  return Uint8Array.from(guest.read(0, guest.sizeBytes));
+}
+
+function guestOf(bytes: Uint8Array): Guest {
+  return {
+    sizeBytes: bytes.length,
+    read: (offset, lengthBytes) => bytes.subarray(offset, offset + lengthBytes),
+  };
+}
+
+function lookUpOrNothing(machine: SimulatedMachine, path: string): Place | undefined {
+  try {
+    return machine.tree.lookUp(path, true);
+  } catch (error) {
+    if (error instanceof LookupError) return undefined;
+    throw error;
+  }
+}

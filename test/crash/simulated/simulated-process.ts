@@ -1,0 +1,289 @@
+// One process on a simulated machine: the Storage that the code under test gets. Each call first gives
+// way, so that a call nobody awaits shows as a reordering, as it would on a real machine.
+
+import type {
+  FileStat,
+  FileSystemTraits,
+  Holder,
+  Host,
+  OpenOptions,
+  Reservation,
+  Storage,
+  StorageFile,
+} from "../../../src/storage/index.ts";
+import type { NameChange } from "./disk-log.ts";
+import { LookupError, makeInode, type Inode, type Place, type Slot } from "./disk-tree.ts";
+import type { SimulatedMachine } from "./simulated-disk.ts";
+import { SimulatedFile } from "./simulated-file.ts";
+import { problem, statOfInode } from "./simulated-stat.ts";
+
+const MACHINE_ID = "0123456789abcdef0123456789abcdef";
+
+export function startProcess(machine: SimulatedMachine): SimulatedProcess {
+  return new SimulatedProcess(machine);
+}
+
+export class SimulatedProcess implements Storage {
+  readonly machine: SimulatedMachine;
+  readonly host: Host;
+
+  constructor(machine: SimulatedMachine) {
+    this.machine = machine;
+    const pid = machine.nextPid();
+    this.host = {
+      pid,
+      userId: 0,
+      userName: "tester",
+      nameOfUser: (id) => `#${id}`,
+      groupsOfUser: () => undefined,
+      currentFolder: "/",
+      bootId: machine.bootId,
+      machineId: MACHINE_ID,
+      origin: machine.origin,
+      process: { pid, started: "1", processes: "", boot: machine.bootId, machine: MACHINE_ID },
+      // Its locks go with it, and tell all that there is to know.
+      lifeOf: (mark) => (mark.pid === pid && mark.boot === machine.bootId ? "self" : "gone"),
+      now: () => Number(machine.clockNs / 1_000_000n),
+      monotonicMs: () => Number(machine.clockNs / 1_000_000n),
+      randomName: () => machine.nextName(),
+      sleep: async (milliseconds) => {
+        machine.clockNs += BigInt(Math.ceil(milliseconds)) * 1_000_000n;
+        await new Promise((resume) => setImmediate(resume));
+        machine.checkAlive(this);
+      },
+    };
+  }
+
+  async openFile(path: string, access: "read" | "write", options: OpenOptions = {}): Promise<StorageFile> {
+    await this.turn();
+    const inode = this.#existing(path, options.refuseSymlink !== true);
+    if (inode.kind !== "file") throw problem("E_NOT_A_FILE", path, "Is a directory");
+    if (access === "write" && this.machine.readOnly)
+      throw problem("E_READ_ONLY", path, "Read-only file system");
+    if (access === "write") {
+      while (this.machine.leases.mustWait(this, inode.number)) await this.host.sleep(1);
+    }
+    return new SimulatedFile(this, inode.number, path, access);
+  }
+
+  async createFile(path: string, mode: number): Promise<StorageFile> {
+    await this.turn();
+    const place = this.#lookUp(path, false);
+    if (place.inode) throw problem("E_EXISTS", path, "File exists");
+    const number = this.machine.tree.freeNumber();
+    this.#changeName("create", path, [{ ...slotOf(place), inode: number }], (atNs) =>
+      makeInode(number, "file", mode, atNs, { disk: this.#diskOf(place) }),
+    );
+    return new SimulatedFile(this, number, path, "write");
+  }
+
+  async stat(path: string): Promise<FileStat | undefined> {
+    await this.turn();
+    return this.#statOf(path, true);
+  }
+
+  async statLink(path: string): Promise<FileStat | undefined> {
+    await this.turn();
+    return this.#statOf(path, false);
+  }
+
+  async readAttribute(): Promise<undefined> {
+    await this.turn();
+    return undefined;
+  }
+
+  async describeFileSystem(path: string): Promise<FileSystemTraits> {
+    await this.turn();
+    this.#existing(path, true);
+    return { keepsInodes: true, keepsModes: true, sharesLocks: true };
+  }
+
+  async reserveSpace(): Promise<Reservation> {
+    await this.turn();
+    return { release: async () => await this.turn() };
+  }
+
+  async realPath(path: string): Promise<string> {
+    await this.turn();
+    const place = this.#lookUp(path, true);
+    if (!place.inode) throw problem("E_NOT_FOUND", path, "No such file or directory");
+    return place.path;
+  }
+
+  async readFolder(path: string): Promise<string[]> {
+    await this.turn();
+    return [...this.#folder(path).names.keys()].sort();
+  }
+
+  async makeFolder(path: string, mode: number): Promise<void> {
+    await this.turn();
+    const place = this.#lookUp(path, false);
+    if (place.inode) throw problem("E_EXISTS", path, "File exists");
+    const number = this.machine.tree.freeNumber();
+    this.#changeName("make folder", path, [{ ...slotOf(place), inode: number }], (atNs) =>
+      makeInode(number, "folder", mode, atNs, { disk: this.#diskOf(place) }),
+    );
+  }
+
+  async removeFolder(path: string): Promise<void> {
+    await this.turn();
+    const place = this.#lookUp(path, false);
+    if (!place.inode) return;
+    if (place.inode.kind !== "folder") throw problem("E_NOT_A_FILE", path, "Not a directory");
+    await this.#removeAllIn(place.inode, path);
+    this.#changeName("remove folder", path, [{ ...slotOf(place), inode: null }]);
+  }
+
+  async #removeAllIn(folder: Inode, path: string): Promise<void> {
+    for (const [name, number] of new Map(folder.names)) {
+      const child = this.machine.tree.get(number);
+      const slots = [{ folder: folder.number, name, inode: null }];
+      if (child.kind === "folder") await this.#removeAllIn(child, `${path}/${name}`);
+      await this.turn();
+      this.#changeName(child.kind === "folder" ? "remove folder" : "unlink", `${path}/${name}`, slots);
+    }
+  }
+
+  async flushFolder(path: string, purpose: string): Promise<void> {
+    await this.turn();
+    const inode = this.#folder(path).number;
+    this.machine.perform(this, (atNs) => ({
+      kind: "flush",
+      inode,
+      of: "folder",
+      path,
+      purpose,
+      atNs,
+      outcome: "persists",
+    }));
+  }
+
+  async rename(source: string, target: string): Promise<void> {
+    await this.turn();
+    this.#move(source, target, true);
+  }
+
+  async renameWithoutReplacing(source: string, target: string): Promise<void> {
+    await this.turn();
+    this.#move(source, target, false);
+  }
+
+  #move(source: string, target: string, replacing: boolean): void {
+    const from = this.#lookUp(source, false);
+    const to = this.#lookUp(target, false);
+    if (!from.inode) throw problem("E_NOT_FOUND", source, "No such file or directory");
+    if (to.inode && !replacing) throw problem("E_EXISTS", target, "File exists");
+    if (to.inode?.number === from.inode.number) return;
+    if (to.inode && (to.inode.kind === "folder") !== (from.inode.kind === "folder")) {
+      throw problem("E_NOT_A_FILE", target, "Not a directory");
+    }
+    if (this.#diskOf(from) !== this.#diskOf(to)) throw problem("E_IO", target, "Invalid cross-device link");
+    if (to.inode && to.inode.names.size > 0) throw problem("E_EXISTS", target, "Directory not empty");
+    this.#changeName("rename", `${source} -> ${target}`, [
+      { ...slotOf(from), inode: null },
+      { ...slotOf(to), inode: from.inode.number },
+    ]);
+  }
+
+  async removeFile(path: string): Promise<void> {
+    await this.turn();
+    const place = this.#lookUp(path, false);
+    if (!place.inode) throw problem("E_NOT_FOUND", path, "No such file or directory");
+    if (place.inode.kind === "folder") throw problem("E_NOT_A_FILE", path, "Is a directory");
+    this.#changeName("unlink", path, [{ ...slotOf(place), inode: null }]);
+  }
+
+  async makeSymlink(target: string, path: string): Promise<void> {
+    await this.turn();
+    const place = this.#lookUp(path, false);
+    if (place.inode) throw problem("E_EXISTS", path, "File exists");
+    const number = this.machine.tree.freeNumber();
+    this.#changeName("make symlink", path, [{ ...slotOf(place), inode: number }], (atNs) =>
+      makeInode(number, "symlink", 0o777, atNs, { target, disk: this.#diskOf(place) }),
+    );
+  }
+
+  async setOwner(path: string): Promise<void> {
+    await this.turn();
+    this.#existing(path, false);
+  }
+
+  async readSymlink(path: string): Promise<string> {
+    await this.turn();
+    const inode = this.#existing(path, false);
+    if (inode.kind !== "symlink") throw problem("E_IO", path, "Invalid argument");
+    return inode.target;
+  }
+
+  async findHolders(): Promise<Holder[]> {
+    await this.turn();
+    return [];
+  }
+
+  /** Gives way to whatever else runs, then goes on if the process is still alive. */
+  async turn(): Promise<void> {
+    await this.machine.pace();
+    this.machine.checkAlive(this);
+  }
+
+  #changeName(
+    operation: NameChange["operation"],
+    path: string,
+    slots: readonly Slot[],
+    born?: (atNs: bigint) => Inode,
+  ): void {
+    this.machine.perform(this, (atNs) => ({
+      kind: "name",
+      operation,
+      path,
+      atNs,
+      slots,
+      born: born?.(atNs),
+    }));
+  }
+
+  #statOf(path: string, follow: boolean): FileStat | undefined {
+    const place = lookUpOrNothing(() => this.machine.tree.lookUp(path, follow));
+    return place?.inode && statOfInode(place.inode, this.machine);
+  }
+
+  #diskOf({ folder }: Place): number {
+    return this.machine.tree.get(folder).disk;
+  }
+
+  #folder(path: string): Inode {
+    const inode = this.#existing(path, true);
+    if (inode.kind !== "folder") throw problem("E_NOT_A_FILE", path, "Not a directory");
+    return inode;
+  }
+
+  #existing(path: string, follow: boolean): Inode {
+    const { inode } = this.#lookUp(path, follow);
+    if (!inode) throw problem("E_NOT_FOUND", path, "No such file or directory");
+    return inode;
+  }
+
+  #lookUp(path: string, follow: boolean): Place {
+    if (!path.startsWith("/")) throw new Error(`simulated disk: ${path} is not absolute`);
+    try {
+      return this.machine.tree.lookUp(path, follow);
+    } catch (error) {
+      if (!(error instanceof LookupError)) throw error;
+      if (error.problem === "missing") throw problem("E_NOT_FOUND", path, "No such file or directory");
+      throw problem("E_NOT_A_FILE", path, error.problem);
+    }
+  }
+}
+
+function slotOf(place: Place): { folder: number; name: string } {
+  return { folder: place.folder, name: place.name };
+}
+
+function lookUpOrNothing(find: () => Place): Place | undefined {
+  try {
+    return find();
+  } catch (error) {
+    if (error instanceof LookupError) return undefined;
+    throw error;
+  }
+}

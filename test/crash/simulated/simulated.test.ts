@@ -1,0 +1,34 @@
+// A slice of what `npm run torture` does with the command line on the simulated disk: crashes.
+
+import { describe, expect, test } from "vitest";
+import { trialOf } from "../command-line.ts";
+import { explore } from "../judges/explore.ts";
+import { record } from "./recording.ts";
+import { groupViolations } from "../report.ts";
+import { SCENARIOS } from "../scenarios/scenarios.ts";
+import { SLICE } from "../slice.ts";
+
+const IN_SLICE = SCENARIOS.filter(({ inSlice }) => inSlice).map(
+  (scenario) => [scenario.name, scenario] as const,
+);
+const OTHERS = SCENARIOS.filter(({ inSlice }) => !inSlice).map(
+  (scenario) => [scenario.name, scenario] as const,
+);
+
+describe("a power cut or a dead process at any call leaves every disk before or after", () => {
+  test.each(IN_SLICE)("in %s", async (_, scenario) => {
+    const { plan, subject } = await trialOf(scenario);
+    const report = await explore(await record(plan, subject), subject, SLICE);
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.figures.points).toBeGreaterThan(20);
+    expect(report.figures.nested).toBeGreaterThan(50);
+  });
+
+  test.each(OTHERS)("in %s, with one crash only", async (_, scenario) => {
+    const { plan, subject } = await trialOf(scenario);
+    const options = { ...SLICE, depth: 1, limits: { ...SLICE.limits, most: 6 } };
+    const report = await explore(await record(plan, subject), subject, options);
+    expect(groupViolations(report.violations)).toEqual([]);
+    expect(report.figures.states).toBeGreaterThan(0);
+  });
+});

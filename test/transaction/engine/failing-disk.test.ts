@@ -1,0 +1,131 @@
+// The disk fails at each call of a command in turn. Its status must say what has happened, all or nothing;
+// no file and no lock may stay behind; and the next command leaves the workspace settled.
+
+import { expect, test } from "vitest";
+import { ImgtxError } from "../../../src/errors/index.ts";
+import { initWorkspace } from "../../../src/transaction/index.ts";
+import { snapshotTree } from "../../helpers/tree.ts";
+import { watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+
+const GROUP = { vda: "a1.qcow2", vdb: "b1.qcow2" };
+
+interface Command {
+  readonly prepare: (bench: Workbench) => Promise<unknown>;
+  readonly run: (bench: Workbench) => Promise<unknown>;
+  /** Whether a failure may have done it as well: what an abort has begun, the next command ends. */
+  readonly failsForward?: boolean;
+}
+
+const COMMANDS: readonly (readonly [string, Command])[] = [
+  ["a group snapshot", { prepare: async () => undefined, run: async (bench) => await bench.snapshot(GROUP) }],
+  [
+    "a statement of an open transaction",
+    { prepare: async (bench) => await bench.begin(), run: async (bench) => await bench.snapshot(GROUP) },
+  ],
+  ["a begin", { prepare: async () => undefined, run: async (bench) => await bench.begin() }],
+  [
+    "a commit",
+    {
+      async prepare(bench) {
+        await bench.begin();
+        await bench.snapshot(GROUP);
+      },
+      run: async (bench) => await bench.commit(),
+    },
+  ],
+  [
+    "an abort",
+    {
+      async prepare(bench) {
+        await bench.begin();
+        await bench.snapshot(GROUP);
+      },
+      run: async (bench) => await bench.abort(),
+      failsForward: true,
+    },
+  ],
+];
+
+/** All that a user can tell, as one value. */
+async function observe(bench: Workbench) {
+  const open = (await bench.open()).map(({ devices, actions }) => ({ devices, actions: actions.length }));
+  // An old view may stay for a generation longer.
+  const tree = snapshotTree(bench.root, [".imgtx/journal", ".imgtx/view"]);
+  return { tree, images: await bench.images(), open };
+}
+
+/** Names alone: a second run makes other inodes. */
+function shape({ tree, ...rest }: Awaited<ReturnType<typeof observe>>) {
+  return { ...rest, names: tree.map((line) => line.slice(0, line.indexOf(" inode"))) };
+}
+
+/** They read no disk. */
+const NEVER_FAIL = new Set([
+  "file.unlock",
+  "file.wouldConflict",
+  "file.takeLease",
+  "file.isLeaseWanted",
+  "file.dropLease",
+]);
+
+test.each(COMMANDS)(
+  "%s is done or undone whatever call fails, and its status says which",
+  async (_, command) => {
+    const example = await makeWorkbench();
+    await command.prepare(example);
+    await command.run(example);
+    const after = shape(await observe(example));
+    for (let failing = 1; ; failing += 1) {
+      const bench = await makeWorkbench();
+      await command.prepare(bench);
+      const before = await observe(bench);
+      let calls = 0;
+      const storage = watchStorage(bench.storage, ({ name }) => {
+        if (NEVER_FAIL.has(name)) return;
+        calls += 1;
+        if (calls === failing) throw new ImgtxError("E_IO", "Input/output error");
+      });
+      const status = await command.run(bench.through(storage)).then(
+        () => "done",
+        (error: unknown) => (error instanceof ImgtxError ? error.code : String(error)),
+      );
+      expect(storage.openFiles.size, `call ${failing}`).toBe(0);
+      await bench.session();
+      const now = await observe(bench);
+      const where = `call ${failing}: ${status}`;
+      expect(["done", "E_UNFINISHED", "E_IO"], where).toContain(status);
+      if (status !== "E_IO") expect(shape(now), where).toEqual(after);
+      else if (command.failsForward) expect([shape(before), after], where).toContainEqual(shape(now));
+      else expect(now, where).toEqual(before);
+      expect((await bench.session()).recovered, where).toEqual([]);
+      if (calls < failing) return;
+    }
+  },
+);
+
+test("init that fails behind the table says that the workspace is there, and the next command shows it", async () => {
+  const bench = await makeWorkbench();
+  const folder = `${bench.root}/inner`;
+  await bench.storage.makeFolder(folder, 0o755);
+  const failing = watchStorage(bench.storage, ({ name, path }) => {
+    if (name === "makeSymlink" && path.startsWith(folder)) throw new ImgtxError("E_IO", "Input/output error");
+  });
+  await expect(initWorkspace(failing, folder)).rejects.toMatchObject({ code: "E_UNFINISHED", changed: true });
+  expect(await initWorkspace(bench.storage, folder)).toEqual({ root: folder, created: false });
+  expect(await bench.storage.readSymlink(`${folder}/devices`)).toBe(".imgtx/view/0");
+});
+
+test("a refusal that can't be undone ends as the failure of the disk: something is still there", async () => {
+  const bench = await makeWorkbench();
+  const failing = watchStorage(bench.storage, ({ name, path }) => {
+    if (name === "removeFile" && path.startsWith(`${bench.root}/`)) {
+      throw new ImgtxError("E_IO", "Input/output error", { image: path });
+    }
+  });
+  await bench.begin();
+  await expect(bench.through(failing).run([{ kind: "refuse", device: "vda" }])).rejects.toMatchObject({
+    code: "E_IO",
+    message: expect.stringContaining("could not be undone") as string,
+  });
+});
