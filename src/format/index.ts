@@ -17,6 +17,9 @@ export {
   mergeChangesOverlay,
   writeChangesOverlay,
 } from "./copy/changes-overlay.ts";
+export { findOverlaysBeside } from "./chain/overlays-beside.ts";
+export { findDataFrom } from "./read/data-from.ts";
+export { judgeResize, resizeImage } from "./qcow2/change/resize-image.ts";
 export { replaceBitmaps } from "./qcow2/change/bitmaps.ts";
 export { checkQcow2 } from "./qcow2/check/check.ts";
 export type { CompareResult } from "./copy/compare.ts";

@@ -125,6 +125,18 @@ export interface UnfreezeRequest {
   readonly force: boolean;
 }
 
+export interface ResizeRequest {
+  readonly kind: "resize";
+  readonly device: string;
+  /** Of the disk; what is added to it where it is relative. */
+  readonly sizeBytes: number;
+  readonly isRelative: boolean;
+  /** Whether it may become smaller. */
+  readonly shrink: boolean;
+  /** Whether data may be cut off. */
+  readonly force: boolean;
+}
+
 /** Always refuses, in prepare, after the actions before it were prepared. Tests of rollback need it. */
 export interface RefuseRequest {
   readonly kind: "refuse";
@@ -143,6 +155,7 @@ export type ActionRequest =
   | MigrateRequest
   | FreezeRequest
   | UnfreezeRequest
+  | ResizeRequest
   | RefuseRequest;
 
 export type ActionKind = ActionRequest["kind"];

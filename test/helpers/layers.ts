@@ -249,7 +249,7 @@ function packageOf(specifier: string): string {
 }
 
 const VERBS =
-  "snapshot|snapshot-group|reopen|device-add|device-remove|device-trust|rollback|mirror|mirror-cancel|migrate|freeze|unfreeze|refuse";
+  "snapshot|snapshot-group|reopen|device-add|device-remove|device-trust|rollback|mirror|mirror-cancel|migrate|freeze|unfreeze|resize|refuse";
 const ASKS_FOR_VERB = new RegExp(`(?:kind\\)?\\s*[!=]==\\s*|case\\s+|Set\\(\\[\\s*)"(${VERBS})"`, "g");
 
 /** The engine asks an action's traits, and never its name: so a new one is its own file, row and request. */

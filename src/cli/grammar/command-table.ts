@@ -132,6 +132,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/unfreeze.ts")).unfreeze,
   },
   {
+    path: ["resize"],
+    summary: "make a device's disk larger or smaller",
+    section: "Actions",
+    load: async () => (await import("../commands/resize.ts")).resize,
+  },
+  {
     path: ["rollback"],
     summary: "go back to an earlier generation",
     section: "Actions",

@@ -26,6 +26,7 @@ const SAYING: Readonly<Record<ActionKind, Readonly<Record<Tense, string>>>> = {
   migrate: sayings("migration begun", "migration prepared", "would be migrated", "migration undone"),
   freeze: sayings("frozen", "freeze prepared", "would be frozen", "freeze undone"),
   unfreeze: sayings("unfrozen", "unfreeze prepared", "would be unfrozen", "unfreeze undone"),
+  resize: sayings("resized", "resize prepared", "would be resized", "resize undone"),
   refuse: sayings("refused", "refusal prepared", "would be refused", "refusal undone"),
 };
 

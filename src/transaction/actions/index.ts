@@ -10,6 +10,7 @@ import { mirror } from "./mirror.ts";
 import { mirrorCancel } from "./mirror-cancel.ts";
 import { refuse } from "./refuse.ts";
 import { reopen } from "./reopen.ts";
+import { resize } from "./resize.ts";
 import { rollback } from "./rollback.ts";
 import { snapshot } from "./snapshot.ts";
 import { unfreeze } from "./unfreeze.ts";
@@ -26,6 +27,7 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   rollback,
   freeze,
   unfreeze,
+  resize,
   refuse,
   mirror,
   "mirror-cancel": mirrorCancel,

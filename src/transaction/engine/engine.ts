@@ -103,8 +103,9 @@ async function undoAfterFailure(work: Work, first: number, error: unknown): Prom
   const { workspace, journal } = work;
   if (!journal) return error;
   await Promise.allSettled([work.underWay]);
-  // With their locks: undo asks who has what it removes, and this command has no more use for it.
+  // With their locks: undo asks who has what it removes, redo logs too, and this command has no more use for it.
   await work.images.close();
+  await work.staged.close();
   const { implicit, onError } = journal.state.begin;
   const aborts = implicit || onError === "abort";
   try {

@@ -50,6 +50,7 @@ const isKind: Shape<ActionKind> = oneOf(
   "migrate",
   "freeze",
   "unfreeze",
+  "resize",
   "refuse",
 );
 

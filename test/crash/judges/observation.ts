@@ -109,6 +109,8 @@ interface GenerationAnswer {
 const OWN_FOLDER = ".imgtx";
 const VIEW = "devices";
 const STAGING = /\/\.imgtx-[a-z0-9]{10}-\d+-(\d+)$/;
+/** Of changes in place that wait for their commit. Behind its end, which the journal has, anything may stand. */
+const REDO_LOG = /\/\.imgtx-[a-z0-9]{10}-(\d+)\.redo$/;
 
 export function describeWorkspace(
   view: FolderView,
@@ -144,7 +146,7 @@ export function describeFiles(view: FolderView, place: WorkspacePlace): string[]
     .map((entry) => {
       const { path, kind, mode, inode } = entry;
       const identity = place.original.has(path) ? ` inode ${inode}` : "";
-      const name = path.replace(STAGING, "/.imgtx-ID-$1");
+      const name = path.replace(STAGING, "/.imgtx-ID-$1").replace(REDO_LOG, "/.imgtx-ID-$1.redo");
       return `${kind} ${name} mode ${mode.toString(8)} ${describeContent(view, place, entry)}${identity}`;
     });
 }
@@ -152,6 +154,7 @@ export function describeFiles(view: FolderView, place: WorkspacePlace): string[]
 function describeContent(view: FolderView, place: WorkspacePlace, entry: FolderEntry): string {
   const { path } = entry;
   if (STAGING.test(path)) return describeStaging(view, path);
+  if (REDO_LOG.test(path)) return "redo log";
   if (place.copies?.has(path) === true) return "copied";
   const content = (entry.kind === "file" && digestOfFenced(view, path)) || entry.content;
   const changing = place.changing.get(path);

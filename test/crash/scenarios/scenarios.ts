@@ -4,6 +4,7 @@
 // one; its steps are command lines, run from the folder `ws`, which is the workspace. `prepare` runs before
 // and is not cut off. Every step is cut off at each call, unless `studied` names the ones that are.
 
+import { CHANGE_SCENARIOS } from "./change-scenarios.ts";
 import { MIGRATE_SCENARIOS } from "./migrate-scenarios.ts";
 import { MIRROR_SCENARIOS, MIRRORED, OTHER_RAW } from "./mirror-scenarios.ts";
 import {
@@ -233,6 +234,7 @@ export const SCENARIOS: readonly Scenario[] = [
   }),
   ...MIRROR_SCENARIOS,
   ...MIGRATE_SCENARIOS,
+  ...CHANGE_SCENARIOS,
 ];
 
 /** Two commands at the same time, on what a scenario's preparation left. */

@@ -5,7 +5,7 @@ import { copyFileSync, readFileSync } from "node:fs";
 import { expect } from "vitest";
 import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
 import { planFileFence } from "../../../src/format/qcow2/change/fence-image.ts";
-import { growImage } from "../../../src/format/qcow2/change/grow-image.ts";
+import { resizeImage } from "../../../src/format/qcow2/change/resize-image.ts";
 import {
   type Guard,
   RedoLog,
@@ -28,7 +28,7 @@ async function change(storage: Storage, image: string): Promise<void> {
   await writer.write(new Uint8Array(300_000).fill(9), 123_392);
   await writer.discard({ start: MIB, lengthBytes: MIB });
   await writer.close();
-  await growImage(storage, image, { format: "qcow2", gate: GATE }, 300 * MIB);
+  await resizeImage(storage, image, { format: "qcow2", gate: GATE }, 300 * MIB);
 }
 
 qemu.test.each([

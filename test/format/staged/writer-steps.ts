@@ -4,7 +4,7 @@ import { ImgtxError } from "../../../src/errors/index.ts";
 import { openChain } from "../../../src/format/chain/backing-chain.ts";
 import { openForWriting, openWriterState } from "../../../src/format/open/open-for-writing.ts";
 import { addBitmap, clearBitmap, removeBitmap } from "../../../src/format/qcow2/change/bitmaps.ts";
-import { growImage } from "../../../src/format/qcow2/change/grow-image.ts";
+import { resizeImage } from "../../../src/format/qcow2/change/resize-image.ts";
 import { encodeSnapshotEntry } from "../../../src/format/qcow2/codec/snapshot-table.ts";
 import { readSnapshotTable } from "../../../src/format/qcow2/read/qcow2-snapshots.ts";
 import type { Storage } from "../../../src/storage/index.ts";
@@ -18,11 +18,13 @@ export interface GuestCall {
   readonly start: number;
   readonly lengthBytes: number;
   readonly seed: number;
+  /** The last cluster of the disk, which ends in it; where another size was refused it may be none. */
+  readonly isTail: boolean;
 }
 
 export type Step =
   | { readonly kind: "guest"; readonly calls: readonly GuestCall[] }
-  | { readonly kind: "grow"; readonly sizeBytes: number }
+  | { readonly kind: "resize"; readonly sizeBytes: number }
   | { readonly kind: "bitmap"; readonly how: "add" | "clear" | "remove"; readonly name: string }
   | { readonly kind: "snapshots"; readonly name: string };
 
@@ -33,8 +35,9 @@ export function chooseSteps(random: Random, clusterBytes: number, sizeBytes: num
   return Array.from({ length: 1 + random.below(4) }, (): Step => {
     switch (random.below(7)) {
       case 0:
-        size += 512 * (1 + random.below(Math.max(1, (clusterBytes * 40) / 512)));
-        return { kind: "grow", sizeBytes: size };
+        if (random.below(2) === 0) size = 512 * (1 + random.below(size / 512));
+        else size += 512 * (1 + random.below(Math.max(1, (clusterBytes * 40) / 512)));
+        return { kind: "resize", sizeBytes: size };
       case 1:
       case 2: {
         const how = (["add", "add", "clear", "remove"] as const)[random.below(4)] ?? "add";
@@ -61,7 +64,7 @@ export function chooseCalls(random: Random, clusterBytes: number, sizeBytes: num
       sizeBytes - start,
       kind === "compress" ? unit : Math.min(unit * most, 2 ** 18),
     );
-    return { kind, start, lengthBytes, seed: random.below(250) };
+    return { kind, start, lengthBytes, seed: random.below(250), isTail: lengthBytes % unit !== 0 };
   });
 }
 
@@ -81,8 +84,8 @@ async function makeOrThrow(storage: Storage, step: Step): Promise<void> {
     case "guest":
       await writeGuest(storage, step.calls);
       return;
-    case "grow":
-      await growImage(storage, PATH, { format: "qcow2", gate: GATE }, step.sizeBytes);
+    case "resize":
+      await resizeImage(storage, PATH, { format: "qcow2", gate: GATE }, step.sizeBytes);
       return;
     case "bitmap":
       await changeBitmap(storage, step.how, step.name);
@@ -95,9 +98,10 @@ async function makeOrThrow(storage: Storage, step: Step): Promise<void> {
 async function writeGuest(storage: Storage, calls: readonly GuestCall[]): Promise<void> {
   const image = await openForWriting(storage, PATH, { format: "qcow2", gate: GATE });
   try {
-    for (const { kind, start, lengthBytes, seed } of calls) {
+    for (const { kind, start, lengthBytes, seed, isTail } of calls) {
       // A larger size may have been refused.
-      if (start + lengthBytes > image.virtualSizeBytes) continue;
+      const end = start + lengthBytes;
+      if (end > image.virtualSizeBytes || (isTail && end !== image.virtualSizeBytes)) continue;
       const bytes = new Uint8Array(lengthBytes);
       for (let at = 0; at < lengthBytes; at += 512) bytes.fill(1 + ((at / 512 + seed) % 250), at, at + 512);
       if (kind === "write") await image.write(bytes, start);

@@ -6,7 +6,7 @@ import { planImage, writeImage } from "../../../src/format/new/create.ts";
 import type { CreateOptions } from "../../../src/format/new/create-options.ts";
 import { openForWriting, openWriterState } from "../../../src/format/open/open-for-writing.ts";
 import { openImage } from "../../../src/format/open/open-image.ts";
-import { growImage } from "../../../src/format/qcow2/change/grow-image.ts";
+import { resizeImage } from "../../../src/format/qcow2/change/resize-image.ts";
 import { StagedStorage } from "../../../src/format/staged/index.ts";
 import type { Storage } from "../../../src/storage/index.ts";
 import type { MemoryDisk } from "../../fuzz/memory-storage.ts";
@@ -97,7 +97,7 @@ describe("the writer over a log", () => {
     const image = await openForWriting(staged, PATH, { format: "qcow2", gate: GATE });
     await image.write(Buffer.from("the first statement"), 700_000);
     await image.close();
-    await growImage(staged, PATH, { format: "qcow2", gate: GATE }, 40 * MIB);
+    await resizeImage(staged, PATH, { format: "qcow2", gate: GATE }, 40 * MIB);
     const later = await openImage(staged, PATH, { format: "qcow2", gate: GATE });
     const bytes = new Uint8Array(19);
     await later.read(bytes, 700_000);

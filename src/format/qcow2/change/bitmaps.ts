@@ -184,7 +184,7 @@ async function change(link: ChainLink, make: (subject: Qcow2Link) => Promise<voi
   }
 }
 
-async function openSpace(
+export async function openSpace(
   link: Qcow2Link,
   file: StagedBytes,
   bitmaps: readonly BitmapEntry[],
@@ -210,7 +210,7 @@ function findBitmap(link: Qcow2Link, bitmaps: readonly BitmapEntry[], name: stri
 }
 
 /** The specification: unknown extra data that is not said to be compatible forbids to use or change a bitmap. */
-function requireKnown({ name, extraData, isExtraDataCompatible }: BitmapEntry): void {
+export function requireKnown({ name, extraData, isExtraDataCompatible }: BitmapEntry): void {
   if (extraData.length === 0 || isExtraDataCompatible) return;
   throw new ImgtxError("E_UNSUPPORTED", `bitmap ${quoteName(name)} has extra data that imgtx does not know`, {
     field: "bitmap_directory",
@@ -259,7 +259,7 @@ function parseGranularity(granularityBytes: number): number {
 }
 
 /** E_UNSUPPORTED for a disk that a bitmap of this granularity can't cover. */
-function countTableEntries({ header, virtualSizeBytes }: Qcow2Link, granularityBits: number): number {
+export function countTableEntries({ header, virtualSizeBytes }: Qcow2Link, granularityBits: number): number {
   if (virtualSizeBytes === 0) {
     throw new ImgtxError("E_UNSUPPORTED", "a disk of no bytes can't have a bitmap", { field: "size" });
   }
@@ -294,7 +294,7 @@ async function freeBits(space: BitmapSpace, bitmap: BitmapEntry): Promise<void> 
 }
 
 /** The directory where it was if it fits its clusters, else in new ones; and the header that leads there. */
-async function writeDirectory(space: BitmapSpace, bitmaps: readonly BitmapEntry[]): Promise<void> {
+export async function writeDirectory(space: BitmapSpace, bitmaps: readonly BitmapEntry[]): Promise<void> {
   const { clusterBytes, link } = space;
   const { extensions, autoclearFeatures } = link.header;
   const isValid = autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps);

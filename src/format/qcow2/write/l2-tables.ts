@@ -112,6 +112,15 @@ export class L2Tables {
     return this.#keep(l1Index, place, halves, true);
   }
 
+  /** The L1 table without this entry. Returns where its table was. */
+  remove(l1Index: number): number | undefined {
+    const place = this.place(l1Index)?.hostOffset;
+    this.#tables.delete(l1Index);
+    encodeL1EntryAt(this.#l1View, l1Index, { kind: "unallocated" });
+    this.#dirtySectors.add(Math.floor((l1Index * TABLE_ENTRY_BYTES) / SECTOR_BYTES));
+    return place;
+  }
+
   /** Notes that entries of the table have changed: bytes from..to of it. */
   mark(table: L2Table, from: number, to: number): void {
     table.dirtyFrom = Math.min(table.dirtyFrom, from);

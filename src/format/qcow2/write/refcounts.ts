@@ -150,6 +150,18 @@ export class Refcounts implements CountStore {
     return most;
   }
 
+  /** -1 where none is. */
+  async findLastUsed(): Promise<number> {
+    for (let index = this.lastBlock; index >= 0; index -= 1) {
+      if (!this.hasBlock(index)) continue;
+      const { bytes } = await this.#load(index);
+      for (let entry = this.#blockEntries - 1; entry >= 0; entry -= 1) {
+        if (readRefcount(bytes, entry, this.#order) > 0) return index * this.#blockEntries + entry;
+      }
+    }
+    return -1;
+  }
+
   async readCount(cluster: number): Promise<number> {
     const index = Math.floor(cluster / this.#blockEntries);
     if (!this.hasBlock(index)) return 0;

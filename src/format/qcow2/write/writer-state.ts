@@ -171,6 +171,19 @@ export class WriterState {
     await this.#allocator.lower(first, clusters);
   }
 
+  /** The active tables without this one, whose entries the caller has let go of. */
+  dropTable(l1Index: number, punches: boolean): void {
+    const place = this.tables.remove(l1Index);
+    if (place === undefined) return;
+    this.metadata.release(place, this.clusterBytes);
+    this.#freeClusters(place, this.clusterBytes, punches);
+  }
+
+  /** The last cluster of the file that is in use. */
+  async findLastUsed(): Promise<number> {
+    return await this.#refcounts.findLastUsed();
+  }
+
   /** Room for compressed data, behind the last one where that fits. */
   async allocateBytes(lengthBytes: number): Promise<number> {
     const { clusterBytes } = this;

@@ -1,0 +1,83 @@
+// The persistent bitmaps of an image whose disk gets another size: their tables are as long as the disk asks for.
+//
+// Invariants
+// - What a bitmap marks of the part that both disks have stays marked, and nothing else is: neither the new part of a
+//   larger disk, nor, when it grows again, what was cut off.
+// - As for all changes of bitmaps, the file is one that is staged.
+
+import type { StorageFile } from "../../../storage/index.ts";
+import { hostOffset } from "../../../units/index.ts";
+import type { Qcow2Link } from "../../chain/chain-link.ts";
+import { readBytes } from "../../read-header.ts";
+import { type BitmapEntry, decodeBitmapTableEntry, encodeBitmapTableEntryAt } from "../codec/bitmap.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { readBitmapDirectory } from "../read/qcow2-bitmaps.ts";
+import type { BitmapSpace } from "./bitmap-space.ts";
+import { countTableEntries, openSpace, requireKnown, writeDirectory } from "./bitmaps.ts";
+
+/** The disk still has its old size; the caller has judged the bitmaps, and writes the new one next. */
+export async function resizeBitmaps(link: Qcow2Link, file: StorageFile, sizeBytes: number): Promise<void> {
+  const bitmaps = await readBitmapDirectory(link);
+  if (bitmaps.length === 0) return;
+  bitmaps.forEach(requireKnown);
+  const space = await openSpace(link, file, bitmaps, bitmaps);
+  const resized: BitmapEntry[] = [];
+  for (const bitmap of bitmaps) resized.push(await resizeOne(space, bitmap, sizeBytes));
+  await writeDirectory(space, resized);
+  await space.finish();
+}
+
+async function resizeOne(space: BitmapSpace, bitmap: BitmapEntry, sizeBytes: number): Promise<BitmapEntry> {
+  const { clusterBytes, link } = space;
+  const { bitmapTableOffset, bitmapTableSize, granularityBits } = bitmap;
+  const entries = countTableEntries({ ...link, virtualSizeBytes: sizeBytes }, granularityBits);
+  const before = await readBytes(link.file, bitmapTableOffset, bitmapTableSize * TABLE_ENTRY_BYTES);
+  const table = new Uint8Array(Math.max(entries, bitmapTableSize) * TABLE_ENTRY_BYTES);
+  table.set(before);
+  await cutBits(space, table, Math.ceil(Math.min(link.virtualSizeBytes, sizeBytes) / 2 ** granularityBits));
+  const kept = table.subarray(0, entries * TABLE_ENTRY_BYTES);
+  const [oldBytes, newBytes] = [before.length, kept.length].map(
+    (bytes) => Math.ceil(bytes / clusterBytes) * clusterBytes,
+  );
+  if (oldBytes === newBytes) {
+    await space.write(table, bitmapTableOffset);
+    return { ...bitmap, bitmapTableSize: entries };
+  }
+  const place = await space.store(kept);
+  await space.freeMetadata(bitmapTableOffset, before.length);
+  return { ...bitmap, bitmapTableOffset: hostOffset(place), bitmapTableSize: entries };
+}
+
+/** The table without marks from this bit on: whole clusters of bits are given back. */
+async function cutBits(space: BitmapSpace, table: Uint8Array, kept: number): Promise<void> {
+  const { clusterBytes, link } = space;
+  const { clusterBits } = link.header;
+  const view = new DataView(table.buffer);
+  const bitsInCluster = clusterBytes * 8;
+  const edge = Math.floor(kept / bitsInCluster);
+  const inEdge = kept % bitsInCluster;
+  for (let index = edge; index < table.length / TABLE_ENTRY_BYTES; index += 1) {
+    const at = index * TABLE_ENTRY_BYTES;
+    const entry = decodeBitmapTableEntry(view.getUint32(at), view.getUint32(at + 4), clusterBits);
+    if (entry.kind === "zeros") continue;
+    if (index === edge && inEdge > 0) {
+      const bits = new Uint8Array(clusterBytes).fill(0xff);
+      if (entry.kind === "data") bits.set(await readBytes(link.file, entry.hostOffset, clusterBytes));
+      clearFrom(bits, inEdge);
+      if (entry.kind === "data") await space.write(bits, entry.hostOffset);
+      else {
+        const place = hostOffset(await space.store(bits));
+        encodeBitmapTableEntryAt(view, index, { kind: "data", hostOffset: place });
+      }
+      continue;
+    }
+    if (entry.kind === "data") await space.freeBits(entry.hostOffset, clusterBytes);
+    encodeBitmapTableEntryAt(view, index, { kind: "zeros" });
+  }
+}
+
+function clearFrom(bits: Uint8Array, first: number): void {
+  const byte = Math.floor(first / 8);
+  bits[byte] = (bits[byte] ?? 0) & (2 ** (first % 8) - 1);
+  bits.fill(0, byte + 1);
+}

@@ -1,0 +1,239 @@
+// A larger or a smaller disk. What a larger one has behind the old end reads as zeros; of a smaller one nothing comes
+// back when it grows again.
+//
+// Invariants
+// - A power cut while a disk grows leaves it at the old size or at the new one, and at worst leaked clusters. The new L1
+//   table and its refcounts are durable before the header points there; the old one is given away after that; and
+//   the size changes last, when what would show of a longer backing image is hidden by zeros.
+// - A disk shrinks safely over a redo log alone: its clusters go before its size does.
+// - Persistent bitmaps come along, as with QEMU: of a larger disk the new part is not marked.
+// - Nothing is locked here: as for writing.
+
+import { ImgtxError } from "../../../errors/index.ts";
+import type { Storage, StorageFile } from "../../../storage/index.ts";
+import type { Chain } from "../../chain/backing-chain.ts";
+import type { Qcow2Link } from "../../chain/chain-link.ts";
+import type { GateOptions } from "../../chain/open-gate.ts";
+import type { ImageFormat } from "../../image-format.ts";
+import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
+import { openImage, type OpenedImage } from "../../open/open-image.ts";
+import { quoteName } from "../../quote-name.ts";
+import { readBytes } from "../../read-header.ts";
+import { HEADER_AT } from "../codec/header.ts";
+import { countL1Entries, L1_TABLE_BYTES_MAX, SECTOR_BYTES, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { readBitmapDirectory } from "../read/qcow2-bitmaps.ts";
+import { Qcow2Writer } from "../write/qcow2-writer.ts";
+import { WriterLayer } from "../write/writer-layer.ts";
+import type { WriterState } from "../write/writer-state.ts";
+import { cutTables } from "./cut-tables.ts";
+import { rereadHeader } from "./reread-header.ts";
+import { resizeBitmaps } from "./resize-bitmaps.ts";
+
+interface ResizedFiles {
+  readonly file: StorageFile;
+  /** The image's own file where it has no external data file. */
+  readonly dataFile: StorageFile;
+}
+
+/**
+ * What of a resizing is known to be refused before anything is written. E_USAGE for a size that no disk can have;
+ * E_UNSUPPORTED for one that the tables can't hold, for version 2 with internal snapshots, which say no size, and for
+ * version 2 where a longer backing image would have to be hidden; E_REFUSED for a dirty image, and for a bitmap that
+ * can't come along; E_CORRUPT.
+ */
+export async function judgeResize({ links }: Pick<Chain, "links">, sizeBytes: number): Promise<void> {
+  const [link, below] = links;
+  if (link === undefined) throw new RangeError("a chain without an image");
+  const { header, path: image, virtualSizeBytes } = link;
+  if (sizeBytes % SECTOR_BYTES !== 0) {
+    throw new ImgtxError("E_USAGE", `The new size must be a multiple of ${SECTOR_BYTES}`, { image });
+  }
+  if (header === undefined) return;
+  requireWritable(header, image);
+  if (header.version === 2 && header.nbSnapshots > 0) {
+    throw new ImgtxError("E_UNSUPPORTED", "Can't resize a v2 image which has snapshots", {
+      image,
+      hint: "`imgtx internal-snapshot delete` takes them away; `qemu-img amend -o compat=1.1` makes it version 3",
+    });
+  }
+  const hiddenEnd = Math.min(sizeBytes, below?.virtualSizeBytes ?? 0);
+  if (header.version === 2 && hiddenEnd > virtualSizeBytes) {
+    throw new ImgtxError(
+      "E_UNSUPPORTED",
+      "a v2 image can't hide what its backing image has behind the old end of the disk",
+      { image, hint: "`qemu-img amend -o compat=1.1` makes it version 3, which can" },
+    );
+  }
+  const l1Size = countL1Entries(sizeBytes, header.clusterBits, header.hasExtendedL2);
+  if (l1Size * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) {
+    throw new ImgtxError("E_UNSUPPORTED", "The image size is too large for its cluster size", { image });
+  }
+  const broken = (await readBitmapDirectory(link)).find(({ isInUse }) => isInUse);
+  if (broken === undefined) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `Bitmap ${quoteName(broken.name)} is inconsistent and cannot be used: it can't be resized with the disk`,
+    {
+      image,
+      field: "bitmap_directory",
+      hint: "remove it first, with `qemu-img bitmap --remove`",
+    },
+  );
+}
+
+/**
+ * Gives the disk of the image at path another size, durably. Errors are those of judgeResize and of openForWriting.
+ */
+export async function resizeImage(
+  storage: Storage,
+  path: string,
+  options: { readonly format: ImageFormat | undefined; readonly gate: GateOptions },
+  sizeBytes: number,
+): Promise<void> {
+  const opened = await openImage(storage, path, options);
+  const own: StorageFile[] = [];
+  try {
+    const [link] = opened.chain.links;
+    if (link === undefined) throw new RangeError("a chain without an image");
+    await judgeResize(opened.chain, sizeBytes);
+    const file = await storage.openFile(path, "write");
+    own.push(file);
+    const { header, dataFile } = link;
+    if (header === undefined) {
+      await file.truncate(sizeBytes);
+      await file.flush("resized-raw-image");
+      return;
+    }
+    const data =
+      dataFile &&
+      (await storage.openFile(await storage.realPath(dataFile.path), "write", { refuseSymlink: true }));
+    if (data) own.push(data);
+    await resizeQcow2({ ...link, header }, { file, dataFile: data ?? file }, opened, sizeBytes);
+  } finally {
+    await Promise.all([opened.close(), ...own.map((file) => file.close())]);
+  }
+}
+
+async function resizeQcow2(
+  link: Qcow2Link,
+  files: ResizedFiles,
+  opened: OpenedImage,
+  sizeBytes: number,
+): Promise<void> {
+  const { file } = files;
+  const isSmaller = sizeBytes < link.virtualSizeBytes;
+  if (isSmaller) await shrinkQcow2(link, files, sizeBytes);
+  else await growQcow2(link, files, opened, sizeBytes);
+  // The size right after them: one without the other is no image that anybody opens.
+  await resizeBitmaps(await rereadHeader(link, file), file, sizeBytes);
+  await file.write(encodeSize(sizeBytes), HEADER_AT.size);
+  await file.flush(isSmaller ? "smaller-disk" : "larger-disk");
+}
+
+async function shrinkQcow2(link: Qcow2Link, files: ResizedFiles, sizeBytes: number): Promise<void> {
+  const { file, dataFile } = files;
+  const state = await openWriterState(link, { ...files, isOrdered: true, keepsBitmaps: true });
+  await state.begin();
+  await cutTables(state, sizeBytes);
+  await state.finish();
+  const end = ((await state.findLastUsed()) + 1) * link.header.clusterSizeBytes;
+  if (end < (await file.stat()).sizeBytes) await file.truncate(end);
+  if (dataFile !== file) await dataFile.truncate(sizeBytes);
+}
+
+async function growQcow2(
+  link: Qcow2Link,
+  files: ResizedFiles,
+  opened: OpenedImage,
+  sizeBytes: number,
+): Promise<void> {
+  const { clusterBits, clusterSizeBytes, hasExtendedL2, hasRawExternalData, l1Size } = link.header;
+  if (await hasTablesBehindEnd(link, files.file)) {
+    const state = await openWriterState(link, { ...files, isOrdered: true, keepsBitmaps: true });
+    await state.begin();
+    await cutTables(state, link.virtualSizeBytes);
+    await state.flush("tables-behind-the-end");
+    await state.finish();
+  }
+  const isL1Larger = countL1Entries(sizeBytes, clusterBits, hasExtendedL2) > l1Size;
+  if (isL1Larger) await growL1Table(await rereadHeader(link, files.file), files, sizeBytes);
+  if (hasRawExternalData) {
+    await files.dataFile.truncate(sizeBytes);
+    await files.dataFile.flush("larger-data-file");
+  }
+  const start = link.virtualSizeBytes;
+  // What is below, and what a larger disk has left in the rest of the last cluster.
+  const below = opened.layers[1]?.virtualSizeBytes ?? 0;
+  const end = Math.min(sizeBytes, Math.max(below, Math.ceil(start / clusterSizeBytes) * clusterSizeBytes));
+  if (start >= end) return;
+  const grown = { ...(await rereadHeader(link, files.file)), virtualSizeBytes: sizeBytes };
+  await hide(grown, files, opened, start, end);
+}
+
+/** The VM state of an internal snapshot that was applied: QEMU leaves it there, and it would show in a larger disk. */
+async function hasTablesBehindEnd({ header }: Qcow2Link, file: StorageFile): Promise<boolean> {
+  const { clusterBits, hasExtendedL2, l1Size, l1TableOffset } = header;
+  const first = countL1Entries(header.size, clusterBits, hasExtendedL2) * TABLE_ENTRY_BYTES;
+  const lengthBytes = l1Size * TABLE_ENTRY_BYTES - first;
+  if (lengthBytes <= 0) return false;
+  return (await readBytes(file, l1TableOffset + first, lengthBytes)).some((byte) => byte !== 0);
+}
+
+/** An L1 table that maps the larger disk. On disk the size is still the old one. */
+async function growL1Table(link: Qcow2Link, files: ResizedFiles, sizeBytes: number): Promise<void> {
+  const { header } = link;
+  const l1Size = countL1Entries(sizeBytes, header.clusterBits, header.hasExtendedL2);
+  const state = await openWriterState(link, { ...files, isOrdered: true, keepsBitmaps: true });
+  await state.begin();
+  const table = new Uint8Array(l1Size * TABLE_ENTRY_BYTES);
+  table.set(await readBytes(files.file, header.l1TableOffset, header.l1Size * TABLE_ENTRY_BYTES));
+  await replaceL1Table(state, table);
+  await state.finish();
+}
+
+/** Another active L1 table, at another place. The state's own tables are of no use afterwards. */
+async function replaceL1Table(state: WriterState, table: Uint8Array): Promise<void> {
+  const { clusterBytes, files } = state;
+  const { l1Size, l1TableOffset } = files.header;
+  const clusters = Math.ceil(table.length / clusterBytes);
+  const place = (await state.allocate(clusters)) * clusterBytes;
+  const whole = new Uint8Array(clusters * clusterBytes);
+  whole.set(table);
+  await files.file.write(whole, place);
+  await state.flush("l1-table-before-header");
+  await files.file.write(encodeL1Place(table.length / TABLE_ENTRY_BYTES, place), HEADER_AT.l1Size);
+  await files.file.flush("header-before-old-l1-table");
+  const oldClusters = Math.ceil((l1Size * TABLE_ENTRY_BYTES) / clusterBytes);
+  await state.giveBack(l1TableOffset / clusterBytes, oldClusters);
+}
+
+/** What is behind the old end reads as zeros. */
+async function hide(
+  grown: Qcow2Link,
+  files: ResizedFiles,
+  opened: OpenedImage,
+  start: number,
+  end: number,
+): Promise<void> {
+  const below = opened.layers.slice(1);
+  const state = await openWriterState(grown, { ...files, isOrdered: true, keepsBitmaps: true });
+  const writer = new Qcow2Writer(state, new WriterLayer(grown, state), below, () => Promise.resolve());
+  await writer.writeZeroes({ start, lengthBytes: end - start }, below.length === 0);
+  await writer.flush("zeros-before-size");
+  await writer.close();
+}
+
+function encodeSize(sizeBytes: number): Uint8Array {
+  const bytes = new Uint8Array(8);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(sizeBytes));
+  return bytes;
+}
+
+/** l1_size and l1_table_offset, side by side in one sector of the header. */
+function encodeL1Place(l1Size: number, place: number): Uint8Array {
+  const bytes = new Uint8Array(12);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, l1Size);
+  view.setBigUint64(4, BigInt(place));
+  return bytes;
+}

@@ -1,0 +1,128 @@
+// resize: a device's disk becomes larger or smaller, in its active layer, at the commit.
+
+import { type DeviceEntry, requireDevice } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  type Chain,
+  type ChainLink,
+  findDataFrom,
+  imageOf,
+  judgeResize,
+  resizeImage,
+} from "../../format/index.ts";
+import { formatBytes } from "../../units/index.ts";
+import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
+import { activeLayer, placeOf } from "./plan/chain-entry.ts";
+import { assertNotFrozen } from "./plan/fencing.ts";
+import { findOverlaysOf } from "./plan/overlays-of.ts";
+import type { ImageChange } from "../images/redo.ts";
+import type { ResizeRequest } from "../request.ts";
+
+export const resize: Action<ResizeRequest> = {
+  mayDoNothing: true,
+  async plan(request, context): Promise<Plan> {
+    const { device } = request;
+    const entry = requireDevice(context.table, device);
+    assertNotFrozen(entry, "its image may not be written to");
+    const chain = await context.openChain(entry.image, entry.format, device);
+    const top = activeLayer(chain);
+    const before = top.virtualSizeBytes;
+    const sizeBytes = request.isRelative ? before + request.sizeBytes : request.sizeBytes;
+    const report = {
+      kind: "resize",
+      device,
+      before: top.path,
+      after: top.path,
+      format: top.format,
+      files: [],
+      notes: [],
+    } as const;
+    const common = { ...MAKES_NO_FILES, devices: [device], allowPaths: [], chains: [{ device, chain }] };
+    if (sizeBytes === before) {
+      const notes = [`it has ${sayBytes(before)} already`];
+      return { ...common, reports: [{ ...report, notes }], changes: [] };
+    }
+    assertNoMirror(entry);
+    await withPlace(device, top, async () => {
+      if (sizeBytes < before) await assertMayShrink(chain, sizeBytes, request, context);
+      await judgeResize(chain, sizeBytes);
+    });
+    const { changes, files } = planChanges(top, sizeBytes, context);
+    return {
+      ...common,
+      reports: [{ ...report, files, notes: [`from ${sayBytes(before)} to ${sayBytes(sizeBytes)}`] }],
+      changes: [{ device, after: { ...entry, ...placeOf(chain), virtualSizeBytes: sizeBytes } }],
+      redo: changes,
+    };
+  },
+};
+
+/** The image's log, and before it that of its data file, which the image's change writes to. */
+function planChanges(top: ChainLink, sizeBytes: number, { storage, gate }: PlanContext) {
+  const change: ImageChange = {
+    link: top,
+    write: async () => {
+      await resizeImage(storage, top.path, { format: top.format, gate }, sizeBytes);
+    },
+  };
+  const { dataFile } = top;
+  const data: ImageChange[] = dataFile
+    ? [{ link: { ...top, ...dataFile, header: undefined }, write: () => Promise.resolve() }]
+    : [];
+  const changes = [...data, change];
+  return { changes, files: changes.map(({ link }) => ({ path: link.path, change: "change" as const })) };
+}
+
+function assertNoMirror({ name: device, image, mirror }: DeviceEntry): void {
+  if (!mirror) return;
+  throw new ImgtxError("E_REFUSED", `it has a mirror of the present size, '${mirror.image}'`, {
+    device,
+    image,
+    hint: `forget it with \`imgtx mirror ${device} --cancel\`, and make it anew afterwards`,
+  });
+}
+
+/** E_REFUSED where anything would be lost, of the device's or of what stands on its image. */
+async function assertMayShrink(
+  chain: Chain,
+  sizeBytes: number,
+  { device, shrink, force }: ResizeRequest,
+  context: PlanContext,
+): Promise<void> {
+  const { path, virtualSizeBytes } = activeLayer(chain);
+  if (sizeBytes < 0) {
+    throw new ImgtxError("E_USAGE", `it has only ${sayBytes(virtualSizeBytes)}`, { device });
+  }
+  if (!shrink) {
+    throw new ImgtxError("E_REFUSED", "Use the --shrink option to perform a shrink operation.", {
+      hint:
+        `it has ${sayBytes(virtualSizeBytes)}, and would have ${sayBytes(sizeBytes)}: what is behind that is lost. ` +
+        "Shrink the file system in it first",
+    });
+  }
+  const [overlay, ...others] = await findOverlaysOf(path, context);
+  if (overlay !== undefined) {
+    const more = others.length === 0 ? "" : `, and ${others.length} more`;
+    throw new ImgtxError("E_IN_USE", `'${overlay}' stands on it${more}, and would lose what is cut off`, {
+      hint: "remove what nobody needs any more; or make a snapshot, and shrink its overlay",
+    });
+  }
+  // Closing it would close the chain, which is the engine's.
+  const data = force ? undefined : await findDataFrom(imageOf(chain), sizeBytes);
+  if (data === undefined) return;
+  throw new ImgtxError("E_REFUSED", `there is data in the part that would be cut off, at ${data} first`, {
+    hint: "shrink the file system in it first, and discard what is behind; --force cuts it off all the same",
+  });
+}
+
+async function withPlace(device: string, { path }: ChainLink, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ device, image: path }) : error;
+  }
+}
+
+function sayBytes(bytes: number): string {
+  return `${formatBytes(bytes)} (${bytes} bytes)`;
+}

@@ -1,0 +1,55 @@
+// Scenarios of changes in place: images that are there get another size, or other internal snapshots.
+
+import { addAll, back, DEVICES, filesOf, onTwo, type Scenario, step } from "./sample-devices.ts";
+
+/** All of them are written to, and told by what a guest sees. */
+const CHANGING = {
+  "ws/a.qcow2": "qcow2",
+  "ws/b.raw": "raw",
+  "images/c.qcow2": "qcow2",
+  "ws/d.qcow2": "qcow2",
+  "ws/e.qcow2": "qcow2",
+} as const;
+
+const onTwoChanging = (name: string, steps: Scenario["steps"], more: Partial<Scenario> = {}): Scenario =>
+  onTwo(name, steps, {
+    changing: { "ws/a.qcow2": "qcow2", "ws/b.raw": "raw" },
+    ...more,
+  });
+
+export const CHANGE_SCENARIOS: readonly Scenario[] = [
+  onTwoChanging("resize", [step("resize vda 320k"), step("resize vdb 60k --shrink --force")], {
+    inSlice: true,
+  }),
+  {
+    name: "resize 5 devices in a transaction",
+    files: filesOf(DEVICES),
+    prepare: addAll(DEVICES),
+    changing: CHANGING,
+    steps: [
+      step("txn begin"),
+      step("resize vda +64k"),
+      step("resize vdb +64k"),
+      // Its clusters are of 512 bytes: tables go, and are moved.
+      step("resize vdc 64k --shrink --force"),
+      step("resize vdd 64k --shrink --force"),
+      step("resize vde +1M"),
+      step("txn commit"),
+    ],
+    studied: [3, 6],
+  },
+  onTwoChanging("resize, taken back to a savepoint, and aborted", [
+    step("txn begin"),
+    step("resize vda +64k"),
+    step("txn savepoint here"),
+    step("resize vda 64k --shrink --force"),
+    back("txn rollback-to here"),
+    step("snapshot vda a1.qcow2"),
+    back("txn abort"),
+  ]),
+  onTwoChanging("a refused action takes a resize back", [step("txn run batch", 14)], {
+    files: filesOf(DEVICES.slice(0, 2), [
+      { path: "ws/batch", bytes: Buffer.from("resize vda +64k\nresize vdb +64k\nrefuse\n") },
+    ]),
+  }),
+];
