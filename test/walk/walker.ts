@@ -54,6 +54,10 @@ export class Walker {
   readonly folders: readonly string[];
   world: World = { generation: 0, devices: new Map(), left: new Map() };
   number = 0;
+  /** When a command was cut off last, before any guest wrote. */
+  #atCut: World = this.world;
+  /** Devices that left behind, by a way out that said so, what was written since. */
+  readonly #leftBehind = new Set<string>();
   /** The moves of the transaction that is open. */
   open: { readonly id: string; readonly moves: Move[] } | undefined;
 
@@ -137,7 +141,8 @@ export class Walker {
         if (!was) throw new Fault(`${name} came out of nothing`);
         if (was.image === image) return was.content;
         if (!hasMoved) throw new Fault(`${name} went to ${image}, and no generation was made`);
-        if (move.content === "own") return was.content;
+        const older = this.#leftBehind.has(name) ? this.#atCut.devices.get(name) : undefined;
+        if (move.content === "own") return (older ?? was).content;
         const held = before.left.get(image);
         if (held) return held;
         throw new Fault(
@@ -146,6 +151,7 @@ export class Walker {
       },
       before,
     );
+    this.#leftBehind.clear();
     for (const name of before.devices.keys()) {
       if (!this.world.devices.has(name)) throw new Fault(`${name} has gone`);
     }
@@ -164,7 +170,10 @@ export class Walker {
       if (way === undefined) throw new Fault(`recover ended with ${sayEnd(ended)}`);
       chosen = way;
       this.count("ways out taken");
-      await this.run(way.split(" "), undefined);
+      const { stderr, stdout } = await this.run(way.split(" "), undefined);
+      for (const [, name = ""] of `${stdout}${stderr}`.matchAll(/stays there, and is not on '(\w+)'/g)) {
+        this.#leftBehind.add(name);
+      }
     }
     throw new Fault("recovery does not come to an end");
   }
@@ -229,6 +238,7 @@ export class Walker {
     wanted: number | undefined,
     choice: { readonly cut?: Cut | undefined; readonly env?: Readonly<Record<string, string>> } = {},
   ): Promise<Ended> {
+    if (choice.cut && argv[0] !== "recover") this.#atCut = this.world;
     const ended = await runImgtx(this.place, argv, {
       cut: choice.cut,
       ...(choice.env && { env: choice.env }),

@@ -20,12 +20,18 @@ export interface Differences {
   readonly looks: ReadonlyMap<string, Fingerprint>;
 }
 
+export interface CopyDifferencesOptions extends Pick<DifferenceOptions, "onProgress"> {
+  readonly gate: GateOptions;
+  /** Called where they differ, before anything is written: may throw. */
+  readonly onDiffer?: (() => Promise<void>) | undefined;
+}
+
 /** Durable when it returns. The caller holds the locks of both. E_REFUSED where their sizes differ. */
 export async function copyDifferences(
   storage: Storage,
   source: Image,
   image: { readonly path: string; readonly format: ImageFormat },
-  { gate, onProgress }: Pick<DifferenceOptions, "onProgress"> & { readonly gate: GateOptions },
+  { gate, onProgress, onDiffer }: CopyDifferencesOptions,
 ): Promise<Differences> {
   const target = await openTarget(storage, image, gate);
   let lengthBytes = 0;
@@ -34,6 +40,7 @@ export async function copyDifferences(
     const ranges = await findDifferences(source, target, { unitBytes: CHANGE_UNIT_BYTES, onProgress });
     lengthBytes = ranges.reduce((sum, range) => sum + range.lengthBytes, 0);
     if (lengthBytes > 0) {
+      await onDiffer?.();
       await copyImages([new MaskedImage(source, ranges)], target, {
         ...COPY_OF_CHANGES,
         clusterBytes: undefined,

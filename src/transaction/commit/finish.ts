@@ -27,9 +27,10 @@ import { ImgtxError } from "../../errors/index.ts";
 import { beforeItsName, describeChanges, type Fingerprint } from "../../format/index.ts";
 import type { LockWaiting } from "../../storage/index.ts";
 import { syncLate } from "./late-sync.ts";
-import { type HeldLeft, holdLeft } from "./left-images.ts";
+import { holdLeft } from "./left-images.ts";
 import { imagesLeft, imagesUsed, leavesUnfenced } from "./leaving.ts";
 import { rememberLeft } from "./left-times.ts";
+import { holdMoved } from "./moved-devices.ts";
 import { settleLeft } from "./leaving-fences.ts";
 import {
   imagesMergedAtCommit,
@@ -125,14 +126,8 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
   const { commit } = state;
   if (!commit) throw new Error("only what has a commit mark is finished");
   const present = await readTable(workspace);
-  if (await isApplied(workspace, journal, present)) {
-    const moved = await holdMoved(workspace, journal, present, how);
-    try {
-      return await how.underLock(async () => await showMoved(workspace));
-    } finally {
-      await moved?.release();
-    }
-  }
+  const shown = await showIfMoved(workspace, journal, how);
+  if (shown) return shown;
   const expected = nextTable(present, state, commit);
   const used = imagesUsed(expected, state);
   const isForced = how.onLeft !== undefined;
@@ -197,37 +192,39 @@ async function moveOn(
   });
 }
 
-/** What devices have left by a move that a process did not live to show, and that a guest may not know of. */
-async function holdMoved(
-  workspace: Workspace,
-  { id, state }: Journal,
-  table: DeviceTable,
-  how: Finishing,
-): Promise<HeldLeft | undefined> {
-  if (how.isLocked || table.transaction !== id) return undefined;
-  const before = await readGeneration(workspace, table.generation - 1);
-  if (!before) return undefined;
-  const isForced = how.onLeft !== undefined;
-  return await holdLeft(workspace, state, { present: before, next: table, isForced, hasMoved: true, ...how });
-}
-
-/** Found moved, by a process that died before it knew the move to be durable: the journal must not go first. */
-async function showMoved(workspace: Workspace): Promise<DeviceTable> {
-  const table = await readTable(workspace);
-  await flushTableName(workspace);
-  if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
-  return table;
-}
-
 /**
- * Whether the table, or a generation between it and the mark, was made by this transaction. E_JOURNAL where that can't
- * be told.
+ * Found moved, by a process that died before it knew the move to be durable: the journal must not go first. Undefined
+ * where the table has not moved yet.
  */
-export async function isApplied(
+export async function showIfMoved(
+  workspace: Workspace,
+  journal: Journal,
+  how: Finishing,
+): Promise<DeviceTable | undefined> {
+  const madeAs = await findMade(workspace, journal, await readTable(workspace));
+  if (madeAs === undefined) return undefined;
+  const isForced = how.onLeft !== undefined;
+  const moved = how.isLocked
+    ? undefined
+    : await holdMoved(workspace, journal.state, madeAs, { ...how, isForced });
+  try {
+    return await how.underLock(async () => {
+      const table = await readTable(workspace);
+      await flushTableName(workspace);
+      if (!(await isViewPresent(workspace, table))) await showView(workspace, table);
+      return table;
+    });
+  } finally {
+    await moved?.release();
+  }
+}
+
+/** The generation that the transaction has made, the table's or one between it and the mark. E_JOURNAL: can't be told. */
+export async function findMade(
   workspace: Workspace,
   { id, path, state }: Pick<Journal, "id" | "path" | "state">,
   table: DeviceTable,
-): Promise<boolean> {
+): Promise<number | undefined> {
   const { madeOn = 0 } = state.commit ?? {};
   if (table.generation < madeOn) {
     throw new ImgtxError(
@@ -239,17 +236,17 @@ export async function isApplied(
       },
     );
   }
-  if (table.generation > madeOn && table.transaction === id) return true;
+  if (table.generation > madeOn && table.transaction === id) return table.generation;
   for (let number = table.generation - 1; number > madeOn; number -= 1) {
     const generation = await readGeneration(workspace, number);
-    if (generation?.transaction === id) return true;
+    if (generation?.transaction === id) return number;
     if (generation) continue;
     throw new ImgtxError("E_JOURNAL", `generation ${number} is not in the history: it may be its own`, {
       image: path,
       hint: "put back `.imgtx/history` from a copy",
     });
   }
-  return false;
+  return undefined;
 }
 
 /**

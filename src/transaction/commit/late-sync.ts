@@ -1,5 +1,5 @@
 // A device that goes over to its mirror takes along what was written to its old image after the commit mark: the mirror
-// is synced anew by content, and then the table moves.
+// is synced anew by content, and then the table moves. Where that has moved by then, see moved-devices.ts.
 //
 // Invariants
 // - The old image is locked from before it is read until the table has moved, and looked at again when it has been read:
@@ -60,6 +60,8 @@ export interface HowToSync {
   readonly onNotice?: ((line: string) => void) | undefined;
   /** Whether what takes long is left to others: E_UNFINISHED then. */
   readonly isBrief?: boolean | undefined;
+  /** Looks at the mirror, which is locked; what it returns is called before that is written to, and may throw. */
+  readonly lookFirst?: ((stale: StaleMirror) => Promise<() => Promise<void>>) | undefined;
 }
 
 /** What is compared in moments, before whatever a command was called for. */
@@ -96,7 +98,7 @@ async function syncOne(
   { storage, root }: Workspace,
   state: TransactionState,
   { entry, mirror, left }: LateSync,
-  { present, waiting, onProgress, onNotice }: HowToSync,
+  { present, waiting, onProgress, onNotice, lookFirst }: HowToSync,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const { name: device, image, format } = entry;
   const seen = lastSeen(state);
@@ -106,11 +108,14 @@ async function syncOne(
     const expected = seen.get(mirror.path)?.fingerprint;
     if (!file || !expected || !isSameFile(expected, await file.stat())) throw isNotThere(mirror.path, device);
     await lockWriter(storage, file, waiting);
+    const [first] = left;
+    const onDiffer = first && (await lookFirst?.(first));
     const source = await openImage(storage, image, { format, gate });
     try {
       const { lengthBytes, looks } = await copyDifferences(storage, source, mirror, {
         gate,
         onProgress: progressOf({ onProgress }, `syncing ${mirror.path}`),
+        onDiffer,
       });
       for (const one of left) await assertHeldStill(one);
       const changes = left.flatMap((one) => one.changes ?? []).join(", ");
@@ -118,7 +123,7 @@ async function syncOne(
         const why =
           changes === "" ? "it differed" : `somebody wrote to ${image} after the commit (${changes})`;
         onNotice?.(
-          `synced ${mirror.path} with '${device}' anew before the move, ${lengthBytes} bytes of it: ${why}`,
+          `synced ${mirror.path} with '${device}' anew before ${lookFirst ? "it was shown" : "the move"}, ${lengthBytes} bytes of it: ${why}`,
         );
       }
       return looks;

@@ -5,7 +5,7 @@
 // - Where the transaction's fence is up nobody has written. Else the image is compared with what the journal saw last,
 //   and its locks are asked: whoever has it open for writing is waited for, and named.
 // - What was written to an image that the device leaves is never left behind without a word: where the device goes to
-//   its mirror, that is synced anew first (late-sync.ts); else the move waits.
+//   its mirror, that is synced anew first (late-sync.ts), and after the move before that is shown; else the move waits.
 // - A doubt is decided by content where that can be, at a mirror, and said in a line where it can't.
 // - What was written to an image that stays below the device is the device's. The snapshot is later than its commit then,
 //   and says so.
@@ -38,8 +38,8 @@ export interface HowToHold {
   readonly waiting?: LockWaiting | undefined;
   /** Moves on whatever was written. */
   readonly isForced?: boolean | undefined;
-  /** Whether the table has moved, and perhaps not the view: a guest may have been started on what the device has left. */
-  readonly hasMoved?: boolean;
+  /** Where the table has moved: whether the view shows that. Else a guest may have been started on what was left. */
+  readonly moved?: { readonly isShown: boolean };
   readonly onNotice?: ((line: string) => void) | undefined;
 }
 
@@ -82,7 +82,7 @@ export async function holdLeft(
       // Its patches look at it themselves. A device that is frozen where it is leaves nothing.
       if (patched.has(left.image) || redone.has(left.image) || left.isFrozen) continue;
       // A fence was up until the move was durable, and the view with it.
-      if (how.hasMoved === true && (left.stays || fenced.has(left.image))) continue;
+      if (how.moved && (left.stays || fenced.has(left.image))) continue;
       const found = await openLeft(storage, left, state, how);
       const before = findDevice(present, left.device);
       if (found) open.push({ ...found, mirror: before && findMirrorTaken(state, next, before) });
@@ -117,15 +117,15 @@ async function openLeft(
   storage: Workspace["storage"],
   left: LeftImage,
   state: TransactionState,
-  { hasMoved = false, present }: HowToHold,
+  { moved, present }: HowToHold,
 ): Promise<Omit<OpenLeft, "mirror"> | undefined> {
   const seen = lastSeen(state).get(left.image);
   if (!seen || seen.isNew) return undefined;
   // Whoever moved the table may have found a write by then, and brought it along: the closing generation knows.
-  const expected = (hasMoved ? fingerprintIn(present, left) : undefined) ?? seen.fingerprint;
+  const expected = (moved ? fingerprintIn(present, left) : undefined) ?? seen.fingerprint;
   const file = await openUnlessGone(storage, left.image, "read");
   if (!file) {
-    if (left.stays || hasMoved) return undefined;
+    if (left.stays || moved) return undefined;
     throw new ImgtxError(
       "E_NOT_FOUND",
       `it is not there, so nobody can tell whether '${left.device}' wrote to it after the commit`,
@@ -161,12 +161,14 @@ interface Judged {
 /** Undefined where nothing was written that anybody has to know of, or it was said. */
 async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined> {
   const { device, image, stays, file, seen, mirror } = left;
-  const { isForced, hasMoved = false, onNotice } = how;
+  const { isForced, moved, onNotice } = how;
   const now = await takeFingerprint(file, seen !== undefined && seen.headerSha256 !== null);
   const changes = seen ? describeChanges(seen, now).join(", ") : "replaced by another file";
   const doubt = seen && changes === "" ? describeDoubt(seen, now) : undefined;
   if (changes === "" && doubt === undefined) return undefined;
-  if (mirror && !stays && !hasMoved && isForced !== true) {
+  // Who was started since the move is shown is on the mirror.
+  const isBehind = changes === "" && moved?.isShown === true;
+  if (mirror && !stays && !isBehind && isForced !== true) {
     const stale = { device, image, file, now, mirror, changes: changes === "" ? undefined : changes };
     return { now, isWritten: changes !== "", stale };
   }
@@ -183,7 +185,7 @@ async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined
   if (!isForced) {
     throw new ImgtxError(
       "E_CHANGED",
-      `somebody wrote to it after the commit (${changes}), and '${device}' ${hasMoved ? "has left" : "would leave"} that behind`,
+      `somebody wrote to it after the commit (${changes}), and '${device}' ${moved ? "has left" : "would leave"} that behind`,
       { image, device },
     );
   }

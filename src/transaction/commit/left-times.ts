@@ -49,7 +49,8 @@ function withTimes(entry: ChainEntry, now: Fingerprint | undefined): ChainEntry 
   return { ...entry, fingerprint: now };
 }
 
-async function lookAt(
+/** Undefined where it is not there. */
+export async function lookAt(
   { storage }: Workspace,
   image: string,
   { headerSha256 }: Fingerprint,

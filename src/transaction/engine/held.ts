@@ -5,7 +5,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import { traitsOf } from "../actions/index.ts";
 import { heldByOpen } from "../choose.ts";
 import { describeTransaction } from "../describe.ts";
-import { isApplied } from "../commit/finish.ts";
+import { findMade } from "../commit/finish.ts";
 import {
   type JournalSnapshot,
   type PlanRecord,
@@ -83,7 +83,8 @@ async function isEndedBy(
   { id, path, busy, state }: JournalSnapshot,
 ): Promise<boolean> {
   if (busy || state instanceof ImgtxError || !state.commit || !traitsOf(kind).endsCopies) return false;
-  return await isApplied(work.workspace, { id, path, state }, await readTable(work.workspace));
+  const table = await readTable(work.workspace);
+  return (await findMade(work.workspace, { id, path, state }, table)) !== undefined;
 }
 
 function holderError({ workspace }: Work, snapshot: JournalSnapshot, device: string | null): ImgtxError {

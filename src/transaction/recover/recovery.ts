@@ -28,9 +28,16 @@ import {
   showView,
   type Workspace,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { type ErrorCode, ImgtxError } from "../../errors/index.ts";
 import type { LockWaiting, StorageFile } from "../../storage/index.ts";
-import { finishCommit, type Finishing, HOLDS_LOCK, lockForMoments, summarise } from "../commit/finish.ts";
+import {
+  finishCommit,
+  type Finishing,
+  HOLDS_LOCK,
+  lockForMoments,
+  showIfMoved,
+  summarise,
+} from "../commit/finish.ts";
 import {
   clearHalfMade,
   isParked,
@@ -48,6 +55,9 @@ import type { OnProgress, RecoveryNote } from "../request.ts";
 import { abortJournal, sayKept, undoFrom, undoChangesInPlace, undoTransaction } from "./undo.ts";
 import { mendLostParts, noteStrangeThings, sayLost } from "./strange-things.ts";
 import { noteOnDamaged, noteOnLeft, noteOnUnsure, noteOnView, noteOnWaiting } from "./waiting.ts";
+
+/** For a moment, or until a guest ends: then what it wrote is brought along, and the move shown. */
+const HOLDS_BACK: ReadonlySet<ErrorCode> = new Set(["E_LOCKED", "E_UNFINISHED"]);
 
 const READ_ONLY_CODES = new Set(["E_READ_ONLY", "E_NO_PERMISSION"]);
 
@@ -80,7 +90,7 @@ export async function recover(workspace: Workspace, options: RecoveryOptions): P
     try {
       notes = [...noted, ...(await mendLostParts(workspace))];
       notes.push(...(await settleJournals(workspace, { isLeft: isLeftBy(options.caller) })));
-      const note = await repairView(workspace);
+      const note = await repairView(workspace, notes);
       if (note) notes.push(note);
     } finally {
       await lock.close();
@@ -217,7 +227,7 @@ async function settleOrSay(
     if (!isHalfReplaced && (await describeLeftover(workspace, snapshot)) === undefined) return undefined;
     if (snapshot.unsure) return noteOnUnsure(snapshot.id, state, sayWorker(workspace, snapshot.unsure));
     if (!snapshot.busy && state.commit && (await isLeft(workspace, state)))
-      return noteOnLeft(snapshot.id, state);
+      return await showAndLeave(workspace, snapshot.id);
     return await recoverOne(workspace, snapshot.id, isHalfReplaced);
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
@@ -225,9 +235,36 @@ async function settleOrSay(
   }
 }
 
-async function repairView(workspace: Workspace): Promise<RecoveryNote | undefined> {
+/** Where the table has moved that is shown at once, and only what comes after it is left. */
+async function showAndLeave(workspace: Workspace, id: string): Promise<RecoveryNote | undefined> {
+  const journal = await openUnlessBusy(workspace, id);
+  if (!journal) return undefined;
+  const lines: string[] = [];
+  const onNotice = (line: string): void => void lines.push(line);
+  try {
+    await showIfMoved(workspace, journal, {
+      isLocked: false,
+      isBrief: true,
+      underLock: HOLDS_LOCK,
+      onNotice,
+    });
+    return noteOnLeft(id, journal.state, lines);
+  } finally {
+    await journal.close();
+  }
+}
+
+/** Notes of transactions that wait: where a move waits for what its devices have left, guests go on starting there. */
+async function repairView(
+  workspace: Workspace,
+  notes: readonly RecoveryNote[],
+): Promise<RecoveryNote | undefined> {
   const table = await readTable(workspace);
-  if (await isViewPresent(workspace, table)) return undefined;
+  const isHeldBack = notes.some(
+    ({ transaction, obstacle }) =>
+      transaction === table.transaction && obstacle && HOLDS_BACK.has(obstacle.code),
+  );
+  if (isHeldBack || (await isViewPresent(workspace, table))) return undefined;
   try {
     // Whoever moved the table died before it showed it, and perhaps before the move was durable.
     await flushTableName(workspace);

@@ -27,8 +27,8 @@ export function noteOnWaiting(id: string, state: TransactionState, error: ImgtxE
   return { transaction: id, did: "waiting", text: `${what} ${until}: ${sayObstacle(obstacle)}`, obstacle };
 }
 
-/** The note on a committed transaction whose merges take longer than others want to wait. */
-export function noteOnLeft(id: string, state: TransactionState): RecoveryNote {
+/** The note on a committed transaction whose merges take longer than others want to wait; and lines of what was done. */
+export function noteOnLeft(id: string, state: TransactionState, lines: readonly string[]): RecoveryNote {
   const obstacle: Obstacle = {
     devices: heldDevices(state),
     isCommitted: true,
@@ -37,7 +37,7 @@ export function noteOnLeft(id: string, state: TransactionState): RecoveryNote {
     why: "what it merges into an image takes long",
     hint: TAKES_LONG,
   };
-  const text = `transaction ${id} (${summarise(state)}) is committed, and not finished: ${obstacle.why}; ${obstacle.hint}`;
+  const text = `transaction ${id} (${summarise(state)}) is committed, and not finished: ${[obstacle.why, ...lines, obstacle.hint].join("; ")}`;
   return { transaction: id, did: "waiting", text, obstacle };
 }
 

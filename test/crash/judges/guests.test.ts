@@ -53,7 +53,7 @@ test.each([
   "a recovery that is cut off behind a guest's write is finished as it would have been in %s",
   async (name) => {
     const { plan, subject } = await trialOf(findScenario(name));
-    const options = { ...GUEST_SLICE, points: 4, lastCalls: 16, ways: 2, cutsOfRecovery: 8 };
+    const options = { ...GUEST_SLICE, points: 12, lastCalls: 12, ways: 2, cutsOfRecovery: 3 };
     const report = await meetGuests(await record(plan, subject), subject, options);
     expect(groupViolations(report.violations)).toEqual([]);
   },

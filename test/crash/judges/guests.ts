@@ -5,6 +5,7 @@
 // - Each device reads with what its guest has written, and is else what it is without a guest; or
 // - the move waits, and says so: for which device, for what image, and with which command it ends. Then all devices
 //   are wholly before or wholly after, and the command leads there, with the image that the guest wrote to untouched.
+//   Never where the device goes over to its mirror: what was written is brought along.
 // - The scenario goes on as from where recovery leads without a guest, with the same write there. So a mirror is not
 //   taken for in sync, and a later move leaves nothing behind.
 
@@ -211,6 +212,14 @@ class GuestRig {
   async #judgeWaiting(met: Met, observed: string, result: RunResult): Promise<void> {
     const { machine, trail, write, recorded } = met;
     this.#report.figures.waits += 1;
+    if (goesToMirror(recorded, write.device)) {
+      this.#check.violate(
+        "a move to a mirror waits, which could be synced anew (rule 10)",
+        trail,
+        result.text,
+      );
+      return;
+    }
     const waiting = { recorded, observed, result, device: write.device, image: write.image };
     const problems = findWaitProblems(this.#subject, waiting);
     if (problems.length > 0) {
@@ -284,6 +293,13 @@ class GuestRig {
         .join("\n")
     );
   }
+}
+
+/** Whether the step has the device stand on what was its mirror. */
+function goesToMirror({ before, after }: RecordedStep, name: string): boolean {
+  const mirror = new RegExp(`^mirror of ${name}: (\\S+) `, "m").exec(before)?.[1];
+  const images = new RegExp(`^device ${name}: .*$`, "m").exec(after)?.[0] ?? "";
+  return mirror !== undefined && images.includes(`${mirror} (`);
 }
 
 function afterDeath(machine: SimulatedMachine): SimulatedMachine {

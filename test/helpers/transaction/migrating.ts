@@ -65,9 +65,9 @@ export interface Guest {
 }
 
 /** A qemu-io that has the image open for writing until it is stopped. */
-export async function startGuest(image: string): Promise<Guest> {
+export async function startGuest(image: string, format = "qcow2"): Promise<Guest> {
   if (!existsSync(image)) throw new Error(`there is no ${image}`);
-  const program = spawn("timeout", ["60", "qemu-io", "-f", "qcow2", image], {
+  const program = spawn("timeout", ["60", "qemu-io", "-f", format, image], {
     stdio: ["pipe", "pipe", "inherit"],
   });
   let printed = "";

@@ -2,13 +2,14 @@
 // between the commit mark and recovery: the mirror is synced anew, and then the table moves.
 
 import { execFileSync } from "node:child_process";
-import { truncateSync, utimesSync } from "node:fs";
+import { realpathSync, truncateSync, utimesSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { forceCommit, openSession } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { makeOldBench, T0 } from "../../helpers/transaction/freezing.ts";
-import { IDENTICAL, mirror, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { startGuest } from "../../helpers/transaction/migrating.ts";
+import { IDENTICAL, mirror, stateOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { type Call, failAt, killAt } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, NO_WAIT, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 
@@ -17,6 +18,12 @@ const qemu = oracle("qemu-img", "qemu-io");
 function dying(bench: Workbench): Workbench {
   const moves = (call: Call) => call.name === "rename" && call.path === bench.at(".imgtx/table.json");
   return bench.through(killAt(bench.storage, moves));
+}
+
+/** Dies when the table has moved, and the view has not. */
+function dyingBetween(bench: Workbench): Workbench {
+  const shows = (call: Call) => call.name === "rename" && call.path === bench.at("devices");
+  return bench.through(killAt(bench.storage, shows));
 }
 
 function compare(
@@ -194,4 +201,67 @@ qemu.test("an image of version 2 is synced to its mirror as a raw one is", async
   expect(await recover(bench, "reader")).toMatchObject([{ did: "finished" }]);
   expect((await bench.images())["vdd"]).toBe("m.qcow2");
   expect(compare(bench, "old.qcow2", "qcow2")).toBe(IDENTICAL);
+});
+
+describe("a device whose table has moved to its mirror, and whose view has not", () => {
+  async function makeMoved(): Promise<Workbench> {
+    const bench = await makeOldBench();
+    await mirror(bench, { vdb: "m.qcow2" }, { format: "qcow2" });
+    await expect(dyingBetween(bench).reopen("vdb", "m.qcow2")).rejects.toThrow("killed");
+    return bench;
+  }
+
+  qemu.test("takes along what a guest wrote where the view leads, and is shown then", async () => {
+    const bench = await makeMoved();
+    writeGuest(bench.at("devices/vdb"), "raw", ...GUEST);
+    const [note] = await recover(bench, "reader");
+    expect(note).toMatchObject({ did: "finished" });
+    expect(note?.text).toContain("m.qcow2 with 'vdb' anew before it was shown");
+    expect(realpathSync(bench.at("devices/vdb"))).toBe(realpathSync(bench.at("m.qcow2")));
+    expect(compare(bench, "b.raw")).toBe(IDENTICAL);
+    expect(await recover(bench, "recover")).toEqual([]);
+    await bench.rollback();
+    expect((await bench.images())["vdb"]).toBe("b.raw");
+  });
+
+  qemu.test("is not shown while a guest has the old image open", async () => {
+    const bench = await makeMoved();
+    const guest = await startGuest(bench.at("devices/vdb"), "raw");
+    const waiting = await recover(bench, "reader");
+    expect(waiting).toMatchObject([{ did: "waiting", obstacle: { code: "E_LOCKED", devices: ["vdb"] } }]);
+    expect(realpathSync(bench.at("devices/vdb"))).toBe(realpathSync(bench.at("b.raw")));
+    await guest.write("write -P 7 0 4k");
+    await guest.stop();
+    expect(await recover(bench, "reader")).toMatchObject([{ did: "finished" }]);
+    expect(compare(bench, "b.raw")).toBe(IDENTICAL);
+  });
+
+  qemu.test("waits where both were written to, and says so, unless they are alike", async () => {
+    for (const isAlike of [false, true]) {
+      const bench = await makeMoved();
+      writeGuest(bench.at("b.raw"), "raw", ...GUEST);
+      writeGuest(bench.at("m.qcow2"), "qcow2", ...(isAlike ? GUEST : ["write -P 5 100k 4k"]));
+      const content = stateOf(bench.at("m.qcow2"));
+      const [note] = await recover(bench, "reader");
+      if (isAlike) {
+        expect(note).toMatchObject({ did: "finished" });
+        continue;
+      }
+      expect(note).toMatchObject({ did: "waiting", obstacle: { code: "E_CHANGED", devices: ["vdb"] } });
+      expect(note?.text).toMatch(/b\.raw: somebody wrote to it .* may hold writes as well \(\S+m\.qcow2: /);
+      const lines = await forceCommit(await bench.session(), note?.transaction ?? "", RUN_ALONE);
+      expect(JSON.stringify(lines)).toContain(bench.at("b.raw"));
+      expect(stateOf(bench.at("m.qcow2"))).toEqual(content);
+    }
+  });
+
+  qemu.test("still waits when others have moved the table on", async () => {
+    const bench = await makeMoved();
+    writeGuest(bench.at("b.raw"), "raw", ...GUEST);
+    writeGuest(bench.at("m.qcow2"), "qcow2", "write -P 5 100k 4k");
+    await bench.snapshot({ vdc: "c1.qcow2" });
+    expect(await recover(bench, "reader")).toMatchObject([
+      { did: "waiting", obstacle: { code: "E_CHANGED", devices: ["vdb"] } },
+    ]);
+  });
 });
