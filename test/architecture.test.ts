@@ -290,8 +290,9 @@ describe("a broken rule is told", () => {
     ['if (record.kind === "mirror") go();', 1],
     ['const ENDS = new Set(["mirror-cancel"]);', 1],
     ['type Name = Entry["mirror"];', 0],
-  ])("a verb in the engine is told: %s", (text, count) => {
+  ])("a verb in the engine or the command line is told: %s", (text, count) => {
     expect(findVerbs({ path: "src/transaction/engine/enter.ts", text })).toHaveLength(count);
+    expect(findVerbs({ path: "src/cli/render/outcome.ts", text })).toHaveLength(count);
     expect(findVerbs({ path: "src/transaction/actions/mirror.ts", text })).toHaveLength(0);
   });
 

@@ -252,12 +252,16 @@ const VERBS =
   "snapshot|snapshot-group|reopen|device-add|device-remove|device-trust|rollback|mirror|mirror-cancel|migrate|freeze|unfreeze|resize|refuse";
 const ASKS_FOR_VERB = new RegExp(`(?:kind\\)?\\s*[!=]==\\s*|case\\s+|Set\\(\\[\\s*)"(${VERBS})"`, "g");
 
-/** The engine asks an action's traits, and never its name: so a new one is its own file, row and request. */
+/**
+ * The engine asks an action's traits, and the command line what it says of itself, and neither its name: so a new one is
+ * its own file, row, request and command. Not the face of qemu-img, whose verbs are not actions.
+ */
 export function findVerbs({ path: file, text }: SourceFile): string[] {
-  if (!file.startsWith("src/transaction/") || isAction(file)) return [];
+  if (!/^src\/(?:transaction|cli)\//.test(file) || file.startsWith("src/cli/img/") || isAction(file))
+    return [];
   return [...text.matchAll(ASKS_FOR_VERB)].map(
     (match) =>
-      `${file}:${lineAt(text, match.index)} asks for '${match[1]}' by name: give the action a trait (actions/plan/action.ts)`,
+      `${file}:${lineAt(text, match.index)} asks for '${match[1]}' by name: ask a trait (actions/plan/action.ts), or data of the outcome`,
   );
 }
 

@@ -99,11 +99,18 @@ function drawUndone(actions: readonly ActionReport[], canvas: Canvas, tense: "un
   return lines.toReversed().flat();
 }
 
-function drawMove({ kind, before, after, files }: ActionReport, tense: Tense): string {
-  const [copy] = files;
+function drawMove(action: ActionReport, tense: Tense): string {
+  const { before, after } = action;
   const isTakenBack = tense === "undone" || tense === "undoing";
-  if (kind === "mirror" && copy && !isTakenBack) return `: ${after} to ${copy.path}`;
+  const copy = copyOf(action);
+  if (copy && !isTakenBack) return `: ${after} to ${copy.path}`;
   if (isTakenBack) return before === null ? "" : `, stays ${before}`;
   if (after === null) return before === null ? "" : `, was ${before}`;
   return before === null || before === after ? `: ${after}` : `: ${after}, was ${before}`;
+}
+
+/** The file that gets the device's content, where the device itself stays what it is. */
+function copyOf({ before, after, files }: ActionReport): ActionReport["files"][number] | undefined {
+  if (before === null || before !== after) return undefined;
+  return files.find(({ path, change }) => path !== after && (change === "create" || change === "change"));
 }

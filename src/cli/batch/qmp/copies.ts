@@ -59,7 +59,7 @@ export const driveMirror: ActionReader = (data, scope) => {
   data.flag("unmap");
   scope.giveNode(data, "node-name");
   data.refuse("replaces", "imgtx has no graph of nodes to replace one in", "use drive-reopen");
-  return [{ kind: "request", request: { kind: "mirror", targets: [target] } }];
+  return [{ kind: "copy", target }];
 };
 
 function newCopy(device: string): MirrorTarget {

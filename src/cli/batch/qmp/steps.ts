@@ -19,6 +19,8 @@ interface NodeReference {
 
 export type Step =
   | { readonly kind: "request"; readonly request: ActionRequest }
+  /** A copy that the device table keeps as the device's mirror. */
+  | { readonly kind: "copy"; readonly target: MirrorTarget }
   /** A copy that is made once, and that the device table does not keep as a mirror. */
   | { readonly kind: "backup"; readonly target: MirrorTarget; readonly into: NodeReference | undefined }
   /** An overlay that exists becomes the active layer. */
@@ -28,7 +30,7 @@ type Devices = readonly Pick<DeviceDescription, "name" | "image" | "mirror">[];
 
 /** Whether resolveSteps has a use for the device table. */
 export function needsDevices(steps: readonly Step[]): boolean {
-  return steps.some(({ kind }) => kind !== "request");
+  return steps.some(({ kind }) => kind === "backup" || kind === "overlay");
 }
 
 /**
@@ -85,9 +87,7 @@ function targetOf(step: Step, devices: Devices): MirrorTarget | undefined {
     const { target, into } = step;
     return into ? { ...target, file: findDevice(devices, into)?.image ?? into.path } : target;
   }
-  // Several targets in one request are somebody's own arrangement, which stays.
-  if (step.kind !== "request" || step.request.kind !== "mirror") return undefined;
-  return step.request.targets.length === 1 ? step.request.targets[0] : undefined;
+  return step.kind === "copy" ? step.target : undefined;
 }
 
 function assertNotMirrored(device: string, mirrored: ReadonlySet<string>): void {
