@@ -44,6 +44,15 @@ export interface FenceEntry {
   readonly unfencedSha256: string;
 }
 
+/** A fence that a transaction raises when it is committed: until then nobody knows its bytes. */
+export function fenceToRaise(image: string, modifiedNs: string): FenceEntry {
+  return { image, offset: 0, before: "", after: "", modifiedNs, unfencedSha256: "" };
+}
+
+export function isRaised({ after }: FenceEntry): boolean {
+  return after !== "";
+}
+
 export interface FrozenEntry {
   /** ISO 8601, UTC. */
   readonly since: string;

@@ -18,6 +18,7 @@ export type {
   MirrorEntry,
   MirrorSync,
 } from "./device-entry.ts";
+export { fenceToRaise, isRaised } from "./device-entry.ts";
 export { isDeviceEntry, isFingerprint, isImageFormat } from "./entry-shape.ts";
 export type { DeviceTable } from "./device-table.ts";
 export {

@@ -89,6 +89,11 @@ function fingerprintFrom(stat: FileStat, head: Uint8Array | undefined): Fingerpr
   };
 }
 
+/** The digest of its header that a fingerprint has, as the file reads: of a staged one, as it will be. */
+export async function digestHead(file: StorageFile): Promise<string> {
+  return hashOf(await readHead(file));
+}
+
 /** Of a file that is to get another name, or its time put back: its change time will move once more. */
 export function beforeItsName({ changedNs: _changed, settled: _settled, ...rest }: Fingerprint): Fingerprint {
   return rest;

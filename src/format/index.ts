@@ -35,8 +35,7 @@ export { createImage } from "./new/create-image.ts";
 export type { CreateOptions } from "./new/create-options.ts";
 export { readDirtyRanges, readWitnessedRanges } from "./qcow2/read/dirty-ranges.ts";
 export { ExtentCursor } from "./read/extent-cursor.ts";
-export type { BytePatch, FencePatch } from "./qcow2/codec/fence.ts";
-export { isFencePatch, liftsFence } from "./qcow2/codec/fence.ts";
+export { isFencePatch } from "./qcow2/codec/fence.ts";
 export { isFileFenced, planFileFence, planImageFence, planImageLift } from "./qcow2/change/fence-image.ts";
 export { type DifferenceOptions, findDifferences } from "./copy/find-differences.ts";
 export type { Fingerprint } from "./fingerprint.ts";
@@ -45,6 +44,7 @@ export {
   describeChanges,
   describeContentChanges,
   describeDoubt,
+  digestHead,
   fingerprintAt,
   identityOf,
   isSameFile,
@@ -87,6 +87,7 @@ export { stackImages } from "./open/stacked-image.ts";
 export { isPlaceholder } from "./placeholder.ts";
 export {
   applyLog,
+  type FenceBytes,
   type Guard,
   RedoLog,
   redoLogName,

@@ -6,48 +6,66 @@
 // - The order: the file grows; all sectors but the fence's, and the holes; the file shrinks; the fence's sector. What
 //   has to be there before the next is made durable in between (see the flushes). It shrinks under the fence, since
 //   whoever opens the image afterwards may use the space at its end.
-// - Under a fence that is down nothing is applied again: a guest may have written since.
+// - Under a fence that is down nothing is applied again: a guest may have written since. One that is kept tells of no
+//   guest: under that all is applied again.
 // - A sector is checked in the same breath as it is written, and what a stranger wrote is left alone (guard.ts).
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { type Change, changesOf, type FreedPages, sectorRuns } from "./changes.ts";
 import { compareChange, type SectorState } from "./compare-sectors.ts";
-import { assertGuard, type Guard } from "./guard.ts";
+import { assertGuard, type FenceBytes, type FenceGuard, type Guard } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
 import { SECTOR_BYTES } from "./sectors.ts";
-import { isDown, judgeSize } from "./survey.ts";
+import { isDown, isUp, judgeSize } from "./survey.ts";
 
 /**
  * Brings the image in the file, which is open for writing, to what the log says, durably. The caller keeps others from
  * it by locks, and has a fence up where the guard is one. E_CHANGED, and nothing further written, where the image is
- * neither as before nor as it shall be; E_INTERNAL where the guard does not fit the log.
+ * neither as before nor as it shall be; E_INTERNAL where the guard does not fit the log. modifiedNs: the time of
+ * modification that goes with what the log leaves; undefined: that of the writes.
  */
-export async function applyLog(log: RedoLog, file: StorageFile, guard: Guard): Promise<void> {
+export async function applyLog(
+  log: RedoLog,
+  file: StorageFile,
+  guard: Guard,
+  modifiedNs?: string,
+): Promise<void> {
   assertGuard(log, guard);
-  if (guard.kind === "fence" && (await isFenceDown(log, file, guard))) {
+  const flushLast = async (purpose: string): Promise<void> => {
+    if (modifiedNs !== undefined) await file.setModified(modifiedNs);
+    await file.flush(purpose);
+  };
+  if (guard.kind === "fence" && (await isFenceDown(log, file, guard)) && !guard.kept) {
     await renewApplied(log, file);
     return;
   }
   if ((await judgeSize(log, file)) === "neither") throw changedAt(file, log.sizeBytes);
   if ((await file.stat()).sizeBytes < log.sizeBytes) await file.truncate(log.sizeBytes);
-  for await (const change of changesOf(log)) await applyChange(file, change, guard);
+  const kept = guard.kind === "fence" ? guard.kept : undefined;
+  for await (const change of changesOf(log, kept)) await applyChange(file, change, guard);
   if ((await file.stat()).sizeBytes > log.sizeBytes) {
     // The last sector is cut where the file ends: neither half of it could be told afterwards.
     await file.flush("redo log: pages before shrinking");
     await file.truncate(log.sizeBytes);
   }
-  await file.flush("redo log: applied");
-  if (guard.kind !== "fence") return;
-  await writeFirstSector(log, file);
-  await file.flush("redo log: fence lifted");
+  if (guard.kind === "fence" && !guard.kept) {
+    await file.flush("redo log: applied");
+    await writeFirstSector(log, file);
+    await flushLast("redo log: fence lifted");
+    return;
+  }
+  if (kept) await writeFirstSector(log, file, kept);
+  await flushLast("redo log: applied");
 }
 
 /**
  * Writes once more what stands where the log was applied, durably: after a failed flush it may be in the page cache
- * alone, which calls it clean. Nobody else may have the image open. What was written since stays as it is.
+ * alone, which calls it clean. Nobody else may have the image open. What was written since stays as it is, and so does
+ * the time of modification.
  */
 export async function renewApplied(log: RedoLog, file: StorageFile): Promise<void> {
+  const { modifiedNs } = await file.stat();
   for await (const change of changesOf(log)) {
     if (change.kind === "hole") {
       const data = await file.seekData(change.start);
@@ -62,6 +80,7 @@ export async function renewApplied(log: RedoLog, file: StorageFile): Promise<voi
   }
   const { sizeBytes } = await file.stat();
   if (sizeBytes === log.sizeBytes && sizeBytes !== log.header.baseSizeBytes) await file.truncate(sizeBytes);
+  await file.setModified(modifiedNs);
   await file.flush("redo log: renewed");
 }
 
@@ -83,25 +102,21 @@ async function applyChange(file: StorageFile, change: Change, guard: Guard): Pro
   for (const { start, bytes } of sectorRuns(change, skipped)) await file.write(bytes, start);
 }
 
-/** Whether all was applied before. E_CHANGED where the fence is neither up nor taken down by the log. */
-async function isFenceDown(
-  log: RedoLog,
-  file: StorageFile,
-  { fence }: Extract<Guard, { kind: "fence" }>,
-): Promise<boolean> {
+/** Whether the first sector is as the log leaves it. E_CHANGED where it is not, and has no fence of the guard's either. */
+async function isFenceDown(log: RedoLog, file: StorageFile, guard: FenceGuard): Promise<boolean> {
   let first: SectorState | undefined;
-  for await (const change of changesOf(log)) {
-    await compareChange(file, change, fence, (state, offset) => {
+  for await (const change of changesOf(log, guard.kept)) {
+    await compareChange(file, change, guard.fence, (state, offset) => {
       if (offset < SECTOR_BYTES) first = state;
     });
     break;
   }
-  if (first !== "raised" && !isDown(first)) throw changedAt(file, 0);
+  if (!isUp(first, guard) && !isDown(first)) throw changedAt(file, 0);
   return isDown(first);
 }
 
-async function writeFirstSector(log: RedoLog, file: StorageFile): Promise<void> {
-  for await (const change of changesOf(log)) {
+async function writeFirstSector(log: RedoLog, file: StorageFile, kept?: FenceBytes): Promise<void> {
+  for await (const change of changesOf(log, kept)) {
     if (change.kind === "pages") await file.write(change.contents.subarray(0, SECTOR_BYTES), 0);
     break;
   }

@@ -3,7 +3,8 @@
 //
 // - none: all changes are in one sector. A disk writes that wholly or not at all, so nobody finds half of them.
 // - fence: while the fence is up nobody opens the image. All but the first sector is written, then made durable, then
-//   the first sector, which takes the fence down. Whoever finds it down finds all the rest in place.
+//   the first sector, which takes the fence down. Whoever finds it down finds all the rest in place. An image may have
+//   its fence from before, and one may be kept: nobody opens it then before, meanwhile, or afterwards.
 // - digests: where no fence can be. Each sector is written only if it is what the log says that it replaces, or
 //   already what it shall be: what a stranger has written since is never lost.
 
@@ -23,7 +24,15 @@ export interface FenceBytes {
 export type Guard =
   | { readonly kind: "none" }
   | { readonly kind: "digests" }
-  | { readonly kind: "fence"; readonly fence: FenceBytes };
+  | {
+      readonly kind: "fence";
+      /** The one that is up while the log is applied; undefined where the image has had one since before. */
+      readonly fence: FenceBytes | undefined;
+      /** The one that stays, over what the log leaves. Its sectors are staged. Undefined: none does. */
+      readonly kept?: FenceBytes | undefined;
+    };
+
+export type FenceGuard = Extract<Guard, { readonly kind: "fence" }>;
 
 /** What the change needs. canFence: whether the image has a place for a fence. */
 export function chooseGuard(
@@ -35,15 +44,16 @@ export function chooseGuard(
 }
 
 /** What has to be staged, changed or not, so that the fence comes down with the log: its sectors, the first included. */
-export function sectorsOfFence({ offset, after }: FenceBytes): ByteRange {
-  const end = Math.ceil((offset + after.length) / SECTOR_BYTES) * SECTOR_BYTES;
-  return { start: 0, lengthBytes: end };
+export function sectorsOfFence(fence: FenceBytes | undefined): ByteRange {
+  const end = fence ? fence.offset + fence.after.length : 1;
+  return { start: 0, lengthBytes: Math.ceil(end / SECTOR_BYTES) * SECTOR_BYTES };
 }
 
 /** E_INTERNAL where the log can't be applied under this guard. */
 export function assertGuard(log: RedoLog, guard: Guard): void {
   if (guard.kind === "fence") {
-    const { lengthBytes } = sectorsOfFence(guard.fence);
+    const { fence, kept } = guard;
+    const lengthBytes = Math.max(sectorsOfFence(fence).lengthBytes, sectorsOfFence(kept).lengthBytes);
     const masks = new Map<number, number>();
     for (const { page, changed } of log.map.pages(Math.ceil(lengthBytes / PAGE_BYTES)))
       masks.set(page, changed);

@@ -5,7 +5,7 @@
 import type { StorageFile } from "../../storage/index.ts";
 import { changesOf } from "./changes.ts";
 import { compareChange, type SectorState } from "./compare-sectors.ts";
-import type { Guard } from "./guard.ts";
+import type { FenceGuard, Guard } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
 import { SECTOR_BYTES } from "./sectors.ts";
 
@@ -24,12 +24,12 @@ export type Survey =
 
 /** What the image in the file holds, by the log. */
 export async function surveyImage(log: RedoLog, file: StorageFile, guard: Guard): Promise<Survey> {
-  const fence = guard.kind === "fence" ? guard.fence : undefined;
+  const fenced = guard.kind === "fence" ? guard : undefined;
   const seen = new Set<SectorState>();
   let first: SectorState | undefined;
   let foreign: number | undefined;
-  for await (const change of changesOf(log)) {
-    await compareChange(file, change, fence, (state, offset) => {
+  for await (const change of changesOf(log, fenced?.kept)) {
+    await compareChange(file, change, fenced?.fence, (state, offset) => {
       if (offset < SECTOR_BYTES) first = state;
       else seen.add(state);
       if (state === "neither") foreign ??= offset;
@@ -40,18 +40,26 @@ export async function surveyImage(log: RedoLog, file: StorageFile, guard: Guard)
   if (size === "neither") foreign ??= log.sizeBytes;
   const others = joined(seen, size);
   // The fence's sector is written last: what stands elsewhere was in place by then.
-  if (fence !== undefined && isDown(first) && !(first === "both" && others === "untouched")) {
-    return { state: foreign === undefined && others === "applied" ? "applied" : "used" };
+  if (fenced && !fenced.kept) {
+    if (isDown(first) && !(first === "both" && others === "untouched")) {
+      return { state: foreign === undefined && others === "applied" ? "applied" : "used" };
+    }
+    if (first === "neither") return { state: "used" };
   }
-  if (fence !== undefined && first === "neither") return { state: "used" };
+  if (fenced?.kept && !isDown(first) && !isUp(first, fenced)) foreign ??= 0;
   if (foreign !== undefined) return { state: "foreign", offset: foreign };
   if (first !== undefined) seen.add(first);
   return { state: joined(seen, size) };
 }
 
-/** Whether the first sector says that the fence has been taken down with the log. */
+/** Whether the first sector is as the log leaves it: where that keeps no fence, the fence has been taken down with it. */
 export function isDown(first: SectorState | undefined): boolean {
   return first === "after" || first === "both";
+}
+
+/** Whether it has the fence under which the log is to be applied. */
+export function isUp(first: SectorState | undefined, { fence }: FenceGuard): boolean {
+  return first === (fence ? "raised" : "before");
 }
 
 export type SizeState = "before" | "after" | "both" | "between" | "neither";

@@ -14,9 +14,9 @@ export const freeze: Action<FreezeRequest> = {
       const entry = requireDevice(context.table, device);
       assertNotFrozen(entry, "of two that freeze it, the first to unfreeze would take it from the other");
       const chain = await context.openChain(entry.image, entry.format, device);
-      const { fences, patches, files, notes } = await fenceActiveLayer(device, chain, context, strict);
+      const { fences, redo, files, notes } = await fenceActiveLayer(device, chain, context, strict);
       return {
-        patches,
+        redo,
         chain: { device, chain },
         change: { device, after: { ...entry, ...placeOf(chain), frozen: { since, by, fences } } },
         report: {

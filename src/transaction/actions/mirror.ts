@@ -35,7 +35,11 @@ export const mirror: Action<MirrorRequest> = {
   isResumable: true,
   renewal: {
     isMove: false,
-    requests: (devices, _changes, table) => [{ kind: "mirror", targets: devices.map(renewed(table)) }],
+    // Of those that a later statement has not taken back.
+    requests(devices, _changes, table) {
+      const targets = devices.filter((device) => findDevice(table, device)?.mirror).map(renewed(table));
+      return targets.length === 0 ? [] : [{ kind: "mirror", targets }];
+    },
   },
 
   verifies: ({ targets }) => targets.flatMap(({ device, verify }) => (verify ? device : [])),

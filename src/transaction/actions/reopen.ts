@@ -72,7 +72,7 @@ export const reopen: Action<ReopenRequest> = {
       ],
       changes: [{ device, after: { ...deviceEntryOf(device, chosen, entry), frozen: moved.frozen } }],
       allowPaths: [],
-      patches: moved.patches,
+      redo: moved.redo,
       chains: [...(present ? [{ device, chain: present }] : []), { device, chain: chosen }],
     };
   },
@@ -128,7 +128,7 @@ async function toMirror(
     allowPaths: [],
     filesToMake: copy.filesToMake,
     fillFiles: async (files, tools) => await copy.fillFiles(files, tools),
-    patches: moved.patches,
+    redo: moved.redo,
     renewable: true,
     chains: copy.chains.map((chain) => ({ device, chain })),
   };

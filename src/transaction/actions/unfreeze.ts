@@ -21,16 +21,12 @@ async function planOne(device: string, isForced: boolean, context: PlanContext) 
   const command = `imgtx unfreeze --force ${device}`;
   const chain = await openUnlessLost(entry, context, { isForced, command });
   if (!chain) return letGo(entry);
-  const known = await liftFences(entry, frozen?.fences ?? [], chain, {
-    isForced,
-    unwritten: context.unwritten,
-  });
+  const known = await liftFences(entry, frozen?.fences ?? [], chain, { isForced });
   const forgotten = isForced ? await liftForgottenFences(entry, chain, context.table) : undefined;
-  const patches = [...known.patches, ...(forgotten?.patches ?? [])];
-  const twice = patches.find(({ image }) => context.pending.has(image));
-  if ((!frozen && patches.length === 0) || twice) throw notFrozen(entry);
+  const redo = [...known.redo, ...(forgotten?.redo ?? [])];
+  if (!frozen && redo.length === 0) throw notFrozen(entry);
   return {
-    patches,
+    redo,
     chain: { device, chain },
     change: { device, after: { ...entry, ...placeOf(chain), frozen: null } },
     report: {
@@ -54,7 +50,7 @@ function letGo(entry: DeviceEntry) {
   const { name: device, image, format, frozen } = entry;
   if (!frozen) throw notFrozen(entry);
   return {
-    patches: [],
+    redo: [],
     chain: undefined,
     change: { device, after: { ...entry, frozen: null } },
     report: {

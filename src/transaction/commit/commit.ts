@@ -29,8 +29,8 @@ import {
   lastSeen,
   type TransactionState,
 } from "../journal/index.ts";
+import { closingTable } from "./closing.ts";
 import {
-  closingTable,
   finishCommit,
   type Finishing,
   HOLDS_LOCK,
@@ -39,11 +39,10 @@ import {
   summarise,
   withChangedImages,
 } from "./finish.ts";
-import { imagesLeft, imagesUsed, type LeftImage, leavesUnfenced } from "./leaving.ts";
-import { raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
+import { imagesLeft, type LeftImage, leavesUnfenced } from "./leaving.ts";
+import { imagesToKeepFenced, raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
 import { rememberLeft } from "./left-times.ts";
 import { assertOverlaysThere, imagesMergedAtCommit, reserveForMerges } from "./merges.ts";
-import { assertPatchesFit, imagesPatchedAtCommit } from "../images/patches.ts";
 import { assertRedoFits, imagesRedone, reserveForRedo } from "../images/redo.ts";
 import type { OnProgress } from "../request.ts";
 import {
@@ -107,7 +106,7 @@ interface Move {
   readonly closing: DeviceTable;
   readonly record: CommitRecord;
   readonly next: DeviceTable;
-  /** What the images that the transaction made look like, with their names. */
+  /** What the images that the transaction made look like, with their names, and those that it has frozen. */
   readonly looks: ReadonlyMap<string, Fingerprint>;
   readonly leases: ImageLeases;
 }
@@ -128,7 +127,7 @@ async function checkThen<T>(
     for (const one of space.splice(0)) await one.release();
   };
   try {
-    const changing = imagesChangedAtCommit(journal.state);
+    const changing = new Set([...imagesChangedAtCommit(journal.state), ...imagesToKeepFenced(journal.state)]);
     const unlocked = images.filter(({ isLocked }) => !isLocked);
     await holdImages(
       workspace.storage,
@@ -176,29 +175,30 @@ async function enterCommit<T>(
   let leases: ImageLeases | undefined;
   try {
     const table = await readTable(workspace);
-    const made = await assertNothingChanged(workspace, images);
-    await assertPatchesFit(journal.state, (image) => images.find((one) => one.watched.image === image)?.file);
+    const named = await assertNothingChanged(workspace, images);
     await assertOverlaysThere(workspace, journal.state);
     const record = commitRecord(workspace, table, journal.state);
     const planned = nextTable(table, journal.state, record);
-    const looks = await lookAtMade(workspace, planned, made, images);
-    const next = withChangedImages(
-      planned,
-      looks,
-      (image) => lastSeen(journal.state).get(image)?.fingerprint,
-    );
-    assertShown(table, next);
-    const committed = await withCommitted(workspace, next, journal.id);
+    const made = await lookAtMade(workspace, planned, named, images);
+    assertShown(table, planned);
+    const committed = await withCommitted(workspace, planned, journal.id);
     await assertActiveLayersApart(workspace.storage, committed, heldDevices(journal.state));
-    const left = imagesLeft(table, next, journal.state);
+    const left = imagesLeft(table, planned, journal.state);
     // A command by itself has read its images a moment ago, and holds them.
     if (!journal.state.begin.implicit) {
       for (const line of await describeDoubts(images, left)) commit.inHand.onNotice?.(line);
     }
-    if (!commit.isRehearsal) await raiseFences(workspace, journal, left);
+    const looks = new Map([
+      ...made,
+      ...(commit.isRehearsal ? [] : await raiseFences(workspace, journal, left)),
+    ]);
     leases = leasesOn(commit, left, images);
     const refusal = leases.take();
     if (refusal) throw new GivesWay(refusal);
+    const seen = lastSeen(journal.state);
+    // Anew: by now the fences are known that devices keep.
+    const fenced = nextTable(table, journal.state, record);
+    const next = withChangedImages(fenced, looks, (image) => seen.get(image)?.fingerprint);
     const closing = closingTable(table, journal.state);
     const rest = await then(commit, { closing, record, next, looks, leases });
     return { rest, leases };
@@ -289,10 +289,10 @@ async function markAndMove(
   if (isChanging) return changeAndMove();
   return await finishOrExplain(journal, async () => {
     await moveToGeneration(workspace, next);
-    if (journal.state.fences.length > 0) {
+    if (journal.state.fences.some(({ kept }) => !kept)) {
       // Else the fences would wait for this process's own leases.
       leases.dropEarly();
-      const kept = await settleLeft(workspace, journal.state, imagesUsed(next, journal.state));
+      const kept = await settleLeft(workspace, journal.state);
       for (const { path, why } of kept) inHand.onNotice?.(`left '${path}' as it is: ${why}`);
       await rememberLeft(workspace, journal.state, closing, new Map());
     }
@@ -332,7 +332,7 @@ async function finishOrExplain<T>(journal: Journal, finish: () => Promise<T>): P
 }
 
 function imagesChangedAtCommit(state: TransactionState): ReadonlySet<string> {
-  return new Set([...imagesPatchedAtCommit(state), ...imagesRedone(state), ...imagesMergedAtCommit(state)]);
+  return new Set([...imagesRedone(state), ...imagesMergedAtCommit(state)]);
 }
 
 function commitRecord(workspace: Workspace, table: DeviceTable, state: TransactionState): CommitRecord {

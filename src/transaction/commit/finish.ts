@@ -8,8 +8,6 @@
 //   the table or in a generation after the one that the mark was made on.
 
 import {
-  type ChainEntry,
-  type DeviceEntry,
   type DeviceTable,
   isViewPresent,
   flushTableName,
@@ -24,14 +22,15 @@ import {
   writeNextGeneration,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { beforeItsName, describeChanges, type Fingerprint } from "../../format/index.ts";
+import type { Fingerprint } from "../../format/index.ts";
 import type { LockWaiting } from "../../storage/index.ts";
+import { closingTable } from "./closing.ts";
 import { syncLate } from "./late-sync.ts";
 import { holdLeft } from "./left-images.ts";
 import { imagesLeft, imagesUsed, leavesUnfenced } from "./leaving.ts";
 import { rememberLeft } from "./left-times.ts";
 import { holdMoved } from "./moved-devices.ts";
-import { settleLeft } from "./leaving-fences.ts";
+import { findKept, settleLeft } from "./leaving-fences.ts";
 import {
   imagesMergedAtCommit,
   imagesMergedLate,
@@ -40,7 +39,6 @@ import {
   removeMergedOverlays,
   writeMerges,
 } from "./merges.ts";
-import { writeCommitPatches } from "../images/patches.ts";
 import { applyRedo, removeRedoLogs } from "../images/redo.ts";
 import type { KeptFile, OnProgress } from "../request.ts";
 import {
@@ -50,7 +48,6 @@ import {
   lastSeen,
   liveStatements,
   type TransactionState,
-  type WatchedImage,
 } from "../journal/index.ts";
 
 export interface Finishing {
@@ -97,13 +94,13 @@ export async function finishCommit(
   const used = imagesUsed(table, state);
   const isDue = (image: string): boolean => !used.has(image);
   const redone = await applyRedo(workspace, state, { ...how, isDue, hasMoved: true });
-  for (const { path, why } of await settleLeft(workspace, state, used)) {
+  for (const { path, why } of await settleLeft(workspace, state)) {
     how.onNotice?.(`left '${path}' as it is: ${why}`);
   }
   await how.underLock(async () => await rememberClosing(workspace, journal, table, redone));
   const late = { table, present: table, when: "behind it" } as const;
   const merged = await writeMerges(workspace, state, { ...late, ...how });
-  return await how.underLock(async () => await closeCommit(workspace, journal, table, merged));
+  return await how.underLock(async () => await closeCommit(workspace, journal, { own: table, merged }, how));
 }
 
 /** Where others have moved on by then, it stays unknown. */
@@ -119,7 +116,7 @@ async function rememberClosing(
 
 /**
  * Moves the table on by what the transaction changes, where that is not done yet, and shows it. What it takes before
- * that, in patches and merges, is done.
+ * that, in redo logs and merges, is done.
  */
 async function moveTable(workspace: Workspace, journal: Journal, how: Finishing): Promise<DeviceTable> {
   const { state } = journal;
@@ -139,9 +136,9 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
     const written = held?.written ?? new Map<string, Fingerprint>();
     const redone = await applyRedo(workspace, state, { ...how, isDue: (image) => used.has(image) });
     const changed = new Map([
+      ...(how.isLocked ? [] : await findKept(workspace, state)),
       ...redone,
       ...written,
-      ...(await writeCommitPatches(workspace, state, { ...how, isDue: (image) => used.has(image) })),
       ...(await writeMerges(workspace, state, {
         table: expected,
         present,
@@ -186,8 +183,7 @@ async function moveOn(
     );
     const isLater = written.size > 0;
     const told = isLater ? { ...next, summary: `${next.summary} (and what was written until then)` } : next;
-    const last = new Map([...redone, ...written]);
-    await writeNextGeneration(workspace, closingTable(table, state, last), told);
+    await writeNextGeneration(workspace, closingTable(table, state, redone, written), told);
     return told;
   });
 }
@@ -256,8 +252,8 @@ export async function findMade(
 async function closeCommit(
   workspace: Workspace,
   journal: Journal,
-  own: DeviceTable,
-  merged: ReadonlyMap<string, Fingerprint>,
+  { own, merged }: { readonly own: DeviceTable; readonly merged: ReadonlyMap<string, Fingerprint> },
+  how: Finishing,
 ): Promise<DeviceTable> {
   const before = lastSeen(journal.state);
   const withMerged = (table: DeviceTable): DeviceTable =>
@@ -266,7 +262,7 @@ async function closeCommit(
     );
   if (merged.size > 0) await replaceTable(workspace, withMerged(await readTable(workspace)));
   await removeMergedOverlays(workspace, journal.state);
-  await removeRedoLogs(workspace, journal.state);
+  await removeRedoLogs(workspace, journal.state, how);
   const closed = own.transaction === journal.id && (await readGeneration(workspace, own.generation - 1));
   const left = closed ? imagesLeft(closed, own, journal.state) : [];
   await journal.retire(leavesUnfenced(left, journal.state));
@@ -312,67 +308,6 @@ export function nextTable(table: DeviceTable, state: TransactionState, commit: C
     summary: commit.summary,
     allowPaths: [...new Set([...table.allowPaths, ...allowed])],
   };
-}
-
-/**
- * The present table as it goes into the history: the chains that the transaction leaves carry the
- * fingerprints that they had last, since that is what a rollback must find again.
- */
-export function closingTable(
-  table: DeviceTable,
-  state: TransactionState,
-  written: ReadonlyMap<string, Fingerprint> = new Map(),
-): DeviceTable {
-  const last = new Map<string, WatchedImage>();
-  for (const { plan } of liveStatements(state)) {
-    for (const watched of plan.watched) {
-      if (!last.has(watched.image) || plan.renews.includes(watched.image)) last.set(watched.image, watched);
-    }
-  }
-  for (const [image, fingerprint] of written) last.set(image, { device: null, image, fingerprint });
-  const left = new Set(changesOf(state).map((change) => change.device));
-  const fenced = new Set(state.fences.map(({ image }) => image));
-  return {
-    ...table,
-    devices: table.devices.map((device) =>
-      left.has(device.name)
-        ? {
-            ...device,
-            chain: device.chain.map((entry) => ({
-              ...entry,
-              fingerprint: keptFingerprint(
-                device,
-                entry,
-                last.get(entry.image)?.fingerprint ?? entry.fingerprint,
-                fenced.has(entry.image),
-              ),
-              dataFile: entry.dataFile && {
-                ...entry.dataFile,
-                fingerprint: last.get(entry.dataFile.image)?.fingerprint ?? entry.dataFile.fingerprint,
-              },
-            })),
-          }
-        : device,
-    ),
-  };
-}
-
-/**
- * What of an image goes into the history. Of one that is fenced for the device, and that nobody wrote to since:
- * what it is without its fence, since a rollback finds it when the fence has been lifted.
- */
-function keptFingerprint(
-  device: DeviceEntry,
-  entry: ChainEntry,
-  last: Fingerprint,
-  isLeftFenced: boolean,
-): Fingerprint {
-  const fence = device.frozen?.fences.find(({ image }) => image === entry.image);
-  if (fence && describeChanges(entry.fingerprint, last).length === 0) {
-    return { ...beforeItsName(last), modifiedNs: fence.modifiedNs, headerSha256: fence.unfencedSha256 };
-  }
-  // A fence that is up until the table has moved is lifted with the time put back, which moves the change time.
-  return isLeftFenced ? beforeItsName(last) : last;
 }
 
 /** `snapshot-group vda vdb, reopen vdc` */

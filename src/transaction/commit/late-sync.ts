@@ -22,7 +22,7 @@ import {
 import type { LockWaiting, StorageFile } from "../../storage/index.ts";
 import { progressOf } from "../actions/plan/action.ts";
 import { lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
-import { lockWriter, openUnlessGone } from "../images/patches.ts";
+import { lockWriter, openUnlessGone } from "../images/open-free.ts";
 import type { OnProgress } from "../request.ts";
 
 /** An image that its device leaves for its mirror, and that was written to, or may have been. */

@@ -1,89 +1,178 @@
 // Fences from just before the commit mark on. Of images that devices leave, until the table has moved: a guest that is
-// started in between, after a crash, must not write to what its device is about to leave. And of images that are changed
-// in place, until their redo logs are applied, which lifts the fence with the last sector.
+// started in between, after a crash, must not write to what its device is about to leave. Of images that are changed in
+// place, until their redo logs are applied. And of devices that are frozen, which keep theirs.
 //
 // Invariants
 // - Durable in the journal before they are written, and durable in the images before the mark.
 // - Lifted when the move is durable, and before the journal goes: afterwards nobody would know of them. Without a
 //   mark they are lifted by whoever takes the transaction back, or by recovery where it stays open.
-// - Each has the transaction's id in its name. A header that somebody has changed under it stays, and is named.
+// - The time of modification goes back with the bytes. Where the bytes are back already, somebody may have written
+//   since: then the time stays.
+// - Taken back is only what the journal says was raised, in the very file, and where each byte is one of a fence with the
+//   transaction's id in its name. A header that somebody has changed under it stays, and is named. Where the header had
+//   no room for a name, the record has to do.
 // - Images without a place for a fence (raw, version 2, not to be written to) have none: see left-images.ts.
 // - Not for what stays below the device. Snapshots take no flush more.
+//
+// No locks are taken for what is fenced: that can be open only in readers of imgtx's own, which have read its header.
 
 import type { Workspace } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
-import { mayBeSameFile, planFileFence } from "../../format/index.ts";
+import {
+  digestHead,
+  type Fingerprint,
+  mayBeSameFile,
+  planFileFence,
+  type StagedStorage,
+  takeFingerprint,
+} from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import {
-  type ImagePatch,
+  changesOf,
+  type CommitFence,
+  fenceBytesOf,
+  fencesToRaise,
   type Journal,
   lastSeen,
   type SeenImage,
+  storeFence,
+  type StoredFence,
   type TransactionState,
 } from "../journal/index.ts";
 import type { LeftImage } from "./leaving.ts";
-import {
-  imagesPatchedAtCommit,
-  openUnlessGone,
-  OUT_OF_REACH,
-  patchesAtCommit,
-  patchesByImage,
-  patchRecordOf,
-  settleImage,
-  stateOf,
-  writeSides,
-} from "../images/patches.ts";
-import { imagesRedone, imagesToFence } from "../images/redo.ts";
+import { openIfFree, openUnlessGone, OUT_OF_REACH } from "../images/open-free.ts";
+import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
+import { imagesRedone, imagesToFence, openStaged } from "../images/redo.ts";
 import type { KeptFile } from "../request.ts";
-import type { UndoingPatches } from "../images/undo-patches.ts";
 
-interface Fenced {
+interface Raised {
   readonly file: StorageFile;
-  readonly patch: ImagePatch;
+  readonly fence: CommitFence;
 }
 
-/** Fences what can be fenced of them, durably. The caller holds QEMU's locks on them, and no lease yet. */
+/** Images whose devices are frozen by the transaction, and that get a fence which stays. */
+export function imagesToKeepFenced(state: TransactionState): ReadonlySet<string> {
+  return new Set(fencesToRaise(changesOf(state)).map(({ image }) => image));
+}
+
+/**
+ * Raises the fences, durably, of what can be fenced. The caller holds QEMU's locks on the images, and no lease yet.
+ * Returns what images look like that nothing else is done to.
+ */
 export async function raiseFences(
   { storage }: Workspace,
   journal: Journal,
   left: readonly LeftImage[],
-): Promise<void> {
+): Promise<ReadonlyMap<string, Fingerprint>> {
   const { state } = journal;
-  const seen = lastSeen(state);
-  const patched = imagesPatchedAtCommit(state);
-  const changed = imagesToFence(state);
-  const leaving = left.flatMap(({ image, stays }) => (stays || patched.has(image) ? [] : [image]));
-  const opened: StorageFile[] = [];
-  const fenced: Fenced[] = [];
+  const raised: Raised[] = [];
+  const staged = await openStaged(storage, state);
   try {
-    for (const image of new Set([...changed, ...leaving])) {
-      const watched = seen.get(image);
-      if (!watched || watched.isNew) continue;
-      const file = changed.includes(image)
-        ? await storage.openFile(image, "write")
-        : await openToFence({ storage }, watched);
-      if (!file) continue;
-      opened.push(file);
-      const fence = await planFileFence(file, state.begin.id);
-      const { modifiedNs } = watched.fingerprint;
-      if (fence) fenced.push({ file, patch: patchRecordOf(image, fence, { modifiedNs, when: "prepare" }) });
-    }
-    if (fenced.length === 0) return;
-    await journal.append({ type: "fencing", patches: fenced.map(({ patch }) => patch) }, "fences");
-    for (const { file, patch } of fenced) {
-      await writeSides(file, [patch], "after");
-      if (patch.modifiedNs !== null) await file.setModified(patch.modifiedNs);
+    await planFences({ storage, staged }, state, left, raised);
+    if (raised.length === 0) return new Map();
+    await journal.append({ type: "fencing", fences: raised.map(({ fence }) => fence) }, "fences");
+    for (const { file, fence } of raised) {
+      if (!fence.raised) continue;
+      await writeSide(file, fence.raised, "after");
+      if (fence.modifiedNs !== null) await file.setModified(fence.modifiedNs);
       file.beginFlush();
     }
-    await settleAll(fenced.map(async ({ file }) => await file.flush("fence of a left image")));
+    const written = raised.filter(({ fence }) => fence.raised);
+    await settleAll(
+      written.map(async ({ file, fence }) => {
+        await file.flush(fence.kept ? "fence that stays" : "fence of a left image");
+      }),
+    );
+    return await lookAtKept(state, raised);
   } finally {
-    for (const file of opened) await file.close();
+    for (const { file } of raised) await file.close();
+    await staged.close();
   }
+}
+
+async function planFences(
+  { storage, staged }: { readonly storage: Workspace["storage"]; readonly staged: StagedStorage },
+  state: TransactionState,
+  left: readonly LeftImage[],
+  raised: Raised[],
+): Promise<void> {
+  const seen = lastSeen(state);
+  const kept = imagesToKeepFenced(state);
+  const changing = new Set([...imagesToFence(state), ...kept]);
+  const leaving = left.flatMap(({ image, stays }) => (stays ? [] : [image]));
+  for (const image of new Set([...changing, ...leaving])) {
+    const watched = seen.get(image);
+    if (!watched || (watched.isNew && !changing.has(image))) continue;
+    const file = changing.has(image)
+      ? await storage.openFile(image, "write")
+      : await openToFence(storage, watched);
+    if (!file) continue;
+    try {
+      const fence = await planFileFence(file, state.begin.id);
+      const stays = kept.has(image) ? await planKept(staged, image, state.begin.id) : null;
+      if (fence || stays) {
+        const { modifiedNs } = watched.fingerprint;
+        raised.push({
+          file,
+          fence: { image, raised: fence ? storeFence(fence) : null, modifiedNs, kept: stays },
+        });
+        continue;
+      }
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+    await file.close();
+  }
+}
+
+/** The fence that stays, over the header as the transaction leaves it. */
+async function planKept(staged: StagedStorage, image: string, owner: string): Promise<CommitFence["kept"]> {
+  const file = await staged.openFile(image, "read");
+  try {
+    const fence = await planFileFence(file, owner);
+    if (!fence) throw new Error("an image that is to be fenced has no fence");
+    return { ...storeFence(fence), unfencedSha256: await digestHead(file) };
+  } finally {
+    await file.close();
+  }
+}
+
+async function lookAtKept(
+  state: TransactionState,
+  raised: readonly Raised[],
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  const redone = imagesRedone(state);
+  const looks = new Map<string, Fingerprint>();
+  for (const { file, fence } of raised) {
+    if (fence.kept && !redone.has(fence.image)) looks.set(fence.image, await takeFingerprint(file, true));
+  }
+  return looks;
+}
+
+/** What recovery finds of images whose fences stay, and that nothing else was done to. */
+export async function findKept(
+  { storage }: Workspace,
+  state: TransactionState,
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  const redone = imagesRedone(state);
+  const looks = new Map<string, Fingerprint>();
+  for (const { image, kept } of state.fences) {
+    if (!kept || redone.has(image)) continue;
+    const file = await openUnlessGone(storage, image, "read");
+    if (!file) continue;
+    try {
+      if ((await stateOf(file, kept)) === "after") looks.set(image, await takeFingerprint(file, true));
+    } finally {
+      await file.close();
+    }
+  }
+  return looks;
 }
 
 /** Undefined for what is no qcow2 image, or must not be written to. */
 async function openToFence(
-  { storage }: Pick<Workspace, "storage">,
+  storage: Workspace["storage"],
   { image, fingerprint }: SeenImage,
 ): Promise<StorageFile | undefined> {
   if (fingerprint.headerSha256 === null) return undefined;
@@ -95,72 +184,36 @@ async function openToFence(
   }
 }
 
-/**
- * Lifts them, durably. Returns what it left as it is. E_NOT_FOUND where an image is away: its fence would stay when
- * it comes back.
- */
+export interface HowToLower {
+  /** Told of images that can't be seen, since their disk is not there. Default: that is an error. */
+  readonly onAway?: (image: string) => void;
+  /**
+   * Gets the work on images whose fence is down already, which has time until the journal goes: then what waits for a
+   * disk is not written to by each command. Default: it is done at once.
+   */
+  readonly onDown?: (work: () => Promise<void>) => void;
+}
+
+/** Lifts all of them, durably: the commit came to nothing. Returns what it left as it is. */
 export async function lowerFences(
   workspace: Workspace,
   state: TransactionState,
-  onDown?: UndoingPatches["onDown"],
+  how: HowToLower = {},
 ): Promise<KeptFile[]> {
-  return await settleAllOf(workspace, state, patchesByImage(state.fences, "prepare"), "before", onDown);
+  return await lowerEach(workspace, state, state.fences, how);
 }
 
-/**
- * When the table has moved, durably: lifts the fences, and writes what the transaction's patches make of images that its
- * devices have left, which are fences of frozen devices that moved along.
- */
-export async function settleLeft(
-  workspace: Workspace,
-  state: TransactionState,
-  used: ReadonlySet<string>,
-): Promise<KeptFile[]> {
-  const patches = [...patchesByImage(patchesAtCommit(state), "commit")];
-  const left = new Map(patches.filter(([image]) => !used.has(image)));
+/** When the table has moved, durably: lifts those that no redo log has lifted, and that no device keeps. */
+export async function settleLeft(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
   const redone = imagesRedone(state);
-  const fences = state.fences.filter(({ image }) => !redone.has(image));
-  return [
-    ...(await settleAllOf(workspace, state, left, "after")),
-    ...(await settleAllOf(workspace, state, patchesByImage(fences, "prepare"), "before")),
-  ];
-}
-
-async function settleAllOf(
-  { storage }: Workspace,
-  state: TransactionState,
-  images: ReadonlyMap<string, readonly ImagePatch[]>,
-  side: "before" | "after",
-  onDown?: UndoingPatches["onDown"],
-): Promise<KeptFile[]> {
-  const kept: KeptFile[] = [];
-  const seen = lastSeen(state);
-  for (const [image, patches] of images) {
-    const expected = seen.get(image)?.fingerprint;
-    if (!expected) throw new Error("an image that is fenced is watched");
-    const found = await readFence({ storage }, image, { patches, expected });
-    if (found === "foreign") {
-      kept.push({
-        path: image,
-        why: "somebody has changed its header since imgtx fenced it: what stands there now is left as it is",
-      });
-    }
-    if (found !== "ours" && found !== "down") continue;
-    const knownTimes = side === "after" ? [expected.modifiedNs] : [];
-    const settle = async (): Promise<void> =>
-      await settleImage({ storage, image, patches, side, expected, knownTimes }, async (file) => {
-        await file.flush("fence of a left image lifted");
-      });
-    if (found === "down" && onDown) onDown(settle);
-    else await settle();
-  }
-  return kept;
+  const left = state.fences.filter(({ image, kept }) => !kept && !redone.has(image));
+  return await lowerEach(workspace, state, left, {});
 }
 
 /** The same before the mark, for a transaction that stays open: the journal says that none is up. */
 export async function takeFencesBack(workspace: Workspace, journal: Journal): Promise<KeptFile[]> {
   const kept = await lowerFences(workspace, journal.state);
-  await journal.append({ type: "fencing", patches: [] }, "fences lifted");
+  await journal.append({ type: "fencing", fences: [] }, "fences lifted");
   return kept;
 }
 
@@ -170,28 +223,111 @@ export async function isFenceUp(
   image: string,
   { fences }: TransactionState,
 ): Promise<boolean> {
-  const patches = patchesByImage(fences, "prepare").get(image);
-  return patches !== undefined && (await stateOf(file, patches)) === "after";
+  const raised = fences.find((one) => one.image === image)?.raised;
+  return raised ? (await stateOf(file, raised)) === "after" : false;
 }
 
-async function readFence(
-  { storage }: Pick<Workspace, "storage">,
-  image: string,
-  { patches, expected }: { patches: readonly ImagePatch[]; expected: SeenImage["fingerprint"] },
-): Promise<"foreign" | "replaced" | "ours" | "down"> {
-  const file = await openUnlessGone(storage, image, "read");
-  if (!file) {
-    throw new ImgtxError("E_NOT_FOUND", "it is not there, and its fence is still to be lifted", {
-      image,
-      hint: "mount its disk, or put the file back",
-    });
+async function lowerEach(
+  { storage }: Workspace,
+  state: TransactionState,
+  fences: readonly CommitFence[],
+  { onAway, onDown }: HowToLower,
+): Promise<KeptFile[]> {
+  const keptFiles: KeptFile[] = [];
+  const seen = lastSeen(state);
+  for (const { image, raised, modifiedNs } of fences) {
+    if (!raised) continue;
+    const expected = seen.get(image)?.fingerprint;
+    if (!expected) throw new Error("an image that is fenced is watched");
+    const found = await findFence(storage, image, raised, expected);
+    if (found === "absent" || found === "replaced") {
+      if (await isAway(storage, state, image, found)) {
+        if (!onAway) throw diskIsAway(image, "its fence is still to be lifted");
+        onAway(image);
+      } else if (found === "replaced") keptFiles.push({ path: image, why: LEFT.replaced });
+      continue;
+    }
+    if (found === "foreign") {
+      keptFiles.push({ path: image, why: LEFT.foreign });
+      continue;
+    }
+    const lower = async () => await lowerOne(storage, { image, raised, modifiedNs });
+    // Whoever lifted one that is down may have died before that was durable.
+    if (found === "before" && onDown) onDown(lower);
+    else await lower();
   }
+  return keptFiles;
+}
+
+const LEFT = {
+  replaced: "another file has its name; a fence that imgtx set in the one that was there stays in that",
+  foreign: "somebody has changed its header since imgtx fenced it: what stands there now is left as it is",
+} as const;
+
+/** Of a folder that the journal has not marked nothing is known: a file that is not there is waited for. */
+async function isAway(
+  storage: Workspace["storage"],
+  state: TransactionState,
+  image: string,
+  found: "absent" | "replaced",
+): Promise<boolean> {
+  const folders = foldersOf(state);
+  const isMarked = folders.some(({ path }) => image.startsWith(`${path}/`));
+  return isMarked ? !(await isDiskThere(storage, image, folders)) : found === "absent";
+}
+
+async function findFence(
+  storage: Workspace["storage"],
+  image: string,
+  raised: StoredFence,
+  expected: Fingerprint,
+): Promise<FenceState | "absent" | "replaced"> {
+  const file = await openUnlessGone(storage, image, "read");
+  if (!file) return "absent";
   try {
-    if (!mayBeSameFile(expected, await file.stat())) return "replaced";
-    const state = await stateOf(file, patches);
-    if (state === "foreign") return "foreign";
-    return state === "before" ? "down" : "ours";
+    return mayBeSameFile(expected, await file.stat()) ? await stateOf(file, raised) : "replaced";
   } finally {
     await file.close();
   }
+}
+
+async function lowerOne(
+  storage: Workspace["storage"],
+  { image, raised, modifiedNs }: { image: string; raised: StoredFence; modifiedNs: string | null },
+): Promise<void> {
+  let file = await storage.openFile(image, "read");
+  try {
+    const isDown = (await stateOf(file, raised)) === "before";
+    const time = isDown ? (await file.stat()).modifiedNs : modifiedNs;
+    const open = isDown ? await openIfFree(storage, image) : await storage.openFile(image, "write");
+    if (open) {
+      await file.close();
+      file = open;
+      // What is down may be so in the page cache alone: it is written once more, unless somebody was faster.
+      if (!isDown || (await stateOf(file, raised)) === "before") {
+        await writeSide(file, raised, "before");
+        if (time !== null) await file.setModified(time);
+      }
+    }
+    await file.flush("fence lifted");
+  } finally {
+    await file.close();
+  }
+}
+
+/** "mixed" is what a torn write leaves, "foreign" what nobody of us wrote. */
+type FenceState = "before" | "after" | "mixed" | "foreign";
+
+async function stateOf(file: StorageFile, fence: StoredFence): Promise<FenceState> {
+  const { offset, before, after } = fenceBytesOf(fence);
+  const now = new Uint8Array(after.length);
+  if ((await file.read(now, offset)) < now.length) return "foreign";
+  if (Buffer.compare(now, before) === 0) return "before";
+  if (Buffer.compare(now, after) === 0) return "after";
+  return now.every((byte, at) => byte === before[at] || byte === after[at]) ? "mixed" : "foreign";
+}
+
+async function writeSide(file: StorageFile, fence: StoredFence, side: "before" | "after"): Promise<void> {
+  const bytes = fenceBytesOf(fence);
+  await file.write(bytes[side], bytes.offset);
 }

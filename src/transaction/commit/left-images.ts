@@ -29,7 +29,7 @@ import { imagesLeft, type LeftImage } from "./leaving.ts";
 import { isFenceUp } from "./leaving-fences.ts";
 import { findMirrorTaken, type StaleMirror } from "./late-sync.ts";
 import { imagesMergedAtCommit } from "./merges.ts";
-import { imagesPatchedAtCommit, openUnlessGone } from "../images/patches.ts";
+import { openUnlessGone } from "../images/open-free.ts";
 import { imagesRedone } from "../images/redo.ts";
 
 export interface HowToHold {
@@ -76,11 +76,11 @@ export async function holdLeft(
     for (const { file } of open) await file.close();
   };
   try {
-    const [patched, redone] = [imagesPatchedAtCommit(state), imagesRedone(state)];
+    const redone = imagesRedone(state);
     const fenced = new Set(state.fences.map(({ image }) => image));
     for (const left of imagesLeft(present, next, state)) {
-      // Its patches look at it themselves. A device that is frozen where it is leaves nothing.
-      if (patched.has(left.image) || redone.has(left.image) || left.isFrozen) continue;
+      // Its redo log looks at it itself. A device that is frozen where it is leaves nothing.
+      if (redone.has(left.image) || left.isFrozen) continue;
       // A fence was up until the move was durable, and the view with it.
       if (how.moved && (left.stays || fenced.has(left.image))) continue;
       const found = await openLeft(storage, left, state, how);

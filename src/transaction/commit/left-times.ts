@@ -10,7 +10,7 @@
 import { type ChainEntry, type DeviceTable, renewGeneration, type Workspace } from "../../device/index.ts";
 import { describeChanges, describeDoubt, type Fingerprint, takeFingerprint } from "../../format/index.ts";
 import type { TransactionState } from "../journal/index.ts";
-import { openUnlessGone, patchesAtCommit } from "../images/patches.ts";
+import { openUnlessGone } from "../images/open-free.ts";
 
 /**
  * The closing generation once more, with the change times of the images whose fences the commit has lifted, and with
@@ -22,7 +22,7 @@ export async function rememberLeft(
   closing: DeviceTable,
   redone: ReadonlyMap<string, Fingerprint>,
 ): Promise<void> {
-  const lifted = new Set([...state.fences, ...patchesAtCommit(state)].map(({ image }) => image));
+  const lifted = new Set(state.fences.map(({ image }) => image));
   const looks = new Map<string, Fingerprint>();
   for (const { image, fingerprint } of closing.devices.flatMap(({ chain }) => chain)) {
     if (redone.has(image) || !lifted.has(image) || fingerprint.changedNs !== undefined) continue;

@@ -35,7 +35,7 @@ import type { LockWaiting, Reservation, StorageFile } from "../../storage/index.
 import type { KeptFile, OnProgress } from "../request.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { isProvedByContent, mayBeTouched } from "./merge-proof.ts";
-import { lockWriter, openUnlessGone } from "../images/patches.ts";
+import { lockWriter, openUnlessGone } from "../images/open-free.ts";
 import { removeFinished } from "../images/removal.ts";
 
 interface Merge {

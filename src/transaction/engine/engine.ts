@@ -82,10 +82,7 @@ async function runStatement(work: Work, request: ActionRequest): Promise<void> {
   if (work.idle.includes(record)) return;
   const { journal } = work;
   if (!journal) throw new Error("a statement that was entered has a journal");
-  const isPrepared =
-    record.newFiles.length > 0 ||
-    record.redo.length > 0 ||
-    record.patches.some(({ when }) => when === "prepare");
+  const isPrepared = record.newFiles.length > 0 || record.redo.length > 0;
   const named = isPrepared ? await prepareStatement(work, journal, plan, record) : [];
   if (journal.state.begin.implicit) {
     work.underWay = settleAll([work.underWay, ...named]);

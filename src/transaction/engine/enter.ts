@@ -108,10 +108,9 @@ async function tryToEnd(work: Work, { obstacle, unfinished }: HeldUp): Promise<I
 }
 
 /** A transaction of nothing would make a generation that is the one before. */
-function hasNothingToDo({ changes, newFiles, patches, redo, kind }: PlanRecord): boolean {
+function hasNothingToDo({ changes, newFiles, redo, kind }: PlanRecord): boolean {
   return (
-    traitsOf(kind).mayDoNothing === true &&
-    [changes, newFiles, patches, redo].every(({ length }) => length === 0)
+    traitsOf(kind).mayDoNothing === true && [changes, newFiles, redo].every(({ length }) => length === 0)
   );
 }
 
@@ -154,8 +153,7 @@ async function addPlan(work: Work, record: PlanRecord): Promise<PlanRecord> {
     await work.journal.append(record, "plan");
     return record;
   }
-  const copy = { record, id: work.id };
-  const parked = isResumable ? await takeParked(work.workspace, copy, work.options.onKept) : undefined;
+  const parked = isResumable ? await takeParked(work.workspace, record, work.options.onKept) : undefined;
   const plan = parked?.state.statements[0]?.plan;
   if (parked && plan) {
     work.journal = parked;

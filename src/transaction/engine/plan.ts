@@ -13,6 +13,7 @@ import type { Plan, PlanContext } from "../actions/plan/action.ts";
 import { planAction } from "../actions/index.ts";
 import { watchChain } from "../actions/plan/chain-entry.ts";
 import {
+  fencesToRaise,
   type NewFile,
   type PlanRecord,
   redoLogPath,
@@ -20,11 +21,10 @@ import {
   type WatchedImage,
   liveStatements,
 } from "../journal/index.ts";
-import { imagesPatchedAtCommit } from "../images/patches.ts";
 import { findPendingOverlay } from "../commit/merges.ts";
 import { readUnfinished } from "../describe.ts";
 import { markFolders } from "../images/planned-folders.ts";
-import { type ImageChange, imagesRedone } from "../images/redo.ts";
+import type { ImageChange } from "../images/redo.ts";
 import type { ActionRequest } from "../request.ts";
 import type { Work } from "./work.ts";
 
@@ -63,11 +63,10 @@ export async function planStatement(
     watched,
     renewable: plan.renewable ?? false,
     renews: plan.renewable ? findRenewed(work, watched) : [],
-    patches: plan.patches ?? [],
     redo,
     folders: await markFolders(work.workspace.storage, [
       ...newFiles.map(({ path }) => path),
-      ...(plan.patches ?? []).map(({ image }) => image),
+      ...fencesToRaise(plan.changes).map(({ image }) => image),
       ...redo.map(({ image }) => image),
     ]),
   };
@@ -84,9 +83,9 @@ function nameLogs({ id, staged, journal }: Work, changes: readonly ImageChange[]
 }
 
 /** Existing images that the statement changes, now or at the commit. */
-export function changedImages({ patches, redo, newFiles }: PlanRecord): ReadonlySet<string> {
+export function changedImages({ changes, redo, newFiles }: PlanRecord): ReadonlySet<string> {
   const merged = newFiles.flatMap(({ path, mergesAs }) => (mergesAs === null ? [] : path));
-  return new Set([...[...patches, ...redo].map(({ image }) => image), ...merged]);
+  return new Set([...[...fencesToRaise(changes), ...redo].map(({ image }) => image), ...merged]);
 }
 
 function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext {
@@ -96,7 +95,6 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
       newFiles.flatMap(({ path, mergesAs }) => (mergesAs === null ? path : [])),
     ),
   );
-  const planned = earlier.flatMap(({ patches }) => patches);
   // As it is now: this statement joins it before its files are filled.
   const before = work.journal?.state;
   const generations = new Map<number, Promise<DeviceTable | undefined>>();
@@ -105,12 +103,6 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     transaction: work.id,
     root: workspace.root,
     table,
-    pending: new Set([
-      ...(work.journal ? imagesPatchedAtCommit(work.journal.state) : []),
-      ...(work.journal ? imagesRedone(work.journal.state) : []),
-      ...planned.flatMap(({ image, when }) => (when === "commit" ? [image] : [])),
-    ]),
-    unwritten: new Set(planned.map(({ image }) => image)),
     readUnfinished: async () => new Set((await readUnfinished(workspace)).keys()),
     async readGeneration(generation) {
       const known = generations.get(generation) ?? readGeneration(workspace, generation);

@@ -1,9 +1,8 @@
 // Makes the files of a statement: filled and flushed under staging names, named in the journal by inode,
-// then moved to their final names. Beside them, patches of existing images are written and flushed.
+// then moved to their final names. Beside them, redo logs of existing images are written and flushed.
 //
 // What a crash leaves, step by step
 // - while filling: staging files, which the journal's plan names; undone.
-// - while patching, which a record announces: any mixture of bytes that the plan has both sides of; undone.
 // - behind `prepared`, before the moves: the same.
 // - amid the moves: some files at their final names, which `prepared` knows by inode and birth time; undone.
 
@@ -14,7 +13,6 @@ import type { Storage, StorageFile } from "../../storage/index.ts";
 import { giveAccess, modeAtFirst } from "../images/access.ts";
 import type { FileToMake, FillTools, Plan } from "../actions/plan/action.ts";
 import type { Journal, NewFile, PlanRecord, NamedFile, PreparedFile } from "../journal/index.ts";
-import { writePreparePatches } from "../images/patches.ts";
 import { stageChanges } from "../images/redo.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
@@ -27,7 +25,6 @@ export async function prepareStatement(
 ): Promise<readonly Promise<void>[]> {
   const { storage } = work.workspace;
   const files: StorageFile[] = [];
-  const patchedFiles: StorageFile[] = [];
   const fresh = new Set<number>();
   try {
     await forgetLostFiles(storage, journal, record);
@@ -47,12 +44,10 @@ export async function prepareStatement(
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
-    const redo = await stageChanges(work.staged, work.id, record, plan.redo ?? []);
-    await announcePatches(journal, record);
-    const patched = await writePreparePatches(storage, record, (file) => patchedFiles.push(file));
-    const prepared = [...(await fingerprints(plan, record, files)), ...patched.map((one) => one.prepared)];
+    const changes = plan.redo ?? [];
+    const redo = await stageChanges(work.staged, work.id, record, { changes, before: journal.state });
+    const prepared = await fingerprints(plan, record, files);
     await settleAll([
-      ...patched.map(async ({ file }) => await file.flush("patch")),
       ...files.map(async (file) => {
         await explained(record, async () => await file.flush("new image"));
       }),
@@ -64,8 +59,6 @@ export async function prepareStatement(
   } catch (error) {
     for (const file of files) await file.close();
     throw error;
-  } finally {
-    for (const file of patchedFiles) await file.close();
   }
   for (const [index, file] of files.entries()) {
     const newFile = record.newFiles[index];
@@ -73,12 +66,6 @@ export async function prepareStatement(
     else await file.close();
   }
   return flushNames(storage, record, "new image's name");
-}
-
-/** Durable before the first byte: undo takes nothing back in images of which the journal does not say that. */
-async function announcePatches(journal: Journal, { statement, patches }: PlanRecord): Promise<void> {
-  if (patches.every(({ when }) => when === "commit")) return;
-  await journal.append({ type: "patching", statement }, "patching");
 }
 
 /** New images with their names, which has moved their change times. Copies once a later write to them would show. */

@@ -21,7 +21,7 @@ import {
   fingerprintAt,
   type Guard,
   isFileFenced,
-  isSameFile,
+  mayBeSameFile,
   planFileFence,
   RedoLog,
   renewApplied,
@@ -33,6 +33,7 @@ import {
 } from "../../format/index.ts";
 import type { LockWaiting, Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import {
+  fenceBytesOf,
   lastSeen,
   liveStatements,
   type PlanRecord,
@@ -41,22 +42,20 @@ import {
   redoOf,
   type TransactionState,
 } from "../journal/index.ts";
-import {
-  fromBase64,
-  lockWriter,
-  openIfFree,
-  openUnlessGone,
-  replacedSince,
-  SECTOR_BYTES,
-} from "./patches.ts";
-import { diskIsAway, foldersOf, isDiskThere } from "./planned-folders.ts";
+import { lockWriter, openIfFree, openUnlessGone, replacedSince } from "./open-free.ts";
+import { diskIsAway, foldersOf, isDiskThere, isElsewhere } from "./planned-folders.ts";
 import { removeFinished } from "./removal.ts";
 import type { KeptFile } from "../request.ts";
+
+/** What a disk writes wholly or not at all. */
+const SECTOR_BYTES = 512;
 
 /** A change of an image that is there, as an action plans it. */
 export interface ImageChange {
   /** As the plan opened it. */
   readonly link: ChainLink;
+  /** The time of modification that goes with what it leaves. Default: that of the writes. */
+  readonly modifiedNs?: string | null;
   /** Writes the change. The file shows the image as the statements before leave it. */
   write(file: StorageFile): Promise<void>;
 }
@@ -104,9 +103,10 @@ export async function stageChanges(
   staged: StagedStorage,
   transaction: string,
   record: PlanRecord,
-  changes: readonly ImageChange[],
+  { changes, before }: { changes: readonly ImageChange[]; before: TransactionState },
 ): Promise<PreparedRedo[]> {
-  const guards = new Map<string, PreparedRedo["guardedBy"]>();
+  const earlier = redoOf(before);
+  const traits = new Map<string, Pick<PreparedRedo, "guardedBy" | "isFenced" | "modifiedNs">>();
   for (const [index, change] of changes.entries()) {
     const { link } = change;
     const planned = record.redo[index];
@@ -120,23 +120,33 @@ export async function stageChanges(
     const file = await staged.openFile(image, "write");
     try {
       await change.write(file);
-      const fence = guardedBy === "fence" ? await planFileFence(file.onDisk ?? file, transaction) : undefined;
-      if (fence) {
-        const { start, lengthBytes } = sectorsOfFence(fence);
-        await staged.include(image, start, lengthBytes);
-      }
+      const isFenced = guardedBy === "fence" && (await isFileFenced(file.onDisk ?? file));
+      if (guardedBy === "fence") await includeFences(staged, file, transaction);
+      const known = earlier.get(image);
+      const isTimeKnown = known?.log !== log || known.modifiedNs !== null;
+      const modifiedNs = isTimeKnown ? (change.modifiedNs ?? null) : null;
+      traits.set(log, { guardedBy, isFenced, modifiedNs });
     } finally {
       await file.close();
     }
-    guards.set(log, guardedBy);
   }
   const sealed = changes.length === 0 ? [] : await staged.seal();
   const byPath = new Map(sealed.map((one) => [posix.join(posix.dirname(one.image), one.log), one]));
   return record.redo.map(({ image, log }) => {
-    const [one, guardedBy] = [byPath.get(log), guards.get(log)];
-    if (!one || !guardedBy) throw new Error("each log that was written is sealed");
-    return { ...one, image, log, guardedBy };
+    const [one, found] = [byPath.get(log), traits.get(log)];
+    if (!one || !found) throw new Error("each log that was written is sealed");
+    return { ...one, image, log, ...found };
   });
+}
+
+/** Where a fence is while the log is applied, and where one may be that stays. */
+async function includeFences(staged: StagedStorage, file: StorageFile, transaction: string): Promise<void> {
+  const fences = [
+    await planFileFence(file.onDisk ?? file, transaction),
+    await planFileFence(file, transaction),
+  ];
+  const lengths = fences.map((fence) => sectorsOfFence(fence).lengthBytes);
+  await staged.include(file.path, 0, Math.max(...lengths));
 }
 
 /** Images that are changed by redo logs after the commit mark. */
@@ -144,10 +154,10 @@ export function imagesRedone(state: TransactionState): ReadonlySet<string> {
   return new Set(redoOf(state).keys());
 }
 
-/** Those of them that need a fence meanwhile. */
+/** Those of them that need a fence meanwhile, and have none. */
 export function imagesToFence(state: TransactionState): string[] {
-  return [...redoOf(state).values()].flatMap(({ image, guardedBy }) =>
-    guardedBy === "fence" ? [image] : [],
+  return [...redoOf(state).values()].flatMap(({ image, guardedBy, isFenced }) =>
+    guardedBy === "fence" && !isFenced ? [image] : [],
   );
 }
 
@@ -223,36 +233,38 @@ async function applyOne(
 ): Promise<Fingerprint | undefined> {
   const { image } = redo;
   const base = baseOf(state, redo);
-  const seen = await openUnlessGone(storage, image, "read");
-  if (!seen) {
-    if (await isDiskThere(storage, image, foldersOf(state))) return undefined;
+  if (await isElsewhere(storage, image, { expected: base, folders: foldersOf(state) }))
     throw diskIsAway(image, "it is still to be changed");
-  }
+  const seen = await openUnlessGone(storage, image, "read");
+  if (!seen) return undefined;
   let log: RedoLog | undefined;
   let file: StorageFile | undefined;
   try {
     log = await openLog(storage, redo, how.hasMoved === true);
     if (!log) return undefined;
     const guard = guardOf(state, redo);
-    if (!isSameFile(base, await seen.stat())) throw replacedSince(image);
-    const found = how.isLocked ? "untouched" : await surveyOrRefuse(log, seen, guard);
+    if (!mayBeSameFile(base, await seen.stat())) throw replacedSince(image);
+    const isKept = guard.kind === "fence" && guard.kept !== undefined;
+    // Under a fence that stays all may be done already: it was raised before the mark.
+    const found = how.isLocked && !isKept ? "untouched" : await surveyOrRefuse(log, seen, guard);
     if (found === "used" && (await isFileFenced(seen))) throw writtenSince(image, 0);
     if (found === "used") {
       how.onNotice?.(`${image} was written to since imgtx changed it, and is left as it is`);
       return undefined;
     }
-    file = found === "applied" ? await openIfFree(storage, image) : await storage.openFile(image, "write");
-    if (!file) return undefined;
+    const look = async (of: StorageFile): Promise<Fingerprint> =>
+      await settleFingerprint(storage.host, of, await takeFingerprint(of, base.headerSha256 !== null));
     if (found === "applied") {
-      await renewApplied(log, file);
+      file = how.isLocked ? undefined : await openIfFree(storage, image);
+      if (file) await renewApplied(log, file);
       // Whoever applied it has died since. From then on a guest may have opened the image, and what it looks like now
       // must not pass for what imgtx made of it.
-      return undefined;
+      return isKept ? await look(seen) : undefined;
     }
+    file = await storage.openFile(image, "write");
     if (!how.isLocked) await lockWriter(storage, file, how.waiting);
-    await applyLog(log, file, guard);
-    const now = await takeFingerprint(file, base.headerSha256 !== null);
-    return await settleFingerprint(storage.host, file, now);
+    await applyLog(log, file, guard, redo.modifiedNs ?? undefined);
+    return await look(file);
   } finally {
     await file?.close();
     await log?.close();
@@ -297,16 +309,27 @@ function writtenSince(image: string, offset: number): ImgtxError {
   });
 }
 
-function guardOf({ fences }: TransactionState, { image, guardedBy }: PreparedRedo): Guard {
+function guardOf({ fences }: TransactionState, { image, guardedBy, isFenced }: PreparedRedo): Guard {
   if (guardedBy === "digests") return { kind: "digests" };
-  const fence = fences.find((one) => one.image === image);
-  if (!fence) throw new Error("an image that is changed under a fence has one before the mark");
-  const { offset, before, after } = fence;
-  return { kind: "fence", fence: { offset, before: fromBase64(before), after: fromBase64(after) } };
+  const { raised, kept } = fences.find((one) => one.image === image) ?? {};
+  if (!raised && !isFenced) throw new Error("an image that is changed under a fence has one before the mark");
+  const [fence, stays] = [raised, kept].map((one) => (one ? fenceBytesOf(one) : undefined));
+  return { kind: "fence", fence, kept: stays };
 }
 
-/** The table has moved: what was applied is not needed any more. */
-export async function removeRedoLogs({ storage }: Workspace, state: TransactionState): Promise<void> {
+/** The table has moved: what was applied is not needed any more. E_NOT_FOUND where the disk of one is away. */
+export async function removeRedoLogs(
+  { storage }: Workspace,
+  state: TransactionState,
+  { onLeft }: Pick<HowToApply, "onLeft">,
+): Promise<void> {
   const logs = new Set(state.statements.flatMap(({ plan }) => plan.redo.map(({ log }) => log)));
-  await removeFinished(storage, [...logs], "redo log gone");
+  const [there, away]: [string[], string[]] = [[], []];
+  for (const log of logs) ((await isDiskThere(storage, log, foldersOf(state))) ? there : away).push(log);
+  await removeFinished(storage, there, "redo log gone");
+  for (const log of away) {
+    const error = diskIsAway(log, "it is still to be removed");
+    if (!onLeft) throw error;
+    onLeft({ path: log, why: error.message });
+  }
 }

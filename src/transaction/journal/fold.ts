@@ -1,15 +1,12 @@
 // What a sequence of records means: the state of a transaction, and the orders that imgtx never writes.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { isFencePatch } from "../../format/index.ts";
 import {
   type CopiedRecord,
   type DoneRecord,
   type FencingRecord,
-  type ImagePatch,
   type JournalRecord,
   type ParkedRecord,
-  type PatchingRecord,
   type PlanRecord,
   type PreparedRecord,
   type ResumedRecord,
@@ -19,6 +16,7 @@ import {
   type Statement,
   type TransactionState,
 } from "./records.ts";
+import { isStoredFence } from "./stored-fence.ts";
 
 /** What a journal's records add up to. E_JOURNAL where they stand in an order that imgtx never writes. */
 export function foldRecords(records: readonly JournalRecord[], file: string): TransactionState | undefined {
@@ -47,12 +45,10 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       if (record.statement !== state.statements.length) throw outOfOrder(file, record.type);
       assertStagingNames(state.begin.id, record, file);
       assertRedoLogs(state.begin.id, record, file);
-      assertPatches(record, file);
       const fresh: Statement = {
         plan: record,
         marks: new Map(),
         parked: false,
-        patching: false,
         prepared: undefined,
         done: false,
         undone: false,
@@ -65,13 +61,10 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       return changeStatement(state, record, file, { marks });
     }
     case "parked":
-      return changeStatement(state, record, file, { parked: true, patching: false });
+      return changeStatement(state, record, file, { parked: true });
     case "resumed":
       return changeStatement(state, record, file, { parked: false });
-    case "patching":
-      return changeStatement(state, record, file, { patching: true });
     case "prepared":
-      assertPatching(state, record, file);
       assertRedoPlanned(state, record, file);
       return changeStatement(state, record, file, { prepared: record });
     case "done":
@@ -87,7 +80,7 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       return changeFrom(state, record.from, { undoing: true, undone: true });
     case "fencing":
       assertFences(state, record, file);
-      return { ...state, fences: record.patches };
+      return { ...state, fences: record.fences };
     case "commit":
       return { ...state, commit: record };
     case "abort":
@@ -146,36 +139,23 @@ function assertRedoPlanned(state: TransactionState, record: PreparedRecord, file
   if (!record.redo.every(isPlanned)) throw outOfOrder(file, record.type);
 }
 
-function assertFences({ statements }: TransactionState, { patches }: FencingRecord, file: string): void {
-  assertPatches({ patches, watched: statements.flatMap(({ plan }) => plan.watched) }, file);
-}
-
-/** A patch is held to the file that was watched, and one that is taken back is a fence, and nothing else: else forged. */
-function assertPatches({ patches, watched }: Pick<PlanRecord, "patches" | "watched">, file: string): void {
-  const odd = patches.find((patch) => watched.every((one) => one.image !== patch.image) || !fits(patch));
+/** What is raised and lifted in an image that was watched is a fence, and nothing else: else forged. */
+function assertFences({ statements }: TransactionState, { fences }: FencingRecord, file: string): void {
+  const watched = new Set(statements.flatMap(({ plan }) => plan.watched.map(({ image }) => image)));
+  const odd = fences.find(
+    ({ image, raised, kept }) =>
+      !watched.has(image) || ![raised, kept].every((one) => !one || isStoredFence(one)),
+  );
   if (odd === undefined) return;
-  throw new ImgtxError("E_JOURNAL", `the journal would patch '${odd.image}' as imgtx never does`, {
+  throw new ImgtxError("E_JOURNAL", `the journal would write to '${odd.image}' as imgtx never does`, {
     image: file,
     hint: "imgtx did not write this journal: look where it comes from, and move it away",
   });
 }
 
-/** Undo rests on it that no byte is patched before that is said. */
-function assertPatching(state: TransactionState, record: PreparedRecord, file: string): void {
-  const last = state.statements.at(-1);
-  if (last?.plan.patches.some(({ when }) => when === "prepare") && !last.patching) {
-    throw outOfOrder(file, record.type);
-  }
-}
-
-function fits({ offset, before, after, when }: ImagePatch): boolean {
-  const sides = { before: Buffer.from(before, "base64"), after: Buffer.from(after, "base64") };
-  return when === "prepare" ? isFencePatch({ offset, ...sides }) : sides.before.length <= sides.after.length;
-}
-
 function changeStatement(
   state: TransactionState,
-  record: CopiedRecord | ParkedRecord | ResumedRecord | PatchingRecord | PreparedRecord | DoneRecord,
+  record: CopiedRecord | ParkedRecord | ResumedRecord | PreparedRecord | DoneRecord,
   file: string,
   change: Partial<Statement>,
 ): TransactionState {

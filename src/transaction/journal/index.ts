@@ -3,8 +3,8 @@ export { Journal } from "./journal.ts";
 export { clearHalfMade, journalPath, listNames } from "./journal-file.ts";
 export type {
   BeginRecord,
+  CommitFence,
   CommitRecord,
-  ImagePatch,
   JournalRecord,
   NamedFile,
   NewFile,
@@ -13,13 +13,16 @@ export type {
   PreparedFile,
   PreparedRedo,
   Statement,
+  StoredFence,
   TableChange,
   TransactionState,
   WatchedImage,
 } from "./records.ts";
+export { fenceBytesOf, isStoredFence, storeFence } from "./stored-fence.ts";
 export { beginRecordOf, NOT_MADE_YET, redoLogNumber, redoLogPath, stagingPath } from "./records.ts";
 export {
   changesOf,
+  fencesToRaise,
   heldDevices,
   isParked,
   lastSeen,

@@ -1,6 +1,6 @@
 // What the rest of the layer asks of a transaction's state.
 
-import { withFingerprints } from "../../device/index.ts";
+import { type DeviceEntry, type FenceEntry, isRaised, withFingerprints } from "../../device/index.ts";
 import type { PreparedRedo, Statement, TableChange, TransactionState, WatchedImage } from "./records.ts";
 
 /** The statements that count: neither undone nor on the way there. */
@@ -8,7 +8,7 @@ export function liveStatements(state: TransactionState): readonly Statement[] {
   return state.statements.filter((statement) => !statement.undoing);
 }
 
-/** An image as the transaction knows it last: as it was read, or as it made or patched it. */
+/** An image as the transaction knows it last: as it was read, or as it made it. */
 export interface SeenImage extends WatchedImage {
   readonly isNew: boolean;
 }
@@ -57,8 +57,19 @@ export function heldDevices(state: TransactionState): string[] {
   return [...new Set(held.flatMap((statement) => statement.plan.devices))].sort();
 }
 
-/** The table changes of the live statements in order, with the fingerprints of the files they made. */
+/**
+ * The table changes of the live statements in order, with the fingerprints of the files they made, and the fences that
+ * the commit has raised.
+ */
 export function changesOf(state: TransactionState): TableChange[] {
+  const kept = new Map(state.fences.map((fence) => [fence.image, fence.kept]));
+  const withFences = (entry: DeviceEntry): DeviceEntry => ({
+    ...entry,
+    frozen: entry.frozen && {
+      ...entry.frozen,
+      fences: entry.frozen.fences.map((one) => (isRaised(one) ? one : { ...one, ...kept.get(one.image) })),
+    },
+  });
   return liveStatements(state).flatMap(({ plan, prepared }) => {
     const read = new Map(plan.watched.map(({ image, fingerprint }) => [image, fingerprint]));
     const made = new Map(
@@ -66,7 +77,13 @@ export function changesOf(state: TransactionState): TableChange[] {
     );
     return plan.changes.map(({ device, after }) => ({
       device,
-      after: after && withFingerprints(after, made),
+      after: after && withFences(withFingerprints(after, made)),
     }));
   });
+}
+
+/** The fences that devices are to keep, and that are not raised yet. */
+export function fencesToRaise(changes: readonly TableChange[]): FenceEntry[] {
+  const last = new Map(changes.map(({ device, after }) => [device, after]));
+  return [...last.values()].flatMap((after) => after?.frozen?.fences.filter((one) => !isRaised(one)) ?? []);
 }

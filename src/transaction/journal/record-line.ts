@@ -8,8 +8,9 @@
 
 import { createHash } from "node:crypto";
 import { ImgtxError } from "../../errors/index.ts";
-import { assertRecord } from "./record-shape.ts";
+import { assertVersion, readRecords } from "./record-shape.ts";
 import type { JournalRecord } from "./records.ts";
+import type { StoredValue } from "./upgrade.ts";
 
 /** Stands for the digest of the record before the first one. */
 export const FIRST_DIGEST = "0".repeat(64);
@@ -46,20 +47,21 @@ const LOOKS_LIKE_RECORD = /\d [0-9a-f]{64} \{"type":/;
  * record of imgtx; E_UNSUPPORTED for another version.
  */
 export function parseJournal(bytes: Uint8Array, file: string): ParsedJournal {
-  const records: JournalRecord[] = [];
+  const values: StoredValue[] = [];
   let digest = FIRST_DIGEST;
   let at = 0;
   while (at < bytes.length) {
     const parsed = parseRecord(bytes, at, digest);
     if (!parsed) {
       assertTornTail(bytes, at, file);
-      return { records, digest, endBytes: at, torn: true };
+      return { records: readRecords(values, file), digest, endBytes: at, torn: true };
     }
-    records.push(assertRecord(parsed.value, { isFirst: at === 0, file, offset: at }));
+    if (at === 0) assertVersion(parsed.value, file);
+    values.push({ value: parsed.value, offset: at });
     digest = parsed.digest;
     at = parsed.endBytes;
   }
-  return { records, digest, endBytes: at, torn: false };
+  return { records: readRecords(values, file), digest, endBytes: at, torn: false };
 }
 
 /**

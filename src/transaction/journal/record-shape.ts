@@ -24,7 +24,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { Origin } from "../../storage/index.ts";
 import type { ActionKind, ActionReport, PlannedFile } from "../request.ts";
 import type {
-  ImagePatch,
+  CommitFence,
   JournalRecord,
   NamedFile,
   NewFile,
@@ -32,10 +32,11 @@ import type {
   PreparedFile,
   PreparedRedo,
   StagedImagePlan,
+  StoredFence,
   TableChange,
   WatchedImage,
 } from "./records.ts";
-import { fillIn, READ_VERSIONS } from "./upgrade.ts";
+import { READ_VERSIONS, type StoredValue, upgradeValues } from "./upgrade.ts";
 
 const isKind: Shape<ActionKind> = oneOf(
   "snapshot",
@@ -69,13 +70,13 @@ const isReport = objectOf<ActionReport>({
   notes: listOf(isText),
 });
 
-const isPatch = objectOf<ImagePatch>({
+const STORED_FENCE = { offset: isCount, before: isText, after: isText };
+
+const isCommitFence = objectOf<CommitFence>({
   image: isText,
-  offset: isCount,
-  before: isText,
-  after: isText,
+  raised: orNull(objectOf<StoredFence>(STORED_FENCE)),
   modifiedNs: orNull(isText),
-  when: oneOf("prepare", "commit"),
+  kept: orNull(objectOf<NonNullable<CommitFence["kept"]>>({ ...STORED_FENCE, unfencedSha256: isText })),
 });
 
 const isStagedImage = objectOf<StagedImagePlan>({ image: isText, log: isText });
@@ -90,6 +91,8 @@ const isRedo = objectOf<PreparedRedo>({
   sizeBefore: isCount,
   sizeAfter: isCount,
   guardedBy: oneOf("fence", "digests"),
+  isFenced: isFlag,
+  modifiedNs: orNull(isText),
 });
 
 const isOrigin = objectOf<Origin>({
@@ -138,7 +141,6 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     watched: listOf(
       objectOf<WatchedImage>({ device: orNull(isText), image: isText, fingerprint: isFingerprint }),
     ),
-    patches: listOf(isPatch),
     redo: listOf(isStagedImage),
     folders: listOf(objectOf<PlannedFolder>({ path: isText, mark: isFileMark })),
   }),
@@ -158,7 +160,6 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
   }),
   parked: objectOf<RecordOf<"parked">>({ type: oneOf("parked"), statement: isCount }),
   resumed: objectOf<RecordOf<"resumed">>({ type: oneOf("resumed"), statement: isCount }),
-  patching: objectOf<RecordOf<"patching">>({ type: oneOf("patching"), statement: isCount }),
   done: objectOf<RecordOf<"done">>({
     type: oneOf("done"),
     statement: isCount,
@@ -167,7 +168,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
   savepoint: objectOf<RecordOf<"savepoint">>({ type: oneOf("savepoint"), name: isText }),
   undo: objectOf<RecordOf<"undo">>({ type: oneOf("undo"), from: isCount }),
   undone: objectOf<RecordOf<"undone">>({ type: oneOf("undone"), from: isCount }),
-  fencing: objectOf<RecordOf<"fencing">>({ type: oneOf("fencing"), patches: listOf(isPatch) }),
+  fencing: objectOf<RecordOf<"fencing">>({ type: oneOf("fencing"), fences: listOf(isCommitFence) }),
   commit: objectOf<RecordOf<"commit">>({
     type: oneOf("commit"),
     madeOn: isCount,
@@ -177,28 +178,32 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
   abort: objectOf<RecordOf<"abort">>({ type: oneOf("abort") }),
 };
 
-/** E_JOURNAL for what is no record; E_UNSUPPORTED where the first one begins a journal of another version. */
-export function assertRecord(
-  value: unknown,
-  place: { readonly isFirst: boolean; readonly file: string; readonly offset: number },
-): JournalRecord {
+/** E_UNSUPPORTED where the first value begins a journal of another version. */
+export function assertVersion(value: unknown, file: string): void {
   const { type, version } = isObject(value) ? value : {};
-  if (place.isFirst && type === "begin" && !READ_VERSIONS.has(version)) {
-    throw new ImgtxError(
-      "E_UNSUPPORTED",
-      `the journal has version ${String(version)}; this imgtx reads ${[...READ_VERSIONS].join(" and ")}`,
-      {
-        image: place.file,
-        hint: "finish the transaction with the imgtx that began it",
-      },
-    );
-  }
+  if (type !== "begin" || READ_VERSIONS.has(version)) return;
+  throw new ImgtxError(
+    "E_UNSUPPORTED",
+    `the journal has version ${String(version)}; this imgtx reads ${[...READ_VERSIONS].join(", ").replace(/, (?=\d+$)/, " and ")}`,
+    {
+      image: file,
+      hint: "finish the transaction with the imgtx that began it",
+    },
+  );
+}
+
+/** The records of the present version. E_JOURNAL for what is none. */
+export function readRecords(values: readonly StoredValue[], file: string): JournalRecord[] {
+  return upgradeValues(values, file).map(({ value, offset }) => assertRecord(value, file, offset));
+}
+
+function assertRecord(value: unknown, file: string, offset: number): JournalRecord {
+  const { type } = isObject(value) ? value : {};
   const shape = Object.entries(SHAPES).find(([name]) => name === type)?.[1];
-  const record = isObject(value) ? fillIn(value) : value;
-  if (shape?.(record)) return record;
+  if (shape?.(value)) return value;
   throw new ImgtxError("E_JOURNAL", "the journal holds a record that imgtx does not write", {
-    image: place.file,
-    offset: place.offset,
+    image: file,
+    offset,
     hint: "look where the journal comes from; imgtx touches nothing of this transaction until then",
   });
 }

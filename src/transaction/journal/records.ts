@@ -2,22 +2,21 @@
 //
 // A transaction is a list of statements; each is planned, prepared, done, and perhaps undone:
 //
-//   begin  (plan  patching?  prepared  done)*  savepoint*  (undo undone)*  commit | abort
+//   begin  (plan  prepared  done)*  savepoint*  (undo undone)*  fencing*  commit | abort
 //
 // Invariants
 // - `plan` is durable before the statement makes its first file.
 // - `prepared` names each new file by inode and birth time, and is durable before the file gets its final
 //   name. So whatever stands at that name is known to be ours or not, and undoing never removes a
 //   stranger's file.
-// - A `prepare` patch is written after `plan`, which has the bytes before it, and after `patching`, which says that
-//   from here on bytes of existing images may be this statement's. A statement without that record has nothing to
-//   take back in them. `prepared` names the file with its new fingerprint.
 // - `plan` names each redo log before it is made; `prepared` says where it ends, and is appended when it is durable.
+// - `fencing` has the bytes of each fence, and is durable before the first is raised. What has no such record has
+//   nothing to take back in images that were there before.
 // - `undo` and `abort` are durable before the first file goes. `commit` is the commit point: before it
 //   everything can be undone, behind it the only way is forward.
 
 import { posix } from "node:path";
-import type { DeviceEntry, FileMark, Worker, Workspace } from "../../device/index.ts";
+import type { DeviceEntry, FenceEntry, FileMark, Worker, Workspace } from "../../device/index.ts";
 import {
   type Fingerprint,
   type ImageFormat,
@@ -28,7 +27,7 @@ import {
 import type { Origin } from "../../storage/index.ts";
 import type { ActionKind, ActionReport } from "../request.ts";
 
-export const JOURNAL_VERSION = 3;
+export const JOURNAL_VERSION = 4;
 
 export interface BeginRecord {
   readonly type: "begin";
@@ -105,20 +104,24 @@ export interface TableChange {
   readonly after: DeviceEntry | null;
 }
 
-/** Bytes of an existing image that the statement changes in place: see patches.ts. */
-export interface ImagePatch {
-  readonly image: string;
+/** Bytes of an image without a fence and with it. Base64; both are equally long. */
+export interface StoredFence {
   readonly offset: number;
-  /** Base64. Before is shorter than after only where that reaches behind the end of the file. */
   readonly before: string;
   readonly after: string;
+}
+
+/** A fence of an image, from just before the commit mark on: see leaving-fences.ts. */
+export interface CommitFence {
+  readonly image: string;
+  /** Written before the mark. Null: the image has had a fence since before. */
+  readonly raised: StoredFence | null;
   /**
-   * The time of modification, in nanoseconds since 1970, that goes with the bytes which stay: for `prepare` the
-   * one before, for `commit` the one afterwards. Null: whatever the write leaves.
+   * The time of modification that goes with the bytes before, in nanoseconds since 1970. Null: that of the writes.
    */
   readonly modifiedNs: string | null;
-  /** Before the commit mark, and taken back by undo, or after it. */
-  readonly when: "prepare" | "commit";
+  /** The one that stays. Null: none does; it is lifted with the image's redo log, or when the table has moved. */
+  readonly kept: (StoredFence & Pick<FenceEntry, "unfencedSha256">) | null;
 }
 
 /** An image that the statement changes in place, and the redo log that the change goes into: see redo.ts. */
@@ -130,6 +133,10 @@ export interface StagedImagePlan {
 /** A redo log as far as a statement wrote it, durably: a place in it, and what applying it takes. */
 export interface PreparedRedo extends Omit<SealedLog, "log">, StagedImagePlan {
   readonly guardedBy: StagingOptions["guardedBy"];
+  /** Whether the image had a fence when the log was begun. */
+  readonly isFenced: boolean;
+  /** The time of modification that goes with what the log leaves. Null: that of the writes. */
+  readonly modifiedNs: string | null;
 }
 
 export interface PlanRecord {
@@ -146,9 +153,8 @@ export interface PlanRecord {
   readonly renewable: boolean;
   /** Watched images that earlier statements copied, and that count as this statement found them. */
   readonly renews: readonly string[];
-  readonly patches: readonly ImagePatch[];
   readonly redo: readonly StagedImagePlan[];
-  /** The folders of its new files and of what it patches: how it is told that their disk is there. */
+  /** The folders of its new files and of images that it changes: how it is told that their disk is there. */
   readonly folders: readonly PlannedFolder[];
 }
 
@@ -163,16 +169,10 @@ export interface NamedFile {
   readonly fingerprint: Fingerprint;
 }
 
-/** A new file, or one that a `prepare` patch has changed. */
+/** A new file; of an imgtx before this one, also an image that the statement has fenced. */
 export interface PreparedFile extends NamedFile {
-  /** Of the whole content of a new file; null where it is large, or not known, or an image that was there before. */
+  /** Of the whole content; null where it is large, or not known. */
   readonly contentSha256: string | null;
-}
-
-/** The statement's `prepare` patches are about to be written. Left out where it has none. */
-export interface PatchingRecord {
-  readonly type: "patching";
-  readonly statement: number;
 }
 
 export interface PreparedRecord {
@@ -190,7 +190,7 @@ export interface CopiedRecord {
   readonly offset: number;
 }
 
-/** Its process died during a long copy: the files are kept, the devices are free, and no patch of it is written. */
+/** Its process died during a long copy: the files are kept, and the devices are free. */
 export interface ParkedRecord {
   readonly type: "parked";
   readonly statement: number;
@@ -225,13 +225,10 @@ interface UndoneRecord {
   readonly from: number;
 }
 
-/**
- * The commit is about to fence the images that devices leave, and lifts the fences when the table has moved. None: they
- * are lifted, since the commit came to nothing.
- */
+/** The commit is about to raise these fences. None: they are lifted, since it came to nothing. */
 export interface FencingRecord {
   readonly type: "fencing";
-  readonly patches: readonly ImagePatch[];
+  readonly fences: readonly CommitFence[];
 }
 
 export interface CommitRecord {
@@ -255,7 +252,6 @@ export type JournalRecord =
   | CopiedRecord
   | ParkedRecord
   | ResumedRecord
-  | PatchingRecord
   | PreparedRecord
   | DoneRecord
   | SavepointRecord
@@ -270,8 +266,6 @@ export interface Statement {
   /** How far each new file has come, by its path. */
   readonly marks: ReadonlyMap<string, number>;
   readonly parked: boolean;
-  /** Bytes of existing images may be this statement's. */
-  readonly patching: boolean;
   readonly prepared: PreparedRecord | undefined;
   readonly done: boolean;
   /** Undone and its files gone: it counts no more. */
@@ -284,8 +278,8 @@ export interface TransactionState {
   readonly begin: BeginRecord;
   readonly statements: readonly Statement[];
   readonly savepoints: readonly { readonly name: string; readonly nextStatement: number }[];
-  /** Fences of images that devices leave, which may be up. */
-  readonly fences: readonly ImagePatch[];
+  /** Of the commit, which may be up. */
+  readonly fences: readonly CommitFence[];
   readonly commit: CommitRecord | undefined;
   readonly aborting: boolean;
 }

@@ -4,11 +4,10 @@
 import { fromStoredPath, mapEntryPaths, toStoredPath, type Workspace } from "../../device/index.ts";
 import type { ParsedJournal } from "./record-line.ts";
 import type { JournalRecord } from "./records.ts";
-import { upgradeRecords } from "./upgrade.ts";
 
 /** Records as they are used in memory: of the present version, and every path absolute. */
 export function mapContent(workspace: Workspace, parsed: ParsedJournal): ParsedJournal {
-  const records = upgradeRecords(parsed.records).map((record) =>
+  const records = parsed.records.map((record) =>
     mapRecordPaths(record, (path) => fromStoredPath(workspace.root, path)),
   );
   return { ...parsed, records };
@@ -32,7 +31,7 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
   }
   if (record.type === "copied") return { ...record, path: map(record.path) };
   if (record.type === "fencing") {
-    return { ...record, patches: record.patches.map((patch) => ({ ...patch, image: map(patch.image) })) };
+    return { ...record, fences: record.fences.map((fence) => ({ ...fence, image: map(fence.image) })) };
   }
   if (record.type !== "plan") return record;
   const orNull = (path: string | null) => (path === null ? null : map(path));
@@ -56,7 +55,6 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     allowPaths: record.allowPaths.map(map),
     renews: record.renews.map(map),
     watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
-    patches: record.patches.map((patch) => ({ ...patch, image: map(patch.image) })),
     redo: record.redo.map((redo) => ({ image: map(redo.image), log: map(redo.log) })),
     folders: record.folders.map((folder) => ({ ...folder, path: map(folder.path) })),
   };

@@ -23,6 +23,7 @@ import type { Storage } from "../../storage/index.ts";
 import { summarise } from "../commit/finish.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
 import {
+  fencesToRaise,
   Journal,
   type JournalRecord,
   type JournalSnapshot,
@@ -95,8 +96,10 @@ function describeForgotten(workspace: Workspace, { id, state }: JournalSnapshot)
   if (state instanceof ImgtxError) return { id, journal, what: "unreadable", committed: false, files: [] };
   const plans = liveStatements(state).map(({ plan }) => plan);
   const made = plans.flatMap(({ newFiles }) => newFiles.map(({ path }) => path));
-  const patched = plans.flatMap(({ patches, redo }) => [...patches, ...redo].map(({ image }) => image));
-  const files = [...new Set([...made, ...patched])];
+  const changed = plans.flatMap(({ changes, redo }) =>
+    [...fencesToRaise(changes), ...redo].map(({ image }) => image),
+  );
+  const files = [...new Set([...made, ...changed])];
   return { id, journal, what: summarise(state), committed: state.commit !== undefined, files };
 }
 

@@ -7,13 +7,12 @@
 import type { Workspace } from "../../device/index.ts";
 import { Journal, type PlanRecord, readParked } from "../journal/index.ts";
 import { abortJournal } from "./undo.ts";
-import { fromBase64 } from "../images/patches.ts";
 import type { LockWait } from "../request.ts";
 
 /** The journal of the same copy, which is held and goes on; undefined where there is none. */
 export async function takeParked(
   workspace: Workspace,
-  { record, id: own }: { readonly record: PlanRecord; readonly id: string },
+  record: PlanRecord,
   onKept: LockWait["onKept"],
 ): Promise<Journal | undefined> {
   let taken: Journal | undefined;
@@ -22,7 +21,7 @@ export async function takeParked(
     if (!journal) continue;
     try {
       const plan = journal.state.statements[0]?.plan;
-      if (!taken && plan && contentOf(plan, id) === contentOf(record, own)) {
+      if (!taken && plan && contentOf(plan) === contentOf(record)) {
         await journal.append({ type: "resumed", statement: 0 }, "resumed");
         taken = journal;
       } else {
@@ -58,17 +57,11 @@ async function listParked(workspace: Workspace, devices: readonly string[]): Pro
   );
 }
 
-/** But for the transaction's id, which is in the names of its files and of its fences. */
-function contentOf(plan: PlanRecord, id: string): string {
-  const withoutId = (bytes: string): string => fromBase64(bytes).toString("latin1").replaceAll(id, "");
+/** But for the transaction's id, which is in the names of its files. */
+function contentOf(plan: PlanRecord): string {
   return JSON.stringify({
     ...plan,
     folders: [],
     newFiles: plan.newFiles.map(({ path, mergesAs }) => ({ path, mergesAs })),
-    patches: plan.patches.map((patch) => ({
-      ...patch,
-      before: withoutId(patch.before),
-      after: withoutId(patch.after),
-    })),
   });
 }

@@ -49,10 +49,10 @@ import {
 } from "../journal/index.ts";
 import { canBeParked, describeLeftover, findLeftovers, firstUnfinished, mustAbort } from "./leftovers.ts";
 import { findOverlaysAway, imagesGivenUp, imagesMergedAtCommit, measureMerges } from "../commit/merges.ts";
-import { imagesPatchedAtCommit } from "../images/patches.ts";
+import { imagesRedone } from "../images/redo.ts";
 import { lowerFences, takeFencesBack } from "../commit/leaving-fences.ts";
 import type { OnProgress, RecoveryNote } from "../request.ts";
-import { abortJournal, sayKept, undoFrom, undoChangesInPlace, undoTransaction } from "./undo.ts";
+import { abortJournal, removeLogs, sayKept, undoFrom, undoTransaction } from "./undo.ts";
 import { mendLostParts, noteStrangeThings, sayLost } from "./strange-things.ts";
 import { noteOnDamaged, noteOnLeft, noteOnUnsure, noteOnView, noteOnWaiting } from "./waiting.ts";
 
@@ -145,7 +145,7 @@ const SHORT_MERGE_BYTES = 64 * 2 ** 20;
 function isLeftBy(caller: RecoveryCaller): IsLeft {
   if (caller === "recover") {
     return async (_, state) =>
-      await Promise.resolve(imagesMergedAtCommit(state).size + imagesPatchedAtCommit(state).size > 0);
+      await Promise.resolve(imagesMergedAtCommit(state).size + imagesRedone(state).size > 0);
   }
   return async ({ storage }, state) => (await measureMerges(storage, state)) > SHORT_MERGE_BYTES;
 }
@@ -299,8 +299,8 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
     return await finish(workspace, journal, { isLocked: false, isBrief: true, underLock: HOLDS_LOCK });
   if (isParked(state)) return undefined;
   if (canBeParked(state)) {
-    // Its devices are free from then on: no fence of its may stay.
-    const kept = await undoChangesInPlace(workspace, id, state.statements);
+    // Its devices are free from then on.
+    const kept = await removeLogs(workspace, id, state.statements);
     await journal.append({ type: "parked", statement: state.statements.length - 1 }, "parked");
     const text = `kept the unfinished copy of ${sayParked(state)}${sayKept(kept)}`;
     return { transaction: id, did: "kept", text };
@@ -310,7 +310,7 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   const hasFences = state.fences.length > 0;
   if (!mustGo && !unfinished && !hasFences) return undefined;
   if (await isInHistory(workspace, id)) {
-    await lowerFences(workspace, state);
+    await lowerFences(workspace, { ...state, fences: state.fences.filter(({ kept }) => !kept) });
     await journal.retire();
     return {
       transaction: id,

@@ -2,7 +2,7 @@
 // rollback to a savepoint and recovery.
 //
 // Invariants
-// - What is not provably ours any more stays, and is returned: see removal.ts and undo-patches.ts.
+// - What is not provably ours any more stays, and is returned: see removal.ts and leaving-fences.ts.
 // - Undone is only what was seen to: a file that is gone, on a disk that is there. Of one whose disk is away nothing is
 //   known, and the journal stays until it is back, or until somebody gives it up.
 
@@ -13,36 +13,33 @@ import { lowerFences } from "../commit/leaving-fences.ts";
 import { diskIsAway } from "../images/planned-folders.ts";
 import { Removal } from "../images/removal.ts";
 import type { KeptFile } from "../request.ts";
-import { undoPatches, type UndoingPatches } from "../images/undo-patches.ts";
 
 /** All of a transaction: its statements, and the fences of a commit that came to nothing. Returns what it left as it is. */
 export async function undoTransaction(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
-  const down: DownWork[] = [];
-  const lowered = await lowerFences(workspace, state, (work) => down.push(work));
-  return [...lowered, ...(await undoStatements(workspace, state.begin.id, state.statements, { down }))];
+  const away: string[] = [];
+  const down: (() => Promise<void>)[] = [];
+  const onAway = (image: string): number => away.push(image);
+  const onDown = (work: () => Promise<void>): number => down.push(work);
+  const lowered = await lowerFences(workspace, state, { onAway, onDown });
+  const kept = await undoStatements(workspace, state.begin.id, state.statements, { away });
+  for (const work of down) await work();
+  return [...lowered, ...kept];
 }
-
-/** On an image whose fence is down already: see UndoingPatches. */
-type DownWork = () => Promise<void>;
 
 /**
  * Returns what it left as it is. The id is that of the statements' transaction; needed are the redo logs of what is left
- * of it, and down is what else there is to do once nothing is away.
+ * of it. An error where anything is away, be it from before.
  */
 async function undoStatements(
   workspace: Workspace,
   id: string,
   statements: readonly Statement[],
-  { needed, down = [] }: { readonly needed?: ReadonlySet<string>; readonly down?: DownWork[] } = {},
-): Promise<KeptFile[]> {
+  { needed, away = [] }: { readonly needed?: ReadonlySet<string>; readonly away?: string[] } = {},
+): Promise<readonly KeptFile[]> {
   const removal = await Removal.begin(workspace, id, statements);
-  const kept: KeptFile[] = [];
-  const away: string[] = [];
-  const how: UndoingPatches = { onAway: (image) => away.push(image), onDown: (work) => down.push(work) };
   for (const statement of statements.toReversed()) {
     if (statement.undone) continue;
     away.push(...(await removal.removeLogs(statement, needed)));
-    kept.push(...(await undoPatches(workspace.storage, statement, how)));
     for (const newFile of statement.plan.newFiles) {
       if (!(await removal.remove(statement, newFile))) away.push(newFile.path);
     }
@@ -50,20 +47,16 @@ async function undoStatements(
   await removal.flush();
   // All that can be seen is undone by then: what is left is tried again as long as the journal is there.
   throwIfAway(away);
-  for (const work of down) await work();
-  return [...kept, ...removal.kept];
+  return removal.kept;
 }
 
 /**
  * The same with whatever can't be taken back left as it is and named: what is lost, what others changed, what a disk
  * does not let go.
  */
-export async function undoWhatCanBe(
-  workspace: Workspace,
-  id: string,
-  statements: readonly Statement[],
-): Promise<KeptFile[]> {
-  const removal = await Removal.begin(workspace, id, statements);
+export async function undoWhatCanBe(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
+  const { statements } = state;
+  const removal = await Removal.begin(workspace, state.begin.id, statements);
   const kept: KeptFile[] = [];
   const orKeep = async (path: string, work: () => Promise<void>): Promise<void> => {
     try {
@@ -73,19 +66,16 @@ export async function undoWhatCanBe(
       kept.push({ path, why: error.message });
     }
   };
+  for (const fence of state.fences) {
+    await orKeep(fence.image, async () => {
+      kept.push(...(await lowerFences(workspace, { ...state, fences: [fence] })));
+    });
+  }
   for (const statement of statements.toReversed()) {
     if (statement.undone) continue;
     const { plan } = statement;
     for (const { log } of plan.redo) {
       await orKeep(log, async () => throwIfAway(await removal.removeLogs(statement)));
-    }
-    for (const image of new Set(plan.patches.map((patch) => patch.image))) {
-      const patches = plan.patches.filter((patch) => patch.image === image);
-      await orKeep(image, async () => {
-        const alone = { ...statement, plan: { ...plan, patches } };
-        const onAway = (): void => throwIfAway([image]);
-        kept.push(...(await undoPatches(workspace.storage, alone, { onAway })));
-      });
     }
     for (const newFile of plan.newFiles) {
       await orKeep(newFile.path, async () => {
@@ -97,25 +87,18 @@ export async function undoWhatCanBe(
   return [...kept, ...removal.kept];
 }
 
-/** Takes back what the statements changed in images that were there before, and leaves their new files. */
-export async function undoChangesInPlace(
+/** Removes the redo logs of the statements, and leaves their new files. Returns what it left as it is. */
+export async function removeLogs(
   workspace: Workspace,
   id: string,
   statements: readonly Statement[],
-): Promise<KeptFile[]> {
+): Promise<readonly KeptFile[]> {
   const removal = await Removal.begin(workspace, id, statements);
-  const kept: KeptFile[] = [];
   const away: string[] = [];
-  const down: (() => Promise<void>)[] = [];
-  const how: UndoingPatches = { onAway: (image) => away.push(image), onDown: (work) => down.push(work) };
-  for (const statement of statements.toReversed()) {
-    away.push(...(await removal.removeLogs(statement)));
-    kept.push(...(await undoPatches(workspace.storage, statement, how)));
-  }
+  for (const statement of statements.toReversed()) away.push(...(await removal.removeLogs(statement)));
   await removal.flush();
   throwIfAway(away);
-  for (const work of down) await work();
-  return [...kept, ...removal.kept];
+  return removal.kept;
 }
 
 function throwIfAway([first, ...others]: readonly string[]): void {

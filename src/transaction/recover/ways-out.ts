@@ -13,6 +13,7 @@ import { describeOutcome } from "../describe.ts";
 import {
   Journal,
   type JournalSnapshot,
+  lastSeen,
   liveStatements,
   readJournals,
   type Statement,
@@ -20,6 +21,7 @@ import {
 } from "../journal/index.ts";
 import { firstUnfinished, mustAbort } from "./leftovers.ts";
 import { isDiskThere } from "../images/planned-folders.ts";
+import { imagesRedone } from "../images/redo.ts";
 import type { GivenUp } from "../repair-results.ts";
 import type { KeptFile, Outcome, RunOptions, Session } from "../request.ts";
 import { undoWhatCanBe } from "./undo.ts";
@@ -73,7 +75,7 @@ export async function forceAbort(session: Session, id: string, options: RunOptio
     let kept: readonly KeptFile[] = [];
     if (!options.dryRun) {
       if (!state.begin.implicit && !state.aborting) await journal.append({ type: "abort" }, "abort mark");
-      kept = await undoWhatCanBe(workspace, journal.id, journal.state.statements);
+      kept = await undoWhatCanBe(workspace, journal.state);
       for (const file of kept) options.onKept?.(file);
       if (kept.length === 0) await journal.retire();
       else await setAsideLocked(workspace, id, options);
@@ -181,12 +183,17 @@ async function describeLeft(workspace: Workspace, state: TransactionState): Prom
   for (const statement of state.statements) {
     if (!statement.undone) left.push(...(await describeFiles(workspace, statement, state)));
   }
+  const changed = state.commit ? [...imagesRedone(state)] : [];
+  for (const image of new Set([...changed, ...state.fences.map((fence) => fence.image)])) {
+    const device = lastSeen(state).get(image)?.device ?? "DEV";
+    left.push({ path: image, why: `it may have a fence: \`imgtx unfreeze --force ${device}\` lifts it` });
+  }
   return left;
 }
 
 async function describeFiles(
   { storage }: Workspace,
-  { plan, patching }: Statement,
+  { plan }: Statement,
   { commit }: TransactionState,
 ): Promise<KeptFile[]> {
   const left: KeptFile[] = [];
@@ -211,11 +218,6 @@ async function describeFiles(
   }
   for (const { log } of plan.redo) {
     if (await storage.statLink(log)) left.push({ path: log, why: "the transaction made it" });
-  }
-  const changed = [...(patching || commit ? plan.patches : []), ...(commit ? plan.redo : [])];
-  for (const image of new Set(changed.map((one) => one.image))) {
-    const device = plan.devices[0] ?? "DEV";
-    left.push({ path: image, why: `it may have a fence: \`imgtx unfreeze --force ${device}\` lifts it` });
   }
   return left;
 }

@@ -189,6 +189,12 @@ export const SCENARIOS: readonly Scenario[] = [
       { path: "ws/batch", bytes: Buffer.from("freeze vdt\nsnapshot vdt t1.qcow2\nunfreeze vdt\n") },
     ]),
   }),
+  onFrozen("freeze and change a header in one commit", [step("txn run begin"), step("txn run end")], {
+    files: filesOf(FROZEN, [
+      { path: "ws/begin", bytes: Buffer.from("freeze vda vdt\nmirror vda m.qcow2 --bitmap\n") },
+      { path: "ws/end", bytes: Buffer.from("unfreeze vda vdt\nmirror vda --cancel\nfreeze vdt\n") },
+    ]),
+  }),
   onFrozen("a refused action takes a fence back", [step("txn run batch", 14)], {
     files: filesOf(FROZEN, [{ path: "ws/batch", bytes: Buffer.from("freeze vda vdt\nrefuse\n") }]),
   }),

@@ -60,11 +60,11 @@ test.each(COMMITTING)("a group snapshot without the flush for '%s' is found out"
 });
 
 test.each([
-  ["patch", "freeze and unfreeze"],
-  ["patched image", "freeze and unfreeze"],
+  ["fence that stays", "freeze and unfreeze"],
+  ["redo log", "freeze and unfreeze"],
+  ["redo log: fence lifted", "freeze and unfreeze"],
   ["fences", "reopen"],
-  ["fence of a left image lifted", "reopen"],
-  ["patch taken back", "begin, freeze, abort"],
+  ["fence lifted", "reopen"],
   ["merged-changes", "bring a raw mirror in line"],
   ["merged overlay gone", "bring a raw mirror in line"],
   ["refcounts-before-references", "bring a mirror in line"],

@@ -38,7 +38,7 @@ interface Prepared {
 async function prepare(change: Change): Promise<Prepared> {
   const disk = diskWith(new Map([[IMAGE, imageOf(change.sizeBytes)]]));
   const { sealed, guard } = await stageChange(disk.storage, change);
-  if (guard.kind === "fence") disk.require(IMAGE).content.set(guard.fence.after, guard.fence.offset);
+  if (guard.kind === "fence") disk.require(IMAGE).content.set(guard.fence!.after, guard.fence!.offset);
   return { disk, sealed, guard };
 }
 

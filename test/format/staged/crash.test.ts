@@ -46,7 +46,7 @@ async function makeReady(change: Change): Promise<Ready> {
   const { sealed, guard } = await stageChange(storage, change);
   if (guard.kind === "fence") {
     const file = await storage.openFile(IMAGE, "write");
-    await file.write(guard.fence.after, guard.fence.offset);
+    await file.write(guard.fence!.after, guard.fence!.offset);
     await file.close();
   }
   return { disk: machine.tree, sealed, guard, result: resultOf(change) };

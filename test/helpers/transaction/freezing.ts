@@ -2,6 +2,7 @@
 
 import { readFileSync, utimesSync } from "node:fs";
 import { beforeItsName, takeFingerprint } from "../../../src/format/index.ts";
+import { type Call, killAt } from "../storage/watched-storage.ts";
 import { makeWorkbench, type Workbench } from "./workbench.ts";
 
 /** When the images of makeOldBench were modified. */
@@ -32,6 +33,12 @@ export function freeze(devices: readonly string[], strict = false) {
 
 export function unfreeze(devices: readonly string[], force = false) {
   return { kind: "unfreeze" as const, devices, force };
+}
+
+/** The same workspace for a freeze that dies when its fences are written, and no commit mark is. */
+export function dieFencing(bench: Workbench): Workbench {
+  const isCut = ({ name, purpose }: Call): boolean => name === "file.flush" && purpose === "fence that stays";
+  return bench.through(killAt(bench.storage, isCut));
 }
 
 export async function frozen(bench: Workbench): Promise<string[]> {

@@ -4,7 +4,7 @@ import { mkdirSync } from "node:fs";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import type { Workspace } from "../../../src/device/index.ts";
 import type { BeginRecord, PlanRecord } from "../../../src/transaction/journal/index.ts";
-import type { JournalRecord } from "../../../src/transaction/journal/records.ts";
+import { JOURNAL_VERSION, type JournalRecord } from "../../../src/transaction/journal/records.ts";
 import { encodeRecord, FIRST_DIGEST } from "../../../src/transaction/journal/record-line.ts";
 import { makeFolder } from "../temporary-folder.ts";
 
@@ -12,7 +12,7 @@ export const ID = "abcdefghij";
 
 export const BEGIN: BeginRecord = {
   type: "begin",
-  version: 2,
+  version: JOURNAL_VERSION,
   id: ID,
   name: null,
   onError: "keep",
@@ -52,7 +52,6 @@ export function planRecord(statement: number, folder = ""): PlanRecord {
     renewable: false,
     renews: [],
     watched: [],
-    patches: [],
     redo: [],
     folders: [],
   };

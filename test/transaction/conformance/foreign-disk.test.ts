@@ -18,7 +18,7 @@ import { oracle } from "../../helpers/oracles.ts";
 import { foreignDisk } from "../../helpers/storage/foreign-disk.ts";
 import { killAt } from "../../helpers/storage/watched-storage.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
-import { freeze } from "../../helpers/transaction/freezing.ts";
+import { dieFencing, freeze } from "../../helpers/transaction/freezing.ts";
 import { IDENTICAL, judge, mirror, writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { Workbench } from "../../helpers/transaction/workbench.ts";
 
@@ -64,12 +64,13 @@ describe("a transaction that is open while its disk is mounted anew", () => {
     expect(await failureOf(async () => await mounted(2).commit())).toMatchObject({ code: "E_CHANGED" });
   });
 
-  test("takes a freeze back, and its overlays with it", async () => {
+  test("takes the fence of a commit back that was cut off before its mark, and its overlays with it", async () => {
     const { at, mounted } = await makeDisk();
     const before = readFileSync(at("a.qcow2"));
     await mounted(1).begin();
     await mounted(1).snapshot({ vdb: at("b1.qcow2") });
     await mounted(1).run(freeze(["vda"]));
+    await expect(dieFencing(mounted(1)).commit()).rejects.toThrow("killed");
     expect(readFileSync(at("a.qcow2")).equals(before)).toBe(false);
     await mounted(2).abort();
     expect(readFileSync(at("a.qcow2")).equals(before)).toBe(true);
@@ -80,6 +81,7 @@ describe("a transaction that is open while its disk is mounted anew", () => {
     const { at, mounted } = await makeDisk();
     await mounted(1).begin();
     await mounted(1).run(freeze(["vda"]));
+    await expect(dieFencing(mounted(1)).commit()).rejects.toThrow("killed");
     renameSync(at("a.qcow2"), at("moved.qcow2"));
     mounted(1).makeQcow2(at("a.qcow2"), 9);
     const other = readFileSync(at("a.qcow2"));

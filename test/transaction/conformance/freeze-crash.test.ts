@@ -7,6 +7,7 @@ import { oracle } from "../../helpers/oracles.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { startQemuDaemon } from "../../helpers/qemu-programs.ts";
 import {
+  dieFencing,
   fingerprintOf,
   freeze,
   frozen,
@@ -26,7 +27,7 @@ describe("a crash", () => {
   test.each([
     ["before the fence is lifted", isCall("file.write"), true],
     ["before its time goes back", isCall("file.setModified"), false],
-    ["before that is durable", isCall("file.flush", "patched image"), true],
+    ["before that is durable", isCall("file.flush", "redo log: fence lifted"), true],
   ])("of unfreeze %s is finished by the next command", async (_, matches, isDated) => {
     const bench = await makeOldBench();
     const before = await fingerprintOf(bench, "c.qcow2");
@@ -63,8 +64,7 @@ describe("a crash", () => {
   test("of freeze leaves the image as it was, with its time", async () => {
     const bench = await makeOldBench();
     const before = await fingerprintOf(bench, "c.qcow2");
-    const dying = bench.through(killAt(bench.storage, isCall("file.flush", "patch")));
-    await expect(dying.run(freeze(["vdc"]))).rejects.toThrow("killed");
+    await expect(dieFencing(bench).run(freeze(["vdc"]))).rejects.toThrow("killed");
     expect(isFenced(bench.at("c.qcow2"))).toBe(true);
     expect(await frozen(bench)).toEqual([]);
     expect(await fingerprintOf(bench, "c.qcow2")).toEqual(before);
@@ -89,23 +89,22 @@ describe("a crash", () => {
 
   test("undoes a fence only in the very file that was planned", async () => {
     const bench = await makeOldBench();
-    await bench.begin();
-    await bench.run(freeze(["vdc"]));
+    await expect(dieFencing(bench).run(freeze(["vdc"]))).rejects.toThrow("killed");
     const fenced = readFileSync(bench.at("c.qcow2"));
     rmSync(bench.at("c.qcow2"));
     bench.makeFile("taken-inode", "so that the inode number is not used again");
     bench.makeFile("c.qcow2", fenced);
-    await bench.abort();
+    const [note] = (await bench.session()).recovered;
+    expect(note).toMatchObject({ did: "aborted" });
+    expect(note?.text).toContain("another file has its name");
     expect(isFenced(bench.at("c.qcow2"))).toBe(true);
   });
 
-  test("of an abort is met where the image has gone", async () => {
+  test("of freeze is undone where the image has gone", async () => {
     const bench = await makeOldBench();
-    await bench.begin();
-    await bench.run(freeze(["vdc"]));
+    await expect(dieFencing(bench).run(freeze(["vdc"]))).rejects.toThrow("killed");
     rmSync(bench.at("c.qcow2"));
-    await bench.abort();
-    expect(await bench.open()).toEqual([]);
+    expect((await bench.session()).recovered).toMatchObject([{ did: "aborted" }]);
   });
 });
 

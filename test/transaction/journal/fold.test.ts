@@ -3,7 +3,7 @@
 import { describe, expect, test } from "vitest";
 import { applyRecord, foldRecords } from "../../../src/transaction/journal/fold.ts";
 import { changesOf, heldDevices, liveStatements } from "../../../src/transaction/journal/queries.ts";
-import type { JournalRecord } from "../../../src/transaction/journal/records.ts";
+import type { CommitFence, JournalRecord } from "../../../src/transaction/journal/records.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { device } from "../../helpers/device/tables.ts";
 import { BEGIN, FINGERPRINT, planRecord, preparedRecord } from "../../helpers/transaction/journals.ts";
@@ -113,46 +113,31 @@ describe("records in an order that imgtx never writes are refused", () => {
   );
 });
 
-describe("a patch that imgtx never plans is refused", () => {
-  const watched = [{ device: "vda", image: "/i/a.qcow2", fingerprint: FINGERPRINT }];
-  const patch = {
-    image: "/i/a.qcow2",
-    offset: 72,
-    before: "AAAAAAAAAAA=",
-    after: "QAAAAAAAAAA=",
-    modifiedNs: "1",
-    when: "prepare" as const,
+describe("a fence that imgtx never raises is refused", () => {
+  const plan = {
+    ...planRecord(0),
+    watched: [{ device: "vda", image: "/i/a.qcow2", fingerprint: FINGERPRINT }],
   };
-
-  test("and one that it plans is taken", () => {
-    const grows = { ...patch, before: "", when: "commit" as const };
-    expect(fold({ ...planRecord(0), watched, patches: [patch, grows] }).statements).toHaveLength(1);
+  const fence = { offset: 72, before: "AAAAAAAAAAA=", after: "QAAAAAAAAAA=" };
+  const fencing = (odd: Partial<CommitFence>): JournalRecord => ({
+    type: "fencing",
+    fences: [{ image: "/i/a.qcow2", raised: fence, modifiedNs: "1", kept: null, ...odd }],
   });
 
-  test("and one that is prepared was announced, since undo rests on that", async () => {
-    const plan = { ...planRecord(0), watched, patches: [patch] };
-    const patching: JournalRecord = { type: "patching", statement: 0 };
-    expect(fold(plan, patching, preparedRecord(0)).statements[0]?.patching).toBe(true);
-    expect((await failureOf(() => fold(plan, preparedRecord(0)))).code).toBe("E_JOURNAL");
-    const waiting = { ...patch, when: "commit" as const };
-    expect(fold({ ...plan, patches: [waiting] }, preparedRecord(0)).statements[0]?.patching).toBe(false);
+  test("and one that it raises is taken, and taken back", () => {
+    expect(fold(plan, fencing({})).fences).toHaveLength(1);
+    expect(fold(plan, fencing({}), { type: "fencing", fences: [] }).fences).toEqual([]);
   });
 
-  test("and a parked copy has none of its own any more", () => {
-    const plan = { ...planRecord(0), watched, patches: [patch] };
-    const patching: JournalRecord = { type: "patching", statement: 0 };
-    expect(fold(plan, patching, { type: "parked", statement: 0 }).statements[0]?.patching).toBe(false);
-  });
-
-  test.each([
-    ["of an image that nobody watches", { ...patch, image: "/etc/passwd" }],
-    ["that makes a file longer, and could not be taken back", { ...patch, before: "AAA=" }],
-    ["that is to be taken back, and is no fence", { ...patch, after: "QAAAAAAAAAE=" }],
-    ["that is to be taken back, and lies elsewhere", { ...patch, offset: 65_536 }],
-    ["that makes a file shorter", { ...patch, after: "AQI=", when: "commit" as const }],
+  test.each<[string, Partial<CommitFence>]>([
+    ["of an image that nobody watches", { image: "/etc/passwd" }],
+    ["that changes a length", { raised: { ...fence, before: "AAA=" } }],
+    ["that is no fence", { raised: { ...fence, after: "QAAAAAAAAAE=" } }],
+    ["that lies elsewhere", { raised: { ...fence, offset: 65_536 } }],
+    ["that stays, and is no fence", { kept: { ...fence, after: "AQI=", unfencedSha256: "" } }],
   ])("one %s", async (_, odd) => {
-    const failure = await failureOf(() => fold({ ...planRecord(0), watched, patches: [odd] }));
+    const failure = await failureOf(() => fold(plan, fencing(odd)));
     expect(failure).toMatchObject({ code: "E_JOURNAL", image: "t.journal" });
-    expect(failure.message).toContain(odd.image);
+    expect(failure.message).toContain(odd.image ?? "/i/a.qcow2");
   });
 });

@@ -70,13 +70,6 @@ export function isFencedHead(head: Uint8Array): boolean {
   );
 }
 
-/** Whether the bytes have the fence before, and not after: as long as they are not written nobody opens the image. */
-export function liftsFence({ offset, before, after }: BytePatch): boolean {
-  const at = FEATURES_AT - offset;
-  const [was, is] = [before[at], after[at]];
-  return was !== undefined && is !== undefined && (was & FENCE_MASK) !== 0 && (is & FENCE_MASK) === 0;
-}
-
 /**
  * The patch that fences an image whose first bytes these are: those that decode as its header cluster, and
  * FENCE_ROOM_BYTES more where the cluster has them. The image is of version 3, and not fenced. The owner, a few

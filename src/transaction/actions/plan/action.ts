@@ -4,7 +4,8 @@
 //
 // The contract
 // - plan validates, names every file and every table change, and changes nothing. It may refuse.
-// - A plan may patch existing images in place. The engine locks them as a writer's, and writes.
+// - A plan may change existing images in place, into redo logs, and have fences raised: those that the entries of its
+//   frozen devices name. The engine locks the images as a writer's, and writes.
 // - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
 // - Behind the commit mark no code of an action runs.
 
@@ -13,7 +14,7 @@ import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
 import type { ImageAccess } from "../../images/access.ts";
-import type { ImagePatch, PlanRecord, TableChange } from "../../journal/index.ts";
+import type { PlanRecord, TableChange } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { ActionReport, ActionRequest, RunOptions } from "../../request.ts";
 
@@ -25,10 +26,6 @@ export interface PlanContext {
   readonly root: string;
   /** The table as it will be behind the statements before this one. */
   readonly table: DeviceTable;
-  /** Images that the statements before this one change at the commit, and not yet, by a fence or in a redo log. */
-  readonly pending: ReadonlySet<string>;
-  /** Images that earlier statements would have changed, were this no dry run. */
-  readonly unwritten: ReadonlySet<string>;
   /** Devices with a copy that was cut off and kept. */
   readUnfinished(): Promise<ReadonlySet<string>>;
   /** An earlier generation, as it was when it was superseded; undefined where the history has none. */
@@ -93,9 +90,7 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   readonly filesToMake: readonly FileToMake[];
   /** Writes filesToMake; the files are in the same order. */
   fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
-  /** Fences of existing images, set and lifted in place. Each image is in one of the chains. */
-  readonly patches?: readonly ImagePatch[];
-  /** Other changes of existing images in place, each image once. Each is in one of the chains. */
+  /** Changes of existing images in place, each image once. Each is in one of the chains. */
   readonly redo?: readonly ImageChange[];
   /** Copies alone: where a source has changed by the commit, they are brought in line then. Default: false. */
   readonly renewable?: boolean;
@@ -137,7 +132,7 @@ export const MAKES_NO_FILES = {
   fillFiles: (): Promise<void> => Promise.reject(new Error("this action makes no files")),
 } as const;
 
-interface PlannedDevice extends Required<Pick<Plan, "patches">> {
+interface PlannedDevice extends Required<Pick<Plan, "redo">> {
   readonly report: ActionReport;
   readonly change: TableChange;
   /** Undefined where it can't be opened. */
@@ -158,7 +153,8 @@ export async function planEach(
     reports: planned.map(({ report }) => report),
     changes: planned.map(({ change }) => change),
     allowPaths: [],
-    patches: planned.flatMap(({ patches }) => patches),
+    // A fence that nobody knows of may be in the chains of several.
+    redo: [...new Map(planned.flatMap(({ redo }) => redo.map((one) => [one.link.path, one]))).values()],
     chains: planned.flatMap(({ chain }) => chain ?? []),
   };
 }

@@ -9,15 +9,15 @@ import {
   type DeviceEntry,
   type DeviceTable,
   type FenceEntry,
+  fenceToRaise,
   type FrozenEntry,
+  isRaised,
 } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import {
   type Chain,
   type ChainLink,
   describeChanges,
-  type FencePatch,
-  isFencePatch,
   type Fingerprint,
   planImageFence,
   planImageLift,
@@ -25,14 +25,14 @@ import {
 } from "../../../format/index.ts";
 import type { PlanContext } from "./action.ts";
 import { activeLayer } from "./chain-entry.ts";
-import type { ImagePatch } from "../../journal/index.ts";
-import { patchRecordOf } from "../../images/patches.ts";
+import { fenceBytesOf, isStoredFence } from "../../journal/index.ts";
+import type { ImageChange } from "../../images/redo.ts";
 import type { PlannedFile } from "../../request.ts";
 
 /** What freezing or unfreezing does to images, and what an operator should know of it. */
 export interface Fencing {
   readonly fences: readonly FenceEntry[];
-  readonly patches: readonly ImagePatch[];
+  readonly redo: readonly ImageChange[];
   readonly files: readonly PlannedFile[];
   readonly notes: readonly string[];
 }
@@ -59,24 +59,13 @@ function sayHolder({ since, by }: Pick<FrozenEntry, "since" | "by">): string {
 }
 
 /**
- * The one way to fence an image: a `prepare` patch whose fence names the transaction, so that undo takes back this
- * fence and no other. Undefined where the format has no place for a fence.
+ * A fence for the active layer, where its format has a place for one: the commit raises it. E_REFUSED where it has none
+ * and must.
  */
-async function planFencePatch(
-  link: ChainLink,
-  { transaction }: Pick<PlanContext, "transaction">,
-): Promise<{ readonly patch: ImagePatch; readonly fence: FencePatch } | undefined> {
-  const fence = await planImageFence(link, transaction);
-  if (!fence) return undefined;
-  const { modifiedNs } = link.fingerprint;
-  return { patch: patchRecordOf(link.path, fence, { modifiedNs, when: "prepare" }), fence };
-}
-
-/** A fence for the active layer, where its format has a place for one. E_REFUSED where it has none and must. */
 export async function fenceActiveLayer(
   device: string,
   chain: Chain,
-  context: Pick<PlanContext, "pending" | "contentPath" | "transaction">,
+  context: Pick<PlanContext, "contentPath" | "transaction">,
   isStrict: boolean,
 ): Promise<Fencing> {
   const top = activeLayer(chain);
@@ -89,17 +78,6 @@ export async function fenceActiveLayer(
       hint: "commit the transaction, and freeze it then",
     });
   }
-  if (context.pending.has(path)) {
-    throw new ImgtxError(
-      "E_REFUSED",
-      "the transaction changes its header when it is committed, and not before",
-      {
-        device,
-        image: path,
-        hint: "commit the transaction, and freeze it then",
-      },
-    );
-  }
   if (header?.isFenced) {
     throw new ImgtxError("E_REFUSED", "it is fenced already, and no freeze of this device is known here", {
       device,
@@ -107,14 +85,13 @@ export async function fenceActiveLayer(
       hint: `another workspace may have frozen it; \`imgtx unfreeze --force ${device}\` lifts a forgotten fence`,
     });
   }
-  const planned = await planFencePatch(top, context);
-  if (!planned) return withoutFence(device, top, isStrict);
-  const { patch, fence } = planned;
-  const { modifiedNs, headerSha256 } = fingerprint;
-  const { offset, before, after } = patch;
+  const fence = await planImageFence(top, context.transaction);
+  if (!fence) return withoutFence(device, top, isStrict);
+  const { modifiedNs } = fingerprint;
   return {
-    fences: [{ image: path, offset, before, after, modifiedNs, unfencedSha256: headerSha256 ?? "" }],
-    patches: [patch],
+    fences: [fenceToRaise(path, modifiedNs)],
+    // Where it is changed as well, its redo log has to have the sectors that the fence is in.
+    redo: top.file.onDisk ? [{ link: top, modifiedNs, write: () => Promise.resolve() }] : [],
     files: [{ path, change: "fence" }],
     notes: [
       ...(fence.isNamed
@@ -142,7 +119,7 @@ function withoutFence(device: string, { path, format }: ChainLink, isStrict: boo
   const note =
     `${what} has no place for a fence: imgtx holds ${path} to what it is now, QEMU can still write to it, ` +
     "and unfreeze says whether somebody did";
-  return { fences: [], patches: [], files: [], notes: [note] };
+  return { fences: [], redo: [], files: [], notes: [note] };
 }
 
 /** Lifts fences that the table knows of, of images in the chain. */
@@ -150,13 +127,14 @@ export async function liftFences(
   entry: DeviceEntry,
   fences: readonly FenceEntry[],
   chain: Chain,
-  how: { readonly isForced: boolean; readonly unwritten: ReadonlySet<string> },
+  how: { readonly isForced: boolean },
 ): Promise<Fencing> {
-  const patches: ImagePatch[] = [];
+  const redo: ImageChange[] = [];
+  const files: PlannedFile[] = [];
   const notes: string[] = [];
   for (const fence of fences) {
-    if (how.unwritten.has(fence.image)) {
-      patches.push(recordedLift(fence, true));
+    if (!isRaised(fence)) {
+      files.push({ path: fence.image, change: "unfence" });
       continue;
     }
     const link = chain.links.find(({ path }) => path === fence.image);
@@ -169,9 +147,10 @@ export async function liftFences(
     // The time goes back only where nothing else has moved it.
     const was = entry.chain.find(({ image }) => image === fence.image)?.fingerprint;
     const isUntouched = was !== undefined && describeChanges(was, link.fingerprint).length === 0;
-    patches.push(known ? recordedLift(fence, isUntouched) : await forcedLift(link));
+    redo.push(known ? recordedLift(link, fence, isUntouched) : await forcedLift(link));
+    files.push({ path: fence.image, change: "unfence" });
   }
-  return { fences: [], patches, files: filesOf(patches), notes };
+  return { fences: [], redo, files, notes };
 }
 
 /** Lifts fences in the chain that the table does not know of, by what they say of themselves. */
@@ -181,7 +160,7 @@ export async function liftForgottenFences(
   table: DeviceTable,
 ): Promise<Fencing> {
   const own = new Set(entry.frozen?.fences.map(({ image }) => image));
-  const patches: ImagePatch[] = [];
+  const redo: ImageChange[] = [];
   for (const link of chain.links) {
     if (!link.header?.isFenced || own.has(link.path)) continue;
     const holder = holderOf(table, link.path);
@@ -192,14 +171,15 @@ export async function liftForgottenFences(
         hint: `\`imgtx unfreeze ${holder}\``,
       });
     }
-    patches.push(await forcedLift(link));
+    redo.push(await forcedLift(link));
   }
-  const notes = patches.map(
-    ({ image }) =>
+  const paths = redo.map(({ link }) => link.path);
+  const notes = paths.map(
+    (image) =>
       `the fence of ${image} was not set for '${entry.name}' here: imgtx can't tell who relied on it, nor ` +
       "whether the image was changed meanwhile",
   );
-  return { fences: [], patches, files: filesOf(patches), notes };
+  return { fences: [], redo, files: paths.map((path) => ({ path, change: "unfence" })), notes };
 }
 
 interface MovedFreeze extends Omit<Fencing, "fences"> {
@@ -216,19 +196,19 @@ export async function moveFreeze(
   context: PlanContext,
 ): Promise<MovedFreeze> {
   const { frozen } = entry;
-  if (!frozen) return { frozen: null, patches: [], files: [], notes: [] };
+  if (!frozen) return { frozen: null, redo: [], files: [], notes: [] };
   const all = frozen.fences;
   const stay = all.filter(({ image }) => chains.chosen.links.some(({ path }) => path === image));
   const leave = all.filter((fence) => !stay.includes(fence));
-  const nothing: Fencing = { fences: stay, patches: [], files: [], notes: [] };
+  const nothing: Fencing = { fences: stay, redo: [], files: [], notes: [] };
   // Where it can't be opened, its fence stays on it.
   const lifted = chains.present
-    ? await liftFences(entry, leave, chains.present, { isForced: false, unwritten: context.unwritten })
+    ? await liftFences(entry, leave, chains.present, { isForced: false })
     : nothing;
   const set = stay.length > 0 ? nothing : await fenceActiveLayer(entry.name, chains.chosen, context, false);
   return {
     frozen: { ...frozen, fences: set.fences },
-    patches: [...set.patches, ...lifted.patches],
+    redo: [...set.redo, ...lifted.redo],
     files: [...set.files, ...lifted.files],
     notes: [`'${entry.name}' stays frozen`, ...set.notes, ...lifted.notes],
   };
@@ -253,8 +233,8 @@ export function describeWrites(entries: readonly ChainEntry[], chain: Chain): st
 /** What is to be said of a device that is added, or gets an overlay: fences in its chain, which are not its own. */
 export function describeFences(device: string, chain: Chain, table: DeviceTable): string[] {
   return chain.links.flatMap(({ path, header }) => {
-    if (!header?.isFenced) return [];
     const holder = holderOf(table, path);
+    if (!header?.isFenced && holder === undefined) return [];
     const end =
       holder === undefined
         ? `if nobody relies on that any more, \`imgtx unfreeze --force ${device}\` ends it`
@@ -271,32 +251,21 @@ function holderOf(table: DeviceTable, image: string): string | undefined {
 /** Also that the record is one of a fence: of what is none neither side is written, whoever stored it. */
 async function isAsRecorded({ file }: ChainLink, fence: FenceEntry): Promise<boolean> {
   const { offset, after } = fence;
-  if (!isFence(fence)) return false;
+  if (!isStoredFence(fence)) return false;
   const wanted = Buffer.from(after, "base64");
   const found = Buffer.alloc(wanted.length);
   return (await file.read(found, offset)) === wanted.length && found.equals(wanted);
 }
 
-function isFence({ offset, before, after }: FenceEntry): boolean {
-  return isFencePatch({
-    offset,
-    before: Buffer.from(before, "base64"),
-    after: Buffer.from(after, "base64"),
-  });
-}
-
-function recordedLift(fence: FenceEntry, isUntouched: boolean): ImagePatch {
-  const { image, offset, before, after } = fence;
+function recordedLift(link: ChainLink, fence: FenceEntry, isUntouched: boolean): ImageChange {
+  const { offset, before } = fenceBytesOf(fence);
   const modifiedNs = isUntouched ? fence.modifiedNs : null;
-  return { image, offset, before: after, after: before, modifiedNs, when: "commit" };
+  return { link, modifiedNs, write: async (file) => await file.write(before, offset) };
 }
 
-async function forcedLift(link: ChainLink): Promise<ImagePatch> {
-  return patchRecordOf(link.path, await planImageLift(link), { modifiedNs: null, when: "commit" });
-}
-
-function filesOf(patches: readonly ImagePatch[]): PlannedFile[] {
-  return patches.map(({ image }) => ({ path: image, change: "unfence" }));
+async function forcedLift(link: ChainLink): Promise<ImageChange> {
+  const { offset, after } = await planImageLift(link);
+  return { link, write: async (file) => await file.write(after, offset) };
 }
 
 function fenceChanged(device: string, { path }: ChainLink): ImgtxError {

@@ -1,4 +1,4 @@
-// What undo takes back in images that were there before: its own patches, proved to be so, and nothing else.
+// What undo takes back in images that were there before: its own fences, proved to be so, and nothing else.
 
 import { execFileSync } from "node:child_process";
 import { readFileSync, utimesSync, writeFileSync } from "node:fs";
@@ -6,7 +6,7 @@ import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { sampleQcow2 } from "../../helpers/sample-image.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
-import { freeze, isFenced, T0, unfreeze } from "../../helpers/transaction/freezing.ts";
+import { dieFencing, freeze, isFenced, T0, unfreeze } from "../../helpers/transaction/freezing.ts";
 import {
   IDENTICAL,
   judge,
@@ -112,57 +112,35 @@ describe.each(KINDS)("an unfinished copy with a bitmap, of an image %s", (_, isB
   });
 });
 
-describe.each(KINDS)("a transaction with a freeze, of an image %s", (_, isBare) => {
-  test.each([
-    ["a later freeze", true],
-    ["another workspace's freeze", false],
-  ])("that went back to a savepoint before it takes nothing from %s", async (__, isOwn) => {
-    const bench = await makeBench(isBare);
-    const before = readFileSync(bench.at("d.qcow2"));
-    const id = await bench.begin();
-    await bench.savepoint("start", id);
-    await bench.run(freeze(["vdd"]), { transaction: id });
-    await bench.rollbackTo("start", id);
-    expect(readFileSync(bench.at("d.qcow2")).equals(before)).toBe(true);
-    const [freezer, device] = isOwn ? [bench, "vdd"] : [await makeOther(bench), "x"];
-    await freezer.run(freeze([device]), { standalone: true });
-    const frozen = stateOf(bench.at("d.qcow2"));
-    await bench.abort(id);
-    expect(stateOf(bench.at("d.qcow2"))).toEqual(frozen);
-    await freezer.run(unfreeze([device]));
-    expect(readFileSync(bench.at("d.qcow2")).equals(before)).toBe(true);
-  });
-
-  test("takes its second fence back where it went back over its first", async () => {
+describe.each(KINDS)("a freeze that died before its mark, of an image %s", (_, isBare) => {
+  test("is taken back, and takes nothing from a later freeze", async () => {
     const bench = await makeBench(isBare);
     const before = stateOf(bench.at("d.qcow2"));
-    const id = await bench.begin();
-    await bench.savepoint("start", id);
-    await bench.run(freeze(["vdd"]));
-    await bench.rollbackTo("start", id);
-    await bench.run(freeze(["vdd"]));
-    await bench.abort(id);
+    await expect(dieFencing(bench).run(freeze(["vdd"]))).rejects.toThrow("killed");
+    expect(isFenced(bench.at("d.qcow2"))).toBe(true);
+    await bench.session();
+    expect(stateOf(bench.at("d.qcow2"))).toEqual(before);
+    const other = await makeOther(bench);
+    await other.run(freeze(["x"]));
+    const frozen = stateOf(bench.at("d.qcow2"));
+    await bench.session();
+    expect(stateOf(bench.at("d.qcow2"))).toEqual(frozen);
+    await other.run(unfreeze(["x"]));
     expect(stateOf(bench.at("d.qcow2"))).toEqual(before);
   });
 });
 
-describe("a fence that somebody else has lifted by force", () => {
-  qemu.test("is not taken back from whoever froze the image then", async () => {
+describe("a fence of a dead commit that somebody else has lifted by force", () => {
+  qemu.test("is not taken back from whoever froze the image then, and is named", async () => {
     const bench = await makeBench(false);
     const other = await makeOther(bench);
-    const id = await bench.begin();
-    await bench.run(freeze(["vdd"]));
+    await expect(dieFencing(bench).run(freeze(["vdd"]))).rejects.toThrow("killed");
     await other.run(unfreeze(["x"], true));
     writeGuest(bench.at("d.qcow2"), "qcow2", "write -P 170 100k 32k");
     await other.run(freeze(["x"]));
     const frozen = stateOf(bench.at("d.qcow2"));
-    const { kept } = await bench.abort(id);
-    expect(kept).toEqual([
-      {
-        path: bench.at("d.qcow2"),
-        why: expect.stringContaining("somebody has changed its header") as string,
-      },
-    ]);
+    const [note] = (await bench.session()).recovered;
+    expect(note?.text).toContain("somebody has changed its header since imgtx fenced it");
     expect(stateOf(bench.at("d.qcow2"))).toEqual(frozen);
     await other.run(unfreeze(["x"]));
     writeGuest(bench.at("d.qcow2"), "qcow2", "write -P 187 150k 16k", "read -P 170 100k 32k");
@@ -173,6 +151,7 @@ describe("a fence that somebody else has lifted by force", () => {
     const other = await makeOther(bench);
     const id = await bench.begin();
     await bench.run(freeze(["vdd"]));
+    await expect(dieFencing(bench).commit(id)).rejects.toThrow("killed");
     await other.run(unfreeze(["x"], true));
     writeGuest(bench.at("d.qcow2"), "qcow2", "write -P 170 100k 32k");
     const written = stateOf(bench.at("d.qcow2"));
@@ -185,10 +164,9 @@ describe("a fence that somebody else has lifted by force", () => {
 test("a copy of the image that was taken under the fence, and put back in place, loses that fence alone", async () => {
   const bench = await makeBench(false);
   const before = readFileSync(bench.at("d.qcow2"));
-  const id = await bench.begin();
-  await bench.run(freeze(["vdd"]));
+  await expect(dieFencing(bench).run(freeze(["vdd"]))).rejects.toThrow("killed");
   const copy = readFileSync(bench.at("d.qcow2"));
   writeFileSync(bench.at("d.qcow2"), copy);
-  expect((await bench.abort(id)).kept).toEqual([]);
+  expect((await bench.session()).recovered).toMatchObject([{ did: "aborted" }]);
   expect(readFileSync(bench.at("d.qcow2")).equals(before)).toBe(true);
 });

@@ -1,0 +1,58 @@
+// Opens images that were there before, to write to them after the commit mark, or to take back what was written before.
+
+import type { Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { holdImages } from "../../format/index.ts";
+import type { LockWaiting, StorageFile } from "../../storage/index.ts";
+
+type Storage = Workspace["storage"];
+
+const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
+
+export const OUT_OF_REACH: ReadonlySet<string> = new Set(["E_LOCKED", "E_NO_PERMISSION", "E_READ_ONLY"]);
+
+export async function openUnlessGone(
+  storage: Storage,
+  image: string,
+  access: "read" | "write",
+): Promise<StorageFile | undefined> {
+  try {
+    return await storage.openFile(image, access);
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
+    throw error;
+  }
+}
+
+/**
+ * For writing what is right there already once more: after a failed flush it may be in the page cache alone. Undefined
+ * where somebody has the image, or it must not be written to: then that is left to the disk.
+ */
+export async function openIfFree(storage: Storage, image: string): Promise<StorageFile | undefined> {
+  let file: StorageFile | undefined;
+  try {
+    file = await storage.openFile(image, "write");
+    await lockWriter(storage, file);
+    return file;
+  } catch (error) {
+    await file?.close();
+    if (error instanceof ImgtxError && OUT_OF_REACH.has(error.code)) return undefined;
+    throw error;
+  }
+}
+
+/** Nobody may have the image open while recovery writes to it. Closing the file gives the locks back. */
+export async function lockWriter(
+  storage: Storage,
+  file: StorageFile,
+  waiting: LockWaiting = NO_WAIT,
+): Promise<void> {
+  await holdImages(storage, [{ file, isWritten: true }], waiting);
+}
+
+export function replacedSince(image: string): ImgtxError {
+  return new ImgtxError("E_CHANGED", "another file stands there than the one that imgtx was to change", {
+    image,
+    hint: "put back the file that was there, then run `imgtx recover`",
+  });
+}
