@@ -1,9 +1,18 @@
 // The command line as the crash rig's subject: it runs commands in this process on a simulated disk, and
-// sees what users see, by the commands' own answers and by readers that share no code with src.
+// sees what users see, by what the commands' answers are made of and by readers that share no code with src.
 
 import { posix } from "node:path";
 import { run } from "../../src/cli/main.ts";
+import { deviceJson, generationJson, transactionJson } from "../../src/cli/render/json.ts";
+import { ImgtxError } from "../../src/errors/index.ts";
 import type { Storage } from "../../src/storage/index.ts";
+import {
+  describeDevices,
+  listGenerations,
+  listTransactions,
+  openSession,
+  type Session,
+} from "../../src/transaction/index.ts";
 import type { AwaySubject, SeenDevice } from "./judges/away.ts";
 import { Tree } from "./simulated/disk-tree.ts";
 import {
@@ -183,7 +192,10 @@ function isLacking({ exit, text }: RunResult): boolean {
   return exit === 14 && /no workspace here|E_NO_WORKSPACE/.test(text);
 }
 
-/** What the commands that only look say. They must not change anything. */
+/**
+ * What the commands that only look say: `device list`, `history` and `txn status`, by one session for the three, since
+ * this is asked more often than anything else. They must not change anything.
+ */
 async function askCommands(
   machine: SimulatedMachine,
   workspace: string,
@@ -192,16 +204,30 @@ async function askCommands(
   const table = machine.tree.lookUp(workspace, true).inode?.names.has(".imgtx");
   if (!table) return undefined;
   const before = machine.log.length;
-  const devices = await runCommand(startProcess(machine), ["device", "list", "--json"], env);
-  if (isLacking(devices)) return undefined;
-  const history = await runCommand(startProcess(machine), ["history", "--json"], env);
-  const transactions = await runCommand(startProcess(machine), ["txn", "status", "--json"], env);
-  for (const answer of [devices, history, transactions]) {
-    if (answer.exit !== 0) throw new BadState(`a query ends with ${answer.exit}:\n${answer.text}`);
-  }
+  const session = await openToRead(startProcess(machine), env["IMGTX_WORKSPACE"]);
+  if (!session) return undefined;
+  const { generation, devices } = await describeDevices(session, undefined);
+  const generations = await listGenerations(session);
+  const transactions = await listTransactions(session);
   const changes = machine.log.slice(before).filter(({ kind }) => kind !== "flush");
   if (changes.length > 0) throw new BadState("a query changed something behind recovery");
-  return { devices: devices.out, history: history.out, transactions: transactions.out };
+  const answers: Record<keyof Answers, unknown> = {
+    generation,
+    devices: devices.map(deviceJson),
+    generations: generations.map(generationJson),
+    transactions: transactions.map(transactionJson),
+  };
+  return answers as Answers;
+}
+
+async function openToRead(storage: Storage, workspace: string | undefined): Promise<Session | undefined> {
+  const place = { startFolder: CWD, workspace, createHere: false };
+  try {
+    return await openSession(storage, { ...place, caller: "reader", waitMs: 0, onWait: () => undefined });
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_NO_WORKSPACE") return undefined;
+    throw error;
+  }
 }
 
 function viewOf(tree: Tree): FolderView {

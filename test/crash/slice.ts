@@ -12,6 +12,7 @@ export const SLICE: ExploreOptions = {
   nestedPoints: 10,
   depth: 2,
   nestEvery: 24,
+  nestedDeaths: 12,
   nestAlike: 1,
 };
 

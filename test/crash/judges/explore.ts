@@ -6,6 +6,7 @@
 // page cache lives on, and what was pending still is: the power may fail later, during recovery).
 
 import { seededRandom } from "../../helpers/random.ts";
+import { spread } from "../simulated/crash-states.ts";
 import { applyChange, type Change, describeChange } from "../simulated/disk-log.ts";
 import { DiskStates } from "../simulated/disk-states.ts";
 import type { Tree } from "../simulated/disk-tree.ts";
@@ -34,6 +35,8 @@ export interface ExploreOptions {
   readonly depth: number;
   /** Of how many disks one has its recovery cut off too. */
   readonly nestEvery: number;
+  /** At how many calls of a step, spread over all of them, a dead process may have its recovery cut off too. */
+  readonly nestedDeaths: number;
   /** Of the dead processes of a step that recover by the same calls, how many have their recovery cut off too. */
   readonly nestAlike: number;
   readonly seed: number;
@@ -48,6 +51,7 @@ export const EXPLORE_ALL: ExploreOptions = {
   nestedPoints: Number.POSITIVE_INFINITY,
   depth: 3,
   nestEvery: 16,
+  nestedDeaths: Number.POSITIVE_INFINITY,
   nestAlike: Number.POSITIVE_INFINITY,
   seed: 1,
   deadline: Number.POSITIVE_INFINITY,
@@ -92,6 +96,7 @@ interface Crash {
   /** What a power loss may lead to, now or while the recovery from this crash is under way. */
   readonly wantedOfPower: Wanted;
   readonly trail: readonly string[];
+  readonly mayNest: boolean;
 }
 
 export async function explore(
@@ -153,11 +158,12 @@ class Explorer {
     // Once a crash led to "after", there is no way back: a later one has at least as much on the disk.
     const ahead: Ahead = { power: cut.during, process: cut.during };
     const points = this.#choosePoints(cut);
+    const deaths = cut.level === 1 ? spread(cut, this.#options.nestedDeaths) : points;
     for (let point = 0; point <= cut.to && !this.#isOver(); point += 1) {
       if (points.has(point)) {
         if (cut.level === 1) this.#report.figures.points += 1;
         await this.#powerFails(cut, point, states, ahead);
-        await this.#processDies(cut, point, cached, ahead);
+        await this.#processDies(cut, point, cached, ahead, deaths.has(point));
       }
       const change = cut.log[point];
       if (!change) continue;
@@ -191,6 +197,7 @@ class Explorer {
         wanted: point === cut.to ? cut.atEnd : ahead.power,
         wantedOfPower: ahead.power,
         trail: [...cut.trail, where, `the power fails; missing on disk: ${missing}`],
+        mayNest: true,
       });
       // The first state has nothing that was pending: every other has more.
       if (isFirst) ahead.power = narrowed(ahead.power, observed);
@@ -198,7 +205,7 @@ class Explorer {
     }
   }
 
-  async #processDies(cut: Cut, point: number, cached: Tree, ahead: Ahead): Promise<void> {
+  async #processDies(cut: Cut, point: number, cached: Tree, ahead: Ahead, mayNest: boolean): Promise<void> {
     if (this.#isOver()) return;
     const where = describePoint(cut.argv, cut.log, cut.from, point);
     const observed = await this.#comesBack({
@@ -209,6 +216,7 @@ class Explorer {
       wanted: point === cut.to ? cut.atEnd : ahead.process,
       wantedOfPower: point === cut.to ? cut.atEnd : ahead.power,
       trail: [...cut.trail, where, "the process dies; the page cache lives on"],
+      mayNest,
     });
     ahead.process = narrowed(ahead.process, observed);
   }
@@ -251,7 +259,7 @@ class Explorer {
   }
 
   #isNested(crash: Crash, log: readonly Change[]): boolean {
-    if (crash.cut.level >= this.#options.depth) return false;
+    if (!crash.mayNest || crash.cut.level >= this.#options.depth) return false;
     if (crash.key === undefined && crash.cut.level === 1) {
       const calls = log.slice(crash.machine.log.length).map(describeChange);
       const alike = `${crash.cut.recorded.index} ${withoutIds(calls.join("\n"))}`;

@@ -11,14 +11,8 @@
 
 import { createHash } from "node:crypto";
 import { posix } from "node:path";
-import {
-  type Guest,
-  guestDigest,
-  openGuest,
-  readHeader,
-  type ImageBytes,
-} from "../../helpers/guest-content.ts";
-import { structureProblems } from "../../helpers/qcow2-structure.ts";
+import { readHeader } from "../../helpers/guest-content.ts";
+import { findProblems, type KnownBytes, readGuest, type SeenGuest } from "./seen-images.ts";
 import type { Tree } from "../simulated/disk-tree.ts";
 import { BadState } from "../subject.ts";
 
@@ -36,7 +30,7 @@ export interface FolderEntry {
 export interface FolderView {
   /** Everything, in the order of the paths. */
   entries(): readonly FolderEntry[];
-  open(path: string): ImageBytes;
+  open(path: string): KnownBytes;
   /** Undefined where the path leads nowhere. */
   realPath(path: string): string | undefined;
 }
@@ -92,12 +86,12 @@ interface TransactionAnswer {
   readonly savepoints: readonly string[];
 }
 
-/** What `device list --json`, `history --json` and `txn status --json` printed; undefined where there is no workspace yet. */
+/** What `device list --json`, `history --json` and `txn status --json` say. */
 export interface Answers {
-  readonly devices: string;
-  /** Of `history --json`. */
-  readonly history: string;
-  readonly transactions: string;
+  readonly generation: number;
+  readonly devices: readonly DeviceAnswer[];
+  readonly generations: readonly GenerationAnswer[];
+  readonly transactions: readonly TransactionAnswer[];
 }
 
 interface GenerationAnswer {
@@ -112,6 +106,7 @@ const STAGING = /\/\.imgtx-[a-z0-9]{10}-\d+-(\d+)$/;
 /** Of changes in place that wait for their commit. Behind its end, which the journal has, anything may stand. */
 const REDO_LOG = /\/\.imgtx-[a-z0-9]{10}-(\d+)\.redo$/;
 
+/** Without answers: there is no workspace yet. */
 export function describeWorkspace(
   view: FolderView,
   place: WorkspacePlace,
@@ -119,12 +114,7 @@ export function describeWorkspace(
 ): string {
   const lines = describeFiles(view, place);
   if (!answers) return ["no workspace", ...lines].join("\n");
-  const { generation, devices } = JSON.parse(answers.devices) as {
-    generation: number;
-    devices: DeviceAnswer[];
-  };
-  const { transactions } = JSON.parse(answers.transactions) as { transactions: TransactionAnswer[] };
-  const { generations } = JSON.parse(answers.history) as { generations: GenerationAnswer[] };
+  const { generation, devices, generations, transactions } = answers;
   return [
     `generation ${generation}`,
     ...generations.map(describeGeneration),
@@ -161,7 +151,7 @@ function describeContent(view: FolderView, place: WorkspacePlace, entry: FolderE
   if (!changing) return content;
   changing.first ??= content;
   if (content === changing.first) return content;
-  return `guest ${guestDigest(openGuest((file) => view.open(file), path, changing.format))}`;
+  return `guest ${readGuest(view, path, changing.format).digest}`;
 }
 
 const FENCE = /(?<=frozen by imgtx )[a-z0-9]{10}/g;
@@ -181,7 +171,7 @@ function digestOfFenced(view: FolderView, path: string): string | undefined {
 /** A file that is on its way, or an overlay that waits to be merged. */
 function describeStaging(view: FolderView, path: string): string {
   try {
-    return `guest ${guestDigest(openGuest((file) => view.open(file), path, "qcow2"))}`;
+    return `guest ${readGuest(view, path, "qcow2").digest}`;
   } catch {
     return "half made";
   }
@@ -194,7 +184,7 @@ function describeDevice(view: FolderView, place: WorkspacePlace, device: DeviceA
     const allowed = place.changing.has(element.image) ? LEAKED : undefined;
     assertSound(view, element, { isFrozen: device.frozen, allowed });
   }
-  const guest = openGuest((path) => view.open(path), image, format);
+  const guest = readGuest(view, image, format);
   if (guest.sizeBytes !== device["virtual-size"]) {
     throw new BadState(`${name}: ${device["virtual-size"]} bytes listed, ${guest.sizeBytes} read`);
   }
@@ -208,8 +198,12 @@ function describeDevice(view: FolderView, place: WorkspacePlace, device: DeviceA
 }
 
 /** What the guest of a device finds. */
-export function describeGuest(name: string, guest: Guest): string {
-  return `guest of ${name}: ${guest.sizeBytes} bytes, ${guestDigest(guest)}`;
+export function describeGuest(name: string, guest: SeenGuest): string {
+  return `guest of ${name}: ${sayGuest(guest)}`;
+}
+
+function sayGuest({ sizeBytes, digest }: SeenGuest): string {
+  return `${sizeBytes} bytes, ${digest}`;
 }
 
 function describeMirror(view: FolderView, place: WorkspacePlace, { name, mirror }: DeviceAnswer): string[] {
@@ -226,8 +220,7 @@ function describeMirror(view: FolderView, place: WorkspacePlace, { name, mirror 
 function describeMirrored(view: FolderView, { image, format }: { image: string; format: string }): string {
   const missing = findMissingParent(view, { image, format });
   if (missing !== undefined) return `none, since ${missing} is not there`;
-  const guest = openGuest((path) => view.open(path), image, format);
-  return `${guest.sizeBytes} bytes, ${guestDigest(guest)}`;
+  return sayGuest(readGuest(view, image, format));
 }
 
 /** The twin of a migration can't be read before the chain below it is copied. */
@@ -253,7 +246,7 @@ function assertSound(
   // Of no frozen device: its change in place was cut off, and the journal that knows of it has lost it. Nobody
   // opens it so.
   if (!isFrozen && readHeader(view.open(image), image).isFenced) return;
-  const problems = structureProblems(view.open(image), image).filter((one) => allowed?.test(one) !== true);
+  const problems = findProblems(view, image).filter((one) => allowed?.test(one) !== true);
   if (problems.length > 0) throw new BadState(`${image}: ${problems.join("; ")}`);
 }
 
@@ -294,9 +287,13 @@ export function devicesIn(observed: string): string[] {
 }
 
 /** The bytes of an image on the disk. BadState where no file has the path. */
-export function imageIn(tree: Tree, path: string): ImageBytes {
+export function imageIn(tree: Tree, path: string): KnownBytes {
   const { inode } = tree.lookUp(path, true);
   if (inode?.kind !== "file") throw new BadState(`${path} is not there`);
   const { content } = inode;
-  return { sizeBytes: content.sizeBytes, read: (offset, lengthBytes) => content.slice(offset, lengthBytes) };
+  return {
+    sizeBytes: content.sizeBytes,
+    read: (offset, lengthBytes) => content.slice(offset, lengthBytes),
+    digest: () => content.digest(),
+  };
 }

@@ -12,6 +12,7 @@ import {
   changingImages,
   describeFiles,
   findMissingParent,
+  type Answers,
   describeWorkspace,
   type WorkspacePlace,
 } from "../judges/observation.ts";
@@ -155,7 +156,10 @@ export class RealBench {
     for (const { exit, text } of [devices, history, transactions]) {
       if (exit !== 0) throw new BadState(`a query ends with ${exit}:\n${text}`);
     }
-    const answers = { devices: devices.out, history: history.out, transactions: transactions.out };
+    const answers = Object.assign(
+      {},
+      ...[history, transactions, devices].map(({ out }) => JSON.parse(out) as object),
+    ) as Answers;
     const observed = describeWorkspace(view, this.#place, answers);
     const bytes = view.entries().filter(({ path }) => this.#place.copies.has(path));
     const judged = [observed, ...bytes.map(({ content }) => content)].join("\n");

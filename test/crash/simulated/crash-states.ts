@@ -71,7 +71,8 @@ export function* crashStates(
   }
 }
 
-function spread({ from, to }: Pick<RecordedStep, "from" | "to">, most: number): ReadonlySet<number> {
+/** At most so many of the points from one to the other, the last among them. */
+export function spread({ from, to }: Pick<RecordedStep, "from" | "to">, most: number): ReadonlySet<number> {
   const count = Math.max(1, Math.min(most, to - from + 1));
   const stride = (to - from + 1) / count;
   return new Set(Array.from({ length: count }, (_, index) => to - Math.floor(index * stride)));

@@ -6,6 +6,7 @@ import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
 import { type Guest, guestDigest, openGuest, readHeader, viewOf } from "../../helpers/guest-content.ts";
 import { type Inode, LookupError, type Place } from "./disk-tree.ts";
 import { describeGuest, imageIn } from "../judges/observation.ts";
+import { readGuest } from "../judges/seen-images.ts";
 import type { SimulatedMachine } from "./simulated-disk.ts";
 import { startProcess } from "./simulated-process.ts";
 import { BadState, type GuestPlace, type GuestWrite } from "../subject.ts";
@@ -34,8 +35,8 @@ export async function startGuest(
   if (found.length < offset + bytes.length) throw new Error(`${path} is too small for a guest's write`);
   found.set(bytes, offset);
   await write(machine, path, format, { bytes, offset });
-  const after = openGuest((file) => imageIn(machine.tree, file), path, format);
-  if (guestDigest(after) !== guestDigest(guestOf(found)))
+  const after = readGuest({ open: (file) => imageIn(machine.tree, file) }, path, format);
+  if (after.digest !== guestDigest(guestOf(found)))
     throw new BadState(`${path} does not hold what its guest wrote`);
   return {
     device: name,
