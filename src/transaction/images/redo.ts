@@ -210,8 +210,10 @@ export async function applyRedo(
   how: HowToApply,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const looks = new Map<string, Fingerprint>();
-  for (const redo of redoOf(state).values()) {
-    if (!how.isDue(redo.image)) continue;
+  const due = [...redoOf(state).values()].filter(({ image }) => how.isDue(image));
+  // Before the first is written to: what waits for a disk writes nothing, however often that is tried.
+  if (!how.onLeft) for (const redo of due) await assertNotAway(storage, state, redo);
+  for (const redo of due) {
     try {
       const look = await applyOne(storage, state, redo, how);
       if (look) looks.set(redo.image, look);
@@ -225,6 +227,12 @@ export async function applyRedo(
 
 const LEFT_BY_FORCE: ReadonlySet<string> = new Set(["E_CHANGED", "E_NOT_FOUND", "E_CORRUPT"]);
 
+async function assertNotAway(storage: Storage, state: TransactionState, redo: PreparedRedo): Promise<void> {
+  const where = { expected: baseOf(state, redo), folders: foldersOf(state) };
+  if (await isElsewhere(storage, redo.image, where))
+    throw diskIsAway(redo.image, "it is still to be changed");
+}
+
 async function applyOne(
   storage: Storage,
   state: TransactionState,
@@ -233,8 +241,7 @@ async function applyOne(
 ): Promise<Fingerprint | undefined> {
   const { image } = redo;
   const base = baseOf(state, redo);
-  if (await isElsewhere(storage, image, { expected: base, folders: foldersOf(state) }))
-    throw diskIsAway(image, "it is still to be changed");
+  await assertNotAway(storage, state, redo);
   const seen = await openUnlessGone(storage, image, "read");
   if (!seen) return undefined;
   let log: RedoLog | undefined;
