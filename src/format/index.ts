@@ -19,6 +19,15 @@ export {
 } from "./copy/changes-overlay.ts";
 export { findOverlaysBeside } from "./chain/overlays-beside.ts";
 export { findDataFrom } from "./read/data-from.ts";
+export {
+  applySnapshot,
+  createSnapshot,
+  deleteSnapshot,
+  judgeApplying,
+  judgeNewSnapshot,
+  judgeSnapshots,
+} from "./qcow2/change/internal-snapshots.ts";
+export { pickSnapshot, readSnapshotTable } from "./qcow2/read/qcow2-snapshots.ts";
 export { judgeResize, resizeImage } from "./qcow2/change/resize-image.ts";
 export { replaceBitmaps } from "./qcow2/change/bitmaps.ts";
 export { checkQcow2 } from "./qcow2/check/check.ts";

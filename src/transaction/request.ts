@@ -137,6 +137,13 @@ export interface ResizeRequest {
   readonly force: boolean;
 }
 
+export interface InternalSnapshotRequest {
+  readonly kind: "internal-snapshot-create" | "internal-snapshot-apply" | "internal-snapshot-delete";
+  readonly devices: readonly string[];
+  /** The name of the new one; of one that is there its name, or its id. */
+  readonly snapshot: string;
+}
+
 /** Always refuses, in prepare, after the actions before it were prepared. Tests of rollback need it. */
 export interface RefuseRequest {
   readonly kind: "refuse";
@@ -156,6 +163,7 @@ export type ActionRequest =
   | FreezeRequest
   | UnfreezeRequest
   | ResizeRequest
+  | InternalSnapshotRequest
   | RefuseRequest;
 
 export type ActionKind = ActionRequest["kind"];

@@ -1,6 +1,6 @@
 // A small `qemu-img check`: does every reference fit into the file, does every cluster have as many
-// references as its refcount says, do no two structures overlap? For images without internal snapshots; it
-// throws on those. Bitmaps are taken for valid. Of a data file it knows nothing. Independent of src.
+// references as its refcount says, do no two structures overlap? What internal snapshots share is counted for each
+// of them. Bitmaps are taken for valid. Of a data file it knows nothing. Independent of src.
 
 import { readHeader, viewOf, type ImageBytes, type ImageHeader } from "./guest-content.ts";
 
@@ -10,9 +10,7 @@ const COMPRESSED = 1n << 62n;
 
 /** What is wrong with an image, a sentence each; nothing for a clean one. Leaks count as wrong. */
 export function structureProblems(file: ImageBytes, path: string): string[] {
-  const header = readHeader(file, path);
-  if (header.snapshots > 0) throw new Error(`${path}: this check knows no snapshots`);
-  return new StructureCheck(file, header).run();
+  return new StructureCheck(file, readHeader(file, path)).run();
 }
 
 class StructureCheck {
@@ -23,6 +21,8 @@ class StructureCheck {
   readonly #owners = new Map<number, string>();
   readonly #copied = new Map<number, string>();
   readonly #problems: string[] = [];
+  /** Whether the tables that are read are a snapshot's: they have L2 tables and data in common with others. */
+  #isShared = false;
 
   constructor(file: ImageBytes, header: ImageHeader) {
     this.#file = file;
@@ -36,7 +36,9 @@ class StructureCheck {
     this.#own("L1 table", l1Offset, l1Size * 8, 8);
     this.#own("refcount table", refcountTableOffset, refcountTableClusters * this.#clusterBytes, 8);
     const refcounts = this.#readRefcounts();
-    this.#readTables();
+    this.#readTables(l1Offset, l1Size);
+    this.#isShared = true;
+    this.#readSnapshots();
     if (this.#header.bitmaps) this.#readBitmaps(viewOf(this.#header.bitmaps));
     this.#compare(refcounts);
     return this.#problems;
@@ -55,7 +57,9 @@ class StructureCheck {
   #refer(what: string, offset: number): void {
     const cluster = Math.floor(offset / this.#clusterBytes);
     const owner = this.#owners.get(cluster);
-    if (owner !== undefined && !(owner === "compressed data" && what === owner)) {
+    const mayShare =
+      what === "compressed data" || (this.#isShared && (what === "data" || what === "L2 table"));
+    if (owner !== undefined && !(mayShare && what === owner)) {
       this.#problems.push(`cluster ${cluster} is ${owner} and ${what} at once`);
     }
     this.#owners.set(cluster, what);
@@ -87,9 +91,22 @@ class StructureCheck {
     return refcounts;
   }
 
-  #readTables(): void {
+  #readSnapshots(): void {
+    const start = Number(viewOf(this.#file.read(64, 8)).getBigUint64(0));
+    let at = start;
+    for (let index = 0; index < this.#header.snapshots; index += 1) {
+      const entry = viewOf(this.#file.read(at, 40));
+      const [l1Offset, l1Size] = [Number(entry.getBigUint64(0)), entry.getUint32(8)];
+      this.#own("L1 table of a snapshot", l1Offset, l1Size * 8, 8);
+      this.#readTables(l1Offset, l1Size);
+      at += Math.ceil((40 + entry.getUint32(36) + entry.getUint16(12) + entry.getUint16(14)) / 8) * 8;
+    }
+    this.#own("snapshot table", start, at - start, 1);
+  }
+
+  #readTables(l1Offset: number, l1Size: number): void {
     const entryWords = this.#header.extendedL2 ? 2 : 1;
-    for (const [index, l1Entry] of this.#words(this.#header.l1Offset, this.#header.l1Size).entries()) {
+    for (const [index, l1Entry] of this.#words(l1Offset, l1Size).entries()) {
       const l2Offset = Number(l1Entry & OFFSET_MASK);
       if (l2Offset === 0) continue;
       this.#own("L2 table", l2Offset, this.#clusterBytes, 8);
@@ -139,7 +156,8 @@ class StructureCheck {
   }
 
   #noteCopied(offset: number, entry: bigint, where: string): void {
-    if ((entry & COPIED) !== 0n) this.#copied.set(offset / this.#clusterBytes, where);
+    // It is true of the active tables alone.
+    if ((entry & COPIED) !== 0n && !this.#isShared) this.#copied.set(offset / this.#clusterBytes, where);
   }
 
   #compare(refcounts: ReadonlyMap<number, bigint>): void {

@@ -195,15 +195,24 @@ describe("imgtx differs on purpose", () => {
     expect(trial.imgtx.status).toBe(64);
   });
 
-  test("internal snapshots and bitmaps are refused by their name, and with them what stands beside", async () => {
-    for (const action of [
-      { type: "blockdev-snapshot-internal-sync", data: { device: "vda", name: "s" } },
-      { type: "block-dirty-bitmap-add", data: { node: "vda", name: "b" } },
-    ]) {
-      const trial = await tryBoth(TWO_DISKS, (at) => transaction(snapshot("vdb", at("b1.qcow2")), action));
-      expect(trial.imgtx.status).toBe(12);
-      expect(trial.imgtx.answer.error?.desc).toContain("actions[1].data: imgtx does not have");
-      expect(trial.imgtx.files).toEqual(BEFORE);
+  test("an internal snapshot is taken as QEMU takes it, with what stands beside", async () => {
+    const action = { type: "blockdev-snapshot-internal-sync", data: { device: "vda", name: "s" } };
+    const trial = await tryBoth(TWO_DISKS, (at) => transaction(snapshot("vdb", at("b1.qcow2")), action));
+    for (const { answer, files } of [trial.qemu, trial.imgtx]) {
+      expect(answer).toEqual({ return: {} });
+      expect(files).toEqual([...BEFORE, "b1.qcow2"].sort());
     }
+    for (const side of [trial.qemu, trial.imgtx]) {
+      expect(isSound(side, "a.qcow2")).toBe(true);
+      expect(bytesOf(side, "a.qcow2").slice(60, 64), "nb_snapshots").toBe("\0\0\0\u0001");
+    }
+  });
+
+  test("bitmaps are refused by their name, and with them what stands beside", async () => {
+    const action = { type: "block-dirty-bitmap-add", data: { node: "vda", name: "b" } };
+    const trial = await tryBoth(TWO_DISKS, (at) => transaction(snapshot("vdb", at("b1.qcow2")), action));
+    expect(trial.imgtx.status).toBe(12);
+    expect(trial.imgtx.answer.error?.desc).toContain("actions[1].data: imgtx does not have");
+    expect(trial.imgtx.files).toEqual(BEFORE);
   });
 });

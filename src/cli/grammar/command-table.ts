@@ -29,6 +29,12 @@ export const GROUPS: readonly GroupRow[] = [
       "devices; the device table says which image each one means now.",
   },
   {
+    name: "internal-snapshot",
+    about:
+      "Internal snapshots are kept inside a qcow2 image, and share its clusters; `imgtx snapshot` puts an overlay " +
+      "over it instead. Those of a group of devices are taken, applied and deleted for all of them or for none.",
+  },
+  {
     name: "txn",
     about:
       "Between begin and commit, actions join the open transaction and take effect together, or not at " +
@@ -136,6 +142,30 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     summary: "make a device's disk larger or smaller",
     section: "Actions",
     load: async () => (await import("../commands/resize.ts")).resize,
+  },
+  {
+    path: ["internal-snapshot", "create"],
+    summary: "keep the content of devices inside their images",
+    section: "Actions",
+    load: async () => (await import("../commands/internal-snapshot.ts")).internalSnapshotCreate,
+  },
+  {
+    path: ["internal-snapshot", "apply"],
+    summary: "go back to an internal snapshot",
+    section: "Actions",
+    load: async () => (await import("../commands/internal-snapshot.ts")).internalSnapshotApply,
+  },
+  {
+    path: ["internal-snapshot", "delete"],
+    summary: "take an internal snapshot away",
+    section: "Actions",
+    load: async () => (await import("../commands/internal-snapshot.ts")).internalSnapshotDelete,
+  },
+  {
+    path: ["internal-snapshot", "list"],
+    summary: "list the internal snapshots of devices",
+    section: "Actions",
+    load: async () => (await import("../commands/internal-snapshot.ts")).internalSnapshotList,
   },
   {
     path: ["rollback"],

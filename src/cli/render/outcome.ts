@@ -27,6 +27,24 @@ const SAYING: Readonly<Record<ActionKind, Readonly<Record<Tense, string>>>> = {
   freeze: sayings("frozen", "freeze prepared", "would be frozen", "freeze undone"),
   unfreeze: sayings("unfrozen", "unfreeze prepared", "would be unfrozen", "unfreeze undone"),
   resize: sayings("resized", "resize prepared", "would be resized", "resize undone"),
+  "internal-snapshot-create": sayings(
+    "internal snapshot taken",
+    "internal snapshot prepared",
+    "would get an internal snapshot",
+    "internal snapshot undone",
+  ),
+  "internal-snapshot-apply": sayings(
+    "went back to an internal snapshot",
+    "going back to an internal snapshot prepared",
+    "would go back to an internal snapshot",
+    "going back to an internal snapshot undone",
+  ),
+  "internal-snapshot-delete": sayings(
+    "internal snapshot deleted",
+    "deletion of an internal snapshot prepared",
+    "would lose an internal snapshot",
+    "deletion of an internal snapshot undone",
+  ),
   refuse: sayings("refused", "refusal prepared", "would be refused", "refusal undone"),
 };
 

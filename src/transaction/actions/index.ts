@@ -5,6 +5,11 @@ import type { ActionKind, ActionRequest } from "../request.ts";
 import { deviceAdd, deviceRemove } from "./device-table.ts";
 import { deviceTrust } from "./device-trust.ts";
 import { freeze } from "./freeze.ts";
+import {
+  internalSnapshotApply,
+  internalSnapshotCreate,
+  internalSnapshotDelete,
+} from "./internal-snapshot.ts";
 import { migrate } from "./migrate.ts";
 import { mirror } from "./mirror.ts";
 import { mirrorCancel } from "./mirror-cancel.ts";
@@ -28,6 +33,9 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   freeze,
   unfreeze,
   resize,
+  "internal-snapshot-create": internalSnapshotCreate,
+  "internal-snapshot-apply": internalSnapshotApply,
+  "internal-snapshot-delete": internalSnapshotDelete,
   refuse,
   mirror,
   "mirror-cancel": mirrorCancel,

@@ -14,7 +14,7 @@ import { formatBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
-import { findOverlaysOf } from "./plan/overlays-of.ts";
+import { assertNothingStandsOn } from "./plan/overlays-of.ts";
 import type { ImageChange } from "../images/redo.ts";
 import type { ResizeRequest } from "../request.ts";
 
@@ -100,13 +100,7 @@ async function assertMayShrink(
         "Shrink the file system in it first",
     });
   }
-  const [overlay, ...others] = await findOverlaysOf(path, context);
-  if (overlay !== undefined) {
-    const more = others.length === 0 ? "" : `, and ${others.length} more`;
-    throw new ImgtxError("E_IN_USE", `'${overlay}' stands on it${more}, and would lose what is cut off`, {
-      hint: "remove what nobody needs any more; or make a snapshot, and shrink its overlay",
-    });
-  }
+  await assertNothingStandsOn(path, "would lose what is cut off", context);
   // Closing it would close the chain, which is the engine's.
   const data = force ? undefined : await findDataFrom(imageOf(chain), sizeBytes);
   if (data === undefined) return;

@@ -52,6 +52,9 @@ const isKind: Shape<ActionKind> = oneOf(
   "freeze",
   "unfreeze",
   "resize",
+  "internal-snapshot-create",
+  "internal-snapshot-apply",
+  "internal-snapshot-delete",
   "refuse",
 );
 

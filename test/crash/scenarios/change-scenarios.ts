@@ -1,6 +1,6 @@
 // Scenarios of changes in place: images that are there get another size, or other internal snapshots.
 
-import { addAll, back, DEVICES, filesOf, onTwo, type Scenario, step } from "./sample-devices.ts";
+import { addAll, back, DEVICES, filesOf, ONE, onTwo, type Scenario, step } from "./sample-devices.ts";
 
 /** All of them are written to, and told by what a guest sees. */
 const CHANGING = {
@@ -10,6 +10,8 @@ const CHANGING = {
   "ws/d.qcow2": "qcow2",
   "ws/e.qcow2": "qcow2",
 } as const;
+
+const WITHOUT_RAW = DEVICES.filter(({ format }) => format === "qcow2");
 
 const onTwoChanging = (name: string, steps: Scenario["steps"], more: Partial<Scenario> = {}): Scenario =>
   onTwo(name, steps, {
@@ -37,6 +39,48 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
       step("txn commit"),
     ],
     studied: [3, 6],
+  },
+  {
+    name: "internal snapshots of 2 devices",
+    files: filesOf(WITHOUT_RAW.slice(0, 2)),
+    prepare: addAll(WITHOUT_RAW.slice(0, 2)),
+    changing: CHANGING,
+    steps: [
+      step("internal-snapshot create vda vdc one"),
+      step("internal-snapshot apply vda vdc one"),
+      step("internal-snapshot delete vda vdc one"),
+    ],
+    studied: [0],
+    inSlice: true,
+  },
+  {
+    name: "an internal snapshot of 4 devices, gone back to in a transaction, and deleted",
+    files: filesOf(WITHOUT_RAW),
+    prepare: addAll(WITHOUT_RAW),
+    changing: CHANGING,
+    steps: [
+      step("internal-snapshot create vda vdc vdd vde one"),
+      step("txn begin"),
+      step("internal-snapshot apply vda vdc vdd vde one"),
+      step("internal-snapshot delete vda vdc vdd vde one"),
+      step("txn commit"),
+    ],
+    studied: [0, 3, 4],
+  },
+  // Elsewhere the first of two snapshots can't be deleted any more, since the disk is larger by then.
+  {
+    name: "an internal snapshot, a larger disk, another snapshot, and the first one deleted",
+    files: filesOf(ONE),
+    prepare: addAll(ONE),
+    changing: CHANGING,
+    steps: [
+      step("internal-snapshot create vda one"),
+      step("resize vda 1M"),
+      step("internal-snapshot create vda two"),
+      step("internal-snapshot delete vda one"),
+      step("internal-snapshot apply vda two"),
+    ],
+    studied: [1, 3, 4],
   },
   onTwoChanging("resize, taken back to a savepoint, and aborted", [
     step("txn begin"),

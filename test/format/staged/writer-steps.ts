@@ -2,10 +2,14 @@
 
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { openChain } from "../../../src/format/chain/backing-chain.ts";
-import { openForWriting, openWriterState } from "../../../src/format/open/open-for-writing.ts";
+import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
 import { addBitmap, clearBitmap, removeBitmap } from "../../../src/format/qcow2/change/bitmaps.ts";
 import { resizeImage } from "../../../src/format/qcow2/change/resize-image.ts";
-import { encodeSnapshotEntry } from "../../../src/format/qcow2/codec/snapshot-table.ts";
+import {
+  applySnapshot,
+  createSnapshot,
+  deleteSnapshot,
+} from "../../../src/format/qcow2/change/internal-snapshots.ts";
 import { readSnapshotTable } from "../../../src/format/qcow2/read/qcow2-snapshots.ts";
 import type { Storage } from "../../../src/storage/index.ts";
 import type { Random } from "../../helpers/random.ts";
@@ -26,14 +30,20 @@ export type Step =
   | { readonly kind: "guest"; readonly calls: readonly GuestCall[] }
   | { readonly kind: "resize"; readonly sizeBytes: number }
   | { readonly kind: "bitmap"; readonly how: "add" | "clear" | "remove"; readonly name: string }
-  | { readonly kind: "snapshots"; readonly name: string };
+  | SnapshotStep;
+
+interface SnapshotStep {
+  readonly kind: "snapshots";
+  readonly how: "create" | "apply" | "delete";
+  readonly name: string;
+}
 
 /** Of the disk as it will be by then. */
 export function chooseSteps(random: Random, clusterBytes: number, sizeBytes: number): Step[] {
   let size = sizeBytes;
   let added = "b0";
   return Array.from({ length: 1 + random.below(4) }, (): Step => {
-    switch (random.below(7)) {
+    switch (random.below(9)) {
       case 0:
         if (random.below(2) === 0) size = 512 * (1 + random.below(size / 512));
         else size += 512 * (1 + random.below(Math.max(1, (clusterBytes * 40) / 512)));
@@ -45,11 +55,17 @@ export function chooseSteps(random: Random, clusterBytes: number, sizeBytes: num
         return { kind: "bitmap", how, name: added };
       }
       case 3:
-        return { kind: "snapshots", name: `n${random.below(100)}`.repeat(1 + random.below(90)) };
+      case 4:
+        return chooseSnapshotStep(random);
       default:
         return { kind: "guest", calls: chooseCalls(random, clusterBytes, size) };
     }
   });
+}
+
+function chooseSnapshotStep(random: Random): SnapshotStep {
+  const how = (["create", "create", "apply", "delete"] as const)[random.below(4)] ?? "create";
+  return { kind: "snapshots", how, name: `n${random.below(3)}`.repeat(1 + random.below(90)) };
 }
 
 const KINDS = ["write", "write", "write", "zero", "unmap", "discard", "compress", "flush"] as const;
@@ -91,7 +107,7 @@ async function makeOrThrow(storage: Storage, step: Step): Promise<void> {
       await changeBitmap(storage, step.how, step.name);
       return;
     case "snapshots":
-      await renameSnapshot(storage, step.name);
+      await changeSnapshots(storage, step);
   }
 }
 
@@ -133,37 +149,22 @@ async function changeBitmap(storage: Storage, how: "add" | "clear" | "remove", n
   }
 }
 
-const SNAPSHOTS_AT = 60;
-
-/** A new snapshot table, as each change of internal snapshots makes one. Guest data stays, and so do bitmaps. */
-async function renameSnapshot(storage: Storage, name: string): Promise<void> {
+/** Guest data stays but where it is gone back to a snapshot; bitmaps stay, or refuse that. */
+async function changeSnapshots(storage: Storage, { how, name }: SnapshotStep): Promise<void> {
   const chain = await openChain(storage, PATH, { format: "qcow2", gate: GATE, backing: false });
   const file = await storage.openFile(PATH, "write");
   try {
     const [link] = chain.links;
-    if (link?.header === undefined || link.header.nbSnapshots === 0) return;
-    const { header } = link;
-    const { entries, lengthBytes } = await readSnapshotTable(link);
-    const nameBytes = Buffer.from(name);
-    const table = Buffer.concat(entries.map((entry) => encodeSnapshotEntry({ ...entry, nameBytes })));
-    const dataFile = file;
-    const state = await openWriterState(
-      { ...link, header },
-      { file, dataFile, isOrdered: true, keepsBitmaps: true },
-    );
-    await state.begin();
-    const place = (await state.allocate(Math.ceil(table.length / state.clusterBytes))) * state.clusterBytes;
-    await file.write(table, place);
-    await state.flush("snapshot table before header");
-    const fields = Buffer.alloc(12);
-    fields.writeUInt32BE(entries.length);
-    fields.writeBigUInt64BE(BigInt(place), 4);
-    await file.write(fields, SNAPSHOTS_AT);
-    await state.giveBack(
-      header.snapshotsOffset / state.clusterBytes,
-      Math.ceil(lengthBytes / state.clusterBytes),
-    );
-    await state.finish();
+    if (link === undefined) throw new Error("a chain without an image");
+    if (how === "create") {
+      await createSnapshot(link, file, { name, dateSec: 1_700_000_000, dateNsec: 5 });
+      return;
+    }
+    const { entries } = await readSnapshotTable(link);
+    const entry = entries.find((each) => each.name === name) ?? entries.at(-1);
+    if (entry === undefined) return;
+    if (how === "apply") await applySnapshot(link, file, entry);
+    else await deleteSnapshot(link, file, entry);
   } finally {
     await Promise.all([chain.close(), file.close()]);
   }

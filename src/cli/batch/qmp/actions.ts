@@ -151,6 +151,18 @@ function reopenStep(device: string, file: string, format: string | undefined): S
   return { kind: "request", request: { kind: "reopen", device, file, format, force: false } };
 }
 
+/** As QEMU does: a name that is taken is refused. */
+const snapshotInternal: ActionReader = (data, scope) => [
+  {
+    kind: "request",
+    request: {
+      kind: "internal-snapshot-create",
+      devices: [scope.device(data, "device")],
+      snapshot: data.name("name"),
+    },
+  },
+];
+
 function notYet(what: string): ActionReader {
   return (data) => {
     throw refused(data.place, `imgtx does not have ${what} yet`);
@@ -162,7 +174,7 @@ const bitmaps = notYet("bitmaps that a transaction changes");
 export const ACTION_READERS: Readonly<Record<string, ActionReader>> = {
   "blockdev-snapshot-sync": snapshotSync,
   "blockdev-snapshot": snapshotOfNode,
-  "blockdev-snapshot-internal-sync": notYet("internal snapshots in a transaction"),
+  "blockdev-snapshot-internal-sync": snapshotInternal,
   "drive-backup": driveBackup,
   "blockdev-backup": blockdevBackup,
   "block-dirty-bitmap-add": bitmaps,

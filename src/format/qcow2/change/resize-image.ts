@@ -191,8 +191,8 @@ async function growL1Table(link: Qcow2Link, files: ResizedFiles, sizeBytes: numb
   await state.finish();
 }
 
-/** Another active L1 table, at another place. The state's own tables are of no use afterwards. */
-async function replaceL1Table(state: WriterState, table: Uint8Array): Promise<void> {
+/** Another active L1 table, at another place. Returns that. The state's own tables are of no use afterwards. */
+export async function replaceL1Table(state: WriterState, table: Uint8Array): Promise<number> {
   const { clusterBytes, files } = state;
   const { l1Size, l1TableOffset } = files.header;
   const clusters = Math.ceil(table.length / clusterBytes);
@@ -205,6 +205,7 @@ async function replaceL1Table(state: WriterState, table: Uint8Array): Promise<vo
   await files.file.flush("header-before-old-l1-table");
   const oldClusters = Math.ceil((l1Size * TABLE_ENTRY_BYTES) / clusterBytes);
   await state.giveBack(l1TableOffset / clusterBytes, oldClusters);
+  return place;
 }
 
 /** What is behind the old end reads as zeros. */
@@ -223,7 +224,7 @@ async function hide(
   await writer.close();
 }
 
-function encodeSize(sizeBytes: number): Uint8Array {
+export function encodeSize(sizeBytes: number): Uint8Array {
   const bytes = new Uint8Array(8);
   new DataView(bytes.buffer).setBigUint64(0, BigInt(sizeBytes));
   return bytes;

@@ -103,10 +103,7 @@ export function decodeSnapshotEntry(bytes: Uint8Array): { entry: SnapshotEntry; 
   return { entry, lengthBytes: roundUpTo8(end) };
 }
 
-/**
- * The bytes of one entry with its padding. Extra data is written as stored, its known fields from the entry.
- * @internal The codec's other half: no command changes snapshots yet.
- */
+/** The bytes of one entry with its padding. Extra data is written as stored, its known fields from the entry. */
 export function encodeSnapshotEntry(entry: SnapshotEntry): Uint8Array {
   const { extraData, idBytes, nameBytes } = entry;
   const idStart = SNAPSHOT_ENTRY_BYTES_MIN + extraData.length;

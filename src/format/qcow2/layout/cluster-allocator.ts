@@ -23,8 +23,8 @@ export interface CountStore {
   readonly lastBlock: number;
   /** Makes block `index` at a cluster, all its counts 0, and enters it into the table. */
   addBlock(index: number, cluster: number): Promise<void>;
-  /** The first cluster from `first` on whose count is 0; where there is no block, all are. */
-  findFree(first: number): Promise<number>;
+  /** The first cluster from `first` on whose count is 0; where there is no block, all are. It may stop looking at end. */
+  findFree(first: number, end?: number): Promise<number>;
   /** How many clusters from `first` on have a count of 0, at most `most`. */
   countFree(first: number, most: number): Promise<number>;
   readCount(cluster: number): Promise<number>;
@@ -108,7 +108,7 @@ export class ClusterAllocator {
       const index = Math.floor(at / this.blockEntries);
       const count = Math.min(end, (index + 1) * this.blockEntries) - at;
       await this.#store.change(at, count, -1);
-      const free = (await this.#store.countFree(at, 1)) > 0 ? at : await this.#store.findFree(at);
+      const free = await this.#store.findFree(at, at + count);
       if (free < at + count) this.#firstFree = Math.min(this.#firstFree, free);
       at += count;
     }

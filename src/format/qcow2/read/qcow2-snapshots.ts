@@ -65,17 +65,33 @@ export async function findSnapshotTable(link: ChainLink, choice: SnapshotChoice)
   }
   const { entries } = await readSnapshotTable(link);
   const entry = findEntry(entries, choice);
-  if (entry === undefined) {
-    const { id, name } = typeof choice === "string" ? { id: choice, name: choice } : choice;
-    const names = entries.map((each) => `${each.id} (${quoteName(each.name)})`);
-    throw new ImgtxError("E_NOT_FOUND", `there is no internal snapshot ${quoteName(name ?? id ?? "")}`, {
-      image: link.path,
-      field: "snapshot",
-      hint: names.length === 0 ? "the image has no internal snapshots" : `it has ${names.join(", ")}`,
-    });
-  }
+  if (entry === undefined) throw notFound(link, entries, choice);
   requireSoundTable(link, entry);
   return { fileOffset: entry.l1TableOffset, entries: entry.l1Size };
+}
+
+/** The one snapshot that this may mean, by its id or by its name: E_USAGE where several do, since one is to be changed. */
+export async function pickSnapshot(link: ChainLink, text: string): Promise<SnapshotEntry> {
+  const { entries } = await readSnapshotTable(link);
+  const [found, other] = entries.filter(({ id, name }) => id === text || name === text);
+  if (found === undefined) throw notFound(link, entries, text);
+  if (other === undefined) return found;
+  const both = [found, other].map(({ id, name }) => `${id} (${quoteName(name)})`).join(" and ");
+  throw new ImgtxError("E_USAGE", `${quoteName(text)} may be one internal snapshot or another: ${both}`, {
+    image: link.path,
+    field: "snapshot",
+    hint: "say the id, or the name, that only one of them has",
+  });
+}
+
+function notFound(link: ChainLink, entries: readonly SnapshotEntry[], choice: SnapshotChoice): ImgtxError {
+  const { id, name } = typeof choice === "string" ? { id: choice, name: choice } : choice;
+  const names = entries.map((each) => `${each.id} (${quoteName(each.name)})`);
+  return new ImgtxError("E_NOT_FOUND", `there is no internal snapshot ${quoteName(name ?? id ?? "")}`, {
+    image: link.path,
+    field: "snapshot",
+    hint: names.length === 0 ? "the image has no internal snapshots" : `it has ${names.join(", ")}`,
+  });
 }
 
 function findEntry(entries: readonly SnapshotEntry[], choice: SnapshotChoice): SnapshotEntry | undefined {

@@ -29,6 +29,13 @@ interface Block {
   isDirty: boolean;
 }
 
+/** The counts of clusters first to end, as a block has them. To be read before anything else changes them. */
+export interface CountWindow {
+  readonly first: number;
+  readonly end: number;
+  readonly bytes: Uint8Array;
+}
+
 const CACHE_BYTES = 16 * 1024 * 1024;
 /** refcount_table_offset and refcount_table_clusters, side by side in one sector of the header. */
 const HEADER_FIELDS_BYTES = 12;
@@ -121,15 +128,18 @@ export class Refcounts implements CountStore {
     await this.#shrinkCache(index);
   }
 
-  async findFree(first: number): Promise<number> {
+  async findFree(first: number, end = Number.POSITIVE_INFINITY): Promise<number> {
     let cluster = first;
     for (;;) {
+      if (cluster >= end) return end;
       const index = Math.floor(cluster / this.#blockEntries);
       if (!this.hasBlock(index)) return cluster;
       const { bytes } = await this.#load(index);
-      const entry = findFreeEntry(bytes, cluster % this.#blockEntries, this.#blockEntries, this.#order);
-      cluster = index * this.#blockEntries + entry;
-      if (entry < this.#blockEntries) return cluster;
+      const blockStart = index * this.#blockEntries;
+      const stop = Math.min(this.#blockEntries, end - blockStart);
+      const entry = findFreeEntry(bytes, cluster - blockStart, stop, this.#order);
+      cluster = blockStart + entry;
+      if (entry < stop) return cluster;
     }
   }
 
@@ -148,6 +158,14 @@ export class Refcounts implements CountStore {
       cluster = blockStart + stop;
     }
     return most;
+  }
+
+  /** The block that counts the cluster; zeros where there is none. */
+  async readCounts(cluster: number): Promise<CountWindow> {
+    const index = Math.floor(cluster / this.#blockEntries);
+    const first = index * this.#blockEntries;
+    const bytes = this.hasBlock(index) ? (await this.#load(index)).bytes : new Uint8Array(this.#clusterBytes);
+    return { first, end: first + this.#blockEntries, bytes };
   }
 
   /** -1 where none is. */

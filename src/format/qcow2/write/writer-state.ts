@@ -21,7 +21,7 @@ import type { Qcow2Header } from "../codec/header-cluster.ts";
 import type { L2Entry } from "../codec/l2-table.ts";
 import { type L2Table, L2Tables } from "./l2-tables.ts";
 import type { MetadataMap } from "./metadata-map.ts";
-import { Refcounts } from "./refcounts.ts";
+import { type CountWindow, Refcounts } from "./refcounts.ts";
 
 export interface WriterFiles {
   readonly path: string;
@@ -177,6 +177,20 @@ export class WriterState {
     if (place === undefined) return;
     this.metadata.release(place, this.clusterBytes);
     this.#freeClusters(place, this.clusterBytes, punches);
+  }
+
+  /** One reference more to clusters that are in use. */
+  async raise(first: number, clusters: number): Promise<void> {
+    while (!(await this.#allocator.raise(first, clusters)));
+  }
+
+  /** One reference less, once no durable entry has it. */
+  release(offset: number, lengthBytes: number, punches: boolean): void {
+    if (lengthBytes > 0) this.#freeClusters(offset, lengthBytes, punches);
+  }
+
+  async readCounts(cluster: number): Promise<CountWindow> {
+    return await this.#refcounts.readCounts(cluster);
   }
 
   /** The last cluster of the file that is in use. */

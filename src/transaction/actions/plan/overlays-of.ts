@@ -1,12 +1,29 @@
 // Who stands on an image that is about to change under them: devices, what the history keeps, and images beside it.
 
+import { ImgtxError } from "../../../errors/index.ts";
 import { findOverlaysBeside } from "../../../format/index.ts";
 import type { PlanContext } from "./action.ts";
 
-/** The overlays that are there, each once. */
-export async function findOverlaysOf(
+type OverlayContext = Pick<PlanContext, "table" | "storage" | "readGeneration">;
+
+/** E_IN_USE, with the first of the overlays and what would happen to it. */
+export async function assertNothingStandsOn(
   image: string,
-  { table, storage, readGeneration }: Pick<PlanContext, "table" | "storage" | "readGeneration">,
+  what: string,
+  context: OverlayContext,
+): Promise<void> {
+  const [overlay, ...others] = await findOverlaysOf(image, context);
+  if (overlay === undefined) return;
+  const more = others.length === 0 ? "" : `, and ${others.length} more`;
+  throw new ImgtxError("E_IN_USE", `'${overlay}' stands on it${more}, and ${what}`, {
+    hint: "remove what nobody needs any more; or make a snapshot, and change its overlay instead",
+  });
+}
+
+/** The overlays that are there, each once. */
+async function findOverlaysOf(
+  image: string,
+  { table, storage, readGeneration }: OverlayContext,
 ): Promise<string[]> {
   const found = new Set<string>();
   const add = (chain: readonly { readonly image: string }[]): void => {

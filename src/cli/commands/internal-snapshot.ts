@@ -1,0 +1,123 @@
+// imgtx internal-snapshot create|apply|delete|list DEV … [NAME]
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { DeviceSnapshots, InternalSnapshotRequest } from "../../transaction/index.ts";
+import type {
+  ActionCommand,
+  ArgumentDefinition,
+  CommandDefinition,
+  PlainCommand,
+} from "../grammar/definition.ts";
+import { CHANGING_EXITS, READING_EXITS } from "../grammar/exit-status.ts";
+import { drawSnapshotList, snapshotData } from "../img/snapshot-list.ts";
+import { openToRead } from "../invocation.ts";
+import { withSchema } from "../render/json.ts";
+import type { Drawing } from "../report.ts";
+
+const DEVICE: ArgumentDefinition = { name: "DEV", about: "the device", completes: "device" };
+
+/** A variadic argument is the last one: the words behind the first are sorted out here. */
+const NAME: ArgumentDefinition = {
+  name: "NAME",
+  about: "further devices, and as the last word the name of the snapshot",
+  variadic: true,
+  completes: "device",
+};
+
+function makeCommand(
+  kind: InternalSnapshotRequest["kind"],
+  { about, examples }: Pick<CommandDefinition, "about" | "examples">,
+): ActionCommand {
+  return {
+    kind: "action",
+    standalone: false,
+    createsWorkspace: false,
+    definition: { arguments: [DEVICE, NAME], options: [], about, examples, exits: CHANGING_EXITS },
+    request(input) {
+      const words = [input.argument("DEV"), ...input.texts("NAME")];
+      const snapshot = words.at(-1) ?? "";
+      if (snapshot === "") throw new ImgtxError("E_USAGE", "the name of a snapshot is empty");
+      return { kind, devices: words.slice(0, -1), snapshot };
+    },
+  };
+}
+
+export const internalSnapshotCreate = makeCommand("internal-snapshot-create", {
+  about:
+    "Keeps the present content of devices inside their images, under a name, at one moment for all of them. " +
+    "Clusters are shared until they are written to; nothing is copied. Bitmaps stay as they are. Images have to " +
+    "be qcow2, without an external data file.",
+  examples: [
+    { command: "imgtx internal-snapshot create vda vdb before-upgrade", about: "both disks, or neither" },
+  ],
+});
+
+export const internalSnapshotApply = makeCommand("internal-snapshot-apply", {
+  about:
+    "Gives devices the content, and the size, that they had at an internal snapshot, all of them or none. What they " +
+    "have now is lost where no other snapshot keeps it; the snapshot stays, and so does its VM state. Refused where " +
+    "a bitmap would not know of it, and where another image stands on one of them.",
+  examples: [
+    { command: "imgtx internal-snapshot apply vda vdb before-upgrade", about: "go back, both or neither" },
+    { command: "imgtx internal-snapshot apply vda 3", about: "by the number that list shows" },
+  ],
+});
+
+export const internalSnapshotDelete = makeCommand("internal-snapshot-delete", {
+  about:
+    "Takes an internal snapshot out of the images of devices, all of them or none. What only it has is given back to " +
+    "the image; the devices' content, and other snapshots, stay.",
+  examples: [{ command: "imgtx internal-snapshot delete vda vdb before-upgrade", about: "both, or neither" }],
+});
+
+const SNAPSHOTS: Drawing<readonly DeviceSnapshots[]> = {
+  text: (devices) =>
+    devices.flatMap(({ device, image, snapshots }, index) => [
+      ...(index === 0 ? [] : [""]),
+      `${device}: ${image}`,
+      ...(snapshots.length === 0
+        ? ["no internal snapshots"]
+        : drawSnapshotList(snapshots).trimEnd().split("\n")),
+    ]),
+  json: (devices) =>
+    withSchema({
+      devices: devices.map(({ device, image, snapshots }) => ({
+        device,
+        image,
+        snapshots: snapshots.map(snapshotData),
+      })),
+    }),
+};
+
+export const internalSnapshotList: PlainCommand = {
+  kind: "plain",
+  definition: {
+    arguments: [
+      {
+        name: "DEV",
+        about: "the devices; all without one",
+        optional: true,
+        variadic: true,
+        completes: "device",
+      },
+    ],
+    options: [],
+    about:
+      "Lists the internal snapshots in the active layers of devices, as qemu-img does: id, name, the size of the VM " +
+      "state, when it was taken, and how long the guest had been running.",
+    examples: [
+      { command: "imgtx internal-snapshot list vda vdb", about: "what both have" },
+      {
+        command: "imgtx internal-snapshot list --json | jq '.devices[].snapshots[].name'",
+        about: "the names alone",
+      },
+    ],
+    exits: READING_EXITS,
+  },
+  async execute(invocation) {
+    const { engine, session } = await openToRead(invocation);
+    const names = invocation.input.texts("DEV");
+    invocation.report.answer(await engine.listInternalSnapshots(session, names), SNAPSHOTS);
+    return 0;
+  },
+};

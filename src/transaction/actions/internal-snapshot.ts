@@ -1,0 +1,145 @@
+// internal-snapshot create, apply, delete: one moment of several disks, kept inside their images; the way back to it; and
+// its end. All devices change at the commit, or none.
+
+import { type DeviceEntry, requireDevice } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  applySnapshot,
+  type ChainLink,
+  createSnapshot,
+  deleteSnapshot,
+  judgeApplying,
+  judgeNewSnapshot,
+  judgeSnapshots,
+  pickSnapshot,
+  quoteName,
+  type SnapshotEntry,
+} from "../../format/index.ts";
+import type { StorageFile } from "../../storage/index.ts";
+import { formatBytes } from "../../units/index.ts";
+import type { ActionKind, InternalSnapshotRequest } from "../request.ts";
+import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
+import { activeLayer, placeOf } from "./plan/chain-entry.ts";
+import { assertNotFrozen } from "./plan/fencing.ts";
+import { assertNothingStandsOn } from "./plan/overlays-of.ts";
+
+/** What becomes of one device. */
+interface Part {
+  readonly notes: readonly string[];
+  readonly after: Partial<DeviceEntry>;
+  write(link: ChainLink, file: StorageFile): Promise<void>;
+}
+
+type PlanPart = (top: ChainLink, entry: DeviceEntry) => Promise<Part>;
+
+export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
+  async plan({ kind, devices, snapshot: name }, context): Promise<Plan> {
+    const { storage } = context;
+    const now = storage.host.now();
+    // One moment for all of them.
+    const moment = { dateSec: Math.floor(now / 1000), dateNsec: Math.floor((now % 1000) * 1e6) };
+    return await planGroup(kind, devices, context, async (top) => {
+      await judgeNewSnapshot(top, name);
+      return {
+        notes: [],
+        after: {},
+        write: async (link, file) => await createSnapshot(link, file, { name, ...moment }),
+      };
+    });
+  },
+};
+
+export const internalSnapshotApply: Action<InternalSnapshotRequest> = {
+  async plan({ kind, devices, snapshot }, context): Promise<Plan> {
+    return await planGroup(kind, devices, context, async (top, { mirror }) => {
+      await judgeApplying(top);
+      const entry = await pickSnapshot(top, snapshot);
+      await assertNothingStandsOn(top.path, "would show another content", context);
+      const virtualSizeBytes = entry.diskSize ?? top.virtualSizeBytes;
+      if (mirror && virtualSizeBytes !== top.virtualSizeBytes) {
+        throw new ImgtxError("E_REFUSED", `it has a mirror of the present size, '${mirror.image}'`, {
+          hint: "forget it with `imgtx mirror DEV --cancel`, and make it anew afterwards",
+        });
+      }
+      return {
+        notes: [...sayVmState(entry, "stays in the snapshot"), ...saySize(top, virtualSizeBytes)],
+        // What the mirror holds is not what the disk holds then: both are compared next time.
+        after: { virtualSizeBytes, mirror: mirror && { ...mirror, source: [] } },
+        write: async (link, file) => await applySnapshot(link, file, entry),
+      };
+    });
+  },
+};
+
+export const internalSnapshotDelete: Action<InternalSnapshotRequest> = {
+  async plan({ kind, devices, snapshot }, context): Promise<Plan> {
+    return await planGroup(kind, devices, context, async (top) => {
+      await judgeSnapshots(top);
+      const entry = await pickSnapshot(top, snapshot);
+      return {
+        notes: sayVmState(entry, "goes with it"),
+        after: {},
+        write: async (link, file) => await deleteSnapshot(link, file, entry),
+      };
+    });
+  },
+};
+
+async function planGroup(
+  kind: ActionKind,
+  devices: readonly string[],
+  context: PlanContext,
+  planPart: PlanPart,
+): Promise<Plan> {
+  assertNamedOnce(devices);
+  const planned = [];
+  for (const device of devices) planned.push(await planOne(kind, device, context, planPart));
+  return {
+    ...MAKES_NO_FILES,
+    devices,
+    allowPaths: [],
+    reports: planned.map(({ report }) => report),
+    changes: planned.map(({ change }) => change),
+    redo: planned.map(({ redo }) => redo),
+    chains: planned.map(({ chain }) => chain),
+  };
+}
+
+async function planOne(kind: ActionKind, device: string, context: PlanContext, planPart: PlanPart) {
+  const entry = requireDevice(context.table, device);
+  assertNotFrozen(entry, "its image may not be written to");
+  const chain = await context.openChain(entry.image, entry.format, device);
+  const top = activeLayer(chain);
+  const part = await placed(device, top, async () => await planPart(top, entry));
+  const { path, format } = top;
+  const files = [{ path, change: "change" as const }];
+  return {
+    chain: { device, chain },
+    change: { device, after: { ...entry, ...placeOf(chain), ...part.after } },
+    redo: {
+      link: top,
+      write: async (file: StorageFile): Promise<void> => {
+        const link = { ...top, file, stat: await file.stat() };
+        await placed(device, top, async () => await part.write(link, file));
+      },
+    },
+    report: { kind, device, before: path, after: path, format, files, notes: part.notes },
+  };
+}
+
+async function placed<T>(device: string, { path }: ChainLink, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with({ device, image: path }) : error;
+  }
+}
+
+function sayVmState({ name, vmStateSize }: SnapshotEntry, what: string): string[] {
+  if (vmStateSize === 0) return [];
+  return [`the VM state of ${quoteName(name)}, ${formatBytes(vmStateSize)}, ${what}`];
+}
+
+function saySize({ virtualSizeBytes: now }: ChainLink, then: number): string[] {
+  return now === then ? [] : [`from ${formatBytes(now)} to ${formatBytes(then)}: the size that it had`];
+}
