@@ -210,73 +210,119 @@ export async function applyRedo(
   how: HowToApply,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const looks = new Map<string, Fingerprint>();
-  const due = [...redoOf(state).values()].filter(({ image }) => how.isDue(image));
-  // Before the first is written to: what waits for a disk writes nothing, however often that is tried.
-  if (!how.onLeft) for (const redo of due) await assertNotAway(storage, state, redo);
-  for (const redo of due) {
-    try {
-      const look = await applyOne(storage, state, redo, how);
-      if (look) looks.set(redo.image, look);
-    } catch (error) {
-      if (!how.onLeft || !(error instanceof ImgtxError) || !LEFT_BY_FORCE.has(error.code)) throw error;
-      how.onLeft({ path: redo.image, why: error.message });
+  const ready: Ready[] = [];
+  const applyAll = async (): Promise<void> => {
+    for (const one of ready.splice(0)) {
+      try {
+        const look = await applyOne(storage, one);
+        if (look) looks.set(one.redo.image, look);
+      } finally {
+        await one.close();
+      }
     }
+  };
+  try {
+    for (const redo of redoOf(state).values()) {
+      if (!how.isDue(redo.image)) continue;
+      try {
+        const one = await openOne(storage, state, redo, how);
+        if (one) ready.push(one);
+      } catch (error) {
+        if (!how.onLeft || !(error instanceof ImgtxError) || !LEFT_BY_FORCE.has(error.code)) throw error;
+        how.onLeft({ path: redo.image, why: error.message });
+      }
+      // Else all of them are looked at first: what waits writes nothing, however often it is tried.
+      if (how.isLocked) await applyAll();
+    }
+    await applyAll();
+    return looks;
+  } finally {
+    for (const one of ready) await one.close();
   }
-  return looks;
 }
 
 const LEFT_BY_FORCE: ReadonlySet<string> = new Set(["E_CHANGED", "E_NOT_FOUND", "E_CORRUPT"]);
 
-async function assertNotAway(storage: Storage, state: TransactionState, redo: PreparedRedo): Promise<void> {
-  const where = { expected: baseOf(state, redo), folders: foldersOf(state) };
-  if (await isElsewhere(storage, redo.image, where))
-    throw diskIsAway(redo.image, "it is still to be changed");
+/** An image whose log may be applied, open for that and locked. */
+interface Ready {
+  readonly redo: PreparedRedo;
+  readonly base: Fingerprint;
+  readonly log: RedoLog;
+  readonly guard: Guard;
+  /** Undefined where it is applied, and somebody has the image open. */
+  readonly file: StorageFile | undefined;
+  readonly seen: StorageFile;
+  readonly isApplied: boolean;
+  close(): Promise<void>;
 }
 
-async function applyOne(
+/** Undefined where nothing is to be done. */
+async function openOne(
   storage: Storage,
   state: TransactionState,
   redo: PreparedRedo,
   how: HowToApply,
-): Promise<Fingerprint | undefined> {
+): Promise<Ready | undefined> {
   const { image } = redo;
   const base = baseOf(state, redo);
-  await assertNotAway(storage, state, redo);
+  if (await isElsewhere(storage, image, { expected: base, folders: foldersOf(state) }))
+    throw diskIsAway(image, "it is still to be changed");
   const seen = await openUnlessGone(storage, image, "read");
   if (!seen) return undefined;
-  let log: RedoLog | undefined;
-  let file: StorageFile | undefined;
+  const opened: { close(): Promise<void> }[] = [seen];
+  const close = async (): Promise<void> => {
+    for (const one of opened.splice(0).toReversed()) await one.close();
+  };
+  let isReady = false;
   try {
-    log = await openLog(storage, redo, how.hasMoved === true);
+    const log = await openLog(storage, redo, how.hasMoved === true);
     if (!log) return undefined;
+    opened.push(log);
     const guard = guardOf(state, redo);
     if (!mayBeSameFile(base, await seen.stat())) throw replacedSince(image);
-    const isKept = guard.kind === "fence" && guard.kept !== undefined;
     // Under a fence that stays all may be done already: it was raised before the mark.
-    const found = how.isLocked && !isKept ? "untouched" : await surveyOrRefuse(log, seen, guard);
+    const isFresh = how.isLocked && keptFenceOf(guard) === undefined;
+    const found = isFresh ? "untouched" : await surveyOrRefuse(log, seen, guard);
     if (found === "used" && (await isFileFenced(seen))) throw writtenSince(image, 0);
     if (found === "used") {
       how.onNotice?.(`${image} was written to since imgtx changed it, and is left as it is`);
       return undefined;
     }
-    const look = async (of: StorageFile): Promise<Fingerprint> =>
-      await settleFingerprint(storage.host, of, await takeFingerprint(of, base.headerSha256 !== null));
-    if (found === "applied") {
-      file = how.isLocked ? undefined : await openIfFree(storage, image);
-      if (file) await renewApplied(log, file);
-      // Whoever applied it has died since. From then on a guest may have opened the image, and what it looks like now
-      // must not pass for what imgtx made of it.
-      return isKept ? await look(seen) : undefined;
-    }
-    file = await storage.openFile(image, "write");
-    if (!how.isLocked) await lockWriter(storage, file, how.waiting);
-    await applyLog(log, file, guard, redo.modifiedNs ?? undefined);
-    return await look(file);
+    const isApplied = found === "applied";
+    const file = isApplied ? await openApplied(storage, image, how) : await storage.openFile(image, "write");
+    if (file) opened.push(file);
+    if (file && !isApplied && !how.isLocked) await lockWriter(storage, file, how.waiting);
+    isReady = true;
+    return { redo, base, log, guard, file, seen, isApplied, close };
   } finally {
-    await file?.close();
-    await log?.close();
-    await seen.close();
+    if (!isReady) await close();
   }
+}
+
+/** To be written once more, where nobody else has it open. */
+async function openApplied(
+  storage: Storage,
+  image: string,
+  { isLocked }: HowToApply,
+): Promise<StorageFile | undefined> {
+  return isLocked ? undefined : await openIfFree(storage, image);
+}
+
+async function applyOne(
+  storage: Storage,
+  { redo, base, log, guard, file, seen, isApplied }: Ready,
+): Promise<Fingerprint | undefined> {
+  const look = async (of: StorageFile): Promise<Fingerprint> =>
+    await settleFingerprint(storage.host, of, await takeFingerprint(of, base.headerSha256 !== null));
+  if (isApplied) {
+    if (file) await renewApplied(log, file);
+    // Whoever applied it has died since. From then on a guest may have opened the image, and what it looks like now
+    // must not pass for what imgtx made of it.
+    return keptFenceOf(guard) === undefined ? undefined : await look(seen);
+  }
+  if (!file) throw new Error("an image that is to be changed is open for writing");
+  await applyLog(log, file, guard, redo.modifiedNs ?? undefined);
+  return await look(file);
 }
 
 async function openLog(
@@ -314,6 +360,11 @@ function writtenSince(image: string, offset: number): ImgtxError {
     offset,
     hint: "find out who wrote to it; what stands there was left as it is",
   });
+}
+
+/** The fence that stays over what the log leaves. */
+function keptFenceOf(guard: Guard) {
+  return guard.kind === "fence" ? guard.kept : undefined;
 }
 
 function guardOf({ fences }: TransactionState, { image, guardedBy, isFenced }: PreparedRedo): Guard {
