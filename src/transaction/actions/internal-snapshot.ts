@@ -15,8 +15,8 @@ import {
   quoteName,
   type SnapshotEntry,
 } from "../../format/index.ts";
-import type { StorageFile } from "../../storage/index.ts";
 import { formatBytes } from "../../units/index.ts";
+import type { ImageChange } from "../images/redo.ts";
 import type { ActionKind, InternalSnapshotRequest } from "../request.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
@@ -27,7 +27,8 @@ import { assertNothingStandsOn } from "./plan/overlays-of.ts";
 interface Part {
   readonly notes: readonly string[];
   readonly after: Partial<DeviceEntry>;
-  write(link: ChainLink, file: StorageFile): Promise<void>;
+  /** The link's file is the staged one. */
+  write(link: ChainLink): Promise<void>;
 }
 
 type PlanPart = (top: ChainLink, entry: DeviceEntry) => Promise<Part>;
@@ -43,7 +44,7 @@ export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
       return {
         notes: [],
         after: {},
-        write: async (link, file) => await createSnapshot(link, file, { name, ...moment }),
+        write: async (link) => await createSnapshot(link, link.file, { name, ...moment }),
       };
     });
   },
@@ -65,7 +66,7 @@ export const internalSnapshotApply: Action<InternalSnapshotRequest> = {
         notes: [...sayVmState(entry, "stays in the snapshot"), ...saySize(top, virtualSizeBytes)],
         // What the mirror holds is not what the disk holds then: both are compared next time.
         after: { virtualSizeBytes, mirror: mirror && { ...mirror, source: [] } },
-        write: async (link, file) => await applySnapshot(link, file, entry),
+        write: async (link) => await applySnapshot(link, link.file, entry),
       };
     });
   },
@@ -79,7 +80,7 @@ export const internalSnapshotDelete: Action<InternalSnapshotRequest> = {
       return {
         notes: sayVmState(entry, "goes with it"),
         after: {},
-        write: async (link, file) => await deleteSnapshot(link, file, entry),
+        write: async (link) => await deleteSnapshot(link, link.file, entry),
       };
     });
   },
@@ -113,16 +114,17 @@ async function planOne(kind: ActionKind, device: string, context: PlanContext, p
   const part = await placed(device, top, async () => await planPart(top, entry));
   const { path, format } = top;
   const files = [{ path, change: "change" as const }];
+  const redo: ImageChange = {
+    link: top,
+    write: async (file) => {
+      const link = { ...top, file, stat: await file.stat() };
+      await placed(device, top, async () => await part.write(link));
+    },
+  };
   return {
     chain: { device, chain },
     change: { device, after: { ...entry, ...placeOf(chain), ...part.after } },
-    redo: {
-      link: top,
-      write: async (file: StorageFile): Promise<void> => {
-        const link = { ...top, file, stat: await file.stat() };
-        await placed(device, top, async () => await part.write(link, file));
-      },
-    },
+    redo,
     report: { kind, device, before: path, after: path, format, files, notes: part.notes },
   };
 }
