@@ -86,8 +86,12 @@ describe("behind a crash at any call, the same command makes what it makes witho
     const states = new DiskStates(recording.start);
     const cached = recording.start.fork();
     let resumed = 0;
+    const seen = new Set<string>();
     for (const [point, change] of recording.log.entries()) {
-      for (const { tree } of states.states(LIMITS, point)) {
+      for (const { tree, key } of states.states(LIMITS, point)) {
+        // Between two flushes many calls leave the same disks.
+        if (seen.has(key)) continue;
+        seen.add(key);
         const machine = new SimulatedMachine({ durable: tree, boots: 2 });
         await goOn(machine, subject, line, ends);
       }

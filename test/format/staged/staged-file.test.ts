@@ -3,7 +3,7 @@
 import { expect, test } from "vitest";
 import { type CaseFigures, runFileCase } from "./file-cases.ts";
 
-const [BLOCKS, CASES_IN_BLOCK] = [32, 250];
+const [BLOCKS, CASES_IN_BLOCK] = [8, 250];
 
 test.each(Array.from({ length: BLOCKS }, (_, block) => block * CASES_IN_BLOCK))(
   "any calls through the log, applied and cut off anywhere, equal the same calls made directly: seeds from %i on",
