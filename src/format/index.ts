@@ -10,13 +10,8 @@ export {
   stripFilePrefix,
 } from "./chain/backing-name.ts";
 export { uniteRanges } from "./read/byte-ranges.ts";
-export {
-  assertMergeable,
-  CHANGE_UNIT_BYTES,
-  findRangesAbove,
-  mergeChangesOverlay,
-  writeChangesOverlay,
-} from "./copy/changes-overlay.ts";
+export { CHANGE_UNIT_BYTES, findRangesAbove, writeChangesOverlay } from "./copy/changes-overlay.ts";
+export { assertCopyable, copyLayers, lookAtFiles } from "./copy/copy-layers.ts";
 export { findOverlaysBeside } from "./chain/overlays-beside.ts";
 export { findDataFrom } from "./read/data-from.ts";
 export {
@@ -45,7 +40,13 @@ export type { CreateOptions } from "./new/create-options.ts";
 export { readDirtyRanges, readWitnessedRanges } from "./qcow2/read/dirty-ranges.ts";
 export { ExtentCursor } from "./read/extent-cursor.ts";
 export { isFencePatch } from "./qcow2/codec/fence.ts";
-export { isFileFenced, planFileFence, planImageFence, planImageLift } from "./qcow2/change/fence-image.ts";
+export {
+  isFileFenced,
+  liftFileFence,
+  planFileFence,
+  planImageFence,
+  planImageLift,
+} from "./qcow2/change/fence-image.ts";
 export { type DifferenceOptions, findDifferences } from "./copy/find-differences.ts";
 export type { Fingerprint } from "./fingerprint.ts";
 export {
@@ -72,7 +73,7 @@ export { claimUnused, holdImages } from "./image-locks.ts";
 export { ScratchFile } from "./qcow2/change/scratch-file.ts";
 export { MaskedImage } from "./read/masked-image.ts";
 export type { Measured, MeasureSource } from "./new/measure.ts";
-export { measureMergeSpace } from "./copy/merge-space.ts";
+export { measureSpaceToCopy } from "./copy/space-to-copy.ts";
 export { measureQcow2, measureRaw } from "./new/measure.ts";
 export type { CheckSubject } from "./open/open-for-check.ts";
 export { openForCheck } from "./open/open-for-check.ts";

@@ -40,7 +40,7 @@ import type {
   TransactionDescription,
 } from "./request.ts";
 import { abortJournal, undoFrom } from "./recover/undo.ts";
-import { verifyMerged } from "./engine/verify-merged.ts";
+import { verifySynced } from "./engine/verify-synced.ts";
 import { effectiveTable, endWork, startWork, throwIfInterrupted, type Work } from "./engine/work.ts";
 
 export interface SessionOptions extends LockWait {
@@ -116,7 +116,7 @@ export async function runActions(
     await runStatements(work, requests);
     const done = work.journal?.state.statements.slice(first).map(({ plan }) => plan) ?? [];
     const after = !journal && work.journal ? await commitImplicit(work, work.journal) : before;
-    if (!journal) await verifyMerged(work, requests, done, after);
+    if (!journal) await verifySynced(work, requests, done, after);
     // Nothing else is read from here on: a disk that fails now must not make a failure of what is done.
     return await describeOutcome(workspace, {
       changed: done.length > 0,
@@ -183,7 +183,11 @@ export async function commitTransaction(
     const table =
       plans.length === 0 || options.dryRun
         ? await readTable(workspace)
-        : await commitJournal(workspace, journal, options, { onNotice: options.onNotice });
+        : await commitJournal(workspace, journal, options, {
+            onProgress: options.onProgress,
+            onNotice: options.onNotice,
+            markEveryMs: options.markEveryMs,
+          });
     if (plans.length === 0 && !options.dryRun) await abortJournal(workspace, journal, false);
     return await describeOutcome(workspace, {
       changed: plans.length > 0 && !options.dryRun,

@@ -56,7 +56,7 @@ export async function trialOf(scenario: Scenario, env: Environment = {}): Promis
   const disk = await layOut(scenario.files());
   return {
     plan: { name, disk, prepare, steps, ...(studied ? { studied } : {}), ...(mixes ? { mixes } : {}) },
-    subject: subjectFor(scenario.files(), scenario, env),
+    subject: subjectFor(scenario.files(), scenario, { ...scenario.env, ...env }),
     inSlice: scenario.inSlice === true,
   };
 }
@@ -73,7 +73,7 @@ export async function awayTrialOf(
   const files = onTwoDisks(scenario).files();
   const prepare = [{ argv: ["init"] }, ...onTwoDisks(scenario).prepare];
   const disk = await layOut(files, { [CWD]: 1, [IMAGES]: 2 });
-  const env = { IMGTX_WORKSPACE: STAYS };
+  const env = { ...scenario.env, IMGTX_WORKSPACE: STAYS };
   const subject = subjectFor(files, { ...(changing && { changing }) }, env, STAYS);
   return {
     plan: { name, disk, prepare, steps, ...(studied ? { studied } : {}), ...(mixes ? { mixes } : {}) },

@@ -1,37 +1,33 @@
 // A change of an image's guest data as an overlay over it: made beside it while the image stays as it is, and
-// merged into it later, as often as it takes.
+// copied into it later (copy-layers.ts).
 //
 // Invariants
 // - The overlay is qcow2 with whole clusters of new content: what it has counts, whatever the image below holds
-//   by then. So a merge may be cut off and begun again.
+//   by then. So the copying may be cut off and begun again.
 // - Nothing is flushed while the overlay is written: the caller does, before anything refers to it.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../../errors/index.ts";
 import type { ByteRange, Storage, StorageFile } from "../../storage/index.ts";
-import { openChain } from "../chain/backing-chain.ts";
 import { RangeCollector } from "../read/byte-ranges.ts";
 import { copyImages, type CopyOptions, countBytesToCopy } from "./copy.ts";
 import { planImage, writeImage } from "../new/create.ts";
 import { ExtentCursor } from "../read/extent-cursor.ts";
-import { type Fingerprint, settleFingerprint } from "../fingerprint.ts";
 import type { Image, WritableImage } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { MaskedImage } from "../read/masked-image.ts";
 import { openForWriting } from "../open/open-for-writing.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
-import { openImage } from "../open/open-image.ts";
 
 /** In what units changes are made: a cluster of the overlay. */
 export const CHANGE_UNIT_BYTES = 65_536;
 
-interface Watching extends Pick<CopyOptions, "signal"> {
+export interface Watching extends Pick<CopyOptions, "signal"> {
   readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
 }
 
 interface ChangesOverlay {
   readonly file: StorageFile;
-  /** Beside the image that it is to be merged into. */
+  /** Beside the image that it is to be copied into. */
   readonly path: string;
   /** What it stands on. */
   readonly image: { readonly path: string; readonly format: ImageFormat };
@@ -65,37 +61,8 @@ export async function writeChangesOverlay(
   }
 }
 
-/**
- * Copies all that the overlay has into the image, durably. The caller holds the image's locks. Returns what its
- * file, and its data file where it has one, look like behind it.
- */
-export async function mergeChangesOverlay(
-  storage: Storage,
-  { path, image }: Omit<ChangesOverlay, "file">,
-  { gate, signal, onProgress }: Watching & { readonly gate: GateOptions },
-): Promise<ReadonlyMap<string, Fingerprint>> {
-  const overlay = await openImage(storage, path, { format: "qcow2", gate, backing: false });
-  try {
-    const target = await openTarget(storage, image, gate);
-    try {
-      assertRoom(target, overlay);
-      await copyTelling(overlay, target, onProgress, {
-        ...COPY_OF_CHANGES,
-        signal,
-        clusterBytes: undefined,
-        backingBytes: overlay.virtualSizeBytes,
-      });
-      await target.flush("merged-changes");
-    } finally {
-      await target.close();
-    }
-    return await lookAtFiles(storage, image, gate);
-  } finally {
-    await overlay.close();
-  }
-}
-
-async function copyTelling(
+/** Progress is told of what is still to be copied. */
+export async function copyTelling(
   source: Image,
   target: WritableImage,
   onProgress: Watching["onProgress"],
@@ -107,54 +74,6 @@ async function copyTelling(
     ...options,
     onProgress: onProgress && ((doneBytes) => onProgress(doneBytes, totalBytes)),
   });
-}
-
-/** Throws what a merge into the image would be refused for: behind a commit mark it may not be. */
-export async function assertMergeable(
-  storage: Storage,
-  image: ChangesOverlay["image"],
-  gate: GateOptions,
-): Promise<void> {
-  const target = await openTarget(storage, image, gate);
-  await target.close();
-}
-
-/** E_REFUSED where somebody has made the image smaller since it was asked. */
-function assertRoom({ path, virtualSizeBytes }: Image, overlay: Image): void {
-  if (virtualSizeBytes >= overlay.virtualSizeBytes) return;
-  throw new ImgtxError(
-    "E_REFUSED",
-    `the image has ${virtualSizeBytes} bytes, and what is to be merged into it ${overlay.virtualSizeBytes}`,
-    { image: path, hint: "put back the image, or a copy of it" },
-  );
-}
-
-export async function openTarget(
-  storage: Storage,
-  { path, format }: ChangesOverlay["image"],
-  gate: GateOptions,
-): Promise<WritableImage> {
-  return await openForWriting(storage, path, { format, gate, isExact: true });
-}
-
-/** What they look like, once a later write would show. */
-export async function lookAtFiles(
-  storage: Storage,
-  { path, format }: ChangesOverlay["image"],
-  gate: GateOptions,
-): Promise<ReadonlyMap<string, Fingerprint>> {
-  const chain = await openChain(storage, path, { format, gate, backing: false });
-  try {
-    const looks = new Map<string, Fingerprint>();
-    for (const { file, fingerprint, dataFile } of chain.links) {
-      looks.set(path, await settleFingerprint(storage.host, file, fingerprint));
-      if (!dataFile) continue;
-      looks.set(dataFile.path, await settleFingerprint(storage.host, dataFile.file, dataFile.fingerprint));
-    }
-    return looks;
-  } finally {
-    await chain.close();
-  }
 }
 
 export const COPY_OF_CHANGES = {

@@ -4,8 +4,9 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Storage } from "../../storage/index.ts";
-import { CHANGE_UNIT_BYTES, COPY_OF_CHANGES, lookAtFiles, openTarget } from "./changes-overlay.ts";
+import { CHANGE_UNIT_BYTES, COPY_OF_CHANGES } from "./changes-overlay.ts";
 import { copyImages } from "./copy.ts";
+import { lookAtFiles, openTarget } from "./copy-layers.ts";
 import { type DifferenceOptions, findDifferences } from "./find-differences.ts";
 import type { Fingerprint } from "../fingerprint.ts";
 import type { Image } from "../image.ts";

@@ -33,6 +33,8 @@ export interface CopyOptions {
    * have is left to it. Undefined: the target stands alone.
    */
   readonly backingBytes: number | undefined;
+  /** How many of the source's upper layers count as the source itself, for backingBytes. Default: 1. */
+  readonly ownLayers?: number;
   /** Chunks under way at once; more than four are four. */
   readonly atOnce: number;
   readonly inOrder: boolean;
@@ -223,11 +225,11 @@ function endOf(extent: Extent, part: Part, offset: number, { backingBytes }: Cop
   return backingBytes !== undefined && offset < backingBytes ? Math.min(end, backingBytes) : end;
 }
 
-function kindOf(extent: Extent, offset: number, { backingBytes }: CopyOptions): Step["kind"] {
+function kindOf(extent: Extent, offset: number, { backingBytes, ownLayers = 1 }: CopyOptions): Step["kind"] {
   if (backingBytes === undefined) return readsAsZeros(extent) ? "zero" : "data";
   const zero = readsAsZeros(extent);
   if (zero && offset >= backingBytes) return "below";
-  if (extent.depth > 0 || !extent.present) return "below";
+  if (extent.depth >= ownLayers || !extent.present) return "below";
   return zero ? "zero" : "data";
 }
 

@@ -48,6 +48,8 @@ export interface WritingOptions {
    * cut off: whoever has to begin again could not. Default: false.
    */
   readonly isExact?: boolean;
+  /** Whether a fence may be up, which the caller has to answer for. It stays as it is. Default: false. */
+  readonly isFenced?: boolean | undefined;
 }
 
 /**
@@ -78,7 +80,7 @@ export async function openForWriting(
       if (isFencedHead(await readHead(file))) throw isFrozen(path);
       return openRaw(path, file, link.virtualSizeBytes, close);
     }
-    requireWritable(header, path);
+    requireWritable(options.isFenced ? { ...header, isFenced: false } : header, path);
     const dataFile = await openDataFile(storage, link.dataFile?.path, options, file, own);
     return await openQcow2({ ...link, header }, { file, dataFile, opened, options, close });
   } catch (error) {

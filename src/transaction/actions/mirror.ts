@@ -111,7 +111,7 @@ async function planTarget(target: MirrorTarget, context: PlanContext): Promise<P
       format: entry.format,
       files: copy.filesToMake.map((file) => ({
         path: file.path,
-        change: file.mergesAs === undefined ? ("create" as const) : ("change" as const),
+        change: file.copiedInto === undefined ? ("create" as const) : ("change" as const),
       })),
       notes: copy.notes,
     },

@@ -42,7 +42,7 @@ import {
 import { imagesLeft, type LeftImage, leavesUnfenced } from "./leaving.ts";
 import { imagesToKeepFenced, raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
 import { rememberLeft } from "./left-times.ts";
-import { assertOverlaysThere, imagesMergedAtCommit, reserveForMerges } from "./merges.ts";
+import { imagesCopiedInto, reserveForCopies } from "./copies.ts";
 import { assertRedoFits, imagesRedone, reserveForRedo } from "../images/redo.ts";
 import type { OnProgress } from "../request.ts";
 import {
@@ -60,8 +60,10 @@ export interface CommitInHand {
   readonly open: ReadonlyMap<string, { readonly file: StorageFile; readonly isLocked: boolean }>;
   /** What is to be durable before the mark, and is still under way. */
   readonly underWay: Promise<unknown>;
-  /** Told of merges that take long. */
+  /** Told of copies that take long. */
   readonly onProgress?: OnProgress | undefined;
+  /** How long one goes on before the journal is told how far it is. */
+  readonly markEveryMs?: number | undefined;
   /** Told what an operator has to know of others, a line each. */
   readonly onNotice?: ((line: string) => void) | undefined;
 }
@@ -141,7 +143,7 @@ async function checkThen<T>(
     );
     const { allowPaths } = await readTable(workspace);
     await assertRedoFits(workspace, journal.state);
-    await reserveForMerges(workspace, journal.state, allowPaths, space);
+    await reserveForCopies(workspace, journal.state, allowPaths, space);
     await reserveForRedo(workspace, journal.state, space);
     const done = await waitForLeases(
       workspace.storage.host,
@@ -176,7 +178,6 @@ async function enterCommit<T>(
   try {
     const table = await readTable(workspace);
     const named = await assertNothingChanged(workspace, images);
-    await assertOverlaysThere(workspace, journal.state);
     const record = commitRecord(workspace, table, journal.state);
     const planned = nextTable(table, journal.state, record);
     const made = await lookAtMade(workspace, planned, named, images);
@@ -257,8 +258,15 @@ async function markAndMove(
   { workspace, journal, inHand }: Commit,
   { closing, record, next, looks, leases }: Move,
 ): Promise<() => Promise<DeviceTable>> {
-  const { onProgress, onNotice } = inHand;
-  const held: Finishing = { isLocked: true, looks, onProgress, onNotice, underLock: HOLDS_LOCK };
+  const { onProgress, onNotice, markEveryMs } = inHand;
+  const held: Finishing = {
+    isLocked: true,
+    looks,
+    onProgress,
+    onNotice,
+    markEveryMs,
+    underLock: HOLDS_LOCK,
+  };
   const isChanging = imagesChangedAtCommit(journal.state).size > 0;
   // What is staged lacks the fingerprints that changed images will have: it has shown that there is room. Changing
   // them may take hours, and needs nothing but the images: the workspace is free for others.
@@ -301,7 +309,7 @@ async function markAndMove(
   });
 }
 
-/** Giving up would have the next command merge once more. */
+/** Giving up would have the next command copy once more. */
 const WAIT_FOR_GOOD = { waitMs: Infinity, onWait: () => undefined };
 
 async function discardAfterFailure(workspace: Workspace, present: DeviceTable): Promise<void> {
@@ -332,7 +340,7 @@ async function finishOrExplain<T>(journal: Journal, finish: () => Promise<T>): P
 }
 
 function imagesChangedAtCommit(state: TransactionState): ReadonlySet<string> {
-  return new Set([...imagesRedone(state), ...imagesMergedAtCommit(state)]);
+  return new Set([...imagesRedone(state), ...imagesCopiedInto(state)]);
 }
 
 function commitRecord(workspace: Workspace, table: DeviceTable, state: TransactionState): CommitRecord {

@@ -32,13 +32,14 @@ import { rememberLeft } from "./left-times.ts";
 import { holdMoved } from "./moved-devices.ts";
 import { findKept, settleLeft } from "./leaving-fences.ts";
 import {
-  imagesMergedAtCommit,
-  imagesMergedLate,
-  isMergePending,
-  NOT_MERGED_YET,
-  removeMergedOverlays,
-  writeMerges,
-} from "./merges.ts";
+  imagesCopiedInto,
+  imagesCopiedLate,
+  isCopyPending,
+  leaveCopies,
+  NOT_COPIED_YET,
+  removeCopiedOverlays,
+  runCopies,
+} from "./copies.ts";
 import { applyRedo, removeRedoLogs } from "../images/redo.ts";
 import type { KeptFile, OnProgress } from "../request.ts";
 import {
@@ -56,6 +57,8 @@ export interface Finishing {
   /** How long to wait for those locks, where it does not. Default: not at all. */
   readonly waiting?: LockWaiting;
   readonly onProgress?: OnProgress | undefined;
+  /** How long a copy goes on before the journal is told how far it is. */
+  readonly markEveryMs?: number | undefined;
   /** What images that the transaction made look like with their names, where the caller knows. */
   readonly looks?: ReadonlyMap<string, Fingerprint>;
   /** Told of each image that is left as it is where it can't be changed as planned. Undefined: then nothing moves. */
@@ -98,9 +101,9 @@ export async function finishCommit(
     how.onNotice?.(`left '${path}' as it is: ${why}`);
   }
   await how.underLock(async () => await rememberClosing(workspace, journal, table, redone));
-  const late = { table, present: table, when: "behind it" } as const;
-  const merged = await writeMerges(workspace, state, { ...late, ...how });
-  return await how.underLock(async () => await closeCommit(workspace, journal, { own: table, merged }, how));
+  const late = { table, present: table, when: "after it" } as const;
+  const copied = await runCopies(workspace, journal, { ...late, ...how });
+  return await how.underLock(async () => await closeCommit(workspace, journal, { own: table, copied }, how));
 }
 
 /** Where others have moved on by then, it stays unknown. */
@@ -116,7 +119,7 @@ async function rememberClosing(
 
 /**
  * Moves the table on by what the transaction changes, where that is not done yet, and shows it. What it takes before
- * that, in redo logs and merges, is done.
+ * that, in redo logs and copies, is done.
  */
 async function moveTable(workspace: Workspace, journal: Journal, how: Finishing): Promise<DeviceTable> {
   const { state } = journal;
@@ -139,7 +142,7 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
       ...(how.isLocked ? [] : await findKept(workspace, state)),
       ...redone,
       ...written,
-      ...(await writeMerges(workspace, state, {
+      ...(await runCopies(workspace, journal, {
         table: expected,
         present,
         when: "before the table",
@@ -173,13 +176,13 @@ async function moveOn(
   return await how.underLock(async () => {
     const table = await readTable(workspace);
     const planned = nextTable(table, state, commit);
-    const late = imagesMergedLate(state, planned);
-    for (const image of late) if (!changed.has(image)) changed.set(image, NOT_MERGED_YET);
+    const late = imagesCopiedLate(state, planned);
+    for (const image of late) if (!changed.has(image)) changed.set(image, NOT_COPIED_YET);
     const before = lastSeen(state);
     const looks = new Map([...(how.looks ?? []), ...changed]);
     // What others wrote below the device is the device's, and has not been copied to any mirror.
     const next = withChangedImages(planned, looks, (image) =>
-      written.has(image) ? NOT_MERGED_YET : before.get(image)?.fingerprint,
+      written.has(image) ? NOT_COPIED_YET : before.get(image)?.fingerprint,
     );
     const isLater = written.size > 0;
     const told = isLater ? { ...next, summary: `${next.summary} (and what was written until then)` } : next;
@@ -252,26 +255,28 @@ export async function findMade(
 async function closeCommit(
   workspace: Workspace,
   journal: Journal,
-  { own, merged }: { readonly own: DeviceTable; readonly merged: ReadonlyMap<string, Fingerprint> },
+  { own, copied }: { readonly own: DeviceTable; readonly copied: ReadonlyMap<string, Fingerprint> },
   how: Finishing,
 ): Promise<DeviceTable> {
   const before = lastSeen(journal.state);
-  const withMerged = (table: DeviceTable): DeviceTable =>
-    withChangedImages(table, merged, (image) =>
-      isMergePending(table, image) ? NOT_MERGED_YET : before.get(image)?.fingerprint,
+  const withCopied = (table: DeviceTable): DeviceTable =>
+    withChangedImages(table, copied, (image) =>
+      isCopyPending(table, image) ? NOT_COPIED_YET : before.get(image)?.fingerprint,
     );
-  if (merged.size > 0) await replaceTable(workspace, withMerged(await readTable(workspace)));
-  await removeMergedOverlays(workspace, journal.state);
+  const present = await readTable(workspace);
+  if (copied.size > 0) await replaceTable(workspace, withCopied(present));
+  await leaveCopies(workspace, journal.state, present);
+  await removeCopiedOverlays(workspace, journal.state);
   await removeRedoLogs(workspace, journal.state, how);
   const closed = own.transaction === journal.id && (await readGeneration(workspace, own.generation - 1));
   const left = closed ? imagesLeft(closed, own, journal.state) : [];
   await journal.retire(leavesUnfenced(left, journal.state));
-  return withMerged(own);
+  return withCopied(own);
 }
 
-/** The table where nobody goes on with the transaction's merges: its mirrors count as written to. */
-export function withMergesForgotten(table: DeviceTable, state: TransactionState): DeviceTable {
-  const images = imagesMergedAtCommit(state);
+/** The table where nobody goes on with the transaction's copies: its mirrors count as written to. */
+export function withCopiesForgotten(table: DeviceTable, state: TransactionState): DeviceTable {
+  const images = imagesCopiedInto(state);
   return {
     ...table,
     devices: table.devices.map((device) => {
@@ -279,7 +284,7 @@ export function withMergesForgotten(table: DeviceTable, state: TransactionState)
       if (!mirror || !images.has(mirror.image)) return device;
       const [top, ...below] = mirror.chain;
       return top
-        ? { ...device, mirror: { ...mirror, chain: [{ ...top, fingerprint: NOT_MERGED_YET }, ...below] } }
+        ? { ...device, mirror: { ...mirror, chain: [{ ...top, fingerprint: NOT_COPIED_YET }, ...below] } }
         : device;
     }),
   };

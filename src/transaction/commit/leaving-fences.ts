@@ -39,6 +39,7 @@ import {
   type StoredFence,
   type TransactionState,
 } from "../journal/index.ts";
+import { targetsToFence } from "./copies.ts";
 import type { LeftImage } from "./leaving.ts";
 import { openIfFree, openUnlessGone, OUT_OF_REACH } from "../images/open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
@@ -98,7 +99,7 @@ async function planFences(
 ): Promise<void> {
   const seen = lastSeen(state);
   const kept = imagesToKeepFenced(state);
-  const changing = new Set([...imagesToFence(state), ...kept]);
+  const changing = new Set([...imagesToFence(state), ...targetsToFence(state), ...kept]);
   const leaving = left.flatMap(({ image, stays }) => (stays ? [] : [image]));
   for (const image of new Set([...changing, ...leaving])) {
     const watched = seen.get(image);
@@ -189,7 +190,7 @@ export interface HowToLower {
   readonly onAway?: (image: string) => void;
   /**
    * Gets the work on images whose fence is down already, which has time until the journal goes: then what waits for a
-   * disk is not written to by each command. Default: it is done at once.
+   * disk is not written to by each command. Default: it is done when all others are lifted.
    */
   readonly onDown?: (work: () => Promise<void>) => void;
 }
@@ -205,8 +206,9 @@ export async function lowerFences(
 
 /** When the table has moved, durably: lifts those that no redo log has lifted, and that no device keeps. */
 export async function settleLeft(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
-  const redone = imagesRedone(state);
-  const left = state.fences.filter(({ image, kept }) => !kept && !redone.has(image));
+  // Of what is changed in place the fence comes down with the last of it.
+  const changed = new Set([...imagesRedone(state), ...targetsToFence(state)]);
+  const left = state.fences.filter(({ image, kept }) => !kept && !changed.has(image));
   return await lowerEach(workspace, state, left, {});
 }
 
@@ -235,6 +237,7 @@ async function lowerEach(
 ): Promise<KeptFile[]> {
   const keptFiles: KeptFile[] = [];
   const seen = lastSeen(state);
+  const down: (() => Promise<void>)[] = [];
   for (const { image, raised, modifiedNs } of fences) {
     if (!raised) continue;
     const expected = seen.get(image)?.fingerprint;
@@ -252,10 +255,12 @@ async function lowerEach(
       continue;
     }
     const lower = async () => await lowerOne(storage, { image, raised, modifiedNs });
-    // Whoever lifted one that is down may have died before that was durable.
-    if (found === "before" && onDown) onDown(lower);
-    else await lower();
+    // Whoever lifted one that is down may have died before that was durable. It has time until all others are seen to.
+    if (found !== "before") await lower();
+    else if (onDown) onDown(lower);
+    else down.push(lower);
   }
+  for (const lower of down) await lower();
   return keptFiles;
 }
 

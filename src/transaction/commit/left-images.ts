@@ -28,7 +28,7 @@ import { lastSeen, type TransactionState } from "../journal/index.ts";
 import { imagesLeft, type LeftImage } from "./leaving.ts";
 import { isFenceUp } from "./leaving-fences.ts";
 import { findMirrorTaken, type StaleMirror } from "./late-sync.ts";
-import { imagesMergedAtCommit } from "./merges.ts";
+import { imagesCopiedInto } from "./copies.ts";
 import { openUnlessGone } from "../images/open-free.ts";
 import { imagesRedone } from "../images/redo.ts";
 
@@ -94,8 +94,8 @@ export async function holdLeft(
     );
     const leases = new ImageLeases(storage, open);
     await waitForLeases(storage.host, waiting, async () => await Promise.resolve(leases.take() ?? leases));
-    // A merge may take hours, and a guest that starts would hang in its open.
-    if (imagesMergedAtCommit(state).size > 0) leases.dropEarly();
+    // A copy may take hours, and a guest that starts would hang in its open.
+    if (imagesCopiedInto(state).size > 0) leases.dropEarly();
     const written = new Map<string, Fingerprint>();
     const stale: StaleMirror[] = [];
     for (const left of open) {

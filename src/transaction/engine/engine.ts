@@ -67,8 +67,8 @@ export async function commitImplicit(work: Work, journal: Journal): Promise<Devi
   try {
     throwIfInterrupted(work.options.signal);
     const { images, underWay, options } = work;
-    const { onProgress, onNotice } = options;
-    const inHand = { open: images.byPath(), underWay, onProgress, onNotice };
+    const { onProgress, onNotice, markEveryMs } = options;
+    const inHand = { open: images.byPath(), underWay, onProgress, onNotice, markEveryMs };
     return await commitJournal(work.workspace, journal, waitingOf(work), inHand);
   } catch (error) {
     const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";

@@ -8,12 +8,14 @@ import {
   trustedBy,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import type { GateOptions } from "../../format/index.ts";
+import { type GateOptions, openImage } from "../../format/index.ts";
 import type { Plan, PlanContext } from "../actions/plan/action.ts";
 import { planAction } from "../actions/index.ts";
 import { watchChain } from "../actions/plan/chain-entry.ts";
 import {
   fencesToRaise,
+  copiesOf,
+  type CopyStep,
   type NewFile,
   type PlanRecord,
   redoLogPath,
@@ -21,7 +23,7 @@ import {
   type WatchedImage,
   liveStatements,
 } from "../journal/index.ts";
-import { findPendingOverlay } from "../commit/merges.ts";
+import { imagesCopiedInto } from "../commit/copies.ts";
 import { readUnfinished } from "../describe.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ImageChange } from "../images/redo.ts";
@@ -42,13 +44,14 @@ export async function planStatement(
 ): Promise<{ plan: Plan; record: PlanRecord }> {
   const { request, number } = statement;
   const plan = await planAction(request, contextOf(work, statement));
-  const newFiles = plan.filesToMake.map(
-    ({ path, mergesAs }, index): NewFile => ({
-      path,
-      staging: stagingPath(path, work.id, number, index),
-      mergesAs: mergesAs ?? null,
-    }),
-  );
+  const newFiles = plan.filesToMake.map(({ path, copiedInto }, index): NewFile => {
+    const staging = stagingPath(path, work.id, number, index);
+    return { path: copiedInto === undefined ? path : staging, staging };
+  });
+  const copies = plan.filesToMake.flatMap(({ path: into, copiedInto: format }, index): CopyStep[] => {
+    const from = newFiles[index]?.path;
+    return format === undefined || from === undefined ? [] : [{ from, into, format }];
+  });
   const watched = watch(plan);
   const redo = nameLogs(work, plan.redo ?? []);
   const record: PlanRecord = {
@@ -64,6 +67,7 @@ export async function planStatement(
     renewable: plan.renewable ?? false,
     renews: plan.renewable ? findRenewed(work, watched) : [],
     redo,
+    copies,
     folders: await markFolders(work.workspace.storage, [
       ...newFiles.map(({ path }) => path),
       ...fencesToRaise(plan.changes).map(({ image }) => image),
@@ -83,35 +87,41 @@ function nameLogs({ id, staged, journal }: Work, changes: readonly ImageChange[]
 }
 
 /** Existing images that the statement changes, now or at the commit. */
-export function changedImages({ changes, redo, newFiles }: PlanRecord): ReadonlySet<string> {
-  const merged = newFiles.flatMap(({ path, mergesAs }) => (mergesAs === null ? [] : path));
-  return new Set([...[...fencesToRaise(changes), ...redo].map(({ image }) => image), ...merged]);
+export function changedImages({ changes, redo, copies }: PlanRecord): ReadonlySet<string> {
+  const targets = copies.map(({ into }) => into);
+  return new Set([...[...fencesToRaise(changes), ...redo].map(({ image }) => image), ...targets]);
 }
 
 function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext {
   const { workspace, options, images } = work;
-  const made = new Set(
-    earlier.flatMap(({ newFiles }) =>
-      newFiles.flatMap(({ path, mergesAs }) => (mergesAs === null ? path : [])),
-    ),
-  );
+  const made = new Set(earlier.flatMap(({ newFiles }) => newFiles.map(({ path }) => path)));
   // As it is now: this statement joins it before its files are filled.
   const before = work.journal?.state;
   const generations = new Map<number, Promise<DeviceTable | undefined>>();
+  // Of chains that were opened before by the device's own gate: all that any of them trusts.
+  const gate = images.gateWith([...trustOfAll(table), ...options.allowPaths]);
   return {
     storage: work.staged,
     transaction: work.id,
     root: workspace.root,
     table,
+    copiedInto: new Set([
+      ...(before ? imagesCopiedInto(before) : []),
+      ...earlier.flatMap(({ copies }) => copies.map(({ into }) => into)),
+    ]),
     readUnfinished: async () => new Set((await readUnfinished(workspace)).keys()),
     async readGeneration(generation) {
       const known = generations.get(generation) ?? readGeneration(workspace, generation);
       generations.set(generation, known);
       return await known;
     },
-    contentPath: (image) => (before && findPendingOverlay(before, image)) ?? image,
-    // Of chains that were opened before by the device's own gate: all that any of them trusts.
-    gate: images.gateWith([...trustOfAll(table), ...options.allowPaths]),
+    gate,
+    async openContent(image, format) {
+      const from = before && copiesOf(before).find(({ into }) => into === image)?.from;
+      return from === undefined
+        ? await openImage(work.staged, image, { format, gate })
+        : await openImage(work.staged, from, { format: "qcow2", gate });
+    },
     async canonicalPath(path, device) {
       try {
         const canonical = await canonicalPath(workspace.storage, path);

@@ -11,7 +11,7 @@ import { ImgtxError, settleAll } from "../../errors/index.ts";
 import { beforeItsName, digestContent, settleFingerprint, takeFingerprint } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { giveAccess, modeAtFirst } from "../images/access.ts";
-import type { FileToMake, FillTools, Plan } from "../actions/plan/action.ts";
+import { type FileToMake, type FillTools, MARK_EVERY_MS, type Plan } from "../actions/plan/action.ts";
 import type { Journal, NewFile, PlanRecord, NamedFile, PreparedFile } from "../journal/index.ts";
 import { stageChanges } from "../images/redo.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
@@ -53,8 +53,8 @@ export async function prepareStatement(
       }),
       journal.append({ type: "prepared", statement: record.statement, files: prepared, redo }, "prepared"),
     ]);
-    for (const { staging, path, mergesAs } of record.newFiles) {
-      if (mergesAs === null) await moveIntoPlace(work, record, staging, path);
+    for (const { staging, path } of record.newFiles) {
+      if (path !== staging) await moveIntoPlace(work, record, staging, path);
     }
   } catch (error) {
     for (const file of files) await file.close();
@@ -62,8 +62,7 @@ export async function prepareStatement(
   }
   for (const [index, file] of files.entries()) {
     const newFile = record.newFiles[index];
-    if (newFile?.mergesAs === null) work.images.keepMade(newFile.path, file);
-    else await file.close();
+    if (newFile) work.images.keepMade(newFile.path, file);
   }
   return flushNames(storage, record, "new image's name");
 }
@@ -124,9 +123,6 @@ async function makeOrGoOn(
     : { file: await storage.createFile(staging, modeAtFirst(toMake)), isFresh: true };
 }
 
-/** How long a copy may run before how far it has come is kept. Each time costs a flush. */
-const MARK_EVERY_MS = 5000;
-
 function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: ReadonlySet<number>): FillTools {
   const { storage } = work.workspace;
   const { host } = storage;
@@ -165,21 +161,19 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
   };
 }
 
-/** Of the files that get a name. */
 async function fingerprints(
   plan: Plan,
   record: PlanRecord,
   files: readonly StorageFile[],
 ): Promise<PreparedFile[]> {
-  const named = record.newFiles.map(async ({ path, mergesAs }, index): Promise<PreparedFile[]> => {
+  const looks = record.newFiles.map(async ({ path }, index): Promise<PreparedFile> => {
     const file = files[index];
     if (!file) throw new Error("each new file was made");
     const hasHeader = plan.filesToMake[index]?.hasHeader ?? false;
-    if (mergesAs !== null) return [];
     const contentSha256 = await digestContent(file);
-    return [{ path, fingerprint: beforeItsName(await takeFingerprint(file, hasHeader)), contentSha256 }];
+    return { path, fingerprint: beforeItsName(await takeFingerprint(file, hasHeader)), contentSha256 };
   });
-  return (await Promise.all(named)).flat();
+  return await Promise.all(looks);
 }
 
 /** Does work on staging files; its errors name the files that the user knows. */
@@ -190,7 +184,7 @@ async function explained(record: PlanRecord, work: () => Promise<void>): Promise
     if (!(error instanceof ImgtxError)) throw error;
     const newFile = record.newFiles.find(({ staging }) => staging === error.image);
     if (!newFile) throw error;
-    const { path } = newFile;
+    const path = record.copies.find(({ from }) => from === newFile.path)?.into ?? newFile.path;
     const { doing, reason, message } = error;
     const device = deviceOf(record, path);
     throw error.reworded(reason === undefined ? message : `Could not ${doing} '${path}': ${reason}`, {

@@ -37,6 +37,7 @@ export function foldRecords(records: readonly JournalRecord[], file: string): Tr
 
 /** The state behind one more record. */
 export function applyRecord(state: TransactionState, record: JournalRecord, file: string): TransactionState {
+  if (state.commit && record.type === "copied") return keepProgress(state, record, file);
   if (state.commit || state.aborting) throw outOfOrder(file, record.type);
   switch (record.type) {
     case "begin":
@@ -45,6 +46,7 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       if (record.statement !== state.statements.length) throw outOfOrder(file, record.type);
       assertStagingNames(state.begin.id, record, file);
       assertRedoLogs(state.begin.id, record, file);
+      assertCopies(state, record, file);
       const fresh: Statement = {
         plan: record,
         marks: new Map(),
@@ -86,6 +88,20 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
     case "abort":
       return { ...state, aborting: true };
   }
+}
+
+/** After the mark: of an image that the statement copies into. */
+function keepProgress(
+  state: TransactionState,
+  { statement, path, offset, type }: CopiedRecord,
+  file: string,
+): TransactionState {
+  const copying = state.statements[statement];
+  if (!copying || copying.undoing || copying.plan.copies.every(({ into }) => into !== path)) {
+    throw outOfOrder(file, type);
+  }
+  const marks = new Map(copying.marks).set(path, offset);
+  return { ...state, statements: state.statements.with(statement, { ...copying, marks }) };
 }
 
 /** What was prepared, as it looks with its names. */
@@ -130,6 +146,23 @@ function assertRedoLogs(id: string, { redo, watched }: PlanRecord, file: string)
       hint: "imgtx did not write this journal: look where it comes from, and move it away",
     },
   );
+}
+
+/** Copied is only between files that the transaction knows: else forged. */
+function assertCopies({ statements }: TransactionState, plan: PlanRecord, file: string): void {
+  const plans = [...statements.map((one) => one.plan), plan];
+  const known = new Set(
+    plans.flatMap(({ watched, newFiles }) => [
+      ...watched.map(({ image }) => image),
+      ...newFiles.map(({ path }) => path),
+    ]),
+  );
+  const odd = plan.copies.find(({ from, into }) => from === into || !known.has(from) || !known.has(into));
+  if (odd === undefined) return;
+  throw new ImgtxError("E_JOURNAL", `the journal would copy into '${odd.into}' as imgtx never does`, {
+    image: file,
+    hint: "imgtx did not write this journal: look where it comes from, and move it away",
+  });
 }
 
 function assertRedoPlanned(state: TransactionState, record: PreparedRecord, file: string): void {

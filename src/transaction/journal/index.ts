@@ -5,6 +5,7 @@ export type {
   BeginRecord,
   CommitFence,
   CommitRecord,
+  CopyStep,
   JournalRecord,
   NamedFile,
   NewFile,
@@ -22,6 +23,8 @@ export { fenceBytesOf, isStoredFence, storeFence } from "./stored-fence.ts";
 export { beginRecordOf, NOT_MADE_YET, redoLogNumber, redoLogPath, stagingPath } from "./records.ts";
 export {
   changesOf,
+  type Copy,
+  copiesOf,
   fencesToRaise,
   heldDevices,
   isParked,

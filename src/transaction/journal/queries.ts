@@ -1,7 +1,14 @@
 // What the rest of the layer asks of a transaction's state.
 
 import { type DeviceEntry, type FenceEntry, isRaised, withFingerprints } from "../../device/index.ts";
-import type { PreparedRedo, Statement, TableChange, TransactionState, WatchedImage } from "./records.ts";
+import type {
+  CopyStep,
+  PreparedRedo,
+  Statement,
+  TableChange,
+  TransactionState,
+  WatchedImage,
+} from "./records.ts";
 
 /** The statements that count: neither undone nor on the way there. */
 export function liveStatements(state: TransactionState): readonly Statement[] {
@@ -36,6 +43,28 @@ export function lastSeen(state: TransactionState): ReadonlyMap<string, SeenImage
 export function redoOf(state: TransactionState): ReadonlyMap<string, PreparedRedo> {
   const live = liveStatements(state).flatMap(({ prepared }) => prepared?.redo ?? []);
   return new Map(live.map((redo) => [redo.image, redo]));
+}
+
+/** Content that is to come into an image, and how much of it has, durably. */
+export interface Copy extends CopyStep {
+  readonly statement: number;
+  /** What each statement made for it, the last one on top. */
+  readonly sources: readonly string[];
+  readonly copiedBytes: number;
+}
+
+/** What is copied after the mark, each image once: what a later statement made stands on what an earlier one did. */
+export function copiesOf(state: TransactionState): readonly Copy[] {
+  const copies = new Map<string, Copy>();
+  for (const { plan, marks } of liveStatements(state)) {
+    for (const step of plan.copies) {
+      const { from, into } = step;
+      const sources = [...(copies.get(into)?.sources ?? []), from];
+      const copiedBytes = marks.get(into) ?? 0;
+      copies.set(into, { ...step, statement: plan.statement, sources, copiedBytes });
+    }
+  }
+  return [...copies.values()];
 }
 
 /** Whether a copy was cut off that can be gone on with: its files are kept until then, and hold no device. */

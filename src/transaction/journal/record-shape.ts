@@ -25,6 +25,7 @@ import type { Origin } from "../../storage/index.ts";
 import type { ActionKind, ActionReport, PlannedFile } from "../request.ts";
 import type {
   CommitFence,
+  CopyStep,
   JournalRecord,
   NamedFile,
   NewFile,
@@ -136,7 +137,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     kind: isKind,
     devices: listOf(isText),
     reports: listOf(isReport),
-    newFiles: listOf(objectOf<NewFile>({ path: isText, staging: isText, mergesAs: orNull(isImageFormat) })),
+    newFiles: listOf(objectOf<NewFile>({ path: isText, staging: isText })),
     changes: listOf(objectOf<TableChange>({ device: isText, after: orNull(isDeviceEntry) })),
     allowPaths: listOf(isText),
     renewable: isFlag,
@@ -145,6 +146,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
       objectOf<WatchedImage>({ device: orNull(isText), image: isText, fingerprint: isFingerprint }),
     ),
     redo: listOf(isStagedImage),
+    copies: listOf(objectOf<CopyStep>({ from: isText, into: isText, format: isImageFormat })),
     folders: listOf(objectOf<PlannedFolder>({ path: isText, mark: isFileMark })),
   }),
   prepared: objectOf<RecordOf<"prepared">>({

@@ -83,12 +83,10 @@ export function beginRecordOf(
   };
 }
 
-/** A file that a statement makes: under the staging name first, then moved to path, or merged into what is there. */
+/** A file that a statement makes: under the staging name first, then moved to path. What the commit uses up stays there. */
 export interface NewFile {
   readonly path: string;
   readonly staging: string;
-  /** Null: a new image. Else an overlay, and the format of the image at path that the commit merges it into. */
-  readonly mergesAs: ImageFormat | null;
 }
 
 /** An image that must be at commit what it was when the statement was planned. */
@@ -139,6 +137,15 @@ export interface PreparedRedo extends Omit<SealedLog, "log">, StagedImagePlan {
   readonly modifiedNs: string | null;
 }
 
+/** Content that the commit copies in place, after its mark: see commit/copies.ts. */
+export interface CopyStep {
+  /** The image on top of what is copied, of qcow2: what it has, and what stands between it and the other one. */
+  readonly from: string;
+  /** The image below that gets it, and its format. */
+  readonly into: string;
+  readonly format: ImageFormat;
+}
+
 export interface PlanRecord {
   readonly type: "plan";
   readonly statement: number;
@@ -154,6 +161,7 @@ export interface PlanRecord {
   /** Watched images that earlier statements copied, and that count as this statement found them. */
   readonly renews: readonly string[];
   readonly redo: readonly StagedImagePlan[];
+  readonly copies: readonly CopyStep[];
   /** The folders of its new files and of images that it changes: how it is told that their disk is there. */
   readonly folders: readonly PlannedFolder[];
 }
@@ -182,7 +190,10 @@ export interface PreparedRecord {
   readonly redo: readonly PreparedRedo[];
 }
 
-/** How far copies have come: guest data below the offset is in the file of that path, durably. */
+/**
+ * How far copies have come: guest data below the offset is in the file of that path, durably. Before the commit mark a new
+ * image of the last statement, after it one that a statement copies into.
+ */
 export interface CopiedRecord {
   readonly type: "copied";
   readonly statement: number;

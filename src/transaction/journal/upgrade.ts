@@ -152,6 +152,20 @@ function fillIn(record: Fields): Fields {
   }
 }
 
+/** A changes overlay was a new file that is merged, by the name of the image. Nobody had looked at it once it was made. */
+function withCopies(plan: Fields): Fields {
+  const { newFiles } = plan;
+  if ("copies" in plan || !Array.isArray(newFiles)) return plan;
+  const files = newFiles.filter(isObject);
+  return {
+    ...plan,
+    newFiles: files.map(({ path, staging, mergesAs }) => ({ path: mergesAs ? staging : path, staging })),
+    copies: files.flatMap(({ path, staging, mergesAs }) =>
+      mergesAs ? [{ from: staging, into: path, format: mergesAs }] : [],
+    ),
+  };
+}
+
 /** Nobody joins it unasked, and its locks alone tell whether somebody works on it. */
 function fillInBegin(begin: Fields): Fields {
   // The type stays in front: damage is told by what records look like.
@@ -170,7 +184,7 @@ function fillInBegin(begin: Fields): Fields {
 function fillInPlan({ patches, ...plan }: Fields): Fields {
   if (patches !== undefined && !arePatches(patches)) return { patches };
   return {
-    ...plan,
+    ...withCopies(plan),
     ...("folders" in plan ? {} : { folders: [] }),
     ...("redo" in plan ? {} : { redo: [] }),
   };

@@ -59,9 +59,11 @@ async function listParked(workspace: Workspace, devices: readonly string[]): Pro
 
 /** But for the transaction's id, which is in the names of its files. */
 function contentOf(plan: PlanRecord): string {
+  const withoutId = (path: string): string => path.replace(/\.imgtx-[a-z0-9]+-/, "");
   return JSON.stringify({
     ...plan,
     folders: [],
-    newFiles: plan.newFiles.map(({ path, mergesAs }) => ({ path, mergesAs })),
+    newFiles: plan.newFiles.map(({ path }) => withoutId(path)),
+    copies: plan.copies.map(({ from, ...rest }) => ({ ...rest, from: withoutId(from) })),
   });
 }

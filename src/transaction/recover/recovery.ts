@@ -48,7 +48,7 @@ import {
   type TransactionState,
 } from "../journal/index.ts";
 import { canBeParked, describeLeftover, findLeftovers, firstUnfinished, mustAbort } from "./leftovers.ts";
-import { findOverlaysAway, imagesGivenUp, imagesMergedAtCommit, measureMerges } from "../commit/merges.ts";
+import { findOverlaysAway, imagesCopiedInto, measureCopies } from "../commit/copies.ts";
 import { imagesRedone } from "../images/redo.ts";
 import { lowerFences, takeFencesBack } from "../commit/leaving-fences.ts";
 import type { OnProgress, RecoveryNote } from "../request.ts";
@@ -138,16 +138,16 @@ function asReports(leftovers: readonly string[], why: string): RecoveryNote[] {
 
 type IsLeft = (workspace: Workspace, state: TransactionState) => Promise<boolean>;
 
-/** What is merged in moments, before whatever the command was called for. */
-const SHORT_MERGE_BYTES = 64 * 2 ** 20;
+/** What is copied in moments, before whatever the command was called for. */
+const SHORT_COPY_BYTES = 64 * 2 ** 20;
 
 /** Committed transactions that are not finished under the workspace lock. */
 function isLeftBy(caller: RecoveryCaller): IsLeft {
   if (caller === "recover") {
     return async (_, state) =>
-      await Promise.resolve(imagesMergedAtCommit(state).size + imagesRedone(state).size > 0);
+      await Promise.resolve(imagesCopiedInto(state).size + imagesRedone(state).size > 0);
   }
-  return async ({ storage }, state) => (await measureMerges(storage, state)) > SHORT_MERGE_BYTES;
+  return async ({ storage }, state) => (await measureCopies(storage, state)) > SHORT_COPY_BYTES;
 }
 
 /** Finishes what the first round left, whatever it takes, with the workspace free for others. */
@@ -165,7 +165,7 @@ async function finishLeft(
 }
 
 /**
- * Finishes a committed transaction with the workspace free for others, however long its merges take, and waits for
+ * Finishes a committed transaction with the workspace free for others, however long its copies take, and waits for
  * who has its images open. No note where a live process has it, or has ended it.
  */
 export async function finishPatiently(
@@ -353,7 +353,6 @@ async function finish(workspace: Workspace, journal: Journal, how: Finishing): P
   const lines: string[] = [];
   const table = await finishCommit(workspace, journal, { ...how, onNotice: (line) => lines.push(line) });
   const left = [
-    ...imagesGivenUp(state, table).map((image) => `; ${image} could not be brought in sync`),
     ...overlays.map((overlay) => `; '${overlay}' stays, on a disk that is not there: remove it when it is`),
     ...lines.map((line) => `; ${line}`),
   ];

@@ -27,14 +27,14 @@ export function noteOnWaiting(id: string, state: TransactionState, error: ImgtxE
   return { transaction: id, did: "waiting", text: `${what} ${until}: ${sayObstacle(obstacle)}`, obstacle };
 }
 
-/** The note on a committed transaction whose merges take longer than others want to wait; and lines of what was done. */
+/** The note on a committed transaction whose copies take longer than others want to wait; and lines of what was done. */
 export function noteOnLeft(id: string, state: TransactionState, lines: readonly string[]): RecoveryNote {
   const obstacle: Obstacle = {
     devices: heldDevices(state),
     isCommitted: true,
     code: "E_UNFINISHED",
     place: {},
-    why: "what it merges into an image takes long",
+    why: "what it copies into an image takes long",
     hint: TAKES_LONG,
   };
   const text = `transaction ${id} (${summarise(state)}) is committed, and not finished: ${[obstacle.why, ...lines, obstacle.hint].join("; ")}`;

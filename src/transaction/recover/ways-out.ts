@@ -7,7 +7,7 @@
 
 import { assertOwn, lockWorkspace, readTable, replaceTable, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { finishCommit, lockForMoments, summarise, withMergesForgotten } from "../commit/finish.ts";
+import { finishCommit, lockForMoments, summarise, withCopiesForgotten } from "../commit/finish.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
 import { describeOutcome } from "../describe.ts";
 import {
@@ -109,7 +109,7 @@ export async function giveUp(session: Session, id: string, options: RunOptions):
     const lock = await lockWorkspace(workspace, options);
     try {
       if (isRead && state.commit) {
-        await replaceTable(workspace, withMergesForgotten(await readTable(workspace), state));
+        await replaceTable(workspace, withCopiesForgotten(await readTable(workspace), state));
       }
       await setAside(workspace, [id]);
     } finally {
@@ -197,24 +197,22 @@ async function describeFiles(
   { commit }: TransactionState,
 ): Promise<KeptFile[]> {
   const left: KeptFile[] = [];
-  for (const { path, staging, mergesAs } of plan.newFiles) {
+  for (const { path, staging } of plan.newFiles) {
     const isThere = await isDiskThere(storage, path, plan.folders);
     const found: string[] = [];
     for (const one of [staging, path]) if (await storage.statLink(one)) found.push(one);
-    for (const one of isThere
-      ? found.filter((file) => mergesAs === null || file === staging)
-      : [staging, path]) {
+    for (const one of new Set(isThere ? found : [staging, path])) {
       left.push({
         path: one,
         why: isThere ? "the transaction made it" : "it may be on its disk, which is not there",
       });
     }
-    if (mergesAs !== null && commit) {
-      left.push({
-        path,
-        why: "it may hold a half of what was to be merged into it; `imgtx mirror` compares all of it",
-      });
-    }
+  }
+  for (const { into } of commit ? plan.copies : []) {
+    left.push({
+      path: into,
+      why: "it may hold a half of what was to be copied into it, and have a fence; `imgtx mirror` compares all of it",
+    });
   }
   for (const { log } of plan.redo) {
     if (await storage.statLink(log)) left.push({ path: log, why: "the transaction made it" });

@@ -168,7 +168,7 @@ function digestOfFenced(view: FolderView, path: string): string | undefined {
   return createHash("sha1").update(masked, "latin1").update(rest).digest("base64");
 }
 
-/** A file that is on its way, or an overlay that waits to be merged. */
+/** A file that is on its way, or an overlay that waits to be copied. */
 function describeStaging(view: FolderView, path: string): string {
   try {
     return `guest ${readGuest(view, path, "qcow2").digest}`;
@@ -271,7 +271,7 @@ function describeTransaction(transaction: TransactionAnswer): string {
 
 /**
  * Of what describeWorkspace says, the devices with their chains and content alone. Not what a mirror holds: where a
- * commit mark is lost behind which it was being merged into, it counts as written to, and is compared.
+ * commit mark is lost after which it was being copied into, it counts as written to, and is compared.
  */
 export function disksIn(observed: string): string {
   return observed

@@ -26,6 +26,8 @@ export interface Scenario {
    * are told by their guest's content, not by their bytes.
    */
   readonly changing?: Readonly<Record<string, "qcow2" | "raw">>;
+  /** Environment variables of its commands. */
+  readonly env?: Readonly<Record<string, string>>;
   /** Whether `npm test` runs a part of it; torture runs all of every scenario. */
   readonly inSlice?: boolean;
 }

@@ -65,8 +65,9 @@ test.each([
   ["redo log: fence lifted", "freeze and unfreeze"],
   ["fences", "reopen"],
   ["fence lifted", "reopen"],
-  ["merged-changes", "bring a raw mirror in line"],
-  ["merged overlay gone", "bring a raw mirror in line"],
+  ["copied layers", "bring a raw mirror in line"],
+  ["copied layers so far", "bring two mirrors in line, the journal told of each step"],
+  ["copied overlay gone", "bring a raw mirror in line"],
   ["refcounts-before-references", "bring a mirror in line"],
 ])("a change in place without the flush for '%s' is found out in %s", async (purpose, scenario) => {
   const trial = await trialOf(findScenario(scenario));

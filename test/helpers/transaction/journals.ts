@@ -46,13 +46,14 @@ export function planRecord(statement: number, folder = ""): PlanRecord {
     kind: "snapshot",
     devices: ["vda"],
     reports: [],
-    newFiles: [{ path, staging: `${folder}.imgtx-${ID}-${statement}-0`, mergesAs: null }],
+    newFiles: [{ path, staging: `${folder}.imgtx-${ID}-${statement}-0` }],
     changes: [],
     allowPaths: [],
     renewable: false,
     renews: [],
     watched: [],
     redo: [],
+    copies: [],
     folders: [],
   };
 }

@@ -8,7 +8,7 @@ import type { MirrorRequest, MirrorTarget, Outcome, RunOptions } from "../../../
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { failureOf } from "../expect-error.ts";
 import { snapshotWorkspace } from "../tree.ts";
-import { killAt } from "../storage/watched-storage.ts";
+import { type Call, killAt } from "../storage/watched-storage.ts";
 import { makeWorkbench, type Workbench } from "./workbench.ts";
 
 const PLAIN: Omit<MirrorTarget, "device" | "file"> = {
@@ -123,13 +123,20 @@ export function compareMirror(bench: Workbench): string {
   return execFileSync("qemu-img", ["compare", ...images], { encoding: "utf8" }).trim();
 }
 
-/** Brings it in line in a process that dies at the call. */
-export async function dieAmidMerge(bench: Workbench, name: string, nth: number): Promise<void> {
+/** Whether it is the nth such call on files of that name after a commit mark. */
+export function atNthAfterMark(name: string, file: string, nth: number): (call: Call) => boolean {
+  let isMarked = false;
   let count = 0;
-  const storage = killAt(makeNodeStorage(), (call) => {
-    if (call.name !== name || !call.path.endsWith("m.qcow2")) return false;
+  return (call) => {
+    if (call.purpose === "commit mark") isMarked = true;
+    if (!isMarked || call.name !== name || !call.path.endsWith(file)) return false;
     count += 1;
     return count === nth;
-  });
+  };
+}
+
+/** Brings it in sync in a process that dies at the call. */
+export async function dieAmidCopy(bench: Workbench, name: string, nth: number): Promise<void> {
+  const storage = killAt(makeNodeStorage(), atNthAfterMark(name, "m.qcow2", nth));
   await expect(mirror(bench.through(storage), { vdc: undefined })).rejects.toThrow("killed");
 }

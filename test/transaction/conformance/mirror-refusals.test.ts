@@ -11,6 +11,7 @@ import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { StorageDaemon } from "../../helpers/qmp/storage-daemon.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import {
+  atNthAfterMark,
   expectRefused,
   IDENTICAL,
   judge,
@@ -247,15 +248,11 @@ describe("a disk without room", () => {
     expect(snapshotWorkspace(bench.root)).toEqual(before);
   });
 
-  qemu.test("behind the commit mark is waited for: the next command goes on", async () => {
+  qemu.test("after the commit mark is waited for: the next command goes on", async () => {
     const bench = await makeWorkbench();
     await mirror(bench, { vdc: "m.qcow2" });
     bench.makeQcow2("c.qcow2", 44);
-    const storage = failAt(
-      makeNodeStorage(),
-      ({ name, path }) => name === "file.write" && path.endsWith("m.qcow2"),
-      full,
-    );
+    const storage = failAt(makeNodeStorage(), atNthAfterMark("file.write", "m.qcow2", 1), full);
     const failure = await failureOf(async () => await mirror(bench.through(storage), { vdc: undefined }));
     expect(failure).toMatchObject({ code: "E_UNFINISHED", exitCode: 16, changed: true });
     expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);

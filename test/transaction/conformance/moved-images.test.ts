@@ -6,7 +6,7 @@ import { copyFileSync, readdirSync, readFileSync, renameSync, writeFileSync } fr
 import { describe, expect } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { IDENTICAL, mirror, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { atNthAfterMark, IDENTICAL, mirror, writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { Killed, killAt } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
@@ -39,12 +39,7 @@ async function dieAmidMerge(
   // The last 64 KiB stay what they were.
   writeGuest(bench.at(image), format, "write -P 1 0 30k", "write -P 2 100k 20k");
   copyFileSync(bench.at("m.img"), bench.at("backup"));
-  let count = 0;
-  const storage = killAt(makeNodeStorage(), ({ name, path }) => {
-    if (name !== call || !path.endsWith("m.img")) return false;
-    count += 1;
-    return count === nth;
-  });
+  const storage = killAt(makeNodeStorage(), atNthAfterMark(call, "m.img", nth));
   const request = {
     kind: "reopen" as const,
     device,

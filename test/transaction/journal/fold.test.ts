@@ -107,10 +107,36 @@ describe("records in an order that imgtx never writes are refused", () => {
   ])(
     "a plan that would make its file under the name of %s, which an undo would remove",
     async (_, staging) => {
-      const plan = { ...planRecord(0), newFiles: [{ path: "a0.qcow2", staging, mergesAs: null }] };
+      const plan = { ...planRecord(0), newFiles: [{ path: "a0.qcow2", staging }] };
       expect((await failureOf(() => fold(plan))).code).toBe("E_JOURNAL");
     },
   );
+});
+
+describe("a copy step", () => {
+  const [into, from, format] = ["/i/m.qcow2", "/i/top.qcow2", "qcow2" as const];
+  const watched = [into, from].map((image) => ({ device: "vda", image, fingerprint: FINGERPRINT }));
+  const plan = { ...planRecord(0), watched, copies: [{ from, into, format }] };
+  const prepared = preparedRecord(0);
+  const copied: JournalRecord = { type: "copied", statement: 0, path: into, offset: 65_536 };
+
+  test("tells after the mark how far it has come, and of nothing but itself", async () => {
+    expect(fold(plan, prepared, COMMIT, copied).statements[0]?.marks.get(into)).toBe(65_536);
+    for (const odd of [
+      { ...copied, path: from },
+      { ...copied, statement: 1 },
+    ]) {
+      expect((await failureOf(() => fold(plan, prepared, COMMIT, odd))).code).toBe("E_JOURNAL");
+    }
+  });
+
+  test.each([
+    ["from a file that the transaction does not know", { from: "/etc/shadow", into, format }],
+    ["into one", { from, into: "/etc/shadow", format }],
+    ["into itself", { from, into: from, format }],
+  ])("%s is refused", async (_, copy) => {
+    expect((await failureOf(() => fold({ ...plan, copies: [copy] }))).code).toBe("E_JOURNAL");
+  });
 });
 
 describe("a fence that imgtx never raises is refused", () => {

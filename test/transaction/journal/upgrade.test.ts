@@ -117,10 +117,20 @@ describe("a bitmap that an earlier imgtx wrote as bytes", () => {
 });
 
 test("what an earlier imgtx did not say is filled in, and the journal goes on as one of the present version", () => {
-  const { redo: _plan, ...plan } = planRecord(0);
+  const { redo: _plan, copies: _copies, ...plan } = planRecord(0);
   const { redo: _prepared, ...prepared } = preparedRecord(0) as PreparedRecord;
   const lines = encodeJournal([{ ...BEGIN, version: 2 }, { ...plan, patches: [] }, prepared]);
   const { records } = parseJournal(lines, "t.journal");
   expect(records).toEqual([{ ...BEGIN, version: JOURNAL_VERSION }, planRecord(0), preparedRecord(0)]);
   expect(parseJournal(encodeJournal(records), "t.journal").records).toEqual(records);
+});
+
+test("an overlay that version 3 merges into an image is copied into it", () => {
+  const { copies: _copies, ...plan } = planRecord(0);
+  const staging = `.imgtx-${BEGIN.id}-0-0`;
+  const old = { ...plan, newFiles: [{ path: "m.raw", staging, mergesAs: "raw" }], patches: [] };
+  const lines = encodeJournal([{ ...BEGIN, version: 3 }, old]);
+  const [, read] = parseJournal(lines, "t.journal").records;
+  const copies = [{ from: staging, into: "m.raw", format: "raw" }];
+  expect(read).toEqual({ ...plan, newFiles: [{ path: staging, staging }], copies });
 });

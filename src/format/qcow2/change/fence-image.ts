@@ -36,6 +36,16 @@ export async function planImageLift(link: ChainLink): Promise<BytePatch> {
   return planLift(await readHeaderArea(link));
 }
 
+/** Takes the fence off a file that is open for writing, durably, by what the fence says of itself. */
+export async function liftFileFence(file: StorageFile, purpose: string): Promise<void> {
+  const header = await readOwnHeader(file, file.path);
+  if (header.isFenced) {
+    const { offset, after } = planLift(await readHeaderArea({ file, header }));
+    await file.write(after, offset);
+  }
+  await file.flush(purpose);
+}
+
 /** Whether the file is a fenced qcow2 image. */
 export async function isFileFenced(file: StorageFile): Promise<boolean> {
   return isFencedHead(await readHead(file));

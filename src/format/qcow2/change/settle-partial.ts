@@ -37,9 +37,9 @@ export async function settlePartial(
 export async function settleCutOff(
   storage: Storage,
   file: StorageFile,
-  { gate, signal }: Around,
+  { gate, signal, isFenced }: Around & Pick<WritingOptions, "isFenced">,
 ): Promise<void> {
-  const writing = { gate, isExact: true };
+  const writing = { gate, isExact: true, isFenced };
   await change(storage, file.path, writing, async (image) => {
     await image.renewMetadata();
     await image.flush(TABLES_DURABLE);

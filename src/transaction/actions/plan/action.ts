@@ -11,7 +11,7 @@
 
 import type { DeviceEntry, DeviceTable } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
-import type { Chain, GateOptions, ImageFormat } from "../../../format/index.ts";
+import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
 import type { ImageAccess } from "../../images/access.ts";
 import type { PlanRecord, TableChange } from "../../journal/index.ts";
@@ -37,8 +37,10 @@ export interface PlanContext {
     device: string,
     allowPaths?: readonly string[],
   ): Promise<Chain>;
-  /** Where the content of an image is found as the statements before this one will leave it. */
-  contentPath(image: string): string;
+  /** Images that the statements before this one copy into, at the commit. */
+  readonly copiedInto: ReadonlySet<string>;
+  /** Opens the guest data of an image as the statements before this one will leave it. The caller closes it. */
+  openContent(image: string, format: ImageFormat): Promise<OpenedImage>;
   /** For images that are opened while files are filled. */
   readonly gate: GateOptions;
   /** The canonical form of a path whose folder exists. */
@@ -50,8 +52,8 @@ export interface FileToMake extends ImageAccess {
   readonly path: string;
   /** Whether it is a qcow2 image, whose header tells a change. */
   readonly hasHeader: boolean;
-  /** The format of the image at the path, where the file is an overlay that the commit merges into that. */
-  readonly mergesAs?: ImageFormat;
+  /** The format of the image at the path, where the file is an overlay over it, which the commit copies into it. */
+  readonly copiedInto?: ImageFormat;
 }
 
 /** What an action may use while it fills files, which can take hours. */
@@ -72,6 +74,9 @@ export interface FillTools {
   /** Keeps, durably, how far a file has come. All below the offset is in it, and flushed. */
   keepMark(index: number, offset: number): Promise<void>;
 }
+
+/** How long a copy goes on before how far it has come is kept. Each time costs a flush. */
+export const MARK_EVERY_MS = 5000;
 
 /** How one part of filling the files tells how far it is. Undefined where nobody listens. */
 export function progressOf(
@@ -104,7 +109,7 @@ export interface Traits {
   readonly mayDoNothing?: boolean;
   /** A copy of its own that was cut off is kept, and the same request goes on with it. */
   readonly isResumable?: boolean;
-  /** Nobody goes on with an unfinished copy, or with a merge into a mirror, afterwards. */
+  /** Nobody goes on with an unfinished copy, or with what is still to be copied into a mirror, afterwards. */
   readonly endsCopies?: boolean;
   /** For plans that are renewable. */
   readonly renewal?: Renewal;

@@ -65,13 +65,13 @@ function sayHolder({ since, by }: Pick<FrozenEntry, "since" | "by">): string {
 export async function fenceActiveLayer(
   device: string,
   chain: Chain,
-  context: Pick<PlanContext, "contentPath" | "transaction">,
+  context: Pick<PlanContext, "copiedInto" | "transaction">,
   isStrict: boolean,
 ): Promise<Fencing> {
   const top = activeLayer(chain);
   const { path, fingerprint, header } = top;
-  if (context.contentPath(path) !== path) {
-    // A merge into a fenced image would be refused after the commit mark.
+  if (context.copiedInto.has(path)) {
+    // What is copied into it lifts its fence.
     throw new ImgtxError("E_REFUSED", "the transaction has still to bring it in sync, when it is committed", {
       device,
       image: path,

@@ -8,7 +8,7 @@
 import type { ChainEntry, DeviceEntry, MirrorEntry } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import {
-  assertMergeable,
+  assertCopyable,
   type Chain,
   type ChainLink,
   CHANGE_UNIT_BYTES,
@@ -78,7 +78,7 @@ export async function planResync(
     const copy = { mirror, filesToMake: [], fillFiles, redo: [], chains, notes };
     return { copy, chosen: chain };
   }
-  await assertMerges(device, mirror, context);
+  await assertCopies(device, mirror, context);
   const marked = isTouched
     ? "it has changed"
     : await readMarkedAlone(mirror, renewed, { present, copy: chain });
@@ -93,10 +93,10 @@ export async function planResync(
   const copy: PlannedCopy = {
     mirror: renewed,
     redo: [],
-    filesToMake: [{ ...PRIVATE, path: mirror.image, hasHeader: true, mergesAs: mirror.format }],
+    filesToMake: [{ ...PRIVATE, path: mirror.image, hasHeader: true, copiedInto: mirror.format }],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");
-      await fillChanges(file, { device, mirror, present, chain, scope, expected, verify }, context, tools);
+      await fillChanges(file, { device, mirror, present, scope, expected, verify }, context, tools);
     },
     chains,
     notes: [
@@ -111,16 +111,18 @@ export async function planResync(
   return { copy, chosen: chain };
 }
 
-/** Refuses now what could not be written to behind the commit mark: read-only, dirty, corrupt … */
-async function assertMerges(
+/** Refuses now what could not be written to after the commit mark: read-only, dirty, corrupt … */
+async function assertCopies(
   device: string,
-  { image, format }: MirrorEntry,
+  { image, format, chain: [top] }: MirrorEntry,
   { storage, root, gate }: PlanContext,
 ): Promise<void> {
   try {
     // As recovery will open it, which has no folder of its own.
-    const merging = { workspaceRoot: root, allowPaths: gate.allowPaths };
-    await assertMergeable(storage, { path: image, format }, merging);
+    const copying = { workspaceRoot: root, allowPaths: gate.allowPaths };
+    // A copy that was given up has left its fence, if any.
+    const isFenced = top !== undefined && isSameFile(top.fingerprint, NOT_MADE_YET);
+    await assertCopyable(storage, { path: image, format, isFenced }, copying);
   } catch (error) {
     throw error instanceof ImgtxError ? error.with({ device }) : error;
   }
@@ -144,8 +146,6 @@ interface Changes {
   readonly mirror: MirrorEntry;
   /** The device's. */
   readonly present: Chain;
-  /** The mirror's. */
-  readonly chain: Chain;
   /** Where they are compared. */
   readonly scope: Scope;
   /** Where they can differ as far as anybody knows. */
@@ -155,7 +155,7 @@ interface Changes {
 
 async function fillChanges(
   file: StorageFile,
-  { device, mirror, present, chain, scope, expected, verify }: Changes,
+  { device, mirror, present, scope, expected, verify }: Changes,
   context: PlanContext,
   tools: FillTools,
 ): Promise<void> {
@@ -163,9 +163,7 @@ async function fillChanges(
   if ((await file.stat()).sizeBytes > 0) await file.truncate(0);
   const { storage, gate } = context;
   const image = imageOf(present);
-  const content = context.contentPath(mirror.image);
-  const isPending = content !== mirror.image;
-  const old = isPending ? await openImage(storage, content, { format: "qcow2", gate }) : imageOf(chain);
+  const old = await context.openContent(mirror.image, mirror.format);
   try {
     const ranges = await findChanges(image, old, scope, {
       signal: tools.signal,
@@ -177,16 +175,15 @@ async function fillChanges(
       const strangeBytes = measureOutside(ranges, known, image.virtualSizeBytes);
       tools.note(device, describeStrange(strangeBytes, isAnywhere));
     }
-    const base = overlayBase(content, mirror);
-    await writeChangesOverlay(storage, { file, path: file.path, image: base }, image, ranges, {
+    await writeChangesOverlay(storage, { file, path: file.path, image: old }, image, ranges, {
       signal: tools.signal,
       onProgress: progressOf(tools, `copying ${device}`),
       gate,
     });
   } finally {
-    if (isPending) await old.close();
+    await old.close();
   }
-  // Where the command commits by itself, the mirror is read back after the merge.
+  // Where the command commits by itself, the mirror is read back once it is in sync.
   if (verify && !tools.commitsAlone)
     await verifyCopy(image, { device, path: file.path, format: "qcow2" }, context, tools);
 }
@@ -203,13 +200,6 @@ function describeStrange(lengthBytes: number, isExpected: boolean): string {
   const where = isExpected ? "" : " where neither is known to have changed";
   const why = isExpected ? "" : "; a disk may be failing, or somebody wrote without being seen";
   return `the mirror differed from the device${where}, in up to ${lengthBytes} bytes: it is mended${why}`;
-}
-
-function overlayBase(
-  content: string,
-  { image, format }: MirrorEntry,
-): { path: string; format: MirrorEntry["format"] } {
-  return content === image ? { path: image, format } : { path: content, format: "qcow2" };
 }
 
 /** Where a mirror and its device can differ. */

@@ -4,7 +4,7 @@
 import { readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { describe, expect, test } from "vitest";
-import { assertMergeable } from "../../../../src/format/copy/changes-overlay.ts";
+import { assertCopyable } from "../../../../src/format/copy/copy-layers.ts";
 import { resizeImage } from "../../../../src/format/qcow2/change/resize-image.ts";
 import { openForWriting } from "../../../../src/format/open/open-for-writing.ts";
 import { readRefcount, writeRefcount } from "../../../../src/format/qcow2/codec/refcount-block.ts";
@@ -79,7 +79,7 @@ function gateOf(path: string) {
 const WRITERS: Readonly<Record<string, (path: string) => Promise<unknown>>> = {
   "guest data": (path) =>
     openForWriting(storage, path, { format: "qcow2", gate: gateOf(path), backing: false }),
-  "what is merged into it": (path) => assertMergeable(storage, { path, format: "qcow2" }, gateOf(path)),
+  "what is copied into it": (path) => assertCopyable(storage, { path, format: "qcow2" }, gateOf(path)),
   "a larger disk": (path) => resizeImage(storage, path, { format: "qcow2", gate: gateOf(path) }, 2 ** 42),
   "a new bitmap": (path) => planChange(path, { kind: "add", name: "new" }),
 };

@@ -6,7 +6,7 @@ import { openSession } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import {
   compareMirror,
-  dieAmidMerge,
+  dieAmidCopy,
   IDENTICAL,
   makeBehind,
   stagingFiles,
@@ -32,7 +32,7 @@ describe("a merge that takes long", () => {
 
   qemu.test("is left by readers and by commands on other devices", async () => {
     const bench = (await makeBehind()).through(withLargeOverlays());
-    await dieAmidMerge(bench, "file.flush", 1);
+    await dieAmidCopy(bench, "file.flush", 1);
     const before = stateOf(bench.at("m.qcow2"));
     const { recovered } = await openSession(bench.storage, { ...READING, startFolder: bench.root });
     expect(recovered).toMatchObject([{ did: "waiting", obstacle: { devices: ["vdc"], isCommitted: true } }]);
@@ -59,7 +59,7 @@ describe("a merge that takes long", () => {
     ],
   ])("is done by %s", async (_, command) => {
     const bench = (await makeBehind()).through(withLargeOverlays());
-    await dieAmidMerge(bench, "file.flush", 1);
+    await dieAmidCopy(bench, "file.flush", 1);
     expect(await command(bench)).toEqual(["finished"]);
     expect(compareMirror(bench)).toBe(IDENTICAL);
     expect(await bench.open()).toEqual([]);

@@ -1,4 +1,4 @@
-// Whether a file that stands where an image was to be merged into is that image, by what it holds: a copy on another
+// Whether a file that stands where content was to be copied into an image is that image, by what it holds: a copy on another
 // disk, or the same file by an inode number that a mount has made up, has no other proof.
 
 import { type DeviceTable, findDevice } from "../../device/index.ts";
@@ -17,9 +17,9 @@ import type { Storage, StorageFile } from "../../storage/index.ts";
 import { type FillTools, progressOf } from "../actions/plan/action.ts";
 import { assertBrief } from "./late-sync.ts";
 
-interface PendingMerge {
+interface PendingCopy {
   readonly image: string;
-  /** What is to be merged last; it stands on the image. */
+  /** What is to be copied; it stands on the image. */
   readonly overlay: string;
   /** As the transaction makes it. */
   readonly table: DeviceTable;
@@ -29,12 +29,12 @@ interface PendingMerge {
 
 /**
  * A device that goes over to its mirror keeps its content. So where the overlay on top of the file reads as the device
- * does now, byte by byte, the file lacks nothing, however far a merge had come.
+ * does now, byte by byte, the file lacks nothing, however far a copy had come.
  */
 export async function isProvedByContent(
   storage: Storage,
   gate: GateOptions,
-  { image, overlay, table, present }: PendingMerge,
+  { image, overlay, table, present }: PendingCopy,
   tools: Pick<FillTools, "onProgress"> & { readonly isBrief?: boolean | undefined },
 ): Promise<boolean> {
   const device = table.devices.find(({ chain }) => chain.some((entry) => entry.image === image));
@@ -69,18 +69,15 @@ export async function isProvedByContent(
 interface TouchedImage {
   readonly image: string;
   readonly file: StorageFile;
-  /** As the transaction makes it. */
-  readonly table: DeviceTable;
+  readonly dataFile: string | undefined;
   readonly seen: ReadonlyMap<string, { readonly fingerprint: Fingerprint }>;
 }
 
 /** Whether the image, or its data file, is not as the transaction saw it last, or may not be. */
 export async function mayBeTouched(
   storage: Storage,
-  { image, file, table, seen }: TouchedImage,
+  { image, file, dataFile, seen }: TouchedImage,
 ): Promise<boolean> {
-  const entries = table.devices.flatMap(({ chain, mirror }) => [...chain, ...(mirror?.chain ?? [])]);
-  const dataFile = entries.find((entry) => entry.image === image)?.dataFile?.image;
   const expected = seen.get(image)?.fingerprint;
   if (!expected || isOther(expected, await takeFingerprint(file, expected.headerSha256 !== null)))
     return true;

@@ -1,4 +1,4 @@
-// Reads mirrors back after what brought them in line was merged, and compares them with their devices: a merge
+// Reads mirrors back after what brought them in sync was copied into them, and compares them with their devices: a copy
 // that went wrong, or a disk that does not keep what it was given, shows in nothing else.
 
 import { type DeviceTable, findDevice, trustedBy } from "../../device/index.ts";
@@ -11,22 +11,20 @@ import type { ActionRequest } from "../request.ts";
 import type { Work } from "./work.ts";
 
 /**
- * Of mirrors whose request says so, and that were merged into. The command still holds its locks on all of them.
+ * Of mirrors whose request says so, and that were copied into. The command still holds its locks on all of them.
  * E_IO, with what was committed, where one differs.
  */
-export async function verifyMerged(
+export async function verifySynced(
   work: Work,
   requests: readonly ActionRequest[],
   plans: readonly PlanRecord[],
   table: DeviceTable,
 ): Promise<void> {
-  const merged = new Set(
-    plans.flatMap(({ newFiles }) => newFiles.flatMap(({ path, mergesAs }) => (mergesAs ? path : []))),
-  );
+  const synced = new Set(plans.flatMap(({ copies }) => copies.map(({ into }) => into)));
   for (const request of requests) {
     for (const device of verifiedBy(request)) {
       const image = findDevice(table, device)?.mirror?.image;
-      if (image !== undefined && merged.has(image)) await verifyOne(work, table, device);
+      if (image !== undefined && synced.has(image)) await verifyOne(work, table, device);
     }
   }
 }

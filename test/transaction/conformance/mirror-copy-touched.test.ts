@@ -1,4 +1,5 @@
-// A mirror into which somebody wrote between a crash amid its merge and recovery: nothing tells that from what imgtx did.
+// A mirror without a fence, into which somebody wrote between a crash amid its copy and recovery: nothing tells that from
+// what imgtx did.
 
 import { execFileSync } from "node:child_process";
 import { statSync, utimesSync } from "node:fs";
@@ -8,7 +9,7 @@ import { forceCommit } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { type Call, killAt } from "../../helpers/storage/watched-storage.ts";
 import {
-  dieAmidMerge as dieAt,
+  dieAmidCopy as dieAt,
   IDENTICAL,
   judge,
   mirror,
@@ -18,15 +19,15 @@ import { makeWorkbench, RUN_ALONE, type Workbench } from "../../helpers/transact
 
 const qemu = oracle("qemu-img", "qemu-io");
 
-/** A device whose mirror lacks what was written to its first cluster alone. */
+/** A device whose mirror, which has no place for a fence, lacks what was written to its first cluster alone. */
 async function makeBehindAtStart(): Promise<Workbench> {
   const bench = await makeWorkbench();
-  await mirror(bench, { vdc: "m.qcow2" });
+  await mirror(bench, { vdc: "m.qcow2" }, { options: { compat: "0.10" } });
   writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 1 0 40k");
   return bench;
 }
 
-describe("a mirror whose merge was cut off", () => {
+describe("a mirror whose copy was cut off", () => {
   qemu.test.each([
     ["once", []],
     ["and has its old times again", ["touch"]],

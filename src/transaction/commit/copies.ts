@@ -1,0 +1,331 @@
+// Copy steps: content of an image that is there already, which the commit copies down into it from the layers above,
+// after its mark and with the workspace free. So a mirror is brought in sync, by an overlay that a statement made.
+//
+// Invariants
+// - Before the commit mark the image is only read, and what it takes is known to fit its disk.
+// - From before the mark on the image has a fence, where its format has a place for one: nobody opens what is copied by
+//   halves. It comes down when all is durable. Where none can be, what is found otherwise than planned was begun to be
+//   written to, or somebody else wrote to it: nothing tells the two apart but content (copy-target.ts).
+// - What is copied does not depend on what the image holds by then: the journal says how far all was durable, and
+//   recovery goes on from there, as often as it takes. It does so only where the source is what it was.
+// - An image that a device of the new table is on gets its content before the table moves. One that is only a mirror
+//   waits until it has moved, so that no device waits for it. Until then the table takes the mirror for one that
+//   somebody has written to; and so it stays where recovery has to give it up.
+// - What the transaction made for it goes when the table has moved, durably, and before the journal that knows its name.
+
+import type { DeviceTable, Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  beforeItsName,
+  copyLayers,
+  describeChanges,
+  type Fingerprint,
+  fingerprintAt,
+  type GateOptions,
+  isFileFenced,
+  isSameFile,
+  liftFileFence,
+  lookAtFiles,
+  measureSpaceToCopy,
+  settleCutOff,
+} from "../../format/index.ts";
+import type { Reservation, Storage, StorageFile } from "../../storage/index.ts";
+import { MARK_EVERY_MS, progressOf } from "../actions/plan/action.ts";
+import { type HowToJudge, isOfDevice, type Judged, judgeTarget, openTarget, UNTOLD } from "./copy-target.ts";
+import {
+  type Copy,
+  copiesOf,
+  type Journal,
+  lastSeen,
+  NOT_MADE_YET,
+  type TransactionState,
+} from "../journal/index.ts";
+import { openIfFree } from "../images/open-free.ts";
+import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
+import { removeFinished } from "../images/removal.ts";
+
+/**
+ * Takes the space that the copies need, before the mark: a full disk is found while there is a way back. The caller
+ * gives it back right before they begin, and also where this fails.
+ */
+export async function reserveForCopies(
+  { storage, root }: Workspace,
+  state: TransactionState,
+  allowPaths: readonly string[],
+  taken: Reservation[],
+): Promise<void> {
+  const gate = { workspaceRoot: root, allowPaths: [...allowPaths, ...lastSeen(state).keys()] };
+  for (const copy of copiesOf(state)) {
+    const { from, into, format } = copy;
+    if (!(await storage.statLink(from))) throw hasGone(copy);
+    const space = await measureSpaceToCopy(storage, { from, into: { path: into, format } }, gate);
+    if (space) taken.push(await reserveFor(storage, copy, space));
+  }
+}
+
+/** E_NO_SPACE tells what is needed in all: undone, what the transaction made has to find room again. */
+async function reserveFor(
+  storage: Storage,
+  { from, into }: Copy,
+  { folder, lengthBytes }: { readonly folder: string; readonly lengthBytes: number },
+): Promise<Reservation> {
+  try {
+    return await storage.reserveSpace(folder, lengthBytes);
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code !== "E_NO_SPACE") throw error;
+    const overlayBytes = (await storage.statLink(from))?.allocatedBytes ?? 0;
+    const message =
+      `the changes of '${into}' need ${overlayBytes + lengthBytes} bytes in '${folder}' in all: ` +
+      `${overlayBytes} for the overlay that is made first, and ${lengthBytes} free to copy it`;
+    throw error.reworded(message);
+  }
+}
+
+/** E_CHANGED, before the mark. */
+function hasGone({ from, into }: Copy): ImgtxError {
+  return new ImgtxError("E_CHANGED", `what was made for it has gone: '${from}'`, {
+    image: into,
+    hint: "`imgtx txn abort` takes the transaction back; then begin again",
+  });
+}
+
+/** How much there is to copy, at most: what the sources take on the disk. */
+export async function measureCopies(storage: Storage, state: TransactionState): Promise<number> {
+  const sources = await Promise.all(copiesOf(state).map(async ({ from }) => await storage.statLink(from)));
+  return sources.reduce((sum, stat) => sum + (stat?.allocatedBytes ?? 0), 0);
+}
+
+/** Images that get new content after the commit mark. */
+export function imagesCopiedInto(state: TransactionState): ReadonlySet<string> {
+  return new Set(copiesOf(state).map(({ into }) => into));
+}
+
+/** Those of them that may have a fence meanwhile. */
+export function targetsToFence(state: TransactionState): string[] {
+  return copiesOf(state).flatMap(({ into, format }) => (format === "qcow2" ? [into] : []));
+}
+
+/** Images to copy into that the table, as the transaction makes it, names as a device's own mirror and nowhere else. */
+export function imagesCopiedLate(state: TransactionState, table: DeviceTable): ReadonlySet<string> {
+  const named = table.devices.flatMap(({ chain, mirror }) =>
+    [...chain, ...(mirror?.chain ?? []), ...(mirror?.source ?? [])].map(({ image }) => image),
+  );
+  const tops = table.devices.map(({ mirror }) => mirror?.image);
+  const isLate = (image: string): boolean =>
+    tops.includes(image) && named.filter((one) => one === image).length === 1;
+  return new Set([...imagesCopiedInto(state)].filter(isLate));
+}
+
+/** What the table has of a mirror that is still to be copied into: no image ever looks so. */
+export const NOT_COPIED_YET = NOT_MADE_YET;
+
+/** Whether the table waits for content to come into the image: else it knows what that has made of it. */
+export function isCopyPending(table: DeviceTable, image: string): boolean {
+  return table.devices.some(({ mirror }) => {
+    const [top] = mirror?.chain ?? [];
+    return top?.image === image && isSameFile(top.fingerprint, NOT_COPIED_YET);
+  });
+}
+
+interface CopyChoice extends HowToJudge {
+  readonly when: "before the table" | "after it";
+  /** How long a copy goes on before the journal is told how far it is. */
+  readonly markEveryMs?: number | undefined;
+  readonly onNotice?: ((line: string) => void) | undefined;
+}
+
+/** Copies what is due into its images, durably. Returns the fingerprints that they then have. */
+export async function runCopies(
+  workspace: Workspace,
+  journal: Journal,
+  how: CopyChoice,
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  const { state } = journal;
+  const isLate = how.when === "after it";
+  const late = imagesCopiedLate(state, how.table);
+  const looks = new Map<string, Fingerprint>();
+  for (const copy of copiesOf(state)) {
+    const { into } = copy;
+    if (isLate ? !isCopyPending(how.table, into) : late.has(into)) continue;
+    try {
+      const found = await runCopy(workspace, journal, copy, how);
+      if (found) for (const [path, look] of found) looks.set(path, look);
+      else how.onNotice?.(`${into} could not be brought in sync`);
+    } catch (error) {
+      // The command itself has to say so. Recovery must not hold up everybody for a copy that is none any more.
+      if (!isLate || how.isLocked || !isUnfit(error)) throw error;
+      how.onNotice?.(`${into} could not be brought in sync`);
+    }
+  }
+  return looks;
+}
+
+const UNFIT_CODES = new Set(["E_CORRUPT", "E_REFUSED", "E_UNSUPPORTED", "E_OUTSIDE"]);
+
+/** Whether somebody has made another image of it since the plan was made, into which nothing can be copied. */
+function isUnfit(error: unknown): boolean {
+  return error instanceof ImgtxError && UNFIT_CODES.has(error.code);
+}
+
+/** Undefined where the image, or what was to come into it, is not what it was, and nothing needs it. */
+async function runCopy(
+  workspace: Workspace,
+  journal: Journal,
+  copy: Copy,
+  how: CopyChoice,
+): Promise<ReadonlyMap<string, Fingerprint> | undefined> {
+  const { storage, root } = workspace;
+  const { state } = journal;
+  const { table } = how;
+  if (!(await isSourceSound(storage, state, copy, how))) return undefined;
+  const file = await openTarget(storage, state, { copy, table });
+  if (!file) return undefined;
+  // What was opened for the plan is trusted afterwards, whatever was allowed for that one command.
+  const gate = { workspaceRoot: root, allowPaths: [...table.allowPaths, ...lastSeen(state).keys()] };
+  try {
+    const found = await judgeTarget(storage, state, { copy, file }, { ...how, gate });
+    if (found === "another") return undefined;
+    if (found === "let go") await renewLift(storage, copy);
+    else await copyInto(storage, journal, { copy, file, found, gate }, how);
+    const looks = await lookAtFiles(storage, { path: copy.into, format: copy.format }, gate);
+    if (found === "as planned" || found === "fenced" || isOfDevice(table, copy.into)) return looks;
+    how.onNotice?.(
+      `${copy.into} is compared from end to end when it is synced next: it was being synced, and ${UNTOLD}`,
+    );
+    // What it looks like without its change time leaves a doubt.
+    return new Map([...looks].map(([path, look]) => [path, beforeItsName(look)]));
+  } finally {
+    await file.close();
+  }
+}
+
+/** E_CHANGED, or E_NOT_FOUND, where a device waits for the content; else false. */
+async function isSourceSound(
+  storage: Storage,
+  state: TransactionState,
+  { sources, into }: Copy,
+  { when }: CopyChoice,
+): Promise<boolean> {
+  for (const from of sources) {
+    const now = await fingerprintAt(storage, from, undefined);
+    const seen = lastSeen(state).get(from)?.fingerprint;
+    if (!now && !(await isDiskThere(storage, from, foldersOf(state)))) {
+      throw diskIsAway(from, `it is still to be copied into '${into}'`);
+    }
+    const changes = now && seen ? describeChanges({ ...seen, headerSha256: null }, now) : [];
+    if (now && changes.length === 0) continue;
+    if (when === "after it") return false;
+    const [code, what] = now
+      ? (["E_CHANGED", `somebody has changed it (${changes.join(", ")})`] as const)
+      : (["E_NOT_FOUND", "it has gone"] as const);
+    throw new ImgtxError(code, `${what}, and it is still to be copied into '${into}'`, {
+      image: from,
+      hint: "put the file back",
+    });
+  }
+  return true;
+}
+
+interface Copying {
+  readonly copy: Copy;
+  readonly file: StorageFile;
+  readonly found: Judged;
+  readonly gate: GateOptions;
+}
+
+async function copyInto(
+  storage: Storage,
+  journal: Journal,
+  { copy, file, found, gate }: Copying,
+  { markEveryMs = MARK_EVERY_MS, onProgress }: CopyChoice,
+): Promise<void> {
+  const { from, into, format, copiedBytes, statement } = copy;
+  const isFenced = format === "qcow2" && (await isFileFenced(file));
+  const isCutOff = found === "fenced" || found === "touched";
+  if (isCutOff && format === "qcow2")
+    await settleCutOff(storage, file, { gate, signal: undefined, isFenced });
+  const { host } = storage;
+  let told = host.monotonicMs();
+  const layers = { from, into: { path: into, format, isFenced } };
+  await copyLayers(storage, layers, {
+    gate,
+    startBytes: isCutOff ? copiedBytes : 0,
+    onProgress: progressOf({ onProgress }, `copying into ${into}`),
+    progress: {
+      isDue: () => host.monotonicMs() - told >= markEveryMs,
+      async keep(offset) {
+        await keepProgress(journal, { statement, path: into, offset });
+        told = host.monotonicMs();
+      },
+    },
+  });
+  if (!isFenced) return;
+  const fenced = await storage.openFile(into, "write");
+  try {
+    await liftFileFence(fenced, "fence of a copy lifted");
+  } finally {
+    await fenced.close();
+  }
+}
+
+/** What can't be kept costs the time to copy it again after a crash, and nothing else: so the copy goes on. */
+async function keepProgress(
+  journal: Journal,
+  { statement, path, offset }: { readonly statement: number; readonly path: string; readonly offset: number },
+): Promise<void> {
+  try {
+    await journal.append({ type: "copied", statement, path, offset }, "copied");
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+  }
+}
+
+/** Whoever lifted the fence died before that was known to be durable. */
+async function renewLift(storage: Storage, { into, format }: Copy): Promise<void> {
+  if (format !== "qcow2") return;
+  const file = await openIfFree(storage, into);
+  try {
+    if (file) await liftFileFence(file, "fence of a copy lifted");
+  } finally {
+    await file?.close();
+  }
+}
+
+/** Lifts the fences of images that the table names no more: nobody will copy into them. */
+export async function leaveCopies(
+  { storage }: Workspace,
+  state: TransactionState,
+  table: DeviceTable,
+): Promise<void> {
+  const seen = lastSeen(state);
+  for (const copy of copiesOf(state)) {
+    const { into } = copy;
+    const isNamed = table.devices.some(({ mirror }) => mirror?.image === into) || isOfDevice(table, into);
+    const expected = seen.get(into)?.fingerprint;
+    const stat = await storage.stat(into);
+    if (!isNamed && stat && expected && isSameFile(expected, stat)) await renewLift(storage, copy);
+  }
+}
+
+/** Overlays that nobody will know of any more when the transaction has ended: the disk that they are on is not there. */
+export async function findOverlaysAway({ storage }: Workspace, state: TransactionState): Promise<string[]> {
+  const left: string[] = [];
+  for (const overlay of overlaysOf(state)) {
+    // One that is seen is removed, also from a folder that was copied to another disk.
+    if (await storage.statLink(overlay)) continue;
+    if (!(await isDiskThere(storage, overlay, foldersOf(state)))) left.push(overlay);
+  }
+  return left;
+}
+
+/** The table has moved: what was copied is not needed any more. */
+export async function removeCopiedOverlays({ storage }: Workspace, state: TransactionState): Promise<void> {
+  await removeFinished(storage, overlaysOf(state), "copied overlay gone");
+}
+
+/** What the transaction made for its copies, and nobody else has. */
+function overlaysOf(state: TransactionState): string[] {
+  return state.statements.flatMap(({ plan, undone }) =>
+    undone ? [] : plan.newFiles.flatMap(({ path, staging }) => (path === staging ? [path] : [])),
+  );
+}

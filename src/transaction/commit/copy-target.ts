@@ -1,0 +1,131 @@
+// The image that content is copied into, as it is found after the commit mark: whether it is the one that was planned,
+// and whether somebody else may have written to it.
+//
+// Invariant: written is only the very file that was planned, by its identity, or where a device is to be on it, by what it
+// holds. One that has gone is left so, but for one that a device is to be on, or whose disk is not there: those may come
+// back, and are waited for.
+
+import type { DeviceTable } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { type GateOptions, isFileFenced, isSameFile } from "../../format/index.ts";
+import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
+import { isProvedByContent, mayBeTouched } from "./copy-proof.ts";
+import { type Copy, lastSeen, type TransactionState } from "../journal/index.ts";
+import { lockWriter, openUnlessGone } from "../images/open-free.ts";
+import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
+import type { KeptFile, OnProgress } from "../request.ts";
+
+export interface HowToJudge {
+  /** As the transaction makes it, or as it is after the move. */
+  readonly table: DeviceTable;
+  /** As it is now. */
+  readonly present: DeviceTable;
+  /** Whether the caller holds QEMU's locks on the images. */
+  readonly isLocked: boolean;
+  /** How long to wait for them, where it does not. */
+  readonly waiting?: LockWaiting | undefined;
+  readonly onProgress?: OnProgress | undefined;
+  /** Mirrors that are synced anew after it, by content. */
+  readonly syncedAnew?: ReadonlySet<string>;
+  /** Whether what takes long is left to others: E_UNFINISHED then. */
+  readonly isBrief?: boolean | undefined;
+  /** Told of each image that a device goes over to whatever others wrote to it. Undefined: then it waits. */
+  readonly onLeft?: ((file: KeptFile) => void) | undefined;
+}
+
+/**
+ * - as planned: nobody has written to it.
+ * - fenced: as far as a copy has come that was cut off. Nobody else can have written to it.
+ * - let go: all was copied, and the fence lifted. Others may have written to it since.
+ * - touched: not as the transaction saw it last, or it may not be: by a copy that was cut off, or by others.
+ * - another: it is left alone.
+ */
+export type Judged = "as planned" | "fenced" | "let go" | "touched" | "another";
+
+export const UNTOLD = "whether anybody else wrote to it can't be told";
+
+/** The image, for reading. Undefined where it has gone, and is not needed any more. */
+export async function openTarget(
+  storage: Storage,
+  state: TransactionState,
+  { copy: { into, from }, table }: { readonly copy: Copy; readonly table: DeviceTable },
+): Promise<StorageFile | undefined> {
+  const file = await openUnlessGone(storage, into, "read");
+  if (file) return file;
+  if (isOfDevice(table, into)) throw isAway(into, from);
+  if (!(await isDiskThere(storage, into, foldersOf(state)))) {
+    throw diskIsAway(into, `'${from}' is still to be copied into it`);
+  }
+  return undefined;
+}
+
+/** Locks the image where the caller has not. Throws where a device would go over to what is not a copy of it. */
+export async function judgeTarget(
+  storage: Storage,
+  state: TransactionState,
+  { copy: { into, from, format }, file }: { readonly copy: Copy; readonly file: StorageFile },
+  how: HowToJudge & { readonly gate: GateOptions },
+): Promise<Judged> {
+  const { table, present, isLocked, waiting, syncedAnew, onProgress, onLeft, isBrief, gate } = how;
+  const seen = lastSeen(state);
+  const expected = seen.get(into)?.fingerprint;
+  if (!expected) throw new Error("an image that is copied into is watched");
+  const isPlanned = isSameFile(expected, await file.stat());
+  const isDevices = isOfDevice(table, into);
+  if (!isPlanned && !isDevices) return "another";
+  if (isLocked && isPlanned) return "as planned";
+  const dataFile = dataFileOf(table, into);
+  if (isPlanned && format === "qcow2" && dataFile === undefined) {
+    const wasFenced = state.fences.some(({ image }) => image === into);
+    const isFenced = await isFileFenced(file);
+    if (wasFenced && !isFenced) return "let go";
+    if (!isLocked) await lockWriter(storage, file, waiting);
+    if (isFenced) return "fenced";
+  } else if (!isLocked) await lockWriter(storage, file, waiting);
+  const isTouched = !isPlanned || (await mayBeTouched(storage, { image: into, file, dataFile, seen }));
+  if (!isTouched) return "as planned";
+  const isSynced = isPlanned && syncedAnew?.has(into) === true;
+  if (!isDevices || isSynced) return "touched";
+  const pending = { image: into, overlay: from, table, present };
+  if (await isProvedByContent(storage, gate, pending, { onProgress, isBrief })) return "touched";
+  if (!isPlanned) throw isAnother(into, from);
+  if (!onLeft) throw isWrittenTo(into, from);
+  onLeft({ path: into, why: `it does not hold what the device held: ${UNTOLD}` });
+  return "touched";
+}
+
+export function isOfDevice({ devices }: DeviceTable, image: string): boolean {
+  return devices.some(({ chain }) => chain.some((entry) => entry.image === image));
+}
+
+function dataFileOf({ devices }: DeviceTable, image: string): string | undefined {
+  const entries = devices.flatMap(({ chain, mirror }) => [...chain, ...(mirror?.chain ?? [])]);
+  return entries.find((entry) => entry.image === image)?.dataFile?.image;
+}
+
+/** Its disk may not be mounted yet: found later, the device would have what it was before, or a half of each. */
+function isAway(image: string, overlay: string): ImgtxError {
+  return new ImgtxError("E_NOT_FOUND", `it is not there, and '${overlay}' is still to be copied into it`, {
+    image,
+    hint: "mount its disk, or put the file back; another file in its place is taken as it is",
+  });
+}
+
+/** A half of each is worse than waiting; what it lacks is in the overlay alone, or in no file at all. */
+function isAnother(image: string, overlay: string): ImgtxError {
+  const message =
+    `another file stands there than the one that '${overlay}' is still to be copied into, and with that ` +
+    "it would not hold what the device holds";
+  return new ImgtxError("E_REFUSED", message, {
+    image,
+    hint: "put back the file that was there, or a copy of it",
+  });
+}
+
+/** What is right in it, the transaction's own overlay and the device say; what others want with the rest, they alone. */
+function isWrittenTo(image: string, overlay: string): ImgtxError {
+  const message =
+    `somebody wrote to it after the commit, while '${overlay}' was being copied into it, and with that it does ` +
+    "not hold what the device holds";
+  return new ImgtxError("E_CHANGED", message, { image });
+}
