@@ -51,7 +51,6 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
       step("internal-snapshot delete vda vdc one"),
     ],
     studied: [0],
-    inSlice: true,
   },
   {
     name: "an internal snapshot of 4 devices, gone back to in a transaction, and deleted",
