@@ -25,7 +25,7 @@ import {
   liveStatements,
   type PlanRecord,
   readJournals,
-  readParked,
+  parkedAmong,
 } from "./journal/index.ts";
 import { isFromHere } from "./origin.ts";
 import { judgeDevice, type Seen } from "./device-state.ts";
@@ -85,8 +85,9 @@ export async function describeDevices(
   const { workspace, currentFolder } = session;
   const table = await readTable(workspace);
   const entries = names?.map((name) => requireDevice(table, name)) ?? table.devices;
-  const scene = setScene(workspace, table, await findHolders(workspace));
-  const unfinished = await readUnfinished(workspace);
+  const journals = await readJournals(workspace);
+  const scene = setScene(workspace, table, holdersAmong(journals));
+  const unfinished = unfinishedAmong(journals);
   const devices: DeviceDescription[] = [];
   for (const entry of entries) {
     const unfinishedCopy = unfinished.get(entry.name) ?? null;
@@ -97,10 +98,10 @@ export async function describeDevices(
 }
 
 /** The unfinished copy of each device that has one. */
-export async function readUnfinished(
-  workspace: Workspace,
-): Promise<ReadonlyMap<string, NonNullable<DeviceDescription["unfinishedCopy"]>>> {
-  const copies = (await readParked(workspace)).flatMap(({ plan, marks }) =>
+export function unfinishedAmong(
+  journals: readonly JournalSnapshot[],
+): ReadonlyMap<string, NonNullable<DeviceDescription["unfinishedCopy"]>> {
+  const copies = parkedAmong(journals).flatMap(({ plan, marks }) =>
     plan.reports.flatMap(({ device, files: [file] }) =>
       device === null || !file
         ? []
@@ -163,7 +164,7 @@ export async function describeOutcome(workspace: Workspace, parts: OutcomeParts)
   const touched = [...new Set(plans.flatMap((plan) => plan.devices))].sort();
   const holder = pending ? transaction : null;
   const holders = dryRun
-    ? await findHolders(workspace)
+    ? holdersAmong(await readJournals(workspace))
     : new Map(touched.flatMap((device) => (holder === null ? [] : [[device, holder] as const])));
   const scene = setScene(workspace, table, holders);
   const devices = touched.flatMap((name) => {
@@ -191,9 +192,9 @@ function setScene(workspace: Workspace, table: DeviceTable, holders: Scene["hold
   return { workspace, table, holders, omitted };
 }
 
-async function findHolders(workspace: Workspace): Promise<Scene["holders"]> {
+function holdersAmong(journals: readonly JournalSnapshot[]): Scene["holders"] {
   const holders = new Map<string, string>();
-  for (const { id, state } of await readJournals(workspace)) {
+  for (const { id, state } of journals) {
     if (state instanceof ImgtxError) continue;
     for (const device of heldDevices(state)) holders.set(device, id);
   }

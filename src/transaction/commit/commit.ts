@@ -27,6 +27,7 @@ import {
   heldDevices,
   type Journal,
   lastSeen,
+  readJournals,
   type TransactionState,
 } from "../journal/index.ts";
 import { closingTable } from "./closing.ts";
@@ -182,7 +183,7 @@ async function enterCommit<T>(
     const planned = nextTable(table, journal.state, record);
     const made = await lookAtMade(workspace, planned, named, images);
     assertShown(table, planned);
-    const committed = await withCommitted(workspace, planned, journal.id);
+    const committed = withCommitted(planned, await readJournals(workspace, journal.id));
     await assertActiveLayersApart(workspace.storage, committed, heldDevices(journal.state));
     const left = imagesLeft(table, planned, journal.state);
     // A command by itself has read its images a moment ago, and holds them.

@@ -20,7 +20,7 @@ import type { Plan } from "../actions/plan/action.ts";
 import { traitsOf } from "../actions/index.ts";
 import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
 import { findHeldUp, type HeldUp } from "./held.ts";
-import { beginRecordOf, Journal, type PlanRecord } from "../journal/index.ts";
+import { beginRecordOf, Journal, type JournalSnapshot, type PlanRecord } from "../journal/index.ts";
 import { removeParked, takeParked } from "../recover/parked.ts";
 import { changedImages, planStatement } from "./plan.ts";
 import { heldError } from "../recover/waiting.ts";
@@ -86,8 +86,8 @@ async function heldUpInstead(work: Work, { kind }: ActionRequest, error: unknown
   const lock = await lockWorkspaceIfFree(work.workspace);
   if (!lock) throw error;
   try {
-    const notes = await settleJournals(work.workspace, { except: work.id, devices });
-    const heldUp = await findHeldUp(work, { devices, kind }, notes);
+    const settled = await settleJournals(work.workspace, { except: work.id, devices });
+    const heldUp = await findHeldUp(work, { devices, kind }, settled);
     if (!heldUp) throw error;
     return heldUp;
   } finally {
@@ -124,11 +124,11 @@ async function enterPlan(
   await makeWorkspace(workspace, new Date(workspace.storage.host.now()).toISOString());
   const lock = await lockWorkspace(workspace, waitingOf(work));
   try {
-    const notes = await settleJournals(workspace, { except: work.id, devices: record.devices });
-    for (const note of notes) if (note.did !== "waiting") work.options.onRecovered?.(note);
-    const heldUp = await findHeldUp(work, record, notes);
+    const settled = await settleJournals(workspace, { except: work.id, devices: record.devices });
+    for (const note of settled.notes) if (note.did !== "waiting") work.options.onRecovered?.(note);
+    const heldUp = await findHeldUp(work, record, settled);
     if (heldUp) return heldUp;
-    const table = await effectiveTable(work);
+    const table = await effectiveTable(work, settled.journals);
     const entryOf = (of: DeviceTable, name: string) => JSON.stringify(findDevice(of, name));
     const moved = record.devices.find((name) => entryOf(table, name) !== entryOf(plannedOn, name));
     if (moved !== undefined) {
@@ -138,22 +138,28 @@ async function enterPlan(
     const next = withDevices(table, record.changes);
     assertShown(table, next);
     await assertActiveLayersApart(workspace.storage, next, record.devices);
-    return await addPlan(work, record);
+    return await addPlan(work, record, settled.journals);
   } finally {
     await lock.close();
   }
 }
 
-async function addPlan(work: Work, record: PlanRecord): Promise<PlanRecord> {
+async function addPlan(
+  work: Work,
+  record: PlanRecord,
+  others: readonly JournalSnapshot[],
+): Promise<PlanRecord> {
   const { endsCopies, isResumable } = traitsOf(record.kind);
   if (endsCopies) {
-    await removeParked(work.workspace, record.devices, work.options.onKept);
+    await removeParked(work.workspace, others, record.devices, work.options.onKept);
   }
   if (work.journal) {
     await work.journal.append(record, "plan");
     return record;
   }
-  const parked = isResumable ? await takeParked(work.workspace, record, work.options.onKept) : undefined;
+  const parked = isResumable
+    ? await takeParked(work.workspace, others, record, work.options.onKept)
+    : undefined;
   const plan = parked?.state.statements[0]?.plan;
   if (parked && plan) {
     work.journal = parked;

@@ -12,7 +12,7 @@ import {
   readJournals,
   type TransactionState,
 } from "../journal/index.ts";
-import type { RecoveryNote } from "../request.ts";
+import type { Settled } from "../recover/recovery.ts";
 import { heldError, noteOnDamaged } from "../recover/waiting.ts";
 import type { Work } from "./work.ts";
 
@@ -35,14 +35,14 @@ const MAY_PASS: ReadonlySet<string> = new Set([
 
 /**
  * What keeps the plan's devices. E_TRANSACTION where that is an open transaction, or one that waits for more than
- * time. The caller holds the workspace lock, and has the notes of what it could not settle under it.
+ * time. The caller holds the workspace lock, and has settled under it what it could.
  */
 export async function findHeldUp(
   work: Work,
   record: Pick<PlanRecord, "devices" | "kind">,
-  notes: readonly RecoveryNote[],
+  { notes, journals }: Settled,
 ): Promise<HeldUp | undefined> {
-  for (const snapshot of await readJournals(work.workspace, work.id)) {
+  for (const snapshot of journals) {
     const device = heldAmong(snapshot, record.devices);
     if (device === undefined || (await isEndedBy(work, record, snapshot))) continue;
     const note = notes.find(({ transaction, did }) => transaction === snapshot.id && did === "waiting");

@@ -18,13 +18,14 @@ import {
   type CopyStep,
   type NewFile,
   type PlanRecord,
+  readJournals,
   redoLogPath,
   stagingPath,
   type WatchedImage,
   liveStatements,
 } from "../journal/index.ts";
 import { imagesCopiedInto } from "../commit/copies.ts";
-import { readUnfinished } from "../describe.ts";
+import { unfinishedAmong } from "../describe.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ImageChange } from "../images/redo.ts";
 import type { ActionRequest } from "../request.ts";
@@ -109,7 +110,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
       ...(before ? imagesCopiedInto(before) : []),
       ...earlier.flatMap(({ copies }) => copies.map(({ into }) => into)),
     ]),
-    readUnfinished: async () => new Set((await readUnfinished(workspace)).keys()),
+    readUnfinished: async () => new Set(unfinishedAmong(await readJournals(workspace)).keys()),
     async readGeneration(generation) {
       const known = generations.get(generation) ?? readGeneration(workspace, generation);
       generations.set(generation, known);

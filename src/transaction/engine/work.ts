@@ -3,7 +3,13 @@
 import { type DeviceTable, readTable, withDevices, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { StagedStorage } from "../../format/index.ts";
-import { changesOf, type Journal, type PlanRecord } from "../journal/index.ts";
+import {
+  changesOf,
+  type Journal,
+  type JournalSnapshot,
+  type PlanRecord,
+  readJournals,
+} from "../journal/index.ts";
 import { withCommitted } from "../commit/committed-table.ts";
 import { OpenedImages } from "../images/opened-images.ts";
 import { openStaged } from "../images/redo.ts";
@@ -51,9 +57,15 @@ export async function endWork({ images, staged }: Work): Promise<void> {
   await staged.close();
 }
 
-/** The table as it will be, with the changes of the work's transaction on top. */
-export async function effectiveTable({ workspace, journal, id }: Work): Promise<DeviceTable> {
-  const table = await withCommitted(workspace, await readTable(workspace), id);
+/**
+ * The table as it will be, with the changes of the work's transaction on top. The journals of others are read, unless
+ * the caller has done so.
+ */
+export async function effectiveTable(
+  { workspace, journal, id }: Work,
+  others?: readonly JournalSnapshot[],
+): Promise<DeviceTable> {
+  const table = withCommitted(await readTable(workspace), others ?? (await readJournals(workspace, id)));
   return journal ? withDevices(table, changesOf(journal.state)) : table;
 }
 

@@ -1,4 +1,5 @@
-// All journals of a workspace as they stand, without a lock.
+// All journals of a workspace as they stand. What is read while the workspace is locked holds until it is free again:
+// no journal comes meanwhile, and none gets a plan or a mark. So a caller reads once, and hands on what it read.
 
 import { describeCopy, findLiveness, findOwner, type Worker, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
@@ -6,6 +7,7 @@ import type { StorageFile } from "../../storage/index.ts";
 import {
   isPutBack,
   journalPath,
+  type JournalNames,
   listNames,
   openTrusted,
   readAll,
@@ -31,29 +33,39 @@ export interface JournalSnapshot {
   readonly held: readonly string[] | null;
 }
 
-/**
- * All journals as they stand now, without a lock; `except` is the caller's own. A journal that goes while
- * it is read is left out.
- */
-export async function readJournals(workspace: Workspace, except?: string): Promise<JournalSnapshot[]> {
-  const snapshots: JournalSnapshot[] = [];
-  for (const id of (await listNames(workspace)).ids) {
+/** The folder as it stands now, and the journals in it. */
+export interface JournalFolder extends JournalNames {
+  readonly journals: readonly JournalSnapshot[];
+}
+
+/** `except` is the caller's own, which is not read. A journal that goes while it is read is left out. */
+export async function readJournalFolder(workspace: Workspace, except?: string): Promise<JournalFolder> {
+  const names = await listNames(workspace);
+  const journals: JournalSnapshot[] = [];
+  for (const id of names.ids) {
     if (id === except) continue;
     const path = journalPath(workspace, id);
     const snapshot = await readJournal(workspace, id, path);
-    if (snapshot) snapshots.push(snapshot);
+    if (snapshot) journals.push(snapshot);
   }
-  return snapshots;
+  return { ...names, journals };
 }
 
-/** A copy that was cut off, and is kept to be gone on with. */
+export async function readJournals(
+  workspace: Workspace,
+  except?: string,
+): Promise<readonly JournalSnapshot[]> {
+  return (await readJournalFolder(workspace, except)).journals;
+}
+
 interface Parked extends Pick<Statement, "plan" | "marks"> {
   readonly id: string;
   readonly busy: boolean;
 }
 
-export async function readParked(workspace: Workspace): Promise<readonly Parked[]> {
-  return (await readJournals(workspace)).flatMap(({ id, busy, state }) => {
+/** Copies that were cut off, and are kept to be gone on with. */
+export function parkedAmong(journals: readonly JournalSnapshot[]): Parked[] {
+  return journals.flatMap(({ id, busy, state }) => {
     const copying = state instanceof ImgtxError || !isParked(state) ? undefined : state.statements[0];
     return copying ? [{ id, busy, plan: copying.plan, marks: copying.marks }] : [];
   });

@@ -1,6 +1,12 @@
-export { type JournalSnapshot, readJournals, readParked } from "./folder.ts";
+export {
+  type JournalFolder,
+  type JournalSnapshot,
+  parkedAmong,
+  readJournalFolder,
+  readJournals,
+} from "./folder.ts";
 export { Journal } from "./journal.ts";
-export { clearHalfMade, journalPath, listNames } from "./journal-file.ts";
+export { clearHalfMade, journalPath } from "./journal-file.ts";
 export type {
   BeginRecord,
   CommitFence,

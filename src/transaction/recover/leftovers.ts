@@ -4,20 +4,21 @@ import { findOwner, isViewPresent, readTable, sayWorker, type Workspace } from "
 import { ImgtxError } from "../../errors/index.ts";
 import {
   isParked,
+  type JournalFolder,
   type JournalSnapshot,
-  listNames,
-  readJournals,
   type Statement,
   type TransactionState,
 } from "../journal/index.ts";
 
 /** What waits for recovery, a phrase each. */
-export async function findLeftovers(workspace: Workspace): Promise<string[]> {
+export async function findLeftovers(
+  workspace: Workspace,
+  { ids, halfMade, journals }: JournalFolder,
+): Promise<string[]> {
   const found: string[] = [];
-  const { ids, halfMade } = await listNames(workspace);
   for (const id of halfMade)
     if (!ids.includes(id)) found.push(`a half-made journal of transaction ${id} is left`);
-  for (const snapshot of ids.length === 0 ? [] : await readJournals(workspace)) {
+  for (const snapshot of journals) {
     const leftover = await describeLeftover(workspace, snapshot);
     if (leftover !== undefined) found.push(leftover);
     else if (!snapshot.busy && halfMade.includes(snapshot.id)) {

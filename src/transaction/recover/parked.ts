@@ -5,18 +5,19 @@
 // target, laid out in the same way. The caller holds the workspace lock.
 
 import type { Workspace } from "../../device/index.ts";
-import { Journal, type PlanRecord, readParked } from "../journal/index.ts";
+import { Journal, type JournalSnapshot, parkedAmong, type PlanRecord } from "../journal/index.ts";
 import { abortJournal } from "./undo.ts";
 import type { LockWait } from "../request.ts";
 
 /** The journal of the same copy, which is held and goes on; undefined where there is none. */
 export async function takeParked(
   workspace: Workspace,
+  journals: readonly JournalSnapshot[],
   record: PlanRecord,
   onKept: LockWait["onKept"],
 ): Promise<Journal | undefined> {
   let taken: Journal | undefined;
-  for (const id of await listParked(workspace, record.devices)) {
+  for (const id of listParked(journals, record.devices)) {
     const journal = await Journal.open(workspace, id);
     if (!journal) continue;
     try {
@@ -37,10 +38,11 @@ export async function takeParked(
 /** Removes the unfinished copies of the devices. */
 export async function removeParked(
   workspace: Workspace,
+  journals: readonly JournalSnapshot[],
   devices: readonly string[],
   onKept: LockWait["onKept"],
 ): Promise<void> {
-  for (const id of await listParked(workspace, devices)) {
+  for (const id of listParked(journals, devices)) {
     const journal = await Journal.open(workspace, id);
     if (!journal) continue;
     try {
@@ -51,8 +53,8 @@ export async function removeParked(
   }
 }
 
-async function listParked(workspace: Workspace, devices: readonly string[]): Promise<string[]> {
-  return (await readParked(workspace)).flatMap(({ id, busy, plan }) =>
+function listParked(journals: readonly JournalSnapshot[], devices: readonly string[]): string[] {
+  return parkedAmong(journals).flatMap(({ id, busy, plan }) =>
     !busy && plan.devices.some((device) => devices.includes(device)) ? [id] : [],
   );
 }

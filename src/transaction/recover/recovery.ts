@@ -43,7 +43,7 @@ import {
   isParked,
   Journal,
   type JournalSnapshot,
-  listNames,
+  readJournalFolder,
   readJournals,
   type TransactionState,
 } from "../journal/index.ts";
@@ -79,9 +79,10 @@ export async function recover(workspace: Workspace, options: RecoveryOptions): P
   const copy = await reportCopy(workspace);
   // Who wants to change something is refused for the same reason, in the same words.
   if (copy) return options.caller === "reader" ? [copy] : [];
-  const noted = await noteStrangeThings(workspace);
+  const folder = await readJournalFolder(workspace);
+  const noted = noteStrangeThings(workspace, folder);
   const lost = await findLostParts(workspace);
-  const leftovers = [...lost.map(sayLost), ...(await findLeftovers(workspace))];
+  const leftovers = [...lost.map(sayLost), ...(await findLeftovers(workspace, folder))];
   if (leftovers.length === 0) return noted;
   try {
     const lock = await lockFor(workspace, options);
@@ -89,7 +90,7 @@ export async function recover(workspace: Workspace, options: RecoveryOptions): P
     let notes: RecoveryNote[];
     try {
       notes = [...noted, ...(await mendLostParts(workspace))];
-      notes.push(...(await settleJournals(workspace, { isLeft: isLeftBy(options.caller) })));
+      notes.push(...(await settleJournals(workspace, { isLeft: isLeftBy(options.caller) })).notes);
       const note = await repairView(workspace, notes);
       if (note) notes.push(note);
     } finally {
@@ -121,7 +122,7 @@ async function lockFor(
 export async function reportLeftovers(workspace: Workspace): Promise<RecoveryNote[]> {
   if (!(await isWorkspaceMade(workspace))) return [];
   const copy = await reportCopy(workspace);
-  return copy ? [copy] : asReports(await findLeftovers(workspace), "");
+  return copy ? [copy] : asReports(await findLeftovers(workspace, await readJournalFolder(workspace)), "");
 }
 
 /** In a copy nothing is finished or undone: it may be of the original, which went on. */
@@ -194,18 +195,24 @@ interface Settling {
   readonly isLeft?: IsLeft;
 }
 
+export interface Settled {
+  readonly notes: readonly RecoveryNote[];
+  /** Those that are there now, but for the caller's own. */
+  readonly journals: readonly JournalSnapshot[];
+}
+
 /** Settles what it can of each journal but the caller's own. The caller holds the workspace lock. */
 export async function settleJournals(
   workspace: Workspace,
   { except, devices, isLeft = isLeftBy("writer") }: Settling,
-): Promise<RecoveryNote[]> {
+): Promise<Settled> {
   const notes: RecoveryNote[] = [];
-  const { ids, halfMade } = await listNames(workspace);
+  const { ids, halfMade, journals } = await readJournalFolder(workspace, except);
   for (const id of halfMade) {
     // Only a journal with a live process may have a new one beside it: that process is replacing it.
     if (!ids.includes(id)) await clearHalfMade(workspace, id);
   }
-  for (const snapshot of await readJournals(workspace, except)) {
+  for (const snapshot of journals) {
     if (devices && snapshot.held?.every((held) => !devices.includes(held))) continue;
     const { id, state } = snapshot;
     const note =
@@ -214,7 +221,8 @@ export async function settleJournals(
         : await settleOrSay(workspace, snapshot, state, { isHalfReplaced: halfMade.includes(id), isLeft });
     if (note) notes.push(note);
   }
-  return notes;
+  // A note tells of each that was worked on, and they may be gone, or others now.
+  return { notes, journals: notes.length === 0 ? journals : await readJournals(workspace, except) };
 }
 
 async function settleOrSay(

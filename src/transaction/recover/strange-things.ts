@@ -1,12 +1,14 @@
 // What is in .imgtx and is not imgtx's, and what of it is lost: said, and no hindrance.
 
 import { makeLostParts, pathsOf, readTable, type Part, type Workspace } from "../../device/index.ts";
-import { listNames } from "../journal/index.ts";
+import type { JournalFolder } from "../journal/index.ts";
 import type { RecoveryNote } from "../request.ts";
 
 /** Something that looks like a journal: a FIFO, a folder, a link, another program's file. It is left alone. */
-export async function noteStrangeThings(workspace: Workspace): Promise<RecoveryNote[]> {
-  const { strange } = await listNames(workspace);
+export function noteStrangeThings(
+  workspace: Workspace,
+  { strange }: Pick<JournalFolder, "strange">,
+): RecoveryNote[] {
   const { journals } = pathsOf(workspace);
   return strange.map((name) =>
     note("noted", `${journals}/${name} is no journal of imgtx's, and is left alone`),
