@@ -59,4 +59,5 @@ export {
   readGeneration,
   readTable,
 } from "./workspace.ts";
+export type { WorkspaceLock } from "./held-locks.ts";
 export { lockAsItIs, lockWorkspace, lockWorkspaceIfFree } from "./workspace-lock.ts";

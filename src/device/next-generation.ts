@@ -4,10 +4,11 @@
 // Invariants
 // - The first step takes all the space on the disk that the move needs, where nobody looks. The others rename.
 // - Each step may be repeated, whatever a crash left of it, as long as the table has not moved.
-// - The caller holds the workspace lock.
+// - The caller holds the workspace lock, and that is looked at before each step that writes.
 
 import { ImgtxError, settleAll } from "../errors/index.ts";
 import { type DeviceTable, encodeTable } from "./device-table.ts";
+import { assertLocked } from "./held-locks.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import {
   flushNameOf,
@@ -48,6 +49,7 @@ export async function stageGeneration(
   next: DeviceTable,
   limitBytes = STAGED_LIMIT_BYTES,
 ): Promise<void> {
+  assertLocked(workspace, "the next table");
   const { storage, root } = workspace;
   const history = historyPath(workspace, closing.generation);
   const mode = await modeOfTable(workspace);
@@ -87,12 +89,14 @@ async function modeOfTable(workspace: Workspace): Promise<NewMode> {
 
 /** The closing generation goes into the history, where it does not count until the table has moved. */
 export async function keepGeneration(workspace: Workspace, closing: DeviceTable): Promise<void> {
+  assertLocked(workspace, "the history");
   const path = historyPath(workspace, closing.generation);
   await moveOver(workspace.storage, path, "earlier generation's name");
 }
 
 /** The table moves, and the view with it. */
 export async function moveToGeneration(workspace: Workspace, next: DeviceTable): Promise<void> {
+  assertLocked(workspace, "the table");
   const { table } = pathsOf(workspace);
   await renameOver(workspace.storage, table);
   try {
@@ -106,6 +110,7 @@ export async function moveToGeneration(workspace: Workspace, next: DeviceTable):
 
 /** The present generation once more: what some image looks like has come to be known. */
 export async function replaceTable(workspace: Workspace, table: DeviceTable): Promise<void> {
+  assertLocked(workspace, "the table");
   const { storage } = workspace;
   const mode = await modeOfTable(workspace);
   await replaceFile(storage, pathsOf(workspace).table, await encodeForHere(workspace, table), mode, {
@@ -116,6 +121,7 @@ export async function replaceTable(workspace: Workspace, table: DeviceTable): Pr
 
 /** A generation of the history once more: what some image of it looks like has come to be known. */
 export async function renewGeneration(workspace: Workspace, generation: DeviceTable): Promise<void> {
+  assertLocked(workspace, "the history");
   const content = encodeTable(workspace.root, generation, null);
   const path = historyPath(workspace, generation.generation);
   await replaceFile(workspace.storage, path, content, await modeOfTable(workspace), {

@@ -5,6 +5,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../storage/index.ts";
+import { keepLock, type WorkspaceLock } from "./held-locks.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import { assertFolders } from "./lost-parts.ts";
 import { assertOwn } from "./standing.ts";
@@ -19,16 +20,16 @@ const WORKSPACE_BYTE = { start: 0, lengthBytes: 1 };
 const GRACE_MS = 5_000;
 
 /**
- * Takes the workspace lock; closing the file that it returns gives it back. E_BUSY when it is held, E_EXISTS where a
+ * Takes the workspace lock; closing what it returns gives it back. E_BUSY when it is held, E_EXISTS where a
  * name in .imgtx is taken by something else.
  */
-export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting): Promise<StorageFile> {
+export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting): Promise<WorkspaceLock> {
   await assertOwn(workspace);
   return await lockAsItIs(workspace, waiting);
 }
 
 /** The same, of a workspace that may be a copy: to make it one of its own. */
-export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Promise<StorageFile> {
+export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Promise<WorkspaceLock> {
   await assertFolders(workspace);
   const patient =
     waiting.waitMs >= GRACE_MS ? waiting : { ...waiting, waitMs: GRACE_MS, onWait: () => undefined };
@@ -36,7 +37,7 @@ export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Pr
     const file = await openLock(workspace);
     try {
       await lockFile(workspace.storage, file, WORKSPACE_BYTE, patient, "the workspace");
-      if (await isNamed(workspace, file)) return file;
+      if (await isNamed(workspace, file)) return keepLock(workspace, file);
       await file.close();
     } catch (error) {
       await file.close();
@@ -46,13 +47,13 @@ export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Pr
 }
 
 /** The same without waiting at all: undefined when it is held. */
-export async function lockWorkspaceIfFree(workspace: Workspace): Promise<StorageFile | undefined> {
+export async function lockWorkspaceIfFree(workspace: Workspace): Promise<WorkspaceLock | undefined> {
   await assertOwn(workspace);
   const file = await openLock(workspace);
   let isLocked = false;
   try {
     isLocked = file.lock(WORKSPACE_BYTE, "exclusive") && (await isNamed(workspace, file));
-    return isLocked ? file : undefined;
+    return isLocked ? keepLock(workspace, file) : undefined;
   } finally {
     if (!isLocked) await file.close();
   }

@@ -7,12 +7,16 @@ import {
   findOwner,
   findWorkspace,
   isWorkspaceMade,
+  keepGeneration,
   listHistory,
   lockOwner,
   lockWorkspace,
   makeWorkspace,
+  moveToGeneration,
   readGeneration,
   readTable,
+  renewGeneration,
+  replaceTable,
   stageGeneration,
   type Workspace,
   writeNextGeneration,
@@ -22,6 +26,7 @@ import { failureOf } from "../helpers/expect-error.ts";
 import { type Call, Killed, watchStorage } from "../helpers/storage/watched-storage.ts";
 import { NO_WAIT } from "../helpers/transaction/workbench.ts";
 import { makeFolder } from "../helpers/temporary-folder.ts";
+import { snapshotWorkspace } from "../helpers/tree.ts";
 import { device, table } from "../helpers/device/tables.ts";
 
 const MADE = "2026-01-02T03:04:05.678Z";
@@ -159,19 +164,29 @@ describe("a workspace is made", () => {
   });
 });
 
+/** As a command does it. */
+async function move(workspace: Workspace, closing: DeviceTable, next: DeviceTable): Promise<void> {
+  const lock = await lockWorkspace(workspace, NO_WAIT);
+  try {
+    await writeNextGeneration(workspace, closing, next);
+  } finally {
+    await lock.close();
+  }
+}
+
 describe("the table moves", () => {
   const closing = (root: string): DeviceTable => ({ ...table(device("vda", `${root}/a`)), generation: 7 });
   const next = (root: string): DeviceTable => ({ ...table(device("vda", `${root}/b`)), generation: 8 });
 
   test("to the next generation whole or not at all, and again when it was cut off", async () => {
     await cutOffAtEachStep(
-      async (dying, root) => await writeNextGeneration({ storage: dying, root }, closing(root), next(root)),
+      async (dying, root) => await move({ storage: dying, root }, closing(root), next(root)),
       async (root, step) => {
         const now = await readTable({ storage, root });
         expect([closing(root), next(root)], `step ${step}`).toContainEqual(now);
         const history = await readGeneration({ storage, root }, 7);
         if (now.generation === 8) expect(history).toEqual(closing(root));
-        else await writeNextGeneration({ storage, root }, closing(root), next(root));
+        else await move({ storage, root }, closing(root), next(root));
         expect(await readTable({ storage, root })).toEqual(next(root));
         expect(await listHistory({ storage, root }, next(root))).toEqual([6, 7]);
         expect(existsSync(`${root}/.imgtx/table.json.new`) && step === 0).toBe(false);
@@ -179,7 +194,7 @@ describe("the table moves", () => {
       async (root) => {
         const workspace = await makeHere(root);
         const earlier = { ...table(), generation: 6 };
-        await writeNextGeneration(workspace, earlier, closing(root));
+        await move(workspace, earlier, closing(root));
       },
     );
   });
@@ -234,10 +249,30 @@ test("a table that grows too large to be read again is refused before anything h
   const workspace = await makeHere();
   const present = await readTable(workspace);
   const next = { ...table(device("vda", `${workspace.root}/a`)), generation: 1 };
+  const lock = await lockWorkspace(workspace, NO_WAIT);
   const failure = await failureOf(async () => {
     await stageGeneration(workspace, present, next, 100);
   });
   expect(failure).toMatchObject({ code: "E_REFUSED", exitCode: 14, changed: false });
   expect(await readTable(workspace)).toEqual(present);
   await stageGeneration(workspace, present, next);
+  await lock.close();
+});
+
+test("no table and no history is written without the workspace's lock", async () => {
+  const workspace = await makeHere();
+  const present = await readTable(workspace);
+  const next = { ...table(device("vda", `${workspace.root}/a`)), generation: 1 };
+  const before = snapshotWorkspace(workspace.root);
+  await (await lockWorkspace(workspace, NO_WAIT)).close();
+  for (const write of [
+    async () => await stageGeneration(workspace, present, next),
+    async () => await keepGeneration(workspace, present),
+    async () => await moveToGeneration(workspace, next),
+    async () => await replaceTable(workspace, next),
+    async () => await renewGeneration(workspace, present),
+  ]) {
+    expect(await failureOf(write)).toMatchObject({ code: "E_INTERNAL", changed: false });
+  }
+  expect(snapshotWorkspace(workspace.root)).toEqual(before);
 });

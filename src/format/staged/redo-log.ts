@@ -128,8 +128,11 @@ export class RedoLog {
 
   /** At most FRAME_PAGES_MAX of them, by ascending pages. */
   async appendPages(records: readonly PageRecord[]): Promise<void> {
-    if (records.length === 0 || records.length > FRAME_PAGES_MAX) {
-      throw new RangeError(`${records.length} pages in a frame`);
+    const isAscending = records.every(
+      ({ page }, index) => index === 0 || page > (records[index - 1]?.page ?? page),
+    );
+    if (records.length === 0 || records.length > FRAME_PAGES_MAX || !isAscending) {
+      throw this.#impossible(`${records.length} pages in a frame, in no order`);
     }
     await this.#append({ kind: "pages", count: records.length }, records.map(encodeRecord));
   }
@@ -137,6 +140,9 @@ export class RedoLog {
   /** digests: PAGE_DIGEST_BYTES for each page, or nothing. */
   async appendHole(first: number, pages: number, digests: Uint8Array): Promise<void> {
     const count = digests.length / PAGE_DIGEST_BYTES;
+    if (pages < 1 || (count !== 0 && count !== pages)) {
+      throw this.#impossible(`a hole of ${pages} pages with ${count} digests`);
+    }
     await this.#append({ kind: "hole", first, pages, digests: count }, [digests]);
   }
 
@@ -174,7 +180,7 @@ export class RedoLog {
 
   /** Takes everything after an earlier end back. What the index says afterwards is read from the log again. */
   async cutTo(end: LogEnd): Promise<void> {
-    if (end.position > this.#end.position) throw new RangeError("a log is not cut to a place behind its end");
+    if (end.position > this.#end.position) throw this.#impossible("a cut after its end");
     this.#map = new PageMap();
     this.#sizeBytes = this.header.baseSizeBytes;
     this.#peakBytes = this.header.baseSizeBytes;
@@ -197,6 +203,10 @@ export class RedoLog {
 
   async close(): Promise<void> {
     await this.#file.close();
+  }
+
+  #impossible(what: string): ImgtxError {
+    return new ImgtxError("E_INTERNAL", `the redo log would get ${what}`, { image: this.path });
   }
 
   async #append(head: FrameHead, payload: readonly Uint8Array[]): Promise<void> {

@@ -124,7 +124,9 @@ async function rememberClosing(
 async function moveTable(workspace: Workspace, journal: Journal, how: Finishing): Promise<DeviceTable> {
   const { state } = journal;
   const { commit } = state;
-  if (!commit) throw new Error("only what has a commit mark is finished");
+  if (!commit) {
+    throw new ImgtxError("E_INTERNAL", "the table would move without a commit mark", { image: journal.path });
+  }
   const present = await readTable(workspace);
   const shown = await showIfMoved(workspace, journal, how);
   if (shown) return shown;

@@ -1,4 +1,8 @@
 // What a sequence of records means: the state of a transaction, and the orders that imgtx never writes.
+//
+// Invariants, asserted of what is read and of what is about to be written
+// - A statement makes or changes a file once, and changes devices that it holds.
+// - Everything that a transaction makes is made, durably, before its commit mark.
 
 import { ImgtxError } from "../../errors/index.ts";
 import {
@@ -20,23 +24,22 @@ import { isStoredFence } from "./stored-fence.ts";
 
 /** What a journal's records add up to. E_JOURNAL where they stand in an order that imgtx never writes. */
 export function foldRecords(records: readonly JournalRecord[], file: string): TransactionState | undefined {
-  const [begin, ...rest] = records;
-  if (!begin) return undefined;
-  if (begin.type !== "begin") throw outOfOrder(file, begin.type);
-  let state: TransactionState = {
-    begin,
-    statements: [],
-    savepoints: [],
-    fences: [],
-    commit: undefined,
-    aborting: false,
-  };
-  for (const record of rest) state = applyRecord(state, record, file);
+  let state: TransactionState | undefined;
+  for (const record of records) state = applyRecord(state, record, file);
   return state;
 }
 
-/** The state behind one more record. */
-export function applyRecord(state: TransactionState, record: JournalRecord, file: string): TransactionState {
+/** The state after one more record, or the first one. */
+export function applyRecord(
+  state: TransactionState | undefined,
+  record: JournalRecord,
+  file: string,
+): TransactionState {
+  if (!state) {
+    if (record.type !== "begin") throw outOfOrder(file, record.type);
+    const nothing = { statements: [], savepoints: [], fences: [] };
+    return { begin: record, ...nothing, commit: undefined, aborting: false };
+  }
   if (state.commit && record.type === "copied") return keepProgress(state, record, file);
   if (state.commit || state.aborting) throw outOfOrder(file, record.type);
   switch (record.type) {
@@ -47,6 +50,7 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       assertStagingNames(state.begin.id, record, file);
       assertRedoLogs(state.begin.id, record, file);
       assertCopies(state, record, file);
+      assertApart(record, file);
       const fresh: Statement = {
         plan: record,
         marks: new Map(),
@@ -84,6 +88,7 @@ export function applyRecord(state: TransactionState, record: JournalRecord, file
       assertFences(state, record, file);
       return { ...state, fences: record.fences };
     case "commit":
+      if (!state.statements.every((one) => isMade(state, one))) throw outOfOrder(file, record.type);
       return { ...state, commit: record };
     case "abort":
       return { ...state, aborting: true };
@@ -184,6 +189,31 @@ function assertFences({ statements }: TransactionState, { fences }: FencingRecor
     image: file,
     hint: "imgtx did not write this journal: look where it comes from, and move it away",
   });
+}
+
+/** What is done twice, or to a device that somebody else may hold, can't be taken back. */
+function assertApart({ redo, newFiles, changes, devices }: PlanRecord, file: string): void {
+  const problem =
+    findTwice([...newFiles, ...redo].map((one) => ("path" in one ? one.path : one.image))) ??
+    changes.find(({ device }) => !devices.includes(device))?.device;
+  if (problem === undefined) return;
+  throw new ImgtxError("E_JOURNAL", `the journal would change '${problem}' as imgtx never does`, {
+    image: file,
+    hint: "imgtx did not write this journal: look where it comes from, and move it away",
+  });
+}
+
+function findTwice(names: readonly string[]): string | undefined {
+  return names.find((name, index) => names.indexOf(name) < index);
+}
+
+/** Whether all of it is there that the commit relies on, or it is taken back. */
+function isMade({ begin }: TransactionState, one: Statement): boolean {
+  if (one.undone) return true;
+  const makes = one.plan.newFiles.length + one.plan.redo.length > 0;
+  return (
+    !one.undoing && !one.parked && (one.prepared !== undefined || !makes) && (one.done || begin.implicit)
+  );
 }
 
 function changeStatement(

@@ -8,6 +8,8 @@
 //   it and moved over it.
 // - So is a journal that another process left, before the first record that this one adds: what was read
 //   of it, and its very name, may be in the page cache alone.
+// - What this process adds is checked as if it had been read, before anything is written: a record that recovery would
+//   not take, or that stands where none can be, is a bug.
 // - A journal is trusted only when it belongs to the user, nobody else may write it, and it is no link.
 
 import {
@@ -30,6 +32,7 @@ import {
   writeAnew,
 } from "./journal-file.ts";
 import { encodeRecord, type ParsedJournal } from "./record-line.ts";
+import { assertRecord } from "./record-shape.ts";
 import type { BeginRecord, JournalRecord, TransactionState } from "./records.ts";
 import { isUnderWay } from "./queries.ts";
 import { toStored } from "./stored-record.ts";
@@ -84,7 +87,10 @@ export class Journal {
   ): Promise<Journal> {
     const path = journalPath(workspace, begin.id);
     const records = [begin, ...more];
-    const state = foldRecords(records, path);
+    const state = records.reduce<TransactionState | undefined>(
+      (before, record) => foresee(workspace, before, record, path),
+      undefined,
+    );
     if (!state) throw new Error("a journal begins with a begin record");
     const { file, digest, endBytes } = await writeAnew(workspace, path, records).catch(
       async (error: unknown) => await takeBack(workspace, begin.id, error),
@@ -131,8 +137,8 @@ export class Journal {
 
   /** Adds a record durably. When this throws, the record is not there, or a crash would tear it. */
   async append(record: JournalRecord, purpose: string): Promise<void> {
-    const state = applyRecord(this.#state, record, this.path);
     this.#visible = false;
+    const state = foresee(this.#workspace, this.#state, record, this.path);
     this.#whole = false;
     if (this.#suspect) {
       await this.#replaceWith([...this.#records, record]);
@@ -253,6 +259,26 @@ export class Journal {
     this.#endBytes = endBytes;
     this.#suspect = false;
     this.#whole = true;
+  }
+}
+
+/** The state after a record of this process's own. E_INTERNAL for one that would not be read again as what it is. */
+function foresee(
+  { root }: Workspace,
+  state: TransactionState | undefined,
+  record: JournalRecord,
+  path: string,
+): TransactionState {
+  try {
+    const stored: unknown = JSON.parse(JSON.stringify(toStored(root, record)));
+    assertRecord(stored, path, 0);
+    return applyRecord(state, record, path);
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    throw new ImgtxError("E_INTERNAL", `a '${record.type}' record was not written: ${error.message}`, {
+      image: path,
+      cause: error,
+    });
   }
 }
 

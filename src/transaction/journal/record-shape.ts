@@ -202,7 +202,7 @@ export function readRecords(values: readonly StoredValue[], file: string): Journ
   return upgradeValues(values, file).map(({ value, offset }) => assertRecord(value, file, offset));
 }
 
-function assertRecord(value: unknown, file: string, offset: number): JournalRecord {
+export function assertRecord(value: unknown, file: string, offset: number): JournalRecord {
   const { type } = isObject(value) ? value : {};
   const shape = Object.entries(SHAPES).find(([name]) => name === type)?.[1];
   if (shape?.(value)) return value;

@@ -1,6 +1,14 @@
 // What is left for recovery: told from the journals alone. Takes no lock and changes nothing.
 
-import { findOwner, isViewPresent, readTable, sayWorker, type Workspace } from "../../device/index.ts";
+import {
+  findOwner,
+  isViewPresent,
+  listHistory,
+  readGeneration,
+  readTable,
+  sayWorker,
+  type Workspace,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   isParked,
@@ -64,4 +72,17 @@ export function canBeParked({ begin, commit, aborting, statements }: Transaction
   const [only, ...others] = statements;
   if (!begin.implicit || commit || aborting || !only || others.length > 0) return false;
   return only.marks.size > 0 && !only.prepared && !only.undoing;
+}
+
+/**
+ * Whether a generation was made by this transaction. The unlink of a retired journal is not flushed, so
+ * a power cut can bring it back; and damage to its commit mark must not undo what the table rests on.
+ */
+export async function isInHistory(workspace: Workspace, id: string): Promise<boolean> {
+  const present = await readTable(workspace);
+  if (present.transaction === id) return true;
+  for (const generation of await listHistory(workspace, present)) {
+    if ((await readGeneration(workspace, generation))?.transaction === id) return true;
+  }
+  return false;
 }

@@ -18,18 +18,17 @@ import {
   flushTableName,
   isViewPresent,
   isWorkspaceMade,
-  listHistory,
   lockWorkspace,
   lockWorkspaceIfFree,
   pathsOf,
-  readGeneration,
   readTable,
   sayWorker,
   showView,
   type Workspace,
+  type WorkspaceLock,
 } from "../../device/index.ts";
 import { type ErrorCode, ImgtxError } from "../../errors/index.ts";
-import type { LockWaiting, StorageFile } from "../../storage/index.ts";
+import type { LockWaiting } from "../../storage/index.ts";
 import {
   finishCommit,
   type Finishing,
@@ -47,7 +46,14 @@ import {
   readJournals,
   type TransactionState,
 } from "../journal/index.ts";
-import { canBeParked, describeLeftover, findLeftovers, firstUnfinished, mustAbort } from "./leftovers.ts";
+import {
+  canBeParked,
+  describeLeftover,
+  findLeftovers,
+  firstUnfinished,
+  isInHistory,
+  mustAbort,
+} from "./leftovers.ts";
 import { findOverlaysAway, imagesCopiedInto, measureCopies } from "../commit/copies.ts";
 import { imagesRedone } from "../images/redo.ts";
 import { lowerFences, takeFencesBack } from "../commit/leaving-fences.ts";
@@ -107,7 +113,7 @@ export async function recover(workspace: Workspace, options: RecoveryOptions): P
 async function lockFor(
   workspace: Workspace,
   { caller, waiting }: RecoveryOptions,
-): Promise<StorageFile | undefined> {
+): Promise<WorkspaceLock | undefined> {
   if (caller === "reader") return await lockWorkspaceIfFree(workspace);
   try {
     return await lockWorkspace(workspace, waiting);
@@ -389,17 +395,4 @@ async function openUnlessBusy(workspace: Workspace, id: string): Promise<Journal
     if (error instanceof ImgtxError && error.code === "E_BUSY") return undefined;
     throw error;
   }
-}
-
-/**
- * Whether a generation was made by this transaction. The unlink of a retired journal is not flushed, so
- * a power cut can bring it back; and damage to its commit mark must not undo what the table rests on.
- */
-async function isInHistory(workspace: Workspace, id: string): Promise<boolean> {
-  const present = await readTable(workspace);
-  if (present.transaction === id) return true;
-  for (const generation of await listHistory(workspace, present)) {
-    if ((await readGeneration(workspace, generation))?.transaction === id) return true;
-  }
-  return false;
 }

@@ -9,6 +9,8 @@ import {
   type SealedLog,
   StagedStorage,
 } from "../../../src/format/staged/index.ts";
+import type { PageRecord } from "../../../src/format/staged/frames.ts";
+import { PAGE_DIGEST_BYTES } from "../../../src/format/staged/sectors.ts";
 import type { StorageFile } from "../../../src/storage/index.ts";
 import type { MemoryDisk } from "../../fuzz/memory-storage.ts";
 import { errorFrom } from "../../helpers/expect-error.ts";
@@ -330,6 +332,28 @@ describe("a staged storage", () => {
       await expect(call()).rejects.toThrow(ImgtxError);
       expect((await errorFrom(call())).code).toBe("E_INTERNAL");
     }
+  });
+
+  test("takes nothing that it could not read again", async () => {
+    const { bytes, sealed } = await makeSmallLog();
+    const { disk, log } = await openChanged(bytes, sealed, "write");
+    const page = (number: number): PageRecord => ({
+      page: number,
+      changed: 1,
+      forced: 0,
+      digests: new Uint8Array(PAGE_DIGEST_BYTES),
+      content: new Uint8Array(PAGE_BYTES),
+    });
+    for (const call of [
+      async () => await log.appendPages([]),
+      async () => await log.appendPages([page(3), page(2)]),
+      async () => await log.appendPages([page(3), page(3)]),
+      async () => await log.appendHole(1, 2, new Uint8Array(PAGE_DIGEST_BYTES)),
+      async () => await log.cutTo({ ...sealed.end, position: sealed.end.position + 1 }),
+    ]) {
+      expect(await errorFrom(call())).toMatchObject({ code: "E_INTERNAL", image: LOG, changed: false });
+    }
+    expect(Buffer.from(disk.require(LOG).content).equals(bytes)).toBe(true);
   });
 
   test("does not log what does not change the image", async () => {

@@ -3,7 +3,7 @@
 
 import { appendFileSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { type DeviceEntry, readTable, replaceTable } from "../../../src/device/index.ts";
+import { type DeviceEntry, lockWorkspace, readTable, replaceTable } from "../../../src/device/index.ts";
 import { unpackFixture } from "../../helpers/fixtures.ts";
 import { sampleQcow2 } from "../../helpers/sample-image.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
@@ -18,7 +18,7 @@ import {
   makeOldBench,
   unfreeze,
 } from "../../helpers/transaction/freezing.ts";
-import { makeWorkbench, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeWorkbench, NO_WAIT, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 describe("freeze", () => {
   test("fences the active layers, and unfreeze leaves the fingerprints that were", async () => {
@@ -317,7 +317,9 @@ test("a fence that the table has is written nowhere where its bytes are those of
       fences: device.frozen.fences.map((fence) => ({ ...fence, offset: 0, before, after })),
     },
   });
+  const lock = await lockWorkspace(workspace, NO_WAIT);
   await replaceTable(workspace, { ...table, devices: table.devices.map(forge) });
+  await lock.close();
   const held = readFileSync(image);
   expect((await failureOf(async () => await bench.run(unfreeze(["vdc"])))).code).toBe("E_CHANGED");
   expect(readFileSync(image)).toEqual(held);

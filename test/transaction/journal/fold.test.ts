@@ -89,6 +89,9 @@ describe("records in an order that imgtx never writes are refused", () => {
     ["done twice", [planRecord(0), done(0), done(0)]],
     ["done behind undo", [planRecord(0), undo(0), done(0)]],
     ["a plan behind the commit", [COMMIT, planRecord(0)]],
+    ["a commit of what is planned and not made", [planRecord(0), COMMIT]],
+    ["a commit of what is made and not done", [planRecord(0), preparedRecord(0), COMMIT]],
+    ["a commit amid an undo", [planRecord(0), preparedRecord(0), done(0), undo(0), COMMIT]],
     ["a second commit", [COMMIT, COMMIT]],
     ["an abort behind the commit", [COMMIT, ABORT]],
     ["a commit behind the abort", [ABORT, COMMIT]],
@@ -121,12 +124,12 @@ describe("a copy step", () => {
   const copied: JournalRecord = { type: "copied", statement: 0, path: into, offset: 65_536 };
 
   test("tells after the mark how far it has come, and of nothing but itself", async () => {
-    expect(fold(plan, prepared, COMMIT, copied).statements[0]?.marks.get(into)).toBe(65_536);
+    expect(fold(plan, prepared, done(0), COMMIT, copied).statements[0]?.marks.get(into)).toBe(65_536);
     for (const odd of [
       { ...copied, path: from },
       { ...copied, statement: 1 },
     ]) {
-      expect((await failureOf(() => fold(plan, prepared, COMMIT, odd))).code).toBe("E_JOURNAL");
+      expect((await failureOf(() => fold(plan, prepared, done(0), COMMIT, odd))).code).toBe("E_JOURNAL");
     }
   });
 
@@ -136,6 +139,26 @@ describe("a copy step", () => {
     ["into itself", { from, into: from, format }],
   ])("%s is refused", async (_, copy) => {
     expect((await failureOf(() => fold({ ...plan, copies: [copy] }))).code).toBe("E_JOURNAL");
+  });
+});
+
+describe("a plan that imgtx never makes is refused", () => {
+  const watched = [{ device: "vda", image: "a0.qcow2", fingerprint: FINGERPRINT }];
+  const newFile = (index: number) => ({
+    path: "a0.qcow2",
+    staging: `.imgtx-abcdefghij-0-${index}`,
+    mergesAs: null,
+  });
+  const change = { image: "a0.qcow2", log: ".imgtx-abcdefghij-0.redo" };
+
+  test.each([
+    ["makes a file twice", { newFiles: [newFile(0), newFile(1)] }],
+    ["changes an image twice", { newFiles: [], redo: [change, change] }],
+    ["changes an image that it makes", { redo: [change] }],
+    ["changes a device that it does not hold", { changes: [{ device: "vdb", after: null }] }],
+  ])("one that %s", async (_, more) => {
+    const failure = await failureOf(() => fold({ ...planRecord(0), watched, ...more }));
+    expect(failure.message).toMatch(/would change '.*' as imgtx never does/);
   });
 });
 

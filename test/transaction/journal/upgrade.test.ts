@@ -86,7 +86,7 @@ describe("a fence that an earlier imgtx wrote before its mark", () => {
 describe("a fence that an earlier imgtx was to lift after its mark", () => {
   test("is lifted when the table has moved, with its time, beside those of images that are left", () => {
     const left = { type: "fencing", patches: [{ ...fence, image: "c.qcow2", modifiedNs: null }] };
-    const state = stateOf(3, patched(lift), DONE, left, COMMIT);
+    const state = stateOf(3, patched(lift), PREPARED, DONE, left, COMMIT);
     expect(state?.fences).toEqual([
       { image: "c.qcow2", raised: RAISED[0], modifiedNs: null, kept: null },
       { image: "c.qcow2", raised: RAISED[0], modifiedNs: "17", kept: null },

@@ -8,6 +8,7 @@
 // - A new refcount block may take the very clusters that were about to be given away. So a request that needed
 //   one starts its search again: raise says so by false, with everything it had raised taken back.
 // - A count is raised before the caller learns of its cluster.
+// - The header's cluster is never given back.
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { REFCOUNT_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
@@ -103,6 +104,12 @@ export class ClusterAllocator {
 
   /** Takes 1 from each count. What gets to 0 is given away again. */
   async lower(first: number, clusters: number): Promise<void> {
+    if (!Number.isInteger(first) || !Number.isInteger(clusters) || first < 1) {
+      throw new ImgtxError(
+        "E_INTERNAL",
+        `${clusters} clusters would be freed at ${first}, where no cluster can be`,
+      );
+    }
     const end = first + clusters;
     for (let at = first; at < end; ) {
       const index = Math.floor(at / this.blockEntries);

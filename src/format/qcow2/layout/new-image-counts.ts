@@ -3,6 +3,7 @@
 // Invariant: ranges are in order, apart, and not empty. A new image has a handful of them, whatever its size,
 // so that planning one of many TiB takes no memory to speak of.
 
+import { ImgtxError } from "../../../errors/index.ts";
 import type { CountStore } from "./cluster-allocator.ts";
 
 export interface ClusterRange {
@@ -75,6 +76,14 @@ export class NewImageCounts implements CountStore {
 
   async change(first: number, count: number, by: 1 | -1): Promise<void> {
     if (count === 0) return;
+    const isFree = (await this.countFree(first, count)) === count;
+    const isUsed = (await this.findFree(first)) >= first + count;
+    if (by === 1 ? !isFree : !isUsed) {
+      throw new ImgtxError(
+        "E_INTERNAL",
+        `cluster ${first} of a new image would be ${by === 1 ? "taken" : "freed"} twice`,
+      );
+    }
     const end = first + count;
     // With the neighbours that touch the range, so that what belongs together stays one.
     const from = this.#search(first - 1);

@@ -114,6 +114,11 @@ export class Refcounts implements CountStore {
   }
 
   async addBlock(index: number, cluster: number): Promise<void> {
+    if (this.hasBlock(index)) {
+      throw new ImgtxError("E_INTERNAL", `refcount block ${index} would be made a second time`, {
+        image: this.#options.path,
+      });
+    }
     const offset = cluster * this.#clusterBytes;
     this.#options.metadata.claim("new refcount block", offset, this.#clusterBytes);
     if (index >= this.#table.length) {
