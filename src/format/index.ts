@@ -100,6 +100,7 @@ export {
   type FenceBytes,
   type Guard,
   RedoLog,
+  isRedoLogName,
   redoLogName,
   renewApplied,
   type SealedLog,

@@ -204,6 +204,7 @@ export async function commitTransaction(
 
 /** The copies that the transaction made, where their sources have changed since. */
 async function bringInLine(session: Session, journal: Journal, options: RunOptions): Promise<void> {
+  if (!liveStatements(journal.state).some(({ plan }) => plan.renewable)) return;
   const { id } = journal;
   const work = await startWork(session, options, { id, journal });
   try {

@@ -38,6 +38,12 @@ export function redoLogName(transaction: string, number: number): string {
   return `.imgtx-${transaction}-${number}.redo`;
 }
 
+/** Whether it is the name of a log of this transaction. */
+export function isRedoLogName(transaction: string, name: string): boolean {
+  const before = `.imgtx-${transaction}-`;
+  return name.startsWith(before) && /^(?:0|[1-9]\d{0,8})\.redo$/.test(name.slice(before.length));
+}
+
 /** Removes a log, durably; one that is not there is no error. Nobody may need it any more. */
 export async function removeRedoLog(storage: Storage, path: string): Promise<void> {
   if ((await storage.statLink(path)) === undefined) return;

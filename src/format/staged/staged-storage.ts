@@ -12,7 +12,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { FileStat, FileSystemTraits, Holder, Host } from "../../storage/index.ts";
 import type { OpenOptions, Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import type { LogEnd } from "./log-scan.ts";
-import { RedoLog, redoLogName, removeRedoLog } from "./redo-log.ts";
+import { RedoLog, removeRedoLog } from "./redo-log.ts";
 import { describeLog, type SealedLog } from "./sealed-log.ts";
 import { StagedFile } from "./staged-file.ts";
 import { StagedImage } from "./staged-image.ts";
@@ -20,8 +20,8 @@ import { StagedImage } from "./staged-image.ts";
 /** Whose log it is, and how its changes will be kept from colliding with others': see guard.ts. */
 export interface StagingOptions {
   readonly transaction: string;
-  /** Of the image, among those that the transaction changes. */
-  readonly number: number;
+  /** The log's name: redoLogName. */
+  readonly log: string;
   /** `digests` where no fence can be: raw, version 2 of qcow2, data files. */
   readonly guardedBy: "fence" | "digests";
   /** Where the log lies, for one that nobody will apply. Default: beside the image. */
@@ -44,9 +44,9 @@ export class StagedStorage implements Storage {
   }
 
   /** Begins a log for the image at path. Returns the path of the log. */
-  async stage(path: string, { transaction, number, guardedBy, folder }: StagingOptions): Promise<string> {
+  async stage(path: string, { transaction, log: name, guardedBy, folder }: StagingOptions): Promise<string> {
     const image = await this.#below.realPath(path);
-    const logPath = posix.join(folder ?? posix.dirname(image), redoLogName(transaction, number));
+    const logPath = posix.join(folder ?? posix.dirname(image), name);
     const file = await this.#below.openFile(image, "read");
     try {
       const stat = await file.stat();

@@ -19,7 +19,13 @@ import {
   type Workspace,
 } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
-import { type Fingerprint, holdImages, ImageLeases, waitForLeases } from "../../format/index.ts";
+import {
+  type Fingerprint,
+  holdImages,
+  ImageLeases,
+  type RedoLog,
+  waitForLeases,
+} from "../../format/index.ts";
 import type { LockWaiting, Refusal, Reservation, StorageFile } from "../../storage/index.ts";
 import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
 import {
@@ -44,7 +50,7 @@ import { imagesLeft, type LeftImage, leavesUnfenced } from "./leaving.ts";
 import { imagesToKeepFenced, raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
 import { rememberLeft } from "./left-times.ts";
 import { imagesCopiedInto, reserveForCopies } from "./copies.ts";
-import { assertRedoFits, imagesRedone, reserveForRedo } from "../images/redo.ts";
+import { imagesRedone, openRedo, reserveForRedo } from "../images/redo.ts";
 import type { OnProgress } from "../request.ts";
 import {
   assertNothingChanged,
@@ -103,6 +109,8 @@ interface Commit {
   readonly journal: Journal;
   readonly inHand: CommitInHand;
   readonly isRehearsal?: boolean;
+  /** Redo logs, by their paths: all that they hold is checked once, before the mark, and applied from there. */
+  readonly logs: ReadonlyMap<string, RedoLog>;
 }
 
 interface Move {
@@ -119,13 +127,14 @@ interface Move {
  * that returns with the workspace free again.
  */
 async function checkThen<T>(
-  commit: Commit,
+  commit: Omit<Commit, "logs">,
   waiting: LockWaiting,
   then: (commit: Commit, move: Move) => Promise<() => Promise<T>>,
 ): Promise<T> {
   const { workspace, journal, inHand } = commit;
   const images = await openWatched(workspace, journal.state, inHand);
   const space: Reservation[] = [];
+  const logs = new Map<string, RedoLog>();
   const release = async (): Promise<void> => {
     for (const one of space.splice(0)) await one.release();
   };
@@ -143,13 +152,13 @@ async function checkThen<T>(
       waiting,
     );
     const { allowPaths } = await readTable(workspace);
-    await assertRedoFits(workspace, journal.state);
+    await openRedo(workspace, journal.state, logs);
     await reserveForCopies(workspace, journal.state, allowPaths, space);
     await reserveForRedo(workspace, journal.state, space);
     const done = await waitForLeases(
       workspace.storage.host,
       waiting,
-      async () => await enterCommit(commit, images, waiting, then),
+      async () => await enterCommit({ ...commit, logs }, images, waiting, then),
     );
     await release();
     const result = await done.rest();
@@ -157,6 +166,7 @@ async function checkThen<T>(
     return result;
   } finally {
     await release();
+    for (const log of logs.values()) await log.close();
     for (const { file, isOwn } of images) if (isOwn) await file.close();
   }
 }
@@ -256,18 +266,12 @@ function leasesOn(
 }
 
 async function markAndMove(
-  { workspace, journal, inHand }: Commit,
+  { workspace, journal, inHand, logs }: Commit,
   { closing, record, next, looks, leases }: Move,
 ): Promise<() => Promise<DeviceTable>> {
   const { onProgress, onNotice, markEveryMs } = inHand;
-  const held: Finishing = {
-    isLocked: true,
-    looks,
-    onProgress,
-    onNotice,
-    markEveryMs,
-    underLock: HOLDS_LOCK,
-  };
+  const told = { onProgress, onNotice, markEveryMs };
+  const held: Finishing = { isLocked: true, looks, logs, ...told, underLock: HOLDS_LOCK };
   const isChanging = imagesChangedAtCommit(journal.state).size > 0;
   // What is staged lacks the fingerprints that changed images will have: it has shown that there is room. Changing
   // them may take hours, and needs nothing but the images: the workspace is free for others.

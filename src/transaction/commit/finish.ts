@@ -22,7 +22,7 @@ import {
   writeNextGeneration,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import type { Fingerprint } from "../../format/index.ts";
+import type { Fingerprint, RedoLog } from "../../format/index.ts";
 import type { LockWaiting } from "../../storage/index.ts";
 import { closingTable } from "./closing.ts";
 import { syncLate } from "./late-sync.ts";
@@ -61,6 +61,8 @@ export interface Finishing {
   readonly markEveryMs?: number | undefined;
   /** What images that the transaction made look like with their names, where the caller knows. */
   readonly looks?: ReadonlyMap<string, Fingerprint>;
+  /** The redo logs, by their paths, where the caller has opened them. */
+  readonly logs?: ReadonlyMap<string, RedoLog>;
   /** Told of each image that is left as it is where it can't be changed as planned. Undefined: then nothing moves. */
   readonly onLeft?: ((file: KeptFile) => void) | undefined;
   /** Told what an operator has to know of what others did meanwhile, a line each. */

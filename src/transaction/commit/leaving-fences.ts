@@ -67,7 +67,8 @@ export async function raiseFences(
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const { state } = journal;
   const raised: Raised[] = [];
-  const staged = await openStaged(storage, state);
+  // What an image will be is asked of those alone that keep their fence.
+  const staged = await openStaged(storage, imagesToKeepFenced(state).size > 0 ? state : undefined);
   try {
     await planFences({ storage, staged }, state, left, raised);
     if (raised.length === 0) return new Map();

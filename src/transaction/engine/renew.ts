@@ -23,7 +23,6 @@ import { effectiveTable, type Work } from "./work.ts";
 export async function renewMirrors(work: Work, journal: Journal): Promise<void> {
   const { workspace } = work;
   const statements = liveStatements(journal.state);
-  if (!statements.some(({ plan }) => plan.renewable)) return;
   const changed = await findChanged(workspace, journal.state);
   if (changed.size === 0) return;
   // A doubt is a copy's alone: whatever else an image is used for, it holds what the device holds.

@@ -38,7 +38,6 @@ import {
   liveStatements,
   type PlanRecord,
   type PreparedRedo,
-  redoLogNumber,
   redoOf,
   type TransactionState,
 } from "../journal/index.ts";
@@ -115,7 +114,7 @@ export async function stageChanges(
     // Version 2 of qcow2 and raw have no place for a fence.
     const guardedBy = link.header && link.header.version > 2 ? "fence" : "digests";
     if (staged.logOf(link.stat) === undefined) {
-      await staged.stage(image, { transaction, number: redoLogNumber(log), guardedBy });
+      await staged.stage(image, { transaction, log: posix.basename(log), guardedBy });
     }
     const file = await staged.openFile(image, "write");
     try {
@@ -161,8 +160,13 @@ export function imagesToFence(state: TransactionState): string[] {
   );
 }
 
-/** E_CHANGED, before the mark, where a log is about what its image is not any more; E_CORRUPT for a damaged log. */
-export async function assertRedoFits({ storage }: Workspace, state: TransactionState): Promise<void> {
+// The caller closes the logs, also where this fails.
+/** Opens the logs, checked, before the mark. E_CHANGED where an image is not what its log is about; E_CORRUPT for damage. */
+export async function openRedo(
+  { storage }: Workspace,
+  state: TransactionState,
+  opened: Map<string, RedoLog>,
+): Promise<void> {
   const seen = lastSeen(state);
   for (const redo of redoOf(state).values()) {
     const { image } = redo;
@@ -173,8 +177,7 @@ export async function assertRedoFits({ storage }: Workspace, state: TransactionS
         hint: "`imgtx txn abort` takes the transaction back; then begin again",
       });
     }
-    const log = await RedoLog.open(storage, redo.log, redo.end, "read");
-    await log.close();
+    opened.set(redo.log, await RedoLog.open(storage, redo.log, redo.end, "read"));
   }
 }
 
@@ -196,6 +199,8 @@ export interface HowToApply {
   readonly waiting?: LockWaiting | undefined;
   /** Which images it is about. */
   readonly isDue: (image: string) => boolean;
+  /** The logs, by their paths, where the caller has opened them. */
+  readonly logs?: ReadonlyMap<string, RedoLog>;
   /** Whether the table has moved: a log that is not there any more was applied then. */
   readonly hasMoved?: boolean;
   /** Told of images that are left as they are. Undefined: that is an error. */
@@ -275,9 +280,10 @@ async function openOne(
   };
   let isReady = false;
   try {
-    const log = await openLog(storage, redo, how.hasMoved === true);
+    const known = how.logs?.get(redo.log);
+    const log = known ?? (await openLog(storage, redo, how.hasMoved === true));
     if (!log) return undefined;
-    opened.push(log);
+    if (!known) opened.push(log);
     const guard = guardOf(state, redo);
     if (!mayBeSameFile(base, await seen.stat())) throw replacedSince(image);
     // Under a fence that stays all may be done already: it was raised before the mark.

@@ -26,7 +26,7 @@ export type {
   WatchedImage,
 } from "./records.ts";
 export { fenceBytesOf, isStoredFence, storeFence } from "./stored-fence.ts";
-export { beginRecordOf, NOT_MADE_YET, redoLogNumber, redoLogPath, stagingPath } from "./records.ts";
+export { beginRecordOf, NOT_MADE_YET, redoLogPath, stagingPath } from "./records.ts";
 export {
   changesOf,
   type Copy,

@@ -20,6 +20,7 @@ import type { DeviceEntry, FenceEntry, FileMark, Worker, Workspace } from "../..
 import {
   type Fingerprint,
   type ImageFormat,
+  isRedoLogName,
   redoLogName,
   type SealedLog,
   type StagingOptions,
@@ -314,11 +315,6 @@ export function redoLogPath(image: string, id: string, number: number): string {
   return posix.join(posix.dirname(image), redoLogName(id, number));
 }
 
-/** NaN for what is no redo log's name. */
-export function redoLogNumber(log: string): number {
-  return Number(/-(\d{1,9})\.redo$/.exec(log)?.[1]);
-}
-
 export function isRedoLogOf(id: string, image: string, log: string): boolean {
-  return log === redoLogPath(image, id, redoLogNumber(log));
+  return posix.dirname(log) === posix.dirname(image) && isRedoLogName(id, posix.basename(log));
 }

@@ -110,7 +110,7 @@ describe("what a stranger wrote", () => {
     async (what) => {
       const disk = diskWith(new Map([[IMAGE, imageOf(8 * PAGE_BYTES)]]));
       const staged = new StagedStorage(disk.storage);
-      await staged.stage(IMAGE, { transaction: "t1", number: 0, guardedBy: "digests" });
+      await staged.stage(IMAGE, { transaction: "t1", log: ".imgtx-t1-0.redo", guardedBy: "digests" });
       const file = await staged.openFile(IMAGE, "write");
       if (what === "a page") await file.write(new Uint8Array(PAGE_BYTES).fill(255), PAGE_BYTES);
       else await file.punchHole({ start: PAGE_BYTES, lengthBytes: PAGE_BYTES });
@@ -183,7 +183,7 @@ describe("the guard", () => {
   test("finds the fence's sectors in the log, also where they were written again as they were", async () => {
     const disk = diskWith(new Map([[IMAGE, imageOf(8 * PAGE_BYTES)]]));
     const staged = new StagedStorage(disk.storage);
-    await staged.stage(IMAGE, { transaction: "t1", number: 0, guardedBy: "fence" });
+    await staged.stage(IMAGE, { transaction: "t1", log: ".imgtx-t1-0.redo", guardedBy: "fence" });
     await staged.include(IMAGE, 0, 600);
     const file = await staged.openFile(IMAGE, "write");
     await file.write(imageOf(PAGE_BYTES), 0);

@@ -53,7 +53,7 @@ export async function stageChange(
 ): Promise<{ sealed: SealedLog; guard: Guard }> {
   const staged = new StagedStorage(storage);
   const guardedBy = change.isFenced ? "fence" : "digests";
-  await staged.stage(IMAGE, { transaction: "t1", number: 0, guardedBy });
+  await staged.stage(IMAGE, { transaction: "t1", log: ".imgtx-t1-0.redo", guardedBy });
   const file = await staged.openFile(IMAGE, "write");
   for (const [offset, lengthBytes] of change.writes) {
     await file.write(new Uint8Array(lengthBytes).fill(255), offset);

@@ -4,6 +4,7 @@
 import {
   type FenceBytes,
   type Guard,
+  redoLogName,
   type Savepoint,
   type SealedLog,
   sectorsOfFence,
@@ -40,7 +41,7 @@ export async function runFileCase(seed: number, figures: CaseFigures): Promise<s
   const staged = new StagedStorage(disk.storage);
   await staged.stage(IMAGE, {
     transaction: "t",
-    number: random.below(3),
+    log: redoLogName("t", random.below(3)),
     guardedBy: isFenced ? "fence" : "digests",
   });
   const problem = await makeCalls(random, staged, direct, sizeMin);

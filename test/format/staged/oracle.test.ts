@@ -47,7 +47,7 @@ qemu.test.each([
   await change(storage, direct);
 
   const staged = new StagedStorage(storage);
-  await staged.stage(image, { transaction: "t", number: 0, guardedBy: "fence" });
+  await staged.stage(image, { transaction: "t", log: ".imgtx-t-0.redo", guardedBy: "fence" });
   await change(staged, image);
   const file = await storage.openFile(image, "write");
   const fence = await planFileFence(file, "t");

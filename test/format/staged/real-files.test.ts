@@ -16,7 +16,11 @@ test("a sparse image is staged by a link's name, applied, and is as sparse as it
   symlinkSync("a.raw", `${folder}/link`);
   const storage = makeNodeStorage();
   const staged = new StagedStorage(storage);
-  const logPath = await staged.stage(`${folder}/link`, { transaction: "t", number: 0, guardedBy: "digests" });
+  const logPath = await staged.stage(`${folder}/link`, {
+    transaction: "t",
+    log: ".imgtx-t-0.redo",
+    guardedBy: "digests",
+  });
   expect(readdirSync(folder)).toEqual([".imgtx-t-0.redo", "a.raw", "link"]);
   expect(statSync(logPath).mode & 0o777).toBe(0o600);
   const before = statSync(image, { bigint: true });

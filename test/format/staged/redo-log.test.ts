@@ -30,7 +30,7 @@ interface Staged {
 async function stageImage(guardedBy: "fence" | "digests" = "digests"): Promise<Staged> {
   const disk = diskWith(new Map([[IMAGE, new Uint8Array(8 * PAGE_BYTES).fill(1)]]));
   const storage = new StagedStorage(disk.storage);
-  expect(await storage.stage(IMAGE, { transaction: "t1", number: 0, guardedBy })).toBe(LOG);
+  expect(await storage.stage(IMAGE, { transaction: "t1", log: ".imgtx-t1-0.redo", guardedBy })).toBe(LOG);
   return { disk, storage, file: await storage.openFile(IMAGE, "write") };
 }
 
@@ -181,7 +181,7 @@ describe("a sealed log", () => {
   test("of many pages is made, checked and applied in pieces of at most 1 MiB", async () => {
     const disk = diskWith(new Map([[IMAGE, new Uint8Array(8 * MIB).fill(1)]]));
     const storage = new StagedStorage(disk.storage);
-    await storage.stage(IMAGE, { transaction: "t1", number: 0, guardedBy: "digests" });
+    await storage.stage(IMAGE, { transaction: "t1", log: ".imgtx-t1-0.redo", guardedBy: "digests" });
     const file = await storage.openFile(IMAGE, "write");
     await file.write(new Uint8Array(10 * MIB).fill(2), 0);
     await file.punchHole({ start: MIB, lengthBytes: 3 * MIB });
@@ -234,7 +234,7 @@ describe("a savepoint", () => {
     const disk = diskWith(new Map([[IMAGE, new Uint8Array(100)]]));
     const storage = new StagedStorage(disk.storage);
     const savepoint = storage.savepoint();
-    await storage.stage(IMAGE, { transaction: "t1", number: 0, guardedBy: "fence" });
+    await storage.stage(IMAGE, { transaction: "t1", log: ".imgtx-t1-0.redo", guardedBy: "fence" });
     await storage.rollBackTo(savepoint);
     expect(disk.find(LOG)).toBeUndefined();
     expect((await storage.openFile(IMAGE, "write")).onDisk).toBeUndefined();
@@ -258,7 +258,7 @@ describe("a write to the log that fails", () => {
         return log;
       },
     });
-    await storage.stage(IMAGE, { transaction: "t1", number: 0, guardedBy: "digests" });
+    await storage.stage(IMAGE, { transaction: "t1", log: ".imgtx-t1-0.redo", guardedBy: "digests" });
     const file = await storage.openFile(IMAGE, "write");
     await file.write(Buffer.from("kept"), 10_000);
     const before = await contentOf(file);
@@ -304,7 +304,12 @@ describe("a staged storage", () => {
   test("puts a log that nobody will apply where it is told to", async () => {
     const disk = diskWith(new Map([[IMAGE, new Uint8Array(100)]]));
     const storage = new StagedStorage(disk.storage);
-    const options = { transaction: "dry", number: 3, guardedBy: "fence", folder: "/tmp/dry" } as const;
+    const options = {
+      transaction: "dry",
+      log: ".imgtx-dry-3.redo",
+      guardedBy: "fence",
+      folder: "/tmp/dry",
+    } as const;
     expect(await storage.stage(IMAGE, options)).toBe("/tmp/dry/.imgtx-dry-3.redo");
     expect(disk.namesIn("/disks")).toEqual(["a.img"]);
   });
@@ -323,7 +328,8 @@ describe("a staged storage", () => {
       async () => await file.setModified("1"),
       async () => await file.setAccess({ mode: 0o600, ownerId: 0, groupId: 0 }),
       async () => await reading.write(new Uint8Array(1), 0),
-      async () => await storage.stage(IMAGE, { transaction: "t1", number: 1, guardedBy: "fence" }),
+      async () =>
+        await storage.stage(IMAGE, { transaction: "t1", log: ".imgtx-t1-1.redo", guardedBy: "fence" }),
       async () => {
         await reading.close();
         await reading.read(new Uint8Array(1), 0);

@@ -74,9 +74,9 @@ export async function runWriterCase(seed: number, figures: CaseFigures): Promise
 /** Stages the image, and its data file by a log of its own. Returns the image's fence, where it can have one. */
 async function stageAll(staged: StagedStorage, disk: MemoryDisk, subject: Subject) {
   const guardedBy = subject.version === 3 ? "fence" : "digests";
-  await staged.stage(PATH, { transaction: "t", number: 0, guardedBy });
+  await staged.stage(PATH, { transaction: "t", log: ".imgtx-t-0.redo", guardedBy });
   if (subject.files.has(DATA)) {
-    await staged.stage(DATA, { transaction: "t", number: 1, guardedBy: "digests" });
+    await staged.stage(DATA, { transaction: "t", log: ".imgtx-t-1.redo", guardedBy: "digests" });
   }
   if (subject.version === 2) return undefined;
   const file = await disk.storage.openFile(PATH, "read");

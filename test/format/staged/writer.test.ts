@@ -45,7 +45,7 @@ async function stageNew(options: CreateOptions): Promise<{ disk: MemoryDisk; sta
   await writeImage({ file }, plan);
   await file.close();
   const staged = new StagedStorage(disk.storage);
-  await staged.stage(PATH, { transaction: "t", number: 0, guardedBy: "fence" });
+  await staged.stage(PATH, { transaction: "t", log: ".imgtx-t-0.redo", guardedBy: "fence" });
   return { disk, staged };
 }
 

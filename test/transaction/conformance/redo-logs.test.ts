@@ -18,7 +18,7 @@ import {
   stateOf,
   writeGuest,
 } from "../../helpers/transaction/mirroring.ts";
-import { killAt } from "../../helpers/storage/watched-storage.ts";
+import { killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
@@ -66,6 +66,22 @@ describe("a change of an image in a transaction", () => {
     expect(listBitmaps(bench.at("a.qcow2"))).toHaveLength(2);
     expect(await judge(bench, "vda")).toBe(IDENTICAL);
     expect(redoLogs(bench)).toEqual([]);
+  });
+
+  test("is read, whole, once by its commit", async () => {
+    const bench = await makeWorkbench();
+    await mirror(bench, { vda: "m.qcow2" }, { bitmap: true });
+    const id = await bench.begin();
+    await cancel(bench);
+    const log = redoLogs(bench).map((name) => bench.at(name));
+    const opened: string[] = [];
+    const watched = watchStorage(bench.storage, ({ name, path: file }) => {
+      if (name === "openFile" && file.endsWith(".redo")) opened.push(file);
+    });
+    await bench.through(watched).commit(id);
+    expect(opened).toEqual(log);
+    expect(redoLogs(bench)).toEqual([]);
+    expect(watched.openFiles.size).toBe(0);
   });
 
   test("leaves nothing when it is aborted, or goes back to a savepoint before it", async () => {

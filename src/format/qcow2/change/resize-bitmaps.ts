@@ -9,9 +9,9 @@ import type { StorageFile } from "../../../storage/index.ts";
 import { hostOffset } from "../../../units/index.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
 import { readBytes } from "../../read-header.ts";
-import { type BitmapEntry, decodeBitmapTableEntry, encodeBitmapTableEntryAt } from "../codec/bitmap.ts";
+import { type BitmapEntry, encodeBitmapTableEntryAt } from "../codec/bitmap.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
-import { readBitmapDirectory } from "../read/qcow2-bitmaps.ts";
+import { readBitmapDirectory, readBitmapTable } from "../read/qcow2-bitmaps.ts";
 import type { BitmapSpace } from "./bitmap-space.ts";
 import { countTableEntries, openSpace, requireKnown, writeDirectory } from "./bitmaps.ts";
 
@@ -34,7 +34,12 @@ async function resizeOne(space: BitmapSpace, bitmap: BitmapEntry, sizeBytes: num
   const before = await readBytes(link.file, bitmapTableOffset, bitmapTableSize * TABLE_ENTRY_BYTES);
   const table = new Uint8Array(Math.max(entries, bitmapTableSize) * TABLE_ENTRY_BYTES);
   table.set(before);
-  await cutBits(space, table, Math.ceil(Math.min(link.virtualSizeBytes, sizeBytes) / 2 ** granularityBits));
+  await cutBits(
+    space,
+    bitmap,
+    table,
+    Math.ceil(Math.min(link.virtualSizeBytes, sizeBytes) / 2 ** granularityBits),
+  );
   const kept = table.subarray(0, entries * TABLE_ENTRY_BYTES);
   const [oldBytes, newBytes] = [before.length, kept.length].map(
     (bytes) => Math.ceil(bytes / clusterBytes) * clusterBytes,
@@ -49,17 +54,22 @@ async function resizeOne(space: BitmapSpace, bitmap: BitmapEntry, sizeBytes: num
 }
 
 /** The table without marks from this bit on: whole clusters of bits are given back. */
-async function cutBits(space: BitmapSpace, table: Uint8Array, kept: number): Promise<void> {
+async function cutBits(
+  space: BitmapSpace,
+  bitmap: BitmapEntry,
+  table: Uint8Array,
+  kept: number,
+): Promise<void> {
   const { clusterBytes, link } = space;
-  const { clusterBits } = link.header;
   const view = new DataView(table.buffer);
   const bitsInCluster = clusterBytes * 8;
   const edge = Math.floor(kept / bitsInCluster);
   const inEdge = kept % bitsInCluster;
-  for (let index = edge; index < table.length / TABLE_ENTRY_BYTES; index += 1) {
-    const at = index * TABLE_ENTRY_BYTES;
-    const entry = decodeBitmapTableEntry(view.getUint32(at), view.getUint32(at + 4), clusterBits);
-    if (entry.kind === "zeros") continue;
+  let next = 0;
+  for await (const entry of readBitmapTable(link, bitmap, bitmap.bitmapTableSize)) {
+    const index = next;
+    next += 1;
+    if (index < edge || entry.kind === "zeros") continue;
     if (index === edge && inEdge > 0) {
       const bits = new Uint8Array(clusterBytes).fill(0xff);
       if (entry.kind === "data") bits.set(await readBytes(link.file, entry.hostOffset, clusterBytes));
