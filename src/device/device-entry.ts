@@ -21,7 +21,7 @@ export interface MirrorEntry {
   readonly format: ImageFormat;
   /** What it holds: the whole content, the active layer's alone over the same backing image, or nothing yet. */
   readonly sync: MirrorSync;
-  /** The mirror's own chain, as it was when it was last brought in line. Its first image is the mirror. */
+  /** The mirror's own chain, as it was when it was last brought in sync. Its first image is the mirror. */
   readonly chain: readonly ChainEntry[];
   /** The chain of the device that it is a copy of, as it was then. */
   readonly source: readonly ChainEntry[];

@@ -242,7 +242,7 @@ export interface FingerprintChange {
 }
 
 /**
- * The entry with what some of its images, or of its mirror's, look like now. What a mirror is in line with is
+ * The entry with what some of its images, or of its mirror's, look like now. What a mirror is in sync with is
  * renewed only where it was that before: what somebody else wrote since must go on to tell that it is not.
  */
 export function withFingerprints(

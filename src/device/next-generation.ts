@@ -130,7 +130,7 @@ export async function renewGeneration(workspace: Workspace, generation: DeviceTa
   });
 }
 
-/** Takes back what the first two steps left of the generation behind this one. */
+/** Takes back what the first two steps left of the generation after this one. */
 export async function discardNextGeneration(workspace: Workspace, present: DeviceTable): Promise<void> {
   const { storage } = workspace;
   const history = historyPath(workspace, present.generation);

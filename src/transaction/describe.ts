@@ -151,11 +151,11 @@ export interface OutcomeParts extends Pick<Outcome, "changed" | "dryRun" | "pend
   /** The plans are taken back: the devices stay what they are without them. */
   readonly undoes?: true;
   readonly plans: readonly PlanRecord[];
-  /** The table behind the command. For a dry run and a pending transaction the plans go on top of it. */
+  /** The table after the command. For a dry run and a pending transaction the plans go on top of it. */
   readonly table: DeviceTable;
 }
 
-/** Reads nothing behind a command that changed something: what it did stands, and must be told. */
+/** Reads nothing after a command that changed something: what it did stands, and must be told. */
 export async function describeOutcome(workspace: Workspace, parts: OutcomeParts): Promise<Outcome> {
   const { plans, changed, dryRun, transaction, pending, joined, kept } = parts;
   const changes = plans.flatMap((plan) => plan.changes);
@@ -209,7 +209,7 @@ function withViewNote(report: ActionReport, { omitted }: Scene): ActionReport {
   return { ...report, notes: [...report.notes, note] };
 }
 
-/** From the table alone: right behind a command, which has just looked at the images. */
+/** From the table alone: right after a command, which has just looked at the images. */
 function describeAsRecorded({ workspace, holders, omitted }: Scene, entry: DeviceEntry): DeviceDescription {
   return {
     name: entry.name,

@@ -63,7 +63,7 @@ export interface RollbackRequest {
   readonly force: boolean;
 }
 
-/** One copy of a device, made or brought in line. */
+/** One copy of a device, made or brought in sync. */
 export interface MirrorTarget {
   readonly device: string;
   /** Absolute path of the copy. Undefined: the mirror that the device has. */
@@ -77,7 +77,7 @@ export interface MirrorTarget {
   readonly options: CreateOptions;
   /** Store the backing file name relative to the copy's folder. */
   readonly relative: boolean;
-  /** Fill an existing image of the right size, which is compared and brought in line. */
+  /** Fill an existing image of the right size, which is compared and brought in sync. */
   readonly reuse: boolean;
   /** Keep a persistent bitmap in the source, which marks what is written from now on. */
   readonly bitmap: boolean;
@@ -342,7 +342,7 @@ export interface LockWait {
   readonly onWait: (what: string) => void;
   /** Told of each file that an undo left as it is. */
   readonly onKept?: ((file: KeptFile) => void) | undefined;
-  /** Aborted by the first Ctrl-C: a wait ends, and what was prepared is undone. Not looked at behind the commit mark. */
+  /** Aborted by the first Ctrl-C: a wait ends, and what was prepared is undone. Not looked at after the commit mark. */
   readonly signal?: AbortSignal | undefined;
 }
 

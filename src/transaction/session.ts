@@ -1,4 +1,4 @@
-// The transaction layer's face: a session is one command's look at one workspace, behind recovery.
+// The transaction layer's face: a session is one command's look at one workspace, after recovery.
 
 import {
   assertOwn,
@@ -177,7 +177,7 @@ export async function commitTransaction(
   const { kept, options } = collectKept(choice);
   return await withJournal(workspace, { id, purpose: TO_COMMIT }, options, async (journal) => {
     throwIfInterrupted(options.signal);
-    if (!options.dryRun) await bringInLine(session, journal, options);
+    if (!options.dryRun) await bringInSync(session, journal, options);
     const plans = liveStatements(journal.state).map(({ plan }) => plan);
     if (plans.length > 0 && options.dryRun) await rehearseCommit(workspace, journal, options);
     const table =
@@ -203,7 +203,7 @@ export async function commitTransaction(
 }
 
 /** The copies that the transaction made, where their sources have changed since. */
-async function bringInLine(session: Session, journal: Journal, options: RunOptions): Promise<void> {
+async function bringInSync(session: Session, journal: Journal, options: RunOptions): Promise<void> {
   if (!liveStatements(journal.state).some(({ plan }) => plan.renewable)) return;
   const { id } = journal;
   const work = await startWork(session, options, { id, journal });
@@ -257,7 +257,7 @@ export async function makeSavepoint(
   });
 }
 
-/** Undoes what came behind the latest savepoint of this name, which stays. */
+/** Undoes what came after the latest savepoint of this name, which stays. */
 export async function rollbackToSavepoint(
   session: Session,
   id: string | undefined,

@@ -86,7 +86,7 @@ async function settle(
 }
 
 /**
- * For a transaction that is not open any more behind its command. Status 0 means done and durable: where somebody
+ * For a transaction that is not open any more after its command. Status 0 means done and durable: where somebody
  * aborted it, or a failed action did, it is not that, whatever the command ended with.
  */
 async function assertCommitted(invocation: Invocation, id: string, onError: "abort" | "keep"): Promise<void> {

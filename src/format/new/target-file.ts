@@ -65,7 +65,7 @@ export async function openTargetFile(
 
 async function emptyFile(storage: Storage, file: StorageFile): Promise<void> {
   await file.truncate(0);
-  // ext4 takes what is written behind such a truncation for the replacement of a precious file, and waits for
+  // ext4 takes what is written after such a truncation for the replacement of a precious file, and waits for
   // the disk when it is closed: for the first close, which is this one.
   await (await storage.openFile(file.path, "write")).close();
 }

@@ -1,5 +1,5 @@
 // Jobs that run several at once and whose results count in the order in which they were added: the first
-// result that is not undefined settles it, and what was added behind it does not matter any more.
+// result that is not undefined settles it, and what was added after it does not matter any more.
 //
 // Invariant: finish returns, or throws, only when no job is under way any more. Callers close files then.
 

@@ -106,7 +106,7 @@ export class PageMap {
     return Math.min(this.#pages.atOrAfter(page)?.key ?? end, end);
   }
 
-  /** A range that a new one overlaps keeps what lies before and behind it. */
+  /** A range that a new one overlaps keeps what lies before and after it. */
   #keepRest(
     hole: { key: number; value: number; second: number } | undefined,
     first: number,

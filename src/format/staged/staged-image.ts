@@ -46,7 +46,7 @@ export class StagedImage {
     const end = offset + source.length;
     if (source.length === 0) return;
     await this.queue.run(async () => {
-      // The size first: pages behind it, left by a write that fails halfway, would show when it grows.
+      // The size first: pages after it, left by a write that fails halfway, would show when it grows.
       if (end > this.sizeBytes) await this.#resize(base, end);
       await this.#writeInBatches(base, source, offset, false);
     });

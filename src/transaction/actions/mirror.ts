@@ -1,4 +1,4 @@
-// mirror: copies devices, each into a new image, or brings the mirrors that they have in line. The copies are
+// mirror: copies devices, each into a new image, or brings the mirrors that they have in sync. The copies are
 // made side by side. The devices themselves are only read.
 
 import { posix } from "node:path";

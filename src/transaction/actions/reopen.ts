@@ -1,5 +1,5 @@
 // reopen: the device takes another image as its active layer. No image is written to, but that the fence of a
-// frozen device moves along, and that a mirror is brought in line first.
+// frozen device moves along, and that a mirror is brought in sync first.
 
 import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
@@ -78,7 +78,7 @@ export const reopen: Action<ReopenRequest> = {
   },
 };
 
-/** A mirror takes over: the same content, brought in line first where the device has moved on. */
+/** A mirror takes over: the same content, brought in sync first where the device has moved on. */
 async function toMirror(
   entry: DeviceEntry,
   mirror: MirrorEntry,
@@ -143,7 +143,7 @@ function assertFormat(mirror: MirrorEntry, format: string | undefined, device: s
   });
 }
 
-/** Taken for any other image, the mirror would not be brought in line, and what was written since be lost. */
+/** Taken for any other image, the mirror would not be brought in sync, and what was written since be lost. */
 async function assertNotTheMirror(
   { name: device, mirror }: DeviceEntry,
   path: string,

@@ -33,7 +33,7 @@ export const rollback: Action<RollbackRequest> = {
     const chains: OpenChains = [];
     const changes: Plan["changes"][number][] = [];
     for (const { device, before, after } of moves) {
-      // Whoever froze it wants it to hold still; and its fence would stay behind on an image of no device.
+      // Whoever froze it wants it to hold still; and its fence would stay on an image of no device.
       if (before) assertNotFrozen(before, "going back would move it to another image");
       // Where the present chain is broken, going back is the way out: that is no obstacle.
       if (before) await openInto(chains, [], before, context);

@@ -2,7 +2,7 @@
 //
 // Invariants
 // - Everything that may refuse runs before the mark, and so does all that needs space on the disk: the new
-//   table lies beside its name, durably, and its view is built. Behind the mark there are renames, and
+//   table lies beside its name, durably, and its view is built. After the mark there are renames, and
 //   finishCommit where they fail: it is idempotent, and recovery calls it as well.
 // - The workspace is locked from the checks to the mark, and to the move where that needs renames alone. Images that
 //   change in between do so with the workspace free: others commit on their own devices meanwhile, in any order.

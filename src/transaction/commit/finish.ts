@@ -253,7 +253,7 @@ export async function findMade(
 }
 
 /**
- * Has the table know what was merged behind it, and retires the journal. Returns the transaction's own table with
+ * Has the table know what was merged after it moved, and retires the journal. Returns the transaction's own table with
  * that: others may have moved on since.
  */
 async function closeCommit(

@@ -1,4 +1,4 @@
-// What images look like that a commit has left behind, once their fences are lifted: lifting moves the change time, by
+// What images look like that a commit has left, once their fences are lifted: lifting moves the change time, by
 // which alone a later rollback can tell that somebody wrote to one and put its time of modification back.
 //
 // Invariants

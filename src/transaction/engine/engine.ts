@@ -62,7 +62,7 @@ export async function runStatements(work: Work, requests: readonly ActionRequest
   work.options.onRequest?.(undefined);
 }
 
-/** Commits an implicit transaction behind its last statement. Returns the table that it made. */
+/** Commits an implicit transaction after its last statement. Returns the table that it made. */
 export async function commitImplicit(work: Work, journal: Journal): Promise<DeviceTable> {
   try {
     throwIfInterrupted(work.options.signal);

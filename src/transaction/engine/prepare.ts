@@ -3,7 +3,7 @@
 //
 // What a crash leaves, step by step
 // - while filling: staging files, which the journal's plan names; undone.
-// - behind `prepared`, before the moves: the same.
+// - after `prepared`, before the moves: the same.
 // - amid the moves: some files at their final names, which `prepared` knows by inode and birth time; undone.
 
 import { posix } from "node:path";
@@ -92,7 +92,7 @@ function flushNames(storage: Storage, { newFiles }: PlanRecord, purpose: string)
 }
 
 /**
- * Marks speak of the files that they were kept for. Where one is gone, as behind a cancel that was cut off, and is
+ * Marks speak of the files that they were kept for. Where one is gone, as after a cancel that was cut off, and is
  * made anew, they must not be there any more when the next crash comes.
  */
 async function forgetLostFiles(

@@ -1,4 +1,4 @@
-// Brings the mirrors of an open transaction in line once more, right before its commit: a guest may have
+// Brings the mirrors of an open transaction in sync once more, right before its commit: a guest may have
 // written to their sources since.
 //
 // Invariant: only copies are renewed. Where a changed image matters to any other action, the commit refuses it.

@@ -74,7 +74,7 @@ export function waitingOf({ workspace, options, deadlineMs }: Work): RunOptions 
   return { ...options, waitMs: Math.max(0, deadlineMs - workspace.storage.host.monotonicMs()) };
 }
 
-/** Asked before each step that can still be taken back; never behind the commit mark. */
+/** Asked before each step that can still be taken back; never after the commit mark. */
 export function throwIfInterrupted(signal: AbortSignal | undefined): void {
   if (!signal?.aborted) return;
   throw signal.reason instanceof ImgtxError ? signal.reason : new ImgtxError("E_INTERRUPTED", "interrupted");

@@ -3,7 +3,7 @@
 // that came to nothing gives its own back.
 //
 // Invariant: the paths of a chain are canonical. The table and the journals keep them as names relative to
-// the workspace, and a `..` behind a symbolic link would lead elsewhere in there than it does on the disk.
+// the workspace, and a `..` after a symbolic link would lead elsewhere in there than it does on the disk.
 
 import { posix } from "node:path";
 import { canonicalPath } from "../../device/index.ts";

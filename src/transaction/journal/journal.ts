@@ -157,7 +157,7 @@ export class Journal {
   }
 
   /**
-   * Adds a record that stands for itself: no later step would take it back. Where its flush fails behind the
+   * Adds a record that stands for itself: no later step would take it back. Where its flush fails after the
    * moment from which others can read it, the journal is written anew without it.
    */
   async appendOrTakeBack(record: JournalRecord, purpose: string): Promise<void> {

@@ -3,7 +3,7 @@
 // swapped or changed unseen.
 //
 // A record is written with one call and flushed before the next one begins. So a crash can tear the last
-// record only: a bad record with nothing that looks like a record behind it is a torn tail, and was never
+// record only: a bad record with nothing that looks like a record after it is a torn tail, and was never
 // acknowledged. A bad record anywhere else is damage.
 
 import { createHash } from "node:crypto";
@@ -21,7 +21,7 @@ export interface ParsedJournal {
   readonly digest: string;
   /** Where the next record goes: the end of the last good one. */
   readonly endBytes: number;
-  /** Whether a torn record stands behind the end. */
+  /** Whether a torn record stands after the end. */
   readonly torn: boolean;
 }
 

@@ -13,7 +13,7 @@
 // - `fencing` has the bytes of each fence, and is durable before the first is raised. What has no such record has
 //   nothing to take back in images that were there before.
 // - `undo` and `abort` are durable before the first file goes. `commit` is the commit point: before it
-//   everything can be undone, behind it the only way is forward.
+//   everything can be undone, after it the only way is forward.
 
 import { posix } from "node:path";
 import type { DeviceEntry, FenceEntry, FileMark, Worker, Workspace } from "../../device/index.ts";

@@ -350,7 +350,7 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   }
   if (!unfinished) return undefined;
   if (state.begin.onError === "abort") {
-    // At once, and not behind an undo of the statement: a crash between the two would leave it open.
+    // At once, and not after an undo of the statement: a crash between the two would leave it open.
     const kept = await abortJournal(workspace, journal, true);
     const text = `aborted ${what}: an action of it was interrupted${sayKept(kept)}`;
     return { transaction: id, did: "aborted", text };

@@ -277,7 +277,7 @@ async function freeBitmap(space: BitmapSpace, bitmap: BitmapEntry): Promise<void
   await space.freeMetadata(bitmap.bitmapTableOffset, bitmap.bitmapTableSize * TABLE_ENTRY_BYTES);
 }
 
-/** In runs of neighbours, since QEMU writes them one behind the other. */
+/** In runs of neighbours, since QEMU writes them one after the other. */
 async function freeBits(space: BitmapSpace, bitmap: BitmapEntry): Promise<void> {
   const { clusterBytes, link } = space;
   let start = 0;

@@ -67,7 +67,7 @@ const FLAGS_KEPT_MAX = 100_000;
 
 export class L2Scan {
   readonly figures: LayoutFigures = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
-  /** Wrong COPIED flags, for the caller to tell behind the comparison of refcounts. */
+  /** Wrong COPIED flags, for the caller to tell after the comparison of refcounts. */
   readonly wrongFlags: WrongFlag[] = [];
   copiedErrors = 0;
   readonly #references: References;

@@ -173,7 +173,7 @@ class Planning {
       this.#map(guest, first + guest, count);
       guest += count;
     }
-    // QEMU reserves from where the file ended: behind the refcount structures that it had written meanwhile.
+    // QEMU reserves from where the file ended: after the refcount structures that it had written meanwhile.
     const reservedStart = Math.max(oldSizeBytes, first * this.#clusterBytes);
     return { start: reservedStart, lengthBytes: this.#dataEnd - reservedStart };
   }

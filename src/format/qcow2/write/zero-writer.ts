@@ -39,7 +39,7 @@ export class ZeroWriter {
   }
 
   /**
-   * Units from start to end read as zeros behind it; both lie on units, or end at the end of the disk. Returns
+   * Units from start to end read as zeros afterwards; both lie on units, or end at the end of the disk. Returns
    * guest ranges that have to be written as data after all.
    */
   async zero(start: number, end: number, mayUnmap: boolean): Promise<[number, number][]> {
@@ -52,7 +52,7 @@ export class ZeroWriter {
     );
   }
 
-  /** Clusters from start to end are let go. They read as zeros behind it; in version 2, as what is below. */
+  /** Clusters from start to end are let go. They read as zeros afterwards; in version 2, as what is below. */
   async discard(start: number, end: number): Promise<void> {
     const { version, hasExtendedL2 } = this.#layout;
     await this.#changeEntries(start, end, !this.#hasBacking, true, (old) => {

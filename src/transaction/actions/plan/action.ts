@@ -7,7 +7,7 @@
 // - A plan may change existing images in place, into redo logs, and have fences raised: those that the entries of its
 //   frozen devices name. The engine locks the images as a writer's, and writes.
 // - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
-// - Behind the commit mark no code of an action runs.
+// - After the commit mark no code of an action runs.
 
 import type { DeviceEntry, DeviceTable } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
@@ -24,7 +24,7 @@ export interface PlanContext {
   readonly transaction: string;
   /** Canonical path of the workspace. */
   readonly root: string;
-  /** The table as it will be behind the statements before this one. */
+  /** The table as it will be after the statements before this one. */
   readonly table: DeviceTable;
   /** Devices with a copy that was cut off and kept. */
   readUnfinished(): Promise<ReadonlySet<string>>;
@@ -97,7 +97,7 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
   /** Changes of existing images in place, each image once. Each is in one of the chains. */
   readonly redo?: readonly ImageChange[];
-  /** Copies alone: where a source has changed by the commit, they are brought in line then. Default: false. */
+  /** Copies alone: where a source has changed by the commit, they are brought in sync then. Default: false. */
   readonly renewable?: boolean;
   /** Chains that must not change before the commit, with the device they are opened for. */
   readonly chains: readonly { readonly device: string; readonly chain: Chain }[];
@@ -144,7 +144,7 @@ interface PlannedDevice extends Required<Pick<Plan, "redo">> {
   readonly chain: Plan["chains"][number] | undefined;
 }
 
-/** The plan of an action that does the same to each device, one behind the other, and makes no files. */
+/** The plan of an action that does the same to each device, one after the other, and makes no files. */
 export async function planEach(
   devices: readonly string[],
   planOne: (device: string) => Promise<PlannedDevice>,

@@ -1,8 +1,8 @@
-// Copies of devices, as actions plan them: a new copy, or the changes that bring an existing one in line.
+// Copies of devices, as actions plan them: a new copy, or the changes that bring an existing one in sync.
 //
 // Invariants
-// - A mirror is in line with its device when both chains are, file by file, what they were when it was last
-//   brought in line. Everything else is found out by reading: nothing is assumed of an image that moved.
+// - A mirror is in sync with its device when both chains are, file by file, what they were when it was last
+//   brought in sync. Everything else is found out by reading: nothing is assumed of an image that moved.
 // - An existing mirror is not written to before the commit: its changes are made as an overlay beside it.
 
 import type { ChainEntry, DeviceEntry, MirrorEntry } from "../../../device/index.ts";
@@ -49,7 +49,7 @@ export interface PlannedCopy {
 }
 
 /**
- * What brings the device's mirror in line with the present chain, which is open: nothing where it is in line, unless
+ * What brings the device's mirror in sync with the present chain, which is open: nothing where it is in sync, unless
  * it is asked for always. E_REFUSED where the mirror can't be its copy any more.
  */
 export async function planResync(
@@ -59,7 +59,7 @@ export async function planResync(
   { verify, always = false }: { readonly verify: boolean; readonly always?: boolean },
 ): Promise<{ readonly copy: PlannedCopy; readonly chosen: Chain }> {
   const { name: device, mirror } = entry;
-  if (!mirror) throw new Error("only a device with a mirror is brought in line with one");
+  if (!mirror) throw new Error("only a device with a mirror is brought in sync with one");
   const opened = await context.openChain(mirror.image, mirror.format, device);
   const chain = await settleChain(context.storage.host, opened);
   assertSameSize(device, activeLayer(present), activeLayer(chain));
@@ -295,7 +295,7 @@ function doubtOf(
   now: readonly ChainEntry[],
   { links }: Chain,
 ): Doubt | undefined {
-  // A fence has the id of its transaction in the header: it is the same one, and nobody opened the image behind it.
+  // A fence has the id of its transaction in the header: it is the same one, and nobody opened the image after it was set.
   const fenced = new Set(links.flatMap(({ path, header }) => (header?.isFenced ? [path] : [])));
   const files = (entry: ChainEntry) => [entry, ...(entry.dataFile ? [entry.dataFile] : [])];
   const known = new Map(before.flatMap(files).map(({ image, fingerprint }) => [image, fingerprint]));

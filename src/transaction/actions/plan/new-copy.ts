@@ -2,7 +2,7 @@
 //
 // Invariants
 // - Nobody finds the image before it is whole: it is made under a staging name.
-// - A copy that was cut off goes on only behind what is known to be durable in it, and in sound tables.
+// - A copy that was cut off goes on only after what is known to be durable in it, and in sound tables.
 
 import { posix } from "node:path";
 import type { ChainEntry, MirrorEntry } from "../../../device/index.ts";
@@ -139,7 +139,7 @@ export async function settleCopy(
   };
 }
 
-/** The copy, and the changes that are laid over it whenever it is brought in line, have to be opened. */
+/** The copy, and the changes that are laid over it whenever it is brought in sync, have to be opened. */
 function assertRoomForCopy(device: string, image: string, imagesBelow: number): void {
   if (imagesBelow + 2 <= CHAIN_DEPTH_MAX) return;
   throw new ImgtxError("E_REFUSED", `it would stand on ${imagesBelow} images, and could not be opened`, {
