@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { userInfo } from "node:os";
+import { tmpdir, userInfo } from "node:os";
 import { readOrigin } from "./origin.ts";
 import { findLife, type ProcessMark, readOwnMark } from "./process-life.ts";
 import type { Host, Origin } from "./storage.ts";
@@ -38,6 +38,9 @@ export function makeNodeHost(): Host {
     },
     get currentFolder() {
       return process.cwd();
+    },
+    get temporaryFolder() {
+      return tmpdir();
     },
     get bootId() {
       return bootIdOrNothing() || "unknown";

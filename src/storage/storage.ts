@@ -224,6 +224,8 @@ export interface Host {
   readonly actAs?: <T>(userId: number, call: () => T) => T;
   /** What relative names are relative to. Absolute. */
   readonly currentFolder: string;
+  /** Where files may be made that nobody keeps. */
+  readonly temporaryFolder: string;
   readonly bootId: string;
   /** Of this installation of the system, for as long as it lives; "" where it has none. */
   readonly machineId: string;

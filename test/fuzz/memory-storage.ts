@@ -93,6 +93,7 @@ const HOST: Host = {
   nameOfUser: (id) => `#${id}`,
   groupsOfUser: () => undefined,
   currentFolder: "/",
+  temporaryFolder: "/",
   bootId: "00000000-0000-0000-0000-000000000000",
   machineId: "",
   origin: { processes: "", login: null, loginUser: null, service: null, sessions: [], ancestors: [] },

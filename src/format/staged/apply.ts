@@ -12,7 +12,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
-import { type Change, changesOf, type FreedPages, sectorRuns } from "./changes.ts";
+import { type Change, changedSectors, changesOf, type FreedPages, sectorRuns } from "./changes.ts";
 import { compareChange, type SectorState } from "./compare-sectors.ts";
 import { assertGuard, type FenceBytes, type FenceGuard, type Guard } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
@@ -41,16 +41,21 @@ export async function applyLog(
     return;
   }
   if ((await judgeSize(log, file)) === "neither") throw changedAt(file, log.sizeBytes);
-  if ((await file.stat()).sizeBytes < log.sizeBytes) await file.truncate(log.sizeBytes);
+  const { sizeBytes } = await file.stat();
+  if (sizeBytes < log.sizeBytes) await file.truncate(log.sizeBytes);
+  let isInFirstSector = sizeBytes === log.sizeBytes;
   const kept = guard.kind === "fence" ? guard.kept : undefined;
-  for await (const change of changesOf(log, kept)) await applyChange(file, change, guard);
-  if ((await file.stat()).sizeBytes > log.sizeBytes) {
+  for await (const change of changesOf(log, kept)) {
+    isInFirstSector &&= isInSector(change);
+    await applyChange(file, change, guard);
+  }
+  if (sizeBytes > log.sizeBytes) {
     // The last sector is cut where the file ends: neither half of it could be told afterwards.
     await file.flush("redo log: pages before shrinking");
     await file.truncate(log.sizeBytes);
   }
   if (guard.kind === "fence" && !guard.kept) {
-    await file.flush("redo log: applied");
+    if (!isInFirstSector) await file.flush("redo log: applied");
     await writeFirstSector(log, file);
     await flushLast("redo log: fence lifted");
     return;
@@ -82,6 +87,13 @@ export async function renewApplied(log: RedoLog, file: StorageFile): Promise<voi
   if (sizeBytes === log.sizeBytes && sizeBytes !== log.header.baseSizeBytes) await file.truncate(sizeBytes);
   await file.setModified(modifiedNs);
   await file.flush("redo log: renewed");
+}
+
+/** Whether it changes nothing but the first sector. */
+function isInSector(change: Change): boolean {
+  return (
+    change.kind === "pages" && change.start === 0 && [...changedSectors(change)].every((one) => one === 0)
+  );
 }
 
 async function punch(file: StorageFile, { start, lengthBytes }: FreedPages): Promise<void> {

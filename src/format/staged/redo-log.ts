@@ -54,19 +54,18 @@ export async function removeRedoLog(storage: Storage, path: string): Promise<voi
 export class RedoLog {
   readonly path: string;
   readonly header: LogHeader;
-  readonly #storage: Storage;
+  /** Whether the folder was flushed since it has the log: seal does so, once for all logs in one. */
+  isNameDurable = false;
   readonly #file: StorageFile;
   readonly #start: LogEnd;
   #map = new PageMap();
   #end: LogEnd;
   #sizeBytes: number;
   #peakBytes: number;
-  #isNameDurable = false;
 
-  private constructor(storage: Storage, file: StorageFile, header: LogHeader, start: LogEnd) {
+  private constructor(file: StorageFile, header: LogHeader, start: LogEnd) {
     this.path = file.path;
     this.header = header;
-    this.#storage = storage;
     this.#file = file;
     this.#start = start;
     this.#end = start;
@@ -81,7 +80,7 @@ export class RedoLog {
       const bytes = encodeHeader(header);
       await file.write(bytes, 0);
       const start = { position: bytes.length, digest: toHex(digestIn(bytes)) };
-      return new RedoLog(storage, file, header, start);
+      return new RedoLog(file, header, start);
     } catch (error) {
       await file.close();
       throw error;
@@ -97,7 +96,7 @@ export class RedoLog {
     try {
       const scan = new LogScan(file, end.position);
       const { header, end: start } = await scan.readHeader();
-      const log = new RedoLog(storage, file, header, start);
+      const log = new RedoLog(file, header, start);
       await log.#replay(scan, end);
       if (access === "write" && (await file.stat()).sizeBytes > end.position) {
         await file.truncate(end.position);
@@ -199,12 +198,9 @@ export class RedoLog {
     await this.#file.truncate(end.position);
   }
 
-  /** What was appended is durable when this returns, and so is the log's name. */
+  /** What was appended is durable when this returns. */
   async flush(): Promise<void> {
     await this.#file.flush("redo log");
-    if (this.#isNameDurable) return;
-    await this.#storage.flushFolder(posix.dirname(this.path), "redo log's name");
-    this.#isNameDurable = true;
   }
 
   async close(): Promise<void> {

@@ -28,7 +28,7 @@ export class StagedFile implements StorageFile {
   }
 
   get onDisk(): StorageFile {
-    return this.#base;
+    return this.#base.onDisk ?? this.#base;
   }
 
   async stat(): Promise<FileStat> {

@@ -8,7 +8,7 @@
 //   begun after it.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, settleAll } from "../../errors/index.ts";
 import type { FileStat, FileSystemTraits, Holder, Host } from "../../storage/index.ts";
 import type { OpenOptions, Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import type { LogEnd } from "./log-scan.ts";
@@ -107,13 +107,20 @@ export class StagedStorage implements Storage {
 
   /** Makes all logs durable, and tells what a journal needs of them. */
   async seal(): Promise<SealedLog[]> {
-    const sealed: SealedLog[] = [];
-    for (const { log, queue } of this.#images.values()) {
-      await queue.run(async () => {
-        await log.flush();
-        sealed.push(describeLog(log));
-      });
+    const images = [...this.#images.values()];
+    const sealed = await settleAll(
+      images.map(async ({ log, queue }) => {
+        return await queue.run(async () => {
+          await log.flush();
+          return describeLog(log);
+        });
+      }),
+    );
+    const unnamed = images.filter(({ log }) => !log.isNameDurable);
+    for (const folder of new Set(unnamed.map(({ log }) => posix.dirname(log.path)))) {
+      await this.#below.flushFolder(folder, "redo log's name");
     }
+    for (const { log } of unnamed) log.isNameDurable = true;
     return sealed;
   }
 

@@ -68,7 +68,7 @@ export async function raiseFences(
   const { state } = journal;
   const raised: Raised[] = [];
   // What an image will be is asked of those alone that keep their fence.
-  const staged = await openStaged(storage, imagesToKeepFenced(state).size > 0 ? state : undefined);
+  const staged = await openStaged(storage, imagesToKeepFenced(state).size > 0 ? state : undefined, "read");
   try {
     await planFences({ storage, staged }, state, left, raised);
     if (raised.length === 0) return new Map();

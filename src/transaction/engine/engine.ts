@@ -27,7 +27,7 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
   for (const [index, request] of requests.entries()) {
     work.options.onRequest?.(index);
     const statement = { table, request, number: plans.length, earlier: plans };
-    const { record } = await planStatement(work, statement).catch(async (error: unknown) => {
+    const { plan, record } = await planStatement(work, statement).catch(async (error: unknown) => {
       const device = error instanceof ImgtxError ? error.device : undefined;
       // What holds it is the cause, where that keeps it from being planned on.
       if (device !== undefined) await assertDevicesFree(work, { devices: [device], kind: request.kind });
@@ -40,6 +40,7 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
     table = next;
     await assertActiveLayersApart(work.workspace.storage, table, record.devices);
     plans.push(record);
+    if (index < requests.length - 1) await work.dryRun?.stage(work.id, plan.redo ?? []);
   }
   work.options.onRequest?.(undefined);
   return plans;

@@ -13,6 +13,7 @@ import {
 import { withCommitted } from "../commit/committed-table.ts";
 import { OpenedImages } from "../images/opened-images.ts";
 import { openStaged } from "../images/redo.ts";
+import { DryRun } from "./dry-run.ts";
 import type { RunOptions } from "../request.ts";
 
 export interface Work {
@@ -22,7 +23,9 @@ export interface Work {
   readonly deadlineMs: number;
   readonly images: OpenedImages;
   /** The images as the statements of the transaction leave them. */
-  staged: StagedStorage;
+  readonly staged: StagedStorage;
+  /** For a dry run: what its own actions do to them. */
+  readonly dryRun: DryRun | undefined;
   /** The transaction's: that of a copy which was cut off, where this command goes on with it. */
   id: string;
   /** Plans of statements that had nothing to do, while there was no journal to tell them to. */
@@ -46,15 +49,19 @@ export async function startWork(
   parts: Pick<Work, "id" | "journal">,
 ): Promise<Work> {
   const deadlineMs = workspace.storage.host.monotonicMs() + options.waitMs;
-  const staged = await openStaged(workspace.storage, parts.journal?.state);
+  const { storage } = workspace;
+  const left = await openStaged(storage, parts.journal?.state, options.dryRun ? "read" : "write");
+  const dryRun = options.dryRun ? new DryRun(storage, left) : undefined;
+  const staged = dryRun?.staged ?? left;
   const images = new OpenedImages(staged, { workspaceRoot: root, currentFolder });
   const rest = { idle: [], found: [], underWay: Promise.resolve() };
-  return { workspace, options, deadlineMs, staged, images, ...parts, ...rest };
+  return { workspace, options, deadlineMs, staged, dryRun, images, ...parts, ...rest };
 }
 
-export async function endWork({ images, staged }: Work): Promise<void> {
+export async function endWork({ images, staged, dryRun }: Work): Promise<void> {
   await images.close();
   await staged.close();
+  await dryRun?.end();
 }
 
 /**

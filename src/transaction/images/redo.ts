@@ -59,10 +59,11 @@ export interface ImageChange {
   write(file: StorageFile): Promise<void>;
 }
 
-/** The images as the statements of the transaction leave them. The caller closes it. */
+/** The images as the statements of the transaction leave them. The caller closes it. access: to the logs. */
 export async function openStaged(
   storage: Storage,
   state: TransactionState | undefined,
+  access: "read" | "write",
 ): Promise<StagedStorage> {
   const staged = new StagedStorage(storage);
   if (!state) return staged;
@@ -70,7 +71,7 @@ export async function openStaged(
     for (const redo of redoOf(state).values()) {
       // Where the image has gone, or changed since, the log says nothing of what is there now: the commit will say so.
       if (!(await isBaseUnchanged(storage, state, redo))) continue;
-      await staged.resume(redo.image, { log: posix.basename(redo.log), end: redo.end }, "write");
+      await staged.resume(redo.image, { log: posix.basename(redo.log), end: redo.end }, access);
     }
     return staged;
   } catch (error) {

@@ -37,6 +37,7 @@ export class SimulatedProcess implements Storage {
       nameOfUser: (id) => `#${id}`,
       groupsOfUser: () => undefined,
       currentFolder: "/",
+      temporaryFolder: "/",
       bootId: machine.bootId,
       machineId: MACHINE_ID,
       origin: machine.origin,
