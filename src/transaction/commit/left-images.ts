@@ -19,6 +19,7 @@ import {
   type Fingerprint,
   holdImages,
   ImageLeases,
+  isFileFenced,
   mayBeSameFile,
   takeFingerprint,
   waitForLeases,
@@ -48,7 +49,7 @@ const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
 interface OpenLeft extends LeftImage {
   readonly file: StorageFile;
   /** Where its device goes, as a copy of it. */
-  readonly mirror: StaleMirror["mirror"] | undefined;
+  mirror: StaleMirror["mirror"] | undefined;
   /** Undefined: the file is another one, in the place of what the journal saw. */
   readonly seen: Fingerprint | undefined;
 }
@@ -85,7 +86,11 @@ export async function holdLeft(
       if (how.moved && (left.stays || fenced.has(left.image))) continue;
       const found = await openLeft(storage, left, state, how);
       const before = findDevice(present, left.device);
-      if (found) open.push({ ...found, mirror: before && findMirrorTaken(state, next, before) });
+      if (!found) continue;
+      open.push(found);
+      const mirror = before && findMirrorTaken(state, next, before);
+      // A frozen device's fence is up there, and nobody should have written at all: a person decides.
+      if (mirror && !(await isFencedAt(storage, mirror.path))) found.mirror = mirror;
     }
     await holdImages(
       storage,
@@ -118,7 +123,7 @@ async function openLeft(
   left: LeftImage,
   state: TransactionState,
   { moved, present }: HowToHold,
-): Promise<Omit<OpenLeft, "mirror"> | undefined> {
+): Promise<OpenLeft | undefined> {
   const seen = lastSeen(state).get(left.image);
   if (!seen || seen.isNew) return undefined;
   // Whoever moved the table may have found a write by then, and brought it along: the closing generation knows.
@@ -138,10 +143,19 @@ async function openLeft(
       await file.close();
       return undefined;
     }
-    return { ...left, file, seen: isSame ? expected : undefined };
+    return { ...left, file, mirror: undefined, seen: isSame ? expected : undefined };
   } catch (error) {
     await file.close();
     throw error;
+  }
+}
+
+async function isFencedAt(storage: Workspace["storage"], image: string): Promise<boolean> {
+  const file = await openUnlessGone(storage, image, "read");
+  try {
+    return file !== undefined && (await isFileFenced(file));
+  } finally {
+    await file?.close();
   }
 }
 

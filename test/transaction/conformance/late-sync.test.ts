@@ -7,7 +7,7 @@ import { describe, expect } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { forceCommit, openSession } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { makeOldBench, T0 } from "../../helpers/transaction/freezing.ts";
+import { freeze, makeOldBench, T0 } from "../../helpers/transaction/freezing.ts";
 import { startGuest } from "../../helpers/transaction/migrating.ts";
 import { IDENTICAL, mirror, stateOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { type Call, failAt, killAt } from "../../helpers/storage/watched-storage.ts";
@@ -253,6 +253,19 @@ describe("a device whose table has moved to its mirror, and whose view has not",
       expect(JSON.stringify(lines)).toContain(bench.at("b.raw"));
       expect(stateOf(bench.at("m.qcow2"))).toEqual(content);
     }
+  });
+
+  qemu.test("waits for a person where it is frozen, and a fence is up on the mirror", async () => {
+    const bench = await makeOldBench();
+    await mirror(bench, { vdb: "m.qcow2" }, { format: "qcow2" });
+    await bench.run([freeze(["vdb"])]);
+    await expect(dyingBetween(bench).reopen("vdb", "m.qcow2")).rejects.toThrow("killed");
+    writeGuest(bench.at("b.raw"), "raw", ...GUEST);
+    const [note] = await recover(bench, "reader");
+    expect(note).toMatchObject({ did: "waiting", obstacle: { code: "E_CHANGED", devices: ["vdb"] } });
+    await forceCommit(await bench.session(), note?.transaction ?? "", RUN_ALONE);
+    expect((await bench.session()).recovered).toEqual([]);
+    expect((await bench.images())["vdb"]).toBe("m.qcow2");
   });
 
   qemu.test("still waits when others have moved the table on", async () => {
