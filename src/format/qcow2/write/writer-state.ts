@@ -307,13 +307,12 @@ export class WriterState {
   }
 
   async #punch({ first, count }: FreedClusters): Promise<void> {
-    for (let at = first; at < first + count; ) {
-      const free = await this.#refcounts.countFree(at, first + count - at);
-      if (free > 0) {
-        const range = { start: at * this.clusterBytes, lengthBytes: free * this.clusterBytes };
-        await this.files.file.punchHole(range);
-      }
-      at += free + 1;
+    const end = first + count;
+    for (let at = await this.#refcounts.findFree(first, end); at < end; ) {
+      const free = await this.#refcounts.countFree(at, end - at);
+      const range = { start: at * this.clusterBytes, lengthBytes: free * this.clusterBytes };
+      await this.files.file.punchHole(range);
+      at = await this.#refcounts.findFree(at + free, end);
     }
   }
 
