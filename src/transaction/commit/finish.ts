@@ -66,7 +66,7 @@ export interface Finishing {
   /** Told of each image that is left as it is where it can't be changed as planned. Undefined: then nothing moves. */
   readonly onLeft?: ((file: KeptFile) => void) | undefined;
   /** Told what an operator has to know of what others did meanwhile, a line each. */
-  readonly onNotice?: ((line: string) => void) | undefined;
+  readonly onNotice: ((line: string) => void) | undefined;
   /** Whether the caller has the workspace lock all the time, and leaves what takes long to others: E_UNFINISHED. */
   readonly isBrief?: boolean;
   /** Does work under the workspace lock: the caller's, or one that is taken for it. */

@@ -360,7 +360,9 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   return { transaction: id, did: "undone", text: `${text}${sayKept(kept)}` };
 }
 
-async function finish(workspace: Workspace, journal: Journal, how: Finishing): Promise<RecoveryNote> {
+type Untold = Omit<Finishing, "onNotice">;
+
+async function finish(workspace: Workspace, journal: Journal, how: Untold): Promise<RecoveryNote> {
   const { id, state } = journal;
   await journal.secure();
   const overlays = await findOverlaysAway(workspace, state);

@@ -51,6 +51,7 @@ export async function forceCommit(session: Session, id: string, options: RunOpti
       isLocked: false,
       waiting: options,
       onProgress: options.onProgress,
+      onNotice: options.onNotice,
       onLeft: (file) => {
         kept.push(file);
         options.onKept?.(file);

@@ -263,7 +263,12 @@ describe("a device whose table has moved to its mirror, and whose view has not",
     writeGuest(bench.at("b.raw"), "raw", ...GUEST);
     const [note] = await recover(bench, "reader");
     expect(note).toMatchObject({ did: "waiting", obstacle: { code: "E_CHANGED", devices: ["vdb"] } });
-    await forceCommit(await bench.session(), note?.transaction ?? "", RUN_ALONE);
+    const notices: string[] = [];
+    const onNotice = (line: string): void => void notices.push(line);
+    await forceCommit(await bench.session(), note?.transaction ?? "", { ...RUN_ALONE, onNotice });
+    expect(notices).toEqual([
+      expect.stringMatching(/b\.raw after the commit stays there, and is not on 'vdb'/),
+    ]);
     expect((await bench.session()).recovered).toEqual([]);
     expect((await bench.images())["vdb"]).toBe("m.qcow2");
   });

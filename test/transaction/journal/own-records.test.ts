@@ -53,7 +53,11 @@ test("no table moves without a commit mark", async () => {
   const { bench, workspace, journal } = await openJournal();
   const before = await readTable(workspace);
   const finish = async () =>
-    await finishCommit(workspace, journal, { isLocked: false, underLock: HOLDS_LOCK });
+    await finishCommit(workspace, journal, {
+      isLocked: false,
+      underLock: HOLDS_LOCK,
+      onNotice: undefined,
+    });
   expect(await failureOf(finish)).toMatchObject({ code: "E_INTERNAL", image: journal.path });
   await journal.close();
   expect(await readTable((await bench.session()).workspace)).toEqual(before);
