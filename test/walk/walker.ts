@@ -56,6 +56,8 @@ export class Walker {
   number = 0;
   /** When a command was cut off last, before any guest wrote. */
   #atCut: World = this.world;
+  /** What devices held, before a guest wrote to an image that the model does not have them on yet. */
+  readonly #heldBefore = new Map<string, Content>();
   /** Devices that left behind, by a way out that said so, what was written since. */
   readonly #leftBehind = new Set<string>();
   /** The moves of the transaction that is open. */
@@ -97,7 +99,9 @@ export class Walker {
     if (lies) utimesSync(image, Number(times.atimeNs) / 1e9, Number(times.mtimeNs) / 1e9);
     const written = (content: Content): Content => content.slice().fill(pattern, cell, cell + count);
     // After a crash the view may lead to an image already that the model does not have the device on yet.
-    const known = realpathSync(device.image) === image ? undefined : this.world.left.get(image);
+    const isElsewhere = realpathSync(device.image) !== image;
+    if (isElsewhere && !this.#heldBefore.has(name)) this.#heldBefore.set(name, device.content);
+    const known = isElsewhere ? this.world.left.get(image) : undefined;
     const left = known ? new Map(this.world.left).set(image, written(known)) : this.world.left;
     const now = { ...device, content: written(device.content) };
     this.world = { ...this.world, left, devices: new Map(this.world.devices).set(name, now) };
@@ -151,6 +155,13 @@ export class Walker {
       },
       before,
     );
+    const left = new Map(this.world.left);
+    for (const [name, content] of this.#heldBefore) {
+      const image = before.devices.get(name)?.image;
+      if (image !== undefined && this.world.devices.get(name)?.image !== image) left.set(image, content);
+    }
+    this.world = { ...this.world, left };
+    this.#heldBefore.clear();
     this.#leftBehind.clear();
     for (const name of before.devices.keys()) {
       if (!this.world.devices.has(name)) throw new Fault(`${name} has gone`);
