@@ -40,7 +40,7 @@ import {
   removeCopiedOverlays,
   runCopies,
 } from "./copies.ts";
-import { applyRedo, removeRedoLogs } from "../images/redo.ts";
+import { applyRedo, removeRedoLogs } from "../images/apply-redo.ts";
 import type { KeptFile, OnProgress } from "../request.ts";
 import {
   changesOf,
@@ -98,7 +98,7 @@ export async function finishCommit(
   const { state } = journal;
   const used = imagesUsed(table, state);
   const isDue = (image: string): boolean => !used.has(image);
-  const redone = await applyRedo(workspace, state, { ...how, isDue, hasMoved: true });
+  const redone = await applyRedo(workspace, journal, { ...how, isDue, hasMoved: true });
   for (const { path, why } of await settleLeft(workspace, state)) {
     how.onNotice?.(`left '${path}' as it is: ${why}`);
   }
@@ -141,7 +141,7 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
   const stale = held?.stale ?? [];
   try {
     const written = held?.written ?? new Map<string, Fingerprint>();
-    const redone = await applyRedo(workspace, state, { ...how, isDue: (image) => used.has(image) });
+    const redone = await applyRedo(workspace, journal, { ...how, isDue: (image) => used.has(image) });
     const changed = new Map([
       ...(how.isLocked ? [] : await findKept(workspace, state)),
       ...redone,

@@ -5,7 +5,9 @@
 // - Everything that a transaction makes is made, durably, before its commit mark.
 
 import { ImgtxError } from "../../errors/index.ts";
+import { redoOf } from "./queries.ts";
 import {
+  type AppliedRecord,
   type CopiedRecord,
   type DoneRecord,
   type FencingRecord,
@@ -29,6 +31,15 @@ export function foldRecords(records: readonly JournalRecord[], file: string): Tr
   return state;
 }
 
+const NOTHING_YET = {
+  statements: [],
+  savepoints: [],
+  fences: [],
+  commit: undefined,
+  applied: new Set<string>(),
+  aborting: false,
+};
+
 /** The state after one more record, or the first one. */
 export function applyRecord(
   state: TransactionState | undefined,
@@ -37,13 +48,13 @@ export function applyRecord(
 ): TransactionState {
   if (!state) {
     if (record.type !== "begin") throw outOfOrder(file, record.type);
-    const nothing = { statements: [], savepoints: [], fences: [] };
-    return { begin: record, ...nothing, commit: undefined, aborting: false };
+    return { begin: record, ...NOTHING_YET };
   }
-  if (state.commit && record.type === "copied") return keepProgress(state, record, file);
-  if (state.commit || state.aborting) throw outOfOrder(file, record.type);
+  if (state.commit) return applyAfterMark(state, record, file);
+  if (state.aborting) throw outOfOrder(file, record.type);
   switch (record.type) {
     case "begin":
+    case "applied":
       throw outOfOrder(file, record.type);
     case "plan": {
       if (record.statement !== state.statements.length) throw outOfOrder(file, record.type);
@@ -95,7 +106,14 @@ export function applyRecord(
   }
 }
 
-/** After the mark: of an image that the statement copies into. */
+/** How far the commit has come. */
+function applyAfterMark(state: TransactionState, record: JournalRecord, file: string): TransactionState {
+  if (record.type === "copied") return keepProgress(state, record, file);
+  if (record.type === "applied") return keepApplied(state, record, file);
+  throw outOfOrder(file, record.type);
+}
+
+/** Of an image that the statement copies into. */
 function keepProgress(
   state: TransactionState,
   { statement, path, offset, type }: CopiedRecord,
@@ -107,6 +125,17 @@ function keepProgress(
   }
   const marks = new Map(copying.marks).set(path, offset);
   return { ...state, statements: state.statements.with(statement, { ...copying, marks }) };
+}
+
+/** Once, of an image that has a redo log and no fence. */
+function keepApplied(
+  state: TransactionState,
+  { image, type }: AppliedRecord,
+  file: string,
+): TransactionState {
+  const { applied } = state;
+  if (applied.has(image) || redoOf(state).get(image)?.guardedBy !== "digests") throw outOfOrder(file, type);
+  return { ...state, applied: new Set([...applied, image]) };
 }
 
 /** What was prepared, as it looks with its names. */

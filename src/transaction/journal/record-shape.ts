@@ -180,6 +180,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     committed: isText,
     summary: isText,
   }),
+  applied: objectOf<RecordOf<"applied">>({ type: oneOf("applied"), image: isText }),
   abort: objectOf<RecordOf<"abort">>({ type: oneOf("abort") }),
 };
 

@@ -2,7 +2,7 @@
 //
 // A transaction is a list of statements; each is planned, prepared, done, and perhaps undone:
 //
-//   begin  (plan  prepared  done)*  savepoint*  (undo undone)*  fencing*  commit | abort
+//   begin  (plan  prepared  done)*  savepoint*  (undo undone)*  fencing*  (commit applied*) | abort
 //
 // Invariants
 // - `plan` is durable before the statement makes its first file.
@@ -14,6 +14,7 @@
 //   nothing to take back in images that were there before.
 // - `undo` and `abort` are durable before the first file goes. `commit` is the commit point: before it
 //   everything can be undone, after it the only way is forward.
+// - `applied` is appended when the image is durably what its redo log makes of it, and before a guest may open it.
 
 import { posix } from "node:path";
 import type { DeviceEntry, FenceEntry, FileMark, Worker, Workspace } from "../../device/index.ts";
@@ -254,6 +255,12 @@ export interface CommitRecord {
   readonly summary: string;
 }
 
+/** After the mark: the image, which has no place for a fence, is durably what its redo log makes of it. */
+export interface AppliedRecord {
+  readonly type: "applied";
+  readonly image: string;
+}
+
 interface AbortRecord {
   readonly type: "abort";
 }
@@ -271,6 +278,7 @@ export type JournalRecord =
   | UndoneRecord
   | FencingRecord
   | CommitRecord
+  | AppliedRecord
   | AbortRecord;
 
 export interface Statement {
@@ -293,6 +301,8 @@ export interface TransactionState {
   /** Of the commit, which may be up. */
   readonly fences: readonly CommitFence[];
   readonly commit: CommitRecord | undefined;
+  /** Images without a fence that are changed, durably: what they hold from then on is their guests'. */
+  readonly applied: ReadonlySet<string>;
   readonly aborting: boolean;
 }
 

@@ -30,6 +30,7 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     return { ...record, named: record.named.map((file) => ({ ...file, path: map(file.path) })) };
   }
   if (record.type === "copied") return { ...record, path: map(record.path) };
+  if (record.type === "applied") return { ...record, image: map(record.image) };
   if (record.type === "fencing") {
     return { ...record, fences: record.fences.map((fence) => ({ ...fence, image: map(fence.image) })) };
   }

@@ -152,8 +152,13 @@ class GuestRig {
       await this.#cutOff(met, from, { observed, exit: result.exit });
       if (result.exit !== 0) return await this.#judgeWaiting(met, observed, result);
       const isKnown = this.#subject.devicesOf?.(observed).includes(write.device) === true;
-      if (!isKnown || observed.split("\n").includes(write.line)) {
-        await this.#judgeFinished(met, observed, result);
+      const line = await this.#lineOfWrite(met, observed);
+      if (!isKnown || line !== undefined) {
+        await this.#judgeFinished(
+          { ...met, write: { ...write, line: line ?? write.line } },
+          observed,
+          result,
+        );
       } else if (!met.way.lies || !isDoubtSaid(result.text, write)) {
         const without = new Map([["without a guest", met.plain.observed]]);
         const detail = `${result.text}\n${write.line}\n${differences(observed, without)}`;
@@ -162,6 +167,15 @@ class GuestRig {
     } catch (error) {
       this.#check.violate("after a guest's write no correct disk (rule 10)", trail, String(error));
     }
+  }
+
+  /** What the device reads as, where the write is there: as it was left, or on what the step makes of the disk. */
+  async #lineOfWrite({ plain, way, write }: Met, observed: string): Promise<string | undefined> {
+    const found = observed.split("\n");
+    if (found.includes(write.line) || !plain.tree) return found.find((line) => line === write.line);
+    const machine = new SimulatedMachine({ durable: plain.tree, boots: LATER - 1 });
+    const onNew = (await this.#start(machine, way))?.line;
+    return found.find((line) => line === onNew);
   }
 
   /** Wherever recovery dies, the next one ends as it would have: it waits, or finishes with the write where it belongs. */

@@ -1,4 +1,5 @@
-// What a device leaves that has no place for a fence (raw, version 2), and when others get to see that it has moved.
+// Images that have no place for a fence (raw, version 2): what a device leaves, and when others get to see that it has
+// moved; and what is changed in place together with others.
 
 import { execFileSync } from "node:child_process";
 import { readlinkSync, realpathSync, utimesSync } from "node:fs";
@@ -8,8 +9,8 @@ import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { type Call, killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { isFenced, makeOldBench, T0 } from "../../helpers/transaction/freezing.ts";
-import { mirror, stateOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
-import { RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { infoOf, mirror, stateOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { makeWorkbench, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 
@@ -169,5 +170,95 @@ describe("a commit of an open transaction, where times leave in doubt what was w
         isInDoubt ? [expect.stringMatching(/b\.raw .*can't be told from its times.*not be on 'vdb'/)] : [],
       );
     }
+  });
+});
+
+describe("a change of several images, some without a place for a fence,", () => {
+  const OLD = ["old.qcow2", "old2.qcow2"] as const;
+  const NAMES = ["a.qcow2", ...OLD] as const;
+  const LARGER = 3 * 2 ** 20;
+
+  /** In an open transaction, the fenced image first. */
+  async function resizeAll(devices: readonly string[] = ["vda", "old", "old2"]): Promise<Workbench> {
+    const bench = await makeWorkbench();
+    for (const name of OLD) {
+      const words = ["create", "-q", "-f", "qcow2", "-o", "compat=0.10,cluster_size=512"];
+      execFileSync("qemu-img", [...words, bench.at(name), "1M"]);
+      await bench.add(name.replace(".qcow2", ""), name);
+    }
+    await bench.begin();
+    for (const device of devices) {
+      const how = { isRelative: false, shrink: false, force: false };
+      await bench.run({ kind: "resize", device, sizeBytes: LARGER, ...how });
+    }
+    return bench;
+  }
+
+  /** Dies at that call on the image, after the commit mark. */
+  async function dyingAt(call: string, image: string): Promise<Workbench> {
+    const bench = await resizeAll();
+    let isMarked = false;
+    const storage = killAt(bench.storage, ({ name, path, purpose }) => {
+      if (purpose === "commit mark") isMarked = true;
+      return isMarked && name === call && path === bench.at(image);
+    });
+    await expect(bench.through(storage).commit()).rejects.toThrow("killed");
+    return bench;
+  }
+
+  const sizesOf = (bench: Workbench) => NAMES.map((name) => infoOf(bench.at(name))["virtual-size"]);
+
+  qemu.test.each([
+    ["the first of these was changed", "file.write", "old2.qcow2", ["old.qcow2"]],
+    ["all of these were changed", "file.write", "a.qcow2", OLD],
+    ["all images were changed", "rename", ".imgtx/table.json", OLD],
+  ])(
+    "that dies when %s, is finished, with what a guest wrote to them since",
+    async (_, call, image, changed) => {
+      const bench = await dyingAt(call, image);
+      for (const name of changed) writeGuest(bench.at(name), "qcow2", WRITE, "write -P 8 2M 64k");
+      const written = changed.map((name) => stateOf(bench.at(name)));
+      expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+      expect(sizesOf(bench)).toEqual([LARGER, LARGER, LARGER]);
+      expect(changed.map((name) => stateOf(bench.at(name)))).toEqual(written);
+      for (const name of changed) writeGuest(bench.at(name), "qcow2", "read -P 7 0 4k", "read -P 8 2M 64k");
+      expect((await bench.devices()).map(({ state }) => state)).toEqual(Array(5).fill("ok"));
+    },
+  );
+
+  qemu.test(
+    "that dies before it has changed any waits where one was written to, and changes none",
+    async () => {
+      const bench = await dyingAt("file.write", "old.qcow2");
+      writeGuest(bench.at("old.qcow2"), "qcow2", WRITE);
+      const before = NAMES.map((name) => stateOf(bench.at(name)));
+      const session = await bench.session();
+      const [note] = session.recovered;
+      expect(note).toMatchObject({ did: "waiting", obstacle: { code: "E_CHANGED" } });
+      expect(NAMES.map((name) => stateOf(bench.at(name)))).toEqual(before);
+      expect(infoOf(bench.at("old2.qcow2"))).toMatchObject({ "virtual-size": 2 ** 20 });
+      expect(isFenced(bench.at("a.qcow2"))).toBe(true);
+      await forceCommit(session, note?.transaction ?? "", RUN_ALONE);
+      expect((await bench.session()).recovered).toEqual([]);
+      expect(sizesOf(bench)).toEqual([LARGER, 2 ** 20, LARGER]);
+      expect(stateOf(bench.at("old.qcow2"))).toEqual(before[1]);
+    },
+  );
+
+  qemu.test.each([
+    [["vda", "vdb", "vdc"], 0],
+    [["vda", "old", "old2"], 2],
+  ])("costs of %j a flush for each whose content changes, and no other one: %i", async (devices, flushes) => {
+    const bench = await resizeAll(devices);
+    const seen: string[] = [];
+    const watched = watchStorage(bench.storage, ({ purpose }) => {
+      if (purpose?.includes("applied") === true) seen.push(purpose);
+    });
+    await bench.through(watched).commit();
+    expect(seen.filter((purpose) => purpose === "applied")).toHaveLength(flushes);
+    // Each log is durable before the journal says so, and before the next one is begun.
+    expect(seen.slice(0, 2 * flushes)).toEqual(
+      Array.from({ length: flushes }, () => ["redo log: applied", "applied"]).flat(),
+    );
   });
 });

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "vitest";
 import { applyRecord, foldRecords } from "../../../src/transaction/journal/fold.ts";
 import { changesOf, heldDevices, liveStatements } from "../../../src/transaction/journal/queries.ts";
-import type { CommitFence, JournalRecord } from "../../../src/transaction/journal/records.ts";
+import type { CommitFence, JournalRecord, PreparedRedo } from "../../../src/transaction/journal/records.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { device } from "../../helpers/device/tables.ts";
 import { BEGIN, FINGERPRINT, planRecord, preparedRecord } from "../../helpers/transaction/journals.ts";
@@ -139,6 +139,43 @@ describe("a copy step", () => {
     ["into itself", { from, into: from, format }],
   ])("%s is refused", async (_, copy) => {
     expect((await failureOf(() => fold({ ...plan, copies: [copy] }))).code).toBe("E_JOURNAL");
+  });
+});
+
+describe("a redo log that was applied", () => {
+  const [image, log] = ["/i/a.raw", `/i/.imgtx-${BEGIN.id}-0.redo`];
+  const plan: JournalRecord = {
+    ...planRecord(0),
+    watched: [{ device: "vda", image, fingerprint: FINGERPRINT }],
+    redo: [{ image, log }],
+  };
+  const redoOf = (guardedBy: "digests" | "fence"): PreparedRedo => ({
+    image,
+    log,
+    end: { position: 0, digest: "" },
+    pages: 1,
+    changedSectors: 1,
+    freedPages: 0,
+    sizeBefore: 512,
+    sizeAfter: 512,
+    guardedBy,
+    isFenced: false,
+    modifiedNs: null,
+  });
+  const applied: JournalRecord = { type: "applied", image };
+  const upTo = (guardedBy: "digests" | "fence", ...more: readonly JournalRecord[]) =>
+    fold(plan, { type: "prepared", statement: 0, files: [], redo: [redoOf(guardedBy)] }, done(0), ...more);
+
+  test("is told of an image without a fence, once, and after the mark", async () => {
+    expect(upTo("digests", COMMIT, applied).applied).toEqual(new Set([image]));
+    for (const odd of [
+      () => upTo("digests", applied),
+      () => upTo("digests", COMMIT, applied, applied),
+      () => upTo("digests", COMMIT, { ...applied, image: "/i/b.raw" }),
+      () => upTo("fence", COMMIT, applied),
+    ]) {
+      expect((await failureOf(odd)).code).toBe("E_JOURNAL");
+    }
   });
 });
 
