@@ -148,4 +148,13 @@ export class ImgtxError extends Error {
   }
 }
 
+/** What the work returns. Its errors get the place that the caller knows; what they say of it already is kept. */
+export async function withPlace<T>(place: ErrorDetails, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with(place) : error;
+  }
+}
+
 export { settleAll } from "./settle-all.ts";

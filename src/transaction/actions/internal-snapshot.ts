@@ -2,7 +2,7 @@
 // its end. All devices change at the commit, or none.
 
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { withPlace } from "../../errors/index.ts";
 import {
   applySnapshot,
   type ChainLink,
@@ -21,6 +21,7 @@ import type { ActionKind, InternalSnapshotRequest } from "../request.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
+import { mirrorKeepsSize } from "./plan/mirroring.ts";
 import { assertNothingStandsOn } from "./plan/overlays-of.ts";
 
 /** What becomes of one device. */
@@ -52,16 +53,13 @@ export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
 
 export const internalSnapshotApply: Action<InternalSnapshotRequest> = {
   async plan({ kind, devices, snapshot }, context): Promise<Plan> {
-    return await planGroup(kind, devices, context, async (top, { mirror }) => {
+    return await planGroup(kind, devices, context, async (top, device) => {
+      const { mirror } = device;
       await judgeApplying(top);
       const entry = await pickSnapshot(top, snapshot);
       await assertNothingStandsOn(top.path, "would show another content", context);
       const virtualSizeBytes = entry.diskSize ?? top.virtualSizeBytes;
-      if (mirror && virtualSizeBytes !== top.virtualSizeBytes) {
-        throw new ImgtxError("E_REFUSED", `it has a mirror of the present size, '${mirror.image}'`, {
-          hint: "forget it with `imgtx mirror DEV --cancel`, and make it anew afterwards",
-        });
-      }
+      if (mirror && virtualSizeBytes !== top.virtualSizeBytes) throw mirrorKeepsSize(device, mirror);
       return {
         notes: [...sayVmState(entry, "stays in the snapshot"), ...saySize(top, virtualSizeBytes)],
         // What the mirror holds is not what the disk holds then: both are compared next time.
@@ -111,14 +109,15 @@ async function planOne(kind: ActionKind, device: string, context: PlanContext, p
   assertNotFrozen(entry, "its image may not be written to");
   const chain = await context.openChain(entry.image, entry.format, device);
   const top = activeLayer(chain);
-  const part = await placed(device, top, async () => await planPart(top, entry));
   const { path, format } = top;
+  const place = { device, image: path };
+  const part = await withPlace(place, async () => await planPart(top, entry));
   const files = [{ path, change: "change" as const }];
   const redo: ImageChange = {
     link: top,
     write: async (file) => {
       const link = { ...top, file, stat: await file.stat() };
-      await placed(device, top, async () => await part.write(link));
+      await withPlace(place, async () => await part.write(link));
     },
   };
   return {
@@ -127,14 +126,6 @@ async function planOne(kind: ActionKind, device: string, context: PlanContext, p
     redo,
     report: { kind, device, before: path, after: path, format, files, notes: part.notes },
   };
-}
-
-async function placed<T>(device: string, { path }: ChainLink, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ device, image: path }) : error;
-  }
 }
 
 function sayVmState({ name, vmStateSize }: SnapshotEntry, what: string): string[] {

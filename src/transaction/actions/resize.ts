@@ -1,7 +1,7 @@
 // resize: a device's disk becomes larger or smaller, in its active layer, at the commit.
 
-import { type DeviceEntry, requireDevice } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { requireDevice } from "../../device/index.ts";
+import { ImgtxError, withPlace } from "../../errors/index.ts";
 import {
   type Chain,
   type ChainLink,
@@ -14,6 +14,7 @@ import { formatBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
+import { mirrorKeepsSize } from "./plan/mirroring.ts";
 import { assertNothingStandsOn } from "./plan/overlays-of.ts";
 import type { ImageChange } from "../images/redo.ts";
 import type { ResizeRequest } from "../request.ts";
@@ -42,8 +43,8 @@ export const resize: Action<ResizeRequest> = {
       const notes = [`it has ${sayBytes(before)} already`];
       return { ...common, reports: [{ ...report, notes }], changes: [] };
     }
-    assertNoMirror(entry);
-    await withPlace(device, top, async () => {
+    if (entry.mirror) throw mirrorKeepsSize(entry, entry.mirror);
+    await withPlace({ device, image: top.path }, async () => {
       if (sizeBytes < before) await assertMayShrink(chain, sizeBytes, request, context);
       await judgeResize(chain, sizeBytes);
     });
@@ -73,15 +74,6 @@ function planChanges(top: ChainLink, sizeBytes: number, { storage, gate }: PlanC
   return { changes, files: changes.map(({ link }) => ({ path: link.path, change: "change" as const })) };
 }
 
-function assertNoMirror({ name: device, image, mirror }: DeviceEntry): void {
-  if (!mirror) return;
-  throw new ImgtxError("E_REFUSED", `it has a mirror of the present size, '${mirror.image}'`, {
-    device,
-    image,
-    hint: `forget it with \`imgtx mirror ${device} --cancel\`, and make it anew afterwards`,
-  });
-}
-
 /** E_REFUSED where anything would be lost, of the device's or of what stands on its image. */
 async function assertMayShrink(
   chain: Chain,
@@ -107,14 +99,6 @@ async function assertMayShrink(
   throw new ImgtxError("E_REFUSED", `there is data in the part that would be cut off, at ${data} first`, {
     hint: "shrink the file system in it first, and discard what is behind; --force cuts it off all the same",
   });
-}
-
-async function withPlace(device: string, { path }: ChainLink, work: () => Promise<void>): Promise<void> {
-  try {
-    await work();
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ device, image: path }) : error;
-  }
 }
 
 function sayBytes(bytes: number): string {

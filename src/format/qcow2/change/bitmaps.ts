@@ -12,7 +12,7 @@
 // - A directory is rewritten in place where it fits its clusters; the journal makes that safe, and the patch small.
 // - A bitmap with extra data that nobody here knows, and that is not said to be compatible, is neither cleared nor removed.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import { hostOffset } from "../../../units/index.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { BitmapSpace, requireBitmaps, type StagedBytes } from "./bitmap-space.ts";
@@ -177,11 +177,9 @@ export async function removeBitmap(
 }
 
 async function change(link: ChainLink, make: (subject: Qcow2Link) => Promise<void>): Promise<void> {
-  try {
+  await withPlace({ image: link.path }, async () => {
     await make(requireBitmaps(link));
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ image: link.path }) : error;
-  }
+  });
 }
 
 export async function openSpace(

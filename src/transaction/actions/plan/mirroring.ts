@@ -6,7 +6,7 @@
 // - An existing mirror is not written to before the commit: its changes are made as an overlay beside it.
 
 import type { ChainEntry, DeviceEntry, MirrorEntry } from "../../../device/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import {
   assertCopyable,
   type Chain,
@@ -117,15 +117,22 @@ async function assertCopies(
   { image, format, chain: [top] }: MirrorEntry,
   { storage, root, gate }: PlanContext,
 ): Promise<void> {
-  try {
-    // As recovery will open it, which has no folder of its own.
-    const copying = { workspaceRoot: root, allowPaths: gate.allowPaths };
-    // A copy that was given up has left its fence, if any.
-    const isFenced = top !== undefined && isSameFile(top.fingerprint, NOT_MADE_YET);
+  // As recovery will open it, which has no folder of its own.
+  const copying = { workspaceRoot: root, allowPaths: gate.allowPaths };
+  // A copy that was given up has left its fence, if any.
+  const isFenced = top !== undefined && isSameFile(top.fingerprint, NOT_MADE_YET);
+  await withPlace({ device }, async () => {
     await assertCopyable(storage, { path: image, format, isFenced }, copying);
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ device }) : error;
-  }
+  });
+}
+
+/** The disk is to have another size than its mirror. */
+export function mirrorKeepsSize({ name: device, image }: DeviceEntry, mirror: MirrorEntry): ImgtxError {
+  return new ImgtxError("E_REFUSED", `it has a mirror of the present size, '${mirror.image}'`, {
+    device,
+    image,
+    hint: `forget it with \`imgtx mirror ${device} --cancel\`, and make it anew afterwards`,
+  });
 }
 
 function assertSameSize(device: string, top: ChainLink, twin: ChainLink): void {

@@ -6,7 +6,7 @@
 
 import { posix } from "node:path";
 import type { ChainEntry, MirrorEntry } from "../../../device/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import {
   type Chain,
   CHAIN_DEPTH_MAX,
@@ -119,7 +119,7 @@ export async function settleCopy(
     link &&
     (target.relative ? await makeRelativeName(context.storage, posix.dirname(path), link.path) : link.path);
   const { dataFileName } = target.options;
-  const plan = await planOrExplain(device, path, async () =>
+  const plan = await withPlace({ device, image: path }, async () =>
     planImage({
       format,
       virtualSizeBytes: top.virtualSizeBytes,
@@ -152,18 +152,6 @@ function assertRoomForCopy(device: string, image: string, imagesBelow: number): 
 function parseFormat(format: string, device: string, image: string): ImageFormat {
   try {
     return parseImageFormat(format);
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ device, image }) : error;
-  }
-}
-
-async function planOrExplain(
-  device: string,
-  image: string,
-  plan: () => Promise<ImagePlan>,
-): Promise<ImagePlan> {
-  try {
-    return await plan();
   } catch (error) {
     throw error instanceof ImgtxError ? error.with({ device, image }) : error;
   }

@@ -13,7 +13,7 @@
 //   written to by its own name.
 
 import type { MirrorEntry } from "../../../device/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import {
   type Chain,
   type ChainLink,
@@ -51,11 +51,10 @@ export async function planTracking(
   { before, isWanted }: BitmapChoice,
   context: TrackingContext,
 ): Promise<Tracking> {
-  try {
-    return await planBitmap(device, present, { before, isWanted }, context);
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ device }) : error;
-  }
+  return await withPlace(
+    { device },
+    async () => await planBitmap(device, present, { before, isWanted }, context),
+  );
 }
 
 async function planBitmap(
