@@ -8,19 +8,17 @@
 import type { L2Entry } from "../codec/l2-table.ts";
 import { countL2Entries, measureL2Entry } from "../codec/l2-table.ts";
 import type { L2Table } from "../write/l2-tables.ts";
+import { punchesFreed, TABLES_AT_ONCE } from "./table-references.ts";
 import { type EntryLayout, makeEntryLayout, readEntry, writeEntry } from "../write/plan-write.ts";
 import type { WriterState } from "../write/writer-state.ts";
 
 const UNALLOCATED: L2Entry = { kind: "unallocated", zeroBits: 0 };
-/** Of full tables with a cluster size of 64 KiB this is half a million clusters. */
-const TABLES_AT_ONCE = 64;
 
 /** Clusters that begin at sizeBytes or later are unallocated afterwards, up to the end of the L1 table. */
 export async function cutTables(state: WriterState, sizeBytes: number): Promise<void> {
   const { header } = state.files;
   const layout = makeEntryLayout(header, header.backingFileName !== undefined);
-  // Version 2 has no fence: a hole in its log would cost a read of all that goes.
-  const punches = header.version > 2;
+  const punches = punchesFreed(state);
   const { spanBytes } = state.tables;
   const end = Math.ceil(sizeBytes / layout.clusterBytes) * layout.clusterBytes;
   const first = Math.floor(end / spanBytes);

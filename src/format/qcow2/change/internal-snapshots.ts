@@ -29,8 +29,8 @@ import { encodeSnapshotEntry, type SnapshotEntry } from "../codec/snapshot-table
 import { readBitmapDirectory } from "../read/qcow2-bitmaps.ts";
 import { readSnapshotTable, readSoundSnapshots } from "../read/qcow2-snapshots.ts";
 import type { WriterState } from "../write/writer-state.ts";
-import { encodeSize, replaceL1Table } from "./resize-image.ts";
-import { countReferences, refreshCopied } from "./table-references.ts";
+import { encodeSize, encodeTablePlace, replaceL1Table } from "./resize-image.ts";
+import { countReferences, punchesFreed, refreshCopied } from "./table-references.ts";
 
 /** QEMU keeps no more of a name. */
 const NAME_BYTES_MAX = 255;
@@ -58,8 +58,9 @@ export async function judgeSnapshots(link: ChainLink): Promise<Qcow2Link> {
 }
 
 /** E_EXISTS for a name that is taken, E_USAGE for one that none can have; E_UNSUPPORTED; the errors of judgeSnapshots. */
-export async function judgeNewSnapshot(link: ChainLink, name: string): Promise<void> {
-  const { header, path: image } = await judgeSnapshots(link);
+export async function judgeNewSnapshot(link: ChainLink, name: string): Promise<Qcow2Link> {
+  const subject = await judgeSnapshots(link);
+  const { header, path: image } = subject;
   const lengthBytes = encodeName(name).length;
   if (lengthBytes === 0 || lengthBytes > NAME_BYTES_MAX || name.includes("\0")) {
     throw new ImgtxError("E_USAGE", `no internal snapshot can have the name ${quoteName(name)}`, {
@@ -79,7 +80,7 @@ export async function judgeNewSnapshot(link: ChainLink, name: string): Promise<v
       hint: "choose another name, or delete that snapshot first",
     });
   }
-  if (entries.length < SNAPSHOTS_MAX) return;
+  if (entries.length < SNAPSHOTS_MAX) return subject;
   throw new ImgtxError("E_UNSUPPORTED", "the image has as many internal snapshots as it can have", {
     image,
     hint: "delete some that nobody needs",
@@ -87,10 +88,10 @@ export async function judgeNewSnapshot(link: ChainLink, name: string): Promise<v
 }
 
 /** E_REFUSED where going back would leave a bitmap that does not know of it; the errors of judgeSnapshots. */
-export async function judgeApplying(link: ChainLink): Promise<void> {
-  await judgeSnapshots(link);
+export async function judgeApplying(link: ChainLink): Promise<Qcow2Link> {
+  const subject = await judgeSnapshots(link);
   const [bitmap] = await readBitmapDirectory(link);
-  if (bitmap === undefined) return;
+  if (bitmap === undefined) return subject;
   throw new ImgtxError(
     "E_REFUSED",
     `Device has active dirty bitmaps: ${quoteName(bitmap.name)} would not mark what changes`,
@@ -104,10 +105,9 @@ export async function judgeApplying(link: ChainLink): Promise<void> {
 
 /** A new snapshot of the disk as it is, without VM state. Errors are those of judgeNewSnapshot, and E_UNSUPPORTED. */
 export async function createSnapshot(link: ChainLink, file: StorageFile, added: NewSnapshot): Promise<void> {
-  await judgeNewSnapshot(link, added.name);
-  await change(link, file, async (state, { entries, l1 }) => {
+  await change(await judgeNewSnapshot(link, added.name), file, async (state, { entries, l1 }) => {
     await countReferences(state, l1, { by: 1 });
-    const place = await store(state, l1);
+    const place = await state.store(l1);
     await writeTable(state, entries, [...entries, describeNew(state, entries, added, place)]);
     await refreshCopied(state, l1, state.files.header.l1TableOffset);
   });
@@ -115,8 +115,7 @@ export async function createSnapshot(link: ChainLink, file: StorageFile, added: 
 
 /** The disk as it was, at the size that it had. Errors are those of judgeApplying. */
 export async function applySnapshot(link: ChainLink, file: StorageFile, entry: SnapshotEntry): Promise<void> {
-  await judgeApplying(link);
-  await change(link, file, async (state, { l1: now }) => {
+  await change(await judgeApplying(link), file, async (state, { l1: now }) => {
     const { header } = state.files;
     const sizeBytes = entry.diskSize ?? header.size;
     const ofDisk = countL1Entries(sizeBytes, header.clusterBits, header.hasExtendedL2);
@@ -138,12 +137,11 @@ export async function deleteSnapshot(
   file: StorageFile,
   { id, name, l1TableOffset, l1Size }: SnapshotEntry,
 ): Promise<void> {
-  await judgeSnapshots(link);
-  await change(link, file, async (state, { entries, l1 }) => {
+  await change(await judgeSnapshots(link), file, async (state, { entries, l1 }) => {
     const others = entries.filter((entry) => entry.id !== id || entry.name !== name);
     await writeTable(state, entries, others);
     await countReferences(state, await readL1(file, l1TableOffset, l1Size), { by: -1 });
-    state.release(l1TableOffset, l1Size * TABLE_ENTRY_BYTES, state.files.header.version > 2);
+    state.release(l1TableOffset, l1Size * TABLE_ENTRY_BYTES, punchesFreed(state));
     await state.persist();
     await refreshCopied(state, l1, state.files.header.l1TableOffset);
   });
@@ -155,11 +153,10 @@ interface Present {
 }
 
 async function change(
-  link: ChainLink,
+  subject: Qcow2Link,
   file: StorageFile,
   make: (state: WriterState, present: Present) => Promise<void>,
 ): Promise<void> {
-  const subject = await judgeSnapshots(link);
   const { entries } = await readSnapshotTable(subject);
   const { l1TableOffset, l1Size } = subject.header;
   const state = await openWriterState(subject, {
@@ -185,17 +182,6 @@ function placeAt(l1: Uint8Array, index: number): number {
   if (at + TABLE_ENTRY_BYTES > l1.length) return 0;
   const view = new DataView(l1.buffer, l1.byteOffset, l1.byteLength);
   return joinOffset(view.getUint32(at), view.getUint32(at + 4));
-}
-
-/** At clusters of its own. Of nothing there is no place. */
-async function store(state: WriterState, bytes: Uint8Array): Promise<number> {
-  const clusters = Math.ceil(bytes.length / state.clusterBytes);
-  if (clusters === 0) return 0;
-  const place = (await state.allocate(clusters)) * state.clusterBytes;
-  const whole = new Uint8Array(clusters * state.clusterBytes);
-  whole.set(bytes);
-  await state.files.file.write(whole, place);
-  return place;
 }
 
 /** Its id is one more than the largest of the others, as QEMU gives them. */
@@ -238,11 +224,8 @@ async function writeTable(
       image: path,
     });
   }
-  const place = await store(state, table);
-  const fields = new DataView(new ArrayBuffer(12));
-  fields.setUint32(0, after.length);
-  fields.setBigUint64(4, BigInt(place));
-  await file.write(new Uint8Array(fields.buffer), HEADER_AT.nbSnapshots);
+  const place = await state.store(table);
+  await file.write(encodeTablePlace(after.length, place), HEADER_AT.nbSnapshots);
   const oldBytes = before.reduce((sum, entry) => sum + encodeSnapshotEntry(entry).length, 0);
   state.release(header.snapshotsOffset, oldBytes, false);
 }

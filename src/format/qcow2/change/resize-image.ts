@@ -195,13 +195,9 @@ async function growL1Table(link: Qcow2Link, files: ResizedFiles, sizeBytes: numb
 export async function replaceL1Table(state: WriterState, table: Uint8Array): Promise<number> {
   const { clusterBytes, files } = state;
   const { l1Size, l1TableOffset } = files.header;
-  const clusters = Math.ceil(table.length / clusterBytes);
-  const place = (await state.allocate(clusters)) * clusterBytes;
-  const whole = new Uint8Array(clusters * clusterBytes);
-  whole.set(table);
-  await files.file.write(whole, place);
+  const place = await state.store(table);
   await state.flush("l1-table-before-header");
-  await files.file.write(encodeL1Place(table.length / TABLE_ENTRY_BYTES, place), HEADER_AT.l1Size);
+  await files.file.write(encodeTablePlace(table.length / TABLE_ENTRY_BYTES, place), HEADER_AT.l1Size);
   await files.file.flush("header-before-old-l1-table");
   const oldClusters = Math.ceil((l1Size * TABLE_ENTRY_BYTES) / clusterBytes);
   await state.giveBack(l1TableOffset / clusterBytes, oldClusters);
@@ -230,11 +226,11 @@ export function encodeSize(sizeBytes: number): Uint8Array {
   return bytes;
 }
 
-/** l1_size and l1_table_offset, side by side in one sector of the header. */
-function encodeL1Place(l1Size: number, place: number): Uint8Array {
+/** How many entries, and where: l1_size and l1_table_offset, or nb_snapshots and snapshots_offset, in one sector. */
+export function encodeTablePlace(entries: number, place: number): Uint8Array {
   const bytes = new Uint8Array(12);
   const view = new DataView(bytes.buffer);
-  view.setUint32(0, l1Size);
+  view.setUint32(0, entries);
   view.setBigUint64(4, BigInt(place));
   return bytes;
 }

@@ -22,8 +22,13 @@ import { readRefcount } from "../codec/refcount-block.ts";
 import type { CountWindow } from "../write/refcounts.ts";
 import type { WriterState } from "../write/writer-state.ts";
 
-/** Of full tables with a cluster size of 64 KiB this is half a million clusters. */
-const TABLES_AT_ONCE = 64;
+/** After so many tables counts fall. Of full ones with a cluster size of 64 KiB this is half a million clusters. */
+export const TABLES_AT_ONCE = 64;
+
+/** Whether what is let go of becomes holes. Version 2 has no fence: a hole in its log would cost a read of all that goes. */
+export function punchesFreed({ files: { header } }: WriterState): boolean {
+  return header.version > 2;
+}
 
 interface Counting {
   readonly by: 1 | -1;
@@ -37,10 +42,8 @@ export async function countReferences(
   l1: Uint8Array,
   { by, isKept }: Counting,
 ): Promise<void> {
-  const { header } = state.files;
   const { clusterBytes } = state;
-  // Version 2 has no fence: a hole in its log would cost a read of all that goes.
-  const punches = header.version > 2;
+  const punches = punchesFreed(state);
   const count = async (first: number, clusters: number): Promise<void> => {
     if (by === 1) await raiseOrRefuse(state, first, clusters);
     else state.release(first * clusterBytes, clusters * clusterBytes, punches);

@@ -171,6 +171,17 @@ export class WriterState {
     await this.#allocator.lower(first, clusters);
   }
 
+  /** Metadata at new clusters of its own; the rest of the last one is zeros. Of nothing there is no place: 0. */
+  async store(bytes: Uint8Array): Promise<number> {
+    const clusters = Math.ceil(bytes.length / this.clusterBytes);
+    if (clusters === 0) return 0;
+    const place = (await this.allocate(clusters)) * this.clusterBytes;
+    const whole = new Uint8Array(clusters * this.clusterBytes);
+    whole.set(bytes);
+    await this.files.file.write(whole, place);
+    return place;
+  }
+
   /** The active tables without this one, whose entries the caller has let go of. */
   dropTable(l1Index: number, punches: boolean): void {
     const place = this.tables.remove(l1Index);
