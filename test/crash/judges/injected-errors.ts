@@ -28,18 +28,12 @@ export async function injectErrors(
   subject: Subject,
   options: ExploreOptions,
 ): Promise<Report> {
-  const report = emptyReport();
-  const check = new RecoveryCheck(recording, subject, report);
-  const injector = new ErrorInjector(recording, subject, options, report, check);
-  for (const recorded of recording.steps) {
-    if (!recorded.studied) continue;
+  return await injectInto(recording, subject, options, async (injector, recorded) => {
     for (const kind of KINDS) await injector.failCommand(recorded, kind);
     for (let point = recorded.from; point <= recorded.to; point += 1) {
       for (const kind of KINDS) await injector.failRecovery(recorded, kind, point);
     }
-  }
-  report.cutShort = Date.now() > options.deadline;
-  return report;
+  });
 }
 
 /** The same of flushes alone, each failing once, and of commands. */
@@ -48,12 +42,22 @@ export async function injectLostFlushes(
   subject: Subject,
   options: ExploreOptions,
 ): Promise<Report> {
+  return await injectInto(recording, subject, options, async (injector, recorded) => {
+    await injector.failCommand(recorded, { kind: "io", stays: false });
+  });
+}
+
+async function injectInto(
+  recording: Recording,
+  subject: Subject,
+  options: ExploreOptions,
+  inject: (injector: ErrorInjector, recorded: RecordedStep) => Promise<void>,
+): Promise<Report> {
   const report = emptyReport();
   const check = new RecoveryCheck(recording, subject, report);
   const injector = new ErrorInjector(recording, subject, options, report, check);
-  for (const recorded of recording.steps) {
-    if (recorded.studied) await injector.failCommand(recorded, { kind: "io", stays: false });
-  }
+  for (const recorded of recording.steps) if (recorded.studied) await inject(injector, recorded);
+  report.cutShort = Date.now() > options.deadline;
   return report;
 }
 
