@@ -24,7 +24,9 @@ export {
 } from "./qcow2/change/internal-snapshots.ts";
 export { pickSnapshot, readSnapshotTable } from "./qcow2/read/qcow2-snapshots.ts";
 export { judgeResize, resizeImage } from "./qcow2/change/resize-image.ts";
-export { replaceBitmaps } from "./qcow2/change/bitmaps.ts";
+export type { BitmapStep } from "./qcow2/change/bitmaps.ts";
+export { changeBitmaps, judgeBitmaps } from "./qcow2/change/bitmaps.ts";
+export { readBitmapDirectory } from "./qcow2/read/qcow2-bitmaps.ts";
 export { checkQcow2 } from "./qcow2/check/check.ts";
 export type { CompareResult } from "./copy/compare.ts";
 export { compareImages } from "./copy/compare.ts";
@@ -70,7 +72,6 @@ export { describeImage, hasStaleBitmaps } from "./qcow2/read/image-info.ts";
 export { digestContent } from "./read/content-digest.ts";
 export { ImageLeases, waitForLeases } from "./image-leases.ts";
 export { claimUnused, holdImages } from "./image-locks.ts";
-export { ScratchFile } from "./qcow2/change/scratch-file.ts";
 export { MaskedImage } from "./read/masked-image.ts";
 export type { Measured, MeasureSource } from "./new/measure.ts";
 export { measureSpaceToCopy } from "./copy/space-to-copy.ts";

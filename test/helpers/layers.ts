@@ -109,7 +109,7 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
       "qcow2/write",
     ],
     new: ["", "chain", "read", "open", "qcow2/codec", "qcow2/layout", "qcow2/read"],
-    copy: ["", "chain", "read", "open", "new", "qcow2/codec", "qcow2/read", "qcow2/write"],
+    copy: ["", "chain", "read", "open", "new", "qcow2/codec", "qcow2/read", "qcow2/write", "qcow2/change"],
   },
   transaction: {
     "request.ts": [],

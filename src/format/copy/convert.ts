@@ -64,8 +64,7 @@ export async function convertToNew(
     }
     const { bitmaps, path } = target;
     if (bitmaps !== undefined) {
-      const dataFile = begun.targets[1]?.file ?? own.file;
-      await copyBitmaps(bitmaps.source, bitmaps.entries, { path, file: own.file, dataFile });
+      await copyBitmaps(bitmaps.source, bitmaps.entries, own.file, path);
     }
     if (around.durable) {
       for (const { file } of begun.targets) await file.flush("converted-image");

@@ -140,14 +140,18 @@ async function openQcow2(link: Qcow2Link, parts: WriterParts): Promise<WritableI
   return new Qcow2Writer(state, new WriterLayer(link, state), opened.layers.slice(1), close);
 }
 
-/** The tables of an image that requireWritable let pass, with all its metadata claimed. */
+/**
+ * The tables of an image that requireWritable let pass, with all its metadata claimed. isCounted: the caller had
+ * requireCounted look at it as it is.
+ */
 export async function openWriterState(
   link: Qcow2Link,
   files: Pick<WriterFiles, "file" | "dataFile" | "isOrdered" | "isExact" | "keepsBitmaps">,
+  { isCounted = false }: { readonly isCounted?: boolean } = {},
 ): Promise<WriterState> {
   const { header, path } = link;
   // An image that nobody can find yet is ours from its first byte on.
-  if (files.isOrdered) await requireCounted(files.file, path);
+  if (files.isOrdered && !isCounted) await requireCounted(files.file, path);
   const metadata = new MetadataMap(path, header.clusterSizeBytes);
   await claimMetadata(metadata, link);
   return WriterState.open({ path, header, ...files }, metadata);

@@ -3,7 +3,7 @@
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { openChain } from "../../../src/format/chain/backing-chain.ts";
 import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
-import { addBitmap, clearBitmap, removeBitmap } from "../../../src/format/qcow2/change/bitmaps.ts";
+import { type BitmapStep, changeBitmaps } from "../../../src/format/qcow2/change/bitmaps.ts";
 import { resizeImage } from "../../../src/format/qcow2/change/resize-image.ts";
 import {
   applySnapshot,
@@ -29,7 +29,7 @@ export interface GuestCall {
 export type Step =
   | { readonly kind: "guest"; readonly calls: readonly GuestCall[] }
   | { readonly kind: "resize"; readonly sizeBytes: number }
-  | { readonly kind: "bitmap"; readonly how: "add" | "clear" | "remove"; readonly name: string }
+  | { readonly kind: "bitmap"; readonly step: BitmapStep }
   | SnapshotStep;
 
 interface SnapshotStep {
@@ -50,9 +50,11 @@ export function chooseSteps(random: Random, clusterBytes: number, sizeBytes: num
         return { kind: "resize", sizeBytes: size };
       case 1:
       case 2: {
-        const how = (["add", "add", "clear", "remove"] as const)[random.below(4)] ?? "add";
-        if (how === "add") added = `b${random.below(3)}`;
-        return { kind: "bitmap", how, name: added };
+        const kinds = ["add", "add", "clear", "remove", "disable", "enable", "merge"] as const;
+        const kind = kinds[random.below(kinds.length)] ?? "add";
+        const from = added;
+        if (kind === "add" || kind === "merge") added = `b${random.below(3)}`;
+        return { kind: "bitmap", step: { kind, name: added, from, marksEnd: true } };
       }
       case 3:
       case 4:
@@ -104,7 +106,7 @@ async function makeOrThrow(storage: Storage, step: Step): Promise<void> {
       await resizeImage(storage, PATH, { format: "qcow2", gate: GATE }, step.sizeBytes);
       return;
     case "bitmap":
-      await changeBitmap(storage, step.how, step.name);
+      await changeBitmap(storage, step.step);
       return;
     case "snapshots":
       await changeSnapshots(storage, step);
@@ -132,15 +134,14 @@ async function writeGuest(storage: Storage, calls: readonly GuestCall[]): Promis
   }
 }
 
-async function changeBitmap(storage: Storage, how: "add" | "clear" | "remove", name: string): Promise<void> {
+async function changeBitmap(storage: Storage, step: BitmapStep): Promise<void> {
   const chain = await openChain(storage, PATH, { format: "qcow2", gate: GATE, backing: false });
   try {
     const [link] = chain.links;
     if (link === undefined) throw new Error("a chain without an image");
-    const change = { add: addBitmap, clear: clearBitmap, remove: removeBitmap }[how];
     const file = await storage.openFile(PATH, "write");
     try {
-      await change(link, file, { name, marksEnd: true });
+      await changeBitmaps({ ...link, file }, [step]);
     } finally {
       await file.close();
     }

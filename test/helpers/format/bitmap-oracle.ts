@@ -2,18 +2,25 @@
 // judge what is left.
 
 import { execFileSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
 import path from "node:path";
+import { afterEach } from "vitest";
 import {
+  type BitmapStep,
+  type ChainLink,
+  changeBitmaps,
   checkQcow2,
+  judgeBitmaps,
   openChain,
-  replaceBitmaps,
-  ScratchFile,
+  readBitmapDirectory,
   readDirtyRanges,
   readWitnessedRanges,
+  redoLogName,
+  StagedStorage,
 } from "../../../src/format/index.ts";
-import { addBitmap, clearBitmap, removeBitmap } from "../../../src/format/qcow2/change/bitmaps.ts";
+import { findMarkedRanges } from "../../../src/format/qcow2/read/qcow2-bitmaps.ts";
 import { type ByteRange, makeNodeStorage } from "../../../src/storage/index.ts";
-import { applyPatch, type ImagePatch, patchOf, patchProblems } from "../image-patch.ts";
+import { makeFolder } from "../temporary-folder.ts";
 
 const storage = makeNodeStorage();
 
@@ -23,50 +30,71 @@ export function run(image: string, program: string, ...args: string[]): string {
   return execFileSync(program, args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
 }
 
-type Link = Parameters<typeof addBitmap>[0];
+const opened: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const close of opened.splice(0)) await close();
+});
 
-export async function withLink<T>(image: string, use: (link: Link) => Promise<T>): Promise<T> {
+/** keep: it stays open until the test ends. */
+export async function withLink<T>(
+  image: string,
+  use: (link: ChainLink) => Promise<T>,
+  keep?: "keep",
+): Promise<T> {
   const gate = { workspaceRoot: path.dirname(image), allowPaths: [], currentFolder: path.dirname(image) };
   const chain = await openChain(storage, image, { format: "qcow2", gate, backing: false });
+  if (keep) opened.push(async () => await chain.close());
   try {
     return await use(chain.links[0]!);
   } finally {
-    await chain.close();
+    if (!keep) await chain.close();
   }
 }
 
 export type Change =
-  | { readonly kind: "add"; readonly name: string; readonly granularityBytes?: number }
-  | { readonly kind: "clear" | "remove"; readonly name: string };
+  | Exclude<BitmapStep, { kind: "merge" }>
+  | { readonly kind: "merge"; readonly name: string; readonly from: string; readonly image?: string };
 
-export function planChange(image: string, change: Change): Promise<ImagePatch> {
-  return withLink(image, async (link) => {
-    const file = new ScratchFile(link.file, link.stat);
-    if (change.kind === "add") await addBitmap(link, file, change);
-    else await (change.kind === "clear" ? clearBitmap : removeBitmap)(link, file, change);
-    return await patchOf(image, file);
-  });
+/** What the image's file would hold with these changes. They are staged, and the image is only read. */
+export async function planChange(image: string, ...changes: readonly Change[]): Promise<Buffer> {
+  const staged = new StagedStorage(storage);
+  const [transaction, guardedBy, folder] = ["0", "fence", makeFolder()] as const;
+  await staged.stage(image, { transaction, log: redoLogName(transaction, 0), guardedBy, folder });
+  try {
+    return await withLink(image, async (link) => {
+      const steps: BitmapStep[] = [];
+      for (const { ...change } of changes) {
+        if (change.kind !== "merge" || change.image === undefined) steps.push(change);
+        else await withLink(change.image, async (source) => void steps.push({ ...change, source }), "keep");
+      }
+      await judgeBitmaps(link, steps);
+      const file = await staged.openFile(image, "write");
+      await changeBitmaps({ ...link, file, stat: await file.stat() }, steps, { isCounted: true });
+      const { sizeBytes } = await file.stat();
+      if (sizeBytes > link.stat.sizeBytes + 2 ** 28) throw new Error(`${image} would get ${sizeBytes} bytes`);
+      const content = Buffer.alloc(sizeBytes);
+      await file.read(content, 0);
+      await file.close();
+      return content;
+    });
+  } finally {
+    await staged.close();
+  }
 }
 
-export async function change(image: string, what: Change): Promise<ImagePatch> {
-  const patch = await planChange(image, what);
-  const problems = patchProblems(image, patch);
-  if (problems.length > 0) throw new Error(problems.join("\n"));
-  applyPatch(image, patch);
-  return patch;
+export async function change(image: string, ...changes: readonly Change[]): Promise<void> {
+  writeFileSync(image, await planChange(image, ...changes));
 }
 
 /** Two new bitmaps in the place of all, the second of which marks the end of the disk. */
 export async function makeWitnessed(image: string, name: string, witness: string): Promise<void> {
-  const added = [{ name }, { name: witness, marksEnd: true }];
-  const patch = await withLink(image, async (link) => {
-    const file = new ScratchFile(link.file, link.stat);
-    await replaceBitmaps(link, file, { isDropped: () => true, added });
-    return await patchOf(image, file);
-  });
-  const problems = patchProblems(image, patch);
-  if (problems.length > 0) throw new Error(problems.join("\n"));
-  applyPatch(image, patch);
+  const present = await withLink(image, readBitmapDirectory);
+  await change(
+    image,
+    ...present.map((each) => ({ kind: "remove", name: each.name }) as const),
+    { kind: "add", name },
+    { kind: "add", name: witness, marksEnd: true },
+  );
 }
 
 export function readWitnessed(
@@ -78,9 +106,21 @@ export function readWitnessed(
 }
 
 export function changeByQemu(image: string, what: Change): void {
-  const granularity =
-    what.kind === "add" && what.granularityBytes !== undefined ? ["-g", `${what.granularityBytes}`] : [];
-  run(image, "qemu-img", "bitmap", `--${what.kind}`, ...granularity, "-f", "qcow2", image, what.name);
+  const options = optionsOf(what);
+  run(image, "qemu-img", "bitmap", ...options, "-f", "qcow2", image, what.name);
+}
+
+function optionsOf(what: Change): string[] {
+  if (what.kind === "merge") {
+    return ["--merge", what.from, ...(what.image === undefined ? [] : ["-F", "qcow2", "-b", what.image])];
+  }
+  if (what.kind !== "add") return [`--${what.kind}`];
+  const { granularityBytes, isDisabled } = what;
+  return [
+    "--add",
+    ...(granularityBytes === undefined ? [] : ["-g", `${granularityBytes}`]),
+    ...(isDisabled ? ["--disable"] : []),
+  ];
 }
 
 /** As qemu-img info lists them. */
@@ -111,6 +151,16 @@ export async function countFaults(image: string): Promise<Faults> {
 export async function judge(image: string): Promise<Faults> {
   run(image, "qemu-img", "check", "-q", "-f", "qcow2", image);
   return countFaults(image);
+}
+
+/** What it marks, be it enabled or not. */
+export function marksOf(image: string, name: string): Promise<ByteRange[]> {
+  return withLink(image, async (link) => {
+    const bitmap = (await readBitmapDirectory(link)).find((each) => each.name === name)!;
+    const ranges: ByteRange[] = [];
+    for await (const range of findMarkedRanges(link, bitmap)) ranges.push(range);
+    return ranges;
+  });
 }
 
 /** The marked ranges, or why there are none to rely on. */

@@ -1,205 +1,202 @@
-// What a change of bitmaps needs of the rest of an image: clusters for their structures, their refcounts, and
-// the header. Read from the image, and written to a file of its own choice.
+// The bitmaps of an image, and what a change of them needs of the rest of it: clusters for their structures, their
+// refcounts, the directory and the header. Over the state that every writer of the image has.
 //
 // Invariants
-// - Before anything is planned, all metadata has its owner: the header, refcount structures, L1 and L2 tables,
-//   the snapshot table with its L1 tables, and the directory and the tables of bitmaps. Neither what is given
-//   away nor what is freed may be one of these.
-// - What the file grows by is bounded, whatever refcounts say: it counts when nothing may refuse any more, and a file
-//   system's limit would be met there.
+// - Before anything is written, all metadata has its owner: what the writer's state claims, and the tables of the
+//   bitmaps. Neither what is given away nor what is freed may be one of these.
+// - A directory is rewritten in place where it fits its clusters. The header comes last: the refcount table may have
+//   moved by then.
+// - What is freed may be taken again at once: all of the change counts together, or the image is one that nobody can
+//   find yet.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import type { StorageFile } from "../../../storage/index.ts";
-import { hostOffset } from "../../../units/index.ts";
-import { DAMAGE_HINT, type ChainLink, type Qcow2Link } from "../../chain/chain-link.ts";
-import { claimMetadata, requireWritable } from "../../open/open-for-writing.ts";
-import type { BitmapEntry } from "../codec/bitmap.ts";
-import { ClusterAllocator } from "../layout/cluster-allocator.ts";
-import { AUTOCLEAR_BIT, encodeFeatureBits } from "../codec/features.ts";
-import type { HeaderFields } from "../codec/header.ts";
-import { encodeHeaderCluster, measureHeaderCluster } from "../codec/header-cluster.ts";
-import type { HeaderExtension } from "../codec/header-extension.ts";
-import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
-import { readSoundSnapshots } from "../read/qcow2-snapshots.ts";
+import { type HostOffset, hostOffset } from "../../../units/index.ts";
+import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
+import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
 import { quoteName } from "../../quote-name.ts";
-import { readHead } from "../../read-header.ts";
-import { requireCounted } from "../check/require-counted.ts";
-import { L2Tables } from "../write/l2-tables.ts";
-import { MetadataMap } from "../write/metadata-map.ts";
-import { Refcounts } from "../write/refcounts.ts";
+import { readHead, readOwnHeader } from "../../read-header.ts";
+import { type BitmapEntry, encodeBitmapDirectory } from "../codec/bitmap.ts";
+import { AUTOCLEAR_BIT } from "../codec/features.ts";
+import type { HeaderFields } from "../codec/header.ts";
+import { encodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "../codec/header-cluster.ts";
+import { findExtension, type HeaderExtension } from "../codec/header-extension.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { readBitmapTable } from "../read/qcow2-bitmaps.ts";
+import { readSoundSnapshots } from "../read/qcow2-snapshots.ts";
+import type { WriterState } from "../write/writer-state.ts";
 
-/** Counted clusters behind the end of a file are what a crash left; more than this no crash leaves. */
-const COUNTED_BEHIND_END_MAX = 1024 ** 3;
-const AUTOCLEAR_AT = 88;
+type BitmapsExtension = Extract<HeaderExtension, { kind: "bitmaps" }>;
 
-/** Where the change goes: it reads as the image does until then. */
-export type StagedBytes = Pick<StorageFile, "read" | "write" | "flush" | "truncate" | "stat">;
+export interface SpaceOptions {
+  /** Whether a judge has found everything in use counted, in the same command. Default: false. */
+  readonly isCounted?: boolean;
+  /** Whether nobody can find the image yet. Default: false. */
+  readonly isNew?: boolean;
+}
 
-export type BitmapsExtension = Extract<HeaderExtension, { kind: "bitmaps" }>;
-
-/** The parts of an image where bitmaps are. Requests come one after the other. */
+/** Requests come one after the other. */
 export class BitmapSpace {
-  readonly link: Qcow2Link;
   readonly clusterBytes: number;
-  readonly #file: StagedBytes;
-  readonly #refcounts: Refcounts;
-  readonly #allocator: ClusterAllocator;
-  readonly #metadata: MetadataMap;
+  readonly #link: Qcow2Link;
+  readonly #state: WriterState;
 
-  private constructor(
-    link: Qcow2Link,
-    parts: { file: StagedBytes; refcounts: Refcounts; metadata: MetadataMap },
-  ) {
-    this.link = link;
+  private constructor(link: Qcow2Link, state: WriterState) {
     this.clusterBytes = link.header.clusterSizeBytes;
-    this.#file = parts.file;
-    this.#refcounts = parts.refcounts;
-    this.#metadata = parts.metadata;
-    this.#allocator = new ClusterAllocator(parts.refcounts, link.header);
+    this.#link = link;
+    this.#state = state;
   }
 
   /**
-   * For an image with these bitmaps. E_UNSUPPORTED for version 2, E_REFUSED for a dirty image, E_CORRUPT for
+   * For an image with these bitmaps, whose file is written to. E_REFUSED for a dirty or frozen image, E_CORRUPT for
    * one that is marked so and for metadata that can't be true.
    */
   static async open(
     link: Qcow2Link,
-    file: StagedBytes,
     bitmaps: readonly BitmapEntry[],
+    { isCounted = false, isNew = false }: SpaceOptions = {},
   ): Promise<BitmapSpace> {
-    const { header, path, stat } = link;
+    const { file, header, path } = link;
     requireWritable(header, path);
-    await requireCounted(link.file, path);
-    const metadata = new MetadataMap(path, header.clusterSizeBytes);
     await readSoundSnapshots(link);
-    await claimMetadata(metadata, link);
-    const refcounts = await Refcounts.open(
-      { path, header, metadata, file, isOrdered: false },
-      stat.sizeBytes,
-    );
-    await L2Tables.open({ path, header, metadata, file: link.file }, stat.sizeBytes);
-    const space = new BitmapSpace(link, { file, refcounts, metadata });
-    for (const bitmap of bitmaps) space.#claimTable(bitmap);
-    return space;
+    const files = { file, dataFile: file, isOrdered: !isNew, keepsBitmaps: true };
+    const state = await openWriterState(link, files, { isCounted });
+    for (const { name, bitmapTableOffset, bitmapTableSize } of bitmaps) {
+      const what = `the table of bitmap ${quoteName(name)}`;
+      state.metadata.claim(what, bitmapTableOffset, bitmapTableSize * TABLE_ENTRY_BYTES);
+    }
+    await state.begin();
+    return new BitmapSpace(link, state);
   }
 
-  /** Contiguous clusters for these bytes, and the bytes in them. Returns where. */
-  async store(bytes: Uint8Array): Promise<number> {
-    const clusters = Math.ceil(bytes.length / this.clusterBytes);
-    const start = (await this.#allocator.allocate(clusters)) * this.clusterBytes;
-    const lengthBytes = clusters * this.clusterBytes;
-    this.#metadata.claim("a new cluster", start, lengthBytes);
-    this.#requireNear(start);
-    await this.write(bytes, start);
-    return start;
+  /** The image, with the length that its file has come to. */
+  get link(): Qcow2Link {
+    return { ...this.#link, stat: { ...this.#link.stat, sizeBytes: this.#state.highWater } };
+  }
+
+  /** Contiguous clusters for these bytes, and the bytes in them. */
+  async store(bytes: Uint8Array): Promise<HostOffset> {
+    return hostOffset(await this.#state.store(bytes));
   }
 
   async write(bytes: Uint8Array, offset: number): Promise<void> {
-    await this.#file.write(bytes, offset);
+    await this.#link.file.write(bytes, offset);
   }
 
   /** Gives back clusters of the bitmaps' metadata. Offsets are those of clusters. */
   async freeMetadata(offset: number, lengthBytes: number): Promise<void> {
-    this.#metadata.release(offset, lengthBytes);
+    this.#state.metadata.release(offset, lengthBytes);
     await this.#lower(offset, lengthBytes);
   }
 
-  /** Gives back clusters of bits. E_CORRUPT where metadata lies there, or they are free already. */
+  /** Gives back one cluster of bits, or neighbours. E_CORRUPT where metadata lies there, or they are free already. */
   async freeBits(offset: number, lengthBytes: number): Promise<void> {
-    this.#metadata.requireClear("a bitmap's cluster", offset, lengthBytes);
+    this.#state.metadata.requireClear("a bitmap's cluster", offset, lengthBytes);
     await this.#lower(offset, lengthBytes);
   }
 
-  /**
-   * The header with this extension, or without one: its autoclear bit says the same. E_UNSUPPORTED where the
-   * first cluster has no room for it.
-   */
-  async writeHeader(bitmaps: BitmapsExtension | undefined): Promise<void> {
-    const { header, path } = this.link;
-    const known = header.autoclearFeatures.filter((bit) => bit === AUTOCLEAR_BIT.rawExternalData);
-    const { backingFileName } = header;
-    const fields: HeaderFields = {
-      ...header,
-      // The place of an empty name would end the extensions there.
-      ...(backingFileName === undefined ? { backingFileOffset: hostOffset(0), backingFileSize: 0 } : {}),
-      autoclearFeatures: bitmaps === undefined ? known : [AUTOCLEAR_BIT.bitmaps, ...known],
-      refcountTableOffset: hostOffset(this.#refcounts.tableStart * this.clusterBytes),
-      refcountTableClusters: (this.#refcounts.tableEntries * TABLE_ENTRY_BYTES) / this.clusterBytes,
-    };
-    const extensions = placeExtension(header.extensions, bitmaps);
-    const bytes = encodeHeaderCluster({ fields, extensions, backingFileName });
-    if (bytes === undefined) {
-      throw new ImgtxError("E_UNSUPPORTED", "the header has no room for bitmaps in its cluster", {
-        image: path,
-        field: "bitmaps",
-        hint: "`qemu-img convert -o cluster_size=64k` makes an image with room; a shorter backing file name may do",
-      });
+  /** All bits of a bitmap, in runs of neighbours, since QEMU writes them one after the other. */
+  async freeAllBits(bitmap: BitmapEntry): Promise<void> {
+    let [start, end] = [0, 0];
+    for await (const entry of readBitmapTable(this.link, bitmap, bitmap.bitmapTableSize)) {
+      if (entry.kind !== "data") continue;
+      if (entry.hostOffset !== end) {
+        if (end > start) await this.freeBits(start, end - start);
+        start = entry.hostOffset;
+      }
+      end = entry.hostOffset + this.clusterBytes;
     }
-    // What stood behind the new end, such as the tail of a longer area, goes.
-    const usedBytes = measureHeaderCluster(await readHead(this.link.file));
+    if (end > start) await this.freeBits(start, end - start);
+  }
+
+  /** Leaves the image with these bitmaps, and everything that was asked for in its file. */
+  async finish(bitmaps: readonly BitmapEntry[]): Promise<void> {
+    const extension = await this.#writeDirectory(bitmaps);
+    await this.#state.finish();
+    const { file, path } = this.#link;
+    const bytes = encodeWithBitmaps(await readOwnHeader(file, path), path, extension);
+    // What stood after the new end, such as the tail of a longer area, goes.
+    const usedBytes = measureHeaderCluster(await readHead(file));
     const whole = new Uint8Array(Math.max(bytes.length, Math.min(usedBytes, this.clusterBytes)));
     whole.set(bytes);
     await this.write(whole, 0);
   }
 
-  /** For a change that leaves the header as it is, but for what imgtx does not know and can't keep up. */
-  async clearUnknownAutoclear(): Promise<void> {
-    const known: readonly number[] = Object.values(AUTOCLEAR_BIT);
-    const mask = new DataView(new ArrayBuffer(8));
-    const kept = this.link.header.autoclearFeatures.filter((bit) => known.includes(bit));
-    mask.setBigUint64(0, encodeFeatureBits(kept));
-    await this.write(new Uint8Array(mask.buffer), AUTOCLEAR_AT);
-  }
-
-  /** All that was asked for is in the file then. */
-  async finish(): Promise<void> {
-    await this.#refcounts.persist();
-    const { sizeBytes } = await this.#file.stat();
-    const end = Math.ceil(sizeBytes / this.clusterBytes) * this.clusterBytes;
-    // A file that did not grow may end inside a cluster as before.
-    if (sizeBytes <= this.link.stat.sizeBytes) return;
-    this.#requireNear(end);
-    await this.#file.truncate(end);
+  /** Where it was if it fits its clusters, else in new ones. Undefined without bitmaps. */
+  async #writeDirectory(bitmaps: readonly BitmapEntry[]): Promise<BitmapsExtension | undefined> {
+    const { clusterBytes } = this;
+    const { extensions, autoclearFeatures } = this.#link.header;
+    const isValid = autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps);
+    const old = isValid ? findExtension(extensions, "bitmaps") : undefined;
+    const oldStart = old?.bitmapDirectoryOffset ?? hostOffset(0);
+    const oldSize = old?.bitmapDirectorySize ?? 0;
+    const oldBytes = Math.ceil(oldSize / clusterBytes) * clusterBytes;
+    // No name of what has gone is left in clusters that are free, or after the new end.
+    if (oldSize > 0) await this.write(new Uint8Array(oldSize), oldStart);
+    const bytes = encodeBitmapDirectory(bitmaps);
+    const fits = bytes.length <= oldBytes;
+    const start = fits ? oldStart : await this.store(bytes);
+    if (fits) await this.write(bytes, start);
+    const keptBytes = fits ? Math.ceil(bytes.length / clusterBytes) * clusterBytes : 0;
+    if (oldBytes > keptBytes) await this.freeMetadata(oldStart + keptBytes, oldBytes - keptBytes);
+    if (bitmaps.length === 0) return undefined;
+    return {
+      kind: "bitmaps",
+      nbBitmaps: bitmaps.length,
+      bitmapDirectorySize: bytes.length,
+      bitmapDirectoryOffset: start,
+    };
   }
 
   async #lower(offset: number, lengthBytes: number): Promise<void> {
-    const clusters = Math.ceil(lengthBytes / this.clusterBytes);
-    await this.#allocator.lower(offset / this.clusterBytes, clusters);
+    const { clusterBytes } = this;
+    await this.#state.giveBack(offset / clusterBytes, Math.ceil(lengthBytes / clusterBytes));
   }
+}
 
-  #claimTable({ name, bitmapTableOffset, bitmapTableSize }: BitmapEntry): void {
-    const { path, stat } = this.link;
-    const lengthBytes = bitmapTableSize * TABLE_ENTRY_BYTES;
-    const end = Math.ceil(stat.sizeBytes / this.clusterBytes) * this.clusterBytes;
-    if (bitmapTableOffset + lengthBytes > end) {
-      throw new ImgtxError(
-        "E_CORRUPT",
-        `the table of bitmap ${quoteName(name)} ends past the end of the file`,
-        {
-          image: path,
-          offset: bitmapTableOffset,
-          field: "bitmap_table_offset",
-          hint: DAMAGE_HINT,
-        },
-      );
-    }
-    this.#metadata.claim(`the table of bitmap ${quoteName(name)}`, bitmapTableOffset, lengthBytes);
-  }
+/** E_UNSUPPORTED where the first cluster has no room for bitmaps. */
+export function requireRoomForBitmaps({ header, path }: Qcow2Link): void {
+  const somewhere = hostOffset(header.clusterSizeBytes);
+  encodeWithBitmaps(header, path, {
+    kind: "bitmaps",
+    nbBitmaps: 1,
+    bitmapDirectorySize: 0,
+    bitmapDirectoryOffset: somewhere,
+  });
+}
 
-  #requireNear(offset: number): void {
-    const { path, stat } = this.link;
-    if (offset - stat.sizeBytes <= COUNTED_BEHIND_END_MAX) return;
-    throw new ImgtxError(
-      "E_CORRUPT",
-      "refcounts say that clusters far behind the end of the file are in use",
-      {
-        image: path,
-        offset,
-        field: "refcount",
-        hint: "`qemu-img check -r leaks` mends them",
-      },
-    );
-  }
+/** The header with this extension, or without one: its autoclear bit says the same. Unknown ones can't be kept up. */
+function encodeWithBitmaps(
+  header: Qcow2Header,
+  image: string,
+  bitmaps: BitmapsExtension | undefined,
+): Uint8Array {
+  const known = header.autoclearFeatures.filter((bit) => bit === AUTOCLEAR_BIT.rawExternalData);
+  const { backingFileName } = header;
+  const fields: HeaderFields = {
+    ...header,
+    // The place of an empty name would end the extensions there.
+    ...(backingFileName === undefined ? { backingFileOffset: hostOffset(0), backingFileSize: 0 } : {}),
+    autoclearFeatures: bitmaps === undefined ? known : [AUTOCLEAR_BIT.bitmaps, ...known],
+  };
+  const extensions = placeExtension(header.extensions, bitmaps);
+  const bytes = encodeHeaderCluster({ fields, extensions, backingFileName });
+  if (bytes !== undefined) return bytes;
+  throw new ImgtxError("E_UNSUPPORTED", "the header has no room for bitmaps in its cluster", {
+    image,
+    field: "bitmaps",
+    hint: "`qemu-img convert -o cluster_size=64k` makes an image with room; a shorter backing file name may do",
+  });
+}
+
+/** In the place of the old one; after all others where there was none. */
+function placeExtension(
+  extensions: readonly HeaderExtension[],
+  bitmaps: BitmapsExtension | undefined,
+): readonly HeaderExtension[] {
+  const others = extensions.filter(({ kind }) => kind !== "bitmaps");
+  if (bitmaps === undefined) return others;
+  if (others.length === extensions.length) return [...others, bitmaps];
+  return extensions.map((extension) => (extension.kind === "bitmaps" ? bitmaps : extension));
 }
 
 /** E_UNSUPPORTED for what can't have bitmaps. */
@@ -220,15 +217,4 @@ export function requireBitmaps(link: ChainLink): Qcow2Link {
     });
   }
   return { ...link, header };
-}
-
-/** In the place of the old one; behind all others where there was none. */
-function placeExtension(
-  extensions: readonly HeaderExtension[],
-  bitmaps: BitmapsExtension | undefined,
-): readonly HeaderExtension[] {
-  const others = extensions.filter(({ kind }) => kind !== "bitmaps");
-  if (bitmaps === undefined) return others;
-  if (others.length === extensions.length) return [...others, bitmaps];
-  return extensions.map((extension) => (extension.kind === "bitmaps" ? bitmaps : extension));
 }

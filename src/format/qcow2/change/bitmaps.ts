@@ -1,23 +1,22 @@
-// Changes the persistent bitmaps of a qcow2 image: adds one, clears one, removes one.
+// Changes the persistent bitmaps of a qcow2 image, by one step after another: as `qemu-img bitmap` takes them.
 //
 // Invariants
-// - The file that is written to is no image on the disk: it is one that is staged, or in memory to try the change out.
+// - The file that is written to is no image on the disk: it is one that is staged, or one that nobody can find yet.
 //   No order of these writes would leave an image whole.
 // - Other bitmaps stay as they are, extra data that imgtx does not know included.
 // - An extension without its autoclear bit says nothing: its bitmaps are neither listed nor taken up again. The
 //   next change drops it, as QEMU does, and leaves its clusters to a check: whoever cleared the bit may have
 //   given them to somebody else.
-// - A patch speaks of the image as it was opened, without a fence. Where an addition moves header extensions and the backing
-//   file name, it covers bytes that a fence may have changed: who carries it out puts those back first.
-// - A directory is rewritten in place where it fits its clusters; the journal makes that safe, and the patch small.
-// - A bitmap with extra data that nobody here knows, and that is not said to be compatible, is neither cleared nor removed.
+// - One that is inconsistent can be removed, and nothing else, as with QEMU: what it would have to mark is not known.
+// - One with extra data that nobody here knows, and that is not said to be compatible, is not changed at all.
+// - What is refused is told by judgeBitmaps alone; changeBitmaps asks it first.
 
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
-import { hostOffset } from "../../../units/index.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
-import { BitmapSpace, requireBitmaps, type StagedBytes } from "./bitmap-space.ts";
+import { requireWritable } from "../../open/open-for-writing.ts";
+import { escapeName, quoteName } from "../../quote-name.ts";
 import { requireFit } from "../check/check-bitmaps.ts";
-import { hasStaleBitmaps } from "../read/image-info.ts";
+import { requireCounted } from "../check/require-counted.ts";
 import {
   type BitmapEntry,
   countBitmapTableEntries,
@@ -25,8 +24,7 @@ import {
   encodeBitmapTableEntryAt,
   measureBitmap,
 } from "../codec/bitmap.ts";
-import { AUTOCLEAR_BIT } from "../codec/features.ts";
-import { encodeName, findExtension } from "../codec/header-extension.ts";
+import { encodeName } from "../codec/header-extension.ts";
 import {
   BITMAP_BYTES_MAX,
   BITMAP_DIRECTORY_BYTES_MAX,
@@ -36,91 +34,124 @@ import {
   BITMAPS_MAX,
   TABLE_ENTRY_BYTES,
 } from "../codec/limits.ts";
-import { readBitmapDirectory, readBitmapTable } from "../read/qcow2-bitmaps.ts";
-import { quoteName } from "../../quote-name.ts";
+import { hasStaleBitmaps } from "../read/image-info.ts";
+import { findMarkedRanges, readBitmapDirectory } from "../read/qcow2-bitmaps.ts";
+import { markRanges } from "./bitmap-bits.ts";
+import { BitmapSpace, requireBitmaps, requireRoomForBitmaps, type SpaceOptions } from "./bitmap-space.ts";
 
 /** UTF-8 has no bytes for it. */
 const LONE_SURROGATE = /\p{Surrogate}/u;
 const DEFAULT_GRANULARITY_BYTES_MIN = 4096;
 const DEFAULT_GRANULARITY_BYTES_MAX = 65_536;
 
-interface NewBitmap {
+interface AddStep {
+  readonly kind: "add";
   readonly name: string;
   /** A power of two; without it, what QEMU takes. */
-  readonly granularityBytes?: number;
+  readonly granularityBytes?: number | undefined;
+  /** Whether QEMU leaves it as it is. Default: false, it marks what is written from then on. */
+  readonly isDisabled?: boolean;
   /** Whether it marks the end of the disk from the start; else nothing. */
   readonly marksEnd?: boolean;
 }
 
-/**
- * A new bitmap that QEMU keeps up from then on. E_EXISTS for a name that is taken; E_USAGE for a name or a
- * granularity that no bitmap can have; E_UNSUPPORTED for an image that has no room for one more; else the errors of
- * all changes: E_UNSUPPORTED for raw and version 2, E_REFUSED for a dirty image, E_CORRUPT.
- */
-export async function addBitmap(link: ChainLink, file: StagedBytes, added: NewBitmap): Promise<void> {
-  await replaceBitmaps(link, file, { isDropped: () => false, added: [added] });
+interface MergeStep {
+  readonly kind: "merge";
+  readonly name: string;
+  /** The name of the other one, whose marks it gets beside its own. */
+  readonly from: string;
+  /** Where the other one is; undefined: in the same image. */
+  readonly source?: ChainLink | undefined;
 }
 
+export type BitmapStep =
+  | AddStep
+  | MergeStep
+  | { readonly kind: "remove" | "clear" | "enable" | "disable"; readonly name: string };
+
 /**
- * New bitmaps in the place of those whose names are dropped, be they inconsistent or not, in one change. The errors
- * are those of addBitmap and removeBitmap.
+ * What of the steps is refused. E_EXISTS for a name that is taken; E_NOT_FOUND without such a bitmap; E_USAGE for a name
+ * or a granularity that none can have, and for merging one of another size of disk; E_REFUSED for an inconsistent one,
+ * and a dirty or frozen image; E_UNSUPPORTED for raw and version 2, for what has no more room, and for extra data that
+ * forbids a change; E_CORRUPT, also where clusters in use were not counted.
  */
-export async function replaceBitmaps(
-  link: ChainLink,
-  file: StagedBytes,
-  {
-    isDropped,
-    added,
-  }: { readonly isDropped: (name: string) => boolean; readonly added: readonly NewBitmap[] },
-): Promise<void> {
-  await change(link, async (subject) => {
-    for (const { name } of added) requireName(name);
-    const sizes = added.map(({ granularityBytes }) =>
-      parseGranularity(granularityBytes ?? defaultGranularity(subject)),
-    );
-    const bitmaps = await readBitmapDirectory(subject);
-    const dropped = bitmaps.filter(({ name }) => isDropped(name));
-    const kept = bitmaps.filter((bitmap) => !dropped.includes(bitmap));
-    const taken = added.find(({ name }) => kept.some((bitmap) => bitmap.name === name));
-    if (taken !== undefined) {
-      throw new ImgtxError("E_EXISTS", `Bitmap already exists: ${quoteName(taken.name)}`, {
-        hint: "choose another name, or remove that bitmap first",
-      });
-    }
-    dropped.forEach(requireKnown);
-    for (const bits of sizes) countTableEntries(subject, bits);
-    const space = await openSpace(subject, file, bitmaps, kept);
-    for (const bitmap of dropped) await freeBitmap(space, bitmap);
-    const fresh: BitmapEntry[] = [];
-    for (const [index, bitmap] of added.entries()) {
-      fresh.push(await storeFresh(space, bitmap, sizes[index] ?? 0));
-    }
-    await writeDirectory(space, [...kept, ...fresh]);
-    await space.finish();
+export async function judgeBitmaps(link: ChainLink, steps: readonly BitmapStep[]): Promise<void> {
+  await judgeSteps(link, steps);
+  await withPlace({ image: link.path }, async () => {
+    await requireCounted(link.file, link.path);
   });
 }
 
-async function storeFresh(
+/** Does the steps. The link's file is written to. Errors are those of judgeBitmaps. */
+export async function changeBitmaps(
+  link: ChainLink,
+  steps: readonly BitmapStep[],
+  options: SpaceOptions = {},
+): Promise<void> {
+  const { subject, bitmaps } = await judgeSteps(link, steps);
+  await withPlace({ image: link.path }, async () => {
+    const space = await BitmapSpace.open(subject, bitmaps, options);
+    let after = bitmaps;
+    for (const step of steps) after = await makeStep(space, after, step);
+    await space.finish(after);
+  });
+}
+
+async function makeStep(
   space: BitmapSpace,
-  { name, marksEnd = false }: NewBitmap,
-  granularityBits: number,
-): Promise<BitmapEntry> {
+  bitmaps: readonly BitmapEntry[],
+  step: BitmapStep,
+): Promise<readonly BitmapEntry[]> {
+  if (step.kind === "add") return [...bitmaps, await storeFresh(space, step)];
+  const bitmap = findBitmap(space.link, bitmaps, step.name);
+  const others = bitmaps.filter((each) => each !== bitmap);
+  const { bitmapTableOffset, bitmapTableSize } = bitmap;
+  const tableBytes = bitmapTableSize * TABLE_ENTRY_BYTES;
+  switch (step.kind) {
+    case "remove":
+      await space.freeAllBits(bitmap);
+      await space.freeMetadata(bitmapTableOffset, tableBytes);
+      return others;
+    case "clear":
+      await space.freeAllBits(bitmap);
+      await space.write(new Uint8Array(tableBytes), bitmapTableOffset);
+      return bitmaps;
+    case "enable":
+    case "disable": {
+      const isAuto = step.kind === "enable";
+      return bitmaps.map((each) => (each === bitmap ? { ...each, isAuto } : each));
+    }
+    case "merge": {
+      const source = step.source ?? space.link;
+      const from = findBitmap(source, step.source ? await readBitmapDirectory(source) : bitmaps, step.from);
+      if (from !== bitmap) await markRanges(space, bitmap, findMarkedRanges(source, from));
+      return bitmaps;
+    }
+  }
+}
+
+async function storeFresh(space: BitmapSpace, step: AddStep): Promise<BitmapEntry> {
   const { link, clusterBytes } = space;
-  const bitmapTableSize = countTableEntries(link, granularityBits);
+  const entry = describeNew(link, step);
+  const { bitmapTableSize, granularityBits } = entry;
   const table = new Uint8Array(bitmapTableSize * TABLE_ENTRY_BYTES);
-  if (marksEnd) {
+  if (step.marksEnd) {
     const last = Math.ceil(link.virtualSizeBytes / 2 ** granularityBits) - 1;
     const bits = new Uint8Array(clusterBytes);
     bits[Math.floor(last / 8) % clusterBytes] = 1 << (last % 8);
-    const hostOffsetOfBits = hostOffset(await space.store(bits));
-    const entry = { kind: "data", hostOffset: hostOffsetOfBits } as const;
-    encodeBitmapTableEntryAt(new DataView(table.buffer), bitmapTableSize - 1, entry);
+    const marked = { kind: "data", hostOffset: await space.store(bits) } as const;
+    encodeBitmapTableEntryAt(new DataView(table.buffer), bitmapTableSize - 1, marked);
   }
+  return { ...entry, bitmapTableOffset: await space.store(table) };
+}
+
+/** A new bitmap, which has no place yet. */
+function describeNew(link: Qcow2Link, { name, granularityBytes, isDisabled = false }: AddStep) {
+  const granularityBits = parseGranularity(granularityBytes ?? defaultGranularity(link));
   return {
-    bitmapTableOffset: hostOffset(await space.store(table)),
-    bitmapTableSize,
+    bitmapTableSize: countTableEntries(link, granularityBits),
     isInUse: false,
-    isAuto: true,
+    isAuto: !isDisabled,
     isExtraDataCompatible: false,
     granularityBits,
     extraData: new Uint8Array(0),
@@ -128,82 +159,92 @@ async function storeFresh(
   };
 }
 
-/**
- * The bitmap without its marks; enabled or disabled as it was. E_NOT_FOUND without such a bitmap; E_REFUSED for
- * one that is inconsistent; E_UNSUPPORTED for one whose extra data forbids its use; else the errors of all changes.
- */
-export async function clearBitmap(
+async function judgeSteps(
   link: ChainLink,
-  file: StagedBytes,
-  { name }: { readonly name: string },
-): Promise<void> {
-  await change(link, async (subject) => {
+  steps: readonly BitmapStep[],
+): Promise<{ subject: Qcow2Link; bitmaps: readonly BitmapEntry[] }> {
+  return await withPlace({ image: link.path }, async () => {
+    const subject = requireBitmaps(link);
+    requireWritable(subject.header, subject.path);
     const bitmaps = await readBitmapDirectory(subject);
-    const bitmap = findBitmap(subject, bitmaps, name);
-    if (bitmap.isInUse) {
-      throw new ImgtxError("E_REFUSED", `bitmap ${quoteName(name)} is inconsistent and cannot be used`, {
-        field: "bitmap_directory",
-        hint: `remove it with \`qemu-img bitmap --remove\`, and add it anew`,
+    let after: readonly BitmapEntry[] = bitmaps;
+    for (const step of steps) after = await judgeStep(subject, after, step);
+    for (const bitmap of after) requireFit(bitmap, subject.header);
+    requireRoomForDirectory(after);
+    if (after.length > 0) requireRoomForBitmaps(subject);
+    return { subject, bitmaps };
+  });
+}
+
+/** The bitmaps as the step would leave them. */
+async function judgeStep(
+  link: Qcow2Link,
+  bitmaps: readonly BitmapEntry[],
+  step: BitmapStep,
+): Promise<readonly BitmapEntry[]> {
+  const { kind, name } = step;
+  if (kind === "add") {
+    requireName(name);
+    if (bitmaps.some((bitmap) => bitmap.name === name)) {
+      throw new ImgtxError("E_EXISTS", `Bitmap already exists: ${escapeName(name)}`, {
+        hint: "choose another name, or remove that bitmap first",
       });
     }
-    requireKnown(bitmap);
-    const space = await openSpace(subject, file, bitmaps, bitmaps);
-    await freeBits(space, bitmap);
-    await space.write(new Uint8Array(bitmap.bitmapTableSize * TABLE_ENTRY_BYTES), bitmap.bitmapTableOffset);
-    await space.clearUnknownAutoclear();
-    await space.finish();
-  });
+    return [...bitmaps, { ...describeNew(link, step), bitmapTableOffset: link.header.l1TableOffset }];
+  }
+  const bitmap = findBitmap(link, bitmaps, name);
+  requireKnown(bitmap);
+  if (kind === "remove") return bitmaps.filter((each) => each !== bitmap);
+  requireConsistent(bitmap);
+  if (kind === "merge") await judgeSource(link, bitmaps, step);
+  return bitmaps;
 }
 
-/**
- * The image without this bitmap, be it inconsistent or not. E_NOT_FOUND without such a bitmap; E_UNSUPPORTED for
- * one whose extra data forbids its use; else the errors of all changes.
- */
-export async function removeBitmap(
-  link: ChainLink,
-  file: StagedBytes,
-  { name }: { readonly name: string },
-): Promise<void> {
-  await change(link, async (subject) => {
-    const bitmaps = await readBitmapDirectory(subject);
-    const bitmap = findBitmap(subject, bitmaps, name);
-    requireKnown(bitmap);
-    const others = bitmaps.filter((each) => each !== bitmap);
-    const space = await openSpace(subject, file, bitmaps, others);
-    await freeBitmap(space, bitmap);
-    await writeDirectory(space, others);
-    await space.finish();
-  });
-}
-
-async function change(link: ChainLink, make: (subject: Qcow2Link) => Promise<void>): Promise<void> {
-  await withPlace({ image: link.path }, async () => {
-    await make(requireBitmaps(link));
-  });
-}
-
-export async function openSpace(
-  link: Qcow2Link,
-  file: StagedBytes,
+async function judgeSource(
+  target: Qcow2Link,
   bitmaps: readonly BitmapEntry[],
-  kept: readonly BitmapEntry[],
-): Promise<BitmapSpace> {
-  for (const bitmap of kept) requireFit(bitmap, link.header);
-  return BitmapSpace.open(link, file, bitmaps);
+  { from, source }: MergeStep,
+): Promise<void> {
+  if (source === undefined) {
+    requireConsistent(findBitmap(target, bitmaps, from));
+    return;
+  }
+  await withPlace({ image: source.path }, async () => {
+    const own = requireBitmaps(source);
+    const bitmap = findBitmap(own, await readBitmapDirectory(own), from);
+    requireConsistent(bitmap);
+    requireFit(bitmap, own.header);
+    const [size, other] = [target.virtualSizeBytes, own.virtualSizeBytes];
+    if (size === other) return;
+    throw new ImgtxError(
+      "E_USAGE",
+      `Bitmaps are of different sizes (destination size is ${size}, source size is ${other}) and can't be merged`,
+      { hint: "`imgtx resize` gives both disks one size, and their bitmaps too" },
+    );
+  });
 }
 
-function findBitmap(link: Qcow2Link, bitmaps: readonly BitmapEntry[], name: string): BitmapEntry {
+function findBitmap(link: ChainLink, bitmaps: readonly BitmapEntry[], name: string): BitmapEntry {
   const found = bitmaps.find((bitmap) => bitmap.name === name);
   if (found !== undefined) return found;
   const names = bitmaps.map((bitmap) => quoteName(bitmap.name));
   const stale =
     "the image has stale bitmaps: a program that does not know bitmaps wrote to it, and they count for nothing";
-  throw new ImgtxError("E_NOT_FOUND", `there is no bitmap ${quoteName(name)}`, {
-    hint: hasStaleBitmaps(link.header)
-      ? stale
-      : names.length === 0
-        ? "the image has no bitmaps"
-        : `it has ${names.join(", ")}`,
+  throw new ImgtxError("E_NOT_FOUND", `Dirty bitmap '${escapeName(name)}' not found`, {
+    hint:
+      link.header && hasStaleBitmaps(link.header)
+        ? stale
+        : names.length === 0
+          ? "the image has no bitmaps"
+          : `it has ${names.join(", ")}`,
+  });
+}
+
+function requireConsistent({ name, isInUse }: BitmapEntry): void {
+  if (!isInUse) return;
+  throw new ImgtxError("E_REFUSED", `Bitmap '${escapeName(name)}' is inconsistent and cannot be used`, {
+    field: "bitmap_directory",
+    hint: "its last writer did not save it. Remove it, add it anew, and take the next backup whole",
   });
 }
 
@@ -216,25 +257,30 @@ export function requireKnown({ name, extraData, isExtraDataCompatible }: BitmapE
   });
 }
 
+function requireRoomForDirectory(bitmaps: readonly BitmapEntry[]): void {
+  const isFull = encodeBitmapDirectory(bitmaps).length > BITMAP_DIRECTORY_BYTES_MAX;
+  if (bitmaps.length <= BITMAPS_MAX && !isFull) return;
+  const message = isFull
+    ? "Not enough space in the bitmap directory"
+    : "Maximum number of persistent bitmaps is already reached";
+  throw new ImgtxError("E_UNSUPPORTED", message, {
+    field: "bitmap_directory",
+    hint: "remove some that nobody needs",
+  });
+}
+
 function requireName(name: string): void {
   const lengthBytes = encodeName(name).length;
-  if (
-    lengthBytes >= 1 &&
-    lengthBytes <= BITMAP_NAME_BYTES_MAX &&
-    !LONE_SURROGATE.test(name) &&
-    !name.includes("\0")
-  ) {
-    return;
+  const hint = `choose a name of 1 to ${BITMAP_NAME_BYTES_MAX} bytes of UTF-8, without NUL`;
+  if (lengthBytes === 0) throw new ImgtxError("E_USAGE", "Bitmap name cannot be empty", { hint });
+  if (lengthBytes > BITMAP_NAME_BYTES_MAX) {
+    const max = `Name length exceeds maximum (${BITMAP_NAME_BYTES_MAX} characters)`;
+    throw new ImgtxError("E_USAGE", `${max}: it has ${lengthBytes} bytes`, { hint });
   }
-  const why =
-    lengthBytes === 0
-      ? "it is empty"
-      : lengthBytes > BITMAP_NAME_BYTES_MAX
-        ? `it has ${lengthBytes} bytes`
-        : "it holds what can't be stored";
-  throw new ImgtxError("E_USAGE", `no bitmap can have the name ${quoteName(name)}: ${why}`, {
-    hint: `choose a name of 1 to ${BITMAP_NAME_BYTES_MAX} bytes of UTF-8, without NUL`,
-  });
+  if (LONE_SURROGATE.test(name) || name.includes("\0")) {
+    const message = `no bitmap can have the name ${quoteName(name)}: it holds what can't be stored`;
+    throw new ImgtxError("E_USAGE", message, { hint });
+  }
 }
 
 function defaultGranularity({ header }: Qcow2Link): number {
@@ -251,8 +297,8 @@ function parseGranularity(granularityBytes: number): number {
   ) {
     return bits;
   }
-  throw new ImgtxError("E_USAGE", `no bitmap can have a granularity of ${granularityBytes} bytes`, {
-    hint: "choose a power of two from 512 to 2G",
+  throw new ImgtxError("E_USAGE", "Granularity must be power of 2 and at least 512", {
+    hint: `${granularityBytes} bytes are none from 512 to 2G`,
   });
 }
 
@@ -268,60 +314,4 @@ export function countTableEntries({ header, virtualSizeBytes }: Qcow2Link, granu
     });
   }
   return countBitmapTableEntries(virtualSizeBytes, { granularityBits }, header);
-}
-
-async function freeBitmap(space: BitmapSpace, bitmap: BitmapEntry): Promise<void> {
-  await freeBits(space, bitmap);
-  await space.freeMetadata(bitmap.bitmapTableOffset, bitmap.bitmapTableSize * TABLE_ENTRY_BYTES);
-}
-
-/** In runs of neighbours, since QEMU writes them one after the other. */
-async function freeBits(space: BitmapSpace, bitmap: BitmapEntry): Promise<void> {
-  const { clusterBytes, link } = space;
-  let start = 0;
-  let end = 0;
-  for await (const entry of readBitmapTable(link, bitmap, bitmap.bitmapTableSize)) {
-    if (entry.kind !== "data") continue;
-    if (entry.hostOffset !== end) {
-      if (end > start) await space.freeBits(start, end - start);
-      start = entry.hostOffset;
-    }
-    end = entry.hostOffset + clusterBytes;
-  }
-  if (end > start) await space.freeBits(start, end - start);
-}
-
-/** The directory where it was if it fits its clusters, else in new ones; and the header that leads there. */
-export async function writeDirectory(space: BitmapSpace, bitmaps: readonly BitmapEntry[]): Promise<void> {
-  const { clusterBytes, link } = space;
-  const { extensions, autoclearFeatures } = link.header;
-  const isValid = autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps);
-  const old = isValid ? findExtension(extensions, "bitmaps") : undefined;
-  const oldStart = old?.bitmapDirectoryOffset ?? 0;
-  const oldSize = old?.bitmapDirectorySize ?? 0;
-  const oldBytes = Math.ceil(oldSize / clusterBytes) * clusterBytes;
-  // No name of what has gone is left in clusters that are free, or behind the new end.
-  if (oldSize > 0) await space.write(new Uint8Array(oldSize), oldStart);
-  const bytes = encodeBitmapDirectory(bitmaps);
-  if (bitmaps.length > BITMAPS_MAX || bytes.length > BITMAP_DIRECTORY_BYTES_MAX) {
-    throw new ImgtxError("E_UNSUPPORTED", "the image has as many bitmaps as it can have", {
-      field: "bitmap_directory",
-      hint: "remove some that nobody needs",
-    });
-  }
-  const fits = bytes.length <= oldBytes;
-  const start = bytes.length === 0 || fits ? oldStart : await space.store(bytes);
-  if (fits) await space.write(bytes, start);
-  const keptBytes = fits ? Math.ceil(bytes.length / clusterBytes) * clusterBytes : 0;
-  if (oldBytes > keptBytes) await space.freeMetadata(oldStart + keptBytes, oldBytes - keptBytes);
-  await space.writeHeader(
-    bitmaps.length === 0
-      ? undefined
-      : {
-          kind: "bitmaps",
-          nbBitmaps: bitmaps.length,
-          bitmapDirectorySize: bytes.length,
-          bitmapDirectoryOffset: hostOffset(start),
-        },
-  );
 }

@@ -5,26 +5,27 @@
 //   larger disk, nor, when it grows again, what was cut off.
 // - As for all changes of bitmaps, the file is one that is staged.
 
-import type { StorageFile } from "../../../storage/index.ts";
-import { hostOffset } from "../../../units/index.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
 import { readBytes } from "../../read-header.ts";
+import { requireFit } from "../check/check-bitmaps.ts";
 import { type BitmapEntry, encodeBitmapTableEntryAt } from "../codec/bitmap.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { readBitmapDirectory, readBitmapTable } from "../read/qcow2-bitmaps.ts";
-import type { BitmapSpace } from "./bitmap-space.ts";
-import { countTableEntries, openSpace, requireKnown, writeDirectory } from "./bitmaps.ts";
+import { BitmapSpace } from "./bitmap-space.ts";
+import { countTableEntries, requireKnown } from "./bitmaps.ts";
 
 /** The disk still has its old size; the caller has judged the bitmaps, and writes the new one next. */
-export async function resizeBitmaps(link: Qcow2Link, file: StorageFile, sizeBytes: number): Promise<void> {
+export async function resizeBitmaps(link: Qcow2Link, sizeBytes: number): Promise<void> {
   const bitmaps = await readBitmapDirectory(link);
   if (bitmaps.length === 0) return;
-  bitmaps.forEach(requireKnown);
-  const space = await openSpace(link, file, bitmaps, bitmaps);
+  for (const bitmap of bitmaps) {
+    requireKnown(bitmap);
+    requireFit(bitmap, link.header);
+  }
+  const space = await BitmapSpace.open(link, bitmaps);
   const resized: BitmapEntry[] = [];
   for (const bitmap of bitmaps) resized.push(await resizeOne(space, bitmap, sizeBytes));
-  await writeDirectory(space, resized);
-  await space.finish();
+  await space.finish(resized);
 }
 
 async function resizeOne(space: BitmapSpace, bitmap: BitmapEntry, sizeBytes: number): Promise<BitmapEntry> {
@@ -50,7 +51,7 @@ async function resizeOne(space: BitmapSpace, bitmap: BitmapEntry, sizeBytes: num
   }
   const place = await space.store(kept);
   await space.freeMetadata(bitmapTableOffset, before.length);
-  return { ...bitmap, bitmapTableOffset: hostOffset(place), bitmapTableSize: entries };
+  return { ...bitmap, bitmapTableOffset: place, bitmapTableSize: entries };
 }
 
 /** The table without marks from this bit on: whole clusters of bits are given back. */
@@ -76,7 +77,7 @@ async function cutBits(
       clearFrom(bits, inEdge);
       if (entry.kind === "data") await space.write(bits, entry.hostOffset);
       else {
-        const place = hostOffset(await space.store(bits));
+        const place = await space.store(bits);
         encodeBitmapTableEntryAt(view, index, { kind: "data", hostOffset: place });
       }
       continue;

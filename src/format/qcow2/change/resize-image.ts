@@ -125,7 +125,7 @@ async function resizeQcow2(
   if (isSmaller) await shrinkQcow2(link, files, sizeBytes);
   else await growQcow2(link, files, opened, sizeBytes);
   // The size right after them: one without the other is no image that anybody opens.
-  await resizeBitmaps(await rereadHeader(link, file), file, sizeBytes);
+  await resizeBitmaps(await rereadHeader(link, file), sizeBytes);
   await file.write(encodeSize(sizeBytes), HEADER_AT.size);
   await file.flush(isSmaller ? "smaller-disk" : "larger-disk");
 }

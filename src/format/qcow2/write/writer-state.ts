@@ -10,6 +10,8 @@
 // - A failed flush has lost what it should have made durable: nothing is written after one.
 // - Persistent bitmaps are not kept up: their autoclear bit is cleared, durably, before the first change of content, as
 //   the specification asks of who does not know them. Backups start anew from there.
+// - What a staged file grows by is bounded, whatever refcounts say: its log counts when nothing may refuse any more, and a
+//   file system's limit would be met there.
 // - Clusters are punched out of the file when their refcount has fallen to 0. QEMU does that only where it is told to.
 
 import { ImgtxError } from "../../../errors/index.ts";
@@ -36,6 +38,9 @@ export interface WriterFiles {
   /** Whether no guest data changes, so that persistent bitmaps stay true. */
   readonly keepsBitmaps?: boolean | undefined;
 }
+
+/** Counted clusters after the end of a file are what a crash left; more than this no crash leaves. */
+const COUNTED_AFTER_END_MAX = 1024 ** 3;
 
 interface FreedClusters {
   first: number;
@@ -145,8 +150,20 @@ export class WriterState {
     const first = await this.#allocator.allocate(clusters);
     const offset = first * this.clusterBytes;
     this.metadata.requireClear("a new cluster", offset, clusters * this.clusterBytes);
+    if (this.files.file.onDisk !== undefined) this.#requireNear(offset);
     this.#highWater = Math.max(this.#highWater, offset + clusters * this.clusterBytes);
     return first;
+  }
+
+  #requireNear(offset: number): void {
+    if (offset - this.#highWater <= COUNTED_AFTER_END_MAX) return;
+    const message = "refcounts say that clusters far after the end of the file are in use";
+    throw new ImgtxError("E_CORRUPT", message, {
+      image: this.files.path,
+      offset,
+      field: "refcount",
+      hint: "`qemu-img check -r leaks` mends them",
+    });
   }
 
   /** E_CORRUPT where an entry leads guest data to where none can be. */

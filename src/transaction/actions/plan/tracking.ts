@@ -15,15 +15,16 @@
 import type { MirrorEntry } from "../../../device/index.ts";
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import {
+  type BitmapStep,
   type Chain,
   type ChainLink,
+  readBitmapDirectory,
   readDirtyRanges,
   readWitnessedRanges,
-  replaceBitmaps,
-  ScratchFile,
   isSameFile,
 } from "../../../format/index.ts";
 import type { ByteRange } from "../../../storage/index.ts";
+import { planBitmapChange } from "./bitmap-change.ts";
 import { activeLayer } from "./chain-entry.ts";
 import type { PlanContext } from "./action.ts";
 import type { ImageChange } from "../../images/redo.ts";
@@ -87,15 +88,16 @@ async function planBitmap(
     }
   }
   const witness = `${witnessPrefixOf(device)}${context.storage.host.randomName()}`;
-  const change: BitmapChange = {
-    isDropped: (name) => isOwnBitmap(device, name),
-    added: [{ name: bitmap }, { name: witness, marksEnd: true }],
-  };
+  const steps = [
+    ...(await removeOwn(device, top)),
+    { kind: "add", name: bitmap },
+    { kind: "add", name: witness, marksEnd: true },
+  ] as const;
   const isNew = before === null;
   return {
     bitmap,
     witness,
-    redo: await planChange(top, change),
+    redo: [await planBitmapChange(top, steps)],
     notes: isNew ? [`bitmap '${bitmap}' in ${top.path} marks what is written from now on`] : [],
   };
 }
@@ -125,8 +127,12 @@ export async function planUntracking(device: string, present: Chain): Promise<re
   const top = activeLayer(present);
   const found = await readDirtyRanges(top, bitmapNameOf(device));
   if (found.kind !== "valid" || top.header?.isFenced) return [];
-  const isDropped = (name: string): boolean => isOwnBitmap(device, name);
-  return await planChange(top, { isDropped, added: [] });
+  return [await planBitmapChange(top, await removeOwn(device, top))];
+}
+
+async function removeOwn(device: string, top: ChainLink): Promise<BitmapStep[]> {
+  const names = (await readBitmapDirectory(top)).map(({ name }) => name);
+  return names.filter((name) => isOwnBitmap(device, name)).map((name) => ({ kind: "remove", name }));
 }
 
 /**
@@ -146,17 +152,4 @@ export async function readMarked(
   }
   if (witness === undefined) return `bitmap '${name}' was not made anew when the mirror was brought in sync`;
   return await readWitnessedRanges(top, { name, witness });
-}
-
-type BitmapChange = Parameters<typeof replaceBitmaps>[2];
-
-/** The change, tried out: what the image refuses is refused by the plan. */
-async function planChange(link: ChainLink, change: BitmapChange): Promise<ImageChange[]> {
-  await replaceBitmaps(link, new ScratchFile(link.file, link.stat), change);
-  return [
-    {
-      link,
-      write: async (file) => await replaceBitmaps({ ...link, file, stat: await file.stat() }, file, change),
-    },
-  ];
 }

@@ -1,17 +1,14 @@
-// Changes of bitmaps: what they refuse and why, that they can be carried out in any order and again, and that a
-// hostile image gets no more than an error.
+// Changes of bitmaps: what they refuse and why, and that a hostile image gets no more than an error.
 
-import { copyFileSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../../src/errors/index.ts";
-import { ScratchFile } from "../../../../src/format/index.ts";
-import { addBitmap } from "../../../../src/format/qcow2/change/bitmaps.ts";
+import { judgeBitmaps } from "../../../../src/format/qcow2/change/bitmaps.ts";
 import { readBitmapDirectory } from "../../../../src/format/qcow2/read/qcow2-bitmaps.ts";
 import { type BitmapEntry, encodeBitmapDirectory } from "../../../../src/format/qcow2/codec/bitmap.ts";
 import { findExtension } from "../../../../src/format/qcow2/codec/header-extension.ts";
 import { startEffort } from "../../../helpers/effort.ts";
 import { FIXTURES, unpackFixture } from "../../../helpers/fixtures.ts";
-import { applyPatch, type ImagePatch, patchProblems } from "../../../helpers/image-patch.ts";
 import { seededRandom } from "../../../helpers/random.ts";
 import {
   type Change,
@@ -58,40 +55,12 @@ const CHANGES: Change[] = [
   { kind: "clear", name: "nightly" },
   { kind: "remove", name: "nightly" },
   { kind: "remove", name: "weekly" },
+  { kind: "enable", name: "weekly" },
+  { kind: "disable", name: "nightly" },
+  { kind: "merge", name: "weekly", from: "nightly" },
 ];
 
 describe("a plan", () => {
-  test.each(CHANGES)("reads only, and is small: $kind $name", async (what) => {
-    const image = await unpack("bitmaps.qcow2");
-    const before = readFileSync(image);
-    const { writes } = await planChange(image, what);
-    expect(readFileSync(image).equals(before)).toBe(true);
-    expect(writes.length).toBeGreaterThan(0);
-    expect(writes.reduce((sum, { after }) => sum + after.length, 0)).toBeLessThan(250);
-  });
-
-  test.each(
-    ["bitmaps.qcow2", "over-raw.qcow2", "unwritten.qcow2", "cluster-512.qcow2", "refcount-1.qcow2"].flatMap(
-      (name) => [CHANGES[0]!, CHANGES[1]!].map((what) => [name, what] as const),
-    ),
-  )("gives the same bytes in any order, and again: %s, %o", async (name, what) => {
-    const image = await unpack(name);
-    const patch = await planChange(image, what);
-    const orders = {
-      twice: [patch.writes, patch.writes],
-      backwards: [patch.writes.toReversed()],
-      "half, then all": [patch.writes.filter((_, index) => index % 2 === 0), patch.writes],
-    };
-    const copies = Object.keys(orders).map((order) => `${image}.${order}`);
-    for (const copy of copies) copyFileSync(image, copy);
-    applyPatch(image, patch);
-    for (const [order, rounds] of Object.entries(orders)) {
-      for (const writes of rounds) applyPatch(`${image}.${order}`, patch, writes);
-      expect(readFileSync(`${image}.${order}`).equals(readFileSync(image)), order).toBe(true);
-    }
-    expect(await countFaults(image)).toEqual({ errors: 0, leaks: 0 });
-  });
-
   test("of a removal takes back all that its addition did, but for the size of the file", async () => {
     const image = await unpack("over-raw.qcow2");
     const before = readFileSync(image);
@@ -139,11 +108,7 @@ describe("a plan", () => {
     const image = makeRaw(`${makeFolder()}/disk`);
     const qcow2 = await unpack("v3.qcow2");
     const error = await withLink(qcow2, (link) =>
-      errorFrom(
-        addBitmap({ ...link, path: image, header: undefined }, new ScratchFile(link.file, link.stat), {
-          name: "one",
-        }),
-      ),
+      errorFrom(judgeBitmaps({ ...link, path: image, header: undefined }, [CHANGES[0]!])),
     );
     expect(error).toMatchObject({ code: "E_UNSUPPORTED", image });
   });
@@ -236,15 +201,12 @@ describe("the header's cluster", () => {
   });
 });
 
-/** A patch, or a typed error; in little time, without a change of the file. */
-async function planHostile(image: string, what: Change): Promise<ImagePatch | ImgtxError> {
+/** What it would hold, or a typed error; in little time, without a change of the file. */
+async function planHostile(image: string, what: Change): Promise<Buffer | ImgtxError> {
   const effort = startEffort();
   const before = readFileSync(image);
   try {
-    const patch = await planChange(image, what);
-    expect(patchProblems(image, patch)).toEqual([]);
-    expect(patch.sizeBytes).toBeLessThan(statSync(image).size + 2 ** 31);
-    return patch;
+    return await planChange(image, what);
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     expect(error.code).not.toBe("E_INTERNAL");
@@ -273,8 +235,7 @@ describe("a hostile image gets an error, or a change that does not make it worse
       const outcome = await planHostile(image, what);
       if (outcome instanceof ImgtxError) continue;
       const copy = `${image}.copy`;
-      copyFileSync(image, copy);
-      applyPatch(copy, outcome);
+      writeFileSync(copy, outcome);
       const after = await countErrors(copy);
       if (before !== undefined) expect(after, `${what.kind} ${what.name}`).toBeLessThanOrEqual(before);
     }

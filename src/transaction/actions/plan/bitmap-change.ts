@@ -1,0 +1,15 @@
+// A change of an image's persistent bitmaps, as actions plan it: judged by the plan, which may have long work before
+// it, and written into the image's redo log.
+
+import { type BitmapStep, type ChainLink, changeBitmaps, judgeBitmaps } from "../../../format/index.ts";
+import type { ImageChange } from "../../images/redo.ts";
+
+/** Errors are those of judgeBitmaps. */
+export async function planBitmapChange(link: ChainLink, steps: readonly BitmapStep[]): Promise<ImageChange> {
+  await judgeBitmaps(link, steps);
+  return {
+    link,
+    write: async (file) =>
+      await changeBitmaps({ ...link, file, stat: await file.stat() }, steps, { isCounted: true }),
+  };
+}
