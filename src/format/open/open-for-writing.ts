@@ -158,7 +158,7 @@ export async function openWriterState(
 }
 
 /** Everything that the refcount structures, and the L1 table with its L2 tables, do not claim themselves. */
-export async function claimMetadata(metadata: MetadataMap, link: Qcow2Link): Promise<void> {
+async function claimMetadata(metadata: MetadataMap, link: Qcow2Link): Promise<void> {
   const { header } = link;
   metadata.claim("header", 0, header.clusterSizeBytes);
   if (header.nbSnapshots > 0) {
