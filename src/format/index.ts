@@ -12,6 +12,7 @@ export {
 export { uniteRanges } from "./read/byte-ranges.ts";
 export { CHANGE_UNIT_BYTES, findRangesAbove, writeChangesOverlay } from "./copy/changes-overlay.ts";
 export { assertCopyable, copyLayers, lookAtFiles } from "./copy/copy-layers.ts";
+export { describeCutOff } from "./chain/missing-tables.ts";
 export { findOverlaysBeside } from "./chain/overlays-beside.ts";
 export { findDataFrom } from "./read/data-from.ts";
 export {
@@ -39,7 +40,7 @@ export type { ImagePlan } from "./new/create.ts";
 export { planImage, writeImage } from "./new/create.ts";
 export { createImage } from "./new/create-image.ts";
 export type { CreateOptions } from "./new/create-options.ts";
-export { readDirtyRanges, readWitnessedRanges } from "./qcow2/read/dirty-ranges.ts";
+export { type BitmapFault, readDirtyRanges, readWitnessedRanges } from "./qcow2/read/dirty-ranges.ts";
 export { ExtentCursor } from "./read/extent-cursor.ts";
 export { isFencePatch } from "./qcow2/codec/fence.ts";
 export {
@@ -91,7 +92,7 @@ export type { CheckResult } from "./qcow2/check/check-findings.ts";
 export type { SnapshotEntry } from "./qcow2/codec/snapshot-table.ts";
 export { canChangeNames, canOpen } from "./chain/owner-access.ts";
 export { quoteName, shellQuote } from "./quote-name.ts";
-export { describeCutOffImages, requireOpenable } from "./open/require-openable.ts";
+export { findCutOffImages, requireOpenable } from "./open/require-openable.ts";
 export { settleCutOff, settlePartial } from "./qcow2/change/settle-partial.ts";
 export { SliceImage } from "./read/slice-image.ts";
 export { stackImages } from "./open/stacked-image.ts";

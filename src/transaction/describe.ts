@@ -23,10 +23,12 @@ import {
   heldDevices,
   type JournalSnapshot,
   liveStatements,
+  type PlannedReport,
   type PlanRecord,
   readJournals,
   parkedAmong,
 } from "./journal/index.ts";
+import { sayNote } from "./notes.ts";
 import { isFromHere } from "./origin.ts";
 import { judgeDevice, type Seen } from "./device-state.ts";
 import type {
@@ -64,7 +66,7 @@ export function describeTransaction(
     owned: begin.owned,
     onError: begin.onError,
     devices: heldDevices(state),
-    actions: liveStatements(state).flatMap(({ plan }) => plan.reports),
+    actions: liveStatements(state).flatMap(({ plan }) => plan.reports.map(sayReport)),
     savepoints: savepoints.map(({ name }) => name),
     busy,
     problem,
@@ -171,7 +173,9 @@ export async function describeOutcome(workspace: Workspace, parts: OutcomeParts)
     const entry = findDevice(table, name);
     return entry ? [describeAsRecorded(scene, entry)] : [];
   });
-  const actions = plans.flatMap((plan) => plan.reports).map((report) => withViewNote(report, scene));
+  const actions = plans
+    .flatMap(({ reports }) => reports.map(sayReport))
+    .map((report) => withViewNote(report, scene));
   const label = joined ? { name: joined.name, started: joined.started } : null;
   const { generation } = parts.table;
   return { changed, dryRun, transaction, joined: label, pending, generation, actions, devices, kept };
@@ -199,6 +203,10 @@ function holdersAmong(journals: readonly JournalSnapshot[]): Scene["holders"] {
     for (const device of heldDevices(state)) holders.set(device, id);
   }
   return holders;
+}
+
+function sayReport(report: PlannedReport): ActionReport {
+  return { ...report, notes: report.notes.map(sayNote) };
 }
 
 /** Says so where `devices` can't show a device, whose chain needs a name that means another file there. */

@@ -1,3 +1,4 @@
+export { traitsOf } from "./actions/index.ts";
 export { adoptWorkspace } from "./recover/adopt.ts";
 export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listGenerations } from "./describe.ts";

@@ -139,7 +139,7 @@ function withFound(plans: readonly PlanRecord[], found: Work["found"]): PlanReco
   return plans.map((plan) => ({
     ...plan,
     reports: plan.reports.map((report) => {
-      const more = found.filter(({ device }) => device === report.device).map(({ sentence }) => sentence);
+      const more = found.filter(({ device }) => device === report.device).map(({ note }) => note);
       return more.length === 0 ? report : { ...report, notes: [...report.notes, ...more] };
     }),
   }));

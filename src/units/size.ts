@@ -47,6 +47,11 @@ export function formatBytes(bytes: number): string {
   return `${roundToThreeDigits(value)} ${PRINTED_UNITS[power]}`;
 }
 
+/** `1.5 GiB (1610612736 bytes)`. */
+export function sayBytes(bytes: number): string {
+  return `${formatBytes(bytes)} (${bytes} bytes)`;
+}
+
 // Half to even, as C's printf does it: 192.5 is 192, and 193.5 is 194. Quotients of bytes are binary fractions,
 // so that a half is exact.
 function roundToThreeDigits(value: number): number {

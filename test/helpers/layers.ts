@@ -81,6 +81,9 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   "node:worker_threads": [],
 };
 
+/** Of the transaction layer: data that all of it may know. */
+const PLAIN = ["request.ts", "notes.ts"];
+
 /**
  * What the folders of a layer may import of each other, types included; "" stands for the layer's own files. One of
  * those may have a row of its own, where it lies below the folders or above them.
@@ -113,15 +116,16 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
   },
   transaction: {
     "request.ts": [],
-    journal: ["request.ts"],
-    "": ["request.ts", "journal"],
-    images: ["request.ts", "journal"],
-    "actions/plan": ["request.ts", "journal", "images"],
-    actions: ["request.ts", "journal", "images", "actions/plan"],
-    commit: ["request.ts", "journal", "images", "actions/plan"],
-    recover: ["", "request.ts", "journal", "images", "commit"],
-    engine: ["", "request.ts", "journal", "images", "actions/plan", "actions", "commit", "recover"],
-    "session.ts": ["", "request.ts", "journal", "commit", "recover", "engine"],
+    "notes.ts": [],
+    journal: PLAIN,
+    "": [...PLAIN, "journal"],
+    images: [...PLAIN, "journal"],
+    "actions/plan": [...PLAIN, "journal", "images"],
+    actions: [...PLAIN, "journal", "images", "actions/plan"],
+    commit: [...PLAIN, "journal", "images", "actions/plan"],
+    recover: ["", ...PLAIN, "journal", "images", "commit"],
+    engine: ["", ...PLAIN, "journal", "images", "actions/plan", "actions", "commit", "recover"],
+    "session.ts": ["", ...PLAIN, "journal", "commit", "recover", "engine"],
   },
 };
 const MAX_FOLDER_FILES = 17;

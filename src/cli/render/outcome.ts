@@ -1,6 +1,6 @@
 // What a command did, prepared, or would do: a line an action, then the chains of the devices.
 
-import type { ActionKind, ActionReport, Outcome } from "../../transaction/index.ts";
+import { type ActionKind, type ActionReport, type Outcome, traitsOf } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawChains } from "./chain.ts";
 import { drawTime } from "./layout.ts";
@@ -8,49 +8,11 @@ import { drawTime } from "./layout.ts";
 /** `undone` is for what took a transaction, or a part of one, back; `undoing` for a dry run of that. */
 export type Tense = "done" | "prepared" | "planned" | "undone" | "undoing";
 
-const SAYING: Readonly<Record<ActionKind, Readonly<Record<Tense, string>>>> = {
-  snapshot: sayings("snapshot taken", "snapshot prepared", "would be snapshotted", "snapshot undone"),
-  "snapshot-group": sayings("snapshot taken", "snapshot prepared", "would be snapshotted", "snapshot undone"),
-  reopen: sayings("reopened", "reopen prepared", "would be reopened", "reopen undone"),
-  "device-add": sayings("added", "add prepared", "would be added", "add undone"),
-  "device-remove": sayings("removed", "remove prepared", "would be removed", "remove undone"),
-  "device-trust": sayings("trust kept", "trust prepared", "trust would be kept", "trust undone"),
-  rollback: sayings("rolled back", "rollback prepared", "would be rolled back", "rollback undone"),
-  mirror: sayings("mirrored", "mirror prepared", "would be mirrored", "mirror undone"),
-  "mirror-cancel": sayings(
-    "mirror forgotten",
-    "forgetting of the mirror prepared",
-    "mirror would be forgotten",
-    "forgetting of the mirror undone",
-  ),
-  migrate: sayings("migration begun", "migration prepared", "would be migrated", "migration undone"),
-  freeze: sayings("frozen", "freeze prepared", "would be frozen", "freeze undone"),
-  unfreeze: sayings("unfrozen", "unfreeze prepared", "would be unfrozen", "unfreeze undone"),
-  resize: sayings("resized", "resize prepared", "would be resized", "resize undone"),
-  "internal-snapshot-create": sayings(
-    "internal snapshot taken",
-    "internal snapshot prepared",
-    "would get an internal snapshot",
-    "internal snapshot undone",
-  ),
-  "internal-snapshot-apply": sayings(
-    "went back to an internal snapshot",
-    "going back to an internal snapshot prepared",
-    "would go back to an internal snapshot",
-    "going back to an internal snapshot undone",
-  ),
-  "internal-snapshot-delete": sayings(
-    "internal snapshot deleted",
-    "deletion of an internal snapshot prepared",
-    "would lose an internal snapshot",
-    "deletion of an internal snapshot undone",
-  ),
-  refuse: sayings("refused", "refusal prepared", "would be refused", "refusal undone"),
-};
-
 /** Undone is a noun and its participle: "snapshot undone" would be one, and "snapshot would be undone" will be. */
-function sayings(done: string, prepared: string, planned: string, undone: string): Record<Tense, string> {
-  return { done, prepared, planned, undone, undoing: undone.replace(/undone$/, "would be undone") };
+function say(kind: ActionKind, tense: Tense): string {
+  const { noun, done, planned } = traitsOf(kind).saying;
+  const words = { done, prepared: `${noun} prepared`, planned, undone: `${noun} undone` };
+  return tense === "undoing" ? `${noun} would be undone` : words[tense];
 }
 
 export function tenseOf(outcome: Outcome): Tense {
@@ -100,7 +62,7 @@ function sayJoined(id: string | null, { name, started }: NonNullable<Outcome["jo
 export function drawAction(action: ActionReport, { paint }: Canvas, tense: Tense): string[] {
   const head = action.device === null ? action.kind : action.device;
   return [
-    `${paint.bold(head)}: ${SAYING[action.kind][tense]}${drawMove(action, tense)}`,
+    `${paint.bold(head)}: ${say(action.kind, tense)}${drawMove(action, tense)}`,
     ...action.notes.map((note) => `  ${paint.yellow("note:")} ${note}`),
   ];
 }

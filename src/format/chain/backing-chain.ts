@@ -13,14 +13,13 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { FileStat, Storage, StorageFile } from "../../storage/index.ts";
 import { composeBackingPath, requirePlainPath, stripFilePrefix } from "./backing-name.ts";
 import { explainOpenFailure, inLoop, tooDeep } from "./chain-errors.ts";
-import { type ChainLink, type DataFile, readLink } from "./chain-link.ts";
+import { type ChainLink, type DataFile, type ImageWarning, readLink } from "./chain-link.ts";
 import { fingerprintOpened, identityOf } from "../fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "../image-format.ts";
 import { judgeMissingTables } from "./missing-tables.ts";
 import { assertOwnersCanRead, type GateOptions, passGate } from "./open-gate.ts";
 import type { ProbedFormat } from "../probe.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
-import { quoteName, shellQuote } from "../quote-name.ts";
 import { requireSupported } from "./require-supported.ts";
 
 export type { ChainLink } from "./chain-link.ts";
@@ -106,7 +105,7 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
   claimIdentity(walk, stat, path);
   walk.owners.add(stat.ownerId);
   const { link, probed } = await readLink(file, stat, { ...reference, overlayPath: overlay?.path });
-  const warnings = [...describeName(reference), ...describeFormat(reference, probed)];
+  const warnings: ImageWarning[] = [...findOddName(reference), ...findOddFormat(reference, probed)];
   const { header } = link;
   if (header === undefined) return { ...link, name, warnings };
   requireSupported(header, path);
@@ -118,13 +117,10 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
 }
 
 /** What is odd about the name that leads to an image. */
-function describeName({ name, overlay }: Reference): string[] {
+function findOddName({ name, overlay }: Reference): ImageWarning[] {
   const local = name === undefined ? undefined : stripFilePrefix(name);
   if (name === undefined || overlay === undefined || local === undefined || local.startsWith("/")) return [];
-  return [
-    `${quoteName(overlay.path)} names its backing file ${quoteName(name)}, which QEMU looks for in the current ` +
-      "folder; `qemu-img rebase -u` can store another name",
-  ];
+  return [{ code: "backing file in current folder", image: overlay.path, name }];
 }
 
 async function openReferenced(walk: Walk, reference: Reference): Promise<StorageFile> {
@@ -148,20 +144,14 @@ async function openReferenced(walk: Walk, reference: Reference): Promise<Storage
 }
 
 /** What is odd about the format that an image is taken for. */
-function describeFormat(
+function findOddFormat(
   { path, name, overlay, format }: Reference,
   probed: ProbedFormat | undefined,
-): readonly string[] {
-  if (format === "raw" && probed !== undefined) {
-    return [
-      `${quoteName(path)} is used as raw, as stated, though its content looks like ${probed}; a guest can write that`,
-    ];
-  }
+): readonly ImageWarning[] {
+  if (format === "raw" && probed !== undefined)
+    return [{ code: "used as raw", image: path, looksLike: probed }];
   if (format !== undefined || overlay === undefined) return [];
-  return [
-    `${quoteName(overlay.path)} does not state the format of its backing file; mend it with ` +
-      `\`qemu-img rebase -u -F qcow2 -b ${shellQuote(name ?? "")} ${shellQuote(overlay.path)}\``,
-  ];
+  return [{ code: "format not stated", image: overlay.path, name: name ?? "" }];
 }
 
 function findBackingReference(walk: Walk, overlay: ChainLink): Reference | undefined {
@@ -191,7 +181,7 @@ async function openDataFile(
   walk: Walk,
   imagePath: string,
   header: Qcow2Header,
-  { dataFileAt, warnings }: { readonly dataFileAt: string | undefined; readonly warnings: string[] },
+  { dataFileAt, warnings }: { readonly dataFileAt: string | undefined; readonly warnings: ImageWarning[] },
 ): Promise<DataFile | undefined> {
   if (!header.hasExternalDataFile) return undefined;
   const name = header.dataFileName;
@@ -207,9 +197,7 @@ async function openDataFile(
   const named = local.startsWith("/") ? local : `${currentFolderOf(walk)}/${local}`;
   const path = dataFileAt ?? named;
   if (named !== local) {
-    warnings.push(
-      `${quoteName(imagePath)} names its data file ${quoteName(name)}, which QEMU looks for in the current folder`,
-    );
+    warnings.push({ code: "data file in current folder", image: imagePath, name });
   }
   const target = { what: "external data file", path, storedName: name, overlayPath: imagePath } as const;
   try {

@@ -34,8 +34,27 @@ export interface ChainLink {
   /** As it was when it was opened. */
   readonly fingerprint: Fingerprint;
   readonly dataFile: DataFile | undefined;
-  /** What an operator should know about this image, one sentence each. */
-  readonly warnings: readonly string[];
+  readonly warnings: readonly ImageWarning[];
+}
+
+/** What an operator should know about an image. */
+export type ImageWarning =
+  | {
+      readonly code: "backing file in current folder" | "data file in current folder" | "format not stated";
+      readonly image: string;
+      /** The stored one. */
+      readonly name: string;
+    }
+  | { readonly code: "used as raw"; readonly image: string; readonly looksLike: string }
+  | { readonly code: "L1 table past end"; readonly image: string }
+  | ({ readonly code: "not whole"; readonly image: string } & CutOff);
+
+/** What a file lacks: from start to where the last thing that was to be there ends. */
+export interface CutOff {
+  readonly start: number;
+  readonly end: number;
+  /** Of the file. */
+  readonly sizeBytes: number;
 }
 
 export type Qcow2Link = ChainLink & { readonly header: Qcow2Header };

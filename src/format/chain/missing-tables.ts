@@ -11,8 +11,8 @@ import { tableMissing } from "../qcow2/codec/header-tables.ts";
 import { TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
 import { findUsedEntry } from "../qcow2/codec/refcount-block.ts";
 import { countBlockEntries } from "../qcow2/codec/refcount-table.ts";
-import { quoteName } from "../quote-name.ts";
 import { readBytes } from "../read-header.ts";
+import type { CutOff, ImageWarning } from "./chain-link.ts";
 
 /** Of an image without data there are few; more would take long to read. */
 const BLOCKS_MAX = 64;
@@ -27,22 +27,17 @@ export async function judgeMissingTables(
   header: Qcow2Header,
   file: StorageFile,
   path: string,
-): Promise<string | undefined> {
+): Promise<ImageWarning | undefined> {
   const [missing] = header.missingTables;
   if (missing === undefined) return undefined;
   const isL1Alone = header.missingTables.every(({ field }) => field === "l1_table_offset");
-  if (isL1Alone && (await isWithoutData(header, file))) {
-    return (
-      `the L1 table of ${quoteName(path)} lies past the end of the file: it reads as zeros, and nothing can be ` +
-      "written into the image"
-    );
-  }
+  if (isL1Alone && (await isWithoutData(header, file))) return { code: "L1 table past end", image: path };
   const { sizeBytes } = await file.stat();
   const ends = header.missingTables.map(({ end }) => end);
   const { clusterSizeBytes } = header;
   const start = Math.ceil(sizeBytes / clusterSizeBytes) * clusterSizeBytes;
   const error = tableMissing(missing);
-  throw error.reworded(`${error.message}: ${describeCutOff({ start, end: Math.max(...ends) }, sizeBytes)}`, {
+  throw error.reworded(`${error.message}: ${describeCutOff({ start, end: Math.max(...ends), sizeBytes })}`, {
     image: path,
     hint: CUT_OFF_HINT,
   });
@@ -78,8 +73,7 @@ async function isWithoutData(header: Qcow2Header, file: StorageFile): Promise<bo
   return true;
 }
 
-/** What lacks of a file: from start to where the last thing that was to be there ends. */
-export function describeCutOff({ start, end }: { start: number; end: number }, sizeBytes: number): string {
+export function describeCutOff({ start, end, sizeBytes }: CutOff): string {
   const from = `0x${start.toString(16)}`;
   return `bytes ${from} onward are missing: the file has ${sizeBytes} bytes; its tables need ${end}`;
 }

@@ -4,11 +4,12 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Chain, ChainLink } from "../chain/backing-chain.ts";
+import type { ImageWarning } from "../chain/chain-link.ts";
 import { requireFit } from "../qcow2/check/check-bitmaps.ts";
 import { readBitmapDirectory } from "../qcow2/read/qcow2-bitmaps.ts";
 import { readSnapshotTable } from "../qcow2/read/qcow2-snapshots.ts";
-import { quoteName, shellQuote } from "../quote-name.ts";
-import { describeMissing } from "../qcow2/check/require-counted.ts";
+import { shellQuote } from "../quote-name.ts";
+import { findMissing } from "../qcow2/check/require-counted.ts";
 
 /** E_CORRUPT, with the image and what repairs it, for a chain that a guest could not be started on. */
 export async function requireOpenable({ links }: Pick<Chain, "links">): Promise<void> {
@@ -34,14 +35,13 @@ async function requireSoundDirectories(link: ChainLink): Promise<void> {
   for (const bitmap of await readBitmapDirectory(link)) requireFit(bitmap, header);
 }
 
-/** What the files of a chain do not have, a sentence for each image. Reads all metadata. */
-export async function describeCutOffImages({ links }: Pick<Chain, "links">): Promise<readonly string[]> {
-  const sentences: string[] = [];
+/** What the files of a chain do not have. Reads all metadata. */
+export async function findCutOffImages({ links }: Pick<Chain, "links">): Promise<readonly ImageWarning[]> {
+  const found: ImageWarning[] = [];
   for (const { path, file, header } of links) {
     if (header === undefined || header.missingTables.length > 0) continue;
-    const missing = await describeMissing(file);
-    if (missing === undefined) continue;
-    sentences.push(`${quoteName(path)} is not whole: ${missing}; a guest gets zeros or errors there`);
+    const missing = await findMissing(file);
+    if (missing) found.push({ code: "not whole", image: path, ...missing });
   }
-  return sentences;
+  return found;
 }

@@ -2,14 +2,15 @@
 
 import { assertDeviceName, findDevice, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, describeCutOffImages, type ImageFormat } from "../../format/index.ts";
+import { type Chain, findCutOffImages, type ImageFormat } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type PlanContext } from "./plan/action.ts";
 import { activeLayer, deviceEntryOf } from "./plan/chain-entry.ts";
-import { assertNotFrozen, describeFences } from "./plan/fencing.ts";
+import { assertNotFrozen, findFences } from "./plan/fencing.ts";
 import { assertQemuOpens } from "../images/openable.ts";
 import type { DeviceAddRequest, DeviceRemoveRequest } from "../request.ts";
 
 export const deviceAdd: Action<DeviceAddRequest> = {
+  saying: { noun: "add", done: "added", planned: "would be added" },
   async plan({ device, file, format, allowPaths }, context) {
     assertDeviceName(device);
     const present = findDevice(context.table, device);
@@ -37,8 +38,8 @@ export const deviceAdd: Action<DeviceAddRequest> = {
           files: [],
           notes: [
             ...chain.links.flatMap((link) => link.warnings),
-            ...(await describeCutOffImages(chain)),
-            ...describeFences(device, chain, context.table),
+            ...(await findCutOffImages(chain)),
+            ...findFences(device, chain, context.table),
           ],
         },
       ],
@@ -50,6 +51,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
 };
 
 export const deviceRemove: Action<DeviceRemoveRequest> = {
+  saying: { noun: "remove", done: "removed", planned: "would be removed" },
   endsCopies: true,
 
   async plan({ device }, context) {
@@ -68,7 +70,7 @@ export const deviceRemove: Action<DeviceRemoveRequest> = {
           after: null,
           format: null,
           files: [],
-          notes: ["its images stay where they are"],
+          notes: [{ code: "images stay" }],
         },
       ],
       changes: [{ device, after: null }],

@@ -7,6 +7,7 @@ import { type Action, MAKES_NO_FILES } from "./plan/action.ts";
 import type { DeviceTrustRequest } from "../request.ts";
 
 export const deviceTrust: Action<DeviceTrustRequest> = {
+  saying: { noun: "trust", done: "trust kept", planned: "trust would be kept" },
   mayDoNothing: true,
 
   async plan({ device, place }, context) {
@@ -36,11 +37,7 @@ export const deviceTrust: Action<DeviceTrustRequest> = {
           after: entry.image,
           format: entry.format,
           files: [],
-          notes: [
-            isKnown
-              ? `${path} is trusted already`
-              : `raw backing images and data files in ${path} are followed from now on`,
-          ],
+          notes: [{ code: isKnown ? "trusted already" : "trusted", image: path }],
         },
       ],
       changes: isKnown ? [] : [{ device, after: withTrusted(entry, [path]) }],

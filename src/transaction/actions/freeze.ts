@@ -7,6 +7,7 @@ import { assertNotFrozen, fenceActiveLayer } from "./plan/fencing.ts";
 import type { FreezeRequest } from "../request.ts";
 
 export const freeze: Action<FreezeRequest> = {
+  saying: { noun: "freeze", done: "frozen", planned: "would be frozen" },
   async plan({ devices, strict }, context): Promise<Plan> {
     const { host } = context.storage;
     const [since, by] = [new Date(host.now()).toISOString(), host.userName];

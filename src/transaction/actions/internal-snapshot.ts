@@ -12,11 +12,10 @@ import {
   judgeNewSnapshot,
   judgeSnapshots,
   pickSnapshot,
-  quoteName,
   type SnapshotEntry,
 } from "../../format/index.ts";
-import { formatBytes } from "../../units/index.ts";
 import type { ImageChange } from "../images/redo.ts";
+import type { Note } from "../notes.ts";
 import type { ActionKind, InternalSnapshotRequest } from "../request.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
@@ -26,7 +25,7 @@ import { assertNothingStandsOn } from "./plan/overlays-of.ts";
 
 /** What becomes of one device. */
 interface Part {
-  readonly notes: readonly string[];
+  readonly notes: readonly Note[];
   readonly after: Partial<DeviceEntry>;
   /** The link's file is the staged one. */
   write(link: ChainLink): Promise<void>;
@@ -35,6 +34,11 @@ interface Part {
 type PlanPart = (top: ChainLink, entry: DeviceEntry) => Promise<Part>;
 
 export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
+  saying: {
+    noun: "internal snapshot",
+    done: "internal snapshot taken",
+    planned: "would get an internal snapshot",
+  },
   async plan({ kind, devices, snapshot: name }, context): Promise<Plan> {
     const { storage } = context;
     const now = storage.host.now();
@@ -52,6 +56,11 @@ export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
 };
 
 export const internalSnapshotApply: Action<InternalSnapshotRequest> = {
+  saying: {
+    noun: "going back to an internal snapshot",
+    done: "went back to an internal snapshot",
+    planned: "would go back to an internal snapshot",
+  },
   async plan({ kind, devices, snapshot }, context): Promise<Plan> {
     return await planGroup(kind, devices, context, async (top, device) => {
       const { mirror } = device;
@@ -61,7 +70,7 @@ export const internalSnapshotApply: Action<InternalSnapshotRequest> = {
       const virtualSizeBytes = entry.diskSize ?? top.virtualSizeBytes;
       if (mirror && virtualSizeBytes !== top.virtualSizeBytes) throw mirrorKeepsSize(device, mirror);
       return {
-        notes: [...sayVmState(entry, "stays in the snapshot"), ...saySize(top, virtualSizeBytes)],
+        notes: [...noteVmState(entry, { stays: true }), ...noteSize(top, virtualSizeBytes)],
         // What the mirror holds is not what the disk holds then: both are compared next time.
         after: { virtualSizeBytes, mirror: mirror && { ...mirror, source: [] } },
         write: async (link) => await applySnapshot(link, link.file, entry),
@@ -71,12 +80,17 @@ export const internalSnapshotApply: Action<InternalSnapshotRequest> = {
 };
 
 export const internalSnapshotDelete: Action<InternalSnapshotRequest> = {
+  saying: {
+    noun: "deletion of an internal snapshot",
+    done: "internal snapshot deleted",
+    planned: "would lose an internal snapshot",
+  },
   async plan({ kind, devices, snapshot }, context): Promise<Plan> {
     return await planGroup(kind, devices, context, async (top) => {
       await judgeSnapshots(top);
       const entry = await pickSnapshot(top, snapshot);
       return {
-        notes: sayVmState(entry, "goes with it"),
+        notes: noteVmState(entry, { stays: false }),
         after: {},
         write: async (link) => await deleteSnapshot(link, link.file, entry),
       };
@@ -128,11 +142,10 @@ async function planOne(kind: ActionKind, device: string, context: PlanContext, p
   };
 }
 
-function sayVmState({ name, vmStateSize }: SnapshotEntry, what: string): string[] {
-  if (vmStateSize === 0) return [];
-  return [`the VM state of ${quoteName(name)}, ${formatBytes(vmStateSize)}, ${what}`];
+function noteVmState({ name, vmStateSize }: SnapshotEntry, { stays }: { readonly stays: boolean }): Note[] {
+  return vmStateSize === 0 ? [] : [{ code: "VM state", snapshot: name, sizeBytes: vmStateSize, stays }];
 }
 
-function saySize({ virtualSizeBytes: now }: ChainLink, then: number): string[] {
-  return now === then ? [] : [`from ${formatBytes(now)} to ${formatBytes(then)}: the size that it had`];
+function noteSize({ virtualSizeBytes: now }: ChainLink, then: number): Note[] {
+  return now === then ? [] : [{ code: "back to a size", before: now, after: then }];
 }

@@ -5,15 +5,17 @@
 import { posix } from "node:path";
 import { type DeviceEntry, type DeviceTable, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, shellQuote, writeImage } from "../../format/index.ts";
+import { type Chain, writeImage } from "../../format/index.ts";
+import type { PlannedReport } from "../journal/index.ts";
 import type { Action, PlanContext } from "./plan/action.ts";
 import { activeLayer } from "./plan/chain-entry.ts";
 import { NOT_MADE_YET } from "../journal/index.ts";
 import { tellOfFences } from "./plan/fencing.ts";
 import { entryOn, planNewOverlay, type PlannedOverlay, targetExists } from "./plan/new-overlay.ts";
-import type { ActionReport, MigrateRequest } from "../request.ts";
+import type { MigrateRequest } from "../request.ts";
 
 export const migrate: Action<MigrateRequest> = {
+  saying: { noun: "migration", done: "migration begun", planned: "would be migrated" },
   async plan(request, context) {
     const { device } = request;
     const entry = requireDevice(context.table, device);
@@ -68,7 +70,7 @@ function reportOf(
   present: Chain,
   table: DeviceTable,
   { path, dest, parent }: { path: string; dest: string; parent: string | undefined },
-): ActionReport {
+): PlannedReport {
   const { name: device } = entry;
   return {
     kind: "migrate",
@@ -83,8 +85,8 @@ function reportOf(
     notes: [
       ...present.links.flatMap((link) => link.warnings),
       ...tellOfFences(entry, present, table),
-      ...(parent === undefined ? [] : [`copy its chain to ${parent} with \`imgtx mirror ${device}\``]),
-      `change over to ${dest} with \`imgtx reopen ${device} ${shellQuote(dest)}\``,
+      ...(parent === undefined ? [] : [{ code: "copy the chain", image: parent, device } as const]),
+      { code: "change over", image: dest, device },
     ],
   };
 }

@@ -2,13 +2,19 @@
 
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES } from "./plan/action.ts";
+import type { PlannedReport } from "../journal/index.ts";
 import type { Chain } from "../../format/index.ts";
 import { requireMirror } from "./plan/mirroring.ts";
 import type { ImageChange } from "../images/redo.ts";
 import { planUntracking } from "./plan/tracking.ts";
-import type { ActionReport, MirrorCancelRequest } from "../request.ts";
+import type { MirrorCancelRequest } from "../request.ts";
 
 export const mirrorCancel: Action<MirrorCancelRequest> = {
+  saying: {
+    noun: "forgetting of the mirror",
+    done: "mirror forgotten",
+    planned: "mirror would be forgotten",
+  },
   endsCopies: true,
 
   async plan({ devices }, context) {
@@ -35,7 +41,7 @@ export const mirrorCancel: Action<MirrorCancelRequest> = {
   },
 };
 
-function cancelReport(entry: DeviceEntry, isUnfinished: boolean): ActionReport {
+function cancelReport(entry: DeviceEntry, isUnfinished: boolean): PlannedReport {
   const { name: device, image, format } = entry;
   const kept = entry.mirror ?? (isUnfinished ? undefined : requireMirror(entry));
   return {
@@ -46,8 +52,8 @@ function cancelReport(entry: DeviceEntry, isUnfinished: boolean): ActionReport {
     format,
     files: [],
     notes: [
-      ...(isUnfinished ? ["its unfinished copy is removed"] : []),
-      ...(kept ? [`${kept.image} stays as it is, and is the mirror of '${device}' no more`] : []),
+      ...(isUnfinished ? [{ code: "unfinished copy removed" } as const] : []),
+      ...(kept ? [{ code: "mirror left", image: kept.image, device } as const] : []),
     ],
   };
 }

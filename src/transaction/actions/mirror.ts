@@ -11,7 +11,7 @@ import {
   requireDevice,
 } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
-import { type Chain, type ChainLink, identityOf, probeFormat, shellQuote } from "../../format/index.ts";
+import { type Chain, type ChainLink, identityOf, probeFormat } from "../../format/index.ts";
 import {
   type Action,
   assertNamedOnce,
@@ -23,14 +23,16 @@ import { activeLayer, chainEntriesOf, settleChain } from "./plan/chain-entry.ts"
 import { findMissingParent, type PlannedCopy, planResync, requireMirror } from "./plan/mirroring.ts";
 import { type NewCopy, planFresh, settleCopy } from "./plan/new-copy.ts";
 import { planTracking } from "./plan/tracking.ts";
-import type { ActionReport, MirrorRequest, MirrorTarget } from "../request.ts";
+import type { PlannedReport } from "../journal/index.ts";
+import type { MirrorRequest, MirrorTarget } from "../request.ts";
 
 interface PlannedTarget extends PlannedCopy {
   readonly entry: DeviceEntry;
-  readonly report: ActionReport;
+  readonly report: PlannedReport;
 }
 
 export const mirror: Action<MirrorRequest> = {
+  saying: { noun: "mirror", done: "mirrored", planned: "would be mirrored" },
   mayDoNothing: true,
   isResumable: true,
   renewal: {
@@ -175,9 +177,7 @@ async function planParent(
     mirror: { ...twin, chain: [own, { ...made, name: missing.name }, ...below] },
     redo: [],
     chains: [parent],
-    notes: [
-      `${twin.image} stands on it; \`imgtx reopen ${device} ${shellQuote(twin.image)}\` brings it in line, and changes over`,
-    ],
+    notes: [{ code: "twin stands on it", image: twin.image, device }],
   };
 }
 

@@ -7,6 +7,7 @@ import type { Action } from "./plan/action.ts";
 import type { RefuseRequest } from "../request.ts";
 
 export const refuse: Action<RefuseRequest> = {
+  saying: { noun: "refusal", done: "refused", planned: "would be refused" },
   plan({ device }, context) {
     return Promise.resolve({
       devices: device === undefined ? [] : [device],

@@ -3,8 +3,8 @@
 
 import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, describeCutOffImages, identityOf, shellQuote } from "../../format/index.ts";
-import { formatBytes } from "../../units/index.ts";
+import { type Chain, findCutOffImages, identityOf, shellQuote } from "../../format/index.ts";
+import { sayBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { activeLayer, deviceEntryOf, notesOnMirrorLeft, settleChain } from "./plan/chain-entry.ts";
 import { moveFreeze } from "./plan/fencing.ts";
@@ -14,6 +14,7 @@ import { assertQemuOpens } from "../images/openable.ts";
 import type { ReopenRequest } from "../request.ts";
 
 export const reopen: Action<ReopenRequest> = {
+  saying: { noun: "reopen", done: "reopened", planned: "would be reopened" },
   renewal: {
     isMove: true,
     copyIn: (after) => after.image,
@@ -40,7 +41,7 @@ export const reopen: Action<ReopenRequest> = {
     if (sizeBefore !== after.virtualSizeBytes && !force) {
       throw new ImgtxError(
         "E_REFUSED",
-        `the virtual sizes differ: ${size(sizeBefore)} now, ${size(after.virtualSizeBytes)} in the other image`,
+        `the virtual sizes differ: ${sayBytes(sizeBefore)} now, ${sayBytes(after.virtualSizeBytes)} in the other image`,
         { device, image: path, hint: "take it nevertheless with --force" },
       );
     }
@@ -58,14 +59,10 @@ export const reopen: Action<ReopenRequest> = {
           files: moved.files,
           notes: [
             ...moved.notes,
-            ...(present
-              ? []
-              : [`${entry.image} could not be opened: what was only there is lost to '${device}'`]),
+            ...(present ? [] : [{ code: "content lost", image: entry.image, device } as const]),
             ...chosen.links.flatMap((link) => link.warnings),
-            ...(await describeCutOffImages(chosen)),
-            path === entry.image
-              ? `'${device}' was on it already; its chain is as it is found now`
-              : `'${device}' has the content of the other image from now on; nothing was compared or copied`,
+            ...(await findCutOffImages(chosen)),
+            { code: path === entry.image ? "on it already" : "other content", device },
             ...notesOnMirrorLeft(entry),
           ],
         },
@@ -117,10 +114,8 @@ async function toMirror(
         files: [...moved.files, ...(isMerged ? [{ path: mirror.image, change: "change" as const }] : [])],
         notes: [
           ...moved.notes,
-          isMerged
-            ? "the mirror was brought in line with the device first"
-            : "the mirror was in line with the device",
-          `${image} stays as it is, and no device uses it now`,
+          { code: isMerged ? "mirror synced first" : "mirror was in sync" },
+          { code: "image left", image },
         ],
       },
     ],
@@ -157,8 +152,4 @@ async function assertNotTheMirror(
     image: path,
     hint: `name it as ${mirror.image}, so that it is brought in line first`,
   });
-}
-
-function size(bytes: number): string {
-  return `${formatBytes(bytes)} (${bytes} bytes)`;
 }

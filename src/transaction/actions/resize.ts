@@ -10,7 +10,7 @@ import {
   judgeResize,
   resizeImage,
 } from "../../format/index.ts";
-import { formatBytes } from "../../units/index.ts";
+import { sayBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
@@ -20,6 +20,7 @@ import type { ImageChange } from "../images/redo.ts";
 import type { ResizeRequest } from "../request.ts";
 
 export const resize: Action<ResizeRequest> = {
+  saying: { noun: "resize", done: "resized", planned: "would be resized" },
   mayDoNothing: true,
   async plan(request, context): Promise<Plan> {
     const { device } = request;
@@ -40,8 +41,11 @@ export const resize: Action<ResizeRequest> = {
     } as const;
     const common = { ...MAKES_NO_FILES, devices: [device], allowPaths: [], chains: [{ device, chain }] };
     if (sizeBytes === before) {
-      const notes = [`it has ${sayBytes(before)} already`];
-      return { ...common, reports: [{ ...report, notes }], changes: [] };
+      return {
+        ...common,
+        reports: [{ ...report, notes: [{ code: "has that size", sizeBytes }] }],
+        changes: [],
+      };
     }
     if (entry.mirror) throw mirrorKeepsSize(entry, entry.mirror);
     await withPlace({ device, image: top.path }, async () => {
@@ -51,7 +55,7 @@ export const resize: Action<ResizeRequest> = {
     const { changes, files } = planChanges(top, sizeBytes, context);
     return {
       ...common,
-      reports: [{ ...report, files, notes: [`from ${sayBytes(before)} to ${sayBytes(sizeBytes)}`] }],
+      reports: [{ ...report, files, notes: [{ code: "resized", before, after: sizeBytes }] }],
       changes: [{ device, after: { ...entry, ...placeOf(chain), virtualSizeBytes: sizeBytes } }],
       redo: changes,
     };
@@ -99,8 +103,4 @@ async function assertMayShrink(
   throw new ImgtxError("E_REFUSED", `there is data in the part that would be cut off, at ${data} first`, {
     hint: "shrink the file system in it first, and discard what is behind; --force cuts it off all the same",
   });
-}
-
-function sayBytes(bytes: number): string {
-  return `${formatBytes(bytes)} (${bytes} bytes)`;
 }

@@ -12,24 +12,27 @@ import {
   withTrusted,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { describeContentChanges, describeDoubt, mayBeSameFile, shellQuote } from "../../format/index.ts";
+import { describeContentChanges, describeDoubt, mayBeSameFile } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { deviceEntryOf, notesOnMirrorLeft } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
-import type { ActionReport, RollbackRequest } from "../request.ts";
+import type { PlannedReport } from "../journal/index.ts";
+import { type Note, sayKept, sayNote } from "../notes.ts";
+import type { RollbackRequest } from "../request.ts";
 
 type OpenChains = Plan["chains"][number][];
 
 export const rollback: Action<RollbackRequest> = {
+  saying: { noun: "rollback", done: "rolled back", planned: "would be rolled back" },
   async plan({ generation, force }, context) {
     const { table } = context;
     const wanted = generation ?? table.generation - 1;
     const target = await requireGeneration(wanted, context);
     const moves = movesBetween(table, target);
-    const kept = describeKept(table, target);
+    const kept = findKept(table, target);
     if (moves.length === 0) throw nothingMoves(wanted, kept);
     const obstacles: string[] = [];
-    const doubts: string[] = [];
+    const doubts: Note[] = [];
     const chains: OpenChains = [];
     const changes: Plan["changes"][number][] = [];
     for (const { device, before, after } of moves) {
@@ -61,10 +64,14 @@ export const rollback: Action<RollbackRequest> = {
 };
 
 /** What nobody can tell to be what it was is gone back to by the word of the operator alone. */
-function inDoubt(wanted: number, doubts: readonly string[]): ImgtxError {
-  return new ImgtxError("E_REFUSED", `generation ${wanted} may not be what it was: ${doubts.join("; ")}`, {
-    hint: `look at the images; \`imgtx rollback --to ${wanted} --force\` goes back to them as they are now`,
-  });
+function inDoubt(wanted: number, doubts: readonly Note[]): ImgtxError {
+  return new ImgtxError(
+    "E_REFUSED",
+    `generation ${wanted} may not be what it was: ${doubts.map(sayNote).join("; ")}`,
+    {
+      hint: `look at the images; \`imgtx rollback --to ${wanted} --force\` goes back to them as they are now`,
+    },
+  );
 }
 
 interface Move {
@@ -82,60 +89,39 @@ function movesBetween(present: DeviceTable, target: DeviceTable): Move[] {
   });
 }
 
-interface Kept {
-  readonly device: string;
-  readonly note: string;
-  /** What takes it back; undefined: nothing does. */
-  readonly command: string | undefined;
-}
+type Kept = Parameters<typeof sayKept>[0];
 
 /** What else a generation and the present differ in: freezes and mirrors stay as they are, which has to be said. */
-function describeKept(present: DeviceTable, target: DeviceTable): Kept[] {
+function findKept(present: DeviceTable, target: DeviceTable): Kept[] {
   return present.devices.flatMap((now) => {
     const then = findDevice(target, now.name);
     if (!then || !isSameImage(now, then)) return [];
-    return [...describeKeptFreeze(now, then), ...describeKeptMirror(now, then)];
+    return [...findKeptFreeze(now, then), ...findKeptMirror(now, then)];
   });
 }
 
-function describeKeptFreeze({ name: device, frozen }: DeviceEntry, then: DeviceEntry): Kept[] {
+function findKeptFreeze({ name: device, image, frozen }: DeviceEntry, then: DeviceEntry): Kept[] {
   if ((frozen === null) === (then.frozen === null)) return [];
-  return frozen
-    ? [{ device, note: `'${device}' stays frozen`, command: `imgtx unfreeze ${device}` }]
-    : [{ device, note: `'${device}' is not frozen again`, command: `imgtx freeze ${device}` }];
+  return [{ what: frozen ? "frozen" : "not frozen", device, image }];
 }
 
-function describeKeptMirror({ name: device, mirror }: DeviceEntry, { mirror: then }: DeviceEntry): Kept[] {
+function findKeptMirror({ name: device, mirror }: DeviceEntry, { mirror: then }: DeviceEntry): Kept[] {
   if (mirror?.image === then?.image) {
     if (mirror?.source[0]?.fingerprint.modifiedNs === then?.source[0]?.fingerprint.modifiedNs) return [];
-    const note = `the mirror of '${device}' keeps what was copied to it since`;
-    return [{ device, note, command: undefined }];
+    return [{ what: "mirror's content", device, image: mirror?.image ?? "" }];
   }
-  return mirror
-    ? [
-        {
-          device,
-          note: `${mirror.image} stays the mirror of '${device}'`,
-          command: `imgtx mirror --cancel ${device}`,
-        },
-      ]
-    : [
-        {
-          device,
-          note: `${then?.image} is not the mirror of '${device}' again`,
-          command: `imgtx mirror ${device} ${shellQuote(then?.image ?? "")} --reuse`,
-        },
-      ];
+  return [{ what: mirror ? "mirrored" : "not mirrored", device, image: (mirror ?? then)?.image ?? "" }];
 }
 
 /** Going back over nothing would claim what did not happen. */
 function nothingMoves(wanted: number, kept: readonly Kept[]): ImgtxError {
   const [first] = kept;
-  const mend = kept.find(({ command }) => command !== undefined);
+  const said = kept.map(sayKept);
+  const mend = said.find(({ command }) => command !== undefined);
   const message = `in generation ${wanted} each device had the image that it has now, and a rollback takes nothing else back`;
   return new ImgtxError(
     "E_REFUSED",
-    first ? `${message}: ${kept.map(({ note }) => note).join("; ")}` : message,
+    first ? `${message}: ${said.map(({ text }) => text).join("; ")}` : message,
     {
       ...(first && { device: first.device }),
       hint: mend
@@ -172,7 +158,7 @@ async function reviveEntry(revive: {
   context: PlanContext;
   chains: OpenChains;
   obstacles: string[];
-  doubts: string[];
+  doubts: Note[];
 }): Promise<DeviceEntry | undefined> {
   const { before, after, wanted, context, chains, obstacles, doubts } = revive;
   const chain = await openInto(chains, obstacles, after, context);
@@ -195,7 +181,7 @@ async function reviveEntry(revive: {
     for (const [file, present] of files) {
       const changes = describeObstacle(file, present);
       obstacles.push(...changes);
-      if (changes.length === 0) doubts.push(...describeDoubts(file, present, isSealed));
+      if (changes.length === 0) doubts.push(...findDoubts(file, present, isSealed));
     }
   }
   return entry;
@@ -212,13 +198,14 @@ function describeObstacle(was: Placed, now: Placed): string[] {
 }
 
 /** That it was closed while somebody wrote is none: imgtx held its locks then. */
-function describeDoubts(was: Placed, now: Placed, isSealed: boolean): string[] {
+function findDoubts(was: Placed, now: Placed, isSealed: boolean): Note[] {
+  const { image } = was;
   const after = now.fingerprint;
   const before = { ...was.fingerprint, settled: true };
-  if (!mayBeSameFile(before, after)) return [`${was.image} is another file with the same times`];
+  if (!mayBeSameFile(before, after)) return [{ code: "other file", image }];
   const isMoved = before.changedNs !== undefined && before.changedNs !== after.changedNs;
-  const why = isSealed && !isMoved ? undefined : describeDoubt(before, after);
-  return why === undefined ? [] : [`whether somebody wrote to ${was.image} can't be told (${why})`];
+  if ((isSealed && !isMoved) || describeDoubt(before, after) === undefined) return [];
+  return [{ code: "image in doubt", image, before, now: after }];
 }
 
 /** The device's entry in the last generation of the stretch from wanted on in which it had this image. */
@@ -264,8 +251,8 @@ async function openInto(
 function reportOf(
   { device, before, after }: Move,
   wanted: number,
-  { kept, doubts }: { readonly kept: readonly Kept[]; readonly doubts: readonly string[] },
-): ActionReport {
+  { kept, doubts }: { readonly kept: readonly Kept[]; readonly doubts: readonly Note[] },
+): PlannedReport {
   return {
     kind: "rollback",
     device,
@@ -276,18 +263,16 @@ function reportOf(
     notes: [
       ...(before
         ? [
-            `what '${device}' wrote since generation ${wanted} stays in ${before.image}, which no device uses now`,
+            { code: "written since", image: before.image, device, generation: wanted } as const,
             ...notesOnMirrorLeft(before),
           ]
         : []),
-      ...(after?.frozen ? [`'${device}' was frozen then, and is not frozen again`] : []),
+      ...(after?.frozen ? [{ code: "was frozen", device } as const] : []),
       ...(after?.mirror && after.mirror.image !== before?.mirror?.image
-        ? [`${after.mirror.image} was its mirror then, and is not again`]
+        ? [{ code: "was the mirror", image: after.mirror.image } as const]
         : []),
       ...doubts,
-      ...kept.map(({ note, command }) =>
-        command === undefined ? note : `${note}: a rollback leaves that to \`${command}\``,
-      ),
+      ...kept.map((one) => ({ code: "left by a rollback", ...one }) as const),
     ],
   };
 }

@@ -14,7 +14,8 @@ import {
 } from "./plan/action.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { tellOfFences } from "./plan/fencing.ts";
-import { describeDepth, entryOn, planNewOverlay, targetExists } from "./plan/new-overlay.ts";
+import { noteOnDepth, entryOn, planNewOverlay, targetExists } from "./plan/new-overlay.ts";
+import type { Note } from "../notes.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../request.ts";
 
 interface PlannedTarget {
@@ -26,10 +27,11 @@ interface PlannedTarget {
   /** Undefined where an existing overlay is taken. */
   readonly overlay: ImagePlan | undefined;
   readonly toMake: FileToMake | undefined;
-  readonly notes: readonly string[];
+  readonly notes: readonly Note[];
 }
 
 export const snapshot: Action<SnapshotRequest> = {
+  saying: { noun: "snapshot", done: "snapshot taken", planned: "would be snapshotted" },
   async plan(request, context): Promise<Plan> {
     assertNamedOnce(request.targets.map(({ device }) => device));
     const planned: PlannedTarget[] = [];
@@ -87,7 +89,7 @@ async function planTarget(
     notes: [
       ...below.links.flatMap((link) => link.warnings),
       ...tellOfFences(entry, below, context.table),
-      ...describeDepth(device, below),
+      ...noteOnDepth(device, below),
     ],
   };
 }

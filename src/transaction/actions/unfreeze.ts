@@ -4,11 +4,12 @@ import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type Action, type Plan, type PlanContext, planEach } from "./plan/action.ts";
 import { placeOf } from "./plan/chain-entry.ts";
-import { describeWrites, liftFences, liftForgottenFences } from "./plan/fencing.ts";
+import { findWrites, liftFences, liftForgottenFences } from "./plan/fencing.ts";
 import { openUnlessLost } from "./plan/lost-device.ts";
 import type { UnfreezeRequest } from "../request.ts";
 
 export const unfreeze: Action<UnfreezeRequest> = {
+  saying: { noun: "unfreeze", done: "unfrozen", planned: "would be unfrozen" },
   async plan({ devices, force }, context): Promise<Plan> {
     return await planEach(devices, async (device) => await planOne(device, force, context));
   },
@@ -36,11 +37,7 @@ async function planOne(device: string, isForced: boolean, context: PlanContext) 
       after: entry.image,
       format: entry.format,
       files: [...known.files, ...(forgotten?.files ?? [])],
-      notes: [
-        ...(frozen ? describeWrites(entry.chain, chain) : []),
-        ...known.notes,
-        ...(forgotten?.notes ?? []),
-      ],
+      notes: [...(frozen ? findWrites(entry.chain, chain) : []), ...known.notes, ...(forgotten?.notes ?? [])],
     },
   };
 }
@@ -60,11 +57,7 @@ function letGo(entry: DeviceEntry) {
       after: image,
       format,
       files: [],
-      notes: frozen.fences.map(
-        (fence) =>
-          `${fence.image} could not be opened, and keeps the fence that it has: should it come back, ` +
-          `\`imgtx unfreeze --force ${device}\` lifts it`,
-      ),
+      notes: frozen.fences.map((fence) => ({ code: "keeps its fence", image: fence.image, device }) as const),
     },
   };
 }

@@ -137,7 +137,7 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
     signal,
     onProgress,
     commitsAlone: journal.state.begin.implicit,
-    note: (device, sentence) => void work.found.push({ device, sentence }),
+    note: (device, note) => void work.found.push({ device, note }),
     isFresh: (index) => fresh.has(index),
     resumeAt: (index) => {
       const mark = fresh.has(index) ? undefined : marks.get(newFiles[index]?.path ?? "");

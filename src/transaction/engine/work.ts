@@ -14,6 +14,7 @@ import { withCommitted } from "../commit/committed-table.ts";
 import { OpenedImages } from "../images/opened-images.ts";
 import { openStaged } from "../images/redo.ts";
 import { DryRun } from "./dry-run.ts";
+import type { Note } from "../notes.ts";
 import type { RunOptions } from "../request.ts";
 
 export interface Work {
@@ -31,7 +32,7 @@ export interface Work {
   /** Plans of statements that had nothing to do, while there was no journal to tell them to. */
   readonly idle: PlanRecord[];
   /** What was found out amid the work, to be told with the action on that device. */
-  readonly found: { readonly device: string; readonly sentence: string }[];
+  readonly found: { readonly device: string; readonly note: Note }[];
   /** Undefined until an implicit transaction has its first plan. */
   journal: Journal | undefined;
   /** What has to be durable before the commit mark, and that nobody has waited for yet. */

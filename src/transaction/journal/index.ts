@@ -16,6 +16,7 @@ export type {
   NamedFile,
   NewFile,
   PlannedFolder,
+  PlannedReport,
   PlanRecord,
   PreparedFile,
   PreparedRedo,

@@ -22,7 +22,8 @@ import {
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { Origin } from "../../storage/index.ts";
-import type { ActionKind, ActionReport, PlannedFile } from "../request.ts";
+import { isNote } from "../notes.ts";
+import type { ActionKind, PlannedFile } from "../request.ts";
 import type {
   CommitFence,
   CopyStep,
@@ -30,6 +31,7 @@ import type {
   NamedFile,
   NewFile,
   PlannedFolder,
+  PlannedReport,
   PreparedFile,
   PreparedRedo,
   StagedImagePlan,
@@ -59,7 +61,7 @@ const isKind: Shape<ActionKind> = oneOf(
   "refuse",
 );
 
-const isReport = objectOf<ActionReport>({
+const isReport = objectOf<PlannedReport>({
   kind: isKind,
   device: orNull(isText),
   before: orNull(isText),
@@ -71,7 +73,7 @@ const isReport = objectOf<ActionReport>({
       change: oneOf("create", "reuse", "fence", "unfence", "change"),
     }),
   ),
-  notes: listOf(isText),
+  notes: listOf(isNote),
 });
 
 const STORED_FENCE = { offset: isCount, before: isText, after: isText };

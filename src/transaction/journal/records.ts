@@ -27,9 +27,10 @@ import {
   type StagingOptions,
 } from "../../format/index.ts";
 import type { Origin } from "../../storage/index.ts";
+import type { Note } from "../notes.ts";
 import type { ActionKind, ActionReport } from "../request.ts";
 
-export const JOURNAL_VERSION = 4;
+export const JOURNAL_VERSION = 5;
 
 export interface BeginRecord {
   readonly type: "begin";
@@ -148,12 +149,17 @@ export interface CopyStep {
   readonly format: ImageFormat;
 }
 
+/** What results say of an action, once its notes are words. */
+export interface PlannedReport extends Omit<ActionReport, "notes"> {
+  readonly notes: readonly Note[];
+}
+
 export interface PlanRecord {
   readonly type: "plan";
   readonly statement: number;
   readonly kind: ActionKind;
   readonly devices: readonly string[];
-  readonly reports: readonly ActionReport[];
+  readonly reports: readonly PlannedReport[];
   readonly newFiles: readonly NewFile[];
   readonly changes: readonly TableChange[];
   readonly allowPaths: readonly string[];

@@ -43,6 +43,7 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
       before: orNull(report.before),
       after: orNull(report.after),
       files: report.files.map((file) => ({ ...file, path: map(file.path) })),
+      notes: report.notes.map((note) => ("image" in note ? { ...note, image: map(note.image) } : note)),
     })),
     newFiles: record.newFiles.map((file) => ({
       ...file,

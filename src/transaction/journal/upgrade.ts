@@ -14,7 +14,7 @@ import { type CommitFence, JOURNAL_VERSION, type StoredFence } from "./records.t
 import { isStoredFence } from "./stored-fence.ts";
 
 /** Versions that can be read, the present one among them. */
-export const READ_VERSIONS: ReadonlySet<unknown> = new Set([1, 2, 3, JOURNAL_VERSION]);
+export const READ_VERSIONS: ReadonlySet<unknown> = new Set([1, 2, 3, 4, JOURNAL_VERSION]);
 
 /** What may be a record: nobody has looked at its fields yet. */
 type Fields = Readonly<Record<string, unknown>>;
@@ -152,6 +152,23 @@ function fillIn(record: Fields): Fields {
   }
 }
 
+/** Notes were sentences. */
+function withNotes({ reports }: Fields): Fields {
+  if (!Array.isArray(reports)) return {};
+  return {
+    reports: reports.map((report: unknown) =>
+      isObject(report) && Array.isArray(report["notes"])
+        ? {
+            ...report,
+            notes: report["notes"].map((note: unknown) =>
+              isText(note) ? { code: "said", text: note } : note,
+            ),
+          }
+        : report,
+    ),
+  };
+}
+
 /** A changes overlay was a new file that is merged, by the name of the image. Nobody had looked at it once it was made. */
 function withCopies(plan: Fields): Fields {
   const { newFiles } = plan;
@@ -185,6 +202,7 @@ function fillInPlan({ patches, ...plan }: Fields): Fields {
   if (patches !== undefined && !arePatches(patches)) return { patches };
   return {
     ...withCopies(plan),
+    ...withNotes(plan),
     ...("folders" in plan ? {} : { folders: [] }),
     ...("redo" in plan ? {} : { redo: [] }),
   };

@@ -84,7 +84,7 @@ describe("what it prints", () => {
     expect(made.stdout).toContain(`vda: mirrored: ${cwd}/a.qcow2 to ${cwd}/m.qcow2\n`);
     expect(made.stdout).toContain(`vda  64 KiB, mirror ${cwd}/m.qcow2 (qcow2)\n`);
     const again = await runCli(["mirror", "vda"], { cwd });
-    expect(again.stdout).toContain("note: it is in line with the device already; nothing was copied\n");
+    expect(again.stdout).toContain("note: it is in sync with the device already; nothing was copied\n");
     expect(again.stdout).toMatch(/Nothing to change\.\n$/);
     expect((await runCli(["tree"], { cwd })).stdout).toContain(`mirror ${cwd}/m.qcow2 (qcow2)`);
   });

@@ -62,7 +62,7 @@ describe("openChain", () => {
     const chain = await openChain(watchStorage().storage, path, { format: "raw", gate: GATE });
     expect(chain.links).toHaveLength(1);
     expect(chain.links[0]).toMatchObject({ format: "raw", header: undefined });
-    expect(chain.links[0]?.warnings[0]).toContain("looks like qcow2");
+    expect(chain.links[0]?.warnings).toEqual([{ code: "used as raw", image: path, looksLike: "qcow2" }]);
     await chain.close();
   });
 
@@ -75,7 +75,9 @@ describe("openChain", () => {
     overwrite(path, 112, Uint8Array.of(0x12, 0x34, 0x56, 0x78));
     const chain = await openChain(watchStorage().storage, path, { format: "qcow2", gate: GATE });
     expect(chain.links[1]?.format).toBe("qcow2");
-    expect(chain.links[1]?.warnings[0]).toContain("rebase -u -F qcow2");
+    expect(chain.links[1]?.warnings).toEqual([
+      { code: "format not stated", image: path, name: "middle.qcow2" },
+    ]);
     await chain.close();
   });
 

@@ -182,7 +182,9 @@ describe("the gate for external data files", () => {
       format: "qcow2",
       gate: { allowPaths: [], currentFolder: root },
     });
-    expect(chain.links[0]?.warnings[0]).toContain("current folder");
+    expect(chain.links[0]?.warnings).toEqual([
+      { code: "data file in current folder", image, name: "data.bin" },
+    ]);
     await chain.close();
   });
 

@@ -101,7 +101,7 @@ export function readWitnessed(
   image: string,
   name: string,
   witness: string,
-): Promise<readonly ByteRange[] | string> {
+): ReturnType<typeof readWitnessedRanges> {
   return withLink(image, (link) => readWitnessedRanges(link, { name, witness }));
 }
 
@@ -167,7 +167,7 @@ export function marksOf(image: string, name: string): Promise<ByteRange[]> {
 export function collectDirty(image: string, name: string): Promise<ByteRange[] | string> {
   return withLink(image, async (link) => {
     const dirty = await readDirtyRanges(link, name);
-    if (dirty.kind === "unusable") return dirty.why;
+    if (dirty.kind === "unusable") return dirty.fault;
     const ranges: ByteRange[] = [];
     for await (const range of dirty.ranges) ranges.push(range);
     return ranges;

@@ -18,7 +18,7 @@ import { watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
-const IN_LINE = "it is in line with the device already; nothing was copied";
+const IN_LINE = "it is in sync with the device already; nothing was copied";
 
 /** The three devices with a mirror each: generation 4. */
 async function makeMirrored(): Promise<Workbench> {

@@ -1,5 +1,6 @@
 // Transactions that stay open between commands: which one a command joins, savepoints, and what others see.
 
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
@@ -37,6 +38,18 @@ describe("a command", () => {
     expect(vda?.chain.map(({ image }) => image)).toEqual(
       ["a2.qcow2", "a1.qcow2", "a.qcow2", "base.raw"].map((name) => bench.at(name)),
     );
+  });
+
+  test("says at the commit what it said before, though its journal knows no sentence", async () => {
+    const bench = await makeWorkbench();
+    const id = await bench.begin();
+    const size = { sizeBytes: 4096, isRelative: true, shrink: false, force: false };
+    const { actions } = await bench.run({ kind: "resize", device: "vda", ...size });
+    const said = actions.flatMap(({ notes }) => notes);
+    expect(said).toMatchObject([expect.stringMatching(/^from .* bytes\) to .* bytes\)$/)]);
+    const journal = readFileSync(bench.at(`.imgtx/journal/${id}.journal`), "utf8");
+    expect(said.filter((sentence) => journal.includes(sentence))).toEqual([]);
+    expect((await bench.commit()).actions.flatMap(({ notes }) => notes)).toEqual(said);
   });
 
   test("must say which of several open transactions it means, by id or by name", async () => {

@@ -39,7 +39,7 @@ describe("a device goes over to its mirror", () => {
     const [content, before] = [await bench.content(), stateOf(bench.at("m.qcow2"))];
     const { actions } = await bench.reopen("vda", "m.qcow2");
     expect(actions).toMatchObject([{ kind: "reopen", files: [] }]);
-    expect(actions[0]?.notes).toContain("the mirror was in line with the device");
+    expect(actions[0]?.notes).toContain("the mirror was in sync with the device");
     expect(stateOf(bench.at("m.qcow2"))).toEqual(before);
     expect(await bench.content()).toEqual(content);
     expect((await bench.images())["vda"]).toBe("m.qcow2");

@@ -61,7 +61,10 @@ describe("a journal's file", () => {
 
   test("keeps paths relative to the workspace, and gives them back absolute after a move", async () => {
     const workspace = makeJournalFolder();
-    const journal = await Journal.create(workspace, BEGIN, [planRecord(0, `${workspace.root}/`)]);
+    const notes = [{ code: "image left", image: `${workspace.root}/a.raw` } as const];
+    const report = { kind: "reopen", device: "vda", before: null, after: null, format: null } as const;
+    const plan = { ...planRecord(0, `${workspace.root}/`), reports: [{ ...report, files: [], notes }] };
+    const journal = await Journal.create(workspace, BEGIN, [plan]);
     await journal.append(preparedRecord(0, `${workspace.root}/`), "test");
     await journal.close();
     expect(readFileSync(journalPath(workspace), "utf8")).not.toContain(workspace.root);
@@ -71,6 +74,9 @@ describe("a journal's file", () => {
       const again = await Journal.open(moved, ID);
       expect(again?.state.statements[0]?.plan.newFiles[0]?.path).toBe(`${moved.root}/a0.qcow2`);
       expect(again?.state.statements[0]?.prepared?.files[0]?.path).toBe(`${moved.root}/a0.qcow2`);
+      expect(again?.state.statements[0]?.plan.reports[0]?.notes).toMatchObject([
+        { image: `${moved.root}/a.raw` },
+      ]);
       await again?.close();
     } finally {
       renameSync(moved.root, workspace.root);

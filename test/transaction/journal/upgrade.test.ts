@@ -134,3 +134,11 @@ test("an overlay that version 3 merges into an image is copied into it", () => {
   const copies = [{ from: staging, into: "m.raw", format: "raw" }];
   expect(read).toEqual({ ...plan, newFiles: [{ path: staging, staging }], copies });
 });
+
+test("sentences that version 4 noted are shown as they stand", () => {
+  const report = { kind: "snapshot", device: "vda", before: null, after: null, format: null, files: [] };
+  const old = { ...planRecord(0), reports: [{ ...report, notes: ["it stays frozen"] }] };
+  const lines = encodeJournal([{ ...BEGIN, version: 4 }, old]);
+  const [, read] = parseJournal(lines, "t.journal").records;
+  expect(read).toMatchObject({ reports: [{ notes: [{ code: "said", text: "it stays frozen" }] }] });
+});

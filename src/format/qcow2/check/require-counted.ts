@@ -13,6 +13,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
+import type { CutOff } from "../../chain/chain-link.ts";
 import { describeCutOff } from "../../chain/missing-tables.ts";
 import { checkQcow2 } from "./check.ts";
 import type { Danger } from "./check-findings.ts";
@@ -37,10 +38,10 @@ export async function requireCounted(file: StorageFile, path: string): Promise<v
 }
 
 /**
- * What of a qcow2 image its file does not have, in words; undefined where all is there, or nothing can be told
+ * What of a qcow2 image its file does not have; undefined where all is there, or nothing can be told
  * of it any more.
  */
-export async function describeMissing(file: StorageFile): Promise<string | undefined> {
+export async function findMissing(file: StorageFile): Promise<CutOff | undefined> {
   const dangers = new Dangers();
   const onDanger = (danger: Danger): void => {
     dangers.add(danger);
@@ -52,7 +53,7 @@ export async function describeMissing(file: StorageFile): Promise<string | undef
     if (!(error instanceof ImgtxError && ENDS_CHECK.has(error.code))) throw error;
   }
   const { sizeBytes } = await file.stat();
-  return dangers.describeMissing(sizeBytes);
+  return dangers.findMissing(sizeBytes);
 }
 
 /** The first of each kind, and how many or how far. */
@@ -72,16 +73,16 @@ class Dangers {
     } else this.#firstLine ??= danger.line;
   }
 
-  describeMissing(sizeBytes: number): string | undefined {
+  findMissing(sizeBytes: number): CutOff | undefined {
     // A guest may have made the file longer meanwhile.
     if (this.#missing === undefined || this.#missing.end <= sizeBytes) return undefined;
-    return describeCutOff(this.#missing, sizeBytes);
+    return { ...this.#missing, sizeBytes };
   }
 
   toError(image: string, sizeBytes: number): ImgtxError | undefined {
-    const missing = this.describeMissing(sizeBytes);
-    if (missing !== undefined) {
-      return new ImgtxError("E_CORRUPT", `it can't be written to: ${missing}`, {
+    const missing = this.findMissing(sizeBytes);
+    if (missing) {
+      return new ImgtxError("E_CORRUPT", `it can't be written to: ${describeCutOff(missing)}`, {
         image,
         hint: CUT_OFF_HINT,
       });

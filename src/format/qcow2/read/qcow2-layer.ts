@@ -18,8 +18,9 @@ import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { CompressedReader } from "./qcow2-layer-compressed.ts";
 import { hasPreallocatedMetadata, splitAtHoles } from "./qcow2-layer-holes.ts";
 import { type L2Slice, L2Scanner } from "./qcow2-layer-scan.ts";
-import { DAMAGE_HINT, type L1Table, type Qcow2Link } from "../../chain/chain-link.ts";
-import { CUT_OFF_HINT, describeMissing } from "../check/require-counted.ts";
+import { type CutOff, DAMAGE_HINT, type L1Table, type Qcow2Link } from "../../chain/chain-link.ts";
+import { describeCutOff } from "../../chain/missing-tables.ts";
+import { CUT_OFF_HINT, findMissing } from "../check/require-counted.ts";
 import { type Run, RunList, type RunPurpose } from "../../read/run-list.ts";
 import { allocateSlice, SLICE_BYTES, TableCache } from "./table-cache.ts";
 
@@ -73,7 +74,7 @@ export class Qcow2Layer implements LayerReader {
   readonly #metadata: readonly Area[];
   #preallocated: Promise<boolean> | undefined;
   #isCutOff = false;
-  #missing: Promise<string | undefined> | undefined;
+  #missing: Promise<CutOff | undefined> | undefined;
 
   constructor(link: Qcow2Link, options: Qcow2LayerOptions) {
     const { header } = link;
@@ -135,11 +136,11 @@ export class Qcow2Layer implements LayerReader {
   /** Where the file has been found too short: the same error, with all that it lacks. */
   async #withMissing(error: ImgtxError): Promise<ImgtxError> {
     if (!this.#isCutOff) return error;
-    this.#missing ??= describeMissing(this.#link.file);
+    this.#missing ??= findMissing(this.#link.file);
     const missing = await this.#missing;
     return missing === undefined
       ? error
-      : error.reworded(`${error.message}: ${missing}`, { hint: CUT_OFF_HINT });
+      : error.reworded(`${error.message}: ${describeCutOff(missing)}`, { hint: CUT_OFF_HINT });
   }
 
   /** The runs of one slice of an L2 table, or of guest bytes without one. Returns how far it came. */

@@ -14,9 +14,10 @@ import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
 import type { ImageAccess } from "../../images/access.ts";
-import type { PlanRecord, TableChange } from "../../journal/index.ts";
+import type { PlannedReport, PlanRecord, TableChange } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { ActionReport, ActionRequest, RunOptions } from "../../request.ts";
+import type { Note } from "../../notes.ts";
+import type { ActionRequest, RunOptions } from "../../request.ts";
 
 export interface PlanContext {
   readonly storage: Storage;
@@ -64,7 +65,7 @@ export interface FillTools {
   /** Whether the command commits what it makes, and not a later one. */
   readonly commitsAlone: boolean;
   /** Adds to what is said of a device's action: what was found out only while the files were filled. */
-  note(device: string, sentence: string): void;
+  note(device: string, note: Note): void;
   /** Whether the file of this index was made just now, and holds nothing. */
   isFresh(index: number): boolean;
   /** How far the file of this index had come when its making was cut off; undefined: nothing of it counts. */
@@ -103,8 +104,10 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   readonly chains: readonly { readonly device: string; readonly chain: Chain }[];
 }
 
-/** What the engine asks an action, so that it need not know its name. */
+/** What others ask an action, so that they need not know its name. */
 export interface Traits {
+  /** How results say it of a device; the noun where it is prepared, undone or would be undone. */
+  readonly saying: { readonly noun: string; readonly done: string; readonly planned: string };
   /** Done where there is nothing to do, without a generation. */
   readonly mayDoNothing?: boolean;
   /** A copy of its own that was cut off is kept, and the same request goes on with it. */
@@ -138,7 +141,7 @@ export const MAKES_NO_FILES = {
 } as const;
 
 interface PlannedDevice extends Required<Pick<Plan, "redo">> {
-  readonly report: ActionReport;
+  readonly report: PlannedReport;
   readonly change: TableChange;
   /** Undefined where it can't be opened. */
   readonly chain: Plan["chains"][number] | undefined;

@@ -18,6 +18,7 @@ import {
   settleFingerprint,
 } from "../../../format/index.ts";
 import type { Storage } from "../../../storage/index.ts";
+import type { Note } from "../../notes.ts";
 import { NOT_MADE_YET, type WatchedImage } from "../../journal/index.ts";
 
 /** A device on this chain, with neither a mirror nor a freeze. It trusts what the device did, if it was one before. */
@@ -33,8 +34,8 @@ export function placeOf(chain: Chain): Pick<DeviceEntry, "image" | "format" | "v
 }
 
 /** What a result says where a device goes to another image, and its mirror does not come along. */
-export function notesOnMirrorLeft({ name, mirror }: DeviceEntry): string[] {
-  return mirror ? [`${mirror.image} stays as it is, and is the mirror of '${name}' no more`] : [];
+export function notesOnMirrorLeft({ name, mirror }: DeviceEntry): Note[] {
+  return mirror ? [{ code: "mirror left", image: mirror.image, device: name }] : [];
 }
 
 export function chainEntriesOf(chain: Chain): ChainEntry[] {

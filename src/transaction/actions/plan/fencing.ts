@@ -21,12 +21,12 @@ import {
   type Fingerprint,
   planImageFence,
   planImageLift,
-  quoteName,
 } from "../../../format/index.ts";
 import type { PlanContext } from "./action.ts";
 import { activeLayer } from "./chain-entry.ts";
 import { fenceBytesOf, isStoredFence } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
+import { type Note, sayFenceless } from "../../notes.ts";
 import type { PlannedFile } from "../../request.ts";
 
 /** What freezing or unfreezing does to images, and what an operator should know of it. */
@@ -34,7 +34,7 @@ export interface Fencing {
   readonly fences: readonly FenceEntry[];
   readonly redo: readonly ImageChange[];
   readonly files: readonly PlannedFile[];
-  readonly notes: readonly string[];
+  readonly notes: readonly Note[];
 }
 
 /** E_REFUSED for what must not be done to a device that somebody holds still. */
@@ -48,10 +48,8 @@ export function assertNotFrozen({ name, image, frozen }: DeviceEntry, what: stri
 }
 
 /** What keeps QEMU from a new overlay as well: the fence below it, whoever set it. */
-export function tellOfFences({ name, frozen }: DeviceEntry, below: Chain, table: DeviceTable): string[] {
-  return frozen
-    ? [`'${name}' stays frozen, until \`imgtx unfreeze ${name}\``]
-    : describeFences(name, below, table);
+export function tellOfFences({ name, frozen }: DeviceEntry, below: Chain, table: DeviceTable): Note[] {
+  return frozen ? [{ code: "stays frozen", device: name }] : findFences(name, below, table);
 }
 
 function sayHolder({ since, by }: Pick<FrozenEntry, "since" | "by">): string {
@@ -94,32 +92,28 @@ export async function fenceActiveLayer(
     redo: top.file.onDisk ? [{ link: top, modifiedNs, write: () => Promise.resolve() }] : [],
     files: [{ path, change: "fence" }],
     notes: [
-      ...(fence.isNamed
-        ? []
-        : [`the header of ${path} has no room for a name: QEMU refuses it by the number of a feature`]),
-      ...(top.dataFile
-        ? [`${top.dataFile.path} has no fence: it can still be written to as a raw image by itself`]
-        : []),
+      ...(fence.isNamed ? [] : [{ code: "fence without a name", image: path } as const]),
+      ...(top.dataFile ? [{ code: "data file without fence", image: top.dataFile.path } as const] : []),
     ],
   };
 }
 
 function withoutFence(device: string, { path, format }: ChainLink, isStrict: boolean): Fencing {
-  const what = format === "raw" ? "a raw image" : "a qcow2 image of version 2";
   if (isStrict) {
-    throw new ImgtxError("E_REFUSED", `${what} has no place for a fence, and --strict asks for one`, {
-      device,
-      image: path,
-      hint:
-        format === "raw"
-          ? "freeze it without --strict, or put an overlay over it with `imgtx snapshot` first"
-          : "freeze it without --strict, or `qemu-img amend -o compat=1.1` it first",
-    });
+    throw new ImgtxError(
+      "E_REFUSED",
+      `${sayFenceless(format)} has no place for a fence, and --strict asks for one`,
+      {
+        device,
+        image: path,
+        hint:
+          format === "raw"
+            ? "freeze it without --strict, or put an overlay over it with `imgtx snapshot` first"
+            : "freeze it without --strict, or `qemu-img amend -o compat=1.1` it first",
+      },
+    );
   }
-  const note =
-    `${what} has no place for a fence: imgtx holds ${path} to what it is now, QEMU can still write to it, ` +
-    "and unfreeze says whether somebody did";
-  return { fences: [], redo: [], files: [], notes: [note] };
+  return { fences: [], redo: [], files: [], notes: [{ code: "no place for a fence", image: path, format }] };
 }
 
 /** Lifts fences that the table knows of, of images in the chain. */
@@ -131,7 +125,7 @@ export async function liftFences(
 ): Promise<Fencing> {
   const redo: ImageChange[] = [];
   const files: PlannedFile[] = [];
-  const notes: string[] = [];
+  const notes: Note[] = [];
   for (const fence of fences) {
     if (!isRaised(fence)) {
       files.push({ path: fence.image, change: "unfence" });
@@ -139,7 +133,7 @@ export async function liftFences(
     }
     const link = chain.links.find(({ path }) => path === fence.image);
     if (!link?.header?.isFenced) {
-      notes.push(`the fence of ${fence.image} is gone already: somebody else has lifted it`);
+      notes.push({ code: "fence gone", image: fence.image });
       continue;
     }
     const known = await isAsRecorded(link, fence);
@@ -174,11 +168,7 @@ export async function liftForgottenFences(
     redo.push(await forcedLift(link));
   }
   const paths = redo.map(({ link }) => link.path);
-  const notes = paths.map(
-    (image) =>
-      `the fence of ${image} was not set for '${entry.name}' here: imgtx can't tell who relied on it, nor ` +
-      "whether the image was changed meanwhile",
-  );
+  const notes = paths.map((image): Note => ({ code: "fence of others", image, device: entry.name }));
   return { fences: [], redo, files: paths.map((path) => ({ path, change: "unfence" })), notes };
 }
 
@@ -210,12 +200,12 @@ export async function moveFreeze(
     frozen: { ...frozen, fences: set.fences },
     redo: [...set.redo, ...lifted.redo],
     files: [...set.files, ...lifted.files],
-    notes: [`'${entry.name}' stays frozen`, ...set.notes, ...lifted.notes],
+    notes: [{ code: "stays frozen", device: entry.name }, ...set.notes, ...lifted.notes],
   };
 }
 
-/** A sentence for each image that is not what the table has of it. */
-export function describeWrites(entries: readonly ChainEntry[], chain: Chain): string[] {
+/** The images that are not what the table has of them. */
+export function findWrites(entries: readonly ChainEntry[], chain: Chain): Note[] {
   const now = new Map<string, Fingerprint>();
   for (const { path, fingerprint, dataFile } of chain.links) {
     now.set(path, fingerprint);
@@ -223,23 +213,17 @@ export function describeWrites(entries: readonly ChainEntry[], chain: Chain): st
   }
   return entries
     .flatMap((entry) => (entry.dataFile ? [entry, entry.dataFile] : [entry]))
-    .flatMap(({ image, fingerprint }) => {
-      const found = now.get(image);
-      const changes = found ? describeChanges(fingerprint, found) : ["not in the chain any more"];
-      return changes.length === 0 ? [] : [`${image} was changed while it was frozen: ${changes.join(", ")}`];
-    });
+    .map(({ image, fingerprint }) => ({ image, before: fingerprint, now: now.get(image) ?? null }))
+    .filter((one) => one.now === null || describeChanges(one.before, one.now).length > 0)
+    .map((changed) => ({ code: "changed while frozen", ...changed }));
 }
 
 /** What is to be said of a device that is added, or gets an overlay: fences in its chain, which are not its own. */
-export function describeFences(device: string, chain: Chain, table: DeviceTable): string[] {
+export function findFences(device: string, chain: Chain, table: DeviceTable): Note[] {
   return chain.links.flatMap(({ path, header }) => {
     const holder = holderOf(table, path);
     if (!header?.isFenced && holder === undefined) return [];
-    const end =
-      holder === undefined
-        ? `if nobody relies on that any more, \`imgtx unfreeze --force ${device}\` ends it`
-        : `\`imgtx unfreeze ${holder}\` ends it`;
-    return [`${path} is fenced, so QEMU refuses ${quoteName(device)}: ${end}`];
+    return [{ code: "fenced", image: path, device, holder: holder ?? null }];
   });
 }
 

@@ -15,6 +15,7 @@ import {
   compareImages,
   describeChanges,
   describeDoubt,
+  type Fingerprint,
   type DifferenceOptions,
   findDifferences,
   findRangesAbove,
@@ -33,7 +34,8 @@ import { PRIVATE } from "../../images/access.ts";
 import { activeLayer, chainEntriesOf, settleChain } from "./chain-entry.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import { readMarked } from "./tracking.ts";
+import type { Note } from "../../notes.ts";
+import { notReliedOn, readMarked } from "./tracking.ts";
 
 /** One copy, planned. */
 export interface PlannedCopy {
@@ -45,7 +47,7 @@ export interface PlannedCopy {
   readonly redo: readonly ImageChange[];
   /** Chains that must not change before the commit. */
   readonly chains: readonly Chain[];
-  readonly notes: readonly string[];
+  readonly notes: readonly Note[];
 }
 
 /**
@@ -70,26 +72,24 @@ export async function planResync(
   const doubt = isTouched
     ? undefined
     : (doubtOf(mirror.chain, renewed.chain, chain) ?? doubtOf(mirror.source, source, present));
-  const isInLine = !isTouched && doubt === undefined && isSameChain(mirror.source, source);
+  const isInSync = !isTouched && doubt === undefined && isSameChain(mirror.source, source);
   const chains = [present, chain];
-  if (isInLine && !verify && !always) {
-    const notes = ["it is in line with the device already; nothing was copied"];
+  if (isInSync && !verify && !always) {
+    const notes: Note[] = [{ code: "in sync already" }];
     const fillFiles = async (): Promise<void> => await Promise.resolve();
     const copy = { mirror, filesToMake: [], fillFiles, redo: [], chains, notes };
     return { copy, chosen: chain };
   }
   await assertCopies(device, mirror, context);
-  const marked = isTouched
-    ? "it has changed"
-    : await readMarkedAlone(mirror, renewed, { present, copy: chain });
+  const marked = isTouched ? undefined : await readMarkedAlone(mirror, renewed, { present, copy: chain });
   const expected: Scope =
-    typeof marked === "string"
+    marked === undefined || "code" in marked
       ? scopeOf(mirror, renewed, isTouched || doubt !== undefined)
       : { kind: "marked", ranges: marked };
   // Who wants it verified wants all of it compared, and to be told of what nothing accounts for.
   const scope = verify ? scopeOf(mirror, renewed, true) : expected;
   // A bitmap that can't be relied on costs a comparison, and an operator should know why.
-  const isDistrusted = mirror.bitmap !== null && typeof marked === "string" && !isTouched && !isInLine;
+  const distrust = mirror.bitmap !== null && marked && "code" in marked && !isInSync ? marked : undefined;
   const copy: PlannedCopy = {
     mirror: renewed,
     redo: [],
@@ -100,11 +100,11 @@ export async function planResync(
     },
     chains,
     notes: [
-      ...(isTouched ? ["somebody has written to the mirror since; it was compared from end to end"] : []),
-      ...(isDistrusted ? [`${marked}; both were compared`] : []),
-      ...(isDistrusted || doubt === undefined || scope.kind !== "anywhere"
+      ...(isTouched ? [{ code: "mirror written to" } as const] : []),
+      ...(distrust ? [distrust] : []),
+      ...(distrust || doubt === undefined || scope.kind !== "anywhere"
         ? []
-        : [`${sayDoubt(doubt)}: both were compared from end to end`]),
+        : [{ code: "copy in doubt", ...doubt } as const]),
       ...chain.links.flatMap((link) => link.warnings),
     ],
   };
@@ -180,7 +180,12 @@ async function fillChanges(
       const isAnywhere = expected.kind === "anywhere";
       const known = isAnywhere ? [] : await findChanges(image, old, expected, { signal: tools.signal });
       const strangeBytes = measureOutside(ranges, known, image.virtualSizeBytes);
-      tools.note(device, describeStrange(strangeBytes, isAnywhere));
+      tools.note(
+        device,
+        strangeBytes === 0
+          ? { code: "as it should be" }
+          : { code: "mended", lengthBytes: strangeBytes, isExpected: isAnywhere },
+      );
     }
     await writeChangesOverlay(storage, { file, path: file.path, image: old }, image, ranges, {
       signal: tools.signal,
@@ -202,13 +207,6 @@ function measureOutside(ranges: readonly ByteRange[], known: readonly ByteRange[
   return measure(uniteRanges([ranges, known], CHANGE_UNIT_BYTES, end)) - measure(known);
 }
 
-function describeStrange(lengthBytes: number, isExpected: boolean): string {
-  if (lengthBytes === 0) return "compared with the device, the mirror was what it should be";
-  const where = isExpected ? "" : " where neither is known to have changed";
-  const why = isExpected ? "" : "; a disk may be failing, or somebody wrote without being seen";
-  return `the mirror differed from the device${where}, in up to ${lengthBytes} bytes: it is mended${why}`;
-}
-
 /** Where a mirror and its device can differ. */
 type Scope =
   | { readonly kind: "anywhere" }
@@ -224,11 +222,11 @@ async function readMarkedAlone(
   before: MirrorEntry,
   now: MirrorEntry,
   chains: { readonly present: Chain; readonly copy: Chain },
-): Promise<readonly ByteRange[] | string> {
+): Promise<readonly ByteRange[] | Note> {
   const [below, belowNow] = [before.source.slice(1), now.source.slice(1)];
-  if (!isSameChain(below, belowNow)) return "the images below have changed";
+  if (!isSameChain(below, belowNow)) return notReliedOn(before, "changed below");
   const doubt = doubtOf(before.chain, now.chain, chains.copy) ?? doubtOf(below, belowNow, chains.present);
-  if (doubt) return sayDoubt(doubt);
+  if (doubt) return { code: "bitmap in doubt", ...doubt };
   return await readMarked(before, chains.present);
 }
 
@@ -289,11 +287,8 @@ export async function verifyCopy(
 
 interface Doubt {
   readonly image: string;
-  readonly why: string;
-}
-
-function sayDoubt({ image, why }: Doubt): string {
-  return `whether somebody wrote to ${image} can't be told from its times (${why})`;
+  readonly before: Fingerprint;
+  readonly now: Fingerprint;
 }
 
 /** The first image, from the base on, that may have been written to unseen though it looks the same. */
@@ -310,8 +305,7 @@ function doubtOf(
     const was = known.get(image);
     // What has changed for certain is found by its changes.
     if (!was || fenced.has(image) || describeChanges(was, fingerprint).length > 0) continue;
-    const why = describeDoubt(was, fingerprint);
-    if (why !== undefined) return { image, why };
+    if (describeDoubt(was, fingerprint) !== undefined) return { image, before: was, now: fingerprint };
   }
   return undefined;
 }

@@ -11,6 +11,7 @@ import {
   type OverlayOptions,
   planOverlay,
 } from "../../../format/index.ts";
+import { howToFlatten, type Note } from "../../notes.ts";
 import type { FileStat } from "../../../storage/index.ts";
 import type { FileToMake, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
@@ -78,22 +79,14 @@ function assertRoomInChain(device: string, { links }: Chain): void {
   throw new ImgtxError(
     "E_REFUSED",
     `its chain has ${links.length} images already, and could not be opened with one more`,
-    { device, image: links[0]?.path ?? "", hint: flatteningHint(device) },
+    { device, image: links[0]?.path ?? "", hint: howToFlatten(device) },
   );
 }
 
 /** A warning where the chain gets deep by one more overlay. */
-export function describeDepth(device: string, { links }: Chain): readonly string[] {
+export function noteOnDepth(device: string, { links }: Chain): Note[] {
   const depth = links.length + 1;
-  if (depth <= DEEP_CHAIN) return [];
-  return [
-    `the chain has ${depth} images now, of at most ${CHAIN_DEPTH_MAX}, and gets slower with each; ` +
-      flatteningHint(device),
-  ];
-}
-
-function flatteningHint(device: string): string {
-  return `\`imgtx mirror ${device} FILE\`, then \`imgtx reopen ${device} FILE\`, makes one image of it`;
+  return depth <= DEEP_CHAIN ? [] : [{ code: "deep chain", device, depth }];
 }
 
 /** The device on its new overlay. */

@@ -28,13 +28,14 @@ import { planBitmapChange } from "./bitmap-change.ts";
 import { activeLayer } from "./chain-entry.ts";
 import type { PlanContext } from "./action.ts";
 import type { ImageChange } from "../../images/redo.ts";
+import type { Fault, Note } from "../../notes.ts";
 
 type TrackingContext = Pick<PlanContext, "storage">;
 
 /** A bitmap that marks what is written from this commit on, and what it takes to have it. */
 export interface Tracking extends Pick<MirrorEntry, "bitmap" | "witness"> {
   readonly redo: readonly ImageChange[];
-  readonly notes: readonly string[];
+  readonly notes: readonly Note[];
 }
 
 const NO_TRACKING: Tracking = { bitmap: null, witness: undefined, redo: [], notes: [] };
@@ -75,16 +76,16 @@ async function planBitmap(
       hint: `\`imgtx unfreeze ${device}\` first, or leave --bitmap out`,
     });
   }
-  const why = findUnmarkedWriters(top);
-  if (why !== undefined) {
-    const note = `no bitmap is kept in ${top.path}: ${why}, which none would mark; each time both are compared`;
+  const unmarked = findUnmarkedWriters(top);
+  if (unmarked !== undefined) {
+    const note = { code: "no bitmap", image: top.path, unmarked } as const;
     return { ...NO_TRACKING, notes: [note], redo: await planUntracking(device, present) };
   }
   const bitmap = bitmapNameOf(device);
   if (!isWanted) {
     const found = await readDirtyRanges(top, bitmap);
     if (found.kind === "unusable") {
-      return { ...NO_TRACKING, notes: ["no bitmap is kept any more: make another one with --bitmap"] };
+      return { ...NO_TRACKING, notes: [{ code: "bitmap given up" }] };
     }
   }
   const witness = `${witnessPrefixOf(device)}${context.storage.host.randomName()}`;
@@ -98,7 +99,7 @@ async function planBitmap(
     bitmap,
     witness,
     redo: [await planBitmapChange(top, steps)],
-    notes: isNew ? [`bitmap '${bitmap}' in ${top.path} marks what is written from now on`] : [],
+    notes: isNew ? [{ code: "bitmap kept", image: top.path, bitmap }] : [],
   };
 }
 
@@ -116,9 +117,12 @@ function isOwnBitmap(device: string, name: string): boolean {
 }
 
 /** What may change the disk's content without a mark in any bitmap. */
-function findUnmarkedWriters({ header, dataFile }: ChainLink): string | undefined {
-  if (dataFile) return "its external data file can be written to by its own name";
-  if (header !== undefined && header.nbSnapshots > 0) return "its internal snapshots can be applied";
+function findUnmarkedWriters({
+  header,
+  dataFile,
+}: ChainLink): "data file" | "internal snapshots" | undefined {
+  if (dataFile) return "data file";
+  if (header !== undefined && header.nbSnapshots > 0) return "internal snapshots";
   return undefined;
 }
 
@@ -136,20 +140,22 @@ async function removeOwn(device: string, top: ChainLink): Promise<BitmapStep[]> 
 }
 
 /**
- * What the mirror's bitmap marks, where that is all that can have been written since; the reason, where the images
+ * What the mirror's bitmap marks, where that is all that can have been written since; why not, where the images
  * have to be compared.
  */
-export async function readMarked(
-  mirror: MirrorEntry,
-  present: Chain,
-): Promise<readonly ByteRange[] | string> {
+export async function readMarked(mirror: MirrorEntry, present: Chain): Promise<readonly ByteRange[] | Note> {
   const top = activeLayer(present);
   const [source] = mirror.source;
   const { bitmap: name, witness } = mirror;
-  if (name === null || !source) return "no bitmap was kept";
+  if (name === null || !source) return notReliedOn(mirror, "not kept");
   if (source.image !== top.path || !isSameFile(source.fingerprint, top.fingerprint)) {
-    return "the active layer is another image now";
+    return notReliedOn(mirror, "other layer");
   }
-  if (witness === undefined) return `bitmap '${name}' was not made anew when the mirror was brought in sync`;
-  return await readWitnessedRanges(top, { name, witness });
+  if (witness === undefined) return notReliedOn(mirror, "not renewed");
+  const found = await readWitnessedRanges(top, { name, witness });
+  return "fault" in found ? { code: "bitmap not relied on", ...found } : found;
+}
+
+export function notReliedOn({ bitmap }: MirrorEntry, fault: Fault): Note {
+  return { code: "bitmap not relied on", bitmap: bitmap ?? "", witness: null, fault };
 }

@@ -162,7 +162,7 @@ describe("bitmaps with extra data that nobody knows", () => {
     for (const what of [CHANGES[2]!, CHANGES[3]!]) {
       expect(await errorFrom(planChange(image, what))).toMatchObject({ code: "E_UNSUPPORTED", image });
     }
-    expect(await collectDirty(image, "nightly")).toMatch(/extra data/);
+    expect(await collectDirty(image, "nightly")).toBe("extra data");
   });
 });
 
@@ -288,13 +288,13 @@ describe("a hostile image gets an error, or a change that does not make it worse
 
 describe("what a bitmap says of changes is not relied on", () => {
   test.each([
-    ["bitmaps.qcow2", "none", /no bitmap "none"/],
-    ["v3.qcow2", "nightly", /no bitmap/],
-    ["bitmaps.qcow2", "weekly", /disabled/],
-    ["bitmap-in-use.qcow2", "nightly", /inconsistent/],
-    ["corrupt/bitmaps-stale.qcow2", "nightly", /stale/],
+    ["bitmaps.qcow2", "none", "missing"],
+    ["v3.qcow2", "nightly", "missing"],
+    ["bitmaps.qcow2", "weekly", "disabled"],
+    ["bitmap-in-use.qcow2", "nightly", "in use"],
+    ["corrupt/bitmaps-stale.qcow2", "nightly", "stale"],
   ])("in %s by %s", async (fixture, name, why) => {
-    expect(await collectDirty(await unpack(fixture), name)).toMatch(why);
+    expect(await collectDirty(await unpack(fixture), name)).toBe(why);
   });
 
   test.each([
@@ -306,7 +306,7 @@ describe("what a bitmap says of changes is not relied on", () => {
     await change(image, { kind: "add", name: "one", granularityBytes: 512 });
     expect((await listBitmaps(image))[0]!.bitmapTableSize).toBe(2);
     await setDirectory(image, ([one]) => [{ ...one!, bitmapTableSize: 2 + clusters }]);
-    expect(await collectDirty(image, "one")).toMatch(/another size/);
+    expect(await collectDirty(image, "one")).toBe("other size");
     expect(await errorFrom(planChange(image, CHANGES[0]!))).toMatchObject({ code: "E_CORRUPT", image });
   });
 });

@@ -1,0 +1,343 @@
+// What an operator should know of an action, as data: a code, and what the sentence is about. Journals keep it so, and
+// results say it. A row here is all that a new note takes.
+//
+// Invariant: `image` is a path, and nothing else is one: so that a journal finds its files where its workspace is moved.
+
+import {
+  isCount,
+  isFingerprint,
+  isFlag,
+  isImageFormat,
+  isObject,
+  isText,
+  oneOf,
+  orNull,
+} from "../device/index.ts";
+import type { Shape } from "../device/index.ts";
+import {
+  type BitmapFault,
+  CHAIN_DEPTH_MAX,
+  describeChanges,
+  describeCutOff,
+  describeDoubt,
+  type Fingerprint,
+  type ImageFormat,
+} from "../format/index.ts";
+import { quoteName, shellQuote } from "../format/index.ts";
+import { formatBytes, sayBytes } from "../units/index.ts";
+
+interface Row<in out Fields> {
+  readonly isShaped: Shape<Fields>;
+  say(fields: Fields): string;
+}
+
+function row<Fields extends object>(
+  fields: { readonly [Name in keyof Fields]: Shape<Fields[Name]> },
+  say: (fields: Fields) => string,
+): Row<Fields> {
+  const wanted = Object.entries<(value: unknown) => boolean>(fields);
+  const isShaped = (value: unknown): value is Fields =>
+    isObject(value) && wanted.every(([name, shape]) => shape(value[name]));
+  return { isShaped, say };
+}
+
+const IMAGE = { image: isText };
+const DEVICE = { device: isText };
+const BOTH = { ...IMAGE, ...DEVICE };
+const FINGERPRINTS = { ...IMAGE, before: isFingerprint, now: isFingerprint };
+
+export type Fault = BitmapFault | "not kept" | "other layer" | "not renewed" | "changed below";
+
+/** Why a bitmap's marks may not be all that was written. */
+const FAULTS: Readonly<Record<Fault, (name: string) => string>> = {
+  raw: () => "an image of format raw has no bitmaps",
+  stale: () => "a program that does not know bitmaps wrote to the image, and its bitmaps are stale",
+  missing: (name) => `the image has no bitmap ${name}`,
+  "in use": (name) => `bitmap ${name} is inconsistent: its last writer did not save it`,
+  disabled: (name) => `bitmap ${name} is disabled: changes may have passed it by`,
+  "extra data": (name) => `bitmap ${name} has extra data that imgtx does not know`,
+  "other size": (name) => `bitmap ${name} covers a disk of another size`,
+  tampered: (name) => `somebody other than a guest changed bitmap ${name}`,
+  "not kept": () => "no bitmap was kept",
+  "other layer": () => "the active layer is another image now",
+  "not renewed": (name) => `bitmap ${name} was not made anew when the mirror was brought in sync`,
+  "changed below": () => "the images below have changed",
+};
+
+const isFault = (value: unknown): value is Fault => typeof value === "string" && Object.hasOwn(FAULTS, value);
+
+interface Kept {
+  readonly what: "frozen" | "not frozen" | "mirror's content" | "mirrored" | "not mirrored";
+  readonly device: string;
+  readonly image: string;
+}
+
+interface Seen {
+  readonly image: string;
+  readonly before: Fingerprint;
+  readonly now: Fingerprint;
+}
+
+const ROWS = {
+  // What an imgtx before this one said, as it stands.
+  said: row({ text: isText }, ({ text }) => text),
+
+  // Of chains.
+  "backing file in current folder": row(
+    { ...IMAGE, name: isText },
+    ({ image, name }) =>
+      `${quoteName(image)} names its backing file ${quoteName(name)}, which QEMU looks for in the current ` +
+      "folder; `qemu-img rebase -u` can store another name",
+  ),
+  "data file in current folder": row(
+    { ...IMAGE, name: isText },
+    ({ image, name }) =>
+      `${quoteName(image)} names its data file ${quoteName(name)}, which QEMU looks for in the current folder`,
+  ),
+  "used as raw": row(
+    { ...IMAGE, looksLike: isText },
+    ({ image, looksLike }) =>
+      `${quoteName(image)} is used as raw, as stated, though its content looks like ${looksLike}; a guest can write that`,
+  ),
+  "format not stated": row(
+    { ...IMAGE, name: isText },
+    ({ image, name }) =>
+      `${quoteName(image)} does not state the format of its backing file; mend it with ` +
+      `\`qemu-img rebase -u -F qcow2 -b ${shellQuote(name)} ${shellQuote(image)}\``,
+  ),
+  "L1 table past end": row(
+    IMAGE,
+    ({ image }) =>
+      `the L1 table of ${quoteName(image)} lies past the end of the file: it reads as zeros, and nothing can be ` +
+      "written into the image",
+  ),
+  "not whole": row(
+    { ...IMAGE, start: isCount, end: isCount, sizeBytes: isCount },
+    ({ image, ...missing }) =>
+      `${quoteName(image)} is not whole: ${describeCutOff(missing)}; a guest gets zeros or errors there`,
+  ),
+  "deep chain": row(
+    { ...DEVICE, depth: isCount },
+    ({ device, depth }) =>
+      `the chain has ${depth} images now, of at most ${CHAIN_DEPTH_MAX}, and gets slower with each; ${howToFlatten(device)}`,
+  ),
+
+  // Of fences.
+  "stays frozen": row(DEVICE, ({ device }) => `'${device}' stays frozen, until \`imgtx unfreeze ${device}\``),
+  "fence without a name": row(
+    IMAGE,
+    ({ image }) =>
+      `the header of ${image} has no room for a name: QEMU refuses it by the number of a feature`,
+  ),
+  "data file without fence": row(
+    IMAGE,
+    ({ image }) => `${image} has no fence: it can still be written to as a raw image by itself`,
+  ),
+  "no place for a fence": row(
+    { ...IMAGE, format: isImageFormat },
+    ({ image, format }) =>
+      `${sayFenceless(format)} has no place for a fence: imgtx holds ${image} to what it is now, QEMU can still write ` +
+      "to it, and unfreeze says whether somebody did",
+  ),
+  "fence gone": row(
+    IMAGE,
+    ({ image }) => `the fence of ${image} is gone already: somebody else has lifted it`,
+  ),
+  "fence of others": row(
+    BOTH,
+    ({ image, device }) =>
+      `the fence of ${image} was not set for '${device}' here: imgtx can't tell who relied on it, nor ` +
+      "whether the image was changed meanwhile",
+  ),
+  "keeps its fence": row(
+    BOTH,
+    ({ image, device }) =>
+      `${image} could not be opened, and keeps the fence that it has: should it come back, ` +
+      `\`imgtx unfreeze --force ${device}\` lifts it`,
+  ),
+  fenced: row(
+    { ...BOTH, holder: orNull(isText) },
+    ({ image, device, holder }) =>
+      `${image} is fenced, so QEMU refuses ${quoteName(device)}: ` +
+      (holder === null
+        ? `if nobody relies on that any more, \`imgtx unfreeze --force ${device}\` ends it`
+        : `\`imgtx unfreeze ${holder}\` ends it`),
+  ),
+  "changed while frozen": row(
+    { ...IMAGE, before: isFingerprint, now: orNull(isFingerprint) },
+    ({ image, before, now }) => {
+      const changes = now === null ? ["not in the chain any more"] : describeChanges(before, now);
+      return `${image} was changed while it was frozen: ${changes.join(", ")}`;
+    },
+  ),
+
+  // Of mirrors.
+  "in sync already": row({}, () => "it is in sync with the device already; nothing was copied"),
+  "mirror written to": row(
+    {},
+    () => "somebody has written to the mirror since; it was compared from end to end",
+  ),
+  "bitmap not relied on": row(
+    { bitmap: isText, witness: orNull(isText), fault: isFault },
+    ({ bitmap, witness, fault }) => {
+      const why = FAULTS[fault](quoteName(witness ?? bitmap));
+      const own = `bitmap ${quoteName(bitmap)} is not the one that was made last`;
+      return `${witness === null ? why : `${own}: ${why}`}; both were compared`;
+    },
+  ),
+  "bitmap in doubt": row(FINGERPRINTS, (found) => `${sayDoubt(found)}; both were compared`),
+  "copy in doubt": row(FINGERPRINTS, (found) => `${sayDoubt(found)}: both were compared from end to end`),
+  "as it should be": row({}, () => "compared with the device, the mirror was what it should be"),
+  mended: row({ lengthBytes: isCount, isExpected: isFlag }, ({ lengthBytes, isExpected }) => {
+    const where = isExpected ? "" : " where neither is known to have changed";
+    const why = isExpected ? "" : "; a disk may be failing, or somebody wrote without being seen";
+    return `the mirror differed from the device${where}, in up to ${lengthBytes} bytes: it is mended${why}`;
+  }),
+  "no bitmap": row(
+    { ...IMAGE, unmarked: oneOf("data file", "internal snapshots") },
+    ({ image, unmarked }) =>
+      `no bitmap is kept in ${image}: ` +
+      (unmarked === "data file"
+        ? "its external data file can be written to by its own name"
+        : "its internal snapshots can be applied") +
+      ", which none would mark; each time both are compared",
+  ),
+  "bitmap given up": row({}, () => "no bitmap is kept any more: make another one with --bitmap"),
+  "bitmap kept": row(
+    { ...IMAGE, bitmap: isText },
+    ({ image, bitmap }) => `bitmap '${bitmap}' in ${image} marks what is written from now on`,
+  ),
+  "twin stands on it": row(
+    BOTH,
+    ({ image, device }) =>
+      `${image} stands on it; \`imgtx reopen ${device} ${shellQuote(image)}\` brings it in sync, and changes over`,
+  ),
+  "copy the chain": row(
+    BOTH,
+    ({ image, device }) => `copy its chain to ${image} with \`imgtx mirror ${device}\``,
+  ),
+  "change over": row(
+    BOTH,
+    ({ image, device }) => `change over to ${image} with \`imgtx reopen ${device} ${shellQuote(image)}\``,
+  ),
+  "unfinished copy removed": row({}, () => "its unfinished copy is removed"),
+  "mirror left": row(
+    BOTH,
+    ({ image, device }) => `${image} stays as it is, and is the mirror of '${device}' no more`,
+  ),
+
+  // Of where a device goes.
+  "content lost": row(
+    BOTH,
+    ({ image, device }) => `${image} could not be opened: what was only there is lost to '${device}'`,
+  ),
+  "on it already": row(
+    DEVICE,
+    ({ device }) => `'${device}' was on it already; its chain is as it is found now`,
+  ),
+  "other content": row(
+    DEVICE,
+    ({ device }) =>
+      `'${device}' has the content of the other image from now on; nothing was compared or copied`,
+  ),
+  "mirror synced first": row({}, () => "the mirror was brought in sync with the device first"),
+  "mirror was in sync": row({}, () => "the mirror was in sync with the device"),
+  "image left": row(IMAGE, ({ image }) => `${image} stays as it is, and no device uses it now`),
+  "images stay": row({}, () => "its images stay where they are"),
+  "trusted already": row(IMAGE, ({ image }) => `${image} is trusted already`),
+  trusted: row(
+    IMAGE,
+    ({ image }) => `raw backing images and data files in ${image} are followed from now on`,
+  ),
+  "written since": row(
+    { ...BOTH, generation: isCount },
+    ({ image, device, generation }) =>
+      `what '${device}' wrote since generation ${generation} stays in ${image}, which no device uses now`,
+  ),
+  "was frozen": row(DEVICE, ({ device }) => `'${device}' was frozen then, and is not frozen again`),
+  "was the mirror": row(IMAGE, ({ image }) => `${image} was its mirror then, and is not again`),
+  "other file": row(IMAGE, ({ image }) => `${image} is another file with the same times`),
+  "image in doubt": row(
+    FINGERPRINTS,
+    ({ image, before, now }) =>
+      `whether somebody wrote to ${image} can't be told (${describeDoubt(before, now)})`,
+  ),
+  "left by a rollback": row(
+    { ...BOTH, what: oneOf("frozen", "not frozen", "mirror's content", "mirrored", "not mirrored") },
+    (kept) => {
+      const { text, command } = sayKept(kept);
+      return command === undefined ? text : `${text}: a rollback leaves that to \`${command}\``;
+    },
+  ),
+
+  // Of sizes and internal snapshots.
+  "has that size": row({ sizeBytes: isCount }, ({ sizeBytes }) => `it has ${sayBytes(sizeBytes)} already`),
+  resized: row(
+    { before: isCount, after: isCount },
+    ({ before, after }) => `from ${sayBytes(before)} to ${sayBytes(after)}`,
+  ),
+  "back to a size": row(
+    { before: isCount, after: isCount },
+    ({ before, after }) => `from ${formatBytes(before)} to ${formatBytes(after)}: the size that it had`,
+  ),
+  "VM state": row(
+    { snapshot: isText, sizeBytes: isCount, stays: isFlag },
+    ({ snapshot, sizeBytes, stays }) =>
+      `the VM state of ${quoteName(snapshot)}, ${formatBytes(sizeBytes)}, ${stays ? "stays in the snapshot" : "goes with it"}`,
+  ),
+};
+
+type Fields = {
+  [Code in keyof typeof ROWS]: (typeof ROWS)[Code] extends Row<infer One> ? One : never;
+};
+type NoteOf<Code extends keyof Fields> = { readonly code: Code } & Readonly<Fields[Code]>;
+
+export type Note = { [Code in keyof Fields]: NoteOf<Code> }[keyof Fields];
+
+const NOTES: { readonly [Code in keyof Fields]: Row<Fields[Code]> } = ROWS;
+
+export const isNote: Shape<Note> = (value): value is Note => {
+  const { code } = isObject(value) ? value : {};
+  const found = Object.entries(NOTES).find(([name]) => name === code);
+  return found !== undefined && found[1].isShaped(value);
+};
+
+/** The sentence. */
+export function sayNote<Code extends keyof Fields>(note: Fields[Code] & { readonly code: Code }): string {
+  return NOTES[note.code].say(note);
+}
+
+/** What a rollback leaves as it is, and what takes it back. */
+export function sayKept({ what, device, image }: Kept): {
+  readonly text: string;
+  readonly command: string | undefined;
+} {
+  switch (what) {
+    case "frozen":
+      return { text: `'${device}' stays frozen`, command: `imgtx unfreeze ${device}` };
+    case "not frozen":
+      return { text: `'${device}' is not frozen again`, command: `imgtx freeze ${device}` };
+    case "mirror's content":
+      return { text: `the mirror of '${device}' keeps what was copied to it since`, command: undefined };
+    case "mirrored":
+      return { text: `${image} stays the mirror of '${device}'`, command: `imgtx mirror --cancel ${device}` };
+    case "not mirrored":
+      return {
+        text: `${image} is not the mirror of '${device}' again`,
+        command: `imgtx mirror ${device} ${shellQuote(image)} --reuse`,
+      };
+  }
+}
+
+/** What has no place for a fence. */
+export function sayFenceless(format: ImageFormat): string {
+  return format === "raw" ? "a raw image" : "a qcow2 image of version 2";
+}
+
+export function howToFlatten(device: string): string {
+  return `\`imgtx mirror ${device} FILE\`, then \`imgtx reopen ${device} FILE\`, makes one image of it`;
+}
+
+function sayDoubt({ image, before, now }: Seen): string {
+  return `whether somebody wrote to ${image} can't be told from its times (${describeDoubt(before, now)})`;
+}
