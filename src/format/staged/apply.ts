@@ -7,7 +7,7 @@
 //   has to be there before the next is made durable in between (see the flushes). It shrinks under the fence, since
 //   whoever opens the image afterwards may use the space at its end.
 // - Under a fence that is down nothing is applied again: a guest may have written since. One that is kept tells of no
-//   guest: under that all is applied again.
+//   guest: under that all is applied again. Where the write that takes it down was cut off, that alone is done again.
 // - A sector is checked in the same breath as it is written, and what a stranger wrote is left alone (guard.ts).
 
 import { ImgtxError } from "../../errors/index.ts";
@@ -17,7 +17,7 @@ import { compareChange, type SectorState } from "./compare-sectors.ts";
 import { assertGuard, type FenceBytes, type FenceGuard, type Guard } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
 import { SECTOR_BYTES } from "./sectors.ts";
-import { isDown, isUp, judgeSize } from "./survey.ts";
+import { type FenceState, judgeFence, judgeSize } from "./survey.ts";
 
 /**
  * Brings the image in the file, which is open for writing, to what the log says, durably. The caller keeps others from
@@ -36,24 +36,27 @@ export async function applyLog(
     if (modifiedNs !== undefined) await file.setModified(modifiedNs);
     await file.flush(purpose);
   };
-  if (guard.kind === "fence" && (await isFenceDown(log, file, guard)) && !guard.kept) {
+  const at = guard.kind === "fence" ? await readFence(log, file, guard) : undefined;
+  if (at === "lifted" || at === "written") throw changedAt(file, 0);
+  if (at === "down") {
     await renewApplied(log, file);
+    return;
+  }
+  if (at === "going down") {
+    await writeFirstSector(log, file);
+    await flushLast("redo log: fence lifted");
     return;
   }
   if ((await judgeSize(log, file)) === "neither") throw changedAt(file, log.sizeBytes);
   const { sizeBytes } = await file.stat();
   if (sizeBytes < log.sizeBytes) await file.truncate(log.sizeBytes);
-  let isInFirstSector = sizeBytes === log.sizeBytes;
+  let isInFirstSector = log.header.baseSizeBytes === log.sizeBytes;
   const kept = guard.kind === "fence" ? guard.kept : undefined;
   for await (const change of changesOf(log, kept)) {
     isInFirstSector &&= isInSector(change);
-    await applyChange(file, change, guard);
+    await applyChange(log, file, change, guard);
   }
-  if (sizeBytes > log.sizeBytes) {
-    // The last sector is cut where the file ends: neither half of it could be told afterwards.
-    await file.flush("redo log: pages before shrinking");
-    await file.truncate(log.sizeBytes);
-  }
+  if (sizeBytes > log.sizeBytes) await file.truncate(log.sizeBytes);
   if (guard.kind === "fence" && !guard.kept) {
     if (!isInFirstSector) await file.flush("redo log: applied");
     await writeFirstSector(log, file);
@@ -100,9 +103,9 @@ async function punch(file: StorageFile, { start, lengthBytes }: FreedPages): Pro
   await file.punchHole({ start, lengthBytes });
 }
 
-async function applyChange(file: StorageFile, change: Change, guard: Guard): Promise<void> {
+async function applyChange(log: RedoLog, file: StorageFile, change: Change, guard: Guard): Promise<void> {
   if (guard.kind !== "fence") {
-    await compareChange(file, change, undefined, (state, offset) => {
+    await compareChange({ log, file, fence: undefined }, change, (state, offset) => {
       if (state === "neither") throw changedAt(file, offset);
     });
   }
@@ -114,17 +117,15 @@ async function applyChange(file: StorageFile, change: Change, guard: Guard): Pro
   for (const { start, bytes } of sectorRuns(change, skipped)) await file.write(bytes, start);
 }
 
-/** Whether the first sector is as the log leaves it. E_CHANGED where it is not, and has no fence of the guard's either. */
-async function isFenceDown(log: RedoLog, file: StorageFile, guard: FenceGuard): Promise<boolean> {
+async function readFence(log: RedoLog, file: StorageFile, guard: FenceGuard): Promise<FenceState> {
   let first: SectorState | undefined;
   for await (const change of changesOf(log, guard.kept)) {
-    await compareChange(file, change, guard.fence, (state, offset) => {
+    await compareChange({ log, file, fence: guard.fence }, change, (state, offset) => {
       if (offset < SECTOR_BYTES) first = state;
     });
     break;
   }
-  if (!isUp(first, guard) && !isDown(first)) throw changedAt(file, 0);
-  return isDown(first);
+  return judgeFence(first, guard);
 }
 
 async function writeFirstSector(log: RedoLog, file: StorageFile, kept?: FenceBytes): Promise<void> {

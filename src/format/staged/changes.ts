@@ -6,7 +6,7 @@
 //   there; the masks say nothing of sectors behind it.
 
 import { FRAME_PAGES_MAX, type PageRecord, RECORD_BYTES } from "./frames.ts";
-import type { FenceBytes } from "./guard.ts";
+import { type FenceBytes, setFence } from "./guard.ts";
 import type { LoggedHole, LoggedPage } from "./page-map.ts";
 import type { RedoLog } from "./redo-log.ts";
 import { sectorsInside } from "./sealed-log.ts";
@@ -43,16 +43,10 @@ export interface SectorRun {
 /** kept: a fence that stays over what the log leaves. */
 export async function* changesOf(log: RedoLog, kept?: FenceBytes): AsyncGenerator<Change> {
   for await (const change of pagesOf(log)) {
-    if (kept) setFence(change, kept);
+    if (kept) setFence(change.contents, change.start, kept);
     yield change;
   }
   yield* holesOf(log);
-}
-
-function setFence({ start, contents }: ChangedPages, { offset, after }: FenceBytes): void {
-  const from = Math.max(0, start - offset);
-  const to = Math.min(after.length, start + contents.length - offset);
-  if (from < to) contents.set(after.subarray(from, to), offset + from - start);
 }
 
 async function* pagesOf(log: RedoLog): AsyncGenerator<ChangedPages> {

@@ -1,15 +1,24 @@
-// What an image holds where a log changes it: what the log replaces, what it makes, or something else.
+// What an image holds where a log changes it: what the log replaces, what it makes, a sector that was written by half,
+// or something else.
 
 import type { StorageFile } from "../../storage/index.ts";
 import { type Change, changedSectors, type ChangedPages, type FreedPages } from "./changes.ts";
-import type { FenceBytes } from "./guard.ts";
-import { hasDigest, isZeroSector, SECTOR_BYTES, sectorOf, SECTORS_PER_PAGE } from "./sectors.ts";
+import { type FenceBytes, setFence } from "./guard.ts";
+import type { RedoLog } from "./redo-log.ts";
+import { hasDigest, isZeroSector, PAGE_BYTES, SECTOR_BYTES, sectorOf, SECTORS_PER_PAGE } from "./sectors.ts";
 
 /**
- * `both` where the log leaves it as it was. `raised`: as before, with the fence up. `neither`: somebody else wrote
- * there.
+ * `both` where the log leaves it as it was. `raised`: as before, with the fence up. `torn`: after up to some byte, and
+ * before, or raised, from there on, as a write leaves it that fails amid the sector. `neither`: somebody else wrote there.
  */
-export type SectorState = "before" | "after" | "both" | "raised" | "neither";
+export type SectorState = "before" | "after" | "both" | "raised" | "torn" | "neither";
+
+/** An image beside its log, and the fence under which that is applied. */
+export interface ComparedImage {
+  readonly log: RedoLog;
+  readonly file: StorageFile;
+  readonly fence: FenceBytes | undefined;
+}
 
 /** Told of a sector: what it is, and its offset in the image. */
 export type SectorSink = (state: SectorState, offset: number) => void;
@@ -17,21 +26,16 @@ export type SectorSink = (state: SectorState, offset: number) => void;
 const PIECE_BYTES = 256 * 1024;
 
 /** Tells of all sectors of a change, as the file has them. What the file does not have counts as zeros. */
-export async function compareChange(
-  file: StorageFile,
-  change: Change,
-  fence: FenceBytes | undefined,
-  tell: SectorSink,
-): Promise<void> {
-  if (change.kind === "pages") await comparePages(file, change, fence, tell);
+export async function compareChange(image: ComparedImage, change: Change, tell: SectorSink): Promise<void> {
+  const { file } = image;
+  if (change.kind === "pages") await comparePages(image, change, tell);
   else if (change.digests === undefined) await compareHole(file, change, tell);
   else await compareCheckedHole(file, change, change.digests, tell);
 }
 
 async function comparePages(
-  file: StorageFile,
+  { log, file, fence }: ComparedImage,
   change: ChangedPages,
-  fence: FenceBytes | undefined,
   tell: SectorSink,
 ): Promise<void> {
   const { start, contents, records, lengthBytes, knownBytes } = change;
@@ -46,9 +50,34 @@ async function comparePages(
     const wasThere = (bytes: Uint8Array): boolean =>
       from >= knownBytes || hasDigest(bytes, digests, sector % SECTORS_PER_PAGE);
     const state = stateFrom(wasThere(now), isAfter);
-    const lowered = state === "neither" && fence ? lowerFence(now, start + from, fence) : undefined;
-    tell(lowered && wasThere(lowered) ? "raised" : state, start + from);
+    if (state !== "neither") {
+      tell(state, start + from);
+      continue;
+    }
+    const lowered = fence && lowerFence(now, start + from, fence);
+    if (lowered && wasThere(lowered)) {
+      tell("raised", start + from);
+      continue;
+    }
+    const before = await readReplaced(log, start + from);
+    // Read when the page was first logged: what the log replaces is what the digest is of.
+    const isKnown = before !== undefined && wasThere(before);
+    if (isKnown && fence) setFence(before, start + from, fence);
+    const isCutOff = isKnown && isTorn(now, sectorOf(contents, sector), before, to - from);
+    tell(isCutOff ? "torn" : "neither", start + from);
   }
+}
+
+/** The sector as the image had it. Undefined where the log does not say. */
+async function readReplaced(log: RedoLog, offset: number): Promise<Uint8Array | undefined> {
+  const page = await log.readReplaced(Math.floor(offset / PAGE_BYTES));
+  return page?.subarray(offset % PAGE_BYTES, (offset % PAGE_BYTES) + SECTOR_BYTES);
+}
+
+function isTorn(now: Uint8Array, after: Uint8Array, before: Uint8Array, lengthBytes: number): boolean {
+  let at = 0;
+  while (at < lengthBytes && now[at] === after[at]) at += 1;
+  return Buffer.compare(now.subarray(at, lengthBytes), before.subarray(at, lengthBytes)) === 0;
 }
 
 /** Under a fence what was there before is not known: whatever is left of it counts as that. */

@@ -12,7 +12,8 @@
 //             16 digests of the sectors that it replaces (8 × 16) · 144 the page (4096)
 //
 // kind 1, pages: `count` records. kind 2, a hole: `length` pages from page `place` on, and `count` pages of digests
-// of what it replaces, all of them or none. kind 3, a size: `place` bytes.
+// of what it replaces, all of them or none. kind 3, a size: `place` bytes. kind 4, what the image has: `count` pages
+// from page `place` on. Version 1 has no frames of kind 4.
 
 import { createHash } from "node:crypto";
 import { ImgtxError } from "../../errors/index.ts";
@@ -35,6 +36,8 @@ export interface LogHeader {
   readonly baseSizeBytes: number;
   /** Whether holes have the digests of what they replace. */
   readonly checksHoles: boolean;
+  /** Whether it has what pages replace, where that tells a torn sector: from version 2 on. */
+  readonly keepsReplaced: boolean;
 }
 
 /** A page with what it replaces. */
@@ -50,7 +53,8 @@ export interface PageRecord {
 export type FrameHead =
   | { readonly kind: "pages"; readonly count: number }
   | { readonly kind: "hole"; readonly first: number; readonly pages: number; readonly digests: number }
-  | { readonly kind: "size"; readonly sizeBytes: number };
+  | { readonly kind: "size"; readonly sizeBytes: number }
+  | { readonly kind: "replaced"; readonly first: number; readonly count: number };
 
 export const HEADER_FIXED_BYTES = 64;
 const IDENTITY_BYTES_MAX = 64 * 1024;
@@ -64,18 +68,21 @@ export const FRAME_PAGES_MAX = 64;
 export const FRAME_DIGESTS_MAX = 256;
 
 const MAGIC = Buffer.from("imgtxred");
-const VERSION = 1;
+const VERSION = 2;
+/** The last one without what pages replace. */
+const DIGESTS_ONLY = 1;
 const FLAG_CHECKS_HOLES = 1;
 const DIGEST_AT = 32;
 const DIGEST_BYTES = 32;
-const KIND = { pages: 1, hole: 2, size: 3 } as const;
+const KIND = { pages: 1, hole: 2, size: 3, replaced: 4 } as const;
 
-export function encodeHeader({ identity, baseSizeBytes, checksHoles }: LogHeader): Uint8Array {
+export function encodeHeader(header: LogHeader): Uint8Array {
+  const { identity, baseSizeBytes, checksHoles, keepsReplaced } = header;
   const json = Buffer.from(JSON.stringify(identity));
   const bytes = new Uint8Array(HEADER_FIXED_BYTES + json.length);
   const view = viewOf(bytes);
   bytes.set(MAGIC);
-  view.setUint32(8, VERSION);
+  view.setUint32(8, keepsReplaced ? VERSION : DIGESTS_ONLY);
   view.setUint32(12, json.length);
   view.setUint32(16, PAGE_BYTES);
   view.setUint32(20, checksHoles ? FLAG_CHECKS_HOLES : 0);
@@ -91,10 +98,11 @@ export function measureHeader(fixed: Uint8Array): number {
   if (fixed.length < HEADER_FIXED_BYTES || MAGIC.compare(fixed, 0, MAGIC.length) !== 0) {
     throw damaged("it does not begin as a redo log does", 0);
   }
-  if (view.getUint32(8) !== VERSION) {
-    throw new ImgtxError("E_UNSUPPORTED", `the redo log is of version ${view.getUint32(8)}`, {
+  const version = view.getUint32(8);
+  if (version < DIGESTS_ONLY || version > VERSION) {
+    throw new ImgtxError("E_UNSUPPORTED", `the redo log is of version ${version}`, {
       offset: 8,
-      hint: `finish it with the version of imgtx that made it; this one knows version ${VERSION}`,
+      hint: `finish it with the version of imgtx that made it; this one knows versions up to ${VERSION}`,
     });
   }
   const lengthBytes = view.getUint32(12);
@@ -114,6 +122,7 @@ export function decodeHeader(bytes: Uint8Array): LogHeader {
     identity: JSON.parse(Buffer.from(bytes.subarray(HEADER_FIXED_BYTES)).toString()) as RedoIdentity,
     baseSizeBytes: readNumber(view, 24),
     checksHoles: (flags & FLAG_CHECKS_HOLES) !== 0,
+    keepsReplaced: view.getUint32(8) > DIGESTS_ONLY,
   };
 }
 
@@ -129,7 +138,10 @@ export function encodeFrame(
   view.setUint32(0, KIND[head.kind]);
   if (head.kind === "pages") view.setUint32(4, head.count);
   else if (head.kind === "size") writeNumber(view, 8, head.sizeBytes);
-  else {
+  else if (head.kind === "replaced") {
+    view.setUint32(4, head.count);
+    writeNumber(view, 8, head.first);
+  } else {
     view.setUint32(4, head.digests);
     writeNumber(view, 8, head.first);
     writeNumber(view, 16, head.pages);
@@ -149,7 +161,9 @@ export function decodeFrameHead(bytes: Uint8Array): FrameHead | undefined {
   const [kind, count] = [view.getUint32(0), view.getUint32(4)];
   const [place, length] = [readNumber(view, 8), readNumber(view, 16)];
   if (!Number.isSafeInteger(place) || !Number.isSafeInteger(place + length)) return undefined;
-  if (kind === KIND.pages && count > 0 && count <= FRAME_PAGES_MAX) return { kind: "pages", count };
+  const isPages = count > 0 && count <= FRAME_PAGES_MAX;
+  if (kind === KIND.pages && isPages) return { kind: "pages", count };
+  if (kind === KIND.replaced && isPages) return { kind: "replaced", first: place, count };
   if (kind === KIND.size) return { kind: "size", sizeBytes: place };
   if (kind !== KIND.hole || length === 0 || count > FRAME_DIGESTS_MAX) return undefined;
   if (count !== 0 && count !== length) return undefined;
@@ -158,6 +172,7 @@ export function decodeFrameHead(bytes: Uint8Array): FrameHead | undefined {
 
 export function measurePayload(head: FrameHead): number {
   if (head.kind === "pages") return head.count * RECORD_BYTES;
+  if (head.kind === "replaced") return head.count * PAGE_BYTES;
   return head.kind === "hole" ? head.digests * PAGE_DIGEST_BYTES : 0;
 }
 

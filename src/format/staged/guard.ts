@@ -21,6 +21,13 @@ export interface FenceBytes {
   readonly after: Uint8Array;
 }
 
+/** Lays the fence over bytes that stand at an offset of the image, as far as it lies in them. */
+export function setFence(bytes: Uint8Array, at: number, { offset, after }: FenceBytes): void {
+  const from = Math.max(0, at - offset);
+  const to = Math.min(after.length, at + bytes.length - offset);
+  if (from < to) bytes.set(after.subarray(from, to), offset + from - at);
+}
+
 export type Guard =
   | { readonly kind: "none" }
   | { readonly kind: "digests" }

@@ -1,5 +1,6 @@
 // What a redo log knows of an image, in memory: for each page that was written where the log has it, and which
-// ranges were punched out. 16 bytes for a page, 24 for a range; the pages themselves stay in the log.
+// ranges were punched out; and where it has what a page replaces. 16 bytes for a page, 24 for a range; the pages
+// themselves stay in the log.
 //
 // Invariants
 // - A page that was written is found before a range that was punched out around it: the later one wins, since punching
@@ -40,13 +41,14 @@ const FROM_BASE: Place = { kind: "base" };
 export class PageMap {
   readonly #pages = new SortedTable(1);
   readonly #holes = new SortedTable(2);
+  readonly #replaced = new SortedTable(1);
 
   get pageCount(): number {
     return this.#pages.size;
   }
 
   get memoryBytes(): number {
-    return this.#pages.memoryBytes + this.#holes.memoryBytes;
+    return this.#pages.memoryBytes + this.#holes.memoryBytes + this.#replaced.memoryBytes;
   }
 
   find(page: number): Place {
@@ -79,6 +81,15 @@ export class PageMap {
     if (digestsAt === 0 && before?.second === 0 && before.key < first && before.value >= first) {
       this.#holes.set(before.key, end);
     } else this.#holes.set(first, end, digestsAt);
+  }
+
+  /** Where the log has the page as it is in the image. */
+  findReplaced(page: number): number | undefined {
+    return this.#replaced.get(page);
+  }
+
+  setReplaced(page: number, position: number): void {
+    this.#replaced.set(page, position);
   }
 
   /** What is to be written into an image that ends before the page `end`, by ascending pages. */

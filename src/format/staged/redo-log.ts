@@ -155,6 +155,24 @@ export class RedoLog {
     await this.#append({ kind: "size", sizeBytes }, []);
   }
 
+  /** Pages side by side as they are in the image, from this one on; at most FRAME_PAGES_MAX. */
+  async appendReplaced(first: number, contents: Uint8Array): Promise<void> {
+    const count = contents.length / PAGE_BYTES;
+    if (!this.header.keepsReplaced || !Number.isInteger(count) || count < 1 || count > FRAME_PAGES_MAX) {
+      throw this.#impossible(`${count} pages of what is replaced`);
+    }
+    await this.#append({ kind: "replaced", first, count }, [contents]);
+  }
+
+  /** The page as it was in the image. Undefined where the log does not have it. */
+  async readReplaced(page: number): Promise<Uint8Array | undefined> {
+    const position = this.#map.findReplaced(page);
+    if (position === undefined) return undefined;
+    const bytes = new Uint8Array(PAGE_BYTES);
+    await this.#read(bytes, position);
+    return bytes;
+  }
+
   /** What a page was to replace, without its content. */
   async readRecordHead(position: number): Promise<PageRecord> {
     const bytes = new Uint8Array(RECORD_CONTENT_AT);
@@ -239,6 +257,10 @@ export class RedoLog {
       this.#peakBytes = Math.max(this.#peakBytes, head.sizeBytes);
     } else if (head.kind === "hole") {
       this.#map.setHole(head.first, head.first + head.pages, head.digests === 0 ? 0 : position);
+    } else if (head.kind === "replaced") {
+      for (let index = 0; index < head.count; index += 1) {
+        this.#map.setReplaced(head.first + index, position + index * PAGE_BYTES);
+      }
     } else {
       for (let index = 0; index < head.count; index += 1) {
         const at = index * RECORD_BYTES;

@@ -6,6 +6,8 @@
 // - A page in the log is whole: what a write does not cover of it is copied along.
 // - What a page replaces is taken from the image when the page is first written, and goes from record to record of
 //   that page. A page that is as the image has it is not logged at all.
+// - Where a sector that was written by half could be taken for a stranger's, the log has what the page replaces, once:
+//   everywhere without a fence, and at the page whose first sector takes a fence down.
 // - Behind the present size everything counts as zeros. What the image or the log has there from a time when the
 //   size was larger is replaced by zeros before the size grows again, so that a size frame by itself tells all.
 // - Changes follow each other; reads may overlap with them.
@@ -248,7 +250,33 @@ export class StagedImage {
       const record = await this.#makeRecord(first + index, content, forced, () => before.page(index));
       if (record !== undefined) records.push(record);
     }
-    if (records.length > 0) await this.log.appendPages(records);
+    if (records.length === 0) return;
+    await this.#keepReplaced(records, async (page) => await before.page(page - first));
+    await this.log.appendPages(records);
+  }
+
+  async #keepReplaced(
+    records: readonly PageRecord[],
+    readBefore: (page: number) => Promise<Uint8Array>,
+  ): Promise<void> {
+    let run: { readonly first: number; readonly contents: Uint8Array[] } | undefined;
+    const append = async () => run && (await this.log.appendReplaced(run.first, Buffer.concat(run.contents)));
+    for (const { page } of records) {
+      if (!this.#lacksReplaced(page)) continue;
+      if (run?.first !== page - (run?.contents.length ?? 0)) {
+        await append();
+        run = { first: page, contents: [] };
+      }
+      run.contents.push(await readBefore(page));
+    }
+    await append();
+  }
+
+  #lacksReplaced(page: number): boolean {
+    const { keepsReplaced, checksHoles, baseSizeBytes } = this.log.header;
+    const mayTear = checksHoles || page === 0;
+    const wasThere = page * PAGE_BYTES < baseSizeBytes;
+    return keepsReplaced && mayTear && wasThere && this.log.map.findReplaced(page) === undefined;
   }
 
   /** Undefined where the page is as the image has it, and was never anything else. */

@@ -56,6 +56,7 @@ export class StagedStorage implements Storage {
         identity: { transaction, image, fileSystemId, inode, bornNs },
         baseSizeBytes: stat.sizeBytes,
         checksHoles: guardedBy === "digests",
+        keepsReplaced: true,
       });
       this.#images.set(keyOf(stat), new StagedImage(log));
       return log.path;

@@ -16,7 +16,8 @@ import { SECTOR_BYTES } from "./sectors.ts";
  * - used: it was applied, its fence is down, and somebody has written since. It is finished. So it is too
  *   where somebody has written to the first sector, as the fence lets nobody do: whether it is down is for the caller to
  *   see, who knows what a fence is.
- * - foreign: somebody else has written there. Nothing may be written over that.
+ * - foreign: somebody else has written there. Nothing may be written over that. Under a fence that is up nobody else
+ *   can have: what is neither old nor new there was written by half.
  */
 export type Survey =
   | { readonly state: "untouched" | "partly" | "applied" | "used" }
@@ -27,39 +28,49 @@ export async function surveyImage(log: RedoLog, file: StorageFile, guard: Guard)
   const fenced = guard.kind === "fence" ? guard : undefined;
   const seen = new Set<SectorState>();
   let first: SectorState | undefined;
-  let foreign: number | undefined;
+  let neither: number | undefined;
   for await (const change of changesOf(log, fenced?.kept)) {
-    await compareChange(file, change, fenced?.fence, (state, offset) => {
+    await compareChange({ log, file, fence: fenced?.fence }, change, (state, offset) => {
       if (offset < SECTOR_BYTES) first = state;
       else seen.add(state);
-      if (state === "neither") foreign ??= offset;
+      if (state === "neither") neither ??= offset;
     });
-    if (foreign !== undefined) break;
+    if (neither !== undefined) break;
   }
   const size = await judgeSize(log, file);
-  if (size === "neither") foreign ??= log.sizeBytes;
+  const foreign = size === "neither" ? log.sizeBytes : neither;
+  const at = fenced && judgeFence(first, fenced);
+  if (at === "going down") return { state: "partly" };
+  if (at === "lifted" || (at === "written" && fenced?.kept)) return { state: "foreign", offset: 0 };
   const others = joined(seen, size);
   // The fence's sector is written last: what stands elsewhere was in place by then.
-  if (fenced && !fenced.kept) {
-    if (isDown(first) && !(first === "both" && others === "untouched")) {
-      return { state: foreign === undefined && others === "applied" ? "applied" : "used" };
-    }
-    if (first === "neither") return { state: "used" };
+  if (at === "written" || (at === "down" && !(first === "both" && others === "untouched"))) {
+    return { state: foreign === undefined && others === "applied" ? "applied" : "used" };
   }
-  if (fenced?.kept && !isDown(first) && !isUp(first, fenced)) foreign ??= 0;
-  if (foreign !== undefined) return { state: "foreign", offset: foreign };
+  if (foreign !== undefined && (at !== "up" || size === "neither")) {
+    return { state: "foreign", offset: foreign };
+  }
   if (first !== undefined) seen.add(first);
   return { state: joined(seen, size) };
 }
 
-/** Whether the first sector is as the log leaves it: where that keeps no fence, the fence has been taken down with it. */
-export function isDown(first: SectorState | undefined): boolean {
-  return first === "after" || first === "both";
-}
+/**
+ * Where an image is with its fence, by the first sector:
+ * - up: nobody else can have opened it since before the log was applied. One that stays is up all the time.
+ * - going down: the first sector was written by half, when all else was in place and durable.
+ * - down: it is as the log leaves it.
+ * - lifted: it is as before, without the fence, which imgtx lifts in no other way.
+ * - written: somebody else has written to it.
+ */
+export type FenceState = "up" | "going down" | "down" | "lifted" | "written";
 
-/** Whether it has the fence under which the log is to be applied. */
-export function isUp(first: SectorState | undefined, { fence }: FenceGuard): boolean {
-  return first === (fence ? "raised" : "before");
+export function judgeFence(first: SectorState | undefined, { fence, kept }: FenceGuard): FenceState {
+  if (first === "neither") return "written";
+  // A first sector that the log leaves alone has the fence that the image has had since before.
+  if (first === "both") return kept || !fence ? "up" : "down";
+  if (first === "after") return kept ? "up" : "down";
+  if (first === "torn") return kept ? "up" : "going down";
+  return first === (fence ? "raised" : "before") ? "up" : "lifted";
 }
 
 export type SizeState = "before" | "after" | "both" | "between" | "neither";
@@ -74,6 +85,8 @@ export async function judgeSize(log: RedoLog, file: StorageFile): Promise<SizeSt
 }
 
 function joined(seen: ReadonlySet<SectorState>, size: SizeState): "untouched" | "partly" | "applied" {
+  // Under a fence that is up, what is neither was written by half.
+  if (seen.has("torn") || seen.has("neither")) return "partly";
   const isBefore = seen.has("before") || seen.has("raised") || size === "before" || size === "between";
   const isAfter = seen.has("after") || size === "after" || size === "between";
   if (isBefore) return isAfter ? "partly" : "untouched";

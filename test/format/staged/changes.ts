@@ -23,6 +23,8 @@ export interface Change {
   readonly holes?: readonly (readonly [offset: number, lengthBytes: number])[];
   readonly newSizeBytes?: number;
   readonly isFenced?: boolean;
+  /** Whether another fence is over what it leaves. */
+  readonly keepsFence?: boolean;
 }
 
 export const GROWING: Change = {
@@ -45,6 +47,8 @@ export const SHRINKING: Change = {
 };
 
 export const FENCE_AT = 72;
+const FENCE = 0x40;
+const KEPT_FENCE = 0x41;
 
 /** Stages the change on an image that is there, and seals it. */
 export async function stageChange(
@@ -62,13 +66,14 @@ export async function stageChange(
   if (change.newSizeBytes !== undefined) await file.truncate(change.newSizeBytes);
   const before = new Uint8Array(8);
   await file.read(before, FENCE_AT);
-  const fence: FenceBytes = { offset: FENCE_AT, before, after: before.map((byte) => byte ^ 0x40) };
+  const fence: FenceBytes = { offset: FENCE_AT, before, after: before.map((byte) => byte ^ FENCE) };
   const { start, lengthBytes } = sectorsOfFence(fence);
   if (change.isFenced) await staged.include(IMAGE, start, lengthBytes);
   await file.close();
   const [sealed] = await staged.seal();
   await staged.close();
-  return { sealed: sealed!, guard: change.isFenced ? { kind: "fence", fence } : { kind: "digests" } };
+  const kept = change.keepsFence ? { ...fence, after: before.map((byte) => byte ^ KEPT_FENCE) } : undefined;
+  return { sealed: sealed!, guard: change.isFenced ? { kind: "fence", fence, kept } : { kind: "digests" } };
 }
 
 /** What the change makes of the image. */
@@ -77,6 +82,7 @@ export function resultOf(change: Change): Buffer {
   const content = Buffer.concat([imageOf(change.sizeBytes), Buffer.alloc(end - change.sizeBytes)]);
   for (const [offset, lengthBytes] of change.writes) content.fill(255, offset, offset + lengthBytes);
   for (const [offset, lengthBytes] of change.holes ?? []) content.fill(0, offset, offset + lengthBytes);
+  if (change.keepsFence) for (let at = 0; at < 8; at += 1) content[FENCE_AT + at]! ^= KEPT_FENCE;
   return content.subarray(0, change.newSizeBytes ?? end);
 }
 
@@ -85,4 +91,5 @@ export const CHANGES: (readonly [string, Change])[] = [
   ["digests, shrinking", SHRINKING],
   ["a fence, growing", { ...GROWING, isFenced: true }],
   ["a fence, shrinking", { ...SHRINKING, isFenced: true }],
+  ["a fence that stays", { ...SHRINKING, isFenced: true, keepsFence: true }],
 ];

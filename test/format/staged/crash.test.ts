@@ -196,7 +196,6 @@ describe("a power cut", () => {
   test.each([
     ["redo log", "cutSealing"],
     ["redo log's name", "cutSealing"],
-    ["redo log: pages before shrinking", "cutApplying"],
     ["redo log: applied", "cutApplying"],
     ["redo log: fence lifted", "cutApplying"],
     ["redo log: renewed", "renewAfterFailure"],

@@ -14,8 +14,15 @@ export function diskWith(files: ReadonlyMap<string, Uint8Array>): MemoryDisk {
   return disk;
 }
 
-/** The file, with its calls counted that change something. From the nth on none of them is made. */
-function cutting(file: StorageFile, calls: number): { file: StorageFile; counted: () => number } {
+/**
+ * The file, with its calls counted that change something. From the nth on none of them is made, but for the first bytes
+ * of a write.
+ */
+function cutting(
+  file: StorageFile,
+  calls: number,
+  tornBytes: number,
+): { file: StorageFile; counted: () => number } {
   let done = 0;
   const may = (): void => {
     if (done === calls) throw new Cut();
@@ -28,6 +35,10 @@ function cutting(file: StorageFile, calls: number): { file: StorageFile; counted
       const call = value.bind(target) as (...rest: unknown[]) => unknown;
       if (!["write", "truncate", "punchHole"].includes(String(name))) return call;
       return async (...rest: unknown[]) => {
+        const [bytes, offset] = rest;
+        if (done === calls && bytes instanceof Uint8Array) {
+          await call(bytes.subarray(0, Math.min(tornBytes, bytes.length - 1)), offset);
+        }
         may();
         await call(...rest);
       };
@@ -36,17 +47,21 @@ function cutting(file: StorageFile, calls: number): { file: StorageFile; counted
   return { file: cut, counted: () => done };
 }
 
-/** Opens the log that was sealed, as recovery would, and applies it; cut off before its nth change, if that is said. */
+/**
+ * Opens the log that was sealed, as recovery would, and applies it; cut off before its nth change, if that is said, or
+ * after the first bytes of that.
+ */
 export async function applySealed(
   storage: Storage,
   sealed: SealedLog,
   guard: Guard,
   calls = Number.POSITIVE_INFINITY,
+  tornBytes = 0,
 ): Promise<{ changes: number; wasCut: boolean }> {
   const folder = sealed.image.slice(0, sealed.image.lastIndexOf("/"));
   const log = await RedoLog.open(storage, `${folder}/${sealed.log}`, sealed.end, "read");
   const target = await storage.openFile(sealed.image, "write");
-  const { file, counted } = cutting(target, calls);
+  const { file, counted } = cutting(target, calls, tornBytes);
   try {
     await applyLog(log, file, guard);
     return { changes: counted(), wasCut: false };

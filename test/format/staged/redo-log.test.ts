@@ -171,11 +171,22 @@ describe("a sealed log", () => {
     expect(written.disk.require(LOG).content.equals(bytes)).toBe(true);
   });
 
+  test("of version 1 is read, and gets nothing that it has no frames for", async () => {
+    const { bytes, sealed } = await makeSmallLog();
+    const { disk, log } = await openChanged(bytes, sealed);
+    const path = "/disks/.imgtx-t1-1.redo";
+    const old = await RedoLog.create(disk.storage, path, { ...log.header, keepsReplaced: false });
+    await old.appendSize(3 * PAGE_BYTES);
+    expect((await errorFrom(old.appendReplaced(0, new Uint8Array(PAGE_BYTES)))).code).toBe("E_INTERNAL");
+    const read = await RedoLog.open(disk.storage, path, old.end, "read");
+    expect([read.header.keepsReplaced, read.sizeBytes]).toEqual([false, 3 * PAGE_BYTES]);
+  });
+
   test("of a later version is refused by name", async () => {
     const { bytes, sealed } = await makeSmallLog();
-    bytes.writeUInt32BE(2, 8);
+    bytes.writeUInt32BE(3, 8);
     const error = await errorFrom(openChanged(bytes, sealed));
-    expect(error).toMatchObject({ code: "E_UNSUPPORTED", message: expect.stringMatching(/version 2/) });
+    expect(error).toMatchObject({ code: "E_UNSUPPORTED", message: expect.stringMatching(/version 3/) });
   });
 
   test("of many pages is made, checked and applied in pieces of at most 1 MiB", async () => {
@@ -208,7 +219,7 @@ async function frameStarts(bytes: Buffer, { end }: SealedLog): Promise<number[]>
   while (at < end.position) {
     starts.push(at);
     const [kind, count] = [bytes.readUInt32BE(at), bytes.readUInt32BE(at + 4)];
-    at += 64 + (kind === 1 ? count * 4240 : kind === 2 ? count * 128 : 0);
+    at += 64 + (kind === 1 ? count * 4240 : kind === 2 ? count * 128 : kind === 4 ? count * 4096 : 0);
   }
   expect(starts.length).toBeGreaterThan(2);
   return starts;
