@@ -39,7 +39,7 @@ export class DryRun {
       }
       const file = await this.staged.openFile(link.path, "write");
       try {
-        await change.write(file);
+        await change.write(file, transaction);
       } finally {
         await file.close();
       }

@@ -158,7 +158,7 @@ async function addPlan(
     return record;
   }
   const parked = isResumable
-    ? await takeParked(work.workspace, others, record, work.options.onKept)
+    ? await takeParked(work.workspace, others, { id: work.id, record }, work.options.onKept)
     : undefined;
   const plan = parked?.state.statements[0]?.plan;
   if (parked && plan) {

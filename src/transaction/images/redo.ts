@@ -44,8 +44,11 @@ export interface ImageChange {
   readonly link: ChainLink;
   /** The time of modification that goes with what it leaves. Default: that of the writes. */
   readonly modifiedNs?: string | null;
-  /** Writes the change. The file shows the image as the statements before leave it. */
-  write(file: StorageFile): Promise<void>;
+  /**
+   * Writes the change. The file shows the image as the statements before leave it. transaction: its id, which is the one
+   * that planned it, or that of an earlier one where a copy that was cut off goes on.
+   */
+  write(file: StorageFile, transaction: string): Promise<void>;
 }
 
 /** The images as the statements of the transaction leave them. The caller closes it. access: to the logs. */
@@ -108,7 +111,7 @@ export async function stageChanges(
     }
     const file = await staged.openFile(image, "write");
     try {
-      await change.write(file);
+      await change.write(file, transaction);
       const isFenced = guardedBy === "fence" && (await isFileFenced(file.onDisk ?? file));
       if (guardedBy === "fence") await includeFences(staged, file, transaction);
       const known = earlier.get(image);

@@ -13,7 +13,7 @@ import type { LockWait } from "../request.ts";
 export async function takeParked(
   workspace: Workspace,
   journals: readonly JournalSnapshot[],
-  record: PlanRecord,
+  { id: planned, record }: { readonly id: string; readonly record: PlanRecord },
   onKept: LockWait["onKept"],
 ): Promise<Journal | undefined> {
   let taken: Journal | undefined;
@@ -22,7 +22,7 @@ export async function takeParked(
     if (!journal) continue;
     try {
       const plan = journal.state.statements[0]?.plan;
-      if (!taken && plan && contentOf(plan) === contentOf(record)) {
+      if (!taken && plan && contentOf(plan, id) === contentOf(record, planned)) {
         await journal.append({ type: "resumed", statement: 0 }, "resumed");
         taken = journal;
       } else {
@@ -59,13 +59,7 @@ function listParked(journals: readonly JournalSnapshot[], devices: readonly stri
   );
 }
 
-/** But for the transaction's id, which is in the names of its files. */
-function contentOf(plan: PlanRecord): string {
-  const withoutId = (path: string): string => path.replace(/\.imgtx-[a-z0-9]+-/, "");
-  return JSON.stringify({
-    ...plan,
-    folders: [],
-    newFiles: plan.newFiles.map(({ path }) => withoutId(path)),
-    copies: plan.copies.map(({ from, ...rest }) => ({ ...rest, from: withoutId(from) })),
-  });
+/** But for the transaction's id, which is in the names of its files, and of its bitmap's witness. */
+function contentOf(plan: PlanRecord, id: string): string {
+  return JSON.stringify({ ...plan, folders: [] }).replaceAll(id, "");
 }

@@ -83,6 +83,7 @@ const DEST = "../images/top.qcow2";
 
 export const COPY_SCENARIOS: readonly CopyScenario[] = [
   ...COPIES.map(([name, line]) => onCopied(name, step(line))),
+  onCopied("a copy with a bitmap", step("mirror vda m.qcow2 --bitmap")),
   onCopied("a copy of the active layer alone", step("mirror vda m.qcow2 --sync top")),
   onCopied("a copy for the twin of a migration", step("mirror vda"), {
     prepare: [...addAll(TWO), step(`migrate vda ${DEST} --new-source top.qcow2`)],

@@ -8,9 +8,10 @@ import { describe, expect, test } from "vitest";
 import { trialOf } from "../command-line.ts";
 import { COPIES, MARK_ALWAYS } from "./copy-scenarios.ts";
 import { applyChange } from "../simulated/disk-log.ts";
+import { imageIn } from "../judges/observation.ts";
 import { DiskStates } from "../simulated/disk-states.ts";
 import { record, RECORDED_BOOT, type Recording } from "../simulated/recording.ts";
-import { addAll, filesOf, onTwo, step, TWO } from "./sample-devices.ts";
+import { addAll, onTwo, step, TWO } from "./sample-devices.ts";
 import { SimulatedMachine } from "../simulated/simulated-disk.ts";
 import { startProcess } from "../simulated/simulated-process.ts";
 import { observeCopy, runOn, type Subject } from "../subject.ts";
@@ -72,14 +73,25 @@ async function keepCopy(recording: Recording, subject: Subject): Promise<Simulat
   return kept;
 }
 
+function idOfKept(machine: SimulatedMachine): string | undefined {
+  const { inode } = machine.tree.lookUp("/disks/ws/.imgtx/journal", false);
+  return [...(inode?.names.keys() ?? [])].find((name) => name.endsWith(".journal"))?.split(".")[0];
+}
+
+function idOfTable(machine: SimulatedMachine): unknown {
+  const table = imageIn(machine.tree, "/disks/ws/.imgtx/table.json");
+  const text = Buffer.from(table.read(0, table.sizeBytes)).toString();
+  return /"transaction":\s*"([^"]*)"/.exec(text)?.[1];
+}
+
 /** The mirrors' guest content is a fact of its own: a copy that goes on lays its clusters out in another order. */
 function withoutLayout(observed: string): string {
   return observed.replaceAll(/^(file \S*\/[mn]\.(?:qcow2|raw|data) mode \d+) .*$/gm, "$1");
 }
 
-describe("behind a crash at any call, the same command makes what it makes without one", () => {
+describe("behind a crash at any call, the same command goes on, and makes what it makes without one", () => {
   test.each(COPIES)("%s", async (name, line) => {
-    const scenario = onTwo(name, [step(line)], { files: filesOf(TWO), prepare: addAll(TWO) });
+    const scenario = onTwo(name, [step(line)]);
     const { plan, subject } = await trialOf(scenario, MARK_ALWAYS);
     const recording = await record(plan, subject);
     const ends = await endsOf(recording, subject, line);
@@ -98,8 +110,12 @@ describe("behind a crash at any call, the same command makes what it makes witho
       const log = recording.log.slice(0, point);
       const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), ...DIED });
       const { text } = await runOn(dead, subject, ["recover"]);
-      if (text.includes("kept the unfinished copy")) resumed += 1;
+      const kept = text.includes("kept the unfinished copy") ? idOfKept(dead) : undefined;
       await goOn(dead, subject, line, ends);
+      if (kept !== undefined) {
+        expect(idOfTable(dead)).toBe(kept);
+        resumed += 1;
+      }
       states.advance(change);
       applyChange(cached, change);
     }
@@ -108,10 +124,24 @@ describe("behind a crash at any call, the same command makes what it makes witho
 });
 
 describe("an unfinished copy", () => {
+  test("goes on also where its device gets a bitmap", async () => {
+    const line = "mirror vda m.qcow2 --bitmap";
+    const scenario = onTwo("a copy with a bitmap", [step(line)], { changing: { "ws/a.qcow2": "qcow2" } });
+    const { plan, subject } = await trialOf(scenario, MARK_ALWAYS);
+    const recording = await record(plan, subject);
+    const machine = await keepCopy(recording, subject);
+    const kept = idOfKept(machine);
+    await goOn(machine, subject, line, await endsOf(recording, subject, line));
+    expect(idOfTable(machine)).toBe(kept);
+  });
+
   test.each(COPIES)(
     "whose files are gone begins anew, and a crash leads to no mark of theirs: %s",
     async (name, line) => {
-      const scenario = onTwo(name, [step(line)], { files: filesOf(TWO), prepare: addAll(TWO) });
+      const scenario = onTwo(name, [step(line)], {
+        prepare: addAll(TWO),
+        changing: { "ws/a.qcow2": "qcow2" },
+      });
       const { plan, subject } = await trialOf(scenario, MARK_ALWAYS);
       const first = await record(plan, subject);
       const kept = await keepCopy(first, subject);

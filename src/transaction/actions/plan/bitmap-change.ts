@@ -4,12 +4,18 @@
 import { type BitmapStep, type ChainLink, changeBitmaps, judgeBitmaps } from "../../../format/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 
-/** Errors are those of judgeBitmaps. */
-export async function planBitmapChange(link: ChainLink, steps: readonly BitmapStep[]): Promise<ImageChange> {
+/** stepsIn: by the transaction's id, where that is in a name. Errors are those of judgeBitmaps. */
+export async function planBitmapChange(
+  link: ChainLink,
+  steps: readonly BitmapStep[],
+  stepsIn: (transaction: string) => readonly BitmapStep[] = () => steps,
+): Promise<ImageChange> {
   await judgeBitmaps(link, steps);
   return {
     link,
-    write: async (file) =>
-      await changeBitmaps({ ...link, file, stat: await file.stat() }, steps, { isCounted: true }),
+    write: async (file, transaction) => {
+      const steps = stepsIn(transaction);
+      await changeBitmaps({ ...link, file, stat: await file.stat() }, steps, { isCounted: true });
+    },
   };
 }

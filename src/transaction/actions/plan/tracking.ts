@@ -4,8 +4,8 @@
 // Invariants
 // - The source is not touched before the commit mark: the change is written into its redo log (redo.ts).
 // - A bitmap is believed only where no write can have passed it by; else both are compared. So each time that a mirror
-//   is brought in sync the bitmap is made anew, and with it a witness: a second bitmap, whose name nobody had before and
-//   which the mirror keeps. An older state of the image has an older witness; a program that clears, disables or merges
+//   is brought in sync the bitmap is made anew, and with it a witness: a second bitmap, whose name has the transaction's
+//   id in it, so that nobody had it before, and which the mirror keeps. An older state of the image has an older witness; a program that clears, disables or merges
 //   the bitmap leaves the two different; and a mark at the end of the disk, which no guest takes away, goes with a part
 //   of the disk that is cut off, or when all bitmaps are cleared.
 // - What marks nothing is not relied on at all: internal snapshots that are there already may be applied (QEMU refuses
@@ -30,7 +30,7 @@ import type { PlanContext } from "./action.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { Fault, Note } from "../../notes.ts";
 
-type TrackingContext = Pick<PlanContext, "storage">;
+type TrackingContext = Pick<PlanContext, "transaction">;
 
 /** A bitmap that marks what is written from this commit on, and what it takes to have it. */
 export interface Tracking extends Pick<MirrorEntry, "bitmap" | "witness"> {
@@ -88,17 +88,17 @@ async function planBitmap(
       return { ...NO_TRACKING, notes: [{ code: "bitmap given up" }] };
     }
   }
-  const witness = `${witnessPrefixOf(device)}${context.storage.host.randomName()}`;
-  const steps = [
-    ...(await removeOwn(device, top)),
+  const removed = await removeOwn(device, top);
+  const stepsIn = (transaction: string): readonly BitmapStep[] => [
+    ...removed,
     { kind: "add", name: bitmap },
-    { kind: "add", name: witness, marksEnd: true },
-  ] as const;
+    { kind: "add", name: witnessOf(device, transaction), marksEnd: true },
+  ];
   const isNew = before === null;
   return {
     bitmap,
-    witness,
-    redo: [await planBitmapChange(top, steps)],
+    witness: witnessOf(device, context.transaction),
+    redo: [await planBitmapChange(top, stepsIn(context.transaction), stepsIn)],
     notes: isNew ? [{ code: "bitmap kept", image: top.path, bitmap }] : [],
   };
 }
@@ -108,12 +108,12 @@ function bitmapNameOf(device: string): string {
 }
 
 /** No name of a device holds a colon: its own bitmap can't be taken for a witness of another one's. */
-function witnessPrefixOf(device: string): string {
-  return `imgtx-witness-${device}:`;
+function witnessOf(device: string, transaction: string): string {
+  return `imgtx-witness-${device}:${transaction}`;
 }
 
 function isOwnBitmap(device: string, name: string): boolean {
-  return name === bitmapNameOf(device) || name.startsWith(witnessPrefixOf(device));
+  return name === bitmapNameOf(device) || name.startsWith(witnessOf(device, ""));
 }
 
 /** What may change the disk's content without a mark in any bitmap. */
