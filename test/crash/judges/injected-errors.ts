@@ -5,6 +5,7 @@
 import type { Change } from "../simulated/disk-log.ts";
 import { describeChange } from "../simulated/disk-log.ts";
 import { DiskStates } from "../simulated/disk-states.ts";
+import { spread } from "../simulated/crash-states.ts";
 import type { ExploreOptions } from "./explore.ts";
 import { notePurposes, type Recovered, RecoveryCheck } from "./recovery-check.ts";
 import { machineAt, outcomesOf, type RecordedStep, type Recording } from "../simulated/recording.ts";
@@ -22,7 +23,7 @@ const KINDS: readonly Omit<Fault, "call">[] = [
   { kind: "io", stays: true },
 ];
 
-/** Runs each studied step with each call failing, and recovery of each crash of it likewise. */
+/** Runs each studied step with each call failing, and recovery of dead processes of it likewise. */
 export async function injectErrors(
   recording: Recording,
   subject: Subject,
@@ -30,7 +31,7 @@ export async function injectErrors(
 ): Promise<Report> {
   return await injectInto(recording, subject, options, async (injector, recorded) => {
     for (const kind of KINDS) await injector.failCommand(recorded, kind);
-    for (let point = recorded.from; point <= recorded.to; point += 1) {
+    for (const point of spread(recorded, options.nestedDeaths)) {
       for (const kind of KINDS) await injector.failRecovery(recorded, kind, point);
     }
   });
