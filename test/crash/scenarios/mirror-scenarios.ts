@@ -58,10 +58,11 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
     step("mirror vda m.qcow2"),
     back("txn abort"),
   ]),
-  onTwo("mirror with a bitmap, and forget both", [
-    step("mirror vda m.qcow2 --bitmap"),
-    step("mirror vda --cancel"),
-  ]),
+  onTwo(
+    "mirror with a bitmap, and forget both",
+    [step("mirror vda m.qcow2 --bitmap"), step("mirror vda --cancel")],
+    { changing: { "ws/a.qcow2": "qcow2" } },
+  ),
   onMirrored("bring a mirror in line", MIRRORED, [step("mirror vda"), step("mirror vda")]),
   onMirrored(
     "bring two mirrors in line",

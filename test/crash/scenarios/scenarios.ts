@@ -190,6 +190,7 @@ export const SCENARIOS: readonly Scenario[] = [
     ]),
   }),
   onFrozen("freeze and change a header in one commit", [step("txn run begin"), step("txn run end")], {
+    changing: { "ws/a.qcow2": "qcow2" },
     files: filesOf(FROZEN, [
       { path: "ws/begin", bytes: Buffer.from("freeze vda vdt\nmirror vda m.qcow2 --bitmap\n") },
       { path: "ws/end", bytes: Buffer.from("unfreeze vda vdt\nmirror vda --cancel\nfreeze vdt\n") },

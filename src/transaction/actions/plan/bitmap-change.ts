@@ -14,8 +14,8 @@ export async function planBitmapChange(
   return {
     link,
     write: async (file, transaction) => {
-      const steps = stepsIn(transaction);
-      await changeBitmaps({ ...link, file, stat: await file.stat() }, steps, { isCounted: true });
+      const known = stepsIn(transaction);
+      await changeBitmaps({ ...link, file, stat: await file.stat() }, known, { isCounted: true });
     },
   };
 }
