@@ -115,7 +115,7 @@ function outputOf(descriptor: 1 | 2, { writeDirectly, isTerminal, mayBeClosed }:
     }
   };
   const settled = async (): Promise<WriteFailure | undefined> => {
-    // Behind all that the stream has been given: it calls back in order, and for an error too.
+    // After all that the stream has been given: it calls back in order, and for an error too.
     if (stream !== undefined && !failure) await new Promise((taken) => stream?.write("", taken));
     return failure;
   };

@@ -6,7 +6,7 @@ import { ALLOW_PATH, inheritedAllowPaths, readAllowPaths } from "./grammar/allow
 import type { ParsedValue } from "./grammar/input.ts";
 import { absolutePath } from "./grammar/path.ts";
 
-/** What `--wait` without a value is turned into, so that it never takes the word behind it for one. */
+/** What `--wait` without a value is turned into, so that it never takes the word after it for one. */
 export const WAIT_FOR_GOOD = "forever";
 
 export interface Settings {

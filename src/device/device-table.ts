@@ -185,7 +185,7 @@ function findDisorder({ devices }: DeviceTable): string | undefined {
   for (const [index, { name, image, chain }] of devices.entries()) {
     const before = devices[index - 1];
     if (!isDeviceName(name)) return `'${name}' can't be the name of a device`;
-    if (before !== undefined && before.name >= name) return `'${name}' stands behind '${before.name}'`;
+    if (before !== undefined && before.name >= name) return `'${name}' stands after '${before.name}'`;
     if (chain[0]?.image !== image) return `the chain of '${name}' does not begin with its image`;
   }
   return undefined;

@@ -43,7 +43,7 @@ async function isLocked({ storage }: Workspace, lock: string, id: string): Promi
   }
 }
 
-/** Bytes 1 to 2^48: behind the byte that stands for the workspace. Ids are random, so two rarely meet. */
+/** Bytes 1 to 2^48: after the byte that stands for the workspace. Ids are random, so two rarely meet. */
 function ownerByte(id: string): { start: number; lengthBytes: number } {
   return { start: 1 + createHash("sha256").update(id).digest().readUIntBE(0, 6), lengthBytes: 1 };
 }

@@ -19,7 +19,7 @@ export function isInside(root: string, path: string): boolean {
   return path.startsWith(root === "/" ? root : `${root}/`);
 }
 
-/** The part of a canonical path behind a folder that it is inside of. */
+/** The part of a canonical path after a folder that it is inside of. */
 export function pathBelow(root: string, path: string): string {
   return path.slice(root === "/" ? 1 : root.length + 1);
 }

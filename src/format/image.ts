@@ -3,7 +3,7 @@
 //
 // Invariants
 // - Guest offsets and lengths are bytes, in the range of the virtual size; beyond it is E_INTERNAL.
-// - What no image of the chain has reads as zeros, and so does what lies behind the end of a shorter backing
+// - What no image of the chain has reads as zeros, and so does what lies past the end of a shorter backing
 //   image.
 // - Reads change nothing. A writer flushes nothing by itself but what its own order of writes needs; what was
 //   written is durable when flush returns.

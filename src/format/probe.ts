@@ -68,7 +68,7 @@ export function hasQcowMagic(head: Uint8Array): boolean {
   return matches(head, QCOW_MAGIC);
 }
 
-// qcow and qcow2 share their magic; the version behind it tells them apart.
+// qcow and qcow2 share their magic; the version after it tells them apart.
 function probeQcowVersion(head: Uint8Array): ProbedFormat | undefined {
   const version = [4, 5, 6, 7].reduce((value, at) => value * 256 + (head[at] ?? 0), 0);
   if (version === 0) return undefined;

@@ -119,7 +119,7 @@ function isLockedByHidden(stat: FileStat): boolean {
   return all > own;
 }
 
-// A line of either file: `1: OFDLCK  ADVISORY  READ -1 fe:00:1234 100 101`, behind `lock:` in fdinfo.
+// A line of either file: `1: OFDLCK  ADVISORY  READ -1 fe:00:1234 100 101`, after `lock:` in fdinfo.
 function countLocks(text: string, stat: FileStat): number {
   return text
     .split("\n")

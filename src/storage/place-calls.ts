@@ -44,7 +44,7 @@ const AT_EMPTY_PATH = 0x1000;
 const STATFS_BYTES = 120;
 const FSID_OFFSET = 56;
 
-// struct xfs_fsop_geom_v1 (112 bytes) has the UUID at 64; struct fsuuid2 its length at 0 and the UUID behind it.
+// struct xfs_fsop_geom_v1 (112 bytes) has the UUID at 64; struct fsuuid2 its length at 0 and the UUID after it.
 const XFS_IOC_FSGEOMETRY_V1 = 0x80705864;
 const FS_IOC_GETFSUUID = 0x80111500;
 

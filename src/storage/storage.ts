@@ -108,9 +108,9 @@ export interface StorageFile {
   beginFlush(): void;
   /** fsync: content and size are durable when this returns. A failed flush must not be retried on this file. */
   flush(purpose: string): Promise<void>;
-  /** First byte of data at or behind offset, undefined when only holes follow. */
+  /** First byte of data at or after offset, undefined when only holes follow. */
   seekData(offset: number): Promise<number | undefined>;
-  /** First byte of a hole at or behind offset; the end of the file counts as one, and all behind it. */
+  /** First byte of a hole at or after offset; the end of the file counts as one, and all after it. */
   seekHole(offset: number): Promise<number>;
   /** Gives the range back to the file system; it reads as zeros. */
   punchHole(range: ByteRange): Promise<void>;

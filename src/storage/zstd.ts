@@ -44,7 +44,7 @@ export function fromNode(library: object): ZstdCodec | undefined {
   const native = library as NodeZstd;
   return {
     async decompress(frame, sizeBytes) {
-      // One chunk with room behind it, so that the end is seen without a second one.
+      // One chunk with room after it, so that the end is seen without a second one.
       const options = { maxOutputLength: Math.max(sizeBytes, 1), chunkSize: sizeBytes + 64 };
       const result = await new Promise<Uint8Array>((resolve, reject) => {
         native.zstdDecompress(frame, options, (error, value) => {

@@ -111,7 +111,7 @@ describe("an interrupt", () => {
     expect(listeners()).toBe(0);
   });
 
-  test("that comes behind the commit mark changes nothing: status 0 and the result", async () => {
+  test("that comes after the commit mark changes nothing: status 0 and the result", async () => {
     const { onInterrupt, send } = makeInterrupts();
     const engine = {
       runActions: async () => {

@@ -76,7 +76,7 @@ describe("the examples of the page", () => {
   );
 });
 
-/** In one shell, so that variables last. A line behind each command tells its output from the next one's. */
+/** In one shell, so that variables last. A line after each command tells its output from the next one's. */
 async function runAll(folder: string) {
   const mark = "=== of the test ===";
   const script = examples.map(({ command }) => `${command}\necho "${mark} $?"`).join("\n");

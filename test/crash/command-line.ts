@@ -210,7 +210,7 @@ async function askCommands(
   const generations = await listGenerations(session);
   const transactions = await listTransactions(session);
   const changes = machine.log.slice(before).filter(({ kind }) => kind !== "flush");
-  if (changes.length > 0) throw new BadState("a query changed something behind recovery");
+  if (changes.length > 0) throw new BadState("a query changed something after recovery");
   const answers: Record<keyof Answers, unknown> = {
     generation,
     devices: devices.map(deviceJson),

@@ -106,7 +106,7 @@ async function commitAnew(storage: Storage, text: string): Promise<void> {
   }
 }
 
-/** Behind the commit mark: a failure is for the next command to finish. */
+/** After the commit mark: a failure is for the next command to finish. */
 async function finish(storage: Storage, text: string, faults: ToyFaults): Promise<void> {
   try {
     await apply(storage, text, faults);

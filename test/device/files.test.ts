@@ -49,7 +49,7 @@ describe("a canonical path", () => {
 });
 
 describe("a file is replaced", () => {
-  test("with its content flushed before its name, and the name behind it", async () => {
+  test("with its content flushed before its name, and the name after it", async () => {
     const path = `${makeFolder()}/file`;
     writeFileSync(path, "old");
     const calls: Call[] = [];

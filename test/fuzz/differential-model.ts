@@ -21,7 +21,7 @@ export class GuestModel {
     return this.resized(this.sizeBytes);
   }
 
-  /** Cut off, or with zeros behind the end. */
+  /** Cut off, or with zeros past the end. */
   resized(sizeBytes: number): GuestModel {
     const fit = (source: Buffer): Buffer<ArrayBuffer> => {
       const target = Buffer.alloc(sizeBytes);

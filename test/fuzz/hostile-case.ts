@@ -15,7 +15,7 @@ export interface HostileCase {
   /** Name of a subject. */
   readonly subject: string;
   readonly mutations: readonly Mutation[];
-  /** Which command line it is put through besides; none behind the last one. */
+  /** Which command line it is put through besides; none after the last one. */
   readonly commandLine: number;
 }
 

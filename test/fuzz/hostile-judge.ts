@@ -85,7 +85,7 @@ export function findDisagreement(ours: Verdict, qemu: Verdict): string | undefin
   return `imgtx counts ${counts(ours)}; qemu-img ${counts(qemu)}`;
 }
 
-/** Samples cases for QEMU: one of many, and behind a disagreement each, so that it can be shrunk. */
+/** Samples cases for QEMU: one of many, and after a disagreement each, so that it can be shrunk. */
 export class SamplingJudge {
   judged = 0;
   unanswered = 0;
@@ -97,7 +97,7 @@ export class SamplingJudge {
     this.#every = every;
   }
 
-  /** Behind a batch. */
+  /** After a batch. */
   calm(): void {
     this.#disagreed = false;
   }

@@ -193,7 +193,7 @@ const mutation: fc.Arbitrary<Mutation> = fc.oneof(
 /** Few: what one change hides, the next case shows. */
 export const mutations: fc.Arbitrary<Mutation[]> = fc.array(mutation, { minLength: 1, maxLength: 5 });
 
-/** The image with the mutations, one behind the other, in memory of its own. */
+/** The image with the mutations, one after the other, in memory of its own. */
 export function mutate(original: Buffer, structure: Structure, list: readonly Mutation[]): Buffer {
   let image = Buffer.from(original);
   for (const each of list) image = applyOne(image, structure, each);

@@ -76,7 +76,7 @@ const FOUND: readonly (readonly [string, HostileCase])[] = [
     },
   ],
   [
-    "an L1 table a cluster behind the end, but for what a sector is longer",
+    "an L1 table a cluster past the end, but for what a sector is longer",
     {
       subject: "refcount-1.qcow2",
       mutations: [{ kind: "truncate", eighths: 2, bytes: 2040 }],

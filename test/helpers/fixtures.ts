@@ -70,7 +70,7 @@ export function findFixture(name: string): Fixture {
 
 /**
  * Unpacks an image and what it needs, each at folder/NAME, and returns the image's path. What is there already
- * is left as it is. Without a folder it makes a temporary one, which is removed behind the tests of the file.
+ * is left as it is. Without a folder it makes a temporary one, which is removed after the tests of the file.
  */
 export async function unpackFixture(name: string, folder?: string): Promise<string> {
   const root = folder ?? (await makeTemporaryFolder());

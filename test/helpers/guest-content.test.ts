@@ -74,11 +74,11 @@ describe("the structure check", () => {
       /at once/,
     ],
     [
-      "an entry behind the file",
+      "an entry past the file",
       (view) => view.setBigUint64(3 * cluster, BigInt(99 * cluster)),
-      /behind the file/,
+      /past the file/,
     ],
-    ["an L1 table behind the file", (view) => view.setBigUint64(40, BigInt(99 * cluster)), /behind the file/],
+    ["an L1 table past the file", (view) => view.setBigUint64(40, BigInt(99 * cluster)), /past the file/],
   ])("finds %s", (_, damage, problem) => {
     const bytes = sampleQcow2(SAMPLE);
     damage(viewOf(bytes));
@@ -100,7 +100,7 @@ describe("the structure check", () => {
     }
   });
 
-  oracle("qemu-img", "qemu-io").test("a data file's first cluster is read, and holes behind it are", () => {
+  oracle("qemu-img", "qemu-io").test("a data file's first cluster is read, and holes after it are", () => {
     const [path, raw] = [join(folder, "split.qcow2"), join(folder, "split.raw")];
     const data = join(folder, "split.data");
     execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-o", `data_file=${data}`, path, "256K"]);

@@ -19,7 +19,7 @@ export type OpenImage = (path: string) => ImageBytes;
 
 export interface Guest {
   readonly sizeBytes: number;
-  /** Bytes behind the end of the disk read as zeros. */
+  /** Bytes past the end of the disk read as zeros. */
   read(offset: number, lengthBytes: number): Uint8Array;
 }
 
@@ -224,7 +224,7 @@ class QcowGuest implements Guest {
 
   #exactly(offset: number, length: number): Uint8Array {
     const bytes = this.#file.read(offset, length);
-    if (bytes.length < length) throw new Error(`${this.#path}: a table at ${offset} ends behind the file`);
+    if (bytes.length < length) throw new Error(`${this.#path}: a table at ${offset} ends past the file`);
     return bytes;
   }
 }

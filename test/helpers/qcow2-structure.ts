@@ -49,7 +49,7 @@ class StructureCheck {
     if (lengthBytes === 0) return;
     if (offset % this.#clusterBytes !== 0) this.#problems.push(`${what} at ${offset} is not aligned`);
     if (offset + (what === "header" ? unit : lengthBytes) > this.#file.sizeBytes) {
-      this.#problems.push(`${what} at ${offset} ends behind the file`);
+      this.#problems.push(`${what} at ${offset} ends past the file`);
     }
     for (let at = offset; at < offset + lengthBytes; at += this.#clusterBytes) this.#refer(what, at);
   }
@@ -149,7 +149,7 @@ class StructureCheck {
     const offset = Number(entry & OFFSET_MASK);
     // A data file's clusters are not counted.
     if (offset === 0 || this.#header.dataFileName !== undefined) return;
-    if (offset >= this.#file.sizeBytes) this.#problems.push(`${where} leads behind the file, to ${offset}`);
+    if (offset >= this.#file.sizeBytes) this.#problems.push(`${where} leads past the file, to ${offset}`);
     if (offset % this.#clusterBytes !== 0) this.#problems.push(`${where} is not aligned: ${offset}`);
     this.#refer("data", offset);
     this.#noteCopied(offset, entry, where);

@@ -19,7 +19,7 @@ export const freeze: ActionCommand = {
         about: "a program and its arguments, run while the devices hold still",
         optional: true,
         variadic: true,
-        behindDashes: true,
+        afterDashes: true,
         completes: "file",
       },
     ],

@@ -16,7 +16,7 @@ import type { Drawing } from "../report.ts";
 
 const DEVICE: ArgumentDefinition = { name: "DEV", about: "the device", completes: "device" };
 
-/** A variadic argument is the last one: the words behind the first are sorted out here. */
+/** A variadic argument is the last one: the words after the first are sorted out here. */
 const NAME: ArgumentDefinition = {
   name: "NAME",
   about: "further devices, and as the last word the name of the snapshot",

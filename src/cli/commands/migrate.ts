@@ -29,7 +29,7 @@ export const migrate: ActionCommand = {
       "Begins to move a device's chain to another place. In one step the device gets a new overlay, FILE, " +
       "which takes its writes from now on, and DEST becomes the overlay's twin and the device's mirror. DEST " +
       "names its backing image relative to its own folder: `imgtx mirror DEV` copies the chain there, while " +
-      "a guest writes to FILE. `imgtx reopen DEV DEST` brings DEST in line, and changes over.",
+      "a guest writes to FILE. `imgtx reopen DEV DEST` brings DEST in sync, and changes over.",
     examples: [
       {
         command: "imgtx migrate vda /new/top.qcow2 --new-source /old/top.qcow2",

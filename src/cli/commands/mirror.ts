@@ -42,7 +42,7 @@ export const mirror: ActionCommand = {
       },
       { long: "compress", about: "compress the clusters of a qcow2 copy" },
       { long: "relative", about: "store the backing file's name relative to the copy's folder" },
-      { long: "reuse", about: "take FILE where it exists: it is compared, and brought in line" },
+      { long: "reuse", about: "take FILE where it exists: it is compared, and brought in sync" },
       {
         long: "bitmap",
         about:
@@ -54,12 +54,12 @@ export const mirror: ActionCommand = {
     ],
     about:
       "Copies a device to FILE, durably, and keeps FILE as the device's mirror. A later `imgtx mirror DEV` " +
-      "brings it in line: with nothing to do when no image has changed, by the new overlays alone when " +
+      "brings it in sync: with nothing to do when no image has changed, by the new overlays alone when " +
       "snapshots were taken, else by comparing. Until that is committed the mirror keeps its old content. " +
       "Nobody may have the device open for writing meanwhile.",
     examples: [
       { command: "imgtx mirror vda /backup/vda.qcow2", about: "a full copy, which stands alone" },
-      { command: "imgtx mirror vda", about: "bring it in line" },
+      { command: "imgtx mirror vda", about: "bring it in sync" },
       {
         command: "imgtx mirror vda=/b/a.raw vdb=/b/b.raw --format raw",
         about: "both side by side, all or nothing",

@@ -24,8 +24,8 @@ export const reopen: ActionCommand = {
       },
     ],
     about:
-      "Points a device to another image. The device's mirror is checked to be in line with it, and brought in " +
-      "line at the commit. Any other FILE gives the device another content: neither image is changed, and " +
+      "Points a device to another image. The device's mirror is checked to be in sync with it, and brought in " +
+      "sync at the commit. Any other FILE gives the device another content: neither image is changed, and " +
       "nothing is compared; FILE must open with its whole chain, and have the virtual size that the device has.",
     examples: [
       { command: "imgtx reopen vda copy.qcow2", about: "go on with a copy of the disk" },

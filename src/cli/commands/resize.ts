@@ -19,9 +19,9 @@ export const resize: ActionCommand = {
       { long: "force", about: "with --shrink: cut off data, too" },
     ],
     about:
-      "Gives a device's disk another size, in its active layer. A larger one reads as zeros behind the old end, " +
+      "Gives a device's disk another size, in its active layer. A larger one reads as zeros past the old end, " +
       "whatever its backing image has there; internal snapshots and bitmaps stay. A smaller one has to be asked " +
-      "for, loses what is behind its end, and is refused where there is data, or where another image stands on it.",
+      "for, loses what is past its end, and is refused where there is data, or where another image stands on it.",
     examples: [
       { command: "imgtx resize vda 20G", about: "grow it to 20 GiB" },
       { command: "imgtx resize vda +5G", about: "grow it by 5 GiB" },
@@ -35,7 +35,7 @@ export const resize: ActionCommand = {
     const bytes = parseSizeBytes(digits);
     if (bytes === undefined) {
       throw new ImgtxError("E_USAGE", `Invalid image size specified: '${text}'`, {
-        hint: "a number of bytes, or one with k, M, G or T behind it: 20G, 1.5T, 512M",
+        hint: "a number of bytes, or one with k, M, G or T after it: 20G, 1.5T, 512M",
       });
     }
     if (input.flag("--force") && !input.flag("--shrink")) {

@@ -15,7 +15,7 @@ export const txnRollbackTo: PlainCommand = {
     arguments: [{ name: "NAME", about: "a savepoint of the transaction", completes: "nothing" }],
     options: [],
     about:
-      "Undoes the actions behind a savepoint, newest first. The transaction stays open, and the savepoint " +
+      "Undoes the actions after a savepoint, newest first. The transaction stays open, and the savepoint " +
       "stays too.",
     examples: [{ command: "imgtx txn rollback-to half", about: "go on from there" }],
     exits: CHANGING_EXITS,

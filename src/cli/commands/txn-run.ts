@@ -18,7 +18,7 @@ export const txnRun: PlainCommand = {
     options: [],
     about:
       "Runs a batch of actions in one process and one transaction: all of them, or none. A batch is " +
-      "imgtx lines (an action a line, quotes as in a shell, comments behind #), or commands in the JSON of " +
+      "imgtx lines (an action a line, quotes as in a shell, comments after #), or commands in the JSON of " +
       "QMP: transaction, each of its actions alone, and the commands that were proposed in 2012. Commands " +
       "of QMP are answered on stdout in QMP's words, a line each; imgtx-proposals(7) maps all of them.",
     examples: [

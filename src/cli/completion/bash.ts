@@ -180,7 +180,7 @@ function writePlaces({ verbs, groups, commands }: CompletionModel): string {
   return caseFunction("_imgtx_place", "$1:$2", rows);
 }
 
-/** What stands behind the argument of any number can't be told from it by its place. */
+/** What stands after the argument of any number can't be told from it by its place. */
 function untilVariadic(places: readonly ArgumentDefinition[]): readonly ArgumentDefinition[] {
   const variadic = places.findIndex((argument) => argument.variadic === true);
   return variadic === -1 ? places : places.slice(0, variadic + 1);

@@ -10,7 +10,7 @@ export interface CommandModel {
   readonly summary: string;
   readonly arguments: readonly ArgumentDefinition[];
   readonly options: readonly OptionDefinition[];
-  /** Whether the options of every command are its own too: behind `img` the grammar is qemu-img's. */
+  /** Whether the options of every command are its own too: after `img` the grammar is qemu-img's. */
   readonly takesGlobals: boolean;
 }
 
@@ -68,12 +68,12 @@ export function spellings({ short, long }: OptionDefinition): string[] {
   return [...(short === undefined ? [] : [`-${short}`]), ...(long === undefined ? [] : [`--${long}`])];
 }
 
-/** Whether the word behind the option is its value. */
+/** Whether the word after the option is its value. */
 export function takesNextWord({ value }: OptionDefinition): boolean {
   return value !== undefined && value.optional === undefined;
 }
 
-/** Spellings of options, of all commands, whose value is the word behind them, and which never stand alone. */
+/** Spellings of options, of all commands, whose value is the word after them, and which never stand alone. */
 export function optionsWithNextWord({ commands, globals }: CompletionModel): string[] {
   const options = [...globals, ...commands.flatMap((command) => command.options)];
   const alone = new Set(options.filter((option) => !takesNextWord(option)).flatMap(spellings));

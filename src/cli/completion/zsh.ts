@@ -98,7 +98,7 @@ function optionSpecs(option: OptionDefinition): string[] {
   });
 }
 
-/** `=` is a value behind an equals sign or as the next word, `=-` behind an equals sign only. */
+/** `=` is a value after an equals sign or as the next word, `=-` after an equals sign only. */
 function valueSign(name: string, optional: boolean): string {
   if (!name.startsWith("--")) return "+";
   return optional ? "=-" : "=";

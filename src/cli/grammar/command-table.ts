@@ -115,7 +115,7 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
   },
   {
     path: ["mirror"],
-    summary: "copy devices, and keep the copies in line",
+    summary: "copy devices, and keep the copies in sync",
     section: "Actions",
     load: async () => (await import("../commands/mirror.ts")).mirror,
   },
@@ -235,7 +235,7 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
   },
   {
     path: ["txn", "rollback-to"],
-    summary: "undo what came behind a savepoint",
+    summary: "undo what came after a savepoint",
     section: "Transactions",
     load: async () => (await import("../commands/txn-rollback-to.ts")).txnRollbackTo,
   },

@@ -21,8 +21,8 @@ export interface ArgumentDefinition {
   readonly about: string;
   readonly optional?: true;
   readonly variadic?: true;
-  /** All that stands behind `--`, and nothing else. The last argument, and variadic. */
-  readonly behindDashes?: true;
+  /** All that stands after `--`, and nothing else. The last argument, and variadic. */
+  readonly afterDashes?: true;
   readonly completes: Completes;
 }
 
@@ -55,7 +55,7 @@ export interface CommandDefinition {
   readonly examples: readonly Example[];
   /** Exit statuses that this command ends with, of the table in exit-status.ts. */
   readonly exits: readonly number[];
-  /** What is special about this command's exit status, behind the table. */
+  /** What is special about this command's exit status, after the table. */
   readonly exitNote?: string;
   /** What statuses mean where that table does not say it: those of `imgtx img` are qemu-img's. */
   readonly exitMeanings?: Readonly<Record<number, string>>;

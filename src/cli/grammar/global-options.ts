@@ -1,4 +1,4 @@
-// Options that every command takes, before or behind the verb.
+// Options that every command takes, before or after the verb.
 
 import { allowPathOption } from "./allow-path.ts";
 import type { OptionDefinition } from "./definition.ts";

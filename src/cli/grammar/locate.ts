@@ -48,7 +48,7 @@ function findPath(argv: readonly string[]): { words: readonly string[]; bare: bo
     if (token.startsWith("-") && token.length > 1) {
       const option = GLOBAL_OPTIONS.find((each) => optionFlag(each) === token);
       if (option?.value !== undefined && option.value.optional === undefined) index += 1;
-      // An option of a command stands behind its verb: there is no verb to find any more.
+      // An option of a command stands after its verb: there is no verb to find any more.
       else if (!isGlobal(token)) return { words, bare: false };
       continue;
     }

@@ -34,24 +34,24 @@ export function parseCommandLine(
   }
   const leaf = makeLeaf(row.path.at(-1) ?? "", definition);
   parent.addCommand(leaf);
-  const { words, behind } = splitAtDashes(argv, definition, row.path);
+  const { words, after } = splitAtDashes(argv, definition, row.path);
   parseWith(root, closeWait(words), row.path, looseWaitHint(argv));
   const settings = readSettings(readOptions(root, GLOBAL_OPTIONS), context);
-  return { input: readInput(leaf, definition, context.cwd, settings.givenAllowPaths, behind), settings };
+  return { input: readInput(leaf, definition, context.cwd, settings.givenAllowPaths, after), settings };
 }
 
-/** What stands behind `--` goes to the argument that is made for it, and never through the grammar. */
+/** What stands after `--` goes to the argument that is made for it, and never through the grammar. */
 function splitAtDashes(
   argv: readonly string[],
   { arguments: places }: CommandDefinition,
   path: readonly string[],
-): { words: readonly string[]; behind: ReadonlyMap<string, ParsedValue> } {
-  const place = places.find(({ behindDashes }) => behindDashes);
+): { words: readonly string[]; after: ReadonlyMap<string, ParsedValue> } {
+  const place = places.find(({ afterDashes }) => afterDashes);
   const at = argv.indexOf("--");
-  if (place === undefined || at === -1) return { words: argv, behind: new Map() };
+  if (place === undefined || at === -1) return { words: argv, after: new Map() };
   const words = argv.slice(at + 1);
-  if (words.length > 0) return { words: argv.slice(0, at), behind: new Map([[place.name, words]]) };
-  throw new ImgtxError("E_USAGE", `behind '--' there is no ${place.name}`, { hint: helpHint(path) });
+  if (words.length > 0) return { words: argv.slice(0, at), after: new Map([[place.name, words]]) };
+  throw new ImgtxError("E_USAGE", `after '--' there is no ${place.name}`, { hint: helpHint(path) });
 }
 
 /** Parses options of every command alone: what stands before `img`. */
@@ -65,7 +65,7 @@ export function parseGlobalOptions(
   return readSettings(readOptions(root, GLOBAL_OPTIONS), context);
 }
 
-/** Parses the words behind a verb, without global options: a line of a batch. */
+/** Parses the words after a verb, without global options: a line of a batch. */
 export function parseLine(
   words: readonly string[],
   row: CommandRow,
@@ -75,7 +75,7 @@ export function parseLine(
   const leaf = makeLeaf(row.path.join(" "), definition);
   const split = splitAtDashes(words, definition, row.path);
   parseWith(leaf, split.words, row.path);
-  return readInput(leaf, definition, cwd, [], split.behind);
+  return readInput(leaf, definition, cwd, [], split.after);
 }
 
 /** Throws the usage error for a command line whose verb is not known, with the nearest one as a hint. */
@@ -112,7 +112,7 @@ function quietCommander(name: string): Commander {
 function makeLeaf(name: string, definition: CommandDefinition): Commander {
   const leaf = quietCommander(name).action(() => undefined);
   for (const argument of definition.arguments) {
-    if (argument.behindDashes) continue;
+    if (argument.afterDashes) continue;
     const dots = argument.variadic ? "..." : "";
     leaf.argument(
       argument.optional ? `[${argument.name}${dots}]` : `<${argument.name}${dots}>`,
@@ -160,7 +160,7 @@ function parseWith(
   }
 }
 
-/** Before the verb the word behind `--wait` is taken for it. */
+/** Before the verb the word after `--wait` is taken for it. */
 const EXCESS_CODES: ReadonlySet<string> = new Set(["commander.excessArguments", "commander.unknownCommand"]);
 
 function usageError(
@@ -198,9 +198,9 @@ function readInput(
   definition: CommandDefinition,
   cwd: string,
   allowPaths: readonly string[],
-  behind: ReadonlyMap<string, ParsedValue>,
+  after: ReadonlyMap<string, ParsedValue>,
 ): CommandInput {
-  const values = new Map([...readOptions(leaf, definition.options), ...behind]);
+  const values = new Map([...readOptions(leaf, definition.options), ...after]);
   for (const [index, argument] of definition.arguments.entries()) {
     const value: unknown = leaf.processedArgs[index];
     if (isParsedValue(value)) values.set(argument.name, value);

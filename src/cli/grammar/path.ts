@@ -7,7 +7,7 @@ const REPLACEMENT = "\u{FFFD}";
 
 /**
  * Joins and tidies. `..` is taken away only where it meets a part of cwd, which has no symbolic links;
- * behind a name that the user gave it stays, since that name may be a link and `link/..` is elsewhere.
+ * after a name that the user gave it stays, since that name may be a link and `link/..` is elsewhere.
  * E_USAGE for a name that is not UTF-8.
  */
 export function absolutePath(cwd: string, path: string): string {

@@ -47,7 +47,7 @@ export const compare: ImgCommand = {
     ],
     about:
       "Says whether two images hold the same guest data, whatever their formats. Where one is larger, only " +
-      "zeros behind the other's end are no difference.",
+      "zeros past the other's end are no difference.",
     examples: [
       { command: "imgtx img compare disk.qcow2 disk.raw", about: "is the copy right?" },
       { command: "imgtx img compare -q old.qcow2 new.qcow2 || echo differ", about: "in a script" },

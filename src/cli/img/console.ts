@@ -25,7 +25,7 @@ export class ImgConsole {
     this.#context.stdout.write(`${drawJson(value)}\n`);
   }
 
-  /** A message behind the program's name. */
+  /** A message after the program's name. */
   error(message: string): void {
     this.#context.stderr.write(`${this.#form.program}: ${printable(message)}\n`);
   }

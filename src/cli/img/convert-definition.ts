@@ -17,7 +17,7 @@ export const CONVERT_DEFINITION: CommandDefinition = {
   arguments: [
     {
       name: "FILENAME",
-      about: "the image to read; several are put one behind the other",
+      about: "the image to read; several are put one after the other",
       variadic: true,
       completes: "file",
     },

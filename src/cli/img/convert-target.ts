@@ -106,7 +106,7 @@ export async function openTargetBacking(
       throw failure("Cannot use --target-is-zero when the destination image has a backing file");
     }
     if (sourceCount > 1) throw failure(NO_BACKING_OF_SEVERAL);
-    // Its size is not known, and nothing is left out behind its end.
+    // Its size is not known, and nothing is left out past its end.
     return { sizeBytes: Number.MAX_SAFE_INTEGER, image: undefined };
   }
   const { backing, path } = target;

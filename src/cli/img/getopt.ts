@@ -1,6 +1,6 @@
 // qemu-img's own grammar, which is that of getopt_long: short options in clusters and with their value in
 // the same word or the next, long ones with `=` or the next word and abbreviated as far as they stay unique,
-// options behind operands, and `--` to end them.
+// options after operands, and `--` to end them.
 //
 // Invariant: the words of a complaint are qemu-img's, its quirk included of naming the word before a cluster
 // whose inner letter it does not know. Scripts match them.
@@ -52,7 +52,7 @@ export function parseWords(
   return { options: reading.options, operands };
 }
 
-/** Returns how many words behind this one it took. */
+/** Returns how many words after this one it took. */
 function readLong(reading: Reading, index: number): number {
   const word = reading.words[index] ?? "";
   const equals = word.indexOf("=");

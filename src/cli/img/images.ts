@@ -61,7 +61,7 @@ export async function openSource(
   return image;
 }
 
-/** The words of an error behind `Could not open 'NAME': `, as every command has them. */
+/** The words of an error after `Could not open 'NAME': `, as every command has them. */
 export async function explained<T>(
   { names }: Pick<ImgInvocation, "names">,
   operand: string,

@@ -1,4 +1,4 @@
-// What `imgtx img` says of a failure: qemu-img's words as far as they are good, on one line behind the
+// What `imgtx img` says of a failure: qemu-img's words as far as they are good, on one line after the
 // program's name, with a hint on the next. This is the only place that knows how an ImgtxError becomes a
 // message and an exit status there.
 //
@@ -78,7 +78,7 @@ export function drawFailure(error: unknown, form: MessageForm): string[] {
   ];
 }
 
-/** The message of an error, places included, as it can stand behind `Could not open 'x': `. */
+/** The message of an error, places included, as it can stand after `Could not open 'x': `. */
 export function wordsOf(error: ImgtxError, names: readonly GivenName[]): string {
   const lock = lockWords(error, names);
   if (lock !== undefined) return lock;

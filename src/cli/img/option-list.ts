@@ -17,7 +17,7 @@ export function asksForHelp(options: readonly ListedOption[]): boolean {
   return options.some(({ name, value }) => value === undefined && (name === "help" || name === "?"));
 }
 
-// A list that ends in single commas would swallow the one that is joined behind it.
+// A list that ends in single commas would swallow the one that is joined after it.
 function isValidList(list: string): boolean {
   const trailing = /,*$/.exec(list)?.[0].length ?? 0;
   return list !== "" && !list.startsWith(",") && trailing % 2 === 0;

@@ -39,7 +39,7 @@ const STANDARD_OPTIONS = [
 
 const HELP_OPTION = { long: "help", short: "h", about: "explain the command" } as const;
 
-/** Runs what stands behind `img`, and returns the exit status. Never throws. */
+/** Runs what stands after `img`, and returns the exit status. Never throws. */
 export async function runImg(
   words: readonly string[],
   settings: ImgSettings,
@@ -101,7 +101,7 @@ export async function runImg(
   }
 }
 
-/** Scripts read the number behind "version"; it is the one of the qemu-img whose grammar this is. */
+/** Scripts read the number after "version"; it is the one of the qemu-img whose grammar this is. */
 const SPOKEN_VERSION = "7.2.0";
 
 function printVersion(console: ImgConsole, program: ProgramName): number {

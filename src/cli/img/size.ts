@@ -34,7 +34,7 @@ export function tooLargeForUs(what: string): Error {
 
 /** `what` names it in the complaint: "image size". */
 export function readSize(what: string, text: string, limits: SizeLimits = ANY_SIZE): number {
-  // strtod takes blanks and a plus in front, and a point without digits behind it.
+  // strtod takes blanks and a plus in front, and a point without digits after it.
   const plain = text
     .trimStart()
     .replace(/^\+/, "")

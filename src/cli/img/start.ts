@@ -19,7 +19,7 @@ export async function runAsImg(argv: readonly string[], context: CliContext): Pr
   return start(argv.slice(index + 1), before, context);
 }
 
-/** Where `img` stands as the verb: behind nothing but options of every command. */
+/** Where `img` stands as the verb: after nothing but options of every command. */
 function findImg(argv: readonly string[]): number | undefined {
   for (let index = 0; index < argv.length; index += 1) {
     const word = argv[index] ?? "";

@@ -11,7 +11,7 @@ import { isContinuousIntegration } from "./canvas.ts";
 const BAR_AFTER_MS = 300;
 const BAR_EVERY_MS = 100;
 const BAR_WIDTH = 24;
-/** Room for `^C`, which the terminal puts behind the bar: on the next line nothing would take it, nor the bar, away. */
+/** Room for `^C`, which the terminal puts after the bar: on the next line nothing would take it, nor the bar, away. */
 const ECHO_OF_INTERRUPT = 3;
 
 export interface Bar {

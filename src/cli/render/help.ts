@@ -85,7 +85,7 @@ export function drawCommandHelp(row: CommandRow, definition: CommandDefinition, 
     ...block("Options", optionList(definition.options, inner), canvas),
     ...block("Examples", exampleList(definition.examples, inner), canvas),
     ...block("Exit status", exitList(definition, inner), canvas),
-    // Behind `img` the grammar is qemu-img's, which has none of them.
+    // After `img` the grammar is qemu-img's, which has none of them.
     ...(row.path[0] === "img"
       ? []
       : ["", ...wrap(`Options of every command (see \`imgtx --help\`): ${globals}.`, width)]),
@@ -93,8 +93,8 @@ export function drawCommandHelp(row: CommandRow, definition: CommandDefinition, 
 }
 
 function usageOf(row: CommandRow, definition: CommandDefinition): string {
-  const last = definition.arguments.filter(({ behindDashes }) => behindDashes);
-  const behind = last.map(({ name }) => `[-- ${name} ...]`);
+  const last = definition.arguments.filter(({ afterDashes }) => afterDashes);
+  const after = last.map(({ name }) => `[-- ${name} ...]`);
   const plain = definition.arguments.filter((argument) => !last.includes(argument));
   const places = plain.map(({ name, optional, variadic }) => {
     const dots = variadic ? " ..." : "";
@@ -102,7 +102,7 @@ function usageOf(row: CommandRow, definition: CommandDefinition): string {
   });
   const options = definition.options.length > 0 ? ["[OPTIONS]"] : [];
   const order =
-    row.path.join(" ") === "txn exec" ? [...options, "--", ...places] : [...places, ...options, ...behind];
+    row.path.join(" ") === "txn exec" ? [...options, "--", ...places] : [...places, ...options, ...after];
   return ["imgtx", ...row.path, ...order].join(" ");
 }
 

@@ -1,7 +1,7 @@
 // The names of other images that an image stores: what they resolve to, and what to store.
 //
 // Invariant: resolution is QEMU's, because QEMU opens the chain when imgtx is done. A relative name is put
-// behind the folder part of the overlay's name as it was opened; no symbolic link is resolved and no `..`
+// after the folder part of the overlay's name as it was opened; no symbolic link is resolved and no `..`
 // is folded, so that imgtx and QEMU end at the same file.
 
 import { ImgtxError } from "../../errors/index.ts";

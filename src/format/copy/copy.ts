@@ -221,7 +221,7 @@ async function findExtent(
 
 function endOf(extent: Extent, part: Part, offset: number, { backingBytes }: CopyOptions): number {
   const end = Math.min(part.start + extent.start + extent.lengthBytes, part.end);
-  // Behind the end of the backing image zeros need not be written.
+  // Past the end of the backing image zeros need not be written.
   return backingBytes !== undefined && offset < backingBytes ? Math.min(end, backingBytes) : end;
 }
 

@@ -1,6 +1,6 @@
 // A raw image as a layer of a chain: its guest bytes are the file's, and its holes are known zeros.
 //
-// Invariant: all of a raw image is allocated, so nothing shows through from below. Behind the end of the file,
+// Invariant: all of a raw image is allocated, so nothing shows through from below. Past the end of the file,
 // up to the end of its last sector, it reads as zeros.
 
 import type { StorageFile } from "../../storage/index.ts";

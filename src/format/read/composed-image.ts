@@ -2,7 +2,7 @@
 // one is asked for.
 //
 // Invariants
-// - A layer that ends before the one above it reads as zeros behind its end: nothing further below shows there.
+// - A layer that ends before the one above it reads as zeros past its end: nothing further below shows there.
 // - A batch of extents and the plan of a read are bounded: 200 layers with any content take no more memory.
 // - A read that fails has left nothing under way when it throws.
 
@@ -167,7 +167,7 @@ export class ComposedImage implements Image {
   }
 }
 
-/** A file that ends inside a cluster, or a data file that is short, reads as zeros behind its end. */
+/** A file that ends inside a cluster, or a data file that is short, reads as zeros past its end. */
 async function readData(layer: LayerReader, part: Uint8Array, hostOffset: number): Promise<void> {
   const count = await layer.dataFile.read(part, hostOffset);
   if (count < part.length) part.fill(0, count);

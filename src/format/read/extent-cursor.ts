@@ -9,7 +9,7 @@ export class ExtentCursor {
   #batch: readonly Extent[] = [];
   #index = 0;
 
-  /** Asks for nothing at or behind `end`, which is at most the virtual size. */
+  /** Asks for nothing at or past `end`, which is at most the virtual size. */
   constructor(image: Image, end: number) {
     this.#image = image;
     this.#end = end;

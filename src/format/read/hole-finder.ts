@@ -4,7 +4,7 @@ import type { StorageFile } from "../../storage/index.ts";
 
 export interface HoleOrData {
   readonly isHole: boolean;
-  /** Where it ends; infinite for the hole that all behind the end of the file is. */
+  /** Where it ends; infinite for the hole that all past the end of the file is. */
   readonly end: number;
 }
 

@@ -41,7 +41,7 @@ export class MaskedImage implements Image {
   /** The image belongs to whoever masked it. */
   async close(): Promise<void> {}
 
-  /** The first range that ends behind the offset. */
+  /** The first range that ends after the offset. */
   #findRange(offset: number): ByteRange | undefined {
     const isBehind = (range: ByteRange | undefined): boolean =>
       range !== undefined && range.start + range.lengthBytes > offset;

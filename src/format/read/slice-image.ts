@@ -1,6 +1,6 @@
 // A part of an image as an image of its own: what dd copies.
 //
-// Invariant: as large as whole sectors; behind the part's last byte it reads as zeros.
+// Invariant: as large as whole sectors; after the part's last byte it reads as zeros.
 
 import type { ByteRange } from "../../storage/index.ts";
 import type { Extent, Image, ImageLayer } from "../image.ts";

@@ -2,8 +2,8 @@
 //
 // Invariants
 // - Each page comes once: as it is to be, or as a part of what is punched out.
-// - Nothing behind the image's size afterwards comes at all. A sector that is cut by that end counts as changed up to
-//   there; the masks say nothing of sectors behind it.
+// - Nothing past the image's size afterwards comes at all. A sector that is cut by that end counts as changed up to
+//   there; the masks say nothing of sectors after it.
 
 import { FRAME_PAGES_MAX, type PageRecord, RECORD_BYTES } from "./frames.ts";
 import { type FenceBytes, setFence } from "./guard.ts";
@@ -20,7 +20,7 @@ export interface ChangedPages {
   readonly records: readonly PageRecord[];
   /** Bytes of it that the image has afterwards: fewer than contents where it ends inside. */
   readonly lengthBytes: number;
-  /** Bytes of it that the image had before: what a file has behind them is nobody's. */
+  /** Bytes of it that the image had before: what a file has after them is nobody's. */
   readonly knownBytes: number;
 }
 
@@ -83,7 +83,7 @@ async function readGroup(log: RedoLog, group: readonly LoggedPage[]): Promise<Ch
 
 /** Where there are digests, in pieces of FRAME_PAGES_MAX pages; else each in one piece. */
 async function* holesOf(log: RedoLog): AsyncGenerator<FreedPages> {
-  // Behind the end that the image had there is nothing to give back.
+  // Past the end that the image had there is nothing to give back.
   const endBytes = Math.min(log.sizeBytes, log.header.baseSizeBytes);
   for (const hole of log.map.holes(Math.ceil(endBytes / PAGE_BYTES))) {
     const most = hole.digestsAt === 0 ? hole.end - hole.first : FRAME_PAGES_MAX;

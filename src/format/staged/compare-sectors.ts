@@ -46,7 +46,7 @@ async function comparePages(
     const isAfter = Buffer.compare(present.subarray(from, to), contents.subarray(from, to)) === 0;
     const digests = records[Math.floor(sector / SECTORS_PER_PAGE)]?.digests ?? new Uint8Array(0);
     const now = sectorOf(present, sector);
-    // Room behind the former end may hold anything until the data arrives.
+    // Room past the former end may hold anything until the data arrives.
     const wasThere = (bytes: Uint8Array): boolean =>
       from >= knownBytes || hasDigest(bytes, digests, sector % SECTORS_PER_PAGE);
     const state = stateFrom(wasThere(now), isAfter);

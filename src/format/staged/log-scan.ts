@@ -45,7 +45,7 @@ export class LogScan {
   #windowAt = 0;
   #windowBytes = 0;
 
-  /** endAt: what lies behind it is not read. */
+  /** endAt: what lies after it is not read. */
   constructor(file: StorageFile, endAt: number) {
     this.#file = file;
     this.#endAt = endAt;
@@ -76,7 +76,7 @@ export class LogScan {
 
   /** Bytes of the file, inside the window. frameAt: where what they belong to begins. */
   async #need(offset: number, lengthBytes: number, frameAt: number): Promise<Uint8Array> {
-    if (offset + lengthBytes > this.#endAt) throw damaged("a frame ends behind the end of the log", frameAt);
+    if (offset + lengthBytes > this.#endAt) throw damaged("a frame ends past the end of the log", frameAt);
     if (offset < this.#windowAt || offset + lengthBytes > this.#windowAt + this.#windowBytes) {
       const wanted = this.#window.subarray(0, this.#endAt - offset);
       this.#windowAt = offset;

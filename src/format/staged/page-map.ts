@@ -26,7 +26,7 @@ export interface LoggedPage {
 
 export interface LoggedHole {
   readonly first: number;
-  /** Behind its last page. */
+  /** After its last page. */
   readonly end: number;
   /** Where the log has the digests of its pages; 0 where it has none. */
   readonly digestsAt: number;

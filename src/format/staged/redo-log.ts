@@ -5,7 +5,7 @@
 // - Nothing but append, cutTo and the cut at opening changes the file, and nothing before `end` is ever written again.
 // - The index is what the frames up to `end` say. A frame that could not be written whole is not in it, and the next
 //   one takes its place.
-// - What a file holds behind an end that the caller knows (it has it from a journal) is not looked at. What lies
+// - What a file holds past an end that the caller knows (it has it from a journal) is not looked at. What lies
 //   before it is used only when all of it has been checked.
 // - Calls that append or cut come one after the other; reads may overlap with them.
 
@@ -88,7 +88,7 @@ export class RedoLog {
   }
 
   /**
-   * A log that is there, up to an end that somebody kept: all before it is checked, and what lies behind it is cut off
+   * A log that is there, up to an end that somebody kept: all before it is checked, and what lies after it is cut off
    * where the log is opened for writing. E_CORRUPT with the offset of the damage; E_UNSUPPORTED for a later version.
    */
   static async open(storage: Storage, path: string, end: LogEnd, access: "read" | "write"): Promise<RedoLog> {
@@ -122,7 +122,7 @@ export class RedoLog {
     return this.#sizeBytes;
   }
 
-  /** The largest size that the image had, or was to have. Behind sizeBytes there may be what is to read as zeros. */
+  /** The largest size that the image had, or was to have. Past sizeBytes there may be what is to read as zeros. */
   get peakBytes(): number {
     return this.#peakBytes;
   }

@@ -12,7 +12,7 @@ export interface SealedLog {
   readonly image: string;
   /** Its name, in the image's folder. */
   readonly log: string;
-  /** Where it ends, and the digest of all before: what comes behind it is nobody's. */
+  /** Where it ends, and the digest of all before: what comes after it is nobody's. */
   readonly end: LogEnd;
   /** Pages in it. */
   readonly pages: number;

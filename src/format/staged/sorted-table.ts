@@ -138,7 +138,7 @@ export class SortedTable {
     return block;
   }
 
-  /** Makes room for an entry at a place of a full block. Behind the last entry of all, the full block stays full. */
+  /** Makes room for an entry at a place of a full block. After the last entry of all, the full block stays full. */
   #split(index: number, at: number): void {
     const block = this.#blocks[index];
     if (block === undefined) return;

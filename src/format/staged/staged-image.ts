@@ -8,7 +8,7 @@
 //   that page. A page that is as the image has it is not logged at all.
 // - Where a sector that was written by half could be taken for a stranger's, the log has what the page replaces, once:
 //   everywhere without a fence, and at the page whose first sector takes a fence down.
-// - Behind the present size everything counts as zeros. What the image or the log has there from a time when the
+// - Past the present size everything counts as zeros. What the image or the log has there from a time when the
 //   size was larger is replaced by zeros before the size grows again, so that a size frame by itself tells all.
 // - Changes follow each other; reads may overlap with them.
 
@@ -94,7 +94,7 @@ export class StagedImage {
     return Math.max(offset, await this.#findHole(base, offset, this.sizeBytes));
   }
 
-  /** The first hole at or behind offset, whatever the size; `end` where there is none before. */
+  /** The first hole at or after offset, whatever the size; `end` where there is none before. */
   async #findHole(base: BaseFile, offset: number, end: number): Promise<number> {
     for (let at = offset; at < end; ) {
       const page = Math.floor(at / PAGE_BYTES);
@@ -111,7 +111,7 @@ export class StagedImage {
     return end;
   }
 
-  /** The first data at or behind offset, whatever the size; `end` where there is none before. */
+  /** The first data at or after offset, whatever the size; `end` where there is none before. */
   async #findData(base: BaseFile, offset: number, end: number): Promise<number> {
     for (let at = offset; at < end; ) {
       const page = Math.floor(at / PAGE_BYTES);
@@ -163,13 +163,13 @@ export class StagedImage {
     if (sizeBytes !== this.sizeBytes) await this.log.appendSize(sizeBytes);
   }
 
-  /** Before the file grows to a size: what it had behind its present end must not show again. */
+  /** Before the file grows to a size: what it had past its present end must not show again. */
   async #clearStale(base: BaseFile, sizeBytes: number): Promise<void> {
     const end = Math.min(sizeBytes, this.log.peakBytes);
     if (this.sizeBytes < end) await this.#zero(base, this.sizeBytes, end);
   }
 
-  /** Whole pages become a hole, the rest is written. Behind the size everything is zeros in any case. */
+  /** Whole pages become a hole, the rest is written. Past the size everything is zeros in any case. */
   async #zero(base: BaseFile, start: number, end: number): Promise<void> {
     const first = Math.ceil(start / PAGE_BYTES);
     const last = end >= this.sizeBytes ? Math.ceil(end / PAGE_BYTES) : Math.floor(end / PAGE_BYTES);

@@ -198,7 +198,7 @@ async function planSync(
     throw new ImgtxError("E_REFUSED", `it is the mirror of '${entry.name}' already, and ${other}`, {
       device: entry.name,
       image,
-      hint: `leave that option out to bring it in line, or forget it with \`imgtx mirror --cancel ${entry.name}\``,
+      hint: `leave that option out to bring it in sync, or forget it with \`imgtx mirror --cancel ${entry.name}\``,
     });
   }
   return await planTracked(entry, present, target, context);

@@ -95,10 +95,10 @@ async function toMirror(
   const { copy, chosen } = await planResync(entry, present, context, { verify: false });
   const isMerged = copy.filesToMake.length > 0;
   if (entry.frozen && isMerged) {
-    throw new ImgtxError("E_REFUSED", "it is frozen, and its mirror is not in line with it", {
+    throw new ImgtxError("E_REFUSED", "it is frozen, and its mirror is not in sync with it", {
       device,
       image: mirror.image,
-      hint: `bring it in line first with \`imgtx mirror ${device}\``,
+      hint: `bring it in sync first with \`imgtx mirror ${device}\``,
     });
   }
   const moved = await moveFreeze(entry, { present, chosen }, context);
@@ -150,6 +150,6 @@ async function assertNotTheMirror(
   throw new ImgtxError("E_REFUSED", `it is the mirror of '${device}' by another name`, {
     device,
     image: path,
-    hint: `name it as ${mirror.image}, so that it is brought in line first`,
+    hint: `name it as ${mirror.image}, so that it is brought in sync first`,
   });
 }

@@ -92,7 +92,7 @@ async function assertMayShrink(
   if (!shrink) {
     throw new ImgtxError("E_REFUSED", "Use the --shrink option to perform a shrink operation.", {
       hint:
-        `it has ${sayBytes(virtualSizeBytes)}, and would have ${sayBytes(sizeBytes)}: what is behind that is lost. ` +
+        `it has ${sayBytes(virtualSizeBytes)}, and would have ${sayBytes(sizeBytes)}: what is past its new end is lost. ` +
         "Shrink the file system in it first",
     });
   }
@@ -101,6 +101,6 @@ async function assertMayShrink(
   const data = force ? undefined : await findDataFrom(imageOf(chain), sizeBytes);
   if (data === undefined) return;
   throw new ImgtxError("E_REFUSED", `there is data in the part that would be cut off, at ${data} first`, {
-    hint: "shrink the file system in it first, and discard what is behind; --force cuts it off all the same",
+    hint: "shrink the file system in it first, and discard what is past the new end; --force cuts it off all the same",
   });
 }

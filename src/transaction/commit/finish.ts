@@ -1,4 +1,4 @@
-// Behind the commit mark: the only way is forward. Called by the commit itself, and by recovery.
+// After the commit mark: the only way is forward. Called by the commit itself, and by recovery.
 //
 // Invariants
 // - Idempotent: it may be cut off at any instant and called again.

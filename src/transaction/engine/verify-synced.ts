@@ -51,7 +51,7 @@ async function verifyOne(work: Work, table: DeviceTable, device: string): Promis
     }
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
-    throw error.reworded(`it was brought in line, and committed; then ${error.message}`, {
+    throw error.reworded(`it was brought in sync, and committed; then ${error.message}`, {
       device,
       image: error.image ?? path,
       changed: true,

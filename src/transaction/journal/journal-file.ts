@@ -30,7 +30,7 @@ const SUFFIX = ".journal";
 const NEW_SUFFIX = ".new";
 const MODE = 0o600;
 const LIMIT_BYTES = 1024 * 2 ** 20;
-/** Far behind any content: a lock, not a byte. */
+/** Far past any content: a lock, not a byte. */
 export const WORK_BYTE = { start: 2 ** 40, lengthBytes: 1 };
 
 const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };

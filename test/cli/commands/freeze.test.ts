@@ -64,7 +64,7 @@ describe("the words", () => {
 
   test.each([
     [["freeze"], "missing required argument 'DEV'"],
-    [["freeze", "vda", "--"], "behind '--' there is no COMMAND"],
+    [["freeze", "vda", "--"], "after '--' there is no COMMAND"],
     [["freeze", "--", "true"], "missing required argument 'DEV'"],
     [["freeze", "vda", "--strict", "--", "true"], "--strict is about fences"],
     [["unfreeze"], "missing required argument 'DEV'"],

@@ -44,7 +44,7 @@ describe("an action becomes a request", () => {
     expect(request).toMatchObject({ file: absolute });
   });
 
-  test("a name with a dash in front works behind -- and as ./-x", async () => {
+  test("a name with a dash in front works after -- and as ./-x", async () => {
     const behind = await requestOf(["snapshot", "--reuse", "vda", "--", "-x"]);
     const dotted = await requestOf(["snapshot", "vda", "./-x", "--reuse"]);
     expect(behind.request).toMatchObject({ targets: [{ file: "/srv/guests/-x" }], reuse: true });
@@ -80,7 +80,7 @@ describe("an action becomes a request", () => {
     expect(request).toMatchObject({ overlay: { extendedL2: false } });
   });
 
-  test("a group's files may have commas, written twice, and a format behind a single one", async () => {
+  test("a group's files may have commas, written twice, and a format after a single one", async () => {
     const { request } = await requestOf(["snapshot-group", "vda=one,,two", "vdb=/b=c,format=raw"]);
     expect(request).toMatchObject({
       kind: "snapshot-group",
@@ -118,7 +118,7 @@ describe("options of every command", () => {
   const globals = ["--dry-run", "--txn", "id1", "--wait=1.5", "--allow-path", "/p"];
   const expected = { dryRun: true, transaction: "id1", waitMs: 1500, allowPaths: ["/p"] };
 
-  test("mean the same before the verb, behind it, and on both sides", async () => {
+  test("mean the same before the verb, after it, and on both sides", async () => {
     const verb = ["reopen", "vda", "x"];
     const before = await requestOf([...globals, ...verb]);
     const behind = await requestOf([...verb, ...globals]);
@@ -135,7 +135,7 @@ describe("options of every command", () => {
     expect((await requestOf(argv)).options.waitMs).toBe(waitMs);
   });
 
-  test("--wait does not take the word behind it", async () => {
+  test("--wait does not take the word after it", async () => {
     const { request } = await requestOf(["snapshot", "--wait", "vda", "x"]);
     expect(request).toMatchObject({ targets: [{ device: "vda" }] });
   });

@@ -179,7 +179,7 @@ function damage(image: string, clusters: number, clusterBytes: number, round: nu
   let state = 2_654_435_761 * (round + 1);
   for (let hit = 0; hit < 3; hit += 1) {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
-    // Behind the header: its fields are for other tests.
+    // After the header: its fields are for other tests.
     const cluster = 1 + (state % clusters);
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
     const at = cluster * clusterBytes + (state % Math.min(256, clusterBytes));

@@ -222,7 +222,7 @@ describe("what goes wrong on the way", () => {
   const badImage = `
     qemu-img create -q -f qcow2 -o cluster_size=64k bad.qcow2 4M
     qemu-io -f qcow2 -c 'write -P 5 0 4M' bad.qcow2 > io; rm io
-    # The entry of the third cluster points behind the file.
+    # The entry of the third cluster points past the file.
     printf '\\x80\\x00\\x00\\x7f\\x00\\x00\\x00\\x00' | dd of=bad.qcow2 bs=1 seek=$((0x40000 + 16)) conv=notrunc status=none`;
 
   qemu.test("ends with an error, and takes the target away", async () => {

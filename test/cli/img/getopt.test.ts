@@ -19,7 +19,7 @@ function parse(...words: string[]): { options: string[]; operands: readonly stri
 }
 
 describe("the grammar of getopt_long", () => {
-  test("takes values in the word, behind it, and behind an equals sign", () => {
+  test("takes values in the word, after it, and after an equals sign", () => {
     expect(parse("-fraw", "-f", "qcow2", "--format=x", "--format", "y").options).toEqual([
       "--formatraw",
       "--formatqcow2",
@@ -28,7 +28,7 @@ describe("the grammar of getopt_long", () => {
     ]);
   });
 
-  test("takes clusters, options behind operands, and all behind -- as operands", () => {
+  test("takes clusters, options after operands, and all after -- as operands", () => {
     expect(parse("a", "-qpfraw", "-", "--", "-q")).toEqual({
       options: ["-q", "-p", "--formatraw"],
       operands: ["a", "-", "-q"],

@@ -68,7 +68,7 @@ describe("a request", () => {
     ]);
   });
 
-  test("is not answered any more behind the end", () => {
+  test("is not answered any more past the end", () => {
     const { progress, written, ask } = start();
     progress.stop();
     ask();

@@ -266,7 +266,7 @@ function readGuest(open: OpenImage, file: string, path: string): Uint8Array {
   return guest.read(0, guest.sizeBytes);
 }
 
-/** A copy that is kept must not be seen any more behind an ending. */
+/** A copy that is kept must not be seen any more after an ending. */
 function startOf(state: CopyState): "before" | "after" {
   return state === "after" ? "after" : "before";
 }

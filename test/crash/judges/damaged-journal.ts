@@ -50,14 +50,14 @@ function* damagedRecords(bytes: Uint8Array): Generator<Damage> {
     const isLast = index === starts.length - 1;
     yield { label: `record ${index} dropped`, bytes: join(bytes, [0, start], [end]), tailOnly: isLast };
     yield { label: `record ${index} doubled`, bytes: join(bytes, [0, end], [start]), tailOnly: isLast };
-    yield { label: `cut off behind record ${index}`, bytes: bytes.slice(0, end), tailOnly: true };
+    yield { label: `cut off after record ${index}`, bytes: bytes.slice(0, end), tailOnly: true };
     if (isLast) continue;
     const exchanged = join(bytes, [0, start], [end, next], [start, end], [next]);
     yield { label: `records ${index} and ${index + 1} exchanged`, bytes: exchanged, tailOnly: false };
   }
   const garbage = new Uint8Array(bytes.length + 40).fill(0xa5);
   garbage.set(bytes);
-  yield { label: "garbage behind the end", bytes: garbage, tailOnly: true };
+  yield { label: "garbage past the end", bytes: garbage, tailOnly: true };
 }
 
 function recordStarts(bytes: Uint8Array): number[] {

@@ -318,7 +318,7 @@ class Explorer {
   #cutRecoveryOff(crash: Crash, log: readonly Change[], observed: string): Promise<void> {
     const end: Wanted = new Map([["as the uninterrupted recovery", observed]]);
     // What a dead process had added to an open transaction is read from the page cache, and recovery
-    // leaves it there. What is committed is durable behind it.
+    // leaves it there. What is committed is durable after it.
     const sameDisks = [...crash.wantedOfPower].filter(
       ([, outcome]) => this.#subject.disksOf(outcome) === this.#subject.disksOf(observed),
     );

@@ -1,4 +1,4 @@
-// Where two ends may differ: after a start of the host, or behind a recovery in a dead process's stead, nobody can tell who
+// Where two ends may differ: after a start of the host, or after a recovery in a dead process's stead, nobody can tell who
 // wrote meanwhile, so a mirror is compared once more, by a generation of its own. One, and nothing else.
 
 /** Whether an observation is the wanted one, but for at most one further generation that a mirror made. */

@@ -50,7 +50,7 @@ test.each([
   "reopen a device of version 2",
   "go over to a raw mirror that is out of line",
 ])(
-  "a recovery that is cut off behind a guest's write is finished as it would have been in %s",
+  "a recovery that is cut off after a guest's write is finished as it would have been in %s",
   async (name) => {
     const { plan, subject } = await trialOf(findScenario(name));
     const options = { ...GUEST_SLICE, points: 12, lastCalls: 12, ways: 2, cutsOfRecovery: 3 };

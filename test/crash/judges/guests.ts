@@ -30,7 +30,7 @@ import { findWaitProblems, findWayOutProblem } from "./waits.ts";
 export interface GuestOptions extends CrashLimits {
   /** Of the ways to write (which guest, where, with a lie or not), how many are tried at each crash, in turn. */
   readonly ways: number;
-  /** At how many of its calls the recovery behind a guest's write is cut off in turn. */
+  /** At how many of its calls the recovery after a guest's write is cut off in turn. */
   readonly cutsOfRecovery: number;
   readonly deadline: number;
   readonly maxViolations: number;
@@ -200,7 +200,7 @@ class GuestRig {
       if (exit === wanted.exit && observed === wanted.observed) continue;
       const where = describePoint(this.#subject.recover, machine.log, from, point);
       const detail = `exit ${exit}\n${text}\n${differences(observed, new Map([["uninterrupted", wanted.observed]]))}`;
-      this.#check.violate("a recovery behind a guest's write, cut off (rule 10)", [...trail, where], detail);
+      this.#check.violate("a recovery after a guest's write, cut off (rule 10)", [...trail, where], detail);
     }
   }
 

@@ -1,5 +1,5 @@
 // Lets each changing call of a command fail: once, or from then on (a full disk, a dying one). The exit
-// status must say what the disk then holds, also if the power fails right behind it; and the next
+// status must say what the disk then holds, also if the power fails right after it; and the next
 // command, on a disk that works again, must mend everything.
 
 import type { Change } from "../simulated/disk-log.ts";
@@ -162,7 +162,7 @@ class ErrorInjector {
     if (!isLost || observed === undefined) return;
     const states = new DiskStates(machine.durable);
     for (const change of log) states.advance(change);
-    const where = "the power fails behind the next command";
+    const where = "the power fails after the next command";
     // Nobody was told that an open transaction holds what the failed command left: the next record secures it.
     const isOpen = /^transaction /m.test(observed);
     const mended = new Map([...(isOpen ? wanted : []), ["mended", observed] as const]);
@@ -188,7 +188,7 @@ class ErrorInjector {
       if (index < start || (!isEnd && !isBehindFailedFlush)) continue;
       const allowed = isEnd ? wanted : outcomesOf(recorded);
       const where = isEnd
-        ? "the power fails behind its exit"
+        ? "the power fails after its exit"
         : `the power fails after ${describeChange(change)}`;
       await this.#tryStates(states, allowed, [...trail, where], index);
     }
@@ -257,6 +257,6 @@ function describeFault(
   start: number,
 ): string {
   const last = log[Math.min(start + call, log.length) - 1];
-  const where = call === 0 || !last ? "its first" : `number ${call}, behind ${describeChange(last)}`;
+  const where = call === 0 || !last ? "its first" : `number ${call}, after ${describeChange(last)}`;
   return `\`${argv.join(" ")}\`: ${kind.kind === "io" ? "EIO" : "ENOSPC"} at call ${where}${kind.stays ? ", and ever after" : ""}`;
 }

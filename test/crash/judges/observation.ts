@@ -4,7 +4,7 @@
 // Ids, times and inodes of files that the scenario made are left out: they differ from run to run. Files
 // that were there before keep their inode, so theirs is a fact.
 //
-// What the program writes to in place (a mirror that is brought in line) is told by its bytes as long as they are what
+// What the program writes to in place (a mirror that is brought in sync) is told by its bytes as long as they are what
 // they were at first, and then by its guest's content: a write that was cut off and repeated lies elsewhere in it.
 // Staging files are told so too, under one name: theirs holds an id, and a statement's number. A fence holds an id as
 // well, which is left out of the bytes.
@@ -41,7 +41,7 @@ export interface WorkspacePlace {
   readonly original: ReadonlySet<string>;
   /** The images that are written to in place, by their absolute paths. */
   readonly changing: ReadonlyMap<string, ChangingImage>;
-  /** Copies that may go on behind a crash. Of their files the layout is no fact; their mirrors' content is. */
+  /** Copies that may go on after a crash. Of their files the layout is no fact; their mirrors' content is. */
   readonly copies?: ReadonlySet<string>;
 }
 
@@ -103,7 +103,7 @@ interface GenerationAnswer {
 const OWN_FOLDER = ".imgtx";
 const VIEW = "devices";
 const STAGING = /\/\.imgtx-[a-z0-9]{10}-\d+-(\d+)$/;
-/** Of changes in place that wait for their commit. Behind its end, which the journal has, anything may stand. */
+/** Of changes in place that wait for their commit. Past its end, which the journal has, anything may stand. */
 const REDO_LOG = /\/\.imgtx-[a-z0-9]{10}-(\d+)\.redo$/;
 
 /** Without answers: there is no workspace yet. */
@@ -234,7 +234,7 @@ export function findMissingParent(
   return view.realPath(below) === undefined ? below : undefined;
 }
 
-/** A write to an image that was cut off behind the commit mark, and repeated, may leak clusters. */
+/** A write to an image that was cut off after the commit mark, and repeated, may leak clusters. */
 const LEAKED = / is leaked: /;
 
 function assertSound(

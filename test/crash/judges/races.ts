@@ -59,7 +59,7 @@ export async function runRaces(race: Race, subject: Subject, seeds: Iterable<num
   return report;
 }
 
-/** For each choice of winners, what can be observed behind it. */
+/** For each choice of winners, what can be observed after it. */
 async function serialOutcomes(race: Race, subject: Subject): Promise<Map<string, Set<string>>> {
   const allowed = new Map<string, Set<string>>();
   const add = (exits: readonly number[], observed: string) => {

@@ -126,9 +126,9 @@ export class RecoveryCheck {
   }
 
   /**
-   * The rest of the scenario must end as it does without a crash. Behind a power cut: as it does where the host was
+   * The rest of the scenario must end as it does without a crash. After a power cut: as it does where the host was
    * started anew at that point, since a mirror is then brought in sync anew, and a rollback may be refused in doubt.
-   * Behind the death of a process either: what recovery did in its stead it has not seen for itself. A mirror
+   * After the death of a process either: what recovery did in its stead it has not seen for itself. A mirror
    * in doubt may be compared once more, by a generation of its own. Where the lifting of a fence may have been cut off
    * between its bytes and its time, a commit may be refused, and its transaction stays open: see Step.orRefused.
    */

@@ -14,7 +14,7 @@ const { test } = oracle("root", "loops", "mkfs.ext4", "mkfs.xfs", "strace", "qem
 const OPTIONS = { program, seed: 3, deadline: Number.POSITIVE_INFINITY };
 
 describe("a power cut", () => {
-  test("leaves a copy that goes on behind its mark, or nothing of it", async () => {
+  test("leaves a copy that goes on after its mark, or nothing of it", async () => {
     const report = await cutCopy(findCopy("a long raw copy"), {
       ...OPTIONS,
       fileSystem: "ext4",

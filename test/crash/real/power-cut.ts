@@ -25,7 +25,7 @@ export interface PowerOptions {
 }
 
 export interface PowerReport {
-  /** Power cuts, and how many of them came while the command was at work, and behind its commit. */
+  /** Power cuts, and how many of them came while the command was at work, and after its commit. */
   readonly cuts: number;
   readonly during: number;
   readonly committed: number;
@@ -121,12 +121,12 @@ class Cutter {
     this.#random = random;
   }
 
-  /** In turn at a moment of the step, with all that is under way then, and behind one of its calls. */
+  /** In turn at a moment of the step, with all that is under way then, and after one of its calls. */
   async cut(target: Target, { rounds, deadline }: Pick<PowerOptions, "rounds" | "deadline">): Promise<void> {
     const { bench, step } = target;
     await bench.restore();
     const calls = shuffle((await bench.trace(step.argv)).calls, this.#random);
-    // What has nothing to do, since a mirror is in line, can't be cut off.
+    // What has nothing to do, since a mirror is in sync, can't be cut off.
     if (calls.length === 0) return;
     await bench.restore();
     const started = Date.now();

@@ -32,11 +32,11 @@ const CUT_SCENARIOS = [
   "snapshot-group of 5",
   "mirror two devices side by side",
   "mirror with a bitmap, and forget both",
-  "bring a mirror in line",
+  "bring a mirror in sync",
   "migrate, mirror and reopen",
   "migrate, mirror and reopen in a transaction",
   "migrate, mirror and reopen in a transaction, and abort",
-  "go over to the twin of a migration behind writes",
+  "go over to the twin of a migration after writes",
   "go over to a mirror that is out of line",
   "go over to a mirror that is out of line in a transaction",
 ];

@@ -27,7 +27,7 @@ export const MIGRATE_SCENARIOS: readonly Scenario[] = [
     ...MIGRATION,
     back("txn abort"),
   ]),
-  onTwo("go over to the twin of a migration behind writes", [step(`reopen vda ${DEST}`)], {
+  onTwo("go over to the twin of a migration after writes", [step(`reopen vda ${DEST}`)], {
     files: filesOf(TWO, [OTHER]),
     prepare: [...addAll(TWO), ...BEGUN, write("top.qcow2")],
     changing: { "images/top.qcow2": "qcow2" },

@@ -1,4 +1,4 @@
-// Scenarios of mirrors: made, brought in line, forgotten.
+// Scenarios of mirrors: made, brought in sync, forgotten.
 
 import { sampleRaw } from "../../helpers/sample-image.ts";
 import {
@@ -43,7 +43,7 @@ export const MIRRORED = [step("mirror vda m.qcow2"), WRITE_VDA];
 const OLD_MIRROR = qcow2("ws/m.qcow2", { dataClusters: [1, 3, 20], zeroClusters: [7], seed: 13 });
 
 export const MIRROR_SCENARIOS: readonly Scenario[] = [
-  // What is in line already needs nothing: a crash of the first must not leave a mirror that looks changed.
+  // What is in sync already needs nothing: a crash of the first must not leave a mirror that looks changed.
   onTwo("mirror", [step("mirror vda m.qcow2"), step("mirror vda")], { inSlice: true }),
   onTwo("mirror two devices side by side", [step("mirror vda=m.qcow2 vdb=n.raw --verify")]),
   onTwo("mirror the active layer alone", [step("mirror vda ../images/m.qcow2 --sync top --relative")]),
@@ -63,25 +63,25 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
     [step("mirror vda m.qcow2 --bitmap"), step("mirror vda --cancel")],
     { changing: { "ws/a.qcow2": "qcow2" } },
   ),
-  onMirrored("bring a mirror in line", MIRRORED, [step("mirror vda"), step("mirror vda")]),
+  onMirrored("bring a mirror in sync", MIRRORED, [step("mirror vda"), step("mirror vda")]),
   onMirrored(
-    "bring two mirrors in line",
+    "bring two mirrors in sync",
     [step("mirror vda=m.qcow2 vdb=n.raw"), WRITE_VDA, WRITE_VDB],
     [step("mirror vda=m.qcow2 vdb=n.raw")],
   ),
   onMirrored(
-    "bring a raw mirror in line",
+    "bring a raw mirror in sync",
     [step("mirror vdb n.raw"), WRITE_VDB],
     [step("mirror vdb"), step("mirror vdb")],
   ),
   onMirrored(
-    "bring two mirrors in line, the journal told of each step",
+    "bring two mirrors in sync, the journal told of each step",
     [step("mirror vda=m.qcow2 vdb=n.raw"), WRITE_VDA, WRITE_VDB],
     [step("mirror vda=m.qcow2 vdb=n.raw")],
     { env: { IMGTX_MARK_EVERY: "0" } },
   ),
   onMirrored(
-    "bring a mirror in line by the new overlay alone",
+    "bring a mirror in sync by the new overlay alone",
     [
       step("mirror vda m.qcow2"),
       step("snapshot vda a1.qcow2"),
@@ -90,7 +90,7 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
     [step("mirror vda"), step("mirror vda")],
   ),
   onMirrored(
-    "bring a mirror in line twice in a transaction, and commit",
+    "bring a mirror in sync twice in a transaction, and commit",
     MIRRORED,
     [
       step("txn begin"),
@@ -103,7 +103,7 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
   ),
   // One copy before the table moves, and one after it.
   onMirrored(
-    "bring two mirrors in line, and go over to one of them",
+    "bring two mirrors in sync, and go over to one of them",
     [step("mirror vda=m.qcow2 vdb=n.raw"), WRITE_VDA, WRITE_VDB],
     [
       step("txn begin"),
@@ -114,13 +114,13 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
     { studied: [3] },
   ),
   onMirrored(
-    "bring a mirror in line in a transaction, and abort",
+    "bring a mirror in sync in a transaction, and abort",
     MIRRORED,
     [step("txn begin"), step("mirror vda"), back("txn abort")],
     { inSlice: true },
   ),
   onMirrored(
-    "bring a mirror in line, and go back to a savepoint",
+    "bring a mirror in sync, and go back to a savepoint",
     MIRRORED,
     [
       step("txn begin"),

@@ -1,7 +1,7 @@
 // A copy that is cut off at each call, and gone on with by the same command.
 //
 // The explorer knows of two outcomes of a command, and an unfinished copy that is kept is a third. So this one
-// runs the command again behind each crash: whatever was kept, the mirror must be what it is without a crash,
+// runs the command again after each crash: whatever was kept, the mirror must be what it is without a crash,
 // and nothing may lie around.
 
 import { describe, expect, test } from "vitest";
@@ -54,11 +54,11 @@ async function goOn(
   const { exit, text } = await runOn(machine, subject, line.split(" "));
   expect(exit, text).toBe(0);
   const end = withoutLayout(await observeCopy(machine, subject));
-  // Behind a finished copy the second one may find a doubt, and be a change; else it is the first that is done.
+  // After a finished copy the second one may find a doubt, and be a change; else it is the first that is done.
   if (!isDone || end !== again) expect(end).toBe(done);
 }
 
-/** The machine behind the last crash of the recorded copy from which it is kept. */
+/** The machine after the last crash of the recorded copy from which it is kept. */
 async function keepCopy(recording: Recording, subject: Subject): Promise<SimulatedMachine> {
   const cached = recording.start.fork();
   let kept: SimulatedMachine | undefined;
@@ -89,7 +89,7 @@ function withoutLayout(observed: string): string {
   return observed.replaceAll(/^(file \S*\/[mn]\.(?:qcow2|raw|data) mode \d+) .*$/gm, "$1");
 }
 
-describe("behind a crash at any call, the same command goes on, and makes what it makes without one", () => {
+describe("after a crash at any call, the same command goes on, and makes what it makes without one", () => {
   test.each(COPIES)("%s", async (name, line) => {
     const scenario = onTwo(name, [step(line)]);
     const { plan, subject } = await trialOf(scenario, MARK_ALWAYS);

@@ -3,7 +3,7 @@
 // Invariants
 // - Copies share chunks. A chunk is written to only through the Content whose token it carries, and a
 //   fork takes the token away from both sides, so no copy ever sees another's later writes.
-// - A chunk that is not there reads as zeros: it is a hole. Bytes of a chunk behind the end of the
+// - A chunk that is not there reads as zeros: it is a hole. Bytes of a chunk past the end of the
 //   file are always zero, so that growing the file again shows zeros and not what was cut off.
 // - Two contents of equal bytes have equal digests, whether they have holes or zeros there.
 

@@ -11,7 +11,7 @@ export interface RecordedStep {
   readonly index: number;
   readonly step: Step;
   readonly studied: boolean;
-  /** First call of the step in the log, and the one behind its last. */
+  /** First call of the step in the log, and the one after its last. */
   readonly from: number;
   readonly to: number;
   readonly before: string;
@@ -124,5 +124,5 @@ export function describePoint(
   const last = log[point - 1];
   const where =
     point === from || last === undefined ? "before its first call" : `after ${describeChange(last)}`;
-  return `\`${argv.join(" ")}\` cut off behind ${point - from} calls, ${where}`;
+  return `\`${argv.join(" ")}\` cut off after ${point - from} calls, ${where}`;
 }

@@ -20,7 +20,7 @@ test("each failing call of a group snapshot is met as the exit status says", asy
   expect(report.figures.errors).toBeGreaterThan(200);
 });
 
-test.each(["bring a mirror in line", "freeze and unfreeze"])(
+test.each(["bring a mirror in sync", "freeze and unfreeze"])(
   "what a failed flush has lost is written anew by the next command in %s",
   async (name) => {
     const { plan, subject } = await trialOf(findScenario(name));
@@ -66,10 +66,10 @@ test.each([
   ["redo log: fence lifted", "freeze and unfreeze"],
   ["fences", "reopen"],
   ["fence lifted", "reopen"],
-  ["copied layers", "bring a raw mirror in line"],
-  ["copied layers so far", "bring two mirrors in line, the journal told of each step"],
-  ["copied overlay gone", "bring a raw mirror in line"],
-  ["refcounts-before-references", "bring a mirror in line"],
+  ["copied layers", "bring a raw mirror in sync"],
+  ["copied layers so far", "bring two mirrors in sync, the journal told of each step"],
+  ["copied overlay gone", "bring a raw mirror in sync"],
+  ["refcounts-before-references", "bring a mirror in sync"],
 ])("a change in place without the flush for '%s' is found out in %s", async (purpose, scenario) => {
   const trial = await trialOf(findScenario(scenario));
   const right = await record(trial.plan, trial.subject);

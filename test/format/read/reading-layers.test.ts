@@ -74,7 +74,7 @@ async function readUnits(image: ComposedImage): Promise<number[]> {
 const ALL = (image: ComposedImage) => ({ start: 0, lengthBytes: image.virtualSizeBytes });
 
 describe("an image of layers", () => {
-  test("shows what lies below where a layer has nothing, and zeros behind the end of a shorter one", async () => {
+  test("shows what lies below where a layer has nothing, and zeros past the end of a shorter one", async () => {
     const image = imageOf(layerOf("d--z----"), layerOf("-d---"), layerOf("dddddddd"));
     expect(drawExtents(await image.findExtents(ALL(image)))).toBe(
       "data@0*1 data@1*1 data@2*1 zero@0*1 data@2*1 unallocated@0*3",

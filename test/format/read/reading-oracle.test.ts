@@ -92,7 +92,7 @@ function makeCommands(random: Random, row: Row, sizeBytes: number, noise: string
 
 /**
  * Compressed writes by a process of their own: QEMU 7.2 can give the cluster of one that it overwrote in the same
- * run to both data and compressed data. qemu-io goes on behind a command that the image refuses.
+ * run to both data and compressed data. qemu-io goes on after a command that the image refuses.
  */
 function write(path: string, format: string, commands: readonly string[]): void {
   const isCompressed = (command: string): boolean => command.startsWith("write -c");

@@ -57,7 +57,7 @@ describe("a qcow2 layer", () => {
     expect(announced).toEqual(tables.slice(1).map((start) => ({ start, lengthBytes: 512 })));
   });
 
-  test("announces nothing behind the end of what it was asked for, nor for a read", async () => {
+  test("announces nothing past the end of what it was asked for, nor for a read", async () => {
     const { layer, announced } = await openLayer("cluster-512.qcow2");
     await layer.findRuns(guestOffset(0), guestOffset(512), new RunList(), "describe");
     await layer.findRuns(guestOffset(0), guestOffset(layer.virtualSizeBytes), new RunList(), "read");
@@ -104,7 +104,7 @@ describe("a table cache", () => {
     expect([slice[0], slice[63], slice[64]]).toEqual([0x01010101, 0x01010101, 0]);
   });
 
-  test("reads zeros behind the end of the file, into memory that held something else", async () => {
+  test("reads zeros past the end of the file, into memory that held something else", async () => {
     const cache = new TableCache(FILE, 1024);
     const memory = Buffer.alloc(512, 0xff);
     const halves = await cache.loadInto(memory, 512);

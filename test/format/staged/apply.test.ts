@@ -161,7 +161,7 @@ describe("what a stranger wrote", () => {
     expect(disk.require(IMAGE).content.equals(expected)).toBe(true);
   });
 
-  test("behind the former end of the file is none of theirs: a power cut may leave anything there", async () => {
+  test("past the former end of the file is none of theirs: a power cut may leave anything there", async () => {
     const { disk, sealed, guard } = await prepare(GROWING);
     const { content } = disk.require(IMAGE);
     disk.require(IMAGE).content = Buffer.concat([

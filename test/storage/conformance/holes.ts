@@ -63,7 +63,7 @@ export function describeSparseFiles(makeStorage: MakeStorage): void {
       await file.close();
     });
 
-    test("no data follows at and behind the end, and the end is a hole", async () => {
+    test("no data follows at and past the end, and the end is a hole", async () => {
       const { storage, root } = await makeStorage();
       const file = await makeFileWith(storage, `${root}/a`, pattern(10));
       expect(await file.seekData(3)).toBe(3);

@@ -21,7 +21,7 @@ describe("abort", () => {
   test.each([
     ["a group snapshot", [["snapshot"]]],
     ["two snapshots of the same devices", [["snapshot"], ["again"]]],
-    ["a reopen behind a snapshot", [["snapshot"], ["reopen"]]],
+    ["a reopen after a snapshot", [["snapshot"], ["reopen"]]],
   ])("takes back %s and leaves the tree as it was", async (_, steps) => {
     const bench = await makeBenchWithFolder();
     bench.makeQcow2("other.qcow2", 9);

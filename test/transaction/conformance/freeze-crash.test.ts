@@ -36,7 +36,7 @@ describe("a crash", () => {
     const dying = bench.through(killAt(bench.storage, onImage));
     await expect(dying.run(unfreeze(["vdc"]))).rejects.toThrow("killed");
     expect(await frozen(bench)).toEqual([]);
-    // Behind the write nobody knows whether a guest was started before the recovery: an unknown time stays.
+    // After the write nobody knows whether a guest was started before the recovery: an unknown time stays.
     const { modifiedNs } = (await fingerprintOf(bench, "c.qcow2")) as { modifiedNs: string };
     expect(modifiedNs === String(BigInt(T0.getTime()) * 1_000_000n)).toBe(isDated);
     expect(await fingerprintOf(bench, "c.qcow2")).toEqual({ ...before, modifiedNs });

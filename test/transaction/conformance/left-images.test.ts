@@ -47,7 +47,7 @@ describe("between the commit mark and recovery", () => {
     },
   );
 
-  qemu.test("one that dies before its mark leaves no fence behind recovery", async () => {
+  qemu.test("one that dies before its mark leaves no fence after recovery", async () => {
     const bench = await makeOldBench();
     const before = await fingerprintOf(bench, "c.qcow2");
     makeOther(bench);

@@ -1,4 +1,4 @@
-// Mirrors that know by a bitmap what a guest wrote, and mirrors that a commit brings in line once more.
+// Mirrors that know by a bitmap what a guest wrote, and mirrors that a commit brings in sync once more.
 
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -159,7 +159,7 @@ async function expectNoBitmap(bench: Workbench, image: string): Promise<void> {
 }
 
 describe("a bitmap in a mirrored device", () => {
-  qemu.test("is there behind the commit, enabled, and the image is sound and no longer fenced", async () => {
+  qemu.test("is there after the commit, enabled, and the image is sound and no longer fenced", async () => {
     const bench = await makeTracked();
     expect(kindsOf(bench.at("a.qcow2"))).toEqual(BOTH);
     expect(await judge(bench, "vda")).toBe(IDENTICAL);
@@ -272,8 +272,8 @@ describe("a bitmap in a mirrored device", () => {
   });
 });
 
-describe("a commit behind writes of a guest", () => {
-  qemu.test("brings the transaction's mirror in line first", async () => {
+describe("a commit after writes of a guest", () => {
+  qemu.test("brings the transaction's mirror in sync first", async () => {
     const bench = await makeWorkbench();
     const id = await bench.begin();
     await mirror(bench, { vda: "m.qcow2" });
@@ -284,7 +284,7 @@ describe("a commit behind writes of a guest", () => {
   });
 
   qemu.test(
-    "brings a mirror in line before it takes over, made before the transaction or in it",
+    "brings a mirror in sync before it takes over, made before the transaction or in it",
     async () => {
       const bench = await makeWorkbench();
       await mirror(bench, { vda: "m.qcow2" });

@@ -205,7 +205,7 @@ describe("an image that QEMU has open", () => {
     expect(await judge(bench, "vdc")).toBe(IDENTICAL);
   });
 
-  daemon.test("and that is a mirror is not brought in line", async () => {
+  daemon.test("and that is a mirror is not brought in sync", async () => {
     const bench = await makeWorkbench();
     await mirror(bench, { vdc: "m.qcow2" });
     bench.makeQcow2("c.qcow2", 44);

@@ -1,4 +1,4 @@
-// A mirror that is brought in line: what is copied, what is not even read, and when it is written to.
+// A mirror that is brought in sync: what is copied, what is not even read, and when it is written to.
 
 import { readFileSync, statSync, utimesSync } from "node:fs";
 import { describe, expect, test } from "vitest";
@@ -18,7 +18,7 @@ import { watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
-const IN_LINE = "it is in sync with the device already; nothing was copied";
+const IN_SYNC = "it is in sync with the device already; nothing was copied";
 
 /** The three devices with a mirror each: generation 4. */
 async function makeMirrored(): Promise<Workbench> {
@@ -33,7 +33,7 @@ async function makeMirroredInRaw(): Promise<Workbench> {
   return bench;
 }
 
-describe("a mirror in line", () => {
+describe("a mirror in sync", () => {
   test("needs nothing: no generation, no journal, no write, and it says so", async () => {
     const bench = await makeWorkbench();
     await mirror(bench, { vda: "ma.qcow2", vdb: "mb.raw" });
@@ -46,8 +46,8 @@ describe("a mirror in line", () => {
     const outcome = await mirror(bench.through(storage), { vda: undefined, vdb: bench.at("mb.raw") });
     expect(outcome).toMatchObject({ changed: false, pending: false, generation: 4 });
     expect(outcome.actions.map(({ device, files, notes }) => [device, files, notes])).toEqual([
-      ["vda", [], [IN_LINE]],
-      ["vdb", [], [IN_LINE]],
+      ["vda", [], [IN_SYNC]],
+      ["vdb", [], [IN_SYNC]],
     ]);
     expect(calls).toEqual([]);
     expect([stateOf(bench.at("ma.qcow2")), stateOf(bench.at("mb.raw"))]).toEqual(before);
@@ -87,7 +87,7 @@ describe("a mirror in line", () => {
         async () => await mirror(spoiling, { vdb: undefined }, { verify: true }),
       );
       expect(failure).toMatchObject({ code: "E_IO", exitCode: 13, device: "vdb", changed: true });
-      expect(failure.message).toContain("it was brought in line, and committed; then read back");
+      expect(failure.message).toContain("it was brought in sync, and committed; then read back");
       await mirror(bench, { vdb: undefined }, { verify: true });
       expect(await judge(bench, "vdb")).toBe(IDENTICAL);
     },
@@ -107,7 +107,7 @@ describe.each([
   ["their own formats", makeMirrored],
   ["raw", makeMirroredInRaw],
 ])("mirrors in %s", (_, make) => {
-  qemu.test("follow a write, a discard and zeros, and are in line then", async () => {
+  qemu.test("follow a write, a discard and zeros, and are in sync then", async () => {
     const bench = await make();
     writeGuest(bench.at("a.qcow2"), "qcow2", "write -P 1 100k 3k", "write -z 4k 8k", "discard 20k 4k");
     writeGuest(bench.at("b.raw"), "raw", "write -P 2 60k 512", "write -z -u 0 16k");
@@ -153,7 +153,7 @@ describe("a mirror of nothing yet", () => {
   });
 });
 
-describe("behind snapshots", () => {
+describe("after snapshots", () => {
   qemu.test("only the new overlays are read", async () => {
     const bench = await makeMirrored();
     await bench.snapshot({ vda: "a1.qcow2" });
@@ -225,7 +225,7 @@ describe("in an open transaction", () => {
     expect((await mirror(bench, { vda: undefined })).changed).toBe(false);
   });
 
-  qemu.test("brought in line twice and aborted, the mirror is byte by byte what it was", async () => {
+  qemu.test("brought in sync twice and aborted, the mirror is byte by byte what it was", async () => {
     const bench = await makeMirrored();
     writeGuest(bench.at("a.qcow2"), "qcow2", "write -P 1 0 4k", "write -z 64k 70k");
     const before = stateOf(bench.at("ma.qcow2"));
@@ -247,7 +247,7 @@ describe("in an open transaction", () => {
     await mirror(bench, { vda: undefined });
     await bench.snapshot({ vda: "a1.qcow2" });
     const { actions } = await mirror(bench, { vda: undefined }, { verify: true });
-    expect(actions[0]?.notes).not.toContain(IN_LINE);
+    expect(actions[0]?.notes).not.toContain(IN_SYNC);
     expect(stagingFiles(bench)).toHaveLength(2);
     await bench.commit();
     expect(await judge(bench, "vda")).toBe(IDENTICAL);
@@ -284,7 +284,7 @@ describe("in an open transaction", () => {
     expect(await judge(bench, "vda")).toBe(IDENTICAL);
   });
 
-  qemu.test("a device that is written to before the commit has a mirror in line all the same", async () => {
+  qemu.test("a device that is written to before the commit has a mirror in sync all the same", async () => {
     const bench = await makeMirrored();
     await bench.begin();
     writeGuest(bench.at("b.raw"), "raw", "write -P 1 0 4k");
@@ -294,11 +294,11 @@ describe("in an open transaction", () => {
     expect(await judge(bench, "vdb")).toBe(IDENTICAL);
   });
 
-  qemu.test("a new mirror can be brought in line once more", async () => {
+  qemu.test("a new mirror can be brought in sync once more", async () => {
     const bench = await makeWorkbench();
     await bench.begin();
     await mirror(bench, { vda: "m.qcow2" });
-    expect((await mirror(bench, { vda: undefined })).actions[0]?.notes).toContain(IN_LINE);
+    expect((await mirror(bench, { vda: undefined })).actions[0]?.notes).toContain(IN_SYNC);
     await bench.snapshot({ vda: "a1.qcow2" });
     await mirror(bench, { vda: undefined });
     await bench.commit();

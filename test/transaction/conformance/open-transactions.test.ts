@@ -253,7 +253,7 @@ describe("a savepoint", () => {
     return bench;
   }
 
-  test("is gone back to: what came behind it is undone, files and devices", async () => {
+  test("is gone back to: what came after it is undone, files and devices", async () => {
     const bench = await makeWorkbench();
     await bench.begin();
     await bench.snapshot({ vda: "a1.qcow2" });

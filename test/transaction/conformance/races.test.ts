@@ -34,7 +34,7 @@ async function expectSound(bench: Workbench, generation: number): Promise<void> 
 }
 
 describe("of several commands at the same time", () => {
-  test("on one device at least one wins, and the others are told or come behind it", async () => {
+  test("on one device at least one wins, and the others are told or come after it", async () => {
     const bench = await makeWorkbench();
     const before = await bench.content();
     const { won, told } = await race(

@@ -39,7 +39,7 @@ describe("a change of an image in a transaction", () => {
     writeGuest(bench.at("a.qcow2"), "qcow2", "write -P 9 0 64k", "read -P 9 0 64k");
   });
 
-  qemu.test("touches the image behind the mark alone, and its guest runs until then", async () => {
+  qemu.test("touches the image after the mark alone, and its guest runs until then", async () => {
     const bench = await makeWorkbench();
     const before = stateOf(bench.at("a.qcow2"));
     const id = await bench.begin();
@@ -127,7 +127,7 @@ describe("a change of an image in a transaction", () => {
   });
 });
 
-describe("a commit that died behind its mark", () => {
+describe("a commit that died after its mark", () => {
   /** Dies at the nth time that it would do this. */
   async function dieAt(purpose: string, nth = 1): Promise<Workbench> {
     const bench = await makeWorkbench();

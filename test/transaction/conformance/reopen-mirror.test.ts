@@ -34,7 +34,7 @@ async function expectRefusal(bench: Workbench, file: string, expected: object): 
 }
 
 describe("a device goes over to its mirror", () => {
-  test("that is in line, which is not written to", async () => {
+  test("that is in sync, which is not written to", async () => {
     const bench = await makeMirrored();
     const [content, before] = [await bench.content(), stateOf(bench.at("m.qcow2"))];
     const { actions } = await bench.reopen("vda", "m.qcow2");
@@ -46,7 +46,7 @@ describe("a device goes over to its mirror", () => {
     expect((await mirrors(bench))[0]).toBeUndefined();
   });
 
-  qemu.test("that is not in line, with all that was written since", async () => {
+  qemu.test("that is not in sync, with all that was written since", async () => {
     const bench = await makeMirrored();
     writeGuest(bench.at("a.qcow2"), "qcow2", WRITE);
     const [content, source] = [await bench.content(), stateOf(bench.at("a.qcow2"))];
@@ -58,7 +58,7 @@ describe("a device goes over to its mirror", () => {
     expect(stagingFiles(bench)).toEqual([]);
   });
 
-  qemu.test("that is raw and not in line", async () => {
+  qemu.test("that is raw and not in sync", async () => {
     const bench = await makeMirrored();
     writeGuest(bench.at("b.raw"), "raw", WRITE);
     const content = await bench.content();
@@ -111,7 +111,7 @@ describe("a device goes over to its mirror", () => {
     expect(stagingFiles(bench)).toEqual([]);
   });
 
-  qemu.test("behind a resync in the same transaction", async () => {
+  qemu.test("after a resync in the same transaction", async () => {
     const bench = await makeMirrored();
     writeGuest(bench.at("a.qcow2"), "qcow2", WRITE);
     const content = await bench.content();
@@ -123,7 +123,7 @@ describe("a device goes over to its mirror", () => {
     expect(isSameToGuest(bench.at("a.qcow2"), bench.at("m.qcow2"))).toBe(true);
   });
 
-  test("while it is frozen, and stays frozen, where the mirror is in line", async () => {
+  test("while it is frozen, and stays frozen, where the mirror is in sync", async () => {
     const bench = await makeMirrored();
     const content = await bench.content();
     await bench.run(freeze(["vda"]));
@@ -134,7 +134,7 @@ describe("a device goes over to its mirror", () => {
     expect(await bench.content()).toEqual(content);
   });
 
-  qemu.test("that is not in line, which a freeze in between does not hide", async () => {
+  qemu.test("that is not in sync, which a freeze in between does not hide", async () => {
     const bench = await makeMirrored();
     writeGuest(bench.at("a.qcow2"), "qcow2", WRITE);
     const content = await bench.content();
@@ -179,7 +179,7 @@ describe("a device does not go over to its mirror", () => {
     expect(stagingFiles(bench)).toEqual([]);
   });
 
-  qemu.test("while it is frozen and the mirror is not in line, with a hint", async () => {
+  qemu.test("while it is frozen and the mirror is not in sync, with a hint", async () => {
     const bench = await makeMirrored();
     writeGuest(bench.at("a.qcow2"), "qcow2", WRITE);
     await bench.run(freeze(["vda"]));

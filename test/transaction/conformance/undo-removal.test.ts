@@ -26,7 +26,7 @@ import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const qemu = oracle("qemu-io", "qemu-storage-daemon");
 
-/** An open transaction with a snapshot of vda on a1.qcow2 behind the savepoint `start`. */
+/** An open transaction with a snapshot of vda on a1.qcow2 after the savepoint `start`. */
 async function makeOpen(): Promise<Workbench> {
   const bench = await makeWorkbench();
   await bench.begin();

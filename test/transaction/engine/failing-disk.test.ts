@@ -114,7 +114,7 @@ test.each(COMMANDS)(
   },
 );
 
-test("init that fails behind the table says that the workspace is there, and the next command shows it", async () => {
+test("init that fails after the table says that the workspace is there, and the next command shows it", async () => {
   const bench = await makeWorkbench();
   const folder = `${bench.root}/inner`;
   await bench.storage.makeFolder(folder, 0o755);

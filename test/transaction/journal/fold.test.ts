@@ -84,17 +84,17 @@ describe("records in an order that imgtx never writes are refused", () => {
     ["a plan with a number again", [planRecord(0), done(0), planRecord(0)]],
     ["prepared without a plan", [preparedRecord(0)]],
     ["prepared for another statement", [planRecord(0), done(0), planRecord(1), preparedRecord(0)]],
-    ["prepared behind done", [planRecord(0), done(0), preparedRecord(0)]],
+    ["prepared after done", [planRecord(0), done(0), preparedRecord(0)]],
     ["done without a plan", [done(0)]],
     ["done twice", [planRecord(0), done(0), done(0)]],
-    ["done behind undo", [planRecord(0), undo(0), done(0)]],
-    ["a plan behind the commit", [COMMIT, planRecord(0)]],
+    ["done after undo", [planRecord(0), undo(0), done(0)]],
+    ["a plan after the commit", [COMMIT, planRecord(0)]],
     ["a commit of what is planned and not made", [planRecord(0), COMMIT]],
     ["a commit of what is made and not done", [planRecord(0), preparedRecord(0), COMMIT]],
     ["a commit amid an undo", [planRecord(0), preparedRecord(0), done(0), undo(0), COMMIT]],
     ["a second commit", [COMMIT, COMMIT]],
-    ["an abort behind the commit", [COMMIT, ABORT]],
-    ["a commit behind the abort", [ABORT, COMMIT]],
+    ["an abort after the commit", [COMMIT, ABORT]],
+    ["a commit after the abort", [ABORT, COMMIT]],
   ])("%s", async (_, records) => {
     expect(await failureOf(() => fold(...records))).toMatchObject({ code: "E_JOURNAL", image: "t.journal" });
   });

@@ -56,7 +56,7 @@ describe("a journal's bytes", () => {
     expect(parse(new Uint8Array())).toMatchObject({ records: [], torn: false, endBytes: 0 });
   });
 
-  test("cut off anywhere hold the records before the cut, and go on behind them", () => {
+  test("cut off anywhere hold the records before the cut, and go on after them", () => {
     for (let cut = 0; cut <= WHOLE.length; cut += 1) {
       const whole = recordAt(cut);
       expect(parse(WHOLE.subarray(0, cut)), `cut at ${cut}`).toMatchObject({

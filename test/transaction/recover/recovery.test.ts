@@ -19,7 +19,7 @@ async function die(
   at: (call: Call) => boolean,
   command: (dying: Workbench) => Promise<unknown>,
 ): Promise<void> {
-  // Behind the commit mark every failure is told as "not finished", a death as well: it is the cause then.
+  // After the commit mark every failure is told as "not finished", a death as well: it is the cause then.
   await expect(command(bench.through(killAt(bench.storage, at)))).rejects.toSatisfy(
     (error) => error instanceof Killed || (error instanceof Error && error.cause instanceof Killed),
   );
@@ -77,7 +77,7 @@ describe("a command that was killed", () => {
     ["before the table's name was durable", atFlush("next table's name")],
     ["before the view was shown", atRename("/devices")],
     ["before its journal was gone", (call) => call.name === "removeFile" && call.path.endsWith(".journal")],
-  ])("%s, behind its commit mark, is finished: 'finished'", async (_, at) => {
+  ])("%s, after its commit mark, is finished: 'finished'", async (_, at) => {
     const bench = await makeWorkbench();
     await die(bench, at, async (dying) => await dying.snapshot(GROUP));
     await expectRecovered(
@@ -218,7 +218,7 @@ describe("a journal that comes back", () => {
 describe("a disk that fails", () => {
   const BROKEN = new ImgtxError("E_IO", "Could not flush: Input/output error");
 
-  test("behind the commit mark gives its own status, and the next command finishes", async () => {
+  test("after the commit mark gives its own status, and the next command finishes", async () => {
     const bench = await makeWorkbench();
     const failing = bench.through(failAt(bench.storage, atFlush("next table's name"), BROKEN));
     const failure = await failureOf(async () => await failing.snapshot(GROUP));

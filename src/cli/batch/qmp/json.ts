@@ -1,4 +1,4 @@
-// JSON as QEMU's monitor reads it: one value behind another, strings in double or in single quotes.
+// JSON as QEMU's monitor reads it: one value after another, strings in double or in single quotes.
 //
 // Invariants
 // - What one reader could take for this and the next for that is refused: a name that stands twice in an

@@ -1,7 +1,7 @@
 // From the text of a batch to its commands, all of them read and checked before the first one runs.
 //
 // The text is one command, its arguments alone, the bare list of a transaction's actions, a list of
-// commands, or commands one behind another as a client sends them.
+// commands, or commands one after another as a client sends them.
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { ACTION_READERS, groupSnapshot } from "./actions.ts";

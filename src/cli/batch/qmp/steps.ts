@@ -94,7 +94,7 @@ function assertNotMirrored(device: string, mirrored: ReadonlySet<string>): void 
   if (!mirrored.has(device)) return;
   throw new ImgtxError("E_REFUSED", "it has a mirror, and imgtx keeps one copy of a device at a time", {
     device,
-    hint: `bring the mirror in line with \`imgtx mirror ${device}\`, or forget it with \`imgtx mirror ${device} --cancel\`, and then back up`,
+    hint: `bring the mirror in sync with \`imgtx mirror ${device}\`, or forget it with \`imgtx mirror ${device} --cancel\`, and then back up`,
   });
 }
 

@@ -1,4 +1,4 @@
-// The part of the active tables behind an end: given back, with all that it maps.
+// The part of the active tables past an end: given back, with all that it maps.
 //
 // Invariants
 // - A table that an internal snapshot has as well is copied before a part of it goes; of one that goes as a whole only

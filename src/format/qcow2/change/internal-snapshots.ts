@@ -5,7 +5,7 @@
 // - A snapshot shares all clusters with the disk, its L2 tables too; each is counted once for each L1 table that leads
 //   to it. Nothing is copied but the L1 table.
 // - Other snapshots stay as they are, extra data that imgtx does not know included.
-// - The VM state of a snapshot lies behind the disk in its own L1 table. It stays there: the disk that is gone back to
+// - The VM state of a snapshot lies past the disk in its own L1 table. It stays there: the disk that is gone back to
 //   does not get it, where a larger disk would show it.
 // - Persistent bitmaps are of the disk alone: taking a snapshot away, or making one, leaves them as they are.
 

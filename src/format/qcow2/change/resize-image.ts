@@ -1,4 +1,4 @@
-// A larger or a smaller disk. What a larger one has behind the old end reads as zeros; of a smaller one nothing comes
+// A larger or a smaller disk. What a larger one has past the old end reads as zeros; of a smaller one nothing comes
 // back when it grows again.
 //
 // Invariants
@@ -60,7 +60,7 @@ export async function judgeResize({ links }: Pick<Chain, "links">, sizeBytes: nu
   if (header.version === 2 && hiddenEnd > virtualSizeBytes) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
-      "a v2 image can't hide what its backing image has behind the old end of the disk",
+      "a v2 image can't hide what its backing image has past the old end of the disk",
       { image, hint: "`qemu-img amend -o compat=1.1` makes it version 3, which can" },
     );
   }
@@ -152,7 +152,7 @@ async function growQcow2(
     const state = await openWriterState(link, { ...files, isOrdered: true, keepsBitmaps: true });
     await state.begin();
     await cutTables(state, link.virtualSizeBytes);
-    await state.flush("tables-behind-the-end");
+    await state.flush("tables-past-the-end");
     await state.finish();
   }
   const isL1Larger = countL1Entries(sizeBytes, clusterBits, hasExtendedL2) > l1Size;
@@ -204,7 +204,7 @@ export async function replaceL1Table(state: WriterState, table: Uint8Array): Pro
   return place;
 }
 
-/** What is behind the old end reads as zeros. */
+/** What is past the old end reads as zeros. */
 async function hide(
   grown: Qcow2Link,
   files: ResizedFiles,

@@ -3,7 +3,7 @@
 //
 // Invariants
 // - Streaming: a piece of an L1 table, or one L2 table, is in memory at a time.
-// - What lies behind the end of the file, or in a hole, reads as zeros; a hole full of tables is stepped over.
+// - What lies past the end of the file, or in a hole, reads as zeros; a hole full of tables is stepped over.
 // - A forged image ends: L1 tables that snapshots share are read once, and the entries that all of them claim
 //   together are limited, and so are L2 tables off their alignment, of which one sector could begin many.
 

@@ -1,7 +1,7 @@
 // Counting what an image refers to: every range of bytes that some structure claims adds to the counts of the
 // clusters it touches.
 //
-// Invariant: a range that ends a cluster or more behind the end of the file is an error, and counts nothing;
+// Invariant: a range that ends a cluster or more past the end of the file is an error, and counts nothing;
 // so memory is bounded by the file, whatever an entry claims. The last cluster of a file may be cut short.
 
 import type { ClusterCounts } from "./check-counts.ts";

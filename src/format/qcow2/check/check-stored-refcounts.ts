@@ -100,7 +100,7 @@ export class StoredRefcounts {
     return view.getBigUint64((cluster % this.#entriesPerBlock) * 8).toString();
   }
 
-  /** False where the entry of the table can't be true. What lies behind the end of the file reads as zeros. */
+  /** False where the entry of the table can't be true. What lies past the end of the file reads as zeros. */
   async #readBlock(index: number, bytes: Uint8Array): Promise<boolean> {
     const offset = refcountBlockOffset(this.#layout.table, index);
     if (offset % this.clusterSizeBytes !== 0 || offset >= OFFSET_END) return false;

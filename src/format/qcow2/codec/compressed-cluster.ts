@@ -77,7 +77,7 @@ export function measureZstdFrame(bytes: Uint8Array): number {
 let zlib: typeof import("node:zlib") | undefined;
 
 // Room for one byte more than a cluster, so that the end of the stream is seen without a second buffer, and a
-// stream that goes on is too long at once. Behind the stream lies padding, which zlib leaves alone.
+// stream that goes on is too long at once. After the stream lies padding, which zlib leaves alone.
 async function inflate(stored: Uint8Array, clusterSizeBytes: number): Promise<Uint8Array> {
   zlib ??= await import("node:zlib");
   const { inflateRaw, constants } = zlib;

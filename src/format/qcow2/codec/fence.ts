@@ -4,7 +4,7 @@
 // Invariants
 // - Pure: bytes of cluster 0 in, a patch of them out. A fence takes no cluster and changes no length.
 // - A patch and its inverse restore every byte. The name's entry says itself what it stands in for, in the
-//   bytes behind the NUL that ends its text: so a fence can be lifted where nobody remembers it.
+//   bytes after the NUL that ends its text: so a fence can be lifted where nobody remembers it.
 // - Nothing moves where that can be: the name takes the place of an entry that nobody needs meanwhile. As
 //   QEMU lays images out, bit and name then lie in the first sector, which is written whole or not at all.
 // - The name says whose fence it is, by the id of the transaction that sets it. So two fences are never equal
@@ -24,7 +24,7 @@ import {
 } from "./header-extension.ts";
 import { SECTOR_BYTES } from "./limits.ts";
 
-/** What QEMU prints of a fenced image, with the owner behind: "Unsupported qcow2 feature(s): frozen by imgtx 7f…". */
+/** What QEMU prints of a fenced image, with the owner after it: "Unsupported qcow2 feature(s): frozen by imgtx 7f…". */
 const FENCE_NAME = "frozen by imgtx";
 
 /** Bytes at an offset of the file, before and after a change; both are equally long. */
@@ -39,7 +39,7 @@ export interface FencePatch extends BytePatch {
   readonly isNamed: boolean;
 }
 
-/** Cluster 0 needs this many bytes behind what decoding it needs. */
+/** Cluster 0 needs this many bytes after what decoding it needs. */
 export const FENCE_ROOM_BYTES = 2 * EXTENSION_HEADER_BYTES + FEATURE_NAME_BYTES;
 
 /** Of the format: the one before has no features, and no place for a fence. */
@@ -49,7 +49,7 @@ const FEATURES_END = FEATURES_AT + 8;
 /** Of the big-endian mask at 72: bit 62 is the second of its first byte. */
 const FENCE_MASK = 0x40;
 
-// An entry: type, bit, and 46 bytes of text. Behind the text's NUL stands what the entry replaced.
+// An entry: type, bit, and 46 bytes of text. After the text's NUL stands what the entry replaced.
 const TEXT_AT = 2;
 /** Of another entry: its type and bit, and its text in the rest of the note. */
 const REPLACED_AN_ENTRY = 1;
@@ -94,7 +94,7 @@ export function planFence(cluster: Uint8Array, owner: string): FencePatch {
 export function isFencePatch({ offset, before, after }: BytePatch): boolean {
   if (offset !== FEATURES_AT && offset !== HEADER_AT.backingFileOffset) return false;
   if (before.length !== after.length || offset + after.length < FEATURES_END) return false;
-  // What is not in the patch does not count; behind it the extensions end.
+  // What is not in the patch does not count; after it the extensions end.
   const cluster = new Uint8Array(offset + after.length + FENCE_ROOM_BYTES);
   viewOf(cluster).setUint32(0, QCOW2_MAGIC);
   viewOf(cluster).setUint32(HEADER_AT.version, VERSION);
@@ -195,7 +195,7 @@ const INCOMPATIBLE = FEATURE_TYPES.indexOf("incompatible");
 /** Puts the fence's name in the place of the entry that is missed least, and says what it was. */
 function replaceEntry(cluster: Uint8Array, table: Range, name: Uint8Array): Range | undefined {
   const entries = readEntries(cluster, table);
-  // QEMU reads the table up to the first entry without a text: no name behind it is ever printed.
+  // QEMU reads the table up to the first entry without a text: no name after it is ever printed.
   const firstEmpty = entries.findIndex(({ text }) => text.length === 0);
   const read = firstEmpty === -1 ? entries : entries.slice(0, firstEmpty + 1);
   const roomBytes = FEATURE_NAME_BYTES - TEXT_AT - name.length - REPLACED_HEAD_BYTES;
@@ -221,7 +221,7 @@ function rankOf({ at, type }: Entry): number {
 
 /**
  * A feature name table of the fence's own in front of the end mark. A backing file name that stands in the
- * way moves behind it. Undefined where there is no room, or where something lies in it.
+ * way moves after it. Undefined where there is no room, or where something lies in it.
  */
 function addExtension(cluster: Uint8Array, layout: Layout, fenceName: Uint8Array): Range | undefined {
   const { end, backingOffset, backingBytes } = layout;
@@ -275,7 +275,7 @@ function removeName(cluster: Uint8Array, layout: Layout): Range | undefined {
   return [FEATURES_AT, own.at + FEATURE_NAME_BYTES];
 }
 
-/** What stands behind the NUL of an entry's text, and zeros behind that. */
+/** What stands after the NUL of an entry's text, and zeros after that. */
 function readNote(entry: Uint8Array): Uint8Array {
   const note = new Uint8Array(FEATURE_NAME_BYTES);
   const nameEnd = entry.indexOf(0, TEXT_AT);

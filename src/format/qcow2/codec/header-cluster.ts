@@ -121,7 +121,7 @@ export interface HeaderCluster {
 
 /**
  * The used bytes of cluster 0, for a header whose backing name fields may still be unset: the name goes
- * right behind the extensions, where QEMU puts it. Undefined where it all does not fit a cluster.
+ * right past the extensions, where QEMU puts it. Undefined where it all does not fit a cluster.
  */
 export function encodeHeaderCluster(cluster: HeaderCluster): Uint8Array | undefined {
   const { fields, extensions, backingFileName } = cluster;

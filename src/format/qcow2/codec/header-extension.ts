@@ -60,13 +60,13 @@ export interface ExtensionLimit {
 
 export interface ExtensionArea {
   readonly extensions: readonly HeaderExtension[];
-  /** Where the area ends: behind its end mark, or at its limit where it has none. */
+  /** Where the area ends: past its end mark, or at its limit where it has none. */
   readonly end: number;
 }
 
 /**
  * Decodes the extensions of cluster 0 from start up to their end mark. Only the backing file name may end
- * them without one, as the first versions of qemu-img wrote it. Bytes behind the buffer count as missing:
+ * them without one, as the first versions of qemu-img wrote it. Bytes past the buffer count as missing:
  * E_CORRUPT.
  */
 export function decodeExtensions(cluster: Uint8Array, start: number, limit: ExtensionLimit): ExtensionArea {

@@ -151,7 +151,7 @@ function encodeWord(entry: L2Entry, layout: L2Layout): readonly [number, number]
   return [hi | L2_COMPRESSED_HI | ((sectors - 1) << sizeShift(layout)), lo];
 }
 
-// Bits 61 to x are sectors behind the first one, bits x - 1 to 0 the offset; x = 62 - (cluster_bits - 8).
+// Bits 61 to x are sectors after the first one, bits x - 1 to 0 the offset; x = 62 - (cluster_bits - 8).
 function sizeShift(layout: L2Layout): number {
   return 62 - (layout.clusterBits - 8) - 32;
 }

@@ -130,8 +130,8 @@ export class ClusterAllocator {
   }
 
   /**
-   * New refcount structures from `start` on, behind which nothing is: blocks and a table that cover all there
-   * is, themselves, and `further` clusters behind them. Returns the first cluster behind them.
+   * New refcount structures from `start` on, after which nothing is: blocks and a table that cover all there
+   * is, themselves, and `further` clusters after them. Returns the first cluster after them.
    */
   async makeArea(start: number, further: number, isExact: boolean): Promise<number> {
     const store = this.#store;
@@ -148,7 +148,7 @@ export class ClusterAllocator {
     }
     const end = next + tableClusters;
     if ((await store.countFree(start, end - start)) < end - start) {
-      throw new ImgtxError("E_CORRUPT", "a cluster behind the end of the image has a refcount", {
+      throw new ImgtxError("E_CORRUPT", "a cluster past the end of the image has a refcount", {
         field: "refcount",
         offset: start * 2 ** this.#layout.clusterBits,
       });
@@ -184,7 +184,7 @@ export class ClusterAllocator {
     return first;
   }
 
-  /** Gives a cluster its refcount block. The search for clusters must start again behind it. */
+  /** Gives a cluster its refcount block. The search for clusters must start again after it. */
   async #makeBlock(cluster: number): Promise<void> {
     const store = this.#store;
     const index = Math.floor(cluster / this.blockEntries);

@@ -108,7 +108,7 @@ export class NewImageCounts implements CountStore {
     this.#tableClusters = clusters;
   }
 
-  /** Index of the first range that ends behind the cluster. */
+  /** Index of the first range that ends past the cluster. */
   #search(cluster: number): number {
     let low = 0;
     let high = this.#used.length;

@@ -157,7 +157,7 @@ class Planning {
     return { first: place, count: await this.#allocator.allocateAt(place, count) };
   }
 
-  /** One run of clusters for all data behind new refcount structures that cover it. */
+  /** One run of clusters for all data after new refcount structures that cover it. */
   async #reserveData(l1Start: number | undefined): Promise<NewImageLayout["reserved"]> {
     const fileEnd = Math.ceil(this.#measureFile(l1Start) / this.#clusterBytes);
     const start = (await this.#allocator.findLastUsed(fileEnd)) + 1;

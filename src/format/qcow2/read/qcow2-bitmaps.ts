@@ -111,7 +111,7 @@ function decodeTableEntry(
   }
 }
 
-/** Stretches of set bits, least significant bit of a byte first: the first bit, and the one behind the last. */
+/** Stretches of set bits, least significant bit of a byte first: the first bit, and the one after the last. */
 function* findOnes(bits: Uint8Array): Generator<readonly [number, number]> {
   let start = -1;
   for (let byte = 0; byte < bits.length; byte += 1) {

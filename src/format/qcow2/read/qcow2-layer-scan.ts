@@ -66,7 +66,7 @@ export class L2Scanner {
     return firstOf(slice.end, offsetBy(slice.guestStart, index * this.#clusterBytes));
   }
 
-  /** One run of plain entries. Returns the index behind it. */
+  /** One run of plain entries. Returns the index after it. */
   #scanPlain(slice: L2Slice, index: number, last: number, runs: RunList, purpose: RunPurpose): number {
     const { halves } = slice;
     const hi = halves[2 * index] ?? 0;
@@ -83,7 +83,7 @@ export class L2Scanner {
     return next;
   }
 
-  /** One run of whole clusters, or one cluster in parts. Returns the index behind it. */
+  /** One run of whole clusters, or one cluster in parts. Returns the index after it. */
   #scanExtended(slice: L2Slice, index: number, last: number, runs: RunList, purpose: RunPurpose): number {
     const { halves } = slice;
     const hi = halves[4 * index] ?? 0;
@@ -192,7 +192,7 @@ function firstOf(one: GuestOffset, other: GuestOffset): GuestOffset {
   return one < other ? one : other;
 }
 
-/** The index behind the plain entries that are the same word. */
+/** The index after the plain entries that are the same word. */
 function findEndOfSame(halves: Uint32Array, from: number, last: number, hi: number, lo: number): number {
   let index = from;
   while (index < last && halves[2 * index] === hi && halves[2 * index + 1] === lo) index += 1;
@@ -200,7 +200,7 @@ function findEndOfSame(halves: Uint32Array, from: number, last: number, hi: numb
 }
 
 /**
- * The index behind the plain entries that go on where the one before ends, with the same flags but COPIED. In
+ * The index after the plain entries that go on where the one before ends, with the same flags but COPIED. In
  * 32-bit integers all through: three times as fast as numbers that may be larger.
  */
 function findEndOfPlaces(halves: Uint32Array, from: number, last: number, clusterBytes: number): number {

@@ -2,7 +2,7 @@
 //
 // Invariants
 // - Memory is bounded by what the constructor was given, but never below one slice.
-// - What lies behind the end of the file reads as zeros: a last cluster may be cut short. That a table begins
+// - What lies past the end of the file reads as zeros: a last cluster may be cut short. That a table begins
 //   inside the file is checked before it is asked for here.
 // - For images that nobody writes to: a slice is read once, and kept as it was.
 

@@ -34,7 +34,7 @@ interface PlacedSegment extends WriteSegment {
   readonly isFresh: boolean;
 }
 
-/** Fills target with what the guest sees; behind the end of the disk that is zeros. */
+/** Fills target with what the guest sees; past the end of the disk that is zeros. */
 export type ReadGuest = (target: Uint8Array, offset: number) => Promise<void>;
 
 export class DataWriter {

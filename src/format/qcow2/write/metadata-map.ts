@@ -42,7 +42,7 @@ export class MetadataMap {
     }
   }
 
-  /** All that is claimed, in runs of whole clusters. The last one may reach behind the end of the file. */
+  /** All that is claimed, in runs of whole clusters. The last one may reach past the end of the file. */
   *ranges(): Generator<ByteRange> {
     for (const number of [...this.#chunks.keys()].sort((a, b) => a - b)) {
       const end = (number + 1) * CHUNK_CLUSTERS;

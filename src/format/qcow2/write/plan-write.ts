@@ -34,7 +34,7 @@ export interface WriteSegment {
   /** The same, with what has to be copied along on either side. */
   readonly from: number;
   to: number;
-  /** Whether what is copied along, before and behind, is known to be zeros. */
+  /** Whether what is copied along, before and after, is known to be zeros. */
   readonly headIsZero: boolean;
   tailIsZero: boolean;
 }

@@ -59,7 +59,7 @@ export class WriterState {
   readonly #allocator: ClusterAllocator;
   readonly #freed: FreedClusters[] = [];
   readonly #isLazy: boolean;
-  /** Behind this nothing was ever written: it reads as zeros. */
+  /** After this nothing was ever written: it reads as zeros. */
   #highWater: number;
   /** Where the next compressed cluster may begin; 0 for none. */
   #freeByte = 0;
@@ -226,7 +226,7 @@ export class WriterState {
     return await this.#refcounts.findLastUsed();
   }
 
-  /** Room for compressed data, behind the last one where that fits. */
+  /** Room for compressed data, after the last one where that fits. */
   async allocateBytes(lengthBytes: number): Promise<number> {
     const { clusterBytes } = this;
     let offset = this.#freeByte;

@@ -59,7 +59,7 @@ export async function planFresh(
       target.device,
       file,
       there,
-      "; with --reuse an image of the right size is compared and brought in line",
+      "; with --reuse an image of the right size is compared and brought in sync",
     );
   }
   const made = { image: path, format, name: null, fingerprint: NOT_MADE_YET };

@@ -48,7 +48,7 @@ describe("a batch", () => {
   });
 
   test.each([
-    ["one behind another", (commands: object[]) => commands.map((each) => JSON.stringify(each)).join("\n")],
+    ["one after another", (commands: object[]) => commands.map((each) => JSON.stringify(each)).join("\n")],
     ["in a list", (commands: object[]) => JSON.stringify(commands)],
   ])("of commands %s is run one by one, and each is answered", async (_, join) => {
     const batch = join([

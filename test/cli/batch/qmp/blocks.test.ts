@@ -135,7 +135,7 @@ describe("an end without a start", () => {
     expect(told((await runQmp(command, { argv: ["--txn", "abc"] })).calls)).toEqual([`${kind} abc`]);
   });
 
-  test("may come with a start behind it", async () => {
+  test("may come with a start after it", async () => {
     const { calls } = await runQmp([MIRROR, COMMIT, START, FREEZE, COMMIT], { argv: ["--txn", "abc"] });
     expect(told(calls)).toEqual([
       "mirror in abc",

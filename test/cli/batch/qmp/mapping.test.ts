@@ -323,7 +323,7 @@ describe("copies side by side", () => {
     ]);
   });
 
-  test("of one device are made one behind the other", async () => {
+  test("of one device are made one after the other", async () => {
     const { requests } = await runQmp([backup("vda", "/a"), backup("vda", "/b")]);
     expect(requests).toMatchObject([
       { kind: "mirror", targets: [{ file: "/a" }] },
@@ -340,6 +340,6 @@ describe("copies side by side", () => {
     const { status, stderr, calls } = await runQmp([...before, backup("vda", "/a")], { devices });
     expect({ status, calls }).toEqual({ status: 14, calls: [] });
     expect(stderr).toContain("vda: it has a mirror");
-    expect(stderr).toContain("hint: bring the mirror in line");
+    expect(stderr).toContain("hint: bring the mirror in sync");
   });
 });

@@ -169,7 +169,7 @@ function findViolation(machine: SimulatedMachine): string | undefined {
     states.advance(change);
     for (const state of states.states({ exhaustiveItems: 6, randomSubsets: 12, most: 60 }, 1000 + call)) {
       const problem = judge(state.tree);
-      if (problem !== undefined) return `behind call ${call + 1}: ${problem}`;
+      if (problem !== undefined) return `after call ${call + 1}: ${problem}`;
     }
   }
   return undefined;

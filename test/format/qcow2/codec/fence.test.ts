@@ -140,7 +140,7 @@ describe("a header without a feature name table", () => {
     expect(Buffer.from(fenced.subarray(72, 80)).toString("hex")).toBe("4000000000000000");
   });
 
-  test("has its backing file name moved behind it where that stands in the way", () => {
+  test("has its backing file name moved after it where that stands in the way", () => {
     const backing = { name: "base.qcow2", format: "qcow2" };
     const before = decodeHeaderCluster(sample({ backing }), FILE_BYTES);
     const { fence, header } = checkRoundTrip(sample({ backing }));
@@ -161,7 +161,7 @@ describe("a header without a feature name table", () => {
 
   test.each([
     ["the backing file name leaves no room", sample({ backing: { name: "b".repeat(370), format: "raw" } })],
-    ["somebody keeps data behind the extensions", sample({}).fill(1, 150, 151)],
+    ["somebody keeps data past the extensions", sample({}).fill(1, 150, 151)],
   ])("is fenced without a name where %s", (_, cluster) => {
     const { fence } = checkRoundTrip(cluster);
     expect(fence).toMatchObject({ isNamed: false, offset: 72 });
@@ -193,7 +193,7 @@ describe("a header with a feature name table", () => {
     expect(header.featureNames.map(({ name }) => name.split("\0")[0])).toEqual([TEXT, "corrupt bit"]);
   });
 
-  test("lends none behind an entry without a text, where QEMU stops reading", () => {
+  test("lends none after an entry without a text, where QEMU stops reading", () => {
     const { header } = checkRoundTrip(
       withTable([
         [0, 1, "corrupt bit"],

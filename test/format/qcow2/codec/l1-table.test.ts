@@ -43,7 +43,7 @@ describe("L1 entry", () => {
     expect(decodeL1EntryAt(entryOf(0x8200n), 1, 9)).toMatchObject({ hostOffset: 0x8200 });
   });
 
-  test("a table behind 2^53 is refused", () => {
+  test("a table past 2^53 is refused", () => {
     expect(errorOf(() => decodeL1EntryAt(entryOf(1n << 55n), 1, 16)).code).toBe("E_CORRUPT");
   });
 });

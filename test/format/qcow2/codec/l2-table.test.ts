@@ -35,7 +35,7 @@ const GOLDEN: readonly (readonly [string, L2Layout, bigint, bigint, unknown])[] 
     { kind: "data", hostOffset: 0x5_0000, isCopied: true, allocBits: 0xffffffff, zeroBits: 0 },
   ],
   [
-    "shared data behind 4 GiB",
+    "shared data past 4 GiB",
     PLAIN,
     0x0000_0002_0005_0000n,
     0n,
@@ -116,8 +116,8 @@ describe("L2 entry", () => {
     ["a subcluster both stored and zero", EXTENDED, 0x8000_0000_0005_0000n, 0x1_0000_0001n],
     ["a subcluster stored in no cluster", EXTENDED, 0n, 1n],
     ["a compressed cluster with subclusters", EXTENDED, 0x4000_0000_0005_0000n, 1n],
-    ["a place behind 2^53", PLAIN, 1n << 55n, 0n],
-    ["compressed data behind 2^56", { ...PLAIN, clusterBits: 9 }, 0x4100_0000_0000_0000n, 0n],
+    ["a place past 2^53", PLAIN, 1n << 55n, 0n],
+    ["compressed data past 2^56", { ...PLAIN, clusterBits: 9 }, 0x4100_0000_0000_0000n, 0n],
   ];
   test.each(refused)("%s is refused", (_, layout, word, bitmap) => {
     const error = errorOf(() => decodeL2EntryAt(tableOf(layout, word, bitmap), 1, layout));

@@ -50,7 +50,7 @@ interface Version {
 interface Recording {
   readonly machine: SimulatedMachine;
   readonly versions: Version[];
-  /** Which version was durable behind which call of the log. */
+  /** Which version was durable after which call of the log. */
   readonly flushed: { readonly version: number; readonly behind: number }[];
 }
 
@@ -234,7 +234,7 @@ function findViolation(scenario: Scenario, recording: Recording, tally: Tally): 
       tally.states += 1;
       const problem = judge(state.tree, recording, call + 1);
       if (problem === undefined) continue;
-      return `behind call ${call + 1} of ${machine.log.length}: ${problem}; missing: ${state.missing.join(", ")}`;
+      return `after call ${call + 1} of ${machine.log.length}: ${problem}; missing: ${state.missing.join(", ")}`;
     }
   }
   return undefined;
