@@ -87,6 +87,15 @@ describe("the tree", async () => {
     expect(findMissingFaces(everything)).toEqual([]);
   });
 
+  test("no README has more than ten decisions: the others stand at the heads of the files that they are about", async () => {
+    const pages = (await listFiles("src")).filter((file) => file.endsWith("README.md"));
+    expect(pages).toContain("src/transaction/README.md");
+    for (const page of pages) {
+      const decisions = (await readFile(path.join(TOP, page), "utf8")).match(/^- [*]{0,2}20\d\d-/gm) ?? [];
+      expect(decisions.length, page).toBeLessThanOrEqual(10);
+    }
+  });
+
   test("every file is named, sized, opened and finished as the style asks", () => {
     expect([...sources, ...tests].flatMap(findStyleViolations)).toEqual([]);
   });

@@ -1,7 +1,8 @@
 // Makes a workspace.
 //
 // Invariant: a workspace is there once .imgtx/table.json is. What init makes before that is harmless, and making
-// it again goes on from wherever a crash left it.
+// it again goes on from wherever a crash left it. Made under another name and renamed, it would leave folders that nobody
+// could tell from one being made.
 
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";

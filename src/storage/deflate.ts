@@ -1,5 +1,6 @@
 // Raw deflate streams of a known size, by the system's libdeflate where it is installed: it takes half the time
-// of zlib, with nothing to set up for each stream. Where it is not, node:zlib does the work.
+// of zlib, with nothing to set up for each stream. Where it is not, node:zlib does the work. Only for reading: what it
+// packs needs a window of 32 KiB, and QEMU reads with one of 4.
 //
 // Invariants
 // - Loaded at the first call that needs it. Its calls run on Node's thread pool, each with a context of its own.

@@ -1,6 +1,7 @@
 // The C functions that system calls are made by, bound through koffi, and what becomes of a call that failed.
 //
-// Invariant: koffi is loaded at the first call that needs it, never at start-up: it costs 6 ms.
+// Invariant: koffi is loaded at the first call that needs it, never at start-up: it costs 6 ms. Without it files can be
+// read, and every lock is refused with the way to mend it; nothing that needs a lock goes on without.
 
 import { createRequire } from "node:module";
 import { constants } from "node:os";

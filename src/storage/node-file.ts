@@ -8,6 +8,7 @@
 //   somebody else's a moment later.
 // - A flush that failed has lost what it should have written, whatever a second one says: after a failure
 //   every further flush of this file fails.
+// - A read can be announced (beginRead): small ones are synchronous, and a cold disk would serve one at a time.
 
 import { closeSync, fchmodSync, fchownSync, fstatSync, ftruncateSync, readSync, writeSync } from "node:fs";
 import { ImgtxError } from "../errors/index.ts";

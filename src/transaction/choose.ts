@@ -1,4 +1,5 @@
 // Which of the open transactions a command is about, and the words for those that it might have meant.
+// That of a `txn exec` is joined by naming it alone: it must not collect a stranger's commands.
 
 import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";

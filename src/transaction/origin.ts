@@ -1,5 +1,7 @@
 // Whether a command comes from where a transaction was begun. Only then does it join without being told to: a job
 // of cron that found somebody's forgotten transaction would be undone with it, hours after it had ended with 0.
+// From here is one login (audit session), or where there is none one session of the kernel. A service of the user's own
+// systemd has the user's login, and is elsewhere by its cgroup.
 //
 // Invariant: what is not known joins nothing. A command that stays out can be told to join; one that joined by
 // mistake can't be got out again.

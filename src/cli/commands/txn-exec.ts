@@ -1,4 +1,7 @@
 // imgtx txn exec -- COMMAND …
+//
+// It ends with the status of COMMAND where that failed: 1 to 255; 128 + N where signal N killed it; 127 and 126 as a shell
+// has them. Ctrl-C on a terminal is not passed on: the terminal has sent it to the whole foreground group.
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Outcome, RunOptions, TransactionDescription } from "../../transaction/index.ts";

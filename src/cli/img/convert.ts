@@ -1,4 +1,5 @@
-// imgtx img convert
+// imgtx img convert. It flushes only where -t says another cache mode than `unsafe`, qemu-img's default: a flush of
+// gigabytes is what scripts would notice first. create and dd flush.
 
 import { ImgtxError } from "../../errors/index.ts";
 import {

@@ -1,6 +1,9 @@
 // migrate: begins to move a device's chain to another place. The device gets a new overlay where it is, which
 // takes its writes from now on, and a twin of that overlay in the other place, as its mirror. The twin stands on
 // a copy of the parent chain, which `mirror` makes beside it, and `reopen` changes over to it.
+//
+// The twin names that copy as the chain's own overlay names its parent once it has moved: by the parent's name, beside
+// itself. So neither file may have that name. Making the copy opens the parent chain alone, and the guest writes on.
 
 import { posix } from "node:path";
 import { type DeviceEntry, type DeviceTable, requireDevice } from "../../device/index.ts";

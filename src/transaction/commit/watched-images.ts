@@ -1,4 +1,5 @@
-// The images that a commit rests on, open: whether each is what the transaction knew of it.
+// The images that a commit rests on, open: whether each is what the transaction knew of it. A doubt about one that
+// nothing is copied from is said, and stops no commit: it could never be settled.
 
 import type { DeviceTable, Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";

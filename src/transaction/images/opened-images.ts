@@ -1,6 +1,8 @@
 // The images that one command has open, and QEMU's locks on them. Both end with the command, and never
 // earlier: a lock that is dropped before the commit mark would let a guest start in between. Only a plan
-// that came to nothing gives its own back.
+// that came to nothing gives its own back. New images stay open from their making, for their locks, and the commit
+// looks at them without opening them again. Each image is locked through one open file: two of one process would stand
+// in each other's way.
 //
 // Invariant: the paths of a chain are canonical. The table and the journals keep them as names relative to
 // the workspace, and a `..` after a symbolic link would lead elsewhere in there than it does on the disk.

@@ -1,5 +1,6 @@
 // Copies that were cut off and kept. The command that would make the same copy takes over its journal and goes
-// on; any other one that wants the device's mirror takes the unfinished copy away first.
+// on; any other one that wants the device's mirror takes the unfinished copy away first. Kept is the copy of a single
+// command that died: Ctrl-C takes it back, and so does a crash in a transaction of several commands.
 //
 // Invariant: a copy goes on only where its plan is what it was: the same images in the same state, the same
 // target, laid out in the same way. The caller holds the workspace lock.

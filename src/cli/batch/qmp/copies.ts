@@ -2,6 +2,9 @@
 //
 // Each argument of QEMU 7.2 is honoured where it has a meaning for files at rest. One that only tunes a
 // running job is accepted and has no effect; one whose loss would mislead is refused with the reason.
+//
+// A backup is a mirror that is forgotten in the same transaction: kept, it would be shown as one that lags, and the next
+// `imgtx mirror` would overwrite it. So a device that has a mirror is not backed up.
 
 import type { MirrorTarget } from "../../../transaction/index.ts";
 import { type Members, misused, refused } from "./members.ts";

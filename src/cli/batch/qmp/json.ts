@@ -1,4 +1,5 @@
 // JSON as QEMU's monitor reads it: one value after another, strings in double or in single quotes.
+// JSON.parse knows no stream, lets the second of two equal names win, and rounds an id.
 //
 // Invariants
 // - What one reader could take for this and the next for that is refused: a name that stands twice in an

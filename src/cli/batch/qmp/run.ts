@@ -3,7 +3,8 @@
 // Invariants
 // - Nothing runs before every command of the text has been read and checked.
 // - A command that fails is the last one that runs: nobody is there to decide otherwise. What it had begun
-//   is undone, and so is the transaction that the text itself started.
+//   is undone, and so is the transaction that the text itself started. One that the text does not end stays open, as
+//   `txn begin` leaves it: nothing of it counts before its commit.
 // - stdout has answers alone. What was done goes to stderr in the form of --output, like the errors.
 
 import { EXIT_OF_CODE, ImgtxError } from "../../../errors/index.ts";

@@ -2,7 +2,9 @@
 // of what happened to them meanwhile.
 //
 // A device is fenced at its active layer. That keeps QEMU from the whole chain through this device, and goes on
-// doing so below overlays that are put on top: so a snapshot sets no further fence.
+// doing so below overlays that are put on top: so a snapshot sets no further fence. An image that has become the base of
+// several devices stays fenced for all of them until the one that froze it is unfrozen; each of the others can be frozen
+// and unfrozen meanwhile, at its own active layer.
 
 import {
   type ChainEntry,
