@@ -270,6 +270,12 @@ const ROWS = {
     },
   ),
 
+  // Of merges.
+  merged: row({ ...IMAGE, stays: isFlag }, ({ image, stays }) =>
+    stays ? `${image} stays where it is, and nothing stands on it any more` : `${image} goes`,
+  ),
+  "merged into": row(IMAGE, ({ image }) => `${image} gets what is merged`),
+
   // Of sizes and internal snapshots.
   "has that size": row({ sizeBytes: isCount }, ({ sizeBytes }) => `it has ${sayBytes(sizeBytes)} already`),
   resized: row(

@@ -137,6 +137,18 @@ export interface ResizeRequest {
   readonly force: boolean;
 }
 
+/** Layers of each device's chain, from one down to above another, into that other one. */
+export interface MergeRequest {
+  readonly kind: "merge";
+  readonly devices: readonly string[];
+  /** Absolute, of one device. Undefined: the active layer. */
+  readonly from: string | undefined;
+  /** Absolute, of one device. Undefined: the image right below. */
+  readonly into: string | undefined;
+  /** Whether the merged layers stay. */
+  readonly keep: boolean;
+}
+
 export interface InternalSnapshotRequest {
   readonly kind: "internal-snapshot-create" | "internal-snapshot-apply" | "internal-snapshot-delete";
   readonly devices: readonly string[];
@@ -163,6 +175,7 @@ export type ActionRequest =
   | FreezeRequest
   | UnfreezeRequest
   | ResizeRequest
+  | MergeRequest
   | InternalSnapshotRequest
   | RefuseRequest;
 
@@ -171,7 +184,7 @@ export type ActionKind = ActionRequest["kind"];
 /** A file that an action makes or changes, as `--dry-run` and `txn status` show it. */
 export interface PlannedFile {
   readonly path: string;
-  readonly change: "create" | "reuse" | "fence" | "unfence" | "change";
+  readonly change: "create" | "reuse" | "fence" | "unfence" | "change" | "remove";
 }
 
 /** One action on one device, as results print it. A snapshot-group of three disks gives three of these. */

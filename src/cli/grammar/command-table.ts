@@ -144,6 +144,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/resize.ts")).resize,
   },
   {
+    path: ["merge"],
+    summary: "merge overlays of devices into images below them",
+    section: "Actions",
+    load: async () => (await import("../commands/merge.ts")).merge,
+  },
+  {
     path: ["internal-snapshot", "create"],
     summary: "keep the content of devices inside their images",
     section: "Actions",

@@ -11,12 +11,15 @@ import { composeBackingPath, isProtocolName } from "./backing-name.ts";
 /** In a folder of more files, the first so many by name are looked at. */
 const FILES_MAX = 4096;
 
-/** Their paths. What can't be read is left out: its owner is somebody else. */
-export async function findOverlaysBeside(storage: Storage, image: string): Promise<string[]> {
+/** Their paths, in its own folder or another one. What can't be read is left out: its owner is somebody else. */
+export async function findOverlaysBeside(
+  storage: Storage,
+  image: string,
+  folder = posix.dirname(image),
+): Promise<string[]> {
   const stat = await storage.stat(image);
   if (stat === undefined) return [];
   const identity = identityOf(stat);
-  const folder = posix.dirname(image);
   const names = (await storage.readFolder(folder)).slice(0, FILES_MAX);
   const overlays: string[] = [];
   for (const name of names) {

@@ -10,6 +10,7 @@ import {
   internalSnapshotCreate,
   internalSnapshotDelete,
 } from "./internal-snapshot.ts";
+import { merge } from "./merge.ts";
 import { migrate } from "./migrate.ts";
 import { mirror } from "./mirror.ts";
 import { mirrorCancel } from "./mirror-cancel.ts";
@@ -33,6 +34,7 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   freeze,
   unfreeze,
   resize,
+  merge,
   "internal-snapshot-create": internalSnapshotCreate,
   "internal-snapshot-apply": internalSnapshotApply,
   "internal-snapshot-delete": internalSnapshotDelete,

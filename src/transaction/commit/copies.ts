@@ -1,5 +1,6 @@
 // Copy steps: content of an image that is there already, which the commit copies down into it from the layers above,
-// after its mark and with the workspace free. So a mirror is brought in sync, by an overlay that a statement made.
+// after its mark and with the workspace free. So a mirror is brought in sync, by an overlay that a statement made; and
+// so images of a chain are merged into one below them.
 //
 // Invariants
 // - Before the commit mark the image is only read, and what it takes is known to fit its disk.
@@ -11,6 +12,8 @@
 // - An image that a device of the new table is on gets its content before the table moves. One that is only a mirror
 //   waits until it has moved, so that no device waits for it. Until then the table takes the mirror for one that
 //   somebody has written to; and so it stays where recovery has to give it up.
+// - What is merged hides what is below it: whoever reads through the chain sees no change, however far it has come. It
+//   counts as done when the journal says so, durably, before the fence comes down: what was merged goes then.
 // - What the transaction made for it goes when the table has moved, durably, and before the journal that knows its name.
 
 import type { DeviceTable, Workspace } from "../../device/index.ts";
@@ -26,6 +29,7 @@ import {
   isSameFile,
   liftFileFence,
   lookAtFiles,
+  mayBeSameFile,
   measureSpaceToCopy,
   settleCutOff,
 } from "../../format/index.ts";
@@ -33,6 +37,7 @@ import type { Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import { MARK_EVERY_MS, progressOf } from "../actions/plan/action.ts";
 import { type HowToJudge, isOfDevice, type Judged, judgeTarget, openTarget, UNTOLD } from "./copy-target.ts";
 import {
+  ALL_COPIED,
   type Copy,
   copiesOf,
   type Journal,
@@ -91,7 +96,8 @@ function hasGone({ from, into }: Copy): ImgtxError {
 
 /** How much there is to copy, at most: what the sources take on the disk. */
 export async function measureCopies(storage: Storage, state: TransactionState): Promise<number> {
-  const sources = await Promise.all(copiesOf(state).map(async ({ from }) => await storage.statLink(from)));
+  const files = copiesOf(state).flatMap((copy) => (copy.copiedBytes === ALL_COPIED ? [] : copy.sources));
+  const sources = await Promise.all(files.map(async (file) => await storage.statLink(file)));
   return sources.reduce((sum, stat) => sum + (stat?.allocatedBytes ?? 0), 0);
 }
 
@@ -129,6 +135,8 @@ export function isCopyPending(table: DeviceTable, image: string): boolean {
 
 interface CopyChoice extends HowToJudge {
   readonly when: "before the table" | "after it";
+  /** Files that guests wrote to after the mark, or may have. */
+  readonly written?: ReadonlySet<string>;
   /** How long a copy goes on before the journal is told how far it is. */
   readonly markEveryMs?: number | undefined;
   readonly onNotice?: ((line: string) => void) | undefined;
@@ -177,16 +185,18 @@ async function runCopy(
   const { storage, root } = workspace;
   const { state } = journal;
   const { table } = how;
-  if (!(await isSourceSound(storage, state, copy, how))) return undefined;
+  const source = await judgeSource(storage, state, copy, how);
+  if (source === "unfit") return undefined;
   const file = await openTarget(storage, state, { copy, table });
   if (!file) return undefined;
   // What was opened for the plan is trusted afterwards, whatever was allowed for that one command.
   const gate = { workspaceRoot: root, allowPaths: [...table.allowPaths, ...lastSeen(state).keys()] };
   try {
-    const found = await judgeTarget(storage, state, { copy, file }, { ...how, gate });
+    const due = source === "written" ? { ...copy, copiedBytes: 0 } : copy;
+    const found = await judgeTarget(storage, state, { copy: due, file }, { ...how, gate });
     if (found === "another") return undefined;
     if (found === "let go") await renewLift(storage, copy);
-    else await copyInto(storage, journal, { copy, file, found, gate }, how);
+    else await copyInto(storage, journal, { copy: due, file, found, gate }, how);
     const looks = await lookAtFiles(storage, { path: copy.into, format: copy.format }, gate);
     if (found === "as planned" || found === "fenced" || isOfDevice(table, copy.into)) return looks;
     how.onNotice?.(
@@ -199,13 +209,17 @@ async function runCopy(
   }
 }
 
-/** E_CHANGED, or E_NOT_FOUND, where a device waits for the content; else false. */
-async function isSourceSound(
+/**
+ * E_CHANGED, or E_NOT_FOUND, where a device waits for the content; else unfit. Written: what is merged was written to, or
+ * may have been, and all of it is to be merged once more.
+ */
+async function judgeSource(
   storage: Storage,
   state: TransactionState,
-  { sources, into }: Copy,
-  { when }: CopyChoice,
-): Promise<boolean> {
+  { kind, sources, into }: Copy,
+  { when, written }: CopyChoice,
+): Promise<"as planned" | "written" | "unfit"> {
+  let isWritten = sources.some((from) => written?.has(from));
   for (const from of sources) {
     const now = await fingerprintAt(storage, from, undefined);
     const seen = lastSeen(state).get(from)?.fingerprint;
@@ -214,7 +228,11 @@ async function isSourceSound(
     }
     const changes = now && seen ? describeChanges({ ...seen, headerSha256: null }, now) : [];
     if (now && changes.length === 0) continue;
-    if (when === "after it") return false;
+    if (kind === "merge" && now && seen && mayBeSameFile(seen, now)) {
+      isWritten = true;
+      continue;
+    }
+    if (when === "after it") return "unfit";
     const [code, what] = now
       ? (["E_CHANGED", `somebody has changed it (${changes.join(", ")})`] as const)
       : (["E_NOT_FOUND", "it has gone"] as const);
@@ -223,7 +241,7 @@ async function isSourceSound(
       hint: "put the file back",
     });
   }
-  return true;
+  return isWritten ? "written" : "as planned";
 }
 
 interface Copying {
@@ -239,7 +257,7 @@ async function copyInto(
   { copy, file, found, gate }: Copying,
   { markEveryMs = MARK_EVERY_MS, onProgress }: CopyChoice,
 ): Promise<void> {
-  const { from, into, format, copiedBytes, statement } = copy;
+  const { kind, from, into, format, copiedBytes, statement } = copy;
   const isFenced = format === "qcow2" && (await isFileFenced(file));
   const isCutOff = found === "fenced" || found === "touched";
   if (isCutOff && format === "qcow2")
@@ -259,6 +277,9 @@ async function copyInto(
       },
     },
   });
+  if (kind !== "sync") {
+    await journal.append({ type: "copied", statement, path: into, offset: ALL_COPIED }, "all copied");
+  }
   if (!isFenced) return;
   const fenced = await storage.openFile(into, "write");
   try {
@@ -316,6 +337,11 @@ export async function findOverlaysAway({ storage }: Workspace, state: Transactio
     if (!(await isDiskThere(storage, overlay, foldersOf(state)))) left.push(overlay);
   }
   return left;
+}
+
+/** Files that are merged into images below them. */
+export function filesMerged(state: TransactionState): ReadonlySet<string> {
+  return new Set(copiesOf(state).flatMap(({ kind, sources }) => (kind === "merge" ? sources : [])));
 }
 
 /** The table has moved: what was copied is not needed any more. */

@@ -7,10 +7,10 @@
 
 import type { DeviceTable } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type GateOptions, isFileFenced, isSameFile } from "../../format/index.ts";
+import { type GateOptions, isFileFenced, isSameFile, mayBeSameFile } from "../../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import { isProvedByContent, mayBeTouched } from "./copy-proof.ts";
-import { type Copy, lastSeen, type TransactionState } from "../journal/index.ts";
+import { ALL_COPIED, type Copy, lastSeen, type TransactionState } from "../journal/index.ts";
 import { lockWriter, openUnlessGone } from "../images/open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import type { KeptFile, OnProgress } from "../request.ts";
@@ -63,9 +63,11 @@ export async function openTarget(
 export async function judgeTarget(
   storage: Storage,
   state: TransactionState,
-  { copy: { into, from, format }, file }: { readonly copy: Copy; readonly file: StorageFile },
+  { copy, file }: { readonly copy: Copy; readonly file: StorageFile },
   how: HowToJudge & { readonly gate: GateOptions },
 ): Promise<Judged> {
+  const { kind, into, from, format } = copy;
+  if (kind !== "sync") return await judgeMerged(storage, state, { copy, file }, how);
   const { table, present, isLocked, waiting, syncedAnew, onProgress, onLeft, isBrief, gate } = how;
   const seen = lastSeen(state);
   const expected = seen.get(into)?.fingerprint;
@@ -92,6 +94,31 @@ export async function judgeTarget(
   if (!onLeft) throw isWrittenTo(into, from);
   onLeft({ path: into, why: `it does not hold what the device held: ${UNTOLD}` });
   return "touched";
+}
+
+/**
+ * An image that the device stands on already: whatever it holds, what is merged into it hides that. So the copy goes on
+ * in the file that was planned, whoever wrote to it.
+ */
+async function judgeMerged(
+  storage: Storage,
+  state: TransactionState,
+  { copy: { into, from, format, copiedBytes }, file }: { readonly copy: Copy; readonly file: StorageFile },
+  { isLocked, waiting }: HowToJudge,
+): Promise<Judged> {
+  const expected = lastSeen(state).get(into)?.fingerprint;
+  if (!expected) throw new Error("an image that is copied into is watched");
+  if (!mayBeSameFile(expected, await file.stat())) {
+    if (!(await isDiskThere(storage, into, foldersOf(state)))) {
+      throw diskIsAway(into, `'${from}' is still to be merged into it`);
+    }
+    throw isAnother(into, from);
+  }
+  const isFenced = format === "qcow2" && (await isFileFenced(file));
+  if (copiedBytes === ALL_COPIED && !isFenced) return "let go";
+  if (isLocked) return "as planned";
+  await lockWriter(storage, file, waiting);
+  return isFenced ? "fenced" : "touched";
 }
 
 export function isOfDevice({ devices }: DeviceTable, image: string): boolean {

@@ -27,6 +27,7 @@ import type { LockWaiting } from "../../storage/index.ts";
 import { closingTable } from "./closing.ts";
 import { syncLate } from "./late-sync.ts";
 import { holdLeft } from "./left-images.ts";
+import { removeEmptied } from "./emptied.ts";
 import { imagesLeft, imagesUsed, leavesUnfenced } from "./leaving.ts";
 import { rememberLeft } from "./left-times.ts";
 import { holdMoved } from "./moved-devices.ts";
@@ -151,6 +152,7 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
         present,
         when: "before the table",
         syncedAnew: new Set(stale.map(({ mirror }) => mirror.path)),
+        ...(held && { written: held.merged }),
         ...how,
       })),
       ...(await syncLate(workspace, state, stale, { ...how, present })),
@@ -271,6 +273,9 @@ async function closeCommit(
   if (copied.size > 0) await replaceTable(workspace, withCopied(present));
   await leaveCopies(workspace, journal.state, present);
   await removeCopiedOverlays(workspace, journal.state);
+  for (const { path, why } of await removeEmptied(workspace, journal.state, how)) {
+    how.onNotice?.(`left '${path}' as it is: ${why}`);
+  }
   await removeRedoLogs(workspace, journal.state, how);
   const closed = own.transaction === journal.id && (await readGeneration(workspace, own.generation - 1));
   const left = closed ? imagesLeft(closed, own, journal.state) : [];

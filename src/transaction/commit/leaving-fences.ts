@@ -34,6 +34,7 @@ import {
   fencesToRaise,
   type Journal,
   lastSeen,
+  liveStatements,
   type SeenImage,
   storeFence,
   type StoredFence,
@@ -207,8 +208,9 @@ export async function lowerFences(
 
 /** When the table has moved, durably: lifts those that no redo log has lifted, and that no device keeps. */
 export async function settleLeft(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
-  // Of what is changed in place the fence comes down with the last of it.
-  const changed = new Set([...imagesRedone(state), ...targetsToFence(state)]);
+  // Of what is changed in place the fence comes down with the last of it, and what is to be removed goes with it.
+  const gone = liveStatements(state).flatMap(({ plan }) => plan.removes);
+  const changed = new Set([...imagesRedone(state), ...targetsToFence(state), ...gone]);
   const left = state.fences.filter(({ image, kept }) => !kept && !changed.has(image));
   return await lowerEach(workspace, state, left, {});
 }

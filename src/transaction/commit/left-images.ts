@@ -7,6 +7,7 @@
 // - What was written to an image that the device leaves is never left behind without a word: where the device goes to
 //   its mirror, that is synced anew first (late-sync.ts), and after the move before that is shown; else the move waits.
 // - A doubt is decided by content where that can be, at a mirror, and said in a line where it can't.
+// - Of what is merged into the image that the device goes to, what was written comes along: all of it is merged once more.
 // - What was written to an image that stays below the device is the device's. The snapshot is later than its commit then,
 //   and says so.
 // - What is compared is locked, and nobody opens it for writing, until the table has moved.
@@ -29,7 +30,7 @@ import { lastSeen, type TransactionState } from "../journal/index.ts";
 import { imagesLeft, type LeftImage } from "./leaving.ts";
 import { isFenceUp } from "./leaving-fences.ts";
 import { findMirrorTaken, type StaleMirror } from "./late-sync.ts";
-import { imagesCopiedInto } from "./copies.ts";
+import { filesMerged, imagesCopiedInto } from "./copies.ts";
 import { openUnlessGone } from "../images/open-free.ts";
 import { imagesRedone } from "../images/redo.ts";
 
@@ -59,6 +60,8 @@ export interface HeldLeft {
   readonly written: ReadonlyMap<string, Fingerprint>;
   /** Images whose mirrors lack what was written to them, or may lack it. */
   readonly stale: readonly StaleMirror[];
+  /** Files that are merged into what the device goes to, and that were written to, or may have been. */
+  readonly merged: ReadonlySet<string>;
   release(): Promise<void>;
 }
 
@@ -103,14 +106,20 @@ export async function holdLeft(
     if (imagesCopiedInto(state).size > 0) leases.dropEarly();
     const written = new Map<string, Fingerprint>();
     const stale: StaleMirror[] = [];
+    const merged = new Set<string>();
+    const files = filesMerged(state);
     for (const left of open) {
+      if (files.has(left.image) && !how.moved && left.seen) {
+        if (await isWrittenTo(left)) merged.add(left.image);
+        continue;
+      }
       const judged = await judge(left, how);
       if (judged?.isWritten === true) written.set(left.image, judged.now);
       if (judged?.stale) stale.push(judged.stale);
     }
     // The same holds of a comparison.
     if (stale.length > 0) leases.dropEarly();
-    return { written, stale, release };
+    return { written, stale, merged, release };
   } catch (error) {
     await release();
     throw error;
@@ -170,6 +179,13 @@ interface Judged {
   /** Whether it is known to have been written to, and what the device was before has that in it. */
   readonly isWritten: boolean;
   readonly stale?: StaleMirror;
+}
+
+/** Also where that can't be told. */
+async function isWrittenTo({ file, seen }: OpenLeft): Promise<boolean> {
+  if (!seen) return true;
+  const now = await takeFingerprint(file, seen.headerSha256 !== null);
+  return describeChanges(seen, now).length > 0 || describeDoubt(seen, now) !== undefined;
 }
 
 /** Undefined where nothing was written that anybody has to know of, or it was said. */

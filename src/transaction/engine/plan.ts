@@ -43,15 +43,20 @@ export async function planStatement(
   work: Work,
   statement: StatementToPlan,
 ): Promise<{ plan: Plan; record: PlanRecord }> {
-  const { request, number } = statement;
+  const { request, number, earlier } = statement;
   const plan = await planAction(request, contextOf(work, statement));
+  assertNotClosed(plan, [
+    ...(work.journal ? liveStatements(work.journal.state) : []).map((one) => one.plan),
+    ...earlier,
+  ]);
   const newFiles = plan.filesToMake.map(({ path, copiedInto }, index): NewFile => {
     const staging = stagingPath(path, work.id, number, index);
     return { path: copiedInto === undefined ? path : staging, staging };
   });
-  const copies = plan.filesToMake.flatMap(({ path: into, copiedInto: format }, index): CopyStep[] => {
+  const synced = plan.filesToMake.flatMap(({ path: into, copiedInto: format }, index): CopyStep[] => {
     const from = newFiles[index]?.path;
-    return format === undefined || from === undefined ? [] : [{ from, into, format }];
+    if (format === undefined || from === undefined) return [];
+    return [{ kind: "sync", from, files: [from], into, format }];
   });
   const watched = watch(plan);
   const redo = nameLogs(work, plan.redo ?? []);
@@ -68,14 +73,30 @@ export async function planStatement(
     renewable: plan.renewable ?? false,
     renews: plan.renewable ? findRenewed(work, watched) : [],
     redo,
-    copies,
+    copies: [...synced, ...(plan.copies ?? [])],
+    removes: plan.removes ?? [],
     folders: await markFolders(work.workspace.storage, [
       ...newFiles.map(({ path }) => path),
       ...fencesToRaise(plan.changes).map(({ image }) => image),
       ...redo.map(({ image }) => image),
+      ...(plan.copies ?? []).flatMap(({ into, files }) => [into, ...files]),
     ]),
   };
   return { plan, record };
+}
+
+/** E_REFUSED where an earlier statement copies into a device's chain: what that leaves is there only after the commit. */
+function assertNotClosed({ devices }: Plan, earlier: readonly PlanRecord[]): void {
+  const closing = earlier.find(
+    (one) =>
+      one.copies.some(({ kind }) => kind !== "sync") &&
+      one.devices.some((device) => devices.includes(device)),
+  );
+  if (!closing) return;
+  throw new ImgtxError("E_REFUSED", `the transaction has still to ${closing.kind} it, when it is committed`, {
+    device: devices.find((device) => closing.devices.includes(device)) ?? "",
+    hint: "commit the transaction first",
+  });
 }
 
 /** Each change with its log: the one that the image has already in this transaction, else a new one. */

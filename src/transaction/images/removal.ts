@@ -125,17 +125,20 @@ export async function removeFinished(
   }
 }
 
-async function removeUnless(
+/** Removes the file, unless somebody has it or there is a reason. isLocked: the caller keeps writers from it himself. */
+export async function removeUnless(
   storage: Storage,
   path: string,
   findReason: (file: StorageFile) => Promise<string | undefined>,
+  { isLocked = false }: { readonly isLocked?: boolean } = {},
 ): Promise<End> {
   let file: StorageFile | undefined;
   try {
     if (!(await storage.statLink(path))) return "absent";
     file = await storage.openFile(path, "read", { refuseSymlink: true });
     // First who has it: while the locks are held, it stays what it is.
-    const why = (await claimUnused(storage, file)) ?? (await findReason(file));
+    const held = isLocked ? undefined : await claimUnused(storage, file);
+    const why = held ?? (await findReason(file));
     if (why !== undefined) return { path, why };
     if (file.isLeaseWanted()) return { path, why: "somebody has begun to open it" };
     await storage.removeFile(path);
@@ -175,7 +178,7 @@ async function whyNotOurs(
 }
 
 /** Images that a device of the table, or another open transaction, refers to: which one, as a clause. */
-async function findUses(workspace: Workspace, own: string): Promise<Map<string, string>> {
+export async function findUses(workspace: Workspace, own: string): Promise<Map<string, string>> {
   const uses = usesOf(await readTable(workspace), (device) => `'${device}' uses it`);
   for (const { id, state } of await readJournals(workspace, own)) {
     if (state instanceof ImgtxError) continue;

@@ -191,9 +191,25 @@ function assertCopies({ statements }: TransactionState, plan: PlanRecord, file: 
       ...newFiles.map(({ path }) => path),
     ]),
   );
-  const odd = plan.copies.find(({ from, into }) => from === into || !known.has(from) || !known.has(into));
-  if (odd === undefined) return;
+  const odd = plan.copies.find(
+    ({ from, into, files }) => files.includes(into) || ![from, into, ...files].every((one) => known.has(one)),
+  );
+  if (odd === undefined) {
+    assertRemovals(plan, file);
+    return;
+  }
   throw new ImgtxError("E_JOURNAL", `the journal would copy into '${odd.into}' as imgtx never does`, {
+    image: file,
+    hint: "imgtx did not write this journal: look where it comes from, and move it away",
+  });
+}
+
+/** What goes is what the statement copies elsewhere, and nothing else: else forged. */
+function assertRemovals({ copies, removes }: PlanRecord, file: string): void {
+  const copied = new Set(copies.flatMap(({ kind, files }) => (kind === "merge" ? files : [])));
+  const odd = removes.find((one) => !copied.has(one));
+  if (odd === undefined) return;
+  throw new ImgtxError("E_JOURNAL", `the journal would remove '${odd}', which imgtx never does`, {
     image: file,
     hint: "imgtx did not write this journal: look where it comes from, and move it away",
   });

@@ -27,7 +27,7 @@ export type {
   WatchedImage,
 } from "./records.ts";
 export { fenceBytesOf, isStoredFence, storeFence } from "./stored-fence.ts";
-export { beginRecordOf, NOT_MADE_YET, redoLogPath, stagingPath } from "./records.ts";
+export { ALL_COPIED, beginRecordOf, NOT_MADE_YET, redoLogPath, stagingPath } from "./records.ts";
 export {
   changesOf,
   type Copy,

@@ -48,7 +48,7 @@ export function redoOf(state: TransactionState): ReadonlyMap<string, PreparedRed
 /** Content that is to come into an image, and how much of it has, durably. */
 export interface Copy extends CopyStep {
   readonly statement: number;
-  /** What each statement made for it, the last one on top. */
+  /** The files of each statement's step, those of the last one last. */
   readonly sources: readonly string[];
   readonly copiedBytes: number;
 }
@@ -58,8 +58,8 @@ export function copiesOf(state: TransactionState): readonly Copy[] {
   const copies = new Map<string, Copy>();
   for (const { plan, marks } of liveStatements(state)) {
     for (const step of plan.copies) {
-      const { from, into } = step;
-      const sources = [...(copies.get(into)?.sources ?? []), from];
+      const { into } = step;
+      const sources = [...(copies.get(into)?.sources ?? []), ...step.files];
       const copiedBytes = marks.get(into) ?? 0;
       copies.set(into, { ...step, statement: plan.statement, sources, copiedBytes });
     }

@@ -55,6 +55,7 @@ const isKind: Shape<ActionKind> = oneOf(
   "freeze",
   "unfreeze",
   "resize",
+  "merge",
   "internal-snapshot-create",
   "internal-snapshot-apply",
   "internal-snapshot-delete",
@@ -70,7 +71,7 @@ const isReport = objectOf<PlannedReport>({
   files: listOf(
     objectOf<PlannedFile>({
       path: isText,
-      change: oneOf("create", "reuse", "fence", "unfence", "change"),
+      change: oneOf("create", "reuse", "fence", "unfence", "change", "remove"),
     }),
   ),
   notes: listOf(isNote),
@@ -148,7 +149,16 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
       objectOf<WatchedImage>({ device: orNull(isText), image: isText, fingerprint: isFingerprint }),
     ),
     redo: listOf(isStagedImage),
-    copies: listOf(objectOf<CopyStep>({ from: isText, into: isText, format: isImageFormat })),
+    copies: listOf(
+      objectOf<CopyStep>({
+        kind: oneOf("sync", "merge"),
+        from: isText,
+        files: listOf(isText),
+        into: isText,
+        format: isImageFormat,
+      }),
+    ),
+    removes: listOf(isText),
     folders: listOf(objectOf<PlannedFolder>({ path: isText, mark: isFileMark })),
   }),
   prepared: objectOf<RecordOf<"prepared">>({

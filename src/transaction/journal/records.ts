@@ -142,8 +142,15 @@ export interface PreparedRedo extends Omit<SealedLog, "log">, StagedImagePlan {
 
 /** Content that the commit copies in place, after its mark: see commit/copies.ts. */
 export interface CopyStep {
+  /**
+   * - sync: an overlay that the statement made over the image, and that nobody else knows.
+   * - merge: images of a chain, into one below them.
+   */
+  readonly kind: "sync" | "merge";
   /** The image on top of what is copied, of qcow2: what it has, and what stands between it and the other one. */
   readonly from: string;
+  /** The files that are copied, the uppermost first, with their data files. */
+  readonly files: readonly string[];
   /** The image below that gets it, and its format. */
   readonly into: string;
   readonly format: ImageFormat;
@@ -170,6 +177,8 @@ export interface PlanRecord {
   readonly renews: readonly string[];
   readonly redo: readonly StagedImagePlan[];
   readonly copies: readonly CopyStep[];
+  /** Files that go when the table has moved, where they are still what the plan read and nobody needs them. */
+  readonly removes: readonly string[];
   /** The folders of its new files and of images that it changes: how it is told that their disk is there. */
   readonly folders: readonly PlannedFolder[];
 }
@@ -197,6 +206,9 @@ export interface PreparedRecord {
   readonly files: readonly PreparedFile[];
   readonly redo: readonly PreparedRedo[];
 }
+
+/** Where a copy has come to when all of it is there, durably. */
+export const ALL_COPIED = Number.MAX_SAFE_INTEGER;
 
 /**
  * How far copies have come: guest data below the offset is in the file of that path, durably. Before the commit mark a new

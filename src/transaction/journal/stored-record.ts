@@ -58,7 +58,13 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     renews: record.renews.map(map),
     watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
     redo: record.redo.map((redo) => ({ image: map(redo.image), log: map(redo.log) })),
-    copies: record.copies.map((copy) => ({ ...copy, from: map(copy.from), into: map(copy.into) })),
+    copies: record.copies.map((copy) => ({
+      ...copy,
+      from: map(copy.from),
+      files: copy.files.map(map),
+      into: map(copy.into),
+    })),
+    removes: record.removes.map(map),
     folders: record.folders.map((folder) => ({ ...folder, path: map(folder.path) })),
   };
 }

@@ -183,6 +183,14 @@ function withCopies(plan: Fields): Fields {
   };
 }
 
+/** Up to version 4 copied was only what a statement had made for it. */
+function withKinds(plan: Fields): Fields {
+  const { copies } = plan;
+  if (!Array.isArray(copies)) return plan;
+  const fill = (copy: Fields): Fields => ({ kind: "sync", files: [copy["from"]], ...copy });
+  return { ...plan, copies: copies.map((copy: unknown) => (isObject(copy) ? fill(copy) : copy)) };
+}
+
 /** Nobody joins it unasked, and its locks alone tell whether somebody works on it. */
 function fillInBegin(begin: Fields): Fields {
   // The type stays in front: damage is told by what records look like.
@@ -201,9 +209,10 @@ function fillInBegin(begin: Fields): Fields {
 function fillInPlan({ patches, ...plan }: Fields): Fields {
   if (patches !== undefined && !arePatches(patches)) return { patches };
   return {
-    ...withCopies(plan),
+    ...withKinds(withCopies(plan)),
     ...withNotes(plan),
     ...("folders" in plan ? {} : { folders: [] }),
+    ...("removes" in plan ? {} : { removes: [] }),
     ...("redo" in plan ? {} : { redo: [] }),
   };
 }

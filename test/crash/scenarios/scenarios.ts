@@ -5,6 +5,7 @@
 // and is not cut off. Every step is cut off at each call, unless `studied` names the ones that are.
 
 import { CHANGE_SCENARIOS } from "./change-scenarios.ts";
+import { MERGE_SCENARIOS } from "./merge-scenarios.ts";
 import { MIGRATE_SCENARIOS } from "./migrate-scenarios.ts";
 import { MIRROR_SCENARIOS, MIRRORED, OTHER_RAW } from "./mirror-scenarios.ts";
 import {
@@ -242,6 +243,7 @@ export const SCENARIOS: readonly Scenario[] = [
   ...MIRROR_SCENARIOS,
   ...MIGRATE_SCENARIOS,
   ...CHANGE_SCENARIOS,
+  ...MERGE_SCENARIOS,
 ];
 
 /** Two commands at the same time, on what a scenario's preparation left. */

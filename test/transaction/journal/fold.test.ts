@@ -118,8 +118,9 @@ describe("records in an order that imgtx never writes are refused", () => {
 
 describe("a copy step", () => {
   const [into, from, format] = ["/i/m.qcow2", "/i/top.qcow2", "qcow2" as const];
+  const kind = "sync" as const;
   const watched = [into, from].map((image) => ({ device: "vda", image, fingerprint: FINGERPRINT }));
-  const plan = { ...planRecord(0), watched, copies: [{ from, into, format }] };
+  const plan = { ...planRecord(0), watched, copies: [{ kind, from, files: [from], into, format }] };
   const prepared = preparedRecord(0);
   const copied: JournalRecord = { type: "copied", statement: 0, path: into, offset: 65_536 };
 
@@ -134,9 +135,13 @@ describe("a copy step", () => {
   });
 
   test.each([
-    ["from a file that the transaction does not know", { from: "/etc/shadow", into, format }],
-    ["into one", { from, into: "/etc/shadow", format }],
-    ["into itself", { from, into: from, format }],
+    [
+      "from a file that the transaction does not know",
+      { kind, from: "/etc/shadow", files: [], into, format },
+    ],
+    ["of such a file", { kind, from, files: ["/etc/shadow"], into, format }],
+    ["into one", { kind, from, files: [from], into: "/etc/shadow", format }],
+    ["into itself", { kind, from, files: [from], into: from, format }],
   ])("%s is refused", async (_, copy) => {
     expect((await failureOf(() => fold({ ...plan, copies: [copy] }))).code).toBe("E_JOURNAL");
   });

@@ -143,7 +143,7 @@ describe("a journal's bytes", () => {
     ["a field of another kind", { type: "done", statement: "0" }],
     ["a field missing", { type: "plan", statement: 1 }],
     ["a number below zero", { type: "undo", from: -1 }],
-    ["an action that does not exist", { ...planRecord(1), kind: "merge" }],
+    ["an action that does not exist", { ...planRecord(1), kind: "defragment" }],
   ])("with right digests around %s are refused with the place", (_, value) => {
     expect(parse(encodeJournal([...RECORDS, value]))).toMatchObject({
       code: "E_JOURNAL",

@@ -131,7 +131,7 @@ test("an overlay that version 3 merges into an image is copied into it", () => {
   const old = { ...plan, newFiles: [{ path: "m.raw", staging, mergesAs: "raw" }], patches: [] };
   const lines = encodeJournal([{ ...BEGIN, version: 3 }, old]);
   const [, read] = parseJournal(lines, "t.journal").records;
-  const copies = [{ from: staging, into: "m.raw", format: "raw" }];
+  const copies = [{ kind: "sync", from: staging, files: [staging], into: "m.raw", format: "raw" }];
   expect(read).toEqual({ ...plan, newFiles: [{ path: staging, staging }], copies });
 });
 

@@ -98,6 +98,10 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
   /** Changes of existing images in place, each image once. Each is in one of the chains. */
   readonly redo?: readonly ImageChange[];
+  /** Content that the commit copies between images of the chains, after its mark. */
+  readonly copies?: PlanRecord["copies"];
+  /** Images of the chains that go at the end, with their data files. */
+  readonly removes?: PlanRecord["removes"];
   /** Copies alone: where a source has changed by the commit, they are brought in sync then. Default: false. */
   readonly renewable?: boolean;
   /** Chains that must not change before the commit, with the device they are opened for. */

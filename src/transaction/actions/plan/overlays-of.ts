@@ -1,18 +1,27 @@
 // Who stands on an image that is about to change under them: devices, what the history keeps, and images beside it.
 
+import { posix } from "node:path";
 import { ImgtxError } from "../../../errors/index.ts";
-import { findOverlaysBeside } from "../../../format/index.ts";
+import { findOverlaysBeside, identityOf } from "../../../format/index.ts";
 import type { PlanContext } from "./action.ts";
 
 type OverlayContext = Pick<PlanContext, "table" | "storage" | "readGeneration">;
+
+interface KnownOverlays {
+  /** Those that do not count, by what identifies their files. */
+  readonly except?: ReadonlySet<string>;
+  /** Images in whose folders there may be others. Default: the image alone. */
+  readonly chain?: readonly { readonly path: string }[];
+}
 
 /** E_IN_USE, with the first of the overlays and what would happen to it. */
 export async function assertNothingStandsOn(
   image: string,
   what: string,
   context: OverlayContext,
+  known: KnownOverlays = {},
 ): Promise<void> {
-  const [overlay, ...others] = await findOverlaysOf(image, context);
+  const [overlay, ...others] = await findOverlaysOf(image, context, known);
   if (overlay === undefined) return;
   const more = others.length === 0 ? "" : `, and ${others.length} more`;
   throw new ImgtxError("E_IN_USE", `'${overlay}' stands on it${more}, and ${what}`, {
@@ -24,6 +33,7 @@ export async function assertNothingStandsOn(
 async function findOverlaysOf(
   image: string,
   { table, storage, readGeneration }: OverlayContext,
+  { except, chain: beside = [] }: KnownOverlays,
 ): Promise<string[]> {
   const found = new Set<string>();
   const add = (chain: readonly { readonly image: string }[]): void => {
@@ -40,8 +50,16 @@ async function findOverlaysOf(
       if (mirror) add(mirror.chain);
     }
   }
-  for (const overlay of await findOverlaysBeside(storage, image)) found.add(overlay);
-  const there = await Promise.all([...found].map(async (path) => ((await storage.stat(path)) ? [path] : [])));
+  const folders = new Set([image, ...beside.map(({ path }) => path)].map((path) => posix.dirname(path)));
+  for (const folder of folders) {
+    for (const overlay of await findOverlaysBeside(storage, image, folder)) found.add(overlay);
+  }
+  const there = await Promise.all(
+    [...found].map(async (path) => {
+      const stat = await storage.stat(path);
+      return stat && except?.has(identityOf(stat)) !== true ? [path] : [];
+    }),
+  );
   return there.flat();
 }
 

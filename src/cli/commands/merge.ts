@@ -1,0 +1,48 @@
+// imgtx merge DEV … [--into IMAGE] [--from IMAGE]
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { ActionCommand } from "../grammar/definition.ts";
+import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+
+export const merge: ActionCommand = {
+  kind: "action",
+  standalone: false,
+  createsWorkspace: false,
+  definition: {
+    arguments: [{ name: "DEV", about: "the devices", variadic: true, completes: "device" }],
+    options: [
+      {
+        long: "into",
+        value: { name: "IMAGE", completes: "file" },
+        about: "the image that gets the content; default: the one right below",
+      },
+      {
+        long: "from",
+        value: { name: "IMAGE", completes: "file" },
+        about: "the uppermost image to merge; default: the active layer",
+      },
+      { long: "keep", about: "leave the merged images where they are" },
+    ],
+    about:
+      "Merges overlays of a device's chain down into an image below them, and takes them away: what the device " +
+      "shows stays. That image gets another content, and is refused where any other overlay, of this " +
+      "workspace, of its history or beside the images, stands on it or on what goes.",
+    examples: [
+      { command: "imgtx merge vda", about: "the active layer goes into the image below" },
+      { command: "imgtx merge vda vdb", about: "those of both, or of none" },
+      { command: "imgtx merge vda --into base.qcow2", about: "all that stands on base.qcow2" },
+    ],
+    exits: CHANGING_EXITS,
+  },
+  request(input) {
+    const devices = input.texts("DEV");
+    const [from, into] = ["--from", "--into"].map((flag) => {
+      const name = input.text(flag);
+      return name === undefined ? undefined : input.resolve(name);
+    });
+    if (devices.length > 1 && (from !== undefined || into !== undefined)) {
+      throw new ImgtxError("E_USAGE", "--from and --into are about the chain of one device");
+    }
+    return { kind: "merge", devices, from, into, keep: input.flag("--keep") };
+  },
+};

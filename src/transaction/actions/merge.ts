@@ -1,0 +1,155 @@
+// merge: layers of a device's chain go down into an image below them, at the commit. What the device shows stays.
+
+import { type DeviceEntry, requireDevice } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { assertCopyable, type Chain, type ChainLink, identityOf } from "../../format/index.ts";
+import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
+import { placeOf } from "./plan/chain-entry.ts";
+import { assertNotFrozen } from "./plan/fencing.ts";
+import { assertMayBeMerged, assertMayBeWritten, type LayersToMerge } from "./plan/layers-to-merge.ts";
+import { mirrorKeepsImages } from "./plan/mirroring.ts";
+import type { PlannedReport } from "../journal/index.ts";
+import type { MergeRequest } from "../request.ts";
+
+export const merge: Action<MergeRequest> = {
+  saying: { noun: "merge", done: "merged", planned: "would be merged" },
+  async plan(request, context): Promise<Plan> {
+    const { devices } = request;
+    assertNamedOnce(devices);
+    const planned = [];
+    for (const device of devices) planned.push(await planOne(device, request, context));
+    return {
+      ...MAKES_NO_FILES,
+      devices,
+      allowPaths: [],
+      reports: planned.map(({ report }) => report),
+      changes: planned.map(({ change }) => change),
+      chains: planned.map(({ chain }) => chain),
+      copies: planned.map(({ copy }) => copy),
+      removes: planned.flatMap(({ removes }) => removes),
+    };
+  },
+};
+
+async function planOne(device: string, request: MergeRequest, context: PlanContext) {
+  const entry = requireDevice(context.table, device);
+  assertNotFrozen(entry, "its images may not be written to");
+  if (entry.mirror) throw mirrorKeepsImages(entry, entry.mirror);
+  const chain = await context.openChain(entry.image, entry.format, device);
+  const layers = await pickLayers(entry, chain, request, context);
+  const { merged, into, above } = layers;
+  await assertMayBeMerged(layers, request, context);
+  await assertMayBeWritten(layers, request, context);
+  await assertCopyable(context.storage, into, context.gate);
+  const place = placeOf(withoutMerged(layers));
+  const copied = merged.flatMap(filesOf);
+  const removes = request.keep ? [] : copied;
+  const report: PlannedReport = {
+    kind: "merge",
+    device,
+    before: entry.image,
+    after: place.image,
+    format: place.format,
+    files: [
+      { path: into.path, change: "change" },
+      ...above.slice(-1).map(({ path }) => ({ path, change: "change" as const })),
+      ...removes.map((path) => ({ path, change: "remove" as const })),
+    ],
+    notes: [
+      { code: "merged into", image: into.path },
+      ...merged.map(({ path: image }) => ({ code: "merged", image, stays: request.keep }) as const),
+    ],
+  };
+  return {
+    report,
+    removes,
+    chain: { device, chain },
+    change: { device, after: { ...entry, ...place } },
+    copy: {
+      kind: "merge",
+      from: topOf(layers).path,
+      into: into.path,
+      format: into.format,
+      files: copied,
+    } as const,
+  };
+}
+
+function topOf({ merged: [top] }: LayersToMerge): ChainLink {
+  if (!top) throw new Error("at least one layer is merged");
+  return top;
+}
+
+function filesOf({ path, dataFile }: ChainLink): string[] {
+  return dataFile ? [path, dataFile.path] : [path];
+}
+
+/** The device's chain as the commit leaves it. */
+function withoutMerged({ into, below, above }: LayersToMerge): Chain {
+  const [next, ...rest] = above.length > 0 ? [...above, into] : [into];
+  return {
+    links: [{ ...next, name: undefined }, ...rest, ...below],
+    close: () => Promise.reject(new Error("the chain is another's")),
+  };
+}
+
+/** E_REFUSED where the chain has no such layers, or has them in another order. */
+async function pickLayers(
+  { name: device, image }: DeviceEntry,
+  { links }: Chain,
+  { from, into }: MergeRequest,
+  context: Pick<PlanContext, "storage" | "canonicalPath">,
+): Promise<LayersToMerge> {
+  if (links.length < 2) {
+    throw new ImgtxError("E_REFUSED", "it stands on no backing image that it could be merged into", {
+      device,
+      image,
+    });
+  }
+  const first = from === undefined ? 0 : await findLayer(device, links, from, context);
+  if (first > 0) {
+    throw new ImgtxError("E_UNSUPPORTED", "only what the active layer is among can be merged so far", {
+      device,
+      image: links[first]?.path ?? image,
+      hint: "leave out --from",
+    });
+  }
+  const last = into === undefined ? first + 1 : await findLayer(device, links, into, context);
+  const target = links[last];
+  if (!target || last <= first) {
+    const [upper, lower] = [links[first]?.path ?? "", target?.path ?? "the images below"];
+    throw new ImgtxError(
+      "E_REFUSED",
+      `'${upper}' does not stand on '${lower}', and can't be merged into it`,
+      {
+        device,
+        image: upper,
+        hint: "--from names the upper one, --into one below it; `imgtx tree` shows the chain",
+      },
+    );
+  }
+  return {
+    device,
+    above: links.slice(0, first),
+    merged: links.slice(first, last),
+    into: target,
+    below: links.slice(last + 1),
+  };
+}
+
+async function findLayer(
+  device: string,
+  links: readonly ChainLink[],
+  file: string,
+  { storage, canonicalPath }: Pick<PlanContext, "storage" | "canonicalPath">,
+): Promise<number> {
+  const path = await canonicalPath(file, device);
+  const stat = await storage.stat(path);
+  const index = stat ? links.findIndex((link) => identityOf(link.stat) === identityOf(stat)) : -1;
+  if (index >= 0) return index;
+  throw new ImgtxError("E_REFUSED", `it is not in the chain of '${device}'`, {
+    device,
+    image: path,
+    hint: "`imgtx tree` shows the chain",
+  });
+}

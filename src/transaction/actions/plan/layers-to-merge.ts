@@ -1,0 +1,113 @@
+// Whether layers of a chain may be merged into an image below them: what would be lost of them, and who else stands on
+// what changes or goes.
+
+import { ImgtxError, withPlace } from "../../../errors/index.ts";
+import { type ChainLink, identityOf, quoteName, readBitmapDirectory } from "../../../format/index.ts";
+import type { MergeRequest } from "../../request.ts";
+import type { PlanContext } from "./action.ts";
+import { assertNothingStandsOn } from "./overlays-of.ts";
+
+export interface LayersToMerge {
+  readonly device: string;
+  /** What stands on the merged ones, the active layer first. */
+  readonly above: readonly ChainLink[];
+  /** The uppermost first. */
+  readonly merged: readonly ChainLink[];
+  readonly into: ChainLink;
+  readonly below: readonly ChainLink[];
+}
+
+/** E_REFUSED for what the merged ones have that would be lost, or would show where it does not now. */
+export async function assertMayBeMerged(
+  { device, above, merged, into }: LayersToMerge,
+  { keep }: MergeRequest,
+  context: Pick<PlanContext, "copiedInto">,
+): Promise<void> {
+  for (const link of [...above.slice(-1), ...merged, into]) {
+    const place = { device, image: link.path };
+    if (link.file.onDisk || context.copiedInto.has(link.path)) {
+      throw new ImgtxError("E_REFUSED", "an earlier action of the transaction changes it", {
+        ...place,
+        hint: "commit the transaction first",
+      });
+    }
+    if (link.header?.isFenced) {
+      throw new ImgtxError("E_REFUSED", "it is fenced, and nothing may be written to it", {
+        ...place,
+        hint: `\`imgtx unfreeze\` of the device that was frozen ends that; \`imgtx unfreeze --force ${device}\` lifts a forgotten fence`,
+      });
+    }
+  }
+  for (const link of merged) {
+    const snapshots = link.header?.nbSnapshots ?? 0;
+    if (snapshots === 0 || keep) continue;
+    throw new ImgtxError(
+      "E_REFUSED",
+      `it has internal snapshots, which would be lost with it: ${snapshots}`,
+      {
+        device,
+        image: link.path,
+        hint: "--keep leaves the image; `qemu-img snapshot -d` takes the snapshots away",
+      },
+    );
+  }
+  for (const link of [...merged, into]) await assertNoBitmaps(device, link);
+  assertSizesFit({ device, above, merged, into });
+}
+
+/** Bitmaps would not know of what is copied. */
+async function assertNoBitmaps(device: string, link: ChainLink): Promise<void> {
+  const names = (await readBitmapDirectory(link)).map(({ name }) => quoteName(name));
+  if (names.length === 0) return;
+  const [it, them] = names.length === 1 ? ["bitmap", "it"] : ["bitmaps", "them"];
+  throw new ImgtxError("E_REFUSED", `it has the persistent ${it} ${names.join(", ")}, which would be lost`, {
+    device,
+    image: link.path,
+    hint: `remove ${them} first, with \`qemu-img bitmap --remove\`, if nobody needs ${them}`,
+  });
+}
+
+/** What a longer image below has behind the end of what is merged would show. */
+function assertSizesFit({ device, above, merged, into }: Omit<LayersToMerge, "below">): void {
+  const [top] = merged;
+  if (top && into.virtualSizeBytes < top.virtualSizeBytes) {
+    throw new ImgtxError("E_UNSUPPORTED", `it has ${into.virtualSizeBytes} bytes, and what is merged more`, {
+      device,
+      image: into.path,
+      hint: `\`qemu-img resize\` makes it as large: ${top.virtualSizeBytes} bytes`,
+    });
+  }
+  const shown = above.at(-1)?.virtualSizeBytes ?? into.virtualSizeBytes;
+  const end = top?.virtualSizeBytes ?? 0;
+  if (Math.min(shown, into.virtualSizeBytes) <= end) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `it has ${into.virtualSizeBytes} bytes, and '${top?.path ?? ""}' ${end}: what it has behind that would show`,
+    {
+      device,
+      image: into.path,
+      hint:
+        above.length === 0
+          ? `\`imgtx resize ${device} ${into.virtualSizeBytes}\` first makes the disk as large, with zeros behind its end`
+          : "merge what stands on that as well: leave out --from",
+    },
+  );
+}
+
+/** E_IN_USE where others stand on what gets another content, or goes. */
+export async function assertMayBeWritten(
+  { device, above, merged, into, below }: LayersToMerge,
+  { keep }: MergeRequest,
+  context: Pick<PlanContext, "table" | "storage" | "readGeneration">,
+): Promise<void> {
+  const chain = [...above, ...merged, into, ...below];
+  const own = new Set(chain.map(({ stat }) => identityOf(stat)));
+  for (const [index, link] of [...merged, into].entries()) {
+    // What the uppermost one shows does not change, and it may stay.
+    if (keep && index === 0) continue;
+    const what = `would ${link === into || keep ? "show another content" : "lose what it shows"}`;
+    await withPlace({ device, image: link.path }, async () => {
+      await assertNothingStandsOn(link.path, what, context, { except: own, chain });
+    });
+  }
+}

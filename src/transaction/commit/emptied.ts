@@ -1,0 +1,74 @@
+// Images that the commit has merged into others below them: they go when the table has moved, with their data files.
+//
+// Invariants
+// - The journal goes after them, durably: until then recovery removes what is still there.
+// - What goes is what was merged: its fence is up, so nobody has written to it; or it is as the plan read it. Nobody has it
+//   open, and nothing stands on it or uses it.
+// - What stays is named, with the reason, and loses its fence. So does all that is below it.
+
+import { posix } from "node:path";
+import type { Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { describeChanges, findOverlaysBeside, takeFingerprint } from "../../format/index.ts";
+import type { StorageFile } from "../../storage/index.ts";
+import { lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
+import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
+import { findUses, removeUnless } from "../images/removal.ts";
+import type { KeptFile } from "../request.ts";
+import { isFenceUp, lowerFences } from "./leaving-fences.ts";
+
+interface HowToRemove {
+  /** Whether the caller holds QEMU's locks on the images: then nobody else writes to them. */
+  readonly isLocked: boolean;
+  /** Told of what is left where its disk is not there. Undefined: that is an error. */
+  readonly onLeft?: ((file: KeptFile) => void) | undefined;
+}
+
+/** Removes what the commit has emptied, durably. Returns what stays. */
+export async function removeEmptied(
+  workspace: Workspace,
+  state: TransactionState,
+  { isLocked, onLeft }: HowToRemove,
+): Promise<KeptFile[]> {
+  const files = liveStatements(state).flatMap(({ plan }) => plan.removes);
+  if (files.length === 0) return [];
+  const { storage } = workspace;
+  const uses = await findUses(workspace, state.begin.id);
+  const kept: KeptFile[] = [];
+  for (const path of files) {
+    const above = kept.find((one) => lastSeen(state).get(one.path)?.fingerprint.headerSha256 !== null);
+    const end = above
+      ? { path, why: `'${above.path}' stands on it` }
+      : await removeUnless(storage, path, (file) => whyNeeded(workspace, state, file, uses), { isLocked });
+    if (typeof end === "object") kept.push(end);
+    else if (end === "absent" && !(await isDiskThere(storage, path, foldersOf(state)))) {
+      const error = diskIsAway(path, "it is still to be removed");
+      if (!onLeft) throw error;
+      onLeft({ path, why: error.message });
+    }
+  }
+  for (const folder of new Set(files.map((file) => posix.dirname(file)))) {
+    if (await storage.stat(folder)) await storage.flushFolder(folder, "merged images gone");
+  }
+  const left = new Set(kept.map(({ path }) => path));
+  const fences = state.fences.filter(({ image, kept: stays }) => left.has(image) && !stays);
+  return [...kept, ...(await lowerFences(workspace, { ...state, fences }))];
+}
+
+async function whyNeeded(
+  { storage }: Workspace,
+  state: TransactionState,
+  file: StorageFile,
+  uses: ReadonlyMap<string, string>,
+): Promise<string | undefined> {
+  const { path } = file;
+  const use = uses.get(path);
+  if (use !== undefined) return use;
+  const [overlay] = await findOverlaysBeside(storage, path);
+  if (overlay !== undefined) return `'${overlay}' stands on it`;
+  if (await isFenceUp(file, path, state)) return undefined;
+  const seen = lastSeen(state).get(path)?.fingerprint;
+  if (!seen) throw new ImgtxError("E_INTERNAL", "what was merged is watched", { image: path });
+  const changes = describeChanges(seen, await takeFingerprint(file, seen.headerSha256 !== null));
+  return changes.length === 0 ? undefined : `somebody has changed it: ${changes.join(", ")}`;
+}

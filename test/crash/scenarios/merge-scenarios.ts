@@ -1,0 +1,46 @@
+// Scenarios of merges: overlays go down into images below them, and away.
+
+import { addAll, DEVICES, filesOf, ONE, OTHER, type Scenario, step } from "./sample-devices.ts";
+
+/** What is written to in place. */
+const CHANGING = { "ws/golden.qcow2": "qcow2", "ws/a.qcow2": "qcow2", "ws/d.qcow2": "qcow2" } as const;
+const OLD = DEVICES.slice(3, 4);
+const TWO = [...ONE, ...OLD];
+
+/** As a guest would. */
+const write = (image: string) => step(`img convert -n -f qcow2 -O qcow2 other.qcow2 ${image}`);
+
+export const MERGE_SCENARIOS: readonly Scenario[] = [
+  {
+    name: "merge",
+    files: filesOf(ONE),
+    prepare: addAll(ONE),
+    changing: CHANGING,
+    steps: [step("merge vda")],
+    inSlice: true,
+  },
+  {
+    name: "merge 2 devices, one of an old version",
+    files: filesOf(TWO, [OTHER]),
+    prepare: [
+      ...addAll(TWO),
+      step("snapshot-group vda=a1.qcow2 vdd=d1.qcow2"),
+      write("a1.qcow2"),
+      write("d1.qcow2"),
+    ],
+    changing: CHANGING,
+    steps: [step("merge vda vdd")],
+  },
+  {
+    name: "merge three overlays in a transaction",
+    files: filesOf(ONE, [OTHER]),
+    prepare: [
+      ...addAll(ONE),
+      step("snapshot vda a1.qcow2"),
+      write("a1.qcow2"),
+      step("snapshot vda a2.qcow2"),
+    ],
+    changing: CHANGING,
+    steps: [step("txn begin"), step("merge vda --into golden.qcow2"), step("txn commit")],
+  },
+];

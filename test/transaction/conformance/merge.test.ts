@@ -1,0 +1,115 @@
+// Overlays that are merged down: the image that gets them is what qemu-img makes of a copy, of every layout, and the device
+// shows what it showed.
+
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { describe, expect } from "vitest";
+import type { MergeRequest } from "../../../src/transaction/index.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { run, runWell } from "../../helpers/qemu-programs.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
+import { infoOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { Workbench } from "../../helpers/transaction/workbench.ts";
+
+const qemu = oracle("qemu-img", "qemu-io");
+const M = 1024 ** 2;
+const SIZE = 8 * M + 512;
+
+type MergeChoice = { from?: string; into?: string; keep?: boolean };
+
+const mergeRequest = (bench: Workbench, devices: readonly string[], how: MergeChoice = {}): MergeRequest => ({
+  kind: "merge",
+  devices,
+  from: how.from === undefined ? undefined : bench.at(how.from),
+  into: how.into === undefined ? undefined : bench.at(how.into),
+  keep: how.keep ?? false,
+});
+
+/** How base and overlay are made: the words of `qemu-img create`. */
+interface Layout {
+  readonly base: string;
+  readonly overlay: string;
+  readonly more?: readonly string[];
+}
+
+const LAYOUTS: Readonly<Record<string, Layout>> = {
+  plain: { base: "-f qcow2", overlay: "" },
+  v2: { base: "-f qcow2 -o compat=0.10,cluster_size=4k", overlay: "-o compat=0.10" },
+  small: { base: "-f qcow2 -o cluster_size=512,refcount_bits=1", overlay: "-o cluster_size=2M" },
+  large: { base: "-f qcow2 -o cluster_size=2M", overlay: "-o cluster_size=512" },
+  extended: {
+    base: "-f qcow2 -o cluster_size=16k,extended_l2=on",
+    overlay: "-o cluster_size=16k,extended_l2=on",
+  },
+  lazy: { base: "-f qcow2 -o lazy_refcounts=on", overlay: "-o lazy_refcounts=on" },
+  raw: { base: "-f raw", overlay: "-o cluster_size=4k" },
+  data: { base: "-f qcow2 -o data_file=FOLDER/data-base.data", overlay: "-o data_file=FOLDER/data.data" },
+  "raw-data": { base: "-f qcow2 -o data_file=FOLDER/rd.data,data_file_raw=on", overlay: "" },
+  snapshots: { base: "-f qcow2 -o cluster_size=4k", overlay: "", more: ["snapshot -c one BASE"] },
+};
+const NAMES = Object.keys(LAYOUTS);
+
+/** A base, and an overlay on it which has data, zeros, and holes where it was discarded. */
+function makePair(folder: string, name: string): void {
+  const { base, overlay, more = [] } = LAYOUTS[name]!;
+  const words = (text: string) =>
+    text
+      .replace("FOLDER", folder)
+      .split(" ")
+      .filter((word) => word !== "");
+  const [below, above] = [`${name}-base`, name].map((one) => path.join(folder, `${one}.img`));
+  runWell("qemu-img", "create", "-q", ...words(base), below!, String(SIZE));
+  const format = base.includes("-f raw") ? "raw" : "qcow2";
+  writeGuest(below!, format, "write -P 7 3k 900k", "write -P 8 2047k 700k", `write -P 9 ${SIZE - 1024} 1024`);
+  for (const line of more)
+    runWell("qemu-img", ...line.split(" ").map((word) => (word === "BASE" ? below! : word)));
+  runWell("qemu-img", "create", "-q", "-f", "qcow2", ...words(overlay), "-b", below!, "-F", format, above!);
+  writeGuest(above!, "qcow2", "write -P 1 1M 300k", "write -P 2 5k 1536", `write -P 3 ${SIZE - 512} 512`);
+  writeGuest(
+    above!,
+    "qcow2",
+    "write -z 2100k 256k",
+    "write -z -u 200k 64k",
+    "discard 64k 64k",
+    "write -P 4 6M 64k",
+  );
+}
+
+function compare(one: string, other: string): string {
+  return run("qemu-img", "compare", one, other).output;
+}
+
+describe("a merged overlay", () => {
+  qemu.test(
+    "leaves in its base what qemu-img commit leaves in a copy, in every layout, and goes",
+    async () => {
+      const bench = new Workbench(makeFolder());
+      const theirs = path.join(bench.root, "theirs");
+      bench.makeFile("theirs/README", "copies for qemu-img\n");
+      for (const name of NAMES) {
+        makePair(bench.root, name);
+        makePair(theirs, name);
+        await bench.add(name, bench.at(`${name}.img`), "qcow2");
+        runWell("qemu-img", "convert", "-O", "raw", bench.at(`${name}.img`), bench.at(`${name}.before`));
+        runWell("qemu-img", "commit", "-q", path.join(theirs, `${name}.img`));
+      }
+      await bench.run(mergeRequest(bench, NAMES));
+      for (const name of NAMES) {
+        const [ours, other] = [bench.at(`${name}-base.img`), path.join(theirs, `${name}-base.img`)];
+        expect(existsSync(bench.at(`${name}.img`)), name).toBe(false);
+        expect(compare(ours, other), name).toContain("identical");
+        expect(compare(ours, bench.at(`${name}.before`)), name).toContain("identical");
+        if (name !== "raw") runWell("qemu-img", "check", "-q", ours);
+        const told = [ours, other].map((file) => {
+          const { snapshots, ...info } = infoOf(file) as { snapshots?: readonly { name: string }[] };
+          return { ...info, filename: "", "actual-size": 0, snapshots: snapshots?.map((one) => one.name) };
+        });
+        const [mine, its] = told.map((one) => JSON.stringify(one).replaceAll(`${theirs}/`, `${bench.root}/`));
+        expect(mine, name).toBe(its);
+      }
+      expect(existsSync(bench.at("data.data"))).toBe(false);
+      expect(run("qemu-img", "snapshot", "-l", bench.at("snapshots-base.img")).output).toContain("one");
+    },
+    120_000,
+  );
+});
