@@ -157,4 +157,13 @@ export async function withPlace<T>(place: ErrorDetails, work: () => Promise<T>):
   }
 }
 
+/** The same of work that ends at once. */
+export function placed<T>(place: ErrorDetails, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.with(place) : error;
+  }
+}
+
 export { settleAll } from "./settle-all.ts";

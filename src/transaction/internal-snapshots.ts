@@ -1,7 +1,7 @@
 // The internal snapshots of devices, for results. Reads only, and takes no lock.
 
 import { canonicalPath, readTable, requireDevice, trustedBy } from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
+import { withPlace } from "../errors/index.ts";
 import { openChain, readSnapshotTable, type SnapshotEntry } from "../format/index.ts";
 import type { Session } from "./request.ts";
 
@@ -24,7 +24,7 @@ export async function listInternalSnapshots(
   for (const entry of entries) {
     const { name: device, image, format } = entry;
     const allowPaths = [...table.allowPaths, ...trustedBy(entry)];
-    try {
+    await withPlace({ device }, async () => {
       const path = await canonicalPath(storage, image);
       const options = { format, gate: { allowPaths, device, currentFolder }, backing: false };
       const chain = await openChain(storage, path, options);
@@ -34,9 +34,7 @@ export async function listInternalSnapshots(
       } finally {
         await chain.close();
       }
-    } catch (error) {
-      throw error instanceof ImgtxError ? error.with({ device }) : error;
-    }
+    });
   }
   return listed;
 }

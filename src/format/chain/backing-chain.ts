@@ -9,7 +9,7 @@
 // - No image is opened twice in a chain: a file in it again, under whatever name, is a loop.
 // - After a failure nothing stays open.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, placed } from "../../errors/index.ts";
 import type { FileStat, Storage, StorageFile } from "../../storage/index.ts";
 import { composeBackingPath, requirePlainPath, stripFilePrefix } from "./backing-name.ts";
 import { explainOpenFailure, inLoop, tooDeep } from "./chain-errors.ts";
@@ -169,11 +169,7 @@ function findBackingReference(walk: Walk, overlay: ChainLink): Reference | undef
 function parseBackingFormat(overlay: ChainLink): ImageFormat | undefined {
   const stated = overlay.header?.backingFormat;
   if (stated === undefined) return undefined;
-  try {
-    return parseImageFormat(stated);
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ image: overlay.path, field: "backing_format" }) : error;
-  }
+  return placed({ image: overlay.path, field: "backing_format" }, () => parseImageFormat(stated));
 }
 
 /** Unlike a backing file's, a relative data file name is relative to the current folder: so QEMU opens it. */

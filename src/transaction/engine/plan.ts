@@ -7,7 +7,7 @@ import {
   readGeneration,
   trustedBy,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, withPlace } from "../../errors/index.ts";
 import { type GateOptions, openImage } from "../../format/index.ts";
 import type { Plan, PlanContext } from "../actions/plan/action.ts";
 import { planAction } from "../actions/index.ts";
@@ -145,13 +145,11 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
         : await openImage(work.staged, from, { format: "qcow2", gate });
     },
     async canonicalPath(path, device) {
-      try {
+      return await withPlace({ device }, async () => {
         const canonical = await canonicalPath(workspace.storage, path);
         assertNotOfWorkspace(canonical);
         return canonical;
-      } catch (error) {
-        throw error instanceof ImgtxError ? error.with({ device }) : error;
-      }
+      });
     },
     async openChain(path, format, device, allowPaths = []) {
       if (made.has(path)) {

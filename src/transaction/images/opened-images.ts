@@ -19,7 +19,7 @@ import {
   parseImageFormat,
 } from "../../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { withPlace } from "../../errors/index.ts";
 
 interface HeldImage {
   readonly file: StorageFile;
@@ -54,7 +54,7 @@ export class OpenedImages {
     device: string,
     trust: Pick<GateOptions, "allowPaths" | "device">,
   ): Promise<Chain> {
-    try {
+    return await withPlace({ device, image: path }, async () => {
       const chain = await openChain(this.#storage, path, {
         format: format === undefined ? undefined : parseImageFormat(format),
         gate: { ...this.#gate, ...trust },
@@ -63,9 +63,7 @@ export class OpenedImages {
       this.#chains.push(opened);
       opened.chain = await this.#withCanonicalPaths(chain);
       return opened.chain;
-    } catch (error) {
-      throw error instanceof ImgtxError ? error.with({ device, image: path }) : error;
-    }
+    });
   }
 
   /**

@@ -32,17 +32,12 @@ async function resizeOne(space: BitmapSpace, bitmap: BitmapEntry, sizeBytes: num
   const { clusterBytes, link } = space;
   const { bitmapTableOffset, bitmapTableSize, granularityBits } = bitmap;
   const entries = countTableEntries({ ...link, virtualSizeBytes: sizeBytes }, granularityBits);
-  const before = await readBytes(link.file, bitmapTableOffset, bitmapTableSize * TABLE_ENTRY_BYTES);
   const table = new Uint8Array(Math.max(entries, bitmapTableSize) * TABLE_ENTRY_BYTES);
-  table.set(before);
-  await cutBits(
-    space,
-    bitmap,
-    table,
-    Math.ceil(Math.min(link.virtualSizeBytes, sizeBytes) / 2 ** granularityBits),
-  );
+  const keptBits = Math.ceil(Math.min(link.virtualSizeBytes, sizeBytes) / 2 ** granularityBits);
+  await cutBits(space, bitmap, table, keptBits);
   const kept = table.subarray(0, entries * TABLE_ENTRY_BYTES);
-  const [oldBytes, newBytes] = [before.length, kept.length].map(
+  const tableBytes = bitmapTableSize * TABLE_ENTRY_BYTES;
+  const [oldBytes, newBytes] = [tableBytes, kept.length].map(
     (bytes) => Math.ceil(bytes / clusterBytes) * clusterBytes,
   );
   if (oldBytes === newBytes) {
@@ -50,11 +45,11 @@ async function resizeOne(space: BitmapSpace, bitmap: BitmapEntry, sizeBytes: num
     return { ...bitmap, bitmapTableSize: entries };
   }
   const place = await space.store(kept);
-  await space.freeMetadata(bitmapTableOffset, before.length);
+  await space.freeMetadata(bitmapTableOffset, tableBytes);
   return { ...bitmap, bitmapTableOffset: place, bitmapTableSize: entries };
 }
 
-/** The table without marks from this bit on: whole clusters of bits are given back. */
+/** Fills the table with the bitmap's, without marks from this bit on: whole clusters of bits are given back. */
 async function cutBits(
   space: BitmapSpace,
   bitmap: BitmapEntry,
@@ -70,20 +65,15 @@ async function cutBits(
   for await (const entry of readBitmapTable(link, bitmap, bitmap.bitmapTableSize)) {
     const index = next;
     next += 1;
-    if (index < edge || entry.kind === "zeros") continue;
-    if (index === edge && inEdge > 0) {
+    if (index < edge || entry.kind === "zeros") encodeBitmapTableEntryAt(view, index, entry);
+    else if (index === edge && inEdge > 0) {
       const bits = new Uint8Array(clusterBytes).fill(0xff);
       if (entry.kind === "data") bits.set(await readBytes(link.file, entry.hostOffset, clusterBytes));
       clearFrom(bits, inEdge);
       if (entry.kind === "data") await space.write(bits, entry.hostOffset);
-      else {
-        const place = await space.store(bits);
-        encodeBitmapTableEntryAt(view, index, { kind: "data", hostOffset: place });
-      }
-      continue;
-    }
-    if (entry.kind === "data") await space.freeBits(entry.hostOffset, clusterBytes);
-    encodeBitmapTableEntryAt(view, index, { kind: "zeros" });
+      const hostOffset = entry.kind === "data" ? entry.hostOffset : await space.store(bits);
+      encodeBitmapTableEntryAt(view, index, { kind: "data", hostOffset });
+    } else if (entry.kind === "data") await space.freeBits(entry.hostOffset, clusterBytes);
   }
 }
 

@@ -4,7 +4,7 @@
 // - Without its autoclear bit the extension is stale: what it says counts for nothing, and what it kept leaks.
 // - A directory or a table that can't be true is E_CORRUPT: QEMU does not open such an image.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, placed } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import type { CheckHeader } from "./check-header.ts";
 import { type BitmapEntry, countBitmapTableEntries, decodeBitmapTableEntry } from "../codec/bitmap.ts";
@@ -62,16 +62,8 @@ async function checkTable(
       const hi = halves[index] ?? 0;
       const lo = halves[index + 1] ?? 0;
       if ((hi | lo) === 0) continue;
-      const entry = placed(at + index * 4, () => decodeBitmapTableEntry(hi, lo, clusterBits));
+      const entry = placed({ offset: at + index * 4 }, () => decodeBitmapTableEntry(hi, lo, clusterBits));
       if (entry.kind === "data") references.add(entry.hostOffset, references.clusterSizeBytes, 1);
     }
-  }
-}
-
-function placed<T>(offset: number, decode: () => T): T {
-  try {
-    return decode();
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ offset }) : error;
   }
 }

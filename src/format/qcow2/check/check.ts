@@ -7,7 +7,7 @@
 //   metadata. Tables that internal snapshots share are read once.
 // - Same counts as `qemu-img check`: an error is counted as often as some entry leads to it.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { checkBitmaps } from "./check-bitmaps.ts";
 import { ClusterCounts } from "./check-counts.ts";
@@ -43,11 +43,8 @@ export async function checkQcow2(
   signal?: AbortSignal,
   watch: CheckWatch = {},
 ): Promise<CheckResult> {
-  try {
-    return await check(file, new CheckFindings(sink, watch), signal);
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ image: file.path }) : error;
-  }
+  const findings = new CheckFindings(sink, watch);
+  return await withPlace({ image: file.path }, async () => await check(file, findings, signal));
 }
 
 async function check(

@@ -3,7 +3,7 @@
 // Invariant: only what the image itself says. What it stands on is not opened, and what its bitmaps mark is not
 // read.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { withPlace } from "../../../errors/index.ts";
 import type { ChainLink } from "../../chain/chain-link.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import type { BitmapEntry } from "../codec/bitmap.ts";
@@ -63,11 +63,9 @@ async function readEncryption(link: ChainLink, header: Qcow2Header): Promise<Enc
   if (header.cryptMethod === CRYPT_METHOD_AES) return { kind: "aes" };
   const pointer = findExtension(header.extensions, "fullDiskEncryption");
   const offset = pointer?.offset ?? 0;
-  try {
+  return await withPlace({ image: link.path, offset }, async () => {
     return { kind: "luks", header: decodeLuksHeader(await readBytes(link.file, offset, LUKS_HEADER_BYTES)) };
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ image: link.path, offset }) : error;
-  }
+  });
 }
 
 /** Whether a program that does not know bitmaps wrote to an image that has some: they count for nothing then. */

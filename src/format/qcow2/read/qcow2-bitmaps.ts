@@ -2,7 +2,7 @@
 //
 // Invariant: memory is that of the directory and of one cluster of bits at a time.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, placed, withPlace } from "../../../errors/index.ts";
 import type { ByteRange } from "../../../storage/index.ts";
 import { DAMAGE_HINT, type ChainLink } from "../../chain/chain-link.ts";
 import {
@@ -30,11 +30,8 @@ export async function readBitmapDirectory(link: ChainLink): Promise<readonly Bit
 export async function readBitmapsOf(link: ChainLink, sizeBytes: number): Promise<readonly BitmapEntry[]> {
   const { header, file, path } = link;
   if (header === undefined) return [];
-  try {
-    return await readStoredBitmaps(file, header, sizeBytes);
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ image: path, hint: DAMAGE_HINT }) : error;
-  }
+  const place = { image: path, hint: DAMAGE_HINT };
+  return await withPlace(place, async () => await readStoredBitmaps(file, header, sizeBytes));
 }
 
 /**
@@ -89,25 +86,14 @@ export async function* readBitmapTable(
       if (at + TABLE_ENTRY_BYTES > table.length) {
         throw new ImgtxError("E_CORRUPT", `${what} ends past the end of the file`, place);
       }
-      const entry = decodeTableEntry(view, at, clusterBits, place);
+      const entry = placed(place, () =>
+        decodeBitmapTableEntry(view.getUint32(at), view.getUint32(at + 4), clusterBits),
+      );
       if (entry.kind === "data" && entry.hostOffset >= fileEnd) {
         throw new ImgtxError("E_CORRUPT", `${what} points past the end of the file`, place);
       }
       yield entry;
     }
-  }
-}
-
-function decodeTableEntry(
-  view: DataView,
-  at: number,
-  clusterBits: number,
-  place: { image: string; offset: number; hint: string },
-): BitmapTableEntry {
-  try {
-    return decodeBitmapTableEntry(view.getUint32(at), view.getUint32(at + 4), clusterBits);
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with(place) : error;
   }
 }
 

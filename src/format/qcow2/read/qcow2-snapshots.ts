@@ -1,7 +1,7 @@
 // The internal snapshots of a qcow2 image, for those who use them. Their guest data is read at the size of the disk as it
 // is now, as qemu-img convert -l does: what a snapshot of a smaller disk does not have is unallocated.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, placed, withPlace } from "../../../errors/index.ts";
 import { DAMAGE_HINT, type ChainLink, type L1Table } from "../../chain/chain-link.ts";
 import { decodeSnapshotEntry, judgeSnapshotTable, type SnapshotEntry } from "../codec/snapshot-table.ts";
 import { quoteName } from "../../quote-name.ts";
@@ -22,28 +22,17 @@ export async function readSnapshotTable(link: ChainLink): Promise<SnapshotTable>
   const entries: SnapshotEntry[] = [];
   if (header === undefined) return { entries, lengthBytes: 0 };
   let end: number = header.snapshotsOffset;
-  try {
-    for await (const stored of walkSnapshotTable(file, header)) {
-      const { offset } = stored;
-      entries.push(placed(offset, () => decodeSnapshotEntry(stored.isWhole ? stored.bytes : NOTHING).entry));
-      end = stored.end;
+  await withPlace({ image: path, hint: DAMAGE_HINT }, async () => {
+    for await (const { offset, isWhole, bytes, end: next } of walkSnapshotTable(file, header)) {
+      entries.push(placed({ offset }, () => decodeSnapshotEntry(isWhole ? bytes : NOTHING).entry));
+      end = next;
     }
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ image: path, hint: DAMAGE_HINT }) : error;
-  }
+  });
   return { entries, lengthBytes: end - header.snapshotsOffset };
 }
 
 /** In place of an entry that the file does not have to its end. */
 const NOTHING = new Uint8Array(0);
-
-function placed<T>(offset: number, decode: () => T): T {
-  try {
-    return decode();
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ offset }) : error;
-  }
-}
 
 /** The snapshots, each with an L1 table that can be true; else E_CORRUPT. For those who use or change them. */
 export async function readSoundSnapshots(link: ChainLink): Promise<readonly SnapshotEntry[]> {

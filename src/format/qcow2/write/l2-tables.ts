@@ -6,7 +6,7 @@
 // - Every L2 table lies inside the file, on a cluster, and is claimed as metadata.
 // - Only a table that the active L1 table alone uses (COPIED) is changed; others are copied first.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, placed } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { hostOffset } from "../../../units/index.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
@@ -193,12 +193,9 @@ export class L2Tables {
   }
 
   #entry(l1Index: number): L1Entry {
-    try {
-      return decodeL1EntryAt(this.#l1View, l1Index, this.#options.header.clusterBits);
-    } catch (error) {
-      const offset = this.#options.header.l1TableOffset + l1Index * TABLE_ENTRY_BYTES;
-      throw error instanceof ImgtxError ? error.with({ image: this.#options.path, offset }) : error;
-    }
+    const { header, path } = this.#options;
+    const offset = header.l1TableOffset + l1Index * TABLE_ENTRY_BYTES;
+    return placed({ image: path, offset }, () => decodeL1EntryAt(this.#l1View, l1Index, header.clusterBits));
   }
 }
 

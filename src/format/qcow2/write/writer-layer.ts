@@ -2,7 +2,7 @@
 //
 // Invariant: reads see every change that was made, whether or not it has got to the disk.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { placed } from "../../../errors/index.ts";
 import { type GuestOffset, guestOffset, offsetBy } from "../../../units/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import type { ImageFormat } from "../../image-format.ts";
@@ -81,11 +81,7 @@ export class WriterLayer implements LayerReader {
       runs.push(at, stop - at, "unallocated", undefined);
       return stop;
     }
-    try {
-      const slice = { halves: table.halves, fileOffset: table.hostOffset, guestStart, start: at, end: stop };
-      return this.#scanner.scan(slice, runs, purpose);
-    } catch (error) {
-      throw error instanceof ImgtxError ? error.with({ image: this.path }) : error;
-    }
+    const slice = { halves: table.halves, fileOffset: table.hostOffset, guestStart, start: at, end: stop };
+    return placed({ image: this.path }, () => this.#scanner.scan(slice, runs, purpose));
   }
 }

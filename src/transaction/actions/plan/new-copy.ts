@@ -6,7 +6,7 @@
 
 import { posix } from "node:path";
 import type { ChainEntry, MirrorEntry } from "../../../device/index.ts";
-import { ImgtxError, withPlace } from "../../../errors/index.ts";
+import { ImgtxError, placed, withPlace } from "../../../errors/index.ts";
 import {
   type Chain,
   CHAIN_DEPTH_MAX,
@@ -99,8 +99,8 @@ export async function settleCopy(
   if (link) assertRoomForCopy(device, path, present.links.length - depth);
   // The active layer of a chain of one is the whole content.
   const sync = link ? wanted : "full";
-  const format =
-    target.format === undefined ? (link ? "qcow2" : top.format) : parseFormat(target.format, device, path);
+  const asked = target.format ?? (link ? "qcow2" : top.format);
+  const format = placed({ device, image: path }, () => parseImageFormat(asked));
   if (link && format === "raw") {
     throw new ImgtxError("E_UNSUPPORTED", `a raw image can't stand on another one, as --sync ${sync} needs`, {
       device,
@@ -147,14 +147,6 @@ function assertRoomForCopy(device: string, image: string, imagesBelow: number): 
     image,
     hint: `a chain can have ${CHAIN_DEPTH_MAX} images: copy everything with --sync full`,
   });
-}
-
-function parseFormat(format: string, device: string, image: string): ImageFormat {
-  try {
-    return parseImageFormat(format);
-  } catch (error) {
-    throw error instanceof ImgtxError ? error.with({ device, image }) : error;
-  }
 }
 
 interface Copying extends Filling {
