@@ -26,7 +26,7 @@ export {
 export { pickSnapshot, readSnapshotTable } from "./qcow2/read/qcow2-snapshots.ts";
 export { judgeResize, resizeImage } from "./qcow2/change/resize-image.ts";
 export type { BitmapStep } from "./qcow2/change/bitmaps.ts";
-export { changeBitmaps, judgeBitmaps } from "./qcow2/change/bitmaps.ts";
+export { addFirstBitmap, changeBitmaps, judgeBitmaps, judgeFirstBitmap } from "./qcow2/change/bitmaps.ts";
 export { readBitmapDirectory } from "./qcow2/read/qcow2-bitmaps.ts";
 export { checkQcow2 } from "./qcow2/check/check.ts";
 export type { CompareResult } from "./copy/compare.ts";
@@ -36,7 +36,7 @@ export { cloneInto, convertToExisting, convertToNew, fillImage, openExistingTarg
 export { countBytesToCopy } from "./copy/copy.ts";
 export { copyDifferences } from "./copy/copy-differences.ts";
 export { listBitmapsToCopy } from "./copy/copy-bitmaps.ts";
-export type { ImagePlan } from "./new/create.ts";
+export type { ImagePlan, Qcow2ImagePlan } from "./new/create.ts";
 export { planImage, writeImage } from "./new/create.ts";
 export { createImage } from "./new/create-image.ts";
 export type { CreateOptions } from "./new/create-options.ts";

@@ -3,7 +3,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
-import type { TransactionDescription } from "./request.ts";
+import type { TransactionDescription } from "./results.ts";
 
 /** `--txn none`: the command is in no transaction, whichever are open. */
 export const NO_TRANSACTION = "none";

@@ -31,16 +31,8 @@ import {
 import { sayNote } from "./notes.ts";
 import { isFromHere } from "./origin.ts";
 import { judgeDevice, type Seen } from "./device-state.ts";
-import type {
-  ActionReport,
-  DeviceDescription,
-  GenerationDescription,
-  Obstacle,
-  Outcome,
-  RecoveryNote,
-  Session,
-  TransactionDescription,
-} from "./request.ts";
+import type { ActionReport, Obstacle, RecoveryNote, Session } from "./request.ts";
+import type { DeviceDescription, GenerationDescription, Outcome, TransactionDescription } from "./results.ts";
 
 /** One whose journal can't be read is told by what is left of that. */
 export function describeTransaction(

@@ -2,7 +2,8 @@
 
 import type { DeviceEntry, DeviceTable } from "../device/index.ts";
 import type { ImgtxError } from "../errors/index.ts";
-import type { DeviceDescription, Obstacle, RecoveryNote } from "./request.ts";
+import type { Obstacle, RecoveryNote } from "./request.ts";
+import type { DeviceDescription } from "./results.ts";
 
 export type Soundness = Pick<DeviceDescription, "state" | "problems">;
 

@@ -291,6 +291,12 @@ const ROWS = {
     ({ snapshot, sizeBytes, stays }) =>
       `the VM state of ${quoteName(snapshot)}, ${formatBytes(sizeBytes)}, ${stays ? "stays in the snapshot" : "goes with it"}`,
   ),
+
+  // Of bitmaps.
+  "inconsistent bitmap removed": row(
+    { bitmap: isText },
+    ({ bitmap }) => `bitmap ${quoteName(bitmap)} was inconsistent: the next backup has to be a whole one`,
+  ),
 };
 
 type Fields = {

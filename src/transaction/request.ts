@@ -21,6 +21,8 @@ export interface SnapshotRequest {
   /** Take an existing target that is already an empty overlay over the active layer. It is checked, never wiped. */
   readonly reuse: boolean;
   readonly overlay: OverlayOptions;
+  /** A bitmap that each new active layer gets, which marks what is written from then on. */
+  readonly bitmap?: string | undefined;
 }
 
 export interface ReopenRequest {
@@ -156,6 +158,34 @@ export interface InternalSnapshotRequest {
   readonly snapshot: string;
 }
 
+/** Where a bitmap is whose marks another one gets: in an image file, a device's active layer, or the same image. */
+export interface BitmapSource {
+  readonly bitmap: string;
+  /** Absolute. */
+  readonly file?: string | undefined;
+  /** Of the file; undefined: recognised by its magic. */
+  readonly format?: string | undefined;
+  readonly device?: string | undefined;
+}
+
+export interface BitmapRequest {
+  readonly kind:
+    | "bitmap-add"
+    | "bitmap-remove"
+    | "bitmap-clear"
+    | "bitmap-enable"
+    | "bitmap-disable"
+    | "bitmap-merge";
+  readonly devices: readonly string[];
+  readonly bitmap: string;
+  /** Of a new one; undefined: what QEMU takes. */
+  readonly granularityBytes?: number | undefined;
+  /** Whether a new one marks nothing until it is enabled. */
+  readonly isDisabled: boolean;
+  /** For merging, at least one. */
+  readonly sources: readonly BitmapSource[];
+}
+
 /** Always refuses, in prepare, after the actions before it were prepared. Tests of rollback need it. */
 export interface RefuseRequest {
   readonly kind: "refuse";
@@ -177,6 +207,7 @@ export type ActionRequest =
   | ResizeRequest
   | MergeRequest
   | InternalSnapshotRequest
+  | BitmapRequest
   | RefuseRequest;
 
 export type ActionKind = ActionRequest["kind"];
@@ -200,117 +231,10 @@ export interface ActionReport {
   readonly notes: readonly string[];
 }
 
-export interface ChainElement {
-  readonly image: string;
-  readonly format: ImageFormat;
-}
-
-/** A device as `device list` and `device show` give it (DEVICE in the contract). */
-export interface DeviceDescription {
-  readonly name: string;
-  readonly image: string;
-  readonly format: ImageFormat;
-  /** Null where the chain can't be opened; then problem says why. */
-  readonly virtualSizeBytes: number | null;
-  /** Active layer first. */
-  readonly chain: readonly ChainElement[];
-  readonly frozen: boolean;
-  /** Null where it is not frozen. */
-  readonly frozenSince: string | null;
-  readonly frozenBy: string | null;
-  /** Images of its chain that have a fence, whoever set it. */
-  readonly fences: readonly string[];
-  readonly mirror: {
-    readonly image: string;
-    readonly format: ImageFormat;
-    readonly sync: MirrorSync;
-  } | null;
-  /** A mirror whose making was cut off, and how far it had come. Undefined: nobody looked. */
-  readonly unfinishedCopy?: { readonly image: string; readonly copiedBytes: number } | null;
-  /** The path by which other programs open it; null where the view has to leave it out. */
-  readonly view: string | null;
-  /** Id of the open transaction that holds it. */
-  readonly transaction: string | null;
-  /** Why its chain can't be opened; null: it can. */
-  readonly problem: string | null;
-  readonly state: DeviceState;
-  /** All that is not as it should be, a sentence each, with what ends it. */
-  readonly problems: readonly string[];
-}
-
-/**
- * waiting: a transaction holds it that recovery can't end; missing: an image of its chain is not there; broken: its
- * chain can't be opened; fenced: it has a fence that no freeze of it knows; changed: somebody has lifted its fence.
- */
-export type DeviceState = "ok" | "waiting" | "missing" | "broken" | "fenced" | "changed";
-
 /** A file that undo left as it is, and why, as a clause. */
 export interface KeptFile {
   readonly path: string;
   readonly why: string;
-}
-
-/** What a command that changes something did. */
-export interface Outcome {
-  /** Whether the device table moved, or (inside an open transaction) the transaction did. */
-  readonly changed: boolean;
-  readonly dryRun: boolean;
-  /** Null for a dry run that joined no transaction. */
-  readonly transaction: string | null;
-  /** Of the open transaction that the command joined; null for one of its own, and for one that it ended. */
-  readonly joined: { readonly name: string | null; readonly started: string } | null;
-  /** Whether the actions await a `txn commit`. */
-  readonly pending: boolean;
-  /** The present generation, after this command. */
-  readonly generation: number;
-  readonly actions: readonly ActionReport[];
-  /** The devices that the actions touched, as they would be or are afterwards. */
-  readonly devices: readonly DeviceDescription[];
-  /** What was to be taken back, and was not: it is not, or not any more, what imgtx made. */
-  readonly kept: readonly KeptFile[];
-}
-
-/** `hidden`: another user's, and not for the caller to read. */
-export type TransactionState = "open" | "committed" | "aborted" | "damaged" | "hidden";
-
-export interface TransactionDescription {
-  readonly id: string;
-  readonly name: string | null;
-  readonly state: TransactionState;
-  /** ISO 8601, UTC; null where its journal can't be read. */
-  readonly started: string | null;
-  /** As whom it was begun, and in brackets who had logged in, where that is somebody else; null as above. */
-  readonly user: string | null;
-  /** Whether it was begun where this command comes from: then commands of here join it unasked. Null: not known. */
-  readonly here: boolean | null;
-  /** That of a `txn exec`, which commands join by naming it alone. */
-  readonly owned: boolean;
-  readonly onError: "abort" | "keep";
-  readonly devices: readonly string[];
-  readonly actions: readonly ActionReport[];
-  readonly savepoints: readonly string[];
-  /** Whether a live process works on it at this moment. */
-  readonly busy: boolean;
-  /** What keeps recovery from ending it, and what to do about that; null: nothing does. */
-  readonly problem: string | null;
-}
-
-/** One generation in `history`, newest first there. */
-export interface GenerationDescription {
-  readonly generation: number;
-  /** ISO 8601, UTC. Null where the history's file of it can't be read. */
-  readonly committed: string | null;
-  readonly transaction: string | null;
-  /** What made it: `snapshot vda vdb`, or the transaction's name. */
-  readonly summary: string;
-  readonly devices: readonly {
-    readonly name: string;
-    readonly image: string;
-    readonly format: ImageFormat;
-  }[];
-  readonly present: boolean;
-  /** Why it can't be read, and can't be gone back to. */
-  readonly problem: string | null;
 }
 
 /** What recovery found and did for one journal, or for a lagging view. */

@@ -29,16 +29,8 @@ import {
 import { recover, type RecoveryCaller, reportLeftovers } from "./recover/recovery.ts";
 import { pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
 import { renewMirrors } from "./engine/renew.ts";
-import type {
-  ActionRequest,
-  KeptFile,
-  LockWait,
-  OnProgress,
-  Outcome,
-  RunOptions,
-  Session,
-  TransactionDescription,
-} from "./request.ts";
+import type { ActionRequest, KeptFile, LockWait, OnProgress, RunOptions, Session } from "./request.ts";
+import type { Outcome, TransactionDescription } from "./results.ts";
 import { abortJournal, undoFrom } from "./recover/undo.ts";
 import { verifySynced } from "./engine/verify-synced.ts";
 import { effectiveTable, endWork, startWork, throwIfInterrupted, type Work } from "./engine/work.ts";

@@ -41,6 +41,11 @@ export const OVERLAY_OPTIONS: readonly OptionDefinition[] = [
     repeatable: true,
     about: "the same in qemu-img's words: cluster_size, refcount_bits, extended_l2, compat",
   },
+  {
+    long: "bitmap",
+    value: { name: "NAME", completes: "nothing" },
+    about: "start a persistent bitmap in each new active layer, which marks what is written from then on",
+  },
 ];
 
 export function readRelative(input: CommandInput): boolean {

@@ -35,6 +35,10 @@ export const snapshotGroup: ActionCommand = {
         about: "the first file's name is `one,two.qcow2`",
       },
       {
+        command: "imgtx snapshot-group vda=a1.qcow2 vdb=b1.qcow2 --bitmap backup-1",
+        about: "bitmaps that begin at this moment, on all disks",
+      },
+      {
         command: "imgtx snapshot-group --dry-run vda=a1.qcow2 vdb=b1.qcow2",
         about: "check everything and print the plan",
       },
@@ -47,6 +51,7 @@ export const snapshotGroup: ActionCommand = {
     relative: readRelative(input),
     reuse: input.flag("--reuse"),
     overlay: readOverlayOptions(input),
+    bitmap: input.text("--bitmap"),
   }),
 };
 

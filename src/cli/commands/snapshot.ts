@@ -53,5 +53,6 @@ export const snapshot: ActionCommand = {
     relative: readRelative(input),
     reuse: input.flag("--reuse"),
     overlay: readOverlayOptions(input),
+    bitmap: input.text("--bitmap"),
   }),
 };

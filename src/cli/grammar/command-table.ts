@@ -35,6 +35,12 @@ export const GROUPS: readonly GroupRow[] = [
       "over it instead. Those of a group of devices are taken, applied and deleted for all of them or for none.",
   },
   {
+    name: "bitmap",
+    about:
+      "Persistent bitmaps are kept inside a qcow2 image: in them QEMU marks what a guest writes, so that a backup " +
+      "need not read all. Those of a group of devices change at one moment, for all of them or for none.",
+  },
+  {
     name: "txn",
     about:
       "Between begin and commit, actions join the open transaction and take effect together, or not at " +
@@ -172,6 +178,42 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     summary: "list the internal snapshots of devices",
     section: "Actions",
     load: async () => (await import("../commands/internal-snapshot.ts")).internalSnapshotList,
+  },
+  {
+    path: ["bitmap", "add"],
+    summary: "give devices a bitmap of what is written",
+    section: "Actions",
+    load: async () => (await import("../commands/bitmap.ts")).bitmapAdd,
+  },
+  {
+    path: ["bitmap", "remove"],
+    summary: "take a bitmap away",
+    section: "Actions",
+    load: async () => (await import("../commands/bitmap.ts")).bitmapRemove,
+  },
+  {
+    path: ["bitmap", "clear"],
+    summary: "take the marks out of a bitmap",
+    section: "Actions",
+    load: async () => (await import("../commands/bitmap.ts")).bitmapClear,
+  },
+  {
+    path: ["bitmap", "enable"],
+    summary: "have QEMU mark what is written",
+    section: "Actions",
+    load: async () => (await import("../commands/bitmap.ts")).bitmapEnable,
+  },
+  {
+    path: ["bitmap", "disable"],
+    summary: "leave a bitmap as it is",
+    section: "Actions",
+    load: async () => (await import("../commands/bitmap.ts")).bitmapDisable,
+  },
+  {
+    path: ["bitmap", "merge"],
+    summary: "add the marks of other bitmaps to one",
+    section: "Actions",
+    load: async () => (await import("../commands/bitmap.ts")).bitmapMerge,
   },
   {
     path: ["rollback"],

@@ -2,6 +2,7 @@
 
 import type { Action, Plan, PlanContext, Traits } from "./plan/action.ts";
 import type { ActionKind, ActionRequest } from "../request.ts";
+import { bitmapAdd, bitmapClear, bitmapDisable, bitmapEnable, bitmapMerge, bitmapRemove } from "./bitmap.ts";
 import { deviceAdd, deviceRemove } from "./device-table.ts";
 import { deviceTrust } from "./device-trust.ts";
 import { freeze } from "./freeze.ts";
@@ -38,6 +39,12 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   "internal-snapshot-create": internalSnapshotCreate,
   "internal-snapshot-apply": internalSnapshotApply,
   "internal-snapshot-delete": internalSnapshotDelete,
+  "bitmap-add": bitmapAdd,
+  "bitmap-remove": bitmapRemove,
+  "bitmap-clear": bitmapClear,
+  "bitmap-enable": bitmapEnable,
+  "bitmap-disable": bitmapDisable,
+  "bitmap-merge": bitmapMerge,
   refuse,
   mirror,
   "mirror-cancel": mirrorCancel,

@@ -3,7 +3,15 @@
 
 import { type DeviceEntry, requireDevice, trustedBy, withTrusted } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, checkOverlayIsEmpty, type ImagePlan, writeImage } from "../../format/index.ts";
+import {
+  addFirstBitmap,
+  type Chain,
+  checkOverlayIsEmpty,
+  judgeFirstBitmap,
+  type Qcow2ImagePlan,
+  writeImage,
+} from "../../format/index.ts";
+import type { ImageChange } from "../images/redo.ts";
 import {
   type Action,
   assertNamedOnce,
@@ -12,6 +20,7 @@ import {
   type Plan,
   type PlanContext,
 } from "./plan/action.ts";
+import { planBitmapChange } from "./plan/bitmap-change.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { tellOfFences } from "./plan/fencing.ts";
 import { noteOnDepth, entryOn, planNewOverlay, targetExists } from "./plan/new-overlay.ts";
@@ -25,9 +34,11 @@ interface PlannedTarget {
   readonly chain: Chain;
   readonly after: DeviceEntry;
   /** Undefined where an existing overlay is taken. */
-  readonly overlay: ImagePlan | undefined;
+  readonly overlay: Qcow2ImagePlan | undefined;
   readonly toMake: FileToMake | undefined;
   readonly notes: readonly Note[];
+  /** The bitmap that an existing overlay gets. */
+  readonly redo?: ImageChange;
 }
 
 export const snapshot: Action<SnapshotRequest> = {
@@ -47,9 +58,12 @@ export const snapshot: Action<SnapshotRequest> = {
       async fillFiles(files) {
         for (const [index, file] of files.entries()) {
           const overlay = fresh[index]?.overlay;
-          if (overlay) await writeImage({ file }, overlay);
+          if (!overlay) continue;
+          await writeImage({ file }, overlay);
+          if (request.bitmap !== undefined) await addFirstBitmap(file, request.bitmap);
         }
       },
+      redo: planned.flatMap(({ redo }) => redo ?? []),
       chains: planned.map(({ target, chain }) => ({ device: target.device, chain })),
     };
   },
@@ -69,7 +83,7 @@ async function planTarget(
   if (there) {
     if (!request.reuse)
       throw targetExists(device, path, there, "; an empty overlay made beforehand can be taken with --reuse");
-    return await reuseTarget({ target, path, below, entry, context });
+    return await reuseTarget({ target, path, below, entry, context, bitmap: request.bitmap });
   }
   const planned = await planNewOverlay(
     device,
@@ -78,6 +92,7 @@ async function planTarget(
     { relative: request.relative, options: request.overlay },
     context,
   );
+  if (request.bitmap !== undefined) judgeFirstBitmap(planned.overlay, path, request.bitmap);
   return {
     target,
     path,
@@ -100,8 +115,9 @@ async function reuseTarget(reuse: {
   below: Chain;
   entry: DeviceEntry;
   context: PlanContext;
+  bitmap: string | undefined;
 }): Promise<PlannedTarget> {
-  const { target, path, below, entry, context } = reuse;
+  const { target, path, below, entry, context, bitmap: name } = reuse;
   const { device } = target;
   const over = await context.openChain(path, "qcow2", device);
   const objections = await checkOverlayIsEmpty(over, activeLayer(below));
@@ -124,6 +140,7 @@ async function reuseTarget(reuse: {
     after: { ...withTrusted(entry, trustedBy(entry)), ...placeOf(over) },
     overlay: undefined,
     toMake: undefined,
+    ...(name !== undefined && { redo: await planBitmapChange(activeLayer(over), [{ kind: "add", name }]) }),
     notes: [...over.links.flatMap((link) => link.warnings), ...tellOfFences(entry, below, context.table)],
   };
 }

@@ -6,7 +6,8 @@ import { chooseTransaction, type Purpose, requireTransaction } from "../choose.t
 import { describeTransaction } from "../describe.ts";
 import { Journal, readJournals } from "../journal/index.ts";
 import { firstUnfinished } from "../recover/leftovers.ts";
-import type { LockWait, TransactionDescription } from "../request.ts";
+import type { LockWait } from "../request.ts";
+import type { TransactionDescription } from "../results.ts";
 
 /** The transaction that an action joins, locked; undefined where it is one of its own. */
 export async function pickJournal(

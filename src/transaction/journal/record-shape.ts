@@ -59,6 +59,12 @@ const isKind: Shape<ActionKind> = oneOf(
   "internal-snapshot-create",
   "internal-snapshot-apply",
   "internal-snapshot-delete",
+  "bitmap-add",
+  "bitmap-remove",
+  "bitmap-clear",
+  "bitmap-enable",
+  "bitmap-disable",
+  "bitmap-merge",
   "refuse",
 );
 

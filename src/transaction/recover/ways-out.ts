@@ -23,7 +23,8 @@ import { firstUnfinished, mustAbort } from "./leftovers.ts";
 import { isDiskThere } from "../images/planned-folders.ts";
 import { imagesRedone } from "../images/redo.ts";
 import type { GivenUp } from "../repair-results.ts";
-import type { KeptFile, Outcome, RunOptions, Session } from "../request.ts";
+import type { KeptFile, RunOptions, Session } from "../request.ts";
+import type { Outcome } from "../results.ts";
 import { undoWhatCanBe } from "./undo.ts";
 
 /** Finishes a committed transaction that waits, and leaves images that are gone, or another's, as they are. */

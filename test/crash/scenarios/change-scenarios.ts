@@ -81,6 +81,30 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
     ],
     studied: [1, 3, 4],
   },
+  // Told by their bytes: bitmaps are none of what a guest sees.
+  {
+    name: "bitmaps of 1 device",
+    files: filesOf(ONE),
+    prepare: addAll(ONE),
+    steps: [
+      step("bitmap add vda b0 -g 512"),
+      step("bitmap remove vda b0"),
+      step("snapshot vda a1.qcow2 --bitmap b1"),
+    ],
+    studied: [0, 2],
+  },
+  {
+    name: "bitmaps of 2 devices in a transaction",
+    files: filesOf(WITHOUT_RAW.slice(0, 2)),
+    prepare: addAll(WITHOUT_RAW.slice(0, 2)),
+    steps: [
+      step("txn begin"),
+      step("bitmap add vda vdc b0"),
+      step("bitmap clear vda vdc b0"),
+      step("txn commit"),
+    ],
+    studied: [1, 3],
+  },
   onTwoChanging("resize, taken back to a savepoint, and aborted", [
     step("txn begin"),
     step("resize vda +64k"),

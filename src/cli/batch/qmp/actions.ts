@@ -2,6 +2,7 @@
 // proposals of 2012 wanted to. Each is a command of its own as well.
 
 import type { SnapshotTarget } from "../../../transaction/index.ts";
+import { BITMAP_READERS } from "./bitmaps.ts";
 import { blockdevBackup, driveBackup, driveMirror } from "./copies.ts";
 import { Members, misused, refused } from "./members.ts";
 import type { ActionReader, Scope } from "./scope.ts";
@@ -163,26 +164,13 @@ const snapshotInternal: ActionReader = (data, scope) => [
   },
 ];
 
-function notYet(what: string): ActionReader {
-  return (data) => {
-    throw refused(data.place, `imgtx does not have ${what} yet`);
-  };
-}
-
-const bitmaps = notYet("bitmaps that a transaction changes");
-
 export const ACTION_READERS: Readonly<Record<string, ActionReader>> = {
   "blockdev-snapshot-sync": snapshotSync,
   "blockdev-snapshot": snapshotOfNode,
   "blockdev-snapshot-internal-sync": snapshotInternal,
   "drive-backup": driveBackup,
   "blockdev-backup": blockdevBackup,
-  "block-dirty-bitmap-add": bitmaps,
-  "block-dirty-bitmap-remove": bitmaps,
-  "block-dirty-bitmap-clear": bitmaps,
-  "block-dirty-bitmap-enable": bitmaps,
-  "block-dirty-bitmap-disable": bitmaps,
-  "block-dirty-bitmap-merge": bitmaps,
+  ...BITMAP_READERS,
   "drive-mirror": driveMirror,
   "drive-reopen": driveReopen,
   "drive-migrate": driveMigrate,

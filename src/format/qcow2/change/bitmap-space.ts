@@ -154,7 +154,7 @@ export class BitmapSpace {
 }
 
 /** E_UNSUPPORTED where the first cluster has no room for bitmaps. */
-export function requireRoomForBitmaps({ header, path }: Qcow2Link): void {
+export function requireRoomForBitmaps({ header, path }: Pick<Qcow2Link, "header" | "path">): void {
   const somewhere = hostOffset(header.clusterSizeBytes);
   encodeWithBitmaps(header, path, {
     kind: "bitmaps",
@@ -200,7 +200,9 @@ function placeExtension(
 }
 
 /** E_UNSUPPORTED for what can't have bitmaps. */
-export function requireBitmaps(link: ChainLink): Qcow2Link {
+export function requireBitmaps<Link extends Pick<ChainLink, "header" | "path">>(
+  link: Link,
+): Link & { readonly header: Qcow2Header } {
   const { header, path } = link;
   if (header === undefined) {
     throw new ImgtxError("E_UNSUPPORTED", "an image of format raw has no bitmaps", {

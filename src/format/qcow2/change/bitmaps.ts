@@ -12,7 +12,8 @@
 // - What is refused is told by judgeBitmaps alone; changeBitmaps asks it first.
 
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
-import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
+import type { StorageFile } from "../../../storage/index.ts";
+import { type ChainLink, type Qcow2Link, readLink } from "../../chain/chain-link.ts";
 import { requireWritable } from "../../open/open-for-writing.ts";
 import { escapeName, quoteName } from "../../quote-name.ts";
 import { requireFit } from "../check/check-bitmaps.ts";
@@ -24,6 +25,7 @@ import {
   encodeBitmapTableEntryAt,
   measureBitmap,
 } from "../codec/bitmap.ts";
+import { decodeHeaderCluster } from "../codec/header-cluster.ts";
 import { encodeName } from "../codec/header-extension.ts";
 import {
   BITMAP_BYTES_MAX,
@@ -43,6 +45,9 @@ import { BitmapSpace, requireBitmaps, requireRoomForBitmaps, type SpaceOptions }
 const LONE_SURROGATE = /\p{Surrogate}/u;
 const DEFAULT_GRANULARITY_BYTES_MIN = 4096;
 const DEFAULT_GRANULARITY_BYTES_MAX = 65_536;
+
+/** What tells whether an image can have a bitmap. */
+type Subject = Pick<Qcow2Link, "header" | "path" | "virtualSizeBytes">;
 
 interface AddStep {
   readonly kind: "add";
@@ -80,6 +85,26 @@ export async function judgeBitmaps(link: ChainLink, steps: readonly BitmapStep[]
   await withPlace({ image: link.path }, async () => {
     await requireCounted(link.file, link.path);
   });
+}
+
+/** What of one new bitmap is refused in an image that is still a plan: with this header, for that path. */
+export function judgeFirstBitmap(
+  { headerBytes, virtualSizeBytes }: { readonly headerBytes: Uint8Array; readonly virtualSizeBytes: number },
+  path: string,
+  name: string,
+): void {
+  const header = decodeHeaderCluster(headerBytes, Number.MAX_SAFE_INTEGER);
+  const subject = requireBitmaps({ header, path, virtualSizeBytes });
+  requireName(name);
+  describeNew(subject, { kind: "add", name });
+  requireRoomForBitmaps(subject);
+}
+
+/** Gives the image, whose file nobody can find yet, its first bitmap. */
+export async function addFirstBitmap(file: StorageFile, name: string): Promise<void> {
+  const { path } = file;
+  const { link } = await readLink(file, await file.stat(), { path, format: "qcow2", overlayPath: undefined });
+  await changeBitmaps(link, [{ kind: "add", name }], { isNew: true });
 }
 
 /** Does the steps. The link's file is written to. Errors are those of judgeBitmaps. */
@@ -146,7 +171,7 @@ async function storeFresh(space: BitmapSpace, step: AddStep): Promise<BitmapEntr
 }
 
 /** A new bitmap, which has no place yet. */
-function describeNew(link: Qcow2Link, { name, granularityBytes, isDisabled = false }: AddStep) {
+function describeNew(link: Subject, { name, granularityBytes, isDisabled = false }: AddStep) {
   const granularityBits = parseGranularity(granularityBytes ?? defaultGranularity(link));
   return {
     bitmapTableSize: countTableEntries(link, granularityBits),
@@ -283,7 +308,7 @@ function requireName(name: string): void {
   }
 }
 
-function defaultGranularity({ header }: Qcow2Link): number {
+function defaultGranularity({ header }: Subject): number {
   const { clusterSizeBytes } = header;
   return Math.min(Math.max(clusterSizeBytes, DEFAULT_GRANULARITY_BYTES_MIN), DEFAULT_GRANULARITY_BYTES_MAX);
 }
@@ -303,7 +328,7 @@ function parseGranularity(granularityBytes: number): number {
 }
 
 /** E_UNSUPPORTED for a disk that a bitmap of this granularity can't cover. */
-export function countTableEntries({ header, virtualSizeBytes }: Qcow2Link, granularityBits: number): number {
+export function countTableEntries({ header, virtualSizeBytes }: Subject, granularityBits: number): number {
   if (virtualSizeBytes === 0) {
     throw new ImgtxError("E_UNSUPPORTED", "a disk of no bytes can't have a bitmap", { field: "size" });
   }

@@ -3,6 +3,7 @@
 
 import { type BitmapStep, type ChainLink, changeBitmaps, judgeBitmaps } from "../../../format/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
+import { changeOf } from "./in-place.ts";
 
 /** stepsIn: by the transaction's id, where that is in a name. Errors are those of judgeBitmaps. */
 export async function planBitmapChange(
@@ -11,11 +12,7 @@ export async function planBitmapChange(
   stepsIn: (transaction: string) => readonly BitmapStep[] = () => steps,
 ): Promise<ImageChange> {
   await judgeBitmaps(link, steps);
-  return {
-    link,
-    write: async (file, transaction) => {
-      const known = stepsIn(transaction);
-      await changeBitmaps({ ...link, file, stat: await file.stat() }, known, { isCounted: true });
-    },
-  };
+  return changeOf(link, async (staged, transaction) => {
+    await changeBitmaps(staged, stepsIn(transaction), { isCounted: true });
+  });
 }

@@ -7,9 +7,9 @@ import {
   type Chain,
   CHAIN_DEPTH_MAX,
   makeRelativeName,
-  type ImagePlan,
   type OverlayOptions,
   planOverlay,
+  type Qcow2ImagePlan,
 } from "../../../format/index.ts";
 import { howToFlatten, type Note } from "../../notes.ts";
 import type { FileStat } from "../../../storage/index.ts";
@@ -20,7 +20,7 @@ import { assertQemuOpens } from "../../images/openable.ts";
 import { accessLike } from "../../images/access.ts";
 
 export interface PlannedOverlay {
-  readonly overlay: ImagePlan;
+  readonly overlay: Qcow2ImagePlan;
   readonly toMake: FileToMake;
   /** The overlay's chain, as the table is to have it. */
   readonly chain: readonly ChainEntry[];

@@ -35,6 +35,9 @@ function mirrored(parts: object): object[] {
   return [{ kind: "mirror", targets: [{ ...COPY, ...parts }] }];
 }
 
+const BITMAP = { node: "vda", name: "b" };
+const ON_BITMAP = { devices: ["vda"], bitmap: "b", isDisabled: false, sources: [] };
+
 const TAKEN: readonly (readonly [type: string, data: object | undefined, requests: readonly object[]])[] = [
   ["abort", undefined, [{ kind: "refuse", device: undefined }]],
   ["abort", {}, [{ kind: "refuse", device: undefined }]],
@@ -140,6 +143,21 @@ const TAKEN: readonly (readonly [type: string, data: object | undefined, request
     { device: "vda", name: "s" },
     [{ kind: "internal-snapshot-create", devices: ["vda"], snapshot: "s" }],
   ],
+  [
+    "block-dirty-bitmap-add",
+    { ...BITMAP, granularity: 65536, persistent: true, disabled: true },
+    [{ ...ON_BITMAP, kind: "bitmap-add", granularityBytes: 65536, isDisabled: true }],
+  ],
+  ["block-dirty-bitmap-add", { ...BITMAP, persistent: true }, [{ ...ON_BITMAP, kind: "bitmap-add" }]],
+  ["block-dirty-bitmap-remove", BITMAP, [{ ...ON_BITMAP, kind: "bitmap-remove" }]],
+  ["block-dirty-bitmap-clear", BITMAP, [{ ...ON_BITMAP, kind: "bitmap-clear" }]],
+  ["block-dirty-bitmap-enable", BITMAP, [{ ...ON_BITMAP, kind: "bitmap-enable" }]],
+  ["block-dirty-bitmap-disable", BITMAP, [{ ...ON_BITMAP, kind: "bitmap-disable" }]],
+  [
+    "block-dirty-bitmap-merge",
+    { node: "vda", target: "b", bitmaps: ["c", { node: "vdb", name: "d" }] },
+    [{ ...ON_BITMAP, kind: "bitmap-merge", sources: [{ bitmap: "c" }, { bitmap: "d", device: "vdb" }] }],
+  ],
   ["blockdev-freeze", { device: "vda" }, [{ kind: "freeze", devices: ["vda"], strict: false }]],
   ["blockdev-unfreeze", { device: "vda" }, [{ kind: "unfreeze", devices: ["vda"], force: false }]],
   ["blockdev-reopen", { options: [OPTIONS] }, [{ ...REOPEN, format: "qcow2" }]],
@@ -201,12 +219,21 @@ const REFUSED: readonly (readonly [type: string, data: unknown, status: number, 
   ],
   ["blockdev-snapshot", { node: "vda" }, 64, "data.overlay: is missing"],
   ["blockdev-snapshot-internal-sync", { device: "vda" }, 64, "data.name: is missing"],
-  ["block-dirty-bitmap-add", { node: "vda", name: "b" }, 12, "does not have bitmaps"],
-  ["block-dirty-bitmap-remove", { node: "vda", name: "b" }, 12, "does not have bitmaps"],
-  ["block-dirty-bitmap-clear", { node: "vda", name: "b" }, 12, "does not have bitmaps"],
-  ["block-dirty-bitmap-enable", { node: "vda", name: "b" }, 12, "does not have bitmaps"],
-  ["block-dirty-bitmap-disable", { node: "vda", name: "b" }, 12, "does not have bitmaps"],
-  ["block-dirty-bitmap-merge", { node: "vda", target: "b", bitmaps: [] }, 12, "does not have bitmaps"],
+  [
+    "block-dirty-bitmap-add",
+    { node: "vda", name: "b" },
+    12,
+    "data.persistent: a bitmap that is not persistent",
+  ],
+  ["block-dirty-bitmap-add", { ...BITMAP, granularity: 1000, persistent: true }, 64, "power of 2"],
+  ["block-dirty-bitmap-clear", { node: "vda" }, 64, "data.name: is missing"],
+  ["block-dirty-bitmap-merge", { node: "vda", target: "b", bitmaps: [] }, 64, "data.bitmaps: is empty"],
+  [
+    "block-dirty-bitmap-merge",
+    { node: "vda", target: "b", bitmaps: [3] },
+    64,
+    "bitmaps[0]: is not an object",
+  ],
   ["drive-backup", {}, 64, "data.device: is missing"],
   ["drive-backup", { device: "vda", target: "/c" }, 64, "data.sync: is missing"],
   ["drive-backup", { ...BACKUP, sync: "half" }, 64, "data.sync: 'half' is none of full, top, none"],

@@ -1,0 +1,77 @@
+// The plan of an action that changes the active layer of each device in place, by a redo log.
+
+import { type DeviceEntry, requireDevice } from "../../../device/index.ts";
+import { withPlace } from "../../../errors/index.ts";
+import type { ChainLink } from "../../../format/index.ts";
+import type { ImageChange } from "../../images/redo.ts";
+import type { Note } from "../../notes.ts";
+import type { ActionKind } from "../../request.ts";
+import { assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./action.ts";
+import { activeLayer, placeOf } from "./chain-entry.ts";
+import { assertNotFrozen } from "./fencing.ts";
+
+/** What becomes of one device. */
+interface ChangedDevice {
+  readonly notes: readonly Note[];
+  readonly after: Partial<DeviceEntry>;
+  readonly redo: ImageChange;
+  /** Chains beside its own that the change reads. */
+  readonly reads?: Plan["chains"];
+}
+
+/** One after the other; errors of planOne get the place of its device. */
+export async function planInPlace(
+  kind: ActionKind,
+  devices: readonly string[],
+  context: PlanContext,
+  planOne: (top: ChainLink, entry: DeviceEntry) => Promise<ChangedDevice>,
+): Promise<Plan> {
+  assertNamedOnce(devices);
+  const planned = [];
+  for (const device of devices) {
+    const entry = requireDevice(context.table, device);
+    assertNotFrozen(entry, "its image may not be written to");
+    const chain = await context.openChain(entry.image, entry.format, device);
+    const top = activeLayer(chain);
+    const place = { device, image: top.path };
+    planned.push({ entry, chain, top, ...(await withPlace(place, async () => await planOne(top, entry))) });
+  }
+  return {
+    ...MAKES_NO_FILES,
+    devices,
+    allowPaths: [],
+    reports: planned.map(({ entry: { name: device }, top: { path, format }, notes }) => {
+      const files = [{ path, change: "change" as const }];
+      return { kind, device, before: path, after: path, format, files, notes };
+    }),
+    changes: planned.map(({ entry, chain, after }) => {
+      return { device: entry.name, after: { ...entry, ...placeOf(chain), ...after } };
+    }),
+    redo: planned.map(({ entry: { name: device }, redo }) => {
+      const place = { device, image: redo.link.path };
+      return {
+        ...redo,
+        write: async (file, transaction) => {
+          await withPlace(place, async () => await redo.write(file, transaction));
+        },
+      };
+    }),
+    chains: planned.flatMap(({ entry: { name: device }, chain, reads = [] }) => [
+      { device, chain },
+      ...reads,
+    ]),
+  };
+}
+
+/** A change that is written over the image as the statements before leave it: that is the file of its link then. */
+export function changeOf(
+  link: ChainLink,
+  write: (link: ChainLink, transaction: string) => Promise<void>,
+): ImageChange {
+  return {
+    link,
+    write: async (file, transaction) => {
+      await write({ ...link, file, stat: await file.stat() }, transaction);
+    },
+  };
+}
