@@ -229,7 +229,9 @@ function kindOf(extent: Extent, offset: number, { backingBytes, ownLayers = 1 }:
   if (backingBytes === undefined) return readsAsZeros(extent) ? "zero" : "data";
   const zero = readsAsZeros(extent);
   if (zero && offset >= backingBytes) return "below";
-  if (extent.depth >= ownLayers || !extent.present) return "below";
+  if (extent.depth >= ownLayers) return "below";
+  // A layer of the source's own that ends early hides what is below.
+  if (!extent.present) return extent.depth < ownLayers - 1 ? "zero" : "below";
   return zero ? "zero" : "data";
 }
 

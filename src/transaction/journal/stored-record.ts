@@ -57,7 +57,7 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     allowPaths: record.allowPaths.map(map),
     renews: record.renews.map(map),
     watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
-    redo: record.redo.map((redo) => ({ image: map(redo.image), log: map(redo.log) })),
+    redo: record.redo.map((redo) => ({ ...redo, image: map(redo.image), log: map(redo.log) })),
     copies: record.copies.map((copy) => ({
       ...copy,
       from: map(copy.from),
