@@ -11,7 +11,15 @@ export {
 } from "./chain/backing-name.ts";
 export { uniteRanges } from "./read/byte-ranges.ts";
 export { CHANGE_UNIT_BYTES, findRangesAbove, writeChangesOverlay } from "./copy/changes-overlay.ts";
-export { assertCopyable, copyLayers, lookAtFiles } from "./copy/copy-layers.ts";
+export { assertCopyable, copyLayers, type HowToCopyLayers, lookAtFiles } from "./copy/copy-layers.ts";
+export { type CopyUp, copyUp } from "./copy/copy-up.ts";
+export { assertMayStandOn } from "./chain/judge-below.ts";
+export {
+  assertNoSnapshots,
+  changeBacking,
+  judgeBacking,
+  readOwnBacking,
+} from "./qcow2/change/change-backing.ts";
 export { describeCutOff } from "./chain/missing-tables.ts";
 export { findOverlaysBeside } from "./chain/overlays-beside.ts";
 export { findDataFrom } from "./read/data-from.ts";
@@ -76,6 +84,7 @@ export { claimUnused, holdImages } from "./image-locks.ts";
 export { MaskedImage } from "./read/masked-image.ts";
 export type { Measured, MeasureSource } from "./new/measure.ts";
 export { measureSpaceToCopy } from "./copy/space-to-copy.ts";
+export { measureSpaceToCopyUp } from "./copy/space-to-copy-up.ts";
 export { measureQcow2, measureRaw } from "./new/measure.ts";
 export type { CheckSubject } from "./open/open-for-check.ts";
 export { openForCheck } from "./open/open-for-check.ts";
@@ -104,6 +113,7 @@ export {
   RedoLog,
   isRedoLogName,
   redoLogName,
+  removeRedoLog,
   renewApplied,
   type SealedLog,
   sectorsOfFence,

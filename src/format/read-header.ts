@@ -12,7 +12,7 @@ const HINT_CORRUPT = "restore the image from a copy; `qemu-img check` may say mo
 const HINT_UNSUPPORTED = "use the tool that made the image, or a version of imgtx that knows what it uses";
 
 /** The first bytes of a file: HEAD_BYTES, or all of it where it is shorter. */
-export async function readHead(file: StorageFile): Promise<Uint8Array> {
+export async function readHead(file: Pick<StorageFile, "read">): Promise<Uint8Array> {
   return readBytes(file, 0, HEAD_BYTES);
 }
 

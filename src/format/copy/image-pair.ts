@@ -54,12 +54,16 @@ export class ImagePair {
   #isSamePlace(one: Extent, other: Extent, offset: number): boolean {
     if (one.kind !== "data" || other.kind !== "data") return false;
     if (one.hostOffset === undefined || other.hostOffset === undefined) return false;
-    const file = this.#identities[0]?.[one.depth];
     return (
-      file !== undefined &&
-      file === this.#identities[1]?.[other.depth] &&
+      this.haveOneFile([one, other]) &&
       one.hostOffset + (offset - one.start) === other.hostOffset + (offset - other.start)
     );
+  }
+
+  /** Whether both extents are in the same file. */
+  haveOneFile([one, other]: readonly [Extent, Extent]): boolean {
+    const file = this.#identities[0]?.[one.depth];
+    return file !== undefined && file === this.#identities[1]?.[other.depth];
   }
 
   /** Reads both images, by `read`, and lends what it has read to the work. */

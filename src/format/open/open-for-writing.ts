@@ -48,6 +48,8 @@ export interface WritingOptions {
    * cut off: whoever has to begin again could not. Default: false.
    */
   readonly isExact?: boolean;
+  /** Whether no guest data changes, so that persistent bitmaps stay true. Default: false. */
+  readonly keepsBitmaps?: boolean;
   /** Whether a fence may be up, which the caller has to answer for. It stays as it is. Default: false. */
   readonly isFenced?: boolean | undefined;
 }
@@ -135,8 +137,8 @@ interface WriterParts {
 
 async function openQcow2(link: Qcow2Link, parts: WriterParts): Promise<WritableImage> {
   const { file, dataFile, options, opened, close } = parts;
-  const isOrdered = options.isOrdered ?? true;
-  const state = await openWriterState(link, { file, dataFile, isOrdered, isExact: options.isExact });
+  const { isOrdered = true, isExact, keepsBitmaps } = options;
+  const state = await openWriterState(link, { file, dataFile, isOrdered, isExact, keepsBitmaps });
   return new Qcow2Writer(state, new WriterLayer(link, state), opened.layers.slice(1), close);
 }
 

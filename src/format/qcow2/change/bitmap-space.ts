@@ -14,16 +14,16 @@ import { type HostOffset, hostOffset } from "../../../units/index.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
 import { quoteName } from "../../quote-name.ts";
-import { readHead, readOwnHeader } from "../../read-header.ts";
+import { readOwnHeader } from "../../read-header.ts";
 import { type BitmapEntry, encodeBitmapDirectory } from "../codec/bitmap.ts";
 import { AUTOCLEAR_BIT } from "../codec/features.ts";
-import type { HeaderFields } from "../codec/header.ts";
-import { encodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "../codec/header-cluster.ts";
+import type { Qcow2Header } from "../codec/header-cluster.ts";
 import { findExtension, type HeaderExtension } from "../codec/header-extension.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { readBitmapTable } from "../read/qcow2-bitmaps.ts";
 import { readSoundSnapshots } from "../read/qcow2-snapshots.ts";
 import type { WriterState } from "../write/writer-state.ts";
+import { encodeChangedHeader, writeHeader } from "./rewrite-header.ts";
 
 type BitmapsExtension = Extract<HeaderExtension, { kind: "bitmaps" }>;
 
@@ -113,12 +113,8 @@ export class BitmapSpace {
     const extension = await this.#writeDirectory(bitmaps);
     await this.#state.finish();
     const { file, path } = this.#link;
-    const bytes = encodeWithBitmaps(await readOwnHeader(file, path), path, extension);
-    // What stood after the new end, such as the tail of a longer area, goes.
-    const usedBytes = measureHeaderCluster(await readHead(file));
-    const whole = new Uint8Array(Math.max(bytes.length, Math.min(usedBytes, this.clusterBytes)));
-    whole.set(bytes);
-    await this.write(whole, 0);
+    const header = await readOwnHeader(file, path);
+    await writeHeader(file, header, encodeWithBitmaps(header, path, extension));
   }
 
   /** Where it was if it fits its clusters, else in new ones. Undefined without bitmaps. */
@@ -171,15 +167,11 @@ function encodeWithBitmaps(
   bitmaps: BitmapsExtension | undefined,
 ): Uint8Array {
   const known = header.autoclearFeatures.filter((bit) => bit === AUTOCLEAR_BIT.rawExternalData);
-  const { backingFileName } = header;
-  const fields: HeaderFields = {
-    ...header,
-    // The place of an empty name would end the extensions there.
-    ...(backingFileName === undefined ? { backingFileOffset: hostOffset(0), backingFileSize: 0 } : {}),
-    autoclearFeatures: bitmaps === undefined ? known : [AUTOCLEAR_BIT.bitmaps, ...known],
-  };
-  const extensions = placeExtension(header.extensions, bitmaps);
-  const bytes = encodeHeaderCluster({ fields, extensions, backingFileName });
+  const autoclearFeatures = bitmaps === undefined ? known : [AUTOCLEAR_BIT.bitmaps, ...known];
+  const bytes = encodeChangedHeader(header, {
+    fields: { ...header, autoclearFeatures },
+    extensions: placeExtension(header.extensions, bitmaps),
+  });
   if (bytes !== undefined) return bytes;
   throw new ImgtxError("E_UNSUPPORTED", "the header has no room for bitmaps in its cluster", {
     image,

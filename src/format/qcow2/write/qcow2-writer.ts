@@ -32,7 +32,8 @@ export class Qcow2Writer implements WritableImage {
   readonly layers: readonly LayerReader[];
   readonly #state: WriterState;
   readonly #layer: WriterLayer;
-  readonly #layout: EntryLayout;
+  /** What its entries say something of. */
+  readonly layout: EntryLayout;
   readonly #view: ComposedImage;
   readonly #data: DataWriter;
   readonly #zeros: ZeroWriter;
@@ -56,9 +57,9 @@ export class Qcow2Writer implements WritableImage {
     this.#view = new ComposedImage([layer, ...below], () => Promise.resolve());
     this.#readGuest = clippedReader((target, offset) => this.#view.read(target, offset), layer);
     this.#hasBacking = state.files.header.backingFileName !== undefined;
-    this.#layout = makeEntryLayout(state.files.header, this.#hasBacking);
-    this.#data = new DataWriter(state, layer, this.#layout, this.#readGuest);
-    this.#zeros = new ZeroWriter(state, layer, this.#layout, this.#hasBacking);
+    this.layout = makeEntryLayout(state.files.header, this.#hasBacking);
+    this.#data = new DataWriter(state, layer, this.layout, this.#readGuest);
+    this.#zeros = new ZeroWriter(state, layer, this.layout, this.#hasBacking);
     this.#close = close;
   }
 
@@ -80,8 +81,8 @@ export class Qcow2Writer implements WritableImage {
 
   async discard(range: ByteRange): Promise<void> {
     // Version 2 has no zero mark: what is below would show again.
-    if (this.#layout.version === 2 && this.#hasBacking) return;
-    const { clusterBytes } = this.#layout;
+    if (this.layout.version === 2 && this.#hasBacking) return;
+    const { clusterBytes } = this.layout;
     const start = Math.ceil(range.start / clusterBytes) * clusterBytes;
     const end = this.#roundEnd(range.start + range.lengthBytes, clusterBytes, Math.floor);
     if (start >= end) return;
@@ -95,7 +96,7 @@ export class Qcow2Writer implements WritableImage {
   }
 
   async writeCompressed(cluster: Uint8Array, offset: number): Promise<void> {
-    const { clusterBytes } = this.#layout;
+    const { clusterBytes } = this.layout;
     const isLast = offset + cluster.length === this.virtualSizeBytes;
     if (offset % clusterBytes !== 0 || (cluster.length !== clusterBytes && !isLast)) {
       throw new ImgtxError("E_INTERNAL", "only whole clusters are compressed", { image: this.path, offset });
@@ -155,7 +156,7 @@ export class Qcow2Writer implements WritableImage {
   async #hold(start: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
     const end = start + lengthBytes;
     const isInside = Number.isSafeInteger(start) && start >= 0 && lengthBytes >= 0;
-    const { clusterBytes } = this.#layout;
+    const { clusterBytes } = this.layout;
     const diskEnd = Math.ceil(this.virtualSizeBytes / clusterBytes) * clusterBytes;
     if (!isInside || end > diskEnd) {
       throw new ImgtxError(
@@ -176,7 +177,7 @@ export class Qcow2Writer implements WritableImage {
   async #writeZeroes(range: ByteRange, mayUnmap: boolean): Promise<void> {
     const { start } = range;
     const end = start + range.lengthBytes;
-    const { version, unitBytes } = this.#layout;
+    const { version, unitBytes } = this.layout;
     if (version === 2 && this.#hasBacking) {
       await this.#writeZeroData(start, end);
       return;
@@ -196,7 +197,7 @@ export class Qcow2Writer implements WritableImage {
   /** A part of a unit: where the rest of the unit reads as zeros too, all of it is made zero. */
   async #zeroEdge(start: number, end: number, mayUnmap: boolean): Promise<void> {
     if (start >= end) return;
-    const { unitBytes } = this.#layout;
+    const { unitBytes } = this.layout;
     const unitStart = Math.floor(start / unitBytes) * unitBytes;
     const bytes = new Uint8Array(unitBytes);
     await this.#readGuest(bytes, unitStart);
@@ -209,7 +210,7 @@ export class Qcow2Writer implements WritableImage {
     if (start >= end) return;
     const { header } = this.#state.files;
     if (header.hasRawExternalData) await this.#zeroDataFile(start, end, mayUnmap);
-    if (this.#layout.version === 2) {
+    if (this.layout.version === 2) {
       await this.#zeros.discard(start, end);
       return;
     }
@@ -241,9 +242,9 @@ export class Qcow2Writer implements WritableImage {
       const l1Index = Math.floor(offset / state.tables.spanBytes);
       const table = await state.requireTable(l1Index);
       const index = (offset - l1Index * state.tables.spanBytes) / state.clusterBytes;
-      const old = readEntry(table, index, this.#layout);
-      writeEntry(table, index, describePacked(place, packed.length), this.#layout);
-      const entryBytes = measureL2Entry(this.#layout);
+      const old = readEntry(table, index, this.layout);
+      writeEntry(table, index, describePacked(place, packed.length), this.layout);
+      const entryBytes = measureL2Entry(this.layout);
       state.tables.mark(table, index * entryBytes, (index + 1) * entryBytes);
       state.free(old, false);
       if (old.kind === "compressed") this.#layer.forgetCompressed();
@@ -253,7 +254,7 @@ export class Qcow2Writer implements WritableImage {
   /** The end of the disk counts as the end of its last cluster. */
   #roundEnd(end: number, unit: number, round: (value: number) => number): number {
     if (end >= this.virtualSizeBytes) {
-      return Math.ceil(this.virtualSizeBytes / this.#layout.clusterBytes) * this.#layout.clusterBytes;
+      return Math.ceil(this.virtualSizeBytes / this.layout.clusterBytes) * this.layout.clusterBytes;
     }
     return round(end / unit) * unit;
   }

@@ -1,0 +1,218 @@
+// An image of a chain as it is, beside what it would be on another backing image: what it would miss, and a way to write
+// only that.
+//
+// Invariant: all of it is in whole units of the image, a cluster or a subcluster, so that none is written twice.
+
+import type { ByteRange } from "../../storage/index.ts";
+import type { Extent, Image, ImageLayer, WritableImage } from "../image.ts";
+import { readsAsZeros } from "../read/extent-cursor.ts";
+import { isZero } from "../read/zero-blocks.ts";
+import { endOf, ImagePair } from "./image-pair.ts";
+
+type Need = "own" | "same" | "zero" | "data";
+
+/** Extents that are looked for at once, at most. */
+const EXTENTS_AT_ONCE = 1024;
+
+/**
+ * An image as it is (the first of the pair), where it would be another on another backing image (the second): in whole
+ * units, all else as if it were in an image below.
+ */
+export class MissingImage implements Image {
+  readonly path: string;
+  readonly format = "qcow2";
+  readonly virtualSizeBytes: number;
+  readonly layers: readonly ImageLayer[];
+  readonly unitBytes: number;
+  readonly #pair: ImagePair;
+
+  constructor(pair: ImagePair, unitBytes: number) {
+    const [image] = pair.images;
+    this.path = image.path;
+    this.virtualSizeBytes = image.virtualSizeBytes;
+    this.layers = image.layers;
+    this.unitBytes = unitBytes;
+    this.#pair = pair;
+  }
+
+  async findExtents({ start, lengthBytes }: ByteRange): Promise<readonly Extent[]> {
+    const end = start + lengthBytes;
+    const extents: Extent[] = [];
+    for (let at = start; at < end && extents.length < EXTENTS_AT_ONCE; ) {
+      const { need, stop } = await this.#judge(at);
+      const to = Math.min(stop, end);
+      const last = extents.at(-1);
+      const next = extentOf(need, at, to);
+      if (last?.kind === next.kind) extents[extents.length - 1] = extentOf(need, last.start, to);
+      else extents.push(next);
+      at = to;
+    }
+    return extents;
+  }
+
+  async read(target: Uint8Array, offset: number): Promise<void> {
+    await this.#pair.images[0].read(target, offset);
+  }
+
+  /** Both images belong to whoever opened them. */
+  async close(): Promise<void> {}
+
+  /** What a unit needs, and those after it. */
+  async #judge(offset: number): Promise<{ need: Need; stop: number }> {
+    const { unitBytes, virtualSizeBytes: end } = this;
+    const { need, stop } = await this.#judgeByte(offset);
+    const whole = stop === end ? end : Math.floor(stop / unitBytes) * unitBytes;
+    if (whole > offset) return { need, stop: whole };
+    const unitEnd = Math.min(end, (Math.floor(offset / unitBytes) + 1) * unitBytes);
+    const needs = new Set([need]);
+    for (let at = stop; at < unitEnd; ) {
+      const next = await this.#judgeByte(at);
+      needs.add(next.need);
+      at = next.stop;
+    }
+    if (!needs.has("data") && !needs.has("zero")) return { need: "same", stop: unitEnd };
+    return { need: needs.size === 1 ? need : "data", stop: unitEnd };
+  }
+
+  async #judgeByte(offset: number): Promise<{ need: Need; stop: number }> {
+    const extents = [await this.#pair.find(0, offset), await this.#pair.find(1, offset)] as const;
+    const stop = Math.min(...extents.map(endOf), this.virtualSizeBytes);
+    const [before] = extents;
+    if (before.present && before.depth === 0) return { need: "own", stop };
+    if (this.#pair.knowsEqual(extents, offset) || this.#isSameCompressed(extents))
+      return { need: "same", stop };
+    return { need: readsAsZeros(before) ? "zero" : "data", stop };
+  }
+
+  /** Where one image has it in both chains, at one place of the disk. */
+  #isSameCompressed([before, after]: readonly [Extent, Extent]): boolean {
+    return (
+      before.kind === "compressed" && after.kind === "compressed" && this.#pair.haveOneFile([before, after])
+    );
+  }
+}
+
+function extentOf(need: Need, start: number, end: number): Extent {
+  const place = { start, lengthBytes: end - start, depth: 0, hostOffset: undefined };
+  if (need === "own" || need === "same")
+    return { ...place, kind: "unallocated", present: false, isData: false };
+  return { ...place, kind: need, present: true, isData: need === "data" };
+}
+
+/** What is written to. */
+type Target = Pick<
+  WritableImage,
+  "path" | "virtualSizeBytes" | "layers" | "write" | "writeZeroes" | "writeCompressed"
+> & { readonly layout: { readonly version: number } };
+
+interface Filling {
+  readonly unitBytes: number;
+  readonly leavesOutEqual: boolean;
+}
+
+/** An image (the first of the pair) into which only that is written which the second one does not show. */
+export class FillingImage implements WritableImage {
+  readonly path: string;
+  readonly format = "qcow2";
+  readonly virtualSizeBytes: number;
+  readonly layers: readonly ImageLayer[];
+  readonly #image: Target;
+  readonly #pair: ImagePair;
+  readonly #filling: Filling;
+
+  constructor(image: Target, pair: ImagePair, filling: Filling) {
+    this.path = image.path;
+    this.virtualSizeBytes = image.virtualSizeBytes;
+    this.layers = image.layers;
+    this.#image = image;
+    this.#pair = pair;
+    this.#filling = filling;
+  }
+
+  async findExtents(range: ByteRange): Promise<readonly Extent[]> {
+    return await this.#pair.images[0].findExtents(range);
+  }
+
+  async read(target: Uint8Array, offset: number): Promise<void> {
+    await this.#pair.images[0].read(target, offset);
+  }
+
+  async write(source: Uint8Array, offset: number): Promise<void> {
+    for (const [from, to] of await this.#findDifferent(source, offset)) {
+      await this.#image.write(source.subarray(from, to), offset + from);
+    }
+  }
+
+  async writeCompressed(cluster: Uint8Array, offset: number): Promise<void> {
+    const different = await this.#findDifferent(cluster, offset);
+    if (different.length > 0) await this.#image.writeCompressed(cluster, offset);
+  }
+
+  /** Unlike others, it leaves out what reads as zeros without the image's own backing image alone. */
+  async writeZeroes({ start, lengthBytes }: ByteRange): Promise<void> {
+    const end = start + lengthBytes;
+    for (let at = start; at < end; ) {
+      const extents = await this.#pair.images[1].findExtents({ start: at, lengthBytes: end - at });
+      for (const extent of extents) {
+        const stop = Math.min(end, endOf(extent));
+        if (!readsAsZeros(extent)) await this.#zero(at, stop);
+        at = stop;
+      }
+    }
+  }
+
+  async discard(): Promise<void> {
+    await Promise.reject(new Error("nothing is discarded where something is missing"));
+  }
+
+  async flush(): Promise<void> {
+    await Promise.reject(new Error("whoever opened the image flushes it"));
+  }
+
+  /** The image belongs to whoever opened it. */
+  async close(): Promise<void> {}
+
+  /** Version 2 has no mark for zeros; and where nothing is below yet, it would take them for there already. */
+  async #zero(start: number, end: number): Promise<void> {
+    if (this.#image.layout.version > 2) {
+      await this.#image.writeZeroes({ start, lengthBytes: end - start }, false);
+      return;
+    }
+    for (let at = start; at < end; at += ZEROS.length) {
+      await this.write(ZEROS.subarray(0, Math.min(ZEROS.length, end - at)), at);
+    }
+  }
+
+  /** Runs of whole units, in the source. */
+  async #findDifferent(source: Uint8Array, offset: number): Promise<[number, number][]> {
+    if (!this.#filling.leavesOutEqual) return [[0, source.length]];
+    const [, after] = this.#pair.images;
+    const extents = await after.findExtents({ start: offset, lengthBytes: source.length });
+    const last = extents.at(-1);
+    if (last && endOf(last) >= offset + source.length && extents.every(readsAsZeros)) {
+      return this.#findRuns(source.length, (from, to) => !isZero(source.subarray(from, to)));
+    }
+    return await this.#pair.lend(source.length, async (other) => {
+      await after.read(other, offset);
+      return this.#findRuns(
+        source.length,
+        (from, to) => Buffer.compare(source.subarray(from, to), other.subarray(from, to)) !== 0,
+      );
+    });
+  }
+
+  #findRuns(lengthBytes: number, isDifferent: (from: number, to: number) => boolean): [number, number][] {
+    const { unitBytes } = this.#filling;
+    const runs: [number, number][] = [];
+    for (let from = 0; from < lengthBytes; from += unitBytes) {
+      const to = Math.min(from + unitBytes, lengthBytes);
+      if (!isDifferent(from, to)) continue;
+      const last = runs.at(-1);
+      if (last && last[1] === from) last[1] = to;
+      else runs.push([from, to]);
+    }
+    return runs;
+  }
+}
+
+const ZEROS = new Uint8Array(1024 * 1024);

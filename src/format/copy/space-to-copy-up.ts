@@ -1,0 +1,130 @@
+// How much new space the top image of a chain may take for what it would miss on another backing image.
+//
+// Invariant: an upper bound. Where what is equal is left out, all that lies in different places counts, unless both are
+// read to know better.
+
+import { posix } from "node:path";
+import type { ByteRange, Storage } from "../../storage/index.ts";
+import type { GateOptions } from "../chain/open-gate.ts";
+import type { Image } from "../image.ts";
+import { openImage } from "../open/open-image.ts";
+import { makeEntryLayout } from "../qcow2/write/plan-write.ts";
+import { ExtentCursor } from "../read/extent-cursor.ts";
+import { copyImages } from "./copy.ts";
+import { type CopyUp, lookAtMissing, optionsOf } from "./copy-up.ts";
+import { FillingImage } from "./missing-image.ts";
+import type { SpaceToCopy } from "./space-to-copy.ts";
+
+/** For refcount structures, tables that have to move, and a longer header. */
+const SPARE_CLUSTERS = 8;
+
+/** Nothing where all of it is there. Of a data file, what it takes is apart from what its image does. */
+export async function measureSpaceToCopyUp(
+  storage: Storage,
+  copy: CopyUp,
+  gate: GateOptions,
+  { isExact }: { readonly isExact: boolean },
+): Promise<SpaceToCopy[]> {
+  const { path } = copy.into;
+  const opened = await openImage(storage, path, { format: "qcow2", gate });
+  const [link] = opened.chain.links;
+  if (!link?.header) throw new RangeError("only qcow2 images stand on others");
+  const layout = makeEntryLayout(link.header, true);
+  const image = Object.assign(opened, { layout });
+  const { source, pair, close } = await lookAtMissing(storage, image, copy, gate).catch(
+    async (error: unknown) => {
+      await opened.close();
+      throw error;
+    },
+  );
+  try {
+    const { clusterBytes } = layout;
+    const taken = new TakenClusters(image, clusterBytes, link.header.hasExtendedL2 ? 16 : 8);
+    if (isExact && copy.leavesOutEqual) {
+      const target = new FillingImage(taken, pair, { unitBytes: source.unitBytes, leavesOutEqual: true });
+      await copyImages([source], target, { ...optionsOf({ image, source }, copy), compressed: false });
+    } else await countMissing(source, taken);
+    if (taken.tables === 0) return [];
+    const dataBytes = taken.clusters * clusterBytes;
+    const spare = SPARE_CLUSTERS + Math.ceil((8 * taken.clusters) / clusterBytes);
+    const tableBytes = (taken.tables + spare) * clusterBytes;
+    const { dataFile } = link;
+    if (!dataFile) return [{ folder: posix.dirname(path), lengthBytes: dataBytes + tableBytes }];
+    return [
+      { folder: posix.dirname(path), lengthBytes: tableBytes },
+      { folder: posix.dirname(dataFile.path), lengthBytes: dataBytes },
+    ];
+  } finally {
+    await close();
+  }
+}
+
+async function countMissing(source: Image, taken: TakenClusters): Promise<void> {
+  const end = source.virtualSizeBytes;
+  const cursor = new ExtentCursor(source, end);
+  for (let offset = 0; offset < end; ) {
+    const { kind, present, start, lengthBytes } = await cursor.find(offset);
+    const stop = Math.min(end, start + lengthBytes);
+    const range = { start: offset, lengthBytes: stop - offset };
+    if (present && kind === "zero") await taken.writeZeroes(range);
+    else if (present) taken.take(range);
+    offset = stop;
+  }
+}
+
+/** Takes what would be written, and counts it. */
+class TakenClusters {
+  readonly path: string;
+  readonly virtualSizeBytes: number;
+  readonly layers: Image["layers"];
+  readonly layout: { readonly version: number };
+  /** Clusters of data. */
+  clusters = 0;
+  /** L2 tables. */
+  tables = 0;
+  /** The first one after those that count. */
+  #nextTable = 0;
+  readonly #clusterBytes: number;
+  readonly #reachBytes: number;
+
+  constructor(
+    { path, virtualSizeBytes, layers, layout }: Image & { readonly layout: { readonly version: number } },
+    clusterBytes: number,
+    entryBytes: number,
+  ) {
+    this.path = path;
+    this.virtualSizeBytes = virtualSizeBytes;
+    this.layers = layers;
+    this.layout = layout;
+    this.#clusterBytes = clusterBytes;
+    this.#reachBytes = (clusterBytes / entryBytes) * clusterBytes;
+  }
+
+  take({ start, lengthBytes }: ByteRange): void {
+    const end = start + lengthBytes;
+    this.clusters += Math.ceil(end / this.#clusterBytes) - Math.floor(start / this.#clusterBytes);
+    this.#takeTables(start, end);
+  }
+
+  async write(source: Uint8Array, offset: number): Promise<void> {
+    await Promise.resolve(this.take({ start: offset, lengthBytes: source.length }));
+  }
+
+  async writeCompressed(cluster: Uint8Array, offset: number): Promise<void> {
+    await this.write(cluster, offset);
+  }
+
+  /** A mark in a table; version 2 has none. */
+  async writeZeroes({ start, lengthBytes }: ByteRange): Promise<void> {
+    if (this.layout.version === 2) this.take({ start, lengthBytes });
+    else this.#takeTables(start, start + lengthBytes);
+    await Promise.resolve();
+  }
+
+  /** It is asked for in order, or nearly. */
+  #takeTables(start: number, end: number): void {
+    const last = Math.ceil(end / this.#reachBytes);
+    this.tables += Math.max(0, last - Math.max(Math.floor(start / this.#reachBytes), this.#nextTable));
+    this.#nextTable = Math.max(this.#nextTable, last);
+  }
+}
