@@ -276,6 +276,28 @@ const ROWS = {
   ),
   "merged into": row(IMAGE, ({ image }) => `${image} gets what is merged`),
 
+  // Of what a layer stands on.
+  "stands on": row(
+    { ...IMAGE, isAlready: isFlag },
+    ({ image, isAlready }) => `it stands on ${image} ${isAlready ? "as it is" : "from now on"}`,
+  ),
+  "stands on nothing": row(
+    { isAlready: isFlag },
+    ({ isAlready }) => `it stands on nothing ${isAlready ? "as it is" : "from now on"}`,
+  ),
+  "left below": row(IMAGE, ({ image }) => `${image} stays as it is, and the device stands on it no more`),
+  "other size below": row(
+    { ...IMAGE, sizeBytes: isCount, diskBytes: isCount },
+    ({ image, sizeBytes, diskBytes }) =>
+      `${image} has ${sayBytes(sizeBytes)}, and the disk ${sayBytes(diskBytes)}: after the end of either there are zeros`,
+  ),
+  "nothing compared": row(
+    { ...IMAGE, snapshots: isCount },
+    ({ image, snapshots }) =>
+      `nothing was read or compared: what the layer does not have itself, it shows of ${image} from now on` +
+      (snapshots === 0 ? "" : `, and so do its internal snapshots (${snapshots})`),
+  ),
+
   // Of sizes and internal snapshots.
   "has that size": row({ sizeBytes: isCount }, ({ sizeBytes }) => `it has ${sayBytes(sizeBytes)} already`),
   resized: row(

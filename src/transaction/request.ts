@@ -151,6 +151,30 @@ export interface MergeRequest {
   readonly keep: boolean;
 }
 
+/** What devices' active layers stand on, up to a base, comes up into them. */
+export interface PullRequest {
+  readonly kind: "pull";
+  readonly devices: readonly string[];
+  /** Absolute; an image of the chain that stays below. Undefined: none does. */
+  readonly base: string | undefined;
+}
+
+/** A device's active layer gets another backing image. */
+export interface RebaseRequest {
+  readonly kind: "rebase";
+  readonly device: string;
+  /** Absolute. */
+  readonly onto: string;
+  /** Undefined: recognised by its magic; never guessed as raw. */
+  readonly format: string | undefined;
+  /** Change the name alone, whatever the device shows then. */
+  readonly isUnsafe: boolean;
+  /** Compress what is copied. */
+  readonly isCompressed: boolean;
+  /** Store the backing file name relative to the layer's folder. Undefined: as the present one is. */
+  readonly isRelative: boolean | undefined;
+}
+
 export interface InternalSnapshotRequest {
   readonly kind: "internal-snapshot-create" | "internal-snapshot-apply" | "internal-snapshot-delete";
   readonly devices: readonly string[];
@@ -206,6 +230,8 @@ export type ActionRequest =
   | UnfreezeRequest
   | ResizeRequest
   | MergeRequest
+  | PullRequest
+  | RebaseRequest
   | InternalSnapshotRequest
   | BitmapRequest
   | RefuseRequest;

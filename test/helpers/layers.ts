@@ -253,7 +253,7 @@ function packageOf(specifier: string): string {
 }
 
 const VERBS =
-  "snapshot|snapshot-group|reopen|device-add|device-remove|device-trust|rollback|mirror|mirror-cancel|migrate|freeze|unfreeze|resize|internal-snapshot-create|internal-snapshot-apply|internal-snapshot-delete|refuse";
+  "snapshot|snapshot-group|reopen|device-add|device-remove|device-trust|rollback|mirror|mirror-cancel|migrate|freeze|unfreeze|resize|pull|rebase|internal-snapshot-create|internal-snapshot-apply|internal-snapshot-delete|refuse";
 const ASKS_FOR_VERB = new RegExp(`(?:kind\\)?\\s*[!=]==\\s*|case\\s+|Set\\(\\[\\s*)"(${VERBS})"`, "g");
 
 /**

@@ -156,6 +156,18 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/merge.ts")).merge,
   },
   {
+    path: ["pull"],
+    summary: "bring what lies below up into devices' active layers",
+    section: "Actions",
+    load: async () => (await import("../commands/pull.ts")).pull,
+  },
+  {
+    path: ["rebase"],
+    summary: "put a device's active layer on another backing image",
+    section: "Actions",
+    load: async () => (await import("../commands/rebase.ts")).rebase,
+  },
+  {
     path: ["internal-snapshot", "create"],
     summary: "keep the content of devices inside their images",
     section: "Actions",

@@ -1,13 +1,14 @@
-// device add and device remove: devices enter and leave the table. No image is written to.
+// device add, remove and trust: devices enter and leave the table, and say where their images may lead to. No image is
+// written to.
 
-import { assertDeviceName, findDevice, requireDevice } from "../../device/index.ts";
+import { assertDeviceName, findDevice, requireDevice, withTrusted } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, findCutOffImages, type ImageFormat } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type PlanContext } from "./plan/action.ts";
 import { activeLayer, deviceEntryOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen, findFences } from "./plan/fencing.ts";
 import { assertQemuOpens } from "../images/openable.ts";
-import type { DeviceAddRequest, DeviceRemoveRequest } from "../request.ts";
+import type { DeviceAddRequest, DeviceRemoveRequest, DeviceTrustRequest } from "../request.ts";
 
 export const deviceAdd: Action<DeviceAddRequest> = {
   saying: { noun: "add", done: "added", planned: "would be added" },
@@ -76,6 +77,48 @@ export const deviceRemove: Action<DeviceRemoveRequest> = {
       changes: [{ device, after: null }],
       allowPaths: [],
       chains: chain ? [{ device, chain }] : [],
+    };
+  },
+};
+
+/** The device need not open without the place: that is what the command is for. */
+export const deviceTrust: Action<DeviceTrustRequest> = {
+  saying: { noun: "trust", done: "trust kept", planned: "trust would be kept" },
+  mayDoNothing: true,
+
+  async plan({ device, place }, context) {
+    const entry = requireDevice(context.table, device);
+    const kind = (await context.storage.stat(place))?.kind;
+    if (kind !== "folder" && kind !== "file") {
+      const [code, what] =
+        kind === undefined
+          ? (["E_NOT_FOUND", "not there"] as const)
+          : (["E_NOT_A_FILE", "neither a folder nor a file"] as const);
+      throw new ImgtxError(code, `what is to be trusted is ${what}`, {
+        device,
+        image: place,
+        hint: "name a folder, or a single file, that exists",
+      });
+    }
+    const path = await context.storage.realPath(place);
+    const isKnown = entry.trusted?.includes(path) === true;
+    return {
+      ...MAKES_NO_FILES,
+      devices: [device],
+      reports: [
+        {
+          kind: "device-trust",
+          device,
+          before: entry.image,
+          after: entry.image,
+          format: entry.format,
+          files: [],
+          notes: [{ code: isKnown ? "trusted already" : "trusted", image: path }],
+        },
+      ],
+      changes: isKnown ? [] : [{ device, after: withTrusted(entry, [path]) }],
+      allowPaths: [],
+      chains: [],
     };
   },
 };

@@ -3,8 +3,7 @@
 import type { Action, Plan, PlanContext, Traits } from "./plan/action.ts";
 import type { ActionKind, ActionRequest } from "../request.ts";
 import { bitmapAdd, bitmapClear, bitmapDisable, bitmapEnable, bitmapMerge, bitmapRemove } from "./bitmap.ts";
-import { deviceAdd, deviceRemove } from "./device-table.ts";
-import { deviceTrust } from "./device-trust.ts";
+import { deviceAdd, deviceRemove, deviceTrust } from "./device-table.ts";
 import { freeze } from "./freeze.ts";
 import {
   internalSnapshotApply,
@@ -15,6 +14,8 @@ import { merge } from "./merge.ts";
 import { migrate } from "./migrate.ts";
 import { mirror } from "./mirror.ts";
 import { mirrorCancel } from "./mirror-cancel.ts";
+import { pull } from "./pull.ts";
+import { rebase } from "./rebase.ts";
 import { refuse } from "./refuse.ts";
 import { reopen } from "./reopen.ts";
 import { resize } from "./resize.ts";
@@ -36,6 +37,8 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   unfreeze,
   resize,
   merge,
+  pull,
+  rebase,
   "internal-snapshot-create": internalSnapshotCreate,
   "internal-snapshot-apply": internalSnapshotApply,
   "internal-snapshot-delete": internalSnapshotDelete,

@@ -49,7 +49,8 @@ import {
 import { imagesLeft, type LeftImage, leavesUnfenced } from "./leaving.ts";
 import { imagesToKeepFenced, raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
 import { rememberLeft } from "./left-times.ts";
-import { imagesCopiedInto, reserveForCopies } from "./copies.ts";
+import { imagesCopiedInto } from "./copies.ts";
+import { reserveForCopies } from "./copy-space.ts";
 import { imagesRedone, openRedo, reserveForRedo } from "../images/redo.ts";
 import type { OnProgress } from "../request.ts";
 import {

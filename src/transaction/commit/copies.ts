@@ -21,20 +21,22 @@ import { ImgtxError } from "../../errors/index.ts";
 import {
   beforeItsName,
   copyLayers,
+  copyUp,
   describeChanges,
   type Fingerprint,
   fingerprintAt,
   type GateOptions,
+  type HowToCopyLayers,
   isFileFenced,
   isSameFile,
   liftFileFence,
   lookAtFiles,
   mayBeSameFile,
-  measureSpaceToCopy,
   settleCutOff,
 } from "../../format/index.ts";
-import type { Reservation, Storage, StorageFile } from "../../storage/index.ts";
+import type { Storage, StorageFile } from "../../storage/index.ts";
 import { MARK_EVERY_MS, progressOf } from "../actions/plan/action.ts";
+import { changeHeader, copyUpOf, isUp } from "./change-header.ts";
 import { type HowToJudge, isOfDevice, type Judged, judgeTarget, openTarget, UNTOLD } from "./copy-target.ts";
 import {
   ALL_COPIED,
@@ -48,51 +50,6 @@ import {
 import { openIfFree } from "../images/open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { removeFinished } from "../images/removal.ts";
-
-/**
- * Takes the space that the copies need, before the mark: a full disk is found while there is a way back. The caller
- * gives it back right before they begin, and also where this fails.
- */
-export async function reserveForCopies(
-  { storage, root }: Workspace,
-  state: TransactionState,
-  allowPaths: readonly string[],
-  taken: Reservation[],
-): Promise<void> {
-  const gate = { workspaceRoot: root, allowPaths: [...allowPaths, ...lastSeen(state).keys()] };
-  for (const copy of copiesOf(state)) {
-    const { from, into, format } = copy;
-    if (!(await storage.statLink(from))) throw hasGone(copy);
-    const space = await measureSpaceToCopy(storage, { from, into: { path: into, format } }, gate);
-    if (space) taken.push(await reserveFor(storage, copy, space));
-  }
-}
-
-/** E_NO_SPACE tells what is needed in all: undone, what the transaction made has to find room again. */
-async function reserveFor(
-  storage: Storage,
-  { from, into }: Copy,
-  { folder, lengthBytes }: { readonly folder: string; readonly lengthBytes: number },
-): Promise<Reservation> {
-  try {
-    return await storage.reserveSpace(folder, lengthBytes);
-  } catch (error) {
-    if (!(error instanceof ImgtxError) || error.code !== "E_NO_SPACE") throw error;
-    const overlayBytes = (await storage.statLink(from))?.allocatedBytes ?? 0;
-    const message =
-      `the changes of '${into}' need ${overlayBytes + lengthBytes} bytes in '${folder}' in all: ` +
-      `${overlayBytes} for the overlay that is made first, and ${lengthBytes} free to copy it`;
-    throw error.reworded(message);
-  }
-}
-
-/** E_CHANGED, before the mark. */
-function hasGone({ from, into }: Copy): ImgtxError {
-  return new ImgtxError("E_CHANGED", `what was made for it has gone: '${from}'`, {
-    image: into,
-    hint: "`imgtx txn abort` takes the transaction back; then begin again",
-  });
-}
 
 /** How much there is to copy, at most: what the sources take on the disk. */
 export async function measureCopies(storage: Storage, state: TransactionState): Promise<number> {
@@ -196,7 +153,7 @@ async function runCopy(
     const found = await judgeTarget(storage, state, { copy: due, file }, { ...how, gate });
     if (found === "another") return undefined;
     if (found === "let go") await renewLift(storage, copy);
-    else await copyInto(storage, journal, { copy: due, file, found, gate }, how);
+    else await copyInto(workspace, journal, { copy: due, file, found, gate }, how);
     const looks = await lookAtFiles(storage, { path: copy.into, format: copy.format }, gate);
     if (found === "as planned" || found === "fenced" || isOfDevice(table, copy.into)) return looks;
     how.onNotice?.(
@@ -252,11 +209,12 @@ interface Copying {
 }
 
 async function copyInto(
-  storage: Storage,
+  workspace: Workspace,
   journal: Journal,
   { copy, file, found, gate }: Copying,
-  { markEveryMs = MARK_EVERY_MS, onProgress }: CopyChoice,
+  { markEveryMs = MARK_EVERY_MS, onProgress, onNotice }: CopyChoice,
 ): Promise<void> {
+  const { storage } = workspace;
   const { kind, from, into, format, copiedBytes, statement } = copy;
   const isFenced = format === "qcow2" && (await isFileFenced(file));
   const isCutOff = found === "fenced" || found === "touched";
@@ -265,8 +223,9 @@ async function copyInto(
   const { host } = storage;
   let told = host.monotonicMs();
   const layers = { from, into: { path: into, format, isFenced } };
-  await copyLayers(storage, layers, {
+  const how: HowToCopyLayers = {
     gate,
+    signal: undefined,
     startBytes: isCutOff ? copiedBytes : 0,
     onProgress: progressOf({ onProgress }, `copying into ${into}`),
     progress: {
@@ -276,9 +235,15 @@ async function copyInto(
         told = host.monotonicMs();
       },
     },
-  });
-  if (kind !== "sync") {
+  };
+  if (isUp(copy)) await copyUp(storage, copyUpOf(copy, isFenced), how);
+  else await copyLayers(storage, layers, how);
+  if (kind !== "sync" && copiedBytes !== ALL_COPIED) {
     await journal.append({ type: "copied", statement, path: into, offset: ALL_COPIED }, "all copied");
+  }
+  if (isUp(copy)) {
+    await changeHeader(workspace, journal, copy, { onNotice });
+    return;
   }
   if (!isFenced) return;
   const fenced = await storage.openFile(into, "write");

@@ -9,6 +9,7 @@ import type { DeviceTable } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type GateOptions, isFileFenced, isSameFile, mayBeSameFile } from "../../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
+import { isUp, standsOnIt } from "./change-header.ts";
 import { isProvedByContent, mayBeTouched } from "./copy-proof.ts";
 import { ALL_COPIED, type Copy, lastSeen, type TransactionState } from "../journal/index.ts";
 import { lockWriter, openUnlessGone } from "../images/open-free.ts";
@@ -103,9 +104,10 @@ export async function judgeTarget(
 async function judgeMerged(
   storage: Storage,
   state: TransactionState,
-  { copy: { into, from, format, copiedBytes }, file }: { readonly copy: Copy; readonly file: StorageFile },
+  { copy, file }: { readonly copy: Copy; readonly file: StorageFile },
   { isLocked, waiting }: HowToJudge,
 ): Promise<Judged> {
+  const { into, from, format, copiedBytes } = copy;
   const expected = lastSeen(state).get(into)?.fingerprint;
   if (!expected) throw new Error("an image that is copied into is watched");
   if (!mayBeSameFile(expected, await file.stat())) {
@@ -115,7 +117,7 @@ async function judgeMerged(
     throw isAnother(into, from);
   }
   const isFenced = format === "qcow2" && (await isFileFenced(file));
-  if (copiedBytes === ALL_COPIED && !isFenced) return "let go";
+  if (copiedBytes === ALL_COPIED && (isUp(copy) ? await standsOnIt(file, copy) : !isFenced)) return "let go";
   if (isLocked) return "as planned";
   await lockWriter(storage, file, waiting);
   return isFenced ? "fenced" : "touched";

@@ -23,6 +23,7 @@ import {
   stagingPath,
   type WatchedImage,
   liveStatements,
+  logsOf,
 } from "../journal/index.ts";
 import { imagesCopiedInto } from "../commit/copies.ts";
 import { unfinishedAmong } from "../describe.ts";
@@ -73,7 +74,7 @@ export async function planStatement(
     renewable: plan.renewable ?? false,
     renews: plan.renewable ? findRenewed(work, watched) : [],
     redo,
-    copies: [...synced, ...(plan.copies ?? [])],
+    copies: [...synced, ...nameLateLogs(work, plan, redo.length)],
     removes: plan.removes ?? [],
     folders: await markFolders(work.workspace.storage, [
       ...newFiles.map(({ path }) => path),
@@ -101,12 +102,24 @@ function assertNotClosed({ devices }: Plan, earlier: readonly PlanRecord[]): voi
 
 /** Each change with its log: the one that the image has already in this transaction, else a new one. */
 function nameLogs({ id, staged, journal }: Work, changes: readonly ImageChange[]): PlanRecord["redo"] {
-  const taken = journal?.state.statements.flatMap(({ plan }) => plan.redo).length ?? 0;
-  return changes.map(({ link: { path, stat }, isLast }, index) => ({
-    ...(isLast && { isLast }),
+  const taken = countLogs(journal);
+  return changes.map(({ link: { path, stat } }, index) => ({
     image: path,
     log: staged.logOf(stat) ?? redoLogPath(path, id, taken + index),
   }));
+}
+
+/** Those of copies, which are made after the mark: numbered as the others are. */
+function nameLateLogs({ id, journal }: Work, { copies = [] }: Plan, planned: number): CopyStep[] {
+  const taken = countLogs(journal) + planned;
+  return copies.map(({ up, ...copy }, index) => ({
+    ...copy,
+    ...(up && { up: { ...up, log: redoLogPath(copy.into, id, taken + index) } }),
+  }));
+}
+
+function countLogs(journal: Work["journal"]): number {
+  return journal?.state.statements.flatMap(({ plan }) => logsOf(plan)).length ?? 0;
 }
 
 /** Existing images that the statement changes, now or at the commit. */
@@ -128,6 +141,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     transaction: work.id,
     root: workspace.root,
     table,
+    madeHere: new Set([...made, ...(before ? liveStatements(before) : []).flatMap(pathsMade)]),
     copiedInto: new Set([
       ...(before ? imagesCopiedInto(before) : []),
       ...earlier.flatMap(({ copies }) => copies.map(({ into }) => into)),
@@ -140,7 +154,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     },
     gate,
     async openContent(image, format) {
-      const from = before && copiesOf(before).find(({ into }) => into === image)?.from;
+      const from = before && copiesOf(before).find(({ kind, into }) => into === image && kind !== "up")?.from;
       return from === undefined
         ? await openImage(work.staged, image, { format, gate })
         : await openImage(work.staged, from, { format: "qcow2", gate });
@@ -167,6 +181,10 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
       return await images.openChain(path, format, device, trustOf(table, device, options, allowPaths));
     },
   };
+}
+
+function pathsMade({ plan: { newFiles } }: { readonly plan: PlanRecord }): string[] {
+  return newFiles.map(({ path }) => path);
 }
 
 /** For the chains of one device: the workspace's word, the command's, and the device's own. */

@@ -25,6 +25,7 @@ import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import {
   fenceBytesOf,
   type Journal,
+  logsOf,
   type PreparedRedo,
   redoOf,
   type TransactionState,
@@ -41,7 +42,7 @@ export interface HowToApply {
   /** How long to wait for them, where it does not. */
   readonly waiting?: LockWaiting | undefined;
   /** Which images it is about. */
-  readonly isDue: (image: string, redo: PreparedRedo) => boolean;
+  readonly isDue: (image: string) => boolean;
   /** The logs, by their paths, where the caller has opened them. */
   readonly logs?: ReadonlyMap<string, RedoLog>;
   /** Whether the table has moved: a log that is not there any more was applied then. */
@@ -64,9 +65,9 @@ export async function applyRedo(
     for (let one = ready.shift(); one; one = ready.shift()) {
       const { image } = one.redo;
       try {
-        const look = await applyOne(storage, one, isRecorded(one.redo, state));
+        const look = await applyOne(storage, one);
         if (look) looks.set(image, look);
-        if (isRecorded(one.redo, state)) await journal.append({ type: "applied", image }, "applied");
+        if (isRecorded(one.redo)) await journal.append({ type: "applied", image }, "applied");
       } finally {
         await one.close();
       }
@@ -74,7 +75,7 @@ export async function applyRedo(
   };
   try {
     for (const redo of inOrder(state)) {
-      if (!how.isDue(redo.image, redo) || state.applied.has(redo.image)) continue;
+      if (!how.isDue(redo.image) || state.applied.has(redo.image)) continue;
       try {
         const one = await openOne(storage, state, redo, how);
         if (one) ready.push(one);
@@ -94,9 +95,7 @@ export async function applyRedo(
 
 /** What a guest's write may stop comes first: then all others are as before. */
 function inOrder(state: TransactionState): PreparedRedo[] {
-  return [...redoOf(state).values()].toSorted(
-    (a, b) => Number(isRecorded(b, state)) - Number(isRecorded(a, state)),
-  );
+  return [...redoOf(state).values()].toSorted((a, b) => Number(isRecorded(b)) - Number(isRecorded(a)));
 }
 
 const LEFT_BY_FORCE: ReadonlySet<string> = new Set(["E_CHANGED", "E_NOT_FOUND", "E_CORRUPT"]);
@@ -170,13 +169,12 @@ async function openApplied(
 async function applyOne(
   storage: Storage,
   { redo, base, log, guard, file, seen, isApplied }: Ready,
-  isToldOf: boolean,
 ): Promise<Fingerprint | undefined> {
   const look = async (of: StorageFile): Promise<Fingerprint> =>
     await settleFingerprint(storage.host, of, await takeFingerprint(of, base.headerSha256 !== null));
   if (isApplied) {
     if (file) await renewApplied(log, file);
-    else if (isToldOf) await seen.flush("redo log: applied");
+    else if (isRecorded(redo)) await seen.flush("redo log: applied");
     // Whoever applied it has died since. From then on a guest may have opened the image, and what it looks like now
     // must not pass for what imgtx made of it.
     return keptFenceOf(guard) === undefined ? undefined : await look(seen);
@@ -230,9 +228,11 @@ function keptFenceOf(guard: Guard) {
 
 function guardOf({ fences }: TransactionState, { image, guardedBy, isFenced }: PreparedRedo): Guard {
   if (guardedBy === "digests") return { kind: "digests" };
-  const { raised, kept, between } = fences.find((one) => one.image === image) ?? {};
+  const known = fences.find((one) => one.image === image);
+  // A log that was begun under the fence says by itself what comes without it.
+  const raised = isFenced ? undefined : known?.raised;
   if (!raised && !isFenced) throw new Error("an image that is changed under a fence has one before the mark");
-  const [fence, stays] = [raised, kept ?? between].map((one) => (one ? fenceBytesOf(one) : undefined));
+  const [fence, stays] = [raised, known?.kept].map((one) => (one ? fenceBytesOf(one) : undefined));
   return { kind: "fence", fence, kept: stays };
 }
 
@@ -242,7 +242,7 @@ export async function removeRedoLogs(
   state: TransactionState,
   { onLeft }: Pick<HowToApply, "onLeft">,
 ): Promise<void> {
-  const logs = new Set(state.statements.flatMap(({ plan }) => plan.redo.map(({ log }) => log)));
+  const logs = new Set(state.statements.flatMap(({ plan }) => logsOf(plan)));
   const [there, away]: [string[], string[]] = [[], []];
   for (const log of logs) ((await isDiskThere(storage, log, foldersOf(state))) ? there : away).push(log);
   await removeFinished(storage, there, "redo log gone");

@@ -24,7 +24,6 @@ import {
 } from "../../format/index.ts";
 import type { Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import {
-  copiesOf,
   lastSeen,
   liveStatements,
   type PlanRecord,
@@ -45,8 +44,6 @@ export interface ImageChange {
   readonly link: ChainLink;
   /** The time of modification that goes with what it leaves. Default: that of the writes. */
   readonly modifiedNs?: string | null;
-  /** Whether it is carried out when all is copied, and not before. */
-  readonly isLast?: boolean;
   /**
    * Writes the change. The file shows the image as the statements before leave it. transaction: its id, which is the one
    * that planned it, or that of an earlier one where a copy that was cut off goes on.
@@ -77,7 +74,10 @@ export async function openStaged(
 
 /** What the log's image was when it was begun. */
 export function baseOf(state: TransactionState, { image, log }: PreparedRedo): Fingerprint {
-  const first = liveStatements(state).find(({ prepared }) => prepared?.redo.some((one) => one.log === log));
+  const first = liveStatements(state).find(
+    ({ plan, prepared }) =>
+      prepared?.redo.some((one) => one.log === log) || plan.copies.some(({ up }) => up?.log === log),
+  );
   const base = first?.plan.watched.find((one) => one.image === image);
   if (!base) throw new Error("an image with a redo log is watched");
   return base.fingerprint;
@@ -127,10 +127,10 @@ export async function stageChanges(
   }
   const sealed = changes.length === 0 ? [] : await staged.seal();
   const byPath = new Map(sealed.map((one) => [posix.join(posix.dirname(one.image), one.log), one]));
-  return record.redo.map((planned) => {
-    const [one, found] = [byPath.get(planned.log), traits.get(planned.log)];
+  return record.redo.map(({ image, log }) => {
+    const [one, found] = [byPath.get(log), traits.get(log)];
     if (!one || !found) throw new Error("each log that was written is sealed");
-    return { ...one, ...planned, ...found };
+    return { ...one, image, log, ...found };
   });
 }
 
@@ -187,20 +187,14 @@ export async function reserveForRedo(
   for (const redo of redoOf(state).values()) {
     const { image, changedSectors } = redo;
     taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES));
-    if (isRecorded(redo, state))
-      taken.push(await storage.reserveSpace(pathsOf(workspace).journals, RECORD_BYTES));
+    if (isRecorded(redo)) taken.push(await storage.reserveSpace(pathsOf(workspace).journals, RECORD_BYTES));
   }
 }
 
 /**
  * Whether the journal says that the log was applied: without a fence what a guest writes from then on is else taken for
- * a stranger's write to an image that is still to be changed. A size alone can't be mistaken. So is what a copy changes
- * after it.
+ * a stranger's write to an image that is still to be changed. A size alone can't be mistaken.
  */
-export function isRecorded(
-  { image, guardedBy, changedSectors, freedPages }: PreparedRedo,
-  state: TransactionState,
-): boolean {
-  if (guardedBy === "digests" && changedSectors + freedPages > 0) return true;
-  return copiesOf(state).some(({ into }) => into === image);
+export function isRecorded({ guardedBy, changedSectors, freedPages }: PreparedRedo): boolean {
+  return guardedBy === "digests" && changedSectors + freedPages > 0;
 }

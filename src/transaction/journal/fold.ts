@@ -7,6 +7,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import { redoOf } from "./queries.ts";
 import {
+  ALL_COPIED,
   type AppliedRecord,
   type CopiedRecord,
   type DoneRecord,
@@ -18,6 +19,7 @@ import {
   type ResumedRecord,
   isRedoLogOf,
   type StagedImagePlan,
+  type StagedRecord,
   stagingPath,
   type Statement,
   type TransactionState,
@@ -36,6 +38,7 @@ const NOTHING_YET = {
   savepoints: [],
   fences: [],
   commit: undefined,
+  staged: [],
   applied: new Set<string>(),
   aborting: false,
 };
@@ -54,6 +57,7 @@ export function applyRecord(
   if (state.aborting) throw outOfOrder(file, record.type);
   switch (record.type) {
     case "begin":
+    case "staged":
     case "applied":
       throw outOfOrder(file, record.type);
     case "plan": {
@@ -87,10 +91,7 @@ export function applyRecord(
     case "done":
       return changeStatement(state, record, file, { done: true, ...withNames(state, record) });
     case "savepoint":
-      return {
-        ...state,
-        savepoints: [...state.savepoints, { name: record.name, nextStatement: state.statements.length }],
-      };
+      return withSavepoint(state, record.name);
     case "undo":
       return changeFrom(state, record.from, { undoing: true });
     case "undone":
@@ -106,9 +107,14 @@ export function applyRecord(
   }
 }
 
+function withSavepoint(state: TransactionState, name: string): TransactionState {
+  return { ...state, savepoints: [...state.savepoints, { name, nextStatement: state.statements.length }] };
+}
+
 /** How far the commit has come. */
 function applyAfterMark(state: TransactionState, record: JournalRecord, file: string): TransactionState {
   if (record.type === "copied") return keepProgress(state, record, file);
+  if (record.type === "staged") return keepStaged(state, record, file);
   if (record.type === "applied") return keepApplied(state, record, file);
   throw outOfOrder(file, record.type);
 }
@@ -127,17 +133,28 @@ function keepProgress(
   return { ...state, statements: state.statements.with(statement, { ...copying, marks }) };
 }
 
-/** Once, of an image that has a redo log, and no fence or a copy that comes after it. */
+/** Once, of an image that was copied up into, all of it. */
+function keepStaged(
+  state: TransactionState,
+  { statement, redo, type }: StagedRecord,
+  file: string,
+): TransactionState {
+  const { plan, marks, undoing } = state.statements[statement] ?? {};
+  const isPlanned = plan?.copies.some(({ into, up }) => into === redo.image && up?.log === redo.log);
+  const isAll = marks?.get(redo.image) === ALL_COPIED;
+  const isKnown = state.staged.some(({ log }) => log === redo.log);
+  if (isPlanned !== true || !isAll || undoing !== false || isKnown) throw outOfOrder(file, type);
+  return { ...state, staged: [...state.staged, redo] };
+}
+
+/** Once, of an image that has a redo log and no fence. */
 function keepApplied(
   state: TransactionState,
   { image, type }: AppliedRecord,
   file: string,
 ): TransactionState {
   const { applied } = state;
-  const redo = redoOf(state).get(image);
-  const isCopiedInto = state.statements.some(({ plan }) => plan.copies.some(({ into }) => into === image));
-  const isTold = redo?.guardedBy === "digests" || (redo !== undefined && isCopiedInto);
-  if (applied.has(image) || !isTold) throw outOfOrder(file, type);
+  if (applied.has(image) || redoOf(state).get(image)?.guardedBy !== "digests") throw outOfOrder(file, type);
   return { ...state, applied: new Set([...applied, image]) };
 }
 
@@ -170,8 +187,9 @@ function assertStagingNames(id: string, { statement, newFiles }: PlanRecord, fil
 }
 
 /** The same of redo logs: each lies beside the image that it changes, which is held to what was watched. */
-function assertRedoLogs(id: string, { redo, watched }: PlanRecord, file: string): void {
-  const odd = redo.find(
+function assertRedoLogs(id: string, { redo, copies, watched }: PlanRecord, file: string): void {
+  const late = copies.flatMap(({ into: image, up }) => (up ? [{ image, log: up.log }] : []));
+  const odd = [...redo, ...late].find(
     ({ image, log }) => !isRedoLogOf(id, image, log) || watched.every((one) => one.image !== image),
   );
   if (odd === undefined) return;
@@ -195,7 +213,10 @@ function assertCopies({ statements }: TransactionState, plan: PlanRecord, file: 
     ]),
   );
   const odd = plan.copies.find(
-    ({ from, into, files }) => files.includes(into) || ![from, into, ...files].every((one) => known.has(one)),
+    ({ kind, from, into, files, up }) =>
+      files.includes(into) ||
+      ![from, into, ...files, ...(up?.onto ? [up.onto.path] : [])].every((one) => known.has(one)) ||
+      (kind === "up") !== (up !== undefined),
   );
   if (odd === undefined) {
     assertRemovals(plan, file);
@@ -229,8 +250,8 @@ function assertRedoPlanned(state: TransactionState, record: PreparedRecord, file
 function assertFences({ statements }: TransactionState, { fences }: FencingRecord, file: string): void {
   const watched = new Set(statements.flatMap(({ plan }) => plan.watched.map(({ image }) => image)));
   const odd = fences.find(
-    ({ image, raised, kept, between }) =>
-      !watched.has(image) || ![raised, kept, between].every((one) => !one || isStoredFence(one)),
+    ({ image, raised, kept }) =>
+      !watched.has(image) || ![raised, kept].every((one) => !one || isStoredFence(one)),
   );
   if (odd === undefined) return;
   throw new ImgtxError("E_JOURNAL", `the journal would write to '${odd.image}' as imgtx never does`, {

@@ -3,6 +3,7 @@
 import { type DeviceEntry, type FenceEntry, isRaised, withFingerprints } from "../../device/index.ts";
 import type {
   CopyStep,
+  PlanRecord,
   PreparedRedo,
   Statement,
   TableChange,
@@ -42,7 +43,12 @@ export function lastSeen(state: TransactionState): ReadonlyMap<string, SeenImage
 /** How far each image's redo log counts, by the image. */
 export function redoOf(state: TransactionState): ReadonlyMap<string, PreparedRedo> {
   const live = liveStatements(state).flatMap(({ prepared }) => prepared?.redo ?? []);
-  return new Map(live.map((redo) => [redo.image, redo]));
+  return new Map([...live, ...state.staged].map((redo) => [redo.image, redo]));
+}
+
+/** The redo logs that a statement makes, in prepare or after the mark. */
+export function logsOf({ redo, copies }: PlanRecord): readonly string[] {
+  return [...redo.map(({ log }) => log), ...copies.flatMap(({ up }) => up?.log ?? [])];
 }
 
 /** Content that is to come into an image, and how much of it has, durably. */

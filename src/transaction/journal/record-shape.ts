@@ -37,6 +37,7 @@ import type {
   StagedImagePlan,
   StoredFence,
   TableChange,
+  UpStep,
   WatchedImage,
 } from "./records.ts";
 import { READ_VERSIONS, type StoredValue, upgradeValues } from "./upgrade.ts";
@@ -56,6 +57,8 @@ const isKind: Shape<ActionKind> = oneOf(
   "unfreeze",
   "resize",
   "merge",
+  "pull",
+  "rebase",
   "internal-snapshot-create",
   "internal-snapshot-apply",
   "internal-snapshot-delete",
@@ -90,14 +93,13 @@ const isCommitFence = objectOf<CommitFence>({
   raised: orNull(objectOf<StoredFence>(STORED_FENCE)),
   modifiedNs: orNull(isText),
   kept: orNull(objectOf<NonNullable<CommitFence["kept"]>>({ ...STORED_FENCE, unfencedSha256: isText })),
-  between: orAbsent(objectOf<StoredFence>(STORED_FENCE)),
 });
 
-const STAGED_IMAGE = { image: isText, log: isText, isLast: orAbsent(isFlag) };
-const isStagedImage = objectOf<StagedImagePlan>(STAGED_IMAGE);
+const isStagedImage = objectOf<StagedImagePlan>({ image: isText, log: isText });
 
 const isRedo = objectOf<PreparedRedo>({
-  ...STAGED_IMAGE,
+  image: isText,
+  log: isText,
   end: objectOf<PreparedRedo["end"]>({ position: isCount, digest: isText }),
   pages: isCount,
   changedSectors: isCount,
@@ -107,6 +109,13 @@ const isRedo = objectOf<PreparedRedo>({
   guardedBy: oneOf("fence", "digests"),
   isFenced: isFlag,
   modifiedNs: orNull(isText),
+});
+
+const isUpStep = objectOf<UpStep>({
+  onto: orNull(objectOf<NonNullable<UpStep["onto"]>>({ path: isText, format: isImageFormat, name: isText })),
+  leavesOutEqual: isFlag,
+  isCompressed: isFlag,
+  log: isText,
 });
 
 const isOrigin = objectOf<Origin>({
@@ -158,11 +167,12 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     redo: listOf(isStagedImage),
     copies: listOf(
       objectOf<CopyStep>({
-        kind: oneOf("sync", "merge"),
+        kind: oneOf("sync", "merge", "up"),
         from: isText,
         files: listOf(isText),
         into: isText,
         format: isImageFormat,
+        up: orAbsent(isUpStep),
       }),
     ),
     removes: listOf(isText),
@@ -199,6 +209,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     committed: isText,
     summary: isText,
   }),
+  staged: objectOf<RecordOf<"staged">>({ type: oneOf("staged"), statement: isCount, redo: isRedo }),
   applied: objectOf<RecordOf<"applied">>({ type: oneOf("applied"), image: isText }),
   abort: objectOf<RecordOf<"abort">>({ type: oneOf("abort") }),
 };

@@ -2,7 +2,7 @@
 //
 // A transaction is a list of statements; each is planned, prepared, done, and perhaps undone:
 //
-//   begin  (plan  prepared  done)*  savepoint*  (undo undone)*  fencing*  (commit applied*) | abort
+//   begin  (plan  prepared  done)*  savepoint*  (undo undone)*  fencing*  (commit (copied | staged | applied)*) | abort
 //
 // Invariants
 // - `plan` is durable before the statement makes its first file.
@@ -14,6 +14,7 @@
 //   nothing to take back in images that were there before.
 // - `undo` and `abort` are durable before the first file goes. `commit` is the commit point: before it
 //   everything can be undone, after it the only way is forward.
+// - `staged` is appended when a redo log that is made after the mark is durable: the copy that it waited for is done.
 // - `applied` is appended when the image is durably what its redo log makes of it, and before a guest may open it.
 
 import { posix } from "node:path";
@@ -123,16 +124,12 @@ export interface CommitFence {
   readonly modifiedNs: string | null;
   /** The one that stays. Null: none does; it is lifted with the image's redo log, or when the table has moved. */
   readonly kept: (StoredFence & Pick<FenceEntry, "unfencedSha256">) | null;
-  /** The one that is up between the image's redo log and the end of the copy into it. Left out: there are not both. */
-  readonly between?: StoredFence;
 }
 
 /** An image that the statement changes in place, and the redo log that the change goes into: see redo.ts. */
 export interface StagedImagePlan {
   readonly image: string;
   readonly log: string;
-  /** Whether it is applied when all is copied, and not before. Left out: no. */
-  readonly isLast?: boolean;
 }
 
 /** A redo log as far as a statement wrote it, durably: a place in it, and what applying it takes. */
@@ -149,15 +146,28 @@ export interface CopyStep {
   /**
    * - sync: an overlay that the statement made over the image, and that nobody else knows.
    * - merge: images of a chain, into one below them.
+   * - up: what the top of a chain would miss on another backing image, which its header names afterwards.
    */
-  readonly kind: "sync" | "merge";
-  /** The image on top of what is copied, of qcow2: what it has, and what stands between it and the other one. */
+  readonly kind: "sync" | "merge" | "up";
+  /** The uppermost image of what is copied, of qcow2 but for `up`: what it has, and what stands between it and the other one. */
   readonly from: string;
   /** The files that are copied, the uppermost first, with their data files. */
   readonly files: readonly string[];
-  /** The image below that gets it, and its format. */
+  /** The image that gets it, and its format. */
   readonly into: string;
   readonly format: ImageFormat;
+  /** Of `up` alone. */
+  readonly up?: UpStep;
+}
+
+/** How the top of a chain gets another backing image. */
+export interface UpStep {
+  /** The one that it is to stand on, and the name that its header is to have. Null: it is to stand on none. */
+  readonly onto: { readonly path: string; readonly format: ImageFormat; readonly name: string } | null;
+  readonly leavesOutEqual: boolean;
+  readonly isCompressed: boolean;
+  /** The redo log of its header, which is made when all is copied: copying changes the header, too. */
+  readonly log: string;
 }
 
 /** What results say of an action, once its notes are words. */
@@ -277,13 +287,17 @@ export interface CommitRecord {
   readonly summary: string;
 }
 
-/**
- * After the mark: the image is durably what its redo log makes of it, and is not looked at any more for that: it has no
- * place for a fence, or is copied into then.
- */
+/** After the mark: the image, which has no place for a fence, is durably what its redo log makes of it. */
 export interface AppliedRecord {
   readonly type: "applied";
   readonly image: string;
+}
+
+/** After the mark: the redo log of an image that was copied up into is made, durably. */
+export interface StagedRecord {
+  readonly type: "staged";
+  readonly statement: number;
+  readonly redo: PreparedRedo;
 }
 
 interface AbortRecord {
@@ -303,6 +317,7 @@ export type JournalRecord =
   | UndoneRecord
   | FencingRecord
   | CommitRecord
+  | StagedRecord
   | AppliedRecord
   | AbortRecord;
 
@@ -326,6 +341,8 @@ export interface TransactionState {
   /** Of the commit, which may be up. */
   readonly fences: readonly CommitFence[];
   readonly commit: CommitRecord | undefined;
+  /** Redo logs that were made after the mark. */
+  readonly staged: readonly PreparedRedo[];
   /** Images without a fence that are changed, durably: what they hold from then on is their guests'. */
   readonly applied: ReadonlySet<string>;
   readonly aborting: boolean;

@@ -3,7 +3,7 @@
 
 import { fromStoredPath, mapEntryPaths, toStoredPath, type Workspace } from "../../device/index.ts";
 import type { ParsedJournal } from "./record-line.ts";
-import type { JournalRecord } from "./records.ts";
+import type { JournalRecord, StagedImagePlan, UpStep } from "./records.ts";
 
 /** Records as they are used in memory: of the present version, and every path absolute. */
 export function mapContent(workspace: Workspace, parsed: ParsedJournal): ParsedJournal {
@@ -23,13 +23,14 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     return {
       ...record,
       files: record.files.map((file) => ({ ...file, path: map(file.path) })),
-      redo: record.redo.map((redo) => ({ ...redo, image: map(redo.image), log: map(redo.log) })),
+      redo: record.redo.map((redo) => mapRedo(redo, map)),
     };
   }
   if (record.type === "done" && record.named) {
     return { ...record, named: record.named.map((file) => ({ ...file, path: map(file.path) })) };
   }
   if (record.type === "copied") return { ...record, path: map(record.path) };
+  if (record.type === "staged") return { ...record, redo: mapRedo(record.redo, map) };
   if (record.type === "applied") return { ...record, image: map(record.image) };
   if (record.type === "fencing") {
     return { ...record, fences: record.fences.map((fence) => ({ ...fence, image: map(fence.image) })) };
@@ -57,14 +58,24 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     allowPaths: record.allowPaths.map(map),
     renews: record.renews.map(map),
     watched: record.watched.map((watched) => ({ ...watched, image: map(watched.image) })),
-    redo: record.redo.map((redo) => ({ ...redo, image: map(redo.image), log: map(redo.log) })),
+    redo: record.redo.map((redo) => mapRedo(redo, map)),
     copies: record.copies.map((copy) => ({
       ...copy,
       from: map(copy.from),
       files: copy.files.map(map),
       into: map(copy.into),
+      ...(copy.up && { up: mapStep(copy.up, map) }),
     })),
     removes: record.removes.map(map),
     folders: record.folders.map((folder) => ({ ...folder, path: map(folder.path) })),
   };
+}
+
+function mapRedo<Redo extends StagedImagePlan>(redo: Redo, map: (path: string) => string): Redo {
+  return { ...redo, image: map(redo.image), log: map(redo.log) };
+}
+
+/** The stored name is what the image has, and no path of the workspace's. */
+function mapStep(step: UpStep, map: (path: string) => string): UpStep {
+  return { ...step, onto: step.onto && { ...step.onto, path: map(step.onto.path) }, log: map(step.log) };
 }

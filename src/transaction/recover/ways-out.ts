@@ -15,6 +15,7 @@ import {
   type JournalSnapshot,
   lastSeen,
   liveStatements,
+  logsOf,
   readJournals,
   type Statement,
   type TransactionState,
@@ -210,13 +211,16 @@ async function describeFiles(
       });
     }
   }
-  for (const { into } of commit ? plan.copies : []) {
+  for (const { into, kind } of commit ? plan.copies : []) {
     left.push({
       path: into,
-      why: "it may hold a half of what was to be copied into it, and have a fence; `imgtx mirror` compares all of it",
+      why:
+        kind === "up"
+          ? "it shows what it showed, on the one backing image or on the other, and may have a fence"
+          : "it may hold a half of what was to be copied into it, and have a fence; `imgtx mirror` compares all of it",
     });
   }
-  for (const { log } of plan.redo) {
+  for (const log of logsOf(plan)) {
     if (await storage.statLink(log)) left.push({ path: log, why: "the transaction made it" });
   }
   return left;

@@ -7,6 +7,7 @@
 import { CHANGE_SCENARIOS } from "./change-scenarios.ts";
 import { MERGE_SCENARIOS } from "./merge-scenarios.ts";
 import { MIGRATE_SCENARIOS } from "./migrate-scenarios.ts";
+import { PULL_SCENARIOS } from "./pull-scenarios.ts";
 import { MIRROR_SCENARIOS, MIRRORED, OTHER_RAW } from "./mirror-scenarios.ts";
 import {
   addAll,
@@ -244,6 +245,7 @@ export const SCENARIOS: readonly Scenario[] = [
   ...MIGRATE_SCENARIOS,
   ...CHANGE_SCENARIOS,
   ...MERGE_SCENARIOS,
+  ...PULL_SCENARIOS,
 ];
 
 /** Two commands at the same time, on what a scenario's preparation left. */

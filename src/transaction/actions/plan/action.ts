@@ -14,7 +14,7 @@ import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
 import type { ImageAccess } from "../../images/access.ts";
-import type { PlannedReport, PlanRecord, TableChange } from "../../journal/index.ts";
+import type { CopyStep, PlannedReport, PlanRecord, TableChange, UpStep } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { Note } from "../../notes.ts";
 import type { ActionRequest, RunOptions } from "../../request.ts";
@@ -40,6 +40,8 @@ export interface PlanContext {
   ): Promise<Chain>;
   /** Images that the statements before this one copy into, at the commit. */
   readonly copiedInto: ReadonlySet<string>;
+  /** Files that the statements before this one make. */
+  readonly madeHere: ReadonlySet<string>;
   /** Opens the guest data of an image as the statements before this one will leave it. The caller closes it. */
   openContent(image: string, format: ImageFormat): Promise<OpenedImage>;
   /** For images that are opened while files are filled. */
@@ -99,7 +101,7 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   /** Changes of existing images in place, each image once. Each is in one of the chains. */
   readonly redo?: readonly ImageChange[];
   /** Content that the commit copies between images of the chains, after its mark. */
-  readonly copies?: PlanRecord["copies"];
+  readonly copies?: readonly PlannedCopy[];
   /** Images of the chains that go at the end, with their data files. */
   readonly removes?: PlanRecord["removes"];
   /** Copies alone: where a source has changed by the commit, they are brought in sync then. Default: false. */
@@ -137,6 +139,9 @@ export interface Action<Request> extends Traits {
   verifies?(request: Request): readonly string[];
   plan(request: Request, context: PlanContext): Promise<Plan>;
 }
+
+/** A copy step before its redo log has a name. */
+export type PlannedCopy = Omit<CopyStep, "up"> & { readonly up?: Omit<UpStep, "log"> };
 
 /** What plans have in common when they make no files. */
 export const MAKES_NO_FILES = {

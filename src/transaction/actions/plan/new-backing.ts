@@ -1,0 +1,187 @@
+// A device's active layer on another backing image, or on none: what pull and rebase have in common. What the device shows
+// stays: what would be missing is copied up into the layer at the commit, and its header changes then.
+
+import { posix } from "node:path";
+import { type DeviceEntry, requireDevice, trustedBy, withTrusted } from "../../../device/index.ts";
+import { ImgtxError, withPlace } from "../../../errors/index.ts";
+import {
+  assertCopyable,
+  assertMayStandOn,
+  assertNoSnapshots,
+  type Chain,
+  type ChainLink,
+  identityOf,
+  judgeBacking,
+  makeRelativeName,
+} from "../../../format/index.ts";
+import type { PlannedReport } from "../../journal/index.ts";
+import type { Note } from "../../notes.ts";
+import type { Plan, PlannedCopy, PlanContext } from "./action.ts";
+import { activeLayer, placeOf } from "./chain-entry.ts";
+import { assertNotFrozen } from "./fencing.ts";
+import { mirrorKeepsImages } from "./mirroring.ts";
+
+/** A device whose active layer may be given another backing image. */
+export interface Standing {
+  readonly entry: DeviceEntry;
+  readonly chain: Chain;
+  readonly top: ChainLink;
+  /** What it stands on, the uppermost first. */
+  readonly below: readonly ChainLink[];
+}
+
+/** E_REFUSED where its active layer may not be written to. */
+export async function findStanding(device: string, context: PlanContext): Promise<Standing> {
+  const entry = requireDevice(context.table, device);
+  assertNotFrozen(entry, "its image may not be written to");
+  const chain = await context.openChain(entry.image, entry.format, device);
+  const top = activeLayer(chain);
+  if (entry.mirror) throw mirrorKeepsImages(entry, entry.mirror);
+  if (top.file.onDisk || context.copiedInto.has(top.path) || context.madeHere.has(top.path)) {
+    throw new ImgtxError("E_REFUSED", "an earlier action of the transaction makes or changes it", {
+      device,
+      image: top.path,
+      hint: "commit the transaction first",
+    });
+  }
+  return { entry, chain, top, below: chain.links.slice(1) };
+}
+
+/** What it is to stand on: the links of another chain, and the name that its header is to have. */
+export interface NewStanding {
+  readonly below: readonly ChainLink[];
+  /** Undefined: it is to stand on nothing. */
+  readonly name: string | undefined;
+  readonly leavesOutEqual: boolean;
+  readonly isCompressed: boolean;
+  readonly notes: readonly Note[];
+}
+
+/** E_REFUSED, E_UNSUPPORTED, E_OUTSIDE or E_LOOP where it can't stand on that. */
+export async function assertMayStand(
+  { entry, top }: Standing,
+  { below, name }: Pick<NewStanding, "below" | "name">,
+  { storage, gate }: PlanContext,
+): Promise<void> {
+  await withPlace({ device: entry.name, image: top.path }, async () => {
+    const [first] = below;
+    const trusted = { ...gate, allowPaths: [...gate.allowPaths, ...trustedOf(below)], device: entry.name };
+    await assertMayStandOn(storage, trusted, top, { links: below });
+    judgeBacking(top, first && name !== undefined ? { name, format: first.format } : undefined);
+  });
+}
+
+/** The operator named it himself. */
+function trustedOf([first]: readonly ChainLink[]): readonly string[] {
+  return first?.format === "raw" ? [first.path] : [];
+}
+
+/** The device's entry when its active layer stands on that. */
+export function entryOnNew(
+  { entry, top }: Standing,
+  { below, name }: Pick<NewStanding, "below" | "name">,
+): DeviceEntry {
+  const [first, ...rest] = below;
+  const links = [top, ...(first ? [{ ...first, name }, ...rest] : [])];
+  const place = placeOf({ links, close: () => Promise.reject(new Error("the chain is another's")) });
+  return { ...withTrusted(entry, [...trustedBy(entry), ...trustedOf(below)]), ...place };
+}
+
+/** The parts of a plan that move one device. */
+export async function planNewStanding(
+  kind: PlannedReport["kind"],
+  standing: Standing,
+  after: NewStanding,
+  context: PlanContext,
+) {
+  const { entry, top, below } = standing;
+  await assertMayStand(standing, after, context);
+  await withPlace({ device: entry.name, image: top.path }, async () => {
+    await assertNoSnapshots(top);
+    // As recovery will open it, which has no folder of its own.
+    const copying = { workspaceRoot: context.root, allowPaths: context.gate.allowPaths };
+    await assertCopyable(context.storage, { path: top.path, format: top.format }, copying);
+  });
+  const [first] = after.below;
+  const copy: PlannedCopy = {
+    kind: "up",
+    from: below[0]?.path ?? first?.path ?? top.path,
+    files: differing(below, after.below).flatMap(filesOf),
+    into: top.path,
+    format: top.format,
+    up: {
+      onto:
+        first && after.name !== undefined
+          ? { path: first.path, format: first.format, name: after.name }
+          : null,
+      leavesOutEqual: after.leavesOutEqual,
+      isCompressed: after.isCompressed,
+    },
+  };
+  return {
+    report: reportOf(kind, standing, after.notes),
+    change: { device: entry.name, after: entryOnNew(standing, after) },
+    copies: [copy],
+  };
+}
+
+export function reportOf(
+  kind: PlannedReport["kind"],
+  { entry: { name: device }, top: { path, format } }: Standing,
+  notes: readonly Note[],
+  changes = true,
+): PlannedReport {
+  const files = changes ? [{ path, change: "change" as const }] : [];
+  return { kind, device, before: path, after: path, format, files, notes };
+}
+
+/** What the device stands on: the uppermost of these. */
+export function noteOnStanding([first]: readonly ChainLink[], isAlready: boolean): Note {
+  return first
+    ? { code: "stands on", image: first.path, isAlready }
+    : { code: "stands on nothing", isAlready };
+}
+
+/** Images that only one of two chains has: what both have shows the same in both. */
+function differing(one: readonly ChainLink[], other: readonly ChainLink[]): ChainLink[] {
+  const keys = (links: readonly ChainLink[]) => new Set(links.map(({ stat }) => identityOf(stat)));
+  const [first, second] = [keys(one), keys(other)];
+  return [
+    ...one.filter(({ stat }) => !second.has(identityOf(stat))),
+    ...other.filter(({ stat }) => !first.has(identityOf(stat))),
+  ];
+}
+
+function filesOf({ path, dataFile }: ChainLink): string[] {
+  return dataFile ? [path, dataFile.path] : [path];
+}
+
+/** The name under which the image is to be stored in the header of the other one. */
+export async function nameFor(
+  { storage }: Pick<PlanContext, "storage">,
+  overlay: ChainLink,
+  image: string,
+  isRelative: boolean,
+): Promise<string> {
+  return isRelative ? await makeRelativeName(storage, posix.dirname(overlay.path), image) : image;
+}
+
+/** What the plan of several such devices is made of. */
+export function joinStandings(
+  devices: readonly string[],
+  parts: readonly {
+    readonly report: PlannedReport;
+    readonly change: Plan["changes"][number] | undefined;
+    readonly copies: readonly PlannedCopy[];
+    readonly chains: Plan["chains"];
+  }[],
+): Pick<Plan, "devices" | "reports" | "changes" | "copies" | "chains" | "allowPaths"> {
+  return {
+    devices,
+    allowPaths: [],
+    reports: parts.map(({ report }) => report),
+    changes: parts.flatMap(({ change }) => change ?? []),
+    copies: parts.flatMap(({ copies }) => copies),
+    chains: parts.flatMap(({ chains }) => chains),
+  };
+}

@@ -1,0 +1,101 @@
+// rebase: a device's active layer is put on another backing image, at the commit, and shows what it showed. Only where the
+// two chains differ is anything copied into it. Unsafe, its header changes and nothing else.
+
+import { changeBacking, type ChainLink, findCutOffImages, isProtocolName } from "../../format/index.ts";
+import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
+import {
+  assertMayStand,
+  entryOnNew,
+  findStanding,
+  joinStandings,
+  nameFor,
+  type NewStanding,
+  noteOnStanding,
+  planNewStanding,
+  reportOf,
+  type Standing,
+} from "./plan/new-backing.ts";
+import { assertQemuOpens } from "../images/openable.ts";
+import type { Note } from "../notes.ts";
+import type { RebaseRequest } from "../request.ts";
+
+export const rebase: Action<RebaseRequest> = {
+  saying: { noun: "rebase", done: "rebased", planned: "would be rebased" },
+  mayDoNothing: true,
+  async plan(request, context): Promise<Plan> {
+    const { device } = request;
+    const standing = await findStanding(device, context);
+    const path = await context.canonicalPath(request.onto, device);
+    const onto = await context.openChain(path, request.format, device);
+    await assertQemuOpens(device, onto);
+    const name = await nameFor(context, standing.top, path, request.isRelative ?? standsRelative(standing));
+    const chains = [standing.chain, onto].map((chain) => ({ device, chain }));
+    if (isThere(standing, onto.links, name)) {
+      const report = reportOf("rebase", standing, [noteOnStanding(onto.links, true)], false);
+      return {
+        ...MAKES_NO_FILES,
+        ...joinStandings([device], [{ report, change: undefined, copies: [], chains }]),
+      };
+    }
+    const after: NewStanding = {
+      below: onto.links,
+      name,
+      leavesOutEqual: true,
+      isCompressed: request.isCompressed,
+      notes: [
+        noteOnStanding(onto.links, false),
+        ...onto.links.flatMap(({ warnings }) => warnings),
+        ...(await findCutOffImages(onto)),
+        ...noteOnSize(standing.top, onto.links),
+      ],
+    };
+    if (!request.isUnsafe) {
+      const part = { ...(await planNewStanding("rebase", standing, after, context)), chains };
+      return { ...MAKES_NO_FILES, ...joinStandings([device], [part]) };
+    }
+    return await planUnsafe(standing, after, chains, context);
+  },
+};
+
+async function planUnsafe(
+  standing: Standing,
+  after: NewStanding,
+  chains: Plan["chains"],
+  context: PlanContext,
+): Promise<Plan> {
+  const { top, entry } = standing;
+  await assertMayStand(standing, after, context);
+  const [first] = after.below;
+  const backing = first && after.name !== undefined ? { name: after.name, format: first.format } : undefined;
+  const unchecked = {
+    code: "nothing compared",
+    image: first?.path ?? "",
+    snapshots: top.header?.nbSnapshots ?? 0,
+  } as const;
+  const part = {
+    report: reportOf("rebase", standing, [...after.notes, unchecked]),
+    change: { device: entry.name, after: entryOnNew(standing, after) },
+    copies: [],
+    chains,
+  };
+  return {
+    ...MAKES_NO_FILES,
+    ...joinStandings([entry.name], [part]),
+    redo: [{ link: top, write: async (file) => await changeBacking(file, backing) }],
+  };
+}
+
+/** Whether its backing image is named relative to it. */
+function standsRelative({ below: [first] }: Standing): boolean {
+  return first?.name !== undefined && !first.name.startsWith("/") && !isProtocolName(first.name);
+}
+
+function isThere({ below: [present] }: Standing, [wanted]: readonly ChainLink[], name: string): boolean {
+  return present?.path === wanted?.path && present?.format === wanted?.format && present?.name === name;
+}
+
+function noteOnSize({ virtualSizeBytes: diskBytes }: ChainLink, [first]: readonly ChainLink[]): Note[] {
+  if (!first || first.virtualSizeBytes === diskBytes) return [];
+  const { path: image, virtualSizeBytes: sizeBytes } = first;
+  return [{ code: "other size below", image, sizeBytes, diskBytes }];
+}

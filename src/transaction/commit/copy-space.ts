@@ -1,0 +1,86 @@
+// The space that copies take, before the commit mark: a full disk is found while there is a way back.
+
+import type { Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { type GateOptions, measureSpaceToCopy, measureSpaceToCopyUp } from "../../format/index.ts";
+import type { Reservation, Storage } from "../../storage/index.ts";
+import { type CopyUpStep, copyUpOf, isUp } from "./change-header.ts";
+import { type Copy, copiesOf, lastSeen, type TransactionState } from "../journal/index.ts";
+
+/**
+ * Takes the space that the copies need, before the mark: a full disk is found while there is a way back. The caller
+ * gives it back right before they begin, and also where this fails.
+ */
+export async function reserveForCopies(
+  { storage, root }: Workspace,
+  state: TransactionState,
+  allowPaths: readonly string[],
+  taken: Reservation[],
+): Promise<void> {
+  const gate = { workspaceRoot: root, allowPaths: [...allowPaths, ...lastSeen(state).keys()] };
+  for (const copy of copiesOf(state)) {
+    const { from, into, format } = copy;
+    if (!(await storage.statLink(from))) throw hasGone(copy);
+    if (isUp(copy)) {
+      await reserveForCopyUp(storage, copy, gate, taken);
+      continue;
+    }
+    const space = await measureSpaceToCopy(storage, { from, into: { path: into, format } }, gate);
+    if (space) taken.push(await reserveFor(storage, copy, space));
+  }
+}
+
+/** Where the bound is too high for the disk, both chains are read to know better. */
+async function reserveForCopyUp(
+  storage: Storage,
+  copy: CopyUpStep,
+  gate: GateOptions,
+  taken: Reservation[],
+): Promise<void> {
+  const wanted = copyUpOf(copy, undefined);
+  const reserve = async (isExact: boolean): Promise<Reservation[]> => {
+    const reserved: Reservation[] = [];
+    try {
+      for (const { folder, lengthBytes } of await measureSpaceToCopyUp(storage, wanted, gate, { isExact })) {
+        reserved.push(await storage.reserveSpace(folder, lengthBytes));
+      }
+      return reserved;
+    } catch (error) {
+      for (const one of reserved) await one.release();
+      throw error;
+    }
+  };
+  try {
+    taken.push(...(await reserve(false)));
+  } catch (error) {
+    const isFull = error instanceof ImgtxError && error.code === "E_NO_SPACE";
+    if (!isFull || !wanted.leavesOutEqual) throw error;
+    taken.push(...(await reserve(true)));
+  }
+}
+
+/** E_NO_SPACE tells what is needed in all: undone, what the transaction made has to find room again. */
+async function reserveFor(
+  storage: Storage,
+  { from, into }: Copy,
+  { folder, lengthBytes }: { readonly folder: string; readonly lengthBytes: number },
+): Promise<Reservation> {
+  try {
+    return await storage.reserveSpace(folder, lengthBytes);
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code !== "E_NO_SPACE") throw error;
+    const overlayBytes = (await storage.statLink(from))?.allocatedBytes ?? 0;
+    const message =
+      `the changes of '${into}' need ${overlayBytes + lengthBytes} bytes in '${folder}' in all: ` +
+      `${overlayBytes} for the overlay that is made first, and ${lengthBytes} free to copy it`;
+    throw error.reworded(message);
+  }
+}
+
+/** E_CHANGED, before the mark. */
+function hasGone({ from, into }: Copy): ImgtxError {
+  return new ImgtxError("E_CHANGED", `what was made for it has gone: '${from}'`, {
+    image: into,
+    hint: "`imgtx txn abort` takes the transaction back; then begin again",
+  });
+}
