@@ -33,7 +33,7 @@ export interface CopyOptions {
    * have is left to it. Undefined: the target stands alone.
    */
   readonly backingBytes: number | undefined;
-  /** How many of the source's upper layers count as the source itself, for backingBytes. Default: 1. */
+  /** How many of the source's upper layers count as the source itself, for backingBytes: one that ends early hides what is below. Default: 1. */
   readonly ownLayers?: number;
   /** Chunks under way at once; more than four are four. */
   readonly atOnce: number;
@@ -226,10 +226,10 @@ function endOf(extent: Extent, part: Part, offset: number, { backingBytes }: Cop
 }
 
 function kindOf(extent: Extent, offset: number, { backingBytes, ownLayers = 1 }: CopyOptions): Step["kind"] {
-  if (backingBytes === undefined) return readsAsZeros(extent) ? "zero" : "data";
   const zero = readsAsZeros(extent);
-  if (zero && offset >= backingBytes) return "below";
-  if (extent.depth >= ownLayers || !extent.present) return "below";
+  if (backingBytes === undefined) return zero ? "zero" : "data";
+  const isOwn = extent.depth < (extent.present ? ownLayers : ownLayers - 1);
+  if (!isOwn || (zero && offset >= backingBytes)) return "below";
   return zero ? "zero" : "data";
 }
 

@@ -1,6 +1,6 @@
 // How much new space copying layers into an image below them may take, so that it can be reserved before there is no way back.
 //
-// Invariant: an upper bound for images that are overwritten in place. What a file system takes for copies of blocks
+// Invariant: an upper bound for images that are overwritten in place. Where there are internal snapshots, all may be shared. What a file system takes for copies of blocks
 // that are shared is not in it.
 
 import { posix } from "node:path";
@@ -11,10 +11,10 @@ import type { GateOptions } from "../chain/open-gate.ts";
 import { openImage } from "../open/open-image.ts";
 import { type LayersToCopy, openLayers } from "./copy-layers.ts";
 
-/** The largest clusters of qcow2 but few have; smaller ones need less in the same place. */
+/** What is measured in, where clusters are not larger; smaller ones need less in the same place. */
 const UNIT_BYTES = 65_536;
-/** Guest bytes that one L2 table of such clusters maps. */
-const TABLE_REACH_BYTES = (UNIT_BYTES / 8) * UNIT_BYTES;
+/** What one cluster takes in L2 tables. */
+const ENTRY_BYTES = 16;
 /** For refcount blocks, and for tables that have to move. */
 const SPARE_UNITS = 4;
 
@@ -35,25 +35,37 @@ export async function measureSpaceToCopy(
   try {
     const target = await openImage(storage, path, { format, gate, backing: false });
     try {
-      const end = Math.min(source.virtualSizeBytes, target.virtualSizeBytes);
-      const [changes, places] = [new ExtentCursor(source, end), new ExtentCursor(target, end)];
-      const units = new Set<number>();
+      const end = source.virtualSizeBytes;
+      // What it is to grow by first has no place yet.
+      const known = Math.min(end, target.virtualSizeBytes);
+      const isShared = (target.chain.links[0]?.header?.nbSnapshots ?? 0) > 0;
+      const [changes, places] = [new ExtentCursor(source, end), new ExtentCursor(target, known)];
+      const { clusterSizeBytes = UNIT_BYTES, refcountBits = 0 } = target.chain.links[0]?.header ?? {};
+      const unitBytes = Math.max(UNIT_BYTES, clusterSizeBytes);
+      const reachBytes = (unitBytes / ENTRY_BYTES) * unitBytes;
+      const reached = new Set<number>();
       let wholeUnits = 0;
       for (let offset = 0; offset < end; ) {
         const change = await changes.find(offset);
-        const place = await places.find(offset);
-        const stop = Math.min(end, endOf(change), endOf(place));
-        if (change.present && change.depth < ownLayers && !isInPlace(place)) {
-          const [first, last] = [Math.floor(offset / UNIT_BYTES), Math.ceil(stop / UNIT_BYTES)];
+        const place = offset < known ? await places.find(offset) : undefined;
+        const stop = Math.min(end, endOf(change), place ? endOf(place) : end);
+        const isOver = !isShared && place !== undefined && isInPlace(place);
+        const isCopied = change.depth < ownLayers - 1 || (change.present && change.depth < ownLayers);
+        if (isCopied && !isOver) {
+          const [first, last] = [Math.floor(offset / unitBytes), Math.ceil(stop / unitBytes)];
           wholeUnits += last - first;
-          units.add(Math.floor(offset / TABLE_REACH_BYTES));
+          for (let at = Math.floor(offset / reachBytes); at * reachBytes < stop; at += 1) reached.add(at);
         }
         offset = stop;
       }
       if (wholeUnits === 0) return undefined;
-      const tables = format === "qcow2" ? units.size + Math.ceil(wholeUnits / UNIT_BYTES) + SPARE_UNITS : 0;
+      const perCluster = ENTRY_BYTES + refcountBits / 8;
+      const tables =
+        format === "qcow2"
+          ? reached.size + SPARE_UNITS + Math.ceil((wholeUnits * perCluster) / clusterSizeBytes)
+          : 0;
       const file = target.layers[0]?.dataFile.path ?? path;
-      return { folder: posix.dirname(file), lengthBytes: (wholeUnits + tables) * UNIT_BYTES };
+      return { folder: posix.dirname(file), lengthBytes: (wholeUnits + tables) * unitBytes };
     } finally {
       await target.close();
     }

@@ -1,13 +1,15 @@
 // merge: layers of a device's chain go down into an image below them, at the commit. What the device shows stays.
 
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
-import { assertCopyable, type Chain, type ChainLink, identityOf } from "../../format/index.ts";
+import { ImgtxError, withPlace } from "../../errors/index.ts";
+import { assertCopyable, type Chain, type ChainLink, identityOf, judgeResize } from "../../format/index.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
 import { assertMayBeMerged, assertMayBeWritten, type LayersToMerge } from "./plan/layers-to-merge.ts";
 import { mirrorKeepsImages } from "./plan/mirroring.ts";
+import { planResizing } from "./plan/resizing.ts";
+import type { ImageChange } from "../images/redo.ts";
 import type { PlannedReport } from "../journal/index.ts";
 import type { MergeRequest } from "../request.ts";
 
@@ -27,6 +29,7 @@ export const merge: Action<MergeRequest> = {
       chains: planned.map(({ chain }) => chain),
       copies: planned.map(({ copy }) => copy),
       removes: planned.flatMap(({ removes }) => removes),
+      redo: planned.flatMap(({ redo }) => redo),
     };
   },
 };
@@ -41,6 +44,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
   await assertMayBeMerged(layers, request, context);
   await assertMayBeWritten(layers, request, context);
   await assertCopyable(context.storage, into, context.gate);
+  const redo = await planGrowth(layers, context);
   const place = placeOf(withoutMerged(layers));
   const copied = merged.flatMap(filesOf);
   const removes = request.keep ? [] : copied;
@@ -63,6 +67,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
   return {
     report,
     removes,
+    redo,
     chain: { device, chain },
     change: { device, after: { ...entry, ...place } },
     copy: {
@@ -80,12 +85,26 @@ function topOf({ merged: [top] }: LayersToMerge): ChainLink {
   return top;
 }
 
+/** The image below becomes as large as what is merged into it. */
+async function planGrowth(layers: LayersToMerge, context: PlanContext): Promise<ImageChange[]> {
+  const { device, into, below } = layers;
+  const sizeBytes = topOf(layers).virtualSizeBytes;
+  if (sizeBytes <= into.virtualSizeBytes) return [];
+  await withPlace({ device, image: into.path }, async () => {
+    await judgeResize({ links: [into, ...below] }, sizeBytes);
+  });
+  return planResizing(into, sizeBytes, context);
+}
+
 function filesOf({ path, dataFile }: ChainLink): string[] {
   return dataFile ? [path, dataFile.path] : [path];
 }
 
 /** The device's chain as the commit leaves it. */
-function withoutMerged({ into, below, above }: LayersToMerge): Chain {
+function withoutMerged(layers: LayersToMerge): Chain {
+  const { below, above } = layers;
+  const virtualSizeBytes = Math.max(layers.into.virtualSizeBytes, topOf(layers).virtualSizeBytes);
+  const into = { ...layers.into, virtualSizeBytes };
   const [next, ...rest] = above.length > 0 ? [...above, into] : [into];
   return {
     links: [{ ...next, name: undefined }, ...rest, ...below],

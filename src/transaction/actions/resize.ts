@@ -2,21 +2,14 @@
 
 import { requireDevice } from "../../device/index.ts";
 import { ImgtxError, withPlace } from "../../errors/index.ts";
-import {
-  type Chain,
-  type ChainLink,
-  findDataFrom,
-  imageOf,
-  judgeResize,
-  resizeImage,
-} from "../../format/index.ts";
+import { type Chain, findDataFrom, imageOf, judgeResize } from "../../format/index.ts";
 import { sayBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
 import { mirrorKeepsSize } from "./plan/mirroring.ts";
 import { assertNothingStandsOn } from "./plan/overlays-of.ts";
-import type { ImageChange } from "../images/redo.ts";
+import { planResizing } from "./plan/resizing.ts";
 import type { ResizeRequest } from "../request.ts";
 
 export const resize: Action<ResizeRequest> = {
@@ -52,31 +45,16 @@ export const resize: Action<ResizeRequest> = {
       if (sizeBytes < before) await assertMayShrink(chain, sizeBytes, request, context);
       await judgeResize(chain, sizeBytes);
     });
-    const { changes, files } = planChanges(top, sizeBytes, context);
+    const redo = planResizing(top, sizeBytes, context);
+    const files = redo.map(({ link: { path } }) => ({ path, change: "change" as const }));
     return {
       ...common,
       reports: [{ ...report, files, notes: [{ code: "resized", before, after: sizeBytes }] }],
       changes: [{ device, after: { ...entry, ...placeOf(chain), virtualSizeBytes: sizeBytes } }],
-      redo: changes,
+      redo,
     };
   },
 };
-
-/** The image's log, and before it that of its data file, which the image's change writes to. */
-function planChanges(top: ChainLink, sizeBytes: number, { storage, gate }: PlanContext) {
-  const change: ImageChange = {
-    link: top,
-    write: async () => {
-      await resizeImage(storage, top.path, { format: top.format, gate }, sizeBytes);
-    },
-  };
-  const { dataFile } = top;
-  const data: ImageChange[] = dataFile
-    ? [{ link: { ...top, ...dataFile, header: undefined }, write: () => Promise.resolve() }]
-    : [];
-  const changes = [...data, change];
-  return { changes, files: changes.map(({ link }) => ({ path: link.path, change: "change" as const })) };
-}
 
 /** E_REFUSED where anything would be lost, of the device's or of what stands on its image. */
 async function assertMayShrink(

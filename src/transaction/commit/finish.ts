@@ -142,19 +142,27 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
   const stale = held?.stale ?? [];
   try {
     const written = held?.written ?? new Map<string, Fingerprint>();
-    const redone = await applyRedo(workspace, journal, { ...how, isDue: (image) => used.has(image) });
+    const first = await applyRedo(workspace, journal, {
+      ...how,
+      isDue: (image, { isLast }) => used.has(image) && isLast !== true,
+    });
+    const copied = await runCopies(workspace, journal, {
+      table: expected,
+      present,
+      when: "before the table",
+      syncedAnew: new Set(stale.map(({ mirror }) => mirror.path)),
+      ...(held && { written: held.merged }),
+      ...how,
+    });
+    const last = await applyRedo(workspace, journal, {
+      ...how,
+      isDue: (image, { isLast }) => used.has(image) && isLast === true,
+    });
+    const redone = new Map([...first, ...copied, ...last]);
     const changed = new Map([
       ...(how.isLocked ? [] : await findKept(workspace, state)),
       ...redone,
       ...written,
-      ...(await runCopies(workspace, journal, {
-        table: expected,
-        present,
-        when: "before the table",
-        syncedAnew: new Set(stale.map(({ mirror }) => mirror.path)),
-        ...(held && { written: held.merged }),
-        ...how,
-      })),
       ...(await syncLate(workspace, state, stale, { ...how, present })),
     ]);
     return await moveOn(workspace, journal, { commit, changed, written, redone }, how);

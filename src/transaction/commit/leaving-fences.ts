@@ -57,6 +57,12 @@ export function imagesToKeepFenced(state: TransactionState): ReadonlySet<string>
   return new Set(fencesToRaise(changesOf(state)).map(({ image }) => image));
 }
 
+/** Images that are copied into when their redo logs are applied: a fence stays up in between. */
+function imagesCopiedLater(state: TransactionState): ReadonlySet<string> {
+  const redone = imagesRedone(state);
+  return new Set(targetsToFence(state).filter((image) => redone.has(image)));
+}
+
 /**
  * Raises the fences, durably, of what can be fenced. The caller holds QEMU's locks on the images, and no lease yet.
  * Returns what images look like that nothing else is done to.
@@ -69,7 +75,8 @@ export async function raiseFences(
   const { state } = journal;
   const raised: Raised[] = [];
   // What an image will be is asked of those alone that keep their fence.
-  const staged = await openStaged(storage, imagesToKeepFenced(state).size > 0 ? state : undefined, "read");
+  const asks = imagesToKeepFenced(state).size + imagesCopiedLater(state).size > 0;
+  const staged = await openStaged(storage, asks ? state : undefined, "read");
   try {
     await planFences({ storage, staged }, state, left, raised);
     if (raised.length === 0) return new Map();
@@ -101,6 +108,7 @@ async function planFences(
 ): Promise<void> {
   const seen = lastSeen(state);
   const kept = imagesToKeepFenced(state);
+  const later = imagesCopiedLater(state);
   const changing = new Set([...imagesToFence(state), ...targetsToFence(state), ...kept]);
   const leaving = left.flatMap(({ image, stays }) => (stays ? [] : [image]));
   for (const image of new Set([...changing, ...leaving])) {
@@ -113,11 +121,18 @@ async function planFences(
     try {
       const fence = await planFileFence(file, state.begin.id);
       const stays = kept.has(image) ? await planKept(staged, image, state.begin.id) : null;
+      const over = fence && later.has(image) ? await planKept(staged, image, state.begin.id) : null;
       if (fence || stays) {
         const { modifiedNs } = watched.fingerprint;
         raised.push({
           file,
-          fence: { image, raised: fence ? storeFence(fence) : null, modifiedNs, kept: stays },
+          fence: {
+            image,
+            raised: fence ? storeFence(fence) : null,
+            modifiedNs,
+            kept: stays,
+            ...(over && { between: { offset: over.offset, before: over.before, after: over.after } }),
+          },
         });
         continue;
       }
@@ -129,7 +144,7 @@ async function planFences(
   }
 }
 
-/** The fence that stays, over the header as the transaction leaves it. */
+/** The fence that stays, over the header as the transaction's redo logs leave it. */
 async function planKept(staged: StagedStorage, image: string, owner: string): Promise<CommitFence["kept"]> {
   const file = await staged.openFile(image, "read");
   try {

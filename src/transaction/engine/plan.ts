@@ -103,7 +103,8 @@ function assertNotClosed({ devices }: Plan, earlier: readonly PlanRecord[]): voi
 /** Each change with its log: the one that the image has already in this transaction, else a new one. */
 function nameLogs({ id, staged, journal }: Work, changes: readonly ImageChange[]): PlanRecord["redo"] {
   const taken = countLogs(journal);
-  return changes.map(({ link: { path, stat } }, index) => ({
+  return changes.map(({ link: { path, stat }, isLast }, index) => ({
+    ...(isLast && { isLast }),
     image: path,
     log: staged.logOf(stat) ?? redoLogPath(path, id, taken + index),
   }));

@@ -42,7 +42,7 @@ export interface HowToApply {
   /** How long to wait for them, where it does not. */
   readonly waiting?: LockWaiting | undefined;
   /** Which images it is about. */
-  readonly isDue: (image: string) => boolean;
+  readonly isDue: (image: string, redo: PreparedRedo) => boolean;
   /** The logs, by their paths, where the caller has opened them. */
   readonly logs?: ReadonlyMap<string, RedoLog>;
   /** Whether the table has moved: a log that is not there any more was applied then. */
@@ -65,9 +65,9 @@ export async function applyRedo(
     for (let one = ready.shift(); one; one = ready.shift()) {
       const { image } = one.redo;
       try {
-        const look = await applyOne(storage, one);
+        const look = await applyOne(storage, one, isRecorded(one.redo, state));
         if (look) looks.set(image, look);
-        if (isRecorded(one.redo)) await journal.append({ type: "applied", image }, "applied");
+        if (isRecorded(one.redo, state)) await journal.append({ type: "applied", image }, "applied");
       } finally {
         await one.close();
       }
@@ -75,7 +75,7 @@ export async function applyRedo(
   };
   try {
     for (const redo of inOrder(state)) {
-      if (!how.isDue(redo.image) || state.applied.has(redo.image)) continue;
+      if (!how.isDue(redo.image, redo) || state.applied.has(redo.image)) continue;
       try {
         const one = await openOne(storage, state, redo, how);
         if (one) ready.push(one);
@@ -95,7 +95,9 @@ export async function applyRedo(
 
 /** What a guest's write may stop comes first: then all others are as before. */
 function inOrder(state: TransactionState): PreparedRedo[] {
-  return [...redoOf(state).values()].toSorted((a, b) => Number(isRecorded(b)) - Number(isRecorded(a)));
+  return [...redoOf(state).values()].toSorted(
+    (a, b) => Number(isRecorded(b, state)) - Number(isRecorded(a, state)),
+  );
 }
 
 const LEFT_BY_FORCE: ReadonlySet<string> = new Set(["E_CHANGED", "E_NOT_FOUND", "E_CORRUPT"]);
@@ -169,12 +171,13 @@ async function openApplied(
 async function applyOne(
   storage: Storage,
   { redo, base, log, guard, file, seen, isApplied }: Ready,
+  isToldOf: boolean,
 ): Promise<Fingerprint | undefined> {
   const look = async (of: StorageFile): Promise<Fingerprint> =>
     await settleFingerprint(storage.host, of, await takeFingerprint(of, base.headerSha256 !== null));
   if (isApplied) {
     if (file) await renewApplied(log, file);
-    else if (isRecorded(redo)) await seen.flush("redo log: applied");
+    else if (isToldOf) await seen.flush("redo log: applied");
     // Whoever applied it has died since. From then on a guest may have opened the image, and what it looks like now
     // must not pass for what imgtx made of it.
     return keptFenceOf(guard) === undefined ? undefined : await look(seen);
@@ -232,7 +235,9 @@ function guardOf({ fences }: TransactionState, { image, guardedBy, isFenced }: P
   // A log that was begun under the fence says by itself what comes without it.
   const raised = isFenced ? undefined : known?.raised;
   if (!raised && !isFenced) throw new Error("an image that is changed under a fence has one before the mark");
-  const [fence, stays] = [raised, known?.kept].map((one) => (one ? fenceBytesOf(one) : undefined));
+  const [fence, stays] = [raised, known?.kept ?? known?.between].map((one) =>
+    one ? fenceBytesOf(one) : undefined,
+  );
   return { kind: "fence", fence, kept: stays };
 }
 

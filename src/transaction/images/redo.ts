@@ -24,6 +24,7 @@ import {
 } from "../../format/index.ts";
 import type { Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import {
+  copiesOf,
   lastSeen,
   liveStatements,
   type PlanRecord,
@@ -44,6 +45,8 @@ export interface ImageChange {
   readonly link: ChainLink;
   /** The time of modification that goes with what it leaves. Default: that of the writes. */
   readonly modifiedNs?: string | null;
+  /** Whether it is carried out when all is copied, and not before. */
+  readonly isLast?: boolean;
   /**
    * Writes the change. The file shows the image as the statements before leave it. transaction: its id, which is the one
    * that planned it, or that of an earlier one where a copy that was cut off goes on.
@@ -127,10 +130,10 @@ export async function stageChanges(
   }
   const sealed = changes.length === 0 ? [] : await staged.seal();
   const byPath = new Map(sealed.map((one) => [posix.join(posix.dirname(one.image), one.log), one]));
-  return record.redo.map(({ image, log }) => {
-    const [one, found] = [byPath.get(log), traits.get(log)];
+  return record.redo.map((planned) => {
+    const [one, found] = [byPath.get(planned.log), traits.get(planned.log)];
     if (!one || !found) throw new Error("each log that was written is sealed");
-    return { ...one, image, log, ...found };
+    return { ...one, ...planned, ...found };
   });
 }
 
@@ -187,14 +190,20 @@ export async function reserveForRedo(
   for (const redo of redoOf(state).values()) {
     const { image, changedSectors } = redo;
     taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES));
-    if (isRecorded(redo)) taken.push(await storage.reserveSpace(pathsOf(workspace).journals, RECORD_BYTES));
+    if (isRecorded(redo, state))
+      taken.push(await storage.reserveSpace(pathsOf(workspace).journals, RECORD_BYTES));
   }
 }
 
 /**
  * Whether the journal says that the log was applied: without a fence what a guest writes from then on is else taken for
- * a stranger's write to an image that is still to be changed. A size alone can't be mistaken.
+ * a stranger's write to an image that is still to be changed. A size alone can't be mistaken. So is what a copy changes
+ * after it.
  */
-export function isRecorded({ guardedBy, changedSectors, freedPages }: PreparedRedo): boolean {
-  return guardedBy === "digests" && changedSectors + freedPages > 0;
+export function isRecorded(
+  { image, guardedBy, changedSectors, freedPages }: PreparedRedo,
+  state: TransactionState,
+): boolean {
+  if (guardedBy === "digests" && changedSectors + freedPages > 0) return true;
+  return copiesOf(state).some(({ into }) => into === image);
 }

@@ -147,14 +147,17 @@ function keepStaged(
   return { ...state, staged: [...state.staged, redo] };
 }
 
-/** Once, of an image that has a redo log and no fence. */
+/** Once, of an image that has a redo log, and no fence or a copy that comes after it. */
 function keepApplied(
   state: TransactionState,
   { image, type }: AppliedRecord,
   file: string,
 ): TransactionState {
   const { applied } = state;
-  if (applied.has(image) || redoOf(state).get(image)?.guardedBy !== "digests") throw outOfOrder(file, type);
+  const redo = redoOf(state).get(image);
+  const isCopiedInto = state.statements.some(({ plan }) => plan.copies.some(({ into }) => into === image));
+  const isTold = redo?.guardedBy === "digests" || (redo !== undefined && isCopiedInto);
+  if (applied.has(image) || !isTold) throw outOfOrder(file, type);
   return { ...state, applied: new Set([...applied, image]) };
 }
 
@@ -250,8 +253,8 @@ function assertRedoPlanned(state: TransactionState, record: PreparedRecord, file
 function assertFences({ statements }: TransactionState, { fences }: FencingRecord, file: string): void {
   const watched = new Set(statements.flatMap(({ plan }) => plan.watched.map(({ image }) => image)));
   const odd = fences.find(
-    ({ image, raised, kept }) =>
-      !watched.has(image) || ![raised, kept].every((one) => !one || isStoredFence(one)),
+    ({ image, raised, kept, between }) =>
+      !watched.has(image) || ![raised, kept, between].every((one) => !one || isStoredFence(one)),
   );
   if (odd === undefined) return;
   throw new ImgtxError("E_JOURNAL", `the journal would write to '${odd.image}' as imgtx never does`, {

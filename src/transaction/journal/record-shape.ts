@@ -93,13 +93,14 @@ const isCommitFence = objectOf<CommitFence>({
   raised: orNull(objectOf<StoredFence>(STORED_FENCE)),
   modifiedNs: orNull(isText),
   kept: orNull(objectOf<NonNullable<CommitFence["kept"]>>({ ...STORED_FENCE, unfencedSha256: isText })),
+  between: orAbsent(objectOf<StoredFence>(STORED_FENCE)),
 });
 
-const isStagedImage = objectOf<StagedImagePlan>({ image: isText, log: isText });
+const STAGED_IMAGE = { image: isText, log: isText, isLast: orAbsent(isFlag) };
+const isStagedImage = objectOf<StagedImagePlan>(STAGED_IMAGE);
 
 const isRedo = objectOf<PreparedRedo>({
-  image: isText,
-  log: isText,
+  ...STAGED_IMAGE,
   end: objectOf<PreparedRedo["end"]>({ position: isCount, digest: isText }),
   pages: isCount,
   changedSectors: isCount,

@@ -124,12 +124,16 @@ export interface CommitFence {
   readonly modifiedNs: string | null;
   /** The one that stays. Null: none does; it is lifted with the image's redo log, or when the table has moved. */
   readonly kept: (StoredFence & Pick<FenceEntry, "unfencedSha256">) | null;
+  /** The one that is up between the image's redo log and the end of the copy into it. Left out: there are not both. */
+  readonly between?: StoredFence;
 }
 
 /** An image that the statement changes in place, and the redo log that the change goes into: see redo.ts. */
 export interface StagedImagePlan {
   readonly image: string;
   readonly log: string;
+  /** Whether it is applied when all is copied, and not before. Left out: no. */
+  readonly isLast?: boolean;
 }
 
 /** A redo log as far as a statement wrote it, durably: a place in it, and what applying it takes. */
@@ -287,7 +291,10 @@ export interface CommitRecord {
   readonly summary: string;
 }
 
-/** After the mark: the image, which has no place for a fence, is durably what its redo log makes of it. */
+/**
+ * After the mark: the image is durably what its redo log makes of it, and is not looked at any more for that: it has no
+ * place for a fence, or is copied into then.
+ */
 export interface AppliedRecord {
   readonly type: "applied";
   readonly image: string;

@@ -5,6 +5,7 @@ import { addAll, DEVICES, filesOf, ONE, OTHER, type Scenario, step } from "./sam
 /** What is written to in place. */
 const CHANGING = { "ws/golden.qcow2": "qcow2", "ws/a.qcow2": "qcow2", "ws/d.qcow2": "qcow2" } as const;
 const OLD = DEVICES.slice(3, 4);
+const WITH_RAW = DEVICES.slice(0, 2);
 const TWO = [...ONE, ...OLD];
 
 /** As a guest would. */
@@ -30,6 +31,19 @@ export const MERGE_SCENARIOS: readonly Scenario[] = [
     ],
     changing: CHANGING,
     steps: [step("merge vda vdd")],
+  },
+  // They grow first: by a redo log under a fence that stays up, and where no fence can be.
+  {
+    name: "merge into smaller images",
+    files: filesOf(WITH_RAW),
+    prepare: [
+      ...addAll(WITH_RAW),
+      step("snapshot-group vda=a1.qcow2 vdb=b1.qcow2"),
+      step("resize vda 640k"),
+      step("resize vdb 320k"),
+    ],
+    changing: { ...CHANGING, "ws/b.raw": "raw" },
+    steps: [step("merge vda vdb")],
   },
   {
     name: "merge three overlays in a transaction",

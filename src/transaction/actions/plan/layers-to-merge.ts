@@ -70,13 +70,6 @@ async function assertNoBitmaps(device: string, link: ChainLink): Promise<void> {
 /** What a longer image below has behind the end of what is merged would show. */
 function assertSizesFit({ device, above, merged, into }: Omit<LayersToMerge, "below">): void {
   const [top] = merged;
-  if (top && into.virtualSizeBytes < top.virtualSizeBytes) {
-    throw new ImgtxError("E_UNSUPPORTED", `it has ${into.virtualSizeBytes} bytes, and what is merged more`, {
-      device,
-      image: into.path,
-      hint: `\`qemu-img resize\` makes it as large: ${top.virtualSizeBytes} bytes`,
-    });
-  }
   const shown = above.at(-1)?.virtualSizeBytes ?? into.virtualSizeBytes;
   const end = top?.virtualSizeBytes ?? 0;
   if (Math.min(shown, into.virtualSizeBytes) <= end) return;

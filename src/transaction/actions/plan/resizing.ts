@@ -1,0 +1,21 @@
+// A larger or a smaller disk in an image, as actions plan it.
+
+import { type ChainLink, resizeImage } from "../../../format/index.ts";
+import type { ImageChange } from "../../images/redo.ts";
+import type { PlanContext } from "./action.ts";
+
+/** The image's change, and before it that of its data file, which the image's change writes to. */
+export function planResizing(
+  link: ChainLink,
+  sizeBytes: number,
+  { storage, gate }: Pick<PlanContext, "storage" | "gate">,
+): ImageChange[] {
+  const { path, format, dataFile } = link;
+  const write = async () => {
+    await resizeImage(storage, path, { format, gate }, sizeBytes);
+  };
+  const data: ImageChange[] = dataFile
+    ? [{ link: { ...link, ...dataFile, header: undefined }, write: () => Promise.resolve() }]
+    : [];
+  return [...data, { link, write }];
+}
