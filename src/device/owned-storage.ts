@@ -80,8 +80,14 @@ function moversFor(
         await storage.removeFile(path);
       });
     },
-    async removeFolder(path) {
+    async removeFolder(path, options) {
       await assertPlace(path, "taken");
+      if (options?.onlyEmpty) {
+        await hands.use(async () => {
+          await storage.removeFolder(path, options);
+        });
+        return;
+      }
       await removeTree(storage, path, async (emptied) => {
         await hands.use(async () => {
           await storage.removeFolder(emptied, { onlyFlat: true });

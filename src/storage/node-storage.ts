@@ -36,7 +36,7 @@ import { NodeFile } from "./node-file.ts";
 import { makeNodeHost } from "./node-host.ts";
 import type { PlaceToAsk } from "./place-calls.ts";
 import { fsyncInPool } from "./pool-calls.ts";
-import type { FileStat, OpenOptions, Storage, StorageFile } from "./storage.ts";
+import type { FileStat, OpenOptions, RemoveFolderOptions, Storage, StorageFile } from "./storage.ts";
 import { loadSystemCalls, type SystemCalls } from "./system-calls.ts";
 import { renameWithoutReplacing } from "./rename-without-replacing.ts";
 import { reserveSpace } from "./space-reservation.ts";
@@ -193,11 +193,14 @@ async function flushFolder(path: string): Promise<void> {
   }
 }
 
-async function removeFolder(path: string, { onlyFlat = false } = {}): Promise<void> {
+async function removeFolder(
+  path: string,
+  { onlyFlat = false, onlyEmpty = false }: RemoveFolderOptions = {},
+): Promise<void> {
   try {
     const stats = lstatSync(path, { throwIfNoEntry: false });
     if (stats === undefined) return;
-    const entries = stats.isDirectory() ? readdirSync(path, { withFileTypes: true }) : [];
+    const entries = stats.isDirectory() && !onlyEmpty ? readdirSync(path, { withFileTypes: true }) : [];
     if (!onlyFlat && entries.some((entry) => entry.isDirectory())) {
       // A tree. Loading fs-extra takes 30 ms, which a flat folder must not pay.
       const { default: fsExtra } = await import("fs-extra");

@@ -251,6 +251,11 @@ export interface Reservation {
 }
 
 /** All paths are absolute. */
+export interface RemoveFolderOptions {
+  readonly onlyFlat?: boolean;
+  readonly onlyEmpty?: boolean;
+}
+
 export interface Storage {
   readonly host: Host;
   /** Opens an existing regular file. */
@@ -274,8 +279,9 @@ export interface Storage {
   /**
    * Removes a folder with all that is in it; nothing there is no error. Never follows a link: one at path
    * itself is E_NOT_A_FILE. `onlyFlat`: no folder in it is removed, and all is done before the call returns.
+   * `onlyEmpty`: E_EXISTS where anything is in it.
    */
-  removeFolder(path: string, options?: { readonly onlyFlat?: boolean }): Promise<void>;
+  removeFolder(path: string, options?: RemoveFolderOptions): Promise<void>;
   /** fsync of a folder: the names in it are durable when this returns. */
   flushFolder(path: string, purpose: string): Promise<void>;
   /** Moves a name within a file system, replacing what was there. */

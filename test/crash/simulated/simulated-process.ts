@@ -126,11 +126,15 @@ export class SimulatedProcess implements Storage {
     );
   }
 
-  async removeFolder(path: string): Promise<void> {
+  async removeFolder(
+    path: string,
+    { onlyEmpty = false }: { readonly onlyEmpty?: boolean } = {},
+  ): Promise<void> {
     await this.turn();
     const place = this.#lookUp(path, false);
     if (!place.inode) return;
     if (place.inode.kind !== "folder") throw problem("E_NOT_A_FILE", path, "Not a directory");
+    if (onlyEmpty && place.inode.names.size > 0) throw problem("E_EXISTS", path, "Directory not empty");
     await this.#removeAllIn(place.inode, path);
     this.#changeName("remove folder", path, [{ ...slotOf(place), inode: null }]);
   }

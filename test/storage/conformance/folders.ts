@@ -53,6 +53,18 @@ export function describeFolders(makeStorage: MakeStorage): void {
       expect(await storage.readFolder(`${root}/kept`)).toEqual(["a"]);
     });
 
+    test("removeFolder of an empty folder alone is refused where something is in it, which stays", async () => {
+      const { storage, root } = await makeStorage();
+      await storage.makeFolder(`${root}/full`, 0o700);
+      await (await storage.createFile(`${root}/full/a`, 0o600)).close();
+      const remove = async () => await storage.removeFolder(`${root}/full`, { onlyEmpty: true });
+      expect((await failureOf(remove)).code).toBe("E_EXISTS");
+      expect(await storage.readFolder(`${root}/full`)).toEqual(["a"]);
+      await storage.removeFile(`${root}/full/a`);
+      await remove();
+      expect(await storage.statLink(`${root}/full`)).toBeUndefined();
+    });
+
     test("removeFolder of nothing is no error; of a link to a folder it is refused", async () => {
       const { storage, root } = await makeStorage();
       await storage.removeFolder(`${root}/none`);
