@@ -45,16 +45,15 @@ export function readSettings(
     const value = values.get(name);
     return typeof value === "string" ? value : undefined;
   };
-  const workspace = text("--workspace") ?? notEmpty(env["IMGTX_WORKSPACE"]);
+  const workspace = text("--workspace");
   if (workspace === "") throw new ImgtxError("E_USAGE", "--workspace: the folder's name is empty");
   const givenTransaction = text("--txn");
   if (givenTransaction === "") throw new ImgtxError("E_USAGE", "--txn: the id is empty");
   const given = values.get(ALLOW_PATH);
   const givenAllowPaths = readAllowPaths(typeof given === "object" ? given : [], cwd);
-  const safe = (env["IMGTX_SAFE_WORKSPACES"] ?? "").split(":").filter((path) => path.startsWith("/"));
   return {
     json: values.get("--json") === true || text("--output") === "json",
-    workspace: workspace === undefined ? undefined : absolutePath(cwd, workspace),
+    workspace: workspace === undefined ? inheritedWorkspace(context) : absolutePath(cwd, workspace),
     quiet: values.get("--quiet") === true,
     yes: values.get("--yes") === true,
     tellsProgress: text("--progress") === "json",
@@ -63,12 +62,23 @@ export function readSettings(
     refusesColor: values.get("--no-color") === true,
     waitMs: readWait(text("--wait")),
     markEveryMs: readMarkEvery(notEmpty(env["IMGTX_MARK_EVERY"])),
-    safeWorkspaces: safe,
+    safeWorkspaces: inheritedSafeWorkspaces(context),
     transaction: givenTransaction ?? notEmpty(env["IMGTX_TXN"]),
     givenTransaction,
     givenAllowPaths,
     allowPaths: [...givenAllowPaths, ...inheritedAllowPaths(context)],
   };
+}
+
+/** The workspace that the environment names, absolute. */
+export function inheritedWorkspace({ cwd, env }: Pick<CliContext, "cwd" | "env">): string | undefined {
+  const workspace = notEmpty(env["IMGTX_WORKSPACE"]);
+  return workspace === undefined ? undefined : absolutePath(cwd, workspace);
+}
+
+/** Absolute paths alone: a relative one would be another folder for each command. */
+export function inheritedSafeWorkspaces({ env }: Pick<CliContext, "env">): readonly string[] {
+  return (env["IMGTX_SAFE_WORKSPACES"] ?? "").split(":").filter((path) => path.startsWith("/"));
 }
 
 function notEmpty(text: string | undefined): string | undefined {

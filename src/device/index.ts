@@ -40,7 +40,7 @@ export {
   stageGeneration,
   writeNextGeneration,
 } from "./next-generation.ts";
-export { findDeviceOnFile } from "./device-on-file.ts";
+export { type DeviceOnFile, findDeviceOnFile } from "./device-on-file.ts";
 export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 export { findOwner, lockOwner } from "./owner-lock.ts";
 export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
@@ -49,6 +49,7 @@ export { findWorkspace, isWorkspaceMade, workspaceAt } from "./find-workspace.ts
 export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts";
 export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";
 export { makeWorkspace } from "./make-workspace.ts";
+export { unmakeWorkspace } from "./unmake-workspace.ts";
 export { assertOwn, describeCopy, howToAdopt } from "./standing.ts";
 export type { Workspace } from "./workspace.ts";
 export {

@@ -4,12 +4,21 @@
 // it again goes on from wherever a crash left it. Made under another name and renamed, it would leave folders that nobody
 // could tell from one being made.
 
+import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
-import { firstTable } from "./device-table.ts";
+import { inTheWay } from "./in-the-way.ts";
 import { assertFolders } from "./lost-parts.ts";
 import { replaceFile } from "./replace-file.ts";
-import { encodeForHere, FILE_MODE, pathsOf, refuseForeignDevices, type Workspace } from "./workspace.ts";
+import { assertUsable } from "./ownership.ts";
+import {
+  encodeForHere,
+  FILE_MODE,
+  firstTableOf,
+  pathsOf,
+  refuseForeignDevices,
+  type Workspace,
+} from "./workspace.ts";
 import { lockAsItIs } from "./workspace-lock.ts";
 
 const FOLDER_MODE = 0o755;
@@ -19,6 +28,7 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
   const { storage, root } = workspace;
   const paths = pathsOf(workspace);
   if (await storage.stat(paths.table)) return false;
+  if (workspace.first) await makeRoot(workspace);
   await refuseForeignDevices(workspace);
   await assertFolders(workspace);
   for (const folder of [paths.own, paths.history, paths.journals, paths.views]) {
@@ -30,7 +40,8 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
     // Before the table has its name: whoever finds the table takes all of the workspace for made.
     await storage.flushFolder(paths.own, "folders in .imgtx");
     await storage.flushFolder(root, "the workspace's own folder");
-    const content = await encodeForHere(workspace, firstTable(committed));
+    if (workspace.first) await storage.flushFolder(posix.dirname(root), "workspace beside its image");
+    const content = await encodeForHere(workspace, firstTableOf(workspace, committed));
     await replaceFile(storage, paths.table, content, FILE_MODE, {
       content: "first table",
       name: "names in .imgtx",
@@ -41,8 +52,16 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
   }
 }
 
+/** The folder beside an image. What has its name already may be another user's, or lead elsewhere. */
+async function makeRoot({ storage, root }: Workspace): Promise<void> {
+  await makeFolderUnlessThere(storage, root);
+  if ((await storage.statLink(root))?.kind !== "folder")
+    throw inTheWay(root, "the journal of the image beside it");
+  await assertUsable(storage, root, { wasNamed: true, safe: [] });
+}
+
 async function makeFolderUnlessThere(storage: Storage, path: string): Promise<void> {
-  if (await storage.stat(path)) return;
+  if (await storage.statLink(path)) return;
   await unlessThere(async () => await storage.makeFolder(path, FOLDER_MODE));
 }
 

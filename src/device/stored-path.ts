@@ -1,14 +1,18 @@
 // How paths are kept in the device table and the journals: relative to the workspace where they lie
-// inside it, so that a workspace can be moved as a whole, else absolute. In memory every path is absolute
+// inside it, so that a workspace can be moved as a whole, and to a workspace beside an image where they lie beside it;
+// else absolute. In memory every path is absolute
 // and canonical: its folder has no symbolic link left in it. The last part is kept as it was named,
 // because QEMU resolves relative backing names beside a link, not beside what it points to.
 
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
+import { isBesideImage } from "../format/index.ts";
 import type { Storage } from "../storage/index.ts";
 
 export function toStoredPath(root: string, path: string): string {
-  return isInside(root, path) ? pathBelow(root, path) : path;
+  if (isInside(root, path)) return pathBelow(root, path);
+  const folder = posix.dirname(root);
+  return isBesideImage(root) && isInside(folder, path) ? `../${pathBelow(folder, path)}` : path;
 }
 
 export function fromStoredPath(root: string, stored: string): string {

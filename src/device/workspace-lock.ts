@@ -47,8 +47,11 @@ export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Pr
 }
 
 /** The same without waiting at all: undefined when it is held. */
-export async function lockWorkspaceIfFree(workspace: Workspace): Promise<WorkspaceLock | undefined> {
-  await assertOwn(workspace);
+export async function lockWorkspaceIfFree(
+  workspace: Workspace,
+  { asItIs = false } = {},
+): Promise<WorkspaceLock | undefined> {
+  if (!asItIs) await assertOwn(workspace);
   const file = await openLock(workspace);
   let isLocked = false;
   try {

@@ -3,6 +3,7 @@
 import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
+import type { DeviceEntry } from "./device-entry.ts";
 import { type DeviceTable, decodeTable, encodeTable, firstTable, type StoredTable } from "./device-table.ts";
 import { inTheWay } from "./in-the-way.ts";
 import { markOf } from "./file-mark.ts";
@@ -14,6 +15,8 @@ export interface Workspace {
   readonly root: string;
   /** Of another user, to whom it belongs and whom the caller trusts with it. */
   readonly ownerId?: number;
+  /** Of a workspace beside an image, which comes and goes with what changes it: its one device, until it is made. */
+  readonly first?: DeviceEntry;
 }
 
 /** What is read. */
@@ -36,6 +39,11 @@ export async function readTable(workspace: Workspace): Promise<DeviceTable> {
   return (await readPresent(workspace)).table;
 }
 
+/** What a workspace begins with. */
+export function firstTableOf({ first }: Workspace, committed: string): DeviceTable {
+  return { ...firstTable(committed), ...(first && { devices: [first] }) };
+}
+
 export interface PresentTable extends StoredTable {
   /** Undefined where the workspace is not made yet. */
   readonly stat: FileStat | undefined;
@@ -47,7 +55,7 @@ export async function readPresent(workspace: Workspace): Promise<PresentTable> {
   const stat = await workspace.storage.stat(path);
   if (!stat) {
     const now = new Date(workspace.storage.host.now()).toISOString();
-    return { table: firstTable(now), mark: null, stat };
+    return { table: firstTableOf(workspace, now), mark: null, stat };
   }
   const file = identify(stat);
   const last = lastRead.get(workspace);

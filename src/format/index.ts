@@ -22,6 +22,7 @@ export {
 } from "./qcow2/change/change-backing.ts";
 export { describeCutOff } from "./chain/missing-tables.ts";
 export { findOverlaysBeside } from "./chain/overlays-beside.ts";
+export { type Beside, findBeside, folderBeside, isBesideImage } from "./journal-beside.ts";
 export { findDataFrom } from "./read/data-from.ts";
 export {
   applySnapshot,
@@ -112,6 +113,7 @@ export {
   type Guard,
   RedoLog,
   isRedoLogName,
+  findRedoLogsOn,
   redoLogName,
   removeRedoLog,
   renewApplied,

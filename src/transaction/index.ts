@@ -2,6 +2,8 @@ export { traitsOf } from "./actions/index.ts";
 export { adoptWorkspace } from "./recover/adopt.ts";
 export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listGenerations } from "./describe.ts";
+export { closeImageSession, IMAGE_DEVICE, openImageSession } from "./engine/image-session.ts";
+export { settleBeside } from "./recover/beside.ts";
 export { type DeviceSnapshots, listInternalSnapshots } from "./internal-snapshots.ts";
 export { type HoldOptions, holdDevices } from "./engine/hold.ts";
 export type * from "./repair-results.ts";

@@ -180,6 +180,8 @@ export interface InternalSnapshotRequest {
   readonly devices: readonly string[];
   /** The name of the new one; of one that is there its name, or its id. */
   readonly snapshot: string;
+  /** Make a new one though another has its name. */
+  readonly mayRepeat?: boolean;
 }
 
 /** Where a bitmap is whose marks another one gets: in an image file, a device's active layer, or the same image. */

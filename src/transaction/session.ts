@@ -26,6 +26,7 @@ import {
   type PlanRecord,
   readJournals,
 } from "./journal/index.ts";
+import { settleBesideDevices } from "./recover/beside.ts";
 import { recover, type RecoveryCaller, reportLeftovers } from "./recover/recovery.ts";
 import { pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
 import { renewMirrors } from "./engine/renew.ts";
@@ -78,9 +79,10 @@ export async function initWorkspace(
 export async function openSession(storage: Storage, options: SessionOptions): Promise<Session> {
   const workspace = await findOrPlace(storage, options);
   const { caller = "writer", onProgress } = options;
+  const how = { caller, waiting: options, onProgress };
   const recovered = options.reportOnly
     ? await reportLeftovers(workspace)
-    : await recover(workspace, { caller, waiting: options, onProgress });
+    : [...(await settleBesideDevices(workspace, how)), ...(await recover(workspace, how))];
   return { workspace, root: workspace.root, currentFolder: options.startFolder, recovered };
 }
 

@@ -125,7 +125,11 @@ async function layOut(
 
 function subjectFor(
   files: readonly SampleFile[],
-  { startsWithout = false, changing }: Pick<Scenario, "startsWithout" | "changing">,
+  {
+    startsWithout = false,
+    changing,
+    recover = ["recover"],
+  }: Pick<Scenario, "startsWithout" | "changing" | "recover">,
   env: Environment = {},
   workspace = CWD,
 ): Subject {
@@ -135,7 +139,7 @@ function subjectFor(
     changing: changingImages(ROOT, changing),
   };
   return {
-    recover: ["recover"],
+    recover,
     probe: ["txn", "begin", "--name", "probe"],
     run: async (storage, argv) => {
       const result = await runCommand(storage, argv, env);

@@ -5,6 +5,7 @@ import { type CheckResult, type CheckSubject, checkQcow2, openForCheck } from ".
 import { toTwoDecimals } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
+import { openSettled } from "./beside.ts";
 import { parseImageName } from "./image-name.ts";
 import { belowTop, explained, holdByDepth, parseDriver, sourceOptions } from "./images.ts";
 import { failure, usageError } from "./messages.ts";
@@ -110,22 +111,29 @@ async function open(invocation: ImgInvocation, operand: string): Promise<CheckSu
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
   const path = invocation.resolve(name.file);
-  const subject = await openSubject(path, () =>
-    openForCheck(context.storage, path, {
-      format: parseDriver(name.format ?? options.format),
-      gate: { allowPaths, currentFolder: context.cwd },
-      // Another backing image than the one it names, or none, does not change what the image's tables say.
-      backing: name.backing === undefined,
-    }),
-  );
-  if (options.forceShare || name.forceShare) return subject;
-  try {
-    await holdByDepth(invocation, subject.filesByDepth);
-    return subject;
-  } catch (error) {
-    await subject.close();
-    throw error;
-  }
+  const isForced = options.forceShare || name.forceShare;
+  const openHeld = async (): Promise<CheckSubject> => {
+    const subject = await openSubject(path, () =>
+      openForCheck(context.storage, path, {
+        format: parseDriver(name.format ?? options.format),
+        gate: { allowPaths, currentFolder: context.cwd },
+        // Another backing image than the one it names, or none, does not change what the image's tables say.
+        backing: name.backing === undefined,
+      }),
+    );
+    try {
+      if (!isForced) await holdByDepth(invocation, subject.filesByDepth);
+      return subject;
+    } catch (error) {
+      await subject.close();
+      throw error;
+    }
+  };
+  return await openSettled(invocation, openHeld, {
+    filesOf: ({ filesByDepth }) => filesByDepth.flat().map((file) => file.path),
+    close: async (subject) => await subject.close(),
+    isForced,
+  });
 }
 
 async function openSubject(path: string, open: () => Promise<CheckSubject>): Promise<CheckSubject> {

@@ -13,6 +13,8 @@ export interface ImgCommand {
   readonly failureStatus?: number;
   /** Returns the exit status. */
   execute(invocation: ImgInvocation): Promise<number>;
+  /** Whether the last word is an operand, whatever it begins with: a size, which may be negative. */
+  readonly endsInOperand?: boolean;
 }
 
 export interface ImgInvocation {
@@ -24,6 +26,10 @@ export interface ImgInvocation {
   readonly signal: AbortSignal;
   /** Absolute folders and files that the user trusts raw backing images and data files in. */
   readonly allowPaths: readonly string[];
+  /** The workspace that was named, absolute. */
+  readonly workspace: string | undefined;
+  /** Workspaces of other users that the caller trusts. */
+  readonly safeWorkspaces: readonly string[];
   /** How long to wait for QEMU's locks: 0, as qemu-img does, unless --wait was said before `img`. */
   readonly waitMs: number;
   /** `--progress json` was said before `img`. */
@@ -32,5 +38,5 @@ export interface ImgInvocation {
   resolve(given: string): string;
   /** The same for a file that is to be made. */
   resolveTarget(given: string): string;
-  readonly names: readonly GivenName[];
+  readonly names: GivenName[];
 }

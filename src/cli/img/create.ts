@@ -12,8 +12,10 @@ import {
   toCreateOptions,
 } from "./create-options.ts";
 import { guardTargets, isOneFile } from "./guard-target.ts";
+import { filesBelow, openSettled } from "./beside.ts";
 import { backingPathOf, plainName } from "./image-name.ts";
-import { holdBacking, isOtherDriver, lockWaiting, parseDriver } from "./images.ts";
+import { holdBacking, isOtherDriver, parseDriver } from "./images.ts";
+import { lockWaiting } from "./lock-waiting.ts";
 import { failure, inFinalWords, LINE_BREAK, usageError, wordsOf } from "./messages.ts";
 import { asksForHelp, parseOptionLists } from "./option-list.ts";
 import { FORMAT_WORDS, objectOption, quietOption } from "./options.ts";
@@ -224,11 +226,13 @@ async function openBackingImage(
 ): Promise<OpenedImage> {
   const { context, allowPaths, names } = invocation;
   const backingPath = backingPathOf(path, name, context.cwd);
-  const open = (format: ImageFormat | undefined): Promise<OpenedImage> =>
-    openImage(context.storage, backingPath, {
-      format,
-      gate: { allowPaths, currentFolder: context.cwd },
-    });
+  const open = async (format: ImageFormat | undefined): Promise<OpenedImage> =>
+    await openSettled(
+      invocation,
+      () =>
+        openImage(context.storage, backingPath, { format, gate: { allowPaths, currentFolder: context.cwd } }),
+      { filesOf: filesBelow, close: async (image) => await image.close(), isForced: false },
+    );
   try {
     const format = parseDriver(stated);
     if (format !== undefined) return await open(format);

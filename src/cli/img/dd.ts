@@ -5,7 +5,8 @@ import { convertToNew, type OpenedImage, planImage, SliceImage } from "../../for
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { guardTargets } from "./guard-target.ts";
 import { plainName } from "./image-name.ts";
-import { isOtherDriver, lockWaiting, openSource, sourceOptions } from "./images.ts";
+import { isOtherDriver, openSource, sourceOptions } from "./images.ts";
+import { lockWaiting } from "./lock-waiting.ts";
 import { failure, wordsOf } from "./messages.ts";
 import { forceShareOption, FORMAT_WORDS, formatOption, imageOptsOption, objectOption } from "./options.ts";
 import { readSize } from "./size.ts";

@@ -29,13 +29,26 @@ interface Reading {
   readonly options: GivenOption[];
 }
 
-/** E_USAGE for what getopt_long refuses. stopAtOperand: as `+` does, for options before a verb. */
+interface Rules {
+  /** As `+` does, for options before a verb. */
+  readonly stopsAtOperand?: boolean;
+  /** The last word is one, where it does not ask for help. */
+  readonly endsInOperand?: boolean;
+}
+
+/** E_USAGE for what getopt_long refuses. */
 export function parseWords(
-  words: readonly string[],
+  given: readonly string[],
   definitions: readonly OptionDefinition[],
   name: string,
-  stopAtOperand = false,
+  { stopsAtOperand = false, endsInOperand = false }: Rules = {},
 ): ParsedWords {
+  const last = given.at(-1);
+  if (endsInOperand && last !== undefined && last !== "--help" && last !== "-h") {
+    const { options, operands } = parseWords(given.slice(0, -1), definitions, name);
+    return { options, operands: [...operands, last] };
+  }
+  const words = given;
   const reading: Reading = { words, name, definitions, options: [] };
   const operands: string[] = [];
   for (let index = 0; index < words.length; index += 1) {
@@ -43,7 +56,7 @@ export function parseWords(
     if (word === "--")
       return { options: reading.options, operands: [...operands, ...words.slice(index + 1)] };
     if (word === "-" || !word.startsWith("-")) {
-      if (stopAtOperand) return { options: reading.options, operands: words.slice(index) };
+      if (stopsAtOperand) return { options: reading.options, operands: words.slice(index) };
       operands.push(word);
       continue;
     }

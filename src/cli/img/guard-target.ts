@@ -4,10 +4,11 @@
 
 import { posix } from "node:path";
 import { identityOf, type OpenedImage, shellQuote } from "../../format/index.ts";
+import type { DeviceOnFile } from "../../device/index.ts";
 import type { FileStat } from "../../storage/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { absolutePath } from "../grammar/path.ts";
 import type { ImgInvocation } from "./command.ts";
+import { settlePath } from "./beside.ts";
 import { sourceOptions } from "./images.ts";
 
 export interface GuardedTarget {
@@ -33,6 +34,7 @@ export async function guardTargets(
       await refuseSources(target, there, sources);
     }
     await refuseDevices(invocation, target, there);
+    await settlePath(invocation, target.path);
   }
 }
 
@@ -69,24 +71,38 @@ async function refuseSources(
 }
 
 async function refuseDevices(
-  { context }: ImgInvocation,
+  invocation: ImgInvocation,
   { name, path, isKept = false }: GuardedTarget,
   there: FileStat,
 ): Promise<void> {
-  const { storage, cwd, env } = context;
-  const { findDeviceOnFile } = await import("../../device/index.ts");
-  const named = env["IMGTX_WORKSPACE"];
-  const folders = [posix.dirname(path), posix.dirname(await storage.realPath(path)), cwd];
-  if (named !== undefined && named !== "") folders.push(absolutePath(cwd, named));
-  const found = await findDeviceOnFile(storage, folders, there);
-  if (found === undefined) return;
-  const { device, root, isActive } = found;
+  const found = await deviceOn(invocation, path, there);
   // What a guest may write to, so may its operator.
-  if (isKept && isActive) return;
-  throw new ImgtxError("E_FAILED", `${name}: device '${device}' of the workspace '${root}' stands on it`, {
+  if (found === undefined || (isKept && found.isActive)) return;
+  throw standsOn(name, path, found, "name another target");
+}
+
+/** The device that stands on a file, in the workspaces of its folder, of the current one, and the named one. */
+export async function deviceOn(
+  { context, workspace }: ImgInvocation,
+  path: string,
+  there: FileStat,
+): Promise<DeviceOnFile | undefined> {
+  const { storage, cwd } = context;
+  const { findDeviceOnFile } = await import("../../device/index.ts");
+  const folders = [posix.dirname(path), posix.dirname(await storage.realPath(path)), cwd];
+  return await findDeviceOnFile(storage, workspace === undefined ? folders : [...folders, workspace], there);
+}
+
+export function standsOn(
+  name: string,
+  path: string,
+  { device, root }: DeviceOnFile,
+  instead: string,
+): ImgtxError {
+  return new ImgtxError("E_FAILED", `${name}: device '${device}' of the workspace '${root}' stands on it`, {
     image: path,
     hint:
-      "nothing was changed; name another target, or take the device out with " +
+      `nothing was changed; ${instead}, or take the device out with ` +
       `\`imgtx --workspace ${shellQuote(root)} device remove ${device}\``,
   });
 }

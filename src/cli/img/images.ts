@@ -11,9 +11,11 @@ import {
   type SnapshotChoice,
   stackImages,
 } from "../../format/index.ts";
-import type { LockWaiting, StorageFile } from "../../storage/index.ts";
+import type { StorageFile } from "../../storage/index.ts";
 import type { ImgInvocation } from "./command.ts";
 import { type ImageName, parseImageName } from "./image-name.ts";
+import { filesBelow, openSettled } from "./beside.ts";
+import { lockWaiting } from "./lock-waiting.ts";
 import { failure, inFinalWords, wordsOf } from "./messages.ts";
 import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
@@ -30,6 +32,8 @@ export interface SourceOptions {
   readonly snapshot?: SnapshotChoice | undefined;
   /** False: what is odd about the image is said at another time. */
   readonly warns?: boolean;
+  /** It is only looked at, before it is locked to be changed. */
+  readonly isToChange?: boolean;
 }
 
 /** The options that most commands have: -f, --image-opts, -U. */
@@ -90,6 +94,23 @@ async function openNamed(
   name: ImageName,
   options: SourceOptions,
 ): Promise<OpenedImage> {
+  const isForced = options.forceShare || name.forceShare;
+  return await openSettled(
+    invocation,
+    async () => await openHeld(invocation, name, { ...options, isForced }),
+    {
+      filesOf: filesBelow,
+      close: async (image) => await image.close(),
+      isForced,
+    },
+  );
+}
+
+async function openHeld(
+  invocation: ImgInvocation,
+  name: ImageName,
+  options: SourceOptions & { readonly isForced: boolean },
+): Promise<OpenedImage> {
   const given = name.format ?? options.format;
   const own = await openAlone(invocation, name, given, options);
   try {
@@ -100,7 +121,7 @@ async function openNamed(
             own,
             await openAlone(invocation, name.backing, name.backing.format, { ...options, backing: true }),
           );
-    if (!options.forceShare && !name.forceShare)
+    if (!options.isForced && !options.isToChange)
       await holdByDepth(invocation, image.chain.links.map(filesOf));
     return image;
   } catch (error) {
@@ -213,8 +234,4 @@ export async function holdBacking(invocation: ImgInvocation, image: OpenedImage)
 async function holdFiles(invocation: ImgInvocation, files: readonly StorageFile[]): Promise<void> {
   const images = files.map((file) => ({ file }));
   await holdImages(invocation.context.storage, images, lockWaiting(invocation));
-}
-
-export function lockWaiting({ waitMs, signal, console }: ImgInvocation): LockWaiting {
-  return { waitMs, signal, onWait: (what) => console.error(`waiting: ${what}`) };
 }

@@ -3,6 +3,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import {
   CHAIN_DEPTH_MAX,
+  type ChainLink,
   describeImage,
   explainPlainPaths,
   holdImages,
@@ -16,8 +17,10 @@ import {
 import { formatBytes } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
+import { openSettled } from "./beside.ts";
 import { parseImageName } from "./image-name.ts";
-import { explained, lockWaiting, parseDriver, sourceOptions } from "./images.ts";
+import { explained, parseDriver, sourceOptions } from "./images.ts";
+import { lockWaiting } from "./lock-waiting.ts";
 import { nameBackingFile, resolveBackingName } from "./layer-names.ts";
 import { failure, usageError } from "./messages.ts";
 import {
@@ -130,11 +133,22 @@ async function describeOne(
   const { storage, cwd } = context;
   const gate = { allowPaths, currentFolder: cwd };
   const reference = overlay && { gate, overlayPath: overlay.path, storedName: overlay.storedName };
-  const link = await openForInfo(storage, path, parseDriver(driver), reference);
-  try {
-    if (locks && link.format !== "raw") {
-      await holdImages(storage, [link], lockWaiting(invocation));
+  const open = async (): Promise<ChainLink> => {
+    const opened = await openForInfo(storage, path, parseDriver(driver), reference);
+    try {
+      if (locks && opened.format !== "raw") await holdImages(storage, [opened], lockWaiting(invocation));
+      return opened;
+    } catch (error) {
+      await opened.file.close();
+      throw error;
     }
+  };
+  const link = await openSettled(invocation, open, {
+    filesOf: (opened) => [opened.path],
+    close: async ({ file }) => await file.close(),
+    isForced: !locks,
+  });
+  try {
     return { info: await describeImage(link), identity: identityOf(link.stat) };
   } finally {
     await link.file.close();

@@ -34,6 +34,9 @@ export const objectOption: OptionDefinition = {
 };
 
 export const quietOption: OptionDefinition = { short: "q", about: "print nothing but errors" };
+
+/** The same for the commands where imgtx takes the long name of newer versions. */
+export const longQuietOption: OptionDefinition = { ...quietOption, long: "quiet" };
 export const progressOption: OptionDefinition = { short: "p", about: "show progress" };
 
 export const outputOption: OptionDefinition = {

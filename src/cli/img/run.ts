@@ -18,6 +18,8 @@ import { findImgRow } from "./table.ts";
 export interface ImgSettings {
   readonly program: ProgramName;
   readonly allowPaths: readonly string[];
+  readonly workspace: string | undefined;
+  readonly safeWorkspaces: readonly string[];
   readonly waitMs: number;
   readonly verbose: boolean;
   /** JSON was asked for, for whatever the command prints. */
@@ -54,7 +56,9 @@ export async function runImg(
     error: (what) => what,
   });
   try {
-    const { options, operands } = parseWords(words, STANDARD_OPTIONS, settings.program, true);
+    const { options, operands } = parseWords(words, STANDARD_OPTIONS, settings.program, {
+      stopsAtOperand: true,
+    });
     for (const { flag } of options) {
       if (flag === "--version") return printVersion(console, settings.program);
       if (flag === "--help") return await printHelp(console, settings.program, undefined, context);
@@ -66,7 +70,10 @@ export async function runImg(
     const command: ImgCommand = await row.load();
     failureStatus = command.failureStatus ?? 1;
     form.canForceShare = command.definition.options.some(({ long }) => long === "force-share");
-    const parsed = parseWords(rest, [...command.definition.options, HELP_OPTION, allowPathOption], verb);
+    const { definition, endsInOperand = false } = command;
+    const parsed = parseWords(rest, [...definition.options, HELP_OPTION, allowPathOption], verb, {
+      endsInOperand,
+    });
     if (parsed.options.some(({ flag }) => flag === "--help")) {
       return await printHelp(console, settings.program, verb, context);
     }
@@ -79,17 +86,15 @@ export async function runImg(
       throw new ImgtxError("E_NOT_A_FILE", failed, { image: path, hint: adviseOnFolder(given) });
     };
     const invocation: ImgInvocation = {
+      ...settings,
       input,
       context,
       console,
       names,
       resolve: (given) => resolve(given, `Could not open '${given}': it names a folder, not a regular file`),
       resolveTarget: (given) => resolve(given, `Could not create '${given}': Is a directory`),
-      program: settings.program,
       signal: interrupts.signal,
       allowPaths: [...settings.allowPaths, ...readAllowPaths(input.texts(ALLOW_PATH), context.cwd)],
-      waitMs: settings.waitMs,
-      tellsProgress: settings.tellsProgress,
     };
     return await command.execute(invocation);
   } catch (error) {

@@ -5,7 +5,7 @@ import type { CliContext } from "../context.ts";
 import { inheritedAllowPaths } from "../grammar/allow-path.ts";
 import { optionFlag } from "../grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
-import type { Settings } from "../settings.ts";
+import { inheritedSafeWorkspaces, inheritedWorkspace, type Settings } from "../settings.ts";
 import type { ImgSettings } from "./run.ts";
 
 /** The exit status, or undefined where it is no command line of `imgtx img`. */
@@ -41,6 +41,8 @@ async function start(
   let settings: ImgSettings = {
     program,
     allowPaths: inheritedAllowPaths(context),
+    workspace: inheritedWorkspace(context),
+    safeWorkspaces: inheritedSafeWorkspaces(context),
     waitMs: 0,
     verbose: false,
     json: false,
@@ -69,6 +71,8 @@ function fromGlobals(settings: Settings): ImgSettings {
   return {
     program: "imgtx",
     allowPaths: [...settings.allowPaths, ...workspace],
+    workspace: settings.workspace,
+    safeWorkspaces: settings.safeWorkspaces,
     waitMs: settings.waitMs,
     verbose: settings.verbose,
     json: settings.json,

@@ -49,6 +49,16 @@ export const IMG_TABLE: readonly ImgRow[] = [
     summary: "say how large a new image would become",
     load: async () => (await import("./measure.ts")).measure,
   },
+  {
+    verb: "resize",
+    summary: "give a disk another size",
+    load: async () => (await import("./resize.ts")).resize,
+  },
+  {
+    verb: "snapshot",
+    summary: "list, make, apply or delete internal snapshots",
+    load: async () => (await import("./snapshot.ts")).snapshot,
+  },
 ];
 
 export function findImgRow(verb: string): ImgRow | undefined {

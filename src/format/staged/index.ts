@@ -1,4 +1,5 @@
 export { applyLog, renewApplied } from "./apply.ts";
+export { findRedoLogsOn } from "./find-logs.ts";
 export type { RedoIdentity } from "./frames.ts";
 export { chooseGuard, type FenceBytes, type Guard, sectorsOfFence } from "./guard.ts";
 export type { LogEnd } from "./log-scan.ts";

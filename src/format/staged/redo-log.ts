@@ -38,6 +38,9 @@ export function redoLogName(transaction: string, number: number): string {
   return `.imgtx-${transaction}-${number}.redo`;
 }
 
+/** Of a log of any transaction. */
+export const LOG_NAME = /^\.imgtx-[a-z0-9]+-(?:0|[1-9]\d{0,8})\.redo$/;
+
 /** Whether it is the name of a log of this transaction. */
 export function isRedoLogName(transaction: string, name: string): boolean {
   const before = `.imgtx-${transaction}-`;

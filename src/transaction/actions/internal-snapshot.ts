@@ -25,17 +25,18 @@ export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
     done: "internal snapshot taken",
     planned: "would get an internal snapshot",
   },
-  async plan({ kind, devices, snapshot: name }, context): Promise<Plan> {
+  async plan({ kind, devices, snapshot: name, mayRepeat = false }, context): Promise<Plan> {
     const { storage } = context;
     const now = storage.host.now();
     // One moment for all of them.
     const moment = { dateSec: Math.floor(now / 1000), dateNsec: Math.floor((now % 1000) * 1e6) };
+    const added = { name, mayRepeat, ...moment };
     return await planInPlace(kind, devices, context, async (top) => {
-      await judgeNewSnapshot(top, name);
+      await judgeNewSnapshot(top, added);
       return {
         notes: [],
         after: {},
-        redo: changeOf(top, async (link) => await createSnapshot(link, link.file, { name, ...moment })),
+        redo: changeOf(top, async (link) => await createSnapshot(link, link.file, added)),
       };
     });
   },

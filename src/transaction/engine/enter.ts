@@ -14,16 +14,18 @@ import {
   lockWorkspaceIfFree,
   makeWorkspace,
   withDevices,
+  type WorkspaceLock,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { Plan } from "../actions/plan/action.ts";
 import { traitsOf } from "../actions/index.ts";
 import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
-import { findHeldUp, type HeldUp } from "./held.ts";
+import { findHeldBeside, findHeldUp, type HeldUp } from "./held.ts";
 import { beginRecordOf, Journal, type JournalSnapshot, type PlanRecord } from "../journal/index.ts";
 import { removeParked, takeParked } from "../recover/parked.ts";
 import { changedImages, planStatement } from "./plan.ts";
 import { heldError } from "../recover/waiting.ts";
+import { findJournalBeside, settleBeside } from "../recover/beside.ts";
 import { finishPatiently, settleJournals } from "../recover/recovery.ts";
 import type { ActionRequest } from "../request.ts";
 import { effectiveTable, throwIfInterrupted, waitingOf, type Work } from "./work.ts";
@@ -70,6 +72,8 @@ async function planAndEnter(
   }
   const { plan, record } = planned;
   throwIfInterrupted(work.options.signal);
+  const heldBeside = await findHeldBeside(work, work.images.byPath().keys());
+  if (heldBeside) return heldBeside;
   if (!work.journal && hasNothingToDo(record)) {
     work.idle.push(record);
     return planned;
@@ -80,7 +84,10 @@ async function planAndEnter(
 
 /** A device that is held may not be to be planned on, because of what holds it: that is the cause to be told. */
 async function heldUpInstead(work: Work, { kind }: ActionRequest, error: unknown): Promise<HeldUp> {
-  if (!(error instanceof ImgtxError) || error.device === undefined) throw error;
+  if (!(error instanceof ImgtxError)) throw error;
+  const heldBeside = error.image === undefined ? undefined : await findHeldBeside(work, [error.image]);
+  if (heldBeside) return heldBeside;
+  if (error.device === undefined) throw error;
   const devices = [error.device];
   if (!(await isWorkspaceMade(work.workspace))) throw error;
   const lock = await lockWorkspaceIfFree(work.workspace);
@@ -96,9 +103,19 @@ async function heldUpInstead(work: Work, { kind }: ActionRequest, error: unknown
 }
 
 /** What still stands in the way when that which can be finished is; undefined: nothing. */
-async function tryToEnd(work: Work, { obstacle, unfinished }: HeldUp): Promise<ImgtxError | undefined> {
-  if (unfinished === undefined) return obstacle;
+async function tryToEnd(
+  work: Work,
+  { obstacle, unfinished, beside }: HeldUp,
+): Promise<ImgtxError | undefined> {
   const { onProgress, onRecovered } = work.options;
+  if (beside) {
+    const { storage } = work.workspace;
+    const how = { caller: "writer", waiting: waitingOf(work), onProgress } as const;
+    const { notes, amid } = await settleBeside(storage, beside, how);
+    for (const note of notes) onRecovered?.(note);
+    return amid ?? ((await findJournalBeside(storage, beside.image)) ? obstacle : undefined);
+  }
+  if (unfinished === undefined) return obstacle;
   const notes = await finishPatiently(work.workspace, unfinished, { waiting: waitingOf(work), onProgress });
   for (const note of notes) {
     if (note.did === "waiting") return heldError(note, obstacle.device);
@@ -121,8 +138,7 @@ async function enterPlan(
   record: PlanRecord,
 ): Promise<PlanRecord | HeldUp> {
   const { workspace } = work;
-  await makeWorkspace(workspace, new Date(workspace.storage.host.now()).toISOString());
-  const lock = await lockWorkspace(workspace, waitingOf(work));
+  const lock = await makeAndLock(work);
   try {
     const settled = await settleJournals(workspace, { except: work.id, devices: record.devices });
     for (const note of settled.notes) if (note.did !== "waiting") work.options.onRecovered?.(note);
@@ -141,6 +157,22 @@ async function enterPlan(
     return await addPlan(work, record, settled.journals);
   } finally {
     await lock.close();
+  }
+}
+
+/** One beside an image goes with its last journal, and so perhaps while this command waits for its lock. */
+async function makeAndLock(work: Work): Promise<WorkspaceLock> {
+  const { workspace } = work;
+  for (let tries = 1; ; tries += 1) {
+    try {
+      await makeWorkspace(workspace, new Date(workspace.storage.host.now()).toISOString());
+      const lock = await lockWorkspace(workspace, waitingOf(work));
+      if (!workspace.first || tries > MOST_REPLANS || (await isWorkspaceMade(workspace))) return lock;
+      await lock.close();
+    } catch (error) {
+      const isGone = workspace.first && error instanceof ImgtxError && error.code === "E_NOT_FOUND";
+      if (!isGone || tries > MOST_REPLANS) throw error;
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 
 import { readTable } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
+import type { Beside } from "../../format/index.ts";
 import { traitsOf } from "../actions/index.ts";
 import { heldByOpen } from "../choose.ts";
 import { describeTransaction } from "../describe.ts";
@@ -14,6 +15,7 @@ import {
 } from "../journal/index.ts";
 import type { Settled } from "../recover/recovery.ts";
 import { heldError, noteOnDamaged } from "../recover/waiting.ts";
+import { findJournalBeside } from "../recover/beside.ts";
 import type { Work } from "./work.ts";
 
 /** What stands in the way of a statement, and may pass. */
@@ -21,6 +23,8 @@ export interface HeldUp {
   readonly obstacle: ImgtxError;
   /** A committed transaction that nobody works on, and that has to be finished first. */
   readonly unfinished?: string;
+  /** Where an interrupted command has left its journal, of an image that is in no workspace or was not then. */
+  readonly beside?: Beside;
 }
 
 /** Obstacles of recovery that may go away while a command waits. */
@@ -55,6 +59,20 @@ export async function findHeldUp(
     const { code = "", isCommitted = false } = note.obstacle ?? {};
     if (!MAY_PASS.has(code)) throw obstacle;
     return { obstacle, ...(isCommitted && { unfinished: snapshot.id }) };
+  }
+  return undefined;
+}
+
+/** The first of the images, which the command has locked, that has a journal beside it: nobody is at work on it now. */
+export async function findHeldBeside(
+  { workspace }: Work,
+  images: Iterable<string>,
+): Promise<HeldUp | undefined> {
+  for (const image of images) {
+    const beside = await findJournalBeside(workspace.storage, image);
+    if (!beside || beside.folder === workspace.root) continue;
+    const message = `what an interrupted command was changing in it has to be ended first, in ${beside.folder}`;
+    return { obstacle: new ImgtxError("E_BUSY", message, { image }), beside };
   }
   return undefined;
 }

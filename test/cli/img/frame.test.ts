@@ -153,7 +153,7 @@ describe("a name that would forge lines of output", () => {
 
   /** What the program itself begins a line with. */
   const OWN_LINE =
-    /^(imgtx: |Try 'imgtx|  hint: |Could not open backing image\.$|Is another process|Detected format)/;
+    /^(imgtx: |Try 'imgtx|  hint: |Could not open backing image\.$|Is another process|Detected format|Optional suffix|and exabytes)/;
 
   test.each(IMG_TABLE.map(({ verb }) => verb))("is escaped wherever %s tells it", async (verb) => {
     for (const words of [

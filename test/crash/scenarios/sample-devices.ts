@@ -28,6 +28,8 @@ export interface Scenario {
   readonly changing?: Readonly<Record<string, "qcow2" | "raw">>;
   /** Environment variables of its commands. */
   readonly env?: Readonly<Record<string, string>>;
+  /** The command that recovers, where that is another one than `recover`. */
+  readonly recover?: readonly string[];
   /** Whether `npm test` runs a part of it; torture runs all of every scenario. */
   readonly inSlice?: boolean;
 }

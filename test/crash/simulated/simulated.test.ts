@@ -5,15 +5,16 @@ import { trialOf } from "../command-line.ts";
 import { explore } from "../judges/explore.ts";
 import { record } from "./recording.ts";
 import { groupViolations } from "../report.ts";
+import { IMAGE_SCENARIOS } from "../scenarios/image-scenarios.ts";
 import { SCENARIOS } from "../scenarios/scenarios.ts";
 import { SLICE } from "../slice.ts";
 
-const IN_SLICE = SCENARIOS.filter(({ inSlice }) => inSlice).map(
-  (scenario) => [scenario.name, scenario] as const,
-);
-const OTHERS = SCENARIOS.filter(({ inSlice }) => !inSlice).map(
-  (scenario) => [scenario.name, scenario] as const,
-);
+const IN_SLICE = [...SCENARIOS, ...IMAGE_SCENARIOS]
+  .filter(({ inSlice }) => inSlice)
+  .map((scenario) => [scenario.name, scenario] as const);
+const OTHERS = [...SCENARIOS, ...IMAGE_SCENARIOS]
+  .filter(({ inSlice }) => !inSlice)
+  .map((scenario) => [scenario.name, scenario] as const);
 
 describe("a power cut or a dead process at any call leaves every disk before or after", () => {
   test.each(IN_SLICE)("in %s", async (_, scenario) => {

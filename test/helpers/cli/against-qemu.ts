@@ -45,6 +45,7 @@ export interface ImgSetting {
   /** Under qemu-img's name, unless this says otherwise. */
   readonly program?: "imgtx";
   readonly env?: CliContext["env"];
+  readonly storage?: CliContext["storage"];
   readonly onInterrupt?: CliContext["onInterrupt"];
   readonly onProgressRequest?: CliContext["onProgressRequest"];
 }
@@ -64,7 +65,7 @@ export async function runImg(
   });
   const asQemu = setting.program === undefined;
   const status = await run(asQemu ? words : ["img", ...words], {
-    storage: makeNodeStorage(),
+    storage: setting.storage ?? makeNodeStorage(),
     cwd: folder,
     env: setting.env ?? {},
     stdout: outputTo("stdout"),

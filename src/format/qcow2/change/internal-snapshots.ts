@@ -39,6 +39,8 @@ const EXTRA_BYTES = 24;
 
 interface NewSnapshot {
   readonly name: string;
+  /** Though another one has that name: ids tell them apart. */
+  readonly mayRepeat?: boolean;
   readonly dateSec: number;
   readonly dateNsec: number;
 }
@@ -57,8 +59,11 @@ export async function judgeSnapshots(link: ChainLink): Promise<Qcow2Link> {
   return { ...link, header };
 }
 
-/** E_EXISTS for a name that is taken, E_USAGE for one that none can have; E_UNSUPPORTED; the errors of judgeSnapshots. */
-export async function judgeNewSnapshot(link: ChainLink, name: string): Promise<Qcow2Link> {
+/** E_EXISTS for a name that is taken, unless it may be, E_USAGE for one that none can have; E_UNSUPPORTED; the errors of judgeSnapshots. */
+export async function judgeNewSnapshot(
+  link: ChainLink,
+  { name, mayRepeat }: Pick<NewSnapshot, "name" | "mayRepeat">,
+): Promise<Qcow2Link> {
   const subject = await judgeSnapshots(link);
   const { header, path: image } = subject;
   const lengthBytes = encodeName(name).length;
@@ -74,7 +79,7 @@ export async function judgeNewSnapshot(link: ChainLink, name: string): Promise<Q
     });
   }
   const { entries } = await readSnapshotTable(link);
-  if (entries.some((entry) => entry.name === name)) {
+  if (!mayRepeat && entries.some((entry) => entry.name === name)) {
     throw new ImgtxError("E_EXISTS", `Snapshot with name ${quoteName(name)} already exists`, {
       image,
       hint: "choose another name, or delete that snapshot first",
@@ -105,7 +110,7 @@ export async function judgeApplying(link: ChainLink): Promise<Qcow2Link> {
 
 /** A new snapshot of the disk as it is, without VM state. Errors are those of judgeNewSnapshot, and E_UNSUPPORTED. */
 export async function createSnapshot(link: ChainLink, file: StorageFile, added: NewSnapshot): Promise<void> {
-  await change(await judgeNewSnapshot(link, added.name), file, async (state, { entries, l1 }) => {
+  await change(await judgeNewSnapshot(link, added), file, async (state, { entries, l1 }) => {
     await countReferences(state, l1, { by: 1 });
     const place = await state.store(l1);
     await writeTable(state, entries, [...entries, describeNew(state, entries, added, place)]);

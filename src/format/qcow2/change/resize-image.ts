@@ -45,10 +45,10 @@ export async function judgeResize({ links }: Pick<Chain, "links">, sizeBytes: nu
   const [link, below] = links;
   if (link === undefined) throw new RangeError("a chain without an image");
   const { header, path: image, virtualSizeBytes } = link;
+  if (header === undefined) return;
   if (sizeBytes % SECTOR_BYTES !== 0) {
     throw new ImgtxError("E_USAGE", `The new size must be a multiple of ${SECTOR_BYTES}`, { image });
   }
-  if (header === undefined) return;
   requireWritable(header, image);
   if (header.version === 2 && header.nbSnapshots > 0) {
     throw new ImgtxError("E_UNSUPPORTED", "Can't resize a v2 image which has snapshots", {

@@ -1,0 +1,168 @@
+// Changes of an image in place, by file: a transaction of one action. Where the image is a device's own it is the
+// device's transaction, in its workspace; else one of the image alone, with the journal beside it.
+//
+// Invariant: nothing is changed behind a device's back. An image that a device only reads through its chain is refused,
+// and so is one that the transaction of another workspace is about to change.
+
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  findBeside,
+  findRedoLogsOn,
+  type ImageFormat,
+  type OpenedImage,
+  shellQuote,
+} from "../../format/index.ts";
+import type { ActionRequest, RunOptions } from "../../transaction/index.ts";
+import type { Engine, Session } from "../engine.ts";
+import { printable } from "../render/printable.ts";
+import { filesBelow, loadEngine, noteRecovered } from "./beside.ts";
+import type { ImgInvocation } from "./command.ts";
+import { deviceOn, standsOn } from "./guard-target.ts";
+import { parseImageName } from "./image-name.ts";
+import { explained, openSource, sourceOptions } from "./images.ts";
+import { lockWaiting } from "./lock-waiting.ts";
+import { failure } from "./messages.ts";
+
+export interface ImageInPlace {
+  readonly operand: string;
+  /** Real path. */
+  readonly image: string;
+  readonly format: ImageFormat;
+  /** Of the image and all below, as they were opened. */
+  readonly files: readonly string[];
+}
+
+/** What `use` finds in the image as it is now: looked at before anything is planned, without locks. */
+export async function lookAtImage<T>(
+  invocation: ImgInvocation,
+  operand: string,
+  use: (image: OpenedImage, place: ImageInPlace) => Promise<T>,
+): Promise<T> {
+  const options = sourceOptions(invocation);
+  const name = parseImageName(operand, options.imageOpts);
+  if (name.backing !== undefined) {
+    throw failure(`Could not open '${operand}': imgtx changes an image over its own backing image only`);
+  }
+  const opened = await openSource(invocation, operand, { ...options, isToChange: true });
+  const isGuessed = (name.format ?? options.format) === undefined;
+  try {
+    const [top] = opened.chain.links;
+    if (top === undefined) throw new RangeError("a chain without an image");
+    if (isGuessed && top.format === "raw") warnOfGuess(invocation, operand);
+    const image = await invocation.context.storage.realPath(top.path);
+    return await use(opened, { operand, image, format: top.format, files: filesBelow(opened) });
+  } finally {
+    await opened.close();
+  }
+}
+
+/** In qemu-img's words, which are not of imgtx's writes: those know no restriction. */
+function warnOfGuess({ program, console, context }: ImgInvocation, operand: string): void {
+  const what = `Image format was not specified for '${printable(operand)}' and probing guessed raw.`;
+  if (program === "imgtx") {
+    console.warning(`${what} -f raw says so`);
+    return;
+  }
+  const lines = [
+    "Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.",
+    "Specify the 'raw' format explicitly to remove the restrictions.",
+  ];
+  context.stderr.write([`WARNING: ${what}`, ...lines.map((line) => `         ${line}`), ""].join("\n"));
+}
+
+/** Runs the action on the image, as the device that it is or as one of its own. Prints nothing but what it recovers. */
+export async function changeImage(
+  invocation: ImgInvocation,
+  place: ImageInPlace,
+  requestFor: (device: string) => ActionRequest,
+): Promise<void> {
+  const { context, names } = invocation;
+  names.push({ given: place.operand, path: place.image });
+  const owner = await findOwner(invocation, place);
+  const engine = await loadEngine(context);
+  const session = await openSession(invocation, engine, place, owner?.root);
+  for (const note of session.recovered) noteRecovered(invocation, note);
+  const request = requestFor(owner?.device ?? engine.IMAGE_DEVICE);
+  try {
+    await engine.runActions(session, [request], runOptions(invocation));
+  } catch (error) {
+    const told = owner === undefined ? inItsWorkspace(error, session.root) : error;
+    const isLock = told instanceof ImgtxError && told.lock !== undefined;
+    throw isLock ? await explained(invocation, place.operand, () => Promise.reject(told)) : told;
+  } finally {
+    if (owner === undefined) {
+      await engine.closeImageSession(context.storage, place, howToRecover(invocation));
+    }
+  }
+}
+
+/** The device whose own image it is. E_FAILED where others stand on it, or a transaction elsewhere changes it. */
+async function findOwner(
+  invocation: ImgInvocation,
+  { operand, image, files }: ImageInPlace,
+): Promise<{ readonly device: string; readonly root: string } | undefined> {
+  const { storage } = invocation.context;
+  const [own = image] = files;
+  for (const path of files.slice(0, 2)) {
+    const there = await storage.stat(path);
+    const found = there && (await deviceOn(invocation, path, there));
+    if (!found) continue;
+    if (found.isActive && path === own) return found;
+    throw standsOn(operand, image, found, "its own actions change it");
+  }
+  const stat = (await findBeside(storage, image)) ? undefined : await storage.stat(image);
+  const [log] = stat ? await findRedoLogsOn(storage, image, stat) : [];
+  if (log === undefined) return undefined;
+  throw new ImgtxError(
+    "E_FAILED",
+    `${operand}: a transaction of a workspace elsewhere is about to change it`,
+    {
+      image,
+      hint:
+        `nothing was changed; commit or abort it there: its changes are in ${shellQuote(log)}, ` +
+        "which is to be removed where that transaction is no more",
+    },
+  );
+}
+
+async function openSession(
+  invocation: ImgInvocation,
+  engine: Engine,
+  { image, format }: ImageInPlace,
+  workspace: string | undefined,
+): Promise<Session> {
+  const { context, safeWorkspaces, allowPaths } = invocation;
+  const { storage, cwd } = context;
+  const how = howToRecover(invocation);
+  if (workspace !== undefined) {
+    const place = { startFolder: cwd, workspace, createHere: false, safeWorkspaces };
+    return await engine.openSession(storage, { ...place, ...how.waiting, caller: how.caller });
+  }
+  const gate = { allowPaths, currentFolder: cwd };
+  return await engine.openImageSession(storage, { image, format, gate, safeWorkspaces }, how);
+}
+
+function howToRecover(invocation: ImgInvocation) {
+  return { caller: "writer", waiting: lockWaiting(invocation) } as const;
+}
+
+function runOptions(invocation: ImgInvocation): RunOptions {
+  const { console, allowPaths } = invocation;
+  return {
+    ...lockWaiting(invocation),
+    transaction: undefined,
+    standalone: true,
+    dryRun: false,
+    allowPaths,
+    onRecovered: (note) => noteRecovered(invocation, note),
+    onNotice: (line) => console.error(line),
+    onKept: ({ path, why }) => console.error(`left '${path}' as it is: ${why}`),
+  };
+}
+
+/** The ways out are commands in the workspace beside the image, which nobody finds from where he is. */
+function inItsWorkspace(error: unknown, root: string): unknown {
+  if (!(error instanceof ImgtxError) || error.hint === undefined) return error;
+  const named = `\`imgtx --workspace ${shellQuote(root)} `;
+  return error.reworded(error.message, { hint: error.hint.replaceAll(/`imgtx (?=recover|txn)/g, named) });
+}

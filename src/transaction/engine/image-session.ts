@@ -1,0 +1,61 @@
+// A session on one image that is in no workspace: what changes it is a transaction like any other, in a workspace of
+// its own beside the image, which comes with the plan and goes with the journal.
+
+import {
+  findBeside,
+  folderBeside,
+  type GateOptions,
+  type ImageFormat,
+  openChain,
+} from "../../format/index.ts";
+import type { Storage } from "../../storage/index.ts";
+import { deviceEntryOf } from "../actions/plan/chain-entry.ts";
+import { openBeside, settleBeside } from "../recover/beside.ts";
+import type { RecoveryOptions } from "../recover/recovery.ts";
+import type { RecoveryNote, Session } from "../request.ts";
+
+/** What the image is called as a device. */
+export const IMAGE_DEVICE = "the-image";
+
+interface ImageToChange {
+  /** Its real path. */
+  readonly image: string;
+  readonly format: ImageFormat;
+  readonly gate: GateOptions & { readonly currentFolder: string };
+  readonly safeWorkspaces: readonly string[];
+}
+
+/** Ends what was left of an earlier command first. What can't be ended yet, the image's next change meets. */
+export async function openImageSession(
+  storage: Storage,
+  { image, format, gate, safeWorkspaces }: ImageToChange,
+  options: RecoveryOptions,
+): Promise<Session> {
+  const beside = { image, folder: folderBeside(image) };
+  const { notes: recovered } = await settleBeside(storage, beside, { ...options, safeWorkspaces });
+  const { currentFolder } = gate;
+  const left = await openBeside(storage, beside, safeWorkspaces);
+  if (left) return { workspace: left, root: left.root, currentFolder, recovered };
+  const chain = await openChain(storage, image, { format, gate });
+  try {
+    const first = deviceEntryOf(IMAGE_DEVICE, chain);
+    return {
+      workspace: { storage, root: beside.folder, first },
+      root: beside.folder,
+      currentFolder,
+      recovered,
+    };
+  } finally {
+    await chain.close();
+  }
+}
+
+/** Takes the workspace away where nothing is left in it to be done. The notes of what could not be ended. */
+export async function closeImageSession(
+  storage: Storage,
+  { image }: Pick<ImageToChange, "image">,
+  options: RecoveryOptions,
+): Promise<readonly RecoveryNote[]> {
+  const beside = await findBeside(storage, image);
+  return beside ? (await settleBeside(storage, beside, options)).notes : [];
+}

@@ -1,0 +1,64 @@
+// Scenarios of `imgtx img` on images that are in no workspace: the journal lies beside the image, and the next command
+// that opens it recovers. Its statuses are qemu-img's, so what fails ends with 1, whatever stands.
+
+import { qcow2, type SampleFile, type Scenario, step } from "./sample-devices.ts";
+import { sampleRaw } from "../../helpers/sample-image.ts";
+
+const KIB = 1024;
+
+interface Subject {
+  readonly image: string;
+  readonly format: "qcow2" | "raw";
+  readonly files: () => readonly SampleFile[];
+}
+
+/** The image lies in another folder than its commands run in, which name it IMAGE. */
+function onImage(name: string, { files, image, format }: Subject, commands: readonly string[]): Scenario {
+  const path = `../images/${image}`;
+  return {
+    name,
+    files: () => [...files(), { path: "images/.imgtx-not-ours", bytes: Buffer.from("not a staging file\n") }],
+    prepare: [],
+    startsWithout: true,
+    changing: { [`images/${image}`]: format },
+    steps: commands.map((command) => step(command.replace("IMAGE", path))),
+    recover: ["img", "info", "-f", format, path],
+  };
+}
+
+const OVERLAY = {
+  image: "a.qcow2",
+  format: "qcow2",
+  files: () => [
+    qcow2("images/base.qcow2", { dataClusters: [0, 3, 40], seed: 1, virtualSizeBytes: 384 * KIB }),
+    qcow2("images/a.qcow2", {
+      dataClusters: [3, 7],
+      seed: 2,
+      backing: { name: "base.qcow2", format: "qcow2" },
+    }),
+  ],
+} as const satisfies Subject;
+
+const OLD = {
+  image: "d.qcow2",
+  format: "qcow2",
+  files: () => [qcow2("images/d.qcow2", { dataClusters: [2], seed: 5, version: 2 })],
+} as const satisfies Subject;
+
+const RAW = {
+  image: "b.raw",
+  format: "raw",
+  files: () => [{ path: "images/b.raw", bytes: sampleRaw(64 * KIB, 3), mode: 0o600 }],
+} as const satisfies Subject;
+
+export const IMAGE_SCENARIOS: readonly Scenario[] = [
+  { ...onImage("img resize of an overlay", OVERLAY, ["img resize IMAGE 320k"]), inSlice: true },
+  onImage("img resize of a raw image", RAW, [
+    "img resize -f raw IMAGE +64k",
+    "img resize -f raw --shrink IMAGE -96k",
+  ]),
+  onImage("img snapshot of a version 2 image", OLD, [
+    "img snapshot -c one IMAGE",
+    "img snapshot -a one IMAGE",
+  ]),
+];
