@@ -47,7 +47,7 @@ import {
   NOT_MADE_YET,
   type TransactionState,
 } from "../journal/index.ts";
-import { openIfFree } from "../images/open-free.ts";
+import { openHeld, openIfFree } from "../images/open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { removeFinished } from "../images/removal.ts";
 
@@ -142,7 +142,9 @@ async function runCopy(
   const { storage, root } = workspace;
   const { state } = journal;
   const { table } = how;
-  const source = await judgeSource(storage, state, copy, how);
+  // What is up already needs no source any more.
+  const isAllUp = isUp(copy) && copy.copiedBytes === ALL_COPIED;
+  const source = isAllUp ? "as planned" : await judgeSource(storage, state, copy, how);
   if (source === "unfit") return undefined;
   const file = await openTarget(storage, state, { copy, table });
   if (!file) return undefined;
@@ -153,7 +155,15 @@ async function runCopy(
     const found = await judgeTarget(storage, state, { copy: due, file }, { ...how, gate });
     if (found === "another") return undefined;
     if (found === "let go") await renewLift(storage, copy);
-    else await copyInto(workspace, journal, { copy: due, file, found, gate }, how);
+    else {
+      const isHeld = !isUp(due) || isAllUp || how.isLocked;
+      const held = isHeld ? [] : await openHeld(storage, due.sources, how.waiting);
+      try {
+        await copyInto(workspace, journal, { copy: due, file, found, gate }, how);
+      } finally {
+        for (const one of held) await one.close();
+      }
+    }
     const looks = await lookAtFiles(storage, { path: copy.into, format: copy.format }, gate);
     if (found === "as planned" || found === "fenced" || isOfDevice(table, copy.into)) return looks;
     how.onNotice?.(
@@ -236,8 +246,8 @@ async function copyInto(
       },
     },
   };
-  if (isUp(copy)) await copyUp(storage, copyUpOf(copy, isFenced), how);
-  else await copyLayers(storage, layers, how);
+  if (!isUp(copy)) await copyLayers(storage, layers, how);
+  else if (copiedBytes !== ALL_COPIED) await copyUp(storage, copyUpOf(copy, isFenced), how);
   if (kind !== "sync" && copiedBytes !== ALL_COPIED) {
     await journal.append({ type: "copied", statement, path: into, offset: ALL_COPIED }, "all copied");
   }

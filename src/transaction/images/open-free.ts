@@ -50,6 +50,24 @@ export async function lockWriter(
   await holdImages(storage, [{ file, isWritten: true }], waiting);
 }
 
+/** Nobody may write to these while recovery reads them: E_LOCKED where somebody does. Closing gives the locks back. */
+export async function openHeld(
+  storage: Storage,
+  images: readonly string[],
+  waiting: LockWaiting = NO_WAIT,
+): Promise<StorageFile[]> {
+  const files: StorageFile[] = [];
+  try {
+    for (const image of images) files.push(await storage.openFile(image, "read"));
+    const readers = files.map((file) => ({ file }));
+    await holdImages(storage, readers, waiting);
+    return files;
+  } catch (error) {
+    for (const file of files) await file.close();
+    throw error;
+  }
+}
+
 export function replacedSince(image: string): ImgtxError {
   return new ImgtxError("E_CHANGED", "another file stands there than the one that imgtx was to change", {
     image,

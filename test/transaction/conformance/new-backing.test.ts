@@ -1,6 +1,6 @@
 // Active layers on another backing image, or on none: what they show stays, and so does all else.
 
-import { copyFileSync, mkdirSync } from "node:fs";
+import { copyFileSync, mkdirSync, rmSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
@@ -8,7 +8,7 @@ import type { RebaseRequest } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { type Call, killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { run, runWell } from "../../helpers/qemu-programs.ts";
+import { run, runWell, startQemuDaemon } from "../../helpers/qemu-programs.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import {
   atNthAfterMark,
@@ -21,7 +21,7 @@ import {
 import { pull, rebase } from "../../helpers/transaction/new-backings.ts";
 import { makeWorkbench, Workbench } from "../../helpers/transaction/workbench.ts";
 
-const qemu = oracle("qemu-img", "qemu-io");
+const qemu = oracle("qemu-img", "qemu-io", "qemu-storage-daemon");
 const [K, M] = [1024, 1024 ** 2];
 
 /** How the active layers are made: the words of `qemu-img create`, and what else is done to them. */
@@ -269,6 +269,23 @@ describe("copying up that was cut off", () => {
     expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
     expectPulled(bench);
   });
+
+  qemu.test(
+    "waits while somebody writes to what is still to come, and needs nothing of it when all is up",
+    async () => {
+      const bench = await dieAt("cluster_size=64k", atNthAfterMark("file.write", "top.qcow2", 2));
+      const daemon = await startQemuDaemon(bench.at("middle.qcow2"), makeFolder(), true);
+      const { recovered } = await bench.session();
+      expect(recovered).toMatchObject([{ did: "waiting", obstacle: { code: "E_LOCKED" } }]);
+      await daemon.stop();
+      expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+      expectPulled(bench);
+      const late = await dieAt("cluster_size=64k", ({ purpose }) => purpose === "header staged");
+      rmSync(late.at("middle.qcow2"));
+      expect((await late.session()).recovered).toMatchObject([{ did: "finished" }]);
+      expectPulled(late);
+    },
+  );
 
   qemu.test("waits where what is still to come was changed, and goes on when it is put back", async () => {
     const bench = await dieAt("cluster_size=64k", atNthAfterMark("file.write", "top.qcow2", 2));

@@ -85,7 +85,8 @@ async function change(
   writing: Omit<WritingOptions, "format">,
   make: (image: Qcow2Writer) => Promise<void>,
 ): Promise<void> {
-  const image = await openForWriting(storage, path, { ...writing, format: "qcow2" });
+  // No guest data is read or written: what is below may have gone.
+  const image = await openForWriting(storage, path, { ...writing, format: "qcow2", backing: false });
   try {
     if (image instanceof Qcow2Writer) await make(image);
   } finally {
