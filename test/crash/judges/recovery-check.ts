@@ -38,6 +38,8 @@ export class RecoveryCheck {
   readonly #gone = new Set<string>();
   /** Where the scenario leads from each step on, if the host is started anew before it. */
   readonly #endsAnew = new Map<number, string>();
+  /** Where it leads if the commit that is this step is refused. */
+  readonly #endsRefused = new Map<number, string>();
 
   constructor(recording: Recording, subject: Subject, report: Report) {
     this.#recording = recording;
@@ -152,7 +154,7 @@ export class RecoveryCheck {
       const anew = await this.#endAnew(next);
       const wanted = new Map([["the end without a crash, the host started anew", anew]]);
       if (isSameBoot) wanted.set("the end without a crash", this.#end(next));
-      const refused = wasCutOff ? this.#endRefused(next) : undefined;
+      const refused = wasCutOff ? await this.#endRefused(next) : undefined;
       if (refused !== undefined) wanted.set("the commit refused", refused);
       if ([...wanted.values()].some((one) => isAlikeButForMirror(end, one))) return;
       this.violate("the scenario ends differently after recovery", trail, differences(end, wanted));
@@ -179,24 +181,34 @@ export class RecoveryCheck {
     return [...ends, steps.at(-1)?.after ?? ""].join("\n");
   }
 
-  #endRefused(next: number): string | undefined {
+  /** Where the commit that may be refused was, and its transaction stays open. */
+  async #endRefused(next: number): Promise<string | undefined> {
     const { plan, steps } = this.#recording;
-    const last = steps.at(-1);
-    if (!last?.step.orRefused || last.index < next) return undefined;
-    const ends = plan.steps.slice(next, -1).map(({ argv, exit }) => describeEnd(argv, exit ?? 0));
-    return [...ends, describeEnd(last.step.argv, REFUSED), last.before].join("\n");
+    const refused = steps.find(({ index, step }) => index >= next && step.orRefused === true);
+    if (!refused) return undefined;
+    const ends = plan.steps.slice(next, refused.index).map(({ argv, exit }) => describeEnd(argv, exit ?? 0));
+    const known = this.#endsRefused.get(refused.index);
+    const rest = known ?? (await this.#runFrom(refused.from, refused.index + 1, RECORDED_BOOT));
+    this.#endsRefused.set(refused.index, rest);
+    return [...ends, describeEnd(refused.step.argv, REFUSED), rest].join("\n");
   }
 
   async #endAnew(next: number): Promise<string> {
     const known = this.#endsAnew.get(next);
     if (known !== undefined) return known;
-    const { start, log, steps } = this.#recording;
-    const point = steps[next]?.from ?? log.length;
-    const { tree } = new SimulatedMachine({ durable: start, log: log.slice(0, point) });
-    const machine = new SimulatedMachine({ durable: tree.rebooted(), boots: LATER });
-    const { end } = await this.runRest(machine, next);
+    const { log, steps } = this.#recording;
+    const end = await this.#runFrom(steps[next]?.from ?? log.length, next);
     this.#endsAnew.set(next, end);
     return end;
+  }
+
+  /** The rest of the scenario from this step on, on the disk as it was at that call. boot: default, the host is started anew. */
+  async #runFrom(point: number, next: number, boot?: number): Promise<string> {
+    const { start, log } = this.#recording;
+    const { tree } = new SimulatedMachine({ durable: start, log: log.slice(0, point) });
+    const durable = boot === undefined ? tree.rebooted() : tree;
+    const machine = new SimulatedMachine({ durable, boots: LATER, ...(boot !== undefined && { boot }) });
+    return (await this.runRest(machine, next)).end;
   }
 }
 

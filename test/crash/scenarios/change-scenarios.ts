@@ -1,6 +1,16 @@
 // Scenarios of changes in place: images that are there get another size, or other internal snapshots.
 
-import { addAll, back, DEVICES, filesOf, ONE, onTwo, type Scenario, step } from "./sample-devices.ts";
+import {
+  addAll,
+  back,
+  DEVICES,
+  filesOf,
+  ONE,
+  onTwo,
+  type Scenario,
+  step,
+  COMMIT_UNDER_FENCES,
+} from "./sample-devices.ts";
 
 /** All of them are written to, and told by what a guest sees. */
 const CHANGING = {
@@ -36,7 +46,7 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
       step("resize vdc 64k --shrink --force"),
       step("resize vdd 64k --shrink --force"),
       step("resize vde +1M"),
-      { ...step("txn commit"), orRefused: true },
+      COMMIT_UNDER_FENCES,
     ],
     studied: [3, 6],
   },
@@ -62,7 +72,7 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
       step("txn begin"),
       step("internal-snapshot apply vda vdc vdd vde one"),
       step("internal-snapshot delete vda vdc vdd vde one"),
-      { ...step("txn commit"), orRefused: true },
+      COMMIT_UNDER_FENCES,
     ],
     studied: [0, 3, 4],
   },

@@ -1,7 +1,17 @@
 // Scenarios of migrations: a chain moves to the other folder, and a device goes over to its mirror.
 
 import { OTHER_RAW } from "./mirror-scenarios.ts";
-import { addAll, back, filesOf, onTwo, OTHER, type Scenario, step, TWO } from "./sample-devices.ts";
+import {
+  addAll,
+  back,
+  filesOf,
+  onTwo,
+  OTHER,
+  type Scenario,
+  step,
+  TWO,
+  COMMIT_UNDER_FENCES,
+} from "./sample-devices.ts";
 import type { Step } from "../subject.ts";
 
 const DEST = "../images/top.qcow2";
@@ -44,12 +54,7 @@ export const MIGRATE_SCENARIOS: readonly Scenario[] = [
   }),
   onTwo(
     "go over to a mirror that is out of line in a transaction",
-    [
-      step("txn begin"),
-      step("reopen vda m.qcow2"),
-      step("snapshot vda a1.qcow2"),
-      { ...step("txn commit"), orRefused: true },
-    ],
+    [step("txn begin"), step("reopen vda m.qcow2"), step("snapshot vda a1.qcow2"), COMMIT_UNDER_FENCES],
     {
       files: filesOf(TWO, [OTHER]),
       prepare: [...addAll(TWO), step("mirror vda m.qcow2"), write("a.qcow2")],

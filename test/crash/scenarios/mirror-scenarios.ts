@@ -13,6 +13,7 @@ import {
   type Scenario,
   step,
   TWO,
+  COMMIT_UNDER_FENCES,
 } from "./sample-devices.ts";
 import type { Step } from "../subject.ts";
 
@@ -97,7 +98,7 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
       step("mirror vda"),
       step("snapshot vda a1.qcow2"),
       step("mirror vda"),
-      { ...step("txn commit"), orRefused: true },
+      COMMIT_UNDER_FENCES,
     ],
     { studied: [1, 3, 4] },
   ),
@@ -109,7 +110,7 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
       step("txn begin"),
       step("mirror vda=m.qcow2 vdb=n.raw"),
       step("reopen vda m.qcow2"),
-      { ...step("txn commit"), orRefused: true },
+      COMMIT_UNDER_FENCES,
     ],
     { studied: [3] },
   ),

@@ -130,6 +130,9 @@ export function step(line: string, exit = 0): Step {
   return { argv: line.split(" "), exit };
 }
 
+/** A commit that lifts fences which it raised before its mark. */
+export const COMMIT_UNDER_FENCES: Step = { ...step("txn commit"), orRefused: true };
+
 /** A step that takes back what was done. */
 export function back(line: string): Step {
   return { ...step(line), failsForward: true };

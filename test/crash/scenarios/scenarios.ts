@@ -23,6 +23,7 @@ import {
   step,
   TORN,
   TWO,
+  COMMIT_UNDER_FENCES,
 } from "./sample-devices.ts";
 import type { Step } from "../subject.ts";
 
@@ -161,12 +162,7 @@ export const SCENARIOS: readonly Scenario[] = [
   onOld("reopen a device of version 2", [step("reopen vdd other.qcow2")]),
   onTwo(
     "reopen and snapshot in a transaction",
-    [
-      step("txn begin"),
-      step("reopen vda other.qcow2"),
-      step("snapshot vda a1.qcow2"),
-      { ...step("txn commit"), orRefused: true },
-    ],
+    [step("txn begin"), step("reopen vda other.qcow2"), step("snapshot vda a1.qcow2"), COMMIT_UNDER_FENCES],
     { files: filesOf(TWO, [OTHER]), studied: [1, 3] },
   ),
   onFrozen("freeze and unfreeze", [step("freeze vda vdb vdt"), step("unfreeze vda vdb vdt")], {
@@ -178,7 +174,7 @@ export const SCENARIOS: readonly Scenario[] = [
       step("txn begin"),
       step("freeze vda vdt"),
       step("snapshot-group vda=a1.qcow2 vdt=t1.qcow2"),
-      step("txn commit"),
+      COMMIT_UNDER_FENCES,
       step("unfreeze vda vdt"),
     ],
     { studied: [1, 3, 4] },
@@ -209,7 +205,7 @@ export const SCENARIOS: readonly Scenario[] = [
       step("txn savepoint here"),
       step("unfreeze vdt"),
       back("txn rollback-to here"),
-      step("txn commit"),
+      COMMIT_UNDER_FENCES,
     ],
     { studied: [3, 4, 5] },
   ),
