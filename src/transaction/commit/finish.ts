@@ -161,8 +161,8 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
     const redone = new Map([...first, ...copied, ...last]);
     const changed = new Map([
       ...(how.isLocked ? [] : await findKept(workspace, state)),
-      ...redone,
       ...written,
+      ...redone,
       ...(await syncLate(workspace, state, stale, { ...how, present })),
     ]);
     return await moveOn(workspace, journal, { commit, changed, written, redone }, how);

@@ -26,13 +26,13 @@ import {
   waitForLeases,
 } from "../../format/index.ts";
 import type { LockWaiting, StorageFile } from "../../storage/index.ts";
-import { lastSeen, type TransactionState } from "../journal/index.ts";
+import { lastSeen, redoOf, type TransactionState } from "../journal/index.ts";
 import { imagesLeft, type LeftImage } from "./leaving.ts";
 import { isFenceUp } from "./leaving-fences.ts";
 import { findMirrorTaken, type StaleMirror } from "./late-sync.ts";
 import { filesMerged, imagesCopiedInto } from "./copies.ts";
+import { isUntouched } from "../images/apply-redo.ts";
 import { openUnlessGone } from "../images/open-free.ts";
-import { imagesRedone } from "../images/redo.ts";
 
 export interface HowToHold {
   readonly present: DeviceTable;
@@ -51,6 +51,8 @@ interface OpenLeft extends LeftImage {
   readonly file: StorageFile;
   /** Where its device goes, as a copy of it. */
   mirror: StaleMirror["mirror"] | undefined;
+  /** Whether it is changed in place before the table moves, by an open file of its own. */
+  isChanging: boolean;
   /** Undefined: the file is another one, in the place of what the journal saw. */
   readonly seen: Fingerprint | undefined;
 }
@@ -80,18 +82,23 @@ export async function holdLeft(
     for (const { file } of open) await file.close();
   };
   try {
-    const redone = imagesRedone(state);
+    const redone = redoOf(state);
     const fenced = new Set(state.fences.map(({ image }) => image));
     for (const left of imagesLeft(present, next, state)) {
-      // Its redo log looks at it itself. A device that is frozen where it is leaves nothing.
-      if (redone.has(left.image) || left.isFrozen) continue;
+      // A device that is frozen where it is leaves nothing.
+      if (left.isFrozen) continue;
+      const redo = redone.get(left.image);
+      // Its fence is up, or the log applied: then nothing tells what was written from what imgtx wrote.
+      if (redo && (redo.guardedBy === "fence" || !(await isUntouched(storage, state, redo)))) continue;
       // A fence was up until the move was durable, and the view with it.
       if (how.moved && (left.stays || fenced.has(left.image))) continue;
       const found = await openLeft(storage, left, state, how);
       const before = findDevice(present, left.device);
       if (!found) continue;
       open.push(found);
-      const mirror = before && findMirrorTaken(state, next, before);
+      found.isChanging = redo !== undefined && left.stays;
+      // It is as the mirror once it is changed, and that it is when the table has moved.
+      const mirror = before && !redo && findMirrorTaken(state, next, before);
       // A frozen device's fence is up there, and nobody should have written at all: a person decides.
       if (mirror && !(await isFencedAt(storage, mirror.path))) found.mirror = mirror;
     }
@@ -100,7 +107,10 @@ export async function holdLeft(
       open.map(({ file, image, device }) => ({ file, path: image, device })),
       waiting,
     );
-    const leases = new ImageLeases(storage, open);
+    const leases = new ImageLeases(
+      storage,
+      open.filter(({ isChanging }) => !isChanging),
+    );
     await waitForLeases(storage.host, waiting, async () => await Promise.resolve(leases.take() ?? leases));
     // A copy may take hours, and a guest that starts would hang in its open.
     if (imagesCopiedInto(state).size > 0) leases.dropEarly();
@@ -116,6 +126,10 @@ export async function holdLeft(
       const judged = await judge(left, how);
       if (judged?.isWritten === true) written.set(left.image, judged.now);
       if (judged?.stale) stale.push(judged.stale);
+    }
+    for (const left of open.filter(({ isChanging }) => isChanging)) {
+      await left.file.close();
+      open.splice(open.indexOf(left), 1);
     }
     // The same holds of a comparison.
     if (stale.length > 0) leases.dropEarly();
@@ -152,7 +166,7 @@ async function openLeft(
       await file.close();
       return undefined;
     }
-    return { ...left, file, mirror: undefined, seen: isSame ? expected : undefined };
+    return { ...left, file, mirror: undefined, isChanging: false, seen: isSame ? expected : undefined };
   } catch (error) {
     await file.close();
     throw error;

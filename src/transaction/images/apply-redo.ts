@@ -3,6 +3,8 @@
 // Invariants
 // - A log is applied from its start, as often as it takes, by the very file that was planned, and under the guard that the
 //   change needs (format/staged). An image that the devices leave waits until the table has moved.
+// - Recovery applies none to an image without a fence that somebody has written to since the mark, but one that makes it
+//   larger: what was written might go with what the log takes away, or into a snapshot of before.
 // - Where no fence tells that a log was applied, the journal does, durably, before anybody else may open the image: after
 //   that record the image is not looked at any more. Such logs come first, while the other images are as before.
 // - Logs go when the table has moved, durably, and before the journal that knows them by name.
@@ -11,6 +13,8 @@ import type { Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   applyLog,
+  describeChanges,
+  describeDoubt,
   type Fingerprint,
   type Guard,
   isFileFenced,
@@ -127,6 +131,7 @@ async function openOne(
   if (await isElsewhere(storage, image, { expected: base, folders: foldersOf(state) }))
     throw diskIsAway(image, "it is still to be changed");
   const seen = await openUnlessGone(storage, image, "read");
+  if (!seen && how.hasMoved !== true) throw isGone(image);
   if (!seen) return undefined;
   const opened: { close(): Promise<void> }[] = [seen];
   const close = async (): Promise<void> => {
@@ -143,6 +148,11 @@ async function openOne(
     // Under a fence that stays all may be done already: it was raised before the mark.
     const isFresh = how.isLocked && keptFenceOf(guard) === undefined;
     const found = isFresh ? "untouched" : await surveyOrRefuse(log, seen, guard);
+    // What is changed last was copied into before: see copy-target.ts.
+    const mayBeWritten = guard.kind === "digests" && !how.isLocked && redo.isLast !== true;
+    if (found === "untouched" && mayBeWritten) {
+      await assertUnwritten(seen, { redo, base }, how.onNotice);
+    }
     if (found === "used" && (await isFileFenced(seen))) throw writtenSince(image, 0);
     if (found === "used") {
       how.onNotice?.(`${image} was written to since imgtx changed it, and is left as it is`);
@@ -157,6 +167,52 @@ async function openOne(
   } finally {
     if (!isReady) await close();
   }
+}
+
+/** Whether an image is as it was at the mark, where the log is to be asked: it may have been written to elsewhere. */
+export async function isUntouched(
+  storage: Storage,
+  state: TransactionState,
+  redo: PreparedRedo,
+): Promise<boolean> {
+  if (state.applied.has(redo.image)) return false;
+  const file = await openUnlessGone(storage, redo.image, "read");
+  const log = file && (await openLog(storage, redo, true));
+  try {
+    return file && log ? (await surveyImage(log, file, guardOf(state, redo))).state === "untouched" : false;
+  } finally {
+    await log?.close();
+    await file?.close();
+  }
+}
+
+/** E_CHANGED where somebody has written to it since the mark. A doubt is said. */
+async function assertUnwritten(
+  file: StorageFile,
+  { redo, base }: Pick<Ready, "redo" | "base">,
+  onNotice: HowToApply["onNotice"],
+): Promise<void> {
+  const { image, sizeAfter, sizeBefore, changedSectors, freedPages } = redo;
+  if (changedSectors + freedPages === 0) {
+    if (sizeAfter >= sizeBefore || (await file.seekData(sizeAfter)) === undefined) return;
+  }
+  const now = await takeFingerprint(file, base.headerSha256 !== null);
+  const changes = describeChanges(base, now);
+  // What only changed its change time may have written, and put the other one back.
+  if (base.bootId === now.bootId && base.changedNs !== undefined && base.changedNs !== now.changedNs)
+    changes.push("its change time");
+  if (changes.length > 0) {
+    throw new ImgtxError(
+      "E_CHANGED",
+      `somebody wrote to it after the commit (${changes.join(", ")}), and changing it now might lose that`,
+      { image, hint: "find out who wrote to it; what stands there was left as it is" },
+    );
+  }
+  const doubt = describeDoubt(base, now);
+  if (doubt === undefined) return;
+  onNotice?.(
+    `whether somebody wrote to ${image} after the commit can't be told from its times (${doubt}): changing it might have lost that`,
+  );
 }
 
 /** To be written once more, where nobody else has it open. */
@@ -214,6 +270,13 @@ async function surveyOrRefuse(
   const survey = await surveyImage(log, file, guard);
   if (survey.state !== "foreign") return survey.state;
   throw writtenSince(file.path, survey.offset);
+}
+
+function isGone(image: string): ImgtxError {
+  return new ImgtxError("E_NOT_FOUND", "it is not there, and is still to be changed", {
+    image,
+    hint: "mount its disk, or put the file back",
+  });
 }
 
 function writtenSince(image: string, offset: number): ImgtxError {
