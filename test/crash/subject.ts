@@ -41,14 +41,15 @@ export interface Subject {
   startGuest?(machine: SimulatedMachine, device: string, place: GuestPlace): Promise<GuestWrite | undefined>;
 }
 
-/** Where a guest writes: over data of its own disk, or where the image has none yet. */
-export type GuestPlace = "data" | "hole";
+/** Where a guest writes: over data of its own disk, where the image has none yet, at the end of the disk, or at an offset. */
+export type GuestPlace = "data" | "hole" | "end" | number;
 
 /** What a guest has written, durably. */
 export interface GuestWrite {
   readonly device: string;
   /** The file that it wrote to. */
   readonly image: string;
+  readonly offset: number;
   /** What it finds since, as observed. */
   readonly line: string;
   readonly text: string;

@@ -121,20 +121,22 @@ class GuestRig {
       if (!write) continue;
       const trail = [...crash.trail, write.text, ...(way.lies ? ["all its times are put back"] : [])];
       const found = way.lies ? await putTimesBack(machine, crash, write) : afterDeath(machine);
-      await this.#judge({ recorded, plain: { ...plain, observed }, way, write, machine: found, trail });
+      // Wherever its disk may end by then.
+      const same = { ...way, place: write.offset };
+      await this.#judge({ recorded, plain: { ...plain, observed }, way: same, write, machine: found, trail });
     }
   }
 
   #chooseWays({ before, after }: RecordedStep): Way[] {
     const names = this.#subject.devicesOf?.(`${before}\n${after}`) ?? [];
     const all = [...new Set(names)].flatMap((name) =>
-      (["data", "hole"] as const).flatMap((place) =>
+      (["data", "hole", "end"] as const).flatMap((place) =>
         [false, true].map((lies): Way => ({ name, place, lies })),
       ),
     );
     const count = Math.min(this.#options.ways, all.length);
     // A number that has no divisor in common with theirs: in the end each has its turn.
-    return Array.from({ length: count }, () => all[(this.#turn += 5) % all.length]).filter(
+    return Array.from({ length: count }, () => all[(this.#turn += 7) % all.length]).filter(
       (way) => way !== undefined,
     );
   }

@@ -15,9 +15,12 @@ const WRITE_BYTES = 4096;
 const MAGIC = 0x514649fb;
 
 /** Clusters of the samples' guests: most have data of their own in the first, and none has in the second. */
-const PLACES: Readonly<Record<GuestPlace, number>> = { data: 3 * 4096, hole: 13 * 4096 };
+function offsetOf(place: GuestPlace, sizeBytes: number): number {
+  if (typeof place === "number") return place;
+  return { data: 3 * 4096, hole: 13 * 4096, end: sizeBytes - WRITE_BYTES }[place];
+}
 
-/** Undefined where the guest does not start: nothing is there, or a fence keeps it out. */
+/** Undefined where it does not write: nothing is there, a fence keeps it out, or its disk has become too small. */
 export async function startGuest(
   machine: SimulatedMachine,
   view: string,
@@ -30,9 +33,9 @@ export async function startGuest(
   const format = formatOf(inode);
   if (hasFence(machine, path, format)) return undefined;
   const found = readAll(openGuest((file) => imageIn(machine.tree, file), path, format));
-  const offset = PLACES[place];
+  const offset = offsetOf(place, found.length);
   const bytes = new Uint8Array(WRITE_BYTES).map((_, index) => (index * 7 + 0xc3) & 0xff);
-  if (found.length < offset + bytes.length) throw new Error(`${path} is too small for a guest's write`);
+  if (found.length < offset + bytes.length) return undefined;
   found.set(bytes, offset);
   await write(machine, path, format, { bytes, offset });
   const after = readGuest({ open: (file) => imageIn(machine.tree, file) }, path, format);
@@ -41,6 +44,7 @@ export async function startGuest(
   return {
     device: name,
     image: path,
+    offset,
     line: describeGuest(name, after),
     text: `a guest of ${name} writes to ${path} at ${offset}`,
   };
