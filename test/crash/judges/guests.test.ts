@@ -62,7 +62,7 @@ test.each([
 test("what a guest writes to an image without a fence stays, once the journal says that it is changed", async () => {
   const scenario = findScenario("resize 5 devices in a transaction");
   const { plan, subject } = await trialOf({ ...scenario, studied: [scenario.steps.length - 1] });
-  const options = { ...GUEST_SLICE, points: 12, ways: 6 };
+  const options = { ...GUEST_SLICE, points: 12, ways: 3 };
   const right = await meetGuests(await record(plan, subject), subject, options);
   expect(groupViolations(right.violations)).toEqual([]);
   const muted = await record(plan, subject, new Set(["applied"]));
