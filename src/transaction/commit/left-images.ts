@@ -76,32 +76,13 @@ export async function holdLeft(
   state: TransactionState,
   how: HowToHold,
 ): Promise<HeldLeft> {
-  const { present, next, waiting = NO_WAIT } = how;
+  const { waiting = NO_WAIT } = how;
   const open: OpenLeft[] = [];
   const release = async () => {
     for (const { file } of open) await file.close();
   };
   try {
-    const redone = redoOf(state);
-    const fenced = new Set(state.fences.map(({ image }) => image));
-    for (const left of imagesLeft(present, next, state)) {
-      // A device that is frozen where it is leaves nothing.
-      if (left.isFrozen) continue;
-      const redo = redone.get(left.image);
-      // Its fence is up, or the log applied: then nothing tells what was written from what imgtx wrote.
-      if (redo && (redo.guardedBy === "fence" || !(await isUntouched(storage, state, redo)))) continue;
-      // A fence was up until the move was durable, and the view with it.
-      if (how.moved && (left.stays || fenced.has(left.image))) continue;
-      const found = await openLeft(storage, left, state, how);
-      const before = findDevice(present, left.device);
-      if (!found) continue;
-      open.push(found);
-      found.isChanging = redo !== undefined && left.stays;
-      // It is as the mirror once it is changed, and that it is when the table has moved.
-      const mirror = before && !redo && findMirrorTaken(state, next, before);
-      // A frozen device's fence is up there, and nobody should have written at all: a person decides.
-      if (mirror && !(await isFencedAt(storage, mirror.path))) found.mirror = mirror;
-    }
+    await openAll(storage, state, how, open);
     await holdImages(
       storage,
       open.map(({ file, image, device }) => ({ file, path: image, device })),
@@ -137,6 +118,36 @@ export async function holdLeft(
   } catch (error) {
     await release();
     throw error;
+  }
+}
+
+/** Opens what may have been written to, and may be left behind. The caller closes it, also where this fails. */
+async function openAll(
+  storage: Workspace["storage"],
+  state: TransactionState,
+  how: HowToHold,
+  open: OpenLeft[],
+): Promise<void> {
+  const { present, next } = how;
+  const redone = redoOf(state);
+  const fenced = new Set(state.fences.map(({ image }) => image));
+  for (const left of imagesLeft(present, next, state)) {
+    // A device that is frozen where it is leaves nothing.
+    if (left.isFrozen) continue;
+    const redo = redone.get(left.image);
+    // Its fence is up, or the log applied: then nothing tells what was written from what imgtx wrote.
+    if (redo && (redo.guardedBy === "fence" || !(await isUntouched(storage, state, redo)))) continue;
+    // A fence was up until the move was durable, and the view with it.
+    if (how.moved && (left.stays || fenced.has(left.image))) continue;
+    const found = await openLeft(storage, left, state, how);
+    const before = findDevice(present, left.device);
+    if (!found) continue;
+    open.push(found);
+    found.isChanging = redo !== undefined && left.stays;
+    // It is as the mirror once it is changed, and that it is when the table has moved.
+    const mirror = before && !redo && findMirrorTaken(state, next, before);
+    // A frozen device's fence is up there, and nobody should have written at all: a person decides.
+    if (mirror && !(await isFencedAt(storage, mirror.path))) found.mirror = mirror;
   }
 }
 
