@@ -1,4 +1,4 @@
 export { toTwoDecimals } from "./decimals.ts";
 export { formatBytes, parseSizeBytes, sayBytes } from "./size.ts";
-export type { GuestOffset, HostOffset } from "./offset.ts";
-export { guestOffset, hostOffset, offsetBy, safeNumber } from "./offset.ts";
+export type { ClusterIndex, GuestOffset, HostOffset } from "./offset.ts";
+export { clusterAt, clusterIndex, guestOffset, hostOffset, offsetBy, safeNumber, startOf } from "./offset.ts";

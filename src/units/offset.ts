@@ -9,6 +9,9 @@ declare const unit: unique symbol;
 /** A byte offset in an image file. */
 export type HostOffset = number & { readonly [unit]: "HostOffset" };
 
+/** The index of a cluster in an image file. */
+export type ClusterIndex = number & { readonly [unit]: "ClusterIndex" };
+
 /** A byte offset on a guest's disk. */
 export type GuestOffset = number & { readonly [unit]: "GuestOffset" };
 
@@ -27,9 +30,24 @@ export function guestOffset(bytes: number): GuestOffset {
   return bytes as GuestOffset;
 }
 
-/** So many bytes further on, on the same disk or in the same file. For loops: the sum is not looked at. */
-export function offsetBy<T extends HostOffset | GuestOffset>(offset: T, bytes: number): T {
-  return (offset + bytes) as T;
+export function clusterIndex(clusters: number): ClusterIndex {
+  assertOffset(clusters);
+  return clusters as ClusterIndex;
+}
+
+/** The cluster that the byte is in. */
+export function clusterAt(offset: HostOffset, clusterBytes: number): ClusterIndex {
+  return Math.floor(offset / clusterBytes) as ClusterIndex;
+}
+
+/** Where the cluster begins. */
+export function startOf(cluster: ClusterIndex, clusterBytes: number): HostOffset {
+  return (cluster * clusterBytes) as HostOffset;
+}
+
+/** So many bytes, or clusters, further on, on the same disk or in the same file. For loops: the sum is not looked at. */
+export function offsetBy<T extends HostOffset | GuestOffset | ClusterIndex>(place: T, further: number): T {
+  return (place + further) as T;
 }
 
 function assertOffset(bytes: number): void {

@@ -9,7 +9,7 @@
 //   leaves it where it was, where a preallocated image may show it to the guest.
 
 import type { StorageFile } from "../../storage/index.ts";
-import { hostOffset } from "../../units/index.ts";
+import { clusterIndex, hostOffset, startOf } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   type CreateOptions,
@@ -143,7 +143,7 @@ export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise
     await reserve(file, start, lengthBytes, choices.preallocation);
   }
   const segments = new SegmentWriter(file);
-  await segments.add({ offset: 0, bytes: plan.headerBytes });
+  await segments.add({ offset: hostOffset(0), bytes: plan.headerBytes });
   for (const segment of encodeTables(layout)) await segments.add(segment);
   await segments.finish();
   return warnings;
@@ -197,8 +197,8 @@ function encodeNewHeader(
     size: virtualSizeBytes,
     cryptMethod: 0,
     l1Size: layout.l1Size,
-    l1TableOffset: hostOffset((layout.l1Start ?? 0) * clusterBytes),
-    refcountTableOffset: hostOffset(layout.refcountTable.first * clusterBytes),
+    l1TableOffset: startOf(layout.l1Start ?? clusterIndex(0), clusterBytes),
+    refcountTableOffset: startOf(layout.refcountTable.first, clusterBytes),
     refcountTableClusters: layout.refcountTable.count,
     nbSnapshots: 0,
     snapshotsOffset: hostOffset(0),

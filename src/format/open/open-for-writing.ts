@@ -9,6 +9,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
+import { hostOffset } from "../../units/index.ts";
 import type { ImageFormat } from "../image-format.ts";
 import type { WritableImage } from "../image.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
@@ -162,7 +163,7 @@ export async function openWriterState(
 /** Everything that the refcount structures, and the L1 table with its L2 tables, do not claim themselves. */
 async function claimMetadata(metadata: MetadataMap, link: Qcow2Link): Promise<void> {
   const { header } = link;
-  metadata.claim("header", 0, header.clusterSizeBytes);
+  metadata.claim("header", hostOffset(0), header.clusterSizeBytes);
   if (header.nbSnapshots > 0) {
     const { entries, lengthBytes } = await readSnapshotTable(link);
     metadata.claim("snapshot table", header.snapshotsOffset, lengthBytes);

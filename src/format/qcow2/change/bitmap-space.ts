@@ -10,7 +10,7 @@
 //   find yet.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import { type HostOffset, hostOffset } from "../../../units/index.ts";
+import { clusterAt, type HostOffset, hostOffset, offsetBy } from "../../../units/index.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
 import { quoteName } from "../../quote-name.ts";
@@ -75,35 +75,35 @@ export class BitmapSpace {
 
   /** Contiguous clusters for these bytes, and the bytes in them. */
   async store(bytes: Uint8Array): Promise<HostOffset> {
-    return hostOffset(await this.#state.store(bytes));
+    return await this.#state.store(bytes);
   }
 
-  async write(bytes: Uint8Array, offset: number): Promise<void> {
+  async write(bytes: Uint8Array, offset: HostOffset): Promise<void> {
     await this.#link.file.write(bytes, offset);
   }
 
   /** Gives back clusters of the bitmaps' metadata. Offsets are those of clusters. */
-  async freeMetadata(offset: number, lengthBytes: number): Promise<void> {
+  async freeMetadata(offset: HostOffset, lengthBytes: number): Promise<void> {
     this.#state.metadata.release(offset, lengthBytes);
     await this.#lower(offset, lengthBytes);
   }
 
   /** Gives back one cluster of bits, or neighbours. E_CORRUPT where metadata lies there, or they are free already. */
-  async freeBits(offset: number, lengthBytes: number): Promise<void> {
+  async freeBits(offset: HostOffset, lengthBytes: number): Promise<void> {
     this.#state.metadata.requireClear("a bitmap's cluster", offset, lengthBytes);
     await this.#lower(offset, lengthBytes);
   }
 
   /** All bits of a bitmap, in runs of neighbours, since QEMU writes them one after the other. */
   async freeAllBits(bitmap: BitmapEntry): Promise<void> {
-    let [start, end] = [0, 0];
+    let [start, end] = [hostOffset(0), hostOffset(0)];
     for await (const entry of readBitmapTable(this.link, bitmap, bitmap.bitmapTableSize)) {
       if (entry.kind !== "data") continue;
       if (entry.hostOffset !== end) {
         if (end > start) await this.freeBits(start, end - start);
         start = entry.hostOffset;
       }
-      end = entry.hostOffset + this.clusterBytes;
+      end = offsetBy(entry.hostOffset, this.clusterBytes);
     }
     if (end > start) await this.freeBits(start, end - start);
   }
@@ -133,7 +133,7 @@ export class BitmapSpace {
     const start = fits ? oldStart : await this.store(bytes);
     if (fits) await this.write(bytes, start);
     const keptBytes = fits ? Math.ceil(bytes.length / clusterBytes) * clusterBytes : 0;
-    if (oldBytes > keptBytes) await this.freeMetadata(oldStart + keptBytes, oldBytes - keptBytes);
+    if (oldBytes > keptBytes) await this.freeMetadata(offsetBy(oldStart, keptBytes), oldBytes - keptBytes);
     if (bitmaps.length === 0) return undefined;
     return {
       kind: "bitmaps",
@@ -143,9 +143,9 @@ export class BitmapSpace {
     };
   }
 
-  async #lower(offset: number, lengthBytes: number): Promise<void> {
+  async #lower(offset: HostOffset, lengthBytes: number): Promise<void> {
     const { clusterBytes } = this;
-    await this.#state.giveBack(offset / clusterBytes, Math.ceil(lengthBytes / clusterBytes));
+    await this.#state.giveBack(clusterAt(offset, clusterBytes), Math.ceil(lengthBytes / clusterBytes));
   }
 }
 

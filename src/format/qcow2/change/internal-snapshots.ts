@@ -128,7 +128,7 @@ export async function applySnapshot(link: ChainLink, file: StorageFile, entry: S
     then.set(await readL1(file, entry.l1TableOffset, Math.min(entry.l1Size, ofDisk)));
     const isKept = (index: number): boolean => placeAt(now, index) === placeAt(then, index);
     await countReferences(state, then, { by: 1, isKept });
-    let place: number = header.l1TableOffset;
+    let place = header.l1TableOffset;
     if (then.length > now.length) place = await replaceL1Table(state, then);
     await countReferences(state, now, { by: -1, isKept });
     await refreshCopied(state, then, place);

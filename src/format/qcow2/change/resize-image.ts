@@ -11,6 +11,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
+import { clusterAt, type HostOffset } from "../../../units/index.ts";
 import type { Chain } from "../../chain/backing-chain.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
 import type { GateOptions } from "../../chain/open-gate.ts";
@@ -136,7 +137,7 @@ async function shrinkQcow2(link: Qcow2Link, files: ResizedFiles, sizeBytes: numb
   await state.begin();
   await cutTables(state, sizeBytes);
   await state.finish();
-  const end = ((await state.findLastUsed()) + 1) * link.header.clusterSizeBytes;
+  const end = await state.findUsedEnd();
   if (end < (await file.stat()).sizeBytes) await file.truncate(end);
   if (dataFile !== file) await dataFile.truncate(sizeBytes);
 }
@@ -192,7 +193,7 @@ async function growL1Table(link: Qcow2Link, files: ResizedFiles, sizeBytes: numb
 }
 
 /** Another active L1 table, at another place. Returns that. The state's own tables are of no use afterwards. */
-export async function replaceL1Table(state: WriterState, table: Uint8Array): Promise<number> {
+export async function replaceL1Table(state: WriterState, table: Uint8Array): Promise<HostOffset> {
   const { clusterBytes, files } = state;
   const { l1Size, l1TableOffset } = files.header;
   const place = await state.store(table);
@@ -200,7 +201,7 @@ export async function replaceL1Table(state: WriterState, table: Uint8Array): Pro
   await files.file.write(encodeTablePlace(table.length / TABLE_ENTRY_BYTES, place), HEADER_AT.l1Size);
   await files.file.flush("header-before-old-l1-table");
   const oldClusters = Math.ceil((l1Size * TABLE_ENTRY_BYTES) / clusterBytes);
-  await state.giveBack(l1TableOffset / clusterBytes, oldClusters);
+  await state.giveBack(clusterAt(l1TableOffset, clusterBytes), oldClusters);
   return place;
 }
 

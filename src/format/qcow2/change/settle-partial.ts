@@ -6,6 +6,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
+import type { ClusterIndex } from "../../../units/index.ts";
 import { checkQcow2 } from "../check/check.ts";
 import type { GateOptions } from "../../chain/open-gate.ts";
 import { openForWriting, type WritingOptions } from "../../open/open-for-writing.ts";
@@ -61,9 +62,9 @@ async function settle(
   writing: Omit<WritingOptions, "format">,
   signal: AbortSignal | undefined,
 ): Promise<boolean> {
-  const leaks: [number, number][] = [];
+  const leaks: [ClusterIndex, number][] = [];
   try {
-    const onLeak = (cluster: number, surplus: number): void => void leaks.push([cluster, surplus]);
+    const onLeak = (cluster: ClusterIndex, surplus: number): void => void leaks.push([cluster, surplus]);
     const found = await checkQcow2(file, () => undefined, signal, { onLeak });
     if (found.corruptions > 0 || found.checkErrors > 0) return false;
     if (leaks.length === 0) return true;

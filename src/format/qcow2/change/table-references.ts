@@ -8,8 +8,14 @@
 // - The caller has had the image checked (require-counted.ts): what tables refer to is in the file, and counted.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import { hostOffset } from "../../../units/index.ts";
-import { decodeL1EntryAt, encodeL1EntryAt, joinOffset } from "../codec/l1-table.ts";
+import {
+  clusterAt,
+  type ClusterIndex,
+  clusterIndex,
+  type HostOffset,
+  startOf,
+} from "../../../units/index.ts";
+import { decodeL1EntryAt, encodeL1EntryAt, joinOffset, requireOffset } from "../codec/l1-table.ts";
 import {
   decodeL2Entry,
   L2_COMPRESSED_HI,
@@ -44,13 +50,13 @@ export async function countReferences(
 ): Promise<void> {
   const { clusterBytes } = state;
   const punches = punchesFreed(state);
-  const count = async (first: number, clusters: number): Promise<void> => {
+  const count = async (first: ClusterIndex, clusters: number): Promise<void> => {
     if (by === 1) await raiseOrRefuse(state, first, clusters);
-    else state.release(first * clusterBytes, clusters * clusterBytes, punches);
+    else state.release(startOf(first, clusterBytes), clusters * clusterBytes, punches);
   };
   let tables = 0;
   for await (const { offset, halves } of readTables(state, l1, isKept)) {
-    await count(offset / clusterBytes, 1);
+    await count(clusterAt(offset, clusterBytes), 1);
     for (const [first, clusters] of findClusters(state, halves)) await count(first, clusters);
     tables += 1;
     if (tables % TABLES_AT_ONCE === 0) await state.persist();
@@ -58,7 +64,7 @@ export async function countReferences(
   await state.persist();
 }
 
-async function raiseOrRefuse(state: WriterState, first: number, clusters: number): Promise<void> {
+async function raiseOrRefuse(state: WriterState, first: ClusterIndex, clusters: number): Promise<void> {
   try {
     await state.raise(first, clusters);
   } catch (error) {
@@ -79,7 +85,7 @@ async function raiseOrRefuse(state: WriterState, first: number, clusters: number
 
 interface ReadTable {
   readonly index: number;
-  readonly offset: number;
+  readonly offset: HostOffset;
   /** Its memory is that of the next table, too. */
   readonly halves: Uint32Array;
 }
@@ -101,11 +107,14 @@ async function* readTables(
 }
 
 /** Clusters of the image's file that entries refer to, in runs; one that several refer to as often. */
-function* findClusters(state: WriterState, halves: Uint32Array): Generator<[first: number, count: number]> {
+function* findClusters(
+  state: WriterState,
+  halves: Uint32Array,
+): Generator<[first: ClusterIndex, count: number]> {
   const { header } = state.files;
   const { clusterBytes } = state;
   const words = measureL2Entry(header) / 4;
-  let first = 0;
+  let first = clusterIndex(0);
   let count = 0;
   for (let at = 0; at < halves.length; at += words) {
     const hi = halves[at] ?? 0;
@@ -113,14 +122,14 @@ function* findClusters(state: WriterState, halves: Uint32Array): Generator<[firs
     if ((hi & L2_COMPRESSED_HI) !== 0) {
       const entry = decodeL2Entry(hi, lo, header);
       if (entry.kind !== "compressed") continue;
-      const start = Math.floor(entry.hostOffset / clusterBytes);
+      const start = clusterAt(entry.hostOffset, clusterBytes);
       const end = Math.ceil((entry.hostOffset + entry.lengthBytes) / clusterBytes);
       yield [start, end - start];
       continue;
     }
-    const offset = joinOffset(hi, lo);
+    const offset = requireOffset(joinOffset(hi, lo), "l2_entry");
     if (offset === 0) continue;
-    const cluster = offset / clusterBytes;
+    const cluster = clusterAt(offset, clusterBytes);
     if (cluster === first + count) count += 1;
     else {
       if (count > 0) yield [first, count];
@@ -131,21 +140,21 @@ function* findClusters(state: WriterState, halves: Uint32Array): Generator<[firs
 }
 
 /** Sets the COPIED flags of the active tables right: of the L1 table, which is at l1Offset, and of all L2 tables. */
-export async function refreshCopied(state: WriterState, l1: Uint8Array, l1Offset: number): Promise<void> {
+export async function refreshCopied(state: WriterState, l1: Uint8Array, l1Offset: HostOffset): Promise<void> {
   const { file, header } = state.files;
   const { clusterBytes } = state;
   const words = measureL2Entry(header) / 4;
   const view = new DataView(l1.buffer, l1.byteOffset, l1.byteLength);
-  let window: CountWindow = { first: 0, end: 0, bytes: new Uint8Array(0) };
-  const isSingle = (cluster: number): boolean =>
+  let window: CountWindow = { first: clusterIndex(0), end: clusterIndex(0), bytes: new Uint8Array(0) };
+  const isSingle = (cluster: ClusterIndex): boolean =>
     readRefcount(window.bytes, cluster - window.first, header.refcountOrder) === 1;
   for await (const { index, offset, halves } of readTables(state, l1)) {
     let isChanged = false;
     for (let at = 0; at < halves.length; at += words) {
       const hi = halves[at] ?? 0;
-      const place = joinOffset(hi, halves[at + 1] ?? 0);
+      const place = requireOffset(joinOffset(hi, halves[at + 1] ?? 0), "l2_entry");
       if (place === 0 || (hi & L2_COMPRESSED_HI) !== 0) continue;
-      const cluster = place / clusterBytes;
+      const cluster = clusterAt(place, clusterBytes);
       if (cluster < window.first || cluster >= window.end) window = await state.readCounts(cluster);
       const wanted = isSingle(cluster) ? (hi | L2_COPIED_HI) >>> 0 : (hi & ~L2_COPIED_HI) >>> 0;
       if (wanted === hi) continue;
@@ -153,11 +162,11 @@ export async function refreshCopied(state: WriterState, l1: Uint8Array, l1Offset
       isChanged = true;
     }
     if (isChanged) await file.write(Buffer.from(halves.slice().buffer).swap32(), offset);
-    const table = offset / clusterBytes;
+    const table = clusterAt(offset, clusterBytes);
     if (table < window.first || table >= window.end) window = await state.readCounts(table);
     encodeL1EntryAt(view, index, {
       kind: "table",
-      hostOffset: hostOffset(offset),
+      hostOffset: offset,
       isCopied: isSingle(table),
     });
   }

@@ -6,6 +6,7 @@
 // - A count never exceeds what the image's refcount width holds: what goes beyond is told to the caller, and
 //   not counted.
 
+import type { ClusterIndex } from "../../../units/index.ts";
 export const CHUNK_BITS = 16;
 export const CHUNK_CLUSTERS = 2 ** CHUNK_BITS;
 export const CHUNK_MASK = CHUNK_CLUSTERS - 1;
@@ -41,7 +42,7 @@ export class ClusterCounts {
     return made;
   }
 
-  count(cluster: number): number {
+  count(cluster: ClusterIndex): number {
     const index = Math.floor(cluster / CHUNK_CLUSTERS);
     const at = cluster % CHUNK_CLUSTERS;
     const low = this.low[index]?.[at] ?? 0;
@@ -49,7 +50,7 @@ export class ClusterCounts {
   }
 
   /** Returns by how much the count would have exceeded the maximum; 0 for almost every image. */
-  add(cluster: number, times: number): number {
+  add(cluster: ClusterIndex, times: number): number {
     const index = Math.floor(cluster / CHUNK_CLUSTERS);
     const at = cluster % CHUNK_CLUSTERS;
     const chunk = this.chunkFor(index);

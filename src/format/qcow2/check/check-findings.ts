@@ -3,6 +3,7 @@
 //
 // Invariant: lines go out as they are found, and none is kept. A damaged image can have millions.
 
+import type { ClusterIndex } from "../../../units/index.ts";
 /** Takes one line, without its line break. */
 export type FindingSink = (line: string) => void;
 
@@ -16,7 +17,7 @@ export type Danger =
 
 export interface CheckWatch {
   /** Takes a leaked cluster, and by how much its refcount is too high. */
-  readonly onLeak?: (cluster: number, surplus: number) => void;
+  readonly onLeak?: (cluster: ClusterIndex, surplus: number) => void;
   readonly onDanger?: (danger: Danger) => void;
 }
 
@@ -65,7 +66,7 @@ export class CheckFindings {
   }
 
   /** surplus: by how much the cluster's refcount is too high. */
-  leak(line: string, cluster: number, surplus: number): void {
+  leak(line: string, cluster: ClusterIndex, surplus: number): void {
     this.leaks += 1;
     this.#sink(line);
     this.#watch.onLeak?.(cluster, surplus);

@@ -5,6 +5,7 @@
 //   inside the file with a matching COPIED flag. A preallocated image of 1 TiB has 16 million of them.
 // - An entry is judged once, however many L1 entries lead to its table: findings and counts are multiplied.
 
+import { type ClusterIndex, clusterIndex } from "../../../units/index.ts";
 import { CHUNK_BITS, CHUNK_CLUSTERS, CHUNK_MASK } from "./check-counts.ts";
 import { formatWord } from "./check-findings.ts";
 import type { References } from "./check-references.ts";
@@ -22,8 +23,8 @@ import { SECTOR_BYTES } from "../codec/limits.ts";
 export interface StoredCounts {
   /** By chunk, a byte a cluster: the count, or LARGE_COUNT. */
   readonly low: readonly (Uint8Array | undefined)[];
-  lowCount(cluster: number): number;
-  isUnreadable(cluster: number): boolean;
+  lowCount(cluster: ClusterIndex): number;
+  isUnreadable(cluster: ClusterIndex): boolean;
 }
 
 /** Figures of the active layer. */
@@ -46,7 +47,7 @@ export interface TableUse {
 export interface WrongFlag {
   readonly what: string;
   /** Undefined for a cluster of a data file, which has one reference always. */
-  readonly cluster: number | undefined;
+  readonly cluster: ClusterIndex | undefined;
   readonly times: number;
   /** Whether it says "one reference", and so would let the cluster be written to in place. */
   readonly isSet: boolean;
@@ -231,7 +232,7 @@ export class L2Scan {
   #judgeCopied(entry: Entry, offset: number, use: TableUse): void {
     if (use.judgedTimes === 0) return;
     const isCopied = (entry.hi & L2_COPIED_HI) < 0;
-    const note = (cluster: number | undefined): void => {
+    const note = (cluster: ClusterIndex | undefined): void => {
       const what = `data cluster: l2_entry=${formatWord(entry.hi, entry.lo)}`;
       this.noteWrongFlag({ what, cluster, times: use.judgedTimes, isSet: isCopied });
     };
@@ -239,7 +240,7 @@ export class L2Scan {
       if (!isCopied) note(undefined);
       return;
     }
-    const cluster = Math.floor(offset / this.#clusterSizeBytes);
+    const cluster = clusterIndex(Math.floor(offset / this.#clusterSizeBytes));
     if ((this.#stored.lowCount(cluster) === 1) === isCopied || this.#stored.isUnreadable(cluster)) return;
     note(cluster);
   }

@@ -9,6 +9,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
+import { clusterIndex } from "../../../units/index.ts";
 import { type CheckFindings, formatWord } from "./check-findings.ts";
 import type { L2Scan } from "./check-l2-scan.ts";
 import type { References } from "./check-references.ts";
@@ -112,7 +113,7 @@ export class MappingWalk {
       );
     }
     this.#uses.add(offset, times, activeTimes);
-    const cluster = Math.floor(offset / clusterSizeBytes);
+    const cluster = clusterIndex(Math.floor(offset / clusterSizeBytes));
     if (activeTimes === 0 || offset === 0 || this.#stored.isUnreadable(cluster)) return;
     const isSet = hi >>> COPIED_HI_BIT > 0;
     if ((this.#stored.lowCount(cluster) === 1) === isSet) return;
@@ -139,7 +140,8 @@ export class MappingWalk {
       bytes.fill(0, await this.#file.read(bytes, offset));
       const times = this.#uses.timesAt(offset);
       const activeTimes = this.#uses.activeTimesAt(offset);
-      const isJudged = offset !== 0 && !this.#stored.isUnreadable(Math.floor(offset / clusterSizeBytes));
+      const cluster = clusterIndex(Math.floor(offset / clusterSizeBytes));
+      const isJudged = offset !== 0 && !this.#stored.isUnreadable(cluster);
       const use = { times, activeTimes, judgedTimes: isJudged ? activeTimes : 0 };
       if (scan.scan(toHalves(bytes), use)) continue;
       // An empty table is rare, and may be one of millions in a hole.

@@ -4,6 +4,7 @@
 // Invariant: a range that ends a cluster or more past the end of the file is an error, and counts nothing;
 // so memory is bounded by the file, whatever an entry claims. The last cluster of a file may be cut short.
 
+import { type ClusterIndex, clusterIndex, offsetBy, startOf } from "../../../units/index.ts";
 import type { ClusterCounts } from "./check-counts.ts";
 import { type CheckFindings, formatWord } from "./check-findings.ts";
 
@@ -47,17 +48,17 @@ export class References {
       );
       return;
     }
-    const first = Math.floor(offset / this.clusterSizeBytes);
+    const first = clusterIndex(Math.floor(offset / this.clusterSizeBytes));
     const last = Math.floor((offset + lengthBytes - 1) / this.clusterSizeBytes);
-    for (let cluster = first; cluster <= last; cluster += 1) {
+    for (let cluster = first; cluster <= last; cluster = offsetBy(cluster, 1)) {
       const excess = this.counts.add(cluster, times);
       if (excess > 0) this.#tellOverflow(cluster, excess);
     }
   }
 
-  #tellOverflow(cluster: number, excess: number): void {
+  #tellOverflow(cluster: ClusterIndex, excess: number): void {
     this.findings.corrupt(
-      `ERROR: overflow cluster offset=0x${(cluster * this.clusterSizeBytes).toString(16)}\n` +
+      `ERROR: overflow cluster offset=0x${startOf(cluster, this.clusterSizeBytes).toString(16)}\n` +
         "Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy " +
         "if the image cannot be opened for writing",
       excess,

@@ -6,7 +6,7 @@
 // - A count of 255 or more, and one that can't be read, is LARGE_COUNT in its chunk; the exact one is read
 //   again from the file, where it is needed.
 
-import { safeNumber } from "../../../units/index.ts";
+import { type ClusterIndex, clusterIndex, offsetBy, safeNumber, startOf } from "../../../units/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { CHUNK_BITS, CHUNK_CLUSTERS, CHUNK_MASK, type ClusterCounts, LARGE_COUNT } from "./check-counts.ts";
 import type { CheckFindings } from "./check-findings.ts";
@@ -67,17 +67,17 @@ export class StoredRefcounts {
   }
 
   /** Whether the count can't be read, because the table's entry for it can't be true. */
-  isUnreadable(cluster: number): boolean {
+  isUnreadable(cluster: ClusterIndex): boolean {
     return this.#unreadable.size > 0 && this.#unreadable.has(Math.floor(cluster / this.#entriesPerBlock));
   }
 
   /** The count as a byte: LARGE_COUNT stands for all from there on, and for an unreadable one. */
-  lowCount(cluster: number): number {
+  lowCount(cluster: ClusterIndex): number {
     return this.low[Math.floor(cluster / CHUNK_CLUSTERS)]?.[cluster % CHUNK_CLUSTERS] ?? 0;
   }
 
   /** The exact count, beyond 2^53 the nearest double. Undefined where it is unreadable. */
-  async readCount(cluster: number): Promise<number | undefined> {
+  async readCount(cluster: ClusterIndex): Promise<number | undefined> {
     const low = this.lowCount(cluster);
     if (low !== LARGE_COUNT) return low;
     if (this.isUnreadable(cluster)) return undefined;
@@ -91,7 +91,7 @@ export class StoredRefcounts {
   }
 
   /** The count as it is printed: exact, also beyond 2^53. "unknown" where it is unreadable. */
-  async formatCount(cluster: number): Promise<string> {
+  async formatCount(cluster: ClusterIndex): Promise<string> {
     const count = await this.readCount(cluster);
     if (count === undefined) return "unknown";
     const bytes = this.#block?.bytes;
@@ -183,41 +183,47 @@ export async function compareRefcounts(
   stored: StoredRefcounts,
   computed: ClusterCounts,
   findings: CheckFindings,
-): Promise<number> {
-  let lastUsed = 0;
+): Promise<ClusterIndex> {
+  let lastUsed = clusterIndex(0);
   const chunks = Math.ceil(computed.clusters / CHUNK_CLUSTERS);
   for (let index = 0; index < chunks; index += 1) {
     const storedChunk = stored.low[index];
     const computedChunk = computed.low[index];
     if (storedChunk === undefined && computedChunk === undefined) continue;
-    const start = index * CHUNK_CLUSTERS;
+    const start = clusterIndex(index * CHUNK_CLUSTERS);
     const clusters = Math.min(CHUNK_CLUSTERS, computed.clusters - start);
     const one = (storedChunk ?? NO_COUNTS).subarray(0, clusters);
     const other = (computedChunk ?? NO_COUNTS).subarray(0, clusters);
-    lastUsed = Math.max(lastUsed, findLastUsed(start, one, other, stored));
+    lastUsed = findLastUsed(start, one, other, stored) ?? lastUsed;
     // Bytes first: of two chunks that are equal, and hold no count that stands elsewhere, no entry is looked at.
     if (Buffer.compare(one, other) === 0 && !one.includes(LARGE_COUNT)) continue;
     for (let at = 0; at < clusters; at += 1) {
       if (one[at] !== other[at] || one[at] === LARGE_COUNT) {
-        await compareCluster(start + at, stored, computed, findings);
+        await compareCluster(offsetBy(start, at), stored, computed, findings);
       }
     }
   }
-  return lastUsed + 1;
+  return offsetBy(lastUsed, 1);
 }
 
 const NO_COUNTS = new Uint8Array(CHUNK_CLUSTERS);
 
 /** What has no readable count is passed over, as QEMU does. */
-function findLastUsed(start: number, one: Uint8Array, other: Uint8Array, stored: StoredRefcounts): number {
+function findLastUsed(
+  start: ClusterIndex,
+  one: Uint8Array,
+  other: Uint8Array,
+  stored: StoredRefcounts,
+): ClusterIndex | undefined {
   for (let at = one.length - 1; at >= 0; at -= 1) {
-    if ((one[at] !== 0 || other[at] !== 0) && !stored.isUnreadable(start + at)) return start + at;
+    const cluster = offsetBy(start, at);
+    if ((one[at] !== 0 || other[at] !== 0) && !stored.isUnreadable(cluster)) return cluster;
   }
-  return 0;
+  return undefined;
 }
 
 async function compareCluster(
-  cluster: number,
+  cluster: ClusterIndex,
   stored: StoredRefcounts,
   computed: ClusterCounts,
   findings: CheckFindings,
@@ -228,7 +234,11 @@ async function compareCluster(
     findings.unjudged(`Can't get refcount for cluster ${cluster}: Input/output error`);
   } else if (count < references) {
     const line = `ERROR cluster ${cluster} refcount=${count} reference=${references}`;
-    findings.corrupt(line, 1, { kind: "uncounted", offset: cluster * stored.clusterSizeBytes, count });
+    findings.corrupt(line, 1, {
+      kind: "uncounted",
+      offset: startOf(cluster, stored.clusterSizeBytes),
+      count,
+    });
   } else if (count > references) {
     const text = await stored.formatCount(cluster);
     findings.leak(

@@ -9,6 +9,7 @@
 
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
+import { clusterIndex } from "../../../units/index.ts";
 import { checkBitmaps } from "./check-bitmaps.ts";
 import { ClusterCounts } from "./check-counts.ts";
 import { CheckFindings, type CheckResult, type CheckWatch, type FindingSink } from "./check-findings.ts";
@@ -132,7 +133,7 @@ function judgeRefcountBlocks(table: Uint32Array, references: References): void {
       findings.corrupt(`ERROR refcount block ${index} is outside image`);
     } else {
       references.add(offset, clusterSizeBytes, 1);
-      const count = counts.count(cluster);
+      const count = counts.count(clusterIndex(cluster));
       if (count !== 1) findings.corrupt(`ERROR refcount block ${index} refcount=${count}`);
     }
   }

@@ -11,28 +11,28 @@
 // - The header's cluster is never given back.
 
 import { ImgtxError } from "../../../errors/index.ts";
+import { type ClusterIndex, clusterIndex, offsetBy, startOf } from "../../../units/index.ts";
 import { REFCOUNT_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { countBlockEntries, countRefcountClusters, type RefcountLayout } from "../codec/refcount-table.ts";
 
-/** All places are cluster indices. */
 export interface CountStore {
   /** Entries that the refcount table on disk has room for. */
   readonly tableEntries: number;
-  readonly tableStart: number;
+  readonly tableStart: ClusterIndex;
   hasBlock(index: number): boolean;
   /** The highest index with a block; -1 without any. */
   readonly lastBlock: number;
   /** Makes block `index` at a cluster, all its counts 0, and enters it into the table. */
-  addBlock(index: number, cluster: number): Promise<void>;
+  addBlock(index: number, cluster: ClusterIndex): Promise<void>;
   /** The first cluster from `first` on whose count is 0; where there is no block, all are. It may stop looking at end. */
-  findFree(first: number, end?: number): Promise<number>;
+  findFree(first: ClusterIndex, end?: ClusterIndex): Promise<ClusterIndex>;
   /** How many clusters from `first` on have a count of 0, at most `most`. */
-  countFree(first: number, most: number): Promise<number>;
-  readCount(cluster: number): Promise<number>;
+  countFree(first: ClusterIndex, most: number): Promise<number>;
+  readCount(cluster: ClusterIndex): Promise<number>;
   /** Adds `by` (1 or -1) to the counts of a range that lies in one block, which exists. */
-  change(first: number, count: number, by: 1 | -1): Promise<void>;
+  change(first: ClusterIndex, count: number, by: 1 | -1): Promise<void>;
   /** Gives the table a new place and size. Its entries are those of the old one, and addBlock's. */
-  moveTable(start: number, clusters: number): Promise<void>;
+  moveTable(start: ClusterIndex, clusters: number): Promise<void>;
 }
 
 const TABLE_ENTRIES_MAX = REFCOUNT_TABLE_BYTES_MAX / TABLE_ENTRY_BYTES;
@@ -44,7 +44,7 @@ export class ClusterAllocator {
   readonly blockEntries: number;
   readonly #tableClusterEntries: number;
   /** Everything below is in use. */
-  #firstFree = 0;
+  #firstFree = clusterIndex(0);
 
   constructor(store: CountStore, layout: RefcountLayout) {
     this.#store = store;
@@ -54,7 +54,7 @@ export class ClusterAllocator {
   }
 
   /** Contiguous clusters, each with a count of 1. Returns the first. */
-  async allocate(clusters: number): Promise<number> {
+  async allocate(clusters: number): Promise<ClusterIndex> {
     for (;;) {
       const first = await this.#reserve(clusters);
       const uncounted = this.#findWithoutBlock(first, clusters);
@@ -62,13 +62,13 @@ export class ClusterAllocator {
         if (await this.raise(first, clusters)) return first;
       } else {
         await this.#makeBlock(uncounted);
-        this.#firstFree = Math.min(this.#firstFree, first);
+        this.#searchFrom(first);
       }
     }
   }
 
   /** As many of these clusters as are free from the first on, each with a count of 1. Returns how many. */
-  async allocateAt(first: number, clusters: number): Promise<number> {
+  async allocateAt(first: ClusterIndex, clusters: number): Promise<number> {
     for (;;) {
       const free = await this.#store.countFree(first, clusters);
       if (free === 0 || (await this.raise(first, free))) return free;
@@ -76,7 +76,7 @@ export class ClusterAllocator {
   }
 
   /** The next free cluster, not counted yet: the caller raises it, and asks again where raise says false. */
-  async reserveOne(): Promise<number> {
+  async reserveOne(): Promise<ClusterIndex> {
     return this.#reserve(1);
   }
 
@@ -84,56 +84,57 @@ export class ClusterAllocator {
    * Adds 1 to each count. False, and nothing changed, where refcount blocks had to be made first: what the
    * caller found free may not be so any more.
    */
-  async raise(first: number, clusters: number): Promise<boolean> {
-    const end = first + clusters;
+  async raise(first: ClusterIndex, clusters: number): Promise<boolean> {
+    const end = offsetBy(first, clusters);
     let at = first;
     while (at < end) {
       const index = Math.floor(at / this.blockEntries);
       if (!this.#store.hasBlock(index)) {
         await this.#makeBlock(at);
-        this.#firstFree = Math.min(this.#firstFree, first);
+        this.#searchFrom(first);
         await this.lower(first, at - first);
         return false;
       }
       const count = Math.min(end, (index + 1) * this.blockEntries) - at;
       await this.#store.change(at, count, 1);
-      at += count;
+      at = offsetBy(at, count);
     }
     return true;
   }
 
   /** Takes 1 from each count. What gets to 0 is given away again. */
-  async lower(first: number, clusters: number): Promise<void> {
+  async lower(first: ClusterIndex, clusters: number): Promise<void> {
     if (!Number.isInteger(first) || !Number.isInteger(clusters) || first < 1) {
       throw new ImgtxError(
         "E_INTERNAL",
         `${clusters} clusters would be freed at ${first}, where no cluster can be`,
       );
     }
-    const end = first + clusters;
+    const end = offsetBy(first, clusters);
     for (let at = first; at < end; ) {
       const index = Math.floor(at / this.blockEntries);
       const count = Math.min(end, (index + 1) * this.blockEntries) - at;
       await this.#store.change(at, count, -1);
-      const free = await this.#store.findFree(at, at + count);
-      if (free < at + count) this.#firstFree = Math.min(this.#firstFree, free);
-      at += count;
+      const stop = offsetBy(at, count);
+      const free = await this.#store.findFree(at, stop);
+      if (free < stop) this.#searchFrom(free);
+      at = offsetBy(at, count);
     }
   }
 
-  /** The highest cluster in use below `end`; -1 where none is. */
-  async findLastUsed(end: number): Promise<number> {
-    for (let cluster = end - 1; cluster >= 0; cluster -= 1) {
-      if ((await this.#store.readCount(cluster)) > 0) return cluster;
+  /** Where the clusters in use below `end` end; 0 where none is. */
+  async findUsedEnd(end: ClusterIndex): Promise<ClusterIndex> {
+    for (let used = end; used > 0; used = offsetBy(used, -1)) {
+      if ((await this.#store.readCount(offsetBy(used, -1))) > 0) return used;
     }
-    return -1;
+    return clusterIndex(0);
   }
 
   /**
    * New refcount structures from `start` on, after which nothing is: blocks and a table that cover all there
    * is, themselves, and `further` clusters after them. Returns the first cluster after them.
    */
-  async makeArea(start: number, further: number, isExact: boolean): Promise<number> {
+  async makeArea(start: ClusterIndex, further: number, isExact: boolean): Promise<ClusterIndex> {
     const store = this.#store;
     const { blocks } = countRefcountClusters(start + further, this.#layout, !isExact);
     const wanted = isExact ? blocks : blocks + Math.ceil(blocks / 2);
@@ -144,19 +145,19 @@ export class ClusterAllocator {
     for (let index = firstBlock; index < blocks; index += 1) {
       if (store.hasBlock(index)) continue;
       await store.addBlock(index, next);
-      next += 1;
+      next = offsetBy(next, 1);
     }
-    const end = next + tableClusters;
+    const end = offsetBy(next, tableClusters);
     if ((await store.countFree(start, end - start)) < end - start) {
       throw new ImgtxError("E_CORRUPT", "a cluster past the end of the image has a refcount", {
         field: "refcount",
-        offset: start * 2 ** this.#layout.clusterBits,
+        offset: startOf(start, 2 ** this.#layout.clusterBits),
       });
     }
     for (let at = start; at < end; ) {
       const count = Math.min(end, (Math.floor(at / this.blockEntries) + 1) * this.blockEntries) - at;
       await store.change(at, count, 1);
-      at += count;
+      at = offsetBy(at, count);
     }
     const old = { start: store.tableStart, clusters: store.tableEntries / this.#tableClusterEntries };
     await store.moveTable(next, tableClusters);
@@ -164,28 +165,32 @@ export class ClusterAllocator {
     return end;
   }
 
+  #searchFrom(free: ClusterIndex): void {
+    if (free < this.#firstFree) this.#firstFree = free;
+  }
+
   /** The first cluster of the range that no block counts. */
-  #findWithoutBlock(first: number, clusters: number): number | undefined {
+  #findWithoutBlock(first: ClusterIndex, clusters: number): ClusterIndex | undefined {
     const last = Math.floor((first + clusters - 1) / this.blockEntries);
     for (let index = Math.floor(first / this.blockEntries); index <= last; index += 1) {
-      if (!this.#store.hasBlock(index)) return Math.max(first, index * this.blockEntries);
+      if (!this.#store.hasBlock(index)) return clusterIndex(Math.max(first, index * this.blockEntries));
     }
     return undefined;
   }
 
-  async #reserve(clusters: number): Promise<number> {
+  async #reserve(clusters: number): Promise<ClusterIndex> {
     let first = await this.#store.findFree(this.#firstFree);
     for (;;) {
       const free = clusters === 1 ? 1 : await this.#store.countFree(first, clusters);
       if (free === clusters) break;
-      first = await this.#store.findFree(first + free);
+      first = await this.#store.findFree(offsetBy(first, free));
     }
-    this.#firstFree = first + clusters;
+    this.#firstFree = offsetBy(first, clusters);
     return first;
   }
 
   /** Gives a cluster its refcount block. The search for clusters must start again after it. */
-  async #makeBlock(cluster: number): Promise<void> {
+  async #makeBlock(cluster: ClusterIndex): Promise<void> {
     const store = this.#store;
     const index = Math.floor(cluster / this.blockEntries);
     const place = await this.#reserve(1);
@@ -203,7 +208,7 @@ export class ClusterAllocator {
     if (describesItself) await store.change(place, 1, 1);
     if (hasRoom) return;
     const covered = Math.ceil(Math.max(cluster + 1, place + 1) / this.blockEntries);
-    await this.makeArea(covered * this.blockEntries, 0, false);
+    await this.makeArea(clusterIndex(covered * this.blockEntries), 0, false);
   }
 }
 

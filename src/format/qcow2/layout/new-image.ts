@@ -5,6 +5,7 @@
 // - Pure: no file is touched, and a plan of many TiB is small. What it says is written by write-new-image.ts.
 // - Every cluster in use has a refcount of 1, the refcount structures themselves included.
 
+import { type ClusterIndex, clusterIndex, type HostOffset, offsetBy, startOf } from "../../../units/index.ts";
 import { ClusterAllocator } from "./cluster-allocator.ts";
 import { countL1Entries, L1_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { type ClusterRange, NewImageCounts } from "./new-image-counts.ts";
@@ -24,7 +25,7 @@ export interface MappedRun {
   readonly firstEntry: number;
   readonly count: number;
   /** Where the first one's data is, in the image file or in the data file. */
-  readonly hostOffset: number;
+  readonly hostOffset: HostOffset;
 }
 
 /** Places are clusters of the image file. */
@@ -34,14 +35,14 @@ export interface NewImageLayout {
   readonly extendedL2: boolean;
   readonly refcountTable: ClusterRange;
   /** Of the refcount blocks, by their index in the table. */
-  readonly blocks: readonly (number | undefined)[];
+  readonly blocks: readonly (ClusterIndex | undefined)[];
   /** Clusters with a refcount of 1. All others have 0. */
   readonly used: readonly ClusterRange[];
   readonly l1Size: number;
   /** Undefined for a table without entries. */
-  readonly l1Start: number | undefined;
+  readonly l1Start: ClusterIndex | undefined;
   /** Clusters of the L2 tables, by their index in the L1 table; empty without preallocation. */
-  readonly l2Tables: readonly number[];
+  readonly l2Tables: readonly ClusterIndex[];
   readonly runs: readonly MappedRun[];
   readonly fileSizeBytes: number;
   /** Bytes of the image file that are to be given their blocks in advance. */
@@ -52,7 +53,7 @@ export interface NewImageLayout {
 const MAPPED_BYTES_MAX = 2 ** 31 - 1;
 /** And in steps of at most a slice of an L2 table. */
 const SLICE_BYTES_MAX = 65_536;
-const HEADER_CLUSTERS = 1;
+const [REFCOUNT_TABLE, FIRST_BLOCK] = [clusterIndex(1), clusterIndex(2)];
 
 /** Undefined where the L1 table would be larger than QEMU reads. E_UNSUPPORTED for the refcount table. */
 export async function planNewImage(request: NewImageRequest): Promise<NewImageLayout | undefined> {
@@ -68,7 +69,7 @@ class Planning {
   readonly #l1Size: number;
   readonly #counts: NewImageCounts;
   readonly #allocator: ClusterAllocator;
-  readonly #l2Tables: number[] = [];
+  readonly #l2Tables: ClusterIndex[] = [];
   readonly #runs: MappedRun[] = [];
   #dataEnd = 0;
 
@@ -77,7 +78,7 @@ class Planning {
     this.#l1Size = l1Size;
     this.#clusterBytes = 2 ** request.clusterBits;
     this.#l2Entries = this.#clusterBytes / (request.extendedL2 ? 16 : 8);
-    this.#counts = new NewImageCounts(this.#clusterBytes / TABLE_ENTRY_BYTES, HEADER_CLUSTERS, 2);
+    this.#counts = new NewImageCounts(this.#clusterBytes / TABLE_ENTRY_BYTES, REFCOUNT_TABLE, FIRST_BLOCK);
     this.#allocator = new ClusterAllocator(this.#counts, request);
   }
 
@@ -126,18 +127,18 @@ class Planning {
   async #mapInOneGo(
     guest: number,
     lengthBytes: number,
-  ): Promise<{ hostOffset: number; lengthBytes: number }> {
+  ): Promise<{ hostOffset: HostOffset; lengthBytes: number }> {
     const sliceEntries = Math.min(this.#l2Entries, (SLICE_BYTES_MAX * this.#l2Entries) / this.#clusterBytes);
     const firstGuestCluster = guest / this.#clusterBytes;
     const clusters = Math.ceil(lengthBytes / this.#clusterBytes);
-    let start: number | undefined;
+    let start: ClusterIndex | undefined;
     let done = 0;
     while (done < clusters) {
       const guestCluster = firstGuestCluster + done;
       await this.#requireL2Table(Math.floor(guestCluster / this.#l2Entries));
       const wanted = Math.min(clusters - done, sliceEntries - (guestCluster % sliceEntries));
       const got = await this.#takeClusters(
-        start === undefined ? undefined : start + done,
+        start === undefined ? undefined : offsetBy(start, done),
         wanted,
         guestCluster,
       );
@@ -147,34 +148,38 @@ class Planning {
       done += got.count;
     }
     const mapped = Math.min(lengthBytes, done * this.#clusterBytes);
-    return { hostOffset: (start ?? 0) * this.#clusterBytes, lengthBytes: mapped };
+    return { hostOffset: startOf(start ?? clusterIndex(0), this.#clusterBytes), lengthBytes: mapped };
   }
 
-  async #takeClusters(place: number | undefined, count: number, guestCluster: number): Promise<ClusterRange> {
+  async #takeClusters(
+    place: ClusterIndex | undefined,
+    count: number,
+    guestCluster: number,
+  ): Promise<ClusterRange> {
     // A data file has each guest cluster at its own place.
-    if (this.#request.hasDataFile) return { first: guestCluster, count };
+    if (this.#request.hasDataFile) return { first: clusterIndex(guestCluster), count };
     if (place === undefined) return { first: await this.#allocator.allocate(count), count };
     return { first: place, count: await this.#allocator.allocateAt(place, count) };
   }
 
   /** One run of clusters for all data after new refcount structures that cover it. */
-  async #reserveData(l1Start: number | undefined): Promise<NewImageLayout["reserved"]> {
-    const fileEnd = Math.ceil(this.#measureFile(l1Start) / this.#clusterBytes);
-    const start = (await this.#allocator.findLastUsed(fileEnd)) + 1;
+  async #reserveData(l1Start: ClusterIndex | undefined): Promise<NewImageLayout["reserved"]> {
+    const fileEnd = clusterIndex(Math.ceil(this.#measureFile(l1Start) / this.#clusterBytes));
+    const start = await this.#allocator.findUsedEnd(fileEnd);
     const clusters = Math.ceil(this.#request.virtualSizeBytes / this.#clusterBytes);
     const l2Tables = Math.ceil(clusters / this.#l2Entries) + 1;
     const oldSizeBytes = this.#measureFile(l1Start);
     const first = await this.#allocator.makeArea(start, clusters + l2Tables, true);
     await this.#allocator.allocateAt(first, clusters);
-    this.#dataEnd = (first + clusters) * this.#clusterBytes;
+    this.#dataEnd = startOf(offsetBy(first, clusters), this.#clusterBytes);
     for (let guest = 0; guest < clusters; ) {
       const count = Math.min(clusters - guest, this.#l2Entries - (guest % this.#l2Entries));
       await this.#requireL2Table(Math.floor(guest / this.#l2Entries));
-      this.#map(guest, first + guest, count);
+      this.#map(guest, offsetBy(first, guest), count);
       guest += count;
     }
     // QEMU reserves from where the file ended: after the refcount structures that it had written meanwhile.
-    const reservedStart = Math.max(oldSizeBytes, first * this.#clusterBytes);
+    const reservedStart = Math.max(oldSizeBytes, startOf(first, this.#clusterBytes));
     return { start: reservedStart, lengthBytes: this.#dataEnd - reservedStart };
   }
 
@@ -183,10 +188,10 @@ class Planning {
     this.#l2Tables.push(await this.#allocator.allocate(1));
   }
 
-  #map(guestCluster: number, first: number, count: number): void {
+  #map(guestCluster: number, first: ClusterIndex, count: number): void {
     const l1Index = Math.floor(guestCluster / this.#l2Entries);
     const firstEntry = guestCluster % this.#l2Entries;
-    const hostOffset = first * this.#clusterBytes;
+    const hostOffset = startOf(first, this.#clusterBytes);
     const last = this.#runs.at(-1);
     const joins =
       last?.l1Index === l1Index && last.hostOffset + last.count * this.#clusterBytes === hostOffset;
@@ -196,14 +201,14 @@ class Planning {
   }
 
   /** Up to the end of the last thing that is written: an L1 table ends with its last entry. */
-  #measureFile(l1Start: number | undefined): number {
+  #measureFile(l1Start: ClusterIndex | undefined): number {
     const { tableStart, tableClusters, blocks } = this.#counts;
     let lastCluster = tableStart + tableClusters - 1;
     for (const block of blocks) lastCluster = Math.max(lastCluster, block ?? 0);
     for (const table of this.#l2Tables) lastCluster = Math.max(lastCluster, table);
     let end = (lastCluster + 1) * this.#clusterBytes;
     if (l1Start !== undefined) {
-      end = Math.max(end, l1Start * this.#clusterBytes + this.#l1Size * TABLE_ENTRY_BYTES);
+      end = Math.max(end, startOf(l1Start, this.#clusterBytes) + this.#l1Size * TABLE_ENTRY_BYTES);
     }
     return Math.max(end, this.#dataEnd);
   }

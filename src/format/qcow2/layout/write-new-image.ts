@@ -8,11 +8,10 @@ import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import type { MappedRun, NewImageLayout } from "./new-image.ts";
 import { fillRefcounts } from "../codec/refcount-block.ts";
 import { countBlockEntries } from "../codec/refcount-table.ts";
-import { hostOffset } from "../../../units/index.ts";
-import type { ClusterRange } from "./new-image-counts.ts";
+import { clusterIndex, type HostOffset, offsetBy, startOf } from "../../../units/index.ts";
 
 export interface Segment {
-  readonly offset: number;
+  readonly offset: HostOffset;
   readonly bytes: Uint8Array;
 }
 
@@ -29,9 +28,10 @@ function encodeTable(layout: NewImageLayout): Segment {
   const bytes = new Uint8Array(layout.blocks.length * TABLE_ENTRY_BYTES);
   const view = new DataView(bytes.buffer);
   layout.blocks.forEach((block, index) => {
-    if (block !== undefined) view.setBigUint64(index * TABLE_ENTRY_BYTES, BigInt(block * clusterBytes));
+    if (block !== undefined)
+      view.setBigUint64(index * TABLE_ENTRY_BYTES, BigInt(startOf(block, clusterBytes)));
   });
-  return { offset: layout.refcountTable.first * clusterBytes, bytes };
+  return { offset: startOf(layout.refcountTable.first, clusterBytes), bytes };
 }
 
 function* encodeBlocks(layout: NewImageLayout): Generator<Segment> {
@@ -42,22 +42,22 @@ function* encodeBlocks(layout: NewImageLayout): Generator<Segment> {
     if (block === undefined) continue;
     const first = index * entries;
     const end = first + entries;
-    const used: ClusterRange[] = [];
+    const used: { readonly entry: number; readonly count: number }[] = [];
     for (;;) {
       const next = layout.used[range];
       if (next === undefined || next.first >= end) break;
       const from = Math.max(next.first, first);
       const to = Math.min(next.first + next.count, end);
-      if (from < to) used.push({ first: from - first, count: to - from });
+      if (from < to) used.push({ entry: from - first, count: to - from });
       if (next.first + next.count > end) break;
       range += 1;
     }
     // Up to the last cluster in use: of an empty image that is a few bytes, and what follows is a hole.
     const last = used.at(-1);
-    const usedBits = last === undefined ? 0 : (last.first + last.count) * 2 ** layout.refcountOrder;
+    const usedBits = last === undefined ? 0 : (last.entry + last.count) * 2 ** layout.refcountOrder;
     const bytes = new Uint8Array(Math.ceil(usedBits / 8));
-    for (const { first: from, count } of used) fillRefcounts(bytes, from, count, layout.refcountOrder, 1);
-    yield { offset: block * clusterBytes, bytes };
+    for (const { entry, count } of used) fillRefcounts(bytes, entry, count, layout.refcountOrder, 1);
+    yield { offset: startOf(block, clusterBytes), bytes };
   }
 }
 
@@ -66,10 +66,10 @@ function encodeL1(layout: NewImageLayout): Segment {
   const bytes = new Uint8Array(layout.l1Size * TABLE_ENTRY_BYTES);
   const view = new DataView(bytes.buffer);
   layout.l2Tables.forEach((table, index) => {
-    const place = hostOffset(table * clusterBytes);
-    encodeL1EntryAt(view, index, { kind: "table", hostOffset: place, isCopied: true });
+    const hostOffset = startOf(table, clusterBytes);
+    encodeL1EntryAt(view, index, { kind: "table", hostOffset, isCopied: true });
   });
-  return { offset: (layout.l1Start ?? 0) * clusterBytes, bytes };
+  return { offset: startOf(layout.l1Start ?? clusterIndex(0), clusterBytes), bytes };
 }
 
 function* encodeL2Tables(layout: NewImageLayout): Generator<Segment> {
@@ -84,7 +84,7 @@ function* encodeL2Tables(layout: NewImageLayout): Generator<Segment> {
       encodeRun(view, run, layout);
       next += 1;
     }
-    yield { offset: table * clusterBytes, bytes };
+    yield { offset: startOf(table, clusterBytes), bytes };
   }
 }
 
@@ -98,7 +98,7 @@ function encodeRun(view: DataView, run: MappedRun, layout: NewImageLayout): void
   for (let entry = 0; entry < run.count; entry += 1) {
     view.setUint32(at, L2_COPIED_HI | Math.floor(offset / 2 ** 32));
     view.setUint32(at + 4, offset % 2 ** 32);
-    offset += clusterBytes;
+    offset = offsetBy(offset, clusterBytes);
     at += entryBytes;
   }
 }

@@ -6,6 +6,7 @@
 // - What a cluster had before stays readable until its entry points elsewhere, so that it can be copied along.
 // - The caller holds the guest clusters (RangeLocks): nobody else changes their entries meanwhile.
 
+import { clusterAt, type HostOffset, offsetBy, startOf } from "../../../units/index.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
 import { forEachLimited } from "../../read/limited.ts";
 import { measureL2Entry } from "../codec/l2-table.ts";
@@ -29,7 +30,7 @@ const JOINED_BYTES_MAX = 256 * 1024;
 
 /** A segment that has its place. */
 interface PlacedSegment extends WriteSegment {
-  readonly place: number;
+  readonly place: HostOffset;
   /** Whether nothing was ever written at the place, so that it reads as zeros. */
   readonly isFresh: boolean;
 }
@@ -87,7 +88,7 @@ export class DataWriter {
         const lengthBytes = segment.count * state.clusterBytes;
         if (segment.hostOffset === undefined) {
           const fresh = state.highWater;
-          const place = (await state.allocate(segment.count)) * state.clusterBytes;
+          const place = startOf(await state.allocate(segment.count), state.clusterBytes);
           placed.push({ ...segment, place, isFresh: place >= fresh });
         } else {
           if (!this.#layout.hasExternalDataFile) {
@@ -105,7 +106,7 @@ export class DataWriter {
 
   async #giveBack(segments: readonly PlacedSegment[]): Promise<void> {
     for (const { kind, place, count } of segments) {
-      if (kind === "new") await this.#state.giveBack(place / this.#state.clusterBytes, count);
+      if (kind === "new") await this.#state.giveBack(clusterAt(place, this.#state.clusterBytes), count);
     }
   }
 
@@ -159,7 +160,7 @@ export class DataWriter {
     for (let number = 0; number < count; number += 1) {
       const clusterStart = segmentStart + number * clusterBytes;
       const old = readEntry(table, index + number, this.#layout);
-      const clusterPlace = place + number * clusterBytes;
+      const clusterPlace = offsetBy(place, number * clusterBytes);
       if (from <= clusterStart && to >= clusterStart + clusterBytes) {
         writeDataEntry(table, index + number, clusterPlace, this.#layout);
       } else {

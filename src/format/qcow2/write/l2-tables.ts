@@ -8,7 +8,7 @@
 
 import { ImgtxError, placed } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
-import { hostOffset } from "../../../units/index.ts";
+import type { HostOffset } from "../../../units/index.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
 import { decodeL1EntryAt, encodeL1EntryAt, type L1Entry } from "../codec/l1-table.ts";
 import { countL2Entries, toHalves } from "../codec/l2-table.ts";
@@ -96,24 +96,24 @@ export class L2Tables {
   }
 
   /** The table's place, and whether it may be changed there. */
-  place(l1Index: number): { readonly hostOffset: number; readonly isOwn: boolean } | undefined {
+  place(l1Index: number): { readonly hostOffset: HostOffset; readonly isOwn: boolean } | undefined {
     const entry = this.#entry(l1Index);
     return entry.kind === "unallocated" ? undefined : { hostOffset: entry.hostOffset, isOwn: entry.isCopied };
   }
 
   /** Puts a table, empty or a copy of what was there, at a new place. */
-  async replace(l1Index: number, place: number): Promise<L2Table> {
+  async replace(l1Index: number, place: HostOffset): Promise<L2Table> {
     const old = await this.find(l1Index);
     const halves = old?.halves ?? new Uint32Array(this.#clusterBytes / 4);
     this.#options.metadata.claim("new L2 table", place, this.#clusterBytes);
-    const entry: L1Entry = { kind: "table", hostOffset: hostOffset(place), isCopied: true };
+    const entry: L1Entry = { kind: "table", hostOffset: place, isCopied: true };
     encodeL1EntryAt(this.#l1View, l1Index, entry);
     this.#dirtySectors.add(Math.floor((l1Index * TABLE_ENTRY_BYTES) / SECTOR_BYTES));
     return this.#keep(l1Index, place, halves, true);
   }
 
   /** The L1 table without this entry. Returns where its table was. */
-  remove(l1Index: number): number | undefined {
+  remove(l1Index: number): HostOffset | undefined {
     const place = this.place(l1Index)?.hostOffset;
     this.#tables.delete(l1Index);
     encodeL1EntryAt(this.#l1View, l1Index, { kind: "unallocated" });
@@ -163,7 +163,7 @@ export class L2Tables {
     return !this.isFull;
   }
 
-  #keep(l1Index: number, place: number, halves: Uint32Array, isNew: boolean): L2Table {
+  #keep(l1Index: number, place: HostOffset, halves: Uint32Array, isNew: boolean): L2Table {
     const table: L2Table = {
       l1Index,
       hostOffset: place,

@@ -7,6 +7,14 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { ByteRange } from "../../../storage/index.ts";
+import {
+  clusterAt,
+  type ClusterIndex,
+  clusterIndex,
+  type HostOffset,
+  offsetBy,
+  startOf,
+} from "../../../units/index.ts";
 
 const CHUNK_CLUSTERS = 32_768;
 
@@ -21,23 +29,23 @@ export class MetadataMap {
   }
 
   /** Offsets in bytes; a cluster that is owned in part is owned. */
-  claim(what: string, offset: number, lengthBytes: number): void {
+  claim(what: string, offset: HostOffset, lengthBytes: number): void {
     const [first, end] = this.#clusters(offset, lengthBytes);
-    for (let cluster = first; cluster < end; cluster += 1) {
+    for (let cluster = first; cluster < end; cluster = offsetBy(cluster, 1)) {
       if (this.#has(cluster)) throw this.#overlap(what, cluster);
       this.#set(cluster, true);
     }
   }
 
-  release(offset: number, lengthBytes: number): void {
+  release(offset: HostOffset, lengthBytes: number): void {
     const [first, end] = this.#clusters(offset, lengthBytes);
-    for (let cluster = first; cluster < end; cluster += 1) this.#set(cluster, false);
+    for (let cluster = first; cluster < end; cluster = offsetBy(cluster, 1)) this.#set(cluster, false);
   }
 
   /** E_CORRUPT where what is to be written there would hit metadata. */
-  requireClear(what: string, offset: number, lengthBytes: number): void {
+  requireClear(what: string, offset: HostOffset, lengthBytes: number): void {
     const [first, end] = this.#clusters(offset, lengthBytes);
-    for (let cluster = first; cluster < end; cluster += 1) {
+    for (let cluster = first; cluster < end; cluster = offsetBy(cluster, 1)) {
       if (this.#has(cluster)) throw this.#overlap(what, cluster);
     }
   }
@@ -45,28 +53,30 @@ export class MetadataMap {
   /** All that is claimed, in runs of whole clusters. The last one may reach past the end of the file. */
   *ranges(): Generator<ByteRange> {
     for (const number of [...this.#chunks.keys()].sort((a, b) => a - b)) {
-      const end = (number + 1) * CHUNK_CLUSTERS;
-      for (let cluster = number * CHUNK_CLUSTERS; cluster < end; cluster += 1) {
+      const start = clusterIndex(number * CHUNK_CLUSTERS);
+      const end = offsetBy(start, CHUNK_CLUSTERS);
+      for (let cluster = start; cluster < end; cluster = offsetBy(cluster, 1)) {
         const first = cluster;
-        while (cluster < end && this.#has(cluster)) cluster += 1;
-        if (cluster === first) continue;
-        yield { start: first * this.#clusterBytes, lengthBytes: (cluster - first) * this.#clusterBytes };
+        while (cluster < end && this.#has(cluster)) cluster = offsetBy(cluster, 1);
+        const lengthBytes = (cluster - first) * this.#clusterBytes;
+        if (lengthBytes > 0) yield { start: startOf(first, this.#clusterBytes), lengthBytes };
       }
     }
   }
 
-  #clusters(offset: number, lengthBytes: number): readonly [number, number] {
-    return [Math.floor(offset / this.#clusterBytes), Math.ceil((offset + lengthBytes) / this.#clusterBytes)];
+  #clusters(offset: HostOffset, lengthBytes: number): readonly [ClusterIndex, ClusterIndex] {
+    const end = offsetBy(offset, lengthBytes + this.#clusterBytes - 1);
+    return [clusterAt(offset, this.#clusterBytes), clusterAt(end, this.#clusterBytes)];
   }
 
-  #has(cluster: number): boolean {
+  #has(cluster: ClusterIndex): boolean {
     const chunk = this.#chunks.get(Math.floor(cluster / CHUNK_CLUSTERS));
     if (chunk === undefined) return false;
     const bit = cluster % CHUNK_CLUSTERS;
     return (((chunk[bit >>> 3] ?? 0) >>> (bit & 7)) & 1) === 1;
   }
 
-  #set(cluster: number, isOwned: boolean): void {
+  #set(cluster: ClusterIndex, isOwned: boolean): void {
     const number = Math.floor(cluster / CHUNK_CLUSTERS);
     let chunk = this.#chunks.get(number);
     if (chunk === undefined) {
@@ -79,8 +89,8 @@ export class MetadataMap {
     chunk[bit >>> 3] = isOwned ? byte | (1 << (bit & 7)) : byte & ~(1 << (bit & 7));
   }
 
-  #overlap(what: string, cluster: number): ImgtxError {
-    const offset = cluster * this.#clusterBytes;
+  #overlap(what: string, cluster: ClusterIndex): ImgtxError {
+    const offset = startOf(cluster, this.#clusterBytes);
     return new ImgtxError(
       "E_CORRUPT",
       `Preventing invalid write on metadata (${what} overlaps with other metadata at 0x${offset.toString(16)})`,

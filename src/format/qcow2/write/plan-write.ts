@@ -6,7 +6,7 @@
 // - A cluster is written in place only where it is this image's alone (COPIED).
 // - With extended L2 entries the unit of copying is the subcluster, except where all of the cluster moves.
 
-import { guestOffset } from "../../../units/index.ts";
+import { guestOffset, type HostOffset, hostOffset } from "../../../units/index.ts";
 import {
   decodeL2Entry,
   encodeL2EntryAt,
@@ -16,7 +16,6 @@ import {
   measureL2Entry,
   SUBCLUSTERS_PER_CLUSTER,
 } from "../codec/l2-table.ts";
-import { hostOffset } from "../../../units/index.ts";
 import { judgeDataFilePlace } from "../read/qcow2-layer.ts";
 import type { L2Table } from "./l2-tables.ts";
 
@@ -27,7 +26,7 @@ export interface WriteSegment {
   /** `inPlace`: the entries stay. `keep`: they change, and the clusters stay. `new`: clusters are needed. */
   readonly kind: "inPlace" | "keep" | "new";
   /** Of the first cluster; undefined for `new`. */
-  readonly hostOffset: number | undefined;
+  readonly hostOffset: HostOffset | undefined;
   /** Guest bytes of the request in it. */
   readonly start: number;
   end: number;
@@ -78,7 +77,7 @@ export function writeEntry(table: L2Table, index: number, entry: L2Entry, layout
 }
 
 /** The entry of a cluster at `place` that is data all through: without an object for each. */
-export function writeDataEntry(table: L2Table, index: number, place: number, layout: EntryLayout): void {
+export function writeDataEntry(table: L2Table, index: number, place: HostOffset, layout: EntryLayout): void {
   const { halves } = table;
   const at = index * (layout.hasExtendedL2 ? 4 : 2);
   halves[at] = (L2_COPIED_HI | Math.floor(place / 2 ** 32)) >>> 0;
@@ -180,13 +179,13 @@ function countAlike(
 }
 
 /** The cluster that the entry's guest data may be written to as it is. */
-function findOwnPlace(entry: L2Entry, clusterStart: number, layout: EntryLayout): number | undefined {
+function findOwnPlace(entry: L2Entry, clusterStart: number, layout: EntryLayout): HostOffset | undefined {
   if (layout.hasExternalDataFile) {
     // Written where the entry does not lead to, the data would not be found again.
     if ("hostOffset" in entry && entry.hostOffset !== undefined) {
       judgeDataFilePlace(entry.hostOffset, guestOffset(clusterStart));
     }
-    return clusterStart;
+    return hostOffset(clusterStart);
   }
   if (entry.kind === "data" && entry.isCopied) return entry.hostOffset;
   if (entry.kind === "zero" && entry.isCopied) return entry.hostOffset;
@@ -215,7 +214,7 @@ export function maskOf(start: number, end: number, layout: EntryLayout): number 
 /** The entry of a cluster at `place` of which bytes from..to (of the cluster) were written just now. */
 export function afterWrite(
   old: L2Entry,
-  place: number,
+  place: HostOffset,
   staysInPlace: boolean,
   from: number,
   to: number,
@@ -226,7 +225,7 @@ export function afterWrite(
   const zeroBits = old.kind === "data" || old.kind === "unallocated" ? old.zeroBits : 0;
   return {
     kind: "data",
-    hostOffset: hostOffset(place),
+    hostOffset: place,
     isCopied: true,
     allocBits: (stored | written) >>> 0,
     zeroBits: layout.hasExtendedL2 ? (zeroBits & ~written) >>> 0 : 0,

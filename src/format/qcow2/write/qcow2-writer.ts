@@ -8,7 +8,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { type ByteRange, loadZstd } from "../../../storage/index.ts";
-import { hostOffset } from "../../../units/index.ts";
+import { type ClusterIndex, type HostOffset, hostOffset } from "../../../units/index.ts";
 import type { Extent, WritableImage } from "../../image.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import { ComposedImage } from "../../read/composed-image.ts";
@@ -132,7 +132,7 @@ export class Qcow2Writer implements WritableImage {
   }
 
   /** Lowers refcounts that are too high: of each cluster, by how much. Nothing must refer to that part of them. */
-  async reclaim(leaks: readonly (readonly [cluster: number, surplus: number])[]): Promise<void> {
+  async reclaim(leaks: readonly (readonly [cluster: ClusterIndex, surplus: number])[]): Promise<void> {
     await this.#state.turnstile.run(async () => {
       await this.#state.begin();
       for (const [cluster, surplus] of leaks) {
@@ -261,7 +261,7 @@ export class Qcow2Writer implements WritableImage {
 }
 
 /** An entry says in sectors how much to read; the data ends somewhere in the last one. */
-function describePacked(place: number, lengthBytes: number): L2Entry {
+function describePacked(place: HostOffset, lengthBytes: number): L2Entry {
   const inSector = place % SECTOR_BYTES;
   const sectors = Math.ceil((inSector + lengthBytes) / SECTOR_BYTES);
   const stored = sectors * SECTOR_BYTES - inSector;

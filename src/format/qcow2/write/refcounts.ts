@@ -9,6 +9,14 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
+import {
+  clusterAt,
+  type ClusterIndex,
+  clusterIndex,
+  hostOffset,
+  offsetBy,
+  startOf,
+} from "../../../units/index.ts";
 import type { CountStore } from "../layout/cluster-allocator.ts";
 import { HEADER_AT } from "../codec/header.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
@@ -31,8 +39,8 @@ interface Block {
 
 /** The counts of clusters first to end, as a block has them. To be read before anything else changes them. */
 export interface CountWindow {
-  readonly first: number;
-  readonly end: number;
+  readonly first: ClusterIndex;
+  readonly end: ClusterIndex;
   readonly bytes: Uint8Array;
 }
 
@@ -56,7 +64,7 @@ export class Refcounts implements CountStore {
   readonly #blockEntries: number;
   /** Offset of each block; 0 where there is none. Longer than the table on disk while that is to grow. */
   #table: Float64Array;
-  #tableStart: number;
+  #tableStart: ClusterIndex;
   #tableClusters: number;
   /** Blocks that the table on disk does not have yet. */
   readonly #unhooked = new Set<number>();
@@ -70,7 +78,7 @@ export class Refcounts implements CountStore {
     this.#order = header.refcountOrder;
     this.#blockEntries = (this.#clusterBytes * 8) / header.refcountBits;
     this.#table = table;
-    this.#tableStart = header.refcountTableOffset / this.#clusterBytes;
+    this.#tableStart = clusterAt(header.refcountTableOffset, this.#clusterBytes);
     this.#tableClusters = header.refcountTableClusters;
     for (const [index, offset] of table.entries()) if (offset !== 0) this.lastBlock = index;
   }
@@ -86,7 +94,7 @@ export class Refcounts implements CountStore {
     const fileEnd = Math.ceil(fileSizeBytes / clusterSizeBytes) * clusterSizeBytes;
     const table = new Float64Array(lengthBytes / TABLE_ENTRY_BYTES);
     for (let at = 0; at + TABLE_ENTRY_BYTES <= bytes.length; at += TABLE_ENTRY_BYTES) {
-      const offset = view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4);
+      const offset = hostOffset(view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4));
       if (offset === 0) continue;
       if (offset % clusterSizeBytes !== 0 || offset + clusterSizeBytes > fileEnd) {
         throw new ImgtxError(
@@ -105,7 +113,7 @@ export class Refcounts implements CountStore {
     return (this.#tableClusters * this.#clusterBytes) / TABLE_ENTRY_BYTES;
   }
 
-  get tableStart(): number {
+  get tableStart(): ClusterIndex {
     return this.#tableStart;
   }
 
@@ -113,13 +121,13 @@ export class Refcounts implements CountStore {
     return (this.#table[index] ?? 0) !== 0;
   }
 
-  async addBlock(index: number, cluster: number): Promise<void> {
+  async addBlock(index: number, cluster: ClusterIndex): Promise<void> {
     if (this.hasBlock(index)) {
       throw new ImgtxError("E_INTERNAL", `refcount block ${index} would be made a second time`, {
         image: this.#options.path,
       });
     }
-    const offset = cluster * this.#clusterBytes;
+    const offset = startOf(cluster, this.#clusterBytes);
     this.#options.metadata.claim("new refcount block", offset, this.#clusterBytes);
     if (index >= this.#table.length) {
       const longer = new Float64Array(Math.max(index + 1, this.#table.length * 2));
@@ -133,69 +141,74 @@ export class Refcounts implements CountStore {
     await this.#shrinkCache(index);
   }
 
-  async findFree(first: number, end = Number.POSITIVE_INFINITY): Promise<number> {
+  async findFree(first: ClusterIndex, end?: ClusterIndex): Promise<ClusterIndex> {
     let cluster = first;
     for (;;) {
-      if (cluster >= end) return end;
-      const index = Math.floor(cluster / this.#blockEntries);
+      if (end !== undefined && cluster >= end) return end;
+      const { index, entry } = this.#placeOf(cluster);
       if (!this.hasBlock(index)) return cluster;
       const { bytes } = await this.#load(index);
-      const blockStart = index * this.#blockEntries;
-      const stop = Math.min(this.#blockEntries, end - blockStart);
-      const entry = findFreeEntry(bytes, cluster - blockStart, stop, this.#order);
-      cluster = blockStart + entry;
-      if (entry < stop) return cluster;
+      const stop = Math.min(this.#blockEntries, entry + (end ?? Number.POSITIVE_INFINITY) - cluster);
+      const free = findFreeEntry(bytes, entry, stop, this.#order);
+      cluster = offsetBy(cluster, free - entry);
+      if (free < stop) return cluster;
     }
   }
 
-  async countFree(first: number, most: number): Promise<number> {
-    const end = first + most;
-    let cluster = first;
-    while (cluster < end) {
-      const index = Math.floor(cluster / this.#blockEntries);
-      const blockStart = index * this.#blockEntries;
-      const stop = Math.min(end - blockStart, this.#blockEntries);
+  async countFree(first: ClusterIndex, most: number): Promise<number> {
+    let count = 0;
+    while (count < most) {
+      const { index, entry } = this.#placeOf(offsetBy(first, count));
+      const stop = Math.min(entry + most - count, this.#blockEntries);
       if (this.hasBlock(index)) {
         const { bytes } = await this.#load(index);
-        const used = findUsedEntry(bytes, cluster - blockStart, stop, this.#order);
-        if (used < stop) return blockStart + used - first;
+        const used = findUsedEntry(bytes, entry, stop, this.#order);
+        if (used < stop) return count + used - entry;
       }
-      cluster = blockStart + stop;
+      count += stop - entry;
     }
     return most;
   }
 
-  /** The block that counts the cluster; zeros where there is none. */
-  async readCounts(cluster: number): Promise<CountWindow> {
-    const index = Math.floor(cluster / this.#blockEntries);
-    const first = index * this.#blockEntries;
-    const bytes = this.hasBlock(index) ? (await this.#load(index)).bytes : new Uint8Array(this.#clusterBytes);
-    return { first, end: first + this.#blockEntries, bytes };
+  /** The block that counts a cluster, and which of its entries does. */
+  #placeOf(cluster: ClusterIndex): { readonly index: number; readonly entry: number } {
+    return { index: Math.floor(cluster / this.#blockEntries), entry: cluster % this.#blockEntries };
   }
 
-  /** -1 where none is. */
-  async findLastUsed(): Promise<number> {
+  #clusterOf(index: number, entry: number): ClusterIndex {
+    return clusterIndex(index * this.#blockEntries + entry);
+  }
+
+  /** The block that counts the cluster; zeros where there is none. */
+  async readCounts(cluster: ClusterIndex): Promise<CountWindow> {
+    const { index } = this.#placeOf(cluster);
+    const first = this.#clusterOf(index, 0);
+    const bytes = this.hasBlock(index) ? (await this.#load(index)).bytes : new Uint8Array(this.#clusterBytes);
+    return { first, end: offsetBy(first, this.#blockEntries), bytes };
+  }
+
+  /** Where the clusters in use end. */
+  async findUsedEnd(): Promise<ClusterIndex> {
     for (let index = this.lastBlock; index >= 0; index -= 1) {
       if (!this.hasBlock(index)) continue;
       const { bytes } = await this.#load(index);
       for (let entry = this.#blockEntries - 1; entry >= 0; entry -= 1) {
-        if (readRefcount(bytes, entry, this.#order) > 0) return index * this.#blockEntries + entry;
+        if (readRefcount(bytes, entry, this.#order) > 0) return this.#clusterOf(index, entry + 1);
       }
     }
-    return -1;
+    return clusterIndex(0);
   }
 
-  async readCount(cluster: number): Promise<number> {
-    const index = Math.floor(cluster / this.#blockEntries);
+  async readCount(cluster: ClusterIndex): Promise<number> {
+    const { index, entry } = this.#placeOf(cluster);
     if (!this.hasBlock(index)) return 0;
     const { bytes } = await this.#load(index);
-    return readRefcount(bytes, cluster % this.#blockEntries, this.#order);
+    return readRefcount(bytes, entry, this.#order);
   }
 
-  async change(first: number, count: number, by: 1 | -1): Promise<void> {
+  async change(first: ClusterIndex, count: number, by: 1 | -1): Promise<void> {
     if (count === 0) return;
-    const index = Math.floor(first / this.#blockEntries);
-    const from = first % this.#blockEntries;
+    const { index, entry: from } = this.#placeOf(first);
     if (!this.hasBlock(index)) throw this.#impossible(first, by);
     const block = await this.#load(index);
     block.isDirty = true;
@@ -208,17 +221,17 @@ export class Refcounts implements CountStore {
     for (let entry = from; entry < to; entry += 1) {
       const next = readRefcount(block.bytes, entry, this.#order) + by;
       if (next < 0 || next > maxRefcount(this.#order)) {
-        throw this.#impossible(index * this.#blockEntries + entry, by);
+        throw this.#impossible(this.#clusterOf(index, entry), by);
       }
       writeRefcount(block.bytes, entry, this.#order, next);
     }
   }
 
   /** Everything of the new table at once: what is at the old place holds until the header points to the new. */
-  async moveTable(start: number, clusters: number): Promise<void> {
+  async moveTable(start: ClusterIndex, clusters: number): Promise<void> {
     const { file, metadata } = this.#options;
     const lengthBytes = clusters * this.#clusterBytes;
-    const offset = start * this.#clusterBytes;
+    const offset = startOf(start, this.#clusterBytes);
     metadata.claim("new refcount table", offset, lengthBytes);
     await this.#writeBlocks();
     const bytes = new Uint8Array(lengthBytes);
@@ -232,7 +245,7 @@ export class Refcounts implements CountStore {
     await file.write(new Uint8Array(fields.buffer), HEADER_AT.refcountTableOffset);
     // The old table's clusters are given away next.
     await this.#flushInOrder("header-before-old-refcount-table");
-    metadata.release(this.#tableStart * this.#clusterBytes, this.#tableClusters * this.#clusterBytes);
+    metadata.release(startOf(this.#tableStart, this.#clusterBytes), this.#tableClusters * this.#clusterBytes);
     this.#tableStart = start;
     this.#tableClusters = clusters;
     this.#unhooked.clear();
@@ -269,7 +282,7 @@ export class Refcounts implements CountStore {
       for (let position = 0; position < count; position += 1) {
         this.#encodeEntry(view, position, first + position);
       }
-      const tableOffset = this.#tableStart * this.#clusterBytes;
+      const tableOffset = startOf(this.#tableStart, this.#clusterBytes);
       await this.#options.file.write(bytes, tableOffset + first * TABLE_ENTRY_BYTES);
       from += count;
     }
@@ -319,8 +332,8 @@ export class Refcounts implements CountStore {
     block.isDirty = false;
   }
 
-  #impossible(cluster: number, by: 1 | -1): ImgtxError {
-    const offset = cluster * this.#clusterBytes;
+  #impossible(cluster: ClusterIndex, by: 1 | -1): ImgtxError {
+    const offset = startOf(cluster, this.#clusterBytes);
     const what = by === 1 ? "can't be raised any more" : "is 0 and would have to fall";
     return new ImgtxError("E_CORRUPT", `the refcount of the cluster at 0x${offset.toString(16)} ${what}`, {
       image: this.#options.path,

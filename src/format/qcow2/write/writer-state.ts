@@ -16,6 +16,14 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { type StorageFile, Turnstile } from "../../../storage/index.ts";
+import {
+  clusterAt,
+  type ClusterIndex,
+  type HostOffset,
+  hostOffset,
+  offsetBy,
+  startOf,
+} from "../../../units/index.ts";
 import { ClusterAllocator } from "../layout/cluster-allocator.ts";
 import { AUTOCLEAR_BIT, encodeFeatureBits, INCOMPATIBLE_BIT } from "../codec/features.ts";
 import { HEADER_AT } from "../codec/header.ts";
@@ -43,7 +51,7 @@ export interface WriterFiles {
 const COUNTED_AFTER_END_MAX = 1024 ** 3;
 
 interface FreedClusters {
-  first: number;
+  readonly first: ClusterIndex;
   count: number;
   /** Whether their blocks are to be given back to the file system too. */
   readonly punches: boolean;
@@ -62,7 +70,7 @@ export class WriterState {
   /** After this nothing was ever written: it reads as zeros. */
   #highWater: number;
   /** Where the next compressed cluster may begin; 0 for none. */
-  #freeByte = 0;
+  #freeByte = hostOffset(0);
   #hasBegun = false;
   #failure: unknown;
 
@@ -128,7 +136,7 @@ export class WriterState {
     const place = this.tables.place(l1Index);
     if (place?.isOwn !== true) {
       const cluster = await this.allocate(1);
-      const table = await this.tables.replace(l1Index, cluster * this.clusterBytes);
+      const table = await this.tables.replace(l1Index, startOf(cluster, this.clusterBytes));
       if (place !== undefined) {
         this.metadata.release(place.hostOffset, this.clusterBytes);
         this.#freeClusters(place.hostOffset, this.clusterBytes, false);
@@ -146,16 +154,16 @@ export class WriterState {
   }
 
   /** Contiguous clusters with a count of 1. Returns the first. */
-  async allocate(clusters: number): Promise<number> {
+  async allocate(clusters: number): Promise<ClusterIndex> {
     const first = await this.#allocator.allocate(clusters);
-    const offset = first * this.clusterBytes;
+    const offset = startOf(first, this.clusterBytes);
     this.metadata.requireClear("a new cluster", offset, clusters * this.clusterBytes);
     if (this.files.file.onDisk !== undefined) this.#requireNear(offset);
     this.#highWater = Math.max(this.#highWater, offset + clusters * this.clusterBytes);
     return first;
   }
 
-  #requireNear(offset: number): void {
+  #requireNear(offset: HostOffset): void {
     if (offset - this.#highWater <= COUNTED_AFTER_END_MAX) return;
     const message = "refcounts say that clusters far after the end of the file are in use";
     throw new ImgtxError("E_CORRUPT", message, {
@@ -167,15 +175,14 @@ export class WriterState {
   }
 
   /** E_CORRUPT where an entry leads guest data to where none can be. */
-  judgePlace(hostOffset: number, lengthBytes: number): void {
-    if (hostOffset + lengthBytes > this.#highWater) {
-      throw new ImgtxError(
-        "E_CORRUPT",
-        `Cluster at 0x${hostOffset.toString(16)} lies past the end of the file`,
-        { image: this.files.path, field: "l2_entry" },
-      );
+  judgePlace(place: HostOffset, lengthBytes: number): void {
+    if (place + lengthBytes > this.#highWater) {
+      throw new ImgtxError("E_CORRUPT", `Cluster at 0x${place.toString(16)} lies past the end of the file`, {
+        image: this.files.path,
+        field: "l2_entry",
+      });
     }
-    this.metadata.requireClear("guest data", hostOffset, lengthBytes);
+    this.metadata.requireClear("guest data", place, lengthBytes);
   }
 
   /** Nothing is written any more: the image was found damaged, and must not be made worse. */
@@ -184,15 +191,15 @@ export class WriterState {
   }
 
   /** Takes back what nothing points to yet. */
-  async giveBack(first: number, clusters: number): Promise<void> {
+  async giveBack(first: ClusterIndex, clusters: number): Promise<void> {
     await this.#allocator.lower(first, clusters);
   }
 
   /** Metadata at new clusters of its own; the rest of the last one is zeros. Of nothing there is no place: 0. */
-  async store(bytes: Uint8Array): Promise<number> {
+  async store(bytes: Uint8Array): Promise<HostOffset> {
     const clusters = Math.ceil(bytes.length / this.clusterBytes);
-    if (clusters === 0) return 0;
-    const place = (await this.allocate(clusters)) * this.clusterBytes;
+    if (clusters === 0) return hostOffset(0);
+    const place = startOf(await this.allocate(clusters), this.clusterBytes);
     const whole = new Uint8Array(clusters * this.clusterBytes);
     whole.set(bytes);
     await this.files.file.write(whole, place);
@@ -208,48 +215,47 @@ export class WriterState {
   }
 
   /** One reference more to clusters that are in use. */
-  async raise(first: number, clusters: number): Promise<void> {
+  async raise(first: ClusterIndex, clusters: number): Promise<void> {
     while (!(await this.#allocator.raise(first, clusters)));
   }
 
   /** One reference less, once no durable entry has it. */
-  release(offset: number, lengthBytes: number, punches: boolean): void {
+  release(offset: HostOffset, lengthBytes: number, punches: boolean): void {
     if (lengthBytes > 0) this.#freeClusters(offset, lengthBytes, punches);
   }
 
-  async readCounts(cluster: number): Promise<CountWindow> {
+  async readCounts(cluster: ClusterIndex): Promise<CountWindow> {
     return await this.#refcounts.readCounts(cluster);
   }
 
-  /** The last cluster of the file that is in use. */
-  async findLastUsed(): Promise<number> {
-    return await this.#refcounts.findLastUsed();
+  /** Where the clusters of the file end that are in use. */
+  async findUsedEnd(): Promise<HostOffset> {
+    return startOf(await this.#refcounts.findUsedEnd(), this.clusterBytes);
   }
 
   /** Room for compressed data, after the last one where that fits. */
-  async allocateBytes(lengthBytes: number): Promise<number> {
+  async allocateBytes(lengthBytes: number): Promise<HostOffset> {
     const { clusterBytes } = this;
     let offset = this.#freeByte;
     if (offset !== 0) {
-      const count = await this.#refcounts.readCount(Math.floor(offset / clusterBytes));
-      if (count >= this.#refcountMax) offset = 0;
+      const count = await this.#refcounts.readCount(clusterAt(offset, clusterBytes));
+      if (count >= this.#refcountMax) offset = hostOffset(0);
     }
     let room = offset === 0 ? 0 : clusterBytes - (offset % clusterBytes);
     for (;;) {
       if (room < lengthBytes) {
-        const cluster = await this.#allocator.reserveOne();
-        const start = cluster * clusterBytes;
+        const start = startOf(await this.#allocator.reserveOne(), clusterBytes);
         this.metadata.requireClear("a new cluster", start, clusterBytes);
         if (offset !== 0 && Math.ceil(offset / clusterBytes) * clusterBytes === start) room += clusterBytes;
         else [offset, room] = [start, clusterBytes];
       }
-      const first = Math.floor(offset / clusterBytes);
-      const last = Math.floor((offset + lengthBytes - 1) / clusterBytes);
+      const first = clusterAt(offset, clusterBytes);
+      const last = clusterAt(offsetBy(offset, lengthBytes - 1), clusterBytes);
       if (await this.#allocator.raise(first, last - first + 1)) break;
-      [offset, room] = [0, 0];
+      [offset, room] = [hostOffset(0), 0];
     }
-    const end = offset + lengthBytes;
-    this.#freeByte = end % clusterBytes === 0 ? 0 : end;
+    const end = offsetBy(offset, lengthBytes);
+    this.#freeByte = end % clusterBytes === 0 ? hostOffset(0) : end;
     this.#highWater = Math.max(this.#highWater, Math.ceil(end / clusterBytes) * clusterBytes);
     return offset;
   }
@@ -308,8 +314,8 @@ export class WriterState {
     this.tables.shrink();
   }
 
-  #freeClusters(offset: number, lengthBytes: number, punches: boolean): void {
-    const first = Math.floor(offset / this.clusterBytes);
+  #freeClusters(offset: HostOffset, lengthBytes: number, punches: boolean): void {
+    const first = clusterAt(offset, this.clusterBytes);
     const count = Math.ceil((offset + lengthBytes) / this.clusterBytes) - first;
     const last = this.#freed.at(-1);
     if (last !== undefined && last.punches === punches && last.first + last.count === first)
@@ -329,18 +335,18 @@ export class WriterState {
 
   /** A cluster that nothing uses any more may be given to anybody, its free rest included. */
   async #forgetFreeByte({ first, count }: FreedClusters): Promise<void> {
-    const cluster = Math.floor(this.#freeByte / this.clusterBytes);
+    const cluster = clusterAt(this.#freeByte, this.clusterBytes);
     if (this.#freeByte === 0 || cluster < first || cluster >= first + count) return;
-    if ((await this.#refcounts.readCount(cluster)) === 0) this.#freeByte = 0;
+    if ((await this.#refcounts.readCount(cluster)) === 0) this.#freeByte = hostOffset(0);
   }
 
   async #punch({ first, count }: FreedClusters): Promise<void> {
-    const end = first + count;
+    const end = offsetBy(first, count);
     for (let at = await this.#refcounts.findFree(first, end); at < end; ) {
       const free = await this.#refcounts.countFree(at, end - at);
-      const range = { start: at * this.clusterBytes, lengthBytes: free * this.clusterBytes };
+      const range = { start: startOf(at, this.clusterBytes), lengthBytes: free * this.clusterBytes };
       await this.files.file.punchHole(range);
-      at = await this.#refcounts.findFree(at + free, end);
+      at = await this.#refcounts.findFree(offsetBy(at, free), end);
     }
   }
 

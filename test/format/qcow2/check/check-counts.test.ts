@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { clusterIndex } from "../../../../src/units/index.ts";
 import {
   CHUNK_CLUSTERS,
   ClusterCounts,
@@ -10,25 +11,25 @@ import { TableUses } from "../../../../src/format/qcow2/check/check-table-uses.t
 
 test("counts go on beyond what a byte holds", () => {
   const counts = new ClusterCounts(10, 65_535);
-  expect(counts.add(3, LARGE_COUNT - 1)).toBe(0);
-  expect(counts.add(3, 1)).toBe(0);
-  expect(counts.add(3, 1000)).toBe(0);
-  expect(counts.count(3)).toBe(LARGE_COUNT + 1000);
-  expect(counts.count(4)).toBe(0);
+  expect(counts.add(clusterIndex(3), LARGE_COUNT - 1)).toBe(0);
+  expect(counts.add(clusterIndex(3), 1)).toBe(0);
+  expect(counts.add(clusterIndex(3), 1000)).toBe(0);
+  expect(counts.count(clusterIndex(3))).toBe(LARGE_COUNT + 1000);
+  expect(counts.count(clusterIndex(4))).toBe(0);
 });
 
 test("counts stop at what the refcount width holds, and tell the excess", () => {
   const counts = new ClusterCounts(10, 3);
-  expect(counts.add(1, 2)).toBe(0);
-  expect(counts.add(1, 5)).toBe(4);
-  expect(counts.count(1)).toBe(3);
+  expect(counts.add(clusterIndex(1), 2)).toBe(0);
+  expect(counts.add(clusterIndex(1), 5)).toBe(4);
+  expect(counts.count(clusterIndex(1))).toBe(3);
   expect(counts.fastMax).toBe(3);
 });
 
 test("chunks without references take no memory", () => {
   const counts = new ClusterCounts(2 ** 31 - 1, 65_535);
-  counts.add(2 ** 31 - 2, 1);
-  counts.add(0, 1);
+  counts.add(clusterIndex(2 ** 31 - 2), 1);
+  counts.add(clusterIndex(0), 1);
   expect(counts.low.filter((chunk) => chunk !== undefined)).toHaveLength(2);
   expect(counts.low[1]).toBeUndefined();
   expect(counts.low[(2 ** 31 - 2) >>> 16]?.[CHUNK_CLUSTERS - 2]).toBe(1);
