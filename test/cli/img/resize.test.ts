@@ -35,7 +35,7 @@ describe("resize makes, prints and ends as qemu-img does", () => {
   qemu.test.each([
     "over.qcow2 2560k",
     "over.qcow2 +5M",
-    "-f qcow2 over.qcow2 16G",
+    "-f qcow2 over.qcow2 40M",
     "-q over.qcow2 4M",
     "--shrink over.qcow2 -1M",
     "--preallocation=off over.qcow2 +1M",
