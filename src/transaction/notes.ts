@@ -272,7 +272,7 @@ const ROWS = {
 
   // Of merges.
   merged: row({ ...IMAGE, stays: isFlag }, ({ image, stays }) =>
-    stays ? `${image} stays where it is, and nothing stands on it any more` : `${image} goes`,
+    stays ? `${image} stays where it is, and the device needs it no more` : `${image} goes`,
   ),
   "merged into": row(IMAGE, ({ image }) => `${image} gets what is merged`),
 

@@ -243,7 +243,7 @@ export type ActionKind = ActionRequest["kind"];
 /** A file that an action makes or changes, as `--dry-run` and `txn status` show it. */
 export interface PlannedFile {
   readonly path: string;
-  readonly change: "create" | "reuse" | "fence" | "unfence" | "change" | "remove";
+  readonly change: "create" | "reuse" | "fence" | "unfence" | "change" | "merge" | "remove";
 }
 
 /** One action on one device, as results print it. A snapshot-group of three disks gives three of these. */

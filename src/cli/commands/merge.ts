@@ -31,6 +31,7 @@ export const merge: ActionCommand = {
       { command: "imgtx merge vda", about: "the active layer goes into the image below" },
       { command: "imgtx merge vda vdb", about: "those of both, or of none" },
       { command: "imgtx merge vda --into base.qcow2", about: "all that stands on base.qcow2" },
+      { command: "imgtx merge vda --from tuesday.qcow2", about: "one from the middle of the chain" },
     ],
     exits: CHANGING_EXITS,
   },

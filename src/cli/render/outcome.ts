@@ -91,6 +91,6 @@ function drawMove(action: ActionReport, tense: Tense): string {
 
 /** The file that gets the device's content, where the device itself stays what it is. */
 function copyOf({ before, after, files }: ActionReport): ActionReport["files"][number] | undefined {
-  if (before === null || before !== after) return undefined;
+  if (before === null || before !== after || files.some(({ change }) => change === "merge")) return undefined;
   return files.find(({ path, change }) => path !== after && (change === "create" || change === "change"));
 }

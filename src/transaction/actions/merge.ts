@@ -2,12 +2,21 @@
 
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError, withPlace } from "../../errors/index.ts";
-import { assertCopyable, type Chain, type ChainLink, identityOf, judgeResize } from "../../format/index.ts";
+import {
+  assertCopyable,
+  type Chain,
+  type ChainLink,
+  changeBacking,
+  identityOf,
+  judgeBacking,
+  judgeResize,
+} from "../../format/index.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
 import { assertMayBeMerged, assertMayBeWritten, type LayersToMerge } from "./plan/layers-to-merge.ts";
 import { mirrorKeepsImages } from "./plan/mirroring.ts";
+import { nameAsBefore } from "./plan/new-backing.ts";
 import { planResizing } from "./plan/resizing.ts";
 import type { ImageChange } from "../images/redo.ts";
 import type { PlannedReport } from "../journal/index.ts";
@@ -44,8 +53,9 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
   await assertMayBeMerged(layers, request, context);
   await assertMayBeWritten(layers, request, context);
   await assertCopyable(context.storage, into, context.gate);
-  const redo = await planGrowth(layers, context);
-  const place = placeOf(withoutMerged(layers));
+  const name = await findName(layers, context);
+  const redo = [...(await planGrowth(layers, context)), ...planRelink(layers, name)];
+  const place = placeOf(withoutMerged(layers, name));
   const copied = merged.flatMap(filesOf);
   const removes = request.keep ? [] : copied;
   const report: PlannedReport = {
@@ -55,7 +65,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
     after: place.image,
     format: place.format,
     files: [
-      { path: into.path, change: "change" },
+      { path: into.path, change: "merge" },
       ...above.slice(-1).map(({ path }) => ({ path, change: "change" as const })),
       ...removes.map((path) => ({ path, change: "remove" as const })),
     ],
@@ -96,15 +106,36 @@ async function planGrowth(layers: LayersToMerge, context: PlanContext): Promise<
   return planResizing(into, sizeBytes, context);
 }
 
+/** By which what stands on the merged layers finds the image below. Undefined: nothing does. */
+async function findName(
+  { device, above, merged, into }: LayersToMerge,
+  context: PlanContext,
+): Promise<string | undefined> {
+  const overlay = above.at(-1);
+  if (!overlay) return undefined;
+  return await withPlace({ device, image: overlay.path }, async () => {
+    const name = await nameAsBefore(overlay, into, merged.at(-1), context);
+    judgeBacking(overlay, { name, format: into.format });
+    return name;
+  });
+}
+
+/** When all is copied. What shows through is the same on either. */
+function planRelink({ above, into: { format } }: LayersToMerge, name: string | undefined): ImageChange[] {
+  const link = above.at(-1);
+  if (!link || name === undefined) return [];
+  return [{ link, isLast: true, write: async (file) => await changeBacking(file, { name, format }) }];
+}
+
 function filesOf({ path, dataFile }: ChainLink): string[] {
   return dataFile ? [path, dataFile.path] : [path];
 }
 
 /** The device's chain as the commit leaves it. */
-function withoutMerged(layers: LayersToMerge): Chain {
+function withoutMerged(layers: LayersToMerge, name: string | undefined): Chain {
   const { below, above } = layers;
   const virtualSizeBytes = Math.max(layers.into.virtualSizeBytes, topOf(layers).virtualSizeBytes);
-  const into = { ...layers.into, virtualSizeBytes };
+  const into = { ...layers.into, name, virtualSizeBytes };
   const [next, ...rest] = above.length > 0 ? [...above, into] : [into];
   return {
     links: [{ ...next, name: undefined }, ...rest, ...below],
@@ -126,13 +157,6 @@ async function pickLayers(
     });
   }
   const first = from === undefined ? 0 : await findLayer(device, links, from, context);
-  if (first > 0) {
-    throw new ImgtxError("E_UNSUPPORTED", "only what the active layer is among can be merged so far", {
-      device,
-      image: links[first]?.path ?? image,
-      hint: "leave out --from",
-    });
-  }
   const last = into === undefined ? first + 1 : await findLayer(device, links, into, context);
   const target = links[last];
   if (!target || last <= first) {

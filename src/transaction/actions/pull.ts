@@ -2,12 +2,12 @@
 // the base then, or on nothing. The images in between stay as they are, and so does what others show of them.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { type ChainLink, identityOf, isProtocolName } from "../../format/index.ts";
+import { identityOf } from "../../format/index.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import {
   findStanding,
   joinStandings,
-  nameFor,
+  nameAsBefore,
   noteOnStanding,
   planNewStanding,
   reportOf,
@@ -28,7 +28,7 @@ export const pull: Action<PullRequest> = {
 
 async function planOne(device: string, { base }: PullRequest, context: PlanContext) {
   const standing = await findStanding(device, context);
-  const { below, chain } = standing;
+  const { top, below, chain } = standing;
   const depth = base === undefined ? below.length : await findBase(standing, base, context);
   const chains = [{ device, chain }];
   if (depth === 0) {
@@ -37,7 +37,7 @@ async function planOne(device: string, { base }: PullRequest, context: PlanConte
   }
   const after = below.slice(depth);
   const [first] = after;
-  const name = first && (await nameOf(standing, first, below[depth - 1], context));
+  const name = first && (await nameAsBefore(top, first, below[depth - 1], context));
   return {
     ...(await planNewStanding(
       "pull",
@@ -56,23 +56,6 @@ async function planOne(device: string, { base }: PullRequest, context: PlanConte
     )),
     chains,
   };
-}
-
-/** Relative names stay relative. */
-async function nameOf(
-  { top }: Standing,
-  base: ChainLink,
-  overlay: ChainLink | undefined,
-  context: PlanContext,
-): Promise<string> {
-  const { name = base.path } = base;
-  const isRelative = !name.startsWith("/") && !isProtocolName(name);
-  if (isRelative && overlay && folderOf(overlay.path) === folderOf(top.path)) return name;
-  return await nameFor(context, top, base.path, isRelative);
-}
-
-function folderOf(path: string): string {
-  return path.slice(0, path.lastIndexOf("/"));
 }
 
 /** How many images are above it, below the active layer. */

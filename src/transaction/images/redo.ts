@@ -201,9 +201,10 @@ export async function reserveForRedo(
  * after it.
  */
 export function isRecorded(
-  { image, guardedBy, changedSectors, freedPages }: PreparedRedo,
+  { image, log, guardedBy, changedSectors, freedPages }: PreparedRedo,
   state: TransactionState,
 ): boolean {
   if (guardedBy === "digests" && changedSectors + freedPages > 0) return true;
-  return copiesOf(state).some(({ into }) => into === image);
+  const isLate = state.staged.some((one) => one.log === log);
+  return !isLate && copiesOf(state).some(({ into }) => into === image);
 }

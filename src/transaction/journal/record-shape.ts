@@ -80,7 +80,7 @@ const isReport = objectOf<PlannedReport>({
   files: listOf(
     objectOf<PlannedFile>({
       path: isText,
-      change: oneOf("create", "reuse", "fence", "unfence", "change", "remove"),
+      change: oneOf("create", "reuse", "fence", "unfence", "change", "merge", "remove"),
     }),
   ),
   notes: listOf(isNote),

@@ -4,26 +4,18 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { describe, expect } from "vitest";
-import type { MergeRequest } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { run, runWell } from "../../helpers/qemu-programs.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
-import { infoOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { compareWithBefore, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
+import { IDENTICAL, infoOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { Workbench } from "../../helpers/transaction/workbench.ts";
+import { snapshotWorkspace } from "../../helpers/tree.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 const M = 1024 ** 2;
 const SIZE = 8 * M + 512;
-
-type MergeChoice = { from?: string; into?: string; keep?: boolean };
-
-const mergeRequest = (bench: Workbench, devices: readonly string[], how: MergeChoice = {}): MergeRequest => ({
-  kind: "merge",
-  devices,
-  from: how.from === undefined ? undefined : bench.at(how.from),
-  into: how.into === undefined ? undefined : bench.at(how.into),
-  keep: how.keep ?? false,
-});
 
 /** How base and overlay are made: the words of `qemu-img create`. */
 interface Layout {
@@ -132,4 +124,80 @@ describe("a merged overlay", () => {
     },
     120_000,
   );
+});
+
+/** Backing names as they are stored, of the images that are there. */
+function backingNames(bench: Workbench, names: readonly string[]): Readonly<Record<string, unknown>> {
+  const there = names.filter((name) => existsSync(bench.at(name)));
+  return Object.fromEntries(there.map((name) => [name, infoOf(bench.at(name))["backing-filename"] ?? null]));
+}
+
+const CHAIN = ["low/base.qcow2", "low/a.qcow2", "b.qcow2", "c.qcow2", "d.qcow2"];
+
+describe("layers of a chain", () => {
+  qemu.test.each([
+    [
+      "the active layer",
+      {},
+      { "low/base.qcow2": null, "low/a.qcow2": "base.qcow2", "b.qcow2": "low/a.qcow2", "c.qcow2": "b.qcow2" },
+    ],
+    ["all of them", { into: "low/base.qcow2" }, { "low/base.qcow2": null }],
+    [
+      "one in the middle",
+      { from: "b.qcow2" },
+      { "low/base.qcow2": null, "low/a.qcow2": "base.qcow2", "c.qcow2": "low/a.qcow2", "d.qcow2": "c.qcow2" },
+    ],
+    [
+      "three in the middle",
+      { from: "c.qcow2", into: "low/base.qcow2" },
+      { "low/base.qcow2": null, "d.qcow2": "low/base.qcow2" },
+    ],
+    [
+      "and stay where that is asked for",
+      { from: "low/a.qcow2", keep: true },
+      {
+        "low/base.qcow2": null,
+        "low/a.qcow2": "base.qcow2",
+        "b.qcow2": "low/base.qcow2",
+        "c.qcow2": "b.qcow2",
+        "d.qcow2": "c.qcow2",
+      },
+    ],
+  ])("are merged: %s; what is above names the result, relative as before", async (_, how, names) => {
+    for (const words of [
+      ["-o", "cluster_size=512"],
+      ["-o", "compat=0.10,cluster_size=4k"],
+    ]) {
+      const bench = await makeChain(CHAIN, { words });
+      await bench.run(mergeRequest(bench, ["vda"], how));
+      expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+      expect(backingNames(bench, CHAIN)).toEqual(names);
+      for (const name of Object.keys(names)) runWell("qemu-img", "check", "-q", bench.at(name));
+      expect((await bench.session()).recovered).toEqual([]);
+    }
+  });
+
+  qemu.test("show zeros where one of them ends before those around it", async () => {
+    const bench = await makeChain(["base.qcow2", "a.qcow2", "b.qcow2", "c.qcow2"], {
+      sizes: ["4M", "1M", "4M", "4M"],
+    });
+    writeGuest(bench.at("base.qcow2"), "qcow2", "write -P 9 3M 512k");
+    await bench.run(mergeRequest(bench, ["vda"], { from: "b.qcow2", into: "base.qcow2" }));
+    expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+  });
+
+  qemu.test("are merged by a transaction, and stay byte for byte where that is aborted", async () => {
+    const bench = await makeChain(["base.qcow2", "a.qcow2", "b.qcow2"]);
+    const before = snapshotWorkspace(bench.root);
+    const id = await bench.begin();
+    await bench.run(mergeRequest(bench, ["vda"], { from: "a.qcow2" }));
+    const later = await failureOf(async () => await bench.snapshot({ vda: "x.qcow2" }));
+    expect(later).toMatchObject({ code: "E_REFUSED", device: "vda" });
+    await bench.abort(id);
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+    await bench.begin();
+    await bench.run(mergeRequest(bench, ["vda"], { from: "a.qcow2" }));
+    await bench.commit();
+    expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+  });
 });

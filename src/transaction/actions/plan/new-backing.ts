@@ -11,6 +11,7 @@ import {
   type Chain,
   type ChainLink,
   identityOf,
+  isProtocolName,
   judgeBacking,
   makeRelativeName,
 } from "../../../format/index.ts";
@@ -164,6 +165,19 @@ export async function nameFor(
   isRelative: boolean,
 ): Promise<string> {
   return isRelative ? await makeRelativeName(storage, posix.dirname(overlay.path), image) : image;
+}
+
+/** The same for an image that another one stores, the overlay being what is to: relative names stay relative. */
+export async function nameAsBefore(
+  overlay: ChainLink,
+  image: ChainLink,
+  storedBy: ChainLink | undefined,
+  context: Pick<PlanContext, "storage">,
+): Promise<string> {
+  const { name = image.path } = image;
+  const isRelative = !name.startsWith("/") && !isProtocolName(name);
+  if (isRelative && storedBy && posix.dirname(storedBy.path) === posix.dirname(overlay.path)) return name;
+  return await nameFor(context, overlay, image.path, isRelative);
 }
 
 /** What the plan of several such devices is made of. */

@@ -1,0 +1,51 @@
+// Short ways to merge layers of devices in tests.
+
+import path from "node:path";
+import type { MergeRequest } from "../../../src/transaction/index.ts";
+import { run, runWell } from "../qemu-programs.ts";
+import { makeFolder } from "../temporary-folder.ts";
+import { writeGuest } from "./mirroring.ts";
+import { Workbench } from "./workbench.ts";
+
+export interface MergeChoice {
+  readonly from?: string;
+  readonly into?: string;
+  readonly keep?: boolean;
+}
+
+export function mergeRequest(
+  bench: Workbench,
+  devices: readonly string[],
+  { from, into, keep = false }: MergeChoice = {},
+): MergeRequest {
+  const at = (name: string | undefined) => (name === undefined ? undefined : bench.at(name));
+  return { kind: "merge", devices, from: at(from), into: at(into), keep };
+}
+
+/** A device on a chain of qcow2 images, the lowest first, each with data and zeros of its own. */
+export async function makeChain(
+  names: readonly string[],
+  how: { readonly words?: readonly string[]; readonly sizes?: readonly string[] } = {},
+): Promise<Workbench> {
+  const bench = new Workbench(makeFolder());
+  for (const [index, name] of names.entries()) {
+    const file = bench.at(name);
+    const below = names[index - 1];
+    bench.makeFile(`${path.dirname(name)}/README`, "images\n");
+    const backing =
+      below === undefined ? [] : ["-b", path.relative(path.dirname(file), bench.at(below)), "-F", "qcow2"];
+    const words = [...(how.words ?? []), ...backing, file, how.sizes?.[index] ?? "4M"];
+    runWell("qemu-img", "create", "-q", "-f", "qcow2", ...words);
+    const at = index * 300;
+    writeGuest(file, "qcow2", `write -P ${index + 1} ${at}k 500k`, `write -z ${at + 100}k 64k`);
+  }
+  await bench.add("vda", names.at(-1) ?? "");
+  runWell("qemu-img", "convert", "-O", "raw", bench.at(names.at(-1) ?? ""), bench.at("before.raw"));
+  return bench;
+}
+
+/** What qemu-img says of the device, and of what it showed when it was made. */
+export async function compareWithBefore(bench: Workbench): Promise<string> {
+  const image = (await bench.devices())[0]?.image ?? "";
+  return run("qemu-img", "compare", image, bench.at("before.raw")).output.trim();
+}

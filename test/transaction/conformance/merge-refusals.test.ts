@@ -1,0 +1,129 @@
+// What a merge must not do: take from others what they stand on, or lose what only the merged layers have.
+
+import { copyFileSync, existsSync } from "node:fs";
+import { describe, expect } from "vitest";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { run, runWell, startQemuDaemon } from "../../helpers/qemu-programs.ts";
+import { type MergeChoice, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
+import { mirror, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import type { Workbench } from "../../helpers/transaction/workbench.ts";
+import { snapshotWorkspace } from "../../helpers/tree.ts";
+
+const qemu = oracle("qemu-img", "qemu-io");
+const NAMES = ["base.qcow2", "a.qcow2", "b.qcow2"];
+
+async function expectRefused(
+  bench: Workbench,
+  how: MergeChoice,
+  expected: Readonly<Record<string, unknown>>,
+): Promise<void> {
+  const before = snapshotWorkspace(bench.root);
+  const failure = await failureOf(async () => await bench.run(mergeRequest(bench, ["vda"], how)));
+  expect(failure).toMatchObject({ changed: false, device: "vda", ...expected });
+  expect(snapshotWorkspace(bench.root)).toEqual(before);
+}
+
+function overlay(bench: Workbench, name: string, below: string): void {
+  bench.makeFile(`${name}.d/README`, "a folder\n");
+  runWell("qemu-img", "create", "-q", "-f", "qcow2", "-b", bench.at(below), "-F", "qcow2", bench.at(name));
+}
+
+describe("a merge is refused where another overlay stands", () => {
+  qemu.test("on the image that gets the content, which qemu-img commit spoils for it", async () => {
+    const bench = await makeChain(NAMES);
+    overlay(bench, "sibling.qcow2", "a.qcow2");
+    runWell("qemu-img", "convert", "-O", "raw", bench.at("sibling.qcow2"), bench.at("theirs.raw"));
+    await expectRefused(bench, {}, { code: "E_IN_USE", image: bench.at("a.qcow2") });
+    const failure = await failureOf(async () => await bench.run(mergeRequest(bench, ["vda"])));
+    expect(failure.message).toContain("'" + bench.at("sibling.qcow2") + "' stands on it");
+    expect(run("qemu-img", "compare", bench.at("sibling.qcow2"), bench.at("theirs.raw")).status).toBe(0);
+    runWell("qemu-img", "commit", "-q", bench.at("b.qcow2"));
+    expect(run("qemu-img", "compare", bench.at("sibling.qcow2"), bench.at("theirs.raw")).status).toBe(1);
+  });
+
+  qemu.test("on one that would go; where it stays, what the uppermost shows stays too", async () => {
+    const bench = await makeChain(NAMES);
+    overlay(bench, "sibling.qcow2", "b.qcow2");
+    await expectRefused(bench, {}, { code: "E_IN_USE", image: bench.at("b.qcow2") });
+    await bench.run(mergeRequest(bench, ["vda"], { keep: true }));
+    expect(run("qemu-img", "compare", bench.at("sibling.qcow2"), bench.at("before.raw")).status).toBe(0);
+  });
+
+  qemu.test("in another folder, known by the history alone, or by another device", async () => {
+    const bench = await makeChain(NAMES);
+    bench.makeFile("far/README", "a folder\n");
+    overlay(bench, "far/kept.qcow2", "a.qcow2");
+    await bench.add("vdb", "far/kept.qcow2");
+    await expectRefused(bench, {}, { code: "E_IN_USE" });
+    await bench.remove("vdb");
+    await expectRefused(bench, {}, { code: "E_IN_USE" });
+    expect(existsSync(bench.at("far/kept.qcow2"))).toBe(true);
+  });
+});
+
+describe("a merge is refused", () => {
+  qemu.test("where something would be lost, or show that does not now", async () => {
+    const bench = await makeChain(NAMES, { sizes: ["8M", "8M", "4M"] });
+    await expectRefused(bench, {}, { code: "E_REFUSED", image: bench.at("a.qcow2") });
+    await bench.run({
+      kind: "resize",
+      device: "vda",
+      sizeBytes: 8 * 2 ** 20,
+      isRelative: false,
+      shrink: false,
+      force: false,
+    });
+    runWell("qemu-img", "snapshot", "-c", "one", bench.at("b.qcow2"));
+    await expectRefused(bench, {}, { code: "E_REFUSED", image: bench.at("b.qcow2") });
+    runWell("qemu-img", "snapshot", "-d", "one", bench.at("b.qcow2"));
+    for (const image of ["a.qcow2", "b.qcow2"]) {
+      runWell("qemu-img", "bitmap", "--add", bench.at(image), "backup");
+      await expectRefused(bench, {}, { code: "E_REFUSED", image: bench.at(image) });
+      runWell("qemu-img", "bitmap", "--remove", bench.at(image), "backup");
+    }
+    await bench.run(mergeRequest(bench, ["vda"]));
+  });
+
+  qemu.test("of what is no overlay, in the wrong order, or not in the chain", async () => {
+    const bench = await makeChain(NAMES);
+    copyFileSync(bench.at("a.qcow2"), bench.at("other.qcow2"));
+    for (const how of [
+      { into: "b.qcow2" },
+      { from: "base.qcow2" },
+      { from: "a.qcow2", into: "b.qcow2" },
+      { into: "other.qcow2" },
+    ]) {
+      await expectRefused(bench, how, { code: "E_REFUSED" });
+    }
+  });
+
+  qemu.test(
+    "of a device that is frozen, has a mirror, or is changed by the transaction already",
+    async () => {
+      const bench = await makeChain(NAMES);
+      await bench.run({ kind: "freeze", devices: ["vda"], strict: false });
+      await expectRefused(bench, {}, { code: "E_REFUSED" });
+      await bench.run({ kind: "unfreeze", devices: ["vda"], force: false });
+      await mirror(bench, { vda: "m.qcow2" });
+      await expectRefused(bench, {}, { code: "E_REFUSED" });
+      await bench.run({ kind: "mirror-cancel", devices: ["vda"] });
+      await bench.begin();
+      await bench.run({ kind: "internal-snapshot-create", devices: ["vda"], snapshot: "one" });
+      const failure = await failureOf(async () => await bench.run(mergeRequest(bench, ["vda"])));
+      expect(failure).toMatchObject({ code: "E_REFUSED", device: "vda" });
+    },
+  );
+
+  oracle("qemu-storage-daemon").test("with 10 where somebody has an image of the chain open", async () => {
+    const bench = await makeChain(NAMES);
+    writeGuest(bench.at("b.qcow2"), "qcow2", "write -P 5 1M 64k");
+    const daemon = await startQemuDaemon(bench.at("b.qcow2"), bench.root, true);
+    try {
+      const failure = await failureOf(async () => await bench.run(mergeRequest(bench, ["vda"])));
+      expect(failure).toMatchObject({ code: "E_LOCKED", changed: false });
+    } finally {
+      await daemon.stop();
+    }
+  });
+});
