@@ -69,7 +69,12 @@ export async function settlePath(invocation: ImgInvocation, path: string): Promi
 async function settle(invocation: ImgInvocation, beside: Beside, isForced: boolean): Promise<void> {
   const { context, safeWorkspaces } = invocation;
   const { settleBeside } = await loadEngine(context);
-  const how = { caller: "reader", waiting: lockWaiting(invocation), safeWorkspaces } as const;
+  const how = {
+    caller: "reader",
+    needsImage: !isForced,
+    waiting: lockWaiting(invocation),
+    safeWorkspaces,
+  } as const;
   const { notes, amid } = await settleBeside(context.storage, beside, how);
   if (amid && !isForced) throw amid;
   for (const note of notes) noteRecovered(invocation, note);

@@ -15,7 +15,7 @@ import {
 import type { ActionRequest, RunOptions } from "../../transaction/index.ts";
 import type { Engine, Session } from "../engine.ts";
 import { printable } from "../render/printable.ts";
-import { filesBelow, loadEngine, noteRecovered } from "./beside.ts";
+import { loadEngine, noteRecovered } from "./beside.ts";
 import type { ImgInvocation } from "./command.ts";
 import { deviceOn, standsOn } from "./guard-target.ts";
 import { parseImageName } from "./image-name.ts";
@@ -28,8 +28,10 @@ export interface ImageInPlace {
   /** Real path. */
   readonly image: string;
   readonly format: ImageFormat;
-  /** Of the image and all below, as they were opened. */
-  readonly files: readonly string[];
+  /** Real path of the lowest image that is changed. */
+  readonly lowest: string;
+  /** Its data file, where it has one. */
+  readonly dataFile: string | undefined;
 }
 
 /** What `use` finds in the image as it is now: looked at before anything is planned, without locks. */
@@ -50,7 +52,13 @@ export async function lookAtImage<T>(
     if (top === undefined) throw new RangeError("a chain without an image");
     if (isGuessed && top.format === "raw") warnOfGuess(invocation, operand);
     const image = await invocation.context.storage.realPath(top.path);
-    return await use(opened, { operand, image, format: top.format, files: filesBelow(opened) });
+    return await use(opened, {
+      operand,
+      image,
+      lowest: image,
+      format: top.format,
+      dataFile: top.dataFile?.path,
+    });
   } finally {
     await opened.close();
   }
@@ -70,21 +78,25 @@ function warnOfGuess({ program, console, context }: ImgInvocation, operand: stri
   context.stderr.write([`WARNING: ${what}`, ...lines.map((line) => `         ${line}`), ""].join("\n"));
 }
 
-/** Runs the action on the image, as the device that it is or as one of its own. Prints nothing but what it recovers. */
+/**
+ * Runs the actions on the image, all or none, as on the device that it is, of the workspace given, or as on one of its
+ * own. Prints nothing but what it recovers.
+ */
 export async function changeImage(
   invocation: ImgInvocation,
   place: ImageInPlace,
-  requestFor: (device: string) => ActionRequest,
+  requestsFor: (device: string, workspace: string | undefined) => readonly ActionRequest[],
+  onRequest?: (index: number | undefined) => void,
 ): Promise<void> {
   const { context, names } = invocation;
   names.push({ given: place.operand, path: place.image });
   const owner = await findOwner(invocation, place);
   const engine = await loadEngine(context);
+  const requests = requestsFor(owner?.device ?? engine.IMAGE_DEVICE, owner?.root);
   const session = await openSession(invocation, engine, place, owner?.root);
   for (const note of session.recovered) noteRecovered(invocation, note);
-  const request = requestFor(owner?.device ?? engine.IMAGE_DEVICE);
   try {
-    await engine.runActions(session, [request], runOptions(invocation));
+    await engine.runActions(session, requests, { ...runOptions(invocation), onRequest });
   } catch (error) {
     const told = owner === undefined ? inItsWorkspace(error, session.root) : error;
     const isLock = told instanceof ImgtxError && told.lock !== undefined;
@@ -99,19 +111,25 @@ export async function changeImage(
 /** The device whose own image it is. E_FAILED where others stand on it, or a transaction elsewhere changes it. */
 async function findOwner(
   invocation: ImgInvocation,
-  { operand, image, files }: ImageInPlace,
+  { operand, image, lowest, dataFile }: ImageInPlace,
 ): Promise<{ readonly device: string; readonly root: string } | undefined> {
   const { storage } = invocation.context;
-  const [own = image] = files;
-  for (const path of files.slice(0, 2)) {
+  const written = new Set([image, lowest, ...(dataFile === undefined ? [] : [dataFile])]);
+  for (const path of written) {
     const there = await storage.stat(path);
     const found = there && (await deviceOn(invocation, path, there));
     if (!found) continue;
-    if (found.isActive && path === own) return found;
-    throw standsOn(operand, image, found, "its own actions change it");
+    if (found.isActive && path === image) return found;
+    throw standsOn(operand, path, found, "its own actions change it");
   }
-  const stat = (await findBeside(storage, image)) ? undefined : await storage.stat(image);
-  const [log] = stat ? await findRedoLogsOn(storage, image, stat) : [];
+  // One that is ended from here has its logs there, too.
+  if (await findBeside(storage, lowest)) return undefined;
+  const logs: string[] = [];
+  for (const path of written) {
+    const stat = await storage.stat(path);
+    if (stat) logs.push(...(await findRedoLogsOn(storage, path, stat)));
+  }
+  const [log] = logs;
   if (log === undefined) return undefined;
   throw new ImgtxError(
     "E_FAILED",
@@ -128,7 +146,7 @@ async function findOwner(
 async function openSession(
   invocation: ImgInvocation,
   engine: Engine,
-  { image, format }: ImageInPlace,
+  { image, lowest, format }: ImageInPlace,
   workspace: string | undefined,
 ): Promise<Session> {
   const { context, safeWorkspaces, allowPaths } = invocation;
@@ -139,7 +157,7 @@ async function openSession(
     return await engine.openSession(storage, { ...place, ...how.waiting, caller: how.caller });
   }
   const gate = { allowPaths, currentFolder: cwd };
-  return await engine.openImageSession(storage, { image, format, gate, safeWorkspaces }, how);
+  return await engine.openImageSession(storage, { image, lowest, format, gate, safeWorkspaces }, how);
 }
 
 function howToRecover(invocation: ImgInvocation) {

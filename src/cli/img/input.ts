@@ -27,6 +27,13 @@ export class ImgInput {
     return this.texts(name).at(-1);
   }
 
+  /** The given ones among these options, in order, each as often as it was given. */
+  inOrder(
+    names: readonly string[],
+  ): readonly { readonly flag: string; readonly value: string | undefined }[] {
+    return this.#words.options.filter(({ flag }) => names.includes(flag));
+  }
+
   /** Every value given, in order. */
   texts(name: string): readonly string[] {
     return this.#words.options.flatMap(({ flag, value }) =>

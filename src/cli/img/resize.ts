@@ -66,15 +66,17 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     if (after < before && !input.flag("--shrink")) throw refuseShrinking();
     return Promise.resolve({ place: found, isSmaller: after < before });
   });
-  await changeImage(invocation, place, (device) => ({
-    kind: "resize",
-    device,
-    sizeBytes: size.bytes,
-    isRelative: size.isRelative,
-    // Asked for above, of the disk as it was; where it is another by now it is not cut.
-    shrink: isSmaller,
-    force: true,
-  })).catch((error: unknown) => {
+  await changeImage(invocation, place, (device) => [
+    {
+      kind: "resize",
+      device,
+      sizeBytes: size.bytes,
+      isRelative: size.isRelative,
+      // Asked for above, of the disk as it was; where it is another by now it is not cut.
+      shrink: isSmaller,
+      force: true,
+    },
+  ]).catch((error: unknown) => {
     throw worded(error, place);
   });
   if (!input.flag("--quiet")) console.print("Image resized.\n");

@@ -85,12 +85,9 @@ async function run(invocation: ImgInvocation, filename: string, verb: Verb, text
   });
   const kind: InternalSnapshotRequest["kind"] = `internal-snapshot-${verb}`;
   try {
-    await changeImage(invocation, place, (device) => ({
-      kind,
-      devices: [device],
-      snapshot: wanted,
-      mayRepeat: true,
-    }));
+    await changeImage(invocation, place, (device) => [
+      { kind, devices: [device], snapshot: wanted, mayRepeat: true },
+    ]);
   } catch (error) {
     throw worded(error, verb, text);
   }

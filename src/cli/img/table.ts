@@ -50,9 +50,24 @@ export const IMG_TABLE: readonly ImgRow[] = [
     load: async () => (await import("./measure.ts")).measure,
   },
   {
+    verb: "commit",
+    summary: "merge an overlay into a backing image",
+    load: async () => (await import("./commit.ts")).commit,
+  },
+  {
+    verb: "rebase",
+    summary: "put an image on another backing image",
+    load: async () => (await import("./rebase.ts")).rebase,
+  },
+  {
     verb: "resize",
     summary: "give a disk another size",
     load: async () => (await import("./resize.ts")).resize,
+  },
+  {
+    verb: "bitmap",
+    summary: "change a persistent bitmap",
+    load: async () => (await import("./bitmap.ts")).bitmap,
   },
   {
     verb: "snapshot",

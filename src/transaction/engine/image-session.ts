@@ -20,6 +20,8 @@ export const IMAGE_DEVICE = "the-image";
 interface ImageToChange {
   /** Its real path. */
   readonly image: string;
+  /** Of the lowest image that is changed, which the journal lies beside: whoever opens one above opens that as well. */
+  readonly lowest: string;
   readonly format: ImageFormat;
   readonly gate: GateOptions & { readonly currentFolder: string };
   readonly safeWorkspaces: readonly string[];
@@ -28,10 +30,10 @@ interface ImageToChange {
 /** Ends what was left of an earlier command first. What can't be ended yet, the image's next change meets. */
 export async function openImageSession(
   storage: Storage,
-  { image, format, gate, safeWorkspaces }: ImageToChange,
+  { image, lowest, format, gate, safeWorkspaces }: ImageToChange,
   options: RecoveryOptions,
 ): Promise<Session> {
-  const beside = { image, folder: folderBeside(image) };
+  const beside = { image: lowest, folder: folderBeside(lowest) };
   const { notes: recovered } = await settleBeside(storage, beside, { ...options, safeWorkspaces });
   const { currentFolder } = gate;
   const left = await openBeside(storage, beside, safeWorkspaces);
@@ -53,9 +55,9 @@ export async function openImageSession(
 /** Takes the workspace away where nothing is left in it to be done. The notes of what could not be ended. */
 export async function closeImageSession(
   storage: Storage,
-  { image }: Pick<ImageToChange, "image">,
+  { lowest }: Pick<ImageToChange, "lowest">,
   options: RecoveryOptions,
 ): Promise<readonly RecoveryNote[]> {
-  const beside = await findBeside(storage, image);
+  const beside = await findBeside(storage, lowest);
   return beside ? (await settleBeside(storage, beside, options)).notes : [];
 }

@@ -26,7 +26,11 @@ export async function findJournalBeside(storage: Storage, path: string): Promise
   return beside && (await hasJournal(storage, beside)) ? beside : undefined;
 }
 
-type SettleOptions = RecoveryOptions & { readonly safeWorkspaces?: readonly string[] };
+type SettleOptions = RecoveryOptions & {
+  readonly safeWorkspaces?: readonly string[];
+  /** Whether the caller, though it only reads, can't go on before the image is whole, however long that takes. */
+  readonly needsImage?: boolean;
+};
 
 export interface Settled {
   readonly notes: readonly RecoveryNote[];
@@ -73,6 +77,13 @@ async function settle(storage: Storage, beside: Beside, options: SettleOptions):
   }
   const journals = await readJournals(workspace);
   const isAmid = journals.some(({ busy, state }) => !busy && (state instanceof ImgtxError || state.commit));
+  // What takes long is left by those who only read.
+  if (isAmid && options.needsImage) {
+    const patient = { ...options, caller: "recover", needsImage: false } as const;
+    const again = await settle(storage, beside, patient);
+    // In a copy that says nothing more.
+    return again.amid && again.notes.length === 0 ? { notes, amid: amid(beside, notes) } : again;
+  }
   return isAmid ? { notes, amid: amid(beside, notes) } : { notes };
 }
 

@@ -116,7 +116,7 @@ describe("bash", () => {
     [["history", ""], []],
     [
       ["img", "c"],
-      ["check", "compare", "convert", "create"],
+      ["check", "commit", "compare", "convert", "create"],
     ],
     [
       ["img", "convert", "-O", ""],

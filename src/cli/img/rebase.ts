@@ -1,0 +1,121 @@
+// imgtx img rebase
+
+import { posix } from "node:path";
+import type { ActionRequest } from "../../transaction/index.ts";
+import type { ImgCommand, ImgInvocation } from "./command.ts";
+import { backingPathOf } from "./image-name.ts";
+import { isOtherDriver } from "./images.ts";
+import { changeImage, lookAtImage } from "./in-place.ts";
+import { failure, usageError } from "./messages.ts";
+import {
+  cacheOption,
+  forceShareOption,
+  FORMAT_WORDS,
+  imageOptsOption,
+  longFormatOption,
+  longQuietOption,
+  objectOption,
+  progressOption,
+  sourceCacheOption,
+} from "./options.ts";
+import { startProgress } from "./progress.ts";
+
+export const rebase: ImgCommand = {
+  kind: "img",
+  definition: {
+    arguments: [{ name: "FILENAME", about: "the image", completes: "file" }],
+    options: [
+      longFormatOption,
+      {
+        long: "backing",
+        short: "b",
+        value: { name: "BACKING_FILE", completes: "file" },
+        about: "the new backing image, named as from the image's folder; empty: none",
+      },
+      {
+        long: "backing-format",
+        short: "F",
+        value: { name: "BACKING_FMT", completes: FORMAT_WORDS },
+        about: "its format",
+      },
+      {
+        short: "B",
+        value: { name: "BACKING_FMT", completes: FORMAT_WORDS },
+        about: "the same, as newer versions say it",
+      },
+      { short: "u", long: "backing-unsafe", about: "change the name alone, whatever the image reads then" },
+      { short: "c", long: "compress", about: "compress what is copied" },
+      { ...progressOption, long: "progress" },
+      longQuietOption,
+      cacheOption,
+      sourceCacheOption,
+      objectOption,
+      imageOptsOption,
+      { ...forceShareOption, about: "refused: an image is not changed while others use it" },
+    ],
+    about:
+      "Puts an image on another backing image, in one transaction, and copies into it what it would else show " +
+      "otherwise. Where the image is that of a device, the device is rebased.",
+    examples: [
+      { command: "imgtx img rebase -b new-base.qcow2 -F qcow2 disk.qcow2", about: "onto another image" },
+      { command: "imgtx img rebase -b '' disk.qcow2", about: "stand alone" },
+    ],
+    exits: [0, 1, 130],
+    exitMeanings: {
+      0: "done",
+      1: "failed; a message says what stands",
+      130: "interrupted; the image is as it was",
+    },
+  },
+  execute,
+};
+
+async function execute(invocation: ImgInvocation): Promise<number> {
+  const { input, console, context } = invocation;
+  const [filename, ...others] = input.operands;
+  if (filename === undefined || others.length > 0) throw usageError("Expecting one image file name");
+  const isUnsafe = input.flag("--backing-unsafe");
+  const name = input.text("--backing");
+  if (name === undefined && !isUnsafe)
+    throw usageError("Must specify backing file (-b) or use unsafe mode (-u)");
+  const format = readFormat(input.text("--backing-format") ?? input.text("-B"));
+  if (input.flag("--force-share")) throw failure("-U: an image is not changed while others use it");
+  const isAlone = name === undefined || name === "";
+  if (isAlone && isUnsafe) {
+    throw failure(
+      "-u without a backing file: the image would lose what it reads from there; -b '' without -u copies it",
+    );
+  }
+  const place = await lookAtImage(invocation, filename, async (_, found) => Promise.resolve(found));
+  if (!isAlone && format === undefined) {
+    throw failure(`Could not change the backing file to '${name}': backing format must be specified`);
+  }
+  const requestFor = (device: string): ActionRequest =>
+    isAlone
+      ? { kind: "pull", devices: [device], base: undefined }
+      : {
+          kind: "rebase",
+          device,
+          onto: backingPathOf(place.image, name, context.cwd),
+          format,
+          isUnsafe,
+          isCompressed: input.flag("--compress"),
+          isRelative: !posix.isAbsolute(name.replace(/^file:/, "")),
+        };
+  const isAsked = input.flag("--progress") && !input.flag("--quiet");
+  const shown = { asked: isAsked, quiet: input.flag("--quiet"), stepPercent: 1, totalBytes: 1 };
+  const progress = startProgress({ program: invocation.program, ...shown }, { ...context, console });
+  try {
+    await changeImage(invocation, place, (device) => [requestFor(device)]);
+    progress.complete();
+  } finally {
+    progress.stop();
+  }
+  return 0;
+}
+
+function readFormat(name: string | undefined): string | undefined {
+  if (name === undefined || name === "qcow2" || name === "raw") return name;
+  if (isOtherDriver(name)) throw failure(`imgtx does not support the format '${name}'`);
+  throw failure(`Invalid format name: '${name}'`);
+}

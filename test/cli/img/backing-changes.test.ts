@@ -1,0 +1,139 @@
+// commit and rebase: what moves between an image and its backing image.
+
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { sampleQcow2 } from "../../helpers/sample-image.ts";
+import { Killed, killAt } from "../../helpers/storage/watched-storage.ts";
+import { makeFolder, runBoth, runImg, runQemu, shell } from "../../helpers/cli/against-qemu.ts";
+import { runCli } from "../../helpers/cli/harness.ts";
+
+const qemu = oracle("qemu-img", "qemu-io");
+
+const IMAGES = `
+qemu-img create -q -f qcow2 base.qcow2 2M
+qemu-io -f qcow2 -c 'write -P 1 0 1M' base.qcow2 > io
+qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 mid.qcow2
+qemu-io -f qcow2 -c 'write -P 2 64k 128k' mid.qcow2 > io
+qemu-img create -q -f qcow2 -b mid.qcow2 -F qcow2 top.qcow2
+qemu-io -f qcow2 -c 'write -P 3 1M 64k' top.qcow2 > io
+rm io
+`;
+
+/** What a guest reads of each image, on what it stands, and whether it is sound. */
+function describeImages(folder: string): string {
+  return shell(
+    folder,
+    `for name in base mid top; do
+       qemu-img convert -O raw $name.qcow2 out; sha256sum < out; rm out
+       qemu-img info $name.qcow2 | grep -E '^(backing|virtual)'; qemu-img check -q $name.qcow2
+     done`,
+  );
+}
+
+describe("prints, ends and leaves images as qemu-img does", () => {
+  qemu.test.each([
+    "commit top.qcow2",
+    "commit -q -d top.qcow2",
+    "commit -q -b base.qcow2 top.qcow2",
+    "commit -b none top.qcow2",
+    "commit base.qcow2",
+    "commit",
+    "commit none",
+    "rebase -b base.qcow2 -F qcow2 top.qcow2",
+    "rebase -f qcow2 -u -b base.qcow2 -F qcow2 top.qcow2",
+    "rebase -F qcow2 -b none.qcow2 base.qcow2",
+    "rebase -u -b base.qcow2 -F foo top.qcow2",
+    "rebase top.qcow2",
+    "rebase",
+  ])("%s", async (line) => {
+    const { qemu: theirs, ours, qemuFolder, ourFolder } = await runBoth(IMAGES, line.split(" "));
+    expect(ours.status).toBe(theirs.status);
+    if (theirs.status === 0 || !line.includes("none.qcow2")) expect(ours).toEqual(theirs);
+    expect(readdirSync(ourFolder)).toEqual(readdirSync(qemuFolder));
+    expect(describeImages(ourFolder)).toBe(describeImages(qemuFolder));
+  });
+
+  qemu.test("rebase -b '' has an image stand alone", async () => {
+    const {
+      qemu: theirs,
+      ours,
+      qemuFolder,
+      ourFolder,
+    } = await runBoth(IMAGES, ["rebase", "-b", "", "top.qcow2"]);
+    expect(ours).toEqual(theirs);
+    expect(describeImages(ourFolder)).toBe(describeImages(qemuFolder));
+  });
+});
+
+qemu.test(
+  "commit is refused where another image would lose what it reads, which qemu-img harms",
+  async () => {
+    const more = "qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 sibling.qcow2";
+    const {
+      qemu: theirs,
+      ours,
+      qemuFolder,
+      ourFolder,
+    } = await runBoth(`${IMAGES}${more}\n`, ["commit", "mid.qcow2"]);
+    const read = "qemu-img convert -O raw sibling.qcow2 out; sha256sum < out; rm out";
+    expect(theirs.status).toBe(0);
+    expect(ours).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining("'sibling.qcow2' stands on it") as string,
+    });
+    expect(shell(ourFolder, read)).not.toBe(shell(qemuFolder, read));
+    expect(runQemu(ourFolder, ["check", "-q", "base.qcow2"]).status).toBe(0);
+  },
+);
+
+describe("a commit that was cut off", () => {
+  test("is found from the backing image as well as from the overlay, and finished", async () => {
+    for (const opened of ["base.qcow2", "over.qcow2"]) {
+      const folder = makeFolder();
+      const at = (name: string): string => `${folder}/${name}`;
+      const backing = { name: "base.qcow2", format: "qcow2" } as const;
+      writeFileSync(at("base.qcow2"), sampleQcow2({ virtualSizeBytes: 1 << 20, dataClusters: [0], seed: 1 }));
+      writeFileSync(
+        at("over.qcow2"),
+        sampleQcow2({ virtualSizeBytes: 1 << 20, dataClusters: [0, 3], seed: 2, backing }),
+      );
+      const whole = readFileSync(at("over.qcow2"));
+      let isMarked = false;
+      const storage = killAt(makeNodeStorage(), ({ purpose, name, path }) => {
+        isMarked ||= purpose === "commit mark";
+        return isMarked && name === "file.write" && path === at("base.qcow2");
+      });
+      const setting = { program: "imgtx", storage } as const;
+      await runImg(folder, ["commit", "over.qcow2"], setting).catch((error: unknown) => {
+        if (!(error instanceof Killed)) throw error;
+      });
+      expect(readdirSync(folder)).toContain(".base.qcow2.imgtx");
+      const { status, stderr } = await runImg(folder, ["check", opened], { program: "imgtx" });
+      expect({ status, stderr }).toEqual({
+        status: 0,
+        stderr: expect.stringContaining("finished") as string,
+      });
+      expect(readdirSync(folder)).toEqual(["base.qcow2", "over.qcow2"]);
+      expect(readFileSync(at("over.qcow2")).equals(whole)).toBe(true);
+      expect(await runImg(folder, ["compare", "base.qcow2", "over.qcow2"])).toMatchObject({ status: 0 });
+    }
+  });
+});
+
+test("commit leaves a device's image to the device's own action, and says which", async () => {
+  const folder = makeFolder();
+  const backing = { name: "base.qcow2", format: "qcow2" } as const;
+  writeFileSync(
+    `${folder}/base.qcow2`,
+    sampleQcow2({ virtualSizeBytes: 1 << 20, dataClusters: [0], seed: 1 }),
+  );
+  writeFileSync(
+    `${folder}/over.qcow2`,
+    sampleQcow2({ virtualSizeBytes: 1 << 20, dataClusters: [3], seed: 2, backing }),
+  );
+  await runCli(["device", "add", "vda", "over.qcow2"], { cwd: folder });
+  const { status, stderr } = await runImg(folder, ["commit", "over.qcow2"], { program: "imgtx" });
+  expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringContaining("'vda'") as string });
+});
