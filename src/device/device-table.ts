@@ -10,7 +10,7 @@ import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, type Fingerprint, shellQuote } from "../format/index.ts";
 import { isCount, isObject, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
-import type { ChainEntry, DeviceEntry } from "./device-entry.ts";
+import type { ChainEntry, DeviceEntry, FenceEntry } from "./device-entry.ts";
 import { isDeviceEntry } from "./entry-shape.ts";
 import { type FileMark, isFileMark } from "./file-mark.ts";
 import { poolChains, unpoolChains } from "./pooled-chains.ts";
@@ -265,10 +265,16 @@ export function withFingerprints(
         fingerprint: renewOne(element.dataFile.image, element.dataFile.fingerprint, always),
       },
     }));
-  const { mirror } = entry;
+  const { mirror, frozen } = entry;
+  // What was written under a fence that stays was there before it is lifted: no earlier time is put back then.
+  const timeOf = ({ image, modifiedNs }: FenceEntry) => changed.get(image)?.now.modifiedNs ?? modifiedNs;
   return {
     ...entry,
     chain: renew(entry.chain, true),
+    frozen: frozen && {
+      ...frozen,
+      fences: frozen.fences.map((fence) => ({ ...fence, modifiedNs: timeOf(fence) })),
+    },
     mirror: mirror && {
       ...mirror,
       chain: renew(mirror.chain, false),

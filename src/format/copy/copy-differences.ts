@@ -1,16 +1,16 @@
 // Has an existing image hold what another one holds, by reading both: only what differs is written.
 //
-// Invariant: it may be cut off at any instant and begun again. What was written by then does not differ any more.
+// Invariant: it may be cut off at any instant and begun again. What was written by then does not differ any more. A fence
+// that is up stays.
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { CHANGE_UNIT_BYTES, COPY_OF_CHANGES } from "./changes-overlay.ts";
 import { copyImages } from "./copy.ts";
-import { lookAtFiles, openTarget } from "./copy-layers.ts";
+import { lookAtFiles, openTarget, type PlaceToCopyTo } from "./copy-layers.ts";
 import { type DifferenceOptions, findDifferences } from "./find-differences.ts";
 import type { Fingerprint } from "../fingerprint.ts";
 import type { Image } from "../image.ts";
-import type { ImageFormat } from "../image-format.ts";
 import { MaskedImage } from "../read/masked-image.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 
@@ -31,7 +31,7 @@ export interface CopyDifferencesOptions extends Pick<DifferenceOptions, "onProgr
 export async function copyDifferences(
   storage: Storage,
   source: Image,
-  image: { readonly path: string; readonly format: ImageFormat },
+  image: PlaceToCopyTo,
   { gate, onProgress, onDiffer }: CopyDifferencesOptions,
 ): Promise<Differences> {
   const target = await openTarget(storage, image, gate);

@@ -34,7 +34,12 @@ export interface StaleMirror {
   readonly now: Fingerprint;
   /** What shows that somebody wrote to it; undefined: that can't be told. */
   readonly changes: string | undefined;
-  readonly mirror: { readonly path: string; readonly format: ImageFormat };
+  readonly mirror: {
+    readonly path: string;
+    readonly format: ImageFormat;
+    /** Whether a fence is up on it, which the transaction has raised for a frozen device, and which stays. */
+    readonly isFenced: boolean;
+  };
 }
 
 /** The image that a statement took for a copy of the device, and moved it to; undefined where none did. */
@@ -42,7 +47,7 @@ export function findMirrorTaken(
   state: TransactionState,
   next: DeviceTable,
   before: DeviceEntry,
-): StaleMirror["mirror"] | undefined {
+): Omit<StaleMirror["mirror"], "isFenced"> | undefined {
   const chain = findDevice(next, before.name)?.chain ?? [];
   const moves = liveStatements(state)
     .filter(({ plan }) => plan.renewable)

@@ -146,8 +146,11 @@ async function openAll(
     found.isChanging = redo !== undefined && left.stays;
     // It is as the mirror once it is changed, and that it is when the table has moved.
     const mirror = before && !redo && findMirrorTaken(state, next, before);
-    // A frozen device's fence is up there, and nobody should have written at all: a person decides.
-    if (mirror && !(await isFencedAt(storage, mirror.path))) found.mirror = mirror;
+    if (!mirror) continue;
+    const isFenced = await isFencedAt(storage, mirror.path);
+    // Under any other fence than the one that a frozen device keeps there nothing is written: a person decides.
+    const isOurs = state.fences.some(({ image, kept }) => image === mirror.path && kept !== null);
+    if (isFenced === isOurs) found.mirror = { ...mirror, isFenced };
   }
 }
 

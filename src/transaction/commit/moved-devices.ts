@@ -152,7 +152,17 @@ function renewed(table: DeviceTable, device: string, looks: ReadonlyMap<string, 
   });
   const chainOf = ({ chain }: DeviceEntry): readonly ChainEntry[] =>
     chain.map((entry) => ({ ...renew(entry), dataFile: entry.dataFile && renew(entry.dataFile) }));
-  const devices = table.devices.map((one) => (one.name === device ? { ...one, chain: chainOf(one) } : one));
+  const frozenOf = ({ frozen }: DeviceEntry): DeviceEntry["frozen"] =>
+    frozen && {
+      ...frozen,
+      fences: frozen.fences.map((fence) => ({
+        ...fence,
+        modifiedNs: looks.get(fence.image)?.modifiedNs || fence.modifiedNs,
+      })),
+    };
+  const devices = table.devices.map((one) =>
+    one.name === device ? { ...one, chain: chainOf(one), frozen: frozenOf(one) } : one,
+  );
   return { ...table, devices };
 }
 
