@@ -13,6 +13,19 @@ export interface ChainEntry {
   readonly dataFile: { readonly image: string; readonly fingerprint: Fingerprint } | null;
 }
 
+/** A file as it was. */
+export type SeenFile = Pick<ChainEntry, "image" | "fingerprint">;
+
+/** An image and its external data file. */
+export function filesOfEntry(entry: ChainEntry): readonly SeenFile[] {
+  return entry.dataFile ? [entry, entry.dataFile] : [entry];
+}
+
+/** All files that a device stands on, and its mirror; active layers first. */
+export function filesOfDevice({ chain, mirror }: Pick<DeviceEntry, "chain" | "mirror">): readonly SeenFile[] {
+  return [...chain, ...(mirror?.chain ?? [])].flatMap(filesOfEntry);
+}
+
 export type MirrorSync = "full" | "top" | "none";
 
 /** A copy of a device that is kept up by `mirror`, and that `reopen` may change to. */

@@ -3,7 +3,7 @@
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
-import type { DeviceEntry } from "./device-entry.ts";
+import { filesOfDevice } from "./device-entry.ts";
 import type { DeviceTable } from "./device-table.ts";
 import { pathsOf, readTableFile } from "./workspace.ts";
 
@@ -28,7 +28,7 @@ export async function findDeviceOnFile(
   for (const root of roots) {
     const table = await readAny(storage, root);
     for (const entry of table?.devices ?? []) {
-      for (const path of filesOfDevice(entry)) {
+      for (const { image: path } of filesOfDevice(entry)) {
         const there = await storage.stat(path);
         if (there?.inode === file.inode && there.fileSystem === file.fileSystem) {
           return { device: entry.name, root, isActive: path === entry.image };
@@ -45,11 +45,6 @@ function withFoldersAbove(folder: string): string[] {
     above.push(at);
     if (at === "/") return above;
   }
-}
-
-function filesOfDevice({ chain, mirror }: DeviceEntry): string[] {
-  const entries = [...chain, ...(mirror?.chain ?? [])];
-  return entries.flatMap(({ image, dataFile }) => (dataFile ? [image, dataFile.image] : [image]));
 }
 
 /** A table that can't be read protects nothing here: the commands of its workspace say what is wrong with it. */

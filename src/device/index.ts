@@ -17,8 +17,9 @@ export type {
   FrozenEntry,
   MirrorEntry,
   MirrorSync,
+  SeenFile,
 } from "./device-entry.ts";
-export { fenceToRaise, isRaised } from "./device-entry.ts";
+export { fenceToRaise, filesOfDevice, filesOfEntry, isRaised } from "./device-entry.ts";
 export { isDeviceEntry, isFingerprint, isImageFormat } from "./entry-shape.ts";
 export type { DeviceTable } from "./device-table.ts";
 export {

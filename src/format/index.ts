@@ -1,7 +1,7 @@
 // The format layer's face: images, their chains, and new overlays. What is not exported here is its own.
 
 export type { Chain, ChainLink } from "./chain/backing-chain.ts";
-export { CHAIN_DEPTH_MAX, filesOf, openChain } from "./chain/backing-chain.ts";
+export { CHAIN_DEPTH_MAX, filesOf, openChain, pathsOfLink } from "./chain/backing-chain.ts";
 export {
   composeBackingPath,
   explainPlainPaths,

@@ -50,7 +50,7 @@ async function readLine(line: string, cwd: string): Promise<Omit<BatchLine, "num
   const command = row && (await loadAction(row));
   if (row === undefined || command === undefined) return refuseVerb(first, words);
   const request = command.request(parseLine(words.slice(row.path.length), row, command.definition, cwd));
-  return { request, createsWorkspace: command.createsWorkspace };
+  return { request, createsWorkspace: command.createsWorkspace === true };
 }
 
 /** Undefined for a command that is no action. Those of `img` are none, and are not loaded: they are bundled apart. */

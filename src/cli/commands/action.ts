@@ -16,10 +16,10 @@ export const OUTCOME: Drawing<Outcome> = {
 
 export async function executeAction(command: ActionCommand, invocation: Invocation): Promise<number> {
   const request = command.request(invocation.input);
-  const open = await openSession(invocation, { createHere: command.createsWorkspace });
+  const open = await openSession(invocation, { createHere: command.createsWorkspace === true });
   await command.confirm?.(invocation, open);
   const { engine, session } = open;
-  const options = runOptions(invocation, command.standalone);
+  const options = runOptions(invocation, command.standalone === true);
   invocation.report.done(await engine.runActions(session, [request], options), OUTCOME);
   return 0;
 }

@@ -36,8 +36,6 @@ function makeCommand(
 ): ActionCommand {
   return {
     kind: "action",
-    standalone: false,
-    createsWorkspace: false,
     definition: { arguments: [DEVICE, NAME], options: [], exits: CHANGING_EXITS, ...definition },
     request(input) {
       const words = [input.argument("DEV"), ...input.texts("NAME")];

@@ -6,7 +6,6 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 export const deviceTrust: ActionCommand = {
   kind: "action",
   standalone: true,
-  createsWorkspace: false,
   definition: {
     arguments: [
       { name: "NAME", about: "the device", completes: "device" },

@@ -9,8 +9,6 @@ import { WOULD } from "./would.ts";
 
 export const freeze: ActionCommand = {
   kind: "action",
-  standalone: false,
-  createsWorkspace: false,
   definition: {
     arguments: [
       { name: "DEV", about: "the devices", variadic: true, completes: "device" },

@@ -30,8 +30,6 @@ function makeCommand(
 ): ActionCommand {
   return {
     kind: "action",
-    standalone: false,
-    createsWorkspace: false,
     definition: { arguments: [DEVICE, NAME], options: [], about, examples, exits: CHANGING_EXITS },
     request(input) {
       const words = [input.argument("DEV"), ...input.texts("NAME")];

@@ -6,8 +6,6 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 export const merge: ActionCommand = {
   kind: "action",
-  standalone: false,
-  createsWorkspace: false,
   definition: {
     arguments: [{ name: "DEV", about: "the devices", variadic: true, completes: "device" }],
     options: [

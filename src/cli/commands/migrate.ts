@@ -8,8 +8,6 @@ const FORMAT = { name: "FORMAT", completes: ["qcow2"] } as const;
 
 export const migrate: ActionCommand = {
   kind: "action",
-  standalone: false,
-  createsWorkspace: false,
   definition: {
     arguments: [
       { name: "DEV", about: "the device", completes: "device" },

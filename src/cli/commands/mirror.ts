@@ -14,8 +14,6 @@ const MAKING_FLAGS = ["--format", "--sync"];
 
 export const mirror: ActionCommand = {
   kind: "action",
-  standalone: false,
-  createsWorkspace: false,
   definition: {
     arguments: [
       { name: "DEV", about: "the device; or DEV=FILE, for several side by side", completes: "device-file" },

@@ -7,8 +7,6 @@ import { readRelative } from "./overlay-options.ts";
 
 export const rebase: ActionCommand = {
   kind: "action",
-  standalone: false,
-  createsWorkspace: false,
   definition: {
     arguments: [{ name: "DEV", about: "the device", completes: "device" }],
     options: [

@@ -5,8 +5,6 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 export const refuse: ActionCommand = {
   kind: "action",
-  standalone: false,
-  createsWorkspace: false,
   definition: {
     arguments: [{ name: "DEV", about: "a device to hold", optional: true, completes: "device" }],
     options: [],

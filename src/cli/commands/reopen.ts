@@ -5,8 +5,6 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 export const reopen: ActionCommand = {
   kind: "action",
-  standalone: false,
-  createsWorkspace: false,
   definition: {
     arguments: [
       { name: "DEV", about: "the device", completes: "device" },

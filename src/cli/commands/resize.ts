@@ -7,8 +7,6 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 export const resize: ActionCommand = {
   kind: "action",
-  standalone: false,
-  createsWorkspace: false,
   definition: {
     arguments: [
       { name: "DEV", about: "the device", completes: "device" },

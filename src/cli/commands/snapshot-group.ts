@@ -10,8 +10,6 @@ import { OVERLAY_OPTIONS, readOverlayOptions, readRelative } from "./overlay-opt
 
 export const snapshotGroup: ActionCommand = {
   kind: "action",
-  standalone: false,
-  createsWorkspace: false,
   definition: {
     arguments: [
       {

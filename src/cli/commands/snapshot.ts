@@ -6,8 +6,6 @@ import { OVERLAY_OPTIONS, readOverlayOptions, readRelative } from "./overlay-opt
 
 export const snapshot: ActionCommand = {
   kind: "action",
-  standalone: false,
-  createsWorkspace: false,
   definition: {
     arguments: [
       { name: "DEV", about: "the device", completes: "device" },

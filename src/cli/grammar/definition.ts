@@ -65,10 +65,10 @@ export interface CommandDefinition {
 export interface ActionCommand {
   readonly kind: "action";
   readonly definition: CommandDefinition;
-  /** Joins an open transaction only where `--txn` names it. */
-  readonly standalone: boolean;
-  /** Makes the workspace here when there is none. */
-  readonly createsWorkspace: boolean;
+  /** Joins an open transaction only where `--txn` names it. Default: false. */
+  readonly standalone?: boolean;
+  /** Makes the workspace here when there is none. Default: false. */
+  readonly createsWorkspace?: boolean;
   /** Throws E_USAGE for values that the grammar alone can't refuse. */
   request(input: CommandInput): ActionRequest;
   /** Asks, by itself and on a terminal, before something that can't be taken back. */

@@ -2,7 +2,7 @@
 // where something is there.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { type Beside, findBeside, type OpenedImage } from "../../format/index.ts";
+import { type Beside, findBeside, type OpenedImage, pathsOfLink } from "../../format/index.ts";
 import type { RecoveryNote } from "../../transaction/index.ts";
 import type { CliContext } from "../context.ts";
 import type { Engine } from "../engine.ts";
@@ -19,7 +19,7 @@ export function noteRecovered({ console }: Pick<ImgInvocation, "console">, { tex
 
 /** Files of an image that is open: its own, and what it reads through. */
 export function filesBelow({ chain }: Pick<OpenedImage, "chain">): string[] {
-  return chain.links.flatMap(({ path, dataFile }) => (dataFile ? [path, dataFile.path] : [path]));
+  return chain.links.flatMap(pathsOfLink);
 }
 
 /**

@@ -42,6 +42,11 @@ export function filesOf({ file, dataFile }: Pick<ChainLink, "file" | "dataFile">
   return dataFile === undefined ? [file] : [file, dataFile.file];
 }
 
+/** The same by path. */
+export function pathsOfLink({ path, dataFile }: Pick<ChainLink, "path" | "dataFile">): readonly string[] {
+  return dataFile === undefined ? [path] : [path, dataFile.path];
+}
+
 export interface Chain {
   /** Active layer first, base last. Never empty. */
   readonly links: readonly ChainLink[];

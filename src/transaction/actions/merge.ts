@@ -10,6 +10,7 @@ import {
   identityOf,
   judgeBacking,
   judgeResize,
+  pathsOfLink,
 } from "../../format/index.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { placeOf } from "./plan/chain-entry.ts";
@@ -56,7 +57,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
   const name = await findName(layers, context);
   const redo = [...(await planGrowth(layers, context)), ...planRelink(layers, name)];
   const place = placeOf(withoutMerged(layers, name));
-  const copied = merged.flatMap(filesOf);
+  const copied = merged.flatMap(pathsOfLink);
   const removes = request.keep ? [] : copied;
   const report: PlannedReport = {
     kind: "merge",
@@ -125,10 +126,6 @@ function planRelink({ above, into: { format } }: LayersToMerge, name: string | u
   const link = above.at(-1);
   if (!link || name === undefined) return [];
   return [{ link, isLast: true, write: async (file) => await changeBacking(file, { name, format }) }];
-}
-
-function filesOf({ path, dataFile }: ChainLink): string[] {
-  return dataFile ? [path, dataFile.path] : [path];
 }
 
 /** The device's chain as the commit leaves it. */

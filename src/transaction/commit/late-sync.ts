@@ -8,7 +8,13 @@
 //   the next one begins anew.
 // - Where it takes long it is not done under the workspace lock.
 
-import { type DeviceEntry, type DeviceTable, findDevice, type Workspace } from "../../device/index.ts";
+import {
+  type DeviceEntry,
+  type DeviceTable,
+  filesOfEntry,
+  findDevice,
+  type Workspace,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   copyDifferences,
@@ -162,10 +168,7 @@ export async function assertBrief(
   { name, chain }: DeviceEntry,
   mirror: string,
 ): Promise<void> {
-  const files = [
-    mirror,
-    ...chain.flatMap(({ image, dataFile }) => [image, ...(dataFile ? [dataFile.image] : [])]),
-  ];
+  const files = [mirror, ...chain.flatMap(filesOfEntry).map(({ image }) => image)];
   let bytes = 0;
   for (const path of files) bytes += (await storage.stat(path))?.allocatedBytes ?? 0;
   if (bytes <= BRIEF_BYTES) return;

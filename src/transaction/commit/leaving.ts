@@ -1,6 +1,6 @@
 // Which images a commit moves devices away from, and which of them stay below.
 
-import { type DeviceTable, findDevice } from "../../device/index.ts";
+import { type DeviceTable, filesOfEntry, findDevice } from "../../device/index.ts";
 import { heldDevices, type TransactionState } from "../journal/index.ts";
 
 /** The active layer of a device, or its data file, where the device leaves it, gets a layer on it, or is frozen at it. */
@@ -21,9 +21,8 @@ export function imagesLeft(present: DeviceTable, next: DeviceTable, state: Trans
     if (!before || !after || !top) return [];
     const isFrozen = before.image === after.image;
     if (isFrozen && (after.frozen === null || before.frozen !== null)) return [];
-    const images = top.dataFile ? [top.image, top.dataFile.image] : [top.image];
     const kept = imagesOf(next, [device]);
-    return images.map((image) => ({ device, image, stays: kept.has(image), isFrozen }));
+    return filesOfEntry(top).map(({ image }) => ({ device, image, stays: kept.has(image), isFrozen }));
   });
 }
 
@@ -40,5 +39,5 @@ export function imagesUsed(table: DeviceTable, state: TransactionState): Readonl
 
 function imagesOf({ devices }: DeviceTable, names: readonly string[]): ReadonlySet<string> {
   const chains = devices.filter(({ name }) => names.includes(name)).flatMap(({ chain }) => chain);
-  return new Set(chains.flatMap(({ image, dataFile }) => (dataFile ? [image, dataFile.image] : [image])));
+  return new Set(chains.flatMap(filesOfEntry).map(({ image }) => image));
 }

@@ -12,7 +12,7 @@
 //   and says so.
 // - What is compared is locked, and nobody opens it for writing, until the table has moved.
 
-import { type DeviceTable, findDevice, type Workspace } from "../../device/index.ts";
+import { type DeviceTable, filesOfEntry, findDevice, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   describeChanges,
@@ -198,7 +198,7 @@ async function isFencedAt(storage: Workspace["storage"], image: string): Promise
 
 function fingerprintIn(table: DeviceTable, { device, image }: LeftImage): Fingerprint | undefined {
   return findDevice(table, device)
-    ?.chain.flatMap((entry) => [entry, ...(entry.dataFile ? [entry.dataFile] : [])])
+    ?.chain.flatMap(filesOfEntry)
     .find((entry) => entry.image === image)?.fingerprint;
 }
 

@@ -12,6 +12,7 @@ import {
   type ChainEntry,
   type DeviceEntry,
   type DeviceTable,
+  filesOfEntry,
   findDevice,
   isViewPresent,
   readGeneration,
@@ -109,13 +110,9 @@ async function sayWritten(
   { device, mirror }: StaleMirror,
   isShown: boolean,
 ): Promise<string | undefined> {
-  for (const { image, dataFile, fingerprint } of chainDownTo(
-    await readTable(workspace),
-    device,
-    mirror.path,
-  )) {
-    if (fingerprint.modifiedNs === BEING_SYNCED) continue;
-    for (const one of [{ image, fingerprint }, ...(dataFile ? [dataFile] : [])]) {
+  for (const entry of chainDownTo(await readTable(workspace), device, mirror.path)) {
+    if (entry.fingerprint.modifiedNs === BEING_SYNCED) continue;
+    for (const one of filesOfEntry(entry)) {
       const now = await lookAt(workspace, one.image, one.fingerprint);
       if (!now) continue;
       const changes = describeChanges(one.fingerprint, now);

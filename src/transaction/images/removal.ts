@@ -11,7 +11,13 @@
 // - What stays is named, with the reason.
 
 import { posix } from "node:path";
-import { type DeviceEntry, type DeviceTable, readTable, type Workspace } from "../../device/index.ts";
+import {
+  type DeviceEntry,
+  type DeviceTable,
+  filesOfEntry,
+  readTable,
+  type Workspace,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   claimUnused,
@@ -220,6 +226,6 @@ function findBelow(statements: readonly Statement[], kept: string): string[] {
 /** The device's own chain and its mirror's, active layer first. */
 function chainsOf({ chain, mirror }: DeviceEntry): string[][] {
   return [chain, mirror?.chain ?? []].map((entries) =>
-    entries.flatMap(({ image, dataFile }) => (dataFile ? [image, dataFile.image] : [image])),
+    entries.flatMap(filesOfEntry).map(({ image }) => image),
   );
 }

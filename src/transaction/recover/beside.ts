@@ -6,6 +6,7 @@
 // - A folder without a journal holds nothing: it is taken away, where its lock is free.
 
 import {
+  filesOfDevice,
   findWorkspace,
   pathsOf,
   readTable,
@@ -93,8 +94,7 @@ export async function settleBesideDevices(
   options: RecoveryOptions,
 ): Promise<readonly RecoveryNote[]> {
   const { devices } = await readTable(workspace);
-  const chains = devices.flatMap(({ chain, mirror }) => [...chain, ...(mirror?.chain ?? [])]);
-  const images = chains.flatMap(({ image, dataFile }) => (dataFile ? [image, dataFile.image] : [image]));
+  const images = devices.flatMap(filesOfDevice).map(({ image }) => image);
   const notes: RecoveryNote[] = [];
   for (const image of new Set(images)) {
     try {

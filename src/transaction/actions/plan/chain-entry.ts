@@ -4,6 +4,8 @@ import {
   type ChainEntry,
   type DeviceEntry,
   type DeviceTable,
+  filesOfEntry,
+  type SeenFile,
   trustedBy,
   withTrusted,
 } from "../../../device/index.ts";
@@ -98,7 +100,7 @@ export async function assertActiveLayersApart(
   table: DeviceTable,
   changed: readonly string[],
 ): Promise<void> {
-  const users = new Map<string, (ImageFile & { device: string; depth: number })[]>();
+  const users = new Map<string, (SeenFile & { device: string; depth: number })[]>();
   // A mirror counts as a device of its own beside: it is written to when it is brought in sync. What it and
   // its own device have in common is as it should be.
   const chains = table.devices.flatMap(({ name, image, chain, mirror }) => [
@@ -107,7 +109,7 @@ export async function assertActiveLayersApart(
   ]);
   for (const { name, chain } of chains) {
     for (const [depth, entry] of chain.entries()) {
-      for (const file of filesOf(entry)) {
+      for (const file of filesOfEntry(entry)) {
         for (const key of keysOf(file)) {
           const user = { ...file, device: name, depth };
           const known = users.get(key);
@@ -120,7 +122,7 @@ export async function assertActiveLayersApart(
   for (const { name: writer, image, chain } of chains) {
     const pairs = chain
       .slice(0, 1)
-      .flatMap(filesOf)
+      .flatMap(filesOfEntry)
       .flatMap((file) =>
         keysOf(file).flatMap((key) => (users.get(key) ?? []).map((user) => ({ file, user }))),
       )
@@ -140,18 +142,8 @@ async function findFirst<T>(
   return undefined;
 }
 
-interface ImageFile {
-  readonly image: string;
-  readonly fingerprint: Fingerprint;
-}
-
-/** An image and its data file. */
-function filesOf(entry: ChainEntry): ImageFile[] {
-  return entry.dataFile ? [entry, entry.dataFile] : [entry];
-}
-
 /** Two names of one file have one of them in common; two files may as well. */
-function keysOf({ image, fingerprint: { inode } }: ImageFile): string[] {
+function keysOf({ image, fingerprint: { inode } }: SeenFile): string[] {
   return inode === NOT_MADE_YET.inode ? [image] : [image, inode];
 }
 
@@ -159,7 +151,7 @@ function keysOf({ image, fingerprint: { inode } }: ImageFile): string[] {
  * A copy of a file system has its id, its inodes and its birth times; and what was kept of a file may be of another
  * mounting. So those that look like one are looked at, as they are now: few ever do.
  */
-async function areOne(storage: Storage, a: ImageFile, b: ImageFile): Promise<boolean> {
+async function areOne(storage: Storage, a: SeenFile, b: SeenFile): Promise<boolean> {
   if (a.image === b.image) return true;
   if (!isSameFile(a.fingerprint, b.fingerprint)) return false;
   const [one, other] = [await storage.stat(a.image), await storage.stat(b.image)];

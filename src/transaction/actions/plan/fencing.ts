@@ -12,6 +12,7 @@ import {
   type DeviceTable,
   type FenceEntry,
   fenceToRaise,
+  filesOfEntry,
   type FrozenEntry,
   isRaised,
 } from "../../../device/index.ts";
@@ -214,7 +215,7 @@ export function findWrites(entries: readonly ChainEntry[], chain: Chain): Note[]
     if (dataFile) now.set(dataFile.path, dataFile.fingerprint);
   }
   return entries
-    .flatMap((entry) => (entry.dataFile ? [entry, entry.dataFile] : [entry]))
+    .flatMap(filesOfEntry)
     .map(({ image, fingerprint }) => ({ image, before: fingerprint, now: now.get(image) ?? null }))
     .filter((one) => one.now === null || describeChanges(one.before, one.now).length > 0)
     .map((changed) => ({ code: "changed while frozen", ...changed }));

@@ -5,7 +5,7 @@
 //   brought in sync. Everything else is found out by reading: nothing is assumed of an image that moved.
 // - An existing mirror is not written to before the commit: its changes are made as an overlay beside it.
 
-import type { ChainEntry, DeviceEntry, MirrorEntry } from "../../../device/index.ts";
+import { type ChainEntry, type DeviceEntry, filesOfEntry, type MirrorEntry } from "../../../device/index.ts";
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import {
   assertCopyable,
@@ -308,9 +308,8 @@ function doubtOf(
 ): Doubt | undefined {
   // A fence has the id of its transaction in the header: it is the same one, and nobody opened the image after it was set.
   const fenced = new Set(links.flatMap(({ path, header }) => (header?.isFenced ? [path] : [])));
-  const files = (entry: ChainEntry) => [entry, ...(entry.dataFile ? [entry.dataFile] : [])];
-  const known = new Map(before.flatMap(files).map(({ image, fingerprint }) => [image, fingerprint]));
-  for (const { image, fingerprint } of now.flatMap(files).toReversed()) {
+  const known = new Map(before.flatMap(filesOfEntry).map(({ image, fingerprint }) => [image, fingerprint]));
+  for (const { image, fingerprint } of now.flatMap(filesOfEntry).toReversed()) {
     const was = known.get(image);
     // What has changed for certain is found by its changes.
     if (!was || fenced.has(image) || describeChanges(was, fingerprint).length > 0) continue;

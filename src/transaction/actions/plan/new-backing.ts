@@ -14,6 +14,7 @@ import {
   isProtocolName,
   judgeBacking,
   makeRelativeName,
+  pathsOfLink,
 } from "../../../format/index.ts";
 import type { PlannedReport } from "../../journal/index.ts";
 import type { Note } from "../../notes.ts";
@@ -107,7 +108,7 @@ export async function planNewStanding(
   const copy: PlannedCopy = {
     kind: "up",
     from: below[0]?.path ?? first?.path ?? top.path,
-    files: differing(below, after.below).flatMap(filesOf),
+    files: differing(below, after.below).flatMap(pathsOfLink),
     into: top.path,
     format: top.format,
     up: {
@@ -151,10 +152,6 @@ function differing(one: readonly ChainLink[], other: readonly ChainLink[]): Chai
     ...one.filter(({ stat }) => !second.has(identityOf(stat))),
     ...other.filter(({ stat }) => !first.has(identityOf(stat))),
   ];
-}
-
-function filesOf({ path, dataFile }: ChainLink): string[] {
-  return dataFile ? [path, dataFile.path] : [path];
 }
 
 /** The name under which the image is to be stored in the header of the other one. */
