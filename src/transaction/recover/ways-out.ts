@@ -7,6 +7,7 @@
 
 import { assertOwn, lockWorkspace, readTable, replaceTable, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
+import { shellQuote } from "../../format/index.ts";
 import { finishCommit, lockForMoments, summarise, withCopiesForgotten } from "../commit/finish.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
 import { describeOutcome } from "../describe.ts";
@@ -16,13 +17,15 @@ import {
   lastSeen,
   liveStatements,
   logsOf,
+  type PreparedRedo,
   readJournals,
+  redoOf,
   type Statement,
   type TransactionState,
 } from "../journal/index.ts";
 import { firstUnfinished, mustAbort } from "./leftovers.ts";
 import { isDiskThere } from "../images/planned-folders.ts";
-import { imagesRedone } from "../images/redo.ts";
+import { isUntouched } from "../images/apply-redo.ts";
 import type { GivenUp } from "../repair-results.ts";
 import type { KeptFile, RunOptions, Session } from "../request.ts";
 import type { Outcome } from "../results.ts";
@@ -186,12 +189,37 @@ async function describeLeft(workspace: Workspace, state: TransactionState): Prom
   for (const statement of state.statements) {
     if (!statement.undone) left.push(...(await describeFiles(workspace, statement, state)));
   }
-  const changed = state.commit ? [...imagesRedone(state)] : [];
-  for (const image of new Set([...changed, ...state.fences.map((fence) => fence.image)])) {
-    const device = lastSeen(state).get(image)?.device ?? "DEV";
-    left.push({ path: image, why: `it may have a fence: \`imgtx unfreeze --force ${device}\` lifts it` });
+  const changing = state.commit ? redoOf(state) : new Map<string, PreparedRedo>();
+  for (const image of new Set([...changing.keys(), ...state.fences.map((fence) => fence.image)])) {
+    const redo = changing.get(image);
+    const isHalf = redo !== undefined && (await mayBeChanged(workspace, state, redo));
+    left.push({ path: image, why: sayImageLeft(state, image, isHalf) });
   }
   return left;
+}
+
+/** Whether some of its redo log may have been applied: also where the log can't be read any more. */
+async function mayBeChanged(
+  { storage }: Workspace,
+  state: TransactionState,
+  redo: PreparedRedo,
+): Promise<boolean> {
+  try {
+    return !(await isUntouched(storage, state, redo));
+  } catch (error) {
+    if (error instanceof ImgtxError) return true;
+    throw error;
+  }
+}
+
+function sayImageLeft(state: TransactionState, image: string, isHalf: boolean): string {
+  const half = "it may be changed by half";
+  if (isHalf && redoOf(state).get(image)?.guardedBy !== "fence") return half;
+  const device = lastSeen(state).get(image)?.device ?? "DEV";
+  const lift = `\`imgtx unfreeze --force ${device}\` lifts it`;
+  return isHalf
+    ? `${half}, and have a fence: see what \`imgtx img check ${shellQuote(image)}\` says of it before ${lift}`
+    : `it may have a fence: ${lift}`;
 }
 
 async function describeFiles(
