@@ -34,6 +34,8 @@ export {
 } from "./qcow2/change/internal-snapshots.ts";
 export { pickSnapshot, readSnapshotTable } from "./qcow2/read/qcow2-snapshots.ts";
 export { judgeResize, resizeImage } from "./qcow2/change/resize-image.ts";
+export type { Amendment } from "./qcow2/change/amend.ts";
+export { amendImage, downgradeImage, judgeAmendment } from "./qcow2/change/amend.ts";
 export type { BitmapStep } from "./qcow2/change/bitmaps.ts";
 export { addFirstBitmap, changeBitmaps, judgeBitmaps, judgeFirstBitmap } from "./qcow2/change/bitmaps.ts";
 export { readBitmapDirectory } from "./qcow2/read/qcow2-bitmaps.ts";

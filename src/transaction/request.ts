@@ -3,7 +3,7 @@
 
 import type { MirrorSync, Workspace } from "../device/index.ts";
 import type { ErrorCode } from "../errors/index.ts";
-import type { CreateOptions, ImageFormat, OverlayOptions } from "../format/index.ts";
+import type { Amendment, CreateOptions, ImageFormat, OverlayOptions } from "../format/index.ts";
 
 /** One new overlay over a device's active layer. */
 export interface SnapshotTarget {
@@ -212,6 +212,16 @@ export interface BitmapRequest {
   readonly sources: readonly BitmapSource[];
 }
 
+export interface AmendRequest {
+  readonly kind: "amend";
+  readonly devices: readonly string[];
+  readonly amendment: Amendment;
+  readonly sizeBytes?: number | undefined;
+  /** What it has to have already. */
+  readonly backingFileName?: string | undefined;
+  readonly backingFormat?: string | undefined;
+}
+
 /** Always refuses, in prepare, after the actions before it were prepared. Tests of rollback need it. */
 export interface RefuseRequest {
   readonly kind: "refuse";
@@ -236,6 +246,7 @@ export type ActionRequest =
   | RebaseRequest
   | InternalSnapshotRequest
   | BitmapRequest
+  | AmendRequest
   | RefuseRequest;
 
 export type ActionKind = ActionRequest["kind"];

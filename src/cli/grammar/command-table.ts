@@ -228,6 +228,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/bitmap.ts")).bitmapMerge,
   },
   {
+    path: ["amend"],
+    summary: "give images of devices other properties",
+    section: "Actions",
+    load: async () => (await import("../commands/amend.ts")).amend,
+  },
+  {
     path: ["rollback"],
     summary: "go back to an earlier generation",
     section: "Actions",

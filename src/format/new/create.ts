@@ -21,7 +21,13 @@ import {
   settleVirtualSize,
 } from "./create-options.ts";
 import type { ImageFormat } from "../image-format.ts";
-import { AUTOCLEAR_BIT, COMPATIBLE_BIT, INCOMPATIBLE_BIT, KNOWN_FEATURES } from "../qcow2/codec/features.ts";
+import {
+  AUTOCLEAR_BIT,
+  COMPATIBLE_BIT,
+  FEATURE_NAMES_CLUSTER_BITS_MIN,
+  INCOMPATIBLE_BIT,
+  KNOWN_FEATURES,
+} from "../qcow2/codec/features.ts";
 import { FIELDS_OF_VERSION_2, HEADER_LENGTH_V3, type HeaderFields } from "../qcow2/codec/header.ts";
 import { encodeHeaderCluster } from "../qcow2/codec/header-cluster.ts";
 import type { HeaderExtension } from "../qcow2/codec/header-extension.ts";
@@ -179,9 +185,6 @@ async function reserve(
     await file.write(zeros.subarray(0, Math.min(zeros.length, lengthBytes - done)), start + done);
   }
 }
-
-/** Smaller clusters have no room for the feature name table beside a backing file name. */
-const FEATURE_NAMES_CLUSTER_BITS_MIN = 13;
 
 function encodeNewHeader(
   virtualSizeBytes: number,

@@ -2,6 +2,7 @@
 
 import type { Action, Plan, PlanContext, Traits } from "./plan/action.ts";
 import type { ActionKind, ActionRequest } from "../request.ts";
+import { amend } from "./amend.ts";
 import { bitmapAdd, bitmapClear, bitmapDisable, bitmapEnable, bitmapMerge, bitmapRemove } from "./bitmap.ts";
 import { deviceAdd, deviceRemove, deviceTrust } from "./device-table.ts";
 import { freeze } from "./freeze.ts";
@@ -48,6 +49,7 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   "bitmap-enable": bitmapEnable,
   "bitmap-disable": bitmapDisable,
   "bitmap-merge": bitmapMerge,
+  amend,
   refuse,
   mirror,
   "mirror-cancel": mirrorCancel,

@@ -110,8 +110,8 @@ export async function stageChanges(
     const planned = record.redo[index];
     if (!planned) throw new Error("each change of an image was planned");
     const { image, log } = planned;
-    // Version 2 of qcow2 and raw have no place for a fence.
-    const guardedBy = link.header && link.header.version > 2 ? "fence" : "digests";
+    const known = earlier.get(image);
+    const guardedBy = known?.log === log ? known.guardedBy : guardFor(link);
     if (staged.logOf(link.stat) === undefined) {
       await staged.stage(image, { transaction, log: posix.basename(log), guardedBy });
     }
@@ -120,7 +120,6 @@ export async function stageChanges(
       await change.write(file, transaction);
       const isFenced = guardedBy === "fence" && (await isFileFenced(file.onDisk ?? file));
       if (guardedBy === "fence") await includeFences(staged, file, transaction);
-      const known = earlier.get(image);
       const isTimeKnown = known?.log !== log || known.modifiedNs !== null;
       const modifiedNs = isTimeKnown ? (change.modifiedNs ?? null) : null;
       traits.set(log, { guardedBy, isFenced, modifiedNs });
@@ -135,6 +134,11 @@ export async function stageChanges(
     if (!one || !found) throw new Error("each log that was written is sealed");
     return { ...one, ...planned, ...found };
   });
+}
+
+/** By the image on the disk, as the log was begun. Version 2 of qcow2 and raw have no place for a fence. */
+function guardFor({ header }: ChainLink): PreparedRedo["guardedBy"] {
+  return header && header.version > 2 ? "fence" : "digests";
 }
 
 /** Where a fence is while the log is applied, and where one may be that stays. */

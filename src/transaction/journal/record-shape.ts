@@ -68,6 +68,7 @@ const isKind: Shape<ActionKind> = oneOf(
   "bitmap-enable",
   "bitmap-disable",
   "bitmap-merge",
+  "amend",
   "refuse",
 );
 

@@ -115,6 +115,25 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
     ],
     studied: [1, 3],
   },
+  {
+    name: "amend 1 device, and back",
+    files: filesOf(ONE),
+    prepare: addAll(ONE),
+    steps: [step("amend vda -o compat=0.10"), step("amend vda -o compat=1.1,refcount_bits=64")],
+    studied: [0, 1],
+  },
+  {
+    name: "amend 2 devices in a transaction",
+    files: filesOf(WITHOUT_RAW.slice(0, 2)),
+    prepare: addAll(WITHOUT_RAW.slice(0, 2)),
+    steps: [
+      step("txn begin"),
+      step("amend vda vdc -o refcount_bits=8,lazy_refcounts=on"),
+      step("amend vda vdc -o refcount_bits=16,compat=0.10"),
+      step("txn commit"),
+    ],
+    studied: [1, 3],
+  },
   onTwoChanging("resize, taken back to a savepoint, and aborted", [
     step("txn begin"),
     step("resize vda +64k"),

@@ -152,6 +152,21 @@ export async function deleteSnapshot(
   });
 }
 
+/** Has each entry say the size of its disk, which version 3 asks for. */
+export async function stateDiskSizes(link: Qcow2Link): Promise<void> {
+  const { entries } = await readSnapshotTable(link);
+  if (entries.every(({ diskSize }) => diskSize !== undefined)) return;
+  await change(link, link.file, async (state) => {
+    const stated = entries.map((entry) => {
+      // As QEMU has it, no count of instructions.
+      const extraData = new Uint8Array(Math.max(EXTRA_BYTES, entry.extraData.length)).fill(0xff);
+      extraData.set(entry.extraData);
+      return { ...entry, diskSize: entry.diskSize ?? link.header.size, extraData };
+    });
+    await writeTable(state, entries, stated);
+  });
+}
+
 interface Present {
   readonly entries: readonly SnapshotEntry[];
   readonly l1: Uint8Array;

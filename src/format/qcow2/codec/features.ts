@@ -36,6 +36,9 @@ export interface FeatureName {
   readonly name: string;
 }
 
+/** Smaller clusters have no room for the feature name table beside a backing file name. */
+export const FEATURE_NAMES_CLUSTER_BITS_MIN = 13;
+
 /** The table as QEMU writes it into each new image, in its order. */
 export const KNOWN_FEATURES: readonly FeatureName[] = [
   { type: "incompatible", bit: INCOMPATIBLE_BIT.dirty, name: "dirty bit" },

@@ -2,7 +2,7 @@
 
 import { type DeviceEntry, requireDevice } from "../../../device/index.ts";
 import { withPlace } from "../../../errors/index.ts";
-import type { ChainLink } from "../../../format/index.ts";
+import type { Chain, ChainLink } from "../../../format/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { Note } from "../../notes.ts";
 import type { ActionKind } from "../../request.ts";
@@ -15,6 +15,8 @@ interface ChangedDevice {
   readonly notes: readonly Note[];
   readonly after: Partial<DeviceEntry>;
   readonly redo: ImageChange;
+  /** Changes of other files, that its own makes. */
+  readonly before?: readonly ImageChange[];
   /** Chains beside its own that the change reads. */
   readonly reads?: Plan["chains"];
 }
@@ -24,7 +26,7 @@ export async function planInPlace(
   kind: ActionKind,
   devices: readonly string[],
   context: PlanContext,
-  planOne: (top: ChainLink, entry: DeviceEntry) => Promise<ChangedDevice>,
+  planOne: (top: ChainLink, entry: DeviceEntry, chain: Chain) => Promise<ChangedDevice>,
 ): Promise<Plan> {
   assertNamedOnce(devices);
   const planned = [];
@@ -34,27 +36,30 @@ export async function planInPlace(
     const chain = await context.openChain(entry.image, entry.format, device);
     const top = activeLayer(chain);
     const place = { device, image: top.path };
-    planned.push({ entry, chain, top, ...(await withPlace(place, async () => await planOne(top, entry))) });
+    planned.push({
+      entry,
+      chain,
+      top,
+      ...(await withPlace(place, async () => await planOne(top, entry, chain))),
+    });
   }
   return {
     ...MAKES_NO_FILES,
     devices,
     allowPaths: [],
-    reports: planned.map(({ entry: { name: device }, top: { path, format }, notes }) => {
-      const files = [{ path, change: "change" as const }];
+    reports: planned.map(({ entry: { name: device }, top: { path, format }, notes, before = [], redo }) => {
+      const files = [...before, redo].map(({ link }) => ({ path: link.path, change: "change" as const }));
       return { kind, device, before: path, after: path, format, files, notes };
     }),
     changes: planned.map(({ entry, chain, after }) => {
       return { device: entry.name, after: { ...entry, ...placeOf(chain), ...after } };
     }),
-    redo: planned.map(({ entry: { name: device }, redo }) => {
+    redo: planned.flatMap(({ entry: { name: device }, before = [], redo }) => {
       const place = { device, image: redo.link.path };
-      return {
-        ...redo,
-        write: async (file, transaction) => {
-          await withPlace(place, async () => await redo.write(file, transaction));
-        },
+      const write: ImageChange["write"] = async (file, transaction) => {
+        await withPlace(place, async () => await redo.write(file, transaction));
       };
+      return [...before, { ...redo, write }];
     }),
     chains: planned.flatMap(({ entry: { name: device }, chain, reads = [] }) => [
       { device, chain },

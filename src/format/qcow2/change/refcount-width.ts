@@ -1,0 +1,123 @@
+// Gives an image refcounts of another width: all blocks and their table are made anew, after everything that is in use.
+//
+// Invariants
+// - The file is one that is staged. The old structures are counted no more in the new ones.
+// - Memory is that of the new table, and of a block of each.
+
+import { ImgtxError } from "../../../errors/index.ts";
+import { clusterIndex, hostOffset } from "../../../units/index.ts";
+import type { Qcow2Link } from "../../chain/chain-link.ts";
+import { openWriterState } from "../../open/open-for-writing.ts";
+import { readBytes, readOwnHeader } from "../../read-header.ts";
+import { REFCOUNT_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import {
+  fillRefcounts,
+  findUsedEntry,
+  maxRefcount,
+  readRefcount,
+  writeRefcount,
+} from "../codec/refcount-block.ts";
+import { countBlockEntries, countRefcountClusters } from "../codec/refcount-table.ts";
+import type { WriterState } from "../write/writer-state.ts";
+import { encodeChangedHeader, writeHeader } from "./rewrite-header.ts";
+
+/** E_UNSUPPORTED where a count has no room in the new width, or the table would get too large. */
+export async function changeRefcountWidth(link: Qcow2Link, refcountOrder: number): Promise<void> {
+  const { file, header, path: image } = link;
+  const files = { file, dataFile: file, isOrdered: true, keepsBitmaps: true };
+  const state = await openWriterState(link, files, { isCounted: true });
+  await state.begin();
+  const { clusterBytes } = state;
+  const layout = { clusterBits: header.clusterBits, refcountOrder };
+  const start = await state.findUsedEnd();
+  const { blocks, tableClusters } = countRefcountClusters(start, layout);
+  if (tableClusters * clusterBytes > REFCOUNT_TABLE_BYTES_MAX) {
+    throw new ImgtxError("E_UNSUPPORTED", "the image's refcount table would exceed 8 MiB", {
+      image,
+      field: "refcount_table_clusters",
+    });
+  }
+  const end = start + blocks + tableClusters;
+  const entries = countBlockEntries(layout);
+  const old = await listOldClusters(link);
+  const table = new DataView(new ArrayBuffer(tableClusters * clusterBytes));
+  for (let index = 0; index < blocks; index += 1) {
+    const block = await convertBlock(state, index * entries, { refcountOrder, entries, old });
+    const from = Math.max(start, index * entries);
+    const to = Math.min(end, (index + 1) * entries);
+    if (from < to) fillRefcounts(block, from - index * entries, to - from, refcountOrder, 1);
+    const place = (start + index) * clusterBytes;
+    await file.write(block, place);
+    table.setBigUint64(index * TABLE_ENTRY_BYTES, BigInt(place));
+  }
+  const place = (start + blocks) * clusterBytes;
+  await file.write(new Uint8Array(table.buffer), place);
+  if ((await file.stat()).sizeBytes < end * clusterBytes) await file.truncate(end * clusterBytes);
+  const now = await readOwnHeader(file, image);
+  const refcountTableOffset = hostOffset(place);
+  const fields = { ...now, refcountOrder, refcountTableOffset, refcountTableClusters: tableClusters };
+  const bytes = encodeChangedHeader(now, { fields });
+  if (bytes === undefined) throw new ImgtxError("E_INTERNAL", "the header got longer", { image });
+  await writeHeader(file, now, bytes);
+}
+
+/** The old table and its blocks, by their clusters. */
+async function listOldClusters({ file, header }: Qcow2Link): Promise<ReadonlySet<number>> {
+  const { refcountTableOffset, refcountTableClusters, clusterSizeBytes } = header;
+  const bytes = await readBytes(file, refcountTableOffset, refcountTableClusters * clusterSizeBytes);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const old = new Set<number>();
+  for (let index = 0; index < refcountTableClusters; index += 1) {
+    old.add(refcountTableOffset / clusterSizeBytes + index);
+  }
+  for (let at = 0; at + TABLE_ENTRY_BYTES <= bytes.length; at += TABLE_ENTRY_BYTES) {
+    const offset = Number(view.getBigUint64(at));
+    if (offset > 0) old.add(offset / clusterSizeBytes);
+  }
+  return old;
+}
+
+interface NewBlock {
+  readonly refcountOrder: number;
+  readonly entries: number;
+  readonly old: ReadonlySet<number>;
+}
+
+/** The counts from a cluster on, in the new width. */
+async function convertBlock(
+  state: WriterState,
+  first: number,
+  { refcountOrder, entries, old }: NewBlock,
+): Promise<Uint8Array> {
+  const { header } = state.files;
+  const block = new Uint8Array(state.clusterBytes);
+  for (let cluster = first; cluster < first + entries; ) {
+    const window = await state.readCounts(clusterIndex(cluster));
+    const stop = Math.min(window.end, first + entries) - window.first;
+    for (let entry = cluster - window.first; entry < stop; entry += 1) {
+      entry = findUsedEntry(window.bytes, entry, stop, header.refcountOrder);
+      if (entry >= stop) break;
+      const at = window.first + entry;
+      const count = readRefcount(window.bytes, entry, header.refcountOrder);
+      if (old.has(at)) continue;
+      if (count > maxRefcount(refcountOrder)) throw noRoom(state, at, count, 2 ** refcountOrder);
+      writeRefcount(block, at - first, refcountOrder, count);
+    }
+    cluster = window.first + stop;
+  }
+  return block;
+}
+
+function noRoom(state: WriterState, cluster: number, count: number, bits: number): ImgtxError {
+  const offset = cluster * state.clusterBytes;
+  return new ImgtxError(
+    "E_UNSUPPORTED",
+    `Cannot decrease refcount entry width to ${bits} bits: Cluster at offset ${offset} has a refcount of ${count}`,
+    {
+      image: state.files.path,
+      offset,
+      field: "refcount",
+      hint: "internal snapshots share clusters: delete those that nobody needs, or choose a wider one",
+    },
+  );
+}
