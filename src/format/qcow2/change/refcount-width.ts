@@ -29,7 +29,7 @@ export async function changeRefcountWidth(link: Qcow2Link, refcountOrder: number
   await state.begin();
   const { clusterBytes } = state;
   const layout = { clusterBits: header.clusterBits, refcountOrder };
-  const start = await state.findUsedEnd();
+  const start = (await state.findUsedEnd()) / clusterBytes;
   const { blocks, tableClusters } = countRefcountClusters(start, layout);
   if (tableClusters * clusterBytes > REFCOUNT_TABLE_BYTES_MAX) {
     throw new ImgtxError("E_UNSUPPORTED", "the image's refcount table would exceed 8 MiB", {
