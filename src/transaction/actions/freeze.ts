@@ -1,10 +1,19 @@
-// freeze: nobody but imgtx may open the device until unfreeze, through reboots.
+// freeze: nobody but imgtx may open the device until unfreeze, through reboots. unfreeze: its fences are lifted at the
+// commit, and its images are byte by byte what they were.
 
-import { requireDevice } from "../../device/index.ts";
-import { type Action, type Plan, planEach } from "./plan/action.ts";
+import { type DeviceEntry, requireDevice } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import type { FreezeRequest, UnfreezeRequest } from "../request.ts";
+import { type Action, type Plan, type PlanContext, planEach } from "./plan/action.ts";
 import { placeOf } from "./plan/chain-entry.ts";
-import { assertNotFrozen, fenceActiveLayer } from "./plan/fencing.ts";
-import type { FreezeRequest } from "../request.ts";
+import {
+  assertNotFrozen,
+  fenceActiveLayer,
+  findWrites,
+  liftFences,
+  liftForgottenFences,
+} from "./plan/fencing.ts";
+import { openUnlessLost } from "./plan/lost-device.ts";
 
 export const freeze: Action<FreezeRequest> = {
   saying: { noun: "freeze", done: "frozen", planned: "would be frozen" },
@@ -33,3 +42,65 @@ export const freeze: Action<FreezeRequest> = {
     });
   },
 };
+
+export const unfreeze: Action<UnfreezeRequest> = {
+  saying: { noun: "unfreeze", done: "unfrozen", planned: "would be unfrozen" },
+  async plan({ devices, force }, context): Promise<Plan> {
+    return await planEach(devices, async (device) => await planOne(device, force, context));
+  },
+};
+
+async function planOne(device: string, isForced: boolean, context: PlanContext) {
+  const entry = requireDevice(context.table, device);
+  const { frozen } = entry;
+  if (!frozen && !isForced) throw notFrozen(entry);
+  const command = `imgtx unfreeze --force ${device}`;
+  const chain = await openUnlessLost(entry, context, { isForced, command });
+  if (!chain) return letGo(entry);
+  const known = await liftFences(entry, frozen?.fences ?? [], chain, { isForced });
+  const forgotten = isForced ? await liftForgottenFences(entry, chain, context.table) : undefined;
+  const redo = [...known.redo, ...(forgotten?.redo ?? [])];
+  if (!frozen && redo.length === 0) throw notFrozen(entry);
+  return {
+    redo,
+    chain: { device, chain },
+    change: { device, after: { ...entry, ...placeOf(chain), frozen: null } },
+    report: {
+      kind: "unfreeze" as const,
+      device,
+      before: entry.image,
+      after: entry.image,
+      format: entry.format,
+      files: [...known.files, ...(forgotten?.files ?? [])],
+      notes: [...(frozen ? findWrites(entry.chain, chain) : []), ...known.notes, ...(forgotten?.notes ?? [])],
+    },
+  };
+}
+
+/** Its image is lost, and its fence with it. */
+function letGo(entry: DeviceEntry) {
+  const { name: device, image, format, frozen } = entry;
+  if (!frozen) throw notFrozen(entry);
+  return {
+    redo: [],
+    chain: undefined,
+    change: { device, after: { ...entry, frozen: null } },
+    report: {
+      kind: "unfreeze" as const,
+      device,
+      before: image,
+      after: image,
+      format,
+      files: [],
+      notes: frozen.fences.map((fence) => ({ code: "keeps its fence", image: fence.image, device }) as const),
+    },
+  };
+}
+
+function notFrozen({ name, image }: DeviceEntry): ImgtxError {
+  return new ImgtxError("E_REFUSED", "it is not frozen", {
+    device: name,
+    image,
+    hint: "`imgtx device list` says which devices are; a fence that no device knows of is lifted with --force",
+  });
+}

@@ -5,7 +5,7 @@ import type { ActionKind, ActionRequest } from "../request.ts";
 import { amend } from "./amend.ts";
 import { bitmapAdd, bitmapClear, bitmapDisable, bitmapEnable, bitmapMerge, bitmapRemove } from "./bitmap.ts";
 import { deviceAdd, deviceRemove, deviceTrust } from "./device-table.ts";
-import { freeze } from "./freeze.ts";
+import { freeze, unfreeze } from "./freeze.ts";
 import {
   internalSnapshotApply,
   internalSnapshotCreate,
@@ -22,7 +22,6 @@ import { reopen } from "./reopen.ts";
 import { resize } from "./resize.ts";
 import { rollback } from "./rollback.ts";
 import { snapshot } from "./snapshot.ts";
-import { unfreeze } from "./unfreeze.ts";
 
 type RequestOf<Kind extends ActionKind> = Extract<ActionRequest, { readonly kind: Kind }>;
 
