@@ -64,8 +64,18 @@ export interface Image {
   close(): Promise<void>;
 }
 
+/** Bytes of a file. */
+export interface FileRange extends ByteRange {
+  readonly file: StorageFile;
+}
+
 export interface WritableImage extends Image {
   write(source: Uint8Array, offset: number): Promise<void>;
+  /**
+   * Takes bytes of a file over, inside the kernel where it can. False, and nothing written, where they are to be read and
+   * written instead. Without it that is so of all.
+   */
+  takeOver?(range: FileRange, offset: number): Promise<boolean>;
   /**
    * Makes the range read as zeros. mayUnmap lets whole clusters be given back where what is below reads as
    * zeros anyway; without it clusters keep their place.

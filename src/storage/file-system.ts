@@ -19,6 +19,8 @@ export interface FileSystemTraits {
 }
 
 interface FileSystemKind extends Omit<FileSystemTraits, "sharesLocks"> {
+  /** Whether a range of one file can be made that of another one, and take no space. */
+  readonly sharesBlocks?: boolean;
   /** Begins the id of a file system. */
   readonly name: string;
   /** Whether every write moves the change time, by the clock of this machine, and nothing else sets it. */
@@ -44,13 +46,13 @@ const foreign = (name: string): FileSystemKind => ({
 /** By `f_type` of statfs, as <linux/magic.h> has them. */
 const KINDS: ReadonlyMap<number, FileSystemKind> = new Map([
   [0xef53, local("ext")],
-  [0x58465342, local("xfs")],
-  [0x9123683e, local("btrfs")],
+  [0x58465342, { ...local("xfs"), sharesBlocks: true }],
+  [0x9123683e, { ...local("btrfs"), sharesBlocks: true }],
   [0x01021994, local("tmpfs")],
   [0x858458f6, local("ramfs")],
   [0xf2f52010, local("f2fs")],
   [0x2fc12fc1, local("zfs")],
-  [0xca451a4e, local("bcachefs")],
+  [0xca451a4e, { ...local("bcachefs"), sharesBlocks: true }],
   [0x3153464a, local("jfs")],
   [0x794c7630, remote("overlay")],
   [0x6969, remote("nfs")],
@@ -83,6 +85,11 @@ export function kindOfType(type: number): FileSystemKind {
 export function kindOfFileSystem(id: string): FileSystemKind {
   const name = id.split(":", 1)[0] ?? "";
   return KINDS_BY_NAME.get(name) ?? unknownKind(name);
+}
+
+/** Whether ranges of files there may share their blocks. Some of the kind were made without that. */
+export function mayShareBlocks({ fileSystemId }: { readonly fileSystemId: string }): boolean {
+  return kindOfFileSystem(fileSystemId).sharesBlocks === true;
 }
 
 export function readFileSystemTraits(path: string): FileSystemTraits {

@@ -6,6 +6,7 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { benchBackings } from "./bench-backings.ts";
 import { benchImages } from "./bench-images.ts";
 import { benchMirrors } from "./bench-mirrors.ts";
 import { type Bench, inTurns, Results, run, runImgtx } from "./bench-tools.ts";
@@ -29,6 +30,7 @@ try {
   }
   if (hasQemu && wants("images")) benchImages(bench);
   if (hasQemu && wants("mirrors")) benchMirrors(bench);
+  if (hasQemu && wants("backings")) benchBackings(bench);
   if (!hasQemu) console.log("qemu-img is not here: all that is measured against it is left out");
   results.print();
 } finally {

@@ -31,6 +31,26 @@ export async function copyInKernel(
   return true;
 }
 
+/** A range of the target, in an extent of the source, which begins in the target at the shift. */
+interface Taken {
+  readonly source: Image;
+  readonly shift: number;
+  readonly extent: Extent;
+  readonly start: number;
+  readonly lengthBytes: number;
+}
+
+/** Has the target take it over from its file. False, and nothing written, where it is to be read and written instead. */
+export async function takeOver(
+  { source, shift, extent, start, lengthBytes }: Taken,
+  target: WritableImage,
+): Promise<boolean> {
+  const file = source.layers[extent.depth]?.dataFile;
+  if (!target.takeOver || !file || extent.hostOffset === undefined) return false;
+  const offset = extent.hostOffset + (start - shift - extent.start);
+  return await target.takeOver({ file, start: offset, lengthBytes }, start);
+}
+
 /**
  * Makes an empty raw target a clone of a raw source, which takes no time and no space where the file system
  * shares blocks. False, and nothing written, where it can't.

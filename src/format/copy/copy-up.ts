@@ -9,7 +9,7 @@
 // - The caller holds the locks, and keeps others from the image, by a fence where there is a place for one.
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { Storage } from "../../storage/index.ts";
+import { mayShareBlocks, type Storage } from "../../storage/index.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 import type { Image, WritableImage } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
@@ -44,6 +44,7 @@ export async function copyUp(
   try {
     await copyTelling(source, target, onProgress, {
       ...optionsOf(views, copy),
+      shares: !copy.isCompressed && (await mayShare(image)),
       signal,
       startBytes,
       checkpoint: progress && {
@@ -61,7 +62,10 @@ export async function copyUp(
 }
 
 export function optionsOf(
-  { image, source }: { readonly image: Pick<Qcow2Writer, "layout">; readonly source: MissingImage },
+  {
+    image,
+    source,
+  }: { readonly image: Pick<Qcow2Writer, "layout" | "layers">; readonly source: MissingImage },
   { isCompressed }: CopyUp,
 ): CopyOptions {
   const { clusterBytes } = image.layout;
@@ -71,7 +75,15 @@ export function optionsOf(
     clusterBytes: isCompressed ? clusterBytes : source.unitBytes,
     sparseBytes: source.unitBytes,
     backingBytes: source.virtualSizeBytes,
+    ownLayers: image.layers.length,
   };
+}
+
+/** Whether data of the images below can be that of the image, and take no space. Zeros in it are kept as data then. */
+async function mayShare({ layers }: Image): Promise<boolean> {
+  const [own, ...below] = await Promise.all(layers.map(async ({ dataFile }) => await dataFile.stat()));
+  if (!own || !mayShareBlocks(own)) return false;
+  return below.every(({ fileSystem }) => fileSystem === own.fileSystem);
 }
 
 interface Views {

@@ -12,7 +12,7 @@ import { ImgtxError, settleAll } from "../../errors/index.ts";
 import { BufferPool } from "../read/buffer-pool.ts";
 import { ExtentCursor, readsAsZeros } from "../read/extent-cursor.ts";
 import type { Extent, Image, WritableImage } from "../image.ts";
-import { copiesInKernel, copyInKernel } from "./copy-in-kernel.ts";
+import { copiesInKernel, copyInKernel, takeOver } from "./copy-in-kernel.ts";
 import { trackIn } from "../read/limited.ts";
 import { Pipeline } from "../read/pipeline.ts";
 import { type Salvage, readSalvaging } from "../read/salvage.ts";
@@ -40,6 +40,8 @@ export interface CopyOptions {
   readonly inOrder: boolean;
   /** Data goes from file to file inside the kernel where it can, zeros in it included. */
   readonly inKernel: boolean;
+  /** Data is taken over from file to file where the target can, zeros included. Default: false. */
+  readonly shares?: boolean;
   /** Unreadable sectors become zeros. */
   readonly salvage?: Salvage | undefined;
   /** Where to begin: what lies before is in the target already. Default: 0. */
@@ -80,11 +82,9 @@ interface Step {
 const CHUNK_BYTES = 2 * 1024 * 1024;
 /** Plain writes to one file wait for each other in the kernel; from three on the waiting burns a core. */
 const WRITES_AT_ONCE = 2;
-/** More in flight only leaves the processor's caches. */
+/** More in flight leaves the processor's caches; of compressed clusters each has a state, and there are four threads. */
 const CHUNKS_AT_ONCE = 4;
 const SALVAGED_BYTES = 64 * 1024;
-/** More would only take memory: each has a state of its own, and there are four threads. */
-const COMPRESSED_AT_ONCE = 4;
 
 export async function copyImages(
   sources: readonly Image[],
@@ -104,10 +104,8 @@ export async function copyImages(
         if (pipeline.isSettled) break;
         await options.checkpoint.reach(step.start, target);
       }
-      if (
-        step.kind !== "below" &&
-        !(step.kind === "zero" && options.targetIsZero && options.sparseBytes > 0)
-      ) {
+      const isThere = step.kind === "zero" && options.targetIsZero && options.sparseBytes > 0;
+      if (step.kind !== "below" && !isThere) {
         await options.throttle?.(step.lengthBytes);
         await pipeline.add(() => copier.copy(step));
       }
@@ -157,7 +155,7 @@ async function* walk(
       let kind = kindOf(extent, offset, options);
       let end = endOf(extent, part, offset, options);
       const ends = [end];
-      if (kind === "data" && !options.inKernel) {
+      if (kind === "data" && !options.inKernel && options.shares !== true) {
         end = await joinData(cursor, part, { end, stop: offset + chunkBytes, ends }, options);
       }
       if (unit > 1) {
@@ -267,10 +265,13 @@ class Copier {
 
   async #copyInTurn(step: Step, before: Promise<void>, pass: () => void): Promise<void> {
     if (step.kind === "data" && this.#inKernel && (await this.#copyInKernel(step))) return;
+    if (step.kind === "data" && this.#options.shares === true) {
+      await before;
+      if (await takeOver({ ...step, source: step.part.image, shift: step.part.start }, this.#target)) return;
+    }
     if (step.kind === "zero" && this.#options.sparseBytes > 0) {
       await before;
-      const range = { start: step.start, lengthBytes: step.lengthBytes };
-      const written = this.#target.writeZeroes(range, true);
+      const written = this.#target.writeZeroes(step, true);
       pass();
       await written;
       return;
@@ -328,7 +329,7 @@ class Copier {
     for (let at = 0; at < bytes.length; at += clusterBytes) {
       const cluster = bytes.subarray(at, at + clusterBytes);
       if (sparseBytes === 0 || !isZero(cluster)) {
-        while (this.#writing.size >= COMPRESSED_AT_ONCE) await Promise.race(this.#writing);
+        while (this.#writing.size >= CHUNKS_AT_ONCE) await Promise.race(this.#writing);
         written.push(trackIn(this.#writing, this.#target.writeCompressed(cluster, start + at)));
       } else if (!targetIsZero) {
         const range = { start: start + at, lengthBytes: cluster.length };
@@ -381,8 +382,7 @@ class Copier {
 
   async #copyInKernel({ part, start, lengthBytes, extent }: Step): Promise<boolean> {
     const done = await copyInKernel(part.image, extent, start - part.start, this.#target, start, lengthBytes);
-    // As qemu-img does: what could not be copied so once is not tried again.
-    if (!done) this.#inKernel = false;
+    this.#inKernel = done; // As qemu-img does: what could not be copied so once is not tried again.
     return done;
   }
 

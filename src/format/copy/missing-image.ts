@@ -4,7 +4,7 @@
 // Invariant: all of it is in whole units of the image, a cluster or a subcluster, so that none is written twice.
 
 import type { ByteRange } from "../../storage/index.ts";
-import type { Extent, Image, ImageLayer, WritableImage } from "../image.ts";
+import type { Extent, FileRange, Image, ImageLayer, WritableImage } from "../image.ts";
 import { readsAsZeros } from "../read/extent-cursor.ts";
 import { isZero } from "../read/zero-blocks.ts";
 import { endOf, ImagePair } from "./image-pair.ts";
@@ -39,12 +39,13 @@ export class MissingImage implements Image {
     const end = start + lengthBytes;
     const extents: Extent[] = [];
     for (let at = start; at < end && extents.length < EXTENTS_AT_ONCE; ) {
-      const { need, stop } = await this.#judge(at);
+      const { need, stop, place } = await this.#judge(at);
       const to = Math.min(stop, end);
       const last = extents.at(-1);
-      const next = extentOf(need, at, to);
-      if (last?.kind === next.kind) extents[extents.length - 1] = extentOf(need, last.start, to);
-      else extents.push(next);
+      const next = this.#extentOf(need, at, to, place);
+      if (last && goesOn(last, next)) {
+        extents[extents.length - 1] = { ...last, lengthBytes: to - last.start };
+      } else extents.push(next);
       at = to;
     }
     return extents;
@@ -58,11 +59,11 @@ export class MissingImage implements Image {
   async close(): Promise<void> {}
 
   /** What a unit needs, and those after it. */
-  async #judge(offset: number): Promise<{ need: Need; stop: number }> {
+  async #judge(offset: number): Promise<{ need: Need; stop: number; place: Extent | undefined }> {
     const { unitBytes, virtualSizeBytes: end } = this;
-    const { need, stop } = await this.#judgeByte(offset);
+    const { need, stop, place } = await this.#judgeByte(offset);
     const whole = stop === end ? end : Math.floor(stop / unitBytes) * unitBytes;
-    if (whole > offset) return { need, stop: whole };
+    if (whole > offset) return { need, stop: whole, place };
     const unitEnd = Math.min(end, (Math.floor(offset / unitBytes) + 1) * unitBytes);
     const needs = new Set([need]);
     for (let at = stop; at < unitEnd; ) {
@@ -70,18 +71,31 @@ export class MissingImage implements Image {
       needs.add(next.need);
       at = next.stop;
     }
-    if (!needs.has("data") && !needs.has("zero")) return { need: "same", stop: unitEnd };
-    return { need: needs.size === 1 ? need : "data", stop: unitEnd };
+    if (!needs.has("data") && !needs.has("zero")) return { need: "same", stop: unitEnd, place: undefined };
+    return { need: needs.size === 1 ? need : "data", stop: unitEnd, place: undefined };
   }
 
-  async #judgeByte(offset: number): Promise<{ need: Need; stop: number }> {
+  async #judgeByte(offset: number): Promise<{ need: Need; stop: number; place: Extent }> {
     const extents = [await this.#pair.find(0, offset), await this.#pair.find(1, offset)] as const;
     const stop = Math.min(...extents.map(endOf), this.virtualSizeBytes);
     const [before] = extents;
-    if (before.present && before.depth === 0) return { need: "own", stop };
+    if (before.present && before.depth === 0) return { need: "own", stop, place: before };
     if (this.#pair.knowsEqual(extents, offset) || this.#isSameCompressed(extents))
-      return { need: "same", stop };
-    return { need: readsAsZeros(before) ? "zero" : "data", stop };
+      return { need: "same", stop, place: before };
+    return { need: readsAsZeros(before) ? "zero" : "data", stop, place: before };
+  }
+
+  /** place: where all of it lies, or begins to. */
+  #extentOf(need: Need, start: number, end: number, place: Extent | undefined): Extent {
+    const range = { start, lengthBytes: end - start };
+    if (need === "own" || need === "same") {
+      const depth = this.layers.length;
+      return { ...range, kind: "unallocated", depth, present: false, hostOffset: undefined, isData: false };
+    }
+    const isData = need === "data";
+    const isPlaced = isData && place?.kind === "data" && place.hostOffset !== undefined;
+    const hostOffset = isPlaced ? (place.hostOffset ?? 0) + (start - place.start) : undefined;
+    return { ...range, kind: need, depth: isPlaced ? place.depth : 0, present: true, hostOffset, isData };
   }
 
   /** Where one image has it in both chains, at one place of the disk. */
@@ -92,17 +106,18 @@ export class MissingImage implements Image {
   }
 }
 
-function extentOf(need: Need, start: number, end: number): Extent {
-  const place = { start, lengthBytes: end - start, depth: 0, hostOffset: undefined };
-  if (need === "own" || need === "same")
-    return { ...place, kind: "unallocated", present: false, isData: false };
-  return { ...place, kind: need, present: true, isData: need === "data" };
+/** Joined is what lies side by side in one file as well. */
+function goesOn(last: Extent, next: Extent): boolean {
+  if (last.kind !== next.kind || last.depth !== next.depth) return false;
+  if (last.hostOffset === undefined || next.hostOffset === undefined)
+    return next.hostOffset === last.hostOffset;
+  return last.hostOffset + last.lengthBytes === next.hostOffset;
 }
 
 /** What is written to. */
 type Target = Pick<
   WritableImage,
-  "path" | "virtualSizeBytes" | "layers" | "write" | "writeZeroes" | "writeCompressed"
+  "path" | "virtualSizeBytes" | "layers" | "write" | "writeZeroes" | "writeCompressed" | "takeOver"
 > & { readonly layout: { readonly version: number } };
 
 interface Filling {
@@ -141,6 +156,14 @@ export class FillingImage implements WritableImage {
     for (const [from, to] of await this.#findDifferent(source, offset)) {
       await this.#image.write(source.subarray(from, to), offset + from);
     }
+  }
+
+  async takeOver(range: FileRange, offset: number): Promise<boolean> {
+    if (!this.#image.takeOver) return false;
+    const { leavesOutEqual } = this.#filling;
+    // What is there already, and may be equal, is read.
+    if (leavesOutEqual && !(await this.#isBlank(offset, range.lengthBytes))) return false;
+    return await this.#image.takeOver(range, offset);
   }
 
   async writeCompressed(cluster: Uint8Array, offset: number): Promise<void> {
@@ -187,9 +210,7 @@ export class FillingImage implements WritableImage {
   async #findDifferent(source: Uint8Array, offset: number): Promise<[number, number][]> {
     if (!this.#filling.leavesOutEqual) return [[0, source.length]];
     const [, after] = this.#pair.images;
-    const extents = await after.findExtents({ start: offset, lengthBytes: source.length });
-    const last = extents.at(-1);
-    if (last && endOf(last) >= offset + source.length && extents.every(readsAsZeros)) {
+    if (await this.#isBlank(offset, source.length)) {
       return this.#findRuns(source.length, (from, to) => !isZero(source.subarray(from, to)));
     }
     return await this.#pair.lend(source.length, async (other) => {
@@ -199,6 +220,13 @@ export class FillingImage implements WritableImage {
         (from, to) => Buffer.compare(source.subarray(from, to), other.subarray(from, to)) !== 0,
       );
     });
+  }
+
+  /** Whether the second image is known to have zeros there. */
+  async #isBlank(start: number, lengthBytes: number): Promise<boolean> {
+    const extents = await this.#pair.images[1].findExtents({ start, lengthBytes });
+    const last = extents.at(-1);
+    return last !== undefined && endOf(last) >= start + lengthBytes && extents.every(readsAsZeros);
   }
 
   #findRuns(lengthBytes: number, isDifferent: (from: number, to: number) => boolean): [number, number][] {

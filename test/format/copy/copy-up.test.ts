@@ -1,11 +1,12 @@
 // What an image would show otherwise on another backing image comes up into it: judged by QEMU, over chains of every
 // layout with any content.
 
-import { copyFileSync, statSync } from "node:fs";
+import { copyFileSync, rmSync, statSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { type CopyUp, copyUp } from "../../../src/format/copy/copy-up.ts";
 import { changeBacking } from "../../../src/format/qcow2/change/change-backing.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { LoopDisk } from "../../helpers/loop-disk.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { runWell } from "../../helpers/qemu-programs.ts";
 import { type Random, seededRandom } from "../../helpers/random.ts";
@@ -146,4 +147,43 @@ describe("what a top image would miss on another backing image", () => {
       judge(one);
     }
   });
+});
+
+describe("on a file system that shares blocks", () => {
+  oracle("qemu-img", "qemu-io", "root", "loops", "mkfs.xfs").test(
+    "what comes up takes no space, but for tables and what is only a part of a cluster",
+    async () => {
+      const disk = LoopDisk.make(makeFolder(), "disk", "xfs");
+      const at = (name: string) => `${disk.mountPoint}/${name}`;
+      for (const options of ["cluster_size=65536", "cluster_size=65536,extended_l2=on", "compat=0.10"]) {
+        const layers = [
+          { name: "base", options: "cluster_size=65536", sizeBytes: 48 * M },
+          { name: "middle", options: "cluster_size=4096", sizeBytes: 47 * M + 512 },
+          { name: "top", options, sizeBytes: 48 * M },
+        ] as const;
+        for (const [index, layer] of layers.entries()) make(disk.mountPoint, layer, layers[index - 1]);
+        runWell("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 40M", at("base"));
+        runWell(
+          "qemu-io",
+          "-f",
+          "qcow2",
+          "-c",
+          "write -P 2 3M 5000k",
+          "-c",
+          "write -P 3 44M 700k",
+          at("middle"),
+        );
+        runWell("qemu-io", "-f", "qcow2", "-c", "write -P 4 10M 70k", at("top"));
+        runWell("qemu-img", "convert", "-O", "raw", at("top"), at("content"));
+        runWell("sync", "-f", disk.mountPoint);
+        const free = () => Number(runWell("stat", "-f", "-c", "%f", disk.mountPoint)) * 4096;
+        const before = free();
+        await put({ top: at("top"), onto: undefined });
+        judge({ top: at("top"), content: at("content") } as Case);
+        runWell("sync", "-f", disk.mountPoint);
+        expect(before - free(), options).toBeLessThan(2 * M);
+        for (const name of ["base", "middle", "top", "content"]) rmSync(at(name));
+      }
+    },
+  );
 });

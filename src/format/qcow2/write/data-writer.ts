@@ -7,6 +7,8 @@
 // - The caller holds the guest clusters (RangeLocks): nobody else changes their entries meanwhile.
 
 import { clusterAt, type HostOffset, offsetBy, startOf } from "../../../units/index.ts";
+import type { FileRange } from "../../image.ts";
+import { readBytes } from "../../read-header.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
 import { forEachLimited } from "../../read/limited.ts";
 import { measureL2Entry } from "../codec/l2-table.ts";
@@ -51,22 +53,22 @@ export class DataWriter {
     this.#readGuest = readGuest;
   }
 
-  async write(source: Uint8Array, offset: number): Promise<void> {
+  async write(source: Uint8Array | FileRange, offset: number): Promise<void> {
     const { spanBytes } = this.#state.tables;
-    const end = offset + source.length;
+    const end = offset + lengthOf(source);
     for (let start = offset; start < end; ) {
       const stop = Math.min(end, (Math.floor(start / spanBytes) + 1) * spanBytes);
-      await this.#writeInTable(source.subarray(start - offset, stop - offset), start);
+      await this.#writeInTable(cut(source, start - offset, stop - offset), start);
       start = stop;
     }
   }
 
-  async #writeInTable(source: Uint8Array, start: number): Promise<void> {
+  async #writeInTable(source: Uint8Array | FileRange, start: number): Promise<void> {
     const l1Index = Math.floor(start / this.#state.tables.spanBytes);
-    const segments = await this.#state.turnstile.run(() => this.#place(l1Index, start, source.length));
+    const segments = await this.#state.turnstile.run(() => this.#place(l1Index, start, lengthOf(source)));
     try {
       await forEachLimited(segments, WRITES_AT_ONCE, async (segment) => {
-        const piece = source.subarray(segment.start - start, segment.end - start);
+        const piece = cut(source, segment.start - start, segment.end - start);
         await this.#writeSegment(segment, piece, l1Index);
       });
     } catch (error) {
@@ -110,11 +112,20 @@ export class DataWriter {
     }
   }
 
-  async #writeSegment(segment: PlacedSegment, piece: Uint8Array, l1Index: number): Promise<void> {
+  async #writeSegment(
+    segment: PlacedSegment,
+    source: Uint8Array | FileRange,
+    l1Index: number,
+  ): Promise<void> {
     const { from, to, start, end } = segment;
     const { dataFile } = this.#state.files;
     const segmentStart = l1Index * this.#state.tables.spanBytes + segment.index * this.#state.clusterBytes;
     const shift = segment.place - segmentStart;
+    if (from === start && to === end && "file" in source) {
+      await dataFile.copyRangeFrom(source.file, source.start, start + shift, source.lengthBytes);
+      return;
+    }
+    const piece = await bytesOf(source);
     if (from === start && to === end) {
       await dataFile.write(piece, start + shift);
       return;
@@ -174,6 +185,19 @@ export class DataWriter {
       if (old.kind === "compressed") this.#layer.forgetCompressed();
     }
   }
+}
+
+function lengthOf(source: Uint8Array | FileRange): number {
+  return "file" in source ? source.lengthBytes : source.length;
+}
+
+function cut(source: Uint8Array | FileRange, from: number, to: number): Uint8Array | FileRange {
+  if (!("file" in source)) return source.subarray(from, to);
+  return { file: source.file, start: source.start + from, lengthBytes: to - from };
+}
+
+async function bytesOf(source: Uint8Array | FileRange): Promise<Uint8Array> {
+  return "file" in source ? await readBytes(source.file, source.start, source.lengthBytes) : source;
 }
 
 /** A reader of what the guest sees in these layers, as a writer needs it. */

@@ -9,7 +9,7 @@
 import { ImgtxError } from "../../../errors/index.ts";
 import { type ByteRange, loadZstd } from "../../../storage/index.ts";
 import { type ClusterIndex, type HostOffset, hostOffset } from "../../../units/index.ts";
-import type { Extent, WritableImage } from "../../image.ts";
+import type { Extent, FileRange, WritableImage } from "../../image.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import { ComposedImage } from "../../read/composed-image.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
@@ -73,6 +73,12 @@ export class Qcow2Writer implements WritableImage {
 
   async write(source: Uint8Array, offset: number): Promise<void> {
     await this.#hold(offset, source.length, () => this.#data.write(source, offset));
+  }
+
+  async takeOver(range: FileRange, offset: number): Promise<boolean> {
+    if ((await range.file.stat()).sizeBytes < range.start + range.lengthBytes) return false;
+    await this.#hold(offset, range.lengthBytes, () => this.#data.write(range, offset));
+    return true;
   }
 
   async writeZeroes(range: ByteRange, mayUnmap: boolean): Promise<void> {
