@@ -6,7 +6,11 @@ import { access, readdir, readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { COMMAND_TABLE, findGroup, type CommandRow } from "../../src/cli/grammar/command-table.ts";
-import type { CommandDefinition, OptionDefinition } from "../../src/cli/grammar/definition.ts";
+import {
+  type CommandDefinition,
+  type OptionDefinition,
+  spellings,
+} from "../../src/cli/grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../../src/cli/grammar/global-options.ts";
 import { allowPathOption } from "../../src/cli/grammar/allow-path.ts";
 import { oracle } from "../helpers/oracles.ts";
@@ -50,10 +54,7 @@ function findOptions(page: string): Set<string> {
 }
 
 function flagsOf(options: readonly OptionDefinition[]): string[] {
-  return options.flatMap(({ short, long }) => [
-    ...(short === undefined ? [] : [`-${short}`]),
-    ...(long === undefined ? [] : [`--${long}`]),
-  ]);
+  return options.flatMap(spellings);
 }
 
 describe.each(commands.map((command) => ({ name: command.row.path.join(" "), ...command })))(

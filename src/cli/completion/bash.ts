@@ -3,8 +3,13 @@
 // Names of devices come from outside. They are compared and offered, never expanded: `compgen -W` would
 // run a `$(…)` in them.
 
-import type { ArgumentDefinition, Completes, OptionDefinition } from "../grammar/definition.ts";
-import { isWordList, spellings, takesNextWord, type CompletionModel } from "./model.ts";
+import {
+  type ArgumentDefinition,
+  type Completes,
+  type OptionDefinition,
+  spellings,
+} from "../grammar/definition.ts";
+import { isWordList, takesNextWord, type CompletionModel } from "./model.ts";
 
 const FUNCTIONS = `
 _imgtx_offer() {

@@ -1,6 +1,6 @@
 // Completion for fish: a `complete` line for each verb, option and place.
 
-import type { Completes, OptionDefinition } from "../grammar/definition.ts";
+import { type Completes, type OptionDefinition, spellings } from "../grammar/definition.ts";
 import { isWordList, optionsWithNextWord, type CompletionModel } from "./model.ts";
 
 export function writeFish(model: CompletionModel): string {
@@ -108,8 +108,9 @@ function optionLine(path: string | undefined, option: OptionDefinition): string 
   return [
     "complete -c imgtx",
     ...(path === undefined ? [] : [`-n ${quote(`__imgtx_in "${path}"`)}`]),
-    ...(option.short === undefined ? [] : [`-s ${option.short}`]),
-    ...(option.long === undefined ? [] : [`-l ${option.long}`]),
+    ...spellings(option).map((spelling) =>
+      spelling.replace(/^--?/, spelling.startsWith("--") ? "-l " : "-s "),
+    ),
     ...(option.value === undefined || option.value.optional ? [] : valueFlags(option.value.completes)),
     `-d ${quote(option.about)}`,
   ].join(" ");

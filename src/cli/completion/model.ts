@@ -1,7 +1,12 @@
 // The definitions of all commands, gathered for a shell: what is offered where.
 
 import { COMMAND_TABLE, GROUPS } from "../grammar/command-table.ts";
-import type { ArgumentDefinition, Completes, OptionDefinition } from "../grammar/definition.ts";
+import {
+  type ArgumentDefinition,
+  type Completes,
+  type OptionDefinition,
+  spellings,
+} from "../grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
 
 export interface CommandModel {
@@ -61,11 +66,6 @@ export async function buildModel(): Promise<CompletionModel> {
     commands,
     globals: GLOBAL_OPTIONS,
   };
-}
-
-/** Every spelling of an option: `-q`, `--quiet`. */
-export function spellings({ short, long }: OptionDefinition): string[] {
-  return [...(short === undefined ? [] : [`-${short}`]), ...(long === undefined ? [] : [`--${long}`])];
 }
 
 /** Whether the word after the option is its value. */

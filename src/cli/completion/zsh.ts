@@ -1,7 +1,7 @@
 // Completion for zsh: an `_arguments` specification for each command.
 
-import type { Completes, OptionDefinition } from "../grammar/definition.ts";
-import { isWordList, spellings, type CommandModel, type CompletionModel, type GroupModel } from "./model.ts";
+import { type Completes, type OptionDefinition, spellings } from "../grammar/definition.ts";
+import { isWordList, type CommandModel, type CompletionModel, type GroupModel } from "./model.ts";
 
 const FUNCTIONS = `
 _imgtx_devices() {

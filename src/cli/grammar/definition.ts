@@ -39,6 +39,8 @@ export interface OptionDefinition {
     readonly optional?: true;
   };
   readonly repeatable?: true;
+  /** Of `imgtx img`: how newer versions of qemu-img spell it as well, without dashes; a letter is a short one. */
+  readonly newer?: readonly string[];
   readonly about: string;
 }
 
@@ -91,6 +93,12 @@ interface ImgCommandShape {
 }
 
 export type Command = ActionCommand | PlainCommand | ImgCommandShape;
+
+/** Every spelling of an option: `-q`, `--quiet`. */
+export function spellings({ short, long, newer = [] }: OptionDefinition): string[] {
+  const dashed = (name: string): string => (name.length === 1 ? `-${name}` : `--${name}`);
+  return [short, long, ...newer].flatMap((name) => (name === undefined ? [] : [dashed(name)]));
+}
 
 export function optionFlag(option: OptionDefinition): string {
   return option.long === undefined ? `-${option.short}` : `--${option.long}`;

@@ -10,7 +10,7 @@ import {
   cacheOption,
   imageOptsOption,
   longFormatOption,
-  longQuietOption,
+  quietOption,
   objectOption,
   progressOption,
 } from "./options.ts";
@@ -24,20 +24,20 @@ export const commit: ImgCommand = {
       longFormatOption,
       cacheOption,
       {
-        long: "base",
         short: "b",
+        newer: ["base"],
         value: { name: "BASE", completes: "file" },
         about: "an image of the chain that all above it is merged into; else the one right below",
       },
       {
-        long: "rate-limit",
         short: "r",
+        newer: ["rate-limit"],
         value: { name: "RATE_LIMIT", completes: "nothing" },
         about: "taken, without effect",
       },
-      { long: "drop", short: "d", about: "taken: the overlay is never emptied" },
-      { ...progressOption, long: "progress" },
-      longQuietOption,
+      { short: "d", newer: ["drop"], about: "taken: the overlay is never emptied" },
+      progressOption,
+      quietOption,
       objectOption,
       imageOptsOption,
     ],
@@ -60,7 +60,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const { input, console, context } = invocation;
   const [filename, ...others] = input.operands;
   if (filename === undefined || others.length > 0) throw usageError("Expecting one image file name");
-  const base = input.text("--base");
+  const base = input.text("-b");
   const place = await lookAtImage(invocation, filename, async ({ chain }, found) => {
     const [first, ...lower] = chain.links.slice(1);
     if (first === undefined) throw failure("Image does not have a backing file");
@@ -72,8 +72,8 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     if (link === undefined) throw failure(`Did not find '${base}' in the backing chain of '${filename}'`);
     return { ...found, lowest: await storage.realPath(link.path) };
   });
-  const isQuiet = input.flag("--quiet");
-  const asked = input.flag("--progress") && !isQuiet;
+  const isQuiet = input.flag("-q");
+  const asked = input.flag("-p") && !isQuiet;
   const shown = { asked, quiet: isQuiet, stepPercent: 1, totalBytes: 1 };
   const progress = startProgress({ program: invocation.program, ...shown }, { ...context, console });
   try {

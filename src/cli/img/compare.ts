@@ -33,16 +33,17 @@ export const compare: ImgCommand = {
     options: [
       objectOption,
       imageOptsOption,
-      { ...formatOption, about: "the first image's format" },
+      { ...formatOption, newer: ["a-format"], about: "the first image's format" },
       {
         short: "F",
+        newer: ["b-format"],
         value: { name: "SECOND_FMT", completes: FORMAT_WORDS },
         about: "the second image's format",
       },
       sourceCacheOption,
       progressOption,
       quietOption,
-      { short: "s", about: "strict: sizes, and what is allocated, must match too" },
+      { short: "s", newer: ["strict"], about: "strict: sizes, and what is allocated, must match too" },
       forceShareOption,
     ],
     about:

@@ -38,22 +38,26 @@ export const create: ImgCommand = {
       quietOption,
       {
         short: "f",
+        newer: ["format"],
         value: { name: "FMT", completes: FORMAT_WORDS },
         about: "the new image's format; raw by default",
       },
       {
         short: "b",
+        newer: ["backing"],
         value: { name: "BACKING_FILE", completes: "file" },
         about: "the backing image; a relative name is relative to the new image",
       },
       {
         short: "F",
+        newer: ["B", "backing-format"],
         value: { name: "BACKING_FMT", completes: FORMAT_WORDS },
         about: "the backing image's format",
       },
-      { short: "u", about: "do not open the backing image, which may be missing" },
+      { short: "u", newer: ["backing-unsafe"], about: "do not open the backing image, which may be missing" },
       {
         short: "o",
+        newer: ["options"],
         value: { name: "OPTIONS", completes: "nothing" },
         repeatable: true,
         about: "options of the format, as name=value,name=value; -o help lists them",

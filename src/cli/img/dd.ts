@@ -35,6 +35,7 @@ export const dd: ImgCommand = {
       { ...formatOption, about: "the input's format; else it is recognised" },
       {
         short: "O",
+        newer: ["output-format"],
         value: { name: "OUTPUT_FMT", completes: FORMAT_WORDS },
         about: "the output's format; raw by default",
       },

@@ -44,7 +44,12 @@ export function parseWords(
   { stopsAtOperand = false, endsInOperand = false }: Rules = {},
 ): ParsedWords {
   const last = given.at(-1);
-  if (endsInOperand && last !== undefined && last !== "--help" && last !== "-h") {
+  // Its place is taken before any option is read.
+  if (endsInOperand && given.length < 2 && last !== "--help" && last !== "-h") {
+    throw usageError("Not enough arguments");
+  }
+  // Newer versions take options after the size, too.
+  if (endsInOperand && last !== undefined && !last.startsWith("--") && last !== "-h") {
     const { options, operands } = parseWords(given.slice(0, -1), definitions, name);
     return { options, operands: [...operands, last] };
   }
@@ -83,18 +88,24 @@ function readLong(reading: Reading, index: number): number {
   return equals === -1 ? 1 : 0;
 }
 
-/** A name, or the beginning of exactly one. */
+/** A name, or the beginning of exactly one: of those that have always been there, then of all. */
 function findLong(definitions: readonly OptionDefinition[], name: string): OptionDefinition | undefined {
-  const exact = definitions.find(({ long }) => long === name);
+  const namesOf = ({ long, newer = [] }: OptionDefinition): string[] =>
+    [long ?? "", ...newer].filter((each) => each.length > 1);
+  const exact = definitions.find((definition) => namesOf(definition).includes(name));
   if (exact !== undefined) return exact;
-  const candidates = definitions.filter(({ long }) => long?.startsWith(name));
-  return candidates.length === 1 ? candidates[0] : undefined;
+  const old = definitions.filter(({ long }) => long?.startsWith(name));
+  const all = definitions.filter((definition) => namesOf(definition).some((each) => each.startsWith(name)));
+  return [old, all].find(({ length }) => length === 1)?.[0];
 }
 
 function readCluster(reading: Reading, index: number): number {
   const word = reading.words[index] ?? "";
   for (let at = 1; at < word.length; at += 1) {
-    const definition = reading.definitions.find(({ short }) => short === word[at]);
+    const letter = word[at] ?? "";
+    const definition = reading.definitions.find(
+      ({ short, newer }) => short === letter || newer?.includes(letter),
+    );
     const isLast = at === word.length - 1;
     if (definition === undefined) {
       throw unrecognized(isLast ? word : (reading.words[index - 1] ?? reading.name));

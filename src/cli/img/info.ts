@@ -24,6 +24,7 @@ import { lockWaiting } from "./lock-waiting.ts";
 import { nameBackingFile, resolveBackingName } from "./layer-names.ts";
 import { failure, usageError } from "./messages.ts";
 import {
+  cacheOption,
   forceShareOption,
   imageOptsOption,
   longFormatOption,
@@ -40,6 +41,7 @@ export const info: ImgCommand = {
     options: [
       longFormatOption,
       outputOption,
+      { ...cacheOption, about: "taken, and without effect" },
       { long: "backing-chain", about: "tell of each image below, too" },
       objectOption,
       imageOptsOption,

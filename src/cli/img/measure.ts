@@ -34,6 +34,7 @@ export const measure: ImgCommand = {
       outputOption,
       {
         short: "O",
+        newer: ["target-format"],
         value: { name: "OUTPUT_FMT", completes: FORMAT_WORDS },
         about: "the format of the image to be made; raw by default",
       },
@@ -45,11 +46,13 @@ export const measure: ImgCommand = {
       },
       {
         short: "l",
+        newer: ["snapshot"],
         value: { name: "SNAPSHOT_PARAM", completes: "nothing" },
         about: "measure an internal snapshot: its id or name, or snapshot.id=ID,snapshot.name=NAME",
       },
       {
         long: "size",
+        newer: ["s"],
         value: { name: "SIZE", completes: "nothing" },
         about: "measure an empty disk of this size, instead of an image",
       },

@@ -8,12 +8,13 @@ const CACHE_WORDS = ["none", "writeback", "writethrough", "directsync", "unsafe"
 
 export const formatOption: OptionDefinition = {
   short: "f",
+  newer: ["format"],
   value: { name: "FMT", completes: FORMAT_WORDS },
   about: "the image's format; else it is recognised, and raw where it is none that is known",
 };
 
 /** The same for the commands where qemu-img has the long name too. */
-export const longFormatOption: OptionDefinition = { ...formatOption, long: "format" };
+export const longFormatOption: OptionDefinition = { ...formatOption, long: "format", newer: [] };
 
 export const imageOptsOption: OptionDefinition = {
   long: "image-opts",
@@ -33,11 +34,12 @@ export const objectOption: OptionDefinition = {
   about: "refused: secrets and other objects of QEMU are not supported",
 };
 
-export const quietOption: OptionDefinition = { short: "q", about: "print nothing but errors" };
-
-/** The same for the commands where imgtx takes the long name of newer versions. */
-export const longQuietOption: OptionDefinition = { ...quietOption, long: "quiet" };
-export const progressOption: OptionDefinition = { short: "p", about: "show progress" };
+export const quietOption: OptionDefinition = {
+  short: "q",
+  newer: ["quiet"],
+  about: "print nothing but errors",
+};
+export const progressOption: OptionDefinition = { short: "p", newer: ["progress"], about: "show progress" };
 
 export const outputOption: OptionDefinition = {
   long: "output",
@@ -47,12 +49,14 @@ export const outputOption: OptionDefinition = {
 
 export const cacheOption: OptionDefinition = {
   short: "t",
+  newer: ["cache"],
   value: { name: "CACHE", completes: CACHE_WORDS },
   about: "cache mode of the target: none, writeback, writethrough, directsync or unsafe",
 };
 
 export const sourceCacheOption: OptionDefinition = {
   short: "T",
+  newer: ["cache"],
   value: { name: "SRC_CACHE", completes: CACHE_WORDS },
   about: "cache mode of the sources; taken, and without effect",
 };

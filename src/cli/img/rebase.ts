@@ -13,7 +13,7 @@ import {
   FORMAT_WORDS,
   imageOptsOption,
   longFormatOption,
-  longQuietOption,
+  quietOption,
   objectOption,
   progressOption,
   sourceCacheOption,
@@ -27,28 +27,27 @@ export const rebase: ImgCommand = {
     options: [
       longFormatOption,
       {
-        long: "backing",
         short: "b",
+        newer: ["backing"],
         value: { name: "BACKING_FILE", completes: "file" },
         about: "the new backing image, named as from the image's folder; empty: none",
       },
       {
-        long: "backing-format",
         short: "F",
+        newer: ["B", "backing-format"],
         value: { name: "BACKING_FMT", completes: FORMAT_WORDS },
         about: "its format",
       },
       {
-        short: "B",
-        value: { name: "BACKING_FMT", completes: FORMAT_WORDS },
-        about: "the same, as newer versions say it",
+        short: "u",
+        newer: ["backing-unsafe"],
+        about: "change the name alone, whatever the image reads then",
       },
-      { short: "u", long: "backing-unsafe", about: "change the name alone, whatever the image reads then" },
-      { short: "c", long: "compress", about: "compress what is copied" },
-      { ...progressOption, long: "progress" },
-      longQuietOption,
+      { short: "c", newer: ["compress"], about: "compress what is copied" },
+      progressOption,
+      quietOption,
       cacheOption,
-      sourceCacheOption,
+      { ...sourceCacheOption, newer: ["backing-cache"] },
       objectOption,
       imageOptsOption,
       { ...forceShareOption, about: "refused: an image is not changed while others use it" },
@@ -74,11 +73,11 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const { input, console, context } = invocation;
   const [filename, ...others] = input.operands;
   if (filename === undefined || others.length > 0) throw usageError("Expecting one image file name");
-  const isUnsafe = input.flag("--backing-unsafe");
-  const name = input.text("--backing");
+  const isUnsafe = input.flag("-u");
+  const name = input.text("-b");
   if (name === undefined && !isUnsafe)
     throw usageError("Must specify backing file (-b) or use unsafe mode (-u)");
-  const format = readFormat(input.text("--backing-format") ?? input.text("-B"));
+  const format = readFormat(input.text("-F"));
   if (input.flag("--force-share")) throw failure("-U: an image is not changed while others use it");
   const isAlone = name === undefined || name === "";
   if (isAlone && isUnsafe) {
@@ -99,11 +98,11 @@ async function execute(invocation: ImgInvocation): Promise<number> {
           onto: backingPathOf(place.image, name, context.cwd),
           format,
           isUnsafe,
-          isCompressed: input.flag("--compress"),
+          isCompressed: input.flag("-c"),
           isRelative: !posix.isAbsolute(name.replace(/^file:/, "")),
         };
-  const isAsked = input.flag("--progress") && !input.flag("--quiet");
-  const shown = { asked: isAsked, quiet: input.flag("--quiet"), stepPercent: 1, totalBytes: 1 };
+  const isAsked = input.flag("-p") && !input.flag("-q");
+  const shown = { asked: isAsked, quiet: input.flag("-q"), stepPercent: 1, totalBytes: 1 };
   const progress = startProgress({ program: invocation.program, ...shown }, { ...context, console });
   try {
     await changeImage(invocation, place, (device) => [requestFor(device)]);

@@ -5,7 +5,7 @@ import { formatBytes, parseSizeBytes } from "../../units/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { changeImage, type ImageInPlace, lookAtImage } from "./in-place.ts";
 import { failure, LINE_BREAK, PROGRAM_MARK, usageError } from "./messages.ts";
-import { imageOptsOption, longFormatOption, objectOption, longQuietOption } from "./options.ts";
+import { formatOption, imageOptsOption, objectOption, quietOption } from "./options.ts";
 import { isBeyondOurs, tooLargeForUs } from "./size.ts";
 
 const PREALLOCATION = ["off", "metadata", "falloc", "full"] as const;
@@ -23,7 +23,7 @@ export const resize: ImgCommand = {
       },
     ],
     options: [
-      longFormatOption,
+      formatOption,
       objectOption,
       imageOptsOption,
       { long: "shrink", about: "let the disk become smaller; what lies after the new end is lost" },
@@ -32,7 +32,7 @@ export const resize: ImgCommand = {
         value: { name: "PREALLOC", completes: PREALLOCATION },
         about: "off; other modes are refused",
       },
-      longQuietOption,
+      quietOption,
     ],
     about:
       "Gives the disk of an image another size, in one transaction: after a crash it has the old size or the new one. " +
@@ -79,7 +79,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   ]).catch((error: unknown) => {
     throw worded(error, place);
   });
-  if (!input.flag("--quiet")) console.print("Image resized.\n");
+  if (!input.flag("-q")) console.print("Image resized.\n");
   return 0;
 }
 

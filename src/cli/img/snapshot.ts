@@ -7,13 +7,7 @@ import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { openSource, sourceOptions } from "./images.ts";
 import { changeImage, type ImageInPlace, lookAtImage } from "./in-place.ts";
 import { failure, usageError } from "./messages.ts";
-import {
-  forceShareOption,
-  longFormatOption,
-  imageOptsOption,
-  objectOption,
-  longQuietOption,
-} from "./options.ts";
+import { forceShareOption, longFormatOption, imageOptsOption, objectOption, quietOption } from "./options.ts";
 import { drawSnapshotList } from "./snapshot-list.ts";
 
 const name = { name: "SNAPSHOT", completes: "nothing" } as const;
@@ -23,15 +17,15 @@ export const snapshot: ImgCommand = {
   definition: {
     arguments: [{ name: "FILENAME", about: "the image", completes: "file" }],
     options: [
-      { short: "l", long: "list", about: "list the internal snapshots" },
-      { short: "c", long: "create", value: name, about: "keep the present content under this name" },
-      { short: "a", long: "apply", value: name, about: "go back to the snapshot of this name or id" },
-      { short: "d", long: "delete", value: name, about: "delete the snapshot of this name" },
+      { short: "l", newer: ["list"], about: "list the internal snapshots" },
+      { short: "c", newer: ["create"], value: name, about: "keep the present content under this name" },
+      { short: "a", newer: ["apply"], value: name, about: "go back to the snapshot of this name or id" },
+      { short: "d", newer: ["delete"], value: name, about: "delete the snapshot of this name" },
       longFormatOption,
       objectOption,
       imageOptsOption,
       { ...forceShareOption, about: "with -l: read even while others write" },
-      longQuietOption,
+      quietOption,
     ],
     about:
       "Lists, makes, applies or deletes internal snapshots of an image, in one transaction: after a crash all is as " +
@@ -50,7 +44,7 @@ export const snapshot: ImgCommand = {
   execute,
 };
 
-const VERBS = { "--create": "create", "--apply": "apply", "--delete": "delete" } as const;
+const VERBS = { "-c": "create", "-a": "apply", "-d": "delete" } as const;
 type Verb = (typeof VERBS)[keyof typeof VERBS];
 
 async function execute(invocation: ImgInvocation): Promise<number> {
@@ -58,8 +52,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const asked = (Object.keys(VERBS) as (keyof typeof VERBS)[]).flatMap((flag) =>
     input.texts(flag).map((text) => ({ verb: VERBS[flag], text })),
   );
-  if (asked.length + (input.flag("--list") ? 1 : 0) > 1)
-    throw usageError("Cannot mix '-l', '-a', '-c', '-d'");
+  if (asked.length + (input.flag("-l") ? 1 : 0) > 1) throw usageError("Cannot mix '-l', '-a', '-c', '-d'");
   const [filename, ...others] = input.operands;
   if (filename === undefined || others.length > 0) throw usageError("Expecting one image file name");
   const [change] = asked;

@@ -2,7 +2,12 @@
 // exit statuses. At most 80 columns, and fewer on a narrow terminal.
 
 import { COMMAND_TABLE, SECTIONS, type CommandRow, type GroupRow } from "../grammar/command-table.ts";
-import type { CommandDefinition, Example, OptionDefinition } from "../grammar/definition.ts";
+import {
+  type CommandDefinition,
+  type Example,
+  type OptionDefinition,
+  spellings,
+} from "../grammar/definition.ts";
 import { EXIT_MEANINGS } from "../grammar/exit-status.ts";
 import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
 import type { Canvas } from "./canvas.ts";
@@ -107,11 +112,9 @@ function usageOf(row: CommandRow, definition: CommandDefinition): string {
 }
 
 /** `-q, --quiet`, `--format FORMAT`, `--wait[=SECONDS]` */
-export function optionTerm({ short, long, value }: OptionDefinition): string {
-  const names = [
-    ...(short === undefined ? [] : [`-${short}`]),
-    ...(long === undefined ? [] : [`--${long}`]),
-  ].join(", ");
+export function optionTerm(option: OptionDefinition): string {
+  const { value } = option;
+  const names = spellings(option).join(", ");
   if (value === undefined) return names;
   return value.optional ? `${names}[=${value.name}]` : `${names} ${value.name}`;
 }

@@ -5,7 +5,8 @@ import { execFile } from "node:child_process";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { buildModel, spellings } from "../../../src/cli/completion/model.ts";
+import { buildModel } from "../../../src/cli/completion/model.ts";
+import { spellings } from "../../../src/cli/grammar/definition.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { runCli } from "../../helpers/cli/harness.ts";
 
