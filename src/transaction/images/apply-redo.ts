@@ -148,11 +148,6 @@ async function openOne(
     // Under a fence that stays all may be done already: it was raised before the mark.
     const isFresh = how.isLocked && keptFenceOf(guard) === undefined;
     const found = isFresh ? "untouched" : await surveyOrRefuse(log, seen, guard);
-    // What is changed last was copied into before: see copy-target.ts.
-    const mayBeWritten = guard.kind === "digests" && !how.isLocked && redo.isLast !== true;
-    if (found === "untouched" && mayBeWritten) {
-      await assertUnwritten(seen, { redo, base }, how.onNotice);
-    }
     if (found === "used" && (await isFileFenced(seen))) throw writtenSince(image, 0);
     if (found === "used") {
       how.onNotice?.(`${image} was written to since imgtx changed it, and is left as it is`);
@@ -161,7 +156,12 @@ async function openOne(
     const isApplied = found === "applied";
     const file = isApplied ? await openApplied(storage, image, how) : await storage.openFile(image, "write");
     if (file) opened.push(file);
-    if (file && !isApplied && !how.isLocked) await lockWriter(storage, file, how.waiting);
+    if (file && !isApplied && !how.isLocked) {
+      await lockWriter(storage, file, how.waiting);
+      // Only now: whoever had it open may have written until then. What is changed last was copied into before.
+      const mayBeWritten = guard.kind === "digests" && redo.isLast !== true && found === "untouched";
+      if (mayBeWritten) await assertUnwritten(file, { redo, base }, how.onNotice);
+    }
     isReady = true;
     return { redo, base, log, guard, file, seen, isApplied, close };
   } finally {

@@ -65,7 +65,11 @@ export interface Guest {
 }
 
 /** A qemu-io that has the image open for writing until it is stopped. */
-export async function startGuest(image: string, format = "qcow2"): Promise<Guest> {
+export async function startGuest(
+  image: string,
+  format = "qcow2",
+  first = "write -P 1 188k 4k",
+): Promise<Guest> {
   if (!existsSync(image)) throw new Error(`there is no ${image}`);
   const program = spawn("timeout", ["60", "qemu-io", "-f", format, image], {
     stdio: ["pipe", "pipe", "inherit"],
@@ -97,6 +101,6 @@ export async function startGuest(image: string, format = "qcow2"): Promise<Guest
     await ended;
   };
   onTestFinished(stop);
-  await write("write -P 1 188k 4k");
+  await write(first);
   return { write, stop };
 }

@@ -4,9 +4,10 @@
 import { execFileSync } from "node:child_process";
 import { renameSync, statSync, truncateSync } from "node:fs";
 import { describe, expect } from "vitest";
-import { type ActionRequest, forceCommit } from "../../../src/transaction/index.ts";
+import { type ActionRequest, forceCommit, openSession } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { isFenced } from "../../helpers/transaction/freezing.ts";
+import { startGuest } from "../../helpers/transaction/migrating.ts";
 import { atNthAfterMark, infoOf, mirror, stateOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { type Call, killAt } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
@@ -65,6 +66,26 @@ describe("what is written to an image before its redo log is applied", () => {
     }
     expect((await bench.session()).recovered).toEqual([]);
     writeGuest(bench.at("b.raw"), "raw", write.replace("write", "read"));
+  });
+
+  qemu.test("is not cut off where it was written while recovery waited for the guest to end", async () => {
+    const bench = await makeWorkbench();
+    await expect(dying(bench).run(resize("vdb", 60 * KIB))).rejects.toThrow("killed");
+    const guest = await startGuest(bench.at("devices/vdb"), "raw", "read 0 4k");
+    const writesAndEnds = async (): Promise<void> => {
+      await guest.write("write -P 7 100k 4k");
+      await guest.stop();
+    };
+    const { recovered } = await openSession(bench.storage, {
+      startFolder: bench.root,
+      workspace: undefined,
+      createHere: false,
+      caller: "recover",
+      waitMs: 60_000,
+      onWait: () => void writesAndEnds(),
+    });
+    expect(recovered).toMatchObject([{ did: "waiting", obstacle: { code: "E_CHANGED" } }]);
+    writeGuest(bench.at("b.raw"), "raw", "read -P 7 100k 4k");
   });
 
   qemu.test("is not given up with what an internal snapshot of version 2 goes back over", async () => {
