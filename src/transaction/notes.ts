@@ -369,7 +369,7 @@ export function sayFenceless(format: ImageFormat): string {
 }
 
 export function howToFlatten(device: string): string {
-  return `\`imgtx mirror ${device} FILE\`, then \`imgtx reopen ${device} FILE\`, makes one image of it`;
+  return `\`imgtx pull ${device}\` makes one image of it`;
 }
 
 function sayDoubt({ image, before, now }: Seen): string {

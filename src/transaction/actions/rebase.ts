@@ -3,6 +3,7 @@
 
 import { changeBacking, type ChainLink, findCutOffImages, isProtocolName } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
+import { findFences } from "./plan/fencing.ts";
 import {
   assertMayStand,
   entryOnNew,
@@ -24,13 +25,19 @@ export const rebase: Action<RebaseRequest> = {
   mayDoNothing: true,
   async plan(request, context): Promise<Plan> {
     const { device } = request;
-    const standing = await findStanding(device, context);
+    // What it stands on by now may have been moved: that is what it is for.
+    const standing = await findStanding(device, context, { isAlone: request.isUnsafe });
     const path = await context.canonicalPath(request.onto, device);
     const onto = await context.openChain(path, request.format, device);
     await assertQemuOpens(device, onto);
-    const name = await nameFor(context, standing.top, path, request.isRelative ?? standsRelative(standing));
+    const name = await nameFor(
+      context,
+      standing.top,
+      path,
+      request.isRelative ?? standsRelative(standing.top),
+    );
     const chains = [standing.chain, onto].map((chain) => ({ device, chain }));
-    if (isThere(standing, onto.links, name)) {
+    if (isThere(standing.top, onto.links, name)) {
       const report = reportOf("rebase", standing, [noteOnStanding(onto.links, true)], false);
       return {
         ...MAKES_NO_FILES,
@@ -46,6 +53,7 @@ export const rebase: Action<RebaseRequest> = {
         noteOnStanding(onto.links, false),
         ...onto.links.flatMap(({ warnings }) => warnings),
         ...(await findCutOffImages(onto)),
+        ...findFences(device, onto, context.table),
         ...noteOnSize(standing.top, onto.links),
       ],
     };
@@ -86,12 +94,14 @@ async function planUnsafe(
 }
 
 /** Whether its backing image is named relative to it. */
-function standsRelative({ below: [first] }: Standing): boolean {
-  return first?.name !== undefined && !first.name.startsWith("/") && !isProtocolName(first.name);
+function standsRelative({ header }: ChainLink): boolean {
+  const name = header?.backingFileName;
+  return name !== undefined && !name.startsWith("/") && !isProtocolName(name);
 }
 
-function isThere({ below: [present] }: Standing, [wanted]: readonly ChainLink[], name: string): boolean {
-  return present?.path === wanted?.path && present?.format === wanted?.format && present?.name === name;
+/** By the same name it finds the same file. */
+function isThere({ header }: ChainLink, [wanted]: readonly ChainLink[], name: string): boolean {
+  return header?.backingFileName === name && header.backingFormat === wanted?.format;
 }
 
 function noteOnSize({ virtualSizeBytes: diskBytes }: ChainLink, [first]: readonly ChainLink[]): Note[] {

@@ -167,7 +167,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
         return canonical;
       });
     },
-    async openChain(path, format, device, allowPaths = []) {
+    async openChain(path, format, device, allowPaths = [], how) {
       if (made.has(path)) {
         throw new ImgtxError(
           "E_UNSUPPORTED",
@@ -179,7 +179,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
           },
         );
       }
-      return await images.openChain(path, format, device, trustOf(table, device, options, allowPaths));
+      return await images.openChain(path, format, device, trustOf(table, device, options, allowPaths), how);
     },
   };
 }

@@ -53,11 +53,13 @@ export class OpenedImages {
     format: string | undefined,
     device: string,
     trust: Pick<GateOptions, "allowPaths" | "device">,
+    { isAlone = false }: { readonly isAlone?: boolean } = {},
   ): Promise<Chain> {
     return await withPlace({ device, image: path }, async () => {
       const chain = await openChain(this.#storage, path, {
         format: format === undefined ? undefined : parseImageFormat(format),
         gate: { ...this.#gate, ...trust },
+        backing: !isAlone,
       });
       const opened = { chain, device };
       this.#chains.push(opened);

@@ -37,6 +37,8 @@ export interface PlanContext {
     format: string | undefined,
     device: string,
     allowPaths?: readonly string[],
+    /** The image by itself, whatever it stands on. */
+    how?: { readonly isAlone: boolean },
   ): Promise<Chain>;
   /** Images that the statements before this one copy into, at the commit. */
   readonly copiedInto: ReadonlySet<string>;

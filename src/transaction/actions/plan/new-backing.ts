@@ -32,11 +32,15 @@ export interface Standing {
   readonly below: readonly ChainLink[];
 }
 
-/** E_REFUSED where its active layer may not be written to. */
-export async function findStanding(device: string, context: PlanContext): Promise<Standing> {
+/** E_REFUSED where its active layer may not be written to. isAlone: that is looked at by itself, whatever it stands on. */
+export async function findStanding(
+  device: string,
+  context: PlanContext,
+  { isAlone = false } = {},
+): Promise<Standing> {
   const entry = requireDevice(context.table, device);
   assertNotFrozen(entry, "its image may not be written to");
-  const chain = await context.openChain(entry.image, entry.format, device);
+  const chain = await context.openChain(entry.image, entry.format, device, [], { isAlone });
   const top = activeLayer(chain);
   if (entry.mirror) throw mirrorKeepsImages(entry, entry.mirror);
   if (top.file.onDisk || context.copiedInto.has(top.path) || context.madeHere.has(top.path)) {
