@@ -6,7 +6,7 @@ import { toTwoDecimals } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { openSettled } from "./beside.ts";
-import { parseImageName } from "./image-name.ts";
+import { assertWhole, parseImageName } from "./image-name.ts";
 import { belowTop, explained, holdByDepth, parseDriver, sourceOptions } from "./images.ts";
 import { failure, usageError } from "./messages.ts";
 import {
@@ -110,6 +110,7 @@ async function open(invocation: ImgInvocation, operand: string): Promise<CheckSu
   const { context, allowPaths } = invocation;
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
+  assertWhole(name, operand);
   const path = invocation.resolve(name.file);
   const isForced = options.forceShare || name.forceShare;
   const openHeld = async (): Promise<CheckSubject> => {

@@ -19,7 +19,7 @@ import { openTargetBacking, planTarget, type TargetPlan } from "./convert-target
 import { knownFormat } from "./create.ts";
 import { drawOptionHelp } from "./create-options.ts";
 import { guardTargets } from "./guard-target.ts";
-import { parseImageName } from "./image-name.ts";
+import { assertWhole, parseImageName } from "./image-name.ts";
 import { explained, openSource, parseDriver, sourceOptions } from "./images.ts";
 import { lockWaiting } from "./lock-waiting.ts";
 import { failure, LINE_BREAK, wordsOf } from "./messages.ts";
@@ -135,6 +135,7 @@ class Conversion {
   #existingTarget(): ReturnType<typeof parseImageName> {
     const { outputFormat, targetImageOpts } = this.#flags;
     const name = parseImageName(this.#output, targetImageOpts);
+    assertWhole(name, this.#output);
     if (targetImageOpts && outputFormat !== undefined) {
       throw failure("--image-opts and --format are mutually exclusive");
     }

@@ -5,6 +5,7 @@
 // is refused by name before anything is opened.
 
 import { composeBackingPath, stripFilePrefix } from "../../format/index.ts";
+import { parseSizeBytes } from "../../units/index.ts";
 import { parseOptionList } from "../grammar/option-list.ts";
 import { failure } from "./messages.ts";
 
@@ -17,6 +18,8 @@ export interface ImageName {
   readonly backing: ImageName | null | undefined;
   /** As `-U`: others may write meanwhile. */
   readonly forceShare: boolean;
+  /** Of a raw file the part that is the disk: from here on, up to its end where no length is said. */
+  readonly part?: { readonly start: number; readonly lengthBytes: number | undefined };
 }
 
 /** Options of QEMU's block layer that change how fast or how safely QEMU reads, and nothing that is read. */
@@ -49,6 +52,7 @@ const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "cache-clean-interval",
 ]);
 
+const SECTOR_BYTES = 512;
 const PROTOCOL = /^([^/:]*):/;
 
 /** E_FAILED where it means no file of this machine. */
@@ -127,13 +131,36 @@ function fromOptions(given: Options, operand: string): ImageName {
   const driver = take("driver");
   // `driver=file,filename=x` names the protocol alone: the format is then QEMU's raw.
   if (driver === "file") return fromOptions(nest(options, "file."), operand);
+  const part = driver === "raw" ? takePart(take) : undefined;
   const file = takeFile(take);
   const forceShare = isOn(take("force-share"));
   const backing = takeBacking(options, operand);
   for (const name of options.keys()) {
     if (!WITHOUT_EFFECT.has(name.replace(/^file\./, ""))) throw unsupported(driver, name);
   }
-  return { file, format: driver, backing, forceShare };
+  return { file, format: driver, backing, forceShare, ...(part && { part }) };
+}
+
+function takePart(take: (name: string) => string | undefined): ImageName["part"] {
+  const [offset, size] = ["offset", "size"].map((name) => {
+    const text = take(name);
+    const bytes = text === undefined ? undefined : parseSizeBytes(text);
+    if (text !== undefined && bytes === undefined) {
+      throw new Refusal(`Parameter '${name}' expects a non-negative number below 2^64`);
+    }
+    return bytes;
+  });
+  if (offset === undefined && size === undefined) return undefined;
+  if ((size ?? 0) % SECTOR_BYTES !== 0) throw new Refusal("Specified size is not multiple of 512");
+  return { start: offset ?? 0, lengthBytes: size };
+}
+
+/** E_FAILED where a name means a part of a file, for who works on whole ones. */
+export function assertWhole({ part }: ImageName, operand: string): void {
+  if (part === undefined) return;
+  throw failure(
+    `Could not open '${operand}': a part of a raw file (offset, size) can be read, mapped and converted only`,
+  );
 }
 
 function takeFile(take: (name: string) => string | undefined): string {

@@ -8,6 +8,7 @@ import {
   type ImageFormat,
   type OpenedImage,
   openImage,
+  SliceImage,
   type SnapshotChoice,
   stackImages,
 } from "../../format/index.ts";
@@ -112,14 +113,14 @@ async function openHeld(
   options: SourceOptions & { readonly isForced: boolean },
 ): Promise<OpenedImage> {
   const given = name.format ?? options.format;
-  const own = await openAlone(invocation, name, given, options);
+  const own = await openPart(invocation, name, given, options);
   try {
     const image =
       name.backing === undefined || name.backing === null
         ? own
         : stackImages(
             own,
-            await openAlone(invocation, name.backing, name.backing.format, { ...options, backing: true }),
+            await openPart(invocation, name.backing, name.backing.format, { ...options, backing: true }),
           );
     if (!options.isForced && !options.isToChange)
       await holdByDepth(invocation, image.chain.links.map(filesOf));
@@ -128,6 +129,37 @@ async function openHeld(
     await own.close();
     throw error;
   }
+}
+
+/** The same, or the part of it that the name means. */
+async function openPart(
+  invocation: ImgInvocation,
+  name: ImageName,
+  given: string | undefined,
+  options: Pick<SourceOptions, "backing" | "snapshot">,
+): Promise<OpenedImage> {
+  const whole = await openAlone(invocation, name, given, options);
+  if (name.part === undefined) return whole;
+  const { start, lengthBytes: size } = name.part;
+  // In whole sectors, as QEMU takes it.
+  const { virtualSizeBytes: fileBytes } = whole;
+  const why =
+    start > fileBytes
+      ? `Offset (${start}) cannot be greater than size of the containing file (${fileBytes})`
+      : start + (size ?? 0) > fileBytes
+        ? `The sum of offset (${start}) and size (${size}) has to be smaller or equal to the  actual size of the containing file (${fileBytes})`
+        : undefined;
+  if (why !== undefined) {
+    await whole.close();
+    throw failure(why);
+  }
+  const range = { start, lengthBytes: size ?? fileBytes - start };
+  const { layers, chain } = whole;
+  return Object.assign(new SliceImage(whole, range), {
+    layers,
+    chain,
+    close: async () => await whole.close(),
+  });
 }
 
 /** Without locks; without its backing image where another one, or none, was asked for. */

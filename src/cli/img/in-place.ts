@@ -18,7 +18,7 @@ import { printable } from "../render/printable.ts";
 import { loadEngine, noteRecovered } from "./beside.ts";
 import type { ImgInvocation } from "./command.ts";
 import { deviceOn, standsOn } from "./guard-target.ts";
-import { parseImageName } from "./image-name.ts";
+import { assertWhole, parseImageName } from "./image-name.ts";
 import { explained, openSource, sourceOptions } from "./images.ts";
 import { lockWaiting } from "./lock-waiting.ts";
 import { failure } from "./messages.ts";
@@ -42,6 +42,7 @@ export async function lookAtImage<T>(
 ): Promise<T> {
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
+  assertWhole(name, operand);
   if (name.backing !== undefined) {
     throw failure(`Could not open '${operand}': imgtx changes an image over its own backing image only`);
   }

@@ -18,7 +18,7 @@ import { formatBytes } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { openSettled } from "./beside.ts";
-import { parseImageName } from "./image-name.ts";
+import { assertWhole, parseImageName } from "./image-name.ts";
 import { explained, parseDriver, sourceOptions } from "./images.ts";
 import { lockWaiting } from "./lock-waiting.ts";
 import { nameBackingFile, resolveBackingName } from "./layer-names.ts";
@@ -91,6 +91,7 @@ async function describeImages(
 ): Promise<Described[]> {
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
+  assertWhole(name, operand);
   const locks = !options.forceShare && !name.forceShare;
   const described: Described[] = [];
   const seen = new Set<string>();

@@ -1,5 +1,6 @@
 // Copying guest data from file to file without taking it through this process.
 
+import { SliceImage } from "../read/slice-image.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import type { Extent, Image, WritableImage } from "../image.ts";
@@ -57,6 +58,8 @@ export async function takeOver(
  */
 export async function cloneRaw(source: Image, target: StorageFile, sizeBytes: number): Promise<boolean> {
   const [layer] = source.layers;
+  // Of a part of a file the whole is another disk.
+  if (source instanceof SliceImage) return false;
   if (layer === undefined || source.layers.length !== 1 || layer.format !== "raw") return false;
   if (!(await target.cloneFrom(layer.dataFile))) return false;
   const { sizeBytes: cloned } = await target.stat();
