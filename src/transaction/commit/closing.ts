@@ -21,7 +21,7 @@ export function closingTable(
       if (!last.has(watched.image) || plan.renews.includes(watched.image)) last.set(watched.image, watched);
     }
   }
-  const changed = [...withoutFences(redone, state), ...written];
+  const changed = [...written, ...withoutFences(redone, state)];
   for (const [image, fingerprint] of changed) last.set(image, { device: null, image, fingerprint });
   const left = new Set(changesOf(state).map((change) => change.device));
   const fenced = new Set(state.fences.map(({ image }) => image));
