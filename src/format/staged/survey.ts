@@ -35,14 +35,16 @@ export async function surveyImage(log: RedoLog, file: StorageFile, guard: Guard)
       else seen.add(state);
       if (state === "neither") neither ??= offset;
     });
-    if (neither !== undefined) break;
+    if (seen.has("neither")) break;
   }
   const size = await judgeSize(log, file);
   const foreign = size === "neither" ? log.sizeBytes : neither;
   const at = fenced && judgeFence(first, fenced);
   if (at === "going down") return { state: "partly" };
-  if (at === "lifted" || (at === "written" && fenced?.kept)) return { state: "foreign", offset: 0 };
   const others = joined(seen, size);
+  // What was written there before anything of the log was: somebody has lifted the fence.
+  const isEarly = at === "written" && (fenced?.kept !== undefined || others === "untouched");
+  if (at === "lifted" || isEarly) return { state: "foreign", offset: 0 };
   // The fence's sector is written last: what stands elsewhere was in place by then.
   if (at === "written" || (at === "down" && !(first === "both" && others === "untouched"))) {
     return { state: foreign === undefined && others === "applied" ? "applied" : "used" };

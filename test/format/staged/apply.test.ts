@@ -182,6 +182,14 @@ describe("what a stranger wrote", () => {
     expect(disk.require(IMAGE).content.equals(before)).toBe(true);
   });
 
+  test("to the first sector is told where nothing of the log was applied: its fence was lifted by others", async () => {
+    const { disk, sealed, guard } = await prepare({ ...GROWING, isFenced: true });
+    const { content } = disk.require(IMAGE);
+    content.set(imageOf(FENCE_AT + 8).subarray(FENCE_AT), FENCE_AT);
+    content.fill(99, 200, 300);
+    expect(await survey(disk.storage, sealed, guard)).toEqual({ state: "foreign", offset: 0 });
+  });
+
   test("is told where the file has a size that it never had", async () => {
     const { disk, sealed, guard } = await prepare(SHRINKING);
     disk.require(IMAGE).content = Buffer.concat([disk.require(IMAGE).content, Buffer.alloc(9)]);
