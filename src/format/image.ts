@@ -9,6 +9,7 @@
 //   written is durable when flush returns.
 
 import type { ByteRange, StorageFile } from "../storage/index.ts";
+import type { GuestOffset, HostOffset } from "../units/index.ts";
 import type { ImageFormat } from "./image-format.ts";
 
 /**
@@ -19,8 +20,7 @@ export type ExtentKind = "data" | "zero" | "compressed" | "unallocated";
 
 /** A run of guest bytes that is stored in one way, at one place. */
 export interface Extent {
-  /** Guest offset. */
-  readonly start: number;
+  readonly start: GuestOffset;
   readonly lengthBytes: number;
   readonly kind: ExtentKind;
   /** Which layer decided: 0 is the image itself, 1 its backing image. For `unallocated`, the last one asked. */
@@ -31,7 +31,7 @@ export interface Extent {
    * Where its first byte lies in the layer's data: for `data`, and for a `zero` or an `unallocated` (one
    * subcluster of an allocated cluster) that has a place.
    */
-  readonly hostOffset: number | undefined;
+  readonly hostOffset: HostOffset | undefined;
   /**
    * Whether the layer's tables say data: for `data` and `compressed`, and for a `zero` that is data in a hole
    * of the file, as preallocation makes it. qemu-img map prints it.
@@ -60,7 +60,7 @@ export interface Image {
    */
   findExtents(range: ByteRange): Promise<readonly Extent[]>;
   /** Fills target from the guest offset. Errors name the image of the chain and the offset in it. */
-  read(target: Uint8Array, offset: number): Promise<void>;
+  read(target: Uint8Array, offset: GuestOffset): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -70,12 +70,12 @@ export interface FileRange extends ByteRange {
 }
 
 export interface WritableImage extends Image {
-  write(source: Uint8Array, offset: number): Promise<void>;
+  write(source: Uint8Array, offset: GuestOffset): Promise<void>;
   /**
    * Takes bytes of a file over, inside the kernel where it can. False, and nothing written, where they are to be read and
    * written instead. Without it that is so of all.
    */
-  takeOver?(range: FileRange, offset: number): Promise<boolean>;
+  takeOver?(range: FileRange, offset: GuestOffset): Promise<boolean>;
   /**
    * Makes the range read as zeros. mayUnmap lets whole clusters be given back where what is below reads as
    * zeros anyway; without it clusters keep their place.
@@ -84,6 +84,6 @@ export interface WritableImage extends Image {
   /** Gives whole clusters of the range back to the file; what reads there afterwards is QEMU's rule. */
   discard(range: ByteRange): Promise<void>;
   /** One whole cluster, compressed where that is shorter. E_INTERNAL for a format without compression. */
-  writeCompressed(cluster: Uint8Array, offset: number): Promise<void>;
+  writeCompressed(cluster: Uint8Array, offset: GuestOffset): Promise<void>;
   flush(purpose: string): Promise<void>;
 }

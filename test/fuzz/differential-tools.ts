@@ -1,6 +1,7 @@
 // The two tools of the differential fuzzer: QEMU's programs, each a process, and imgtx in this one. Both work in
 // the same folder, on names relative to it, so that what they print can be compared as it is.
 
+import { guestOffset } from "../../src/units/index.ts";
 import { execFile } from "node:child_process";
 import { rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
@@ -88,7 +89,7 @@ export class Tools {
     try {
       const content = Buffer.alloc(image.virtualSizeBytes);
       for (let at = 0; at < content.length; at += pieceBytes) {
-        await image.read(content.subarray(at, Math.min(content.length, at + pieceBytes)), at);
+        await image.read(content.subarray(at, Math.min(content.length, at + pieceBytes)), guestOffset(at));
       }
       return content;
     } finally {
@@ -114,8 +115,9 @@ export class Tools {
     try {
       for (const { kind, start, lengthBytes, byte } of requests) {
         const range = { start, lengthBytes };
-        if (kind === "write") await image.write(Buffer.alloc(lengthBytes, byte), start);
-        else if (kind === "compressed") await image.writeCompressed(Buffer.alloc(lengthBytes, byte), start);
+        if (kind === "write") await image.write(Buffer.alloc(lengthBytes, byte), guestOffset(start));
+        else if (kind === "compressed")
+          await image.writeCompressed(Buffer.alloc(lengthBytes, byte), guestOffset(start));
         else if (kind === "discard") await image.discard(range);
         else await image.writeZeroes(range, kind === "unmap");
       }

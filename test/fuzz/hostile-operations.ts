@@ -4,6 +4,7 @@
 // Invariant: a step is bounded by itself, since a disk of petabytes is no fault of imgtx: so many extents, so
 // many bytes read.
 
+import { guestOffset, offsetBy } from "../../src/units/index.ts";
 import type { CliContext } from "../../src/cli/context.ts";
 import { run } from "../../src/cli/main.ts";
 import {
@@ -71,7 +72,7 @@ async function readThrough(image: OpenedImage): Promise<void> {
       if (start !== at || lengthBytes <= 0) throw new Error(`an extent at ${start}, ${lengthBytes} long`);
       at += lengthBytes;
       if (kind === "unallocated") continue;
-      for (let from = start; from < at && left > 0; from += BUFFER_BYTES) {
+      for (let from = start; from < at && left > 0; from = offsetBy(from, BUFFER_BYTES)) {
         const part = buffer.subarray(0, Math.min(BUFFER_BYTES, at - from));
         await image.read(part, from);
         left -= part.length;
@@ -81,8 +82,8 @@ async function readThrough(image: OpenedImage): Promise<void> {
     count += extents.length;
   }
   const end = buffer.subarray(0, Math.min(BUFFER_BYTES, virtualSizeBytes));
-  await image.read(end, 0);
-  await image.read(end, virtualSizeBytes - end.length);
+  await image.read(end, guestOffset(0));
+  await image.read(end, guestOffset(virtualSizeBytes - end.length));
 }
 
 async function measure(image: OpenedImage): Promise<void> {

@@ -4,6 +4,7 @@
 // through or ended in a typed error half way. Of an image with wrong refcounts no more is asked than that it ends:
 // a cluster in use that they call free may be given out, as QEMU gives it out.
 
+import { guestOffset } from "../../src/units/index.ts";
 import { type CheckResult } from "../../src/format/index.ts";
 import { openForWriting } from "../../src/format/open/open-for-writing.ts";
 import { ImgtxError } from "../../src/errors/index.ts";
@@ -60,9 +61,9 @@ async function writeAbout(image: WritableImage, isSound: boolean): Promise<void>
   const write = async (eighths: number, lengthBytes: number): Promise<void> => {
     const range = rangeAt(eighths, lengthBytes);
     const bytes = Buffer.alloc(range.lengthBytes, 0xa5 + eighths);
-    await image.write(bytes, range.start);
+    await image.write(bytes, guestOffset(range.start));
     const back = Buffer.alloc(bytes.length);
-    await image.read(back, range.start);
+    await image.read(back, guestOffset(range.start));
     if (isSound && !back.equals(bytes))
       throw new Error(`what was written at ${range.start} does not read back`);
   };

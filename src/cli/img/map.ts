@@ -1,5 +1,6 @@
 // imgtx img map
 
+import { guestOffset } from "../../units/index.ts";
 import { type Extent, ExtentCursor, type OpenedImage } from "../../format/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
@@ -154,7 +155,7 @@ async function* listEntries(image: OpenedImage, { start, end, signal }: Part): A
     found += 1;
     if (found % EXTENTS_AT_ONCE === 0) await letOthersRun();
     signal.throwIfAborted();
-    const extent = await cursor.find(at);
+    const extent = await cursor.find(guestOffset(at));
     const entry = toEntry(extent, at);
     if (last !== undefined && goesOn(last, entry)) {
       last = { ...last, length: last.length + entry.length };

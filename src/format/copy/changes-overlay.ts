@@ -6,6 +6,7 @@
 //   by then. So the copying may be cut off and begun again.
 // - Nothing is flushed while the overlay is written: the caller does, before anything refers to it.
 
+import { guestOffset } from "../../units/index.ts";
 import { posix } from "node:path";
 import type { ByteRange, Storage, StorageFile } from "../../storage/index.ts";
 import { RangeCollector } from "../read/byte-ranges.ts";
@@ -92,7 +93,7 @@ export async function findRangesAbove(image: Image, depth: number): Promise<Byte
   const cursor = new ExtentCursor(image, end);
   if (depth === 0) return [];
   for (let offset = 0; offset < end; ) {
-    const extent = await cursor.find(offset);
+    const extent = await cursor.find(guestOffset(offset));
     const stop = Math.min(end, extent.start + extent.lengthBytes);
     if (extent.present && extent.depth < depth) found.add(offset, stop);
     offset = stop;

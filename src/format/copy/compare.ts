@@ -5,6 +5,7 @@
 // - Nothing is read whose bytes are known: zeros on both sides, or one place of one file on both.
 // - Several reads are under way at once, over both images; memory is bounded by their number.
 
+import { type GuestOffset, guestOffset } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { CHUNK_BYTES, endOf, ImagePair, READS_AT_ONCE, type Which } from "./image-pair.ts";
 import { readsAsZeros } from "../read/extent-cursor.ts";
@@ -71,7 +72,7 @@ class Comparison {
     const pipeline = new Pipeline<CompareResult>(READS_AT_ONCE);
     for (let offset = 0; offset < end && !pipeline.isSettled; ) {
       this.#options.signal?.throwIfAborted();
-      const found = await this.#findBoth(offset);
+      const found = await this.#findBoth(guestOffset(offset));
       if ("error" in found) return (await pipeline.finish()) ?? found;
       const [one, other] = found;
       if (this.#options.strict && statusOf(one) !== statusOf(other)) {
@@ -95,7 +96,7 @@ class Comparison {
    */
   async #join(ends: number[], stop: number): Promise<void> {
     for (let at = ends.at(-1) ?? stop; at < stop; at = ends.at(-1) ?? stop) {
-      const found = await this.#findBoth(at);
+      const found = await this.#findBoth(guestOffset(at));
       // Told when its turn comes: what lies before it is compared first.
       if ("error" in found) return;
       const [one, other] = found;
@@ -110,7 +111,7 @@ class Comparison {
     const pipeline = new Pipeline<CompareResult>(READS_AT_ONCE);
     for (let offset = start; offset < image.virtualSizeBytes && !pipeline.isSettled; ) {
       this.#options.signal?.throwIfAborted();
-      const found = await this.#find(which, offset);
+      const found = await this.#find(which, guestOffset(offset));
       if ("error" in found) return (await pipeline.finish()) ?? found;
       const zeros = readsAsZeros(found.value);
       const extentEnd = endOf(found.value);
@@ -158,7 +159,7 @@ class Comparison {
   async #findDifference(offset: number, lengthBytes: number): Promise<CompareResult | undefined> {
     return this.#pair.compareBytes(
       lengthBytes,
-      (which, piece) => this.#read(which, piece, offset),
+      (which, piece) => this.#read(which, piece, guestOffset(offset)),
       (pieces, failures) =>
         failures[0] ?? failures[1] ?? differenceAt(findDifference(...pieces), offset, false),
     );
@@ -171,26 +172,26 @@ class Comparison {
     beyond: boolean,
   ): Promise<CompareResult | undefined> {
     return this.#pair.lend(lengthBytes, async (piece) => {
-      const failure = await this.#read(which, piece, offset);
+      const failure = await this.#read(which, piece, guestOffset(offset));
       return failure ?? differenceAt(findNonZero(piece), offset, beyond);
     });
   }
 
-  async #read(which: Which, target: Uint8Array, offset: number): Promise<CompareFailure | undefined> {
+  async #read(which: Which, target: Uint8Array, offset: GuestOffset): Promise<CompareFailure | undefined> {
     const read = await this.#guarded(which, "data", offset, () =>
       this.#pair.images[which].read(target, offset),
     );
     return "error" in read ? read : undefined;
   }
 
-  async #findBoth(offset: number): Promise<readonly [Extent, Extent] | CompareFailure> {
+  async #findBoth(offset: GuestOffset): Promise<readonly [Extent, Extent] | CompareFailure> {
     const one = await this.#find(0, offset);
     if ("error" in one) return one;
     const other = await this.#find(1, offset);
     return "error" in other ? other : [one.value, other.value];
   }
 
-  async #find(which: Which, offset: number): Promise<{ value: Extent } | CompareFailure> {
+  async #find(which: Which, offset: GuestOffset): Promise<{ value: Extent } | CompareFailure> {
     return this.#guarded(which, "extents", offset, () => this.#pair.find(which, offset));
   }
 

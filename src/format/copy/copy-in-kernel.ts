@@ -1,6 +1,7 @@
 // Copying guest data from file to file without taking it through this process.
 
 import { SliceImage } from "../read/slice-image.ts";
+import { guestOffset } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import type { Extent, Image, WritableImage } from "../image.ts";
@@ -49,7 +50,7 @@ export async function takeOver(
   const file = source.layers[extent.depth]?.dataFile;
   if (!target.takeOver || !file || extent.hostOffset === undefined) return false;
   const offset = extent.hostOffset + (start - shift - extent.start);
-  return await target.takeOver({ file, start: offset, lengthBytes }, start);
+  return await target.takeOver({ file, start: offset, lengthBytes }, guestOffset(start));
 }
 
 /**

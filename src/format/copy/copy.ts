@@ -9,6 +9,7 @@
 // - Nothing is flushed here. After an error no request is under way any more.
 
 import { ImgtxError, settleAll } from "../../errors/index.ts";
+import { guestOffset } from "../../units/index.ts";
 import { BufferPool } from "../read/buffer-pool.ts";
 import { ExtentCursor, readsAsZeros } from "../read/extent-cursor.ts";
 import type { Extent, Image, WritableImage } from "../image.ts";
@@ -208,12 +209,12 @@ async function findExtent(
   { salvage }: CopyOptions,
 ): Promise<Extent> {
   try {
-    return await cursor.find(offset);
+    return await cursor.find(guestOffset(offset));
   } catch (error) {
     if (salvage === undefined || !(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
     const end = Math.min((Math.floor(offset / SALVAGED_BYTES) + 1) * SALVAGED_BYTES, virtualSizeBytes);
     const place = { depth: 0, present: true, hostOffset: undefined, isData: true };
-    return { start: offset, lengthBytes: end - offset, kind: "data", ...place };
+    return { start: guestOffset(offset), lengthBytes: end - offset, kind: "data", ...place };
   }
 }
 
@@ -315,7 +316,7 @@ class Copier {
     };
     for (const run of runs) {
       zeroUntil(run.start);
-      written.push(this.#target.write(bytes.subarray(run.start, run.end), start + run.start));
+      written.push(this.#target.write(bytes.subarray(run.start, run.end), guestOffset(start + run.start)));
       at = run.end;
     }
     zeroUntil(bytes.length);
@@ -330,7 +331,7 @@ class Copier {
       const cluster = bytes.subarray(at, at + clusterBytes);
       if (sparseBytes === 0 || !isZero(cluster)) {
         while (this.#writing.size >= CHUNKS_AT_ONCE) await Promise.race(this.#writing);
-        written.push(trackIn(this.#writing, this.#target.writeCompressed(cluster, start + at)));
+        written.push(trackIn(this.#writing, this.#target.writeCompressed(cluster, guestOffset(start + at))));
       } else if (!targetIsZero) {
         const range = { start: start + at, lengthBytes: cluster.length };
         // With a handler from the start: it may fail while this waits for room.
@@ -365,18 +366,17 @@ class Copier {
       const piece = bytes.subarray(from - start, to - start);
       const { salvage } = this.#options;
       if (salvage === undefined) await this.#readPiece(part.image, piece, from - part.start, from);
-      else await readSalvaging(part.image, piece, from - part.start, salvage);
+      else await readSalvaging(part.image, piece, guestOffset(from - part.start), salvage);
     }
   }
 
   async #readPiece(image: Image, piece: Uint8Array, offset: number, targetOffset: number): Promise<void> {
     try {
-      await image.read(piece, offset);
+      await image.read(piece, guestOffset(offset));
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
-      throw error.reworded(`error while reading at byte ${targetOffset}: ${error.message}`, {
-        doing: "copy",
-      });
+      const message = `error while reading at byte ${targetOffset}: ${error.message}`;
+      throw error.reworded(message, { doing: "copy" });
     }
   }
 

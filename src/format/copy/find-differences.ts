@@ -4,6 +4,7 @@
 // - Nothing is read whose bytes are known: zeros on both sides, or one place of one file on both.
 // - Several reads are under way at once; memory is bounded by their number, and by what differs.
 
+import { guestOffset } from "../../units/index.ts";
 import type { ByteRange } from "../../storage/index.ts";
 import { RangeCollector } from "../read/byte-ranges.ts";
 import type { Image } from "../image.ts";
@@ -32,7 +33,10 @@ export async function findDifferences(
   try {
     for (let offset = 0; offset < end && !pipeline.isSettled; ) {
       signal?.throwIfAborted();
-      const extents = [await pair.find(0, offset), await pair.find(1, offset)] as const;
+      const extents = [
+        await pair.find(0, guestOffset(offset)),
+        await pair.find(1, guestOffset(offset)),
+      ] as const;
       const extentEnd = Math.min(...extents.map(endOf));
       if (pair.knowsEqual(extents, offset)) {
         // What is left of a unit is read with the rest of it.
@@ -49,7 +53,7 @@ export async function findDifferences(
         async () => {
           await pair.compareBytes(
             stop - start,
-            (which, piece) => pair.images[which].read(piece, start),
+            (which, piece) => pair.images[which].read(piece, guestOffset(start)),
             (pieces) => {
               for (let at = 0; at < stop - start; at += unitBytes) {
                 const [a, b] = pieces.map((piece) => piece.subarray(at, at + unitBytes));

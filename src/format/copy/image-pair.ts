@@ -3,6 +3,7 @@
 // Invariant: both buffers are lent until both reads have ended, the failed one and the other. What a read still writes
 // into must not be lent to the next.
 
+import type { GuestOffset } from "../../units/index.ts";
 import { settleAll } from "../../errors/index.ts";
 import { identityOf } from "../fingerprint.ts";
 import type { Extent, Image } from "../image.ts";
@@ -41,7 +42,7 @@ export class ImagePair {
     return new ImagePair([first, second], await settleAll(identities));
   }
 
-  async find(which: Which, offset: number): Promise<Extent> {
+  async find(which: Which, offset: GuestOffset): Promise<Extent> {
     return this.#cursors[which].find(offset);
   }
 

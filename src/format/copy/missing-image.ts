@@ -4,6 +4,7 @@
 // Invariant: all of it is in whole units of the image, a cluster or a subcluster, so that none is written twice.
 
 import type { ByteRange } from "../../storage/index.ts";
+import { type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
 import type { Extent, FileRange, Image, ImageLayer, WritableImage } from "../image.ts";
 import { readsAsZeros } from "../read/extent-cursor.ts";
 import { isZero } from "../read/zero-blocks.ts";
@@ -39,7 +40,7 @@ export class MissingImage implements Image {
     const end = start + lengthBytes;
     const extents: Extent[] = [];
     for (let at = start; at < end && extents.length < EXTENTS_AT_ONCE; ) {
-      const { need, stop, place } = await this.#judge(at);
+      const { need, stop, place } = await this.#judge(guestOffset(at));
       const to = Math.min(stop, end);
       const last = extents.at(-1);
       const next = this.#extentOf(need, at, to, place);
@@ -51,7 +52,7 @@ export class MissingImage implements Image {
     return extents;
   }
 
-  async read(target: Uint8Array, offset: number): Promise<void> {
+  async read(target: Uint8Array, offset: GuestOffset): Promise<void> {
     await this.#pair.images[0].read(target, offset);
   }
 
@@ -59,7 +60,7 @@ export class MissingImage implements Image {
   async close(): Promise<void> {}
 
   /** What a unit needs, and those after it. */
-  async #judge(offset: number): Promise<{ need: Need; stop: number; place: Extent | undefined }> {
+  async #judge(offset: GuestOffset): Promise<{ need: Need; stop: number; place: Extent | undefined }> {
     const { unitBytes, virtualSizeBytes: end } = this;
     const { need, stop, place } = await this.#judgeByte(offset);
     const whole = stop === end ? end : Math.floor(stop / unitBytes) * unitBytes;
@@ -67,7 +68,7 @@ export class MissingImage implements Image {
     const unitEnd = Math.min(end, (Math.floor(offset / unitBytes) + 1) * unitBytes);
     const needs = new Set([need]);
     for (let at = stop; at < unitEnd; ) {
-      const next = await this.#judgeByte(at);
+      const next = await this.#judgeByte(guestOffset(at));
       needs.add(next.need);
       at = next.stop;
     }
@@ -75,7 +76,7 @@ export class MissingImage implements Image {
     return { need: needs.size === 1 ? need : "data", stop: unitEnd, place: undefined };
   }
 
-  async #judgeByte(offset: number): Promise<{ need: Need; stop: number; place: Extent }> {
+  async #judgeByte(offset: GuestOffset): Promise<{ need: Need; stop: number; place: Extent }> {
     const extents = [await this.#pair.find(0, offset), await this.#pair.find(1, offset)] as const;
     const stop = Math.min(...extents.map(endOf), this.virtualSizeBytes);
     const [before] = extents;
@@ -87,15 +88,15 @@ export class MissingImage implements Image {
 
   /** place: where all of it lies, or begins to. */
   #extentOf(need: Need, start: number, end: number, place: Extent | undefined): Extent {
-    const range = { start, lengthBytes: end - start };
+    const range = { start: guestOffset(start), lengthBytes: end - start };
     if (need === "own" || need === "same") {
       const depth = this.layers.length;
       return { ...range, kind: "unallocated", depth, present: false, hostOffset: undefined, isData: false };
     }
     const isData = need === "data";
-    const isPlaced = isData && place?.kind === "data" && place.hostOffset !== undefined;
-    const hostOffset = isPlaced ? (place.hostOffset ?? 0) + (start - place.start) : undefined;
-    return { ...range, kind: need, depth: isPlaced ? place.depth : 0, present: true, hostOffset, isData };
+    const known = { ...range, kind: need, depth: 0, present: true, hostOffset: undefined, isData };
+    if (!isData || place?.kind !== "data" || place.hostOffset === undefined) return known;
+    return { ...known, depth: place.depth, hostOffset: offsetBy(place.hostOffset, start - place.start) };
   }
 
   /** Where one image has it in both chains, at one place of the disk. */
@@ -148,17 +149,17 @@ export class FillingImage implements WritableImage {
     return await this.#pair.images[0].findExtents(range);
   }
 
-  async read(target: Uint8Array, offset: number): Promise<void> {
+  async read(target: Uint8Array, offset: GuestOffset): Promise<void> {
     await this.#pair.images[0].read(target, offset);
   }
 
-  async write(source: Uint8Array, offset: number): Promise<void> {
+  async write(source: Uint8Array, offset: GuestOffset): Promise<void> {
     for (const [from, to] of await this.#findDifferent(source, offset)) {
-      await this.#image.write(source.subarray(from, to), offset + from);
+      await this.#image.write(source.subarray(from, to), offsetBy(offset, from));
     }
   }
 
-  async takeOver(range: FileRange, offset: number): Promise<boolean> {
+  async takeOver(range: FileRange, offset: GuestOffset): Promise<boolean> {
     if (!this.#image.takeOver) return false;
     const { leavesOutEqual } = this.#filling;
     // What is there already, and may be equal, is read.
@@ -166,7 +167,7 @@ export class FillingImage implements WritableImage {
     return await this.#image.takeOver(range, offset);
   }
 
-  async writeCompressed(cluster: Uint8Array, offset: number): Promise<void> {
+  async writeCompressed(cluster: Uint8Array, offset: GuestOffset): Promise<void> {
     const different = await this.#findDifferent(cluster, offset);
     if (different.length > 0) await this.#image.writeCompressed(cluster, offset);
   }
@@ -202,12 +203,12 @@ export class FillingImage implements WritableImage {
       return;
     }
     for (let at = start; at < end; at += ZEROS.length) {
-      await this.write(ZEROS.subarray(0, Math.min(ZEROS.length, end - at)), at);
+      await this.write(ZEROS.subarray(0, Math.min(ZEROS.length, end - at)), guestOffset(at));
     }
   }
 
   /** Runs of whole units, in the source. */
-  async #findDifferent(source: Uint8Array, offset: number): Promise<[number, number][]> {
+  async #findDifferent(source: Uint8Array, offset: GuestOffset): Promise<[number, number][]> {
     if (!this.#filling.leavesOutEqual) return [[0, source.length]];
     const [, after] = this.#pair.images;
     if (await this.#isBlank(offset, source.length)) {

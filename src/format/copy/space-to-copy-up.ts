@@ -3,6 +3,7 @@
 // Invariant: an upper bound. Where what is equal is left out, all that lies in different places counts, unless both are
 // read to know better.
 
+import { type GuestOffset, guestOffset } from "../../units/index.ts";
 import { posix } from "node:path";
 import type { ByteRange, Storage } from "../../storage/index.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
@@ -63,7 +64,7 @@ async function countMissing(source: Image, taken: TakenClusters): Promise<void> 
   const end = source.virtualSizeBytes;
   const cursor = new ExtentCursor(source, end);
   for (let offset = 0; offset < end; ) {
-    const { kind, present, start, lengthBytes } = await cursor.find(offset);
+    const { kind, present, start, lengthBytes } = await cursor.find(guestOffset(offset));
     const stop = Math.min(end, start + lengthBytes);
     const range = { start: offset, lengthBytes: stop - offset };
     if (present && kind === "zero") await taken.writeZeroes(range);
@@ -106,11 +107,11 @@ class TakenClusters {
     this.#takeTables(start, end);
   }
 
-  async write(source: Uint8Array, offset: number): Promise<void> {
+  async write(source: Uint8Array, offset: GuestOffset): Promise<void> {
     await Promise.resolve(this.take({ start: offset, lengthBytes: source.length }));
   }
 
-  async writeCompressed(cluster: Uint8Array, offset: number): Promise<void> {
+  async writeCompressed(cluster: Uint8Array, offset: GuestOffset): Promise<void> {
     await this.write(cluster, offset);
   }
 

@@ -3,6 +3,7 @@
 // Invariant: an upper bound for images that are overwritten in place. Where there are internal snapshots, all may be shared. What a file system takes for copies of blocks
 // that are shared is not in it.
 
+import { guestOffset } from "../../units/index.ts";
 import { posix } from "node:path";
 import type { Storage } from "../../storage/index.ts";
 import { ExtentCursor } from "../read/extent-cursor.ts";
@@ -46,8 +47,8 @@ export async function measureSpaceToCopy(
       const reached = new Set<number>();
       let wholeUnits = 0;
       for (let offset = 0; offset < end; ) {
-        const change = await changes.find(offset);
-        const place = offset < known ? await places.find(offset) : undefined;
+        const change = await changes.find(guestOffset(offset));
+        const place = offset < known ? await places.find(guestOffset(offset)) : undefined;
         const stop = Math.min(end, endOf(change), place ? endOf(place) : end);
         const isOver = !isShared && place !== undefined && isInPlace(place);
         const isCopied = change.depth < ownLayers - 1 || (change.present && change.depth < ownLayers);

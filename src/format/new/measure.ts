@@ -5,6 +5,7 @@
 //   counted in full in both, so the smaller one is an upper bound.
 // - No guest data is read.
 
+import { guestOffset } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type CreateOptions, settleClusterBits, settleRefcountOrder } from "./create-options.ts";
 import { ExtentCursor } from "../read/extent-cursor.ts";
@@ -89,7 +90,7 @@ async function countNeeded(image: OpenedImage, clusterBytes: number): Promise<nu
   const cursor = new ExtentCursor(image, end);
   let needed = 0;
   for (let at = 0; at < end; ) {
-    const extent = await cursor.find(at);
+    const extent = await cursor.find(guestOffset(at));
     const extentEnd = extent.start + extent.lengthBytes;
     if (extent.kind === "data" || extent.kind === "compressed") {
       const clustersEnd = roundUp(extentEnd, clusterBytes);

@@ -1,6 +1,6 @@
 // A raw file as the target of a copy: guest offsets are the file's.
 
-import { guestOffset, offsetBy } from "../../units/index.ts";
+import { type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { ByteRange, StorageFile } from "../../storage/index.ts";
 import type { Extent, ImageLayer, WritableImage } from "../image.ts";
@@ -43,12 +43,12 @@ export class RawTarget implements WritableImage {
     }));
   }
 
-  async read(target: Uint8Array, offset: number): Promise<void> {
+  async read(target: Uint8Array, offset: GuestOffset): Promise<void> {
     const count = await this.#file.read(target, offset);
     if (count < target.length) target.fill(0, count);
   }
 
-  async write(source: Uint8Array, offset: number): Promise<void> {
+  async write(source: Uint8Array, offset: GuestOffset): Promise<void> {
     await this.#file.write(source, offset);
   }
 

@@ -56,7 +56,7 @@ export class ComposedImage implements Image {
     return mergeExtents(search.pieces);
   }
 
-  async read(target: Uint8Array, offset: number): Promise<void> {
+  async read(target: Uint8Array, offset: GuestOffset): Promise<void> {
     this.#requireInside(offset, target.length);
     let at = guestOffset(offset);
     const end = offsetBy(at, target.length);

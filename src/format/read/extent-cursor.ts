@@ -1,6 +1,7 @@
 // Walks the extents of an image forwards, and hides that they come in batches.
 
 import { ImgtxError } from "../../errors/index.ts";
+import type { GuestOffset } from "../../units/index.ts";
 import type { Extent, Image } from "../image.ts";
 
 export class ExtentCursor {
@@ -16,7 +17,7 @@ export class ExtentCursor {
   }
 
   /** The extent that holds the byte at the offset. A little backwards is as cheap as forwards. */
-  async find(offset: number): Promise<Extent> {
+  async find(offset: GuestOffset): Promise<Extent> {
     while ((this.#batch[this.#index]?.start ?? 0) > offset) this.#index -= 1;
     if (this.#index < 0) {
       this.#batch = [];

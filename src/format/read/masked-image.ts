@@ -1,6 +1,7 @@
 // A part of an image: some ranges of its guest data, as if the rest were in an image below.
 
 import type { ByteRange } from "../../storage/index.ts";
+import { type GuestOffset, guestOffset } from "../../units/index.ts";
 import type { Extent, Image, ImageLayer } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
 
@@ -26,15 +27,16 @@ export class MaskedImage implements Image {
 
   async findExtents({ start, lengthBytes }: ByteRange): Promise<readonly Extent[]> {
     const end = start + lengthBytes;
-    const range = this.#findRange(start);
-    if (range === undefined || range.start >= end) return [nothing(start, end)];
-    if (range.start > start) return [nothing(start, range.start)];
+    const from = guestOffset(start);
+    const range = this.#findRange(from);
+    if (range === undefined || range.start >= end) return [nothing(from, end)];
+    if (range.start > start) return [nothing(from, range.start)];
     const stop = Math.min(end, range.start + range.lengthBytes);
     const extents = await this.#image.findExtents({ start, lengthBytes: stop - start });
     return extents.map((extent) => ({ ...extent, depth: 0, present: true, hostOffset: undefined }));
   }
 
-  async read(target: Uint8Array, offset: number): Promise<void> {
+  async read(target: Uint8Array, offset: GuestOffset): Promise<void> {
     await this.#image.read(target, offset);
   }
 
@@ -42,7 +44,7 @@ export class MaskedImage implements Image {
   async close(): Promise<void> {}
 
   /** The first range that ends after the offset. */
-  #findRange(offset: number): ByteRange | undefined {
+  #findRange(offset: GuestOffset): ByteRange | undefined {
     const isBehind = (range: ByteRange | undefined): boolean =>
       range !== undefined && range.start + range.lengthBytes > offset;
     while (this.#near > 0 && isBehind(this.#ranges[this.#near - 1])) this.#near -= 1;
@@ -51,7 +53,7 @@ export class MaskedImage implements Image {
   }
 }
 
-function nothing(start: number, end: number): Extent {
+function nothing(start: GuestOffset, end: number): Extent {
   const place = { depth: 0, present: false, hostOffset: undefined, isData: false };
   return { start, lengthBytes: end - start, kind: "unallocated", ...place };
 }

@@ -1,19 +1,20 @@
 // Reading what can be read of a damaged image: a sector that can't be read becomes zeros, and is told of.
 
 import { ImgtxError } from "../../errors/index.ts";
+import { type GuestOffset, offsetBy } from "../../units/index.ts";
 import type { Image } from "../image.ts";
 import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
 
 export interface Salvage {
   /** Told of each sector that was lost, with its guest offset. */
-  onLost(offset: number, error: ImgtxError): void;
+  onLost(offset: GuestOffset, error: ImgtxError): void;
 }
 
 /** Fills target in any case. A failed read is repeated in halves, down to one sector. */
 export async function readSalvaging(
   image: Image,
   target: Uint8Array,
-  offset: number,
+  offset: GuestOffset,
   salvage: Salvage,
 ): Promise<void> {
   try {
@@ -27,6 +28,6 @@ export async function readSalvaging(
     }
     const half = Math.ceil(target.length / 2 / SECTOR_BYTES) * SECTOR_BYTES;
     await readSalvaging(image, target.subarray(0, half), offset, salvage);
-    await readSalvaging(image, target.subarray(half), offset + half, salvage);
+    await readSalvaging(image, target.subarray(half), offsetBy(offset, half), salvage);
   }
 }

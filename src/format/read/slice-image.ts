@@ -2,6 +2,7 @@
 //
 // Invariant: as large as whole sectors; after the part's last byte it reads as zeros.
 
+import { type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
 import type { ByteRange } from "../../storage/index.ts";
 import type { Extent, Image, ImageLayer } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
@@ -13,7 +14,7 @@ export class SliceImage implements Image {
   readonly virtualSizeBytes: number;
   readonly layers: readonly ImageLayer[];
   readonly #whole: Image;
-  readonly #range: ByteRange;
+  readonly #range: { readonly start: GuestOffset; readonly lengthBytes: number };
 
   /** The range lies in the image. */
   constructor(whole: Image, range: ByteRange) {
@@ -22,15 +23,15 @@ export class SliceImage implements Image {
     this.virtualSizeBytes = Math.ceil(range.lengthBytes / SECTOR_BYTES) * SECTOR_BYTES;
     this.layers = whole.layers;
     this.#whole = whole;
-    this.#range = range;
+    this.#range = { ...range, start: guestOffset(range.start) };
   }
 
   async findExtents({ start, lengthBytes }: ByteRange): Promise<readonly Extent[]> {
     const from = this.#range.start;
     const end = Math.min(start + lengthBytes, this.#range.lengthBytes);
-    const found = await this.#whole.findExtents({ start: from + start, lengthBytes: end - start });
+    const found = await this.#whole.findExtents({ start: offsetBy(from, start), lengthBytes: end - start });
     return found.map((extent) => {
-      const at = extent.start - from;
+      const at = guestOffset(extent.start - from);
       const extentEnd = at + extent.lengthBytes;
       // What fills up the last sector is part of its extent.
       const isLast = extentEnd === this.#range.lengthBytes;
@@ -38,9 +39,9 @@ export class SliceImage implements Image {
     });
   }
 
-  async read(target: Uint8Array, offset: number): Promise<void> {
+  async read(target: Uint8Array, offset: GuestOffset): Promise<void> {
     const known = Math.max(0, Math.min(target.length, this.#range.lengthBytes - offset));
-    await this.#whole.read(target.subarray(0, known), this.#range.start + offset);
+    await this.#whole.read(target.subarray(0, known), offsetBy(this.#range.start, offset));
     target.fill(0, known);
   }
 

@@ -1,3 +1,4 @@
+import { guestOffset, hostOffset } from "../../../src/units/index.ts";
 import { describe, expect, test } from "vitest";
 import { compareImages } from "../../../src/format/copy/compare.ts";
 import { findDifference, findNonZero } from "../../../src/format/read/zero-blocks.ts";
@@ -127,13 +128,13 @@ test("data in one place of one file is not read to be compared", async () => {
 
 function fakeImage(sizeBytes: number, read: Image["read"]): Image {
   const extent: Extent = {
-    start: 0,
+    start: guestOffset(0),
     lengthBytes: sizeBytes,
     kind: "data",
     depth: 0,
     present: true,
     isData: true,
-    hostOffset: 0,
+    hostOffset: hostOffset(0),
   };
   const identity = {
     fileSystem: "1",
@@ -146,7 +147,7 @@ function fakeImage(sizeBytes: number, read: Image["read"]): Image {
     virtualSizeBytes: sizeBytes,
     layers: [{ path: "/x", format: "raw", virtualSizeBytes: sizeBytes, dataFile }],
     findExtents: async ({ start }) => [
-      { ...extent, start, hostOffset: start, lengthBytes: sizeBytes - start },
+      { ...extent, start: guestOffset(start), hostOffset: hostOffset(start), lengthBytes: sizeBytes - start },
     ],
     read,
     close: async () => undefined,

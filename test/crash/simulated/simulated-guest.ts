@@ -1,6 +1,7 @@
 // A guest that is started on a device while nobody of imgtx runs: it opens what the view leads to, as QEMU would, writes,
 // flushes, and is stopped. What it finds is read by a reader that shares nothing with imgtx.
 
+import { guestOffset } from "../../../src/units/index.ts";
 import { posix } from "node:path";
 import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
 import { type Guest, guestDigest, openGuest, readHeader, viewOf } from "../../helpers/guest-content.ts";
@@ -58,7 +59,7 @@ async function write(
 ): Promise<void> {
   const process = startProcess(machine);
   const image = await openForWriting(process, path, { format, gate: { allowPaths: ["/"] } });
-  await image.write(bytes, offset);
+  await image.write(bytes, guestOffset(offset));
   await image.flush("guest");
   await image.close();
 }

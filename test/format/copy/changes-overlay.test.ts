@@ -1,6 +1,7 @@
 // Changes of an image as an overlay, which is merged into it: after any writes to the source, and however often the
 // merge is cut off, the old copy has the source's content, by qemu-img's judgement.
 
+import { guestOffset } from "../../../src/units/index.ts";
 import { execFileSync, spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
@@ -204,7 +205,7 @@ describe("a masked image", () => {
     }
     await masked.close();
     const bytes = new Uint8Array(4);
-    await masked.read(bytes, 4096);
+    await masked.read(bytes, guestOffset(4096));
     expect([...bytes]).toEqual([1, 1, 1, 1]);
     await image.close();
   });

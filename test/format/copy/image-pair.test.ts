@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
+import { guestOffset, hostOffset } from "../../../src/units/index.ts";
 import { compareImages } from "../../../src/format/copy/compare.ts";
 import { findDifferences } from "../../../src/format/copy/find-differences.ts";
 import type { Image } from "../../../src/format/image.ts";
@@ -9,13 +10,15 @@ const SIZE_BYTES = 65_536;
 
 /** All data, and read as the test says. */
 function imageOf(read: () => Promise<void>): Image {
-  const place = { depth: 0, present: true, hostOffset: 0, isData: true };
+  const place = { depth: 0, present: true, hostOffset: hostOffset(0), isData: true };
   return {
     path: "/images/one.raw",
     format: "raw",
     virtualSizeBytes: SIZE_BYTES,
     layers: [],
-    findExtents: async ({ start, lengthBytes }) => [{ start, lengthBytes, kind: "data", ...place }],
+    findExtents: async ({ start, lengthBytes }) => [
+      { start: guestOffset(start), lengthBytes, kind: "data", ...place },
+    ],
     read,
     close: async () => undefined,
   };

@@ -7,7 +7,7 @@ import type { Extent } from "../../../src/format/index.ts";
 import type { LayerReader } from "../../../src/format/read/layer-reader.ts";
 import { type Run, RunList } from "../../../src/format/read/run-list.ts";
 import type { StorageFile } from "../../../src/storage/index.ts";
-import { guestOffset, hostOffset } from "../../../src/units/index.ts";
+import { guestOffset, hostOffset, offsetBy } from "../../../src/units/index.ts";
 import { errorFrom } from "../../helpers/expect-error.ts";
 
 type Kind = Run["kind"];
@@ -67,7 +67,7 @@ function drawExtents(extents: readonly Extent[]): string {
 
 async function readUnits(image: ComposedImage): Promise<number[]> {
   const bytes = new Uint8Array(image.virtualSizeBytes).fill(0xee);
-  await image.read(bytes, 0);
+  await image.read(bytes, guestOffset(0));
   return Array.from({ length: bytes.length / UNIT }, (_, unit) => bytes[unit * UNIT] ?? -1);
 }
 
@@ -96,7 +96,7 @@ describe("an image of layers", () => {
   test("gives any part of any range, cut at no border", async () => {
     const image = imageOf(layerOf("-d-"), layerOf("dd"));
     const whole = new Uint8Array(3 * UNIT);
-    await image.read(whole, 0);
+    await image.read(whole, guestOffset(0));
     for (const [start, length] of [
       [1, 1],
       [1023, 2],
@@ -106,7 +106,7 @@ describe("an image of layers", () => {
       [5, 0],
     ] as const) {
       const part = new Uint8Array(length).fill(0xee);
-      await image.read(part, start);
+      await image.read(part, guestOffset(start));
       expect(part).toEqual(whole.subarray(start, start + length));
       const extents = await image.findExtents({ start, lengthBytes: length });
       expect(extents.reduce((sum, extent) => sum + extent.lengthBytes, 0)).toBe(length);
@@ -173,7 +173,9 @@ describe("an image of layers", () => {
       [0.5, 1],
       [Number.NaN, 1],
     ] as const) {
-      expect((await errorFrom(image.read(new Uint8Array(length), start))).code).toBe("E_INTERNAL");
+      expect(
+        (await errorFrom(image.read(new Uint8Array(length), offsetBy(guestOffset(0), start)))).code,
+      ).toBe("E_INTERNAL");
       expect((await errorFrom(image.findExtents({ start, lengthBytes: length }))).code).toBe("E_INTERNAL");
     }
     expect(await image.findExtents({ start: 2048, lengthBytes: 0 })).toEqual([]);

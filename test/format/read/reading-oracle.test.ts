@@ -1,6 +1,7 @@
 // qemu-img and qemu-io make images with every kind of cluster, by seeded random writes; what qemu-img convert
 // reads from them and what qemu-img map says of them is what imgtx reads and finds.
 
+import { guestOffset } from "../../../src/units/index.ts";
 import { execFileSync, spawnSync } from "node:child_process";
 import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { describe, expect } from "vitest";
@@ -178,7 +179,7 @@ async function expectAsQemuReads(path: string, format: ImageFormat, snapshot?: s
     for (const step of [wanted.length, 70_001]) {
       for (let at = 0; at < wanted.length; at += step) {
         const part = new Uint8Array(Math.min(step, wanted.length - at)).fill(0x77);
-        await image.read(part, at);
+        await image.read(part, guestOffset(at));
         expect(wanted.subarray(at, at + part.length).equals(part), `at ${at}`).toBe(true);
       }
     }
@@ -265,7 +266,7 @@ describe("an image that QEMU wrote", () => {
       expect(found.map(toMapEntry)).toEqual(map);
       for (const [index, at] of places.entries()) {
         const bytes = new Uint8Array(137 * KIB + 512);
-        await image.read(bytes, at);
+        await image.read(bytes, guestOffset(at));
         expect(bytes.subarray(0, 137 * KIB).every((byte) => byte === index + 1)).toBe(true);
         expect(bytes.subarray(137 * KIB).every((byte) => byte === 0)).toBe(true);
       }

@@ -1,5 +1,6 @@
 // Internal snapshots: their list, and the guest data of one.
 
+import { guestOffset } from "../../../src/units/index.ts";
 import { execFileSync } from "node:child_process";
 import { describe, expect, test } from "vitest";
 import { openChain, openImage } from "../../../src/format/index.ts";
@@ -17,7 +18,7 @@ const OPTIONS = { format: "qcow2", gate: { allowPaths: [] } } as const;
 async function readFirstBytes(path: string, snapshot: string | undefined, count: number): Promise<number[]> {
   const image = await openImage(storage, path, { ...OPTIONS, snapshot });
   const bytes = new Uint8Array(count * 4096);
-  await image.read(bytes, 0);
+  await image.read(bytes, guestOffset(0));
   await image.close();
   return Array.from({ length: count }, (_, index) => bytes[index * 4096] ?? -1);
 }

@@ -1,5 +1,6 @@
 // Compressed clusters where the system has neither libdeflate nor libzstd, and Node no zstd.
 
+import { guestOffset } from "../../../src/units/index.ts";
 import { createHash } from "node:crypto";
 import { expect, test, vi } from "vitest";
 import { openImage } from "../../../src/format/index.ts";
@@ -18,7 +19,7 @@ async function hashOf(name: string): Promise<string> {
   const image = await openImage(makeNodeStorage(), path, { format: "qcow2", gate: { allowPaths: [] } });
   const bytes = new Uint8Array(image.virtualSizeBytes);
   try {
-    await image.read(bytes, 0);
+    await image.read(bytes, guestOffset(0));
   } finally {
     await image.close();
   }

@@ -1,5 +1,6 @@
 // Today's writer over a staged storage: the image is what the same calls make directly.
 
+import { guestOffset } from "../../../src/units/index.ts";
 import { describe, expect, test } from "vitest";
 import { openChain } from "../../../src/format/chain/backing-chain.ts";
 import { planImage, writeImage } from "../../../src/format/new/create.ts";
@@ -63,7 +64,7 @@ describe("the writer over a log", () => {
       const { disk, staged } = await stageNew({ lazyRefcounts: true, clusterSizeBytes: 4096 });
       const storage = isStaged ? staged : disk.storage;
       const image = await openForWriting(storage, PATH, { format: "qcow2", gate: GATE });
-      await image.write(new Uint8Array(5000).fill(3), 9000);
+      await image.write(new Uint8Array(5000).fill(3), guestOffset(9000));
       await image.flush("asked for");
       expect(await byteAt(storage, INCOMPATIBLE_AT)).toBe(isStaged ? 0 : 1);
       await image.close();
@@ -95,12 +96,12 @@ describe("the writer over a log", () => {
     const { disk, staged } = await stageNew({ clusterSizeBytes: 512 });
     const before = Buffer.from(disk.require(PATH).content);
     const image = await openForWriting(staged, PATH, { format: "qcow2", gate: GATE });
-    await image.write(Buffer.from("the first statement"), 700_000);
+    await image.write(Buffer.from("the first statement"), guestOffset(700_000));
     await image.close();
     await resizeImage(staged, PATH, { format: "qcow2", gate: GATE }, 40 * MIB);
     const later = await openImage(staged, PATH, { format: "qcow2", gate: GATE });
     const bytes = new Uint8Array(19);
-    await later.read(bytes, 700_000);
+    await later.read(bytes, guestOffset(700_000));
     expect(Buffer.from(bytes).toString()).toBe("the first statement");
     expect(later.virtualSizeBytes).toBe(40 * MIB);
     await later.close();

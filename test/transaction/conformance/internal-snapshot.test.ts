@@ -1,6 +1,7 @@
 // Internal snapshots of devices: the images are what qemu-img makes of copies, of every layout, for all devices of a
 // transaction or for none.
 
+import { guestOffset } from "../../../src/units/index.ts";
 import { createHash } from "node:crypto";
 import { copyFileSync, readFileSync } from "node:fs";
 import path from "node:path";
@@ -113,7 +114,7 @@ async function contentOf(image: string, snapshot: string): Promise<string> {
   const options = { format: "qcow2", gate: { allowPaths: ["/"] }, snapshot: { name: snapshot } } as const;
   const opened = await openImage(makeNodeStorage(), image, options);
   const bytes = new Uint8Array(opened.virtualSizeBytes);
-  await opened.read(bytes, 0);
+  await opened.read(bytes, guestOffset(0));
   await opened.close();
   return createHash("sha256").update(bytes).digest("hex");
 }

@@ -6,7 +6,14 @@
 // - What a cluster had before stays readable until its entry points elsewhere, so that it can be copied along.
 // - The caller holds the guest clusters (RangeLocks): nobody else changes their entries meanwhile.
 
-import { clusterAt, type HostOffset, offsetBy, startOf } from "../../../units/index.ts";
+import {
+  clusterAt,
+  type GuestOffset,
+  guestOffset,
+  type HostOffset,
+  offsetBy,
+  startOf,
+} from "../../../units/index.ts";
 import type { FileRange } from "../../image.ts";
 import { readBytes } from "../../read-header.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
@@ -38,7 +45,7 @@ interface PlacedSegment extends WriteSegment {
 }
 
 /** Fills target with what the guest sees; past the end of the disk that is zeros. */
-export type ReadGuest = (target: Uint8Array, offset: number) => Promise<void>;
+export type ReadGuest = (target: Uint8Array, offset: GuestOffset) => Promise<void>;
 
 export class DataWriter {
   readonly #state: WriterState;
@@ -53,17 +60,17 @@ export class DataWriter {
     this.#readGuest = readGuest;
   }
 
-  async write(source: Uint8Array | FileRange, offset: number): Promise<void> {
+  async write(source: Uint8Array | FileRange, offset: GuestOffset): Promise<void> {
     const { spanBytes } = this.#state.tables;
     const end = offset + lengthOf(source);
     for (let start = offset; start < end; ) {
       const stop = Math.min(end, (Math.floor(start / spanBytes) + 1) * spanBytes);
       await this.#writeInTable(cut(source, start - offset, stop - offset), start);
-      start = stop;
+      start = guestOffset(stop);
     }
   }
 
-  async #writeInTable(source: Uint8Array | FileRange, start: number): Promise<void> {
+  async #writeInTable(source: Uint8Array | FileRange, start: GuestOffset): Promise<void> {
     const l1Index = Math.floor(start / this.#state.tables.spanBytes);
     const segments = await this.#state.turnstile.run(() => this.#place(l1Index, start, lengthOf(source)));
     try {
@@ -79,14 +86,20 @@ export class DataWriter {
     await this.#state.turnstile.run(() => this.#link(l1Index, segments));
   }
 
-  async #place(l1Index: number, start: number, lengthBytes: number): Promise<PlacedSegment[]> {
+  async #place(l1Index: number, start: GuestOffset, lengthBytes: number): Promise<PlacedSegment[]> {
     const state = this.#state;
     await state.begin();
     const table = await state.requireTable(l1Index);
-    const tableStart = l1Index * state.tables.spanBytes;
+    const tableStart = guestOffset(l1Index * state.tables.spanBytes);
     const placed: PlacedSegment[] = [];
     try {
-      for (const segment of planSegments(table, tableStart, start, start + lengthBytes, this.#layout)) {
+      for (const segment of planSegments(
+        table,
+        tableStart,
+        start,
+        offsetBy(start, lengthBytes),
+        this.#layout,
+      )) {
         const lengthBytes = segment.count * state.clusterBytes;
         if (segment.hostOffset === undefined) {
           const fresh = state.highWater;
@@ -144,7 +157,7 @@ export class DataWriter {
     if (keepsTail && tail.length > 0) await dataFile.write(tail, end + shift);
   }
 
-  async #readOld(from: number, to: number, isKnownZero: boolean): Promise<Uint8Array> {
+  async #readOld(from: GuestOffset, to: GuestOffset, isKnownZero: boolean): Promise<Uint8Array> {
     const bytes = new Uint8Array(to - from);
     if (bytes.length > 0 && !isKnownZero) await this.#readGuest(bytes, from);
     return bytes;
@@ -202,7 +215,7 @@ async function bytesOf(source: Uint8Array | FileRange): Promise<Uint8Array> {
 
 /** A reader of what the guest sees in these layers, as a writer needs it. */
 export function clippedReader(
-  read: (target: Uint8Array, offset: number) => Promise<void>,
+  read: (target: Uint8Array, offset: GuestOffset) => Promise<void>,
   top: Pick<LayerReader, "virtualSizeBytes">,
 ): ReadGuest {
   return async (target, offset) => {

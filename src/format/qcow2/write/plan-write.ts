@@ -6,7 +6,13 @@
 // - A cluster is written in place only where it is this image's alone (COPIED).
 // - With extended L2 entries the unit of copying is the subcluster, except where all of the cluster moves.
 
-import { guestOffset, type HostOffset, hostOffset } from "../../../units/index.ts";
+import {
+  type GuestOffset,
+  guestOffset,
+  type HostOffset,
+  hostOffset,
+  offsetBy,
+} from "../../../units/index.ts";
 import {
   decodeL2Entry,
   encodeL2EntryAt,
@@ -28,11 +34,11 @@ export interface WriteSegment {
   /** Of the first cluster; undefined for `new`. */
   readonly hostOffset: HostOffset | undefined;
   /** Guest bytes of the request in it. */
-  readonly start: number;
-  end: number;
+  readonly start: GuestOffset;
+  end: GuestOffset;
   /** The same, with what has to be copied along on either side. */
-  readonly from: number;
-  to: number;
+  readonly from: GuestOffset;
+  to: GuestOffset;
   /** Whether what is copied along, before and after, is known to be zeros. */
   readonly headIsZero: boolean;
   tailIsZero: boolean;
@@ -90,9 +96,9 @@ export function writeDataEntry(table: L2Table, index: number, place: HostOffset,
 /** tableStart: guest offset of the table's first entry. start and end lie in what it maps. */
 export function planSegments(
   table: L2Table,
-  tableStart: number,
-  start: number,
-  end: number,
+  tableStart: GuestOffset,
+  start: GuestOffset,
+  end: GuestOffset,
   layout: EntryLayout,
 ): WriteSegment[] {
   const { clusterBytes } = layout;
@@ -100,14 +106,14 @@ export function planSegments(
   const last = Math.ceil((end - tableStart) / clusterBytes);
   const wholeEnd = Math.floor((end - tableStart) / clusterBytes);
   for (let index = Math.floor((start - tableStart) / clusterBytes); index < last; ) {
-    const clusterStart = tableStart + index * clusterBytes;
-    const from = Math.max(start, clusterStart);
-    const to = Math.min(end, clusterStart + clusterBytes);
+    const clusterStart = offsetBy(tableStart, index * clusterBytes);
+    const from = guestOffset(Math.max(start, clusterStart));
+    const to = guestOffset(Math.min(end, clusterStart + clusterBytes));
     const next = planCluster(table, index, clusterStart, from, to, layout);
     if (from === clusterStart && index < wholeEnd) {
       const count = countAlike(table, index, wholeEnd, next, layout);
       next.count = count;
-      next.end = clusterStart + count * clusterBytes;
+      next.end = offsetBy(clusterStart, count * clusterBytes);
       next.to = next.end;
     }
     index += next.count;
@@ -125,9 +131,9 @@ export function planSegments(
 function planCluster(
   table: L2Table,
   index: number,
-  clusterStart: number,
-  start: number,
-  end: number,
+  clusterStart: GuestOffset,
+  start: GuestOffset,
+  end: GuestOffset,
   layout: EntryLayout,
 ): WriteSegment {
   const entry = readEntry(table, index, layout);
@@ -179,11 +185,15 @@ function countAlike(
 }
 
 /** The cluster that the entry's guest data may be written to as it is. */
-function findOwnPlace(entry: L2Entry, clusterStart: number, layout: EntryLayout): HostOffset | undefined {
+function findOwnPlace(
+  entry: L2Entry,
+  clusterStart: GuestOffset,
+  layout: EntryLayout,
+): HostOffset | undefined {
   if (layout.hasExternalDataFile) {
     // Written where the entry does not lead to, the data would not be found again.
     if ("hostOffset" in entry && entry.hostOffset !== undefined) {
-      judgeDataFilePlace(entry.hostOffset, guestOffset(clusterStart));
+      judgeDataFilePlace(entry.hostOffset, clusterStart);
     }
     return hostOffset(clusterStart);
   }
@@ -198,8 +208,15 @@ function goesOn(before: WriteSegment, next: WriteSegment, clusterBytes: number):
   return before.hostOffset + before.count * clusterBytes === next.hostOffset;
 }
 
-function roundOut(start: number, end: number, unit: number): { from: number; to: number } {
-  return { from: Math.floor(start / unit) * unit, to: Math.ceil(end / unit) * unit };
+function roundOut(
+  start: GuestOffset,
+  end: GuestOffset,
+  unit: number,
+): { from: GuestOffset; to: GuestOffset } {
+  return {
+    from: guestOffset(Math.floor(start / unit) * unit),
+    to: guestOffset(Math.ceil(end / unit) * unit),
+  };
 }
 
 /** The subclusters that bytes start to end of a cluster lie in, as bits. All, where there are none. */

@@ -8,7 +8,13 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { type ByteRange, loadZstd } from "../../../storage/index.ts";
-import { type ClusterIndex, type HostOffset, hostOffset } from "../../../units/index.ts";
+import {
+  type ClusterIndex,
+  type GuestOffset,
+  guestOffset,
+  type HostOffset,
+  hostOffset,
+} from "../../../units/index.ts";
 import type { Extent, FileRange, WritableImage } from "../../image.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import { ComposedImage } from "../../read/composed-image.ts";
@@ -67,15 +73,15 @@ export class Qcow2Writer implements WritableImage {
     return this.#view.findExtents(range);
   }
 
-  async read(target: Uint8Array, offset: number): Promise<void> {
+  async read(target: Uint8Array, offset: GuestOffset): Promise<void> {
     await this.#view.read(target, offset);
   }
 
-  async write(source: Uint8Array, offset: number): Promise<void> {
+  async write(source: Uint8Array, offset: GuestOffset): Promise<void> {
     await this.#hold(offset, source.length, () => this.#data.write(source, offset));
   }
 
-  async takeOver(range: FileRange, offset: number): Promise<boolean> {
+  async takeOver(range: FileRange, offset: GuestOffset): Promise<boolean> {
     if ((await range.file.stat()).sizeBytes < range.start + range.lengthBytes) return false;
     await this.#hold(offset, range.lengthBytes, () => this.#data.write(range, offset));
     return true;
@@ -101,7 +107,7 @@ export class Qcow2Writer implements WritableImage {
     });
   }
 
-  async writeCompressed(cluster: Uint8Array, offset: number): Promise<void> {
+  async writeCompressed(cluster: Uint8Array, offset: GuestOffset): Promise<void> {
     const { clusterBytes } = this.layout;
     const isLast = offset + cluster.length === this.virtualSizeBytes;
     if (offset % clusterBytes !== 0 || (cluster.length !== clusterBytes && !isLast)) {
@@ -206,7 +212,7 @@ export class Qcow2Writer implements WritableImage {
     const { unitBytes } = this.layout;
     const unitStart = Math.floor(start / unitBytes) * unitBytes;
     const bytes = new Uint8Array(unitBytes);
-    await this.#readGuest(bytes, unitStart);
+    await this.#readGuest(bytes, guestOffset(unitStart));
     bytes.fill(0, start - unitStart, end - unitStart);
     if (bytes.some((byte) => byte !== 0)) await this.#writeZeroData(start, end);
     else await this.#zeroUnits(unitStart, unitStart + unitBytes, mayUnmap);
@@ -234,10 +240,10 @@ export class Qcow2Writer implements WritableImage {
   }
 
   async #writeZeroData(start: number, end: number): Promise<void> {
-    await inPieces(start, end, (zeros, at) => this.#data.write(zeros, at));
+    await inPieces(start, end, (zeros, at) => this.#data.write(zeros, guestOffset(at)));
   }
 
-  async #writePacked(packed: Uint8Array, offset: number): Promise<void> {
+  async #writePacked(packed: Uint8Array, offset: GuestOffset): Promise<void> {
     const state = this.#state;
     const place = await state.turnstile.run(async () => {
       await state.begin();

@@ -1,5 +1,6 @@
 // Who keeps away from a fenced image: QEMU's tools, for reading and for writing, and imgtx's own writers.
 
+import { guestOffset } from "../../../../src/units/index.ts";
 import { spawnSync } from "node:child_process";
 import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import path from "node:path";
@@ -117,7 +118,7 @@ describe("a fenced image", () => {
     const read = async (): Promise<Buffer> => {
       const opened = await openImage(storage, image, { format: "qcow2", gate: gateFor(image) });
       const bytes = Buffer.alloc(64 * 1024);
-      await opened.read(bytes, 0);
+      await opened.read(bytes, guestOffset(0));
       await opened.close();
       return bytes;
     };

@@ -1,6 +1,7 @@
 // QEMU judges what the writer leaves: the same guest bytes, and `qemu-img check` clean, over a matrix of
 // layouts, with backing images, internal snapshots, compressed clusters and data files.
 
+import { guestOffset } from "../../../../src/units/index.ts";
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect } from "vitest";
@@ -89,12 +90,12 @@ async function changeOnce(
       const first = Math.floor(start / clusterBytes) * clusterBytes;
       const cluster = model.subarray(first, Math.min(first + clusterBytes, model.length));
       fillRandomly(cluster, random);
-      await image.writeCompressed(cluster.slice(), first);
+      await image.writeCompressed(cluster.slice(), guestOffset(first));
       return;
     }
     default:
       fillRandomly(model.subarray(start, end), random);
-      await image.write(model.slice(start, end), start);
+      await image.write(model.slice(start, end), guestOffset(start));
   }
 }
 
@@ -105,7 +106,7 @@ async function changeOften(path: string, model: Uint8Array, random: Random, layo
     if (random.below(12) === 0) await image.flush("test");
   }
   const seen = new Uint8Array(model.length);
-  await image.read(seen, 0);
+  await image.read(seen, guestOffset(0));
   expect(firstDifference(seen, model), "read before closing").toBeUndefined();
   await image.close();
 }
@@ -232,12 +233,12 @@ describe("an image whose tables do not fit into memory all at once", () => {
     const places = Array.from({ length: 38 }, (_, index) => index * (TIB / 2) + index * 4096);
     for (const round of [0, 1]) {
       for (const [index, place] of places.entries()) {
-        await image.write(new Uint8Array(512).fill(index + 1), place + round * 512);
+        await image.write(new Uint8Array(512).fill(index + 1), guestOffset(place + round * 512));
       }
     }
     const seen = new Uint8Array(1024);
     for (const [index, place] of places.entries()) {
-      await image.read(seen, place);
+      await image.read(seen, guestOffset(place));
       expect(seen.every((byte) => byte === index + 1)).toBe(true);
     }
     await image.close();
@@ -251,10 +252,10 @@ describe("an image whose tables do not fit into memory all at once", () => {
     const options = { clusterSizeBytes: 2 ** 21, refcountBits: 64, preallocation: "metadata" };
     const path = await makeDisk(folder, 6 * TIB, options);
     const image = await openForWriting(storage, path, { format: "qcow2", gate: { allowPaths: [] } });
-    await image.write(new Uint8Array(4096).fill(1), 5 * TIB);
+    await image.write(new Uint8Array(4096).fill(1), guestOffset(5 * TIB));
     await image.discard({ start: 0, lengthBytes: 6 * TIB });
     await image.flush("test");
-    await image.write(new Uint8Array(4096).fill(2), 3 * TIB);
+    await image.write(new Uint8Array(4096).fill(2), guestOffset(3 * TIB));
     await image.close();
     run(folder, "qemu-img", "check", "-q", "disk");
     const reads = ["-c", `read -P 0 ${5 * TIB} 4096`, "-c", `read -P 2 ${3 * TIB} 4096`];

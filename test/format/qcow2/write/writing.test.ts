@@ -1,3 +1,4 @@
+import { guestOffset } from "../../../../src/units/index.ts";
 import { createHash } from "node:crypto";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -97,9 +98,9 @@ describe("an image that must not be written to", () => {
       const writing = async (): Promise<void> => {
         const image = await openForWriting(storage, path, QCOW2);
         const all = new Uint8Array(Math.min(image.virtualSizeBytes, 4 * MIB)).fill(1);
-        const first = await errorFrom(image.write(all, 0));
+        const first = await errorFrom(image.write(all, guestOffset(0)));
         const end = image.virtualSizeBytes - 512;
-        expect((await errorFrom(image.write(all.subarray(0, 512), end))).code).toBe("E_CORRUPT");
+        expect((await errorFrom(image.write(all.subarray(0, 512), guestOffset(end)))).code).toBe("E_CORRUPT");
         await image.close();
         throw first;
       };
@@ -110,8 +111,10 @@ describe("an image that must not be written to", () => {
 
   test("ranges beyond the disk are a mistake of the caller's", async () => {
     const image = await openForWriting(storage, await makeImage(MIB), QCOW2);
-    expect((await errorFrom(image.write(new Uint8Array(MIB), 65_536))).code).toBe("E_INTERNAL");
-    expect((await errorFrom(image.writeCompressed(new Uint8Array(65_536), 512))).code).toBe("E_INTERNAL");
+    expect((await errorFrom(image.write(new Uint8Array(MIB), guestOffset(65_536)))).code).toBe("E_INTERNAL");
+    expect((await errorFrom(image.writeCompressed(new Uint8Array(65_536), guestOffset(512)))).code).toBe(
+      "E_INTERNAL",
+    );
     await image.close();
   });
 });
@@ -132,8 +135,8 @@ describe("a sound image", () => {
     const image = await openForWriting(storage, path, QCOW2);
     const bytes = new Uint8Array(512).fill(0x77);
     const middle = Math.floor(image.virtualSizeBytes / 1024) * 512;
-    await image.write(bytes, 0);
-    await image.write(bytes, middle);
+    await image.write(bytes, guestOffset(0));
+    await image.write(bytes, guestOffset(middle));
     await image.close();
     before.fill(0x77, 0, 512);
     before.fill(0x77, middle, middle + 512);
@@ -145,8 +148,8 @@ describe("a sound image", () => {
     const path = await makeImage(MIB);
     const before = statSync(path, { bigint: true }).mtimeNs;
     const image = await openForWriting(storage, path, QCOW2);
-    await image.write(new Uint8Array(0), 0);
-    await image.read(new Uint8Array(512), 0);
+    await image.write(new Uint8Array(0), guestOffset(0));
+    await image.read(new Uint8Array(512), guestOffset(0));
     await image.close();
     expect(statSync(path, { bigint: true }).mtimeNs).toBe(before);
   });
@@ -160,11 +163,11 @@ describe("a sound image", () => {
       const start = ((index * 37) % 1000) * 1536;
       const bytes = new Uint8Array(3584).fill(index + 1);
       model.set(bytes, start);
-      writes.push(image.write(bytes, start));
+      writes.push(image.write(bytes, guestOffset(start)));
     }
     await Promise.all(writes);
     const seen = new Uint8Array(model.length);
-    await image.read(seen, 0);
+    await image.read(seen, guestOffset(0));
     expect(Buffer.compare(seen, model)).toBe(0);
     await image.close();
     expect(Buffer.compare(readGuest(path, 0, model.length), model)).toBe(0);
@@ -175,7 +178,7 @@ describe("a sound image", () => {
     const path = await makeImage(64 * MIB);
     const { storage: watched, traffic } = watchWrites();
     const image = await openForWriting(watched, path, QCOW2);
-    await image.write(new Uint8Array(32 * MIB).fill(5), 0);
+    await image.write(new Uint8Array(32 * MIB).fill(5), guestOffset(0));
     expect(traffic).toEqual({ writes: [{ offset: 327_680, lengthBytes: 32 * MIB }], flushes: [] });
     await image.flush("asked-for");
     expect(traffic.flushes).toEqual(["refcounts-before-references", "asked-for"]);
@@ -187,7 +190,7 @@ describe("a sound image", () => {
     const path = await makeImage(4 * MIB, { clusterSizeBytes: 512, refcountBits: 64 });
     const { storage: watched, traffic } = watchWrites();
     const image = await openForWriting(watched, path, { ...QCOW2, isOrdered: false });
-    await image.write(new Uint8Array(4 * MIB).fill(5), 0);
+    await image.write(new Uint8Array(4 * MIB).fill(5), guestOffset(0));
     await image.close();
     expect(traffic.flushes).toEqual([]);
     expect(structureProblems(openHostImage(path), path)).toEqual([]);
@@ -197,7 +200,7 @@ describe("a sound image", () => {
     const path = await makeImage(4 * MIB);
     const image = await openForWriting(storage, path, QCOW2);
     for (let cluster = 0; cluster < 64; cluster += 1) {
-      await image.writeCompressed(new Uint8Array(65_536).fill(cluster + 1), cluster * 65_536);
+      await image.writeCompressed(new Uint8Array(65_536).fill(cluster + 1), guestOffset(cluster * 65_536));
     }
     await image.close();
     expect(statSync(path).size).toBe(6 * 65_536);
@@ -207,7 +210,7 @@ describe("a sound image", () => {
   test("is marked dirty while its lazy refcounts lag behind, and clean when it is closed", async () => {
     const path = await makeImage(MIB, { lazyRefcounts: true });
     const image = await openForWriting(storage, path, QCOW2);
-    await image.write(new Uint8Array(512).fill(1), 0);
+    await image.write(new Uint8Array(512).fill(1), guestOffset(0));
     await image.flush("asked-for");
     expect(readFileSync(path)[79]).toBe(1);
     expect((await errorFrom(openForWriting(storage, path, QCOW2))).code).toBe("E_REFUSED");
@@ -237,13 +240,15 @@ test("a raw image is written through the same face", async () => {
   const path = `${makeFolder()}/disk.raw`;
   writeFileSync(path, new Uint8Array(64 * 1024).fill(1));
   const image = await openForWriting(storage, path, { format: "raw", gate: { allowPaths: [] } });
-  await image.write(new Uint8Array(512).fill(2), 4096);
+  await image.write(new Uint8Array(512).fill(2), guestOffset(4096));
   await image.writeZeroes({ start: 8192, lengthBytes: 4096 }, true);
   await image.writeZeroes({ start: 16_384, lengthBytes: 512 }, false);
   await image.discard({ start: 32_768, lengthBytes: 4096 });
-  expect((await errorFrom(image.writeCompressed(new Uint8Array(65_536), 0))).code).toBe("E_INTERNAL");
+  expect((await errorFrom(image.writeCompressed(new Uint8Array(65_536), guestOffset(0)))).code).toBe(
+    "E_INTERNAL",
+  );
   const seen = new Uint8Array(64 * 1024);
-  await image.read(seen, 0);
+  await image.read(seen, guestOffset(0));
   await image.flush("asked-for");
   await image.close();
   const model = new Uint8Array(64 * 1024).fill(1);
@@ -263,8 +268,10 @@ describe("a disk that fails", () => {
   test("leaves the image without the clusters that could not be written", async () => {
     const path = await makeImage(MIB);
     const image = await openForWriting(failingStorage("write", 300_000), path, QCOW2);
-    await image.write(new Uint8Array(65_536).fill(1), 0);
-    expect((await errorFrom(image.write(new Uint8Array(500_000).fill(2), 131_072))).code).toBe("E_IO");
+    await image.write(new Uint8Array(65_536).fill(1), guestOffset(0));
+    expect((await errorFrom(image.write(new Uint8Array(500_000).fill(2), guestOffset(131_072)))).code).toBe(
+      "E_IO",
+    );
     await image.close();
     expect(structureProblems(openHostImage(path), path)).toEqual([]);
     expect(readGuest(path, 0, 65_536).every((byte) => byte === 1)).toBe(true);
@@ -274,9 +281,9 @@ describe("a disk that fails", () => {
   test("is not written to again after a failed flush", async () => {
     const path = await makeImage(MIB);
     const image = await openForWriting(failingStorage("flush", 0), path, QCOW2);
-    await image.write(new Uint8Array(65_536).fill(1), 0);
+    await image.write(new Uint8Array(65_536).fill(1), guestOffset(0));
     expect((await errorFrom(image.flush("asked-for"))).code).toBe("E_IO");
-    expect((await errorFrom(image.write(new Uint8Array(512), 0))).code).toBe("E_IO");
+    expect((await errorFrom(image.write(new Uint8Array(512), guestOffset(0)))).code).toBe("E_IO");
     await image.close();
     expect(readGuest(path, 0, MIB).every((byte) => byte === 0)).toBe(true);
   });
