@@ -319,6 +319,20 @@ const ROWS = {
     { bitmap: isText },
     ({ bitmap }) => `bitmap ${quoteName(bitmap)} was inconsistent: the next backup has to be a whole one`,
   ),
+
+  // Of repairs.
+  sound: row({}, () => "no errors were found on the image"),
+  "count repaired": row(
+    { offset: isCount, before: isCount, after: isCount },
+    ({ offset, before, after }) =>
+      `the refcount of the cluster at 0x${offset.toString(16)} becomes ${after}, from ${before}`,
+  ),
+  "more counts repaired": row({ counts: isCount }, ({ counts }) => `${counts} more refcounts are set right`),
+  "flags repaired": row({ flags: isCount }, ({ flags }) => `${flags} COPIED flags are set right`),
+  "mark removed": row(
+    { mark: oneOf("dirty", "corrupt") },
+    ({ mark }) => `the image is not marked ${mark} any more`,
+  ),
 };
 
 type Fields = {

@@ -3,7 +3,7 @@
 
 import type { MirrorSync, Workspace } from "../device/index.ts";
 import type { ErrorCode } from "../errors/index.ts";
-import type { Amendment, CreateOptions, ImageFormat, OverlayOptions } from "../format/index.ts";
+import type { Amendment, CreateOptions, ImageFormat, OverlayOptions, RepairScope } from "../format/index.ts";
 
 /** One new overlay over a device's active layer. */
 export interface SnapshotTarget {
@@ -222,6 +222,12 @@ export interface AmendRequest {
   readonly backingFormat?: string | undefined;
 }
 
+export interface RepairRequest {
+  readonly kind: "repair";
+  readonly devices: readonly string[];
+  readonly scope: RepairScope;
+}
+
 /** Always refuses, in prepare, after the actions before it were prepared. Tests of rollback need it. */
 export interface RefuseRequest {
   readonly kind: "refuse";
@@ -247,6 +253,7 @@ export type ActionRequest =
   | InternalSnapshotRequest
   | BitmapRequest
   | AmendRequest
+  | RepairRequest
   | RefuseRequest;
 
 export type ActionKind = ActionRequest["kind"];

@@ -234,6 +234,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/amend.ts")).amend,
   },
   {
+    path: ["repair"],
+    summary: "set refcounts in images of devices right",
+    section: "Actions",
+    load: async () => (await import("../commands/repair.ts")).repair,
+  },
+  {
     path: ["rollback"],
     summary: "go back to an earlier generation",
     section: "Actions",

@@ -2,7 +2,6 @@
 
 import type { Action, Plan, PlanContext, Traits } from "./plan/action.ts";
 import type { ActionKind, ActionRequest } from "../request.ts";
-import { amend } from "./amend.ts";
 import { bitmapAdd, bitmapClear, bitmapDisable, bitmapEnable, bitmapMerge, bitmapRemove } from "./bitmap.ts";
 import { deviceAdd, deviceRemove, deviceTrust } from "./device-table.ts";
 import { freeze, unfreeze } from "./freeze.ts";
@@ -19,7 +18,8 @@ import { pull } from "./pull.ts";
 import { rebase } from "./rebase.ts";
 import { refuse } from "./refuse.ts";
 import { reopen } from "./reopen.ts";
-import { resize } from "./resize.ts";
+import { repair } from "./repair.ts";
+import { amend, resize } from "./resize.ts";
 import { rollback } from "./rollback.ts";
 import { snapshot } from "./snapshot.ts";
 
@@ -49,6 +49,7 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   "bitmap-disable": bitmapDisable,
   "bitmap-merge": bitmapMerge,
   amend,
+  repair,
   refuse,
   mirror,
   "mirror-cancel": mirrorCancel,

@@ -69,6 +69,7 @@ const isKind: Shape<ActionKind> = oneOf(
   "bitmap-disable",
   "bitmap-merge",
   "amend",
+  "repair",
   "refuse",
 );
 

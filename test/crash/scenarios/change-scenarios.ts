@@ -29,6 +29,19 @@ const onTwoChanging = (name: string, steps: Scenario["steps"], more: Partial<Sce
     ...more,
   });
 
+/** The images that are written to, each with a cluster at its end that is counted and not used. */
+function leaking(files: Scenario["files"]): Scenario["files"] {
+  return () =>
+    files().map((file) => {
+      if (!Object.hasOwn(CHANGING, file.path)) return file;
+      const clusterBytes = 2 ** Buffer.from(file.bytes).readUInt32BE(20);
+      const bytes = Buffer.concat([file.bytes, Buffer.alloc(clusterBytes)]);
+      const block = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(48))));
+      bytes.writeUInt16BE(1, block + (file.bytes.length / clusterBytes) * 2);
+      return { ...file, bytes };
+    });
+}
+
 export const CHANGE_SCENARIOS: readonly Scenario[] = [
   onTwoChanging("resize", [step("resize vda 320k"), step("resize vdb 60k --shrink --force")], {
     inSlice: true,
@@ -133,6 +146,22 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
       step("txn commit"),
     ],
     studied: [1, 3],
+  },
+  {
+    name: "repair 1 device",
+    files: leaking(filesOf(ONE)),
+    prepare: addAll(ONE),
+    changing: CHANGING,
+    steps: [step("repair vda")],
+    studied: [0],
+  },
+  {
+    name: "repair 2 devices in a transaction",
+    files: leaking(filesOf(WITHOUT_RAW.slice(0, 2))),
+    prepare: addAll(WITHOUT_RAW.slice(0, 2)),
+    changing: CHANGING,
+    steps: [step("txn begin"), step("repair vda vdc -r leaks"), step("txn commit")],
+    studied: [1, 2],
   },
   onTwoChanging("resize, taken back to a savepoint, and aborted", [
     step("txn begin"),

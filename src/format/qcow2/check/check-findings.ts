@@ -19,6 +19,8 @@ export interface CheckWatch {
   /** Takes a leaked cluster, and by how much its refcount is too high. */
   readonly onLeak?: (cluster: ClusterIndex, surplus: number) => void;
   readonly onDanger?: (danger: Danger) => void;
+  /** Takes a refcount that is not the number of references, and that number. */
+  readonly onCount?: (cluster: ClusterIndex, count: number, references: number) => void;
 }
 
 /** The counts and figures of `qemu-img check`, under the names that its JSON has. */
@@ -70,6 +72,11 @@ export class CheckFindings {
     this.leaks += 1;
     this.#sink(line);
     this.#watch.onLeak?.(cluster, surplus);
+  }
+
+  /** A count that is wrong, beside what is told of it as a leak or an error. */
+  miscounted(cluster: ClusterIndex, count: number, references: number): void {
+    this.#watch.onCount?.(cluster, count, references);
   }
 
   unjudged(line: string): void {

@@ -230,6 +230,7 @@ async function compareCluster(
 ): Promise<void> {
   const count = await stored.readCount(cluster);
   const references = computed.count(cluster);
+  if (count !== undefined && count !== references) findings.miscounted(cluster, count, references);
   if (count === undefined) {
     findings.unjudged(`Can't get refcount for cluster ${cluster}: Input/output error`);
   } else if (count < references) {

@@ -14,7 +14,8 @@ import { assertNotFrozen } from "./fencing.ts";
 interface ChangedDevice {
   readonly notes: readonly Note[];
   readonly after: Partial<DeviceEntry>;
-  readonly redo: ImageChange;
+  /** Undefined: there is nothing to change. */
+  readonly redo?: ImageChange;
   /** Changes of other files, that its own makes. */
   readonly before?: readonly ImageChange[];
   /** Chains beside its own that the change reads. */
@@ -48,13 +49,18 @@ export async function planInPlace(
     devices,
     allowPaths: [],
     reports: planned.map(({ entry: { name: device }, top: { path, format }, notes, before = [], redo }) => {
-      const files = [...before, redo].map(({ link }) => ({ path: link.path, change: "change" as const }));
+      const files = [...before, ...(redo ? [redo] : [])].map(({ link }) => ({
+        path: link.path,
+        change: "change" as const,
+      }));
       return { kind, device, before: path, after: path, format, files, notes };
     }),
-    changes: planned.map(({ entry, chain, after }) => {
+    changes: planned.flatMap(({ entry, chain, after, redo }) => {
+      if (redo === undefined) return [];
       return { device: entry.name, after: { ...entry, ...placeOf(chain), ...after } };
     }),
     redo: planned.flatMap(({ entry: { name: device }, before = [], redo }) => {
+      if (redo === undefined) return [];
       const place = { device, image: redo.link.path };
       const write: ImageChange["write"] = async (file, transaction) => {
         await withPlace(place, async () => await redo.write(file, transaction));
