@@ -23,7 +23,7 @@ import { rereadHeader } from "./reread-header.ts";
 import { refreshCopied } from "./table-references.ts";
 
 /** A refcount that is not what it should be. */
-export interface CountRepair {
+interface CountRepair {
   readonly cluster: number;
   readonly before: number;
   readonly after: number;
