@@ -26,8 +26,9 @@ export function mergeRequest(
 export async function makeChain(
   names: readonly string[],
   how: { readonly words?: readonly string[]; readonly sizes?: readonly string[] } = {},
+  folder = makeFolder(),
 ): Promise<Workbench> {
-  const bench = new Workbench(makeFolder());
+  const bench = new Workbench(folder);
   for (const [index, name] of names.entries()) {
     const file = bench.at(name);
     const below = names[index - 1];

@@ -1,0 +1,127 @@
+// A merge that is cut off after its commit mark goes on from where it had come to, whoever was started meanwhile; on a full
+// disk it is refused before.
+
+import { execFileSync } from "node:child_process";
+import { existsSync, statfsSync, writeFileSync } from "node:fs";
+import { describe, expect, onTestFinished } from "vitest";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { run, runWell } from "../../helpers/qemu-programs.ts";
+import { killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
+import { compareWithBefore, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
+import { atNthAfterMark, IDENTICAL, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import type { Workbench } from "../../helpers/transaction/workbench.ts";
+import { snapshotWorkspace } from "../../helpers/tree.ts";
+
+const qemu = oracle("qemu-img", "qemu-io");
+const NAMES = ["base.qcow2", "a.qcow2", "b.qcow2"];
+const INTO_BASE = { into: "base.qcow2" };
+
+/** Merges in a process that dies at the nth such call on the image, and keeps marks all the time. */
+async function dieAmidMerge(
+  bench: Workbench,
+  name: string,
+  nth: number,
+  image = "base.qcow2",
+): Promise<void> {
+  const dying = bench.through(killAt(makeNodeStorage(), atNthAfterMark(name, image, nth)));
+  const died = dying.run(mergeRequest(bench, ["vda"], INTO_BASE), { markEveryMs: 0 });
+  await expect(died).rejects.toThrow("killed");
+}
+
+async function countWrites(work: (bench: Workbench) => Promise<unknown>, bench: Workbench): Promise<number> {
+  let count = 0;
+  const watched = watchStorage(makeNodeStorage(), ({ name, path }) => {
+    if (name === "file.write" && path.endsWith("base.qcow2")) count += 1;
+  });
+  await work(bench.through(watched));
+  return count;
+}
+
+async function makeLong(words: readonly string[] = []): Promise<Workbench> {
+  const bench = await makeChain(NAMES, { sizes: ["40M", "40M", "40M"], words });
+  const pieces = Array.from({ length: 12 }, (_, at) => `write -P ${at + 40} ${at * 3}M 2M`);
+  writeGuest(bench.at("b.qcow2"), "qcow2", ...pieces);
+  runWell("qemu-img", "convert", "-O", "raw", bench.at("b.qcow2"), bench.at("before.raw"));
+  return bench;
+}
+
+describe("a merge that was cut off", () => {
+  qemu.test("goes on from its last mark, and the device shows what it showed all the time", async () => {
+    const bench = await makeLong();
+    const other = await makeLong();
+    const all = await countWrites(
+      async (watched) => await watched.run(mergeRequest(other, ["vda"], INTO_BASE), { markEveryMs: 0 }),
+      other,
+    );
+    await dieAmidMerge(bench, "file.write", Math.floor((all * 2) / 3));
+    const rest = await countWrites(async (watched) => {
+      expect((await watched.session()).recovered).toMatchObject([{ did: "finished" }]);
+    }, bench);
+    expect(rest).toBeLessThan((all * 2) / 3);
+    expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+    runWell("qemu-img", "check", "-q", bench.at("base.qcow2"));
+    expect(NAMES.filter((name) => existsSync(bench.at(name)))).toEqual(["base.qcow2"]);
+  });
+
+  qemu.test("keeps QEMU from both images until it is done", async () => {
+    const bench = await makeLong();
+    await dieAmidMerge(bench, "file.write", 8);
+    for (const name of ["base.qcow2", "b.qcow2"]) {
+      expect(run("qemu-img", "map", bench.at(name)).output, name).toContain("frozen by imgtx");
+    }
+    await bench.session();
+    expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+  });
+
+  qemu.test("takes along what a guest wrote meanwhile, where no fence can be", async () => {
+    const bench = await makeLong(["-o", "compat=0.10"]);
+    await dieAmidMerge(bench, "file.write", 30);
+    writeGuest(bench.at("b.qcow2"), "qcow2", "write -P 99 0 64k", "write -P 98 39M 64k");
+    writeGuest(bench.at("before.raw"), "raw", "write -P 99 0 64k", "write -P 98 39M 64k");
+    expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+    expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+    // It is not what was planned any more, and stays.
+    expect(existsSync(bench.at("b.qcow2"))).toBe(true);
+  });
+
+  qemu.test("leaves an overlay that somebody stands on by then, and says so", async () => {
+    const bench = await makeLong();
+    await dieAmidMerge(bench, "file.write", 8);
+    const below = ["-u", "-b", bench.at("b.qcow2"), "-F", "qcow2"];
+    runWell("qemu-img", "create", "-q", "-f", "qcow2", ...below, bench.at("new.qcow2"), "40M");
+    const [note] = (await bench.session()).recovered;
+    expect(note).toMatchObject({ did: "finished" });
+    expect(note?.text).toContain(
+      `left '${bench.at("b.qcow2")}' as it is: '${bench.at("new.qcow2")}' stands on it`,
+    );
+    expect(run("qemu-img", "compare", bench.at("new.qcow2"), bench.at("before.raw")).output.trim()).toBe(
+      IDENTICAL,
+    );
+    expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+  });
+});
+
+describe("a full disk", () => {
+  oracle("root", "mount", "umount", "qemu-img", "qemu-io").test.each(
+    [0, 64, 256, 448, 512, 576, 640, 768, 1024, 2048].map((pages) => pages * 1024),
+  )("with %i bytes left has nothing changed by a merge, or all of it", async (left) => {
+    const folder = makeFolder();
+    execFileSync("mount", ["-t", "tmpfs", "-o", "size=24m", "imgtx-test", folder]);
+    onTestFinished(() => {
+      execFileSync("umount", ["-l", folder]);
+    });
+    const bench = await makeChain(NAMES, {}, folder);
+    const { bavail, bsize } = statfsSync(folder);
+    writeFileSync(`${folder}/filler`, new Uint8Array(Math.max(0, bavail * bsize - left)));
+    const before = snapshotWorkspace(folder);
+    const outcome = await bench.run(mergeRequest(bench, ["vda"], INTO_BASE)).then(
+      () => "done",
+      (error: unknown) => (error as { code?: string }).code,
+    );
+    expect(["done", "E_NO_SPACE"]).toContain(outcome);
+    if (outcome !== "done") expect(snapshotWorkspace(folder)).toEqual(before);
+    expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+  });
+});
