@@ -1,4 +1,4 @@
-// Other backing images for active layers, against qemu-img rebase: whole processes in turns.
+// Other backing images for active layers, and layers merged into them, against qemu-img: whole processes in turns.
 
 import { execFileSync } from "node:child_process";
 import { closeSync, copyFileSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
@@ -23,9 +23,17 @@ export function benchBackings({ scratch, report }: Bench): void {
     }
     over("on-base.qcow2", "base.qcow2");
     over("on-one.qcow2", "one.qcow2");
-    const compare = (what: string, top: string, ours: string[], theirs: string[], atLeast: number): void => {
+    const compare = (
+      what: string,
+      top: string,
+      ours: string[],
+      theirs: string[],
+      atLeast: number,
+      begin = (): void => undefined,
+    ): void => {
       const [mine, qemus] = inTurns(5, [
         () => {
+          begin();
           for (const name of [".imgtx", "devices", "t.qcow2"]) {
             rmSync(`${folder}/${name}`, { recursive: true, force: true });
           }
@@ -35,12 +43,20 @@ export function benchBackings({ scratch, report }: Bench): void {
           return runImgtx(folder, ...ours);
         },
         () => {
+          begin();
           copyFileSync(`${folder}/${top}`, `${folder}/t.qcow2`);
           return run(folder, "qemu-img", theirs);
         },
       ]);
       report(what, mine, `qemu-img ${theirs.join(" ")}`, qemus, qemus / mine, { atLeast });
     };
+    // Each turn merges into an empty image of its own. In another folder: an overlay beside it would be in the way.
+    mkdirSync(`${folder}/kept`);
+    over("kept/full.qcow2", "../empty.qcow2");
+    qemu("convert", "-f", "raw", "-O", "qcow2", "-n", "noise", "kept/full.qcow2");
+    qemu("rebase", "-u", "-b", "low.qcow2", "-F", "qcow2", "kept/full.qcow2");
+    const low = () => copyFileSync(`${folder}/empty.qcow2`, `${folder}/low.qcow2`);
+    compare("merge, 1 GiB", "kept/full.qcow2", ["merge", "vda"], ["commit", "-q", "t.qcow2"], 1, low);
     const onto = (name: string) => ["rebase", "-b", name, "-F", "qcow2", "t.qcow2"];
     compare("pull, 1 GiB", "on-base.qcow2", ["pull", "vda"], ["rebase", "-b", "", "t.qcow2"], 1);
     const elsewhere = ["rebase", "vda", "--onto", "empty.qcow2"];

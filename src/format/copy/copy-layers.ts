@@ -7,7 +7,7 @@
 // - The caller holds the locks of both, and keeps others from the image, by a fence where there is a place for one.
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { Storage } from "../../storage/index.ts";
+import { mayShareBlocks, type Storage } from "../../storage/index.ts";
 import { type Chain, openChain } from "../chain/backing-chain.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 import { type Fingerprint, identityOf, settleFingerprint } from "../fingerprint.ts";
@@ -15,6 +15,7 @@ import type { Image, WritableImage } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { openForWriting } from "../open/open-for-writing.ts";
 import { type OpenedImage, openImage } from "../open/open-image.ts";
+import { Qcow2Writer } from "../qcow2/write/qcow2-writer.ts";
 import { COPY_OF_CHANGES, copyTelling, type Watching } from "./changes-overlay.ts";
 
 /** An image that is written to in place. */
@@ -53,8 +54,11 @@ export async function copyLayers(
     const target = await openTarget(storage, into, gate);
     try {
       assertRoom(target, source);
+      const shares = await mayShare(source, target, ownLayers);
       await copyTelling(source, target, onProgress, {
         ...COPY_OF_CHANGES,
+        shares,
+        inKernel: shares,
         signal,
         clusterBytes: undefined,
         backingBytes: source.virtualSizeBytes,
@@ -75,6 +79,21 @@ export async function copyLayers(
   } finally {
     await source.close();
   }
+}
+
+/**
+ * Whether both may have the same blocks: where the file system lets them, and clusters are not smaller than those of the
+ * target, of which most would be put together from several all the same.
+ */
+async function mayShare(source: OpenedImage, target: WritableImage, ownLayers: number): Promise<boolean> {
+  const own = await target.layers[0]?.dataFile.stat();
+  if (!own || !mayShareBlocks(own)) return false;
+  const unitBytes = target instanceof Qcow2Writer ? target.layout.clusterBytes : 0;
+  for (const [depth, { dataFile }] of source.layers.slice(0, ownLayers).entries()) {
+    const { clusterSizeBytes = 0 } = source.chain.links[depth]?.header ?? {};
+    if (clusterSizeBytes < unitBytes || (await dataFile.stat()).fileSystem !== own.fileSystem) return false;
+  }
+  return true;
 }
 
 /** The chain from the upper image on, and how many of its layers stand above the lower one. */

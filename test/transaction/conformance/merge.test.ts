@@ -6,6 +6,7 @@ import path from "node:path";
 import { describe, expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { run, runWell } from "../../helpers/qemu-programs.ts";
+import { LoopDisk } from "../../helpers/loop-disk.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { compareWithBefore, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
 import { IDENTICAL, infoOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
@@ -200,4 +201,32 @@ describe("layers of a chain", () => {
     await bench.commit();
     expect(await compareWithBefore(bench)).toBe(IDENTICAL);
   });
+});
+
+describe("on a file system that shares blocks", () => {
+  oracle("qemu-img", "qemu-io", "root", "loops", "mkfs.xfs").test(
+    "what is merged takes no space, but for tables and what is only a part of a cluster",
+    async () => {
+      const disk = LoopDisk.make(makeFolder(), "disk", "xfs");
+      const free = () => Number(runWell("stat", "-f", "-c", "%f", disk.mountPoint)) * 4096;
+      for (const [name, format] of [
+        ["base.qcow2", "qcow2"],
+        ["base.raw", "raw"],
+      ] as const) {
+        const bench = new Workbench(path.join(disk.mountPoint, format));
+        bench.makeFile("README", "images\n");
+        runWell("qemu-img", "create", "-q", "-f", format, bench.at(name), "48M");
+        runWell("qemu-img", "create", "-q", "-f", "qcow2", "-b", name, "-F", format, bench.at("top.qcow2"));
+        writeGuest(bench.at("top.qcow2"), "qcow2", "write -P 4 1M 40M", "write -P 5 45M 3k");
+        await bench.add("vda", "top.qcow2");
+        runWell("qemu-img", "convert", "-O", "raw", bench.at("top.qcow2"), bench.at("before.raw"));
+        runWell("sync", "-f", disk.mountPoint);
+        const before = free();
+        await bench.run(mergeRequest(bench, ["vda"], { keep: true }));
+        runWell("sync", "-f", disk.mountPoint);
+        expect(before - free(), format).toBeLessThan(2 * M);
+        expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+      }
+    },
+  );
 });
