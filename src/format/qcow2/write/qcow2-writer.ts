@@ -13,7 +13,7 @@ import {
   type GuestOffset,
   guestOffset,
   type HostOffset,
-  hostOffset,
+  offsetBy,
 } from "../../../units/index.ts";
 import type { Extent, FileRange, WritableImage } from "../../image.ts";
 import type { ImageFormat } from "../../image-format.ts";
@@ -99,7 +99,7 @@ export class Qcow2Writer implements WritableImage {
     const end = this.#roundEnd(range.start + range.lengthBytes, clusterBytes, Math.floor);
     if (start >= end) return;
     await this.#hold(start, end - start, async () => {
-      await this.#zeros.discard(start, end);
+      await this.#zeros.discard(guestOffset(start), guestOffset(end));
       const { dataFile, header } = this.#state.files;
       if (!header.hasExternalDataFile) return;
       const lengthBytes = Math.min(end, this.virtualSizeBytes) - start;
@@ -187,15 +187,15 @@ export class Qcow2Writer implements WritableImage {
   }
 
   async #writeZeroes(range: ByteRange, mayUnmap: boolean): Promise<void> {
-    const { start } = range;
-    const end = start + range.lengthBytes;
+    const start = guestOffset(range.start);
+    const end = offsetBy(start, range.lengthBytes);
     const { version, unitBytes } = this.layout;
     if (version === 2 && this.#hasBacking) {
       await this.#writeZeroData(start, end);
       return;
     }
-    const innerStart = Math.ceil(start / unitBytes) * unitBytes;
-    const innerEnd = this.#roundEnd(end, unitBytes, Math.floor);
+    const innerStart = guestOffset(Math.ceil(start / unitBytes) * unitBytes);
+    const innerEnd = guestOffset(this.#roundEnd(end, unitBytes, Math.floor));
     if (innerStart > innerEnd) {
       // All of it inside one unit.
       await this.#zeroEdge(start, end, mayUnmap);
@@ -203,22 +203,22 @@ export class Qcow2Writer implements WritableImage {
     }
     await this.#zeroEdge(start, innerStart, mayUnmap);
     await this.#zeroUnits(innerStart, innerEnd, mayUnmap);
-    await this.#zeroEdge(Math.min(innerEnd, end), end, mayUnmap);
+    await this.#zeroEdge(guestOffset(Math.min(innerEnd, end)), end, mayUnmap);
   }
 
   /** A part of a unit: where the rest of the unit reads as zeros too, all of it is made zero. */
-  async #zeroEdge(start: number, end: number, mayUnmap: boolean): Promise<void> {
+  async #zeroEdge(start: GuestOffset, end: GuestOffset, mayUnmap: boolean): Promise<void> {
     if (start >= end) return;
     const { unitBytes } = this.layout;
-    const unitStart = Math.floor(start / unitBytes) * unitBytes;
+    const unitStart = guestOffset(Math.floor(start / unitBytes) * unitBytes);
     const bytes = new Uint8Array(unitBytes);
-    await this.#readGuest(bytes, guestOffset(unitStart));
+    await this.#readGuest(bytes, unitStart);
     bytes.fill(0, start - unitStart, end - unitStart);
     if (bytes.some((byte) => byte !== 0)) await this.#writeZeroData(start, end);
-    else await this.#zeroUnits(unitStart, unitStart + unitBytes, mayUnmap);
+    else await this.#zeroUnits(unitStart, offsetBy(unitStart, unitBytes), mayUnmap);
   }
 
-  async #zeroUnits(start: number, end: number, mayUnmap: boolean): Promise<void> {
+  async #zeroUnits(start: GuestOffset, end: GuestOffset, mayUnmap: boolean): Promise<void> {
     if (start >= end) return;
     const { header } = this.#state.files;
     if (header.hasRawExternalData) await this.#zeroDataFile(start, end, mayUnmap);
@@ -227,11 +227,13 @@ export class Qcow2Writer implements WritableImage {
       return;
     }
     const asData = await this.#zeros.zero(start, end, mayUnmap);
-    for (const [from, to] of asData) await this.#writeZeroData(from, Math.min(to, this.virtualSizeBytes));
+    for (const [from, to] of asData) {
+      await this.#writeZeroData(from, guestOffset(Math.min(to, this.virtualSizeBytes)));
+    }
   }
 
   /** A raw data file has to say by itself what the tables say. */
-  async #zeroDataFile(start: number, end: number, mayUnmap: boolean): Promise<void> {
+  async #zeroDataFile(start: GuestOffset, end: GuestOffset, mayUnmap: boolean): Promise<void> {
     const { dataFile } = this.#state.files;
     await this.#state.turnstile.run(() => this.#state.begin());
     const stop = Math.min(end, this.virtualSizeBytes);
@@ -239,7 +241,7 @@ export class Qcow2Writer implements WritableImage {
     else await inPieces(start, stop, (zeros, at) => dataFile.write(zeros, at));
   }
 
-  async #writeZeroData(start: number, end: number): Promise<void> {
+  async #writeZeroData(start: GuestOffset, end: GuestOffset): Promise<void> {
     await inPieces(start, end, (zeros, at) => this.#data.write(zeros, guestOffset(at)));
   }
 
@@ -277,7 +279,7 @@ function describePacked(place: HostOffset, lengthBytes: number): L2Entry {
   const inSector = place % SECTOR_BYTES;
   const sectors = Math.ceil((inSector + lengthBytes) / SECTOR_BYTES);
   const stored = sectors * SECTOR_BYTES - inSector;
-  return { kind: "compressed", hostOffset: hostOffset(place), lengthBytes: stored, isCopied: false };
+  return { kind: "compressed", hostOffset: place, lengthBytes: stored, isCopied: false };
 }
 
 function padTo(bytes: Uint8Array, lengthBytes: number): Uint8Array {

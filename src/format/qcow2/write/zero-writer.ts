@@ -7,6 +7,7 @@
 // - Zeros written with leave to unmap change nothing where nothing is allocated and nothing is below; QEMU marks such
 //   clusters as zero, and makes L2 tables for that.
 
+import { type GuestOffset, guestOffset, offsetBy } from "../../../units/index.ts";
 import type { L2Entry } from "../codec/l2-table.ts";
 import { measureL2Entry } from "../codec/l2-table.ts";
 import type { L2Table } from "./l2-tables.ts";
@@ -42,7 +43,7 @@ export class ZeroWriter {
    * Units from start to end read as zeros afterwards; both lie on units, or end at the end of the disk. Returns
    * guest ranges that have to be written as data after all.
    */
-  async zero(start: number, end: number, mayUnmap: boolean): Promise<[number, number][]> {
+  async zero(start: GuestOffset, end: GuestOffset, mayUnmap: boolean): Promise<[GuestOffset, GuestOffset][]> {
     // Where nothing is below, what has no cluster reads as zeros already.
     const skips = !this.#hasBacking && mayUnmap;
     return this.#changeEntries(start, end, skips, false, (old, from, to) =>
@@ -53,7 +54,7 @@ export class ZeroWriter {
   }
 
   /** Clusters from start to end are let go. They read as zeros afterwards; in version 2, as what is below. */
-  async discard(start: number, end: number): Promise<void> {
+  async discard(start: GuestOffset, end: GuestOffset): Promise<void> {
     const { version, hasExtendedL2 } = this.#layout;
     await this.#changeEntries(start, end, !this.#hasBacking, true, (old) => {
       const isAllocated =
@@ -98,18 +99,18 @@ export class ZeroWriter {
 
   /** skipsHoles: parts without a table are left alone. */
   async #changeEntries(
-    start: number,
-    end: number,
+    start: GuestOffset,
+    end: GuestOffset,
     skipsHoles: boolean,
     punches: boolean,
     change: ChangeEntry,
-  ): Promise<[number, number][]> {
+  ): Promise<[GuestOffset, GuestOffset][]> {
     const { tables } = this.#state;
-    const asData: [number, number][] = [];
+    const asData: [GuestOffset, GuestOffset][] = [];
     for (let at = start; at < end; ) {
       const l1Index = Math.floor(at / tables.spanBytes);
       const from = at;
-      const to = Math.min(end, (l1Index + 1) * tables.spanBytes);
+      const to = guestOffset(Math.min(end, (l1Index + 1) * tables.spanBytes));
       await this.#state.turnstile.run(async () => {
         await this.#state.begin();
         if (skipsHoles && tables.place(l1Index) === undefined) return;
@@ -123,25 +124,25 @@ export class ZeroWriter {
 
   #changeInTable(
     table: L2Table,
-    start: number,
-    end: number,
+    start: GuestOffset,
+    end: GuestOffset,
     punches: boolean,
     change: ChangeEntry,
-    asData: [number, number][],
+    asData: [GuestOffset, GuestOffset][],
   ): void {
     const { clusterBytes, tables } = this.#state;
     const entryBytes = measureL2Entry(this.#layout);
-    const tableStart = table.l1Index * tables.spanBytes;
+    const tableStart = guestOffset(table.l1Index * tables.spanBytes);
     const last = Math.ceil((end - tableStart) / clusterBytes);
     for (let index = Math.floor((start - tableStart) / clusterBytes); index < last; index += 1) {
-      const clusterStart = tableStart + index * clusterBytes;
+      const clusterStart = offsetBy(tableStart, index * clusterBytes);
       const from = Math.max(start - clusterStart, 0);
       const to = Math.min(end - clusterStart, clusterBytes);
       const old = readEntry(table, index, this.#layout);
       const changed = change(old, from, to);
       if (changed === undefined) continue;
       if (changed === "data") {
-        asData.push([clusterStart + from, clusterStart + to]);
+        asData.push([offsetBy(clusterStart, from), offsetBy(clusterStart, to)]);
         continue;
       }
       writeEntry(table, index, changed.entry, this.#layout);
