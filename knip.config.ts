@@ -20,6 +20,7 @@ const config: KnipConfig = {
     "mkfifo",
     "qemu-io",
     "shellcheck",
+    "strace",
     "mount",
     "umount",
     "setfacl",

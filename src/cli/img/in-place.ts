@@ -23,6 +23,8 @@ import { explained, openSource, sourceOptions } from "./images.ts";
 import { lockWaiting } from "./lock-waiting.ts";
 import { failure } from "./messages.ts";
 
+const CLOSED: ReadonlySet<string> = new Set(["E_NO_PERMISSION", "E_READ_ONLY"]);
+
 export interface ImageInPlace {
   readonly operand: string;
   /** Real path. */
@@ -179,9 +181,16 @@ function runOptions(invocation: ImgInvocation): RunOptions {
   };
 }
 
-/** The ways out are commands in the workspace beside the image, which nobody finds from where he is. */
+/**
+ * The ways out are commands in the workspace beside the image, which nobody finds from where he is. Who may write to the
+ * image and not to its folder is told why that matters.
+ */
 function inItsWorkspace(error: unknown, root: string): unknown {
-  if (!(error instanceof ImgtxError) || error.hint === undefined) return error;
+  if (!(error instanceof ImgtxError)) return error;
+  if (error.image === root && CLOSED.has(error.code)) {
+    return error.reworded(`the journal of a change lies beside the image: ${error.message}`);
+  }
+  if (error.hint === undefined) return error;
   const named = `\`imgtx --workspace ${shellQuote(root)} `;
   return error.reworded(error.message, { hint: error.hint.replaceAll(/`imgtx (?=recover|txn)/g, named) });
 }

@@ -14,6 +14,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { beforeEach, describe, expect, test } from "vitest";
+import { ImgtxError } from "../../../src/errors/index.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { sampleQcow2, sampleRaw } from "../../helpers/sample-image.ts";
@@ -177,6 +178,21 @@ describe("what an interrupted command left beside an image", () => {
     const changed = await img("resize a.qcow2 1M");
     expect(changed).toMatchObject({ status: 1, stderr: expect.stringContaining("another user") as string });
     expect(readdirSync(planted, { recursive: true })).toEqual(tree);
+  });
+
+  test("has no place in a folder that the user may not write to, which is told", async () => {
+    const storage = makeNodeStorage();
+    const refuse = async (): Promise<never> => {
+      throw new ImgtxError("E_NO_PERMISSION", "Permission denied", { image: at(".a.qcow2.imgtx") });
+    };
+    const before = readFileSync(at("a.qcow2"));
+    const { status, stderr } = await runImg(folder, ["resize", "a.qcow2", "1M"], {
+      program: "imgtx",
+      storage: { ...storage, makeFolder: refuse },
+    });
+    const message = expect.stringContaining("the journal of a change lies beside the image") as string;
+    expect({ status, stderr }).toEqual({ status: 1, stderr: message });
+    expect(readFileSync(at("a.qcow2")).equals(before)).toBe(true);
   });
 
   test("never takes away what somebody else put there", async () => {
