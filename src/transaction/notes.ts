@@ -274,6 +274,11 @@ const ROWS = {
   merged: row({ ...IMAGE, stays: isFlag }, ({ image, stays }) =>
     stays ? `${image} stays where it is, and the device needs it no more` : `${image} goes`,
   ),
+  "other access": row(
+    BOTH,
+    ({ image, device }) =>
+      `${image} has another owner or other permissions than what '${device}' was on: its guest may not be able to open it`,
+  ),
   "merged into": row(IMAGE, ({ image }) => `${image} gets what is merged`),
 
   // Of what a layer stands on.

@@ -73,6 +73,9 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
     notes: [
       { code: "merged into", image: into.path },
       ...merged.map(({ path: image }) => ({ code: "merged", image, stays: request.keep }) as const),
+      ...(above.length === 0 && !hasAccessOf(into, topOf(layers))
+        ? [{ code: "other access", image: into.path, device } as const]
+        : []),
     ],
   };
   return {
@@ -126,6 +129,11 @@ function planRelink({ above, into: { format } }: LayersToMerge, name: string | u
   const link = above.at(-1);
   if (!link || name === undefined) return [];
   return [{ link, isLast: true, write: async (file) => await changeBacking(file, { name, format }) }];
+}
+
+/** Whether whoever opens the one by its owner and permissions opens the other. */
+function hasAccessOf({ stat: one }: ChainLink, { stat: other }: ChainLink): boolean {
+  return one.mode === other.mode && one.ownerId === other.ownerId && one.groupId === other.groupId;
 }
 
 /** The device's chain as the commit leaves it. */

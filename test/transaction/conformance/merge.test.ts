@@ -1,7 +1,7 @@
 // Overlays that are merged down: the image that gets them is what qemu-img makes of a copy, of every layout, and the device
 // shows what it showed.
 
-import { existsSync } from "node:fs";
+import { chmodSync, existsSync } from "node:fs";
 import path from "node:path";
 import { describe, expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
@@ -176,6 +176,13 @@ describe("layers of a chain", () => {
       for (const name of Object.keys(names)) runWell("qemu-img", "check", "-q", bench.at(name));
       expect((await bench.session()).recovered).toEqual([]);
     }
+  });
+
+  qemu.test("are merged into what the guest may not be able to open, which is said", async () => {
+    const bench = await makeChain(["base.qcow2", "a.qcow2"]);
+    chmodSync(bench.at("base.qcow2"), 0o600);
+    const { actions } = await bench.run(mergeRequest(bench, ["vda"]));
+    expect(actions[0]?.notes.join("\n")).toContain("base.qcow2 has another owner or other permissions");
   });
 
   qemu.test("show zeros where one of them ends before those around it", async () => {
