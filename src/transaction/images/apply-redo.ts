@@ -158,8 +158,10 @@ async function openOne(
     if (file) opened.push(file);
     if (file && !isApplied && !how.isLocked) {
       await lockWriter(storage, file, how.waiting);
-      // Only now: whoever had it open may have written until then. What is changed last was copied into before.
-      const mayBeWritten = guard.kind === "digests" && redo.isLast !== true && found === "untouched";
+      // Only now: whoever had it open may have written until then. What is changed last was copied into before, and a
+      // header that names another backing image is right whatever a guest has written since.
+      const isLate = redo.isLast === true || state.staged.includes(redo);
+      const mayBeWritten = guard.kind === "digests" && !isLate && found === "untouched";
       if (mayBeWritten) await assertUnwritten(file, { redo, base }, how.onNotice);
     }
     isReady = true;
