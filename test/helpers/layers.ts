@@ -6,8 +6,7 @@
 
 import { isBuiltin } from "node:module";
 import { posix as path } from "node:path";
-import type { SourceImport } from "./source-text.ts";
-import { blankSource, findImports, findLongBlocks, lineAt } from "./source-text.ts";
+import { blankSource, findImports, findLongBlocks, lineAt, type SourceImport } from "./source-text.ts";
 
 export interface SourceFile {
   /** From the repository's top: `src/format/open.ts`. */
@@ -82,7 +81,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Of the transaction layer: data that all of it may know. */
-const PLAIN = ["request.ts", "notes.ts"];
+const PLAIN = ["request.ts", "note-words.ts", "notes.ts"];
 
 /**
  * What the folders of a layer may import of each other, types included; "" stands for the layer's own files. One of
@@ -116,7 +115,8 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
   },
   transaction: {
     "request.ts": [],
-    "notes.ts": [],
+    "note-words.ts": [],
+    "notes.ts": ["note-words.ts"],
     journal: PLAIN,
     "": [...PLAIN, "journal"],
     images: [...PLAIN, "journal"],

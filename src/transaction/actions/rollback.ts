@@ -17,7 +17,8 @@ import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan
 import { deviceEntryOf, notesOnMirrorLeft } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
 import type { PlannedReport } from "../journal/index.ts";
-import { type Note, sayKept, sayNote } from "../notes.ts";
+import { type Kept, sayKept } from "../note-words.ts";
+import { type Note, sayNote } from "../notes.ts";
 import type { RollbackRequest } from "../request.ts";
 
 type OpenChains = Plan["chains"][number][];
@@ -88,8 +89,6 @@ function movesBetween(present: DeviceTable, target: DeviceTable): Move[] {
     return isSameImage(before, after) ? [] : [{ device, before, after }];
   });
 }
-
-type Kept = Parameters<typeof sayKept>[0];
 
 /** What else a generation and the present differ in: freezes and mirrors stay as they are, which has to be said. */
 function findKept(present: DeviceTable, target: DeviceTable): Kept[] {

@@ -29,7 +29,8 @@ import type { PlanContext } from "./action.ts";
 import { activeLayer } from "./chain-entry.ts";
 import { fenceBytesOf, isStoredFence } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import { type Note, sayFenceless } from "../../notes.ts";
+import { sayFenceless } from "../../note-words.ts";
+import type { Note } from "../../notes.ts";
 import type { PlannedFile } from "../../request.ts";
 
 /** What freezing or unfreezing does to images, and what an operator should know of it. */

@@ -11,7 +11,8 @@ import {
   planOverlay,
   type Qcow2ImagePlan,
 } from "../../../format/index.ts";
-import { howToFlatten, type Note } from "../../notes.ts";
+import { howToFlatten } from "../../note-words.ts";
+import type { Note } from "../../notes.ts";
 import type { FileStat } from "../../../storage/index.ts";
 import type { FileToMake, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf } from "./chain-entry.ts";

@@ -28,7 +28,8 @@ import { planBitmapChange } from "./bitmap-change.ts";
 import { activeLayer } from "./chain-entry.ts";
 import type { PlanContext } from "./action.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { Fault, Note } from "../../notes.ts";
+import type { Fault } from "../../note-words.ts";
+import type { Note } from "../../notes.ts";
 
 type TrackingContext = Pick<PlanContext, "transaction">;
 
