@@ -103,7 +103,7 @@ export async function judgeApplying(link: ChainLink): Promise<Qcow2Link> {
     {
       image: link.path,
       field: "bitmap_directory",
-      hint: "remove them first, with `qemu-img bitmap --remove`",
+      hint: "remove them first, with `imgtx bitmap remove`",
     },
   );
 }

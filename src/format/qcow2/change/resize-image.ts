@@ -77,7 +77,7 @@ export async function judgeResize({ links }: Pick<Chain, "links">, sizeBytes: nu
     {
       image,
       field: "bitmap_directory",
-      hint: "remove it first, with `qemu-img bitmap --remove`",
+      hint: "remove it first, with `imgtx bitmap remove`",
     },
   );
 }

@@ -152,8 +152,10 @@ export async function refreshCopied(state: WriterState, l1: Uint8Array, l1Offset
     let isChanged = false;
     for (let at = 0; at < halves.length; at += words) {
       const hi = halves[at] ?? 0;
+      // Of a compressed cluster these bits are no offset.
+      if ((hi & L2_COMPRESSED_HI) !== 0) continue;
       const place = requireOffset(joinOffset(hi, halves[at + 1] ?? 0), "l2_entry");
-      if (place === 0 || (hi & L2_COMPRESSED_HI) !== 0) continue;
+      if (place === 0) continue;
       const cluster = clusterAt(place, clusterBytes);
       if (cluster < window.first || cluster >= window.end) window = await state.readCounts(cluster);
       const wanted = isSingle(cluster) ? (hi | L2_COPIED_HI) >>> 0 : (hi & ~L2_COPIED_HI) >>> 0;

@@ -2,7 +2,8 @@
 // was computed.
 //
 // Invariants
-// - Memory is taken for chunks of clusters that have a count, and only for clusters of the file.
+// - Memory is taken for chunks of clusters that have a count, and only for clusters of the file; those whose counts are
+//   all equal share one.
 // - A count of 255 or more, and one that can't be read, is LARGE_COUNT in its chunk; the exact one is read
 //   again from the file, where it is needed.
 
@@ -44,6 +45,8 @@ export class StoredRefcounts {
   readonly #entriesPerBlock: number;
   readonly clusterSizeBytes: number;
   readonly #unreadable = new Set<number>();
+  /** Chunks of one count all through, by that count. They are not written to any more. */
+  readonly #alike = new Map<number, Uint8Array>();
   /** The block that was read last, for exact counts. */
   #block: { readonly index: number; readonly bytes: Uint8Array } | undefined;
 
@@ -59,11 +62,25 @@ export class StoredRefcounts {
     const tableEntries = this.#layout.table.length / 2;
     const blocks = Math.min(tableEntries, Math.ceil(clusters / this.#entriesPerBlock));
     const bytes = new Uint8Array(this.clusterSizeBytes);
-    for (let index = 0; index < blocks; index += 1) {
+    for (let index = 0, shared = 0; index < blocks; index += 1) {
+      // No later block counts a cluster of these chunks.
+      const complete = Math.floor((index * this.#entriesPerBlock) / CHUNK_CLUSTERS);
+      for (; shared < complete; shared += 1) this.#shareAlike(shared);
       if (refcountBlockOffset(this.#layout.table, index) === 0) continue;
       if (await this.#readBlock(index, bytes)) this.#spread(index, bytes);
       else this.#markUnreadable(index, clusters);
     }
+  }
+
+  /** A chunk of equal counts, as most of a full disk are, takes the memory of one. */
+  #shareAlike(index: number): void {
+    const chunk = this.low[index];
+    const value = chunk?.[0];
+    if (chunk === undefined || value === undefined) return;
+    const alike = this.#alike.get(value) ?? new Uint8Array(CHUNK_CLUSTERS).fill(value);
+    if (Buffer.compare(chunk, alike) !== 0) return;
+    this.#alike.set(value, alike);
+    this.low[index] = alike;
   }
 
   /** Whether the count can't be read, because the table's entry for it can't be true. */
