@@ -101,7 +101,7 @@ export async function changeImage(
   try {
     await engine.runActions(session, requests, { ...runOptions(invocation), onRequest });
   } catch (error) {
-    const told = owner === undefined ? inItsWorkspace(error, session.root) : error;
+    const told = owner === undefined ? inItsWorkspace(error, session.root, place, engine) : error;
     const isLock = told instanceof ImgtxError && told.lock !== undefined;
     throw isLock ? await explained(invocation, place.operand, () => Promise.reject(told)) : told;
   } finally {
@@ -185,12 +185,22 @@ function runOptions(invocation: ImgInvocation): RunOptions {
  * The ways out are commands in the workspace beside the image, which nobody finds from where he is. Who may write to the
  * image and not to its folder is told why that matters.
  */
-function inItsWorkspace(error: unknown, root: string): unknown {
+function inItsWorkspace(
+  error: unknown,
+  root: string,
+  { operand }: ImageInPlace,
+  { IMAGE_DEVICE }: Engine,
+): unknown {
   if (!(error instanceof ImgtxError)) return error;
   if (error.image === root && CLOSED.has(error.code)) {
     return error.reworded(`the journal of a change lies beside the image: ${error.message}`);
   }
   if (error.hint === undefined) return error;
   const named = `\`imgtx --workspace ${shellQuote(root)} `;
-  return error.reworded(error.message, { hint: error.hint.replaceAll(/`imgtx (?=recover|txn)/g, named) });
+  const byFile = `\`imgtx img resize ${shellQuote(operand)} `;
+  const hint = error.hint
+    .replaceAll(/`imgtx (?=recover|txn)/g, named)
+    .replaceAll(`\`imgtx resize ${IMAGE_DEVICE} `, byFile)
+    .replaceAll(IMAGE_DEVICE, "DEV");
+  return error.reworded(error.message, { hint });
 }

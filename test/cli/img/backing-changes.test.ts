@@ -88,6 +88,17 @@ qemu.test(
   },
 );
 
+qemu.test("the way to make a backing image fit is a command that works when it is pasted", async () => {
+  const more = "qemu-img resize -q base.qcow2 3M";
+  const { ours, ourFolder } = await runBoth(`${IMAGES}${more}\n`, ["info", "mid.qcow2"]);
+  expect(ours.status).toBe(0);
+  const refused = await runImg(ourFolder, ["commit", "mid.qcow2"], { program: "imgtx" });
+  const hint = /`imgtx img ([^`]+)`/.exec(refused.stderr)?.[1] ?? "";
+  expect({ status: refused.status, hint }).toEqual({ status: 1, hint: "resize mid.qcow2 3145728" });
+  expect(await runImg(ourFolder, hint.split(" "))).toMatchObject({ status: 0 });
+  expect(await runImg(ourFolder, ["commit", "mid.qcow2"])).toMatchObject({ status: 0 });
+});
+
 describe("a commit that was cut off", () => {
   test("is found from the backing image as well as from the overlay, and finished", async () => {
     for (const opened of ["base.qcow2", "over.qcow2"]) {

@@ -26,17 +26,19 @@ function onImage(name: string, { files, image, format }: Subject, commands: read
   };
 }
 
+const overlayOn = (virtualSizeBytes: number): SampleFile[] => [
+  qcow2("images/base.qcow2", { dataClusters: [0, 3, 40], seed: 1, virtualSizeBytes }),
+  qcow2("images/a.qcow2", {
+    dataClusters: [3, 7],
+    seed: 2,
+    backing: { name: "base.qcow2", format: "qcow2" },
+  }),
+];
+
 const OVERLAY = {
   image: "a.qcow2",
   format: "qcow2",
-  files: () => [
-    qcow2("images/base.qcow2", { dataClusters: [0, 3, 40], seed: 1, virtualSizeBytes: 384 * KIB }),
-    qcow2("images/a.qcow2", {
-      dataClusters: [3, 7],
-      seed: 2,
-      backing: { name: "base.qcow2", format: "qcow2" },
-    }),
-  ],
+  files: () => overlayOn(384 * KIB),
 } as const satisfies Subject;
 
 const OLD = {
@@ -57,6 +59,15 @@ export const IMAGE_SCENARIOS: readonly Scenario[] = [
     "img resize -f raw IMAGE +64k",
     "img resize -f raw --shrink IMAGE -96k",
   ]),
+  {
+    // It writes to the backing image, which the journal lies beside.
+    ...onImage("img commit of an overlay", { ...OVERLAY, files: () => overlayOn(192 * KIB) }, [
+      "img commit IMAGE",
+    ]),
+    changing: { "images/base.qcow2": "qcow2" },
+    recover: ["img", "check", "../images/a.qcow2"],
+  },
+  onImage("img rebase of an overlay onto nothing", OVERLAY, ["img rebase --backing= IMAGE"]),
   onImage("img snapshot of a version 2 image", OLD, [
     "img snapshot -c one IMAGE",
     "img snapshot -a one IMAGE",
