@@ -36,7 +36,7 @@ export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
       return {
         notes: [],
         after: {},
-        redo: changeOf(top, async (link) => await createSnapshot(link, link.file, added)),
+        redo: changeOf(top, async (link) => await createSnapshot(link, link.file, added), { discards: true }),
       };
     });
   },
@@ -60,7 +60,7 @@ export const internalSnapshotApply: Action<InternalSnapshotRequest> = {
         notes: [...noteVmState(entry, { stays: true }), ...noteSize(top, virtualSizeBytes)],
         // What the mirror holds is not what the disk holds then: both are compared next time.
         after: { virtualSizeBytes, mirror: mirror && { ...mirror, source: [] } },
-        redo: changeOf(top, async (link) => await applySnapshot(link, link.file, entry)),
+        redo: changeOf(top, async (link) => await applySnapshot(link, link.file, entry), { discards: true }),
       };
     });
   },

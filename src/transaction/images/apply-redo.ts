@@ -3,8 +3,8 @@
 // Invariants
 // - A log is applied from its start, as often as it takes, by the very file that was planned, and under the guard that the
 //   change needs (format/staged). An image that the devices leave waits until the table has moved.
-// - Recovery applies none to an image without a fence that somebody has written to since the mark, but one that makes it
-//   larger: what was written might go with what the log takes away, or into a snapshot of before.
+// - Recovery applies none that discards (redo.ts) to an image without a fence that somebody has written to since the
+//   mark: what was written might go with what the log takes away, or into a snapshot of before.
 // - Where no fence tells that a log was applied, the journal does, durably, before anybody else may open the image: after
 //   that record the image is not looked at any more. Such logs come first, while the other images are as before.
 // - Logs go when the table has moved, durably, and before the journal that knows them by name.
@@ -158,11 +158,9 @@ async function openOne(
     if (file) opened.push(file);
     if (file && !isApplied && !how.isLocked) {
       await lockWriter(storage, file, how.waiting);
-      // Only now: whoever had it open may have written until then. What is changed last was copied into before, and a
-      // header that names another backing image is right whatever a guest has written since.
-      const isLate = redo.isLast === true || state.staged.includes(redo);
-      const mayBeWritten = guard.kind === "digests" && !isLate && found === "untouched";
-      if (mayBeWritten) await assertUnwritten(file, { redo, base }, how.onNotice);
+      // Only now: whoever had it open may have written until then.
+      const mayLose = guard.kind === "digests" && redo.discards === true && found === "untouched";
+      if (mayLose) await assertUnwritten(file, { redo, base }, how.onNotice);
     }
     isReady = true;
     return { redo, base, log, guard, file, seen, isApplied, close };
@@ -194,10 +192,9 @@ async function assertUnwritten(
   { redo, base }: Pick<Ready, "redo" | "base">,
   onNotice: HowToApply["onNotice"],
 ): Promise<void> {
-  const { image, sizeAfter, sizeBefore, changedSectors, freedPages } = redo;
-  if (changedSectors + freedPages === 0) {
-    if (sizeAfter >= sizeBefore || (await file.seekData(sizeAfter)) === undefined) return;
-  }
+  const { image, sizeAfter, changedSectors, freedPages } = redo;
+  // Of a raw disk that becomes smaller.
+  if (changedSectors + freedPages === 0 && (await file.seekData(sizeAfter)) === undefined) return;
   const now = await takeFingerprint(file, base.headerSha256 !== null);
   const changes = describeChanges(base, now);
   // What only changed its change time may have written, and put the other one back.

@@ -48,6 +48,11 @@ export interface ImageChange {
   /** Whether it is carried out when all is copied, and not before. */
   readonly isLast?: boolean;
   /**
+   * Whether what is written between the commit mark and its application could be lost with what it takes away, or come
+   * into what it keeps of before: see apply-redo.ts. Default: no.
+   */
+  readonly discards?: boolean;
+  /**
    * Writes the change. The file shows the image as the statements before leave it. transaction: its id, which is the one
    * that planned it, or that of an earlier one where a copy that was cut off goes on.
    */
@@ -104,7 +109,7 @@ export async function stageChanges(
   { changes, before }: { changes: readonly ImageChange[]; before: TransactionState },
 ): Promise<PreparedRedo[]> {
   const earlier = redoOf(before);
-  const traits = new Map<string, Pick<PreparedRedo, "guardedBy" | "isFenced" | "modifiedNs">>();
+  const traits = new Map<string, Pick<PreparedRedo, "guardedBy" | "isFenced" | "modifiedNs" | "discards">>();
   for (const [index, change] of changes.entries()) {
     const { link } = change;
     const planned = record.redo[index];
@@ -122,7 +127,8 @@ export async function stageChanges(
       if (guardedBy === "fence") await includeFences(staged, file, transaction);
       const isTimeKnown = known?.log !== log || known.modifiedNs !== null;
       const modifiedNs = isTimeKnown ? (change.modifiedNs ?? null) : null;
-      traits.set(log, { guardedBy, isFenced, modifiedNs });
+      const discards = change.discards === true || (known?.log === log && known.discards === true);
+      traits.set(log, { guardedBy, isFenced, modifiedNs, ...(discards && { discards }) });
     } finally {
       await file.close();
     }

@@ -112,6 +112,7 @@ const isRedo = objectOf<PreparedRedo>({
   guardedBy: oneOf("fence", "digests"),
   isFenced: isFlag,
   modifiedNs: orNull(isText),
+  discards: orAbsent(isFlag),
 });
 
 const isUpStep = objectOf<UpStep>({

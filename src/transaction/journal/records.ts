@@ -143,6 +143,8 @@ export interface PreparedRedo extends Omit<SealedLog, "log">, StagedImagePlan {
   readonly isFenced: boolean;
   /** The time of modification that goes with what the log leaves. Null: that of the writes. */
   readonly modifiedNs: string | null;
+  /** Whether applying it may lose what was written to the image since the mark. Left out: no. */
+  readonly discards?: boolean;
 }
 
 /** Content that the commit copies in place, after its mark: see commit/copies.ts. */

@@ -78,8 +78,10 @@ export async function planInPlace(
 export function changeOf(
   link: ChainLink,
   write: (link: ChainLink, transaction: string) => Promise<void>,
+  traits: Pick<ImageChange, "discards"> = {},
 ): ImageChange {
   return {
+    ...traits,
     link,
     write: async (file, transaction) => {
       await write({ ...link, file, stat: await file.stat() }, transaction);

@@ -14,8 +14,9 @@ export function planResizing(
   const write = async () => {
     await resizeImage(storage, path, { format, gate }, sizeBytes);
   };
+  const discards = sizeBytes < link.virtualSizeBytes;
   const data: ImageChange[] = dataFile
-    ? [{ link: { ...link, ...dataFile, header: undefined }, write: () => Promise.resolve() }]
+    ? [{ link: { ...link, ...dataFile, header: undefined }, discards, write: () => Promise.resolve() }]
     : [];
-  return [...data, { link, write }];
+  return [...data, { link, discards, write }];
 }
