@@ -56,7 +56,9 @@ export async function applyLog(
     isInFirstSector &&= isInSector(change);
     await applyChange(log, file, change, guard);
   }
-  if (sizeBytes > log.sizeBytes) await file.truncate(log.sizeBytes);
+  if (sizeBytes > log.sizeBytes && log.header.baseSizeBytes !== log.sizeBytes) {
+    await file.truncate(log.sizeBytes);
+  }
   if (guard.kind === "fence" && !guard.kept) {
     if (!isInFirstSector) await file.flush("redo log: applied");
     await writeFirstSector(log, file);

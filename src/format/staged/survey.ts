@@ -77,11 +77,15 @@ export function judgeFence(first: SectorState | undefined, { fence, kept }: Fenc
 
 export type SizeState = "before" | "after" | "both" | "between" | "neither";
 
-/** Of the file, by the log: a size between the two is what a power cut leaves of a file that grows. */
+/**
+ * Of the file, by the log: a size between the two is what a power cut leaves of a file that grows. Where the log changes
+ * none, a larger one is a guest's, who needed room.
+ */
 export async function judgeSize(log: RedoLog, file: StorageFile): Promise<SizeState> {
   const { sizeBytes } = await file.stat();
   const [before, after] = [log.header.baseSizeBytes, log.sizeBytes];
-  if (sizeBytes === after) return before === after ? "both" : "after";
+  if (before === after) return sizeBytes >= after ? "both" : "neither";
+  if (sizeBytes === after) return "after";
   if (sizeBytes === before) return "before";
   return sizeBytes > Math.min(before, after) && sizeBytes < Math.max(before, after) ? "between" : "neither";
 }

@@ -190,6 +190,16 @@ describe("what a stranger wrote", () => {
     expect(await survey(disk.storage, sealed, guard)).toEqual({ state: "foreign", offset: 0 });
   });
 
+  test("past the end of the file stays, where the log changes no size", async () => {
+    const { disk, sealed, guard } = await prepare({ sizeBytes: 20_000, writes: [[600, 300]] });
+    const longer = Buffer.concat([disk.require(IMAGE).content, Buffer.alloc(900, 99)]);
+    disk.require(IMAGE).content = Buffer.from(longer);
+    expect(await survey(disk.storage, sealed, guard)).toEqual({ state: "untouched" });
+    await applySealed(disk.storage, sealed, guard);
+    longer.fill(255, 600, 900);
+    expect(disk.require(IMAGE).content.equals(longer)).toBe(true);
+  });
+
   test("is told where the file has a size that it never had", async () => {
     const { disk, sealed, guard } = await prepare(SHRINKING);
     disk.require(IMAGE).content = Buffer.concat([disk.require(IMAGE).content, Buffer.alloc(9)]);
