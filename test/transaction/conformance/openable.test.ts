@@ -90,7 +90,7 @@ describe("a chain", () => {
     const before = snapshotWorkspace(bench.root);
     const failure = await failureOf(async () => await bench.snapshot({ vda: "one-too-many.qcow2" }));
     expect(failure).toMatchObject({ code: "E_REFUSED", exitCode: 14, device: "vda", changed: false });
-    expect(failure.hint).toContain("imgtx reopen vda");
+    expect(failure.hint).toContain("imgtx pull vda");
     expect(snapshotWorkspace(bench.root)).toEqual(before);
     for (const sync of ["top", "none"] as const) {
       const deep = await failureOf(
