@@ -5,6 +5,8 @@
 // - What goes is what was merged: its fence is up, so nobody has written to it; or it is as the plan read it. Nobody has it
 //   open, and nothing stands on it or uses it.
 // - What stays is named, with the reason, and loses its fence. So does all that is below it.
+// - An overlay that was to be pointed past it may have been left as it was, by force, and in a folder of its own: it is
+//   looked for wherever the transaction changes an image.
 
 import { posix } from "node:path";
 import type { Workspace } from "../../device/index.ts";
@@ -34,12 +36,19 @@ export async function removeEmptied(
   if (files.length === 0) return [];
   const { storage } = workspace;
   const uses = await findUses(workspace, state.begin.id);
+  const folders = new Set(
+    [...files, ...liveStatements(state).flatMap(({ plan }) => plan.redo.map(({ image }) => image))].map(
+      (file) => posix.dirname(file),
+    ),
+  );
   const kept: KeptFile[] = [];
   for (const path of files) {
     const above = kept.find((one) => lastSeen(state).get(one.path)?.fingerprint.headerSha256 !== null);
     const end = above
       ? { path, why: `'${above.path}' stands on it` }
-      : await removeUnless(storage, path, (file) => whyNeeded(workspace, state, file, uses), { isLocked });
+      : await removeUnless(storage, path, (file) => whyNeeded(workspace, state, file, { uses, folders }), {
+          isLocked,
+        });
     if (typeof end === "object") kept.push(end);
     else if (end === "absent" && !(await isDiskThere(storage, path, foldersOf(state)))) {
       const error = diskIsAway(path, "it is still to be removed");
@@ -59,13 +68,16 @@ async function whyNeeded(
   { storage }: Workspace,
   state: TransactionState,
   file: StorageFile,
-  uses: ReadonlyMap<string, string>,
+  { uses, folders }: { readonly uses: ReadonlyMap<string, string>; readonly folders: ReadonlySet<string> },
 ): Promise<string | undefined> {
   const { path } = file;
   const use = uses.get(path);
   if (use !== undefined) return use;
-  const [overlay] = await findOverlaysBeside(storage, path);
-  if (overlay !== undefined) return `'${overlay}' stands on it`;
+  for (const folder of folders) {
+    if (!(await storage.stat(folder))) continue;
+    const [overlay] = await findOverlaysBeside(storage, path, folder);
+    if (overlay !== undefined) return `'${overlay}' stands on it`;
+  }
   if (await isFenceUp(file, path, state)) return undefined;
   const seen = lastSeen(state).get(path)?.fingerprint;
   if (!seen) throw new ImgtxError("E_INTERNAL", "what was merged is watched", { image: path });

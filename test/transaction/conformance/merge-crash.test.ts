@@ -5,13 +5,14 @@ import { execFileSync } from "node:child_process";
 import { existsSync, statfsSync, writeFileSync } from "node:fs";
 import { describe, expect, onTestFinished } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { forceCommit } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { run, runWell } from "../../helpers/qemu-programs.ts";
 import { killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { compareWithBefore, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
 import { atNthAfterMark, IDENTICAL, writeGuest } from "../../helpers/transaction/mirroring.ts";
-import type { Workbench } from "../../helpers/transaction/workbench.ts";
+import { RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
@@ -83,6 +84,21 @@ describe("a merge that was cut off", () => {
     expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
     expect(await compareWithBefore(bench)).toBe(IDENTICAL);
     // It is not what was planned any more, and stays.
+    expect(existsSync(bench.at("b.qcow2"))).toBe(true);
+  });
+
+  qemu.test("leaves by force what an overlay in another folder was to be pointed past", async () => {
+    const bench = await makeChain(["base.qcow2", "a.qcow2", "b.qcow2", "top/c.qcow2"], {
+      words: ["-o", "compat=0.10"],
+    });
+    const request = mergeRequest(bench, ["vda"], { from: "b.qcow2", into: "base.qcow2" });
+    const dying = bench.through(killAt(makeNodeStorage(), atNthAfterMark("file.write", "top/c.qcow2", 1)));
+    await expect(dying.run(request, RUN_ALONE)).rejects.toThrow("killed");
+    runWell("qemu-img", "snapshot", "-c", "one", bench.at("top/c.qcow2"));
+    const session = await bench.session();
+    expect(session.recovered).toMatchObject([{ did: "waiting" }]);
+    await forceCommit(session, session.recovered[0]?.transaction ?? "", RUN_ALONE);
+    expect(await compareWithBefore(bench)).toBe(IDENTICAL);
     expect(existsSync(bench.at("b.qcow2"))).toBe(true);
   });
 
