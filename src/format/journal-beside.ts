@@ -43,7 +43,9 @@ export interface Beside {
 
 /** The folder beside an image, where there is one, or something else of its name. */
 export async function findBeside(storage: Storage, path: string): Promise<Beside | undefined> {
-  const image = (await storage.statLink(path))?.kind === "symlink" ? await storage.realPath(path) : path;
+  const isLink = (await storage.statLink(path))?.kind === "symlink";
+  if (isLink && !(await storage.stat(path))) return undefined;
+  const image = isLink ? await storage.realPath(path) : path;
   const folder = folderBeside(image);
   return (await storage.statLink(folder)) && { image, folder };
 }

@@ -37,7 +37,7 @@ async function listPlaces(): Promise<{ place: string; command: string }[]> {
   for (const file of files) {
     const text = await readFile(`${SOURCE}/${file}`, "utf8");
     const commands = text.matchAll(
-      /(?:\\`|[`(]|: `)((?:imgtx(?! knows| does)|qemu-img|chmod|mv|ls|namei|findmnt|sudo) (?:[a-z-]+ )*(?:\$\{(?:[^{}]|\{[^{}]*\})*\}|[^`\n$])*)`/g,
+      /(?:\\`|[`(]|: `)((?:imgtx(?! knows| does| mends)|qemu-img|chmod|mv|ls|namei|findmnt|sudo) (?:[a-z-]+ )*(?:\$\{(?:[^{}]|\{[^{}]*\})*\}|[^`\n$])*)`/g,
     );
     for (const [, command = ""] of commands) {
       const places = command.replaceAll("\\", "").matchAll(/\$\{((?:[^{}]|\{[^{}]*\})*)\}/g);

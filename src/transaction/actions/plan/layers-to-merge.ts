@@ -72,16 +72,17 @@ function assertSizesFit({ device, above, merged, into }: Omit<LayersToMerge, "be
   const [top] = merged;
   const shown = above.at(-1)?.virtualSizeBytes ?? into.virtualSizeBytes;
   const end = top?.virtualSizeBytes ?? 0;
-  if (Math.min(shown, into.virtualSizeBytes) <= end) return;
+  const wanted = into.virtualSizeBytes;
+  if (Math.min(shown, wanted) <= end) return;
   throw new ImgtxError(
     "E_REFUSED",
-    `it has ${into.virtualSizeBytes} bytes, and '${top?.path ?? ""}' ${end}: what it has behind that would show`,
+    `it has ${wanted} bytes, and '${top?.path ?? ""}' ${end}: what it has behind that would show`,
     {
       device,
       image: into.path,
       hint:
         above.length === 0
-          ? `\`imgtx resize ${device} ${into.virtualSizeBytes}\` first makes the disk as large, with zeros behind its end`
+          ? `\`imgtx resize ${device} ${wanted}\` first makes the disk as large, with zeros behind its end`
           : "merge what stands on that as well: leave out --from",
     },
   );
