@@ -296,7 +296,14 @@ const ROWS = {
       `the refcount of the cluster at 0x${offset.toString(16)} becomes ${after}, from ${before}`,
   ),
   "more counts repaired": row({ counts: isCount }, ({ counts }) => `${counts} more refcounts are set right`),
-  "flags repaired": row({ flags: isCount }, ({ flags }) => `${flags} COPIED flags are set right`),
+  "flags repaired": row(
+    { flags: isCount },
+    ({ flags }) => `${flags === 1 ? "a COPIED flag is" : `${flags} COPIED flags are`} set right`,
+  ),
+  "errors left": row(
+    { errors: isCount },
+    ({ errors }) => `${errors === 1 ? "an error stays" : `${errors} errors stay`}, which -r all repairs`,
+  ),
   "mark removed": row(
     { mark: oneOf("dirty", "corrupt") },
     ({ mark }) => `the image is not marked ${mark} any more`,

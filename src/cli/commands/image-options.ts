@@ -5,6 +5,7 @@ import type { CreateOptions, ImageFormat } from "../../format/index.ts";
 import type { OptionDefinition } from "../grammar/definition.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { readCreateOptions, toCreateOptions } from "../img/create-options.ts";
+import { LINE_BREAK } from "../img/messages.ts";
 import { parseOptionLists } from "../img/option-list.ts";
 
 export const IMAGE_OPTIONS: OptionDefinition = {
@@ -31,10 +32,14 @@ export function readImageOptions(input: CommandInput, format: ImageFormat): Crea
     const { dataFileName } = options;
     return dataFileName === undefined ? options : { ...options, dataFileName: input.resolve(dataFileName) };
   } catch (error) {
-    if (!(error instanceof ImgtxError)) throw error;
-    throw new ImgtxError("E_USAGE", `-o: ${error.message}`, {
-      hint: `\`imgtx img create -f ${format} -o help\` lists the options`,
-      cause: error,
-    });
+    throw asUsage(error, `create -f ${format}`);
   }
+}
+
+/** The same of an error in qemu-img's words; the command lists the options. */
+export function asUsage(error: unknown, command: string): unknown {
+  if (!(error instanceof ImgtxError)) return error;
+  const [first, ...others] = error.message.split(LINE_BREAK);
+  const list = `\`imgtx img ${command} -o help\` lists the options`;
+  return new ImgtxError("E_USAGE", `-o: ${first}`, { hint: [...others, list].join("; "), cause: error });
 }

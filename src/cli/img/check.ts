@@ -1,7 +1,13 @@
 // imgtx img check
 
 import { ImgtxError } from "../../errors/index.ts";
-import { type CheckResult, type CheckSubject, checkQcow2, openForCheck } from "../../format/index.ts";
+import {
+  type CheckResult,
+  type CheckSubject,
+  checkQcow2,
+  openForCheck,
+  type RepairScope,
+} from "../../format/index.ts";
 import { toTwoDecimals } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
@@ -19,12 +25,15 @@ import {
   quietOption,
   sourceCacheOption,
 } from "./options.ts";
+import { type Fixed, repairImage } from "./repair-image.ts";
 import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
 const STATUS_FAILED = 1;
 const STATUS_ERRORS = 2;
 const STATUS_LEAKS = 3;
 const STATUS_NO_CHECKS = 63;
+
+const NOTHING: Fixed = { leaksFixed: 0, corruptionsFixed: 0 };
 
 export const check: ImgCommand = {
   kind: "img",
@@ -38,23 +47,26 @@ export const check: ImgCommand = {
         long: "repair",
         short: "r",
         value: { name: "WHAT", completes: ["leaks", "all"] },
-        about: "refused: this version of imgtx repairs nothing",
+        about: "repair it first: leaks for lost space alone, all for errors too",
       },
       sourceCacheOption,
       objectOption,
       imageOptsOption,
-      forceShareOption,
+      { ...forceShareOption, about: `${forceShareOption.about}; not with -r` },
     ],
     about:
       "Counts every reference of a qcow2 image and compares with the refcounts that it stores. Findings go to " +
-      "stderr, one a line. Errors endanger data; leaks only waste space.",
+      "stderr, one a line. Errors endanger data; leaks only waste space. With -r refcounts, and the flags that depend on " +
+      "them, are set right first, in one transaction; an image with other damage is refused, and left as it is. Where " +
+      "the image is that of a device, the device is repaired.",
     examples: [
       { command: "imgtx img check disk.qcow2", about: "whether the image is sound" },
       { command: "imgtx img check --output=json disk.qcow2", about: "counts and figures, as JSON" },
+      { command: "imgtx img check -r leaks disk.qcow2", about: "give lost space back, and check the rest" },
     ],
     exits: [0, 1, STATUS_ERRORS, STATUS_LEAKS, STATUS_NO_CHECKS],
     exitMeanings: {
-      [STATUS_FAILED]: "the check could not be completed",
+      [STATUS_FAILED]: "the check or the repair could not be completed",
       [STATUS_ERRORS]: "the image has errors",
       [STATUS_LEAKS]: "the image has leaked clusters, and no errors",
       [STATUS_NO_CHECKS]: "the format has nothing to check",
@@ -66,23 +78,26 @@ export const check: ImgCommand = {
 async function execute(invocation: ImgInvocation): Promise<number> {
   const { input, console } = invocation;
   const form = input.form;
-  refuseRepair(input.text("--repair"));
+  const scope = readScope(input.text("--repair"));
   const cacheMode = input.text("-T");
   if (cacheMode !== undefined && !isCacheMode(cacheMode)) {
     throw failure(`Invalid source cache option: ${cacheMode}`);
   }
   const [operand] = input.operands;
   if (operand === undefined || input.operands.length !== 1) throw usageError("Expecting one image file name");
-  const subject = await explained(invocation, operand, () => open(invocation, operand));
+  const fixed = scope === undefined ? NOTHING : await repairFirst(invocation, operand, scope);
+  const subject =
+    fixed && (await explained(invocation, operand, async () => await open(invocation, operand)));
   try {
-    if (subject.format === "raw") {
+    if (fixed === undefined || subject === undefined || subject.format === "raw") {
       console.error("This image format does not support checks");
       return STATUS_NO_CHECKS;
     }
-    warnOfStaleBitmaps(invocation, [subject.header]);
+    if (scope === undefined) warnOfStaleBitmaps(invocation, [subject.header]);
+    if (form === "human" && !input.flag("-q")) console.print(drawFixed(fixed));
     const result = await runCheck(invocation, operand, subject);
     if (!input.flag("-q")) {
-      if (form === "json") console.printJson(resultData(operand, result));
+      if (form === "json") console.printJson(resultData(operand, result, fixed));
       else console.print(drawResult(result));
     }
     if (result.checkErrors > 0) {
@@ -92,18 +107,26 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     if (result.corruptions > 0) return STATUS_ERRORS;
     return result.leaks > 0 ? STATUS_LEAKS : 0;
   } finally {
-    await subject.close();
+    await subject?.close();
   }
 }
 
-function refuseRepair(what: string | undefined): void {
-  if (what === undefined) return;
-  if (what !== "leaks" && what !== "all") {
-    throw usageError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${what}`);
+function readScope(what: string | undefined): RepairScope | undefined {
+  if (what === undefined || what === "leaks" || what === "all") return what;
+  throw usageError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${what}`);
+}
+
+async function repairFirst(
+  invocation: ImgInvocation,
+  operand: string,
+  scope: RepairScope,
+): Promise<Fixed | undefined> {
+  const lines = tellLines(invocation);
+  try {
+    return await repairImage(invocation, operand, scope, lines.sink);
+  } finally {
+    lines.flush();
   }
-  throw new ImgtxError("E_FAILED", "-r: repairing comes with a later version of imgtx; nothing was changed", {
-    hint: "without -r the image is checked and not changed; `qemu-img check -r` repairs",
-  });
 }
 
 async function open(invocation: ImgInvocation, operand: string): Promise<CheckSubject> {
@@ -148,12 +171,10 @@ async function openSubject(path: string, open: () => Promise<CheckSubject>): Pro
 const TEXT_BUFFERED = 64 * 1024;
 
 /** Findings go to stderr as they come: a damaged image can have millions. */
-async function runCheck(
-  invocation: ImgInvocation,
-  operand: string,
-  subject: CheckSubject,
-): Promise<CheckResult> {
-  const { context, signal } = invocation;
+function tellLines({ context, signal }: ImgInvocation): {
+  readonly sink: (line: string) => void;
+  readonly flush: () => void;
+} {
   let text = "";
   const flush = (): void => {
     if (text !== "") context.stderr.write(text);
@@ -166,15 +187,24 @@ async function runCheck(
     flush();
     signal.throwIfAborted();
   };
+  return { sink, flush };
+}
+
+async function runCheck(
+  invocation: ImgInvocation,
+  operand: string,
+  { file }: CheckSubject,
+): Promise<CheckResult> {
+  const { sink, flush } = tellLines(invocation);
   try {
-    return await explained(invocation, operand, () => checkQcow2(subject.file, sink, signal));
+    return await explained(invocation, operand, () => checkQcow2(file, sink, invocation.signal));
   } finally {
     flush();
   }
 }
 
 /** Under the keys of qemu-img's JSON, which leaves out what is zero. */
-function resultData(filename: string, result: CheckResult): unknown {
+function resultData(filename: string, result: CheckResult, { leaksFixed, corruptionsFixed }: Fixed): unknown {
   const orNone = (count: number): number | undefined => (count === 0 ? undefined : count);
   return {
     filename,
@@ -183,11 +213,22 @@ function resultData(filename: string, result: CheckResult): unknown {
     "image-end-offset": orNone(result.imageEndOffset),
     corruptions: orNone(result.corruptions),
     leaks: orNone(result.leaks),
+    "corruptions-fixed": orNone(corruptionsFixed),
+    "leaks-fixed": orNone(leaksFixed),
     "total-clusters": orNone(result.totalClusters),
     "allocated-clusters": orNone(result.allocatedClusters),
     "fragmented-clusters": orNone(result.fragmentedClusters),
     "compressed-clusters": orNone(result.compressedClusters),
   };
+}
+
+function drawFixed({ leaksFixed, corruptionsFixed }: Fixed): string {
+  if (leaksFixed + corruptionsFixed === 0) return "";
+  return (
+    "The following inconsistencies were found and repaired:\n\n" +
+    `    ${leaksFixed} leaked clusters\n    ${corruptionsFixed} corruptions\n\n` +
+    "Double checking the fixed image now...\n"
+  );
 }
 
 function drawResult(result: CheckResult): string {

@@ -1,5 +1,7 @@
-// The options of `-o` for new images: what `-o help` prints, and what qemu-img calls a wrong one.
+// The options of `-o` for new images, and those of them that can be amended: what `-o help` prints, and what qemu-img
+// calls a wrong one.
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { CreateOptions, ImageFormat } from "../../format/index.ts";
 import { parseSizeBytes } from "../../units/index.ts";
 import { failure, LINE_BREAK } from "./messages.ts";
@@ -72,6 +74,35 @@ const FILE_OPTIONS: readonly CreateOption[] = [
 
 const RAW_OPTIONS: readonly CreateOption[] = [{ name: "size", type: "size", about: "Virtual disk size" }];
 
+/** Also of the format's, and can be changed in an image that is there. */
+const AMENDED = [
+  "backing_file",
+  "backing_fmt",
+  "compat",
+  "data_file",
+  "data_file_raw",
+  "encrypt.iter-time",
+  "lazy_refcounts",
+  "refcount_bits",
+  "size",
+];
+
+const AMEND_OPTIONS: readonly CreateOption[] = [
+  ...QCOW2_OPTIONS.filter(({ name }) => AMENDED.includes(name)),
+  {
+    name: "encrypt.state",
+    type: "str",
+    about: "Select new state of affected keyslots (active/inactive)",
+  },
+  { name: "encrypt.keyslot", type: "num", about: "Select a single keyslot to modify explicitly" },
+  { name: "encrypt.old-secret", type: "str", about: "Select all keyslots that match this password" },
+  {
+    name: "encrypt.new-secret",
+    type: "str",
+    about: "New secret to set in the matching keyslots. Empty string to erase",
+  },
+];
+
 /** Options of the format, and those of a file. Where both have one, the format's counts. */
 function optionsOf(format: ImageFormat, withFile: boolean): readonly CreateOption[] {
   const own = format === "qcow2" ? QCOW2_OPTIONS : RAW_OPTIONS;
@@ -81,11 +112,6 @@ function optionsOf(format: ImageFormat, withFile: boolean): readonly CreateOptio
 
 /** What `-o help` prints; those of a file only where one was named. */
 export function drawOptionHelp(format: ImageFormat, withFile: boolean): string {
-  const options = [...optionsOf(format, withFile)].sort((a, b) => (a.name < b.name ? -1 : 1));
-  const lines = options.map(({ name, type, about }) => {
-    const term = `  ${name}=<${type === "bool" ? "bool (on/off)" : type}>`;
-    return `${term.padEnd(24)} - ${about}`;
-  });
   const more = [
     "",
     "The protocol level may support further options.",
@@ -93,10 +119,24 @@ export function drawOptionHelp(format: ImageFormat, withFile: boolean): string {
   ];
   return [
     withFile ? "Supported options:" : `Supported ${format} options:`,
-    ...lines,
+    ...drawOptions(optionsOf(format, withFile)),
     ...(withFile ? [] : more),
     "",
   ].join("\n");
+}
+
+/** What `amend -o help` prints. */
+export function drawAmendHelp(): string {
+  return ["Amend options for 'qcow2':", ...drawOptions(AMEND_OPTIONS), ""].join("\n");
+}
+
+function drawOptions(options: readonly CreateOption[]): string[] {
+  return options
+    .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+    .map(({ name, type, about }) => {
+      const term = `  ${name}=<${type === "bool" ? "bool (on/off)" : type}>`;
+      return `${term.padEnd(24)} - ${about}`;
+    });
 }
 
 /** Values by name, as create prints them: sizes in bytes, switches as on and off. */
@@ -104,7 +144,30 @@ export type OptionValues = ReadonlyMap<string, string>;
 
 /** E_FAILED, in qemu-img's words, for an option that the format does not have or a value it can't be. */
 export function readCreateOptions(format: ImageFormat, listed: readonly ListedOption[]): OptionValues {
-  const options = optionsOf(format, true);
+  return readValues(optionsOf(format, true), listed);
+}
+
+/** The same for what is to be amended. */
+export function readAmendOptions(listed: readonly ListedOption[]): OptionValues {
+  try {
+    return readValues(AMEND_OPTIONS, listed);
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || !isForCreation(listed)) throw error;
+    throw error.reworded(`${error.message}${LINE_BREAK}This option is only supported for image creation`);
+  }
+}
+
+function isForCreation(listed: readonly ListedOption[]): boolean {
+  try {
+    readValues(QCOW2_OPTIONS, listed);
+    return true;
+  } catch (error) {
+    if (error instanceof ImgtxError) return false;
+    throw error;
+  }
+}
+
+function readValues(options: readonly CreateOption[], listed: readonly ListedOption[]): OptionValues {
   const values = new Map<string, string>();
   for (const { name, value } of listed) {
     const option = options.find((each) => each.name === name);

@@ -65,6 +65,11 @@ export const IMG_TABLE: readonly ImgRow[] = [
     load: async () => (await import("./resize.ts")).resize,
   },
   {
+    verb: "amend",
+    summary: "give an image other properties",
+    load: async () => (await import("./amend.ts")).amend,
+  },
+  {
     verb: "bitmap",
     summary: "change a persistent bitmap",
     load: async () => (await import("./bitmap.ts")).bitmap,

@@ -16,8 +16,10 @@ export const repair: Action<RepairRequest> = {
   async plan({ kind, devices, scope }, context): Promise<Plan> {
     return await planInPlace(kind, devices, context, async (top) => {
       const repairs = await planRepairs(top, scope);
-      const { counts, flags, marks } = repairs;
-      if (counts.length + flags + marks.length === 0) return { notes: [{ code: "sound" }], after: {} };
+      const { counts, flags, marks, errorsLeft } = repairs;
+      if (counts.length + flags + marks.length === 0) {
+        return { notes: errorsLeft > 0 ? noteRepairs(top, repairs) : [{ code: "sound" }], after: {} };
+      }
       return {
         notes: noteRepairs(top, repairs),
         after: {},
@@ -30,7 +32,7 @@ export const repair: Action<RepairRequest> = {
   },
 };
 
-function noteRepairs({ header }: ChainLink, { counts, flags, marks }: Repairs): Note[] {
+function noteRepairs({ header }: ChainLink, { counts, flags, marks, errorsLeft }: Repairs): Note[] {
   const clusterBytes = header?.clusterSizeBytes ?? 0;
   const more = counts.length - COUNTS_TOLD_MAX;
   return [
@@ -45,5 +47,6 @@ function noteRepairs({ header }: ChainLink, { counts, flags, marks }: Repairs): 
     ...(more > 0 ? [{ code: "more counts repaired", counts: more } as const] : []),
     ...(flags > 0 ? [{ code: "flags repaired", flags } as const] : []),
     ...marks.map((mark): Note => ({ code: "mark removed", mark })),
+    ...(errorsLeft > 0 ? [{ code: "errors left", errors: errorsLeft } as const] : []),
   ];
 }

@@ -154,7 +154,7 @@ function assertSameBacking(
   if (isSame) return;
   throw new ImgtxError("E_UNSUPPORTED", "Cannot amend the backing file", {
     field: "backing_file_name",
-    hint: "`qemu-img rebase` gives an image another one",
+    hint: "`imgtx rebase` gives it another one",
   });
 }
 

@@ -101,6 +101,9 @@ describe("repaired devices", () => {
     expect([stateOf(image), stateOf(bench.at("a.qcow2"))]).toEqual(before);
     const done = await bench.run(request(["vda", "vdc"], scope));
     expect(done.actions.map(({ notes }) => notes)).toEqual(planned.actions.map(({ notes }) => notes));
+    if (verdictOf(image) === 2) {
+      expect(done.actions[1]?.notes.at(-1)).toMatch(/errors? stays?, which -r all repairs$/);
+    }
     run("qemu-img", "check", "-r", scope, bench.at("theirs.qcow2"));
     // A dirty image is repaired whole by QEMU, when it opens it to repair its leaks.
     const isWhole = scope === "all" || !damage.startsWith("all of it");
@@ -122,7 +125,7 @@ describe("repaired devices", () => {
       "the refcount of the cluster at 0x5000 becomes 1, from 2",
       "the refcount of the cluster at 0x6000 becomes 1, from 0",
       "the refcount of the cluster at 0x14000 becomes 0, from 7",
-      "3 COPIED flags are set right",
+      "a COPIED flag is set right",
       "the image is not marked dirty any more",
       "the image is not marked corrupt any more",
     ]);

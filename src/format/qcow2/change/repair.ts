@@ -11,7 +11,7 @@ import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { shellQuote } from "../../quote-name.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
-import { openWriterState } from "../../open/open-for-writing.ts";
+import { isFrozen, openWriterState } from "../../open/open-for-writing.ts";
 import { readBytes } from "../../read-header.ts";
 import { checkQcow2 } from "../check/check.ts";
 import { encodeFeatureBits, INCOMPATIBLE_BIT } from "../codec/features.ts";
@@ -34,15 +34,20 @@ export interface Repairs {
   readonly counts: readonly CountRepair[];
   /** COPIED flags that say something else than the counts will. */
   readonly flags: number;
+  /** What a check says of those, of the first ones. */
+  readonly flagLines: readonly string[];
   /** Whether all flags are held to the counts: a leak that goes may leave one that lacks. */
   readonly setsFlags: boolean;
   readonly marks: readonly ("dirty" | "corrupt")[];
+  /** Errors that stay, where only leaks are repaired. */
+  readonly errorsLeft: number;
 }
 
 export type RepairScope = "leaks" | "all";
 
 /** More at once would not fit the memory that imgtx allows itself. */
 const COUNTS_MAX = 2_000_000;
+const FLAG_LINES_MAX = 100_000;
 
 /**
  * What is to be changed; nothing of a sound image. E_UNSUPPORTED for raw, and where more is damaged than counts and
@@ -54,31 +59,46 @@ export async function planRepairs(link: ChainLink, scope: RepairScope): Promise<
     if (header === undefined) {
       throw new ImgtxError("E_UNSUPPORTED", "This image format does not support checks");
     }
+    if (header.isFenced) throw isFrozen(path);
     const found = new Found(path);
-    const result = await checkQcow2(file, () => undefined, undefined, found);
+    const result = await checkQcow2(file, found.onLine, undefined, found);
     const counts = found.counts.filter(({ before, after }) => scope === "all" || before > after);
     const low = found.counts.filter(({ before, after }) => before < after).length;
-    const flags = result.corruptions - low;
+    let flags = result.corruptions - low;
     if (header.hasExternalDataFile && flags > 0) throw beyond(path, "flags of a data file's clusters");
     if (scope === "all") await requireBlocks({ ...link, header }, counts);
     // Flags follow the counts, where those are right then.
     const isSoundThen = scope === "all" || low === 0;
+    if (isSoundThen && counts.length > 0) {
+      found.flagLines.length = 0;
+      const corrected = new Map(counts.map(({ cluster, after }) => [cluster, after]));
+      const { onLine, onDanger } = found;
+      flags = (await checkQcow2(file, onLine, undefined, { onDanger, corrected })).corruptions;
+    }
     const marks = [
       ...(header.isDirty && isSoundThen ? (["dirty"] as const) : []),
       ...(header.isCorrupt && isSoundThen ? (["corrupt"] as const) : []),
     ];
-    return { counts, flags: isSoundThen ? flags : 0, setsFlags: isSoundThen, marks };
+    const { flagLines } = found;
+    return isSoundThen
+      ? { counts, flags, flagLines, setsFlags: true, marks, errorsLeft: 0 }
+      : { counts, flags: 0, flagLines: [], setsFlags: false, marks, errorsLeft: result.corruptions };
   });
 }
 
 /** Takes what a check tells; all but counts and flags is refused where it is found. */
 class Found {
   readonly counts: CountRepair[] = [];
+  readonly flagLines: string[] = [];
   readonly #path: string;
 
   constructor(path: string) {
     this.#path = path;
   }
+
+  readonly onLine = (line: string): void => {
+    if (isOfFlag(line) && this.flagLines.length < FLAG_LINES_MAX) this.flagLines.push(line);
+  };
 
   readonly onCount = (cluster: number, before: number, after: number): void => {
     if (this.counts.length === COUNTS_MAX) throw beyond(this.#path, `more than ${COUNTS_MAX} refcounts`);
@@ -86,9 +106,13 @@ class Found {
   };
 
   readonly onDanger = (danger: { readonly kind: string; readonly line?: string }): void => {
-    if (danger.kind === "uncounted" || danger.line?.startsWith("ERROR OFLAG_COPIED ") === true) return;
+    if (danger.kind === "uncounted" || isOfFlag(danger.line)) return;
     throw beyond(this.#path, danger.line ?? "something refers to what the file does not have");
   };
+}
+
+function isOfFlag(line: string | undefined): boolean {
+  return line?.startsWith("ERROR OFLAG_COPIED ") === true;
 }
 
 function beyond(image: string, what: string): ImgtxError {

@@ -21,6 +21,8 @@ export interface CheckWatch {
   readonly onDanger?: (danger: Danger) => void;
   /** Takes a refcount that is not the number of references, and that number. */
   readonly onCount?: (cluster: ClusterIndex, count: number, references: number) => void;
+  /** Refcounts that the image is judged by, in the place of those that it stores. */
+  readonly corrected?: ReadonlyMap<number, number>;
 }
 
 /** The counts and figures of `qemu-img check`, under the names that its JSON has. */

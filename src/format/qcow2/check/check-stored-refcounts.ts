@@ -47,6 +47,7 @@ export class StoredRefcounts {
   readonly #unreadable = new Set<number>();
   /** Chunks of one count all through, by that count. They are not written to any more. */
   readonly #alike = new Map<number, Uint8Array>();
+  #corrected: ReadonlyMap<number, number> = new Map();
   /** The block that was read last, for exact counts. */
   #block: { readonly index: number; readonly bytes: Uint8Array } | undefined;
 
@@ -69,6 +70,19 @@ export class StoredRefcounts {
       if (refcountBlockOffset(this.#layout.table, index) === 0) continue;
       if (await this.#readBlock(index, bytes)) this.#spread(index, bytes);
       else this.#markUnreadable(index, clusters);
+    }
+  }
+
+  /** Has these counts, by cluster, in the place of those of the file. */
+  correct(counts: ReadonlyMap<number, number>): void {
+    this.#corrected = counts;
+    const own = new Set<number>();
+    for (const [cluster, count] of counts) {
+      const index = Math.floor(cluster / CHUNK_CLUSTERS);
+      // It may be one that others share.
+      if (!own.has(index)) this.low[index] = Uint8Array.from(this.#chunkFor(cluster));
+      own.add(index);
+      this.#chunkFor(cluster)[cluster % CHUNK_CLUSTERS] = Math.min(count, LARGE_COUNT);
     }
   }
 
@@ -97,6 +111,8 @@ export class StoredRefcounts {
   async readCount(cluster: ClusterIndex): Promise<number | undefined> {
     const low = this.lowCount(cluster);
     if (low !== LARGE_COUNT) return low;
+    const corrected = this.#corrected.get(cluster);
+    if (corrected !== undefined) return corrected;
     if (this.isUnreadable(cluster)) return undefined;
     const index = Math.floor(cluster / this.#entriesPerBlock);
     if (this.#block?.index !== index) {

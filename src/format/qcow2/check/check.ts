@@ -45,13 +45,14 @@ export async function checkQcow2(
   watch: CheckWatch = {},
 ): Promise<CheckResult> {
   const findings = new CheckFindings(sink, watch);
-  return await withPlace({ image: file.path }, async () => await check(file, findings, signal));
+  return await withPlace({ image: file.path }, async () => await check(file, findings, signal, watch));
 }
 
 async function check(
   file: StorageFile,
   findings: CheckFindings,
   signal: AbortSignal | undefined,
+  { corrected }: CheckWatch,
 ): Promise<CheckResult> {
   // QEMU knows a file's size in whole sectors.
   const sizeBytes = Math.ceil((await file.stat()).sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
@@ -65,6 +66,7 @@ async function check(
   const table = await readRefcountTable(file, header, clusterSizeBytes);
   const stored = new StoredRefcounts(file, { clusterBits, refcountOrder, table });
   await stored.load(clusters);
+  if (corrected) stored.correct(corrected);
   const counts = new ClusterCounts(clusters, maxRefcount(refcountOrder));
   const references = new References(counts, findings, clusterSizeBytes, sizeBytes);
   const scan = await countReferences(file, header, references, stored, signal);

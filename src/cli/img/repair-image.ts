@@ -1,0 +1,43 @@
+// What `check -r` does before it checks: the repair, as a transaction. It is told once it is durable.
+
+import { type ChainLink, planRepairs, type Repairs, type RepairScope } from "../../format/index.ts";
+import type { ImgInvocation } from "./command.ts";
+import { changeImage, lookAtImage } from "./in-place.ts";
+import { failure } from "./messages.ts";
+
+export interface Fixed {
+  readonly leaksFixed: number;
+  readonly corruptionsFixed: number;
+}
+
+/** What was repaired; the lines of it, each as check has it, go to the sink. Undefined for an image that is raw. */
+export async function repairImage(
+  invocation: ImgInvocation,
+  operand: string,
+  scope: RepairScope,
+  sink: (line: string) => void,
+): Promise<Fixed | undefined> {
+  if (invocation.input.flag("--force-share")) {
+    throw failure(`Could not open '${operand}': force-share=on can only be used with read-only images`);
+  }
+  const { place, repairs } = await lookAtImage(invocation, operand, async ({ chain }, found) => ({
+    place: found,
+    repairs: await planOf(chain.links[0], scope),
+  }));
+  if (repairs === undefined) return undefined;
+  const { counts, flags, flagLines, marks } = repairs;
+  if (counts.length + flags + marks.length === 0) return { leaksFixed: 0, corruptionsFixed: 0 };
+  await changeImage(invocation, place, (device) => [{ kind: "repair", devices: [device], scope }]);
+  const tell = (what: string, { cluster, before, after }: (typeof counts)[number]): void => {
+    sink(`${what} cluster ${cluster} refcount=${before} reference=${after}`);
+  };
+  for (const count of counts) tell(count.before > count.after ? "Leaked" : "ERROR", count);
+  for (const count of counts) tell("Repairing", count);
+  for (const line of flagLines) sink(line.replace("ERROR", "Repairing"));
+  const leaksFixed = counts.filter(({ before, after }) => before > after).length;
+  return { leaksFixed, corruptionsFixed: counts.length - leaksFixed + flags };
+}
+
+async function planOf(top: ChainLink | undefined, scope: RepairScope): Promise<Repairs | undefined> {
+  return top?.header === undefined ? undefined : await planRepairs(top, scope);
+}
