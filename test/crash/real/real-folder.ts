@@ -8,6 +8,7 @@
 import { createHash } from "node:crypto";
 import {
   copyFileSync,
+  existsSync,
   linkSync,
   lstatSync,
   mkdirSync,
@@ -18,7 +19,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { openHostImage } from "../../helpers/guest-content.ts";
 import type { FolderEntry, FolderView } from "../judges/observation.ts";
@@ -34,47 +35,78 @@ export function layOutFiles(root: string, files: readonly SampleFile[]): void {
 /** A second name for each file, but own copies of what is in the program's own folder. */
 export function copyFolder(source: string, target: string): void {
   mkdirSync(target);
+  const own: string[] = [];
   for (const path of walk(source)) {
     const [from, to] = [join(source, path), join(target, path)];
     const stat = lstatSync(from);
     if (stat.isDirectory()) mkdirSync(to, { mode: stat.mode });
     else if (stat.isSymbolicLink()) symlinkSync(readlinkSync(from), to);
-    else if (path.startsWith(`${OWN_FOLDER}/`)) copyOwnFile(from, to, join(target, OWN_FOLDER));
+    else if (path.startsWith(`${OWN_FOLDER}/`)) own.push(path);
     else linkSync(from, to);
   }
+  // They name folders, all of which are there by now.
+  for (const path of own) copyOwnFile(join(source, path), join(target, path), join(target, WORKSPACE));
 }
 
-/** A table and a journal name the file that they were written to, and a table its folder: the copy is to be a workspace of its own. */
-function copyOwnFile(from: string, to: string, folder: string): void {
+/**
+ * A table and a journal name the file that they were written to, a table its folder, and a plan those of its images: the
+ * copy is to be a workspace of its own.
+ */
+function copyOwnFile(from: string, to: string, workspace: string): void {
   copyFileSync(from, to);
   const text = readFileSync(to, "latin1");
-  const marked = text
-    .replace(/"mark":\{"inode":"\d+","bornNs":"\d+",/g, `"mark":${identityOf(to)},`)
-    .replace(/"folder":\{"inode":"\d+","bornNs":"\d+"\}/g, `"folder":${identityOf(folder)}}`);
-  if (marked === text) return;
-  writeFileSync(to, to.endsWith(".journal") ? chainAnew(marked) : sealAnew(marked), "latin1");
+  if (to.endsWith(".journal")) writeFileSync(to, markJournal(text, to, workspace), "latin1");
+  else if (to === join(workspace, ".imgtx/table.json")) writeFileSync(to, markTable(text, to), "latin1");
 }
 
-/** But for the end of the object. */
-function identityOf(path: string): string {
+interface StoredMark {
+  readonly inode: string;
+  readonly bornNs: string;
+}
+
+interface StoredRecord {
+  readonly type: string;
+  readonly mark?: StoredMark;
+  readonly folders?: readonly { readonly path: string; readonly mark: StoredMark }[];
+}
+
+interface StoredTable {
+  readonly mark: StoredMark & { readonly folder: StoredMark };
+}
+
+function markOf(path: string): StoredMark {
   const { ino, birthtimeNs } = lstatSync(path, { bigint: true });
-  return `{"inode":"${ino}","bornNs":"${birthtimeNs}"`;
+  return { inode: String(ino), bornNs: String(birthtimeNs) };
 }
 
-/** A journal's lines with their lengths and digests put right. What is torn at the end stays. */
-function chainAnew(text: string): string {
+/** With the lengths and digests of its lines put right. What is torn at the end stays. */
+function markJournal(text: string, path: string, workspace: string): string {
   let digest = "0".repeat(64);
-  return text.replace(/^\d+ [0-9a-f]{64} (\{.*\})\n/gm, (_, json: string) => {
+  return text.replace(/^\d+ [0-9a-f]{64} (\{.*\})\n/gm, (_, line: string) => {
+    const record = JSON.parse(line) as StoredRecord;
+    const marked = {
+      ...record,
+      ...(record.type === "begin" && { mark: markOf(path) }),
+      ...(record.folders && { folders: record.folders.map((folder) => markFolder(folder, workspace)) }),
+    };
+    const json = JSON.stringify(marked);
     digest = createHash("sha256").update(digest).update(Buffer.from(json, "latin1")).digest("hex");
     return `${json.length} ${digest} ${json}\n`;
   });
 }
 
-function sealAnew(text: string): string {
-  return text.replace(/^\{"sha256":"[0-9a-f]{64}","table":(.*)\}\n$/s, (_, content: string) => {
-    const digest = createHash("sha256").update(Buffer.from(content, "latin1")).digest("hex");
-    return `{"sha256":"${digest}","table":${content}}\n`;
-  });
+/** One that has gone since keeps its mark: it is none of those that are there. */
+function markFolder<Folder extends { readonly path: string }>(folder: Folder, workspace: string): Folder {
+  const path = resolve(workspace, folder.path);
+  return existsSync(path) ? { ...folder, mark: markOf(path) } : folder;
+}
+
+function markTable(text: string, path: string): string {
+  const { table } = JSON.parse(text) as { table: StoredTable };
+  const mark = { ...table.mark, ...markOf(path), folder: markOf(dirname(path)) };
+  const content = JSON.stringify({ ...table, mark });
+  const digest = createHash("sha256").update(Buffer.from(content, "latin1")).digest("hex");
+  return `{"sha256":"${digest}","table":${content}}\n`;
 }
 
 interface KeptFile {

@@ -27,6 +27,22 @@ describe("a real process", () => {
   });
 
   strace.test(
+    "joins the open transaction of its session, and killed in it leaves it open, or ended",
+    async () => {
+      const report = await tryProcess(findScenario("begin, snapshot, abort"), {
+        program,
+        kinds: ["KILL"],
+        steps: [2],
+        stride: 6,
+        deadline: Number.POSITIVE_INFINITY,
+        askQemu: false,
+      });
+      expect(report.violations.map(describeViolation)).toEqual([]);
+      expect(report.figures.kills).toBeGreaterThan(0);
+    },
+  );
+
+  strace.test(
     "that sees a call fail undoes all, or says that it is committed, and its status is right",
     async () => {
       const report = await tryProcess(findScenario("snapshot-group of 1"), {

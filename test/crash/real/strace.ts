@@ -10,7 +10,7 @@ export interface TracedCall {
   readonly name: string;
   /** Its number among the calls of that name in its thread, from 1: strace's `when`. */
   readonly number: number;
-  /** Name and path, with ids blanked, and how often it was met by then: the same in each run. */
+  /** Name and path, with ids and the numbers of files without a name blanked, and how often it was met by then: the same in each run. */
   readonly label: string;
   readonly injected: boolean;
 }
@@ -119,11 +119,10 @@ function runProcess(
   command: readonly string[],
   { cwd, env }: Pick<Launch, "cwd" | "env">,
 ): Promise<ProcessResult> {
-  const [program = "", ...args] = command;
-  const child = spawn(program, args, {
+  // A group of its own, so that strace and what it traces can be ended together; not a session of its own, as
+  // `detached` would give it: a transaction is joined from the session that it was begun in.
+  const child = spawn("timeout", ["0", ...command], {
     cwd,
-    // Of its own group, so that strace and what it traces can be ended together.
-    detached: true,
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, ...env, UV_THREADPOOL_SIZE: "1", UV_USE_IO_URING: "0" },
   });
@@ -184,7 +183,7 @@ function labelOf(name: string, text: string, root: string): string {
     .map(([, path]) => path ?? "")
     .filter((path) => path.startsWith(root));
   const blanked = paths.map((path) =>
-    path.slice(root.length).replace(/[a-z0-9]{10}(?=\.new|\.journal|-\d)/, "ID"),
+    path.slice(root.length).replace(/[a-z0-9]{10}(?=\.new|\.journal|-\d)|(?<=#)\d+/, "ID"),
   );
   return `${name} ${blanked.join(" -> ")}`;
 }
