@@ -45,7 +45,7 @@ export const amend: ActionCommand = {
       const wish = readAmendment(parseOptionLists(lists));
       return { kind: "amend", devices: input.texts("DEV"), ...wish };
     } catch (error) {
-      throw asUsage(error, "amend -f qcow2");
+      throw asUsage(error, "`imgtx img amend -f qcow2 -o help` lists the options");
     }
   },
 };

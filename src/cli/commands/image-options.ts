@@ -32,14 +32,13 @@ export function readImageOptions(input: CommandInput, format: ImageFormat): Crea
     const { dataFileName } = options;
     return dataFileName === undefined ? options : { ...options, dataFileName: input.resolve(dataFileName) };
   } catch (error) {
-    throw asUsage(error, `create -f ${format}`);
+    throw asUsage(error, `\`imgtx img create -f ${format} -o help\` lists the options`);
   }
 }
 
-/** The same of an error in qemu-img's words; the command lists the options. */
-export function asUsage(error: unknown, command: string): unknown {
+/** The same of an error in qemu-img's words. */
+export function asUsage(error: unknown, hint: string): unknown {
   if (!(error instanceof ImgtxError)) return error;
   const [first, ...others] = error.message.split(LINE_BREAK);
-  const list = `\`imgtx img ${command} -o help\` lists the options`;
-  return new ImgtxError("E_USAGE", `-o: ${first}`, { hint: [...others, list].join("; "), cause: error });
+  return new ImgtxError("E_USAGE", `-o: ${first}`, { hint: [...others, hint].join("; "), cause: error });
 }

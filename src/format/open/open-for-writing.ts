@@ -20,6 +20,7 @@ import { HEADER_AT } from "../qcow2/codec/header.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
 import type { Qcow2Link } from "../chain/chain-link.ts";
+import { shellQuote } from "../quote-name.ts";
 import { readHead } from "../read-header.ts";
 import { readSnapshotTable } from "../qcow2/read/qcow2-snapshots.ts";
 import { requireCounted } from "../qcow2/check/require-counted.ts";
@@ -183,7 +184,7 @@ export function requireWritable(header: Qcow2Header, image: string): void {
       image,
       field: "incompatible_features",
       offset: HEADER_AT.incompatibleFeatures,
-      hint: "`qemu-img check -r all` repairs it, and takes the mark away",
+      hint: `\`imgtx img check -r all ${shellQuote(image)}\` repairs it, and takes the mark away`,
     });
   }
   if (header.isFenced) throw isFrozen(image);
@@ -192,7 +193,7 @@ export function requireWritable(header: Qcow2Header, image: string): void {
     image,
     field: "incompatible_features",
     offset: HEADER_AT.incompatibleFeatures,
-    hint: "`qemu-img check -r all` brings them up to date",
+    hint: `\`imgtx img check -r all ${shellQuote(image)}\` brings them up to date`,
   });
 }
 

@@ -102,7 +102,7 @@ describe("create refuses as qemu-img does, and leaves nothing", () => {
     "nodir/x 1M",
     "--frob x",
     "-Z x",
-    "--form raw x 1M",
+    "--nope raw x 1M",
   ])("create %s", async (line) => {
     const words = ["create", ...line.split(" ").filter((word) => word !== "")];
     const { qemu: theirs, ours, ourFolder } = await runBoth(IMAGES, words);

@@ -1,7 +1,7 @@
 // Scenarios of `imgtx img` on images that are in no workspace: the journal lies beside the image, and the next command
 // that opens it recovers. Its statuses are qemu-img's, so what fails ends with 1, whatever stands.
 
-import { qcow2, type SampleFile, type Scenario, step } from "./sample-devices.ts";
+import { qcow2, type SampleFile, type Scenario, step, withLeak } from "./sample-devices.ts";
 import { sampleRaw } from "../../helpers/sample-image.ts";
 
 const KIB = 1024;
@@ -47,6 +47,12 @@ const OLD = {
   files: () => [qcow2("images/d.qcow2", { dataClusters: [2], seed: 5, version: 2 })],
 } as const satisfies Subject;
 
+const LEAKING = {
+  image: "d.qcow2",
+  format: "qcow2",
+  files: () => OLD.files().map(withLeak),
+} as const satisfies Subject;
+
 const RAW = {
   image: "b.raw",
   format: "raw",
@@ -68,6 +74,10 @@ export const IMAGE_SCENARIOS: readonly Scenario[] = [
     recover: ["img", "check", "../images/a.qcow2"],
   },
   onImage("img rebase of an overlay onto nothing", OVERLAY, ["img rebase --backing= IMAGE"]),
+  onImage("img check -r of an image with a leak, and amend", LEAKING, [
+    "img check -r leaks IMAGE",
+    "img amend -o refcount_bits=64,compat=1.1 IMAGE",
+  ]),
   onImage("img snapshot of a version 2 image", OLD, [
     "img snapshot -c one IMAGE",
     "img snapshot -a one IMAGE",

@@ -189,3 +189,12 @@ export function onTwo(name: string, steps: readonly Step[], changes: Partial<Sce
 
 /** A whole image that the device vda can be pointed to. */
 export const OTHER = qcow2("ws/other.qcow2", { dataClusters: [8], seed: 11 });
+
+/** With a cluster at its end that is counted, and that nothing uses. */
+export function withLeak(file: SampleFile): SampleFile {
+  const clusterBytes = 2 ** Buffer.from(file.bytes).readUInt32BE(20);
+  const bytes = Buffer.concat([file.bytes, Buffer.alloc(clusterBytes)]);
+  const block = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(48))));
+  bytes.writeUInt16BE(1, block + (file.bytes.length / clusterBytes) * 2);
+  return { ...file, bytes };
+}

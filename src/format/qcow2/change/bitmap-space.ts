@@ -13,7 +13,7 @@ import { ImgtxError } from "../../../errors/index.ts";
 import { clusterAt, type HostOffset, hostOffset, offsetBy } from "../../../units/index.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
-import { quoteName } from "../../quote-name.ts";
+import { quoteName, shellQuote } from "../../quote-name.ts";
 import { readOwnHeader } from "../../read-header.ts";
 import { type BitmapEntry, encodeBitmapDirectory } from "../codec/bitmap.ts";
 import { AUTOCLEAR_BIT } from "../codec/features.ts";
@@ -207,7 +207,7 @@ export function requireBitmaps<Link extends Pick<ChainLink, "header" | "path">>(
       image: path,
       field: "version",
       offset: 4,
-      hint: "`qemu-img amend -f qcow2 -o compat=1.1` makes it version 3",
+      hint: `\`imgtx img amend -o compat=1.1 ${shellQuote(path)}\` makes it version 3`,
     });
   }
   return { ...link, header };

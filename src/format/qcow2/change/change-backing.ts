@@ -12,7 +12,7 @@ import { requirePlainPath, requireStorableName } from "../../chain/backing-name.
 import type { ChainLink } from "../../chain/chain-link.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import { requireWritable } from "../../open/open-for-writing.ts";
-import { quoteName } from "../../quote-name.ts";
+import { quoteName, shellQuote } from "../../quote-name.ts";
 import { readOwnHeader } from "../../read-header.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
 import type { HeaderExtension } from "../codec/header-extension.ts";
@@ -107,7 +107,7 @@ function hasAllByItself(image: string): ImgtxError {
     {
       image,
       field: "autoclear_features",
-      hint: "`qemu-img amend -o data_file_raw=off` ends that",
+      hint: `\`imgtx img amend -o data_file_raw=off ${shellQuote(image)}\` ends that`,
     },
   );
 }

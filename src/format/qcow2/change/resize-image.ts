@@ -18,7 +18,7 @@ import type { GateOptions } from "../../chain/open-gate.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
 import { openImage, type OpenedImage } from "../../open/open-image.ts";
-import { quoteName } from "../../quote-name.ts";
+import { quoteName, shellQuote } from "../../quote-name.ts";
 import { readBytes } from "../../read-header.ts";
 import { HEADER_AT } from "../codec/header.ts";
 import { countL1Entries, L1_TABLE_BYTES_MAX, SECTOR_BYTES, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
@@ -54,7 +54,7 @@ export async function judgeResize({ links }: Pick<Chain, "links">, sizeBytes: nu
   if (header.version === 2 && header.nbSnapshots > 0) {
     throw new ImgtxError("E_UNSUPPORTED", "Can't resize a v2 image which has snapshots", {
       image,
-      hint: "`imgtx internal-snapshot delete` takes them away; `qemu-img amend -o compat=1.1` makes it version 3",
+      hint: `\`imgtx img amend -o compat=1.1 ${shellQuote(image)}\` makes it version 3, which can`,
     });
   }
   const hiddenEnd = Math.min(sizeBytes, below?.virtualSizeBytes ?? 0);
@@ -62,7 +62,7 @@ export async function judgeResize({ links }: Pick<Chain, "links">, sizeBytes: nu
     throw new ImgtxError(
       "E_UNSUPPORTED",
       "a v2 image can't hide what its backing image has past the old end of the disk",
-      { image, hint: "`qemu-img amend -o compat=1.1` makes it version 3, which can" },
+      { image, hint: `\`imgtx img amend -o compat=1.1 ${shellQuote(image)}\` makes it version 3, which can` },
     );
   }
   const l1Size = countL1Entries(sizeBytes, header.clusterBits, header.hasExtendedL2);

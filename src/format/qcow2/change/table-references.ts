@@ -24,6 +24,7 @@ import {
   toHalves,
 } from "../codec/l2-table.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { shellQuote } from "../../quote-name.ts";
 import { readRefcount } from "../codec/refcount-block.ts";
 import type { CountWindow } from "../write/refcounts.ts";
 import type { WriterState } from "../write/writer-state.ts";
@@ -76,7 +77,7 @@ async function raiseOrRefuse(state: WriterState, first: ClusterIndex, clusters: 
       {
         image: state.files.path,
         field: "refcount_order",
-        hint: "`qemu-img amend -o refcount_bits=16` makes room, where no snapshot is in the way",
+        hint: `\`imgtx img amend -o refcount_bits=16 ${shellQuote(state.files.path)}\` makes room`,
         cause: error,
       },
     );

@@ -87,7 +87,7 @@ class Dangers {
         hint: CUT_OFF_HINT,
       });
     }
-    const hint = `\`qemu-img check -r all ${shellQuote(image)}\` repairs it`;
+    const hint = `\`imgtx img check -r all ${shellQuote(image)}\` repairs it`;
     if (this.#firstUncounted !== undefined) {
       const { offset, count } = this.#firstUncounted;
       const place = `0x${offset.toString(16)}`;

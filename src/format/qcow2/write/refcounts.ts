@@ -29,6 +29,7 @@ import {
   readRefcount,
   writeRefcount,
 } from "../codec/refcount-block.ts";
+import { shellQuote } from "../../quote-name.ts";
 import { readBytes } from "../../read-header.ts";
 import type { MetadataMap } from "./metadata-map.ts";
 
@@ -339,7 +340,7 @@ export class Refcounts implements CountStore {
       image: this.#options.path,
       offset,
       field: "refcount",
-      hint: "`qemu-img check -r all` mends refcounts",
+      hint: `\`imgtx img check -r all ${shellQuote(this.#options.path)}\` mends refcounts`,
     });
   }
 }

@@ -113,7 +113,7 @@ function withoutFence(device: string, { path, format }: ChainLink, isStrict: boo
         hint:
           format === "raw"
             ? "freeze it without --strict, or put an overlay over it with `imgtx snapshot` first"
-            : "freeze it without --strict, or `qemu-img amend -o compat=1.1` it first",
+            : `freeze it without --strict, or \`imgtx amend ${device} -o compat=1.1\` first`,
       },
     );
   }

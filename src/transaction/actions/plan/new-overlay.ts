@@ -47,7 +47,7 @@ export async function planNewOverlay(
     throw new ImgtxError("E_CORRUPT", "the active layer is marked corrupt", {
       device,
       image: top.path,
-      hint: "repair it first, with 'qemu-img check -r all'",
+      hint: `\`imgtx repair ${device}\` repairs it, and takes the mark away`,
     });
   }
   assertRoomInChain(device, below);

@@ -115,7 +115,7 @@ describe("an image with a cluster that nobody counted", () => {
       image: path,
       offset: cluster * counts.clusterBytes,
       field: "refcount",
-      hint: `\`qemu-img check -r all ${path}\` repairs it`,
+      hint: `\`imgtx img check -r all ${path}\` repairs it`,
     });
     expect(error.message).toContain("is in use, and its refcount is 0");
     expect(readFileSync(path).equals(damaged)).toBe(true);
