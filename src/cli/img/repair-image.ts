@@ -1,8 +1,16 @@
 // What `check -r` does before it checks: the repair, as a transaction. It is told once it is durable.
 
-import { type ChainLink, planRepairs, type Repairs, type RepairScope } from "../../format/index.ts";
+import {
+  type ChainLink,
+  holdImages,
+  planRepairs,
+  type Repairs,
+  type RepairScope,
+} from "../../format/index.ts";
 import type { ImgInvocation } from "./command.ts";
+import { explained } from "./images.ts";
 import { changeImage, lookAtImage } from "./in-place.ts";
+import { lockWaiting } from "./lock-waiting.ts";
 import { failure } from "./messages.ts";
 
 export interface Fixed {
@@ -22,7 +30,7 @@ export async function repairImage(
   }
   const { place, repairs } = await lookAtImage(invocation, operand, async ({ chain }, found) => ({
     place: found,
-    repairs: await planOf(chain.links[0], scope),
+    repairs: await planOf(invocation, operand, chain.links[0], scope),
   }));
   if (repairs === undefined) return undefined;
   const { counts, flags, flagLines, marks } = repairs;
@@ -38,6 +46,16 @@ export async function repairImage(
   return { leaksFixed, corruptionsFixed: counts.length - leaksFixed + flags };
 }
 
-async function planOf(top: ChainLink | undefined, scope: RepairScope): Promise<Repairs | undefined> {
-  return top?.header === undefined ? undefined : await planRepairs(top, scope);
+/** Nobody else has the image meanwhile: what a guest is amid changing would look like damage. */
+async function planOf(
+  invocation: ImgInvocation,
+  operand: string,
+  top: ChainLink | undefined,
+  scope: RepairScope,
+): Promise<Repairs | undefined> {
+  if (top?.header === undefined) return undefined;
+  const { storage } = invocation.context;
+  const image = { file: top.file, isWritten: true };
+  await explained(invocation, operand, () => holdImages(storage, [image], lockWaiting(invocation)));
+  return await planRepairs(top, scope);
 }

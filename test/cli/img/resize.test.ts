@@ -95,6 +95,8 @@ qemu.test("an image that a guest has open is refused in qemu-img's words, and st
     for (const words of [
       ["resize", "a.qcow2", "2M"],
       ["snapshot", "-c", "one", "a.qcow2"],
+      ["amend", "-o", "lazy_refcounts=on", "a.qcow2"],
+      ["check", "-r", "all", "a.qcow2"],
     ]) {
       const theirs = runQemu(folder, words);
       expect(theirs.stderr).toContain('Failed to get "write" lock');
