@@ -16,7 +16,15 @@ import {
   describeWorkspace,
   type WorkspacePlace,
 } from "../judges/observation.ts";
-import { copyFolder, keepShared, layOutFiles, putBackShared, viewFolder } from "./real-folder.ts";
+import {
+  copyFolder,
+  keepShared,
+  type KeptFile,
+  layOutFiles,
+  markCopy,
+  putBackShared,
+  viewFolder,
+} from "./real-folder.ts";
 import type { Violation } from "../report.ts";
 import { type SampleFile, type Scenario, WORKSPACE } from "../scenarios/sample-devices.ts";
 import { runTraced, type Injection, type Launch } from "./strace.ts";
@@ -66,7 +74,7 @@ export class RealBench {
   readonly #place: WorkspacePlace & { readonly copies: ReadonlySet<string> };
   readonly #asksQemu: boolean;
   readonly #judgedByQemu = new Set<string>();
-  #kept: ReturnType<typeof keepShared> = [];
+  #kept: readonly KeptFile[] = [];
 
   constructor(
     name: string,
@@ -101,16 +109,19 @@ export class RealBench {
 
   /** Keeps the present state for restore. */
   save(): void {
+    // First of all: a file changes with each name that it gets or loses.
+    this.#kept = keepShared(this.live);
     rmSync(this.#saved, { recursive: true, force: true });
     renameSync(this.live, this.#saved);
     copyFolder(this.#saved, this.live);
-    this.#kept = keepShared(this.live);
+    markCopy(this.live, this.#kept);
   }
 
   async restore(): Promise<void> {
     rmSync(this.live, { recursive: true, force: true });
     copyFolder(this.#saved, this.live);
     await putBackShared(this.live, this.#kept);
+    markCopy(this.live, this.#kept);
   }
 
   trace(argv: readonly string[], injection?: Injection): ReturnType<typeof runTraced> {

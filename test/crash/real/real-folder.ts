@@ -35,28 +35,49 @@ export function layOutFiles(root: string, files: readonly SampleFile[]): void {
 /** A second name for each file, but own copies of what is in the program's own folder. */
 export function copyFolder(source: string, target: string): void {
   mkdirSync(target);
-  const own: string[] = [];
   for (const path of walk(source)) {
     const [from, to] = [join(source, path), join(target, path)];
     const stat = lstatSync(from);
     if (stat.isDirectory()) mkdirSync(to, { mode: stat.mode });
     else if (stat.isSymbolicLink()) symlinkSync(readlinkSync(from), to);
-    else if (path.startsWith(`${OWN_FOLDER}/`)) own.push(path);
+    else if (path.startsWith(`${OWN_FOLDER}/`)) copyFileSync(from, to);
     else linkSync(from, to);
   }
-  // They name folders, all of which are there by now.
-  for (const path of own) copyOwnFile(join(source, path), join(target, path), join(target, WORKSPACE));
 }
 
 /**
- * A table and a journal name the file that they were written to, a table its folder, and a plan those of its images: the
- * copy is to be a workspace of its own.
+ * Makes a copy a workspace of its own. A table and a journal name the file that they were written to, a table its
+ * folder, and a plan those of its images; and both know when an image was changed last, which another name of it was.
  */
-function copyOwnFile(from: string, to: string, workspace: string): void {
-  copyFileSync(from, to);
-  const text = readFileSync(to, "latin1");
-  if (to.endsWith(".journal")) writeFileSync(to, markJournal(text, to, workspace), "latin1");
-  else if (to === join(workspace, ".imgtx/table.json")) writeFileSync(to, markTable(text, to), "latin1");
+export function markCopy(root: string, kept: readonly KeptFile[]): void {
+  const workspace = join(root, WORKSPACE);
+  const changes = new Map(
+    kept.map(({ path, changedNs }) => {
+      const { ino, ctimeNs } = lstatSync(join(root, path), { bigint: true });
+      return [String(ino), { before: String(changedNs), now: String(ctimeNs) }];
+    }),
+  );
+  for (const path of walk(root).filter((each) => each.startsWith(`${OWN_FOLDER}/`))) {
+    const file = join(root, path);
+    const isTable = path === `${OWN_FOLDER}/table.json`;
+    if (!isTable && !path.endsWith(".journal")) continue;
+    const text = readFileSync(file, "latin1");
+    const marked = isTable ? markTable(text, file, changes) : markJournal(text, file, workspace, changes);
+    writeFileSync(file, marked, "latin1");
+  }
+}
+
+/** When the shared files were changed last, by their inodes: before they were copied, and now. */
+type Changes = ReadonlyMap<string, { readonly before: string; readonly now: string }>;
+
+/** With the times of now. What was not as it is there leaves the time that it has. */
+function parseStored<Stored>(text: string, changes: Changes): Stored {
+  return JSON.parse(text, (_, value: unknown) => {
+    if (typeof value !== "object" || value === null || !("inode" in value && "changedNs" in value))
+      return value;
+    const change = changes.get(String(value.inode));
+    return change?.before === value.changedNs ? { ...value, changedNs: change?.now } : value;
+  }) as Stored;
 }
 
 interface StoredMark {
@@ -80,10 +101,10 @@ function markOf(path: string): StoredMark {
 }
 
 /** With the lengths and digests of its lines put right. What is torn at the end stays. */
-function markJournal(text: string, path: string, workspace: string): string {
+function markJournal(text: string, path: string, workspace: string, changes: Changes): string {
   let digest = "0".repeat(64);
   return text.replace(/^\d+ [0-9a-f]{64} (\{.*\})\n/gm, (_, line: string) => {
-    const record = JSON.parse(line) as StoredRecord;
+    const record = parseStored<StoredRecord>(line, changes);
     const marked = {
       ...record,
       ...(record.type === "begin" && { mark: markOf(path) }),
@@ -101,30 +122,30 @@ function markFolder<Folder extends { readonly path: string }>(folder: Folder, wo
   return existsSync(path) ? { ...folder, mark: markOf(path) } : folder;
 }
 
-function markTable(text: string, path: string): string {
-  const { table } = JSON.parse(text) as { table: StoredTable };
+function markTable(text: string, path: string, changes: Changes): string {
+  const { table } = parseStored<{ table: StoredTable }>(text, changes);
   const mark = { ...table.mark, ...markOf(path), folder: markOf(dirname(path)) };
   const content = JSON.stringify({ ...table, mark });
   const digest = createHash("sha256").update(Buffer.from(content, "latin1")).digest("hex");
   return `{"sha256":"${digest}","table":${content}}\n`;
 }
 
-interface KeptFile {
+export interface KeptFile {
   /** Relative to the folder. */
   readonly path: string;
   readonly bytes: Buffer;
   readonly modifiedNs: bigint;
+  readonly changedNs: bigint;
 }
 
 /** What the files that copies share hold now. */
 export function keepShared(root: string): KeptFile[] {
   return walk(root)
     .filter((path) => !path.startsWith(`${OWN_FOLDER}/`) && lstatSync(join(root, path)).isFile())
-    .map((path) => ({
-      path,
-      bytes: readFileSync(join(root, path)),
-      modifiedNs: lstatSync(join(root, path), { bigint: true }).mtimeNs,
-    }));
+    .map((path) => {
+      const { mtimeNs, ctimeNs } = lstatSync(join(root, path), { bigint: true });
+      return { path, bytes: readFileSync(join(root, path)), modifiedNs: mtimeNs, changedNs: ctimeNs };
+    });
 }
 
 /** Puts that back, in the same inodes, with their times to the nanosecond. */
