@@ -71,13 +71,13 @@ export function markCopy(root: string, kept: readonly KeptFile[]): void {
 type Changes = ReadonlyMap<string, { readonly before: string; readonly now: string }>;
 
 /** With the times of now. What was not as it is there leaves the time that it has. */
-function parseStored<Stored>(text: string, changes: Changes): Stored {
+function parseStored(text: string, changes: Changes): unknown {
   return JSON.parse(text, (_, value: unknown) => {
     if (typeof value !== "object" || value === null || !("inode" in value && "changedNs" in value))
       return value;
     const change = changes.get(String(value.inode));
     return change?.before === value.changedNs ? { ...value, changedNs: change?.now } : value;
-  }) as Stored;
+  });
 }
 
 interface StoredMark {
@@ -104,7 +104,7 @@ function markOf(path: string): StoredMark {
 function markJournal(text: string, path: string, workspace: string, changes: Changes): string {
   let digest = "0".repeat(64);
   return text.replace(/^\d+ [0-9a-f]{64} (\{.*\})\n/gm, (_, line: string) => {
-    const record = parseStored<StoredRecord>(line, changes);
+    const record = parseStored(line, changes) as StoredRecord;
     const marked = {
       ...record,
       ...(record.type === "begin" && { mark: markOf(path) }),
@@ -123,7 +123,7 @@ function markFolder<Folder extends { readonly path: string }>(folder: Folder, wo
 }
 
 function markTable(text: string, path: string, changes: Changes): string {
-  const { table } = parseStored<{ table: StoredTable }>(text, changes);
+  const { table } = parseStored(text, changes) as { table: StoredTable };
   const mark = { ...table.mark, ...markOf(path), folder: markOf(dirname(path)) };
   const content = JSON.stringify({ ...table, mark });
   const digest = createHash("sha256").update(Buffer.from(content, "latin1")).digest("hex");

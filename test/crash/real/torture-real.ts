@@ -39,6 +39,13 @@ const CUT_SCENARIOS = [
   "go over to the twin of a migration after writes",
   "go over to a mirror that is out of line",
   "go over to a mirror that is out of line in a transaction",
+  "resize 5 devices in a transaction",
+  "bitmaps of 2 devices in a transaction",
+  "amend 2 devices in a transaction",
+  "repair 2 devices in a transaction",
+  "merge in the middle of two chains",
+  "merge three overlays in a transaction",
+  "pull down to a base, and rebase onto what was in between, in transactions",
 ];
 
 export async function tortureProcess(options: RealOptions): Promise<RealResult> {
