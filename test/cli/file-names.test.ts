@@ -39,6 +39,10 @@ const WITH_FOLDER = [
   "migrate vda FOLDER --new-source n.qcow2",
   "migrate vda n.qcow2 --new-source FOLDER",
   "reopen vda FOLDER",
+  "merge vda --into FOLDER",
+  "pull vda --base FOLDER",
+  "rebase vda --onto FOLDER",
+  "bitmap merge vda two --from one --source-file FOLDER",
   "txn run FOLDER",
 ];
 const IMG_WITH_FOLDER = [
@@ -52,6 +56,12 @@ const IMG_WITH_FOLDER = [
   "img map FOLDER",
   "img measure -O qcow2 FOLDER",
   "img compare a.qcow2 FOLDER",
+  "img amend -o lazy_refcounts=on FOLDER",
+  "img bitmap --add FOLDER one",
+  "img commit FOLDER",
+  "img rebase -b a.qcow2 -F qcow2 FOLDER",
+  "img resize FOLDER 2M",
+  "img snapshot -l FOLDER",
 ];
 
 describe.each([...WITH_FOLDER, ...IMG_WITH_FOLDER])("imgtx %s", (line) => {

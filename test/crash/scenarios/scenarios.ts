@@ -165,9 +165,7 @@ export const SCENARIOS: readonly Scenario[] = [
     [step("txn begin"), step("reopen vda other.qcow2"), step("snapshot vda a1.qcow2"), COMMIT_UNDER_FENCES],
     { files: filesOf(TWO, [OTHER]), studied: [1, 3] },
   ),
-  onFrozen("freeze and unfreeze", [step("freeze vda vdb vdt"), step("unfreeze vda vdb vdt")], {
-    inSlice: true,
-  }),
+  onFrozen("freeze and unfreeze", [step("freeze vda vdb vdt"), step("unfreeze vda vdb vdt")]),
   onFrozen(
     "freeze and a group snapshot in a transaction",
     [

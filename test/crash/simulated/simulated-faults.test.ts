@@ -64,6 +64,7 @@ test.each([
   ["fence that stays", "freeze and unfreeze"],
   ["redo log", "freeze and unfreeze"],
   ["redo log: fence lifted", "freeze and unfreeze"],
+  ["applied", "merge into smaller images"],
   ["fences", "reopen"],
   ["fence lifted", "reopen"],
   ["copied layers", "bring a raw mirror in sync"],
