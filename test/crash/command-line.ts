@@ -116,6 +116,8 @@ async function layOut(
     await storage.makeFolder(folder, 0o755);
   for (const [folder, disk] of Object.entries(disks)) machine.tree.mount(folder, disk);
   for (const { path, bytes, mode } of files) {
+    const folder = posix.dirname(`${ROOT}/${path}`);
+    if (!(await storage.stat(folder))) await storage.makeFolder(folder, 0o755);
     const file = await storage.createFile(`${ROOT}/${path}`, mode ?? 0o644);
     await file.write(bytes, 0);
     await file.close();

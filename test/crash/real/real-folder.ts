@@ -29,7 +29,10 @@ const OWN_FOLDER = `${WORKSPACE}/.imgtx`;
 
 export function layOutFiles(root: string, files: readonly SampleFile[]): void {
   for (const folder of [root, join(root, WORKSPACE), join(root, "images")]) mkdirSync(folder);
-  for (const { path, bytes, mode } of files) writeFileSync(join(root, path), bytes, { mode: mode ?? 0o644 });
+  for (const { path, bytes, mode } of files) {
+    mkdirSync(dirname(join(root, path)), { recursive: true });
+    writeFileSync(join(root, path), bytes, { mode: mode ?? 0o644 });
+  }
 }
 
 /** A second name for each file, but own copies of what is in the program's own folder. */

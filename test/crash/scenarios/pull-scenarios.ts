@@ -16,8 +16,8 @@ const ON_RAW = DEVICES.slice(4, 5);
 /** As a guest would. */
 const write = (image: string) => step(`img convert -n -f qcow2 -O qcow2 other.qcow2 ${image}`);
 
-/** Longer than a header's first sector leaves room for. */
-const LONG = `${"another-golden-image-".repeat(16)}.qcow2`;
+/** Longer than a header's first sector leaves room for, and than one name may be. */
+const LONG = `${"golden-images-".repeat(12)}/${"another-golden-image-".repeat(8)}.qcow2`;
 
 /** It has some of what the other one has, and something else. */
 const GOLDEN_2 = qcow2(`ws/${LONG}`, { dataClusters: [3, 20, 40], seed: 1, clusterBits: 12 });

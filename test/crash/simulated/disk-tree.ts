@@ -57,6 +57,9 @@ export class LookupError extends Error {
   }
 }
 
+/** As on ext4, XFS and most others. */
+const MAX_NAME_BYTES = 255;
+
 export function makeInode(
   number: number,
   kind: Inode["kind"],
@@ -169,6 +172,8 @@ export class Tree {
         if (trail.length > 1) trail.pop();
         continue;
       }
+      if (Buffer.byteLength(name) > MAX_NAME_BYTES)
+        throw new Error(`simulated disk: no file is called ${name}`);
       const isLast = index === parts.length - 1;
       const number = here.inode.names.get(name);
       if (number === undefined) {
