@@ -3,7 +3,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { readAmendment } from "../img/amendment.ts";
+import { AMENDABLE, readAmendment } from "../img/amendment.ts";
 import { parseOptionLists } from "../img/option-list.ts";
 import { asUsage } from "./image-options.ts";
 
@@ -18,7 +18,7 @@ export const amend: ActionCommand = {
         short: "o",
         value: {
           name: "KEY=VALUE,...",
-          completes: ["compat=", "lazy_refcounts=", "refcount_bits=", "size=", "data_file_raw=off"],
+          completes: AMENDABLE,
         },
         repeatable: true,
         about:

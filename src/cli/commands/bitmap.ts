@@ -2,24 +2,10 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { BitmapRequest } from "../../transaction/index.ts";
-import type {
-  ActionCommand,
-  ArgumentDefinition,
-  CommandDefinition,
-  OptionDefinition,
-} from "../grammar/definition.ts";
+import type { ActionCommand, CommandDefinition, OptionDefinition } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
-
-const DEVICE: ArgumentDefinition = { name: "DEV", about: "the device", completes: "device" };
-
-/** A variadic argument is the last one: the words after the first are sorted out here. */
-const NAME: ArgumentDefinition = {
-  name: "NAME",
-  about: "further devices, and as the last word the name of the bitmap",
-  variadic: true,
-  completes: "device",
-};
+import { devicesAndName, readDevicesAndName } from "./devices-and-name.ts";
 
 const FORMATS = ["qcow2", "raw"];
 
@@ -36,11 +22,10 @@ function makeCommand(
 ): ActionCommand {
   return {
     kind: "action",
-    definition: { arguments: [DEVICE, NAME], options: [], exits: CHANGING_EXITS, ...definition },
+    definition: { arguments: devicesAndName("bitmap"), options: [], exits: CHANGING_EXITS, ...definition },
     request(input) {
-      const words = [input.argument("DEV"), ...input.texts("NAME")];
-      const devices = words.slice(0, -1);
-      return { kind, devices, bitmap: words.at(-1) ?? "", ...readOptions(input, devices) };
+      const { devices, name } = readDevicesAndName(input);
+      return { kind, devices, bitmap: name, ...readOptions(input, devices) };
     },
   };
 }

@@ -2,27 +2,13 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { DeviceSnapshots, InternalSnapshotRequest } from "../../transaction/index.ts";
-import type {
-  ActionCommand,
-  ArgumentDefinition,
-  CommandDefinition,
-  PlainCommand,
-} from "../grammar/definition.ts";
+import type { ActionCommand, CommandDefinition, PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS, READING_EXITS } from "../grammar/exit-status.ts";
 import { drawSnapshotList, snapshotData } from "../img/snapshot-list.ts";
 import { openToRead } from "../invocation.ts";
 import { withSchema } from "../render/json.ts";
 import type { Drawing } from "../report.ts";
-
-const DEVICE: ArgumentDefinition = { name: "DEV", about: "the device", completes: "device" };
-
-/** A variadic argument is the last one: the words after the first are sorted out here. */
-const NAME: ArgumentDefinition = {
-  name: "NAME",
-  about: "further devices, and as the last word the name of the snapshot",
-  variadic: true,
-  completes: "device",
-};
+import { devicesAndName, readDevicesAndName } from "./devices-and-name.ts";
 
 function makeCommand(
   kind: InternalSnapshotRequest["kind"],
@@ -30,12 +16,17 @@ function makeCommand(
 ): ActionCommand {
   return {
     kind: "action",
-    definition: { arguments: [DEVICE, NAME], options: [], about, examples, exits: CHANGING_EXITS },
+    definition: {
+      arguments: devicesAndName("snapshot"),
+      options: [],
+      about,
+      examples,
+      exits: CHANGING_EXITS,
+    },
     request(input) {
-      const words = [input.argument("DEV"), ...input.texts("NAME")];
-      const snapshot = words.at(-1) ?? "";
+      const { devices, name: snapshot } = readDevicesAndName(input);
       if (snapshot === "") throw new ImgtxError("E_USAGE", "the name of a snapshot is empty");
-      return { kind, devices: words.slice(0, -1), snapshot };
+      return { kind, devices, snapshot };
     },
   };
 }

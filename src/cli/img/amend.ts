@@ -2,7 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import { shellQuote } from "../../format/index.ts";
-import { readAmendment, type Wish } from "./amendment.ts";
+import { AMENDABLE, readAmendment, type Wish } from "./amendment.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { drawAmendHelp } from "./create-options.ts";
 import { parseDriver } from "./images.ts";
@@ -30,7 +30,7 @@ export const amend: ImgCommand = {
         newer: ["options"],
         value: {
           name: "OPTIONS",
-          completes: ["compat=", "lazy_refcounts=", "refcount_bits=", "size=", "data_file_raw=off"],
+          completes: AMENDABLE,
         },
         repeatable: true,
         about: "NAME=VALUE,…: what is to be changed; help lists them",

@@ -5,6 +5,9 @@ import type { ListedOption } from "../grammar/option-list.ts";
 import { readAmendOptions } from "./create-options.ts";
 import { failure } from "./messages.ts";
 
+/** What a shell offers after -o. */
+export const AMENDABLE = ["compat=", "lazy_refcounts=", "refcount_bits=", "size=", "data_file_raw=off"];
+
 export type Wish = Omit<AmendRequest, "kind" | "devices">;
 
 /** E_FAILED, in qemu-img's words, for an option that can't be amended or a value it can't have. */

@@ -7,13 +7,12 @@ import {
   type Chain,
   type ChainLink,
   changeBacking,
-  identityOf,
   judgeBacking,
   judgeResize,
   pathsOfLink,
 } from "../../format/index.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
-import { placeOf } from "./plan/chain-entry.ts";
+import { findLink, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
 import { assertMayBeMerged, assertMayBeWritten, type LayersToMerge } from "./plan/layers-to-merge.ts";
 import { mirrorKeepsImages } from "./plan/mirroring.ts";
@@ -189,11 +188,9 @@ async function findLayer(
   device: string,
   links: readonly ChainLink[],
   file: string,
-  { storage, canonicalPath }: Pick<PlanContext, "storage" | "canonicalPath">,
+  context: Pick<PlanContext, "storage" | "canonicalPath">,
 ): Promise<number> {
-  const path = await canonicalPath(file, device);
-  const stat = await storage.stat(path);
-  const index = stat ? links.findIndex((link) => identityOf(link.stat) === identityOf(stat)) : -1;
+  const { path, index } = await findLink(device, links, file, context);
   if (index >= 0) return index;
   throw new ImgtxError("E_REFUSED", `it is not in the chain of '${device}'`, {
     device,

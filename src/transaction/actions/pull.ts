@@ -2,8 +2,8 @@
 // the base then, or on nothing. The images in between stay as they are, and so does what others show of them.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { identityOf } from "../../format/index.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
+import { findLink } from "./plan/chain-entry.ts";
 import {
   findStanding,
   joinStandings,
@@ -62,11 +62,9 @@ async function planOne(device: string, { base }: PullRequest, context: PlanConte
 async function findBase(
   { entry: { name: device }, top, below }: Standing,
   base: string,
-  { storage, canonicalPath }: Pick<PlanContext, "storage" | "canonicalPath">,
+  context: Pick<PlanContext, "storage" | "canonicalPath">,
 ): Promise<number> {
-  const path = await canonicalPath(base, device);
-  const stat = await storage.stat(path);
-  const index = stat ? below.findIndex((link) => identityOf(link.stat) === identityOf(stat)) : -1;
+  const { path, index } = await findLink(device, below, base, context);
   if (index >= 0) return index;
   throw new ImgtxError("E_REFUSED", `it does not stand on '${path}'`, {
     device,

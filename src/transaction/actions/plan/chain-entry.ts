@@ -22,6 +22,7 @@ import {
 import type { Storage } from "../../../storage/index.ts";
 import type { Note } from "../../notes.ts";
 import { NOT_MADE_YET, type WatchedImage } from "../../journal/index.ts";
+import type { PlanContext } from "./action.ts";
 
 /** A device on this chain, with neither a mirror nor a freeze. It trusts what the device did, if it was one before. */
 export function deviceEntryOf(device: string, chain: Chain, before?: DeviceEntry): DeviceEntry {
@@ -33,6 +34,19 @@ export function deviceEntryOf(device: string, chain: Chain, before?: DeviceEntry
 export function placeOf(chain: Chain): Pick<DeviceEntry, "image" | "format" | "virtualSizeBytes" | "chain"> {
   const { path, format, virtualSizeBytes } = activeLayer(chain);
   return { image: path, format, virtualSizeBytes, chain: chainEntriesOf(chain) };
+}
+
+/** Where an operator's file stands among images of a chain: by what identifies it, whatever its name. Index -1: nowhere. */
+export async function findLink(
+  device: string,
+  links: readonly ChainLink[],
+  file: string,
+  { storage, canonicalPath }: Pick<PlanContext, "storage" | "canonicalPath">,
+): Promise<{ readonly path: string; readonly index: number }> {
+  const path = await canonicalPath(file, device);
+  const stat = await storage.stat(path);
+  const index = stat ? links.findIndex((link) => identityOf(link.stat) === identityOf(stat)) : -1;
+  return { path, index };
 }
 
 /** What a result says where a device goes to another image, and its mirror does not come along. */
