@@ -9,7 +9,7 @@
 //   written is durable when flush returns.
 
 import type { ByteRange, StorageFile } from "../storage/index.ts";
-import type { GuestOffset, HostOffset } from "../units/index.ts";
+import type { GuestOffset, GuestRange, HostOffset } from "../units/index.ts";
 import type { ImageFormat } from "./image-format.ts";
 
 /**
@@ -19,9 +19,7 @@ import type { ImageFormat } from "./image-format.ts";
 export type ExtentKind = "data" | "zero" | "compressed" | "unallocated";
 
 /** A run of guest bytes that is stored in one way, at one place. */
-export interface Extent {
-  readonly start: GuestOffset;
-  readonly lengthBytes: number;
+export interface Extent extends GuestRange {
   readonly kind: ExtentKind;
   /** Which layer decided: 0 is the image itself, 1 its backing image. For `unallocated`, the last one asked. */
   readonly depth: number;
@@ -58,7 +56,7 @@ export interface Image {
    * Extents from range.start on, in order and without gaps, each as long as it can be within the range. A
    * batch: they may end before the range does (the caller asks again from there), but never at its start.
    */
-  findExtents(range: ByteRange): Promise<readonly Extent[]>;
+  findExtents(range: GuestRange): Promise<readonly Extent[]>;
   /** Fills target from the guest offset. Errors name the image of the chain and the offset in it. */
   read(target: Uint8Array, offset: GuestOffset): Promise<void>;
   close(): Promise<void>;
@@ -80,9 +78,9 @@ export interface WritableImage extends Image {
    * Makes the range read as zeros. mayUnmap lets whole clusters be given back where what is below reads as
    * zeros anyway; without it clusters keep their place.
    */
-  writeZeroes(range: ByteRange, mayUnmap: boolean): Promise<void>;
+  writeZeroes(range: GuestRange, mayUnmap: boolean): Promise<void>;
   /** Gives whole clusters of the range back to the file; what reads there afterwards is QEMU's rule. */
-  discard(range: ByteRange): Promise<void>;
+  discard(range: GuestRange): Promise<void>;
   /** One whole cluster, compressed where that is shorter. E_INTERNAL for a format without compression. */
   writeCompressed(cluster: Uint8Array, offset: GuestOffset): Promise<void>;
   flush(purpose: string): Promise<void>;

@@ -1,4 +1,19 @@
 export { toTwoDecimals } from "./decimals.ts";
 export { formatBytes, parseSizeBytes, sayBytes } from "./size.ts";
-export type { ClusterIndex, GuestOffset, HostOffset } from "./offset.ts";
-export { clusterAt, clusterIndex, guestOffset, hostOffset, offsetBy, safeNumber, startOf } from "./offset.ts";
+export type { ClusterIndex, GuestOffset, GuestRange, HostOffset } from "./offset.ts";
+export {
+  alignDown,
+  alignUp,
+  clusterAt,
+  clusterIndex,
+  earliest,
+  endOf,
+  guestOffset,
+  guestRange,
+  hostOffset,
+  nextUnit,
+  offsetBy,
+  rangeTo,
+  safeNumber,
+  startOf,
+} from "./offset.ts";

@@ -15,6 +15,12 @@ export type ClusterIndex = number & { readonly [unit]: "ClusterIndex" };
 /** A byte offset on a guest's disk. */
 export type GuestOffset = number & { readonly [unit]: "GuestOffset" };
 
+/** Bytes of a guest's disk. */
+export interface GuestRange {
+  readonly start: GuestOffset;
+  readonly lengthBytes: number;
+}
+
 /** The number that a 64-bit word holds, or undefined where a double can't hold it exactly. */
 export function safeNumber(word: bigint): number | undefined {
   return word >= 0n && word <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(word) : undefined;
@@ -48,6 +54,39 @@ export function startOf(cluster: ClusterIndex, clusterBytes: number): HostOffset
 /** So many bytes, or clusters, further on, on the same disk or in the same file. For loops: the sum is not looked at. */
 export function offsetBy<T extends HostOffset | GuestOffset | ClusterIndex>(place: T, further: number): T {
   return (place + further) as T;
+}
+
+/** The one that comes first. */
+export function earliest<T extends number>(...places: readonly T[]): T {
+  return Math.min(...places) as T;
+}
+
+/** The last multiple of the unit that does not lie after the place. */
+export function alignDown<T extends number>(place: T, unit: number): T {
+  return (Math.floor(place / unit) * unit) as T;
+}
+
+/** The first multiple of the unit that does not lie before the place. */
+export function alignUp<T extends number>(place: T, unit: number): T {
+  return (Math.ceil(place / unit) * unit) as T;
+}
+
+/** Where the next unit begins, after the one that the place is in. */
+export function nextUnit<T extends number>(place: T, unit: number): T {
+  return ((Math.floor(place / unit) + 1) * unit) as T;
+}
+
+export function guestRange(start: number, lengthBytes: number): GuestRange {
+  return { start: guestOffset(start), lengthBytes };
+}
+
+export function rangeTo(start: GuestOffset, end: GuestOffset): GuestRange {
+  return { start, lengthBytes: end - start };
+}
+
+/** The first byte after a range. */
+export function endOf({ start, lengthBytes }: GuestRange): GuestOffset {
+  return offsetBy(start, lengthBytes);
 }
 
 function assertOffset(bytes: number): void {

@@ -1,7 +1,7 @@
 // The two tools of the differential fuzzer: QEMU's programs, each a process, and imgtx in this one. Both work in
 // the same folder, on names relative to it, so that what they print can be compared as it is.
 
-import { guestOffset } from "../../src/units/index.ts";
+import { guestOffset, guestRange } from "../../src/units/index.ts";
 import { execFile } from "node:child_process";
 import { rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
@@ -114,7 +114,7 @@ export class Tools {
     const image = await openForWriting(this.#storage, path, { format, gate: this.#gate });
     try {
       for (const { kind, start, lengthBytes, byte } of requests) {
-        const range = { start, lengthBytes };
+        const range = guestRange(start, lengthBytes);
         if (kind === "write") await image.write(Buffer.alloc(lengthBytes, byte), guestOffset(start));
         else if (kind === "compressed")
           await image.writeCompressed(Buffer.alloc(lengthBytes, byte), guestOffset(start));

@@ -4,7 +4,7 @@
 // Invariant: a step is bounded by itself, since a disk of petabytes is no fault of imgtx: so many extents, so
 // many bytes read.
 
-import { guestOffset, offsetBy } from "../../src/units/index.ts";
+import { guestOffset, offsetBy, guestRange } from "../../src/units/index.ts";
 import type { CliContext } from "../../src/cli/context.ts";
 import { run } from "../../src/cli/main.ts";
 import {
@@ -66,7 +66,7 @@ async function readThrough(image: OpenedImage): Promise<void> {
   let left = READ_BYTES_MAX;
   let count = 0;
   for (let at = 0; at < virtualSizeBytes && count < EXTENTS_MAX; ) {
-    const extents = await image.findExtents({ start: at, lengthBytes: virtualSizeBytes - at });
+    const extents = await image.findExtents(guestRange(at, virtualSizeBytes - at));
     if (extents.length === 0) throw new Error(`no extent at ${at}`);
     for (const { start, lengthBytes, kind } of extents) {
       if (start !== at || lengthBytes <= 0) throw new Error(`an extent at ${start}, ${lengthBytes} long`);

@@ -4,7 +4,7 @@
 // through or ended in a typed error half way. Of an image with wrong refcounts no more is asked than that it ends:
 // a cluster in use that they call free may be given out, as QEMU gives it out.
 
-import { guestOffset } from "../../src/units/index.ts";
+import { guestRange } from "../../src/units/index.ts";
 import { type CheckResult } from "../../src/format/index.ts";
 import { openForWriting } from "../../src/format/open/open-for-writing.ts";
 import { ImgtxError } from "../../src/errors/index.ts";
@@ -54,16 +54,16 @@ async function openRefusing(disk: MemoryDisk): Promise<WritableImage> {
 
 async function writeAbout(image: WritableImage, isSound: boolean): Promise<void> {
   const { virtualSizeBytes } = image;
-  const rangeAt = (eighths: number, lengthBytes: number): { start: number; lengthBytes: number } => {
+  const rangeAt = (eighths: number, lengthBytes: number) => {
     const start = Math.floor((virtualSizeBytes * eighths) / 8 / 512) * 512;
-    return { start, lengthBytes: Math.min(lengthBytes, virtualSizeBytes - start) };
+    return guestRange(start, Math.min(lengthBytes, virtualSizeBytes - start));
   };
   const write = async (eighths: number, lengthBytes: number): Promise<void> => {
     const range = rangeAt(eighths, lengthBytes);
     const bytes = Buffer.alloc(range.lengthBytes, 0xa5 + eighths);
-    await image.write(bytes, guestOffset(range.start));
+    await image.write(bytes, range.start);
     const back = Buffer.alloc(bytes.length);
-    await image.read(back, guestOffset(range.start));
+    await image.read(back, range.start);
     if (isSound && !back.equals(bytes))
       throw new Error(`what was written at ${range.start} does not read back`);
   };

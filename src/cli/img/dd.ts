@@ -1,5 +1,6 @@
 // imgtx img dd
 
+import { guestRange } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { convertToNew, type OpenedImage, planImage, SliceImage } from "../../format/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
@@ -116,7 +117,7 @@ async function copyPart(invocation: ImgInvocation, operands: Operands, source: O
   const end = Math.min(source.virtualSizeBytes, (count ?? Number.MAX_SAFE_INTEGER) * blockBytes);
   const start = Math.min(end, skip * blockBytes);
   const isBeyond = skip * blockBytes > end;
-  const part = new SliceImage(source, { start, lengthBytes: end - start });
+  const part = new SliceImage(source, guestRange(start, end - start));
   try {
     const plan = await planImage({ format, virtualSizeBytes: end - start, options: {} });
     const path = invocation.resolveTarget(plainName(output));

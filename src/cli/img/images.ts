@@ -1,6 +1,7 @@
 // Opening the images that a command line of `imgtx img` names: by name or options, with QEMU's locks, and
 // with qemu-img's words where that fails.
 
+import { guestRange } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   filesOf,
@@ -153,7 +154,7 @@ async function openPart(
     await whole.close();
     throw failure(why);
   }
-  const range = { start, lengthBytes: size ?? fileBytes - start };
+  const range = guestRange(start, size ?? fileBytes - start);
   const { layers, chain } = whole;
   return Object.assign(new SliceImage(whole, range), {
     layers,

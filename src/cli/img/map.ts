@@ -1,6 +1,6 @@
 // imgtx img map
 
-import { guestOffset } from "../../units/index.ts";
+import { endOf, type GuestOffset, guestOffset } from "../../units/index.ts";
 import { type Extent, ExtentCursor, type OpenedImage } from "../../format/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
@@ -77,7 +77,8 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const options = sourceOptions(invocation);
   const image = await openSource(invocation, operand, options);
   try {
-    const part = { start, end: Math.min(start + length, image.virtualSizeBytes), signal };
+    const end = Math.min(start + length, image.virtualSizeBytes);
+    const part = { start: guestOffset(start), end: guestOffset(end), signal };
     const out = new BufferedOutput(invocation.console);
     try {
       if (form === "json") await printJson(image, part, out);
@@ -100,8 +101,8 @@ function nameFiles(image: OpenedImage, operand: string, imageOpts: boolean): str
 
 /** What part of the disk is told of. */
 interface Part {
-  readonly start: number;
-  readonly end: number;
+  readonly start: GuestOffset;
+  readonly end: GuestOffset;
   readonly signal: AbortSignal;
 }
 
@@ -155,7 +156,7 @@ async function* listEntries(image: OpenedImage, { start, end, signal }: Part): A
     found += 1;
     if (found % EXTENTS_AT_ONCE === 0) await letOthersRun();
     signal.throwIfAborted();
-    const extent = await cursor.find(guestOffset(at));
+    const extent = await cursor.find(at);
     const entry = toEntry(extent, at);
     if (last !== undefined && goesOn(last, entry)) {
       last = { ...last, length: last.length + entry.length };
@@ -163,7 +164,7 @@ async function* listEntries(image: OpenedImage, { start, end, signal }: Part): A
       if (last !== undefined) yield last;
       last = entry;
     }
-    at = extent.start + extent.lengthBytes;
+    at = endOf(extent);
   }
   yield last ?? { ...NOTHING, start };
 }

@@ -6,13 +6,13 @@
 //   by then. So the copying may be cut off and begun again.
 // - Nothing is flushed while the overlay is written: the caller does, before anything refers to it.
 
-import { guestOffset } from "../../units/index.ts";
+import { endOf, type GuestRange } from "../../units/index.ts";
 import { posix } from "node:path";
-import type { ByteRange, Storage, StorageFile } from "../../storage/index.ts";
+import type { Storage, StorageFile } from "../../storage/index.ts";
 import { RangeCollector } from "../read/byte-ranges.ts";
 import { copyImages, type CopyOptions, countBytesToCopy } from "./copy.ts";
 import { planImage, writeImage } from "../new/create.ts";
-import { ExtentCursor } from "../read/extent-cursor.ts";
+import { extentsOf } from "../read/extent-cursor.ts";
 import type { Image, WritableImage } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { MaskedImage } from "../read/masked-image.ts";
@@ -39,7 +39,7 @@ export async function writeChangesOverlay(
   storage: Storage,
   { file, path, image }: ChangesOverlay,
   source: Image,
-  ranges: readonly ByteRange[],
+  ranges: readonly GuestRange[],
   { gate, signal, onProgress }: Watching & { readonly gate: GateOptions },
 ): Promise<void> {
   const { virtualSizeBytes } = source;
@@ -87,16 +87,11 @@ export const COPY_OF_CHANGES = {
 } as const;
 
 /** What the upper layers of an image have: those above the depth. */
-export async function findRangesAbove(image: Image, depth: number): Promise<ByteRange[]> {
-  const end = image.virtualSizeBytes;
+export async function findRangesAbove(image: Image, depth: number): Promise<GuestRange[]> {
   const found = new RangeCollector();
-  const cursor = new ExtentCursor(image, end);
   if (depth === 0) return [];
-  for (let offset = 0; offset < end; ) {
-    const extent = await cursor.find(guestOffset(offset));
-    const stop = Math.min(end, extent.start + extent.lengthBytes);
-    if (extent.present && extent.depth < depth) found.add(offset, stop);
-    offset = stop;
+  for await (const extent of extentsOf(image)) {
+    if (extent.present && extent.depth < depth) found.add(extent.start, endOf(extent));
   }
   return found.ranges;
 }

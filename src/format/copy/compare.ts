@@ -5,9 +5,9 @@
 // - Nothing is read whose bytes are known: zeros on both sides, or one place of one file on both.
 // - Several reads are under way at once, over both images; memory is bounded by their number.
 
-import { type GuestOffset, guestOffset } from "../../units/index.ts";
+import { earliest, endOf, type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { CHUNK_BYTES, endOf, ImagePair, READS_AT_ONCE, type Which } from "./image-pair.ts";
+import { CHUNK_BYTES, ImagePair, READS_AT_ONCE, type Which } from "./image-pair.ts";
 import { readsAsZeros } from "../read/extent-cursor.ts";
 import type { Extent, Image } from "../image.ts";
 import { Pipeline } from "../read/pipeline.ts";
@@ -48,10 +48,13 @@ export async function compareImages(
   const sizesDiffer = sizes[0] !== sizes[1];
   if (options.strict && sizesDiffer) return { kind: "sizes-differ" };
   const comparison = new Comparison(await ImagePair.of(first, second), options);
-  const common = await comparison.compareBoth(Math.min(...sizes));
+  const common = await comparison.compareBoth(guestOffset(Math.min(...sizes)));
   if (common !== undefined) return common;
   if (sizesDiffer) {
-    const beyond = await comparison.compareWithZeros(sizes[0] > sizes[1] ? 0 : 1, Math.min(...sizes));
+    const beyond = await comparison.compareWithZeros(
+      sizes[0] > sizes[1] ? 0 : 1,
+      guestOffset(Math.min(...sizes)),
+    );
     if (beyond !== undefined) return beyond;
   }
   return { kind: "identical", sizesDiffer };
@@ -68,21 +71,21 @@ class Comparison {
     this.#totalBytes = Math.max(...pair.images.map(({ virtualSizeBytes }) => virtualSizeBytes));
   }
 
-  async compareBoth(end: number): Promise<CompareResult | undefined> {
+  async compareBoth(end: GuestOffset): Promise<CompareResult | undefined> {
     const pipeline = new Pipeline<CompareResult>(READS_AT_ONCE);
-    for (let offset = 0; offset < end && !pipeline.isSettled; ) {
+    for (let offset = guestOffset(0); offset < end && !pipeline.isSettled; ) {
       this.#options.signal?.throwIfAborted();
-      const found = await this.#findBoth(guestOffset(offset));
+      const found = await this.#findBoth(offset);
       if ("error" in found) return (await pipeline.finish()) ?? found;
       const [one, other] = found;
       if (this.#options.strict && statusOf(one) !== statusOf(other)) {
         return (await pipeline.finish()) ?? { kind: "status-differs", offset };
       }
       const known = this.#pair.knowsEqual([one, other], offset);
-      const extentEnd = Math.min(endOf(one), endOf(other), end);
+      const extentEnd = earliest(endOf(one), endOf(other), end);
       const kind = known ? "known" : readsAsZeros(one) || readsAsZeros(other) ? "zeros" : "data";
-      const ends = [kind === "known" ? extentEnd : Math.min(extentEnd, offset + CHUNK_BYTES)];
-      if (kind === "data") await this.#join(ends, Math.min(end, offset + CHUNK_BYTES));
+      const ends = [kind === "known" ? extentEnd : earliest(extentEnd, offsetBy(offset, CHUNK_BYTES))];
+      if (kind === "data") await this.#join(ends, earliest(end, offsetBy(offset, CHUNK_BYTES)));
       const chunkEnd = ends.at(-1) ?? extentEnd;
       await this.#addComparison(pipeline, known, [one, other], offset, ends);
       offset = chunkEnd;
@@ -94,28 +97,28 @@ class Comparison {
    * Goes on over the data that follows on both sides, wherever it is stored: one comparison of many extents is
    * cheaper. Adds their ends.
    */
-  async #join(ends: number[], stop: number): Promise<void> {
+  async #join(ends: GuestOffset[], stop: GuestOffset): Promise<void> {
     for (let at = ends.at(-1) ?? stop; at < stop; at = ends.at(-1) ?? stop) {
-      const found = await this.#findBoth(guestOffset(at));
+      const found = await this.#findBoth(at);
       // Told when its turn comes: what lies before it is compared first.
       if ("error" in found) return;
       const [one, other] = found;
       if (this.#options.strict && statusOf(one) !== statusOf(other)) return;
       if (readsAsZeros(one) || readsAsZeros(other) || this.#pair.knowsEqual(found, at)) return;
-      ends.push(Math.min(endOf(one), endOf(other), stop));
+      ends.push(earliest(endOf(one), endOf(other), stop));
     }
   }
 
-  async compareWithZeros(which: Which, start: number): Promise<CompareResult | undefined> {
+  async compareWithZeros(which: Which, start: GuestOffset): Promise<CompareResult | undefined> {
     const image = this.#pair.images[which];
     const pipeline = new Pipeline<CompareResult>(READS_AT_ONCE);
     for (let offset = start; offset < image.virtualSizeBytes && !pipeline.isSettled; ) {
       this.#options.signal?.throwIfAborted();
-      const found = await this.#find(which, guestOffset(offset));
+      const found = await this.#find(which, offset);
       if ("error" in found) return (await pipeline.finish()) ?? found;
       const zeros = readsAsZeros(found.value);
       const extentEnd = endOf(found.value);
-      const end = zeros ? extentEnd : Math.min(extentEnd, offset + CHUNK_BYTES);
+      const end = zeros ? extentEnd : earliest(extentEnd, offsetBy(offset, CHUNK_BYTES));
       const at = offset;
       await pipeline.add(
         async () => (zeros ? undefined : this.#findNonZero(which, at, end - at, true)),
@@ -130,8 +133,8 @@ class Comparison {
     pipeline: Pipeline<CompareResult>,
     known: boolean,
     [one, other]: readonly [Extent, Extent],
-    offset: number,
-    ends: readonly number[],
+    offset: GuestOffset,
+    ends: readonly GuestOffset[],
   ): Promise<void> {
     const end = ends.at(-1) ?? offset;
     const lengthBytes = end - offset;
@@ -146,7 +149,7 @@ class Comparison {
   }
 
   /** One extent after the other: a difference may lie before what can't be read. */
-  async #findInEach(offset: number, ends: readonly number[]): Promise<CompareResult | undefined> {
+  async #findInEach(offset: GuestOffset, ends: readonly GuestOffset[]): Promise<CompareResult | undefined> {
     let start = offset;
     for (const end of ends) {
       const result = await this.#findDifference(start, end - start);
@@ -156,10 +159,10 @@ class Comparison {
     return undefined;
   }
 
-  async #findDifference(offset: number, lengthBytes: number): Promise<CompareResult | undefined> {
+  async #findDifference(offset: GuestOffset, lengthBytes: number): Promise<CompareResult | undefined> {
     return this.#pair.compareBytes(
       lengthBytes,
-      (which, piece) => this.#read(which, piece, guestOffset(offset)),
+      (which, piece) => this.#read(which, piece, offset),
       (pieces, failures) =>
         failures[0] ?? failures[1] ?? differenceAt(findDifference(...pieces), offset, false),
     );
@@ -167,12 +170,12 @@ class Comparison {
 
   async #findNonZero(
     which: Which,
-    offset: number,
+    offset: GuestOffset,
     lengthBytes: number,
     beyond: boolean,
   ): Promise<CompareResult | undefined> {
     return this.#pair.lend(lengthBytes, async (piece) => {
-      const failure = await this.#read(which, piece, guestOffset(offset));
+      const failure = await this.#read(which, piece, offset);
       return failure ?? differenceAt(findNonZero(piece), offset, beyond);
     });
   }

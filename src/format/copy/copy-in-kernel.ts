@@ -1,7 +1,7 @@
 // Copying guest data from file to file without taking it through this process.
 
 import { SliceImage } from "../read/slice-image.ts";
-import { guestOffset } from "../../units/index.ts";
+import { type GuestOffset, type GuestRange, offsetBy } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import type { Extent, Image, WritableImage } from "../image.ts";
@@ -18,28 +18,26 @@ export function copiesInKernel(target: WritableImage): boolean {
 export async function copyInKernel(
   source: Image,
   extent: Extent,
-  sourceOffset: number,
+  sourceOffset: GuestOffset,
   target: WritableImage,
-  targetOffset: number,
+  targetOffset: GuestOffset,
   lengthBytes: number,
 ): Promise<boolean> {
   const from = source.layers[extent.depth]?.dataFile;
   const to = target.layers[0]?.dataFile;
   if (extent.kind !== "data" || extent.hostOffset === undefined) return false;
   if (from === undefined || to === undefined) return false;
-  const hostOffset = extent.hostOffset + (sourceOffset - extent.start);
+  const hostOffset = offsetBy(extent.hostOffset, sourceOffset - extent.start);
   if ((await from.stat()).sizeBytes < hostOffset + lengthBytes) return false;
   await to.copyRangeFrom(from, hostOffset, targetOffset, lengthBytes);
   return true;
 }
 
 /** A range of the target, in an extent of the source, which begins in the target at the shift. */
-interface Taken {
+interface Taken extends GuestRange {
   readonly source: Image;
-  readonly shift: number;
+  readonly shift: GuestOffset;
   readonly extent: Extent;
-  readonly start: number;
-  readonly lengthBytes: number;
 }
 
 /** Has the target take it over from its file. False, and nothing written, where it is to be read and written instead. */
@@ -49,8 +47,8 @@ export async function takeOver(
 ): Promise<boolean> {
   const file = source.layers[extent.depth]?.dataFile;
   if (!target.takeOver || !file || extent.hostOffset === undefined) return false;
-  const offset = extent.hostOffset + (start - shift - extent.start);
-  return await target.takeOver({ file, start: offset, lengthBytes }, guestOffset(start));
+  const offset = offsetBy(extent.hostOffset, start - shift - extent.start);
+  return await target.takeOver({ file, start: offset, lengthBytes }, start);
 }
 
 /**

@@ -9,44 +9,31 @@
 // - Nothing is flushed here. After an error no request is under way any more.
 
 import { ImgtxError, settleAll } from "../../errors/index.ts";
-import { guestOffset } from "../../units/index.ts";
+import { earliest, type GuestOffset, offsetBy } from "../../units/index.ts";
 import { BufferPool } from "../read/buffer-pool.ts";
-import { ExtentCursor, readsAsZeros } from "../read/extent-cursor.ts";
-import type { Extent, Image, WritableImage } from "../image.ts";
+import type { Image, WritableImage } from "../image.ts";
+import {
+  CHUNK_BYTES,
+  inSource,
+  layOut,
+  listSteps,
+  type Part,
+  type Step,
+  type StepOptions,
+} from "./copy-steps.ts";
 import { copiesInKernel, copyInKernel, takeOver } from "./copy-in-kernel.ts";
 import { trackIn } from "../read/limited.ts";
 import { Pipeline } from "../read/pipeline.ts";
-import { type Salvage, readSalvaging } from "../read/salvage.ts";
+import { readSalvaging } from "../read/salvage.ts";
 import { isZero } from "../read/zero-blocks.ts";
 import { type DataRun, findDataRuns } from "../read/data-runs.ts";
 
-export interface CopyOptions {
-  /** Bytes of a cluster of the target; undefined where it has none. */
-  readonly clusterBytes: number | undefined;
-  /** Every cluster compressed. */
-  readonly compressed: boolean;
-  /** Zeros of at least this many bytes are left out where they are found in data; 0: everything is written. */
-  readonly sparseBytes: number;
+export interface CopyOptions extends StepOptions {
   /** Where nothing is written, the target reads as zeros. */
   readonly targetIsZero: boolean;
-  /**
-   * The target stands on the backing image of the source, which is this large: what the source itself does not
-   * have is left to it. Undefined: the target stands alone.
-   */
-  readonly backingBytes: number | undefined;
-  /** How many of the source's upper layers count as the source itself, for backingBytes: one that ends early hides what is below. Default: 1. */
-  readonly ownLayers?: number;
   /** Chunks under way at once; more than four are four. */
   readonly atOnce: number;
   readonly inOrder: boolean;
-  /** Data goes from file to file inside the kernel where it can, zeros in it included. */
-  readonly inKernel: boolean;
-  /** Data is taken over from file to file where the target can, zeros included. Default: false. */
-  readonly shares?: boolean;
-  /** Unreadable sectors become zeros. */
-  readonly salvage?: Salvage | undefined;
-  /** Where to begin: what lies before is in the target already. Default: 0. */
-  readonly startBytes?: number;
   /** Asked between steps. Where it is due, all before the offset is copied when it is called. */
   readonly checkpoint?: Checkpoint | undefined;
   /** Called with the bytes that are about to be written; resolves when they may be. */
@@ -57,35 +44,13 @@ export interface CopyOptions {
 
 interface Checkpoint {
   isDue(): boolean;
-  reach(offset: number, target: WritableImage): Promise<void>;
+  reach(offset: GuestOffset, target: WritableImage): Promise<void>;
 }
 
-/** A source, with the place of its first byte in the target. */
-interface Part {
-  readonly image: Image;
-  readonly start: number;
-  readonly end: number;
-}
-
-/** How a range of the target comes to be. */
-interface Step {
-  readonly part: Part;
-  readonly start: number;
-  readonly lengthBytes: number;
-  readonly kind: "data" | "zero" | "below";
-  /** The one that it begins in. */
-  readonly extent: Extent;
-  /** Where each extent of it ends in the target; of several only for data. */
-  readonly ends: readonly number[];
-}
-
-/** As large as the largest cluster, which is compressed whole. */
-const CHUNK_BYTES = 2 * 1024 * 1024;
 /** Plain writes to one file wait for each other in the kernel; from three on the waiting burns a core. */
 const WRITES_AT_ONCE = 2;
 /** More in flight leaves the processor's caches; of compressed clusters each has a state, and there are four threads. */
 const CHUNKS_AT_ONCE = 4;
-const SALVAGED_BYTES = 64 * 1024;
 
 export async function copyImages(
   sources: readonly Image[],
@@ -93,11 +58,10 @@ export async function copyImages(
   options: CopyOptions,
 ): Promise<void> {
   const parts = layOut(sources);
-  const totalBytes = parts.at(-1)?.end ?? 0;
   const copier = new Copier(parts, target, options);
   const pipeline = new Pipeline<never>(Math.min(options.atOnce, CHUNKS_AT_ONCE));
   try {
-    for await (const step of walk(parts, totalBytes, options)) {
+    for await (const step of listSteps(parts, options)) {
       options.signal?.throwIfAborted();
       if (pipeline.isSettled) break;
       if (options.checkpoint?.isDue() === true) {
@@ -121,7 +85,7 @@ export async function copyImages(
 export async function countBytesToCopy(sources: readonly Image[], options: CopyOptions): Promise<number> {
   const parts = layOut(sources);
   let total = 0;
-  for await (const { kind, lengthBytes } of walk(parts, parts.at(-1)?.end ?? 0, options)) {
+  for await (const { kind, lengthBytes } of listSteps(parts, options)) {
     options.signal?.throwIfAborted();
     if (countsAsProgress(kind, options)) total += lengthBytes;
   }
@@ -130,106 +94,6 @@ export async function countBytesToCopy(sources: readonly Image[], options: CopyO
 
 function countsAsProgress(kind: Step["kind"], { sparseBytes }: CopyOptions): boolean {
   return kind === "data" || (kind === "zero" && sparseBytes === 0);
-}
-
-function layOut(sources: readonly Image[]): Part[] {
-  let start = 0;
-  return sources.map((image) => {
-    const part = { image, start, end: start + image.virtualSizeBytes };
-    start = part.end;
-    return part;
-  });
-}
-
-async function* walk(
-  parts: readonly Part[],
-  totalBytes: number,
-  options: CopyOptions,
-): AsyncGenerator<Step, void, undefined> {
-  const unit = options.compressed ? (options.clusterBytes ?? 1) : 1;
-  const chunkBytes = Math.max(unit, CHUNK_BYTES);
-  let offset = options.startBytes ?? 0;
-  for (const part of parts) {
-    const cursor = new ExtentCursor(part.image, part.image.virtualSizeBytes);
-    while (offset < part.end) {
-      const extent = await findExtent(cursor, offset - part.start, part.image, options);
-      let kind = kindOf(extent, offset, options);
-      let end = endOf(extent, part, offset, options);
-      const ends = [end];
-      if (kind === "data" && !options.inKernel && options.shares !== true) {
-        end = await joinData(cursor, part, { end, stop: offset + chunkBytes, ends }, options);
-      }
-      if (unit > 1) {
-        // Clusters are compressed whole: what is shorter than one counts as data with all around it.
-        const whole = Math.floor(end / unit) * unit;
-        if (whole > offset) end = whole;
-        else {
-          kind = "data";
-          end = Math.min((Math.floor(offset / unit) + 1) * unit, totalBytes);
-        }
-      }
-      if (kind === "data" || options.sparseBytes === 0) end = Math.min(end, offset + chunkBytes);
-      yield { part, start: offset, lengthBytes: end - offset, kind, extent, ends };
-      offset = end;
-    }
-  }
-}
-
-/**
- * Goes on over the data that follows, wherever it is stored: one read and one write of many extents are cheaper
- * than one of each. Returns how far it came.
- */
-async function joinData(
-  cursor: ExtentCursor,
-  part: Part,
-  { end, stop, ends }: { end: number; stop: number; ends: number[] },
-  options: CopyOptions,
-): Promise<number> {
-  while (end < Math.min(stop, part.end)) {
-    let extent: Extent;
-    try {
-      extent = await findExtent(cursor, end - part.start, part.image, options);
-    } catch (error) {
-      // Told when its turn comes: what lies before it is copied first.
-      if (error instanceof ImgtxError) break;
-      throw error;
-    }
-    if (kindOf(extent, end, options) !== "data") break;
-    end = endOf(extent, part, end, options);
-    ends.push(end);
-  }
-  return end;
-}
-
-/** Where the tables are damaged, salvaging takes a small piece for data, and learns by reading it. */
-async function findExtent(
-  cursor: ExtentCursor,
-  offset: number,
-  { virtualSizeBytes }: Image,
-  { salvage }: CopyOptions,
-): Promise<Extent> {
-  try {
-    return await cursor.find(guestOffset(offset));
-  } catch (error) {
-    if (salvage === undefined || !(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
-    const end = Math.min((Math.floor(offset / SALVAGED_BYTES) + 1) * SALVAGED_BYTES, virtualSizeBytes);
-    const place = { depth: 0, present: true, hostOffset: undefined, isData: true };
-    return { start: guestOffset(offset), lengthBytes: end - offset, kind: "data", ...place };
-  }
-}
-
-function endOf(extent: Extent, part: Part, offset: number, { backingBytes }: CopyOptions): number {
-  const end = Math.min(part.start + extent.start + extent.lengthBytes, part.end);
-  // Past the end of the backing image zeros need not be written.
-  return backingBytes !== undefined && offset < backingBytes ? Math.min(end, backingBytes) : end;
-}
-
-function kindOf(extent: Extent, offset: number, { backingBytes, ownLayers = 1 }: CopyOptions): Step["kind"] {
-  const zero = readsAsZeros(extent);
-  if (backingBytes === undefined) return zero ? "zero" : "data";
-  const isOwn = extent.depth < (extent.present ? ownLayers : ownLayers - 1);
-  if (!isOwn || (zero && offset >= backingBytes)) return "below";
-  return zero ? "zero" : "data";
 }
 
 class Copier {
@@ -298,25 +162,25 @@ class Copier {
   }
 
   /** Before it is the chunk's turn: others are written meanwhile. */
-  #findRuns(bytes: Uint8Array, start: number): readonly DataRun[] {
+  #findRuns(bytes: Uint8Array, start: GuestOffset): readonly DataRun[] {
     const { sparseBytes, clusterBytes = 1 } = this.#options;
     if (sparseBytes === 0) return [{ start: 0, end: bytes.length }];
     return findDataRuns(bytes, start, { blockBytes: sparseBytes, clusterBytes });
   }
 
   /** Calls every write of the chunk, and waits for none. */
-  #write(bytes: Uint8Array, start: number, runs: readonly DataRun[]): Promise<void>[] {
+  #write(bytes: Uint8Array, start: GuestOffset, runs: readonly DataRun[]): Promise<void>[] {
     const { targetIsZero } = this.#options;
     const written: Promise<void>[] = [];
     let at = 0;
     const zeroUntil = (end: number): void => {
       if (end > at && !targetIsZero) {
-        written.push(this.#target.writeZeroes({ start: start + at, lengthBytes: end - at }, true));
+        written.push(this.#target.writeZeroes({ start: offsetBy(start, at), lengthBytes: end - at }, true));
       }
     };
     for (const run of runs) {
       zeroUntil(run.start);
-      written.push(this.#target.write(bytes.subarray(run.start, run.end), guestOffset(start + run.start)));
+      written.push(this.#target.write(bytes.subarray(run.start, run.end), offsetBy(start, run.start)));
       at = run.end;
     }
     zeroUntil(bytes.length);
@@ -324,16 +188,16 @@ class Copier {
   }
 
   /** Calls every write of the chunk, as soon as there is room for it, and waits for no more. */
-  async #writeCompressed(bytes: Uint8Array, start: number): Promise<Promise<void>[]> {
+  async #writeCompressed(bytes: Uint8Array, start: GuestOffset): Promise<Promise<void>[]> {
     const { clusterBytes = bytes.length, sparseBytes, targetIsZero } = this.#options;
     const written: Promise<void>[] = [];
     for (let at = 0; at < bytes.length; at += clusterBytes) {
       const cluster = bytes.subarray(at, at + clusterBytes);
       if (sparseBytes === 0 || !isZero(cluster)) {
         while (this.#writing.size >= CHUNKS_AT_ONCE) await Promise.race(this.#writing);
-        written.push(trackIn(this.#writing, this.#target.writeCompressed(cluster, guestOffset(start + at))));
+        written.push(trackIn(this.#writing, this.#target.writeCompressed(cluster, offsetBy(start, at))));
       } else if (!targetIsZero) {
-        const range = { start: start + at, lengthBytes: cluster.length };
+        const range = { start: offsetBy(start, at), lengthBytes: cluster.length };
         // With a handler from the start: it may fail while this waits for room.
         written.push(trackIn(this.#writing, this.#target.writeZeroes(range, true)));
       }
@@ -346,33 +210,39 @@ class Copier {
       await this.#readRange(bytes, start);
     } catch (error) {
       // Which of the extents it is, reading them one by one tells: messages name the place that qemu-img names.
-      const end = start + bytes.length;
+      const end = offsetBy(start, bytes.length);
       let at = start;
       for (const extentEnd of ends.length > 1 ? ends : []) {
-        const stop = Math.min(extentEnd, end);
+        const stop = earliest(extentEnd, end);
         if (at < stop) await this.#readRange(bytes.subarray(at - start, stop - start), at);
-        at = Math.max(at, stop);
+        if (stop > at) at = stop;
       }
       throw error;
     }
   }
 
   /** A chunk may reach over the end of one source into the next. */
-  async #readRange(bytes: Uint8Array, start: number): Promise<void> {
+  async #readRange(bytes: Uint8Array, start: GuestOffset): Promise<void> {
     for (const part of this.#parts) {
-      const from = Math.max(start, part.start);
-      const to = Math.min(start + bytes.length, part.end);
+      const from = start > part.start ? start : part.start;
+      const to = earliest(offsetBy(start, bytes.length), part.end);
       if (from >= to) continue;
       const piece = bytes.subarray(from - start, to - start);
       const { salvage } = this.#options;
-      if (salvage === undefined) await this.#readPiece(part.image, piece, from - part.start, from);
-      else await readSalvaging(part.image, piece, guestOffset(from - part.start), salvage);
+      const offset = inSource(part, from);
+      if (salvage === undefined) await this.#readPiece(part.image, piece, offset, from);
+      else await readSalvaging(part.image, piece, offset, salvage);
     }
   }
 
-  async #readPiece(image: Image, piece: Uint8Array, offset: number, targetOffset: number): Promise<void> {
+  async #readPiece(
+    image: Image,
+    piece: Uint8Array,
+    offset: GuestOffset,
+    targetOffset: GuestOffset,
+  ): Promise<void> {
     try {
-      await image.read(piece, guestOffset(offset));
+      await image.read(piece, offset);
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
       const message = `error while reading at byte ${targetOffset}: ${error.message}`;
@@ -381,7 +251,14 @@ class Copier {
   }
 
   async #copyInKernel({ part, start, lengthBytes, extent }: Step): Promise<boolean> {
-    const done = await copyInKernel(part.image, extent, start - part.start, this.#target, start, lengthBytes);
+    const done = await copyInKernel(
+      part.image,
+      extent,
+      inSource(part, start),
+      this.#target,
+      start,
+      lengthBytes,
+    );
     this.#inKernel = done; // As qemu-img does: what could not be copied so once is not tried again.
     return done;
   }

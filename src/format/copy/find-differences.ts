@@ -4,11 +4,19 @@
 // - Nothing is read whose bytes are known: zeros on both sides, or one place of one file on both.
 // - Several reads are under way at once; memory is bounded by their number, and by what differs.
 
-import { guestOffset } from "../../units/index.ts";
-import type { ByteRange } from "../../storage/index.ts";
+import {
+  alignDown,
+  earliest,
+  endOf,
+  type GuestOffset,
+  guestOffset,
+  type GuestRange,
+  nextUnit,
+  offsetBy,
+} from "../../units/index.ts";
 import { RangeCollector } from "../read/byte-ranges.ts";
 import type { Image } from "../image.ts";
-import { CHUNK_BYTES, endOf, ImagePair, READS_AT_ONCE } from "./image-pair.ts";
+import { CHUNK_BYTES, ImagePair, READS_AT_ONCE } from "./image-pair.ts";
 import { Pipeline } from "../read/pipeline.ts";
 
 export interface DifferenceOptions {
@@ -24,47 +32,44 @@ export async function findDifferences(
   first: Image,
   second: Image,
   options: DifferenceOptions,
-): Promise<ByteRange[]> {
+): Promise<GuestRange[]> {
   const { unitBytes, onProgress, signal } = options;
-  const end = first.virtualSizeBytes;
+  const end = guestOffset(first.virtualSizeBytes);
   const found = new RangeCollector();
   const pair = await ImagePair.of(first, second);
   const pipeline = new Pipeline<never>(READS_AT_ONCE);
   try {
-    for (let offset = 0; offset < end && !pipeline.isSettled; ) {
+    for (let offset = guestOffset(0); offset < end && !pipeline.isSettled; ) {
       signal?.throwIfAborted();
-      const extents = [
-        await pair.find(0, guestOffset(offset)),
-        await pair.find(1, guestOffset(offset)),
-      ] as const;
-      const extentEnd = Math.min(...extents.map(endOf));
+      const extents = [await pair.find(0, offset), await pair.find(1, offset)] as const;
+      const extentEnd = earliest(...extents.map(endOf));
       if (pair.knowsEqual(extents, offset)) {
         // What is left of a unit is read with the rest of it.
-        const stop = extentEnd === end ? end : Math.floor(extentEnd / unitBytes) * unitBytes;
+        const stop = extentEnd === end ? end : alignDown(extentEnd, unitBytes);
         if (stop > offset) {
           offset = stop;
           continue;
         }
       }
       const start = offset;
-      const stop = Math.min(end, (Math.floor(offset / CHUNK_BYTES) + 1) * CHUNK_BYTES);
-      const units: number[] = [];
+      const stop = earliest(end, nextUnit(offset, CHUNK_BYTES));
+      const units: GuestOffset[] = [];
       await pipeline.add(
         async () => {
           await pair.compareBytes(
             stop - start,
-            (which, piece) => pair.images[which].read(piece, guestOffset(start)),
+            (which, piece) => pair.images[which].read(piece, start),
             (pieces) => {
               for (let at = 0; at < stop - start; at += unitBytes) {
                 const [a, b] = pieces.map((piece) => piece.subarray(at, at + unitBytes));
-                if (a && b && Buffer.compare(a, b) !== 0) units.push(start + at);
+                if (a && b && Buffer.compare(a, b) !== 0) units.push(offsetBy(start, at));
               }
             },
           );
           return undefined;
         },
         () => {
-          for (const unit of units) found.add(unit, Math.min(unit + unitBytes, stop));
+          for (const unit of units) found.add(unit, earliest(offsetBy(unit, unitBytes), stop));
           onProgress?.(stop, end);
         },
       );

@@ -47,12 +47,12 @@ export class ImagePair {
   }
 
   /** Whether the bytes at the offset are equal for all that is known of them. */
-  knowsEqual([one, other]: readonly [Extent, Extent], offset: number): boolean {
+  knowsEqual([one, other]: readonly [Extent, Extent], offset: GuestOffset): boolean {
     return (readsAsZeros(one) && readsAsZeros(other)) || this.#isSamePlace(one, other, offset);
   }
 
   /** An overlay and its base, or two overlays of one base, have most of their data in common. */
-  #isSamePlace(one: Extent, other: Extent, offset: number): boolean {
+  #isSamePlace(one: Extent, other: Extent, offset: GuestOffset): boolean {
     if (one.kind !== "data" || other.kind !== "data") return false;
     if (one.hostOffset === undefined || other.hostOffset === undefined) return false;
     return (
@@ -83,8 +83,4 @@ export class ImagePair {
   async lend<T>(lengthBytes: number, work: (buffer: Uint8Array) => Promise<T>): Promise<T> {
     return this.#buffers.lend((buffer) => work(buffer.subarray(0, lengthBytes)));
   }
-}
-
-export function endOf({ start, lengthBytes }: Extent): number {
-  return start + lengthBytes;
 }

@@ -3,12 +3,21 @@
 //
 // Invariant: all of it is in whole units of the image, a cluster or a subcluster, so that none is written twice.
 
-import type { ByteRange } from "../../storage/index.ts";
-import { type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
+import {
+  alignDown,
+  earliest,
+  endOf,
+  type GuestOffset,
+  guestOffset,
+  type GuestRange,
+  nextUnit,
+  offsetBy,
+  rangeTo,
+} from "../../units/index.ts";
 import type { Extent, FileRange, Image, ImageLayer, WritableImage } from "../image.ts";
 import { readsAsZeros } from "../read/extent-cursor.ts";
 import { isZero } from "../read/zero-blocks.ts";
-import { endOf, ImagePair } from "./image-pair.ts";
+import type { ImagePair } from "./image-pair.ts";
 
 type Need = "own" | "same" | "zero" | "data";
 
@@ -25,6 +34,7 @@ export class MissingImage implements Image {
   readonly virtualSizeBytes: number;
   readonly layers: readonly ImageLayer[];
   readonly unitBytes: number;
+  readonly #end: GuestOffset;
   readonly #pair: ImagePair;
 
   constructor(pair: ImagePair, unitBytes: number) {
@@ -33,19 +43,20 @@ export class MissingImage implements Image {
     this.virtualSizeBytes = image.virtualSizeBytes;
     this.layers = image.layers;
     this.unitBytes = unitBytes;
+    this.#end = guestOffset(image.virtualSizeBytes);
     this.#pair = pair;
   }
 
-  async findExtents({ start, lengthBytes }: ByteRange): Promise<readonly Extent[]> {
-    const end = start + lengthBytes;
+  async findExtents(range: GuestRange): Promise<readonly Extent[]> {
+    const end = endOf(range);
     const extents: Extent[] = [];
-    for (let at = start; at < end && extents.length < EXTENTS_AT_ONCE; ) {
-      const { need, stop, place } = await this.#judge(guestOffset(at));
-      const to = Math.min(stop, end);
+    for (let at = range.start; at < end && extents.length < EXTENTS_AT_ONCE; ) {
+      const { need, stop, place } = await this.#judge(at);
+      const to = earliest(stop, end);
       const last = extents.at(-1);
       const next = this.#extentOf(need, at, to, place);
       if (last && goesOn(last, next)) {
-        extents[extents.length - 1] = { ...last, lengthBytes: to - last.start };
+        extents[extents.length - 1] = { ...last, ...rangeTo(last.start, to) };
       } else extents.push(next);
       at = to;
     }
@@ -60,15 +71,16 @@ export class MissingImage implements Image {
   async close(): Promise<void> {}
 
   /** What a unit needs, and those after it. */
-  async #judge(offset: GuestOffset): Promise<{ need: Need; stop: number; place: Extent | undefined }> {
-    const { unitBytes, virtualSizeBytes: end } = this;
+  async #judge(offset: GuestOffset): Promise<{ need: Need; stop: GuestOffset; place: Extent | undefined }> {
+    const { unitBytes } = this;
+    const end = this.#end;
     const { need, stop, place } = await this.#judgeByte(offset);
-    const whole = stop === end ? end : Math.floor(stop / unitBytes) * unitBytes;
+    const whole = stop === end ? end : alignDown(stop, unitBytes);
     if (whole > offset) return { need, stop: whole, place };
-    const unitEnd = Math.min(end, (Math.floor(offset / unitBytes) + 1) * unitBytes);
+    const unitEnd = earliest(end, nextUnit(offset, unitBytes));
     const needs = new Set([need]);
     for (let at = stop; at < unitEnd; ) {
-      const next = await this.#judgeByte(guestOffset(at));
+      const next = await this.#judgeByte(at);
       needs.add(next.need);
       at = next.stop;
     }
@@ -76,9 +88,9 @@ export class MissingImage implements Image {
     return { need: needs.size === 1 ? need : "data", stop: unitEnd, place: undefined };
   }
 
-  async #judgeByte(offset: GuestOffset): Promise<{ need: Need; stop: number; place: Extent }> {
+  async #judgeByte(offset: GuestOffset): Promise<{ need: Need; stop: GuestOffset; place: Extent }> {
     const extents = [await this.#pair.find(0, offset), await this.#pair.find(1, offset)] as const;
-    const stop = Math.min(...extents.map(endOf), this.virtualSizeBytes);
+    const stop = earliest(...extents.map(endOf), this.#end);
     const [before] = extents;
     if (before.present && before.depth === 0) return { need: "own", stop, place: before };
     if (this.#pair.knowsEqual(extents, offset) || this.#isSameCompressed(extents))
@@ -87,8 +99,8 @@ export class MissingImage implements Image {
   }
 
   /** place: where all of it lies, or begins to. */
-  #extentOf(need: Need, start: number, end: number, place: Extent | undefined): Extent {
-    const range = { start: guestOffset(start), lengthBytes: end - start };
+  #extentOf(need: Need, start: GuestOffset, end: GuestOffset, place: Extent | undefined): Extent {
+    const range = rangeTo(start, end);
     if (need === "own" || need === "same") {
       const depth = this.layers.length;
       return { ...range, kind: "unallocated", depth, present: false, hostOffset: undefined, isData: false };
@@ -145,7 +157,7 @@ export class FillingImage implements WritableImage {
     this.#filling = filling;
   }
 
-  async findExtents(range: ByteRange): Promise<readonly Extent[]> {
+  async findExtents(range: GuestRange): Promise<readonly Extent[]> {
     return await this.#pair.images[0].findExtents(range);
   }
 
@@ -173,12 +185,11 @@ export class FillingImage implements WritableImage {
   }
 
   /** Unlike others, it leaves out what reads as zeros without the image's own backing image alone. */
-  async writeZeroes({ start, lengthBytes }: ByteRange): Promise<void> {
-    const end = start + lengthBytes;
-    for (let at = start; at < end; ) {
-      const extents = await this.#pair.images[1].findExtents({ start: at, lengthBytes: end - at });
-      for (const extent of extents) {
-        const stop = Math.min(end, endOf(extent));
+  async writeZeroes(range: GuestRange): Promise<void> {
+    const end = endOf(range);
+    for (let at = range.start; at < end; ) {
+      for (const extent of await this.#pair.images[1].findExtents(rangeTo(at, end))) {
+        const stop = earliest(end, endOf(extent));
         if (!readsAsZeros(extent)) await this.#zero(at, stop);
         at = stop;
       }
@@ -197,13 +208,13 @@ export class FillingImage implements WritableImage {
   async close(): Promise<void> {}
 
   /** Version 2 has no mark for zeros; and where nothing is below yet, it would take them for there already. */
-  async #zero(start: number, end: number): Promise<void> {
+  async #zero(start: GuestOffset, end: GuestOffset): Promise<void> {
     if (this.#image.layout.version > 2) {
-      await this.#image.writeZeroes({ start, lengthBytes: end - start }, false);
+      await this.#image.writeZeroes(rangeTo(start, end), false);
       return;
     }
-    for (let at = start; at < end; at += ZEROS.length) {
-      await this.write(ZEROS.subarray(0, Math.min(ZEROS.length, end - at)), guestOffset(at));
+    for (let at = start; at < end; at = offsetBy(at, ZEROS.length)) {
+      await this.write(ZEROS.subarray(0, Math.min(ZEROS.length, end - at)), at);
     }
   }
 
@@ -224,10 +235,11 @@ export class FillingImage implements WritableImage {
   }
 
   /** Whether the second image is known to have zeros there. */
-  async #isBlank(start: number, lengthBytes: number): Promise<boolean> {
-    const extents = await this.#pair.images[1].findExtents({ start, lengthBytes });
+  async #isBlank(start: GuestOffset, lengthBytes: number): Promise<boolean> {
+    const range = { start, lengthBytes };
+    const extents = await this.#pair.images[1].findExtents(range);
     const last = extents.at(-1);
-    return last !== undefined && endOf(last) >= start + lengthBytes && extents.every(readsAsZeros);
+    return last !== undefined && endOf(last) >= endOf(range) && extents.every(readsAsZeros);
   }
 
   #findRuns(lengthBytes: number, isDifferent: (from: number, to: number) => boolean): [number, number][] {

@@ -3,14 +3,14 @@
 // Invariant: an upper bound. Where what is equal is left out, all that lies in different places counts, unless both are
 // read to know better.
 
-import { type GuestOffset, guestOffset } from "../../units/index.ts";
+import { endOf, type GuestOffset, type GuestRange } from "../../units/index.ts";
 import { posix } from "node:path";
-import type { ByteRange, Storage } from "../../storage/index.ts";
+import type { Storage } from "../../storage/index.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 import type { Image } from "../image.ts";
 import { openImage } from "../open/open-image.ts";
 import { makeEntryLayout } from "../qcow2/write/plan-write.ts";
-import { ExtentCursor } from "../read/extent-cursor.ts";
+import { extentsOf } from "../read/extent-cursor.ts";
 import { copyImages } from "./copy.ts";
 import { type CopyUp, lookAtMissing, optionsOf } from "./copy-up.ts";
 import { FillingImage } from "./missing-image.ts";
@@ -61,15 +61,9 @@ export async function measureSpaceToCopyUp(
 }
 
 async function countMissing(source: Image, taken: TakenClusters): Promise<void> {
-  const end = source.virtualSizeBytes;
-  const cursor = new ExtentCursor(source, end);
-  for (let offset = 0; offset < end; ) {
-    const { kind, present, start, lengthBytes } = await cursor.find(guestOffset(offset));
-    const stop = Math.min(end, start + lengthBytes);
-    const range = { start: offset, lengthBytes: stop - offset };
-    if (present && kind === "zero") await taken.writeZeroes(range);
-    else if (present) taken.take(range);
-    offset = stop;
+  for await (const extent of extentsOf(source)) {
+    if (extent.present && extent.kind === "zero") await taken.writeZeroes(extent);
+    else if (extent.present) taken.take(extent);
   }
 }
 
@@ -101,10 +95,10 @@ class TakenClusters {
     this.#reachBytes = (clusterBytes / entryBytes) * clusterBytes;
   }
 
-  take({ start, lengthBytes }: ByteRange): void {
-    const end = start + lengthBytes;
+  take(range: GuestRange): void {
+    const [start, end] = [range.start, endOf(range)];
     this.clusters += Math.ceil(end / this.#clusterBytes) - Math.floor(start / this.#clusterBytes);
-    this.#takeTables(start, end);
+    this.#takeTables(range);
   }
 
   async write(source: Uint8Array, offset: GuestOffset): Promise<void> {
@@ -116,16 +110,16 @@ class TakenClusters {
   }
 
   /** A mark in a table; version 2 has none. */
-  async writeZeroes({ start, lengthBytes }: ByteRange): Promise<void> {
-    if (this.layout.version === 2) this.take({ start, lengthBytes });
-    else this.#takeTables(start, start + lengthBytes);
+  async writeZeroes(range: GuestRange): Promise<void> {
+    if (this.layout.version === 2) this.take(range);
+    else this.#takeTables(range);
     await Promise.resolve();
   }
 
   /** It is asked for in order, or nearly. */
-  #takeTables(start: number, end: number): void {
-    const last = Math.ceil(end / this.#reachBytes);
-    this.tables += Math.max(0, last - Math.max(Math.floor(start / this.#reachBytes), this.#nextTable));
+  #takeTables(range: GuestRange): void {
+    const last = Math.ceil(endOf(range) / this.#reachBytes);
+    this.tables += Math.max(0, last - Math.max(Math.floor(range.start / this.#reachBytes), this.#nextTable));
     this.#nextTable = Math.max(this.#nextTable, last);
   }
 }

@@ -3,7 +3,7 @@
 // Invariant: an upper bound for images that are overwritten in place. Where there are internal snapshots, all may be shared. What a file system takes for copies of blocks
 // that are shared is not in it.
 
-import { guestOffset } from "../../units/index.ts";
+import { earliest, endOf, guestOffset } from "../../units/index.ts";
 import { posix } from "node:path";
 import type { Storage } from "../../storage/index.ts";
 import { ExtentCursor } from "../read/extent-cursor.ts";
@@ -36,9 +36,9 @@ export async function measureSpaceToCopy(
   try {
     const target = await openImage(storage, path, { format, gate, backing: false });
     try {
-      const end = source.virtualSizeBytes;
+      const end = guestOffset(source.virtualSizeBytes);
       // What it is to grow by first has no place yet.
-      const known = Math.min(end, target.virtualSizeBytes);
+      const known = earliest(end, guestOffset(target.virtualSizeBytes));
       const isShared = (target.chain.links[0]?.header?.nbSnapshots ?? 0) > 0;
       const [changes, places] = [new ExtentCursor(source, end), new ExtentCursor(target, known)];
       const { clusterSizeBytes = UNIT_BYTES, refcountBits = 0 } = target.chain.links[0]?.header ?? {};
@@ -46,10 +46,10 @@ export async function measureSpaceToCopy(
       const reachBytes = (unitBytes / ENTRY_BYTES) * unitBytes;
       const reached = new Set<number>();
       let wholeUnits = 0;
-      for (let offset = 0; offset < end; ) {
-        const change = await changes.find(guestOffset(offset));
-        const place = offset < known ? await places.find(guestOffset(offset)) : undefined;
-        const stop = Math.min(end, endOf(change), place ? endOf(place) : end);
+      for (let offset = guestOffset(0); offset < end; ) {
+        const change = await changes.find(offset);
+        const place = offset < known ? await places.find(offset) : undefined;
+        const stop = earliest(end, endOf(change), place ? endOf(place) : end);
         const isOver = !isShared && place !== undefined && isInPlace(place);
         const isCopied = change.depth < ownLayers - 1 || (change.present && change.depth < ownLayers);
         if (isCopied && !isOver) {
@@ -73,10 +73,6 @@ export async function measureSpaceToCopy(
   } finally {
     await source.close();
   }
-}
-
-function endOf({ start, lengthBytes }: Extent): number {
-  return start + lengthBytes;
 }
 
 /** Whether a write there goes over what the file has already. */

@@ -5,7 +5,7 @@
 //   counted in full in both, so the smaller one is an upper bound.
 // - No guest data is read.
 
-import { guestOffset } from "../../units/index.ts";
+import { alignDown, alignUp, endOf, guestOffset } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type CreateOptions, settleClusterBits, settleRefcountOrder } from "./create-options.ts";
 import { ExtentCursor } from "../read/extent-cursor.ts";
@@ -29,7 +29,7 @@ export type MeasureSource = { readonly image: OpenedImage } | { readonly virtual
 const BITMAP_ENTRY_BYTES = 24;
 
 export function measureRaw(source: MeasureSource): Measured {
-  const bytes = roundUp(sizeOf(source), SECTOR_BYTES);
+  const bytes = alignUp(sizeOf(source), SECTOR_BYTES);
   return { requiredBytes: bytes, fullyAllocatedBytes: bytes, bitmapsBytes: undefined };
 }
 
@@ -37,7 +37,7 @@ export function measureRaw(source: MeasureSource): Measured {
 export async function measureQcow2(source: MeasureSource, options: CreateOptions): Promise<Measured> {
   const layout = settleLayout(options);
   const { clusterBytes, entryBytes } = layout;
-  const dataBytes = roundUp(sizeOf(source), clusterBytes);
+  const dataBytes = alignUp(sizeOf(source), clusterBytes);
   const l2Tables = Math.ceil(dataBytes / clusterBytes / (clusterBytes / entryBytes));
   // Of an image too large for the clusters qemu-img gives the sizes all the same, and so does this.
   if (!("image" in source) && l2Tables * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) throw tooLarge();
@@ -86,19 +86,15 @@ function settleLayout(options: CreateOptions): Layout {
 
 /** Bytes of whole clusters that hold data. */
 async function countNeeded(image: OpenedImage, clusterBytes: number): Promise<number> {
-  const end = image.virtualSizeBytes;
+  const end = guestOffset(image.virtualSizeBytes);
   const cursor = new ExtentCursor(image, end);
   let needed = 0;
-  for (let at = 0; at < end; ) {
-    const extent = await cursor.find(guestOffset(at));
-    const extentEnd = extent.start + extent.lengthBytes;
-    if (extent.kind === "data" || extent.kind === "compressed") {
-      const clustersEnd = roundUp(extentEnd, clusterBytes);
-      needed += clustersEnd - (at - (at % clusterBytes));
-      at = clustersEnd;
-    } else {
-      at = extentEnd;
-    }
+  for (let at = guestOffset(0); at < end; ) {
+    const extent = await cursor.find(at);
+    const isData = extent.kind === "data" || extent.kind === "compressed";
+    const stop = isData ? alignUp(endOf(extent), clusterBytes) : endOf(extent);
+    if (isData) needed += stop - alignDown(at, clusterBytes);
+    at = stop;
   }
   return needed;
 }
@@ -106,8 +102,8 @@ async function countNeeded(image: OpenedImage, clusterBytes: number): Promise<nu
 /** Header, L1 and L2 tables, refcount table and blocks of an image in which all is allocated. */
 function measureTables(dataBytes: number, layout: Layout): number {
   const { clusterBytes, entryBytes } = layout;
-  const l2Bytes = roundUp((dataBytes / clusterBytes) * entryBytes, clusterBytes);
-  const l1Bytes = roundUp((l2Bytes / clusterBytes) * TABLE_ENTRY_BYTES, clusterBytes);
+  const l2Bytes = alignUp((dataBytes / clusterBytes) * entryBytes, clusterBytes);
+  const l1Bytes = alignUp((l2Bytes / clusterBytes) * TABLE_ENTRY_BYTES, clusterBytes);
   const tablesBytes = clusterBytes + l2Bytes + l1Bytes;
   const clusters = (tablesBytes + dataBytes) / clusterBytes;
   const { blocks, tableClusters } = countRefcountClusters(clusters, layout);
@@ -122,14 +118,10 @@ async function measureBitmaps(image: OpenedImage, clusterBytes: number): Promise
   let directoryBytes = 0;
   for (const { name, granularityBits } of await readBitmapDirectory(link)) {
     const clusters = Math.ceil(measureBitmap(image.virtualSizeBytes, granularityBits) / clusterBytes);
-    bytes += clusters * clusterBytes + roundUp(clusters * TABLE_ENTRY_BYTES, clusterBytes);
+    bytes += clusters * clusterBytes + alignUp(clusters * TABLE_ENTRY_BYTES, clusterBytes);
     directoryBytes += roundUpTo8(BITMAP_ENTRY_BYTES + new TextEncoder().encode(name).length);
   }
-  return bytes + roundUp(directoryBytes, clusterBytes);
-}
-
-function roundUp(bytes: number, unit: number): number {
-  return Math.ceil(bytes / unit) * unit;
+  return bytes + alignUp(directoryBytes, clusterBytes);
 }
 
 function tooLarge(): ImgtxError {

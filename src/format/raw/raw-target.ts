@@ -1,8 +1,8 @@
 // A raw file as the target of a copy: guest offsets are the file's.
 
-import { type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
+import { endOf, type GuestOffset, type GuestRange } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import type { ByteRange, StorageFile } from "../../storage/index.ts";
+import type { StorageFile } from "../../storage/index.ts";
 import type { Extent, ImageLayer, WritableImage } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { RunList } from "../read/run-list.ts";
@@ -28,10 +28,9 @@ export class RawTarget implements WritableImage {
     this.layers = [this.#layer];
   }
 
-  async findExtents(range: ByteRange): Promise<readonly Extent[]> {
+  async findExtents(range: GuestRange): Promise<readonly Extent[]> {
     const runs = new RunList(EXTENTS_MAX);
-    const start = guestOffset(range.start);
-    await this.#layer.findRuns(start, offsetBy(start, range.lengthBytes), runs, "describe");
+    await this.#layer.findRuns(range.start, endOf(range), runs, "describe");
     return runs.runs.map(({ start, lengthBytes, kind, hostOffset }) => ({
       start,
       lengthBytes,
@@ -52,7 +51,7 @@ export class RawTarget implements WritableImage {
     await this.#file.write(source, offset);
   }
 
-  async writeZeroes(range: ByteRange, mayUnmap: boolean): Promise<void> {
+  async writeZeroes(range: GuestRange, mayUnmap: boolean): Promise<void> {
     if (mayUnmap) {
       await this.#file.punchHole(range);
       return;
@@ -64,7 +63,7 @@ export class RawTarget implements WritableImage {
     }
   }
 
-  async discard(range: ByteRange): Promise<void> {
+  async discard(range: GuestRange): Promise<void> {
     await this.#file.punchHole(range);
   }
 

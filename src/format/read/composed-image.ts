@@ -7,8 +7,15 @@
 // - A read that fails has left nothing under way when it throws.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
-import type { ByteRange } from "../../storage/index.ts";
+import {
+  earliest,
+  endOf,
+  type GuestOffset,
+  guestOffset,
+  type GuestRange,
+  type HostOffset,
+  offsetBy,
+} from "../../units/index.ts";
 import type { Extent, Image } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
 import type { LayerReader } from "./layer-reader.ts";
@@ -48,17 +55,16 @@ export class ComposedImage implements Image {
     this.#close = close;
   }
 
-  async findExtents(range: ByteRange): Promise<readonly Extent[]> {
+  async findExtents(range: GuestRange): Promise<readonly Extent[]> {
     this.#requireInside(range.start, range.lengthBytes);
     const search: Search = { pieces: [], purpose: "describe" };
-    const start = guestOffset(range.start);
-    if (range.lengthBytes > 0) await this.#search(0, start, offsetBy(start, range.lengthBytes), search);
+    if (range.lengthBytes > 0) await this.#search(0, range.start, endOf(range), search);
     return mergeExtents(search.pieces);
   }
 
   async read(target: Uint8Array, offset: GuestOffset): Promise<void> {
     this.#requireInside(offset, target.length);
-    let at = guestOffset(offset);
+    let at = offset;
     const end = offsetBy(at, target.length);
     while (at < end) {
       const search: Search = { pieces: [], purpose: "read" };
@@ -81,7 +87,7 @@ export class ComposedImage implements Image {
       const reached = await layer.findRuns(at, end, list, search.purpose);
       for (const run of list.runs) {
         if (search.pieces.length >= PIECES_MAX) return run.start;
-        const runEnd = offsetBy(run.start, run.lengthBytes);
+        const runEnd = endOf(run);
         if (run.kind === "unallocated") {
           const below = await this.#searchBelow(depth, run, search);
           if (below < runEnd) return below;
@@ -97,9 +103,9 @@ export class ComposedImage implements Image {
   /** What shows through where this layer has nothing. Returns how far it came. */
   async #searchBelow(depth: number, run: Run, search: Search): Promise<GuestOffset> {
     const below = this.layers[depth + 1];
-    const end = offsetBy(run.start, run.lengthBytes);
+    const end = endOf(run);
     const belowEnd = guestOffset(below?.virtualSizeBytes ?? 0);
-    const sharedEnd = belowEnd < end ? belowEnd : end;
+    const sharedEnd = earliest(belowEnd, end);
     if (sharedEnd > run.start) {
       const reached = await this.#search(depth + 1, run.start, sharedEnd, search);
       if (reached < sharedEnd || search.pieces.length >= PIECES_MAX) return reached;
@@ -114,7 +120,7 @@ export class ComposedImage implements Image {
   }
 
   /** Reads what was found into target, whose first byte is the guest byte targetStart. */
-  async #fill(pieces: readonly Piece[], target: Uint8Array, targetStart: number): Promise<void> {
+  async #fill(pieces: readonly Piece[], target: Uint8Array, targetStart: GuestOffset): Promise<void> {
     const jobs: (() => Promise<void>)[] = [];
     const compressed = new Map<number, Run[]>();
     for (const { depth, run } of pieces) {
@@ -168,7 +174,7 @@ export class ComposedImage implements Image {
 }
 
 /** A file that ends inside a cluster, or a data file that is short, reads as zeros past its end. */
-async function readData(layer: LayerReader, part: Uint8Array, hostOffset: number): Promise<void> {
+async function readData(layer: LayerReader, part: Uint8Array, hostOffset: HostOffset): Promise<void> {
   const count = await layer.dataFile.read(part, hostOffset);
   if (count < part.length) part.fill(0, count);
 }

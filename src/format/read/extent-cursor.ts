@@ -1,19 +1,19 @@
 // Walks the extents of an image forwards, and hides that they come in batches.
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { GuestOffset } from "../../units/index.ts";
+import { endOf, type GuestOffset, guestOffset, rangeTo } from "../../units/index.ts";
 import type { Extent, Image } from "../image.ts";
 
 export class ExtentCursor {
   readonly #image: Image;
-  readonly #end: number;
+  readonly #end: GuestOffset;
   #batch: readonly Extent[] = [];
   #index = 0;
 
   /** Asks for nothing at or past `end`, which is at most the virtual size. */
   constructor(image: Image, end: number) {
     this.#image = image;
-    this.#end = end;
+    this.#end = guestOffset(end);
   }
 
   /** The extent that holds the byte at the offset. A little backwards is as cheap as forwards. */
@@ -26,14 +26,25 @@ export class ExtentCursor {
     for (;;) {
       for (; this.#index < this.#batch.length; this.#index += 1) {
         const extent = this.#batch[this.#index];
-        if (extent !== undefined && offset < extent.start + extent.lengthBytes) return extent;
+        if (extent !== undefined && offset < endOf(extent)) return extent;
       }
-      this.#batch = await this.#image.findExtents({ start: offset, lengthBytes: this.#end - offset });
+      this.#batch = await this.#image.findExtents(rangeTo(offset, this.#end));
       this.#index = 0;
       if (this.#batch.length === 0) {
         throw new ImgtxError("E_INTERNAL", `no extent at ${offset}`, { image: this.#image.path, offset });
       }
     }
+  }
+}
+
+/** All extents of an image. */
+export async function* extentsOf(image: Image): AsyncGenerator<Extent, void, undefined> {
+  const end = guestOffset(image.virtualSizeBytes);
+  const cursor = new ExtentCursor(image, end);
+  for (let offset = guestOffset(0); offset < end; ) {
+    const extent = await cursor.find(offset);
+    yield extent;
+    offset = endOf(extent);
   }
 }
 

@@ -1,7 +1,6 @@
 // A part of an image: some ranges of its guest data, as if the rest were in an image below.
 
-import type { ByteRange } from "../../storage/index.ts";
-import { type GuestOffset, guestOffset } from "../../units/index.ts";
+import { earliest, endOf, type GuestOffset, type GuestRange, rangeTo } from "../../units/index.ts";
 import type { Extent, Image, ImageLayer } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
 
@@ -12,11 +11,11 @@ export class MaskedImage implements Image {
   readonly layers: readonly ImageLayer[];
   readonly #image: Image;
   /** In order and apart. */
-  readonly #ranges: readonly ByteRange[];
+  readonly #ranges: readonly GuestRange[];
   /** Where the last search ended: extents are asked for forwards. */
   #near = 0;
 
-  constructor(image: Image, ranges: readonly ByteRange[]) {
+  constructor(image: Image, ranges: readonly GuestRange[]) {
     this.#image = image;
     this.#ranges = ranges;
     this.path = image.path;
@@ -25,14 +24,12 @@ export class MaskedImage implements Image {
     this.layers = image.layers;
   }
 
-  async findExtents({ start, lengthBytes }: ByteRange): Promise<readonly Extent[]> {
-    const end = start + lengthBytes;
-    const from = guestOffset(start);
-    const range = this.#findRange(from);
-    if (range === undefined || range.start >= end) return [nothing(from, end)];
-    if (range.start > start) return [nothing(from, range.start)];
-    const stop = Math.min(end, range.start + range.lengthBytes);
-    const extents = await this.#image.findExtents({ start, lengthBytes: stop - start });
+  async findExtents(wanted: GuestRange): Promise<readonly Extent[]> {
+    const [start, end] = [wanted.start, endOf(wanted)];
+    const range = this.#findRange(start);
+    if (range === undefined || range.start >= end) return [nothing(start, end)];
+    if (range.start > start) return [nothing(start, range.start)];
+    const extents = await this.#image.findExtents(rangeTo(start, earliest(end, endOf(range))));
     return extents.map((extent) => ({ ...extent, depth: 0, present: true, hostOffset: undefined }));
   }
 
@@ -44,16 +41,15 @@ export class MaskedImage implements Image {
   async close(): Promise<void> {}
 
   /** The first range that ends after the offset. */
-  #findRange(offset: GuestOffset): ByteRange | undefined {
-    const isBehind = (range: ByteRange | undefined): boolean =>
-      range !== undefined && range.start + range.lengthBytes > offset;
+  #findRange(offset: GuestOffset): GuestRange | undefined {
+    const isBehind = (range: GuestRange | undefined): boolean => range !== undefined && endOf(range) > offset;
     while (this.#near > 0 && isBehind(this.#ranges[this.#near - 1])) this.#near -= 1;
     while (this.#near < this.#ranges.length && !isBehind(this.#ranges[this.#near])) this.#near += 1;
     return this.#ranges[this.#near];
   }
 }
 
-function nothing(start: GuestOffset, end: number): Extent {
+function nothing(start: GuestOffset, end: GuestOffset): Extent {
   const place = { depth: 0, present: false, hostOffset: undefined, isData: false };
-  return { start, lengthBytes: end - start, kind: "unallocated", ...place };
+  return { ...rangeTo(start, end), kind: "unallocated", ...place };
 }

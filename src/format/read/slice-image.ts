@@ -2,8 +2,7 @@
 //
 // Invariant: as large as whole sectors; after the part's last byte it reads as zeros.
 
-import { type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
-import type { ByteRange } from "../../storage/index.ts";
+import { alignUp, type GuestOffset, guestOffset, type GuestRange, offsetBy } from "../../units/index.ts";
 import type { Extent, Image, ImageLayer } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
@@ -14,19 +13,19 @@ export class SliceImage implements Image {
   readonly virtualSizeBytes: number;
   readonly layers: readonly ImageLayer[];
   readonly #whole: Image;
-  readonly #range: { readonly start: GuestOffset; readonly lengthBytes: number };
+  readonly #range: GuestRange;
 
   /** The range lies in the image. */
-  constructor(whole: Image, range: ByteRange) {
+  constructor(whole: Image, range: GuestRange) {
     this.path = whole.path;
     this.format = whole.format;
-    this.virtualSizeBytes = Math.ceil(range.lengthBytes / SECTOR_BYTES) * SECTOR_BYTES;
+    this.virtualSizeBytes = alignUp(range.lengthBytes, SECTOR_BYTES);
     this.layers = whole.layers;
     this.#whole = whole;
-    this.#range = { ...range, start: guestOffset(range.start) };
+    this.#range = range;
   }
 
-  async findExtents({ start, lengthBytes }: ByteRange): Promise<readonly Extent[]> {
+  async findExtents({ start, lengthBytes }: GuestRange): Promise<readonly Extent[]> {
     const from = this.#range.start;
     const end = Math.min(start + lengthBytes, this.#range.lengthBytes);
     const found = await this.#whole.findExtents({ start: offsetBy(from, start), lengthBytes: end - start });

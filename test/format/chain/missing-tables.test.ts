@@ -1,6 +1,6 @@
 // Images of which a part is not in the file: what reading them gives, whatever they were cut off at.
 
-import { guestOffset } from "../../../src/units/index.ts";
+import { guestOffset, guestRange } from "../../../src/units/index.ts";
 import { copyFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -26,7 +26,7 @@ async function readAll(path: string): Promise<Buffer> {
   try {
     const bytes = Buffer.alloc(Math.min(image.virtualSizeBytes, 4 * 1024 * 1024));
     await image.read(bytes, guestOffset(0));
-    await image.findExtents({ start: 0, lengthBytes: image.virtualSizeBytes });
+    await image.findExtents(guestRange(0, image.virtualSizeBytes));
     return bytes;
   } finally {
     await image.close();

@@ -1,7 +1,7 @@
 // Changes of an image as an overlay, which is merged into it: after any writes to the source, and however often the
 // merge is cut off, the old copy has the source's content, by qemu-img's judgement.
 
-import { guestOffset } from "../../../src/units/index.ts";
+import { guestOffset, guestRange } from "../../../src/units/index.ts";
 import { execFileSync, spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
@@ -13,7 +13,7 @@ import {
   writeChangesOverlay,
 } from "../../../src/format/index.ts";
 import { MaskedImage } from "../../../src/format/read/masked-image.ts";
-import { makeNodeStorage, type ByteRange, type Storage } from "../../../src/storage/index.ts";
+import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { seededRandom, type Random } from "../../helpers/random.ts";
 import { killAt } from "../../helpers/storage/watched-storage.ts";
@@ -182,18 +182,14 @@ describe("a masked image", () => {
     const folder = makeFolder();
     writeFileSync(`${folder}/a.raw`, Buffer.alloc(65_536, 1));
     const image = await openImage(storage, `${folder}/a.raw`, { format: "raw", gate: gateFor(folder) });
-    const ranges: ByteRange[] = [
-      { start: 4096, lengthBytes: 4096 },
-      { start: 32_768, lengthBytes: 512 },
-      { start: 65_024, lengthBytes: 512 },
-    ];
+    const ranges = [guestRange(4096, 4096), guestRange(32_768, 512), guestRange(65_024, 512)];
     const masked = new MaskedImage(image, ranges);
     const isIn = (at: number) =>
       ranges.some(({ start, lengthBytes }) => at >= start && at < start + lengthBytes);
     const random = seededRandom(3);
     for (let round = 0; round < 200; round += 1) {
       const start = random.below(128) * 512;
-      const extents = await masked.findExtents({ start, lengthBytes: 65_536 - start });
+      const extents = await masked.findExtents(guestRange(start, 65_536 - start));
       let at = start;
       expect(extents.length).toBeGreaterThan(0);
       for (const extent of extents) {

@@ -1,5 +1,6 @@
 // Sets of guest bytes: what is collected, and what is united in whole units.
 
+import { guestOffset, guestRange } from "../../../src/units/index.ts";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { RangeCollector, uniteRanges } from "../../../src/format/read/byte-ranges.ts";
@@ -9,7 +10,7 @@ const lists = fc.array(
   fc
     .array(fc.record({ start: fc.nat(END - 1), lengthBytes: fc.nat(30) }))
     .map((ranges) =>
-      ranges.map(({ start, lengthBytes }) => ({ start, lengthBytes: Math.min(lengthBytes, END - start) })),
+      ranges.map(({ start, lengthBytes }) => guestRange(start, Math.min(lengthBytes, END - start))),
     ),
   { maxLength: 4 },
 );
@@ -39,7 +40,7 @@ describe("a collector", () => {
       [5, 7],
       [13, 14],
     ] as const) {
-      found.add(start, end);
+      found.add(guestOffset(start), guestOffset(end));
     }
     expect(found.ranges).toEqual([
       { start: 4, lengthBytes: 8 },

@@ -1,7 +1,7 @@
 // Tables that were tampered with: whatever an L1 or L2 entry says, reading gives bytes or a typed error, soon,
 // and changes nothing.
 
-import { guestOffset } from "../../../src/units/index.ts";
+import { guestOffset, guestRange } from "../../../src/units/index.ts";
 import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
@@ -44,7 +44,7 @@ async function readAll(image: OpenedImage): Promise<void> {
 
 async function findAll(image: OpenedImage): Promise<void> {
   for (let at = 0; at < image.virtualSizeBytes; ) {
-    const extents = await image.findExtents({ start: at, lengthBytes: image.virtualSizeBytes - at });
+    const extents = await image.findExtents(guestRange(at, image.virtualSizeBytes - at));
     for (const extent of extents) at += extent.lengthBytes;
   }
 }
@@ -135,7 +135,7 @@ describe("an image that claims much", () => {
     const before = process.memoryUsage().rss;
     const effort = startEffort();
     const image = await openSubject(path);
-    const extents = await image.findExtents({ start: 0, lengthBytes: image.virtualSizeBytes });
+    const extents = await image.findExtents(guestRange(0, image.virtualSizeBytes));
     expect(extents.length).toBeLessThan(100);
     await image.read(new Uint8Array(4096), guestOffset(image.virtualSizeBytes - 4096));
     await image.close();

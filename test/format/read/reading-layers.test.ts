@@ -7,7 +7,7 @@ import type { Extent } from "../../../src/format/index.ts";
 import type { LayerReader } from "../../../src/format/read/layer-reader.ts";
 import { type Run, RunList } from "../../../src/format/read/run-list.ts";
 import type { StorageFile } from "../../../src/storage/index.ts";
-import { guestOffset, hostOffset, offsetBy } from "../../../src/units/index.ts";
+import { guestOffset, hostOffset, offsetBy, guestRange } from "../../../src/units/index.ts";
 import { errorFrom } from "../../helpers/expect-error.ts";
 
 type Kind = Run["kind"];
@@ -71,7 +71,7 @@ async function readUnits(image: ComposedImage): Promise<number[]> {
   return Array.from({ length: bytes.length / UNIT }, (_, unit) => bytes[unit * UNIT] ?? -1);
 }
 
-const ALL = (image: ComposedImage) => ({ start: 0, lengthBytes: image.virtualSizeBytes });
+const ALL = (image: ComposedImage) => guestRange(0, image.virtualSizeBytes);
 
 describe("an image of layers", () => {
   test("shows what lies below where a layer has nothing, and zeros past the end of a shorter one", async () => {
@@ -108,7 +108,7 @@ describe("an image of layers", () => {
       const part = new Uint8Array(length).fill(0xee);
       await image.read(part, guestOffset(start));
       expect(part).toEqual(whole.subarray(start, start + length));
-      const extents = await image.findExtents({ start, lengthBytes: length });
+      const extents = await image.findExtents(guestRange(start, length));
       expect(extents.reduce((sum, extent) => sum + extent.lengthBytes, 0)).toBe(length);
       expect(extents[0]?.start).toBe(length === 0 ? undefined : start);
     }
@@ -119,7 +119,7 @@ describe("an image of layers", () => {
     const batches: (readonly Extent[])[] = [];
     let at = 0;
     while (at < image.virtualSizeBytes) {
-      const batch = await image.findExtents({ start: at, lengthBytes: image.virtualSizeBytes - at });
+      const batch = await image.findExtents(guestRange(at, image.virtualSizeBytes - at));
       expect(batch.length).toBeGreaterThan(0);
       expect(batch.length).toBeLessThanOrEqual(4097);
       expect(batch[0]?.start).toBe(at);
@@ -176,9 +176,12 @@ describe("an image of layers", () => {
       expect(
         (await errorFrom(image.read(new Uint8Array(length), offsetBy(guestOffset(0), start)))).code,
       ).toBe("E_INTERNAL");
-      expect((await errorFrom(image.findExtents({ start, lengthBytes: length }))).code).toBe("E_INTERNAL");
+      expect(
+        (await errorFrom(image.findExtents({ start: offsetBy(guestOffset(0), start), lengthBytes: length })))
+          .code,
+      ).toBe("E_INTERNAL");
     }
-    expect(await image.findExtents({ start: 2048, lengthBytes: 0 })).toEqual([]);
+    expect(await image.findExtents(guestRange(2048, 0))).toEqual([]);
   });
 
   test("of 200 layers is searched to the last", async () => {

@@ -1,7 +1,7 @@
 // qemu-img and qemu-io make images with every kind of cluster, by seeded random writes; what qemu-img convert
 // reads from them and what qemu-img map says of them is what imgtx reads and finds.
 
-import { guestOffset } from "../../../src/units/index.ts";
+import { guestOffset, guestRange } from "../../../src/units/index.ts";
 import { execFileSync, spawnSync } from "node:child_process";
 import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { describe, expect } from "vitest";
@@ -183,7 +183,7 @@ async function expectAsQemuReads(path: string, format: ImageFormat, snapshot?: s
         expect(wanted.subarray(at, at + part.length).equals(part), `at ${at}`).toBe(true);
       }
     }
-    const extents = await image.findExtents({ start: 0, lengthBytes: image.virtualSizeBytes });
+    const extents = await image.findExtents(guestRange(0, image.virtualSizeBytes));
     if (snapshot !== undefined) return;
     const map = JSON.parse(run("qemu-img", "map", "--output=json", "-f", format, path)) as MapEntry[];
     expect(extents.map(toMapEntry)).toEqual(map);
@@ -260,7 +260,7 @@ describe("an image that QEMU wrote", () => {
         at < image.virtualSizeBytes;
         at = found.reduce((end, each) => end + each.lengthBytes, 0)
       ) {
-        found.push(...(await image.findExtents({ start: at, lengthBytes: image.virtualSizeBytes - at })));
+        found.push(...(await image.findExtents(guestRange(at, image.virtualSizeBytes - at))));
       }
       const map = JSON.parse(run("qemu-img", "map", "--output=json", path)) as MapEntry[];
       expect(found.map(toMapEntry)).toEqual(map);

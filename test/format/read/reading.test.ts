@@ -1,7 +1,7 @@
 // Every fixture whose content QEMU reads gives the same bytes here; every one that is damaged where guest data
 // is read is refused with a typed error that has a place and a hint.
 
-import { guestOffset } from "../../../src/units/index.ts";
+import { guestOffset, guestRange } from "../../../src/units/index.ts";
 import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import type { Image } from "../../../src/format/index.ts";
@@ -42,7 +42,7 @@ async function hashGuest(image: Image, stepBytes: number): Promise<string> {
 async function hashExtents(image: Image): Promise<string> {
   const hash = createHash("sha256");
   for (let at = 0; at < image.virtualSizeBytes; ) {
-    const extents = await image.findExtents({ start: at, lengthBytes: image.virtualSizeBytes - at });
+    const extents = await image.findExtents(guestRange(at, image.virtualSizeBytes - at));
     for (const extent of extents) {
       expect(extent.start).toBe(at);
       const bytes = new Uint8Array(extent.lengthBytes);

@@ -1,7 +1,7 @@
 // A staged change of a real image as QEMU sees it: nothing before the mark, nobody while it is half applied, and a sound
 // image after.
 
-import { guestOffset } from "../../../src/units/index.ts";
+import { guestOffset, guestRange } from "../../../src/units/index.ts";
 import { copyFileSync, readFileSync } from "node:fs";
 import { expect } from "vitest";
 import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
@@ -27,7 +27,7 @@ const GATE = { allowPaths: ["/"] };
 async function change(storage: Storage, image: string): Promise<void> {
   const writer = await openForWriting(storage, image, { format: "qcow2", gate: GATE });
   await writer.write(new Uint8Array(300_000).fill(9), guestOffset(123_392));
-  await writer.discard({ start: MIB, lengthBytes: MIB });
+  await writer.discard(guestRange(MIB, MIB));
   await writer.close();
   await resizeImage(storage, image, { format: "qcow2", gate: GATE }, 300 * MIB);
 }

@@ -1,6 +1,6 @@
 // What imgtx does to images in place, as steps that can be made on any storage: twice the same gives the same bytes.
 
-import { guestOffset } from "../../../src/units/index.ts";
+import { guestOffset, guestRange } from "../../../src/units/index.ts";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { openChain } from "../../../src/format/chain/backing-chain.ts";
 import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
@@ -124,9 +124,9 @@ async function writeGuest(storage: Storage, calls: readonly GuestCall[]): Promis
       const bytes = new Uint8Array(lengthBytes);
       for (let at = 0; at < lengthBytes; at += 512) bytes.fill(1 + ((at / 512 + seed) % 250), at, at + 512);
       if (kind === "write") await image.write(bytes, guestOffset(start));
-      if (kind === "zero") await image.writeZeroes({ start, lengthBytes }, false);
-      if (kind === "unmap") await image.writeZeroes({ start, lengthBytes }, true);
-      if (kind === "discard") await image.discard({ start, lengthBytes });
+      if (kind === "zero") await image.writeZeroes(guestRange(start, lengthBytes), false);
+      if (kind === "unmap") await image.writeZeroes(guestRange(start, lengthBytes), true);
+      if (kind === "discard") await image.discard(guestRange(start, lengthBytes));
       if (kind === "compress") await image.writeCompressed(bytes, guestOffset(start));
       if (kind === "flush") await image.flush("asked for");
     }

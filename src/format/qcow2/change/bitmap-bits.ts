@@ -2,7 +2,7 @@
 //
 // Invariant: memory is that of the bitmap's table and of one cluster of bits.
 
-import type { ByteRange } from "../../../storage/index.ts";
+import { alignDown, endOf, type GuestRange } from "../../../units/index.ts";
 import { readBytes } from "../../read-header.ts";
 import {
   type BitmapEntry,
@@ -17,15 +17,15 @@ import type { BitmapSpace } from "./bitmap-space.ts";
 export async function markRanges(
   space: BitmapSpace,
   bitmap: BitmapEntry,
-  ranges: AsyncIterable<ByteRange> | Iterable<ByteRange>,
+  ranges: AsyncIterable<GuestRange> | Iterable<GuestRange>,
 ): Promise<void> {
   const granularityBytes = 2 ** bitmap.granularityBits;
   const bitsInCluster = space.clusterBytes * 8;
   const marks = await Marks.open(space, bitmap);
-  for await (const { start, lengthBytes } of ranges) {
-    const end = Math.ceil((start + lengthBytes) / granularityBytes);
-    for (let bit = Math.floor(start / granularityBytes); bit < end; ) {
-      const first = Math.floor(bit / bitsInCluster) * bitsInCluster;
+  for await (const range of ranges) {
+    const end = Math.ceil(endOf(range) / granularityBytes);
+    for (let bit = Math.floor(range.start / granularityBytes); bit < end; ) {
+      const first = alignDown(bit, bitsInCluster);
       const stop = Math.min(end, first + bitsInCluster);
       await marks.set(first / bitsInCluster, bit - first, stop - first);
       bit = stop;

@@ -11,7 +11,7 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
-import { clusterAt, type HostOffset } from "../../../units/index.ts";
+import { alignUp, clusterAt, guestRange, type GuestRange, type HostOffset } from "../../../units/index.ts";
 import type { Chain } from "../../chain/backing-chain.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
 import type { GateOptions } from "../../chain/open-gate.ts";
@@ -165,10 +165,10 @@ async function growQcow2(
   const start = link.virtualSizeBytes;
   // What is below, and what a larger disk has left in the rest of the last cluster.
   const below = opened.layers[1]?.virtualSizeBytes ?? 0;
-  const end = Math.min(sizeBytes, Math.max(below, Math.ceil(start / clusterSizeBytes) * clusterSizeBytes));
+  const end = Math.min(sizeBytes, Math.max(below, alignUp(start, clusterSizeBytes)));
   if (start >= end) return;
   const grown = { ...(await rereadHeader(link, files.file)), virtualSizeBytes: sizeBytes };
-  await hide(grown, files, opened, start, end);
+  await hide(grown, files, opened, guestRange(start, end - start));
 }
 
 /** The VM state of an internal snapshot that was applied: QEMU leaves it there, and it would show in a larger disk. */
@@ -210,13 +210,12 @@ async function hide(
   grown: Qcow2Link,
   files: ResizedFiles,
   opened: OpenedImage,
-  start: number,
-  end: number,
+  range: GuestRange,
 ): Promise<void> {
   const below = opened.layers.slice(1);
   const state = await openWriterState(grown, { ...files, isOrdered: true, keepsBitmaps: true });
   const writer = new Qcow2Writer(state, new WriterLayer(grown, state), below, () => Promise.resolve());
-  await writer.writeZeroes({ start, lengthBytes: end - start }, below.length === 0);
+  await writer.writeZeroes(range, below.length === 0);
   await writer.flush("zeros-before-size");
   await writer.close();
 }

@@ -3,7 +3,7 @@
 // Invariant: unusable is said wherever some change may have passed the bitmap by. A mirror that believed it
 // would leave that change out.
 
-import type { ByteRange } from "../../../storage/index.ts";
+import { endOf, guestOffset, type GuestRange, rangeTo } from "../../../units/index.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { hasStaleBitmaps } from "./image-info.ts";
 import { type BitmapEntry, countBitmapTableEntries } from "../codec/bitmap.ts";
@@ -14,7 +14,7 @@ export type DirtyRanges =
       readonly kind: "valid";
       readonly granularityBytes: number;
       /** Guest bytes, ascending, without touching each other, inside the disk. Read as it is walked, once. */
-      readonly ranges: AsyncIterable<ByteRange>;
+      readonly ranges: AsyncIterable<GuestRange>;
     }
   | { readonly kind: "unusable"; readonly fault: BitmapFault };
 
@@ -50,12 +50,12 @@ export interface FaultyBitmap {
 export async function readWitnessedRanges(
   link: ChainLink,
   { name, witness }: WitnessedBitmap,
-): Promise<readonly ByteRange[] | FaultyBitmap> {
+): Promise<readonly GuestRange[] | FaultyBitmap> {
   const [own, other] = [await readDirtyRanges(link, name), await readDirtyRanges(link, witness)];
   const tampered: FaultyBitmap = { bitmap: name, witness: null, fault: "tampered" };
   if (own.kind === "unusable") return { ...tampered, fault: own.fault };
   if (other.kind === "unusable") return { bitmap: name, witness, fault: other.fault };
-  const ranges: ByteRange[] = [];
+  const ranges: GuestRange[] = [];
   for await (const range of own.ranges) ranges.push(range);
   const marked = withEnd(ranges, other.granularityBytes, link.virtualSizeBytes);
   let index = 0;
@@ -69,16 +69,15 @@ export async function readWitnessedRanges(
 
 /** The ranges with the last granule of the disk. */
 function withEnd(
-  ranges: readonly ByteRange[],
+  ranges: readonly GuestRange[],
   granularityBytes: number,
   sizeBytes: number,
-): readonly ByteRange[] {
-  const start = (Math.ceil(sizeBytes / granularityBytes) - 1) * granularityBytes;
+): readonly GuestRange[] {
+  const end = guestOffset(sizeBytes);
+  const start = guestOffset((Math.ceil(sizeBytes / granularityBytes) - 1) * granularityBytes);
   const last = ranges.at(-1);
-  const lastEnd = last ? last.start + last.lengthBytes : 0;
-  if (lastEnd > start) return ranges;
-  if (last === undefined || lastEnd < start) return [...ranges, { start, lengthBytes: sizeBytes - start }];
-  return [...ranges.slice(0, -1), { start: last.start, lengthBytes: sizeBytes - last.start }];
+  if (last === undefined || endOf(last) < start) return [...ranges, rangeTo(start, end)];
+  return endOf(last) > start ? ranges : [...ranges.slice(0, -1), rangeTo(last.start, end)];
 }
 
 /** E_CORRUPT with image and offset where the directory, or while walking the table, can't be true. */

@@ -3,7 +3,7 @@
 // Invariant: memory is that of the directory and of one cluster of bits at a time.
 
 import { ImgtxError, placed, withPlace } from "../../../errors/index.ts";
-import type { ByteRange } from "../../../storage/index.ts";
+import { earliest, endOf, guestOffset, type GuestRange, offsetBy, rangeTo } from "../../../units/index.ts";
 import { DAMAGE_HINT, type ChainLink } from "../../chain/chain-link.ts";
 import {
   type BitmapEntry,
@@ -38,31 +38,41 @@ export async function readBitmapsOf(link: ChainLink, sizeBytes: number): Promise
  * The guest bytes that a bitmap marks, from the first on, as ranges that do not touch; the last one may be cut
  * short by the end of the disk. Errors have image and offset.
  */
-export async function* findMarkedRanges(link: ChainLink, bitmap: BitmapEntry): AsyncGenerator<ByteRange> {
+export async function* findMarkedRanges(link: ChainLink, bitmap: BitmapEntry): AsyncGenerator<GuestRange> {
+  const diskEnd = guestOffset(link.virtualSizeBytes);
+  let last: GuestRange | undefined;
+  for await (const range of findMarks(link, bitmap)) {
+    const end = earliest(endOf(range), diskEnd);
+    if (range.start >= end) continue;
+    if (last && endOf(last) === range.start) last = rangeTo(last.start, end);
+    else {
+      if (last) yield last;
+      last = rangeTo(range.start, end);
+    }
+  }
+  if (last) yield last;
+}
+
+/** One by one: they may touch, and reach past the end of the disk. */
+async function* findMarks(link: ChainLink, bitmap: BitmapEntry): AsyncGenerator<GuestRange> {
   const clusterSizeBytes = link.header?.clusterSizeBytes ?? 1;
   const diskSize = link.virtualSizeBytes;
   const granularity = 2 ** bitmap.granularityBits;
   const bitsBytes = measureBitmap(diskSize, bitmap.granularityBits);
   const clusterSpan = clusterSizeBytes * 8 * granularity;
-  const ranges = new RangeJoiner(diskSize);
   let index = 0;
   for await (const entry of readBitmapTable(link, bitmap, Math.ceil(bitsBytes / clusterSizeBytes))) {
-    const start = index * clusterSpan;
-    if (entry.kind === "ones") {
-      const done = ranges.add(start, start + clusterSpan);
-      if (done !== undefined) yield done;
-    } else if (entry.kind === "data") {
+    const start = guestOffset(index * clusterSpan);
+    if (entry.kind === "ones") yield rangeTo(start, offsetBy(start, clusterSpan));
+    else if (entry.kind === "data") {
       const bits = new Uint8Array(Math.min(clusterSizeBytes, bitsBytes - index * clusterSizeBytes));
       await link.file.read(bits, entry.hostOffset);
       for (const [from, to] of findOnes(bits)) {
-        const done = ranges.add(start + from * granularity, start + to * granularity);
-        if (done !== undefined) yield done;
+        yield { start: offsetBy(start, from * granularity), lengthBytes: (to - from) * granularity };
       }
     }
     index += 1;
   }
-  const last = ranges.end();
-  if (last !== undefined) yield last;
 }
 
 /** The first entries of a bitmap's table. E_CORRUPT with image and offset for one that can't be true. */
@@ -114,33 +124,4 @@ function* findOnes(bits: Uint8Array): Generator<readonly [number, number]> {
     }
   }
   if (start >= 0) yield [start, bits.length * 8];
-}
-
-/** Joins ranges that touch, and cuts them off at the end of the disk. */
-class RangeJoiner {
-  readonly #limit: number;
-  #start = 0;
-  #end = 0;
-
-  constructor(limit: number) {
-    this.#limit = limit;
-  }
-
-  /** Returns the range before, once it is known to be complete. */
-  add(start: number, end: number): ByteRange | undefined {
-    const clipped = Math.min(end, this.#limit);
-    if (clipped <= start) return undefined;
-    if (start === this.#end && this.#end > 0) {
-      this.#end = clipped;
-      return undefined;
-    }
-    const done = this.end();
-    this.#start = start;
-    this.#end = clipped;
-    return done;
-  }
-
-  end(): ByteRange | undefined {
-    return this.#end > this.#start ? { start: this.#start, lengthBytes: this.#end - this.#start } : undefined;
-  }
 }

@@ -7,11 +7,16 @@
 // - close leaves a clean image. It makes nothing durable.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import { type ByteRange, loadZstd } from "../../../storage/index.ts";
+import { loadZstd } from "../../../storage/index.ts";
 import {
+  alignDown,
+  alignUp,
   type ClusterIndex,
+  earliest,
+  endOf,
   type GuestOffset,
   guestOffset,
+  type GuestRange,
   type HostOffset,
   offsetBy,
 } from "../../../units/index.ts";
@@ -69,7 +74,7 @@ export class Qcow2Writer implements WritableImage {
     this.#close = close;
   }
 
-  async findExtents(range: ByteRange): Promise<readonly Extent[]> {
+  async findExtents(range: GuestRange): Promise<readonly Extent[]> {
     return this.#view.findExtents(range);
   }
 
@@ -87,19 +92,19 @@ export class Qcow2Writer implements WritableImage {
     return true;
   }
 
-  async writeZeroes(range: ByteRange, mayUnmap: boolean): Promise<void> {
+  async writeZeroes(range: GuestRange, mayUnmap: boolean): Promise<void> {
     await this.#hold(range.start, range.lengthBytes, () => this.#writeZeroes(range, mayUnmap));
   }
 
-  async discard(range: ByteRange): Promise<void> {
+  async discard(range: GuestRange): Promise<void> {
     // Version 2 has no zero mark: what is below would show again.
     if (this.layout.version === 2 && this.#hasBacking) return;
     const { clusterBytes } = this.layout;
-    const start = Math.ceil(range.start / clusterBytes) * clusterBytes;
-    const end = this.#roundEnd(range.start + range.lengthBytes, clusterBytes, Math.floor);
+    const start = alignUp(range.start, clusterBytes);
+    const end = this.#roundEnd(endOf(range), clusterBytes);
     if (start >= end) return;
     await this.#hold(start, end - start, async () => {
-      await this.#zeros.discard(guestOffset(start), guestOffset(end));
+      await this.#zeros.discard(start, end);
       const { dataFile, header } = this.#state.files;
       if (!header.hasExternalDataFile) return;
       const lengthBytes = Math.min(end, this.virtualSizeBytes) - start;
@@ -165,11 +170,11 @@ export class Qcow2Writer implements WritableImage {
     }
   }
 
-  async #hold(start: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
+  async #hold(start: GuestOffset, lengthBytes: number, work: () => Promise<void>): Promise<void> {
     const end = start + lengthBytes;
     const isInside = Number.isSafeInteger(start) && start >= 0 && lengthBytes >= 0;
     const { clusterBytes } = this.layout;
-    const diskEnd = Math.ceil(this.virtualSizeBytes / clusterBytes) * clusterBytes;
+    const diskEnd = alignUp(this.virtualSizeBytes, clusterBytes);
     if (!isInside || end > diskEnd) {
       throw new ImgtxError(
         "E_INTERNAL",
@@ -186,16 +191,16 @@ export class Qcow2Writer implements WritableImage {
     }
   }
 
-  async #writeZeroes(range: ByteRange, mayUnmap: boolean): Promise<void> {
-    const start = guestOffset(range.start);
-    const end = offsetBy(start, range.lengthBytes);
+  async #writeZeroes(range: GuestRange, mayUnmap: boolean): Promise<void> {
+    const { start } = range;
+    const end = endOf(range);
     const { version, unitBytes } = this.layout;
     if (version === 2 && this.#hasBacking) {
       await this.#writeZeroData(start, end);
       return;
     }
-    const innerStart = guestOffset(Math.ceil(start / unitBytes) * unitBytes);
-    const innerEnd = guestOffset(this.#roundEnd(end, unitBytes, Math.floor));
+    const innerStart = alignUp(start, unitBytes);
+    const innerEnd = this.#roundEnd(end, unitBytes);
     if (innerStart > innerEnd) {
       // All of it inside one unit.
       await this.#zeroEdge(start, end, mayUnmap);
@@ -203,14 +208,14 @@ export class Qcow2Writer implements WritableImage {
     }
     await this.#zeroEdge(start, innerStart, mayUnmap);
     await this.#zeroUnits(innerStart, innerEnd, mayUnmap);
-    await this.#zeroEdge(guestOffset(Math.min(innerEnd, end)), end, mayUnmap);
+    await this.#zeroEdge(earliest(innerEnd, end), end, mayUnmap);
   }
 
   /** A part of a unit: where the rest of the unit reads as zeros too, all of it is made zero. */
   async #zeroEdge(start: GuestOffset, end: GuestOffset, mayUnmap: boolean): Promise<void> {
     if (start >= end) return;
     const { unitBytes } = this.layout;
-    const unitStart = guestOffset(Math.floor(start / unitBytes) * unitBytes);
+    const unitStart = alignDown(start, unitBytes);
     const bytes = new Uint8Array(unitBytes);
     await this.#readGuest(bytes, unitStart);
     bytes.fill(0, start - unitStart, end - unitStart);
@@ -266,11 +271,9 @@ export class Qcow2Writer implements WritableImage {
   }
 
   /** The end of the disk counts as the end of its last cluster. */
-  #roundEnd(end: number, unit: number, round: (value: number) => number): number {
-    if (end >= this.virtualSizeBytes) {
-      return Math.ceil(this.virtualSizeBytes / this.layout.clusterBytes) * this.layout.clusterBytes;
-    }
-    return round(end / unit) * unit;
+  #roundEnd(end: GuestOffset, unit: number): GuestOffset {
+    if (end < this.virtualSizeBytes) return alignDown(end, unit);
+    return alignUp(guestOffset(this.virtualSizeBytes), this.layout.clusterBytes);
   }
 }
 

@@ -28,7 +28,8 @@ import {
   writeChangesOverlay,
   isSameFile,
 } from "../../../format/index.ts";
-import type { ByteRange, StorageFile } from "../../../storage/index.ts";
+import type { StorageFile } from "../../../storage/index.ts";
+import type { GuestRange } from "../../../units/index.ts";
 import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
 import { PRIVATE } from "../../images/access.ts";
 import { activeLayer, chainEntriesOf, settleChain } from "./chain-entry.ts";
@@ -210,8 +211,8 @@ async function fillChanges(
 }
 
 /** How much of the ranges is in none of the known ones; all are whole units. */
-function measureOutside(ranges: readonly ByteRange[], known: readonly ByteRange[], end: number): number {
-  const measure = (list: readonly ByteRange[]): number =>
+function measureOutside(ranges: readonly GuestRange[], known: readonly GuestRange[], end: number): number {
+  const measure = (list: readonly GuestRange[]): number =>
     list.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
   return measure(uniteRanges([ranges, known], CHANGE_UNIT_BYTES, end)) - measure(known);
 }
@@ -220,7 +221,7 @@ function measureOutside(ranges: readonly ByteRange[], known: readonly ByteRange[
 type Scope =
   | { readonly kind: "anywhere" }
   /** What a bitmap marks. */
-  | { readonly kind: "marked"; readonly ranges: readonly ByteRange[] }
+  | { readonly kind: "marked"; readonly ranges: readonly GuestRange[] }
   /** In what the layers above this depth of the device's chain have: all else is as it was. */
   | { readonly kind: "new layers"; readonly depth: number }
   /** The same, and in what the mirror's own layer has: both stand on equal images. */
@@ -231,7 +232,7 @@ async function readMarkedAlone(
   before: MirrorEntry,
   now: MirrorEntry,
   chains: { readonly present: Chain; readonly copy: Chain },
-): Promise<readonly ByteRange[] | Note> {
+): Promise<readonly GuestRange[] | Note> {
   const [below, belowNow] = [before.source.slice(1), now.source.slice(1)];
   if (!isSameChain(below, belowNow)) return notReliedOn(before, "changed below");
   const doubt = doubtOf(before.chain, now.chain, chains.copy) ?? doubtOf(below, belowNow, chains.present);
@@ -256,7 +257,7 @@ async function findChanges(
   old: Image,
   scope: Scope,
   watching: Pick<DifferenceOptions, "signal" | "onProgress">,
-): Promise<readonly ByteRange[]> {
+): Promise<readonly GuestRange[]> {
   const options = { ...watching, unitBytes: CHANGE_UNIT_BYTES };
   if (scope.kind === "anywhere") return await findDifferences(image, old, options);
   if (scope.kind === "marked") {

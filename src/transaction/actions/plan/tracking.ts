@@ -23,7 +23,7 @@ import {
   readWitnessedRanges,
   isSameFile,
 } from "../../../format/index.ts";
-import type { ByteRange } from "../../../storage/index.ts";
+import type { GuestRange } from "../../../units/index.ts";
 import { planBitmapChange } from "./bitmap-change.ts";
 import { activeLayer } from "./chain-entry.ts";
 import type { PlanContext } from "./action.ts";
@@ -144,7 +144,7 @@ async function removeOwn(device: string, top: ChainLink): Promise<BitmapStep[]> 
  * What the mirror's bitmap marks, where that is all that can have been written since; why not, where the images
  * have to be compared.
  */
-export async function readMarked(mirror: MirrorEntry, present: Chain): Promise<readonly ByteRange[] | Note> {
+export async function readMarked(mirror: MirrorEntry, present: Chain): Promise<readonly GuestRange[] | Note> {
   const top = activeLayer(present);
   const [source] = mirror.source;
   const { bitmap: name, witness } = mirror;

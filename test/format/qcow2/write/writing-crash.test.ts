@@ -2,7 +2,7 @@
 // the refcount of what it points to, so clusters leak at worst; what was flushed is there, and no guest sector
 // shows what was never written to it. Each flush that the writer makes by itself is needed for that.
 
-import { guestOffset } from "../../../../src/units/index.ts";
+import { guestOffset, guestRange } from "../../../../src/units/index.ts";
 import { describe, expect, test } from "vitest";
 import { planImage, writeImage } from "../../../../src/format/new/create.ts";
 import type { CreateOptions } from "../../../../src/format/new/create-options.ts";
@@ -212,8 +212,8 @@ async function applyToImage(image: WritableImage, content: Uint8Array, step: Ste
   const bytes = content.slice(start, start + lengthBytes);
   if (kind === "write") await image.write(bytes, guestOffset(start));
   if (kind === "compress") await image.writeCompressed(bytes, guestOffset(start));
-  if (kind === "zero") await image.writeZeroes({ start, lengthBytes }, true);
-  if (kind === "discard") await image.discard({ start, lengthBytes });
+  if (kind === "zero") await image.writeZeroes(guestRange(start, lengthBytes), true);
+  if (kind === "discard") await image.discard(guestRange(start, lengthBytes));
   if (kind === "flush") await image.flush("asked-for");
 }
 

@@ -1,7 +1,7 @@
 // QEMU judges what the writer leaves: the same guest bytes, and `qemu-img check` clean, over a matrix of
 // layouts, with backing images, internal snapshots, compressed clusters and data files.
 
-import { guestOffset } from "../../../../src/units/index.ts";
+import { guestOffset, type GuestRange, guestRange } from "../../../../src/units/index.ts";
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect } from "vitest";
@@ -47,17 +47,12 @@ function fillRandomly(bytes: Uint8Array, random: Random): void {
   }
 }
 
-interface Range {
-  readonly start: number;
-  readonly lengthBytes: number;
-}
-
-function pickRange(random: Random, sizeBytes: number, clusterBytes: number): Range {
+function pickRange(random: Random, sizeBytes: number, clusterBytes: number): GuestRange {
   const most = [512, 3 * 512, clusterBytes, 5 * clusterBytes, 40 * clusterBytes][random.below(5)] ?? 512;
   const unit = random.below(3) === 0 ? clusterBytes : 512;
   const start = Math.floor(random.below(sizeBytes) / unit) * unit;
   const lengthBytes = Math.max(512, Math.floor(random.below(most) / unit) * unit);
-  return { start, lengthBytes: Math.min(lengthBytes, sizeBytes - start) };
+  return guestRange(start, Math.min(lengthBytes, sizeBytes - start));
 }
 
 /** One random change, made to the image and to the model of what the guest must see. */
@@ -253,7 +248,7 @@ describe("an image whose tables do not fit into memory all at once", () => {
     const path = await makeDisk(folder, 6 * TIB, options);
     const image = await openForWriting(storage, path, { format: "qcow2", gate: { allowPaths: [] } });
     await image.write(new Uint8Array(4096).fill(1), guestOffset(5 * TIB));
-    await image.discard({ start: 0, lengthBytes: 6 * TIB });
+    await image.discard(guestRange(0, 6 * TIB));
     await image.flush("test");
     await image.write(new Uint8Array(4096).fill(2), guestOffset(3 * TIB));
     await image.close();

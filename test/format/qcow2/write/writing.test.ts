@@ -1,4 +1,4 @@
-import { guestOffset } from "../../../../src/units/index.ts";
+import { guestOffset, guestRange } from "../../../../src/units/index.ts";
 import { createHash } from "node:crypto";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -226,7 +226,7 @@ describe("a sound image", () => {
     writeFileSync(path, bytes);
     const image = await openForWriting(storage, path, QCOW2);
     expect(readFileSync(path)[88]).toBe(0x80);
-    await image.writeZeroes({ start: 0, lengthBytes: 65_536 }, true);
+    await image.writeZeroes(guestRange(0, 65_536), true);
     await image.close();
     expect(
       readFileSync(path)
@@ -241,9 +241,9 @@ test("a raw image is written through the same face", async () => {
   writeFileSync(path, new Uint8Array(64 * 1024).fill(1));
   const image = await openForWriting(storage, path, { format: "raw", gate: { allowPaths: [] } });
   await image.write(new Uint8Array(512).fill(2), guestOffset(4096));
-  await image.writeZeroes({ start: 8192, lengthBytes: 4096 }, true);
-  await image.writeZeroes({ start: 16_384, lengthBytes: 512 }, false);
-  await image.discard({ start: 32_768, lengthBytes: 4096 });
+  await image.writeZeroes(guestRange(8192, 4096), true);
+  await image.writeZeroes(guestRange(16_384, 512), false);
+  await image.discard(guestRange(32_768, 4096));
   expect((await errorFrom(image.writeCompressed(new Uint8Array(65_536), guestOffset(0)))).code).toBe(
     "E_INTERNAL",
   );
