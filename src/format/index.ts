@@ -34,7 +34,13 @@ export {
 } from "./qcow2/change/internal-snapshots.ts";
 export { pickSnapshot, readSnapshotTable } from "./qcow2/read/qcow2-snapshots.ts";
 export { judgeResize, resizeImage } from "./qcow2/change/resize-image.ts";
-export { makeRepairs, planRepairs, type Repairs, type RepairScope } from "./qcow2/change/repair.ts";
+export {
+  changesSomething,
+  planRepairs,
+  type Repairs,
+  type RepairScope,
+} from "./qcow2/repair/plan-repairs.ts";
+export { makeRepairs } from "./qcow2/repair/repair.ts";
 export type { Amendment } from "./qcow2/change/amend.ts";
 export { amendImage, downgradeImage, judgeAmendment } from "./qcow2/change/amend.ts";
 export type { BitmapStep } from "./qcow2/change/bitmaps.ts";

@@ -50,7 +50,9 @@ export async function* walkSnapshotTable(
       throw new ImgtxError("E_CORRUPT", `Too much extra metadata in snapshot table entry ${index}`, {
         field: "extra_data_size",
         offset,
-        hint: `\`qemu-img check -r all ${shellQuote(file.path)}\` takes it away`,
+        hint:
+          `keep a copy; \`qemu-img check -r all ${shellQuote(file.path)}\` takes it away, and with it each snapshot ` +
+          "that it can't find any more",
       });
     }
     const length = SNAPSHOT_ENTRY_BYTES_MIN + extraBytes + idBytes + nameBytes;

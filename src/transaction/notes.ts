@@ -304,6 +304,21 @@ const ROWS = {
     { errors: isCount },
     ({ errors }) => `${errors === 1 ? "an error stays" : `${errors} errors stay`}, which -r all repairs`,
   ),
+  "refcounts rebuilt": row(
+    {},
+    () => "the refcount table and its blocks are made anew, at the end of the file",
+  ),
+  "snapshots completed": row(
+    { entries: isCount },
+    ({ entries }) =>
+      `${entries === 1 ? "an entry" : `${entries} entries`} of the snapshot table gets the size of its disk`,
+  ),
+  "damage left": row(
+    { entries: isCount, first: isText },
+    ({ entries, first }) =>
+      `${entries === 1 ? "what can't be true stays" : `${entries} entries that can't be true stay`}, ` +
+      `and with it all that looks lost: ${first}`,
+  ),
   "mark removed": row(
     { mark: oneOf("dirty", "corrupt") },
     ({ mark }) => `the image is not marked ${mark} any more`,

@@ -110,6 +110,7 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
       "qcow2/read",
       "qcow2/write",
     ],
+    "qcow2/repair": ["", "chain", "open", "qcow2/codec", "qcow2/check", "qcow2/change"],
     new: ["", "chain", "read", "open", "qcow2/codec", "qcow2/layout", "qcow2/read"],
     copy: ["", "chain", "read", "open", "new", "qcow2/codec", "qcow2/read", "qcow2/write", "qcow2/change"],
   },

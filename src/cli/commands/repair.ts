@@ -22,7 +22,7 @@ export const repair: ActionCommand = {
     about:
       "Sets refcounts, and the flags that depend on them, right in the active layers of devices, as qemu-img check -r " +
       "does, all of them or none. What is changed is listed first with --dry-run, or prepared in a transaction. An " +
-      "image with other damage is refused, and left as it is.",
+      "entry that can't be true stays, and nothing that it may have led to is given away.",
     examples: [
       { command: "imgtx repair --dry-run vda", about: "each change, with nothing written" },
       { command: "imgtx repair vda vdb -r leaks", about: "give lost space back, and nothing else" },

@@ -57,8 +57,8 @@ export const check: ImgCommand = {
     about:
       "Counts every reference of a qcow2 image and compares with the refcounts that it stores. Findings go to " +
       "stderr, one a line. Errors endanger data; leaks only waste space. With -r refcounts, and the flags that depend on " +
-      "them, are set right first, in one transaction; an image with other damage is refused, and left as it is. Where " +
-      "the image is that of a device, the device is repaired.",
+      "them, are set right first, in one transaction; an entry that can't be true stays, and nothing that it may have " +
+      "led to is given away. Where the image is that of a device, the device is repaired.",
     examples: [
       { command: "imgtx img check disk.qcow2", about: "whether the image is sound" },
       { command: "imgtx img check --output=json disk.qcow2", about: "counts and figures, as JSON" },

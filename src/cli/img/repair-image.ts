@@ -1,6 +1,7 @@
 // What `check -r` does before it checks: the repair, as a transaction. It is told once it is durable.
 
 import {
+  changesSomething,
   type ChainLink,
   holdImages,
   planRepairs,
@@ -33,17 +34,19 @@ export async function repairImage(
     repairs: await planOf(invocation, operand, chain.links[0], scope),
   }));
   if (repairs === undefined) return undefined;
-  const { counts, flags, flagLines, marks } = repairs;
-  if (counts.length + flags + marks.length === 0) return { leaksFixed: 0, corruptionsFixed: 0 };
+  const { counts, rebuilds, flags, flagLines, snapshots } = repairs;
+  if (!changesSomething(repairs)) return { leaksFixed: 0, corruptionsFixed: 0 };
   await changeImage(invocation, place, (device) => [{ kind: "repair", devices: [device], scope }]);
   const tell = (what: string, { cluster, before, after }: (typeof counts)[number]): void => {
     sink(`${what} cluster ${cluster} refcount=${before} reference=${after}`);
   };
   for (const count of counts) tell(count.before > count.after ? "Leaked" : "ERROR", count);
+  if (rebuilds) sink("Rebuilding refcount structure");
   for (const count of counts) tell("Repairing", count);
   for (const line of flagLines) sink(line.replace("ERROR", "Repairing"));
   const leaksFixed = counts.filter(({ before, after }) => before > after).length;
-  return { leaksFixed, corruptionsFixed: counts.length - leaksFixed + flags };
+  const others = flags + snapshots + repairs.blockErrors;
+  return { leaksFixed, corruptionsFixed: counts.length - leaksFixed + others };
 }
 
 /** Nobody else has the image meanwhile: what a guest is amid changing would look like damage. */

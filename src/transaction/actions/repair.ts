@@ -1,7 +1,13 @@
 // repair: refcounts of the active layers of devices are set right, and what depends on them, as `qemu-img check -r` does.
 // What is changed is told first, and counts from the commit.
 
-import { type ChainLink, makeRepairs, planRepairs, type Repairs } from "../../format/index.ts";
+import {
+  changesSomething,
+  type ChainLink,
+  makeRepairs,
+  planRepairs,
+  type Repairs,
+} from "../../format/index.ts";
 import type { Note } from "../notes.ts";
 import type { RepairRequest } from "../request.ts";
 import type { Action, Plan } from "./plan/action.ts";
@@ -16,9 +22,9 @@ export const repair: Action<RepairRequest> = {
   async plan({ kind, devices, scope }, context): Promise<Plan> {
     return await planInPlace(kind, devices, context, async (top) => {
       const repairs = await planRepairs(top, scope);
-      const { counts, flags, marks, errorsLeft } = repairs;
-      if (counts.length + flags + marks.length === 0) {
-        return { notes: errorsLeft > 0 ? noteRepairs(top, repairs) : [{ code: "sound" }], after: {} };
+      if (!changesSomething(repairs)) {
+        const isSound = repairs.errorsLeft + repairs.damage === 0;
+        return { notes: isSound ? [{ code: "sound" }] : noteRepairs(top, repairs), after: {} };
       }
       return {
         notes: noteRepairs(top, repairs),
@@ -32,7 +38,8 @@ export const repair: Action<RepairRequest> = {
   },
 };
 
-function noteRepairs({ header }: ChainLink, { counts, flags, marks, errorsLeft }: Repairs): Note[] {
+function noteRepairs({ header }: ChainLink, repairs: Repairs): Note[] {
+  const { counts, rebuilds, flags, snapshots, marks, errorsLeft, damage, damageLine = "" } = repairs;
   const clusterBytes = header?.clusterSizeBytes ?? 0;
   const more = counts.length - COUNTS_TOLD_MAX;
   return [
@@ -45,8 +52,11 @@ function noteRepairs({ header }: ChainLink, { counts, flags, marks, errorsLeft }
       }),
     ),
     ...(more > 0 ? [{ code: "more counts repaired", counts: more } as const] : []),
+    ...(rebuilds ? [{ code: "refcounts rebuilt" } as const] : []),
     ...(flags > 0 ? [{ code: "flags repaired", flags } as const] : []),
+    ...(snapshots > 0 ? [{ code: "snapshots completed", entries: snapshots } as const] : []),
     ...marks.map((mark): Note => ({ code: "mark removed", mark })),
     ...(errorsLeft > 0 ? [{ code: "errors left", errors: errorsLeft } as const] : []),
+    ...(damage > 0 ? [{ code: "damage left", entries: damage, first: damageLine } as const] : []),
   ];
 }

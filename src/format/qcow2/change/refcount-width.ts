@@ -1,4 +1,4 @@
-// Gives an image refcounts of another width: all blocks and their table are made anew, after everything that is in use.
+// Refcount blocks and a table that are made anew, after everything that is in use; and refcounts of another width by that.
 //
 // Invariants
 // - The file is one that is staged. The old structures are counted no more in the new ones.
@@ -17,40 +17,64 @@ import {
   readRefcount,
   writeRefcount,
 } from "../codec/refcount-block.ts";
-import { countBlockEntries, countRefcountClusters } from "../codec/refcount-table.ts";
+import { countBlockEntries } from "../codec/refcount-table.ts";
 import type { WriterState } from "../write/writer-state.ts";
 import { encodeChangedHeader, writeHeader } from "./rewrite-header.ts";
 
 /** E_UNSUPPORTED where a count has no room in the new width, or the table would get too large. */
 export async function changeRefcountWidth(link: Qcow2Link, refcountOrder: number): Promise<void> {
-  const { file, header, path: image } = link;
+  const { file, header } = link;
   const files = { file, dataFile: file, isOrdered: true, keepsBitmaps: true };
   const state = await openWriterState(link, files, { isCounted: true });
   await state.begin();
   const { clusterBytes } = state;
-  const layout = { clusterBits: header.clusterBits, refcountOrder };
   const start = (await state.findUsedEnd()) / clusterBytes;
-  const { blocks, tableClusters } = countRefcountClusters(start, layout);
+  const entries = countBlockEntries({ clusterBits: header.clusterBits, refcountOrder });
+  const old = await listOldClusters(link);
+  await writeRefcounts(link, {
+    start,
+    refcountOrder,
+    blocks: Array.from({ length: Math.ceil(start / entries) }, (_, index) => index),
+    makeBlock: async (index) => await convertBlock(state, index * entries, { refcountOrder, entries, old }),
+  });
+}
+
+interface NewRefcounts {
+  /** A cluster from which on nothing is used: they go there, and count themselves. */
+  readonly start: number;
+  readonly refcountOrder: number;
+  /** Indices of the blocks that count something, ascending. */
+  readonly blocks: readonly number[];
+  /** What such a block counts. */
+  makeBlock(index: number): Promise<Uint8Array>;
+}
+
+/** Gives the image another refcount table, with blocks of its own. E_UNSUPPORTED where that would get too large. */
+export async function writeRefcounts(link: Qcow2Link, made: NewRefcounts): Promise<void> {
+  const { file, header, path: image } = link;
+  const { clusterSizeBytes: clusterBytes } = header;
+  const { start, refcountOrder } = made;
+  const entries = countBlockEntries({ clusterBits: header.clusterBits, refcountOrder });
+  const counting = new Set(made.blocks);
+  const { blocks, tableClusters, end } = placeRefcounts(made, entries, clusterBytes);
   if (tableClusters * clusterBytes > REFCOUNT_TABLE_BYTES_MAX) {
     throw new ImgtxError("E_UNSUPPORTED", "the image's refcount table would exceed 8 MiB", {
       image,
       field: "refcount_table_clusters",
     });
   }
-  const end = start + blocks + tableClusters;
-  const entries = countBlockEntries(layout);
-  const old = await listOldClusters(link);
   const table = new DataView(new ArrayBuffer(tableClusters * clusterBytes));
-  for (let index = 0; index < blocks; index += 1) {
-    const block = await convertBlock(state, index * entries, { refcountOrder, entries, old });
+  let next = start;
+  for (const index of blocks) {
+    const block = counting.has(index) ? await made.makeBlock(index) : new Uint8Array(clusterBytes);
     const from = Math.max(start, index * entries);
     const to = Math.min(end, (index + 1) * entries);
     if (from < to) fillRefcounts(block, from - index * entries, to - from, refcountOrder, 1);
-    const place = (start + index) * clusterBytes;
-    await file.write(block, place);
-    table.setBigUint64(index * TABLE_ENTRY_BYTES, BigInt(place));
+    await file.write(block, next * clusterBytes);
+    table.setBigUint64(index * TABLE_ENTRY_BYTES, BigInt(next * clusterBytes));
+    next += 1;
   }
-  const place = (start + blocks) * clusterBytes;
+  const place = next * clusterBytes;
   await file.write(new Uint8Array(table.buffer), place);
   if ((await file.stat()).sizeBytes < end * clusterBytes) await file.truncate(end * clusterBytes);
   const now = await readOwnHeader(file, image);
@@ -59,6 +83,23 @@ export async function changeRefcountWidth(link: Qcow2Link, refcountOrder: number
   const bytes = encodeChangedHeader(now, { fields });
   if (bytes === undefined) throw new ImgtxError("E_INTERNAL", "the header got longer", { image });
   await writeHeader(file, now, bytes);
+}
+
+/** With the blocks that count these themselves. */
+function placeRefcounts(
+  { start, blocks }: NewRefcounts,
+  entries: number,
+  clusterBytes: number,
+): { readonly blocks: readonly number[]; readonly tableClusters: number; readonly end: number } {
+  const all = new Set(blocks);
+  let [tableClusters, end] = [1, start];
+  for (let before = -1; before !== end; ) {
+    before = end;
+    end = start + all.size + tableClusters;
+    for (let index = Math.floor(start / entries); index * entries < end; index += 1) all.add(index);
+    tableClusters = Math.ceil((Math.max(...all) + 1) / (clusterBytes / TABLE_ENTRY_BYTES));
+  }
+  return { blocks: [...all].toSorted((one, other) => one - other), tableClusters, end };
 }
 
 /** The old table and its blocks, by their clusters. */

@@ -158,8 +158,11 @@ export async function refreshCopied(state: WriterState, l1: Uint8Array, l1Offset
       const place = requireOffset(joinOffset(hi, halves[at + 1] ?? 0), "l2_entry");
       if (place === 0) continue;
       const cluster = clusterAt(place, clusterBytes);
-      if (cluster < window.first || cluster >= window.end) window = await state.readCounts(cluster);
-      const wanted = isSingle(cluster) ? (hi | L2_COPIED_HI) >>> 0 : (hi & ~L2_COPIED_HI) >>> 0;
+      // What a data file has is the image's own.
+      const isOwn = header.hasExternalDataFile;
+      if (!isOwn && (cluster < window.first || cluster >= window.end))
+        window = await state.readCounts(cluster);
+      const wanted = isOwn || isSingle(cluster) ? (hi | L2_COPIED_HI) >>> 0 : (hi & ~L2_COPIED_HI) >>> 0;
       if (wanted === hi) continue;
       halves[at] = wanted;
       isChanged = true;

@@ -4,6 +4,7 @@
 // Invariant: lines go out as they are found, and none is kept. A damaged image can have millions.
 
 import type { ClusterIndex } from "../../../units/index.ts";
+import type { ClusterCounts } from "./check-counts.ts";
 /** Takes one line, without its line break. */
 export type FindingSink = (line: string) => void;
 
@@ -13,7 +14,8 @@ export type Danger =
   | { readonly kind: "uncounted"; readonly offset: number; readonly count: number }
   /** Something refers to bytes that the file does not have, from start to end. */
   | { readonly kind: "missing"; readonly start: number; readonly end: number }
-  | { readonly kind: "other"; readonly line: string };
+  /** Flag: COPIED says "one reference", and there are others. Blocks: where refcounts are said to be, they can't be. */
+  | { readonly kind: "flag" | "blocks" | "other"; readonly line: string };
 
 export interface CheckWatch {
   /** Takes a leaked cluster, and by how much its refcount is too high. */
@@ -21,8 +23,12 @@ export interface CheckWatch {
   readonly onDanger?: (danger: Danger) => void;
   /** Takes a refcount that is not the number of references, and that number. */
   readonly onCount?: (cluster: ClusterIndex, count: number, references: number) => void;
-  /** Refcounts that the image is judged by, in the place of those that it stores. */
-  readonly corrected?: ReadonlyMap<number, number>;
+  /** Takes how often each cluster is referenced, when all are counted. */
+  readonly onCounted?: (counts: ClusterCounts) => void;
+  /** Counts that the image is judged by, in the place of those that it stores. */
+  readonly corrected?: ClusterCounts | undefined;
+  /** Whether the image is judged without its refcount table and blocks, as if they were to be made anew. */
+  readonly leavesOutRefcounts?: boolean;
 }
 
 /** The counts and figures of `qemu-img check`, under the names that its JSON has. */
@@ -83,7 +89,7 @@ export class CheckFindings {
 
   unjudged(line: string): void {
     this.checkErrors += 1;
-    this.#watch.onDanger?.({ kind: "other", line });
+    this.#watch.onDanger?.({ kind: "blocks", line });
     this.#sink(line);
   }
 }

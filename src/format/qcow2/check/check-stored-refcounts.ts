@@ -39,7 +39,7 @@ export function hasReservedBits(table: Uint32Array, index: number): boolean {
 
 export class StoredRefcounts {
   /** By chunk, a byte a cluster: the count, or LARGE_COUNT. */
-  readonly low: (Uint8Array | undefined)[] = [];
+  low: (Uint8Array | undefined)[] = [];
   readonly #file: StorageFile;
   readonly #layout: RefcountLayout;
   readonly #entriesPerBlock: number;
@@ -47,7 +47,7 @@ export class StoredRefcounts {
   readonly #unreadable = new Set<number>();
   /** Chunks of one count all through, by that count. They are not written to any more. */
   readonly #alike = new Map<number, Uint8Array>();
-  #corrected: ReadonlyMap<number, number> = new Map();
+  #corrected: ClusterCounts | undefined;
   /** The block that was read last, for exact counts. */
   #block: { readonly index: number; readonly bytes: Uint8Array } | undefined;
 
@@ -73,17 +73,10 @@ export class StoredRefcounts {
     }
   }
 
-  /** Has these counts, by cluster, in the place of those of the file. */
-  correct(counts: ReadonlyMap<number, number>): void {
+  /** Takes these counts in the place of those of the file, which need not be loaded then. */
+  correct(counts: ClusterCounts): void {
+    this.low = counts.low;
     this.#corrected = counts;
-    const own = new Set<number>();
-    for (const [cluster, count] of counts) {
-      const index = Math.floor(cluster / CHUNK_CLUSTERS);
-      // It may be one that others share.
-      if (!own.has(index)) this.low[index] = Uint8Array.from(this.#chunkFor(cluster));
-      own.add(index);
-      this.#chunkFor(cluster)[cluster % CHUNK_CLUSTERS] = Math.min(count, LARGE_COUNT);
-    }
   }
 
   /** A chunk of equal counts, as most of a full disk are, takes the memory of one. */
@@ -111,8 +104,7 @@ export class StoredRefcounts {
   async readCount(cluster: ClusterIndex): Promise<number | undefined> {
     const low = this.lowCount(cluster);
     if (low !== LARGE_COUNT) return low;
-    const corrected = this.#corrected.get(cluster);
-    if (corrected !== undefined) return corrected;
+    if (this.#corrected) return this.#corrected.count(cluster);
     if (this.isUnreadable(cluster)) return undefined;
     const index = Math.floor(cluster / this.#entriesPerBlock);
     if (this.#block?.index !== index) {

@@ -52,7 +52,7 @@ async function check(
   file: StorageFile,
   findings: CheckFindings,
   signal: AbortSignal | undefined,
-  { corrected }: CheckWatch,
+  { corrected, onCounted, leavesOutRefcounts = false }: CheckWatch,
 ): Promise<CheckResult> {
   // QEMU knows a file's size in whole sectors.
   const sizeBytes = Math.ceil((await file.stat()).sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
@@ -65,13 +65,15 @@ async function check(
   const { clusterBits, refcountOrder } = header;
   const table = await readRefcountTable(file, header, clusterSizeBytes);
   const stored = new StoredRefcounts(file, { clusterBits, refcountOrder, table });
-  await stored.load(clusters);
   if (corrected) stored.correct(corrected);
+  else await stored.load(clusters);
   const counts = new ClusterCounts(clusters, maxRefcount(refcountOrder));
   const references = new References(counts, findings, clusterSizeBytes, sizeBytes);
-  const scan = await countReferences(file, header, references, stored, signal);
-  judgeRefcountBlocks(table, references);
-  const clustersEnd = await compareRefcounts(stored, counts, findings);
+  const counted = leavesOutRefcounts ? { ...header, refcountTableClusters: 0 } : header;
+  const scan = await countReferences(file, counted, references, stored, signal);
+  if (!leavesOutRefcounts) judgeRefcountBlocks(table, references);
+  onCounted?.(counts);
+  const clustersEnd = leavesOutRefcounts ? clusters : await compareRefcounts(stored, counts, findings);
   await tellWrongFlags(scan, stored, findings);
   const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
   return {
@@ -121,22 +123,21 @@ async function readRefcountTable(
 function judgeRefcountBlocks(table: Uint32Array, references: References): void {
   const { findings, counts, clusterSizeBytes } = references;
   const entries = (table.length * 4) / TABLE_ENTRY_BYTES;
+  const corrupt = (line: string): void => findings.corrupt(line, 1, { kind: "blocks", line });
   for (let index = 0; index < entries; index += 1) {
     if (table[2 * index] === 0 && table[2 * index + 1] === 0) continue;
     const offset = refcountBlockOffset(table, index);
     const cluster = Math.floor(offset / clusterSizeBytes);
     if (hasReservedBits(table, index)) {
-      findings.corrupt(`ERROR refcount table entry ${index} has reserved bits set`);
+      corrupt(`ERROR refcount table entry ${index} has reserved bits set`);
     } else if (offset % clusterSizeBytes !== 0) {
-      findings.corrupt(
-        `ERROR refcount block ${index} is not cluster aligned; refcount table entry corrupted`,
-      );
+      corrupt(`ERROR refcount block ${index} is not cluster aligned; refcount table entry corrupted`);
     } else if (cluster >= counts.clusters) {
-      findings.corrupt(`ERROR refcount block ${index} is outside image`);
+      corrupt(`ERROR refcount block ${index} is outside image`);
     } else {
       references.add(offset, clusterSizeBytes, 1);
       const count = counts.count(clusterIndex(cluster));
-      if (count !== 1) findings.corrupt(`ERROR refcount block ${index} refcount=${count}`);
+      if (count !== 1) corrupt(`ERROR refcount block ${index} refcount=${count}`);
     }
   }
 }
@@ -147,7 +148,7 @@ async function tellWrongFlags(scan: L2Scan, stored: StoredRefcounts, findings: C
     const count = cluster === undefined ? "1" : await stored.formatCount(cluster);
     // Without the flag a cluster is copied before it is written to, which is never wrong.
     const line = `ERROR OFLAG_COPIED ${what} refcount=${count}`;
-    findings.corrupt(line, times, isSet ? { kind: "other", line } : null);
+    findings.corrupt(line, times, isSet ? { kind: "flag", line } : null);
     told += times;
   }
   findings.corruptions += scan.copiedErrors - told;
