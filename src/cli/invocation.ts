@@ -7,6 +7,7 @@ import type { CommandInput } from "./grammar/input.ts";
 import type { WorkProgress } from "./render/work-progress.ts";
 import type { Report } from "./report.ts";
 import type { Settings } from "./settings.ts";
+import { makeThrottle } from "./throttle.ts";
 
 export interface Invocation {
   readonly input: CommandInput;
@@ -63,17 +64,24 @@ export function lockWait({ settings, report, signal }: Invocation): LockWait {
 
 /** Standalone: the command joins a transaction only where its own words name one. */
 export function runOptions(invocation: Invocation, standalone: boolean): RunOptions {
-  const { settings, report } = invocation;
+  const { input, context, settings, report, signal } = invocation;
   const { transaction, givenTransaction } = settings;
   return {
     ...lockWait(invocation),
     transaction: standalone ? givenTransaction : transaction,
     standalone: standalone && givenTransaction === undefined,
     dryRun: settings.dryRun,
+    throttle: makeThrottle(readRate(input), context.storage.host, signal),
     markEveryMs: settings.markEveryMs,
     onProgress: invocation.progress.update,
     onRecovered: (note) => report.recovery(note),
     allowPaths: settings.allowPaths,
     onNotice: (line) => invocation.report.notice(line),
   };
+}
+
+/** Of commands that have it; 0 is no limit, as for `img convert -r`. */
+function readRate(input: CommandInput): number | undefined {
+  const bytesPerSecond = input.sizeBytes("--rate-limit");
+  return bytesPerSecond === 0 ? undefined : bytesPerSecond;
 }

@@ -38,6 +38,8 @@ export interface MirrorEntry {
   readonly chain: readonly ChainEntry[];
   /** The chain of the device that it is a copy of, as it was then. */
   readonly source: readonly ChainEntry[];
+  /** When that was, ISO 8601, UTC. Absent: not yet, or an imgtx before this one did it. */
+  readonly syncedAt?: string | undefined;
   /** The persistent bitmap in the source's active layer that marks what was written since; null: none. */
   readonly bitmap: string | null;
   /** The bitmap that was made with it and tells of others than guests; without one, it is not relied on. */

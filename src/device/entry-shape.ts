@@ -49,6 +49,7 @@ const isMirrorEntry = objectOf<MirrorEntry>({
   sync: oneOf("full", "top", "none"),
   chain: isChain,
   source: isChain,
+  syncedAt: orAbsent(isText),
   bitmap: orNull(isText),
   witness: orAbsent(isText),
 });

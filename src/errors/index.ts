@@ -6,6 +6,7 @@ export const EXIT_OF_CODE = {
   E_INTERNAL: 1,
   E_FAILED: 1,
   E_COMMAND_FAILED: 1,
+  E_ROTTED: 1,
   E_LOCKED: 10,
   E_BUSY: 10,
   E_TRANSACTION: 11,

@@ -17,7 +17,8 @@ import {
   trustedBy,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { openChain } from "../format/index.ts";
+import { type Chain, openChain } from "../format/index.ts";
+import { measureBehind } from "./actions/plan/mirror-scope.ts";
 import {
   type BeginRecord,
   heldDevices,
@@ -32,7 +33,13 @@ import { sayNote } from "./notes.ts";
 import { isFromHere } from "./origin.ts";
 import { judgeDevice, type Seen } from "./device-state.ts";
 import type { ActionReport, Obstacle, RecoveryNote, Session } from "./request.ts";
-import type { DeviceDescription, GenerationDescription, Outcome, TransactionDescription } from "./results.ts";
+import type {
+  DeviceDescription,
+  GenerationDescription,
+  MirrorStanding,
+  Outcome,
+  TransactionDescription,
+} from "./results.ts";
 
 /** One whose journal can't be read is told by what is left of that. */
 export function describeTransaction(
@@ -198,7 +205,17 @@ function holdersAmong(journals: readonly JournalSnapshot[]): Scene["holders"] {
 }
 
 function sayReport(report: PlannedReport): ActionReport {
-  return { ...report, notes: report.notes.map(sayNote) };
+  const { notes } = report;
+  const copied = notes.flatMap((note) => (note.code === "copied" ? note.lengthBytes : []));
+  const rotted = notes.flatMap((note) =>
+    note.code === "mended" && !note.isExpected ? note.lengthBytes : [],
+  );
+  return {
+    ...report,
+    notes: notes.map((note) => sayNote(note)),
+    copiedBytes: copied.length === 0 ? null : copied.reduce((sum, bytes) => sum + bytes),
+    rottedBytes: rotted[0] ?? null,
+  };
 }
 
 /** Says so where `devices` can't show a device, whose chain needs a name that means another file there. */
@@ -225,6 +242,7 @@ function describeAsRecorded({ workspace, holders, omitted }: Scene, entry: Devic
       image: entry.mirror.image,
       format: entry.mirror.format,
       sync: entry.mirror.sync,
+      syncedAt: entry.mirror.syncedAt ?? null,
     },
     view: omitted.has(entry.name) ? null : `${pathsOf(workspace).devices}/${entry.name}`,
     transaction: holders.get(entry.name) ?? null,
@@ -243,46 +261,89 @@ async function describeAsItIs(
   const recorded = describeAsRecorded(scene, entry);
   const isHeld = scene.holders.has(entry.name);
   const judge = (seen: Omit<Seen, "isHeld">) => judgeDevice(entry, scene.table, notes, { ...seen, isHeld });
+  let top: Top;
   try {
-    const top = await openTop(scene, entry, currentFolder);
-    return { ...recorded, ...top, ...judge({ fences: top.fences, failure: undefined }) };
+    top = await lookAtTop(scene, entry, currentFolder);
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
-    const isNamed = error.image === undefined || error.message.includes(error.image);
-    const where = isNamed ? "" : `${error.image}: `;
-    const text = `${where}${error.message}`;
+    const text = sayFailure(error);
     return {
       ...recorded,
       virtualSizeBytes: null,
       problem: text,
-      ...judge({ fences: [], failure: { error, text } }),
+      ...judge({ fences: [], failure: { error, text }, mirror: undefined }),
     };
   }
+  const { standing: mirror, ...seen } = top;
+  return {
+    ...recorded,
+    ...seen,
+    mirror: recorded.mirror && mirror ? { ...recorded.mirror, standing: mirror } : recorded.mirror,
+    ...judge({ fences: top.fences, failure: undefined, mirror }),
+  };
 }
 
-async function openTop(
-  { workspace, table }: Scene,
-  entry: DeviceEntry,
-  currentFolder: string,
-): Promise<Pick<DeviceDescription, "virtualSizeBytes" | "chain" | "fences">> {
-  const allowPaths = [...table.allowPaths, ...trustedBy(entry)];
-  const gate = { workspaceRoot: workspace.root, allowPaths, currentFolder, device: entry.name };
-  const chain = await openChain(workspace.storage, entry.image, { format: entry.format, gate });
+function sayFailure(error: ImgtxError): string {
+  const isNamed = error.image === undefined || error.message.includes(error.image);
+  return isNamed ? error.message : `${error.image}: ${error.message}`;
+}
+
+interface Top extends Pick<DeviceDescription, "virtualSizeBytes" | "chain" | "fences"> {
+  readonly standing: MirrorStanding | undefined;
+}
+
+async function lookAtTop(scene: Scene, entry: DeviceEntry, currentFolder: string): Promise<Top> {
+  const chain = await openCanonical(scene, entry, entry, currentFolder);
   try {
-    // Canonical, as the table has them: one image has one name, whatever `..` it was reached by.
-    const images = await Promise.all(
-      chain.links.map(async ({ path, format, header }) => ({
-        image: await canonicalPath(workspace.storage, path),
-        format,
-        isFenced: header?.isFenced === true,
-      })),
-    );
     return {
       virtualSizeBytes: chain.links[0]?.virtualSizeBytes ?? null,
-      chain: images.map(({ image, format }) => ({ image, format })),
-      fences: images.flatMap(({ image, isFenced }) => (isFenced ? [image] : [])),
+      chain: chain.links.map(({ path, format }) => ({ image: path, format })),
+      fences: chain.links.flatMap(({ path, header }) => (header?.isFenced === true ? [path] : [])),
+      standing: await lookAtMirror(scene, entry, { present: chain, currentFolder }),
     };
   } finally {
     await chain.close();
+  }
+}
+
+/** Undefined for a device that has none. */
+async function lookAtMirror(
+  scene: Scene,
+  entry: DeviceEntry,
+  { present, currentFolder }: { readonly present: Chain; readonly currentFolder: string },
+): Promise<MirrorStanding | undefined> {
+  const { mirror } = entry;
+  if (!mirror) return undefined;
+  try {
+    const copy = await openCanonical(scene, mirror, entry, currentFolder);
+    try {
+      const behindBytes = (await measureBehind(mirror, { present, copy })) ?? null;
+      return { behindBytes, problem: null, isMissing: false };
+    } finally {
+      await copy.close();
+    }
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    return { behindBytes: null, problem: sayFailure(error), isMissing: error.code === "E_NOT_FOUND" };
+  }
+}
+
+/** With its images by the names that the table has: one image has one name, whatever `..` it was reached by. */
+async function openCanonical(
+  { workspace, table }: Scene,
+  { image, format }: Pick<DeviceEntry, "image" | "format">,
+  entry: DeviceEntry,
+  currentFolder: string,
+): Promise<Chain> {
+  const { root, storage } = workspace;
+  const allowPaths = [...table.allowPaths, ...trustedBy(entry)];
+  const gate = { workspaceRoot: root, allowPaths, currentFolder, device: entry.name };
+  const chain = await openChain(storage, image, { format, gate });
+  const links = chain.links.map(async (link) => ({ ...link, path: await canonicalPath(storage, link.path) }));
+  try {
+    return { ...chain, links: await Promise.all(links) };
+  } catch (error) {
+    await chain.close();
+    throw error;
   }
 }

@@ -3,7 +3,7 @@
 import type { DeviceEntry, DeviceTable } from "../device/index.ts";
 import type { ImgtxError } from "../errors/index.ts";
 import type { Obstacle, RecoveryNote } from "./request.ts";
-import type { DeviceDescription } from "./results.ts";
+import type { DeviceDescription, MirrorStanding } from "./results.ts";
 
 export type Soundness = Pick<DeviceDescription, "state" | "problems">;
 
@@ -14,6 +14,7 @@ export interface Seen {
   readonly isHeld: boolean;
   /** Why the chain can't be opened. */
   readonly failure: { readonly error: ImgtxError; readonly text: string } | undefined;
+  readonly mirror: MirrorStanding | undefined;
 }
 
 /** In the order of their weight: the first one's kind is the state. */
@@ -34,6 +35,11 @@ export function judgeDevice(
     const { error, text } = seen.failure;
     found.push({ state: error.code === "E_NOT_FOUND" ? "missing" : "broken", problem: text });
   } else if (!seen.isHeld) found.push(...judgeFences(entry, table, seen.fences));
+  if (seen.mirror && seen.mirror.problem !== null) {
+    const state = seen.mirror.isMissing ? "mirror-missing" : "mirror-broken";
+    const hint = `put it back, or forget it with \`imgtx mirror --cancel ${entry.name}\``;
+    found.push({ state, problem: `its mirror can't be used: ${seen.mirror.problem}; ${hint}` });
+  }
   const [first] = found;
   return { state: first?.state ?? "ok", problems: found.map(({ problem }) => problem) };
 }

@@ -156,6 +156,9 @@ const ROWS = {
     const why = isExpected ? "" : "; a disk may be failing, or somebody wrote without being seen";
     return `the mirror differed from the device${where}, in up to ${lengthBytes} bytes: it is mended${why}`;
   }),
+  copied: row({ lengthBytes: isCount }, ({ lengthBytes }) =>
+    lengthBytes === 0 ? "nothing had to be copied" : `${formatBytes(lengthBytes)} copied`,
+  ),
   "no bitmap": row(
     { ...IMAGE, unmarked: oneOf("data file", "internal snapshots") },
     ({ image, unmarked }) =>

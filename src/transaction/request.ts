@@ -275,6 +275,10 @@ export interface ActionReport {
   readonly files: readonly PlannedFile[];
   /** Things an operator should know, one sentence each. */
   readonly notes: readonly string[];
+  /** Guest bytes that this command has copied; null: none, and not copied to begin with. */
+  readonly copiedBytes: number | null;
+  /** How much of a mirror, at most, was not what it should have been, though nothing shows a change; null: nothing. */
+  readonly rottedBytes: number | null;
 }
 
 /** A file that undo left as it is, and why, as a clause. */
@@ -348,6 +352,8 @@ export interface RunOptions extends LockWait {
   readonly onNotice?: ((line: string) => void) | undefined;
   /** Told of what this command finished first, because its devices were held. */
   readonly onRecovered?: ((note: RecoveryNote) => void) | undefined;
+  /** Called with the bytes that copies are about to write; resolves when they may. Undefined: at once. */
+  readonly throttle?: ((lengthBytes: number) => Promise<void>) | undefined;
   /** How often a long copy keeps how far it has come, in milliseconds. Default: 5000. */
   readonly markEveryMs?: number | undefined;
   /** Folders trusted for raw backing images and data files, for this command. */

@@ -9,6 +9,14 @@ export interface ChainElement {
   readonly format: ImageFormat;
 }
 
+export interface MirrorStanding {
+  /** How much of the device it does not have, at most; null: only comparing both tells. */
+  readonly behindBytes: number | null;
+  /** Why it can't be opened, as a sentence; null: it can. */
+  readonly problem: string | null;
+  readonly isMissing: boolean;
+}
+
 /** A device as `device list` and `device show` give it (DEVICE in the contract). */
 export interface DeviceDescription {
   readonly name: string;
@@ -28,6 +36,10 @@ export interface DeviceDescription {
     readonly image: string;
     readonly format: ImageFormat;
     readonly sync: MirrorSync;
+    /** When it was last brought in sync, ISO 8601, UTC; null: not yet, or that is not known. */
+    readonly syncedAt: string | null;
+    /** How it stands to the device. Undefined: nobody looked. */
+    readonly standing?: MirrorStanding;
   } | null;
   /** A mirror whose making was cut off, and how far it had come. Undefined: nobody looked. */
   readonly unfinishedCopy?: { readonly image: string; readonly copiedBytes: number } | null;
@@ -44,9 +56,18 @@ export interface DeviceDescription {
 
 /**
  * waiting: a transaction holds it that recovery can't end; missing: an image of its chain is not there; broken: its
- * chain can't be opened; fenced: it has a fence that no freeze of it knows; changed: somebody has lifted its fence.
+ * chain can't be opened; fenced: it has a fence that no freeze of it knows; changed: somebody has lifted its fence;
+ * mirror-missing, mirror-broken: it is sound, and its mirror is not.
  */
-export type DeviceState = "ok" | "waiting" | "missing" | "broken" | "fenced" | "changed";
+export type DeviceState =
+  | "ok"
+  | "waiting"
+  | "missing"
+  | "broken"
+  | "fenced"
+  | "changed"
+  | "mirror-missing"
+  | "mirror-broken";
 
 /** What a command that changes something did. */
 export interface Outcome {

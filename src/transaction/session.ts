@@ -179,6 +179,7 @@ export async function commitTransaction(
         ? await readTable(workspace)
         : await commitJournal(workspace, journal, options, {
             onProgress: options.onProgress,
+            throttle: options.throttle,
             onNotice: options.onNotice,
             markEveryMs: options.markEveryMs,
           });

@@ -35,6 +35,8 @@ describe("JSON", () => {
           format: "qcow2",
           files: [{ path: "/srv/guests/a1.qcow2", change: "create" }],
           notes: [],
+          "copied-bytes": null,
+          "rotted-bytes": null,
         },
       ],
       devices: [

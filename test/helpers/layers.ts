@@ -119,7 +119,7 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     "note-words.ts": [],
     "notes.ts": ["note-words.ts"],
     journal: PLAIN,
-    "": [...PLAIN, "journal"],
+    "": [...PLAIN, "journal", "actions/plan"],
     images: [...PLAIN, "journal"],
     "actions/plan": [...PLAIN, "journal", "images"],
     actions: [...PLAIN, "journal", "images", "actions/plan"],

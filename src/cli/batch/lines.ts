@@ -49,7 +49,13 @@ async function readLine(line: string, cwd: string): Promise<Omit<BatchLine, "num
   const row = findRow([first]) ?? (second === undefined ? undefined : findRow([first, second]));
   const command = row && (await loadAction(row));
   if (row === undefined || command === undefined) return refuseVerb(first, words);
-  const request = command.request(parseLine(words.slice(row.path.length), row, command.definition, cwd));
+  const input = parseLine(words.slice(row.path.length), row, command.definition, cwd);
+  if (input.text("--rate-limit") !== undefined) {
+    throw new ImgtxError("E_USAGE", "--rate-limit is for all that a batch copies", {
+      hint: "say it to `imgtx txn run`",
+    });
+  }
+  const request = command.request(input);
   return { request, createsWorkspace: command.createsWorkspace === true };
 }
 

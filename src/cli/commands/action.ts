@@ -1,5 +1,6 @@
 // Runs a command that is one action.
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { Outcome } from "../../transaction/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { openSession, runOptions, type Invocation } from "../invocation.ts";
@@ -20,6 +21,27 @@ export async function executeAction(command: ActionCommand, invocation: Invocati
   await command.confirm?.(invocation, open);
   const { engine, session } = open;
   const options = runOptions(invocation, command.standalone === true);
-  invocation.report.done(await engine.runActions(session, [request], options), OUTCOME);
+  const outcome = await engine.runActions(session, [request], options);
+  invocation.report.done(outcome, OUTCOME);
+  throwRot(outcome);
   return 0;
+}
+
+/** E_ROTTED, once the outcome is told, where a mirror was not what it should have been. */
+export function throwRot({ actions, pending }: Outcome): void {
+  for (const { device, rottedBytes, files } of actions) {
+    if (rottedBytes === null || device === null) continue;
+    const when = pending ? "the commit of the transaction mends it" : "it is mended";
+    const image = files[0]?.path;
+    throw new ImgtxError(
+      "E_ROTTED",
+      `the mirror differed from '${device}' in up to ${rottedBytes} bytes where neither is known to have changed; ${when}`,
+      {
+        device,
+        ...(image !== undefined && { image }),
+        changed: !pending,
+        hint: `a disk may be failing: look at the kernel's log; \`imgtx mirror ${device} --verify\` compares both once more`,
+      },
+    );
+  }
 }

@@ -3,6 +3,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+import { RATE_LIMIT } from "./rate-limit.ts";
 
 export const merge: ActionCommand = {
   kind: "action",
@@ -20,6 +21,7 @@ export const merge: ActionCommand = {
         about: "the uppermost image to merge; default: the active layer",
       },
       { long: "keep", about: "leave the merged images where they are" },
+      RATE_LIMIT,
     ],
     about:
       "Merges overlays of a device's chain down into an image below them, and takes them away: what the device " +

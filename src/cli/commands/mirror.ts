@@ -8,6 +8,7 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { confirm } from "./confirm.ts";
 import { IMAGE_OPTIONS, readImageOptions } from "./image-options.ts";
+import { RATE_LIMIT } from "./rate-limit.ts";
 
 const SYNCS = ["full", "top", "none"] as const;
 const MAKING_FLAGS = ["--format", "--sync"];
@@ -49,6 +50,7 @@ export const mirror: ActionCommand = {
       { long: "verify", about: "read both back at the end, and compare them" },
       { long: "cancel", about: "forget the mirror of DEV; its file stays" },
       IMAGE_OPTIONS,
+      RATE_LIMIT,
     ],
     about:
       "Copies a device to FILE, durably, and keeps FILE as the device's mirror. A later `imgtx mirror DEV` " +

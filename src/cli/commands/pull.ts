@@ -2,6 +2,7 @@
 
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+import { RATE_LIMIT } from "./rate-limit.ts";
 
 export const pull: ActionCommand = {
   kind: "action",
@@ -13,6 +14,7 @@ export const pull: ActionCommand = {
         value: { name: "IMAGE", completes: "file" },
         about: "the image of the chain that stays below; without it none does",
       },
+      RATE_LIMIT,
     ],
     about:
       "Brings what the images below a device's active layer hold up into it, down to IMAGE, which it stands on from " +

@@ -4,6 +4,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { readRelative } from "./overlay-options.ts";
+import { RATE_LIMIT } from "./rate-limit.ts";
 
 export const rebase: ActionCommand = {
   kind: "action",
@@ -24,6 +25,7 @@ export const rebase: ActionCommand = {
       { short: "u", long: "unsafe", about: "change the name alone, whatever the device shows then" },
       { long: "relative", about: "store the backing file's name relative to the layer's folder" },
       { long: "absolute", about: "store it as an absolute path; else it is stored as the present one is" },
+      RATE_LIMIT,
     ],
     about:
       "Puts a device's active layer on IMAGE and what that stands on. The device shows what it showed: where the new " +

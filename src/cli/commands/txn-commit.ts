@@ -9,6 +9,7 @@ import type { Drawing } from "../report.ts";
 import { outcomeJson } from "../render/json.ts";
 import { readTransactionId, requireId, TRANSACTION_ID } from "./pick-transaction.ts";
 import { drawOutcome, standingOf, tenseOf } from "../render/outcome.ts";
+import { RATE_LIMIT } from "./rate-limit.ts";
 
 export const COMMITTED: Drawing<Outcome> = {
   text: (outcome, canvas) =>
@@ -33,6 +34,7 @@ export const txnCommit: PlainCommand = {
         long: "force",
         about: "of one that is committed and could not be finished: leave what others changed as it is",
       },
+      RATE_LIMIT,
     ],
     about:
       "Makes all actions of a transaction take effect, as one generation. First it checks that nothing " +

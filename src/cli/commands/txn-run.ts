@@ -7,7 +7,8 @@ import type { BatchLine } from "../batch/lines.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { openSession, runOptions, type Invocation, type OpenSession } from "../invocation.ts";
-import { OUTCOME } from "./action.ts";
+import { OUTCOME, throwRot } from "./action.ts";
+import { RATE_LIMIT } from "./rate-limit.ts";
 
 const LARGEST_BYTES = 16 * 1024 * 1024;
 
@@ -15,7 +16,7 @@ export const txnRun: PlainCommand = {
   kind: "plain",
   definition: {
     arguments: [{ name: "FILE", about: "the batch; - reads it from stdin", completes: "file" }],
-    options: [],
+    options: [RATE_LIMIT],
     about:
       "Runs a batch of actions in one process and one transaction: all of them, or none. A batch is " +
       "imgtx lines (an action a line, quotes as in a shell, comments after #), or commands in the JSON of " +
@@ -44,7 +45,9 @@ export const txnRun: PlainCommand = {
     }
     // As its first action by itself would: a workspace is made by an action that runs, and by no plan.
     const { engine, session } = await openSession(invocation, { createHere: first.createsWorkspace });
-    invocation.report.done(await runLines(lines, invocation, { engine, session }), OUTCOME);
+    const outcome = await runLines(lines, invocation, { engine, session });
+    invocation.report.done(outcome, OUTCOME);
+    throwRot(outcome);
     return 0;
   },
 };

@@ -25,7 +25,7 @@ import { lockWaiting } from "./lock-waiting.ts";
 import { failure, LINE_BREAK, wordsOf } from "./messages.ts";
 import { isCacheMode } from "./options.ts";
 import { type Progress, startProgress } from "./progress.ts";
-import { makeThrottle } from "./throttle.ts";
+import { makeThrottle } from "../throttle.ts";
 
 const SPARSE_BYTES_DEFAULT = 4096;
 

@@ -2,7 +2,7 @@
 // so nothing is indented by depth.
 
 import { formatBytes } from "../../units/index.ts";
-import type { DeviceDescription } from "../../transaction/index.ts";
+import type { DeviceDescription, MirrorStanding } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawTime } from "./layout.ts";
 
@@ -47,11 +47,26 @@ function drawHead(device: DeviceDescription, { paint }: Canvas): string {
   const facts = [
     device.virtualSizeBytes === null ? undefined : formatBytes(device.virtualSizeBytes),
     device.frozen ? drawFrozen(device) : undefined,
-    device.mirror === null ? undefined : `mirror ${device.mirror.image} (${device.mirror.format})`,
+    device.mirror === null ? undefined : drawMirror(device.mirror),
     device.unfinishedCopy ? drawUnfinished(device.unfinishedCopy) : undefined,
     device.transaction === null ? undefined : `in transaction ${device.transaction}`,
   ].filter((fact) => fact !== undefined);
   return [paint.bold(device.name), paint.dim(facts.join(", "))].filter((part) => part !== "").join("  ");
+}
+
+/** `mirror /b/m.qcow2 (qcow2), 3 MiB behind, last in sync 2012-03-05 14:03:11Z` */
+function drawMirror(mirror: NonNullable<DeviceDescription["mirror"]>): string {
+  const { image, format, syncedAt, standing } = mirror;
+  const isInSync = standing?.problem === null && standing.behindBytes === 0;
+  const last = syncedAt === null || isInSync ? [] : [`last in sync ${drawTime(syncedAt)}`];
+  return [`mirror ${image} (${format})`, ...(standing ? [sayStanding(standing)] : []), ...last].join(", ");
+}
+
+/** `in sync`, `up to 3 MiB behind`, `behind: unknown, compare`, `missing` */
+export function sayStanding({ behindBytes, problem, isMissing }: MirrorStanding): string {
+  if (problem !== null) return isMissing ? "missing" : "broken";
+  if (behindBytes === null) return "behind: unknown, compare";
+  return behindBytes === 0 ? "in sync" : `up to ${formatBytes(behindBytes)} behind`;
 }
 
 /** `unfinished copy /disks/m.qcow2 (3 GiB so far)` */

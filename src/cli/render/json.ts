@@ -27,7 +27,7 @@ export function deviceJson(device: DeviceDescription): object {
     "frozen-since": device.frozenSince,
     "frozen-by": device.frozenBy,
     fences: device.fences,
-    mirror: device.mirror,
+    mirror: device.mirror && mirrorJson(device.mirror),
     "unfinished-copy": device.unfinishedCopy && {
       image: device.unfinishedCopy.image,
       copied: device.unfinishedCopy.copiedBytes,
@@ -40,6 +40,14 @@ export function deviceJson(device: DeviceDescription): object {
   };
 }
 
+/** Without what nobody looked at: a command that changes something reads nothing afterwards. */
+function mirrorJson({ image, format, sync, syncedAt, standing }: Mirror): object {
+  const looked = standing && { behind: standing.behindBytes, problem: standing.problem };
+  return { image, format, sync, synced: syncedAt, ...looked };
+}
+
+type Mirror = NonNullable<DeviceDescription["mirror"]>;
+
 function actionJson(action: ActionReport): object {
   return {
     kind: action.kind,
@@ -49,6 +57,8 @@ function actionJson(action: ActionReport): object {
     format: action.format,
     files: action.files.map(({ path, change }) => ({ path, change })),
     notes: action.notes,
+    "copied-bytes": action.copiedBytes,
+    "rotted-bytes": action.rottedBytes,
   };
 }
 

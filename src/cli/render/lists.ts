@@ -7,21 +7,24 @@ import type {
   TransactionDescription,
 } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
-import { drawFrozen } from "./chain.ts";
+import { drawFrozen, sayStanding } from "./chain.ts";
 import { drawTime, table } from "./layout.ts";
 import { drawAction } from "./outcome.ts";
 
 export function drawDevices(devices: readonly DeviceDescription[], canvas: Canvas): string[] {
+  const hasMirrors = devices.some(({ mirror }) => mirror !== null);
   const rows = devices.map((device) => [
     device.name,
     device.format,
     device.virtualSizeBytes === null ? "?" : formatBytes(device.virtualSizeBytes),
     String(device.chain.length),
     stateOf(device),
+    ...(hasMirrors ? [device.mirror?.standing ? sayStanding(device.mirror.standing) : ""] : []),
     device.image,
   ]);
   const problems = devices.flatMap(({ name, problems: all }) => all.map((problem) => `${name}: ${problem}`));
-  const list = table(["NAME", "FORMAT", "SIZE", "IMAGES", "STATE", "IMAGE"], rows, canvas);
+  const headings = ["NAME", "FORMAT", "SIZE", "IMAGES", "STATE", ...(hasMirrors ? ["MIRROR"] : []), "IMAGE"];
+  const list = table(headings, rows, canvas);
   return problems.length === 0 ? list : [...list, "", ...problems];
 }
 

@@ -22,7 +22,7 @@ import type { GateOptions } from "../chain/open-gate.ts";
 /** In what units changes are made: a cluster of the overlay. */
 export const CHANGE_UNIT_BYTES = 65_536;
 
-export interface Watching extends Pick<CopyOptions, "signal"> {
+export interface Watching extends Pick<CopyOptions, "signal" | "throttle"> {
   readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
 }
 
@@ -40,7 +40,7 @@ export async function writeChangesOverlay(
   { file, path, image }: ChangesOverlay,
   source: Image,
   ranges: readonly GuestRange[],
-  { gate, signal, onProgress }: Watching & { readonly gate: GateOptions },
+  { gate, signal, throttle, onProgress }: Watching & { readonly gate: GateOptions },
 ): Promise<void> {
   const { virtualSizeBytes } = source;
   const plan = await planImage({
@@ -54,6 +54,7 @@ export async function writeChangesOverlay(
     await copyTelling(new MaskedImage(source, ranges), overlay, onProgress, {
       ...COPY_OF_CHANGES,
       signal,
+      throttle,
       clusterBytes: CHANGE_UNIT_BYTES,
       backingBytes: virtualSizeBytes,
     });

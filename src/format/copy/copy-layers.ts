@@ -47,7 +47,7 @@ export interface HowToCopyLayers extends Watching {
 export async function copyLayers(
   storage: Storage,
   { from, into }: LayersToCopy,
-  { gate, signal, onProgress, startBytes = 0, progress }: HowToCopyLayers,
+  { gate, signal, throttle, onProgress, startBytes = 0, progress }: HowToCopyLayers,
 ): Promise<void> {
   const { source, ownLayers } = await openLayers(storage, { from, into }, gate);
   try {
@@ -60,6 +60,7 @@ export async function copyLayers(
         shares,
         inKernel: shares,
         signal,
+        throttle,
         clusterBytes: undefined,
         backingBytes: source.virtualSizeBytes,
         ownLayers,

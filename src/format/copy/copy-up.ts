@@ -37,7 +37,7 @@ export interface CopyUp {
 export async function copyUp(
   storage: Storage,
   copy: CopyUp,
-  { gate, signal, onProgress, startBytes = 0, progress }: HowToCopyLayers,
+  { gate, signal, throttle, onProgress, startBytes = 0, progress }: HowToCopyLayers,
 ): Promise<void> {
   const views = await openViews(storage, copy, gate);
   const { image, source, target } = views;
@@ -46,6 +46,7 @@ export async function copyUp(
       ...optionsOf(views, copy),
       shares: !copy.isCompressed && (await mayShare(image)),
       signal,
+      throttle,
       startBytes,
       checkpoint: progress && {
         isDue: () => progress.isDue(),

@@ -72,6 +72,7 @@ export async function copyImages(
       const isThere = step.kind === "zero" && options.targetIsZero && options.sparseBytes > 0;
       if (step.kind !== "below" && !isThere) {
         await options.throttle?.(step.lengthBytes);
+        options.signal?.throwIfAborted();
         await pipeline.add(() => copier.copy(step));
       }
     }
@@ -83,9 +84,8 @@ export async function copyImages(
 
 /** Guest bytes that copyImages would call data: what progress counts. */
 export async function countBytesToCopy(sources: readonly Image[], options: CopyOptions): Promise<number> {
-  const parts = layOut(sources);
   let total = 0;
-  for await (const { kind, lengthBytes } of listSteps(parts, options)) {
+  for await (const { kind, lengthBytes } of listSteps(layOut(sources), options)) {
     options.signal?.throwIfAborted();
     if (countsAsProgress(kind, options)) total += lengthBytes;
   }

@@ -255,6 +255,7 @@ async function planNew(
       sync: copy.sync,
       chain: fresh.entries,
       source: chainEntriesOf(present),
+      syncedAt: new Date(context.storage.host.now()).toISOString(),
       bitmap: tracking.bitmap,
       witness: tracking.witness,
     },

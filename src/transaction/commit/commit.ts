@@ -52,7 +52,7 @@ import { rememberLeft } from "./left-times.ts";
 import { imagesCopiedInto } from "./copies.ts";
 import { reserveForCopies } from "./copy-space.ts";
 import { imagesRedone, openRedo, reserveForRedo } from "../images/redo.ts";
-import type { OnProgress } from "../request.ts";
+import type { OnProgress, RunOptions } from "../request.ts";
 import {
   assertNothingChanged,
   describeDoubts,
@@ -70,6 +70,8 @@ export interface CommitInHand {
   readonly underWay: Promise<unknown>;
   /** Told of copies that take long. */
   readonly onProgress?: OnProgress | undefined;
+  /** Holds them to a rate. */
+  readonly throttle?: RunOptions["throttle"];
   /** How long one goes on before the journal is told how far it is. */
   readonly markEveryMs?: number | undefined;
   /** Told what an operator has to know of others, a line each. */
@@ -270,8 +272,8 @@ async function markAndMove(
   { workspace, journal, inHand, logs }: Commit,
   { closing, record, next, looks, leases }: Move,
 ): Promise<() => Promise<DeviceTable>> {
-  const { onProgress, onNotice, markEveryMs } = inHand;
-  const told = { onProgress, onNotice, markEveryMs };
+  const { onProgress, throttle, onNotice, markEveryMs } = inHand;
+  const told = { onProgress, throttle, onNotice, markEveryMs };
   const held: Finishing = { isLocked: true, looks, logs, ...told, underLock: HOLDS_LOCK };
   const isChanging = imagesChangedAtCommit(journal.state).size > 0;
   // What is staged lacks the fingerprints that changed images will have: it has shown that there is room. Changing

@@ -48,6 +48,7 @@ import {
   type TransactionState,
 } from "../journal/index.ts";
 import { openHeld, openIfFree } from "../images/open-free.ts";
+import type { RunOptions } from "../request.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { removeFinished } from "../images/removal.ts";
 
@@ -94,6 +95,7 @@ interface CopyChoice extends HowToJudge {
   readonly when: "before the table" | "after it";
   /** Files that guests wrote to after the mark, or may have. */
   readonly written?: ReadonlySet<string>;
+  readonly throttle?: RunOptions["throttle"];
   /** How long a copy goes on before the journal is told how far it is. */
   readonly markEveryMs?: number | undefined;
   readonly onNotice?: ((line: string) => void) | undefined;
@@ -222,7 +224,7 @@ async function copyInto(
   workspace: Workspace,
   journal: Journal,
   { copy, file, found, gate }: Copying,
-  { markEveryMs = MARK_EVERY_MS, onProgress, onNotice }: CopyChoice,
+  { markEveryMs = MARK_EVERY_MS, onProgress, throttle, onNotice }: CopyChoice,
 ): Promise<void> {
   const { storage } = workspace;
   const { kind, from, into, format, copiedBytes, statement } = copy;
@@ -236,6 +238,7 @@ async function copyInto(
   const how: HowToCopyLayers = {
     gate,
     signal: undefined,
+    throttle,
     startBytes: isCutOff ? copiedBytes : 0,
     onProgress: progressOf({ onProgress }, `copying into ${into}`),
     progress: {

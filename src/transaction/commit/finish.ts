@@ -42,7 +42,7 @@ import {
   runCopies,
 } from "./copies.ts";
 import { applyRedo, removeRedoLogs } from "../images/apply-redo.ts";
-import type { KeptFile, OnProgress } from "../request.ts";
+import type { KeptFile, OnProgress, RunOptions } from "../request.ts";
 import {
   changesOf,
   type CommitRecord,
@@ -58,6 +58,8 @@ export interface Finishing {
   /** How long to wait for those locks, where it does not. Default: not at all. */
   readonly waiting?: LockWaiting;
   readonly onProgress?: OnProgress | undefined;
+  /** Holds copies to a rate. */
+  readonly throttle?: RunOptions["throttle"];
   /** How long a copy goes on before the journal is told how far it is. */
   readonly markEveryMs?: number | undefined;
   /** What images that the transaction made look like with their names, where the caller knows. */

@@ -68,8 +68,8 @@ export async function commitImplicit(work: Work, journal: Journal): Promise<Devi
   try {
     throwIfInterrupted(work.options.signal);
     const { images, underWay, options } = work;
-    const { onProgress, onNotice, markEveryMs } = options;
-    const inHand = { open: images.byPath(), underWay, onProgress, onNotice, markEveryMs };
+    const { onProgress, throttle, onNotice, markEveryMs } = options;
+    const inHand = { open: images.byPath(), underWay, onProgress, throttle, onNotice, markEveryMs };
     return await commitJournal(work.workspace, journal, waitingOf(work), inHand);
   } catch (error) {
     const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";

@@ -127,7 +127,7 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
   const { storage } = work.workspace;
   const { host } = storage;
   const { statement, newFiles } = record;
-  const { signal, onProgress, markEveryMs = MARK_EVERY_MS } = work.options;
+  const { signal, onProgress, throttle, markEveryMs = MARK_EVERY_MS } = work.options;
   const marks = journal.state.statements[statement]?.marks ?? new Map<string, number>();
   const begun = host.monotonicMs();
   const markedAt = new Map<number, number>();
@@ -136,6 +136,7 @@ function fillTools(work: Work, journal: Journal, record: PlanRecord, fresh: Read
   return {
     signal,
     onProgress,
+    throttle,
     commitsAlone: journal.state.begin.implicit,
     note: (device, note) => void work.found.push({ device, note }),
     isFresh: (index) => fresh.has(index),

@@ -177,7 +177,7 @@ export interface UpStep {
 }
 
 /** What results say of an action, once its notes are words. */
-export interface PlannedReport extends Omit<ActionReport, "notes"> {
+export interface PlannedReport extends Omit<ActionReport, "notes" | "copiedBytes" | "rottedBytes"> {
   readonly notes: readonly Note[];
 }
 

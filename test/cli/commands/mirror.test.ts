@@ -82,7 +82,7 @@ describe("what it prints", () => {
     const made = await runCli(["mirror", "vda", "m.qcow2"], { cwd });
     expect(made).toMatchObject({ status: 0, stderr: "" });
     expect(made.stdout).toContain(`vda: mirrored: ${cwd}/a.qcow2 to ${cwd}/m.qcow2\n`);
-    expect(made.stdout).toContain(`vda  64 KiB, mirror ${cwd}/m.qcow2 (qcow2)\n`);
+    expect(made.stdout).toContain(`vda  64 KiB, mirror ${cwd}/m.qcow2 (qcow2), last in sync 20`);
     const again = await runCli(["mirror", "vda"], { cwd });
     expect(again.stdout).toContain("note: it is in sync with the device already; nothing was copied\n");
     expect(again.stdout).toMatch(/Nothing to change\.\n$/);

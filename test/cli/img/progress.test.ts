@@ -3,7 +3,7 @@ import { ImgConsole } from "../../../src/cli/img/console.ts";
 import { drawFailure, failure, statusOf, usageError } from "../../../src/cli/img/messages.ts";
 import { startProgress } from "../../../src/cli/img/progress.ts";
 import { drawBar } from "../../../src/cli/render/bar.ts";
-import { makeThrottle } from "../../../src/cli/img/throttle.ts";
+import { makeThrottle } from "../../../src/cli/throttle.ts";
 import { ImgtxError } from "../../../src/errors/index.ts";
 
 const GIB = 2 ** 30;

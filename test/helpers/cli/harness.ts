@@ -154,6 +154,8 @@ export function makeAction(parts: Partial<ActionReport>): ActionReport {
     format: "qcow2",
     files: [{ path: "/srv/guests/a1.qcow2", change: "create" }],
     notes: [],
+    copiedBytes: null,
+    rottedBytes: null,
     ...parts,
   };
 }

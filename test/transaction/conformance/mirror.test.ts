@@ -45,7 +45,13 @@ describe("a full mirror", () => {
       { kind: "mirror", device, files: [{ path: bench.at("m.img"), change: "create" }] },
     ]);
     const found = (await bench.devices()).find(({ name }) => name === device);
-    expect(found?.mirror).toEqual({ image: bench.at("m.img"), format: made, sync: "full" });
+    expect(found?.mirror).toEqual({
+      image: bench.at("m.img"),
+      format: made,
+      sync: "full",
+      syncedAt: expect.stringMatching(/^20\d\d-.*Z$/),
+      standing: { behindBytes: 0, problem: null, isMissing: false },
+    });
     expect(await judge(bench, device)).toBe(IDENTICAL);
     expect(infoOf(bench.at("m.img"))["backing-filename"]).toBeUndefined();
     expect(sourcesOf(bench)).toEqual(before);

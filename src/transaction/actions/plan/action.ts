@@ -66,6 +66,7 @@ export interface FillTools {
   /** Aborted by the first interrupt. */
   readonly signal: AbortSignal | undefined;
   readonly onProgress: RunOptions["onProgress"];
+  readonly throttle: RunOptions["throttle"];
   /** Whether the command commits what it makes, and not a later one. */
   readonly commitsAlone: boolean;
   /** Adds to what is said of a device's action: what was found out only while the files were filled. */

@@ -5,7 +5,7 @@
 //   brought in sync. Everything else is found out by reading: nothing is assumed of an image that moved.
 // - An existing mirror is not written to before the commit: its changes are made as an overlay beside it.
 
-import { type ChainEntry, type DeviceEntry, filesOfEntry, type MirrorEntry } from "../../../device/index.ts";
+import { type ChainEntry, type DeviceEntry, type MirrorEntry } from "../../../device/index.ts";
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import {
   assertCopyable,
@@ -13,9 +13,6 @@ import {
   type ChainLink,
   CHANGE_UNIT_BYTES,
   compareImages,
-  describeChanges,
-  describeDoubt,
-  type Fingerprint,
   type DifferenceOptions,
   findDifferences,
   findRangesAbove,
@@ -32,11 +29,11 @@ import type { StorageFile } from "../../../storage/index.ts";
 import type { GuestRange } from "../../../units/index.ts";
 import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
 import { PRIVATE } from "../../images/access.ts";
-import { activeLayer, chainEntriesOf, settleChain } from "./chain-entry.ts";
+import { activeLayer, settleChain } from "./chain-entry.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { Note } from "../../notes.ts";
-import { notReliedOn, readMarked } from "./tracking.ts";
+import { expectChanges, judgeMirror, measure, rangesOf, type Scope, scopeOf } from "./mirror-scope.ts";
 
 /** One copy, planned. */
 export interface PlannedCopy {
@@ -66,14 +63,9 @@ export async function planResync(
   const opened = await context.openChain(mirror.image, mirror.format, device);
   const chain = await settleChain(context.storage.host, opened);
   assertSameSize(device, activeLayer(present), activeLayer(chain));
-  const source = chainEntriesOf(present);
-  const renewed = { ...mirror, chain: chainEntriesOf(chain), source };
-  // Also where changes wait for the commit: the mirror itself is not written to before.
-  const isTouched = !isSameChain(mirror.chain, renewed.chain);
-  const doubt = isTouched
-    ? undefined
-    : (doubtOf(mirror.chain, renewed.chain, chain) ?? doubtOf(mirror.source, source, present));
-  const isInSync = !isTouched && doubt === undefined && isSameChain(mirror.source, source);
+  const seen = judgeMirror(mirror, present, chain);
+  const { isTouched, doubt, isInSync } = seen;
+  const renewed = { ...seen.now, syncedAt: new Date(context.storage.host.now()).toISOString() };
   const chains = [present, chain];
   if (isInSync && !verify && !always) {
     const notes: Note[] = [{ code: "in sync already" }];
@@ -82,22 +74,19 @@ export async function planResync(
     return { copy, chosen: chain };
   }
   await assertCopies(device, mirror, context);
-  const marked = isTouched ? undefined : await readMarkedAlone(mirror, renewed, { present, copy: chain });
-  const expected: Scope =
-    marked === undefined || "code" in marked
-      ? scopeOf(mirror, renewed, isTouched || doubt !== undefined)
-      : { kind: "marked", ranges: marked };
-  // Who wants it verified wants all of it compared, and to be told of what nothing accounts for.
+  const { expected, whyUnmarked } = await expectChanges(mirror, seen, { present, copy: chain });
+  // Who wants it verified wants all of it compared, and to be told of what no known change accounts for.
   const scope = verify ? scopeOf(mirror, renewed, true) : expected;
+  const known = expected.kind === "marked" ? expected : scopeOf(mirror, renewed, isTouched);
   // A bitmap that can't be relied on costs a comparison, and an operator should know why.
-  const distrust = mirror.bitmap !== null && marked && "code" in marked && !isInSync ? marked : undefined;
+  const distrust = mirror.bitmap !== null && !isInSync ? whyUnmarked : undefined;
   const copy: PlannedCopy = {
     mirror: renewed,
     redo: [],
     filesToMake: [{ ...PRIVATE, path: mirror.image, hasHeader: true, copiedInto: mirror.format }],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");
-      await fillChanges(file, { device, mirror, present, scope, expected, verify }, context, tools);
+      await fillChanges(file, { device, mirror, present, scope, expected: known, verify }, context, tools);
     },
     chains,
     notes: [
@@ -165,7 +154,7 @@ interface Changes {
   readonly present: Chain;
   /** Where they are compared. */
   readonly scope: Scope;
-  /** Where they can differ as far as anybody knows. */
+  /** Where what is known to have been written makes them differ. */
   readonly expected: Scope;
   readonly verify: boolean;
 }
@@ -197,8 +186,10 @@ async function fillChanges(
           : { code: "mended", lengthBytes: strangeBytes, isExpected: isAnywhere },
       );
     }
+    tools.note(device, { code: "copied", lengthBytes: measure(ranges) });
     await writeChangesOverlay(storage, { file, path: file.path, image: old }, image, ranges, {
       signal: tools.signal,
+      throttle: tools.throttle,
       onProgress: progressOf(tools, `copying ${device}`),
       gate,
     });
@@ -212,43 +203,7 @@ async function fillChanges(
 
 /** How much of the ranges is in none of the known ones; all are whole units. */
 function measureOutside(ranges: readonly GuestRange[], known: readonly GuestRange[], end: number): number {
-  const measure = (list: readonly GuestRange[]): number =>
-    list.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
   return measure(uniteRanges([ranges, known], CHANGE_UNIT_BYTES, end)) - measure(known);
-}
-
-/** Where a mirror and its device can differ. */
-type Scope =
-  | { readonly kind: "anywhere" }
-  /** What a bitmap marks. */
-  | { readonly kind: "marked"; readonly ranges: readonly GuestRange[] }
-  /** In what the layers above this depth of the device's chain have: all else is as it was. */
-  | { readonly kind: "new layers"; readonly depth: number }
-  /** The same, and in what the mirror's own layer has: both stand on equal images. */
-  | { readonly kind: "upper layers"; readonly depth: number; readonly baseLayers: number };
-
-/** What the bitmap marks, where all below the active layer is as it was; else why not. */
-async function readMarkedAlone(
-  before: MirrorEntry,
-  now: MirrorEntry,
-  chains: { readonly present: Chain; readonly copy: Chain },
-): Promise<readonly GuestRange[] | Note> {
-  const [below, belowNow] = [before.source.slice(1), now.source.slice(1)];
-  if (!isSameChain(below, belowNow)) return notReliedOn(before, "changed below");
-  const doubt = doubtOf(before.chain, now.chain, chains.copy) ?? doubtOf(below, belowNow, chains.present);
-  if (doubt) return { code: "bitmap in doubt", ...doubt };
-  return await readMarked(before, chains.present);
-}
-
-function scopeOf(before: MirrorEntry, now: MirrorEntry, isTouched: boolean): Scope {
-  const depth = isTouched ? undefined : countLayersAbove(before.source, now.source);
-  if (depth !== undefined) return { kind: "new layers", depth };
-  const below = countLayersAbove(before.source.slice(1), now.source);
-  const isBaseKept = isSameChain(before.chain.slice(1), now.chain.slice(1));
-  if (before.sync === "top" && isBaseKept && below !== undefined) {
-    return { kind: "upper layers", depth: below, baseLayers: now.chain.length - 1 };
-  }
-  return { kind: "anywhere" };
 }
 
 /** In whole units of a changes overlay. */
@@ -260,11 +215,8 @@ async function findChanges(
 ): Promise<readonly GuestRange[]> {
   const options = { ...watching, unitBytes: CHANGE_UNIT_BYTES };
   if (scope.kind === "anywhere") return await findDifferences(image, old, options);
-  if (scope.kind === "marked") {
-    return uniteRanges([scope.ranges], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
-  }
+  if (scope.kind !== "upper layers") return await rangesOf(image, scope);
   const upper = await findRangesAbove(image, scope.depth);
-  if (scope.kind === "new layers") return uniteRanges([upper], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
   // The changes that wait for the commit are a layer of their own.
   const own = await findRangesAbove(old, old.layers.length - scope.baseLayers);
   const ranges = uniteRanges([upper, own], CHANGE_UNIT_BYTES, image.virtualSizeBytes);
@@ -293,53 +245,6 @@ export async function verifyCopy(
   } finally {
     await copy.close();
   }
-}
-
-interface Doubt {
-  readonly image: string;
-  readonly before: Fingerprint;
-  readonly now: Fingerprint;
-}
-
-/** The first image, from the base on, that may have been written to unseen though it looks the same. */
-function doubtOf(
-  before: readonly ChainEntry[],
-  now: readonly ChainEntry[],
-  { links }: Chain,
-): Doubt | undefined {
-  // A fence has the id of its transaction in the header: it is the same one, and nobody opened the image after it was set.
-  const fenced = new Set(links.flatMap(({ path, header }) => (header?.isFenced ? [path] : [])));
-  const known = new Map(before.flatMap(filesOfEntry).map(({ image, fingerprint }) => [image, fingerprint]));
-  for (const { image, fingerprint } of now.flatMap(filesOfEntry).toReversed()) {
-    const was = known.get(image);
-    // What has changed for certain is found by its changes.
-    if (!was || fenced.has(image) || describeChanges(was, fingerprint).length > 0) continue;
-    if (describeDoubt(was, fingerprint) !== undefined) return { image, before: was, now: fingerprint };
-  }
-  return undefined;
-}
-
-/** The file system, size and times of every image are what they were. */
-function isSameChain(before: readonly ChainEntry[], now: readonly ChainEntry[]): boolean {
-  return before.length === now.length && before.every((entry, depth) => isSameImage(entry, now[depth]));
-}
-
-function isSameImage(before: ChainEntry, now: ChainEntry | undefined): boolean {
-  if (now === undefined || before.image !== now.image) return false;
-  if (describeChanges(before.fingerprint, now.fingerprint).length > 0) return false;
-  if (before.dataFile === null || now.dataFile === null) return before.dataFile === now.dataFile;
-  return describeChanges(before.dataFile.fingerprint, now.dataFile.fingerprint).length === 0;
-}
-
-/**
- * How many layers were put on top of what the mirror is a copy of, where that is still as it was: then only
- * they have something new. Undefined where it is not.
- */
-function countLayersAbove(source: readonly ChainEntry[], present: readonly ChainEntry[]): number | undefined {
-  // Of nothing that is known: where no layer has anything, the mirror may have something all the same.
-  if (source.length === 0) return undefined;
-  const above = present.length - source.length;
-  return above >= 0 && isSameChain(source, present.slice(above)) ? above : undefined;
 }
 
 /**

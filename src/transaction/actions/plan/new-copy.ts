@@ -201,7 +201,10 @@ async function copyContent(
   image: Image,
   { context, tools, file, dataFile, startBytes }: Copying,
 ): Promise<void> {
-  if (startBytes === 0 && (await cloneInto([image], copy.plan, file))) return;
+  if (startBytes === 0 && (await cloneInto([image], copy.plan, file))) {
+    tools.note(device, { code: "copied", lengthBytes: 0 });
+    return;
+  }
   const request: CopyRequest = {
     compressed,
     sparseBytes: SPARSE_BYTES,
@@ -211,7 +214,7 @@ async function copyContent(
     inKernel: false,
     signal: tools.signal,
     startBytes,
-    throttle: flushAlong(dataFile ?? file),
+    throttle: flushAlong(dataFile ?? file, tools.throttle),
     checkpoint: {
       isDue: () => tools.isMarkDue(0),
       async reach(offset, target) {
@@ -220,28 +223,38 @@ async function copyContent(
       },
     },
   };
+  const tell = await progressOfCopy(device, image, request, tools);
+  let copiedBytes = 0;
+  const onProgress = (doneBytes: number): void => {
+    copiedBytes = doneBytes;
+    tell?.(doneBytes);
+  };
   await fillImage(
     [image],
     { plan: copy.plan, path: file.path },
     { file, dataFile: dataFile && { path: dataFile.path, file: dataFile } },
-    { ...request, onProgress: await progressOfCopy(device, image, request, tools) },
+    { ...request, onProgress },
     { storage: context.storage, gate: context.gate },
   );
+  tools.note(device, { code: "copied", lengthBytes: copiedBytes });
 }
 
 /** More at once keeps the thread that reads waiting for the disk's queue. */
 const BEGIN_FLUSH_BYTES = 16 * 1024 * 1024;
 
 /** Has the disk begin with what was written, while the copy goes on: the flush at its end finds little to do. */
-function flushAlong(file: StorageFile): NonNullable<CopyRequest["throttle"]> {
+function flushAlong(
+  file: StorageFile,
+  throttle: FillTools["throttle"],
+): NonNullable<CopyRequest["throttle"]> {
   let waitingBytes = 0;
-  return (lengthBytes) => {
+  return async (lengthBytes) => {
+    await throttle?.(lengthBytes);
     waitingBytes += lengthBytes;
     if (waitingBytes >= BEGIN_FLUSH_BYTES) {
       waitingBytes = 0;
       file.beginFlush();
     }
-    return Promise.resolve();
   };
 }
 

@@ -361,7 +361,11 @@ describe("copies side by side", () => {
   });
 
   test.each([
-    ["is kept already", [], [makeDevice({ mirror: { image: "/m", format: "raw", sync: "full" } })]],
+    [
+      "is kept already",
+      [],
+      [makeDevice({ mirror: { image: "/m", format: "raw", sync: "full", syncedAt: null } })],
+    ],
     ["is made just before", [{ type: "drive-mirror", data: MIRROR }], []],
   ])("are refused as a backup where a mirror of the device %s", async (_, before, devices) => {
     const { status, stderr, calls } = await runQmp([...before, backup("vda", "/a")], { devices });
