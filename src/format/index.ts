@@ -1,6 +1,7 @@
 // The format layer's face: images, their chains, and new overlays. What is not exported here is its own.
 
 export type { Chain, ChainLink } from "./chain/backing-chain.ts";
+export type { Qcow2Link } from "./chain/chain-link.ts";
 export { CHAIN_DEPTH_MAX, filesOf, openChain, pathsOfLink } from "./chain/backing-chain.ts";
 export {
   composeBackingPath,
@@ -41,6 +42,7 @@ export {
   type RepairScope,
 } from "./qcow2/repair/plan-repairs.ts";
 export { makeRepairs } from "./qcow2/repair/repair.ts";
+export { judgeUndo, keepUndo, playUndo } from "./qcow2/repair/undo-file.ts";
 export type { Amendment } from "./qcow2/change/amend.ts";
 export { amendImage, downgradeImage, judgeAmendment } from "./qcow2/change/amend.ts";
 export type { BitmapStep } from "./qcow2/change/bitmaps.ts";

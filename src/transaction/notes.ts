@@ -322,6 +322,12 @@ const ROWS = {
       `${entries === 1 ? "what can't be true stays" : `${entries} entries that can't be true stay`}, ` +
       `and with it all that looks lost: ${first}`,
   ),
+  "undo kept": row(
+    BOTH,
+    ({ image, device }) =>
+      `\`imgtx repair --undo ${shellQuote(image)} ${shellQuote(device)}\` takes it back, until the image changes`,
+  ),
+  "repair undone": row(IMAGE, ({ image }) => `what the repair changed is as ${quoteName(image)} has kept it`),
   "mark removed": row(
     { mark: oneOf("dirty", "corrupt") },
     ({ mark }) => `the image is not marked ${mark} any more`,

@@ -226,6 +226,16 @@ export interface RepairRequest {
   readonly kind: "repair";
   readonly devices: readonly string[];
   readonly scope: RepairScope;
+  /** Absolute; for one device: a new file that takes the repair back after its commit. */
+  readonly keepUndo?: string | undefined;
+}
+
+/** Takes a repair back. */
+export interface RepairUndoRequest {
+  readonly kind: "repair-undo";
+  readonly device: string;
+  /** Absolute: what keepUndo made. */
+  readonly file: string;
 }
 
 /** Always refuses, in prepare, after the actions before it were prepared. Tests of rollback need it. */
@@ -254,6 +264,7 @@ export type ActionRequest =
   | BitmapRequest
   | AmendRequest
   | RepairRequest
+  | RepairUndoRequest
   | RefuseRequest;
 
 export type ActionKind = ActionRequest["kind"];

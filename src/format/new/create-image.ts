@@ -1,6 +1,7 @@
 // Making an image at a path, with its data file where it has one: durable, or not there.
 
 import { settleAll } from "../../errors/index.ts";
+import { withCalls } from "../watched-file.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import { type ImagePlan, writeImage } from "./create.ts";
 import { openTargetFile, type TargetFile } from "./target-file.ts";
@@ -62,11 +63,10 @@ export async function beginImage(
 /** The same file, whose writes stop at an interrupt: full preallocation writes for as long as a copy does. */
 function interruptible(file: StorageFile, signal: AbortSignal | undefined): StorageFile {
   if (signal === undefined) return file;
-  return new Proxy(file, {
-    get(target, name) {
-      if (name === "write") signal.throwIfAborted();
-      const member: unknown = Reflect.get(target, name, target);
-      return typeof member === "function" ? (member.bind(target) as unknown) : member;
+  return withCalls(file, {
+    write: async (source, offset) => {
+      signal.throwIfAborted();
+      await file.write(source, offset);
     },
   });
 }

@@ -18,7 +18,7 @@ import { pull } from "./pull.ts";
 import { rebase } from "./rebase.ts";
 import { refuse } from "./refuse.ts";
 import { reopen } from "./reopen.ts";
-import { repair } from "./repair.ts";
+import { repair, repairUndo } from "./repair.ts";
 import { amend, resize } from "./resize.ts";
 import { rollback } from "./rollback.ts";
 import { snapshot } from "./snapshot.ts";
@@ -50,6 +50,7 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   "bitmap-merge": bitmapMerge,
   amend,
   repair,
+  "repair-undo": repairUndo,
   refuse,
   mirror,
   "mirror-cancel": mirrorCancel,

@@ -1,17 +1,24 @@
 // repair: refcounts of the active layers of devices are set right, and what depends on them, as `qemu-img check -r` does.
 // What is changed is told first, and counts from the commit.
 
+import { ImgtxError } from "../../errors/index.ts";
 import {
   changesSomething,
   type ChainLink,
+  judgeUndo,
+  keepUndo,
   makeRepairs,
   planRepairs,
+  playUndo,
+  type Qcow2Link,
   type Repairs,
 } from "../../format/index.ts";
+import { PRIVATE } from "../images/access.ts";
 import type { Note } from "../notes.ts";
-import type { RepairRequest } from "../request.ts";
-import type { Action, Plan } from "./plan/action.ts";
+import type { RepairRequest, RepairUndoRequest } from "../request.ts";
+import type { Action, Plan, PlanContext } from "./plan/action.ts";
 import { changeOf, planInPlace } from "./plan/in-place.ts";
+import { targetExists } from "./plan/new-overlay.ts";
 
 /** A note each; beyond these their number is told. */
 const COUNTS_TOLD_MAX = 1000;
@@ -19,8 +26,9 @@ const COUNTS_TOLD_MAX = 1000;
 export const repair: Action<RepairRequest> = {
   saying: { noun: "repair", done: "repaired", planned: "would be repaired" },
   mayDoNothing: true,
-  async plan({ kind, devices, scope }, context): Promise<Plan> {
-    return await planInPlace(kind, devices, context, async (top) => {
+  async plan({ kind, devices, scope, keepUndo: wanted }, context): Promise<Plan> {
+    const undo = wanted === undefined ? undefined : await planUndoFile(wanted, devices, context);
+    const plan = await planInPlace(kind, devices, context, async (top) => {
       const repairs = await planRepairs(top, scope);
       if (!changesSomething(repairs)) {
         const isSound = repairs.errorsLeft + repairs.damage === 0;
@@ -30,13 +38,83 @@ export const repair: Action<RepairRequest> = {
         notes: noteRepairs(top, repairs),
         after: {},
         redo: changeOf(top, async (link) => {
-          const { header } = link;
-          if (header !== undefined) await makeRepairs({ ...link, header }, repairs);
+          const change = async (subject: Qcow2Link): Promise<void> => await makeRepairs(subject, repairs);
+          const subject = requireQcow2(link);
+          await (undo ? keepUndo(subject, undo.file(), change) : change(subject));
+        }),
+      };
+    });
+    return undo && plan.redo?.length ? undo.addTo(plan) : plan;
+  },
+};
+
+export const repairUndo: Action<RepairUndoRequest> = {
+  saying: {
+    noun: "undoing of a repair",
+    done: "as before its repair",
+    planned: "would be as before its repair",
+  },
+  async plan({ kind, device, file: path }, context): Promise<Plan> {
+    return await planInPlace(kind, [device], context, async (top) => {
+      const { storage } = context;
+      const withFile = async (use: (kept: ChainLink["file"]) => Promise<void>): Promise<void> => {
+        const kept = await storage.openFile(path, "read");
+        try {
+          await use(kept);
+        } finally {
+          await kept.close();
+        }
+      };
+      await withFile(async (kept) => await judgeUndo(requireQcow2(top), kept));
+      return {
+        notes: [{ code: "repair undone", image: path }],
+        after: {},
+        redo: changeOf(top, async (link) => {
+          await withFile(async (kept) => await playUndo(requireQcow2(link), kept));
         }),
       };
     });
   },
 };
+
+/** The file that takes a repair back: private, since it has what was in the image. It is written while that is staged. */
+async function planUndoFile(wanted: string, devices: readonly string[], context: PlanContext) {
+  const [device = "", other] = devices;
+  if (other !== undefined) {
+    throw new ImgtxError("E_USAGE", `--keep-undo is for one device, and '${other}' is another`, {
+      hint: "repair each by a command of its own, in one transaction if they are to go together",
+    });
+  }
+  const path = await context.canonicalPath(wanted, device);
+  const there = await context.storage.statLink(path);
+  if (there) throw targetExists(device, path, there, "");
+  let made: ChainLink["file"] | undefined;
+  return {
+    file(): ChainLink["file"] {
+      if (!made) throw new Error("files are filled before changes are staged");
+      return made;
+    },
+    addTo: (plan: Plan): Plan => ({
+      ...plan,
+      filesToMake: [{ path, hasHeader: false, ...PRIVATE }],
+      fillFiles: async ([file]) => {
+        made = file;
+        await Promise.resolve();
+      },
+      reports: plan.reports.map((report) => ({
+        ...report,
+        files: [...report.files, { path, change: "create" as const }],
+        notes: [...report.notes, { code: "undo kept", image: path, device }],
+      })),
+    }),
+  };
+}
+
+function requireQcow2(link: ChainLink): Qcow2Link {
+  const { header } = link;
+  if (header !== undefined) return { ...link, header };
+  throw new ImgtxError("E_UNSUPPORTED", "This image format does not support checks", { image: link.path });
+}
 
 function noteRepairs({ header }: ChainLink, repairs: Repairs): Note[] {
   const { counts, rebuilds, flags, snapshots, marks, errorsLeft, damage, damageLine = "" } = repairs;

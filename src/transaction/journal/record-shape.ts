@@ -70,6 +70,7 @@ const isKind: Shape<ActionKind> = oneOf(
   "bitmap-merge",
   "amend",
   "repair",
+  "repair-undo",
   "refuse",
 );
 

@@ -141,12 +141,12 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
     studied: [1, 3],
   },
   {
-    name: "repair 1 device",
+    name: "repair 1 device, and take that back",
     files: leaking(filesOf(ONE)),
     prepare: addAll(ONE),
     changing: CHANGING,
-    steps: [step("repair vda")],
-    studied: [0],
+    steps: [step("repair vda --keep-undo vda.undo"), step("repair vda --undo vda.undo")],
+    studied: [0, 1],
   },
   {
     name: "repair 2 devices in a transaction",

@@ -1,7 +1,7 @@
 // Repaired devices: what qemu-img check -r makes of copies, for all devices of a transaction or for none; and what else is
 // damaged is left alone.
 
-import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import type { RepairRequest } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
@@ -162,6 +162,67 @@ describe("repaired devices", () => {
     });
     await bench.commit(again);
     runWell("qemu-img", "check", "-q", image);
+  });
+
+  qemu.test.each(["all of it, and the marks of it", "a block that is not there"])(
+    "are taken back by the file that was kept, to the byte: %s",
+    async (damage) => {
+      const { bench, image } = await makeDamaged(damage);
+      const [before, undo] = [readFileSync(image), bench.at("vdc.undo")];
+      const { actions } = await bench.run({ ...request(["vdc"]), keepUndo: undo });
+      expect(actions[0]?.notes.at(-1)).toBe(
+        `\`imgtx repair --undo ${undo} vdc\` takes it back, until the image changes`,
+      );
+      expect(verdictOf(image)).toBe(0);
+      const back = { kind: "repair-undo", device: "vdc", file: undo } as const;
+      const id = await bench.begin();
+      await bench.run(back);
+      await bench.abort(id);
+      expect(verdictOf(image)).toBe(0);
+      await bench.run(back);
+      expect(readFileSync(image).equals(before)).toBe(true);
+    },
+  );
+
+  qemu.test("are not taken back where the image or the file is another one by then", async () => {
+    const { bench, image } = await makeDamaged("all of it, and the marks of it");
+    const undo = bench.at("vdc.undo");
+    const [id, before] = [await bench.begin(), stateOf(image)];
+    await bench.run({ ...request(["vdc"]), keepUndo: undo });
+    await bench.abort(id);
+    expect([stateOf(image), existsSync(undo)]).toEqual([before, false]);
+    await bench.run({ ...request(["vdc"]), keepUndo: undo });
+    const attempt = async (file: string): Promise<unknown> =>
+      await failureOf(async () => await bench.run({ kind: "repair-undo", device: "vdc", file }));
+    const kept = readFileSync(undo);
+    const damaged = Buffer.from(kept);
+    damaged[200] = 1 ^ (damaged[200] ?? 0);
+    for (const [bytes, message] of [
+      [damaged, /it is damaged$/],
+      [kept.subarray(0, kept.length - 1), /it is cut off$/],
+      [readFileSync(image), /it is no file of --keep-undo$/],
+    ] as const) {
+      writeFileSync(bench.at("other.undo"), bytes);
+      const refused = {
+        code: "E_CORRUPT",
+        changed: false,
+        message: expect.stringMatching(message) as string,
+      };
+      expect(await attempt(bench.at("other.undo"))).toMatchObject(refused);
+    }
+    // What a guest writes in place may stay; what it allocates would be lost.
+    runWell("qemu-io", "-c", "write -P 9 0 4k", image);
+    runWell("qemu-io", "-c", "write -P 9 80k 4k", image);
+    expect(await attempt(undo)).toMatchObject({
+      code: "E_CHANGED",
+      changed: false,
+      message: "the image is not what the repair left: it was changed since, or it is another",
+    });
+    expect(
+      await failureOf(async () => await bench.run({ ...request(["vdc"]), keepUndo: undo })),
+    ).toMatchObject({
+      code: "E_EXISTS",
+    });
   });
 
   qemu.test("keep what looks lost where an entry can't be followed, and QEMU gives it away", async () => {
