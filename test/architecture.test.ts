@@ -12,12 +12,11 @@ import {
   findFolderViolations,
   findImportViolations,
   findImpureCodecs,
-  findLongFunctions,
   findMissingFaces,
-  findStyleViolations,
   findVerbs,
   LAYERS,
 } from "./helpers/layers.ts";
+import { findLongFunctions, findStyleViolations } from "./helpers/file-style.ts";
 import { oracle } from "./helpers/oracles.ts";
 import { blankSource, findImports, findLongBlocks } from "./helpers/source-text.ts";
 import { findMisplacedTests } from "./helpers/test-layout.ts";

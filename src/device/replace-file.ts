@@ -1,5 +1,6 @@
 // Replaces a small file so that a crash leaves the old content or the new, never a mixture.
 
+import { posix } from "node:path";
 import { clearTheWay } from "./in-the-way.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 
@@ -63,7 +64,7 @@ export async function renameOver(storage: Storage, path: string): Promise<void> 
 }
 
 export async function flushNameOf(storage: Storage, path: string, purpose: string): Promise<void> {
-  await storage.flushFolder(folderOf(path), purpose);
+  await storage.flushFolder(posix.dirname(path), purpose);
 }
 
 /** Removes what writeBeside wrote, or a crash in it left. Nothing there is no error. */
@@ -85,8 +86,4 @@ export async function readWholeFile(storage: Storage, path: string, limitBytes: 
 
 function besideOf(path: string): string {
   return `${path}.new`;
-}
-
-function folderOf(path: string): string {
-  return path.slice(0, path.lastIndexOf("/")) || "/";
 }

@@ -1,12 +1,14 @@
-// The rules of the house as code: which folder may import which, and what a source file looks like. Each check
-// takes a file as plain data and answers with sentences that say what is wrong and how to mend it.
+// The rules of the house as code: which folder may import which, and who knows an action by its name. Each check
+// takes a file as plain data and answers with sentences that say what is wrong and how to mend it. What a file looks
+// like is in file-style.ts.
 //
 // Invariant: a rule knows files by their path below the repository and by their text, nothing else, so that
 // the tests can show it bad files that are not on the disk.
 
 import { isBuiltin } from "node:module";
 import { posix as path } from "node:path";
-import { blankSource, findImports, findLongBlocks, lineAt, type SourceImport } from "./source-text.ts";
+import { ACTION_KINDS } from "../../src/transaction/request.ts";
+import { findImports, lineAt, type SourceImport } from "./source-text.ts";
 
 export interface SourceFile {
   /** From the repository's top: `src/format/open.ts`. */
@@ -131,9 +133,6 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
 };
 const MAX_FOLDER_FILES = 17;
 
-const MAX_FILE_LINES = 400;
-const MAX_FUNCTION_LINES = 60;
-
 export function findImportViolations(files: readonly SourceFile[]): string[] {
   const byPath = new Map(files.map((file) => [file.path, file]));
   return files.flatMap((file) =>
@@ -253,8 +252,8 @@ function packageOf(specifier: string): string {
   return specifier.split("/", specifier.startsWith("@") ? 2 : 1).join("/");
 }
 
-const VERBS =
-  "snapshot|snapshot-group|reopen|device-add|device-remove|device-trust|rollback|mirror|mirror-cancel|migrate|freeze|unfreeze|resize|pull|rebase|internal-snapshot-create|internal-snapshot-apply|internal-snapshot-delete|refuse";
+// A step of a copy, and a change of a file, may be a merge as well.
+const VERBS = ACTION_KINDS.filter((kind) => kind !== "merge").join("|");
 const ASKS_FOR_VERB = new RegExp(`(?:kind\\)?\\s*[!=]==\\s*|case\\s+|Set\\(\\[\\s*)"(${VERBS})"`, "g");
 
 /**
@@ -302,70 +301,6 @@ function findImpurePaths(
     if (layerOf(target) !== "format" || next === undefined) return [[...here, target]];
     return findImpurePaths(next, byPath, here);
   });
-}
-
-/** Names, length, opening comment, and words that say a thing is unfinished. */
-export function findStyleViolations(file: SourceFile): string[] {
-  const problems: string[] = [];
-  const lines = file.text.split("\n").length - 1;
-  if (!/^(?:[a-z0-9]+-)*[a-z0-9]+(?:\.test)?\.ts$/.test(path.basename(file.path))) {
-    problems.push(`${file.path} is not in kebab-case`);
-  }
-  if (/\/utils?(?:\.ts|\/)/.test(file.path)) {
-    problems.push(`${file.path}: no utils; name it by what it is about`);
-  }
-  if (lines > MAX_FILE_LINES) {
-    problems.push(`${file.path} has ${lines} lines, more than ${MAX_FILE_LINES}: split it by topic`);
-  }
-  // The titles of a test file are claims, and say its purpose.
-  const needsOpening = !file.path.endsWith(".test.ts") && !onlyExports(file.text);
-  if (needsOpening && !/^(?:#!.*\n)?\/[/*]/.test(file.text)) {
-    problems.push(`${file.path}:1 opens without a comment that says its purpose and its invariants`);
-  }
-  return [...problems, ...findUnfinished(file), ...findClocks(file)];
-}
-
-export function findLongFunctions(file: SourceFile): string[] {
-  return findLongBlocks(file.text, MAX_FUNCTION_LINES).map(
-    ({ line, lengthLines }) =>
-      `${file.path}:${line} a function of ${lengthLines} lines, more than ${MAX_FUNCTION_LINES}: split it`,
-  );
-}
-
-/** An index that passes on what others define: its layer's README says its purpose. */
-function onlyExports(text: string): boolean {
-  return (
-    blankSource(text)
-      .replace(/\bexport\b[^;]*\bfrom\s*"[^"]*";/g, "")
-      .trim() === ""
-  );
-}
-
-// Each with a letter in brackets, so that this file does not name itself.
-const UNFINISHED_WORD = /\b(?:TOD[O]|FIXM[E]|XX[X])\b/g;
-const UNFINISHED_TEST = /\.\s*(?:skip|only|todo|fails)\b(?=\s*[.(`])/g;
-/** What lists the tests that a missing tool skips, and makes a skip in CI a failure. */
-const MAY_SKIP = "test/helpers/oracles.ts";
-
-function findUnfinished(file: SourceFile): string[] {
-  const words = [...file.text.matchAll(UNFINISHED_WORD)];
-  const isTest = file.path.startsWith("test/") && file.path !== MAY_SKIP;
-  const tests = isTest ? [...blankSource(file.text).matchAll(UNFINISHED_TEST)] : [];
-  return [...words, ...tests].map(
-    (match) =>
-      `${file.path}:${lineAt(file.text, match.index)} ${match[0].trim()}: finish it, or take it out with its reason in an issue`,
-  );
-}
-
-/** A clock in an expectation of little time, or a limit of a test's own: both fail on a machine that is busy. */
-const BY_THE_CLOCK = /\b(?:Date|performance)\s*\.\s*now\(\)[^;]*\.toBeLess\w*|\btest\b[^;{}]*\{\s*timeout:/g;
-
-function findClocks(file: SourceFile): string[] {
-  if (!file.path.startsWith("test/")) return [];
-  return [...blankSource(file.text).matchAll(BY_THE_CLOCK)].map(
-    (match) =>
-      `${file.path}:${lineAt(file.text, match.index)} fails by the clock: bound the work, by counts or by helpers/effort.ts`,
-  );
 }
 
 /** What each layer's folder has to hold, given all files under src. */

@@ -1,5 +1,6 @@
 // imgtx img map
 
+import { setImmediate as letOthersRun } from "node:timers/promises";
 import { endOf, type GuestOffset, guestOffset } from "../../units/index.ts";
 import { type Extent, ExtentCursor, type OpenedImage } from "../../format/index.ts";
 import { printable } from "../render/printable.ts";
@@ -193,12 +194,6 @@ function goesOn(last: Entry, next: Entry): boolean {
     last.depth === next.depth &&
     (last.offset === undefined ? undefined : last.offset + last.length) === next.offset
   );
-}
-
-function letOthersRun(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve);
-  });
 }
 
 class BufferedOutput {

@@ -1,16 +1,17 @@
 // The hint of an error: its own, or one that fits each file that is missing, closed to the user, or no file.
 // These are the first that anybody meets, and whoever threw them knew only a path and what the system said.
 
+import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import { shellQuote } from "../../format/index.ts";
 
 const HINT_OF_CODE: Readonly<Record<string, (path: string) => string>> = {
   E_NOT_FOUND: (path) =>
-    `check the name, and that the file system is mounted: \`ls -l ${shellQuote(folderOf(path))}\``,
+    `check the name, and that the file system is mounted: \`ls -l ${shellQuote(posix.dirname(path))}\``,
   E_NO_PERMISSION: (path) =>
     `\`namei -l ${shellQuote(path)}\` shows who may go there; run imgtx as a user who may, or have the rights changed`,
   E_READ_ONLY: (path) =>
-    `mount the file system for writing; \`findmnt -T ${shellQuote(folderOf(path))}\` shows which one it is`,
+    `mount the file system for writing; \`findmnt -T ${shellQuote(posix.dirname(path))}\` shows which one it is`,
   E_NOT_A_FILE: (path) =>
     `\`namei -m ${shellQuote(path)}\` shows which part of the name is not the file or the folder that it has to be`,
 };
@@ -24,8 +25,4 @@ export function hintOf(error: ImgtxError): string | undefined {
   const own = causes.find(({ hint }) => hint !== undefined)?.hint;
   const placed = causes.find(({ image }) => image !== undefined);
   return own ?? (placed?.image === undefined ? undefined : HINT_OF_CODE[placed.code]?.(placed.image));
-}
-
-function folderOf(path: string): string {
-  return path.slice(0, Math.max(path.lastIndexOf("/"), 1));
 }

@@ -5,6 +5,7 @@
 // - Sources are only read. The caller holds their locks; the target's are taken here.
 // - Nothing is flushed unless the caller asks for it: qemu-img's default cache mode of convert, `unsafe`.
 
+import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../../storage/index.ts";
 import type { ChainLink } from "../chain/chain-link.ts";
@@ -69,7 +70,7 @@ export async function convertToNew(
     if (around.durable) {
       for (const { file } of begun.targets) await file.flush("converted-image");
       for (const { path, isNew } of begun.targets) {
-        if (isNew) await storage.flushFolder(folderOf(path), "converted-image-name");
+        if (isNew) await storage.flushFolder(posix.dirname(path), "converted-image-name");
       }
     }
     copy.signal?.throwIfAborted();
@@ -190,10 +191,6 @@ function refuseBitmaps(header: Qcow2Header, path: string): void {
   if (!header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) return;
   throw new ImgtxError("E_REFUSED", "it has persistent bitmaps, which would be lost", {
     image: path,
-    hint: "remove them first, with `qemu-img bitmap --remove`, or convert into a new image",
+    hint: "remove them first, with `imgtx img bitmap --remove`, or convert into a new image",
   });
-}
-
-function folderOf(path: string): string {
-  return path.slice(0, path.lastIndexOf("/")) || "/";
 }

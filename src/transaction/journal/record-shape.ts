@@ -23,7 +23,7 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import type { Origin } from "../../storage/index.ts";
 import { isNote } from "../notes.ts";
-import type { ActionKind, PlannedFile } from "../request.ts";
+import { ACTION_KINDS, type ActionKind, type PlannedFile } from "../request.ts";
 import type {
   CommitFence,
   CopyStep,
@@ -42,37 +42,7 @@ import type {
 } from "./records.ts";
 import { READ_VERSIONS, type StoredValue, upgradeValues } from "./upgrade.ts";
 
-const isKind: Shape<ActionKind> = oneOf(
-  "snapshot",
-  "snapshot-group",
-  "reopen",
-  "device-add",
-  "device-remove",
-  "device-trust",
-  "rollback",
-  "mirror",
-  "mirror-cancel",
-  "migrate",
-  "freeze",
-  "unfreeze",
-  "resize",
-  "merge",
-  "pull",
-  "rebase",
-  "internal-snapshot-create",
-  "internal-snapshot-apply",
-  "internal-snapshot-delete",
-  "bitmap-add",
-  "bitmap-remove",
-  "bitmap-clear",
-  "bitmap-enable",
-  "bitmap-disable",
-  "bitmap-merge",
-  "amend",
-  "repair",
-  "repair-undo",
-  "refuse",
-);
+const isKind: Shape<ActionKind> = oneOf(...ACTION_KINDS);
 
 const isReport = objectOf<PlannedReport>({
   kind: isKind,

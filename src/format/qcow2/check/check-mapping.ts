@@ -7,6 +7,7 @@
 // - A forged image ends: L1 tables that snapshots share are read once, and the entries that all of them claim
 //   together are limited, and so are L2 tables off their alignment, of which one sector could begin many.
 
+import { setImmediate as letOthersRun } from "node:timers/promises";
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { clusterIndex } from "../../../units/index.ts";
@@ -148,10 +149,4 @@ export class MappingWalk {
       zerosEnd = (await this.#file.seekData(offset)) ?? Number.POSITIVE_INFINITY;
     }
   }
-}
-
-function letOthersRun(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve);
-  });
 }

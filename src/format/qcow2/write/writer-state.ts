@@ -30,6 +30,7 @@ import { HEADER_AT } from "../codec/header.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
 import type { L2Entry } from "../codec/l2-table.ts";
 import { type L2Table, L2Tables } from "./l2-tables.ts";
+import { shellQuote } from "../../quote-name.ts";
 import type { MetadataMap } from "./metadata-map.ts";
 import { type CountWindow, Refcounts } from "./refcounts.ts";
 
@@ -170,7 +171,7 @@ export class WriterState {
       image: this.files.path,
       offset,
       field: "refcount",
-      hint: "`qemu-img check -r leaks` mends them",
+      hint: `\`imgtx img convert -O qcow2 ${shellQuote(this.files.path)} COPY\` makes an image without them`,
     });
   }
 
