@@ -269,39 +269,6 @@ export type ActionRequest =
 
 export type ActionKind = ActionRequest["kind"];
 
-/** All of them: journals know no other. */
-export const ACTION_KINDS = [
-  "snapshot",
-  "snapshot-group",
-  "reopen",
-  "device-add",
-  "device-remove",
-  "device-trust",
-  "rollback",
-  "mirror",
-  "mirror-cancel",
-  "migrate",
-  "freeze",
-  "unfreeze",
-  "resize",
-  "merge",
-  "pull",
-  "rebase",
-  "internal-snapshot-create",
-  "internal-snapshot-apply",
-  "internal-snapshot-delete",
-  "bitmap-add",
-  "bitmap-remove",
-  "bitmap-clear",
-  "bitmap-enable",
-  "bitmap-disable",
-  "bitmap-merge",
-  "amend",
-  "repair",
-  "repair-undo",
-  "refuse",
-] as const satisfies readonly ActionKind[];
-
 /** A file that an action makes or changes, as `--dry-run` and `txn status` show it. */
 export interface PlannedFile {
   readonly path: string;

@@ -23,7 +23,8 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import type { Origin } from "../../storage/index.ts";
 import { isNote } from "../notes.ts";
-import { ACTION_KINDS, type ActionKind, type PlannedFile } from "../request.ts";
+import { ACTION_KINDS } from "../action-kinds.ts";
+import type { ActionKind, PlannedFile } from "../request.ts";
 import type {
   CommitFence,
   CopyStep,

@@ -92,7 +92,7 @@ function standIn(functions: Partial<Engine>): Engine {
     TO_SHOW,
     ...functions,
   };
-  return new Proxy(known as Engine, {
+  return new Proxy(known, {
     get: (target, name) => {
       // Asked by await, of anything that it is given.
       if (name === "then") return undefined;

@@ -1,0 +1,35 @@
+// The names of all actions, as data: journals know no other, and the table of actions is held to them by its type.
+
+import type { ActionKind } from "./request.ts";
+
+export const ACTION_KINDS = [
+  "snapshot",
+  "snapshot-group",
+  "reopen",
+  "device-add",
+  "device-remove",
+  "device-trust",
+  "rollback",
+  "mirror",
+  "mirror-cancel",
+  "migrate",
+  "freeze",
+  "unfreeze",
+  "resize",
+  "merge",
+  "pull",
+  "rebase",
+  "internal-snapshot-create",
+  "internal-snapshot-apply",
+  "internal-snapshot-delete",
+  "bitmap-add",
+  "bitmap-remove",
+  "bitmap-clear",
+  "bitmap-enable",
+  "bitmap-disable",
+  "bitmap-merge",
+  "amend",
+  "repair",
+  "repair-undo",
+  "refuse",
+] as const satisfies readonly ActionKind[];
