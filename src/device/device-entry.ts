@@ -11,6 +11,8 @@ export interface ChainEntry {
   readonly fingerprint: Fingerprint;
   /** Its external data file; null where it has none. */
   readonly dataFile: { readonly image: string; readonly fingerprint: Fingerprint } | null;
+  /** The snapshot that keeps it, of the device whose chain this is. Absent: none does, or nobody knows. */
+  readonly sealedBy?: number | undefined;
 }
 
 /** A file as it was. */
@@ -91,4 +93,6 @@ export interface DeviceEntry {
    * anybody named.
    */
   readonly trusted?: readonly string[] | undefined;
+  /** The overlay that imgtx made for it: where that is its image, imgtx may remove it when nobody needs it any more. */
+  readonly made?: string | undefined;
 }

@@ -3,17 +3,19 @@
 // Invariants, checked on encode and decode
 // - Devices are sorted by name, and no name stands twice.
 // - A chain has its active layer first, and its first image is the device's image.
+// - Snapshots stand in the order of their numbers, each below the next one to be given: so no number comes twice.
 // - The checksum covers every byte of the table; a table that does not match it is refused.
 
-import { createHash } from "node:crypto";
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, type Fingerprint, shellQuote } from "../format/index.ts";
-import { isCount, isObject, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
+import { isCount, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
 import type { ChainEntry, DeviceEntry, FenceEntry } from "./device-entry.ts";
 import { isDeviceEntry } from "./entry-shape.ts";
 import { type FileMark, isFileMark } from "./file-mark.ts";
 import { poolChains, unpoolChains } from "./pooled-chains.ts";
+import { openSealed, sealJson } from "./sealed-json.ts";
+import { isSnapshotRef, type SnapshotRef } from "./snapshot-record.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
 
 export interface DeviceTable {
@@ -29,11 +31,15 @@ export interface DeviceTable {
   /** Folders trusted for raw backing images and data files. */
   readonly allowPaths: readonly string[];
   readonly devices: readonly DeviceEntry[];
+  /** Those that are kept, oldest first. */
+  readonly snapshots: readonly SnapshotRef[];
+  /** The number that the next one gets. */
+  readonly nextSnapshot: number;
 }
 
 const KIND = "imgtx device table";
-const VERSION = 2;
-const READ_VERSIONS: readonly unknown[] = [1, VERSION];
+const VERSION = 3;
+const READ_VERSIONS: readonly unknown[] = [1, 2, VERSION];
 
 const MAX_DEVICE_NAME_LENGTH = 64;
 const DEVICE_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+-]*$/;
@@ -99,11 +105,15 @@ export function firstTable(committed: string): DeviceTable {
     summary: "init",
     allowPaths: [],
     devices: [],
+    snapshots: [],
+    nextSnapshot: 1,
   };
 }
 
 export interface StoredTable {
   readonly table: DeviceTable;
+  /** Whether an imgtx wrote it that knew of no snapshots: they are in its history. */
+  readonly isEarlier: boolean;
   /** The file that it was written to; null in the history. */
   readonly mark: TableMark | null;
 }
@@ -120,33 +130,26 @@ export function encodeTable(root: string, table: DeviceTable, mark: TableMark | 
   const problem = findDisorder(table);
   if (problem !== undefined) throw new Error(`a device table is not to be written: ${problem}`);
   const stored = mapPaths(table, (path) => toStoredPath(root, path));
-  const content = JSON.stringify({
-    kind: KIND,
-    version: VERSION,
-    mark,
-    ...stored,
-    ...poolChains(stored.devices),
-  });
-  return new TextEncoder().encode(`{"sha256":"${digestOf(content)}","table":${content}}\n`);
+  const snapshots = stored.snapshots.map(({ number, name, record }) => ({ number, name, record }));
+  const fields = { ...stored, snapshots, ...poolChains(stored.devices) };
+  return sealJson("table", JSON.stringify({ kind: KIND, version: VERSION, mark, ...fields }));
 }
 
 /** The inverse of encodeTable. E_CORRUPT where the checksum or the shape does not hold. */
 export function decodeTable(root: string, bytes: Uint8Array, file: string): StoredTable {
-  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString();
-  const match = /^\{"sha256":"([0-9a-f]{64})","table":(.*)\}\n$/s.exec(text);
-  if (!match) throw damaged(file, "it is not a device table");
-  const [, checksum = "", content = ""] = match;
-  if (digestOf(content) !== checksum) throw damaged(file, "its checksum does not match");
-  const parsed = parseObject(content);
-  if (parsed?.["kind"] !== KIND) throw damaged(file, "it holds something else");
+  const parsed = openSealed("table", "a device table", bytes);
+  if (typeof parsed === "string") throw damaged(file, parsed);
+  if (parsed["kind"] !== KIND) throw damaged(file, "it holds something else");
   const { kind: _kind, version, mark = null, images, ...fields } = parsed;
   // Without a list of images each chain is written out.
   const devices = images === undefined ? fields["devices"] : unpoolChains(images, fields["devices"]);
-  const stored: Record<string, unknown> = { workspaceId: null, ...fields, devices };
+  const isEarlier = version !== VERSION;
+  const none = isEarlier ? { snapshots: [], nextSnapshot: 1 } : {};
+  const stored: Record<string, unknown> = { workspaceId: null, ...none, ...fields, devices };
   if (!READ_VERSIONS.includes(version)) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
-      `the device table has version ${String(version)}; this imgtx reads ${READ_VERSIONS.join(" and ")}`,
+      `the device table has version ${String(version)}; this imgtx reads ${READ_VERSIONS.slice(0, -1).join(", ")} and ${VERSION}`,
       {
         image: file,
         hint: "use the imgtx that wrote it, or a newer one",
@@ -157,10 +160,8 @@ export function decodeTable(root: string, bytes: Uint8Array, file: string): Stor
     throw damaged(file, "a field of it is missing or of another kind");
   const problem = findDisorder(stored);
   if (problem !== undefined) throw damaged(file, problem);
-  return {
-    table: mapPaths(stored, (path) => fromStoredPath(root, path)),
-    mark,
-  };
+  const table = mapPaths(stored, (path) => fromStoredPath(root, path));
+  return { table, mark, isEarlier };
 }
 
 const isTableMark = objectOf<TableMark>({
@@ -178,15 +179,21 @@ const isTable = objectOf<DeviceTable>({
   summary: isText,
   allowPaths: listOf(isText),
   devices: listOf(isDeviceEntry),
+  snapshots: listOf(isSnapshotRef),
+  nextSnapshot: isCount,
 });
 
 /** What breaks the invariants of a table, or undefined. */
-function findDisorder({ devices }: DeviceTable): string | undefined {
+function findDisorder({ devices, snapshots, nextSnapshot }: DeviceTable): string | undefined {
   for (const [index, { name, image, chain }] of devices.entries()) {
     const before = devices[index - 1];
     if (!isDeviceName(name)) return `'${name}' can't be the name of a device`;
     if (before !== undefined && before.name >= name) return `'${name}' stands after '${before.name}'`;
     if (chain[0]?.image !== image) return `the chain of '${name}' does not begin with its image`;
+  }
+  for (const [index, { number }] of snapshots.entries()) {
+    const after = snapshots[index + 1]?.number ?? nextSnapshot;
+    if (number < 1 || number >= after) return `snapshot ${number} stands before ${after}`;
   }
   return undefined;
 }
@@ -195,29 +202,15 @@ function isDeviceName(name: string): boolean {
   return DEVICE_NAME.test(name) && name.length <= MAX_DEVICE_NAME_LENGTH;
 }
 
-/** Undefined where the text is no JSON object: a checksum alone does not make it one. */
-function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    return isObject(value) ? value : undefined;
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
-}
-
-function digestOf(content: string): string {
-  return createHash("sha256").update(content).digest("hex");
-}
-
 export function mapEntryPaths(
   entry: DeviceEntry,
   map: (path: string) => string,
   done = new Map<ChainEntry, ChainEntry>(),
 ): DeviceEntry {
-  const { mirror, frozen, trusted } = entry;
+  const { mirror, frozen, trusted, made } = entry;
   return {
     ...entry,
+    ...(made !== undefined && { made: map(made) }),
     ...(trusted && { trusted: trusted.map(map) }),
     image: map(entry.image),
     chain: mapChainPaths(entry.chain, map, done),

@@ -31,7 +31,7 @@ export const isFingerprint = objectOf<Fingerprint>({
   bootId: orAbsent(isText),
 });
 
-const isChain = listOf(
+export const isChain = listOf(
   objectOf<ChainEntry>({
     image: isText,
     format: isImageFormat,
@@ -40,6 +40,7 @@ const isChain = listOf(
     dataFile: orNull(
       objectOf<NonNullable<ChainEntry["dataFile"]>>({ image: isText, fingerprint: isFingerprint }),
     ),
+    sealedBy: orAbsent(isCount),
   }),
 );
 
@@ -78,4 +79,5 @@ export const isDeviceEntry = objectOf<DeviceEntry>({
   mirror: orNull(isMirrorEntry),
   frozen: orNull(isFrozenEntry),
   trusted: orAbsent(listOf(isText)),
+  made: orAbsent(isText),
 });

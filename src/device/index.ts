@@ -52,6 +52,20 @@ export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";
 export { makeWorkspace } from "./make-workspace.ts";
 export { unmakeWorkspace } from "./unmake-workspace.ts";
 export { assertOwn, describeCopy, howToAdopt } from "./standing.ts";
+export { readTable } from "./present-table.ts";
+export {
+  assertSnapshotName,
+  sealDevice,
+  type Snapshot,
+  type SnapshotRef,
+} from "./snapshot-record.ts";
+export {
+  readSealedChain,
+  readSnapshot,
+  requireSnapshot,
+  withSealsOf,
+  withSnapshot,
+} from "./snapshots.ts";
 export type { Workspace } from "./workspace.ts";
 export {
   flushTableName,
@@ -59,7 +73,6 @@ export {
   listStoredGenerations,
   pathsOf,
   readGeneration,
-  readTable,
 } from "./workspace.ts";
 export type { WorkspaceLock } from "./held-locks.ts";
 export { lockAsItIs, lockWorkspace, lockWorkspaceIfFree } from "./workspace-lock.ts";

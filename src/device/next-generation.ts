@@ -20,6 +20,7 @@ import {
   replaceFile,
   writeBeside,
 } from "./replace-file.ts";
+import { discardSnapshots, keepSnapshots, stageSnapshots } from "./snapshots.ts";
 import { buildView, discardView, flipView, removeOldViews } from "./view.ts";
 import {
   encodeForHere,
@@ -38,11 +39,11 @@ export async function writeNextGeneration(
 ): Promise<void> {
   await stageGeneration(workspace, closing, next);
   // The history first: once the table has moved nobody knows any more what it was before.
-  await keepGeneration(workspace, closing);
+  await keepGeneration(workspace, closing, next);
   await moveToGeneration(workspace, next);
 }
 
-/** The contents of history and table, durable beside their names, and the view, which nobody sees yet. */
+/** The contents of history, table and new snapshots, durable beside their names, and the view, which nobody sees yet. */
 export async function stageGeneration(
   workspace: Workspace,
   closing: DeviceTable,
@@ -60,6 +61,7 @@ export async function stageGeneration(
     writeBeside(storage, history, encodeTable(root, closing, null), mode, "earlier generation"),
     writeBeside(storage, pathsOf(workspace).table, limited, mode, "next table"),
     buildView(workspace, next),
+    stageSnapshots(workspace, next, mode),
   ]);
 }
 
@@ -87,11 +89,18 @@ async function modeOfTable(workspace: Workspace): Promise<NewMode> {
   return there?.kind === "file" ? { exact: there.mode } : FILE_MODE;
 }
 
-/** The closing generation goes into the history, where it does not count until the table has moved. */
-export async function keepGeneration(workspace: Workspace, closing: DeviceTable): Promise<void> {
+/** The closing generation goes into the history, and new snapshots beside it: neither counts until the table has moved. */
+export async function keepGeneration(
+  workspace: Workspace,
+  closing: DeviceTable,
+  next: DeviceTable,
+): Promise<void> {
   assertLocked(workspace, "the history");
   const path = historyPath(workspace, closing.generation);
-  await moveOver(workspace.storage, path, "earlier generation's name");
+  await settleAll([
+    moveOver(workspace.storage, path, "earlier generation's name"),
+    keepSnapshots(workspace, next),
+  ]);
 }
 
 /** The table moves, and the view with it. */
@@ -113,6 +122,9 @@ export async function replaceTable(workspace: Workspace, table: DeviceTable): Pr
   assertLocked(workspace, "the table");
   const { storage } = workspace;
   const mode = await modeOfTable(workspace);
+  // Of a workspace of the version before, whose history they are read from until then.
+  await stageSnapshots(workspace, table, mode);
+  await keepSnapshots(workspace, table);
   await replaceFile(storage, pathsOf(workspace).table, await encodeForHere(workspace, table), mode, {
     content: "renewed table",
     name: "renewed table's name",
@@ -137,5 +149,6 @@ export async function discardNextGeneration(workspace: Workspace, present: Devic
   await removeBeside(storage, history);
   await removeBeside(storage, pathsOf(workspace).table);
   if (await storage.statLink(history)) await storage.removeFile(history);
+  await discardSnapshots(workspace, present);
   await discardView(workspace, present.generation + 1);
 }

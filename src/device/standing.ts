@@ -7,7 +7,8 @@ import { identityOf, shellQuote } from "../format/index.ts";
 import { kindOfFileSystem } from "../storage/index.ts";
 import type { TableMark } from "./device-table.ts";
 import { isMarkedFile } from "./file-mark.ts";
-import { pathsOf, type PresentTable, readPresent, readTableFile, type Workspace } from "./workspace.ts";
+import { type PresentTable, readPresent } from "./present-table.ts";
+import { pathsOf, readTableFile, type Workspace } from "./workspace.ts";
 
 /** A line that says why the workspace is a copy; undefined where it is itself. */
 export async function describeCopy(workspace: Workspace): Promise<string | undefined> {

@@ -27,6 +27,7 @@ export const pathsOf = (workspace: Workspace) => ({
   own: `${workspace.root}/.imgtx`,
   table: `${workspace.root}/.imgtx/table.json`,
   history: `${workspace.root}/.imgtx/history`,
+  snapshots: `${workspace.root}/.imgtx/snapshots`,
   journals: `${workspace.root}/.imgtx/journal`,
   givenUp: `${workspace.root}/.imgtx/given-up`,
   views: `${workspace.root}/.imgtx/view`,
@@ -34,35 +35,9 @@ export const pathsOf = (workspace: Workspace) => ({
   devices: `${workspace.root}/devices`,
 });
 
-/** The present generation. A workspace that is not made yet has the empty first one. */
-export async function readTable(workspace: Workspace): Promise<DeviceTable> {
-  return (await readPresent(workspace)).table;
-}
-
 /** What a workspace begins with. */
 export function firstTableOf({ first }: Workspace, committed: string): DeviceTable {
   return { ...firstTable(committed), ...(first && { devices: [first] }) };
-}
-
-export interface PresentTable extends StoredTable {
-  /** Undefined where the workspace is not made yet. */
-  readonly stat: FileStat | undefined;
-}
-
-/** The present generation with what it says of its own file. */
-export async function readPresent(workspace: Workspace): Promise<PresentTable> {
-  const path = pathsOf(workspace).table;
-  const stat = await workspace.storage.stat(path);
-  if (!stat) {
-    const now = new Date(workspace.storage.host.now()).toISOString();
-    return { table: firstTableOf(workspace, now), mark: null, stat };
-  }
-  const file = identify(stat);
-  const last = lastRead.get(workspace);
-  if (last?.file === file) return last.present;
-  const present = { ...(await readTableFile(workspace, path)), stat };
-  lastRead.set(workspace, { file, present });
-  return present;
 }
 
 /** The content of a table that knows the file that it is written to. */
@@ -127,16 +102,6 @@ export function historyPath(workspace: Workspace, generation: number): string {
 
 export async function readTableFile(workspace: Workspace, path: string): Promise<StoredTable> {
   return decodeTable(workspace.root, await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES), path);
-}
-
-/**
- * The table that each workspace object read last, with the file that it read it from. A command looks at
- * the table many times; it is replaced as a whole, so a file that is the same one says the same.
- */
-const lastRead = new WeakMap<Workspace, { file: string; present: PresentTable }>();
-
-function identify({ inode, bornNs, modifiedNs, sizeBytes }: FileStat): string {
-  return [inode, bornNs, modifiedNs, sizeBytes].join(" ");
 }
 
 /** E_EXISTS where something that imgtx did not make stands under the name of its view. */

@@ -177,7 +177,21 @@ export async function describeOutcome(workspace: Workspace, parts: OutcomeParts)
     .map((report) => withViewNote(report, scene));
   const label = joined ? { name: joined.name, started: joined.started } : null;
   const { generation } = parts.table;
-  return { changed, dryRun, transaction, joined: label, pending, generation, actions, devices, kept };
+  const snapshots = parts.table.snapshots
+    .filter(({ record }) => record === generation && parts.table.transaction === transaction && !pending)
+    .map(({ number, name }) => ({ number, name }));
+  return {
+    changed,
+    dryRun,
+    transaction,
+    joined: label,
+    pending,
+    generation,
+    snapshots,
+    actions,
+    devices,
+    kept,
+  };
 }
 
 /** What describing devices needs to know beside the device itself. */

@@ -8,14 +8,19 @@ import type { Amendment, CreateOptions, ImageFormat, OverlayOptions, RepairScope
 /** One new overlay over a device's active layer. */
 export interface SnapshotTarget {
   readonly device: string;
-  /** Absolute path of the overlay. */
-  readonly file: string;
+  /** Absolute path of the overlay. Undefined: named after the image and the snapshot, beside the image. */
+  readonly file: string | undefined;
   readonly format: string;
 }
 
 export interface SnapshotRequest {
   readonly kind: "snapshot" | "snapshot-group";
   readonly targets: readonly SnapshotTarget[];
+  /** Every device of the workspace, instead of targets, each with an overlay that gets its name from imgtx. */
+  readonly isOfAll?: boolean | undefined;
+  /** Of the snapshot, by which commands find it. Undefined: it has its number alone. */
+  readonly name?: string | undefined;
+  readonly message?: string | undefined;
   /** Store the backing file name relative to the overlay's folder. */
   readonly relative: boolean;
   /** Take an existing target that is already an empty overlay over the active layer. It is checked, never wiped. */

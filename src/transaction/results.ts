@@ -82,6 +82,8 @@ export interface Outcome {
   readonly pending: boolean;
   /** The present generation, after this command. */
   readonly generation: number;
+  /** The snapshots that the command took; none while they await a commit. */
+  readonly snapshots: readonly { readonly number: number; readonly name: string | null }[];
   readonly actions: readonly ActionReport[];
   /** The devices that the actions touched, as they would be or are afterwards. */
   readonly devices: readonly DeviceDescription[];
@@ -111,6 +113,33 @@ export interface TransactionDescription {
   /** Whether a live process works on it at this moment. */
   readonly busy: boolean;
   /** What keeps recovery from ending it, and what to do about that; null: nothing does. */
+  readonly problem: string | null;
+}
+
+/** What a snapshot keeps of one device. */
+export interface SealedDescription {
+  readonly device: string;
+  /** The sealed image. */
+  readonly image: string;
+  readonly format: ImageFormat;
+  /** Null where it is not there. */
+  readonly allocatedSizeBytes: number | null;
+  /** How many images it is made of; null where that is not known. */
+  readonly depth: number | null;
+  /** Whether it, and all that it stands on, is what it was. */
+  readonly intact: boolean;
+  /** Why it is not, a sentence each. */
+  readonly problems: readonly string[];
+}
+
+export interface SnapshotDescription {
+  readonly number: number;
+  readonly name: string | null;
+  readonly message: string | null;
+  /** ISO 8601, UTC. Null where its record can't be read. */
+  readonly created: string | null;
+  readonly devices: readonly SealedDescription[];
+  /** Why its record can't be read; null: it can. */
   readonly problem: string | null;
 }
 

@@ -3,12 +3,13 @@
 
 import { posix } from "node:path";
 import { run } from "../../src/cli/main.ts";
-import { deviceJson, generationJson, transactionJson } from "../../src/cli/render/json.ts";
+import { deviceJson, generationJson, snapshotJson, transactionJson } from "../../src/cli/render/json.ts";
 import { ImgtxError } from "../../src/errors/index.ts";
 import type { Storage } from "../../src/storage/index.ts";
 import {
   describeDevices,
   listGenerations,
+  listSnapshots,
   listTransactions,
   openSession,
   type Session,
@@ -199,7 +200,7 @@ function isLacking({ exit, text }: RunResult): boolean {
 }
 
 /**
- * What the commands that only look say: `device list`, `history` and `txn status`, by one session for the three, since
+ * What the commands that only look say: `device list`, `history`, `snapshot-list` and `txn status`, by one session for all, since
  * this is asked more often than anything else. They must not change anything.
  */
 async function askCommands(
@@ -214,6 +215,7 @@ async function askCommands(
   if (!session) return undefined;
   const { generation, devices } = await describeDevices(session, undefined);
   const generations = await listGenerations(session);
+  const snapshots = await listSnapshots(session, {});
   const transactions = await listTransactions(session);
   const changes = machine.log.slice(before).filter(({ kind }) => kind !== "flush");
   if (changes.length > 0) throw new BadState("a query changed something after recovery");
@@ -221,6 +223,7 @@ async function askCommands(
     generation,
     devices: devices.map(deviceJson),
     generations: generations.map(generationJson),
+    snapshots: snapshots.map(snapshotJson),
     transactions: transactions.map(transactionJson),
   };
   return answers as Answers;

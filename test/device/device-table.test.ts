@@ -48,8 +48,8 @@ describe("a device table", () => {
   test("is one line of text that says what it is", () => {
     const text = Buffer.from(encodeTable("/ws", firstTable("2026-01-02T03:04:05.678Z"), null)).toString();
     expect(text).toBe(
-      '{"sha256":"500cf80c58a08c373bf141dcb13dabccc50c7c180fb2c232dd0fecd11ae8a1c4","table":{"kind":"imgtx device table","version":2,' +
-        '"mark":null,"workspaceId":null,"generation":0,"committed":"2026-01-02T03:04:05.678Z","transaction":null,"summary":"init","allowPaths":[],"devices":[],"images":[]}}\n',
+      '{"sha256":"a1a062aabbe252b4dc79769abb92a7861d23bc6f6c9e022a44367809533ad955","table":{"kind":"imgtx device table","version":3,' +
+        '"mark":null,"workspaceId":null,"generation":0,"committed":"2026-01-02T03:04:05.678Z","transaction":null,"summary":"init","allowPaths":[],"devices":[],"snapshots":[],"nextSnapshot":1,"images":[]}}\n',
     );
   });
 
@@ -72,13 +72,14 @@ describe("a device table", () => {
 
   test("of version 1, with its chains written out, is read as this version has it", () => {
     const stored = { ...TABLE, kind: "imgtx device table", version: 1 };
-    const { workspaceId: _id, ...older } = stored;
+    const { workspaceId: _id, snapshots: _snapshots, nextSnapshot: _next, ...older } = stored;
     const content = JSON.stringify(older);
     const sha256 = createHash("sha256").update(content).digest("hex");
     const bytes = Buffer.from(`{"sha256":"${sha256}","table":${content}}\n`);
     expect(decodeTable("/ws", bytes, "table.json")).toEqual({
       table: { ...TABLE, workspaceId: null },
       mark: null,
+      isEarlier: true,
     });
   });
 
@@ -107,9 +108,9 @@ describe("a device table", () => {
   });
 
   test("of another version is refused as that, and names the file", async () => {
-    const failure = await failureOf(() => decode(forge((stored) => (stored["version"] = 3))));
+    const failure = await failureOf(() => decode(forge((stored) => (stored["version"] = 4))));
     expect(failure).toMatchObject({ code: "E_UNSUPPORTED", image: "/ws/.imgtx/table.json" });
-    expect(failure.message).toContain("version 3");
+    expect(failure.message).toContain("version 4");
   });
 
   test("of the version before is read, and of its images nothing is known that would be believed", () => {

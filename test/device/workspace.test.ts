@@ -267,7 +267,7 @@ test("no table and no history is written without the workspace's lock", async ()
   await (await lockWorkspace(workspace, NO_WAIT)).close();
   for (const write of [
     async () => await stageGeneration(workspace, present, next),
-    async () => await keepGeneration(workspace, present),
+    async () => await keepGeneration(workspace, present, next),
     async () => await moveToGeneration(workspace, next),
     async () => await replaceTable(workspace, next),
     async () => await renewGeneration(workspace, present),

@@ -48,6 +48,21 @@ export const OVERLAY_OPTIONS: readonly OptionDefinition[] = [
   },
 ];
 
+/** What the snapshot is called, of which the overlay takes up what comes after. */
+export const SNAPSHOT_OPTIONS: readonly OptionDefinition[] = [
+  {
+    long: "name",
+    value: { name: "NAME", completes: "nothing" },
+    about: "of the snapshot: other commands find it by that, and by its number",
+  },
+  {
+    short: "m",
+    long: "message",
+    value: { name: "TEXT", completes: "nothing" },
+    about: "a line on why it was taken",
+  },
+];
+
 export function readRelative(input: CommandInput): boolean {
   const isRelative = input.flag("--relative");
   if (isRelative && input.flag("--absolute")) {

@@ -1,29 +1,38 @@
-// imgtx snapshot-group DEV=FILE[,format=F] …
+// imgtx snapshot-group (--all | DEV[=FILE[,format=F]] …)
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { SnapshotTarget } from "../../transaction/index.ts";
+import type { SnapshotRequest, SnapshotTarget } from "../../transaction/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { splitAtCommas } from "../grammar/option-list.ts";
-import { OVERLAY_OPTIONS, readOverlayOptions, readRelative } from "./overlay-options.ts";
+import { OVERLAY_OPTIONS, SNAPSHOT_OPTIONS, readOverlayOptions, readRelative } from "./overlay-options.ts";
 
 export const snapshotGroup: ActionCommand = {
   kind: "action",
   definition: {
     arguments: [
       {
-        name: "DEV=FILE[,format=F]",
-        about: "a device and its new overlay; a comma in FILE is written twice",
+        name: "DEV[=FILE[,format=F]]",
+        about: "a device and its new overlay, which may be left out; a comma in FILE is written twice",
+        optional: true,
         variadic: true,
         completes: "device-file",
       },
     ],
-    options: OVERLAY_OPTIONS,
+    options: [
+      { long: "all", about: "every device of the workspace" },
+      ...SNAPSHOT_OPTIONS,
+      ...OVERLAY_OPTIONS,
+    ],
     about:
       "Snapshots several devices at one instant: all of them get their new overlay in one generation, or " +
       "none does and no file is left behind. The options hold for every overlay of the group.",
     examples: [
+      {
+        command: "imgtx snapshot-group --all --name monday",
+        about: "every disk; the overlays are named after the images and the snapshot",
+      },
       {
         command: "imgtx snapshot-group vda=a1.qcow2 vdb=b1.qcow2",
         about: "two disks of one guest, consistent with each other",
@@ -45,7 +54,9 @@ export const snapshotGroup: ActionCommand = {
   },
   request: (input) => ({
     kind: "snapshot-group",
-    targets: input.texts("DEV=FILE[,format=F]").map((text) => readTarget(text, input)),
+    ...readTargets(input),
+    name: input.text("--name"),
+    message: input.text("--message"),
     relative: readRelative(input),
     reuse: input.flag("--reuse"),
     overlay: readOverlayOptions(input),
@@ -53,9 +64,25 @@ export const snapshotGroup: ActionCommand = {
   }),
 };
 
+function readTargets(input: CommandInput): Pick<SnapshotRequest, "targets" | "isOfAll"> {
+  const targets = input.texts("DEV[=FILE[,format=F]]").map((text) => readTarget(text, input));
+  const isOfAll = input.flag("--all");
+  if (isOfAll === targets.length > 0) {
+    throw new ImgtxError(
+      "E_USAGE",
+      isOfAll ? "--all is every device: name none besides" : "no device is named",
+      {
+        hint: "name the devices, each perhaps with a file: `imgtx snapshot-group vda vdb=b1.qcow2`; or say --all",
+      },
+    );
+  }
+  return { targets, isOfAll };
+}
+
 function readTarget(text: string, input: CommandInput): SnapshotTarget {
   const equals = text.indexOf("=");
-  if (equals <= 0) {
+  if (equals === -1) return { device: text, file: undefined, format: "qcow2" };
+  if (equals === 0) {
     throw new ImgtxError("E_USAGE", `'${text}' is not of the form DEV=FILE`, {
       hint: "for example: imgtx snapshot-group vda=a1.qcow2 vdb=b1.qcow2",
     });

@@ -1,17 +1,24 @@
-// imgtx snapshot DEV FILE
+// imgtx snapshot DEV [FILE]
 
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { OVERLAY_OPTIONS, readOverlayOptions, readRelative } from "./overlay-options.ts";
+import { OVERLAY_OPTIONS, SNAPSHOT_OPTIONS, readOverlayOptions, readRelative } from "./overlay-options.ts";
 
 export const snapshot: ActionCommand = {
   kind: "action",
   definition: {
     arguments: [
       { name: "DEV", about: "the device", completes: "device" },
-      { name: "FILE", about: "the new overlay; it must not exist", completes: "file" },
+      {
+        name: "FILE",
+        about:
+          "the new overlay, which must not exist; else it is named after image and snapshot, beside the image",
+        optional: true,
+        completes: "file",
+      },
     ],
     options: [
+      ...SNAPSHOT_OPTIONS,
       {
         long: "format",
         value: { name: "FORMAT", completes: ["qcow2"] },
@@ -20,13 +27,13 @@ export const snapshot: ActionCommand = {
       ...OVERLAY_OPTIONS,
     ],
     about:
-      "Makes FILE, an empty overlay whose backing file is the device's active layer, and makes it the " +
-      "active layer. From then on the old one is not written to: it is the snapshot. Nobody may have the " +
-      "image open for writing meanwhile.",
+      "Keeps what the device is at this moment: its active layer is sealed, and a new overlay over it, which is " +
+      "empty, takes up what is written from now on. Nobody may have the image open for writing meanwhile. " +
+      "`imgtx rollback` goes back to a snapshot, `imgtx snapshot-list` lists them.",
     examples: [
       {
-        command: "imgtx snapshot vda before-upgrade.qcow2",
-        about: "what is written from now on goes to the new file",
+        command: "imgtx snapshot vda --name before-upgrade",
+        about: "what is written from now on goes to disk-after-before-upgrade.qcow2, beside disk.qcow2",
       },
       {
         command: "imgtx snapshot vda --relative layers/vda-2.qcow2",
@@ -44,10 +51,12 @@ export const snapshot: ActionCommand = {
     targets: [
       {
         device: input.argument("DEV"),
-        file: input.path("FILE"),
+        file: input.text("FILE") === undefined ? undefined : input.path("FILE"),
         format: input.text("--format") ?? "qcow2",
       },
     ],
+    name: input.text("--name"),
+    message: input.text("--message"),
     relative: readRelative(input),
     reuse: input.flag("--reuse"),
     overlay: readOverlayOptions(input),

@@ -114,6 +114,18 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/snapshot-group.ts")).snapshotGroup,
   },
   {
+    path: ["snapshot-list"],
+    summary: "list the snapshots",
+    section: "Actions",
+    load: async () => (await import("../commands/snapshot-list.ts")).snapshotList,
+  },
+  {
+    path: ["snapshot-show"],
+    summary: "show what a snapshot keeps",
+    section: "Actions",
+    load: async () => (await import("../commands/snapshot-show.ts")).snapshotShow,
+  },
+  {
     path: ["reopen"],
     summary: "point a device to another image",
     section: "Actions",

@@ -39,3 +39,11 @@ export const GLOBAL_OPTIONS: readonly OptionDefinition[] = [
   { long: "help", short: "h", about: "explain a command" },
   { long: "version", short: "V", about: "print the version" },
 ];
+
+/** As they stand beside a command's own options: a letter that has a meaning there, as in `-n 20`, is that. */
+export function globalOptionsBeside(own: readonly OptionDefinition[]): readonly OptionDefinition[] {
+  const taken = new Set(own.map(({ short }) => short));
+  return GLOBAL_OPTIONS.map(({ short, ...option }) =>
+    short === undefined || taken.has(short) ? option : { ...option, short },
+  );
+}

@@ -9,7 +9,7 @@ import type { CliContext } from "../context.ts";
 import { readSettings, type Settings, WAIT_FOR_GOOD } from "../settings.ts";
 import { COMMAND_TABLE, GROUPS, type CommandRow } from "./command-table.ts";
 import { optionFlag, type CommandDefinition, type OptionDefinition } from "./definition.ts";
-import { GLOBAL_OPTIONS } from "./global-options.ts";
+import { GLOBAL_OPTIONS, globalOptionsBeside } from "./global-options.ts";
 import { CommandInput, type ParsedValue } from "./input.ts";
 
 export interface Parsed {
@@ -25,7 +25,7 @@ export function parseCommandLine(
   context: Pick<CliContext, "cwd" | "env">,
 ): Parsed {
   const root = quietCommander("imgtx");
-  addOptions(root, GLOBAL_OPTIONS);
+  addOptions(root, globalOptionsBeside(definition.options));
   let parent = root;
   for (const word of row.path.slice(0, -1)) {
     const group = quietCommander(word);

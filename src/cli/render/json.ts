@@ -7,6 +7,7 @@ import type {
   DeviceDescription,
   GenerationDescription,
   Outcome,
+  SnapshotDescription,
   TransactionDescription,
 } from "../../transaction/index.ts";
 
@@ -69,6 +70,7 @@ export function outcomeJson(outcome: Outcome): object {
     transaction: outcome.transaction,
     pending: outcome.pending,
     generation: outcome.generation,
+    ...(outcome.snapshots.length > 0 && { snapshots: outcome.snapshots }),
     actions: outcome.actions.map(actionJson),
     devices: outcome.devices.map(deviceJson),
     kept: outcome.kept.map(({ path, why }) => ({ path, why })),
@@ -90,6 +92,25 @@ export function transactionJson(transaction: TransactionDescription): object {
     actions: transaction.actions.map(actionJson),
     savepoints: transaction.savepoints,
     problem: transaction.problem,
+  };
+}
+
+export function snapshotJson(snapshot: SnapshotDescription): object {
+  return {
+    number: snapshot.number,
+    name: snapshot.name,
+    message: snapshot.message,
+    created: snapshot.created,
+    devices: snapshot.devices.map((one) => ({
+      device: one.device,
+      image: one.image,
+      format: one.format,
+      "allocated-size": one.allocatedSizeBytes,
+      images: one.depth,
+      intact: one.intact,
+      problems: one.problems,
+    })),
+    problem: snapshot.problem,
   };
 }
 

@@ -4,6 +4,7 @@ import { formatBytes } from "../../units/index.ts";
 import type {
   DeviceDescription,
   GenerationDescription,
+  SnapshotDescription,
   TransactionDescription,
 } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
@@ -74,6 +75,43 @@ export function drawTransaction(transaction: TransactionDescription, canvas: Can
     ...(transaction.problem === null ? [] : [`  ${transaction.problem}`]),
     ...(actions.length === 0 ? ["  no actions yet"] : actions.map((line) => `  ${line}`)),
     ...(transaction.savepoints.length === 0 ? [] : [`  savepoints: ${transaction.savepoints.join(", ")}`]),
+  ];
+}
+
+/** A line a snapshot; what is not as it was is said below. */
+export function drawSnapshots(snapshots: readonly SnapshotDescription[], canvas: Canvas): string[] {
+  const rows = snapshots.map((snapshot) => [
+    String(snapshot.number),
+    snapshot.created === null ? "?" : drawTime(snapshot.created),
+    snapshot.name ?? "",
+    snapshot.devices.map(({ device, intact }) => (intact ? device : `${device}!`)).join(" "),
+    snapshot.problem === null ? sayAllocated(snapshot) : "?",
+    snapshot.message ?? "",
+  ]);
+  const list = table(["NUMBER", "TAKEN", "NAME", "DEVICES", "SIZE", "MESSAGE"], rows, canvas);
+  const problems = new Map<string, string>();
+  for (const { number, devices, problem } of snapshots) {
+    const all = [...(problem === null ? [] : [problem]), ...devices.flatMap((one) => one.problems)];
+    for (const text of all) if (!problems.has(text)) problems.set(text, `snapshot ${number}: ${text}`);
+  }
+  return problems.size === 0 ? list : [...list, "", ...problems.values()];
+}
+
+function sayAllocated({ devices }: SnapshotDescription): string {
+  return formatBytes(devices.reduce((sum, one) => sum + (one.allocatedSizeBytes ?? 0), 0));
+}
+
+export function drawSnapshot(snapshot: SnapshotDescription, { paint }: Canvas): string[] {
+  const { number, name, message, created, problem } = snapshot;
+  const taken = created === null ? "" : `, taken ${drawTime(created)}`;
+  return [
+    `${paint.bold(`snapshot ${number}`)}${name === null ? "" : ` (${name})`}${taken}`,
+    ...(message === null ? [] : [`  ${message}`]),
+    ...(problem === null ? [] : [`  ${problem}`]),
+    ...snapshot.devices.flatMap((one) => [
+      `  ${one.device}: ${one.image} (${one.format}, ${one.allocatedSizeBytes === null ? "not there" : formatBytes(one.allocatedSizeBytes)}, ${one.intact ? "intact" : paint.yellow("not what it was")})`,
+      ...one.problems.map((text) => `    ${text}`),
+    ]),
   ];
 }
 

@@ -38,7 +38,15 @@ export function closingOf(outcome: Outcome): string {
   if (joined) {
     return `Prepared in ${joined}; \`imgtx txn commit ${outcome.transaction}\` makes it take effect.`;
   }
-  return outcome.changed ? `Generation ${outcome.generation}.` : "Nothing to change.";
+  if (!outcome.changed) return "Nothing to change.";
+  const [taken] = outcome.snapshots.toReversed();
+  return taken
+    ? `Generation ${outcome.generation}, snapshot ${sayTaken(taken)}.`
+    : `Generation ${outcome.generation}.`;
+}
+
+function sayTaken({ number, name }: Outcome["snapshots"][number]): string {
+  return name === null ? String(number) : `${number} (${name})`;
 }
 
 /** What stays done, as a clause, where the result can't be written; undefined: nothing. */

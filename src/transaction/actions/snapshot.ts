@@ -1,7 +1,14 @@
 // snapshot and snapshot-group: a new overlay over the active layer of each device. The images below are
-// not written to; each device then writes to its overlay.
+// not written to; each device then writes to its overlay. What was active is sealed: the snapshot keeps it.
 
-import { type DeviceEntry, requireDevice, trustedBy, withTrusted } from "../../device/index.ts";
+import {
+  assertSnapshotName,
+  type DeviceEntry,
+  type DeviceTable,
+  requireDevice,
+  trustedBy,
+  withTrusted,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   addFirstBitmap,
@@ -24,6 +31,7 @@ import { planBitmapChange } from "./plan/bitmap-change.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { tellOfFences } from "./plan/fencing.ts";
 import { noteOnDepth, entryOn, planNewOverlay, targetExists } from "./plan/new-overlay.ts";
+import { nameOverlay } from "./plan/overlay-name.ts";
 import type { Note } from "../notes.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../request.ts";
 
@@ -44,13 +52,23 @@ interface PlannedTarget {
 export const snapshot: Action<SnapshotRequest> = {
   saying: { noun: "snapshot", done: "snapshot taken", planned: "would be snapshotted" },
   async plan(request, context): Promise<Plan> {
-    assertNamedOnce(request.targets.map(({ device }) => device));
+    const { name = null, message = null } = request;
+    if (name !== null) assertFree(name, context.table);
+    const targets = targetsOf(request, context);
+    const devices = targets.map(({ device }) => device);
+    assertNamedOnce(devices);
     const planned: PlannedTarget[] = [];
-    for (const target of request.targets) planned.push(await planTarget(target, request, context));
+    const taken = new Set<string>();
+    for (const target of targets) {
+      const one = await planTarget(target, request, context, taken);
+      taken.add(one.path);
+      planned.push(one);
+    }
     assertTargetsDiffer(planned.map(({ target: { device }, path }) => ({ device, path })));
     const fresh = planned.filter((one) => one.overlay !== undefined);
     return {
-      devices: request.targets.map((target) => target.device),
+      devices,
+      snapshot: { name, message, devices },
       reports: planned.map((one) => reportOf(one, request)),
       changes: planned.map(({ target, after }) => ({ device: target.device, after })),
       allowPaths: [],
@@ -69,15 +87,41 @@ export const snapshot: Action<SnapshotRequest> = {
   },
 };
 
+function targetsOf(
+  { targets, isOfAll = false }: SnapshotRequest,
+  { table, root }: PlanContext,
+): readonly SnapshotTarget[] {
+  if (!isOfAll) return targets;
+  if (table.devices.length === 0) {
+    throw new ImgtxError("E_NO_DEVICE", "the workspace has no device that could be snapshotted", {
+      image: root,
+      hint: "add one with `imgtx device add NAME FILE`",
+    });
+  }
+  return table.devices.map(({ name: device }) => ({ device, file: undefined, format: "qcow2" }));
+}
+
+/** Said before anything is made. The commit looks once more. */
+function assertFree(name: string, { snapshots }: DeviceTable): void {
+  assertSnapshotName(name);
+  const other = snapshots.find((ref) => ref.name === name);
+  if (!other) return;
+  throw new ImgtxError("E_EXISTS", `snapshot ${other.number} is called '${name}' already`, {
+    hint: "`imgtx snapshot-list` lists them; give this one another --name",
+  });
+}
+
 async function planTarget(
   target: SnapshotTarget,
   request: SnapshotRequest,
   context: PlanContext,
+  taken: ReadonlySet<string>,
 ): Promise<PlannedTarget> {
   const { device } = target;
   const entry = requireDevice(context.table, device);
   assertFormat(target);
-  const path = await context.canonicalPath(target.file, device);
+  const file = target.file ?? (await nameOverlay(entry, request.name ?? null, taken, context));
+  const path = await context.canonicalPath(file, device);
   const below = await context.openChain(entry.image, entry.format, device);
   const there = await context.storage.statLink(path);
   if (there) {
@@ -157,11 +201,10 @@ function reportOf(one: PlannedTarget, request: SnapshotRequest) {
   };
 }
 
-function assertFormat({ device, file, format }: SnapshotTarget): void {
+function assertFormat({ device, format }: SnapshotTarget): void {
   if (format === "qcow2") return;
   throw new ImgtxError("E_UNSUPPORTED", `an overlay can't have the format '${format}'`, {
     device,
-    image: file,
     hint: "an overlay needs a backing file, which imgtx writes as qcow2: leave the format out",
   });
 }

@@ -1,8 +1,24 @@
-// The table as it goes into the history when a commit supersedes it: what a rollback must find again.
+// What a commit keeps of the table that it supersedes: all of it for the history, and snapshots of what its devices were
+// on, each when its statement takes effect.
 
-import type { ChainEntry, DeviceEntry, DeviceTable, FenceEntry } from "../../device/index.ts";
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  type DeviceTable,
+  type FenceEntry,
+  sealDevice,
+  withSealsOf,
+  withSnapshot,
+} from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
 import { beforeItsName, describeChanges, type Fingerprint } from "../../format/index.ts";
-import { changesOf, liveStatements, type TransactionState, type WatchedImage } from "../journal/index.ts";
+import {
+  changesByStatement,
+  changesOf,
+  liveStatements,
+  type TransactionState,
+  type WatchedImage,
+} from "../journal/index.ts";
 
 /**
  * The present table as it goes into the history: the chains that the transaction leaves carry the
@@ -90,4 +106,64 @@ function withoutFences(
       return [image, unfenced(look, { unfencedSha256, modifiedNs: fence.modifiedNs ?? look.modifiedNs })];
     }),
   );
+}
+
+/**
+ * The next table with what the transaction keeps of the closing one, and of what its own statements made in between. A name
+ * that somebody else has taken since the mark gets a number of its own.
+ */
+export function withPlannedSnapshots(
+  next: DeviceTable,
+  closing: DeviceTable,
+  state: TransactionState,
+  created: string,
+): DeviceTable {
+  let table = withSealsOf(next, closing);
+  const entries = new Map(closing.devices.map((entry) => [entry.name, entry]));
+  for (const { plan, changes } of changesByStatement(state)) {
+    if (plan.snapshot) {
+      const { devices, name, message } = plan.snapshot;
+      const left = devices.flatMap((device): readonly DeviceEntry[] => {
+        const entry = entries.get(device);
+        return entry ? [entry] : [];
+      });
+      const taken = withSnapshot(table, {
+        name: name === null ? null : freeName(table, name),
+        message,
+        created,
+        devices: withSealsOf({ ...table, devices: left }, table).devices.map(sealDevice),
+      });
+      ({ table } = taken);
+    }
+    for (const { device, after } of changes) {
+      if (after) entries.set(device, after);
+      else entries.delete(device);
+    }
+  }
+  return table;
+}
+
+/** E_EXISTS where a snapshot has the name of one that the transaction takes, or two of those have. */
+export function assertNamesFree({ snapshots }: DeviceTable, state: TransactionState): void {
+  const taken = new Set(snapshots.map(({ name }) => name));
+  for (const { plan } of changesByStatement(state)) {
+    const name = plan.snapshot?.name ?? null;
+    if (name === null) continue;
+    if (taken.has(name)) throw nameTaken(name);
+    taken.add(name);
+  }
+}
+
+function nameTaken(name: string): ImgtxError {
+  return new ImgtxError("E_EXISTS", `a snapshot is called '${name}' already`, {
+    hint: "`imgtx snapshot-list` lists them; give this one another --name",
+  });
+}
+
+function freeName({ snapshots }: DeviceTable, name: string): string {
+  const taken = new Set(snapshots.map((ref) => ref.name));
+  for (let number = 1; ; number += 1) {
+    const candidate = number === 1 ? name : `${name} (${number})`;
+    if (!taken.has(candidate)) return candidate;
+  }
 }

@@ -36,7 +36,7 @@ import {
   readJournals,
   type TransactionState,
 } from "../journal/index.ts";
-import { closingTable } from "./closing.ts";
+import { assertNamesFree, closingTable } from "./closing.ts";
 import {
   finishCommit,
   type Finishing,
@@ -192,6 +192,7 @@ async function enterCommit<T>(
   try {
     const table = await readTable(workspace);
     const named = await assertNothingChanged(workspace, images);
+    assertNamesFree(table, journal.state);
     const record = commitRecord(workspace, table, journal.state);
     const planned = nextTable(table, journal.state, record);
     const made = await lookAtMade(workspace, planned, named, images);
@@ -289,7 +290,7 @@ async function markAndMove(
     if (waits) throw new GivesWay(waits);
     // The mark may become durable before the history has its name: until the table moves, recovery knows
     // how to write both anew.
-    await settleAll([journal.appendForGood(record, "commit mark"), keepGeneration(workspace, closing)]);
+    await settleAll([journal.appendForGood(record, "commit mark"), keepGeneration(workspace, closing, next)]);
   } catch (error) {
     if (journal.state.commit) {
       leases.dropEarly();

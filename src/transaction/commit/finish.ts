@@ -24,7 +24,7 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import type { Fingerprint, RedoLog } from "../../format/index.ts";
 import type { LockWaiting } from "../../storage/index.ts";
-import { closingTable } from "./closing.ts";
+import { closingTable, withPlannedSnapshots } from "./closing.ts";
 import { syncLate } from "./late-sync.ts";
 import { holdLeft } from "./left-images.ts";
 import { removeEmptied } from "./emptied.ts";
@@ -191,7 +191,8 @@ async function moveOn(
 ): Promise<DeviceTable> {
   return await how.underLock(async () => {
     const table = await readTable(workspace);
-    const planned = nextTable(table, state, commit);
+    const closing = closingTable(table, state, redone, written);
+    const planned = nextTable(table, state, commit, closing);
     const late = imagesCopiedLate(state, planned);
     for (const image of late) if (!changed.has(image)) changed.set(image, NOT_COPIED_YET);
     const before = lastSeen(state);
@@ -202,7 +203,7 @@ async function moveOn(
     );
     const isLater = written.size > 0;
     const told = isLater ? { ...next, summary: `${next.summary} (and what was written until then)` } : next;
-    await writeNextGeneration(workspace, closingTable(table, state, redone, written), told);
+    await writeNextGeneration(workspace, closing, told);
     return told;
   });
 }
@@ -321,10 +322,15 @@ export function withChangedImages(
   return { ...table, devices: table.devices.map((device) => withFingerprints(device, changes)) };
 }
 
-/** The table that the transaction makes of the present one. */
-export function nextTable(table: DeviceTable, state: TransactionState, commit: CommitRecord): DeviceTable {
+/** The table that the transaction makes of the present one, with the snapshots that it takes of that as it closes. */
+export function nextTable(
+  table: DeviceTable,
+  state: TransactionState,
+  commit: CommitRecord,
+  closing = closingTable(table, state),
+): DeviceTable {
   const allowed = liveStatements(state).flatMap(({ plan }) => plan.allowPaths);
-  return {
+  const next = {
     ...withDevices(table, changesOf(state)),
     generation: table.generation + 1,
     committed: commit.committed,
@@ -332,6 +338,7 @@ export function nextTable(table: DeviceTable, state: TransactionState, commit: C
     summary: commit.summary,
     allowPaths: [...new Set([...table.allowPaths, ...allowed])],
   };
+  return withPlannedSnapshots(next, closing, state, commit.committed);
 }
 
 /** `snapshot-group vda vdb, reopen vdc` */

@@ -76,6 +76,7 @@ export async function planStatement(
     redo,
     copies: [...synced, ...nameLateLogs(work, plan, redo.length)],
     removes: plan.removes ?? [],
+    ...(plan.snapshot && { snapshot: plan.snapshot }),
     folders: await markFolders(work.workspace.storage, [
       ...newFiles.map(({ path }) => path),
       ...fencesToRaise(plan.changes).map(({ image }) => image),

@@ -264,10 +264,11 @@ function assertFences({ statements }: TransactionState, { fences }: FencingRecor
 }
 
 /** What is done twice, or to a device that somebody else may hold, can't be taken back. */
-function assertApart({ redo, newFiles, changes, devices }: PlanRecord, file: string): void {
+function assertApart({ redo, newFiles, changes, devices, snapshot }: PlanRecord, file: string): void {
   const problem =
     findTwice([...newFiles, ...redo].map((one) => ("path" in one ? one.path : one.image))) ??
-    changes.find(({ device }) => !devices.includes(device))?.device;
+    changes.find(({ device }) => !devices.includes(device))?.device ??
+    snapshot?.devices.find((device) => !changes.some((change) => change.device === device));
   if (problem === undefined) return;
   throw new ImgtxError("E_JOURNAL", `the journal would change '${problem}' as imgtx never does`, {
     image: file,

@@ -18,6 +18,7 @@ export type {
   NewFile,
   PlannedFolder,
   PlannedReport,
+  PlannedSnapshot,
   PlanRecord,
   PreparedFile,
   PreparedRedo,
@@ -30,6 +31,7 @@ export type {
 export { fenceBytesOf, isStoredFence, storeFence } from "./stored-fence.ts";
 export { ALL_COPIED, beginRecordOf, NOT_MADE_YET, redoLogPath, stagingPath } from "./records.ts";
 export {
+  changesByStatement,
   changesOf,
   type Copy,
   copiesOf,

@@ -97,6 +97,13 @@ export function heldDevices(state: TransactionState): string[] {
  * the commit has raised.
  */
 export function changesOf(state: TransactionState): TableChange[] {
+  return changesByStatement(state).flatMap(({ changes }) => changes);
+}
+
+/** The same, statement by statement. */
+export function changesByStatement(
+  state: TransactionState,
+): { readonly plan: PlanRecord; readonly changes: readonly TableChange[] }[] {
   const kept = new Map(state.fences.map((fence) => [fence.image, fence.kept]));
   const withFences = (entry: DeviceEntry): DeviceEntry => ({
     ...entry,
@@ -105,15 +112,16 @@ export function changesOf(state: TransactionState): TableChange[] {
       fences: entry.frozen.fences.map((one) => (isRaised(one) ? one : { ...one, ...kept.get(one.image) })),
     },
   });
-  return liveStatements(state).flatMap(({ plan, prepared }) => {
+  return liveStatements(state).map(({ plan, prepared }) => {
     const read = new Map(plan.watched.map(({ image, fingerprint }) => [image, fingerprint]));
     const made = new Map(
       prepared?.files.map(({ path, fingerprint }) => [path, { before: read.get(path), now: fingerprint }]),
     );
-    return plan.changes.map(({ device, after }) => ({
+    const changes = plan.changes.map(({ device, after }) => ({
       device,
       after: after && withFences(withFingerprints(after, made)),
     }));
+    return { plan, changes };
   });
 }
 

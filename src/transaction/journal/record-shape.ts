@@ -33,6 +33,7 @@ import type {
   NewFile,
   PlannedFolder,
   PlannedReport,
+  PlannedSnapshot,
   PreparedFile,
   PreparedRedo,
   StagedImagePlan,
@@ -152,6 +153,9 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
       }),
     ),
     removes: listOf(isText),
+    snapshot: orAbsent(
+      objectOf<PlannedSnapshot>({ name: orNull(isText), message: orNull(isText), devices: listOf(isText) }),
+    ),
     folders: listOf(objectOf<PlannedFolder>({ path: isText, mark: isFileMark })),
   }),
   prepared: objectOf<RecordOf<"prepared">>({

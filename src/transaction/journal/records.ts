@@ -31,7 +31,7 @@ import type { Origin } from "../../storage/index.ts";
 import type { Note } from "../notes.ts";
 import type { ActionKind, ActionReport } from "../request.ts";
 
-export const JOURNAL_VERSION = 5;
+export const JOURNAL_VERSION = 6;
 
 export interface BeginRecord {
   readonly type: "begin";
@@ -181,6 +181,13 @@ export interface PlannedReport extends Omit<ActionReport, "notes" | "copiedBytes
   readonly notes: readonly Note[];
 }
 
+/** A snapshot of devices, as they are when the statement takes effect. Its number is given when the table moves. */
+export interface PlannedSnapshot {
+  readonly name: string | null;
+  readonly message: string | null;
+  readonly devices: readonly string[];
+}
+
 export interface PlanRecord {
   readonly type: "plan";
   readonly statement: number;
@@ -199,6 +206,8 @@ export interface PlanRecord {
   readonly copies: readonly CopyStep[];
   /** Files that go when the table has moved, where they are still what the plan read and nobody needs them. */
   readonly removes: readonly string[];
+  /** What it keeps of the devices that it moves on. Left out: nothing. */
+  readonly snapshot?: PlannedSnapshot | undefined;
   /** The folders of its new files and of images that it changes: how it is told that their disk is there. */
   readonly folders: readonly PlannedFolder[];
 }

@@ -14,7 +14,7 @@ import { type CommitFence, JOURNAL_VERSION, type StoredFence } from "./records.t
 import { isStoredFence } from "./stored-fence.ts";
 
 /** Versions that can be read, the present one among them. */
-export const READ_VERSIONS: ReadonlySet<unknown> = new Set([1, 2, 3, 4, JOURNAL_VERSION]);
+export const READ_VERSIONS: ReadonlySet<unknown> = new Set([1, 2, 3, 4, 5, JOURNAL_VERSION]);
 
 /** What may be a record: nobody has looked at its fields yet. */
 type Fields = Readonly<Record<string, unknown>>;

@@ -50,7 +50,7 @@ describe("a batch of lines", () => {
       "line 2: unknown command 'snapshto' (snapshto vdb y); no line was run",
       "did you mean snapshot?",
     ],
-    ["\n\nsnapshot vda", "line 3: missing required argument 'FILE'", ""],
+    ["\n\nsnapshot", "line 3: missing required argument 'DEV'", ""],
     ["snapshot vda x --reus", "line 1: unknown option '--reus'", "did you mean --reuse?"],
     ["snapshot vda x --workspace /w", "line 1: unknown option '--workspace'", ""],
     ["snapshot vda 'x", "line 1: a ' is not closed", ""],

@@ -62,7 +62,7 @@ async function complete(...words: readonly string[]): Promise<string[]> {
 
 describe("bash", () => {
   test.each<[readonly string[], readonly string[]]>([
-    [["sn"], ["snapshot", "snapshot-group"]],
+    [["sn"], ["snapshot", "snapshot-group", "snapshot-list", "snapshot-show"]],
     [["txn", "c"], ["commit"]],
     [
       ["completion", ""],

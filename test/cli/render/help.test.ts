@@ -49,9 +49,9 @@ describe.each(rows.map((row) => ({ name: row.path.join(" "), row })))("help of $
   });
 
   test("has only short options that mean one thing on its command line", async () => {
-    const { GLOBAL_OPTIONS } = await import("../../../src/cli/grammar/global-options.ts");
+    const { globalOptionsBeside } = await import("../../../src/cli/grammar/global-options.ts");
     const { definition } = await row.load();
-    const globals = row.path[0] === "img" ? [] : GLOBAL_OPTIONS;
+    const globals = row.path[0] === "img" ? [] : globalOptionsBeside(definition.options);
     const names = [...definition.options, ...globals].flatMap(({ short, long }) => [
       ...(short === undefined ? [] : [`-${short}`]),
       ...(long === undefined ? [] : [`--${long}`]),

@@ -86,11 +86,20 @@ interface TransactionAnswer {
   readonly savepoints: readonly string[];
 }
 
-/** What `device list --json`, `history --json` and `txn status --json` say. */
+interface SnapshotAnswer {
+  readonly number: number;
+  readonly name: string | null;
+  readonly message: string | null;
+  readonly devices: readonly { readonly device: string; readonly image: string; readonly intact: boolean }[];
+  readonly problem: string | null;
+}
+
+/** What `device list --json`, `history --json`, `snapshot-list --json` and `txn status --json` say. */
 export interface Answers {
   readonly generation: number;
   readonly devices: readonly DeviceAnswer[];
   readonly generations: readonly GenerationAnswer[];
+  readonly snapshots: readonly SnapshotAnswer[];
   readonly transactions: readonly TransactionAnswer[];
 }
 
@@ -114,10 +123,11 @@ export function describeWorkspace(
 ): string {
   const lines = describeFiles(view, place);
   if (!answers) return ["no workspace", ...lines].join("\n");
-  const { generation, devices, generations, transactions } = answers;
+  const { generation, devices, generations, snapshots, transactions } = answers;
   return [
     `generation ${generation}`,
     ...generations.map(describeGeneration),
+    ...snapshots.map(describeSnapshot),
     ...devices.flatMap((device) => describeDevice(view, place, device)),
     ...describeView(view, place, devices),
     ...transactions.map(describeTransaction).sort(),
@@ -261,6 +271,11 @@ function describeView(view: FolderView, place: WorkspacePlace, devices: readonly
 function describeGeneration({ generation, summary, devices }: GenerationAnswer): string {
   const images = devices.map(({ name, image }) => `${name} ${image}`);
   return `history ${generation}: ${summary}: ${images.join(", ")}`;
+}
+
+function describeSnapshot({ number, name, message, devices, problem }: SnapshotAnswer): string {
+  const images = devices.map(({ device, image, intact }) => `${device} ${image}${intact ? "" : " changed"}`);
+  return `snapshot ${number} ${name ?? ""} ${message ?? ""}: ${images.join(", ")} ${problem ?? ""}`;
 }
 
 function describeTransaction(transaction: TransactionAnswer): string {

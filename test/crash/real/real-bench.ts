@@ -13,6 +13,7 @@ import {
   describeFiles,
   findMissingParent,
   type Answers,
+  type FolderView,
   describeWorkspace,
   type WorkspacePlace,
 } from "../judges/observation.ts";
@@ -163,13 +164,14 @@ export class RealBench {
     if (devices.exit === 14) return describeWorkspace(view, this.#place, undefined);
     const history = await this.ask(["history", "--json"]);
     const transactions = await this.ask(["txn", "status", "--json"]);
-    for (const { exit, text } of [devices, history, transactions]) {
+    const snapshots = hasSnapshots(view)
+      ? await this.ask(["snapshot-list", "--json"])
+      : { exit: 0, out: '{"snapshots":[]}', text: "" };
+    const answered = [history, snapshots, transactions, devices];
+    for (const { exit, text } of answered) {
       if (exit !== 0) throw new BadState(`a query ends with ${exit}:\n${text}`);
     }
-    const answers = Object.assign(
-      {},
-      ...[history, transactions, devices].map(({ out }) => JSON.parse(out) as object),
-    ) as Answers;
+    const answers = Object.assign({}, ...answered.map(({ out }) => JSON.parse(out) as object)) as Answers;
     const observed = describeWorkspace(view, this.#place, answers);
     const bytes = view.entries().filter(({ path }) => this.#place.copies.has(path));
     const judged = [observed, ...bytes.map(({ content }) => content)].join("\n");
@@ -213,4 +215,9 @@ export class RealBench {
         throw new BadState(`${image}: qemu-img reads it differently`);
     }
   }
+}
+
+/** Asking costs a process. */
+function hasSnapshots(view: FolderView): boolean {
+  return view.entries().some(({ path }) => /\/\.imgtx\/snapshots\/[^/]+\.json$/.test(path));
 }

@@ -139,6 +139,7 @@ export function makeOutcome(parts: Partial<Outcome>): Outcome {
     pending: false,
     kept: [],
     generation: 4,
+    snapshots: [],
     actions: [],
     devices: [],
     ...parts,

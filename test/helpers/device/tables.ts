@@ -40,5 +40,7 @@ export function table(...devices: readonly DeviceEntry[]): DeviceTable {
     summary: "snapshot vda",
     allowPaths: ["/pool", "/ws/pool"],
     devices,
+    snapshots: [],
+    nextSnapshot: 1,
   };
 }

@@ -126,12 +126,12 @@ describe("a journal's bytes", () => {
 
   test("of another version are refused as that, whatever follows", async () => {
     const journal = encodeJournal([
-      { ...BEGIN, version: 6 },
+      { ...BEGIN, version: 7 },
       { type: "merge", later: true },
     ]);
     const failure = await failureOf(() => parseJournal(journal, "t.journal"));
     expect(failure).toMatchObject({ code: "E_UNSUPPORTED", image: "t.journal" });
-    expect(failure.message).toContain("version 6; this imgtx reads 1, 2, 3, 4 and 5");
+    expect(failure.message).toContain("version 7; this imgtx reads 1, 2, 3, 4, 5 and 6");
   });
 
   test.each([

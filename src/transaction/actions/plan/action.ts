@@ -14,7 +14,14 @@ import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
 import type { ImageAccess } from "../../images/access.ts";
-import type { CopyStep, PlannedReport, PlanRecord, TableChange, UpStep } from "../../journal/index.ts";
+import type {
+  CopyStep,
+  PlannedReport,
+  PlannedSnapshot,
+  PlanRecord,
+  TableChange,
+  UpStep,
+} from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { Note } from "../../notes.ts";
 import type { ActionRequest, RunOptions } from "../../request.ts";
@@ -107,6 +114,8 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   readonly copies?: readonly PlannedCopy[];
   /** Images of the chains that go at the end, with their data files. */
   readonly removes?: PlanRecord["removes"];
+  /** What is kept of the devices that it moves on. Default: nothing. */
+  readonly snapshot?: PlannedSnapshot;
   /** Copies alone: where a source has changed by the commit, they are brought in sync then. Default: false. */
   readonly renewable?: boolean;
   /** Chains that must not change before the commit, with the device they are opened for. */

@@ -95,6 +95,7 @@ export function entryOn(entry: DeviceEntry, { overlay, toMake, chain }: PlannedO
   return {
     ...withTrusted(entry, trustedBy(entry)),
     image: toMake.path,
+    made: toMake.path,
     format: "qcow2",
     virtualSizeBytes: overlay.virtualSizeBytes,
     chain,

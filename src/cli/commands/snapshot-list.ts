@@ -1,0 +1,47 @@
+// imgtx snapshot-list [DEV]
+
+import type { SnapshotDescription } from "../../transaction/index.ts";
+import type { PlainCommand } from "../grammar/definition.ts";
+import { READING_EXITS } from "../grammar/exit-status.ts";
+import { openToRead } from "../invocation.ts";
+import type { Drawing } from "../report.ts";
+import { snapshotJson, withSchema } from "../render/json.ts";
+import { drawSnapshots } from "../render/lists.ts";
+
+const SNAPSHOTS: Drawing<readonly SnapshotDescription[]> = {
+  text: drawSnapshots,
+  json: (snapshots) => withSchema({ snapshots: snapshots.map(snapshotJson) }),
+};
+
+export const snapshotList: PlainCommand = {
+  kind: "plain",
+  definition: {
+    arguments: [
+      { name: "DEV", about: "only those that keep this device", optional: true, completes: "device" },
+    ],
+    options: [
+      {
+        short: "n",
+        value: { name: "N", completes: "nothing" },
+        about: "no more than the N newest",
+      },
+    ],
+    about:
+      "Lists the snapshots, newest first: what each keeps, when it was taken, and how much space its own images " +
+      "take. A device with a ! has an image there that is not what it was, which is said below the list.",
+    examples: [
+      { command: "imgtx snapshot-list", about: "all of them" },
+      { command: "imgtx snapshot-list vda -n 20", about: "the newest 20 of one device" },
+    ],
+    exits: READING_EXITS,
+  },
+  async execute(invocation) {
+    const { input, report } = invocation;
+    const choice = { device: input.text("DEV"), count: input.count("-n", 0) };
+    const { engine, session } = await openToRead(invocation);
+    const snapshots = await engine.listSnapshots(session, choice);
+    report.answer(snapshots, SNAPSHOTS);
+    if (snapshots.length === 0) report.advice("no snapshots yet: imgtx snapshot-group --all takes one");
+    return 0;
+  },
+};

@@ -1,0 +1,42 @@
+// JSON with its checksum, one line of it: how the table, the history and the snapshots are written. The checksum shows
+// that a file is whole; what it holds is judged by its shape afterwards.
+
+import { createHash } from "node:crypto";
+import { isObject } from "./data-shape.ts";
+
+/** Ready to be written. The label says what it is. */
+export function sealJson(label: string, content: string): Uint8Array {
+  return new TextEncoder().encode(`{"sha256":"${digestOf(content)}","${label}":${content}}\n`);
+}
+
+/** The object in it; a text says why there is none, as a clause. */
+export function openSealed(
+  label: string,
+  what: string,
+  bytes: Uint8Array,
+): Readonly<Record<string, unknown>> | string {
+  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString();
+  const start = `","${label}":`;
+  const head = /^\{"sha256":"([0-9a-f]{64})/.exec(text);
+  const begin = (head?.[0].length ?? 0) + start.length;
+  if (!head || text.slice(head[0].length, begin) !== start || !text.endsWith("}\n"))
+    return `it is not ${what}`;
+  const content = text.slice(begin, -2);
+  if (digestOf(content) !== head[1]) return "its checksum does not match";
+  return parseObject(content) ?? "it holds something else";
+}
+
+/** Undefined where the text is no JSON object: a checksum alone does not make it one. */
+function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return isObject(value) ? value : undefined;
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
+function digestOf(content: string): string {
+  return createHash("sha256").update(content).digest("hex");
+}

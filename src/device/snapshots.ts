@@ -1,0 +1,170 @@
+// The snapshots that a table counts: found by name or number, with what they keep.
+
+import { ImgtxError, settleAll } from "../errors/index.ts";
+import type { ChainEntry, DeviceEntry } from "./device-entry.ts";
+import type { DeviceTable } from "./device-table.ts";
+import { clearTheWay } from "./in-the-way.ts";
+import { type NewMode, readWholeFile, renameOver, writeBeside } from "./replace-file.ts";
+import { decodeSnapshot, encodeSnapshot, type Snapshot, type SnapshotRef } from "./snapshot-record.ts";
+import { pathsOf, TABLE_LIMIT_BYTES, type Workspace } from "./workspace.ts";
+
+const FOLDER_MODE = 0o755;
+
+const RECORD_NAME = /^\d{6,15}-(\d{1,15})\.json(?:\.new)?$/;
+
+function recordPath(workspace: Workspace, { number, record }: SnapshotRef): string {
+  return `${pathsOf(workspace).snapshots}/${String(number).padStart(6, "0")}-${record}.json`;
+}
+
+/** E_CORRUPT or E_NOT_FOUND where its record can't be read. */
+export async function readSnapshot(workspace: Workspace, ref: SnapshotRef): Promise<Snapshot> {
+  if (ref.unwritten) return ref.unwritten;
+  const path = recordPath(workspace, ref);
+  const bytes = await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES);
+  return decodeSnapshot(workspace.root, bytes, path, ref.number);
+}
+
+/** The one of this number or name. E_NOT_FOUND, with what there is. */
+export function requireSnapshot({ snapshots }: DeviceTable, wanted: string): SnapshotRef {
+  const number = /^\d{1,15}$/.test(wanted) ? Number(wanted) : undefined;
+  const found =
+    snapshots.find((ref) => ref.name === wanted) ?? snapshots.find((ref) => ref.number === number);
+  if (found) return found;
+  const newest = snapshots.slice(-8).map((ref) => ref.name ?? String(ref.number));
+  throw new ImgtxError("E_NOT_FOUND", `there is no snapshot '${wanted}'`, {
+    hint:
+      newest.length === 0
+        ? "`imgtx snapshot-group --all` takes one"
+        : `the newest are ${newest.toReversed().join(", ")}; \`imgtx snapshot-list\` lists all`,
+  });
+}
+
+/** The whole chain that a snapshot keeps of a device, the sealed image first, each image with who has sealed it. */
+export async function readSealedChain(
+  workspace: Workspace,
+  table: DeviceTable,
+  snapshot: Snapshot,
+  device: string,
+): Promise<readonly ChainEntry[]> {
+  const links: ChainEntry[] = [];
+  for (let at: Snapshot = snapshot; ; ) {
+    const sealed = at.devices.find((one) => one.device === device);
+    if (!sealed) throw lost(snapshot, at, device);
+    // What stands on it stores a name for it.
+    const name = at === snapshot ? null : (links.at(-1)?.name ?? null);
+    const { number } = at;
+    links.push(
+      ...sealed.chain.map((entry, depth) => (depth === 0 ? { ...entry, name, sealedBy: number } : entry)),
+    );
+    const { below } = sealed;
+    if (below === null) return links;
+    const ref = table.snapshots.find((one) => one.number === below);
+    if (!ref) throw lost(snapshot, at, device);
+    at = await readSnapshot(workspace, ref);
+  }
+}
+
+function lost({ number }: Snapshot, at: Snapshot, device: string): ImgtxError {
+  return new ImgtxError(
+    "E_CORRUPT",
+    `what '${device}' stood on at snapshot ${number} is not known: the record of snapshot ${at.number} leads to none`,
+    { device, hint: "put `.imgtx/snapshots` back from a copy" },
+  );
+}
+
+/** Records that are written, and flushed, side by side. */
+const AT_ONCE = 64;
+
+/** What no record of the table has yet, durable beside its names. The caller holds the workspace lock. */
+export async function stageSnapshots(workspace: Workspace, table: DeviceTable, mode: NewMode): Promise<void> {
+  const { storage, root } = workspace;
+  const { snapshots, own } = pathsOf(workspace);
+  const fresh = unwrittenIn(table);
+  if (fresh.length > 0 && !(await storage.statLink(snapshots))) {
+    await storage.makeFolder(snapshots, FOLDER_MODE);
+    await storage.flushFolder(own, "folder of snapshots");
+  }
+  for (let from = 0; from < fresh.length; from += AT_ONCE) {
+    await settleAll(
+      fresh.slice(from, from + AT_ONCE).map(async ({ path, snapshot }) => {
+        await writeBeside(storage, path(workspace), encodeSnapshot(root, snapshot), mode, "snapshot");
+      }),
+    );
+  }
+}
+
+/** Gives them their names, durably. They count when the table says so. */
+export async function keepSnapshots(workspace: Workspace, table: DeviceTable): Promise<void> {
+  const fresh = unwrittenIn(table);
+  if (fresh.length === 0) return;
+  for (const { path } of fresh) await renameOver(workspace.storage, path(workspace));
+  await workspace.storage.flushFolder(pathsOf(workspace).snapshots, "snapshot's name");
+}
+
+/** Takes back what the two made of generations after this one. */
+export async function discardSnapshots(workspace: Workspace, present: DeviceTable): Promise<void> {
+  const { storage } = workspace;
+  const { snapshots } = pathsOf(workspace);
+  if ((await storage.statLink(snapshots))?.kind !== "folder") return;
+  for (const name of await storage.readFolder(snapshots)) {
+    const record = RECORD_NAME.exec(name)?.[1];
+    if (record !== undefined && Number(record) > present.generation)
+      await clearTheWay(storage, `${snapshots}/${name}`);
+  }
+}
+
+function unwrittenIn({ snapshots }: DeviceTable) {
+  return snapshots.flatMap((ref) =>
+    ref.unwritten
+      ? [{ snapshot: ref.unwritten, path: (workspace: Workspace) => recordPath(workspace, ref) }]
+      : [],
+  );
+}
+
+/** The table with one more snapshot, of these devices as they were. */
+export function withSnapshot(
+  table: DeviceTable,
+  snapshot: Omit<Snapshot, "number">,
+): { readonly table: DeviceTable; readonly number: number } {
+  const number = table.nextSnapshot;
+  const { name } = snapshot;
+  const ref: SnapshotRef = { number, name, record: table.generation, unwritten: { ...snapshot, number } };
+  const sealed = new Map(snapshot.devices.map(({ device, chain: [top] }) => [device, top?.image]));
+  return {
+    number,
+    table: {
+      ...table,
+      snapshots: [...table.snapshots, ref],
+      nextSnapshot: number + 1,
+      devices: table.devices.map((entry) => withSeal(entry, sealed.get(entry.name), number)),
+    },
+  };
+}
+
+/** The device's entry, with the image that it stands on marked as sealed. */
+function withSeal(entry: DeviceEntry, image: string | undefined, sealedBy: number): DeviceEntry {
+  if (image === undefined || entry.chain.every((one) => one.image !== image)) return entry;
+  return {
+    ...entry,
+    chain: entry.chain.map((one, depth) => (depth > 0 && one.image === image ? { ...one, sealedBy } : one)),
+  };
+}
+
+/** The table with what another knows of who has sealed images that both have. */
+export function withSealsOf(table: DeviceTable, known: DeviceTable): DeviceTable {
+  if (known.snapshots.length === 0) return table;
+  const sealers = new Map<string, number>();
+  for (const { chain } of known.devices) {
+    for (const { image, sealedBy } of chain) if (sealedBy !== undefined) sealers.set(image, sealedBy);
+  }
+  return {
+    ...table,
+    devices: table.devices.map((entry) => ({
+      ...entry,
+      chain: entry.chain.map((one) => {
+        const sealedBy = one.sealedBy ?? sealers.get(one.image);
+        return sealedBy === one.sealedBy || sealedBy === undefined ? one : { ...one, sealedBy };
+      }),
+    })),
+  };
+}

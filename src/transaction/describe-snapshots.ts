@@ -1,0 +1,115 @@
+// Snapshots as data for results: what each keeps, how large, and whether it is what it was. Reads only.
+
+import {
+  type ChainEntry,
+  type DeviceTable,
+  filesOfEntry,
+  readSealedChain,
+  readSnapshot,
+  readTable,
+  requireDevice,
+  requireSnapshot,
+  type Snapshot,
+  type SnapshotRef,
+  type Workspace,
+} from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import { describeContentChanges, fingerprintAt } from "../format/index.ts";
+import type { FileStat } from "../storage/index.ts";
+import type { Session } from "./request.ts";
+import type { SealedDescription, SnapshotDescription } from "./results.ts";
+
+/** Newest first: those of a device, or all; as many as `count`. */
+export async function listSnapshots(
+  { workspace }: Session,
+  { device, count = Infinity }: { readonly device?: string | undefined; readonly count?: number | undefined },
+): Promise<SnapshotDescription[]> {
+  const table = await readTable(workspace);
+  if (device !== undefined) requireDevice(table, device);
+  const look = new Look(workspace, table);
+  const found: SnapshotDescription[] = [];
+  for (const ref of table.snapshots.toReversed()) {
+    if (found.length >= count) break;
+    const described = await describeOne(look, ref);
+    const isAbout = device === undefined || described.devices.some((one) => one.device === device);
+    if (isAbout || described.problem !== null) found.push(described);
+  }
+  return found;
+}
+
+/** The one of this name or number. */
+export async function showSnapshot({ workspace }: Session, wanted: string): Promise<SnapshotDescription> {
+  const table = await readTable(workspace);
+  return await describeOne(new Look(workspace, table), requireSnapshot(table, wanted));
+}
+
+/** One whose record can't be read hides no other. */
+async function describeOne(look: Look, ref: SnapshotRef): Promise<SnapshotDescription> {
+  const { number, name } = ref;
+  try {
+    const snapshot = await readSnapshot(look.workspace, ref);
+    const { message, created } = snapshot;
+    const devices: SealedDescription[] = [];
+    for (const { device } of snapshot.devices) devices.push(await describeSealed(look, snapshot, device));
+    return { number, name, message, created, devices, problem: null };
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    return { number, name, message: null, created: null, devices: [], problem: error.message };
+  }
+}
+
+async function describeSealed(look: Look, snapshot: Snapshot, device: string): Promise<SealedDescription> {
+  const [own] = snapshot.devices.find((one) => one.device === device)?.chain ?? [];
+  if (!own) throw new Error("a sealed device has an image");
+  const { image, format } = own;
+  const { found } = await look.at(own);
+  const known = { device, image, format, allocatedSizeBytes: found?.allocatedBytes ?? null };
+  try {
+    const chain = await readSealedChain(look.workspace, look.table, snapshot, device);
+    const problems = (await Promise.all(chain.map(async (entry) => (await look.at(entry)).problems))).flat();
+    return { ...known, depth: chain.length, intact: problems.length === 0, problems };
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    return { ...known, depth: null, intact: false, problems: [error.message] };
+  }
+}
+
+interface Found {
+  readonly found: FileStat | undefined;
+  /** What is not as it was, a sentence each. */
+  readonly problems: readonly string[];
+}
+
+/** Each image once, however many snapshots stand on it. */
+class Look {
+  readonly workspace: Workspace;
+  readonly table: DeviceTable;
+  readonly #seen = new Map<string, Promise<Found>>();
+
+  constructor(workspace: Workspace, table: DeviceTable) {
+    this.workspace = workspace;
+    this.table = table;
+  }
+
+  async at(entry: ChainEntry): Promise<Found> {
+    const { modifiedNs, sizeBytes } = entry.fingerprint;
+    const key = `${entry.image} ${modifiedNs} ${sizeBytes}`;
+    const known = this.#seen.get(key) ?? this.#look(entry);
+    this.#seen.set(key, known);
+    return await known;
+  }
+
+  async #look(entry: ChainEntry): Promise<Found> {
+    const { storage } = this.workspace;
+    const found = await storage.stat(entry.image);
+    const problems = await Promise.all(
+      filesOfEntry(entry).map(async ({ image, fingerprint }) => {
+        const now = await fingerprintAt(storage, image, undefined);
+        if (!now) return [`${image} is not there`];
+        const changes = describeContentChanges({ ...fingerprint, headerSha256: null }, now);
+        return changes.length === 0 ? [] : [`${image} has changed: ${changes.join(", ")}`];
+      }),
+    );
+    return { found, problems: problems.flat() };
+  }
+}
