@@ -36,7 +36,17 @@ export type ChildEnd =
 
 export interface Child {
   readonly ended: Promise<ChildEnd>;
-  kill(signal: Interrupt): void;
+  kill(signal: Interrupt | "SIGKILL"): void;
+}
+
+export interface SpawnOptions {
+  readonly cwd: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /**
+   * In a session of its own, which no terminal sends signals to, and killed with all that it has started. It has no
+   * stdin, and writes to stderr alone.
+   */
+  readonly isApart?: boolean;
 }
 
 export interface CliContext {
@@ -59,10 +69,7 @@ export interface CliContext {
   /** The name that the process was started by, where it is another one than imgtx. */
   readonly program?: "qemu-img";
   /** Starts a program with the process's own stdin, stdout and stderr. */
-  readonly spawn?: (
-    command: readonly string[],
-    options: { readonly cwd: string; readonly env: Readonly<Record<string, string | undefined>> },
-  ) => Promise<Child>;
+  readonly spawn?: (command: readonly string[], options: SpawnOptions) => Promise<Child>;
   /** Another transaction layer, for tests of the command line alone. */
   readonly engine?: Engine;
 }

@@ -5,10 +5,19 @@
 // - The process is never made to end: it ends when nothing is left to do, so piped output is whole.
 // - What can't be written is dropped, and the output says why when it is asked: `run` decides what that means.
 
+import type { StdioOptions } from "node:child_process";
 import { constants } from "node:os";
 import { ImgtxError } from "../errors/index.ts";
 import { makeNodeStorage } from "../storage/index.ts";
-import type { Child, ChildEnd, CliContext, Interrupt, Output, WriteFailure } from "./context.ts";
+import type {
+  Child,
+  ChildEnd,
+  CliContext,
+  Interrupt,
+  Output,
+  SpawnOptions,
+  WriteFailure,
+} from "./context.ts";
 import { run } from "./main.ts";
 import { printable } from "./render/printable.ts";
 
@@ -167,11 +176,12 @@ function onInterrupt(handler: (signal: Interrupt) => void): () => void {
 
 async function startChild(
   command: readonly string[],
-  options: { cwd: string; env: Readonly<Record<string, string | undefined>> },
+  { cwd, env, isApart = false }: SpawnOptions,
 ): Promise<Child> {
   const { spawn } = await import("node:child_process");
   const [program = "", ...args] = command;
-  const child = spawn(program, args, { cwd: options.cwd, env: options.env, stdio: "inherit" });
+  const stdio: StdioOptions = isApart ? ["ignore", 2, 2] : "inherit";
+  const child = spawn(program, args, { cwd, env, stdio, detached: isApart });
   const ended = new Promise<ChildEnd>((resolve) => {
     child.on("error", (error: NodeJS.ErrnoException) => {
       const missing = error.code === "ENOENT";
@@ -187,7 +197,17 @@ async function startChild(
   return {
     ended,
     kill: (signal) => {
-      child.kill(signal);
+      if (isApart && child.pid !== undefined) killGroup(child.pid, signal);
+      else child.kill(signal);
     },
   };
+}
+
+/** All that the child has started, too: a shell hands no signal on to what it waits for. */
+function killGroup(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
 }

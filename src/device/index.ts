@@ -49,6 +49,7 @@ export { assertShown, isViewPresent, planView, showView } from "./view.ts";
 export { findWorkspace, isWorkspaceMade, workspaceAt } from "./find-workspace.ts";
 export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts";
 export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";
+export { findLostHooks, type HookRecord, keepHookRecord, removeHookRecord } from "./hook-records.ts";
 export { makeWorkspace } from "./make-workspace.ts";
 export { unmakeWorkspace } from "./unmake-workspace.ts";
 export { assertOwn, describeCopy, howToAdopt } from "./standing.ts";

@@ -30,6 +30,7 @@ export const pathsOf = (workspace: Workspace) => ({
   snapshots: `${workspace.root}/.imgtx/snapshots`,
   journals: `${workspace.root}/.imgtx/journal`,
   givenUp: `${workspace.root}/.imgtx/given-up`,
+  hooks: `${workspace.root}/.imgtx/hooks`,
   views: `${workspace.root}/.imgtx/view`,
   lock: `${workspace.root}/.imgtx/lock`,
   devices: `${workspace.root}/devices`,

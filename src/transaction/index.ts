@@ -3,6 +3,7 @@ export { adoptWorkspace } from "./recover/adopt.ts";
 export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listGenerations } from "./describe.ts";
 export { listSnapshots, showSnapshot } from "./describe-snapshots.ts";
+export { promiseHook } from "./hooks.ts";
 export { closeImageSession, IMAGE_DEVICE, openImageSession } from "./engine/image-session.ts";
 export { settleBeside } from "./recover/beside.ts";
 export { type DeviceSnapshots, listInternalSnapshots } from "./internal-snapshots.ts";

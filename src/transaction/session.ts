@@ -28,6 +28,7 @@ import {
 } from "./journal/index.ts";
 import { settleBesideDevices } from "./recover/beside.ts";
 import { recover, type RecoveryCaller, reportLeftovers } from "./recover/recovery.ts";
+import { noteLostHooks } from "./hooks.ts";
 import { pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
 import { renewMirrors } from "./engine/renew.ts";
 import type { ActionRequest, KeptFile, LockWait, OnProgress, RunOptions, Session } from "./request.ts";
@@ -83,6 +84,7 @@ export async function openSession(storage: Storage, options: SessionOptions): Pr
   const recovered = options.reportOnly
     ? await reportLeftovers(workspace)
     : [...(await settleBesideDevices(workspace, how)), ...(await recover(workspace, how))];
+  recovered.push(...(await noteLostHooks(workspace, caller === "recover" && options.reportOnly !== true)));
   return { workspace, root: workspace.root, currentFolder: options.startFolder, recovered };
 }
 

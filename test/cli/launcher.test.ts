@@ -315,6 +315,24 @@ describe("txn exec as a process", () => {
     expect(result.stderr).toContain("imgtx: terminated: rolling back\n");
   });
 
+  test("ends hooks with all that they started, and tells after a kill that the last one was not run", async () => {
+    const result = await runShell(
+      [
+        "mkdir hooked; cd hooked; imgtx img create -q -f qcow2 a.qcow2 1M; imgtx device add -q vda a.qcow2",
+        `take() { node "${folder}/built/bin/imgtx.js" snapshot-group -q vda=a1.qcow2 --before 'sleep 600 & echo $! > ready; wait' --after 'touch thawed' & pid=$!; until [ -s ready ]; do sleep 0.05; done; sleeper=$(cat ready); rm ready; }`,
+        "take; kill -TERM $pid; wait $pid; echo $?; ls; while grep -qs State:.S /proc/$sleeper/status; do sleep 0.05; done; echo ended",
+        "rm thawed; take; kill -KILL $pid; wait $pid; kill $sleeper; ls; imgtx device list -q; imgtx recover -q; imgtx device list -q",
+      ].join("\n"),
+    );
+    expect(result.stdout).toBe("143\na.qcow2\ndevices\nthawed\nended\na.qcow2\ndevices\nvda\nvda\n");
+    const told = result.stderr.split("\n").filter((line) => line.startsWith("imgtx: the group snapshot"));
+    expect(told).toHaveLength(2);
+    expect(told[0]).toMatch(
+      /a guest may still be frozen: run `sh -c 'touch thawed'`; then `imgtx recover` forgets it$/,
+    );
+    expect(told[1]).toMatch(/this is not told again$/);
+  });
+
   test("says on SIGUSR1 what it is at, and opens no debugger", async () => {
     const result = await runShell(
       [

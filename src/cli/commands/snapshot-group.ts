@@ -6,6 +6,7 @@ import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { splitAtCommas } from "../grammar/option-list.ts";
+import { HOOK_OPTIONS, readHooks, runWithHooks } from "./hooks.ts";
 import { OVERLAY_OPTIONS, SNAPSHOT_OPTIONS, readOverlayOptions, readRelative } from "./overlay-options.ts";
 
 export const snapshotGroup: ActionCommand = {
@@ -24,6 +25,7 @@ export const snapshotGroup: ActionCommand = {
       { long: "all", about: "every device of the workspace" },
       ...SNAPSHOT_OPTIONS,
       ...OVERLAY_OPTIONS,
+      ...HOOK_OPTIONS,
     ],
     about:
       "Snapshots several devices at one instant: all of them get their new overlay in one generation, or " +
@@ -46,13 +48,33 @@ export const snapshotGroup: ActionCommand = {
         about: "bitmaps that begin at this moment, on all disks",
       },
       {
+        command: "imgtx snapshot-group vda=a1.qcow2 --before ./freeze.sh --after ./thaw.sh",
+        about: "the guest is thawed whatever happens",
+      },
+      {
         command: "imgtx snapshot-group --dry-run vda=a1.qcow2 vdb=b1.qcow2",
         about: "check everything and print the plan",
       },
     ],
     exits: CHANGING_EXITS,
   },
-  request: (input) => ({
+  request(input) {
+    if (readHooks(input)) {
+      throw new ImgtxError(
+        "E_USAGE",
+        "--before and --after are for a group snapshot alone, not inside a batch",
+      );
+    }
+    return readRequest(input);
+  },
+  instead({ input }) {
+    const hooks = readHooks(input);
+    return hooks && (async (invocation) => await runWithHooks(invocation, readRequest(input), hooks));
+  },
+};
+
+function readRequest(input: CommandInput): SnapshotRequest {
+  return {
     kind: "snapshot-group",
     ...readTargets(input),
     name: input.text("--name"),
@@ -61,8 +83,8 @@ export const snapshotGroup: ActionCommand = {
     reuse: input.flag("--reuse"),
     overlay: readOverlayOptions(input),
     bitmap: input.text("--bitmap"),
-  }),
-};
+  };
+}
 
 function readTargets(input: CommandInput): Pick<SnapshotRequest, "targets" | "isOfAll"> {
   const targets = input.texts("DEV[=FILE[,format=F]]").map((text) => readTarget(text, input));
