@@ -76,4 +76,4 @@ export {
   readGeneration,
 } from "./workspace.ts";
 export type { WorkspaceLock } from "./held-locks.ts";
-export { lockAsItIs, lockWorkspace, lockWorkspaceIfFree } from "./workspace-lock.ts";
+export { lockAsItIs, lockWorkspace, lockWorkspaceIfFree, underWorkspaceLock } from "./workspace-lock.ts";

@@ -28,6 +28,20 @@ export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting):
   return await lockAsItIs(workspace, waiting);
 }
 
+/** The same for as long as the work takes. */
+export async function underWorkspaceLock<T>(
+  workspace: Workspace,
+  waiting: LockWaiting,
+  work: () => Promise<T>,
+): Promise<T> {
+  const lock = await lockWorkspace(workspace, waiting);
+  try {
+    return await work();
+  } finally {
+    await lock.close();
+  }
+}
+
 /** The same, of a workspace that may be a copy: to make it one of its own. */
 export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Promise<WorkspaceLock> {
   await assertFolders(workspace);

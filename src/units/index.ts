@@ -1,6 +1,6 @@
 export { toTwoDecimals } from "./decimals.ts";
 export { formatBytes, parseSizeBytes, sayBytes } from "./size.ts";
-export type { ClusterIndex, GuestOffset, GuestRange, HostOffset } from "./offset.ts";
+export type { Branded, ClusterIndex, GuestOffset, GuestRange, HostOffset } from "./offset.ts";
 export {
   alignDown,
   alignUp,

@@ -6,14 +6,17 @@
 
 declare const unit: unique symbol;
 
+/** A number of one kind, which passes for one without a kind, and for none of another. */
+export type Branded<Kind extends string> = number & { readonly [unit]: Kind };
+
 /** A byte offset in an image file. */
-export type HostOffset = number & { readonly [unit]: "HostOffset" };
+export type HostOffset = Branded<"HostOffset">;
 
 /** The index of a cluster in an image file. */
-export type ClusterIndex = number & { readonly [unit]: "ClusterIndex" };
+export type ClusterIndex = Branded<"ClusterIndex">;
 
 /** A byte offset on a guest's disk. */
-export type GuestOffset = number & { readonly [unit]: "GuestOffset" };
+export type GuestOffset = Branded<"GuestOffset">;
 
 /** Bytes of a guest's disk. */
 export interface GuestRange {
@@ -51,8 +54,8 @@ export function startOf(cluster: ClusterIndex, clusterBytes: number): HostOffset
   return (cluster * clusterBytes) as HostOffset;
 }
 
-/** So many bytes, or clusters, further on, on the same disk or in the same file. For loops: the sum is not looked at. */
-export function offsetBy<T extends HostOffset | GuestOffset | ClusterIndex>(place: T, further: number): T {
+/** So many bytes, clusters or pages further on, in the same place. For loops: the sum is not looked at. */
+export function offsetBy<T extends number>(place: T, further: number): T {
   return (place + further) as T;
 }
 

@@ -5,12 +5,21 @@
 // - Nothing past the image's size afterwards comes at all. A sector that is cut by that end counts as changed up to
 //   there; the masks say nothing of sectors after it.
 
+import { earliest, offsetBy } from "../../units/index.ts";
 import { FRAME_PAGES_MAX, type PageRecord, RECORD_BYTES } from "./frames.ts";
 import { type FenceBytes, setFence } from "./guard.ts";
 import type { LoggedHole, LoggedPage } from "./page-map.ts";
 import type { RedoLog } from "./redo-log.ts";
 import { sectorsInside } from "./sealed-log.ts";
-import { PAGE_BYTES, PAGE_DIGEST_BYTES, SECTOR_BYTES, SECTORS_PER_PAGE } from "./sectors.ts";
+import {
+  PAGE_BYTES,
+  PAGE_DIGEST_BYTES,
+  pageFrom,
+  type PageIndex,
+  SECTOR_BYTES,
+  SECTORS_PER_PAGE,
+  startOfPage,
+} from "./sectors.ts";
 
 /** Pages side by side. */
 export interface ChangedPages {
@@ -51,7 +60,7 @@ export async function* changesOf(log: RedoLog, kept?: FenceBytes): AsyncGenerato
 
 async function* pagesOf(log: RedoLog): AsyncGenerator<ChangedPages> {
   let group: LoggedPage[] = [];
-  for (const logged of log.map.pages(Math.ceil(log.sizeBytes / PAGE_BYTES))) {
+  for (const logged of log.map.pages(pageFrom(log.sizeBytes))) {
     if ((logged.changed & sectorsInside(logged.page, log.sizeBytes)) === 0) continue;
     if (group.length > 0 && !goesOn(group, logged)) {
       yield await readGroup(log, group);
@@ -73,7 +82,7 @@ async function readGroup(log: RedoLog, group: readonly LoggedPage[]): Promise<Ch
   const [first] = group;
   if (first === undefined) throw new RangeError("no pages");
   const records = await log.readRecords(first.position, group.length);
-  const start = first.page * PAGE_BYTES;
+  const start = startOfPage(first.page);
   const contents = new Uint8Array(group.length * PAGE_BYTES);
   for (const [index, { content }] of records.entries()) contents.set(content, index * PAGE_BYTES);
   const lengthBytes = Math.min(contents.length, log.sizeBytes - start);
@@ -85,19 +94,24 @@ async function readGroup(log: RedoLog, group: readonly LoggedPage[]): Promise<Ch
 async function* holesOf(log: RedoLog): AsyncGenerator<FreedPages> {
   // Past the end that the image had there is nothing to give back.
   const endBytes = Math.min(log.sizeBytes, log.header.baseSizeBytes);
-  for (const hole of log.map.holes(Math.ceil(endBytes / PAGE_BYTES))) {
+  for (const hole of log.map.holes(pageFrom(endBytes))) {
     const most = hole.digestsAt === 0 ? hole.end - hole.first : FRAME_PAGES_MAX;
-    for (let page = hole.first; page < hole.end; page += most) {
-      const stop = Math.min(hole.end, page + most);
+    for (let page = hole.first; page < hole.end; page = offsetBy(page, most)) {
+      const stop = earliest(hole.end, offsetBy(page, most));
       const digests = hole.digestsAt === 0 ? undefined : await readDigests(log, hole, page, stop);
-      const start = page * PAGE_BYTES;
-      yield { kind: "hole", start, lengthBytes: Math.min(stop * PAGE_BYTES, endBytes) - start, digests };
+      const start = startOfPage(page);
+      yield { kind: "hole", start, lengthBytes: Math.min(startOfPage(stop), endBytes) - start, digests };
     }
   }
 }
 
-async function readDigests(log: RedoLog, hole: LoggedHole, page: number, end: number): Promise<Uint8Array> {
-  return await log.readDigests(hole.digestsAt + (page - hole.first) * PAGE_DIGEST_BYTES, end - page);
+async function readDigests(
+  log: RedoLog,
+  hole: LoggedHole,
+  page: PageIndex,
+  end: PageIndex,
+): Promise<Uint8Array> {
+  return await log.readDigests(offsetBy(hole.digestsAt, (page - hole.first) * PAGE_DIGEST_BYTES), end - page);
 }
 
 /** The sectors of changed pages that are to be written, by their numbers from the start of the change. */

@@ -5,7 +5,15 @@ import type { StorageFile } from "../../storage/index.ts";
 import { type Change, changedSectors, type ChangedPages, type FreedPages } from "./changes.ts";
 import { type FenceBytes, setFence } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
-import { hasDigest, isZeroSector, PAGE_BYTES, SECTOR_BYTES, sectorOf, SECTORS_PER_PAGE } from "./sectors.ts";
+import {
+  hasDigest,
+  isZeroSector,
+  PAGE_BYTES,
+  pageOf,
+  SECTOR_BYTES,
+  sectorOf,
+  SECTORS_PER_PAGE,
+} from "./sectors.ts";
 
 /**
  * `both` where the log leaves it as it was. `raised`: as before, with the fence up. `torn`: after up to some byte, and
@@ -70,7 +78,7 @@ async function comparePages(
 
 /** The sector as the image had it. Undefined where the log does not say. */
 async function readReplaced(log: RedoLog, offset: number): Promise<Uint8Array | undefined> {
-  const page = await log.readReplaced(Math.floor(offset / PAGE_BYTES));
+  const page = await log.readReplaced(pageOf(offset));
   return page?.subarray(offset % PAGE_BYTES, (offset % PAGE_BYTES) + SECTOR_BYTES);
 }
 

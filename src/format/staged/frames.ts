@@ -17,7 +17,7 @@
 
 import { createHash } from "node:crypto";
 import { ImgtxError } from "../../errors/index.ts";
-import { PAGE_BYTES, PAGE_DIGEST_BYTES } from "./sectors.ts";
+import { PAGE_BYTES, PAGE_DIGEST_BYTES, type PageIndex } from "./sectors.ts";
 
 /** Of which file the log holds changes. Plain data: what its owner needs to know it again. */
 export interface RedoIdentity {
@@ -42,7 +42,7 @@ export interface LogHeader {
 
 /** A page with what it replaces. */
 export interface PageRecord {
-  readonly page: number;
+  readonly page: PageIndex;
   readonly changed: number;
   /** Sectors that are to be written though they may be as they were. */
   readonly forced: number;
@@ -52,9 +52,9 @@ export interface PageRecord {
 
 export type FrameHead =
   | { readonly kind: "pages"; readonly count: number }
-  | { readonly kind: "hole"; readonly first: number; readonly pages: number; readonly digests: number }
+  | { readonly kind: "hole"; readonly first: PageIndex; readonly pages: number; readonly digests: number }
   | { readonly kind: "size"; readonly sizeBytes: number }
-  | { readonly kind: "replaced"; readonly first: number; readonly count: number };
+  | { readonly kind: "replaced"; readonly first: PageIndex; readonly count: number };
 
 export const HEADER_FIXED_BYTES = 64;
 const IDENTITY_BYTES_MAX = 64 * 1024;
@@ -163,11 +163,11 @@ export function decodeFrameHead(bytes: Uint8Array): FrameHead | undefined {
   if (!Number.isSafeInteger(place) || !Number.isSafeInteger(place + length)) return undefined;
   const isPages = count > 0 && count <= FRAME_PAGES_MAX;
   if (kind === KIND.pages && isPages) return { kind: "pages", count };
-  if (kind === KIND.replaced && isPages) return { kind: "replaced", first: place, count };
+  if (kind === KIND.replaced && isPages) return { kind: "replaced", first: place as PageIndex, count };
   if (kind === KIND.size) return { kind: "size", sizeBytes: place };
   if (kind !== KIND.hole || length === 0 || count > FRAME_DIGESTS_MAX) return undefined;
   if (count !== 0 && count !== length) return undefined;
-  return { kind: "hole", first: place, pages: length, digests: count };
+  return { kind: "hole", first: place as PageIndex, pages: length, digests: count };
 }
 
 export function measurePayload(head: FrameHead): number {
@@ -199,7 +199,7 @@ export function encodeRecord({ page, changed, forced, digests, content }: PageRe
 /** A record, or its first RECORD_CONTENT_AT bytes. Its parts share the bytes given. */
 export function decodeRecord(bytes: Uint8Array): PageRecord {
   return {
-    page: readNumber(viewOf(bytes), 0),
+    page: readNumber(viewOf(bytes), 0) as PageIndex,
     changed: bytes[8] ?? 0,
     forced: bytes[9] ?? 0,
     digests: bytes.subarray(RECORD_DIGESTS_AT, RECORD_CONTENT_AT),

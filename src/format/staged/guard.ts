@@ -10,9 +10,10 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { ByteRange } from "../../storage/index.ts";
+import { alignUp } from "../../units/index.ts";
 import type { RedoLog } from "./redo-log.ts";
 import type { SealedLog } from "./sealed-log.ts";
-import { PAGE_BYTES, SECTOR_BYTES, SECTORS_PER_PAGE } from "./sectors.ts";
+import { pageFrom, SECTOR_BYTES, SECTORS_PER_PAGE } from "./sectors.ts";
 
 /** The bytes that a fence changes, without it and while it is up; both are equally long. */
 export interface FenceBytes {
@@ -53,7 +54,7 @@ export function chooseGuard(
 /** What has to be staged, changed or not, so that the fence comes down with the log: its sectors, the first included. */
 export function sectorsOfFence(fence: FenceBytes | undefined): ByteRange {
   const end = fence ? fence.offset + fence.after.length : 1;
-  return { start: 0, lengthBytes: Math.ceil(end / SECTOR_BYTES) * SECTOR_BYTES };
+  return { start: 0, lengthBytes: alignUp(end, SECTOR_BYTES) };
 }
 
 /** E_INTERNAL where the log can't be applied under this guard. */
@@ -62,8 +63,7 @@ export function assertGuard(log: RedoLog, guard: Guard): void {
     const { fence, kept } = guard;
     const lengthBytes = Math.max(sectorsOfFence(fence).lengthBytes, sectorsOfFence(kept).lengthBytes);
     const masks = new Map<number, number>();
-    for (const { page, changed } of log.map.pages(Math.ceil(lengthBytes / PAGE_BYTES)))
-      masks.set(page, changed);
+    for (const { page, changed } of log.map.pages(pageFrom(lengthBytes))) masks.set(page, changed);
     for (let sector = 0; sector * SECTOR_BYTES < lengthBytes; sector += 1) {
       const mask = masks.get(Math.floor(sector / SECTORS_PER_PAGE)) ?? 0;
       if ((mask & (1 << (sector % SECTORS_PER_PAGE))) === 0) {
@@ -72,7 +72,7 @@ export function assertGuard(log: RedoLog, guard: Guard): void {
     }
   }
   if (guard.kind === "digests" && !log.header.checksHoles) {
-    const [hole] = log.map.holes(Math.ceil(log.sizeBytes / PAGE_BYTES));
+    const [hole] = log.map.holes(pageFrom(log.sizeBytes));
     if (hole !== undefined) throw unfit(log, "its holes do not say what they replace");
   }
 }

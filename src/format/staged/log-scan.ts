@@ -18,6 +18,7 @@ import {
   measureHeader,
   measurePayload,
 } from "./frames.ts";
+import type { LogPosition } from "./sectors.ts";
 
 /** A place in a log, and the digest of all before it. Plain data: a journal keeps it. */
 export interface LogEnd {
@@ -28,8 +29,8 @@ export interface LogEnd {
 
 export interface ScannedFrame {
   readonly head: FrameHead;
-  /** Of its payload in the log. */
-  readonly position: number;
+  /** Of its payload. */
+  readonly position: LogPosition;
   /** Valid until the next frame is asked for. */
   readonly payload: Uint8Array;
   /** After it. */
@@ -70,7 +71,8 @@ export class LogScan {
       const bytes = await this.#need(at, lengthBytes, at);
       if (!isChained(bytes, fromHex(end.digest))) throw damaged("a frame is damaged", at);
       end = { position: at + lengthBytes, digest: toHex(digestIn(bytes)) };
-      yield { head, position: at + FRAME_HEAD_BYTES, payload: bytes.subarray(FRAME_HEAD_BYTES), end };
+      const position = (at + FRAME_HEAD_BYTES) as LogPosition;
+      yield { head, position, payload: bytes.subarray(FRAME_HEAD_BYTES), end };
     }
   }
 

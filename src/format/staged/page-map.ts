@@ -7,29 +7,30 @@
 //   takes the pages of its range out of the table.
 // - Pages are counted from the start of the image. Ranges do not overlap.
 
-import { PAGE_DIGEST_BYTES } from "./sectors.ts";
-import { SortedTable } from "./sorted-table.ts";
+import { earliest, offsetBy } from "../../units/index.ts";
+import { type LogPosition, PAGE_DIGEST_BYTES, type PageIndex } from "./sectors.ts";
+import { SortedTable, type TableEntry } from "./sorted-table.ts";
 
 /** Where a page of the image is to be read. */
 export type Place =
-  | { readonly kind: "page"; readonly position: number }
-  | { readonly kind: "hole"; readonly end: number; readonly digestsAt: number }
+  | { readonly kind: "page"; readonly position: LogPosition }
+  | { readonly kind: "hole"; readonly end: PageIndex; readonly digestsAt: LogPosition }
   | { readonly kind: "base" };
 
 export interface LoggedPage {
-  readonly page: number;
+  readonly page: PageIndex;
   /** Of its record in the log. */
-  readonly position: number;
+  readonly position: LogPosition;
   /** A bit for each sector that is to be written. */
   readonly changed: number;
 }
 
 export interface LoggedHole {
-  readonly first: number;
+  readonly first: PageIndex;
   /** After its last page. */
-  readonly end: number;
+  readonly end: PageIndex;
   /** Where the log has the digests of its pages; 0 where it has none. */
-  readonly digestsAt: number;
+  readonly digestsAt: LogPosition;
 }
 
 /** A position and the bits of changed sectors in one double: 53 bits, of which these take the lowest 8. */
@@ -39,9 +40,9 @@ export const POSITION_MAX = 2 ** 45;
 const FROM_BASE: Place = { kind: "base" };
 
 export class PageMap {
-  readonly #pages = new SortedTable(1);
-  readonly #holes = new SortedTable(2);
-  readonly #replaced = new SortedTable(1);
+  readonly #pages = new SortedTable<PageIndex>(1);
+  readonly #holes = new SortedTable<PageIndex>(2);
+  readonly #replaced = new SortedTable<PageIndex>(1);
 
   get pageCount(): number {
     return this.#pages.size;
@@ -51,20 +52,20 @@ export class PageMap {
     return this.#pages.memoryBytes + this.#holes.memoryBytes + this.#replaced.memoryBytes;
   }
 
-  find(page: number): Place {
+  find(page: PageIndex): Place {
     const value = this.#pages.get(page);
-    if (value !== undefined) return { kind: "page", position: Math.floor(value / MASKS) };
+    if (value !== undefined) return { kind: "page", position: positionIn(value) };
     const hole = this.#holes.atOrBefore(page);
     if (hole === undefined || hole.value <= page) return FROM_BASE;
-    const digestsAt = hole.second === 0 ? 0 : hole.second + (page - hole.key) * PAGE_DIGEST_BYTES;
-    return { kind: "hole", end: this.#nextPage(page, hole.value), digestsAt };
+    const [end, digestsAt] = [endOfHole(hole), digestsFrom(hole, page)];
+    return { kind: "hole", end: this.#nextPage(page, end), digestsAt };
   }
 
   /** The first page from this one on that the base is not to be asked for; `end` where there is none before. */
-  nextLogged(page: number, end: number): number {
+  nextLogged(page: PageIndex, end: PageIndex): PageIndex {
     const hole = this.#holes.atOrBefore(page);
     if (hole !== undefined && hole.value > page) return page;
-    return Math.min(this.#nextPage(page, end), this.#holes.atOrAfter(page)?.key ?? end);
+    return earliest(this.#nextPage(page, end), this.#holes.atOrAfter(page)?.key ?? end);
   }
 
   setPage({ page, position, changed }: LoggedPage): void {
@@ -72,11 +73,11 @@ export class PageMap {
   }
 
   /** digestsAt: see LoggedHole. */
-  setHole(first: number, end: number, digestsAt: number): void {
+  setHole(first: PageIndex, end: PageIndex, digestsAt: LogPosition | 0): void {
     this.#pages.removeRange(first, end);
     const before = this.#holes.atOrBefore(first);
     this.#keepRest(before, first, end);
-    this.#keepRest(this.#holes.atOrBefore(end - 1), first, end);
+    this.#keepRest(this.#holes.atOrBefore(offsetBy(end, -1)), first, end);
     this.#holes.removeRange(first, end);
     if (digestsAt === 0 && before?.second === 0 && before.key < first && before.value >= first) {
       this.#holes.set(before.key, end);
@@ -84,49 +85,58 @@ export class PageMap {
   }
 
   /** Where the log has the page as it is in the image. */
-  findReplaced(page: number): number | undefined {
-    return this.#replaced.get(page);
+  findReplaced(page: PageIndex): LogPosition | undefined {
+    return this.#replaced.get(page) as LogPosition | undefined;
   }
 
-  setReplaced(page: number, position: number): void {
+  setReplaced(page: PageIndex, position: LogPosition): void {
     this.#replaced.set(page, position);
   }
 
   /** What is to be written into an image that ends before the page `end`, by ascending pages. */
-  *pages(end: number): Generator<LoggedPage> {
-    for (const { key, value } of this.#pages.from(0)) {
+  *pages(end: PageIndex): Generator<LoggedPage> {
+    for (const { key, value } of this.#pages) {
       if (key >= end) return;
-      yield { page: key, position: Math.floor(value / MASKS), changed: value % MASKS };
+      yield { page: key, position: positionIn(value), changed: value % MASKS };
     }
   }
 
   /** What is to be punched out of one: the ranges without the pages that were written after. */
-  *holes(end: number): Generator<LoggedHole> {
-    for (const { key, value, second } of this.#holes.from(0)) {
-      const stop = Math.min(value, end);
-      for (let first = key; first < stop; ) {
+  *holes(end: PageIndex): Generator<LoggedHole> {
+    for (const hole of this.#holes) {
+      const stop = earliest(endOfHole(hole), end);
+      for (let first = hole.key; first < stop; ) {
         const next = this.#nextPage(first, stop);
-        const digestsAt = second === 0 ? 0 : second + (first - key) * PAGE_DIGEST_BYTES;
-        if (next > first) yield { first, end: next, digestsAt };
-        first = next + 1;
+        if (next > first) yield { first, end: next, digestsAt: digestsFrom(hole, first) };
+        first = offsetBy(next, 1);
       }
     }
   }
 
-  #nextPage(page: number, end: number): number {
-    return Math.min(this.#pages.atOrAfter(page)?.key ?? end, end);
+  #nextPage(page: PageIndex, end: PageIndex): PageIndex {
+    return earliest(this.#pages.atOrAfter(page)?.key ?? end, end);
   }
 
   /** A range that a new one overlaps keeps what lies before and after it. */
-  #keepRest(
-    hole: { key: number; value: number; second: number } | undefined,
-    first: number,
-    end: number,
-  ): void {
+  #keepRest(hole: TableEntry<PageIndex> | undefined, first: PageIndex, end: PageIndex): void {
     if (hole === undefined || hole.value <= first) return;
     const { key, value, second } = hole;
     if (key < first) this.#holes.set(key, first, second);
-    if (value <= end) return;
-    this.#holes.set(end, value, second === 0 ? 0 : second + (end - key) * PAGE_DIGEST_BYTES);
+    if (value > end) this.#holes.set(end, value, digestsFrom(hole, end));
   }
+}
+
+/** Of a page's entry. */
+function positionIn(value: number): LogPosition {
+  return Math.floor(value / MASKS) as LogPosition;
+}
+
+/** The page after a range that was punched out, of which the table has the number as a value. */
+function endOfHole({ key, value }: TableEntry<PageIndex>): PageIndex {
+  return offsetBy(key, value - key);
+}
+
+/** Where the digests of such a range are, from one of its pages on. */
+function digestsFrom({ key, second }: TableEntry<PageIndex>, page: PageIndex): LogPosition {
+  return (second === 0 ? 0 : second + (page - key) * PAGE_DIGEST_BYTES) as LogPosition;
 }

@@ -12,6 +12,7 @@
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
+import { offsetBy } from "../../units/index.ts";
 import {
   decodeRecord,
   digestIn,
@@ -29,7 +30,7 @@ import {
 } from "./frames.ts";
 import { fromHex, inLog, type LogEnd, LogScan, toHex } from "./log-scan.ts";
 import { PageMap, POSITION_MAX } from "./page-map.ts";
-import { PAGE_BYTES, PAGE_DIGEST_BYTES } from "./sectors.ts";
+import { type LogPosition, PAGE_BYTES, PAGE_DIGEST_BYTES, type PageIndex } from "./sectors.ts";
 
 const LOG_MODE = 0o600;
 
@@ -146,7 +147,7 @@ export class RedoLog {
   }
 
   /** digests: PAGE_DIGEST_BYTES for each page, or nothing. */
-  async appendHole(first: number, pages: number, digests: Uint8Array): Promise<void> {
+  async appendHole(first: PageIndex, pages: number, digests: Uint8Array): Promise<void> {
     const count = digests.length / PAGE_DIGEST_BYTES;
     if (pages < 1 || (count !== 0 && count !== pages)) {
       throw this.#impossible(`a hole of ${pages} pages with ${count} digests`);
@@ -159,7 +160,7 @@ export class RedoLog {
   }
 
   /** Pages side by side as they are in the image, from this one on; at most FRAME_PAGES_MAX. */
-  async appendReplaced(first: number, contents: Uint8Array): Promise<void> {
+  async appendReplaced(first: PageIndex, contents: Uint8Array): Promise<void> {
     const count = contents.length / PAGE_BYTES;
     if (!this.header.keepsReplaced || !Number.isInteger(count) || count < 1 || count > FRAME_PAGES_MAX) {
       throw this.#impossible(`${count} pages of what is replaced`);
@@ -168,7 +169,7 @@ export class RedoLog {
   }
 
   /** The page as it was in the image. Undefined where the log does not have it. */
-  async readReplaced(page: number): Promise<Uint8Array | undefined> {
+  async readReplaced(page: PageIndex): Promise<Uint8Array | undefined> {
     const position = this.#map.findReplaced(page);
     if (position === undefined) return undefined;
     const bytes = new Uint8Array(PAGE_BYTES);
@@ -177,14 +178,14 @@ export class RedoLog {
   }
 
   /** What a page was to replace, without its content. */
-  async readRecordHead(position: number): Promise<PageRecord> {
+  async readRecordHead(position: LogPosition): Promise<PageRecord> {
     const bytes = new Uint8Array(RECORD_CONTENT_AT);
     await this.#read(bytes, position);
     return decodeRecord(bytes);
   }
 
   /** Records that lie side by side, from this one on. */
-  async readRecords(position: number, count: number): Promise<PageRecord[]> {
+  async readRecords(position: LogPosition, count: number): Promise<PageRecord[]> {
     const bytes = new Uint8Array(count * RECORD_BYTES);
     await this.#read(bytes, position);
     return Array.from({ length: count }, (_, index) =>
@@ -193,12 +194,12 @@ export class RedoLog {
   }
 
   /** A part of the page whose record is there. */
-  async readContent(position: number, target: Uint8Array, from: number): Promise<void> {
+  async readContent(position: LogPosition, target: Uint8Array, from: number): Promise<void> {
     if (from + target.length > PAGE_BYTES) throw new RangeError("a page has no bytes there");
-    await this.#read(target, position + RECORD_CONTENT_AT + from);
+    await this.#read(target, offsetBy(position, RECORD_CONTENT_AT + from));
   }
 
-  async readDigests(position: number, pages: number): Promise<Uint8Array> {
+  async readDigests(position: LogPosition, pages: number): Promise<Uint8Array> {
     const digests = new Uint8Array(pages * PAGE_DIGEST_BYTES);
     await this.#read(digests, position);
     return digests;
@@ -240,7 +241,7 @@ export class RedoLog {
     }
     await this.#file.write(frame, position);
     this.#end = { position: position + frame.length, digest: toHex(digestIn(frame)) };
-    this.#index(head, frame.subarray(FRAME_HEAD_BYTES), position + FRAME_HEAD_BYTES);
+    this.#index(head, frame.subarray(FRAME_HEAD_BYTES), (position + FRAME_HEAD_BYTES) as LogPosition);
   }
 
   async #replay(scan: LogScan, end: LogEnd): Promise<void> {
@@ -254,27 +255,27 @@ export class RedoLog {
     });
   }
 
-  #index(head: FrameHead, payload: Uint8Array, position: number): void {
+  #index(head: FrameHead, payload: Uint8Array, position: LogPosition): void {
     if (head.kind === "size") {
       this.#sizeBytes = head.sizeBytes;
       this.#peakBytes = Math.max(this.#peakBytes, head.sizeBytes);
     } else if (head.kind === "hole") {
-      this.#map.setHole(head.first, head.first + head.pages, head.digests === 0 ? 0 : position);
+      this.#map.setHole(head.first, offsetBy(head.first, head.pages), head.digests === 0 ? 0 : position);
     } else if (head.kind === "replaced") {
       for (let index = 0; index < head.count; index += 1) {
-        this.#map.setReplaced(head.first + index, position + index * PAGE_BYTES);
+        this.#map.setReplaced(offsetBy(head.first, index), offsetBy(position, index * PAGE_BYTES));
       }
     } else {
       for (let index = 0; index < head.count; index += 1) {
         const at = index * RECORD_BYTES;
         const { page, changed } = decodeRecord(payload.subarray(at, at + RECORD_BYTES));
-        this.#map.setPage({ page, position: position + at, changed });
+        this.#map.setPage({ page, position: offsetBy(position, at), changed });
       }
     }
   }
 
   /** What the index leads to is there: less is damage since the log was opened. */
-  async #read(target: Uint8Array, position: number): Promise<void> {
+  async #read(target: Uint8Array, position: LogPosition): Promise<void> {
     if ((await this.#file.read(target, position)) === target.length) return;
     throw new ImgtxError("E_CORRUPT", "the redo log was cut off while it was in use", {
       image: this.path,

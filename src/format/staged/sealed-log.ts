@@ -4,7 +4,14 @@
 import { posix } from "node:path";
 import type { LogEnd } from "./log-scan.ts";
 import type { RedoLog } from "./redo-log.ts";
-import { countBits, PAGE_BYTES, SECTOR_BYTES, SECTORS_PER_PAGE } from "./sectors.ts";
+import {
+  countBits,
+  pageFrom,
+  type PageIndex,
+  SECTOR_BYTES,
+  SECTORS_PER_PAGE,
+  startOfPage,
+} from "./sectors.ts";
 
 /** Plain data. */
 export interface SealedLog {
@@ -25,7 +32,7 @@ export interface SealedLog {
 }
 
 export function describeLog(log: RedoLog): SealedLog {
-  const endPage = Math.ceil(log.sizeBytes / PAGE_BYTES);
+  const endPage = pageFrom(log.sizeBytes);
   let changedSectors = 0;
   for (const { page, changed } of log.map.pages(endPage)) {
     changedSectors += countBits(changed & sectorsInside(page, log.sizeBytes));
@@ -45,7 +52,7 @@ export function describeLog(log: RedoLog): SealedLog {
 }
 
 /** The sectors of a page that a file of this size has, in whole or in part, a bit for each. */
-export function sectorsInside(page: number, sizeBytes: number): number {
-  const sectors = Math.ceil((sizeBytes - page * PAGE_BYTES) / SECTOR_BYTES);
+export function sectorsInside(page: PageIndex, sizeBytes: number): number {
+  const sectors = Math.ceil((sizeBytes - startOfPage(page)) / SECTOR_BYTES);
   return 2 ** Math.max(0, Math.min(SECTORS_PER_PAGE, sectors)) - 1;
 }

@@ -4,6 +4,13 @@
 // or new, and a page anything in between. So digests are of sectors, and what a log changes is told sector by sector.
 
 import { hash } from "node:crypto";
+import type { Branded } from "../../units/index.ts";
+
+/** Pages are counted from the start of an image. */
+export type PageIndex = Branded<"PageIndex">;
+
+/** A byte offset in a redo log, and not in the image. */
+export type LogPosition = Branded<"LogPosition">;
 
 export const PAGE_BYTES = 4096;
 export const SECTOR_BYTES = 512;
@@ -12,6 +19,21 @@ export const SECTORS_PER_PAGE = PAGE_BYTES / SECTOR_BYTES;
 /** SHA-256, cut to 128 bits: it tells whether somebody has written there. */
 const SECTOR_DIGEST_BYTES = 16;
 export const PAGE_DIGEST_BYTES = SECTORS_PER_PAGE * SECTOR_DIGEST_BYTES;
+
+/** The page that a byte of an image is in. */
+export function pageOf(offset: number): PageIndex {
+  return Math.floor(offset / PAGE_BYTES) as PageIndex;
+}
+
+/** The first page that begins there or later: the one after the last, of what ends there. */
+export function pageFrom(offset: number): PageIndex {
+  return Math.ceil(offset / PAGE_BYTES) as PageIndex;
+}
+
+/** Where a page begins in the image. */
+export function startOfPage(page: PageIndex): number {
+  return page * PAGE_BYTES;
+}
 
 const ZEROS = Buffer.alloc(SECTOR_BYTES);
 const ZEROS_DIGEST = digestOf(ZEROS);

@@ -6,8 +6,8 @@
 // - Filled in ascending order all blocks but the last are full; in any order they are half full at least, on average.
 
 /** Found in the table. A snapshot: changing it changes nothing. */
-export interface TableEntry {
-  readonly key: number;
+export interface TableEntry<Key extends number = number> {
+  readonly key: Key;
   readonly value: number;
   /** 0 in a table of one value. */
   readonly second: number;
@@ -21,7 +21,7 @@ interface Block {
 
 const BLOCK_ENTRIES = 512;
 
-export class SortedTable {
+export class SortedTable<Key extends number = number> {
   readonly #columns: 1 | 2;
   readonly #blocks: Block[] = [];
   #size = 0;
@@ -40,14 +40,14 @@ export class SortedTable {
     return this.#blocks.length * BLOCK_ENTRIES * 8 * (1 + this.#columns);
   }
 
-  get last(): TableEntry | undefined {
+  get last(): TableEntry<Key> | undefined {
     const index = this.#blocks.length - 1;
     const block = this.#blocks[index];
     return block && this.#entry(index, block.length - 1);
   }
 
   /** The value of this key; undefined where there is none. */
-  get(key: number): number | undefined {
+  get(key: Key): number | undefined {
     const block = this.#blocks[this.#findBlock(key)];
     if (block === undefined) return undefined;
     const at = findKey(block, key);
@@ -55,7 +55,7 @@ export class SortedTable {
   }
 
   /** The entry with the greatest key that is not above this one. */
-  atOrBefore(key: number): TableEntry | undefined {
+  atOrBefore(key: Key): TableEntry<Key> | undefined {
     const index = this.#findBlock(key);
     const block = this.#blocks[index];
     if (block === undefined) return undefined;
@@ -65,25 +65,23 @@ export class SortedTable {
   }
 
   /** The entry with the smallest key that is not below this one. */
-  atOrAfter(key: number): TableEntry | undefined {
+  atOrAfter(key: Key): TableEntry<Key> | undefined {
     const [index, at] = this.#seek(key);
     return this.#entry(index, at);
   }
 
-  /** Entries by ascending keys, from this key on. The table must not change meanwhile. */
-  *from(key: number): Generator<TableEntry> {
-    let [index, at] = this.#seek(key);
-    for (;;) {
-      const entry = this.#entry(index, at);
-      if (entry === undefined) return;
-      yield entry;
-      at += 1;
-      if (at === this.#blocks[index]?.length) [index, at] = [index + 1, 0];
+  /** Entries by ascending keys. The table must not change meanwhile. */
+  *[Symbol.iterator](): Generator<TableEntry<Key>> {
+    for (const [index, { length }] of this.#blocks.entries()) {
+      for (let at = 0; at < length; at += 1) {
+        const entry = this.#entry(index, at);
+        if (entry) yield entry;
+      }
     }
   }
 
   /** In the place of the entry with this key, where there is one. */
-  set(key: number, value: number, second = 0): void {
+  set(key: Key, value: number, second = 0): void {
     let index = this.#findBlock(key);
     let block = this.#blocks[index];
     if (block === undefined) {
@@ -107,7 +105,7 @@ export class SortedTable {
   }
 
   /** Removes the entries of [first, end). */
-  removeRange(first: number, end: number): void {
+  removeRange(first: Key, end: Key): void {
     for (;;) {
       const [index, from] = this.#seek(first);
       const block = this.#blocks[index];
@@ -172,9 +170,9 @@ export class SortedTable {
     return at === block.length ? [index + 1, 0] : [index, at];
   }
 
-  #entry(index: number, at: number): TableEntry | undefined {
+  #entry(index: number, at: number): TableEntry<Key> | undefined {
     const block = this.#blocks[index];
-    const key = block?.keys[at];
+    const key = block?.keys[at] as Key | undefined;
     if (block === undefined || key === undefined || at >= block.length) return undefined;
     const columns = this.#columns;
     return {

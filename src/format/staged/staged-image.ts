@@ -13,9 +13,20 @@
 // - Changes follow each other; reads may overlap with them.
 
 import { type ByteRange, type StorageFile, Turnstile } from "../../storage/index.ts";
+import { earliest, offsetBy } from "../../units/index.ts";
 import { FRAME_DIGESTS_MAX, FRAME_PAGES_MAX, type PageRecord } from "./frames.ts";
 import type { RedoLog } from "./redo-log.ts";
-import { compareSectors, compareWithDigests, digestPage, PAGE_BYTES, SECTOR_BYTES } from "./sectors.ts";
+import {
+  compareSectors,
+  compareWithDigests,
+  digestPage,
+  PAGE_BYTES,
+  pageFrom,
+  type PageIndex,
+  pageOf,
+  SECTOR_BYTES,
+  startOfPage,
+} from "./sectors.ts";
 
 /** The image's own file, open for reading. */
 export type BaseFile = Pick<StorageFile, "read" | "seekData" | "seekHole">;
@@ -97,10 +108,10 @@ export class StagedImage {
   /** The first hole at or after offset, whatever the size; `end` where there is none before. */
   async #findHole(base: BaseFile, offset: number, end: number): Promise<number> {
     for (let at = offset; at < end; ) {
-      const page = Math.floor(at / PAGE_BYTES);
+      const page = pageOf(at);
       const place = this.log.map.find(page);
       if (place.kind === "hole") return at;
-      if (place.kind === "page") at = (page + 1) * PAGE_BYTES;
+      if (place.kind === "page") at = startOfPage(offsetBy(page, 1));
       else {
         const next = this.#nextLoggedByte(page, end);
         const hole = at < this.log.header.baseSizeBytes ? await base.seekHole(at) : at;
@@ -114,10 +125,10 @@ export class StagedImage {
   /** The first data at or after offset, whatever the size; `end` where there is none before. */
   async #findData(base: BaseFile, offset: number, end: number): Promise<number> {
     for (let at = offset; at < end; ) {
-      const page = Math.floor(at / PAGE_BYTES);
+      const page = pageOf(at);
       const place = this.log.map.find(page);
       if (place.kind === "page") return at;
-      if (place.kind === "hole") at = place.end * PAGE_BYTES;
+      if (place.kind === "hole") at = startOfPage(place.end);
       else {
         const next = this.#nextLoggedByte(page, end);
         const data = at < this.log.header.baseSizeBytes ? await base.seekData(at) : undefined;
@@ -128,22 +139,22 @@ export class StagedImage {
     return end;
   }
 
-  #nextLoggedByte(page: number, endBytes: number): number {
-    return this.log.map.nextLogged(page, Math.ceil(endBytes / PAGE_BYTES)) * PAGE_BYTES;
+  #nextLoggedByte(page: PageIndex, endBytes: number): number {
+    return startOfPage(this.log.map.nextLogged(page, pageFrom(endBytes)));
   }
 
   /** From the start of target, as far as it comes from one place. Returns where that ends in the image. */
   async #readPiece(base: BaseFile, target: Uint8Array, at: number): Promise<number> {
     const end = at + target.length;
-    const page = Math.floor(at / PAGE_BYTES);
+    const page = pageOf(at);
     const place = this.log.map.find(page);
     if (place.kind === "page") {
-      const stop = Math.min(end, (page + 1) * PAGE_BYTES);
-      await this.log.readContent(place.position, target.subarray(0, stop - at), at - page * PAGE_BYTES);
+      const stop = Math.min(end, startOfPage(offsetBy(page, 1)));
+      await this.log.readContent(place.position, target.subarray(0, stop - at), at - startOfPage(page));
       return stop;
     }
     if (place.kind === "hole") {
-      const stop = Math.min(end, place.end * PAGE_BYTES);
+      const stop = Math.min(end, startOfPage(place.end));
       target.fill(0, 0, stop - at);
       return stop;
     }
@@ -171,44 +182,44 @@ export class StagedImage {
 
   /** Whole pages become a hole, the rest is written. Past the size everything is zeros in any case. */
   async #zero(base: BaseFile, start: number, end: number): Promise<void> {
-    const first = Math.ceil(start / PAGE_BYTES);
-    const last = end >= this.sizeBytes ? Math.ceil(end / PAGE_BYTES) : Math.floor(end / PAGE_BYTES);
+    const first = pageFrom(start);
+    const last = end >= this.sizeBytes ? pageFrom(end) : pageOf(end);
     if (first >= last) {
       await this.#writeInBatches(base, new Uint8Array(end - start), start, false);
       return;
     }
-    const [holeAt, holeEnd] = [first * PAGE_BYTES, last * PAGE_BYTES];
+    const [holeAt, holeEnd] = [startOfPage(first), startOfPage(last)];
     if (start < holeAt) await this.#writeInBatches(base, new Uint8Array(holeAt - start), start, false);
     await this.#punchPages(base, first, last);
     if (holeEnd < end) await this.#writeInBatches(base, new Uint8Array(end - holeEnd), holeEnd, false);
   }
 
   /** Only what is not zeros already: holes of an image stay out of its log. */
-  async #punchPages(base: BaseFile, first: number, end: number): Promise<void> {
-    const stop = Math.min(end, Math.ceil(this.log.peakBytes / PAGE_BYTES));
+  async #punchPages(base: BaseFile, first: PageIndex, end: PageIndex): Promise<void> {
+    const stop = earliest(end, pageFrom(this.log.peakBytes));
     for (let page = first; page < stop; ) {
-      const data = await this.#findData(base, page * PAGE_BYTES, stop * PAGE_BYTES);
-      const from = Math.floor(data / PAGE_BYTES);
+      const data = await this.#findData(base, startOfPage(page), startOfPage(stop));
+      const from = pageOf(data);
       if (from >= stop) return;
       if (!this.log.header.checksHoles) {
         await this.log.appendHole(from, stop - from, new Uint8Array(0));
         return;
       }
-      const hole = await this.#findHole(base, data, stop * PAGE_BYTES);
-      page = Math.min(from + FRAME_DIGESTS_MAX, Math.ceil(hole / PAGE_BYTES));
+      const hole = await this.#findHole(base, data, startOfPage(stop));
+      page = earliest(offsetBy(from, FRAME_DIGESTS_MAX), pageFrom(hole));
       await this.#punchChecked(base, from, page);
     }
   }
 
   /** Pages without a hole among them, with what they replace. */
-  async #punchChecked(base: BaseFile, first: number, end: number): Promise<void> {
+  async #punchChecked(base: BaseFile, first: PageIndex, end: PageIndex): Promise<void> {
     const digests: Uint8Array[] = [];
-    for (let page = first; page < end; page += 1) {
+    for (let page = first; page < end; page = offsetBy(page, 1)) {
       const place = this.log.map.find(page);
       if (place.kind === "page") digests.push((await this.log.readRecordHead(place.position)).digests);
       else {
         const bytes = new Uint8Array(PAGE_BYTES);
-        await this.#readBase(base, bytes, page * PAGE_BYTES);
+        await this.#readBase(base, bytes, startOfPage(page));
         digests.push(digestPage(bytes));
       }
     }
@@ -223,7 +234,7 @@ export class StagedImage {
   ): Promise<void> {
     const end = offset + source.length;
     for (let at = offset; at < end; ) {
-      const stop = Math.min(end, (Math.floor(at / PAGE_BYTES) + FRAME_PAGES_MAX) * PAGE_BYTES);
+      const stop = Math.min(end, startOfPage(offsetBy(pageOf(at), FRAME_PAGES_MAX)));
       await this.#writeBatch(base, source.subarray(at - offset, stop - offset), at, isForced);
       at = stop;
     }
@@ -231,9 +242,9 @@ export class StagedImage {
 
   async #writeBatch(base: BaseFile, source: Uint8Array, offset: number, isForced: boolean): Promise<void> {
     const end = offset + source.length;
-    const first = Math.floor(offset / PAGE_BYTES);
-    const pages = Math.ceil(end / PAGE_BYTES) - first;
-    const start = first * PAGE_BYTES;
+    const first = pageOf(offset);
+    const pages = pageFrom(end) - first;
+    const start = startOfPage(first);
     const after = new Uint8Array(pages * PAGE_BYTES);
     if (offset > start) await this.read(base, after.subarray(0, PAGE_BYTES), start);
     if (end < start + after.length) {
@@ -247,7 +258,9 @@ export class StagedImage {
       const at = index * PAGE_BYTES;
       const content = after.subarray(at, at + PAGE_BYTES);
       const forced = isForced ? sectorsWithin(offset - start - at, end - start - at) : 0;
-      const record = await this.#makeRecord(first + index, content, forced, () => before.page(index));
+      const record = await this.#makeRecord(offsetBy(first, index), content, forced, () =>
+        before.page(index),
+      );
       if (record !== undefined) records.push(record);
     }
     if (records.length === 0) return;
@@ -257,9 +270,9 @@ export class StagedImage {
 
   async #keepReplaced(
     records: readonly PageRecord[],
-    readBefore: (page: number) => Promise<Uint8Array>,
+    readBefore: (page: PageIndex) => Promise<Uint8Array>,
   ): Promise<void> {
-    let run: { readonly first: number; readonly contents: Uint8Array[] } | undefined;
+    let run: { readonly first: PageIndex; readonly contents: Uint8Array[] } | undefined;
     const append = async () => run && (await this.log.appendReplaced(run.first, Buffer.concat(run.contents)));
     for (const { page } of records) {
       if (!this.#lacksReplaced(page)) continue;
@@ -272,16 +285,16 @@ export class StagedImage {
     await append();
   }
 
-  #lacksReplaced(page: number): boolean {
+  #lacksReplaced(page: PageIndex): boolean {
     const { keepsReplaced, checksHoles, baseSizeBytes } = this.log.header;
     const mayTear = checksHoles || page === 0;
-    const wasThere = page * PAGE_BYTES < baseSizeBytes;
+    const wasThere = startOfPage(page) < baseSizeBytes;
     return keepsReplaced && mayTear && wasThere && this.log.map.findReplaced(page) === undefined;
   }
 
   /** Undefined where the page is as the image has it, and was never anything else. */
   async #makeRecord(
-    page: number,
+    page: PageIndex,
     content: Uint8Array,
     forced: number,
     readBefore: () => Promise<Uint8Array>,

@@ -11,11 +11,11 @@ import {
   type DeviceTable,
   isViewPresent,
   flushTableName,
-  lockWorkspace,
   readGeneration,
   readTable,
   replaceTable,
   showView,
+  underWorkspaceLock,
   withDevices,
   withFingerprints,
   type Workspace,
@@ -81,14 +81,7 @@ export const HOLDS_LOCK: Finishing["underLock"] = async (work) => await work();
 
 /** For those that don't: it is taken for moments, however long the work on images takes. */
 export function lockForMoments(workspace: Workspace, waiting: LockWaiting): Finishing["underLock"] {
-  return async (work) => {
-    const lock = await lockWorkspace(workspace, waiting);
-    try {
-      return await work();
-    } finally {
-      await lock.close();
-    }
-  };
+  return async (work) => await underWorkspaceLock(workspace, waiting, work);
 }
 
 /** All of it. */

@@ -1,6 +1,6 @@
 // Opens a transaction: its journal comes into being under the workspace lock.
 
-import { describeWorker, lockWorkspace, type Workspace } from "../../device/index.ts";
+import { describeWorker, underWorkspaceLock, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { NO_TRANSACTION, sayWhose } from "../choose.ts";
 import { beginRecordOf, Journal } from "../journal/index.ts";
@@ -12,8 +12,7 @@ export async function createJournal(
   choice: { id: string; name: string | null; onError: "abort" | "keep"; owned: boolean },
   wait: LockWait,
 ): Promise<Journal> {
-  const lock = await lockWorkspace(workspace, wait);
-  try {
+  return await underWorkspaceLock(workspace, wait, async () => {
     if (choice.name !== null) await assertNameFree(workspace, choice.name);
     const owner = choice.owned ? await describeWorker(workspace) : null;
     return await Journal.create(
@@ -21,9 +20,7 @@ export async function createJournal(
       beginRecordOf(workspace, { ...choice, implicit: false, owner }),
       [],
     );
-  } finally {
-    await lock.close();
-  }
+  });
 }
 
 /** One that is open may be named by its id or by its name: neither may mean another one. */

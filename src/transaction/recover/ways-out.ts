@@ -5,7 +5,13 @@
 // - What is left is named, file by file. The journal is kept as a record where anything is.
 // - A committed transaction is finished or given up, and never undone; one that is not, never finished.
 
-import { assertOwn, lockWorkspace, readTable, replaceTable, type Workspace } from "../../device/index.ts";
+import {
+  assertOwn,
+  underWorkspaceLock,
+  readTable,
+  replaceTable,
+  type Workspace,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { shellQuote } from "../../format/index.ts";
 import { finishCommit, lockForMoments, summarise, withCopiesForgotten } from "../commit/finish.ts";
@@ -84,7 +90,7 @@ export async function forceAbort(session: Session, id: string, options: RunOptio
       kept = await undoWhatCanBe(workspace, journal.state);
       for (const file of kept) options.onKept?.(file);
       if (kept.length === 0) await journal.retire();
-      else await setAsideLocked(workspace, id, options);
+      else await underWorkspaceLock(workspace, options, async () => await setAside(workspace, [id]));
     }
     return await describeOutcome(workspace, {
       changed: !options.dryRun,
@@ -112,27 +118,15 @@ export async function giveUp(session: Session, id: string, options: RunOptions):
   const isRead = !(state instanceof ImgtxError);
   const left = isRead ? await describeLeft(workspace, state) : [];
   if (!options.dryRun) {
-    const lock = await lockWorkspace(workspace, options);
-    try {
+    await underWorkspaceLock(workspace, options, async () => {
       if (isRead && state.commit) {
         await replaceTable(workspace, withCopiesForgotten(await readTable(workspace), state));
       }
       await setAside(workspace, [id]);
-    } finally {
-      await lock.close();
-    }
+    });
   }
   const what = isRead ? summarise(state) : state.message;
   return { id, changed: !options.dryRun, record, what, devices: held, left, generation };
-}
-
-async function setAsideLocked(workspace: Workspace, id: string, options: RunOptions): Promise<void> {
-  const lock = await lockWorkspace(workspace, options);
-  try {
-    await setAside(workspace, [id]);
-  } finally {
-    await lock.close();
-  }
 }
 
 async function withWaiting<T>(

@@ -2,10 +2,12 @@
 
 import { describe, expect, test } from "vitest";
 import { PageMap } from "../../../src/format/staged/page-map.ts";
+import type { LogPosition, PageIndex } from "../../../src/format/staged/sectors.ts";
 import { SortedTable } from "../../../src/format/staged/sorted-table.ts";
 import { seededRandom } from "../../helpers/random.ts";
 
-const PAGES = 300;
+const [page, position] = [(number: number) => number as PageIndex, (bytes: number) => bytes as LogPosition];
+const PAGES = page(300);
 const PAGE_DIGEST_BYTES = 128;
 
 /** For each page: where its record is, or where the digests of its hole are. */
@@ -13,11 +15,11 @@ type Model = ({ page: number; changed: number } | { hole: number } | undefined)[
 
 function placesOf(map: PageMap): Model {
   const model: Model = Array.from({ length: PAGES });
-  for (let page = 0; page < PAGES; page += 1) {
-    const place = map.find(page);
-    if (place.kind === "hole") model[page] = { hole: place.digestsAt };
+  for (let index = 0; index < PAGES; index += 1) {
+    const place = map.find(page(index));
+    if (place.kind === "hole") model[index] = { hole: place.digestsAt };
   }
-  for (const { page, position, changed } of map.pages(PAGES)) model[page] = { page: position, changed };
+  for (const one of map.pages(PAGES)) model[one.page] = { page: one.position, changed: one.changed };
   return model;
 }
 
@@ -35,30 +37,30 @@ describe("the index of a log", () => {
       const end = Math.min(PAGES, first + 1 + random.below(40));
       if (random.below(2) === 0) {
         const changed = random.below(256);
-        for (let page = first; page < Math.min(end, first + 6); page += 1) {
-          map.setPage({ page, position: step * 1000 + page, changed });
-          model[page] = { page: step * 1000 + page, changed };
+        for (let at = first; at < Math.min(end, first + 6); at += 1) {
+          map.setPage({ page: page(at), position: position(step * 1000 + at), changed });
+          model[at] = { page: step * 1000 + at, changed };
         }
       } else {
         const digestsAt = random.below(3) === 0 ? 0 : step * 1_000_000;
-        map.setHole(first, end, digestsAt);
-        for (let page = first; page < end; page += 1) {
-          model[page] = { hole: digestsAt === 0 ? 0 : digestsAt + (page - first) * PAGE_DIGEST_BYTES };
+        map.setHole(page(first), page(end), position(digestsAt));
+        for (let at = first; at < end; at += 1) {
+          model[at] = { hole: digestsAt === 0 ? 0 : digestsAt + (at - first) * PAGE_DIGEST_BYTES };
         }
       }
       expect(placesOf(map)).toEqual(model);
       const holes: Model = Array.from({ length: PAGES });
       for (const hole of map.holes(PAGES)) {
-        for (let page = hole.first; page < hole.end; page += 1) {
-          if (holes[page] !== undefined) throw new Error(`page ${page} comes twice`);
-          const at = hole.digestsAt + (page - hole.first) * PAGE_DIGEST_BYTES;
-          holes[page] = { hole: hole.digestsAt === 0 ? 0 : at };
+        for (let index: number = hole.first; index < hole.end; index += 1) {
+          if (holes[index] !== undefined) throw new Error(`page ${index} comes twice`);
+          const at = hole.digestsAt + (index - hole.first) * PAGE_DIGEST_BYTES;
+          holes[index] = { hole: hole.digestsAt === 0 ? 0 : at };
         }
       }
       expect(holes).toEqual(holesIn(model));
       const from = random.below(PAGES);
-      const next = model.findIndex((place, page) => page >= from && place !== undefined);
-      expect(map.nextLogged(from, PAGES)).toBe(next === -1 ? PAGES : next);
+      const next = model.findIndex((place, index) => index >= from && place !== undefined);
+      expect(map.nextLogged(page(from), PAGES)).toBe(next === -1 ? PAGES : next);
     }
     expect(map.pageCount).toBe(model.filter((place) => place && "page" in place).length);
   });
@@ -68,25 +70,25 @@ describe("the index of a log", () => {
   test("takes 16 bytes for each page that is written in order, wherever in the image", () => {
     const map = new PageMap();
     for (let index = 0; index < MILLION; index += 1) {
-      map.setPage({ page: index * 1_000_003, position: 4240 * index, changed: 255 });
+      map.setPage({ page: page(index * 1_000_003), position: position(4240 * index), changed: 255 });
     }
     expect(map.memoryBytes / MILLION).toBeLessThan(16.1);
-    expect(map.find(999_999 * 1_000_003)).toEqual({ kind: "page", position: 4240 * 999_999 });
+    expect(map.find(page(999_999 * 1_000_003))).toEqual({ kind: "page", position: 4240 * 999_999 });
   });
 
   test("takes half as much again for pages in any order", () => {
     const map = new PageMap();
     const random = seededRandom(5);
     for (let index = 0; index < MILLION / 5; index += 1) {
-      map.setPage({ page: random.below(2 ** 31), position: 4240 * index, changed: 1 });
+      map.setPage({ page: page(random.below(2 ** 31)), position: position(4240 * index), changed: 1 });
     }
     expect(map.memoryBytes / map.pageCount).toBeLessThan(25);
   });
 
   test("takes one entry for a hole of any size, and one for holes side by side", () => {
     const map = new PageMap();
-    for (let first = 0; first < 1000; first += 1) map.setHole(first * 1e6, (first + 1) * 1e6, 0);
-    expect([...map.holes(Number.MAX_SAFE_INTEGER)]).toEqual([{ first: 0, end: 1e9, digestsAt: 0 }]);
+    for (let first = 0; first < 1000; first += 1) map.setHole(page(first * 1e6), page((first + 1) * 1e6), 0);
+    expect([...map.holes(page(Number.MAX_SAFE_INTEGER))]).toEqual([{ first: 0, end: 1e9, digestsAt: 0 }]);
   });
 });
 
@@ -106,9 +108,7 @@ test("a sorted table finds what a map of the same entries has", () => {
     }
   }
   const keys = [...model.keys()].sort((one, other) => one - other);
-  expect([...table.from(0)].map(({ key, value }) => [key, value])).toEqual(
-    keys.map((key) => [key, model.get(key)]),
-  );
+  expect([...table].map(({ key, value }) => [key, value])).toEqual(keys.map((key) => [key, model.get(key)]));
   expect(table.size).toBe(model.size);
   for (let key = 0; key < 5000; key += 7) {
     expect(table.get(key)).toBe(model.get(key));

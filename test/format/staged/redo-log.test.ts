@@ -10,7 +10,7 @@ import {
   StagedStorage,
 } from "../../../src/format/staged/index.ts";
 import type { PageRecord } from "../../../src/format/staged/frames.ts";
-import { PAGE_DIGEST_BYTES } from "../../../src/format/staged/sectors.ts";
+import { PAGE_DIGEST_BYTES, pageOf } from "../../../src/format/staged/sectors.ts";
 import type { StorageFile } from "../../../src/storage/index.ts";
 import type { MemoryDisk } from "../../fuzz/memory-storage.ts";
 import { errorFrom } from "../../helpers/expect-error.ts";
@@ -177,7 +177,9 @@ describe("a sealed log", () => {
     const path = "/disks/.imgtx-t1-1.redo";
     const old = await RedoLog.create(disk.storage, path, { ...log.header, keepsReplaced: false });
     await old.appendSize(3 * PAGE_BYTES);
-    expect((await errorFrom(old.appendReplaced(0, new Uint8Array(PAGE_BYTES)))).code).toBe("E_INTERNAL");
+    expect((await errorFrom(old.appendReplaced(pageOf(0), new Uint8Array(PAGE_BYTES)))).code).toBe(
+      "E_INTERNAL",
+    );
     const read = await RedoLog.open(disk.storage, path, old.end, "read");
     expect([read.header.keepsReplaced, read.sizeBytes]).toEqual([false, 3 * PAGE_BYTES]);
   });
@@ -355,7 +357,7 @@ describe("a staged storage", () => {
     const { bytes, sealed } = await makeSmallLog();
     const { disk, log } = await openChanged(bytes, sealed, "write");
     const page = (number: number): PageRecord => ({
-      page: number,
+      page: pageOf(number * PAGE_BYTES),
       changed: 1,
       forced: 0,
       digests: new Uint8Array(PAGE_DIGEST_BYTES),
@@ -365,7 +367,7 @@ describe("a staged storage", () => {
       async () => await log.appendPages([]),
       async () => await log.appendPages([page(3), page(2)]),
       async () => await log.appendPages([page(3), page(3)]),
-      async () => await log.appendHole(1, 2, new Uint8Array(PAGE_DIGEST_BYTES)),
+      async () => await log.appendHole(pageOf(PAGE_BYTES), 2, new Uint8Array(PAGE_DIGEST_BYTES)),
       async () => await log.cutTo({ ...sealed.end, position: sealed.end.position + 1 }),
     ]) {
       expect(await errorFrom(call())).toMatchObject({ code: "E_INTERNAL", image: LOG, changed: false });
