@@ -12,7 +12,13 @@ export {
 } from "./chain/backing-name.ts";
 export { uniteRanges } from "./read/byte-ranges.ts";
 export { CHANGE_UNIT_BYTES, findRangesAbove, writeChangesOverlay } from "./copy/changes-overlay.ts";
-export { assertCopyable, copyLayers, type HowToCopyLayers, lookAtFiles } from "./copy/copy-layers.ts";
+export {
+  assertCopyable,
+  copyLayers,
+  type HowToCopyLayers,
+  type LayersToCopy,
+  lookAtFiles,
+} from "./copy/copy-layers.ts";
 export { type CopyUp, copyUp } from "./copy/copy-up.ts";
 export { assertMayStandOn } from "./chain/judge-below.ts";
 export {
@@ -26,12 +32,15 @@ export { findOverlaysBeside } from "./chain/overlays-beside.ts";
 export { type Beside, findBeside, folderBeside, isBesideImage } from "./journal-beside.ts";
 export { findDataFrom } from "./read/data-from.ts";
 export {
+  addSnapshot,
   applySnapshot,
   createSnapshot,
   deleteSnapshot,
   judgeApplying,
   judgeNewSnapshot,
   judgeSnapshots,
+  measureNewSnapshot,
+  type NewSnapshot,
 } from "./qcow2/change/internal-snapshots.ts";
 export { pickSnapshot, readSnapshotTable } from "./qcow2/read/qcow2-snapshots.ts";
 export { judgeResize, resizeImage } from "./qcow2/change/resize-image.ts";

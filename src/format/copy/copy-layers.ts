@@ -24,6 +24,8 @@ export interface PlaceToCopyTo {
   readonly format: ImageFormat;
   /** Whether a fence is up that the caller knows of, and lowers afterwards. Default: false. */
   readonly isFenced?: boolean;
+  /** Whether its persistent bitmaps know of what is copied. Default: false, and they count no more. */
+  readonly keepsBitmaps?: boolean;
 }
 
 export interface LayersToCopy {
@@ -38,6 +40,8 @@ export interface HowToCopyLayers extends Watching {
   readonly startBytes?: number;
   /** Asked between pieces of work. Where it is due, it is told how far the image has all, durably. */
   readonly progress?: { isDue(): boolean; keep(offset: number): Promise<void> };
+  /** In which the layers are read. Default: the one that the image is written in. */
+  readonly above?: Storage;
 }
 
 /**
@@ -47,9 +51,9 @@ export interface HowToCopyLayers extends Watching {
 export async function copyLayers(
   storage: Storage,
   { from, into }: LayersToCopy,
-  { gate, signal, throttle, onProgress, startBytes = 0, progress }: HowToCopyLayers,
+  { gate, signal, throttle, onProgress, startBytes = 0, progress, above = storage }: HowToCopyLayers,
 ): Promise<void> {
-  const { source, ownLayers } = await openLayers(storage, { from, into }, gate);
+  const { source, ownLayers } = await openLayers(above, { from, into }, gate);
   try {
     const target = await openTarget(storage, into, gate);
     try {
@@ -149,10 +153,10 @@ function assertRoom({ path, virtualSizeBytes }: Image, source: Image): void {
 
 export async function openTarget(
   storage: Storage,
-  { path, format, isFenced }: PlaceToCopyTo,
+  { path, ...how }: PlaceToCopyTo,
   gate: GateOptions,
 ): Promise<WritableImage> {
-  return await openForWriting(storage, path, { format, gate, isExact: true, isFenced });
+  return await openForWriting(storage, path, { ...how, gate, isExact: true });
 }
 
 /** What the image's file, and its data file where it has one, look like, once a later write would show. */

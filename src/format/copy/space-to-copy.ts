@@ -25,14 +25,15 @@ export interface SpaceToCopy {
   readonly lengthBytes: number;
 }
 
-/** Nothing where all of it goes over what is there. */
+/** Nothing where all of it goes over what is there. above: in which the layers are read. */
 export async function measureSpaceToCopy(
   storage: Storage,
   layers: LayersToCopy,
   gate: GateOptions,
+  above: Storage = storage,
 ): Promise<SpaceToCopy | undefined> {
   const { path, format } = layers.into;
-  const { source, ownLayers } = await openLayers(storage, layers, gate);
+  const { source, ownLayers } = await openLayers(above, layers, gate);
   try {
     const target = await openImage(storage, path, { format, gate, backing: false });
     try {

@@ -33,6 +33,9 @@ export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
     const added = { name, mayRepeat, ...moment };
     return await planInPlace(kind, devices, context, async (top) => {
       await judgeNewSnapshot(top, added);
+      // Of what is copied into the image at the commit as well.
+      if (context.copiedInto.has(top.path))
+        return { notes: [], after: {}, late: { image: top.path, snapshot: added } };
       return {
         notes: [],
         after: {},
@@ -79,7 +82,9 @@ export const internalSnapshotDelete: Action<InternalSnapshotRequest> = {
       return {
         notes: noteVmState(entry, { stays: false }),
         after: {},
-        redo: changeOf(top, async (link) => await deleteSnapshot(link, link.file, entry)),
+        redo: changeOf(top, async (link) => await deleteSnapshot(link, link.file, entry), {
+          precedesCopies: true,
+        }),
       };
     });
   },

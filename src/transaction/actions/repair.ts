@@ -37,11 +37,15 @@ export const repair: Action<RepairRequest> = {
       return {
         notes: noteRepairs(top, repairs),
         after: {},
-        redo: changeOf(top, async (link) => {
-          const change = async (subject: Qcow2Link): Promise<void> => await makeRepairs(subject, repairs);
-          const subject = requireQcow2(link);
-          await (undo ? keepUndo(subject, undo.file(), change) : change(subject));
-        }),
+        redo: changeOf(
+          top,
+          async (link) => {
+            const change = async (subject: Qcow2Link): Promise<void> => await makeRepairs(subject, repairs);
+            const subject = requireQcow2(link);
+            await (undo ? keepUndo(subject, undo.file(), change) : change(subject));
+          },
+          { precedesCopies: undo === undefined },
+        ),
       };
     });
     return undo && plan.redo?.length ? undo.addTo(plan) : plan;

@@ -116,13 +116,18 @@ export const amend: Action<AmendRequest> = {
         notes: isResized ? [noteResized(top, sizeBytes)] : [],
         after: { virtualSizeBytes: sizeBytes },
         before: resizing.slice(0, -1),
-        redo: changeOf(top, async (link, transaction) => {
-          const { header } = link;
-          if (header === undefined) throw new Error("the plan refuses raw images");
-          await amendImage({ ...link, header }, amendment);
-          await resizing.at(-1)?.write(link.file, transaction);
-          if (amendment.version === 2 && header.version > 2) await downgradeImage({ ...link, header });
-        }),
+        redo: changeOf(
+          top,
+          async (link, transaction) => {
+            const { header } = link;
+            if (header === undefined) throw new Error("the plan refuses raw images");
+            await amendImage({ ...link, header }, amendment);
+            await resizing.at(-1)?.write(link.file, transaction);
+            if (amendment.version === 2 && header.version > 2) await downgradeImage({ ...link, header });
+          },
+          // Version 2 has no place for the fence that is up while content is copied.
+          { precedesCopies: amendment.version !== 2 },
+        ),
       };
     });
   },

@@ -1,5 +1,5 @@
-// The header of an image that was copied up into names its new backing image: by a redo log that is made when all is
-// copied, since copying may change the header too.
+// What is changed in an image when all is copied into it: its header names its new backing image, and it gets an internal
+// snapshot. By a redo log that is made then, since copying changes what it is about.
 //
 // Invariants
 // - The log is durable, and the journal says so, before the image changes. From there recovery applies it as any other.
@@ -10,6 +10,7 @@
 import { posix } from "node:path";
 import type { Workspace } from "../../device/index.ts";
 import {
+  addSnapshot,
   changeBacking,
   type CopyUp,
   isFileFenced,
@@ -20,9 +21,9 @@ import {
 } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { applyRedo, type HowToApply } from "../images/apply-redo.ts";
-import { type Copy, type Journal, type PreparedRedo, redoOf, type UpStep } from "../journal/index.ts";
+import type { Copy, Journal, PreparedRedo, TransactionState, UpStep } from "../journal/index.ts";
 
-/** Of a step that copies up, what changes the header. */
+/** Of a step that copies up. */
 export type CopyUpStep = Copy & { readonly up: UpStep };
 
 export function isUp(copy: Copy): copy is CopyUpStep {
@@ -36,34 +37,47 @@ export function copyUpOf(
   return { into: { path, isFenced }, onto: onto ?? undefined, leavesOutEqual, isCompressed };
 }
 
-/** Whether the image, open for reading, names it already, and has no fence. */
-export async function standsOnIt(file: StorageFile, { up: { onto } }: CopyUpStep): Promise<boolean> {
+/** The log that is made when all is copied. */
+export function lateLogOf({ up, late }: Copy): string | undefined {
+  return up?.log ?? late?.log;
+}
+
+/** Whether it is made, durably: from there on nothing is copied into the image any more. */
+export function isLateLogMade({ staged }: TransactionState, copy: Copy): boolean {
+  const log = lateLogOf(copy);
+  return log !== undefined && staged.some((one) => one.log === log);
+}
+
+/** Whether the image, open for reading, is as the log leaves it, and nobody is kept from it. */
+export async function isChanged(file: StorageFile, copy: Copy, state: TransactionState): Promise<boolean> {
+  const { into, up, late } = copy;
   if (await isFileFenced(file)) return false;
+  if (late) return state.fences.some(({ image }) => image === into) || state.applied.has(into);
+  if (!up) return true;
   const present = await readOwnBacking(file);
-  return present?.name === onto?.name && present?.format === onto?.format;
+  return present?.name === up.onto?.name && present?.format === up.onto?.format;
 }
 
 /** Makes the log where it is not made yet, and applies it. */
-export async function changeHeader(
+export async function changeWhenCopied(
   workspace: Workspace,
   journal: Journal,
-  copy: CopyUpStep,
+  copy: Copy,
   how: Pick<HowToApply, "onNotice">,
 ): Promise<void> {
-  const { into, statement, up } = copy;
-  if (redoOf(journal.state).get(into)?.log !== up.log) {
-    const redo = await stageHeader(workspace.storage, journal.id, copy);
+  const { into, statement } = copy;
+  if (!isLateLogMade(journal.state, copy)) {
+    const redo = await stageChange(workspace.storage, journal.id, copy);
     await journal.append({ type: "staged", statement, redo }, "header staged");
   }
   // The copy holds the locks, through another open file.
   await applyRedo(workspace, journal, { isLocked: true, isDue: (image) => image === into, ...how });
 }
 
-async function stageHeader(
-  storage: Storage,
-  transaction: string,
-  { into, up: { onto, log } }: CopyUpStep,
-): Promise<PreparedRedo> {
+async function stageChange(storage: Storage, transaction: string, copy: Copy): Promise<PreparedRedo> {
+  const { into, up, late } = copy;
+  const log = lateLogOf(copy);
+  if (log === undefined) throw new Error("only what is changed at the end has a log of it");
   await removeRedoLog(storage, log);
   const staged = new StagedStorage(storage);
   try {
@@ -76,7 +90,8 @@ async function stageHeader(
     const image = await staged.openFile(into, "write");
     try {
       if (isFenced) await liftFileFence(image, "fence in the log");
-      await changeBacking(image, onto ?? undefined);
+      if (up) await changeBacking(image, up.onto ?? undefined);
+      if (late) await addSnapshot(image, late.snapshot);
     } finally {
       await image.close();
     }

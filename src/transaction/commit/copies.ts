@@ -14,6 +14,9 @@
 //   somebody has written to; and so it stays where recovery has to give it up.
 // - What is merged hides what is below it: whoever reads through the chain sees no change, however far it has come. It
 //   counts as done when the journal says so, durably, before the fence comes down: what was merged goes then.
+// - Whatever the order of the statements, redo logs come first, then all copies, then what is made of them (`late`), then
+//   what points to them (`isLast`). What this order would not do as it was asked is refused (engine/plan.ts).
+// - Layers that are merged are read as the transaction leaves them, through their logs; those that go stay as they are.
 // - What the transaction made for it goes when the table has moved, durably, and before the journal that knows its name.
 
 import type { DeviceTable, Workspace } from "../../device/index.ts";
@@ -29,6 +32,7 @@ import {
   type HowToCopyLayers,
   isFileFenced,
   isSameFile,
+  type LayersToCopy,
   liftFileFence,
   lookAtFiles,
   mayBeSameFile,
@@ -36,7 +40,7 @@ import {
 } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { MARK_EVERY_MS, progressOf } from "../actions/plan/action.ts";
-import { changeHeader, copyUpOf, isUp } from "./change-header.ts";
+import { changeWhenCopied, copyUpOf, isLateLogMade, isUp, lateLogOf } from "./change-header.ts";
 import { type HowToJudge, isOfDevice, type Judged, judgeTarget, openTarget, UNTOLD } from "./copy-target.ts";
 import {
   ALL_COPIED,
@@ -45,11 +49,13 @@ import {
   type Journal,
   lastSeen,
   NOT_MADE_YET,
+  redoOf,
   type TransactionState,
 } from "../journal/index.ts";
 import { openHeld, openIfFree } from "../images/open-free.ts";
 import type { RunOptions } from "../request.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
+import { openStaged } from "../images/redo.ts";
 import { removeFinished } from "../images/removal.ts";
 
 /** How much there is to copy, at most: what the sources take on the disk. */
@@ -148,6 +154,7 @@ async function runCopy(
   const isAllUp = isUp(copy) && copy.copiedBytes === ALL_COPIED;
   const source = isAllUp ? "as planned" : await judgeSource(storage, state, copy, how);
   if (source === "unfit") return undefined;
+  if (source === "written" && isLateLogMade(state, copy)) throw isWrittenLate(copy);
   const file = await openTarget(storage, state, { copy, table });
   if (!file) return undefined;
   // What was opened for the plan is trusted afterwards, whatever was allowed for that one command.
@@ -158,6 +165,9 @@ async function runCopy(
     if (found === "another") return undefined;
     if (found === "let go") await renewLift(storage, copy);
     else {
+      if (copy.late && found === "touched") {
+        how.onNotice?.(`${copy.into}: ${UNTOLD}; its internal snapshot would hold that too`);
+      }
       const isHeld = !isUp(due) || isAllUp || how.isLocked;
       const held = isHeld ? [] : await openHeld(storage, due.sources, how.waiting);
       try {
@@ -197,7 +207,9 @@ async function judgeSource(
     }
     const changes = now && seen ? describeChanges({ ...seen, headerSha256: null }, now) : [];
     if (now && changes.length === 0) continue;
-    if (kind === "merge" && now && seen && mayBeSameFile(seen, now)) {
+    // What the transaction would change in it is known of what it was alone.
+    const isRenewable = kind === "merge" && !redoOf(state).has(from);
+    if (isRenewable && now && seen && mayBeSameFile(seen, now)) {
       isWritten = true;
       continue;
     }
@@ -211,6 +223,14 @@ async function judgeSource(
     });
   }
   return isWritten ? "written" : "as planned";
+}
+
+/** What is read from it, and what follows from that, is decided by then. */
+function isWrittenLate({ sources: [from], into }: Copy): ImgtxError {
+  return new ImgtxError("E_CHANGED", `somebody wrote to it after it was copied into '${into}'`, {
+    ...(from !== undefined && { image: from }),
+    hint: "find out who wrote to it; what stands there was left as it is",
+  });
 }
 
 interface Copying {
@@ -228,13 +248,17 @@ async function copyInto(
 ): Promise<void> {
   const { storage } = workspace;
   const { kind, from, into, format, copiedBytes, statement } = copy;
+  if (isLateLogMade(journal.state, copy)) {
+    await changeWhenCopied(workspace, journal, copy, { onNotice });
+    return;
+  }
   const isFenced = format === "qcow2" && (await isFileFenced(file));
   const isCutOff = found === "fenced" || found === "touched";
   if (isCutOff && format === "qcow2")
     await settleCutOff(storage, file, { gate, signal: undefined, isFenced });
   const { host } = storage;
   let told = host.monotonicMs();
-  const layers = { from, into: { path: into, format, isFenced } };
+  const layers = { from, into: { path: into, format, isFenced, keepsBitmaps: kind === "merge" } };
   const how: HowToCopyLayers = {
     gate,
     signal: undefined,
@@ -249,13 +273,13 @@ async function copyInto(
       },
     },
   };
-  if (!isUp(copy)) await copyLayers(storage, layers, how);
+  if (!isUp(copy)) await copyThrough(workspace, journal.state, copy, { layers, how });
   else if (copiedBytes !== ALL_COPIED) await copyUp(storage, copyUpOf(copy, isFenced), how);
-  if (kind !== "sync" && copiedBytes !== ALL_COPIED) {
+  if ((kind !== "sync" || lateLogOf(copy) !== undefined) && copiedBytes !== ALL_COPIED) {
     await journal.append({ type: "copied", statement, path: into, offset: ALL_COPIED }, "all copied");
   }
-  if (isUp(copy)) {
-    await changeHeader(workspace, journal, copy, { onNotice });
+  if (lateLogOf(copy) !== undefined) {
+    await changeWhenCopied(workspace, journal, copy, { onNotice });
     return;
   }
   if (!isFenced) return;
@@ -264,6 +288,21 @@ async function copyInto(
     await liftFileFence(fenced, "fence of a copy lifted");
   } finally {
     await fenced.close();
+  }
+}
+
+/** The layers as the transaction would leave them: those that go then are not changed any more. */
+async function copyThrough(
+  { storage }: Workspace,
+  state: TransactionState,
+  { files }: Copy,
+  { layers, how }: { readonly layers: LayersToCopy; readonly how: HowToCopyLayers },
+): Promise<void> {
+  const staged = await openStaged(storage, state, "read", new Set(files));
+  try {
+    await copyLayers(storage, layers, { ...how, above: staged });
+  } finally {
+    await staged.close();
   }
 }
 

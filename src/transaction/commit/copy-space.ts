@@ -1,10 +1,17 @@
 // The space that copies take, before the commit mark: a full disk is found while there is a way back.
 
+import { posix } from "node:path";
 import type { Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type GateOptions, measureSpaceToCopy, measureSpaceToCopyUp } from "../../format/index.ts";
+import {
+  type GateOptions,
+  measureNewSnapshot,
+  measureSpaceToCopy,
+  measureSpaceToCopyUp,
+} from "../../format/index.ts";
 import type { Reservation, Storage } from "../../storage/index.ts";
 import { type CopyUpStep, copyUpOf, isUp } from "./change-header.ts";
+import { openStaged } from "../images/redo.ts";
 import { type Copy, copiesOf, lastSeen, type TransactionState } from "../journal/index.ts";
 
 /**
@@ -19,14 +26,41 @@ export async function reserveForCopies(
 ): Promise<void> {
   const gate = { workspaceRoot: root, allowPaths: [...allowPaths, ...lastSeen(state).keys()] };
   for (const copy of copiesOf(state)) {
-    const { from, into, format } = copy;
-    if (!(await storage.statLink(from))) throw hasGone(copy);
-    if (isUp(copy)) {
-      await reserveForCopyUp(storage, copy, gate, taken);
-      continue;
-    }
-    const space = await measureSpaceToCopy(storage, { from, into: { path: into, format } }, gate);
+    if (!(await storage.statLink(copy.from))) throw hasGone(copy);
+    const copiedBytes = isUp(copy)
+      ? await reserveForCopyUp(storage, copy, gate, taken)
+      : await reserveForMerge(storage, state, copy, { gate, taken });
+    if (copy.late) taken.push(await reserveForSnapshot(storage, copy.into, copiedBytes));
+  }
+}
+
+async function reserveForMerge(
+  storage: Storage,
+  state: TransactionState,
+  copy: Copy,
+  { gate, taken }: { readonly gate: GateOptions; readonly taken: Reservation[] },
+): Promise<number> {
+  const { from, into: path, format, files } = copy;
+  const above = await openStaged(storage, state, "read", new Set(files));
+  try {
+    const space = await measureSpaceToCopy(storage, { from, into: { path, format } }, gate, above);
     if (space) taken.push(await reserveFor(storage, copy, space));
+    return space?.lengthBytes ?? 0;
+  } finally {
+    await above.close();
+  }
+}
+
+async function reserveForSnapshot(
+  storage: Storage,
+  image: string,
+  copiedBytes: number,
+): Promise<Reservation> {
+  const file = await storage.openFile(image, "read");
+  try {
+    return await storage.reserveSpace(posix.dirname(image), await measureNewSnapshot(file, copiedBytes));
+  } finally {
+    await file.close();
   }
 }
 
@@ -36,26 +70,28 @@ async function reserveForCopyUp(
   copy: CopyUpStep,
   gate: GateOptions,
   taken: Reservation[],
-): Promise<void> {
+): Promise<number> {
   const wanted = copyUpOf(copy, undefined);
-  const reserve = async (isExact: boolean): Promise<Reservation[]> => {
+  const reserve = async (isExact: boolean): Promise<number> => {
     const reserved: Reservation[] = [];
     try {
-      for (const { folder, lengthBytes } of await measureSpaceToCopyUp(storage, wanted, gate, { isExact })) {
+      const spaces = await measureSpaceToCopyUp(storage, wanted, gate, { isExact });
+      for (const { folder, lengthBytes } of spaces) {
         reserved.push(await storage.reserveSpace(folder, lengthBytes));
       }
-      return reserved;
+      taken.push(...reserved);
+      return spaces.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
     } catch (error) {
       for (const one of reserved) await one.release();
       throw error;
     }
   };
   try {
-    taken.push(...(await reserve(false)));
+    return await reserve(false);
   } catch (error) {
     const isFull = error instanceof ImgtxError && error.code === "E_NO_SPACE";
     if (!isFull || !wanted.leavesOutEqual) throw error;
-    taken.push(...(await reserve(true)));
+    return await reserve(true);
   }
 }
 

@@ -9,7 +9,7 @@ import type { DeviceTable } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type GateOptions, isFileFenced, isSameFile, mayBeSameFile } from "../../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
-import { isUp, standsOnIt } from "./change-header.ts";
+import { isChanged } from "./change-header.ts";
 import { isProvedByContent, mayBeTouched } from "./copy-proof.ts";
 import { ALL_COPIED, type Copy, lastSeen, type TransactionState } from "../journal/index.ts";
 import { lockWriter, openUnlessGone } from "../images/open-free.ts";
@@ -117,7 +117,7 @@ async function judgeMerged(
     throw isAnother(into, from);
   }
   const isFenced = format === "qcow2" && (await isFileFenced(file));
-  if (copiedBytes === ALL_COPIED && (isUp(copy) ? await standsOnIt(file, copy) : !isFenced)) return "let go";
+  if (copiedBytes === ALL_COPIED && (await isChanged(file, copy, state))) return "let go";
   if (isLocked) return "as planned";
   await lockWriter(storage, file, waiting);
   return isFenced ? "fenced" : "touched";

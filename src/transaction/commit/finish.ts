@@ -129,7 +129,8 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
   const shown = await showIfMoved(workspace, journal, how);
   if (shown) return shown;
   const expected = nextTable(present, state, commit);
-  const used = imagesUsed(expected, state);
+  // What is copied into is changed before that, also where the device goes on from there.
+  const used = new Set([...imagesUsed(expected, state), ...imagesCopiedInto(state)]);
   const isForced = how.onLeft !== undefined;
   const held = how.isLocked
     ? undefined

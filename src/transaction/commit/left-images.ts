@@ -130,6 +130,7 @@ async function openAll(
 ): Promise<void> {
   const { present, next } = how;
   const redone = redoOf(state);
+  const copied = imagesCopiedInto(state);
   const fenced = new Set(state.fences.map(({ image }) => image));
   for (const left of imagesLeft(present, next, state)) {
     // A device that is frozen where it is leaves nothing.
@@ -137,6 +138,11 @@ async function openAll(
     const redo = redone.get(left.image);
     // Its fence is up, or the log applied: then nothing tells what was written from what imgtx wrote.
     if (redo && (redo.guardedBy === "fence" || !(await isUntouched(storage, state, redo)))) continue;
+    // The same of what is copied into.
+    if (copied.has(left.image) && !how.moved) {
+      if (!fenced.has(left.image)) how.onNotice?.(sayDoubt(left, "imgtx copies into it"));
+      continue;
+    }
     // A fence was up until the move was durable, and the view with it.
     if (how.moved && (left.stays || fenced.has(left.image))) continue;
     const found = await openLeft(storage, left, state, how);
@@ -253,7 +259,7 @@ async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined
   return undefined;
 }
 
-function sayDoubt({ device, image, stays }: OpenLeft, doubt: string): string {
+function sayDoubt({ device, image, stays }: LeftImage, doubt: string): string {
   const then = stays
     ? `the snapshot of '${device}' would hold that too`
     : `that would stay there, and not be on '${device}'`;

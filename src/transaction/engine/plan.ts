@@ -8,24 +8,25 @@ import {
   trustedBy,
 } from "../../device/index.ts";
 import { ImgtxError, withPlace } from "../../errors/index.ts";
-import { type GateOptions, openImage } from "../../format/index.ts";
+import { type Chain, type GateOptions, openImage } from "../../format/index.ts";
 import type { Plan, PlanContext } from "../actions/plan/action.ts";
 import { planAction } from "../actions/index.ts";
 import { watchChain } from "../actions/plan/chain-entry.ts";
 import {
   fencesToRaise,
-  copiesOf,
   type CopyStep,
+  joinCopies,
   type NewFile,
   type PlanRecord,
+  type PreparedRedo,
   readJournals,
   redoLogPath,
+  redoOf,
   stagingPath,
   type WatchedImage,
   liveStatements,
   logsOf,
 } from "../journal/index.ts";
-import { imagesCopiedInto } from "../commit/copies.ts";
 import { unfinishedAmong } from "../describe.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ImageChange } from "../images/redo.ts";
@@ -44,12 +45,10 @@ export async function planStatement(
   work: Work,
   statement: StatementToPlan,
 ): Promise<{ plan: Plan; record: PlanRecord }> {
-  const { request, number, earlier } = statement;
-  const plan = await planAction(request, contextOf(work, statement));
-  assertNotClosed(plan, [
-    ...(work.journal ? liveStatements(work.journal.state) : []).map((one) => one.plan),
-    ...earlier,
-  ]);
+  const { request, number } = statement;
+  const context = contextOf(work, statement);
+  const plan = await planAction(request, context);
+  assertMayFollow(plan, context);
   const newFiles = plan.filesToMake.map(({ path, copiedInto }, index): NewFile => {
     const staging = stagingPath(path, work.id, number, index);
     return { path: copiedInto === undefined ? path : staging, staging };
@@ -61,6 +60,8 @@ export async function planStatement(
   });
   const watched = watch(plan);
   const redo = nameLogs(work, plan.redo ?? []);
+  const taken = countLogs(work.journal) + redo.length;
+  const copies = nameLogsOfCopies(work, plan, taken);
   const record: PlanRecord = {
     type: "plan",
     statement: number,
@@ -74,7 +75,11 @@ export async function planStatement(
     renewable: plan.renewable ?? false,
     renews: plan.renewable ? findRenewed(work, watched) : [],
     redo,
-    copies: [...synced, ...nameLateLogs(work, plan, redo.length)],
+    copies: [...synced, ...copies],
+    late: (plan.late ?? []).map((late, index) => ({
+      ...late,
+      log: redoLogPath(late.image, work.id, taken + copies.length + index),
+    })),
     removes: plan.removes ?? [],
     ...(plan.snapshot && { snapshot: plan.snapshot }),
     folders: await markFolders(work.workspace.storage, [
@@ -87,33 +92,46 @@ export async function planStatement(
   return { plan, record };
 }
 
-/** E_REFUSED where an earlier statement copies into a device's chain: what that leaves is there only after the commit. */
-function assertNotClosed({ devices }: Plan, earlier: readonly PlanRecord[]): void {
-  const closing = earlier.find(
-    (one) =>
-      one.copies.some(({ kind }) => kind !== "sync") &&
-      one.devices.some((device) => devices.includes(device)),
+/**
+ * E_REFUSED where it would change an image that an earlier statement copies into, in a way that has to come after that:
+ * what a redo log changes is written before.
+ */
+function assertMayFollow({ redo = [], changes }: Plan, { copiedInto }: PlanContext): void {
+  const changed = redo.flatMap(({ link: { path }, precedesCopies }) => (precedesCopies ? [] : [path]));
+  const frozen = fencesToRaise(changes).map(({ image }) => image);
+  const last = [...copiedInto.values()].flatMap(({ late }) => late?.image ?? []);
+  const image = [...changed, ...frozen].find((one) => copiedInto.has(one));
+  const again = redo.map(({ link }) => link.path).find((path) => last.includes(path));
+  const found = image ?? again;
+  if (found === undefined) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    "its content comes with the commit of the transaction, and this has to follow it",
+    {
+      image: found,
+      hint: "commit the transaction first",
+    },
   );
-  if (!closing) return;
-  throw new ImgtxError("E_REFUSED", `the transaction has still to ${closing.kind} it, when it is committed`, {
-    device: devices.find((device) => closing.devices.includes(device)) ?? "",
-    hint: "commit the transaction first",
-  });
 }
 
 /** Each change with its log: the one that the image has already in this transaction, else a new one. */
 function nameLogs({ id, staged, journal }: Work, changes: readonly ImageChange[]): PlanRecord["redo"] {
   const taken = countLogs(journal);
-  return changes.map(({ link: { path, stat }, isLast }, index) => ({
-    ...(isLast && { isLast }),
-    image: path,
-    log: staged.logOf(stat) ?? redoLogPath(path, id, taken + index),
-  }));
+  const before = journal ? redoOf(journal.state) : new Map<string, PreparedRedo>();
+  return changes.map(({ link: { path, stat }, isLast }, index) => {
+    const log = staged.logOf(stat);
+    const known = before.get(path);
+    return {
+      // All of a log at once: what waits makes the rest wait.
+      ...((isLast === true || (known?.log === log && known?.isLast === true)) && { isLast: true }),
+      image: path,
+      log: log ?? redoLogPath(path, id, taken + index),
+    };
+  });
 }
 
 /** Those of copies, which are made after the mark: numbered as the others are. */
-function nameLateLogs({ id, journal }: Work, { copies = [] }: Plan, planned: number): CopyStep[] {
-  const taken = countLogs(journal) + planned;
+function nameLogsOfCopies({ id }: Work, { copies = [] }: Plan, taken: number): CopyStep[] {
   return copies.map(({ up, ...copy }, index) => ({
     ...copy,
     ...(up && { up: { ...up, log: redoLogPath(copy.into, id, taken + index) } }),
@@ -125,9 +143,9 @@ function countLogs(journal: Work["journal"]): number {
 }
 
 /** Existing images that the statement changes, now or at the commit. */
-export function changedImages({ changes, redo, copies }: PlanRecord): ReadonlySet<string> {
+export function changedImages({ changes, redo, copies, late }: PlanRecord): ReadonlySet<string> {
   const targets = copies.map(({ into }) => into);
-  return new Set([...[...fencesToRaise(changes), ...redo].map(({ image }) => image), ...targets]);
+  return new Set([...[...fencesToRaise(changes), ...redo, ...late].map(({ image }) => image), ...targets]);
 }
 
 function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext {
@@ -135,6 +153,8 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
   const made = new Set(earlier.flatMap(({ newFiles }) => newFiles.map(({ path }) => path)));
   // As it is now: this statement joins it before its files are filled.
   const before = work.journal?.state;
+  const statements = [...(before ? liveStatements(before) : []), ...earlier.map((plan) => ({ plan }))];
+  const copiedInto = joinCopies(statements);
   const generations = new Map<number, Promise<DeviceTable | undefined>>();
   // Of chains that were opened before by the device's own gate: all that any of them trusts.
   const gate = images.gateWith([...trustOfAll(table), ...options.allowPaths]);
@@ -143,11 +163,11 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     transaction: work.id,
     root: workspace.root,
     table,
-    madeHere: new Set([...made, ...(before ? liveStatements(before) : []).flatMap(pathsMade)]),
-    copiedInto: new Set([
-      ...(before ? imagesCopiedInto(before) : []),
-      ...earlier.flatMap(({ copies }) => copies.map(({ into }) => into)),
-    ]),
+    copiedInto,
+    changedLast: new Set(
+      statements.flatMap(({ plan }) => plan.redo.flatMap(({ image, isLast }) => (isLast ? [image] : []))),
+    ),
+    removedHere: new Set(statements.flatMap(({ plan }) => plan.removes)),
     readUnfinished: async () => new Set(unfinishedAmong(await readJournals(workspace)).keys()),
     async readGeneration(generation) {
       const known = generations.get(generation) ?? readGeneration(workspace, generation);
@@ -156,10 +176,10 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     },
     gate,
     async openContent(image, format) {
-      const from = before && copiesOf(before).find(({ kind, into }) => into === image && kind !== "up")?.from;
-      return from === undefined
+      const copy = copiedInto.get(image);
+      return copy === undefined || copy.kind === "up"
         ? await openImage(work.staged, image, { format, gate })
-        : await openImage(work.staged, from, { format: "qcow2", gate });
+        : await openImage(work.staged, copy.from, { format: "qcow2", gate });
     },
     async canonicalPath(path, device) {
       return await withPlace({ device }, async () => {
@@ -180,13 +200,34 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
           },
         );
       }
-      return await images.openChain(path, format, device, trustOf(table, device, options, allowPaths), how);
+      const trust = trustOf(table, device, options, allowPaths);
+      const open = async (image: string, as: string | undefined): Promise<Chain> =>
+        await images.openChain(image, as, device, trust, how);
+      return await onNewBacking(await open(path, format), copiedInto, open);
     },
   };
 }
 
-function pathsMade({ plan: { newFiles } }: { readonly plan: PlanRecord }): string[] {
-  return newFiles.map(({ path }) => path);
+/** The chain as it will be where one of its images is to stand on another one when all is copied up into it. */
+async function onNewBacking(
+  chain: Chain,
+  copiedInto: PlanContext["copiedInto"],
+  open: (image: string, format: string) => Promise<Chain>,
+): Promise<Chain> {
+  const depth = chain.links.findIndex(({ path }) => copiedInto.get(path)?.up);
+  const link = chain.links[depth];
+  const up = link && copiedInto.get(link.path)?.up;
+  if (!link || !up || chain.links.length === 1) return chain;
+  const { onto } = up;
+  const below = onto && (await onNewBacking(await open(onto.path, onto.format), copiedInto, open));
+  const [first, ...rest] = below?.links ?? [];
+  const header = link.header && {
+    ...link.header,
+    backingFileName: onto?.name,
+    backingFormat: onto?.format,
+  };
+  const links = [{ ...link, header }, ...(first && onto ? [{ ...first, name: onto.name }, ...rest] : [])];
+  return { links: [...chain.links.slice(0, depth), ...links], close: async () => await chain.close() };
 }
 
 /** For the chains of one device: the workspace's word, the command's, and the device's own. */

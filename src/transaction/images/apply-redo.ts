@@ -28,6 +28,7 @@ import {
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import {
   fenceBytesOf,
+  filesRemoved,
   type Journal,
   logsOf,
   type PreparedRedo,
@@ -97,11 +98,12 @@ export async function applyRedo(
   }
 }
 
-/** What a guest's write may stop comes first: then all others are as before. */
+/** What a guest's write may stop comes first: then all others are as before. What goes at the end is not changed any more. */
 function inOrder(state: TransactionState): PreparedRedo[] {
-  return [...redoOf(state).values()].toSorted(
-    (a, b) => Number(isRecorded(b, state)) - Number(isRecorded(a, state)),
-  );
+  const gone = filesRemoved(state);
+  return [...redoOf(state).values()]
+    .filter(({ image }) => !gone.has(image))
+    .toSorted((a, b) => Number(isRecorded(b, state)) - Number(isRecorded(a, state)));
 }
 
 const LEFT_BY_FORCE: ReadonlySet<string> = new Set(["E_CHANGED", "E_NOT_FOUND", "E_CORRUPT"]);
@@ -297,9 +299,8 @@ function guardOf({ fences }: TransactionState, { image, guardedBy, isFenced }: P
   // A log that was begun under the fence says by itself what comes without it.
   const raised = isFenced ? undefined : known?.raised;
   if (!raised && !isFenced) throw new Error("an image that is changed under a fence has one before the mark");
-  const [fence, stays] = [raised, known?.kept ?? known?.between].map((one) =>
-    one ? fenceBytesOf(one) : undefined,
-  );
+  const between = isFenced ? undefined : known?.between;
+  const [fence, stays] = [raised, known?.kept ?? between].map((one) => (one ? fenceBytesOf(one) : undefined));
   return { kind: "fence", fence, kept: stays };
 }
 

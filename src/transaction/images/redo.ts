@@ -26,6 +26,7 @@ import type { Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import {
   copiesOf,
   lastSeen,
+  lateLogsOf,
   liveStatements,
   type PlanRecord,
   type PreparedRedo,
@@ -47,6 +48,8 @@ export interface ImageChange {
   readonly modifiedNs?: string | null;
   /** Whether it is carried out when all is copied, and not before. */
   readonly isLast?: boolean;
+  /** Whether it may come before what earlier statements copy into the image: it leaves the same then. Default: no. */
+  readonly precedesCopies?: boolean;
   /**
    * Whether what is written between the commit mark and its application could be lost with what it takes away, or come
    * into what it keeps of before: see apply-redo.ts. Default: no.
@@ -59,16 +62,21 @@ export interface ImageChange {
   write(file: StorageFile, transaction: string): Promise<void>;
 }
 
-/** The images as the statements of the transaction leave them. The caller closes it. access: to the logs. */
+/**
+ * The images as the statements of the transaction leave them. The caller closes it. access: to the logs. only: the images
+ * that it is about, where it is not about all.
+ */
 export async function openStaged(
   storage: Storage,
   state: TransactionState | undefined,
   access: "read" | "write",
+  only?: ReadonlySet<string>,
 ): Promise<StagedStorage> {
   const staged = new StagedStorage(storage);
   if (!state) return staged;
   try {
     for (const redo of redoOf(state).values()) {
+      if (only && !only.has(redo.image)) continue;
       // Where the image has gone, or changed since, the log says nothing of what is there now: the commit will say so.
       if (!(await isBaseUnchanged(storage, state, redo))) continue;
       await staged.resume(redo.image, { log: posix.basename(redo.log), end: redo.end }, access);
@@ -84,7 +92,7 @@ export async function openStaged(
 export function baseOf(state: TransactionState, { image, log }: PreparedRedo): Fingerprint {
   const first = liveStatements(state).find(
     ({ plan, prepared }) =>
-      prepared?.redo.some((one) => one.log === log) || plan.copies.some(({ up }) => up?.log === log),
+      prepared?.redo.some((one) => one.log === log) || lateLogsOf(plan).some((one) => one.log === log),
   );
   const base = first?.plan.watched.find((one) => one.image === image);
   if (!base) throw new Error("an image with a redo log is watched");

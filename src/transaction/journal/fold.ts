@@ -5,7 +5,7 @@
 // - Everything that a transaction makes is made, durably, before its commit mark.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { redoOf } from "./queries.ts";
+import { lateLogsOf, liveStatements, redoOf } from "./queries.ts";
 import {
   ALL_COPIED,
   type AppliedRecord,
@@ -133,18 +133,22 @@ function keepProgress(
   return { ...state, statements: state.statements.with(statement, { ...copying, marks }) };
 }
 
-/** Once, of an image that was copied up into, all of it. */
+/** Once, of an image that was copied into, all of it. */
 function keepStaged(
   state: TransactionState,
   { statement, redo, type }: StagedRecord,
   file: string,
 ): TransactionState {
-  const { plan, marks, undoing } = state.statements[statement] ?? {};
-  const isPlanned = plan?.copies.some(({ into, up }) => into === redo.image && up?.log === redo.log);
+  const { marks, undoing } = state.statements[statement] ?? {};
+  const isPlanned = liveStatements(state).some(({ plan }) =>
+    lateLogsOf(plan).some(({ image, log }) => image === redo.image && log === redo.log),
+  );
   const isAll = marks?.get(redo.image) === ALL_COPIED;
   const isKnown = state.staged.some(({ log }) => log === redo.log);
-  if (isPlanned !== true || !isAll || undoing !== false || isKnown) throw outOfOrder(file, type);
-  return { ...state, staged: [...state.staged, redo] };
+  if (!isPlanned || !isAll || undoing !== false || isKnown) throw outOfOrder(file, type);
+  // What was applied before it was another log.
+  const applied = new Set([...state.applied].filter((image) => image !== redo.image));
+  return { ...state, staged: [...state.staged, redo], applied };
 }
 
 /** Once, of an image that has a redo log, and no fence or a copy that comes after it. */
@@ -190,10 +194,9 @@ function assertStagingNames(id: string, { statement, newFiles }: PlanRecord, fil
 }
 
 /** The same of redo logs: each lies beside the image that it changes, which is held to what was watched. */
-function assertRedoLogs(id: string, { redo, copies, watched }: PlanRecord, file: string): void {
-  const late = copies.flatMap(({ into: image, up }) => (up ? [{ image, log: up.log }] : []));
-  const odd = [...redo, ...late].find(
-    ({ image, log }) => !isRedoLogOf(id, image, log) || watched.every((one) => one.image !== image),
+function assertRedoLogs(id: string, plan: PlanRecord, file: string): void {
+  const odd = [...plan.redo, ...lateLogsOf(plan)].find(
+    ({ image, log }) => !isRedoLogOf(id, image, log) || plan.watched.every((one) => one.image !== image),
   );
   if (odd === undefined) return;
   throw new ImgtxError(

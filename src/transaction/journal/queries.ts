@@ -3,6 +3,7 @@
 import { type DeviceEntry, type FenceEntry, isRaised, withFingerprints } from "../../device/index.ts";
 import type {
   CopyStep,
+  LateStep,
   PlanRecord,
   PreparedRedo,
   Statement,
@@ -47,8 +48,13 @@ export function redoOf(state: TransactionState): ReadonlyMap<string, PreparedRed
 }
 
 /** The redo logs that a statement makes, in prepare or after the mark. */
-export function logsOf({ redo, copies }: PlanRecord): readonly string[] {
-  return [...redo.map(({ log }) => log), ...copies.flatMap(({ up }) => up?.log ?? [])];
+export function logsOf(plan: PlanRecord): readonly string[] {
+  return [...plan.redo, ...lateLogsOf(plan)].map(({ log }) => log);
+}
+
+/** Those of images that are copied into, which are made when all is copied. */
+export function lateLogsOf({ copies, late }: PlanRecord): readonly { image: string; log: string }[] {
+  return [...copies.flatMap(({ into: image, up }) => (up ? [{ image, log: up.log }] : [])), ...late];
 }
 
 /** Content that is to come into an image, and how much of it has, durably. */
@@ -57,20 +63,48 @@ export interface Copy extends CopyStep {
   /** The files of each statement's step, those of the last one last. */
   readonly sources: readonly string[];
   readonly copiedBytes: number;
+  /** What is changed in the image when all is copied. */
+  readonly late?: LateStep;
 }
 
-/** What is copied after the mark, each image once: what a later statement made stands on what an earlier one did. */
+/** What is copied after the mark, each image once. */
 export function copiesOf(state: TransactionState): readonly Copy[] {
+  return [...joinCopies(liveStatements(state)).values()];
+}
+
+/**
+ * The copies of statements, in order, by the image that gets them. What a later one brings stands on what an earlier one
+ * did; and what was to be merged into an image that is merged on itself goes where that goes.
+ */
+export function joinCopies(
+  statements: readonly (Pick<Statement, "plan"> & Partial<Pick<Statement, "marks">>)[],
+): ReadonlyMap<string, Copy> {
   const copies = new Map<string, Copy>();
-  for (const { plan, marks } of liveStatements(state)) {
+  for (const { plan, marks } of statements) {
     for (const step of plan.copies) {
       const { into } = step;
-      const sources = [...(copies.get(into)?.sources ?? []), ...step.files];
-      const copiedBytes = marks.get(into) ?? 0;
-      copies.set(into, { ...step, statement: plan.statement, sources, copiedBytes });
+      const above = step.kind === "merge" ? copies.get(step.from) : undefined;
+      if (above) copies.delete(step.from);
+      const whole = above ? { ...step, from: above.from, files: [...above.files, ...step.files] } : step;
+      const sources = [...(copies.get(into)?.sources ?? []), ...whole.files];
+      copies.set(into, {
+        ...whole,
+        statement: plan.statement,
+        sources,
+        copiedBytes: marks?.get(into) ?? 0,
+      });
+    }
+    for (const late of plan.late) {
+      const copy = copies.get(late.image);
+      if (copy) copies.set(late.image, { ...copy, late });
     }
   }
-  return [...copies.values()];
+  return copies;
+}
+
+/** Files that go at the end: what a transaction would change in them changes nothing any more. */
+export function filesRemoved(state: TransactionState): ReadonlySet<string> {
+  return new Set(liveStatements(state).flatMap(({ plan }) => plan.removes));
 }
 
 /** Whether a copy was cut off that can be gone on with: its files are kept until then, and hold no device. */

@@ -29,6 +29,7 @@ import type {
   CommitFence,
   CopyStep,
   JournalRecord,
+  LateStep,
   NamedFile,
   NewFile,
   PlannedFolder,
@@ -95,6 +96,17 @@ const isUpStep = objectOf<UpStep>({
   log: isText,
 });
 
+const isLateStep = objectOf<LateStep>({
+  image: isText,
+  log: isText,
+  snapshot: objectOf<LateStep["snapshot"]>({
+    name: isText,
+    mayRepeat: orAbsent(isFlag),
+    dateSec: isCount,
+    dateNsec: isCount,
+  }),
+});
+
 const isOrigin = objectOf<Origin>({
   processes: isText,
   login: orNull(isText),
@@ -152,6 +164,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
         up: orAbsent(isUpStep),
       }),
     ),
+    late: listOf(isLateStep),
     removes: listOf(isText),
     snapshot: orAbsent(
       objectOf<PlannedSnapshot>({ name: orNull(isText), message: orNull(isText), devices: listOf(isText) }),

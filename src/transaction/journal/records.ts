@@ -23,6 +23,7 @@ import {
   type Fingerprint,
   type ImageFormat,
   isRedoLogName,
+  type NewSnapshot,
   redoLogName,
   type SealedLog,
   type StagingOptions,
@@ -176,6 +177,15 @@ export interface UpStep {
   readonly log: string;
 }
 
+/** A change of an image that earlier statements copy into, which has to come after that: see change-header.ts. */
+export interface LateStep {
+  readonly image: string;
+  /** The redo log that is made when all is copied. That of the image's new backing image serves both. */
+  readonly log: string;
+  /** The internal snapshot that it gets. */
+  readonly snapshot: NewSnapshot;
+}
+
 /** What results say of an action, once its notes are words. */
 export interface PlannedReport extends Omit<ActionReport, "notes" | "copiedBytes" | "rottedBytes"> {
   readonly notes: readonly Note[];
@@ -204,6 +214,7 @@ export interface PlanRecord {
   readonly renews: readonly string[];
   readonly redo: readonly StagedImagePlan[];
   readonly copies: readonly CopyStep[];
+  readonly late: readonly LateStep[];
   /** Files that go when the table has moved, where they are still what the plan read and nobody needs them. */
   readonly removes: readonly string[];
   /** What it keeps of the devices that it moves on. Left out: nothing. */
@@ -311,7 +322,7 @@ export interface AppliedRecord {
   readonly image: string;
 }
 
-/** After the mark: the redo log of an image that was copied up into is made, durably. */
+/** After the mark: the redo log that comes when all is copied into its image is made, durably. */
 export interface StagedRecord {
   readonly type: "staged";
   readonly statement: number;

@@ -66,12 +66,16 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
       into: map(copy.into),
       ...(copy.up && { up: mapStep(copy.up, map) }),
     })),
+    late: record.late.map((late) => mapRedo(late, map)),
     removes: record.removes.map(map),
     folders: record.folders.map((folder) => ({ ...folder, path: map(folder.path) })),
   };
 }
 
-function mapRedo<Redo extends StagedImagePlan>(redo: Redo, map: (path: string) => string): Redo {
+function mapRedo<Redo extends Pick<StagedImagePlan, "image" | "log">>(
+  redo: Redo,
+  map: (path: string) => string,
+): Redo {
   return { ...redo, image: map(redo.image), log: map(redo.log) };
 }
 

@@ -213,6 +213,7 @@ function fillInPlan({ patches, ...plan }: Fields): Fields {
     ...withNotes(plan),
     ...("folders" in plan ? {} : { folders: [] }),
     ...("removes" in plan ? {} : { removes: [] }),
+    ...("late" in plan ? {} : { late: [] }),
     ...("redo" in plan ? {} : { redo: [] }),
   };
 }

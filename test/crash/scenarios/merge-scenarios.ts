@@ -83,4 +83,29 @@ export const MERGE_SCENARIOS: readonly Scenario[] = [
       { ...step("txn commit"), orRefused: true },
     ],
   },
+  // Redo logs come first, then all copies, then snapshots of what was copied, and pointers to it.
+  {
+    name: "merges, a pull and what follows them in one transaction",
+    files: filesOf(WITH_OLD, [OTHER]),
+    prepare: [
+      ...addAll(WITH_OLD),
+      step("snapshot-group vda=a1.qcow2 vdd=d1.qcow2"),
+      write("a1.qcow2"),
+      step("snapshot vdd d2.qcow2"),
+    ],
+    changing: { ...CHANGING, "ws/d2.qcow2": "qcow2" },
+    steps: [
+      step("txn begin"),
+      step("resize vda 640k"),
+      step("merge vda"),
+      step("merge vda"),
+      step("resize vda 704k"),
+      step("internal-snapshot create vda one"),
+      step("pull vdd --base d.qcow2"),
+      step("internal-snapshot create vdd one"),
+      step("snapshot vdd d3.qcow2"),
+      { ...step("txn commit"), orRefused: true },
+    ],
+    studied: [9],
+  },
 ];

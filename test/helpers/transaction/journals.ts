@@ -54,6 +54,7 @@ export function planRecord(statement: number, folder = ""): PlanRecord {
     watched: [],
     redo: [],
     copies: [],
+    late: [],
     removes: [],
     folders: [],
   };

@@ -194,37 +194,6 @@ describe("a layer that is put elsewhere", () => {
     const same = rebase("vda", bench.at("base.raw"), { format: "raw" });
     expect(await bench.run(same)).toMatchObject({ changed: false });
   });
-
-  qemu.test(
-    "is closed to later actions of its transaction, and is as it was where that is aborted",
-    async () => {
-      const bench = await makeWorkbench();
-      const before = stateOf(bench.at("a.qcow2"));
-      const id = await bench.begin();
-      await bench.run(pull(["vda"]));
-      const resize = {
-        kind: "resize",
-        device: "vda",
-        sizeBytes: M,
-        isRelative: false,
-        shrink: false,
-        force: false,
-      } as const;
-      expect(await failureOf(async () => await bench.run(resize))).toMatchObject({ code: "E_REFUSED" });
-      expect(await failureOf(async () => await bench.snapshot({ vda: "a1.qcow2" }))).toMatchObject({
-        code: "E_REFUSED",
-        message: expect.stringMatching(/still to pull it/) as string,
-      });
-      await bench.abort(id);
-      expect(stateOf(bench.at("a.qcow2"))).toEqual(before);
-      const other = await bench.begin();
-      await bench.snapshot({ vda: "a1.qcow2" });
-      expect(await failureOf(async () => await bench.run(pull(["vda"])))).toMatchObject({
-        code: "E_REFUSED",
-      });
-      await bench.abort(other);
-    },
-  );
 });
 
 describe("copying up that was cut off", () => {

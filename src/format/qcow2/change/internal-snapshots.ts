@@ -12,10 +12,10 @@
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { hostOffset } from "../../../units/index.ts";
-import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
+import { type ChainLink, type Qcow2Link, readLink } from "../../chain/chain-link.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
 import { quoteName } from "../../quote-name.ts";
-import { readBytes } from "../../read-header.ts";
+import { readBytes, readOwnHeader } from "../../read-header.ts";
 import { HEADER_AT } from "../codec/header.ts";
 import { encodeName } from "../codec/header-extension.ts";
 import { joinOffset } from "../codec/l1-table.ts";
@@ -36,11 +36,14 @@ import { countReferences, punchesFreed, refreshCopied } from "./table-references
 const NAME_BYTES_MAX = 255;
 /** The size of the VM state, that of the disk, and a count of instructions, which is 0 as with qemu-img. */
 const EXTRA_BYTES = 24;
+/** For the snapshot table, a refcount block, and what is cut into pages. */
+const SPARE_CLUSTERS = 8;
 
-interface NewSnapshot {
+/** An internal snapshot that is to be made. */
+export interface NewSnapshot {
   readonly name: string;
   /** Though another one has that name: ids tell them apart. */
-  readonly mayRepeat?: boolean;
+  readonly mayRepeat?: boolean | undefined;
   readonly dateSec: number;
   readonly dateNsec: number;
 }
@@ -116,6 +119,30 @@ export async function createSnapshot(link: ChainLink, file: StorageFile, added: 
     await writeTable(state, entries, [...entries, describeNew(state, entries, added, place)]);
     await refreshCopied(state, l1, state.files.header.l1TableOffset);
   });
+}
+
+/** The same in a file that is open for writing. */
+export async function addSnapshot(file: StorageFile, added: NewSnapshot): Promise<void> {
+  const { path } = file;
+  const { link } = await readLink(file, await file.stat(), { path, format: "qcow2", overlayPath: undefined });
+  await createSnapshot(link, file, added);
+}
+
+/** What a snapshot may take on the disk, at most, where so much more is copied into its image before. */
+export async function measureNewSnapshot(file: StorageFile, copiedBytes: number): Promise<number> {
+  const { clusterSizeBytes, l1TableOffset, l1Size, refcountBits } = await readOwnHeader(file, file.path);
+  const l1 = await readL1(file, l1TableOffset, l1Size);
+  const tables = Array.from({ length: l1Size }, (_, index) => placeAt(l1, index)).filter((at) => at !== 0);
+  const clusters = Math.ceil(((await file.stat()).sizeBytes + copiedBytes) / clusterSizeBytes);
+  const countBytes = Math.ceil((clusters * refcountBits) / 8);
+  // Its L1 table twice, once in the log; the L2 tables and refcounts that change, in the log.
+  return (
+    2 * l1.length +
+    tables.length * clusterSizeBytes +
+    copiedBytes +
+    countBytes +
+    SPARE_CLUSTERS * clusterSizeBytes
+  );
 }
 
 /** The disk as it was, at the size that it had. Errors are those of judgeApplying. */

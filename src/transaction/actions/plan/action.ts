@@ -15,7 +15,9 @@ import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../form
 import type { Storage, StorageFile } from "../../../storage/index.ts";
 import type { ImageAccess } from "../../images/access.ts";
 import type {
+  Copy,
   CopyStep,
+  LateStep,
   PlannedReport,
   PlannedSnapshot,
   PlanRecord,
@@ -47,10 +49,12 @@ export interface PlanContext {
     /** The image by itself, whatever it stands on. */
     how?: { readonly isAlone: boolean },
   ): Promise<Chain>;
-  /** Images that the statements before this one copy into, at the commit. */
-  readonly copiedInto: ReadonlySet<string>;
-  /** Files that the statements before this one make. */
-  readonly madeHere: ReadonlySet<string>;
+  /** What the statements before this one copy at the commit, by the image that gets it. */
+  readonly copiedInto: ReadonlyMap<string, Copy>;
+  /** Images that they change when all is copied, and not before. */
+  readonly changedLast: ReadonlySet<string>;
+  /** Files that they take away. */
+  readonly removedHere: ReadonlySet<string>;
   /** Opens the guest data of an image as the statements before this one will leave it. The caller closes it. */
   openContent(image: string, format: ImageFormat): Promise<OpenedImage>;
   /** For images that are opened while files are filled. */
@@ -112,6 +116,8 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   readonly redo?: readonly ImageChange[];
   /** Content that the commit copies between images of the chains, after its mark. */
   readonly copies?: readonly PlannedCopy[];
+  /** Changes that images get when all is copied into them. Each is in one of the chains. */
+  readonly late?: readonly Omit<LateStep, "log">[];
   /** Images of the chains that go at the end, with their data files. */
   readonly removes?: PlanRecord["removes"];
   /** What is kept of the devices that it moves on. Default: nothing. */

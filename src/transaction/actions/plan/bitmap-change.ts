@@ -12,7 +12,8 @@ export async function planBitmapChange(
   stepsIn: (transaction: string) => readonly BitmapStep[] = () => steps,
 ): Promise<ImageChange> {
   await judgeBitmaps(link, steps);
-  return changeOf(link, async (staged, transaction) => {
+  const write = async (staged: ChainLink, transaction: string): Promise<void> => {
     await changeBitmaps(staged, stepsIn(transaction), { isCounted: true });
-  });
+  };
+  return changeOf(link, write, { precedesCopies: true });
 }

@@ -14,8 +14,9 @@ import { assertNotFrozen } from "./fencing.ts";
 interface ChangedDevice {
   readonly notes: readonly Note[];
   readonly after: Partial<DeviceEntry>;
-  /** Undefined: there is nothing to change. */
+  /** Neither: there is nothing to change. */
   readonly redo?: ImageChange;
+  readonly late?: NonNullable<Plan["late"]>[number];
   /** Changes of other files, that its own makes. */
   readonly before?: readonly ImageChange[];
   /** Chains beside its own that the change reads. */
@@ -48,15 +49,19 @@ export async function planInPlace(
     ...MAKES_NO_FILES,
     devices,
     allowPaths: [],
-    reports: planned.map(({ entry: { name: device }, top: { path, format }, notes, before = [], redo }) => {
-      const files = [...before, ...(redo ? [redo] : [])].map(({ link }) => ({
-        path: link.path,
-        change: "change" as const,
-      }));
-      return { kind, device, before: path, after: path, format, files, notes };
-    }),
-    changes: planned.flatMap(({ entry, chain, after, redo }) => {
-      if (redo === undefined) return [];
+    reports: planned.map(
+      ({ entry: { name: device }, top: { path, format }, notes, before = [], redo, late }) => {
+        const changed = [...before, ...(redo ? [redo] : [])].map(({ link }) => link.path);
+        const files = [...changed, ...(late ? [late.image] : [])].map((image) => ({
+          path: image,
+          change: "change" as const,
+        }));
+        return { kind, device, before: path, after: path, format, files, notes };
+      },
+    ),
+    late: planned.flatMap(({ late }) => late ?? []),
+    changes: planned.flatMap(({ entry, chain, after, redo, late }) => {
+      if (redo === undefined && late === undefined) return [];
       return { device: entry.name, after: { ...entry, ...placeOf(chain), ...after } };
     }),
     redo: planned.flatMap(({ entry: { name: device }, before = [], redo }) => {
@@ -78,7 +83,7 @@ export async function planInPlace(
 export function changeOf(
   link: ChainLink,
   write: (link: ChainLink, transaction: string) => Promise<void>,
-  traits: Pick<ImageChange, "discards"> = {},
+  traits: Pick<ImageChange, "discards" | "precedesCopies"> = {},
 ): ImageChange {
   return {
     ...traits,

@@ -21,16 +21,11 @@ export interface LayersToMerge {
 export async function assertMayBeMerged(
   { device, above, merged, into }: LayersToMerge,
   { keep }: MergeRequest,
-  context: Pick<PlanContext, "copiedInto">,
+  context: Pick<PlanContext, "copiedInto" | "changedLast" | "removedHere">,
 ): Promise<void> {
+  assertCompose({ device, above, merged, into }, context);
   for (const link of [...above.slice(-1), ...merged, into]) {
     const place = { device, image: link.path };
-    if (link.file.onDisk || context.copiedInto.has(link.path)) {
-      throw new ImgtxError("E_REFUSED", "an earlier action of the transaction changes it", {
-        ...place,
-        hint: "commit the transaction first",
-      });
-    }
     if (link.header?.isFenced) {
       throw new ImgtxError("E_REFUSED", "it is fenced, and nothing may be written to it", {
         ...place,
@@ -53,6 +48,48 @@ export async function assertMayBeMerged(
   }
   for (const link of [...merged, into]) await assertNoBitmaps(device, link);
   assertSizesFit({ device, above, merged, into });
+}
+
+/**
+ * E_REFUSED where earlier statements of the transaction do to the images what has to be done before, and is only at the
+ * commit: it writes redo logs first, copies then, and points overlays to the results at the end.
+ */
+function assertCompose(
+  { device, above, merged: [top, ...rest], into }: Omit<LayersToMerge, "below">,
+  { copiedInto, changedLast, removedHere }: Pick<PlanContext, "copiedInto" | "changedLast" | "removedHere">,
+): void {
+  const hint = "commit the transaction first";
+  const pending = [...above.slice(-1), ...rest, into].find(({ path }) => copiedInto.has(path));
+  const before = top && copiedInto.get(top.path);
+  if (pending || (before && before.kind !== "merge")) {
+    throw new ImgtxError("E_REFUSED", "its content comes only with the commit of the transaction", {
+      device,
+      image: (pending ?? top)?.path ?? "",
+      hint,
+    });
+  }
+  const kept = before?.files.find((file) => !removedHere.has(file));
+  if (kept !== undefined) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      `'${kept}' stands on it, which an earlier merge of the transaction keeps`,
+      {
+        device,
+        image: top?.path ?? "",
+        hint,
+      },
+    );
+  }
+  if (!changedLast.has(into.path)) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    "an earlier action of the transaction points it to another image at the end",
+    {
+      device,
+      image: into.path,
+      hint,
+    },
+  );
 }
 
 /** Bitmaps would not know of what is copied. */
@@ -92,10 +129,14 @@ function assertSizesFit({ device, above, merged, into }: Omit<LayersToMerge, "be
 export async function assertMayBeWritten(
   { device, above, merged, into, below }: LayersToMerge,
   { keep }: MergeRequest,
-  context: Pick<PlanContext, "table" | "storage" | "readGeneration">,
+  context: Pick<PlanContext, "table" | "storage" | "readGeneration" | "removedHere">,
 ): Promise<void> {
   const chain = [...above, ...merged, into, ...below];
   const own = new Set(chain.map(({ stat }) => identityOf(stat)));
+  for (const path of context.removedHere) {
+    const stat = await context.storage.stat(path);
+    if (stat) own.add(identityOf(stat));
+  }
   for (const [index, link] of [...merged, into].entries()) {
     // What the uppermost one shows does not change, and it may stay.
     if (keep && index === 0) continue;

@@ -43,14 +43,28 @@ export async function findStanding(
   const chain = await context.openChain(entry.image, entry.format, device, [], { isAlone });
   const top = activeLayer(chain);
   if (entry.mirror) throw mirrorKeepsImages(entry, entry.mirror);
-  if (top.file.onDisk || context.copiedInto.has(top.path) || context.madeHere.has(top.path)) {
-    throw new ImgtxError("E_REFUSED", "an earlier action of the transaction makes or changes it", {
-      device,
-      image: top.path,
-      hint: "commit the transaction first",
-    });
-  }
+  assertMayBeCopiedUp(device, top, context);
   return { entry, chain, top, below: chain.links.slice(1) };
+}
+
+/** E_REFUSED where earlier statements of the transaction change it at the commit alone, in a way that has to come before. */
+function assertMayBeCopiedUp(
+  device: string,
+  { path: image }: ChainLink,
+  { copiedInto, changedLast }: Pick<PlanContext, "copiedInto" | "changedLast">,
+): void {
+  const before = copiedInto.get(image);
+  const isUpAlone = before === undefined || (before.kind === "up" && before.late === undefined);
+  if (isUpAlone && !changedLast.has(image)) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    "what an earlier action does to it comes only with the commit of the transaction",
+    {
+      device,
+      image,
+      hint: "commit the transaction first",
+    },
+  );
 }
 
 /** What it is to stand on: the links of another chain, and the name that its header is to have. */

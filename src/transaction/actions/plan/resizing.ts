@@ -15,8 +15,10 @@ export function planResizing(
     await resizeImage(storage, path, { format, gate }, sizeBytes);
   };
   const discards = sizeBytes < link.virtualSizeBytes;
+  // What is copied would have no room in a smaller one.
+  const traits = { discards, precedesCopies: !discards };
   const data: ImageChange[] = dataFile
-    ? [{ link: { ...link, ...dataFile, header: undefined }, discards, write: () => Promise.resolve() }]
+    ? [{ ...traits, link: { ...link, ...dataFile, header: undefined }, write: () => Promise.resolve() }]
     : [];
-  return [...data, { link, discards, write }];
+  return [...data, { ...traits, link, write }];
 }

@@ -1,0 +1,209 @@
+// Several actions on one device in one transaction, merges and pulls among them: the device shows what it showed, and is
+// as each of the actions by itself would leave it, one after the other.
+
+import { existsSync } from "node:fs";
+import { describe, expect } from "vitest";
+import type { ActionRequest } from "../../../src/transaction/index.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { run, runWell } from "../../helpers/qemu-programs.ts";
+import {
+  compareWithBefore,
+  makeChain,
+  type MergeChoice,
+  mergeRequest,
+} from "../../helpers/transaction/merging.ts";
+import { IDENTICAL, infoOf, mirrorRequest } from "../../helpers/transaction/mirroring.ts";
+import { pull, rebase } from "../../helpers/transaction/new-backings.ts";
+import type { Workbench } from "../../helpers/transaction/workbench.ts";
+import { snapshotWorkspace } from "../../helpers/tree.ts";
+
+const qemu = oracle("qemu-img", "qemu-io");
+const NAMES = ["base.qcow2", "a.qcow2", "b.qcow2"];
+const M = 2 ** 20;
+
+type Make = (bench: Workbench) => ActionRequest;
+
+const merge =
+  (how: MergeChoice = {}): Make =>
+  (bench) =>
+    mergeRequest(bench, ["vda"], how);
+const snapshot =
+  (name: string): Make =>
+  (bench) =>
+    bench.snapshotRequest({ vda: name });
+const resize =
+  (sizeBytes: number, shrink = false): Make =>
+  () => ({ kind: "resize", device: "vda", sizeBytes, isRelative: false, shrink, force: shrink });
+const internal = (): ActionRequest => ({
+  kind: "internal-snapshot-create",
+  devices: ["vda"],
+  snapshot: "one",
+});
+const bitmap = (): ActionRequest => ({
+  kind: "bitmap-add",
+  devices: ["vda"],
+  bitmap: "backup",
+  isDisabled: false,
+  sources: [],
+});
+const pullTo =
+  (base?: string): Make =>
+  (bench) =>
+    pull(["vda"], base === undefined ? undefined : bench.at(base));
+
+/** What is done, and the images of the device's chain then. */
+const COMPOSED: Readonly<Record<string, readonly [readonly Make[], readonly string[]]>> = {
+  "snapshot, merge": [
+    [snapshot("c.qcow2"), merge()],
+    ["b.qcow2", "a.qcow2", "base.qcow2"],
+  ],
+  "snapshot, snapshot, merge": [
+    [snapshot("c.qcow2"), snapshot("d.qcow2"), merge()],
+    ["c.qcow2", "b.qcow2", "a.qcow2", "base.qcow2"],
+  ],
+  "snapshot, merge of what is below": [
+    [snapshot("c.qcow2"), merge({ from: "b.qcow2" })],
+    ["c.qcow2", "a.qcow2", "base.qcow2"],
+  ],
+  "merge, merge": [[merge(), merge()], ["base.qcow2"]],
+  "resize, merge, resize, merge": [[resize(5 * M), merge(), resize(6 * M), merge()], ["base.qcow2"]],
+  "merge, snapshot": [
+    [merge(), snapshot("c.qcow2")],
+    ["c.qcow2", "a.qcow2", "base.qcow2"],
+  ],
+  "merge, resize": [
+    [merge(), resize(8 * M)],
+    ["a.qcow2", "base.qcow2"],
+  ],
+  "merge, bitmap": [
+    [merge(), bitmap],
+    ["a.qcow2", "base.qcow2"],
+  ],
+  "merge, resize, internal snapshot": [
+    [merge(), resize(8 * M), internal],
+    ["a.qcow2", "base.qcow2"],
+  ],
+  "merge, merge, mirror": [
+    [merge(), merge(), (bench) => mirrorRequest(bench, { vda: "m.qcow2" })],
+    ["base.qcow2"],
+  ],
+  "merges in the middle, one after the other": [
+    [snapshot("c.qcow2"), merge({ from: "b.qcow2" }), merge({ from: "a.qcow2" })],
+    ["c.qcow2", "base.qcow2"],
+  ],
+  "resize, merge in the middle, resize": [
+    [resize(5 * M), merge({ from: "a.qcow2" }), resize(6 * M)],
+    ["b.qcow2", "base.qcow2"],
+  ],
+  "pull, internal snapshot": [[pullTo(), internal], ["b.qcow2"]],
+  "pull to a base, pull": [[pullTo("base.qcow2"), pullTo()], ["b.qcow2"]],
+  "resize, pull": [[resize(8 * M), pullTo()], ["b.qcow2"]],
+  "pull, resize, bitmap": [
+    [pullTo("base.qcow2"), resize(8 * M), bitmap],
+    ["b.qcow2", "base.qcow2"],
+  ],
+  "pull, snapshot": [
+    [pullTo("base.qcow2"), snapshot("c.qcow2")],
+    ["c.qcow2", "b.qcow2", "base.qcow2"],
+  ],
+  "snapshot, pull": [
+    [snapshot("c.qcow2"), pullTo("a.qcow2")],
+    ["c.qcow2", "a.qcow2", "base.qcow2"],
+  ],
+  "rebase, snapshot, resize": [
+    [(bench) => rebase("vda", bench.at("base.qcow2")), snapshot("c.qcow2"), resize(5 * M)],
+    ["c.qcow2", "b.qcow2", "base.qcow2"],
+  ],
+};
+
+/** Those in which an image is changed by a log, where no fence can be. */
+const TRIED_OLD: ReadonlySet<string> = new Set([
+  "resize, merge, resize, merge",
+  "merge, resize, internal snapshot",
+  "resize, merge in the middle, resize",
+  "pull, internal snapshot",
+  "snapshot, pull",
+]);
+
+function shown(bench: Workbench, image: string): string {
+  const compare = run("qemu-img", "compare", image, bench.at("before.raw"));
+  return compare.output.replace(/^Warning.*\n/m, "").trim();
+}
+
+describe("in one transaction", () => {
+  for (const isOld of [false, true]) {
+    const words = isOld ? ["-o", "compat=0.10"] : [];
+    qemu.test.each(Object.entries(COMPOSED).filter(([name]) => !isOld || TRIED_OLD.has(name)))(
+      `%s leaves the device as it was${isOld ? ", in version 2" : ""}`,
+      async (_, [makers, chain]) => {
+        const bench = await makeChain(NAMES, { words });
+        await bench.begin();
+        for (const make of makers) await bench.run(make(bench));
+        await bench.commit();
+        const [device] = await bench.devices();
+        expect(device?.chain.map(({ image }) => image)).toEqual(chain.map((name) => bench.at(name)));
+        const image = bench.at(chain[0] ?? "");
+        expect(shown(bench, image)).toBe(IDENTICAL);
+        for (const name of chain) runWell("qemu-img", "check", "-q", bench.at(name));
+        const sizes = makers.flatMap((make) => {
+          const request = make(bench);
+          return request.kind === "resize" ? [request.sizeBytes] : [];
+        });
+        expect(infoOf(image)["virtual-size"]).toBe(sizes.at(-1) ?? 4 * M);
+        if (makers.includes(internal)) {
+          runWell("qemu-img", "convert", "-l", "one", "-O", "raw", image, bench.at("then.raw"));
+          expect(shown(bench, bench.at("then.raw"))).toBe(IDENTICAL);
+        }
+        if (makers.includes(bitmap)) expect(JSON.stringify(infoOf(image))).toContain('"backup"');
+        for (const gone of NAMES.filter((name) => !chain.includes(name))) {
+          const isPulled = makers.some((make) => ["pull", "rebase"].includes(make(bench).kind));
+          expect(existsSync(bench.at(gone)), gone).toBe(isPulled);
+        }
+        const session = await bench.session();
+        expect(session.recovered).toEqual([]);
+      },
+    );
+  }
+
+  qemu.test.each([
+    ["what would come before the copy and has to follow it", [merge(), resize(1 * M, true)]],
+    [
+      "a freeze, whose fence the copy would lift",
+      [merge(), () => ({ kind: "freeze", devices: ["vda"], strict: false })],
+    ],
+    ["a pull into what is merged into", [merge(), pullTo()]],
+    ["a merge into what is merged into", [merge(), snapshot("c.qcow2"), merge()]],
+    ["a merge of what is pulled into", [pullTo("a.qcow2"), rebaseOnto("base.qcow2"), merge()]],
+    ["a second change after an internal snapshot of what comes", [merge(), internal, resize(8 * M)]],
+    ["a merge into an image on which a kept one stands", [merge({ keep: true }), merge()]],
+  ] as readonly (readonly [string, readonly Make[]])[])(
+    "%s is refused, and the rest commits",
+    async (_, makers) => {
+      const bench = await makeChain(NAMES);
+      await bench.begin();
+      for (const make of makers.slice(0, -1)) await bench.run(make(bench));
+      const before = snapshotWorkspace(bench.root);
+      const failure = await failureOf(async () => await bench.run(makers.at(-1)!(bench)));
+      expect(failure).toMatchObject({ changed: false });
+      expect(["E_REFUSED", "E_IN_USE"]).toContain(failure.code);
+      expect(snapshotWorkspace(bench.root)).toEqual(before);
+      await bench.commit();
+      expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+    },
+  );
+
+  qemu.test("all of it is taken back by an abort", async () => {
+    const bench = await makeChain(NAMES);
+    const before = snapshotWorkspace(bench.root);
+    await bench.begin();
+    for (const make of [resize(5 * M), merge(), snapshot("c.qcow2"), pullTo("base.qcow2"), internal])
+      await bench.run(make(bench));
+    await bench.abort();
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+});
+
+function rebaseOnto(name: string): Make {
+  return (bench) => rebase("vda", bench.at(name));
+}
