@@ -167,6 +167,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     changedLast: new Set(
       statements.flatMap(({ plan }) => plan.redo.flatMap(({ image, isLast }) => (isLast ? [image] : []))),
     ),
+    madeHere: new Set(statements.flatMap(({ plan }) => plan.newFiles.map(({ path }) => path))),
     removedHere: new Set(statements.flatMap(({ plan }) => plan.removes)),
     readUnfinished: async () => new Set(unfinishedAmong(await readJournals(workspace)).keys()),
     async readGeneration(generation) {

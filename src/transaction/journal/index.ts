@@ -7,14 +7,12 @@ export {
 } from "./folder.ts";
 export { Journal } from "./journal.ts";
 export { clearHalfMade, journalPath } from "./journal-file.ts";
+export type { CopyStep, UpStep, LateStep } from "./copy-steps.ts";
 export type {
   BeginRecord,
   CommitFence,
   CommitRecord,
-  CopyStep,
-  UpStep,
   JournalRecord,
-  LateStep,
   NamedFile,
   NewFile,
   PlannedFolder,

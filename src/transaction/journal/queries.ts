@@ -1,9 +1,8 @@
 // What the rest of the layer asks of a transaction's state.
 
 import { type DeviceEntry, type FenceEntry, isRaised, withFingerprints } from "../../device/index.ts";
+import type { CopyStep, LateStep } from "./copy-steps.ts";
 import type {
-  CopyStep,
-  LateStep,
   PlanRecord,
   PreparedRedo,
   Statement,

@@ -25,11 +25,10 @@ import type { Origin } from "../../storage/index.ts";
 import { isNote } from "../notes.ts";
 import { ACTION_KINDS } from "../action-kinds.ts";
 import type { ActionKind, PlannedFile } from "../request.ts";
+import type { CopyStep, LateStep, UpStep } from "./copy-steps.ts";
 import type {
   CommitFence,
-  CopyStep,
   JournalRecord,
-  LateStep,
   NamedFile,
   NewFile,
   PlannedFolder,
@@ -40,7 +39,6 @@ import type {
   StagedImagePlan,
   StoredFence,
   TableChange,
-  UpStep,
   WatchedImage,
 } from "./records.ts";
 import { READ_VERSIONS, type StoredValue, upgradeValues } from "./upgrade.ts";

@@ -3,7 +3,8 @@
 
 import { fromStoredPath, mapEntryPaths, toStoredPath, type Workspace } from "../../device/index.ts";
 import type { ParsedJournal } from "./record-line.ts";
-import type { JournalRecord, StagedImagePlan, UpStep } from "./records.ts";
+import type { UpStep } from "./copy-steps.ts";
+import type { JournalRecord, StagedImagePlan } from "./records.ts";
 
 /** Records as they are used in memory: of the present version, and every path absolute. */
 export function mapContent(workspace: Workspace, parsed: ParsedJournal): ParsedJournal {

@@ -53,6 +53,8 @@ export interface PlanContext {
   readonly copiedInto: ReadonlyMap<string, Copy>;
   /** Images that they change when all is copied, and not before. */
   readonly changedLast: ReadonlySet<string>;
+  /** Files that they make. */
+  readonly madeHere: ReadonlySet<string>;
   /** Files that they take away. */
   readonly removedHere: ReadonlySet<string>;
   /** Opens the guest data of an image as the statements before this one will leave it. The caller closes it. */

@@ -1,0 +1,41 @@
+// What a statement copies at the commit, as its plan has it, and what follows from that.
+
+import type { ImageFormat, NewSnapshot } from "../../format/index.ts";
+
+/** Content that the commit copies in place, after its mark: see commit/copies.ts. */
+export interface CopyStep {
+  /**
+   * - sync: an overlay that the statement made over the image, and that nobody else knows.
+   * - merge: images of a chain, into one below them.
+   * - up: what the top of a chain would miss on another backing image, which its header names afterwards.
+   */
+  readonly kind: "sync" | "merge" | "up";
+  /** The uppermost image of what is copied, of qcow2 but for `up`: what it has, and what stands between it and the other one. */
+  readonly from: string;
+  /** The files that are copied, the uppermost first, with their data files. */
+  readonly files: readonly string[];
+  /** The image that gets it, and its format. */
+  readonly into: string;
+  readonly format: ImageFormat;
+  /** Of `up` alone. */
+  readonly up?: UpStep;
+}
+
+/** How the top of a chain gets another backing image. */
+export interface UpStep {
+  /** The one that it is to stand on, and the name that its header is to have. Null: it is to stand on none. */
+  readonly onto: { readonly path: string; readonly format: ImageFormat; readonly name: string } | null;
+  readonly leavesOutEqual: boolean;
+  readonly isCompressed: boolean;
+  /** The redo log of its header, which is made when all is copied: copying changes the header, too. */
+  readonly log: string;
+}
+
+/** A change of an image that earlier statements copy into, which has to come after that: see change-header.ts. */
+export interface LateStep {
+  readonly image: string;
+  /** The redo log that is made when all is copied. That of the image's new backing image serves both. */
+  readonly log: string;
+  /** The internal snapshot that it gets. */
+  readonly snapshot: NewSnapshot;
+}
