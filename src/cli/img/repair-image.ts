@@ -3,6 +3,7 @@
 import {
   changesSomething,
   type ChainLink,
+  type CountRepair,
   holdImages,
   planRepairs,
   type Repairs,
@@ -37,14 +38,18 @@ export async function repairImage(
   const { counts, rebuilds, flags, flagLines, snapshots } = repairs;
   if (!changesSomething(repairs)) return { leaksFixed: 0, corruptionsFixed: 0 };
   await changeImage(invocation, place, (device) => [{ kind: "repair", devices: [device], scope }]);
-  const tell = (what: string, { cluster, before, after }: (typeof counts)[number]): void => {
+  let leaksFixed = 0;
+  const tell = (what: string, { cluster, before, after }: CountRepair): void => {
     sink(`${what} cluster ${cluster} refcount=${before} reference=${after}`);
   };
-  for (const count of counts) tell(count.before > count.after ? "Leaked" : "ERROR", count);
+  for (const count of counts) {
+    const isLeak = count.before > count.after;
+    if (isLeak) leaksFixed += 1;
+    tell(isLeak ? "Leaked" : "ERROR", count);
+  }
   if (rebuilds) sink("Rebuilding refcount structure");
   for (const count of counts) tell("Repairing", count);
   for (const line of flagLines) sink(line.replace("ERROR", "Repairing"));
-  const leaksFixed = counts.filter(({ before, after }) => before > after).length;
   const others = flags + snapshots + repairs.blockErrors;
   return { leaksFixed, corruptionsFixed: counts.length - leaksFixed + others };
 }

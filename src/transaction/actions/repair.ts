@@ -124,15 +124,13 @@ function noteRepairs({ header }: ChainLink, repairs: Repairs): Note[] {
   const { counts, rebuilds, flags, snapshots, marks, errorsLeft, damage, damageLine = "" } = repairs;
   const clusterBytes = header?.clusterSizeBytes ?? 0;
   const more = counts.length - COUNTS_TOLD_MAX;
+  const told: Note[] = [];
+  for (const { cluster, before, after } of counts) {
+    if (told.length === COUNTS_TOLD_MAX) break;
+    told.push({ code: "count repaired", offset: cluster * clusterBytes, before, after });
+  }
   return [
-    ...counts.slice(0, COUNTS_TOLD_MAX).map(
-      ({ cluster, before, after }): Note => ({
-        code: "count repaired",
-        offset: cluster * clusterBytes,
-        before,
-        after,
-      }),
-    ),
+    ...told,
     ...(more > 0 ? [{ code: "more counts repaired", counts: more } as const] : []),
     ...(rebuilds ? [{ code: "refcounts rebuilt" } as const] : []),
     ...(flags > 0 ? [{ code: "flags repaired", flags } as const] : []),

@@ -13,6 +13,9 @@ export const CHUNK_MASK = CHUNK_CLUSTERS - 1;
 /** In a chunk of bytes: the count is this or more, and stands elsewhere. */
 export const LARGE_COUNT = 255;
 
+/** Of counts that were released. Several checks in a row make do with the memory of one. */
+const FREE_CHUNKS: Uint8Array[] = [];
+
 const COUNT_MAX = 2 ** 32 - 1;
 
 export class ClusterCounts {
@@ -37,9 +40,14 @@ export class ClusterCounts {
   chunkFor(index: number): Uint8Array {
     const known = this.low[index];
     if (known !== undefined) return known;
-    const made = new Uint8Array(CHUNK_CLUSTERS);
+    const made = FREE_CHUNKS.pop()?.fill(0) ?? new Uint8Array(CHUNK_CLUSTERS);
     this.low[index] = made;
     return made;
+  }
+
+  /** Nobody uses them any more: the next ones take their memory, which may not be collected by then. */
+  release(): void {
+    for (const chunk of this.low.splice(0)) if (chunk) FREE_CHUNKS.push(chunk);
   }
 
   count(cluster: ClusterIndex): number {
@@ -63,5 +71,22 @@ export class ClusterCounts {
       this.#large[index][at] = count;
     }
     return wanted - count;
+  }
+}
+
+/** For a check that judges by counts of before: takes all, and keeps nothing. */
+export class NoCounts extends ClusterCounts {
+  readonly #scratch = new Uint8Array(CHUNK_CLUSTERS);
+
+  override get fastMax(): number {
+    return 2 ** 30;
+  }
+
+  override chunkFor(): Uint8Array {
+    return this.#scratch;
+  }
+
+  override add(): number {
+    return 0;
   }
 }

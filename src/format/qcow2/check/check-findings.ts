@@ -23,9 +23,9 @@ export interface CheckWatch {
   readonly onDanger?: (danger: Danger) => void;
   /** Takes a refcount that is not the number of references, and that number. */
   readonly onCount?: (cluster: ClusterIndex, count: number, references: number) => void;
-  /** Takes how often each cluster is referenced, when all are counted. */
+  /** Takes how often each cluster is referenced, when all are counted, and releases that. */
   readonly onCounted?: (counts: ClusterCounts) => void;
-  /** Counts that the image is judged by, in the place of those that it stores. */
+  /** Counts that all flags are judged by, in the place of those that the image stores; those are not judged then. */
   readonly corrected?: ClusterCounts | undefined;
   /** Whether the image is judged without its refcount table and blocks, as if they were to be made anew. */
   readonly leavesOutRefcounts?: boolean;

@@ -21,9 +21,9 @@ import { SECTOR_BYTES } from "../codec/limits.ts";
 
 /** The refcounts that the image stores. */
 export interface StoredCounts {
-  /** By chunk, a byte a cluster: the count, or LARGE_COUNT. */
-  readonly low: readonly (Uint8Array | undefined)[];
-  lowCount(cluster: ClusterIndex): number;
+  /** By chunk, a bit a cluster: whether the count is 1. */
+  readonly ones: readonly (Uint8Array | undefined)[];
+  isOne(cluster: ClusterIndex): boolean;
   isUnreadable(cluster: ClusterIndex): boolean;
 }
 
@@ -106,7 +106,7 @@ export class L2Scan {
   #scanOwn(words: Int32Array, use: TableUse): boolean {
     const { clusterBits, hasExtendedL2 } = this.#layout;
     const { counts } = this.#references;
-    const { low } = this.#stored;
+    const { ones } = this.#stored;
     const { times } = use;
     const countMax = counts.fastMax - times;
     const fileClusters = this.#fileClusters;
@@ -117,7 +117,7 @@ export class L2Scan {
     const isJudged = use.judgedTimes > 0;
     let chunkIndex = -1;
     let computedChunk: Uint8Array = NO_CHUNK;
-    let storedChunk: Uint8Array = NO_CHUNK;
+    let onesChunk: Uint8Array = NO_CHUNK;
     let allocated = 0;
     let fragmented = 0;
     let next = 0;
@@ -134,11 +134,12 @@ export class L2Scan {
         if (index !== chunkIndex) {
           chunkIndex = index;
           computedChunk = counts.chunkFor(index);
-          storedChunk = low[index] ?? NO_COUNTS;
+          onesChunk = ones[index] ?? NO_ONES;
         }
         const inChunk = cluster & CHUNK_MASK;
         const count = computedChunk[inChunk] ?? 0;
-        if (count <= countMax && (!isJudged || (storedChunk[inChunk] === 1) === hi < 0)) {
+        const one = ((onesChunk[inChunk >>> 3] ?? 0) >>> (inChunk & 7)) & 1;
+        if (count <= countMax && (!isJudged || one === hi >>> 31)) {
           computedChunk[inChunk] = count + times;
           allocated += 1;
           if (cluster !== next && next !== 0) fragmented += 1;
@@ -241,7 +242,7 @@ export class L2Scan {
       return;
     }
     const cluster = clusterIndex(Math.floor(offset / this.#clusterSizeBytes));
-    if ((this.#stored.lowCount(cluster) === 1) === isCopied || this.#stored.isUnreadable(cluster)) return;
+    if (this.#stored.isOne(cluster) === isCopied || this.#stored.isUnreadable(cluster)) return;
     note(cluster);
   }
 
@@ -303,4 +304,4 @@ function formatPlace({ hi, lo }: Entry): string {
 }
 
 const NO_CHUNK: Uint8Array = new Uint8Array(0);
-const NO_COUNTS = new Uint8Array(CHUNK_CLUSTERS);
+const NO_ONES = new Uint8Array(CHUNK_CLUSTERS / 8);

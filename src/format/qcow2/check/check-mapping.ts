@@ -117,7 +117,7 @@ export class MappingWalk {
     const cluster = clusterIndex(Math.floor(offset / clusterSizeBytes));
     if (activeTimes === 0 || offset === 0 || this.#stored.isUnreadable(cluster)) return;
     const isSet = hi >>> COPIED_HI_BIT > 0;
-    if ((this.#stored.lowCount(cluster) === 1) === isSet) return;
+    if (this.#stored.isOne(cluster) === isSet) return;
     const what = `L2 cluster: l1_index=${index} l1_entry=${formatWord(hi, lo)}`;
     scan.noteWrongFlag({ what, cluster, times: activeTimes, isSet });
   }

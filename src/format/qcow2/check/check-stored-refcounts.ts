@@ -1,15 +1,14 @@
-// The refcounts that the image stores: read once, kept a byte a cluster for the scans, and compared with what
-// was computed.
+// The refcounts that the image stores: whether each is 1, for the scans, and compared with what was computed.
 //
 // Invariants
-// - Memory is taken for chunks of clusters that have a count, and only for clusters of the file; those whose counts are
-//   all equal share one.
-// - A count of 255 or more, and one that can't be read, is LARGE_COUNT in its chunk; the exact one is read
-//   again from the file, where it is needed.
+// - A bit a cluster is kept, of chunks of clusters that have a count. The blocks are read once for that, and once more
+//   to be compared: together with a byte for each count they would not fit the memory that imgtx allows itself.
+// - As a byte, a count of 255 or more, and one that can't be read, is LARGE_COUNT; the exact one is read again from the
+//   file, where it is needed.
 
 import { type ClusterIndex, clusterIndex, offsetBy, safeNumber, startOf } from "../../../units/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
-import { CHUNK_BITS, CHUNK_CLUSTERS, CHUNK_MASK, type ClusterCounts, LARGE_COUNT } from "./check-counts.ts";
+import { CHUNK_CLUSTERS, type ClusterCounts, LARGE_COUNT } from "./check-counts.ts";
 import type { CheckFindings } from "./check-findings.ts";
 import { readRefcount } from "../codec/refcount-block.ts";
 import { countBlockEntries } from "../codec/refcount-table.ts";
@@ -38,56 +37,41 @@ export function hasReservedBits(table: Uint32Array, index: number): boolean {
 }
 
 export class StoredRefcounts {
-  /** By chunk, a byte a cluster: the count, or LARGE_COUNT. */
-  low: (Uint8Array | undefined)[] = [];
+  /** By chunk, a bit a cluster: whether its count is 1. */
+  ones: readonly (Uint8Array | undefined)[] = [];
   readonly #file: StorageFile;
   readonly #layout: RefcountLayout;
   readonly #entriesPerBlock: number;
   readonly clusterSizeBytes: number;
   readonly #unreadable = new Set<number>();
-  /** Chunks of one count all through, by that count. They are not written to any more. */
-  readonly #alike = new Map<number, Uint8Array>();
   #corrected: ClusterCounts | undefined;
   /** The block that was read last, for exact counts. */
   #block: { readonly index: number; readonly bytes: Uint8Array } | undefined;
+  readonly #part: Uint8Array;
 
   constructor(file: StorageFile, layout: RefcountLayout) {
     this.#file = file;
     this.#layout = layout;
     this.clusterSizeBytes = 2 ** layout.clusterBits;
     this.#entriesPerBlock = countBlockEntries(layout);
+    const partBytes = (CHUNK_CLUSTERS * 2 ** layout.refcountOrder) / 8;
+    this.#part = new Uint8Array(Math.min(partBytes, this.clusterSizeBytes));
   }
 
   /** Reads the counts of the first clusters of the file. */
   async load(clusters: number): Promise<void> {
-    const tableEntries = this.#layout.table.length / 2;
-    const blocks = Math.min(tableEntries, Math.ceil(clusters / this.#entriesPerBlock));
-    const bytes = new Uint8Array(this.clusterSizeBytes);
-    for (let index = 0, shared = 0; index < blocks; index += 1) {
-      // No later block counts a cluster of these chunks.
-      const complete = Math.floor((index * this.#entriesPerBlock) / CHUNK_CLUSTERS);
-      for (; shared < complete; shared += 1) this.#shareAlike(shared);
-      if (refcountBlockOffset(this.#layout.table, index) === 0) continue;
-      if (await this.#readBlock(index, bytes)) this.#spread(index, bytes);
-      else this.#markUnreadable(index, clusters);
+    const counts = new Uint8Array(CHUNK_CLUSTERS);
+    const ones: (Uint8Array | undefined)[] = [];
+    for (let index = 0; index * CHUNK_CLUSTERS < clusters; index += 1) {
+      if (await this.readChunk(index, counts)) ones[index] = findOnes(counts);
     }
+    this.ones = ones;
   }
 
   /** Takes these counts in the place of those of the file, which need not be loaded then. */
   correct(counts: ClusterCounts): void {
-    this.low = counts.low;
+    this.ones = counts.low.map((chunk) => chunk && findOnes(chunk));
     this.#corrected = counts;
-  }
-
-  /** A chunk of equal counts, as most of a full disk are, takes the memory of one. */
-  #shareAlike(index: number): void {
-    const chunk = this.low[index];
-    const value = chunk?.[0];
-    if (chunk === undefined || value === undefined) return;
-    const alike = this.#alike.get(value) ?? new Uint8Array(CHUNK_CLUSTERS).fill(value);
-    if (Buffer.compare(chunk, alike) !== 0) return;
-    this.#alike.set(value, alike);
-    this.low[index] = alike;
   }
 
   /** Whether the count can't be read, because the table's entry for it can't be true. */
@@ -95,21 +79,37 @@ export class StoredRefcounts {
     return this.#unreadable.size > 0 && this.#unreadable.has(Math.floor(cluster / this.#entriesPerBlock));
   }
 
-  /** The count as a byte: LARGE_COUNT stands for all from there on, and for an unreadable one. */
-  lowCount(cluster: ClusterIndex): number {
-    return this.low[Math.floor(cluster / CHUNK_CLUSTERS)]?.[cluster % CHUNK_CLUSTERS] ?? 0;
+  isOne(cluster: ClusterIndex): boolean {
+    const at = cluster % CHUNK_CLUSTERS;
+    const ones = this.ones[Math.floor(cluster / CHUNK_CLUSTERS)];
+    return (((ones?.[at >>> 3] ?? 0) >>> (at & 7)) & 1) === 1;
+  }
+
+  /** The counts of a chunk as bytes; LARGE_COUNT where they can't be read. False: all are 0. */
+  async readChunk(index: number, target: Uint8Array): Promise<boolean> {
+    let isUsed = false;
+    for (let at = 0; at < CHUNK_CLUSTERS; ) {
+      const cluster = index * CHUNK_CLUSTERS + at;
+      const entry = cluster % this.#entriesPerBlock;
+      const end = Math.min(CHUNK_CLUSTERS, at + this.#entriesPerBlock - entry);
+      const block = Math.floor(cluster / this.#entriesPerBlock);
+      isUsed = (await this.#readPart(block, entry, target.subarray(at, end))) || isUsed;
+      at = end;
+    }
+    return isUsed;
   }
 
   /** The exact count, beyond 2^53 the nearest double. Undefined where it is unreadable. */
   async readCount(cluster: ClusterIndex): Promise<number | undefined> {
-    const low = this.lowCount(cluster);
-    if (low !== LARGE_COUNT) return low;
     if (this.#corrected) return this.#corrected.count(cluster);
     if (this.isUnreadable(cluster)) return undefined;
     const index = Math.floor(cluster / this.#entriesPerBlock);
     if (this.#block?.index !== index) {
-      const bytes = new Uint8Array(this.clusterSizeBytes);
-      await this.#readBlock(index, bytes);
+      const bytes = this.#block?.bytes ?? new Uint8Array(this.clusterSizeBytes);
+      const offset = refcountBlockOffset(this.#layout.table, index);
+      this.#block = undefined;
+      if (offset === 0) bytes.fill(0);
+      else await this.#read(bytes, offset);
       this.#block = { index, bytes };
     }
     return readRefcount(this.#block.bytes, cluster % this.#entriesPerBlock, this.#layout.refcountOrder);
@@ -125,61 +125,61 @@ export class StoredRefcounts {
     return view.getBigUint64((cluster % this.#entriesPerBlock) * 8).toString();
   }
 
-  /** False where the entry of the table can't be true. What lies past the end of the file reads as zeros. */
-  async #readBlock(index: number, bytes: Uint8Array): Promise<boolean> {
+  /** The same of a part of a block, from an entry on. What lies past the end of the file reads as zeros. */
+  async #readPart(index: number, entry: number, target: Uint8Array): Promise<boolean> {
     const offset = refcountBlockOffset(this.#layout.table, index);
-    if (offset % this.clusterSizeBytes !== 0 || offset >= OFFSET_END) return false;
-    const readable = safeNumber(BigInt(offset)) !== undefined;
-    const got = readable ? await this.#file.read(bytes, offset) : 0;
-    bytes.fill(0, got);
+    const order = this.#layout.refcountOrder;
+    if (offset !== 0 && !this.#isPlace(offset)) {
+      this.#unreadable.add(index);
+      target.fill(LARGE_COUNT);
+      return true;
+    }
+    const bytes = this.#part.subarray(0, (target.length * 2 ** order) / 8);
+    if (offset !== 0) await this.#read(bytes, offset + (entry * 2 ** order) / 8);
+    if (offset === 0 || Buffer.compare(bytes, ZEROS.subarray(0, bytes.length)) === 0) {
+      target.fill(0);
+      return false;
+    }
+    if (order === 4) narrowWords(bytes, target);
+    else
+      for (let at = 0; at < target.length; at += 1) {
+        target[at] = Math.min(readRefcount(bytes, at, order), LARGE_COUNT);
+      }
     return true;
   }
 
-  #markUnreadable(index: number, clusters: number): void {
-    this.#unreadable.add(index);
-    const first = index * this.#entriesPerBlock;
-    const end = Math.min(first + this.#entriesPerBlock, clusters);
-    for (let at = first; at < end; ) {
-      const pieceEnd = Math.min(end, (Math.floor(at / CHUNK_CLUSTERS) + 1) * CHUNK_CLUSTERS);
-      this.#chunkFor(at).fill(LARGE_COUNT, at & CHUNK_MASK, pieceEnd - at + (at & CHUNK_MASK));
-      at = pieceEnd;
-    }
+  /** False where the entry of the table can't be true. */
+  #isPlace(offset: number): boolean {
+    return offset % this.clusterSizeBytes === 0 && offset < OFFSET_END;
   }
 
-  /** Copies the counts of a block to the chunks of its clusters; what is all zeros takes no memory. */
-  #spread(index: number, bytes: Uint8Array): void {
-    const order = this.#layout.refcountOrder;
-    const first = index * this.#entriesPerBlock;
-    const pieceEntries = Math.min(this.#entriesPerBlock, CHUNK_CLUSTERS);
-    const pieceBytes = (pieceEntries * 2 ** order) / 8;
-    for (let piece = 0; piece * pieceEntries < this.#entriesPerBlock; piece += 1) {
-      const source = bytes.subarray(piece * pieceBytes, (piece + 1) * pieceBytes);
-      if (source.every(isZero)) continue;
-      const cluster = first + piece * pieceEntries;
-      const chunk = this.#chunkFor(cluster);
-      const at = cluster % CHUNK_CLUSTERS;
-      const target = chunk.subarray(at, at + pieceEntries);
-      if (order === 4) narrowWords(source, target);
-      else
-        for (let entry = 0; entry < pieceEntries; entry += 1) {
-          target[entry] = Math.min(readRefcount(source, entry, order), LARGE_COUNT);
-        }
-    }
-  }
-
-  #chunkFor(cluster: number): Uint8Array {
-    const index = cluster >>> CHUNK_BITS;
-    const known = this.low[index];
-    if (known !== undefined) return known;
-    const made = new Uint8Array(CHUNK_CLUSTERS);
-    this.low[index] = made;
-    return made;
+  async #read(bytes: Uint8Array, offset: number): Promise<void> {
+    const readable = safeNumber(BigInt(offset)) !== undefined;
+    bytes.fill(0, readable ? await this.#file.read(bytes, offset) : 0);
   }
 }
 
-function isZero(byte: number): boolean {
-  return byte === 0;
+/** As many as a part of a block can have. */
+const ZEROS = new Uint8Array(CHUNK_CLUSTERS * 8);
+
+/** A bit for each count of a chunk: whether it is 1. */
+function findOnes(counts: Uint8Array): Uint8Array {
+  const ones = new Uint8Array(counts.length / 8);
+  const fours = new Uint32Array(counts.buffer, counts.byteOffset, counts.length / 4);
+  for (let at = 0; at < ones.length; at += 1) {
+    const [low, high] = [fours[2 * at] ?? 0, fours[2 * at + 1] ?? 0];
+    if ((low | high) === 0) continue;
+    if (low === FOUR_ONES && high === FOUR_ONES) {
+      ones[at] = 0xff;
+      continue;
+    }
+    for (let bit = 0; bit < 8; bit += 1)
+      if (counts[8 * at + bit] === 1) ones[at] = (ones[at] ?? 0) | (1 << bit);
+  }
+  return ones;
 }
+
+const FOUR_ONES = 0x01010101;
 
 /** Counts of 16 bits, as almost every image has them: two at a time, as long as both fit a byte. */
 function narrowWords(source: Uint8Array, target: Uint8Array): void {
@@ -211,13 +211,14 @@ export async function compareRefcounts(
 ): Promise<ClusterIndex> {
   let lastUsed = clusterIndex(0);
   const chunks = Math.ceil(computed.clusters / CHUNK_CLUSTERS);
+  const storedChunk = new Uint8Array(CHUNK_CLUSTERS);
   for (let index = 0; index < chunks; index += 1) {
-    const storedChunk = stored.low[index];
+    const isUsed = await stored.readChunk(index, storedChunk);
     const computedChunk = computed.low[index];
-    if (storedChunk === undefined && computedChunk === undefined) continue;
+    if (!isUsed && computedChunk === undefined) continue;
     const start = clusterIndex(index * CHUNK_CLUSTERS);
     const clusters = Math.min(CHUNK_CLUSTERS, computed.clusters - start);
-    const one = (storedChunk ?? NO_COUNTS).subarray(0, clusters);
+    const one = storedChunk.subarray(0, clusters);
     const other = (computedChunk ?? NO_COUNTS).subarray(0, clusters);
     lastUsed = findLastUsed(start, one, other, stored) ?? lastUsed;
     // Bytes first: of two chunks that are equal, and hold no count that stands elsewhere, no entry is looked at.

@@ -3,15 +3,15 @@
 //
 // Invariants
 // - Nothing is written. Guest data, backing images and data files are not read.
-// - Memory is a byte or two for each cluster that is counted, and a few tables; time is that of one read of the
-//   metadata. Tables that internal snapshots share are read once.
+// - Memory is a byte and a bit for each cluster that is counted, and a few tables; time is that of one read of the
+//   metadata, and a second one of the refcounts. Tables that internal snapshots share are read once.
 // - Same counts as `qemu-img check`: an error is counted as often as some entry leads to it.
 
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { clusterIndex } from "../../../units/index.ts";
 import { checkBitmaps } from "./check-bitmaps.ts";
-import { ClusterCounts } from "./check-counts.ts";
+import { ClusterCounts, NoCounts } from "./check-counts.ts";
 import { CheckFindings, type CheckResult, type CheckWatch, type FindingSink } from "./check-findings.ts";
 import { type CheckHeader, readCheckHeader } from "./check-header.ts";
 import { L2Scan } from "./check-l2-scan.ts";
@@ -67,13 +67,16 @@ async function check(
   const stored = new StoredRefcounts(file, { clusterBits, refcountOrder, table });
   if (corrected) stored.correct(corrected);
   else await stored.load(clusters);
-  const counts = new ClusterCounts(clusters, maxRefcount(refcountOrder));
+  const largest = maxRefcount(refcountOrder);
+  const counts = corrected ? new NoCounts(clusters, largest) : new ClusterCounts(clusters, largest);
   const references = new References(counts, findings, clusterSizeBytes, sizeBytes);
   const counted = leavesOutRefcounts ? { ...header, refcountTableClusters: 0 } : header;
   const scan = await countReferences(file, counted, references, stored, signal);
-  if (!leavesOutRefcounts) judgeRefcountBlocks(table, references);
-  onCounted?.(counts);
-  const clustersEnd = leavesOutRefcounts ? clusters : await compareRefcounts(stored, counts, findings);
+  const comparesCounts = !leavesOutRefcounts && !corrected;
+  if (comparesCounts) judgeRefcountBlocks(table, references);
+  const clustersEnd = comparesCounts ? await compareRefcounts(stored, counts, findings) : clusters;
+  if (onCounted) onCounted(counts);
+  else counts.release();
   await tellWrongFlags(scan, stored, findings);
   const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
   return {

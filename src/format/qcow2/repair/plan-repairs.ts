@@ -19,17 +19,11 @@ import type { CheckResult, Danger } from "../check/check-findings.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { countBlockEntries } from "../codec/refcount-table.ts";
-
-/** A refcount that is not what it should be. */
-interface CountRepair {
-  readonly cluster: number;
-  readonly before: number;
-  readonly after: number;
-}
+import { CountRepairs } from "./count-repairs.ts";
 
 export interface Repairs {
-  /** By ascending cluster. Of blocks that are made anew, those that there were. */
-  readonly counts: readonly CountRepair[];
+  /** Of blocks that are made anew, those that there were. */
+  readonly counts: CountRepairs;
   /** Whether the refcount table and all blocks are made anew, at another place. */
   readonly rebuilds: boolean;
   /** Errors that go with that, beside the counts. */
@@ -57,7 +51,7 @@ export function changesSomething({ counts, rebuilds, flags, snapshots, marks }: 
 export type RepairScope = "leaks" | "all";
 
 /** Beyond these all blocks are made anew: more at once would not fit the memory that imgtx allows itself. */
-const COUNTS_MAX = 1_000_000;
+const COUNTS_MAX = 2_000_000;
 const FLAG_LINES_MAX = 100_000;
 
 /**
@@ -77,16 +71,21 @@ export async function planRepairs(link: ChainLink, scope: RepairScope): Promise<
 
 async function planQcow2(link: Qcow2Link, scope: RepairScope): Promise<Repairs> {
   const found = new Found();
-  const result = await checkQcow2(link.file, found.onLine, undefined, found);
-  const low = found.counts.filter(({ before, after }) => before < after);
-  if (scope === "leaks") return await planLeaks(link, found, result, low.length);
-  if (await needsBlocks(link, found)) return await planRebuild(link, found, result.corruptions - low.length);
-  if (found.damage > 0) return { ...NOTHING, ...damageOf(found), counts: low };
-  return await planSound(link, found, found.counts, result);
+  try {
+    const result = await checkQcow2(link.file, found.onLine, undefined, found);
+    const low = found.counts.select("up");
+    if (scope === "leaks") return await planLeaks(link, found, result, low.length);
+    if (await needsBlocks(link, found))
+      return await planRebuild(link, found, result.corruptions - low.length);
+    if (found.damage > 0) return { ...NOTHING, ...damageOf(found), counts: low };
+    return await planSound(link, found, found.counts, result);
+  } finally {
+    found.references?.release();
+  }
 }
 
 const NOTHING: Repairs = {
-  counts: [],
+  counts: new CountRepairs(),
   rebuilds: false,
   blockErrors: 0,
   flags: 0,
@@ -108,7 +107,8 @@ async function planLeaks(link: Qcow2Link, found: Found, result: CheckResult, low
   if (damage > 0 || hasBrokenBlocks) {
     return { ...NOTHING, ...damageOf(found), errorsLeft: Math.max(result.corruptions - damage, 0) };
   }
-  const leaks = counts.filter(({ before, after }) => before > after);
+  const leaks = counts.select("down");
+  if (isCut && low === 0) return await planRebuild(link, found, result.corruptions);
   if (isCut) {
     throw new ImgtxError("E_UNSUPPORTED", `more than ${COUNTS_MAX} refcounts are wrong`, {
       image: link.path,
@@ -123,7 +123,7 @@ async function planLeaks(link: Qcow2Link, found: Found, result: CheckResult, low
 async function planSound(
   link: Qcow2Link,
   found: Found,
-  counts: readonly CountRepair[],
+  counts: CountRepairs,
   result: CheckResult,
 ): Promise<Repairs> {
   const { header, file } = link;
@@ -143,6 +143,7 @@ async function planSound(
 async function planRebuild(link: Qcow2Link, found: Found, errors: number): Promise<Repairs> {
   const { file, header, path } = link;
   const { counts, incomplete } = found;
+  found.references?.release();
   const all = new Found();
   await checkQcow2(file, () => undefined, undefined, {
     leavesOutRefcounts: true,
@@ -152,8 +153,9 @@ async function planRebuild(link: Qcow2Link, found: Found, errors: number): Promi
   const { damage, damageLine, references } = all;
   if (damage > 0) throw tooDamaged(path, damageLine);
   const flagged = new Found();
-  const judged = { leavesOutRefcounts: true, corrected: references };
+  const judged = { corrected: references };
   const { corruptions } = await checkQcow2(file, flagged.onLine, undefined, judged);
+  references?.release();
   const flags = corruptions - flagged.incomplete;
   const { flagLines } = flagged;
   return {
@@ -175,7 +177,7 @@ function marksOf({ isDirty, isCorrupt }: Qcow2Header): Repairs["marks"] {
 
 /** Takes what a check tells. */
 class Found {
-  readonly counts: CountRepair[] = [];
+  readonly counts = new CountRepairs();
   /** Whether there are more of them. */
   isCut = false;
   readonly flagLines: string[] = [];
@@ -194,7 +196,7 @@ class Found {
 
   readonly onCount = (cluster: number, before: number, after: number): void => {
     this.isCut = this.counts.length === COUNTS_MAX;
-    if (!this.isCut) this.counts.push({ cluster, before, after });
+    if (!this.isCut) this.counts.add({ cluster, before, after });
   };
 
   readonly onCounted = (references: ClusterCounts): void => {
@@ -230,7 +232,8 @@ async function needsBlocks(link: Qcow2Link, { counts, hasBrokenBlocks, isCut }: 
   if (hasBrokenBlocks || isCut) return true;
   const table = await readRefcountTable(link);
   const entries = countBlockEntries(link.header);
-  return counts.some(({ cluster }) => blockPlace(table, Math.floor(cluster / entries)) === 0);
+  for (const { cluster } of counts) if (blockPlace(table, Math.floor(cluster / entries)) === 0) return true;
+  return false;
 }
 
 export async function readRefcountTable({ file, header }: Qcow2Link): Promise<DataView> {

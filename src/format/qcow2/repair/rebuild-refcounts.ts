@@ -36,6 +36,7 @@ export async function rebuildRefcounts(link: Qcow2Link): Promise<void> {
       return await Promise.resolve(block);
     },
   });
+  references.release();
 }
 
 /** The blocks that have something to count, ascending. */

@@ -39,18 +39,20 @@ async function writeCounts(link: Qcow2Link, counts: Repairs["counts"]): Promise<
   const { file, header } = link;
   const table = await readRefcountTable(link);
   const entries = countBlockEntries(header);
-  for (let from = 0; from < counts.length; ) {
-    const index = Math.floor((counts[from]?.cluster ?? 0) / entries);
-    const place = blockPlace(table, index);
-    const block = new Uint8Array(header.clusterSizeBytes);
-    block.set(await readBytes(file, place, block.length));
-    for (; from < counts.length; from += 1) {
-      const { cluster = 0, after = 0 } = counts[from] ?? {};
-      if (Math.floor(cluster / entries) !== index) break;
-      writeRefcount(block, cluster % entries, header.refcountOrder, after);
+  const block = { index: -1, bytes: new Uint8Array(header.clusterSizeBytes) };
+  const write = async (): Promise<void> => {
+    if (block.index >= 0) await file.write(block.bytes, blockPlace(table, block.index));
+  };
+  for (const { cluster, after } of counts) {
+    const index = Math.floor(cluster / entries);
+    if (index !== block.index) {
+      await write();
+      block.index = index;
+      block.bytes.fill(0, await file.read(block.bytes, blockPlace(table, index)));
     }
-    await file.write(block, place);
+    writeRefcount(block.bytes, cluster % entries, header.refcountOrder, after);
   }
+  await write();
 }
 
 async function writeFlags(link: Qcow2Link): Promise<void> {
