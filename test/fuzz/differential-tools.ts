@@ -56,7 +56,8 @@ export class Tools {
     const status = await run(words, {
       storage: this.#storage,
       cwd: this.folder,
-      env: {},
+      // The form of the system's qemu-img.
+      env: { IMGTX_QEMU_IMG: "7.2" },
       stdout: outputTo("stdout"),
       stderr: outputTo("stderr"),
       stdin: async () => "",

@@ -55,6 +55,8 @@ quietly() {
   return 1
 }
 
+bash "$(dirname "${BASH_SOURCE[0]}")/install-newer-qemu.sh"
+
 find_missing
 [ ${#missing[@]} -eq 0 ] && exit 0
 

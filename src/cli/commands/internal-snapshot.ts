@@ -64,9 +64,7 @@ const SNAPSHOTS: Drawing<readonly DeviceSnapshots[]> = {
     devices.flatMap(({ device, image, snapshots }, index) => [
       ...(index === 0 ? [] : [""]),
       `${device}: ${image}`,
-      ...(snapshots.length === 0
-        ? ["no internal snapshots"]
-        : drawSnapshotList(snapshots).trimEnd().split("\n")),
+      ...(snapshots.length === 0 ? ["no internal snapshots"] : drawSnapshotList(snapshots)),
     ]),
   json: (devices) =>
     withSchema({

@@ -86,25 +86,36 @@ interface Step {
   readonly source?: string | undefined;
 }
 
+/** What was asked for, in order: a step, or to take away all bitmaps that are there by then. */
+type Wish = Step | typeof REMOVE_ALL;
+
+const REMOVE_ALL = "--remove-all";
+
 async function execute(invocation: ImgInvocation): Promise<number> {
-  const { input } = invocation;
-  const isAll = input.flag("--remove-all");
-  const asked = input.inOrder(OPERATIONS.map((operation) => `--${operation}`));
+  const { input, qemuVersion } = invocation;
+  const asked = input.inOrder([...OPERATIONS.map((operation) => `--${operation}`), REMOVE_ALL]);
   const [filename, name, ...others] = input.operands;
-  const isComplete = filename !== undefined && others.length === 0 && (name === undefined) === isAll;
-  if (!isComplete)
-    throw failure(isAll ? "Expecting one image file name" : "Expecting filename and bitmap name");
-  if (asked.length === 0 && !isAll) {
-    throw failure("Need at least one of --add, --remove, --clear, --enable, --disable, or --merge");
+  if (asked.length === 0) {
+    const newer = qemuVersion < 11 ? "" : "--remove-all, ";
+    throw failure(`Need at least one of --add, --remove, ${newer}--clear, --enable, --disable, or --merge`);
   }
-  if (isAll && asked.length > 0) throw failure("--remove-all can't be combined with other operations");
-  const steps = asked.map(({ flag, value }): Step => {
+  const takesName = asked.some(({ flag }) => flag !== REMOVE_ALL);
+  if (filename === undefined || others.length > 0 || (name !== undefined) !== takesName) {
+    throw failure(takesName ? "Expecting filename and bitmap name" : "Expecting filename");
+  }
+  const wishes = asked.map(({ flag, value }): Wish => {
     const operation = OPERATIONS.find((one) => `--${one}` === flag);
-    if (operation === undefined) throw new RangeError(`no operation ${flag}`);
-    return { operation, bitmap: name ?? "", source: value };
+    return operation === undefined ? REMOVE_ALL : { operation, bitmap: name ?? "", source: value };
   });
-  const options = readOptions(invocation, steps);
-  await run(invocation, filename, isAll ? undefined : steps, options);
+  await run(
+    invocation,
+    filename,
+    wishes,
+    readOptions(
+      invocation,
+      asked.map(({ flag }) => flag),
+    ),
+  );
   return 0;
 }
 
@@ -113,15 +124,14 @@ type Options = Pick<BitmapRequest, "granularityBytes"> & {
   readonly format: string | undefined;
 };
 
-function readOptions(invocation: ImgInvocation, steps: readonly Step[]): Options {
+function readOptions(invocation: ImgInvocation, flags: readonly string[]): Options {
   const { input } = invocation;
-  const isAsked = (wanted: Operation): boolean => steps.some(({ operation }) => operation === wanted);
   const [source, format] = [input.text("--source-file"), input.text("--source-format")];
-  if (input.text("--granularity") !== undefined && !isAsked("add")) {
+  if (input.text("--granularity") !== undefined && !flags.includes("--add")) {
     throw failure("granularity only supported with --add");
   }
   if (format !== undefined && source === undefined) throw failure("-F only supported with -b");
-  if (source !== undefined && !isAsked("merge")) {
+  if (source !== undefined && !flags.includes("--merge")) {
     throw failure("Merge bitmap source file only supported with --merge");
   }
   return {
@@ -134,18 +144,22 @@ function readOptions(invocation: ImgInvocation, steps: readonly Step[]): Options
   };
 }
 
-/** Without steps: each bitmap that is there is taken away. */
 async function run(
   invocation: ImgInvocation,
   filename: string,
-  given: readonly Step[] | undefined,
+  wishes: readonly Wish[],
   { granularityBytes, file, format }: Options,
 ): Promise<void> {
   const { place, steps } = await lookAtImage(invocation, filename, async ({ chain }, found) => {
     const [top] = chain.links;
-    const there = given === undefined && top?.header ? await readBitmapDirectory(top) : [];
-    const removals = there.map(({ name }): Step => ({ operation: "remove", bitmap: name }));
-    return { place: found, steps: given ?? removals };
+    const there = wishes.includes(REMOVE_ALL) && top?.header ? await readBitmapDirectory(top) : [];
+    return {
+      place: found,
+      steps: toSteps(
+        wishes,
+        there.map(({ name }) => name),
+      ),
+    };
   });
   if (steps.length === 0) return;
   let failed = 0;
@@ -169,6 +183,20 @@ async function run(
   } catch (error) {
     throw worded(error, steps[failed]);
   }
+}
+
+function toSteps(wishes: readonly Wish[], there: readonly string[]): Step[] {
+  const names = new Set(there);
+  return wishes.flatMap((wish): Step[] => {
+    if (wish === REMOVE_ALL) {
+      const removals = [...names].map((bitmap): Step => ({ operation: "remove", bitmap }));
+      names.clear();
+      return removals;
+    }
+    if (wish.operation === "add") names.add(wish.bitmap);
+    if (wish.operation === "remove") names.delete(wish.bitmap);
+    return [wish];
+  });
 }
 
 function worded(error: unknown, step: Step | undefined): unknown {

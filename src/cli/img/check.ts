@@ -14,7 +14,8 @@ import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { openSettled } from "./beside.ts";
 import { assertWhole, parseImageName } from "./image-name.ts";
 import { belowTop, explained, holdByDepth, parseDriver, sourceOptions } from "./images.ts";
-import { failure, usageError } from "./messages.ts";
+import { commaFrom11, failure, usageError } from "./messages.ts";
+import type { QemuVersion } from "./qemu-version.ts";
 import {
   forceShareOption,
   imageOptsOption,
@@ -76,9 +77,9 @@ export const check: ImgCommand = {
 };
 
 async function execute(invocation: ImgInvocation): Promise<number> {
-  const { input, console } = invocation;
+  const { input, console, qemuVersion } = invocation;
   const form = input.form;
-  const scope = readScope(input.text("--repair"));
+  const scope = readScope(input.text("--repair"), qemuVersion);
   const cacheMode = input.text("-T");
   if (cacheMode !== undefined && !isCacheMode(cacheMode)) {
     throw failure(`Invalid source cache option: ${cacheMode}`);
@@ -111,9 +112,13 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   }
 }
 
-function readScope(what: string | undefined): RepairScope | undefined {
+function readScope(what: string | undefined, qemuVersion: QemuVersion): RepairScope | undefined {
   if (what === undefined || what === "leaks" || what === "all") return what;
-  throw usageError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${what}`);
+  throw usageError(
+    qemuVersion < 10
+      ? `Unknown option value for -r (expecting 'leaks' or 'all'): ${what}`
+      : `--repair (-r) expects 'leaks' or 'all'${commaFrom11(qemuVersion)} not '${what}'`,
+  );
 }
 
 async function repairFirst(

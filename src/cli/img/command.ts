@@ -5,6 +5,7 @@ import type { CommandDefinition } from "../grammar/definition.ts";
 import type { ImgConsole } from "./console.ts";
 import type { ImgInput } from "./input.ts";
 import type { GivenName, ProgramName } from "./messages.ts";
+import type { QemuVersion } from "./qemu-version.ts";
 
 export interface ImgCommand {
   readonly kind: "img";
@@ -21,6 +22,8 @@ export interface ImgInvocation {
   readonly input: ImgInput;
   readonly context: CliContext;
   readonly program: ProgramName;
+  /** Whose form what is printed has. */
+  readonly qemuVersion: QemuVersion;
   readonly console: ImgConsole;
   /** Aborted by the first Ctrl-C, with the error to end with as its reason. */
   readonly signal: AbortSignal;

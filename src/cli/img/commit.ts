@@ -31,7 +31,7 @@ export const commit: ImgCommand = {
       },
       {
         short: "r",
-        newer: ["rate-limit"],
+        newer: ["rate-limit", "rate"],
         value: { name: "RATE_LIMIT", completes: "nothing" },
         about: "taken, without effect",
       },
@@ -60,6 +60,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const { input, console, context } = invocation;
   const [filename, ...others] = input.operands;
   if (filename === undefined || others.length > 0) throw usageError("Expecting one image file name");
+  input.sizeBytes("-r", "rate limit");
   const base = input.text("-b");
   const place = await lookAtImage(invocation, filename, async ({ chain }, found) => {
     const [first, ...lower] = chain.links.slice(1);

@@ -63,14 +63,14 @@ export const CONVERT_DEFINITION: CommandDefinition = {
     },
     {
       short: "o",
-      newer: ["target-format-options"],
+      newer: ["target-format-options", "target-options"],
       value: { name: "OPTIONS", completes: "nothing" },
       repeatable: true,
       about: "options of the target's format, as name=value,name=value; -o help lists them",
     },
     {
       short: "l",
-      newer: ["snapshot"],
+      newer: ["snapshot", "source-snapshot"],
       value: { name: "SNAPSHOT_PARAM", completes: "nothing" },
       about: "read an internal snapshot: its id or name, or snapshot.id=ID, snapshot.name=NAME",
     },
@@ -82,7 +82,7 @@ export const CONVERT_DEFINITION: CommandDefinition = {
     },
     {
       short: "r",
-      newer: ["rate-limit"],
+      newer: ["rate-limit", "rate"],
       value: { name: "RATE_LIMIT", completes: "nothing" },
       about: "bytes a second at most",
     },

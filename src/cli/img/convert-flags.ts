@@ -5,6 +5,7 @@ import { type ListedOption, parseOptionList } from "../grammar/option-list.ts";
 import { failure, LINE_BREAK } from "./messages.ts";
 import type { ImgInput } from "./input.ts";
 import { asksForHelp, parseOptionLists } from "./option-list.ts";
+import { readSize } from "./size.ts";
 
 export interface ConvertFlags {
   /** Of -O; undefined where --target-image-opts says it. */
@@ -41,7 +42,7 @@ export function readConvertFlags(input: ImgInput): ConvertFlags {
   const listed = parseOptionLists(lists);
   const snapshot = readSnapshot(input.text("-l"));
   const sparseBytes = readSparse(input);
-  const atOnce = readRequests(input.text("-m"));
+  const atOnce = readRequests(input);
   const bytesPerSecond = input.sizeBytes("-r", "rate limit");
   const targetImageOpts = input.flag("--target-image-opts");
   const flags: ConvertFlags = {
@@ -91,10 +92,15 @@ function readSparse(input: ImgInput): number | undefined {
   );
 }
 
-function readRequests(text: string | undefined): number {
+function readRequests(input: ImgInput): number {
+  const text = input.text("-m");
   if (text === undefined) return REQUESTS_DEFAULT;
   const count = /^\s*\+?(0x[0-9a-f]+|\d+)$/i.test(text) ? Number(text) : 0;
   if (count >= 1 && count <= REQUESTS_MAX) return count;
+  if (input.qemuVersion >= 10) {
+    const limits = { least: 1, most: BigInt(REQUESTS_MAX) };
+    return readSize("number of coroutines", text, input.qemuVersion, limits);
+  }
   throw failure(
     `Invalid number of coroutines. Allowed number of coroutines is between 1 and ${REQUESTS_MAX}`,
   );

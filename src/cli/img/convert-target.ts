@@ -76,6 +76,9 @@ function refuseOptions(
   if (hasBacking && !values.has("backing_fmt")) {
     throw failure("Use of backing file requires explicit backing format");
   }
+  if (values.get("keep_data_file") === "on") {
+    throw failure("keep_data_file=on: a conversion writes the data file anew");
+  }
   if (!flags.compressed) return;
   if (format === "raw") throw failure("Compression not supported for this file format");
   if (values.has("data_file")) throw failure("Compression and an external data file exclude each other");

@@ -33,12 +33,13 @@ export const convert: ImgCommand = {
   kind: "img",
   definition: CONVERT_DEFINITION,
   async execute(invocation) {
-    const { input, console } = invocation;
+    const { input, console, qemuVersion } = invocation;
     const flags = readConvertFlags(input);
     const filenames = input.operands.slice(0, -1);
     const output = input.operands.length > 1 ? input.operands.at(-1) : undefined;
     if (flags.asksForHelp) {
-      console.print(drawOptionHelp(knownFormat(flags.outputFormat ?? "raw", ""), output !== undefined));
+      const format = knownFormat(flags.outputFormat ?? "raw", "");
+      console.print(drawOptionHelp(format, output !== undefined, qemuVersion));
       return 0;
     }
     if (output === undefined) throw failure("Must specify image file name");

@@ -5,6 +5,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { CreateOptions, ImageFormat } from "../../format/index.ts";
 import { parseSizeBytes } from "../../units/index.ts";
 import { failure, LINE_BREAK } from "./messages.ts";
+import { OLDEST, type QemuVersion } from "./qemu-version.ts";
 import { isBeyondOurs, tooLargeForUs } from "./size.ts";
 import type { ListedOption } from "../grammar/option-list.ts";
 
@@ -14,6 +15,8 @@ interface CreateOption {
   readonly about: string;
   /** What holds where it is not given, for the line that create prints. */
   readonly default?: string;
+  /** The first version that has it, for the help. */
+  readonly since?: QemuVersion;
 }
 
 // In the order in which create prints them.
@@ -36,6 +39,12 @@ const QCOW2_OPTIONS: readonly CreateOption[] = [
     type: "str",
     about: "Compression method used for image cluster compression",
     default: "zlib",
+  },
+  {
+    name: "keep_data_file",
+    type: "bool",
+    about: "Assume the external data file already exists and do not overwrite it",
+    since: 11,
   },
   { name: "size", type: "size", about: "Virtual disk size" },
   { name: "compat", type: "str", about: "Compatibility level (v2 [0.10] or v3 [1.1])" },
@@ -111,7 +120,7 @@ function optionsOf(format: ImageFormat, withFile: boolean): readonly CreateOptio
 }
 
 /** What `-o help` prints; those of a file only where one was named. */
-export function drawOptionHelp(format: ImageFormat, withFile: boolean): string {
+export function drawOptionHelp(format: ImageFormat, withFile: boolean, qemuVersion: QemuVersion): string {
   const more = [
     "",
     "The protocol level may support further options.",
@@ -119,7 +128,7 @@ export function drawOptionHelp(format: ImageFormat, withFile: boolean): string {
   ];
   return [
     withFile ? "Supported options:" : `Supported ${format} options:`,
-    ...drawOptions(optionsOf(format, withFile)),
+    ...drawOptions(optionsOf(format, withFile).filter(({ since = OLDEST }) => since <= qemuVersion)),
     ...(withFile ? [] : more),
     "",
   ].join("\n");
@@ -233,6 +242,7 @@ export function toCreateOptions(values: OptionValues): CreateOptions {
     compressionType: values.get("compression_type"),
     dataFileName: values.get("data_file"),
     dataFileRaw: flag("data_file_raw"),
+    keepDataFile: flag("keep_data_file"),
     backingFileName: values.get("backing_file"),
     backingFormat: values.get("backing_fmt"),
     noCow: flag("nocow"),

@@ -85,16 +85,16 @@ export const create: ImgCommand = {
     },
   },
   async execute(invocation) {
-    const { input, console } = invocation;
+    const { input, console, qemuVersion } = invocation;
     const listed = parseOptionLists(input.texts("-o"));
     const formatName = input.text("-f") ?? "raw";
     const [filename, size, ...excess] = input.operands;
     if (asksForHelp(listed)) {
-      console.print(drawOptionHelp(knownFormat(formatName, ""), filename !== undefined));
+      console.print(drawOptionHelp(knownFormat(formatName, ""), filename !== undefined, qemuVersion));
       return 0;
     }
     if (filename === undefined) throw usageError("Expecting image file name");
-    const sizeBytes = size === undefined ? undefined : readSize("image size", size);
+    const sizeBytes = size === undefined ? undefined : readSize("image size", size, qemuVersion);
     if (excess[0] !== undefined) throw usageError(`Unexpected argument: ${excess[0]}`);
     try {
       const path = invocation.resolveTarget(plainName(filename));

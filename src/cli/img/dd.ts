@@ -78,7 +78,7 @@ interface Operands {
   readonly skip: number;
 }
 
-function readOperands({ input }: ImgInvocation): Operands {
+function readOperands({ input, qemuVersion }: ImgInvocation): Operands {
   const values = new Map<string, string>();
   for (const operand of input.operands) {
     const equals = operand.indexOf("=");
@@ -90,7 +90,8 @@ function readOperands({ input }: ImgInvocation): Operands {
   }
   const number = (name: string): number | undefined => {
     const text = values.get(name);
-    return text === undefined ? undefined : readSize(name, text, name === "bs" ? BLOCK_LIMITS : undefined);
+    const limits = name === "bs" ? BLOCK_LIMITS : undefined;
+    return text === undefined ? undefined : readSize(name, text, qemuVersion, limits);
   };
   const [blockBytes, count, skip] = [number("bs"), number("count"), number("skip")];
   const [from, to] = [values.get("if"), values.get("of")];

@@ -7,6 +7,7 @@
 import { composeBackingPath, stripFilePrefix } from "../../format/index.ts";
 import { parseSizeBytes } from "../../units/index.ts";
 import { parseOptionList } from "../grammar/option-list.ts";
+import { drawJsonLine } from "./json.ts";
 import { failure } from "./messages.ts";
 
 export interface ImageName {
@@ -20,6 +21,8 @@ export interface ImageName {
   readonly forceShare: boolean;
   /** Of a raw file the part that is the disk: from here on, up to its end where no length is said. */
   readonly part?: { readonly start: number; readonly lengthBytes: number | undefined };
+  /** What QEMU calls it, where that is not the file's name. */
+  readonly canonical?: string;
 }
 
 /** Options of QEMU's block layer that change how fast or how safely QEMU reads, and nothing that is read. */
@@ -130,7 +133,7 @@ function fromOptions(given: Options, operand: string): ImageName {
   };
   const driver = take("driver");
   // `driver=file,filename=x` names the protocol alone: the format is then QEMU's raw.
-  if (driver === "file") return fromOptions(nest(options, "file."), operand);
+  if (driver === "file") return { ...fromOptions(nest(options, "file."), operand), format: driver };
   const part = driver === "raw" ? takePart(take) : undefined;
   const file = takeFile(take);
   const forceShare = isOn(take("force-share"));
@@ -138,7 +141,10 @@ function fromOptions(given: Options, operand: string): ImageName {
   for (const name of options.keys()) {
     if (!WITHOUT_EFFECT.has(name.replace(/^file\./, ""))) throw unsupported(driver, name);
   }
-  return { file, format: driver, backing, forceShare, ...(part && { part }) };
+  if (part === undefined) return { file, format: driver, backing, forceShare };
+  const [offset, size] = [given.get("offset") ?? undefined, given.get("size") ?? undefined];
+  const canonical = `json:${drawJsonLine({ driver, offset, size, file: { driver: "file", filename: file } })}`;
+  return { file, format: driver, backing, forceShare, part, canonical };
 }
 
 function takePart(take: (name: string) => string | undefined): ImageName["part"] {

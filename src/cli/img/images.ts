@@ -1,7 +1,7 @@
 // Opening the images that a command line of `imgtx img` names: by name or options, with QEMU's locks, and
 // with qemu-img's words where that fails.
 
-import { guestRange } from "../../units/index.ts";
+import { type GuestRange, guestRange } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   filesOf,
@@ -141,26 +141,32 @@ async function openPart(
 ): Promise<OpenedImage> {
   const whole = await openAlone(invocation, name, given, options);
   if (name.part === undefined) return whole;
-  const { start, lengthBytes: size } = name.part;
-  // In whole sectors, as QEMU takes it.
-  const { virtualSizeBytes: fileBytes } = whole;
-  const why =
-    start > fileBytes
-      ? `Offset (${start}) cannot be greater than size of the containing file (${fileBytes})`
-      : start + (size ?? 0) > fileBytes
-        ? `The sum of offset (${start}) and size (${size}) has to be smaller or equal to the  actual size of the containing file (${fileBytes})`
-        : undefined;
-  if (why !== undefined) {
+  try {
+    const range = partOf(name.part, whole.virtualSizeBytes);
+    const { layers, chain } = whole;
+    return Object.assign(new SliceImage(whole, range), {
+      layers,
+      chain,
+      close: async () => await whole.close(),
+    });
+  } catch (error) {
     await whole.close();
-    throw failure(why);
+    throw error;
   }
-  const range = guestRange(start, size ?? fileBytes - start);
-  const { layers, chain } = whole;
-  return Object.assign(new SliceImage(whole, range), {
-    layers,
-    chain,
-    close: async () => await whole.close(),
-  });
+}
+
+/** Of a file of so many bytes, in whole sectors as QEMU takes it. E_FAILED for a part that is not in it. */
+export function partOf(part: ImageName["part"], fileBytes: number): GuestRange {
+  const { start, lengthBytes: size } = part ?? { start: 0, lengthBytes: undefined };
+  if (start > fileBytes) {
+    throw failure(`Offset (${start}) cannot be greater than size of the containing file (${fileBytes})`);
+  }
+  if (start + (size ?? 0) > fileBytes) {
+    throw failure(
+      `The sum of offset (${start}) and size (${size}) has to be smaller or equal to the  actual size of the containing file (${fileBytes})`,
+    );
+  }
+  return guestRange(start, size ?? fileBytes - start);
 }
 
 /** Without locks; without its backing image where another one, or none, was asked for. */

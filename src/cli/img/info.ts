@@ -11,27 +11,25 @@ import {
   type ImageInfo,
   isProtocolName,
   openForInfo,
-  type Qcow2Info,
   stripFilePrefix,
 } from "../../format/index.ts";
-import { formatBytes } from "../../units/index.ts";
-import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { openSettled } from "./beside.ts";
-import { assertWhole, parseImageName } from "./image-name.ts";
-import { explained, parseDriver, sourceOptions } from "./images.ts";
+import { type ImageName, parseImageName } from "./image-name.ts";
+import { explained, parseDriver, partOf, sourceOptions } from "./images.ts";
+import { drawInfo, infoData, type Described } from "./info-form.ts";
 import { lockWaiting } from "./lock-waiting.ts";
-import { nameBackingFile, resolveBackingName } from "./layer-names.ts";
+import { nameBackingFile } from "./layer-names.ts";
 import { failure, usageError } from "./messages.ts";
 import {
   cacheOption,
   forceShareOption,
   imageOptsOption,
+  isCacheMode,
   longFormatOption,
   objectOption,
   outputOption,
 } from "./options.ts";
-import { drawSnapshotList, snapshotData } from "./snapshot-list.ts";
 import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
 export const info: ImgCommand = {
@@ -41,8 +39,9 @@ export const info: ImgCommand = {
     options: [
       longFormatOption,
       outputOption,
-      { ...cacheOption, about: "taken, and without effect" },
-      { long: "backing-chain", about: "tell of each image below, too" },
+      { ...cacheOption, long: "cache", newer: [], about: "taken, and without effect" },
+      { long: "limits", about: "tell of what sizes are best read and written, too" },
+      { long: "backing-chain", newer: ["b"], about: "tell of each image below, too" },
       objectOption,
       imageOptsOption,
       forceShareOption,
@@ -62,24 +61,26 @@ export const info: ImgCommand = {
   execute,
 };
 
-interface Described {
-  readonly name: string;
-  readonly info: ImageInfo;
-}
-
 async function execute(invocation: ImgInvocation): Promise<number> {
-  const { input, console } = invocation;
-  const form = input.form;
+  const { input, console, qemuVersion } = invocation;
+  const output = input.form;
+  const cache = input.text("--cache");
   const [operand] = input.operands;
   if (operand === undefined || input.operands.length !== 1) throw usageError("Expecting one image file name");
+  if (cache !== undefined && !isCacheMode(cache)) throw failure(`Invalid cache option: ${cache}`);
   const wholeChain = input.flag("--backing-chain");
   const described = await describeImages(invocation, operand, wholeChain);
   warnOfStaleBitmaps(
     invocation,
     described.map(({ info: { qcow2 } }) => qcow2?.header),
   );
-  if (form === "human") console.print(described.map(drawInfo).join("\n"));
-  else console.printJson(wholeChain ? described.map(infoData) : described.map(infoData)[0]);
+  const form = { qemuVersion, limits: input.flag("--limits") };
+  if (output === "human") {
+    console.print(described.map((each) => drawInfo(each, form)).join("\n"));
+    return 0;
+  }
+  const data = described.map((each) => infoData(each, form));
+  console.printJson(wholeChain ? data : data[0]);
   return 0;
 }
 
@@ -91,12 +92,13 @@ async function describeImages(
 ): Promise<Described[]> {
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
-  assertWhole(name, operand);
   const locks = !options.forceShare && !name.forceShare;
   const described: Described[] = [];
   const seen = new Set<string>();
   let next: ImageToDescribe | undefined = {
-    name: name.file,
+    name: name.canonical ?? name.file,
+    file: name.file,
+    part: name.part,
     path: invocation.resolve(name.file),
     driver: name.format ?? options.format,
     overlay: undefined,
@@ -111,15 +113,18 @@ async function describeImages(
       throw failure(`Backing file '${image.name}' creates an infinite loop.`);
     }
     seen.add(identity);
-    described.push({ name: image.name, info });
+    const { name: ownName, file, driver } = image;
+    described.push({ name: ownName, file, isFile: driver === "file", isGuessed: driver === undefined, info });
     next = wholeChain ? findBacking(invocation, image, info) : undefined;
   }
   return described;
 }
 
 interface ImageToDescribe {
-  /** As it is printed. */
+  /** As it is printed, and its file's. */
   readonly name: string;
+  readonly file: string;
+  readonly part: ImageName["part"];
   readonly path: string;
   /** As it was said; undefined to be recognised. */
   readonly driver: string | undefined;
@@ -129,7 +134,7 @@ interface ImageToDescribe {
 
 async function describeOne(
   invocation: ImgInvocation,
-  { path, driver, overlay }: ImageToDescribe,
+  { path, driver, overlay, part }: ImageToDescribe,
   locks: boolean,
 ): Promise<{ info: ImageInfo; identity: string }> {
   const { context, allowPaths } = invocation;
@@ -152,7 +157,9 @@ async function describeOne(
     isForced: !locks,
   });
   try {
-    return { info: await describeImage(link), identity: identityOf(link.stat) };
+    const info = await describeImage(link);
+    const virtualSizeBytes = partOf(part, info.virtualSizeBytes).lengthBytes;
+    return { info: { ...info, virtualSizeBytes }, identity: identityOf(link.stat) };
   } finally {
     await link.file.close();
   }
@@ -175,131 +182,10 @@ function findBacking(
   }
   return {
     name: ownName,
+    file: ownName,
+    part: undefined,
     path: invocation.resolve(ownName),
     driver: qcow2?.header.backingFormat,
     overlay: { path, storedName },
   };
-}
-
-/** One image under the keys of qemu-img's JSON. */
-function infoData({ name, info: { format, virtualSizeBytes, allocatedBytes, qcow2 } }: Described): unknown {
-  const common = {
-    filename: name,
-    format,
-    "actual-size": allocatedBytes,
-    "virtual-size": virtualSizeBytes,
-    "dirty-flag": qcow2?.header.isDirty ?? false,
-  };
-  if (qcow2 === undefined) return common;
-  const { header, snapshots } = qcow2;
-  const { backingFileName } = header;
-  return {
-    ...common,
-    encrypted: qcow2.encryption === undefined ? undefined : true,
-    "cluster-size": header.clusterSizeBytes,
-    "backing-filename": backingFileName,
-    "full-backing-filename":
-      backingFileName === undefined ? undefined : resolveBackingName(name, backingFileName),
-    "backing-filename-format": backingFileName === undefined ? undefined : header.backingFormat,
-    snapshots: snapshots.length === 0 ? undefined : snapshots.map(snapshotData),
-    "format-specific": { type: "qcow2", data: formatData(qcow2) },
-  };
-}
-
-type Data = {
-  readonly [key: string]: string | number | boolean | undefined | Data | readonly (string | Data)[];
-};
-
-/** In the order that qemu-img prints it in. */
-function formatData({ header, bitmaps, encryption }: Qcow2Info): Data {
-  const compressionType = header.compressionType === 0 ? "zlib" : "zstd";
-  const isVersion3 = header.version === 3;
-  return {
-    compat: isVersion3 ? "1.1" : "0.10",
-    "compression-type": compressionType,
-    "lazy-refcounts": isVersion3 ? header.hasLazyRefcounts : undefined,
-    bitmaps:
-      bitmaps.length === 0
-        ? undefined
-        : bitmaps.map(({ name, granularityBits, isInUse, isAuto }) => ({
-            flags: [...(isInUse ? ["in-use"] : []), ...(isAuto ? ["auto"] : [])],
-            name,
-            granularity: 2 ** granularityBits,
-          })),
-    "refcount-bits": header.refcountBits,
-    encrypt: encryptionData(encryption),
-    "data-file": header.dataFileName,
-    "data-file-raw": header.hasExternalDataFile ? header.hasRawExternalData : undefined,
-    corrupt: isVersion3 ? header.isCorrupt : undefined,
-    "extended-l2": isVersion3 ? header.hasExtendedL2 : undefined,
-  };
-}
-
-function encryptionData(encryption: Qcow2Info["encryption"]): Data | undefined {
-  if (encryption?.kind !== "luks") return encryption && { format: encryption.kind };
-  const { header } = encryption;
-  return {
-    "ivgen-alg": header.ivGenerator,
-    "hash-alg": header.hash,
-    "cipher-alg": header.cipherAlgorithm,
-    uuid: header.uuid,
-    "ivgen-hash-alg": header.ivHash,
-    format: "luks",
-    "cipher-mode": header.cipherMode,
-    slots: header.slots.map(({ isActive, iterations, keyOffset, stripes }) => ({
-      active: isActive,
-      iters: isActive ? iterations : undefined,
-      "key-offset": keyOffset,
-      stripes: isActive ? stripes : undefined,
-    })),
-    "payload-offset": header.payloadOffset,
-    "master-key-iters": header.masterKeyIterations,
-  };
-}
-
-function drawInfo({ name, info: { format, virtualSizeBytes, allocatedBytes, qcow2 } }: Described): string {
-  const lines = [
-    `image: ${printable(name)}`,
-    `file format: ${format}`,
-    `virtual size: ${formatBytes(virtualSizeBytes)} (${virtualSizeBytes} bytes)`,
-    `disk size: ${formatBytes(allocatedBytes)}`,
-  ];
-  if (qcow2 === undefined) return `${lines.join("\n")}\n`;
-  const { header, snapshots } = qcow2;
-  if (qcow2.encryption !== undefined) lines.push("encrypted: yes");
-  lines.push(`cluster_size: ${header.clusterSizeBytes}`);
-  if (header.isDirty) lines.push("cleanly shut down: no");
-  lines.push(...drawBacking(name, qcow2));
-  const list = snapshots.length === 0 ? "" : `Snapshot list:\n${drawSnapshotList(snapshots)}`;
-  const specific = ["Format specific information:", ...drawData(formatData(qcow2), 1)];
-  return `${lines.join("\n")}\n${list}${specific.join("\n")}\n`;
-}
-
-function drawBacking(name: string, { header: { backingFileName, backingFormat } }: Qcow2Info): string[] {
-  if (backingFileName === undefined) return [];
-  const full = resolveBackingName(name, backingFileName);
-  const actual = full === backingFileName ? "" : ` (actual path: ${printable(full)})`;
-  return [
-    `backing file: ${printable(backingFileName)}${actual}`,
-    ...(backingFormat === undefined ? [] : [`backing file format: ${printable(backingFormat)}`]),
-  ];
-}
-
-const INDENT = "    ";
-
-function drawData(data: Data, level: number): string[] {
-  return Object.entries(data).flatMap(([key, value]) =>
-    value === undefined ? [] : drawMember(key.replaceAll("-", " "), value, level),
-  );
-}
-
-function drawMember(label: string, value: NonNullable<Data[string]>, level: number): string[] {
-  const start = `${INDENT.repeat(level)}${label}:`;
-  if (typeof value !== "object") return [`${start} ${printable(String(value))}`];
-  if (!isList(value)) return [start, ...drawData(value, level + 1)];
-  return [start, ...value.flatMap((each, index) => drawMember(`[${index}]`, each, level + 1))];
-}
-
-function isList(value: Data | readonly (string | Data)[]): value is readonly (string | Data)[] {
-  return Array.isArray(value);
 }

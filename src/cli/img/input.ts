@@ -1,7 +1,8 @@
 // What was given on a command line of `imgtx img`, by the flags of the definition.
 
-import { failure } from "./messages.ts";
+import { commaFrom11, failure, usageError } from "./messages.ts";
 import type { ParsedWords } from "./getopt.ts";
+import type { QemuVersion } from "./qemu-version.ts";
 import { readSize, type SizeLimits } from "./size.ts";
 
 export class ImgInput {
@@ -9,12 +10,14 @@ export class ImgInput {
   readonly #words: ParsedWords;
 
   readonly #form: "human" | "json";
+  readonly qemuVersion: QemuVersion;
 
   /** `form` is what holds where --output is not given. */
-  constructor(words: ParsedWords, form: "human" | "json") {
+  constructor(words: ParsedWords, form: "human" | "json", qemuVersion: QemuVersion) {
     this.operands = words.operands;
     this.#words = words;
     this.#form = form;
+    this.qemuVersion = qemuVersion;
   }
 
   /** `--image-opts`, or `-p` for an option without a long name. */
@@ -44,7 +47,7 @@ export class ImgInput {
   /** `what` is what qemu-img calls it in its complaint: "buffer size for sparse output". */
   sizeBytes(name: string, what: string, limits?: SizeLimits): number | undefined {
     const text = this.text(name);
-    return text === undefined ? undefined : readSize(what, text, limits);
+    return text === undefined ? undefined : readSize(what, text, this.qemuVersion, limits);
   }
 
   /** Of --output. */
@@ -53,6 +56,7 @@ export class ImgInput {
     if (text === undefined) return this.#form;
     if (text === "human") return "human";
     if (text === "json") return "json";
-    throw failure("--output must be used with human or json as argument.");
+    if (this.qemuVersion < 10) throw failure("--output must be used with human or json as argument.");
+    throw usageError(`--output expects 'human' or 'json'${commaFrom11(this.qemuVersion)} not '${text}'`);
   }
 }

@@ -25,6 +25,13 @@ export function drawJson(value: unknown, level = 0): string {
   return typeof value === "string" ? quoteJson(value) : String(value);
 }
 
+/** The same on one line, as QEMU has it in names of images. */
+export function drawJsonLine(value: unknown): string {
+  return drawJson(value).replaceAll(/\n */g, (_, at: number, text: string) =>
+    text[at - 1] === "," ? " " : "",
+  );
+}
+
 function enclose(brackets: "[]" | "{}", parts: readonly string[], level: number): string {
   const [open, close] = brackets;
   const body = parts.map((part) => `\n${INDENT.repeat(level + 1)}${part}`).join(",");

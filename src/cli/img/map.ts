@@ -60,16 +60,25 @@ interface Entry {
   readonly present: boolean;
   readonly zero: boolean;
   readonly data: boolean;
+  readonly compressed: boolean;
   readonly offset: number | undefined;
 }
 
-const NOTHING = { length: 0, depth: 0, present: false, zero: false, data: false, offset: undefined } as const;
+const NOTHING = {
+  length: 0,
+  depth: 0,
+  present: false,
+  zero: false,
+  data: false,
+  compressed: false,
+  offset: undefined,
+} as const;
 const TEXT_BUFFERED = 64 * 1024;
 /** Extents between two looks at what else goes on: cached tables never wait, so that a Ctrl-C would. */
 const EXTENTS_AT_ONCE = 4096;
 
 async function execute(invocation: ImgInvocation): Promise<number> {
-  const { input, signal } = invocation;
+  const { input, signal, qemuVersion } = invocation;
   const form = input.form;
   const start = input.sizeBytes("--start-offset", "start offset") ?? 0;
   const length = input.sizeBytes("--max-length", "max length") ?? Number.POSITIVE_INFINITY;
@@ -79,7 +88,8 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const image = await openSource(invocation, operand, options);
   try {
     const end = Math.min(start + length, image.virtualSizeBytes);
-    const part = { start: guestOffset(start), end: guestOffset(end), signal };
+    const tellsCompressed = form === "json" && qemuVersion >= 8;
+    const part = { start: guestOffset(start), end: guestOffset(end), signal, tellsCompressed };
     const out = new BufferedOutput(invocation.console);
     try {
       if (form === "json") await printJson(image, part, out);
@@ -102,6 +112,7 @@ function nameFiles(image: OpenedImage, operand: string, imageOpts: boolean): str
 
 /** What part of the disk is told of. */
 interface Part {
+  readonly tellsCompressed: boolean;
   readonly start: GuestOffset;
   readonly end: GuestOffset;
   readonly signal: AbortSignal;
@@ -110,11 +121,12 @@ interface Part {
 async function printJson(image: OpenedImage, part: Part, out: BufferedOutput): Promise<void> {
   let before = "[";
   for await (const entry of listEntries(image, part)) {
-    const { depth, present, zero, data, offset } = entry;
+    const { depth, present, zero, data, compressed, offset } = entry;
+    const more = part.tellsCompressed ? `, "compressed": ${compressed}` : "";
     const place = offset === undefined ? "" : `, "offset": ${offset}`;
     out.print(
       `${before}{ "start": ${entry.start}, "length": ${entry.length}, "depth": ${depth}, ` +
-        `"present": ${present}, "zero": ${zero}, "data": ${data}${place}}`,
+        `"present": ${present}, "zero": ${zero}, "data": ${data}${more}${place}}`,
     );
     before = ",\n";
   }
@@ -149,7 +161,8 @@ function hexadecimal(bytes: number): string {
 }
 
 /** Parts that go on from each other as one. At least one entry: of no length, where there is nothing to tell. */
-async function* listEntries(image: OpenedImage, { start, end, signal }: Part): AsyncGenerator<Entry> {
+async function* listEntries(image: OpenedImage, part: Part): AsyncGenerator<Entry> {
+  const { start, end, signal } = part;
   let last: Entry | undefined;
   let found = 0;
   const cursor = new ExtentCursor(image, end);
@@ -159,7 +172,7 @@ async function* listEntries(image: OpenedImage, { start, end, signal }: Part): A
     signal.throwIfAborted();
     const extent = await cursor.find(at);
     const entry = toEntry(extent, at);
-    if (last !== undefined && goesOn(last, entry)) {
+    if (last !== undefined && goesOn(last, entry, part)) {
       last = { ...last, length: last.length + entry.length };
     } else {
       if (last !== undefined) yield last;
@@ -182,14 +195,16 @@ function toEntry(
     present,
     zero: kind === "zero" || kind === "unallocated",
     data: isData,
+    compressed: kind === "compressed",
     offset: hostOffset === undefined ? undefined : hostOffset + skipped,
   };
 }
 
-function goesOn(last: Entry, next: Entry): boolean {
+function goesOn(last: Entry, next: Entry, { tellsCompressed }: Part): boolean {
   return (
     last.zero === next.zero &&
     last.data === next.data &&
+    (last.compressed === next.compressed || !tellsCompressed) &&
     last.present === next.present &&
     last.depth === next.depth &&
     (last.offset === undefined ? undefined : last.offset + last.length) === next.offset

@@ -10,6 +10,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import { hintOf } from "../render/hint.ts";
 import { printable } from "../render/printable.ts";
+import type { QemuVersion } from "./qemu-version.ts";
 
 /** What stands before every message. */
 export type ProgramName = "imgtx" | "qemu-img";
@@ -26,11 +27,26 @@ export interface MessageForm {
   readonly verbose: boolean;
   /** Whether the command has an option that reads what others write to. */
   readonly canForceShare: boolean;
+  readonly qemuVersion: QemuVersion;
+  /** The command, once it is known. */
+  readonly verb: string | undefined;
+}
+
+const OF_GETOPT = "words";
+
+/** What getopt_long refuses. */
+export function grammarError(message: string): ImgtxError {
+  return new ImgtxError("E_USAGE", message, { field: OF_GETOPT });
 }
 
 /** A command line that means nothing; qemu-img refers to its help then. Ends with 1, as there. */
 export function usageError(message: string): ImgtxError {
   return new ImgtxError("E_USAGE", message);
+}
+
+/** Before "not" in what newer versions say of a word that they don't expect. */
+export function commaFrom11(qemuVersion: QemuVersion): string {
+  return qemuVersion >= 11 ? "," : "";
 }
 
 /**
@@ -67,7 +83,7 @@ export function drawFailure(error: unknown, form: MessageForm): string[] {
   const message = wordsOf(error, form.names);
   const [first = "", ...rest] = message.split(LINE_BREAK);
   return [
-    `${form.program}: ${printable(first)}`,
+    `${speaker(error, form)}: ${printable(first)}`,
     ...rest.map((line) =>
       line.startsWith(PROGRAM_MARK)
         ? `${form.program}: ${printable(line.slice(PROGRAM_MARK.length))}`
@@ -76,6 +92,12 @@ export function drawFailure(error: unknown, form: MessageForm): string[] {
     ...(form.verbose ? causesOf(error).map((cause) => `  cause: ${printable(cause)}`) : []),
     ...hintsOf(error, form),
   ];
+}
+
+/** Newer versions name the command in complaints of its words, as getopt_long does. */
+function speaker({ field }: ImgtxError, { program, qemuVersion, verb }: MessageForm): string {
+  const isNamed = field === OF_GETOPT && program === "qemu-img" && qemuVersion >= 10 && verb !== undefined;
+  return isNamed ? `${program} ${verb}` : program;
 }
 
 /** The message of an error, places included, as it can stand after `Could not open 'x': `. */
@@ -122,13 +144,11 @@ function rename(text: string, names: readonly GivenName[]): string {
   return renamed;
 }
 
-function hintsOf(error: ImgtxError, { program, names, canForceShare }: MessageForm): string[] {
+function hintsOf(error: ImgtxError, form: MessageForm): string[] {
+  const { program, names, canForceShare } = form;
   // The format layer's, of an option's value, name the field: they are no grammar of the command line.
-  if (error.code === "E_USAGE" && error.field === undefined) {
-    const help = program === "qemu-img" ? "qemu-img" : "imgtx img";
-    return error.hint === undefined
-      ? [`Try '${help} --help' for more information`]
-      : [`  hint: ${error.hint}`];
+  if (error.code === "E_USAGE" && (error.field === undefined || error.field === OF_GETOPT)) {
+    return [error.hint === undefined ? helpHint(form) : `  hint: ${error.hint}`];
   }
   // Who has the image, which qemu-img does not say; and under its name only what it would say.
   if (program === "qemu-img") return error.code === "E_OUTSIDE" ? hintLine(error, names) : [];
@@ -142,6 +162,12 @@ function hintsOf(error: ImgtxError, { program, names, canForceShare }: MessageFo
     return [`  hint: in use by ${printable(lock.holders)}${wayPast}`];
   }
   return hintLine(error, names);
+}
+
+function helpHint({ program, qemuVersion, verb }: MessageForm): string {
+  const command = program === "qemu-img" ? program : "imgtx img";
+  const which = qemuVersion < 10 || verb === undefined ? command : `${command} ${verb}`;
+  return `Try '${which} --help' for more ${qemuVersion === 10 ? "info" : "information"}`;
 }
 
 /** Storage's words, wherever they are below. */

@@ -1,6 +1,22 @@
 // Options that several commands of `imgtx img` take, as data for their definitions.
 
 import type { OptionDefinition } from "../grammar/definition.ts";
+import { qemuVersionOption } from "./qemu-version.ts";
+
+// Before the verb, as qemu-img has them.
+export const STANDARD_OPTIONS: readonly OptionDefinition[] = [
+  { long: "help", short: "h", about: "print the commands" },
+  { long: "version", short: "V", about: "print the version" },
+  {
+    long: "trace",
+    short: "T",
+    value: { name: "TRACE", completes: "nothing" },
+    about: "taken, without effect",
+  },
+  qemuVersionOption,
+];
+
+export const HELP_OPTION: OptionDefinition = { long: "help", short: "h", about: "explain the command" };
 
 /** The drivers' names that `-f` and `-O` are completed with. */
 export const FORMAT_WORDS = ["qcow2", "raw"] as const;

@@ -52,11 +52,16 @@ export const resize: ImgCommand = {
 };
 
 async function execute(invocation: ImgInvocation): Promise<number> {
-  const { input, console } = invocation;
+  const { input, console, qemuVersion } = invocation;
   const [filename, text, ...others] = input.operands;
-  if (filename === undefined || text === undefined) throw usageError("Not enough arguments");
+  const expected = "Expecting image file name and size";
+  if (filename === undefined || text === undefined) {
+    throw usageError(qemuVersion < 10 ? "Not enough arguments" : expected);
+  }
   const preallocation = readPreallocation(input.text("--preallocation"));
-  if (others.length > 0) throw usageError("Expecting image file name and size");
+  if (others.length > 0) {
+    throw usageError(qemuVersion < 10 ? expected : "Extra argument(s) in command line");
+  }
   const size = readSize(text);
   const { place, isSmaller } = await lookAtImage(invocation, filename, async (image, found) => {
     const before = image.virtualSizeBytes;

@@ -3,20 +3,31 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { CliContext } from "../context.ts";
-import { ALLOW_PATH, allowPathOption, readAllowPaths } from "../grammar/allow-path.ts";
+import { ALLOW_PATH, readAllowPaths } from "../grammar/allow-path.ts";
 import { absolutePath, adviseOnFolder, namesFolder } from "../grammar/path.ts";
 import { watchInterrupts } from "../interrupts.ts";
 import { version } from "../version.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { ImgConsole } from "./console.ts";
-import { parseWords } from "./getopt.ts";
+import { OWN_OPTIONS, type ParsedWords, parseWords } from "./getopt.ts";
 import { ImgInput } from "./input.ts";
-import { failure, type GivenName, type ProgramName, statusOf, usageError } from "./messages.ts";
+import {
+  failure,
+  type GivenName,
+  type MessageForm,
+  type ProgramName,
+  statusOf,
+  usageError,
+} from "./messages.ts";
+import { OLDEST, QEMU_VERSION, type QemuVersion, readQemuVersion, spokenVersion } from "./qemu-version.ts";
+import { HELP_OPTION, STANDARD_OPTIONS } from "./options.ts";
 import { findImgRow } from "./table.ts";
 
 /** What was said before `img`. */
 export interface ImgSettings {
   readonly program: ProgramName;
+  /** Values of --qemu-img. */
+  readonly qemuVersions: readonly string[];
   readonly allowPaths: readonly string[];
   readonly workspace: string | undefined;
   readonly safeWorkspaces: readonly string[];
@@ -27,28 +38,13 @@ export interface ImgSettings {
   readonly tellsProgress: boolean;
 }
 
-// Before the verb, as qemu-img has them.
-const STANDARD_OPTIONS = [
-  { long: "help", short: "h", about: "print the commands" },
-  { long: "version", short: "V", about: "print the version" },
-  {
-    long: "trace",
-    short: "T",
-    value: { name: "TRACE", completes: "nothing" },
-    about: "taken, without effect",
-  },
-] as const;
-
-const HELP_OPTION = { long: "help", short: "h", about: "explain the command" } as const;
-
 /** Runs what stands after `img`, and returns the exit status. Never throws. */
 export async function runImg(
   words: readonly string[],
   settings: ImgSettings,
   context: CliContext,
 ): Promise<number> {
-  const names: GivenName[] = [];
-  const form = { program: settings.program, names, verbose: settings.verbose, canForceShare: false };
+  const form = new Form(settings);
   const console = new ImgConsole(context, form);
   let failureStatus = 1;
   const interrupts = watchInterrupts(context, {
@@ -56,47 +52,30 @@ export async function runImg(
     error: (what) => what,
   });
   try {
-    const { options, operands } = parseWords(words, STANDARD_OPTIONS, settings.program, {
-      stopsAtOperand: true,
-    });
-    for (const { flag } of options) {
-      if (flag === "--version") return printVersion(console, settings.program);
-      if (flag === "--help") return await printHelp(console, settings.program, undefined, context);
-    }
-    const [verb, ...rest] = operands;
+    const before = readBeforeVerb(words, form, context);
+    if (before.isAboutVersion) return printVersion(console, form);
+    if (before.isAboutHelp) return await printHelp(console, form, undefined);
+    const [verb, ...rest] = before.operands;
     if (verb === undefined) throw usageError("Not enough arguments");
     const row = findImgRow(verb);
     if (row === undefined) throw usageError(`Command not found: ${verb}`);
+    form.verb = verb;
     const command: ImgCommand = await row.load();
     failureStatus = command.failureStatus ?? 1;
-    form.canForceShare = command.definition.options.some(({ long }) => long === "force-share");
-    const { definition, endsInOperand = false } = command;
-    const parsed = parseWords(rest, [...definition.options, HELP_OPTION, allowPathOption], verb, {
-      endsInOperand,
-    });
-    if (parsed.options.some(({ flag }) => flag === "--help")) {
-      return await printHelp(console, settings.program, verb, context);
-    }
-    const input = new ImgInput(parsed, settings.json ? "json" : "human");
+    const parsed = readWords(rest, command, form, context);
+    if (parsed.options.some(({ flag }) => flag === "--help")) return await printHelp(console, form, verb);
+    const input = new ImgInput(parsed, settings.json ? "json" : "human", form.qemuVersion);
     refuseObjects(input);
-    const resolve = (given: string, failed: string): string => {
-      const path = absolutePath(context.cwd, given);
-      names.push({ given, path });
-      if (!namesFolder(given)) return path;
-      throw new ImgtxError("E_NOT_A_FILE", failed, { image: path, hint: adviseOnFolder(given) });
-    };
-    const invocation: ImgInvocation = {
+    return await command.execute({
       ...settings,
       input,
       context,
       console,
-      names,
-      resolve: (given) => resolve(given, `Could not open '${given}': it names a folder, not a regular file`),
-      resolveTarget: (given) => resolve(given, `Could not create '${given}': Is a directory`),
+      qemuVersion: form.qemuVersion,
+      ...resolvers(form.names, context),
       signal: interrupts.signal,
       allowPaths: [...settings.allowPaths, ...readAllowPaths(input.texts(ALLOW_PATH), context.cwd)],
-    };
-    return await command.execute(invocation);
+    });
   } catch (error) {
     const explained = interrupts.explain(error);
     console.failure(explained);
@@ -106,33 +85,73 @@ export async function runImg(
   }
 }
 
-/** Scripts read the number after "version"; it is the one of the qemu-img whose grammar this is. */
-const SPOKEN_VERSION = "7.2.0";
+/** How messages are printed, as far as that is known at the time. */
+class Form implements MessageForm {
+  readonly program: ProgramName;
+  readonly verbose: boolean;
+  readonly names: GivenName[] = [];
+  readonly #givenVersions: string[];
+  qemuVersion: QemuVersion = OLDEST;
+  canForceShare = false;
+  verb: string | undefined;
 
-function printVersion(console: ImgConsole, program: ProgramName): number {
+  constructor({ program, verbose, qemuVersions }: ImgSettings) {
+    this.program = program;
+    this.verbose = verbose;
+    this.#givenVersions = [...qemuVersions];
+  }
+
+  /** What was said last counts. */
+  readVersion(options: ParsedWords["options"], context: CliContext): void {
+    for (const { flag, value } of options) if (flag === QEMU_VERSION) this.#givenVersions.push(value ?? "");
+    this.qemuVersion = readQemuVersion(this.#givenVersions, context);
+  }
+}
+
+function readBeforeVerb(words: readonly string[], form: Form, context: CliContext) {
+  form.readVersion([], context);
+  const { options, operands } = parseWords(words, STANDARD_OPTIONS, form, { stopsAtOperand: true });
+  form.readVersion(options, context);
+  const first = options.find(({ flag }) => flag === "--version" || flag === "--help")?.flag;
+  return { operands, isAboutVersion: first === "--version", isAboutHelp: first === "--help" };
+}
+
+function readWords(words: readonly string[], command: ImgCommand, form: Form, context: CliContext) {
+  const { definition, endsInOperand = false } = command;
+  form.canForceShare = definition.options.some(({ long }) => long === "force-share");
+  const all = [...definition.options, HELP_OPTION, ...OWN_OPTIONS];
+  const parsed = parseWords(words, all, form, { endsInOperand });
+  form.readVersion(parsed.options, context);
+  return parsed;
+}
+
+function resolvers(
+  names: GivenName[],
+  { cwd }: CliContext,
+): Pick<ImgInvocation, "names" | "resolve" | "resolveTarget"> {
+  const resolve = (given: string, failed: string): string => {
+    const path = absolutePath(cwd, given);
+    names.push({ given, path });
+    if (!namesFolder(given)) return path;
+    throw new ImgtxError("E_NOT_A_FILE", failed, { image: path, hint: adviseOnFolder(given) });
+  };
+  return {
+    names,
+    resolve: (given) => resolve(given, `Could not open '${given}': it names a folder, not a regular file`),
+    resolveTarget: (given) => resolve(given, `Could not create '${given}': Is a directory`),
+  };
+}
+
+/** Scripts read the number after "version". */
+function printVersion(console: ImgConsole, { program, qemuVersion }: MessageForm): number {
   if (program === "imgtx") console.print(`imgtx ${version}\n`);
-  else console.print(`qemu-img version ${SPOKEN_VERSION} (imgtx ${version})\n`);
+  else console.print(`qemu-img version ${spokenVersion(qemuVersion)} (imgtx ${version})\n`);
   return 0;
 }
 
-/** Under its own name in the house's form; under qemu-img's all of it at any verb, as qemu-img prints it. */
-async function printHelp(
-  console: ImgConsole,
-  program: ProgramName,
-  verb: string | undefined,
-  context: CliContext,
-): Promise<number> {
-  if (program === "qemu-img") {
-    const { drawQemuHelp } = await import("./help.ts");
-    console.print(await drawQemuHelp());
-    return 0;
-  }
-  const [{ helpFor }, { makeCanvas }] = await Promise.all([
-    import("../commands/help.ts"),
-    import("../render/canvas.ts"),
-  ]);
-  const canvas = await makeCanvas(context.stdout, context.env, false);
-  console.print(`${(await helpFor(verb === undefined ? ["img"] : ["img", verb], canvas)).join("\n")}\n`);
+async function printHelp(console: ImgConsole, form: MessageForm, verb: string | undefined): Promise<number> {
+  const { drawHelp } = await import("./help.ts");
+  console.print(await drawHelp(form, verb));
   return 0;
 }
 

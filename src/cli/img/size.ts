@@ -2,6 +2,7 @@
 
 import { parseSizeBytes } from "../../units/index.ts";
 import { failure, LINE_BREAK, PROGRAM_MARK } from "./messages.ts";
+import type { QemuVersion } from "./qemu-version.ts";
 
 export interface SizeLimits {
   readonly least: number;
@@ -33,7 +34,12 @@ export function tooLargeForUs(what: string): Error {
 }
 
 /** `what` names it in the complaint: "image size". */
-export function readSize(what: string, text: string, limits: SizeLimits = ANY_SIZE): number {
+export function readSize(
+  what: string,
+  text: string,
+  qemuVersion: QemuVersion,
+  limits: SizeLimits = ANY_SIZE,
+): number {
   // strtod takes blanks and a plus in front, and a point without digits after it.
   const plain = text
     .trimStart()
@@ -44,8 +50,12 @@ export function readSize(what: string, text: string, limits: SizeLimits = ANY_SI
   if (bytes === undefined && limits.most > MOST_BYTES && isBeyondOurs(plain)) {
     throw tooLargeForUs(what);
   }
-  if (bytes !== undefined || NUMBER_LIKE.test(plain)) {
+  const isNumber = NUMBER_LIKE.test(qemuVersion < 10 ? plain : plain.replace(/^-/, ""));
+  if (bytes !== undefined || isNumber) {
     throw failure(`Invalid ${what} specified. Must be between ${limits.least} and ${limits.most}.`);
+  }
+  if (qemuVersion >= 10) {
+    throw failure(`Invalid ${what} specified: '${text}'${qemuVersion === 10 ? "." : ""}`);
   }
   throw failure(
     `Invalid ${what} specified. You may use k, M, G, T, P or E suffixes for${LINE_BREAK}` +

@@ -8,6 +8,7 @@ import { openSource, sourceOptions } from "./images.ts";
 import { changeImage, type ImageInPlace, lookAtImage } from "./in-place.ts";
 import { failure, usageError } from "./messages.ts";
 import { forceShareOption, longFormatOption, imageOptsOption, objectOption, quietOption } from "./options.ts";
+import type { QemuVersion } from "./qemu-version.ts";
 import { drawSnapshotList } from "./snapshot-list.ts";
 
 const name = { name: "SNAPSHOT", completes: "nothing" } as const;
@@ -47,6 +48,12 @@ export const snapshot: ImgCommand = {
 const VERBS = { "-c": "create", "-a": "apply", "-d": "delete" } as const;
 type Verb = (typeof VERBS)[keyof typeof VERBS];
 
+interface Change {
+  readonly verb: Verb;
+  /** The name or the id that was given. */
+  readonly text: string;
+}
+
 async function execute(invocation: ImgInvocation): Promise<number> {
   const { input } = invocation;
   const asked = (Object.keys(VERBS) as (keyof typeof VERBS)[]).flatMap((flag) =>
@@ -57,24 +64,28 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   if (filename === undefined || others.length > 0) throw usageError("Expecting one image file name");
   const [change] = asked;
   if (change === undefined) await list(invocation, filename);
-  else await run(invocation, filename, change.verb, change.text);
+  else await run(invocation, filename, change);
   return 0;
 }
 
 async function list(invocation: ImgInvocation, filename: string): Promise<void> {
+  const { console, qemuVersion } = invocation;
   const image = await openSource(invocation, filename, { ...sourceOptions(invocation), backing: false });
   try {
     const entries = await entriesOf(image);
-    if (entries.length > 0) invocation.console.print(`Snapshot list:\n${drawSnapshotList(entries)}`);
+    if (entries.length === 0) return;
+    const lines = ["Snapshot list:", ...drawSnapshotList(entries, qemuVersion)];
+    console.print(`${lines.join("\n")}\n`);
   } finally {
     await image.close();
   }
 }
 
-async function run(invocation: ImgInvocation, filename: string, verb: Verb, text: string): Promise<void> {
+async function run(invocation: ImgInvocation, filename: string, change: Change): Promise<void> {
+  const { verb, text } = change;
   const { place, snapshot: wanted } = await lookAtImage(invocation, filename, async (image, found) => {
     const entries = await entriesOf(image);
-    return { place: found, snapshot: pick(entries, found, verb, text) };
+    return { place: found, snapshot: pick(entries, found, change, invocation.qemuVersion) };
   });
   const kind: InternalSnapshotRequest["kind"] = `internal-snapshot-${verb}`;
   try {
@@ -92,12 +103,17 @@ async function entriesOf({ chain }: OpenedImage): Promise<readonly SnapshotEntry
 }
 
 /** The name of a new one, the id of one that is there. E_FAILED, in qemu-img's words, where there is none. */
-function pick(entries: readonly SnapshotEntry[], { format }: ImageInPlace, verb: Verb, text: string): string {
+function pick(
+  entries: readonly SnapshotEntry[],
+  { format }: ImageInPlace,
+  { verb, text }: Change,
+  qemuVersion: QemuVersion,
+): string {
   const refuse = (why: string): Error => failure(`Could not ${verb} snapshot '${text}': ${why}`);
   const isRaw = format === "raw";
   const byName = entries.find((entry) => entry.name === text);
   if (verb === "create") {
-    if (isRaw) throw refuse("-95 (Operation not supported)");
+    if (isRaw) throw refuse(qemuVersion < 10 ? "-95 (Operation not supported)" : "Operation not supported");
     return text;
   }
   // Deleted by its name alone, as there: a script that means a name must not lose another one.

@@ -6,6 +6,7 @@ import { inheritedAllowPaths } from "../grammar/allow-path.ts";
 import { optionFlag } from "../grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
 import { inheritedSafeWorkspaces, inheritedWorkspace, type Settings } from "../settings.ts";
+import { QEMU_VERSION, qemuVersionOption } from "./qemu-version.ts";
 import type { ImgSettings } from "./run.ts";
 
 /** The exit status, or undefined where it is no command line of `imgtx img`. */
@@ -25,7 +26,7 @@ function findImg(argv: readonly string[]): number | undefined {
     const word = argv[index] ?? "";
     if (word === "img") return index;
     if (!word.startsWith("-")) return undefined;
-    const option = GLOBAL_OPTIONS.find((each) => optionFlag(each) === word);
+    const option = [...GLOBAL_OPTIONS, qemuVersionOption].find((each) => optionFlag(each) === word);
     if (option?.value !== undefined && option.value.optional === undefined) index += 1;
   }
   return undefined;
@@ -37,9 +38,11 @@ async function start(
   context: CliContext,
 ): Promise<number> {
   const { runImg } = await import("./run.ts");
+  const { qemuVersions, others } = takeQemuVersions(before ?? []);
   const program = context.program ?? "imgtx";
   let settings: ImgSettings = {
     program,
+    qemuVersions,
     allowPaths: inheritedAllowPaths(context),
     workspace: inheritedWorkspace(context),
     safeWorkspaces: inheritedSafeWorkspaces(context),
@@ -48,10 +51,10 @@ async function start(
     json: false,
     tellsProgress: false,
   };
-  if (before !== undefined && before.length > 0) {
+  if (others.length > 0) {
     const { parseGlobalOptions } = await import("../grammar/parser.ts");
     try {
-      settings = fromGlobals(parseGlobalOptions(before, context));
+      settings = { ...fromGlobals(parseGlobalOptions(others, context)), qemuVersions };
     } catch (error) {
       const { Report } = await import("../report.ts");
       const plain = { json: false, quiet: false, verbose: false, refusesColor: false };
@@ -61,7 +64,23 @@ async function start(
   return runImg(words, settings, context);
 }
 
-function fromGlobals(settings: Settings): ImgSettings {
+/** `--qemu-img`, which is img's alone, may stand before it like what every command has. */
+function takeQemuVersions(before: readonly string[]): {
+  readonly qemuVersions: readonly string[];
+  readonly others: readonly string[];
+} {
+  const qemuVersions: string[] = [];
+  const others: string[] = [];
+  for (let index = 0; index < before.length; index += 1) {
+    const word = before[index] ?? "";
+    if (word === QEMU_VERSION) qemuVersions.push(before[(index += 1)] ?? "");
+    else if (word.startsWith(`${QEMU_VERSION}=`)) qemuVersions.push(word.slice(QEMU_VERSION.length + 1));
+    else others.push(word);
+  }
+  return { qemuVersions, others };
+}
+
+function fromGlobals(settings: Settings): Omit<ImgSettings, "qemuVersions"> {
   if (settings.dryRun) {
     throw new ImgtxError("E_USAGE", "the commands of img have no --dry-run", {
       hint: "`imgtx img measure` says what a conversion would need",

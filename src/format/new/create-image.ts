@@ -4,7 +4,7 @@ import { settleAll } from "../../errors/index.ts";
 import { withCalls } from "../watched-file.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import { type ImagePlan, writeImage } from "./create.ts";
-import { openTargetFile, type TargetFile } from "./target-file.ts";
+import { openKeptFile, openTargetFile, type TargetFile } from "./target-file.ts";
 
 export interface NewImagePlace {
   readonly path: string;
@@ -13,7 +13,7 @@ export interface NewImagePlace {
   readonly waiting: LockWaiting;
 }
 
-/** Returns what was not heeded, one sentence each. What is at the paths is emptied. */
+/** Returns what was not heeded, one sentence each. What is at the paths is emptied, but for a data file that is kept. */
 export async function createImage(
   storage: Storage,
   plan: ImagePlan,
@@ -48,7 +48,10 @@ export async function beginImage(
   const own = await openTargetFile(storage, path, waiting);
   const targets: [TargetFile, ...TargetFile[]] = [own];
   try {
-    if (dataFilePath !== undefined) targets.push(await openTargetFile(storage, dataFilePath, waiting));
+    if (dataFilePath !== undefined) {
+      const isKept = plan.format === "qcow2" && plan.choices.keepDataFile;
+      targets.push(await (isKept ? openKeptFile : openTargetFile)(storage, dataFilePath, waiting));
+    }
     const stopping = (target: TargetFile | undefined): StorageFile | undefined =>
       target === undefined ? undefined : interruptible(target.file, waiting.signal);
     const file = interruptible(own.file, waiting.signal);

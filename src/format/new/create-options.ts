@@ -30,6 +30,8 @@ export interface CreateOptions {
   /** Stored as it is. The caller makes the file. */
   readonly dataFileName?: string | undefined;
   readonly dataFileRaw?: boolean | undefined;
+  /** The data file is there, and stays as it is. */
+  readonly keepDataFile?: boolean | undefined;
   /** Stored as it is. Whether it is there is the caller's to check. */
   readonly backingFileName?: string | undefined;
   readonly backingFormat?: string | undefined;
@@ -51,6 +53,7 @@ export interface Qcow2Choices {
   readonly compressionType: "zlib" | "zstd";
   readonly dataFileName: string | undefined;
   readonly dataFileRaw: boolean;
+  readonly keepDataFile: boolean;
   readonly backingFileName: string | undefined;
   readonly backingFormat: string | undefined;
 }
@@ -68,6 +71,7 @@ const QCOW2_ONLY = {
   compressionType: "compression_type",
   dataFileName: "data_file",
   dataFileRaw: "data_file_raw",
+  keepDataFile: "keep_data_file",
 } as const;
 
 /** E_USAGE for what a raw image can't have. */
@@ -114,6 +118,7 @@ export function settleQcow2Choices(options: CreateOptions): Qcow2Choices {
   if (dataFileName !== undefined && version === 2) {
     throw usage(`External data files are only supported with ${NEEDS_VERSION_3}`, "data_file");
   }
+  if (options.keepDataFile) checkKept(options, preallocation);
   if (compressionType !== "zlib" && version === 2) {
     throw usage(`Non-zlib compression type is only supported with ${NEEDS_VERSION_3}`, "compression_type");
   }
@@ -128,9 +133,28 @@ export function settleQcow2Choices(options: CreateOptions): Qcow2Choices {
     compressionType,
     dataFileName,
     dataFileRaw,
+    keepDataFile: options.keepDataFile ?? false,
     backingFileName,
     backingFormat,
   };
+}
+
+/** What is in the file is shown by tables that say so, and by nothing else. */
+function checkKept({ dataFileName, dataFileRaw }: CreateOptions, preallocation: Preallocation): void {
+  const refuse = (message: string): ImgtxError => usage(message, "keep_data_file");
+  if (dataFileName === undefined) throw refuse("Must not use 'keep_data_file=on' without 'data_file'");
+  if (preallocation === "falloc" || preallocation === "full") {
+    throw refuse(
+      "Preallocating more than only metadata would overwrite the external data file's content and is therefore " +
+        "incompatible with 'keep_data_file=on'",
+    );
+  }
+  if (preallocation === "off" && dataFileRaw !== true) {
+    throw refuse(
+      "'keep_data_file=on' requires 'preallocation=metadata' or 'data_file_raw=on', or the file contents will not be " +
+        "visible",
+    );
+  }
 }
 
 function checkBacking(options: CreateOptions, preallocation: Preallocation, extendedL2: boolean): void {

@@ -124,7 +124,7 @@ export async function planQcow2Image(
   return { format, virtualSizeBytes, choices, layout, headerBytes, hints };
 }
 
-/** Writes a planned image into files that are new and empty. Flushes nothing. Returns what was not heeded. */
+/** Writes a planned image into files that are new and empty, but for a data file that is kept. Flushes nothing. Returns what was not heeded. */
 export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise<readonly string[]> {
   const { file, dataFile } = files;
   const warnings = giveHints(file, plan.hints);
@@ -136,12 +136,12 @@ export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise
   if ((dataFile === undefined) !== (choices.dataFileName === undefined)) {
     throw new ImgtxError("E_INTERNAL", "a data file was planned and not given, or given and not planned");
   }
-  if (dataFile !== undefined) {
+  // QEMU preallocates whole clusters, there too.
+  const clusterBytes = choices.preallocation === "off" ? 1 : 2 ** choices.clusterBits;
+  const dataBytes = Math.ceil(plan.virtualSizeBytes / clusterBytes) * clusterBytes;
+  if (dataFile !== undefined && !choices.keepDataFile) {
     warnings.push(...giveHints(dataFile, plan.hints));
-    // QEMU preallocates whole clusters, there too.
-    const clusterBytes = choices.preallocation === "off" ? 1 : 2 ** choices.clusterBits;
-    const sizeBytes = Math.ceil(plan.virtualSizeBytes / clusterBytes) * clusterBytes;
-    await growFile(dataFile, sizeBytes, choices.preallocation);
+    await growFile(dataFile, dataBytes, choices.preallocation);
   }
   await file.truncate(layout.fileSizeBytes);
   if (layout.reserved !== undefined) {
@@ -152,6 +152,10 @@ export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise
   await segments.add({ offset: hostOffset(0), bytes: plan.headerBytes });
   for (const segment of encodeTables(layout)) await segments.add(segment);
   await segments.finish();
+  // All that the disk shows has to be there; what is more than that stays.
+  if (dataFile !== undefined && choices.keepDataFile && (await dataFile.stat()).sizeBytes < dataBytes) {
+    await dataFile.truncate(dataBytes);
+  }
   return warnings;
 }
 

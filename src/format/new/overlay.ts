@@ -63,6 +63,7 @@ export async function planOverlay(request: OverlayRequest): Promise<Qcow2ImagePl
     compressionType: "zlib",
     dataFileName: undefined,
     dataFileRaw: false,
+    keepDataFile: false,
     backingFileName: backingName,
     backingFormat,
   };

@@ -1,4 +1,4 @@
-// The file of a new image: made, or an existing one emptied, as qemu-img does it.
+// The file of a new image: made, or an existing one emptied, as qemu-img does it; or a data file that is kept.
 //
 // Invariants
 // - Nobody has the file open when it is emptied: it is locked before.
@@ -18,7 +18,7 @@ import {
 } from "../../storage/index.ts";
 
 export interface TargetFile {
-  /** Empty, open for reading and writing, and locked as a writer's until it is closed. */
+  /** Empty where it is not kept, open for reading and writing, and locked as a writer's until it is closed. */
   readonly file: StorageFile;
   readonly path: string;
   /** Whether nothing was at the path before. */
@@ -61,6 +61,30 @@ export async function openTargetFile(
     throw error;
   }
   return { file, path, isNew, releaseLocks: () => locks?.release(), discard };
+}
+
+/** A file that is there, and keeps what is in it: of what was begun only its length is taken back. */
+export async function openKeptFile(
+  storage: Storage,
+  path: string,
+  waiting: LockWaiting,
+): Promise<TargetFile> {
+  const file = await storage.openFile(path, "write");
+  try {
+    const locks = await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
+    const { sizeBytes } = await file.stat();
+    const discard = async (): Promise<void> => {
+      try {
+        await file.truncate(sizeBytes);
+      } finally {
+        await file.close();
+      }
+    };
+    return { file, path, isNew: false, releaseLocks: () => locks.release(), discard };
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
 }
 
 async function emptyFile(storage: Storage, file: StorageFile): Promise<void> {

@@ -14,7 +14,11 @@ const OPTIONS = [
 ] as const;
 
 function parse(...words: string[]): { options: string[]; operands: readonly string[] } {
-  const { options, operands } = parseWords(words, OPTIONS, "info");
+  const { options, operands } = parseWords(words, OPTIONS, {
+    program: "qemu-img",
+    verb: "info",
+    qemuVersion: 7.2,
+  });
   return { options: options.map(({ flag, value }) => `${flag}${value ?? ""}`), operands };
 }
 
@@ -80,16 +84,18 @@ describe("a size", () => {
     ["1.M", 1048576],
     ["0x400", 1024],
   ])("%s is %i", (text, bytes) => {
-    expect(readSize("image size", text)).toBe(bytes);
+    expect(readSize("image size", text, 7.2)).toBe(bytes);
   });
 
   test.each([["1X"], ["1e3"], ["-5"], [""], ["0x"], ["1.5"], ["10GiB"]])("'%s' is none", (text) => {
-    expect(() => readSize("image size", text)).toThrow(/^Invalid image size specified\. You may use k, M/);
+    expect(() => readSize("image size", text, 7.2)).toThrow(
+      /^Invalid image size specified\. You may use k, M/,
+    );
   });
 
   test("beyond the limits is told with them", () => {
-    expect(() => readSize("image size", "8192P")).toThrow("Must be between 0 and 9223372036854775807.");
-    expect(() => readSize("bs", "0", { least: 1, most: 2147483647n })).toThrow(
+    expect(() => readSize("image size", "8192P", 7.2)).toThrow("Must be between 0 and 9223372036854775807.");
+    expect(() => readSize("bs", "0", 7.2, { least: 1, most: 2147483647n })).toThrow(
       "Invalid bs specified. Must be between 1 and 2147483647.",
     );
   });

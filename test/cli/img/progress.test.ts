@@ -7,7 +7,14 @@ import { makeThrottle } from "../../../src/cli/throttle.ts";
 import { ImgtxError } from "../../../src/errors/index.ts";
 
 const GIB = 2 ** 30;
-const form = { program: "imgtx", names: [], verbose: false, canForceShare: false } as const;
+const form = {
+  program: "imgtx",
+  names: [],
+  verbose: false,
+  canForceShare: false,
+  qemuVersion: 11,
+  verb: undefined,
+} as const;
 
 function watch(
   terminal: number | undefined,

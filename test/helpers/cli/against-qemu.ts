@@ -4,7 +4,7 @@
 // Invariant: what differs by nature is made equal in both (folders), nothing else.
 
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, realpathSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { afterAll } from "vitest";
 import type { CliContext } from "../../../src/cli/context.ts";
@@ -16,6 +16,9 @@ export interface Printed {
   readonly stdout: string;
   readonly stderr: string;
 }
+
+/** Whose form is compared with the system's own qemu-img. */
+const SYSTEM_VERSION = "7.2";
 
 const folders: string[] = [];
 
@@ -39,6 +42,28 @@ export function shell(folder: string, script: string): string {
 export function runQemu(folder: string, words: readonly string[]): Printed {
   const { status, stdout, stderr } = spawnSync("qemu-img", words, { cwd: folder, encoding: "utf8" });
   return neutral({ status: status ?? -1, stdout, stderr }, folder);
+}
+
+/**
+ * Runs each command line in turn in one folder, with one start of a shell for all of them: the program, or a version
+ * of qemu-img that is unpacked beside the system's.
+ */
+export function runQemuBatch(
+  program: string,
+  folder: string,
+  lines: readonly (readonly string[])[],
+): Printed[] {
+  const kept = makeFolder();
+  const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
+  const commands = lines.map(
+    (words, at) =>
+      `${[program, ...words].map(quote).join(" ")} >'${kept}/${at}.out' 2>'${kept}/${at}.err'; echo $? >'${kept}/${at}.status'`,
+  );
+  spawnSync("bash", ["-c", commands.join("\n")], { cwd: folder });
+  return lines.map((_, at) => {
+    const read = (what: string): string => readFileSync(`${kept}/${at}.${what}`, "utf8");
+    return neutral({ status: Number(read("status")), stdout: read("out"), stderr: read("err") }, folder);
+  });
 }
 
 export interface ImgSetting {
@@ -67,7 +92,7 @@ export async function runImg(
   const status = await run(asQemu ? words : ["img", ...words], {
     storage: setting.storage ?? makeNodeStorage(),
     cwd: folder,
-    env: setting.env ?? {},
+    env: { IMGTX_QEMU_IMG: SYSTEM_VERSION, ...setting.env },
     stdout: outputTo("stdout"),
     stderr: outputTo("stderr"),
     stdin: async () => "",
@@ -96,7 +121,7 @@ export async function runBoth(
 const prepared = new Map<string, string>();
 
 /** Prepares once, and copies what came of it. */
-function copyPrepared(script: string, folder: string): void {
+export function copyPrepared(script: string, folder: string): void {
   let source = prepared.get(script);
   if (source === undefined) {
     source = makeFolder();

@@ -21,6 +21,8 @@ export interface ImageInfo {
   readonly virtualSizeBytes: number;
   /** What the image's own file takes on the disk. */
   readonly allocatedBytes: number;
+  /** How long that file is. */
+  readonly fileBytes: number;
   /** Undefined for raw. */
   readonly qcow2: Qcow2Info | undefined;
 }
@@ -42,6 +44,7 @@ export async function describeImage(link: ChainLink): Promise<ImageInfo> {
     format,
     virtualSizeBytes,
     allocatedBytes,
+    fileBytes: link.stat.sizeBytes,
     qcow2: header === undefined ? undefined : await describeQcow2(link, header),
   };
 }
