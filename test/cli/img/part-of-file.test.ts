@@ -40,7 +40,7 @@ describe("a part of a raw file is read as qemu-img reads it", () => {
 
 qemu.test("commands that would work on the whole file refuse a part of it", async () => {
   const { ourFolder } = await runBoth(ARCHIVE, ["info", "archive"]);
-  for (const words of [["info"], ["check"], ["snapshot", "-c", "one"]]) {
+  for (const words of [["check"], ["snapshot", "-c", "one"]]) {
     const { status, stderr } = await runImg(ourFolder, [...words, "--image-opts", PART]);
     expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringContaining("a part") as string });
   }
