@@ -56,7 +56,13 @@ export { judgeUndo, keepUndo, playUndo } from "./qcow2/repair/undo-file.ts";
 export type { Amendment } from "./qcow2/change/amend.ts";
 export { amendImage, downgradeImage, judgeAmendment } from "./qcow2/change/amend.ts";
 export type { BitmapStep } from "./qcow2/change/bitmaps.ts";
-export { addFirstBitmap, changeBitmaps, judgeBitmaps, judgeFirstBitmap } from "./qcow2/change/bitmaps.ts";
+export {
+  addFirstBitmap,
+  changeBitmaps,
+  changeFileBitmaps,
+  judgeBitmaps,
+  judgeFirstBitmap,
+} from "./qcow2/change/bitmaps.ts";
 export { readBitmapDirectory } from "./qcow2/read/qcow2-bitmaps.ts";
 export { checkQcow2 } from "./qcow2/check/check.ts";
 export type { CompareResult } from "./copy/compare.ts";
@@ -65,6 +71,7 @@ export type { CopyRequest, NewTarget } from "./copy/convert.ts";
 export { cloneInto, convertToExisting, convertToNew, fillImage, openExistingTarget } from "./copy/convert.ts";
 export { countBytesToCopy } from "./copy/copy.ts";
 export { copyDifferences } from "./copy/copy-differences.ts";
+export { planCarriedBitmaps } from "./copy/carry-bitmaps.ts";
 export { listBitmapsToCopy } from "./copy/copy-bitmaps.ts";
 export type { ImagePlan, Qcow2ImagePlan } from "./new/create.ts";
 export { planImage, writeImage } from "./new/create.ts";

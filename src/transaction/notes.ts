@@ -286,6 +286,10 @@ const ROWS = {
   ),
 
   // Of bitmaps.
+  "bitmap carried": row(
+    { bitmap: isText, ...IMAGE },
+    ({ bitmap, image }) => `bitmap ${quoteName(bitmap)} of ${image} marks what is merged`,
+  ),
   "inconsistent bitmap removed": row(
     { bitmap: isText },
     ({ bitmap }) => `bitmap ${quoteName(bitmap)} was inconsistent: the next backup has to be a whole one`,

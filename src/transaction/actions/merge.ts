@@ -4,12 +4,16 @@ import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError, withPlace } from "../../errors/index.ts";
 import {
   assertCopyable,
+  type BitmapStep,
   type Chain,
   type ChainLink,
   changeBacking,
+  changeFileBitmaps,
   judgeBacking,
+  judgeBitmaps,
   judgeResize,
   pathsOfLink,
+  planCarriedBitmaps,
 } from "../../format/index.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { findLink, placeOf } from "./plan/chain-entry.ts";
@@ -54,7 +58,11 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
   await assertMayBeWritten(layers, request, context);
   await assertCopyable(context.storage, into, context.gate);
   const name = await findName(layers, context);
-  const redo = [...(await planGrowth(layers, context)), ...planRelink(layers, name)];
+  const bitmaps = await planBitmaps(layers, request, context);
+  const redo = [
+    ...withBitmaps(into, await planGrowth(layers, context), bitmaps),
+    ...planRelink(layers, name),
+  ];
   const place = placeOf(withoutMerged(layers, name));
   const copied = merged.flatMap(pathsOfLink);
   const removes = request.keep ? [] : copied;
@@ -72,6 +80,9 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
     notes: [
       { code: "merged into", image: into.path },
       ...merged.map(({ path: image }) => ({ code: "merged", image, stays: request.keep }) as const),
+      ...[...new Set(bitmaps.map(({ name }) => name))].map(
+        (bitmap) => ({ code: "bitmap carried", bitmap, image: into.path }) as const,
+      ),
       ...(above.length === 0 && !hasAccessOf(into, topOf(layers))
         ? [{ code: "other access", image: into.path, device } as const]
         : []),
@@ -107,6 +118,41 @@ async function planGrowth(layers: LayersToMerge, context: PlanContext): Promise<
     await judgeResize({ links: [into, ...below] }, sizeBytes);
   });
   return planResizing(into, sizeBytes, context);
+}
+
+/** What becomes of bitmaps. E_REFUSED or E_UNSUPPORTED for one that can't be carried. */
+async function planBitmaps(
+  { device, merged, into, below }: LayersToMerge,
+  { keep }: MergeRequest,
+  context: PlanContext,
+): Promise<readonly BitmapStep[]> {
+  const [top] = merged;
+  // What an earlier statement merges into the uppermost one is written as well.
+  const pending = top && context.copiedInto.get(top.path);
+  const links = pending ? (await context.openChain(pending.from, "qcow2", device)).links : [];
+  const first = links.slice(
+    0,
+    Math.max(
+      0,
+      links.findIndex(({ path }) => path === top?.path),
+    ),
+  );
+  return await withPlace({ device, image: into.path }, async () => {
+    const steps = await planCarriedBitmaps({ first, merged, into, below }, { keepsOwn: keep });
+    if (steps.length > 0) await judgeBitmaps(into, steps);
+    return steps;
+  });
+}
+
+/** Marked is what is to be copied before any of it is: until then nobody opens the image, or they mark too much. */
+function withBitmaps(link: ChainLink, growth: ImageChange[], steps: readonly BitmapStep[]): ImageChange[] {
+  if (steps.length === 0) return growth;
+  const grow = growth.at(-1);
+  const write: ImageChange["write"] = async (file, transaction) => {
+    await grow?.write(file, transaction);
+    await changeFileBitmaps(file, steps);
+  };
+  return [...growth.slice(0, -1), { link, ...grow, write }];
 }
 
 /** By which what stands on the merged layers finds the image below. Undefined: nothing does. */

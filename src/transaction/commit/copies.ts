@@ -165,13 +165,21 @@ async function runCopy(
     if (found === "another") return undefined;
     if (found === "let go") await renewLift(storage, copy);
     else {
+      if (source === "written" && copy.format === "qcow2") {
+        how.onNotice?.(`bitmaps of ${copy.into} count no more: what is merged into it was written to`);
+      }
       if (copy.late && found === "touched") {
         how.onNotice?.(`${copy.into}: ${UNTOLD}; its internal snapshot would hold that too`);
       }
       const isHeld = !isUp(due) || isAllUp || how.isLocked;
       const held = isHeld ? [] : await openHeld(storage, due.sources, how.waiting);
       try {
-        await copyInto(workspace, journal, { copy: due, file, found, gate }, how);
+        await copyInto(
+          workspace,
+          journal,
+          { copy: due, file, found, gate, isWritten: source === "written" },
+          how,
+        );
       } finally {
         for (const one of held) await one.close();
       }
@@ -238,12 +246,14 @@ interface Copying {
   readonly file: StorageFile;
   readonly found: Judged;
   readonly gate: GateOptions;
+  /** Whether somebody wrote to what is copied since its bitmaps were planned. */
+  readonly isWritten: boolean;
 }
 
 async function copyInto(
   workspace: Workspace,
   journal: Journal,
-  { copy, file, found, gate }: Copying,
+  { copy, file, found, gate, isWritten }: Copying,
   { markEveryMs = MARK_EVERY_MS, onProgress, throttle, onNotice }: CopyChoice,
 ): Promise<void> {
   const { storage } = workspace;
@@ -258,7 +268,10 @@ async function copyInto(
     await settleCutOff(storage, file, { gate, signal: undefined, isFenced });
   const { host } = storage;
   let told = host.monotonicMs();
-  const layers = { from, into: { path: into, format, isFenced, keepsBitmaps: kind === "merge" } };
+  const layers = {
+    from,
+    into: { path: into, format, isFenced, keepsBitmaps: kind === "merge" && !isWritten },
+  };
   const how: HowToCopyLayers = {
     gate,
     signal: undefined,

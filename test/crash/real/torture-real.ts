@@ -44,7 +44,7 @@ const CUT_SCENARIOS = [
   "amend 2 devices in a transaction",
   "repair 2 devices in a transaction",
   "merge in the middle of two chains",
-  "merge three overlays in a transaction",
+  "merge three overlays and their bitmaps in a transaction",
   "pull down to a base, and rebase onto what was in between, in transactions",
 ];
 

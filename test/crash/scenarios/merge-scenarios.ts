@@ -68,13 +68,15 @@ export const MERGE_SCENARIOS: readonly Scenario[] = [
     studied: [3],
   },
   {
-    name: "merge three overlays in a transaction",
+    name: "merge three overlays and their bitmaps in a transaction",
     files: filesOf(ONE, [OTHER]),
     prepare: [
       ...addAll(ONE),
+      step("bitmap add vda night"),
       step("snapshot vda a1.qcow2"),
       write("a1.qcow2"),
       step("snapshot vda a2.qcow2"),
+      step("bitmap add vda week"),
     ],
     changing: CHANGING,
     steps: [

@@ -11,7 +11,7 @@ import { run, runWell } from "../../helpers/qemu-programs.ts";
 import { killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { compareWithBefore, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
-import { atNthAfterMark, IDENTICAL, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { atNthAfterMark, IDENTICAL, infoOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 
@@ -129,6 +129,12 @@ describe("a full disk", () => {
       execFileSync("umount", ["-l", folder]);
     });
     const bench = await makeChain(NAMES, {}, folder);
+    for (const [name, bitmap] of [
+      ["base.qcow2", "night"],
+      ["b.qcow2", "week"],
+    ] as const) {
+      runWell("qemu-img", "bitmap", "--add", bench.at(name), bitmap);
+    }
     const { bavail, bsize } = statfsSync(folder);
     writeFileSync(`${folder}/filler`, new Uint8Array(Math.max(0, bavail * bsize - left)));
     const before = snapshotWorkspace(folder);
@@ -138,6 +144,7 @@ describe("a full disk", () => {
     );
     expect(["done", "E_NO_SPACE"]).toContain(outcome);
     if (outcome !== "done") expect(snapshotWorkspace(folder)).toEqual(before);
+    else expect(JSON.stringify(infoOf(bench.at("base.qcow2")))).toMatch(/"night".*"week"/);
     expect(await compareWithBefore(bench)).toBe(IDENTICAL);
   });
 });

@@ -36,6 +36,7 @@ import {
   BITMAPS_MAX,
   TABLE_ENTRY_BYTES,
 } from "../codec/limits.ts";
+import type { GuestRange } from "../../../units/index.ts";
 import { hasStaleBitmaps } from "../read/image-info.ts";
 import { findMarkedRanges, readBitmapDirectory } from "../read/qcow2-bitmaps.ts";
 import { markRanges } from "./bitmap-bits.ts";
@@ -69,9 +70,17 @@ interface MergeStep {
   readonly source?: ChainLink | undefined;
 }
 
+interface MarkStep {
+  readonly kind: "mark";
+  readonly name: string;
+  /** What it marks beside what it does, ascending, on the disk. Asked when the step is done. */
+  ranges(): AsyncIterable<GuestRange>;
+}
+
 export type BitmapStep =
   | AddStep
   | MergeStep
+  | MarkStep
   | { readonly kind: "remove" | "clear" | "enable" | "disable"; readonly name: string };
 
 /**
@@ -122,6 +131,13 @@ export async function changeBitmaps(
   });
 }
 
+/** The same in a file that is open for writing, whose clusters the plan has found counted. */
+export async function changeFileBitmaps(file: StorageFile, steps: readonly BitmapStep[]): Promise<void> {
+  const { path } = file;
+  const { link } = await readLink(file, await file.stat(), { path, format: "qcow2", overlayPath: undefined });
+  await changeBitmaps(link, steps, { isCounted: true });
+}
+
 async function makeStep(
   space: BitmapSpace,
   bitmaps: readonly BitmapEntry[],
@@ -146,6 +162,9 @@ async function makeStep(
       const isAuto = step.kind === "enable";
       return bitmaps.map((each) => (each === bitmap ? { ...each, isAuto } : each));
     }
+    case "mark":
+      await markRanges(space, bitmap, step.ranges());
+      return bitmaps;
     case "merge": {
       const source = step.source ?? space.link;
       const from = findBitmap(source, step.source ? await readBitmapDirectory(source) : bitmaps, step.from);

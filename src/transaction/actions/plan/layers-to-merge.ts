@@ -2,7 +2,7 @@
 // what changes or goes.
 
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
-import { type ChainLink, identityOf, quoteName, readBitmapDirectory } from "../../../format/index.ts";
+import { type ChainLink, identityOf } from "../../../format/index.ts";
 import type { MergeRequest } from "../../request.ts";
 import type { PlanContext } from "./action.ts";
 import { assertNothingStandsOn } from "./overlays-of.ts";
@@ -46,7 +46,6 @@ export async function assertMayBeMerged(
       },
     );
   }
-  for (const link of [...merged, into]) await assertNoBitmaps(device, link);
   assertSizesFit({ device, above, merged, into });
 }
 
@@ -90,18 +89,6 @@ function assertCompose(
       hint,
     },
   );
-}
-
-/** Bitmaps would not know of what is copied. */
-async function assertNoBitmaps(device: string, link: ChainLink): Promise<void> {
-  const names = (await readBitmapDirectory(link)).map(({ name }) => quoteName(name));
-  if (names.length === 0) return;
-  const [it, them] = names.length === 1 ? ["bitmap", "it"] : ["bitmaps", "them"];
-  throw new ImgtxError("E_REFUSED", `it has the persistent ${it} ${names.join(", ")}, which would be lost`, {
-    device,
-    image: link.path,
-    hint: `remove ${them} first, with \`qemu-img bitmap --remove\`, if nobody needs ${them}`,
-  });
 }
 
 /** What a longer image below has behind the end of what is merged would show. */
