@@ -66,6 +66,31 @@ export function openGuest(open: OpenImage, path: string, format: string, depth =
   return new QcowGuest(path, file, data, header, backing);
 }
 
+/** What a guest would see after going back to each of the internal snapshots, by their names. */
+export function openSnapshots(open: OpenImage, path: string): Map<string, Guest> {
+  const file = open(path);
+  const header = readHeader(file, path);
+  const { backingName, backingFormat } = header;
+  const backing =
+    backingName === undefined || header.snapshots === 0
+      ? undefined
+      : openGuest(open, backingPath(path, backingName), backingFormat ?? "qcow2", 1);
+  const found = new Map<string, Guest>();
+  let at = number(viewOf(file.read(64, 8)).getBigUint64(0));
+  for (let index = 0; index < header.snapshots; index += 1) {
+    const entry = viewOf(file.read(at, 40));
+    const [idBytes, nameBytes, extraBytes] = [entry.getUint16(12), entry.getUint16(14), entry.getUint32(36)];
+    // Of an old snapshot the size is not known: it is the disk's.
+    const virtualSizeBytes =
+      extraBytes >= 16 ? number(viewOf(file.read(at + 48, 8)).getBigUint64(0)) : header.virtualSizeBytes;
+    const l1 = { l1Offset: number(entry.getBigUint64(0)), l1Size: entry.getUint32(8), virtualSizeBytes };
+    const name = text(file.read(at + 40 + extraBytes + idBytes, nameBytes));
+    found.set(name, new QcowGuest(path, file, file, { ...header, ...l1 }, backing));
+    at += Math.ceil((40 + extraBytes + idBytes + nameBytes) / 8) * 8;
+  }
+  return found;
+}
+
 /** SHA-256 of the whole disk. */
 export function guestDigest(guest: Guest): string {
   const hash = createHash("sha256");

@@ -1,62 +1,20 @@
 // What a walk may do next: command lines, and what becomes of a device's content by them.
 
-import { spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
-import type { Random } from "../helpers/random.ts";
-import { CELL_BYTES, CELLS, type Content, type Device, type World } from "./world.ts";
-
-export interface Move {
-  readonly argv: readonly string[];
-  /** Where a device that goes to another image has its content from: its own, or what that image holds. */
-  readonly content: "own" | "the image's";
-  /** Devices whose mirror has their content when this is done. */
-  readonly inSync: readonly string[];
-  readonly env?: Readonly<Record<string, string>>;
-}
-
-export interface Ground {
-  readonly cwd: string;
-  readonly random: Random;
-  readonly world: World;
-  /** A number that no file has in its name yet. */
-  nextNumber(): number;
-  /** Has an image that was made beside the devices known by what it holds. */
-  knowImage(path: string, content: Content): void;
-}
-
-type Propose = (ground: Ground) => Move | undefined;
-
-function pick<T>({ random }: Pick<Ground, "random">, choices: readonly T[]): T | undefined {
-  return choices.length === 0 ? undefined : choices[random.below(choices.length)];
-}
-
-function chance({ random }: Pick<Ground, "random">, percent: number): boolean {
-  return random.below(100) < percent;
-}
-
-function pickDevice(
-  ground: Ground,
-  fits: (device: Device) => boolean = () => true,
-): [string, Device] | undefined {
-  return pick(
-    ground,
-    [...ground.world.devices].filter(([, device]) => fits(device)),
-  );
-}
-
-/** Beside the device's image. */
-function freshFile({ world, ...ground }: Ground, name: string, ending = "qcow2"): string {
-  const folder = dirname(world.devices.get(name)?.image ?? "");
-  return join(folder, `${name}-${ground.nextNumber()}.${ending}`);
-}
-
-const own = (argv: readonly string[], more: Partial<Move> = {}): Move => ({
-  argv,
-  content: "own",
-  inSync: [],
-  ...more,
-});
+import { join } from "node:path";
+import { CHANGES, pullLong } from "./changes.ts";
+import {
+  chance,
+  freshFile,
+  type Ground,
+  makeImage,
+  type Move,
+  own,
+  pick,
+  pickDevice,
+  type Propose,
+} from "./ground.ts";
+import { CELLS } from "./world.ts";
 
 function snapshot(ground: Ground): Move | undefined {
   const found = pickDevice(ground);
@@ -122,23 +80,6 @@ function reopenOther(ground: Ground): Move | undefined {
   };
 }
 
-export function makeImage(
-  file: string,
-  format: string,
-  pattern: number,
-  options: readonly string[] = [],
-): void {
-  const size = CELLS * CELL_BYTES;
-  for (const command of [
-    ["qemu-img", "create", "-q", "-f", format, ...options, file, String(size)],
-    ["qemu-io", "-f", format, "-c", `write -q -P ${pattern} 0 ${size}`, "-c", "flush", file],
-  ]) {
-    const [program = "", ...parameters] = command;
-    const { status, stderr } = spawnSync(program, parameters, { encoding: "utf8" });
-    if (status !== 0) throw new Error(`${command.join(" ")}: ${stderr}`);
-  }
-}
-
 /** The first with all devices: a rollback takes those away that came later. */
 const FIRST_GENERATION = 3;
 
@@ -182,28 +123,32 @@ const MOVES: readonly (readonly [number, Propose])[] = [
   [4, migrate],
   [5, freeze],
   [6, unfreeze],
+  ...CHANGES,
 ];
 
-/** What leaves each device's own content, whatever else runs beside it, and fits into a transaction. */
-const CALM: readonly (readonly [number, Propose])[] = MOVES.filter(
-  ([, propose]) => propose !== rollback && propose !== reopenOther,
-);
+/** What fits into a transaction. */
+const INSIDE = MOVES.filter(([, propose]) => propose !== rollback && propose !== reopenOther);
 
-export function proposeMove(ground: Ground, isCalm: boolean): Move {
-  const moves = isCalm ? CALM : MOVES;
+export type Occasion = "alone" | "inside" | "beside another";
+
+export function proposeMove(ground: Ground, occasion: Occasion): Move {
+  const moves = occasion === "alone" ? MOVES : INSIDE;
   const total = moves.reduce((sum, [weight]) => sum + weight, 0);
   for (;;) {
     let at = ground.random.below(total);
     const [, propose] = moves.find(([weight]) => (at -= weight) < 0) ?? [0, snapshotGroup];
     const move = propose(ground);
-    if (move) return move;
+    if (!move || (occasion === "inside" && move.argv[0] === "img")) continue;
+    // Which of two comes first is not known: neither may change what the other finds.
+    if (occasion !== "beside another" || !move.effects?.some(({ kind }) => kind !== "keep")) return move;
   }
 }
 
-/** For a device whose chain has become long: a mirror of its whole content, to go over to. */
+/** For a device whose chain has become long: a pull, or a mirror of its whole content, to go over to. */
 export function flatten(ground: Ground, name: string): Move {
   const { mirror: one } = ground.world.devices.get(name) ?? {};
   if (one?.sync === "full") return own(["reopen", name, one.image]);
   if (one) return own(["mirror", "--cancel", name]);
+  if (chance(ground, 60)) return pullLong(name);
   return own(["mirror", name, freshFile(ground, name), "--format", "qcow2"], { inSync: [name] });
 }

@@ -136,18 +136,21 @@ function quietly<T>(look: () => T): T | undefined {
   }
 }
 
-/** A guest that writes and flushes. False where QEMU does not open the image: fenced, locked, away. */
+/** A guest that writes and flushes, and may die then. False where QEMU does not open the image: fenced, locked, away. */
 export function guestWrites(
   image: string,
   format: string,
   write: { readonly pattern: number; readonly offset: number; readonly lengthBytes: number },
+  dies = false,
 ): boolean {
   if (!existsSync(image)) return false;
   const command = `write -q -P ${write.pattern} ${write.offset} ${write.lengthBytes}`;
-  const done = spawnSync("qemu-io", ["-f", format, "-c", command, "-c", "flush", image], {
+  const end = dies ? ["-c", "sigraise 9"] : [];
+  const done = spawnSync("qemu-io", ["-f", format, "-c", command, "-c", "flush", ...end, image], {
     encoding: "utf8",
   });
-  return done.status === 0 && !/error|failed|can't open/i.test(done.stderr + done.stdout);
+  const isAtEnd = dies ? done.signal === "SIGKILL" : done.status === 0;
+  return isAtEnd && !/error|failed|can't open/i.test(done.stderr + done.stdout);
 }
 
 /** What QEMU says of an image: leaks are no fault of a disk that was cut off. Undefined where it is sound. */

@@ -9,7 +9,8 @@
 
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { flatten, makeImage, type Move, proposeMove } from "./moves.ts";
+import { makeImage, type Move, own } from "./ground.ts";
+import { flatten, proposeMove } from "./moves.ts";
 import type { Cut, Ended } from "./tools.ts";
 import { Walker, type WalkOptions } from "./walker.ts";
 import { Fault, isSame, listDevices, readContent, sayEnd, worldFrom } from "./world.ts";
@@ -53,7 +54,7 @@ class Walk extends Walker {
       ["vdc", join(b, "vdc.qcow2"), "qcow2", ["-o", "compat=0.10"]],
     ] as const;
     for (const [index, [name, file, format, how]] of images.entries()) {
-      makeImage(file, format, index + 1, how);
+      makeImage(file, format, index + 1, { options: how });
       await this.run(["device", "add", name, file, "--format", format], 0);
     }
     const listing = await listDevices(this.place);
@@ -87,8 +88,9 @@ class Walk extends Walker {
 
   async #moveStep(): Promise<void> {
     const long = await this.findLong();
-    const move = long === undefined ? proposeMove(this.ground(), false) : flatten(this.ground(), long);
+    const move = long === undefined ? proposeMove(this.ground(), "alone") : flatten(this.ground(), long);
     const chaos = this.random.below(100);
+    this.mark();
     if (chaos < 50) await this.#settle(move, await this.run(move.argv, undefined, move), false);
     else if (chaos < 75) await this.#cutOff(move, this.aCut("signal=KILL"));
     else if (chaos < 88) await this.#cutOff(move, this.aCut(chaos < 82 ? "error=ENOSPC" : "error=EIO"));
@@ -171,20 +173,23 @@ class Walk extends Walker {
     const open = this.open;
     if (!open) return;
     if (what >= 75) return await this.#endTransaction(what >= 83 ? "commit" : "abort");
-    const move = proposeMove(this.ground(), true);
+    const move = proposeMove(this.ground(), "inside");
     const cut = this.random.below(5) === 0 ? this.aCut("signal=KILL") : undefined;
+    const before = await this.#countActions(open.id);
     const ended = await this.run(["--txn", open.id, ...move.argv], undefined, { ...move, cut });
-    open.moves.push(move);
-    if (ended.status !== undefined) return;
-    this.count("kills");
-    await this.recover();
-    await this.#checkOpen();
+    if (ended.status === undefined) {
+      this.count("kills");
+      await this.recover();
+      await this.#checkOpen();
+    }
+    if (this.open && (await this.#countActions(open.id)) > before) open.moves.push(move);
   }
 
   async #endTransaction(how: "commit" | "abort"): Promise<void> {
     const open = this.open;
     if (!open) return;
     const cut = this.random.below(3) === 0 ? this.aCut("signal=KILL") : undefined;
+    this.mark();
     const ended = await this.run(["txn", how, "--txn", open.id], undefined, { cut });
     if (ended.status === undefined) {
       this.count("kills");
@@ -195,7 +200,13 @@ class Walk extends Walker {
     if (this.open) await this.run(["txn", "abort", "--txn", open.id], 0);
     this.open = undefined;
     const listing = await listDevices(this.place);
-    this.follow({ argv: ["txn", how], content: "own", inSync: [] }, listing, undefined);
+    const effects = open.moves.flatMap((move) => move.effects ?? []);
+    this.follow(own(["txn", how], { effects }), listing, undefined);
+  }
+
+  async #countActions(id: string): Promise<number> {
+    const ended = await this.run(["txn", "show", "--txn", id, "--json"], 0);
+    return (JSON.parse(ended.stdout) as { transaction: { actions: unknown[] } }).transaction.actions.length;
   }
 
   async #checkOpen(): Promise<void> {
@@ -207,17 +218,19 @@ class Walk extends Walker {
   // Two at once.
 
   async #race(): Promise<void> {
-    const moves = [proposeMove(this.ground(), true), proposeMove(this.ground(), true)];
+    const moves = [1, 2].map(() => proposeMove(this.ground(), "beside another"));
+    this.mark();
     const ended = await Promise.all(moves.map((move) => this.run(move.argv, undefined, move)));
     this.count("races");
-    const odd = ended.find(({ status }) => status !== 0 && !REFUSALS.includes(status ?? -1));
+    const odd = ended.find(
+      ({ status }, index) =>
+        status !== 0 && moves[index]?.argv[0] !== "img" && !REFUSALS.includes(status ?? -1),
+    );
     if (odd) throw new Fault(`of two at once one ended with ${sayEnd(odd)}`);
     await this.recover();
     const listing = await listDevices(this.place);
-    this.follow({ argv: ["two at once"], content: "own", inSync: [] }, listing, undefined);
+    const done = moves.filter((_, index) => [0, 16].includes(ended[index]?.status ?? -1));
+    const effects = done.flatMap((move) => move.effects ?? []);
+    this.follow(own(["two at once"], { effects }), listing, undefined);
   }
-
-  // Looking.
-
-  // Tools.
 }

@@ -14,19 +14,25 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { type Random, seededRandom } from "../helpers/random.ts";
-import type { Ground, Move } from "./moves.ts";
+import { applyEffects, type Effect } from "./effects.ts";
+import type { Ground, Move } from "./ground.ts";
 import { type Cut, type Ended, guestWrites, type Place, runImgtx } from "./tools.ts";
 import {
   assertContent,
   assertView,
   CELL_BYTES,
-  CELLS,
   type Content,
+  type Device,
   Fault,
   findLeftovers,
   isFenced,
+  isSame,
   listDevices,
+  type Listed,
   type Listing,
+  NO_WORLD,
+  readContent,
+  readSnapshots,
   sayEnd,
   type World,
   worldFrom,
@@ -52,10 +58,11 @@ export class Walker {
   readonly random: Random;
   readonly say: ((line: string) => void) | undefined;
   readonly folders: readonly string[];
-  world: World = { generation: 0, devices: new Map(), left: new Map() };
+  world: World = NO_WORLD;
   number = 0;
-  /** When a command was cut off last, before any guest wrote. */
-  #atCut: World = this.world;
+  /** Before the last command, and before what guests wrote since. */
+  #atCut: World = NO_WORLD;
+  readonly #writtenSince = new Map<string, ((content: Content) => Content)[]>();
   /** What devices held, before a guest wrote to an image that the model does not have them on yet. */
   readonly #heldBefore = new Map<string, Content>();
   /** Devices that left behind, by a way out that said so, what was written since. */
@@ -82,22 +89,24 @@ export class Walker {
     if (!device || !existsSync(view)) return;
     const image = realpathSync(view);
     const format = this.formatOf(image, name);
-    const cell = this.random.below(CELLS);
-    const count = 1 + this.random.below(Math.min(4, CELLS - cell));
+    const cells = device.content.length;
+    const cell = this.random.below(cells);
+    const count = 1 + this.random.below(Math.min(4, cells - cell));
     const pattern = 1 + this.random.below(255);
     const isHeld = device.frozen && this.hasFence(name);
     const times = statSync(image, { bigint: true });
     const lies = this.random.below(8) === 0;
     const write = { pattern, offset: cell * CELL_BYTES, lengthBytes: count * CELL_BYTES };
-    const isWritten = guestWrites(view, format, write);
-    this.tell(
-      `guest of ${name} on ${image} cells ${cell}+${count} := ${pattern}: ${isWritten}${lies ? ", time put back" : ""}`,
-    );
+    const dies = this.random.below(8) === 0;
+    const isWritten = guestWrites(view, format, write, dies);
+    const more = `${dies ? ", and died" : ""}${lies ? ", time put back" : ""}`;
+    this.tell(`guest of ${name} on ${image} cells ${cell}+${count} := ${pattern}: ${isWritten}${more}`);
     if (!isWritten) return;
     if (isHeld) throw new Fault(`a guest could write to ${name}, which is frozen by a fence`);
     this.count("guest writes");
     if (lies) utimesSync(image, Number(times.atimeNs) / 1e9, Number(times.mtimeNs) / 1e9);
     const written = (content: Content): Content => content.slice().fill(pattern, cell, cell + count);
+    this.#writtenSince.set(name, [...(this.#writtenSince.get(name) ?? []), written]);
     // After a crash the view may lead to an image already that the model does not have the device on yet.
     const isElsewhere = realpathSync(device.image) !== image;
     if (isElsewhere && !this.#heldBefore.has(name)) this.#heldBefore.set(name, device.content);
@@ -135,26 +144,36 @@ export class Walker {
     this.tell("disk B is back");
   }
 
+  /** Before a command whose end `follow` is asked about. */
+  mark(): void {
+    this.#atCut = this.world;
+    this.#writtenSince.clear();
+  }
+
   follow(move: Move, listing: Listing, choice: string | undefined): void {
     const before = this.world;
     const hasMoved = listing.generation > before.generation;
+    const effects = hasMoved ? (move.effects ?? []) : [];
     this.world = worldFrom(
       listing,
-      ({ name, image, format }) => {
-        const was = before.devices.get(name);
-        if (!was) throw new Fault(`${name} came out of nothing`);
-        if (was.image === image) return was.content;
-        if (!hasMoved) throw new Fault(`${name} went to ${image}, and no generation was made`);
-        const older = this.#leftBehind.has(name) ? this.#atCut.devices.get(name) : undefined;
-        if (move.content === "own") return (older ?? was).content;
-        const held = before.left.get(image);
-        if (held) return held;
-        throw new Fault(
-          `${name} went to ${image}, which holds what nobody knows (${format}, ${choice ?? ""})`,
-        );
+      (device) => {
+        const was = before.devices.get(device.name);
+        if (!was) throw new Fault(`${device.name} came out of nothing`);
+        if (was.image !== device.image && !hasMoved) {
+          throw new Fault(`${device.name} went to ${device.image}, and no generation was made`);
+        }
+        if (was.image !== device.image && move.content === "the image's") {
+          const held = before.left.get(device.image);
+          if (held) return held;
+          throw new Fault(
+            `${device.name} went to ${device.image}, which holds what nobody knows (${choice ?? ""})`,
+          );
+        }
+        return this.#contentOf(device, was, { effects, choice });
       },
       before,
     );
+    this.#followSnapshots(effects, choice);
     const left = new Map(this.world.left);
     for (const [name, content] of this.#heldBefore) {
       const image = before.devices.get(name)?.image;
@@ -166,6 +185,52 @@ export class Walker {
     for (const name of before.devices.keys()) {
       if (!this.world.devices.has(name)) throw new Fault(`${name} has gone`);
     }
+  }
+
+  /** With what changes in place made of it; what guests wrote after the command was cut off came after that. */
+  #contentOf(
+    { name, image, format }: Listed,
+    was: Device,
+    { effects, choice }: { readonly effects: readonly Effect[]; readonly choice: string | undefined },
+  ): Content {
+    const atCut = this.#atCut.devices.get(name);
+    const isLeftBehind = this.#leftBehind.has(name) && was.image !== image;
+    const unchanged = ((isLeftBehind && atCut) || was).content;
+    if (!atCut || !effects.some(({ device }) => device === name)) return unchanged;
+    const { content } = applyEffects(effects, name, { content: atCut.content, kept: this.keptBy(atCut) });
+    const writes = isLeftBehind ? [] : (this.#writtenSince.get(name) ?? []);
+    const changed = writes.reduce((result, write) => write(result), content);
+    // A way out that was chosen may have left the image as it was.
+    return choice !== undefined && isSame(readContent(image, format), unchanged) ? unchanged : changed;
+  }
+
+  /** What the snapshots of its chain hold. */
+  keptBy({ chain }: Device): Map<string, Content> {
+    return new Map(chain.flatMap(({ image }) => [...(this.world.kept.get(image) ?? [])]));
+  }
+
+  /** In which image they are is observed; which there are, and what they hold, is the model's to say. */
+  #followSnapshots(effects: readonly Effect[], choice: string | undefined): void {
+    const kept = new Map(this.world.kept);
+    for (const [name, device] of this.world.devices) {
+      const was = this.#atCut.devices.get(name);
+      if (!was || !effects.some((effect) => effect.device === name)) continue;
+      const before = this.keptBy(was);
+      const after = applyEffects(effects, name, { content: was.content, kept: before }).kept;
+      const wanted = choice === undefined ? after : new Map([...before, ...after]);
+      const found = new Set<string>();
+      for (const layer of device.chain) {
+        const there = [...readSnapshots(layer).keys()];
+        kept.set(layer.image, new Map(there.map((label) => [label, wanted.get(label) ?? new Uint8Array(0)])));
+        for (const label of there) found.add(label);
+      }
+      const lost = [...(choice === undefined ? after.keys() : [])].find((label) => !found.has(label));
+      const odd = [...found].find((label) => !wanted.has(label));
+      if (lost !== undefined || odd !== undefined) {
+        throw new Fault(`${name}: the snapshot ${lost ?? odd} is ${lost === undefined ? "there" : "lost"}`);
+      }
+    }
+    this.world = { ...this.world, kept };
   }
 
   /** Returns the command that was chosen, where imgtx named ways to end a trouble. */
@@ -199,7 +264,7 @@ export class Walker {
       ({ name }) => this.world.devices.get(name)?.content ?? new Uint8Array(0),
       this.world,
     );
-    assertContent(this.world, asksQemu, listing);
+    assertContent(this.world, asksQemu);
     assertView(this.place, this.world);
     if (this.open || !asksQemu) return;
     const files = findLeftovers(this.folders.filter((folder) => existsSync(folder)));
@@ -249,7 +314,6 @@ export class Walker {
     wanted: number | undefined,
     choice: { readonly cut?: Cut | undefined; readonly env?: Readonly<Record<string, string>> } = {},
   ): Promise<Ended> {
-    if (choice.cut && argv[0] !== "recover") this.#atCut = this.world;
     const ended = await runImgtx(this.place, argv, {
       cut: choice.cut,
       ...(choice.env && { env: choice.env }),
@@ -257,7 +321,11 @@ export class Walker {
     const cut = choice.cut ? ` [${choice.cut.effect} at ${choice.cut.call} ${choice.cut.number}]` : "";
     this.tell(`imgtx ${argv.join(" ")}${cut}: ${sayEnd(ended)}`);
     this.count("commands");
-    if (ended.status === 1 || (wanted !== undefined && ended.status !== wanted)) {
+    const [verb = "", action = ""] = argv[0] === "--txn" ? argv.slice(2) : argv;
+    if (ended.status === 0) this.count(`${verb === "img" ? `img ${action}` : verb} done`);
+    // The statuses of img are qemu-img's.
+    const isFailed = argv[0] === "img" ? /a bug in imgtx/.test(ended.stderr) : ended.status === 1;
+    if (isFailed || (wanted !== undefined && ended.status !== wanted)) {
       throw new Fault(`imgtx ${argv.join(" ")}${cut} ended with ${sayEnd(ended)}`);
     }
     return ended;

@@ -1,14 +1,16 @@
 // The model of a walk: what each device's guest has to find, whatever happens; and how it is looked at.
 //
-// Content is held in cells of 64 KiB, each filled with one byte. The model does not predict which image a device is
-// on: that is observed. It predicts what the device holds, given where it is.
+// Content is held in cells of 64 KiB, each filled with one byte; a disk has as many as its size says. The model does
+// not predict which image a device is on: that is observed. It predicts what the device holds, given where it is, and
+// what each of its internal snapshots does.
 
 import { readdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
-import { openGuest, openHostImage, readHeader } from "../helpers/guest-content.ts";
+import { type Guest, openGuest, openHostImage, openSnapshots, readHeader } from "../helpers/guest-content.ts";
 import { type Ended, type Place, complaintOf, runImgtx } from "./tools.ts";
 
 export const CELL_BYTES = 64 * 1024;
+/** Of a new disk. */
 export const CELLS = 48;
 
 export type Content = Uint8Array;
@@ -19,6 +21,13 @@ export interface Device {
   readonly content: Content;
   readonly frozen: boolean;
   readonly mirror: { readonly image: string; readonly format: string; readonly sync: string } | undefined;
+  /** Its images, from the active layer down. */
+  readonly chain: readonly Layer[];
+}
+
+export interface Layer {
+  readonly image: string;
+  readonly format: string;
 }
 
 export interface World {
@@ -26,7 +35,11 @@ export interface World {
   readonly devices: ReadonlyMap<string, Device>;
   /** What each image held, through its chain, when a device left it last. */
   readonly left: ReadonlyMap<string, Content>;
+  /** What each internal snapshot holds, by its image and its name. */
+  readonly kept: ReadonlyMap<string, ReadonlyMap<string, Content>>;
 }
+
+export const NO_WORLD: World = { generation: 0, devices: new Map(), left: new Map(), kept: new Map() };
 
 /** What a list of devices says of one. */
 export interface Listed {
@@ -35,7 +48,7 @@ export interface Listed {
   readonly format: string;
   readonly frozen: boolean;
   readonly mirror: Device["mirror"] | null;
-  readonly chain: readonly { readonly image: string; readonly format: string }[];
+  readonly chain: readonly Layer[];
 }
 
 export interface Listing {
@@ -60,12 +73,22 @@ export function sayEnd({ status, stderr }: Ended): string {
 
 /** What a guest of the image finds, cell by cell. A cell of several bytes is a mixture, which no guest has written. */
 export function readContent(image: string, format: string): Content {
-  const guest = openGuest(openHostImage, image, format);
-  const content = new Uint8Array(CELLS);
-  for (let cell = 0; cell < CELLS; cell += 1) {
+  return cellsOf(openGuest(openHostImage, image, format), image);
+}
+
+/** The same of each of its internal snapshots, by name. */
+export function readSnapshots({ image, format }: Layer): Map<string, Content> {
+  const guests = format === "qcow2" ? [...openSnapshots(openHostImage, image)] : [];
+  return new Map(guests.map(([name, guest]) => [name, cellsOf(guest, `${image}, snapshot ${name}`)]));
+}
+
+function cellsOf(guest: Guest, what: string): Content {
+  if (guest.sizeBytes % CELL_BYTES !== 0) throw new Fault(`${what}: a disk of ${guest.sizeBytes} bytes`);
+  const content = new Uint8Array(guest.sizeBytes / CELL_BYTES);
+  for (let cell = 0; cell < content.length; cell += 1) {
     const bytes = guest.read(cell * CELL_BYTES, CELL_BYTES);
     const [first = 0] = bytes;
-    if (bytes.some((byte) => byte !== first)) throw new Fault(`${image}: cell ${cell} is a mixture`);
+    if (bytes.some((byte) => byte !== first)) throw new Fault(`${what}: cell ${cell} is a mixture`);
     content[cell] = first;
   }
   return content;
@@ -76,6 +99,7 @@ export function isSame(a: Content, b: Content): boolean {
 }
 
 function describeDifference(wanted: Content, found: Content): string {
+  if (wanted.length !== found.length) return `${wanted.length} cells wanted, ${found.length} found`;
   const cells = [...wanted.keys()].filter((cell) => wanted[cell] !== found[cell]);
   return cells.map((cell) => `cell ${cell}: ${wanted[cell]} wanted, ${found[cell]} found`).join("; ");
 }
@@ -102,27 +126,48 @@ export function worldFrom(
       content: contentOf(device),
       frozen: device.frozen,
       mirror: device.mirror ?? undefined,
+      chain: device.chain,
     });
   }
-  return { generation: listing.generation, devices, left };
+  return { generation: listing.generation, devices, left, kept: before?.kept ?? new Map() };
 }
 
 /** Every device has what the model says, by a reader that shares nothing with imgtx; and QEMU finds its chain sound. */
-export function assertContent(world: World, asksQemu: boolean, listing?: Listing): void {
-  for (const [name, { image, format, content }] of world.devices) {
+export function assertContent(world: World, asksQemu: boolean): void {
+  for (const [name, { image, format, content, chain }] of world.devices) {
     const found = readContent(image, format);
     if (!isSame(content, found)) {
       throw new Fault(`${name} on ${image}: ${describeDifference(content, found)}`);
     }
-  }
-  for (const { chain } of asksQemu ? (listing?.devices ?? []) : []) {
+    for (const layer of chain) assertSnapshots(world, layer);
     // QEMU opens nothing that stands on a fence.
-    const fenced = chain.findLastIndex(({ image, format }) => format === "qcow2" && isFenced(image));
-    for (const one of chain.slice(fenced + 1)) {
+    const fenced = chain.findLastIndex((one) => one.format === "qcow2" && isFenced(one.image));
+    for (const one of asksQemu ? chain.slice(fenced + 1) : []) {
+      if (isDirty(one)) continue;
       const complaint = complaintOf(one.image, one.format);
       if (complaint !== undefined) throw new Fault(complaint);
     }
   }
+}
+
+function assertSnapshots({ kept }: World, layer: Layer): void {
+  const wanted = kept.get(layer.image) ?? new Map<string, Content>();
+  const found = readSnapshots(layer);
+  const names = (snapshots: ReadonlyMap<string, Content>) => [...snapshots.keys()].sort().join(" ");
+  if (names(wanted) !== names(found)) {
+    throw new Fault(`${layer.image} has the snapshots '${names(found)}', and not '${names(wanted)}'`);
+  }
+  for (const [name, content] of wanted) {
+    const held = found.get(name) ?? new Uint8Array(0);
+    if (!isSame(content, held)) {
+      throw new Fault(`${layer.image}, snapshot ${name}: ${describeDifference(content, held)}`);
+    }
+  }
+}
+
+/** Its counts are behind, as they may be after a guest has died. */
+function isDirty({ image, format }: Layer): boolean {
+  return format === "qcow2" && (readHeader(openHostImage(image), image).incompatible & 1n) !== 0n;
 }
 
 export function isFenced(image: string): boolean {

@@ -1,0 +1,33 @@
+// What changes in place make of a device's content and of its internal snapshots: the walk's model of them.
+
+import type { Content } from "./world.ts";
+
+/** One device each, in the order in which they come. */
+export type Effect =
+  | { readonly kind: "size"; readonly device: string; readonly cells: number }
+  | { readonly kind: "keep" | "apply" | "drop"; readonly device: string; readonly snapshot: string };
+
+/** A device's content, and what its snapshots hold, whichever image of the chain they are in. */
+export interface Held {
+  readonly content: Content;
+  readonly kept: ReadonlyMap<string, Content>;
+}
+
+export function applyEffects(effects: readonly Effect[], device: string, held: Held): Held {
+  let { content } = held;
+  const kept = new Map(held.kept);
+  for (const effect of effects.filter((each) => each.device === device)) {
+    if (effect.kind === "size") content = resized(content, effect.cells);
+    else if (effect.kind === "keep") kept.set(effect.snapshot, content);
+    else if (effect.kind === "drop") kept.delete(effect.snapshot);
+    else content = kept.get(effect.snapshot) ?? content;
+  }
+  return { content, kept };
+}
+
+/** Zeros past the old end. */
+function resized(content: Content, cells: number): Content {
+  const other = new Uint8Array(cells);
+  other.set(content.subarray(0, cells));
+  return other;
+}
