@@ -5,11 +5,13 @@
 // - The seed alone decides what is done.
 // - A model keeps what the guest must read, but for what a discard left open.
 
-import { copyFileSync, existsSync } from "node:fs";
+import { copyFileSync, rmSync } from "node:fs";
 import { type Random, seededRandom } from "../helpers/random.ts";
+import { type Change, chooseChange } from "./differential-changes.ts";
 import { GuestModel } from "./differential-model.ts";
 import { chance, chooseLayout, type ChosenLayout, pick } from "./differential-options.ts";
 import type { GuestRequest, Tool, Tools } from "./differential-tools.ts";
+import { changeBoth } from "./differential-twins.ts";
 import type { ImageFormat } from "../../src/format/index.ts";
 
 /** What the sequence works on now. */
@@ -20,8 +22,8 @@ export interface Current {
   readonly layout: ChosenLayout | undefined;
 }
 
-const STEPS_MIN = 2;
-const STEPS_SPAN = 6;
+const STEPS_MIN = 3;
+const STEPS_SPAN = 9;
 const REQUESTS_MAX = 8;
 const TWIN_PERCENT = 30;
 
@@ -34,7 +36,9 @@ export class Sequence {
   #touched: Set<number> | undefined;
   /** Compressed clusters share the clusters of the file, so that narrow refcounts are full soon. */
   #isCompressed = false;
-  #bitmaps = 0;
+  /** Below what is worked on, from the top down. */
+  #below: Current[] = [];
+  #hasBitmaps = false;
   /** imgtx takes the bitmaps of an image that it writes to for lost; what they took leaks. */
   mayLeak = false;
   #model = new GuestModel(0);
@@ -63,13 +67,11 @@ export class Sequence {
   async #step(): Promise<void> {
     const { format } = this.current;
     const dice = this.random.below(100);
-    if (dice < 50) await this.#request();
-    else if (dice < 62) await this.#convert();
-    else if (dice < 76) await this.#overlay();
+    if (dice < 40) await this.#request();
+    else if (dice < 50) await this.#convert();
+    else if (dice < 65) await this.#overlay();
     else if (format === "raw") await this.#request();
-    else if (dice < 92) await this.#snapshot();
-    else if (dice < 96) await this.#addBitmap();
-    else await this.#resize();
+    else await this.#change();
   }
 
   #tool(): Tool {
@@ -106,7 +108,7 @@ export class Sequence {
     const isPreallocated = options.some((each) => each.startsWith("preallocation"));
     this.#touched = isEmpty && !isPreallocated ? new Set() : undefined;
     this.#isCompressed = false;
-    this.#bitmaps = 0;
+    this.#hasBitmaps = false;
     this.mayLeak = false;
   }
 
@@ -122,6 +124,7 @@ export class Sequence {
     const virtualSizeBytes = ownSize ?? this.#model.sizeBytes;
     this.#model = this.#model.resized(virtualSizeBytes);
     this.#current = { name, format: "qcow2", layout: { ...layout, virtualSizeBytes } };
+    this.#below = [below, ...this.#below];
     this.#forget();
   }
 
@@ -147,6 +150,7 @@ export class Sequence {
     // A snapshot is read at the size that the disk has now.
     if (isOld) this.#model = old.model.resized(this.#model.sizeBytes);
     this.#current = { name, format, layout };
+    this.#below = [];
     this.#forget(false);
     this.#isCompressed = words.includes("-c");
   }
@@ -161,11 +165,13 @@ export class Sequence {
     const twin = isShared ? this.#makeTwin() : undefined;
     if (by === "qemu") await this.#tools.requestByQemu(name, format, requests);
     else await this.#tools.requestByImgtx(name, format, requests);
-    if (by === "imgtx" && this.#bitmaps > 0) this.mayLeak = true;
+    if (by === "imgtx" && this.#hasBitmaps) this.mayLeak = true;
     for (const request of requests) this.#model.apply(request);
     if (twin === undefined) return;
     await this.#tools.requestByQemu(twin, format, requests);
     await this.#tools.img("qemu", ["compare", "-f", format, "-F", format, name, twin]);
+    // It stands on what the image stands on, which could not be changed any more.
+    rmSync(`${this.#tools.folder}/${twin}`);
   }
 
   /** A copy for the other tool to work on; none where the data is in a second file. */
@@ -219,47 +225,37 @@ export class Sequence {
     return isNew;
   }
 
-  async #snapshot(): Promise<void> {
+  /** A change in place, by both tools. */
+  async #change(): Promise<void> {
     const { name, layout } = this.current;
-    if (layout === undefined || layout.hasDataFile) return;
-    const dice = this.random.below(10);
-    const old = this.#snapshots.at(-1);
+    if (layout === undefined) return;
     // The width of a refcount limits how many snapshots can share a cluster.
     const needed = this.#isCompressed ? 16 : 4;
     const room = layout.refcountBits >= needed ? 5 : this.#isCompressed ? 0 : 2 ** layout.refcountBits - 2;
-    if (old === undefined || (dice < 6 && this.#snapshots.length < room)) {
-      if (this.#snapshots.length >= room) return;
-      this.#names += 1;
-      const label = `s${this.#names}`;
-      await this.#tools.img("qemu", ["snapshot", "-c", label, name]);
-      this.#snapshots.push({ name: label, model: this.#model.copy() });
-    } else if (dice < 8) {
-      await this.#tools.img("qemu", ["snapshot", "-d", old.name, name]);
-      this.#snapshots.pop();
-    } else if (old.model.sizeBytes === this.#model.sizeBytes && this.#bitmaps === 0) {
-      await this.#tools.img("qemu", ["snapshot", "-a", old.name, name]);
-      this.#model = old.model.copy();
-    }
+    const change = chooseChange({
+      random: this.random,
+      name,
+      layout,
+      room,
+      sizeBytes: this.#model.sizeBytes,
+      below: this.#below,
+      snapshots: this.#snapshots.map((each) => each.name),
+      newLabel: (letter) => `${letter}${(this.#names += 1)}`,
+    });
+    if (change && (await changeBoth(this.#tools, change, this.random))) this.#follow(change, layout);
   }
 
-  async #addBitmap(): Promise<void> {
-    const { name, layout } = this.current;
-    if (layout?.version !== 3) return;
-    this.#names += 1;
-    const granularity = 512 * 2 ** this.random.below(8);
-    await this.#tools.img("qemu", ["bitmap", "--add", "-g", String(granularity), name, `b${this.#names}`]);
-    this.#bitmaps += 1;
-  }
-
-  async #resize(): Promise<void> {
-    const { name, layout } = this.current;
-    // Version 2 has no zeros to put in front of a longer backing image: QEMU refuses.
-    const isGrown = layout?.version === 3 && this.#snapshots.length === 0 && !layout.hasDataFile;
-    if (!isGrown || existsSync(`${this.#tools.folder}/${name}.data`)) return;
-    const sizeBytes = this.#model.sizeBytes + 512 * this.random.below(2048);
-    await this.#tools.img("qemu", ["resize", "-q", "-f", "qcow2", name, String(sizeBytes)]);
-    this.#model = this.#model.resized(sizeBytes);
-    this.#current = { ...this.current, layout: { ...layout, virtualSizeBytes: sizeBytes } };
+  #follow(change: Change, layout: ChosenLayout): void {
+    const { snapshot } = change;
+    if (change.words[0] === "bitmap") this.#hasBitmaps = true;
+    if (change.sizeBytes !== undefined) this.#model = this.#model.resized(change.sizeBytes);
+    if (change.depth !== undefined) this.#below = this.#below.slice(this.#below.length - change.depth);
+    const index = this.#snapshots.findIndex((each) => each.name === snapshot?.name);
+    if (snapshot?.kind === "keep") this.#snapshots.push({ name: snapshot.name, model: this.#model.copy() });
+    if (snapshot?.kind === "drop") this.#snapshots.splice(index, 1);
+    if (snapshot?.kind === "apply") this.#model = this.#snapshots[index]?.model.copy() ?? this.#model;
+    const virtualSizeBytes = this.#model.sizeBytes;
+    this.#current = { ...this.current, layout: { ...layout, ...change.layout, virtualSizeBytes } };
   }
 }
 

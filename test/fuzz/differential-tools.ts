@@ -9,7 +9,7 @@ import type { CliContext } from "../../src/cli/context.ts";
 import { run } from "../../src/cli/main.ts";
 import { type GateOptions, type ImageFormat, openImage } from "../../src/format/index.ts";
 import { openForWriting } from "../../src/format/open/open-for-writing.ts";
-import { makeNodeStorage } from "../../src/storage/index.ts";
+import { makeNodeStorage, type Storage } from "../../src/storage/index.ts";
 
 export interface Printed {
   readonly status: number;
@@ -23,18 +23,30 @@ export class Tools {
   readonly folder: string;
   /** Every command, as it could be given to a shell. */
   readonly log: string[] = [];
-  readonly #storage = makeNodeStorage();
+  /** What came of changes in place, by their verbs. */
+  readonly changes: string[] = [];
+  readonly #storage: Storage;
   readonly #gate: GateOptions;
 
   constructor(folder: string) {
     this.folder = folder;
+    // Names of data files are relative to the current folder, as QEMU takes them.
+    const storage = makeNodeStorage();
+    const host = Object.create(storage.host, { currentFolder: { value: folder } }) as Storage["host"];
+    this.#storage = Object.create(storage, { host: { value: host } }) as Storage;
     this.#gate = { allowPaths: [], currentFolder: folder };
   }
 
-  async qemu(program: "qemu-img" | "qemu-io", words: readonly string[]): Promise<Printed> {
-    this.log.push([program, ...words].map(quote).join(" "));
+  /** folder: where it runs, if not where all is. */
+  async qemu(
+    program: "qemu-img" | "qemu-io",
+    words: readonly string[],
+    folder = this.folder,
+  ): Promise<Printed> {
+    const where = folder === this.folder ? "" : " # on copies";
+    this.log.push(`${[program, ...words].map(quote).join(" ")}${where}`);
     return await new Promise((resolve, reject) => {
-      const options = { cwd: this.folder, timeout: TIME_LIMIT_MS, maxBuffer: 64 * 1024 * 1024 };
+      const options = { cwd: folder, timeout: TIME_LIMIT_MS, maxBuffer: 64 * 1024 * 1024 };
       execFile(program, words, options, (error, stdout, stderr) => {
         const status = error === null ? 0 : error.code;
         if (typeof status === "number") resolve({ status, stdout, stderr });
@@ -76,10 +88,17 @@ export class Tools {
   }
 
   /** The whole disk, as qemu-img convert reads it. */
-  async readByQemu(name: string, format: ImageFormat): Promise<Buffer> {
-    await this.img("qemu", ["convert", "-f", format, "-O", "raw", name, "out.raw"]);
-    const content = await readFile(`${this.folder}/out.raw`);
-    rmSync(`${this.folder}/out.raw`);
+  async readByQemu(
+    name: string,
+    format: string,
+    { folder = this.folder, snapshot }: { readonly folder?: string; readonly snapshot?: string } = {},
+  ): Promise<Buffer> {
+    const which = snapshot === undefined ? [] : ["-l", `snapshot.name=${snapshot}`];
+    const words = ["convert", "-f", format, "-O", "raw", ...which, name, "out.raw"];
+    const { status, stderr } = await this.qemu("qemu-img", words, folder);
+    if (status !== 0) throw new Error(`qemu-img ${words.join(" ")}: exit status ${status}: ${stderr.trim()}`);
+    const content = await readFile(`${folder}/out.raw`);
+    rmSync(`${folder}/out.raw`);
     return content;
   }
 

@@ -27,7 +27,7 @@ const TOLD_EVERY = 100;
 /** What went wrong, with the commands that led there; undefined where nothing did. */
 export async function trySequence(
   seed: number,
-  count: (commands: readonly string[]) => void = () => undefined,
+  count: (commands: readonly string[], changes: readonly string[]) => void = () => undefined,
 ): Promise<string | undefined> {
   const folder = realpathSync(mkdtempSync(`${tmpdir()}/imgtx-differential-`));
   const tools = new Tools(folder);
@@ -40,7 +40,7 @@ export async function trySequence(
     const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
     return `differential, seed ${seed}: ${message}\n${tools.log.map((line) => `  ${line}`).join("\n")}`;
   } finally {
-    count(tools.log);
+    count(tools.log, tools.changes);
     rmSync(folder, { recursive: true, force: true });
   }
 }
@@ -49,9 +49,11 @@ export async function tortureDifferential(options: DifferentialOptions): Promise
   const began = Date.now();
   const problems: string[] = [];
   const counts = { byQemu: 0, byImgtx: 0 };
+  const inPlace = new Map<string, number>();
   let done = 0;
   while (done < options.sequences && Date.now() < options.deadline && problems.length < PROBLEMS_MAX) {
-    const problem = await trySequence(options.seed + done, (commands) => {
+    const problem = await trySequence(options.seed + done, (commands, changes) => {
+      for (const change of changes) inPlace.set(change, (inPlace.get(change) ?? 0) + 1);
       const own = commands.filter((line) => line.startsWith("imgtx")).length;
       counts.byImgtx += own;
       counts.byQemu += commands.length - own;
@@ -69,6 +71,7 @@ export async function tortureDifferential(options: DifferentialOptions): Promise
       `differential, ${Math.round((Date.now() - began) / 1000)} s:`,
       `  sequences ${done}, failures ${problems.length}`,
       `  commands by QEMU ${counts.byQemu}, by imgtx ${counts.byImgtx}`,
+      `  changes in place: ${[...inPlace].map(([what, times]) => `${what} ${times}`).join(", ")}`,
     ],
   };
 }
