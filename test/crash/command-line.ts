@@ -34,12 +34,13 @@ import type { RaceEntry } from "./scenarios/scenarios.ts";
 import { afterProcessDeath, SimulatedMachine } from "./simulated/simulated-disk.ts";
 import { startGuest } from "./simulated/simulated-guest.ts";
 import { startProcess } from "./simulated/simulated-process.ts";
-import { BadState, type Plan, type RunResult, type Subject } from "./subject.ts";
+import { BadState, ownStatus, type Plan, type RunResult, type Subject } from "./subject.ts";
 
 /** Where scenarios live on the simulated disk. */
 const ROOT = "/disks";
 const CWD = `${ROOT}/${WORKSPACE}`;
 const IMAGES = `${ROOT}/images`;
+const PIECE_BYTES = 64 * 1024;
 /** Where the workspace lies while disks are taken away. */
 const STAYS = "/home/ws";
 
@@ -120,7 +121,12 @@ async function layOut(
     const folder = posix.dirname(`${ROOT}/${path}`);
     if (!(await storage.stat(folder))) await storage.makeFolder(folder, 0o755);
     const file = await storage.createFile(`${ROOT}/${path}`, mode ?? 0o644);
-    await file.write(bytes, 0);
+    // With holes, as on a real disk: copies of it are cheap then.
+    for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
+      const piece = bytes.subarray(at, at + PIECE_BYTES);
+      if (piece.some((byte) => byte !== 0)) await file.write(piece, at);
+    }
+    await file.truncate(bytes.length);
     await file.close();
   }
   return machine.tree;
@@ -147,7 +153,7 @@ function subjectFor(
     run: async (storage, argv) => {
       const result = await runCommand(storage, argv, env);
       const lacksWorkspace = startsWithout && argv[0] === "recover" && isLacking(result);
-      return lacksWorkspace ? { ...result, exit: 0 } : result;
+      return lacksWorkspace ? { ...result, exit: 0 } : { ...result, exit: ownStatus(argv, result) };
     },
     async runAfterReboot(machine, argv) {
       // Asked of a copy: recovery is to be the command's own.

@@ -80,6 +80,15 @@ export interface Step {
   readonly orAfter?: readonly string[];
 }
 
+/** `img` has qemu-img's statuses, of which 1 is for all that fails: what it says tells whether that goes on, or is undone. */
+export function ownStatus<Exit extends number | undefined>(
+  [verb]: readonly string[],
+  { exit, text }: { readonly exit: Exit; readonly text: string },
+): Exit | 13 | 16 {
+  if (verb !== "img" || exit !== 1) return exit;
+  return /committed and durable/.test(text) ? 16 : 13;
+}
+
 /** A scenario on a simulated disk. */
 export interface Plan {
   readonly name: string;

@@ -98,17 +98,37 @@ export async function changeImage(
   const requests = requestsFor(owner?.device ?? engine.IMAGE_DEVICE, owner?.root);
   const session = await openSession(invocation, engine, place, owner?.root);
   for (const note of session.recovered) noteRecovered(invocation, note);
+  const close = async (): Promise<void> => {
+    if (owner !== undefined) return;
+    await engine.closeImageSession(context.storage, place, howToRecover(invocation));
+  };
   try {
     await engine.runActions(session, requests, { ...runOptions(invocation), onRequest });
   } catch (error) {
+    await close().catch((cause: unknown) => invocation.console.error(sayLeft(session.root, cause)));
     const told = owner === undefined ? inItsWorkspace(error, session.root, place, engine) : error;
     const isLock = told instanceof ImgtxError && told.lock !== undefined;
     throw isLock ? await explained(invocation, place.operand, () => Promise.reject(told)) : told;
-  } finally {
-    if (owner === undefined) {
-      await engine.closeImageSession(context.storage, place, howToRecover(invocation));
-    }
   }
+  try {
+    await close();
+  } catch (cause) {
+    throw doneButLeft(session.root, cause);
+  }
+}
+
+function sayLeft(root: string, cause: unknown): string {
+  return `'${root}' is left: ${cause instanceof Error ? cause.message : String(cause)}`;
+}
+
+/** The image is what it is to be: a message about the journal's folder alone would have it tried once more. */
+function doneButLeft(root: string, cause: unknown): ImgtxError {
+  return new ImgtxError("E_UNFINISHED", `the change is committed and durable, but ${sayLeft(root, cause)}`, {
+    image: root,
+    changed: true,
+    hint: "the next imgtx command that opens the image takes it away",
+    cause,
+  });
 }
 
 /** The device whose own image it is. E_FAILED where others stand on it, or a transaction elsewhere changes it. */

@@ -18,7 +18,7 @@ import { ImgtxError } from "../../../src/errors/index.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { sampleQcow2, sampleRaw } from "../../helpers/sample-image.ts";
-import { type Call, Killed, killAt } from "../../helpers/storage/watched-storage.ts";
+import { type Call, failAt, Killed, killAt } from "../../helpers/storage/watched-storage.ts";
 import { makeFolder, type Printed, runImg, runQemu } from "../../helpers/cli/against-qemu.ts";
 import { runCli } from "../../helpers/cli/harness.ts";
 
@@ -129,6 +129,26 @@ describe("what an interrupted command left beside an image", () => {
     expect(runQemu(folder, ["info", "a.qcow2"]).stderr).toContain("Unsupported qcow2 feature");
     await img("info a.qcow2");
     expect(runQemu(folder, ["check", "a.qcow2"]).status).toBe(0);
+  });
+
+  test("and can't be taken away after a change is no failure of that change", async () => {
+    let isEmptied = false;
+    const isAfterwards = ({ name, path }: Call): boolean => {
+      const isRemoval = /unlink|remove/i.test(name);
+      const wasEmptied = isEmptied;
+      isEmptied ||= isRemoval && path === at(".a.qcow2.imgtx/.imgtx/table.json");
+      return isRemoval && wasEmptied;
+    };
+    const failing = new ImgtxError("E_IO", "Input/output error");
+    const storage = failAt(makeNodeStorage(), isAfterwards, failing);
+    const ended = await runImg(folder, ["resize", "a.qcow2", "320k"], { program: "imgtx", storage });
+    expect(ended.status).toBe(1);
+    expect(ended.stderr).toContain("the change is committed and durable");
+    expect(await img("info a.qcow2")).toMatchObject({
+      status: 0,
+      stdout: expect.stringContaining("320 KiB") as string,
+    });
+    expect(readdirSync(folder).filter((name) => name.endsWith(".imgtx"))).toEqual([]);
   });
 
   test("is found from a symbolic link to the image, and moves with its folder", async () => {

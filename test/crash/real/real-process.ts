@@ -9,7 +9,7 @@ import { fingerprintFolder } from "./real-folder.ts";
 import { differences, type Violation } from "../report.ts";
 import type { Scenario } from "../scenarios/sample-devices.ts";
 import { runPlain, type Injection } from "./strace.ts";
-import { BadState, type Step } from "../subject.ts";
+import { BadState, ownStatus, type Step } from "../subject.ts";
 
 interface ProcessFigures {
   /** Calls at which the process was killed. */
@@ -47,7 +47,7 @@ const NEXT_COMMANDS: readonly (readonly string[])[] = [["recover"], ["txn", "sta
 const TRIES = 8;
 
 export async function tryProcess(scenario: Scenario, options: ProcessOptions): Promise<ProcessReport> {
-  const { name, files, startsWithout } = scenario;
+  const { name, files, startsWithout = false, recover } = scenario;
   const bench = new RealBench(
     `${name} (process)`,
     { ...scenario, files: files() },
@@ -61,7 +61,7 @@ export async function tryProcess(scenario: Scenario, options: ProcessOptions): P
       befores.push(await bench.observe());
       const wanted = options.steps ?? scenario.studied ?? scenario.steps.map((_, each) => each);
       if (wanted.includes(index)) {
-        const run = { bench, options, report, step, startsWithout: startsWithout === true };
+        const run = { bench, options, report, step, startsWithout, recover };
         await tryStep(run, befores);
       } else await bench.do(step);
     }
@@ -128,13 +128,14 @@ type Judge = (
 
 interface Trial extends StepRun {
   readonly startsWithout: boolean;
+  readonly recover: Scenario["recover"];
   readonly outcomes: ReadonlyMap<string, string>;
   readonly before: string;
 }
 
 /** Tries every call of a step, and leaves the folder as the step without a crash does. */
 async function tryStep(
-  run: StepRun & Pick<Trial, "startsWithout">,
+  run: StepRun & Pick<Trial, "startsWithout" | "recover">,
   befores: readonly string[],
 ): Promise<void> {
   const { bench, step } = run;
@@ -202,19 +203,20 @@ async function judgeStep(
   index: number,
   trail: readonly string[],
 ): Promise<void> {
-  const { bench } = trial;
-  const wanted = outcomesAllowed(trial, result.exit);
+  const { bench, step } = trial;
+  const exit = ownStatus(step.argv, result);
+  const wanted = outcomesAllowed(trial, exit);
   if (!wanted) {
     bench.violate("a wrong exit status", trail, `exit status ${result.exit}\n${result.text}`);
     return;
   }
   // What fails while it is being taken back can only be left to the next command.
-  const takesBack = trial.step.failsForward === true || (trial.step.exit ?? 0) !== 0;
-  if (result.exit === 13 && !takesBack && !bench.hasFilesOf(trial.before)) {
+  const takesBack = step.failsForward === true || (step.exit ?? 0) !== 0;
+  if (exit === 13 && !takesBack && !bench.hasFilesOf(trial.before)) {
     bench.violate("exit status 13, but not rolled back", trail, result.text);
   }
   try {
-    const next = NEXT_COMMANDS[index % NEXT_COMMANDS.length] ?? [];
+    const next = trial.recover ?? NEXT_COMMANDS[index % NEXT_COMMANDS.length] ?? [];
     const mended = await runPlain(bench.launch, next);
     if (mended.exit !== 0 && !(trial.startsWithout && mended.exit === 14)) {
       const detail = `\`${next.join(" ")}\` ends with ${mended.exit}\n${mended.text}`;
@@ -222,7 +224,7 @@ async function judgeStep(
       return;
     }
     const settled = fingerprintFolder(bench.live);
-    await bench.ask(["recover"]);
+    await bench.ask(trial.recover ?? ["recover"]);
     if (fingerprintFolder(bench.live) !== settled) {
       bench.violate("a second recovery changes something (rule 5)", trail, mended.text);
     }
