@@ -1,7 +1,7 @@
 // Makes small qcow2 and raw images as bytes, without src and without qemu, for tests that need disks with
 // something on them wherever they run.
 
-import { seededRandom } from "./random.ts";
+import { type Random, seededRandom } from "./random.ts";
 import { viewOf } from "./guest-content.ts";
 
 export interface SampleImage {
@@ -13,15 +13,21 @@ export interface SampleImage {
   readonly version?: 2 | 3;
   readonly clusterBits?: number;
   readonly backing?: { readonly name: string; readonly format: string };
+  readonly extendedL2?: boolean;
+  /** Where its data lies: see sampleDataFile. */
+  readonly dataFileName?: string;
 }
 
 const COPIED = 1n << 63n;
+/** All subclusters of an extended entry. */
+const ALL_ZERO = 0xffff_ffff_0000_0000n;
 
 export function sampleQcow2(image: SampleImage): Uint8Array {
   const version = image.version ?? 3;
   const clusterBits = image.clusterBits ?? 12;
   const clusterBytes = 2 ** clusterBits;
-  const perTable = clusterBytes / 8;
+  const entryBytes = image.extendedL2 ? 16 : 8;
+  const perTable = clusterBytes / entryBytes;
   const l1Size = Math.ceil(image.virtualSizeBytes / clusterBytes / perTable);
   const l2Tables = [
     ...new Set(
@@ -32,7 +38,8 @@ export function sampleQcow2(image: SampleImage): Uint8Array {
   const l1Start = 2;
   const l2Start = l1Start + l1Clusters;
   const dataStart = l2Start + l2Tables.length;
-  const before = dataStart + image.dataClusters.length;
+  const isExternal = image.dataFileName !== undefined;
+  const before = dataStart + (isExternal ? 0 : image.dataClusters.length);
   const perBlock = clusterBytes / 2;
   const blocks = Math.ceil(before / (perBlock - 1));
   const total = before + blocks;
@@ -46,18 +53,43 @@ export function sampleQcow2(image: SampleImage): Uint8Array {
     view.setUint16(before * clusterBytes + cluster * 2, 1);
   }
   const entryAt = (cluster: number) =>
-    (l2Start + l2Tables.indexOf(Math.floor(cluster / perTable))) * clusterBytes + (cluster % perTable) * 8;
+    (l2Start + l2Tables.indexOf(Math.floor(cluster / perTable))) * clusterBytes +
+    (cluster % perTable) * entryBytes;
   for (const [index, table] of l2Tables.entries()) {
     view.setBigUint64(l1Start * clusterBytes + table * 8, COPIED | BigInt((l2Start + index) * clusterBytes));
   }
   const random = seededRandom(image.seed);
   for (const [index, cluster] of image.dataClusters.entries()) {
-    const host = (dataStart + index) * clusterBytes;
+    const host = isExternal ? cluster * clusterBytes : (dataStart + index) * clusterBytes;
     view.setBigUint64(entryAt(cluster), COPIED | BigInt(host));
-    for (let at = 0; at < clusterBytes; at += 1) bytes[host + at] = random.below(256);
+    if (image.extendedL2) view.setBigUint64(entryAt(cluster) + 8, 0xffff_ffffn);
+    if (!isExternal) fillAtRandom(bytes, { start: host, lengthBytes: clusterBytes }, random);
   }
-  for (const cluster of image.zeroClusters ?? []) view.setBigUint64(entryAt(cluster), 1n);
+  for (const cluster of image.zeroClusters ?? []) {
+    view.setBigUint64(entryAt(cluster) + (image.extendedL2 ? 8 : 0), image.extendedL2 ? ALL_ZERO : 1n);
+  }
   return bytes;
+}
+
+/** What an image with a data file has in it. */
+export function sampleDataFile(image: SampleImage): Uint8Array {
+  const clusterBytes = 2 ** (image.clusterBits ?? 12);
+  const bytes = new Uint8Array(image.virtualSizeBytes);
+  const random = seededRandom(image.seed);
+  for (const cluster of image.dataClusters) {
+    fillAtRandom(bytes, { start: cluster * clusterBytes, lengthBytes: clusterBytes }, random);
+  }
+  return bytes;
+}
+
+/** Of a long range the first bytes: the rest is zeros. */
+function fillAtRandom(
+  bytes: Uint8Array,
+  { start, lengthBytes }: { readonly start: number; readonly lengthBytes: number },
+  random: Random,
+): void {
+  const end = start + Math.min(lengthBytes, 64 * 1024);
+  for (let at = start; at < end; at += 1) bytes[at] = random.below(256);
 }
 
 function writeHeader(
@@ -75,17 +107,25 @@ function writeHeader(
   view.setBigUint64(48, BigInt(2 ** place.clusterBits));
   view.setUint32(56, 1);
   if (place.version >= 3) {
+    const features = (image.extendedL2 ? 16 : 0) + (image.dataFileName === undefined ? 0 : 4);
+    view.setBigUint64(72, BigInt(features));
     view.setUint32(96, 4);
     view.setUint32(100, headerBytes);
   }
-  if (!image.backing) return;
-  const format = Buffer.from(image.backing.format);
-  const name = Buffer.from(image.backing.name);
-  view.setUint32(headerBytes, 0xe2792aca);
-  view.setUint32(headerBytes + 4, format.length);
   const bytes = new Uint8Array(view.buffer, view.byteOffset);
-  bytes.set(format, headerBytes + 8);
-  const nameOffset = headerBytes + 8 + Math.ceil(format.length / 8) * 8 + 8;
+  let end = headerBytes;
+  const extend = (type: number, text: string): void => {
+    const data = Buffer.from(text);
+    view.setUint32(end, type);
+    view.setUint32(end + 4, data.length);
+    bytes.set(data, end + 8);
+    end += 8 + Math.ceil(data.length / 8) * 8;
+  };
+  if (image.dataFileName !== undefined) extend(0x44415441, image.dataFileName);
+  if (!image.backing) return;
+  extend(0xe2792aca, image.backing.format);
+  const name = Buffer.from(image.backing.name);
+  const nameOffset = end + 8;
   bytes.set(name, nameOffset);
   view.setBigUint64(8, BigInt(nameOffset));
   view.setUint32(16, name.length);

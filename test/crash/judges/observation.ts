@@ -5,14 +5,14 @@
 // that were there before keep their inode, so theirs is a fact.
 //
 // What the program writes to in place (a mirror that is brought in sync) is told by its bytes as long as they are what
-// they were at first, and then by its guest's content: a write that was cut off and repeated lies elsewhere in it.
+// they were at first, and then by its guest's content, and that of its internal snapshots: a write that was cut off and repeated lies elsewhere in it.
 // Staging files are told so too, under one name: theirs holds an id, and a statement's number. A fence holds an id as
 // well, which is left out of the bytes.
 
 import { createHash } from "node:crypto";
 import { posix } from "node:path";
 import { readHeader } from "../../helpers/guest-content.ts";
-import { findProblems, type KnownBytes, readGuest, type SeenGuest } from "./seen-images.ts";
+import { findProblems, type KnownBytes, readGuest, readSnapshots, type SeenGuest } from "./seen-images.ts";
 import type { Tree } from "../simulated/disk-tree.ts";
 import { BadState } from "../subject.ts";
 
@@ -161,7 +161,8 @@ function describeContent(view: FolderView, place: WorkspacePlace, entry: FolderE
   if (!changing) return content;
   changing.first ??= content;
   if (content === changing.first) return content;
-  return `guest ${readGuest(view, path, changing.format).digest}`;
+  const snapshots = changing.format === "qcow2" ? readSnapshots(view, path) : [];
+  return [`guest ${readGuest(view, path, changing.format).digest}`, ...snapshots].join(", snapshot ");
 }
 
 const FENCE = /(?<=frozen by imgtx )[a-z0-9]{10}/g;

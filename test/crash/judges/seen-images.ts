@@ -1,7 +1,7 @@
 // What the independent readers say of images, by the bytes of all their files: a rig meets the same image in thousands
 // of states.
 
-import { guestDigest, type ImageBytes, openGuest } from "../../helpers/guest-content.ts";
+import { guestDigest, type ImageBytes, openGuest, openSnapshots } from "../../helpers/guest-content.ts";
 import { structureProblems } from "../../helpers/qcow2-structure.ts";
 
 export interface KnownBytes extends ImageBytes {
@@ -23,6 +23,7 @@ const MOST = 4096;
 
 const guests = new Map<string, SeenGuest>();
 const problems = new Map<string, readonly string[]>();
+const snapshots = new Map<string, readonly string[]>();
 
 export function readGuest(files: Files, path: string, format: string): SeenGuest {
   const opened: KnownBytes[] = [];
@@ -37,6 +38,19 @@ export function readGuest(files: Files, path: string, format: string): SeenGuest
     sizeBytes: guest.sizeBytes,
     digest: guestDigest(guest),
   }));
+}
+
+/** What each internal snapshot of a qcow2 image holds, a line each. */
+export function readSnapshots(files: Files, path: string): readonly string[] {
+  const opened: KnownBytes[] = [];
+  const found = openSnapshots((file) => {
+    const bytes = files.open(file);
+    opened.push(bytes);
+    return bytes;
+  }, path);
+  return once(snapshots, keyOf(opened, "snapshots"), () =>
+    [...found].map(([name, guest]) => `${name} of ${guest.sizeBytes} bytes, ${guestDigest(guest)}`),
+  );
 }
 
 /** See structureProblems. */

@@ -7,6 +7,8 @@ import { cutCopy, cutPower, type PowerOptions, type PowerReport } from "./power-
 import { tryCopy, tryProcess, type ProcessOptions, type ProcessReport } from "./real-process.ts";
 import { raceProcesses } from "./real-races.ts";
 import type { Violation } from "../report.ts";
+import { IMAGE_SCENARIOS } from "../scenarios/image-scenarios.ts";
+import { LAYOUT_SCENARIOS } from "../scenarios/layout-scenarios.ts";
 import { findScenario, RACES, SCENARIOS } from "../scenarios/scenarios.ts";
 
 export interface RealOptions {
@@ -122,7 +124,9 @@ type PowerTrial = Trial<PowerOptions, PowerReport>;
 
 function processTrials(): ProcessTrial[] {
   return [
-    ...SCENARIOS.map((one): ProcessTrial => ({ name: one.name, run: (options) => tryProcess(one, options) })),
+    ...[...SCENARIOS, ...LAYOUT_SCENARIOS, ...IMAGE_SCENARIOS].map(
+      (one): ProcessTrial => ({ name: one.name, run: (options) => tryProcess(one, options) }),
+    ),
     ...COPY_SCENARIOS.map(
       (one): ProcessTrial => ({ name: one.name, run: (options) => tryCopy(one, options) }),
     ),

@@ -1,7 +1,13 @@
 // Disks for the scenarios of the registry, and short ways to write their steps.
 
 import { posix } from "node:path";
-import { sampleQcow2, sampleRaw, type SampleImage, withLongHeader } from "../../helpers/sample-image.ts";
+import {
+  sampleDataFile,
+  sampleQcow2,
+  sampleRaw,
+  type SampleImage,
+  withLongHeader,
+} from "../../helpers/sample-image.ts";
 import type { Step } from "../subject.ts";
 
 export interface SampleFile {
@@ -38,7 +44,7 @@ export const WORKSPACE = "ws";
 const KIB = 1024;
 
 /** A device of the samples: the image, what lies below it, and its overlay's path for the steps. */
-interface SampleDevice {
+export interface SampleDevice {
   readonly name: string;
   readonly image: string;
   readonly format: "qcow2" | "raw";
@@ -111,6 +117,34 @@ export const TORN: SampleDevice = {
     { path: "ws/t.qcow2", bytes: withLongHeader(sampleQcow2({ ...SMALL, dataClusters: [0, 5], seed: 8 })) },
   ],
 };
+
+/**
+ * One of each layout that tables and counts can have: small and large clusters, the old version, extended entries, a
+ * data file. onGolden: they stand on `ws/golden.qcow2`.
+ */
+function layoutDevices(onGolden: boolean): readonly SampleDevice[] {
+  const images = [
+    ["vdc", "../images/c.qcow2", { dataClusters: [1, 9, 300], seed: 4, clusterBits: 9 }],
+    ["vdd", "d.qcow2", { dataClusters: [2], seed: 5, version: 2 }],
+    ["vdl", "l.qcow2", { dataClusters: [1], zeroClusters: [2], seed: 8, clusterBits: 14, extendedL2: true }],
+    ["vdm", "big.qcow2", { dataClusters: [0], seed: 9, clusterBits: 21, virtualSizeBytes: 4096 * KIB }],
+    ["vdf", "f.qcow2", { dataClusters: [1, 3], seed: 10, dataFileName: "f.data" }],
+  ] as const;
+  return images.map(([name, image, options]) => {
+    const golden = image.startsWith("..") ? "../ws/golden.qcow2" : "golden.qcow2";
+    const backing = { name: golden, format: "qcow2" };
+    const sample = { ...SMALL, ...options, ...(onGolden && { backing }) };
+    const data = { path: "ws/f.data", bytes: sampleDataFile(sample), mode: 0o640 };
+    const files = () => [
+      qcow2(posix.join(WORKSPACE, image), sample),
+      ...("dataFileName" in options ? [data] : []),
+    ];
+    return { name, image, format: "qcow2", files };
+  });
+}
+
+export const LAYOUTS = layoutDevices(false);
+export const LAYOUTS_ON_GOLDEN = layoutDevices(true);
 
 /** Files that no command has any business with, named as traps. */
 const BYSTANDERS: readonly SampleFile[] = [

@@ -36,7 +36,7 @@ export class SimulatedProcess implements Storage {
       userName: "tester",
       nameOfUser: (id) => `#${id}`,
       groupsOfUser: () => undefined,
-      currentFolder: "/",
+      currentFolder: "/disks/ws",
       temporaryFolder: "/",
       bootId: machine.bootId,
       machineId: MACHINE_ID,

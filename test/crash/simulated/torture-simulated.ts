@@ -12,6 +12,8 @@ import { runRaces } from "../judges/races.ts";
 import { record } from "./recording.ts";
 import { addReport, emptyReport, type Report } from "../report.ts";
 import { REDUNDANT_FLUSHES } from "../judges/redundant-flushes.ts";
+import { IMAGE_SCENARIOS } from "../scenarios/image-scenarios.ts";
+import { LAYOUT_SCENARIOS } from "../scenarios/layout-scenarios.ts";
 import { RACES, SCENARIOS } from "../scenarios/scenarios.ts";
 
 export interface SimulatedOptions {
@@ -43,8 +45,10 @@ const SHARES = { crashes: 0.4, guests: 0.3, away: 0.3, errors: 0.3, damage: 0.2 
 const DAMAGE_STRIDE = { inSlice: 1, others: 7 };
 const RACE_SEEDS = 200;
 
+const ALL = [...SCENARIOS, ...LAYOUT_SCENARIOS, ...IMAGE_SCENARIOS];
+
 export async function tortureSimulated(options: SimulatedOptions): Promise<SimulatedResult> {
-  const scenarios = SCENARIOS.filter(({ name }) => name.includes(options.only ?? ""));
+  const scenarios = ALL.filter(({ name }) => name.includes(options.only ?? ""));
   const trials = await Promise.all(scenarios.map((scenario) => trialOf(scenario)));
   const run = new Run(options, trials);
   const wants = (part: Part) => options.parts?.includes(part) ?? true;
@@ -106,7 +110,7 @@ class Run {
 
   async away(): Promise<void> {
     const end = partOf(this.#options.deadline, SHARES.away);
-    const entries = SCENARIOS.filter(({ name }) => name.includes(this.#options.only ?? ""));
+    const entries = ALL.filter(({ name }) => name.includes(this.#options.only ?? ""));
     for (const [index, scenario] of entries.entries()) {
       const trial = await awayTrialOf(scenario);
       if (!trial) continue;
