@@ -47,8 +47,10 @@ export type GuestPlace = "data" | "hole" | "end" | number;
 /** What a guest has written, durably. */
 export interface GuestWrite {
   readonly device: string;
-  /** The file that it wrote to. */
+  /** The image that it wrote to. */
   readonly image: string;
+  /** Its files: that image, and its data file where it has one. */
+  readonly files: readonly string[];
   readonly offset: number;
   /** What it finds since, as observed. */
   readonly line: string;

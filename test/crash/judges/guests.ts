@@ -329,20 +329,27 @@ function afterDeath(machine: SimulatedMachine): SimulatedMachine {
 async function putTimesBack(
   machine: SimulatedMachine,
   crash: CrashState,
-  { image }: GuestWrite,
+  { files }: GuestWrite,
 ): Promise<SimulatedMachine> {
-  const before = crash.machine().tree.lookUp(image, true).inode;
-  if (!before) throw new Error(`${image} was there`);
+  const befores = files.map((path) => {
+    const { inode } = crash.machine().tree.lookUp(path, true);
+    if (!inode) throw new Error(`${path} was there`);
+    return { path, inode };
+  });
   if (crash.kind === "process") {
     const process = startProcess(machine);
-    const file = await process.openFile(image, "write");
-    await file.setModified(String(before.modifiedNs));
-    await file.close();
+    for (const { path, inode } of befores) {
+      const file = await process.openFile(path, "write");
+      await file.setModified(String(inode.modifiedNs));
+      await file.close();
+    }
     return afterDeath(machine);
   }
   const tree = machine.tree.fork();
-  const { modifiedNs, changedNs } = before;
-  tree.share({ ...tree.get(before.number), modifiedNs, changedNs });
+  for (const { inode } of befores) {
+    const { number, modifiedNs, changedNs } = inode;
+    tree.share({ ...tree.get(number), modifiedNs, changedNs });
+  }
   return new SimulatedMachine({
     durable: tree,
     boots: machine.boots + 1,
@@ -359,13 +366,13 @@ function isDoubtSaid(text: string, { image }: GuestWrite): boolean {
   return text.split("\n").some((line) => line.includes(image) && line.includes("can't be told"));
 }
 
-/** But for the files that hold what the guest wrote: the one that it wrote to, and a mirror that was brought in sync. */
-function withoutWritten(observed: string, { image }: GuestWrite): string {
+/** But for the files that hold what the guest wrote: those that it wrote to, and a mirror that was brought in sync. */
+function withoutWritten(observed: string, { files }: GuestWrite): string {
   return observed
     .split("\n")
     .filter(
       (line) =>
-        !line.startsWith(`file ${image} `) &&
+        !files.some((path) => line.startsWith(`file ${path} `)) &&
         !/^(guest of the mirror|history) /.test(line) &&
         !/^file .* guest [0-9a-f]+/.test(line),
     )

@@ -45,6 +45,7 @@ export async function startGuest(
   return {
     device: name,
     image: path,
+    files: filesOf(machine, path, format),
     offset,
     line: describeGuest(name, after),
     text: `a guest of ${name} writes to ${path} at ${offset}`,
@@ -62,6 +63,11 @@ async function write(
   await image.write(bytes, guestOffset(offset));
   await image.flush("guest");
   await image.close();
+}
+
+function filesOf(machine: SimulatedMachine, path: string, format: string): string[] {
+  const { dataFileName } = format === "qcow2" ? readHeader(imageIn(machine.tree, path), path) : {};
+  return [path, ...(dataFileName === undefined ? [] : [posix.resolve(posix.dirname(path), dataFileName)])];
 }
 
 /** Whether QEMU would refuse it: it opens nothing that stands on a fence. */
