@@ -2,7 +2,7 @@ import { describe, expect } from "vitest";
 import { oracle } from "../helpers/oracles.ts";
 import { trySequence } from "./differential.ts";
 
-const SEQUENCES = 10;
+const SEQUENCES = 6;
 
 const qemu = oracle("qemu-img", "qemu-io");
 

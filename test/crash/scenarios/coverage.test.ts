@@ -40,6 +40,7 @@ const ACTIONS: Readonly<Record<ActionKind, Lacking>> = {
   "bitmap-merge": { refuses: ["version 2"] },
   amend: {},
   repair: {},
+  "repair-undo": {},
   // It changes nothing: it is there to fail.
   refuse: { isNone: true },
   mirror: {},

@@ -58,7 +58,9 @@ const WITH_SECOND_WORD: readonly string[] = ["device", "internal-snapshot", "bit
 
 function kindOf([verb = "", second = "", ...rest]: readonly string[]): string {
   if (WITH_SECOND_WORD.includes(verb)) return `${verb}-${second}`;
-  return verb === "mirror" && [second, ...rest].includes("--cancel") ? "mirror-cancel" : verb;
+  const options = [second, ...rest];
+  if (verb === "repair" && options.includes("--undo")) return "repair-undo";
+  return verb === "mirror" && options.includes("--cancel") ? "mirror-cancel" : verb;
 }
 
 function devicesIn(

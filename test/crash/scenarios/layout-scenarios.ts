@@ -193,7 +193,15 @@ const IN_PLACE: readonly Batches[] = [
     name: "amend",
     steps: (devices) => [[`amend ${names(devices)} -o compat=1.1,lazy_refcounts=on`]],
   },
-  { name: "repair", isLeaking: true, steps: (devices) => [[`repair ${names(devices)}`]] },
+  {
+    name: "repair",
+    isLeaking: true,
+    steps: (devices) => [
+      devices.map(({ name }) => `repair ${name} --keep-undo ${name}.undo`),
+      devices.map(({ name }) => `repair ${name} --undo ${name}.undo`),
+      [`repair ${names(devices)}`],
+    ],
+  },
 ];
 
 export const LAYOUT_SCENARIOS: readonly Scenario[] = [...PLAIN, ...IN_PLACE].flatMap(scenariosOf);
