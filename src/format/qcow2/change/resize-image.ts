@@ -29,6 +29,7 @@ import type { WriterState } from "../write/writer-state.ts";
 import { cutTables } from "./cut-tables.ts";
 import { rereadHeader } from "./reread-header.ts";
 import { resizeBitmaps } from "./resize-bitmaps.ts";
+import { dropEmptyBlocks } from "./shrink-refcounts.ts";
 
 interface ResizedFiles {
   readonly file: StorageFile;
@@ -133,11 +134,14 @@ async function resizeQcow2(
 
 async function shrinkQcow2(link: Qcow2Link, files: ResizedFiles, sizeBytes: number): Promise<void> {
   const { file, dataFile } = files;
-  const state = await openWriterState(link, { ...files, isOrdered: true, keepsBitmaps: true });
+  const open = openCountedOnce(files);
+  const state = await open(link);
   await state.begin();
   await cutTables(state, sizeBytes);
   await state.finish();
-  const end = await state.findUsedEnd();
+  const cut = await rereadHeader(link, file);
+  await dropEmptyBlocks(file, cut.header);
+  const end = await (await open(cut)).findUsedEnd();
   if (end < (await file.stat()).sizeBytes) await file.truncate(end);
   if (dataFile !== file) await dataFile.truncate(sizeBytes);
 }
@@ -149,15 +153,16 @@ async function growQcow2(
   sizeBytes: number,
 ): Promise<void> {
   const { clusterBits, clusterSizeBytes, hasExtendedL2, hasRawExternalData, l1Size } = link.header;
+  const open = openCountedOnce(files);
   if (await hasTablesBehindEnd(link, files.file)) {
-    const state = await openWriterState(link, { ...files, isOrdered: true, keepsBitmaps: true });
+    const state = await open(link);
     await state.begin();
     await cutTables(state, link.virtualSizeBytes);
     await state.flush("tables-past-the-end");
     await state.finish();
   }
   const isL1Larger = countL1Entries(sizeBytes, clusterBits, hasExtendedL2) > l1Size;
-  if (isL1Larger) await growL1Table(await rereadHeader(link, files.file), files, sizeBytes);
+  if (isL1Larger) await growL1Table(await rereadHeader(link, files.file), files, sizeBytes, open);
   if (hasRawExternalData) {
     await files.dataFile.truncate(sizeBytes);
     await files.dataFile.flush("larger-data-file");
@@ -168,7 +173,20 @@ async function growQcow2(
   const end = Math.min(sizeBytes, Math.max(below, alignUp(start, clusterSizeBytes)));
   if (start >= end) return;
   const grown = { ...(await rereadHeader(link, files.file)), virtualSizeBytes: sizeBytes };
-  await hide(grown, files, opened, guestRange(start, end - start));
+  await hide(grown, await open(grown), opened, guestRange(start, end - start));
+}
+
+type OpenState = (link: Qcow2Link) => Promise<WriterState>;
+
+/** All that is in use is counted, as the first state has it looked at; what is changed here leaves it so. */
+function openCountedOnce(files: ResizedFiles): OpenState {
+  let isCounted = false;
+  return async (link) => {
+    const options = { ...files, isOrdered: true, keepsBitmaps: true };
+    const state = await openWriterState(link, options, { isCounted });
+    isCounted = true;
+    return state;
+  };
 }
 
 /** The VM state of an internal snapshot that was applied: QEMU leaves it there, and it would show in a larger disk. */
@@ -181,15 +199,41 @@ async function hasTablesBehindEnd({ header }: Qcow2Link, file: StorageFile): Pro
 }
 
 /** An L1 table that maps the larger disk. On disk the size is still the old one. */
-async function growL1Table(link: Qcow2Link, files: ResizedFiles, sizeBytes: number): Promise<void> {
+async function growL1Table(
+  link: Qcow2Link,
+  files: ResizedFiles,
+  sizeBytes: number,
+  open: OpenState,
+): Promise<void> {
   const { header } = link;
   const l1Size = countL1Entries(sizeBytes, header.clusterBits, header.hasExtendedL2);
-  const state = await openWriterState(link, { ...files, isOrdered: true, keepsBitmaps: true });
+  if (await hasRoomForEntries(link, files.file, l1Size)) {
+    const end = header.l1TableOffset + l1Size * TABLE_ENTRY_BYTES;
+    if ((await files.file.stat()).sizeBytes < end) {
+      await files.file.truncate(end);
+      await files.file.flush("l1-entries-before-header");
+    }
+    await files.file.write(encodeTablePlace(l1Size, header.l1TableOffset), HEADER_AT.l1Size);
+    return;
+  }
+  const state = await open(link);
   await state.begin();
   const table = new Uint8Array(l1Size * TABLE_ENTRY_BYTES);
   table.set(await readBytes(files.file, header.l1TableOffset, header.l1Size * TABLE_ENTRY_BYTES));
   await replaceL1Table(state, table);
   await state.finish();
+}
+
+/**
+ * Whether the table's last cluster has these entries as well, as zeros. Nothing is allocated for them then, so that it
+ * does not matter whether the rest of the image is counted.
+ */
+async function hasRoomForEntries({ header }: Qcow2Link, file: StorageFile, l1Size: number): Promise<boolean> {
+  const { clusterSizeBytes, l1TableOffset } = header;
+  const before = header.l1Size * TABLE_ENTRY_BYTES;
+  const after = l1Size * TABLE_ENTRY_BYTES;
+  if (before === 0 || after > Math.ceil(before / clusterSizeBytes) * clusterSizeBytes) return false;
+  return (await readBytes(file, l1TableOffset + before, after - before)).every((byte) => byte === 0);
 }
 
 /** Another active L1 table, at another place. Returns that. The state's own tables are of no use afterwards. */
@@ -208,12 +252,11 @@ export async function replaceL1Table(state: WriterState, table: Uint8Array): Pro
 /** What is past the old end reads as zeros. */
 async function hide(
   grown: Qcow2Link,
-  files: ResizedFiles,
+  state: WriterState,
   opened: OpenedImage,
   range: GuestRange,
 ): Promise<void> {
   const below = opened.layers.slice(1);
-  const state = await openWriterState(grown, { ...files, isOrdered: true, keepsBitmaps: true });
   const writer = new Qcow2Writer(state, new WriterLayer(grown, state), below, () => Promise.resolve());
   await writer.writeZeroes(range, below.length === 0);
   await writer.flush("zeros-before-size");
