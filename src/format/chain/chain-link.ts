@@ -3,6 +3,7 @@
 //
 // Invariant: no format is guessed as raw where another image led here; a guest could have written that.
 
+import { alignDown, alignUp } from "../../units/index.ts";
 import type { FileStat, StorageFile } from "../../storage/index.ts";
 import { notQcow2, unknownFormat } from "./chain-errors.ts";
 import { type Fingerprint, fingerprintOpened } from "../fingerprint.ts";
@@ -95,12 +96,12 @@ export async function readLink(
     throw unknownFormat(path, probed, overlayPath);
   const common = { path, name: undefined, file, stat, dataFile: undefined, warnings: [] };
   if (format === "raw" || isGuessed) {
-    const virtualSizeBytes = Math.ceil(stat.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
+    const virtualSizeBytes = alignUp(stat.sizeBytes, SECTOR_BYTES);
     const fingerprint = await fingerprintOpened(file, stat, undefined);
     return { link: { ...common, format: "raw", virtualSizeBytes, header: undefined, fingerprint }, probed };
   }
   const header = await readQcow2Header(file, head, stat.sizeBytes, path, { mayLackTables: true });
-  const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
+  const virtualSizeBytes = alignDown(header.size, SECTOR_BYTES);
   const fingerprint = await fingerprintOpened(file, stat, head);
   return { link: { ...common, format: "qcow2", virtualSizeBytes, header, fingerprint }, probed };
 }

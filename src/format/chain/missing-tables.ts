@@ -5,6 +5,7 @@
 // Invariant: zeros in the place of an L1 table are believed only where that can lose nothing: no cluster is
 // counted as used but by the header and the refcounts themselves. What counts more has lost its tables.
 
+import { alignUp } from "../../units/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { tableMissing } from "../qcow2/codec/header-tables.ts";
@@ -35,7 +36,7 @@ export async function judgeMissingTables(
   const { sizeBytes } = await file.stat();
   const ends = header.missingTables.map(({ end }) => end);
   const { clusterSizeBytes } = header;
-  const start = Math.ceil(sizeBytes / clusterSizeBytes) * clusterSizeBytes;
+  const start = alignUp(sizeBytes, clusterSizeBytes);
   const error = tableMissing(missing);
   throw error.reworded(`${error.message}: ${describeCutOff({ start, end: Math.max(...ends), sizeBytes })}`, {
     image: path,

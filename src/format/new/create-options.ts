@@ -2,6 +2,7 @@
 //
 // Invariant: refusals are E_USAGE in qemu-img's words, found in qemu-img's order, before a file is made.
 
+import { alignUp } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { ImageFormat } from "../image-format.ts";
 import {
@@ -229,7 +230,7 @@ export function settleVirtualSize(
 ): number {
   const sizeBytes = virtualSizeBytes ?? backingSizeBytes;
   if (sizeBytes === undefined) throw usage("Image creation needs a size parameter", "size");
-  return Math.ceil(sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
+  return alignUp(sizeBytes, SECTOR_BYTES);
 }
 
 export function imageTooLarge(format: ImageFormat): ImgtxError {

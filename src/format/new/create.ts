@@ -9,7 +9,7 @@
 //   leaves it where it was, where a preallocated image may show it to the guest.
 
 import type { StorageFile } from "../../storage/index.ts";
-import { clusterIndex, hostOffset, startOf } from "../../units/index.ts";
+import { alignUp, clusterIndex, hostOffset, startOf } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   type CreateOptions,
@@ -138,7 +138,7 @@ export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise
   }
   // QEMU preallocates whole clusters, there too.
   const clusterBytes = choices.preallocation === "off" ? 1 : 2 ** choices.clusterBits;
-  const dataBytes = Math.ceil(plan.virtualSizeBytes / clusterBytes) * clusterBytes;
+  const dataBytes = alignUp(plan.virtualSizeBytes, clusterBytes);
   if (dataFile !== undefined && !choices.keepDataFile) {
     warnings.push(...giveHints(dataFile, plan.hints));
     await growFile(dataFile, dataBytes, choices.preallocation);

@@ -3,6 +3,7 @@
 // Invariant: zeros count the same whether they are stored or a hole. A copy of the file, or another file system, has
 // the same digest for the same bytes.
 
+import { alignDown, alignUp } from "../../units/index.ts";
 import { createHash } from "node:crypto";
 import type { StorageFile } from "../../storage/index.ts";
 import { isZero } from "./zero-blocks.ts";
@@ -17,9 +18,9 @@ export async function digestContent(file: StorageFile): Promise<string | null> {
   if (sizeBytes > LIMIT_BYTES) return null;
   const hash = createHash("sha256").update(`${sizeBytes}\n`);
   for (let at = await file.seekData(0); at !== undefined && at < sizeBytes; ) {
-    const start = Math.floor(at / BLOCK_BYTES) * BLOCK_BYTES;
+    const start = alignDown(at, BLOCK_BYTES);
     const hole = Math.min(await file.seekHole(at), sizeBytes);
-    const end = Math.min(Math.ceil(hole / BLOCK_BYTES) * BLOCK_BYTES, sizeBytes);
+    const end = Math.min(alignUp(hole, BLOCK_BYTES), sizeBytes);
     const bytes = new Uint8Array(end - start);
     await file.read(bytes, start);
     for (let block = 0; block < bytes.length; block += BLOCK_BYTES) {

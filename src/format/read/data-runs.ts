@@ -1,5 +1,6 @@
 // Where in a chunk there is data, and where zeros that need not be stored.
 
+import { nextUnit } from "../../units/index.ts";
 import { isZero } from "./zero-blocks.ts";
 
 export interface DataRun {
@@ -24,7 +25,7 @@ export function findDataRuns(chunk: Uint8Array, chunkStart: number, options: Run
   // Blocks lie at multiples of their size in the target.
   let start = 0;
   while (start < chunk.length) {
-    const end = Math.min(chunk.length, (Math.floor((chunkStart + start) / step) + 1) * step - chunkStart);
+    const end = Math.min(chunk.length, nextUnit(chunkStart + start, step) - chunkStart);
     if (!isZeroBlock(chunk, start, end)) {
       const last = runs.at(-1);
       if (last !== undefined && !isWorthAGap(chunkStart + last.end, chunkStart + start, options))

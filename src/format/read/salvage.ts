@@ -1,7 +1,7 @@
 // Reading what can be read of a damaged image: a sector that can't be read becomes zeros, and is told of.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { type GuestOffset, offsetBy } from "../../units/index.ts";
+import { alignUp, type GuestOffset, offsetBy } from "../../units/index.ts";
 import type { Image } from "../image.ts";
 import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
 
@@ -26,7 +26,7 @@ export async function readSalvaging(
       salvage.onLost(offset, error);
       return;
     }
-    const half = Math.ceil(target.length / 2 / SECTOR_BYTES) * SECTOR_BYTES;
+    const half = alignUp(target.length / 2, SECTOR_BYTES);
     await readSalvaging(image, target.subarray(0, half), offset, salvage);
     await readSalvaging(image, target.subarray(half), offsetBy(offset, half), salvage);
   }

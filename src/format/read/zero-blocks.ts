@@ -1,6 +1,7 @@
 // Finding zeros, and differences, in bytes that were read. Whole blocks are compared by memcmp: it ends at
 // the first byte that differs, so that data costs next to nothing and zeros run at the speed of memory.
 
+import { alignUp } from "../../units/index.ts";
 import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
 
 const ZEROS = new Uint8Array(1024 * 1024);
@@ -19,7 +20,7 @@ export function findDifference(first: Uint8Array, second: Uint8Array): number | 
   let start = 0;
   let length = first.length;
   while (length > SECTOR_BYTES) {
-    const half = Math.ceil(length / 2 / SECTOR_BYTES) * SECTOR_BYTES;
+    const half = alignUp(length / 2, SECTOR_BYTES);
     const end = start + half;
     if (Buffer.compare(first.subarray(start, end), second.subarray(start, end)) === 0) {
       start = end;

@@ -1,6 +1,7 @@
 // What an image holds where a log changes it: what the log replaces, what it makes, a sector that was written by half,
 // or something else.
 
+import { alignDown } from "../../units/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { type Change, changedSectors, type ChangedPages, type FreedPages } from "./changes.ts";
 import { type FenceBytes, setFence } from "./guard.ts";
@@ -94,7 +95,7 @@ async function compareHole(file: StorageFile, change: FreedPages, tell: SectorSi
   for (let at = change.start; at < end; ) {
     const data = await file.seekData(at);
     if (data === undefined || data >= end) return;
-    const start = Math.max(change.start, Math.floor(data / SECTOR_BYTES) * SECTOR_BYTES);
+    const start = Math.max(change.start, alignDown(data, SECTOR_BYTES));
     const stop = Math.min(end, await file.seekHole(data), start + PIECE_BYTES);
     const present = await readPadded(file, start, stop - start);
     for (let from = 0; from < present.length; from += SECTOR_BYTES) {

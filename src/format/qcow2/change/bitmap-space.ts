@@ -10,7 +10,7 @@
 //   find yet.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import { clusterAt, type HostOffset, hostOffset, offsetBy } from "../../../units/index.ts";
+import { alignUp, clusterAt, type HostOffset, hostOffset, offsetBy } from "../../../units/index.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
 import { quoteName, shellQuote } from "../../quote-name.ts";
@@ -125,14 +125,14 @@ export class BitmapSpace {
     const old = isValid ? findExtension(extensions, "bitmaps") : undefined;
     const oldStart = old?.bitmapDirectoryOffset ?? hostOffset(0);
     const oldSize = old?.bitmapDirectorySize ?? 0;
-    const oldBytes = Math.ceil(oldSize / clusterBytes) * clusterBytes;
+    const oldBytes = alignUp(oldSize, clusterBytes);
     // No name of what has gone is left in clusters that are free, or after the new end.
     if (oldSize > 0) await this.write(new Uint8Array(oldSize), oldStart);
     const bytes = encodeBitmapDirectory(bitmaps);
     const fits = bytes.length <= oldBytes;
     const start = fits ? oldStart : await this.store(bytes);
     if (fits) await this.write(bytes, start);
-    const keptBytes = fits ? Math.ceil(bytes.length / clusterBytes) * clusterBytes : 0;
+    const keptBytes = fits ? alignUp(bytes.length, clusterBytes) : 0;
     if (oldBytes > keptBytes) await this.freeMetadata(offsetBy(oldStart, keptBytes), oldBytes - keptBytes);
     if (bitmaps.length === 0) return undefined;
     return {

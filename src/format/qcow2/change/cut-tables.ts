@@ -5,6 +5,7 @@
 //   the counts fall, and the snapshot keeps it.
 // - What is let go of is bounded in memory: counts fall after some tables, not after all.
 
+import { alignUp } from "../../../units/index.ts";
 import type { L2Entry } from "../codec/l2-table.ts";
 import { countL2Entries, measureL2Entry } from "../codec/l2-table.ts";
 import type { L2Table } from "../write/l2-tables.ts";
@@ -20,7 +21,7 @@ export async function cutTables(state: WriterState, sizeBytes: number): Promise<
   const layout = makeEntryLayout(header, header.backingFileName !== undefined);
   const punches = punchesFreed(state);
   const { spanBytes } = state.tables;
-  const end = Math.ceil(sizeBytes / layout.clusterBytes) * layout.clusterBytes;
+  const end = alignUp(sizeBytes, layout.clusterBytes);
   const first = Math.floor(end / spanBytes);
   const kept = (end - first * spanBytes) / layout.clusterBytes;
   for (let l1Index = first; l1Index < header.l1Size; l1Index += 1) {

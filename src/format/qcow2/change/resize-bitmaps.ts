@@ -5,6 +5,7 @@
 //   larger disk, nor, when it grows again, what was cut off.
 // - As for all changes of bitmaps, the file is one that is staged.
 
+import { alignUp } from "../../../units/index.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
 import { readBytes } from "../../read-header.ts";
 import { requireFit } from "../check/check-bitmaps.ts";
@@ -37,9 +38,7 @@ async function resizeOne(space: BitmapSpace, bitmap: BitmapEntry, sizeBytes: num
   await cutBits(space, bitmap, table, keptBits);
   const kept = table.subarray(0, entries * TABLE_ENTRY_BYTES);
   const tableBytes = bitmapTableSize * TABLE_ENTRY_BYTES;
-  const [oldBytes, newBytes] = [tableBytes, kept.length].map(
-    (bytes) => Math.ceil(bytes / clusterBytes) * clusterBytes,
-  );
+  const [oldBytes, newBytes] = [tableBytes, kept.length].map((bytes) => alignUp(bytes, clusterBytes));
   if (oldBytes === newBytes) {
     await space.write(table, bitmapTableOffset);
     return { ...bitmap, bitmapTableSize: entries };

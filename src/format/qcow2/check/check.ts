@@ -9,7 +9,7 @@
 
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
-import { clusterIndex } from "../../../units/index.ts";
+import { alignDown, alignUp, clusterIndex } from "../../../units/index.ts";
 import { checkBitmaps } from "./check-bitmaps.ts";
 import { ClusterCounts, NoCounts } from "./check-counts.ts";
 import { CheckFindings, type CheckResult, type CheckWatch, type FindingSink } from "./check-findings.ts";
@@ -55,7 +55,7 @@ async function check(
   { corrected, onCounted, leavesOutRefcounts = false }: CheckWatch,
 ): Promise<CheckResult> {
   // QEMU knows a file's size in whole sectors.
-  const sizeBytes = Math.ceil((await file.stat()).sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
+  const sizeBytes = alignUp((await file.stat()).sizeBytes, SECTOR_BYTES);
   const header = await readCheckHeader(file, sizeBytes);
   const clusterSizeBytes = 2 ** header.clusterBits;
   const clusters = Math.ceil(sizeBytes / clusterSizeBytes);
@@ -78,7 +78,7 @@ async function check(
   if (onCounted) onCounted(counts);
   else counts.release();
   await tellWrongFlags(scan, stored, findings);
-  const virtualSizeBytes = Math.floor(header.size / SECTOR_BYTES) * SECTOR_BYTES;
+  const virtualSizeBytes = alignDown(header.size, SECTOR_BYTES);
   return {
     corruptions: findings.corruptions,
     leaks: findings.leaks,

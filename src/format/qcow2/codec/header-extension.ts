@@ -9,7 +9,7 @@
 // - There may be no end mark only where the backing file name ends the area, as the first versions of qemu-img wrote it.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import type { HostOffset } from "../../../units/index.ts";
+import { alignUp, type HostOffset } from "../../../units/index.ts";
 import { hostOffset, safeNumber } from "../../../units/index.ts";
 import { FEATURE_TYPES, type FeatureName } from "./features.ts";
 import { BACKING_FORMAT_BYTES_MAX } from "./limits.ts";
@@ -304,5 +304,5 @@ function corrupt(message: string, field: string, offset: number): ImgtxError {
 }
 
 export function roundUpTo8(length: number): number {
-  return Math.ceil(length / 8) * 8;
+  return alignUp(length, 8);
 }

@@ -4,6 +4,7 @@
 // Invariant: nothing is read here. A forged header is refused before a byte of memory is taken for what it
 // claims (CVE-2014-0142 to 0147).
 
+import { alignUp } from "../../../units/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { AUTOCLEAR_BIT, INCOMPATIBLE_BIT } from "./features.ts";
 import { HEADER_AT, type HeaderFields } from "./header.ts";
@@ -53,7 +54,7 @@ export function checkTables(
   checkExtensionsAgainstHeader(fields, extensions);
   const clusterSizeBytes = 2 ** fields.clusterBits;
   // A last cluster that is cut short reads as zeros to its end, so it counts as whole.
-  const end = Math.ceil(sizeBytes / clusterSizeBytes) * clusterSizeBytes;
+  const end = alignUp(sizeBytes, clusterSizeBytes);
   const tables = listTables(fields, extensions, clusterSizeBytes);
   for (const table of tables) checkAlignment(table, clusterSizeBytes);
   const used = tables.filter((table) => table.lengthBytes > 0);

@@ -8,7 +8,7 @@
 //   snapshots whose tables are damaged.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import { type HostOffset, hostOffset, safeNumber } from "../../../units/index.ts";
+import { alignUp, type HostOffset, hostOffset, safeNumber } from "../../../units/index.ts";
 import { roundUpTo8 } from "./header-extension.ts";
 import {
   L1_TABLE_BYTES_MAX,
@@ -146,7 +146,7 @@ export function judgeSnapshotTable(
   if (entry.l1TableOffset === 0) {
     throw corrupt("Snapshot L1 table offset invalid: it lies on the header", "l1_table_offset");
   }
-  const end = Math.ceil(fileSizeBytes / clusterSizeBytes) * clusterSizeBytes;
+  const end = alignUp(fileSizeBytes, clusterSizeBytes);
   if (entry.l1TableOffset + lengthBytes > end) {
     throw corrupt("Snapshot L1 table ends past the end of the file", "l1_table_offset");
   }

@@ -11,7 +11,7 @@
 // - The header's cluster is never given back.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import { type ClusterIndex, clusterIndex, offsetBy, startOf } from "../../../units/index.ts";
+import { type ClusterIndex, clusterIndex, nextUnit, offsetBy, startOf } from "../../../units/index.ts";
 import { REFCOUNT_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { countBlockEntries, countRefcountClusters, type RefcountLayout } from "../codec/refcount-table.ts";
 
@@ -155,7 +155,7 @@ export class ClusterAllocator {
       });
     }
     for (let at = start; at < end; ) {
-      const count = Math.min(end, (Math.floor(at / this.blockEntries) + 1) * this.blockEntries) - at;
+      const count = Math.min(end, nextUnit(at, this.blockEntries)) - at;
       await store.change(at, count, 1);
       at = offsetBy(at, count);
     }

@@ -5,7 +5,15 @@
 // - Pure: no file is touched, and a plan of many TiB is small. What it says is written by write-new-image.ts.
 // - Every cluster in use has a refcount of 1, the refcount structures themselves included.
 
-import { type ClusterIndex, clusterIndex, type HostOffset, offsetBy, startOf } from "../../../units/index.ts";
+import {
+  alignDown,
+  alignUp,
+  type ClusterIndex,
+  clusterIndex,
+  type HostOffset,
+  offsetBy,
+  startOf,
+} from "../../../units/index.ts";
 import { ClusterAllocator } from "./cluster-allocator.ts";
 import { countL1Entries, L1_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { type ClusterRange, NewImageCounts } from "./new-image-counts.ts";
@@ -111,14 +119,14 @@ class Planning {
   /** Maps the whole disk as one who writes all of it in order would. */
   async #mapAsNeeded(): Promise<void> {
     const { virtualSizeBytes } = this.#request;
-    const mostBytes = Math.floor(MAPPED_BYTES_MAX / this.#clusterBytes) * this.#clusterBytes;
+    const mostBytes = alignDown(MAPPED_BYTES_MAX, this.#clusterBytes);
     let guest = 0;
     while (guest < virtualSizeBytes) {
       const wanted = Math.min(virtualSizeBytes - guest, mostBytes);
       const { hostOffset, lengthBytes } = await this.#mapInOneGo(guest, wanted);
       guest += lengthBytes;
       if (!this.#request.hasDataFile) {
-        this.#dataEnd = Math.ceil((hostOffset + lengthBytes) / this.#clusterBytes) * this.#clusterBytes;
+        this.#dataEnd = alignUp(hostOffset + lengthBytes, this.#clusterBytes);
       }
     }
   }

@@ -3,7 +3,15 @@
 // Invariant: memory is that of the directory and of one cluster of bits at a time.
 
 import { ImgtxError, placed, withPlace } from "../../../errors/index.ts";
-import { earliest, endOf, guestOffset, type GuestRange, offsetBy, rangeTo } from "../../../units/index.ts";
+import {
+  alignUp,
+  earliest,
+  endOf,
+  guestOffset,
+  type GuestRange,
+  offsetBy,
+  rangeTo,
+} from "../../../units/index.ts";
 import { DAMAGE_HINT, type ChainLink } from "../../chain/chain-link.ts";
 import {
   type BitmapEntry,
@@ -82,7 +90,7 @@ export async function* readBitmapTable(
   entries: number,
 ): AsyncGenerator<BitmapTableEntry> {
   const clusterBits = link.header?.clusterBits ?? 0;
-  const fileEnd = Math.ceil(link.stat.sizeBytes / 2 ** clusterBits) * 2 ** clusterBits;
+  const fileEnd = alignUp(link.stat.sizeBytes, 2 ** clusterBits);
   const wanted = Math.min(entries, bitmap.bitmapTableSize);
   for (let first = 0; first < wanted; first += TABLE_ENTRIES_AT_ONCE) {
     const count = Math.min(TABLE_ENTRIES_AT_ONCE, wanted - first);

@@ -4,6 +4,7 @@
 // - Memory is bounded: one read two reads of at most GROUP_BYTES at a time, and a few clusters of each.
 // - A cluster of which only a part was asked for is kept, since the next read most likely wants another part.
 
+import { alignDown } from "../../../units/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { loadDeflateUnpacker, loadZstd } from "../../../storage/index.ts";
 import { forEachLimited } from "../../read/limited.ts";
@@ -58,7 +59,7 @@ export class CompressedReader {
     const { run } = piece;
     const place = target.subarray(run.start - targetStart, run.start - targetStart + run.lengthBytes);
     if (run.lengthBytes === this.#clusterBytes) return this.#decompressInto(place, piece);
-    const guestStart = Math.floor(run.start / this.#clusterBytes) * this.#clusterBytes;
+    const guestStart = alignDown(run.start, this.#clusterBytes);
     let kept = this.#kept;
     if (kept?.guestStart !== guestStart) {
       kept = { guestStart, cluster: new Uint8Array(this.#clusterBytes) };

@@ -8,7 +8,14 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
-import { type GuestOffset, guestOffset, type HostOffset, offsetBy } from "../../../units/index.ts";
+import {
+  alignDown,
+  alignUp,
+  guestOffset,
+  type GuestOffset,
+  type HostOffset,
+  offsetBy,
+} from "../../../units/index.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
 import { decodeL1Entry, joinOffset } from "../codec/l1-table.ts";
@@ -86,7 +93,7 @@ export class Qcow2Layer implements LayerReader {
     this.#l1 = options.l1Table ?? { fileOffset: header.l1TableOffset, entries: header.l1Size };
     this.#clusterBytes = header.clusterSizeBytes;
     this.#tableSpan = this.#clusterBytes * countL2Entries(header);
-    this.#fileEnd = Math.ceil(link.stat.sizeBytes / this.#clusterBytes) * this.#clusterBytes;
+    this.#fileEnd = alignUp(link.stat.sizeBytes, this.#clusterBytes);
     this.#metadata = listMetadata(header, this.#l1);
     this.#compressed = new CompressedReader(link);
     this.#scanner = new L2Scanner(header, {
@@ -153,7 +160,7 @@ export class Qcow2Layer implements LayerReader {
       return end;
     }
     const perSlice = SLICE_BYTES / TABLE_ENTRY_BYTES;
-    const firstIndex = Math.floor(index / perSlice) * perSlice;
+    const firstIndex = alignDown(index, perSlice);
     const count = Math.min(perSlice, this.#l1.entries - firstIndex);
     const l1Offset = this.#l1.fileOffset + firstIndex * TABLE_ENTRY_BYTES;
     const l1 = this.#tables.find(l1Offset) ?? (await this.#tables.load(l1Offset, count * TABLE_ENTRY_BYTES));

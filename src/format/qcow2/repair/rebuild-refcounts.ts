@@ -4,7 +4,7 @@
 // Invariant: they go after all that the file has. Nothing that was ever there is written over.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import { clusterIndex } from "../../../units/index.ts";
+import { clusterIndex, nextUnit } from "../../../units/index.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
 import { writeRefcounts } from "../change/refcount-width.ts";
 import { checkQcow2 } from "../check/check.ts";
@@ -64,7 +64,7 @@ function fill(
   refcountOrder: number,
 ): void {
   for (let at = first; at < end; ) {
-    const chunkEnd = Math.min(end, (Math.floor(at / CHUNK_CLUSTERS) + 1) * CHUNK_CLUSTERS);
+    const chunkEnd = Math.min(end, nextUnit(at, CHUNK_CLUSTERS));
     const chunk = counts.low[Math.floor(at / CHUNK_CLUSTERS)] ?? NO_COUNTS;
     for (let cluster = at; cluster < chunkEnd; cluster += 1) {
       if (chunk[cluster % CHUNK_CLUSTERS] === 0) continue;

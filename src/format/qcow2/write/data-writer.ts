@@ -8,9 +8,10 @@
 
 import {
   clusterAt,
-  type GuestOffset,
   guestOffset,
+  type GuestOffset,
   type HostOffset,
+  nextUnit,
   offsetBy,
   startOf,
 } from "../../../units/index.ts";
@@ -64,7 +65,7 @@ export class DataWriter {
     const { spanBytes } = this.#state.tables;
     const end = offset + lengthOf(source);
     for (let start = offset; start < end; ) {
-      const stop = Math.min(end, (Math.floor(start / spanBytes) + 1) * spanBytes);
+      const stop = Math.min(end, nextUnit(start, spanBytes));
       await this.#writeInTable(cut(source, start - offset, stop - offset), start);
       start = guestOffset(stop);
     }

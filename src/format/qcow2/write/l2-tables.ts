@@ -8,7 +8,7 @@
 
 import { ImgtxError, placed } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
-import type { HostOffset } from "../../../units/index.ts";
+import { alignDown, alignUp, type HostOffset } from "../../../units/index.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
 import { decodeL1EntryAt, encodeL1EntryAt, type L1Entry } from "../codec/l1-table.ts";
 import { countL2Entries, toHalves } from "../codec/l2-table.ts";
@@ -63,7 +63,7 @@ export class L2Tables {
     const l1 = new Uint8Array(lengthBytes);
     l1.set(await readBytes(file, header.l1TableOffset, lengthBytes));
     const tables = new L2Tables(options, l1);
-    const fileEnd = Math.ceil(fileSizeBytes / clusterSizeBytes) * clusterSizeBytes;
+    const fileEnd = alignUp(fileSizeBytes, clusterSizeBytes);
     for (let index = 0; index < header.l1Size; index += 1) {
       const at = header.l1TableOffset + index * TABLE_ENTRY_BYTES;
       const entry = tables.#entry(index);
@@ -178,8 +178,8 @@ export class L2Tables {
   }
 
   async #write(table: L2Table): Promise<void> {
-    const from = Math.floor(table.dirtyFrom / SECTOR_BYTES) * SECTOR_BYTES;
-    const to = Math.min(Math.ceil(table.dirtyTo / SECTOR_BYTES) * SECTOR_BYTES, this.#clusterBytes);
+    const from = alignDown(table.dirtyFrom, SECTOR_BYTES);
+    const to = Math.min(alignUp(table.dirtyTo, SECTOR_BYTES), this.#clusterBytes);
     if (from >= to) return;
     const bytes = Buffer.from(table.halves.slice(from / 4, to / 4).buffer).swap32();
     table.dirtyFrom = this.#clusterBytes;

@@ -7,8 +7,10 @@
 // - With extended L2 entries the unit of copying is the subcluster, except where all of the cluster moves.
 
 import {
-  type GuestOffset,
+  alignDown,
+  alignUp,
   guestOffset,
+  type GuestOffset,
   type HostOffset,
   hostOffset,
   offsetBy,
@@ -214,8 +216,8 @@ function roundOut(
   unit: number,
 ): { from: GuestOffset; to: GuestOffset } {
   return {
-    from: guestOffset(Math.floor(start / unit) * unit),
-    to: guestOffset(Math.ceil(end / unit) * unit),
+    from: guestOffset(alignDown(start, unit)),
+    to: guestOffset(alignUp(end, unit)),
   };
 }
 

@@ -10,6 +10,7 @@
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import {
+  alignUp,
   clusterAt,
   type ClusterIndex,
   clusterIndex,
@@ -92,7 +93,7 @@ export class Refcounts implements CountStore {
     metadata.claim("refcount table", header.refcountTableOffset, lengthBytes);
     const bytes = await readBytes(file, header.refcountTableOffset, lengthBytes);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const fileEnd = Math.ceil(fileSizeBytes / clusterSizeBytes) * clusterSizeBytes;
+    const fileEnd = alignUp(fileSizeBytes, clusterSizeBytes);
     const table = new Float64Array(lengthBytes / TABLE_ENTRY_BYTES);
     for (let at = 0; at + TABLE_ENTRY_BYTES <= bytes.length; at += TABLE_ENTRY_BYTES) {
       const offset = hostOffset(view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4));

@@ -17,6 +17,7 @@
 import { ImgtxError } from "../../../errors/index.ts";
 import { type StorageFile, Turnstile } from "../../../storage/index.ts";
 import {
+  alignUp,
   clusterAt,
   type ClusterIndex,
   type HostOffset,
@@ -98,7 +99,7 @@ export class WriterState {
     const { sizeBytes } = await file.stat();
     const refcounts = await Refcounts.open({ ...files, metadata }, sizeBytes);
     const tables = await L2Tables.open({ ...files, metadata }, sizeBytes);
-    const highWater = Math.ceil(sizeBytes / header.clusterSizeBytes) * header.clusterSizeBytes;
+    const highWater = alignUp(sizeBytes, header.clusterSizeBytes);
     return new WriterState(files, { tables, refcounts, metadata }, highWater);
   }
 
@@ -247,7 +248,7 @@ export class WriterState {
       if (room < lengthBytes) {
         const start = startOf(await this.#allocator.reserveOne(), clusterBytes);
         this.metadata.requireClear("a new cluster", start, clusterBytes);
-        if (offset !== 0 && Math.ceil(offset / clusterBytes) * clusterBytes === start) room += clusterBytes;
+        if (offset !== 0 && alignUp(offset, clusterBytes) === start) room += clusterBytes;
         else [offset, room] = [start, clusterBytes];
       }
       const first = clusterAt(offset, clusterBytes);
@@ -257,7 +258,7 @@ export class WriterState {
     }
     const end = offsetBy(offset, lengthBytes);
     this.#freeByte = end % clusterBytes === 0 ? hostOffset(0) : end;
-    this.#highWater = Math.max(this.#highWater, Math.ceil(end / clusterBytes) * clusterBytes);
+    this.#highWater = Math.max(this.#highWater, alignUp(end, clusterBytes));
     return offset;
   }
 
