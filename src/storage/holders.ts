@@ -15,16 +15,30 @@ const LOCK_LINE = /^lock:/m;
 const WRITER_LINE = /^flags:\s*[0-7]*[1-35-7]$/m;
 const INODE_LINE = /^ino:\s*(\d+)$/m;
 
-/** Those that hold locks on the file first, then by pid. */
-export function findHolders(stat: FileStat): Holder[] {
-  const holders = quietly(() => readdirSync("/proc"), [])
+/** Of each file those that hold locks on it first, then by pid. All of /proc is looked at once, for however many. */
+export function findHolders(stats: readonly FileStat[]): Holder[][] {
+  const inodes = new Set(stats.map(({ inode }) => inode));
+  const processes = quietly(() => readdirSync("/proc"), [])
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .map((name) => inspectProcess(name, stat))
-    .filter((holder) => holder !== undefined)
-    .sort((a, b) => Number(b.holdsLock) - Number(a.holdsLock) || a.pid - b.pid);
-  holders.push(...findLoopDevices(stat));
-  if (holders.some((holder) => holder.holdsLock === true) || !isLockedByHidden(stat)) return holders;
-  return [{ pid: HIDDEN_PID, program: HIDDEN_PROGRAM, holdsLock: true }, ...holders];
+    .map((pid) => ({ pid, open: findOpenFiles(pid, inodes) }))
+    .filter(({ open }) => open.length > 0);
+  const loops = findLoopDevices(inodes);
+  const locks = quietly(() => readFileSync("/proc/locks", "utf8"), "");
+  return stats.map((stat) => {
+    const holders = processes
+      .map(({ pid, open }) => inspectProcess(pid, open.filter(isOf(stat))))
+      .filter((holder) => holder !== undefined)
+      .sort((a, b) => Number(b.holdsLock) - Number(a.holdsLock) || a.pid - b.pid);
+    holders.push(...loops.filter(isOf(stat)).map(({ holder }) => holder));
+    if (holders.some((holder) => holder.holdsLock === true) || !isLockedByHidden(stat, locks)) return holders;
+    return [{ pid: HIDDEN_PID, program: HIDDEN_PROGRAM, holdsLock: true }, ...holders];
+  });
+}
+
+type Place = Pick<FileStat, "fileSystem" | "inode">;
+
+function isOf({ fileSystem, inode }: Place): (place: Place) => boolean {
+  return (place) => place.inode === inode && place.fileSystem === fileSystem;
 }
 
 /** For a message: "pid 4711 (qemu-system-x86)"; with several, the first three. */
@@ -48,38 +62,30 @@ function listHolders(holders: readonly Holder[]): string {
   return shown.join(", ");
 }
 
-function inspectProcess(pid: string, stat: FileStat): Holder | undefined {
-  const descriptors = quietly(() => readdirSync(`/proc/${pid}/fd`), []).filter((descriptor) =>
-    isSameFile(pid, descriptor, stat),
-  );
-  if (descriptors.length === 0) return undefined;
+interface OpenFile extends Place {
+  readonly descriptor: string;
+}
+
+function inspectProcess(pid: string, open: readonly OpenFile[]): Holder | undefined {
+  if (open.length === 0) return undefined;
+  const infos = open.map(({ descriptor }) => readDescriptorInfo(pid, descriptor));
   return {
     pid: Number(pid),
     program: programOf(pid),
-    holdsLock: descriptors.some((descriptor) => LOCK_LINE.test(readDescriptorInfo(pid, descriptor))),
-    writes: descriptors.some((descriptor) => WRITER_LINE.test(readDescriptorInfo(pid, descriptor))),
+    holdsLock: infos.some((info) => LOCK_LINE.test(info)),
+    writes: infos.some((info) => WRITER_LINE.test(info)),
   };
 }
 
 /** Loop devices have a file open inside the kernel, where no process shows it. */
-function findLoopDevices(stat: FileStat): Holder[] {
-  return quietly(() => readdirSync("/sys/block"), [])
-    .filter((name) => {
-      const backing = quietly(
-        () => readFileSync(`/sys/block/${name}/loop/backing_file`, "utf8").trimEnd(),
-        "",
-      );
-      const stats = backing.startsWith("/")
-        ? quietly(() => statSync(backing, { bigint: true }), undefined)
-        : undefined;
-      return String(stats?.ino) === stat.inode && String(stats?.dev) === stat.fileSystem;
-    })
-    .map((name) => ({
-      pid: HIDDEN_PID,
-      program: `/dev/${name}`,
-      holdsLock: false,
-      writes: quietly(() => readFileSync(`/sys/block/${name}/ro`, "utf8").trimEnd(), "0") === "0",
-    }));
+function findLoopDevices(inodes: ReadonlySet<string>): (Place & { readonly holder: Holder })[] {
+  return quietly(() => readdirSync("/sys/block"), []).flatMap((name) => {
+    const backing = quietly(() => readFileSync(`/sys/block/${name}/loop/backing_file`, "utf8").trimEnd(), "");
+    const place = backing.startsWith("/") ? placeOf(backing, inodes) : undefined;
+    if (!place) return [];
+    const writes = quietly(() => readFileSync(`/sys/block/${name}/ro`, "utf8").trimEnd(), "0") === "0";
+    return [{ ...place, holder: { pid: HIDDEN_PID, program: `/dev/${name}`, holdsLock: false, writes } }];
+  });
 }
 
 function programOf(pid: string): string {
@@ -91,27 +97,32 @@ function programOf(pid: string): string {
   return whole.startsWith(name) ? whole : name;
 }
 
-function isSameFile(pid: string, descriptor: string, stat: FileStat): boolean {
+function findOpenFiles(pid: string, inodes: ReadonlySet<string>): OpenFile[] {
   // Sockets, pipes and the like are told by their link, files by the inode in fdinfo. Only a file that
   // matches is stat'ed: that would hang on a dead network file system.
-  const path = `/proc/${pid}/fd/${descriptor}`;
-  if (!quietly(() => readlinkSync(path), "").startsWith("/")) return false;
-  const inode = INODE_LINE.exec(readDescriptorInfo(pid, descriptor))?.[1];
-  if (inode !== undefined && inode !== stat.inode) return false;
+  return quietly(() => readdirSync(`/proc/${pid}/fd`), []).flatMap((descriptor) => {
+    const path = `/proc/${pid}/fd/${descriptor}`;
+    if (!quietly(() => readlinkSync(path), "").startsWith("/")) return [];
+    const inode = INODE_LINE.exec(readDescriptorInfo(pid, descriptor))?.[1];
+    if (inode !== undefined && !inodes.has(inode)) return [];
+    const place = placeOf(path, inodes);
+    return place ? [{ ...place, descriptor }] : [];
+  });
+}
+
+function placeOf(path: string, inodes: ReadonlySet<string>): Place | undefined {
   const stats = quietly(() => statSync(path, { bigint: true }), undefined);
-  return String(stats?.ino) === stat.inode && String(stats?.dev) === stat.fileSystem;
+  const inode = String(stats?.ino);
+  return stats && inodes.has(inode) ? { inode, fileSystem: String(stats.dev) } : undefined;
 }
 
 function readDescriptorInfo(pid: string, descriptor: string): string {
   return quietly(() => readFileSync(`/proc/${pid}/fdinfo/${descriptor}`, "utf8"), "");
 }
 
-/** Whether /proc/locks knows of more locks on the file than this process holds itself. */
-function isLockedByHidden(stat: FileStat): boolean {
-  const all = countLocks(
-    quietly(() => readFileSync("/proc/locks", "utf8"), ""),
-    stat,
-  );
+/** Whether /proc/locks, whose text it is given, knows of more locks on the file than this process holds itself. */
+function isLockedByHidden(stat: FileStat, locks: string): boolean {
+  const all = countLocks(locks, stat);
   if (all === 0) return false;
   const own = quietly(() => readdirSync("/proc/self/fd"), [])
     .map((descriptor) => countLocks(readDescriptorInfo("self", descriptor), stat))

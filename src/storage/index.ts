@@ -11,6 +11,7 @@ export type {
   FileStat,
   FileSystemTraits,
   Holder,
+  Space,
   Host,
   LeaseAnswer,
   LockKind,

@@ -22,6 +22,7 @@ import {
   realpathSync,
   renameSync,
   rmdirSync,
+  statfsSync,
   statSync,
   symlinkSync,
   unlinkSync,
@@ -36,7 +37,7 @@ import { NodeFile } from "./node-file.ts";
 import { makeNodeHost } from "./node-host.ts";
 import type { PlaceToAsk } from "./place-calls.ts";
 import { fsyncInPool } from "./pool-calls.ts";
-import type { FileStat, OpenOptions, RemoveFolderOptions, Storage, StorageFile } from "./storage.ts";
+import type { FileStat, OpenOptions, RemoveFolderOptions, Space, Storage, StorageFile } from "./storage.ts";
 import { loadSystemCalls, type SystemCalls } from "./system-calls.ts";
 import { renameWithoutReplacing } from "./rename-without-replacing.ts";
 import { reserveSpace } from "./space-reservation.ts";
@@ -109,8 +110,15 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     },
     readSymlink: async (path) => explained("read the symbolic link", path, () => readlinkSync(path)),
     reserveSpace: async (folder, lengthBytes) => await reserveSpace(folder, lengthBytes, native),
-    findHolders: async (stat) => findHolders(stat),
+    findHolders: async (stat) => findHolders([stat])[0] ?? [],
+    findAllHolders: async (stats) => findHolders(stats),
+    measureSpace: async (path) => explained("ask for the space of", path, () => spaceOf(path)),
   };
+}
+
+function spaceOf(path: string): Space {
+  const { bavail, blocks, bsize } = statfsSync(path);
+  return { freeBytes: bavail * bsize, totalBytes: blocks * bsize };
 }
 
 async function openRegularFile(

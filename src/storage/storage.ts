@@ -250,6 +250,11 @@ export interface Reservation {
   release(): Promise<void>;
 }
 
+export interface Space {
+  readonly freeBytes: number;
+  readonly totalBytes: number;
+}
+
 /** All paths are absolute. */
 export interface RemoveFolderOptions {
   readonly onlyFlat?: boolean;
@@ -304,4 +309,8 @@ export interface Storage {
    * shows none; pid 0 stands for one that holds a lock and is hidden. describeHolders puts it into words.
    */
   findHolders(stat: FileStat): Promise<Holder[]>;
+  /** The same of several files, for about the price of one. */
+  findAllHolders(stats: readonly FileStat[]): Promise<Holder[][]>;
+  /** Of the file system of an existing path, for whoever this process is. */
+  measureSpace(path: string): Promise<Space>;
 }

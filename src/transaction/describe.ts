@@ -311,7 +311,12 @@ async function lookAtTop(scene: Scene, entry: DeviceEntry, currentFolder: string
   try {
     return {
       virtualSizeBytes: chain.links[0]?.virtualSizeBytes ?? null,
-      chain: chain.links.map(({ path, format }) => ({ image: path, format })),
+      chain: await Promise.all(
+        chain.links.map(async ({ path, format, stat, dataFile }) => {
+          const data = await dataFile?.file.stat();
+          return { image: path, format, allocatedBytes: stat.allocatedBytes + (data?.allocatedBytes ?? 0) };
+        }),
+      ),
       fences: chain.links.flatMap(({ path, header }) => (header?.isFenced === true ? [path] : [])),
       standing: await lookAtMirror(scene, entry, { present: chain, currentFolder }),
     };

@@ -4,6 +4,7 @@ export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./c
 export { describeDevices, listGenerations } from "./describe.ts";
 export { listSnapshots, showSnapshot } from "./describe-snapshots.ts";
 export { promiseHook } from "./hooks.ts";
+export { describeStatus, type StatusDescription, withHolders } from "./status.ts";
 export { closeImageSession, IMAGE_DEVICE, openImageSession } from "./engine/image-session.ts";
 export { settleBeside } from "./recover/beside.ts";
 export { type DeviceSnapshots, listInternalSnapshots } from "./internal-snapshots.ts";

@@ -7,6 +7,17 @@ import type { ActionReport, KeptFile } from "./request.ts";
 export interface ChainElement {
   readonly image: string;
   readonly format: ImageFormat;
+  /** What it takes on the disk, with its data file. Left out: nobody looked. */
+  readonly allocatedBytes?: number;
+}
+
+/** A program that has an image of a device's chain open, or its mirror. */
+export interface HolderDescription {
+  readonly image: string;
+  /** 0: the kernel itself, or a process that is hidden. */
+  readonly pid: number;
+  readonly program: string;
+  readonly role: "writer" | "reader" | "unknown";
 }
 
 export interface MirrorStanding {
@@ -43,6 +54,8 @@ export interface DeviceDescription {
   } | null;
   /** A mirror whose making was cut off, and how far it had come. Undefined: nobody looked. */
   readonly unfinishedCopy?: { readonly image: string; readonly copiedBytes: number } | null;
+  /** Who has its images open. Left out: nobody looked. */
+  readonly holders?: readonly HolderDescription[];
   /** The path by which other programs open it; null where the view has to leave it out. */
   readonly view: string | null;
   /** Id of the open transaction that holds it. */

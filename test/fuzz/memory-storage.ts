@@ -150,6 +150,8 @@ function makeStorage(disk: MemoryDisk, watch: Watch): Storage {
     setOwner: notHere,
     readSymlink: notHere,
     findHolders: async () => [],
+    findAllHolders: async (stats) => stats.map(() => []),
+    measureSpace: notHere,
   };
 }
 

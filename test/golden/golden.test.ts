@@ -58,6 +58,7 @@ function filter(text: string, ids: ReadonlyMap<string, string>): string {
         time.includes("T") ? "2012-03-05T14:03:11.000Z" : "2012-03-05 14:03:11Z",
       )
       .replaceAll(/(?<="transaction": "|\dZ {2})[a-z0-9]{10}(?=[" ])/g, "xxxxxxxxxx")
+      .replaceAll(/(?<="allocated-size": )\d+/g, "4096")
       // In the order of the ids, which are random.
       .replaceAll(/(?<=say which one with --txn: )[^"\n]*/g, "...")
       .replaceAll(/ \(pid \d+/g, " (pid 4711")

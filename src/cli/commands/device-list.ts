@@ -42,7 +42,8 @@ export const deviceList: PlainCommand = {
   },
   async execute(invocation) {
     const { engine, session } = await openToRead(invocation);
-    const list = await engine.describeDevices(session, undefined);
+    const { generation, devices } = await engine.describeDevices(session, undefined);
+    const list = { generation, devices: await engine.withHolders(session, devices) };
     invocation.report.answer(list, invocation.report.quiet ? NAMES : TABLE);
     if (list.devices.length === 0) invocation.report.advice("no devices yet: imgtx device add NAME FILE");
     const isSound = list.devices.every(({ state }) => state === "ok");

@@ -33,7 +33,7 @@ export const deviceShow: PlainCommand = {
     const name = invocation.input.argument("NAME");
     const { engine, session } = await openToRead(invocation);
     const { devices } = await engine.describeDevices(session, [name]);
-    const [device] = devices;
+    const [device] = await engine.withHolders(session, devices);
     if (device === undefined) throw new ImgtxError("E_NO_DEVICE", `there is no device '${name}'`);
     invocation.report.answer(device, DEVICE);
     return 0;

@@ -96,6 +96,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/device-show.ts")).deviceShow,
   },
   {
+    path: ["status"],
+    summary: "one screen: devices, snapshots, space, and what is wrong",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/status.ts")).status,
+  },
+  {
     path: ["tree"],
     summary: "draw the chains of the devices",
     section: "Workspace and devices",

@@ -9,7 +9,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
-import type { FileStat, FileSystemTraits, Holder, Host } from "../../storage/index.ts";
+import type { FileStat, FileSystemTraits, Holder, Host, Space } from "../../storage/index.ts";
 import type { OpenOptions, Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import type { LogEnd } from "./log-scan.ts";
 import { RedoLog, removeRedoLog } from "./redo-log.ts";
@@ -238,6 +238,14 @@ export class StagedStorage implements Storage {
 
   async findHolders(stat: FileStat): Promise<Holder[]> {
     return await this.#below.findHolders(stat);
+  }
+
+  async findAllHolders(stats: readonly FileStat[]): Promise<Holder[][]> {
+    return await this.#below.findAllHolders(stats);
+  }
+
+  async measureSpace(path: string): Promise<Space> {
+    return await this.#below.measureSpace(path);
   }
 
   #asStaged(stat: FileStat | undefined): FileStat | undefined {

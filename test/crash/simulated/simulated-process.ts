@@ -5,6 +5,7 @@ import type {
   FileStat,
   FileSystemTraits,
   Holder,
+  Space,
   Host,
   OpenOptions,
   Reservation,
@@ -223,6 +224,16 @@ export class SimulatedProcess implements Storage {
   async findHolders(): Promise<Holder[]> {
     await this.turn();
     return [];
+  }
+
+  async findAllHolders(stats: readonly FileStat[]): Promise<Holder[][]> {
+    await this.turn();
+    return stats.map(() => []);
+  }
+
+  async measureSpace(): Promise<Space> {
+    await this.turn();
+    return { freeBytes: 2 ** 40, totalBytes: 2 ** 40 };
   }
 
   /** Gives way to whatever else runs, then goes on if the process is still alive. */

@@ -1,0 +1,140 @@
+// The facts of a status, one line each, in the order in which an operator wants them: what is wrong comes with its device.
+
+import { formatBytes } from "../../units/index.ts";
+import type { StatusDescription } from "../../transaction/index.ts";
+import type { Canvas } from "./canvas.ts";
+import { drawFrozen, sayStanding } from "./chain.ts";
+import { drawTime } from "./layout.ts";
+
+/** A problem is what `--check` ends with 1 for. */
+export interface Fact {
+  readonly subject: string;
+  readonly level: "fact" | "note" | "problem";
+  readonly text: string;
+}
+
+/** Below this a disk counts as full: a snapshot is made, and the guest that writes to it stands still. */
+const LOW_SHARE = 0.05;
+const STALE_MS = 24 * 3_600_000;
+const DAYS_TOLD = 365;
+
+export function listFacts(status: StatusDescription): Fact[] {
+  return [
+    { subject: "workspace", level: "fact", text: `${status.root}, generation ${status.generation}` },
+    { subject: "devices", level: "fact", text: sayDevices(status) },
+    { subject: "snapshots", level: "fact", text: saySnapshots(status) },
+    ...status.snapshots.problems.map(({ number, text }) => ({
+      subject: "snapshots",
+      level: "problem" as const,
+      text: `${number}: ${text}`,
+    })),
+    ...status.spaces.map((space) => factOfSpace(space, status)),
+    ...status.devices.flatMap((device) => factsOfDevice(device)),
+    ...status.transactions.map((transaction) => factOfTransaction(transaction, status)),
+    ...factsOfNotes(status),
+  ];
+}
+
+export function drawStatus(status: StatusDescription, { paint }: Canvas): string[] {
+  const facts = listFacts(status);
+  const width = Math.max(...facts.map(({ subject }) => subject.length));
+  const colour = (level: Fact["level"], text: string): string =>
+    level === "fact" ? text : level === "note" ? paint.yellow(text) : paint.red(text);
+  return facts.map(({ subject, level, text }) => {
+    const mark = level === "problem" ? "problem: " : "";
+    return `${paint.bold(subject.padEnd(width))}  ${colour(level, `${mark}${text}`)}`;
+  });
+}
+
+function sayDevices({ devices }: StatusDescription): string {
+  if (devices.length === 0) return "none";
+  const depths = devices.map(({ chain }) => chain.length);
+  const [least, most] = [Math.min(...depths), Math.max(...depths)];
+  const sound = devices.filter(({ state }) => state === "ok").length;
+  const depth = least === most ? String(most) : `${least} to ${most}`;
+  const unsound = sound === devices.length ? "all sound" : `${devices.length - sound} not sound`;
+  return `${devices.length}, ${unsound}, chains of ${depth} image${most === 1 ? "" : "s"}`;
+}
+
+function saySnapshots({ snapshots: { count, newest }, now }: StatusDescription): string {
+  if (!newest) return "none";
+  const name = newest.name === null ? "" : ` (${newest.name})`;
+  const age = newest.created === null ? "" : `, ${sayAge(Date.parse(now) - Date.parse(newest.created))} old`;
+  return `${count}, the newest ${newest.number}${name}${age}`;
+}
+
+function factOfSpace(
+  { folder, freeBytes, totalBytes, allocatedBytes }: StatusDescription["spaces"][number],
+  { snapshots: { bytesPerDay } }: StatusDescription,
+): Fact {
+  const isLow = freeBytes < totalBytes * LOW_SHARE;
+  const days = bytesPerDay === null || bytesPerDay === 0 ? Infinity : freeBytes / bytesPerDay;
+  const forecast =
+    days > DAYS_TOLD || bytesPerDay === null
+      ? ""
+      : `; full in ${Math.floor(days)} days at ${formatBytes(bytesPerDay)} a day, as the last snapshots grew`;
+  return {
+    subject: "space",
+    level: isLow ? "problem" : days < 7 ? "note" : "fact",
+    text: `${folder}: ${formatBytes(freeBytes)} free of ${formatBytes(totalBytes)}, images take ${formatBytes(allocatedBytes)}${forecast}`,
+  };
+}
+
+function factsOfDevice(device: StatusDescription["devices"][number]): Fact[] {
+  const { name: subject, problems, holders = [], frozen, mirror, unfinishedCopy } = device;
+  const fact = (level: Fact["level"], text: string): Fact => ({ subject, level, text });
+  const standing = mirror?.standing;
+  const syncedAt = mirror?.syncedAt ?? null;
+  const last = syncedAt === null ? "" : `, last in sync ${drawTime(syncedAt)}`;
+  const isBehind = standing?.problem === null && standing.behindBytes !== 0;
+  return [
+    ...problems.map((text) => fact("problem", text)),
+    ...(frozen ? [fact("note", drawFrozen(device))] : []),
+    ...(isBehind ? [fact("fact", `mirror ${mirror?.image}: ${sayStanding(standing)}${last}`)] : []),
+    ...(unfinishedCopy ? [fact("note", `unfinished copy ${unfinishedCopy.image}`)] : []),
+    ...holders.map(({ image, pid, program, role }) => {
+      const who = pid === 0 ? program : `pid ${pid} (${program})`;
+      return fact("fact", `open in ${who}${role === "unknown" ? "" : `, a ${role}`}: ${image}`);
+    }),
+  ];
+}
+
+function factOfTransaction(
+  transaction: StatusDescription["transactions"][number],
+  { now }: StatusDescription,
+): Fact {
+  const { id, name, state, started, user, devices, busy, problem } = transaction;
+  const ageMs = started === null ? 0 : Date.parse(now) - Date.parse(started);
+  const isStale = state === "open" && !busy && ageMs > STALE_MS;
+  const words = [
+    `${state}${busy ? ", busy" : ""}${isStale ? ", stale" : ""}`,
+    ...(started === null ? [] : [`for ${sayAge(ageMs)}`]),
+    ...(user === null ? [] : [`by ${user}`]),
+    ...(devices.length === 0 ? [] : [`holds ${devices.join(" ")}`]),
+    ...(problem === null ? [] : [problem]),
+  ];
+  const isProblem =
+    problem !== null || state === "damaged" || ((state === "committed" || state === "aborted") && !busy);
+  return {
+    subject: `txn ${id}${name === null ? "" : ` (${name})`}`,
+    level: isProblem ? "problem" : isStale ? "note" : "fact",
+    text: words.join(", "),
+  };
+}
+
+/** What waits is told with its transaction. */
+function factsOfNotes({ notes, transactions }: StatusDescription): Fact[] {
+  const ids = new Set(transactions.map(({ id }) => id));
+  return notes
+    .filter(
+      ({ did, transaction }) => ["noted", "reported", "waiting"].includes(did) && !ids.has(transaction ?? ""),
+    )
+    .map(({ text }) => ({ subject: "note", level: "problem" as const, text }));
+}
+
+/** `3 days`, `5 h`, `12 min` */
+function sayAge(milliseconds: number): string {
+  const minutes = Math.max(0, Math.floor(milliseconds / 60_000));
+  if (minutes < 60) return `${minutes} min`;
+  return minutes < 48 * 60 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 60 / 24)} days`;
+}

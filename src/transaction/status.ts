@@ -1,0 +1,164 @@
+// How a workspace stands, for a look and for monitoring: its devices with who has them open, what is not finished, the
+// space that is left, and the snapshots. Reads only, and takes no lock.
+
+import { posix } from "node:path";
+import { readTable } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { FileStat, Holder, Space } from "../storage/index.ts";
+import { describeDevices } from "./describe.ts";
+import { listSnapshots } from "./describe-snapshots.ts";
+import type { RecoveryNote, Session } from "./request.ts";
+import type {
+  DeviceDescription,
+  HolderDescription,
+  SnapshotDescription,
+  TransactionDescription,
+} from "./results.ts";
+
+/** A file system that has images, and what they take there. */
+interface SpaceDescription extends Space {
+  /** The folder of the first of them. */
+  readonly folder: string;
+  readonly allocatedBytes: number;
+}
+
+interface SnapshotSummary {
+  readonly count: number;
+  readonly newest: Pick<SnapshotDescription, "number" | "name" | "created"> | null;
+  /** What of the latest ones is not what it was, a sentence each. */
+  readonly problems: readonly { readonly number: number; readonly text: string }[];
+  /** What the latest ones came to, in a day; null: they are too few, or taken within an hour. */
+  readonly bytesPerDay: number | null;
+}
+
+export interface StatusDescription {
+  readonly root: string;
+  readonly generation: number;
+  /** ISO 8601, UTC. */
+  readonly now: string;
+  readonly devices: readonly DeviceDescription[];
+  readonly transactions: readonly TransactionDescription[];
+  readonly spaces: readonly SpaceDescription[];
+  readonly snapshots: SnapshotSummary;
+  readonly notes: readonly RecoveryNote[];
+}
+
+/** The given transactions are those of the session. */
+export async function describeStatus(
+  session: Session,
+  transactions: readonly TransactionDescription[],
+): Promise<StatusDescription> {
+  const { generation, devices } = await describeDevices(session, undefined);
+  const files = await findFiles(session, devices);
+  return {
+    root: session.root,
+    generation,
+    now: new Date(session.workspace.storage.host.now()).toISOString(),
+    devices: await addHolders(session, devices, files),
+    transactions,
+    spaces: await measureSpaces(session, files),
+    snapshots: await summariseSnapshots(session),
+    notes: session.recovered,
+  };
+}
+
+function imagesOf({ chain, mirror }: DeviceDescription): string[] {
+  return [...chain.map(({ image }) => image), ...(mirror ? [mirror.image] : [])];
+}
+
+/** Those that are there, each once. */
+async function findFiles(
+  { workspace: { storage } }: Session,
+  devices: readonly DeviceDescription[],
+): Promise<ReadonlyMap<string, FileStat>> {
+  const files = new Map<string, FileStat>();
+  for (const image of new Set(devices.flatMap(imagesOf))) {
+    const stat = await unlessUnreadable(async () => await storage.stat(image));
+    if (stat) files.set(image, stat);
+  }
+  return files;
+}
+
+/** The devices with who has their images open, by one look at all processes. */
+export async function withHolders(
+  session: Session,
+  devices: readonly DeviceDescription[],
+): Promise<DeviceDescription[]> {
+  return await addHolders(session, devices, await findFiles(session, devices));
+}
+
+async function addHolders(
+  { workspace: { storage } }: Session,
+  devices: readonly DeviceDescription[],
+  files: ReadonlyMap<string, FileStat>,
+): Promise<DeviceDescription[]> {
+  const found = await storage.findAllHolders([...files.values()]);
+  const holders = new Map([...files.keys()].map((image, index) => [image, found[index] ?? []] as const));
+  return devices.map((device) => ({
+    ...device,
+    holders: imagesOf(device).flatMap((image) =>
+      (holders.get(image) ?? []).map((holder) => describeHolder(image, holder)),
+    ),
+  }));
+}
+
+function describeHolder(image: string, { pid, program, writes }: Holder): HolderDescription {
+  return { image, pid, program, role: writes === undefined ? "unknown" : writes ? "writer" : "reader" };
+}
+
+async function measureSpaces(
+  { workspace: { storage } }: Session,
+  files: ReadonlyMap<string, FileStat>,
+): Promise<SpaceDescription[]> {
+  const byDisk = new Map<string, { folder: string; allocatedBytes: number }>();
+  for (const [image, { fileSystem, allocatedBytes }] of files) {
+    const disk = byDisk.get(fileSystem);
+    if (disk) disk.allocatedBytes += allocatedBytes;
+    else byDisk.set(fileSystem, { folder: posix.dirname(image), allocatedBytes });
+  }
+  const spaces: SpaceDescription[] = [];
+  for (const disk of byDisk.values()) {
+    const space = await unlessUnreadable(async () => await storage.measureSpace(disk.folder));
+    if (space) spaces.push({ ...disk, ...space });
+  }
+  return spaces;
+}
+
+/** As many of the latest as tell how fast a disk fills up. */
+const LATEST = 8;
+const HOUR_MS = 3_600_000;
+
+async function summariseSnapshots(session: Session): Promise<SnapshotSummary> {
+  const { snapshots: kept } = await readTable(session.workspace);
+  const latest = await listSnapshots(session, { count: LATEST });
+  const [newest] = latest;
+  const oldest = latest.at(-1);
+  const times = [newest, oldest].map((one) => Date.parse(one?.created ?? ""));
+  const spanMs = (times[0] ?? Number.NaN) - (times[1] ?? Number.NaN);
+  // What the oldest keeps was written before it was taken.
+  const bytes = latest
+    .slice(0, -1)
+    .flatMap(({ devices }) => devices.map((one) => one.allocatedSizeBytes ?? 0));
+  const total = bytes.reduce((sum, size) => sum + size, 0);
+  return {
+    count: kept.length,
+    newest: newest ? { number: newest.number, name: newest.name, created: newest.created } : null,
+    problems: latest.flatMap(({ number, problem, devices }) =>
+      [...(problem === null ? [] : [problem]), ...devices.flatMap((one) => one.problems)].map((text) => ({
+        number,
+        text,
+      })),
+    ),
+    bytesPerDay: spanMs >= HOUR_MS ? Math.round((total / spanMs) * 24 * HOUR_MS) : null,
+  };
+}
+
+/** What can't be looked at is told as its device's problem. */
+async function unlessUnreadable<T>(look: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await look();
+  } catch (error) {
+    if (error instanceof ImgtxError) return undefined;
+    throw error;
+  }
+}
