@@ -90,6 +90,12 @@ export class Report {
     else stdout.write(linesOf(drawing.text(printableData(data), this.#out)));
   }
 
+  /** What was asked for as JSON, whatever the form of other results. */
+  answerJson(json: object): void {
+    this.stopWaiting();
+    this.#context.stdout.write(`${printableJson(json, 2)}\n`);
+  }
+
   /** What was done: left out under --quiet. */
   done<T>(data: T, drawing: Drawing<T>): void {
     this.stopWaiting();

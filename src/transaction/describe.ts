@@ -312,9 +312,10 @@ async function lookAtTop(scene: Scene, entry: DeviceEntry, currentFolder: string
     return {
       virtualSizeBytes: chain.links[0]?.virtualSizeBytes ?? null,
       chain: await Promise.all(
-        chain.links.map(async ({ path, format, stat, dataFile }) => {
+        chain.links.map(async ({ path, format, virtualSizeBytes, stat, dataFile }) => {
           const data = await dataFile?.file.stat();
-          return { image: path, format, allocatedBytes: stat.allocatedBytes + (data?.allocatedBytes ?? 0) };
+          const allocatedBytes = stat.allocatedBytes + (data?.allocatedBytes ?? 0);
+          return { image: path, format, virtualSizeBytes, allocatedBytes };
         }),
       ),
       fences: chain.links.flatMap(({ path, header }) => (header?.isFenced === true ? [path] : [])),

@@ -3,6 +3,7 @@ export { adoptWorkspace } from "./recover/adopt.ts";
 export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listGenerations } from "./describe.ts";
 export { listSnapshots, showSnapshot } from "./describe-snapshots.ts";
+export { describeTree, type TreeDescription, type TreeImage } from "./tree.ts";
 export { promiseHook } from "./hooks.ts";
 export { describeStatus, type StatusDescription, withHolders } from "./status.ts";
 export { closeImageSession, IMAGE_DEVICE, openImageSession } from "./engine/image-session.ts";

@@ -9,6 +9,8 @@ export interface ChainElement {
   readonly format: ImageFormat;
   /** What it takes on the disk, with its data file. Left out: nobody looked. */
   readonly allocatedBytes?: number;
+  /** Of the disk that it shows. Left out: nobody looked. */
+  readonly virtualSizeBytes?: number;
 }
 
 /** A program that has an image of a device's chain open, or its mirror. */

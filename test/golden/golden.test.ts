@@ -59,6 +59,7 @@ function filter(text: string, ids: ReadonlyMap<string, string>): string {
       )
       .replaceAll(/(?<="transaction": "|\dZ {2})[a-z0-9]{10}(?=[" ])/g, "xxxxxxxxxx")
       .replaceAll(/(?<="allocated-size": )\d+/g, "4096")
+      .replaceAll(/[\d.]+ [KM]?i?B on disk, \d+ min old/g, "4 KiB on disk, 0 min old")
       // In the order of the ids, which are random.
       .replaceAll(/(?<=say which one with --txn: )[^"\n]*/g, "...")
       .replaceAll(/ \(pid \d+/g, " (pid 4711")

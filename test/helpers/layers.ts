@@ -63,6 +63,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   "@koromix/koffi-linux-arm64": ["storage"],
   chalk: ["cli"],
   commander: ["cli"],
+  "string-width": ["cli"],
   ora: ["cli"],
   "node:fs": ["storage"],
   "node:fs/promises": ["storage"],

@@ -103,7 +103,7 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
   },
   {
     path: ["tree"],
-    summary: "draw the chains of the devices",
+    summary: "draw all images as one tree",
     section: "Workspace and devices",
     load: async () => (await import("../commands/tree.ts")).tree,
   },

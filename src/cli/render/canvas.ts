@@ -17,8 +17,10 @@ export interface Canvas {
   readonly paint: Paint;
   /** Width of the terminal; undefined where the output is none, and lines may be of any length. */
   readonly columns: number | undefined;
-  /** In front of an image that has others below it, and in front of the last. */
-  readonly branch: { readonly more: string; readonly last: string };
+  /** In front of an image that has others below it, and in front of the last; and what leads past to those others. */
+  readonly branch: { readonly more: string; readonly last: string; readonly bar: string };
+  /** Of images in a tree, by what they are. */
+  readonly marks: Readonly<Record<"active" | "mirror" | "image" | "missing", string>>;
   readonly arrow: string;
 }
 
@@ -32,7 +34,10 @@ export async function makeCanvas(
   return {
     paint: await makePaint(colorLevel(output, env, refusesColor)),
     columns: knownWidth ? output.columns : undefined,
-    branch: unicode ? { more: "├─", last: "└─" } : { more: "|-", last: "`-" },
+    branch: unicode ? { more: "├─", last: "└─", bar: "│" } : { more: "|-", last: "`-", bar: "|" },
+    marks: unicode
+      ? { active: "●", mirror: "◇", image: "○", missing: "✗" }
+      : { active: "*", mirror: "+", image: "o", missing: "x" },
     arrow: unicode ? "→" : "->",
   };
 }

@@ -4,7 +4,7 @@
 import { formatBytes } from "../../units/index.ts";
 import type { DeviceDescription, MirrorStanding } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
-import { drawTime } from "./layout.ts";
+import { drawTime, widthOf } from "./layout.ts";
 
 export function drawChains(devices: readonly DeviceDescription[], canvas: Canvas): string[] {
   const users = usersOfImages(devices);
@@ -35,7 +35,7 @@ function drawChain(
   const column = columnOf(chain, abouts, canvas);
   const lines = chain.map(({ image }, depth) => {
     const last = depth === chain.length - 1 && device.problem === null;
-    const padding = " ".repeat(Math.max(2, column - image.length));
+    const padding = " ".repeat(Math.max(2, column - widthOf(image)));
     const painted = depth === 0 ? paint.green(image) : image;
     return `${paint.dim(last ? branch.last : branch.more)} ${painted}${padding}${paint.dim(abouts[depth] ?? "")}`;
   });
@@ -76,8 +76,8 @@ function drawUnfinished({ image, copiedBytes }: NonNullable<DeviceDescription["u
 
 /** Where what is said of the images begins, so that it stands in a column; 0 where there is no room for one. */
 function columnOf(chain: DeviceDescription["chain"], abouts: readonly string[], { columns }: Canvas): number {
-  const widestImage = Math.max(...chain.map(({ image }) => image.length));
-  const widestAbout = Math.max(...abouts.map((about) => about.length));
+  const widestImage = Math.max(...chain.map(({ image }) => widthOf(image)));
+  const widestAbout = Math.max(...abouts.map((about) => widthOf(about)));
   const fits = columns === undefined || "├─ ".length + widestImage + 2 + widestAbout <= columns;
   return fits ? widestImage + 2 : 0;
 }

@@ -1,7 +1,17 @@
 // Paragraphs and tables for terminals of any width. Texts come in plain and are painted afterwards, or
 // cell by cell: the width of a painted text can't be told from its length.
 
+import stringWidth from "string-width";
 import type { Canvas } from "./canvas.ts";
+
+/** In columns of a terminal: wide characters take two, and marks that combine none. */
+export function widthOf(text: string): number {
+  return stringWidth(text);
+}
+
+function pad(text: string, width: number): string {
+  return text + " ".repeat(Math.max(0, width - widthOf(text)));
+}
 
 /** Breaks at spaces. A word longer than the width stands alone and sticks out: cutting it would lie. */
 export function wrap(text: string, width: number): string[] {
@@ -13,7 +23,7 @@ export function wrapWords(words: readonly string[], width: number): string[] {
   const lines: string[] = [];
   let line = "";
   for (const word of words) {
-    if (line !== "" && line.length + 1 + word.length > width) {
+    if (line !== "" && widthOf(line) + 1 + widthOf(word) > width) {
       lines.push(line);
       line = word;
     } else {
@@ -52,13 +62,13 @@ export function table(
   canvas: Canvas,
 ): string[] {
   const widths = headings.map((heading, column) =>
-    Math.max(heading.length, ...rows.map((row) => (row[column] ?? "").length)),
+    Math.max(heading.length, ...rows.map((row) => widthOf(row[column] ?? ""))),
   );
   const total = widths.reduce((sum, width) => sum + width + 2, -2);
   if (canvas.columns !== undefined && total > canvas.columns) return records(headings, rows, canvas);
   const line = (cells: readonly string[]): string =>
     cells
-      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .map((cell, column) => pad(cell, widths[column] ?? 0))
       .join("  ")
       .trimEnd();
   return [canvas.paint.dim(line(headings)), ...rows.map(line)];
@@ -81,4 +91,11 @@ function records(
 /** `2012-03-05 14:03:11Z`: UTC like the JSON, since logs of several hosts are read side by side. */
 export function drawTime(iso: string): string {
   return iso.replace("T", " ").replace(/\.\d+Z$/, "Z");
+}
+
+/** `3 days`, `5 h`, `12 min` */
+export function drawAge(milliseconds: number): string {
+  const minutes = Math.max(0, Math.floor(milliseconds / 60_000));
+  if (minutes < 60) return `${minutes} min`;
+  return minutes < 48 * 60 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 60 / 24)} days`;
 }

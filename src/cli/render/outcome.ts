@@ -3,7 +3,7 @@
 import { type ActionKind, type ActionReport, type Outcome, traitsOf } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawChains } from "./chain.ts";
-import { drawTime } from "./layout.ts";
+import { drawTime, widthOf } from "./layout.ts";
 
 /** `undone` is for what took a transaction, or a part of one, back; `undoing` for a dry run of that. */
 export type Tense = "done" | "prepared" | "planned" | "undone" | "undoing";
@@ -20,7 +20,11 @@ export function tenseOf(outcome: Outcome): Tense {
   return outcome.pending ? "prepared" : "done";
 }
 
+/** More devices than this are a line each, without their chains: `imgtx tree` draws those. */
+const DRAWN_WHOLE = 4;
+
 export function drawOutcome(outcome: Outcome, canvas: Canvas, tense: Tense, closing: string): string[] {
+  if (outcome.devices.length > DRAWN_WHOLE) return [...drawMany(outcome, canvas, tense), "", closing];
   const actions =
     tense === "undone" || tense === "undoing"
       ? drawUndone(outcome.actions, canvas, tense)
@@ -85,6 +89,27 @@ function drawUndone(actions: readonly ActionReport[], canvas: Canvas, tense: "un
     return drawAction({ ...action, before: isFirst ? action.before : null, notes: [] }, canvas, tense);
   });
   return lines.toReversed().flat();
+}
+
+/** A table without headings; what is to be known of each is told below. */
+function drawMany({ actions }: Outcome, { paint }: Canvas, tense: Tense): string[] {
+  const isTakenBack = tense === "undone" || tense === "undoing";
+  const rows = (isTakenBack ? actions.toReversed() : actions).map((action) => [
+    action.device ?? action.kind,
+    say(action.kind, tense),
+    (isTakenBack ? action.before : (copyOf(action)?.path ?? action.after ?? action.before)) ?? "",
+  ]);
+  const widths = [0, 1].map((column) => Math.max(...rows.map((row) => widthOf(row[column] ?? ""))));
+  const lines = rows.map(([name = "", what = "", path = ""]) => {
+    const gaps = [name, what].map((cell, column) => " ".repeat((widths[column] ?? 0) - widthOf(cell) + 2));
+    return `${paint.bold(name)}${gaps[0]}${what}${gaps[1]}${path}`.trimEnd();
+  });
+  const notes = isTakenBack
+    ? []
+    : actions.flatMap(({ device, kind, notes: all }) =>
+        all.map((note) => `${paint.yellow("note:")} ${device ?? kind}: ${note}`),
+      );
+  return notes.length === 0 ? lines : [...lines, "", ...notes];
 }
 
 function drawMove(action: ActionReport, tense: Tense): string {

@@ -4,7 +4,7 @@ import { formatBytes } from "../../units/index.ts";
 import type { StatusDescription } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawFrozen, sayStanding } from "./chain.ts";
-import { drawTime } from "./layout.ts";
+import { drawAge, drawTime } from "./layout.ts";
 
 /** A problem is what `--check` ends with 1 for. */
 export interface Fact {
@@ -59,7 +59,7 @@ function sayDevices({ devices }: StatusDescription): string {
 function saySnapshots({ snapshots: { count, newest }, now }: StatusDescription): string {
   if (!newest) return "none";
   const name = newest.name === null ? "" : ` (${newest.name})`;
-  const age = newest.created === null ? "" : `, ${sayAge(Date.parse(now) - Date.parse(newest.created))} old`;
+  const age = newest.created === null ? "" : `, ${drawAge(Date.parse(now) - Date.parse(newest.created))} old`;
   return `${count}, the newest ${newest.number}${name}${age}`;
 }
 
@@ -108,7 +108,7 @@ function factOfTransaction(
   const isStale = state === "open" && !busy && ageMs > STALE_MS;
   const words = [
     `${state}${busy ? ", busy" : ""}${isStale ? ", stale" : ""}`,
-    ...(started === null ? [] : [`for ${sayAge(ageMs)}`]),
+    ...(started === null ? [] : [`for ${drawAge(ageMs)}`]),
     ...(user === null ? [] : [`by ${user}`]),
     ...(devices.length === 0 ? [] : [`holds ${devices.join(" ")}`]),
     ...(problem === null ? [] : [problem]),
@@ -130,11 +130,4 @@ function factsOfNotes({ notes, transactions }: StatusDescription): Fact[] {
       ({ did, transaction }) => ["noted", "reported", "waiting"].includes(did) && !ids.has(transaction ?? ""),
     )
     .map(({ text }) => ({ subject: "note", level: "problem" as const, text }));
-}
-
-/** `3 days`, `5 h`, `12 min` */
-function sayAge(milliseconds: number): string {
-  const minutes = Math.max(0, Math.floor(milliseconds / 60_000));
-  if (minutes < 60) return `${minutes} min`;
-  return minutes < 48 * 60 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 60 / 24)} days`;
 }

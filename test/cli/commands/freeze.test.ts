@@ -92,7 +92,7 @@ describe("a frozen device", () => {
     const engine = { describeDevices: async () => ({ generation: 4, devices: [device] }) };
     const since = "frozen since 2012-03-05 14:03:11Z by root";
     expect((await runCli(["device", "list"], { engine })).stdout).toContain(since);
-    const { stdout } = await runCli(["tree"], { engine });
+    const { stdout } = await runCli(["device", "show", "vda"], { engine });
     expect(stdout).toContain(`vda  10 GiB, ${since}\n`);
     expect(stdout).toMatch(/a\.qcow2 +qcow2, base, fenced\n/);
   });

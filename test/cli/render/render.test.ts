@@ -99,7 +99,7 @@ describe("names with control characters", () => {
       ["txn", "show"],
       ["device", "list"],
       ["device", "list", "-q"],
-      ["tree"],
+      ["device", "show", "vda"],
       ["history"],
       ["history", "--json"],
       ["snapshot", evil],
@@ -192,9 +192,10 @@ describe("colour", () => {
   test("is on a terminal and not in a pipe", async () => {
     const engine = { describeDevices: async () => ({ generation: 1, devices: [makeDevice({})] }) };
     const env = { TERM: "xterm" };
-    expect((await runCli(["tree"], { engine, env, terminal: 80 })).stdout).toContain("\u001b[");
-    expect((await runCli(["tree"], { engine, env })).stdout).not.toContain("\u001b[");
-    expect((await runCli(["tree", "--no-color"], { engine, env, terminal: 80 })).stdout).not.toContain(
+    const argv = ["device", "show", "vda"];
+    expect((await runCli(argv, { engine, env, terminal: 80 })).stdout).toContain("\u001b[");
+    expect((await runCli(argv, { engine, env })).stdout).not.toContain("\u001b[");
+    expect((await runCli([...argv, "--no-color"], { engine, env, terminal: 80 })).stdout).not.toContain(
       "\u001b[",
     );
   });
@@ -231,8 +232,9 @@ describe("width", () => {
 
 describe("a chain", () => {
   async function draw(devices: ReturnType<typeof makeDevice>[], setting: RunSetting = {}) {
-    const engine = { describeDevices: async () => ({ generation: 1, devices }) };
-    return (await runCli(["tree"], { engine, ...setting })).stdout;
+    const { engine } = recordingEngine(makeOutcome({ devices }));
+    const { stdout } = await runCli(["rollback"], { engine, ...setting });
+    return stdout.split("\n").slice(1, -3).join("\n").concat("\n");
   }
 
   test("is drawn from the active layer down, and says where others use an image", async () => {
