@@ -19,7 +19,7 @@ import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanConte
 import { findLink, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
 import { assertMayBeMerged, assertMayBeWritten, type LayersToMerge } from "./plan/layers-to-merge.ts";
-import { mirrorKeepsImages } from "./plan/mirroring.ts";
+import { mirrorOfSameContent } from "./plan/mirror-scope.ts";
 import { nameAsBefore } from "./plan/new-backing.ts";
 import { planResizing } from "./plan/resizing.ts";
 import type { ImageChange } from "../images/redo.ts";
@@ -50,7 +50,6 @@ export const merge: Action<MergeRequest> = {
 async function planOne(device: string, request: MergeRequest, context: PlanContext) {
   const entry = requireDevice(context.table, device);
   assertNotFrozen(entry, "its images may not be written to");
-  if (entry.mirror) throw mirrorKeepsImages(entry, entry.mirror);
   const chain = await context.openChain(entry.image, entry.format, device);
   const layers = await pickLayers(entry, chain, request, context);
   const { merged, into, above } = layers;
@@ -93,7 +92,10 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
     removes,
     redo,
     chain: { device, chain },
-    change: { device, after: { ...entry, ...place } },
+    change: {
+      device,
+      after: { ...entry, ...place, mirror: mirrorOfSameContent(entry.mirror, chain, place.chain) },
+    },
     copy: {
       kind: "merge",
       from: topOf(layers).path,

@@ -1,6 +1,7 @@
 // rebase: a device's active layer is put on another backing image, at the commit, and shows what it showed. Only where the
 // two chains differ is anything copied into it. Unsafe, its header changes and nothing else.
 
+import type { DeviceEntry } from "../../device/index.ts";
 import { changeBacking, type ChainLink, findCutOffImages, isProtocolName } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { findFences } from "./plan/fencing.ts";
@@ -82,7 +83,7 @@ async function planUnsafe(
   } as const;
   const part = {
     report: reportOf("rebase", standing, [...after.notes, unchecked]),
-    change: { device: entry.name, after: entryOnNew(standing, after) },
+    change: { device: entry.name, after: withMirrorUnknown(entryOnNew(standing, after)) },
     copies: [],
     chains,
   };
@@ -91,6 +92,11 @@ async function planUnsafe(
     ...joinStandings([entry.name], [part]),
     redo: [{ link: top, write: async (file) => await changeBacking(file, backing) }],
   };
+}
+
+/** What the mirror holds may not be what the disk shows then: both are compared next time. */
+function withMirrorUnknown({ mirror, ...entry }: DeviceEntry): DeviceEntry {
+  return { ...entry, mirror: mirror && { ...mirror, source: [] } };
 }
 
 /** Whether its backing image is named relative to it. */

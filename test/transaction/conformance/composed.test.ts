@@ -13,7 +13,14 @@ import {
   type MergeChoice,
   mergeRequest,
 } from "../../helpers/transaction/merging.ts";
-import { IDENTICAL, infoOf, mirrorRequest } from "../../helpers/transaction/mirroring.ts";
+import {
+  IDENTICAL,
+  infoOf,
+  judge,
+  mirror,
+  mirrorRequest,
+  writeGuest,
+} from "../../helpers/transaction/mirroring.ts";
 import { pull, rebase } from "../../helpers/transaction/new-backings.ts";
 import type { Workbench } from "../../helpers/transaction/workbench.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
@@ -202,6 +209,41 @@ describe("in one transaction", () => {
     await bench.abort();
     expect(snapshotWorkspace(bench.root)).toEqual(before);
   });
+});
+
+describe("a mirror", () => {
+  qemu.test("stays in sync when its device's images are merged, pulled or rebased", async () => {
+    const bench = await makeChain(NAMES);
+    await bench.snapshot({ vda: "c.qcow2" });
+    await mirror(bench, { vda: "m.qcow2" }, { bitmap: true });
+    for (const make of [merge(), pullTo("base.qcow2"), rebaseOnto("a.qcow2"), merge({ from: "a.qcow2" })]) {
+      const { kind } = make(bench);
+      await bench.run(make(bench));
+      const again = await mirror(bench, { vda: undefined });
+      expect(JSON.stringify(again.actions), kind).toContain("in sync");
+      expect(JSON.stringify(again.actions), kind).not.toContain("compared");
+      expect(await judge(bench, "vda")).toBe(IDENTICAL);
+    }
+  });
+
+  qemu.test(
+    "that was behind is compared, and one that stands on what changes has the merge refused",
+    async () => {
+      const bench = await makeChain(NAMES);
+      await mirror(bench, { vda: "m.qcow2" });
+      writeGuest(bench.at("b.qcow2"), "qcow2", "write -P 77 1M 64k");
+      await bench.run(mergeRequest(bench, ["vda"]));
+      await mirror(bench, { vda: undefined });
+      expect(await judge(bench, "vda")).toBe(IDENTICAL);
+      await bench.run({ kind: "mirror-cancel", devices: ["vda"] });
+      await mirror(bench, { vda: "s.qcow2" }, { sync: "top" });
+      const failure = await failureOf(async () => await bench.run(mergeRequest(bench, ["vda"])));
+      expect(failure).toMatchObject({
+        code: "E_IN_USE",
+        message: expect.stringContaining("s.qcow2") as string,
+      });
+    },
+  );
 });
 
 function rebaseOnto(name: string): Make {

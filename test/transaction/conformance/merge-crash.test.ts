@@ -11,7 +11,14 @@ import { run, runWell } from "../../helpers/qemu-programs.ts";
 import { killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { compareWithBefore, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
-import { atNthAfterMark, IDENTICAL, infoOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import {
+  atNthAfterMark,
+  IDENTICAL,
+  infoOf,
+  judge,
+  mirror,
+  writeGuest,
+} from "../../helpers/transaction/mirroring.ts";
 import { RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 
@@ -78,6 +85,7 @@ describe("a merge that was cut off", () => {
 
   qemu.test("takes along what a guest wrote meanwhile, where no fence can be", async () => {
     const bench = await makeLong(["-o", "compat=0.10"]);
+    await mirror(bench, { vda: "m.qcow2" });
     await dieAmidMerge(bench, "file.write", 30);
     writeGuest(bench.at("b.qcow2"), "qcow2", "write -P 99 0 64k", "write -P 98 39M 64k");
     writeGuest(bench.at("before.raw"), "raw", "write -P 99 0 64k", "write -P 98 39M 64k");
@@ -85,6 +93,8 @@ describe("a merge that was cut off", () => {
     expect(await compareWithBefore(bench)).toBe(IDENTICAL);
     // It is not what was planned any more, and stays.
     expect(existsSync(bench.at("b.qcow2"))).toBe(true);
+    await mirror(bench, { vda: undefined });
+    expect(await judge(bench, "vda")).toBe(IDENTICAL);
   });
 
   qemu.test("leaves by force what an overlay in another folder was to be pointed past", async () => {

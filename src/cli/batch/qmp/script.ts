@@ -141,14 +141,27 @@ function readAction(value: JsonValue, place: string, scope: Scope): Step[] {
   }
   const read = Object.hasOwn(ACTION_READERS, type) ? ACTION_READERS[type] : undefined;
   if (!read) {
-    throw refused(place, `type '${type}' is not supported`, {
-      hint: `imgtx knows ${["abort", ...Object.keys(ACTION_READERS)].join(", ")}`,
+    const hint = hintAtJob(type) ?? `imgtx knows ${["abort", ...Object.keys(ACTION_READERS)].join(", ")}`;
+    throw refused(place, hintAtJob(type) ? `type '${type}' ${IS_A_JOB}` : `type '${type}' is not supported`, {
+      hint,
     });
   }
   const data = new Members(given, action.at("data"));
   const steps = read(data, scope);
   data.finish();
   return steps;
+}
+
+/** QEMU starts these as jobs of their own, which end when they end: none is an action of its `transaction`. */
+const LINES_FOR_JOBS: Readonly<Record<string, string>> = {
+  "block-commit": "merge DEV [--into IMAGE] [--from IMAGE]",
+  "block-stream": "pull DEV [--base IMAGE]",
+};
+const IS_A_JOB = "is no action of QMP's transaction: in QEMU it is a job of its own";
+
+function hintAtJob(name: string): string | undefined {
+  const line = Object.hasOwn(LINES_FOR_JOBS, name) ? LINES_FOR_JOBS[name] : undefined;
+  return line && `\`imgtx txn run\` takes it as a line, \`${line}\`, with others in one transaction`;
 }
 
 interface NamedCommand {
@@ -202,12 +215,16 @@ function unknownCommand(name: string, prefix: string): UnknownCommandError {
     ...Object.keys(BORDERS),
     ...Object.keys(ACTION_READERS),
   ];
-  const why = name === "qmp_capabilities" ? "only the first command may be 'qmp_capabilities'" : undefined;
+  const job = hintAtJob(name);
+  const why =
+    name === "qmp_capabilities"
+      ? "only the first command may be 'qmp_capabilities'"
+      : job && `'${name}' ${IS_A_JOB}`;
   return new UnknownCommandError(
     "E_UNSUPPORTED",
     `${prefix}execute: ${why ?? `'${name}' is not supported`}`,
     {
-      hint: `imgtx knows ${known.join(", ")}`,
+      hint: job ?? `imgtx knows ${known.join(", ")}`,
     },
   );
 }

@@ -47,6 +47,18 @@ export function judgeMirror(mirror: MirrorEntry, present: Chain, copy: Chain): J
   return { now, isTouched, doubt, isInSync };
 }
 
+/** The mirror where the device gets other images that show the same: as much in sync as it was with those before. */
+export function mirrorOfSameContent(
+  mirror: MirrorEntry | null,
+  before: Chain,
+  after: readonly ChainEntry[],
+): MirrorEntry | null {
+  if (!mirror) return null;
+  const source = chainEntriesOf(before);
+  const isKnown = isSameChain(mirror.source, source) && doubtOf(mirror.source, source, before) === undefined;
+  return { ...mirror, source: isKnown ? after : [] };
+}
+
 /** Where they can differ, and why that is not what the mirror's bitmap marks, where it is not. */
 export async function expectChanges(
   mirror: MirrorEntry,

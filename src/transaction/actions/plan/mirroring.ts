@@ -125,15 +125,6 @@ export function mirrorKeepsSize({ name: device, image }: DeviceEntry, mirror: Mi
   });
 }
 
-/** E_REFUSED for an action that takes images out of the chain that the mirror was synced with. */
-export function mirrorKeepsImages({ name: device, image }: DeviceEntry, mirror: MirrorEntry): ImgtxError {
-  return new ImgtxError("E_REFUSED", `it has a mirror of its present images, '${mirror.image}'`, {
-    device,
-    image,
-    hint: `forget it with \`imgtx mirror ${device} --cancel\`, and make it anew afterwards`,
-  });
-}
-
 function assertSameSize(device: string, top: ChainLink, twin: ChainLink): void {
   if (top.virtualSizeBytes === twin.virtualSizeBytes) return;
   throw new ImgtxError(

@@ -21,7 +21,7 @@ import type { Note } from "../../notes.ts";
 import type { Plan, PlannedCopy, PlanContext } from "./action.ts";
 import { activeLayer, placeOf } from "./chain-entry.ts";
 import { assertNotFrozen } from "./fencing.ts";
-import { mirrorKeepsImages } from "./mirroring.ts";
+import { mirrorOfSameContent } from "./mirror-scope.ts";
 
 /** A device whose active layer may be given another backing image. */
 export interface Standing {
@@ -42,7 +42,6 @@ export async function findStanding(
   assertNotFrozen(entry, "its image may not be written to");
   const chain = await context.openChain(entry.image, entry.format, device, [], { isAlone });
   const top = activeLayer(chain);
-  if (entry.mirror) throw mirrorKeepsImages(entry, entry.mirror);
   assertMayBeCopiedUp(device, top, context);
   return { entry, chain, top, below: chain.links.slice(1) };
 }
@@ -98,13 +97,14 @@ function trustedOf([first]: readonly ChainLink[]): readonly string[] {
 
 /** The device's entry when its active layer stands on that. */
 export function entryOnNew(
-  { entry, top }: Standing,
+  { entry, top, chain }: Standing,
   { below, name }: Pick<NewStanding, "below" | "name">,
 ): DeviceEntry {
   const [first, ...rest] = below;
   const links = [top, ...(first ? [{ ...first, name }, ...rest] : [])];
   const place = placeOf({ links, close: () => Promise.reject(new Error("the chain is another's")) });
-  return { ...withTrusted(entry, [...trustedBy(entry), ...trustedOf(below)]), ...place };
+  const mirror = mirrorOfSameContent(entry.mirror, chain, place.chain);
+  return { ...withTrusted(entry, [...trustedBy(entry), ...trustedOf(below)]), ...place, mirror };
 }
 
 /** The parts of a plan that move one device. */

@@ -278,6 +278,12 @@ const REFUSED: readonly (readonly [type: string, data: unknown, status: number, 
     "data.options[0].file.driver: 'nbd'",
   ],
   ["format-c", {}, 12, "actions[1]: type 'format-c' is not supported"],
+  [
+    "block-commit",
+    {},
+    12,
+    "actions[1]: type 'block-commit' is no action of QMP's transaction: in QEMU it is a job",
+  ],
   ["toString", {}, 12, "actions[1]: type 'toString' is not supported"],
 ];
 
