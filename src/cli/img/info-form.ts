@@ -1,7 +1,7 @@
 // What `imgtx img info` prints of an image, for people and as data, in the form of the version that is asked for.
 
 import type { ImageInfo, Qcow2Info } from "../../format/index.ts";
-import { formatBytes } from "../../units/index.ts";
+import { alignUp, formatBytes } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import { resolveBackingName } from "./layer-names.ts";
 import type { QemuVersion } from "./qemu-version.ts";
@@ -81,7 +81,7 @@ function hasChildren({ qemuVersion }: InfoForm): boolean {
 }
 
 function inSectors(bytes: number): number {
-  return Math.ceil(bytes / SECTOR_BYTES) * SECTOR_BYTES;
+  return alignUp(bytes, SECTOR_BYTES);
 }
 
 /** imgtx reads and writes through the kernel's cache, whatever mode is said: any byte will do. */
