@@ -43,7 +43,12 @@ export {
   type NewSnapshot,
 } from "./qcow2/change/internal-snapshots.ts";
 export { pickSnapshot, readSnapshotTable } from "./qcow2/read/qcow2-snapshots.ts";
-export { judgeResize, resizeImage } from "./qcow2/change/resize-image.ts";
+export {
+  judgeResize,
+  type Preallocated,
+  type Preallocation,
+  resizeImage,
+} from "./qcow2/change/resize-image.ts";
 export type { CountRepair } from "./qcow2/repair/count-repairs.ts";
 export {
   changesSomething,

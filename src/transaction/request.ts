@@ -3,7 +3,14 @@
 
 import type { MirrorSync, Workspace } from "../device/index.ts";
 import type { ErrorCode } from "../errors/index.ts";
-import type { Amendment, CreateOptions, ImageFormat, OverlayOptions, RepairScope } from "../format/index.ts";
+import type {
+  Amendment,
+  CreateOptions,
+  ImageFormat,
+  OverlayOptions,
+  Preallocation,
+  RepairScope,
+} from "../format/index.ts";
 
 /** One new overlay over a device's active layer. */
 export interface SnapshotTarget {
@@ -142,6 +149,8 @@ export interface ResizeRequest {
   readonly shrink: boolean;
   /** Whether data may be cut off. */
   readonly force: boolean;
+  /** Of what a larger disk has more. */
+  readonly preallocation?: Preallocation | undefined;
 }
 
 /** Layers of each device's chain, from one down to above another, into that other one. */

@@ -5,6 +5,8 @@ import { parseSizeBytes } from "../../units/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
+const PREALLOCATIONS = ["off", "metadata", "falloc", "full"] as const;
+
 export const resize: ActionCommand = {
   kind: "action",
   definition: {
@@ -15,6 +17,11 @@ export const resize: ActionCommand = {
     options: [
       { long: "shrink", about: "let the disk become smaller" },
       { long: "force", about: "with --shrink: cut off data, too" },
+      {
+        long: "preallocation",
+        value: { name: "MODE", completes: PREALLOCATIONS, choices: PREALLOCATIONS },
+        about: "of a larger disk: off; metadata: entries (qcow2); falloc: space as well; full: zeros as well",
+      },
     ],
     about:
       "Gives a device's disk another size, in its active layer. A larger one reads as zeros past the old end, " +
@@ -46,6 +53,7 @@ export const resize: ActionCommand = {
       isRelative: sign !== "",
       shrink: input.flag("--shrink"),
       force: input.flag("--force"),
+      preallocation: PREALLOCATIONS.find((mode) => mode === input.text("--preallocation")),
     };
   },
 };

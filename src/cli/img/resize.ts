@@ -1,7 +1,7 @@
 // imgtx img resize
 
 import { ImgtxError } from "../../errors/index.ts";
-import { formatBytes, parseSizeBytes } from "../../units/index.ts";
+import { parseSizeBytes } from "../../units/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { changeImage, type ImageInPlace, lookAtImage } from "./in-place.ts";
 import { failure, LINE_BREAK, PROGRAM_MARK, usageError } from "./messages.ts";
@@ -30,7 +30,7 @@ export const resize: ImgCommand = {
       {
         long: "preallocation",
         value: { name: "PREALLOC", completes: PREALLOCATION },
-        about: "off; other modes are refused",
+        about: "of a larger disk: off; metadata: entries (qcow2); falloc: space as well; full: zeros as well",
       },
       quietOption,
     ],
@@ -67,7 +67,9 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     const before = image.virtualSizeBytes;
     const after = size.isRelative ? before + size.bytes : size.bytes;
     if (after <= 0) throw failure("New image size must be positive");
-    if (preallocation !== "off") throw refusePreallocation(preallocation, after - before);
+    if (preallocation !== "off" && after <= before) {
+      throw failure("Preallocation can only be used for growing images");
+    }
     if (after < before && !input.flag("--shrink")) throw refuseShrinking();
     return Promise.resolve({ place: found, isSmaller: after < before });
   });
@@ -80,6 +82,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
       // Asked for above, of the disk as it was; where it is another by now it is not cut.
       shrink: isSmaller,
       force: true,
+      preallocation,
     },
   ]).catch((error: unknown) => {
     throw worded(error, place);
@@ -102,17 +105,6 @@ function readSize(text: string): { readonly bytes: number; readonly isRelative: 
   throw failure(
     `Parameter 'size' expects a non-negative number below 2^64${LINE_BREAK}` +
       `Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-${LINE_BREAK}and exabytes, respectively.`,
-  );
-}
-
-function refusePreallocation(mode: string, grownBytes: number): Error {
-  if (grownBytes <= 0) return failure("Preallocation can only be used for growing images");
-  return new ImgtxError(
-    "E_FAILED",
-    `--preallocation=${mode}: imgtx allocates nothing when it resizes an image`,
-    {
-      hint: `nothing was changed; without it the ${formatBytes(grownBytes)} are a hole, which is allocated as it is written to`,
-    },
   );
 }
 

@@ -57,9 +57,9 @@ export const resize: Action<ResizeRequest> = {
     if (entry.mirror) throw mirrorKeepsSize(entry, entry.mirror);
     await withPlace({ device, image: top.path }, async () => {
       if (sizeBytes < before) await assertMayShrink(chain, sizeBytes, request, context);
-      await judgeResize(chain, sizeBytes);
+      await judgeResize(chain, sizeBytes, request.preallocation);
     });
-    const redo = planResizing(top, sizeBytes, context);
+    const redo = planResizing(top, sizeBytes, context, request.preallocation);
     const files = redo.map(({ link: { path } }) => ({ path, change: "change" as const }));
     return {
       ...common,

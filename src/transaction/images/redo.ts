@@ -18,6 +18,7 @@ import {
   fingerprintAt,
   isFileFenced,
   planFileFence,
+  type Preallocated,
   RedoLog,
   sectorsOfFence,
   StagedStorage,
@@ -57,9 +58,10 @@ export interface ImageChange {
   readonly discards?: boolean;
   /**
    * Writes the change. The file shows the image as the statements before leave it. transaction: its id, which is the one
-   * that planned it, or that of an earlier one where a copy that was cut off goes on.
+   * that planned it, or that of an earlier one where a copy that was cut off goes on. Returns what gets its blocks in
+   * advance when the log is applied: a log has no blocks.
    */
-  write(file: StorageFile, transaction: string): Promise<void>;
+  write(file: StorageFile, transaction: string): Promise<Preallocated | void>;
 }
 
 /**
@@ -109,6 +111,8 @@ async function isBaseUnchanged(
   return now !== undefined && describeChanges(before, now).length === 0;
 }
 
+type LogTraits = Pick<PreparedRedo, "guardedBy" | "isFenced" | "modifiedNs" | "discards" | "preallocated">;
+
 /** Writes the statement's changes into their logs, durably. What the plan record keeps of them is in the same order. */
 export async function stageChanges(
   staged: StagedStorage,
@@ -117,7 +121,7 @@ export async function stageChanges(
   { changes, before }: { changes: readonly ImageChange[]; before: TransactionState },
 ): Promise<PreparedRedo[]> {
   const earlier = redoOf(before);
-  const traits = new Map<string, Pick<PreparedRedo, "guardedBy" | "isFenced" | "modifiedNs" | "discards">>();
+  const traits = new Map<string, LogTraits>();
   for (const [index, change] of changes.entries()) {
     const { link } = change;
     const planned = record.redo[index];
@@ -130,13 +134,21 @@ export async function stageChanges(
     }
     const file = await staged.openFile(image, "write");
     try {
-      await change.write(file, transaction);
+      const taken = await change.write(file, transaction);
       const isFenced = guardedBy === "fence" && (await isFileFenced(file.onDisk ?? file));
       if (guardedBy === "fence") await includeFences(staged, file, transaction);
       const isTimeKnown = known?.log !== log || known.modifiedNs !== null;
       const modifiedNs = isTimeKnown ? (change.modifiedNs ?? null) : null;
       const discards = change.discards === true || (known?.log === log && known.discards === true);
-      traits.set(log, { guardedBy, isFenced, modifiedNs, ...(discards && { discards }) });
+      const before = known?.log === log ? (known.preallocated ?? []) : [];
+      const preallocated = taken ? [...before, taken] : before;
+      traits.set(log, {
+        guardedBy,
+        isFenced,
+        modifiedNs,
+        ...(discards && { discards }),
+        ...(preallocated.length > 0 && { preallocated }),
+      });
     } finally {
       await file.close();
     }
@@ -206,8 +218,9 @@ export async function reserveForRedo(
 ): Promise<void> {
   const { storage } = workspace;
   for (const redo of redoOf(state).values()) {
-    const { image, changedSectors } = redo;
-    taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES));
+    const { image, changedSectors, preallocated = [] } = redo;
+    const inAdvance = preallocated.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES + inAdvance));
     if (isRecorded(redo, state))
       taken.push(await storage.reserveSpace(pathsOf(workspace).journals, RECORD_BYTES));
   }

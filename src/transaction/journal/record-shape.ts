@@ -85,6 +85,15 @@ const isRedo = objectOf<PreparedRedo>({
   isFenced: isFlag,
   modifiedNs: orNull(isText),
   discards: orAbsent(isFlag),
+  preallocated: orAbsent(
+    listOf(
+      objectOf<NonNullable<PreparedRedo["preallocated"]>[number]>({
+        start: isCount,
+        lengthBytes: isCount,
+        isFull: isFlag,
+      }),
+    ),
+  ),
 });
 
 const isUpStep = objectOf<UpStep>({

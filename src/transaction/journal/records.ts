@@ -23,6 +23,7 @@ import {
   type Fingerprint,
   isRedoLogName,
   redoLogName,
+  type Preallocated,
   type SealedLog,
   type StagingOptions,
 } from "../../format/index.ts";
@@ -145,6 +146,8 @@ export interface PreparedRedo extends Omit<SealedLog, "log">, StagedImagePlan {
   readonly modifiedNs: string | null;
   /** Whether applying it may lose what was written to the image since the mark. Left out: no. */
   readonly discards?: boolean;
+  /** What of the file gets its blocks before the log is applied. Left out: nothing. */
+  readonly preallocated?: readonly Preallocated[];
 }
 
 /** What results say of an action, once its notes are words. */

@@ -41,6 +41,13 @@ describe("resize makes, prints and ends as qemu-img does", () => {
     "-q over.qcow2 4M",
     "--shrink over.qcow2 -1M",
     "--preallocation=off over.qcow2 +1M",
+    "--preallocation=metadata over.qcow2 4M",
+    "--preallocation=falloc old.qcow2 5M",
+    "--preallocation=full snap.qcow2 5M",
+    "--preallocation=metadata tight.qcow2 5M",
+    "-f raw --preallocation=falloc b.raw 3M",
+    "-f raw --preallocation=full b.raw 3000k",
+    "-f raw --preallocation=metadata b.raw 3M",
     "over.qcow2 +0",
     "old.qcow2 +3M",
     "--shrink old.qcow2 512k",
@@ -78,6 +85,9 @@ describe("resize makes, prints and ends as qemu-img does", () => {
       .find(Boolean);
     if (image === undefined) return;
     expectSame(image, [qemuFolder, ourFolder]);
+    const blocks = [qemuFolder, ourFolder].map((folder) => statSync(`${folder}/${image}`).blocks / 2048);
+    // What it has on the disk, in MiB, but for tables.
+    if (/(?:falloc|full) /.test(line)) expect(Math.floor(blocks[1]!)).toBe(Math.floor(blocks[0]!));
     // Refcount blocks that lie at its end and count nothing any more go with the rest.
     const [theirSize, ourSize] = [qemuFolder, ourFolder].map((folder) => statSync(`${folder}/${image}`).size);
     if (line.startsWith("--shrink") && theirs.status === 0) expect(ourSize).toBe(theirSize);

@@ -46,12 +46,12 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
     changing: CHANGING,
     steps: [
       step("txn begin"),
-      step("resize vda +64k"),
-      step("resize vdb +64k"),
+      step("resize vda +64k --preallocation full"),
+      step("resize vdb +64k --preallocation falloc"),
       // Its clusters are of 512 bytes: tables go, and are moved.
       step("resize vdc 64k --shrink --force"),
       step("resize vdd 64k --shrink --force"),
-      step("resize vde +1M"),
+      step("resize vde +1M --preallocation metadata"),
       COMMIT_UNDER_FENCES,
     ],
     studied: [3, 6],

@@ -4,6 +4,7 @@
 import { copyFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
+import { ImgtxError } from "../../../src/errors/index.ts";
 import { openChain, readDirtyRanges } from "../../../src/format/index.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import type { ResizeRequest } from "../../../src/transaction/index.ts";
@@ -137,6 +138,58 @@ describe("a resized disk", () => {
     },
     120_000,
   );
+
+  qemu.test.each(["metadata", "falloc", "full"] as const)(
+    "gets its clusters, and its space, in advance at the commit: %s",
+    async (preallocation) => {
+      const bench = new Workbench(makeFolder());
+      writeFileSync(bench.at("base.raw"), Buffer.alloc(9 * M, 5));
+      const names = ["v2", "small", "extended", "overlay", "snapshots", "bitmaps"];
+      const files = names.map((name) => makeImage(bench, bench.root, name));
+      const before = files.map(stateOf);
+      for (const [index, name] of names.entries()) await bench.add(name, files[index]!);
+      const id = await bench.begin();
+      for (const name of names) await bench.run(resizeRequest(name, 9 * M, { preallocation }));
+      expect(files.map(stateOf)).toEqual(before);
+      await bench.commit(id);
+      for (const file of files) {
+        runWell("qemu-img", "check", "-q", file);
+        // The whole new part has clusters, which read as zeros whatever is below.
+        const map = JSON.parse(runWell("qemu-img", "map", "--output=json", file)) as {
+          start: number;
+          length: number;
+          depth: number;
+        }[];
+        const tail = map.filter(({ start, length }) => start + length > 4 * M);
+        expect(tail.map(({ depth }) => depth)).toEqual(tail.map(() => 0));
+        runWell("qemu-io", "-c", "read -P 0 4M 5M", file);
+        if (preallocation !== "metadata") expect(statSync(file).blocks * 512).toBeGreaterThan(5.5 * M);
+      }
+    },
+  );
+
+  test("is refused before its commit where there is no space for what it gets in advance", async () => {
+    const bench = await makeWorkbench();
+    const [raw, before] = [bench.at("b.raw"), stateOf(bench.at("b.raw"))];
+    const isShort = (lengthBytes: number): boolean => lengthBytes >= 64 * K;
+    const full = {
+      ...bench.storage,
+      reserveSpace: async (folder: string, lengthBytes: number) => {
+        if (isShort(lengthBytes))
+          throw new ImgtxError("E_NO_SPACE", "there is no space left", { image: folder });
+        return await bench.storage.reserveSpace(folder, lengthBytes);
+      },
+    };
+    const request = resizeRequest("vdb", 64 * K, { isRelative: true, preallocation: "falloc" });
+    expect(await failureOf(async () => await bench.through(full).run(request))).toMatchObject({
+      code: "E_NO_SPACE",
+      changed: false,
+    });
+    expect([stateOf(raw), redoLogs(bench)]).toEqual([before, []]);
+    await bench.run({ ...request, preallocation: "off" });
+    const metadata = { ...request, preallocation: "metadata" as const };
+    expect(await failureOf(async () => await bench.run(metadata))).toMatchObject({ code: "E_UNSUPPORTED" });
+  });
 
   qemu.test("is a raw file of that size, by what is added to it too", async () => {
     const bench = await makeWorkbench();

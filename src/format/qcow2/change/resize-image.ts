@@ -10,7 +10,7 @@
 // - Nothing is locked here: as for writing.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import type { Storage, StorageFile } from "../../../storage/index.ts";
+import type { ByteRange, Storage, StorageFile } from "../../../storage/index.ts";
 import { alignUp, clusterAt, guestRange, type GuestRange, type HostOffset } from "../../../units/index.ts";
 import type { Chain } from "../../chain/backing-chain.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
@@ -23,6 +23,7 @@ import { readBytes } from "../../read-header.ts";
 import { HEADER_AT } from "../codec/header.ts";
 import { countL1Entries, L1_TABLE_BYTES_MAX, SECTOR_BYTES, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { readBitmapDirectory } from "../read/qcow2-bitmaps.ts";
+import { preallocate } from "../write/preallocate.ts";
 import { Qcow2Writer } from "../write/qcow2-writer.ts";
 import { WriterLayer } from "../write/writer-layer.ts";
 import type { WriterState } from "../write/writer-state.ts";
@@ -30,6 +31,9 @@ import { cutTables } from "./cut-tables.ts";
 import { rereadHeader } from "./reread-header.ts";
 import { resizeBitmaps } from "./resize-bitmaps.ts";
 import { dropEmptyBlocks } from "./shrink-refcounts.ts";
+
+/** What the new part of a larger disk gets in advance: entries, and blocks on the disk, or zeros as well. */
+export type Preallocation = "off" | "metadata" | "falloc" | "full";
 
 interface ResizedFiles {
   readonly file: StorageFile;
@@ -43,10 +47,15 @@ interface ResizedFiles {
  * version 2 where a longer backing image would have to be hidden; E_REFUSED for a dirty image, and for a bitmap that
  * can't come along; E_CORRUPT.
  */
-export async function judgeResize({ links }: Pick<Chain, "links">, sizeBytes: number): Promise<void> {
+export async function judgeResize(
+  { links }: Pick<Chain, "links">,
+  sizeBytes: number,
+  preallocation: Preallocation = "off",
+): Promise<void> {
   const [link, below] = links;
   if (link === undefined) throw new RangeError("a chain without an image");
   const { header, path: image, virtualSizeBytes } = link;
+  judgePreallocation(link, sizeBytes, preallocation);
   if (header === undefined) return;
   if (sizeBytes % SECTOR_BYTES !== 0) {
     throw new ImgtxError("E_USAGE", `The new size must be a multiple of ${SECTOR_BYTES}`, { image });
@@ -83,53 +92,98 @@ export async function judgeResize({ links }: Pick<Chain, "links">, sizeBytes: nu
   );
 }
 
+function judgePreallocation(
+  { header, path: image, virtualSizeBytes }: Chain["links"][number],
+  sizeBytes: number,
+  preallocation: Preallocation,
+): void {
+  if (preallocation === "off") return;
+  const place = { image, field: "preallocation" };
+  if (sizeBytes < virtualSizeBytes) {
+    throw new ImgtxError("E_USAGE", "Preallocation can only be used for growing images", place);
+  }
+  if (header === undefined && preallocation === "metadata") {
+    throw new ImgtxError("E_UNSUPPORTED", "Unsupported preallocation mode: metadata", place);
+  }
+  if (header?.hasExternalDataFile) {
+    throw new ImgtxError("E_UNSUPPORTED", "imgtx preallocates nothing in an external data file", place);
+  }
+}
+
+/** What of a file is to get its blocks in advance; isFull: by zeros that are written, where there are holes. */
+export interface Preallocated extends ByteRange {
+  readonly isFull: boolean;
+}
+
+interface ResizeOptions {
+  readonly format: ImageFormat | undefined;
+  readonly gate: GateOptions;
+  readonly preallocation?: Preallocation;
+}
+
 /**
- * Gives the disk of the image at path another size, durably. Errors are those of judgeResize and of openForWriting.
+ * Gives the disk of the image at path another size, durably. Returns what of its file the caller is to preallocate.
+ * Errors are those of judgeResize and of openForWriting.
  */
 export async function resizeImage(
   storage: Storage,
   path: string,
-  options: { readonly format: ImageFormat | undefined; readonly gate: GateOptions },
+  { preallocation = "off", ...options }: ResizeOptions,
   sizeBytes: number,
-): Promise<void> {
+): Promise<Preallocated | undefined> {
   const opened = await openImage(storage, path, options);
   const own: StorageFile[] = [];
   try {
     const [link] = opened.chain.links;
     if (link === undefined) throw new RangeError("a chain without an image");
-    await judgeResize(opened.chain, sizeBytes);
+    await judgeResize(opened.chain, sizeBytes, preallocation);
     const file = await storage.openFile(path, "write");
     own.push(file);
     const { header, dataFile } = link;
     if (header === undefined) {
+      const { sizeBytes: start } = await file.stat();
       await file.truncate(sizeBytes);
       await file.flush("resized-raw-image");
-      return;
+      return preallocated(preallocation, start, sizeBytes);
     }
     const data =
       dataFile &&
       (await storage.openFile(await storage.realPath(dataFile.path), "write", { refuseSymlink: true }));
     if (data) own.push(data);
-    await resizeQcow2({ ...link, header }, { file, dataFile: data ?? file }, opened, sizeBytes);
+    const files = { file, dataFile: data ?? file };
+    return await resizeQcow2({ ...link, header }, files, opened, { sizeBytes, preallocation });
   } finally {
     await Promise.all([opened.close(), ...own.map((file) => file.close())]);
   }
+}
+
+function preallocated(mode: Preallocation, start: number, end: number): Preallocated | undefined {
+  const isOfFile = mode === "falloc" || mode === "full";
+  return isOfFile && end > start ? { start, lengthBytes: end - start, isFull: mode === "full" } : undefined;
+}
+
+interface NewSize {
+  readonly sizeBytes: number;
+  readonly preallocation: Preallocation;
 }
 
 async function resizeQcow2(
   link: Qcow2Link,
   files: ResizedFiles,
   opened: OpenedImage,
-  sizeBytes: number,
-): Promise<void> {
+  size: NewSize,
+): Promise<Preallocated | undefined> {
   const { file } = files;
+  const { sizeBytes } = size;
   const isSmaller = sizeBytes < link.virtualSizeBytes;
+  let taken: Preallocated | undefined;
   if (isSmaller) await shrinkQcow2(link, files, sizeBytes);
-  else await growQcow2(link, files, opened, sizeBytes);
+  else taken = await growQcow2(link, files, opened, size);
   // The size right after them: one without the other is no image that anybody opens.
   await resizeBitmaps(await rereadHeader(link, file), sizeBytes);
   await file.write(encodeSize(sizeBytes), HEADER_AT.size);
   await file.flush(isSmaller ? "smaller-disk" : "larger-disk");
+  return taken;
 }
 
 async function shrinkQcow2(link: Qcow2Link, files: ResizedFiles, sizeBytes: number): Promise<void> {
@@ -150,8 +204,8 @@ async function growQcow2(
   link: Qcow2Link,
   files: ResizedFiles,
   opened: OpenedImage,
-  sizeBytes: number,
-): Promise<void> {
+  { sizeBytes, preallocation }: NewSize,
+): Promise<Preallocated | undefined> {
   const { clusterBits, clusterSizeBytes, hasExtendedL2, hasRawExternalData, l1Size } = link.header;
   const open = openCountedOnce(files);
   if (await hasTablesBehindEnd(link, files.file)) {
@@ -168,12 +222,22 @@ async function growQcow2(
     await files.dataFile.flush("larger-data-file");
   }
   const start = link.virtualSizeBytes;
+  const clusterEnd = alignUp(start, clusterSizeBytes);
+  let taken: Preallocated | undefined;
+  if (preallocation !== "off" && clusterEnd < sizeBytes) {
+    const state = await open({ ...(await rereadHeader(link, files.file)), virtualSizeBytes: sizeBytes });
+    await state.begin();
+    const range = await preallocate(state, start, sizeBytes);
+    await state.finish();
+    taken = preallocated(preallocation, range.start, range.end);
+  }
   // What is below, and what a larger disk has left in the rest of the last cluster.
-  const below = opened.layers[1]?.virtualSizeBytes ?? 0;
-  const end = Math.min(sizeBytes, Math.max(below, alignUp(start, clusterSizeBytes)));
-  if (start >= end) return;
+  const below = preallocation === "off" ? (opened.layers[1]?.virtualSizeBytes ?? 0) : 0;
+  const end = Math.min(sizeBytes, Math.max(below, clusterEnd));
+  if (start >= end) return taken;
   const grown = { ...(await rereadHeader(link, files.file)), virtualSizeBytes: sizeBytes };
   await hide(grown, await open(grown), opened, guestRange(start, end - start));
+  return taken;
 }
 
 type OpenState = (link: Qcow2Link) => Promise<WriterState>;

@@ -165,6 +165,19 @@ export class WriterState {
     return first;
   }
 
+  /** At least one cluster after all that was ever written to, and at most so many, which lie side by side. */
+  async allocateAtEnd(most: number): Promise<{ readonly first: ClusterIndex; readonly clusters: number }> {
+    for (;;) {
+      const offset = hostOffset(this.#highWater);
+      const first = clusterAt(offset, this.clusterBytes);
+      const clusters = await this.#allocator.allocateAt(first, most);
+      this.#highWater += Math.max(1, clusters) * this.clusterBytes;
+      if (clusters === 0) continue;
+      this.metadata.requireClear("a new cluster", offset, clusters * this.clusterBytes);
+      return { first, clusters };
+    }
+  }
+
   #requireNear(offset: HostOffset): void {
     if (offset - this.#highWater <= COUNTED_AFTER_END_MAX) return;
     const message = "refcounts say that clusters far after the end of the file are in use";

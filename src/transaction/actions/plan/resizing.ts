@@ -1,6 +1,6 @@
 // A larger or a smaller disk in an image, as actions plan it.
 
-import { type ChainLink, resizeImage } from "../../../format/index.ts";
+import { type ChainLink, type Preallocation, resizeImage } from "../../../format/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { PlanContext } from "./action.ts";
 
@@ -9,16 +9,21 @@ export function planResizing(
   link: ChainLink,
   sizeBytes: number,
   { storage, gate }: Pick<PlanContext, "storage" | "gate">,
+  preallocation: Preallocation = "off",
 ): ImageChange[] {
   const { path, format, dataFile } = link;
-  const write = async () => {
-    await resizeImage(storage, path, { format, gate }, sizeBytes);
-  };
+  const write = async () => await resizeImage(storage, path, { format, gate, preallocation }, sizeBytes);
   const discards = sizeBytes < link.virtualSizeBytes;
   // What is copied would have no room in a smaller one.
   const traits = { discards, precedesCopies: !discards };
   const data: ImageChange[] = dataFile
-    ? [{ ...traits, link: { ...link, ...dataFile, header: undefined }, write: () => Promise.resolve() }]
+    ? [
+        {
+          ...traits,
+          link: { ...link, ...dataFile, header: undefined },
+          write: () => Promise.resolve(undefined),
+        },
+      ]
     : [];
   return [...data, { ...traits, link, write }];
 }
