@@ -121,6 +121,8 @@ class Explorer {
   readonly #nestedKeys = new Set<string>();
   /** How often a dead process's recovery was cut off, by its calls. */
   readonly #nestedAlike = new Map<string, number>();
+  /** The first call after which the disk may differ from what it is with all flushes. */
+  readonly #firstOther: number;
 
   constructor(recording: Recording, subject: Subject, options: ExploreOptions, report: Report) {
     this.#recording = recording;
@@ -128,6 +130,7 @@ class Explorer {
     this.#options = options;
     this.#report = report;
     this.#check = new RecoveryCheck(recording, subject, report);
+    this.#firstOther = options.depth === 1 ? firstMuted(recording) : 0;
   }
 
   studyStep(recorded: RecordedStep): Promise<void> {
@@ -173,7 +176,7 @@ class Explorer {
   }
 
   #choosePoints(cut: Cut): ReadonlySet<number> {
-    const first = cut.level === 1 ? cut.from : cut.from + 1;
+    const first = cut.level === 1 ? Math.max(cut.from, this.#firstOther) : cut.from + 1;
     const points = Array.from({ length: Math.max(0, cut.to + 1 - first) }, (_, index) => first + index);
     if (cut.level === 1 || points.length <= this.#options.nestedPoints) return new Set(points);
     const random = seededRandom(this.#options.seed + sample(cut.trail.join()));
@@ -338,6 +341,12 @@ class Explorer {
       level: crash.cut.level + 1,
     });
   }
+}
+
+/** Of a recording that lacks no flush the first call. A recovery that is cut off lacks flushes of its own, from any call on. */
+function firstMuted({ log, mutedPurposes }: Recording): number {
+  const isMuted = (change: Change): boolean => change.kind === "flush" && mutedPurposes.has(change.purpose);
+  return Math.max(0, log.findIndex(isMuted));
 }
 
 /** What a crash of the next command may lead to: all that one before it could, and its own effect. */
