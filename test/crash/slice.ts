@@ -8,8 +8,8 @@ import { type GuestOptions, GUESTS_ALL } from "./judges/guests.ts";
 export const SLICE: ExploreOptions = {
   ...EXPLORE_ALL,
   limits: { exhaustiveItems: 5, randomSubsets: 16, most: 40 },
-  nestedLimits: { exhaustiveItems: 3, randomSubsets: 2, most: 6 },
-  nestedPoints: 10,
+  nestedLimits: { exhaustiveItems: 3, randomSubsets: 2, most: 4 },
+  nestedPoints: 6,
   depth: 2,
   nestEvery: 24,
   nestedDeaths: 12,

@@ -27,7 +27,7 @@ describe("a power cut or a dead process at any call leaves every disk before or 
 
   test.each(OTHERS)("in %s, with one crash only", async (_, scenario) => {
     const { plan, subject } = await trialOf(scenario);
-    const options = { ...SLICE, depth: 1, limits: { ...SLICE.limits, most: 6 } };
+    const options = { ...SLICE, depth: 1, limits: { ...SLICE.limits, most: 4 } };
     const report = await explore(await record(plan, subject), subject, options);
     expect(groupViolations(report.violations)).toEqual([]);
     expect(report.figures.states).toBeGreaterThan(0);
