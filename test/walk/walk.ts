@@ -13,7 +13,7 @@ import { makeImage, type Move, own } from "./ground.ts";
 import { flatten, proposeMove } from "./moves.ts";
 import type { Cut, Ended } from "./tools.ts";
 import { Walker, type WalkOptions } from "./walker.ts";
-import { Fault, isSame, listDevices, readContent, sayEnd, worldFrom } from "./world.ts";
+import { Fault, isSame, readContent, sayEnd, worldFrom } from "./world.ts";
 
 export interface WalkReport {
   readonly steps: number;
@@ -57,7 +57,7 @@ class Walk extends Walker {
       makeImage(file, format, index + 1, { options: how });
       await this.run(["device", "add", name, file, "--format", format], 0);
     }
-    const listing = await listDevices(this.place);
+    const listing = await this.list();
     this.world = worldFrom(listing, ({ image, format }) => readContent(image, format), undefined);
   }
 
@@ -87,7 +87,7 @@ class Walk extends Walker {
   // Commands by themselves.
 
   async #moveStep(): Promise<void> {
-    const long = await this.findLong();
+    const long = this.findLong();
     const move = long === undefined ? proposeMove(this.ground(), "alone") : flatten(this.ground(), long);
     const chaos = this.random.below(100);
     this.mark();
@@ -132,7 +132,7 @@ class Walk extends Walker {
   /** Recovers, and has the model follow what became of the move. */
   async #settle(move: Move, ended: Ended, mustRecover: boolean): Promise<void> {
     const choice = mustRecover || ended.status === 16 ? await this.recover() : undefined;
-    const listing = await listDevices(this.place);
+    const listing = await this.list();
     this.follow(move, listing, choice);
     if (ended.status === 0 && choice === undefined) this.#assertInSync(move);
     if (ended.status === 0) this.count("done");
@@ -199,7 +199,7 @@ class Walk extends Walker {
     await this.#checkOpen();
     if (this.open) await this.run(["txn", "abort", "--txn", open.id], 0);
     this.open = undefined;
-    const listing = await listDevices(this.place);
+    const listing = await this.list();
     const effects = open.moves.flatMap((move) => move.effects ?? []);
     this.follow(own(["txn", how], { effects }), listing, undefined);
   }
@@ -228,7 +228,7 @@ class Walk extends Walker {
     );
     if (odd) throw new Fault(`of two at once one ended with ${sayEnd(odd)}`);
     await this.recover();
-    const listing = await listDevices(this.place);
+    const listing = await this.list();
     const done = moves.filter((_, index) => [0, 16].includes(ended[index]?.status ?? -1));
     const effects = done.flatMap((move) => move.effects ?? []);
     this.follow(own(["two at once"], { effects }), listing, undefined);

@@ -69,6 +69,9 @@ export class Walker {
   readonly #leftBehind = new Set<string>();
   /** The moves of the transaction that is open. */
   open: { readonly id: string; readonly moves: Move[] } | undefined;
+  #listing: Listing | undefined;
+  /** Whether nothing has run since it was listed. */
+  #isListed = false;
 
   constructor({ program, folder, seed, say }: WalkOptions) {
     this.place = { program, cwd: join(folder, "ws"), reports: join(folder, "reports") };
@@ -255,7 +258,10 @@ export class Walker {
   }
 
   async look(asksQemu: boolean): Promise<void> {
-    const listing = await listDevices(this.place);
+    // What a step has listed at its end needs no second look, but now and then.
+    const known = asksQemu || !this.#isListed ? undefined : this.#listing;
+    const listing = known ?? (await this.list());
+    this.#isListed = false;
     if (!this.open && listing.generation !== this.world.generation) {
       throw new Fault(`generation ${listing.generation} came after ${this.world.generation} by itself`);
     }
@@ -314,6 +320,7 @@ export class Walker {
     wanted: number | undefined,
     choice: { readonly cut?: Cut | undefined; readonly env?: Readonly<Record<string, string>> } = {},
   ): Promise<Ended> {
+    this.#isListed = false;
     const ended = await runImgtx(this.place, argv, {
       cut: choice.cut,
       ...(choice.env && { env: choice.env }),
@@ -340,8 +347,15 @@ export class Walker {
     this.figures[what] = (this.figures[what] ?? 0) + 1;
   }
 
-  async findLong(): Promise<string | undefined> {
-    const { devices } = await listDevices(this.place);
-    return devices.find(({ chain, frozen }) => chain.length > LONGEST_CHAIN && !frozen)?.name;
+  /** Asks imgtx. */
+  async list(): Promise<Listing> {
+    this.#listing = await listDevices(this.place);
+    this.#isListed = true;
+    return this.#listing;
+  }
+
+  /** By what was listed last, which each step ends with. */
+  findLong(): string | undefined {
+    return this.#listing?.devices.find(({ chain, frozen }) => chain.length > LONGEST_CHAIN && !frozen)?.name;
   }
 }
