@@ -103,7 +103,7 @@ export async function runBatch(
     figures.add(each, outcome);
     await judge?.judge(loadSubject(each.subject), outcome);
   });
-  const result = await fc.check(property, { seed, numRuns, interruptAfterTimeLimit: 120_000 });
+  const result = await fc.check(property, { seed, numRuns });
   if (!result.failed || result.counterexample === null) return undefined;
   const error = result.errorInstance instanceof Error ? result.errorInstance : undefined;
   const cause = error?.cause instanceof Error ? error.cause.stack : undefined;
