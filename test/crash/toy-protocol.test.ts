@@ -10,6 +10,7 @@ import { describeViolation, type Report } from "./report.ts";
 import { startProcess } from "./simulated/simulated-process.ts";
 import { SimulatedDeath, SimulatedMachine } from "./simulated/simulated-disk.ts";
 import { runOn } from "./subject.ts";
+import { SLICE } from "./slice.ts";
 import { toyJournals, toyPlan, toySubject, type ToyFaults } from "./toy-protocol.ts";
 
 const OPTIONS: ExploreOptions = { ...EXPLORE_ALL, nestEvery: 8 };
@@ -44,7 +45,8 @@ test.each(NEEDED)("the removal of the flush for '%s' is found", async (purpose) 
 });
 
 test.each(REDUNDANT)("the removal of the flush for '%s' does no harm", async (purpose) => {
-  const mutant = await tryMutant(purpose, [{ plan: await toyPlan(), subject: toySubject() }], OPTIONS);
+  const options = { ...OPTIONS, limits: SLICE.limits, nestEvery: SLICE.nestEvery };
+  const mutant = await tryMutant(purpose, [{ plan: await toyPlan(), subject: toySubject() }], options);
   expect(mutant).toMatchObject({ purpose, verdict: "survived" });
 });
 
