@@ -42,14 +42,19 @@ async function endsOf(recording: Recording, subject: Subject, line: string): Pro
 }
 
 /** Recovers, runs the command again, and holds what it leaves against what recovery left. */
-async function goOn(
+async function goOn(machine: SimulatedMachine, subject: Subject, line: string, ends: Ends): Promise<void> {
+  const kept = await runOn(machine, subject, ["recover"]);
+  expect(kept.exit, kept.text).toBe(0);
+  await goOnFrom(machine, subject, line, ends);
+}
+
+/** The same where recovery has run. */
+async function goOnFrom(
   machine: SimulatedMachine,
   subject: Subject,
   line: string,
   { done, again }: Ends,
 ): Promise<void> {
-  const kept = await runOn(machine, subject, ["recover"]);
-  expect(kept.exit, kept.text).toBe(0);
   const isDone = withoutLayout(await observeCopy(machine, subject)) === done;
   const { exit, text } = await runOn(machine, subject, line.split(" "));
   expect(exit, text).toBe(0);
@@ -58,19 +63,29 @@ async function goOn(
   if (!isDone || end !== again) expect(end).toBe(done);
 }
 
+/** The machines that a process's death leaves at each call of the recorded copy, with recovery run; the last one first. */
+async function* recoverEach(
+  { start, log }: Recording,
+  subject: Subject,
+): AsyncGenerator<{ dead: SimulatedMachine; isKept: boolean }> {
+  const cached = start.fork();
+  const trees = log.map((change) => {
+    const before = cached.fork();
+    applyChange(cached, change);
+    return before;
+  });
+  for (const [point, tree] of [...trees.entries()].toReversed()) {
+    const dead = new SimulatedMachine({ durable: start, log: log.slice(0, point), cached: tree, ...DIED });
+    const { exit, text } = await runOn(dead, subject, ["recover"]);
+    expect(exit, text).toBe(0);
+    yield { dead, isKept: text.includes("kept the unfinished copy") };
+  }
+}
+
 /** The machine after the last crash of the recorded copy from which it is kept. */
 async function keepCopy(recording: Recording, subject: Subject): Promise<SimulatedMachine> {
-  const cached = recording.start.fork();
-  let kept: SimulatedMachine | undefined;
-  for (const [point, change] of recording.log.entries()) {
-    const log = recording.log.slice(0, point);
-    const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), ...DIED });
-    const { text } = await runOn(dead, subject, ["recover"]);
-    if (text.includes("kept the unfinished copy")) kept = dead;
-    applyChange(cached, change);
-  }
-  if (!kept) throw new Error("the copy is never kept");
-  return kept;
+  for await (const { dead, isKept } of recoverEach(recording, subject)) if (isKept) return dead;
+  throw new Error("the copy is never kept");
 }
 
 function idOfKept(machine: SimulatedMachine): string | undefined {
@@ -96,7 +111,6 @@ describe("after a crash at any call, the same command goes on, and makes what it
     const recording = await record(plan, subject);
     const ends = await endsOf(recording, subject, line);
     const states = new DiskStates(recording.start);
-    const cached = recording.start.fork();
     let resumed = 0;
     const seen = new Set<string>();
     for (const [point, change] of recording.log.entries()) {
@@ -107,17 +121,14 @@ describe("after a crash at any call, the same command goes on, and makes what it
         const machine = new SimulatedMachine({ durable: tree, boots: 2 });
         await goOn(machine, subject, line, ends);
       }
-      const log = recording.log.slice(0, point);
-      const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), ...DIED });
-      const { text } = await runOn(dead, subject, ["recover"]);
-      const kept = text.includes("kept the unfinished copy") ? idOfKept(dead) : undefined;
-      await goOn(dead, subject, line, ends);
-      if (kept !== undefined) {
-        expect(idOfTable(dead)).toBe(kept);
-        resumed += 1;
-      }
       states.advance(change);
-      applyChange(cached, change);
+    }
+    for await (const { dead, isKept } of recoverEach(recording, subject)) {
+      const kept = isKept ? idOfKept(dead) : undefined;
+      await goOnFrom(dead, subject, line, ends);
+      if (kept === undefined) continue;
+      expect(idOfTable(dead)).toBe(kept);
+      resumed += 1;
     }
     expect(resumed).toBeGreaterThan(2);
   });
@@ -179,19 +190,13 @@ describe("an unfinished copy", () => {
         MARK_ALWAYS,
       );
       const recording = await record(plan, subject);
-      const cached = recording.start.fork();
       let removed = 0;
-      for (const [point, change] of recording.log.entries()) {
-        const log = recording.log.slice(0, point);
-        const dead = new SimulatedMachine({ durable: recording.start, log, cached: cached.fork(), ...DIED });
-        const { text } = await runOn(dead, subject, ["recover"]);
-        if (text.includes("kept the unfinished copy")) {
-          const { exit } = await runOn(dead, subject, end.split(" "));
-          expect(exit).toBe(0);
-          expect(subject.files(dead.tree)).toBe(subject.files(recording.start));
-          removed += 1;
-        }
-        applyChange(cached, change);
+      for await (const { dead, isKept } of recoverEach(recording, subject)) {
+        if (!isKept) continue;
+        const { exit } = await runOn(dead, subject, end.split(" "));
+        expect(exit).toBe(0);
+        expect(subject.files(dead.tree)).toBe(subject.files(recording.start));
+        removed += 1;
       }
       expect(removed).toBeGreaterThan(2);
     },
