@@ -121,7 +121,6 @@ describe("a merged overlay", () => {
       expect(existsSync(bench.at("data.data"))).toBe(false);
       expect(run("qemu-img", "snapshot", "-l", bench.at("snapshots-base.img")).output).toContain("one");
     },
-    120_000,
   );
 });
 

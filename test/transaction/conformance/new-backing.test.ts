@@ -112,7 +112,6 @@ describe("active layers of every layout show what they showed", () => {
       judge(bench, "middle.qcow2");
       expect(below(bench)).toEqual(lower);
     },
-    180_000,
   );
 
   qemu.test("and are not larger than what qemu-img makes of them", async () => {
