@@ -107,7 +107,7 @@ export {
   settleFingerprint,
   takeFingerprint,
 } from "./fingerprint.ts";
-export type { Extent, Image } from "./image.ts";
+export type { Extent, Image, WritableImage } from "./image.ts";
 export type { ImageFormat } from "./image-format.ts";
 export { parseImageFormat } from "./image-format.ts";
 export type { ImageInfo, Qcow2Info } from "./qcow2/read/image-info.ts";

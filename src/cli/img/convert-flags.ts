@@ -5,7 +5,7 @@ import { type ListedOption, parseOptionList } from "../grammar/option-list.ts";
 import { failure, LINE_BREAK } from "./messages.ts";
 import type { ImgInput } from "./input.ts";
 import { asksForHelp, parseOptionLists } from "./option-list.ts";
-import { readSize } from "./size.ts";
+import { readCount } from "./size.ts";
 
 export interface ConvertFlags {
   /** Of -O; undefined where --target-image-opts says it. */
@@ -95,15 +95,8 @@ function readSparse(input: ImgInput): number | undefined {
 function readRequests(input: ImgInput): number {
   const text = input.text("-m");
   if (text === undefined) return REQUESTS_DEFAULT;
-  const count = /^\s*\+?(0x[0-9a-f]+|\d+)$/i.test(text) ? Number(text) : 0;
-  if (count >= 1 && count <= REQUESTS_MAX) return count;
-  if (input.qemuVersion >= 10) {
-    const limits = { least: 1, most: BigInt(REQUESTS_MAX) };
-    return readSize("number of coroutines", text, input.qemuVersion, limits);
-  }
-  throw failure(
-    `Invalid number of coroutines. Allowed number of coroutines is between 1 and ${REQUESTS_MAX}`,
-  );
+  const words = `. Allowed number of coroutines is between 1 and ${REQUESTS_MAX}`;
+  return readCount("number of coroutines", text, input.qemuVersion, { least: 1, most: REQUESTS_MAX, words });
 }
 
 /** `snapshot.id=…,snapshot.name=…`, or an id or name alone. */

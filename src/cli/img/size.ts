@@ -62,3 +62,25 @@ export function readSize(
       `${PROGRAM_MARK}kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.`,
   );
 }
+
+interface CountLimits {
+  readonly least: number;
+  readonly most: number;
+  /** What older versions say after its name, of one that can't be. */
+  readonly words?: string;
+}
+
+/** A number without a suffix. */
+export function readCount(
+  what: string,
+  text: string,
+  qemuVersion: QemuVersion,
+  { least, most, words = " specified" }: CountLimits,
+): number {
+  const isNumber = /^\s*[+-]?(0x[0-9a-f]+|\d+)$/i.test(text);
+  const count = isNumber ? Number(text) : Number.NaN;
+  if (count >= least && count <= most) return count;
+  if (qemuVersion < 10) throw failure(`Invalid ${what}${words}`);
+  if (isNumber) throw failure(`Invalid ${what} specified. Must be between ${least} and ${most}.`);
+  throw failure(`Invalid ${what} specified: '${text}'${qemuVersion === 10 ? "." : ""}`);
+}

@@ -50,6 +50,11 @@ export const IMG_TABLE: readonly ImgRow[] = [
     load: async () => (await import("./measure.ts")).measure,
   },
   {
+    verb: "bench",
+    summary: "measure how fast an image is read or written",
+    load: async () => (await import("./bench.ts")).bench,
+  },
+  {
     verb: "commit",
     summary: "merge an overlay into a backing image",
     load: async () => (await import("./commit.ts")).commit,

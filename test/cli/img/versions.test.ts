@@ -6,7 +6,14 @@ import { describe, expect, test } from "vitest";
 import { IMG_TABLE } from "../../../src/cli/img/table.ts";
 import { newerQemu, oracle } from "../../helpers/oracles.ts";
 import { runCli } from "../../helpers/cli/harness.ts";
-import { copyPrepared, makeFolder, runImg, runQemuBatch, shell } from "../../helpers/cli/against-qemu.ts";
+import {
+  copyPrepared,
+  makeFolder,
+  type Printed,
+  runImg,
+  runQemuBatch,
+  shell,
+} from "../../helpers/cli/against-qemu.ts";
 
 const IMAGES = `
 qemu-img create -q -f qcow2 base.qcow2 3M
@@ -129,6 +136,28 @@ rebase
 rebase base.qcow2
 amend
 amend base.qcow2
+bench
+bench a b
+bench -c x base.qcow2
+bench -d x base.qcow2
+bench -s 1Mb base.qcow2
+bench -o 1Mb base.qcow2
+bench -S 1Mb base.qcow2
+bench --pattern=x -w base.qcow2
+bench --pattern=256 -w base.qcow2
+bench --flush-interval=x -w base.qcow2
+bench -c 5 --flush-interval=10 base.qcow2
+bench --flush-interval=10 -d 20 -w base.qcow2
+bench -i foo base.qcow2
+bench -t foo base.qcow2
+bench nope
+bench -c 5 --pattern=3 mid.qcow2
+bench -q -c 10 -d 3 -o 1M -s 64k -S 100k base.qcow2
+bench -c 10 -o 20M base.qcow2
+bench -c 100 -s 96k base.qcow2
+bench -c 6 -w --pattern 5 -s 64k -S 128k compressed.qcow2
+bench -c 7 -w --flush-interval=2 -d 2 -f raw r.raw
+bench -c 6 -w --flush-interval=3 -d 2 --no-drain -f raw r.raw
 nope
 
 --nope
@@ -136,6 +165,7 @@ nope
 `;
 
 const FROM_10 = `
+bench -s 0 base.qcow2
 snapshot named.qcow2
 info named.qcow2
 `;
@@ -181,9 +211,18 @@ async function expectAlike(version: string, program: string, lines: string): Pro
   const theirs = runQemuBatch(program, theirFolder, all);
   const ours = [];
   for (const words of all) ours.push(await runImg(ourFolder, words, { env: { IMGTX_QEMU_IMG: version } }));
-  const named = (printed: readonly object[]) =>
-    printed.map((each, at) => ({ line: all[at]?.join(" "), ...each }));
+  const named = (printed: readonly Printed[]) =>
+    printed.map(({ status, stdout, stderr }, at) => ({
+      line: all[at]?.join(" "),
+      status,
+      stdout: stdout.replace(/\d+\.\d{3} seconds/, "N seconds"),
+      stderr,
+    }));
   expect(named(ours)).toEqual(named(theirs));
+  // What was written is the same, too.
+  for (const name of ["compressed.qcow2", "r.raw"]) {
+    shell("/", `qemu-img compare ${theirFolder}/${name} ${ourFolder}/${name}`);
+  }
 }
 
 describe("what imgtx prints is what the version prints that is asked for", () => {
