@@ -68,8 +68,13 @@ export async function keepHookRecord(
   }
 }
 
+/** One that another command has just taken away is no error: its own, or where nobody can tell who lives. */
 export async function removeHookRecord(workspace: Workspace, id: string): Promise<void> {
-  await workspace.storage.removeFile(pathOf(workspace, id));
+  try {
+    await workspace.storage.removeFile(pathOf(workspace, id));
+  } catch (error) {
+    if (!(error instanceof ImgtxError && error.code === "E_NOT_FOUND")) throw error;
+  }
   await workspace.storage.flushFolder(pathsOf(workspace).hooks, "hook that was run");
 }
 

@@ -7,6 +7,7 @@ import {
   type DeviceTable,
   findDevice,
   listHistory,
+  type MirrorEntry,
   pathsOf,
   planView,
   readGeneration,
@@ -334,17 +335,30 @@ async function lookAtMirror(
 ): Promise<MirrorStanding | undefined> {
   const { mirror } = entry;
   if (!mirror) return undefined;
+  let copy: Chain;
   try {
-    const copy = await openCanonical(scene, mirror, entry, currentFolder);
-    try {
-      const behindBytes = (await measureBehind(mirror, { present, copy })) ?? null;
-      return { behindBytes, problem: null, isMissing: false };
-    } finally {
-      await copy.close();
-    }
+    copy = await openCanonical(scene, mirror, entry, currentFolder);
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     return { behindBytes: null, problem: sayFailure(error), isMissing: error.code === "E_NOT_FOUND" };
+  }
+  try {
+    return { behindBytes: await measureIfStill(mirror, { present, copy }), problem: null, isMissing: false };
+  } finally {
+    await copy.close();
+  }
+}
+
+/** Null: only comparing tells; also where the device's tables can't be read, which its guest may be writing. */
+async function measureIfStill(
+  mirror: MirrorEntry,
+  chains: { readonly present: Chain; readonly copy: Chain },
+): Promise<number | null> {
+  try {
+    return (await measureBehind(mirror, chains)) ?? null;
+  } catch (error) {
+    if (error instanceof ImgtxError) return null;
+    throw error;
   }
 }
 

@@ -56,6 +56,8 @@ export interface DeviceDescription {
   } | null;
   /** A mirror whose making was cut off, and how far it had come. Undefined: nobody looked. */
   readonly unfinishedCopy?: { readonly image: string; readonly copiedBytes: number } | null;
+  /** The snapshots that keep a state of it, newest first. Left out: nobody looked. */
+  readonly snapshots?: readonly Pick<SnapshotDescription, "number" | "name" | "created">[];
   /** Who has its images open. Left out: nobody looked. */
   readonly holders?: readonly HolderDescription[];
   /** The path by which other programs open it; null where the view has to leave it out. */

@@ -35,7 +35,11 @@ export const deviceShow: PlainCommand = {
     const { devices } = await engine.describeDevices(session, [name]);
     const [device] = await engine.withHolders(session, devices);
     if (device === undefined) throw new ImgtxError("E_NO_DEVICE", `there is no device '${name}'`);
-    invocation.report.answer(device, DEVICE);
+    const kept = await engine.listSnapshots(session, { device: name });
+    const snapshots = kept
+      .filter(({ problem }) => problem === null)
+      .map(({ number, name: called, created }) => ({ number, name: called, created }));
+    invocation.report.answer({ ...device, snapshots }, DEVICE);
     return 0;
   },
 };

@@ -130,16 +130,34 @@ async function runBetween(
   }
   if (after === undefined) return ended;
   const { outcome } = ended;
-  const failed = await runHook(invocation, { name: "--after", command: after, limitMs, env }).then(
-    () => undefined,
-    (error: unknown) => error,
+  const failed = await runLast(
+    async () => await runHook(invocation, { name: "--after", command: after, limitMs, env }),
+    promised,
   );
-  await promised?.done(failed === undefined);
   if (failed === undefined) return ended;
   if (!(failed instanceof ImgtxError)) throw failed;
   const stands = outcome === undefined ? "" : `; the snapshot is taken: generation ${outcome.generation}`;
   const afterFailure = failed.reworded(`${failed.message}${stands}`, { changed: outcome?.changed ?? false });
   return { ...ended, afterFailure };
+}
+
+/** What it failed with; what was committed before is to be told all the same. */
+async function runLast(
+  run: () => Promise<void>,
+  promised: Awaited<ReturnType<OpenSession["engine"]["promiseHook"]>> | undefined,
+): Promise<unknown> {
+  let failed: unknown;
+  try {
+    await run();
+  } catch (error) {
+    failed = error;
+  }
+  try {
+    await promised?.done(failed === undefined);
+  } catch (error) {
+    failed ??= error;
+  }
+  return failed;
 }
 
 interface Hook {

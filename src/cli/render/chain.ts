@@ -6,6 +6,8 @@ import type { DeviceDescription, MirrorStanding } from "../../transaction/index.
 import type { Canvas } from "./canvas.ts";
 import { drawTime, widthOf } from "./layout.ts";
 
+const SNAPSHOTS_TOLD = 3;
+
 export function drawChains(devices: readonly DeviceDescription[], canvas: Canvas): string[] {
   const users = usersOfImages(devices);
   return devices.flatMap((device, index) => [
@@ -48,10 +50,20 @@ function drawHead(device: DeviceDescription, { paint }: Canvas): string {
     device.virtualSizeBytes === null ? undefined : formatBytes(device.virtualSizeBytes),
     device.frozen ? drawFrozen(device) : undefined,
     device.mirror === null ? undefined : drawMirror(device.mirror),
+    device.snapshots === undefined || device.snapshots.length === 0
+      ? undefined
+      : saySnapshots(device.snapshots),
     device.unfinishedCopy ? drawUnfinished(device.unfinishedCopy) : undefined,
     device.transaction === null ? undefined : `in transaction ${device.transaction}`,
   ].filter((fact) => fact !== undefined);
   return [paint.bold(device.name), paint.dim(facts.join(", "))].filter((part) => part !== "").join("  ");
+}
+
+/** `snapshots 27 (nightly), 26 and 12 more` */
+function saySnapshots(snapshots: NonNullable<DeviceDescription["snapshots"]>): string {
+  const names = snapshots.map(({ number, name }) => (name === null ? String(number) : `${number} (${name})`));
+  const more = names.length > SNAPSHOTS_TOLD ? ` and ${names.length - SNAPSHOTS_TOLD} more` : "";
+  return `snapshot${names.length === 1 ? "" : "s"} ${names.slice(0, SNAPSHOTS_TOLD).join(", ")}${more}`;
 }
 
 /** `mirror /b/m.qcow2 (qcow2), 3 MiB behind, last in sync 2012-03-05 14:03:11Z` */

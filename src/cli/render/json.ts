@@ -37,6 +37,7 @@ export function deviceJson(device: DeviceDescription): object {
       image: device.unfinishedCopy.image,
       copied: device.unfinishedCopy.copiedBytes,
     },
+    snapshots: device.snapshots,
     holders: device.holders,
     transaction: device.transaction,
     view: device.view,

@@ -55,6 +55,8 @@ test("the status of a sound workspace says what there is, and who has it open", 
     expect(stdout).toContain(`open in pid ${reader.pid} (sleep), a reader: ${cwd}/a.qcow2\n`);
     expect(stdout).toMatch(/vdb +frozen since/);
     expect(stdout).toMatch(/txn \w+ \(open\) +open, for \d+ min, by /);
+    const show = await runCli(["device", "show", "vda"], { cwd });
+    expect(show.stdout).toMatch(/^vda .*, snapshot 1 \(nightly\)/);
     const json = await runCli(["status", "--json"], { cwd });
     expect(JSON.parse(json.stdout)).toMatchObject({
       schema: 1,
