@@ -28,7 +28,7 @@ export {
   readOwnBacking,
 } from "./qcow2/change/change-backing.ts";
 export { describeCutOff } from "./chain/missing-tables.ts";
-export { findOverlaysBeside } from "./chain/overlays-beside.ts";
+export { type FolderOverlays, overlaysOn, readOverlaysIn } from "./chain/overlays-beside.ts";
 export { type Beside, findBeside, folderBeside, isBesideImage } from "./journal-beside.ts";
 export { findDataFrom } from "./read/data-from.ts";
 export {

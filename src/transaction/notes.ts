@@ -245,6 +245,11 @@ const ROWS = {
     ({ image, device }) =>
       `${image} has another owner or other permissions than what '${device}' was on: its guest may not be able to open it`,
   ),
+  "folder not read whole": row(
+    { ...IMAGE, filesLeft: isCount },
+    ({ image, filesLeft }) =>
+      `${filesLeft} files of ${image} were not looked at: an overlay among them that stands on what changes would show another content`,
+  ),
   "merged into": row(IMAGE, ({ image }) => `${image} gets what is merged`),
 
   // Of what a layer stands on.

@@ -11,40 +11,55 @@ import { composeBackingPath, isProtocolName } from "./backing-name.ts";
 /** In a folder of more files, the first so many by name are looked at. */
 const FILES_MAX = 4096;
 
-/** Their paths, in its own folder or another one. What can't be read is left out: its owner is somebody else. */
-export async function findOverlaysBeside(
-  storage: Storage,
-  image: string,
-  folder = posix.dirname(image),
-): Promise<string[]> {
-  const stat = await storage.stat(image);
-  if (stat === undefined) return [];
-  const identity = identityOf(stat);
-  const names = (await storage.readFolder(folder)).slice(0, FILES_MAX);
-  const overlays: string[] = [];
-  for (const name of names) {
-    const path = posix.join(folder, name);
-    if (path !== image && (await namesAsBacking(storage, path, identity))) overlays.push(path);
-  }
-  return overlays;
+/** What the headers of a folder's files say. */
+export interface FolderOverlays {
+  readonly folder: string;
+  /** The overlays, by what identifies the file that they stand on. */
+  readonly byBacking: ReadonlyMap<string, readonly string[]>;
+  /** How many files nobody looked at. */
+  readonly filesLeft: number;
 }
 
-async function namesAsBacking(storage: Storage, path: string, identity: string): Promise<boolean> {
+/** Reads each header of the folder once. What can't be read is left out: its owner is somebody else. */
+export async function readOverlaysIn(storage: Storage, folder: string): Promise<FolderOverlays> {
+  const names = await storage.readFolder(folder);
+  const byBacking = new Map<string, readonly string[]>();
+  for (const name of names.slice(0, FILES_MAX)) {
+    const path = posix.join(folder, name);
+    const backing = await findBacking(storage, path);
+    if (backing !== undefined) byBacking.set(backing, [...(byBacking.get(backing) ?? []), path]);
+  }
+  return { folder, byBacking, filesLeft: Math.max(0, names.length - FILES_MAX) };
+}
+
+/** Those of them that stand on the image. */
+export async function overlaysOn(
+  storage: Storage,
+  { byBacking }: FolderOverlays,
+  image: string,
+): Promise<readonly string[]> {
+  const stat = await storage.stat(image);
+  const overlays = stat ? (byBacking.get(identityOf(stat)) ?? []) : [];
+  return overlays.filter((path) => path !== image);
+}
+
+/** What identifies the file that the image there stands on. */
+async function findBacking(storage: Storage, path: string): Promise<string | undefined> {
   const stat = await storage.statLink(path);
-  if (stat?.kind !== "file") return false;
+  if (stat?.kind !== "file") return undefined;
   try {
     const file = await storage.openFile(path, "read");
     try {
-      if (!hasQcowMagic(await readHead(file))) return false;
+      if (!hasQcowMagic(await readHead(file))) return undefined;
       const { backingFileName } = await readOwnHeader(file, path);
-      if (backingFileName === undefined || isProtocolName(backingFileName)) return false;
+      if (backingFileName === undefined || isProtocolName(backingFileName)) return undefined;
       const backing = await storage.stat(composeBackingPath(path, backingFileName, posix.dirname(path)));
-      return backing !== undefined && identityOf(backing) === identity;
+      return backing && identityOf(backing);
     } finally {
       await file.close();
     }
   } catch (error) {
-    if (error instanceof ImgtxError && error.code !== "E_INTERNAL") return false;
+    if (error instanceof ImgtxError && error.code !== "E_INTERNAL") return undefined;
     throw error;
   }
 }

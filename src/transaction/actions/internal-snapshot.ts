@@ -56,11 +56,11 @@ export const internalSnapshotApply: Action<InternalSnapshotRequest> = {
       const { mirror } = device;
       await judgeApplying(top);
       const entry = await pickSnapshot(top, snapshot);
-      await assertNothingStandsOn(top.path, "would show another content", context);
+      const unread = await assertNothingStandsOn(top.path, "would show another content", context);
       const virtualSizeBytes = entry.diskSize ?? top.virtualSizeBytes;
       if (mirror && virtualSizeBytes !== top.virtualSizeBytes) throw mirrorKeepsSize(device, mirror);
       return {
-        notes: [...noteVmState(entry, { stays: true }), ...noteSize(top, virtualSizeBytes)],
+        notes: [...noteVmState(entry, { stays: true }), ...noteSize(top, virtualSizeBytes), ...unread],
         // What the mirror holds is not what the disk holds then: both are compared next time.
         after: { virtualSizeBytes, mirror: mirror && { ...mirror, source: [] } },
         redo: changeOf(top, async (link) => await applySnapshot(link, link.file, entry), { discards: true }),

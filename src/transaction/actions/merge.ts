@@ -54,7 +54,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
   const layers = await pickLayers(entry, chain, request, context);
   const { merged, into, above } = layers;
   await assertMayBeMerged(layers, request, context);
-  await assertMayBeWritten(layers, request, context);
+  const unread = await assertMayBeWritten(layers, request, context);
   await assertCopyable(context.storage, into, context.gate);
   const name = await findName(layers, context);
   const bitmaps = await planBitmaps(layers, request, context);
@@ -85,6 +85,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
       ...(above.length === 0 && !hasAccessOf(into, topOf(layers))
         ? [{ code: "other access", image: into.path, device } as const]
         : []),
+      ...unread,
     ],
   };
   return {

@@ -55,28 +55,29 @@ export const resize: Action<ResizeRequest> = {
       };
     }
     if (entry.mirror) throw mirrorKeepsSize(entry, entry.mirror);
+    let unread: Note[] = [];
     await withPlace({ device, image: top.path }, async () => {
-      if (sizeBytes < before) await assertMayShrink(chain, sizeBytes, request, context);
+      if (sizeBytes < before) unread = await assertMayShrink(chain, sizeBytes, request, context);
       await judgeResize(chain, sizeBytes, request.preallocation);
     });
     const redo = planResizing(top, sizeBytes, context, request.preallocation);
     const files = redo.map(({ link: { path } }) => ({ path, change: "change" as const }));
     return {
       ...common,
-      reports: [{ ...report, files, notes: [{ code: "resized", before, after: sizeBytes }] }],
+      reports: [{ ...report, files, notes: [{ code: "resized", before, after: sizeBytes }, ...unread] }],
       changes: [{ device, after: { ...entry, ...placeOf(chain), virtualSizeBytes: sizeBytes } }],
       redo,
     };
   },
 };
 
-/** E_REFUSED where anything would be lost, of the device's or of what stands on its image. */
+/** E_REFUSED where anything would be lost, of the device's or of what stands on its image. Returns what was not looked at. */
 async function assertMayShrink(
   chain: Chain,
   sizeBytes: number,
   { device, shrink, force }: ResizeRequest,
   context: PlanContext,
-): Promise<void> {
+): Promise<Note[]> {
   const { path, virtualSizeBytes } = activeLayer(chain);
   if (sizeBytes < 0) {
     throw new ImgtxError("E_USAGE", `it has only ${sayBytes(virtualSizeBytes)}`, { device });
@@ -88,10 +89,10 @@ async function assertMayShrink(
         "Shrink the file system in it first",
     });
   }
-  await assertNothingStandsOn(path, "would lose what is cut off", context);
+  const unread = await assertNothingStandsOn(path, "would lose what is cut off", context);
   // Closing it would close the chain, which is the engine's.
   const data = force ? undefined : await findDataFrom(imageOf(chain), sizeBytes);
-  if (data === undefined) return;
+  if (data === undefined) return unread;
   throw new ImgtxError("E_REFUSED", `there is data in the part that would be cut off, at ${data} first`, {
     hint: "shrink the file system in it first, and discard what is past the new end; --force cuts it off all the same",
   });

@@ -11,7 +11,7 @@
 import { posix } from "node:path";
 import type { Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { describeChanges, findOverlaysBeside, takeFingerprint } from "../../format/index.ts";
+import { describeChanges, overlaysOn, readOverlaysIn, takeFingerprint } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
@@ -75,7 +75,8 @@ async function whyNeeded(
   if (use !== undefined) return use;
   for (const folder of folders) {
     if (!(await storage.stat(folder))) continue;
-    const [overlay] = await findOverlaysBeside(storage, path, folder);
+    // Anew for each: what stood on it may have gone just now.
+    const [overlay] = await overlaysOn(storage, await readOverlaysIn(storage, folder), path);
     if (overlay !== undefined) return `'${overlay}' stands on it`;
   }
   if (await isFenceUp(file, path, state)) return undefined;

@@ -1,10 +1,12 @@
 // What a merge must not do: take from others what they stand on, or lose what only the merged layers have.
 
-import { copyFileSync, existsSync } from "node:fs";
+import { copyFileSync, existsSync, writeFileSync } from "node:fs";
 import { describe, expect } from "vitest";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { run, runWell, startQemuDaemon } from "../../helpers/qemu-programs.ts";
+import { watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { type MergeChoice, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
 import { writeGuest } from "../../helpers/transaction/mirroring.ts";
 import type { Workbench } from "../../helpers/transaction/workbench.ts";
@@ -59,6 +61,22 @@ describe("a merge is refused where another overlay stands", () => {
     await bench.remove("vdb");
     await expectRefused(bench, {}, { code: "E_IN_USE" });
     expect(existsSync(bench.at("far/kept.qcow2"))).toBe(true);
+  });
+});
+
+describe("a merge", () => {
+  qemu.test("reads each header of a folder once, and says how many files it did not look at", async () => {
+    const bench = await makeChain(NAMES);
+    bench.makeQcow2("other.qcow2", 1);
+    for (let number = 0; number < 4200; number += 1) writeFileSync(bench.at(`zz-${number}`), "");
+    const opened: string[] = [];
+    const watched = watchStorage(makeNodeStorage(), ({ name, path }) => {
+      if (name === "openFile" && path.endsWith("/other.qcow2")) opened.push(name);
+    });
+    const request = mergeRequest(bench, ["vda"], { into: "base.qcow2" });
+    const { actions } = await bench.through(watched).run(request, { dryRun: true });
+    expect(opened).toHaveLength(1);
+    expect(JSON.stringify(actions)).toMatch(/\d\d\d? files of [^ ]+ were not looked at/);
   });
 });
 

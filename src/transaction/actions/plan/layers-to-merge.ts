@@ -2,7 +2,8 @@
 // what changes or goes.
 
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
-import { type ChainLink, identityOf } from "../../../format/index.ts";
+import { type ChainLink, type FolderOverlays, identityOf } from "../../../format/index.ts";
+import type { Note } from "../../notes.ts";
 import type { MergeRequest } from "../../request.ts";
 import type { PlanContext } from "./action.ts";
 import { assertNothingStandsOn } from "./overlays-of.ts";
@@ -112,24 +113,28 @@ function assertSizesFit({ device, above, merged, into }: Omit<LayersToMerge, "be
   );
 }
 
-/** E_IN_USE where others stand on what gets another content, or goes. */
+/** E_IN_USE where others stand on what gets another content, or goes. Returns what was not looked at. */
 export async function assertMayBeWritten(
   { device, above, merged, into, below }: LayersToMerge,
   { keep }: MergeRequest,
   context: Pick<PlanContext, "table" | "storage" | "readGeneration" | "removedHere">,
-): Promise<void> {
+): Promise<Note[]> {
   const chain = [...above, ...merged, into, ...below];
   const own = new Set(chain.map(({ stat }) => identityOf(stat)));
   for (const path of context.removedHere) {
     const stat = await context.storage.stat(path);
     if (stat) own.add(identityOf(stat));
   }
+  // Each header is read once, whatever is merged.
+  const folders = new Map<string, FolderOverlays>();
+  let notes: Note[] = [];
   for (const [index, link] of [...merged, into].entries()) {
     // What the uppermost one shows does not change, and it may stay.
     if (keep && index === 0) continue;
     const what = `would ${link === into || keep ? "show another content" : "lose what it shows"}`;
     await withPlace({ device, image: link.path }, async () => {
-      await assertNothingStandsOn(link.path, what, context, { except: own, chain });
+      notes = await assertNothingStandsOn(link.path, what, context, { except: own, chain, folders });
     });
   }
+  return notes;
 }

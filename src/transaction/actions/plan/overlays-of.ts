@@ -2,7 +2,8 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../../errors/index.ts";
-import { findOverlaysBeside, identityOf } from "../../../format/index.ts";
+import { type FolderOverlays, identityOf, overlaysOn, readOverlaysIn } from "../../../format/index.ts";
+import type { Note } from "../../notes.ts";
 import type { PlanContext } from "./action.ts";
 
 type OverlayContext = Pick<PlanContext, "table" | "storage" | "readGeneration">;
@@ -12,17 +13,26 @@ interface KnownOverlays {
   readonly except?: ReadonlySet<string>;
   /** Images in whose folders there may be others. Default: the image alone. */
   readonly chain?: readonly { readonly path: string }[];
+  /** Folders that were read already, by their paths. */
+  readonly folders?: Map<string, FolderOverlays>;
 }
 
-/** E_IN_USE, with the first of the overlays and what would happen to it. */
+/**
+ * E_IN_USE, with the first of the overlays and what would happen to it. Returns notes on folders that have more files than
+ * are looked at.
+ */
 export async function assertNothingStandsOn(
   image: string,
   what: string,
   context: OverlayContext,
-  known: KnownOverlays = {},
-): Promise<void> {
-  const [overlay, ...others] = await findOverlaysOf(image, context, known);
-  if (overlay === undefined) return;
+  { folders = new Map<string, FolderOverlays>(), ...known }: KnownOverlays = {},
+): Promise<Note[]> {
+  const [overlay, ...others] = await findOverlaysOf(image, context, { ...known, folders });
+  if (overlay === undefined) {
+    return [...folders.values()].flatMap(({ folder, filesLeft }) =>
+      filesLeft === 0 ? [] : [{ code: "folder not read whole", image: folder, filesLeft } as const],
+    );
+  }
   const more = others.length === 0 ? "" : `, and ${others.length} more`;
   throw new ImgtxError("E_IN_USE", `'${overlay}' stands on it${more}, and ${what}`, {
     hint: "remove what nobody needs any more; or make a snapshot, and change its overlay instead",
@@ -33,7 +43,7 @@ export async function assertNothingStandsOn(
 async function findOverlaysOf(
   image: string,
   { table, storage, readGeneration }: OverlayContext,
-  { except, chain: beside = [] }: KnownOverlays,
+  { except, chain: beside = [], folders: read }: KnownOverlays & { folders: Map<string, FolderOverlays> },
 ): Promise<string[]> {
   const found = new Set<string>();
   const add = (chain: readonly { readonly image: string }[]): void => {
@@ -52,7 +62,9 @@ async function findOverlaysOf(
   }
   const folders = new Set([image, ...beside.map(({ path }) => path)].map((path) => posix.dirname(path)));
   for (const folder of folders) {
-    for (const overlay of await findOverlaysBeside(storage, image, folder)) found.add(overlay);
+    const known = read.get(folder) ?? (await readOverlaysIn(storage, folder));
+    read.set(folder, known);
+    for (const overlay of await overlaysOn(storage, known, image)) found.add(overlay);
   }
   const there = await Promise.all(
     [...found].map(async (path) => {
