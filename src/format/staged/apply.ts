@@ -2,7 +2,7 @@
 //
 // Invariants
 // - It begins at the start of the log each time, and may be cut off anywhere and called again: the image is the same in
-//   the end. Which sectors are written does not depend on what an earlier call has done.
+//   the end. Which sectors are written, and whether the size is set, does not depend on what an earlier call has done.
 // - The order: the file grows; all sectors but the fence's, and the holes; the file shrinks; the fence's sector. What
 //   has to be there before the next is made durable in between (see the flushes). It shrinks under the fence, since
 //   whoever opens the image afterwards may use the space at its end.
@@ -49,14 +49,18 @@ export async function applyLog(
   }
   if ((await judgeSize(log, file)) === "neither") throw changedAt(file, log.sizeBytes);
   const { sizeBytes } = await file.stat();
-  if (sizeBytes < log.sizeBytes) await file.truncate(log.sizeBytes);
-  let isInFirstSector = log.header.baseSizeBytes === log.sizeBytes;
+  const { baseSizeBytes } = log.header;
+  // Also where it has the size: that may be lost with a flush that failed, as what was written is.
+  const grows = baseSizeBytes < log.sizeBytes && sizeBytes === log.sizeBytes;
+  if (grows || sizeBytes < log.sizeBytes) await file.truncate(log.sizeBytes);
+  let isInFirstSector = baseSizeBytes === log.sizeBytes;
   const kept = guard.kind === "fence" ? guard.kept : undefined;
   for await (const change of changesOf(log, kept)) {
     isInFirstSector &&= isInSector(change);
     await applyChange(log, file, change, guard);
   }
-  if (sizeBytes > log.sizeBytes && log.header.baseSizeBytes !== log.sizeBytes) {
+  const shrinks = baseSizeBytes > log.sizeBytes && sizeBytes === log.sizeBytes;
+  if (shrinks || (sizeBytes > log.sizeBytes && baseSizeBytes !== log.sizeBytes)) {
     await file.truncate(log.sizeBytes);
   }
   if (guard.kind === "fence" && !guard.kept) {
