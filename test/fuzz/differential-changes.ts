@@ -23,6 +23,8 @@ export interface Change {
   /** The images whose content and properties are compared afterwards: the first is what the words name last. */
   readonly images: readonly string[];
   readonly sizeBytes?: number;
+  /** What of the content is not compared. */
+  readonly ignored?: { readonly start: number; readonly end: number };
   readonly snapshot?: { readonly kind: "keep" | "apply" | "drop"; readonly name: string };
   readonly layout?: Partial<ChosenLayout>;
   /** How many of the images below are left. */
@@ -54,14 +56,20 @@ export function chooseChange(subject: Subject): Change | undefined {
   return choose(subject);
 }
 
-function resize({ random, name, sizeBytes }: Subject): Change {
+/** QEMU shows what was cut off once, in the last cluster. */
+function ignoredOf({ sizeBytes, layout }: Subject): { readonly start: number; readonly end: number } {
+  return { start: sizeBytes, end: Math.ceil(sizeBytes / layout.clusterBytes) * layout.clusterBytes };
+}
+
+function resize(subject: Subject): Change {
+  const { random, name, sizeBytes } = subject;
   const mayShrink = chance(random, 40);
   const span = mayShrink ? sizeBytes / SECTOR_BYTES : 4096;
   const change = SECTOR_BYTES * random.below(span);
   const target = mayShrink ? sizeBytes - change : sizeBytes + change;
   const shrink = mayShrink ? ["--shrink"] : [];
   const words = ["resize", "-q", "-f", "qcow2", ...shrink, name, String(target)];
-  return { words, images: [name], sizeBytes: target };
+  return { words, images: [name], sizeBytes: target, ignored: ignoredOf(subject) };
 }
 
 function snapshot(subject: Subject): Change | undefined {
@@ -118,7 +126,8 @@ function commit({ random, name, below }: Subject): Change | undefined {
   return { words: ["commit", "-q", "-d", "-f", "qcow2", ...words, name], images: [name, base] };
 }
 
-function amend({ random, name, layout, sizeBytes }: Subject): Change {
+function amend(subject: Subject): Change {
+  const { random, name, layout, sizeBytes } = subject;
   const what = random.below(10);
   const done = (option: string, more: Partial<Change>): Change => ({
     words: ["amend", "-f", "qcow2", "-o", option, name],
@@ -133,7 +142,7 @@ function amend({ random, name, layout, sizeBytes }: Subject): Change {
   // With large clusters QEMU takes minutes for the counts of an empty image.
   if (what < 6 || layout.clusterBytes >= LARGE_BYTES) {
     const target = sizeBytes + SECTOR_BYTES * random.below(4096);
-    return done(`size=${target}`, { sizeBytes: target });
+    return done(`size=${target}`, { sizeBytes: target, ignored: ignoredOf(subject) });
   }
   const refcountBits = 2 ** pick(random, [3, 4, 4, 5, 6, 2, 1]);
   return done(`refcount_bits=${refcountBits}`, { layout: { refcountBits } });

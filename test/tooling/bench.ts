@@ -8,6 +8,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { benchBackings } from "./bench-backings.ts";
 import { benchImages } from "./bench-images.ts";
+import { benchInPlace } from "./bench-in-place.ts";
 import { benchMirrors } from "./bench-mirrors.ts";
 import { type Bench, inTurns, Results, run, runImgtx } from "./bench-tools.ts";
 
@@ -31,6 +32,7 @@ try {
   if (hasQemu && wants("images")) benchImages(bench);
   if (hasQemu && wants("mirrors")) benchMirrors(bench);
   if (hasQemu && wants("backings")) benchBackings(bench);
+  if (hasQemu && wants("in-place")) benchInPlace(bench);
   if (!hasQemu) console.log("qemu-img is not here: all that is measured against it is left out");
   results.print();
 } finally {
