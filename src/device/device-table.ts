@@ -35,6 +35,10 @@ export interface DeviceTable {
   readonly snapshots: readonly SnapshotRef[];
   /** The number that the next one gets. */
   readonly nextSnapshot: number;
+  /** The generation whose state this one is, which an undo or a redo went to. Absent: its own. */
+  readonly position?: number | undefined;
+  /** Closed generations that a redo goes to, the next one last. Absent: none. */
+  readonly undone?: readonly number[] | undefined;
 }
 
 const KIND = "imgtx device table";
@@ -181,6 +185,8 @@ const isTable = objectOf<DeviceTable>({
   devices: listOf(isDeviceEntry),
   snapshots: listOf(isSnapshotRef),
   nextSnapshot: isCount,
+  position: orAbsent(isCount),
+  undone: orAbsent(listOf(isCount)),
 });
 
 /** What breaks the invariants of a table, or undefined. */

@@ -56,6 +56,8 @@ export { assertOwn, describeCopy, howToAdopt } from "./standing.ts";
 export { readTable } from "./present-table.ts";
 export {
   assertSnapshotName,
+  isSnapshotRef,
+  type SealedDevice,
   sealDevice,
   type Snapshot,
   type SnapshotRef,
@@ -64,6 +66,7 @@ export {
   readSealedChain,
   readSnapshot,
   requireSnapshot,
+  withoutSeals,
   withSealsOf,
   withSnapshot,
 } from "./snapshots.ts";

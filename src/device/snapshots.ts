@@ -161,9 +161,24 @@ export function withSealsOf(table: DeviceTable, known: DeviceTable): DeviceTable
     ...table,
     devices: table.devices.map((entry) => ({
       ...entry,
-      chain: entry.chain.map((one) => {
-        const sealedBy = one.sealedBy ?? sealers.get(one.image);
+      chain: entry.chain.map((one, depth) => {
+        const sealedBy = depth === 0 ? undefined : (one.sealedBy ?? sealers.get(one.image));
         return sealedBy === one.sealedBy || sealedBy === undefined ? one : { ...one, sealedBy };
+      }),
+    })),
+  };
+}
+
+/** The table where these snapshots have sealed nothing. */
+export function withoutSeals(table: DeviceTable, dropped: ReadonlySet<number>): DeviceTable {
+  return {
+    ...table,
+    devices: table.devices.map((entry) => ({
+      ...entry,
+      chain: entry.chain.map((one) => {
+        if (one.sealedBy === undefined || !dropped.has(one.sealedBy)) return one;
+        const { sealedBy: _sealedBy, ...rest } = one;
+        return rest;
       }),
     })),
   };

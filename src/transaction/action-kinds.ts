@@ -10,6 +10,8 @@ export const ACTION_KINDS = [
   "device-remove",
   "device-trust",
   "rollback",
+  "undo",
+  "redo",
   "mirror",
   "mirror-cancel",
   "migrate",

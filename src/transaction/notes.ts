@@ -228,6 +228,10 @@ const ROWS = {
     ({ image, before, now }) =>
       `whether somebody wrote to ${image} can't be told (${describeDoubt(before, now)})`,
   ),
+  "back to a snapshot": row(
+    { ...IMAGE, number: isCount },
+    ({ image, number }) => `it is what snapshot ${number} keeps, in ${image}, which stays as it is`,
+  ),
   "left by a rollback": row(
     { ...BOTH, what: oneOf("frozen", "not frozen", "mirror's content", "mirrored", "not mirrored") },
     (kept) => {

@@ -71,9 +71,19 @@ export interface DeviceTrustRequest {
 
 export interface RollbackRequest {
   readonly kind: "rollback";
-  /** Undefined: the generation before the present one. */
-  readonly generation: number | undefined;
-  /** Go back though nobody can tell whether the images are what they were. */
+  /** None: all that the snapshot keeps. */
+  readonly devices: readonly string[];
+  /** A snapshot's name or number, or a time. Undefined: the newest snapshot of the devices. */
+  readonly to: string | undefined;
+  /** Whether what was active goes, instead of being kept as a snapshot of its own. */
+  readonly isDiscarding: boolean;
+}
+
+export interface UndoRequest {
+  readonly kind: "undo" | "redo";
+  /** Whether it is a redo. */
+  readonly isForward: boolean;
+  /** Leave behind what guests wrote since, and go to images of which nobody can tell that they are what they were. */
   readonly force: boolean;
 }
 
@@ -265,6 +275,7 @@ export type ActionRequest =
   | DeviceRemoveRequest
   | DeviceTrustRequest
   | RollbackRequest
+  | UndoRequest
   | MirrorRequest
   | MirrorCancelRequest
   | MigrateRequest

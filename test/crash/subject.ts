@@ -72,7 +72,7 @@ export interface Step {
    */
   readonly failsForward?: boolean;
   /**
-   * Whether this step, a commit, may be refused after a recovery that was cut off: a fence is lifted, and its image
+   * Whether this step, a commit or an undo, may be refused after a recovery that was cut off: a fence is lifted, and its image
    * has a time that nobody knows, since a guest may have been started before it was put back.
    */
   readonly orRefused?: boolean;

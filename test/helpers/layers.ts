@@ -126,7 +126,8 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     "": [...PLAIN, "journal", "actions/plan"],
     images: [...PLAIN, "journal"],
     "actions/plan": [...PLAIN, "journal", "images"],
-    actions: [...PLAIN, "journal", "images", "actions/plan"],
+    "actions/way-back": [...PLAIN, "journal", "images", "actions/plan"],
+    actions: [...PLAIN, "journal", "images", "actions/plan", "actions/way-back"],
     commit: [...PLAIN, "journal", "images", "actions/plan"],
     recover: ["", ...PLAIN, "journal", "images", "commit"],
     engine: ["", ...PLAIN, "journal", "images", "actions/plan", "actions", "commit", "recover"],
@@ -254,8 +255,8 @@ function packageOf(specifier: string): string {
   return specifier.split("/", specifier.startsWith("@") ? 2 : 1).join("/");
 }
 
-// A step of a copy, and a change of a file, may be a merge as well.
-const VERBS = ACTION_KINDS.filter((kind) => kind !== "merge").join("|");
+// A step of a copy, and a change of a file, may be a merge as well, and a record of a journal an undo.
+const VERBS = ACTION_KINDS.filter((kind) => kind !== "merge" && kind !== "undo").join("|");
 const ASKS_FOR_VERB = new RegExp(`(?:kind\\)?\\s*[!=]==\\s*|case\\s+|Set\\(\\[\\s*)"(${VERBS})"`, "g");
 
 /**

@@ -66,7 +66,7 @@ function benchGroup({ report }: Bench, disks: number, reach: number | undefined)
   const [ours, theirs] = inTurns(disks === 64 ? 7 : 15, [
     () => {
       // Back to the bare disks first, so that each round has the same chains.
-      if (round > 0) runImgtx(workspace, "rollback", "--to", String(disks));
+      if (round > 0) runImgtx(workspace, "undo");
       round += 1;
       const targets = names.map((name) => `${name}=${name}-i${round}.qcow2`);
       return runImgtx(workspace, "snapshot-group", ...targets);

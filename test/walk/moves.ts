@@ -80,17 +80,6 @@ function reopenOther(ground: Ground): Move | undefined {
   };
 }
 
-/** The first with all devices: a rollback takes those away that came later. */
-const FIRST_GENERATION = 3;
-
-function rollback(ground: Ground): Move | undefined {
-  const back = ground.random.below(4);
-  const { generation } = ground.world;
-  if (generation <= FIRST_GENERATION) return undefined;
-  const to = back === 0 ? [] : ["--to", String(Math.max(FIRST_GENERATION, generation - back))];
-  return { argv: ["rollback", ...to], content: "the image's", inSync: [] };
-}
-
 function migrate(ground: Ground): Move | undefined {
   const found = pickDevice(ground, ({ mirror: one }) => one === undefined);
   if (!found) return undefined;
@@ -119,7 +108,6 @@ const MOVES: readonly (readonly [number, Propose])[] = [
   [5, mirrorCancel],
   [14, reopenMirror],
   [5, reopenOther],
-  [8, rollback],
   [4, migrate],
   [5, freeze],
   [6, unfreeze],
@@ -127,7 +115,7 @@ const MOVES: readonly (readonly [number, Propose])[] = [
 ];
 
 /** What fits into a transaction. */
-const INSIDE = MOVES.filter(([, propose]) => propose !== rollback && propose !== reopenOther);
+const INSIDE = MOVES.filter(([, propose]) => propose !== reopenOther);
 
 export type Occasion = "alone" | "inside" | "beside another";
 

@@ -10,7 +10,7 @@ export const deviceRemove: ActionCommand = {
     arguments: [{ name: "NAME", about: "the device", completes: "device" }],
     options: [],
     about: "Takes a device out of the table. Its images stay as they are.",
-    examples: [{ command: "imgtx device remove vdb", about: "`imgtx rollback` brings it back" }],
+    examples: [{ command: "imgtx device remove vdb", about: "`imgtx undo` brings it back" }],
     exits: CHANGING_EXITS,
   },
   request: (input) => ({ kind: "device-remove", device: input.argument("NAME") }),

@@ -24,7 +24,7 @@ export const history: PlainCommand = {
     options: [],
     about:
       "Lists the generations of the device table, newest first; a star marks the present one. Each commit " +
-      "makes a generation, and `imgtx rollback` goes back to one.",
+      "makes a generation, and `imgtx undo` takes the last one back.",
     examples: [
       { command: "imgtx history | head -n 5", about: "the latest" },
       { command: "imgtx history --json | jq '.generations[0].devices'", about: "what the newest one says" },

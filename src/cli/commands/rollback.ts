@@ -1,37 +1,52 @@
-// imgtx rollback
+// imgtx rollback [DEV …] [--to SNAPSHOT]
 
 import type { ActionCommand } from "../grammar/definition.ts";
+import { confirm } from "./confirm.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 export const rollback: ActionCommand = {
   kind: "action",
   definition: {
-    arguments: [],
+    arguments: [
+      {
+        name: "DEV",
+        about: "the devices that go back; else all that the snapshot keeps",
+        optional: true,
+        variadic: true,
+        completes: "device",
+      },
+    ],
     options: [
       {
         long: "to",
-        value: { name: "GENERATION", completes: "nothing" },
-        about: "the generation to go back to; else the one before the present one",
+        value: { name: "SNAPSHOT", completes: "nothing" },
+        about: "its name or number, or a time in UTC; else the newest of the devices",
       },
       {
-        long: "force",
-        about: "go back though it can't be told whether somebody wrote to the images meanwhile",
+        long: "discard",
+        about:
+          "remove what is left, where imgtx made it and nothing stands on it, and keep no snapshot of it",
       },
     ],
     about:
-      "Gives each device the image that it had in an earlier generation. Only the table moves, as a new " +
-      "generation: no image is changed or removed, so a rollback can be rolled back. It is refused when an " +
-      "image of that generation is no longer what it was. Freezes and mirrors are not taken back.",
+      "Goes back to what a snapshot keeps of devices: each gets a new overlay over its sealed image, all in one " +
+      "generation. What was active is kept as a snapshot of its own, `before rollback to ...`, so that going " +
+      "forward again is the same command. No image is written to, and other devices stay where they are.",
     examples: [
-      { command: "imgtx rollback", about: "take the last change back" },
-      { command: "imgtx history", about: "see the numbers" },
-      { command: "imgtx rollback --to 3", about: "go back to generation 3" },
+      { command: "imgtx rollback", about: "to the newest snapshot" },
+      { command: "imgtx rollback vda --to before-upgrade", about: "one device, to a snapshot by its name" },
+      { command: "imgtx rollback --to '2026-11-27 04:00'", about: "to the newest that is as old as that" },
     ],
     exits: CHANGING_EXITS,
   },
   request: (input) => ({
     kind: "rollback",
-    generation: input.count("--to", 0),
-    force: input.flag("--force"),
+    devices: input.texts("DEV"),
+    to: input.text("--to"),
+    isDiscarding: input.flag("--discard"),
   }),
+  async confirm(invocation) {
+    if (!invocation.input.flag("--discard")) return;
+    await confirm(invocation, "What the devices hold now, and no snapshot keeps, is removed.");
+  },
 };

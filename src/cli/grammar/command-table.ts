@@ -259,9 +259,21 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
   },
   {
     path: ["rollback"],
-    summary: "go back to an earlier generation",
+    summary: "go back to a snapshot",
     section: "Actions",
     load: async () => (await import("../commands/rollback.ts")).rollback,
+  },
+  {
+    path: ["undo"],
+    summary: "take back what the last commit did",
+    section: "Actions",
+    load: async () => (await import("../commands/undo.ts")).undo,
+  },
+  {
+    path: ["redo"],
+    summary: "do again what was taken back",
+    section: "Actions",
+    load: async () => (await import("../commands/undo.ts")).redo,
   },
   {
     path: ["refuse"],

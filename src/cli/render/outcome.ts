@@ -45,7 +45,7 @@ export function closingOf(outcome: Outcome): string {
   if (!outcome.changed) return "Nothing to change.";
   const [taken] = outcome.snapshots.toReversed();
   return taken
-    ? `Generation ${outcome.generation}, snapshot ${sayTaken(taken)}.`
+    ? `Generation ${outcome.generation}, snapshot ${sayTaken(taken)}: \`imgtx rollback --to ${taken.number}\` goes back to it.`
     : `Generation ${outcome.generation}.`;
 }
 

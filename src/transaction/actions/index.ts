@@ -20,8 +20,9 @@ import { refuse } from "./refuse.ts";
 import { reopen } from "./reopen.ts";
 import { repair, repairUndo } from "./repair.ts";
 import { amend, resize } from "./resize.ts";
-import { rollback } from "./rollback.ts";
 import { snapshot } from "./snapshot.ts";
+import { rollback } from "./way-back/rollback.ts";
+import { redo, undo } from "./way-back/undo.ts";
 
 type RequestOf<Kind extends ActionKind> = Extract<ActionRequest, { readonly kind: Kind }>;
 
@@ -33,6 +34,8 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   "device-remove": deviceRemove,
   "device-trust": deviceTrust,
   rollback,
+  undo,
+  redo,
   freeze,
   unfreeze,
   resize,

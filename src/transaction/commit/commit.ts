@@ -33,6 +33,7 @@ import {
   heldDevices,
   type Journal,
   lastSeen,
+  liveStatements,
   readJournals,
   type TransactionState,
 } from "../journal/index.ts";
@@ -276,7 +277,8 @@ async function markAndMove(
   const { onProgress, throttle, onNotice, markEveryMs } = inHand;
   const told = { onProgress, throttle, onNotice, markEveryMs };
   const held: Finishing = { isLocked: true, looks, logs, ...told, underLock: HOLDS_LOCK };
-  const isChanging = imagesChangedAtCommit(journal.state).size > 0;
+  const removes = liveStatements(journal.state).some(({ plan }) => plan.removes.length > 0);
+  const isChanging = removes || imagesChangedAtCommit(journal.state).size > 0;
   // What is staged lacks the fingerprints that changed images will have: it has shown that there is room. Changing
   // them may take hours, and needs nothing but the images: the workspace is free for others.
   const changeAndMove = () => {

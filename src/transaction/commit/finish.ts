@@ -18,6 +18,7 @@ import {
   underWorkspaceLock,
   withDevices,
   withFingerprints,
+  withoutSeals,
   type Workspace,
   writeNextGeneration,
 } from "../../device/index.ts";
@@ -324,15 +325,33 @@ export function nextTable(
   closing = closingTable(table, state),
 ): DeviceTable {
   const allowed = liveStatements(state).flatMap(({ plan }) => plan.allowPaths);
+  const { position: _position, undone: _undone, ...onward } = table;
   const next = {
-    ...withDevices(table, changesOf(state)),
+    ...withDevices(onward, changesOf(state)),
     generation: table.generation + 1,
     committed: commit.committed,
     transaction: state.begin.id,
     summary: commit.summary,
     allowPaths: [...new Set([...table.allowPaths, ...allowed])],
   };
-  return withPlannedSnapshots(next, closing, state, commit.committed);
+  return withStanding(withPlannedSnapshots(next, closing, state, commit.committed), state);
+}
+
+/** Where an undo or a redo has gone to, with the snapshots that are there then. */
+function withStanding(table: DeviceTable, state: TransactionState): DeviceTable {
+  const plans = liveStatements(state).map(({ plan }) => plan);
+  const standings = plans.flatMap(({ standing }) => standing ?? []);
+  const [last] = standings;
+  if (!last) return table;
+  const dropped = new Set(standings.flatMap((one) => one.dropped));
+  const known = new Set(table.snapshots.map(({ number }) => number));
+  const back = standings
+    .flatMap(({ restored }) => restored)
+    .filter(({ number }) => !known.has(number) && number < table.nextSnapshot);
+  const kept = [...table.snapshots.filter(({ number }) => !dropped.has(number)), ...back];
+  const snapshots = kept.sort((a, b) => a.number - b.number);
+  const { position, undone } = last;
+  return { ...withoutSeals(table, dropped), snapshots, ...(plans.length === 1 && { position, undone }) };
 }
 
 /** `snapshot-group vda vdb, reopen vdc` */

@@ -5,6 +5,8 @@ import {
   type DeviceTable,
   findDevice,
   readGeneration,
+  readSealedChain,
+  readSnapshot,
   trustedBy,
 } from "../../device/index.ts";
 import { ImgtxError, withPlace } from "../../errors/index.ts";
@@ -31,6 +33,7 @@ import { unfinishedAmong } from "../describe.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ImageChange } from "../images/redo.ts";
 import type { ActionRequest } from "../request.ts";
+import { assertSealedStay } from "./keep-sealed.ts";
 import type { Work } from "./work.ts";
 
 export interface StatementToPlan {
@@ -82,6 +85,7 @@ export async function planStatement(
     })),
     removes: plan.removes ?? [],
     ...(plan.snapshot && { snapshot: plan.snapshot }),
+    ...(plan.standing && { standing: plan.standing }),
     folders: await markFolders(work.workspace.storage, [
       ...newFiles.map(({ path }) => path),
       ...fencesToRaise(plan.changes).map(({ image }) => image),
@@ -89,6 +93,7 @@ export async function planStatement(
       ...(plan.copies ?? []).flatMap(({ into, files }) => [into, ...files]),
     ]),
   };
+  await assertSealedStay(work.workspace, statement.table, record);
   return { plan, record };
 }
 
@@ -174,6 +179,10 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
       const known = generations.get(generation) ?? readGeneration(workspace, generation);
       generations.set(generation, known);
       return await known;
+    },
+    snapshots: {
+      read: async (ref) => await readSnapshot(workspace, ref),
+      chainOf: async (snapshot, device) => await readSealedChain(workspace, table, snapshot, device),
     },
     gate,
     async openContent(image, format) {

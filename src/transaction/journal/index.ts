@@ -8,6 +8,7 @@ export {
 export { Journal } from "./journal.ts";
 export { clearHalfMade, journalPath } from "./journal-file.ts";
 export type { CopyStep, UpStep, LateStep } from "./copy-steps.ts";
+export type { PlannedSnapshot, PlannedStanding } from "./planned-snapshot.ts";
 export type {
   BeginRecord,
   CommitFence,
@@ -17,7 +18,6 @@ export type {
   NewFile,
   PlannedFolder,
   PlannedReport,
-  PlannedSnapshot,
   PlanRecord,
   PreparedFile,
   PreparedRedo,

@@ -11,6 +11,7 @@ import {
   isFlag,
   isImageFormat,
   isObject,
+  isSnapshotRef,
   isText,
   isWorker,
   listOf,
@@ -33,7 +34,6 @@ import type {
   NewFile,
   PlannedFolder,
   PlannedReport,
-  PlannedSnapshot,
   PreparedFile,
   PreparedRedo,
   StagedImagePlan,
@@ -41,6 +41,7 @@ import type {
   TableChange,
   WatchedImage,
 } from "./records.ts";
+import type { PlannedSnapshot, PlannedStanding } from "./planned-snapshot.ts";
 import { READ_VERSIONS, type StoredValue, upgradeValues } from "./upgrade.ts";
 
 const isKind: Shape<ActionKind> = oneOf(...ACTION_KINDS);
@@ -173,6 +174,14 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     ),
     late: listOf(isLateStep),
     removes: listOf(isText),
+    standing: orAbsent(
+      objectOf<PlannedStanding>({
+        position: isCount,
+        undone: listOf(isCount),
+        dropped: listOf(isCount),
+        restored: listOf(isSnapshotRef),
+      }),
+    ),
     snapshot: orAbsent(
       objectOf<PlannedSnapshot>({ name: orNull(isText), message: orNull(isText), devices: listOf(isText) }),
     ),

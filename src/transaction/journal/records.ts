@@ -30,6 +30,7 @@ import {
 import type { Origin } from "../../storage/index.ts";
 import type { Note } from "../notes.ts";
 import type { CopyStep, LateStep } from "./copy-steps.ts";
+import type { PlannedSnapshot, PlannedStanding } from "./planned-snapshot.ts";
 import type { ActionKind, ActionReport } from "../request.ts";
 
 export const JOURNAL_VERSION = 6;
@@ -155,13 +156,6 @@ export interface PlannedReport extends Omit<ActionReport, "notes" | "copiedBytes
   readonly notes: readonly Note[];
 }
 
-/** A snapshot of devices, as they are when the statement takes effect. Its number is given when the table moves. */
-export interface PlannedSnapshot {
-  readonly name: string | null;
-  readonly message: string | null;
-  readonly devices: readonly string[];
-}
-
 export interface PlanRecord {
   readonly type: "plan";
   readonly statement: number;
@@ -183,6 +177,8 @@ export interface PlanRecord {
   readonly removes: readonly string[];
   /** What it keeps of the devices that it moves on. Left out: nothing. */
   readonly snapshot?: PlannedSnapshot | undefined;
+  /** Where an undo or a redo goes to. Left out: it goes on. */
+  readonly standing?: PlannedStanding | undefined;
   /** The folders of its new files and of images that it changes: how it is told that their disk is there. */
   readonly folders: readonly PlannedFolder[];
 }

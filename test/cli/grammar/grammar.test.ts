@@ -106,11 +106,11 @@ describe("an action becomes a request", () => {
   });
 
   test.each([
-    [["rollback"], undefined],
-    [["rollback", "--to", "0"], 0],
-    [["rollback", "--to=12"], 12],
-  ])("%j goes back to %s", async (argv, generation) => {
-    expect((await requestOf(argv)).request).toEqual({ kind: "rollback", generation, force: false });
+    [["rollback"], { devices: [], to: undefined, isDiscarding: false }],
+    [["rollback", "vda", "vdb", "--to", "mon"], { devices: ["vda", "vdb"], to: "mon", isDiscarding: false }],
+    [["rollback", "--to=12", "--discard"], { devices: [], to: "12", isDiscarding: true }],
+  ])("%j goes back to %j", async (argv, request) => {
+    expect((await requestOf(argv)).request).toEqual({ kind: "rollback", ...request });
   });
 });
 
@@ -176,11 +176,10 @@ describe("usage errors name what is wrong and what was probably meant", () => {
     [["txn", "comit"], "unknown command 'comit'", "did you mean txn commit?"],
     [["device", "lst"], "unknown command 'lst'", "did you mean device list?"],
     [["snapshot"], "missing required argument 'DEV'", "see `imgtx snapshot --help`"],
-    [["rollback", "3"], "too many arguments", "see `imgtx rollback --help`"],
-    [["rollback", "--wait", "3"], "too many arguments", "say --wait=3"],
+    [["undo", "3"], "too many arguments", "see `imgtx undo --help`"],
+    [["undo", "--wait", "3"], "too many arguments", "say --wait=3"],
     [["--wait", "3", "rollback"], "unknown command '3'", "say --wait=3"],
     [["rollback", "--to"], "argument missing", "see `imgtx rollback --help`"],
-    [["rollback", "--to", "two"], "--to: 'two' is not a whole number of at least 0", ""],
     [["rollback", "--output", "xml"], "Allowed choices are human, json", ""],
     [["rollback", "--wait=soon"], "--wait: 'soon' is not a number of seconds", "say --wait=10"],
     [["rollback", "--workspace="], "--workspace: the folder's name is empty", ""],

@@ -229,11 +229,20 @@ export const SCENARIOS: readonly Scenario[] = [
     files: filesOf(DEVICES.slice(0, 3)),
   }),
   onTwo("trust a folder", [step("device trust vda ../images")]),
-  onTwo("rollback", [step("rollback"), step("rollback --to 4")], {
+  onTwo("rollback", [step("rollback vda --to 1"), step("rollback --to 1 --discard")], {
     prepare: [...addAll(TWO), step(group(TWO)), step("snapshot vda a2.qcow2")],
   }),
+  // What was fenced and has a time that nobody knows may have been written to.
+  onTwo(
+    "undo and redo",
+    [
+      { ...step("undo"), orRefused: true },
+      { ...step("redo"), orRefused: true },
+    ],
+    { prepare: [...addAll(TWO), step(group(TWO))] },
+  ),
   onTwo("take an existing overlay with --reuse", [step("snapshot vda a1.qcow2 --reuse")], {
-    prepare: [...addAll(TWO), step("snapshot vda a1.qcow2"), step("rollback")],
+    prepare: [...addAll(TWO), step("snapshot vda a1.qcow2"), step("undo")],
   }),
   ...MIRROR_SCENARIOS,
   ...MIGRATE_SCENARIOS,

@@ -22,6 +22,7 @@ import {
   type SnapshotRequest,
   type TransactionDescription,
 } from "../../../src/transaction/index.ts";
+import { readTable } from "../../../src/device/index.ts";
 import { guestDigest, openGuest, openHostImage } from "../guest-content.ts";
 import { sampleQcow2, sampleRaw } from "../sample-image.ts";
 import { makeFolder } from "../temporary-folder.ts";
@@ -147,8 +148,22 @@ export class Workbench {
     return await this.run(request, options);
   }
 
-  async rollback(generation?: number): Promise<Outcome> {
-    return await this.run({ kind: "rollback", generation, force: false });
+  /** Takes the last commit back, or as many as lead to that generation. */
+  async undo(generation?: number): Promise<Outcome> {
+    for (;;) {
+      const outcome = await this.run({ kind: "undo", isForward: false, force: false });
+      if (generation === undefined || (await this.position()) <= generation) return outcome;
+    }
+  }
+
+  /** The generation whose state the table has. */
+  async position(): Promise<number> {
+    const { generation, position = generation } = await readTable((await this.session()).workspace);
+    return position;
+  }
+
+  async rollback(to?: string, devices: readonly string[] = []): Promise<Outcome> {
+    return await this.run({ kind: "rollback", devices, to, isDiscarding: false });
   }
 
   async begin(name?: string, onError: "abort" | "keep" = "keep"): Promise<string> {

@@ -55,7 +55,7 @@ describe("guest content is what it was", () => {
       "a rollback of a snapshot",
       async (bench: Workbench) => {
         await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
-        await bench.rollback();
+        await bench.undo();
       },
     ],
   ])("after %s", async (_, action) => {
@@ -82,7 +82,7 @@ describe("guest content is what it was", () => {
     await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2", vdc: "c1.qcow2" });
     expect(await read()).toEqual(before);
     await openByQemu(bench);
-    await bench.rollback();
+    await bench.undo();
     expect(await read()).toEqual(before);
   });
 

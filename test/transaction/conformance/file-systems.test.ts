@@ -156,7 +156,7 @@ describe("what a guest flushed before a power cut", () => {
       command("sync", "-f", disk.mountPoint);
       writeDurably(inside.at("a.raw"), "raw");
       disk.cutPower();
-      const failure = await failureOf(async () => await inside.rollback(1));
+      const failure = await failureOf(async () => await inside.undo(1));
       expect(failure.changed).toBe(false);
       expect(failure.message).toContain("a.raw");
       expect(await inside.images()).toEqual({ vda: "b.raw" });

@@ -74,7 +74,7 @@ describe("a raw image that was written to after the mark", () => {
     expect(compare(bench, "b.raw")).toBe(IDENTICAL);
     execFileSync("qemu-img", ["check", "-q", bench.at("m.qcow2")]);
     expect(await recover(bench, "reader")).toEqual([]);
-    await bench.rollback();
+    await bench.undo();
     expect((await bench.images())["vdb"]).toBe("b.raw");
   });
 
@@ -229,7 +229,7 @@ describe("a device whose table has moved to its mirror, and whose view has not",
     expect(realpathSync(bench.at("devices/vdb"))).toBe(realpathSync(bench.at("m.qcow2")));
     expect(compare(bench, "b.raw")).toBe(IDENTICAL);
     expect(await recover(bench, "recover")).toEqual([]);
-    await bench.rollback();
+    await bench.undo();
     expect((await bench.images())["vdb"]).toBe("b.raw");
   });
 

@@ -129,7 +129,7 @@ describe("what is written to an image before its redo log is applied", () => {
     expect(note?.text).toContain(`the snapshot of 'vdb' holds what was written to ${bench.at("b.raw")}`);
     writeGuest(bench.at("devices/vdb"), "qcow2", "read -P 7 100k 4k");
     expect(infoOf(bench.at("b.raw"))).toMatchObject({ "virtual-size": 256 * KIB });
-    await bench.rollback();
+    await bench.undo();
     expect((await bench.images())["vdb"]).toBe("b.raw");
   });
 

@@ -66,7 +66,7 @@ describe("between the commit mark and recovery", () => {
       makeOther(bench);
       await reopen(bench, "vdc");
       expect(await fingerprintOf(bench, "c.qcow2")).toEqual(before);
-      await bench.rollback();
+      await bench.undo();
       expect((await bench.images())["vdc"]).toBe("c.qcow2");
     },
   );
@@ -82,7 +82,7 @@ describe("between the commit mark and recovery", () => {
       execFileSync("touch", ["-r", bench.at("c.qcow2"), bench.at("times")]);
       writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 9 0 4k");
       execFileSync("touch", ["-r", bench.at("times"), bench.at("c.qcow2")]);
-      await expect(bench.rollback()).rejects.toThrow("its old time of modification");
+      await expect(bench.undo()).rejects.toThrow("its old time of modification");
     });
   }
 

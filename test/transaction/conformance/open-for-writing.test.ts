@@ -85,7 +85,7 @@ test("rollback leaves the device on an image that somebody has open for writing"
   onTestFinished(() => {
     closeSync(descriptor);
   });
-  expect(await failureOf(async () => await bench.rollback())).toMatchObject({ code: "E_LOCKED" });
+  expect(await failureOf(async () => await bench.undo())).toMatchObject({ code: "E_LOCKED" });
   expect(await bench.images()).toMatchObject({ vda: "a1.qcow2" });
 });
 

@@ -323,7 +323,7 @@ describe("two open transactions", () => {
     await bench.snapshot({ vdb: "b1.qcow2" }, {}, { transaction: two });
     expect(await bench.commit(two)).toMatchObject({ generation: 4 });
     expect(await bench.commit(one)).toMatchObject({ generation: 5 });
-    await bench.rollback(4);
+    await bench.undo(4);
     expect(await bench.images()).toEqual({ vda: "a.qcow2", vdb: "b1.qcow2", vdc: "c.qcow2" });
   });
 

@@ -269,7 +269,7 @@ describe("a disk is not resized, and nothing changed,", () => {
     const bench = await makeWorkbench();
     bench.makeFile("o/README", "overlays\n");
     await bench.snapshot({ vda: "o/a1.qcow2" });
-    await bench.run({ kind: "rollback", generation: undefined, force: true });
+    await bench.run({ kind: "undo", isForward: false, force: true });
     const smaller = resizeRequest("vda", 64 * K, { shrink: true, force: true });
     await refused(bench, smaller, { code: "E_IN_USE", message: /o\/a1\.qcow2' stands on it/ });
   });

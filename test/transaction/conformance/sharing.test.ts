@@ -73,7 +73,7 @@ describe("an overlay that was made beforehand", () => {
   async function makeBenchWithOverlay(): Promise<Workbench> {
     const bench = await makeWorkbench();
     await bench.snapshot({ vda: "ready.qcow2" });
-    await bench.rollback();
+    await bench.undo();
     return bench;
   }
 
@@ -110,7 +110,7 @@ describe("an overlay that was made beforehand", () => {
   ])("is refused when %s", async (_, prepare, file, words) => {
     const bench = await makeWorkbench();
     await bench.snapshot({ vdc: "over-c.qcow2" });
-    await bench.rollback();
+    await bench.undo();
     prepare(bench);
     const before = snapshotWorkspace(bench.root);
     const failure = await failureOf(async () => await bench.snapshot({ vda: file }, { reuse: true }));

@@ -198,7 +198,7 @@ describe("a workspace of the version before", () => {
     const bench = await makeWorkbench();
     await bench.snapshot({ vda: "a1.qcow2" });
     await bench.snapshot({ vda: "a2.qcow2" });
-    await bench.rollback(3);
+    await bench.undo(3);
     makeEarlier(bench);
     expect(await lines(bench)).toEqual([]);
   });

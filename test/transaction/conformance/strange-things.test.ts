@@ -195,10 +195,10 @@ describe("where it is lost", () => {
       [1, null],
       [0, null],
     ]);
-    const failure = await failureOf(async () => await bench.rollback(4));
+    const failure = await failureOf(async () => await bench.undo());
     expect(failure).toMatchObject({ code: "E_CORRUPT", image: bench.at(".imgtx/history/000004.json") });
-    await bench.rollback(3);
-    expect(await bench.images()).toMatchObject({ vda: "a.qcow2", vdc: "c.qcow2" });
+    await bench.rollback("1");
+    expect(await bench.images()).toMatchObject({ vda: "a-after-1.qcow2", vdc: "c1.qcow2" });
     execFileSync("sh", ["-c", /`(mv .*)`/.exec(failure.hint ?? "")?.[1] ?? "false"]);
     expect((await listGenerations(await bench.session())).map(({ generation }) => generation)).not.toContain(
       4,

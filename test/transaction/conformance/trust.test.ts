@@ -40,7 +40,7 @@ describe("a raw image outside of the workspace", () => {
     await expectSound(bench, 2);
     await bench.snapshot({ vda: "a2.qcow2" });
     await mirror(bench, { vda: "m.qcow2" }, { verify: true });
-    await bench.rollback(2);
+    await bench.rollback("1");
     await expectSound(bench, 2);
     await bench.begin();
     await bench.snapshot({ vda: "a3.qcow2" });
@@ -97,7 +97,7 @@ describe("device trust", () => {
     await bench.run({ ...request, format: "qcow2", allowPaths: [outside] }, { standalone: true });
     await trust(bench, "vda", outside);
     await bench.snapshot({ vda: "t1.qcow2" });
-    await bench.rollback();
+    await bench.undo();
     await expectSound(bench, 2);
   });
 

@@ -9,7 +9,7 @@
 // - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
 // - After the commit mark no code of an action runs.
 
-import type { DeviceEntry, DeviceTable } from "../../../device/index.ts";
+import type { ChainEntry, DeviceEntry, DeviceTable, Snapshot, SnapshotRef } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
@@ -20,6 +20,7 @@ import type {
   LateStep,
   PlannedReport,
   PlannedSnapshot,
+  PlannedStanding,
   PlanRecord,
   TableChange,
   UpStep,
@@ -40,6 +41,12 @@ export interface PlanContext {
   readUnfinished(): Promise<ReadonlySet<string>>;
   /** An earlier generation, as it was when it was superseded; undefined where the history has none. */
   readGeneration(generation: number): Promise<DeviceTable | undefined>;
+  /** What the snapshots of the table keep. */
+  readonly snapshots: {
+    read(ref: SnapshotRef): Promise<Snapshot>;
+    /** The whole chain of a device in one of them. */
+    chainOf(snapshot: Snapshot, device: string): Promise<readonly ChainEntry[]>;
+  };
   /** Opens a chain, by a format or by its magic, and keeps it open, for reading, until the command ends; the engine locks its images. */
   openChain(
     path: string,
@@ -124,6 +131,8 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   readonly removes?: PlanRecord["removes"];
   /** What is kept of the devices that it moves on. Default: nothing. */
   readonly snapshot?: PlannedSnapshot;
+  /** Where an undo or a redo goes to. */
+  readonly standing?: PlannedStanding;
   /** Copies alone: where a source has changed by the commit, they are brought in sync then. Default: false. */
   readonly renewable?: boolean;
   /** Chains that must not change before the commit, with the device they are opened for. */

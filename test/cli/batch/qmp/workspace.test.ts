@@ -125,7 +125,7 @@ test("drive-reopen and blockdev-reopen point devices to other images, raw only w
 test("blockdev-snapshot takes an overlay by its file, and says why a device is none", async () => {
   const bench = await makeWorkbench();
   await bench.snapshot({ vdc: "over.qcow2" });
-  await bench.rollback();
+  await bench.undo();
   const put = (overlay: string) => ({ execute: "blockdev-snapshot", arguments: { node: "vdc", overlay } });
   const device = await run(bench, [put("vda")]);
   expect(device.status).toBe(14);

@@ -1,34 +1,42 @@
-// rollback: the table goes back to an earlier generation, as a new one. No image is written to.
+// undo and redo: the table takes the last commit back, or does it again, as a new generation. No image is written to.
 //
 // An earlier generation is what it was only while its images are: each was fingerprinted when its
-// generation was superseded, and is compared with that. What was written since stays in its own images.
+// generation was superseded, and is compared with that. What was written since stays in its own images: where a guest
+// would miss it, an undo says so, and is refused.
 
 import {
   type ChainEntry,
   type DeviceEntry,
   type DeviceTable,
+  filesOfEntry,
   findDevice,
   trustedBy,
+  withSealsOf,
   withTrusted,
-} from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
-import { describeContentChanges, describeDoubt, mayBeSameFile } from "../../format/index.ts";
-import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
-import { deviceEntryOf, notesOnMirrorLeft } from "./plan/chain-entry.ts";
-import { assertNotFrozen } from "./plan/fencing.ts";
-import type { PlannedReport } from "../journal/index.ts";
-import { type Kept, sayKept } from "../note-words.ts";
-import { type Note, sayNote } from "../notes.ts";
-import type { RollbackRequest } from "../request.ts";
+} from "../../../device/index.ts";
+import { ImgtxError } from "../../../errors/index.ts";
+import {
+  describeChanges,
+  describeContentChanges,
+  describeDoubt,
+  mayBeSameFile,
+} from "../../../format/index.ts";
+import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../plan/action.ts";
+import { deviceEntryOf, notesOnMirrorLeft } from "../plan/chain-entry.ts";
+import { assertNotFrozen } from "../plan/fencing.ts";
+import type { PlannedReport, PlannedStanding } from "../../journal/index.ts";
+import { type Kept, sayKept } from "../../note-words.ts";
+import { type Note, sayNote } from "../../notes.ts";
+import type { UndoRequest } from "../../request.ts";
 
 type OpenChains = Plan["chains"][number][];
 
-export const rollback: Action<RollbackRequest> = {
-  saying: { noun: "rollback", done: "rolled back", planned: "would be rolled back" },
-  async plan({ generation, force }, context) {
+export const undo: Action<UndoRequest> = {
+  saying: { noun: "undo", done: "taken back", planned: "would be taken back" },
+  async plan({ kind, isForward, force }, context) {
     const { table } = context;
-    const wanted = generation ?? table.generation - 1;
-    const target = await requireGeneration(wanted, context);
+    const way = await findWay(isForward, context);
+    const { wanted, target } = way;
     const moves = movesBetween(table, target);
     const kept = findKept(table, target);
     if (moves.length === 0) throw nothingMoves(wanted, kept);
@@ -36,26 +44,32 @@ export const rollback: Action<RollbackRequest> = {
     const doubts: Note[] = [];
     const chains: OpenChains = [];
     const changes: Plan["changes"][number][] = [];
+    const written: string[] = [];
     for (const { device, before, after } of moves) {
       // Whoever froze it wants it to hold still; and its fence would stay on an image of no device.
       if (before) assertNotFrozen(before, "going back would move it to another image");
       // Where the present chain is broken, going back is the way out: that is no obstacle.
-      if (before) await openInto(chains, [], before, context);
+      const left = before && (await openInto(chains, [], before, context));
+      if (left && after && isWrittenTo(before, left)) written.push(`'${device}' to ${before.image}`);
       const entry =
         after && (await reviveEntry({ before, after, wanted, context, chains, obstacles, doubts }));
-      if (entry !== undefined) changes.push({ device, after: entry });
+      if (entry === undefined) continue;
+      const [sealed] = entry ? withSealsOf({ ...target, devices: [entry] }, target).devices : [];
+      changes.push({ device, after: sealed ?? null });
     }
     if (obstacles.length > 0) {
       throw new ImgtxError("E_CHANGED", `generation ${wanted} can't come back: ${obstacles.join("; ")}`, {
-        hint: "`imgtx history` lists the generations; put the images back from a copy, with their times, to reach this one",
+        hint: "`imgtx snapshot-list` has what can be gone back to with `imgtx rollback`; put the images back from a copy, with their times, to reach this one",
       });
     }
-    if (doubts.length > 0 && !force) throw inDoubt(wanted, doubts);
+    if (written.length > 0 && !force) throw wouldLeave(kind, written);
+    if (doubts.length > 0 && !force) throw inDoubt(kind, wanted, doubts);
     return {
       ...MAKES_NO_FILES,
       devices: moves.map((move) => move.device),
+      standing: await findStanding(way, changes, context),
       reports: moves.map((move, index) =>
-        reportOf(move, wanted, index === 0 ? { kept, doubts } : { kept: [], doubts: [] }),
+        reportOf(kind, move, wanted, index === 0 ? { kept, doubts } : { kept: [], doubts: [] }),
       ),
       changes,
       allowPaths: [],
@@ -64,13 +78,18 @@ export const rollback: Action<RollbackRequest> = {
   },
 };
 
+export const redo: Action<UndoRequest> = {
+  ...undo,
+  saying: { noun: "redo", done: "done again", planned: "would be done again" },
+};
+
 /** What nobody can tell to be what it was is gone back to by the word of the operator alone. */
-function inDoubt(wanted: number, doubts: readonly Note[]): ImgtxError {
+function inDoubt(kind: UndoRequest["kind"], wanted: number, doubts: readonly Note[]): ImgtxError {
   return new ImgtxError(
     "E_REFUSED",
     `generation ${wanted} may not be what it was: ${doubts.map(sayNote).join("; ")}`,
     {
-      hint: `look at the images; \`imgtx rollback --to ${wanted} --force\` goes back to them as they are now`,
+      hint: `look at the images; \`imgtx ${kind} --force\` goes to them as they are now`,
     },
   );
 }
@@ -117,15 +136,15 @@ function nothingMoves(wanted: number, kept: readonly Kept[]): ImgtxError {
   const [first] = kept;
   const said = kept.map(sayKept);
   const mend = said.find(({ command }) => command !== undefined);
-  const message = `in generation ${wanted} each device had the image that it has now, and a rollback takes nothing else back`;
+  const message = `in generation ${wanted} each device had the image that it has now, and nothing else is taken back`;
   return new ImgtxError(
     "E_REFUSED",
     first ? `${message}: ${said.map(({ text }) => text).join("; ")}` : message,
     {
       ...(first && { device: first.device }),
       hint: mend
-        ? `\`${mend.command}\` takes that back; \`imgtx history\` lists the generations`
-        : "`imgtx history` lists the generations; name an earlier one with --to",
+        ? `\`${mend.command}\` does that; \`imgtx history\` lists the commits`
+        : "`imgtx history` lists the commits",
     },
   );
 }
@@ -134,18 +153,74 @@ function isSameImage(a: DeviceEntry | undefined, b: DeviceEntry | null): boolean
   return a?.image === b?.image && a?.format === b?.format;
 }
 
-async function requireGeneration(wanted: number, context: PlanContext): Promise<DeviceTable> {
-  const { generation } = context.table;
-  const found = wanted < generation ? await context.readGeneration(wanted) : undefined;
-  if (found) return found;
-  throw new ImgtxError(
+interface Way {
+  /** The closed generation that is gone to. */
+  readonly wanted: number;
+  readonly target: DeviceTable;
+  readonly undone: readonly number[];
+}
+
+/** E_REFUSED where there is nothing to take back, or to do again. */
+async function findWay(isForward: boolean, context: PlanContext): Promise<Way> {
+  const { generation, position = generation, undone = [] } = context.table;
+  const wanted = isForward ? undone.at(-1) : position - 1;
+  if (wanted === undefined) {
+    throw new ImgtxError("E_REFUSED", "nothing was taken back that could be done again", {
+      hint: "a commit after an undo ends that; `imgtx history` lists the commits",
+    });
+  }
+  const target = wanted < 0 ? undefined : await context.readGeneration(wanted);
+  if (!target) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      wanted < 0 ? "there is no commit that could be taken back" : `the history has no generation ${wanted}`,
+      { hint: "`imgtx history` lists the commits, `imgtx snapshot-list` what can be gone back to" },
+    );
+  }
+  return {
+    wanted,
+    target,
+    undone: isForward ? undone.slice(0, -1) : [...undone, generation].slice(-MOST_UNDONE),
+  };
+}
+
+/** Further back nobody remembers what was undone. */
+const MOST_UNDONE = 100;
+
+/** A snapshot whose image a device writes to again is none any more; one that was taken back comes back with it. */
+async function findStanding(
+  { wanted, target, undone }: Way,
+  changes: readonly Plan["changes"][number][],
+  { table, snapshots }: PlanContext,
+): Promise<PlannedStanding> {
+  const active = new Set(changes.map(({ after }) => after?.image));
+  const dropped: number[] = [];
+  for (const ref of table.snapshots) {
+    if (target.snapshots.some(({ number }) => number === ref.number)) continue;
+    const { devices } = await snapshots.read(ref);
+    if (devices.some(({ chain: [top] }) => active.has(top?.image))) dropped.push(ref.number);
+  }
+  const known = new Set(table.snapshots.map(({ number }) => number));
+  const restored = target.snapshots.filter(({ number }) => !known.has(number));
+  return { position: target.position ?? wanted, undone, dropped, restored };
+}
+
+/** Whether somebody wrote to what the device is on since that was made. */
+function isWrittenTo({ chain: [was] }: DeviceEntry, { links: [now] }: OpenChains[number]["chain"]): boolean {
+  return (
+    was !== undefined && now !== undefined && describeChanges(was.fingerprint, now.fingerprint).length > 0
+  );
+}
+
+function wouldLeave(kind: UndoRequest["kind"], written: readonly string[]): ImgtxError {
+  return new ImgtxError(
     "E_REFUSED",
-    wanted === generation
-      ? `generation ${wanted} is the present one`
-      : wanted < 0
-        ? "there is no generation before the first"
-        : `the history has no generation ${wanted}`,
-    { hint: "`imgtx history` lists the generations" },
+    `a guest has written since: ${written.join("; ")}; that would be left behind`,
+    {
+      hint:
+        "`imgtx rollback` goes back to the newest snapshot and keeps what was written as a snapshot of its own; " +
+        `\`imgtx ${kind} --force\` leaves it in its image, which no device uses then`,
+    },
   );
 }
 
@@ -165,6 +240,7 @@ async function reviveEntry(revive: {
   const present = findDevice(context.table, after.name);
   const entry = withTrusted(deviceEntryOf(after.name, chain, after), present ? trustedBy(present) : []);
   const closing = await closingEntry(after, wanted, context);
+  const latest = await latestLooks(after.name, wanted, context);
   if (closing.chain.length !== entry.chain.length) {
     obstacles.push(
       `${after.image} has ${entry.chain.length} images in its chain, not ${closing.chain.length}`,
@@ -180,7 +256,10 @@ async function reviveEntry(revive: {
     for (const [file, present] of files) {
       const changes = describeObstacle(file, present);
       obstacles.push(...changes);
-      if (changes.length === 0) doubts.push(...findDoubts(file, present, isSealed));
+      const known = latest.get(file.image) ?? file.fingerprint;
+      const isOlder = describeChanges(file.fingerprint, known).length > 0;
+      const last = isOlder ? file : { ...file, fingerprint: known };
+      if (changes.length === 0) doubts.push(...findDoubts(last, present, isSealed));
     }
   }
   return entry;
@@ -219,6 +298,21 @@ async function closingEntry(entry: DeviceEntry, wanted: number, context: PlanCon
   return closing;
 }
 
+/** What later generations knew of the device's images: a commit that left one has moved its change time itself. */
+async function latestLooks(
+  device: string,
+  wanted: number,
+  context: PlanContext,
+): Promise<ReadonlyMap<string, Placed["fingerprint"]>> {
+  const looks = new Map<string, Placed["fingerprint"]>();
+  for (let generation = wanted + 1; generation < context.table.generation; generation += 1) {
+    const table = await readIfSound(generation, context);
+    const { chain = [] } = (table && findDevice(table, device)) ?? {};
+    for (const { image, fingerprint } of chain.flatMap(filesOfEntry)) looks.set(image, fingerprint);
+  }
+  return looks;
+}
+
 /** What a damaged generation between two knew of an image is not known: the one before it decides. */
 async function readIfSound(generation: number, context: PlanContext): Promise<DeviceTable | undefined> {
   try {
@@ -248,12 +342,13 @@ async function openInto(
 }
 
 function reportOf(
+  kind: UndoRequest["kind"],
   { device, before, after }: Move,
   wanted: number,
   { kept, doubts }: { readonly kept: readonly Kept[]; readonly doubts: readonly Note[] },
 ): PlannedReport {
   return {
-    kind: "rollback",
+    kind,
     device,
     before: before?.image ?? null,
     after: after?.image ?? null,

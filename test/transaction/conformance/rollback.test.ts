@@ -1,0 +1,164 @@
+// rollback: devices on new overlays over what a snapshot keeps, which stays what it was however often that is done.
+
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { listSnapshots, type RollbackRequest } from "../../../src/transaction/index.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { guestDigest, openGuest, openHostImage } from "../../helpers/guest-content.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+
+const qemu = oracle("qemu-img", "qemu-io");
+
+function request(to?: string, changes: Partial<RollbackRequest> = {}): RollbackRequest {
+  return { kind: "rollback", devices: [], to, isDiscarding: false, ...changes };
+}
+
+/** A guest writes over the first 64 KiB of a device. */
+async function write(bench: Workbench, device: string, pattern: number): Promise<void> {
+  const found = (await bench.devices()).find(({ name }) => name === device);
+  if (!found) throw new Error(`no ${device}`);
+  writeGuest(found.image, found.format, `write -P ${pattern} 0 64k`);
+}
+
+/** What each snapshot keeps, read without the code under test: by its number and the device. */
+async function contents(bench: Workbench): Promise<Record<string, string>> {
+  const snapshots = await listSnapshots(await bench.session(), {});
+  return Object.fromEntries(
+    snapshots.flatMap(({ number, devices }) =>
+      devices.map(({ device, image, format, intact }) => [
+        `${number} ${device}`,
+        `${intact} ${guestDigest(openGuest(openHostImage, image, format))}`,
+      ]),
+    ),
+  );
+}
+
+describe("a rollback", () => {
+  qemu.test("goes back and forth as often as one likes, and no snapshot ever changes", async () => {
+    const bench = await makeWorkbench();
+    const states = new Map<string, string | undefined>();
+    for (const name of ["mon", "tue", "wed"]) {
+      await write(bench, "vda", name.charCodeAt(0));
+      await bench.snapshot({}, { kind: "snapshot-group", targets: [], isOfAll: true, name });
+      states.set(name, (await bench.content())["vda"]);
+    }
+    let kept = await contents(bench);
+    for (const [round, name] of ["tue", "mon", "wed", "tue", "mon"].entries()) {
+      await write(bench, "vda", 100 + round);
+      const before = (await bench.content())["vda"];
+      await bench.run(request(name));
+      expect((await bench.content())["vda"], `to ${name}`).toBe(states.get(name));
+      const now = await contents(bench);
+      expect(now, `after ${name}`).toMatchObject(kept);
+      kept = now;
+      // What was left is the newest snapshot: going forward again is the same command.
+      const [newest] = await listSnapshots(await bench.session(), {});
+      expect(newest?.name).toMatch(/^before rollback to /);
+      await bench.run(request(String(newest?.number)));
+      expect((await bench.content())["vda"]).toBe(before);
+      kept = await contents(bench);
+    }
+  });
+
+  qemu.test("leaves other devices, and those that were added since, where they are", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
+    bench.makeRaw("d.raw", 9);
+    await bench.add("vdd", "d.raw", "raw");
+    await write(bench, "vda", 1);
+    const before = await bench.images();
+    const { actions } = await bench.run(request(undefined, { devices: ["vda"] }));
+    expect(actions.map(({ device }) => device)).toEqual(["vda"]);
+    expect(await bench.images()).toEqual({ ...before, vda: "a-after-1.qcow2" });
+  });
+
+  test("without a name goes to the newest snapshot of the devices", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" }, { name: "mon" });
+    await bench.snapshot({ vdc: "c1.qcow2" }, { name: "tue" });
+    await bench.run(request(undefined, { devices: ["vda"] }));
+    expect(await bench.images()).toMatchObject({ vda: "a-after-mon.qcow2", vdc: "c1.qcow2" });
+    const failure = await failureOf(async () => await bench.run(request("tue", { devices: ["vda"] })));
+    expect(failure).toMatchObject({ code: "E_REFUSED", device: "vda" });
+    expect(failure.hint).toContain("imgtx snapshot-list vda");
+  });
+
+  test("to a time goes to the newest snapshot that is as old as that", async () => {
+    const bench = await makeWorkbench();
+    const { host } = bench.storage;
+    const at = (iso: string) =>
+      bench.through({ ...bench.storage, host: { ...host, now: () => Date.parse(iso) } });
+    await at("2026-03-01T10:00:00Z").snapshot({ vdc: "c1.qcow2" }, { name: "one" });
+    await at("2026-03-02T10:00:00Z").snapshot({ vdc: "c2.qcow2" }, { name: "two" });
+    await at("2026-03-03T10:00:00Z").snapshot({ vdc: "c3.qcow2" }, { name: "three" });
+    for (const [to, name] of [
+      ["2026-03-02", "c1-after-two"],
+      ["2026-03-02T09:59:59Z", "c-after-one"],
+      ["2026-03-03 10:00", "c2-after-three"],
+    ] as const) {
+      const { actions } = await bench.run(request(to), { dryRun: true });
+      expect(actions[0]?.after, to).toBe(bench.at(`${name}.qcow2`));
+    }
+    const failure = await failureOf(async () => await bench.run(request("2026-02-28")));
+    expect(failure).toMatchObject({ code: "E_NOT_FOUND", changed: false });
+    expect((await failureOf(async () => await bench.run(request("nonsense")))).hint).toContain(
+      "three, two, one",
+    );
+  });
+
+  test.each([
+    ["is another file now", (bench: Workbench) => writeFileSync(bench.at("a.qcow2"), "x"), /./],
+    ["is gone", (bench: Workbench) => rmSync(bench.at("a.qcow2")), /a\.qcow2/],
+    ["stands on what changed", (bench: Workbench) => writeFileSync(bench.at("base.raw"), "x"), /base\.raw/],
+  ])("to an image that %s is refused, and changes nothing", async (_, spoil, words) => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2", vdc: "c1.qcow2" });
+    spoil(bench);
+    const failure = await failureOf(async () => await bench.run(request()));
+    expect(failure).toMatchObject({ changed: false });
+    expect(failure.message).toMatch(words);
+    expect(await bench.images()).toMatchObject({ vda: "a1.qcow2", vdc: "c1.qcow2" });
+    expect(await listSnapshots(await bench.session(), {})).toHaveLength(1);
+  });
+
+  test("is the way out where the active layer is lost, which no snapshot can keep then", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2", vdc: "c1.qcow2" });
+    rmSync(bench.at("a1.qcow2"));
+    await bench.run(request("1"));
+    expect(await bench.images()).toMatchObject({ vda: "a-after-1.qcow2", vdc: "c-after-1.qcow2" });
+    const [newest] = await listSnapshots(await bench.session(), {});
+    expect(newest?.devices.map(({ device }) => device)).toEqual(["vdc"]);
+  });
+
+  test("that discards removes what imgtx made and nobody needs, and keeps no snapshot of it", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.run(request("1", { isDiscarding: true }));
+    expect(existsSync(bench.at("a1.qcow2"))).toBe(false);
+    expect(await listSnapshots(await bench.session(), {})).toHaveLength(1);
+    // Somebody's own image stays.
+    bench.makeQcow2("own.qcow2", 7);
+    await bench.reopen("vda", "own.qcow2");
+    await bench.run(request("1", { isDiscarding: true }));
+    expect(existsSync(bench.at("own.qcow2"))).toBe(true);
+  });
+});
+
+describe("a sealed image", () => {
+  test.each([
+    ["reopened", async (bench: Workbench) => await bench.reopen("vdc", "a.qcow2")],
+    ["added as another device", async (bench: Workbench) => await bench.add("vdx", "a.qcow2")],
+  ])("is not %s: a guest would write to it", async (_, run) => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.reopen("vda", bench.makeQcow2("other.qcow2", 8));
+    const before = readFileSync(bench.at("a.qcow2"));
+    const failure = await failureOf(async () => await run(bench));
+    expect(failure).toMatchObject({ code: "E_IN_USE", changed: false });
+    expect(failure.hint).toContain("`imgtx rollback vda --to 1`");
+    expect(readFileSync(bench.at("a.qcow2"))).toEqual(before);
+  });
+});
