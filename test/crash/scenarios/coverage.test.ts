@@ -23,6 +23,8 @@ const ACTIONS: Readonly<Record<ActionKind, Lacking>> = {
   "device-remove": {},
   "device-trust": {},
   rollback: {},
+  undo: {},
+  redo: {},
   freeze: {},
   unfreeze: {},
   resize: {},

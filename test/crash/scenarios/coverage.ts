@@ -68,8 +68,8 @@ function devicesIn(
   words: readonly string[],
   known: ReadonlyMap<string, readonly LayoutName[]>,
 ): string[] {
-  // It moves all that there is.
-  if (kind === "rollback") return [...known.keys()];
+  // They move all that there is.
+  if (["rollback", "undo", "redo"].includes(kind)) return [...known.keys()];
   return words.map((word) => word.split("=")[0] ?? "").filter((word) => known.has(word));
 }
 

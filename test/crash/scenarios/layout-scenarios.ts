@@ -125,6 +125,7 @@ const PLAIN: readonly Batches[] = [
     ],
   },
   { name: "rollback", prepare: onOverlays, steps: () => [["rollback"]] },
+  { name: "undo and redo", prepare: onOverlays, steps: () => [["undo"], ["redo"]] },
   {
     name: "add, trust and remove devices",
     prepare: () => [step("init")],
