@@ -8,6 +8,7 @@ import {
   readSealedChain,
   readSnapshot,
   trustedBy,
+  type Workspace,
 } from "../../device/index.ts";
 import { ImgtxError, withPlace } from "../../errors/index.ts";
 import { type Chain, type GateOptions, openImage } from "../../format/index.ts";
@@ -160,7 +161,6 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
   const before = work.journal?.state;
   const statements = [...(before ? liveStatements(before) : []), ...earlier.map((plan) => ({ plan }))];
   const copiedInto = joinCopies(statements);
-  const generations = new Map<number, Promise<DeviceTable | undefined>>();
   // Of chains that were opened before by the device's own gate: all that any of them trusts.
   const gate = images.gateWith([...trustOfAll(table), ...options.allowPaths]);
   return {
@@ -175,15 +175,8 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     madeHere: new Set(statements.flatMap(({ plan }) => plan.newFiles.map(({ path }) => path))),
     removedHere: new Set(statements.flatMap(({ plan }) => plan.removes)),
     readUnfinished: async () => new Set(unfinishedAmong(await readJournals(workspace)).keys()),
-    async readGeneration(generation) {
-      const known = generations.get(generation) ?? readGeneration(workspace, generation);
-      generations.set(generation, known);
-      return await known;
-    },
-    snapshots: {
-      read: async (ref) => await readSnapshot(workspace, ref),
-      chainOf: async (snapshot, device) => await readSealedChain(workspace, table, snapshot, device),
-    },
+    readGeneration: readingOnce(workspace),
+    snapshots: snapshotsOf(workspace, table),
     gate,
     async openContent(image, format) {
       const copy = copiedInto.get(image);
@@ -238,6 +231,23 @@ async function onNewBacking(
   };
   const links = [{ ...link, header }, ...(first && onto ? [{ ...first, name: onto.name }, ...rest] : [])];
   return { links: [...chain.links.slice(0, depth), ...links], close: async () => await chain.close() };
+}
+
+/** Each generation once, however many devices ask. */
+function readingOnce(workspace: Workspace): PlanContext["readGeneration"] {
+  const generations = new Map<number, Promise<DeviceTable | undefined>>();
+  return async (generation) => {
+    const known = generations.get(generation) ?? readGeneration(workspace, generation);
+    generations.set(generation, known);
+    return await known;
+  };
+}
+
+function snapshotsOf(workspace: Workspace, table: DeviceTable): PlanContext["snapshots"] {
+  return {
+    read: async (ref) => await readSnapshot(workspace, ref),
+    chainOf: async (snapshot, device) => await readSealedChain(workspace, table, snapshot, device),
+  };
 }
 
 /** For the chains of one device: the workspace's word, the command's, and the device's own. */
