@@ -11,6 +11,7 @@ import type {
   Preallocation,
   RepairScope,
 } from "../format/index.ts";
+import type { RollbackRequest, UndoRequest } from "./way-back-requests.ts";
 
 /** One new overlay over a device's active layer. */
 export interface SnapshotTarget {
@@ -67,24 +68,6 @@ export interface DeviceTrustRequest {
   readonly device: string;
   /** Absolute. */
   readonly place: string;
-}
-
-export interface RollbackRequest {
-  readonly kind: "rollback";
-  /** None: all that the snapshot keeps. */
-  readonly devices: readonly string[];
-  /** A snapshot's name or number, or a time. Undefined: the newest snapshot of the devices. */
-  readonly to: string | undefined;
-  /** Whether what was active goes, instead of being kept as a snapshot of its own. */
-  readonly isDiscarding: boolean;
-}
-
-export interface UndoRequest {
-  readonly kind: "undo" | "redo";
-  /** Whether it is a redo. */
-  readonly isForward: boolean;
-  /** Leave behind what guests wrote since, and go to images of which nobody can tell that they are what they were. */
-  readonly force: boolean;
 }
 
 /** One copy of a device, made or brought in sync. */

@@ -84,7 +84,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Of the transaction layer: data that all of it may know. */
-const PLAIN = ["request.ts", "action-kinds.ts", "note-words.ts", "notes.ts"];
+const PLAIN = ["request.ts", "way-back-requests.ts", "action-kinds.ts", "note-words.ts", "notes.ts"];
 
 /**
  * What the folders of a layer may import of each other, types included; "" stands for the layer's own files. One of
@@ -118,7 +118,8 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     copy: ["", "chain", "read", "open", "new", "qcow2/codec", "qcow2/read", "qcow2/write", "qcow2/change"],
   },
   transaction: {
-    "request.ts": [],
+    "way-back-requests.ts": [],
+    "request.ts": ["way-back-requests.ts"],
     "action-kinds.ts": ["request.ts"],
     "note-words.ts": [],
     "notes.ts": ["note-words.ts"],

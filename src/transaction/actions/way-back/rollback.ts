@@ -25,7 +25,7 @@ import {
   writeImage,
 } from "../../../format/index.ts";
 import type { Note } from "../../notes.ts";
-import type { RollbackRequest } from "../../request.ts";
+import type { RollbackRequest } from "../../way-back-requests.ts";
 import { type Action, assertNamedOnce, type Plan, type PlanContext } from "../plan/action.ts";
 import { chainEntriesOf, deviceEntryOf, notesOnMirrorLeft } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";

@@ -27,7 +27,7 @@ import { assertNotFrozen } from "../plan/fencing.ts";
 import type { PlannedReport, PlannedStanding } from "../../journal/index.ts";
 import { type Kept, sayKept } from "../../note-words.ts";
 import { type Note, sayNote } from "../../notes.ts";
-import type { UndoRequest } from "../../request.ts";
+import type { UndoRequest } from "../../way-back-requests.ts";
 
 type OpenChains = Plan["chains"][number][];
 
