@@ -12,8 +12,8 @@ import { toTwoDecimals } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { openSettled } from "./beside.ts";
-import { assertWhole, parseImageName } from "./image-name.ts";
-import { belowTop, explained, holdByDepth, parseDriver, sourceOptions } from "./images.ts";
+import { parseImageName } from "./image-name.ts";
+import { belowTop, explained, holdByDepth, parseDriver, partOf, sourceOptions } from "./images.ts";
 import { commaFrom11, failure, usageError } from "./messages.ts";
 import type { QemuVersion } from "./qemu-version.ts";
 import {
@@ -138,7 +138,6 @@ async function open(invocation: ImgInvocation, operand: string): Promise<CheckSu
   const { context, allowPaths } = invocation;
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
-  assertWhole(name, operand);
   const path = invocation.resolve(name.file);
   const isForced = options.forceShare || name.forceShare;
   const openHeld = async (): Promise<CheckSubject> => {
@@ -151,6 +150,8 @@ async function open(invocation: ImgInvocation, operand: string): Promise<CheckSu
       }),
     );
     try {
+      // Of a part of a raw file there is nothing to check, but that it is there.
+      partOf(name.part, (await subject.filesByDepth[0]?.[0]?.stat())?.sizeBytes ?? 0);
       if (!isForced) await holdByDepth(invocation, subject.filesByDepth);
       return subject;
     } catch (error) {

@@ -21,6 +21,8 @@ import { lockWaiting } from "./lock-waiting.ts";
 import { failure, inFinalWords, wordsOf } from "./messages.ts";
 import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
+const SECTOR_BYTES = 512;
+
 export interface SourceOptions {
   /** Of -f, as it was said. */
   readonly format: string | undefined;
@@ -156,7 +158,8 @@ async function openPart(
 }
 
 /** Of a file of so many bytes, in whole sectors as QEMU takes it. E_FAILED for a part that is not in it. */
-export function partOf(part: ImageName["part"], fileBytes: number): GuestRange {
+export function partOf(part: ImageName["part"], lengthBytes: number): GuestRange {
+  const fileBytes = Math.ceil(lengthBytes / SECTOR_BYTES) * SECTOR_BYTES;
   const { start, lengthBytes: size } = part ?? { start: 0, lengthBytes: undefined };
   if (start > fileBytes) {
     throw failure(`Offset (${start}) cannot be greater than size of the containing file (${fileBytes})`);

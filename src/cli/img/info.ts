@@ -158,7 +158,8 @@ async function describeOne(
   });
   try {
     const info = await describeImage(link);
-    const virtualSizeBytes = partOf(part, info.virtualSizeBytes).lengthBytes;
+    const whole = info.virtualSizeBytes;
+    const virtualSizeBytes = part === undefined ? whole : partOf(part, whole).lengthBytes;
     return { info: { ...info, virtualSizeBytes }, identity: identityOf(link.stat) };
   } finally {
     await link.file.close();

@@ -17,6 +17,8 @@ describe("a part of a raw file is read as qemu-img reads it", () => {
     `map --image-opts ${PART}`,
     `map --output=json --image-opts ${PART}`,
     "map --image-opts driver=raw,offset=2M,file.filename=archive",
+    `check --image-opts ${PART}`,
+    "check --image-opts driver=raw,offset=9999999,file.filename=archive",
     `measure -O qcow2 --image-opts ${PART}`,
     `compare --image-opts ${PART} driver=raw,file.filename=part`,
     `convert -O raw --image-opts ${PART} z`,
@@ -40,7 +42,11 @@ describe("a part of a raw file is read as qemu-img reads it", () => {
 
 qemu.test("commands that would work on the whole file refuse a part of it", async () => {
   const { ourFolder } = await runBoth(ARCHIVE, ["info", "archive"]);
-  for (const words of [["check"], ["snapshot", "-c", "one"]]) {
+  for (const words of [
+    ["check", "-r", "all"],
+    ["snapshot", "-c", "one"],
+    ["amend", "-o", "size=1G"],
+  ]) {
     const { status, stderr } = await runImg(ourFolder, [...words, "--image-opts", PART]);
     expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringContaining("a part") as string });
   }
