@@ -25,6 +25,7 @@ export {
   assertNoSnapshots,
   changeBacking,
   judgeBacking,
+  type NewBacking,
   readOwnBacking,
 } from "./qcow2/change/change-backing.ts";
 export { describeCutOff } from "./chain/missing-tables.ts";

@@ -176,6 +176,8 @@ export interface RebaseRequest {
   readonly format: string | undefined;
   /** Change the name alone, whatever the device shows then. */
   readonly isUnsafe: boolean;
+  /** Unsafe: the name to store where nothing is there yet. Undefined: that is refused. */
+  readonly nameIfMissing?: string | undefined;
   /** Compress what is copied. */
   readonly isCompressed: boolean;
   /** Store the backing file name relative to the layer's folder. Undefined: as the present one is. */

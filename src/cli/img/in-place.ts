@@ -34,6 +34,8 @@ export interface ImageInPlace {
   readonly lowest: string;
   /** Its data file, where it has one. */
   readonly dataFile: string | undefined;
+  /** Whether it is opened by itself, whatever it stands on. Default: no. */
+  readonly isAlone?: boolean;
 }
 
 /** What `use` finds in the image as it is now: looked at before anything is planned, without locks. */
@@ -41,6 +43,7 @@ export async function lookAtImage<T>(
   invocation: ImgInvocation,
   operand: string,
   use: (image: OpenedImage, place: ImageInPlace) => Promise<T>,
+  { isAlone = false } = {},
 ): Promise<T> {
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
@@ -48,7 +51,7 @@ export async function lookAtImage<T>(
   if (name.backing !== undefined) {
     throw failure(`Could not open '${operand}': imgtx changes an image over its own backing image only`);
   }
-  const opened = await openSource(invocation, operand, { ...options, isToChange: true });
+  const opened = await openSource(invocation, operand, { ...options, isToChange: true, backing: !isAlone });
   const isGuessed = (name.format ?? options.format) === undefined;
   try {
     const [top] = opened.chain.links;
@@ -61,6 +64,7 @@ export async function lookAtImage<T>(
       lowest: image,
       format: top.format,
       dataFile: top.dataFile?.path,
+      isAlone,
     });
   } finally {
     await opened.close();
@@ -169,7 +173,7 @@ async function findOwner(
 async function openSession(
   invocation: ImgInvocation,
   engine: Engine,
-  { image, lowest, format }: ImageInPlace,
+  { image, lowest, format, isAlone = false }: ImageInPlace,
   workspace: string | undefined,
 ): Promise<Session> {
   const { context, safeWorkspaces, allowPaths } = invocation;
@@ -180,7 +184,8 @@ async function openSession(
     return await engine.openSession(storage, { ...place, ...how.waiting, caller: how.caller });
   }
   const gate = { allowPaths, currentFolder: cwd };
-  return await engine.openImageSession(storage, { image, lowest, format, gate, safeWorkspaces }, how);
+  const alone = { image, lowest, format, isAlone, gate, safeWorkspaces };
+  return await engine.openImageSession(storage, alone, how);
 }
 
 function howToRecover(invocation: ImgInvocation) {

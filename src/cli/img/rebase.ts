@@ -2,6 +2,7 @@
 
 import { posix } from "node:path";
 import type { ActionRequest } from "../../transaction/index.ts";
+import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { backingPathOf } from "./image-name.ts";
 import { isOtherDriver } from "./images.ts";
@@ -85,11 +86,13 @@ async function execute(invocation: ImgInvocation): Promise<number> {
       "-u without a backing file: the image would lose what it reads from there; -b '' without -u copies it",
     );
   }
-  const place = await lookAtImage(invocation, filename, async (_, found) => Promise.resolve(found));
+  const place = await lookAtImage(invocation, filename, async (_, found) => Promise.resolve(found), {
+    isAlone: isUnsafe,
+  });
   if (!isAlone && format === undefined) {
     throw failure(`Could not change the backing file to '${name}': backing format must be specified`);
   }
-  const requestFor = (device: string): ActionRequest =>
+  const requestFor = (device: string, workspace: string | undefined): ActionRequest =>
     isAlone
       ? { kind: "pull", devices: [device], base: undefined }
       : {
@@ -98,6 +101,8 @@ async function execute(invocation: ImgInvocation): Promise<number> {
           onto: backingPathOf(place.image, name, context.cwd),
           format,
           isUnsafe,
+          // A device's chain is whole.
+          nameIfMissing: workspace === undefined ? name : undefined,
           isCompressed: input.flag("-c"),
           isRelative: !posix.isAbsolute(name.replace(/^file:/, "")),
         };
@@ -105,12 +110,27 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const shown = { asked: isAsked, quiet: input.flag("-q"), stepPercent: 1, totalBytes: 1 };
   const progress = startProgress({ program: invocation.program, ...shown }, { ...context, console });
   try {
-    await changeImage(invocation, place, (device) => [requestFor(device)]);
+    await changeImage(invocation, place, (device, root) => [requestFor(device, root)]);
     progress.complete();
   } finally {
     progress.stop();
   }
+  if (isUnsafe && name !== undefined && invocation.program === "imgtx")
+    await warnIfMissing(invocation, place.image, name);
   return 0;
+}
+
+/** qemu-img says nothing. */
+async function warnIfMissing(
+  { console, context }: ImgInvocation,
+  image: string,
+  name: string,
+): Promise<void> {
+  const path = backingPathOf(image, name, context.cwd);
+  if (await context.storage.stat(path)) return;
+  console.warning(
+    `${printable(path)} is not there: its name is stored, and nothing of it was checked, neither format, size nor content`,
+  );
 }
 
 function readFormat(name: string | undefined): string | undefined {

@@ -2,7 +2,15 @@
 // two chains differ is anything copied into it. Unsafe, its header changes and nothing else.
 
 import type { DeviceEntry } from "../../device/index.ts";
-import { changeBacking, type ChainLink, findCutOffImages, isProtocolName } from "../../format/index.ts";
+import {
+  changeBacking,
+  type ChainLink,
+  findCutOffImages,
+  isProtocolName,
+  judgeBacking,
+  type NewBacking,
+  parseImageFormat,
+} from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { findFences } from "./plan/fencing.ts";
 import {
@@ -28,6 +36,15 @@ export const rebase: Action<RebaseRequest> = {
     const { device } = request;
     // What it stands on by now may have been moved: that is what it is for.
     const standing = await findStanding(device, context, { isAlone: request.isUnsafe });
+    const missing = await findMissing(request, context);
+    if (missing) {
+      judgeBacking(standing.top, missing);
+      return planNameAlone(
+        standing,
+        { below: [], name: undefined, notes: [] },
+        { backing: missing, path: request.onto, chains: [{ device, chain: standing.chain }] },
+      );
+    }
     const path = await context.canonicalPath(request.onto, device);
     const onto = await context.openChain(path, request.format, device);
     await assertQemuOpens(device, onto);
@@ -66,19 +83,44 @@ export const rebase: Action<RebaseRequest> = {
   },
 };
 
+/** What is to be named where nothing is there. */
+async function findMissing(
+  { isUnsafe, nameIfMissing: name, onto, format }: RebaseRequest,
+  { storage }: PlanContext,
+): Promise<NewBacking | undefined> {
+  if (!isUnsafe || name === undefined || format === undefined) return undefined;
+  return (await storage.stat(onto)) ? undefined : { name, format: parseImageFormat(format) };
+}
+
 async function planUnsafe(
   standing: Standing,
   after: NewStanding,
   chains: Plan["chains"],
   context: PlanContext,
 ): Promise<Plan> {
-  const { top, entry } = standing;
   await assertMayStand(standing, after, context);
   const [first] = after.below;
   const backing = first && after.name !== undefined ? { name: after.name, format: first.format } : undefined;
+  return planNameAlone(standing, after, { backing, path: first?.path ?? "", chains });
+}
+
+interface Naming {
+  readonly backing: NewBacking | undefined;
+  /** Where the name leads. */
+  readonly path: string;
+  readonly chains: Plan["chains"];
+}
+
+/** The header changes, and nothing else. */
+function planNameAlone(
+  standing: Standing,
+  after: Pick<NewStanding, "below" | "name" | "notes">,
+  { backing, path, chains }: Naming,
+): Plan {
+  const { top, entry } = standing;
   const unchecked = {
     code: "nothing compared",
-    image: first?.path ?? "",
+    image: path,
     snapshots: top.header?.nbSnapshots ?? 0,
   } as const;
   const part = {

@@ -23,6 +23,8 @@ interface ImageToChange {
   /** Of the lowest image that is changed, which the journal lies beside: whoever opens one above opens that as well. */
   readonly lowest: string;
   readonly format: ImageFormat;
+  /** Whether it is opened by itself, whatever it stands on. */
+  readonly isAlone: boolean;
   readonly gate: GateOptions & { readonly currentFolder: string };
   readonly safeWorkspaces: readonly string[];
 }
@@ -30,7 +32,7 @@ interface ImageToChange {
 /** Ends what was left of an earlier command first. What can't be ended yet, the image's next change meets. */
 export async function openImageSession(
   storage: Storage,
-  { image, lowest, format, gate, safeWorkspaces }: ImageToChange,
+  { image, lowest, format, isAlone, gate, safeWorkspaces }: ImageToChange,
   options: RecoveryOptions,
 ): Promise<Session> {
   const beside = { image: lowest, folder: folderBeside(lowest) };
@@ -38,7 +40,7 @@ export async function openImageSession(
   const { currentFolder } = gate;
   const left = await openBeside(storage, beside, safeWorkspaces);
   if (left) return { workspace: left, root: left.root, currentFolder, recovered };
-  const chain = await openChain(storage, image, { format, gate });
+  const chain = await openChain(storage, image, { format, gate, backing: !isAlone });
   try {
     const first = deviceEntryOf(IMAGE_DEVICE, chain);
     return {

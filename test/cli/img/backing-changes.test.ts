@@ -68,6 +68,33 @@ describe("prints, ends and leaves images as qemu-img does", () => {
 });
 
 qemu.test(
+  "rebase -u needs neither the present backing image nor the new one, and writes what qemu-img does",
+  async () => {
+    const moved = "mv mid.qcow2 moved.qcow2";
+    for (const [more, name] of [
+      ["", "none.qcow2"],
+      ["", "no/folder/none.qcow2"],
+      ["", "/no/folder/none.qcow2"],
+      [moved, "moved.qcow2"],
+      [moved, "none.qcow2"],
+    ] as const) {
+      const line = ["rebase", "-u", "-b", name, "-F", "qcow2", "top.qcow2"];
+      const { qemu: theirs, ours, qemuFolder, ourFolder } = await runBoth(`${IMAGES}${more}\n`, line);
+      expect(ours).toEqual(theirs);
+      expect(readdirSync(ourFolder)).toEqual(readdirSync(qemuFolder));
+      const [their, our] = [qemuFolder, ourFolder].map((folder) => readFileSync(`${folder}/top.qcow2`));
+      expect(our?.equals(their ?? Buffer.alloc(0))).toBe(true);
+      const { status, stderr } = await runImg(ourFolder, line, { program: "imgtx" });
+      const isMissing = name !== "moved.qcow2";
+      expect({ status, isWarned: stderr.includes("nothing of it was checked") }).toEqual({
+        status: 0,
+        isWarned: isMissing,
+      });
+    }
+  },
+);
+
+qemu.test(
   "commit is refused where another image would lose what it reads, which qemu-img harms",
   async () => {
     const more = "qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 sibling.qcow2";
@@ -131,6 +158,20 @@ describe("a commit that was cut off", () => {
       expect(await runImg(folder, ["compare", "base.qcow2", "over.qcow2"])).toMatchObject({ status: 0 });
     }
   });
+});
+
+test("rebase -u has no device stand on what is not there", async () => {
+  const folder = makeFolder();
+  writeFileSync(
+    `${folder}/disk.qcow2`,
+    sampleQcow2({ virtualSizeBytes: 1 << 20, dataClusters: [0], seed: 1 }),
+  );
+  await runCli(["device", "add", "vda", "disk.qcow2"], { cwd: folder });
+  const before = readFileSync(`${folder}/disk.qcow2`);
+  const line = ["rebase", "-u", "-b", "none.qcow2", "-F", "qcow2", "disk.qcow2"];
+  const { status, stderr } = await runImg(folder, line, { program: "imgtx" });
+  expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringContaining("none.qcow2") as string });
+  expect(readFileSync(`${folder}/disk.qcow2`).equals(before)).toBe(true);
 });
 
 test("commit leaves a device's image to the device's own action, and says which", async () => {
