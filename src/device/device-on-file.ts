@@ -1,11 +1,18 @@
-// Which device stands on a file, for those who are about to overwrite it and know of no workspace.
+// Which device stands on a file, or which snapshot keeps it, for those who are about to overwrite it and know of no
+// workspace.
+//
+// Records of snapshots are read only for a file that no device's chain has: the chains say themselves who has sealed what.
+// In a record no file is looked for but those of its name or its inode number, so that the reading is all that it takes.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, settleAll } from "../errors/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
-import { filesOfDevice } from "./device-entry.ts";
-import type { DeviceTable } from "./device-table.ts";
-import { pathsOf, readTableFile } from "./workspace.ts";
+import { filesOfDevice, filesOfEntry, type SeenFile } from "./device-entry.ts";
+import { type DeviceTable, findDevice, type StoredTable } from "./device-table.ts";
+import { withEarlierSnapshots } from "./earlier-snapshots.ts";
+import type { SnapshotRef } from "./snapshot-record.ts";
+import { readSnapshot } from "./snapshots.ts";
+import { pathsOf, readTableFile, type Workspace } from "./workspace.ts";
 
 export interface DeviceOnFile {
   readonly device: string;
@@ -13,30 +20,103 @@ export interface DeviceOnFile {
   readonly root: string;
   /** Whether it is the device's own active layer, and not one that others stand on, or a copy. */
   readonly isActive: boolean;
+  /** A snapshot of the device that keeps it; undefined: none does, or it is in the way as it is. */
+  readonly keptBy: Pick<SnapshotRef, "number" | "name"> | undefined;
+  /** Whether the table has the device still. */
+  readonly isPresent: boolean;
 }
 
 /**
- * The first device with the file in its chain, or in its mirror's, of all workspaces in the folders and above
- * them, which are absolute. Nothing is done in these workspaces, so whose they are does not matter.
+ * The first device with the file in its chain, in its mirror's, or in what a snapshot keeps of it, of all workspaces in
+ * the folders and above them, which are absolute; one that may write to it, where no other is. Nothing is done in these
+ * workspaces, so whose they are does not matter.
  */
 export async function findDeviceOnFile(
   storage: Storage,
   folders: readonly string[],
+  paths: readonly string[],
   file: FileStat,
 ): Promise<DeviceOnFile | undefined> {
-  const roots = new Set(folders.flatMap(withFoldersAbove));
-  for (const root of roots) {
-    const table = await readAny(storage, root);
-    for (const entry of table?.devices ?? []) {
-      for (const { image: path } of filesOfDevice(entry)) {
-        const there = await storage.stat(path);
-        if (there?.inode === file.inode && there.fileSystem === file.fileSystem) {
-          return { device: entry.name, root, isActive: path === entry.image };
-        }
-      }
+  const wanted: Wanted = { file, names: new Set(paths.map((path) => posix.basename(path))) };
+  let active: DeviceOnFile | undefined;
+  for (const root of new Set(folders.flatMap(withFoldersAbove))) {
+    const workspace = { storage, root };
+    const stored = await readAny(workspace);
+    if (!stored) continue;
+    const found =
+      (await findUser(workspace, stored.table, file)) ?? (await findKeeper(workspace, stored, wanted));
+    if (found && !found.isActive) return found;
+    active ??= found;
+  }
+  return active;
+}
+
+interface Wanted {
+  readonly file: FileStat;
+  /** Of the names that lead to it. */
+  readonly names: ReadonlySet<string>;
+}
+
+async function findUser(
+  { storage, root }: Workspace,
+  { devices, snapshots }: DeviceTable,
+  file: FileStat,
+): Promise<DeviceOnFile | undefined> {
+  for (const entry of devices) {
+    for (const { image: path } of filesOfDevice(entry)) {
+      if (!isSame(await storage.stat(path), file)) continue;
+      const depth = entry.chain.findIndex((one) => filesOfEntry(one).some(({ image }) => image === path));
+      const sealer = entry.chain.slice(0, depth + 1).findLast(({ sealedBy }) => sealedBy !== undefined);
+      const keptBy = sealer && snapshots.find(({ number }) => number === sealer.sealedBy);
+      return { device: entry.name, root, isActive: path === entry.image, keptBy, isPresent: true };
     }
   }
   return undefined;
+}
+
+/** Records that are read side by side. */
+const AT_ONCE = 64;
+
+async function findKeeper(
+  workspace: Workspace,
+  stored: StoredTable,
+  wanted: Wanted,
+): Promise<DeviceOnFile | undefined> {
+  const table = stored.isEarlier ? await withEarlierSnapshots(workspace, stored.table) : stored.table;
+  const newest = table.snapshots.toReversed();
+  for (let from = 0; from < newest.length; from += AT_ONCE) {
+    const devices = await settleAll(
+      newest.slice(from, from + AT_ONCE).map(async (ref) => {
+        const device = await findKept(workspace, ref, wanted);
+        return device === undefined ? [] : [{ device, keptBy: ref }];
+      }),
+    );
+    const [found] = devices.flat();
+    if (!found) continue;
+    const isPresent = findDevice(table, found.device) !== undefined;
+    return { ...found, root: workspace.root, isActive: false, isPresent };
+  }
+  return undefined;
+}
+
+async function findKept(
+  workspace: Workspace,
+  ref: SnapshotRef,
+  { file, names }: Wanted,
+): Promise<string | undefined> {
+  const snapshot = await unlessUnreadable(() => readSnapshot(workspace, ref));
+  const mayBe = ({ image, fingerprint }: SeenFile): boolean =>
+    fingerprint.inode === file.inode || names.has(posix.basename(image));
+  for (const { device, chain } of snapshot?.devices ?? []) {
+    for (const { image } of chain.flatMap(filesOfEntry).filter(mayBe)) {
+      if (isSame(await workspace.storage.stat(image), file)) return device;
+    }
+  }
+  return undefined;
+}
+
+function isSame(there: FileStat | undefined, file: FileStat): boolean {
+  return there?.inode === file.inode && there.fileSystem === file.fileSystem;
 }
 
 function withFoldersAbove(folder: string): string[] {
@@ -47,13 +127,18 @@ function withFoldersAbove(folder: string): string[] {
   }
 }
 
-/** A table that can't be read protects nothing here: the commands of its workspace say what is wrong with it. */
-async function readAny(storage: Storage, root: string): Promise<DeviceTable | undefined> {
-  const workspace = { storage, root };
+async function readAny(workspace: Workspace): Promise<StoredTable | undefined> {
   const path = pathsOf(workspace).table;
+  return await unlessUnreadable(async () => {
+    if ((await workspace.storage.statLink(path))?.kind !== "file") return undefined;
+    return await readTableFile(workspace, path);
+  });
+}
+
+/** What can't be read protects nothing here: the commands of its workspace say what is wrong with it. */
+async function unlessUnreadable<T>(read: () => Promise<T>): Promise<T | undefined> {
   try {
-    if ((await storage.statLink(path))?.kind !== "file") return undefined;
-    return (await readTableFile(workspace, path)).table;
+    return await read();
   } catch (error) {
     if (error instanceof ImgtxError) return undefined;
     throw error;

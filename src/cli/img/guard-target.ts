@@ -1,6 +1,6 @@
 // What must not be overwritten: the images that a command reads from, by whatever name, and those that a
-// device of a workspace stands on. Locks tell the first as long as they are taken, and then blame a process;
-// of the second nobody tells, while no guest runs.
+// device of a workspace stands on, or a snapshot keeps. Locks tell the first as long as they are taken, and then blame
+// a process; of the second nobody tells, while no guest runs.
 
 import { posix } from "node:path";
 import { identityOf, type OpenedImage, shellQuote } from "../../format/index.ts";
@@ -81,7 +81,7 @@ async function refuseDevices(
   throw standsOn(name, path, found, "name another target");
 }
 
-/** The device that stands on a file, in the workspaces of its folder, of the current one, and the named one. */
+/** The device that stands on a file, or stood on it, in the workspaces of its folder, the current one, and the named one. */
 export async function deviceOn(
   { context, workspace }: ImgInvocation,
   path: string,
@@ -89,16 +89,38 @@ export async function deviceOn(
 ): Promise<DeviceOnFile | undefined> {
   const { storage, cwd } = context;
   const { findDeviceOnFile } = await import("../../device/index.ts");
-  const folders = [posix.dirname(path), posix.dirname(await storage.realPath(path)), cwd];
-  return await findDeviceOnFile(storage, workspace === undefined ? folders : [...folders, workspace], there);
+  const paths = [path, await storage.realPath(path)];
+  const folders = [
+    ...paths.map((one) => posix.dirname(one)),
+    cwd,
+    ...(workspace === undefined ? [] : [workspace]),
+  ];
+  return await findDeviceOnFile(storage, folders, paths, there);
 }
 
 export function standsOn(
   name: string,
   path: string,
-  { device, root }: DeviceOnFile,
+  { device, root, keptBy, isPresent }: DeviceOnFile,
   instead: string,
 ): ImgtxError {
+  if (keptBy) {
+    const { number } = keptBy;
+    const called = keptBy.name === null ? "" : ` (${keptBy.name})`;
+    const command = `imgtx --workspace ${shellQuote(root)}`;
+    return new ImgtxError(
+      "E_FAILED",
+      `${name}: snapshot ${number}${called} of the workspace '${root}' keeps it, of '${device}'`,
+      {
+        image: path,
+        hint:
+          "nothing was changed; nobody writes to it any more: " +
+          (isPresent
+            ? `\`${command} rollback ${device} --to ${number}\` puts '${device}' on a new overlay over what it keeps`
+            : `\`${command} snapshot-show ${number}\` shows what it keeps`),
+      },
+    );
+  }
   return new ImgtxError("E_FAILED", `${name}: device '${device}' of the workspace '${root}' stands on it`, {
     image: path,
     hint:

@@ -2,7 +2,7 @@
 // device's transaction, in its workspace; else one of the image alone, with the journal beside it.
 //
 // Invariant: nothing is changed behind a device's back. An image that a device only reads through its chain is refused,
-// and so is one that the transaction of another workspace is about to change.
+// and so is one that a snapshot keeps, or that the transaction of another workspace is about to change.
 
 import { ImgtxError } from "../../errors/index.ts";
 import {
@@ -135,7 +135,7 @@ function doneButLeft(root: string, cause: unknown): ImgtxError {
   });
 }
 
-/** The device whose own image it is. E_FAILED where others stand on it, or a transaction elsewhere changes it. */
+/** The device whose own image it is. E_FAILED where others stand on it, or keep it, or a transaction elsewhere changes it. */
 async function findOwner(
   invocation: ImgInvocation,
   { operand, image, lowest, dataFile }: ImageInPlace,
