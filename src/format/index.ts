@@ -45,6 +45,7 @@ export {
 } from "./qcow2/change/internal-snapshots.ts";
 export { pickSnapshot, readSnapshotTable } from "./qcow2/read/qcow2-snapshots.ts";
 export {
+  emptyImage,
   judgeResize,
   type Preallocated,
   type Preallocation,

@@ -156,6 +156,8 @@ export interface MergeRequest {
   readonly into: string | undefined;
   /** Whether the merged layers stay. */
   readonly keep: boolean;
+  /** Whether the one layer that is merged, and stays, is emptied: alone in its transaction. Default: no. */
+  readonly empties?: boolean;
 }
 
 /** What devices' active layers stand on, up to a base, comes up into them. */

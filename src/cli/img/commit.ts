@@ -35,14 +35,14 @@ export const commit: ImgCommand = {
         value: { name: "RATE_LIMIT", completes: "nothing" },
         about: "taken, without effect",
       },
-      { short: "d", newer: ["drop"], about: "taken: the overlay is never emptied" },
+      { short: "d", newer: ["drop"], about: "leave the overlay as it is; implied by -b" },
       progressOption,
       quietOption,
       objectOption,
       imageOptsOption,
     ],
     about:
-      "Merges an overlay into a backing image, in one transaction. The overlay keeps what it has, and reads as before. " +
+      "Merges an overlay into a backing image, in one transaction. The overlay is emptied then, and reads as before. " +
       "Refused where another image known here stands on the backing image, and for the image of a device, which " +
       "`imgtx merge` is for.",
     examples: [{ command: "imgtx img commit overlay.qcow2", about: "into the image right below" }],
@@ -62,6 +62,8 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   if (filename === undefined || others.length > 0) throw usageError("Expecting one image file name");
   input.sizeBytes("-r", "rate limit");
   const base = input.text("-b");
+  // A layer between the two would show through where it has something else.
+  const empties = !input.flag("-d") && base === undefined;
   const place = await lookAtImage(invocation, filename, async ({ chain }, found) => {
     const [first, ...lower] = chain.links.slice(1);
     if (first === undefined) throw failure("Image does not have a backing file");
@@ -80,7 +82,8 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   try {
     await changeImage(invocation, place, (device, root) => {
       if (root !== undefined) throw refuseDevice(filename, device, root);
-      return [{ kind: "merge", devices: [device], from: undefined, into: place.lowest, keep: true }];
+      const into = place.lowest;
+      return [{ kind: "merge", devices: [device], from: undefined, into, keep: true, empties }];
     });
     progress.complete();
   } finally {

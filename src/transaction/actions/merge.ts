@@ -21,7 +21,7 @@ import { assertNotFrozen } from "./plan/fencing.ts";
 import { assertMayBeMerged, assertMayBeWritten, type LayersToMerge } from "./plan/layers-to-merge.ts";
 import { mirrorOfSameContent } from "./plan/mirror-scope.ts";
 import { nameAsBefore } from "./plan/new-backing.ts";
-import { planResizing } from "./plan/resizing.ts";
+import { planEmptying, planResizing } from "./plan/resizing.ts";
 import type { ImageChange } from "../images/redo.ts";
 import type { PlannedReport } from "../journal/index.ts";
 import type { MergeRequest } from "../request.ts";
@@ -60,7 +60,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
   const bitmaps = await planBitmaps(layers, request, context);
   const redo = [
     ...withBitmaps(into, await planGrowth(layers, context), bitmaps),
-    ...planRelink(layers, name),
+    ...(request.empties ? planEmptying(topOf(layers), context) : planRelink(layers, name)),
   ];
   const place = placeOf(withoutMerged(layers, name));
   const copied = merged.flatMap(pathsOfLink);
@@ -103,6 +103,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
       into: into.path,
       format: into.format,
       files: copied,
+      ...(request.empties && { empties: true }),
     } as const,
   };
 }

@@ -17,6 +17,7 @@
 // - Whatever the order of the statements, redo logs come first, then all copies, then what is made of them (`late`), then
 //   what points to them (`isLast`). What this order would not do as it was asked is refused (engine/plan.ts).
 // - Layers that are merged are read as the transaction leaves them, through their logs; those that go stay as they are.
+//   One that is emptied is read without its log, which comes when the table has moved: all is durable below it then.
 // - What the transaction made for it goes when the table has moved, durably, and before the journal that knows its name.
 
 import type { DeviceTable, Workspace } from "../../device/index.ts";
@@ -208,7 +209,7 @@ async function runCopy(
 async function judgeSource(
   storage: Storage,
   state: TransactionState,
-  { kind, sources, into }: Copy,
+  { kind, sources, into, empties }: Copy,
   { when, written }: CopyChoice,
 ): Promise<"as planned" | "written" | "unfit"> {
   let isWritten = sources.some((from) => written?.has(from));
@@ -220,8 +221,8 @@ async function judgeSource(
     }
     const changes = now && seen ? describeChanges({ ...seen, headerSha256: null }, now) : [];
     if (now && changes.length === 0) continue;
-    // What the transaction would change in it is known of what it was alone.
-    const isRenewable = kind === "merge" && !redoOf(state).has(from);
+    // What the transaction would change in it is known of what it was alone; emptied it is not, once it was written to.
+    const isRenewable = kind === "merge" && (empties === true || !redoOf(state).has(from));
     if (isRenewable && now && seen && mayBeSameFile(seen, now)) {
       isWritten = true;
       continue;
@@ -309,14 +310,14 @@ async function copyInto(
   }
 }
 
-/** The layers as the transaction would leave them: those that go then are not changed any more. */
+/** The layers as the transaction would leave them, but for one that it empties. Those that go are not changed any more. */
 async function copyThrough(
   { storage }: Workspace,
   state: TransactionState,
-  { files }: Copy,
+  { files, empties }: Copy,
   { layers, how }: { readonly layers: LayersToCopy; readonly how: HowToCopyLayers },
 ): Promise<void> {
-  const staged = await openStaged(storage, state, "read", new Set(files));
+  const staged = await openStaged(storage, state, "read", new Set(empties ? [] : files));
   try {
     await copyLayers(storage, layers, { ...how, above: staged });
   } finally {

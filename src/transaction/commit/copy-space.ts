@@ -40,8 +40,8 @@ async function reserveForMerge(
   copy: Copy,
   { gate, taken }: { readonly gate: GateOptions; readonly taken: Reservation[] },
 ): Promise<number> {
-  const { from, into: path, format, files } = copy;
-  const above = await openStaged(storage, state, "read", new Set(files));
+  const { from, into: path, format, files, empties } = copy;
+  const above = await openStaged(storage, state, "read", new Set(empties ? [] : files));
   try {
     const space = await measureSpaceToCopy(storage, { from, into: { path, format } }, gate, above);
     if (space) taken.push(await reserveFor(storage, copy, space));

@@ -19,6 +19,8 @@ export interface CopyStep {
   readonly format: ImageFormat;
   /** Of `up` alone. */
   readonly up?: UpStep;
+  /** Whether a redo log empties what is merged, which is read without it: it comes when all is copied. Left out: no. */
+  readonly empties?: boolean;
 }
 
 /** How the top of a chain gets another backing image. */

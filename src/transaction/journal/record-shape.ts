@@ -170,6 +170,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
         into: isText,
         format: isImageFormat,
         up: orAbsent(isUpStep),
+        empties: orAbsent(isFlag),
       }),
     ),
     late: listOf(isLateStep),

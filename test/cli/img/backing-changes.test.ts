@@ -28,6 +28,7 @@ function describeImages(folder: string): string {
     `for name in base mid top; do
        qemu-img convert -O raw $name.qcow2 out; sha256sum < out; rm out
        qemu-img info $name.qcow2 | grep -E '^(backing|virtual)'; qemu-img check -q $name.qcow2
+       qemu-img map $name.qcow2 | grep -c "  $name.qcow2" || true
      done`,
   );
 }
@@ -126,38 +127,104 @@ qemu.test("the way to make a backing image fit is a command that works when it i
   expect(await runImg(ourFolder, ["commit", "mid.qcow2"])).toMatchObject({ status: 0 });
 });
 
+qemu.test(
+  "commit empties the overlay whenever qemu-img does, of each layout, and what is in its snapshots stays",
+  async () => {
+    const make = (options: string, more: string): string => `
+qemu-img create -q -f qcow2 base.qcow2 2M
+qemu-io -f qcow2 -c 'write -P 1 0 1M' base.qcow2 > io
+qemu-img create -q -f qcow2 ${options} -b base.qcow2 -F qcow2 top.qcow2
+qemu-io -f qcow2 -c 'write -P 2 512k 1M' -c 'write -z 256k 64k' top.qcow2 > io
+${more}
+rm -f io
+`;
+    const snapshot = "qemu-img snapshot -c one top.qcow2; qemu-io -c 'write -P 3 0 64k' top.qcow2 > io";
+    const layouts = [
+      ["-o compat=0.10", ""],
+      ["-o cluster_size=512", ""],
+      ["-o extended_l2=on", ""],
+      ["", "qemu-img bitmap --add top.qcow2 marks"],
+      ["", snapshot],
+    ] as const;
+    const describeOne = (folder: string): string =>
+      shell(
+        folder,
+        `for name in base top; do qemu-img convert -O raw $name.qcow2 out; sha256sum < out; qemu-img check -q $name.qcow2; done
+       qemu-img map top.qcow2 | grep -c top || true; qemu-img info top.qcow2 | grep name: || true
+       if qemu-img snapshot -q -a one top.qcow2 2> none; then qemu-img convert -O raw top.qcow2 out; sha256sum < out; fi`,
+      );
+    for (const [options, more] of layouts) {
+      const {
+        qemu: theirs,
+        ours,
+        qemuFolder,
+        ourFolder,
+      } = await runBoth(make(options, more), ["commit", "top.qcow2"]);
+      expect(ours).toEqual(theirs);
+      expect(describeOne(ourFolder)).toBe(describeOne(qemuFolder));
+    }
+  },
+);
+
+/** A commit that is killed where it begins to write to the backing image. whole: what a guest read before. */
+async function cutOffCommit(version: 2 | 3): Promise<{ readonly folder: string; readonly whole: string }> {
+  const folder = makeFolder();
+  const at = (name: string): string => `${folder}/${name}`;
+  const backing = { name: "base.qcow2", format: "qcow2" } as const;
+  const virtualSizeBytes = 1 << 20;
+  writeFileSync(at("base.qcow2"), sampleQcow2({ virtualSizeBytes, dataClusters: [0], seed: 1 }));
+  const dataClusters = [0, 3];
+  writeFileSync(at("over.qcow2"), sampleQcow2({ virtualSizeBytes, dataClusters, seed: 2, version, backing }));
+  const whole = `${makeFolder()}/whole.raw`;
+  await runImg(folder, ["convert", "-O", "raw", "over.qcow2", whole]);
+  let isMarked = false;
+  const storage = killAt(makeNodeStorage(), ({ purpose, name, path }) => {
+    isMarked ||= purpose === "commit mark";
+    return isMarked && name === "file.write" && path === at("base.qcow2");
+  });
+  await runImg(folder, ["commit", "over.qcow2"], { program: "imgtx", storage }).catch((error: unknown) => {
+    if (!(error instanceof Killed)) throw error;
+  });
+  expect(readdirSync(folder)).toContain(".base.qcow2.imgtx");
+  return { folder, whole };
+}
+
 describe("a commit that was cut off", () => {
   test("is found from the backing image as well as from the overlay, and finished", async () => {
     for (const opened of ["base.qcow2", "over.qcow2"]) {
-      const folder = makeFolder();
-      const at = (name: string): string => `${folder}/${name}`;
-      const backing = { name: "base.qcow2", format: "qcow2" } as const;
-      writeFileSync(at("base.qcow2"), sampleQcow2({ virtualSizeBytes: 1 << 20, dataClusters: [0], seed: 1 }));
-      writeFileSync(
-        at("over.qcow2"),
-        sampleQcow2({ virtualSizeBytes: 1 << 20, dataClusters: [0, 3], seed: 2, backing }),
-      );
-      const whole = readFileSync(at("over.qcow2"));
-      let isMarked = false;
-      const storage = killAt(makeNodeStorage(), ({ purpose, name, path }) => {
-        isMarked ||= purpose === "commit mark";
-        return isMarked && name === "file.write" && path === at("base.qcow2");
-      });
-      const setting = { program: "imgtx", storage } as const;
-      await runImg(folder, ["commit", "over.qcow2"], setting).catch((error: unknown) => {
-        if (!(error instanceof Killed)) throw error;
-      });
-      expect(readdirSync(folder)).toContain(".base.qcow2.imgtx");
+      const { folder, whole } = await cutOffCommit(3);
       const { status, stderr } = await runImg(folder, ["check", opened], { program: "imgtx" });
       expect({ status, stderr }).toEqual({
         status: 0,
         stderr: expect.stringContaining("finished") as string,
       });
       expect(readdirSync(folder)).toEqual(["base.qcow2", "over.qcow2"]);
-      expect(readFileSync(at("over.qcow2")).equals(whole)).toBe(true);
-      expect(await runImg(folder, ["compare", "base.qcow2", "over.qcow2"])).toMatchObject({ status: 0 });
+      for (const name of ["base.qcow2", "over.qcow2"]) {
+        expect(await runImg(folder, ["compare", whole, name])).toMatchObject({ status: 0 });
+      }
+      expect((await runImg(folder, ["map", "over.qcow2"])).stdout).not.toContain("over.qcow2");
     }
   });
+
+  qemu.test(
+    "brings along what a guest wrote to an overlay without a fence, and empties it no more",
+    async () => {
+      const { folder, whole } = await cutOffCommit(2);
+      const write = "write -P 7 12k 4k";
+      // The dead process is this one, which has its locks yet.
+      const unlocked = "driver=qcow2,file.filename=over.qcow2,file.locking=off,backing=";
+      shell(folder, `qemu-io --image-opts ${unlocked} -c '${write}'; qemu-io -f raw -c '${write}' ${whole}`);
+      const { status, stderr } = await runImg(folder, ["check", "over.qcow2"], { program: "imgtx" });
+      const hint = /`imgtx (txn commit --force \w+)`/.exec(stderr)?.[1] ?? "";
+      expect({ status, hint }).toEqual({ status: 1, hint: expect.stringContaining("--force") as string });
+      const forced = ["--workspace", ".base.qcow2.imgtx", ...hint.split(" ")];
+      expect(await runCli(forced, { cwd: folder })).toMatchObject({ status: 0 });
+      for (const name of ["base.qcow2", "over.qcow2"]) {
+        expect(await runImg(folder, ["compare", whole, name])).toMatchObject({ status: 0 });
+      }
+      expect(readdirSync(folder)).toEqual(["base.qcow2", "over.qcow2"]);
+    },
+  );
 });
 
 test("rebase -u has no device stand on what is not there", async () => {

@@ -66,11 +66,11 @@ export const IMAGE_SCENARIOS: readonly Scenario[] = [
     "img resize -f raw --shrink IMAGE -96k",
   ]),
   {
-    // It writes to the backing image, which the journal lies beside.
+    // It writes to the backing image, which the journal lies beside, and empties the overlay.
     ...onImage("img commit of an overlay", { ...OVERLAY, files: () => overlayOn(192 * KIB) }, [
       "img commit IMAGE",
     ]),
-    changing: { "images/base.qcow2": "qcow2" },
+    changing: { "images/base.qcow2": "qcow2", "images/a.qcow2": "qcow2" },
     recover: ["img", "check", "../images/a.qcow2"],
   },
   onImage("img rebase of an overlay onto nothing", OVERLAY, ["img rebase --backing= IMAGE"]),

@@ -13,7 +13,7 @@ import { ImgtxError } from "../../../errors/index.ts";
 import type { ByteRange, Storage, StorageFile } from "../../../storage/index.ts";
 import { alignUp, clusterAt, guestRange, type GuestRange, type HostOffset } from "../../../units/index.ts";
 import type { Chain } from "../../chain/backing-chain.ts";
-import type { Qcow2Link } from "../../chain/chain-link.ts";
+import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import type { GateOptions } from "../../chain/open-gate.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
@@ -132,26 +132,58 @@ export async function resizeImage(
   sizeBytes: number,
 ): Promise<Preallocated | undefined> {
   const opened = await openImage(storage, path, options);
-  const own: StorageFile[] = [];
-  try {
-    const [link] = opened.chain.links;
-    if (link === undefined) throw new RangeError("a chain without an image");
+  return await withFiles(storage, path, opened, async (link, files) => {
     await judgeResize(opened.chain, sizeBytes, preallocation);
-    const file = await storage.openFile(path, "write");
-    own.push(file);
-    const { header, dataFile } = link;
+    const { file } = files;
+    const { header } = link;
     if (header === undefined) {
       const { sizeBytes: start } = await file.stat();
       await file.truncate(sizeBytes);
       await file.flush("resized-raw-image");
       return preallocated(preallocation, start, sizeBytes);
     }
+    return await resizeQcow2({ ...link, header }, files, opened, { sizeBytes, preallocation });
+  });
+}
+
+/**
+ * Has an overlay show what is below it: it keeps its size, its bitmaps and its internal snapshots, and none of its content.
+ * As a smaller disk it is safe over a redo log alone. Errors are those of openForWriting.
+ */
+export async function emptyImage(
+  storage: Storage,
+  path: string,
+  options: Pick<ResizeOptions, "format" | "gate">,
+): Promise<void> {
+  const opened = await openImage(storage, path, { ...options, backing: false });
+  await withFiles(storage, path, opened, async (link, files) => {
+    const { header } = link;
+    if (header?.backingFileName === undefined) throw new RangeError("only an overlay may be emptied");
+    requireWritable(header, path);
+    await dropPast({ ...link, header }, files, 0);
+    await files.file.flush("emptied-overlay");
+  });
+}
+
+/** Opens the first image's files for writing, and closes all. */
+async function withFiles<T>(
+  storage: Storage,
+  path: string,
+  opened: OpenedImage,
+  use: (link: ChainLink, files: ResizedFiles) => Promise<T>,
+): Promise<T> {
+  const own: StorageFile[] = [];
+  try {
+    const [link] = opened.chain.links;
+    if (link === undefined) throw new RangeError("a chain without an image");
+    const file = await storage.openFile(path, "write");
+    own.push(file);
+    const { dataFile } = link;
     const data =
       dataFile &&
       (await storage.openFile(await storage.realPath(dataFile.path), "write", { refuseSymlink: true }));
     if (data) own.push(data);
-    const files = { file, dataFile: data ?? file };
-    return await resizeQcow2({ ...link, header }, files, opened, { sizeBytes, preallocation });
+    return await use(link, { file, dataFile: data ?? file });
   } finally {
     await Promise.all([opened.close(), ...own.map((file) => file.close())]);
   }
@@ -188,6 +220,13 @@ async function resizeQcow2(
 
 async function shrinkQcow2(link: Qcow2Link, files: ResizedFiles, sizeBytes: number): Promise<void> {
   const { file, dataFile } = files;
+  await dropPast(link, files, sizeBytes);
+  if (dataFile !== file) await dataFile.truncate(sizeBytes);
+}
+
+/** Gives back what is mapped from there on, and the end of the file that nothing needs any more. */
+async function dropPast(link: Qcow2Link, files: ResizedFiles, sizeBytes: number): Promise<void> {
+  const { file } = files;
   const open = openCountedOnce(files);
   const state = await open(link);
   await state.begin();
@@ -197,7 +236,6 @@ async function shrinkQcow2(link: Qcow2Link, files: ResizedFiles, sizeBytes: numb
   await dropEmptyBlocks(file, cut.header);
   const end = await (await open(cut)).findUsedEnd();
   if (end < (await file.stat()).sizeBytes) await file.truncate(end);
-  if (dataFile !== file) await dataFile.truncate(sizeBytes);
 }
 
 async function growQcow2(
