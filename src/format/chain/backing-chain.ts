@@ -164,7 +164,7 @@ function findBackingReference(walk: Walk, overlay: ChainLink): Reference | undef
   if (name === undefined) return undefined;
   requirePlainPath(name, overlay.path, "backing_file_name");
   return {
-    path: composeBackingPath(overlay.path, name, currentFolderOf(walk)),
+    path: composeBackingPath(overlay.path, name, walk.gate.currentFolder),
     name,
     overlay,
     format: parseBackingFormat(overlay),
@@ -195,7 +195,7 @@ async function openDataFile(
   }
   requirePlainPath(name, imagePath, "data_file_name");
   const local = stripFilePrefix(name) ?? name;
-  const named = local.startsWith("/") ? local : `${currentFolderOf(walk)}/${local}`;
+  const named = local.startsWith("/") ? local : `${walk.gate.currentFolder}/${local}`;
   const path = dataFileAt ?? named;
   if (named !== local) {
     warnings.push({ code: "data file in current folder", image: imagePath, name });
@@ -217,10 +217,6 @@ async function openDataFile(
 /** Where the data file is by the caller's own word, it may be anywhere. */
 function trusting(gate: GateOptions, path: string | undefined): GateOptions {
   return path === undefined ? gate : { ...gate, allowPaths: [...gate.allowPaths, path] };
-}
-
-function currentFolderOf({ gate, storage }: Walk): string {
-  return gate.currentFolder ?? storage.host.currentFolder;
 }
 
 function hold(walk: Walk, file: StorageFile): StorageFile {

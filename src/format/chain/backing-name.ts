@@ -105,9 +105,7 @@ export async function makeRelativeName(
   const asGiven = relative(overlayFolder, backingPath);
   for (const candidate of [asGiven, await relativeToRealFolders(storage, overlayFolder, backingPath)]) {
     const name = isProtocolName(candidate) ? `./${candidate}` : candidate;
-    const found = await storage.stat(
-      composeBackingPath(`${overlayFolder}/`, name, storage.host.currentFolder),
-    );
+    const found = await storage.stat(composeBackingPath(`${overlayFolder}/`, name, overlayFolder));
     if (found && identityOf(found) === identityOf(backing)) {
       return requireStorableName(name, backingPath);
     }

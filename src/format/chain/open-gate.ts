@@ -21,11 +21,8 @@ export interface GateOptions {
   readonly workspaceRoot?: string | undefined;
   /** Absolute paths of folders (or single files) that the user trusts. One that does not exist trusts nothing. */
   readonly allowPaths: readonly string[];
-  /**
-   * What a relative data file name is relative to, as for QEMU: the current folder. Absolute.
-   * Default: the host's.
-   */
-  readonly currentFolder?: string | undefined;
+  /** What a relative data file name is relative to, as for QEMU: the folder of the command that names the image. Absolute. */
+  readonly currentFolder: string;
   /** The device that keeps what it trusts, for the hint of a refusal. */
   readonly device?: string | undefined;
 }

@@ -56,6 +56,7 @@ import {
 import { openHeld, openIfFree } from "../images/open-free.ts";
 import type { RunOptions } from "../request.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
+import { plannedGate } from "../images/planned-gate.ts";
 import { openStaged } from "../images/redo.ts";
 import { removeFinished } from "../images/removal.ts";
 
@@ -148,7 +149,7 @@ async function runCopy(
   copy: Copy,
   how: CopyChoice,
 ): Promise<ReadonlyMap<string, Fingerprint> | undefined> {
-  const { storage, root } = workspace;
+  const { storage } = workspace;
   const { state } = journal;
   const { table } = how;
   // What is up already needs no source any more.
@@ -158,8 +159,8 @@ async function runCopy(
   if (source === "written" && isLateLogMade(state, copy)) throw isWrittenLate(copy);
   const file = await openTarget(storage, state, { copy, table });
   if (!file) return undefined;
-  // What was opened for the plan is trusted afterwards, whatever was allowed for that one command.
-  const gate = { workspaceRoot: root, allowPaths: [...table.allowPaths, ...lastSeen(state).keys()] };
+  const plan = state.statements[copy.statement]?.plan;
+  const gate = plannedGate(workspace, state, { plan, allowPaths: table.allowPaths });
   try {
     const due = source === "written" ? { ...copy, copiedBytes: 0 } : copy;
     const found = await judgeTarget(storage, state, { copy: due, file }, { ...how, gate });

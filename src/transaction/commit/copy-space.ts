@@ -11,21 +11,24 @@ import {
 } from "../../format/index.ts";
 import type { Reservation, Storage } from "../../storage/index.ts";
 import { type CopyUpStep, copyUpOf, isUp } from "./change-header.ts";
+import { plannedGate } from "../images/planned-gate.ts";
 import { openStaged } from "../images/redo.ts";
-import { type Copy, copiesOf, lastSeen, type TransactionState } from "../journal/index.ts";
+import { type Copy, copiesOf, type TransactionState } from "../journal/index.ts";
 
 /**
  * Takes the space that the copies need, before the mark: a full disk is found while there is a way back. The caller
  * gives it back right before they begin, and also where this fails.
  */
 export async function reserveForCopies(
-  { storage, root }: Workspace,
+  workspace: Workspace,
   state: TransactionState,
   allowPaths: readonly string[],
   taken: Reservation[],
 ): Promise<void> {
-  const gate = { workspaceRoot: root, allowPaths: [...allowPaths, ...lastSeen(state).keys()] };
+  const { storage } = workspace;
   for (const copy of copiesOf(state)) {
+    const plan = state.statements[copy.statement]?.plan;
+    const gate = plannedGate(workspace, state, { plan, allowPaths });
     if (!(await storage.statLink(copy.from))) throw hasGone(copy);
     const copiedBytes = isUp(copy)
       ? await reserveForCopyUp(storage, copy, gate, taken)

@@ -29,6 +29,7 @@ import type { LockWaiting, StorageFile } from "../../storage/index.ts";
 import { progressOf } from "../actions/plan/action.ts";
 import { lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
 import { lockWriter, openUnlessGone } from "../images/open-free.ts";
+import { plannedGate } from "../images/planned-gate.ts";
 import type { OnProgress } from "../request.ts";
 
 /** An image that its device leaves for its mirror, and that was written to, or may have been. */
@@ -106,14 +107,16 @@ interface LateSync {
 }
 
 async function syncOne(
-  { storage, root }: Workspace,
+  workspace: Workspace,
   state: TransactionState,
   { entry, mirror, left }: LateSync,
   { present, waiting, onProgress, onNotice, lookFirst }: HowToSync,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const { name: device, image, format } = entry;
   const seen = lastSeen(state);
-  const gate = { workspaceRoot: root, allowPaths: [...present.allowPaths, ...seen.keys()] };
+  const { storage } = workspace;
+  const plan = liveStatements(state).findLast((one) => one.plan.devices.includes(device))?.plan;
+  const gate = plannedGate(workspace, state, { plan, allowPaths: present.allowPaths });
   const file = await openUnlessGone(storage, mirror.path, "read");
   try {
     const expected = seen.get(mirror.path)?.fingerprint;

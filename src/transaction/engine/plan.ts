@@ -87,6 +87,7 @@ export async function planStatement(
     removes: plan.removes ?? [],
     ...(plan.snapshot && { snapshot: plan.snapshot }),
     ...(plan.standing && { standing: plan.standing }),
+    currentFolder: context.gate.currentFolder,
     folders: await markFolders(work.workspace.storage, [
       ...newFiles.map(({ path }) => path),
       ...fencesToRaise(plan.changes).map(({ image }) => image),

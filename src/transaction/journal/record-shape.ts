@@ -186,6 +186,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     snapshot: orAbsent(
       objectOf<PlannedSnapshot>({ name: orNull(isText), message: orNull(isText), devices: listOf(isText) }),
     ),
+    currentFolder: orAbsent(isText),
     folders: listOf(objectOf<PlannedFolder>({ path: isText, mark: isFileMark })),
   }),
   prepared: objectOf<RecordOf<"prepared">>({

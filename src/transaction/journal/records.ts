@@ -179,6 +179,8 @@ export interface PlanRecord {
   readonly snapshot?: PlannedSnapshot | undefined;
   /** Where an undo or a redo goes to. Left out: it goes on. */
   readonly standing?: PlannedStanding | undefined;
+  /** Where its command was: relative names of data files are looked for there. Left out: not known. */
+  readonly currentFolder?: string | undefined;
   /** The folders of its new files and of images that it changes: how it is told that their disk is there. */
   readonly folders: readonly PlannedFolder[];
 }

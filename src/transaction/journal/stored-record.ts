@@ -1,6 +1,7 @@
 // Records on their way to and from the disk. A workspace can be moved with a transaction open in it: so
 // paths inside it are relative there.
 
+import { posix } from "node:path";
 import { fromStoredPath, mapEntryPaths, toStoredPath, type Workspace } from "../../device/index.ts";
 import type { ParsedJournal } from "./record-line.ts";
 import type { UpStep } from "./copy-steps.ts";
@@ -69,6 +70,10 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     })),
     late: record.late.map((late) => mapRedo(late, map)),
     removes: record.removes.map(map),
+    // Also the workspace's own folder moves with it.
+    ...(record.currentFolder !== undefined && {
+      currentFolder: posix.normalize(map(`${record.currentFolder}/.`)),
+    }),
     folders: record.folders.map((folder) => ({ ...folder, path: map(folder.path) })),
   };
 }

@@ -60,7 +60,7 @@ function listParked(journals: readonly JournalSnapshot[], devices: readonly stri
   );
 }
 
-/** But for the transaction's id, which is in the names of its files, and of its bitmap's witness. */
+/** But for where the command was, and the transaction's id: that is in the names of its files, and of its bitmap's witness. */
 function contentOf(plan: PlanRecord, id: string): string {
-  return JSON.stringify({ ...plan, folders: [] }).replaceAll(id, "");
+  return JSON.stringify({ ...plan, currentFolder: undefined, folders: [] }).replaceAll(id, "");
 }

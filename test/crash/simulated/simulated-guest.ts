@@ -59,7 +59,10 @@ async function write(
   { bytes, offset }: { bytes: Uint8Array; offset: number },
 ): Promise<void> {
   const process = startProcess(machine);
-  const image = await openForWriting(process, path, { format, gate: { allowPaths: ["/"] } });
+  const image = await openForWriting(process, path, {
+    format,
+    gate: { allowPaths: ["/"], currentFolder: "/" },
+  });
   await image.write(bytes, guestOffset(offset));
   await image.flush("guest");
   await image.close();

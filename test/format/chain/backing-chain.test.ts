@@ -5,7 +5,7 @@ import { errorFrom } from "../../helpers/expect-error.ts";
 import { makeOverlay, makeRaw, VIRTUAL_SIZE_BYTES } from "../../helpers/make-image.ts";
 import { makeFolder, watchStorage } from "../../helpers/temporary-folder.ts";
 
-const GATE = { allowPaths: [] };
+const GATE = { allowPaths: [], currentFolder: "/" };
 
 function overwrite(path: string, at: number, bytes: Uint8Array): void {
   const file = openSync(path, "r+");

@@ -9,7 +9,7 @@ import { makeOverlay, makeRaw } from "../../helpers/make-image.ts";
 import { HEADER_V3 } from "../../helpers/format/header-samples.ts";
 import { makeFolder, watchStorage } from "../../helpers/temporary-folder.ts";
 
-const CLOSED: GateOptions = { allowPaths: [] };
+const CLOSED: GateOptions = { allowPaths: [], currentFolder: "/" };
 
 /** Opens the chain of an image, and says what was opened on the way. */
 async function tryOpen(path: string, gate: GateOptions): Promise<{ opened: string[]; error: unknown }> {
@@ -45,11 +45,11 @@ describe("the gate for raw backing images", () => {
   });
 
   test.each([
-    ["in the workspace", (root: string) => ({ allowPaths: [], workspaceRoot: root })],
-    ["below an allowed path", (root: string) => ({ allowPaths: [`${root}/elsewhere`] })],
+    ["in the workspace", (root: string) => ({ allowPaths: [], currentFolder: "/", workspaceRoot: root })],
+    ["below an allowed path", (root: string) => ({ allowPaths: [`${root}/elsewhere`], currentFolder: "/" })],
     [
       "that is itself allowed",
-      (root: string) => ({ allowPaths: ["/nowhere", `${root}/elsewhere/base.raw`] }),
+      (root: string) => ({ allowPaths: ["/nowhere", `${root}/elsewhere/base.raw`], currentFolder: "/" }),
     ],
   ])("opens one %s", async (_, gate) => {
     const { root, overlay } = await makeOutsider();
@@ -70,7 +70,7 @@ describe("the gate for raw backing images", () => {
 
   test("is not fooled by a folder whose name begins like an allowed one", async () => {
     const { root, overlay } = await makeOutsider();
-    const { error } = await tryOpen(overlay, { allowPaths: [`${root}/else`] });
+    const { error } = await tryOpen(overlay, { allowPaths: [`${root}/else`], currentFolder: "/" });
     expect(error).toMatchObject({ code: "E_OUTSIDE" });
   });
 
@@ -102,7 +102,7 @@ describe("the gate for raw backing images", () => {
   test.each(["json:{}", "nbd:localhost:1", "a:b.raw"])("follows no %s", async (name) => {
     const overlay = await makeOverlay(`${makeFolder()}/top.qcow2`, "placeholder-name");
     await renameBacking(overlay, name);
-    const { error, opened } = await tryOpen(overlay, { allowPaths: ["/"] });
+    const { error, opened } = await tryOpen(overlay, { allowPaths: ["/"], currentFolder: "/" });
     expect(error).toMatchObject({ code: "E_UNSUPPORTED", image: overlay, field: "backing_file_name" });
     expect(opened).toEqual([overlay]);
   });
@@ -113,7 +113,7 @@ describe("the gate for raw backing images", () => {
     const overlay = await makeOverlay(`${root}/top.qcow2`, "placeholder-name".repeat(8));
     await renameBacking(overlay, `file:${elsewhere}`);
     expect((await tryOpen(overlay, CLOSED)).error).toMatchObject({ code: "E_OUTSIDE", image: overlay });
-    expect((await tryOpen(overlay, { allowPaths: [elsewhere] })).error).toBeUndefined();
+    expect((await tryOpen(overlay, { allowPaths: [elsewhere], currentFolder: "/" })).error).toBeUndefined();
   });
 
   test("opens a file with a colon in its name as ./NAME", async () => {
@@ -197,7 +197,9 @@ describe("the gate for external data files", () => {
 
   test("refuses a device node even where its folder is allowed", async () => {
     const image = await makeImageWithDataFile(`${makeFolder()}/top.qcow2`, "/dev/zero");
-    expect((await tryOpen(image, { allowPaths: ["/dev"] })).error).toMatchObject({ code: "E_NOT_A_FILE" });
+    expect((await tryOpen(image, { allowPaths: ["/dev"], currentFolder: "/" })).error).toMatchObject({
+      code: "E_NOT_A_FILE",
+    });
   });
 
   test("refuses the image as its own data file", async () => {

@@ -76,7 +76,7 @@ describe("root opens a backing image for the user whose image names it", () => {
     bench.makeQcow2("tenant/d.qcow2", 2, { name: `${folder}/other/disk.qcow2`, format: "qcow2" });
     chownSync(`${folder}/tenant/d.qcow2`, TENANT, TENANT);
     const open = async (allowPaths: readonly string[] = []): Promise<void> => {
-      const gate = { workspaceRoot: folder, allowPaths };
+      const gate = { workspaceRoot: folder, allowPaths, currentFolder: "/" };
       const chain = await openChain(makeNodeStorage(), `${folder}/tenant/d.qcow2`, { format: "qcow2", gate });
       await chain.close();
     };

@@ -15,7 +15,7 @@ import { makeFolder } from "../../helpers/temporary-folder.ts";
 const qemu = oracle("qemu-img", "qemu-io");
 const [K, M] = [1024, 1024 ** 2];
 const storage = makeNodeStorage();
-const gate = { allowPaths: ["/"] };
+const gate = { allowPaths: ["/"], currentFolder: "/" };
 
 interface Layer {
   readonly name: string;

@@ -27,7 +27,7 @@ async function objectionsTo({ backingName, backingFormat, options, overwrite }: 
     closeSync(file);
   }
   const storage = makeNodeStorage();
-  const gate = { allowPaths: [] };
+  const gate = { allowPaths: [], currentFolder: "/" };
   const overlay = await openChain(storage, path, { format: "qcow2", gate });
   const base = await openChain(storage, `${folder}/base.raw`, { format: "raw", gate });
   const [backing] = base.links;

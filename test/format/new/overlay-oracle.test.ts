@@ -19,7 +19,7 @@ function run(program: string, ...args: string[]): string {
 /** Writes an overlay beside base, named as qemu-img would, and flushes it. */
 async function overlayOver(base: string, path: string, options: OverlayOptions): Promise<void> {
   const format = base.endsWith(".raw") ? "raw" : "qcow2";
-  const chain = await openChain(storage, base, { format, gate: { allowPaths: [] } });
+  const chain = await openChain(storage, base, { format, gate: { allowPaths: [], currentFolder: "/" } });
   const [backing] = chain.links;
   if (!backing) throw new Error("a chain is never empty");
   const { virtualSizeBytes } = backing;
@@ -251,7 +251,7 @@ describe("a header that imgtx accepts", () => {
 
 async function opens(path: string): Promise<boolean> {
   try {
-    const gate = { allowPaths: [] };
+    const gate = { allowPaths: [], currentFolder: "/" };
     await (await openChain(storage, path, { format: "qcow2", gate })).close();
     return true;
   } catch (error) {

@@ -177,7 +177,10 @@ describe("an overlay that was planned", () => {
     makeRaw(`${folder}/base.raw`);
     const options = { clusterSizeBytes: 2 ** 21, refcountBits: 1, extendedL2: true } as const;
     const path = await makeOverlay(`${folder}/top.qcow2`, "base.raw", "raw", options);
-    const chain = await openChain(makeNodeStorage(), path, { format: undefined, gate: { allowPaths: [] } });
+    const chain = await openChain(makeNodeStorage(), path, {
+      format: undefined,
+      gate: { allowPaths: [], currentFolder: "/" },
+    });
     expect(chain.links[0]?.header).toMatchObject({
       clusterSizeBytes: 2 ** 21,
       refcountBits: 1,

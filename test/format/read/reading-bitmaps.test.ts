@@ -27,7 +27,7 @@ function serve(program: string, ...args: string[]): ChildProcess {
 
 async function openLink(path: string) {
   const format = path.endsWith(".raw") ? "raw" : "qcow2";
-  const chain = await openChain(storage, path, { format, gate: { allowPaths: [] } });
+  const chain = await openChain(storage, path, { format, gate: { allowPaths: [], currentFolder: "/" } });
   onTestFinished(() => chain.close());
   return chain.links[0]!;
 }

@@ -171,7 +171,7 @@ async function expectAsQemuReads(path: string, format: ImageFormat, snapshot?: s
   const copy = `${folder}/copy`;
   const fromSnapshot = snapshot === undefined ? [] : ["-l", snapshot];
   run("qemu-img", "convert", "-f", format, ...fromSnapshot, "-O", "raw", path, copy);
-  const gate = { allowPaths: [] };
+  const gate = { allowPaths: [], currentFolder: "/" };
   const image = await openImage(storage, path, { format, gate, snapshot });
   try {
     const wanted = readFileSync(copy);
@@ -253,7 +253,10 @@ describe("an image that QEMU wrote", () => {
         "qcow2",
         places.map((at, index) => `write -P ${index + 1} ${at} 137k`),
       );
-      const image = await openImage(storage, path, { format: "qcow2", gate: { allowPaths: [] } });
+      const image = await openImage(storage, path, {
+        format: "qcow2",
+        gate: { allowPaths: [], currentFolder: "/" },
+      });
       const found: Extent[] = [];
       for (
         let at = 0;

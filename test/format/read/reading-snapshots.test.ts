@@ -12,7 +12,7 @@ import { errorFrom } from "../../helpers/expect-error.ts";
 
 const storage = makeNodeStorage();
 const qemu = oracle("qemu-img");
-const OPTIONS = { format: "qcow2", gate: { allowPaths: [] } } as const;
+const OPTIONS = { format: "qcow2", gate: { allowPaths: [], currentFolder: "/" } } as const;
 
 /** The first bytes of each range of 4 KiB, from the start. */
 async function readFirstBytes(path: string, snapshot: string | undefined, count: number): Promise<number[]> {

@@ -35,7 +35,10 @@ function watchFile(file: StorageFile): { file: StorageFile } & Watched {
 
 async function openLayer(name: string) {
   const path = await unpackFixture(name);
-  const chain = await openChain(makeNodeStorage(), path, { format: "qcow2", gate: { allowPaths: [] } });
+  const chain = await openChain(makeNodeStorage(), path, {
+    format: "qcow2",
+    gate: { allowPaths: [], currentFolder: "/" },
+  });
   onTestFinished(() => chain.close());
   const [link] = chain.links;
   if (link?.header === undefined) throw new Error("no qcow2");

@@ -16,7 +16,10 @@ vi.mock("../../../src/storage/zstd.ts", async (importOriginal) => {
 
 async function hashOf(name: string): Promise<string> {
   const path = await unpackFixture(name);
-  const image = await openImage(makeNodeStorage(), path, { format: "qcow2", gate: { allowPaths: [] } });
+  const image = await openImage(makeNodeStorage(), path, {
+    format: "qcow2",
+    gate: { allowPaths: [], currentFolder: "/" },
+  });
   const bytes = new Uint8Array(image.virtualSizeBytes);
   try {
     await image.read(bytes, guestOffset(0));

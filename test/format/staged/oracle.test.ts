@@ -22,7 +22,7 @@ import { applySealed } from "./disks.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 const MIB = 1024 ** 2;
-const GATE = { allowPaths: ["/"] };
+const GATE = { allowPaths: ["/"], currentFolder: "/" };
 
 async function change(storage: Storage, image: string): Promise<void> {
   const writer = await openForWriting(storage, image, { format: "qcow2", gate: GATE });

@@ -111,7 +111,11 @@ function listed(image: string): readonly Listed[] {
 }
 
 async function contentOf(image: string, snapshot: string): Promise<string> {
-  const options = { format: "qcow2", gate: { allowPaths: ["/"] }, snapshot: { name: snapshot } } as const;
+  const options = {
+    format: "qcow2",
+    gate: { allowPaths: ["/"], currentFolder: "/" },
+    snapshot: { name: snapshot },
+  } as const;
   const opened = await openImage(makeNodeStorage(), image, options);
   const bytes = new Uint8Array(opened.virtualSizeBytes);
   await opened.read(bytes, guestOffset(0));

@@ -104,7 +104,10 @@ async function judge(ours: string, theirs: string): Promise<void> {
 }
 
 async function marksOf(image: string): Promise<unknown[]> {
-  const chain = await openChain(makeNodeStorage(), image, { format: "qcow2", gate: { allowPaths: ["/"] } });
+  const chain = await openChain(makeNodeStorage(), image, {
+    format: "qcow2",
+    gate: { allowPaths: ["/"], currentFolder: "/" },
+  });
   const marks = listBitmaps(image).map(async ({ name }) => await readDirtyRanges(chain.links[0]!, name));
   const found = await Promise.all(marks);
   await chain.close();

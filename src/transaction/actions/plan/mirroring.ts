@@ -105,14 +105,12 @@ export async function planResync(
 async function assertCopies(
   device: string,
   { image, format, chain: [top] }: MirrorEntry,
-  { storage, root, gate }: PlanContext,
+  { storage, gate }: PlanContext,
 ): Promise<void> {
-  // As recovery will open it, which has no folder of its own.
-  const copying = { workspaceRoot: root, allowPaths: gate.allowPaths };
   // A copy that was given up has left its fence, if any.
   const isFenced = top !== undefined && isSameFile(top.fingerprint, NOT_MADE_YET);
   await withPlace({ device }, async () => {
-    await assertCopyable(storage, { path: image, format, isFenced }, copying);
+    await assertCopyable(storage, { path: image, format, isFenced }, gate);
   });
 }
 

@@ -118,9 +118,7 @@ export async function planNewStanding(
   await assertMayStand(standing, after, context);
   await withPlace({ device: entry.name, image: top.path }, async () => {
     await assertNoSnapshots(top);
-    // As recovery will open it, which has no folder of its own.
-    const copying = { workspaceRoot: context.root, allowPaths: context.gate.allowPaths };
-    await assertCopyable(context.storage, { path: top.path, format: top.format }, copying);
+    await assertCopyable(context.storage, { path: top.path, format: top.format }, context.gate);
   });
   const [first] = after.below;
   const copy: PlannedCopy = {

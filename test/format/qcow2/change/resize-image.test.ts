@@ -21,7 +21,12 @@ const qemu = oracle("qemu-img", "qemu-io");
 const K = 1024;
 
 const grow = (path: string, sizeBytes: number) =>
-  resizeImage(makeNodeStorage(), path, { format: undefined, gate: { allowPaths: ["/"] } }, sizeBytes);
+  resizeImage(
+    makeNodeStorage(),
+    path,
+    { format: undefined, gate: { allowPaths: ["/"], currentFolder: "/" } },
+    sizeBytes,
+  );
 
 async function contentOf(folder: string, image: string): Promise<string> {
   runWell("qemu-img", "convert", "-O", "raw", image, `${folder}/content`);
@@ -117,7 +122,12 @@ describe("a grown disk", () => {
     await file.truncate(4096);
     await file.close();
     const raw = (sizeBytes: number) =>
-      resizeImage(storage, `${folder}/a.raw`, { format: "raw", gate: { allowPaths: [] } }, sizeBytes);
+      resizeImage(
+        storage,
+        `${folder}/a.raw`,
+        { format: "raw", gate: { allowPaths: [], currentFolder: "/" } },
+        sizeBytes,
+      );
     await raw(5000);
     expect((await storage.stat(`${folder}/a.raw`))?.sizeBytes).toBe(5000);
     await raw(8192);
@@ -143,7 +153,12 @@ async function recordGrowing(newBytes: number, ...muted: readonly string[]): Pro
   await writeImage({ file }, plan);
   await file.close();
   const machine = new SimulatedMachine({ durable: first.tree, mutedPurposes: new Set(muted) });
-  await resizeImage(startProcess(machine), PATH, { format: "qcow2", gate: { allowPaths: ["/"] } }, newBytes);
+  await resizeImage(
+    startProcess(machine),
+    PATH,
+    { format: "qcow2", gate: { allowPaths: ["/"], currentFolder: "/" } },
+    newBytes,
+  );
   return machine;
 }
 

@@ -192,7 +192,10 @@ async function record(scenario: Scenario, muted: ReadonlySet<string>): Promise<R
   const start = scenario.hasBacking ? pattern(scenario.sizeBytes, 99) : new Uint8Array(scenario.sizeBytes);
   const versions: Version[] = [{ startedAt: 0, content: start }];
   const flushed = [{ version: 0, behind: 0 }];
-  const image = await openForWriting(storage, PATH, { format: "qcow2", gate: { allowPaths: ["/"] } });
+  const image = await openForWriting(storage, PATH, {
+    format: "qcow2",
+    gate: { allowPaths: ["/"], currentFolder: "/" },
+  });
   for (const [index, step] of scenario.steps.entries()) {
     const content = versions.at(-1)!.content.slice();
     const startedAt = machine.log.length;

@@ -95,7 +95,10 @@ async function changeOnce(
 }
 
 async function changeOften(path: string, model: Uint8Array, random: Random, layout: Layout): Promise<void> {
-  const image = await openForWriting(storage, path, { format: "qcow2", gate: { allowPaths: ["/"] } });
+  const image = await openForWriting(storage, path, {
+    format: "qcow2",
+    gate: { allowPaths: ["/"], currentFolder: "/" },
+  });
   for (let step = 0; step < 60; step += 1) {
     await changeOnce(image, model, random, layout);
     if (random.below(12) === 0) await image.flush("test");
@@ -224,7 +227,10 @@ describe("an image whose tables do not fit into memory all at once", () => {
   qemu.test("takes writes all over the disk, and keeps them", async () => {
     const folder = makeFolder();
     const path = await makeDisk(folder, 20 * TIB, { clusterSizeBytes: 2 ** 21, lazyRefcounts: false });
-    const image = await openForWriting(storage, path, { format: "qcow2", gate: { allowPaths: [] } });
+    const image = await openForWriting(storage, path, {
+      format: "qcow2",
+      gate: { allowPaths: [], currentFolder: "/" },
+    });
     const places = Array.from({ length: 38 }, (_, index) => index * (TIB / 2) + index * 4096);
     for (const round of [0, 1]) {
       for (const [index, place] of places.entries()) {
@@ -246,7 +252,10 @@ describe("an image whose tables do not fit into memory all at once", () => {
     const folder = makeFolder();
     const options = { clusterSizeBytes: 2 ** 21, refcountBits: 64, preallocation: "metadata" };
     const path = await makeDisk(folder, 6 * TIB, options);
-    const image = await openForWriting(storage, path, { format: "qcow2", gate: { allowPaths: [] } });
+    const image = await openForWriting(storage, path, {
+      format: "qcow2",
+      gate: { allowPaths: [], currentFolder: "/" },
+    });
     await image.write(new Uint8Array(4096).fill(1), guestOffset(5 * TIB));
     await image.discard(guestRange(0, 6 * TIB));
     await image.flush("test");
@@ -270,7 +279,10 @@ describe("writes that overlap in time", () => {
       const random = seededRandom(7);
       const model = new Uint8Array(sizeBytes);
       const layout: Layout = { options, sizeBytes };
-      const image = await openForWriting(storage, path, { format: "qcow2", gate: { allowPaths: [] } });
+      const image = await openForWriting(storage, path, {
+        format: "qcow2",
+        gate: { allowPaths: [], currentFolder: "/" },
+      });
       const changes: Promise<void>[] = [];
       for (let step = 0; step < 300; step += 1) {
         changes.push(changeOnce(image, model, random, layout));

@@ -15,7 +15,7 @@ import { errorFrom } from "../../../helpers/expect-error.ts";
 import { makeFolder } from "../../../helpers/temporary-folder.ts";
 
 const storage = makeNodeStorage();
-const QCOW2: WritingOptions = { format: "qcow2", gate: { allowPaths: ["/"] } };
+const QCOW2: WritingOptions = { format: "qcow2", gate: { allowPaths: ["/"], currentFolder: "/" } };
 const MIB = 1024 ** 2;
 
 async function makeImage(sizeBytes: number, options: CreateOptions = {}): Promise<string> {
@@ -239,7 +239,10 @@ describe("a sound image", () => {
 test("a raw image is written through the same face", async () => {
   const path = `${makeFolder()}/disk.raw`;
   writeFileSync(path, new Uint8Array(64 * 1024).fill(1));
-  const image = await openForWriting(storage, path, { format: "raw", gate: { allowPaths: [] } });
+  const image = await openForWriting(storage, path, {
+    format: "raw",
+    gate: { allowPaths: [], currentFolder: "/" },
+  });
   await image.write(new Uint8Array(512).fill(2), guestOffset(4096));
   await image.writeZeroes(guestRange(8192, 4096), true);
   await image.writeZeroes(guestRange(16_384, 512), false);
