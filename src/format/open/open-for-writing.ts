@@ -203,6 +203,9 @@ export function isFrozen(image: string): ImgtxError {
     image,
     field: "incompatible_features",
     offset: HEADER_AT.incompatibleFeatures,
-    hint: "`imgtx unfreeze` of its device ends that; `imgtx unfreeze --force` where no workspace knows of it",
+    hint:
+      "`imgtx unfreeze` of its device ends that. Where a command was interrupted that knew the file by another name " +
+      `(\`find "$(stat -c %m ${shellQuote(image)})" -xdev -samefile ${shellQuote(image)}\`), \`imgtx img check\` of that ` +
+      "name ends it. `imgtx unfreeze --force` is for where neither is",
   });
 }

@@ -4,6 +4,7 @@
 import {
   chownSync,
   cpSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   readdirSync,
@@ -65,6 +66,21 @@ function amid(name: string): (call: Call) => boolean {
 }
 
 const beforeMark = ({ purpose }: Call): boolean => purpose === "prepared";
+
+test("a file that was changed by half under another name is left alone, and its other names are asked for", async () => {
+  mkdirSync(at("other"));
+  linkSync(at("a.qcow2"), at("other/same.qcow2"));
+  await dies("snapshot -c one a.qcow2", amid("a.qcow2"));
+  const half = readFileSync(at("a.qcow2"));
+  const { status, stderr } = await img("snapshot -c two other/same.qcow2");
+  expect({ status, stderr }).toEqual({
+    status: 1,
+    stderr: expect.stringContaining("-xdev -samefile ") as string,
+  });
+  expect(readFileSync(at("a.qcow2")).equals(half)).toBe(true);
+  expect(await img("check -q a.qcow2")).toMatchObject({ status: 0 });
+  expect(await img("snapshot -c two other/same.qcow2")).toMatchObject({ status: 0 });
+});
 
 describe("what an interrupted command left beside an image", () => {
   const openers: Readonly<Record<string, (name: string) => string>> = {
