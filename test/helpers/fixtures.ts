@@ -6,14 +6,13 @@
 // - An image comes with all that has to lie beside it (its `needs`, and theirs).
 
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, open, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, open, readFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { gunzip } from "node:zlib";
-import { afterAll } from "vitest";
 import type { ErrorCode } from "../../src/errors/index.ts";
+import { makeFolderOfFile } from "./temporary-folder.ts";
 
 /** When a damaged image is refused: see fixtures/README.md. */
 interface FixtureRefusal {
@@ -56,11 +55,6 @@ export const FIXTURES: readonly Fixture[] = manifest.fixtures;
 const unzip = promisify(gunzip);
 const BLOCK_BYTES = 4096;
 const ZEROS = Buffer.alloc(BLOCK_BYTES);
-const ownFolders: string[] = [];
-
-afterAll(async () => {
-  await Promise.all(ownFolders.splice(0).map((folder) => rm(folder, { recursive: true, force: true })));
-});
 
 export function findFixture(name: string): Fixture {
   const found = FIXTURES.find((fixture) => fixture.name === name);
@@ -73,7 +67,7 @@ export function findFixture(name: string): Fixture {
  * is left as it is. Without a folder it makes a temporary one, which is removed after the tests of the file.
  */
 export async function unpackFixture(name: string, folder?: string): Promise<string> {
-  const root = folder ?? (await makeTemporaryFolder());
+  const root = folder ?? makeFolderOfFile();
   for (const each of collectNeeds(name)) {
     const target = path.join(root, each);
     if (existsSync(target)) continue;
@@ -117,12 +111,6 @@ function collectNeeds(name: string, known: Set<string> = new Set()): Set<string>
   known.add(name);
   for (const need of findFixture(name).needs) collectNeeds(need, known);
   return known;
-}
-
-async function makeTemporaryFolder(): Promise<string> {
-  const folder = await mkdtemp(path.join(tmpdir(), "imgtx-fixtures-"));
-  ownFolders.push(folder);
-  return folder;
 }
 
 async function writeSparsely(target: string, content: Buffer): Promise<void> {

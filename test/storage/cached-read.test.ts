@@ -12,7 +12,8 @@ const PIECES = 6;
 
 /** Reads a file of six pieces and a rest, all at once, into one buffer with a margin around each piece. */
 async function readAllAtOnce(readCached: SystemCalls["readCached"]): Promise<void> {
-  const path = `${makeFolder()}/file`;
+  // A file system in memory has no reads that do not wait.
+  const path = `${makeFolder("on a disk")}/file`;
   const data = randomBytes(PIECES * MIB + 12_345);
   writeFileSync(path, data);
   const storage = makeNodeStorage({ loadSystemCalls: () => ({ ...loadSystemCalls(), readCached }) });

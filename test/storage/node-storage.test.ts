@@ -10,7 +10,7 @@ import { describeStorage } from "./conformance.ts";
 import { failureOf } from "../helpers/expect-error.ts";
 import { makeFolder } from "../helpers/temporary-folder.ts";
 
-describeStorage("the real disk", async () => ({ storage: makeNodeStorage(), root: makeFolder() }));
+describeStorage("the real disk", async () => ({ storage: makeNodeStorage(), root: makeFolder("on a disk") }));
 
 const ENOSYS = 38;
 
@@ -30,7 +30,7 @@ describeStorage("the real disk with locks and nothing else beyond POSIX", async 
       renameWithoutReplacing: refuse("renameat2"),
     }),
   }),
-  root: makeFolder(),
+  root: makeFolder("on a disk"),
 }));
 
 describeStorage("the real disk without hard links and without renameat2, as exFAT has neither", async () => ({
@@ -38,11 +38,11 @@ describeStorage("the real disk without hard links and without renameat2, as exFA
     loadSystemCalls: () => ({ ...loadSystemCalls(), renameWithoutReplacing: refuse("renameat2") }),
     link: refuse("link"),
   }),
-  root: makeFolder(),
+  root: makeFolder("on a disk"),
 }));
 
 test("a name that is taken stays what it is where there are neither hard links nor renameat2", async () => {
-  const root = makeFolder();
+  const root = makeFolder("on a disk");
   const storage = makeNodeStorage({
     loadSystemCalls: () => ({ ...loadSystemCalls(), renameWithoutReplacing: refuse("renameat2") }),
     link: refuse("link"),

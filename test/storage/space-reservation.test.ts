@@ -24,7 +24,7 @@ const WAYS = [
 test.each(WAYS)(
   "%s what is there can be taken, and given back twice, and leaves no file",
   async (_, storage) => {
-    const folder = makeFolder();
+    const folder = makeFolder("on a disk");
     const taken = await storage.reserveSpace(folder, 8 * MIB);
     expect(readdirSync(folder)).toEqual([]);
     await taken.release();
@@ -33,7 +33,7 @@ test.each(WAYS)(
 );
 
 test.each(WAYS)("%s more than there is fails, and leaves no file", async (_, storage) => {
-  const folder = makeFolder();
+  const folder = makeFolder("on a disk");
   const { bavail, bsize } = statfsSync(folder);
   const failure = await failureOf(async () => await storage.reserveSpace(folder, (bavail + 1) * bsize * 2));
   expect(failure).toMatchObject({ code: "E_NO_SPACE", exitCode: 13, changed: false });

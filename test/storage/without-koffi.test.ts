@@ -1,6 +1,6 @@
 // Where koffi can't be loaded imgtx still reads, and refuses to lock: so it refuses to write.
 
-import { createRequire } from "node:module";
+import { spawnSync } from "node:child_process";
 import { expect, test } from "vitest";
 import { acquireImageLocks, lockFile, makeNodeStorage } from "../../src/storage/index.ts";
 import { pattern, readAll } from "./conformance.ts";
@@ -79,21 +79,30 @@ test("copies, punched holes and renames come out the same", async () => {
   await target.close();
 });
 
-test("neither koffi nor fs-extra is loaded before a call needs it", async () => {
-  const cache = () => Object.keys(createRequire(import.meta.url).cache ?? {});
-  const isLoaded = (name: string) =>
-    cache().some((path) => /node_modules\/.*$/.exec(path)?.[0].includes(name));
-  const root = makeFolder();
-  const storage = makeNodeStorage();
-  const file = await storage.createFile(`${root}/a`, 0o600);
-  await file.write(pattern(10), 0);
-  await file.flush("content");
-  await storage.flushFolder(root, "name");
-  await storage.rename(`${root}/a`, `${root}/b`);
-  await storage.removeFolder(`${root}/none`);
-  expect(isLoaded("koffi")).toBe(false);
-  expect(isLoaded("fs-extra")).toBe(false);
-  expect(file.lock({ start: 0, lengthBytes: 1 }, "shared")).toBe(true);
-  expect(isLoaded("koffi")).toBe(true);
-  await file.close();
+// A process of its own: what the tests before it have loaded stays loaded here.
+test("neither koffi nor fs-extra is loaded before a call needs it", () => {
+  const script = `
+    import assert from "node:assert";
+    import { createRequire } from "node:module";
+    import { makeNodeStorage } from "./src/storage/index.ts";
+    const isLoaded = (name) =>
+      Object.keys(createRequire(import.meta.url).cache).some((path) => /node_modules\\/.*$/.exec(path)?.[0].includes(name));
+    const root = process.argv[1];
+    const storage = makeNodeStorage();
+    const file = await storage.createFile(root + "/a", 0o600);
+    await file.write(Buffer.from("content"), 0);
+    await file.flush("content");
+    await storage.flushFolder(root, "name");
+    await storage.rename(root + "/a", root + "/b");
+    await storage.removeFolder(root + "/none");
+    assert.equal(isLoaded("koffi"), false);
+    assert.equal(isLoaded("fs-extra"), false);
+    assert.equal(file.lock({ start: 0, lengthBytes: 1 }, "shared"), true);
+    assert.equal(isLoaded("koffi"), true);
+    await file.close();
+    process.stdout.write("as claimed");
+  `;
+  const options = ["--import", "./test/tooling/typescript.mjs", "--input-type=module", "--eval", script];
+  const { stdout, stderr } = spawnSync("node", [...options, makeFolder()], { encoding: "utf8" });
+  expect({ stdout, stderr }).toEqual({ stdout: "as claimed", stderr: "" });
 });

@@ -2,16 +2,23 @@
 
 import { guestOffset } from "../../../src/units/index.ts";
 import { createHash } from "node:crypto";
-import { expect, test, vi } from "vitest";
-import { openImage } from "../../../src/format/index.ts";
-import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { afterAll, expect, test, vi } from "vitest";
 import { findFixture, unpackFixture } from "../../helpers/fixtures.ts";
-import { errorFrom } from "../../helpers/expect-error.ts";
 
-vi.mock("../../../src/storage/deflate.ts", () => ({ loadDeflateUnpacker: () => undefined }));
-vi.mock("../../../src/storage/zstd.ts", async (importOriginal) => {
+// Other files of this process have loaded the true modules already, and go on with them afterwards.
+vi.resetModules();
+vi.doMock("../../../src/storage/deflate.ts", () => ({ loadDeflateUnpacker: () => undefined }));
+vi.doMock("../../../src/storage/zstd.ts", async (importOriginal) => {
   const { loadLibzstd } = await importOriginal<typeof import("../../../src/storage/zstd.ts")>();
   return { loadZstd: () => loadLibzstd("libzstd-that-is-not-there.so.1") };
+});
+const { openImage } = await import("../../../src/format/index.ts");
+const { makeNodeStorage } = await import("../../../src/storage/index.ts");
+const { errorFrom } = await import("../../helpers/expect-error.ts");
+afterAll(() => {
+  vi.doUnmock("../../../src/storage/deflate.ts");
+  vi.doUnmock("../../../src/storage/zstd.ts");
+  vi.resetModules();
 });
 
 async function hashOf(name: string): Promise<string> {

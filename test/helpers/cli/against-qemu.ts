@@ -4,12 +4,13 @@
 // Invariant: what differs by nature is made equal in both (folders), nothing else.
 
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, realpathSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { afterAll } from "vitest";
+import { readFileSync } from "node:fs";
 import type { CliContext } from "../../../src/cli/context.ts";
 import { run } from "../../../src/cli/main.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { afterFile, makeFolderOfFile as makeFolder } from "../temporary-folder.ts";
+
+export { makeFolder };
 
 export interface Printed {
   readonly status: number;
@@ -19,18 +20,6 @@ export interface Printed {
 
 /** Whose form is compared with the system's own qemu-img. */
 const SYSTEM_VERSION = "7.2";
-
-const folders: string[] = [];
-
-afterAll(() => {
-  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
-});
-
-export function makeFolder(): string {
-  const folder = realpathSync(mkdtempSync(`${tmpdir()}/imgtx-img-`));
-  folders.push(folder);
-  return folder;
-}
 
 /** Runs a line of shell, which must succeed, for preparing images. */
 export function shell(folder: string, script: string): string {
@@ -127,6 +116,7 @@ export function copyPrepared(script: string, folder: string): void {
     source = makeFolder();
     shell(source, script);
     prepared.set(script, source);
+    afterFile(() => void prepared.delete(script));
   }
   shell(folder, `cp -a --sparse=always "${source}/." .`);
 }

@@ -1,6 +1,7 @@
 // The same read-only command on the same fixture, with qemu-img and with imgtx under its name.
 
 import { unpackAllFixtures } from "../fixtures.ts";
+import { afterFile } from "../temporary-folder.ts";
 import { makeFolder, type Printed, runImg, runQemu, shell } from "./against-qemu.ts";
 
 /** qemu-img opens the image as its own backing image, and again, until it has no memory left. */
@@ -12,6 +13,7 @@ let folder: Promise<string> | undefined;
 export function fixtureFolder(): Promise<string> {
   folder ??= (async () => {
     const made = makeFolder();
+    afterFile(() => (folder = undefined));
     await unpackAllFixtures(made);
     return made;
   })();
@@ -44,6 +46,7 @@ export async function runOnImages(
     where = makeFolder();
     shell(where, prepare);
     prepared.set(prepare, where);
+    afterFile(() => void prepared.delete(prepare));
   }
   return { qemu: runQemu(where, words), ours: await runImg(where, words), folder: where };
 }

@@ -4,7 +4,7 @@
 import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import path from "node:path";
-import { afterEach } from "vitest";
+import { onTestFinished } from "vitest";
 import {
   type BitmapStep,
   type ChainLink,
@@ -30,11 +30,6 @@ export function run(image: string, program: string, ...args: string[]): string {
   return execFileSync(program, args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
 }
 
-const opened: (() => Promise<void>)[] = [];
-afterEach(async () => {
-  for (const close of opened.splice(0)) await close();
-});
-
 /** keep: it stays open until the test ends. */
 export async function withLink<T>(
   image: string,
@@ -43,7 +38,7 @@ export async function withLink<T>(
 ): Promise<T> {
   const gate = { workspaceRoot: path.dirname(image), allowPaths: [], currentFolder: path.dirname(image) };
   const chain = await openChain(storage, image, { format: "qcow2", gate, backing: false });
-  if (keep) opened.push(async () => await chain.close());
+  if (keep) onTestFinished(async () => await chain.close());
   try {
     return await use(chain.links[0]!);
   } finally {
