@@ -1,13 +1,19 @@
 // Which images a commit moves devices away from, and which of them stay below.
 
-import { type DeviceTable, filesOfEntry, findDevice } from "../../device/index.ts";
-import { heldDevices, type TransactionState } from "../journal/index.ts";
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  type DeviceTable,
+  filesOfEntry,
+  findDevice,
+} from "../../device/index.ts";
+import { filesMade, heldDevices, type TransactionState } from "../journal/index.ts";
 
 /** The active layer of a device, or its data file, where the device leaves it, gets a layer on it, or is frozen at it. */
 export interface LeftImage {
   readonly device: string;
   readonly image: string;
-  /** Whether it is still in the device's chain afterwards, and what is written to it the device's. */
+  /** Whether nothing but new overlays lies above it afterwards, and what is written to it is the device's. */
   readonly stays: boolean;
   /** Whether the device stays on it, and is frozen. */
   readonly isFrozen: boolean;
@@ -15,15 +21,29 @@ export interface LeftImage {
 
 /** Where the transaction's devices have their active layers now that they won't have, or not write to, afterwards. */
 export function imagesLeft(present: DeviceTable, next: DeviceTable, state: TransactionState): LeftImage[] {
+  const made = filesMade(state);
   return heldDevices(state).flatMap((device) => {
     const [before, after] = [findDevice(present, device), findDevice(next, device)];
     const [top] = before?.chain ?? [];
     if (!before || !after || !top) return [];
     const isFrozen = before.image === after.image;
     if (isFrozen && (after.frozen === null || before.frozen !== null)) return [];
-    const kept = imagesOf(next, [device]);
+    const kept = new Set(
+      belowNewLayers(after, made)
+        .flatMap(filesOfEntry)
+        .map(({ image }) => image),
+    );
     return filesOfEntry(top).map(({ image }) => ({ device, image, stays: kept.has(image), isFrozen }));
   });
+}
+
+/**
+ * The device's chain down to the first layer that the transaction has not made. What lies below that one is left: the
+ * layer holds what was written over it as it was, and would be over something else.
+ */
+function belowNewLayers({ chain }: DeviceEntry, made: ReadonlySet<string>): readonly ChainEntry[] {
+  const end = chain.findIndex(({ image }) => !made.has(image));
+  return chain.slice(0, end === -1 ? undefined : end + 1);
 }
 
 /** Whether one of them has no fence that keeps guests from it until the table has moved. */

@@ -35,6 +35,7 @@ export {
   type Copy,
   copiesOf,
   fencesToRaise,
+  filesMade,
   filesRemoved,
   heldDevices,
   isParked,

@@ -101,6 +101,11 @@ export function joinCopies(
   return copies;
 }
 
+/** The files that the transaction has made, or is making. */
+export function filesMade(state: TransactionState): ReadonlySet<string> {
+  return new Set(liveStatements(state).flatMap(({ plan }) => plan.newFiles.map(({ path }) => path)));
+}
+
 /** Files that go at the end: what a transaction would change in them changes nothing any more. */
 export function filesRemoved(state: TransactionState): ReadonlySet<string> {
   return new Set(liveStatements(state).flatMap(({ plan }) => plan.removes));

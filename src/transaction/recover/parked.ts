@@ -60,7 +60,11 @@ function listParked(journals: readonly JournalSnapshot[], devices: readonly stri
   );
 }
 
-/** But for where the command was, and the transaction's id: that is in the names of its files, and of its bitmap's witness. */
+/**
+ * But for the time, where the command was, and the transaction's id: that is in the names of its files, and of its
+ * bitmap's witness.
+ */
 function contentOf(plan: PlanRecord, id: string): string {
-  return JSON.stringify({ ...plan, currentFolder: undefined, folders: [] }).replaceAll(id, "");
+  const withoutTime = (key: string, value: unknown): unknown => (key === "syncedAt" ? undefined : value);
+  return JSON.stringify({ ...plan, currentFolder: undefined, folders: [] }, withoutTime).replaceAll(id, "");
 }

@@ -11,6 +11,9 @@ import type { PlanContext } from "./action.ts";
 /** In bytes: names are ASCII but for what the image's own has. Room for a number and the extension stays. */
 const LONGEST = 200;
 
+/** Nothing there stays over a start of the host. In /dev/shm are files, as anywhere. */
+const DEVICE_NODES = /^\/dev\/(?!shm\/)/;
+
 const EXTENSION = /\.(?:qcow2?|raw|img|qed)$/i;
 
 /** `after`: what the overlay is named after, a snapshot's name; null: the time. */
@@ -21,7 +24,7 @@ export async function nameOverlay(
   { storage, madeHere }: Pick<PlanContext, "storage" | "madeHere">,
 ): Promise<string> {
   const folder = posix.dirname(image);
-  if (folder === "/dev" || folder.startsWith("/dev/")) {
+  if (DEVICE_NODES.test(image)) {
     throw new ImgtxError("E_REFUSED", "beside a device node there is no place for an overlay", {
       device,
       image,
