@@ -101,16 +101,18 @@ export async function keepSnapshots(workspace: Workspace, table: DeviceTable): P
   await workspace.storage.flushFolder(pathsOf(workspace).snapshots, "snapshot's name");
 }
 
-/** Takes back what the two made of generations after this one. */
+/** Takes back what the two made of generations after this one, and the folder where it holds nothing else. */
 export async function discardSnapshots(workspace: Workspace, present: DeviceTable): Promise<void> {
   const { storage } = workspace;
   const { snapshots } = pathsOf(workspace);
   if ((await storage.statLink(snapshots))?.kind !== "folder") return;
+  let others = 0;
   for (const name of await storage.readFolder(snapshots)) {
     const record = RECORD_NAME.exec(name)?.[1];
-    if (record !== undefined && Number(record) > present.generation)
-      await clearTheWay(storage, `${snapshots}/${name}`);
+    if (record === undefined || Number(record) <= present.generation) others += 1;
+    else await clearTheWay(storage, `${snapshots}/${name}`);
   }
+  if (others === 0) await storage.removeFolder(snapshots, { onlyEmpty: true });
 }
 
 function unwrittenIn({ snapshots }: DeviceTable) {

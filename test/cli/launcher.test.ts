@@ -248,7 +248,7 @@ describe("a batch as a process", () => {
       `mkdir fresh && cd fresh && truncate -s 1M a.raw && ${lines} | imgtx txn run - && imgtx device list -q`,
     );
     expect(batch).toMatchObject({ status: 0, stderr: "" });
-    expect(batch.stdout).toMatch(/Generation 1\.\nvda\n$/);
+    expect(batch.stdout).toMatch(/Generation 1, snapshot 1: .*\nvda\n$/);
   });
 });
 

@@ -49,7 +49,7 @@ export function definitionList(entries: readonly Entry[], width: number): string
   const column = beside ? longest + 2 : Math.min(6, Math.floor(width / 4));
   return entries.flatMap(({ term, about }) => {
     const body = wrap(about, Math.max(12, width - column));
-    if (!beside) return [term, ...indent(body, column)];
+    if (!beside) return [...wrap(term, width), ...indent(body, column)];
     const [first = "", ...rest] = body;
     return [term.padEnd(column) + first, ...indent(rest, column)];
   });

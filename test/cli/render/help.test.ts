@@ -19,14 +19,17 @@ const env = { NO_COLOR: "1" };
 
 describe.each(pages.map((path) => ({ name: ["imgtx", ...path].join(" "), path })))("$name", ({ path }) => {
   test("has help, the same by --help, -h and `imgtx help`", async () => {
+    const byWord = await runCli(["help", ...path]);
+    expect(byWord).toMatchObject({ status: 0, stderr: "" });
+    expect(await runCli(["-h", ...path])).toEqual(byWord);
     const byOption = await runCli([...path, "--help"]);
-    expect(byOption).toMatchObject({ status: 0, stderr: "" });
-    expect(await runCli(["-h", ...path])).toEqual(byOption);
-    expect(await runCli(["help", ...path])).toEqual(byOption);
+    // That of qemu-img's commands has the form of the version asked for: versions.test.ts compares it.
+    if (path[0] === "img") expect(byOption).toMatchObject({ status: 0, stderr: "" });
+    else expect(byOption).toEqual(byWord);
   });
 
   test.each([80, 40])("breaks lines at %i columns; only what has no space sticks out", async (terminal) => {
-    const { stdout } = await runCli([...path, "--help"], { terminal, env });
+    const { stdout } = await runCli(["help", ...path], { terminal, env });
     const long = stdout.split("\n").filter((line) => line.length > terminal);
     expect(long.filter((line) => unbroken(line).includes(" "))).toEqual([]);
   });
@@ -35,7 +38,7 @@ describe.each(pages.map((path) => ({ name: ["imgtx", ...path].join(" "), path })
 describe.each(rows.map((row) => ({ name: row.path.join(" "), row })))("help of $name", ({ row }) => {
   test("explains every argument, option and exit status, with examples of it", async () => {
     const { definition } = await row.load();
-    const { stdout } = await runCli([...row.path, "--help"]);
+    const { stdout } = await runCli(["help", ...row.path]);
     expect(definition.about.split(" ").length).toBeGreaterThan(5);
     expect(definition.examples.length).toBeGreaterThan(0);
     // What qemu-img ends usage errors with.
