@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
+import type { Claim } from "./claims.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
 /** The lock of a workspace, which closing gives back. */
@@ -9,13 +10,18 @@ export type WorkspaceLock = Pick<StorageFile, "close">;
 
 const held = new WeakMap<Workspace, Set<StorageFile>>();
 
-export function keepLock(workspace: Workspace, file: StorageFile): WorkspaceLock {
+export function keepLock(workspace: Workspace, file: StorageFile, claim: Claim): WorkspaceLock {
   const locks = held.get(workspace) ?? new Set();
   held.set(workspace, locks.add(file));
   return {
     close: async () => {
       locks.delete(file);
-      await file.close();
+      try {
+        // First: a claim that outlives its lock would count as left by a crash.
+        await claim.drop();
+      } finally {
+        await file.close();
+      }
     },
   };
 }

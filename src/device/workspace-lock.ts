@@ -1,10 +1,13 @@
 // The lock of a workspace: held only while the table or the set of journals changes hands, never while data moves.
 //
-// Invariant: only who may write to the workspace can open the file. A shared lock needs no more than reading, and
-// anybody's would keep all others out.
+// Invariants
+// - Only who may write to the workspace can open the file. A shared lock needs no more than reading, and anybody's would
+//   keep all others out.
+// - Who has the lock has a claim as well (claims.ts), for those that see no locks of each other.
 
 import { ImgtxError } from "../errors/index.ts";
 import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../storage/index.ts";
+import { type Claim, claimWorkspace, waitForClaim } from "./claims.ts";
 import { keepLock, type WorkspaceLock } from "./held-locks.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import { assertFolders } from "./lost-parts.ts";
@@ -51,7 +54,8 @@ export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Pr
     const file = await openLock(workspace);
     try {
       await lockFile(workspace.storage, file, WORKSPACE_BYTE, patient, "the workspace");
-      if (await isNamed(workspace, file)) return keepLock(workspace, file);
+      if (await isNamed(workspace, file))
+        return keepLock(workspace, file, await waitForClaim(workspace, patient));
       await file.close();
     } catch (error) {
       await file.close();
@@ -67,12 +71,13 @@ export async function lockWorkspaceIfFree(
 ): Promise<WorkspaceLock | undefined> {
   if (!asItIs) await assertOwn(workspace);
   const file = await openLock(workspace);
-  let isLocked = false;
+  let claim: Claim | undefined;
   try {
-    isLocked = file.lock(WORKSPACE_BYTE, "exclusive") && (await isNamed(workspace, file));
-    return isLocked ? keepLock(workspace, file) : undefined;
+    const isLocked = file.lock(WORKSPACE_BYTE, "exclusive") && (await isNamed(workspace, file));
+    claim = isLocked ? (await claimWorkspace(workspace)).claim : undefined;
+    return claim && keepLock(workspace, file, claim);
   } finally {
-    if (!isLocked) await file.close();
+    if (!claim) await file.close();
   }
 }
 
