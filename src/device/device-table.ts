@@ -134,7 +134,7 @@ export function encodeTable(root: string, table: DeviceTable, mark: TableMark | 
   const problem = findDisorder(table);
   if (problem !== undefined) throw new Error(`a device table is not to be written: ${problem}`);
   const stored = mapPaths(table, (path) => toStoredPath(root, path));
-  const snapshots = stored.snapshots.map(({ number, name, record }) => ({ number, name, record }));
+  const snapshots = stored.snapshots.map(({ unwritten: _unwritten, ...ref }) => ref);
   const fields = { ...stored, snapshots, ...poolChains(stored.devices) };
   return sealJson("table", JSON.stringify({ kind: KIND, version: VERSION, mark, ...fields }));
 }

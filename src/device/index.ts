@@ -63,9 +63,11 @@ export {
   type SnapshotRef,
 } from "./snapshot-record.ts";
 export {
+  type GivenUp,
   readSealedChain,
   readSnapshot,
   requireSnapshot,
+  withGivenUp,
   withoutSeals,
   withSealsOf,
   withSnapshot,

@@ -43,6 +43,8 @@ export interface SnapshotRef {
   readonly name: string | null;
   /** The generation that its record was written for. */
   readonly record: number;
+  /** Devices of its record that it keeps no state of any more. Absent: none. */
+  readonly without?: readonly string[] | undefined;
   /** What it keeps, where no record has that yet. */
   readonly unwritten?: Snapshot | undefined;
 }
@@ -68,6 +70,7 @@ export const isSnapshotRef = objectOf<Omit<SnapshotRef, "unwritten">>({
   number: isCount,
   name: orNull(isText),
   record: isCount,
+  without: orAbsent(listOf(isText)),
 });
 
 const isSnapshot = objectOf<Snapshot>({

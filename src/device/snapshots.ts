@@ -1,7 +1,7 @@
 // The snapshots that a table counts: found by name or number, with what they keep.
 
 import { ImgtxError, settleAll } from "../errors/index.ts";
-import type { ChainEntry, DeviceEntry } from "./device-entry.ts";
+import { type ChainEntry, type DeviceEntry, filesOfEntry } from "./device-entry.ts";
 import type { DeviceTable } from "./device-table.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import { type NewMode, readWholeFile, renameOver, writeBeside } from "./replace-file.ts";
@@ -16,9 +16,14 @@ function recordPath(workspace: Workspace, { number, record }: SnapshotRef): stri
   return `${pathsOf(workspace).snapshots}/${String(number).padStart(6, "0")}-${record}.json`;
 }
 
-/** E_CORRUPT or E_NOT_FOUND where its record can't be read. */
+/** What it keeps still. E_CORRUPT or E_NOT_FOUND where its record can't be read. */
 export async function readSnapshot(workspace: Workspace, ref: SnapshotRef): Promise<Snapshot> {
-  if (ref.unwritten) return ref.unwritten;
+  const { without = [] } = ref;
+  const snapshot = ref.unwritten ?? (await readRecord(workspace, ref));
+  return { ...snapshot, devices: snapshot.devices.filter(({ device }) => !without.includes(device)) };
+}
+
+async function readRecord(workspace: Workspace, ref: SnapshotRef): Promise<Snapshot> {
   const path = recordPath(workspace, ref);
   const bytes = await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES);
   return decodeSnapshot(workspace.root, bytes, path, ref.number);
@@ -171,13 +176,47 @@ export function withSealsOf(table: DeviceTable, known: DeviceTable): DeviceTable
   };
 }
 
-/** The table where these snapshots have sealed nothing. */
-export function withoutSeals(table: DeviceTable, dropped: ReadonlySet<number>): DeviceTable {
+/** What a device gives up of the snapshots that keep it: images of its chain get another content, or go. */
+export interface GivenUp {
+  readonly device: string;
+  readonly images: readonly string[];
+  /** Those of the table that need them, with all devices that each keeps. */
+  readonly snapshots: readonly { readonly number: number; readonly devices: readonly string[] }[];
+}
+
+/**
+ * The table where those snapshots keep that device no more, and so those that it has no record of yet and that need the
+ * images. One that keeps nothing any more is none.
+ */
+export function withGivenUp(table: DeviceTable, { device, images, snapshots }: GivenUp): DeviceTable {
+  const keeping = new Map(snapshots.map(({ number, devices }) => [number, devices]));
+  for (const { number, unwritten } of table.snapshots) {
+    const own = unwritten?.devices.find((one) => one.device === device);
+    if (!unwritten || !own) continue;
+    const isOnThem = own.below !== null && keeping.has(own.below);
+    if (!isOnThem && !own.chain.flatMap(filesOfEntry).some(({ image }) => images.includes(image))) continue;
+    keeping.set(
+      number,
+      unwritten.devices.map((one) => one.device),
+    );
+  }
+  const refs = table.snapshots.flatMap((ref): readonly SnapshotRef[] => {
+    const devices = keeping.get(ref.number);
+    if (!devices) return [ref];
+    const without = [...new Set([...(ref.without ?? []), device])];
+    return devices.every((one) => without.includes(one)) ? [] : [{ ...ref, without }];
+  });
+  return { ...withoutSeals(table, new Set(keeping.keys()), device), snapshots: refs };
+}
+
+/** The table where these snapshots have sealed nothing, of a device or of any. */
+export function withoutSeals(table: DeviceTable, dropped: ReadonlySet<number>, device?: string): DeviceTable {
   return {
     ...table,
     devices: table.devices.map((entry) => ({
       ...entry,
       chain: entry.chain.map((one) => {
+        if (device !== undefined && entry.name !== device) return one;
         if (one.sealedBy === undefined || !dropped.has(one.sealedBy)) return one;
         const { sealedBy: _sealedBy, ...rest } = one;
         return rest;

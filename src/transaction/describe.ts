@@ -225,8 +225,12 @@ function sayReport(report: PlannedReport): ActionReport {
   const rotted = notes.flatMap((note) =>
     note.code === "mended" && !note.isExpected ? note.lengthBytes : [],
   );
+  const snapshotsGivenUp = notes.flatMap((note) =>
+    note.code === "snapshot given up" ? { number: note.number, name: note.name } : [],
+  );
   return {
     ...report,
+    snapshotsGivenUp,
     notes: notes.map((note) => sayNote(note)),
     copiedBytes: copied.length === 0 ? null : copied.reduce((sum, bytes) => sum + bytes),
     rottedBytes: rotted[0] ?? null,

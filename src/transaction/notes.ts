@@ -244,6 +244,13 @@ const ROWS = {
   merged: row({ ...IMAGE, stays: isFlag }, ({ image, stays }) =>
     stays ? `${image} stays where it is, and the device needs it no more` : `${image} goes`,
   ),
+  "snapshot given up": row(
+    { number: orNull(isCount), name: orNull(isText), ...DEVICE },
+    ({ number, name, device }) => {
+      const which = number === null ? "the snapshot that this transaction takes" : `snapshot ${number}`;
+      return `${which}${name === null ? "" : ` (${name})`} keeps no state of '${device}' any more`;
+    },
+  ),
   "other access": row(
     BOTH,
     ({ image, device }) =>

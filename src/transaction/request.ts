@@ -298,6 +298,8 @@ export interface ActionReport {
   readonly files: readonly PlannedFile[];
   /** Things an operator should know, one sentence each. */
   readonly notes: readonly string[];
+  /** Snapshots that keep no state of the device any more; without a number: one of the same transaction. */
+  readonly snapshotsGivenUp: readonly { readonly number: number | null; readonly name: string | null }[];
   /** Guest bytes that this command has copied; null: none, and not copied to begin with. */
   readonly copiedBytes: number | null;
   /** How much of a mirror, at most, was not what it should have been, though nothing shows a change; null: nothing. */

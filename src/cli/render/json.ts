@@ -64,6 +64,7 @@ function actionJson(action: ActionReport): object {
     format: action.format,
     files: action.files.map(({ path, change }) => ({ path, change })),
     notes: action.notes,
+    ...(action.snapshotsGivenUp.length > 0 && { "snapshots-given-up": action.snapshotsGivenUp }),
     "copied-bytes": action.copiedBytes,
     "rotted-bytes": action.rottedBytes,
   };

@@ -1,4 +1,5 @@
-// merge: layers of a device's chain go down into an image below them, at the commit. What the device shows stays.
+// merge: layers of a device's chain go down into an image below them, at the commit. What the device shows stays. Its
+// snapshots that need the layers, or that image, are given up in the same generation.
 
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError, withPlace } from "../../errors/index.ts";
@@ -18,6 +19,7 @@ import {
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { findLink, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
+import { planGivingUp } from "./plan/giving-up.ts";
 import { assertMayBeMerged, assertMayBeWritten, type LayersToMerge } from "./plan/layers-to-merge.ts";
 import { mirrorOfSameContent } from "./plan/mirror-scope.ts";
 import { nameAsBefore } from "./plan/new-backing.ts";
@@ -42,6 +44,7 @@ export const merge: Action<MergeRequest> = {
       chains: planned.map(({ chain }) => chain),
       copies: planned.map(({ copy }) => copy),
       removes: planned.flatMap(({ removes }) => removes),
+      givesUp: planned.map(({ givesUp }) => givesUp),
       redo: planned.flatMap(({ redo }) => redo),
     };
   },
@@ -55,6 +58,9 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
   const { merged, into, above } = layers;
   await assertMayBeMerged(layers, request, context);
   const unread = await assertMayBeWritten(layers, request, context);
+  const { givesUp, notes } = await withPlace({ device, image: into.path }, async () =>
+    planGivingUp(layers, context),
+  );
   await assertCopyable(context.storage, into, context.gate);
   const name = await findName(layers, context);
   const bitmaps = await planBitmaps(layers, request, context);
@@ -85,12 +91,14 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
       ...(above.length === 0 && !hasAccessOf(into, topOf(layers))
         ? [{ code: "other access", image: into.path, device } as const]
         : []),
+      ...notes,
       ...unread,
     ],
   };
   return {
     report,
     removes,
+    givesUp,
     redo,
     chain: { device, chain },
     change: {

@@ -7,6 +7,8 @@ import {
   type DeviceTable,
   type FenceEntry,
   sealDevice,
+  type SeenFile,
+  withGivenUp,
   withSealsOf,
   withSnapshot,
 } from "../../device/index.ts";
@@ -109,8 +111,8 @@ function withoutFences(
 }
 
 /**
- * The next table with what the transaction keeps of the closing one, and of what its own statements made in between. A name
- * that somebody else has taken since the mark gets a number of its own.
+ * The next table with what the transaction keeps of the closing one, and of what its own statements made in between, and
+ * without what it gives up. A name that somebody else has taken since the mark gets a number of its own.
  */
 export function withPlannedSnapshots(
   next: DeviceTable,
@@ -135,12 +137,37 @@ export function withPlannedSnapshots(
       });
       ({ table } = taken);
     }
+    for (const givenUp of plan.givesUp ?? []) table = withGivenUp(table, givenUp);
     for (const { device, after } of changes) {
       if (after) entries.set(device, after);
       else entries.delete(device);
     }
   }
   return table;
+}
+
+/** Its new snapshots with what images look like that the transaction has changed before it has sealed them. */
+export function withLooksOfKept(
+  table: DeviceTable,
+  state: TransactionState,
+  redone: ReadonlyMap<string, Fingerprint>,
+): DeviceTable {
+  const looks = withoutFences(redone, state);
+  const renew = <File extends SeenFile>(file: File): File => ({
+    ...file,
+    fingerprint: looks.get(file.image) ?? file.fingerprint,
+  });
+  const snapshots = table.snapshots.map(({ unwritten, ...ref }) => {
+    const devices = unwritten?.devices.map((one) => ({
+      ...one,
+      chain: one.chain.map((entry) => ({
+        ...renew(entry),
+        dataFile: entry.dataFile && renew(entry.dataFile),
+      })),
+    }));
+    return unwritten && devices ? { ...ref, unwritten: { ...unwritten, devices } } : ref;
+  });
+  return { ...table, snapshots };
 }
 
 /** E_EXISTS where a snapshot has the name of one that the transaction takes, or two of those have. */

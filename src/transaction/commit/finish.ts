@@ -25,7 +25,7 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import type { Fingerprint, RedoLog } from "../../format/index.ts";
 import type { LockWaiting } from "../../storage/index.ts";
-import { closingTable, withPlannedSnapshots } from "./closing.ts";
+import { closingTable, withLooksOfKept, withPlannedSnapshots } from "./closing.ts";
 import { syncLate } from "./late-sync.ts";
 import { holdLeft } from "./left-images.ts";
 import { removeEmptied } from "./emptied.ts";
@@ -187,7 +187,7 @@ async function moveOn(
   return await how.underLock(async () => {
     const table = await readTable(workspace);
     const closing = closingTable(table, state, redone, written);
-    const planned = nextTable(table, state, commit, closing);
+    const planned = withLooksOfKept(nextTable(table, state, commit, closing), state, redone);
     const late = imagesCopiedLate(state, planned);
     for (const image of late) if (!changed.has(image)) changed.set(image, NOT_COPIED_YET);
     const before = lastSeen(state);

@@ -1,6 +1,6 @@
 // What a snapshot keeps is written to by nobody: no device may be on a sealed image, and no mirror be one.
 
-import { type DeviceTable, readSnapshot, type Workspace } from "../../device/index.ts";
+import { type DeviceTable, readSnapshot, withGivenUp, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { PlanRecord } from "../journal/index.ts";
 
@@ -8,7 +8,12 @@ import type { PlanRecord } from "../journal/index.ts";
 export async function assertSealedStay(
   workspace: Workspace,
   table: DeviceTable,
-  { changes, newFiles, standing }: Pick<PlanRecord, "changes" | "newFiles" | "standing">,
+  {
+    changes,
+    newFiles,
+    standing,
+    givesUp = [],
+  }: Pick<PlanRecord, "changes" | "newFiles" | "standing" | "givesUp">,
 ): Promise<void> {
   const made = new Set(newFiles.map(({ path }) => path));
   const known = new Set(table.devices.flatMap(({ image, mirror }) => [image, mirror?.image]));
@@ -18,7 +23,7 @@ export async function assertSealedStay(
     ),
   );
   if (written.length === 0) return;
-  for (const ref of table.snapshots.toReversed()) {
+  for (const ref of givesUp.reduce(withGivenUp, table).snapshots.toReversed()) {
     if (standing?.dropped.includes(ref.number)) continue;
     const { devices, number, name } = await readSnapshot(workspace, ref);
     for (const { device: keeper, chain } of devices) {

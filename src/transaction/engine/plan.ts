@@ -86,6 +86,7 @@ export async function planStatement(
     })),
     removes: plan.removes ?? [],
     ...(plan.snapshot && { snapshot: plan.snapshot }),
+    ...(plan.givesUp && { givesUp: plan.givesUp }),
     ...(plan.standing && { standing: plan.standing }),
     currentFolder: context.gate.currentFolder,
     folders: await markFolders(work.workspace.storage, [
@@ -174,6 +175,9 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
       statements.flatMap(({ plan }) => plan.redo.flatMap(({ image, isLast }) => (isLast ? [image] : []))),
     ),
     madeHere: new Set(statements.flatMap(({ plan }) => plan.newFiles.map(({ path }) => path))),
+    takenHere: statements.flatMap(({ plan: { snapshot, watched } }) =>
+      snapshot ? [{ ...snapshot, images: new Set(watched.map(({ image }) => image)) }] : [],
+    ),
     removedHere: new Set(statements.flatMap(({ plan }) => plan.removes)),
     readUnfinished: async () => new Set(unfinishedAmong(await readJournals(workspace)).keys()),
     readGeneration: readingOnce(workspace),

@@ -1,12 +1,13 @@
 // What one command works on.
 
-import { type DeviceTable, readTable, withDevices, type Workspace } from "../../device/index.ts";
+import { type DeviceTable, readTable, withDevices, withGivenUp, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { StagedStorage } from "../../format/index.ts";
 import {
   changesOf,
   type Journal,
   type JournalSnapshot,
+  liveStatements,
   type PlanRecord,
   readJournals,
 } from "../journal/index.ts";
@@ -74,7 +75,9 @@ export async function effectiveTable(
   others?: readonly JournalSnapshot[],
 ): Promise<DeviceTable> {
   const table = withCommitted(await readTable(workspace), others ?? (await readJournals(workspace, id)));
-  return journal ? withDevices(table, changesOf(journal.state)) : table;
+  if (!journal) return table;
+  const givesUp = liveStatements(journal.state).flatMap(({ plan }) => plan.givesUp ?? []);
+  return givesUp.reduce(withGivenUp, withDevices(table, changesOf(journal.state)));
 }
 
 /** How long this command still waits. */

@@ -4,6 +4,7 @@
 // Invariant: what passes here can be read as what its type says, without a further look.
 
 import {
+  type GivenUp,
   isCount,
   isDeviceEntry,
   isFileMark,
@@ -175,6 +176,17 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     ),
     late: listOf(isLateStep),
     removes: listOf(isText),
+    givesUp: orAbsent(
+      listOf(
+        objectOf<GivenUp>({
+          device: isText,
+          images: listOf(isText),
+          snapshots: listOf(
+            objectOf<GivenUp["snapshots"][number]>({ number: isCount, devices: listOf(isText) }),
+          ),
+        }),
+      ),
+    ),
     standing: orAbsent(
       objectOf<PlannedStanding>({
         position: isCount,

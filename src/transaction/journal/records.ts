@@ -18,7 +18,7 @@
 // - `applied` is appended when the image is durably what its redo log makes of it, and before a guest may open it.
 
 import { posix } from "node:path";
-import type { DeviceEntry, FenceEntry, FileMark, Worker, Workspace } from "../../device/index.ts";
+import type { DeviceEntry, FenceEntry, FileMark, GivenUp, Worker, Workspace } from "../../device/index.ts";
 import {
   type Fingerprint,
   isRedoLogName,
@@ -152,7 +152,8 @@ export interface PreparedRedo extends Omit<SealedLog, "log">, StagedImagePlan {
 }
 
 /** What results say of an action, once its notes are words. */
-export interface PlannedReport extends Omit<ActionReport, "notes" | "copiedBytes" | "rottedBytes"> {
+export interface PlannedReport
+  extends Omit<ActionReport, "notes" | "copiedBytes" | "rottedBytes" | "snapshotsGivenUp"> {
   readonly notes: readonly Note[];
 }
 
@@ -177,6 +178,8 @@ export interface PlanRecord {
   readonly removes: readonly string[];
   /** What it keeps of the devices that it moves on. Left out: nothing. */
   readonly snapshot?: PlannedSnapshot | undefined;
+  /** What its devices give up of snapshots that keep them. Left out: nothing. */
+  readonly givesUp?: readonly GivenUp[] | undefined;
   /** Where an undo or a redo goes to. Left out: it goes on. */
   readonly standing?: PlannedStanding | undefined;
   /** Where its command was: relative names of data files are looked for there. Left out: not known. */

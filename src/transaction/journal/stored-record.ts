@@ -74,6 +74,9 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     ...(record.currentFolder !== undefined && {
       currentFolder: posix.normalize(map(`${record.currentFolder}/.`)),
     }),
+    ...(record.givesUp && {
+      givesUp: record.givesUp.map((one) => ({ ...one, images: one.images.map(map) })),
+    }),
     folders: record.folders.map((folder) => ({ ...folder, path: map(folder.path) })),
   };
 }

@@ -157,6 +157,7 @@ export function makeAction(parts: Partial<ActionReport>): ActionReport {
     format: "qcow2",
     files: [{ path: "/srv/guests/a1.qcow2", change: "create" }],
     notes: [],
+    snapshotsGivenUp: [],
     copiedBytes: null,
     rottedBytes: null,
     ...parts,

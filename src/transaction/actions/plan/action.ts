@@ -9,7 +9,14 @@
 // - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
 // - After the commit mark no code of an action runs.
 
-import type { ChainEntry, DeviceEntry, DeviceTable, Snapshot, SnapshotRef } from "../../../device/index.ts";
+import type {
+  ChainEntry,
+  DeviceEntry,
+  DeviceTable,
+  GivenUp,
+  Snapshot,
+  SnapshotRef,
+} from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
@@ -62,6 +69,8 @@ export interface PlanContext {
   readonly changedLast: ReadonlySet<string>;
   /** Files that they make. */
   readonly madeHere: ReadonlySet<string>;
+  /** Snapshots that they take, with the images that these stand on. */
+  readonly takenHere: readonly (PlannedSnapshot & { readonly images: ReadonlySet<string> })[];
   /** Files that they take away. */
   readonly removedHere: ReadonlySet<string>;
   /** Opens the guest data of an image as the statements before this one will leave it. The caller closes it. */
@@ -131,6 +140,8 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   readonly removes?: PlanRecord["removes"];
   /** What is kept of the devices that it moves on. Default: nothing. */
   readonly snapshot?: PlannedSnapshot;
+  /** What its devices give up of snapshots that keep them. Default: nothing. */
+  readonly givesUp?: readonly GivenUp[];
   /** Where an undo or a redo goes to. */
   readonly standing?: PlannedStanding;
   /** Copies alone: where a source has changed by the commit, they are brought in sync then. Default: false. */

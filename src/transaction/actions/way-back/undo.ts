@@ -67,7 +67,7 @@ export const undo: Action<UndoRequest> = {
     return {
       ...MAKES_NO_FILES,
       devices: moves.map((move) => move.device),
-      standing: await findStanding(way, changes, context),
+      standing: await findStanding(way, isForward, changes, context),
       reports: moves.map((move, index) =>
         reportOf(kind, move, wanted, index === 0 ? { kept, doubts } : { kept: [], doubts: [] }),
       ),
@@ -190,6 +190,7 @@ const MOST_UNDONE = 100;
 /** A snapshot whose image a device writes to again is none any more; one that was taken back comes back with it. */
 async function findStanding(
   { wanted, target, undone }: Way,
+  isForward: boolean,
   changes: readonly Plan["changes"][number][],
   { table, snapshots }: PlanContext,
 ): Promise<PlannedStanding> {
@@ -201,7 +202,8 @@ async function findStanding(
     if (devices.some(({ chain: [top] }) => active.has(top?.image))) dropped.push(ref.number);
   }
   const known = new Set(table.snapshots.map(({ number }) => number));
-  const restored = target.snapshots.filter(({ number }) => !known.has(number));
+  // What an undo has taken away. That it finds more than there are now: those were given up, and their images are others.
+  const restored = isForward ? target.snapshots.filter(({ number }) => !known.has(number)) : [];
   return { position: target.position ?? wanted, undone, dropped, restored };
 }
 

@@ -1,0 +1,68 @@
+// Snapshots that need images which get another content, or go, because the operator asked for that: the device itself gives
+// its own up. What another device's keep, or one of a branch that it has left, is refused.
+
+import { filesOfEntry, type GivenUp, type SealedDevice } from "../../../device/index.ts";
+import { ImgtxError } from "../../../errors/index.ts";
+import { pathsOfLink } from "../../../format/index.ts";
+import type { Note } from "../../notes.ts";
+import type { PlanContext } from "./action.ts";
+import type { LayersToMerge } from "./layers-to-merge.ts";
+
+export interface GivingUp {
+  readonly givesUp: GivenUp;
+  readonly notes: readonly Note[];
+}
+
+/** E_IN_USE where a snapshot needs them that is not the device's own to give up. */
+export async function planGivingUp(
+  { device, above, merged, into, below }: LayersToMerge,
+  { table, snapshots, takenHere }: Pick<PlanContext, "table" | "snapshots" | "takenHere">,
+): Promise<GivingUp> {
+  const images = [...merged, into].flatMap(pathsOfLink);
+  const own = new Set([...above, ...merged, into, ...below].map(({ path }) => path));
+  const needing = new Map<string, Set<number>>();
+  const found: GivenUp["snapshots"][number][] = [];
+  const notes: Note[] = [];
+  for (const ref of table.snapshots) {
+    const { number, name, devices } = await snapshots.read(ref);
+    for (const sealed of devices.filter((one) => isOnThem(one, images, needing))) {
+      if (sealed.device !== device || !own.has(sealed.chain[0]?.image ?? "")) {
+        throw keptByOthers(number, name, sealed, into.path);
+      }
+      needing.set(device, (needing.get(device) ?? new Set()).add(number));
+      found.push({ number, devices: devices.map((one) => one.device) });
+      notes.push({ code: "snapshot given up", number, name, device });
+    }
+  }
+  for (const taken of takenHere) {
+    if (!taken.devices.includes(device) || !images.some((image) => taken.images.has(image))) continue;
+    notes.push({ code: "snapshot given up", number: null, name: taken.name, device });
+  }
+  return { givesUp: { device, images, snapshots: found }, notes };
+}
+
+/** They stand in the order of their numbers: what one is on was looked at before. */
+function isOnThem(
+  { device, chain, below }: SealedDevice,
+  images: readonly string[],
+  needing: ReadonlyMap<string, ReadonlySet<number>>,
+): boolean {
+  if (below !== null && needing.get(device)?.has(below)) return true;
+  return chain.flatMap(filesOfEntry).some(({ image }) => images.includes(image));
+}
+
+function keptByOthers(
+  number: number,
+  name: string | null,
+  { device, chain: [top] }: SealedDevice,
+  image: string,
+): ImgtxError {
+  return new ImgtxError(
+    "E_IN_USE",
+    `snapshot ${number}${name === null ? "" : ` (${name})`} keeps it, of '${device}', in ${top?.image ?? image}, and would show another content`,
+    {
+      image,
+      hint: `\`imgtx snapshot-show ${number}\` shows it; make a snapshot, and merge what is written from then on instead`,
+    },
+  );
+}
