@@ -26,6 +26,7 @@ import { nameAsBefore } from "./plan/new-backing.ts";
 import { planEmptying, planResizing } from "./plan/resizing.ts";
 import type { ImageChange } from "../images/redo.ts";
 import type { PlannedReport } from "../journal/index.ts";
+import type { Note } from "../notes.ts";
 import type { MergeRequest } from "../request.ts";
 
 export const merge: Action<MergeRequest> = {
@@ -82,18 +83,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
       ...above.slice(-1).map(({ path }) => ({ path, change: "change" as const })),
       ...removes.map((path) => ({ path, change: "remove" as const })),
     ],
-    notes: [
-      { code: "merged into", image: into.path },
-      ...merged.map(({ path: image }) => ({ code: "merged", image, stays: request.keep }) as const),
-      ...[...new Set(bitmaps.map(({ name }) => name))].map(
-        (bitmap) => ({ code: "bitmap carried", bitmap, image: into.path }) as const,
-      ),
-      ...(above.length === 0 && !hasAccessOf(into, topOf(layers))
-        ? [{ code: "other access", image: into.path, device } as const]
-        : []),
-      ...notes,
-      ...unread,
-    ],
+    notes: [...notesOn(layers, request, bitmaps), ...notes, ...unread],
   };
   return {
     report,
@@ -114,6 +104,23 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
       ...(request.empties && { empties: true }),
     } as const,
   };
+}
+
+function notesOn(
+  { device, above, merged, into }: LayersToMerge,
+  { keep }: MergeRequest,
+  bitmaps: readonly BitmapStep[],
+): Note[] {
+  return [
+    { code: "merged into", image: into.path },
+    ...merged.map(({ path: image }) => ({ code: "merged", image, stays: keep }) as const),
+    ...[...new Set(bitmaps.map(({ name }) => name))].map(
+      (bitmap) => ({ code: "bitmap carried", bitmap, image: into.path }) as const,
+    ),
+    ...(above.length === 0 && merged[0] && !hasAccessOf(into, merged[0])
+      ? [{ code: "other access", image: into.path, device } as const]
+      : []),
+  ];
 }
 
 function topOf({ merged: [top] }: LayersToMerge): ChainLink {
