@@ -18,10 +18,15 @@ const NEEDS_NO_QUOTES = new Set([
   "holder",
   "id",
   "journal.id",
+  "keeper", // a device
+  "kind",
   "link.format",
   "name", // of a device; of a user, quoted before
+  "number",
   "other.id",
   "outcome.transaction",
+  "snapshot.number",
+  "taken.number",
   "this.#block.id",
   "this.id",
   "verb",

@@ -87,6 +87,9 @@ export function planFence(cluster: Uint8Array, owner: string): FencePatch {
   return { ...cut(cluster, after, start, end), isNamed: place !== undefined };
 }
 
+/** Of a table of names as much may lie after the entry that is replaced, the last one in the first sector. */
+const TABLE_REST_BYTES = 65_536;
+
 /**
  * Whether the patch does nothing but fence a header: what it says of itself leads back to the bytes before, all of them.
  * For patches that were stored: of any other nobody may write either side.
@@ -95,7 +98,7 @@ export function isFencePatch({ offset, before, after }: BytePatch): boolean {
   if (offset !== FEATURES_AT && offset !== HEADER_AT.backingFileOffset) return false;
   if (before.length !== after.length || offset + after.length < FEATURES_END) return false;
   // What is not in the patch does not count; after it the extensions end.
-  const cluster = new Uint8Array(offset + after.length + FENCE_ROOM_BYTES);
+  const cluster = new Uint8Array(offset + after.length + TABLE_REST_BYTES);
   viewOf(cluster).setUint32(0, QCOW2_MAGIC);
   viewOf(cluster).setUint32(HEADER_AT.version, VERSION);
   cluster.set(after, offset);

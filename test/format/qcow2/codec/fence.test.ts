@@ -131,6 +131,12 @@ describe("a fence of an earlier version, which has no owner in its name", () => 
   });
 });
 
+test("in a table that goes on in the next sector its name stays in the first one, and much of the table lies after it", () => {
+  const names = Array.from({ length: 12 }, (_, bit) => [2, bit, `autoclear ${bit}`] as const);
+  const { fence } = checkRoundTrip(withTable(names));
+  expect(fence.offset + fence.after.length).toBeLessThanOrEqual(512);
+});
+
 describe("a header without a feature name table", () => {
   test("gets one in front of its end mark, and nothing moves", () => {
     const { fence, fenced } = checkRoundTrip(sample({}));
