@@ -2,7 +2,6 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
-import type { Claim } from "./claims.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
 /** The lock of a workspace, which closing gives back. */
@@ -10,18 +9,13 @@ export type WorkspaceLock = Pick<StorageFile, "close">;
 
 const held = new WeakMap<Workspace, Set<StorageFile>>();
 
-export function keepLock(workspace: Workspace, file: StorageFile, claim: Claim): WorkspaceLock {
+export function keepLock(workspace: Workspace, file: StorageFile): WorkspaceLock {
   const locks = held.get(workspace) ?? new Set();
   held.set(workspace, locks.add(file));
   return {
     close: async () => {
       locks.delete(file);
-      try {
-        // First: a claim that outlives its lock would count as left by a crash.
-        await claim.drop();
-      } finally {
-        await file.close();
-      }
+      await file.close();
     },
   };
 }

@@ -10,7 +10,6 @@
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
-import { CLAIM_NAME } from "./claims.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 import { lockWorkspaceIfFree } from "./workspace-lock.ts";
 
@@ -38,10 +37,10 @@ export async function unmakeWorkspace(workspace: Workspace): Promise<void> {
     await removeOwnIn(storage, own);
     await removeView(workspace);
     await storage.removeFile(lockPath);
+    for (const folder of [own, root]) await removeIfEmpty(storage, folder);
   } finally {
     await lock.close();
   }
-  for (const folder of [own, root]) await removeIfEmpty(storage, folder);
 }
 
 async function removeView(workspace: Workspace): Promise<void> {
@@ -58,7 +57,7 @@ async function removeOwnIn(storage: Storage, folder: string): Promise<void> {
     if (kind === "folder") {
       await removeOwnIn(storage, path);
       await removeIfEmpty(storage, path);
-    } else if ((kind === "symlink" && !CLAIM_NAME.test(name)) || (kind === "file" && OWN_FILE.test(name))) {
+    } else if (kind === "symlink" || (kind === "file" && OWN_FILE.test(name))) {
       await storage.removeFile(path);
     }
   }

@@ -1,13 +1,10 @@
 // The lock of a workspace: held only while the table or the set of journals changes hands, never while data moves.
 //
-// Invariants
-// - Only who may write to the workspace can open the file. A shared lock needs no more than reading, and anybody's would
-//   keep all others out.
-// - Who has the lock has a claim as well (claims.ts), for those that see no locks of each other.
+// Invariant: only who may write to the workspace can open the file. A shared lock needs no more than reading, and
+// anybody's would keep all others out.
 
 import { ImgtxError } from "../errors/index.ts";
 import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../storage/index.ts";
-import { type Claim, claimWorkspace, waitForClaim } from "./claims.ts";
 import { keepLock, type WorkspaceLock } from "./held-locks.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import { assertFolders } from "./lost-parts.ts";
@@ -54,8 +51,7 @@ export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Pr
     const file = await openLock(workspace);
     try {
       await lockFile(workspace.storage, file, WORKSPACE_BYTE, patient, "the workspace");
-      if (await isNamed(workspace, file))
-        return keepLock(workspace, file, await waitForClaim(workspace, patient));
+      if (await isNamed(workspace, file)) return keepLock(workspace, file);
       await file.close();
     } catch (error) {
       await file.close();
@@ -71,13 +67,12 @@ export async function lockWorkspaceIfFree(
 ): Promise<WorkspaceLock | undefined> {
   if (!asItIs) await assertOwn(workspace);
   const file = await openLock(workspace);
-  let claim: Claim | undefined;
+  let isLocked = false;
   try {
-    const isLocked = file.lock(WORKSPACE_BYTE, "exclusive") && (await isNamed(workspace, file));
-    claim = isLocked ? (await claimWorkspace(workspace)).claim : undefined;
-    return claim && keepLock(workspace, file, claim);
+    isLocked = file.lock(WORKSPACE_BYTE, "exclusive") && (await isNamed(workspace, file));
+    return isLocked ? keepLock(workspace, file) : undefined;
   } finally {
-    if (!claim) await file.close();
+    if (!isLocked) await file.close();
   }
 }
 

@@ -91,18 +91,6 @@ export function applyChange(tree: Tree, change: Change): void {
 }
 
 /** One line for a report. */
-/** What of it stays: no flushes, and no claim on the workspace that was made and dropped again. */
-export function lastingChanges(log: readonly Change[]): readonly Change[] {
-  const dropped = new Set(
-    log.flatMap((change) =>
-      change.kind === "name" && change.operation === "unlink" && CLAIM.test(change.path) ? [change.path] : [],
-    ),
-  );
-  return log.filter(({ kind, path }) => kind !== "flush" && !dropped.has(path));
-}
-
-const CLAIM = /\/\.imgtx\/claim\.[a-z0-9]+$/;
-
 export function describeChange(change: Change): string {
   switch (change.kind) {
     case "write":

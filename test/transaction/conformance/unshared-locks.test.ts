@@ -3,7 +3,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, readFileSync, rmSync } from "node:fs";
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { ProcessMark } from "../../../src/storage/index.ts";
 import {
@@ -40,36 +40,6 @@ function unshared(bench: Workbench): Workbench {
   });
   return bench.through({ ...bench.storage, describeFileSystem });
 }
-
-/** A mounting of its own: nobody else's lock of the workspace is seen in it. */
-function mountedAlone(bench: Workbench): Workbench {
-  const { storage } = unshared(bench);
-  return bench.through({
-    ...storage,
-    openFile: async (path, access, options) => {
-      const file = await storage.openFile(path, access, options);
-      if (path !== bench.at(".imgtx/lock")) return file;
-      return new Proxy(file, {
-        get(target, property) {
-          if (property === "lock") return () => true;
-          const value: unknown = Reflect.get(target, property, target);
-          return typeof value === "function" ? (value.bind(target) as unknown) : value;
-        },
-      });
-    },
-  });
-}
-
-/** Waits take no time. */
-function impatient(bench: Workbench): Workbench {
-  let now = 0;
-  const sleep = async (milliseconds: number) => await Promise.resolve(void (now += milliseconds));
-  const host = { ...bench.storage.host, sleep, monotonicMs: () => now };
-  return bench.through({ ...bench.storage, host });
-}
-
-const claimsOf = (bench: Workbench): string[] =>
-  readdirSync(bench.at(".imgtx")).filter((name) => name.startsWith("claim."));
 
 async function startOther(bench: Workbench): Promise<{ child: ChildProcess; mark: ProcessMark }> {
   const child = spawn(process.execPath, ["-e", "console.log(1); setInterval(() => 0, 1000)"], {
@@ -133,9 +103,7 @@ describe("a process that the kernel shows", () => {
     const forced = await failureOf(async () => await forceCommit(session, open?.id ?? "", RUN_ALONE));
     expect(forced.code).toBe("E_BUSY");
     await end(child);
-    expect(claimsOf(bench)).toHaveLength(1);
     expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
-    expect(claimsOf(bench)).toEqual([]);
   });
 
   test("and runs a `txn exec` keeps its transaction when somebody removes the lock file", async () => {
@@ -194,13 +162,6 @@ describe("a process that can't be seen", () => {
     const bench = unshared(await makeWorkbench());
     const other = asProcess(bench, ANOTHER_MACHINE);
     await cutOff(other, moves(other));
-    const hurried = impatient(bench);
-    const refused = await failureOf(async () => await hurried.snapshot({ vdb: "b1.qcow2" }));
-    expect(refused).toMatchObject({ code: "E_BUSY", changed: false });
-    expect(refused.message).toContain("pid 4711 of another machine");
-    const [command, file = ""] = /`(rm) (.+)`/.exec(refused.hint ?? "")?.slice(1) ?? [];
-    expect([command, existsSync(bench.at("b1.qcow2"))]).toEqual(["rm", false]);
-    rmSync(file);
     const session = await bench.session();
     const id = session.recovered[0]?.transaction ?? "";
     expect(session.recovered[0]?.obstacle?.hint).toContain(`imgtx txn commit --force ${id}`);
@@ -228,50 +189,5 @@ describe("a process that can't be seen", () => {
     expect(existsSync(bench.at("c1.qcow2"))).toBe(true);
     await forceAbort(seen, begun.description.id, RUN_ALONE);
     expect(existsSync(bench.at("c1.qcow2"))).toBe(false);
-  });
-});
-
-describe("two commands on different devices at once, through mountings that share no locks", () => {
-  const MOMENTS = [".imgtx/table.json.new", ".imgtx/history/000003.json.new", ".imgtx/table.json"];
-  test.each(MOMENTS)("are never both told that all is well where one was lost (%s)", async (moment) => {
-    const bench = await makeWorkbench();
-    const { mark } = await startOther(bench);
-    const second = impatient(mountedAlone(bench));
-    const { storage } = asProcess(mountedAlone(bench), mark);
-    let meanwhile: unknown;
-    const at = async (path: string): Promise<void> => {
-      if (meanwhile !== undefined || path !== bench.at(moment)) return;
-      meanwhile = "under way";
-      meanwhile = await failureOf(async () => await second.snapshot({ vdb: "b1.qcow2" }));
-    };
-    const first = bench.through({
-      ...storage,
-      createFile: async (path, mode) => {
-        await at(path);
-        return await storage.createFile(path, mode);
-      },
-      rename: async (source, target) => {
-        await at(target);
-        await storage.rename(source, target);
-      },
-    });
-    await first.snapshot({ vda: "a1.qcow2" });
-    expect(meanwhile).toMatchObject({ code: "E_BUSY", changed: false });
-    expect(existsSync(bench.at("b1.qcow2"))).toBe(false);
-    await second.snapshot({ vdb: "b1.qcow2" });
-    expect(await bench.images()).toMatchObject({ vda: "a1.qcow2", vdb: "b1.qcow2" });
-    expect(await bench.generation()).toBe(5);
-    expect(claimsOf(bench)).toEqual([]);
-  });
-
-  test("both win when they wait, one on the table of the other", async () => {
-    const bench = await makeWorkbench();
-    const waiting = { waitMs: 60_000, onWait: () => undefined };
-    const snapshotBy = async (files: Record<string, string>) => {
-      const { mark } = await startOther(bench);
-      await asProcess(mountedAlone(bench), mark).snapshot(files, {}, waiting);
-    };
-    await Promise.all([snapshotBy({ vda: "a1.qcow2" }), snapshotBy({ vdb: "b1.qcow2" })]);
-    expect(await bench.images()).toMatchObject({ vda: "a1.qcow2", vdb: "b1.qcow2" });
   });
 });
