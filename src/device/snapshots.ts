@@ -85,8 +85,9 @@ export async function stageSnapshots(workspace: Workspace, table: DeviceTable, m
   const { storage, root } = workspace;
   const { snapshots, own } = pathsOf(workspace);
   const fresh = unwrittenIn(table);
-  if (fresh.length > 0 && !(await storage.statLink(snapshots))) {
-    await storage.makeFolder(snapshots, FOLDER_MODE);
+  if (fresh.length > 0 && fresh.length === table.snapshots.length) {
+    // Also where it is there: whoever made it may have died before it was durable, and no record is in it yet.
+    if (!(await storage.statLink(snapshots))) await storage.makeFolder(snapshots, FOLDER_MODE);
     await storage.flushFolder(own, "folder of snapshots");
   }
   for (let from = 0; from < fresh.length; from += AT_ONCE) {

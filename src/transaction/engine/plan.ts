@@ -104,11 +104,18 @@ export async function planStatement(
  * E_REFUSED where it would change an image that an earlier statement copies into, in a way that has to come after that:
  * what a redo log changes is written before.
  */
-function assertMayFollow({ redo = [], changes }: Plan, { copiedInto }: PlanContext): void {
+function assertMayFollow({ redo = [], changes, copies = [] }: Plan, context: PlanContext): void {
+  const { copiedInto } = context;
   const changed = redo.flatMap(({ link: { path }, precedesCopies }) => (precedesCopies ? [] : [path]));
   const frozen = fencesToRaise(changes).map(({ image }) => image);
   const last = [...copiedInto.values()].flatMap(({ late }) => late?.image ?? []);
-  const image = [...changed, ...frozen].find((one) => copiedInto.has(one));
+  // What is written to a layer without a fence after the mark goes where that is merged: nobody would copy it further.
+  const left = changes.flatMap(({ device, after }) => {
+    const image = findDevice(context.table, device)?.image;
+    const stays = after === null || copies.length > 0 || after.chain.some((entry) => entry.image === image);
+    return image === undefined || stays ? [] : [image];
+  });
+  const image = [...changed, ...frozen, ...left].find((one) => copiedInto.has(one));
   const again = redo.map(({ link }) => link.path).find((path) => last.includes(path));
   const found = image ?? again;
   if (found === undefined) return;

@@ -183,6 +183,22 @@ describe("in one transaction", () => {
     ["a merge into what is merged into", [merge(), snapshot("c.qcow2"), merge()]],
     ["a merge of what is pulled into", [pullTo("a.qcow2"), rebaseOnto("base.qcow2"), merge()]],
     ["a second change after an internal snapshot of what comes", [merge(), internal, resize(8 * M)]],
+    [
+      "a move to another image, which would leave what comes",
+      [
+        (bench) => {
+          runWell("qemu-img", "create", "-q", "-f", "qcow2", bench.at("other.qcow2"), "4M");
+          return merge()(bench);
+        },
+        (bench) => ({
+          kind: "reopen",
+          device: "vda",
+          file: bench.at("other.qcow2"),
+          format: "qcow2",
+          force: false,
+        }),
+      ],
+    ],
     ["a merge into an image on which a kept one stands", [merge({ keep: true }), merge()]],
   ] as readonly (readonly [string, readonly Make[]])[])(
     "%s is refused, and the rest commits",
