@@ -6,6 +6,7 @@ import {
   type DeviceEntry,
   type DeviceTable,
   type FenceEntry,
+  filesOfEntry,
   sealDevice,
   type SeenFile,
   withGivenUp,
@@ -146,13 +147,21 @@ export function withPlannedSnapshots(
   return table;
 }
 
-/** Its new snapshots with what images look like that the transaction has changed before it has sealed them. */
+/**
+ * Its new snapshots with what images looked like last: a statement that sealed one after another action of the transaction
+ * had it from the plan of that. And of images that the transaction has changed before, with what they look like then.
+ */
 export function withLooksOfKept(
   table: DeviceTable,
+  closing: DeviceTable,
   state: TransactionState,
   redone: ReadonlyMap<string, Fingerprint>,
 ): DeviceTable {
-  const looks = withoutFences(redone, state);
+  const known = closing.devices.flatMap(({ chain }) => chain).flatMap(filesOfEntry);
+  const looks = new Map([
+    ...known.map(({ image, fingerprint }) => [image, fingerprint] as const),
+    ...withoutFences(redone, state),
+  ]);
   const renew = <File extends SeenFile>(file: File): File => ({
     ...file,
     fingerprint: looks.get(file.image) ?? file.fingerprint,

@@ -187,7 +187,7 @@ async function moveOn(
   return await how.underLock(async () => {
     const table = await readTable(workspace);
     const closing = closingTable(table, state, redone, written);
-    const planned = withLooksOfKept(nextTable(table, state, commit, closing), state, redone);
+    const planned = withLooksOfKept(nextTable(table, state, commit, closing), closing, state, redone);
     const late = imagesCopiedLate(state, planned);
     for (const image of late) if (!changed.has(image)) changed.set(image, NOT_COPIED_YET);
     const before = lastSeen(state);
