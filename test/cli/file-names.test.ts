@@ -43,6 +43,8 @@ const WITH_FOLDER = [
   "pull vda --base FOLDER",
   "rebase vda --onto FOLDER",
   "bitmap merge vda two --from one --source-file FOLDER",
+  "repair vda --keep-undo FOLDER",
+  "repair vda --undo FOLDER",
   "txn run FOLDER",
 ];
 const IMG_WITH_FOLDER = [
@@ -57,6 +59,7 @@ const IMG_WITH_FOLDER = [
   "img measure -O qcow2 FOLDER",
   "img compare a.qcow2 FOLDER",
   "img amend -o lazy_refcounts=on FOLDER",
+  "img bench FOLDER",
   "img bitmap --add FOLDER one",
   "img commit FOLDER",
   "img rebase -b a.qcow2 -F qcow2 FOLDER",

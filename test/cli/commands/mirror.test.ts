@@ -132,5 +132,5 @@ test("a mirror on the command line of a batch is one of its statements", async (
   const stdin = "mirror vda m.qcow2\nsnapshot vdb b1.qcow2\n";
   const { status, stdout } = await runCli(["txn", "run", "-"], { cwd, stdin });
   expect(status).toBe(0);
-  expect(stdout).toContain("Generation 3, snapshot 1.");
+  expect(stdout).toContain("Generation 3, snapshot 1: `imgtx rollback --to 1` goes back to it.");
 });

@@ -80,7 +80,7 @@ const WRITERS: Readonly<Record<string, (path: string) => Promise<unknown>>> = {
   "guest data": (path) =>
     openForWriting(storage, path, { format: "qcow2", gate: gateOf(path), backing: false }),
   "what is copied into it": (path) => assertCopyable(storage, { path, format: "qcow2" }, gateOf(path)),
-  "a larger disk": (path) => resizeImage(storage, path, { format: "qcow2", gate: gateOf(path) }, 2 ** 42),
+  "a larger disk": (path) => resizeImage(storage, path, { format: "qcow2", gate: gateOf(path) }, 2 ** 43),
   "a new bitmap": (path) => planChange(path, { kind: "add", name: "new" }),
 };
 
