@@ -14,7 +14,7 @@ say() { printf 'install-newer-qemu: %s\n' "$1" >&2; }
 # unpack MAJOR SUITE FOLDER: a program $cache/qemu-img-MAJOR, whose files are in $cache/MAJOR.
 unpack() {
   local major=$1 suite=$2 folder=$3 linker package
-  mkdir -p "$folder"/{lists,archives}/partial "$folder/parts" "$folder/root"
+  mkdir -p "$folder"/{lists,archives}/partial "$folder/parts" "$folder/unpacked"
   : >"$folder/status"
   printf 'deb %s %s %s main\n' "$options" "$archive" "$suite" >"$folder/sources.list"
   cat >"$folder/apt.conf" <<CONF
@@ -33,11 +33,11 @@ APT::Sandbox::User "";
 CONF
   export APT_CONFIG="$folder/apt.conf"
   apt-get -q update && apt-get -q -y --no-install-recommends -d install qemu-utils || return
-  for package in "$folder"/archives/*.deb; do dpkg -x "$package" "$folder/root" || return; done
-  linker=$(find "$folder/root" -name 'ld-linux*.so.*' -type f -printf '%P\n' -quit)
+  for package in "$folder"/archives/*.deb; do dpkg -x "$package" "$folder/unpacked" || return; done
+  linker=$(find "$folder/unpacked" -name 'ld-linux*.so.*' -type f -printf '%P\n' -quit)
   [ -n "$linker" ] || return
-  rm -rf "$folder/root/usr/share" "${cache:?}/$major"
-  mv "$folder/root" "$cache/$major" || return
+  rm -rf "$folder/unpacked/usr/share" "${cache:?}/$major"
+  mv "$folder/unpacked" "$cache/$major" || return
   cat >"$folder/program" <<PROGRAM
 #!/bin/sh
 exec '$cache/$major/$linker' --argv0 qemu-img --library-path '$cache/$major/${linker%/*}' '$cache/$major/usr/bin/qemu-img' "\$@"
