@@ -64,9 +64,9 @@ export {
 } from "./snapshot-record.ts";
 export {
   type GivenUp,
-  readSealedChain,
-  readSnapshot,
+  readingSnapshots,
   requireSnapshot,
+  type SnapshotReads,
   withGivenUp,
   withoutSeals,
   withSealsOf,

@@ -18,8 +18,10 @@ function recordPath(workspace: Workspace, { number, record }: SnapshotRef): stri
 
 /** What it keeps still. E_CORRUPT or E_NOT_FOUND where its record can't be read. */
 export async function readSnapshot(workspace: Workspace, ref: SnapshotRef): Promise<Snapshot> {
-  const { without = [] } = ref;
-  const snapshot = ref.unwritten ?? (await readRecord(workspace, ref));
+  return keptOf(ref, ref.unwritten ?? (await readRecord(workspace, ref)));
+}
+
+function keptOf({ without = [] }: SnapshotRef, snapshot: Snapshot): Snapshot {
   return { ...snapshot, devices: snapshot.devices.filter(({ device }) => !without.includes(device)) };
 }
 
@@ -44,9 +46,30 @@ export function requireSnapshot({ snapshots }: DeviceTable, wanted: string): Sna
   });
 }
 
-/** The whole chain that a snapshot keeps of a device, the sealed image first, each image with who has sealed it. */
-export async function readSealedChain(
-  workspace: Workspace,
+/** What the snapshots of a table keep. Errors are those of readSnapshot. */
+export interface SnapshotReads {
+  read(ref: SnapshotRef): Promise<Snapshot>;
+  /** The whole chain of a device in one of them, the sealed image first, each image with who has sealed it. */
+  chainOf(snapshot: Snapshot, device: string): Promise<readonly ChainEntry[]>;
+}
+
+/** Reads each record once, however many chains go through it. */
+export function readingSnapshots(workspace: Workspace, table: DeviceTable): SnapshotReads {
+  const records = new Map<number, Promise<Snapshot>>();
+  const read = async (ref: SnapshotRef): Promise<Snapshot> => {
+    if (ref.unwritten) return keptOf(ref, ref.unwritten);
+    const known = records.get(ref.number) ?? readRecord(workspace, ref);
+    records.set(ref.number, known);
+    return keptOf(ref, await known);
+  };
+  return {
+    read,
+    chainOf: async (snapshot, device) => await followChain(read, table, snapshot, device),
+  };
+}
+
+async function followChain(
+  read: SnapshotReads["read"],
   table: DeviceTable,
   snapshot: Snapshot,
   device: string,
@@ -65,7 +88,7 @@ export async function readSealedChain(
     if (below === null) return links;
     const ref = table.snapshots.find((one) => one.number === below);
     if (!ref) throw lost(snapshot, at, device);
-    at = await readSnapshot(workspace, ref);
+    at = await read(ref);
   }
 }
 

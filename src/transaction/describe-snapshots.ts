@@ -4,12 +4,12 @@ import {
   type ChainEntry,
   type DeviceTable,
   filesOfEntry,
-  readSealedChain,
-  readSnapshot,
+  readingSnapshots,
   readTable,
   requireDevice,
   requireSnapshot,
   type Snapshot,
+  type SnapshotReads,
   type SnapshotRef,
   type Workspace,
 } from "../device/index.ts";
@@ -47,7 +47,7 @@ export async function showSnapshot({ workspace }: Session, wanted: string): Prom
 async function describeOne(look: Look, ref: SnapshotRef): Promise<SnapshotDescription> {
   const { number, name } = ref;
   try {
-    const snapshot = await readSnapshot(look.workspace, ref);
+    const snapshot = await look.snapshots.read(ref);
     const { message, created } = snapshot;
     const devices: SealedDescription[] = [];
     for (const { device } of snapshot.devices) devices.push(await describeSealed(look, snapshot, device));
@@ -65,7 +65,7 @@ async function describeSealed(look: Look, snapshot: Snapshot, device: string): P
   const { found } = await look.at(own);
   const known = { device, image, format, allocatedSizeBytes: found?.allocatedBytes ?? null };
   try {
-    const chain = await readSealedChain(look.workspace, look.table, snapshot, device);
+    const chain = await look.snapshots.chainOf(snapshot, device);
     const problems = (await Promise.all(chain.map(async (entry) => (await look.at(entry)).problems))).flat();
     return { ...known, depth: chain.length, intact: problems.length === 0, problems };
   } catch (error) {
@@ -82,13 +82,13 @@ interface Found {
 
 /** Each image once, however many snapshots stand on it. */
 class Look {
-  readonly workspace: Workspace;
-  readonly table: DeviceTable;
+  readonly snapshots: SnapshotReads;
+  readonly #workspace: Workspace;
   readonly #seen = new Map<string, Promise<Found>>();
 
   constructor(workspace: Workspace, table: DeviceTable) {
-    this.workspace = workspace;
-    this.table = table;
+    this.snapshots = readingSnapshots(workspace, table);
+    this.#workspace = workspace;
   }
 
   async at(entry: ChainEntry): Promise<Found> {
@@ -100,7 +100,7 @@ class Look {
   }
 
   async #look(entry: ChainEntry): Promise<Found> {
-    const { storage } = this.workspace;
+    const { storage } = this.#workspace;
     const found = await storage.stat(entry.image);
     const problems = await Promise.all(
       filesOfEntry(entry).map(async ({ image, fingerprint }) => {

@@ -4,8 +4,7 @@ import {
   type ChainEntry,
   type DeviceTable,
   findDevice,
-  readSealedChain,
-  readSnapshot,
+  readingSnapshots,
   readTable,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
@@ -78,12 +77,13 @@ async function addSnapshots(
   names: readonly string[] | undefined,
   gathering: Gathering,
 ): Promise<void> {
+  const snapshots = readingSnapshots(workspace, table);
   for (const ref of table.snapshots) {
     try {
-      const snapshot = await readSnapshot(workspace, ref);
+      const snapshot = await snapshots.read(ref);
       for (const { device, virtualSizeBytes } of snapshot.devices) {
         if (names && !names.includes(device)) continue;
-        const chain = await readSealedChain(workspace, table, snapshot, device);
+        const chain = await snapshots.chainOf(snapshot, device);
         gathering.addSealed(ref, chain, virtualSizeBytes);
       }
     } catch (error) {

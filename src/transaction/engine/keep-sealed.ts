@@ -1,12 +1,12 @@
 // What a snapshot keeps is written to by nobody: no device may be on a sealed image, and no mirror be one.
 
-import { type DeviceTable, readSnapshot, withGivenUp, type Workspace } from "../../device/index.ts";
+import { type DeviceTable, type SnapshotReads, withGivenUp } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { PlanRecord } from "../journal/index.ts";
 
 /** E_IN_USE where a device would write to an image that is sealed, with the way that works. */
 export async function assertSealedStay(
-  workspace: Workspace,
+  snapshots: SnapshotReads,
   table: DeviceTable,
   {
     changes,
@@ -25,7 +25,7 @@ export async function assertSealedStay(
   if (written.length === 0) return;
   for (const ref of givesUp.reduce(withGivenUp, table).snapshots.toReversed()) {
     if (standing?.dropped.includes(ref.number)) continue;
-    const { devices, number, name } = await readSnapshot(workspace, ref);
+    const { devices, number, name } = await snapshots.read(ref);
     for (const { device: keeper, chain } of devices) {
       const hit = written.find(({ image }) => chain.some((entry) => entry.image === image));
       if (!hit) continue;

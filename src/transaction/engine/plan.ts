@@ -5,8 +5,7 @@ import {
   type DeviceTable,
   findDevice,
   readGeneration,
-  readSealedChain,
-  readSnapshot,
+  readingSnapshots,
   trustedBy,
   type Workspace,
 } from "../../device/index.ts";
@@ -96,7 +95,7 @@ export async function planStatement(
       ...(plan.copies ?? []).flatMap(({ into, files }) => [into, ...files]),
     ]),
   };
-  await assertSealedStay(work.workspace, statement.table, record);
+  await assertSealedStay(context.snapshots, statement.table, record);
   return { plan, record };
 }
 
@@ -188,7 +187,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     removedHere: new Set(statements.flatMap(({ plan }) => plan.removes)),
     readUnfinished: async () => new Set(unfinishedAmong(await readJournals(workspace)).keys()),
     readGeneration: readingOnce(workspace),
-    snapshots: snapshotsOf(workspace, table),
+    snapshots: readingSnapshots(workspace, table),
     gate,
     async openContent(image, format) {
       const copy = copiedInto.get(image);
@@ -252,13 +251,6 @@ function readingOnce(workspace: Workspace): PlanContext["readGeneration"] {
     const known = generations.get(generation) ?? readGeneration(workspace, generation);
     generations.set(generation, known);
     return await known;
-  };
-}
-
-function snapshotsOf(workspace: Workspace, table: DeviceTable): PlanContext["snapshots"] {
-  return {
-    read: async (ref) => await readSnapshot(workspace, ref),
-    chainOf: async (snapshot, device) => await readSealedChain(workspace, table, snapshot, device),
   };
 }
 

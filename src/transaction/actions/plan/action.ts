@@ -9,14 +9,7 @@
 // - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
 // - After the commit mark no code of an action runs.
 
-import type {
-  ChainEntry,
-  DeviceEntry,
-  DeviceTable,
-  GivenUp,
-  Snapshot,
-  SnapshotRef,
-} from "../../../device/index.ts";
+import type { DeviceEntry, DeviceTable, GivenUp, SnapshotReads } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
@@ -49,11 +42,7 @@ export interface PlanContext {
   /** An earlier generation, as it was when it was superseded; undefined where the history has none. */
   readGeneration(generation: number): Promise<DeviceTable | undefined>;
   /** What the snapshots of the table keep. */
-  readonly snapshots: {
-    read(ref: SnapshotRef): Promise<Snapshot>;
-    /** The whole chain of a device in one of them. */
-    chainOf(snapshot: Snapshot, device: string): Promise<readonly ChainEntry[]>;
-  };
+  readonly snapshots: SnapshotReads;
   /** Opens a chain, by a format or by its magic, and keeps it open, for reading, until the command ends; the engine locks its images. */
   openChain(
     path: string,
