@@ -167,4 +167,14 @@ export function placed<T>(place: ErrorDetails, work: () => T): T {
   }
 }
 
+/** Where a failure is an answer: what the work comes to, undefined where it fails in a way that imgtx foresees. */
+export async function unlessItFails<T>(work: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof ImgtxError) return undefined;
+    throw error;
+  }
+}
+
 export { settleAll } from "./settle-all.ts";

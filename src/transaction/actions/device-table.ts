@@ -2,9 +2,9 @@
 // written to.
 
 import { assertDeviceName, findDevice, requireDevice, withTrusted } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, findCutOffImages, type ImageFormat } from "../../format/index.ts";
-import { type Action, MAKES_NO_FILES, type PlanContext } from "./plan/action.ts";
+import { ImgtxError, unlessItFails } from "../../errors/index.ts";
+import { findCutOffImages } from "../../format/index.ts";
+import { type Action, MAKES_NO_FILES } from "./plan/action.ts";
 import { activeLayer, deviceEntryOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen, findFences } from "./plan/fencing.ts";
 import { assertQemuOpens } from "../images/openable.ts";
@@ -59,7 +59,9 @@ export const deviceRemove: Action<DeviceRemoveRequest> = {
     const entry = requireDevice(context.table, device);
     assertNotFrozen(entry, "nobody would know any more how to lift its fence");
     const { image, format } = entry;
-    const chain = await openIfSound(context, image, format, device);
+    // Opened for what the history has to know: the images as the device left them, which a way back must find again. A chain
+    // that can't be opened has nothing to come back to, and its device can be removed all the same.
+    const chain = await unlessItFails(() => context.openChain(image, format, device));
     return {
       ...MAKES_NO_FILES,
       devices: [device],
@@ -122,21 +124,3 @@ export const deviceTrust: Action<DeviceTrustRequest> = {
     };
   },
 };
-
-/**
- * Opened for what the history has to know: the images as the device left them, which a rollback must find
- * again. A chain that can't be opened has nothing to come back to, and its device can be removed all the same.
- */
-async function openIfSound(
-  context: PlanContext,
-  image: string,
-  format: ImageFormat,
-  device: string,
-): Promise<Chain | undefined> {
-  try {
-    return await context.openChain(image, format, device);
-  } catch (error) {
-    if (error instanceof ImgtxError) return undefined;
-    throw error;
-  }
-}

@@ -16,14 +16,8 @@ import {
   type SnapshotRef,
   withTrusted,
 } from "../../../device/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
-import {
-  type Chain,
-  describeContentChanges,
-  describeDoubt,
-  mayBeSameFile,
-  writeImage,
-} from "../../../format/index.ts";
+import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
+import { type Chain, writeImage } from "../../../format/index.ts";
 import type { Note } from "../../notes.ts";
 import type { RollbackRequest } from "../../way-back-requests.ts";
 import { type Action, assertNamedOnce, type Plan, type PlanContext } from "../plan/action.ts";
@@ -32,6 +26,7 @@ import { assertNotFrozen } from "../plan/fencing.ts";
 import { entryOn, noteOnDepth, planNewOverlay } from "../plan/new-overlay.ts";
 import { nameOverlay } from "../plan/overlay-name.ts";
 import { assertNothingStandsOn } from "../plan/overlays-of.ts";
+import { describeObstacle, findDoubts } from "./looks.ts";
 
 export const rollback: Action<RollbackRequest> = {
   saying: { noun: "rollback", done: "rolled back", planned: "would be rolled back" },
@@ -182,7 +177,8 @@ async function planOne(
       return sealedBy === undefined ? one : { ...one, sealedBy };
     }),
   });
-  const present = await openPresent(before, context);
+  // Where what the device leaves can't be opened, going back is the way out.
+  const present = await unlessItFails(() => context.openChain(before.image, before.format, device));
   const removes = how.isDiscarding && present ? await findDiscarded(before, present, context) : [];
   const files = [
     { path: after.image, change: "create" as const },
@@ -213,19 +209,6 @@ async function planOne(
       ],
     },
   };
-}
-
-/** What the device leaves. Undefined where it can't be opened: going back is the way out. */
-async function openPresent(
-  { name, image, format }: DeviceEntry,
-  context: PlanContext,
-): Promise<Chain | undefined> {
-  try {
-    return await context.openChain(image, format, name);
-  } catch (error) {
-    if (error instanceof ImgtxError) return undefined;
-    throw error;
-  }
 }
 
 /** The files of the layer that is left: only what imgtx made goes, and only where nobody needs it. */
@@ -262,16 +245,11 @@ function judgeSealed(
     const entry = now[depth];
     if (!entry) break;
     const files = filesOfEntry(entry);
-    for (const [index, { image, fingerprint: before }] of filesOfEntry(was).entries()) {
-      const file = files[index];
-      const changes =
-        file?.image === image
-          ? describeContentChanges(before, file.fingerprint)
-          : [`is ${file?.image ?? "nothing"} now`];
-      if (changes.length > 0 || !file) problems.push(`${image} has changed: ${changes.join(", ")}`);
-      else if (!mayBeSameFile(before, file.fingerprint)) doubts.push({ code: "other file", image });
-      else if (isDoubtful(before, file.fingerprint))
-        doubts.push({ code: "image in doubt", image, before, now: file.fingerprint });
+    for (const [index, file] of filesOfEntry(was).entries()) {
+      const present = files[index];
+      const changes = describeObstacle(file, present);
+      problems.push(...changes);
+      if (present && changes.length === 0) doubts.push(...findDoubts(file, present, true));
     }
   }
   if (problems.length === 0) return doubts;
@@ -284,15 +262,6 @@ function judgeSealed(
       hint: `put the images back from a copy, with their times; \`imgtx snapshot-show ${snapshot.number}\` says which`,
     },
   );
-}
-
-/**
- * A sealed image has nobody who writes to it: that the host was started anew, or was busy at that moment, is no doubt. That
- * its change time moved, and not its time of modification, is one.
- */
-function isDoubtful(before: ChainEntry["fingerprint"], now: ChainEntry["fingerprint"]): boolean {
-  const isMoved = before.changedNs !== undefined && before.changedNs !== now.changedNs;
-  return isMoved && describeDoubt({ ...before, settled: true }, now) !== undefined;
 }
 
 function keepsNot(snapshot: Snapshot, device: string): ImgtxError {

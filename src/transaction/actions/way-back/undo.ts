@@ -5,22 +5,17 @@
 // would miss it, an undo says so, and is refused.
 
 import {
-  type ChainEntry,
   type DeviceEntry,
   type DeviceTable,
   filesOfEntry,
   findDevice,
+  type SeenFile,
   trustedBy,
   withSealsOf,
   withTrusted,
 } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
-import {
-  describeChanges,
-  describeContentChanges,
-  describeDoubt,
-  mayBeSameFile,
-} from "../../../format/index.ts";
+import { describeChanges } from "../../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../plan/action.ts";
 import { deviceEntryOf, notesOnMirrorLeft } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";
@@ -28,6 +23,7 @@ import type { PlannedReport, PlannedStanding } from "../../journal/index.ts";
 import { type Kept, sayKept } from "../../note-words.ts";
 import { type Note, sayNote } from "../../notes.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
+import { describeObstacle, findDoubts } from "./looks.ts";
 
 type OpenChains = Plan["chains"][number][];
 
@@ -251,7 +247,7 @@ async function reviveEntry(revive: {
   for (const [depth, was] of closing.chain.entries()) {
     const now = entry.chain[depth];
     if (!now) break;
-    const files: [Placed, Placed][] = [[was, now]];
+    const files: [SeenFile, SeenFile][] = [[was, now]];
     if (was.dataFile && now.dataFile) files.push([was.dataFile, now.dataFile]);
     // Below an overlay of the device nobody has written to it all the while.
     const isSealed = before?.chain.slice(1).some(({ image }) => image === was.image) === true;
@@ -265,27 +261,6 @@ async function reviveEntry(revive: {
     }
   }
   return entry;
-}
-
-type Placed = Pick<ChainEntry, "image" | "fingerprint">;
-
-function describeObstacle(was: Placed, now: Placed): string[] {
-  const changed =
-    now.image === was.image
-      ? describeContentChanges(was.fingerprint, now.fingerprint)
-      : [`is ${now.image} now`];
-  return changed.length > 0 ? [`${was.image} has changed: ${changed.join(", ")}`] : [];
-}
-
-/** That it was closed while somebody wrote is none: imgtx held its locks then. */
-function findDoubts(was: Placed, now: Placed, isSealed: boolean): Note[] {
-  const { image } = was;
-  const after = now.fingerprint;
-  const before = { ...was.fingerprint, settled: true };
-  if (!mayBeSameFile(before, after)) return [{ code: "other file", image }];
-  const isMoved = before.changedNs !== undefined && before.changedNs !== after.changedNs;
-  if ((isSealed && !isMoved) || describeDoubt(before, after) === undefined) return [];
-  return [{ code: "image in doubt", image, before, now: after }];
 }
 
 /** The device's entry in the last generation of the stretch from wanted on in which it had this image. */
@@ -305,8 +280,8 @@ async function latestLooks(
   device: string,
   wanted: number,
   context: PlanContext,
-): Promise<ReadonlyMap<string, Placed["fingerprint"]>> {
-  const looks = new Map<string, Placed["fingerprint"]>();
+): Promise<ReadonlyMap<string, SeenFile["fingerprint"]>> {
+  const looks = new Map<string, SeenFile["fingerprint"]>();
   for (let generation = wanted + 1; generation < context.table.generation; generation += 1) {
     const table = await readIfSound(generation, context);
     const { chain = [] } = (table && findDevice(table, device)) ?? {};
