@@ -20,16 +20,21 @@ export async function planGivingUp(
 ): Promise<GivingUp> {
   const images = [...merged, into].flatMap(pathsOfLink);
   const own = new Set([...above, ...merged, into, ...below].map(({ path }) => path));
-  const needing = new Map<string, Set<number>>();
+  const givenUp = new Set<number>();
+  const isOnThem = ({ chain }: SealedDevice): boolean =>
+    chain.flatMap(filesOfEntry).some(({ image }) => images.includes(image));
+  // They stand in the order of their numbers: what one is on was looked at before.
+  const isOnGivenUp = (one: SealedDevice): boolean =>
+    one.device === device && one.below !== null && givenUp.has(one.below);
   const found: GivenUp["snapshots"][number][] = [];
   const notes: Note[] = [];
   for (const ref of table.snapshots) {
     const { number, name, devices } = await snapshots.read(ref);
-    for (const sealed of devices.filter((one) => isOnThem(one, images, needing))) {
+    for (const sealed of devices.filter((one) => isOnThem(one) || isOnGivenUp(one))) {
       if (sealed.device !== device || !own.has(sealed.chain[0]?.image ?? "")) {
         throw keptByOthers(number, name, sealed, into.path);
       }
-      needing.set(device, (needing.get(device) ?? new Set()).add(number));
+      givenUp.add(number);
       found.push({ number, devices: devices.map((one) => one.device) });
       notes.push({ code: "snapshot given up", number, name, device });
     }
@@ -39,16 +44,6 @@ export async function planGivingUp(
     notes.push({ code: "snapshot given up", number: null, name: taken.name, device });
   }
   return { givesUp: { device, images, snapshots: found }, notes };
-}
-
-/** They stand in the order of their numbers: what one is on was looked at before. */
-function isOnThem(
-  { device, chain, below }: SealedDevice,
-  images: readonly string[],
-  needing: ReadonlyMap<string, ReadonlySet<number>>,
-): boolean {
-  if (below !== null && needing.get(device)?.has(below)) return true;
-  return chain.flatMap(filesOfEntry).some(({ image }) => images.includes(image));
 }
 
 function keptByOthers(
