@@ -5,7 +5,7 @@
 // In a record no file is looked for but those of its name or its inode number, so that the reading is all that it takes.
 
 import { posix } from "node:path";
-import { ImgtxError, settleAll } from "../errors/index.ts";
+import { settleAll, unlessItFails } from "../errors/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 import { filesOfDevice, filesOfEntry, type SeenFile } from "./device-entry.ts";
 import { type DeviceTable, findDevice, type StoredTable } from "./device-table.ts";
@@ -104,7 +104,7 @@ async function findKept(
   ref: SnapshotRef,
   { file, names }: Wanted,
 ): Promise<string | undefined> {
-  const snapshot = await unlessUnreadable(() => readSnapshot(workspace, ref));
+  const snapshot = await unlessItFails(() => readSnapshot(workspace, ref));
   const mayBe = ({ image, fingerprint }: SeenFile): boolean =>
     fingerprint.inode === file.inode || names.has(posix.basename(image));
   for (const { device, chain } of snapshot?.devices ?? []) {
@@ -127,20 +127,11 @@ function withFoldersAbove(folder: string): string[] {
   }
 }
 
+/** What can't be read protects nothing here: the commands of its workspace say what is wrong with it. */
 async function readAny(workspace: Workspace): Promise<StoredTable | undefined> {
   const path = pathsOf(workspace).table;
-  return await unlessUnreadable(async () => {
+  return await unlessItFails(async () => {
     if ((await workspace.storage.statLink(path))?.kind !== "file") return undefined;
     return await readTableFile(workspace, path);
   });
-}
-
-/** What can't be read protects nothing here: the commands of its workspace say what is wrong with it. */
-async function unlessUnreadable<T>(read: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await read();
-  } catch (error) {
-    if (error instanceof ImgtxError) return undefined;
-    throw error;
-  }
 }

@@ -4,7 +4,7 @@
 // Invariant: what a device writes to, or what stands on that, is no snapshot any more.
 
 import { ImgtxError } from "../errors/index.ts";
-import { describeContentChanges, fingerprintAt } from "../format/index.ts";
+import { describeStatChanges } from "../format/index.ts";
 import { type DeviceEntry, filesOfDevice, type SeenFile } from "./device-entry.ts";
 import { type DeviceTable, findDevice } from "./device-table.ts";
 import { sealDevice } from "./snapshot-record.ts";
@@ -63,8 +63,6 @@ async function readMoves(workspace: Workspace, table: DeviceTable): Promise<Move
 }
 
 async function looksAsThen({ storage }: Workspace, { image, fingerprint }: SeenFile): Promise<boolean> {
-  const now = await fingerprintAt(storage, image, undefined);
-  return (
-    now !== undefined && describeContentChanges({ ...fingerprint, headerSha256: null }, now).length === 0
-  );
+  const now = await storage.stat(image);
+  return now !== undefined && describeStatChanges(fingerprint, now).length === 0;
 }

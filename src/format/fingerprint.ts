@@ -177,12 +177,20 @@ export function describeChanges(before: Fingerprint, now: Fingerprint): string[]
 
 /** The same for an image that may have been copied or moved with its times: which file it is does not count. */
 export function describeContentChanges(before: Fingerprint, now: Fingerprint): string[] {
+  const changes = describeStatChanges(before, now);
+  if (before.headerSha256 !== now.headerSha256) changes.push("header");
+  return changes;
+}
+
+type Dated = Pick<Fingerprint, "sizeBytes" | "modifiedNs">;
+
+/** The same as far as a stat alone tells, where nobody opens the image. */
+export function describeStatChanges(before: Dated, now: Dated): string[] {
   const changes: string[] = [];
   if (before.sizeBytes !== now.sizeBytes) changes.push(`size ${before.sizeBytes} → ${now.sizeBytes}`);
   if (before.modifiedNs !== now.modifiedNs) {
     changes.push(`modified ${formatTimes(before.modifiedNs, now.modifiedNs)}`);
   }
-  if (before.headerSha256 !== now.headerSha256) changes.push("header");
   return changes;
 }
 

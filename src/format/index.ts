@@ -101,6 +101,7 @@ export {
   describeChanges,
   describeContentChanges,
   describeDoubt,
+  describeStatChanges,
   digestHead,
   fingerprintAt,
   identityOf,

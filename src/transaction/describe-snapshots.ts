@@ -14,17 +14,29 @@ import {
   type Workspace,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { describeContentChanges, fingerprintAt } from "../format/index.ts";
+import { describeStatChanges } from "../format/index.ts";
 import type { FileStat } from "../storage/index.ts";
 import type { Session } from "./request.ts";
 import type { SealedDescription, SnapshotDescription } from "./results.ts";
 
-/** Newest first: those of a device, or all; as many as `count`. */
-export async function listSnapshots(
-  { workspace }: Session,
-  { device, count = Infinity }: { readonly device?: string | undefined; readonly count?: number | undefined },
+interface Wanted {
+  /** Default: all. */
+  readonly device?: string | undefined;
+  /** Default: as many as there are. */
+  readonly count?: number | undefined;
+}
+
+/** Newest first. */
+export async function listSnapshots({ workspace }: Session, wanted: Wanted): Promise<SnapshotDescription[]> {
+  return await listSnapshotsOf(workspace, await readTable(workspace), wanted);
+}
+
+/** The same of a table that was read. */
+export async function listSnapshotsOf(
+  workspace: Workspace,
+  table: DeviceTable,
+  { device, count = Infinity }: Wanted,
 ): Promise<SnapshotDescription[]> {
-  const table = await readTable(workspace);
   if (device !== undefined) requireDevice(table, device);
   const look = new Look(workspace, table);
   const found: SnapshotDescription[] = [];
@@ -101,15 +113,14 @@ class Look {
 
   async #look(entry: ChainEntry): Promise<Found> {
     const { storage } = this.#workspace;
-    const found = await storage.stat(entry.image);
-    const problems = await Promise.all(
-      filesOfEntry(entry).map(async ({ image, fingerprint }) => {
-        const now = await fingerprintAt(storage, image, undefined);
-        if (!now) return [`${image} is not there`];
-        const changes = describeContentChanges({ ...fingerprint, headerSha256: null }, now);
-        return changes.length === 0 ? [] : [`${image} has changed: ${changes.join(", ")}`];
-      }),
-    );
-    return { found, problems: problems.flat() };
+    const files = filesOfEntry(entry);
+    const [found, ...others] = await Promise.all(files.map(async ({ image }) => await storage.stat(image)));
+    const problems = files.flatMap(({ image, fingerprint }, index) => {
+      const now = index === 0 ? found : others[index - 1];
+      if (!now) return [`${image} is not there`];
+      const changes = describeStatChanges(fingerprint, now);
+      return changes.length === 0 ? [] : [`${image} has changed: ${changes.join(", ")}`];
+    });
+    return { found, problems };
   }
 }

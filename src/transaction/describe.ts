@@ -7,7 +7,6 @@ import {
   type DeviceTable,
   findDevice,
   listHistory,
-  type MirrorEntry,
   pathsOf,
   planView,
   readGeneration,
@@ -17,7 +16,7 @@ import {
   type Workspace,
   trustedBy,
 } from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../errors/index.ts";
 import { type Chain, openChain } from "../format/index.ts";
 import { measureBehind } from "./actions/plan/mirror-scope.ts";
 import {
@@ -84,8 +83,17 @@ export async function describeDevices(
   session: Session,
   names: readonly string[] | undefined,
 ): Promise<{ generation: number; devices: DeviceDescription[] }> {
+  const table = await readTable(session.workspace);
+  return { generation: table.generation, devices: await describeDevicesOf(session, table, names) };
+}
+
+/** The same of a table that was read. */
+export async function describeDevicesOf(
+  session: Session,
+  table: DeviceTable,
+  names: readonly string[] | undefined,
+): Promise<DeviceDescription[]> {
   const { workspace, currentFolder } = session;
-  const table = await readTable(workspace);
   const entries = names?.map((name) => requireDevice(table, name)) ?? table.devices;
   const journals = await readJournals(workspace);
   const scene = setScene(workspace, table, holdersAmong(journals));
@@ -96,7 +104,12 @@ export async function describeDevices(
     const described = await describeAsItIs(scene, entry, { currentFolder, notes: session.recovered });
     devices.push({ ...described, unfinishedCopy });
   }
-  return { generation: table.generation, devices };
+  return devices;
+}
+
+/** Of the present generation, all of them: no image is looked at. */
+export async function listDeviceNames({ workspace }: Session): Promise<string[]> {
+  return (await readTable(workspace)).devices.map(({ name }) => name);
 }
 
 /** The unfinished copy of each device that has one. */
@@ -347,22 +360,11 @@ async function lookAtMirror(
     return { behindBytes: null, problem: sayFailure(error), isMissing: error.code === "E_NOT_FOUND" };
   }
   try {
-    return { behindBytes: await measureIfStill(mirror, { present, copy }), problem: null, isMissing: false };
+    // Null: only comparing tells; also where the device's tables can't be read, which its guest may be writing.
+    const behindBytes = (await unlessItFails(() => measureBehind(mirror, { present, copy }))) ?? null;
+    return { behindBytes, problem: null, isMissing: false };
   } finally {
     await copy.close();
-  }
-}
-
-/** Null: only comparing tells; also where the device's tables can't be read, which its guest may be writing. */
-async function measureIfStill(
-  mirror: MirrorEntry,
-  chains: { readonly present: Chain; readonly copy: Chain },
-): Promise<number | null> {
-  try {
-    return (await measureBehind(mirror, chains)) ?? null;
-  } catch (error) {
-    if (error instanceof ImgtxError) return null;
-    throw error;
   }
 }
 

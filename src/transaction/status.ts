@@ -2,11 +2,11 @@
 // space that is left, and the snapshots. Reads only, and takes no lock.
 
 import { posix } from "node:path";
-import { readTable } from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
+import { type DeviceTable, readTable } from "../device/index.ts";
+import { unlessItFails } from "../errors/index.ts";
 import type { FileStat, Holder, Space } from "../storage/index.ts";
-import { describeDevices } from "./describe.ts";
-import { listSnapshots } from "./describe-snapshots.ts";
+import { describeDevicesOf } from "./describe.ts";
+import { listSnapshotsOf } from "./describe-snapshots.ts";
 import type { RecoveryNote, Session } from "./request.ts";
 import type {
   DeviceDescription,
@@ -48,16 +48,17 @@ export async function describeStatus(
   session: Session,
   transactions: readonly TransactionDescription[],
 ): Promise<StatusDescription> {
-  const { generation, devices } = await describeDevices(session, undefined);
+  const table = await readTable(session.workspace);
+  const devices = await describeDevicesOf(session, table, undefined);
   const files = await findFiles(session, devices);
   return {
     root: session.root,
-    generation,
+    generation: table.generation,
     now: new Date(session.workspace.storage.host.now()).toISOString(),
     devices: await addHolders(session, devices, files),
     transactions,
     spaces: await measureSpaces(session, files),
-    snapshots: await summariseSnapshots(session),
+    snapshots: await summariseSnapshots(session, table),
     notes: session.recovered,
   };
 }
@@ -66,14 +67,14 @@ function imagesOf({ chain, mirror }: DeviceDescription): string[] {
   return [...chain.map(({ image }) => image), ...(mirror ? [mirror.image] : [])];
 }
 
-/** Those that are there, each once. */
+/** Those that are there, each once. What can't be looked at is told as its device's problem. */
 async function findFiles(
   { workspace: { storage } }: Session,
   devices: readonly DeviceDescription[],
 ): Promise<ReadonlyMap<string, FileStat>> {
   const files = new Map<string, FileStat>();
   for (const image of new Set(devices.flatMap(imagesOf))) {
-    const stat = await unlessUnreadable(async () => await storage.stat(image));
+    const stat = await unlessItFails(async () => await storage.stat(image));
     if (stat) files.set(image, stat);
   }
   return files;
@@ -118,7 +119,7 @@ async function measureSpaces(
   }
   const spaces: SpaceDescription[] = [];
   for (const disk of byDisk.values()) {
-    const space = await unlessUnreadable(async () => await storage.measureSpace(disk.folder));
+    const space = await unlessItFails(async () => await storage.measureSpace(disk.folder));
     if (space) spaces.push({ ...disk, ...space });
   }
   return spaces;
@@ -128,9 +129,8 @@ async function measureSpaces(
 const LATEST = 8;
 const HOUR_MS = 3_600_000;
 
-async function summariseSnapshots(session: Session): Promise<SnapshotSummary> {
-  const { snapshots: kept } = await readTable(session.workspace);
-  const latest = await listSnapshots(session, { count: LATEST });
+async function summariseSnapshots({ workspace }: Session, table: DeviceTable): Promise<SnapshotSummary> {
+  const latest = await listSnapshotsOf(workspace, table, { count: LATEST });
   const [newest] = latest;
   const oldest = latest.at(-1);
   const times = [newest, oldest].map((one) => Date.parse(one?.created ?? ""));
@@ -141,7 +141,7 @@ async function summariseSnapshots(session: Session): Promise<SnapshotSummary> {
     .flatMap(({ devices }) => devices.map((one) => one.allocatedSizeBytes ?? 0));
   const total = bytes.reduce((sum, size) => sum + size, 0);
   return {
-    count: kept.length,
+    count: table.snapshots.length,
     newest: newest ? { number: newest.number, name: newest.name, created: newest.created } : null,
     problems: latest.flatMap(({ number, problem, devices }) =>
       [...(problem === null ? [] : [problem]), ...devices.flatMap((one) => one.problems)].map((text) => ({
@@ -151,14 +151,4 @@ async function summariseSnapshots(session: Session): Promise<SnapshotSummary> {
     ),
     bytesPerDay: spanMs >= HOUR_MS ? Math.round((total / spanMs) * 24 * HOUR_MS) : null,
   };
-}
-
-/** What can't be looked at is told as its device's problem. */
-async function unlessUnreadable<T>(look: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await look();
-  } catch (error) {
-    if (error instanceof ImgtxError) return undefined;
-    throw error;
-  }
 }

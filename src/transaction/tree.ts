@@ -8,8 +8,8 @@ import {
   readTable,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { describeContentChanges, fingerprintAt, type ImageFormat } from "../format/index.ts";
-import { describeDevices } from "./describe.ts";
+import { describeStatChanges, type ImageFormat } from "../format/index.ts";
+import { describeDevicesOf } from "./describe.ts";
 import type { Session } from "./request.ts";
 import type { ChainElement, DeviceDescription } from "./results.ts";
 
@@ -54,8 +54,8 @@ export async function describeTree(
   names: readonly string[] | undefined,
 ): Promise<TreeDescription> {
   const { workspace, root, currentFolder } = session;
-  const { generation, devices } = await describeDevices(session, names);
   const table = await readTable(workspace);
+  const devices = await describeDevicesOf(session, table, names);
   const gathering = new Gathering();
   for (const device of devices)
     gathering.addDevice(device, findDevice(table, device.name)?.mirror?.chain ?? []);
@@ -64,7 +64,7 @@ export async function describeTree(
     root,
     currentFolder,
     now: new Date(workspace.storage.host.now()).toISOString(),
-    generation,
+    generation: table.generation,
     devices,
     images: await gathering.finish(session),
     problems: gathering.problems,
@@ -140,14 +140,12 @@ class Gathering {
 
   async finish({ workspace: { storage } }: Session): Promise<TreeImage[]> {
     const images = [...this.#images.values()].map(async ({ sealed, ...known }): Promise<TreeImage> => {
-      const found = await fingerprintAt(storage, known.image, undefined);
+      const found = await storage.stat(known.image);
       if (!found) return { ...known, allocatedBytes: null, modified: null, state: "missing" };
-      const before = sealed && { ...sealed.fingerprint, headerSha256: null };
-      const isChanged = before !== undefined && describeContentChanges(before, found).length > 0;
-      const stat = await storage.stat(known.image);
+      const isChanged = sealed !== undefined && describeStatChanges(sealed.fingerprint, found).length > 0;
       return {
         ...known,
-        allocatedBytes: stat?.allocatedBytes ?? null,
+        allocatedBytes: found.allocatedBytes,
         modified: new Date(Number(found.modifiedNs.slice(0, -6))).toISOString(),
         state: isChanged ? "changed" : "ok",
       };

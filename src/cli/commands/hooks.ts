@@ -90,7 +90,7 @@ async function namesOf(
   { engine, session }: OpenSession,
 ): Promise<string[]> {
   if (isOfAll !== true) return targets.map(({ device }) => device);
-  return (await engine.describeDevices(session, undefined)).devices.map(({ name }) => name);
+  return await engine.listDeviceNames(session);
 }
 
 interface Between {
