@@ -3,6 +3,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
+import { withName } from "./note-words.ts";
 import type { TransactionDescription } from "./results.ts";
 
 /** `--txn none`: the command is in no transaction, whichever are open. */
@@ -49,7 +50,7 @@ export function chooseTransaction<T extends Candidate>(
   const [first, second] = found.toSorted(byAge);
   if (!first && wanted !== undefined) throw notOpen(wanted);
   if (!second) return first;
-  const list = found.map(callTransaction).join(", ");
+  const list = found.map(({ id, name }) => withName(id, name)).join(", ");
   throw wanted === undefined
     ? new ImgtxError("E_TRANSACTION", "several transactions that were begun here are open", {
         hint: `say which one with --txn: ${list}`,
@@ -91,17 +92,12 @@ export function heldByOpen(holder: Candidate): ImgtxError {
   });
 }
 
-/** `7f3k2m9qa1 (nightly)` */
-function callTransaction({ id, name }: Pick<Candidate, "id" | "name">): string {
-  return name === null ? id : `${id} (${name})`;
-}
-
 /** `7f3k2m9qa1 (nightly), begun 2026-11-27 04:10:02Z by root elsewhere` */
 export function sayWhose(transaction: Candidate): string {
-  const { started, user, here, owned } = transaction;
+  const { id, name, started, user, here, owned } = transaction;
   const place = `${here === false ? " elsewhere" : ""}${owned ? ", for a `txn exec`" : ""}`;
-  if (started === null) return callTransaction(transaction);
-  return `${callTransaction(transaction)}, begun ${started.slice(0, 19).replace("T", " ")}Z by ${user}${place}`;
+  if (started === null) return withName(id, name);
+  return `${withName(id, name)}, begun ${started.slice(0, 19).replace("T", " ")}Z by ${user}${place}`;
 }
 
 function byAge(a: Candidate, b: Candidate): number {

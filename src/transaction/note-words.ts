@@ -8,6 +8,11 @@ import {
   shellQuote,
 } from "../format/index.ts";
 
+/** `7f3k2m9qa1 (nightly)`: by what imgtx calls it, and what somebody has named it. */
+export function withName(id: string, name: string | null): string {
+  return name === null ? id : `${id} (${name})`;
+}
+
 export type Fault = BitmapFault | "not kept" | "other layer" | "not renewed" | "changed below";
 
 /** Why a bitmap's marks may not be all that was written. */

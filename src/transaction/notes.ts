@@ -17,7 +17,7 @@ import type { Shape } from "../device/index.ts";
 import { CHAIN_DEPTH_MAX, describeChanges, describeCutOff, describeDoubt } from "../format/index.ts";
 import { quoteName, shellQuote } from "../format/index.ts";
 import { formatBytes, sayBytes } from "../units/index.ts";
-import { type Fault, FAULTS, howToFlatten, sayDoubt, sayFenceless, sayKept } from "./note-words.ts";
+import { type Fault, FAULTS, howToFlatten, sayDoubt, sayFenceless, sayKept, withName } from "./note-words.ts";
 
 interface Row<in out Fields> {
   readonly isShaped: Shape<Fields>;
@@ -248,7 +248,7 @@ const ROWS = {
     { number: orNull(isCount), name: orNull(isText), ...DEVICE },
     ({ number, name, device }) => {
       const which = number === null ? "the snapshot that this transaction takes" : `snapshot ${number}`;
-      return `${which}${name === null ? "" : ` (${name})`} keeps no state of '${device}' any more`;
+      return `${withName(which, name)} keeps no state of '${device}' any more`;
     },
   ),
   "other access": row(

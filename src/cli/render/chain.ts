@@ -4,7 +4,7 @@
 import { formatBytes } from "../../units/index.ts";
 import type { DeviceDescription, MirrorStanding } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
-import { drawTime, widthOf } from "./layout.ts";
+import { drawTime, widthOf, withName } from "./layout.ts";
 
 const SNAPSHOTS_TOLD = 3;
 
@@ -61,7 +61,7 @@ function drawHead(device: DeviceDescription, { paint }: Canvas): string {
 
 /** `snapshots 27 (nightly), 26 and 12 more` */
 function saySnapshots(snapshots: NonNullable<DeviceDescription["snapshots"]>): string {
-  const names = snapshots.map(({ number, name }) => (name === null ? String(number) : `${number} (${name})`));
+  const names = snapshots.map(({ number, name }) => withName(number, name));
   const more = names.length > SNAPSHOTS_TOLD ? ` and ${names.length - SNAPSHOTS_TOLD} more` : "";
   return `snapshot${names.length === 1 ? "" : "s"} ${names.slice(0, SNAPSHOTS_TOLD).join(", ")}${more}`;
 }

@@ -9,6 +9,11 @@ export function widthOf(text: string): number {
   return stringWidth(text);
 }
 
+/** `7f3k2m9qa1 (nightly)`: by what imgtx calls it, and what somebody has named it. */
+export function withName(id: string | number, name: string | null): string {
+  return name === null ? String(id) : `${id} (${name})`;
+}
+
 function pad(text: string, width: number): string {
   return text + " ".repeat(Math.max(0, width - widthOf(text)));
 }

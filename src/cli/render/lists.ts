@@ -9,7 +9,7 @@ import type {
 } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawFrozen, sayStanding } from "./chain.ts";
-import { drawTime, table } from "./layout.ts";
+import { drawTime, table, withName } from "./layout.ts";
 import { drawAction } from "./outcome.ts";
 
 export function drawDevices(devices: readonly DeviceDescription[], canvas: Canvas): string[] {
@@ -59,7 +59,6 @@ function stateOfTransaction({ state, busy }: TransactionDescription): string {
 
 export function drawTransaction(transaction: TransactionDescription, canvas: Canvas): string[] {
   const { paint } = canvas;
-  const name = transaction.name === null ? "" : ` (${transaction.name})`;
   const facts = [
     stateOfTransaction(transaction),
     ...(transaction.started === null ? [] : [`since ${drawTime(transaction.started)}`]),
@@ -71,7 +70,7 @@ export function drawTransaction(transaction: TransactionDescription, canvas: Can
   ].join(", ");
   const actions = transaction.actions.flatMap((action) => drawAction(action, canvas, "prepared"));
   return [
-    `${paint.bold(transaction.id)}${name}: ${facts}`,
+    `${withName(paint.bold(transaction.id), transaction.name)}: ${facts}`,
     ...(transaction.problem === null ? [] : [`  ${transaction.problem}`]),
     ...(actions.length === 0 ? ["  no actions yet"] : actions.map((line) => `  ${line}`)),
     ...(transaction.savepoints.length === 0 ? [] : [`  savepoints: ${transaction.savepoints.join(", ")}`]),
@@ -105,7 +104,7 @@ export function drawSnapshot(snapshot: SnapshotDescription, { paint }: Canvas): 
   const { number, name, message, created, problem } = snapshot;
   const taken = created === null ? "" : `, taken ${drawTime(created)}`;
   return [
-    `${paint.bold(`snapshot ${number}`)}${name === null ? "" : ` (${name})`}${taken}`,
+    `${withName(paint.bold(`snapshot ${number}`), name)}${taken}`,
     ...(message === null ? [] : [`  ${message}`]),
     ...(problem === null ? [] : [`  ${problem}`]),
     ...snapshot.devices.flatMap((one) => [

@@ -3,7 +3,7 @@
 import { type ActionKind, type ActionReport, type Outcome, traitsOf } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawChains } from "./chain.ts";
-import { drawTime, widthOf } from "./layout.ts";
+import { drawTime, widthOf, withName } from "./layout.ts";
 
 /** `undone` is for what took a transaction, or a part of one, back; `undoing` for a dry run of that. */
 export type Tense = "done" | "prepared" | "planned" | "undone" | "undoing";
@@ -45,12 +45,8 @@ export function closingOf(outcome: Outcome): string {
   if (!outcome.changed) return "Nothing to change.";
   const [taken] = outcome.snapshots.toReversed();
   return taken
-    ? `Generation ${outcome.generation}, snapshot ${sayTaken(taken)}: \`imgtx rollback --to ${taken.number}\` goes back to it.`
+    ? `Generation ${outcome.generation}, snapshot ${withName(taken.number, taken.name)}: \`imgtx rollback --to ${taken.number}\` goes back to it.`
     : `Generation ${outcome.generation}.`;
-}
-
-function sayTaken({ number, name }: Outcome["snapshots"][number]): string {
-  return name === null ? String(number) : `${number} (${name})`;
 }
 
 /** What stays done, as a clause, where the result can't be written; undefined: nothing. */
@@ -68,7 +64,7 @@ export function standingOf({
 
 /** `transaction 7f3k2m9qa1 (nightly), begun 2026-11-27 04:10:02Z`: nobody is to be in one without knowing it. */
 function sayJoined(id: string | null, { name, started }: NonNullable<Outcome["joined"]>): string {
-  return `transaction ${id}${name === null ? "" : ` (${name})`}, begun ${drawTime(started)}`;
+  return `${withName(`transaction ${id}`, name)}, begun ${drawTime(started)}`;
 }
 
 export function drawAction(action: ActionReport, { paint }: Canvas, tense: Tense): string[] {

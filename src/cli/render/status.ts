@@ -4,7 +4,7 @@ import { formatBytes } from "../../units/index.ts";
 import type { StatusDescription } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawFrozen, sayStanding } from "./chain.ts";
-import { drawAge, drawTime } from "./layout.ts";
+import { drawAge, drawTime, withName } from "./layout.ts";
 
 /** A problem is what `--check` ends with 1 for. */
 export interface Fact {
@@ -58,9 +58,8 @@ function sayDevices({ devices }: StatusDescription): string {
 
 function saySnapshots({ snapshots: { count, newest }, now }: StatusDescription): string {
   if (!newest) return "none";
-  const name = newest.name === null ? "" : ` (${newest.name})`;
   const age = newest.created === null ? "" : `, ${drawAge(Date.parse(now) - Date.parse(newest.created))} old`;
-  return `${count}, the newest ${newest.number}${name}${age}`;
+  return `${count}, the newest ${withName(newest.number, newest.name)}${age}`;
 }
 
 function factOfSpace(
@@ -116,7 +115,7 @@ function factOfTransaction(
   const isProblem =
     problem !== null || state === "damaged" || ((state === "committed" || state === "aborted") && !busy);
   return {
-    subject: `txn ${id}${name === null ? "" : ` (${name})`}`,
+    subject: withName(`txn ${id}`, name),
     level: isProblem ? "problem" : isStale ? "note" : "fact",
     text: words.join(", "),
   };

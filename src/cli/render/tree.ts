@@ -5,7 +5,7 @@ import { posix } from "node:path";
 import type { TreeDescription, TreeImage } from "../../transaction/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import type { Canvas } from "./canvas.ts";
-import { drawAge, widthOf, wrapWords } from "./layout.ts";
+import { drawAge, widthOf, withName, wrapWords } from "./layout.ts";
 
 export function drawTree(tree: TreeDescription, canvas: Canvas): string[] {
   const lines = layOut(tree, canvas).map((line) => {
@@ -86,7 +86,7 @@ function paintImage({ devices, mirrorOf, state }: TreeImage, { paint }: Canvas, 
 
 function factsOf(image: TreeImage, { now }: Pick<TreeDescription, "now">): string[] {
   const { format, virtualSizeBytes, allocatedBytes, modified, state, snapshots } = image;
-  const names = snapshots.map(({ number, name }) => (name === null ? String(number) : `${number} (${name})`));
+  const names = snapshots.map(({ number, name }) => withName(number, name));
   return [
     ...image.devices.map((name) => `active layer of ${name}`),
     ...image.mirrorOf.map((name) => `mirror of ${name}`),

@@ -3,6 +3,7 @@
 import { type DeviceTable, type SnapshotReads, withGivenUp } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { PlanRecord } from "../journal/index.ts";
+import { withName } from "../note-words.ts";
 
 /** E_IN_USE where a device would write to an image that is sealed, with the way that works. */
 export async function assertSealedStay(
@@ -31,7 +32,7 @@ export async function assertSealedStay(
       if (!hit) continue;
       throw new ImgtxError(
         "E_IN_USE",
-        `snapshot ${number}${name === null ? "" : ` (${name})`} keeps it, of '${keeper}': nobody writes to it any more`,
+        `${withName(`snapshot ${number}`, name)} keeps it, of '${keeper}': nobody writes to it any more`,
         {
           device: hit.device,
           image: hit.image,

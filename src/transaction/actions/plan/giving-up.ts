@@ -4,6 +4,7 @@
 import { filesOfEntry, type GivenUp, type SealedDevice } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { pathsOfLink } from "../../../format/index.ts";
+import { withName } from "../../note-words.ts";
 import type { Note } from "../../notes.ts";
 import type { PlanContext } from "./action.ts";
 import type { LayersToMerge } from "./layers-to-merge.ts";
@@ -54,7 +55,7 @@ function keptByOthers(
 ): ImgtxError {
   return new ImgtxError(
     "E_IN_USE",
-    `snapshot ${number}${name === null ? "" : ` (${name})`} keeps it, of '${device}', in ${top?.image ?? image}, and would show another content`,
+    `${withName(`snapshot ${number}`, name)} keeps it, of '${device}', in ${top?.image ?? image}, and would show another content`,
     {
       image,
       hint: `\`imgtx snapshot-show ${number}\` shows it; make a snapshot, and merge what is written from then on instead`,
