@@ -6,6 +6,7 @@
 
 import { posix } from "node:path";
 import { settleAll, unlessItFails } from "../errors/index.ts";
+import { identityOf } from "../format/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 import { filesOfDevice, filesOfEntry, type SeenFile } from "./device-entry.ts";
 import { type DeviceTable, findDevice, type StoredTable } from "./device-table.ts";
@@ -116,7 +117,7 @@ async function findKept(
 }
 
 function isSame(there: FileStat | undefined, file: FileStat): boolean {
-  return there?.inode === file.inode && there.fileSystem === file.fileSystem;
+  return there !== undefined && identityOf(there) === identityOf(file);
 }
 
 function withFoldersAbove(folder: string): string[] {
