@@ -23,6 +23,16 @@ export function runWell(program: string, ...parameters: string[]): string {
   return output;
 }
 
+/** A new qcow2 image over a backing image, by its name as it is stored, made by qemu-img; further words are its own. */
+export function createOverlay(
+  path: string,
+  backing: { readonly name: string; readonly format: "qcow2" | "raw" },
+  ...words: string[]
+): void {
+  const { name, format } = backing;
+  runWell("qemu-img", "create", "-q", "-f", "qcow2", "-b", name, "-F", format, path, ...words);
+}
+
 const DAEMON = "qemu-storage-daemon";
 
 export interface QemuDaemon {

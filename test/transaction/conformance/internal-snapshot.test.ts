@@ -12,7 +12,7 @@ import type { InternalSnapshotRequest } from "../../../src/transaction/index.ts"
 import { listInternalSnapshots } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { run, runWell } from "../../helpers/qemu-programs.ts";
+import { createOverlay, run, runWell } from "../../helpers/qemu-programs.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import {
   infoOf,
@@ -288,18 +288,7 @@ describe("internal snapshots are refused, and nothing changed,", () => {
     await bench.run(request("create", ["vda"], "two"));
     runWell("qemu-img", "check", "-q", bench.at("a.qcow2"));
     runWell("qemu-img", "bitmap", "--remove", bench.at("a.qcow2"), "b0");
-    runWell(
-      "qemu-img",
-      "create",
-      "-q",
-      "-f",
-      "qcow2",
-      "-b",
-      "c.qcow2",
-      "-F",
-      "qcow2",
-      bench.at("over.qcow2"),
-    );
+    createOverlay(bench.at("over.qcow2"), { name: "c.qcow2", format: "qcow2" });
     await refused(bench, apply, { code: "E_IN_USE", message: /over\.qcow2' stands on it/ });
   });
 

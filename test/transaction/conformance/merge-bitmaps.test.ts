@@ -9,7 +9,7 @@ import { openChain, readBitmapDirectory } from "../../../src/format/index.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { run, runWell } from "../../helpers/qemu-programs.ts";
+import { createOverlay, run, runWell } from "../../helpers/qemu-programs.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { compareWithBefore, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
 import { IDENTICAL, writeGuest } from "../../helpers/transaction/mirroring.ts";
@@ -137,19 +137,7 @@ describe("bitmaps of merged images", () => {
       [["-o", "compat=0.10"], { code: "E_UNSUPPORTED", image: "a.qcow2" }],
     ] as const) {
       const bench = await makeChain(["base.qcow2", "a.qcow2"], { words });
-      runWell(
-        "qemu-img",
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-b",
-        "a.qcow2",
-        "-F",
-        "qcow2",
-        bench.at("b.qcow2"),
-        "4M",
-      );
+      createOverlay(bench.at("b.qcow2"), { name: "a.qcow2", format: "qcow2" }, "4M");
       bitmap("--add", bench.at("b.qcow2"), "backup");
       // A guest that dies leaves it in use.
       if (words.length === 0)

@@ -3,10 +3,10 @@
 import { describe, expect } from "vitest";
 import { listSnapshots } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
-import { guestDigest, openGuest, openHostImage } from "../../helpers/guest-content.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { mergeRequest } from "../../helpers/transaction/merging.ts";
 import { writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { readSnapshotContents } from "../../helpers/transaction/snapshot-contents.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 
@@ -26,19 +26,6 @@ async function takeAll(bench: Workbench, names: readonly string[]): Promise<void
   await write(bench, 99);
 }
 
-/** What each snapshot keeps, read without the code under test, and whether it is what it was. */
-async function contents(bench: Workbench): Promise<Record<string, string>> {
-  const snapshots = await listSnapshots(await bench.session(), {});
-  return Object.fromEntries(
-    snapshots.flatMap(({ name, devices }) =>
-      devices.map(({ device, image, format, intact }) => [
-        `${name} ${device}`,
-        `${intact} ${guestDigest(openGuest(openHostImage, image, format))}`,
-      ]),
-    ),
-  );
-}
-
 function pick(kept: Readonly<Record<string, string>>, dropped: readonly string[]): Record<string, string> {
   return Object.fromEntries(Object.entries(kept).filter(([key]) => !dropped.includes(key)));
 }
@@ -47,7 +34,7 @@ describe("a merge into a sealed image", () => {
   qemu.test("gives up what needs it, of its device alone, and says so before and after", async () => {
     const bench = await makeWorkbench();
     await takeAll(bench, ["mon", "tue"]);
-    const kept = await contents(bench);
+    const kept = await readSnapshotContents(bench, "name");
     const shown = await bench.content();
     const before = snapshotWorkspace(bench.root);
     const givenUp = [{ number: 2, name: "tue" }];
@@ -58,14 +45,14 @@ describe("a merge into a sealed image", () => {
 
     const { actions } = await bench.run(mergeRequest(bench, ["vda"]));
     expect(actions[0]).toMatchObject({ snapshotsGivenUp: givenUp });
-    expect(await contents(bench)).toEqual(pick(kept, ["tue vda"]));
+    expect(await readSnapshotContents(bench, "name")).toEqual(pick(kept, ["tue vda"]));
     expect(await bench.content()).toEqual(shown);
     expect(await failureOf(async () => await bench.rollback("tue", ["vda"]))).toMatchObject({
       code: "E_REFUSED",
     });
     await bench.rollback("tue", ["vdb"]);
     await bench.rollback("mon", ["vda"]);
-    expect(await contents(bench)).toMatchObject(pick(kept, ["tue vda"]));
+    expect(await readSnapshotContents(bench, "name")).toMatchObject(pick(kept, ["tue vda"]));
   });
 
   qemu.test("ends snapshots that keep nothing any more, and no undo brings them back", async () => {
@@ -77,7 +64,11 @@ describe("a merge into a sealed image", () => {
     await bench.run(mergeRequest(bench, ["vdc"], { from: vdc!.chain[1]!.image }));
     await bench.snapshot({ vdb: "b9.qcow2" });
     await bench.commit(id);
-    expect(Object.keys(await contents(bench)).sort()).toEqual(["mon vda", "mon vdb", "null vdb"]);
+    expect(Object.keys(await readSnapshotContents(bench, "name")).sort()).toEqual([
+      "mon vda",
+      "mon vdb",
+      "null vdb",
+    ]);
     await bench.undo();
     const left = await listSnapshots(await bench.session(), {});
     expect(left.map(({ name, devices }) => [name, devices.map(({ device }) => device)])).toEqual([
@@ -88,14 +79,14 @@ describe("a merge into a sealed image", () => {
   qemu.test("takes with it a snapshot of the same transaction", async () => {
     const bench = await makeWorkbench();
     await takeAll(bench, ["mon"]);
-    const kept = await contents(bench);
+    const kept = await readSnapshotContents(bench, "name");
     const id = await bench.begin();
     await bench.snapshot({ vda: "a9.qcow2" }, { name: "tue" });
     const { actions } = await bench.run(mergeRequest(bench, ["vda"]));
     expect(actions[0]?.snapshotsGivenUp).toEqual([{ number: null, name: "tue" }]);
     await bench.snapshot({ vda: "a10.qcow2" }, { name: "wed" });
     await bench.commit(id);
-    const now = await contents(bench);
+    const now = await readSnapshotContents(bench, "name");
     expect(pick(now, ["wed vda"])).toEqual(kept);
     expect(now["wed vda"]).toMatch(/^true /);
   });

@@ -5,7 +5,7 @@ import { chmodSync, existsSync } from "node:fs";
 import path from "node:path";
 import { describe, expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
-import { run, runWell } from "../../helpers/qemu-programs.ts";
+import { createOverlay, run, runWell } from "../../helpers/qemu-programs.ts";
 import { LoopDisk } from "../../helpers/loop-disk.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { compareWithBefore, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
@@ -61,20 +61,7 @@ function makePair(folder: string, name: string): void {
   writeGuest(below!, format, "write -P 7 3k 900k", "write -P 8 1047k 700k", `write -P 9 ${size - 1024} 1024`);
   for (const line of more)
     runWell("qemu-img", ...line.split(" ").map((word) => (word === "BASE" ? below! : word)));
-  runWell(
-    "qemu-img",
-    "create",
-    "-q",
-    "-f",
-    "qcow2",
-    ...words(overlay),
-    "-b",
-    below!,
-    "-F",
-    format,
-    above!,
-    String(SIZE),
-  );
+  createOverlay(above!, { name: below!, format }, String(SIZE), ...words(overlay));
   writeGuest(above!, "qcow2", "write -P 1 1M 300k", "write -P 2 5k 1536", `write -P 3 ${SIZE - 512} 512`);
   writeGuest(
     above!,

@@ -7,7 +7,7 @@ import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import type { ActionRequest } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { runWell, startQemuDaemon } from "../../helpers/qemu-programs.ts";
+import { createOverlay, runWell, startQemuDaemon } from "../../helpers/qemu-programs.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { stateOf } from "../../helpers/transaction/mirroring.ts";
 import { pull, rebase } from "../../helpers/transaction/new-backings.ts";
@@ -33,18 +33,7 @@ describe("nothing is changed, and said why,", () => {
     "where it would stand on itself, on what others write to, or on what they have open",
     async () => {
       const bench = await makeWorkbench();
-      runWell(
-        "qemu-img",
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-b",
-        "a.qcow2",
-        "-F",
-        "qcow2",
-        bench.at("over.qcow2"),
-      );
+      createOverlay(bench.at("over.qcow2"), { name: "a.qcow2", format: "qcow2" });
       await refused(bench, rebase("vda", bench.at("a.qcow2")), { code: "E_REFUSED", message: /on itself/ });
       await refused(bench, rebase("vda", bench.at("over.qcow2")), {
         code: "E_REFUSED",

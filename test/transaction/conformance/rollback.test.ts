@@ -4,9 +4,9 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { listSnapshots, type RollbackRequest } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
-import { guestDigest, openGuest, openHostImage } from "../../helpers/guest-content.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { readSnapshotContents } from "../../helpers/transaction/snapshot-contents.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
@@ -22,19 +22,6 @@ async function write(bench: Workbench, device: string, pattern: number): Promise
   writeGuest(found.image, found.format, `write -P ${pattern} 0 64k`);
 }
 
-/** What each snapshot keeps, read without the code under test: by its number and the device. */
-async function contents(bench: Workbench): Promise<Record<string, string>> {
-  const snapshots = await listSnapshots(await bench.session(), {});
-  return Object.fromEntries(
-    snapshots.flatMap(({ number, devices }) =>
-      devices.map(({ device, image, format, intact }) => [
-        `${number} ${device}`,
-        `${intact} ${guestDigest(openGuest(openHostImage, image, format))}`,
-      ]),
-    ),
-  );
-}
-
 describe("a rollback", () => {
   qemu.test("goes back and forth as often as one likes, and no snapshot ever changes", async () => {
     const bench = await makeWorkbench();
@@ -44,13 +31,13 @@ describe("a rollback", () => {
       await bench.snapshot({}, { kind: "snapshot-group", targets: [], isOfAll: true, name });
       states.set(name, (await bench.content())["vda"]);
     }
-    let kept = await contents(bench);
+    let kept = await readSnapshotContents(bench, "number");
     for (const [round, name] of ["tue", "mon", "wed", "tue", "mon"].entries()) {
       await write(bench, "vda", 100 + round);
       const before = (await bench.content())["vda"];
       await bench.run(request(name));
       expect((await bench.content())["vda"], `to ${name}`).toBe(states.get(name));
-      const now = await contents(bench);
+      const now = await readSnapshotContents(bench, "number");
       expect(now, `after ${name}`).toMatchObject(kept);
       kept = now;
       // What was left is the newest snapshot: going forward again is the same command.
@@ -58,7 +45,7 @@ describe("a rollback", () => {
       expect(newest?.name).toMatch(/^before rollback to /);
       await bench.run(request(String(newest?.number)));
       expect((await bench.content())["vda"]).toBe(before);
-      kept = await contents(bench);
+      kept = await readSnapshotContents(bench, "number");
     }
   });
 

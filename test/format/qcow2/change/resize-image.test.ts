@@ -13,7 +13,7 @@ import { startProcess } from "../../../crash/simulated/simulated-process.ts";
 import { openGuest } from "../../../helpers/guest-content.ts";
 import { oracle } from "../../../helpers/oracles.ts";
 import { structureProblems } from "../../../helpers/qcow2-structure.ts";
-import { runWell } from "../../../helpers/qemu-programs.ts";
+import { createOverlay, runWell } from "../../../helpers/qemu-programs.ts";
 import { errorFrom } from "../../../helpers/expect-error.ts";
 import { makeFolder } from "../../../helpers/temporary-folder.ts";
 
@@ -62,21 +62,7 @@ describe("a grown disk", () => {
     runWell("qemu-img", "create", "-q", "-f", "raw", base!, "8M");
     runWell("qemu-io", "-f", "raw", "-c", "write -P 5 0 8M", base!);
     for (const path of [image!, theirs!]) {
-      runWell(
-        "qemu-img",
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-o",
-        "cluster_size=4k",
-        "-b",
-        base!,
-        "-F",
-        "raw",
-        path,
-        "1022k",
-      );
+      createOverlay(path, { name: base!, format: "raw" }, "1022k", "-o", "cluster_size=4k");
     }
     await grow(image!, 6 * K * K);
     runWell("qemu-img", "resize", "-q", theirs!, "6M");
