@@ -31,7 +31,7 @@ export const qemuVersionOption: OptionDefinition = {
 /** Of the last value that was given, else of the environment. E_USAGE for a version that is none of them. */
 export function readQemuVersion(given: readonly string[], { env }: Pick<CliContext, "env">): QemuVersion {
   const last = given.at(-1);
-  const inherited = env["IMGTX_QEMU_IMG"];
+  const inherited = env[VARIABLE];
   if (last === undefined && (inherited === undefined || inherited === "")) return CURRENT;
   const text = last ?? inherited ?? "";
   const version = WORDS.get(text);
