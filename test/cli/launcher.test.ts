@@ -252,6 +252,15 @@ describe("a batch as a process", () => {
   });
 });
 
+test("the bundle measures wide names as a terminal shows them", async () => {
+  const add = "truncate -s 1M 日本.raw && imgtx device add vda 日本.raw --format raw -q";
+  const { status, stdout } = await runShell(
+    `mkdir wide && cd wide && ${add} && imgtx snapshot vda over.qcow2`,
+  );
+  expect(status).toBe(0);
+  expect(stdout).toMatch(/over\.qcow2 {2}qcow2, active layer\n.*日本\.raw {4}raw, base\n/);
+});
+
 describe("txn exec as a process", () => {
   beforeAll(async () => {
     await mkdir(`${folder}/disks`);

@@ -4,9 +4,12 @@
 import stringWidth from "string-width";
 import type { Canvas } from "./canvas.ts";
 
+/** Most texts are: what measures others is loaded for the first of those (see build.ts). */
+const PLAIN = /^[ -~]*$/;
+
 /** In columns of a terminal: wide characters take two, and marks that combine none. */
 export function widthOf(text: string): number {
-  return stringWidth(text);
+  return PLAIN.test(text) ? text.length : stringWidth(text);
 }
 
 /** `7f3k2m9qa1 (nightly)`: by what imgtx calls it, and what somebody has named it. */
