@@ -1,5 +1,6 @@
-#!/usr/bin/env node
-// The launcher. `--version` is answered here, before anything is loaded; that this folder is CommonJS
+#!/usr/bin/env -S -u NODE_EXTRA_CA_CERTS IMGTX_CA_CERTS=${NODE_EXTRA_CA_CERTS} node
+// The launcher. Node would read the certificates of NODE_EXTRA_CA_CERTS at each start, which takes longer than
+// most commands, and imgtx talks to nobody: it is started without, and what it starts gets them back. `--version` is answered here, before anything is loaded; that this folder is CommonJS
 // (its package.json says so) and that the answer is written straight to the descriptor is for its speed.
 // The process is not made to end: it ends by itself, with the exit code that is set, when its output has
 // been written.
@@ -30,6 +31,7 @@ function print(text) {
 }
 
 async function start() {
+  giveCertificatesBack();
   // Whoever waits for a lock of this process reads its name in /proc, where it would be called "node".
   process.title = [isQemuImg ? "qemu-img" : "imgtx", ...process.argv.slice(2)].join(" ");
   const file = `${__dirname.slice(0, -"/bin".length)}/dist/${needsImg() ? "imgtx-img" : "imgtx"}.cjs`;
@@ -42,6 +44,13 @@ async function start() {
     return;
   }
   await bundle.exports.launch({ writeDirectly: writeSync, isTerminal, mayBeClosed });
+}
+
+/** Hooks and the commands of transactions are other programs, and may talk to anybody. */
+function giveCertificatesBack() {
+  const { IMGTX_CA_CERTS: certificates } = process.env;
+  if (certificates) process.env.NODE_EXTRA_CA_CERTS = certificates;
+  delete process.env.IMGTX_CA_CERTS;
 }
 
 /** A package has no sources, so whoever installed it can't build it: it was packed wrongly. */

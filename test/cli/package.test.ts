@@ -2,7 +2,7 @@
 // own, with nothing beside it but what package.json says that it needs to run.
 
 import { execFileSync, spawnSync, type SpawnSyncReturns } from "node:child_process";
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { isBuiltin } from "node:module";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -16,13 +16,21 @@ interface Manifest {
   readonly dependencies: Readonly<Record<string, string>>;
 }
 
+/** What npm answers: newer ones by the name of the package. */
+interface PackList {
+  readonly imgtx?: PackList;
+  readonly files: readonly { readonly path: string }[];
+}
+
+const INSTALLED = "lib/node_modules/imgtx";
+
 let folder = "";
 let packed: readonly string[] = [];
 let manifest: Manifest;
 
 beforeAll(async () => {
   folder = await mkdtemp(`${tmpdir()}/imgtx-package-`);
-  // A copy, as a clone has it: packing builds, and takes the bundle from nobody here.
+  // A copy, as a clone has it: nothing is installed there, and publishing it builds what is packed after.
   const clone = `${folder}/clone`;
   await mkdir(clone);
   for (const name of await readdir(TOP)) {
@@ -30,20 +38,18 @@ beforeAll(async () => {
       await cp(`${TOP}/${name}`, `${clone}/${name}`, { recursive: true });
     }
   }
-  await symlink(`${TOP}/node_modules`, `${clone}/node_modules`);
-  const file = execFileSync("npm", ["pack", "--silent"], { cwd: clone, encoding: "utf8" }).trim();
-  execFileSync("tar", ["xzf", `${clone}/${file}`, "-C", folder]);
-
-  const installed = `${folder}/lib/node_modules`;
-  await mkdir(installed, { recursive: true });
-  await cp(`${folder}/package`, `${installed}/imgtx`, { recursive: true });
-  packed = (await readdir(`${installed}/imgtx`, { recursive: true })).sort();
-  manifest = JSON.parse(await readFile(`${installed}/imgtx/package.json`, "utf8")) as Manifest;
-  for (const name of Object.keys(manifest.dependencies)) {
-    await cp(`${TOP}/node_modules/${name}`, `${installed}/${name}`, { recursive: true });
-  }
-  // koffi's own: the machine code for this platform.
-  await cp(`${TOP}/node_modules/@koromix`, `${installed}/@koromix`, { recursive: true });
+  const npm = (...words: readonly string[]): string =>
+    execFileSync("npm", [...words, "--prefer-offline"], {
+      cwd: clone,
+      encoding: "utf8",
+      stdio: "pipe",
+    }).trim();
+  const list = JSON.parse(npm("publish", "--dry-run", "--json")) as PackList;
+  packed = (list.imgtx ?? list).files.map(({ path }) => path).sort();
+  const file = npm("pack", "--silent", "--ignore-scripts");
+  npm("install", "--global", "--ignore-scripts", "--prefix", folder, `./${file}`);
+  manifest = JSON.parse(await readFile(`${folder}/${INSTALLED}/package.json`, "utf8")) as Manifest;
+  await mkdir(`${folder}/empty`);
 });
 
 afterAll(async () => {
@@ -51,8 +57,7 @@ afterAll(async () => {
 });
 
 function runInstalled(words: readonly string[], env = process.env): SpawnSyncReturns<string> {
-  const program = `${folder}/lib/node_modules/imgtx/bin/imgtx.js`;
-  return spawnSync(program, words, { cwd: `${folder}/empty`, encoding: "utf8", env });
+  return spawnSync(`${folder}/bin/imgtx`, words, { cwd: `${folder}/empty`, encoding: "utf8", env });
 }
 
 test("a package holds the launcher, the built code, licences and all man pages, and no sources", async () => {
@@ -75,7 +80,6 @@ test("a package holds the launcher, the built code, licences and all man pages, 
 });
 
 test("an installed package works in an empty folder, with only what it depends on beside it", async () => {
-  await mkdir(`${folder}/empty`);
   expect(runInstalled(["--version"])).toMatchObject({ status: 0, stdout: `imgtx ${manifest.version}\n` });
   expect(runInstalled("img create -q -f qcow2 a.qcow2 1M".split(" "))).toMatchObject({ status: 0 });
   expect(runInstalled(["device", "add", "vda", "a.qcow2"])).toMatchObject({ status: 0, stderr: "" });
@@ -85,10 +89,32 @@ test("an installed package works in an empty folder, with only what it depends o
   expect(tree.stdout).toContain("\u001b[");
 });
 
+test("installed globally it brings its man pages, its completions, and koffi alone", async () => {
+  const pages = await readdir(`${folder}/share/man`, { recursive: true });
+  expect(pages).toEqual(
+    expect.arrayContaining(["man1/imgtx.1", "man1/imgtx-snapshot-group.1", "man5/imgtx-journal.5"]),
+  );
+  for (const shell of ["bash", "zsh", "fish"]) {
+    const { status, stdout } = runInstalled(["completion", shell]);
+    expect({ status, isThere: stdout.includes("snapshot-group") }).toEqual({ status: 0, isThere: true });
+  }
+  const packages = await readdir(`${folder}/${INSTALLED}/node_modules`);
+  expect(packages.filter((name) => !name.startsWith("."))).toEqual(["@koromix", "koffi"]);
+});
+
+test("Node is started without extra certificates, and what a transaction starts gets them", () => {
+  const certificates = `${folder}/no-such-certificates.pem`;
+  const env = { ...process.env, NODE_EXTRA_CA_CERTS: certificates };
+  const show = `echo "$NODE_EXTRA_CA_CERTS, $(env | grep -c ^IMGTX_CA_CERTS)"`;
+  const result = runInstalled(["txn", "exec", "-q", "--", "sh", "-c", show], env);
+  // Node warns of certificates that it can't read.
+  expect(result).toMatchObject({ status: 0, stdout: `${certificates}, 0\n`, stderr: "" });
+});
+
 test("the built code asks for no package but those that package.json says it needs", async () => {
   const wanted = new Set<string>();
   for (const name of packed.filter((each) => /^dist\/.*\.cjs$/.test(each))) {
-    const code = await readFile(`${folder}/package/${name}`, "utf8");
+    const code = await readFile(`${folder}/${INSTALLED}/${name}`, "utf8");
     for (const [, request = ""] of code.matchAll(/\brequire\w*\("([^"]+)"\)/g)) {
       if (!request.startsWith(".") && !isBuiltin(request)) wanted.add(request);
     }
