@@ -8,7 +8,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
-import { describeChanges, type Fingerprint, shellQuote } from "../format/index.ts";
+import { describeChanges, describeDoubt, type Fingerprint, shellQuote } from "../format/index.ts";
 import { isCount, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
 import type { ChainEntry, DeviceEntry, FenceEntry } from "./device-entry.ts";
 import { isDeviceEntry } from "./entry-shape.ts";
@@ -242,7 +242,8 @@ export interface FingerprintChange {
 
 /**
  * The entry with what some of its images, or of its mirror's, look like now. What a mirror is in sync with is
- * renewed only where it was that before: what somebody else wrote since must go on to tell that it is not.
+ * renewed only where it was that before, without a doubt: what somebody else wrote since, or may have written, must go on
+ * to tell that it is not.
  */
 export function withFingerprints(
   entry: DeviceEntry,
@@ -253,7 +254,8 @@ export function withFingerprints(
     const change = changed.get(image);
     if (!change) return known;
     const { before, now } = change;
-    return always || !before || describeChanges(known, before).length === 0 ? now : known;
+    const isKnown = !before || (describeChanges(known, before).length === 0 && !isInDoubt(known, before));
+    return always || isKnown ? now : known;
   };
   const renew = (chain: readonly ChainEntry[], always: boolean): ChainEntry[] =>
     chain.map((element) => ({
@@ -280,6 +282,11 @@ export function withFingerprints(
       source: renew(mirror.source, false),
     },
   };
+}
+
+/** Of what the transaction has made itself, no change time is kept before it has its name. */
+function isInDoubt(known: Fingerprint, before: Fingerprint): boolean {
+  return known.changedNs !== undefined && describeDoubt(known, before) !== undefined;
 }
 
 /** What several chains have stays one object. */

@@ -48,6 +48,7 @@ export {
   emptyImage,
   judgeResize,
   type Preallocated,
+  preallocatedBeside,
   type Preallocation,
   resizeImage,
 } from "./qcow2/change/resize-image.ts";

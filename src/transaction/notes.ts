@@ -287,6 +287,7 @@ const ROWS = {
 
   // Of sizes and internal snapshots.
   "has that size": row({ sizeBytes: isCount }, ({ sizeBytes }) => `it has ${sayBytes(sizeBytes)} already`),
+  "mirror resized": row(IMAGE, ({ image }) => `its mirror ${quoteName(image)} gets the same size`),
   resized: row(
     { before: isCount, after: isCount },
     ({ before, after }) => `from ${sayBytes(before)} to ${sayBytes(after)}`,

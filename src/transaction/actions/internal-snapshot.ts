@@ -16,8 +16,8 @@ import type { Note } from "../notes.ts";
 import type { InternalSnapshotRequest } from "../request.ts";
 import type { Action, Plan } from "./plan/action.ts";
 import { changeOf, planInPlace } from "./plan/in-place.ts";
-import { mirrorKeepsSize } from "./plan/mirroring.ts";
 import { assertNothingStandsOn } from "./plan/overlays-of.ts";
+import { planMirrorResizing } from "./plan/resizing.ts";
 
 export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
   saying: {
@@ -58,11 +58,18 @@ export const internalSnapshotApply: Action<InternalSnapshotRequest> = {
       const entry = await pickSnapshot(top, snapshot);
       const unread = await assertNothingStandsOn(top.path, "would show another content", context);
       const virtualSizeBytes = entry.diskSize ?? top.virtualSizeBytes;
-      if (mirror && virtualSizeBytes !== top.virtualSizeBytes) throw mirrorKeepsSize(device, mirror);
+      const twin = await planMirrorResizing(device, top, virtualSizeBytes, context);
       return {
-        notes: [...noteVmState(entry, { stays: true }), ...noteSize(top, virtualSizeBytes), ...unread],
+        notes: [
+          ...noteVmState(entry, { stays: true }),
+          ...noteSize(top, virtualSizeBytes),
+          ...unread,
+          ...twin.notes,
+        ],
         // What the mirror holds is not what the disk holds then: both are compared next time.
         after: { virtualSizeBytes, mirror: mirror && { ...mirror, source: [] } },
+        before: twin.redo,
+        reads: twin.chains,
         redo: changeOf(top, async (link) => await applySnapshot(link, link.file, entry), { discards: true }),
       };
     });

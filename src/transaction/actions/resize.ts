@@ -22,9 +22,8 @@ import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
 import { changeOf, planInPlace } from "./plan/in-place.ts";
-import { mirrorKeepsSize } from "./plan/mirroring.ts";
 import { assertNothingStandsOn } from "./plan/overlays-of.ts";
-import { planResizing } from "./plan/resizing.ts";
+import { planMirrorResizing, planResizing } from "./plan/resizing.ts";
 
 export const resize: Action<ResizeRequest> = {
   saying: { noun: "resize", done: "resized", planned: "would be resized" },
@@ -54,19 +53,26 @@ export const resize: Action<ResizeRequest> = {
         changes: [],
       };
     }
-    if (entry.mirror) throw mirrorKeepsSize(entry, entry.mirror);
     let unread: Note[] = [];
     await withPlace({ device, image: top.path }, async () => {
       if (sizeBytes < before) unread = await assertMayShrink(chain, sizeBytes, request, context);
       await judgeResize(chain, sizeBytes, request.preallocation);
     });
-    const redo = planResizing(top, sizeBytes, context, request.preallocation);
+    const twin = await planMirrorResizing(entry, top, sizeBytes, context);
+    const redo = [...planResizing(top, sizeBytes, context, request.preallocation), ...twin.redo];
     const files = redo.map(({ link: { path } }) => ({ path, change: "change" as const }));
     return {
       ...common,
-      reports: [{ ...report, files, notes: [{ code: "resized", before, after: sizeBytes }, ...unread] }],
+      reports: [
+        {
+          ...report,
+          files,
+          notes: [{ code: "resized", before, after: sizeBytes }, ...unread, ...twin.notes],
+        },
+      ],
       changes: [{ device, after: { ...entry, ...placeOf(chain), virtualSizeBytes: sizeBytes } }],
       redo,
+      chains: [...common.chains, ...twin.chains],
     };
   },
 };
@@ -108,15 +114,16 @@ export const amend: Action<AmendRequest> = {
       const sizeBytes = wanted ?? top.virtualSizeBytes;
       const isResized = sizeBytes !== top.virtualSizeBytes;
       if (isResized) {
-        if (entry.mirror) throw mirrorKeepsSize(entry, entry.mirror);
         assertNotSmaller(top, sizeBytes);
         await judgeResize({ links: [afterUpgrade(top, amendment), ...chain.links.slice(1)] }, sizeBytes);
       }
       const resizing = isResized ? planResizing(top, sizeBytes, context) : [];
+      const twin = await planMirrorResizing(entry, top, sizeBytes, context);
       return {
-        notes: isResized ? [noteResized(top, sizeBytes)] : [],
+        notes: [...(isResized ? [noteResized(top, sizeBytes)] : []), ...twin.notes],
         after: { virtualSizeBytes: sizeBytes },
-        before: resizing.slice(0, -1),
+        before: [...resizing.slice(0, -1), ...twin.redo],
+        reads: twin.chains,
         redo: changeOf(
           top,
           async (link, transaction) => {

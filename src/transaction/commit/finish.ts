@@ -189,7 +189,9 @@ async function moveOn(
     const closing = closingTable(table, state, redone, written);
     const planned = withLooksOfKept(nextTable(table, state, commit, closing), closing, state, redone);
     const late = imagesCopiedLate(state, planned);
-    for (const image of late) if (!changed.has(image)) changed.set(image, NOT_COPIED_YET);
+    // Also where it is larger or smaller already: what it looks like is told when all is copied.
+    for (const image of late)
+      if (redone.has(image) || !changed.has(image)) changed.set(image, NOT_COPIED_YET);
     const before = lastSeen(state);
     const looks = new Map([...(how.looks ?? []), ...changed]);
     // What others wrote below the device is the device's, and has not been copied to any mirror.

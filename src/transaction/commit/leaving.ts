@@ -4,6 +4,7 @@ import {
   type ChainEntry,
   type DeviceEntry,
   type DeviceTable,
+  filesOfDevice,
   filesOfEntry,
   findDevice,
 } from "../../device/index.ts";
@@ -52,12 +53,9 @@ export function leavesUnfenced(left: readonly LeftImage[], state: TransactionSta
   return left.some(({ image, stays, isFrozen }) => !stays && !isFrozen && !fenced.has(image));
 }
 
-/** Every image in a chain of the transaction's devices, as the table has them. */
-export function imagesUsed(table: DeviceTable, state: TransactionState): ReadonlySet<string> {
-  return imagesOf(table, heldDevices(state));
-}
-
-function imagesOf({ devices }: DeviceTable, names: readonly string[]): ReadonlySet<string> {
-  const chains = devices.filter(({ name }) => names.includes(name)).flatMap(({ chain }) => chain);
-  return new Set(chains.flatMap(filesOfEntry).map(({ image }) => image));
+/** Every image of the transaction's devices and of their mirrors, as the table has them. */
+export function imagesUsed({ devices }: DeviceTable, state: TransactionState): ReadonlySet<string> {
+  const held = heldDevices(state);
+  const files = devices.filter(({ name }) => held.includes(name)).flatMap(filesOfDevice);
+  return new Set(files.map(({ image }) => image));
 }

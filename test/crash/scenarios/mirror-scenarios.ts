@@ -23,6 +23,13 @@ export const OTHER_RAW: SampleFile = { path: "ws/other.raw", bytes: sampleRaw(64
 const WRITE_VDA = step("img convert -n -f qcow2 -O qcow2 other.qcow2 a.qcow2");
 const WRITE_VDB = step("img convert -n -f raw -O raw other.raw b.raw");
 
+const WITH_MIRRORS = {
+  "ws/a.qcow2": "qcow2",
+  "ws/b.raw": "raw",
+  "ws/m.qcow2": "qcow2",
+  "ws/n.raw": "raw",
+} as const;
+
 function onMirrored(
   name: string,
   prepare: readonly Step[],
@@ -64,6 +71,19 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
     [step("mirror vda m.qcow2 --bitmap"), step("mirror vda --cancel")],
     { changing: { "ws/a.qcow2": "qcow2" } },
   ),
+  onMirrored(
+    "two mirrors get the sizes of their devices",
+    [step("mirror vda=m.qcow2 vdb=n.raw")],
+    [step("resize vda 320k"), step("resize vdb 60k --shrink --force"), step("mirror vda=m.qcow2 vdb=n.raw")],
+    { changing: WITH_MIRRORS, studied: [0, 1] },
+  ),
+  onMirrored("a mirror that is behind grows, and is brought in sync", MIRRORED, [step("txn run batch")], {
+    changing: WITH_MIRRORS,
+    files: filesOf(TWO, [
+      OTHER,
+      { path: "ws/batch", bytes: Buffer.from("mirror vda\nresize vda +64k\nmirror vda\n") },
+    ]),
+  }),
   onMirrored("bring a mirror in sync", MIRRORED, [step("mirror vda"), step("mirror vda")]),
   onMirrored(
     "bring two mirrors in sync",

@@ -57,10 +57,10 @@ test("a device is frozen anew that is unfrozen first", async () => {
 test("what a later action would be refused for is found, and by which", async () => {
   const bench = await makeOldBench();
   const failure = await failureOf(
-    async () => await tryOut(bench, [larger(65_536), track(bench), larger(512)]),
+    async () => await tryOut(bench, [larger(65_536), track(bench), larger(-512)]),
   );
   expect(failure).toMatchObject({ code: "E_REFUSED", device: "vda" });
-  expect(failure.message).toContain("it has a mirror of the present size");
+  expect(failure.message).toContain("--shrink");
 });
 
 test("in an open transaction its redo logs stay as they are", async () => {

@@ -105,9 +105,6 @@ function judgePreallocation(
   if (header === undefined && preallocation === "metadata") {
     throw new ImgtxError("E_UNSUPPORTED", "Unsupported preallocation mode: metadata", place);
   }
-  if (header?.hasExternalDataFile) {
-    throw new ImgtxError("E_UNSUPPORTED", "imgtx preallocates nothing in an external data file", place);
-  }
 }
 
 /** What of a file is to get its blocks in advance; isFull: by zeros that are written, where there are holes. */
@@ -194,6 +191,15 @@ function preallocated(mode: Preallocation, start: number, end: number): Prealloc
   return isOfFile && end > start ? { start, lengthBytes: end - start, isFull: mode === "full" } : undefined;
 }
 
+/** What of the image's external data file the caller is to preallocate, where the disk becomes larger. */
+export function preallocatedBeside(
+  { header, virtualSizeBytes }: Pick<ChainLink, "header" | "virtualSizeBytes">,
+  sizeBytes: number,
+  mode: Preallocation,
+): Preallocated | undefined {
+  return preallocated(mode, alignUp(virtualSizeBytes, header?.clusterSizeBytes ?? 1), sizeBytes);
+}
+
 interface NewSize {
   readonly sizeBytes: number;
   readonly preallocation: Preallocation;
@@ -244,7 +250,8 @@ async function growQcow2(
   opened: OpenedImage,
   { sizeBytes, preallocation }: NewSize,
 ): Promise<Preallocated | undefined> {
-  const { clusterBits, clusterSizeBytes, hasExtendedL2, hasRawExternalData, l1Size } = link.header;
+  const { clusterBits, clusterSizeBytes, hasExtendedL2, hasExternalDataFile, hasRawExternalData, l1Size } =
+    link.header;
   const open = openCountedOnce(files);
   if (await hasTablesBehindEnd(link, files.file)) {
     const state = await open(link);
@@ -255,19 +262,18 @@ async function growQcow2(
   }
   const isL1Larger = countL1Entries(sizeBytes, clusterBits, hasExtendedL2) > l1Size;
   if (isL1Larger) await growL1Table(await rereadHeader(link, files.file), files, sizeBytes, open);
-  if (hasRawExternalData) {
-    await files.dataFile.truncate(sizeBytes);
-    await files.dataFile.flush("larger-data-file");
-  }
   const start = link.virtualSizeBytes;
   const clusterEnd = alignUp(start, clusterSizeBytes);
+  if (hasRawExternalData || (hasExternalDataFile && preallocation !== "off")) {
+    await growDataFile(files.dataFile, { clusterEnd, sizeBytes, preallocation });
+  }
   let taken: Preallocated | undefined;
   if (preallocation !== "off" && clusterEnd < sizeBytes) {
     const state = await open({ ...(await rereadHeader(link, files.file)), virtualSizeBytes: sizeBytes });
     await state.begin();
     const range = await preallocate(state, start, sizeBytes);
     await state.finish();
-    taken = preallocated(preallocation, range.start, range.end);
+    if (!hasExternalDataFile) taken = preallocated(preallocation, range.start, range.end);
   }
   // What is below, and what a larger disk has left in the rest of the last cluster.
   const below = preallocation === "off" ? (opened.layers[1]?.virtualSizeBytes ?? 0) : 0;
@@ -276,6 +282,17 @@ async function growQcow2(
   const grown = { ...(await rereadHeader(link, files.file)), virtualSizeBytes: sizeBytes };
   await hide(grown, await open(grown), opened, guestRange(start, end - start));
   return taken;
+}
+
+async function growDataFile(
+  dataFile: StorageFile,
+  { clusterEnd, sizeBytes, preallocation }: NewSize & { readonly clusterEnd: number },
+): Promise<void> {
+  // Clusters that lead there show what it has: nobody has written to them yet, whatever was there before.
+  const isLonger = preallocation !== "off" && clusterEnd < (await dataFile.stat()).sizeBytes;
+  if (isLonger) await dataFile.truncate(clusterEnd);
+  await dataFile.truncate(sizeBytes);
+  await dataFile.flush("larger-data-file");
 }
 
 type OpenState = (link: Qcow2Link) => Promise<WriterState>;

@@ -1,9 +1,9 @@
 // Clusters for a part of the disk that nothing was written to yet: its entries say data, and lead past all that the file
-// has, where everything reads as zeros.
+// has, where everything reads as zeros; in an external data file to their own places.
 //
 // Invariant: no cluster that was given back is taken, since it still has what was in it.
 
-import { type HostOffset, hostOffset, offsetBy, startOf } from "../../../units/index.ts";
+import { clusterIndex, type HostOffset, hostOffset, offsetBy, startOf } from "../../../units/index.ts";
 import { countL2Entries, measureL2Entry } from "../codec/l2-table.ts";
 import { makeEntryLayout, writeDataEntry } from "./plan-write.ts";
 import type { WriterState } from "./writer-state.ts";
@@ -11,7 +11,10 @@ import type { WriterState } from "./writer-state.ts";
 /** After so many tables they are written out. */
 const TABLES_AT_ONCE = 64;
 
-/** From the first cluster that begins at start or later up to end. Returns from where on, and up to where, the file has them. */
+/**
+ * From the first cluster that begins at start or later up to end. Returns from where on, and up to where, the image's own file
+ * has them. What an external data file has there has to read as zeros already.
+ */
 export async function preallocate(
   state: WriterState,
   start: number,
@@ -29,7 +32,9 @@ export async function preallocate(
     const first = cluster % perTable;
     const last = Math.min(perTable, first + stop - cluster);
     for (let index = first; index < last; ) {
-      const run = await state.allocateAtEnd(last - index);
+      const run = header.hasExternalDataFile
+        ? { first: clusterIndex(cluster + index - first), clusters: last - index }
+        : await state.allocateAtEnd(last - index);
       for (let at = 0; at < run.clusters; at += 1, index += 1) {
         writeDataEntry(table, index, startOf(offsetBy(run.first, at), clusterBytes), layout);
       }

@@ -114,15 +114,6 @@ async function assertCopies(
   });
 }
 
-/** The disk is to have another size than its mirror. */
-export function mirrorKeepsSize({ name: device, image }: DeviceEntry, mirror: MirrorEntry): ImgtxError {
-  return new ImgtxError("E_REFUSED", `it has a mirror of the present size, '${mirror.image}'`, {
-    device,
-    image,
-    hint: `forget it with \`imgtx mirror ${device} --cancel\`, and make it anew afterwards`,
-  });
-}
-
 function assertSameSize(device: string, top: ChainLink, twin: ChainLink): void {
   if (top.virtualSizeBytes === twin.virtualSizeBytes) return;
   throw new ImgtxError(
