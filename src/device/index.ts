@@ -50,9 +50,10 @@ export { findWorkspace, isWorkspaceMade, workspaceAt } from "./find-workspace.ts
 export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts";
 export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";
 export { findLostHooks, type HookRecord, keepHookRecord, removeHookRecord } from "./hook-records.ts";
-export { makeWorkspace } from "./make-workspace.ts";
+export { makeFolderBeside, makeWorkspace } from "./make-workspace.ts";
 export { unmakeWorkspace } from "./unmake-workspace.ts";
 export { assertOwn, describeCopy, howToAdopt } from "./standing.ts";
+export { fileBesidePath, type FileBeside, isFileBeside } from "./files-beside.ts";
 export { readTable } from "./present-table.ts";
 export {
   assertSnapshotName,

@@ -52,6 +52,15 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
   }
 }
 
+/** The folder of files that snapshots keep beside disks, durably: before a journal names a file in it. */
+export async function makeFolderBeside(workspace: Workspace): Promise<void> {
+  const { storage } = workspace;
+  const { own, beside } = pathsOf(workspace);
+  await makeFolderUnlessThere(storage, beside);
+  // Also where it is there: whoever made it may have died before it was durable.
+  await storage.flushFolder(own, "folder of files beside");
+}
+
 /** The folder beside an image. What has its name already may be another user's, or lead elsewhere. */
 async function makeRoot({ storage, root }: Workspace): Promise<void> {
   await makeFolderUnlessThere(storage, root);

@@ -11,6 +11,7 @@ import { ImgtxError } from "../errors/index.ts";
 import { isCount, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
 import type { ChainEntry, DeviceEntry } from "./device-entry.ts";
 import { isChain } from "./entry-shape.ts";
+import { type FileBeside, isFileBeside } from "./files-beside.ts";
 import { openSealed, sealJson } from "./sealed-json.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
 
@@ -35,6 +36,8 @@ export interface Snapshot {
   /** ISO 8601, UTC. */
   readonly created: string;
   readonly devices: readonly SealedDevice[];
+  /** Small files of the machine, kept beside. Left out: none. */
+  readonly files?: readonly FileBeside[] | undefined;
 }
 
 /** A snapshot in the table: what is needed to find it. */
@@ -88,6 +91,7 @@ const isSnapshot = objectOf<Snapshot>({
       isMade: orAbsent((value): value is boolean => typeof value === "boolean"),
     }),
   ),
+  files: orAbsent(listOf(isFileBeside)),
 });
 
 /** What a device is sealed as: its chain down to the first image that an earlier snapshot of it has sealed. */

@@ -28,6 +28,7 @@ export const pathsOf = (workspace: Workspace) => ({
   table: `${workspace.root}/.imgtx/table.json`,
   history: `${workspace.root}/.imgtx/history`,
   snapshots: `${workspace.root}/.imgtx/snapshots`,
+  beside: `${workspace.root}/.imgtx/beside`,
   journals: `${workspace.root}/.imgtx/journal`,
   givenUp: `${workspace.root}/.imgtx/given-up`,
   hooks: `${workspace.root}/.imgtx/hooks`,

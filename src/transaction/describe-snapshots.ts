@@ -3,6 +3,8 @@
 import {
   type ChainEntry,
   type DeviceTable,
+  type FileBeside,
+  fileBesidePath,
   filesOfEntry,
   readingSnapshots,
   readTable,
@@ -17,7 +19,7 @@ import { ImgtxError } from "../errors/index.ts";
 import { describeStatChanges } from "../format/index.ts";
 import type { FileStat } from "../storage/index.ts";
 import type { Session } from "./request.ts";
-import type { SealedDescription, SnapshotDescription } from "./results.ts";
+import type { BesideDescription, SealedDescription, SnapshotDescription } from "./results.ts";
 
 interface Wanted {
   /** Default: all. */
@@ -63,10 +65,12 @@ async function describeOne(look: Look, ref: SnapshotRef): Promise<SnapshotDescri
     const { message, created } = snapshot;
     const devices: SealedDescription[] = [];
     for (const { device } of snapshot.devices) devices.push(await describeSealed(look, snapshot, device));
-    return { number, name, message, created, devices, problem: null };
+    const files: BesideDescription[] = [];
+    for (const one of snapshot.files ?? []) files.push(await look.atBeside(one));
+    return { number, name, message, created, devices, files, problem: null };
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
-    return { number, name, message: null, created: null, devices: [], problem: error.message };
+    return { number, name, message: null, created: null, devices: [], files: [], problem: error.message };
   }
 }
 
@@ -109,6 +113,19 @@ class Look {
     const known = this.#seen.get(key) ?? this.#look(entry);
     this.#seen.set(key, known);
     return await known;
+  }
+
+  async atBeside({ name, copy, sizeBytes, sha256 }: FileBeside): Promise<BesideDescription> {
+    const { storage, root } = this.#workspace;
+    const path = fileBesidePath(root, copy);
+    const found = await storage.statLink(path);
+    const isWhole = found?.kind === "file" && found.sizeBytes === sizeBytes;
+    return {
+      name,
+      sizeBytes,
+      sha256,
+      problem: isWhole ? null : `${path} is ${found ? "not what it was" : "not there"}`,
+    };
   }
 
   async #look(entry: ChainEntry): Promise<Found> {

@@ -240,6 +240,19 @@ const ROWS = {
     },
   ),
 
+  // Of files that snapshots keep beside disks.
+  "file kept beside": row(
+    { ...IMAGE, sizeBytes: isCount },
+    ({ image, sizeBytes }) => `the snapshot keeps ${image} as well (${formatBytes(sizeBytes)})`,
+  ),
+  "file given back": row(
+    { ...IMAGE, how: oneOf("made", "written over", "there already") },
+    ({ image, how }) =>
+      how === "there already"
+        ? `${image} is there already, as it was kept`
+        : `${image} is ${how}; an undo leaves it as it is then`,
+  ),
+
   // Of merges.
   merged: row({ ...IMAGE, stays: isFlag }, ({ image, stays }) =>
     stays ? `${image} stays where it is, and the device needs it no more` : `${image} goes`,

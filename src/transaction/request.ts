@@ -36,6 +36,8 @@ export interface SnapshotRequest {
   readonly overlay: OverlayOptions;
   /** A bitmap that each new active layer gets, which marks what is written from then on. */
   readonly bitmap?: string | undefined;
+  /** Small files of the machine that the snapshot keeps beside: absolute paths. */
+  readonly withFiles?: readonly string[];
 }
 
 export interface ReopenRequest {

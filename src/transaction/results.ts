@@ -149,6 +149,15 @@ export interface SealedDescription {
   readonly problems: readonly string[];
 }
 
+export interface BesideDescription {
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** In hex, as sha256sum prints it. */
+  readonly sha256: string;
+  /** Why it can't be given back; null: it can, as far as its size tells. */
+  readonly problem: string | null;
+}
+
 export interface SnapshotDescription {
   readonly number: number;
   readonly name: string | null;
@@ -156,6 +165,8 @@ export interface SnapshotDescription {
   /** ISO 8601, UTC. Null where its record can't be read. */
   readonly created: string | null;
   readonly devices: readonly SealedDescription[];
+  /** Small files of the machine that it keeps beside. */
+  readonly files: readonly BesideDescription[];
   /** Why its record can't be read; null: it can. */
   readonly problem: string | null;
 }

@@ -8,6 +8,10 @@ export interface RollbackRequest {
   readonly to: string | undefined;
   /** Whether what was active goes, instead of being kept as a snapshot of its own. */
   readonly isDiscarding: boolean;
+  /** Absolute: the folder that gets the files which the snapshot keeps beside. */
+  readonly filesTo?: string | undefined;
+  /** Whether those may be written over files that are there. Default: no. */
+  readonly overwrites?: boolean;
 }
 
 export interface UndoRequest {

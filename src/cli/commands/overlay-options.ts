@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { OverlayOptions } from "../../format/index.ts";
+import type { SnapshotRequest } from "../../transaction/index.ts";
 import type { OptionDefinition } from "../grammar/definition.ts";
 import { readCount, readSizeBytes, type CommandInput } from "../grammar/input.ts";
 import { parseOptionList } from "../grammar/option-list.ts";
@@ -61,7 +62,18 @@ export const SNAPSHOT_OPTIONS: readonly OptionDefinition[] = [
     value: { name: "TEXT", completes: "nothing" },
     about: "a line on why it was taken",
   },
+  {
+    long: "with",
+    value: { name: "FILE", completes: "file" },
+    repeatable: true,
+    about: "keep a small file of the machine too: its firmware variables, its definition",
+  },
 ];
+
+export function readFilesBeside(input: CommandInput): Pick<SnapshotRequest, "withFiles"> {
+  const files = input.texts("--with");
+  return files.length === 0 ? {} : { withFiles: files.map((file) => input.resolve(file)) };
+}
 
 export function readRelative(input: CommandInput): boolean {
   const isRelative = input.flag("--relative");

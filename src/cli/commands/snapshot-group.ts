@@ -7,7 +7,13 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { splitAtCommas } from "../grammar/option-list.ts";
 import { HOOK_OPTIONS, readHooks, runWithHooks } from "./hooks.ts";
-import { OVERLAY_OPTIONS, SNAPSHOT_OPTIONS, readOverlayOptions, readRelative } from "./overlay-options.ts";
+import {
+  OVERLAY_OPTIONS,
+  readFilesBeside,
+  SNAPSHOT_OPTIONS,
+  readOverlayOptions,
+  readRelative,
+} from "./overlay-options.ts";
 
 export const snapshotGroup: ActionCommand = {
   kind: "action",
@@ -38,6 +44,10 @@ export const snapshotGroup: ActionCommand = {
       {
         command: "imgtx snapshot-group vda=a1.qcow2 vdb=b1.qcow2",
         about: "two disks of one guest, consistent with each other",
+      },
+      {
+        command: "imgtx snapshot-group --all --with /var/lib/libvirt/qemu/nvram/web_VARS.fd",
+        about: "the firmware's variables go with the disks",
       },
       {
         command: "imgtx snapshot-group vda=one,,two.qcow2 vdb=b1.qcow2,format=qcow2",
@@ -83,6 +93,7 @@ function readRequest(input: CommandInput): SnapshotRequest {
     reuse: input.flag("--reuse"),
     overlay: readOverlayOptions(input),
     bitmap: input.text("--bitmap"),
+    ...readFilesBeside(input),
   };
 }
 

@@ -2,7 +2,13 @@
 
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { OVERLAY_OPTIONS, SNAPSHOT_OPTIONS, readOverlayOptions, readRelative } from "./overlay-options.ts";
+import {
+  OVERLAY_OPTIONS,
+  readFilesBeside,
+  SNAPSHOT_OPTIONS,
+  readOverlayOptions,
+  readRelative,
+} from "./overlay-options.ts";
 
 export const snapshot: ActionCommand = {
   kind: "action",
@@ -61,5 +67,6 @@ export const snapshot: ActionCommand = {
     reuse: input.flag("--reuse"),
     overlay: readOverlayOptions(input),
     bitmap: input.text("--bitmap"),
+    ...readFilesBeside(input),
   }),
 };

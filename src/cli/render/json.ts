@@ -117,6 +117,12 @@ export function snapshotJson(snapshot: SnapshotDescription): object {
       intact: one.intact,
       problems: one.problems,
     })),
+    files: snapshot.files.map(({ name, sizeBytes, sha256, problem }) => ({
+      name,
+      size: sizeBytes,
+      sha256,
+      problem,
+    })),
     problem: snapshot.problem,
   };
 }

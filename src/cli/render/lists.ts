@@ -89,8 +89,12 @@ export function drawSnapshots(snapshots: readonly SnapshotDescription[], canvas:
   ]);
   const list = table(["NUMBER", "TAKEN", "NAME", "DEVICES", "SIZE", "MESSAGE"], rows, canvas);
   const problems = new Map<string, string>();
-  for (const { number, devices, problem } of snapshots) {
-    const all = [...(problem === null ? [] : [problem]), ...devices.flatMap((one) => one.problems)];
+  for (const { number, devices, files, problem } of snapshots) {
+    const all = [
+      problem,
+      ...devices.flatMap((one) => one.problems),
+      ...files.map((one) => one.problem),
+    ].flatMap((text) => text ?? []);
     for (const text of all) if (!problems.has(text)) problems.set(text, `snapshot ${number}: ${text}`);
   }
   return problems.size === 0 ? list : [...list, "", ...problems.values()];
@@ -110,6 +114,10 @@ export function drawSnapshot(snapshot: SnapshotDescription, { paint }: Canvas): 
     ...snapshot.devices.flatMap((one) => [
       `  ${one.device}: ${one.image} (${one.format}, ${one.allocatedSizeBytes === null ? "not there" : formatBytes(one.allocatedSizeBytes)}, ${one.intact ? "intact" : paint.yellow("not what it was")})`,
       ...one.problems.map((text) => `    ${text}`),
+    ]),
+    ...snapshot.files.flatMap((one) => [
+      `  with ${one.name} (${formatBytes(one.sizeBytes)})`,
+      ...(one.problem === null ? [] : [`    ${paint.yellow(one.problem)}`]),
     ]),
   ];
 }

@@ -18,6 +18,7 @@ import {
   type Qcow2ImagePlan,
   writeImage,
 } from "../../format/index.ts";
+import { planFilesBeside, type PlannedBeside } from "../images/files-beside.ts";
 import type { ImageChange } from "../images/redo.ts";
 import {
   type Action,
@@ -66,13 +67,16 @@ export const snapshot: Action<SnapshotRequest> = {
     }
     assertTargetsDiffer(planned.map(({ target: { device }, path }) => ({ device, path })));
     const fresh = planned.filter((one) => one.overlay !== undefined);
+    const [first = ""] = devices;
+    const beside = await planFilesBeside(request.withFiles ?? [], first, context);
+    const { kept } = beside;
     return {
       devices,
-      snapshot: { name, message, devices },
-      reports: planned.map((one) => reportOf(one, request)),
+      snapshot: { name, message, devices, ...(kept.length > 0 && { files: kept }) },
+      reports: planned.map((one, index) => reportOf(one, request, index === 0 ? beside : undefined)),
       changes: planned.map(({ target, after }) => ({ device: target.device, after })),
       allowPaths: [],
-      filesToMake: planned.flatMap(({ toMake }) => toMake ?? []),
+      filesToMake: [...planned.flatMap(({ toMake }) => toMake ?? []), ...beside.toMake],
       async fillFiles(files) {
         for (const [index, file] of files.entries()) {
           const overlay = fresh[index]?.overlay;
@@ -80,9 +84,10 @@ export const snapshot: Action<SnapshotRequest> = {
           await writeImage({ file }, overlay);
           if (request.bitmap !== undefined) await addFirstBitmap(file, request.bitmap);
         }
+        await beside.fill(files.slice(fresh.length));
       },
       redo: planned.flatMap(({ redo }) => redo ?? []),
-      chains: planned.map(({ target, chain }) => ({ device: target.device, chain })),
+      chains: [...planned.map(({ target, chain }) => ({ device: target.device, chain })), ...beside.chains],
     };
   },
 };
@@ -189,15 +194,19 @@ async function reuseTarget(reuse: {
   };
 }
 
-function reportOf(one: PlannedTarget, request: SnapshotRequest) {
+/** beside: what the snapshot keeps besides, which is told with the first device. */
+function reportOf(one: PlannedTarget, request: SnapshotRequest, beside?: PlannedBeside) {
   return {
     kind: request.kind,
     device: one.target.device,
     before: one.before,
     after: one.path,
     format: "qcow2" as const,
-    files: [{ path: one.path, change: one.overlay ? ("create" as const) : ("reuse" as const) }],
-    notes: one.notes,
+    files: [
+      { path: one.path, change: one.overlay ? ("create" as const) : ("reuse" as const) },
+      ...(beside?.files ?? []),
+    ],
+    notes: [...one.notes, ...(beside?.notes ?? [])],
   };
 }
 

@@ -125,7 +125,7 @@ export function withPlannedSnapshots(
   const entries = new Map(closing.devices.map((entry) => [entry.name, entry]));
   for (const { plan, changes } of changesByStatement(state)) {
     if (plan.snapshot) {
-      const { devices, name, message } = plan.snapshot;
+      const { devices, name, message, files } = plan.snapshot;
       const left = devices.flatMap((device): readonly DeviceEntry[] => {
         const entry = entries.get(device);
         return entry ? [entry] : [];
@@ -134,6 +134,7 @@ export function withPlannedSnapshots(
         name: name === null ? null : freeName(table, name),
         message,
         created,
+        ...(files && { files }),
         devices: withSealsOf({ ...table, devices: left }, table).devices.map(sealDevice),
       });
       ({ table } = taken);

@@ -43,6 +43,7 @@ import {
   runCopies,
 } from "./copies.ts";
 import { applyRedo, removeRedoLogs } from "../images/apply-redo.ts";
+import { removeFilesBeside } from "../images/files-beside.ts";
 import type { KeptFile, OnProgress, RunOptions } from "../request.ts";
 import {
   changesOf,
@@ -287,6 +288,8 @@ async function closeCommit(
   await removeRedoLogs(workspace, journal.state, how);
   const closed = own.transaction === journal.id && (await readGeneration(workspace, own.generation - 1));
   const left = closed ? imagesLeft(closed, own, journal.state) : [];
+  const givesUp = liveStatements(journal.state).some(({ plan }) => plan.givesUp && !plan.standing);
+  if (closed && givesUp) await removeFilesBeside(workspace, closed, own);
   await journal.retire(leavesUnfenced(left, journal.state));
   return withCopied(own);
 }

@@ -5,6 +5,7 @@
 //   transaction on the same devices. So two processes never work on one device.
 // - What stands in the way is waited for as long as the command waits for anything, and no longer.
 
+import { posix } from "node:path";
 import {
   assertShown,
   type DeviceTable,
@@ -12,7 +13,9 @@ import {
   isWorkspaceMade,
   lockWorkspace,
   lockWorkspaceIfFree,
+  makeFolderBeside,
   makeWorkspace,
+  pathsOf,
   withDevices,
   type WorkspaceLock,
 } from "../../device/index.ts";
@@ -154,6 +157,8 @@ async function enterPlan(
     const next = withDevices(table, record.changes);
     assertShown(table, next);
     await assertActiveLayersApart(workspace.storage, next, record.devices);
+    const beside = pathsOf(workspace).beside;
+    if (record.newFiles.some(({ path }) => posix.dirname(path) === beside)) await makeFolderBeside(workspace);
     return await addPlan(work, record, settled.journals);
   } finally {
     await lock.close();

@@ -1,12 +1,14 @@
 // What a statement plans for the snapshots of the table, and for where the table stands.
 
-import type { SnapshotRef } from "../../device/index.ts";
+import type { FileBeside, SnapshotRef } from "../../device/index.ts";
 
 /** A snapshot of devices, as they are when the statement takes effect. Its number is given when the table moves. */
 export interface PlannedSnapshot {
   readonly name: string | null;
   readonly message: string | null;
   readonly devices: readonly string[];
+  /** Small files of the machine, whose copies the statement makes. Left out: none. */
+  readonly files?: readonly FileBeside[] | undefined;
 }
 
 /** Where the table stands after an undo or a redo: see DeviceTable. */

@@ -7,6 +7,7 @@ import {
   type GivenUp,
   isCount,
   isDeviceEntry,
+  isFileBeside,
   isFileMark,
   isFingerprint,
   isFlag,
@@ -196,7 +197,12 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
       }),
     ),
     snapshot: orAbsent(
-      objectOf<PlannedSnapshot>({ name: orNull(isText), message: orNull(isText), devices: listOf(isText) }),
+      objectOf<PlannedSnapshot>({
+        name: orNull(isText),
+        message: orNull(isText),
+        devices: listOf(isText),
+        files: orAbsent(listOf(isFileBeside)),
+      }),
     ),
     currentFolder: orAbsent(isText),
     folders: listOf(objectOf<PlannedFolder>({ path: isText, mark: isFileMark })),

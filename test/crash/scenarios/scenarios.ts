@@ -39,6 +39,13 @@ function startedBatch(overlays: readonly [string, string], end: string): Uint8Ar
 
 const TAKEN: SampleFile = { path: "ws/taken.qcow2", bytes: Buffer.from("the user's own\n") };
 
+/** Of firmware: what is there, and what was kept of it, which is longer. */
+const VARIABLES: readonly SampleFile[] = [
+  { path: "ws/vars.fd", bytes: Buffer.alloc(1500, "now\n") },
+  { path: "ws/kept/vars.fd", bytes: Buffer.alloc(5000, "then\n"), mode: 0o640 },
+  { path: "ws/kept/other.fd", bytes: Buffer.alloc(700, "other\n"), mode: 0o600 },
+];
+
 const FROZEN = [...DEVICES.slice(0, 2), TORN];
 
 /** Two of the three get a fence, one of them across sectors; the raw one has no place for it. */
@@ -250,6 +257,20 @@ export const SCENARIOS: readonly Scenario[] = [
     "take an existing overlay with --reuse",
     [{ ...step("snapshot vda a1.qcow2 --reuse"), orRefused: true }],
     { prepare: [...addAll(TWO), step("snapshot vda a1.qcow2"), step("undo")] },
+  ),
+  onTwo(
+    "keep files of the machine with a snapshot",
+    [step(`${group(TWO)} --with vars.fd --with kept/other.fd`)],
+    { files: filesOf(TWO, VARIABLES) },
+  ),
+  onTwo(
+    "give files back with a rollback",
+    [{ ...step("rollback --to 1 --with-files . --overwrite"), orRefused: true }],
+    {
+      files: filesOf(TWO, VARIABLES),
+      prepare: [...addAll(TWO), step(`${group(TWO)} --with kept/vars.fd --with kept/other.fd`)],
+      changing: { "ws/vars.fd": "raw" },
+    },
   ),
   ...MIRROR_SCENARIOS,
   ...MIGRATE_SCENARIOS,

@@ -26,11 +26,12 @@ import { assertNotFrozen } from "../plan/fencing.ts";
 import { entryOn, noteOnDepth, planNewOverlay } from "../plan/new-overlay.ts";
 import { nameOverlay } from "../plan/overlay-name.ts";
 import { assertNothingStandsOn } from "../plan/overlays-of.ts";
+import { planGivingBack } from "./give-back.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
 
 export const rollback: Action<RollbackRequest> = {
   saying: { noun: "rollback", done: "rolled back", planned: "would be rolled back" },
-  async plan({ devices: named, to, isDiscarding }, context): Promise<Plan> {
+  async plan({ devices: named, to, isDiscarding, ...files }, context): Promise<Plan> {
     assertNamedOnce(named);
     const snapshot = await findSnapshot(named, to, context);
     const kept = snapshot.devices.filter(({ device }) => named.length === 0 || named.includes(device));
@@ -39,29 +40,49 @@ export const rollback: Action<RollbackRequest> = {
     const planned: Awaited<ReturnType<typeof planOne>>[] = [];
     const taken = new Set<string>();
     for (const one of sealed) {
-      const back = await planOne(one, snapshot, context, { taken, isDiscarding });
-      taken.add(back.overlay.toMake.path);
-      planned.push(back);
+      const device = await planOne(one, snapshot, context, { taken, isDiscarding });
+      taken.add(device.overlay.toMake.path);
+      planned.push(device);
     }
     const left = isDiscarding ? [] : planned.filter(({ isThere }) => isThere).map(({ device }) => device);
+    const [first] = planned;
+    const back = await planGivingBack(
+      snapshot,
+      files,
+      { device: first?.device ?? "", isKeeping: left.length > 0 },
+      context,
+    );
+    const { kept: keptFiles } = back;
     const name = `${BEFORE}${sayShort(snapshot)}`;
     return {
       devices: planned.map(({ device }) => device),
       ...(left.length > 0 && {
-        snapshot: { name: freeName(context.table, name), message: null, devices: left },
+        snapshot: {
+          name: freeName(context.table, name),
+          message: null,
+          devices: left,
+          ...(keptFiles.length > 0 && { files: keptFiles }),
+        },
       }),
-      reports: planned.map(({ report }) => report),
+      // What is given back is told with the first device.
+      reports: planned.map(({ report: { files: own, notes, ...report } }, index) => ({
+        ...report,
+        files: index === 0 ? [...own, ...back.files] : own,
+        notes: index === 0 ? [...notes, ...back.notes] : notes,
+      })),
       changes: planned.map(({ device, after }) => ({ device, after })),
       allowPaths: [],
-      filesToMake: planned.map(({ overlay }) => overlay.toMake),
+      filesToMake: [...planned.map(({ overlay }) => overlay.toMake), ...back.toMake],
       async fillFiles(files) {
         for (const [index, file] of files.entries()) {
           const plan = planned[index]?.overlay.overlay;
           if (plan) await writeImage({ file }, plan);
         }
+        await back.fill(files.slice(planned.length));
       },
+      redo: back.redo,
       removes: planned.flatMap(({ removes }) => removes),
-      chains: planned.flatMap(({ chains }) => chains),
+      chains: [...planned, back].flatMap(({ chains }) => chains),
     };
   },
 };
