@@ -145,13 +145,23 @@ function lockAll(images: readonly LockedImage[]): Conflict | undefined {
       const reason = lockImage(image) ?? findConflict(image);
       if (reason === undefined) continue;
       unlockAll(images);
-      return { image, reason };
+      return findWritten(images) ?? { image, reason };
     }
     return undefined;
   } catch (error) {
     unlockAll(images);
     throw error;
   }
+}
+
+/** Of a chain that a guest has open, the image that it writes to: that tells more than what lies below it. */
+function findWritten(images: readonly LockedImage[]): Conflict | undefined {
+  for (const image of images) {
+    const isWritten = image.file.wouldConflict({ start: USED_BASE + WRITE, lengthBytes: 1 }, "exclusive");
+    const reason = isWritten ? findConflict(image) : undefined;
+    if (reason !== undefined) return { image, reason };
+  }
+  return undefined;
 }
 
 function lockImage(image: LockedImage): string | undefined {

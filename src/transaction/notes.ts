@@ -257,6 +257,13 @@ const ROWS = {
   merged: row({ ...IMAGE, stays: isFlag }, ({ image, stays }) =>
     stays ? `${image} stays where it is, and the device needs it no more` : `${image} goes`,
   ),
+  "sibling pulled": row(
+    { ...IMAGE, sizeBytes: isCount, isAlone: isFlag },
+    ({ image, sizeBytes, isAlone }) =>
+      `${image} gets first what it would lose, at most ${formatBytes(sizeBytes)}` +
+      (isAlone ? ", and stands on nothing then" : ""),
+  ),
+  "sibling points to": row(IMAGE, ({ image }) => `${image} stands on the result from now on`),
   "snapshot given up": row(
     { number: orNull(isCount), name: orNull(isText), ...DEVICE },
     ({ number, name, device }) => {

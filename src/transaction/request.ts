@@ -152,12 +152,13 @@ export interface ResizeRequest {
 export interface MergeRequest {
   readonly kind: "merge";
   readonly devices: readonly string[];
-  /** Absolute, of one device. Undefined: the active layer. */
+  /** Absolute, and of one device, both. Undefined: the active layer; the image right below. */
   readonly from: string | undefined;
-  /** Absolute, of one device. Undefined: the image right below. */
   readonly into: string | undefined;
   /** Whether the merged layers stay. */
   readonly keep: boolean;
+  /** Whether overlays of others that stand on them get first what they would lose. Default: they are a reason to refuse. */
+  readonly rebaseSiblings?: boolean;
   /** Whether the one layer that is merged, and stays, is emptied: alone in its transaction. Default: no. */
   readonly empties?: boolean;
 }

@@ -21,17 +21,22 @@ export const merge: ActionCommand = {
         about: "the uppermost image to merge; default: the active layer",
       },
       { long: "keep", about: "leave the merged images where they are" },
+      {
+        long: "rebase-siblings",
+        about: "give other overlays that stand on these images first what they would lose",
+      },
       RATE_LIMIT,
     ],
     about:
       "Merges overlays of a device's chain down into an image below them, and takes them away: what the device " +
-      "shows stays. That image gets another content, and is refused where any other overlay, of this " +
-      "workspace, of its history or beside the images, stands on it or on what goes.",
+      "shows stays. That image gets another content. Where any other overlay, of this workspace, of its history " +
+      "or beside the images, stands on it or on what goes, the merge is refused, or keeps what that shows.",
     examples: [
       { command: "imgtx merge vda", about: "the active layer goes into the image below" },
       { command: "imgtx merge vda vdb", about: "those of both, or of none" },
       { command: "imgtx merge vda --into base.qcow2", about: "all that stands on base.qcow2" },
       { command: "imgtx merge vda --from tuesday.qcow2", about: "one from the middle of the chain" },
+      { command: "imgtx merge vda --rebase-siblings", about: "where clones keep what they show" },
     ],
     exits: CHANGING_EXITS,
   },
@@ -44,6 +49,14 @@ export const merge: ActionCommand = {
     if (devices.length > 1 && (from !== undefined || into !== undefined)) {
       throw new ImgtxError("E_USAGE", "--from and --into are about the chain of one device");
     }
-    return { kind: "merge", devices, from, into, keep: input.flag("--keep") };
+    const [keep, rebaseSiblings] = ["--keep", "--rebase-siblings"].map((flag) => input.flag(flag));
+    return {
+      kind: "merge",
+      devices,
+      from,
+      into,
+      keep: keep === true,
+      rebaseSiblings: rebaseSiblings === true,
+    };
   },
 };

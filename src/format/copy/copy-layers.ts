@@ -40,7 +40,7 @@ export interface HowToCopyLayers extends Watching {
   readonly startBytes?: number;
   /** Asked between pieces of work. Where it is due, it is told how far the image has all, durably. */
   readonly progress?: { isDue(): boolean; keep(offset: number): Promise<void> };
-  /** In which the layers are read. Default: the one that the image is written in. */
+  /** In which that is read which is copied, or compared with. Default: the one that the image is written in. */
   readonly above?: Storage;
 }
 

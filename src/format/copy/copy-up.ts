@@ -37,9 +37,9 @@ export interface CopyUp {
 export async function copyUp(
   storage: Storage,
   copy: CopyUp,
-  { gate, signal, throttle, onProgress, startBytes = 0, progress }: HowToCopyLayers,
+  { gate, signal, throttle, onProgress, startBytes = 0, progress, above = storage }: HowToCopyLayers,
 ): Promise<void> {
-  const views = await openViews(storage, copy, gate);
+  const views = await openViews(storage, copy, gate, above);
   const { image, source, target } = views;
   try {
     await copyTelling(source, target, onProgress, {
@@ -95,14 +95,14 @@ interface Views {
   close(): Promise<void>;
 }
 
-async function openViews(storage: Storage, copy: CopyUp, gate: GateOptions): Promise<Views> {
+async function openViews(storage: Storage, copy: CopyUp, gate: GateOptions, above: Storage): Promise<Views> {
   const { path, isFenced } = copy.into;
   const options = { format: "qcow2", gate, isExact: true, isFenced, keepsBitmaps: true } as const;
   const image = await openForWriting(storage, path, options);
   try {
     if (!(image instanceof Qcow2Writer))
       throw new ImgtxError("E_INTERNAL", "it is no qcow2 image", { image: path });
-    const { source, pair, close } = await lookAtMissing(storage, image, copy, gate);
+    const { source, pair, close } = await lookAtMissing(above, image, copy, gate);
     const { unitBytes } = source;
     const target = new FillingImage(image, pair, { unitBytes, leavesOutEqual: copy.leavesOutEqual });
     return { image, source, target, close };
@@ -112,7 +112,7 @@ async function openViews(storage: Storage, copy: CopyUp, gate: GateOptions): Pro
   }
 }
 
-/** What the image, which is open with its chain, would miss. Closing it closes the image, too. */
+/** What the image, which is open with its chain, would miss on what the storage has. Closing it closes the image, too. */
 export async function lookAtMissing(
   storage: Storage,
   image: Image & Pick<Qcow2Writer, "layers" | "layout">,

@@ -24,7 +24,7 @@ export async function measureSpaceToCopyUp(
   storage: Storage,
   copy: CopyUp,
   gate: GateOptions,
-  { isExact }: { readonly isExact: boolean },
+  { isExact, above = storage }: { readonly isExact: boolean; readonly above?: Storage },
 ): Promise<SpaceToCopy[]> {
   const { path } = copy.into;
   const opened = await openImage(storage, path, { format: "qcow2", gate });
@@ -32,7 +32,7 @@ export async function measureSpaceToCopyUp(
   if (!link?.header) throw new RangeError("only qcow2 images stand on others");
   const layout = makeEntryLayout(link.header, true);
   const image = Object.assign(opened, { layout });
-  const { source, pair, close } = await lookAtMissing(storage, image, copy, gate).catch(
+  const { source, pair, close } = await lookAtMissing(above, image, copy, gate).catch(
     async (error: unknown) => {
       await opened.close();
       throw error;

@@ -6,9 +6,8 @@ import { type BitmapStep, type ChainLink, readBitmapDirectory } from "../../form
 import type { Note } from "../notes.ts";
 import type { BitmapRequest, BitmapSource } from "../request.ts";
 import type { Action, Plan, PlanContext, Traits } from "./plan/action.ts";
-import { planBitmapChange } from "./plan/bitmap-change.ts";
 import { activeLayer } from "./plan/chain-entry.ts";
-import { planInPlace } from "./plan/in-place.ts";
+import { planBitmapChange, planInPlace } from "./plan/in-place.ts";
 
 function bitmapAction(saying: Traits["saying"]): Action<BitmapRequest> {
   return { saying, plan };

@@ -16,14 +16,22 @@ import {
   pathsOfLink,
   planCarriedBitmaps,
 } from "../../format/index.ts";
-import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
+import {
+  type Action,
+  assertNamedOnce,
+  MAKES_NO_FILES,
+  type Plan,
+  type PlannedCopy,
+  type PlanContext,
+} from "./plan/action.ts";
 import { findLink, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
 import { planGivingUp } from "./plan/giving-up.ts";
-import { assertMayBeMerged, assertMayBeWritten, type LayersToMerge } from "./plan/layers-to-merge.ts";
+import { assertMayBeMerged, findSiblings, type LayersToMerge } from "./plan/layers-to-merge.ts";
 import { mirrorOfSameContent } from "./plan/mirror-scope.ts";
 import { nameAsBefore } from "./plan/new-backing.ts";
 import { planEmptying, planResizing } from "./plan/resizing.ts";
+import { planSiblings, type SiblingsPlan } from "./plan/siblings.ts";
 import type { ImageChange } from "../images/redo.ts";
 import type { PlannedReport } from "../journal/index.ts";
 import type { Note } from "../notes.ts";
@@ -36,20 +44,50 @@ export const merge: Action<MergeRequest> = {
     assertNamedOnce(devices);
     const planned = [];
     for (const device of devices) planned.push(await planOne(device, request, context));
+    assertApart(planned);
+    const others = planned.flatMap(({ siblings }) => siblings.changes);
     return {
       ...MAKES_NO_FILES,
-      devices,
+      devices: [...devices, ...others.map(({ device }) => device)],
       allowPaths: [],
       reports: planned.map(({ report }) => report),
-      changes: planned.map(({ change }) => change),
-      chains: planned.map(({ chain }) => chain),
-      copies: planned.map(({ copy }) => copy),
+      changes: [...planned.map(({ change }) => change), ...others],
+      chains: planned.flatMap(({ chain, siblings }) => [chain, ...siblings.chains]),
+      // Durable in what stands on it before anything is merged.
+      copies: planned.flatMap(({ copy, siblings }) => [...siblings.copies, copy]),
       removes: planned.flatMap(({ removes }) => removes),
       givesUp: planned.map(({ givesUp }) => givesUp),
-      redo: planned.flatMap(({ redo }) => redo),
+      redo: planned.flatMap(({ redo, siblings }) => [...redo, ...siblings.redo]),
     };
   },
 };
+
+interface Part {
+  readonly change: { readonly device: string };
+  readonly report: PlannedReport;
+  readonly copy: PlannedCopy;
+  readonly siblings: SiblingsPlan;
+}
+
+/** E_REFUSED where one of them changes what another one does: in which order is for the operator to say. */
+function assertApart(parts: readonly Part[]): void {
+  const owners = new Map<string, string>();
+  for (const { change, report, copy, siblings } of parts) {
+    const { device } = change;
+    const images = new Set([...report.files.map(({ path }) => path), ...copy.files]);
+    const names = [device, ...siblings.changes.map((one) => one.device)].map((name) => `device ${name}`);
+    for (const one of [...images, ...names]) {
+      const other = owners.get(one);
+      if (other !== undefined) {
+        throw new ImgtxError("E_REFUSED", `what the merge of '${other}' changes is in the way of it`, {
+          device,
+          hint: "merge the one first, and then the other",
+        });
+      }
+      owners.set(one, device);
+    }
+  }
+}
 
 async function planOne(device: string, request: MergeRequest, context: PlanContext) {
   const entry = requireDevice(context.table, device);
@@ -58,12 +96,13 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
   const layers = await pickLayers(entry, chain, request, context);
   const { merged, into, above } = layers;
   await assertMayBeMerged(layers, request, context);
-  const unread = await assertMayBeWritten(layers, request, context);
+  const { siblings: found, unread } = await findSiblings(layers, request, context);
   const { givesUp, notes } = await withPlace({ device, image: into.path }, async () =>
     planGivingUp(layers, context),
   );
   await assertCopyable(context.storage, into, context.gate);
   const name = await findName(layers, context);
+  const siblings = await planSiblings({ layers, siblings: found, name }, context);
   const bitmaps = await planBitmaps(layers, request, context);
   const redo = [
     ...withBitmaps(into, await planGrowth(layers, context), bitmaps),
@@ -81,15 +120,17 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
     files: [
       { path: into.path, change: "merge" },
       ...above.slice(-1).map(({ path }) => ({ path, change: "change" as const })),
+      ...siblings.files,
       ...removes.map((path) => ({ path, change: "remove" as const })),
     ],
-    notes: [...notesOn(layers, request, bitmaps), ...notes, ...unread],
+    notes: [...notesOn(layers, request, bitmaps), ...siblings.notes, ...notes, ...unread],
   };
   return {
     report,
     removes,
     givesUp,
     redo,
+    siblings,
     chain: { device, chain },
     change: {
       device,

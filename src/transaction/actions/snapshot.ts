@@ -28,7 +28,7 @@ import {
   type Plan,
   type PlanContext,
 } from "./plan/action.ts";
-import { planBitmapChange } from "./plan/bitmap-change.ts";
+import { planBitmapChange } from "./plan/in-place.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { tellOfFences } from "./plan/fencing.ts";
 import { noteOnDepth, entryOn, planNewOverlay, targetExists } from "./plan/new-overlay.ts";

@@ -31,10 +31,15 @@ export function isUp(copy: Copy): copy is CopyUpStep {
 }
 
 export function copyUpOf(
-  { into: path, up: { onto, leavesOutEqual, isCompressed } }: CopyUpStep,
+  { into: path, up: { onto, until, leavesOutEqual, isCompressed } }: CopyUpStep,
   isFenced: boolean | undefined,
 ): CopyUp {
-  return { into: { path, isFenced }, onto: onto ?? undefined, leavesOutEqual, isCompressed };
+  return { into: { path, isFenced }, onto: until ?? onto ?? undefined, leavesOutEqual, isCompressed };
+}
+
+/** Whether what it is to stand on comes to be only with all copies: until then it shows what it showed as it stands. */
+export function waitsForCopies({ up }: Copy): boolean {
+  return up?.until !== undefined;
 }
 
 /** The log that is made when all is copied. */

@@ -26,9 +26,7 @@ import {
   beforeItsName,
   copyLayers,
   copyUp,
-  describeChanges,
   type Fingerprint,
-  fingerprintAt,
   type GateOptions,
   type HowToCopyLayers,
   isFileFenced,
@@ -36,13 +34,28 @@ import {
   type LayersToCopy,
   liftFileFence,
   lookAtFiles,
-  mayBeSameFile,
   settleCutOff,
 } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { MARK_EVERY_MS, progressOf } from "../actions/plan/action.ts";
-import { changeWhenCopied, copyUpOf, isLateLogMade, isUp, lateLogOf } from "./change-header.ts";
-import { type HowToJudge, isOfDevice, type Judged, judgeTarget, openTarget, UNTOLD } from "./copy-target.ts";
+import {
+  changeWhenCopied,
+  copyUpOf,
+  isLateLogMade,
+  isUp,
+  lateLogOf,
+  waitsForCopies,
+} from "./change-header.ts";
+import { openMerged } from "./copy-space.ts";
+import {
+  type HowToJudge,
+  isOfDevice,
+  type Judged,
+  judgeSource,
+  judgeTarget,
+  openTarget,
+  UNTOLD,
+} from "./copy-target.ts";
 import {
   ALL_COPIED,
   type Copy,
@@ -50,14 +63,12 @@ import {
   type Journal,
   lastSeen,
   NOT_MADE_YET,
-  redoOf,
   type TransactionState,
 } from "../journal/index.ts";
 import { openHeld, openIfFree } from "../images/open-free.ts";
 import type { RunOptions } from "../request.ts";
-import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
+import { foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { plannedGate } from "../images/planned-gate.ts";
-import { openStaged } from "../images/redo.ts";
 import { removeFinished } from "../images/removal.ts";
 
 /** How much there is to copy, at most: what the sources take on the disk. */
@@ -100,9 +111,6 @@ export function isCopyPending(table: DeviceTable, image: string): boolean {
 }
 
 interface CopyChoice extends HowToJudge {
-  readonly when: "before the table" | "after it";
-  /** Files that guests wrote to after the mark, or may have. */
-  readonly written?: ReadonlySet<string>;
   readonly throttle?: RunOptions["throttle"];
   /** How long a copy goes on before the journal is told how far it is. */
   readonly markEveryMs?: number | undefined;
@@ -119,11 +127,11 @@ export async function runCopies(
   const isLate = how.when === "after it";
   const late = imagesCopiedLate(state, how.table);
   const looks = new Map<string, Fingerprint>();
-  for (const copy of copiesOf(state)) {
+  const isDue = ({ into }: Copy) => (isLate ? isCopyPending(how.table, into) : !late.has(into));
+  const run = async (copy: Copy, isLast: boolean): Promise<void> => {
     const { into } = copy;
-    if (isLate ? !isCopyPending(how.table, into) : late.has(into)) continue;
     try {
-      const found = await runCopy(workspace, journal, copy, how);
+      const found = await runCopy(workspace, journal, copy, { ...how, isLast });
       if (found) for (const [path, look] of found) looks.set(path, look);
       else how.onNotice?.(`${into} could not be brought in sync`);
     } catch (error) {
@@ -131,9 +139,14 @@ export async function runCopies(
       if (!isLate || how.isLocked || !isUnfit(error)) throw error;
       how.onNotice?.(`${into} could not be brought in sync`);
     }
-  }
+  };
+  for (const copy of copiesOf(state).filter(isDue)) await run(copy, !waitsForCopies(copy));
+  for (const copy of copiesOf(journal.state).filter(isDue)) if (waitsForCopies(copy)) await run(copy, true);
   return looks;
 }
+
+/** isLast: whether nothing is to be copied any more that its header waits for. */
+type HowToCopy = CopyChoice & { readonly isLast: boolean };
 
 const UNFIT_CODES = new Set(["E_CORRUPT", "E_REFUSED", "E_UNSUPPORTED", "E_OUTSIDE"]);
 
@@ -147,7 +160,7 @@ async function runCopy(
   workspace: Workspace,
   journal: Journal,
   copy: Copy,
-  how: CopyChoice,
+  how: HowToCopy,
 ): Promise<ReadonlyMap<string, Fingerprint> | undefined> {
   const { storage } = workspace;
   const { state } = journal;
@@ -203,43 +216,6 @@ async function runCopy(
   }
 }
 
-/**
- * E_CHANGED, or E_NOT_FOUND, where a device waits for the content; else unfit. Written: what is merged was written to, or
- * may have been, and all of it is to be merged once more.
- */
-async function judgeSource(
-  storage: Storage,
-  state: TransactionState,
-  { kind, sources, into, empties }: Copy,
-  { when, written }: CopyChoice,
-): Promise<"as planned" | "written" | "unfit"> {
-  let isWritten = sources.some((from) => written?.has(from));
-  for (const from of sources) {
-    const now = await fingerprintAt(storage, from, undefined);
-    const seen = lastSeen(state).get(from)?.fingerprint;
-    if (!now && !(await isDiskThere(storage, from, foldersOf(state)))) {
-      throw diskIsAway(from, `it is still to be copied into '${into}'`);
-    }
-    const changes = now && seen ? describeChanges({ ...seen, headerSha256: null }, now) : [];
-    if (now && changes.length === 0) continue;
-    // What the transaction would change in it is known of what it was alone; emptied it is not, once it was written to.
-    const isRenewable = kind === "merge" && (empties === true || !redoOf(state).has(from));
-    if (isRenewable && now && seen && mayBeSameFile(seen, now)) {
-      isWritten = true;
-      continue;
-    }
-    if (when === "after it") return "unfit";
-    const [code, what] = now
-      ? (["E_CHANGED", `somebody has changed it (${changes.join(", ")})`] as const)
-      : (["E_NOT_FOUND", "it has gone"] as const);
-    throw new ImgtxError(code, `${what}, and it is still to be copied into '${into}'`, {
-      image: from,
-      hint: "put the file back",
-    });
-  }
-  return isWritten ? "written" : "as planned";
-}
-
 /** What is read from it, and what follows from that, is decided by then. */
 function isWrittenLate({ sources: [from], into }: Copy): ImgtxError {
   return new ImgtxError("E_CHANGED", `somebody wrote to it after it was copied into '${into}'`, {
@@ -261,7 +237,7 @@ async function copyInto(
   workspace: Workspace,
   journal: Journal,
   { copy, file, found, gate, isWritten }: Copying,
-  { markEveryMs = MARK_EVERY_MS, onProgress, throttle, onNotice }: CopyChoice,
+  { markEveryMs = MARK_EVERY_MS, onProgress, throttle, onNotice, isLast }: HowToCopy,
 ): Promise<void> {
   const { storage } = workspace;
   const { kind, from, into, format, copiedBytes, statement } = copy;
@@ -293,13 +269,14 @@ async function copyInto(
       },
     },
   };
-  if (!isUp(copy)) await copyThrough(workspace, journal.state, copy, { layers, how });
-  else if (copiedBytes !== ALL_COPIED) await copyUp(storage, copyUpOf(copy, isFenced), how);
+  if (!isUp(copy) || copiedBytes !== ALL_COPIED) {
+    await copyContent(workspace, journal.state, copy, { layers, how });
+  }
   if ((kind !== "sync" || lateLogOf(copy) !== undefined) && copiedBytes !== ALL_COPIED) {
     await journal.append({ type: "copied", statement, path: into, offset: ALL_COPIED }, "all copied");
   }
   if (lateLogOf(copy) !== undefined) {
-    await changeWhenCopied(workspace, journal, copy, { onNotice });
+    if (isLast) await changeWhenCopied(workspace, journal, copy, { onNotice });
     return;
   }
   if (!isFenced) return;
@@ -312,15 +289,17 @@ async function copyInto(
 }
 
 /** The layers as the transaction would leave them, but for one that it empties. Those that go are not changed any more. */
-async function copyThrough(
+async function copyContent(
   { storage }: Workspace,
   state: TransactionState,
-  { files, empties }: Copy,
+  copy: Copy,
   { layers, how }: { readonly layers: LayersToCopy; readonly how: HowToCopyLayers },
 ): Promise<void> {
-  const staged = await openStaged(storage, state, "read", new Set(empties ? [] : files));
+  const staged = await openMerged(storage, state, copy);
   try {
-    await copyLayers(storage, layers, { ...how, above: staged });
+    const from = { ...how, above: staged };
+    if (isUp(copy)) await copyUp(storage, copyUpOf(copy, layers.into.isFenced), from);
+    else await copyLayers(storage, layers, from);
   } finally {
     await staged.close();
   }

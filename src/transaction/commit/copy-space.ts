@@ -8,6 +8,7 @@ import {
   measureNewSnapshot,
   measureSpaceToCopy,
   measureSpaceToCopyUp,
+  type StagedStorage,
 } from "../../format/index.ts";
 import type { Reservation, Storage } from "../../storage/index.ts";
 import { type CopyUpStep, copyUpOf, isUp } from "./change-header.ts";
@@ -31,10 +32,20 @@ export async function reserveForCopies(
     const gate = plannedGate(workspace, state, { plan, allowPaths });
     if (!(await storage.statLink(copy.from))) throw hasGone(copy);
     const copiedBytes = isUp(copy)
-      ? await reserveForCopyUp(storage, copy, gate, taken)
+      ? await reserveForCopyUp(storage, state, copy, { gate, taken })
       : await reserveForMerge(storage, state, copy, { gate, taken });
     if (copy.late) taken.push(await reserveForSnapshot(storage, copy.into, copiedBytes));
   }
+}
+
+/** Layers that are merged as the transaction would leave them, but for one that it empties. The caller closes it. */
+export async function openMerged(
+  storage: Storage,
+  state: TransactionState,
+  { files, empties, up }: Copy,
+): Promise<StagedStorage> {
+  const isMerged = empties !== true && (up === undefined || up.until !== undefined);
+  return await openStaged(storage, state, "read", new Set(isMerged ? files : []));
 }
 
 async function reserveForMerge(
@@ -43,8 +54,8 @@ async function reserveForMerge(
   copy: Copy,
   { gate, taken }: { readonly gate: GateOptions; readonly taken: Reservation[] },
 ): Promise<number> {
-  const { from, into: path, format, files, empties } = copy;
-  const above = await openStaged(storage, state, "read", new Set(empties ? [] : files));
+  const { from, into: path, format } = copy;
+  const above = await openMerged(storage, state, copy);
   try {
     const space = await measureSpaceToCopy(storage, { from, into: { path, format } }, gate, above);
     if (space) taken.push(await reserveFor(storage, copy, space));
@@ -70,15 +81,16 @@ async function reserveForSnapshot(
 /** Where the bound is too high for the disk, both chains are read to know better. */
 async function reserveForCopyUp(
   storage: Storage,
+  state: TransactionState,
   copy: CopyUpStep,
-  gate: GateOptions,
-  taken: Reservation[],
+  { gate, taken }: { readonly gate: GateOptions; readonly taken: Reservation[] },
 ): Promise<number> {
   const wanted = copyUpOf(copy, undefined);
   const reserve = async (isExact: boolean): Promise<number> => {
     const reserved: Reservation[] = [];
+    const merged = await openMerged(storage, state, copy);
     try {
-      const spaces = await measureSpaceToCopyUp(storage, wanted, gate, { isExact });
+      const spaces = await measureSpaceToCopyUp(storage, wanted, gate, { isExact, above: merged });
       for (const { folder, lengthBytes } of spaces) {
         reserved.push(await storage.reserveSpace(folder, lengthBytes));
       }
@@ -87,6 +99,8 @@ async function reserveForCopyUp(
     } catch (error) {
       for (const one of reserved) await one.release();
       throw error;
+    } finally {
+      await merged.close();
     }
   };
   try {

@@ -1,5 +1,5 @@
-// The image that content is copied into, as it is found after the commit mark: whether it is the one that was planned,
-// and whether somebody else may have written to it.
+// What is copied, and the image that it comes into, as they are found after the commit mark: whether they are those that
+// were planned, and whether somebody else may have written to them.
 //
 // Invariant: written is only the very file that was planned, by its identity, or where a device is to be on it, by what it
 // holds. One that has gone is left so, but for one that a device is to be on, or whose disk is not there: those may come
@@ -7,16 +7,26 @@
 
 import type { DeviceTable } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type GateOptions, isFileFenced, isSameFile, mayBeSameFile } from "../../format/index.ts";
+import {
+  describeChanges,
+  fingerprintAt,
+  type GateOptions,
+  isFileFenced,
+  isSameFile,
+  mayBeSameFile,
+} from "../../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import { isChanged } from "./change-header.ts";
 import { isProvedByContent, mayBeTouched } from "./copy-proof.ts";
-import { ALL_COPIED, type Copy, lastSeen, type TransactionState } from "../journal/index.ts";
+import { ALL_COPIED, type Copy, lastSeen, redoOf, type TransactionState } from "../journal/index.ts";
 import { lockWriter, openUnlessGone } from "../images/open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import type { KeptFile, OnProgress } from "../request.ts";
 
 export interface HowToJudge {
+  readonly when: "before the table" | "after it";
+  /** Files that guests wrote to after the mark, or may have. */
+  readonly written?: ReadonlySet<string>;
   /** As the transaction makes it, or as it is after the move. */
   readonly table: DeviceTable;
   /** As it is now. */
@@ -44,6 +54,43 @@ export interface HowToJudge {
 export type Judged = "as planned" | "fenced" | "let go" | "touched" | "another";
 
 export const UNTOLD = "whether anybody else wrote to it can't be told";
+
+/**
+ * E_CHANGED, or E_NOT_FOUND, where a device waits for the content; else unfit. Written: what is merged was written to, or
+ * may have been, and all of it is to be merged once more.
+ */
+export async function judgeSource(
+  storage: Storage,
+  state: TransactionState,
+  { kind, sources, into, empties }: Copy,
+  { when, written }: HowToJudge,
+): Promise<"as planned" | "written" | "unfit"> {
+  let isWritten = sources.some((from) => written?.has(from));
+  for (const from of sources) {
+    const now = await fingerprintAt(storage, from, undefined);
+    const seen = lastSeen(state).get(from)?.fingerprint;
+    if (!now && !(await isDiskThere(storage, from, foldersOf(state)))) {
+      throw diskIsAway(from, `it is still to be copied into '${into}'`);
+    }
+    const changes = now && seen ? describeChanges({ ...seen, headerSha256: null }, now) : [];
+    if (now && changes.length === 0) continue;
+    // What the transaction would change in it is known of what it was alone; emptied it is not, once it was written to.
+    const isRenewable = kind === "merge" && (empties === true || !redoOf(state).has(from));
+    if (isRenewable && now && seen && mayBeSameFile(seen, now)) {
+      isWritten = true;
+      continue;
+    }
+    if (when === "after it") return "unfit";
+    const [code, what] = now
+      ? (["E_CHANGED", `somebody has changed it (${changes.join(", ")})`] as const)
+      : (["E_NOT_FOUND", "it has gone"] as const);
+    throw new ImgtxError(code, `${what}, and it is still to be copied into '${into}'`, {
+      image: from,
+      hint: "put the file back",
+    });
+  }
+  return isWritten ? "written" : "as planned";
+}
 
 /** The image, for reading. Undefined where it has gone, and is not needed any more. */
 export async function openTarget(

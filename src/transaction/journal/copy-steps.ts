@@ -23,10 +23,22 @@ export interface CopyStep {
   readonly empties?: boolean;
 }
 
+/** An image, and the name that the header of what stands on it is to have. */
+export interface NewBacking {
+  readonly path: string;
+  readonly format: ImageFormat;
+  readonly name: string;
+}
+
 /** How the top of a chain gets another backing image. */
 export interface UpStep {
-  /** The one that it is to stand on, and the name that its header is to have. Null: it is to stand on none. */
-  readonly onto: { readonly path: string; readonly format: ImageFormat; readonly name: string } | null;
+  /** Null: it is to stand on none. */
+  readonly onto: NewBacking | null;
+  /**
+   * Shows what `onto` will, where other copies bring that there: the image is compared with this, and its header changes
+   * when all is copied. Left out: `onto`.
+   */
+  readonly until?: { readonly path: string; readonly format: ImageFormat } | undefined;
   readonly leavesOutEqual: boolean;
   readonly isCompressed: boolean;
   /** The redo log of its header, which is made when all is copied: copying changes the header, too. */

@@ -221,7 +221,9 @@ function assertCopies({ statements }: TransactionState, plan: PlanRecord, file: 
   const odd = plan.copies.find(
     ({ kind, from, into, files, up }) =>
       files.includes(into) ||
-      ![from, into, ...files, ...(up?.onto ? [up.onto.path] : [])].every((one) => known.has(one)) ||
+      ![from, into, ...files, up?.onto?.path ?? into, up?.until?.path ?? into].every((one) =>
+        known.has(one),
+      ) ||
       (kind === "up") !== (up !== undefined),
   );
   if (odd === undefined) {

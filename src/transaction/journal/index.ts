@@ -7,7 +7,7 @@ export {
 } from "./folder.ts";
 export { Journal } from "./journal.ts";
 export { clearHalfMade, journalPath } from "./journal-file.ts";
-export type { CopyStep, UpStep, LateStep } from "./copy-steps.ts";
+export type { CopyStep, UpStep, LateStep, NewBacking } from "./copy-steps.ts";
 export type { PlannedSnapshot, PlannedStanding } from "./planned-snapshot.ts";
 export type {
   BeginRecord,

@@ -28,7 +28,7 @@ import type { Origin } from "../../storage/index.ts";
 import { isNote } from "../notes.ts";
 import { ACTION_KINDS } from "../action-kinds.ts";
 import type { ActionKind, PlannedFile } from "../request.ts";
-import type { CopyStep, LateStep, UpStep } from "./copy-steps.ts";
+import type { CopyStep, LateStep, NewBacking, UpStep } from "./copy-steps.ts";
 import type {
   CommitFence,
   JournalRecord,
@@ -99,8 +99,11 @@ const isRedo = objectOf<PreparedRedo>({
   ),
 });
 
+const isNewBacking = objectOf<NewBacking>({ path: isText, format: isImageFormat, name: isText });
+
 const isUpStep = objectOf<UpStep>({
-  onto: orNull(objectOf<NonNullable<UpStep["onto"]>>({ path: isText, format: isImageFormat, name: isText })),
+  until: orAbsent(objectOf<NonNullable<UpStep["until"]>>({ path: isText, format: isImageFormat })),
+  onto: orNull(isNewBacking),
   leavesOutEqual: isFlag,
   isCompressed: isFlag,
   log: isText,

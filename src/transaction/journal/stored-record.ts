@@ -90,5 +90,11 @@ function mapRedo<Redo extends Pick<StagedImagePlan, "image" | "log">>(
 
 /** The stored name is what the image has, and no path of the workspace's. */
 function mapStep(step: UpStep, map: (path: string) => string): UpStep {
-  return { ...step, onto: step.onto && { ...step.onto, path: map(step.onto.path) }, log: map(step.log) };
+  const { onto, until, log } = step;
+  return {
+    ...step,
+    onto: onto && { ...onto, path: map(onto.path) },
+    ...(until && { until: { ...until, path: map(until.path) } }),
+    log: map(log),
+  };
 }

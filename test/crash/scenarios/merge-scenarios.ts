@@ -1,12 +1,31 @@
 // Scenarios of merges: overlays go down into images below them, and away.
 
-import { addAll, DEVICES, filesOf, ONE, OTHER, type Scenario, step } from "./sample-devices.ts";
+import { addAll, DEVICES, filesOf, ONE, OTHER, qcow2, type Scenario, step } from "./sample-devices.ts";
 
 /** What is written to in place. */
 const CHANGING = { "ws/golden.qcow2": "qcow2", "ws/a.qcow2": "qcow2", "ws/d.qcow2": "qcow2" } as const;
 const OLD = DEVICES.slice(3, 4);
 const WITH_RAW = DEVICES.slice(0, 2);
 const WITH_OLD = [...ONE, ...OLD];
+
+/** Overlays of others: on the lowest image, on one in the middle, which is a device's, and on an upper one. */
+const WITH_SIBLINGS = [
+  ...ONE.flatMap((device) => device.files()),
+  qcow2("ws/a1.qcow2", {
+    dataClusters: [8],
+    seed: 16,
+    backing: { name: "a.qcow2", format: "qcow2" },
+  }),
+  qcow2("ws/a2.qcow2", { dataClusters: [2], seed: 17, backing: { name: "a1.qcow2", format: "qcow2" } }),
+  qcow2("ws/s.qcow2", { dataClusters: [7], seed: 13, backing: { name: "golden.qcow2", format: "qcow2" } }),
+  qcow2("ws/t.qcow2", {
+    dataClusters: [9],
+    seed: 14,
+    version: 2,
+    backing: { name: "a.qcow2", format: "qcow2" },
+  }),
+  qcow2("ws/u.qcow2", { dataClusters: [], seed: 15, backing: { name: "a1.qcow2", format: "qcow2" } }),
+];
 
 /** As a guest would. */
 const write = (image: string) => step(`img convert -n -f qcow2 -O qcow2 other.qcow2 ${image}`);
@@ -109,5 +128,22 @@ export const MERGE_SCENARIOS: readonly Scenario[] = [
       { ...step("txn commit"), orRefused: true },
     ],
     studied: [9],
+  },
+  // They get first what they would lose: in the middle what differs, and all of it where the device goes onto the image.
+  {
+    name: "merge past siblings",
+    files: filesOf([], WITH_SIBLINGS),
+    prepare: [step("device add vda a2.qcow2"), step("device add vdt t.qcow2")],
+    changing: {
+      ...CHANGING,
+      "ws/a2.qcow2": "qcow2",
+      "ws/s.qcow2": "qcow2",
+      "ws/t.qcow2": "qcow2",
+      "ws/u.qcow2": "qcow2",
+    },
+    steps: [
+      step("merge vda --from a1.qcow2 --into golden.qcow2 --rebase-siblings"),
+      step("merge vda --rebase-siblings"),
+    ],
   },
 ];

@@ -11,15 +11,16 @@ export interface MergeChoice {
   readonly from?: string;
   readonly into?: string;
   readonly keep?: boolean;
+  readonly rebaseSiblings?: boolean;
 }
 
 export function mergeRequest(
   bench: Workbench,
   devices: readonly string[],
-  { from, into, keep = false }: MergeChoice = {},
+  { from, into, keep = false, ...how }: MergeChoice = {},
 ): MergeRequest {
   const at = (name: string | undefined) => (name === undefined ? undefined : bench.at(name));
-  return { kind: "merge", devices, from: at(from), into: at(into), keep };
+  return { kind: "merge", devices, from: at(from), into: at(into), keep, ...how };
 }
 
 /** A device on a chain of qcow2 images, the lowest first, each with data and zeros of its own. */

@@ -1,8 +1,15 @@
-// The plan of an action that changes the active layer of each device in place, by a redo log.
+// The plan of an action that changes the active layer of each device in place, by a redo log; and changes of images as
+// actions plan them.
 
 import { type DeviceEntry, requireDevice } from "../../../device/index.ts";
 import { withPlace } from "../../../errors/index.ts";
-import type { Chain, ChainLink } from "../../../format/index.ts";
+import {
+  type BitmapStep,
+  type Chain,
+  type ChainLink,
+  changeBitmaps,
+  judgeBitmaps,
+} from "../../../format/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { Note } from "../../notes.ts";
 import type { ActionKind } from "../../request.ts";
@@ -92,4 +99,20 @@ export function changeOf(
       await write({ ...link, file, stat: await file.stat() }, transaction);
     },
   };
+}
+
+/**
+ * A change of its persistent bitmaps: judged by the plan, which may have long work before it. stepsIn: by the transaction's
+ * id, where that is in a name. Errors are those of judgeBitmaps.
+ */
+export async function planBitmapChange(
+  link: ChainLink,
+  steps: readonly BitmapStep[],
+  stepsIn: (transaction: string) => readonly BitmapStep[] = () => steps,
+): Promise<ImageChange> {
+  await judgeBitmaps(link, steps);
+  const write = async (staged: ChainLink, transaction: string): Promise<void> => {
+    await changeBitmaps(staged, stepsIn(transaction), { isCounted: true });
+  };
+  return changeOf(link, write, { precedesCopies: true });
 }

@@ -6,7 +6,7 @@ import { type ChainLink, type FolderOverlays, identityOf } from "../../../format
 import type { Note } from "../../notes.ts";
 import type { MergeRequest } from "../../request.ts";
 import type { PlanContext } from "./action.ts";
-import { assertNothingStandsOn } from "./overlays-of.ts";
+import { findOverlaysOf, noteUnread, somethingStandsOnIt } from "./overlays-of.ts";
 
 export interface LayersToMerge {
   readonly device: string;
@@ -113,12 +113,18 @@ function assertSizesFit({ device, above, merged, into }: Omit<LayersToMerge, "be
   );
 }
 
-/** E_IN_USE where others stand on what gets another content, or goes. Returns what was not looked at. */
-export async function assertMayBeWritten(
+/** An overlay that is none of the device's, on an image that gets another content, or goes. */
+export interface Sibling {
+  readonly path: string;
+  readonly on: ChainLink;
+}
+
+/** E_IN_USE where there are any, and the request does not say that they are to keep what they show. */
+export async function findSiblings(
   { device, above, merged, into, below }: LayersToMerge,
-  { keep }: MergeRequest,
+  { keep, rebaseSiblings }: MergeRequest,
   context: Pick<PlanContext, "table" | "storage" | "readGeneration" | "removedHere">,
-): Promise<Note[]> {
+): Promise<{ readonly siblings: Sibling[]; readonly unread: readonly Note[] }> {
   const chain = [...above, ...merged, into, ...below];
   const own = new Set(chain.map(({ stat }) => identityOf(stat)));
   for (const path of context.removedHere) {
@@ -127,14 +133,21 @@ export async function assertMayBeWritten(
   }
   // Each header is read once, whatever is merged.
   const folders = new Map<string, FolderOverlays>();
-  let notes: Note[] = [];
+  const siblings: Sibling[] = [];
   for (const [index, link] of [...merged, into].entries()) {
     // What the uppermost one shows does not change, and it may stay.
     if (keep && index === 0) continue;
-    const what = `would ${link === into || keep ? "show another content" : "lose what it shows"}`;
     await withPlace({ device, image: link.path }, async () => {
-      notes = await assertNothingStandsOn(link.path, what, context, { except: own, chain, folders });
+      const found = await findOverlaysOf(link.path, context, { except: own, chain, folders });
+      if (found.length > 0 && rebaseSiblings !== true) {
+        const what = `would ${link === into || keep ? "show another content" : "lose what it shows"}`;
+        throw somethingStandsOnIt(found, what, SIBLINGS_HINT);
+      }
+      for (const path of found) siblings.push({ path, on: link });
     });
   }
-  return notes;
+  return { siblings, unread: noteUnread(folders) };
 }
+
+const SIBLINGS_HINT =
+  "--rebase-siblings gives each first what it would lose; or remove what nobody needs any more";

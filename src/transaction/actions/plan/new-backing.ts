@@ -47,13 +47,15 @@ export async function findStanding(
 }
 
 /** E_REFUSED where earlier statements of the transaction change it at the commit alone, in a way that has to come before. */
-function assertMayBeCopiedUp(
+export function assertMayBeCopiedUp(
   device: string,
   { path: image }: ChainLink,
   { copiedInto, changedLast }: Pick<PlanContext, "copiedInto" | "changedLast">,
 ): void {
   const before = copiedInto.get(image);
-  const isUpAlone = before === undefined || (before.kind === "up" && before.late === undefined);
+  const isUpAlone =
+    before === undefined ||
+    (before.late === undefined && before.up !== undefined && before.up.until === undefined);
   if (isUpAlone && !changedLast.has(image)) return;
   throw new ImgtxError(
     "E_REFUSED",
@@ -98,10 +100,20 @@ function trustedOf([first]: readonly ChainLink[]): readonly string[] {
 /** The device's entry when its active layer stands on that. */
 export function entryOnNew(
   { entry, top, chain }: Standing,
+  standing: Pick<NewStanding, "below" | "name">,
+): DeviceEntry {
+  return entryWith(entry, chain, [top], standing);
+}
+
+/** The same where it stays on these, of which the lowest gets another backing image. */
+export function entryWith(
+  entry: DeviceEntry,
+  chain: Chain,
+  above: readonly ChainLink[],
   { below, name }: Pick<NewStanding, "below" | "name">,
 ): DeviceEntry {
   const [first, ...rest] = below;
-  const links = [top, ...(first ? [{ ...first, name }, ...rest] : [])];
+  const links = [...above, ...(first ? [{ ...first, name }, ...rest] : [])];
   const place = placeOf({ links, close: () => Promise.reject(new Error("the chain is another's")) });
   const mirror = mirrorOfSameContent(entry.mirror, chain, place.chain);
   return { ...withTrusted(entry, [...trustedBy(entry), ...trustedOf(below)]), ...place, mirror };

@@ -13,8 +13,8 @@ interface KnownOverlays {
   readonly except?: ReadonlySet<string>;
   /** Images in whose folders there may be others. Default: the image alone. */
   readonly chain?: readonly { readonly path: string }[];
-  /** Folders that were read already, by their paths. */
-  readonly folders?: Map<string, FolderOverlays>;
+  /** Folders that were read already, by their paths. Those that are read are added. */
+  readonly folders: Map<string, FolderOverlays>;
 }
 
 /**
@@ -25,25 +25,34 @@ export async function assertNothingStandsOn(
   image: string,
   what: string,
   context: OverlayContext,
-  { folders = new Map<string, FolderOverlays>(), ...known }: KnownOverlays = {},
 ): Promise<Note[]> {
-  const [overlay, ...others] = await findOverlaysOf(image, context, { ...known, folders });
-  if (overlay === undefined) {
-    return [...folders.values()].flatMap(({ folder, filesLeft }) =>
-      filesLeft === 0 ? [] : [{ code: "folder not read whole", image: folder, filesLeft } as const],
-    );
-  }
+  const folders = new Map<string, FolderOverlays>();
+  const overlays = await findOverlaysOf(image, context, { folders });
+  if (overlays.length > 0) throw somethingStandsOnIt(overlays, what);
+  return noteUnread(folders);
+}
+
+export function somethingStandsOnIt(
+  [overlay, ...others]: readonly string[],
+  what: string,
+  hint = "remove what nobody needs any more; or make a snapshot, and change its overlay instead",
+): ImgtxError {
   const more = others.length === 0 ? "" : `, and ${others.length} more`;
-  throw new ImgtxError("E_IN_USE", `'${overlay}' stands on it${more}, and ${what}`, {
-    hint: "remove what nobody needs any more; or make a snapshot, and change its overlay instead",
-  });
+  return new ImgtxError("E_IN_USE", `'${overlay}' stands on it${more}, and ${what}`, { hint });
+}
+
+/** On folders that have more files than are looked at. */
+export function noteUnread(folders: ReadonlyMap<string, FolderOverlays>): Note[] {
+  return [...folders.values()].flatMap(({ folder, filesLeft }) =>
+    filesLeft === 0 ? [] : [{ code: "folder not read whole", image: folder, filesLeft } as const],
+  );
 }
 
 /** The overlays that are there, each once. */
-async function findOverlaysOf(
+export async function findOverlaysOf(
   image: string,
   { table, storage, readGeneration }: OverlayContext,
-  { except, chain: beside = [], folders: read }: KnownOverlays & { folders: Map<string, FolderOverlays> },
+  { except, chain: beside = [], folders: read }: KnownOverlays,
 ): Promise<string[]> {
   const found = new Set<string>();
   const add = (chain: readonly { readonly image: string }[]): void => {

@@ -24,7 +24,7 @@ import {
   isSameFile,
 } from "../../../format/index.ts";
 import type { GuestRange } from "../../../units/index.ts";
-import { planBitmapChange } from "./bitmap-change.ts";
+import { planBitmapChange } from "./in-place.ts";
 import { activeLayer } from "./chain-entry.ts";
 import type { PlanContext } from "./action.ts";
 import type { ImageChange } from "../../images/redo.ts";

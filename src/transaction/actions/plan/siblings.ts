@@ -1,0 +1,240 @@
+// Overlays of others on what a merge changes or takes away. Each gets first what it would lose, and shows what it showed.
+//
+// Invariants
+// - Where the device goes onto the image that gets the content, its guest will write to that: no other stands on it any more.
+//   What stood on it, or on what goes, stands on what is below it then. Else they may go on to stand on it, once they have
+//   what differs from the uppermost merged image: its content is what they find there afterwards.
+// - What comes up into them is durable before anything is merged. The header of one that stands on what goes changes when
+//   all is merged.
+// - Devices that stand on them come along, held as those that are merged: the table knows their chains.
+
+import { type DeviceEntry, requireDevice } from "../../../device/index.ts";
+import { ImgtxError, withPlace } from "../../../errors/index.ts";
+import {
+  assertCopyable,
+  assertNoSnapshots,
+  type Chain,
+  type ChainLink,
+  changeBacking,
+  identityOf,
+  measureSpaceToCopyUp,
+  pathsOfLink,
+} from "../../../format/index.ts";
+import type { ImageChange } from "../../images/redo.ts";
+import type { NewBacking } from "../../journal/index.ts";
+import type { PlannedFile } from "../../request.ts";
+import type { Note } from "../../notes.ts";
+import type { Plan, PlannedCopy, PlanContext } from "./action.ts";
+import { assertNotFrozen } from "./fencing.ts";
+import type { LayersToMerge, Sibling } from "./layers-to-merge.ts";
+import { assertMayBeCopiedUp, assertMayStand, entryWith, nameAsBefore } from "./new-backing.ts";
+
+/** What a plan has more for them. */
+export interface SiblingsPlan {
+  readonly copies: readonly PlannedCopy[];
+  readonly redo: readonly ImageChange[];
+  readonly chains: Plan["chains"];
+  readonly changes: Plan["changes"];
+  readonly files: readonly PlannedFile[];
+  readonly notes: readonly Note[];
+}
+
+/** The layers, those that stand on them, and by which name what stood on the merged ones finds the image below. */
+interface Merge {
+  readonly layers: LayersToMerge;
+  readonly siblings: readonly Sibling[];
+  readonly name: string | undefined;
+}
+
+/** E_IN_USE, E_REFUSED or E_UNSUPPORTED where one of them can't keep what it shows. */
+export async function planSiblings(merging: Merge, context: PlanContext): Promise<SiblingsPlan> {
+  const devices = await openDevicesOn(merging, context);
+  const parts: SiblingPart[] = [];
+  for (const sibling of merging.siblings) {
+    assertNoMirror(sibling, merging.layers, context);
+    const place = { device: merging.layers.device, image: sibling.path };
+    const part = await withPlace(place, async () => await planOne(sibling, { ...merging, devices }, context));
+    if (part) parts.push(part);
+  }
+  const standings = new Map(parts.map(({ top, after }) => [identityOf(top.stat), after]));
+  const { layers, name } = merging;
+  const [lowest] = layers.above.slice(-1);
+  if (lowest) standings.set(identityOf(lowest.stat), { below: [layers.into, ...layers.below], name });
+  return {
+    copies: parts.flatMap(({ copies }) => copies),
+    redo: parts.flatMap(({ redo }) => redo),
+    chains: [...devices, ...parts.flatMap(({ chains }) => chains)],
+    changes: devices.flatMap(({ device, entry, chain, depth }) => {
+      const overlay = chain.links[depth - 1];
+      const after = overlay && standings.get(identityOf(overlay.stat));
+      return after ? [{ device, after: entryWith(entry, chain, chain.links.slice(0, depth), after) }] : [];
+    }),
+    files: parts.map(({ top: { path } }) => ({ path, change: "change" })),
+    notes: parts.map(({ note }) => note),
+  };
+}
+
+/** A device whose chain leads through the merged layers, or into the image that gets their content. */
+interface DeviceOn {
+  readonly device: string;
+  readonly entry: DeviceEntry;
+  readonly chain: Chain;
+  /** Of the first of them in its chain. */
+  readonly depth: number;
+}
+
+async function openDevicesOn(
+  { layers: { device, merged, into } }: Merge,
+  context: PlanContext,
+): Promise<DeviceOn[]> {
+  const changing = new Set([...merged, into].map(({ stat }) => identityOf(stat)));
+  const paths = new Set([...merged, into].map(({ path }) => path));
+  const found: DeviceOn[] = [];
+  for (const entry of context.table.devices) {
+    const { name, image, format, chain: known } = entry;
+    if (name === device || known.every((one) => !paths.has(one.image))) continue;
+    const chain = await context.openChain(image, format, name);
+    const depth = chain.links.findIndex(({ stat }) => changing.has(identityOf(stat)));
+    if (depth <= 0) continue;
+    assertNotFrozen(entry, "its images may not be written to");
+    found.push({ device: name, entry, chain, depth });
+  }
+  return found;
+}
+
+interface SiblingPart {
+  readonly top: ChainLink;
+  readonly after: NewPlace;
+  readonly copies: readonly PlannedCopy[];
+  readonly redo: readonly ImageChange[];
+  readonly chains: Plan["chains"];
+  readonly note: Note;
+}
+
+/** What it is to stand on, and the name that its header is to have. */
+interface NewPlace {
+  readonly below: readonly ChainLink[];
+  readonly name: string | undefined;
+}
+
+/** Undefined: by now it stands on something else. */
+async function planOne(
+  { path, on }: Sibling,
+  { layers, devices }: Merge & { readonly devices: readonly DeviceOn[] },
+  context: PlanContext,
+): Promise<SiblingPart | undefined> {
+  const known = devices.find(({ chain, depth }) => chain.links[depth - 1]?.path === path);
+  const device = known?.device ?? layers.device;
+  const chain = known?.chain ?? (await context.openChain(path, "qcow2", device));
+  const [top, under] = chain.links.slice(known ? known.depth - 1 : 0);
+  if (!top || !under || identityOf(under.stat) !== identityOf(on.stat)) return undefined;
+  assertMayBeCopiedUp(device, top, context);
+  const after = await findPlace(top, on, layers, context);
+  const entry = requireDevice(context.table, device);
+  await assertMayStand({ entry, chain, top, below: [under] }, after, context);
+  const part = { top, after, chains: known ? [] : [{ device, chain }] };
+  if (isOnSameContent(on, layers)) {
+    assertSizesFit(top, layers);
+    const redo = [{ link: top, isLast: true, write: writerOf(after) }];
+    return { ...part, copies: [], redo, note: { code: "sibling points to", image: path } };
+  }
+  if (layers.above.length > 0 && on !== layers.into) assertSizesFit(top, layers);
+  await assertNoSnapshots(top);
+  await assertCopyable(context.storage, { path, format: top.format }, context.gate);
+  const copy = planCopy(top, { on, after }, layers, context);
+  return { ...part, copies: [copy], redo: [], note: await noteOn(copy, context) };
+}
+
+async function findPlace(
+  top: ChainLink,
+  on: ChainLink,
+  { above, merged, into, below }: LayersToMerge,
+  context: PlanContext,
+): Promise<NewPlace> {
+  if (above.length === 0) {
+    const [first] = below;
+    return { below, name: first && (await nameAsBefore(top, first, into, context)) };
+  }
+  const name =
+    on === into ? top.header?.backingFileName : await nameAsBefore(top, into, merged.at(-1), context);
+  return { below: [into, ...below], name };
+}
+
+/** What it stands on shows what the image shows that gets the content, when it has it. */
+function isOnSameContent(on: ChainLink, { above, merged: [uppermost] }: LayersToMerge): boolean {
+  return above.length > 0 && on === uppermost;
+}
+
+function backingOf({ below: [first], name }: NewPlace): NewBacking | null {
+  return first && name !== undefined ? { path: first.path, format: first.format, name } : null;
+}
+
+function writerOf(after: NewPlace): ImageChange["write"] {
+  return async (file) => await changeBacking(file, backingOf(after) ?? undefined);
+}
+
+function planCopy(
+  { path: into, format }: ChainLink,
+  { on, after }: { readonly on: ChainLink; readonly after: NewPlace },
+  { above, merged, into: target }: LayersToMerge,
+  { copiedInto }: PlanContext,
+): PlannedCopy {
+  const [uppermost] = merged;
+  if (!uppermost) throw new Error("at least one layer is merged");
+  const isLeft = above.length === 0;
+  // The image that gets the content may be changed by redo logs by then: its own copy looks at it.
+  const read = isLeft ? merged.slice(on === target ? merged.length : merged.indexOf(on)) : merged;
+  // What an earlier statement merges into the uppermost one is there only with the commit.
+  const until = { path: copiedInto.get(uppermost.path)?.from ?? uppermost.path, format: "qcow2" } as const;
+  return {
+    kind: "up",
+    from: on.path,
+    files: read.flatMap(pathsOfLink),
+    into,
+    format,
+    up: {
+      onto: backingOf(after),
+      ...(!isLeft && { until }),
+      leavesOutEqual: !isLeft,
+      isCompressed: false,
+    },
+  };
+}
+
+async function noteOn({ into: image, up }: PlannedCopy, { storage, gate }: PlanContext): Promise<Note> {
+  const onto = up?.until ?? up?.onto ?? undefined;
+  const wanted = {
+    into: { path: image },
+    onto,
+    leavesOutEqual: up?.leavesOutEqual === true,
+    isCompressed: false,
+  };
+  const spaces = await measureSpaceToCopyUp(storage, wanted, gate, { isExact: false });
+  const sizeBytes = spaces.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+  return { code: "sibling pulled", image, sizeBytes, isAlone: onto === undefined };
+}
+
+/** What a longer image has behind the end of what is merged into it would show. */
+function assertSizesFit(
+  { virtualSizeBytes, path }: ChainLink,
+  { into, merged: [uppermost] }: LayersToMerge,
+): void {
+  const end = uppermost?.virtualSizeBytes ?? 0;
+  if (Math.min(virtualSizeBytes, into.virtualSizeBytes) <= end) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `'${into.path}' has ${into.virtualSizeBytes} bytes, and what is merged into it ${end}: what it has behind that would show`,
+    { hint: `merge what is as large as '${path}' as well: leave out --from` },
+  );
+}
+
+/** E_IN_USE: what a mirror holds is known by what it stands on. */
+function assertNoMirror({ path, on }: Sibling, { device }: LayersToMerge, { table }: PlanContext): void {
+  const mirrored = table.devices.find(({ mirror }) => mirror?.chain.some(({ image }) => image === path));
+  if (!mirrored) return;
+  throw new ImgtxError("E_IN_USE", `'${path}' stands on it, and is in the mirror of '${mirrored.name}'`, {
+    device,
+    image: on.path,
+    hint: `\`imgtx mirror --cancel ${mirrored.name}\` gives the mirror up first`,
+  });
+}
