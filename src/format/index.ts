@@ -138,7 +138,7 @@ export type { SnapshotChoice } from "./qcow2/read/qcow2-snapshots.ts";
 export type { CheckResult } from "./qcow2/check/check-findings.ts";
 export type { SnapshotEntry } from "./qcow2/codec/snapshot-table.ts";
 export { canChangeNames, canOpen } from "./chain/owner-access.ts";
-export { quoteName, shellQuote } from "./quote-name.ts";
+export { howToFindNames, quoteName, shellQuote } from "./quote-name.ts";
 export { findCutOffImages, requireOpenable } from "./open/require-openable.ts";
 export { settleCutOff, settlePartial } from "./qcow2/change/settle-partial.ts";
 export { SliceImage } from "./read/slice-image.ts";

@@ -39,3 +39,8 @@ function octalEscapes(character: string): string {
     .map((byte) => `\\${byte.toString(8).padStart(3, "0")}`)
     .join("");
 }
+
+/** The command that lists all names of a file, for a hint. */
+export function howToFindNames(file: string): string {
+  return `\`find "$(stat -c %m ${shellQuote(file)})" -xdev -samefile ${shellQuote(file)}\``;
+}

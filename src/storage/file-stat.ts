@@ -35,6 +35,7 @@ export function describeStat(path: string, stats: BigIntStats, around: StatAroun
     allocatedBytes: exactly(path, stats.blocks * STAT_BLOCK_BYTES),
     fileSystem,
     inode,
+    names: Number(stats.nlink),
     get fileSystemId() {
       return place().fileSystemId;
     },

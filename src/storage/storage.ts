@@ -34,6 +34,8 @@ export interface FileStat {
   /** This run of the machine; "" where that can't be told. */
   readonly bootId: string;
   readonly inode: string;
+  /** How many names the file has. */
+  readonly names: number;
   /** Permission bits, without the type: 0o600. */
   readonly mode: number;
   readonly ownerId: number;

@@ -163,6 +163,7 @@ function statOf(node: MemoryNode | undefined): FileStat | undefined {
     allocatedBytes: countAllocated(node.content),
     fileSystem: "1",
     inode: String(node.inode),
+    names: 1,
     mode: 0o600,
     ownerId: 0,
     groupId: 0,

@@ -18,7 +18,7 @@ import { printable } from "../render/printable.ts";
 import { loadEngine, noteRecovered } from "./beside.ts";
 import type { ImgInvocation } from "./command.ts";
 import { deviceOn, standsOn } from "./guard-target.ts";
-import { assertWhole, parseImageName } from "./image-name.ts";
+import { assertWhole, type ImageName, parseImageName } from "./image-name.ts";
 import { explained, openSource, sourceOptions } from "./images.ts";
 import { lockWaiting } from "./lock-waiting.ts";
 import { failure } from "./messages.ts";
@@ -36,6 +36,8 @@ export interface ImageInPlace {
   readonly dataFile: string | undefined;
   /** Whether it is opened by itself, whatever it stands on. Default: no. */
   readonly isAlone?: boolean;
+  /** Of a raw file the part that the operand means. */
+  readonly part?: ImageName["part"];
 }
 
 /** What `use` finds in the image as it is now: looked at before anything is planned, without locks. */
@@ -43,11 +45,11 @@ export async function lookAtImage<T>(
   invocation: ImgInvocation,
   operand: string,
   use: (image: OpenedImage, place: ImageInPlace) => Promise<T>,
-  { isAlone = false } = {},
+  { isAlone = false, mayBePart = false } = {},
 ): Promise<T> {
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
-  assertWhole(name, operand);
+  if (!mayBePart) assertWhole(name, operand);
   if (name.backing !== undefined) {
     throw failure(`Could not open '${operand}': imgtx changes an image over its own backing image only`);
   }
@@ -65,6 +67,7 @@ export async function lookAtImage<T>(
       format: top.format,
       dataFile: top.dataFile?.path,
       isAlone,
+      part: name.part,
     });
   } finally {
     await opened.close();

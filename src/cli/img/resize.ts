@@ -1,6 +1,7 @@
 // imgtx img resize
 
 import { ImgtxError } from "../../errors/index.ts";
+import type { OpenedImage } from "../../format/index.ts";
 import { parseSizeBytes } from "../../units/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { changeImage, type ImageInPlace, lookAtImage } from "./in-place.ts";
@@ -63,7 +64,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     throw usageError(qemuVersion < 10 ? expected : "Extra argument(s) in command line");
   }
   const size = readSize(text);
-  const { place, isSmaller } = await lookAtImage(invocation, filename, async (image, found) => {
+  const judge = async (image: OpenedImage, found: ImageInPlace) => {
     const before = image.virtualSizeBytes;
     const after = size.isRelative ? before + size.bytes : size.bytes;
     if (after <= 0) throw failure("New image size must be positive");
@@ -71,13 +72,17 @@ async function execute(invocation: ImgInvocation): Promise<number> {
       throw failure("Preallocation can only be used for growing images");
     }
     if (after < before && !input.flag("--shrink")) throw refuseShrinking();
+    if (found.part?.lengthBytes !== undefined) throw failure("Cannot resize fixed-size raw disks");
     return Promise.resolve({ place: found, isSmaller: after < before });
-  });
+  };
+  const { place, isSmaller } = await lookAtImage(invocation, filename, judge, { mayBePart: true });
+  // A part without a length ends where its file does.
+  const start = size.isRelative ? 0 : (place.part?.start ?? 0);
   await changeImage(invocation, place, (device) => [
     {
       kind: "resize",
       device,
-      sizeBytes: size.bytes,
+      sizeBytes: start + size.bytes,
       isRelative: size.isRelative,
       // Asked for above, of the disk as it was; where it is another by now it is not cut.
       shrink: isSmaller,

@@ -20,7 +20,7 @@ import { HEADER_AT } from "../qcow2/codec/header.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
 import type { Qcow2Link } from "../chain/chain-link.ts";
-import { shellQuote } from "../quote-name.ts";
+import { howToFindNames, shellQuote } from "../quote-name.ts";
 import { readHead } from "../read-header.ts";
 import { readSnapshotTable } from "../qcow2/read/qcow2-snapshots.ts";
 import { requireCounted } from "../qcow2/check/require-counted.ts";
@@ -205,7 +205,7 @@ export function isFrozen(image: string): ImgtxError {
     offset: HEADER_AT.incompatibleFeatures,
     hint:
       "`imgtx unfreeze` of its device ends that. Where a command was interrupted that knew the file by another name " +
-      `(\`find "$(stat -c %m ${shellQuote(image)})" -xdev -samefile ${shellQuote(image)}\`), \`imgtx img check\` of that ` +
+      `(${howToFindNames(image)}), \`imgtx img check\` of that ` +
       "name ends it. `imgtx unfreeze --force` is for where neither is",
   });
 }

@@ -1,12 +1,16 @@
 // A session on one image that is in no workspace: what changes it is a transaction like any other, in a workspace of
 // its own beside the image, which comes with the plan and goes with the journal.
 
+import { ImgtxError } from "../../errors/index.ts";
 import {
+  type Chain,
   findBeside,
   folderBeside,
   type GateOptions,
+  howToFindNames,
   type ImageFormat,
   openChain,
+  shellQuote,
 } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { deviceEntryOf } from "../actions/plan/chain-entry.ts";
@@ -42,6 +46,7 @@ export async function openImageSession(
   if (left) return { workspace: left, root: left.root, currentFolder, recovered };
   const chain = await openChain(storage, image, { format, gate, backing: !isAlone });
   try {
+    assertOneName(chain, lowest);
     const first = deviceEntryOf(IMAGE_DEVICE, chain);
     return {
       workspace: { storage, root: beside.folder, first },
@@ -51,6 +56,29 @@ export async function openImageSession(
     };
   } finally {
     await chain.close();
+  }
+}
+
+/**
+ * E_REFUSED where an image that is changed has another name, and no fence tells who comes by that one of a change that
+ * was cut off: what is left of it lies beside this one.
+ */
+function assertOneName({ links }: Chain, lowest: string): void {
+  for (const [depth, { path, header, stat }] of links.entries()) {
+    const isChanged = depth === 0 || path === lowest;
+    const mayBeFenced = header !== undefined && header.version > 2;
+    if (!isChanged || mayBeFenced || stat.names === 1) continue;
+    const [own, temporary] = [shellQuote(path), shellQuote(`${path}.own`)];
+    throw new ImgtxError(
+      "E_REFUSED",
+      `it has ${stat.names} names (hard links), and a change that is interrupted is known beside one alone`,
+      {
+        image: path,
+        hint:
+          `${howToFindNames(path)} lists them. As a device of a workspace it can be changed; or give this name a file ` +
+          `of its own, while nobody uses it: \`cp -p --sparse=always ${own} ${temporary} && mv ${temporary} ${own}\``,
+      },
+    );
   }
 }
 

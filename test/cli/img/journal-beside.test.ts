@@ -1,6 +1,7 @@
 // Changes of an image that is in no workspace: the journal beside it, found and ended by whoever opens the image, and the
 // devices whose image is changed as theirs or not at all.
 
+import { execSync } from "node:child_process";
 import {
   chownSync,
   cpSync,
@@ -80,6 +81,25 @@ test("a file that was changed by half under another name is left alone, and its 
   expect(readFileSync(at("a.qcow2")).equals(half)).toBe(true);
   expect(await img("check -q a.qcow2")).toMatchObject({ status: 0 });
   expect(await img("snapshot -c two other/same.qcow2")).toMatchObject({ status: 0 });
+});
+
+test("a file with other names, and no place for a fence, is not changed by one of them; with a name of its own it is", async () => {
+  mkdirSync(at("other"));
+  for (const name of ["a.qcow2", "old.qcow2", "b.raw"]) linkSync(at(name), at(`other/${name}`));
+  const lines = ["snapshot -c one old.qcow2", "resize -f raw b.raw +64k", "amend -o compat=1.1 old.qcow2"];
+  for (const [index, line] of lines.entries()) {
+    const { status, stderr } = await img(line);
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/it has 2 names \(hard links\).*\n?.*-xdev -samefile /);
+    const [, paste = ""] = /`(cp -p [^`]*)`/.exec(stderr) ?? [];
+    execSync(paste.replaceAll("FOLDER", folder));
+    expect(await img(line)).toMatchObject({ status: 0 });
+    // And once more with another name.
+    const [name = ""] = /old.qcow2|b.raw/.exec(line) ?? [];
+    linkSync(at(name), at(`other/again-${index}`));
+  }
+  expect(await img("snapshot -c one a.qcow2")).toMatchObject({ status: 0 });
+  expect(readdirSync(at("other")).length).toBe(6);
 });
 
 describe("what an interrupted command left beside an image", () => {

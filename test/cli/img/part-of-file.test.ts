@@ -1,5 +1,6 @@
 // A disk inside another file: driver=raw with offset and size.
 
+import { readFileSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
 import { runBoth, runImg, runQemu } from "../../helpers/cli/against-qemu.ts";
@@ -38,6 +39,22 @@ describe("a part of a raw file is read as qemu-img reads it", () => {
     const { qemu: theirs, ours } = await runBoth(ARCHIVE, ["convert", "-O", "qcow2", name, "z"]);
     expect(ours).toEqual(theirs);
   });
+});
+
+qemu.test.each([
+  "resize --image-opts PART 2M",
+  "resize --image-opts PART 512k",
+  "resize --image-opts REST 4M",
+  "resize --image-opts REST +1M",
+  "resize --image-opts REST 512k",
+  "resize --shrink --image-opts REST 512k",
+])("is resized as qemu-img resizes it: %s", async (line) => {
+  const rest = "driver=raw,offset=1M,file.filename=archive";
+  const words = line.replace("PART", PART).replace("REST", rest).split(" ");
+  const { qemu: theirs, ours, qemuFolder, ourFolder } = await runBoth(ARCHIVE, words);
+  expect(ours).toEqual(theirs);
+  const [one, other] = [qemuFolder, ourFolder].map((folder) => readFileSync(`${folder}/archive`));
+  expect(one && other?.equals(one)).toBe(true);
 });
 
 qemu.test("commands that would work on the whole file refuse a part of it", async () => {

@@ -2,7 +2,7 @@
 // before each trial, and observed. Queries run in this process, which is faster.
 
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { run } from "../../../src/cli/main.ts";
@@ -19,10 +19,12 @@ import {
 } from "../judges/observation.ts";
 import {
   copyFolder,
+  isShared,
   keepShared,
   type KeptFile,
   layOutFiles,
   markCopy,
+  putBackAlone,
   putBackShared,
   viewFolder,
 } from "./real-folder.ts";
@@ -112,12 +114,17 @@ export class RealBench {
     // First of all: a file changes with each name that it gets or loses.
     this.#kept = keepShared(this.live);
     rmSync(this.#saved, { recursive: true, force: true });
+    if (!isShared(this.live)) return;
     renameSync(this.live, this.#saved);
     copyFolder(this.#saved, this.live);
     markCopy(this.live, this.#kept);
   }
 
   async restore(): Promise<void> {
+    if (!existsSync(this.#saved)) {
+      await putBackAlone(this.live, this.#kept);
+      return;
+    }
     rmSync(this.live, { recursive: true, force: true });
     copyFolder(this.#saved, this.live);
     await putBackShared(this.live, this.#kept);

@@ -16,6 +16,7 @@ import {
   readFileSync,
   readlinkSync,
   realpathSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -161,6 +162,20 @@ export async function putBackShared(root: string, kept: readonly KeptFile[]): Pr
     await opened.setModified(String(modifiedNs));
     await opened.close();
   }
+}
+
+/** Whether copies can share images by second names. Where there is no workspace imgtx may refuse to change such ones. */
+export function isShared(root: string): boolean {
+  return existsSync(join(root, OWN_FOLDER));
+}
+
+/** Takes away what has come since, and puts the rest back as putBackShared does. */
+export async function putBackAlone(root: string, kept: readonly KeptFile[]): Promise<void> {
+  const paths = kept.map(({ path }) => path);
+  const isKept = (path: string) => paths.some((one) => one === path || one.startsWith(`${path}/`));
+  for (const path of walk(root).toReversed())
+    if (!isKept(path) && path !== WORKSPACE) rmSync(join(root, path), { recursive: true });
+  await putBackShared(root, kept);
 }
 
 export function viewFolder(root: string): FolderView {

@@ -18,6 +18,7 @@ export function statOfInode(
     allocatedBytes: inode.content.allocatedBytes,
     fileSystem: String(FIRST_DEVICE + inode.disk),
     inode: String(inode.number),
+    names: 1,
     mode: inode.mode,
     ownerId: 0,
     groupId: 0,
