@@ -1,4 +1,7 @@
 // A device as the table and the journals keep it: its images as they were, its mirror, its freeze.
+//
+// A chain's entry names its external data file too: a device that writes to one must not share it, and a way back must find
+// it as it was.
 
 import type { Fingerprint, ImageFormat } from "../format/index.ts";
 
@@ -95,4 +98,78 @@ export interface DeviceEntry {
   readonly trusted?: readonly string[] | undefined;
   /** The overlay that imgtx made for it: where that is its image, imgtx may remove it when nobody needs it any more. */
   readonly made?: string | undefined;
+}
+
+export function mapEntryPaths(
+  entry: DeviceEntry,
+  map: (path: string) => string,
+  done = new Map<ChainEntry, ChainEntry>(),
+): DeviceEntry {
+  const { mirror, frozen, trusted, made } = entry;
+  return {
+    ...entry,
+    ...(made !== undefined && { made: map(made) }),
+    ...(trusted && { trusted: trusted.map(map) }),
+    image: map(entry.image),
+    chain: mapChainPaths(entry.chain, map, done),
+    mirror: mirror && {
+      ...mirror,
+      image: map(mirror.image),
+      chain: mapChainPaths(mirror.chain, map, done),
+      source: mapChainPaths(mirror.source, map, done),
+    },
+    frozen: frozen && {
+      ...frozen,
+      fences: frozen.fences.map((fence) => ({ ...fence, image: map(fence.image) })),
+    },
+  };
+}
+
+/** What several chains have stays one object. */
+function mapChainPaths(
+  chain: readonly ChainEntry[],
+  map: (path: string) => string,
+  done: Map<ChainEntry, ChainEntry>,
+): ChainEntry[] {
+  return chain.map((element) => {
+    const known = done.get(element);
+    if (known) return known;
+    const mapped = mapImagePaths(element, map);
+    done.set(element, mapped);
+    return mapped;
+  });
+}
+
+export function mapImagePaths(element: ChainEntry, map: (path: string) => string): ChainEntry {
+  const { image, dataFile } = element;
+  return { ...element, image: map(image), dataFile: dataFile && { ...dataFile, image: map(dataFile.image) } };
+}
+
+/** The same entry with what images of its chain look like, and with the times that its fences put back then. */
+export function withLooks(
+  entry: DeviceEntry,
+  looks: ReadonlyMap<string, Fingerprint> | undefined,
+): DeviceEntry {
+  if (!looks) return entry;
+  const renew = <File extends SeenFile>(file: File): File => {
+    const fingerprint = looks.get(file.image);
+    return fingerprint ? { ...file, fingerprint } : file;
+  };
+  const { frozen } = entry;
+  return {
+    ...entry,
+    chain: entry.chain.map((one) => {
+      const { dataFile } = one;
+      return dataFile && looks.has(dataFile.image)
+        ? { ...renew(one), dataFile: renew(dataFile) }
+        : renew(one);
+    }),
+    frozen: frozen && {
+      ...frozen,
+      fences: frozen.fences.map((fence) => ({
+        ...fence,
+        modifiedNs: looks.get(fence.image)?.modifiedNs || fence.modifiedNs,
+      })),
+    },
+  };
 }

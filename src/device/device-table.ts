@@ -10,7 +10,13 @@ import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import { describeChanges, describeDoubt, type Fingerprint, shellQuote } from "../format/index.ts";
 import { isCount, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
-import type { ChainEntry, DeviceEntry, FenceEntry } from "./device-entry.ts";
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  type FenceEntry,
+  filesOfEntry,
+  mapEntryPaths,
+} from "./device-entry.ts";
 import { isDeviceEntry } from "./entry-shape.ts";
 import { type FileMark, isFileMark } from "./file-mark.ts";
 import { poolChains, unpoolChains } from "./pooled-chains.ts";
@@ -39,11 +45,17 @@ export interface DeviceTable {
   readonly position?: number | undefined;
   /** Closed generations that a redo goes to, the next one last. Absent: none. */
   readonly undone?: readonly number[] | undefined;
+  /** Bytes of the differences in the history after its last whole generation. Absent: the next one is kept whole. */
+  readonly sinceWhole?: number | undefined;
 }
 
+/** What a table says of itself: all but what grows with the workspace. */
+export type TableHead = Omit<DeviceTable, "devices" | "snapshots" | "sinceWhole">;
+
 const KIND = "imgtx device table";
-const VERSION = 3;
-const READ_VERSIONS: readonly unknown[] = [1, 2, VERSION];
+const VERSION = 4;
+/** Of these the first two knew of no snapshots, and none of a history that has differences. */
+const READ_VERSIONS: readonly unknown[] = [1, 2, 3, VERSION];
 
 const MAX_DEVICE_NAME_LENGTH = 64;
 const DEVICE_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+-]*$/;
@@ -129,25 +141,38 @@ export interface TableMark extends FileMark {
   readonly folder?: FileMark;
 }
 
-/** One JSON object with its checksum, ready to be written. Paths become relative to root inside it. */
+/** One JSON object with its checksum, ready to be written. */
 export function encodeTable(root: string, table: DeviceTable, mark: TableMark | null): Uint8Array {
+  return sealJson("table", JSON.stringify(storeTable(root, table, mark)));
+}
+
+/** As it is stored. Paths become relative to root inside it. */
+export function storeTable(root: string, table: DeviceTable, mark: TableMark | null): object {
   const problem = findDisorder(table);
   if (problem !== undefined) throw new Error(`a device table is not to be written: ${problem}`);
   const stored = mapPaths(table, (path) => toStoredPath(root, path));
   const snapshots = stored.snapshots.map(({ unwritten: _unwritten, ...ref }) => ref);
-  const fields = { ...stored, snapshots, ...poolChains(stored.devices) };
-  return sealJson("table", JSON.stringify({ kind: KIND, version: VERSION, mark, ...fields }));
+  return { kind: KIND, version: VERSION, mark, ...stored, snapshots, ...poolChains(stored.devices) };
 }
 
 /** The inverse of encodeTable. E_CORRUPT where the checksum or the shape does not hold. */
 export function decodeTable(root: string, bytes: Uint8Array, file: string): StoredTable {
   const parsed = openSealed("table", "a device table", bytes);
   if (typeof parsed === "string") throw damaged(file, parsed);
+  return loadTable(root, parsed, file);
+}
+
+/** The inverse of storeTable. */
+export function loadTable(
+  root: string,
+  parsed: Readonly<Record<string, unknown>>,
+  file: string,
+): StoredTable {
   if (parsed["kind"] !== KIND) throw damaged(file, "it holds something else");
   const { kind: _kind, version, mark = null, images, ...fields } = parsed;
   // Without a list of images each chain is written out.
   const devices = images === undefined ? fields["devices"] : unpoolChains(images, fields["devices"]);
-  const isEarlier = version !== VERSION;
+  const isEarlier = version === 1 || version === 2;
   const none = isEarlier ? { snapshots: [], nextSnapshot: 1 } : {};
   const stored: Record<string, unknown> = { workspaceId: null, ...none, ...fields, devices };
   if (!READ_VERSIONS.includes(version)) {
@@ -175,22 +200,29 @@ const isTableMark = objectOf<TableMark>({
   folder: orAbsent(isFileMark),
 });
 
-const isTable = objectOf<DeviceTable>({
+const HEAD = {
   workspaceId: orNull(isText),
   generation: isCount,
   committed: isText,
   transaction: orNull(isText),
   summary: isText,
   allowPaths: listOf(isText),
-  devices: listOf(isDeviceEntry),
-  snapshots: listOf(isSnapshotRef),
   nextSnapshot: isCount,
   position: orAbsent(isCount),
   undone: orAbsent(listOf(isCount)),
+};
+
+export const isTableHead = objectOf<TableHead>(HEAD);
+
+const isTable = objectOf<DeviceTable>({
+  ...HEAD,
+  devices: listOf(isDeviceEntry),
+  snapshots: listOf(isSnapshotRef),
+  sinceWhole: orAbsent(isCount),
 });
 
 /** What breaks the invariants of a table, or undefined. */
-function findDisorder({ devices, snapshots, nextSnapshot }: DeviceTable): string | undefined {
+export function findDisorder({ devices, snapshots, nextSnapshot }: DeviceTable): string | undefined {
   for (const [index, { name, image, chain }] of devices.entries()) {
     const before = devices[index - 1];
     if (!isDeviceName(name)) return `'${name}' can't be the name of a device`;
@@ -206,31 +238,6 @@ function findDisorder({ devices, snapshots, nextSnapshot }: DeviceTable): string
 
 function isDeviceName(name: string): boolean {
   return DEVICE_NAME.test(name) && name.length <= MAX_DEVICE_NAME_LENGTH;
-}
-
-export function mapEntryPaths(
-  entry: DeviceEntry,
-  map: (path: string) => string,
-  done = new Map<ChainEntry, ChainEntry>(),
-): DeviceEntry {
-  const { mirror, frozen, trusted, made } = entry;
-  return {
-    ...entry,
-    ...(made !== undefined && { made: map(made) }),
-    ...(trusted && { trusted: trusted.map(map) }),
-    image: map(entry.image),
-    chain: mapChainPaths(entry.chain, map, done),
-    mirror: mirror && {
-      ...mirror,
-      image: map(mirror.image),
-      chain: mapChainPaths(mirror.chain, map, done),
-      source: mapChainPaths(mirror.source, map, done),
-    },
-    frozen: frozen && {
-      ...frozen,
-      fences: frozen.fences.map((fence) => ({ ...fence, image: map(fence.image) })),
-    },
-  };
 }
 
 /** What the journal knows of files that a transaction made or changed. */
@@ -258,14 +265,18 @@ export function withFingerprints(
     return always || isKnown ? now : known;
   };
   const renew = (chain: readonly ChainEntry[], always: boolean): ChainEntry[] =>
-    chain.map((element) => ({
-      ...element,
-      fingerprint: renewOne(element.image, element.fingerprint, always),
-      dataFile: element.dataFile && {
-        ...element.dataFile,
-        fingerprint: renewOne(element.dataFile.image, element.dataFile.fingerprint, always),
-      },
-    }));
+    chain.map((element) =>
+      filesOfEntry(element).some(({ image }) => changed.has(image))
+        ? {
+            ...element,
+            fingerprint: renewOne(element.image, element.fingerprint, always),
+            dataFile: element.dataFile && {
+              ...element.dataFile,
+              fingerprint: renewOne(element.dataFile.image, element.dataFile.fingerprint, always),
+            },
+          }
+        : element,
+    );
   const { mirror, frozen } = entry;
   // What was written under a fence that stays was there before it is lifted: no earlier time is put back then.
   const timeOf = ({ image, modifiedNs }: FenceEntry) => changed.get(image)?.now.modifiedNs ?? modifiedNs;
@@ -287,26 +298,6 @@ export function withFingerprints(
 /** Of what the transaction has made itself, no change time is kept before it has its name. */
 function isInDoubt(known: Fingerprint, before: Fingerprint): boolean {
   return known.changedNs !== undefined && describeDoubt(known, before) !== undefined;
-}
-
-/** What several chains have stays one object. */
-function mapChainPaths(
-  chain: readonly ChainEntry[],
-  map: (path: string) => string,
-  done: Map<ChainEntry, ChainEntry>,
-): ChainEntry[] {
-  return chain.map((element) => {
-    const known = done.get(element);
-    if (known) return known;
-    const { image, dataFile } = element;
-    const mapped = {
-      ...element,
-      image: map(image),
-      dataFile: dataFile && { ...dataFile, image: map(dataFile.image) },
-    };
-    done.set(element, mapped);
-    return mapped;
-  });
 }
 
 function mapPaths(table: DeviceTable, map: (path: string) => string): DeviceTable {

@@ -7,9 +7,10 @@ import { ImgtxError } from "../errors/index.ts";
 import { describeStatChanges } from "../format/index.ts";
 import { type DeviceEntry, filesOfDevice, type SeenFile } from "./device-entry.ts";
 import { type DeviceTable, findDevice } from "./device-table.ts";
+import { listHistory, readGeneration } from "./history.ts";
 import { sealDevice } from "./snapshot-record.ts";
 import { withSealsOf, withSnapshot } from "./snapshots.ts";
-import { listHistory, readGeneration, type Workspace } from "./workspace.ts";
+import type { Workspace } from "./workspace.ts";
 
 /** The table with the snapshots that its history comes to. */
 export async function withEarlierSnapshots(workspace: Workspace, table: DeviceTable): Promise<DeviceTable> {
@@ -50,7 +51,7 @@ async function readMoves(workspace: Workspace, table: DeviceTable): Promise<Move
   const known: DeviceTable[] = [];
   for (const number of await listHistory(workspace, table)) {
     try {
-      const one = await readGeneration(workspace, number);
+      const one = await readGeneration(workspace, number, table);
       if (one) known.push(one);
     } catch (error) {
       if (!(error instanceof ImgtxError && error.code === "E_CORRUPT")) throw error;

@@ -19,13 +19,19 @@ export type {
   MirrorSync,
   SeenFile,
 } from "./device-entry.ts";
-export { fenceToRaise, filesOfDevice, filesOfEntry, isRaised } from "./device-entry.ts";
+export {
+  fenceToRaise,
+  filesOfDevice,
+  filesOfEntry,
+  isRaised,
+  mapEntryPaths,
+  withLooks,
+} from "./device-entry.ts";
 export { isDeviceEntry, isFingerprint, isImageFormat } from "./entry-shape.ts";
 export type { DeviceTable } from "./device-table.ts";
 export {
   assertDeviceName,
   findDevice,
-  mapEntryPaths,
   requireDevice,
   trustedBy,
   withDevices,
@@ -46,6 +52,13 @@ export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "
 export { findOwner, lockOwner } from "./owner-lock.ts";
 export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
 export { assertShown, isViewPresent, planView, showView } from "./view.ts";
+export {
+  type HistoryReads,
+  listHistory,
+  listStoredGenerations,
+  readGeneration,
+  readingHistory,
+} from "./history.ts";
 export { findWorkspace, isWorkspaceMade, workspaceAt } from "./find-workspace.ts";
 export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts";
 export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";
@@ -74,12 +87,6 @@ export {
   withSnapshot,
 } from "./snapshots.ts";
 export type { Workspace } from "./workspace.ts";
-export {
-  flushTableName,
-  listHistory,
-  listStoredGenerations,
-  pathsOf,
-  readGeneration,
-} from "./workspace.ts";
+export { flushTableName, pathsOf } from "./workspace.ts";
 export type { WorkspaceLock } from "./held-locks.ts";
 export { lockAsItIs, lockWorkspace, lockWorkspaceIfFree, underWorkspaceLock } from "./workspace-lock.ts";

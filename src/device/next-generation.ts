@@ -7,9 +7,11 @@
 // - The caller holds the workspace lock, and that is looked at before each step that writes.
 
 import { ImgtxError, settleAll } from "../errors/index.ts";
-import { type DeviceTable, encodeTable } from "./device-table.ts";
+import type { DeviceTable } from "./device-table.ts";
 import { assertLocked } from "./held-locks.ts";
+import { closeGeneration, encodeRenewed, historyPath } from "./history.ts";
 import { clearTheWay } from "./in-the-way.ts";
+import { readTable } from "./present-table.ts";
 import {
   flushNameOf,
   moveOver,
@@ -22,14 +24,7 @@ import {
 } from "./replace-file.ts";
 import { discardSnapshots, keepSnapshots, stageSnapshots } from "./snapshots.ts";
 import { buildView, discardView, flipView, removeOldViews } from "./view.ts";
-import {
-  encodeForHere,
-  FILE_MODE,
-  historyPath,
-  pathsOf,
-  TABLE_LIMIT_BYTES,
-  type Workspace,
-} from "./workspace.ts";
+import { encodeForHere, FILE_MODE, pathsOf, TABLE_LIMIT_BYTES, type Workspace } from "./workspace.ts";
 
 /** All three. */
 export async function writeNextGeneration(
@@ -51,14 +46,16 @@ export async function stageGeneration(
   limitBytes = STAGED_LIMIT_BYTES,
 ): Promise<void> {
   assertLocked(workspace, "the next table");
-  const { storage, root } = workspace;
+  const { storage } = workspace;
   const history = historyPath(workspace, closing.generation);
-  const mode = await modeOfTable(workspace);
-  const encode = await encodeForHere(workspace, next);
+  const { mode, sizeBytes } = await lookAtTable(workspace);
+  const present = await readTable(workspace);
+  const { bytes, sinceWhole } = closeGeneration(workspace, { present, closing, next }, sizeBytes);
+  const encode = await encodeForHere(workspace, { ...next, sinceWhole });
   const limited: NewContent = (file) => assertReadAgain(workspace, encode(file), limitBytes);
   if ((await storage.statLink(history))?.kind === "folder") await clearTheWay(storage, history);
   await settleAll([
-    writeBeside(storage, history, encodeTable(root, closing, null), mode, "earlier generation"),
+    writeBeside(storage, history, bytes, mode, "earlier generation"),
     writeBeside(storage, pathsOf(workspace).table, limited, mode, "next table"),
     buildView(workspace, next),
     stageSnapshots(workspace, next, mode),
@@ -84,9 +81,12 @@ function assertReadAgain(workspace: Workspace, bytes: Uint8Array, limitBytes: nu
 }
 
 /** Who could read the table goes on reading it, whatever the umask of this command is. */
-async function modeOfTable(workspace: Workspace): Promise<NewMode> {
+async function lookAtTable(
+  workspace: Workspace,
+): Promise<{ readonly mode: NewMode; readonly sizeBytes: number }> {
   const there = await workspace.storage.statLink(pathsOf(workspace).table);
-  return there?.kind === "file" ? { exact: there.mode } : FILE_MODE;
+  if (there?.kind !== "file") return { mode: FILE_MODE, sizeBytes: 0 };
+  return { mode: { exact: there.mode }, sizeBytes: there.sizeBytes };
 }
 
 /** The closing generation goes into the history, and new snapshots beside it: neither counts until the table has moved. */
@@ -121,7 +121,7 @@ export async function moveToGeneration(workspace: Workspace, next: DeviceTable):
 export async function replaceTable(workspace: Workspace, table: DeviceTable): Promise<void> {
   assertLocked(workspace, "the table");
   const { storage } = workspace;
-  const mode = await modeOfTable(workspace);
+  const { mode } = await lookAtTable(workspace);
   // Of a workspace of the version before, whose history they are read from until then.
   await stageSnapshots(workspace, table, mode);
   await keepSnapshots(workspace, table);
@@ -134,9 +134,10 @@ export async function replaceTable(workspace: Workspace, table: DeviceTable): Pr
 /** A generation of the history once more: what some image of it looks like has come to be known. */
 export async function renewGeneration(workspace: Workspace, generation: DeviceTable): Promise<void> {
   assertLocked(workspace, "the history");
-  const content = encodeTable(workspace.root, generation, null);
+  const content = await encodeRenewed(workspace, generation, await readTable(workspace));
   const path = historyPath(workspace, generation.generation);
-  await replaceFile(workspace.storage, path, content, await modeOfTable(workspace), {
+  const { mode } = await lookAtTable(workspace);
+  await replaceFile(workspace.storage, path, content, mode, {
     content: "renewed generation",
     name: "renewed generation's name",
   });

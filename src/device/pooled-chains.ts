@@ -22,24 +22,35 @@ export interface Pooled {
   readonly devices: readonly PooledDevice[];
 }
 
-export function poolChains(devices: readonly DeviceEntry[]): Pooled {
-  const images: ChainEntry[] = [];
-  const known = new Map<ChainEntry, number>();
+/** Images, each once, by the numbers that they got. */
+export class ImagePool {
+  readonly images: ChainEntry[] = [];
+  readonly #known = new Map<ChainEntry, number>();
   // By path first: paths may be long, and have to be compared no more than once.
-  const byContent = new Map<string, Map<string, number>>();
-  const numberOf = (entry: ChainEntry): number => {
-    const seen = known.get(entry);
+  readonly #byContent = new Map<string, Map<string, number>>();
+
+  constructor(images: readonly ChainEntry[] = []) {
+    for (const image of images) this.numberOf(image);
+  }
+
+  /** Its number, which it gets where no image is alike. */
+  numberOf(entry: ChainEntry): number {
+    const seen = this.#known.get(entry);
     if (seen !== undefined) return seen;
     const { image, ...rest } = entry;
-    const alike = byContent.get(image) ?? new Map<string, number>();
-    byContent.set(image, alike);
+    const alike = this.#byContent.get(image) ?? new Map<string, number>();
+    this.#byContent.set(image, alike);
     const content = JSON.stringify(rest);
-    const number = alike.get(content) ?? images.push(entry) - 1;
+    const number = alike.get(content) ?? this.images.push(entry) - 1;
     alike.set(content, number);
-    known.set(entry, number);
+    this.#known.set(entry, number);
     return number;
-  };
-  const pool = (chain: readonly ChainEntry[]): Numbers => chain.map(numberOf);
+  }
+}
+
+export function poolChains(devices: readonly DeviceEntry[]): Pooled {
+  const all = new ImagePool();
+  const pool = (chain: readonly ChainEntry[]): Numbers => chain.map((entry) => all.numberOf(entry));
   return {
     devices: devices.map((device) => ({
       ...device,
@@ -50,7 +61,7 @@ export function poolChains(devices: readonly DeviceEntry[]): Pooled {
         source: pool(device.mirror.source),
       },
     })),
-    images,
+    images: all.images,
   };
 }
 

@@ -9,7 +9,7 @@
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import { isCount, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
-import type { ChainEntry, DeviceEntry } from "./device-entry.ts";
+import { type ChainEntry, type DeviceEntry, mapImagePaths } from "./device-entry.ts";
 import { isChain } from "./entry-shape.ts";
 import { type FileBeside, isFileBeside } from "./files-beside.ts";
 import { openSealed, sealJson } from "./sealed-json.ts";
@@ -156,11 +156,7 @@ function mapPaths(snapshot: Snapshot, map: (path: string) => string): Snapshot {
     devices: snapshot.devices.map((one) => ({
       ...one,
       ...(one.trusted && { trusted: one.trusted.map(map) }),
-      chain: one.chain.map((entry) => ({
-        ...entry,
-        image: map(entry.image),
-        dataFile: entry.dataFile && { ...entry.dataFile, image: map(entry.dataFile.image) },
-      })),
+      chain: one.chain.map((entry) => mapImagePaths(entry, map)),
     })),
   };
 }

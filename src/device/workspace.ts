@@ -1,7 +1,5 @@
-// A workspace: a folder with a .imgtx in it. Its parts by path, and its table and history as they are read.
+// A workspace: a folder with a .imgtx in it. Its parts by path, and its table as it is read.
 
-import { ImgtxError } from "../errors/index.ts";
-import { shellQuote } from "../format/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 import type { DeviceEntry } from "./device-entry.ts";
 import { type DeviceTable, decodeTable, encodeTable, firstTable, type StoredTable } from "./device-table.ts";
@@ -54,52 +52,9 @@ export async function encodeForHere(
   return (file) => encodeTable(root, own, { ...markOf(file), ...place });
 }
 
-/** Undefined where the history does not have it; E_CORRUPT where its file is damaged. */
-export async function readGeneration(
-  workspace: Workspace,
-  generation: number,
-): Promise<DeviceTable | undefined> {
-  const path = historyPath(workspace, generation);
-  // What is no file is none of imgtx's.
-  if ((await workspace.storage.statLink(path))?.kind !== "file") return undefined;
-  try {
-    return (await readTableFile(workspace, path)).table;
-  } catch (error) {
-    if (!(error instanceof ImgtxError && error.code === "E_CORRUPT")) throw error;
-    const away = `mv ${shellQuote(path)} ${shellQuote(`${path}.damaged`)}`;
-    throw new ImgtxError("E_CORRUPT", `generation ${generation} in the history is damaged`, {
-      image: path,
-      hint: `put the file back from a copy, or forget this generation: \`${away}\``,
-    });
-  }
-}
-
-/**
- * Numbers of the generations before the table's that the history keeps, oldest first. A crash amid a commit
- * may have left the table's own there: that one is not closed.
- */
-export async function listHistory(workspace: Workspace, table: DeviceTable): Promise<number[]> {
-  return (await listStoredGenerations(workspace)).filter((generation) => generation < table.generation);
-}
-
-/** Numbers of all generations that the history has, oldest first. */
-export async function listStoredGenerations(workspace: Workspace): Promise<number[]> {
-  const { history } = pathsOf(workspace);
-  if ((await workspace.storage.statLink(history))?.kind !== "folder") return [];
-  const names = await workspace.storage.readFolder(history);
-  return names
-    .flatMap((name) => /^(\d{6,15})\.json$/.exec(name)?.[1] ?? [])
-    .map(Number)
-    .sort((a, b) => a - b);
-}
-
 /** Makes the table's present name durable: it was found moved, by a process that died before it knew. */
 export async function flushTableName(workspace: Workspace): Promise<void> {
   await workspace.storage.flushFolder(pathsOf(workspace).own, "name of a table found moved");
-}
-
-export function historyPath(workspace: Workspace, generation: number): string {
-  return `${pathsOf(workspace).history}/${String(generation).padStart(6, "0")}.json`;
 }
 
 export async function readTableFile(workspace: Workspace, path: string): Promise<StoredTable> {

@@ -9,7 +9,8 @@ import {
   listHistory,
   pathsOf,
   planView,
-  readGeneration,
+  type HistoryReads,
+  readingHistory,
   readTable,
   requireDevice,
   withDevices,
@@ -130,20 +131,21 @@ export function unfinishedAmong(
 export async function listGenerations({ workspace }: Session): Promise<GenerationDescription[]> {
   const present = await readTable(workspace);
   const generations: GenerationDescription[] = [];
-  for (const generation of await listHistory(workspace, present)) {
-    const found = await describeEarlier(workspace, generation);
+  const history = readingHistory(workspace, present);
+  for (const generation of (await listHistory(workspace, present)).toReversed()) {
+    const found = await describeEarlier(history, generation);
     if (found) generations.push(found);
   }
-  return [...generations, describeGeneration(present, true)].toReversed();
+  return [describeGeneration(present, true), ...generations];
 }
 
 /** One that is damaged hides no other. */
 async function describeEarlier(
-  workspace: Workspace,
+  history: HistoryReads,
   generation: number,
 ): Promise<GenerationDescription | undefined> {
   try {
-    const table = await readGeneration(workspace, generation);
+    const table = await history.read(generation);
     return table && describeGeneration(table, false);
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;

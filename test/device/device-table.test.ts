@@ -48,7 +48,7 @@ describe("a device table", () => {
   test("is one line of text that says what it is", () => {
     const text = Buffer.from(encodeTable("/ws", firstTable("2026-01-02T03:04:05.678Z"), null)).toString();
     expect(text).toBe(
-      '{"sha256":"a1a062aabbe252b4dc79769abb92a7861d23bc6f6c9e022a44367809533ad955","table":{"kind":"imgtx device table","version":3,' +
+      '{"sha256":"eed34460ee708dd872cfc7795c039d6bd423956c7919d44b8854dbc0ad74b43d","table":{"kind":"imgtx device table","version":4,' +
         '"mark":null,"workspaceId":null,"generation":0,"committed":"2026-01-02T03:04:05.678Z","transaction":null,"summary":"init","allowPaths":[],"devices":[],"snapshots":[],"nextSnapshot":1,"images":[]}}\n',
     );
   });
@@ -108,9 +108,9 @@ describe("a device table", () => {
   });
 
   test("of another version is refused as that, and names the file", async () => {
-    const failure = await failureOf(() => decode(forge((stored) => (stored["version"] = 4))));
+    const failure = await failureOf(() => decode(forge((stored) => (stored["version"] = 5))));
     expect(failure).toMatchObject({ code: "E_UNSUPPORTED", image: "/ws/.imgtx/table.json" });
-    expect(failure.message).toContain("version 4");
+    expect(failure.message).toContain("version 5");
   });
 
   test("of the version before is read, and of its images nothing is known that would be believed", () => {

@@ -167,15 +167,17 @@ export function withLooksOfKept(
     ...file,
     fingerprint: looks.get(file.image) ?? file.fingerprint,
   });
-  const snapshots = table.snapshots.map(({ unwritten, ...ref }) => {
-    const devices = unwritten?.devices.map((one) => ({
+  const snapshots = table.snapshots.map((ref) => {
+    const { unwritten } = ref;
+    if (!unwritten) return ref;
+    const devices = unwritten.devices.map((one) => ({
       ...one,
       chain: one.chain.map((entry) => ({
         ...renew(entry),
         dataFile: entry.dataFile && renew(entry.dataFile),
       })),
     }));
-    return unwritten && devices ? { ...ref, unwritten: { ...unwritten, devices } } : ref;
+    return { ...ref, unwritten: { ...unwritten, devices } };
   });
   return { ...table, snapshots };
 }

@@ -12,6 +12,7 @@ import {
   isViewPresent,
   flushTableName,
   readGeneration,
+  readingHistory,
   readTable,
   replaceTable,
   showView,
@@ -113,7 +114,8 @@ async function rememberClosing(
   table: DeviceTable,
   redone: ReadonlyMap<string, Fingerprint>,
 ): Promise<void> {
-  const closing = table.transaction === id && (await readGeneration(workspace, table.generation - 1));
+  if (table.transaction !== id) return;
+  const closing = await readGeneration(workspace, table.generation - 1, table);
   if (closing) await rememberLeft(workspace, state, closing, redone);
 }
 
@@ -251,8 +253,9 @@ export async function findMade(
     );
   }
   if (table.generation > madeOn && table.transaction === id) return table.generation;
+  const history = readingHistory(workspace, table);
   for (let number = table.generation - 1; number > madeOn; number -= 1) {
-    const generation = await readGeneration(workspace, number);
+    const generation = await history.read(number);
     if (generation?.transaction === id) return number;
     if (generation) continue;
     throw new ImgtxError("E_JOURNAL", `generation ${number} is not in the history: it may be its own`, {
@@ -286,7 +289,8 @@ async function closeCommit(
     how.onNotice?.(`left '${path}' as it is: ${why}`);
   }
   await removeRedoLogs(workspace, journal.state, how);
-  const closed = own.transaction === journal.id && (await readGeneration(workspace, own.generation - 1));
+  const isOwn = own.transaction === journal.id;
+  const closed = isOwn ? await readGeneration(workspace, own.generation - 1, own) : undefined;
   const left = closed ? imagesLeft(closed, own, journal.state) : [];
   const givesUp = liveStatements(journal.state).some(({ plan }) => plan.givesUp && !plan.standing);
   if (closed && givesUp) await removeFilesBeside(workspace, closed, own);

@@ -10,7 +10,6 @@
 
 import {
   type ChainEntry,
-  type DeviceEntry,
   type DeviceTable,
   filesOfEntry,
   findDevice,
@@ -19,6 +18,7 @@ import {
   readTable,
   renewGeneration,
   replaceTable,
+  withLooks,
   type Workspace,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
@@ -48,10 +48,8 @@ export async function holdMoved(
   how: HowToBring,
 ): Promise<HeldLeft | undefined> {
   const table = await readTable(workspace);
-  const [before, next] = await Promise.all([
-    readGeneration(workspace, madeAs - 1),
-    madeAs === table.generation ? table : readGeneration(workspace, madeAs),
-  ]);
+  const next = madeAs === table.generation ? table : await readGeneration(workspace, madeAs, table);
+  const before = await readGeneration(workspace, madeAs - 1, next);
   if (!before || !next) return undefined;
   const isShown = await isViewPresent(workspace, table);
   const held = await holdLeft(workspace, state, {
@@ -143,23 +141,7 @@ function isBeingSynced(table: DeviceTable, { device, mirror }: StaleMirror): boo
 
 /** With what images of its chain look like now. */
 function renewed(table: DeviceTable, device: string, looks: ReadonlyMap<string, Fingerprint>): DeviceTable {
-  const renew = <T extends { readonly image: string; readonly fingerprint: Fingerprint }>(one: T): T => ({
-    ...one,
-    fingerprint: looks.get(one.image) ?? one.fingerprint,
-  });
-  const chainOf = ({ chain }: DeviceEntry): readonly ChainEntry[] =>
-    chain.map((entry) => ({ ...renew(entry), dataFile: entry.dataFile && renew(entry.dataFile) }));
-  const frozenOf = ({ frozen }: DeviceEntry): DeviceEntry["frozen"] =>
-    frozen && {
-      ...frozen,
-      fences: frozen.fences.map((fence) => ({
-        ...fence,
-        modifiedNs: looks.get(fence.image)?.modifiedNs || fence.modifiedNs,
-      })),
-    };
-  const devices = table.devices.map((one) =>
-    one.name === device ? { ...one, chain: chainOf(one), frozen: frozenOf(one) } : one,
-  );
+  const devices = table.devices.map((one) => (one.name === device ? withLooks(one, looks) : one));
   return { ...table, devices };
 }
 

@@ -4,7 +4,9 @@ import {
   canonicalPath,
   type DeviceTable,
   findDevice,
-  readGeneration,
+  type HistoryReads,
+  readTable,
+  readingHistory,
   readingSnapshots,
   trustedBy,
   type Workspace,
@@ -246,11 +248,11 @@ async function onNewBacking(
 
 /** Each generation once, however many devices ask. */
 function readingOnce(workspace: Workspace): PlanContext["readGeneration"] {
-  const generations = new Map<number, Promise<DeviceTable | undefined>>();
+  let history: HistoryReads | undefined;
   return async (generation) => {
-    const known = generations.get(generation) ?? readGeneration(workspace, generation);
-    generations.set(generation, known);
-    return await known;
+    // The present one as it is, without what earlier statements have planned.
+    history ??= readingHistory(workspace, await readTable(workspace));
+    return await history.read(generation);
   };
 }
 

@@ -4,7 +4,7 @@ import {
   findOwner,
   isViewPresent,
   listHistory,
-  readGeneration,
+  readingHistory,
   readTable,
   sayWorker,
   type Workspace,
@@ -84,8 +84,9 @@ export function canBeParked({ begin, commit, aborting, statements }: Transaction
 export async function isInHistory(workspace: Workspace, id: string): Promise<boolean> {
   const present = await readTable(workspace);
   if (present.transaction === id) return true;
-  for (const generation of await listHistory(workspace, present)) {
-    if ((await readGeneration(workspace, generation))?.transaction === id) return true;
+  const history = readingHistory(workspace, present);
+  for (const generation of (await listHistory(workspace, present)).toReversed()) {
+    if ((await history.read(generation))?.transaction === id) return true;
   }
   return false;
 }

@@ -10,7 +10,7 @@ import {
   listStoredGenerations,
   lockAsItIs,
   pathsOf,
-  readGeneration,
+  readingHistory,
   readTable,
   replaceTable,
   type Workspace,
@@ -64,9 +64,10 @@ async function readSound(workspace: Workspace): Promise<DeviceTable | undefined>
 }
 
 async function newestInHistory(workspace: Workspace): Promise<DeviceTable> {
+  const closed = readingHistory(workspace, undefined);
   for (const generation of (await listStoredGenerations(workspace)).toReversed()) {
     try {
-      const table = await readGeneration(workspace, generation);
+      const table = await closed.read(generation);
       if (table) return table;
     } catch (error) {
       // The one before it may be sound.

@@ -4,6 +4,8 @@ import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
+import { listHistory, readGeneration, readTable } from "../../../src/device/index.ts";
+import { encodeTable } from "../../../src/device/device-table.ts";
 import { listSnapshots, showSnapshot, type SnapshotDescription } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { Killed, watchStorage } from "../../helpers/storage/watched-storage.ts";
@@ -160,18 +162,25 @@ describe("a snapshot", () => {
   });
 });
 
-/** Has the workspace written by the version before: tables of version 2, and no snapshots. */
-function makeEarlier(bench: Workbench): void {
+/** Has the workspace written by the version before: tables of version 2, also in the history, and no snapshots. */
+async function makeEarlier(bench: Workbench): Promise<void> {
+  const { workspace } = await bench.session();
+  const present = await readTable(workspace);
+  const files = new Map([[".imgtx/table.json", readFileSync(bench.at(".imgtx/table.json"), "utf8")]]);
+  for (const number of await listHistory(workspace, present)) {
+    const table = await readGeneration(workspace, number, present);
+    const name = `.imgtx/history/${String(number).padStart(6, "0")}.json`;
+    if (table) files.set(name, Buffer.from(encodeTable(bench.root, table, null)).toString());
+  }
   rmSync(bench.at(".imgtx/snapshots"), { recursive: true });
-  const history = readdirSync(bench.at(".imgtx/history")).map((name) => `.imgtx/history/${name}`);
-  for (const file of [".imgtx/table.json", ...history]) {
-    const { table } = JSON.parse(readFileSync(bench.at(file), "utf8")) as { table: Record<string, unknown> };
-    const { snapshots: _snapshots, nextSnapshot: _next, ...older } = table;
+  for (const [name, text] of files) {
+    const { table } = JSON.parse(text) as { table: Record<string, unknown> };
+    const { snapshots: _snapshots, nextSnapshot: _next, sinceWhole: _sinceWhole, ...older } = table;
     const images = (table["images"] as Record<string, unknown>[]).map(({ sealedBy: _by, ...image }) => image);
     // In place: the table knows its own file.
     const content = JSON.stringify({ ...older, images, version: 2 });
     const sha256 = createHash("sha256").update(content).digest("hex");
-    writeFileSync(bench.at(file), `{"sha256":"${sha256}","table":${content}}\n`);
+    writeFileSync(bench.at(name), `{"sha256":"${sha256}","table":${content}}\n`);
   }
 }
 
@@ -181,7 +190,7 @@ describe("a workspace of the version before", () => {
     await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
     await bench.snapshot({ vda: "a2.qcow2", vdc: "c1.qcow2" });
     await bench.remove("vdc");
-    makeEarlier(bench);
+    await makeEarlier(bench);
     writeFileSync(bench.at("b.raw"), "another");
     const before = ["3 -: vdc c1.qcow2", "2 -: vda a1.qcow2, vdc c.qcow2", "1 -: vda a.qcow2"];
     expect(await lines(bench)).toEqual(before);
@@ -199,7 +208,7 @@ describe("a workspace of the version before", () => {
     await bench.snapshot({ vda: "a1.qcow2" });
     await bench.snapshot({ vda: "a2.qcow2" });
     await bench.undo(3);
-    makeEarlier(bench);
+    await makeEarlier(bench);
     expect(await lines(bench)).toEqual([]);
   });
 });
