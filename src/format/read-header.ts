@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
+import type { Tolerance } from "./qcow2/codec/header-tables.ts";
 import { hasQcowMagic, PROBE_TAIL_BYTES, probeFormat, type ProbedFormat } from "./probe.ts";
 import { decodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "./qcow2/codec/header-cluster.ts";
 
@@ -39,9 +40,13 @@ export async function probeFile(
 }
 
 /** The header of a file that is known to be a qcow2 image. */
-export async function readOwnHeader(file: StorageFile, path: string): Promise<Qcow2Header> {
+export async function readOwnHeader(
+  file: StorageFile,
+  path: string,
+  tolerance: Tolerance = {},
+): Promise<Qcow2Header> {
   const { sizeBytes } = await file.stat();
-  return readQcow2Header(file, await readHead(file), sizeBytes, path);
+  return readQcow2Header(file, await readHead(file), sizeBytes, path, tolerance);
 }
 
 /**
@@ -54,12 +59,12 @@ export async function readQcow2Header(
   head: Uint8Array,
   fileSizeBytes: number,
   path: string,
-  options: { readonly mayLackTables?: boolean } = {},
+  tolerance: Tolerance = {},
 ): Promise<Qcow2Header> {
   const lengthBytes = measureHeaderCluster(head);
   const bytes = lengthBytes > head.length ? await readBytes(file, 0, lengthBytes) : head;
   try {
-    return decodeHeaderCluster(bytes, fileSizeBytes, options);
+    return decodeHeaderCluster(bytes, fileSizeBytes, tolerance);
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     throw error.with({ image: path, hint: error.code === "E_CORRUPT" ? HINT_CORRUPT : HINT_UNSUPPORTED });

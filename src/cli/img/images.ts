@@ -38,7 +38,11 @@ export interface SourceOptions {
   readonly warns?: boolean;
   /** It is only looked at, before it is locked to be changed. */
   readonly isToChange?: boolean;
+  /** It is to be repaired: its header may lead to no refcount table. */
+  readonly mayLackRefcounts?: boolean;
 }
+
+type OpenOptions = Pick<SourceOptions, "backing" | "snapshot" | "mayLackRefcounts">;
 
 /** The options that most commands have: -f, --image-opts, -U. */
 export function sourceOptions({ input }: Pick<ImgInvocation, "input">): SourceOptions {
@@ -121,10 +125,7 @@ async function openHeld(
     const image =
       name.backing === undefined || name.backing === null
         ? own
-        : stackImages(
-            own,
-            await openPart(invocation, name.backing, name.backing.format, { ...options, backing: true }),
-          );
+        : stackImages(own, await openPart(invocation, name.backing, name.backing.format, { backing: true }));
     if (!options.isForced && !options.isToChange)
       await holdByDepth(invocation, image.chain.links.map(filesOf));
     return image;
@@ -139,7 +140,7 @@ async function openPart(
   invocation: ImgInvocation,
   name: ImageName,
   given: string | undefined,
-  options: Pick<SourceOptions, "backing" | "snapshot">,
+  options: OpenOptions,
 ): Promise<OpenedImage> {
   const whole = await openAlone(invocation, name, given, options);
   if (name.part === undefined) return whole;
@@ -177,7 +178,7 @@ async function openAlone(
   invocation: ImgInvocation,
   name: ImageName,
   given: string | undefined,
-  { backing = true, snapshot }: Pick<SourceOptions, "backing" | "snapshot">,
+  { backing = true, snapshot, mayLackRefcounts }: OpenOptions,
 ): Promise<OpenedImage> {
   const { context, allowPaths } = invocation;
   const path = invocation.resolve(name.file);
@@ -187,6 +188,7 @@ async function openAlone(
       gate: { allowPaths, currentFolder: context.cwd },
       backing: backing && name.backing === undefined,
       snapshot,
+      mayLackRefcounts,
     });
   const format = parseDriver(given);
   try {

@@ -45,7 +45,7 @@ export async function lookAtImage<T>(
   invocation: ImgInvocation,
   operand: string,
   use: (image: OpenedImage, place: ImageInPlace) => Promise<T>,
-  { isAlone = false, mayBePart = false } = {},
+  { isAlone = false, mayBePart = false, mayLackRefcounts = false } = {},
 ): Promise<T> {
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
@@ -53,7 +53,8 @@ export async function lookAtImage<T>(
   if (name.backing !== undefined) {
     throw failure(`Could not open '${operand}': imgtx changes an image over its own backing image only`);
   }
-  const opened = await openSource(invocation, operand, { ...options, isToChange: true, backing: !isAlone });
+  const how = { isToChange: true, backing: !isAlone, mayLackRefcounts };
+  const opened = await openSource(invocation, operand, { ...options, ...how });
   const isGuessed = (name.format ?? options.format) === undefined;
   try {
     const [top] = opened.chain.links;

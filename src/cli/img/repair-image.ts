@@ -5,13 +5,14 @@ import {
   type ChainLink,
   type CountRepair,
   holdImages,
+  type OpenedImage,
   planRepairs,
   type Repairs,
   type RepairScope,
 } from "../../format/index.ts";
 import type { ImgInvocation } from "./command.ts";
 import { explained } from "./images.ts";
-import { changeImage, lookAtImage } from "./in-place.ts";
+import { changeImage, type ImageInPlace, lookAtImage } from "./in-place.ts";
 import { lockWaiting } from "./lock-waiting.ts";
 import { failure } from "./messages.ts";
 
@@ -30,10 +31,11 @@ export async function repairImage(
   if (invocation.input.flag("--force-share")) {
     throw failure(`Could not open '${operand}': force-share=on can only be used with read-only images`);
   }
-  const { place, repairs } = await lookAtImage(invocation, operand, async ({ chain }, found) => ({
+  const look = async ({ chain }: OpenedImage, found: ImageInPlace) => ({
     place: found,
     repairs: await planOf(invocation, operand, chain.links[0], scope),
-  }));
+  });
+  const { place, repairs } = await lookAtImage(invocation, operand, look, { mayLackRefcounts: true });
   if (repairs === undefined) return undefined;
   const { counts, rebuilds, flags, flagLines, snapshots } = repairs;
   if (!changesSomething(repairs)) return { leaksFixed: 0, corruptionsFixed: 0 };

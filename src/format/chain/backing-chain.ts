@@ -35,6 +35,8 @@ export interface ChainOptions {
   readonly backing?: boolean;
   /** Where the external data file of the image itself is, while it is not at the name that the image stores. */
   readonly dataFileAt?: string | undefined;
+  /** Whether the image itself may have no refcount table that it could be written by: for its repair. Default: false. */
+  readonly mayLackRefcounts?: boolean | undefined;
 }
 
 /** What a link has open: the image's own file, and its external data file where it has one. */
@@ -66,6 +68,7 @@ interface Walk {
   readonly storage: Storage;
   readonly gate: GateOptions;
   readonly dataFileAt: string | undefined;
+  readonly mayLackRefcounts: boolean;
   /** Everything opened so far, to be closed on failure. */
   readonly files: StorageFile[];
   /** Users who own an image so far: what the next one is must be for them too. */
@@ -80,8 +83,9 @@ interface Walk {
  * what storage throws. Dirty and corrupt bits are not judged here: see header.isDirty, header.isCorrupt.
  */
 export async function openChain(storage: Storage, path: string, options: ChainOptions): Promise<Chain> {
-  const { gate, dataFileAt } = options;
-  const walk: Walk = { storage, gate, dataFileAt, files: [], owners: new Set(), pathOf: new Map() };
+  const { gate, dataFileAt, mayLackRefcounts = false } = options;
+  const found = { files: [], owners: new Set<number>(), pathOf: new Map<string, string>() };
+  const walk: Walk = { storage, gate, dataFileAt, mayLackRefcounts, ...found };
   const links: ChainLink[] = [];
   try {
     let reference: Reference | undefined = {
@@ -109,7 +113,11 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
   const stat = await file.stat();
   claimIdentity(walk, stat, path);
   walk.owners.add(stat.ownerId);
-  const { link, probed } = await readLink(file, stat, { ...reference, overlayPath: overlay?.path });
+  const { link, probed } = await readLink(file, stat, {
+    ...reference,
+    overlayPath: overlay?.path,
+    mayLackRefcounts: walk.mayLackRefcounts && overlay === undefined,
+  });
   const warnings: ImageWarning[] = [...findOddName(reference), ...findOddFormat(reference, probed)];
   const { header } = link;
   if (header === undefined) return { ...link, name, warnings };

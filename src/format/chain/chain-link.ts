@@ -77,6 +77,8 @@ interface LinkRequest {
   readonly overlayPath: string | undefined;
   /** Takes an image that the user named, and that looks like nothing, for raw. Default: false. */
   readonly mayBeRaw?: boolean;
+  /** Of an image that the user named: see ChainOptions. Default: false. */
+  readonly mayLackRefcounts?: boolean;
 }
 
 /**
@@ -86,7 +88,7 @@ interface LinkRequest {
 export async function readLink(
   file: StorageFile,
   stat: FileStat,
-  { path, format, overlayPath, mayBeRaw = false }: LinkRequest,
+  { path, format, overlayPath, mayBeRaw = false, mayLackRefcounts = false }: LinkRequest,
 ): Promise<{ readonly link: ChainLink; readonly probed: ProbedFormat | undefined }> {
   const head = await readHead(file);
   const probed = await probeFile(file, head, stat.sizeBytes);
@@ -100,7 +102,10 @@ export async function readLink(
     const fingerprint = await fingerprintOpened(file, stat, undefined);
     return { link: { ...common, format: "raw", virtualSizeBytes, header: undefined, fingerprint }, probed };
   }
-  const header = await readQcow2Header(file, head, stat.sizeBytes, path, { mayLackTables: true });
+  const header = await readQcow2Header(file, head, stat.sizeBytes, path, {
+    mayLackTables: true,
+    mayLackRefcounts,
+  });
   const virtualSizeBytes = alignDown(header.size, SECTOR_BYTES);
   const fingerprint = await fingerprintOpened(file, stat, head);
   return { link: { ...common, format: "qcow2", virtualSizeBytes, header, fingerprint }, probed };

@@ -31,7 +31,8 @@ export async function judgeMissingTables(
 ): Promise<ImageWarning | undefined> {
   const [missing] = header.missingTables;
   if (missing === undefined) return undefined;
-  const isL1Alone = header.missingTables.every(({ field }) => field === "l1_table_offset");
+  const isL1Alone =
+    !header.lacksRefcounts && header.missingTables.every(({ field }) => field === "l1_table_offset");
   if (isL1Alone && (await isWithoutData(header, file))) return { code: "L1 table past end", image: path };
   const { sizeBytes } = await file.stat();
   const ends = header.missingTables.map(({ end }) => end);

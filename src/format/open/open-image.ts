@@ -25,6 +25,8 @@ export interface ImageOptions {
   readonly backing?: boolean;
   /** Where the external data file is, while it is not at the name that the image stores. */
   readonly dataFileAt?: string | undefined;
+  /** As of a chain. */
+  readonly mayLackRefcounts?: boolean | undefined;
   /** Id or name of an internal snapshot, whose guest data is read instead of the present. */
   readonly snapshot?: SnapshotChoice | undefined;
 }
@@ -44,8 +46,8 @@ const TABLE_BYTES_MIN = 256 * 1024;
  * Errors are those of openChain; E_NOT_FOUND for a snapshot that there is not, E_UNSUPPORTED for one of raw.
  */
 export async function openImage(storage: Storage, path: string, options: ImageOptions): Promise<OpenedImage> {
-  const { format, gate, backing = true, dataFileAt } = options;
-  const chain = await openChain(storage, path, { format, gate, backing, dataFileAt });
+  const { format, gate, backing = true, dataFileAt, mayLackRefcounts } = options;
+  const chain = await openChain(storage, path, { format, gate, backing, dataFileAt, mayLackRefcounts });
   try {
     const [top] = chain.links;
     const l1Table =

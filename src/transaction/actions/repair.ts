@@ -17,7 +17,7 @@ import { PRIVATE } from "../images/access.ts";
 import type { Note } from "../notes.ts";
 import type { RepairRequest, RepairUndoRequest } from "../request.ts";
 import type { Action, Plan, PlanContext } from "./plan/action.ts";
-import { changeOf, planInPlace } from "./plan/in-place.ts";
+import { type ChangedDevice, changeOf, planInPlace } from "./plan/in-place.ts";
 import { targetExists } from "./plan/new-overlay.ts";
 
 /** A note each; beyond these their number is told. */
@@ -28,7 +28,7 @@ export const repair: Action<RepairRequest> = {
   mayDoNothing: true,
   async plan({ kind, devices, scope, keepUndo: wanted }, context): Promise<Plan> {
     const undo = wanted === undefined ? undefined : await planUndoFile(wanted, devices, context);
-    const plan = await planInPlace(kind, devices, context, async (top) => {
+    const planOne = async (top: ChainLink): Promise<ChangedDevice> => {
       const repairs = await planRepairs(top, scope);
       if (!changesSomething(repairs)) {
         const isSound = repairs.errorsLeft + repairs.damage === 0;
@@ -47,7 +47,8 @@ export const repair: Action<RepairRequest> = {
           { precedesCopies: undo === undefined },
         ),
       };
-    });
+    };
+    const plan = await planInPlace(kind, devices, context, planOne, { mayLackRefcounts: true });
     return undo && plan.redo?.length ? undo.addTo(plan) : plan;
   },
 };

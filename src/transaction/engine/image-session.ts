@@ -44,7 +44,13 @@ export async function openImageSession(
   const { currentFolder } = gate;
   const left = await openBeside(storage, beside, safeWorkspaces);
   if (left) return { workspace: left, root: left.root, currentFolder, recovered };
-  const chain = await openChain(storage, image, { format, gate, backing: !isAlone });
+  const chain = await openChain(storage, image, {
+    format,
+    gate,
+    backing: !isAlone,
+    // What may not be done to it then, its action says.
+    mayLackRefcounts: true,
+  });
   try {
     assertOneName(chain, lowest);
     const first = deviceEntryOf(IMAGE_DEVICE, chain);

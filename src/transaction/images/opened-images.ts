@@ -28,6 +28,13 @@ interface HeldImage {
   readonly chain: number;
 }
 
+export interface HowToOpen {
+  /** The image by itself, whatever it stands on. */
+  readonly isAlone?: boolean;
+  /** Also where its header leads to no refcount table: for its repair. */
+  readonly mayLackRefcounts?: boolean;
+}
+
 export class OpenedImages {
   readonly #storage: Storage;
   readonly #gate: { readonly workspaceRoot: string; readonly currentFolder: string };
@@ -53,13 +60,14 @@ export class OpenedImages {
     format: string | undefined,
     device: string,
     trust: Pick<GateOptions, "allowPaths" | "device">,
-    { isAlone = false }: { readonly isAlone?: boolean } = {},
+    { isAlone = false, mayLackRefcounts = false }: HowToOpen = {},
   ): Promise<Chain> {
     return await withPlace({ device, image: path }, async () => {
       const chain = await openChain(this.#storage, path, {
         format: format === undefined ? undefined : parseImageFormat(format),
         gate: { ...this.#gate, ...trust },
         backing: !isAlone,
+        mayLackRefcounts,
       });
       const opened = { chain, device };
       this.#chains.push(opened);

@@ -7,7 +7,9 @@ import type { RepairRequest } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { run, runWell } from "../../helpers/qemu-programs.ts";
-import { infoOf, redoLogs, stateOf } from "../../helpers/transaction/mirroring.ts";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { killAt } from "../../helpers/storage/watched-storage.ts";
+import { atNthAfterMark, infoOf, redoLogs, stateOf } from "../../helpers/transaction/mirroring.ts";
 import { makeWorkbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
@@ -62,6 +64,14 @@ class Tampered {
     return this;
   }
 
+  /** Where the header says that the refcount table is. */
+  setTable(offset: number | "L1 table", clusters = 1): this {
+    const place = offset === "L1 table" ? this.bytes.readBigUInt64BE(40) : BigInt(offset);
+    this.bytes.writeBigUInt64BE(place, 48);
+    this.bytes.writeUInt32BE(clusters, 56);
+    return this;
+  }
+
   mark(bits: number): this {
     this.bytes[79] = bits | (this.bytes[79] ?? 0);
     return this;
@@ -90,6 +100,10 @@ const DAMAGES: Readonly<Record<string, (image: Tampered) => Tampered>> = {
   "a block in two places": (image) =>
     image.setBlock(1, image.bytes.readBigUInt64BE(Number(image.bytes.readBigUInt64BE(48)))),
   "a block off its place, and a flag that lacks": (image) => image.setBlock(0, 0x4200n).toggleCopied(0),
+  "no refcount table": (image) => image.setTable(0, 0),
+  "a refcount table on the header": (image) => image.setTable(0),
+  "a refcount table on the L1 table": (image) => image.setTable("L1 table").toggleCopied(3),
+  "a refcount table that the file does not have": (image) => image.setTable(2 ** 30, 2),
   "all of it, and the marks of it": (image) =>
     image
       .setCount(20, 7)
@@ -164,7 +178,7 @@ describe("repaired devices", () => {
     runWell("qemu-img", "check", "-q", image);
   });
 
-  qemu.test.each(["all of it, and the marks of it", "a block that is not there"])(
+  qemu.test.each(["all of it, and the marks of it", "a block that is not there", "no refcount table"])(
     "are taken back by the file that was kept, to the byte: %s",
     async (damage) => {
       const { bench, image } = await makeDamaged(damage);
@@ -183,6 +197,29 @@ describe("repaired devices", () => {
       expect(readFileSync(image).equals(before)).toBe(true);
     },
   );
+
+  qemu.test("get a new refcount table whole, cut off or not; until then QEMU is kept out", async () => {
+    let finished = 0;
+    for (const [call, nth] of [
+      ["file.write", 1],
+      ["file.write", 2],
+      ["file.flush", 1],
+      ["file.write", 3],
+    ] as const) {
+      const { bench, image, content } = await makeDamaged("a refcount table on the L1 table");
+      const dying = bench.through(killAt(makeNodeStorage(), atNthAfterMark(call, "c.qcow2", nth)));
+      const isDead = await dying.run(request(["vdc"])).then(
+        () => false,
+        (error: unknown) => String(error).includes("killed"),
+      );
+      if (isDead) expect(run("qemu-img", "check", image).output).toContain("Unsupported qcow2 feature");
+      await bench.run(request(["vda"]));
+      expect([verdictOf(image), redoLogs(bench)]).toEqual([0, []]);
+      expect(await bench.content()).toEqual(content);
+      finished += isDead ? 1 : 0;
+    }
+    expect(finished).toBeGreaterThan(2);
+  });
 
   qemu.test("are not taken back where the image or the file is another one by then", async () => {
     const { bench, image } = await makeDamaged("all of it, and the marks of it");

@@ -27,7 +27,7 @@ export async function planImageFence(
 
 /** The same for a qcow2 image that is open by itself. Undefined too where it is fenced already. */
 export async function planFileFence(file: StorageFile, owner: string): Promise<FencePatch | undefined> {
-  const header = await readOwnHeader(file, file.path);
+  const header = await readOwnHeader(file, file.path, { mayLackRefcounts: true });
   return header.isFenced ? undefined : await planImageFence({ file, header }, owner);
 }
 
@@ -38,7 +38,7 @@ export async function planImageLift(link: ChainLink): Promise<BytePatch> {
 
 /** Takes the fence off a file that is open for writing, durably, by what the fence says of itself. */
 export async function liftFileFence(file: StorageFile, purpose: string): Promise<void> {
-  const header = await readOwnHeader(file, file.path);
+  const header = await readOwnHeader(file, file.path, { mayLackRefcounts: true });
   if (header.isFenced) {
     const { offset, after } = planLift(await readHeaderArea({ file, header }));
     await file.write(after, offset);

@@ -77,7 +77,7 @@ export async function writeRefcounts(link: Qcow2Link, made: NewRefcounts): Promi
   const place = next * clusterBytes;
   await file.write(new Uint8Array(table.buffer), place);
   if ((await file.stat()).sizeBytes < end * clusterBytes) await file.truncate(end * clusterBytes);
-  const now = await readOwnHeader(file, image);
+  const now = await readOwnHeader(file, image, { mayLackRefcounts: true });
   const refcountTableOffset = hostOffset(place);
   const fields = { ...now, refcountOrder, refcountTableOffset, refcountTableClusters: tableClusters };
   const bytes = encodeChangedHeader(now, { fields });

@@ -27,7 +27,7 @@ import {
   type HeaderExtension,
   roundUpTo8,
 } from "./header-extension.ts";
-import { checkTables, type MissingTable } from "./header-tables.ts";
+import { checkTables, type MissingTable, type Tolerance } from "./header-tables.ts";
 import { BACKING_NAME_BYTES_MAX, CLUSTER_BITS_MAX, CLUSTER_BITS_MIN } from "./limits.ts";
 
 /** The fields under their specification names, and what follows from them under plain ones. */
@@ -42,6 +42,8 @@ export interface Qcow2Header extends HeaderFields {
   readonly featureNames: readonly FeatureName[];
   /** Tables that end past the end of the file: QEMU reads zeros there. None of almost every image. */
   readonly missingTables: readonly MissingTable[];
+  /** The refcount table is not there, or lies on something else. Only where that was asked for to be let pass. */
+  readonly lacksRefcounts: boolean;
   readonly clusterSizeBytes: number;
   readonly refcountBits: number;
   readonly hasExtendedL2: boolean;
@@ -90,17 +92,14 @@ export function measureHeaderCluster(prefix: Uint8Array): number {
 export function decodeHeaderCluster(
   bytes: Uint8Array,
   fileSizeBytes: number,
-  { mayLackTables = false }: { readonly mayLackTables?: boolean } = {},
+  tolerance: Tolerance = {},
 ): Qcow2Header {
   const fields = decodeHeader(bytes);
   const clusterSizeBytes = 2 ** fields.clusterBits;
   checkBackingName(fields, clusterSizeBytes);
   const extensions = decodeOwnExtensions(bytes, fields);
-  const missingTables = checkTables(fields, extensions, {
-    sizeBytes: fileSizeBytes,
-    mayLack: mayLackTables,
-  });
-  return describeHeader(fields, { extensions, missingTables }, decodeBackingName(bytes, fields));
+  const judged = checkTables(fields, extensions, fileSizeBytes, tolerance);
+  return describeHeader(fields, { extensions, ...judged }, decodeBackingName(bytes, fields));
 }
 
 /** The extensions between the header of these fields and what ends them. E_CORRUPT with offset and field. */
@@ -147,7 +146,11 @@ export function encodeHeaderCluster(cluster: HeaderCluster): Uint8Array | undefi
 
 function describeHeader(
   fields: HeaderFields,
-  { extensions, missingTables }: Pick<Qcow2Header, "extensions" | "missingTables">,
+  {
+    extensions,
+    missingTables,
+    lacksRefcounts,
+  }: Pick<Qcow2Header, "extensions" | "missingTables" | "lacksRefcounts">,
   backingFileName: string | undefined,
 ): Qcow2Header {
   const hasExternalDataFile = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.externalDataFile);
@@ -155,6 +158,7 @@ function describeHeader(
     ...fields,
     extensions,
     missingTables,
+    lacksRefcounts,
     backingFileName,
     backingFormat: findExtension(extensions, "backingFormat")?.format || undefined,
     dataFileName: hasExternalDataFile ? findExtension(extensions, "dataFile")?.name : undefined,

@@ -30,6 +30,8 @@ interface Table {
 }
 
 const CRYPT_METHOD_LUKS = 2;
+/** The field by which the refcount table is known. */
+const REFCOUNTS = "refcount_table_offset";
 
 /** A table that the file does not have, or not to its end. */
 export interface MissingTable {
@@ -40,6 +42,19 @@ export interface MissingTable {
   readonly end: number;
 }
 
+/** What of a header that can't be true is let pass. Default: nothing. */
+export interface Tolerance {
+  /** Tables that end past the end of the file: the caller judges them. */
+  readonly mayLackTables?: boolean;
+  /** A refcount table that is not there, or lies on something else: who makes a new one does not read it. */
+  readonly mayLackRefcounts?: boolean;
+}
+
+interface JudgedTables {
+  readonly missingTables: readonly MissingTable[];
+  readonly lacksRefcounts: boolean;
+}
+
 /**
  * E_CORRUPT with the field that can't be true, and where the header has it (not known for extensions). Tables
  * that end past the end of the file are returned where they may lack, for the caller to judge; else they can't
@@ -48,8 +63,9 @@ export interface MissingTable {
 export function checkTables(
   fields: HeaderFields,
   extensions: readonly HeaderExtension[],
-  { sizeBytes, mayLack }: { readonly sizeBytes: number; readonly mayLack: boolean },
-): readonly MissingTable[] {
+  sizeBytes: number,
+  { mayLackTables = false, mayLackRefcounts = false }: Tolerance,
+): JudgedTables {
   checkCounts(fields);
   checkExtensionsAgainstHeader(fields, extensions);
   const clusterSizeBytes = 2 ** fields.clusterBits;
@@ -57,12 +73,41 @@ export function checkTables(
   const end = alignUp(sizeBytes, clusterSizeBytes);
   const tables = listTables(fields, extensions, clusterSizeBytes);
   for (const table of tables) checkAlignment(table, clusterSizeBytes);
-  const used = tables.filter((table) => table.lengthBytes > 0);
-  for (const table of used) checkPlace(table);
-  const missing = used.map(endOf).filter((table) => table.end > end);
-  if (missing[0] !== undefined && !mayLack) throw tableMissing(missing[0]);
-  checkOverlaps(used);
-  return missing;
+  const judge = (some: readonly Table[]): readonly MissingTable[] => {
+    const used = some.filter((table) => table.lengthBytes > 0);
+    for (const table of used) checkPlace(table);
+    const missing = used.map(endOf).filter((table) => table.end > end);
+    if (missing[0] !== undefined && !mayLackTables) throw tableMissing(missing[0]);
+    checkOverlaps(used);
+    return missing;
+  };
+  const others = tables.filter(({ field }) => field !== REFCOUNTS);
+  if (mayLackRefcounts) {
+    // What is wrong with another one is thrown here.
+    const missingTables = judge(others);
+    const isWhole = fields.refcountTableClusters > 0 && isRefcountTableApart(tables, judge);
+    if (!isWhole) return { missingTables, lacksRefcounts: true };
+  }
+  if (fields.refcountTableClusters === 0) throw noRefcounts();
+  return { missingTables: judge(tables), lacksRefcounts: false };
+}
+
+/** Whether the refcount table is in the file, and lies on nothing else; the others do. */
+function isRefcountTableApart(
+  tables: readonly Table[],
+  judge: (some: readonly Table[]) => readonly MissingTable[],
+): boolean {
+  try {
+    return !judge(tables).some(({ field }) => field === REFCOUNTS);
+  } catch (error) {
+    if (error instanceof ImgtxError) return false;
+    throw error;
+  }
+}
+
+function noRefcounts(): ImgtxError {
+  const message = "Image does not contain a reference count table";
+  return corrupt(message, "refcount_table_clusters", HEADER_AT.refcountTableClusters);
 }
 
 function endOf({ what, field, fieldAt, start, lengthBytes }: Table): MissingTable {
@@ -75,13 +120,6 @@ export function tableMissing({ what, field, fieldAt }: MissingTable): ImgtxError
 }
 
 function checkCounts(fields: HeaderFields): void {
-  if (fields.refcountTableClusters === 0) {
-    throw corrupt(
-      "Image does not contain a reference count table",
-      "refcount_table_clusters",
-      HEADER_AT.refcountTableClusters,
-    );
-  }
   if (fields.refcountTableClusters * 2 ** fields.clusterBits > REFCOUNT_TABLE_BYTES_MAX) {
     throw corrupt(
       "Reference count table too large: at most 8 MiB",
@@ -165,7 +203,7 @@ function listTables(
   return [
     {
       what: "Reference count table",
-      field: "refcount_table_offset",
+      field: REFCOUNTS,
       fieldAt: HEADER_AT.refcountTableOffset,
       start: fields.refcountTableOffset,
       lengthBytes: fields.refcountTableClusters * clusterSizeBytes,

@@ -74,6 +74,8 @@ async function planQcow2(link: Qcow2Link, scope: RepairScope): Promise<Repairs> 
   try {
     const result = await checkQcow2(link.file, found.onLine, undefined, found);
     const low = found.counts.select("up");
+    if (scope === "leaks" && link.header.lacksRefcounts)
+      return { ...NOTHING, errorsLeft: result.corruptions };
     if (scope === "leaks") return await planLeaks(link, found, result, low.length);
     if (await needsBlocks(link, found))
       return await planRebuild(link, found, result.corruptions - low.length);
@@ -229,7 +231,7 @@ function tooDamaged(image: string, line = ""): ImgtxError {
 
 /** Whether the blocks can't be set right one by one: also where a cluster in use has none. */
 async function needsBlocks(link: Qcow2Link, { counts, hasBrokenBlocks, isCut }: Found): Promise<boolean> {
-  if (hasBrokenBlocks || isCut) return true;
+  if (link.header.lacksRefcounts || hasBrokenBlocks || isCut) return true;
   const table = await readRefcountTable(link);
   const entries = countBlockEntries(link.header);
   for (const { cluster } of counts) if (blockPlace(table, Math.floor(cluster / entries)) === 0) return true;

@@ -13,6 +13,7 @@ import type { DeviceEntry, DeviceTable, GivenUp, SnapshotReads } from "../../../
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
+import type { HowToOpen } from "../../images/opened-images.ts";
 import type { ImageAccess } from "../../images/access.ts";
 import type {
   Copy,
@@ -49,8 +50,7 @@ export interface PlanContext {
     format: string | undefined,
     device: string,
     allowPaths?: readonly string[],
-    /** The image by itself, whatever it stands on. */
-    how?: { readonly isAlone: boolean },
+    how?: HowToOpen,
   ): Promise<Chain>;
   /** What the statements before this one copy at the commit, by the image that gets it. */
   readonly copiedInto: ReadonlyMap<string, Copy>;

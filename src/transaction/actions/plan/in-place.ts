@@ -10,6 +10,7 @@ import {
   changeBitmaps,
   judgeBitmaps,
 } from "../../../format/index.ts";
+import type { HowToOpen } from "../../images/opened-images.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { Note } from "../../notes.ts";
 import type { ActionKind } from "../../request.ts";
@@ -18,7 +19,7 @@ import { activeLayer, placeOf } from "./chain-entry.ts";
 import { assertNotFrozen } from "./fencing.ts";
 
 /** What becomes of one device. */
-interface ChangedDevice {
+export interface ChangedDevice {
   readonly notes: readonly Note[];
   readonly after: Partial<DeviceEntry>;
   /** Neither: there is nothing to change. */
@@ -36,13 +37,14 @@ export async function planInPlace(
   devices: readonly string[],
   context: PlanContext,
   planOne: (top: ChainLink, entry: DeviceEntry, chain: Chain) => Promise<ChangedDevice>,
+  how: HowToOpen = {},
 ): Promise<Plan> {
   assertNamedOnce(devices);
   const planned = [];
   for (const device of devices) {
     const entry = requireDevice(context.table, device);
     assertNotFrozen(entry, "its image may not be written to");
-    const chain = await context.openChain(entry.image, entry.format, device);
+    const chain = await context.openChain(entry.image, entry.format, device, [], how);
     const top = activeLayer(chain);
     const place = { device, image: top.path };
     planned.push({
