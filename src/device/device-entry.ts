@@ -16,6 +16,8 @@ export interface ChainEntry {
   readonly dataFile: { readonly image: string; readonly fingerprint: Fingerprint } | null;
   /** The snapshot that keeps it, of the device whose chain this is. Absent: none does, or nobody knows. */
   readonly sealedBy?: number | undefined;
+  /** Whether imgtx made it, where no snapshot says so any more: it may be merged and removed. Absent: nobody knows. */
+  readonly isMade?: boolean | undefined;
 }
 
 /** A file as it was. */

@@ -21,7 +21,7 @@ import { isDeviceEntry } from "./entry-shape.ts";
 import { type FileMark, isFileMark } from "./file-mark.ts";
 import { poolChains, unpoolChains } from "./pooled-chains.ts";
 import { openSealed, sealJson } from "./sealed-json.ts";
-import { isSnapshotRef, type SnapshotRef } from "./snapshot-record.ts";
+import { isSnapshotRef, type SnapshotRef, withoutUnwritten } from "./snapshot-record.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
 
 export interface DeviceTable {
@@ -151,7 +151,7 @@ export function storeTable(root: string, table: DeviceTable, mark: TableMark | n
   const problem = findDisorder(table);
   if (problem !== undefined) throw new Error(`a device table is not to be written: ${problem}`);
   const stored = mapPaths(table, (path) => toStoredPath(root, path));
-  const snapshots = stored.snapshots.map(({ unwritten: _unwritten, ...ref }) => ref);
+  const snapshots = stored.snapshots.map(withoutUnwritten);
   return { kind: KIND, version: VERSION, mark, ...stored, snapshots, ...poolChains(stored.devices) };
 }
 

@@ -9,7 +9,8 @@ import { type DeviceEntry, filesOfDevice, type SeenFile } from "./device-entry.t
 import { type DeviceTable, findDevice } from "./device-table.ts";
 import { listHistory, readGeneration } from "./history.ts";
 import { sealDevice } from "./snapshot-record.ts";
-import { withSealsOf, withSnapshot } from "./snapshots.ts";
+import { withSealsOf } from "./seals.ts";
+import { withSnapshot } from "./snapshots.ts";
 import type { Workspace } from "./workspace.ts";
 
 /** The table with the snapshots that its history comes to. */

@@ -41,6 +41,7 @@ export const isChain = listOf(
       objectOf<NonNullable<ChainEntry["dataFile"]>>({ image: isText, fingerprint: isFingerprint }),
     ),
     sealedBy: orAbsent(isCount),
+    isMade: orAbsent(isFlag),
   }),
 );
 

@@ -70,22 +70,16 @@ export { fileBesidePath, type FileBeside, isFileBeside } from "./files-beside.ts
 export { readTable } from "./present-table.ts";
 export {
   assertSnapshotName,
+  isSnapshot,
   isSnapshotRef,
+  mapSnapshotPaths,
   type SealedDevice,
   sealDevice,
   type Snapshot,
   type SnapshotRef,
 } from "./snapshot-record.ts";
-export {
-  type GivenUp,
-  readingSnapshots,
-  requireSnapshot,
-  type SnapshotReads,
-  withGivenUp,
-  withoutSeals,
-  withSealsOf,
-  withSnapshot,
-} from "./snapshots.ts";
+export { type GivenUp, withGivenUp, withoutSeals, withSealsOf } from "./seals.ts";
+export { readingSnapshots, requireSnapshot, type SnapshotReads, withSnapshot } from "./snapshots.ts";
 export type { Workspace } from "./workspace.ts";
 export { flushTableName, pathsOf } from "./workspace.ts";
 export type { WorkspaceLock } from "./held-locks.ts";

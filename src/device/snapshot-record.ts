@@ -8,7 +8,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
-import { isCount, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
+import { isCount, isFlag, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
 import { type ChainEntry, type DeviceEntry, mapImagePaths } from "./device-entry.ts";
 import { isChain } from "./entry-shape.ts";
 import { type FileBeside, isFileBeside } from "./files-beside.ts";
@@ -48,8 +48,14 @@ export interface SnapshotRef {
   readonly record: number;
   /** Devices of its record that it keeps no state of any more. Absent: none. */
   readonly without?: readonly string[] | undefined;
+  /** Records of devices whose images have changed their places since: those count, and not the first. Absent: none. */
+  readonly later?: readonly LaterRecord[] | undefined;
   /** What it keeps, where no record has that yet. */
   readonly unwritten?: Snapshot | undefined;
+}
+
+interface LaterRecord extends Pick<SnapshotRef, "record" | "unwritten"> {
+  readonly devices: readonly string[];
 }
 
 const KIND = "imgtx snapshot";
@@ -74,9 +80,17 @@ export const isSnapshotRef = objectOf<Omit<SnapshotRef, "unwritten">>({
   name: orNull(isText),
   record: isCount,
   without: orAbsent(listOf(isText)),
+  later: orAbsent(
+    listOf(objectOf<Omit<LaterRecord, "unwritten">>({ record: isCount, devices: listOf(isText) })),
+  ),
 });
 
-const isSnapshot = objectOf<Snapshot>({
+/** As a table stores it. */
+export function withoutUnwritten({ unwritten: _first, later, ...ref }: SnapshotRef): SnapshotRef {
+  return { ...ref, ...(later && { later: later.map(({ unwritten: _later, ...one }) => one) }) };
+}
+
+export const isSnapshot = objectOf<Snapshot>({
   number: isCount,
   name: orNull(isText),
   message: orNull(isText),
@@ -88,7 +102,7 @@ const isSnapshot = objectOf<Snapshot>({
       chain: isChain,
       below: orNull(isCount),
       trusted: orAbsent(listOf(isText)),
-      isMade: orAbsent((value): value is boolean => typeof value === "boolean"),
+      isMade: orAbsent(isFlag),
     }),
   ),
   files: orAbsent(listOf(isFileBeside)),
@@ -120,7 +134,7 @@ export function sealDevice({
 export function encodeSnapshot(root: string, snapshot: Snapshot): Uint8Array {
   const problem = findDisorder(snapshot);
   if (problem !== undefined) throw new Error(`a snapshot is not to be written: ${problem}`);
-  const stored = mapPaths(snapshot, (path) => toStoredPath(root, path));
+  const stored = mapSnapshotPaths(snapshot, (path) => toStoredPath(root, path));
   return sealJson("snapshot", JSON.stringify({ kind: KIND, version: VERSION, ...stored }));
 }
 
@@ -139,7 +153,7 @@ export function decodeSnapshot(root: string, bytes: Uint8Array, file: string, nu
   if (!isSnapshot(stored)) throw damaged(file, number, "a field of it is missing or of another kind");
   const problem = stored.number === number ? findDisorder(stored) : "it is another snapshot's";
   if (problem !== undefined) throw damaged(file, number, problem);
-  return mapPaths(stored, (path) => fromStoredPath(root, path));
+  return mapSnapshotPaths(stored, (path) => fromStoredPath(root, path));
 }
 
 function findDisorder({ number, name, devices }: Snapshot): string | undefined {
@@ -150,7 +164,7 @@ function findDisorder({ number, name, devices }: Snapshot): string | undefined {
   return odd && `the chain of '${odd.device}' leads nowhere`;
 }
 
-function mapPaths(snapshot: Snapshot, map: (path: string) => string): Snapshot {
+export function mapSnapshotPaths(snapshot: Snapshot, map: (path: string) => string): Snapshot {
   return {
     ...snapshot,
     devices: snapshot.devices.map((one) => ({

@@ -1,7 +1,7 @@
 // The snapshots that a table counts: found by name or number, with what they keep.
 
 import { ImgtxError, settleAll } from "../errors/index.ts";
-import { type ChainEntry, type DeviceEntry, filesOfEntry } from "./device-entry.ts";
+import type { ChainEntry, DeviceEntry } from "./device-entry.ts";
 import type { DeviceTable } from "./device-table.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import { type NewMode, readWholeFile, renameOver, writeBeside } from "./replace-file.ts";
@@ -12,23 +12,29 @@ const FOLDER_MODE = 0o755;
 
 const RECORD_NAME = /^\d{6,15}-(\d{1,15})\.json(?:\.new)?$/;
 
-function recordPath(workspace: Workspace, { number, record }: SnapshotRef): string {
+function recordPath(workspace: Workspace, number: number, record: number): string {
   return `${pathsOf(workspace).snapshots}/${String(number).padStart(6, "0")}-${record}.json`;
+}
+
+type ReadRecord = (number: number, record: number) => Promise<Snapshot>;
+
+/** What it keeps still, of each device as the last record of it says. */
+async function readKept(
+  { number, without = [], later = [], ...first }: SnapshotRef,
+  read: ReadRecord,
+): Promise<Snapshot> {
+  const snapshot = first.unwritten ?? (await read(number, first.record));
+  const kept = new Map(snapshot.devices.map((one) => [one.device, one]));
+  for (const { record, unwritten, devices } of later) {
+    const renewed = unwritten ?? (await read(number, record));
+    for (const one of renewed.devices) if (devices.includes(one.device)) kept.set(one.device, one);
+  }
+  return { ...snapshot, devices: [...kept.values()].filter(({ device }) => !without.includes(device)) };
 }
 
 /** What it keeps still. E_CORRUPT or E_NOT_FOUND where its record can't be read. */
 export async function readSnapshot(workspace: Workspace, ref: SnapshotRef): Promise<Snapshot> {
-  return keptOf(ref, ref.unwritten ?? (await readRecord(workspace, ref)));
-}
-
-function keptOf({ without = [] }: SnapshotRef, snapshot: Snapshot): Snapshot {
-  return { ...snapshot, devices: snapshot.devices.filter(({ device }) => !without.includes(device)) };
-}
-
-async function readRecord(workspace: Workspace, ref: SnapshotRef): Promise<Snapshot> {
-  const path = recordPath(workspace, ref);
-  const bytes = await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES);
-  return decodeSnapshot(workspace.root, bytes, path, ref.number);
+  return await readKept(ref, async (number, record) => await readRecord(workspace, number, record));
 }
 
 /** The one of this number or name. E_NOT_FOUND, with what there is. */
@@ -55,17 +61,24 @@ export interface SnapshotReads {
 
 /** Reads each record once, however many chains go through it. */
 export function readingSnapshots(workspace: Workspace, table: DeviceTable): SnapshotReads {
-  const records = new Map<number, Promise<Snapshot>>();
-  const read = async (ref: SnapshotRef): Promise<Snapshot> => {
-    if (ref.unwritten) return keptOf(ref, ref.unwritten);
-    const known = records.get(ref.number) ?? readRecord(workspace, ref);
-    records.set(ref.number, known);
-    return keptOf(ref, await known);
+  const records = new Map<string, Promise<Snapshot>>();
+  const readOnce: ReadRecord = async (number, record) => {
+    const key = `${number} ${record}`;
+    const known = records.get(key) ?? readRecord(workspace, number, record);
+    records.set(key, known);
+    return await known;
   };
+  const read = async (ref: SnapshotRef): Promise<Snapshot> => await readKept(ref, readOnce);
   return {
     read,
     chainOf: async (snapshot, device) => await followChain(read, table, snapshot, device),
   };
+}
+
+async function readRecord(workspace: Workspace, number: number, record: number): Promise<Snapshot> {
+  const path = recordPath(workspace, number, record);
+  const bytes = await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES);
+  return decodeSnapshot(workspace.root, bytes, path, number);
 }
 
 async function followChain(
@@ -108,7 +121,7 @@ export async function stageSnapshots(workspace: Workspace, table: DeviceTable, m
   const { storage, root } = workspace;
   const { snapshots, own } = pathsOf(workspace);
   const fresh = unwrittenIn(table);
-  if (fresh.length > 0 && fresh.length === table.snapshots.length) {
+  if (fresh.length > 0 && table.snapshots.every(({ unwritten }) => unwritten)) {
     // Also where it is there: whoever made it may have died before it was durable, and no record is in it yet.
     if (!(await storage.statLink(snapshots))) await storage.makeFolder(snapshots, FOLDER_MODE);
     await storage.flushFolder(own, "folder of snapshots");
@@ -145,10 +158,12 @@ export async function discardSnapshots(workspace: Workspace, present: DeviceTabl
 }
 
 function unwrittenIn({ snapshots }: DeviceTable) {
-  return snapshots.flatMap((ref) =>
-    ref.unwritten
-      ? [{ snapshot: ref.unwritten, path: (workspace: Workspace) => recordPath(workspace, ref) }]
-      : [],
+  return snapshots.flatMap(({ number, later = [], ...first }) =>
+    [first, ...later].flatMap(({ record, unwritten }) =>
+      unwritten
+        ? [{ snapshot: unwritten, path: (workspace: Workspace) => recordPath(workspace, number, record) }]
+        : [],
+    ),
   );
 }
 
@@ -178,73 +193,5 @@ function withSeal(entry: DeviceEntry, image: string | undefined, sealedBy: numbe
   return {
     ...entry,
     chain: entry.chain.map((one, depth) => (depth > 0 && one.image === image ? { ...one, sealedBy } : one)),
-  };
-}
-
-/** The table with what another knows of who has sealed images that both have. */
-export function withSealsOf(table: DeviceTable, known: DeviceTable): DeviceTable {
-  if (known.snapshots.length === 0) return table;
-  const sealers = new Map<string, number>();
-  for (const { chain } of known.devices) {
-    for (const { image, sealedBy } of chain) if (sealedBy !== undefined) sealers.set(image, sealedBy);
-  }
-  return {
-    ...table,
-    devices: table.devices.map((entry) => ({
-      ...entry,
-      chain: entry.chain.map((one, depth) => {
-        const sealedBy = depth === 0 ? undefined : (one.sealedBy ?? sealers.get(one.image));
-        return sealedBy === one.sealedBy || sealedBy === undefined ? one : { ...one, sealedBy };
-      }),
-    })),
-  };
-}
-
-/** What a device gives up of the snapshots that keep it: images of its chain get another content, or go. */
-export interface GivenUp {
-  readonly device: string;
-  readonly images: readonly string[];
-  /** Those of the table that need them, with all devices that each keeps. */
-  readonly snapshots: readonly { readonly number: number; readonly devices: readonly string[] }[];
-}
-
-/**
- * The table where those snapshots keep that device no more, and so those that it has no record of yet and that need the
- * images. One that keeps nothing any more is none.
- */
-export function withGivenUp(table: DeviceTable, { device, images, snapshots }: GivenUp): DeviceTable {
-  const keeping = new Map(snapshots.map(({ number, devices }) => [number, devices]));
-  for (const { number, unwritten } of table.snapshots) {
-    const own = unwritten?.devices.find((one) => one.device === device);
-    if (!unwritten || !own) continue;
-    const isOnThem = own.below !== null && keeping.has(own.below);
-    if (!isOnThem && !own.chain.flatMap(filesOfEntry).some(({ image }) => images.includes(image))) continue;
-    keeping.set(
-      number,
-      unwritten.devices.map((one) => one.device),
-    );
-  }
-  const refs = table.snapshots.flatMap((ref): readonly SnapshotRef[] => {
-    const devices = keeping.get(ref.number);
-    if (!devices) return [ref];
-    const without = [...new Set([...(ref.without ?? []), device])];
-    return devices.every((one) => without.includes(one)) ? [] : [{ ...ref, without }];
-  });
-  return { ...withoutSeals(table, new Set(keeping.keys()), device), snapshots: refs };
-}
-
-/** The table where these snapshots have sealed nothing, of a device or of any. */
-export function withoutSeals(table: DeviceTable, dropped: ReadonlySet<number>, device?: string): DeviceTable {
-  return {
-    ...table,
-    devices: table.devices.map((entry) => ({
-      ...entry,
-      chain: entry.chain.map((one) => {
-        if (device !== undefined && entry.name !== device) return one;
-        if (one.sealedBy === undefined || !dropped.has(one.sealedBy)) return one;
-        const { sealedBy: _sealedBy, ...rest } = one;
-        return rest;
-      }),
-    })),
   };
 }

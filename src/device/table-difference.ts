@@ -13,7 +13,7 @@ import { type ChainEntry, type DeviceEntry, mapEntryPaths, mapImagePaths } from 
 import { type DeviceTable, findDisorder, isTableHead, type TableHead } from "./device-table.ts";
 import { isChain, isDeviceEntry } from "./entry-shape.ts";
 import { ImagePool } from "./pooled-chains.ts";
-import { isSnapshotRef, type SnapshotRef } from "./snapshot-record.ts";
+import { isSnapshotRef, type SnapshotRef, withoutUnwritten } from "./snapshot-record.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
 
 /** A chain: images of the difference by number, and [place, count] for images of the other entry's chain. */
@@ -94,10 +94,10 @@ export function differ(from: DeviceTable, to: DeviceTable): TableDifference {
     without: from.devices.map(({ name }) => name).filter((name) => !names.has(name)),
     snapshots: to.snapshots
       .filter((ref) => refs.get(ref.number) !== ref)
-      .map(withoutRecord)
+      .map(withoutUnwritten)
       .filter((ref) => {
         const other = refs.get(ref.number);
-        return !other || !isAlike(withoutRecord(other), ref);
+        return !other || !isAlike(withoutUnwritten(other), ref);
       }),
     dropped: from.snapshots.map(({ number }) => number).filter((number) => !numbers.has(number)),
   };
@@ -202,10 +202,6 @@ function isAlikeDevice(a: DeviceEntry | undefined, b: DeviceEntry): boolean {
 
 function withoutChains(entry: DeviceEntry): DeviceEntry {
   return { ...entry, chain: [], mirror: entry.mirror && { ...entry.mirror, chain: [], source: [] } };
-}
-
-function withoutRecord({ unwritten: _unwritten, ...ref }: SnapshotRef): SnapshotRef {
-  return ref;
 }
 
 /** What is taken for another one is written, and no harm done. */

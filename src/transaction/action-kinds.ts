@@ -10,6 +10,7 @@ export const ACTION_KINDS = [
   "device-remove",
   "device-trust",
   "rollback",
+  "snapshot-delete",
   "undo",
   "redo",
   "mirror",

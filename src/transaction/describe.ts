@@ -243,9 +243,15 @@ function sayReport(report: PlannedReport): ActionReport {
   const snapshotsGivenUp = notes.flatMap((note) =>
     note.code === "snapshot given up" ? { number: note.number, name: note.name } : [],
   );
+  const layersMerged = notes.flatMap((note): ActionReport["layersMerged"] => {
+    if (note.code !== "merged up" && note.code !== "merged down") return [];
+    const direction = note.code === "merged up" ? "up" : "down";
+    return [{ into: note.image, direction, lengthBytes: note.lengthBytes }];
+  });
   return {
     ...report,
     snapshotsGivenUp,
+    layersMerged,
     notes: notes.map((note) => sayNote(note)),
     copiedBytes: copied.length === 0 ? null : copied.reduce((sum, bytes) => sum + bytes),
     rottedBytes: rotted[0] ?? null,

@@ -17,27 +17,9 @@ import type { Shape } from "../device/index.ts";
 import { CHAIN_DEPTH_MAX, describeChanges, describeCutOff, describeDoubt } from "../format/index.ts";
 import { quoteName, shellQuote } from "../format/index.ts";
 import { formatBytes, sayBytes } from "../units/index.ts";
-import { type Fault, FAULTS, howToFlatten, sayDoubt, sayFenceless, sayKept, withName } from "./note-words.ts";
-
-interface Row<in out Fields> {
-  readonly isShaped: Shape<Fields>;
-  say(fields: Fields): string;
-}
-
-function row<Fields extends object>(
-  fields: { readonly [Name in keyof Fields]: Shape<Fields[Name]> },
-  say: (fields: Fields) => string,
-): Row<Fields> {
-  const wanted = Object.entries<(value: unknown) => boolean>(fields);
-  const isShaped = (value: unknown): value is Fields =>
-    isObject(value) && wanted.every(([name, shape]) => shape(value[name]));
-  return { isShaped, say };
-}
-
-const IMAGE = { image: isText };
-const DEVICE = { device: isText };
-const BOTH = { ...IMAGE, ...DEVICE };
-const FINGERPRINTS = { ...IMAGE, before: isFingerprint, now: isFingerprint };
+import { LAYER_ROWS } from "./layer-notes.ts";
+import { BOTH, DEVICE, FINGERPRINTS, IMAGE, type Row, row } from "./note-row.ts";
+import { type Fault, FAULTS, howToFlatten, sayDoubt, sayFenceless, sayKept } from "./note-words.ts";
 
 const isFault = (value: unknown): value is Fault => typeof value === "string" && Object.hasOwn(FAULTS, value);
 
@@ -253,57 +235,7 @@ const ROWS = {
         : `${image} is ${how}; an undo leaves it as it is then`,
   ),
 
-  // Of merges.
-  merged: row({ ...IMAGE, stays: isFlag }, ({ image, stays }) =>
-    stays ? `${image} stays where it is, and the device needs it no more` : `${image} goes`,
-  ),
-  "sibling pulled": row(
-    { ...IMAGE, sizeBytes: isCount, isAlone: isFlag },
-    ({ image, sizeBytes, isAlone }) =>
-      `${image} gets first what it would lose, at most ${formatBytes(sizeBytes)}` +
-      (isAlone ? ", and stands on nothing then" : ""),
-  ),
-  "sibling points to": row(IMAGE, ({ image }) => `${image} stands on the result from now on`),
-  "snapshot given up": row(
-    { number: orNull(isCount), name: orNull(isText), ...DEVICE },
-    ({ number, name, device }) => {
-      const which = number === null ? "the snapshot that this transaction takes" : `snapshot ${number}`;
-      return `${withName(which, name)} keeps no state of '${device}' any more`;
-    },
-  ),
-  "other access": row(
-    BOTH,
-    ({ image, device }) =>
-      `${image} has another owner or other permissions than what '${device}' was on: its guest may not be able to open it`,
-  ),
-  "folder not read whole": row(
-    { ...IMAGE, filesLeft: isCount },
-    ({ image, filesLeft }) =>
-      `${filesLeft} files of ${image} were not looked at: an overlay among them that stands on what changes would show another content`,
-  ),
-  "merged into": row(IMAGE, ({ image }) => `${image} gets what is merged`),
-
-  // Of what a layer stands on.
-  "stands on": row(
-    { ...IMAGE, isAlready: isFlag },
-    ({ image, isAlready }) => `it stands on ${image} ${isAlready ? "as it is" : "from now on"}`,
-  ),
-  "stands on nothing": row(
-    { isAlready: isFlag },
-    ({ isAlready }) => `it stands on nothing ${isAlready ? "as it is" : "from now on"}`,
-  ),
-  "left below": row(IMAGE, ({ image }) => `${image} stays as it is, and the device stands on it no more`),
-  "other size below": row(
-    { ...IMAGE, sizeBytes: isCount, diskBytes: isCount },
-    ({ image, sizeBytes, diskBytes }) =>
-      `${image} has ${sayBytes(sizeBytes)}, and the disk ${sayBytes(diskBytes)}: after the end of either there are zeros`,
-  ),
-  "nothing compared": row(
-    { ...IMAGE, snapshots: isCount },
-    ({ image, snapshots }) =>
-      `nothing was read or compared: what the layer does not have itself, it shows of ${image} from now on` +
-      (snapshots === 0 ? "" : `, and so do its internal snapshots (${snapshots})`),
-  ),
+  ...LAYER_ROWS,
 
   // Of sizes and internal snapshots.
   "has that size": row({ sizeBytes: isCount }, ({ sizeBytes }) => `it has ${sayBytes(sizeBytes)} already`),

@@ -3,42 +3,13 @@
 
 import type { MirrorSync, Workspace } from "../device/index.ts";
 import type { ErrorCode } from "../errors/index.ts";
+import type { Amendment, CreateOptions, ImageFormat, Preallocation, RepairScope } from "../format/index.ts";
 import type {
-  Amendment,
-  CreateOptions,
-  ImageFormat,
-  OverlayOptions,
-  Preallocation,
-  RepairScope,
-} from "../format/index.ts";
-import type { RollbackRequest, UndoRequest } from "./way-back-requests.ts";
-
-/** One new overlay over a device's active layer. */
-export interface SnapshotTarget {
-  readonly device: string;
-  /** Absolute path of the overlay. Undefined: named after the image and the snapshot, beside the image. */
-  readonly file: string | undefined;
-  readonly format: string;
-}
-
-export interface SnapshotRequest {
-  readonly kind: "snapshot" | "snapshot-group";
-  readonly targets: readonly SnapshotTarget[];
-  /** Every device of the workspace, instead of targets, each with an overlay that gets its name from imgtx. */
-  readonly isOfAll?: boolean | undefined;
-  /** Of the snapshot, by which commands find it. Undefined: it has its number alone. */
-  readonly name?: string | undefined;
-  readonly message?: string | undefined;
-  /** Store the backing file name relative to the overlay's folder. */
-  readonly relative: boolean;
-  /** Take an existing target that is already an empty overlay over the active layer. It is checked, never wiped. */
-  readonly reuse: boolean;
-  readonly overlay: OverlayOptions;
-  /** A bitmap that each new active layer gets, which marks what is written from then on. */
-  readonly bitmap?: string | undefined;
-  /** Small files of the machine that the snapshot keeps beside: absolute paths. */
-  readonly withFiles?: readonly string[];
-}
+  RollbackRequest,
+  SnapshotDeleteRequest,
+  SnapshotRequest,
+  UndoRequest,
+} from "./way-back-requests.ts";
 
 export interface ReopenRequest {
   readonly kind: "reopen";
@@ -265,6 +236,7 @@ export type ActionRequest =
   | DeviceRemoveRequest
   | DeviceTrustRequest
   | RollbackRequest
+  | SnapshotDeleteRequest
   | UndoRequest
   | MirrorRequest
   | MirrorCancelRequest
@@ -303,6 +275,12 @@ export interface ActionReport {
   readonly notes: readonly string[];
   /** Snapshots that keep no state of the device any more; without a number: one of the same transaction. */
   readonly snapshotsGivenUp: readonly { readonly number: number | null; readonly name: string | null }[];
+  /** Layers that come to one at the commit: the file that has them then, and the guest bytes that are copied, at most. */
+  readonly layersMerged: readonly {
+    readonly into: string;
+    readonly direction: "up" | "down";
+    readonly lengthBytes: number;
+  }[];
   /** Guest bytes that this command has copied; null: none, and not copied to begin with. */
   readonly copiedBytes: number | null;
   /** How much of a mirror, at most, was not what it should have been, though nothing shows a change; null: nothing. */

@@ -1,4 +1,33 @@
-// Requests that go back: to a snapshot, or by what commits did.
+// Requests about snapshots, and those that go back: to a snapshot, or by what commits did.
+
+import type { OverlayOptions } from "../format/index.ts";
+
+/** One new overlay over a device's active layer. */
+export interface SnapshotTarget {
+  readonly device: string;
+  /** Absolute path of the overlay. Undefined: named after the image and the snapshot, beside the image. */
+  readonly file: string | undefined;
+  readonly format: string;
+}
+
+export interface SnapshotRequest {
+  readonly kind: "snapshot" | "snapshot-group";
+  readonly targets: readonly SnapshotTarget[];
+  /** Every device of the workspace, instead of targets, each with an overlay that gets its name from imgtx. */
+  readonly isOfAll?: boolean | undefined;
+  /** Of the snapshot, by which commands find it. Undefined: it has its number alone. */
+  readonly name?: string | undefined;
+  readonly message?: string | undefined;
+  /** Store the backing file name relative to the overlay's folder. */
+  readonly relative: boolean;
+  /** Take an existing target that is already an empty overlay over the active layer. It is checked, never wiped. */
+  readonly reuse: boolean;
+  readonly overlay: OverlayOptions;
+  /** A bitmap that each new active layer gets, which marks what is written from then on. */
+  readonly bitmap?: string | undefined;
+  /** Small files of the machine that the snapshot keeps beside: absolute paths. */
+  readonly withFiles?: readonly string[];
+}
 
 export interface RollbackRequest {
   readonly kind: "rollback";
@@ -20,4 +49,14 @@ export interface UndoRequest {
   readonly isForward: boolean;
   /** Leave behind what guests wrote since, and go to images of which nobody can tell that they are what they were. */
   readonly force: boolean;
+}
+
+export interface SnapshotDeleteRequest {
+  readonly kind: "snapshot-delete";
+  /** Names or numbers, at least one. */
+  readonly snapshots: readonly string[];
+  /** Whose moments go. None: those of all devices that the snapshots keep. */
+  readonly devices: readonly string[];
+  /** Whether the images stay as they are, whatever they are: nothing is merged or removed. */
+  readonly keepsImages: boolean;
 }

@@ -5,7 +5,8 @@ import { execFile } from "node:child_process";
 import { access, readdir, readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import { COMMAND_TABLE, findGroup, type CommandRow } from "../../src/cli/grammar/command-table.ts";
+import { findGroup } from "../../src/cli/grammar/command-groups.ts";
+import { COMMAND_TABLE, type CommandRow } from "../../src/cli/grammar/command-table.ts";
 import {
   type CommandDefinition,
   type OptionDefinition,

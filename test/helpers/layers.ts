@@ -84,7 +84,15 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Of the transaction layer: data that all of it may know. */
-const PLAIN = ["request.ts", "way-back-requests.ts", "action-kinds.ts", "note-words.ts", "notes.ts"];
+const PLAIN = [
+  "request.ts",
+  "way-back-requests.ts",
+  "action-kinds.ts",
+  "note-words.ts",
+  "note-row.ts",
+  "layer-notes.ts",
+  "notes.ts",
+];
 
 /**
  * What the folders of a layer may import of each other, types included; "" stands for the layer's own files. One of
@@ -122,7 +130,9 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     "request.ts": ["way-back-requests.ts"],
     "action-kinds.ts": ["request.ts"],
     "note-words.ts": [],
-    "notes.ts": ["note-words.ts"],
+    "note-row.ts": [],
+    "layer-notes.ts": ["note-words.ts", "note-row.ts"],
+    "notes.ts": ["note-words.ts", "note-row.ts", "layer-notes.ts"],
     journal: PLAIN,
     "": [...PLAIN, "journal", "actions/plan"],
     images: [...PLAIN, "journal"],

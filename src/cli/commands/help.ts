@@ -1,6 +1,7 @@
 // imgtx help [COMMAND …]
 
-import { findGroup, findRow } from "../grammar/command-table.ts";
+import { findGroup } from "../grammar/command-groups.ts";
+import { findRow } from "../grammar/command-table.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { PRINTING_EXITS } from "../grammar/exit-status.ts";
 import type { Canvas } from "../render/canvas.ts";

@@ -22,7 +22,7 @@ export const rollback: ActionCommand = {
     options: [
       {
         long: "to",
-        value: { name: "SNAPSHOT", completes: "nothing" },
+        value: { name: "SNAPSHOT", completes: "snapshot" },
         about: "its name or number, or a time in UTC; else the newest of the devices",
       },
       {

@@ -13,6 +13,12 @@ const SNAPSHOTS: Drawing<readonly SnapshotDescription[]> = {
   json: (snapshots) => withSchema({ snapshots: snapshots.map(snapshotJson) }),
 };
 
+/** Of each what names it, a line each. */
+const SNAPSHOT_NAMES: Drawing<readonly SnapshotDescription[]> = {
+  text: (snapshots) => snapshots.map(({ number, name }) => name ?? String(number)),
+  json: SNAPSHOTS.json,
+};
+
 export const snapshotList: PlainCommand = {
   kind: "plain",
   definition: {
@@ -28,7 +34,8 @@ export const snapshotList: PlainCommand = {
     ],
     about:
       "Lists the snapshots, newest first: what each keeps, when it was taken, and how much space its own images " +
-      "take. A device with a ! has an image there that is not what it was, which is said below the list.",
+      "take. A device with a ! has an image there that is not what it was, which is said below the list. " +
+      "With --quiet the names alone, or the number of one that has none.",
     examples: [
       { command: "imgtx snapshot-list", about: "all of them" },
       { command: "imgtx snapshot-list vda -n 20", about: "the newest 20 of one device" },
@@ -40,7 +47,7 @@ export const snapshotList: PlainCommand = {
     const choice = { device: input.text("DEV"), count: input.count("-n", 0) };
     const { engine, session } = await openToRead(invocation);
     const snapshots = await engine.listSnapshots(session, choice);
-    report.answer(snapshots, SNAPSHOTS);
+    report.answer(snapshots, report.quiet ? SNAPSHOT_NAMES : SNAPSHOTS);
     if (snapshots.length === 0) report.advice("no snapshots yet: imgtx snapshot-group --all takes one");
     return 0;
   },

@@ -16,7 +16,7 @@ const SNAPSHOT: Drawing<SnapshotDescription> = {
 export const snapshotShow: PlainCommand = {
   kind: "plain",
   definition: {
-    arguments: [{ name: "SNAPSHOT", about: "the name or the number of a snapshot", completes: "nothing" }],
+    arguments: [{ name: "SNAPSHOT", about: "the name or the number of a snapshot", completes: "snapshot" }],
     options: [],
     about:
       "Shows what a snapshot keeps of each device: its sealed image, how much space that takes, and whether it " +

@@ -37,6 +37,7 @@ _imgtx_complete() {
       compopt -o nospace 2>/dev/null
       ;;
     transaction) _imgtx_offer "$cur" "" < <(_imgtx_ask txn list) ;;
+    snapshot) _imgtx_offer "$cur" "" < <(_imgtx_ask snapshot-list -n 100) ;;
     file)
       mapfile -t COMPREPLY < <(compgen -f -- "$cur")
       compopt -o filenames 2>/dev/null

@@ -136,6 +136,7 @@ const VALUE_FLAGS = {
   device: ["-x", "-a '(__imgtx_ask device list)'"],
   "device-file": ["-x", "-a '(__imgtx_device_files)'"],
   transaction: ["-x", "-a '(__imgtx_ask txn list)'"],
+  snapshot: ["-x", "-a '(__imgtx_ask snapshot-list -n 100)'"],
   file: ["-r", "-F"],
   folder: ["-x", "-a '(__fish_complete_directories)'"],
   nothing: ["-x"],

@@ -1,6 +1,7 @@
 // The definitions of all commands, gathered for a shell: what is offered where.
 
-import { COMMAND_TABLE, GROUPS } from "../grammar/command-table.ts";
+import { GROUPS } from "../grammar/command-groups.ts";
+import { COMMAND_TABLE } from "../grammar/command-table.ts";
 import {
   type ArgumentDefinition,
   type Completes,

@@ -19,6 +19,12 @@ _imgtx_transactions() {
   ids=(\${(f)"$(command imgtx \${opt_args[--workspace]:+--workspace=\${opt_args[--workspace]}} txn list --quiet 2>/dev/null)"})
   compadd "$@" -a ids
 }
+
+_imgtx_snapshots() {
+  local -a names
+  names=(\${(f)"$(command imgtx \${opt_args[--workspace]:+--workspace=\${opt_args[--workspace]}} snapshot-list -n 100 --quiet 2>/dev/null)"})
+  compadd "$@" -V snapshots -a names
+}
 `;
 
 export function writeZsh(model: CompletionModel): string {
@@ -110,6 +116,7 @@ function action(completes: Completes): string {
     device: "_imgtx_devices",
     "device-file": "_imgtx_device_files",
     transaction: "_imgtx_transactions",
+    snapshot: "_imgtx_snapshots",
     file: "_files",
     folder: "_files -/",
     nothing: " ",

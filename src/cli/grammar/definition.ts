@@ -12,6 +12,7 @@ export type Completes =
   | "file"
   | "folder"
   | "transaction"
+  | "snapshot"
   | "nothing"
   | readonly string[];
 

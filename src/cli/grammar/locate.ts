@@ -1,7 +1,8 @@
 // Finds the verb on a command line without a parser, so that only that command is loaded, and help and
 // version are answered before anything is. Full parsing comes afterwards and has the last word.
 
-import { findGroup, findRow, type CommandRow } from "./command-table.ts";
+import { findGroup } from "./command-groups.ts";
+import { findRow, type CommandRow } from "./command-table.ts";
 import { optionFlag } from "./definition.ts";
 import { GLOBAL_OPTIONS } from "./global-options.ts";
 

@@ -1,7 +1,8 @@
 // Help, drawn from the definitions: what a command does, its arguments and options, examples, and its
 // exit statuses. At most 80 columns, and fewer on a narrow terminal.
 
-import { COMMAND_TABLE, SECTIONS, type CommandRow, type GroupRow } from "../grammar/command-table.ts";
+import { type GroupRow } from "../grammar/command-groups.ts";
+import { COMMAND_TABLE, SECTIONS, type CommandRow } from "../grammar/command-table.ts";
 import {
   type CommandDefinition,
   type Example,

@@ -64,6 +64,13 @@ function actionJson(action: ActionReport): object {
     format: action.format,
     files: action.files.map(({ path, change }) => ({ path, change })),
     notes: action.notes,
+    ...(action.layersMerged.length > 0 && {
+      "layers-merged": action.layersMerged.map(({ into, direction, lengthBytes: bytes }) => ({
+        into,
+        direction,
+        bytes,
+      })),
+    }),
     ...(action.snapshotsGivenUp.length > 0 && { "snapshots-given-up": action.snapshotsGivenUp }),
     "copied-bytes": action.copiedBytes,
     "rotted-bytes": action.rottedBytes,

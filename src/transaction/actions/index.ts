@@ -22,6 +22,7 @@ import { repair, repairUndo } from "./repair.ts";
 import { amend, resize } from "./resize.ts";
 import { snapshot } from "./snapshot.ts";
 import { rollback } from "./way-back/rollback.ts";
+import { snapshotDelete } from "./way-back/snapshot-delete.ts";
 import { redo, undo } from "./way-back/undo.ts";
 
 type RequestOf<Kind extends ActionKind> = Extract<ActionRequest, { readonly kind: Kind }>;
@@ -34,6 +35,7 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   "device-remove": deviceRemove,
   "device-trust": deviceTrust,
   rollback,
+  "snapshot-delete": snapshotDelete,
   undo,
   redo,
   freeze,

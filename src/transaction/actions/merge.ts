@@ -8,13 +8,7 @@ import {
   type BitmapStep,
   type Chain,
   type ChainLink,
-  changeBacking,
-  changeFileBitmaps,
-  judgeBacking,
-  judgeBitmaps,
-  judgeResize,
   pathsOfLink,
-  planCarriedBitmaps,
 } from "../../format/index.ts";
 import {
   type Action,
@@ -27,12 +21,21 @@ import {
 import { findLink, placeOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen } from "./plan/fencing.ts";
 import { planGivingUp } from "./plan/giving-up.ts";
-import { assertMayBeMerged, findSiblings, type LayersToMerge } from "./plan/layers-to-merge.ts";
+import {
+  assertMayBeMerged,
+  findName,
+  findSiblings,
+  hasAccessOf,
+  type LayersToMerge,
+  planBitmaps,
+  planGrowth,
+  planRelink,
+  topOf,
+  withBitmaps,
+} from "./plan/layers-to-merge.ts";
 import { mirrorOfSameContent } from "./plan/mirror-scope.ts";
-import { nameAsBefore } from "./plan/new-backing.ts";
-import { planEmptying, planResizing } from "./plan/resizing.ts";
+import { planEmptying } from "./plan/resizing.ts";
 import { planSiblings, type SiblingsPlan } from "./plan/siblings.ts";
-import type { ImageChange } from "../images/redo.ts";
 import type { PlannedReport } from "../journal/index.ts";
 import type { Note } from "../notes.ts";
 import type { MergeRequest } from "../request.ts";
@@ -162,83 +165,6 @@ function notesOn(
       ? [{ code: "other access", image: into.path, device } as const]
       : []),
   ];
-}
-
-function topOf({ merged: [top] }: LayersToMerge): ChainLink {
-  if (!top) throw new Error("at least one layer is merged");
-  return top;
-}
-
-/** The image below becomes as large as what is merged into it. */
-async function planGrowth(layers: LayersToMerge, context: PlanContext): Promise<ImageChange[]> {
-  const { device, into, below } = layers;
-  const sizeBytes = topOf(layers).virtualSizeBytes;
-  if (sizeBytes <= into.virtualSizeBytes) return [];
-  await withPlace({ device, image: into.path }, async () => {
-    await judgeResize({ links: [into, ...below] }, sizeBytes);
-  });
-  return planResizing(into, sizeBytes, context);
-}
-
-/** What becomes of bitmaps. E_REFUSED or E_UNSUPPORTED for one that can't be carried. */
-async function planBitmaps(
-  { device, merged, into, below }: LayersToMerge,
-  { keep }: MergeRequest,
-  context: PlanContext,
-): Promise<readonly BitmapStep[]> {
-  const [top] = merged;
-  // What an earlier statement merges into the uppermost one is written as well.
-  const pending = top && context.copiedInto.get(top.path);
-  const links = pending ? (await context.openChain(pending.from, "qcow2", device)).links : [];
-  const first = links.slice(
-    0,
-    Math.max(
-      0,
-      links.findIndex(({ path }) => path === top?.path),
-    ),
-  );
-  return await withPlace({ device, image: into.path }, async () => {
-    const steps = await planCarriedBitmaps({ first, merged, into, below }, { keepsOwn: keep });
-    if (steps.length > 0) await judgeBitmaps(into, steps);
-    return steps;
-  });
-}
-
-/** Marked is what is to be copied before any of it is: until then nobody opens the image, or they mark too much. */
-function withBitmaps(link: ChainLink, growth: ImageChange[], steps: readonly BitmapStep[]): ImageChange[] {
-  if (steps.length === 0) return growth;
-  const grow = growth.at(-1);
-  const write: ImageChange["write"] = async (file, transaction) => {
-    await grow?.write(file, transaction);
-    await changeFileBitmaps(file, steps);
-  };
-  return [...growth.slice(0, -1), { link, ...grow, write }];
-}
-
-/** By which what stands on the merged layers finds the image below. Undefined: nothing does. */
-async function findName(
-  { device, above, merged, into }: LayersToMerge,
-  context: PlanContext,
-): Promise<string | undefined> {
-  const overlay = above.at(-1);
-  if (!overlay) return undefined;
-  return await withPlace({ device, image: overlay.path }, async () => {
-    const name = await nameAsBefore(overlay, into, merged.at(-1), context);
-    judgeBacking(overlay, { name, format: into.format });
-    return name;
-  });
-}
-
-/** When all is copied. What shows through is the same on either. */
-function planRelink({ above, into: { format } }: LayersToMerge, name: string | undefined): ImageChange[] {
-  const link = above.at(-1);
-  if (!link || name === undefined) return [];
-  return [{ link, isLast: true, write: async (file) => await changeBacking(file, { name, format }) }];
-}
-
-/** Whether whoever opens the one by its owner and permissions opens the other. */
-function hasAccessOf({ stat: one }: ChainLink, { stat: other }: ChainLink): boolean {
-  return one.mode === other.mode && one.ownerId === other.ownerId && one.groupId === other.groupId;
 }
 
 /** The device's chain as the commit leaves it. */

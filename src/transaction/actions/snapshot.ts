@@ -34,7 +34,7 @@ import { tellOfFences } from "./plan/fencing.ts";
 import { noteOnDepth, entryOn, planNewOverlay, targetExists } from "./plan/new-overlay.ts";
 import { nameOverlay } from "./plan/overlay-name.ts";
 import type { Note } from "../notes.ts";
-import type { SnapshotRequest, SnapshotTarget } from "../request.ts";
+import type { SnapshotRequest, SnapshotTarget } from "../way-back-requests.ts";
 
 interface PlannedTarget {
   readonly target: SnapshotTarget;

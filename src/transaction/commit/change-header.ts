@@ -96,7 +96,8 @@ async function stageChange(storage: Storage, transaction: string, copy: Copy): P
     try {
       if (isFenced) await liftFileFence(image, "fence in the log");
       if (up) await changeBacking(image, up.onto ?? undefined);
-      if (late) await addSnapshot(image, late.snapshot);
+      if (late?.backing) await changeBacking(image, late.backing);
+      if (late?.snapshot) await addSnapshot(image, late.snapshot);
     } finally {
       await image.close();
     }

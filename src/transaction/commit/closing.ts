@@ -9,6 +9,7 @@ import {
   filesOfEntry,
   sealDevice,
   type SeenFile,
+  type SnapshotRef,
   withGivenUp,
   withSealsOf,
   withSnapshot,
@@ -167,7 +168,7 @@ export function withLooksOfKept(
     ...file,
     fingerprint: looks.get(file.image) ?? file.fingerprint,
   });
-  const snapshots = table.snapshots.map((ref) => {
+  const renewIn = <Ref extends Pick<SnapshotRef, "unwritten">>(ref: Ref): Ref => {
     const { unwritten } = ref;
     if (!unwritten) return ref;
     const devices = unwritten.devices.map((one) => ({
@@ -178,6 +179,10 @@ export function withLooksOfKept(
       })),
     }));
     return { ...ref, unwritten: { ...unwritten, devices } };
+  };
+  const snapshots = table.snapshots.map((ref) => {
+    const { later } = ref;
+    return later ? { ...renewIn(ref), later: later.map(renewIn) } : renewIn(ref);
   });
   return { ...table, snapshots };
 }

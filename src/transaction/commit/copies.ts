@@ -183,7 +183,7 @@ async function runCopy(
       if (source === "written" && copy.format === "qcow2") {
         how.onNotice?.(`bitmaps of ${copy.into} count no more: what is merged into it was written to`);
       }
-      if (copy.late && found === "touched") {
+      if (copy.late?.snapshot && found === "touched") {
         how.onNotice?.(`${copy.into}: ${UNTOLD}; its internal snapshot would hold that too`);
       }
       const isHeld = !isUp(due) || isAllUp || how.isLocked;

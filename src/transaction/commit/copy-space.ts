@@ -34,7 +34,7 @@ export async function reserveForCopies(
     const copiedBytes = isUp(copy)
       ? await reserveForCopyUp(storage, state, copy, { gate, taken })
       : await reserveForMerge(storage, state, copy, { gate, taken });
-    if (copy.late) taken.push(await reserveForSnapshot(storage, copy.into, copiedBytes));
+    if (copy.late?.snapshot) taken.push(await reserveForSnapshot(storage, copy.into, copiedBytes));
   }
 }
 

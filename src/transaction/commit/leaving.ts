@@ -8,7 +8,7 @@ import {
   filesOfEntry,
   findDevice,
 } from "../../device/index.ts";
-import { filesMade, heldDevices, type TransactionState } from "../journal/index.ts";
+import { filesMade, heldDevices, liveStatements, type TransactionState } from "../journal/index.ts";
 
 /** The active layer of a device, or its data file, where the device leaves it, gets a layer on it, or is frozen at it. */
 export interface LeftImage {
@@ -53,9 +53,12 @@ export function leavesUnfenced(left: readonly LeftImage[], state: TransactionSta
   return left.some(({ image, stays, isFrozen }) => !stays && !isFrozen && !fenced.has(image));
 }
 
-/** Every image of the transaction's devices and of their mirrors, as the table has them. */
+/** Every image of the transaction's devices and of their mirrors, as the table has them, and of what it writes of their snapshots. */
 export function imagesUsed({ devices }: DeviceTable, state: TransactionState): ReadonlySet<string> {
   const held = heldDevices(state);
   const files = devices.filter(({ name }) => held.includes(name)).flatMap(filesOfDevice);
-  return new Set(files.map(({ image }) => image));
+  const givesUp = liveStatements(state).flatMap(({ plan }) => plan.givesUp ?? []);
+  const renewed = givesUp.flatMap((one) => one.renewed ?? []).flatMap((snapshot) => snapshot.devices);
+  const kept = renewed.flatMap(({ chain }) => chain.flatMap(filesOfEntry));
+  return new Set([...files, ...kept].map(({ image }) => image));
 }

@@ -150,9 +150,11 @@ async function enterPlan(
     const table = await effectiveTable(work, settled.journals);
     const entryOf = (of: DeviceTable, name: string) => JSON.stringify(findDevice(of, name));
     const moved = record.devices.find((name) => entryOf(table, name) !== entryOf(plannedOn, name));
-    if (moved !== undefined) {
-      const why = "another command changed the device meanwhile";
-      return { obstacle: new ImgtxError("E_CHANGED", why, { device: moved }) };
+    const restsOnSnapshots = record.givesUp !== undefined && !areSnapshotsKept(plannedOn, table);
+    const stale = moved ?? (restsOnSnapshots ? record.devices[0] : undefined);
+    if (stale !== undefined) {
+      const why = `another command changed ${moved === undefined ? "snapshots of it" : "the device"} meanwhile`;
+      return { obstacle: new ImgtxError("E_CHANGED", why, { device: stale }) };
     }
     const next = withDevices(table, record.changes);
     assertShown(table, next);
@@ -163,6 +165,11 @@ async function enterPlan(
   } finally {
     await lock.close();
   }
+}
+
+/** Whether those that a plan was made on are what they were. */
+function areSnapshotsKept({ snapshots: before }: DeviceTable, { snapshots: now }: DeviceTable): boolean {
+  return JSON.stringify(before) === JSON.stringify(now.slice(0, before.length));
 }
 
 /** One beside an image goes with its last journal, and so perhaps while this command waits for its lock. */

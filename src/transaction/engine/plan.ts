@@ -230,11 +230,14 @@ async function onNewBacking(
   copiedInto: PlanContext["copiedInto"],
   open: (image: string, format: string) => Promise<Chain>,
 ): Promise<Chain> {
-  const depth = chain.links.findIndex(({ path }) => copiedInto.get(path)?.up);
+  const backingOf = (path: string) => {
+    const { up, late } = copiedInto.get(path) ?? {};
+    return up ? up.onto : late?.backing;
+  };
+  const depth = chain.links.findIndex(({ path }) => backingOf(path) !== undefined);
   const link = chain.links[depth];
-  const up = link && copiedInto.get(link.path)?.up;
-  if (!link || !up || chain.links.length === 1) return chain;
-  const { onto } = up;
+  const onto = link && backingOf(link.path);
+  if (!link || onto === undefined || chain.links.length === 1) return chain;
   const below = onto && (await onNewBacking(await open(onto.path, onto.format), copiedInto, open));
   const [first, ...rest] = below?.links ?? [];
   const header = link.header && {

@@ -51,5 +51,7 @@ export interface LateStep {
   /** The redo log that is made when all is copied. That of the image's new backing image serves both. */
   readonly log: string;
   /** The internal snapshot that it gets. */
-  readonly snapshot: NewSnapshot;
+  readonly snapshot?: NewSnapshot | undefined;
+  /** What its header names: an image that shows what the one before showed. */
+  readonly backing?: NewBacking | undefined;
 }

@@ -236,14 +236,15 @@ function assertCopies({ statements }: TransactionState, plan: PlanRecord, file: 
   });
 }
 
-/** What goes is what the statement copies elsewhere, or what a device leaves, and nothing else: else forged. */
-function assertRemovals({ copies, removes, reports, changes }: PlanRecord, file: string): void {
+/** What goes is what the statement copies elsewhere, or what a device or its snapshots leave, and nothing else: else forged. */
+function assertRemovals({ copies, removes, reports, changes, givesUp = [] }: PlanRecord, file: string): void {
   const copied = new Set(copies.flatMap(({ kind, files }) => (kind === "merge" ? files : [])));
   const used = new Set(changes.flatMap(({ after }) => after?.chain.map(({ image }) => image) ?? []));
   const left = new Set(
     reports.flatMap(({ before }) => (before === null || used.has(before) ? [] : [before])),
   );
-  const odd = removes.find((one) => !copied.has(one) && !left.has(one));
+  const givenUp = new Set(givesUp.flatMap(({ images }) => images));
+  const odd = removes.find((one) => !copied.has(one) && !left.has(one) && !givenUp.has(one));
   if (odd === undefined) return;
   throw new ImgtxError("E_JOURNAL", `the journal would remove '${odd}', which imgtx never does`, {
     image: file,

@@ -13,6 +13,7 @@ import {
   isFlag,
   isImageFormat,
   isObject,
+  isSnapshot,
   isSnapshotRef,
   isText,
   isWorker,
@@ -112,12 +113,15 @@ const isUpStep = objectOf<UpStep>({
 const isLateStep = objectOf<LateStep>({
   image: isText,
   log: isText,
-  snapshot: objectOf<LateStep["snapshot"]>({
-    name: isText,
-    mayRepeat: orAbsent(isFlag),
-    dateSec: isCount,
-    dateNsec: isCount,
-  }),
+  snapshot: orAbsent(
+    objectOf<NonNullable<LateStep["snapshot"]>>({
+      name: isText,
+      mayRepeat: orAbsent(isFlag),
+      dateSec: isCount,
+      dateNsec: isCount,
+    }),
+  ),
+  backing: orAbsent(isNewBacking),
 });
 
 const isOrigin = objectOf<Origin>({
@@ -187,6 +191,16 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
           images: listOf(isText),
           snapshots: listOf(
             objectOf<GivenUp["snapshots"][number]>({ number: isCount, devices: listOf(isText) }),
+          ),
+          renewed: orAbsent(listOf(isSnapshot)),
+          marks: orAbsent(
+            listOf(
+              objectOf<NonNullable<GivenUp["marks"]>[number]>({
+                image: isText,
+                sealedBy: orAbsent(isCount),
+                isMade: orAbsent(isFlag),
+              }),
+            ),
           ),
         }),
       ),

@@ -153,7 +153,7 @@ export interface PreparedRedo extends Omit<SealedLog, "log">, StagedImagePlan {
 
 /** What results say of an action, once its notes are words. */
 export interface PlannedReport
-  extends Omit<ActionReport, "notes" | "copiedBytes" | "rottedBytes" | "snapshotsGivenUp"> {
+  extends Omit<ActionReport, "notes" | "copiedBytes" | "rottedBytes" | "snapshotsGivenUp" | "layersMerged"> {
   readonly notes: readonly Note[];
 }
 

@@ -2,10 +2,16 @@
 // paths inside it are relative there.
 
 import { posix } from "node:path";
-import { fromStoredPath, mapEntryPaths, toStoredPath, type Workspace } from "../../device/index.ts";
+import {
+  fromStoredPath,
+  mapEntryPaths,
+  mapSnapshotPaths,
+  toStoredPath,
+  type Workspace,
+} from "../../device/index.ts";
 import type { ParsedJournal } from "./record-line.ts";
 import type { UpStep } from "./copy-steps.ts";
-import type { JournalRecord, StagedImagePlan } from "./records.ts";
+import type { JournalRecord, PlanRecord, StagedImagePlan } from "./records.ts";
 
 /** Records as they are used in memory: of the present version, and every path absolute. */
 export function mapContent(workspace: Workspace, parsed: ParsedJournal): ParsedJournal {
@@ -37,7 +43,10 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
   if (record.type === "fencing") {
     return { ...record, fences: record.fences.map((fence) => ({ ...fence, image: map(fence.image) })) };
   }
-  if (record.type !== "plan") return record;
+  return record.type === "plan" ? mapPlanPaths(record, map) : record;
+}
+
+function mapPlanPaths(record: PlanRecord, map: (path: string) => string): PlanRecord {
   const orNull = (path: string | null) => (path === null ? null : map(path));
   return {
     ...record,
@@ -68,14 +77,22 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
       into: map(copy.into),
       ...(copy.up && { up: mapStep(copy.up, map) }),
     })),
-    late: record.late.map((late) => mapRedo(late, map)),
+    late: record.late.map(({ backing, ...late }) => ({
+      ...mapRedo(late, map),
+      ...(backing && { backing: { ...backing, path: map(backing.path) } }),
+    })),
     removes: record.removes.map(map),
     // Also the workspace's own folder moves with it.
     ...(record.currentFolder !== undefined && {
       currentFolder: posix.normalize(map(`${record.currentFolder}/.`)),
     }),
     ...(record.givesUp && {
-      givesUp: record.givesUp.map((one) => ({ ...one, images: one.images.map(map) })),
+      givesUp: record.givesUp.map((one) => ({
+        ...one,
+        images: one.images.map(map),
+        ...(one.renewed && { renewed: one.renewed.map((each) => mapSnapshotPaths(each, map)) }),
+        ...(one.marks && { marks: one.marks.map((mark) => ({ ...mark, image: map(mark.image) })) }),
+      })),
     }),
     folders: record.folders.map((folder) => ({ ...folder, path: map(folder.path) })),
   };

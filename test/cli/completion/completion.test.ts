@@ -18,6 +18,7 @@ case "$*" in
   "--workspace /w device list --quiet") echo wdisk ;;
   "device list --quiet") printf '%s\\n' vda vdb '$(touch ran)' ;;
   "txn list --quiet") echo 7f3k2m9qa1 ;;
+  "snapshot-list -n 100 --quiet") printf '%s\\n' 'before upgrade' 12 ;;
   *) echo "unexpected: $*" >&2; exit 1 ;;
 esac
 `;
@@ -62,7 +63,7 @@ async function complete(...words: readonly string[]): Promise<string[]> {
 
 describe("bash", () => {
   test.each<[readonly string[], readonly string[]]>([
-    [["sn"], ["snapshot", "snapshot-group", "snapshot-list", "snapshot-show"]],
+    [["sn"], ["snapshot", "snapshot-delete", "snapshot-group", "snapshot-list", "snapshot-show"]],
     [["txn", "c"], ["commit"]],
     [
       ["completion", ""],
@@ -109,6 +110,11 @@ describe("bash", () => {
     [["snapshot-group", "vda", "=", "d"], ["disk.qcow2"]],
     [["snapshot-group", "vda", "=", "x", "vdb"], ["vdb="]],
     [["txn", "show", ""], ["7f3k2m9qa1"]],
+    [
+      ["snapshot-delete", "12", ""],
+      ["before\\ upgrade", "12"],
+    ],
+    [["rollback", "--to", "be"], ["before\\ upgrade"]],
     [["txn", "commit", "--txn", "7"], ["7f3k2m9qa1"]],
     [
       ["txn", "begin", "--on-error", ""],

@@ -1,7 +1,8 @@
 // Help: complete, and readable on narrow terminals.
 
 import { describe, expect, test } from "vitest";
-import { COMMAND_TABLE, GROUPS } from "../../../src/cli/grammar/command-table.ts";
+import { GROUPS } from "../../../src/cli/grammar/command-groups.ts";
+import { COMMAND_TABLE } from "../../../src/cli/grammar/command-table.ts";
 import { optionTerm } from "../../../src/cli/render/help.ts";
 import { runCli } from "../../helpers/cli/harness.ts";
 

@@ -90,7 +90,12 @@ interface SnapshotAnswer {
   readonly number: number;
   readonly name: string | null;
   readonly message: string | null;
-  readonly devices: readonly { readonly device: string; readonly image: string; readonly intact: boolean }[];
+  readonly devices: readonly {
+    readonly device: string;
+    readonly image: string;
+    readonly format: string;
+    readonly intact: boolean;
+  }[];
   readonly problem: string | null;
 }
 
@@ -127,7 +132,7 @@ export function describeWorkspace(
   return [
     `generation ${generation}`,
     ...generations.map(describeGeneration),
-    ...snapshots.map(describeSnapshot),
+    ...snapshots.map((snapshot) => describeSnapshot(view, snapshot)),
     ...devices.flatMap((device) => describeDevice(view, place, device)),
     ...describeView(view, place, devices),
     ...transactions.map(describeTransaction).sort(),
@@ -274,8 +279,14 @@ function describeGeneration({ generation, summary, devices }: GenerationAnswer):
   return `history ${generation}: ${summary}: ${images.join(", ")}`;
 }
 
-function describeSnapshot({ number, name, message, devices, problem }: SnapshotAnswer): string {
-  const images = devices.map(({ device, image, intact }) => `${device} ${image}${intact ? "" : " changed"}`);
+/** With what a guest would see of each device that counts as what it was. */
+function describeSnapshot(
+  view: FolderView,
+  { number, name, message, devices, problem }: SnapshotAnswer,
+): string {
+  const images = devices.map(({ device, image, format, intact }) =>
+    [device, image, intact ? `shows ${readGuest(view, image, format).digest}` : "changed"].join(" "),
+  );
   return `snapshot ${number} ${name ?? ""} ${message ?? ""}: ${images.join(", ")} ${problem ?? ""}`;
 }
 

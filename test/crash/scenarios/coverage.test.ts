@@ -23,6 +23,7 @@ const ACTIONS: Readonly<Record<ActionKind, Lacking>> = {
   "device-remove": {},
   "device-trust": {},
   rollback: {},
+  "snapshot-delete": {},
   undo: {},
   redo: {},
   freeze: {},

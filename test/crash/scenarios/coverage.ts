@@ -69,7 +69,7 @@ function devicesIn(
   known: ReadonlyMap<string, readonly LayoutName[]>,
 ): string[] {
   // They move all that there is.
-  if (["rollback", "undo", "redo"].includes(kind)) return [...known.keys()];
+  if (["rollback", "undo", "redo", "snapshot-delete"].includes(kind)) return [...known.keys()];
   return words.map((word) => word.split("=")[0] ?? "").filter((word) => known.has(word));
 }
 

@@ -179,6 +179,11 @@ const IN_PLACE: readonly Batches[] = [
     steps: (devices) => [[`merge ${names(devices)}`]],
   },
   {
+    name: "snapshot-delete",
+    prepare: (devices) => [...onOverlays(devices), step("snapshot-group --all")],
+    steps: () => [["snapshot-delete 1"], ["snapshot-delete 2"]],
+  },
+  {
     name: "pull and rebase",
     devices: LAYOUTS_ON_GOLDEN,
     more: () => [

@@ -5,6 +5,7 @@
 // and is not cut off. Every step is cut off at each call, unless `studied` names the ones that are.
 
 import { CHANGE_SCENARIOS } from "./change-scenarios.ts";
+import { DELETE_SCENARIOS } from "./delete-scenarios.ts";
 import { MERGE_SCENARIOS } from "./merge-scenarios.ts";
 import { MIGRATE_SCENARIOS } from "./migrate-scenarios.ts";
 import { PULL_SCENARIOS } from "./pull-scenarios.ts";
@@ -277,6 +278,7 @@ export const SCENARIOS: readonly Scenario[] = [
   ...CHANGE_SCENARIOS,
   ...MERGE_SCENARIOS,
   ...PULL_SCENARIOS,
+  ...DELETE_SCENARIOS,
 ];
 
 /** Two commands at the same time, on what a scenario's preparation left. */

@@ -158,6 +158,7 @@ export function makeAction(parts: Partial<ActionReport>): ActionReport {
     files: [{ path: "/srv/guests/a1.qcow2", change: "create" }],
     notes: [],
     snapshotsGivenUp: [],
+    layersMerged: [],
     copiedBytes: null,
     rottedBytes: null,
     ...parts,

@@ -1,12 +1,27 @@
 // Whether layers of a chain may be merged into an image below them: what would be lost of them, and who else stands on
-// what changes or goes.
+// what changes or goes. And what it takes: the size of that image, the bitmaps that go along, and the name by which what
+// stands on the layers finds it.
 
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
-import { type ChainLink, type FolderOverlays, identityOf } from "../../../format/index.ts";
+import {
+  type BitmapStep,
+  type ChainLink,
+  changeBacking,
+  changeFileBitmaps,
+  type FolderOverlays,
+  identityOf,
+  judgeBacking,
+  judgeBitmaps,
+  judgeResize,
+  planCarriedBitmaps,
+} from "../../../format/index.ts";
+import type { ImageChange } from "../../images/redo.ts";
 import type { Note } from "../../notes.ts";
 import type { MergeRequest } from "../../request.ts";
 import type { PlanContext } from "./action.ts";
+import { nameAsBefore } from "./new-backing.ts";
 import { findOverlaysOf, noteUnread, somethingStandsOnIt } from "./overlays-of.ts";
+import { planResizing } from "./resizing.ts";
 
 export interface LayersToMerge {
   readonly device: string;
@@ -151,3 +166,87 @@ export async function findSiblings(
 
 const SIBLINGS_HINT =
   "--rebase-siblings gives each first what it would lose; or remove what nobody needs any more";
+
+export function topOf({ merged: [top] }: LayersToMerge): ChainLink {
+  if (!top) throw new Error("at least one layer is merged");
+  return top;
+}
+
+/** The image below becomes as large as what is merged into it. */
+export async function planGrowth(layers: LayersToMerge, context: PlanContext): Promise<ImageChange[]> {
+  const { device, into, below } = layers;
+  const sizeBytes = topOf(layers).virtualSizeBytes;
+  if (sizeBytes <= into.virtualSizeBytes) return [];
+  await withPlace({ device, image: into.path }, async () => {
+    await judgeResize({ links: [into, ...below] }, sizeBytes);
+  });
+  return planResizing(into, sizeBytes, context);
+}
+
+/** What becomes of bitmaps. E_REFUSED or E_UNSUPPORTED for one that can't be carried. */
+export async function planBitmaps(
+  { device, merged, into, below }: LayersToMerge,
+  { keep }: MergeRequest,
+  context: PlanContext,
+): Promise<readonly BitmapStep[]> {
+  const [top] = merged;
+  // What an earlier statement merges into the uppermost one is written as well.
+  const pending = top && context.copiedInto.get(top.path);
+  const links = pending ? (await context.openChain(pending.from, "qcow2", device)).links : [];
+  const first = links.slice(
+    0,
+    Math.max(
+      0,
+      links.findIndex(({ path }) => path === top?.path),
+    ),
+  );
+  return await withPlace({ device, image: into.path }, async () => {
+    const steps = await planCarriedBitmaps({ first, merged, into, below }, { keepsOwn: keep });
+    if (steps.length > 0) await judgeBitmaps(into, steps);
+    return steps;
+  });
+}
+
+/** Marked is what is to be copied before any of it is: until then nobody opens the image, or they mark too much. */
+export function withBitmaps(
+  link: ChainLink,
+  growth: ImageChange[],
+  steps: readonly BitmapStep[],
+): ImageChange[] {
+  if (steps.length === 0) return growth;
+  const grow = growth.at(-1);
+  const write: ImageChange["write"] = async (file, transaction) => {
+    await grow?.write(file, transaction);
+    await changeFileBitmaps(file, steps);
+  };
+  return [...growth.slice(0, -1), { link, ...grow, write }];
+}
+
+/** By which what stands on the merged layers finds the image below. Undefined: nothing does. */
+export async function findName(
+  { device, above, merged, into }: LayersToMerge,
+  context: PlanContext,
+): Promise<string | undefined> {
+  const overlay = above.at(-1);
+  if (!overlay) return undefined;
+  return await withPlace({ device, image: overlay.path }, async () => {
+    const name = await nameAsBefore(overlay, into, merged.at(-1), context);
+    judgeBacking(overlay, { name, format: into.format });
+    return name;
+  });
+}
+
+/** When all is copied. What shows through is the same on either. */
+export function planRelink(
+  { above, into: { format } }: LayersToMerge,
+  name: string | undefined,
+): ImageChange[] {
+  const link = above.at(-1);
+  if (!link || name === undefined) return [];
+  return [{ link, isLast: true, write: async (file) => await changeBacking(file, { name, format }) }];
+}
+
+/** Whether whoever opens the one by its owner and permissions opens the other. */
+export function hasAccessOf({ stat: one }: ChainLink, { stat: other }: ChainLink): boolean {
+  return one.mode === other.mode && one.ownerId === other.ownerId && one.groupId === other.groupId;
+}

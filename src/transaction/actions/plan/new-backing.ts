@@ -126,14 +126,26 @@ export async function planNewStanding(
   after: NewStanding,
   context: PlanContext,
 ) {
-  const { entry, top, below } = standing;
   await assertMayStand(standing, after, context);
+  return {
+    report: reportOf(kind, standing, after.notes),
+    change: { device: standing.entry.name, after: entryOnNew(standing, after) },
+    copies: [await planCopyUp(standing, after, context)],
+  };
+}
+
+/** The copy step by which a layer may stand on another image. Refused where what it has can't stay what it is. */
+export async function planCopyUp(
+  { entry, top, below }: Pick<Standing, "entry" | "top" | "below">,
+  after: Omit<NewStanding, "notes">,
+  { storage, gate }: PlanContext,
+): Promise<PlannedCopy> {
   await withPlace({ device: entry.name, image: top.path }, async () => {
     await assertNoSnapshots(top);
-    await assertCopyable(context.storage, { path: top.path, format: top.format }, context.gate);
+    await assertCopyable(storage, { path: top.path, format: top.format }, gate);
   });
   const [first] = after.below;
-  const copy: PlannedCopy = {
+  return {
     kind: "up",
     from: below[0]?.path ?? first?.path ?? top.path,
     files: differing(below, after.below).flatMap(pathsOfLink),
@@ -147,11 +159,6 @@ export async function planNewStanding(
       leavesOutEqual: after.leavesOutEqual,
       isCompressed: after.isCompressed,
     },
-  };
-  return {
-    report: reportOf(kind, standing, after.notes),
-    change: { device: entry.name, after: entryOnNew(standing, after) },
-    copies: [copy],
   };
 }
 

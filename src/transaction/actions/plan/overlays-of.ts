@@ -51,14 +51,23 @@ export function noteUnread(folders: ReadonlyMap<string, FolderOverlays>): Note[]
 /** The overlays that are there, each once. */
 export async function findOverlaysOf(
   image: string,
+  context: OverlayContext,
+  known: KnownOverlays,
+): Promise<string[]> {
+  return (await findOverlays([image], context, known)).get(image) ?? [];
+}
+
+/** The overlays of several images that are there, each once, by the images that have some. */
+export async function findOverlays(
+  images: readonly string[],
   { table, storage, readGeneration }: OverlayContext,
   { except, chain: beside = [], folders: read }: KnownOverlays,
-): Promise<string[]> {
-  const found = new Set<string>();
+): Promise<ReadonlyMap<string, string[]>> {
+  const found = new Map(images.map((image) => [image, new Set<string>()]));
   const add = (chain: readonly { readonly image: string }[]): void => {
-    for (const [depth, entry] of chain.entries()) {
+    for (const [depth, { image }] of chain.entries()) {
       const overlay = chain[depth - 1];
-      if (overlay && entry.image === image) found.add(overlay.image);
+      if (overlay) found.get(image)?.add(overlay.image);
     }
   };
   for (let generation = table.generation; generation > 0; generation -= 1) {
@@ -69,19 +78,23 @@ export async function findOverlaysOf(
       if (mirror) add(mirror.chain);
     }
   }
-  const folders = new Set([image, ...beside.map(({ path }) => path)].map((path) => posix.dirname(path)));
+  const folders = new Set([...images, ...beside.map(({ path }) => path)].map((path) => posix.dirname(path)));
   for (const folder of folders) {
     const known = read.get(folder) ?? (await readOverlaysIn(storage, folder));
     read.set(folder, known);
-    for (const overlay of await overlaysOn(storage, known, image)) found.add(overlay);
+    for (const [image, overlays] of found) {
+      for (const overlay of await overlaysOn(storage, known, image)) overlays.add(overlay);
+    }
   }
-  const there = await Promise.all(
-    [...found].map(async (path) => {
+  const there = new Map<string, string[]>();
+  for (const [image, overlays] of found) {
+    for (const path of overlays) {
       const stat = await storage.stat(path);
-      return stat && except?.has(identityOf(stat)) !== true ? [path] : [];
-    }),
-  );
-  return there.flat();
+      if (!stat || except?.has(identityOf(stat)) === true) continue;
+      there.set(image, [...(there.get(image) ?? []), path]);
+    }
+  }
+  return there;
 }
 
 const NONE = { devices: [] } as const;

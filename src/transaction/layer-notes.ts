@@ -1,0 +1,74 @@
+// Notes on layers of a chain: what is merged, and what a layer stands on.
+
+import { isCount, isFlag, isText, orNull } from "../device/index.ts";
+import { formatBytes, sayBytes } from "../units/index.ts";
+import { BOTH, DEVICE, IMAGE, row } from "./note-row.ts";
+import { withName } from "./note-words.ts";
+
+export const LAYER_ROWS = {
+  // Of merges.
+  merged: row({ ...IMAGE, stays: isFlag }, ({ image, stays }) =>
+    stays ? `${image} stays where it is, and the device needs it no more` : `${image} goes`,
+  ),
+  "sibling pulled": row(
+    { ...IMAGE, sizeBytes: isCount, isAlone: isFlag },
+    ({ image, sizeBytes, isAlone }) =>
+      `${image} gets first what it would lose, at most ${formatBytes(sizeBytes)}` +
+      (isAlone ? ", and stands on nothing then" : ""),
+  ),
+  "sibling points to": row(IMAGE, ({ image }) => `${image} stands on the result from now on`),
+  "snapshot given up": row(
+    { number: orNull(isCount), name: orNull(isText), ...DEVICE },
+    ({ number, name, device }) => {
+      const which = number === null ? "the snapshot that this transaction takes" : `snapshot ${number}`;
+      return `${withName(which, name)} keeps no state of '${device}' any more`;
+    },
+  ),
+  "other access": row(
+    BOTH,
+    ({ image, device }) =>
+      `${image} has another owner or other permissions than what '${device}' was on: its guest may not be able to open it`,
+  ),
+  "folder not read whole": row(
+    { ...IMAGE, filesLeft: isCount },
+    ({ image, filesLeft }) =>
+      `${filesLeft} files of ${image} were not looked at: an overlay among them that stands on what changes would show another content`,
+  ),
+  "merged up": row(
+    { ...IMAGE, lengthBytes: isCount },
+    ({ image, lengthBytes }) => `up to ${formatBytes(lengthBytes)} from below it go up into ${image}`,
+  ),
+  "merged down": row(
+    { ...IMAGE, lengthBytes: isCount },
+    ({ image, lengthBytes }) => `up to ${formatBytes(lengthBytes)} from above it go down into ${image}`,
+  ),
+  "layer stays": row(
+    { ...IMAGE, by: isText },
+    ({ image, by }) => `${image} stays, as a layer that ${by} needs`,
+  ),
+  "layer not merged": row({ ...IMAGE, why: isText }, ({ image, why }) => `${image} stays as a layer: ${why}`),
+  "own image stays": row(IMAGE, ({ image }) => `${image} stays where it is: imgtx did not make it`),
+  "merged into": row(IMAGE, ({ image }) => `${image} gets what is merged`),
+
+  // Of what a layer stands on.
+  "stands on": row(
+    { ...IMAGE, isAlready: isFlag },
+    ({ image, isAlready }) => `it stands on ${image} ${isAlready ? "as it is" : "from now on"}`,
+  ),
+  "stands on nothing": row(
+    { isAlready: isFlag },
+    ({ isAlready }) => `it stands on nothing ${isAlready ? "as it is" : "from now on"}`,
+  ),
+  "left below": row(IMAGE, ({ image }) => `${image} stays as it is, and the device stands on it no more`),
+  "other size below": row(
+    { ...IMAGE, sizeBytes: isCount, diskBytes: isCount },
+    ({ image, sizeBytes, diskBytes }) =>
+      `${image} has ${sayBytes(sizeBytes)}, and the disk ${sayBytes(diskBytes)}: after the end of either there are zeros`,
+  ),
+  "nothing compared": row(
+    { ...IMAGE, snapshots: isCount },
+    ({ image, snapshots }) =>
+      `nothing was read or compared: what the layer does not have itself, it shows of ${image} from now on` +
+      (snapshots === 0 ? "" : `, and so do its internal snapshots (${snapshots})`),
+  ),
+};

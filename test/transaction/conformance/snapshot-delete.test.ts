@@ -1,0 +1,102 @@
+// snapshot-delete: in every order, each snapshot that stays, and each device, shows what it showed.
+
+import { existsSync, readdirSync } from "node:fs";
+import { describe, expect } from "vitest";
+import type { SnapshotDeleteRequest } from "../../../src/transaction/index.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { readSnapshotContents } from "../../helpers/transaction/snapshot-contents.ts";
+import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { snapshotWorkspace } from "../../helpers/tree.ts";
+
+const qemu = oracle("qemu-io");
+
+function deleting(
+  snapshots: readonly (string | number)[],
+  devices: readonly string[] = [],
+): SnapshotDeleteRequest {
+  return { kind: "snapshot-delete", snapshots: snapshots.map(String), devices, keepsImages: false };
+}
+
+/** Something of its own in each device, over a part of what was there. */
+async function write(bench: Workbench, turn: number): Promise<void> {
+  for (const { image, format } of await bench.devices()) {
+    writeGuest(image, format, `write -P ${turn + 1} ${turn * 20}k 48k`, `write -z ${turn * 9}k 8k`);
+  }
+}
+
+/** Two devices with four snapshots, 1 to 3 below the present, and 4 on a branch that a rollback has left. */
+async function makeBranched(): Promise<Workbench> {
+  const bench = await makeWorkbench();
+  await bench.remove("vdc");
+  for (const turn of [1, 2, 3]) {
+    await write(bench, turn);
+    await bench.snapshot({}, { kind: "snapshot-group", targets: [], isOfAll: true });
+  }
+  await write(bench, 4);
+  await bench.rollback("2");
+  await write(bench, 5);
+  return bench;
+}
+
+/** Each is before and after each of the others, and each is the first and the last once: all 24 give the same. */
+const ORDERS = [
+  [1, 2, 3, 4],
+  [4, 3, 2, 1],
+  [2, 1, 4, 3],
+  [3, 4, 1, 2],
+  [2, 3, 1, 4],
+];
+
+describe("in each order", () => {
+  qemu.test("leaves what stays as it was", async () => {
+    for (const order of ORDERS) {
+      const bench = await makeBranched();
+      const kept = await readSnapshotContents(bench, "number");
+      const shown = await bench.content();
+      expect(Object.keys(kept)).toHaveLength(8);
+      for (const [index, number] of order.entries()) {
+        await bench.run(deleting([number]));
+        const left = new Set(order.slice(index + 1).map(String));
+        const expected = Object.fromEntries(
+          Object.entries(kept).filter(([key]) => left.has(key.split(" ")[0] ?? "")),
+        );
+        expect(await readSnapshotContents(bench, "number"), `${order.join(" ")}: ${number}`).toEqual(
+          expected,
+        );
+        expect(await bench.content(), `${order.join(" ")}: ${number}`).toEqual(shown);
+      }
+    }
+  });
+});
+
+describe("several at once", () => {
+  qemu.test("are merged once, as the dry run says", async () => {
+    const bench = await makeBranched();
+    const kept = await readSnapshotContents(bench, "number");
+    const shown = await bench.content();
+    const before = snapshotWorkspace(bench.root);
+    const planned = await bench.run(deleting([1, 2, 4], ["vda"]), { dryRun: true });
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+    const done = await bench.run(deleting([1, 2, 4], ["vda"]));
+    expect(done.actions).toEqual(planned.actions);
+    expect(done.actions[0]?.layersMerged).toHaveLength(1);
+    const { "1 vda": _one, "2 vda": _two, "4 vda": _four, ...left } = kept;
+    expect(await readSnapshotContents(bench, "number")).toEqual(left);
+    expect(await bench.content()).toEqual(shown);
+    for (const { path, change } of done.actions[0]?.files ?? [])
+      expect(existsSync(path)).toBe(change !== "remove");
+  });
+
+  qemu.test("all of them leave a device on one image, but for what it stood on before", async () => {
+    const bench = await makeBranched();
+    const shown = await bench.content();
+    const { snapshots } = await bench.run(deleting([1, 2, 3, 4]));
+    expect(snapshots).toEqual([]);
+    expect(await readSnapshotContents(bench, "number")).toEqual({});
+    expect(await bench.content()).toEqual(shown);
+    expect(await bench.images()).toEqual({ vda: "a.qcow2", vdb: "b.raw" });
+    const images = readdirSync(bench.root).filter((name) => /\.(?:qcow2|raw)$/.test(name));
+    expect(images.sort()).toEqual(["a.qcow2", "b.raw", "base.raw", "c.qcow2"]);
+  });
+});
