@@ -11,7 +11,7 @@ const config: KnipConfig = {
     "src/format/qcow2/change/{bitmaps,grow-image}.ts!",
     "test/**/*.test.ts",
     "test/helpers/programs/*.ts",
-    "test/tooling/{bench,build,pack-fixtures,torture,warm-up}.ts",
+    "test/tooling/{bench,build,build-binary,pack-fixtures,torture,warm-up}.ts",
   ],
   project: ["src/**/*.ts!", "test/**/*.ts", "test/**/*.mjs"],
   ignoreExportsUsedInFile: isProduction,
@@ -25,6 +25,7 @@ const config: KnipConfig = {
     "umount",
     "setfacl",
     "unshare",
+    "ldd",
     "setsid",
   ],
 };

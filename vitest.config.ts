@@ -51,6 +51,8 @@ const HANGS_MS = 15 * 60_000;
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
+    // What only the single file does: `npm run test:binary`.
+    exclude: process.env["IMGTX_BIN"] ? [] : ["test/binary/**"],
     testTimeout: HANGS_MS,
     hookTimeout: HANGS_MS,
     maxWorkers: availableParallelism(),

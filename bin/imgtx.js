@@ -7,17 +7,31 @@
 
 const { constants, existsSync, fstatSync, readFileSync, writeSync } = require("node:fs");
 
-const [, , first, ...rest] = process.argv;
-// Linked under that name, imgtx speaks qemu-img's grammar, and gives its version in qemu-img's form too.
-const isQemuImg = process.argv[1].endsWith("/qemu-img");
-if (require.main !== module) {
-  // The build, which compiles the bundle in advance, loads it as commands will.
-  exports.loadBundle = loadBundle;
-} else if (!isQemuImg && rest.length === 0 && (first === "--version" || first === "-V")) {
-  const { version } = JSON.parse(readFileSync(`${__dirname}/../package.json`, "utf8"));
-  print(`imgtx ${version}\n`);
+const DIST = `${__dirname.slice(0, -"/bin".length)}/dist`;
+
+if (require.main === module) {
+  answer({
+    program: process.argv[1],
+    version: () => JSON.parse(readFileSync(`${__dirname}/../package.json`, "utf8")).version,
+    build: () =>
+      `Node ${process.versions.node}, commit ${readIfThere(`${DIST}/COMMIT`)?.toString() ?? "unknown"}`,
+    load: loadBuilt,
+  });
 } else {
-  void start();
+  // The build, which compiles the bundle in advance, loads it as commands will; the single file has another way to it.
+  Object.assign(exports, { answer, loadBundle });
+}
+
+/** Of each way in which imgtx comes: how it was called, what it is, and how its bundle is had. */
+function answer({ program, version, build, load }) {
+  const [, , first, ...rest] = process.argv;
+  // Linked under that name, imgtx speaks qemu-img's grammar, and gives its version in qemu-img's form too.
+  const isQemuImg = program === "qemu-img" || program.endsWith("/qemu-img");
+  if (!isQemuImg && rest.length === 0 && (first === "--version" || first === "-V")) {
+    print(`imgtx ${version()}\n${build()}\n`);
+  } else {
+    void start(isQemuImg, load);
+  }
 }
 
 function print(text) {
@@ -30,20 +44,26 @@ function print(text) {
   }
 }
 
-async function start() {
+async function start(isQemuImg, load) {
   giveCertificatesBack();
   // Whoever waits for a lock of this process reads its name in /proc, where it would be called "node".
   process.title = [isQemuImg ? "qemu-img" : "imgtx", ...process.argv.slice(2)].join(" ");
-  const file = `${__dirname.slice(0, -"/bin".length)}/dist/${needsImg() ? "imgtx-img" : "imgtx"}.cjs`;
-  let bundle;
+  // A bundle of its own has the commands of img, so that no other command pays for them.
+  const needsImg = isQemuImg || process.argv.some((word) => word === "img" || word === "completion");
+  const bundle = load(needsImg);
+  await bundle?.launch({ writeDirectly: writeSync, isTerminal, mayBeClosed, isQemuImg });
+}
+
+/** What the built bundle exports. Undefined where there is none, and that is said. */
+function loadBuilt(needsImg) {
+  const file = `${DIST}/${needsImg ? "imgtx-img" : "imgtx"}.cjs`;
   try {
-    bundle = loadBundle(file);
+    return loadBundle(file).exports;
   } catch (error) {
     if (error.code !== "ENOENT" || error.path !== file) throw error;
     fail(adviseToBuild(`${__dirname}/..`));
-    return;
+    return undefined;
   }
-  await bundle.exports.launch({ writeDirectly: writeSync, isTerminal, mayBeClosed });
 }
 
 /** Hooks and the commands of transactions are other programs, and may talk to anybody. */
@@ -58,11 +78,6 @@ function adviseToBuild(top) {
   return existsSync(`${top}/src`)
     ? `imgtx has not been built\n  hint: run \`npm ci && npm run build\` in its folder`
     : `this package of imgtx was packed without its code\n  hint: in a clone of imgtx run \`npm ci && npm run build && npm pack\`, and install that package`;
-}
-
-/** A bundle of its own has the commands of img, so that no other command pays for them. */
-function needsImg() {
-  return isQemuImg || process.argv.some((word) => word === "img" || word === "completion");
 }
 
 /**

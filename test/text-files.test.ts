@@ -12,7 +12,7 @@ const TOP = fileURLToPath(new URL("..", import.meta.url));
 
 // What is not in the repository, as .gitignore has it. Read from the disk and not asked of git: a checkout may
 // belong to somebody whom git does not trust, or have come without it.
-const NOT_OURS = new Set([".git", "node_modules", "dist", "coverage"]);
+const NOT_OURS = new Set([".git", "node_modules", "dist", "out", "coverage"]);
 
 async function readTextFiles(): Promise<SourceFile[]> {
   const files: SourceFile[] = [];

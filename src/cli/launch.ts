@@ -26,17 +26,19 @@ export { makeNodeStorage, run };
 
 const INTERRUPTS: readonly Interrupt[] = ["SIGINT", "SIGTERM", "SIGHUP"];
 
-/** What the launcher hands in: the file system is storage's alone, and these are no files. */
-interface Descriptors {
+/** What the launcher hands in: the file system is storage's alone, and descriptors are no files. */
+interface Launcher {
+  /** Linked under that name, imgtx is `imgtx img`. */
+  readonly isQemuImg: boolean;
   /** write(2): the bytes written, perhaps fewer than given. */
   readonly writeDirectly: (descriptor: number, bytes: Uint8Array) => number;
   readonly isTerminal: (descriptor: number) => boolean;
   readonly mayBeClosed: (descriptor: number) => boolean;
 }
 
-export async function launch(descriptors: Descriptors): Promise<void> {
+export async function launch(launcher: Launcher): Promise<void> {
   // Nowhere is left to say that an error could not be written; the status tells of it.
-  const stderr = outputOf(2, descriptors);
+  const stderr = outputOf(2, launcher);
   const onProgressRequest = tellOfProgress(stderr);
   process.exitCode = await run(process.argv.slice(2), {
     storage: makeNodeStorage(),
@@ -44,14 +46,14 @@ export async function launch(descriptors: Descriptors): Promise<void> {
       return currentFolder();
     },
     env: process.env,
-    stdout: outputOf(1, descriptors),
+    stdout: outputOf(1, launcher),
     stderr,
     stdin: readStdin,
-    sharesTerminal: descriptors.isTerminal(0),
-    ...(descriptors.isTerminal(0) && descriptors.isTerminal(2) && { ask }),
+    sharesTerminal: launcher.isTerminal(0),
+    ...(launcher.isTerminal(0) && launcher.isTerminal(2) && { ask }),
     onInterrupt,
     onProgressRequest,
-    ...(isQemuImg() && { program: "qemu-img" as const }),
+    ...(launcher.isQemuImg && { program: "qemu-img" as const }),
     spawn: startChild,
   });
 }
@@ -63,11 +65,6 @@ function currentFolder(): string {
     const hint = "go to a folder that is there";
     throw new ImgtxError("E_NOT_FOUND", "the current folder is not there any more", { hint, cause });
   }
-}
-
-/** Linked under that name, imgtx is `imgtx img`. */
-function isQemuImg(): boolean {
-  return (process.argv[1] ?? "").endsWith("/qemu-img");
 }
 
 /**
@@ -92,7 +89,7 @@ function tellOfProgress(stderr: Output): NonNullable<CliContext["onProgressReque
 }
 
 /** An output of the process: a terminal as Node's stream, anything else by its descriptor. */
-function outputOf(descriptor: 1 | 2, { writeDirectly, isTerminal, mayBeClosed }: Descriptors): Output {
+function outputOf(descriptor: 1 | 2, { writeDirectly, isTerminal, mayBeClosed }: Launcher): Output {
   let failure: WriteFailure | undefined;
   const onError = (error: NodeJS.ErrnoException): void => {
     failure ??= { reason: error.message, readerGone: error.code === "EPIPE" };

@@ -12,7 +12,7 @@ import type { Invocation } from "./invocation.ts";
 import type { Canvas } from "./render/canvas.ts";
 import { startWorkProgress } from "./render/work-progress.ts";
 import { Report } from "./report.ts";
-import { version } from "./version.ts";
+import { describeBuild } from "./version.ts";
 
 export type { CliContext } from "./context.ts";
 
@@ -51,7 +51,7 @@ async function dispatch(
   report: Report,
 ): Promise<number> {
   if (located.wantsVersion) {
-    report.print([`imgtx ${version}`]);
+    report.print(describeBuild());
     return await report.settle(0);
   }
   if (located.wantsHelp && (located.bare || located.row)) {

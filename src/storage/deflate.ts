@@ -6,8 +6,8 @@
 // - Loaded at the first call that needs it. Its calls run on Node's thread pool, each with a context of its own.
 // - It writes into memory of the size that it was told, whatever the stream holds.
 
-import { callInPool, type NativeFunction, type NativePointer } from "./native-pool.ts";
-import { loadKoffi } from "./native-functions.ts";
+import { loadForeign, type NativeFunction, type NativePointer } from "./foreign.ts";
+import { callInPool } from "./native-pool.ts";
 
 export interface DeflateUnpacker {
   /**
@@ -50,11 +50,11 @@ function openLibrary(
   name: string,
 ): { createContext: () => NativePointer | undefined; unpack: NativeFunction } | undefined {
   try {
-    const library = loadKoffi().load(name);
+    const library = loadForeign().load(name);
     const create = library.func("void *libdeflate_alloc_decompressor()");
     return {
       createContext() {
-        const context: unknown = create();
+        const context = create();
         return typeof context === "bigint" && context !== 0n ? context : undefined;
       },
       unpack: library.func(

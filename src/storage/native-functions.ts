@@ -1,10 +1,10 @@
-// The C functions that system calls are made by, bound through koffi, and what becomes of a call that failed.
+// The C functions that system calls are made by, and what becomes of a call that failed.
 //
-// Invariant: koffi is loaded at the first call that needs it, never at start-up: it costs 6 ms. Without it files can be
-// read, and every lock is refused with the way to mend it; nothing that needs a lock goes on without.
+// Invariant: they are bound at the first call that needs one. Where they can't be, files can be read, and every lock is
+// refused with the way to mend it; nothing that needs a lock goes on without.
 
-import { createRequire } from "node:module";
 import { constants } from "node:os";
+import { loadForeign, type NativeFunction, type NativeResult, type NativeValue } from "./foreign.ts";
 import { nameErrno } from "./system-error.ts";
 
 /** A failed system call, in the shape of the errors that node:fs throws. */
@@ -21,14 +21,6 @@ export class SystemCallError extends Error {
     this.code = code;
     this.errno = -errno;
   }
-}
-
-type NativeArgument = number | string | Uint8Array | BigInt64Array | BigUint64Array;
-
-/** A bound C function. Its result is -1 for an error, whose number errno() then gives. */
-export interface NativeFunction {
-  (...values: NativeArgument[]): number | bigint;
-  async(...values: [...NativeArgument[], (error: Error | null, result: number | bigint) => void]): void;
 }
 
 export interface NativeFunctions {
@@ -56,29 +48,9 @@ export interface NativeFunctions {
   readonly errno: () => number;
 }
 
-/**
- * koffi's native part by itself where it is known to lie beside koffi: finding it through koffi's own
- * loader, which looks for many platforms first, takes three times as long.
- */
-export function loadKoffi(): typeof import("koffi") {
-  // createRequire: synchronous, and invisible to the bundler, which must leave the native module outside.
-  const requireHere = createRequire(import.meta.url);
-  try {
-    if (process.arch === "x64") {
-      return requireHere("@koromix/koffi-linux-x64/linux_x64/koffi.node") as typeof import("koffi");
-    }
-    if (process.arch === "arm64") {
-      return requireHere("@koromix/koffi-linux-arm64/linux_arm64/koffi.node") as typeof import("koffi");
-    }
-  } catch {
-    // Another C library, or koffi installed in another way: its own loader knows, and says what is missing.
-  }
-  return requireHere("koffi") as typeof import("koffi");
-}
-
 export function bindNative(): NativeFunctions {
-  const koffi = loadKoffi();
-  const libc = koffi.load(null);
+  const foreign = loadForeign();
+  const libc = foreign.load(null);
   return {
     fcntl: libc.func("int fcntl(int fd, int command, void *lock)"),
     fcntlWith: libc.func("int fcntl(int fd, int command, long argument)"),
@@ -107,12 +79,12 @@ export function bindNative(): NativeFunctions {
         return undefined;
       }
     },
-    address: (bytes) => koffi.address(bytes),
-    errno: () => koffi.errno(),
+    address: (bytes) => foreign.address(bytes),
+    errno: () => foreign.errno(),
   };
 }
 
-export function check(native: NativeFunctions, name: string, call: () => number | bigint): number {
+export function check(native: NativeFunctions, name: string, call: () => NativeResult): number {
   for (;;) {
     const result = Number(call());
     if (result !== -1) return result;
@@ -129,7 +101,7 @@ export async function callInThread(
   native: NativeFunctions,
   name: string,
   bound: NativeFunction,
-  ...values: NativeArgument[]
+  ...values: NativeValue[]
 ): Promise<number> {
   const result = await new Promise<number>((resolve, reject) => {
     bound.async(...values, (error, value) => {

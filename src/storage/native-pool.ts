@@ -4,15 +4,7 @@
 // - What a call reads and writes is kept from the garbage collector until it has ended: koffi does not keep it.
 // - No more calls at once than koffi has memory ready for: else they take 2.6 times the processor time.
 
-/** A pointer that the library gave. */
-export type NativePointer = bigint;
-export type NativeValue = number | Uint8Array | NativePointer | null;
-
-/** A function that koffi has bound. */
-export interface NativeFunction {
-  (...values: NativeValue[]): unknown;
-  async(...values: [...NativeValue[], (error: Error | null, result: unknown) => void]): void;
-}
+import type { NativeFunction, NativeResult, NativeValue } from "./foreign.ts";
 
 const inUse = new Set<readonly NativeValue[]>();
 /** Beyond what koffi keeps memory ready for, each call would get its own from the system: twice the time. */
@@ -20,7 +12,10 @@ const CALLS_AT_ONCE = 6;
 const waiting: (() => void)[] = [];
 
 /** What the function returns. It runs on another thread: errno can't be asked for. */
-export async function callInPool(call: NativeFunction, values: readonly NativeValue[]): Promise<unknown> {
+export async function callInPool(
+  call: NativeFunction,
+  values: readonly NativeValue[],
+): Promise<NativeResult> {
   if (inUse.size >= CALLS_AT_ONCE) {
     await new Promise<void>((resolve) => {
       waiting.push(resolve);

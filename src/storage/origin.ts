@@ -6,7 +6,7 @@
 // session that they were called in counts as well. They stay in it while they wait for the command.
 
 import { readFileSync, readlinkSync } from "node:fs";
-import { loadKoffi } from "./native-functions.ts";
+import { loadForeign } from "./foreign.ts";
 import type { Origin, OriginProcess, OriginSession } from "./storage.ts";
 
 /** What is read of /proc, for tests to stand in for it. Undefined where it is not there or not to be read. */
@@ -116,7 +116,7 @@ function nameOfUser(files: ProcessFiles, id: string): string {
 const NODE_FILES: ProcessFiles = {
   text: (path) => quietly(() => readFileSync(path, "utf8")),
   link: (path) => quietly(() => readlinkSync(path)),
-  sessionId: () => quietly(() => Number(loadKoffi().load(null).func("int getsid(int pid)")(0))),
+  sessionId: () => quietly(() => Number(loadForeign().load(null).func("int getsid(int pid)")(0))),
 };
 
 /** A process that has gone, or is hidden, or no /proc at all: then less is known, and nothing is joined by guess. */

@@ -9,7 +9,7 @@
 import { closeSync, constants, openSync, readdirSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { kindOfType } from "./file-system.ts";
-import { loadKoffi } from "./native-functions.ts";
+import { loadForeign, type NativeFunction } from "./foreign.ts";
 
 /** An open file, or a path whose last link is followed or not. */
 export type PlaceToAsk = number | { readonly path: string; readonly follow: boolean };
@@ -24,12 +24,10 @@ export const UNKNOWN_PLACE: FilePlace = { fileSystemId: "", mountId: "" };
 /** The C functions that it takes. Each returns -1 for an error. */
 interface PlaceFunctions {
   /** Undefined where the C library has none. */
-  readonly statx:
-    | ((folder: number, path: string, flags: number, mask: number, into: Uint8Array) => number)
-    | undefined;
-  readonly statfs: (path: string, into: Uint8Array) => number;
-  readonly fstatfs: (descriptor: number, into: Uint8Array) => number;
-  readonly ioctl: (descriptor: number, request: number, into: Uint8Array) => number;
+  readonly statx: NativeFunction | undefined;
+  readonly statfs: NativeFunction;
+  readonly fstatfs: NativeFunction;
+  readonly ioctl: NativeFunction;
 }
 
 // <linux/stat.h>: the mask's bits, and where struct statx (256 bytes) has what is read here.
@@ -50,7 +48,7 @@ const FS_IOC_GETFSUUID = 0x80111500;
 
 /** Binds them. The C library may be an older one, without statx. */
 export function bindPlaces(): PlaceFunctions {
-  const libc = loadKoffi().load(null);
+  const libc = loadForeign().load(null);
   return {
     statx: bindUnlessMissing(() =>
       libc.func("int statx(int folder, str path, int flags, unsigned int mask, void *into)"),

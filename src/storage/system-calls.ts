@@ -7,11 +7,11 @@
 // - Calls that may take long (copying, cloning) run on a thread of koffi's; all others on the main thread.
 
 import { getAttribute, setAttribute } from "./file-attributes.ts";
+import type { NativeFunction } from "./foreign.ts";
 import {
   bindNative,
   callInThread,
   check,
-  type NativeFunction,
   type NativeFunctions,
   SystemCallError,
 } from "./native-functions.ts";

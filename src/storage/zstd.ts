@@ -9,8 +9,8 @@
 
 import { createRequire } from "node:module";
 import { ImgtxError } from "../errors/index.ts";
-import { callInPool, type NativeFunction, type NativePointer } from "./native-pool.ts";
-import { loadKoffi } from "./native-functions.ts";
+import { loadForeign, type NativeFunction, type NativePointer } from "./foreign.ts";
+import { callInPool } from "./native-pool.ts";
 
 export interface ZstdCodec {
   /** Unpacks one whole frame. E_CORRUPT, without a place, where it is damaged, or holds not exactly sizeBytes. */
@@ -80,7 +80,7 @@ export function loadLibzstd(library: string = LIBRARY): ZstdCodec {
       const target = new Uint8Array(sizeBytes);
       const context = decompressContexts.pop() ?? create(native.createDecompressContext);
       const values = [context, target, sizeBytes, frame, frame.length];
-      const size = (await callInPool(native.decompress, values)) as number | bigint;
+      const size = await callInPool(native.decompress, values);
       decompressContexts.push(context);
       if (native.isError(size) !== 0) throw undecodable(String(native.errorName(size)));
       if (Number(size) !== sizeBytes) throw undecodable(`it holds ${String(size)} bytes`);
@@ -90,7 +90,7 @@ export function loadLibzstd(library: string = LIBRARY): ZstdCodec {
       const target = takeTarget(targets, Number(native.compressBound(source.length)));
       const context = compressContexts.pop() ?? create(native.createCompressContext);
       const values = [context, target, target.length, source, source.length, DEFAULT_LEVEL];
-      const size = (await callInPool(native.compress, values)) as number | bigint;
+      const size = await callInPool(native.compress, values);
       compressContexts.push(context);
       if (native.isError(size) !== 0) {
         throw new ImgtxError("E_FAILED", `zstd could not compress: ${String(native.errorName(size))}`);
@@ -113,14 +113,14 @@ interface LibraryFunctions {
   readonly createCompressContext: NativeFunction;
   readonly decompress: NativeFunction;
   readonly compress: NativeFunction;
-  readonly compressBound: (size: number) => number | bigint;
-  readonly isError: (size: number | bigint) => number;
-  readonly errorName: (size: number | bigint) => unknown;
+  readonly compressBound: NativeFunction;
+  readonly isError: NativeFunction;
+  readonly errorName: NativeFunction;
 }
 
 function bindLibrary(name: string): LibraryFunctions {
   try {
-    const library = loadKoffi().load(name);
+    const library = loadForeign().load(name);
     return {
       createDecompressContext: library.func("void *ZSTD_createDCtx()"),
       createCompressContext: library.func("void *ZSTD_createCCtx()"),

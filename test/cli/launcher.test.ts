@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { oracle } from "../helpers/oracles.ts";
+import { SINGLE_FILE } from "../helpers/program.ts";
 
 const TOP = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -27,10 +28,14 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
+/** The words of the shell that start what is tested here. */
+const program = (): string => SINGLE_FILE ?? `node "${folder}/built/bin/imgtx.js"`;
+const QEMU_IMG = SINGLE_FILE === undefined ? `"${process.execPath}" ./qemu-img` : "./qemu-img";
+
 /** Runs a line in bash, where `imgtx` is the built one and `bare` the one without a bundle. */
 function runShell(line: string): Promise<{ status: number; stdout: string; stderr: string }> {
   const functions = [
-    `imgtx() { node "${folder}/built/bin/imgtx.js" "$@"; }`,
+    `imgtx() { ${program()} "$@"; }`,
     `bare() { node "${folder}/bare/bin/imgtx.js" "$@"; }`,
     "set -o pipefail",
   ].join("\n");
@@ -47,8 +52,15 @@ const NOBODY_READS = "exec 3> >(true); wait $!";
 describe("the launcher", () => {
   test("answers --version without a bundle", async () => {
     const { version } = JSON.parse(await readFile(`${TOP}/package.json`, "utf8")) as { version: string };
-    for (const line of ["bare --version", "bare -V", "imgtx --quiet --version"]) {
-      expect(await runShell(line)).toEqual({ status: 0, stdout: `imgtx ${version}\n`, stderr: "" });
+    const built = await runShell("imgtx --quiet --version");
+    expect(built.stdout).toMatch(/^imgtx [\d.]+\n(Node|single file with Bun) [\d.]+, commit \w+(-dirty)?\n$/);
+    for (const line of ["imgtx --version", "imgtx -V"]) expect(await runShell(line)).toEqual(built);
+    for (const line of ["bare --version", "bare -V"]) {
+      expect(await runShell(line)).toEqual({
+        status: 0,
+        stdout: `imgtx ${version}\nNode ${process.versions.node}, commit unknown\n`,
+        stderr: "",
+      });
     }
   });
 
@@ -146,12 +158,14 @@ describe("the launcher", () => {
 
 describe("linked under the name qemu-img", () => {
   const linked = (line: string) =>
-    runShell(`mkdir -p linked; cd linked; ln -sfn "${folder}/built/bin/imgtx.js" qemu-img; ${line}`);
+    runShell(
+      `mkdir -p linked; cd linked; ln -sfn "${SINGLE_FILE ?? `${folder}/built/bin/imgtx.js`}" qemu-img; ${line}`,
+    );
 
   test("gives its version in the form that scripts read", async () => {
     const { version } = JSON.parse(await readFile(`${TOP}/package.json`, "utf8")) as { version: string };
     for (const option of ["--version", "-V"]) {
-      expect(await linked(`node ./qemu-img ${option}`)).toEqual({
+      expect(await linked(`${QEMU_IMG} ${option}`)).toEqual({
         status: 0,
         stdout: `qemu-img version 10.0.0 (imgtx ${version})\n`,
         stderr: "",
@@ -160,14 +174,14 @@ describe("linked under the name qemu-img", () => {
   });
 
   test("is imgtx img, in words and statuses", async () => {
-    expect(await linked("node ./qemu-img create -f qcow2 a.qcow2 1M && node ./qemu-img frob")).toEqual({
+    expect(await linked(`${QEMU_IMG} create -f qcow2 a.qcow2 1M && ${QEMU_IMG} frob`)).toEqual({
       status: 1,
       stdout:
         "Formatting 'a.qcow2', fmt=qcow2 cluster_size=65536 extended_l2=off compression_type=zlib " +
         "size=1048576 lazy_refcounts=off refcount_bits=16\n",
       stderr: "qemu-img: Command not found: frob\nTry 'qemu-img --help' for more info\n",
     });
-    const help = await linked("node ./qemu-img --help");
+    const help = await linked(`${QEMU_IMG} --help`);
     expect(help.stdout).toMatch(/^ {2}create - .*\n/m);
     expect(help.stdout).toMatch(/^Supported image formats:\n\n {2}qcow2 raw$/m);
   });
@@ -176,7 +190,7 @@ describe("linked under the name qemu-img", () => {
     const result = await linked(
       [
         "rm -rf out big; truncate -s 1G big; printf x | dd of=big bs=1 seek=500M conv=notrunc status=none",
-        `set -m; "${process.execPath}" ./qemu-img convert -S 0 -r 64k big out & pid=$!`,
+        `set -m; ${QEMU_IMG} convert -S 0 -r 64k big out & pid=$!`,
         "until [ -s out ]; do sleep 0.02; done",
         `kill -${name} $pid; wait $pid; echo $?; ls`,
       ].join("\n"),
@@ -190,7 +204,7 @@ describe("linked under the name qemu-img", () => {
     const result = await linked(
       [
         "rm -rf out big; truncate -s 24M big; : > answers",
-        `set -m; "${process.execPath}" ./qemu-img convert -S 0 -r 1k big out 2> answers & pid=$!`,
+        `set -m; ${QEMU_IMG} convert -S 0 -r 1k big out 2> answers & pid=$!`,
         "until [ -s out ]; do sleep 0.02; done",
         'for n in 1 2; do kill -USR1 $pid; until [ "$(wc -l < answers)" -ge $n ]; do sleep 0.02; done; done',
         "kill -INT $pid; wait $pid; echo $?; cat answers",
@@ -224,7 +238,7 @@ describe("on a terminal", () => {
     ["Ctrl-C", "\\003", 130, /Go on\? \[y\/N\] [\^C\r\n]*\S*error:\S* interrupted; nothing was done\r\n/],
   ])("a question ends with %s", async (_what, input, status, shown) => {
     await runShell("mkdir -p asked && imgtx init asked -q");
-    const command = `node "${folder}/built/bin/imgtx.js" recover --give-up 7f3k2m9qa1`;
+    const command = `${program()} recover --give-up 7f3k2m9qa1`;
     const result = await onTerminal(command, input);
     expect(result.stdout).toMatch(shown);
     expect(result.status).toBe(status);
@@ -271,10 +285,10 @@ describe("txn exec as a process", () => {
 
   /** `$IMGTX` in a script is the launcher. */
   const exec = (script: string) =>
-    runShell(`cd disks; export IMGTX="${folder}/built/bin/imgtx.js"; imgtx txn exec -q -- sh -c '${script}'`);
+    runShell(`cd disks; export IMGTX='${program()}'; imgtx txn exec -q -- sh -c '${script}'`);
 
   test("commits what a script did that ended with 0", async () => {
-    const result = await exec("node $IMGTX snapshot vda one.qcow2 -q && echo $IMGTX_WORKSPACE");
+    const result = await exec("eval $IMGTX snapshot vda one.qcow2 -q && echo $IMGTX_WORKSPACE");
     expect(result).toEqual({ status: 0, stdout: `${await realpath(folder)}/disks\n`, stderr: "" });
     const { stdout } = await runShell("cd disks; imgtx device show vda --json | grep -c one.qcow2");
     expect(stdout).toBe("2\n");
@@ -285,7 +299,7 @@ describe("txn exec as a process", () => {
     ["kill -TERM $$", 143],
     ["exec no-such-program-here", 127],
   ])("undoes what a script did that ended with `%s`", async (end, status) => {
-    const result = await exec(`node $IMGTX snapshot vda two.qcow2 -q && ${end}`);
+    const result = await exec(`eval $IMGTX snapshot vda two.qcow2 -q && ${end}`);
     expect(result.status).toBe(status);
     expect(await readdir(`${folder}/disks`)).toEqual([".imgtx", "a.raw", "devices", "one.qcow2"]);
   });
@@ -307,15 +321,16 @@ describe("txn exec as a process", () => {
 
   test("says so when the current folder has been removed", async () => {
     const { status, stderr } = await runShell("mkdir gone; cd gone; rmdir ../gone; imgtx device list");
-    expect(status).toBe(14);
-    expect(stderr).toMatch(/^error: the current folder is not there any more\n/);
+    // The single file's runtime says so by itself, before it loads anything.
+    expect(status).toBe(SINGLE_FILE === undefined ? 14 : 1);
+    expect(stderr).toMatch(/^error: (the current folder is not there any more|.*\bdirectory\b.*)\n/);
   });
 
   test("passes SIGTERM on, undoes, and ends with the command's status", async () => {
     const result = await runShell(
       [
         "cd disks",
-        `node "${folder}/built/bin/imgtx.js" txn exec -q -- sh -c 'echo ready; exec sleep 600' > ready & pid=$!`,
+        `${program()} txn exec -q -- sh -c 'echo ready; exec sleep 600' > ready & pid=$!`,
         "until grep -q ready ready; do sleep 0.05; done; rm ready",
         "kill -TERM $pid; wait $pid; echo $?; imgtx txn list -q",
       ].join("\n"),
@@ -328,7 +343,7 @@ describe("txn exec as a process", () => {
     const result = await runShell(
       [
         "mkdir hooked; cd hooked; imgtx img create -q -f qcow2 a.qcow2 1M; imgtx device add -q vda a.qcow2",
-        `take() { node "${folder}/built/bin/imgtx.js" snapshot-group -q vda=a1.qcow2 --before 'sleep 600 & echo $! > ready; wait' --after 'touch thawed' & pid=$!; until [ -s ready ]; do sleep 0.05; done; sleeper=$(cat ready); rm ready; }`,
+        `take() { ${program()} snapshot-group -q vda=a1.qcow2 --before 'sleep 600 & echo $! > ready; wait' --after 'touch thawed' & pid=$!; until [ -s ready ]; do sleep 0.05; done; sleeper=$(cat ready); rm ready; }`,
         "take; kill -TERM $pid; wait $pid; echo $?; ls; while grep -qs State:.S /proc/$sleeper/status; do sleep 0.05; done; echo ended",
         "rm thawed; take; kill -KILL $pid; wait $pid; kill $sleeper; ls; imgtx device list -q; imgtx recover -q; imgtx device list -q",
       ].join("\n"),
@@ -346,7 +361,7 @@ describe("txn exec as a process", () => {
     const result = await runShell(
       [
         "cd disks",
-        `node "${folder}/built/bin/imgtx.js" txn exec -q -- sh -c 'echo ready; until [ -e go ]; do sleep 0.05; done' > ready 2> answer & pid=$!`,
+        `${program()} txn exec -q -- sh -c 'echo ready; until [ -e go ]; do sleep 0.05; done' > ready 2> answer & pid=$!`,
         "until grep -q ready ready; do sleep 0.05; done; rm ready",
         "kill -USR1 $pid; until [ -s answer ]; do sleep 0.05; done; touch go; wait $pid; echo $?; cat answer >&2",
       ].join("\n"),

@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import { tortureDifferential } from "../fuzz/differential.ts";
 import { tortureStaged } from "../format/staged/torture-staged.ts";
 import { tortureHostile } from "../fuzz/hostile.ts";
+import { PROGRAM } from "../helpers/program.ts";
 import { tortureWalk } from "../walk/torture-walk.ts";
 import { groupViolations } from "./report.ts";
 import { torturePower, tortureProcess, type RealOptions, type RealResult } from "./real/torture-real.ts";
@@ -29,14 +30,14 @@ const WALK_STEPS = 3000;
 const STAGED_CASES = 100_000;
 
 /** Runs what the arguments ask for; returns the exit status. */
-export async function torture(args: readonly string[], root: string): Promise<number> {
+export async function torture(args: readonly string[]): Promise<number> {
   const request = readRequest(args);
   const problems: string[] = [];
   const figures: string[] = [];
   for (const [index, rig] of request.rigs.entries()) {
     // Each rig gets an equal part of the time that is left.
     const deadline = Date.now() + (request.deadline - Date.now()) / (request.rigs.length - index);
-    const outcome = await runRig(rig, { ...request, deadline }, root);
+    const outcome = await runRig(rig, { ...request, deadline });
     problems.push(...outcome.problems);
     figures.push(...outcome.figures);
   }
@@ -53,19 +54,19 @@ interface Outcome {
   readonly figures: readonly string[];
 }
 
-async function runRig(rig: Rig, request: Request, root: string): Promise<Outcome> {
+async function runRig(rig: Rig, request: Request): Promise<Outcome> {
   switch (rig) {
     case "simulated":
       return await runSimulated(request);
     case "process":
-      return await runReal("real process", tortureProcess, request, root);
+      return await runReal("real process", tortureProcess, request);
     case "power":
-      return await runReal("power cuts", torturePower, request, root);
+      return await runReal("power cuts", torturePower, request);
     case "walk":
       return await tortureWalk({
         ...request,
         say,
-        program: `${root}/bin/imgtx.js`,
+        program: PROGRAM,
         steps: request.cases ?? WALK_STEPS,
       });
     case "hostile":
@@ -85,12 +86,10 @@ async function runReal(
   title: string,
   rig: (options: RealOptions) => Promise<RealResult>,
   request: Request,
-  root: string,
 ): Promise<Outcome> {
   const started = Date.now();
   const { seed, deadline, only } = request;
-  const program = `${root}/bin/imgtx.js`;
-  const { violations, figures } = await rig({ program, seed, deadline, say, only: only ?? "" });
+  const { violations, figures } = await rig({ program: PROGRAM, seed, deadline, say, only: only ?? "" });
   const seconds = Math.round((Date.now() - started) / 1000);
   return { problems: groupViolations(violations), figures: [`${title}, ${seconds} s:`, ...figures] };
 }

@@ -1,4 +1,4 @@
-// The two tools of the differential fuzzer: QEMU's programs, each a process, and imgtx in this one. Both work in
+// The two tools of the differential fuzzer: QEMU's programs, each a process, and imgtx in this one, or the single file. Both work in
 // the same folder, on names relative to it, so that what they print can be compared as it is.
 
 import { guestOffset, guestRange } from "../../src/units/index.ts";
@@ -10,6 +10,7 @@ import { run } from "../../src/cli/main.ts";
 import { type GateOptions, type ImageFormat, openImage } from "../../src/format/index.ts";
 import { openForWriting } from "../../src/format/open/open-for-writing.ts";
 import { makeNodeStorage, type Storage } from "../../src/storage/index.ts";
+import { runProgram, SINGLE_FILE } from "../helpers/program.ts";
 
 export interface Printed {
   readonly status: number;
@@ -57,6 +58,11 @@ export class Tools {
 
   async imgtx(words: readonly string[]): Promise<Printed> {
     this.log.push(["imgtx", "img", ...words].map(quote).join(" "));
+    // The form of the system's qemu-img.
+    const env = { IMGTX_QEMU_IMG: "7.2" };
+    if (SINGLE_FILE !== undefined) {
+      return await runProgram(SINGLE_FILE, words, { cwd: this.folder, env, program: "qemu-img" });
+    }
     const printed = { stdout: "", stderr: "" };
     const outputTo = (name: "stdout" | "stderr"): CliContext["stdout"] => ({
       write: (text) => {
@@ -68,8 +74,7 @@ export class Tools {
     const status = await run(words, {
       storage: this.#storage,
       cwd: this.folder,
-      // The form of the system's qemu-img.
-      env: { IMGTX_QEMU_IMG: "7.2" },
+      env,
       stdout: outputTo("stdout"),
       stderr: outputTo("stderr"),
       stdin: async () => "",

@@ -59,6 +59,7 @@ const GRANTS: readonly Grant[] = [
 const OWNERS: Readonly<Record<string, readonly string[]>> = {
   "fs-extra": ["storage"],
   koffi: ["storage"],
+  "bun:ffi": ["storage"],
   "@koromix/koffi-linux-x64": ["storage"],
   "@koromix/koffi-linux-arm64": ["storage"],
   chalk: ["cli"],

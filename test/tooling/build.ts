@@ -5,6 +5,7 @@
 // - dist/imgtx-img.cjs: everything. bin/imgtx.js says when it is needed.
 // - dist/PACKAGE.cjs: packages that are loaded when they are needed.
 // - dist/LICENSES.txt: the licences of the packages whose code is in these files.
+// - dist/COMMIT: what they were built from, for `imgtx --version`.
 //
 // One file each, since finding and linking a dozen ES modules takes longer than running most commands; each
 // command's modules are still evaluated only when it is called. Names and line breaks are kept, so that a
@@ -14,7 +15,7 @@
 //
 // The folder is replaced at the end, whole: commands may be running from the old one.
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -22,6 +23,7 @@ import { build, type Plugin } from "esbuild";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const { version } = readPackage(root);
+const commit = findCommit();
 
 // commander can run subcommands that are programs of their own. Ours are none, and Node's module for that
 // is slow to load.
@@ -95,7 +97,11 @@ async function bundle(
     supported: { "dynamic-import": false },
     // The launcher reads the file byte by byte as characters.
     charset: "ascii",
-    define: { IMGTX_VERSION: JSON.stringify(version), "import.meta.url": "__filename" },
+    define: {
+      IMGTX_VERSION: JSON.stringify(version),
+      IMGTX_COMMIT: JSON.stringify(commit),
+      "import.meta.url": "__filename",
+    },
     plugins: [withoutSubprograms, ...plugins],
     logLevel: "warning",
     metafile: true,
@@ -120,6 +126,14 @@ function listLicenses(): string[] {
     });
 }
 
+/** Of this tree, and not of one that it lies in. "unknown" in a copy without git. */
+function findCommit(): string {
+  if (!existsSync(`${root}/.git`)) return "unknown";
+  const words = ["-C", root, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"];
+  const { status, stdout } = spawnSync("git", words, { encoding: "utf8" });
+  return status === 0 ? stdout.trim() : "unknown";
+}
+
 function readPackage(folder: string): { readonly name: string; readonly version: string } {
   return JSON.parse(readFileSync(`${folder}/package.json`, "utf8")) as { name: string; version: string };
 }
@@ -128,6 +142,7 @@ try {
   await bundle(Object.fromEntries(PACKAGES_APART.map((name) => [name, name])), []);
   await bundle({ imgtx: "src/cli/launch.ts" }, [withPackagesApart, withoutImg]);
   await bundle({ "imgtx-img": "src/cli/launch.ts" }, [withPackagesApart]);
+  writeFileSync(`${fresh}/COMMIT`, commit);
   writeFileSync(`${fresh}/LICENSES.txt`, listLicenses().join("\n---\n\n"));
 } catch (error) {
   rmSync(fresh, { recursive: true, force: true });

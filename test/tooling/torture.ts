@@ -2,7 +2,6 @@
 // `npm run torture [-- simulated|process|power|walk|hostile|differential|staged|all] [--seed N] [--seconds N] [--cases N]
 // [--only TEXT]`.
 
-import { fileURLToPath } from "node:url";
 import { torture } from "../crash/torture.ts";
 
-process.exitCode = await torture(process.argv.slice(2), fileURLToPath(new URL("../..", import.meta.url)));
+process.exitCode = await torture(process.argv.slice(2));

@@ -6,6 +6,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { wordsToStart } from "../helpers/program.ts";
 
 /** Generous: it is no measure of speed. */
 const HANG_MS = 180_000;
@@ -29,7 +30,7 @@ export interface Cut {
 }
 
 export interface Place {
-  /** The launcher, `bin/imgtx.js`. */
+  /** The launcher, or the single file. */
   readonly program: string;
   /** The workspace. */
   readonly cwd: string;
@@ -42,7 +43,7 @@ export async function runImgtx(
   argv: readonly string[],
   choice: { readonly cut?: Cut | undefined; readonly env?: Readonly<Record<string, string>> } = {},
 ): Promise<Ended> {
-  const own = [process.execPath, place.program, ...argv];
+  const own = [...wordsToStart(place.program), ...argv];
   const { cut } = choice;
   const when = cut && `${cut.number}${cut.stays ? "+" : ""}`;
   const traced = cut

@@ -6,7 +6,7 @@ import type { CliContext } from "../context.ts";
 import { ALLOW_PATH, readAllowPaths } from "../grammar/allow-path.ts";
 import { absolutePath, adviseOnFolder, namesFolder } from "../grammar/path.ts";
 import { watchInterrupts } from "../interrupts.ts";
-import { version } from "../version.ts";
+import { describeBuild, version } from "../version.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { ImgConsole } from "./console.ts";
 import { OWN_OPTIONS, type ParsedWords, parseWords } from "./getopt.ts";
@@ -144,7 +144,7 @@ function resolvers(
 
 /** Scripts read the number after "version". */
 function printVersion(console: ImgConsole, { program, qemuVersion }: MessageForm): number {
-  if (program === "imgtx") console.print(`imgtx ${version}\n`);
+  if (program === "imgtx") console.print(`${describeBuild().join("\n")}\n`);
   else console.print(`qemu-img version ${spokenVersion(qemuVersion)} (imgtx ${version})\n`);
   return 0;
 }

@@ -3,17 +3,16 @@
 
 import { spawnSync } from "node:child_process";
 import { cpSync, readdirSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { expect } from "vitest";
 import { makeFolder, runQemu, shell } from "../../helpers/cli/against-qemu.ts";
 import { oracle } from "../../helpers/oracles.ts";
+import { PROGRAM, SINGLE_FILE, wordsToStart } from "../../helpers/program.ts";
 
-const program = fileURLToPath(new URL("../../../bin/imgtx.js", import.meta.url));
 const strace = oracle("strace", "qemu-img", "qemu-io");
 
 const MOST_FLUSHES = 60;
-/** Between two of them nothing else comes that QEMU could see. */
-const STRIDE = 3;
+/** Between two of them nothing else comes that QEMU could see. The single file's are shared by two threads. */
+const STRIDE = SINGLE_FILE === undefined ? 3 : 1;
 
 const IMAGES = `
 qemu-img create -q -f qcow2 a.qcow2 4M
@@ -23,7 +22,7 @@ qemu-io -f qcow2 -c 'write -P 7 0 3M' a.qcow2 > /dev/null
 /** Kills the command at its nth flush, all of which are one thread's. False where it has ended before. */
 function dies(folder: string, words: readonly string[], nth: number): boolean {
   const inject = ["-e", "trace=fsync,fdatasync", "-e", `inject=fsync,fdatasync:signal=KILL:when=${nth}`];
-  const command = ["-f", "-o", "/dev/null", ...inject, process.execPath, program, "img", ...words];
+  const command = ["-f", "-o", "/dev/null", ...inject, ...wordsToStart(PROGRAM), "img", ...words];
   const env = { ...process.env, UV_THREADPOOL_SIZE: "1" };
   const { status } = spawnSync("strace", command, { cwd: folder, env });
   return status !== 0;
@@ -43,7 +42,8 @@ strace.test(
       const checked = runQemu(folder, ["check", "-q", "a.qcow2"]);
       const isFenced = checked.stderr.includes("Unsupported qcow2 feature");
       expect({ nth, isSound: isFenced || checked.status === 0 }).toEqual({ nth, isSound: true });
-      const { status, stdout } = spawnSync(process.execPath, [program, "img", "info", "a.qcow2"], {
+      const [program, ...start] = wordsToStart(PROGRAM);
+      const { status, stdout } = spawnSync(program, [...start, "img", "info", "a.qcow2"], {
         cwd: folder,
         encoding: "utf8",
       });

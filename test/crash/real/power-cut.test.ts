@@ -1,17 +1,16 @@
 // A slice of the power cuts on real file systems: a copy that keeps marks, and the steps of a migration.
 // `npm run torture -- power` cuts all of them, as often as there is time.
 
-import { fileURLToPath } from "node:url";
 import { describe, expect } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
+import { PROGRAM } from "../../helpers/program.ts";
 import { findCopy } from "../scenarios/copy-scenarios.ts";
 import { cutCopy, cutPower } from "./power-cut.ts";
 import { groupViolations } from "../report.ts";
 import { findScenario } from "../scenarios/scenarios.ts";
 
-const program = fileURLToPath(new URL("../../../bin/imgtx.js", import.meta.url));
 const { test } = oracle("root", "loops", "mkfs.ext4", "mkfs.xfs", "strace", "qemu-img");
-const OPTIONS = { program, seed: 3, deadline: Number.POSITIVE_INFINITY };
+const OPTIONS = { program: PROGRAM, seed: 3, deadline: Number.POSITIVE_INFINITY };
 
 describe("a power cut", () => {
   test("leaves a copy that goes on after its mark, or nothing of it", async () => {

@@ -40,7 +40,7 @@ interface SampleDisks {
 }
 
 interface BenchOptions {
-  /** The launcher, `bin/imgtx.js`. */
+  /** The launcher, or the single file. */
   readonly program: string;
   readonly asksQemu: boolean;
   /** Where the scenario's folder is made. */

@@ -1,22 +1,21 @@
 // The real process: killed at each system call of a group snapshot of two devices, and with calls of a smaller
 // one that fail, every fourth. `npm run torture` does both for every scenario, to their end.
 
-import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
+import { PROGRAM } from "../../helpers/program.ts";
 import { findCopy } from "../scenarios/copy-scenarios.ts";
 import { tryCopy, tryProcess } from "./real-process.ts";
 import { describeViolation } from "../report.ts";
 import { findScenario } from "../scenarios/scenarios.ts";
 import { readTrace } from "./strace.ts";
 
-const program = fileURLToPath(new URL("../../../bin/imgtx.js", import.meta.url));
 const strace = oracle("strace", "qemu-img");
 
 describe("a real process", () => {
   strace.test("killed at any system call leaves every disk before or after", async () => {
     const report = await tryProcess(findScenario("snapshot-group of 2"), {
-      program,
+      program: PROGRAM,
       kinds: ["KILL"],
       deadline: Number.POSITIVE_INFINITY,
       askQemu: true,
@@ -30,7 +29,7 @@ describe("a real process", () => {
     "joins the open transaction of its session, and killed in it leaves it open, or ended",
     async () => {
       const report = await tryProcess(findScenario("begin, snapshot, abort"), {
-        program,
+        program: PROGRAM,
         kinds: ["KILL"],
         steps: [2],
         stride: 6,
@@ -46,7 +45,7 @@ describe("a real process", () => {
     "that sees a call fail undoes all, or says that it is committed, and its status is right",
     async () => {
       const report = await tryProcess(findScenario("snapshot-group of 1"), {
-        program,
+        program: PROGRAM,
         kinds: ["EIO", "ENOSPC"],
         stride: 4,
         deadline: Number.POSITIVE_INFINITY,
@@ -62,7 +61,7 @@ describe("a real process", () => {
     "killed amid a copy that keeps marks leaves it to be gone on with, or nothing of it",
     async () => {
       const report = await tryCopy(findCopy("a qcow2 copy"), {
-        program,
+        program: PROGRAM,
         kinds: ["KILL"],
         stride: 4,
         deadline: Number.POSITIVE_INFINITY,

@@ -4,6 +4,7 @@
 
 import { CopyJudge, type CopyState } from "../judges/copy-judge.ts";
 import { type CopyScenario, MARK_ALWAYS } from "../scenarios/copy-scenarios.ts";
+import { SINGLE_FILE } from "../../helpers/program.ts";
 import { RealBench } from "./real-bench.ts";
 import { fingerprintFolder } from "./real-folder.ts";
 import { differences, type Violation } from "../report.ts";
@@ -44,7 +45,8 @@ export interface ProcessOptions {
 
 /** What comes next after a crash: any command recovers. */
 const NEXT_COMMANDS: readonly (readonly string[])[] = [["recover"], ["txn", "status"], ["device", "list"]];
-const TRIES = 8;
+/** The single file's pool has two threads at least, and either of them may get a flush. */
+const TRIES = SINGLE_FILE === undefined ? 8 : 40;
 
 export async function tryProcess(scenario: Scenario, options: ProcessOptions): Promise<ProcessReport> {
   const { name, files, startsWithout = false, recover } = scenario;

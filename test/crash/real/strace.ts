@@ -4,6 +4,7 @@
 
 import { spawn } from "node:child_process";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { wordsToStart } from "../../helpers/program.ts";
 
 /** A system call that changes something, met in a trace. */
 export interface TracedCall {
@@ -34,7 +35,7 @@ export interface TracedRun extends ProcessResult {
 }
 
 export interface Launch {
-  /** The launcher, `bin/imgtx.js`. */
+  /** The launcher, or the single file. */
   readonly program: string;
   readonly env: Readonly<Record<string, string>>;
   readonly cwd: string;
@@ -83,10 +84,7 @@ export async function runTraced(
       "-e",
       "signal=none",
       ...inject,
-      process.execPath,
-      "--require",
-      preloaded,
-      launch.program,
+      ...wordsToStart(launch.program, ["--require", preloaded]),
       ...argv,
     ],
     launch,
@@ -98,7 +96,7 @@ export async function runTraced(
 }
 
 export function runPlain(launch: Launch, argv: readonly string[]): Promise<ProcessResult> {
-  return runProcess([process.execPath, launch.program, ...argv], launch);
+  return runProcess([...wordsToStart(launch.program), ...argv], launch);
 }
 
 function injectionOf({ call, kind }: Injection): string {

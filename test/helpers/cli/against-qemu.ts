@@ -8,6 +8,7 @@ import { readFileSync } from "node:fs";
 import type { CliContext } from "../../../src/cli/context.ts";
 import { run } from "../../../src/cli/main.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { runProgram, SINGLE_FILE } from "../program.ts";
 import { afterFile, makeFolderOfFile as makeFolder } from "../temporary-folder.ts";
 
 export { makeFolder };
@@ -69,6 +70,13 @@ export async function runImg(
   words: readonly string[],
   setting: ImgSetting = {},
 ): Promise<Printed> {
+  const asQemu = setting.program === undefined;
+  const argv = asQemu ? words : ["img", ...words];
+  const env = { IMGTX_QEMU_IMG: SYSTEM_VERSION, ...setting.env };
+  const program = asQemu ? ("qemu-img" as const) : undefined;
+  if (SINGLE_FILE !== undefined && Object.keys(setting).every((name) => ["program", "env"].includes(name))) {
+    return neutral(await runProgram(SINGLE_FILE, argv, { cwd: folder, env, program }), folder);
+  }
   const caught = { stdout: "", stderr: "" };
   const outputTo = (name: "stdout" | "stderr") => ({
     write: (text: string) => {
@@ -77,15 +85,14 @@ export async function runImg(
     isTTY: false,
     columns: undefined,
   });
-  const asQemu = setting.program === undefined;
-  const status = await run(asQemu ? words : ["img", ...words], {
+  const status = await run(argv, {
     storage: setting.storage ?? makeNodeStorage(),
     cwd: folder,
-    env: { IMGTX_QEMU_IMG: SYSTEM_VERSION, ...setting.env },
+    env,
     stdout: outputTo("stdout"),
     stderr: outputTo("stderr"),
     stdin: async () => "",
-    ...(asQemu && { program: "qemu-img" as const }),
+    ...(program && { program }),
     ...(setting.onInterrupt && { onInterrupt: setting.onInterrupt }),
     ...(setting.onProgressRequest && { onProgressRequest: setting.onProgressRequest }),
   });

@@ -7,6 +7,7 @@
 import type { CliContext, Interrupt, WriteFailure } from "../../../src/cli/context.ts";
 import type { Engine } from "../../../src/cli/engine.ts";
 import { run } from "../../../src/cli/main.ts";
+import { runProgram, SINGLE_FILE } from "../program.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import {
   NO_TRANSACTION,
@@ -51,6 +52,9 @@ export interface RunSetting {
 }
 
 export async function runCli(argv: readonly string[], setting: RunSetting = {}): Promise<Result> {
+  if (SINGLE_FILE !== undefined && setting.cwd !== undefined && isPlain(setting)) {
+    return await runProgram(SINGLE_FILE, argv, { ...setting, cwd: setting.cwd });
+  }
   const caught = { stdout: "", stderr: "" };
   const outputTo = (name: "stdout" | "stderr") => ({
     write: (text: string) => {
@@ -75,6 +79,11 @@ export async function runCli(argv: readonly string[], setting: RunSetting = {}):
     ...(setting.sharesTerminal !== undefined && { sharesTerminal: setting.sharesTerminal }),
   });
   return { status, ...caught };
+}
+
+/** Whether a process can be told all of it. */
+function isPlain(setting: RunSetting): boolean {
+  return Object.keys(setting).every((name) => ["cwd", "env", "stdin", "program"].includes(name));
 }
 
 /** An engine with these functions, a session that opens, and nothing else. */

@@ -1,0 +1,67 @@
+// Functions of C libraries: koffi calls them on Node, the runtime's own bun:ffi in the single file. Nothing else in
+// imgtx knows either.
+//
+// Invariant: loaded at the first call that needs it, never at start-up: koffi costs 6 ms.
+
+import { createRequire } from "node:module";
+import { loadBunForeign } from "./foreign-bun.ts";
+
+/** A pointer that a library gave. */
+export type NativePointer = bigint;
+export type NativeValue =
+  | number
+  | string
+  | Uint8Array
+  | BigInt64Array
+  | BigUint64Array
+  | NativePointer
+  | null;
+
+/** A bigint for a pointer, and for a number that is no safe integer. */
+export type NativeResult = number | bigint;
+
+/**
+ * A function that is bound. Most of those of the C library return -1 for an error, whose number errno() gives right
+ * after. `async` calls it on another thread where the runtime can; errno can't be asked for then.
+ */
+export interface NativeFunction {
+  (...values: NativeValue[]): NativeResult;
+  async(...values: [...NativeValue[], (error: Error | null, result: NativeResult) => void]): void;
+}
+
+interface NativeLibrary {
+  /** Takes a prototype in C, in which `str` is a text. Throws where the library has no such function. */
+  func(prototype: string): NativeFunction;
+}
+
+export interface Foreign {
+  /** null is the C library. Throws where there is none of that name. */
+  load(name: string | null): NativeLibrary;
+  /** Where the bytes lie in memory. */
+  address(bytes: Uint8Array): NativePointer;
+  errno(): number;
+}
+
+export function loadForeign(): Foreign {
+  return process.versions["bun"] === undefined ? loadKoffi() : loadBunForeign();
+}
+
+/**
+ * koffi's native part by itself where it is known to lie beside koffi: finding it through koffi's own
+ * loader, which looks for many platforms first, takes three times as long.
+ */
+function loadKoffi(): Foreign {
+  // createRequire: synchronous, and invisible to the bundler, which must leave the native module outside.
+  const requireHere = createRequire(import.meta.url);
+  try {
+    if (process.arch === "x64") {
+      return requireHere("@koromix/koffi-linux-x64/linux_x64/koffi.node") as Foreign;
+    }
+    if (process.arch === "arm64") {
+      return requireHere("@koromix/koffi-linux-arm64/linux_arm64/koffi.node") as Foreign;
+    }
+  } catch {
+    // Another C library, or koffi installed in another way: its own loader knows, and says what is missing.
+  }
+  return requireHere("koffi") as Foreign;
+}

@@ -1,0 +1,103 @@
+// What the single file promises beside being imgtx: it needs the C library and nothing else, unpacks nothing, and takes
+// nothing from the folder that it runs in. `npm run test:binary` builds it and names it in IMGTX_BIN.
+
+import { execFileSync, spawnSync } from "node:child_process";
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { expect, test } from "vitest";
+import { oracle } from "../helpers/oracles.ts";
+import { PROGRAM } from "../helpers/program.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
+
+const root = oracle("root", "mounts");
+
+/** A session that changes two disks, with the status of each command; `run` is what starts imgtx. */
+function session(run: string, folder: string): string {
+  return [
+    `cd ${folder}`,
+    `${run} img create -q -f qcow2 a.qcow2 1M && ${run} img create -q -f qcow2 b.qcow2 1M; echo $?`,
+    `${run} device add -q vda a.qcow2 && ${run} device add -q vdb b.qcow2; echo $?`,
+    `${run} txn begin --name both >/dev/null && ${run} snapshot-group -q --all --name monday; echo $?`,
+    `${run} txn commit -q both; echo $?`,
+    `${run} img convert -c -O qcow2 a.qcow2 packed.qcow2 && ${run} img compare -q a.qcow2 packed.qcow2; echo $?`,
+    `${run} img convert -c -o compression_type=zstd -O qcow2 a.qcow2 zstd.qcow2 && ${run} img check -q zstd.qcow2; echo $?`,
+    `${run} rollback -q --to monday; echo $?`,
+  ].join("\n");
+}
+const ALL_DONE = "0\n".repeat(7);
+
+function runShell(
+  script: string,
+  cwd = makeFolder(),
+): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync("bash", ["-c", script], { cwd, encoding: "utf8" });
+}
+
+root.test("works in an empty root, with the C library, /proc and a shell's redirections alone", () => {
+  const folder = makeFolder();
+  const libraries = execFileSync("ldd", [PROGRAM], { encoding: "utf8" }).matchAll(/(?:=> |^\s*)(\/\S+) \(/gm);
+  for (const [, file = ""] of libraries) {
+    mkdirSync(`${folder}${dirname(file)}`, { recursive: true });
+    cpSync(file, `${folder}${file}`, { dereference: true });
+  }
+  for (const name of ["proc", "w"]) mkdirSync(`${folder}/${name}`);
+  cpSync(PROGRAM, `${folder}/imgtx`);
+  // The shell stays outside: each command goes into the root by itself.
+  const inside = `chroot ${folder} /imgtx --workspace /w`;
+  const script = session(inside, "/")
+    .replaceAll(/ ([\w]+\.qcow2)/g, " /w/$1")
+    .replaceAll("/w img", "/w img");
+  const { stdout, stderr } = runShell(`unshare -m bash -c '
+    mount -t proc proc ${folder}/proc
+    ${script.replaceAll("--workspace /w img", "img").replaceAll("'", "")}'`);
+  expect({ stdout, stderr }).toEqual({ stdout: ALL_DONE, stderr: "" });
+});
+
+root.test("unpacks nothing: it works where no temporary folder may be executed from, and leaves none", () => {
+  const program = PROGRAM.replaceAll("'", "");
+  const { stdout, stderr } = runShell(`unshare -m bash -c '
+    mount -t tmpfs -o noexec,nosuid none /mnt && mkdir /mnt/temporary /mnt/w
+    export TMPDIR=/mnt/temporary BUN_TMPDIR=/mnt/temporary HOME=/mnt/w
+    ${session(program, "/mnt/w")}
+    ls -A /mnt/temporary /mnt/w | grep -v qcow2'`);
+  expect({ stdout, stderr }).toEqual({
+    stdout: `${ALL_DONE}/mnt/temporary:\n\n/mnt/w:\n.imgtx\ndevices\n`,
+    stderr: "",
+  });
+});
+
+test("takes nothing from the folder that it runs in", () => {
+  const folder = makeFolder();
+  const loud = 'console.log("taken"); process.exitCode = 99;';
+  writeFileSync(`${folder}/loud.js`, loud);
+  writeFileSync(`${folder}/bunfig.toml`, 'preload = ["./loud.js"]\n');
+  writeFileSync(`${folder}/.env`, `IMGTX_WORKSPACE=/nowhere\nBUN_OPTIONS=--preload=${folder}/loud.js\n`);
+  writeFileSync(`${folder}/package.json`, '{"name": "x", "imports": {"node:fs": "./loud.js"}}');
+  writeFileSync(`${folder}/tsconfig.json`, '{"compilerOptions": {"paths": {"*": ["./loud.js"]}}}');
+  mkdirSync(`${folder}/node_modules/koffi`, { recursive: true });
+  writeFileSync(`${folder}/node_modules/koffi/index.js`, loud);
+  const { status, stdout, stderr } = spawnSync(PROGRAM, ["init", "-q"], { cwd: folder, encoding: "utf8" });
+  expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: "", stderr: "" });
+  expect(readdirSync(folder)).toContain(".imgtx");
+});
+
+test("has the licences of what is inside beside it", () => {
+  const text = readFileSync(`${dirname(PROGRAM)}/LICENSES.txt`, "utf8");
+  for (const name of ["JavaScriptCore", "tinycc", "commander", "chalk", "MIT License"])
+    expect(text).toContain(name);
+});
+
+test("says that it is the single file, of which commit, and is qemu-img where it is linked so", () => {
+  const { stdout } = spawnSync(PROGRAM, ["--version"], { encoding: "utf8" });
+  expect(stdout).toMatch(/^imgtx [\d.]+\nsingle file with Bun [\d.]+, commit \w+(-dirty)?\n$/);
+  const folder = makeFolder();
+  const linked = runShell(
+    `ln -s '${PROGRAM}' qemu-img; PATH=$PWD:$PATH; qemu-img --version; qemu-img frob`,
+    folder,
+  );
+  expect(linked).toMatchObject({
+    status: 1,
+    stderr: expect.stringContaining("qemu-img: Command not found: frob") as string,
+  });
+  expect(linked.stdout).toMatch(/^qemu-img version [\d.]+ \(imgtx [\d.]+\)\n$/);
+});
