@@ -63,5 +63,5 @@ function loadKoffi(): Foreign {
   } catch {
     // Another C library, or koffi installed in another way: its own loader knows, and says what is missing.
   }
-  return requireHere("koffi") as Foreign;
+  return requireHere("koffi") as typeof import("koffi") & Foreign;
 }
