@@ -6,10 +6,13 @@ export { CHAIN_DEPTH_MAX, filesOf, openChain, pathsOfLink } from "./chain/backin
 export {
   composeBackingPath,
   explainPlainPaths,
+  formatInName,
   isProtocolName,
+  localFileOf,
   makeRelativeName,
   stripFilePrefix,
 } from "./chain/backing-name.ts";
+export { OPTIONS_WITHOUT_EFFECT, readJsonOptions } from "./chain/json-name.ts";
 export { uniteRanges } from "./read/byte-ranges.ts";
 export { CHANGE_UNIT_BYTES, findRangesAbove, writeChangesOverlay } from "./copy/changes-overlay.ts";
 export {

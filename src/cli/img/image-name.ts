@@ -4,7 +4,12 @@
 // Invariant: only files of this machine. What would go over the network, or through another driver of QEMU,
 // is refused by name before anything is opened.
 
-import { composeBackingPath, stripFilePrefix } from "../../format/index.ts";
+import {
+  composeBackingPath,
+  OPTIONS_WITHOUT_EFFECT,
+  readJsonOptions,
+  stripFilePrefix,
+} from "../../format/index.ts";
 import { parseSizeBytes } from "../../units/index.ts";
 import { parseOptionList } from "../grammar/option-list.ts";
 import { drawJsonLine } from "./json.ts";
@@ -24,36 +29,6 @@ export interface ImageName {
   /** What QEMU calls it, where that is not the file's name. */
   readonly canonical?: string;
 }
-
-/** Options of QEMU's block layer that change how fast or how safely QEMU reads, and nothing that is read. */
-const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
-  "node-name",
-  "read-only",
-  "auto-read-only",
-  "discard",
-  "detect-zeroes",
-  "cache.direct",
-  "cache.no-flush",
-  "cache.writeback",
-  "locking",
-  "aio",
-  "aio-max-batch",
-  "drop-cache",
-  "x-check-cache-dropped",
-  "pr-manager",
-  "lazy-refcounts",
-  "pass-discard-request",
-  "pass-discard-snapshot",
-  "pass-discard-other",
-  "discard-no-unref",
-  "overlap-check",
-  "overlap-check.template",
-  "cache-size",
-  "l2-cache-size",
-  "l2-cache-entry-size",
-  "refcount-cache-size",
-  "cache-clean-interval",
-]);
 
 const SECTOR_BYTES = 512;
 const PROTOCOL = /^([^/:]*):/;
@@ -101,27 +76,9 @@ function readOptions(list: string): Options {
 }
 
 function readJson(text: string): Options {
-  let tree: unknown;
-  try {
-    tree = JSON.parse(text);
-  } catch {
-    throw new Refusal("Could not parse the JSON options");
-  }
-  if (typeof tree !== "object" || tree === null || Array.isArray(tree)) {
-    throw new Refusal("Invalid JSON object given");
-  }
-  const options: Options = new Map();
-  flatten(tree, "", options);
+  const options = readJsonOptions(text);
+  if ("why" in options) throw new Refusal(options.why);
   return options;
-}
-
-function flatten(tree: object, prefix: string, into: Options): void {
-  for (const [name, value] of Object.entries(tree) as [string, unknown][]) {
-    const key = `${prefix}${name}`;
-    if (typeof value === "object" && value !== null) flatten(value, `${key}.`, into);
-    else if (value === null || typeof value === "string") into.set(key, value);
-    else into.set(key, JSON.stringify(value));
-  }
 }
 
 function fromOptions(given: Options, operand: string): ImageName {
@@ -139,7 +96,7 @@ function fromOptions(given: Options, operand: string): ImageName {
   const forceShare = isOn(take("force-share"));
   const backing = takeBacking(options, operand);
   for (const name of options.keys()) {
-    if (!WITHOUT_EFFECT.has(name.replace(/^file\./, ""))) throw unsupported(driver, name);
+    if (!OPTIONS_WITHOUT_EFFECT.has(name.replace(/^file\./, ""))) throw unsupported(driver, name);
   }
   if (part === undefined) return { file, format: driver, backing, forceShare };
   const [offset, size] = [given.get("offset") ?? undefined, given.get("size") ?? undefined];

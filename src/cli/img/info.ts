@@ -9,9 +9,10 @@ import {
   holdImages,
   identityOf,
   type ImageInfo,
+  formatInName,
   isProtocolName,
+  localFileOf,
   openForInfo,
-  stripFilePrefix,
 } from "../../format/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { openSettled } from "./beside.ts";
@@ -174,11 +175,11 @@ function findBacking(
   const storedName = qcow2?.header.backingFileName;
   if (storedName === undefined) return undefined;
   const ownName = nameBackingFile(name, storedName);
-  if (isProtocolName(storedName) && stripFilePrefix(storedName) === undefined) {
+  if (isProtocolName(storedName) && localFileOf(storedName) === undefined) {
     throw new ImgtxError(
       "E_FAILED",
       `Could not open '${ownName}': imgtx opens files only, and this is a protocol's name`,
-      { hint: explainPlainPaths(storedName, path, "backing_file_name") },
+      { hint: explainPlainPaths(path) },
     );
   }
   return {
@@ -186,7 +187,7 @@ function findBacking(
     file: ownName,
     part: undefined,
     path: invocation.resolve(ownName),
-    driver: qcow2?.header.backingFormat,
+    driver: qcow2?.header.backingFormat ?? formatInName(storedName),
     overlay: { path, storedName },
   };
 }

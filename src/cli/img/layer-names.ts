@@ -1,7 +1,7 @@
 // What `imgtx img` calls the images of a chain and their data files: as qemu-img does, by the name that was
 // given, and from there by the names that the images store.
 
-import { type ChainLink, composeBackingPath, isProtocolName, stripFilePrefix } from "../../format/index.ts";
+import { type ChainLink, composeBackingPath, isProtocolName, localFileOf } from "../../format/index.ts";
 import { parseImageName } from "./image-name.ts";
 
 /** The name of the file that an operand means. */
@@ -26,5 +26,5 @@ export function resolveBackingName(overlay: string, name: string): string {
 
 /** The file that a stored name leads to, as qemu-img prints it. */
 export function nameBackingFile(overlay: string, name: string): string {
-  return stripFilePrefix(name) ?? resolveBackingName(overlay, name);
+  return localFileOf(name) ?? resolveBackingName(overlay, name);
 }

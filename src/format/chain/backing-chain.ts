@@ -11,7 +11,13 @@
 
 import { ImgtxError, placed } from "../../errors/index.ts";
 import type { FileStat, Storage, StorageFile } from "../../storage/index.ts";
-import { composeBackingPath, requirePlainPath, stripFilePrefix } from "./backing-name.ts";
+import {
+  composeBackingPath,
+  formatInName,
+  isProtocolName,
+  localFileOf,
+  requireLocalName,
+} from "./backing-name.ts";
 import { explainOpenFailure, inLoop, tooDeep } from "./chain-errors.ts";
 import { type ChainLink, type DataFile, type ImageWarning, readLink } from "./chain-link.ts";
 import { fingerprintOpened, identityOf } from "../fingerprint.ts";
@@ -19,6 +25,7 @@ import { type ImageFormat, parseImageFormat } from "../image-format.ts";
 import { judgeMissingTables } from "./missing-tables.ts";
 import { assertOwnersCanRead, type GateOptions, passGate } from "./open-gate.ts";
 import type { ProbedFormat } from "../probe.ts";
+import { quoteName } from "../quote-name.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { requireSupported } from "./require-supported.ts";
 
@@ -131,7 +138,7 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
 
 /** What is odd about the name that leads to an image. */
 function findOddName({ name, overlay }: Reference): ImageWarning[] {
-  const local = name === undefined ? undefined : stripFilePrefix(name);
+  const local = name === undefined ? undefined : localFileOf(name);
   if (name === undefined || overlay === undefined || local === undefined || local.startsWith("/")) return [];
   return [{ code: "backing file in current folder", image: overlay.path, name }];
 }
@@ -170,7 +177,7 @@ function findOddFormat(
 function findBackingReference(walk: Walk, overlay: ChainLink): Reference | undefined {
   const name = overlay.header?.backingFileName;
   if (name === undefined) return undefined;
-  requirePlainPath(name, overlay.path, "backing_file_name");
+  requireLocalName(name, overlay.path);
   return {
     path: composeBackingPath(overlay.path, name, walk.gate.currentFolder),
     name,
@@ -180,8 +187,8 @@ function findBackingReference(walk: Walk, overlay: ChainLink): Reference | undef
 }
 
 function parseBackingFormat(overlay: ChainLink): ImageFormat | undefined {
-  const stated = overlay.header?.backingFormat;
-  if (stated === undefined) return undefined;
+  const { backingFormat: stated, backingFileName: name = "" } = overlay.header ?? {};
+  if (stated === undefined) return formatInName(name);
   return placed({ image: overlay.path, field: "backing_format" }, () => parseImageFormat(stated));
 }
 
@@ -201,11 +208,10 @@ async function openDataFile(
       hint: "store the name with `qemu-img amend -o data_file=NAME`",
     });
   }
-  requirePlainPath(name, imagePath, "data_file_name");
-  const local = stripFilePrefix(name) ?? name;
-  const named = local.startsWith("/") ? local : `${walk.gate.currentFolder}/${local}`;
+  if (isProtocolName(name)) throw ambiguousDataFile(name, imagePath);
+  const named = name.startsWith("/") ? name : `${walk.gate.currentFolder}/${name}`;
   const path = dataFileAt ?? named;
-  if (named !== local) {
+  if (named !== name) {
     warnings.push({ code: "data file in current folder", image: imagePath, name });
   }
   const target = { what: "external data file", path, storedName: name, overlayPath: imagePath } as const;
@@ -220,6 +226,19 @@ async function openDataFile(
   } catch (error) {
     throw explainOpenFailure(error, { what: "external data file", name, path, overlayPath: imagePath });
   }
+}
+
+/** Versions of QEMU do not agree on the file. */
+function ambiguousDataFile(name: string, image: string): ImgtxError {
+  return new ImgtxError(
+    "E_UNSUPPORTED",
+    `the name of its data file, ${quoteName(name)}, names a protocol to QEMU before 2024, and a file of that very name since`,
+    {
+      image,
+      field: "data_file_name",
+      hint: "give the file a name without a colon, and make the image anew over it with `imgtx img convert`",
+    },
+  );
 }
 
 /** Where the data file is by the caller's own word, it may be anywhere. */

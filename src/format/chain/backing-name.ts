@@ -10,6 +10,8 @@ import { dirname, join, relative } from "node:path";
 import { BACKING_NAME_BYTES_MAX } from "../qcow2/codec/limits.ts";
 import { quoteName, shellQuote } from "../quote-name.ts";
 import { identityOf } from "../fingerprint.ts";
+import type { ImageFormat } from "../image-format.ts";
+import { JSON_PREFIX, readJsonFile } from "./json-name.ts";
 
 /** Whether QEMU takes the name for a protocol (`nbd:…`, `json:…`): a colon before the first slash. */
 export function isProtocolName(name: string): boolean {
@@ -28,59 +30,53 @@ export function stripFilePrefix(name: string): string | undefined {
   return isProtocolName(plain) ? `./${plain}` : plain;
 }
 
-/** E_UNSUPPORTED for names of other protocols than `file:`. field is the structure that stores the name. */
-export function requirePlainPath(name: string, overlayPath: string, field: string): void {
+/** The file that a protocol's name means, where imgtx follows it: `file:NAME`, `json:{…}`. Undefined for any other name. */
+export function localFileOf(name: string): string | undefined {
+  const found = readJson(name);
+  return found !== undefined && "file" in found ? found.file : stripFilePrefix(name);
+}
+
+/** The format that a name says by itself. */
+export function formatInName(name: string): ImageFormat | undefined {
+  const found = readJson(name);
+  return found !== undefined && "file" in found ? found.format : undefined;
+}
+
+function readJson(name: string): ReturnType<typeof readJsonFile> | undefined {
+  return name.startsWith(JSON_PREFIX) ? readJsonFile(name) : undefined;
+}
+
+/** E_UNSUPPORTED for names of protocols that imgtx does not follow. */
+export function requireLocalName(name: string, overlayPath: string): void {
+  if (localFileOf(name) === undefined) requirePlainPath(name, overlayPath);
+}
+
+/** The same for a name that is to be stored: but for `file:`, no protocol's. */
+export function requirePlainPath(name: string, overlayPath: string): void {
   if (!isProtocolName(name) || stripFilePrefix(name) !== undefined) return;
-  throw new ImgtxError("E_UNSUPPORTED", `${quoteName(name)} is a protocol name to QEMU, not a path`, {
+  const found = readJson(name);
+  const why = found !== undefined && "why" in found ? `: ${found.why}` : "";
+  throw new ImgtxError("E_UNSUPPORTED", `${quoteName(name)} is a protocol name to QEMU, not a path${why}`, {
     image: overlayPath,
-    field,
-    hint: explainPlainPaths(name, overlayPath, field),
+    field: "backing_file_name",
+    hint: explainPlainPaths(overlayPath),
   });
 }
 
 /** How an image with such a name becomes one that imgtx follows. */
-export function explainPlainPaths(name: string, overlayPath: string, field: string): string {
-  const rule =
-    "imgtx follows plain paths only, and file:NAME; a file with a colon in its name is stored as ./NAME";
-  if (field !== "backing_file_name") return rule;
-  const { file = "NAME", format = "FORMAT" } = readJsonName(name);
-  const isKnown = file !== "NAME";
-  const change =
-    `\`qemu-img rebase -u -b ${shellQuote(file)} -F ${format} ` +
-    `${shellQuote(overlayPath)}\` stores ${isKnown ? "the plain path" : "one"}`;
-  return `${rule}; ${change}`;
-}
-
-/** The local file that `json:{…}` means, as programs that use libvirt's names store it. */
-function readJsonName(name: string): { file?: string; format?: "qcow2" | "raw" } {
-  if (!name.startsWith("json:")) return {};
-  try {
-    const tree: unknown = JSON.parse(name.slice("json:".length));
-    const protocol = memberOf(tree, "file");
-    const file = memberOf(protocol, "filename") ?? memberOf(tree, "file.filename");
-    const driver = memberOf(tree, "driver");
-    const isLocal = [undefined, "file"].includes(
-      (memberOf(protocol, "driver") ?? memberOf(tree, "file.driver")) as string | undefined,
-    );
-    if (typeof file !== "string" || !isLocal || (driver !== "qcow2" && driver !== "raw")) return {};
-    return { file, format: driver };
-  } catch {
-    // No JSON: a name that QEMU does not open either.
-    return {};
-  }
-}
-
-function memberOf(tree: unknown, name: string): unknown {
-  if (typeof tree !== "object" || tree === null) return undefined;
-  return (tree as Readonly<Record<string, unknown>>)[name];
+export function explainPlainPaths(overlayPath: string): string {
+  return (
+    "imgtx follows plain paths, file:NAME, and json:{…} of local files with the driver qcow2 or raw; a file with a " +
+    `colon in its name is stored as ./NAME; \`qemu-img rebase -u -b NAME -F FORMAT ${shellQuote(overlayPath)}\` stores one`
+  );
 }
 
 /**
- * Where QEMU finds the backing file of an overlay that was opened by overlayPath: beside it, or where file:NAME is
- * relative, in the current folder. All paths absolute.
+ * Where QEMU finds the backing file of an overlay that was opened by overlayPath: beside it, or where the file of a
+ * protocol's name is relative, in the current folder. All paths absolute.
  */
 export function composeBackingPath(overlayPath: string, name: string, currentFolder: string): string {
-  const local = stripFilePrefix(name);
+  const local = localFileOf(name);
   if (local !== undefined) return local.startsWith("/") ? local : `${currentFolder}/${local}`;
   if (name.startsWith("/")) return name;
   return overlayPath.slice(0, overlayPath.lastIndexOf("/") + 1) + name;

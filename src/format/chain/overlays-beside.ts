@@ -6,7 +6,7 @@ import type { Storage } from "../../storage/index.ts";
 import { hasQcowMagic } from "../probe.ts";
 import { readHead, readOwnHeader } from "../read-header.ts";
 import { identityOf } from "../fingerprint.ts";
-import { composeBackingPath, isProtocolName } from "./backing-name.ts";
+import { composeBackingPath, isProtocolName, localFileOf } from "./backing-name.ts";
 
 /** In a folder of more files, the first so many by name are looked at. */
 const FILES_MAX = 4096;
@@ -52,7 +52,8 @@ async function findBacking(storage: Storage, path: string): Promise<string | und
     try {
       if (!hasQcowMagic(await readHead(file))) return undefined;
       const { backingFileName } = await readOwnHeader(file, path);
-      if (backingFileName === undefined || isProtocolName(backingFileName)) return undefined;
+      if (backingFileName === undefined) return undefined;
+      if (isProtocolName(backingFileName) && localFileOf(backingFileName) === undefined) return undefined;
       const backing = await storage.stat(composeBackingPath(path, backingFileName, posix.dirname(path)));
       return backing && identityOf(backing);
     } finally {

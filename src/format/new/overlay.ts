@@ -54,7 +54,7 @@ export interface OverlayRequest {
  */
 export async function planOverlay(request: OverlayRequest): Promise<Qcow2ImagePlan> {
   const { backing, backingName, backingFormat, options } = request;
-  requirePlainPath(backingName, backing.path, "backing_file_name");
+  requirePlainPath(backingName, backing.path);
   requireStorableName(backingName, backing.path);
   const choices: Qcow2Choices = {
     ...settleLayout(backing.header, options),

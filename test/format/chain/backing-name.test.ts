@@ -1,6 +1,11 @@
 import { mkdirSync, symlinkSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { composeBackingPath, isProtocolName, makeRelativeName } from "../../../src/format/index.ts";
+import {
+  composeBackingPath,
+  formatInName,
+  isProtocolName,
+  makeRelativeName,
+} from "../../../src/format/index.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { errorFrom } from "../../helpers/expect-error.ts";
 import { makeRaw } from "../../helpers/make-image.ts";
@@ -25,6 +30,15 @@ describe("a stored name", () => {
     ["file:a:b.raw", "/here/./a:b.raw"],
   ])("%s leads to %s: relative, it is relative to the current folder", (name, path) => {
     expect(composeBackingPath("/images/top.qcow2", name, "/here")).toBe(path);
+  });
+
+  test.each([
+    ['{"driver":"raw","file":{"driver":"file","filename":"/x/base.raw"}}', "/x/base.raw", "raw"],
+    ['{"file.filename":"a:b.qcow2","driver":"qcow2","cache":{"direct":true}}', "/here/a:b.qcow2", "qcow2"],
+    ['{"file":{"filename":"base","locking":"off"}}', "/here/base", undefined],
+  ])("json:%s leads to %s, of format %s", (json, path, format) => {
+    expect(composeBackingPath("/images/top.qcow2", `json:${json}`, "/here")).toBe(path);
+    expect(formatInName(`json:${json}`)).toBe(format);
   });
 
   test.each(["nbd:x", "json:{}", "file:base.raw", "a:b.raw", ":x", "https://x/y", "c:\\x"])(

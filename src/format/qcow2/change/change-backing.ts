@@ -69,7 +69,7 @@ export async function changeBacking(file: StorageFile, backing: NewBacking | und
 
 function encode(header: Qcow2Header, image: string, backing: NewBacking | undefined): Uint8Array {
   if (backing !== undefined) {
-    requirePlainPath(backing.name, image, "backing_file_name");
+    requirePlainPath(backing.name, image);
     requireStorableName(backing.name, image);
     if (header.hasRawExternalData) throw hasAllByItself(image);
   }
