@@ -115,6 +115,27 @@ describe("undo", () => {
     });
   });
 
+  test("to before a merge leads no later snapshot to one that the merge gave up", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2", vdc: "c1.qcow2" });
+    await bench.run({
+      kind: "merge",
+      devices: ["vda"],
+      from: undefined,
+      into: undefined,
+      keep: true,
+      empties: false,
+    });
+    await bench.run({ kind: "undo", isForward: false, force: true });
+    expect(await bench.images()).toMatchObject({ vda: "a1.qcow2" });
+    await bench.snapshot({ vda: "a2.qcow2" });
+    const snapshots = await listSnapshots(await bench.session(), {});
+    expect(snapshots.map(({ number, devices }) => [number, devices.map((one) => one.problems)])).toEqual([
+      [2, [[]]],
+      [1, [[]]],
+    ]);
+  });
+
   qemu.test("is refused where a guest has written since, and says which commands are meant", async () => {
     const bench = await makeWorkbench();
     await bench.snapshot({ vda: "a1.qcow2" });

@@ -5,6 +5,7 @@
 // would miss it, an undo says so, and is refused.
 
 import {
+  type ChainEntry,
   type DeviceEntry,
   type DeviceTable,
   filesOfEntry,
@@ -50,8 +51,7 @@ export const undo: Action<UndoRequest> = {
       const entry =
         after && (await reviveEntry({ before, after, wanted, context, chains, obstacles, doubts }));
       if (entry === undefined) continue;
-      const [sealed] = entry ? withSealsOf({ ...target, devices: [entry] }, target).devices : [];
-      changes.push({ device, after: sealed ?? null });
+      changes.push({ device, after: entry });
     }
     if (obstacles.length > 0) {
       throw new ImgtxError("E_CHANGED", `generation ${wanted} can't come back: ${obstacles.join("; ")}`, {
@@ -60,14 +60,15 @@ export const undo: Action<UndoRequest> = {
     }
     if (written.length > 0 && !force) throw wouldLeave(kind, written);
     if (doubts.length > 0 && !force) throw inDoubt(kind, wanted, doubts);
+    const standing = await findStanding(way, isForward, changes, context);
     return {
       ...MAKES_NO_FILES,
       devices: moves.map((move) => move.device),
-      standing: await findStanding(way, isForward, changes, context),
+      standing,
       reports: moves.map((move, index) =>
         reportOf(kind, move, wanted, index === 0 ? { kept, doubts } : { kept: [], doubts: [] }),
       ),
-      changes,
+      changes: await withStandingSeals(changes, target, standing, context),
       allowPaths: [],
       chains,
     };
@@ -201,6 +202,35 @@ async function findStanding(
   // What an undo has taken away. That it finds more than there are now: those were given up, and their images are others.
   const restored = isForward ? target.snapshots.filter(({ number }) => !known.has(number)) : [];
   return { position: target.position ?? wanted, undone, dropped, restored };
+}
+
+/**
+ * With who has sealed their images, as far as those snapshots stand: what was given up since, of the device or as a whole,
+ * leads no later snapshot to what lies below.
+ */
+async function withStandingSeals(
+  changes: readonly Plan["changes"][number][],
+  target: DeviceTable,
+  { dropped, restored }: PlannedStanding,
+  { table, snapshots }: PlanContext,
+): Promise<Plan["changes"]> {
+  const standing = [...table.snapshots.filter(({ number }) => !dropped.includes(number)), ...restored];
+  const keeps = async ({ image, sealedBy }: ChainEntry, device: string): Promise<boolean> => {
+    const ref = standing.find(({ number }) => number === sealedBy);
+    const { devices } = ref ? await snapshots.read(ref) : { devices: [] };
+    return devices.some((one) => one.device === device && one.chain[0]?.image === image);
+  };
+  const sealed: Plan["changes"][number][] = [];
+  for (const { device, after } of changes) {
+    const [known] = after ? withSealsOf({ ...target, devices: [after] }, target).devices : [];
+    const chain: ChainEntry[] = [];
+    for (const one of known?.chain ?? []) {
+      const { sealedBy: _sealedBy, ...bare } = one;
+      chain.push(one.sealedBy === undefined || (await keeps(one, device)) ? one : bare);
+    }
+    sealed.push({ device, after: known ? { ...known, chain } : null });
+  }
+  return sealed;
 }
 
 /** Whether somebody wrote to what the device is on since that was made. */
