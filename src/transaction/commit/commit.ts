@@ -124,6 +124,8 @@ interface Move {
   /** What the images that the transaction made look like, with their names, and those that it has frozen. */
   readonly looks: ReadonlyMap<string, Fingerprint>;
   readonly leases: ImageLeases;
+  /** What is left without a fence, open: see flushLeft. */
+  readonly unfenced: readonly StorageFile[];
 }
 
 /**
@@ -217,7 +219,8 @@ async function enterCommit<T>(
     const fenced = nextTable(table, journal.state, record);
     const next = withChangedImages(fenced, looks, (image) => seen.get(image)?.fingerprint);
     const closing = closingTable(table, journal.state);
-    const rest = await then(commit, { closing, record, next, looks, leases });
+    const unfenced = findUnfenced(left, images, journal.state);
+    const rest = await then(commit, { closing, record, next, looks, leases, unfenced });
     return { rest, leases };
   } catch (error) {
     leases?.drop();
@@ -270,9 +273,28 @@ function leasesOn(
   return new ImageLeases(workspace.storage, leased);
 }
 
+/** Those that are fenced are durable with their fences. */
+function findUnfenced(
+  left: readonly LeftImage[],
+  images: readonly OpenWatched[],
+  { fences }: TransactionState,
+): StorageFile[] {
+  const fenced = new Set(fences.map(({ image }) => image));
+  const unfenced = new Set(left.flatMap(({ image }) => (fenced.has(image) ? [] : [image])));
+  return images.flatMap(({ watched, file }) => (unfenced.has(watched.image) ? [file] : []));
+}
+
+/**
+ * A guest may have left what it wrote, or the time of that, to the page cache: after the mark a power cut would take from a
+ * snapshot what it keeps, and it would count as changed for ever.
+ */
+async function flushLeft(files: readonly StorageFile[]): Promise<void> {
+  await settleAll(files.map(async (file) => await file.flush("left image")));
+}
+
 async function markAndMove(
   { workspace, journal, inHand, logs }: Commit,
-  { closing, record, next, looks, leases }: Move,
+  { closing, record, next, looks, leases, unfenced }: Move,
 ): Promise<() => Promise<DeviceTable>> {
   const { onProgress, throttle, onNotice, markEveryMs } = inHand;
   const told = { onProgress, throttle, onNotice, markEveryMs };
@@ -287,7 +309,7 @@ async function markAndMove(
     return async () => await finishOrExplain(journal, () => finishCommit(workspace, journal, free));
   };
   try {
-    await settleAll([inHand.underWay, stageGeneration(workspace, closing, next)]);
+    await settleAll([inHand.underWay, stageGeneration(workspace, closing, next), flushLeft(unfenced)]);
     const waits = leases.whoWaits();
     if (waits) throw new GivesWay(waits);
     // The mark may become durable before the history has its name: until the table moves, recovery knows
@@ -313,7 +335,7 @@ async function markAndMove(
       leases.dropEarly();
       const kept = await settleLeft(workspace, journal.state);
       for (const { path, why } of kept) inHand.onNotice?.(`left '${path}' as it is: ${why}`);
-      await rememberLeft(workspace, journal.state, closing, new Map());
+      await rememberLeft(workspace, journal.state, closing, new Map(), kept);
     }
     await journal.retire(leavesUnfenced(imagesLeft(closing, next, journal.state), journal.state));
     return async () => next;

@@ -98,10 +98,11 @@ export async function finishCommit(
   const used = imagesUsed(table, state);
   const isDue = (image: string): boolean => !used.has(image);
   const redone = await applyRedo(workspace, journal, { ...how, isDue, hasMoved: true });
-  for (const { path, why } of await settleLeft(workspace, state)) {
+  const unsure = await settleLeft(workspace, state);
+  for (const { path, why } of unsure) {
     how.onNotice?.(`left '${path}' as it is: ${why}`);
   }
-  await how.underLock(async () => await rememberClosing(workspace, journal, table, redone));
+  await how.underLock(async () => await rememberClosing(workspace, journal, table, redone, unsure));
   const late = { table, present: table, when: "after it" } as const;
   const copied = await runCopies(workspace, journal, { ...late, ...how });
   return await how.underLock(async () => await closeCommit(workspace, journal, { own: table, copied }, how));
@@ -113,10 +114,11 @@ async function rememberClosing(
   { id, state }: Journal,
   table: DeviceTable,
   redone: ReadonlyMap<string, Fingerprint>,
+  unsure: readonly KeptFile[],
 ): Promise<void> {
   if (table.transaction !== id) return;
   const closing = await readGeneration(workspace, table.generation - 1, table);
-  if (closing) await rememberLeft(workspace, state, closing, redone);
+  if (closing) await rememberLeft(workspace, state, closing, redone, unsure);
 }
 
 /**

@@ -6,19 +6,21 @@
 // - Durable in the journal before they are written, and durable in the images before the mark.
 // - Lifted when the move is durable, and before the journal goes: afterwards nobody would know of them. Without a
 //   mark they are lifted by whoever takes the transaction back, or by recovery where it stays open.
-// - The time of modification goes back with the bytes. Where the bytes are back already, somebody may have written
-//   since: then the time stays.
+// - The time of modification goes back with the bytes. Where the bytes are back already, whoever lifted the fence may have
+//   died before that, and somebody may have written since: on what a device writes to the time stays. Of what no device
+//   writes to any more it goes back, or a snapshot that keeps the image would be lost for nothing; and that is said.
 // - Taken back is only what the journal says was raised, in the very file, and where each byte is one of a fence with the
 //   transaction's id in its name. A header that somebody has changed under it stays, and is named. Where the header had
 //   no room for a name, the record has to do.
 // - Images without a place for a fence (raw, version 2, not to be written to) have none: see left-images.ts.
-// - Not for what stays below the device. Snapshots take no flush more.
+// - Not for what stays below the device: a snapshot has no fence.
 //
 // No locks are taken for what is fenced: that can be open only in readers of imgtx's own, which have read its header.
 
-import type { Workspace } from "../../device/index.ts";
+import { readTable, type Workspace } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
 import {
+  describeContentChanges,
   digestHead,
   type Fingerprint,
   mayBeSameFile,
@@ -248,11 +250,12 @@ export async function isFenceUp(
 }
 
 async function lowerEach(
-  { storage }: Workspace,
+  workspace: Workspace,
   state: TransactionState,
   fences: readonly CommitFence[],
   { onAway, onDown }: HowToLower,
 ): Promise<KeptFile[]> {
+  const { storage } = workspace;
   const keptFiles: KeptFile[] = [];
   const seen = lastSeen(state);
   const down: (() => Promise<void>)[] = [];
@@ -272,7 +275,10 @@ async function lowerEach(
       keptFiles.push({ path: image, why: LEFT.foreign });
       continue;
     }
-    const lower = async () => await lowerOne(storage, { image, raised, modifiedNs });
+    const lower = async () => {
+      const isInDoubt = await lowerOne(workspace, { image, raised, modifiedNs, expected });
+      if (isInDoubt) keptFiles.push({ path: image, why: LEFT.doubted });
+    };
     // Whoever lifted one that is down may have died before that was durable. It has time until all others are seen to.
     if (found !== "before") await lower();
     else if (onDown) onDown(lower);
@@ -284,6 +290,8 @@ async function lowerEach(
 
 const LEFT = {
   replaced: "another file has its name; a fence that imgtx set in the one that was there stays in that",
+  doubted:
+    "whether somebody wrote to it after its fence was lifted can't be told, since imgtx was stopped right then; it has its time back",
   foreign: "somebody has changed its header since imgtx fenced it: what stands there now is left as it is",
 } as const;
 
@@ -314,28 +322,52 @@ async function findFence(
   }
 }
 
-async function lowerOne(
-  storage: Workspace["storage"],
-  { image, raised, modifiedNs }: { image: string; raised: StoredFence; modifiedNs: string | null },
-): Promise<void> {
+interface Lowering {
+  readonly image: string;
+  readonly raised: StoredFence;
+  readonly modifiedNs: string | null;
+  /** What it is without the fence. */
+  readonly expected: Fingerprint;
+}
+
+/** Whether it has got a time back that may hide a write. */
+async function lowerOne(workspace: Workspace, lowering: Lowering): Promise<boolean> {
+  const { storage } = workspace;
+  const { image, raised, modifiedNs } = lowering;
   let file = await storage.openFile(image, "read");
   try {
     const isDown = (await stateOf(file, raised)) === "before";
-    const time = isDown ? (await file.stat()).modifiedNs : modifiedNs;
+    const isInDoubt = isDown && (await lacksTime(workspace, file, lowering));
+    const time = isDown && !isInDoubt ? (await file.stat()).modifiedNs : modifiedNs;
     const open = isDown ? await openIfFree(storage, image) : await storage.openFile(image, "write");
+    // What is down may be so in the page cache alone: it is written once more, unless somebody was faster.
+    const isFree = open !== undefined && (!isDown || (await stateOf(open, raised)) === "before");
     if (open) {
       await file.close();
       file = open;
-      // What is down may be so in the page cache alone: it is written once more, unless somebody was faster.
-      if (!isDown || (await stateOf(file, raised)) === "before") {
-        await writeSide(file, raised, "before");
-        if (time !== null) await file.setModified(time);
-      }
+    }
+    if (isFree) {
+      await writeSide(file, raised, "before");
+      if (time !== null) await file.setModified(time);
     }
     await file.flush("fence lifted");
+    return isFree && isInDoubt;
   } finally {
     await file.close();
   }
+}
+
+/** Of one that is down: whether it has another time alone, and no device writes to it. */
+async function lacksTime(
+  workspace: Workspace,
+  file: StorageFile,
+  { image, modifiedNs, expected }: Lowering,
+): Promise<boolean> {
+  const now = await takeFingerprint(file, expected.headerSha256 !== null);
+  if (modifiedNs === null || now.modifiedNs === modifiedNs) return false;
+  if (describeContentChanges({ ...expected, modifiedNs: now.modifiedNs }, now).length > 0) return false;
+  const { devices } = await readTable(workspace);
+  return devices.every(({ chain: [top] }) => top?.image !== image);
 }
 
 /** "mixed" is what a torn write leaves, "foreign" what nobody of us wrote. */

@@ -11,18 +11,21 @@ import { type ChainEntry, type DeviceTable, renewGeneration, type Workspace } fr
 import { describeChanges, describeDoubt, type Fingerprint, takeFingerprint } from "../../format/index.ts";
 import type { TransactionState } from "../journal/index.ts";
 import { openUnlessGone } from "../images/open-free.ts";
+import type { KeptFile } from "../request.ts";
 
 /**
  * The closing generation once more, with the change times of the images whose fences the commit has lifted, and with
- * those that it has changed as they were left.
+ * those that it has changed as they were left. Unsure: images of which nobody can tell what they are since.
  */
 export async function rememberLeft(
   workspace: Workspace,
   state: TransactionState,
   closing: DeviceTable,
   redone: ReadonlyMap<string, Fingerprint>,
+  unsure: readonly KeptFile[],
 ): Promise<void> {
   const lifted = new Set(state.fences.map(({ image }) => image));
+  for (const { path } of unsure) lifted.delete(path);
   const looks = new Map<string, Fingerprint>();
   for (const { image, fingerprint } of closing.devices.flatMap(({ chain }) => chain)) {
     if (redone.has(image) || !lifted.has(image) || fingerprint.changedNs !== undefined) continue;

@@ -324,13 +324,11 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   const hasFences = state.fences.length > 0;
   if (!mustGo && !unfinished && !hasFences) return undefined;
   if (await isInHistory(workspace, id)) {
-    await lowerFences(workspace, { ...state, fences: state.fences.filter(({ kept }) => !kept) });
+    const fences = state.fences.filter(({ kept }) => !kept);
+    const left = sayKept(await lowerFences(workspace, { ...state, fences }));
     await journal.retire();
-    return {
-      transaction: id,
-      did: "retired",
-      text: `cleared away the journal of ${what}, which was committed`,
-    };
+    const text = `cleared away the journal of ${what}, which was committed${left}`;
+    return { transaction: id, did: "retired", text };
   }
   if (mustGo) {
     if (state.aborting) await journal.secure();

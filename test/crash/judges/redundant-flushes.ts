@@ -8,6 +8,8 @@ export const REDUNDANT_FLUSHES: Readonly<Record<string, string>> = {
     "Without it a guest may write to what its device leaves, and the move waits for a command: guests.test.ts",
   "fences lifted":
     "Says what is durable in the images: without it recovery lifts them once more, and says so, after a refused commit",
+  "left image":
+    "Keeps in a snapshot what its guest has left to the page cache: no guest of the scenarios does, those of test/model do",
   "journal gone":
     "Keeps what is written to a left image after exit status 0 from being taken for older: guests.test.ts",
 };

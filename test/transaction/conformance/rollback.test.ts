@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 import { listSnapshots, type RollbackRequest } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
+import { type Call, killAt } from "../../helpers/storage/watched-storage.ts";
 import { writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { readSnapshotContents } from "../../helpers/transaction/snapshot-contents.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
@@ -70,6 +71,34 @@ describe("a rollback", () => {
     const failure = await failureOf(async () => await bench.run(request("tue", { devices: ["vda"] })));
     expect(failure).toMatchObject({ code: "E_REFUSED", device: "vda" });
     expect(failure.hint).toContain("imgtx snapshot-list vda");
+  });
+
+  test("that dies as it lifts the fence of what it left loses no snapshot, and says what nobody can tell", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    const isLifted = (image: string) => {
+      let times = 0;
+      return ({ name, path }: Call) => {
+        if (name === "file.setModified" && path === bench.at(image)) times += 1;
+        return times === 2;
+      };
+    };
+    const dead = bench.through(killAt(bench.storage, isLifted("a1.qcow2")));
+    await expect(dead.run(request())).rejects.toThrow("killed");
+    const session = await bench.session();
+    expect(session.recovered).toMatchObject([{ did: "finished" }]);
+    expect(session.recovered[0]?.text).toContain(`'${bench.at("a1.qcow2")}'`);
+    expect(session.recovered[0]?.text).toContain("can't be told");
+    const snapshots = await listSnapshots(session, {});
+    expect(snapshots.map(({ number, devices: [one] }) => [number, one?.intact])).toEqual([
+      [2, true],
+      [1, true],
+    ]);
+    // To what nobody wrote to, as far as can be told, one goes back; but not without being asked.
+    const undone = await failureOf(async () => await bench.undo());
+    expect(undone).toMatchObject({ code: "E_REFUSED" });
+    await bench.run(request("2"));
+    expect(await bench.images()).toMatchObject({ vda: "a1-after-2.qcow2" });
   });
 
   test("to a time goes to the newest snapshot that is as old as that", async () => {

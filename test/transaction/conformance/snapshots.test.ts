@@ -43,6 +43,18 @@ describe("a snapshot", () => {
     expect((await list(bench, undefined, 1)).map(({ number }) => number)).toEqual([2]);
   });
 
+  test("is durable with what guests have left to the page cache, before its mark is", async () => {
+    const bench = await makeWorkbench();
+    const flushed: string[] = [];
+    const watched = watchStorage(bench.storage, ({ name, path: file, purpose }) => {
+      if (name !== "file.flush") return;
+      if (purpose === "left image") flushed.push(path.relative(bench.root, file));
+      else if (purpose === "commit mark") flushed.push(purpose);
+    });
+    await bench.through(watched).snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
+    expect(flushed).toEqual(["a.qcow2", "b.raw", "commit mark"]);
+  });
+
   test("of every device makes overlays named after image and snapshot, over no file that is there", async () => {
     const bench = await makeWorkbench();
     bench.makeRaw("a-after-mon.qcow2", 9);

@@ -116,7 +116,7 @@ describe("the journal of a commit is gone for good before the command ends", () 
     expect(await isFlushed(async (bench) => await bench.reopen("vdb", OTHER))).toBe(true);
   });
 
-  qemu.test("and nowhere else: a snapshot has no flush more", async () => {
+  qemu.test("and nowhere else", async () => {
     expect(await isFlushed(async (bench) => await bench.reopen("vdc", OTHER))).toBe(false);
     expect(await isFlushed(async (bench) => await bench.snapshot({ vdb: "b1.qcow2" }))).toBe(false);
   });
