@@ -38,7 +38,7 @@ import { BadState, ownStatus, type Plan, type RunResult, type Subject } from "./
 
 /** Where scenarios live on the simulated disk. */
 const ROOT = "/disks";
-const CWD = `${ROOT}/${WORKSPACE}`;
+export const CWD = `${ROOT}/${WORKSPACE}`;
 const IMAGES = `${ROOT}/images`;
 const PIECE_BYTES = 64 * 1024;
 /** Where the workspace lies while disks are taken away. */
@@ -108,7 +108,8 @@ export async function simulatedRaceOf(entry: RaceEntry): Promise<{ race: Race; s
   return { race: { name, disk: start, one, other, refusals: entry.refusals ?? [10, 11] }, subject };
 }
 
-async function layOut(
+/** A disk with these files and the folders of the scenarios. */
+export async function layOut(
   files: readonly SampleFile[],
   disks: Readonly<Record<string, number>> = {},
 ): Promise<Tree> {
@@ -183,7 +184,8 @@ export function journalsIn(tree: Tree): string[] {
     .filter((path) => path.startsWith(`${CWD}/.imgtx/journal/`) && path.endsWith(".journal"));
 }
 
-async function runCommand(
+/** One command in this process; `out` is what it prints as its result. */
+export async function runCommand(
   storage: Storage,
   argv: readonly string[],
   env: Environment = {},
@@ -209,10 +211,10 @@ function isLacking({ exit, text }: RunResult): boolean {
  * What the commands that only look say: `device list`, `history`, `snapshot-list` and `txn status`, by one session for all, since
  * this is asked more often than anything else. They must not change anything.
  */
-async function askCommands(
+export async function askCommands(
   machine: SimulatedMachine,
-  workspace: string,
-  env: Environment,
+  workspace: string = CWD,
+  env: Environment = {},
 ): Promise<Answers | undefined> {
   const table = machine.tree.lookUp(workspace, true).inode?.names.has(".imgtx");
   if (!table) return undefined;

@@ -5,12 +5,13 @@ import { tortureDifferential } from "../fuzz/differential.ts";
 import { tortureStaged } from "../format/staged/torture-staged.ts";
 import { tortureHostile } from "../fuzz/hostile.ts";
 import { PROGRAM } from "../helpers/program.ts";
+import { tortureModel } from "../model/torture-model.ts";
 import { tortureWalk } from "../walk/torture-walk.ts";
 import { groupViolations } from "./report.ts";
 import { torturePower, tortureProcess, type RealOptions, type RealResult } from "./real/torture-real.ts";
 import { PARTS, tortureSimulated, type Part } from "./simulated/torture-simulated.ts";
 
-const RIGS = ["simulated", "process", "power", "walk", "hostile", "differential", "staged"] as const;
+const RIGS = ["simulated", "process", "power", "walk", "model", "hostile", "differential", "staged"] as const;
 type Rig = (typeof RIGS)[number];
 
 interface Request {
@@ -27,6 +28,7 @@ interface Request {
 const HOSTILE_CASES = 100_000;
 const DIFFERENTIAL_SEQUENCES = 1000;
 const WALK_STEPS = 3000;
+const MODEL_RUNS = 2000;
 const STAGED_CASES = 100_000;
 
 /** Runs what the arguments ask for; returns the exit status. */
@@ -69,6 +71,8 @@ async function runRig(rig: Rig, request: Request): Promise<Outcome> {
         program: PROGRAM,
         steps: request.cases ?? WALK_STEPS,
       });
+    case "model":
+      return await tortureModel({ ...request, say, runs: request.cases ?? MODEL_RUNS });
     case "hostile":
       return await tortureHostile({ ...request, say, cases: request.cases ?? HOSTILE_CASES });
     case "differential":

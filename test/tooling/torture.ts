@@ -1,5 +1,5 @@
 // Runs the crash rigs and the fuzzers at full length:
-// `npm run torture [-- simulated|process|power|walk|hostile|differential|staged|all] [--seed N] [--seconds N] [--cases N]
+// `npm run torture [-- simulated|process|power|walk|model|hostile|differential|staged|all] [--seed N] [--seconds N] [--cases N]
 // [--only TEXT]`.
 
 import { torture } from "../crash/torture.ts";

@@ -95,6 +95,7 @@ interface SnapshotAnswer {
     readonly image: string;
     readonly format: string;
     readonly intact: boolean;
+    readonly problems: readonly string[];
   }[];
   readonly problem: string | null;
 }

@@ -86,9 +86,10 @@ export class SimulatedFile implements StorageFile {
     return this.#content().seekHole(offset);
   }
 
-  async punchHole(range: ByteRange): Promise<void> {
+  async punchHole({ start, lengthBytes }: ByteRange): Promise<void> {
     await this.#turn();
-    this.#change((path, atNs) => ({ kind: "punch", path, atNs, inode: this.#inode, ...range }));
+    // By name: a range may be an extent, which has a kind of its own.
+    this.#change((path, atNs) => ({ kind: "punch", path, atNs, inode: this.#inode, start, lengthBytes }));
   }
 
   /** Not simulated: no promise rests on owners and permissions. */

@@ -7,7 +7,7 @@ import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
 import { type Guest, guestDigest, openGuest, readHeader, viewOf } from "../../helpers/guest-content.ts";
 import { type Inode, LookupError, type Place } from "./disk-tree.ts";
 import { describeGuest, imageIn } from "../judges/observation.ts";
-import { readGuest } from "../judges/seen-images.ts";
+import { readGuest, type SeenGuest } from "../judges/seen-images.ts";
 import type { SimulatedMachine } from "./simulated-disk.ts";
 import { startProcess } from "./simulated-process.ts";
 import { BadState, type GuestPlace, type GuestWrite } from "../subject.ts";
@@ -28,20 +28,13 @@ export async function startGuest(
   name: string,
   place: GuestPlace,
 ): Promise<GuestWrite | undefined> {
-  const shown = `${view}/${name}`;
-  const { path, inode } = lookUpOrNothing(machine, shown) ?? {};
-  if (path === undefined || inode?.kind !== "file") return undefined;
-  const format = formatOf(inode);
-  if (hasFence(machine, path, format)) return undefined;
-  const found = readAll(openGuest((file) => imageIn(machine.tree, file), path, format));
+  const guest = findGuest(machine, `${view}/${name}`);
+  if (!guest) return undefined;
+  const { path, format, found } = guest;
   const offset = offsetOf(place, found.length);
   const bytes = new Uint8Array(WRITE_BYTES).map((_, index) => (index * 7 + 0xc3) & 0xff);
   if (found.length < offset + bytes.length) return undefined;
-  found.set(bytes, offset);
-  await write(machine, path, format, { bytes, offset });
-  const after = readGuest({ open: (file) => imageIn(machine.tree, file) }, path, format);
-  if (after.digest !== guestDigest(guestOf(found)))
-    throw new BadState(`${path} does not hold what its guest wrote`);
+  const after = await writeAsGuest(machine, guest, { bytes, offset });
   return {
     device: name,
     image: path,
@@ -50,6 +43,37 @@ export async function startGuest(
     line: describeGuest(name, after),
     text: `a guest of ${name} writes to ${path} at ${offset}`,
   };
+}
+
+export interface FoundGuest {
+  /** The image that it is on. */
+  readonly path: string;
+  readonly format: "qcow2" | "raw";
+  /** Its whole disk. */
+  readonly found: Uint8Array;
+}
+
+/** What a guest of this name finds. Undefined where nothing is there, or a fence keeps it out. */
+export function findGuest(machine: SimulatedMachine, shown: string): FoundGuest | undefined {
+  const { path, inode } = lookUpOrNothing(machine, shown) ?? {};
+  if (path === undefined || inode?.kind !== "file") return undefined;
+  const format = formatOf(inode);
+  if (hasFence(machine, path, format)) return undefined;
+  return { path, format, found: readAll(openGuest((file) => imageIn(machine.tree, file), path, format)) };
+}
+
+/** It writes and flushes. Returns what it finds then, which `found` is changed to as well. */
+export async function writeAsGuest(
+  machine: SimulatedMachine,
+  { path, format, found }: FoundGuest,
+  change: { readonly bytes: Uint8Array; readonly offset: number },
+): Promise<SeenGuest> {
+  found.set(change.bytes, change.offset);
+  await write(machine, path, format, change);
+  const after = readGuest({ open: (file) => imageIn(machine.tree, file) }, path, format);
+  if (after.digest !== guestDigest(guestOf(found)))
+    throw new BadState(`${path} does not hold what its guest wrote`);
+  return after;
 }
 
 async function write(
