@@ -7,6 +7,7 @@ export { describeTree, type TreeDescription, type TreeImage } from "./tree.ts";
 export { promiseHook } from "./hooks.ts";
 export { describeStatus, type StatusDescription, withHolders } from "./status.ts";
 export { closeImageSession, IMAGE_DEVICE, openImageSession } from "./engine/image-session.ts";
+export { collectGarbage } from "./recover/garbage.ts";
 export { settleBeside } from "./recover/beside.ts";
 export { type DeviceSnapshots, listInternalSnapshots } from "./internal-snapshots.ts";
 export { type HoldOptions, holdDevices } from "./engine/hold.ts";

@@ -43,6 +43,20 @@ export interface Restoration {
   }[];
 }
 
+/** What imgtx made and nothing needs, in the order in which it goes. */
+export interface Garbage {
+  readonly found: readonly {
+    readonly path: string;
+    readonly what: "overlay" | "file of a snapshot";
+    /** What it takes on the disk. */
+    readonly sizeBytes: number;
+  }[];
+  /** What nothing is known to need, and that stays all the same, and why. */
+  readonly stays: readonly KeptFile[];
+  /** Whether it was removed. */
+  readonly removed: boolean;
+}
+
 /** What giving a transaction up leaves. */
 export interface GivenUp {
   readonly id: string;

@@ -246,6 +246,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/refuse.ts")).refuse,
   },
   {
+    path: ["gc"],
+    summary: "remove what imgtx made and nothing needs any more",
+    section: "Actions",
+    load: async () => (await import("../commands/gc.ts")).gc,
+  },
+  {
     path: ["txn", "begin"],
     summary: "open a transaction",
     section: "Transactions",

@@ -131,12 +131,12 @@ export async function removeFinished(
   }
 }
 
-/** Removes the file, unless somebody has it or there is a reason. isLocked: the caller keeps writers from it himself. */
+/** Removes the file, unless somebody has it or there is a reason. isLocked: the caller keeps writers from it himself. isTrial: nothing is removed. */
 export async function removeUnless(
   storage: Storage,
   path: string,
   findReason: (file: StorageFile) => Promise<string | undefined>,
-  { isLocked = false }: { readonly isLocked?: boolean } = {},
+  { isLocked = false, isTrial = false }: { readonly isLocked?: boolean; readonly isTrial?: boolean } = {},
 ): Promise<End> {
   let file: StorageFile | undefined;
   try {
@@ -147,7 +147,7 @@ export async function removeUnless(
     const why = held ?? (await findReason(file));
     if (why !== undefined) return { path, why };
     if (file.isLeaseWanted()) return { path, why: "somebody has begun to open it" };
-    await storage.removeFile(path);
+    if (!isTrial) await storage.removeFile(path);
     return "removed";
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;

@@ -273,6 +273,9 @@ export const SCENARIOS: readonly Scenario[] = [
       changing: { "ws/vars.fd": "raw" },
     },
   ),
+  onTwo("remove an overlay that nothing needs any more", [step("gc --yes")], {
+    prepare: [...addAll(TWO), step("snapshot vda a1.qcow2"), step("undo"), step("snapshot vda a2.qcow2")],
+  }),
   ...MIRROR_SCENARIOS,
   ...MIGRATE_SCENARIOS,
   ...CHANGE_SCENARIOS,

@@ -1,0 +1,174 @@
+// What imgtx made and nothing needs any more: found for the whole workspace, and removed on the operator's word.
+//
+// Invariants
+// - A file goes only where a record of this workspace says that imgtx made it, it is that very file, and it holds what
+//   imgtx put there: an overlay no data at all, a copy its digest. What a guest has written to is never garbage.
+// - Nothing goes that a device, a mirror, a snapshot, an open transaction, an overlay beside it, or a generation needs that
+//   an undo or a redo can go to; nor what anybody has open. They are asked under the workspace lock.
+// - What stays though nothing is known to need it is named, with the reason.
+
+import { posix } from "node:path";
+import {
+  type DeviceTable,
+  pathsOf,
+  readTable,
+  underWorkspaceLock,
+  type Workspace,
+} from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  checkOverlayIsEmpty,
+  type Fingerprint,
+  isSameFile,
+  openChain,
+  overlaysOn,
+  readOverlaysIn,
+} from "../../format/index.ts";
+import type { StorageFile } from "../../storage/index.ts";
+import { digestFile } from "../images/files-beside.ts";
+import { removeFinished, removeUnless } from "../images/removal.ts";
+import { readJournals } from "../journal/index.ts";
+import type { KeptFile, LockWait, Session } from "../request.ts";
+import type { Garbage } from "../repair-results.ts";
+import { findMade, type MadeFiles } from "./made-files.ts";
+import { findNeeded } from "./needed-files.ts";
+
+/** A name that only a transaction gives, beside the image that it is for. */
+const TRANSACTION_FILE = /^\.imgtx-([a-z0-9]+)-\d+(?:-\d+|\.redo)$/;
+
+/** Lists it; removes it where that is said. */
+export async function collectGarbage(
+  session: Session,
+  { removes, ...waiting }: LockWait & { readonly removes: boolean },
+): Promise<Garbage> {
+  const { workspace } = session;
+  const look = async (): Promise<Garbage> => await new Collection(session, removes).run();
+  return removes ? await underWorkspaceLock(workspace, waiting, look) : await look();
+}
+
+class Collection {
+  readonly #workspace: Workspace;
+  readonly #session: Session;
+  readonly #removes: boolean;
+  readonly #found: { path: string; sizeBytes: number; what: Garbage["found"][number]["what"] }[] = [];
+  readonly #stays: KeptFile[] = [];
+
+  constructor(session: Session, removes: boolean) {
+    this.#workspace = session.workspace;
+    this.#session = session;
+    this.#removes = removes;
+  }
+
+  async run(): Promise<Garbage> {
+    const table = await readTable(this.#workspace);
+    const journals = await readJournals(this.#workspace);
+    for (const { path, state } of journals) {
+      // Whatever it made, and needs, is not known.
+      if (state instanceof ImgtxError) this.#stays.push({ path, why: `it can't be read: ${state.message}` });
+    }
+    if (this.#stays.length === 0) {
+      const needed = await findNeeded(this.#workspace, table);
+      const made = await findMade(this.#workspace, table);
+      await this.#collectOverlays(table, needed, made);
+      await this.#collectBeside(needed, made);
+      await this.#nameStrays(new Set(journals.map(({ id }) => id)), made);
+    }
+    return { found: this.#found, stays: this.#stays, removed: this.#removes };
+  }
+
+  /** The newest first: what stands on another goes before it. */
+  async #collectOverlays(
+    table: DeviceTable,
+    needed: ReadonlyMap<string, string>,
+    { overlays }: MadeFiles,
+  ): Promise<void> {
+    for (const [path, was] of [...overlays].toReversed()) {
+      if (needed.has(path)) continue;
+      await this.#take(path, "overlay", async (file) => await this.#whyNoGarbage(path, was, file, table));
+    }
+  }
+
+  async #whyNoGarbage(
+    path: string,
+    was: Fingerprint,
+    file: StorageFile,
+    { allowPaths }: DeviceTable,
+  ): Promise<string | undefined> {
+    const { storage, root } = this.#workspace;
+    if (!isSameFile(was, await file.stat())) return "another file has its name";
+    const folder = await readOverlaysIn(storage, posix.dirname(path));
+    const [overlay] = await overlaysOn(storage, folder, path);
+    const isGoing = this.#found.some((one) => one.path === overlay);
+    if (overlay !== undefined && !isGoing) return `'${overlay}' stands on it`;
+    if (folder.filesLeft > 0) return "its folder has more files than are looked at, which may stand on it";
+    const gate = { workspaceRoot: root, currentFolder: this.#session.currentFolder, allowPaths };
+    const chain = await openChain(storage, path, { format: "qcow2", gate });
+    try {
+      const [, below] = chain.links;
+      if (!below) return "it stands on nothing any more";
+      const [objection] = await checkOverlayIsEmpty(chain, below);
+      return objection && `it is not as imgtx made it: ${objection}`;
+    } finally {
+      await chain.close();
+    }
+  }
+
+  async #collectBeside(needed: ReadonlyMap<string, string>, { copies }: MadeFiles): Promise<void> {
+    const { storage } = this.#workspace;
+    const { beside } = pathsOf(this.#workspace);
+    if ((await storage.statLink(beside))?.kind !== "folder") return;
+    for (const name of await storage.readFolder(beside)) {
+      const path = `${beside}/${name}`;
+      if (needed.has(path)) continue;
+      await this.#take(path, "file of a snapshot", async (file) => {
+        const sha256 = copies.get(path);
+        if (sha256 === undefined) return "no snapshot that is known has kept it";
+        return (await digestFile(file)) === sha256 ? undefined : "it has changed since imgtx made it";
+      });
+    }
+  }
+
+  /** Files of transactions that this workspace has no journal of: another one may. */
+  async #nameStrays(open: ReadonlySet<string>, { folders }: MadeFiles): Promise<void> {
+    const { storage } = this.#workspace;
+    for (const folder of folders) {
+      if ((await storage.statLink(folder))?.kind !== "folder") continue;
+      for (const name of await storage.readFolder(folder)) {
+        const id = TRANSACTION_FILE.exec(name)?.[1];
+        if (id === undefined || open.has(id)) continue;
+        const why = `it is of transaction ${id}, which this workspace has no journal of`;
+        this.#stays.push({ path: posix.join(folder, name), why });
+      }
+    }
+  }
+
+  async #take(
+    path: string,
+    what: Garbage["found"][number]["what"],
+    findReason: (file: StorageFile) => Promise<string | undefined>,
+  ): Promise<void> {
+    const { storage } = this.#workspace;
+    const stat = await storage.statLink(path);
+    if (!stat) return;
+    const end = await removeUnless(storage, path, async (file) => await orReason(findReason, file), {
+      isTrial: !this.#removes,
+    });
+    if (typeof end === "object") this.#stays.push(end);
+    if (end !== "removed") return;
+    this.#found.push({ path, sizeBytes: stat.allocatedBytes, what });
+    if (this.#removes) await removeFinished(storage, [path], "garbage gone");
+  }
+}
+
+/** What can't be looked into stays. */
+async function orReason(
+  findReason: (file: StorageFile) => Promise<string | undefined>,
+  file: StorageFile,
+): Promise<string | undefined> {
+  try {
+    return await findReason(file);
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code !== "E_INTERNAL") return error.message;
+    throw error;
+  }
+}

@@ -1,0 +1,71 @@
+// Files that something needs, in the whole workspace: devices and their mirrors, open transactions, snapshots, and what an
+// undo or a redo can go to.
+//
+// Invariant: a file that is left out here may be removed. Where a record or a generation can't be read, that is an error.
+
+import {
+  type DeviceTable,
+  fileBesidePath,
+  filesOfDevice,
+  filesOfEntry,
+  readingHistory,
+  readingSnapshots,
+  type Workspace,
+} from "../../device/index.ts";
+import { findUses } from "../images/removal.ts";
+
+/** By path: what needs it, as a clause. */
+export async function findNeeded(
+  workspace: Workspace,
+  table: DeviceTable,
+): Promise<ReadonlyMap<string, string>> {
+  const needed = new Map<string, string>();
+  const add = (paths: readonly string[], why: string): void => {
+    for (const path of paths) needed.set(path, why);
+  };
+  for await (const { generation, isForward } of walkReachable(workspace, table)) {
+    const why = `${isForward ? "a redo" : "an undo"} can go to generation ${generation.generation}`;
+    add(pathsOfDevices(generation), why);
+    // A redo brings snapshots back, and an undo none.
+    if (isForward) add(await pathsOfSnapshots(workspace, generation), why);
+  }
+  add(await pathsOfSnapshots(workspace, table), "a snapshot keeps it");
+  for (const [path, why] of await findUses(workspace, "")) needed.set(path, why);
+  return needed;
+}
+
+interface Reachable {
+  readonly generation: DeviceTable;
+  readonly isForward: boolean;
+}
+
+/** What undo, as often as that goes, and redo lead to: a commit after an undo leaves what was undone behind. */
+async function* walkReachable(workspace: Workspace, table: DeviceTable): AsyncGenerator<Reachable> {
+  const history = readingHistory(workspace, table);
+  for (const number of table.undone ?? []) {
+    const generation = await history.read(number);
+    if (generation) yield { generation, isForward: true };
+  }
+  let at = (table.position ?? table.generation) - 1;
+  for (;;) {
+    const generation = at < 0 ? undefined : await history.read(at);
+    if (!generation) return;
+    yield { generation, isForward: false };
+    at = (generation.position ?? at) - 1;
+  }
+}
+
+async function pathsOfSnapshots(workspace: Workspace, table: DeviceTable): Promise<string[]> {
+  const reads = readingSnapshots(workspace, table);
+  const paths: string[] = [];
+  for (const ref of table.snapshots) {
+    const { files = [], devices } = await reads.read(ref);
+    paths.push(...files.map(({ copy }) => fileBesidePath(workspace.root, copy)));
+    paths.push(...devices.flatMap(({ chain }) => chain.flatMap(filesOfEntry)).map(({ image }) => image));
+  }
+  return paths;
+}
+
+function pathsOfDevices({ devices }: DeviceTable): string[] {
+  return devices.flatMap(filesOfDevice).map(({ image }) => image);
+}

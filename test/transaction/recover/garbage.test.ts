@@ -1,0 +1,145 @@
+// What imgtx made and nothing needs is removed, and all else stays: what anything needs, and what is in doubt.
+
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { describe, expect, test } from "vitest";
+import { adoptWorkspace, collectGarbage, type Garbage } from "../../../src/transaction/index.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { oracle } from "../../helpers/oracles.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
+import { writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { makeWorkbench, NO_WAIT, Workbench } from "../../helpers/transaction/workbench.ts";
+
+const qemu = oracle("qemu-img", "qemu-io");
+
+async function collect(bench: Workbench, removes = true): Promise<Garbage> {
+  return await collectGarbage(await bench.session(), { ...NO_WAIT, removes });
+}
+
+function names(bench: Workbench, { found }: Garbage): string[] {
+  return found.map(({ path }) => path.replace(`${bench.root}/`, "")).sort();
+}
+
+/** a1.qcow2, taken back, and left behind by what came then. */
+async function withOrphan(): Promise<Workbench> {
+  const bench = await makeWorkbench();
+  await bench.snapshot({ vda: "a1.qcow2" });
+  await bench.undo();
+  await bench.snapshot({ vda: "a2.qcow2" });
+  return bench;
+}
+
+describe("garbage", () => {
+  test("is an overlay that was taken back, once no redo leads to it, and what its snapshot kept beside", async () => {
+    const bench = await makeWorkbench();
+    const definition = bench.makeFile("web.xml", "<domain/>\n");
+    await bench.snapshot({ vda: "a1.qcow2" }, { withFiles: [definition] });
+    expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
+    await bench.undo();
+    expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
+    await bench.snapshot({ vda: "a2.qcow2" });
+    const [copy = ""] = readdirSync(bench.at(".imgtx/beside"));
+    const expected = [`.imgtx/beside/${copy}`, "a1.qcow2"];
+    expect(names(bench, await collect(bench, false))).toEqual(expected);
+    for (const name of expected) expect(existsSync(bench.at(name))).toBe(true);
+    expect(names(bench, await collect(bench))).toEqual(expected);
+    for (const name of expected) expect(existsSync(bench.at(name))).toBe(false);
+    expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
+    // All that was there before is, and works.
+    await bench.rollback();
+    await bench.undo();
+  });
+
+  test("is nothing that an undo, a snapshot, a device, a mirror or an open transaction needs", async () => {
+    const bench = await makeWorkbench();
+    bench.makeQcow2("other.qcow2", 9);
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.rollback();
+    await bench.snapshot({ vdc: "c1.qcow2" });
+    await bench.reopen("vdc", "other.qcow2");
+    await bench.remove("vda");
+    await bench.begin();
+    await bench.snapshot({ vdb: "b1.qcow2" });
+    expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
+  });
+
+  qemu.test("is no overlay that a guest has written to, also where it was left by force", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    writeGuest(bench.at("a1.qcow2"), "qcow2", "write -P 7 0 64k");
+    await bench.run({ kind: "undo", isForward: false, force: true });
+    await bench.snapshot({ vda: "a2.qcow2" });
+    const { found, stays } = await collect(bench);
+    expect(found).toEqual([]);
+    expect(stays).toEqual([{ path: bench.at("a1.qcow2"), why: expect.stringContaining("it holds data") }]);
+  });
+
+  test("is no file that took its name, and none that something stands on or somebody has open", async () => {
+    const bench = await withOrphan();
+    const file = bench.at("a1.qcow2");
+    const handle = openSync(file, "r+");
+    expect((await collect(bench)).found).toEqual([]);
+    closeSync(handle);
+    const above = bench.makeQcow2("mine.qcow2", 5, { name: "a1.qcow2", format: "qcow2" });
+    expect((await collect(bench)).stays[0]?.why).toContain("mine.qcow2' stands on it");
+    rmSync(above);
+    cpSync(file, bench.at("copy"));
+    rmSync(file);
+    renameSync(bench.at("copy"), file);
+    expect((await collect(bench)).stays).toEqual([{ path: file, why: "another file has its name" }]);
+    expect(existsSync(file)).toBe(true);
+  });
+
+  test("of transactions that nothing is known of is named, and stays", async () => {
+    const bench = await makeWorkbench();
+    for (const name of [".imgtx-abcdefghij-0-0", ".imgtx-abcdefghij-0.redo", ".imgtx-not-ours"])
+      bench.makeFile(name, "x");
+    await bench.snapshot({ vda: "a1.qcow2" }, { withFiles: [bench.makeFile("web.xml", "<domain/>\n")] });
+    bench.makeFile(".imgtx/beside/abcdefghij-7", "x");
+    const { found, stays } = await collect(bench);
+    expect(found).toEqual([]);
+    expect(stays.map(({ path }) => path.replace(`${bench.root}/`, ""))).toEqual([
+      ".imgtx/beside/abcdefghij-7",
+      ".imgtx-abcdefghij-0-0",
+      ".imgtx-abcdefghij-0.redo",
+    ]);
+  });
+
+  test("is not looked for where a journal or the record of a snapshot can't be read", async () => {
+    const bench = await withOrphan();
+    const [record = ""] = readdirSync(bench.at(".imgtx/snapshots")).toReversed();
+    const kept = bench.at(`.imgtx/snapshots/${record}`);
+    renameSync(kept, `${kept}.away`);
+    expect(await failureOf(async () => await collect(bench))).toMatchObject({ code: "E_NOT_FOUND" });
+    renameSync(`${kept}.away`, kept);
+    writeFileSync(bench.at(".imgtx/journal/abcdefghij.journal"), "damaged");
+    const { found, stays } = await collect(bench);
+    expect(found).toEqual([]);
+    expect(stays[0]?.path).toContain("abcdefghij.journal");
+    expect(existsSync(bench.at("a1.qcow2"))).toBe(true);
+  });
+
+  test("is none that was made before the workspace was copied: it may be the original's", async () => {
+    const images = makeFolder();
+    const bench = new Workbench(makeFolder());
+    await bench.add("vda", bench.makeQcow2(`${images}/a.qcow2`, 1));
+    await bench.snapshot({ vda: `${images}/a1.qcow2` });
+    const copy = new Workbench(`${makeFolder()}/copy`);
+    cpSync(bench.root, copy.root, { recursive: true, verbatimSymlinks: true });
+    await adoptWorkspace(copy.storage, copy.root, { ...NO_WAIT, moved: false, dryRun: false });
+    await copy.undo();
+    await copy.snapshot({ vda: "a2.qcow2" });
+    await copy.undo();
+    await copy.snapshot({ vda: "a3.qcow2" });
+    expect(names(copy, await collect(copy))).toEqual(["a2.qcow2"]);
+    expect(existsSync(`${images}/a1.qcow2`)).toBe(true);
+  });
+});
