@@ -10,6 +10,8 @@ export { closeImageSession, IMAGE_DEVICE, openImageSession } from "./engine/imag
 export { collectGarbage } from "./recover/garbage.ts";
 export { settleBeside } from "./recover/beside.ts";
 export { type DeviceSnapshots, listInternalSnapshots } from "./internal-snapshots.ts";
+export { planPrune, type PruneDecision, type PrunePlan } from "./prune.ts";
+export { isEmptyPolicy, parseDuration, type RetentionPolicy } from "./retention.ts";
 export { type HoldOptions, holdDevices } from "./engine/hold.ts";
 export type * from "./repair-results.ts";
 export type * from "./request.ts";

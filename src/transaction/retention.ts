@@ -156,5 +156,17 @@ export function matchesGlob(name: string | null, glob: string): boolean {
     if (set !== undefined) return `[${not === "" ? "" : "^"}${set.replaceAll(/[\\^[\]]/g, "\\$&")}]`;
     return whole.replace(/[\\^$.*+?()[\]{}|/-]/, "\\$&");
   });
-  return new RegExp(`^${parts.join("")}$`, "s").test(name);
+  return compile(`^${parts.join("")}$`, glob).test(name);
+}
+
+/** E_USAGE for one with a range that ends before it begins. */
+function compile(pattern: string, glob: string): RegExp {
+  try {
+    return new RegExp(pattern, "s");
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    throw new ImgtxError("E_USAGE", `'${glob}' is no pattern of a name`, {
+      hint: "`*` is anything, `?` one character, `[a-f]` one of these",
+    });
+  }
 }

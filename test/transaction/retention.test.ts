@@ -1,6 +1,6 @@
 // Which snapshots a policy keeps: restic's own examples, and what must hold for every policy.
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
   applyPolicy,

@@ -246,6 +246,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/refuse.ts")).refuse,
   },
   {
+    path: ["prune"],
+    summary: "take snapshots away by a policy",
+    section: "Actions",
+    load: async () => (await import("../commands/prune.ts")).prune,
+  },
+  {
     path: ["gc"],
     summary: "remove what imgtx made and nothing needs any more",
     section: "Actions",

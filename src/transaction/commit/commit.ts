@@ -299,7 +299,10 @@ async function markAndMove(
   const { onProgress, throttle, onNotice, markEveryMs } = inHand;
   const told = { onProgress, throttle, onNotice, markEveryMs };
   const held: Finishing = { isLocked: true, looks, logs, ...told, underLock: HOLDS_LOCK };
-  const removes = liveStatements(journal.state).some(({ plan }) => plan.removes.length > 0);
+  // Files that go at the end, with a snapshot too.
+  const removes = liveStatements(journal.state).some(
+    ({ plan: { removes: files, givesUp = [] } }) => files.length + givesUp.length > 0,
+  );
   const isChanging = removes || imagesChangedAtCommit(journal.state).size > 0;
   // What is staged lacks the fingerprints that changed images will have: it has shown that there is room. Changing
   // them may take hours, and needs nothing but the images: the workspace is free for others.

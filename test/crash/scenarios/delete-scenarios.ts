@@ -39,6 +39,18 @@ export const DELETE_SCENARIOS: readonly Scenario[] = [
     steps: [step("snapshot-delete 1")],
     inSlice: true,
   },
+  // The one request that a policy comes to, with what the snapshot keeps beside.
+  {
+    name: "prune",
+    files: filesOf(WITH_RAW, [OTHER]),
+    prepare: [
+      ...addAll(WITH_RAW),
+      step("snapshot-group vda=a1.qcow2 vdb=b1.qcow2 --with other.qcow2"),
+      group(2),
+    ],
+    changing: CHANGING,
+    steps: [{ ...step("prune --keep-last 1"), orRefused: true }],
+  },
   // One goes up, into the active layer; then the device goes back to its own image.
   {
     name: "snapshot-delete up, and then the last one",

@@ -104,6 +104,12 @@ describe("a snapshot with files of the machine", () => {
     await bench.run({ kind: "merge", devices: ["vda"], from: undefined, into: undefined, keep: false });
     expect(await listSnapshots(await bench.session(), {})).toEqual([]);
     expect(copies(bench)).toEqual([]);
+    for (const keepsImages of [false, true]) {
+      await bench.snapshot({ vdb: "b1.qcow2" }, { withFiles: [definition], name: "mon" });
+      expect(copies(bench)).toHaveLength(1);
+      await bench.run({ kind: "snapshot-delete", snapshots: ["mon"], devices: [], keepsImages });
+      expect(copies(bench)).toEqual([]);
+    }
   });
 
   test("refuses what is no small regular file, and two of one name", async () => {
