@@ -81,6 +81,7 @@ export { compareImages } from "./copy/compare.ts";
 export type { CopyRequest, NewTarget } from "./copy/convert.ts";
 export { cloneInto, convertToExisting, convertToNew, fillImage, openExistingTarget } from "./copy/convert.ts";
 export { countBytesToCopy } from "./copy/copy.ts";
+export { flushAlong } from "./copy/flush-along.ts";
 export { copyDifferences } from "./copy/copy-differences.ts";
 export { planCarriedBitmaps } from "./copy/carry-bitmaps.ts";
 export { listBitmapsToCopy } from "./copy/copy-bitmaps.ts";

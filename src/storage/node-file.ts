@@ -83,7 +83,13 @@ export class NodeFile implements StorageFile {
 
   beginRead(range: ByteRange): void {
     this.#explained("begin to read", range.start, () => {
-      this.#native.optional()?.beginRead(this.#open(), range);
+      this.#native.optional()?.adviseOn(this.#open(), range, "soon");
+    });
+  }
+
+  forget(range: ByteRange): void {
+    this.#explained("forget", range.start, () => {
+      this.#native.optional()?.adviseOn(this.#open(), range, "no more");
     });
   }
 

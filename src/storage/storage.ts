@@ -89,6 +89,11 @@ export interface StorageFile {
    * ranges before each is read, it has the disk work on all of them at once.
    */
   beginRead?(range: ByteRange): void;
+  /**
+   * Takes a range that was read out of the memory again: a hint. Given while a file is read that goes afterwards, it has
+   * that done meanwhile, which closing the file takes as long for.
+   */
+  forget?(range: ByteRange): void;
   write(source: Uint8Array, offset: number): Promise<void>;
   /** Sets the size; what it grows by is a hole that reads as zeros. */
   truncate(sizeBytes: number): Promise<void>;

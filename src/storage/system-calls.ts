@@ -39,8 +39,8 @@ export interface SystemCalls {
   ): Promise<number>;
   /** sync_file_range, whole file: begins to write back dirty pages. Where a file system can't, nothing happens. */
   beginWriteback(descriptor: number): void;
-  /** posix_fadvise with POSIX_FADV_WILLNEED: begins to read the range into memory. */
-  beginRead(descriptor: number, range: ByteRange): void;
+  /** posix_fadvise: begins to read the range into memory, or drops pages of it that nobody uses or has to write. */
+  adviseOn(descriptor: number, range: ByteRange, use: keyof typeof USES): void;
   /**
    * preadv2 with RWF_NOWAIT: fills target with what is in memory already. Returns the bytes read; 0 where the
    * first of them are not, and for any error.
@@ -94,7 +94,8 @@ const FSXATTR_BYTES = 28;
 const AT_FDCWD = -100;
 const RENAME_NOREPLACE = 1;
 const SYNC_FILE_RANGE_WRITE = 2;
-const POSIX_FADV_WILLNEED = 3;
+/** POSIX_FADV_WILLNEED and POSIX_FADV_DONTNEED. */
+const USES = { soon: 3, "no more": 4 } as const;
 const RWF_NOWAIT = 8;
 const ONLY_OWNER: ReadonlySet<string> = new Set(["EPERM"]);
 const UTIME_OMIT = 0x3ffffffen;
@@ -138,9 +139,9 @@ export function loadSystemCalls(): SystemCalls {
       // A hint: what fails here fails again, and is reported, in the flush.
       native.syncFileRange(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE);
     },
-    beginRead(descriptor, range) {
+    adviseOn(descriptor, range, use) {
       // A hint too.
-      native.fileAdvise(descriptor, range.start, range.lengthBytes, POSIX_FADV_WILLNEED);
+      native.fileAdvise(descriptor, range.start, range.lengthBytes, USES[use]);
     },
     readCached: makeCachedReader(native),
     async clone(source, target) {

@@ -11,6 +11,7 @@ import { posix } from "node:path";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { RangeCollector } from "../read/byte-ranges.ts";
 import { copyImages, type CopyOptions, countBytesToCopy } from "./copy.ts";
+import { flushAlong } from "./flush-along.ts";
 import { planImage, writeImage } from "../new/create.ts";
 import { extentsOf } from "../read/extent-cursor.ts";
 import type { Image, WritableImage } from "../image.ts";
@@ -63,7 +64,7 @@ export async function writeChangesOverlay(
   }
 }
 
-/** Progress is told of what is still to be copied. */
+/** Progress is told of what is still to be copied. The caller flushes at the end. */
 export async function copyTelling(
   source: Image,
   target: WritableImage,
@@ -74,6 +75,7 @@ export async function copyTelling(
   onProgress?.(0, totalBytes);
   await copyImages([source], target, {
     ...options,
+    throttle: flushAlong(target.layers[0]?.dataFile, options.throttle),
     onProgress: onProgress && ((doneBytes) => onProgress(doneBytes, totalBytes)),
   });
 }

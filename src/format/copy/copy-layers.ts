@@ -42,6 +42,8 @@ export interface HowToCopyLayers extends Watching {
   readonly progress?: { isDue(): boolean; keep(offset: number): Promise<void> };
   /** In which that is read which is copied, or compared with. Default: the one that the image is written in. */
   readonly above?: Storage;
+  /** Whether the layers go when they are copied. Default: false. */
+  readonly goes?: boolean;
 }
 
 /**
@@ -51,7 +53,7 @@ export interface HowToCopyLayers extends Watching {
 export async function copyLayers(
   storage: Storage,
   { from, into }: LayersToCopy,
-  { gate, signal, throttle, onProgress, startBytes = 0, progress, above = storage }: HowToCopyLayers,
+  { gate, signal, throttle, onProgress, startBytes = 0, progress, above = storage, goes }: HowToCopyLayers,
 ): Promise<void> {
   const { source, ownLayers } = await openLayers(above, { from, into }, gate);
   try {
@@ -68,6 +70,7 @@ export async function copyLayers(
         clusterBytes: undefined,
         backingBytes: source.virtualSizeBytes,
         ownLayers,
+        goes: goes === true,
         startBytes,
         checkpoint: progress && {
           isDue: () => progress.isDue(),

@@ -36,6 +36,8 @@ export interface StepOptions {
   readonly inKernel: boolean;
   /** Data is taken over from file to file where the target can, zeros included. Default: false. */
   readonly shares?: boolean;
+  /** The source goes afterwards: what is copied needs no memory any more. Default: false. */
+  readonly goes?: boolean;
   /** Unreadable sectors become zeros. */
   readonly salvage?: Salvage | undefined;
   /** Where to begin: what lies before is in the target already. Default: 0. */

@@ -92,6 +92,18 @@ export async function countBytesToCopy(sources: readonly Image[], options: CopyO
   return total;
 }
 
+/** As far as it lies in one place. */
+function forget({ part, extent, start, lengthBytes }: Step): void {
+  const { kind, hostOffset, depth } = extent;
+  if (kind !== "data" || hostOffset === undefined) return;
+  const skipped = inSource(part, start) - extent.start;
+  const range = {
+    start: offsetBy(hostOffset, skipped),
+    lengthBytes: Math.min(lengthBytes, extent.lengthBytes - skipped),
+  };
+  part.image.layers[depth]?.dataFile.forget?.(range);
+}
+
 function countsAsProgress(kind: Step["kind"], { sparseBytes }: CopyOptions): boolean {
   return kind === "data" || (kind === "zero" && sparseBytes === 0);
 }
@@ -122,6 +134,7 @@ class Copier {
     } finally {
       turn.pass();
     }
+    if (this.#options.goes === true && step.kind === "data") forget(step);
     if (countsAsProgress(step.kind, this.#options)) {
       this.#doneBytes += step.lengthBytes;
       this.#options.onProgress?.(this.#doneBytes);

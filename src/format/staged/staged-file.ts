@@ -43,6 +43,10 @@ export class StagedFile implements StorageFile {
     this.#base.beginRead?.(range);
   }
 
+  forget(range: ByteRange): void {
+    this.#base.forget?.(range);
+  }
+
   async write(source: Uint8Array, offset: number): Promise<void> {
     await this.#opened("write").write(this.#base, source, offset);
   }

@@ -60,6 +60,7 @@ import {
   ALL_COPIED,
   type Copy,
   copiesOf,
+  filesRemoved,
   type Journal,
   lastSeen,
   NOT_MADE_YET,
@@ -297,7 +298,7 @@ async function copyContent(
 ): Promise<void> {
   const staged = await openMerged(storage, state, copy);
   try {
-    const from = { ...how, above: staged };
+    const from = { ...how, above: staged, goes: filesRemoved(state).has(copy.from) };
     if (isUp(copy)) await copyUp(storage, copyUpOf(copy, layers.into.isFenced), from);
     else await copyLayers(storage, layers, from);
   } finally {

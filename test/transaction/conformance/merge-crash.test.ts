@@ -129,6 +129,24 @@ describe("a merge that was cut off", () => {
   });
 });
 
+describe("a long merge", () => {
+  qemu.test("has the disk begin to write meanwhile, and leaves no memory to what goes", async () => {
+    for (const keep of [false, true]) {
+      const bench = await makeLong();
+      const calls: string[] = [];
+      const watched = watchStorage(makeNodeStorage(), ({ name, path, purpose }) => {
+        calls.push(`${name} ${path.split("/").at(-1)} ${purpose ?? ""}`.trim());
+      });
+      await bench.through(watched).run(mergeRequest(bench, ["vda"], { ...INTO_BASE, keep }));
+      const copied = calls.slice(0, calls.indexOf("file.flush base.qcow2 copied layers"));
+      expect(copied.lastIndexOf("file.beginFlush base.qcow2")).toBeGreaterThan(
+        copied.indexOf("file.write base.qcow2"),
+      );
+      expect(copied.includes("file.forget b.qcow2")).toBe(!keep);
+    }
+  });
+});
+
 describe("a full disk", () => {
   oracle("root", "mount", "umount", "qemu-img", "qemu-io").test.each(
     [0, 64, 256, 448, 512, 576, 640, 768, 1024, 2048].map((pages) => pages * 1024),

@@ -15,6 +15,7 @@ import {
   countBytesToCopy,
   type CopyRequest,
   fillImage,
+  flushAlong,
   type Image,
   imageOf,
   type ImageFormat,
@@ -237,25 +238,6 @@ async function copyContent(
     { storage: context.storage, gate: context.gate },
   );
   tools.note(device, { code: "copied", lengthBytes: copiedBytes });
-}
-
-/** More at once keeps the thread that reads waiting for the disk's queue. */
-const BEGIN_FLUSH_BYTES = 16 * 1024 * 1024;
-
-/** Has the disk begin with what was written, while the copy goes on: the flush at its end finds little to do. */
-function flushAlong(
-  file: StorageFile,
-  throttle: FillTools["throttle"],
-): NonNullable<CopyRequest["throttle"]> {
-  let waitingBytes = 0;
-  return async (lengthBytes) => {
-    await throttle?.(lengthBytes);
-    waitingBytes += lengthBytes;
-    if (waitingBytes >= BEGIN_FLUSH_BYTES) {
-      waitingBytes = 0;
-      file.beginFlush();
-    }
-  };
 }
 
 async function progressOfCopy(
