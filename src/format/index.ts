@@ -132,6 +132,7 @@ export type { CheckSubject } from "./open/open-for-check.ts";
 export { openForCheck } from "./open/open-for-check.ts";
 export { openForInfo } from "./open/open-for-info.ts";
 export type { GateOptions } from "./chain/open-gate.ts";
+export { passGate } from "./chain/open-gate.ts";
 export type { OpenedImage } from "./open/open-image.ts";
 export { imageOf, openImage } from "./open/open-image.ts";
 export type { OverlayOptions } from "./new/overlay.ts";

@@ -2,6 +2,7 @@
 
 import type { Action, Plan, PlanContext, Traits } from "./plan/action.ts";
 import type { ActionKind, ActionRequest } from "../request.ts";
+import { amend } from "./amend.ts";
 import { bitmapAdd, bitmapClear, bitmapDisable, bitmapEnable, bitmapMerge, bitmapRemove } from "./bitmap.ts";
 import { deviceAdd, deviceRemove, deviceTrust } from "./device-table.ts";
 import { freeze, unfreeze } from "./freeze.ts";
@@ -19,7 +20,7 @@ import { rebase } from "./rebase.ts";
 import { refuse } from "./refuse.ts";
 import { reopen } from "./reopen.ts";
 import { repair, repairUndo } from "./repair.ts";
-import { amend, resize } from "./resize.ts";
+import { resize } from "./resize.ts";
 import { snapshot } from "./snapshot.ts";
 import { rollback } from "./way-back/rollback.ts";
 import { snapshotDelete } from "./way-back/snapshot-delete.ts";

@@ -1,7 +1,7 @@
 // Amended devices: the images are what qemu-img makes of copies, of every layout, for all devices of a transaction or for
 // none.
 
-import { copyFileSync, statSync } from "node:fs";
+import { copyFileSync, readFileSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import type { AmendRequest } from "../../../src/transaction/index.ts";
@@ -164,13 +164,66 @@ describe("amended devices", () => {
     });
     writeGuest(image, "qcow2", "read -P 3 0 1M", "write -P 4 1M 1M");
     runWell("qemu-img", "check", "-q", image);
-    for (const name of ["", "d.raw", bench.at("b.raw")]) {
+    const other = bench.at("other.raw");
+    copyFileSync(bench.at("same.raw"), other);
+    writeGuest(other, "raw", "write -P 5 2047k 512");
+    for (const name of ["", "d.raw", bench.at("b.raw"), other]) {
       const wish = { amendment: { dataFileName: name } };
       expect(await failureOf(async () => await bench.run(request(["vdd"], wish)))).toMatchObject({
         code: "E_REFUSED",
         changed: false,
       });
     }
+  });
+});
+
+describe("a data file is left for a copy of it", () => {
+  async function makeMoved() {
+    const bench = await makeWorkbench();
+    const [image, old, copy] = [bench.at("d.qcow2"), bench.at("d.raw"), bench.at("new/d.raw")];
+    runWell("qemu-img", "create", "-q", "-f", "qcow2", "-o", `data_file=${old}`, image, "1M");
+    writeGuest(image, "qcow2", "write -P 3 0 512k");
+    await bench.add("vdd", image);
+    bench.makeFile("new/d.raw", readFileSync(old));
+    const wish = request(["vdd"], { amendment: { dataFileName: copy } });
+    return { bench, image, old, copy, wish };
+  }
+
+  qemu.test("which has the disk's data from the commit on, and before it nothing has changed", async () => {
+    const { bench, image, old, copy, wish } = await makeMoved();
+    const before = [stateOf(image), stateOf(old), stateOf(copy)];
+    const id = await bench.begin();
+    await bench.run(wish);
+    expect([stateOf(image), stateOf(old), stateOf(copy)]).toEqual(before);
+    await bench.commit(id);
+    expect(infoOf(image)).toMatchObject({ "format-specific": { data: { "data-file": copy } } });
+    rmSync(old);
+    writeGuest(image, "qcow2", "read -P 3 0 512k", "write -P 4 512k 512k");
+    runWell("qemu-img", "check", "-q", image);
+    expect((await bench.devices()).find(({ name }) => name === "vdd")).toMatchObject({ state: "ok" });
+    await bench.snapshot({ vdd: "d1.qcow2" });
+  });
+
+  qemu.test("and not where somebody writes to either of them before the commit", async () => {
+    for (const which of ["old", "copy"] as const) {
+      const { bench, image, [which]: written, wish } = await makeMoved();
+      const [before, id] = [stateOf(image), await bench.begin()];
+      await bench.run(wish);
+      writeGuest(written, "raw", "write -P 9 0 512");
+      expect(await failureOf(async () => await bench.commit(id))).toMatchObject({ code: "E_CHANGED" });
+      await bench.abort(id);
+      expect(stateOf(image)).toEqual(before);
+    }
+  });
+
+  qemu.test("that lies where the image may lead to, and has the size that it is amended to", async () => {
+    const { bench, wish } = await makeMoved();
+    const away = path.join(makeFolder(), "d.raw");
+    copyFileSync(bench.at("d.raw"), away);
+    const refused = async (one: typeof wish) => await failureOf(async () => await bench.run(one));
+    const outside = request(["vdd"], { amendment: { dataFileName: away } });
+    expect(await refused(outside)).toMatchObject({ code: "E_OUTSIDE", changed: false });
+    expect(await refused({ ...wish, sizeBytes: 2 * M })).toMatchObject({ code: "E_REFUSED", changed: false });
   });
 });
 
