@@ -71,8 +71,8 @@ function eachByItself(): ImgtxError {
   });
 }
 
-function chainWith({ links: [top, ...below], close }: Chain, dataFile: DataFile): Pick<DeviceEntry, "chain"> {
-  return { chain: chainEntriesOf({ links: top ? [{ ...top, dataFile }, ...below] : [], close }) };
+function chainWith({ links: [top, ...below] }: Chain, dataFile: DataFile): Pick<DeviceEntry, "chain"> {
+  return { chain: chainEntriesOf({ links: top ? [{ ...top, dataFile }, ...below] : [] }) };
 }
 
 function noteResized(top: ChainLink, after: number): Note {

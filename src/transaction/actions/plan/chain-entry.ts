@@ -54,7 +54,7 @@ export function notesOnMirrorLeft({ name, mirror }: DeviceEntry): Note[] {
   return mirror ? [{ code: "mirror left", image: mirror.image, device: name }] : [];
 }
 
-export function chainEntriesOf(chain: Chain): ChainEntry[] {
+export function chainEntriesOf(chain: Pick<Chain, "links">): ChainEntry[] {
   return chain.links.map(({ path, format, name, fingerprint, dataFile }) => ({
     image: path,
     format,
