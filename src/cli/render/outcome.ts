@@ -46,7 +46,16 @@ export function closingOf(outcome: Outcome): string {
   const [taken] = outcome.snapshots.toReversed();
   return taken
     ? `Generation ${outcome.generation}, snapshot ${withName(taken.number, taken.name)}: \`imgtx rollback --to ${taken.number}\` goes back to it.`
-    : `Generation ${outcome.generation}.`;
+    : `Generation ${outcome.generation}${sayWayBack(outcome)}.`;
+}
+
+/** How the step is taken back, where one command does that for all of its actions, or none for any. */
+function sayWayBack({ actions }: Outcome): string {
+  const [way, ...others] = new Set(actions.map(({ kind }) => traitsOf(kind).takenBackBy));
+  if (way === undefined || others.length > 0) return "";
+  if (way === "nothing") return "; nothing takes it back";
+  const names = [...new Set(actions.flatMap(({ device }) => device ?? []))];
+  return `: \`imgtx ${way.replace("DEVICES", names.join(" "))}\` takes it back`;
 }
 
 /** What stays done, as a clause, where the result can't be written; undefined: nothing. */

@@ -12,6 +12,7 @@ import type { DeviceAddRequest, DeviceRemoveRequest, DeviceTrustRequest } from "
 
 export const deviceAdd: Action<DeviceAddRequest> = {
   saying: { noun: "add", done: "added", planned: "would be added" },
+  takenBackBy: "undo",
   async plan({ device, file, format, allowPaths }, context) {
     assertDeviceName(device);
     const present = findDevice(context.table, device);
@@ -53,6 +54,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
 
 export const deviceRemove: Action<DeviceRemoveRequest> = {
   saying: { noun: "remove", done: "removed", planned: "would be removed" },
+  takenBackBy: "undo",
   endsCopies: true,
 
   async plan({ device }, context) {

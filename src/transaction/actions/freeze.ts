@@ -17,6 +17,7 @@ import { openUnlessLost } from "./plan/lost-device.ts";
 
 export const freeze: Action<FreezeRequest> = {
   saying: { noun: "freeze", done: "frozen", planned: "would be frozen" },
+  takenBackBy: "unfreeze DEVICES",
   async plan({ devices, strict }, context): Promise<Plan> {
     const { host } = context.storage;
     const [since, by] = [new Date(host.now()).toISOString(), host.userName];
@@ -45,6 +46,7 @@ export const freeze: Action<FreezeRequest> = {
 
 export const unfreeze: Action<UnfreezeRequest> = {
   saying: { noun: "unfreeze", done: "unfrozen", planned: "would be unfrozen" },
+  takenBackBy: "freeze DEVICES",
   async plan({ devices, force }, context): Promise<Plan> {
     return await planEach(devices, async (device) => await planOne(device, force, context));
   },

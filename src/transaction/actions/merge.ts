@@ -42,6 +42,7 @@ import type { MergeRequest } from "../request.ts";
 
 export const merge: Action<MergeRequest> = {
   saying: { noun: "merge", done: "merged", planned: "would be merged" },
+  takenBackBy: "nothing",
   async plan(request, context): Promise<Plan> {
     const { devices } = request;
     assertNamedOnce(devices);

@@ -19,6 +19,7 @@ import type { MigrateRequest } from "../request.ts";
 
 export const migrate: Action<MigrateRequest> = {
   saying: { noun: "migration", done: "migration begun", planned: "would be migrated" },
+  takenBackBy: "undo",
   async plan(request, context) {
     const { device } = request;
     const entry = requireDevice(context.table, device);

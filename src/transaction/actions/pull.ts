@@ -17,6 +17,7 @@ import type { PullRequest } from "../request.ts";
 
 export const pull: Action<PullRequest> = {
   saying: { noun: "pull", done: "pulled", planned: "would be pulled" },
+  takenBackBy: "nothing",
   mayDoNothing: true,
   async plan(request, context): Promise<Plan> {
     assertNamedOnce(request.devices);

@@ -15,6 +15,7 @@ import type { ReopenRequest } from "../request.ts";
 
 export const reopen: Action<ReopenRequest> = {
   saying: { noun: "reopen", done: "reopened", planned: "would be reopened" },
+  takenBackBy: "undo",
   renewal: {
     isMove: true,
     copyIn: (after) => after.image,

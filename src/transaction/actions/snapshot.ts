@@ -52,6 +52,7 @@ interface PlannedTarget {
 
 export const snapshot: Action<SnapshotRequest> = {
   saying: { noun: "snapshot", done: "snapshot taken", planned: "would be snapshotted" },
+  takenBackBy: "undo",
   async plan(request, context): Promise<Plan> {
     const { name = null, message = null } = request;
     if (name !== null) assertFree(name, context.table);

@@ -166,5 +166,5 @@ test("the result for 30 devices is 30 lines, and what is to be known of them", a
     ...names.map((name) => `${name.padEnd(6)}snapshot taken  /srv/${name}.qcow2`),
     "",
   ]);
-  expect(lines.slice(31)).toEqual(["note: vd7: look out", "", "Generation 4."]);
+  expect(lines.slice(31)).toEqual(["note: vd7: look out", "", "Generation 4: `imgtx undo` takes it back."]);
 });

@@ -143,6 +143,11 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
 export interface Traits {
   /** How results say it of a device; the noun where it is prepared, undone or would be undone. */
   readonly saying: { readonly noun: string; readonly done: string; readonly planned: string };
+  /**
+   * The command that takes it back, without its first word; DEVICES stands for their names. `nothing`: no command does.
+   * Left out: it depends on what was there before.
+   */
+  readonly takenBackBy?: "undo" | "redo" | "freeze DEVICES" | "unfreeze DEVICES" | "nothing";
   /** Done where there is nothing to do, without a generation. */
   readonly mayDoNothing?: boolean;
   /** A copy of its own that was cut off is kept, and the same request goes on with it. */

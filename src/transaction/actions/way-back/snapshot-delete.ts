@@ -30,6 +30,7 @@ import { type Division, divideLayers, isFree } from "./runs.ts";
 
 export const snapshotDelete: Action<SnapshotDeleteRequest> = {
   saying: { noun: "deletion of snapshots", done: "snapshots deleted", planned: "would lose snapshots" },
+  takenBackBy: "nothing",
   async plan(request, context): Promise<Plan> {
     assertNamedOnce(request.devices);
     const deleted = await findDeleted(request, context);

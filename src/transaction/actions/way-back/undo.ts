@@ -30,6 +30,7 @@ type OpenChains = Plan["chains"][number][];
 
 export const undo: Action<UndoRequest> = {
   saying: { noun: "undo", done: "taken back", planned: "would be taken back" },
+  takenBackBy: "redo",
   async plan({ kind, isForward, force }, context) {
     const { table } = context;
     const way = await findWay(isForward, context);
@@ -78,6 +79,7 @@ export const undo: Action<UndoRequest> = {
 export const redo: Action<UndoRequest> = {
   ...undo,
   saying: { noun: "redo", done: "done again", planned: "would be done again" },
+  takenBackBy: "undo",
 };
 
 /** What nobody can tell to be what it was is gone back to by the word of the operator alone. */
