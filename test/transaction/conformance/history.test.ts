@@ -136,6 +136,24 @@ describe("undo", () => {
     ]);
   });
 
+  test("takes all snapshots of a commit back that took several of one device", async () => {
+    const bench = await makeWorkbench();
+    await bench.begin();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.snapshot({ vda: "a2.qcow2" });
+    await bench.commit();
+    const refs = async () => (await listSnapshots(await bench.session(), {})).map(({ number }) => number);
+    await bench.undo();
+    expect(await refs()).toEqual([]);
+    await bench.run({ kind: "redo", isForward: true, force: false });
+    expect(await refs()).toEqual([2, 1]);
+    await bench.undo();
+    // The next one can be taken away again: nothing that is left leads to those.
+    await bench.snapshot({ vda: "a3.qcow2" });
+    await bench.run({ kind: "snapshot-delete", snapshots: ["3"], devices: [], keepsImages: false });
+    expect(await refs()).toEqual([]);
+  });
+
   qemu.test("is refused where a guest has written since, and says which commands are meant", async () => {
     const bench = await makeWorkbench();
     await bench.snapshot({ vda: "a1.qcow2" });

@@ -3,7 +3,10 @@
 import { existsSync, readdirSync } from "node:fs";
 import { describe, expect } from "vitest";
 import type { SnapshotDeleteRequest } from "../../../src/transaction/index.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
+import { guestDigest, openGuest, openHostImage } from "../../helpers/guest-content.ts";
 import { oracle } from "../../helpers/oracles.ts";
+import { createOverlay } from "../../helpers/qemu-programs.ts";
 import { writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { readSnapshotContents } from "../../helpers/transaction/snapshot-contents.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
@@ -100,3 +103,43 @@ describe("several at once", () => {
     expect(images.sort()).toEqual(["a.qcow2", "b.raw", "base.raw", "c.qcow2"]);
   });
 });
+
+describe("what no record knows", () => {
+  const digestOf = (bench: Workbench, name: string): string =>
+    guestDigest(openGuest(openHostImage, bench.at(name), "qcow2"));
+
+  qemu.test("goes on to show what it showed, also over what would be merged down", async () => {
+    for (const second of [undefined, { vdc: "c2.qcow2" }]) {
+      const bench = await makeBranchless(second);
+      createOverlay(bench.at("strange.qcow2"), { name: "c1.qcow2", format: "qcow2" });
+      const shown = [digestOf(bench, "strange.qcow2"), await bench.images()];
+      await bench.run(deleting([1]));
+      // What a device is on it goes on to change under its overlays.
+      if (second) await write(bench, 5);
+      expect([digestOf(bench, "strange.qcow2"), await bench.images()]).toEqual(shown);
+    }
+  });
+
+  qemu.test("as internal snapshots in a layer, keeps that, and is not discarded", async () => {
+    const bench = await makeBranchless();
+    await bench.run({ kind: "internal-snapshot-create", devices: ["vdc"], snapshot: "inside" });
+    expect(
+      await failureOf(
+        async () => await bench.run({ kind: "rollback", devices: ["vdc"], to: "1", isDiscarding: true }),
+      ),
+    ).toMatchObject({ code: "E_REFUSED", image: bench.at("c1.qcow2") });
+    await bench.rollback("1", ["vdc"]);
+    const { actions } = await bench.run(deleting([2]));
+    expect(actions[0]?.files).toEqual([]);
+    expect(existsSync(bench.at("c1.qcow2"))).toBe(true);
+  });
+});
+
+/** A device on an overlay of a snapshot, and a second one over that where it is named. */
+async function makeBranchless(second?: Record<string, string>): Promise<Workbench> {
+  const bench = await makeWorkbench();
+  await bench.snapshot({ vdc: "c1.qcow2" });
+  writeGuest(bench.at("c1.qcow2"), "qcow2", "write -P 4 0 8k");
+  if (second) await bench.snapshot(second);
+  return bench;
+}

@@ -114,20 +114,18 @@ const UNKNOWN = {
 } as const;
 
 /**
- * The layers where those that others may go for, of these images, are needed by what stands on them by no record. Returns
- * notes on folders that were not looked at whole as well.
+ * The layers where those that something stands on by no record are needed by that. Returns notes on folders that were not
+ * looked at whole as well.
  */
 export async function withOverlays(
   layers: Layers,
-  images: readonly string[],
   context: PlanContext,
 ): Promise<{ readonly layers: Layers; readonly notes: readonly Note[] }> {
   const own = [...layers.keys(), ...context.removedHere];
   const stats = await Promise.all(own.map(async (path) => await context.storage.stat(path)));
   const except = new Set(stats.flatMap((stat) => (stat ? [identityOf(stat)] : [])));
   const folders = new Map<string, FolderOverlays>();
-  const chain = [...layers.keys()].map((path) => ({ path }));
-  const overlays = await findOverlays(images, context, { except, chain, folders });
+  const overlays = await findOverlays([...layers.keys()], context, { except, folders });
   const unread = [...folders.values()].flatMap(({ folder, filesLeft }): readonly Note[] =>
     filesLeft === 0 ? [] : [{ code: "folder not read whole", image: folder, filesLeft }],
   );

@@ -110,6 +110,10 @@ async function judgeDown(
       image: top.image,
     });
   }
+  // It would lose what it shows; and where the device goes onto the image that gets it, its guest would change that.
+  if (top.neededBy !== undefined) {
+    throw new ImgtxError("E_REFUSED", `${top.neededBy} stands on it`, { device, image: top.image });
+  }
   const places = placesOf(device, run, open);
   const [first] = places;
   if (!first) throw new Error("a run has a place in a chain");

@@ -239,13 +239,21 @@ async function findDiscarded(
   context: PlanContext,
 ): Promise<readonly string[]> {
   if (!top || made !== image) return [];
+  const hint = "leave --discard out: then it is kept, as a snapshot";
+  if ((top.header?.nbSnapshots ?? 0) > 0) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      `what '${device}' is on can't be discarded: it has internal snapshots, which would be lost with it`,
+      { device, image, hint },
+    );
+  }
   const what = "would lose what it shows";
   await assertNothingStandsOn(image, what, context).catch((error: unknown) => {
     if (!(error instanceof ImgtxError)) throw error;
     throw error.reworded(`what '${device}' is on can't be discarded: ${error.message}`, {
       device,
       image,
-      hint: "leave --discard out: then it is kept, as a snapshot",
+      hint,
     });
   });
   return [top.path];

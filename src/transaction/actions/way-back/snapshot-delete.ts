@@ -178,8 +178,18 @@ const NOTHING_MOVES = {
 } as const;
 
 async function planLayers(entry: DeviceEntry, known: Layers, context: PlanContext): Promise<Planned> {
-  const free = [...known.values()].filter(isFree).map(({ image }) => image);
-  const { layers, notes } = await withOverlays(known, free, context);
+  const { layers, notes } = [...known.values()].some(isFree)
+    ? await withOverlays(known, context)
+    : { layers: known, notes: [] };
+  return await planDivided(entry, layers, notes, context);
+}
+
+async function planDivided(
+  entry: DeviceEntry,
+  layers: Layers,
+  notes: readonly Note[],
+  context: PlanContext,
+): Promise<Planned> {
   const { gone, runs } = divideLayers(layers);
   const wanted = [...runs.flatMap(({ top, above }) => (above.length > 0 ? above : [top])), ...gone];
   if (wanted.length === 0) return { ...NOTHING_MOVES, layers, notes };
@@ -190,6 +200,13 @@ async function planLayers(entry: DeviceEntry, known: Layers, context: PlanContex
       wanted.map(({ image }) => image),
       context,
     );
+    const kept = gone.filter(({ image }) => (open.viewOf(image).link.header?.nbSnapshots ?? 0) > 0);
+    if (kept.length > 0) {
+      const needed = kept.map(
+        (one) => [one.image, { ...one, neededBy: "an internal snapshot in it" }] as const,
+      );
+      return await planDivided(entry, new Map([...layers, ...needed]), notes, context);
+    }
     const judged = [];
     for (const run of runs) judged.push(await judgeRun(entry, run, open, context));
     const merged = judged.filter((one) => "direction" in one);

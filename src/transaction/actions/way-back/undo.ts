@@ -186,7 +186,10 @@ async function findWay(isForward: boolean, context: PlanContext): Promise<Way> {
 /** Further back nobody remembers what was undone. */
 const MOST_UNDONE = 100;
 
-/** A snapshot whose image a device writes to again is none any more; one that was taken back comes back with it. */
+/**
+ * A snapshot that needs an image that a device writes to again is none any more, with those that lead to it; one that was
+ * taken back comes back with it.
+ */
 async function findStanding(
   { wanted, target, undone }: Way,
   isForward: boolean,
@@ -198,7 +201,10 @@ async function findStanding(
   for (const ref of table.snapshots) {
     if (target.snapshots.some(({ number }) => number === ref.number)) continue;
     const { devices } = await snapshots.read(ref);
-    if (devices.some(({ chain: [top] }) => active.has(top?.image))) dropped.push(ref.number);
+    const isOnActive = devices.some(({ chain, below }) => {
+      return chain.some(({ image }) => active.has(image)) || (below !== null && dropped.includes(below));
+    });
+    if (isOnActive) dropped.push(ref.number);
   }
   const known = new Set(table.snapshots.map(({ number }) => number));
   // What an undo has taken away. That it finds more than there are now: those were given up, and their images are others.
