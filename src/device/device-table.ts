@@ -32,8 +32,10 @@ export interface DeviceTable {
   readonly committed: string;
   /** The transaction that made this generation; null for the first. */
   readonly transaction: string | null;
-  /** What made it, for `history`. */
+  /** What made it, in words. */
   readonly summary: string;
+  /** The same as data, for `history`. Absent: an imgtx before this one made it, and what it was called may be the summary. */
+  readonly operation?: Operation | undefined;
   /** Folders trusted for raw backing images and data files. */
   readonly allowPaths: readonly string[];
   readonly devices: readonly DeviceEntry[];
@@ -47,6 +49,22 @@ export interface DeviceTable {
   readonly undone?: readonly number[] | undefined;
   /** Bytes of the differences in the history after its last whole generation. Absent: the next one is kept whole. */
   readonly sinceWhole?: number | undefined;
+}
+
+/** What a commit did. */
+export interface Operation {
+  /** The transaction's name; null: none was given. */
+  readonly name: string | null;
+  readonly actions: readonly OperationAction[];
+}
+
+export interface OperationAction {
+  readonly kind: string;
+  readonly devices: readonly string[];
+  /** The snapshot that a rollback went to. */
+  readonly snapshot?: { readonly number: number; readonly name: string | null } | undefined;
+  /** The generation that an undo or a redo went to. */
+  readonly generation?: number | undefined;
 }
 
 /** What a table says of itself: all but what grows with the workspace. */
@@ -206,6 +224,21 @@ const HEAD = {
   committed: isText,
   transaction: orNull(isText),
   summary: isText,
+  operation: orAbsent(
+    objectOf<Operation>({
+      name: orNull(isText),
+      actions: listOf(
+        objectOf<OperationAction>({
+          kind: isText,
+          devices: listOf(isText),
+          snapshot: orAbsent(
+            objectOf<NonNullable<OperationAction["snapshot"]>>({ number: isCount, name: orNull(isText) }),
+          ),
+          generation: orAbsent(isCount),
+        }),
+      ),
+    }),
+  ),
   allowPaths: listOf(isText),
   nextSnapshot: isCount,
   position: orAbsent(isCount),

@@ -96,7 +96,7 @@ export function withClosingLooks(table: DeviceTable, { looks }: StoredGeneration
   return { ...table, devices };
 }
 
-function headOf(stored: StoredGeneration): TableHead {
+export function headOf(stored: StoredGeneration): TableHead {
   return stored.kind === "whole" ? stored.table : stored.back.head;
 }
 

@@ -8,10 +8,11 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
-import type { DeviceTable } from "./device-table.ts";
+import type { DeviceTable, TableHead } from "./device-table.ts";
 import {
   decodeGeneration,
   encodeGeneration,
+  headOf,
   isTableOf,
   renewedGeneration,
   stepBack,
@@ -20,7 +21,7 @@ import {
   storedGeneration,
   withClosingLooks,
 } from "./generation-file.ts";
-import { readWholeFile } from "./replace-file.ts";
+import { readWholeFile, unlessCorrupt } from "./replace-file.ts";
 import { pathsOf, TABLE_LIMIT_BYTES, type Workspace } from "./workspace.ts";
 
 /**
@@ -52,6 +53,10 @@ export interface HistoryReads {
    * by, is damaged.
    */
   read(generation: number): Promise<DeviceTable | undefined>;
+  /** The file of it alone, with what that says of itself. Undefined and E_CORRUPT as of read. */
+  file(
+    generation: number,
+  ): Promise<{ readonly head: TableHead; readonly stored: StoredGeneration } | undefined>;
   /** The same in its parts: its table as it was in place, and its file. */
   find(
     generation: number,
@@ -81,6 +86,10 @@ export function readingHistory(workspace: Workspace, later: Later): HistoryReads
   };
   return {
     find,
+    async file(generation) {
+      const stored = await fileOf(generation);
+      return stored && { head: headOf(stored), stored };
+    },
     async read(generation) {
       const found = await find(generation);
       return found && withClosingLooks(found.table, found.stored);
@@ -109,7 +118,7 @@ async function readBack(
   let at = generation;
   let table = tables.get(at);
   while (!table) {
-    const stored = await unlessDamaged(fileOf, at);
+    const stored = await unlessCorrupt(async () => await fileOf(at));
     if (!stored) return undefined;
     if (stored.kind === "whole") ({ table } = stored);
     else {
@@ -134,7 +143,7 @@ async function readForward(
 ): Promise<DeviceTable | undefined> {
   const steps: StoredGeneration[] = [];
   for (let at = generation - 1; at >= 0; at -= 1) {
-    const stored = await unlessDamaged(fileOf, at);
+    const stored = await unlessCorrupt(async () => await fileOf(at));
     if (!stored) return undefined;
     steps.push(stored);
     if (stored.kind === "whole") break;
@@ -143,15 +152,6 @@ async function readForward(
   let table = first?.kind === "whole" ? first.table : undefined;
   for (const stored of steps.toReversed()) table = table && stepOn(stored, table);
   return table && isTableOf(own, table) ? table : undefined;
-}
-
-async function unlessDamaged(fileOf: FileOf, generation: number): Promise<StoredGeneration | undefined> {
-  try {
-    return await fileOf(generation);
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_CORRUPT") return undefined;
-    throw error;
-  }
 }
 
 async function readStored(workspace: Workspace, generation: number): Promise<StoredGeneration | undefined> {

@@ -28,7 +28,7 @@ export {
   withLooks,
 } from "./device-entry.ts";
 export { isDeviceEntry, isFingerprint, isImageFormat } from "./entry-shape.ts";
-export type { DeviceTable } from "./device-table.ts";
+export type { DeviceTable, Operation, OperationAction } from "./device-table.ts";
 export {
   assertDeviceName,
   findDevice,
@@ -59,6 +59,7 @@ export {
   readGeneration,
   readingHistory,
 } from "./history.ts";
+export { type DeviceMove, readCommit } from "./history-log.ts";
 export { findWorkspace, isWorkspaceMade, workspaceAt } from "./find-workspace.ts";
 export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts";
 export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";

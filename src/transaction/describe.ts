@@ -6,11 +6,8 @@ import {
   type DeviceEntry,
   type DeviceTable,
   findDevice,
-  listHistory,
   pathsOf,
   planView,
-  type HistoryReads,
-  readingHistory,
   readTable,
   requireDevice,
   withDevices,
@@ -34,13 +31,7 @@ import { sayNote } from "./notes.ts";
 import { isFromHere } from "./origin.ts";
 import { judgeDevice, type Seen } from "./device-state.ts";
 import type { ActionReport, Obstacle, RecoveryNote, Session } from "./request.ts";
-import type {
-  DeviceDescription,
-  GenerationDescription,
-  MirrorStanding,
-  Outcome,
-  TransactionDescription,
-} from "./results.ts";
+import type { DeviceDescription, MirrorStanding, Outcome, TransactionDescription } from "./results.ts";
 
 /** One whose journal can't be read is told by what is left of that. */
 export function describeTransaction(
@@ -125,39 +116,6 @@ export function unfinishedAmong(
     ),
   );
   return new Map(copies);
-}
-
-/** The generations that the history keeps and the present one, newest first. */
-export async function listGenerations({ workspace }: Session): Promise<GenerationDescription[]> {
-  const present = await readTable(workspace);
-  const generations: GenerationDescription[] = [];
-  const history = readingHistory(workspace, present);
-  for (const generation of (await listHistory(workspace, present)).toReversed()) {
-    const found = await describeEarlier(history, generation);
-    if (found) generations.push(found);
-  }
-  return [describeGeneration(present, true), ...generations];
-}
-
-/** One that is damaged hides no other. */
-async function describeEarlier(
-  history: HistoryReads,
-  generation: number,
-): Promise<GenerationDescription | undefined> {
-  try {
-    const table = await history.read(generation);
-    return table && describeGeneration(table, false);
-  } catch (error) {
-    if (!(error instanceof ImgtxError)) throw error;
-    const unknown = { committed: null, transaction: null, summary: "", devices: [], present: false };
-    return { generation, ...unknown, problem: error.message };
-  }
-}
-
-function describeGeneration(table: DeviceTable, present: boolean): GenerationDescription {
-  const { generation, committed, transaction, summary } = table;
-  const devices = table.devices.map(({ name, image, format }) => ({ name, image, format }));
-  return { generation, committed, transaction, summary, devices, present, problem: null };
 }
 
 export interface OutcomeParts extends Pick<Outcome, "changed" | "dryRun" | "pending" | "kept"> {

@@ -1,7 +1,8 @@
 export { traitsOf } from "./actions/index.ts";
 export { adoptWorkspace } from "./recover/adopt.ts";
 export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
-export { describeDevices, listDeviceNames, listGenerations } from "./describe.ts";
+export { describeDevices, listDeviceNames } from "./describe.ts";
+export { listGenerations } from "./describe-history.ts";
 export { listSnapshots, showSnapshot } from "./describe-snapshots.ts";
 export { describeTree, type TreeDescription, type TreeImage } from "./tree.ts";
 export { promiseHook } from "./hooks.ts";

@@ -1,6 +1,7 @@
 // What a caller is told of devices, transactions and generations: plain data, which the command line draws.
 
 import type { MirrorSync } from "../device/index.ts";
+import type { DeviceMove } from "../device/index.ts";
 import type { ImageFormat } from "../format/index.ts";
 import type { ActionReport, KeptFile } from "./request.ts";
 
@@ -171,20 +172,37 @@ export interface SnapshotDescription {
   readonly problem: string | null;
 }
 
-/** One generation in `history`, newest first there. */
+/** The generations, newest first, and the number of the present one. */
+export interface HistoryDescription {
+  readonly generation: number;
+  readonly generations: readonly GenerationDescription[];
+}
+
+/** One of them, with the commit that made it. */
 export interface GenerationDescription {
   readonly generation: number;
-  /** ISO 8601, UTC. Null where the history's file of it can't be read. */
+  /** ISO 8601, UTC. Null where nothing tells any more. */
   readonly committed: string | null;
   readonly transaction: string | null;
-  /** What made it: `snapshot vda vdb`, or the transaction's name. */
+  /** The transaction's, if it was given one. */
+  readonly name: string | null;
+  /** What made it: `snapshot vda vdb`. */
   readonly summary: string;
-  readonly devices: readonly {
-    readonly name: string;
-    readonly image: string;
-    readonly format: ImageFormat;
+  /** The same as data. None where an imgtx before this one made it. */
+  readonly actions: readonly {
+    readonly kind: string;
+    readonly devices: readonly string[];
+    /** The snapshot that a rollback went to. */
+    readonly snapshot: { readonly number: number; readonly name: string | null } | null;
+    /** The generation that an undo or a redo went to. */
+    readonly generation: number | null;
   }[];
+  /** The devices that it moved to other images, or whose mirrors are others since. */
+  readonly devices: readonly DeviceMove[];
   readonly present: boolean;
+  /** Whether undo goes to it: at once, or after as many as stand before it. */
+  readonly undo: boolean;
+  readonly redo: boolean;
   /** Why it can't be read, and can't be gone back to. */
   readonly problem: string | null;
 }

@@ -249,7 +249,8 @@ describe("txn exec", () => {
 
   test("takes the word of a command that committed by itself, and says so", async () => {
     const { events, setting } = makeExec({ kind: "exited", status: 0 }, isGone);
-    const listGenerations = async () => [makeGeneration({ generation: 5, transaction: "7f3k2m9qa1" })];
+    const generations = [makeGeneration({ generation: 5, transaction: "7f3k2m9qa1" })];
+    const listGenerations = async () => ({ generation: 5, generations });
     const engine = { ...setting.engine, listGenerations };
     const { status, stderr } = await runCli(["txn", "exec", "x"], { ...setting, engine });
     expect({ status, stderr }).toEqual({
@@ -268,7 +269,10 @@ describe("txn exec", () => {
     const engine = {
       ...setting.engine,
       beginTransaction: async () => begun,
-      listGenerations: async () => [makeGeneration({ generation: 5, transaction: "another" })],
+      listGenerations: async () => ({
+        generation: 5,
+        generations: [makeGeneration({ generation: 5, transaction: "another" })],
+      }),
     };
     const argv = ["txn", "exec", "--on-error", onError, "x"];
     const { status, stdout, stderr } = await runCli(argv, { ...setting, engine });
@@ -281,7 +285,7 @@ describe("txn exec", () => {
     const { setting } = makeExec({ kind: "exited", status: 0 }, isGone);
     const engine = {
       ...setting.engine,
-      listGenerations: async () => [],
+      listGenerations: async () => ({ generation: 0, generations: [] }),
       listTransactions: async () => [makeTransaction({ state: "committed", busy: true })],
     };
     const { status, stderr } = await runCli(["txn", "exec", "x"], { ...setting, engine });

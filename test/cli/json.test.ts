@@ -117,19 +117,35 @@ describe("JSON", () => {
     }
   });
 
-  test("of history has every generation with its devices", async () => {
+  test("of history has every generation with the commit that made it", async () => {
     const engine = {
-      listGenerations: async () => [
-        {
-          generation: 2,
-          committed: "2012-03-05T14:03:11.000Z",
-          transaction: "7f3k2m9qa1",
-          summary: "snapshot vda",
-          devices: [{ name: "vda", image: "/a", format: "raw" as const }],
-          present: true,
-          problem: null,
-        },
-      ],
+      listGenerations: async () => ({
+        generation: 2,
+        generations: [
+          {
+            generation: 2,
+            committed: "2012-03-05T14:03:11.000Z",
+            transaction: "7f3k2m9qa1",
+            name: "nightly",
+            summary: "rollback vda to mon",
+            actions: [
+              { kind: "rollback", devices: ["vda"], snapshot: { number: 1, name: "mon" }, generation: null },
+            ],
+            devices: [
+              {
+                device: "vda",
+                before: { image: "/a", format: "raw" as const },
+                after: { image: "/b", format: "qcow2" as const },
+                mirror: { before: "/m", after: null },
+              },
+            ],
+            present: true,
+            undo: false,
+            redo: false,
+            problem: null,
+          },
+        ],
+      }),
     };
     const { stdout } = await runCli(["history", "--json"], { engine });
     expect(JSON.parse(stdout)).toEqual({
@@ -141,8 +157,22 @@ describe("JSON", () => {
           present: true,
           committed: "2012-03-05T14:03:11.000Z",
           transaction: "7f3k2m9qa1",
-          summary: "snapshot vda",
-          devices: [{ name: "vda", image: "/a", format: "raw" }],
+          name: "nightly",
+          summary: "rollback vda to mon",
+          actions: [
+            { kind: "rollback", devices: ["vda"], snapshot: { number: 1, name: "mon" }, generation: null },
+          ],
+          devices: [
+            {
+              device: "vda",
+              before: "/a",
+              after: "/b",
+              format: "qcow2",
+              mirror: { before: "/m", after: null },
+            },
+          ],
+          undo: false,
+          redo: false,
           problem: null,
         },
       ],

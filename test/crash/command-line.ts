@@ -222,7 +222,7 @@ export async function askCommands(
   const session = await openToRead(startProcess(machine), env["IMGTX_WORKSPACE"]);
   if (!session) return undefined;
   const { generation, devices } = await describeDevices(session, undefined);
-  const generations = await listGenerations(session);
+  const { generations } = await listGenerations(session, {});
   const snapshots = await listSnapshots(session, {});
   const transactions = await listTransactions(session);
   const changes = machine.log.slice(before).filter(({ kind }) => kind !== "flush");

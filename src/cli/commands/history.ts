@@ -1,6 +1,6 @@
-// imgtx history
+// imgtx history [DEV]
 
-import type { GenerationDescription } from "../../transaction/index.ts";
+import type { HistoryDescription } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
 import { openToRead } from "../invocation.ts";
@@ -8,32 +8,44 @@ import type { Drawing } from "../report.ts";
 import { generationJson, withSchema } from "../render/json.ts";
 import { drawGenerations } from "../render/lists.ts";
 
-const GENERATIONS: Drawing<readonly GenerationDescription[]> = {
-  text: drawGenerations,
-  json: (generations) =>
-    withSchema({
-      generation: generations.find(({ present }) => present)?.generation ?? null,
-      generations: generations.map(generationJson),
-    }),
+const GENERATIONS: Drawing<HistoryDescription> = {
+  text: ({ generations }, canvas) => drawGenerations(generations, canvas),
+  json: ({ generation, generations }) =>
+    withSchema({ generation, generations: generations.map(generationJson) }),
 };
 
 export const history: PlainCommand = {
   kind: "plain",
   definition: {
-    arguments: [],
-    options: [],
+    arguments: [
+      { name: "DEV", about: "only commits that were about this device", optional: true, completes: "device" },
+    ],
+    options: [
+      {
+        short: "n",
+        value: { name: "N", completes: "nothing" },
+        about: "no more than the N newest",
+      },
+    ],
     about:
-      "Lists the generations of the device table, newest first; a star marks the present one. Each commit " +
-      "makes a generation, and `imgtx undo` takes the last one back.",
+      "Lists the generations of the device table, newest first, with the commit that made each: when, what it did, and " +
+      "which devices it moved from which image to which. A star marks the present generation, `undo` those that " +
+      "`imgtx undo` goes back to, one after the other, and `redo` those that `imgtx redo` goes to.",
     examples: [
-      { command: "imgtx history | head -n 5", about: "the latest" },
-      { command: "imgtx history --json | jq '.generations[0].devices'", about: "what the newest one says" },
+      { command: "imgtx history -n 5", about: "the latest" },
+      { command: "imgtx history vda", about: "what was done with one device" },
+      {
+        command: "imgtx history --json | jq -r '.generations[].summary'",
+        about: "what was done, a line each",
+      },
     ],
     exits: READING_EXITS,
   },
   async execute(invocation) {
+    const { input, report } = invocation;
+    const wanted = { device: input.text("DEV"), count: input.count("-n", 0) };
     const { engine, session } = await openToRead(invocation);
-    invocation.report.answer(await engine.listGenerations(session), GENERATIONS);
+    report.answer(await engine.listGenerations(session, wanted), GENERATIONS);
     return 0;
   },
 };

@@ -95,7 +95,8 @@ async function settle(
 async function assertCommitted(invocation: Invocation, id: string, onError: "abort" | "keep"): Promise<void> {
   // Anew, which finishes what a commit inside the command may have left.
   const { engine, session } = await openSession(invocation);
-  const made = (await engine.listGenerations(session)).find(({ transaction }) => transaction === id);
+  const { generations } = await engine.listGenerations(session, {});
+  const made = generations.find(({ transaction }) => transaction === id);
   if (made) {
     invocation.report.notice(
       `the command has committed transaction ${id} itself: generation ${made.generation}`,

@@ -325,7 +325,7 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
   })),
   {
     path: ["history"],
-    summary: "list the generations of the device table",
+    summary: "list what was done with the devices",
     section: "More",
     load: async () => (await import("../commands/history.ts")).history,
   },

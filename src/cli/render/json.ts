@@ -140,8 +140,23 @@ export function generationJson(generation: GenerationDescription): object {
     present: generation.present,
     committed: generation.committed,
     transaction: generation.transaction,
+    name: generation.name,
     summary: generation.summary,
-    devices: generation.devices.map(({ name, image, format }) => ({ name, image, format })),
+    actions: generation.actions.map(({ kind, devices, snapshot, generation: target }) => ({
+      kind,
+      devices,
+      snapshot,
+      generation: target,
+    })),
+    devices: generation.devices.map(({ device, before, after, mirror }) => ({
+      device,
+      before: before?.image ?? null,
+      after: after?.image ?? null,
+      format: after?.format ?? null,
+      mirror,
+    })),
+    undo: generation.undo,
+    redo: generation.redo,
     problem: generation.problem,
   };
 }

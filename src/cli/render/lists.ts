@@ -9,7 +9,7 @@ import type {
 } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawFrozen, sayStanding } from "./chain.ts";
-import { drawTime, table, withName } from "./layout.ts";
+import { drawTime, indent, table, withName, wrap } from "./layout.ts";
 import { drawAction } from "./outcome.ts";
 
 export function drawDevices(devices: readonly DeviceDescription[], canvas: Canvas): string[] {
@@ -122,12 +122,44 @@ export function drawSnapshot(snapshot: SnapshotDescription, { paint }: Canvas): 
   ];
 }
 
-export function drawGenerations(generations: readonly GenerationDescription[], canvas: Canvas): string[] {
-  const rows = generations.map((generation) => [
-    `${generation.generation}${generation.present ? "*" : ""}`,
-    generation.committed === null ? "" : drawTime(generation.committed),
-    generation.transaction ?? "",
-    generation.problem === null ? generation.summary : generation.problem,
-  ]);
-  return table(["GENERATION", "COMMITTED", "TRANSACTION", "CHANGE"], rows, canvas);
+/** As a log: a line for the commit, and one for each device that it moved. */
+export function drawGenerations(
+  generations: readonly GenerationDescription[],
+  { paint, columns = Infinity, arrow }: Canvas,
+): string[] {
+  return generations.flatMap((generation) => {
+    const { present, committed, undo, redo, name, summary, problem, devices } = generation;
+    const number = `${generation.generation}${present ? "*" : ""}`;
+    const mark = undo ? "  undo" : redo ? "  redo" : "";
+    const time = committed === null ? "" : `  ${drawTime(committed)}`;
+    const what = withName(summary, name);
+    const moves = devices.flatMap((move) => drawMove(move, arrow));
+    const told = moves.length <= MOST_MOVES + 1 ? moves : moves.slice(0, MOST_MOVES);
+    const more = moves.length - told.length;
+    return [
+      `${paint.bold(number)}${paint.dim(time)}${paint.cyan(mark)}`,
+      ...indent(wrap(what, columns - 2), 2),
+      ...(problem === null ? [] : indent([paint.yellow(problem)], 2)),
+      ...indent(told, 4),
+      ...(more === 0 ? [] : indent([paint.dim(`and ${more} more; --json has all`)], 4)),
+    ];
+  });
+}
+
+/** Of a commit of hundreds of devices. */
+const MOST_MOVES = 8;
+
+function drawMove(
+  { device, before, after, mirror }: GenerationDescription["devices"][number],
+  arrow: string,
+): string[] {
+  const lines: string[] = [];
+  if (before?.image !== after?.image || before?.format !== after?.format) {
+    const [from, to] = [before?.image, after?.image];
+    lines.push(
+      from === undefined ? `${device}: ${to ?? ""}` : `${device}: ${from} ${arrow} ${to ?? "removed"}`,
+    );
+  }
+  if (mirror) lines.push(`${device}: mirror ${mirror.before ?? "none"} ${arrow} ${mirror.after ?? "none"}`);
+  return lines;
 }

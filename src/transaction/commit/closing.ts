@@ -1,5 +1,5 @@
 // What a commit keeps of the table that it supersedes: all of it for the history, and snapshots of what its devices were
-// on, each when its statement takes effect.
+// on, each when its statement takes effect. And what it did, as data for the history and in words.
 
 import {
   type ChainEntry,
@@ -7,6 +7,8 @@ import {
   type DeviceTable,
   type FenceEntry,
   filesOfEntry,
+  type Operation,
+  type OperationAction,
   sealDevice,
   type SeenFile,
   type SnapshotRef,
@@ -20,6 +22,7 @@ import {
   changesByStatement,
   changesOf,
   liveStatements,
+  type PlanRecord,
   type TransactionState,
   type WatchedImage,
 } from "../journal/index.ts";
@@ -210,4 +213,45 @@ function freeName({ snapshots }: DeviceTable, name: string): string {
     const candidate = number === 1 ? name : `${name} (${number})`;
     if (!taken.has(candidate)) return candidate;
   }
+}
+
+/** The snapshots are those that are there as it is committed. */
+export function operationOf(state: TransactionState, snapshots: readonly SnapshotRef[]): Operation {
+  return {
+    name: state.begin.name,
+    actions: liveStatements(state).map(({ plan }) => actionOf(plan, snapshots)),
+  };
+}
+
+function actionOf(
+  { kind, devices, reports, standing }: PlanRecord,
+  snapshots: readonly SnapshotRef[],
+): OperationAction {
+  const [number] = reports.flatMap(({ notes }) =>
+    notes.flatMap((note) => (note.code === "back to a snapshot" ? [note.number] : [])),
+  );
+  const name = snapshots.find((ref) => ref.number === number)?.name ?? null;
+  return {
+    kind,
+    devices,
+    ...(number !== undefined && { snapshot: { number, name } }),
+    ...(standing && { generation: standing.position }),
+  };
+}
+
+/** `snapshot-group vda vdb, rollback vdc to mon` */
+export function summarise(state: TransactionState, snapshots: readonly SnapshotRef[] = []): string {
+  return sayActions(operationOf(state, snapshots).actions);
+}
+
+function sayActions(actions: readonly OperationAction[]): string {
+  const parts = actions.map(({ kind, devices, snapshot, generation }) =>
+    [
+      kind,
+      ...devices,
+      ...(snapshot ? ["to", snapshot.name ?? snapshot.number] : []),
+      ...(generation === undefined ? [] : ["to generation", generation]),
+    ].join(" "),
+  );
+  return parts.length === 0 ? "no action yet" : parts.join(", ");
 }

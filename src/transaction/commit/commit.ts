@@ -37,14 +37,13 @@ import {
   readJournals,
   type TransactionState,
 } from "../journal/index.ts";
-import { assertNamesFree, closingTable } from "./closing.ts";
+import { assertNamesFree, closingTable, summarise } from "./closing.ts";
 import {
   finishCommit,
   type Finishing,
   HOLDS_LOCK,
   lockForMoments,
   nextTable,
-  summarise,
   withChangedImages,
 } from "./finish.ts";
 import { imagesLeft, type LeftImage, leavesUnfenced } from "./leaving.ts";
@@ -384,6 +383,6 @@ function commitRecord(workspace: Workspace, table: DeviceTable, state: Transacti
     type: "commit",
     madeOn: table.generation,
     committed: new Date(workspace.storage.host.now()).toISOString(),
-    summary: state.begin.name ?? summarise(state),
+    summary: summarise(state, table.snapshots),
   };
 }

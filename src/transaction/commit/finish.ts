@@ -26,7 +26,7 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import type { Fingerprint, RedoLog } from "../../format/index.ts";
 import type { LockWaiting } from "../../storage/index.ts";
-import { closingTable, withLooksOfKept, withPlannedSnapshots } from "./closing.ts";
+import { closingTable, withLooksOfKept, withPlannedSnapshots, operationOf } from "./closing.ts";
 import { syncLate } from "./late-sync.ts";
 import { holdLeft } from "./left-images.ts";
 import { removeEmptied } from "./emptied.ts";
@@ -343,6 +343,7 @@ export function nextTable(
     committed: commit.committed,
     transaction: state.begin.id,
     summary: commit.summary,
+    operation: operationOf(state, table.snapshots),
     allowPaths: [...new Set([...table.allowPaths, ...allowed])],
   };
   return withStanding(withPlannedSnapshots(next, closing, state, commit.committed), state);
@@ -363,10 +364,4 @@ function withStanding(table: DeviceTable, state: TransactionState): DeviceTable 
   const snapshots = kept.sort((a, b) => a.number - b.number);
   const { position, undone } = last;
   return { ...withoutSeals(table, dropped), snapshots, ...(plans.length === 1 && { position, undone }) };
-}
-
-/** `snapshot-group vda vdb, reopen vdc` */
-export function summarise(state: TransactionState): string {
-  const parts = liveStatements(state).map(({ plan }) => [plan.kind, ...plan.devices].join(" "));
-  return parts.length === 0 ? "no action yet" : parts.join(", ");
 }

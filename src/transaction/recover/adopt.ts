@@ -19,8 +19,8 @@ import {
   workspaceAt,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
+import { summarise } from "../commit/closing.ts";
 import type { Storage } from "../../storage/index.ts";
-import { summarise } from "../commit/finish.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
 import {
   fencesToRaise,

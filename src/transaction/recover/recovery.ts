@@ -28,15 +28,9 @@ import {
   type WorkspaceLock,
 } from "../../device/index.ts";
 import { type ErrorCode, ImgtxError } from "../../errors/index.ts";
+import { summarise } from "../commit/closing.ts";
 import type { LockWaiting } from "../../storage/index.ts";
-import {
-  finishCommit,
-  type Finishing,
-  HOLDS_LOCK,
-  lockForMoments,
-  showIfMoved,
-  summarise,
-} from "../commit/finish.ts";
+import { finishCommit, type Finishing, HOLDS_LOCK, lockForMoments, showIfMoved } from "../commit/finish.ts";
 import {
   clearHalfMade,
   isParked,

@@ -3,7 +3,7 @@
 // Invariant: the trouble of one transaction is that of its devices. Commands on others, and those that only read, go on.
 
 import { type ErrorCode, ImgtxError } from "../../errors/index.ts";
-import { summarise } from "../commit/finish.ts";
+import { summarise } from "../commit/closing.ts";
 import { heldDevices, type JournalSnapshot, type TransactionState } from "../journal/index.ts";
 import type { Obstacle, RecoveryNote } from "../request.ts";
 

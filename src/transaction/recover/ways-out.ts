@@ -13,8 +13,9 @@ import {
   type Workspace,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
+import { summarise } from "../commit/closing.ts";
 import { shellQuote } from "../../format/index.ts";
-import { finishCommit, lockForMoments, summarise, withCopiesForgotten } from "../commit/finish.ts";
+import { finishCommit, lockForMoments, withCopiesForgotten } from "../commit/finish.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
 import { describeOutcome } from "../describe.ts";
 import {

@@ -120,7 +120,7 @@ describe("bash", () => {
       ["txn", "begin", "--on-error", ""],
       ["abort", "keep"],
     ],
-    [["history", ""], []],
+    [["recover", ""], []],
     [
       ["img", "c"],
       ["check", "commit", "compare", "convert", "create"],

@@ -9,6 +9,7 @@ import {
   failWith,
   makeAction,
   makeDevice,
+  makeGeneration,
   makeOutcome,
   makeTransaction,
   recordingEngine,
@@ -80,17 +81,14 @@ describe("names with control characters", () => {
         ({ root: evil, recovered: [{ transaction: evil, did: "undone", text: evil }] }) as never,
       listTransactions: async () => [makeTransaction({ name: evil, devices: [evil], savepoints: [evil] })],
       describeDevices: async () => ({ generation: 1, devices: [makeDevice({ name: evil, image: evil })] }),
-      listGenerations: async () => [
-        {
-          generation: 1,
-          committed: evil,
-          transaction: evil,
-          summary: evil,
-          devices: [],
-          present: true,
-          problem: null,
-        },
-      ],
+      listGenerations: async () => {
+        const image = { image: evil, format: "raw" } as const;
+        const devices = [
+          { device: evil, before: image, after: image, mirror: { before: evil, after: evil } },
+        ];
+        const named = { committed: evil, transaction: evil, summary: evil, name: evil, problem: evil };
+        return { generation: 1, generations: [makeGeneration({ ...named, devices })] };
+      },
     };
     for (const argv of [
       ["rollback"],

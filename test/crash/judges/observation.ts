@@ -112,7 +112,11 @@ export interface Answers {
 interface GenerationAnswer {
   readonly generation: number;
   readonly summary: string;
-  readonly devices: readonly { readonly name: string; readonly image: string }[];
+  readonly devices: readonly {
+    readonly device: string;
+    readonly before: string | null;
+    readonly after: string | null;
+  }[];
 }
 
 const OWN_FOLDER = ".imgtx";
@@ -276,7 +280,7 @@ function describeView(view: FolderView, place: WorkspacePlace, devices: readonly
 }
 
 function describeGeneration({ generation, summary, devices }: GenerationAnswer): string {
-  const images = devices.map(({ name, image }) => `${name} ${image}`);
+  const images = devices.map(({ device, before, after }) => `${device} ${before} -> ${after}`);
   return `history ${generation}: ${summary}: ${images.join(", ")}`;
 }
 

@@ -26,7 +26,7 @@ async function race(
 async function expectSound(bench: Workbench, generation: number): Promise<void> {
   expect(await bench.generation()).toBe(generation);
   expect((await bench.devices()).map(({ problem }) => problem)).toEqual([null, null, null]);
-  expect((await listGenerations(await bench.session())).map((one) => one.generation)).toEqual(
+  expect((await listGenerations(await bench.session(), {})).generations.map((one) => one.generation)).toEqual(
     Array.from({ length: generation + 1 }, (_, index) => generation - index),
   );
   const names = snapshotTree(bench.root, [".imgtx/view", ".imgtx/history"]).map((line) => line.split(" ")[0]);

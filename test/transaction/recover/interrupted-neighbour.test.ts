@@ -102,7 +102,7 @@ describe("a commit that comes between another one's failed move and its end", ()
       { did: "finished", text: expect.stringContaining("generation 5") as string },
     ]);
     expect(await bench.images()).toEqual({ vda: "a1.qcow2", vdb: "b.raw", vdc: "c1.qcow2" });
-    const generations = await listGenerations(await bench.session());
+    const { generations } = await listGenerations(await bench.session(), {});
     expect(generations.map(({ generation, summary }) => [generation, summary]).slice(0, 3)).toEqual([
       [5, "snapshot vdc"],
       [4, "snapshot vda"],

@@ -21,9 +21,10 @@ import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../pla
 import { deviceEntryOf, notesOnMirrorLeft } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";
 import type { PlannedReport, PlannedStanding } from "../../journal/index.ts";
-import { type Kept, sayKept } from "../../note-words.ts";
+import type { Kept } from "../../note-words.ts";
 import { type Note, sayNote } from "../../notes.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
+import { findKept, isSameImage, nothingMoves, sayLast } from "./kept.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
 
 type OpenChains = Plan["chains"][number][];
@@ -37,7 +38,7 @@ export const undo: Action<UndoRequest> = {
     const { wanted, target } = way;
     const moves = movesBetween(table, target);
     const kept = findKept(table, target);
-    if (moves.length === 0) throw nothingMoves(wanted, kept);
+    if (moves.length === 0) throw nothingMoves(way, kept, table, await sayLast(context));
     const obstacles: string[] = [];
     const doubts: Note[] = [];
     const chains: OpenChains = [];
@@ -106,50 +107,6 @@ function movesBetween(present: DeviceTable, target: DeviceTable): Move[] {
     const after = findDevice(target, device) ?? null;
     return isSameImage(before, after) ? [] : [{ device, before, after }];
   });
-}
-
-/** What else a generation and the present differ in: freezes and mirrors stay as they are, which has to be said. */
-function findKept(present: DeviceTable, target: DeviceTable): Kept[] {
-  return present.devices.flatMap((now) => {
-    const then = findDevice(target, now.name);
-    if (!then || !isSameImage(now, then)) return [];
-    return [...findKeptFreeze(now, then), ...findKeptMirror(now, then)];
-  });
-}
-
-function findKeptFreeze({ name: device, image, frozen }: DeviceEntry, then: DeviceEntry): Kept[] {
-  if ((frozen === null) === (then.frozen === null)) return [];
-  return [{ what: frozen ? "frozen" : "not frozen", device, image }];
-}
-
-function findKeptMirror({ name: device, mirror }: DeviceEntry, { mirror: then }: DeviceEntry): Kept[] {
-  if (mirror?.image === then?.image) {
-    if (mirror?.source[0]?.fingerprint.modifiedNs === then?.source[0]?.fingerprint.modifiedNs) return [];
-    return [{ what: "mirror's content", device, image: mirror?.image ?? "" }];
-  }
-  return [{ what: mirror ? "mirrored" : "not mirrored", device, image: (mirror ?? then)?.image ?? "" }];
-}
-
-/** Going back over nothing would claim what did not happen. */
-function nothingMoves(wanted: number, kept: readonly Kept[]): ImgtxError {
-  const [first] = kept;
-  const said = kept.map(sayKept);
-  const mend = said.find(({ command }) => command !== undefined);
-  const message = `in generation ${wanted} each device had the image that it has now, and nothing else is taken back`;
-  return new ImgtxError(
-    "E_REFUSED",
-    first ? `${message}: ${said.map(({ text }) => text).join("; ")}` : message,
-    {
-      ...(first && { device: first.device }),
-      hint: mend
-        ? `\`${mend.command}\` does that; \`imgtx history\` lists the commits`
-        : "`imgtx history` lists the commits",
-    },
-  );
-}
-
-function isSameImage(a: DeviceEntry | undefined, b: DeviceEntry | null): boolean {
-  return a?.image === b?.image && a?.format === b?.format;
 }
 
 interface Way {

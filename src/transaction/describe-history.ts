@@ -1,0 +1,95 @@
+// The log of operations as data for results: what made each generation, what that moved, and which the way back reaches.
+
+import { type DeviceTable, listHistory, readCommit, readingHistory, readTable } from "../device/index.ts";
+import { ImgtxError } from "../errors/index.ts";
+import type { Session } from "./request.ts";
+import type { GenerationDescription, HistoryDescription } from "./results.ts";
+
+interface Wanted {
+  /** Only those that were about this device. Default: all. */
+  readonly device?: string | undefined;
+  /** The newest. Default: as many as there are. */
+  readonly count?: number | undefined;
+}
+
+/** The generations that the history keeps and the present one, newest first. One that is damaged hides no other. */
+export async function listGenerations(
+  { workspace }: Session,
+  { device, count = Infinity }: Wanted,
+): Promise<HistoryDescription> {
+  const present = await readTable(workspace);
+  const history = readingHistory(workspace, present);
+  const wayBack = new WayBack(present);
+  const found: GenerationDescription[] = [];
+  for (const generation of [present.generation, ...(await listHistory(workspace, present)).toReversed()]) {
+    if (found.length >= count) break;
+    const problem = generation === present.generation ? null : await findProblem(history, generation);
+    if (problem === undefined) continue;
+    const { head, moves } = await readCommit(history, present, generation);
+    const { committed = null, transaction = null, summary = "", operation } = head ?? {};
+    const described = {
+      generation,
+      committed,
+      transaction,
+      name: operation?.name ?? null,
+      summary,
+      actions: (operation?.actions ?? []).map(({ kind, devices, ...to }) => ({
+        kind,
+        devices,
+        snapshot: to.snapshot ?? null,
+        generation: to.generation ?? null,
+      })),
+      devices: moves ?? [],
+      present: generation === present.generation,
+      problem,
+      ...wayBack.at(generation, problem === null, moves),
+    };
+    const about = new Set(
+      [...described.devices, ...described.actions.flatMap((one) => one.devices)].map(nameOf),
+    );
+    if (device === undefined || about.has(device)) found.push(described);
+  }
+  return { generation: present.generation, generations: found };
+}
+
+function nameOf(one: string | { readonly device: string }): string {
+  return typeof one === "string" ? one : one.device;
+}
+
+/** Why it can't be read; undefined where what stands there is none of imgtx's. */
+async function findProblem(
+  history: ReturnType<typeof readingHistory>,
+  generation: number,
+): Promise<string | null | undefined> {
+  try {
+    return (await history.file(generation)) && null;
+  } catch (error) {
+    if (error instanceof ImgtxError) return error.message;
+    throw error;
+  }
+}
+
+/** Which generations undo and redo go to, told of each from the newest on. */
+class WayBack {
+  readonly #position: number;
+  readonly #undone: ReadonlySet<number>;
+  #isOpen = true;
+
+  constructor({ generation, position = generation, undone = [] }: DeviceTable) {
+    this.#position = position;
+    this.#undone = new Set(undone);
+  }
+
+  at(
+    generation: number,
+    isSound: boolean,
+    moves: GenerationDescription["devices"] | undefined,
+  ): Pick<GenerationDescription, "undo" | "redo"> {
+    if (generation <= this.#position && !isSound) this.#isOpen = false;
+    const undo = generation < this.#position && this.#isOpen;
+    // An undo of what moved no image is refused, and so goes no further.
+    const isStep = moves?.some(({ before, after }) => before?.image !== after?.image) === true;
+    if (generation <= this.#position) this.#isOpen &&= isStep;
+    return { undo, redo: isSound && this.#undone.has(generation) };
+  }
+}
