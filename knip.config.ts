@@ -26,6 +26,7 @@ const config: KnipConfig = {
     "setfacl",
     "unshare",
     "ldd",
+    "lintian",
     "setsid",
   ],
 };

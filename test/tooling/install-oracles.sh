@@ -4,7 +4,7 @@
 # skip is a failure in CI is for the tests to say. With everything there it costs a few milliseconds.
 set -uo pipefail
 
-# Each tool, or library, with its Debian package.
+# Each tool, or library, with its Debian package; more of them may be given as words.
 tools=(
   qemu-img:qemu-utils
   qemu-io:qemu-utils
@@ -23,6 +23,7 @@ tools=(
   losetup:mount
   libzstd.so.1:libzstd1
   libdeflate.so.0:libdeflate0
+  "$@"
 )
 
 is_there() {

@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
+bash test/tooling/install-oracles.sh lintian:lintian systemd-analyze:systemd
 folder=$(npm run --silent build:binary)
 export IMGTX_BIN=$folder/imgtx
 [ $# -gt 0 ] || set -- test/binary test/golden test/crash/real test/fuzz/differential.test.ts test/cli/launcher.test.ts \
