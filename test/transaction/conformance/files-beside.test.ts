@@ -152,4 +152,19 @@ describe("a snapshot with files of the machine", () => {
     const none = async () => await bench.run(rollback({ devices: ["vdb"], filesTo: bench.at("out") }));
     expect(await failureOf(none)).toMatchObject({ code: "E_REFUSED" });
   });
+
+  test("is written over no image that a device shows, a snapshot keeps, or another image stands on", async () => {
+    const bench = await makeWorkbench();
+    bench.makeQcow2("mine.qcow2", 7, { name: "loose.qcow2", format: "qcow2" });
+    const names = ["a.qcow2", "b.raw", "c.qcow2", "loose.qcow2"];
+    for (const name of names) {
+      const given = bench.makeFile(`kept/${name}`, "not an image\n");
+      await bench.snapshot({ vda: `of-${name}.qcow2` }, { withFiles: [given] });
+      if (!existsSync(bench.at(name))) bench.makeQcow2(name, 8);
+      const before = readFileSync(bench.at(name));
+      const back = async () => await bench.run(rollback({ filesTo: bench.root, overwrites: true }));
+      expect(await failureOf(back), name).toMatchObject({ code: "E_IN_USE", changed: false });
+      expect(readFileSync(bench.at(name)).equals(before)).toBe(true);
+    }
+  });
 });

@@ -7,8 +7,8 @@
 //   is kept.
 
 import { posix } from "node:path";
-import { type FileBeside, fileBesidePath, type Snapshot } from "../../../device/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import { type FileBeside, fileBesidePath, findDeviceOnFile, type Snapshot } from "../../../device/index.ts";
+import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import { shellQuote } from "../../../format/index.ts";
 import { PRIVATE } from "../../images/access.ts";
 import { copyDigested, digestFile, planFilesBeside } from "../../images/files-beside.ts";
@@ -17,8 +17,10 @@ import type { Note } from "../../notes.ts";
 import type { PlannedReport } from "../../journal/index.ts";
 import type { RollbackRequest } from "../../way-back-requests.ts";
 import type { FileToMake, Plan, PlanContext } from "../plan/action.ts";
+import { assertNothingStandsOn } from "../plan/overlays-of.ts";
 
 type Kept = Awaited<ReturnType<PlanContext["storage"]["openFile"]>>;
+type FileStat = Awaited<ReturnType<Kept["stat"]>>;
 
 interface OneBack {
   readonly toMake?: FileToMake;
@@ -147,6 +149,7 @@ async function planOver(
       hint: `say --overwrite to have it written over, or name an empty folder: \`mkdir ${shellQuote(`${filesTo}/kept`)}\``,
     });
   }
+  await assertNoImage(path, link.stat, device, context);
   return {
     chains,
     redo: {
@@ -161,6 +164,26 @@ async function planOver(
     file: { path, change: "change" },
     note: { code: "file given back", image: path, how: "written over" },
   };
+}
+
+/** E_IN_USE for what a device shows, a snapshot keeps, or another image stands on: no file of a machine, whatever its name. */
+async function assertNoImage(
+  image: string,
+  stat: FileStat,
+  device: string,
+  context: PlanContext,
+): Promise<void> {
+  const { storage, root } = context;
+  const user = await findDeviceOnFile(storage, [root, posix.dirname(image)], [image], stat);
+  if (user) {
+    throw new ImgtxError("E_IN_USE", `it is an image of '${user.device}', and is not written over`, {
+      image,
+      hint: "name another folder",
+    });
+  }
+  await withPlace({ device, image }, async () => {
+    await assertNothingStandsOn(image, "would show another content", context);
+  });
 }
 
 function spoilt(name: string, image: string, number: number): ImgtxError {
