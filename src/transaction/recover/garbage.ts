@@ -19,6 +19,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import {
   checkOverlayIsEmpty,
   type Fingerprint,
+  identityOf,
   isSameFile,
   openChain,
   overlaysOn,
@@ -82,10 +83,23 @@ class Collection {
     needed: ReadonlyMap<string, string>,
     { overlays }: MadeFiles,
   ): Promise<void> {
+    const files = await this.#identify(needed.keys());
     for (const [path, was] of [...overlays].toReversed()) {
       if (needed.has(path)) continue;
+      const stat = await this.#workspace.storage.stat(path);
+      // By another name: a link, or a second name of the file.
+      if (stat && files.has(identityOf(stat))) continue;
       await this.#take(path, "overlay", async (file) => await this.#whyNoGarbage(path, was, file, table));
     }
+  }
+
+  async #identify(paths: Iterable<string>): Promise<ReadonlySet<string>> {
+    const found = new Set<string>();
+    for (const path of paths) {
+      const stat = await this.#workspace.storage.stat(path);
+      if (stat) found.add(identityOf(stat));
+    }
+    return found;
   }
 
   async #whyNoGarbage(

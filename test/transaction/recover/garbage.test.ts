@@ -8,6 +8,7 @@ import {
   readdirSync,
   renameSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { describe, expect, test } from "vitest";
@@ -96,6 +97,14 @@ describe("garbage", () => {
     renameSync(bench.at("copy"), file);
     expect((await collect(bench)).stays).toEqual([{ path: file, why: "another file has its name" }]);
     expect(existsSync(file)).toBe(true);
+  });
+
+  test("is no overlay that a device uses by another name", async () => {
+    const bench = await withOrphan();
+    symlinkSync(bench.at("a1.qcow2"), bench.at("link.qcow2"));
+    await bench.add("vdz", "link.qcow2");
+    expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
+    expect(existsSync(bench.at("a1.qcow2"))).toBe(true);
   });
 
   test("of transactions that nothing is known of is named, and stays", async () => {
