@@ -60,7 +60,7 @@ export const merge: Action<MergeRequest> = {
       // Durable in what stands on it before anything is merged.
       copies: planned.flatMap(({ copy, siblings }) => [...siblings.copies, copy]),
       removes: planned.flatMap(({ removes }) => removes),
-      givesUp: planned.map(({ givesUp }) => givesUp),
+      givesUp: planned.flatMap(({ givesUp }) => givesUp),
       redo: planned.flatMap(({ redo, siblings }) => [...redo, ...siblings.redo]),
     };
   },
@@ -101,12 +101,12 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
   const { merged, into, above } = layers;
   await assertMayBeMerged(layers, request, context);
   const { siblings: found, unread } = await findSiblings(layers, request, context);
-  const { givesUp, notes } = await withPlace({ device, image: into.path }, async () =>
-    planGivingUp(layers, context),
-  );
   await assertCopyable(context.storage, into, context.gate);
   const name = await findName(layers, context);
   const siblings = await planSiblings({ layers, siblings: found, name }, context);
+  const { givesUp, notes } = await withPlace({ device, image: into.path }, async () =>
+    planGivingUp(layers, siblings.places, context),
+  );
   const bitmaps = await planBitmaps(layers, request, context);
   const redo = [
     ...withBitmaps(into, await planGrowth(layers, context), bitmaps),

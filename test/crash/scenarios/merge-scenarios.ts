@@ -133,7 +133,12 @@ export const MERGE_SCENARIOS: readonly Scenario[] = [
   {
     name: "merge past siblings",
     files: filesOf([], WITH_SIBLINGS),
-    prepare: [step("device add vda a2.qcow2"), step("device add vdt t.qcow2")],
+    // One of them is what a snapshot keeps.
+    prepare: [
+      step("device add vda a2.qcow2"),
+      step("device add vdt t.qcow2"),
+      step("snapshot vdt t1.qcow2 --name mon"),
+    ],
     changing: {
       ...CHANGING,
       "ws/a2.qcow2": "qcow2",

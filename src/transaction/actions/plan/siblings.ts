@@ -26,6 +26,7 @@ import type { PlannedFile } from "../../request.ts";
 import type { Note } from "../../notes.ts";
 import type { Plan, PlannedCopy, PlanContext } from "./action.ts";
 import { assertNotFrozen } from "./fencing.ts";
+import type { NewPlace } from "./giving-up.ts";
 import type { LayersToMerge, Sibling } from "./layers-to-merge.ts";
 import { assertMayBeCopiedUp, assertMayStand, entryWith, nameAsBefore } from "./new-backing.ts";
 
@@ -37,6 +38,8 @@ export interface SiblingsPlan {
   readonly changes: Plan["changes"];
   readonly files: readonly PlannedFile[];
   readonly notes: readonly Note[];
+  /** Where what stands on the merged layers, and on the image that gets them, stands then, by its path. */
+  readonly places: ReadonlyMap<string, NewPlace>;
 }
 
 /** The layers, those that stand on them, and by which name what stood on the merged ones finds the image below. */
@@ -56,21 +59,22 @@ export async function planSiblings(merging: Merge, context: PlanContext): Promis
     const part = await withPlace(place, async () => await planOne(sibling, { ...merging, devices }, context));
     if (part) parts.push(part);
   }
-  const standings = new Map(parts.map(({ top, after }) => [identityOf(top.stat), after]));
+  const standings = new Map(parts.map(({ top, after }) => [top.path, after]));
   const { layers, name } = merging;
   const [lowest] = layers.above.slice(-1);
-  if (lowest) standings.set(identityOf(lowest.stat), { below: [layers.into, ...layers.below], name });
+  if (lowest) standings.set(lowest.path, { below: [layers.into, ...layers.below], name });
   return {
     copies: parts.flatMap(({ copies }) => copies),
     redo: parts.flatMap(({ redo }) => redo),
     chains: [...devices, ...parts.flatMap(({ chains }) => chains)],
     changes: devices.flatMap(({ device, entry, chain, depth }) => {
       const overlay = chain.links[depth - 1];
-      const after = overlay && standings.get(identityOf(overlay.stat));
+      const after = overlay && standings.get(overlay.path);
       return after ? [{ device, after: entryWith(entry, chain, chain.links.slice(0, depth), after) }] : [];
     }),
     files: parts.map(({ top: { path } }) => ({ path, change: "change" })),
     notes: parts.map(({ note }) => note),
+    places: standings,
   };
 }
 
@@ -109,12 +113,6 @@ interface SiblingPart {
   readonly redo: readonly ImageChange[];
   readonly chains: Plan["chains"];
   readonly note: Note;
-}
-
-/** What it is to stand on, and the name that its header is to have. */
-interface NewPlace {
-  readonly below: readonly ChainLink[];
-  readonly name: string | undefined;
 }
 
 /** Undefined: by now it stands on something else. */
