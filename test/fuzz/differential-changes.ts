@@ -31,8 +31,12 @@ export interface Change {
   readonly depth?: number;
   /** Whether counts are to be damaged first. */
   readonly isRepair?: boolean;
+  /** What imgtx does instead to a device on the first of the images, `vd`: the same by another way. */
+  readonly device?: readonly string[];
 }
 
+/** Of those that can be done by device. */
+const DEVICE_PERCENT = 50;
 const SECTOR_BYTES = 512;
 const LARGE_BYTES = 2 ** 20;
 const BITMAPS = ["b1", "b2", "b3"] as const;
@@ -53,7 +57,9 @@ export function chooseChange(subject: Subject): Change | undefined {
     amend,
     repair,
   ]);
-  return choose(subject);
+  const change = choose(subject);
+  const { device: _device, ...byFile } = change ?? { words: [], images: [] };
+  return change && (chance(random, DEVICE_PERCENT) ? change : byFile);
 }
 
 /** QEMU shows what was cut off once, in the last cluster. */
@@ -110,11 +116,14 @@ function rebase({ random, name, below }: Subject): Change | undefined {
   if (below.length === 0) return undefined;
   const depth = random.below(below.length + 1);
   const onto = below[depth];
+  const verb = pick(random, ["pull", "rebase"]);
   const base = onto === undefined ? ["-b", ""] : ["-b", onto.name, "-F", onto.format];
   return {
     words: ["rebase", "-f", "qcow2", ...base, name],
     images: [name],
     depth: onto === undefined ? 0 : below.length - depth,
+    device:
+      onto === undefined ? ["pull", "vd"] : [verb, "vd", verb === "pull" ? "--base" : "--onto", onto.name],
   };
 }
 
@@ -123,7 +132,11 @@ function commit({ random, name, below }: Subject): Change | undefined {
   const depth = random.below(below.length);
   const base = below[depth]?.name ?? "";
   const words = depth === 0 && chance(random, 50) ? [] : ["-b", base];
-  return { words: ["commit", "-q", "-d", "-f", "qcow2", ...words, name], images: [name, base] };
+  return {
+    words: ["commit", "-q", "-d", "-f", "qcow2", ...words, name],
+    images: [name, base],
+    device: ["merge", "vd", "--keep", "--into", base],
+  };
 }
 
 function amend(subject: Subject): Change {
@@ -149,6 +162,7 @@ function amend(subject: Subject): Change {
 }
 
 function repair({ random, name }: Subject): Change {
-  const words = ["check", "--output=json", "-r", pick(random, ["all", "all", "leaks"]), "-f", "qcow2", name];
-  return { words, images: [name], isRepair: true };
+  const scope = pick(random, ["all", "all", "leaks"]);
+  const words = ["check", "--output=json", "-r", scope, "-f", "qcow2", name];
+  return { words, images: [name], isRepair: true, device: ["repair", "vd", "-r", scope] };
 }

@@ -10,6 +10,7 @@ import { run } from "../../src/cli/main.ts";
 import { type GateOptions, type ImageFormat, openImage } from "../../src/format/index.ts";
 import { openForWriting } from "../../src/format/open/open-for-writing.ts";
 import { makeNodeStorage, type Storage } from "../../src/storage/index.ts";
+import { newerQemu } from "../helpers/oracles.ts";
 import { runProgram, SINGLE_FILE } from "../helpers/program.ts";
 
 export interface Printed {
@@ -19,6 +20,10 @@ export interface Printed {
 }
 
 const TIME_LIMIT_MS = 600_000;
+
+/** The version of qemu-img that imgtx is held against: the system's, or a newer one. */
+const FORM = process.env["IMGTX_QEMU_IMG"] ?? "7.2";
+const QEMU_IMG = FORM === "7.2" ? "qemu-img" : newerQemu(Number(FORM));
 
 export class Tools {
   readonly folder: string;
@@ -48,7 +53,8 @@ export class Tools {
     this.log.push(`${[program, ...words].map(quote).join(" ")}${where}`);
     return await new Promise((resolve, reject) => {
       const options = { cwd: folder, timeout: TIME_LIMIT_MS, maxBuffer: 64 * 1024 * 1024 };
-      execFile(program, words, options, (error, stdout, stderr) => {
+      const file = program === "qemu-img" ? QEMU_IMG : program;
+      execFile(file, words, options, (error, stdout, stderr) => {
         const status = error === null ? 0 : error.code;
         if (typeof status === "number") resolve({ status, stdout, stderr });
         else reject(new Error(`${program} ${words.join(" ")} could not be run to its end`, { cause: error }));
@@ -58,10 +64,30 @@ export class Tools {
 
   async imgtx(words: readonly string[]): Promise<Printed> {
     this.log.push(["imgtx", "img", ...words].map(quote).join(" "));
-    // The form of the system's qemu-img.
-    const env = { IMGTX_QEMU_IMG: "7.2" };
+    return await this.#run(words, "qemu-img");
+  }
+
+  /** The words of a command on the image as a device, in a workspace of its own that is gone afterwards. */
+  async device(image: string, words: readonly string[]): Promise<Printed> {
+    const lines = [["device", "add", "vd", image, "--format", "qcow2"], words];
+    try {
+      for (const line of lines) {
+        this.log.push(["imgtx", ...line].map(quote).join(" "));
+        const printed = await this.#run(line, "imgtx");
+        if (printed.status !== 0 || line === words) return printed;
+      }
+      throw new Error("the last line ends it");
+    } finally {
+      this.log.push("rm -r .imgtx devices");
+      for (const name of [".imgtx", "devices"])
+        rmSync(`${this.folder}/${name}`, { recursive: true, force: true });
+    }
+  }
+
+  async #run(words: readonly string[], program: "imgtx" | "qemu-img"): Promise<Printed> {
+    const env = { IMGTX_QEMU_IMG: FORM };
     if (SINGLE_FILE !== undefined) {
-      return await runProgram(SINGLE_FILE, words, { cwd: this.folder, env, program: "qemu-img" });
+      return await runProgram(SINGLE_FILE, words, { cwd: this.folder, env, program });
     }
     const printed = { stdout: "", stderr: "" };
     const outputTo = (name: "stdout" | "stderr"): CliContext["stdout"] => ({
@@ -78,7 +104,7 @@ export class Tools {
       stdout: outputTo("stdout"),
       stderr: outputTo("stderr"),
       stdin: async () => "",
-      program: "qemu-img",
+      ...(program === "qemu-img" && { program }),
     });
     return { status, ...printed };
   }

@@ -27,24 +27,35 @@ export async function changeBoth(tools: Tools, change: Change, random: Random): 
   if (change.isRepair) return await repairBoth(tools, change, random);
   const twin = copyAll(tools.folder);
   const before = digests(tools.folder);
-  const [theirs, ours] = [await tools.qemu("qemu-img", change.words, twin), await tools.imgtx(change.words)];
+  const [theirs, ours] = [
+    await tools.qemu("qemu-img", change.words, twin),
+    await changeByImgtx(tools, change),
+  ];
   const both = tellBoth(change, theirs, ours);
+  const verb = change.device?.[0] ?? change.words[0];
   if (ours.status !== 0) {
     assertUntouched(tools.folder, before, both);
     if (theirs.status === 0 && !REFUSED_BY_IMGTX.some(([words]) => words.test(ours.stderr))) {
       throw new Error(`imgtx alone refuses ${both}`);
     }
-    tools.changes.push(`${change.words[0]} refused by ${theirs.status === 0 ? "imgtx" : "both"}`);
+    tools.changes.push(`${verb} refused by ${theirs.status === 0 ? "imgtx" : "both"}`);
     return false;
   }
-  tools.changes.push(`${change.words[0]} done`);
+  tools.changes.push(`${verb} done`);
   if (theirs.status !== 0) {
     if (REFUSED_BY_QEMU.some(([words]) => words.test(theirs.stderr))) return true;
     throw new Error(`qemu-img alone refuses ${both}`);
   }
-  if (theirs.stdout !== ours.stdout) throw new Error(`they say other things: ${both}`);
+  if (!change.device && theirs.stdout !== ours.stdout) throw new Error(`they say other things: ${both}`);
   for (const each of change.images) await compareImages(tools, twin, each, both, change.ignored);
   return true;
+}
+
+async function changeByImgtx(
+  tools: Tools,
+  { device, words, images: [image = ""] }: Change,
+): Promise<Printed> {
+  return device ? await tools.device(image, device) : await tools.imgtx(words);
 }
 
 function tellBoth({ words }: Change, theirs: Printed, ours: Printed): string {
@@ -66,11 +77,14 @@ async function repairBoth(tools: Tools, change: Change, random: Random): Promise
   damageCounts(path, random);
   const twin = copyAll(tools.folder);
   const before = digests(tools.folder);
-  const [theirs, ours] = [await tools.qemu("qemu-img", change.words, twin), await tools.imgtx(change.words)];
+  const [theirs, ours] = [
+    await tools.qemu("qemu-img", change.words, twin),
+    await changeByImgtx(tools, change),
+  ];
   const both = tellBoth(change, theirs, ours);
-  const isDone = ours.status !== FAILED;
+  const isDone = change.device ? ours.status === 0 : ours.status !== FAILED;
   tools.changes.push(
-    `check -r ${isDone ? "done" : `refused by ${theirs.status === FAILED ? "both" : "imgtx"}`}`,
+    `${change.device ? "repair" : "check -r"} ${isDone ? "done" : `refused by ${theirs.status === FAILED ? "both" : "imgtx"}`}`,
   );
   if (!isDone) {
     assertUntouched(tools.folder, before, both);
@@ -79,15 +93,20 @@ async function repairBoth(tools: Tools, change: Change, random: Random): Promise
     return false;
   }
   if (theirs.status !== FAILED && !isHarmed) {
-    if (theirs.status !== ours.status) throw new Error(`other statuses: ${both}`);
-    const [one, other] = [theirs, ours].map(({ stdout }) => stdout.replace(/"image-end-offset": \d+/, ""));
-    if (one !== other) throw new Error(`they say other things: ${both}`);
+    if (!change.device) assertSameWords(theirs, ours, both);
     await compareImages(tools, twin, image, both);
   }
   // Errors are left where leaks alone were to be set right.
-  if (ours.status !== 0) await tools.img("imgtx", ["check", "-q", "-r", "all", "-f", "qcow2", image]);
+  if (ours.status !== 0 || change.device)
+    await tools.img("imgtx", ["check", "-q", "-r", "all", "-f", "qcow2", image]);
   await tools.img("qemu", ["check", "-q", "-f", "qcow2", image]);
   return true;
+}
+
+function assertSameWords(theirs: Printed, ours: Printed, both: string): void {
+  if (theirs.status !== ours.status) throw new Error(`other statuses: ${both}`);
+  const [one, other] = [theirs, ours].map(({ stdout }) => stdout.replace(/"image-end-offset": \d+/, ""));
+  if (one !== other) throw new Error(`they say other things: ${both}`);
 }
 
 /** Files of the folder, in one of its own below it. */
@@ -172,9 +191,9 @@ async function readInfo(tools: Tools, folder: string, name: string, format: stri
   return JSON.parse(stdout) as Info;
 }
 
-/** But for times, and for how much of the file is allocated. */
+/** But for times, and for how long the file is, which newer versions tell, and how much of it is allocated. */
 async function properties(tools: Tools, folder: string, name: string, format: string): Promise<string> {
-  const varies = ["actual-size", "date-sec", "date-nsec", "filename", "full-backing-filename"];
+  const varies = ["actual-size", "children", "date-sec", "date-nsec", "filename", "full-backing-filename"];
   return JSON.stringify(await readInfo(tools, folder, name, format), (key, value: unknown) =>
     varies.includes(key) ? undefined : value,
   );
