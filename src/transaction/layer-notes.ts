@@ -24,6 +24,11 @@ export const LAYER_ROWS = {
       return `${withName(which, name)} keeps no state of '${device}' any more`;
     },
   ),
+  "snapshot not back": row(
+    { number: isCount, name: orNull(isText) },
+    ({ number, name }) =>
+      `what ${withName(`snapshot ${number}`, name)} kept, and keeps no more, does not come back`,
+  ),
   "other access": row(
     BOTH,
     ({ image, device }) =>

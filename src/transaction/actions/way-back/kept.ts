@@ -4,6 +4,7 @@
 import { type DeviceEntry, type DeviceTable, findDevice } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { type Kept, sayKept } from "../../note-words.ts";
+import { type Note, sayNote } from "../../notes.ts";
 import type { PlanContext } from "../plan/action.ts";
 
 /** What else a generation and the present differ in: freezes and mirrors stay as they are, which has to be said. */
@@ -38,6 +39,15 @@ function findKeptMirror({ name: device, mirror }: DeviceEntry, { mirror: then }:
   return [{ what: mirror ? "mirrored" : "not mirrored", device, image: (mirror ?? then)?.image ?? "" }];
 }
 
+/** Snapshots that the commit has given up or deleted, or some devices of theirs: their images are others by now. */
+export function findGone({ snapshots: present }: DeviceTable, { snapshots: then }: DeviceTable): Note[] {
+  return then.flatMap(({ number, name, without = [] }) => {
+    const now = present.find((ref) => ref.number === number);
+    const isWhole = now && (now.without ?? []).every((device) => without.includes(device));
+    return isWhole ? [] : [{ code: "snapshot not back", number, name }];
+  });
+}
+
 /** What the commit did that stands to be taken back. */
 export async function sayLast(context: PlanContext): Promise<string> {
   const { generation, position = generation } = context.table;
@@ -47,7 +57,11 @@ export async function sayLast(context: PlanContext): Promise<string> {
 
 /** Going back over nothing would claim what did not happen. */
 export function nothingMoves(
-  { wanted, target }: { readonly wanted: number; readonly target: DeviceTable },
+  {
+    wanted,
+    target,
+    gone,
+  }: { readonly wanted: number; readonly target: DeviceTable; readonly gone: readonly Note[] },
   kept: readonly Kept[],
   present: DeviceTable,
   last: string,
@@ -55,7 +69,8 @@ export function nothingMoves(
   const [first] = kept;
   const said = kept.map(sayKept);
   const mend = said.find(({ command }) => command !== undefined)?.command ?? findResize(present, target);
-  const message = `${last} moved no device: in generation ${wanted} each had the image that it has now, and nothing else is taken back`;
+  const all = `${last} moved no device: in generation ${wanted} each had the image that it has now, and nothing else is taken back`;
+  const message = [all, ...gone.map(sayNote)].join("; ");
   return new ImgtxError(
     "E_REFUSED",
     first ? `${message}: ${said.map(({ text }) => text).join("; ")}` : message,

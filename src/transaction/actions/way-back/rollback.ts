@@ -189,14 +189,16 @@ async function planOne(
     { relative: false, options: {} },
     context,
   );
-  const sealers = new Map(kept.map(({ image, sealedBy }) => [image, sealedBy]));
+  const marks = new Map(
+    kept.map(({ image, sealedBy, isMade }) => [
+      image,
+      { ...(sealedBy !== undefined && { sealedBy }), ...(isMade !== undefined && { isMade }) },
+    ]),
+  );
   const entry = withTrusted(deviceEntryOf(device, chain, before), sealed.trusted ?? []);
   const after = entryOn(entry, {
     ...overlay,
-    chain: overlay.chain.map((one) => {
-      const sealedBy = sealers.get(one.image);
-      return sealedBy === undefined ? one : { ...one, sealedBy };
-    }),
+    chain: overlay.chain.map((one) => ({ ...one, ...marks.get(one.image) })),
   });
   // Where what the device leaves can't be opened, going back is the way out.
   const present = await unlessItFails(() => context.openChain(before.image, before.format, device));

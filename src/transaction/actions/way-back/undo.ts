@@ -24,7 +24,7 @@ import type { PlannedReport, PlannedStanding } from "../../journal/index.ts";
 import type { Kept } from "../../note-words.ts";
 import { type Note, sayNote } from "../../notes.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
-import { findKept, isSameImage, nothingMoves, sayLast } from "./kept.ts";
+import { findGone, findKept, isSameImage, nothingMoves, sayLast } from "./kept.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
 
 type OpenChains = Plan["chains"][number][];
@@ -38,7 +38,8 @@ export const undo: Action<UndoRequest> = {
     const { wanted, target } = way;
     const moves = movesBetween(table, target);
     const kept = findKept(table, target);
-    if (moves.length === 0) throw nothingMoves(way, kept, table, await sayLast(context));
+    const gone = isForward ? [] : findGone(table, target);
+    if (moves.length === 0) throw nothingMoves({ ...way, gone }, kept, table, await sayLast(context));
     const obstacles: string[] = [];
     const doubts: Note[] = [];
     const chains: OpenChains = [];
@@ -56,7 +57,8 @@ export const undo: Action<UndoRequest> = {
       changes.push({ device, after: entry });
     }
     if (obstacles.length > 0) {
-      throw new ImgtxError("E_CHANGED", `generation ${wanted} can't come back: ${obstacles.join("; ")}`, {
+      const why = [...obstacles, ...gone.map(sayNote)].join("; ");
+      throw new ImgtxError("E_CHANGED", `generation ${wanted} can't come back: ${why}`, {
         hint: "`imgtx snapshot-list` has what can be gone back to with `imgtx rollback`; put the images back from a copy, with their times, to reach this one",
       });
     }
@@ -68,7 +70,7 @@ export const undo: Action<UndoRequest> = {
       devices: moves.map((move) => move.device),
       standing,
       reports: moves.map((move, index) =>
-        reportOf(kind, move, wanted, index === 0 ? { kept, doubts } : { kept: [], doubts: [] }),
+        reportOf(kind, move, wanted, index === 0 ? { kept, doubts: [...doubts, ...gone] } : NOTHING),
       ),
       changes: await withStandingSeals(changes, target, standing, context),
       allowPaths: [],
@@ -108,6 +110,8 @@ function movesBetween(present: DeviceTable, target: DeviceTable): Move[] {
     return isSameImage(before, after) ? [] : [{ device, before, after }];
   });
 }
+
+const NOTHING = { kept: [], doubts: [] } as const;
 
 interface Way {
   /** The closed generation that is gone to. */
