@@ -25,9 +25,10 @@ export {
   filesOfEntry,
   isRaised,
   mapEntryPaths,
+  mapImagePaths,
   withLooks,
 } from "./device-entry.ts";
-export { isDeviceEntry, isFingerprint, isImageFormat } from "./entry-shape.ts";
+export { isChain, isDeviceEntry, isFingerprint, isImageFormat } from "./entry-shape.ts";
 export type { DeviceTable, Operation, OperationAction } from "./device-table.ts";
 export {
   assertDeviceName,
@@ -79,7 +80,7 @@ export {
   type Snapshot,
   type SnapshotRef,
 } from "./snapshot-record.ts";
-export { type GivenUp, withGivenUp, withoutSeals, withSealsOf } from "./seals.ts";
+export { type GivenUp, type TakenThen, withGivenUp, withoutSeals, withSealsOf } from "./seals.ts";
 export { readingSnapshots, requireSnapshot, type SnapshotReads, withSnapshot } from "./snapshots.ts";
 export type { Workspace } from "./workspace.ts";
 export { flushTableName, pathsOf } from "./workspace.ts";

@@ -5,17 +5,18 @@
 
 import { type ChainEntry, filesOfEntry } from "./device-entry.ts";
 import type { DeviceTable } from "./device-table.ts";
-import type { Snapshot, SnapshotRef } from "./snapshot-record.ts";
+import type { SealedDevice, Snapshot, SnapshotRef } from "./snapshot-record.ts";
 
 type Marks = Pick<ChainEntry, "sealedBy" | "isMade">;
 
 /** The table with what another knows of who has sealed, or made, images that both have. */
 export function withSealsOf(table: DeviceTable, known: DeviceTable): DeviceTable {
   const marks = new Map<string, Marks>();
-  for (const { image, sealedBy, isMade } of known.devices.flatMap(({ chain }) => chain)) {
+  const made = new Set(known.devices.flatMap((entry) => (entry.made === entry.image ? [entry.image] : [])));
+  for (const { image, sealedBy, isMade = made.has(image) || undefined } of chainsOf(known)) {
     if (sealedBy === undefined && isMade === undefined) continue;
-    const { sealedBy: other, isMade: made } = marks.get(image) ?? {};
-    marks.set(image, marksOf({ sealedBy: sealedBy ?? other, isMade: isMade ?? made }));
+    const other = marks.get(image);
+    marks.set(image, marksOf({ sealedBy: sealedBy ?? other?.sealedBy, isMade: isMade ?? other?.isMade }));
   }
   if (marks.size === 0) return table;
   return withChains(table, undefined, (entry, depth) => {
@@ -23,6 +24,10 @@ export function withSealsOf(table: DeviceTable, known: DeviceTable): DeviceTable
     if (depth === 0) return entry;
     return { ...entry, ...marksOf({ sealedBy: entry.sealedBy ?? sealedBy, isMade: entry.isMade ?? isMade }) };
   });
+}
+
+function chainsOf({ devices }: DeviceTable): readonly ChainEntry[] {
+  return devices.flatMap(({ chain }) => chain);
 }
 
 function marksOf({ sealedBy, isMade }: Marks): Marks {
@@ -40,6 +45,15 @@ export interface GivenUp {
   readonly renewed?: readonly Snapshot[] | undefined;
   /** Who keeps, or has made, what of the device's own chain then. Left out: as before. */
   readonly marks?: readonly (Pick<ChainEntry, "image"> & Marks)[] | undefined;
+  /** The same of those that have no record yet, which stay. Left out: they are given up where they need the images. */
+  readonly taken?: TakenThen | undefined;
+}
+
+/** What snapshots that the transaction has taken keep of a device, oldest first. */
+export interface TakenThen {
+  /** The number that stands here for the oldest one, with those that follow it for the others. */
+  readonly first: number;
+  readonly snapshots: readonly Pick<SealedDevice, "chain" | "below" | "isMade">[];
 }
 
 /**
@@ -48,11 +62,18 @@ export interface GivenUp {
  */
 export function withGivenUp(
   table: DeviceTable,
-  { device, images, snapshots, renewed = [], marks = [] }: GivenUp,
+  { device, images, snapshots, renewed = [], marks = [], taken }: GivenUp,
 ): DeviceTable {
   const keeping = new Map(snapshots.map(({ number, devices }) => [number, devices]));
-  for (const { number, unwritten } of table.snapshots) {
-    const own = unwritten?.devices.find((one) => one.device === device);
+  const unwrittenOf = ({ unwritten }: SnapshotRef) => unwritten?.devices.find((one) => one.device === device);
+  // Those of a workspace of the version before have no record yet either, and the numbers that were planned with.
+  const takenNow = taken
+    ? table.snapshots.filter((ref) => ref.number >= taken.first && unwrittenOf(ref))
+    : [];
+  const numberOf = (planned: number): number => (taken && takenNow[planned - taken.first]?.number) ?? planned;
+  for (const ref of taken ? [] : table.snapshots) {
+    const { number, unwritten } = ref;
+    const own = unwrittenOf(ref);
     if (!unwritten || !own) continue;
     const isOnThem = own.below !== null && keeping.has(own.below);
     if (!isOnThem && !own.chain.flatMap(filesOfEntry).some(({ image }) => images.includes(image))) continue;
@@ -62,6 +83,8 @@ export function withGivenUp(
     );
   }
   const refs = table.snapshots.flatMap((ref): readonly SnapshotRef[] => {
+    const then = taken?.snapshots[takenNow.indexOf(ref)];
+    if (then) return [withTaken(ref, device, { ...then, below: then.below && numberOf(then.below) })];
     const later = renewed.find(({ number }) => number === ref.number);
     const devices = keeping.get(ref.number);
     if (!devices) return [later ? withLater(ref, later, table.generation) : ref];
@@ -74,9 +97,22 @@ export function withGivenUp(
     const mark = depth === 0 ? undefined : known.get(entry.image);
     if (!mark) return entry;
     const { sealedBy: _sealedBy, isMade: _isMade, ...rest } = entry;
-    return { ...rest, ...mark };
+    const { sealedBy, isMade } = mark;
+    return { ...rest, ...marksOf({ sealedBy: sealedBy && numberOf(sealedBy), isMade }) };
   });
   return { ...marked, snapshots: refs };
+}
+
+/** One without a record, where its device is on other images then. */
+function withTaken(ref: SnapshotRef, device: string, then: TakenThen["snapshots"][number]): SnapshotRef {
+  const { unwritten } = ref;
+  if (!unwritten) return ref;
+  const devices = unwritten.devices.map((one) => {
+    if (one.device !== device) return one;
+    const { isMade: _isMade, ...rest } = one;
+    return { ...rest, ...then };
+  });
+  return { ...ref, unwritten: { ...unwritten, devices } };
 }
 
 /** Of devices that changed in the same generation there is one record. */
@@ -90,8 +126,9 @@ function withLater(ref: SnapshotRef, { devices, ...snapshot }: Snapshot, record:
     const left = one.devices.filter((device) => !names.includes(device));
     return left.length === 0 ? [] : [{ ...one, devices: left }];
   });
-  const own = before.find((one) => one.record === record);
-  const unwritten = { ...snapshot, devices: [...(own?.unwritten?.devices ?? []), ...devices] };
+  const own = before.find((one) => one.record === record && one.unwritten);
+  const beside = own?.unwritten?.devices.filter(({ device }) => own.devices.includes(device)) ?? [];
+  const unwritten = { ...snapshot, devices: [...beside, ...devices] };
   const now = { record, devices: [...(own?.devices ?? []), ...names], unwritten };
   return { ...ref, later: [...before.filter((one) => one !== own), now] };
 }

@@ -7,7 +7,7 @@
 //   compares all images with what the plan read, under their locks.
 // - What fails before the commit mark is undone before the error is thrown on.
 
-import { assertShown, type DeviceTable, withDevices, withGivenUp } from "../../device/index.ts";
+import { assertShown, type DeviceTable, withDevices, withGivenUp, withSealsOf } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
 import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
 import { commitJournal } from "../commit/commit.ts";
@@ -35,7 +35,8 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
     });
     await work.images.lock(waitingOf(work), changedImages(record));
     await assertDevicesFree(work, record);
-    const next = (record.givesUp ?? []).reduce(withGivenUp, withDevices(table, record.changes));
+    const changed = withSealsOf(withDevices(table, record.changes), table);
+    const next = (record.givesUp ?? []).reduce(withGivenUp, changed);
     assertShown(table, next);
     table = next;
     await assertActiveLayersApart(work.workspace.storage, table, record.devices);

@@ -24,6 +24,7 @@ import {
   type PlanRecord,
   type PreparedRedo,
   readJournals,
+  type Statement,
   redoLogPath,
   redoOf,
   stagingPath,
@@ -179,14 +180,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     root: workspace.root,
     table,
     copiedInto,
-    changedLast: new Set(
-      statements.flatMap(({ plan }) => plan.redo.flatMap(({ image, isLast }) => (isLast ? [image] : []))),
-    ),
-    madeHere: new Set(statements.flatMap(({ plan }) => plan.newFiles.map(({ path }) => path))),
-    takenHere: statements.flatMap(({ plan: { snapshot, watched } }) =>
-      snapshot ? [{ ...snapshot, images: new Set(watched.map(({ image }) => image)) }] : [],
-    ),
-    removedHere: new Set(statements.flatMap(({ plan }) => plan.removes)),
+    ...doneBy(statements),
     readUnfinished: async () => new Set(unfinishedAmong(await readJournals(workspace)).keys()),
     readGeneration: readingOnce(workspace),
     snapshots: readingSnapshots(workspace, table),
@@ -221,6 +215,33 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
         await images.openChain(image, as, device, trust, how);
       return await onNewBacking(await open(path, format), copiedInto, open);
     },
+  };
+}
+
+/** What the statements before do, as plans ask it. */
+function doneBy(
+  statements: readonly Pick<Statement, "plan">[],
+): Pick<PlanContext, "changedLast" | "madeHere" | "takenHere" | "givenUpHere" | "removedHere"> {
+  return {
+    changedLast: new Set(
+      statements.flatMap(({ plan }) => plan.redo.flatMap(({ image, isLast }) => (isLast ? [image] : []))),
+    ),
+    madeHere: new Set(statements.flatMap(({ plan }) => plan.newFiles.map(({ path }) => path))),
+    takenHere: statements.flatMap(({ plan: { snapshot, watched, reports } }) =>
+      snapshot
+        ? [
+            {
+              ...snapshot,
+              images: new Set(watched.map(({ image }) => image)),
+              sealed: new Map(reports.map(({ device, before }) => [device, before])),
+            },
+          ]
+        : [],
+    ),
+    givenUpHere: new Set(
+      statements.flatMap(({ plan: { givesUp = [] } }) => givesUp.map(({ device }) => device)),
+    ),
+    removedHere: new Set(statements.flatMap(({ plan }) => plan.removes)),
   };
 }
 

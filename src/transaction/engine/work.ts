@@ -1,6 +1,13 @@
 // What one command works on.
 
-import { type DeviceTable, readTable, withDevices, withGivenUp, type Workspace } from "../../device/index.ts";
+import {
+  type DeviceTable,
+  readTable,
+  withDevices,
+  withGivenUp,
+  withSealsOf,
+  type Workspace,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { StagedStorage } from "../../format/index.ts";
 import {
@@ -77,7 +84,7 @@ export async function effectiveTable(
   const table = withCommitted(await readTable(workspace), others ?? (await readJournals(workspace, id)));
   if (!journal) return table;
   const givesUp = liveStatements(journal.state).flatMap(({ plan }) => plan.givesUp ?? []);
-  return givesUp.reduce(withGivenUp, withDevices(table, changesOf(journal.state)));
+  return givesUp.reduce(withGivenUp, withSealsOf(withDevices(table, changesOf(journal.state)), table));
 }
 
 /** How long this command still waits. */

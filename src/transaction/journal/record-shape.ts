@@ -5,6 +5,7 @@
 
 import {
   type GivenUp,
+  isChain,
   isCount,
   isDeviceEntry,
   isFileBeside,
@@ -23,6 +24,7 @@ import {
   orAbsent,
   orNull,
   type Shape,
+  type TakenThen,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { Origin } from "../../storage/index.ts";
@@ -193,6 +195,18 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
             objectOf<GivenUp["snapshots"][number]>({ number: isCount, devices: listOf(isText) }),
           ),
           renewed: orAbsent(listOf(isSnapshot)),
+          taken: orAbsent(
+            objectOf<TakenThen>({
+              first: isCount,
+              snapshots: listOf(
+                objectOf<TakenThen["snapshots"][number]>({
+                  chain: isChain,
+                  below: orNull(isCount),
+                  isMade: orAbsent(isFlag),
+                }),
+              ),
+            }),
+          ),
           marks: orAbsent(
             listOf(
               objectOf<NonNullable<GivenUp["marks"]>[number]>({

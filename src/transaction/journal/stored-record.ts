@@ -5,6 +5,7 @@ import { posix } from "node:path";
 import {
   fromStoredPath,
   mapEntryPaths,
+  mapImagePaths,
   mapSnapshotPaths,
   toStoredPath,
   type Workspace,
@@ -91,6 +92,15 @@ function mapPlanPaths(record: PlanRecord, map: (path: string) => string): PlanRe
         ...one,
         images: one.images.map(map),
         ...(one.renewed && { renewed: one.renewed.map((each) => mapSnapshotPaths(each, map)) }),
+        ...(one.taken && {
+          taken: {
+            ...one.taken,
+            snapshots: one.taken.snapshots.map((each) => ({
+              ...each,
+              chain: each.chain.map((entry) => mapImagePaths(entry, map)),
+            })),
+          },
+        }),
         ...(one.marks && { marks: one.marks.map((mark) => ({ ...mark, image: map(mark.image) })) }),
       })),
     }),

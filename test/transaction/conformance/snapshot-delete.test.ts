@@ -143,3 +143,32 @@ async function makeBranchless(second?: Record<string, string>): Promise<Workbenc
   if (second) await bench.snapshot(second);
   return bench;
 }
+
+describe("in a transaction", () => {
+  qemu.test("follows snapshots that it takes, which keep what they keep", async () => {
+    const bench = await makeBranched();
+    const kept = await readSnapshotContents(bench, "number");
+    const shown = await bench.content();
+    const id = await bench.begin();
+    const all = { kind: "snapshot-group", targets: [], isOfAll: true } as const;
+    await bench.snapshot({}, { ...all, name: "a" });
+    await bench.snapshot({}, { ...all, name: "b" });
+    await bench.run(deleting([1, 2, 3]));
+    expect(await failureOf(async () => await bench.run(deleting([4])))).toMatchObject({ code: "E_REFUSED" });
+    await bench.commit(id);
+    const [vda, vdb] = [`true ${shown["vda"]}`, `true ${shown["vdb"]}`];
+    expect(await readSnapshotContents(bench, "number")).toEqual({
+      "4 vda": kept["4 vda"],
+      "4 vdb": kept["4 vdb"],
+      "5 vda": vda,
+      "5 vdb": vdb,
+      "6 vda": vda,
+      "6 vdb": vdb,
+    });
+    expect(await bench.content()).toEqual(shown);
+    // What they are called by their numbers stands on each other as before.
+    for (const number of [5, 4, 6]) await bench.run(deleting([number]));
+    expect(await bench.content()).toEqual(shown);
+    expect(await readSnapshotContents(bench, "number")).toEqual({});
+  });
+});

@@ -59,7 +59,13 @@ export interface PlanContext {
   /** Files that they make. */
   readonly madeHere: ReadonlySet<string>;
   /** Snapshots that they take, with the images that these stand on. */
-  readonly takenHere: readonly (PlannedSnapshot & { readonly images: ReadonlySet<string> })[];
+  readonly takenHere: readonly (PlannedSnapshot & {
+    readonly images: ReadonlySet<string>;
+    /** What each seals of a device, by its name. */
+    readonly sealed: ReadonlyMap<string | null, string | null>;
+  })[];
+  /** Devices of which they give snapshots up. */
+  readonly givenUpHere: ReadonlySet<string>;
   /** Files that they take away. */
   readonly removedHere: ReadonlySet<string>;
   /** Opens the guest data of an image as the statements before this one will leave it. The caller closes it. */

@@ -40,7 +40,7 @@ type Growing = { -readonly [Field in keyof Layer]: Layer[Field] };
 export async function readLayers(
   device: string,
   deleted: ReadonlySet<number>,
-  { table, snapshots }: Pick<PlanContext, "table" | "snapshots">,
+  { table, snapshots, takenHere }: Pick<PlanContext, "table" | "snapshots" | "takenHere">,
 ): Promise<Map<string, Layer>> {
   const layers = new Map<string, Growing>();
   const sealed = new Map<number, SealedDevice>();
@@ -69,6 +69,11 @@ export async function readLayers(
     top.isMade = entry.made === entry.image;
     top.trusted = entry.trusted ?? [];
   }
+  for (const [index, image] of takenOf(device, takenHere).entries()) {
+    const layer = layers.get(image);
+    if (!layer) throw standsNowhere(device, image);
+    layer.moments = [...layer.moments, table.nextSnapshot + index];
+  }
   for (const { name, chain, mirror } of table.devices) {
     if (name !== device) for (const image of filesOf(chain)) needed.set(image, `'${name}'`);
     for (const image of filesOf(mirror?.chain ?? [])) needed.set(image, `the mirror of '${name}'`);
@@ -77,6 +82,13 @@ export async function readLayers(
     layer.neededBy = filesOf([layer.entry]).flatMap((image) => needed.get(image) ?? [])[0];
   }
   return layers;
+}
+
+/** What snapshots of the same transaction keep of the device, oldest first. They get their numbers with its commit. */
+export function takenOf(device: string, takenHere: PlanContext["takenHere"]): string[] {
+  return takenHere.flatMap(({ devices, sealed }) =>
+    devices.includes(device) ? (sealed.get(device) ?? []) : [],
+  );
 }
 
 function filesOf(chain: readonly ChainEntry[]): string[] {
@@ -141,6 +153,19 @@ function lost(device: string, number: number): ImgtxError {
     device,
     hint: "put `.imgtx/snapshots` back from a copy",
   });
+}
+
+/** A rollback of the same transaction has left it, and no record has it yet. */
+function standsNowhere(device: string, image: string): ImgtxError {
+  return new ImgtxError(
+    "E_REFUSED",
+    "the transaction has left it, and keeps it as a snapshot that has no record yet",
+    {
+      device,
+      image,
+      hint: "commit the transaction first",
+    },
+  );
 }
 
 function standsElsewhere(

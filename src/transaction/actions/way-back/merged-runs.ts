@@ -81,14 +81,14 @@ export async function judgeRun(
 
 const CLOSED: ReadonlySet<string> = new Set(["E_REFUSED", "E_UNSUPPORTED"]);
 
-/** E_REFUSED where earlier statements of the transaction do something to the images, or make them, at the commit. */
+/** E_REFUSED where earlier statements of the transaction do something to the images at the commit. */
 function assertComposes(device: string, { layers, top, above }: Run, context: PlanContext): void {
-  const { copiedInto, changedLast, madeHere } = context;
+  const { copiedInto, changedLast } = context;
   const image = [...layers, top, ...above]
     .map((layer) => layer.image)
-    .find((one) => copiedInto.has(one) || changedLast.has(one) || madeHere.has(one));
+    .find((one) => copiedInto.has(one) || changedLast.has(one));
   if (image === undefined) return;
-  throw new ImgtxError("E_IN_USE", "an earlier action of the transaction makes or changes it at the commit", {
+  throw new ImgtxError("E_IN_USE", "an earlier action of the transaction changes it at the commit", {
     device,
     image,
     hint: "commit the transaction first",

@@ -7,6 +7,7 @@ import {
   type Snapshot,
   type SnapshotReads,
   type SnapshotRef,
+  type TakenThen,
 } from "../../../device/index.ts";
 import type { Layer, Layers } from "./layers.ts";
 
@@ -41,22 +42,26 @@ export async function renewRecords(
     const snapshot = await snapshots.read(ref);
     const before = snapshot.devices.find((one) => one.device === device);
     if (!before) continue;
-    const after = renewOne(before, ref.number, tree);
+    const { isMade: _isMade, ...rest } = before;
+    const after = { ...rest, ...placeOf(before.chain[0]?.image ?? "", ref.number, tree) };
     if (isSame(before, after, tree)) continue;
     renewed.push({ ...snapshot, devices: [after] });
   }
   return renewed;
 }
 
-function renewOne(before: SealedDevice, number: number, tree: Rearranged): SealedDevice {
-  const line = lineFrom(before.chain[0]?.image ?? "", tree);
+/** What the snapshots that the transaction has taken keep of the device then. */
+export function renewTaken(images: readonly string[], first: number, tree: Rearranged): TakenThen {
+  return { first, snapshots: images.map((image, index) => placeOf(image, first + index, tree)) };
+}
+
+function placeOf(image: string, number: number, tree: Rearranged): TakenThen["snapshots"][number] {
+  const line = lineFrom(image, tree);
   const keeperOf = ({ layer }: Placed): number | undefined => layer.moments.findLast((one) => one < number);
   const end = line.findIndex((one, depth) => depth > 0 && keeperOf(one) !== undefined);
   const own = end === -1 ? line : line.slice(0, end);
   const next = line[end];
-  const { isMade: _isMade, ...rest } = before;
   return {
-    ...rest,
     chain: own.map((one, depth) => entryOf(one, own[depth - 1], tree)),
     below: (end !== -1 && next && keeperOf(next)) || null,
     ...(own[0]?.file.isMade === true && { isMade: true }),

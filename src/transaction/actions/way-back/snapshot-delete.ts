@@ -22,10 +22,10 @@ import { placeOf } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";
 import { hasAccessOf } from "../plan/layers-to-merge.ts";
 import { mirrorOfSameContent } from "../plan/mirror-scope.ts";
-import { type Layer, type Layers, readLayers, withOverlays } from "./layers.ts";
+import { type Layer, type Layers, readLayers, takenOf, withOverlays } from "./layers.ts";
 import { judgeRun, type LeftRun, type MergedRun, type Merging, planMerging } from "./merged-runs.ts";
 import { type OpenLayers, openLayers } from "./open-layers.ts";
-import { marksOf, placesFrom, type Rearranged, renewRecords } from "./renewed-records.ts";
+import { marksOf, placesFrom, type Rearranged, renewRecords, renewTaken } from "./renewed-records.ts";
 import { type Division, divideLayers, isFree } from "./runs.ts";
 
 export const snapshotDelete: Action<SnapshotDeleteRequest> = {
@@ -83,7 +83,7 @@ async function planOne(
 ) {
   const own = deleted.filter(({ devices }) => devices.some((one) => one.device === device));
   const numbers = new Set(own.map(({ number }) => number));
-  assertNoneTaken(device, context);
+  assertFollows(device, context);
   const entry = keepsImages ? findDevice(context.table, device) : requireMergeable(device, numbers, context);
   const known = await withPlace({ device }, async () => await readLayers(device, numbers, context));
   const { layers, merged, left, gone, open, merging, notes } =
@@ -120,15 +120,15 @@ async function planOne(
       snapshots: own.map(({ number, devices }) => ({ number, devices: devices.map((one) => one.device) })),
       renewed: await renewRecords(device, stay, context.snapshots, tree),
       marks: entry ? marksOf(entry.image, tree) : [],
+      taken: renewTaken(takenOf(device, context.takenHere), context.table.nextSnapshot, tree),
     },
   };
 }
 
-/** Its record is written when the transaction has ended, with what its images are by then. */
-function assertNoneTaken(device: string, { takenHere }: PlanContext): void {
-  const taken = takenHere.find(({ devices }) => devices.includes(device));
-  if (!taken) return;
-  throw new ImgtxError("E_REFUSED", "an earlier action of the transaction takes a snapshot of it", {
+/** Which snapshots the transaction has taken by then can't be told where it has given some up. */
+function assertFollows(device: string, { takenHere, givenUpHere }: PlanContext): void {
+  if (!givenUpHere.has(device) || takenOf(device, takenHere).length === 0) return;
+  throw new ImgtxError("E_REFUSED", "the transaction has taken a snapshot of it, and given one up", {
     device,
     hint: "commit the transaction first",
   });
