@@ -166,7 +166,10 @@ class Explorer {
       if (points.has(point)) {
         if (cut.level === 1) this.#report.figures.points += 1;
         await this.#powerFails(cut, point, states, ahead);
-        await this.#processDies(cut, point, cached, ahead, deaths.has(point));
+        const mayNest = deaths.has(point) && cut.level < this.#options.depth;
+        if (mayNest || !isAfterFlush(cut, point, points)) {
+          await this.#processDies(cut, point, cached, ahead, mayNest);
+        }
       }
       const change = cut.log[point];
       if (!change) continue;
@@ -341,6 +344,11 @@ class Explorer {
       level: crash.cut.level + 1,
     });
   }
+}
+
+/** What a dead process leaves after a flush it left before that as well: a power cut alone would tell, and comes on its own. */
+function isAfterFlush({ log, from, to }: Cut, point: number, points: ReadonlySet<number>): boolean {
+  return point > from && point < to && log[point - 1]?.kind === "flush" && points.has(point - 1);
 }
 
 /** Of a recording that lacks no flush the first call. A recovery that is cut off lacks flushes of its own, from any call on. */
