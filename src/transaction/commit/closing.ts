@@ -190,6 +190,23 @@ export function withLooksOfKept(
   return { ...table, snapshots };
 }
 
+/** Images of records that are still to be written, and that no device and no mirror writes to. */
+export function imagesKeptAnew({ snapshots, devices }: DeviceTable): ReadonlySet<string> {
+  const records = snapshots.flatMap(({ unwritten, later = [] }) => [
+    unwritten,
+    ...later.map((one) => one.unwritten),
+  ]);
+  const written = new Set(
+    devices.flatMap(({ image, mirror }) => [image, ...(mirror?.chain ?? []).map((one) => one.image)]),
+  );
+  return new Set(
+    records
+      .flatMap((record) => record?.devices ?? [])
+      .flatMap(({ chain }) => chain.flatMap(filesOfEntry))
+      .flatMap(({ image }) => (written.has(image) ? [] : [image])),
+  );
+}
+
 /** E_EXISTS where a snapshot has the name of one that the transaction takes, or two of those have. */
 export function assertNamesFree({ snapshots }: DeviceTable, state: TransactionState): void {
   const taken = new Set(snapshots.map(({ name }) => name));

@@ -26,7 +26,13 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import type { Fingerprint, RedoLog } from "../../format/index.ts";
 import type { LockWaiting } from "../../storage/index.ts";
-import { closingTable, withLooksOfKept, withPlannedSnapshots, operationOf } from "./closing.ts";
+import {
+  closingTable,
+  imagesKeptAnew,
+  operationOf,
+  withLooksOfKept,
+  withPlannedSnapshots,
+} from "./closing.ts";
 import { syncLate } from "./late-sync.ts";
 import { holdLeft } from "./left-images.ts";
 import { removeEmptied } from "./emptied.ts";
@@ -144,8 +150,10 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
   const stale = held?.stale ?? [];
   try {
     const written = held?.written ?? new Map<string, Fingerprint>();
+    const kept = imagesKeptAnew(expected);
     const first = await applyRedo(workspace, journal, {
       ...how,
+      kept,
       isDue: (image, { isLast }) => used.has(image) && isLast !== true,
     });
     const copied = await runCopies(workspace, journal, {
@@ -158,6 +166,7 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
     });
     const last = await applyRedo(workspace, journal, {
       ...how,
+      kept,
       isDue: (image, { isLast }) => used.has(image) && isLast === true,
     });
     const redone = new Map([...first, ...copied, ...last]);

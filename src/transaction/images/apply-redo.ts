@@ -53,6 +53,8 @@ export interface HowToApply {
   readonly logs?: ReadonlyMap<string, RedoLog>;
   /** Whether the table has moved: a log that is not there any more was applied then. */
   readonly hasMoved?: boolean;
+  /** Images that snapshots keep, and nobody writes to: see applyOne. */
+  readonly kept?: ReadonlySet<string>;
   /** Told of images that are left as they are. Undefined: that is an error. */
   readonly onLeft?: ((file: KeptFile) => void) | undefined;
   readonly onNotice?: ((line: string) => void) | undefined;
@@ -71,7 +73,7 @@ export async function applyRedo(
     for (let one = ready.shift(); one; one = ready.shift()) {
       const { image } = one.redo;
       try {
-        const look = await applyOne(storage, one, isRecorded(one.redo, state));
+        const look = await applyOne(storage, one, isRecorded(one.redo, state), how);
         if (look) looks.set(image, look);
         if (isRecorded(one.redo, state)) await journal.append({ type: "applied", image }, "applied");
       } finally {
@@ -230,6 +232,7 @@ async function applyOne(
   storage: Storage,
   { redo, base, log, guard, file, seen, isApplied }: Ready,
   isToldOf: boolean,
+  { kept, onNotice }: Pick<HowToApply, "kept" | "onNotice">,
 ): Promise<Fingerprint | undefined> {
   const look = async (of: StorageFile): Promise<Fingerprint> =>
     await settleFingerprint(storage.host, of, await takeFingerprint(of, base.headerSha256 !== null));
@@ -237,8 +240,13 @@ async function applyOne(
     if (file) await renewApplied(log, file);
     else if (isToldOf) await seen.flush("redo log: applied");
     // Whoever applied it has died since. From then on a guest may have opened the image, and what it looks like now
-    // must not pass for what imgtx made of it.
-    return keptFenceOf(guard) === undefined ? undefined : await look(seen);
+    // must not pass for what imgtx made of it. Of one that snapshots keep it does, or they would be lost for nothing.
+    if (keptFenceOf(guard) !== undefined) return await look(seen);
+    if (kept?.has(redo.image) !== true) return undefined;
+    onNotice?.(
+      `whether somebody wrote to ${redo.image} after imgtx changed it can't be told, since imgtx was stopped right then`,
+    );
+    return await look(seen);
   }
   if (!file) throw new Error("an image that is to be changed is open for writing");
   for (const range of redo.preallocated ?? []) await takeSpace(file, range, redo.sizeAfter);

@@ -7,6 +7,7 @@ import { failureOf } from "../../helpers/expect-error.ts";
 import { guestDigest, openGuest, openHostImage } from "../../helpers/guest-content.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { createOverlay } from "../../helpers/qemu-programs.ts";
+import { killAt } from "../../helpers/storage/watched-storage.ts";
 import { writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { readSnapshotContents } from "../../helpers/transaction/snapshot-contents.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
@@ -130,6 +131,25 @@ describe("what no record knows", () => {
     const { actions } = await bench.run(deleting([2]));
     expect(actions[0]?.files).toEqual([]);
     expect(existsSync(bench.at("c1.qcow2"))).toBe(true);
+  });
+});
+
+describe("cut off when the header of an overlay is changed, and before the table knows", () => {
+  qemu.test("leaves the snapshot that keeps that one intact, and says what nobody can tell", async () => {
+    const bench = await makeBranchless({ vdc: "c2.qcow2" });
+    await bench.snapshot({ vdc: "c3.qcow2" });
+    const { "1 vdc": _gone, ...kept } = await readSnapshotContents(bench, "number");
+    const image = bench.at("c2.qcow2");
+    let isChanged = false;
+    const dying = killAt(bench.storage, ({ name, path, purpose }) => {
+      const wasChanged = isChanged;
+      isChanged ||= name === "file.flush" && path === image && purpose === "redo log: fence lifted";
+      return wasChanged;
+    });
+    await expect(bench.through(dying).run(deleting([1]))).rejects.toThrow("killed");
+    const { recovered } = await bench.session();
+    expect(recovered[0]?.text).toContain(`${image} after imgtx changed it can't be told`);
+    expect(await readSnapshotContents(bench, "number")).toEqual(kept);
   });
 });
 
