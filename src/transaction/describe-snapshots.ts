@@ -15,7 +15,7 @@ import {
   type SnapshotRef,
   type Workspace,
 } from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../errors/index.ts";
 import { describeStatChanges } from "../format/index.ts";
 import type { FileStat } from "../storage/index.ts";
 import type { Session } from "./request.ts";
@@ -44,9 +44,10 @@ export async function listSnapshotsOf(
   const found: SnapshotDescription[] = [];
   for (const ref of table.snapshots.toReversed()) {
     if (found.length >= count) break;
-    const described = await describeOne(look, ref);
-    const isAbout = device === undefined || described.devices.some((one) => one.device === device);
-    if (isAbout || described.problem !== null) found.push(described);
+    // By the record alone: the images of the others are not looked at. One that can't be read is listed as that.
+    const kept = device === undefined ? undefined : await unlessItFails(() => look.snapshots.read(ref));
+    if (kept?.devices.every((one) => one.device !== device) !== true)
+      found.push(await describeOne(look, ref));
   }
   return found;
 }

@@ -266,9 +266,9 @@ export async function findMade(
   if (table.generation > madeOn && table.transaction === id) return table.generation;
   const history = readingHistory(workspace, table);
   for (let number = table.generation - 1; number > madeOn; number -= 1) {
-    const generation = await history.read(number);
-    if (generation?.transaction === id) return number;
-    if (generation) continue;
+    const found = await history.file(number);
+    if (found?.head.transaction === id) return number;
+    if (found) continue;
     throw new ImgtxError("E_JOURNAL", `generation ${number} is not in the history: it may be its own`, {
       image: path,
       hint: "put back `.imgtx/history` from a copy",

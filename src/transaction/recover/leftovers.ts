@@ -86,7 +86,7 @@ export async function isInHistory(workspace: Workspace, id: string): Promise<boo
   if (present.transaction === id) return true;
   const history = readingHistory(workspace, present);
   for (const generation of (await listHistory(workspace, present)).toReversed()) {
-    if ((await history.read(generation))?.transaction === id) return true;
+    if ((await history.file(generation))?.head.transaction === id) return true;
   }
   return false;
 }

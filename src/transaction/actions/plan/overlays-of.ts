@@ -1,6 +1,7 @@
 // Who stands on an image that is about to change under them: devices, what the history keeps, and images beside it.
 
 import { posix } from "node:path";
+import type { DeviceEntry } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { type FolderOverlays, identityOf, overlaysOn, readOverlaysIn } from "../../../format/index.ts";
 import type { Note } from "../../notes.ts";
@@ -70,12 +71,16 @@ export async function findOverlays(
       if (overlay) found.get(image)?.add(overlay.image);
     }
   };
+  const seen = new Set<DeviceEntry>();
   for (let generation = table.generation; generation > 0; generation -= 1) {
     const { devices } =
       generation === table.generation ? table : ((await readGeneration(generation)) ?? NONE);
-    for (const { chain, mirror } of devices) {
-      add(chain);
-      if (mirror) add(mirror.chain);
+    for (const entry of devices) {
+      // Most generations have most devices as the next one has them.
+      if (seen.has(entry)) continue;
+      seen.add(entry);
+      add(entry.chain);
+      if (entry.mirror) add(entry.mirror.chain);
     }
   }
   const folders = new Set([...images, ...beside.map(({ path }) => path)].map((path) => posix.dirname(path)));
