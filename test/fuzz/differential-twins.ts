@@ -146,8 +146,9 @@ async function compareImages(
   ignored: Change["ignored"] = { start: 0, end: 0 },
 ): Promise<void> {
   const format = name.endsWith(".raw") ? "raw" : "qcow2";
-  // A commit of QEMU's marks whole steps of its copy, and imgtx's what is copied.
-  const marks = told.startsWith("commit ") ? [] : [bitmaps];
+  // A commit of QEMU's marks whole steps of its copy, and imgtx's what is copied. What a rebase copies no guest sees change:
+  // QEMU marks it all the same.
+  const marks = /^(?:commit|rebase) /.test(told) ? [] : [bitmaps];
   for (const look of [content, properties, snapshots, ...marks]) {
     const [theirs, ours] = [
       await look(tools, twin, name, format, ignored),
