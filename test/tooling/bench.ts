@@ -7,6 +7,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { benchBackings } from "./bench-backings.ts";
+import { benchDaily } from "./bench-daily.ts";
 import { benchImages } from "./bench-images.ts";
 import { benchInPlace } from "./bench-in-place.ts";
 import { benchMirrors } from "./bench-mirrors.ts";
@@ -15,6 +16,7 @@ import { type Bench, inTurns, Results, run, runImgtx } from "./bench-tools.ts";
 const root = fileURLToPath(new URL("../..", import.meta.url));
 // On a real disk: a tmpfs would make every flush free.
 const scratch = mkdtempSync(`${process.env["IMGTX_BENCH_DIR"] ?? `${root}/node_modules`}/.bench-`);
+const PARTS: readonly string[] = ["start", "daily", "groups", "images", "mirrors", "backings", "in-place"];
 const results = new Results();
 const bench: Bench = { scratch, report: results.report };
 
@@ -22,6 +24,9 @@ try {
   const hasQemu = spawnSync("qemu-img", ["--version"]).status === 0;
   // `npm run bench -- mirrors` measures one of the parts.
   const [, , only] = process.argv;
+  if (only !== undefined && !PARTS.includes(only)) {
+    throw new Error(`there is no part '${only}' to be measured: one of ${PARTS.join(", ")}`);
+  }
   const wants = (part: string) => only === undefined || only === part;
   if (wants("start")) benchStartUp(bench);
   if (hasQemu && wants("groups")) {
@@ -29,6 +34,7 @@ try {
     benchGroup(bench, 8, 2);
     benchGroup(bench, 64, 10);
   }
+  if (hasQemu && wants("daily")) benchDaily(bench);
   if (hasQemu && wants("images")) benchImages(bench);
   if (hasQemu && wants("mirrors")) benchMirrors(bench);
   if (hasQemu && wants("backings")) benchBackings(bench);
