@@ -1,6 +1,6 @@
 // snapshot-delete: in every order, each snapshot that stays, and each device, shows what it showed.
 
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { describe, expect } from "vitest";
 import type { SnapshotDeleteRequest } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
@@ -119,6 +119,17 @@ describe("what no record knows", () => {
     }
   });
 
+  qemu.test("as what a device was on by a generation that is lost, keeps what it may stand on", async () => {
+    const bench = await makeBranchless({ vdc: "elsewhere/c2.qcow2" });
+    await bench.remove("vdc");
+    await bench.add("vdc", bench.makeQcow2("other.qcow2", 9));
+    const shown = digestOf(bench, "elsewhere/c2.qcow2");
+    for (const name of readdirSync(bench.at(".imgtx/history"))) rmSync(bench.at(`.imgtx/history/${name}`));
+    const { actions } = await bench.run(deleting([2, 1]));
+    expect(actions[0]?.notes).toContainEqual(expect.stringContaining("which the history lacks"));
+    expect(digestOf(bench, "elsewhere/c2.qcow2")).toBe(shown);
+  });
+
   qemu.test("as internal snapshots in a layer, keeps that, and is not discarded", async () => {
     const bench = await makeBranchless();
     await bench.run({ kind: "internal-snapshot-create", devices: ["vdc"], snapshot: "inside" });
@@ -158,6 +169,7 @@ async function makeBranchless(second?: Record<string, string>): Promise<Workbenc
   const bench = await makeWorkbench();
   await bench.snapshot({ vdc: "c1.qcow2" });
   writeGuest(bench.at("c1.qcow2"), "qcow2", "write -P 4 0 8k");
+  mkdirSync(bench.at("elsewhere"));
   if (second) await bench.snapshot(second);
   return bench;
 }

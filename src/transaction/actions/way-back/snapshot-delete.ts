@@ -200,11 +200,9 @@ async function planDivided(
       wanted.map(({ image }) => image),
       context,
     );
-    const kept = gone.filter(({ image }) => (open.viewOf(image).link.header?.nbSnapshots ?? 0) > 0);
+    const kept = await findKept(gone, open, context);
     if (kept.length > 0) {
-      const needed = kept.map(
-        (one) => [one.image, { ...one, neededBy: "an internal snapshot in it" }] as const,
-      );
+      const needed = kept.map((one) => [one.image, one] as const);
       return await planDivided(entry, new Map([...layers, ...needed]), notes, context);
     }
     const judged = [];
@@ -214,6 +212,32 @@ async function planDivided(
     const merging = await planMerging(entry, merged, open, context);
     return { layers, merged, left, gone, open, merging, notes: [...notes, ...open.doubts] };
   });
+}
+
+/** Layers that nothing stands on, and that do not go all the same. */
+async function findKept(
+  gone: readonly Layer[],
+  open: OpenLayers,
+  context: PlanContext,
+): Promise<readonly Layer[]> {
+  const lost = gone.length === 0 ? undefined : await findLostGeneration(context);
+  // What a device was on then may be anywhere.
+  const unknown = `an image of generation ${lost}, which the history lacks, perhaps`;
+  return gone.flatMap((layer) => {
+    const hasInside = (open.viewOf(layer.image).link.header?.nbSnapshots ?? 0) > 0;
+    const neededBy = hasInside ? "an internal snapshot in it" : unknown;
+    return hasInside || lost !== undefined ? [{ ...layer, neededBy }] : [];
+  });
+}
+
+/** The first one since the oldest snapshot that nobody can read. */
+async function findLostGeneration(context: PlanContext): Promise<number | undefined> {
+  const { table } = context;
+  const first = Math.min(...table.snapshots.map(({ record }) => record));
+  for (let generation = first; generation < table.generation; generation += 1) {
+    if (!(await context.readGeneration(generation))) return generation;
+  }
+  return undefined;
 }
 
 /** The device's entry where its chain has other images then. */
