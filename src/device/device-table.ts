@@ -47,6 +47,11 @@ export interface DeviceTable {
   readonly position?: number | undefined;
   /** Closed generations that a redo goes to, the next one last. Absent: none. */
   readonly undone?: readonly number[] | undefined;
+  /**
+   * The generation at which the workspace, which was a copy, was made one of its own: the images of that one are the original's
+   * as well. Absent: it never was a copy.
+   */
+  readonly adopted?: number | undefined;
   /** Bytes of the differences in the history after its last whole generation. Absent: the next one is kept whole. */
   readonly sinceWhole?: number | undefined;
 }
@@ -243,6 +248,7 @@ const HEAD = {
   nextSnapshot: isCount,
   position: orAbsent(isCount),
   undone: orAbsent(listOf(isCount)),
+  adopted: orAbsent(isCount),
 };
 
 export const isTableHead = objectOf<TableHead>(HEAD);

@@ -48,6 +48,7 @@ export {
   stageGeneration,
   writeNextGeneration,
 } from "./next-generation.ts";
+export { findInherited } from "./inherited.ts";
 export { type DeviceOnFile, findDeviceOnFile } from "./device-on-file.ts";
 export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 export { findOwner, lockOwner } from "./owner-lock.ts";

@@ -73,11 +73,13 @@ async function findProblem(
 class WayBack {
   readonly #position: number;
   readonly #undone: ReadonlySet<number>;
+  readonly #adopted: number;
   #isOpen = true;
 
-  constructor({ generation, position = generation, undone = [] }: DeviceTable) {
+  constructor({ generation, position = generation, undone = [], adopted = 0 }: DeviceTable) {
     this.#position = position;
     this.#undone = new Set(undone);
+    this.#adopted = adopted;
   }
 
   at(
@@ -85,6 +87,8 @@ class WayBack {
     isSound: boolean,
     moves: GenerationDescription["devices"] | undefined,
   ): Pick<GenerationDescription, "undo" | "redo"> {
+    // What is of before the workspace was copied is its original's.
+    if (generation < this.#adopted) return { undo: false, redo: false };
     if (generation <= this.#position && !isSound) this.#isOpen = false;
     const undo = generation < this.#position && this.#isOpen;
     // An undo of what moved no image is refused, and so goes no further.

@@ -21,6 +21,7 @@ const NEEDS_NO_QUOTES = new Set([
   "keeper", // a device
   "kind",
   "link.format",
+  "mirrored.name", // a device
   "name", // of a device; of a user, quoted before
   "number",
   "other.id",
@@ -30,7 +31,12 @@ const NEEDS_NO_QUOTES = new Set([
   "this.#block.id",
   "this.id",
   "verb",
+  "version",
   "wanted",
+  "was", // a size
+  'was < size ? " --shrink" : ""',
+  'way.replace("DEVICES", names.join(" "))', // devices, in a command that is written there
+  "which", // numbers
 ]);
 // `commandFor` of a savepoint: the dash that its name may begin with.
 const IS_QUOTED = /^(?:shellQuote\(|name\.startsWith\("-"\) \? "-- " : ""$)/;

@@ -4,6 +4,7 @@ import {
   canonicalPath,
   type DeviceTable,
   findDevice,
+  findInherited,
   type HistoryReads,
   readTable,
   readingHistory,
@@ -99,6 +100,7 @@ export async function planStatement(
     ]),
   };
   await assertSealedStay(context.snapshots, statement.table, record);
+  await assertInheritedStay(record, context);
   return { plan, record };
 }
 
@@ -130,6 +132,23 @@ function assertMayFollow({ redo = [], changes, copies = [] }: Plan, context: Pla
     },
   );
 }
+
+/** E_REFUSED where it would remove what the workspace, once a copy, has from its original. */
+async function assertInheritedStay({ removes }: PlanRecord, context: PlanContext): Promise<void> {
+  const inherited = removes.length === 0 ? NONE : await context.readInherited();
+  const image = removes.find((one) => inherited.has(one));
+  if (image === undefined) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    "the workspace was copied, and the one that it was copied from may need it",
+    {
+      image,
+      hint: "`--keep` leaves it where it is; remove it yourself where that workspace is gone",
+    },
+  );
+}
+
+const NONE: ReadonlySet<string> = new Set();
 
 /** Each change with its log: the one that the image has already in this transaction, else a new one. */
 function nameLogs({ id, staged, journal }: Work, changes: readonly ImageChange[]): PlanRecord["redo"] {
@@ -183,6 +202,8 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     ...doneBy(statements),
     readUnfinished: async () => new Set(unfinishedAmong(await readJournals(workspace)).keys()),
     readGeneration: readingOnce(workspace),
+    readInherited: async () =>
+      table.adopted === undefined ? NONE : await findInherited(workspace, await readTable(workspace)),
     snapshots: readingSnapshots(workspace, table),
     gate,
     async openContent(image, format) {

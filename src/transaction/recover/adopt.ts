@@ -138,5 +138,5 @@ function isWithin(root: string, path: string): boolean {
 
 async function nameAnew(workspace: Workspace, moved: boolean): Promise<void> {
   const table = await readTable(workspace);
-  await replaceTable(workspace, moved ? table : { ...table, workspaceId: null });
+  await replaceTable(workspace, moved ? table : { ...table, workspaceId: null, adopted: table.generation });
 }

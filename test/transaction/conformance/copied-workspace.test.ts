@@ -268,6 +268,38 @@ describe("adoption", () => {
     expect(await original.images()).toEqual({ vda: "../a1.qcow2" });
   });
 
+  test("lets nothing be removed, or merged into, that the original may need", async () => {
+    const { bench: original, at } = await makeBeside();
+    await original.snapshot({ vda: at("a1.qcow2") });
+    await original.snapshot({ vda: at("a2.qcow2") });
+    copy(original.root, at("copy"));
+    const one = new Workbench(at("copy"));
+    await adoptWorkspace(one.storage, one.root, FORGET);
+    const inherited = ["a.qcow2", "a1.qcow2", "a2.qcow2"].map(at);
+    const before = inherited.map((path) => readFileSync(path));
+    const merging = {
+      kind: "merge",
+      devices: ["vda"],
+      from: undefined,
+      into: at("a.qcow2"),
+      keep: false,
+    } as const;
+    expect(await failureOf(async () => await one.run(merging))).toMatchObject({
+      code: "E_REFUSED",
+      image: at("a2.qcow2"),
+      changed: false,
+    });
+    // Once with the table of the adoption itself, and once with that in the history.
+    await one.run({ kind: "rollback", devices: [], to: "2", isDiscarding: true });
+    await one.run({ kind: "snapshot-delete", snapshots: ["1", "2"], devices: [], keepsImages: false });
+    expect(await failureOf(async () => await one.undo(1))).toMatchObject({ code: "E_REFUSED" });
+    expect(inherited.map((path) => readFileSync(path))).toEqual(before);
+    // What it has made itself goes as ever.
+    await one.snapshot({ vda: at("own.qcow2") });
+    await one.run({ kind: "rollback", devices: [], to: undefined, isDiscarding: true });
+    expect(existsSync(at("own.qcow2"))).toBe(false);
+  });
+
   test("of a workspace that was moved by cp lets its transactions go on", async () => {
     const { one, original, at, id } = await copied();
     rmSync(original.root, { recursive: true });

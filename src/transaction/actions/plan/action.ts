@@ -42,6 +42,8 @@ export interface PlanContext {
   readUnfinished(): Promise<ReadonlySet<string>>;
   /** An earlier generation, as it was when it was superseded; undefined where the history has none. */
   readGeneration(generation: number): Promise<DeviceTable | undefined>;
+  /** Images that the workspace, where it was copied, has from its original. */
+  readInherited(): Promise<ReadonlySet<string>>;
   /** What the snapshots of the table keep. */
   readonly snapshots: SnapshotReads;
   /** Opens a chain, by a format or by its magic, and keeps it open, for reading, until the command ends; the engine locks its images. */

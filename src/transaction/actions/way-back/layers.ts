@@ -40,8 +40,14 @@ type Growing = { -readonly [Field in keyof Layer]: Layer[Field] };
 export async function readLayers(
   device: string,
   deleted: ReadonlySet<number>,
-  { table, snapshots, takenHere }: Pick<PlanContext, "table" | "snapshots" | "takenHere">,
+  {
+    table,
+    snapshots,
+    takenHere,
+    readInherited,
+  }: Pick<PlanContext, "table" | "snapshots" | "takenHere" | "readInherited">,
 ): Promise<Map<string, Layer>> {
+  const inherited = await readInherited();
   const layers = new Map<string, Growing>();
   const sealed = new Map<number, SealedDevice>();
   const needed = new Map<string, string>();
@@ -79,7 +85,11 @@ export async function readLayers(
     for (const image of filesOf(mirror?.chain ?? [])) needed.set(image, `the mirror of '${name}'`);
   }
   for (const layer of layers.values()) {
-    layer.neededBy = filesOf([layer.entry]).flatMap((image) => needed.get(image) ?? [])[0];
+    const isAnothers = inherited.has(layer.image);
+    layer.isMade = layer.isMade && !isAnothers;
+    layer.neededBy = isAnothers
+      ? "the workspace that this one was copied from"
+      : filesOf([layer.entry]).flatMap((image) => needed.get(image) ?? [])[0];
   }
   return layers;
 }

@@ -240,7 +240,7 @@ async function findDiscarded(
   { links: [top] }: Chain,
   context: PlanContext,
 ): Promise<readonly string[]> {
-  if (!top || made !== image) return [];
+  if (!top || made !== image || (await context.readInherited()).has(image)) return [];
   const hint = "leave --discard out: then it is kept, as a snapshot";
   if ((top.header?.nbSnapshots ?? 0) > 0) {
     throw new ImgtxError(

@@ -122,12 +122,19 @@ interface Way {
 
 /** E_REFUSED where there is nothing to take back, or to do again. */
 async function findWay(isForward: boolean, context: PlanContext): Promise<Way> {
-  const { generation, position = generation, undone = [] } = context.table;
+  const { generation, position = generation, undone = [], adopted = 0 } = context.table;
   const wanted = isForward ? undone.at(-1) : position - 1;
   if (wanted === undefined) {
     throw new ImgtxError("E_REFUSED", "nothing was taken back that could be done again", {
       hint: "a commit after an undo ends that; `imgtx history` lists the commits",
     });
+  }
+  if (wanted >= 0 && wanted < adopted) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      `generation ${wanted} is of before the workspace was copied, and its images are the original's`,
+      { hint: "`imgtx snapshot-list` has what can be gone back to with `imgtx rollback`" },
+    );
   }
   const target = wanted < 0 ? undefined : await context.readGeneration(wanted);
   if (!target) {
