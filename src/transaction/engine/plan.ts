@@ -97,6 +97,7 @@ export async function planStatement(
       ...fencesToRaise(plan.changes).map(({ image }) => image),
       ...redo.map(({ image }) => image),
       ...(plan.copies ?? []).flatMap(({ into, files }) => [into, ...files]),
+      ...(plan.removes ?? []),
     ]),
   };
   await assertSealedStay(context.snapshots, statement.table, record);

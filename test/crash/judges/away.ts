@@ -239,7 +239,9 @@ function concernedBy({ before, after, step }: RecordedStep, script: string): Rea
       (name) =>
         new RegExp(`\\b${name}\\b`).test(words) ||
         differing.some((line) =>
-          new RegExp(`^(device|guest of|mirror of|guest of the mirror of) ${name}:`).test(line),
+          new RegExp(
+            `^(device|guest of|mirror of|guest of the mirror of) ${name}:|^snapshot .* ${name} `,
+          ).test(line),
         ),
     ),
   ]);

@@ -208,8 +208,10 @@ class GuestRig {
 
   async #judgeFinished(met: Met, observed: string, { text }: RunResult): Promise<void> {
     const { machine, trail, write, plain } = met;
-    const wanted = withoutWritten(plain.observed.replace(guestLine(write), write.line), write);
-    const found = withoutWritten(observed, write);
+    const expected = plain.observed.replace(guestLine(write), write.line);
+    const written = findWritten([expected, observed], write, text);
+    const wanted = withoutWritten(expected, written, write);
+    const found = withoutWritten(observed, written, write);
     if (found !== wanted) {
       const detail = `${text}\n${differences(found, new Map([["without a guest, but for its write", wanted]]))}`;
       this.#check.violate("a guest's write leads elsewhere (rule 10)", trail, detail);
@@ -366,15 +368,36 @@ function isDoubtSaid(text: string, { image }: GuestWrite): boolean {
   return text.split("\n").some((line) => line.includes(image) && line.includes("can't be told"));
 }
 
-/** But for the files that hold what the guest wrote: those that it wrote to, and a mirror that was brought in sync. */
-function withoutWritten(observed: string, { files }: GuestWrite): string {
+interface Written {
+  readonly files: ReadonlySet<string>;
+  /** Whether recovery says that a snapshot of the device holds, or may hold, what was written after its commit. */
+  readonly isKept: boolean;
+}
+
+/** What may differ: files that the guest wrote to, those that it is brought into, and those that recovery leaves and says so. */
+function findWritten(states: readonly string[], { files, device }: GuestWrite, text: string): Written {
+  const left = [...text.matchAll(/left '([^']+)' as it is/g)].map(([, path]) => path ?? "");
+  const brought = states.flatMap((one) =>
+    [...one.matchAll(/^file (.*) mode \d+ guest [0-9a-f]+/gm)].map(([, path]) => path ?? ""),
+  );
+  return {
+    files: new Set([...files, ...left, ...brought]),
+    isKept: text.includes(`the snapshot of '${device}'`),
+  };
+}
+
+function withoutWritten(observed: string, { files, isKept }: Written, { device, image }: GuestWrite): string {
   return observed
     .split("\n")
     .filter(
       (line) =>
-        !files.some((path) => line.startsWith(`file ${path} `)) &&
-        !/^(guest of the mirror|history) /.test(line) &&
-        !/^file .* guest [0-9a-f]+/.test(line),
+        ![...files].some((path) => line.startsWith(`file ${path} `)) &&
+        !/^(guest of the mirror|history) /.test(line),
+    )
+    .map((line) =>
+      isKept && line.startsWith("snapshot ")
+        ? line.replace(new RegExp(`(?<= ${device} ${image} shows) \\S+`), " what was written")
+        : line,
     )
     .join("\n");
 }

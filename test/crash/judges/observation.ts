@@ -284,15 +284,25 @@ function describeGeneration({ generation, summary, devices }: GenerationAnswer):
   return `history ${generation}: ${summary}: ${images.join(", ")}`;
 }
 
-/** With what a guest would see of each device that counts as what it was. */
+/** With what a guest would see of each device. */
 function describeSnapshot(
   view: FolderView,
   { number, name, message, devices, problem }: SnapshotAnswer,
 ): string {
   const images = devices.map(({ device, image, format, intact }) =>
-    [device, image, intact ? `shows ${readGuest(view, image, format).digest}` : "changed"].join(" "),
+    [device, image, `shows ${showsIn(view, image, format, intact)}${intact ? "" : " changed"}`].join(" "),
   );
   return `snapshot ${number} ${name ?? ""} ${message ?? ""}: ${images.join(", ")} ${problem ?? ""}`;
+}
+
+/** One that counts as what it was has to be readable. */
+function showsIn(view: FolderView, image: string, format: string, intact: boolean): string {
+  try {
+    return readGuest(view, image, format).digest;
+  } catch (error) {
+    if (intact) throw error;
+    return "nothing";
+  }
 }
 
 function describeTransaction(transaction: TransactionAnswer): string {

@@ -13,6 +13,8 @@ const strace = oracle("strace", "qemu-img", "qemu-io");
 const MOST_FLUSHES = 60;
 /** Between two of them nothing else comes that QEMU could see. The single file's are shared by two threads. */
 const STRIDE = SINGLE_FILE === undefined ? 3 : 1;
+/** The single file flushes on threads of its own, whose calls are counted apart: which of them is met is left to chance. */
+const MET = SINGLE_FILE === undefined ? ["fenced 4", "fenced 8", "open 4", "open 8"] : ["open 4", "open 8"];
 
 const IMAGES = `
 qemu-img create -q -f qcow2 a.qcow2 4M
@@ -59,6 +61,6 @@ strace.test(
       expect(shell(folder, reads).trim()).toBe("0");
       if (!isDead) break;
     }
-    expect([...seen].sort()).toEqual(expect.arrayContaining(["fenced 4", "fenced 8", "open 4", "open 8"]));
+    expect([...seen].sort()).toEqual(expect.arrayContaining([...MET]));
   },
 );

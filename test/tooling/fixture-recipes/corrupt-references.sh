@@ -38,7 +38,7 @@ fixture corrupt/backing-of-backing.qcow2 'The overlay is harmless, its qcow2 bas
 qemu-img create -q -f qcow2 -u -b backing-host-file.qcow2 -F qcow2 backing-of-backing.qcow2 1M
 RUN
 
-fixture corrupt/backing-json.qcow2 'A json: backing name (CVE-2024-4467).' error E_UNSUPPORTED guest no <<'RUN'
+fixture corrupt/backing-json.qcow2 'A json: backing name (CVE-2024-4467).' error E_OUTSIDE guest no <<'RUN'
 qemu-img create -q -f qcow2 -u -b 'json:{"driver":"raw","file":{"driver":"file","filename":"/etc/passwd"}}' -F raw backing-json.qcow2 1M
 RUN
 
