@@ -300,7 +300,7 @@ export function withFingerprints(
     const change = changed.get(image);
     if (!change) return known;
     const { before, now } = change;
-    const isKnown = !before || (describeChanges(known, before).length === 0 && !isInDoubt(known, before));
+    const isKnown = !before || (describeChanges(known, before).length === 0 && !isInDoubt(known, change));
     return always || isKnown ? now : known;
   };
   const renew = (chain: readonly ChainEntry[], always: boolean): ChainEntry[] =>
@@ -334,9 +334,13 @@ export function withFingerprints(
   };
 }
 
-/** Of what the transaction has made itself, no change time is kept before it has its name. */
-function isInDoubt(known: Fingerprint, before: Fingerprint): boolean {
-  return known.changedNs !== undefined && describeDoubt(known, before) !== undefined;
+/**
+ * Of what the transaction has made itself, no change time is kept before it has its name; and of what is still to be copied
+ * none at all, which hides no write.
+ */
+function isInDoubt(known: Fingerprint, { before, now }: FingerprintChange): boolean {
+  if (!before || known.changedNs === undefined || now.changedNs === undefined) return false;
+  return describeDoubt(known, before) !== undefined;
 }
 
 function mapPaths(table: DeviceTable, map: (path: string) => string): DeviceTable {

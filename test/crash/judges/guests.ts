@@ -387,17 +387,11 @@ function findWritten(states: readonly string[], { files, device }: GuestWrite, t
 }
 
 function withoutWritten(observed: string, { files, isKept }: Written, { device, image }: GuestWrite): string {
+  const kept = new RegExp(`(?<=^snapshot .* ${device} ${image} shows) \\S+`);
   return observed
     .split("\n")
-    .filter(
-      (line) =>
-        ![...files].some((path) => line.startsWith(`file ${path} `)) &&
-        !/^(guest of the mirror|history) /.test(line),
-    )
-    .map((line) =>
-      isKept && line.startsWith("snapshot ")
-        ? line.replace(new RegExp(`(?<= ${device} ${image} shows) \\S+`), " what was written")
-        : line,
-    )
+    .filter((line) => ![...files].some((path) => line.startsWith(`file ${path} `)))
+    .filter((line) => !/^(guest of the mirror|history) /.test(line))
+    .map((line) => (isKept ? line.replace(kept, " what was written") : line))
     .join("\n");
 }
