@@ -5,6 +5,8 @@ import type { Content } from "./world.ts";
 /** One device each, in the order in which they come. */
 export type Effect =
   | { readonly kind: "size"; readonly device: string; readonly cells: number }
+  /** It goes back to a snapshot of the workspace. */
+  | { readonly kind: "back"; readonly device: string; readonly content: Content }
   | { readonly kind: "keep" | "apply" | "drop"; readonly device: string; readonly snapshot: string };
 
 /** A device's content, and what its snapshots hold, whichever image of the chain they are in. */
@@ -18,6 +20,7 @@ export function applyEffects(effects: readonly Effect[], device: string, held: H
   const kept = new Map(held.kept);
   for (const effect of effects.filter((each) => each.device === device)) {
     if (effect.kind === "size") content = resized(content, effect.cells);
+    else if (effect.kind === "back") content = effect.content;
     else if (effect.kind === "keep") kept.set(effect.snapshot, content);
     else if (effect.kind === "drop") kept.delete(effect.snapshot);
     else content = kept.get(effect.snapshot) ?? content;

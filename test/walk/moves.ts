@@ -14,6 +14,7 @@ import {
   pickDevice,
   type Propose,
 } from "./ground.ts";
+import { WAYS_BACK } from "./way-back.ts";
 import { CELLS } from "./world.ts";
 
 function snapshot(ground: Ground): Move | undefined {
@@ -113,6 +114,7 @@ const MOVES: readonly (readonly [number, Propose])[] = [
   [6, unfreeze],
   ...CHANGES,
 ];
+const ALONE = [...MOVES, ...WAYS_BACK];
 
 /** What fits into a transaction. */
 const INSIDE = MOVES.filter(([, propose]) => propose !== reopenOther);
@@ -120,7 +122,7 @@ const INSIDE = MOVES.filter(([, propose]) => propose !== reopenOther);
 export type Occasion = "alone" | "inside" | "beside another";
 
 export function proposeMove(ground: Ground, occasion: Occasion): Move {
-  const moves = occasion === "alone" ? MOVES : INSIDE;
+  const moves = occasion === "alone" ? ALONE : INSIDE;
   const total = moves.reduce((sum, [weight]) => sum + weight, 0);
   for (;;) {
     let at = ground.random.below(total);

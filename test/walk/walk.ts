@@ -57,6 +57,9 @@ class Walk extends Walker {
       makeImage(file, format, index + 1, { options: how });
       await this.run(["device", "add", name, file, "--format", format], 0);
     }
+    // An undo goes no further than over what moved no image: the devices stay.
+    await this.run(["mirror", "vda", join(a, "first.raw"), "--format", "raw"], 0);
+    await this.run(["mirror", "--cancel", "vda"], 0);
     const listing = await this.list();
     this.world = worldFrom(listing, ({ image, format }) => readContent(image, format), undefined);
   }

@@ -16,6 +16,7 @@ import { join } from "node:path";
 import { type Random, seededRandom } from "../helpers/random.ts";
 import { applyEffects, type Effect } from "./effects.ts";
 import type { Ground, Move } from "./ground.ts";
+import { assertSealed, listSealed } from "./sealed.ts";
 import { type Cut, type Ended, guestWrites, type Place, runImgtx } from "./tools.ts";
 import {
   assertContent,
@@ -70,6 +71,8 @@ export class Walker {
   /** The moves of the transaction that is open. */
   open: { readonly id: string; readonly moves: Move[] } | undefined;
   #listing: Listing | undefined;
+  /** The generation whose snapshots were looked at last. */
+  #sealedAt = -1;
   /** Whether nothing has run since it was listed. */
   #isListed = false;
 
@@ -217,7 +220,7 @@ export class Walker {
     const kept = new Map(this.world.kept);
     for (const [name, device] of this.world.devices) {
       const was = this.#atCut.devices.get(name);
-      if (!was || !effects.some((effect) => effect.device === name)) continue;
+      if (!was || !effects.some((effect) => effect.device === name && effect.kind !== "back")) continue;
       const before = this.keptBy(was);
       const after = applyEffects(effects, name, { content: was.content, kept: before }).kept;
       const wanted = choice === undefined ? after : new Map([...before, ...after]);
@@ -272,11 +275,22 @@ export class Walker {
     );
     assertContent(this.world, asksQemu);
     assertView(this.place, this.world);
-    if (this.open || !asksQemu) return;
+    if (this.open) return;
+    if (asksQemu || this.#sealedAt !== listing.generation) await this.#lookAtSealed();
+    this.#sealedAt = listing.generation;
+    if (!asksQemu) return;
     const files = findLeftovers(this.folders.filter((folder) => existsSync(folder)));
     const kept = files.length === 0 ? "" : this.readJournals();
     const lost = files.find((file) => !kept.includes(/\.imgtx-([a-z0-9]+)-/.exec(file)?.[1] ?? ""));
     if (lost !== undefined) throw new Fault(`${lost} is left, and no journal knows of it`);
+  }
+
+  async #lookAtSealed(): Promise<void> {
+    const all = await listSealed(this.place);
+    // What was given up may have been half way, and what it was to change counts as changed.
+    const listed = this.figures["ways out taken"] ? all.filter(({ problems }) => problems.length === 0) : all;
+    const sealed = assertSealed(this.world.sealed, listed, this.world.left);
+    this.world = { ...this.world, listed, sealed };
   }
 
   /** Names of the journals: of copies that were cut off and are kept, and of what was given up, which leaves files. */

@@ -7,6 +7,7 @@
 import { readdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { type Guest, openGuest, openHostImage, openSnapshots, readHeader } from "../helpers/guest-content.ts";
+import type { Sealed, SealedImage } from "./sealed.ts";
 import { type Ended, type Place, complaintOf, runImgtx } from "./tools.ts";
 
 export const CELL_BYTES = 64 * 1024;
@@ -37,9 +38,19 @@ export interface World {
   readonly left: ReadonlyMap<string, Content>;
   /** What each internal snapshot holds, by its image and its name. */
   readonly kept: ReadonlyMap<string, ReadonlyMap<string, Content>>;
+  /** Images that snapshots of the workspace keep, as listed last, and what each of those holds: see sealed.ts. */
+  readonly listed: readonly SealedImage[];
+  readonly sealed: Sealed;
 }
 
-export const NO_WORLD: World = { generation: 0, devices: new Map(), left: new Map(), kept: new Map() };
+export const NO_WORLD: World = {
+  generation: 0,
+  devices: new Map(),
+  left: new Map(),
+  kept: new Map(),
+  listed: [],
+  sealed: new Map(),
+};
 
 /** What a list of devices says of one. */
 export interface Listed {
@@ -129,7 +140,8 @@ export function worldFrom(
       chain: device.chain,
     });
   }
-  return { generation: listing.generation, devices, left, kept: before?.kept ?? new Map() };
+  const { kept, listed, sealed } = before ?? NO_WORLD;
+  return { generation: listing.generation, devices, left, kept, listed, sealed };
 }
 
 /** Every device has what the model says, by a reader that shares nothing with imgtx; and QEMU finds its chain sound. */
