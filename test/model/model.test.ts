@@ -5,9 +5,8 @@ import { oracle } from "../helpers/oracles.ts";
 import { MOVES } from "./moves.ts";
 import { tortureModel } from "./torture-model.ts";
 
-/** Each is the same on each machine; on a slow one there are fewer. */
+/** Each is the same on each machine. */
 const RUNS = 50;
-const BUDGET_MS = 120_000;
 
 const qemu = oracle("qemu-img");
 
@@ -16,7 +15,7 @@ describe("snapshots and the way back", () => {
     const { problems, totals } = await tortureModel({
       seed: 1,
       runs: RUNS,
-      deadline: Date.now() + BUDGET_MS,
+      deadline: Number.POSITIVE_INFINITY,
       say: () => undefined,
     });
     expect(problems).toEqual([]);

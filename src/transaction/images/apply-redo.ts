@@ -83,7 +83,12 @@ export async function applyRedo(
   };
   try {
     for (const redo of inOrder(state)) {
-      if (!how.isDue(redo.image, redo) || state.applied.has(redo.image)) continue;
+      if (!how.isDue(redo.image, redo)) continue;
+      if (state.applied.has(redo.image)) {
+        const look = await lookAtApplied(storage, state, redo, how);
+        if (look) looks.set(redo.image, look);
+        continue;
+      }
       try {
         const one = await openOne(storage, state, redo, how);
         if (one) ready.push(one);
@@ -99,6 +104,33 @@ export async function applyRedo(
   } finally {
     for (const one of ready) await one.close();
   }
+}
+
+/** What an image looks like that the journal says is changed, and that snapshots keep: whoever did that has died since. */
+async function lookAtApplied(
+  storage: Storage,
+  state: TransactionState,
+  redo: PreparedRedo,
+  how: HowToApply,
+): Promise<Fingerprint | undefined> {
+  if (how.kept?.has(redo.image) !== true) return undefined;
+  const base = baseOf(state, redo);
+  const seen = await openUnlessGone(storage, redo.image, "read");
+  try {
+    if (!seen || !mayBeSameFile(base, await seen.stat())) return undefined;
+    how.onNotice?.(sayDoubt(redo.image));
+    return await settleFingerprint(
+      storage.host,
+      seen,
+      await takeFingerprint(seen, base.headerSha256 !== null),
+    );
+  } finally {
+    await seen?.close();
+  }
+}
+
+function sayDoubt(image: string): string {
+  return `whether somebody wrote to ${image} after imgtx changed it can't be told, since imgtx was stopped right then`;
 }
 
 /** What a guest's write may stop comes first: then all others are as before. What goes at the end is not changed any more. */
@@ -243,9 +275,7 @@ async function applyOne(
     // must not pass for what imgtx made of it. Of one that snapshots keep it does, or they would be lost for nothing.
     if (keptFenceOf(guard) !== undefined) return await look(seen);
     if (kept?.has(redo.image) !== true) return undefined;
-    onNotice?.(
-      `whether somebody wrote to ${redo.image} after imgtx changed it can't be told, since imgtx was stopped right then`,
-    );
+    onNotice?.(sayDoubt(redo.image));
     return await look(seen);
   }
   if (!file) throw new Error("an image that is to be changed is open for writing");
