@@ -144,7 +144,7 @@ describe("garbage", () => {
     const copy = new Workbench(`${makeFolder()}/copy`);
     cpSync(bench.root, copy.root, { recursive: true, verbatimSymlinks: true });
     await adoptWorkspace(copy.storage, copy.root, { ...NO_WAIT, moved: false, dryRun: false });
-    await copy.undo();
+    await copy.run({ kind: "rollback", devices: [], to: "1", isDiscarding: true });
     await copy.snapshot({ vda: "a2.qcow2" });
     await copy.undo();
     await copy.snapshot({ vda: "a3.qcow2" });
