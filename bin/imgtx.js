@@ -1,7 +1,8 @@
 #!/usr/bin/env -S -u NODE_EXTRA_CA_CERTS IMGTX_CA_CERTS=${NODE_EXTRA_CA_CERTS} node
 // The launcher. Node would read the certificates of NODE_EXTRA_CA_CERTS at each start, which takes longer than
-// most commands, and imgtx talks to nobody: it is started without, and what it starts gets them back. `--version` is answered here, before anything is loaded; that this folder is CommonJS
-// (its package.json says so) and that the answer is written straight to the descriptor is for its speed.
+// most commands, and imgtx talks to nobody: it is started without, and what it starts gets them back. `--version`
+// is answered here, before anything is loaded; that this folder is CommonJS (its package.json says so) and that the
+// answer is written straight to the descriptor is for its speed.
 // The process is not made to end: it ends by itself, with the exit code that is set, when its output has
 // been written.
 
