@@ -12,7 +12,7 @@ export { collectGarbage } from "./recover/garbage.ts";
 export { settleBeside } from "./recover/beside.ts";
 export { type DeviceSnapshots, listInternalSnapshots } from "./internal-snapshots.ts";
 export { planPrune, type PruneDecision, type PrunePlan } from "./prune.ts";
-export { isEmptyPolicy, parseDuration, type RetentionPolicy } from "./retention.ts";
+export { type CountedRule, isEmptyPolicy, parseDuration, type RetentionPolicy } from "./retention.ts";
 export { type HoldOptions, holdDevices } from "./engine/hold.ts";
 export type * from "./repair-results.ts";
 export type * from "./request.ts";

@@ -11,10 +11,10 @@
 import { ImgtxError } from "../errors/index.ts";
 
 export const COUNTED = ["last", "hourly", "daily", "weekly", "monthly", "yearly"] as const;
-type Counted = (typeof COUNTED)[number];
+export type CountedRule = (typeof COUNTED)[number];
 
 /** How many of each; Infinity: all. Left out: the rule keeps none. */
-export interface RetentionPolicy extends Readonly<Partial<Record<Counted, number>>> {
+export interface RetentionPolicy extends Readonly<Partial<Record<CountedRule, number>>> {
   /** All that are newer than this, counted back from the newest one. */
   readonly within?: CalendarDuration | undefined;
   /** All whose name is one of these patterns. */
@@ -70,11 +70,11 @@ export function applyPolicy(
 
 /** One rule that counts, on its way through them. */
 class Counter {
-  readonly #rule: Counted;
+  readonly #rule: CountedRule;
   #left: number;
   #before: string | undefined;
 
-  constructor(rule: Counted, count: number) {
+  constructor(rule: CountedRule, count: number) {
     this.#rule = rule;
     this.#left = count;
   }
@@ -92,7 +92,7 @@ class Counter {
 
 const DAY_MS = 86_400_000;
 
-function periodOf(rule: Counted, at: Date, index: number): string {
+function periodOf(rule: CountedRule, at: Date, index: number): string {
   if (rule === "last") return String(index);
   if (rule === "weekly") return weekOf(at);
   const lengths = { hourly: 13, daily: 10, monthly: 7, yearly: 4 } as const;

@@ -4,6 +4,7 @@ import type { HistoryDescription } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
 import { openToRead } from "../invocation.ts";
+import { NEWEST, readChoice } from "./list-choice.ts";
 import type { Drawing } from "../report.ts";
 import { generationJson, withSchema } from "../render/json.ts";
 import { drawGenerations } from "../render/lists.ts";
@@ -20,13 +21,7 @@ export const history: PlainCommand = {
     arguments: [
       { name: "DEV", about: "only commits that were about this device", optional: true, completes: "device" },
     ],
-    options: [
-      {
-        short: "n",
-        value: { name: "N", completes: "nothing" },
-        about: "no more than the N newest",
-      },
-    ],
+    options: [NEWEST],
     about:
       "Lists the generations of the device table, newest first, with the commit that made each: when, what it did, and " +
       "which devices it moved from which image to which. A star marks the present generation, `undo` those that " +
@@ -43,9 +38,8 @@ export const history: PlainCommand = {
   },
   async execute(invocation) {
     const { input, report } = invocation;
-    const wanted = { device: input.text("DEV"), count: input.count("-n", 0) };
     const { engine, session } = await openToRead(invocation);
-    report.answer(await engine.listGenerations(session, wanted), GENERATIONS);
+    report.answer(await engine.listGenerations(session, readChoice(input)), GENERATIONS);
     return 0;
   },
 };

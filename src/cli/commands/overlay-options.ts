@@ -70,9 +70,20 @@ export const SNAPSHOT_OPTIONS: readonly OptionDefinition[] = [
   },
 ];
 
-export function readFilesBeside(input: CommandInput): Pick<SnapshotRequest, "withFiles"> {
+/** What SNAPSHOT_OPTIONS and OVERLAY_OPTIONS say, but for how many devices it holds. */
+export function readSnapshotOptions(
+  input: CommandInput,
+): Omit<SnapshotRequest, "kind" | "targets" | "isOfAll"> {
   const files = input.texts("--with");
-  return files.length === 0 ? {} : { withFiles: files.map((file) => input.resolve(file)) };
+  return {
+    name: input.text("--name"),
+    message: input.text("--message"),
+    relative: readRelative(input),
+    reuse: input.flag("--reuse"),
+    overlay: readOverlayOptions(input),
+    bitmap: input.text("--bitmap"),
+    ...(files.length > 0 && { withFiles: files.map((file) => input.resolve(file)) }),
+  };
 }
 
 export function readRelative(input: CommandInput): boolean {
@@ -86,7 +97,7 @@ export function readRelative(input: CommandInput): boolean {
 }
 
 /** The same for a JSON or a command line: plain data, or E_USAGE. */
-export function readOverlayOptions(input: CommandInput): OverlayOptions {
+function readOverlayOptions(input: CommandInput): OverlayOptions {
   const words = new Map<string, string>();
   for (const text of input.texts("-o")) {
     if (text === "") throw new ImgtxError("E_USAGE", "-o: the list of options is empty");

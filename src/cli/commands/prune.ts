@@ -1,7 +1,13 @@
 // imgtx prune [DEV …] --keep-last N …
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { Outcome, PruneDecision, PrunePlan, RetentionPolicy } from "../../transaction/index.ts";
+import type {
+  CountedRule,
+  Outcome,
+  PruneDecision,
+  PrunePlan,
+  RetentionPolicy,
+} from "../../transaction/index.ts";
 import type { OptionDefinition, PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
@@ -14,9 +20,7 @@ import { OUTCOME } from "./action.ts";
 import { confirm } from "./confirm.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";
 
-const COUNTED = ["last", "hourly", "daily", "weekly", "monthly", "yearly"] as const;
-
-const ABOUT: Readonly<Record<(typeof COUNTED)[number], string>> = {
+const ABOUT: Readonly<Record<CountedRule, string>> = {
   last: "the N newest; `unlimited`: all",
   hourly: "the newest of each of the last N hours that have one",
   daily: "of each of the last N days that have one",
@@ -26,10 +30,10 @@ const ABOUT: Readonly<Record<(typeof COUNTED)[number], string>> = {
 };
 
 const KEEP_OPTIONS: readonly OptionDefinition[] = [
-  ...COUNTED.map((rule) => ({
+  ...Object.entries(ABOUT).map(([rule, about]) => ({
     long: `keep-${rule}`,
     value: { name: "N", completes: "nothing" as const },
-    about: ABOUT[rule],
+    about,
   })),
   {
     long: "keep-within",
@@ -139,7 +143,7 @@ function readPolicy(
   const within = input.text("--keep-within");
   const names = input.texts("--keep-name");
   const policy: RetentionPolicy = {
-    ...Object.fromEntries(COUNTED.map((rule) => [rule, readKeep(input, `--keep-${rule}`)])),
+    ...Object.fromEntries(Object.keys(ABOUT).map((rule) => [rule, readKeep(input, `--keep-${rule}`)])),
     names,
     within: within === undefined ? undefined : engine.parseDuration(within),
   };

@@ -7,13 +7,7 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { splitAtCommas } from "../grammar/option-list.ts";
 import { HOOK_OPTIONS, readHooks, runWithHooks } from "./hooks.ts";
-import {
-  OVERLAY_OPTIONS,
-  readFilesBeside,
-  SNAPSHOT_OPTIONS,
-  readOverlayOptions,
-  readRelative,
-} from "./overlay-options.ts";
+import { OVERLAY_OPTIONS, readSnapshotOptions, SNAPSHOT_OPTIONS } from "./overlay-options.ts";
 
 export const snapshotGroup: ActionCommand = {
   kind: "action",
@@ -87,13 +81,7 @@ function readRequest(input: CommandInput): SnapshotRequest {
   return {
     kind: "snapshot-group",
     ...readTargets(input),
-    name: input.text("--name"),
-    message: input.text("--message"),
-    relative: readRelative(input),
-    reuse: input.flag("--reuse"),
-    overlay: readOverlayOptions(input),
-    bitmap: input.text("--bitmap"),
-    ...readFilesBeside(input),
+    ...readSnapshotOptions(input),
   };
 }
 

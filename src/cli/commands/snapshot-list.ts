@@ -4,6 +4,7 @@ import type { SnapshotDescription } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
 import { openToRead } from "../invocation.ts";
+import { NEWEST, readChoice } from "./list-choice.ts";
 import type { Drawing } from "../report.ts";
 import { snapshotJson, withSchema } from "../render/json.ts";
 import { drawSnapshots } from "../render/lists.ts";
@@ -25,13 +26,7 @@ export const snapshotList: PlainCommand = {
     arguments: [
       { name: "DEV", about: "only those that keep this device", optional: true, completes: "device" },
     ],
-    options: [
-      {
-        short: "n",
-        value: { name: "N", completes: "nothing" },
-        about: "no more than the N newest",
-      },
-    ],
+    options: [NEWEST],
     about:
       "Lists the snapshots, newest first: what each keeps, when it was taken, and how much space its own images " +
       "take. A device with a ! has an image there that is not what it was, which is said below the list. " +
@@ -44,9 +39,8 @@ export const snapshotList: PlainCommand = {
   },
   async execute(invocation) {
     const { input, report } = invocation;
-    const choice = { device: input.text("DEV"), count: input.count("-n", 0) };
     const { engine, session } = await openToRead(invocation);
-    const snapshots = await engine.listSnapshots(session, choice);
+    const snapshots = await engine.listSnapshots(session, readChoice(input));
     report.answer(snapshots, report.quiet ? SNAPSHOT_NAMES : SNAPSHOTS);
     if (snapshots.length === 0) report.advice("no snapshots yet: imgtx snapshot-group --all takes one");
     return 0;

@@ -2,13 +2,7 @@
 
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import {
-  OVERLAY_OPTIONS,
-  readFilesBeside,
-  SNAPSHOT_OPTIONS,
-  readOverlayOptions,
-  readRelative,
-} from "./overlay-options.ts";
+import { OVERLAY_OPTIONS, readSnapshotOptions, SNAPSHOT_OPTIONS } from "./overlay-options.ts";
 
 export const snapshot: ActionCommand = {
   kind: "action",
@@ -61,12 +55,6 @@ export const snapshot: ActionCommand = {
         format: input.text("--format") ?? "qcow2",
       },
     ],
-    name: input.text("--name"),
-    message: input.text("--message"),
-    relative: readRelative(input),
-    reuse: input.flag("--reuse"),
-    overlay: readOverlayOptions(input),
-    bitmap: input.text("--bitmap"),
-    ...readFilesBeside(input),
+    ...readSnapshotOptions(input),
   }),
 };
