@@ -73,6 +73,7 @@ export { fileBesidePath, type FileBeside, isFileBeside } from "./files-beside.ts
 export { readTable } from "./present-table.ts";
 export {
   assertSnapshotName,
+  filesOfSnapshot,
   isSnapshot,
   isSnapshotRef,
   mapSnapshotPaths,

@@ -3,9 +3,10 @@
 // Invariant: what lies in the workspace's own folder came along with the copy, and is its own.
 
 import { ImgtxError } from "../errors/index.ts";
-import { filesOfDevice, filesOfEntry } from "./device-entry.ts";
+import { filesOfDevice } from "./device-entry.ts";
 import type { DeviceTable } from "./device-table.ts";
 import { readingHistory } from "./history.ts";
+import { filesOfSnapshot } from "./snapshot-record.ts";
 import { readingSnapshots } from "./snapshots.ts";
 import type { Workspace } from "./workspace.ts";
 
@@ -30,9 +31,7 @@ export async function findInherited(workspace: Workspace, table: DeviceTable): P
     for (const { image } of generation.devices.flatMap(filesOfDevice)) found.add(image);
     const snapshots = readingSnapshots(workspace, generation);
     for (const ref of generation.snapshots) {
-      for (const { chain } of (await snapshots.read(ref)).devices) {
-        for (const { image } of chain.flatMap(filesOfEntry)) found.add(image);
-      }
+      for (const { image } of filesOfSnapshot(await snapshots.read(ref))) found.add(image);
     }
     number = generation.adopted === number ? undefined : generation.adopted;
   }

@@ -9,7 +9,13 @@
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import { isCount, isFlag, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
-import { type ChainEntry, type DeviceEntry, mapImagePaths } from "./device-entry.ts";
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  filesOfEntry,
+  mapImagePaths,
+  type SeenFile,
+} from "./device-entry.ts";
 import { isChain } from "./entry-shape.ts";
 import { type FileBeside, isFileBeside } from "./files-beside.ts";
 import { openSealed, sealJson } from "./sealed-json.ts";
@@ -107,6 +113,11 @@ export const isSnapshot = objectOf<Snapshot>({
   ),
   files: orAbsent(listOf(isFileBeside)),
 });
+
+/** Its images and their data files, but for what earlier snapshots keep below them. */
+export function filesOfSnapshot({ devices }: Pick<Snapshot, "devices">): readonly SeenFile[] {
+  return devices.flatMap(({ chain }) => chain.flatMap(filesOfEntry));
+}
 
 /** What a device is sealed as: its chain down to the first image that an earlier snapshot of it has sealed. */
 export function sealDevice({

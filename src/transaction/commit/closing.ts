@@ -7,6 +7,7 @@ import {
   type DeviceTable,
   type FenceEntry,
   filesOfEntry,
+  filesOfSnapshot,
   type Operation,
   type OperationAction,
   sealDevice,
@@ -201,8 +202,7 @@ export function imagesKeptAnew({ snapshots, devices }: DeviceTable): ReadonlySet
   );
   return new Set(
     records
-      .flatMap((record) => record?.devices ?? [])
-      .flatMap(({ chain }) => chain.flatMap(filesOfEntry))
+      .flatMap((record) => (record ? filesOfSnapshot(record) : []))
       .flatMap(({ image }) => (written.has(image) ? [] : [image])),
   );
 }

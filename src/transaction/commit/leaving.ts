@@ -6,6 +6,7 @@ import {
   type DeviceTable,
   filesOfDevice,
   filesOfEntry,
+  filesOfSnapshot,
   findDevice,
 } from "../../device/index.ts";
 import { filesMade, heldDevices, liveStatements, type TransactionState } from "../journal/index.ts";
@@ -58,7 +59,6 @@ export function imagesUsed({ devices }: DeviceTable, state: TransactionState): R
   const held = heldDevices(state);
   const files = devices.filter(({ name }) => held.includes(name)).flatMap(filesOfDevice);
   const givesUp = liveStatements(state).flatMap(({ plan }) => plan.givesUp ?? []);
-  const renewed = givesUp.flatMap((one) => one.renewed ?? []).flatMap((snapshot) => snapshot.devices);
-  const kept = renewed.flatMap(({ chain }) => chain.flatMap(filesOfEntry));
+  const kept = givesUp.flatMap((one) => one.renewed ?? []).flatMap(filesOfSnapshot);
   return new Set([...files, ...kept].map(({ image }) => image));
 }

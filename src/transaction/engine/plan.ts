@@ -203,8 +203,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     ...doneBy(statements),
     readUnfinished: async () => new Set(unfinishedAmong(await readJournals(workspace)).keys()),
     readGeneration: readingOnce(workspace),
-    readInherited: async () =>
-      table.adopted === undefined ? NONE : await findInherited(workspace, await readTable(workspace)),
+    readInherited: inheritedOnce(workspace, table),
     snapshots: readingSnapshots(workspace, table),
     gate,
     async openContent(image, format) {
@@ -299,6 +298,16 @@ function readingOnce(workspace: Workspace): PlanContext["readGeneration"] {
     // The present one as it is, without what earlier statements have planned.
     history ??= readingHistory(workspace, await readTable(workspace));
     return await history.read(generation);
+  };
+}
+
+/** Found when the first asks, by the present table and not by what earlier statements have planned. */
+function inheritedOnce(workspace: Workspace, { adopted }: DeviceTable): PlanContext["readInherited"] {
+  let inherited: ReturnType<PlanContext["readInherited"]> | undefined;
+  return async () => {
+    if (adopted === undefined) return NONE;
+    inherited ??= readTable(workspace).then(async (present) => await findInherited(workspace, present));
+    return await inherited;
   };
 }
 

@@ -7,7 +7,7 @@ import {
   type DeviceTable,
   fileBesidePath,
   filesOfDevice,
-  filesOfEntry,
+  filesOfSnapshot,
   readingHistory,
   readingSnapshots,
   type Workspace,
@@ -59,9 +59,9 @@ async function pathsOfSnapshots(workspace: Workspace, table: DeviceTable): Promi
   const reads = readingSnapshots(workspace, table);
   const paths: string[] = [];
   for (const ref of table.snapshots) {
-    const { files = [], devices } = await reads.read(ref);
-    paths.push(...files.map(({ copy }) => fileBesidePath(workspace.root, copy)));
-    paths.push(...devices.flatMap(({ chain }) => chain.flatMap(filesOfEntry)).map(({ image }) => image));
+    const snapshot = await reads.read(ref);
+    paths.push(...(snapshot.files ?? []).map(({ copy }) => fileBesidePath(workspace.root, copy)));
+    paths.push(...filesOfSnapshot(snapshot).map(({ image }) => image));
   }
   return paths;
 }
