@@ -10,6 +10,7 @@ import {
   type SampleFile,
   type Scenario,
   step,
+  write,
   TWO,
 } from "./sample-devices.ts";
 import type { Step } from "../subject.ts";
@@ -40,10 +41,6 @@ export const COPIES = [
 ] as const;
 
 const MADE = ["ws/m.qcow2", "ws/m.raw", "ws/m.data", "ws/n.raw"];
-
-function write(image: string): Step {
-  return step(`img convert -n -f qcow2 -O qcow2 other.qcow2 ${image}`);
-}
 
 function onCopied(
   name: string,

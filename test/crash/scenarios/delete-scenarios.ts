@@ -1,6 +1,6 @@
 // Scenarios of snapshots that are deleted: their layers come to one with others, up or down, or go, or stay.
 
-import { addAll, DEVICES, filesOf, ONE, OTHER, type Scenario, step } from "./sample-devices.ts";
+import { addAll, DEVICES, filesOf, ONE, OTHER, type Scenario, step, write } from "./sample-devices.ts";
 
 /** What is written to in place. */
 const CHANGING = {
@@ -18,9 +18,6 @@ const CHANGING = {
 
 const WITH_RAW = DEVICES.slice(0, 2);
 const OLD = DEVICES.slice(3, 4);
-
-/** As a guest would. */
-const write = (image: string) => step(`img convert -n -f qcow2 -O qcow2 other.qcow2 ${image}`);
 
 const group = (turn: number) => step(`snapshot-group vda=a${turn}.qcow2 vdb=b${turn}.qcow2`);
 

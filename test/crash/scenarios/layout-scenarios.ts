@@ -15,6 +15,7 @@ import {
   type SampleFile,
   type Scenario,
   step,
+  write,
   withLeak,
 } from "./sample-devices.ts";
 
@@ -171,9 +172,7 @@ const IN_PLACE: readonly Batches[] = [
     name: "merge",
     prepare: (devices) => [
       ...onOverlays(devices),
-      ...devices.map((device) =>
-        step(`img convert -n -f qcow2 -O qcow2 other.qcow2 ${beside(device, "1.qcow2")}`),
-      ),
+      ...devices.map((device) => write(beside(device, "1.qcow2"))),
     ],
     more: () => [OTHER],
     steps: (devices) => [[`merge ${names(devices)}`]],

@@ -1,6 +1,6 @@
 // Scenarios of merges: overlays go down into images below them, and away.
 
-import { addAll, DEVICES, filesOf, ONE, OTHER, qcow2, type Scenario, step } from "./sample-devices.ts";
+import { addAll, DEVICES, filesOf, ONE, OTHER, qcow2, type Scenario, step, write } from "./sample-devices.ts";
 
 /** What is written to in place. */
 const CHANGING = { "ws/golden.qcow2": "qcow2", "ws/a.qcow2": "qcow2", "ws/d.qcow2": "qcow2" } as const;
@@ -26,9 +26,6 @@ const WITH_SIBLINGS = [
   }),
   qcow2("ws/u.qcow2", { dataClusters: [], seed: 15, backing: { name: "a1.qcow2", format: "qcow2" } }),
 ];
-
-/** As a guest would. */
-const write = (image: string) => step(`img convert -n -f qcow2 -O qcow2 other.qcow2 ${image}`);
 
 export const MERGE_SCENARIOS: readonly Scenario[] = [
   {

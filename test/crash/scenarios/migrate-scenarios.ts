@@ -9,6 +9,7 @@ import {
   OTHER,
   type Scenario,
   step,
+  write,
   TWO,
   COMMIT_UNDER_FENCES,
 } from "./sample-devices.ts";
@@ -17,11 +18,6 @@ import type { Step } from "../subject.ts";
 const DEST = "../images/top.qcow2";
 const BEGUN = [step(`migrate vda ${DEST} --new-source top.qcow2`), step("mirror vda")];
 const MIGRATION: readonly Step[] = [...BEGUN, step(`reopen vda ${DEST}`)];
-
-/** Writes to an image, as a guest would. */
-function write(image: string): Step {
-  return step(`img convert -n -f qcow2 -O qcow2 other.qcow2 ${image}`);
-}
 
 export const MIGRATE_SCENARIOS: readonly Scenario[] = [
   onTwo("migrate, mirror and reopen", MIGRATION),

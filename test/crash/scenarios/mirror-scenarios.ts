@@ -12,6 +12,7 @@ import {
   type SampleFile,
   type Scenario,
   step,
+  write,
   TWO,
   COMMIT_UNDER_FENCES,
 } from "./sample-devices.ts";
@@ -20,7 +21,7 @@ import type { Step } from "../subject.ts";
 export const OTHER_RAW: SampleFile = { path: "ws/other.raw", bytes: sampleRaw(64 * 1024, 12) };
 
 /** Writes to a device's image, as a guest would. */
-const WRITE_VDA = step("img convert -n -f qcow2 -O qcow2 other.qcow2 a.qcow2");
+const WRITE_VDA = write("a.qcow2");
 const WRITE_VDB = step("img convert -n -f raw -O raw other.raw b.raw");
 
 const WITH_MIRRORS = {
@@ -103,11 +104,7 @@ export const MIRROR_SCENARIOS: readonly Scenario[] = [
   ),
   onMirrored(
     "bring a mirror in sync by the new overlay alone",
-    [
-      step("mirror vda m.qcow2"),
-      step("snapshot vda a1.qcow2"),
-      step("img convert -n -f qcow2 -O qcow2 other.qcow2 a1.qcow2"),
-    ],
+    [step("mirror vda m.qcow2"), step("snapshot vda a1.qcow2"), write("a1.qcow2")],
     [step("mirror vda"), step("mirror vda")],
   ),
   onMirrored(

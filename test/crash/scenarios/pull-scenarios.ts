@@ -1,6 +1,6 @@
 // Scenarios in which active layers get another backing image, or none, and show what they showed.
 
-import { addAll, DEVICES, filesOf, ONE, OTHER, qcow2, type Scenario, step } from "./sample-devices.ts";
+import { addAll, DEVICES, filesOf, ONE, OTHER, qcow2, type Scenario, step, write } from "./sample-devices.ts";
 
 /** What is written to in place. */
 const CHANGING = {
@@ -12,9 +12,6 @@ const CHANGING = {
 
 const OLD = DEVICES.slice(3, 4);
 const ON_RAW = DEVICES.slice(4, 5);
-
-/** As a guest would. */
-const write = (image: string) => step(`img convert -n -f qcow2 -O qcow2 other.qcow2 ${image}`);
 
 /** Longer than a header's first sector leaves room for, and than one name may be. */
 const LONG = `${"golden-images-".repeat(12)}/${"another-golden-image-".repeat(8)}.qcow2`;

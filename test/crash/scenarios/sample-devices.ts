@@ -164,6 +164,11 @@ export function step(line: string, exit = 0): Step {
   return { argv: line.split(" "), exit };
 }
 
+/** As a guest would write to a qcow2 image: all of OTHER. */
+export function write(image: string): Step {
+  return step(`img convert -n -f qcow2 -O qcow2 other.qcow2 ${image}`);
+}
+
 /** A commit that lifts fences which it raised before its mark. */
 export const COMMIT_UNDER_FENCES: Step = { ...step("txn commit"), orRefused: true };
 
