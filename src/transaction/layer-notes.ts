@@ -39,6 +39,20 @@ export const LAYER_ROWS = {
     ({ image, filesLeft }) =>
       `${filesLeft} files of ${image} were not looked at: an overlay among them that stands on what changes would show another content`,
   ),
+  "folders not read": row(
+    { ...IMAGE, foldersLeft: isCount },
+    ({ image, foldersLeft }) =>
+      `${foldersLeft} folders below ${image} were not looked into: an overlay in them that stands on what changes would show another content`,
+  ),
+  "folder not read": row(
+    { ...IMAGE, why: isText },
+    ({ image, why }) =>
+      `${image} could not be looked into (${why}): an overlay in it that stands on what changes would show another content`,
+  ),
+  "generation lost": row(
+    { generation: isCount },
+    ({ generation }) => `the history has no generation ${generation}, whose images may stand on what changes`,
+  ),
   "merged up": row(
     { ...IMAGE, lengthBytes: isCount },
     ({ image, lengthBytes }) => `up to ${formatBytes(lengthBytes)} from below it go up into ${image}`,

@@ -130,6 +130,8 @@ export interface MergeRequest {
   readonly keep: boolean;
   /** Whether overlays of others that stand on them get first what they would lose. Default: they are a reason to refuse. */
   readonly rebaseSiblings?: boolean;
+  /** Whether the history may lack generations, whose images may stand on them. Default: no. */
+  readonly force?: boolean;
   /** Whether the one layer that is merged, and stays, is emptied: alone in its transaction. Default: no. */
   readonly empties?: boolean;
 }

@@ -59,4 +59,6 @@ export interface SnapshotDeleteRequest {
   readonly devices: readonly string[];
   /** Whether the images stay as they are, whatever they are: nothing is merged or removed. */
   readonly keepsImages: boolean;
+  /** Whether layers go also where the history lacks generations, whose images may stand on them. Default: they stay. */
+  readonly force?: boolean;
 }

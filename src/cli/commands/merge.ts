@@ -25,12 +25,16 @@ export const merge: ActionCommand = {
         long: "rebase-siblings",
         about: "give other overlays that stand on these images first what they would lose",
       },
+      {
+        long: "force",
+        about: "also where the history lacks a generation, whose images may stand on these",
+      },
       RATE_LIMIT,
     ],
     about:
       "Merges overlays of a device's chain down into an image below them, and takes them away: what the device " +
-      "shows stays. That image gets another content. Where any other overlay, of this workspace, of its history " +
-      "or beside the images, stands on it or on what goes, the merge is refused, or keeps what that shows.",
+      "shows stays. That image gets another content. Where any other overlay, of this workspace, of its history, " +
+      "beside its images or below its folder, stands on it or on what goes, the merge is refused, or keeps what that shows.",
     examples: [
       { command: "imgtx merge vda", about: "the active layer goes into the image below" },
       { command: "imgtx merge vda vdb", about: "those of both, or of none" },
@@ -49,7 +53,9 @@ export const merge: ActionCommand = {
     if (devices.length > 1 && (from !== undefined || into !== undefined)) {
       throw new ImgtxError("E_USAGE", "--from and --into are about the chain of one device");
     }
-    const [keep, rebaseSiblings] = ["--keep", "--rebase-siblings"].map((flag) => input.flag(flag));
+    const [keep, rebaseSiblings, force] = ["--keep", "--rebase-siblings", "--force"].map((flag) =>
+      input.flag(flag),
+    );
     return {
       kind: "merge",
       devices,
@@ -57,6 +63,7 @@ export const merge: ActionCommand = {
       into,
       keep: keep === true,
       rebaseSiblings: rebaseSiblings === true,
+      force: force === true,
     };
   },
 };

@@ -27,6 +27,10 @@ export const snapshotDelete: ActionCommand = {
         long: "keep-images",
         about: "merge and remove nothing: images that are missing, or not what they were, stay as they are",
       },
+      {
+        long: "force",
+        about: "let layers go also where the history lacks a generation, whose images may stand on them",
+      },
       RATE_LIMIT,
     ],
     about:
@@ -45,6 +49,7 @@ export const snapshotDelete: ActionCommand = {
     snapshots: input.texts("SNAPSHOT"),
     devices: input.texts("--device"),
     keepsImages: input.flag("--keep-images"),
+    force: input.flag("--force"),
   }),
   async confirm(invocation) {
     await confirm(invocation, "What only these snapshots keep is lost.");

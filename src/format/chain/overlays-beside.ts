@@ -16,20 +16,28 @@ export interface FolderOverlays {
   readonly folder: string;
   /** The overlays, by what identifies the file that they stand on. */
   readonly byBacking: ReadonlyMap<string, readonly string[]>;
-  /** How many files nobody looked at. */
+  /** How many files were looked at, and how many nobody looked at. */
+  readonly filesSeen: number;
   readonly filesLeft: number;
+  /** Paths of the folders in it, but for those of a workspace's own files. */
+  readonly folders: readonly string[];
 }
 
 /** Reads each header of the folder once. What can't be read is left out: its owner is somebody else. */
 export async function readOverlaysIn(storage: Storage, folder: string): Promise<FolderOverlays> {
   const names = await storage.readFolder(folder);
   const byBacking = new Map<string, readonly string[]>();
-  for (const name of names.slice(0, FILES_MAX)) {
+  const folders: string[] = [];
+  const seen = names.slice(0, FILES_MAX);
+  for (const name of seen) {
     const path = posix.join(folder, name);
-    const backing = await findBacking(storage, path);
+    const kind = (await storage.statLink(path))?.kind;
+    if (kind === "folder" && name !== ".imgtx") folders.push(path);
+    const backing = kind === "file" ? await findBacking(storage, path) : undefined;
     if (backing !== undefined) byBacking.set(backing, [...(byBacking.get(backing) ?? []), path]);
   }
-  return { folder, byBacking, filesLeft: Math.max(0, names.length - FILES_MAX) };
+  const [filesSeen, filesLeft] = [seen.length, names.length - seen.length];
+  return { folder, byBacking, filesSeen, filesLeft, folders };
 }
 
 /** Those of them that stand on the image. */
@@ -43,10 +51,8 @@ export async function overlaysOn(
   return overlays.filter((path) => path !== image);
 }
 
-/** What identifies the file that the image there stands on. */
+/** What identifies the file that the image in this file stands on. */
 async function findBacking(storage: Storage, path: string): Promise<string | undefined> {
-  const stat = await storage.statLink(path);
-  if (stat?.kind !== "file") return undefined;
   try {
     const file = await storage.openFile(path, "read");
     try {

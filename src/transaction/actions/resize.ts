@@ -40,7 +40,7 @@ export const resize: Action<ResizeRequest> = {
         changes: [],
       };
     }
-    let unread: Note[] = [];
+    let unread: readonly Note[] = [];
     await withPlace({ device, image: top.path }, async () => {
       if (sizeBytes < before) unread = await assertMayShrink(chain, sizeBytes, request, context);
       await judgeResize(chain, sizeBytes, request.preallocation);
@@ -70,7 +70,7 @@ async function assertMayShrink(
   sizeBytes: number,
   { device, shrink, force }: ResizeRequest,
   context: PlanContext,
-): Promise<Note[]> {
+): Promise<readonly Note[]> {
   const { path, virtualSizeBytes } = activeLayer(chain);
   if (sizeBytes < 0) {
     throw new ImgtxError("E_USAGE", `it has only ${sayBytes(virtualSizeBytes)}`, { device });

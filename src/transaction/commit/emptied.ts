@@ -6,15 +6,16 @@
 //   open, and nothing stands on it or uses it.
 // - What stays is named, with the reason, and loses its fence. So does all that is below it.
 // - An overlay that was to be pointed past it may have been left as it was, by force, and in a folder of its own: it is
-//   looked for wherever the transaction changes an image.
+//   looked for wherever the transaction changes an image, and a device is, and below the workspace.
 
 import { posix } from "node:path";
 import type { Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { describeChanges, overlaysOn, readOverlaysIn, takeFingerprint } from "../../format/index.ts";
+import { describeChanges, takeFingerprint } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
+import { OverlaySearch } from "../images/overlay-search.ts";
 import { findUses, removeUnless } from "../images/removal.ts";
 import type { KeptFile } from "../request.ts";
 import { isFenceUp, lowerFences } from "./leaving-fences.ts";
@@ -36,19 +37,19 @@ export async function removeEmptied(
   if (files.length === 0) return [];
   const { storage } = workspace;
   const uses = await findUses(workspace, state.begin.id);
-  const folders = new Set(
-    [...files, ...liveStatements(state).flatMap(({ plan }) => plan.redo.map(({ image }) => image))].map(
-      (file) => posix.dirname(file),
-    ),
-  );
+  const changed = liveStatements(state).flatMap(({ plan }) => plan.redo.map(({ image }) => image));
+  const standing = new OverlaySearch(storage, workspace.root);
+  await standing.readAround([], [...files, ...changed, ...uses.keys()]);
   const kept: KeptFile[] = [];
+  const gone = new Set<string>();
   for (const path of files) {
     const above = kept.find((one) => lastSeen(state).get(one.path)?.fingerprint.headerSha256 !== null);
     const end = above
       ? { path, why: `'${above.path}' stands on it` }
-      : await removeUnless(storage, path, (file) => whyNeeded(workspace, state, file, { uses, folders }), {
+      : await removeUnless(storage, path, (file) => whyNeeded(state, file, { uses, standing, gone }), {
           isLocked,
         });
+    if (end === "removed") gone.add(path);
     if (typeof end === "object") kept.push(end);
     else if (end === "absent" && !(await isDiskThere(storage, path, foldersOf(state)))) {
       const error = diskIsAway(path, "it is still to be removed");
@@ -65,20 +66,23 @@ export async function removeEmptied(
 }
 
 async function whyNeeded(
-  { storage }: Workspace,
   state: TransactionState,
   file: StorageFile,
-  { uses, folders }: { readonly uses: ReadonlyMap<string, string>; readonly folders: ReadonlySet<string> },
+  {
+    uses,
+    standing,
+    gone,
+  }: {
+    readonly uses: ReadonlyMap<string, string>;
+    readonly standing: OverlaySearch;
+    readonly gone: ReadonlySet<string>;
+  },
 ): Promise<string | undefined> {
   const { path } = file;
   const use = uses.get(path);
   if (use !== undefined) return use;
-  for (const folder of folders) {
-    if (!(await storage.stat(folder))) continue;
-    // Anew for each: what stood on it may have gone just now.
-    const [overlay] = await overlaysOn(storage, await readOverlaysIn(storage, folder), path);
-    if (overlay !== undefined) return `'${overlay}' stands on it`;
-  }
+  const overlay = (await standing.on(path)).find((one) => !gone.has(one));
+  if (overlay !== undefined) return `'${overlay}' stands on it`;
   if (await isFenceUp(file, path, state)) return undefined;
   const seen = lastSeen(state).get(path)?.fingerprint;
   if (!seen) throw new ImgtxError("E_INTERNAL", "what was merged is watched", { image: path });

@@ -7,7 +7,8 @@
 //   change at a mount tells of the first by the second.
 // - Nobody has it open, with QEMU's locks or without. They are held while it goes, so that a guest which starts at that
 //   moment is refused.
-// - Nothing refers to it: no device of the table, no other open transaction, and no file that stays.
+// - Nothing refers to it: no device of the table, no other open transaction, no file that stays, and no overlay in folders
+//   of images, or below the workspace.
 // - What stays is named, with the reason.
 
 import { posix } from "node:path";
@@ -39,6 +40,7 @@ import {
 } from "../journal/index.ts";
 import { isDiskThere } from "./planned-folders.ts";
 import type { KeptFile } from "../request.ts";
+import { OverlaySearch } from "./overlay-search.ts";
 
 /** What became of a file: it was not there, or went, or stays, and why. */
 type End = "absent" | "removed" | KeptFile;
@@ -52,16 +54,22 @@ export class Removal {
   /** Images that something refers to: what does, as a clause. */
   readonly #uses: Map<string, string>;
   readonly #folders = new Set<string>();
+  readonly #standing: OverlaySearch;
 
-  private constructor(storage: Storage, statements: readonly Statement[], uses: Map<string, string>) {
+  private constructor(
+    { storage, root }: Workspace,
+    statements: readonly Statement[],
+    uses: Map<string, string>,
+  ) {
     this.#storage = storage;
     this.#statements = statements;
     this.#uses = uses;
+    this.#standing = new OverlaySearch(storage, root);
   }
 
   /** The id is that of the statements' transaction. */
   static async begin(workspace: Workspace, id: string, statements: readonly Statement[]): Promise<Removal> {
-    return new Removal(workspace.storage, statements, await findUses(workspace, id));
+    return new Removal(workspace, statements, await findUses(workspace, id));
   }
 
   /** Removes what is ours of a new file. False where its disk is not there, and nothing is known of it. */
@@ -74,7 +82,7 @@ export class Removal {
       const findReason = async (file: StorageFile) =>
         (await isPlaceholder(file, staging))
           ? undefined
-          : ((await whyNotOurs(this.#storage, file, made)) ?? this.#uses.get(path));
+          : ((await whyNotOurs(this.#storage, file, made)) ?? (await this.#whyNeeded(path)));
       ends.push(await removeUnless(this.#storage, path, findReason));
     }
     const isSeen = ends.some((end) => end !== "absent" && !isAnothers(end));
@@ -101,6 +109,16 @@ export class Removal {
     for (const folder of this.#folders) {
       if (await this.#storage.stat(folder)) await this.#storage.flushFolder(folder, "removed images");
     }
+  }
+
+  async #whyNeeded(path: string): Promise<string | undefined> {
+    const use = this.#uses.get(path);
+    if (use !== undefined) return use;
+    const files = this.#statements.flatMap(({ plan }) => plan.newFiles);
+    const own = new Set(files.flatMap((file) => [file.path, file.staging]));
+    await this.#standing.readAround([], [...own, ...this.#uses.keys()]);
+    const overlay = (await this.#standing.on(path)).find((one) => !own.has(one));
+    return overlay === undefined ? undefined : `'${overlay}' stands on it`;
   }
 
   #keep(file: KeptFile): void {

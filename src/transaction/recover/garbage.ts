@@ -22,13 +22,13 @@ import {
   identityOf,
   isSameFile,
   openChain,
-  overlaysOn,
-  readOverlaysIn,
 } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { digestFile } from "../images/files-beside.ts";
+import { OverlaySearch } from "../images/overlay-search.ts";
 import { removeFinished, removeUnless } from "../images/removal.ts";
 import { readJournals } from "../journal/index.ts";
+import { sayNote } from "../notes.ts";
 import type { KeptFile, LockWait, Session } from "../request.ts";
 import type { Garbage } from "../repair-results.ts";
 import { findMade, type MadeFiles } from "./made-files.ts";
@@ -81,15 +81,24 @@ class Collection {
   async #collectOverlays(
     table: DeviceTable,
     needed: ReadonlyMap<string, string>,
-    { overlays }: MadeFiles,
+    { overlays, folders }: MadeFiles,
   ): Promise<void> {
     const files = await this.#identify(needed.keys());
+    const standing = new OverlaySearch(this.#workspace.storage, this.#workspace.root);
+    await standing.readAround(
+      [],
+      [...folders].map((folder) => posix.join(folder, "any")),
+    );
     for (const [path, was] of [...overlays].toReversed()) {
       if (needed.has(path)) continue;
       const stat = await this.#workspace.storage.stat(path);
       // By another name: a link, or a second name of the file.
       if (stat && files.has(identityOf(stat))) continue;
-      await this.#take(path, "overlay", async (file) => await this.#whyNoGarbage(path, was, file, table));
+      await this.#take(
+        path,
+        "overlay",
+        async (file) => await this.#whyNoGarbage({ was, standing, table }, file),
+      );
     }
   }
 
@@ -103,18 +112,24 @@ class Collection {
   }
 
   async #whyNoGarbage(
-    path: string,
-    was: Fingerprint,
+    {
+      was,
+      standing,
+      table: { allowPaths },
+    }: {
+      readonly was: Fingerprint;
+      readonly standing: OverlaySearch;
+      readonly table: DeviceTable;
+    },
     file: StorageFile,
-    { allowPaths }: DeviceTable,
   ): Promise<string | undefined> {
     const { storage, root } = this.#workspace;
+    const { path } = file;
     if (!isSameFile(was, await file.stat())) return "another file has its name";
-    const folder = await readOverlaysIn(storage, posix.dirname(path));
-    const [overlay] = await overlaysOn(storage, folder, path);
-    const isGoing = this.#found.some((one) => one.path === overlay);
-    if (overlay !== undefined && !isGoing) return `'${overlay}' stands on it`;
-    if (folder.filesLeft > 0) return "its folder has more files than are looked at, which may stand on it";
+    const overlay = (await standing.on(path)).find((one) => this.#found.every((found) => found.path !== one));
+    if (overlay !== undefined) return `'${overlay}' stands on it`;
+    const unread = standing.notes.find(({ image }) => image === posix.dirname(path));
+    if (unread) return sayNote(unread);
     const gate = { workspaceRoot: root, currentFolder: this.#session.currentFolder, allowPaths };
     const chain = await openChain(storage, path, { format: "qcow2", gate });
     try {

@@ -12,6 +12,7 @@ export interface MergeChoice {
   readonly into?: string;
   readonly keep?: boolean;
   readonly rebaseSiblings?: boolean;
+  readonly force?: boolean;
 }
 
 export function mergeRequest(

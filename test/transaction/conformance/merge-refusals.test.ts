@@ -1,11 +1,12 @@
 // What a merge must not do: take from others what they stand on, or lose what only the merged layers have.
 
-import { copyFileSync, existsSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, linkSync, rmSync, writeFileSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { run, runWell, startQemuDaemon } from "../../helpers/qemu-programs.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { type MergeChoice, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
 import { writeGuest } from "../../helpers/transaction/mirroring.ts";
@@ -27,7 +28,6 @@ async function expectRefused(
 }
 
 function overlay(bench: Workbench, name: string, below: string): void {
-  bench.makeFile(`${name}.d/README`, "a folder\n");
   runWell("qemu-img", "create", "-q", "-f", "qcow2", "-b", bench.at(below), "-F", "qcow2", bench.at(name));
 }
 
@@ -62,6 +62,41 @@ describe("a merge is refused where another overlay stands", () => {
     await expectRefused(bench, {}, { code: "E_IN_USE" });
     expect(existsSync(bench.at("far/kept.qcow2"))).toBe(true);
   });
+
+  qemu.test("in no record, below the workspace, or where another device's images are or were", async () => {
+    const outside = makeFolder();
+    for (const place of ["clones/deep", outside]) {
+      const bench = await makeChain(NAMES);
+      bench.makeFile(`${place}/README`, "a folder\n");
+      await bench.add("vdb", bench.makeQcow2(`${outside}/other.qcow2`, 1));
+      await bench.remove("vdb");
+      const clone = bench.at(`${place}/clone.qcow2`);
+      overlay(bench, clone, "a.qcow2");
+      linkSync(clone, `${clone}.link`);
+      runWell("qemu-img", "convert", "-O", "raw", clone, bench.at("clone.raw"));
+      await expectRefused(bench, {}, { code: "E_IN_USE", image: bench.at("a.qcow2") });
+      const { actions } = await bench.run(mergeRequest(bench, ["vda"], { rebaseSiblings: true }));
+      // By two names it is one.
+      expect(JSON.stringify(actions).match(/gets first what it would lose/g)).toHaveLength(1);
+      expect(run("qemu-img", "compare", clone, bench.at("clone.raw")).status).toBe(0);
+    }
+  });
+});
+
+describe("a generation that the history has lost", () => {
+  qemu.test(
+    "may have had an image on what changes: a merge goes on by the operator's word alone",
+    async () => {
+      const bench = await makeChain(NAMES);
+      await bench.add("vdb", bench.makeQcow2("other.qcow2", 1));
+      await bench.remove("vdb");
+      rmSync(bench.at(".imgtx/history/000002.json"));
+      const hint = expect.stringContaining("`imgtx merge vda --force`") as string;
+      await expectRefused(bench, {}, { code: "E_REFUSED", hint });
+      const { actions } = await bench.run(mergeRequest(bench, ["vda"], { force: true }));
+      expect(actions[0]?.notes).toContainEqual(expect.stringContaining("has no generation 2"));
+    },
+  );
 });
 
 describe("a merge", () => {

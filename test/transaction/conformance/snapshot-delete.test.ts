@@ -110,12 +110,14 @@ describe("what no record knows", () => {
   qemu.test("goes on to show what it showed, also over what would be merged down", async () => {
     for (const second of [undefined, { vdc: "c2.qcow2" }]) {
       const bench = await makeBranchless(second);
-      createOverlay(bench.at("strange.qcow2"), { name: "c1.qcow2", format: "qcow2" });
-      const shown = [digestOf(bench, "strange.qcow2"), await bench.images()];
+      const strange = second ? "clones/strange.qcow2" : "strange.qcow2";
+      bench.makeFile("clones/README", "a folder\n");
+      createOverlay(bench.at(strange), { name: bench.at("c1.qcow2"), format: "qcow2" });
+      const shown = [digestOf(bench, strange), await bench.images()];
       await bench.run(deleting([1]));
       // What a device is on it goes on to change under its overlays.
       if (second) await write(bench, 5);
-      expect([digestOf(bench, "strange.qcow2"), await bench.images()]).toEqual(shown);
+      expect([digestOf(bench, strange), await bench.images()]).toEqual(shown);
     }
   });
 
@@ -128,6 +130,14 @@ describe("what no record knows", () => {
     const { actions } = await bench.run(deleting([2, 1]));
     expect(actions[0]?.notes).toContainEqual(expect.stringContaining("which the history lacks"));
     expect(digestOf(bench, "elsewhere/c2.qcow2")).toBe(shown);
+    // Nor is anything merged that it may stand on.
+    await bench.snapshot({ vda: "a1.qcow2" });
+    const kept = await bench.run(deleting([3]));
+    expect(kept.actions[0]).toMatchObject({ files: [], layersMerged: [] });
+    await bench.snapshot({ vdb: "b1.qcow2" });
+    const { actions: forced } = await bench.run({ ...deleting([4]), force: true });
+    expect(forced[0]?.layersMerged).toHaveLength(1);
+    expect(forced[0]?.notes).toContainEqual(expect.stringContaining("the history has no generation"));
   });
 
   qemu.test("as internal snapshots in a layer, keeps that, and is not discarded", async () => {

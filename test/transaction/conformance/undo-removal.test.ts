@@ -84,6 +84,13 @@ describe.each([
     expect((await end(mounted)).kept).toEqual([isLeft(bench, "a1.qcow2", "somebody has written to it")]);
   });
 
+  test("leaves an image that an overlay in another folder stands on", async () => {
+    const bench = await makeOpen();
+    bench.makeQcow2("clones/mine.qcow2", 5, { name: "../a1.qcow2", format: "qcow2" });
+    const kept = isLeft(bench, "a1.qcow2", "clones/mine.qcow2' stands on it");
+    expect((await end(bench)).kept).toEqual([kept]);
+  });
+
   qemu.test("leaves an overlay that a guest has written to", async () => {
     const bench = await makeOpen();
     writeGuest(bench.at("a1.qcow2"), "qcow2", "write -P 9 64k 4k");

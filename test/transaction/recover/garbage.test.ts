@@ -89,7 +89,7 @@ describe("garbage", () => {
     const handle = openSync(file, "r+");
     expect((await collect(bench)).found).toEqual([]);
     closeSync(handle);
-    const above = bench.makeQcow2("mine.qcow2", 5, { name: "a1.qcow2", format: "qcow2" });
+    const above = bench.makeQcow2("clones/mine.qcow2", 5, { name: "../a1.qcow2", format: "qcow2" });
     expect((await collect(bench)).stays[0]?.why).toContain("mine.qcow2' stands on it");
     rmSync(above);
     cpSync(file, bench.at("copy"));

@@ -8,7 +8,6 @@ import {
   type ChainLink,
   changeBacking,
   changeFileBitmaps,
-  type FolderOverlays,
   identityOf,
   judgeBacking,
   judgeBitmaps,
@@ -20,7 +19,7 @@ import type { Note } from "../../notes.ts";
 import type { MergeRequest } from "../../request.ts";
 import type { PlanContext } from "./action.ts";
 import { nameAsBefore } from "./new-backing.ts";
-import { findOverlaysOf, noteUnread, somethingStandsOnIt } from "./overlays-of.ts";
+import { findOverlays, somethingStandsOnIt } from "./overlays-of.ts";
 import { planResizing } from "./resizing.ts";
 
 export interface LayersToMerge {
@@ -137,8 +136,8 @@ export interface Sibling {
 /** E_IN_USE where there are any, and the request does not say that they are to keep what they show. */
 export async function findSiblings(
   { device, above, merged, into, below }: LayersToMerge,
-  { keep, rebaseSiblings }: MergeRequest,
-  context: Pick<PlanContext, "table" | "storage" | "readGeneration" | "removedHere">,
+  { keep, rebaseSiblings, force }: MergeRequest,
+  context: Pick<PlanContext, "table" | "storage" | "readGeneration" | "removedHere" | "root">,
 ): Promise<{ readonly siblings: Sibling[]; readonly unread: readonly Note[] }> {
   const chain = [...above, ...merged, into, ...below];
   const own = new Set(chain.map(({ stat }) => identityOf(stat)));
@@ -146,22 +145,32 @@ export async function findSiblings(
     const stat = await context.storage.stat(path);
     if (stat) own.add(identityOf(stat));
   }
-  // Each header is read once, whatever is merged.
-  const folders = new Map<string, FolderOverlays>();
-  const siblings: Sibling[] = [];
-  for (const [index, link] of [...merged, into].entries()) {
-    // What the uppermost one shows does not change, and it may stay.
-    if (keep && index === 0) continue;
-    await withPlace({ device, image: link.path }, async () => {
-      const found = await findOverlaysOf(link.path, context, { except: own, chain, folders });
-      if (found.length > 0 && rebaseSiblings !== true) {
-        const what = `would ${link === into || keep ? "show another content" : "lose what it shows"}`;
-        throw somethingStandsOnIt(found, what, SIBLINGS_HINT);
-      }
-      for (const path of found) siblings.push({ path, on: link });
-    });
+  // What the uppermost one shows does not change, where it may stay.
+  const changing = [...(keep ? merged.slice(1) : merged), into];
+  const paths = changing.map(({ path }) => path);
+  const { overlays, lost, notes } = await findOverlays(paths, context, { except: own, chain });
+  if (lost !== undefined && force !== true) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      `the history has no generation ${lost}, whose images may stand on what changes, and nobody can tell`,
+      {
+        device,
+        image: into.path,
+        hint: `put \`.imgtx/history\` back from a copy; where nothing else stands on these images, \`imgtx merge ${device} --force\` goes on without it`,
+      },
+    );
   }
-  return { siblings, unread: noteUnread(folders) };
+  const siblings: Sibling[] = [];
+  for (const link of changing) {
+    const found = overlays.get(link.path) ?? [];
+    if (found.length > 0 && rebaseSiblings !== true) {
+      const what = `would ${link === into || keep ? "show another content" : "lose what it shows"}`;
+      throw somethingStandsOnIt(found, what, SIBLINGS_HINT).with({ device, image: link.path });
+    }
+    for (const path of found) siblings.push({ path, on: link });
+  }
+  const doubt = lost === undefined ? [] : [{ code: "generation lost", generation: lost } as const];
+  return { siblings, unread: [...notes, ...doubt] };
 }
 
 const SIBLINGS_HINT =

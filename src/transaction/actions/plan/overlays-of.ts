@@ -1,36 +1,45 @@
-// Who stands on an image that is about to change under them: devices, what the history keeps, and images beside it.
+// Who stands on an image that is about to change under them: devices, what the history keeps, and images that no record
+// tells of, in the folders of all of these and below the workspace.
+//
+// Invariant: a generation that the history has lost may have had an image that stands on any, and is told.
 
-import { posix } from "node:path";
-import type { DeviceEntry } from "../../../device/index.ts";
+import { type DeviceEntry, filesOfEntry } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
-import { type FolderOverlays, identityOf, overlaysOn, readOverlaysIn } from "../../../format/index.ts";
+import { identityOf } from "../../../format/index.ts";
+import { OverlaySearch } from "../../images/overlay-search.ts";
 import type { Note } from "../../notes.ts";
 import type { PlanContext } from "./action.ts";
 
-type OverlayContext = Pick<PlanContext, "table" | "storage" | "readGeneration">;
+type OverlayContext = Pick<PlanContext, "table" | "storage" | "readGeneration" | "root">;
 
 interface KnownOverlays {
   /** Those that do not count, by what identifies their files. */
   readonly except?: ReadonlySet<string>;
-  /** Images in whose folders there may be others. Default: the image alone. */
+  /** Images in whose folders there may be others. Default: the images alone. */
   readonly chain?: readonly { readonly path: string }[];
-  /** Folders that were read already, by their paths. Those that are read are added. */
-  readonly folders: Map<string, FolderOverlays>;
+}
+
+interface FoundOverlays {
+  /** Those that are there, each once, by the images that have some. */
+  readonly overlays: ReadonlyMap<string, readonly string[]>;
+  /** The newest generation that the history lacks. */
+  readonly lost: number | undefined;
+  /** On what was not looked at. */
+  readonly notes: readonly Note[];
 }
 
 /**
- * E_IN_USE, with the first of the overlays and what would happen to it. Returns notes on folders that have more files than
- * are looked at.
+ * E_IN_USE, with the first of the overlays and what would happen to it. Returns notes on what could not be looked at.
  */
 export async function assertNothingStandsOn(
   image: string,
   what: string,
   context: OverlayContext,
-): Promise<Note[]> {
-  const folders = new Map<string, FolderOverlays>();
-  const overlays = await findOverlaysOf(image, context, { folders });
-  if (overlays.length > 0) throw somethingStandsOnIt(overlays, what);
-  return noteUnread(folders);
+): Promise<readonly Note[]> {
+  const { overlays, lost, notes } = await findOverlays([image], context);
+  const found = overlays.get(image) ?? [];
+  if (found.length > 0) throw somethingStandsOnIt(found, what);
+  return lost === undefined ? notes : [...notes, { code: "generation lost", generation: lost }];
 }
 
 export function somethingStandsOnIt(
@@ -42,40 +51,27 @@ export function somethingStandsOnIt(
   return new ImgtxError("E_IN_USE", `'${overlay}' stands on it${more}, and ${what}`, { hint });
 }
 
-/** On folders that have more files than are looked at. */
-export function noteUnread(folders: ReadonlyMap<string, FolderOverlays>): Note[] {
-  return [...folders.values()].flatMap(({ folder, filesLeft }) =>
-    filesLeft === 0 ? [] : [{ code: "folder not read whole", image: folder, filesLeft } as const],
-  );
-}
-
-/** The overlays that are there, each once. */
-export async function findOverlaysOf(
-  image: string,
-  context: OverlayContext,
-  known: KnownOverlays,
-): Promise<string[]> {
-  return (await findOverlays([image], context, known)).get(image) ?? [];
-}
-
-/** The overlays of several images that are there, each once, by the images that have some. */
+/** The overlays of several images. */
 export async function findOverlays(
   images: readonly string[],
-  { table, storage, readGeneration }: OverlayContext,
-  { except, chain: beside = [], folders: read }: KnownOverlays,
-): Promise<ReadonlyMap<string, string[]>> {
+  { table, storage, readGeneration, root }: OverlayContext,
+  { except, chain: beside = [] }: KnownOverlays = {},
+): Promise<FoundOverlays> {
   const found = new Map(images.map((image) => [image, new Set<string>()]));
-  const add = (chain: readonly { readonly image: string }[]): void => {
-    for (const [depth, { image }] of chain.entries()) {
+  const named = new Set<string>();
+  const add = (chain: DeviceEntry["chain"]): void => {
+    for (const [depth, entry] of chain.entries()) {
       const overlay = chain[depth - 1];
-      if (overlay) found.get(image)?.add(overlay.image);
+      if (overlay) found.get(entry.image)?.add(overlay.image);
+      for (const { image } of filesOfEntry(entry)) named.add(image);
     }
   };
   const seen = new Set<DeviceEntry>();
+  let lost: number | undefined;
   for (let generation = table.generation; generation > 0; generation -= 1) {
-    const { devices } =
-      generation === table.generation ? table : ((await readGeneration(generation)) ?? NONE);
-    for (const entry of devices) {
+    const known = generation === table.generation ? table : await readGeneration(generation);
+    if (!known) lost ??= generation;
+    for (const entry of known?.devices ?? []) {
       // Most generations have most devices as the next one has them.
       if (seen.has(entry)) continue;
       seen.add(entry);
@@ -83,23 +79,18 @@ export async function findOverlays(
       if (entry.mirror) add(entry.mirror.chain);
     }
   }
-  const folders = new Set([...images, ...beside.map(({ path }) => path)].map((path) => posix.dirname(path)));
-  for (const folder of folders) {
-    const known = read.get(folder) ?? (await readOverlaysIn(storage, folder));
-    read.set(folder, known);
-    for (const [image, overlays] of found) {
-      for (const overlay of await overlaysOn(storage, known, image)) overlays.add(overlay);
-    }
-  }
+  const search = new OverlaySearch(storage, root);
+  await search.readAround([...images, ...beside.map(({ path }) => path)], named);
   const there = new Map<string, string[]>();
   for (const [image, overlays] of found) {
-    for (const path of overlays) {
+    const files = new Map<string, string>();
+    for (const path of [...overlays, ...(await search.on(image))]) {
       const stat = await storage.stat(path);
-      if (!stat || except?.has(identityOf(stat)) === true) continue;
-      there.set(image, [...(there.get(image) ?? []), path]);
+      // By another name it is the same overlay.
+      if (stat && except?.has(identityOf(stat)) !== true && !files.has(identityOf(stat)))
+        files.set(identityOf(stat), path);
     }
+    if (files.size > 0) there.set(image, [...files.values()]);
   }
-  return there;
+  return { overlays: there, lost, notes: search.notes };
 }
-
-const NONE = { devices: [] } as const;

@@ -5,7 +5,7 @@
 
 import { type ChainEntry, filesOfEntry, findDevice, type SealedDevice } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
-import { type FolderOverlays, identityOf } from "../../../format/index.ts";
+import { identityOf } from "../../../format/index.ts";
 import type { Note } from "../../notes.ts";
 import type { PlanContext } from "../plan/action.ts";
 import { findOverlays } from "../plan/overlays-of.ts";
@@ -136,26 +136,31 @@ const UNKNOWN = {
 } as const;
 
 /**
- * The layers where those that something stands on by no record are needed by that. Returns notes on folders that were not
- * looked at whole as well.
+ * The layers where those that something stands on by no record are needed by that, and all by a generation that nobody can
+ * read, unless that is said not to count. Returns notes on what was not looked at as well.
  */
 export async function withOverlays(
   layers: Layers,
+  passesLost: boolean,
   context: PlanContext,
 ): Promise<{ readonly layers: Layers; readonly notes: readonly Note[] }> {
   const own = [...layers.keys(), ...context.removedHere];
   const stats = await Promise.all(own.map(async (path) => await context.storage.stat(path)));
   const except = new Set(stats.flatMap((stat) => (stat ? [identityOf(stat)] : [])));
-  const folders = new Map<string, FolderOverlays>();
-  const overlays = await findOverlays([...layers.keys()], context, { except, folders });
-  const unread = [...folders.values()].flatMap(({ folder, filesLeft }): readonly Note[] =>
-    filesLeft === 0 ? [] : [{ code: "folder not read whole", image: folder, filesLeft }],
-  );
-  const standing = [...overlays].map(([image, [first]]): [string, Layer] | undefined => {
-    const layer = layers.get(image);
-    return layer && first !== undefined ? [image, { ...layer, neededBy: `'${first}'` }] : undefined;
+  const { overlays, lost, notes } = await findOverlays([...layers.keys()], context, { except });
+  // What a device was on then may be anywhere.
+  const unknown =
+    lost === undefined || passesLost
+      ? undefined
+      : `an image of generation ${lost}, which the history lacks, perhaps`;
+  const standing = [...layers].map(([image, layer]): readonly [string, Layer] => {
+    const [first] = overlays.get(image) ?? [];
+    const neededBy = first === undefined ? (layer.neededBy ?? unknown) : `'${first}'`;
+    return [image, { ...layer, neededBy }];
   });
-  return { layers: new Map([...layers, ...standing.filter((one) => one !== undefined)]), notes: unread };
+  const doubt =
+    lost !== undefined && passesLost ? [{ code: "generation lost", generation: lost } as const] : [];
+  return { layers: new Map(standing), notes: [...notes, ...doubt] };
 }
 
 function lost(device: string, number: number): ImgtxError {

@@ -78,7 +78,7 @@ function devicesOf(deleted: readonly Snapshot[], { devices: named }: SnapshotDel
 async function planOne(
   device: string,
   deleted: readonly Snapshot[],
-  { keepsImages }: SnapshotDeleteRequest,
+  { keepsImages, force = false }: SnapshotDeleteRequest,
   context: PlanContext,
 ) {
   const own = deleted.filter(({ devices }) => devices.some((one) => one.device === device));
@@ -87,7 +87,9 @@ async function planOne(
   const entry = keepsImages ? findDevice(context.table, device) : requireMergeable(device, numbers, context);
   const known = await withPlace({ device }, async () => await readLayers(device, numbers, context));
   const { layers, merged, left, gone, open, merging, notes } =
-    entry && !keepsImages ? await planLayers(entry, known, context) : { ...NOTHING_MOVES, layers: known };
+    entry && !keepsImages
+      ? await planLayers(entry, known, force, context)
+      : { ...NOTHING_MOVES, layers: known };
   const tree: Rearranged = { layers, ...merging };
   const stay = context.table.snapshots.filter(({ number }) => !numbers.has(number));
   const change = entry && open && moveOf(entry, tree, merged, open);
@@ -177,9 +179,14 @@ const NOTHING_MOVES = {
   notes: [],
 } as const;
 
-async function planLayers(entry: DeviceEntry, known: Layers, context: PlanContext): Promise<Planned> {
+async function planLayers(
+  entry: DeviceEntry,
+  known: Layers,
+  passesLost: boolean,
+  context: PlanContext,
+): Promise<Planned> {
   const { layers, notes } = [...known.values()].some(isFree)
-    ? await withOverlays(known, context)
+    ? await withOverlays(known, passesLost, context)
     : { layers: known, notes: [] };
   return await planDivided(entry, layers, notes, context);
 }
@@ -200,9 +207,10 @@ async function planDivided(
       wanted.map(({ image }) => image),
       context,
     );
-    const kept = await findKept(gone, open, context);
+    const kept = gone.filter(({ image }) => (open.viewOf(image).link.header?.nbSnapshots ?? 0) > 0);
     if (kept.length > 0) {
-      const needed = kept.map((one) => [one.image, one] as const);
+      const neededBy = "an internal snapshot in it";
+      const needed = kept.map((layer) => [layer.image, { ...layer, neededBy }] as const);
       return await planDivided(entry, new Map([...layers, ...needed]), notes, context);
     }
     const judged = [];
@@ -212,32 +220,6 @@ async function planDivided(
     const merging = await planMerging(entry, merged, open, context);
     return { layers, merged, left, gone, open, merging, notes: [...notes, ...open.doubts] };
   });
-}
-
-/** Layers that nothing stands on, and that do not go all the same. */
-async function findKept(
-  gone: readonly Layer[],
-  open: OpenLayers,
-  context: PlanContext,
-): Promise<readonly Layer[]> {
-  const lost = gone.length === 0 ? undefined : await findLostGeneration(context);
-  // What a device was on then may be anywhere.
-  const unknown = `an image of generation ${lost}, which the history lacks, perhaps`;
-  return gone.flatMap((layer) => {
-    const hasInside = (open.viewOf(layer.image).link.header?.nbSnapshots ?? 0) > 0;
-    const neededBy = hasInside ? "an internal snapshot in it" : unknown;
-    return hasInside || lost !== undefined ? [{ ...layer, neededBy }] : [];
-  });
-}
-
-/** The first one since the oldest snapshot that nobody can read. */
-async function findLostGeneration(context: PlanContext): Promise<number | undefined> {
-  const { table } = context;
-  const first = Math.min(...table.snapshots.map(({ record }) => record));
-  for (let generation = first; generation < table.generation; generation += 1) {
-    if (!(await context.readGeneration(generation))) return generation;
-  }
-  return undefined;
 }
 
 /** The device's entry where its chain has other images then. */
