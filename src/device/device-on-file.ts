@@ -88,7 +88,7 @@ async function findKeeper(
   for (let from = 0; from < newest.length; from += AT_ONCE) {
     const devices = await settleAll(
       newest.slice(from, from + AT_ONCE).map(async (ref) => {
-        const device = await findKept(workspace, ref, wanted);
+        const device = await findKept(workspace, table, ref, wanted);
         return device === undefined ? [] : [{ device, keptBy: ref }];
       }),
     );
@@ -102,10 +102,11 @@ async function findKeeper(
 
 async function findKept(
   workspace: Workspace,
+  table: DeviceTable,
   ref: SnapshotRef,
   { file, names }: Wanted,
 ): Promise<string | undefined> {
-  const snapshot = await unlessItFails(() => readSnapshot(workspace, ref));
+  const snapshot = await unlessItFails(() => readSnapshot(workspace, table, ref));
   const mayBe = ({ image, fingerprint }: SeenFile): boolean =>
     fingerprint.inode === file.inode || names.has(posix.basename(image));
   for (const { device, chain } of snapshot?.devices ?? []) {

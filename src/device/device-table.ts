@@ -20,6 +20,7 @@ import {
 import { isDeviceEntry } from "./entry-shape.ts";
 import { type FileMark, isFileMark } from "./file-mark.ts";
 import { poolChains, unpoolChains } from "./pooled-chains.ts";
+import { isRenamed, type Renamed } from "./renames.ts";
 import { openSealed, sealJson } from "./sealed-json.ts";
 import { isSnapshotRef, type SnapshotRef, withoutUnwritten } from "./snapshot-record.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
@@ -52,6 +53,8 @@ export interface DeviceTable {
    * as well. Absent: it never was a copy.
    */
   readonly adopted?: number | undefined;
+  /** Devices that have other names since, in order: earlier records are read by that. Absent: none. */
+  readonly renames?: readonly Renamed[] | undefined;
   /** Bytes of the differences in the history after its last whole generation. Absent: the next one is kept whole. */
   readonly sinceWhole?: number | undefined;
 }
@@ -77,8 +80,10 @@ export type TableHead = Omit<DeviceTable, "devices" | "snapshots" | "sinceWhole"
 
 const KIND = "imgtx device table";
 const VERSION = 4;
-/** Of these the first two knew of no snapshots, and none of a history that has differences. */
-const READ_VERSIONS: readonly unknown[] = [1, 2, 3, VERSION];
+/** One with devices that were renamed: an imgtx that does not know of that would look for their snapshots in vain. */
+const VERSION_WITH_RENAMES = 5;
+/** Of these the first two knew of no snapshots, and the third of no history that has differences. */
+const READ_VERSIONS: readonly unknown[] = [1, 2, 3, VERSION, VERSION_WITH_RENAMES];
 
 const MAX_DEVICE_NAME_LENGTH = 64;
 const DEVICE_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+-]*$/;
@@ -175,7 +180,8 @@ export function storeTable(root: string, table: DeviceTable, mark: TableMark | n
   if (problem !== undefined) throw new Error(`a device table is not to be written: ${problem}`);
   const stored = mapPaths(table, (path) => toStoredPath(root, path));
   const snapshots = stored.snapshots.map(withoutUnwritten);
-  return { kind: KIND, version: VERSION, mark, ...stored, snapshots, ...poolChains(stored.devices) };
+  const version = table.renames ? VERSION_WITH_RENAMES : VERSION;
+  return { kind: KIND, version, mark, ...stored, snapshots, ...poolChains(stored.devices) };
 }
 
 /** The inverse of encodeTable. E_CORRUPT where the checksum or the shape does not hold. */
@@ -201,7 +207,7 @@ export function loadTable(
   if (!READ_VERSIONS.includes(version)) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
-      `the device table has version ${String(version)}; this imgtx reads ${READ_VERSIONS.slice(0, -1).join(", ")} and ${VERSION}`,
+      `the device table has version ${String(version)}; this imgtx reads ${READ_VERSIONS.slice(0, -1).join(", ")} and ${VERSION_WITH_RENAMES}`,
       {
         image: file,
         hint: "use the imgtx that wrote it, or a newer one",
@@ -249,6 +255,7 @@ const HEAD = {
   position: orAbsent(isCount),
   undone: orAbsent(listOf(isCount)),
   adopted: orAbsent(isCount),
+  renames: orAbsent(listOf(isRenamed)),
 };
 
 export const isTableHead = objectOf<TableHead>(HEAD);

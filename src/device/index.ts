@@ -82,6 +82,16 @@ export {
   type Snapshot,
   type SnapshotRef,
 } from "./snapshot-record.ts";
+export {
+  givenUpByNames,
+  isRenaming,
+  nameAt,
+  refByNames,
+  renamed,
+  renamesTowards,
+  type Renaming,
+  withRenames,
+} from "./renames.ts";
 export { type GivenUp, type TakenThen, withGivenUp, withoutSeals, withSealsOf } from "./seals.ts";
 export { readingSnapshots, requireSnapshot, type SnapshotReads, withSnapshot } from "./snapshots.ts";
 export type { Workspace } from "./workspace.ts";

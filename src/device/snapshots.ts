@@ -5,6 +5,7 @@ import type { ChainEntry, DeviceEntry } from "./device-entry.ts";
 import type { DeviceTable } from "./device-table.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import { type NewMode, readWholeFile, renameOver, writeBeside } from "./replace-file.ts";
+import { readByNames, type Renamed } from "./renames.ts";
 import { decodeSnapshot, encodeSnapshot, type Snapshot, type SnapshotRef } from "./snapshot-record.ts";
 import { pathsOf, TABLE_LIMIT_BYTES, type Workspace } from "./workspace.ts";
 
@@ -21,8 +22,10 @@ type ReadRecord = (number: number, record: number) => Promise<Snapshot>;
 /** What it keeps still, of each device as the last record of it says. */
 async function readKept(
   { number, without = [], later = [], ...first }: SnapshotRef,
-  read: ReadRecord,
+  renames: readonly Renamed[] | undefined,
+  readStored: ReadRecord,
 ): Promise<Snapshot> {
+  const read: ReadRecord = async (of, record) => readByNames(await readStored(of, record), record, renames);
   const snapshot = first.unwritten ?? (await read(number, first.record));
   const kept = new Map(snapshot.devices.map((one) => [one.device, one]));
   for (const { record, unwritten, devices } of later) {
@@ -33,8 +36,12 @@ async function readKept(
 }
 
 /** What it keeps still. E_CORRUPT or E_NOT_FOUND where its record can't be read. */
-export async function readSnapshot(workspace: Workspace, ref: SnapshotRef): Promise<Snapshot> {
-  return await readKept(ref, async (number, record) => await readRecord(workspace, number, record));
+export async function readSnapshot(
+  workspace: Workspace,
+  { renames }: DeviceTable,
+  ref: SnapshotRef,
+): Promise<Snapshot> {
+  return await readKept(ref, renames, async (number, record) => await readRecord(workspace, number, record));
 }
 
 /** The one of this number or name. E_NOT_FOUND, with what there is. */
@@ -68,7 +75,7 @@ export function readingSnapshots(workspace: Workspace, table: DeviceTable): Snap
     records.set(key, known);
     return await known;
   };
-  const read = async (ref: SnapshotRef): Promise<Snapshot> => await readKept(ref, readOnce);
+  const read = async (ref: SnapshotRef): Promise<Snapshot> => await readKept(ref, table.renames, readOnce);
   return {
     read,
     chainOf: async (snapshot, device) => await followChain(read, table, snapshot, device),

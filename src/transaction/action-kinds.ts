@@ -8,6 +8,7 @@ export const ACTION_KINDS = [
   "reopen",
   "device-add",
   "device-remove",
+  "device-rename",
   "device-trust",
   "rollback",
   "snapshot-delete",

@@ -1,6 +1,13 @@
 // The log of operations as data for results: what made each generation, what that moved, and which the way back reaches.
 
-import { type DeviceTable, listHistory, readCommit, readingHistory, readTable } from "../device/index.ts";
+import {
+  type DeviceTable,
+  listHistory,
+  nameAt,
+  readCommit,
+  readingHistory,
+  readTable,
+} from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Session } from "./request.ts";
 import type { GenerationDescription, HistoryDescription } from "./results.ts";
@@ -47,7 +54,8 @@ export async function listGenerations(
     const about = new Set(
       [...described.devices, ...described.actions.flatMap((one) => one.devices)].map(nameOf),
     );
-    if (device === undefined || about.has(device)) found.push(described);
+    const then = device === undefined ? undefined : nameAt(device, generation, present);
+    if (device === undefined || (then !== undefined && about.has(then))) found.push(described);
   }
   return { generation: present.generation, generations: found };
 }

@@ -27,6 +27,8 @@ const ROWS = {
   // What an imgtx before this one said, as it stands.
   said: row({ text: isText }, ({ text }) => text),
 
+  "renamed from": row(DEVICE, ({ device }) => `it was called '${device}'`),
+
   // Of chains.
   "backing file in current folder": row(
     { ...IMAGE, name: isText },

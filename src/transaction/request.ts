@@ -35,6 +35,13 @@ export interface DeviceRemoveRequest {
   readonly device: string;
 }
 
+/** The device gets another name, and its images stay where they are. */
+export interface DeviceRenameRequest {
+  readonly kind: "device-rename";
+  readonly device: string;
+  readonly name: string;
+}
+
 /** Keeps a folder, or a file, where a device's images may lead to for raw backing images and data files. */
 export interface DeviceTrustRequest {
   readonly kind: "device-trust";
@@ -236,6 +243,7 @@ export type ActionRequest =
   | ReopenRequest
   | DeviceAddRequest
   | DeviceRemoveRequest
+  | DeviceRenameRequest
   | DeviceTrustRequest
   | RollbackRequest
   | SnapshotDeleteRequest

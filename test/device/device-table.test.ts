@@ -53,6 +53,13 @@ describe("a device table", () => {
     );
   });
 
+  test("has a version of its own where devices were renamed, which an imgtx that knows of none refuses", () => {
+    const named = { ...TABLE, renames: [{ from: "vda", to: "system", below: 7 }] };
+    const bytes = encodeTable("/ws", named, null);
+    expect(Buffer.from(bytes).toString()).toContain('"version":5');
+    expect(decode(bytes)).toEqual(named);
+  });
+
   test("stores an image that several chains have once, and has it once in memory", () => {
     const chains = Array.from(
       { length: 50 },
@@ -108,9 +115,9 @@ describe("a device table", () => {
   });
 
   test("of another version is refused as that, and names the file", async () => {
-    const failure = await failureOf(() => decode(forge((stored) => (stored["version"] = 5))));
+    const failure = await failureOf(() => decode(forge((stored) => (stored["version"] = 6))));
     expect(failure).toMatchObject({ code: "E_UNSUPPORTED", image: "/ws/.imgtx/table.json" });
-    expect(failure.message).toContain("version 5");
+    expect(failure.message).toContain("version 6");
   });
 
   test("of the version before is read, and of its images nothing is known that would be believed", () => {

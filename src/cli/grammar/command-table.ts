@@ -36,6 +36,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/device-remove.ts")).deviceRemove,
   },
   {
+    path: ["device", "rename"],
+    summary: "give a device another name",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/device-rename.ts")).deviceRename,
+  },
+  {
     path: ["device", "trust"],
     summary: "let a device's images lead to a folder",
     section: "Workspace and devices",

@@ -1,14 +1,19 @@
-// device add, remove and trust: devices enter and leave the table, and say where their images may lead to. No image is
+// device add, remove, rename and trust: devices enter and leave the table, get other names, and say where their images may lead to. No image is
 // written to.
 
 import { assertDeviceName, findDevice, requireDevice, withTrusted } from "../../device/index.ts";
 import { ImgtxError, unlessItFails } from "../../errors/index.ts";
 import { findCutOffImages } from "../../format/index.ts";
-import { type Action, MAKES_NO_FILES } from "./plan/action.ts";
+import { type Action, MAKES_NO_FILES, type PlanContext } from "./plan/action.ts";
 import { activeLayer, deviceEntryOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen, findFences } from "./plan/fencing.ts";
 import { assertQemuOpens } from "../images/openable.ts";
-import type { DeviceAddRequest, DeviceRemoveRequest, DeviceTrustRequest } from "../request.ts";
+import type {
+  DeviceAddRequest,
+  DeviceRemoveRequest,
+  DeviceRenameRequest,
+  DeviceTrustRequest,
+} from "../request.ts";
 
 export const deviceAdd: Action<DeviceAddRequest> = {
   saying: { noun: "add", done: "added", planned: "would be added" },
@@ -84,6 +89,77 @@ export const deviceRemove: Action<DeviceRemoveRequest> = {
     };
   },
 };
+
+/** Its images are not looked at: they are the same, and a device that can't be opened can have another name. */
+export const deviceRename: Action<DeviceRenameRequest> = {
+  saying: { noun: "rename", done: "renamed", planned: "would be renamed" },
+  takenBackBy: "undo",
+
+  async plan({ device, name }, context) {
+    const entry = requireDevice(context.table, device);
+    assertDeviceName(name);
+    if (name === device) {
+      throw new ImgtxError("E_REFUSED", `it is called '${name}' already`, {
+        device,
+        hint: "give it another name",
+      });
+    }
+    await assertNameFree(name, device, context);
+    if ((await context.readUnfinished()).has(device)) {
+      throw new ImgtxError("E_REFUSED", "a copy of it was cut off, and goes on under the name that it has", {
+        device,
+        hint: `\`imgtx mirror --cancel ${device}\` removes what there is of the copy; the same \`imgtx mirror\` goes on with it`,
+      });
+    }
+    const { image, format } = entry;
+    return {
+      ...MAKES_NO_FILES,
+      devices: [device, name],
+      reports: [
+        {
+          kind: "device-rename",
+          device: name,
+          before: image,
+          after: image,
+          format,
+          files: [],
+          notes: [{ code: "renamed from", device }],
+        },
+      ],
+      changes: [
+        { device, after: null },
+        { device: name, after: { ...entry, name } },
+      ],
+      renames: [{ from: device, to: name }],
+      allowPaths: [],
+      chains: [],
+    };
+  },
+};
+
+/** E_EXISTS where another device has the name, or had it: snapshots would keep two devices by one name. */
+async function assertNameFree(
+  name: string,
+  device: string,
+  { table, snapshots }: Pick<PlanContext, "table" | "snapshots">,
+): Promise<void> {
+  const present = findDevice(table, name);
+  if (present) {
+    throw new ImgtxError("E_EXISTS", `there is a device '${name}' already`, {
+      device,
+      image: present.image,
+      hint: `take another name; two devices change names through a third, in one transaction: \`imgtx device rename ${name} OTHER\` comes first`,
+    });
+  }
+  for (const ref of table.snapshots) {
+    const { number, devices } = await snapshots.read(ref);
+    if (devices.every((one) => one.device !== name)) continue;
+    throw new ImgtxError("E_EXISTS", `snapshot ${number} keeps an earlier device '${name}'`, {
+      device,
+      hint: `take another name, or \`imgtx snapshot-delete ${number} --device ${name} --keep-images\` first`,
+    });
+  }
+}
 
 /** The device need not open without the place: that is what the command is for. */
 export const deviceTrust: Action<DeviceTrustRequest> = {

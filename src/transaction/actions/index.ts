@@ -4,7 +4,7 @@ import type { Action, Plan, PlanContext, Traits } from "./plan/action.ts";
 import type { ActionKind, ActionRequest } from "../request.ts";
 import { amend } from "./amend.ts";
 import { bitmapAdd, bitmapClear, bitmapDisable, bitmapEnable, bitmapMerge, bitmapRemove } from "./bitmap.ts";
-import { deviceAdd, deviceRemove, deviceTrust } from "./device-table.ts";
+import { deviceAdd, deviceRemove, deviceRename, deviceTrust } from "./device-table.ts";
 import { freeze, unfreeze } from "./freeze.ts";
 import {
   internalSnapshotApply,
@@ -34,6 +34,7 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   reopen,
   "device-add": deviceAdd,
   "device-remove": deviceRemove,
+  "device-rename": deviceRename,
   "device-trust": deviceTrust,
   rollback,
   "snapshot-delete": snapshotDelete,

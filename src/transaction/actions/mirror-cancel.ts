@@ -25,7 +25,7 @@ export const mirrorCancel: Action<MirrorCancelRequest> = {
     for (const { name: device, image, format, mirror } of entries) {
       if (!mirror || mirror.bitmap === null) continue;
       const chain = await context.openChain(image, format, device);
-      tracked.push({ device, chain, redo: await planUntracking(device, chain) });
+      tracked.push({ device, chain, redo: await planUntracking(device, chain, mirror) });
     }
     return {
       ...MAKES_NO_FILES,

@@ -211,8 +211,11 @@ async function planTracked(
   { verify, bitmap }: MirrorTarget,
   context: PlanContext,
 ): Promise<PlannedCopy> {
-  const { bitmap: before } = requireMirror(entry);
-  const { copy } = await planResync(entry, present, context, { verify, always: bitmap && before === null });
+  const before = requireMirror(entry);
+  const { copy } = await planResync(entry, present, context, {
+    verify,
+    always: bitmap && before.bitmap === null,
+  });
   if (copy.filesToMake.length === 0) return copy;
   const tracking = await planTracking(entry.name, present, { before, isWanted: bitmap }, context);
   return {

@@ -8,12 +8,15 @@ import {
   type FenceEntry,
   filesOfEntry,
   filesOfSnapshot,
+  givenUpByNames,
   type Operation,
   type OperationAction,
+  renamed,
   sealDevice,
   type SeenFile,
   type SnapshotRef,
   withGivenUp,
+  withRenames,
   withSealsOf,
   withSnapshot,
 } from "../../device/index.ts";
@@ -24,6 +27,7 @@ import {
   changesOf,
   liveStatements,
   type PlanRecord,
+  renamesOf,
   type TransactionState,
   type WatchedImage,
 } from "../journal/index.ts";
@@ -126,9 +130,10 @@ export function withPlannedSnapshots(
   state: TransactionState,
   created: string,
 ): DeviceTable {
-  let table = withSealsOf(next, closing);
+  let table = withRenames(withSealsOf(next, closing), renamesOf(state), next.generation);
   const entries = new Map(closing.devices.map((entry) => [entry.name, entry]));
   for (const { plan, changes } of changesByStatement(state)) {
+    const renames = renamesOf(state, plan.statement);
     if (plan.snapshot) {
       const { devices, name, message, files } = plan.snapshot;
       const left = devices.flatMap((device): readonly DeviceEntry[] => {
@@ -140,11 +145,15 @@ export function withPlannedSnapshots(
         message,
         created,
         ...(files && { files }),
-        devices: withSealsOf({ ...table, devices: left }, table).devices.map(sealDevice),
+        devices: withSealsOf({ ...table, devices: left }, table)
+          .devices.map(sealDevice)
+          .map((one) => ({ ...one, device: renamed(one.device, renames) })),
       });
       ({ table } = taken);
     }
-    for (const givenUp of plan.givesUp ?? []) table = withGivenUp(table, givenUp);
+    for (const givenUp of plan.givesUp ?? []) {
+      table = withGivenUp(table, givenUpByNames(givenUp, renames));
+    }
     for (const { device, after } of changes) {
       if (after) entries.set(device, after);
       else entries.delete(device);

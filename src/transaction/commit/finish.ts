@@ -14,6 +14,7 @@ import {
   readGeneration,
   readingHistory,
   readTable,
+  refByNames,
   replaceTable,
   showView,
   underWorkspaceLock,
@@ -58,6 +59,7 @@ import {
   type Journal,
   lastSeen,
   liveStatements,
+  renamesOf,
   type TransactionState,
 } from "../journal/index.ts";
 
@@ -361,7 +363,16 @@ export function nextTable(
 /** Where an undo or a redo has gone to, with the snapshots that are there then. */
 function withStanding(table: DeviceTable, state: TransactionState): DeviceTable {
   const plans = liveStatements(state).map(({ plan }) => plan);
-  const standings = plans.flatMap(({ standing }) => standing ?? []);
+  const standings = plans.flatMap(({ standing, statement }) =>
+    standing
+      ? [
+          {
+            ...standing,
+            restored: standing.restored.map((ref) => refByNames(ref, renamesOf(state, statement))),
+          },
+        ]
+      : [],
+  );
   const [last] = standings;
   if (!last) return table;
   const dropped = new Set(standings.flatMap((one) => one.dropped));

@@ -13,6 +13,7 @@ import {
   type DeviceTable,
   filesOfEntry,
   findDevice,
+  renamed,
   type Workspace,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
@@ -27,7 +28,7 @@ import {
 } from "../../format/index.ts";
 import type { LockWaiting, StorageFile } from "../../storage/index.ts";
 import { progressOf } from "../actions/plan/action.ts";
-import { lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
+import { lastSeen, liveStatements, renamesOf, type TransactionState } from "../journal/index.ts";
 import { lockWriter, openUnlessGone } from "../images/open-free.ts";
 import { plannedGate } from "../images/planned-gate.ts";
 import type { OnProgress } from "../request.ts";
@@ -55,7 +56,7 @@ export function findMirrorTaken(
   next: DeviceTable,
   before: DeviceEntry,
 ): Omit<StaleMirror["mirror"], "isFenced"> | undefined {
-  const chain = findDevice(next, before.name)?.chain ?? [];
+  const chain = findDevice(next, renamed(before.name, renamesOf(state)))?.chain ?? [];
   const moves = liveStatements(state)
     .filter(({ plan }) => plan.renewable)
     .flatMap(({ plan }) => plan.changes)

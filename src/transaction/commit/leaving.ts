@@ -8,8 +8,15 @@ import {
   filesOfEntry,
   filesOfSnapshot,
   findDevice,
+  renamed,
 } from "../../device/index.ts";
-import { filesMade, heldDevices, liveStatements, type TransactionState } from "../journal/index.ts";
+import {
+  filesMade,
+  heldDevices,
+  liveStatements,
+  renamesOf,
+  type TransactionState,
+} from "../journal/index.ts";
 
 /** The active layer of a device, or its data file, where the device leaves it, gets a layer on it, or is frozen at it. */
 export interface LeftImage {
@@ -25,7 +32,8 @@ export interface LeftImage {
 export function imagesLeft(present: DeviceTable, next: DeviceTable, state: TransactionState): LeftImage[] {
   const made = filesMade(state);
   return heldDevices(state).flatMap((device) => {
-    const [before, after] = [findDevice(present, device), findDevice(next, device)];
+    const before = findDevice(present, device);
+    const after = findDevice(next, renamed(device, renamesOf(state)));
     const [top] = before?.chain ?? [];
     if (!before || !after || !top) return [];
     const isFrozen = before.image === after.image;

@@ -7,7 +7,14 @@
 //   compares all images with what the plan read, under their locks.
 // - What fails before the commit mark is undone before the error is thrown on.
 
-import { assertShown, type DeviceTable, withDevices, withGivenUp, withSealsOf } from "../../device/index.ts";
+import {
+  assertShown,
+  type DeviceTable,
+  withDevices,
+  withGivenUp,
+  withRenames,
+  withSealsOf,
+} from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
 import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
 import { commitJournal } from "../commit/commit.ts";
@@ -35,7 +42,8 @@ export async function planOnly(work: Work, requests: readonly ActionRequest[]): 
     });
     await work.images.lock(waitingOf(work), changedImages(record));
     await assertDevicesFree(work, record);
-    const changed = withSealsOf(withDevices(table, record.changes), table);
+    const moved = withSealsOf(withDevices(table, record.changes), table);
+    const changed = withRenames(moved, record.renames ?? [], table.generation + 1);
     const next = (record.givesUp ?? []).reduce(withGivenUp, changed);
     assertShown(table, next);
     table = next;

@@ -9,6 +9,7 @@ import {
   readTable,
   readingHistory,
   readingSnapshots,
+  renamed,
   trustedBy,
   type Workspace,
 } from "../../device/index.ts";
@@ -90,6 +91,7 @@ export async function planStatement(
     removes: plan.removes ?? [],
     ...(plan.snapshot && { snapshot: plan.snapshot }),
     ...(plan.givesUp && { givesUp: plan.givesUp }),
+    ...(plan.renames && { renames: plan.renames }),
     ...(plan.standing && { standing: plan.standing }),
     currentFolder: context.gate.currentFolder,
     folders: await markFolders(work.workspace.storage, [
@@ -243,24 +245,34 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
 function doneBy(
   statements: readonly Pick<Statement, "plan">[],
 ): Pick<PlanContext, "changedLast" | "madeHere" | "takenHere" | "givenUpHere" | "removedHere"> {
+  const nameNow = (name: string, at: number): string =>
+    renamed(
+      name,
+      statements.slice(at + 1).flatMap(({ plan }) => plan.renames ?? []),
+    );
   return {
     changedLast: new Set(
       statements.flatMap(({ plan }) => plan.redo.flatMap(({ image, isLast }) => (isLast ? [image] : []))),
     ),
     madeHere: new Set(statements.flatMap(({ plan }) => plan.newFiles.map(({ path }) => path))),
-    takenHere: statements.flatMap(({ plan: { snapshot, watched, reports } }) =>
+    takenHere: statements.flatMap(({ plan: { snapshot, watched, reports } }, at) =>
       snapshot
         ? [
             {
               ...snapshot,
+              devices: snapshot.devices.map((device) => nameNow(device, at)),
               images: new Set(watched.map(({ image }) => image)),
-              sealed: new Map(reports.map(({ device, before }) => [device, before])),
+              sealed: new Map(
+                reports.map(({ device, before }) => [device === null ? null : nameNow(device, at), before]),
+              ),
             },
           ]
         : [],
     ),
     givenUpHere: new Set(
-      statements.flatMap(({ plan: { givesUp = [] } }) => givesUp.map(({ device }) => device)),
+      statements.flatMap(({ plan: { givesUp = [] } }, at) =>
+        givesUp.map(({ device }) => nameNow(device, at)),
+      ),
     ),
     removedHere: new Set(statements.flatMap(({ plan }) => plan.removes)),
   };

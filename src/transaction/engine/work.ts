@@ -5,6 +5,7 @@ import {
   readTable,
   withDevices,
   withGivenUp,
+  withRenames,
   withSealsOf,
   type Workspace,
 } from "../../device/index.ts";
@@ -12,11 +13,12 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { StagedStorage } from "../../format/index.ts";
 import {
   changesOf,
+  givenUpBy,
   type Journal,
   type JournalSnapshot,
-  liveStatements,
   type PlanRecord,
   readJournals,
+  renamesOf,
 } from "../journal/index.ts";
 import { withCommitted } from "../commit/committed-table.ts";
 import { OpenedImages } from "../images/opened-images.ts";
@@ -83,8 +85,10 @@ export async function effectiveTable(
 ): Promise<DeviceTable> {
   const table = withCommitted(await readTable(workspace), others ?? (await readJournals(workspace, id)));
   if (!journal) return table;
-  const givesUp = liveStatements(journal.state).flatMap(({ plan }) => plan.givesUp ?? []);
-  return givesUp.reduce(withGivenUp, withSealsOf(withDevices(table, changesOf(journal.state)), table));
+  const { state } = journal;
+  const changed = withSealsOf(withDevices(table, changesOf(state)), table);
+  const named = withRenames(changed, renamesOf(state), table.generation + 1);
+  return givenUpBy(state).reduce(withGivenUp, named);
 }
 
 /** How long this command still waits. */

@@ -37,6 +37,7 @@ export {
   fencesToRaise,
   filesMade,
   filesRemoved,
+  givenUpBy,
   heldDevices,
   isParked,
   joinCopies,
@@ -44,6 +45,7 @@ export {
   lateLogsOf,
   logsOf,
   liveStatements,
+  renamesOf,
   redoOf,
   type SeenImage,
 } from "./queries.ts";

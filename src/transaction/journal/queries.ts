@@ -1,6 +1,14 @@
 // What the rest of the layer asks of a transaction's state.
 
-import { type DeviceEntry, type FenceEntry, isRaised, withFingerprints } from "../../device/index.ts";
+import {
+  type DeviceEntry,
+  type FenceEntry,
+  givenUpByNames,
+  type GivenUp,
+  isRaised,
+  type Renaming,
+  withFingerprints,
+} from "../../device/index.ts";
 import type { CopyStep, LateStep } from "./copy-steps.ts";
 import type {
   PlanRecord,
@@ -161,6 +169,20 @@ export function changesByStatement(
     }));
     return { plan, changes };
   });
+}
+
+/** Devices that get other names, in order: by statements after that one, or by all. */
+export function renamesOf(state: TransactionState, after = -1): readonly Renaming[] {
+  return liveStatements(state).flatMap(({ plan: { statement, renames = [] } }) =>
+    statement > after ? renames : [],
+  );
+}
+
+/** What statements give up of snapshots, by the names that devices have at the end. */
+export function givenUpBy(state: TransactionState): readonly GivenUp[] {
+  return liveStatements(state).flatMap(({ plan: { statement, givesUp = [] } }) =>
+    givesUp.map((one) => givenUpByNames(one, renamesOf(state, statement))),
+  );
 }
 
 /** The fences that devices are to keep, and that are not raised yet. */

@@ -14,6 +14,7 @@ import {
   isFlag,
   isImageFormat,
   isObject,
+  isRenaming,
   isSnapshot,
   isSnapshotRef,
   isText,
@@ -219,6 +220,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
         }),
       ),
     ),
+    renames: orAbsent(listOf(isRenaming)),
     standing: orAbsent(
       objectOf<PlannedStanding>({
         position: isCount,

@@ -18,7 +18,15 @@
 // - `applied` is appended when the image is durably what its redo log makes of it, and before a guest may open it.
 
 import { posix } from "node:path";
-import type { DeviceEntry, FenceEntry, FileMark, GivenUp, Worker, Workspace } from "../../device/index.ts";
+import type {
+  DeviceEntry,
+  FenceEntry,
+  FileMark,
+  GivenUp,
+  Renaming,
+  Worker,
+  Workspace,
+} from "../../device/index.ts";
 import {
   type Fingerprint,
   isRedoLogName,
@@ -180,6 +188,8 @@ export interface PlanRecord {
   readonly snapshot?: PlannedSnapshot | undefined;
   /** What its devices give up of snapshots that keep them. Left out: nothing. */
   readonly givesUp?: readonly GivenUp[] | undefined;
+  /** Devices that get other names, in order. Left out: none. */
+  readonly renames?: readonly Renaming[] | undefined;
   /** Where an undo or a redo goes to. Left out: it goes on. */
   readonly standing?: PlannedStanding | undefined;
   /** Where its command was: relative names of data files are looked for there. Left out: not known. */

@@ -21,6 +21,7 @@ const ACTIONS: Readonly<Record<ActionKind, Lacking>> = {
   reopen: {},
   "device-add": {},
   "device-remove": {},
+  "device-rename": {},
   "device-trust": {},
   rollback: {},
   "snapshot-delete": {},

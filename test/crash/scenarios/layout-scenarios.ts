@@ -128,12 +128,14 @@ const PLAIN: readonly Batches[] = [
   { name: "rollback", prepare: onOverlays, steps: () => [["rollback"]] },
   { name: "undo and redo", prepare: onOverlays, steps: () => [["undo"], ["redo"]] },
   {
-    name: "add, trust and remove devices",
+    name: "add, trust, rename and remove devices",
     prepare: () => [step("init")],
     startsWithout: true,
     steps: (devices) => [
       addAll(devices).map(({ argv }) => argv.join(" ")),
       devices.map(({ name }) => `device trust ${name} ../images`),
+      devices.map(({ name }) => `device rename ${name} ${name}-new`),
+      devices.map(({ name }) => `device rename ${name}-new ${name}`),
       devices.map(({ name }) => `device remove ${name}`),
     ],
   },

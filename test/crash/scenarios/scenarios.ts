@@ -236,6 +236,27 @@ export const SCENARIOS: readonly Scenario[] = [
   onTwo("add and remove devices", [step("device add vdc ../images/c.qcow2"), step("device remove vdb")], {
     files: filesOf(DEVICES.slice(0, 3)),
   }),
+  onTwo(
+    "rename a device, and two by a third name, with what snapshots keep of them",
+    [
+      step("device rename vda system"),
+      step("txn run swap"),
+      { ...step("undo"), orRefused: true },
+      { ...step("rollback --to 1"), orRefused: true },
+    ],
+    {
+      prepare: [...addAll(TWO), step(group(TWO))],
+      files: filesOf(TWO, [
+        {
+          path: "ws/swap",
+          bytes: Buffer.from(
+            "snapshot system\ndevice rename system x\ndevice rename vdb system\ndevice rename x vdb\n",
+          ),
+        },
+      ]),
+      studied: [0, 1, 2],
+    },
+  ),
   onTwo("trust a folder", [step("device trust vda ../images")]),
   // What was fenced and has a time that nobody knows may have been written to.
   onTwo(

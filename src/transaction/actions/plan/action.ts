@@ -9,7 +9,7 @@
 // - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
 // - After the commit mark no code of an action runs.
 
-import type { DeviceEntry, DeviceTable, GivenUp, SnapshotReads } from "../../../device/index.ts";
+import type { DeviceEntry, DeviceTable, GivenUp, Renaming, SnapshotReads } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
@@ -139,6 +139,8 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   readonly snapshot?: PlannedSnapshot;
   /** What its devices give up of snapshots that keep them. Default: nothing. */
   readonly givesUp?: readonly GivenUp[];
+  /** Devices that get other names, in order. Its changes have the devices by the new ones. Default: none. */
+  readonly renames?: readonly Renaming[];
   /** Where an undo or a redo goes to. */
   readonly standing?: PlannedStanding;
   /** Copies alone: where a source has changed by the commit, they are brought in sync then. Default: false. */

@@ -41,9 +41,11 @@ export interface Tracking extends Pick<MirrorEntry, "bitmap" | "witness"> {
 
 const NO_TRACKING: Tracking = { bitmap: null, witness: undefined, redo: [], notes: [] };
 
+/** The bitmap that a mirror has, and its witness: they may have another name of the device, which it had then. */
+type Kept = Pick<MirrorEntry, "bitmap" | "witness">;
+
 interface BitmapChoice {
-  /** The one that the mirror has. */
-  readonly before: string | null;
+  readonly before: Kept | null;
   readonly isWanted: boolean;
 }
 
@@ -67,10 +69,11 @@ async function planBitmap(
   context: TrackingContext,
 ): Promise<Tracking> {
   const top = activeLayer(present);
-  if (before === null && !isWanted) return NO_TRACKING;
+  const known = before?.bitmap ?? null;
+  if (known === null && !isWanted) return NO_TRACKING;
   if (top.header?.isFenced) {
     // It goes on marking from an earlier moment on, and a state from between would have its witness too.
-    if (!isWanted) return { ...NO_TRACKING, bitmap: before };
+    if (!isWanted) return { ...NO_TRACKING, bitmap: known };
     throw new ImgtxError("E_REFUSED", "it is frozen, and a bitmap is written into its image", {
       device,
       image: top.path,
@@ -80,22 +83,22 @@ async function planBitmap(
   const unmarked = findUnmarkedWriters(top);
   if (unmarked !== undefined) {
     const note = { code: "no bitmap", image: top.path, unmarked } as const;
-    return { ...NO_TRACKING, notes: [note], redo: await planUntracking(device, present) };
+    return { ...NO_TRACKING, notes: [note], redo: await planUntracking(device, present, before) };
   }
   const bitmap = bitmapNameOf(device);
   if (!isWanted) {
-    const found = await readDirtyRanges(top, bitmap);
+    const found = await readDirtyRanges(top, known ?? bitmap);
     if (found.kind === "unusable") {
       return { ...NO_TRACKING, notes: [{ code: "bitmap given up" }] };
     }
   }
-  const removed = await removeOwn(device, top);
+  const removed = await removeOwn(device, top, before);
   const stepsIn = (transaction: string): readonly BitmapStep[] => [
     ...removed,
     { kind: "add", name: bitmap },
     { kind: "add", name: witnessOf(device, transaction), marksEnd: true },
   ];
-  const isNew = before === null;
+  const isNew = known === null;
   return {
     bitmap,
     witness: witnessOf(device, context.transaction),
@@ -113,8 +116,9 @@ function witnessOf(device: string, transaction: string): string {
   return `imgtx-witness-${device}:${transaction}`;
 }
 
-function isOwnBitmap(device: string, name: string): boolean {
-  return name === bitmapNameOf(device) || name.startsWith(witnessOf(device, ""));
+function isOwnBitmap(device: string, name: string, kept: Kept | null): boolean {
+  const isKept = name === kept?.bitmap || name === kept?.witness;
+  return isKept || name === bitmapNameOf(device) || name.startsWith(witnessOf(device, ""));
 }
 
 /** What may change the disk's content without a mark in any bitmap. */
@@ -128,16 +132,20 @@ function findUnmarkedWriters({
 }
 
 /** Takes the bitmap of a mirror away that is given up, with its witness. Nothing where there is none. */
-export async function planUntracking(device: string, present: Chain): Promise<readonly ImageChange[]> {
+export async function planUntracking(
+  device: string,
+  present: Chain,
+  kept: Kept | null,
+): Promise<readonly ImageChange[]> {
   const top = activeLayer(present);
-  const found = await readDirtyRanges(top, bitmapNameOf(device));
+  const found = await readDirtyRanges(top, kept?.bitmap ?? bitmapNameOf(device));
   if (found.kind !== "valid" || top.header?.isFenced) return [];
-  return [await planBitmapChange(top, await removeOwn(device, top))];
+  return [await planBitmapChange(top, await removeOwn(device, top, kept))];
 }
 
-async function removeOwn(device: string, top: ChainLink): Promise<BitmapStep[]> {
+async function removeOwn(device: string, top: ChainLink, kept: Kept | null): Promise<BitmapStep[]> {
   const names = (await readBitmapDirectory(top)).map(({ name }) => name);
-  return names.filter((name) => isOwnBitmap(device, name)).map((name) => ({ kind: "remove", name }));
+  return names.filter((name) => isOwnBitmap(device, name, kept)).map((name) => ({ kind: "remove", name }));
 }
 
 /**

@@ -10,6 +10,8 @@ import {
   type DeviceTable,
   filesOfEntry,
   findDevice,
+  renamed,
+  renamesTowards,
   type SeenFile,
   trustedBy,
   withSealsOf,
@@ -24,6 +26,7 @@ import type { PlannedReport, PlannedStanding } from "../../journal/index.ts";
 import type { Kept } from "../../note-words.ts";
 import { type Note, sayNote } from "../../notes.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
+import { byNames, planRenaming, type UndoContext } from "./renaming.ts";
 import { findGone, findKept, isSameImage, nothingMoves, sayLast } from "./kept.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
 
@@ -32,14 +35,18 @@ type OpenChains = Plan["chains"][number][];
 export const undo: Action<UndoRequest> = {
   saying: { noun: "undo", done: "taken back", planned: "would be taken back" },
   takenBackBy: "redo",
-  async plan({ kind, isForward, force }, context) {
-    const { table } = context;
-    const way = await findWay(isForward, context);
+  async plan({ kind, isForward, force }, given) {
+    const way = await findWay(isForward, given);
     const { wanted, target } = way;
+    // By the names that its devices have there.
+    const renames = renamesTowards(given.table, target);
+    const context = byNames(given, renames);
+    const { table } = context;
     const moves = movesBetween(table, target);
     const kept = findKept(table, target);
     const gone = isForward ? [] : findGone(table, target);
-    if (moves.length === 0) throw nothingMoves({ ...way, gone }, kept, table, await sayLast(context));
+    if (moves.length + renames.length === 0)
+      throw nothingMoves({ ...way, gone }, kept, table, await sayLast(context));
     const obstacles: string[] = [];
     const doubts: Note[] = [];
     const chains: OpenChains = [];
@@ -65,14 +72,20 @@ export const undo: Action<UndoRequest> = {
     if (written.length > 0 && !force) throw wouldLeave(kind, written);
     if (doubts.length > 0 && !force) throw inDoubt(kind, wanted, doubts);
     const standing = await findStanding(way, isForward, changes, context);
+    const sealed = await withStandingSeals(changes, target, standing, context);
+    const renaming = planRenaming(given.table, renames, { kind, changes: sealed });
     return {
       ...MAKES_NO_FILES,
-      devices: moves.map((move) => move.device),
+      devices: [...new Set([...moves.map((move) => move.device), ...renaming.devices])],
+      ...(renames.length > 0 && { renames }),
       standing,
-      reports: moves.map((move, index) =>
-        reportOf(kind, move, wanted, index === 0 ? { kept, doubts: [...doubts, ...gone] } : NOTHING),
-      ),
-      changes: await withStandingSeals(changes, target, standing, context),
+      reports: [
+        ...moves.map((move, index) =>
+          reportOf(kind, move, wanted, index === 0 ? { kept, doubts: [...doubts, ...gone] } : NOTHING),
+        ),
+        ...renaming.reports,
+      ],
+      changes: renaming.changes,
       allowPaths: [],
       chains,
     };
@@ -188,13 +201,13 @@ async function withStandingSeals(
   changes: readonly Plan["changes"][number][],
   target: DeviceTable,
   { dropped, restored }: PlannedStanding,
-  { table, snapshots }: PlanContext,
+  { table, snapshots, renames }: UndoContext,
 ): Promise<Plan["changes"]> {
   const standing = [...table.snapshots.filter(({ number }) => !dropped.includes(number)), ...restored];
   const keeps = async ({ image, sealedBy }: ChainEntry, device: string): Promise<boolean> => {
     const ref = standing.find(({ number }) => number === sealedBy);
     const { devices } = ref ? await snapshots.read(ref) : { devices: [] };
-    return devices.some((one) => one.device === device && one.chain[0]?.image === image);
+    return devices.some((one) => renamed(one.device, renames) === device && one.chain[0]?.image === image);
   };
   const sealed: Plan["changes"][number][] = [];
   for (const { device, after } of changes) {
@@ -233,7 +246,7 @@ async function reviveEntry(revive: {
   before: DeviceEntry | undefined;
   after: DeviceEntry;
   wanted: number;
-  context: PlanContext;
+  context: UndoContext;
   chains: OpenChains;
   obstacles: string[];
   doubts: Note[];
@@ -270,11 +283,11 @@ async function reviveEntry(revive: {
 }
 
 /** The device's entry in the last generation of the stretch from wanted on in which it had this image. */
-async function closingEntry(entry: DeviceEntry, wanted: number, context: PlanContext): Promise<DeviceEntry> {
+async function closingEntry(entry: DeviceEntry, wanted: number, context: UndoContext): Promise<DeviceEntry> {
   let closing = entry;
   for (let generation = wanted + 1; generation < context.table.generation; generation += 1) {
     const table = await readIfSound(generation, context);
-    const later = table && findDevice(table, entry.name);
+    const later = table && findDevice(table, context.nameThen(entry.name, generation));
     if (!later || !isSameImage(later, entry)) break;
     closing = later;
   }
@@ -285,12 +298,12 @@ async function closingEntry(entry: DeviceEntry, wanted: number, context: PlanCon
 async function latestLooks(
   device: string,
   wanted: number,
-  context: PlanContext,
+  context: UndoContext,
 ): Promise<ReadonlyMap<string, SeenFile["fingerprint"]>> {
   const looks = new Map<string, SeenFile["fingerprint"]>();
   for (let generation = wanted + 1; generation < context.table.generation; generation += 1) {
     const table = await readIfSound(generation, context);
-    const { chain = [] } = (table && findDevice(table, device)) ?? {};
+    const { chain = [] } = (table && findDevice(table, context.nameThen(device, generation))) ?? {};
     for (const { image, fingerprint } of chain.flatMap(filesOfEntry)) looks.set(image, fingerprint);
   }
   return looks;
