@@ -113,6 +113,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
     ...(request.empties ? planEmptying(topOf(layers), context) : planRelink(layers, name)),
   ];
   const place = placeOf(withoutMerged(layers, name));
+  const mirror = mirrorOfSameContent(entry.mirror, chain, place.chain);
   const copied = merged.flatMap(pathsOfLink);
   const removes = request.keep ? [] : copied;
   const report: PlannedReport = {
@@ -138,7 +139,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
     chain: { device, chain },
     change: {
       device,
-      after: { ...entry, ...place, mirror: mirrorOfSameContent(entry.mirror, chain, place.chain) },
+      after: { ...entry, ...place, mirror: mirror && (siblings.ownMirror?.(mirror) ?? mirror) },
     },
     copy: {
       kind: "merge",

@@ -11,7 +11,8 @@
 //   recovery goes on from there, as often as it takes. It does so only where the source is what it was.
 // - An image that a device of the new table is on gets its content before the table moves. One that is only a mirror
 //   waits until it has moved, so that no device waits for it. Until then the table takes the mirror for one that
-//   somebody has written to; and so it stays where recovery has to give it up.
+//   somebody has written to; and so it stays where recovery has to give it up. What a mirror would lose by a merge comes
+//   before the table all the same: it is gone by then.
 // - What is merged hides what is below it: whoever reads through the chain sees no change, however far it has come. It
 //   counts as done when the journal says so, durably, before the fence comes down: what was merged goes then.
 // - Whatever the order of the statements, redo logs come first, then all copies, then what is made of them (`late`), then
@@ -89,7 +90,10 @@ export function targetsToFence(state: TransactionState): string[] {
   return copiesOf(state).flatMap(({ into, format }) => (format === "qcow2" ? [into] : []));
 }
 
-/** Images to copy into that the table, as the transaction makes it, names as a device's own mirror and nowhere else. */
+/**
+ * Images to sync that the table, as the transaction makes it, names as a device's own mirror and nowhere else. What such a
+ * one would miss on another backing image is not there any more when the table has moved.
+ */
 export function imagesCopiedLate(state: TransactionState, table: DeviceTable): ReadonlySet<string> {
   const named = table.devices.flatMap(({ chain, mirror }) =>
     [...chain, ...(mirror?.chain ?? []), ...(mirror?.source ?? [])].map(({ image }) => image),
@@ -97,7 +101,8 @@ export function imagesCopiedLate(state: TransactionState, table: DeviceTable): R
   const tops = table.devices.map(({ mirror }) => mirror?.image);
   const isLate = (image: string): boolean =>
     tops.includes(image) && named.filter((one) => one === image).length === 1;
-  return new Set([...imagesCopiedInto(state)].filter(isLate));
+  const synced = copiesOf(state).flatMap(({ kind, into }) => (kind === "sync" ? [into] : []));
+  return new Set(synced.filter(isLate));
 }
 
 /** What the table has of a mirror that is still to be copied into: no image ever looks so. */

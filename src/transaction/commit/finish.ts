@@ -52,6 +52,7 @@ import {
 } from "./copies.ts";
 import { applyRedo, removeRedoLogs } from "../images/apply-redo.ts";
 import { removeFilesBeside } from "../images/files-beside.ts";
+import { assertDisksThere } from "../images/planned-folders.ts";
 import type { KeptFile, OnProgress, RunOptions } from "../request.ts";
 import {
   changesOf,
@@ -153,6 +154,14 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
   try {
     const written = held?.written ?? new Map<string, Fingerprint>();
     const kept = imagesKeptAnew(expected);
+    if (!how.isLocked && !isForced) {
+      const late = imagesCopiedLate(state, expected);
+      await assertDisksThere(
+        workspace.storage,
+        state,
+        [...used].filter((image) => !late.has(image)),
+      );
+    }
     const first = await applyRedo(workspace, journal, {
       ...how,
       kept,

@@ -8,7 +8,14 @@ import { isMarkedFile, markOf } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type Fingerprint, isSameFile } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
-import type { PlannedFolder, PlanRecord, TransactionState } from "../journal/index.ts";
+import {
+  copiesOf,
+  lastSeen,
+  type PlannedFolder,
+  type PlanRecord,
+  redoOf,
+  type TransactionState,
+} from "../journal/index.ts";
 
 /** The folders of these files, each once, as they are now. */
 export async function markFolders(storage: Storage, paths: readonly string[]): Promise<PlannedFolder[]> {
@@ -44,6 +51,27 @@ export async function isElsewhere(
   const there = await storage.stat(image);
   if (there && isSameFile(expected, there)) return false;
   return !(await isDiskThere(storage, image, folders));
+}
+
+/**
+ * E_NOT_FOUND where the disk is away of one of these images, which is still to be changed or copied into: what waits
+ * writes nothing, however often it is tried, so that is asked before any of it is done.
+ */
+export async function assertDisksThere(
+  storage: Storage,
+  state: TransactionState,
+  images: readonly string[],
+): Promise<void> {
+  const seen = lastSeen(state);
+  const redone = redoOf(state);
+  const copied = new Set(copiesOf(state).map(({ into }) => into));
+  for (const image of images) {
+    const expected = seen.get(image)?.fingerprint;
+    const isPending = copied.has(image) || (redone.has(image) && !state.applied.has(image));
+    if (!expected || !isPending) continue;
+    if (await isElsewhere(storage, image, { expected, folders: foldersOf(state) }))
+      throw diskIsAway(image, "it is still to be changed");
+  }
 }
 
 export function foldersOf({ statements }: TransactionState): PlannedFolder[] {

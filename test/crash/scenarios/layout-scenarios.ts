@@ -46,6 +46,8 @@ interface Batches {
   readonly steps: (devices: Devices) => readonly (readonly string[])[];
   readonly prepare?: (devices: Devices) => Scenario["prepare"];
   readonly more?: (devices: Devices) => readonly SampleFile[];
+  /** Endings of files beside each image that are written to as well. */
+  readonly changesBeside?: readonly string[];
   readonly isLeaking?: boolean;
   readonly startsWithout?: boolean;
 }
@@ -64,7 +66,7 @@ function scenariosOf({ name, devices = LAYOUTS, steps, ...how }: Batches): Scena
       name: `${name} of ${count} layouts`,
       files: how.isLeaking ? () => files().map(damaged) : files,
       prepare: how.prepare?.(chosen) ?? addAll(chosen),
-      changing: CHANGING,
+      changing: { ...CHANGING, ...besides(chosen, how.changesBeside ?? []) },
       steps: lines.map((_, index) => step(`txn run batch${index}`)),
       ...(how.startsWithout && { startsWithout: true }),
     };
@@ -77,12 +79,39 @@ const names = (devices: Devices): string => devices.map(({ name }) => name).join
 const beside = ({ name, image }: SampleDevice, ending: string): string =>
   image.replace(/[^/]*$/, `${name}-${ending}`);
 
+const besides = (devices: Devices, endings: readonly string[]): Record<string, "qcow2"> =>
+  Object.fromEntries(
+    devices.flatMap((device) =>
+      endings.map((ending) => [posix.join("ws", beside(device, ending)), "qcow2" as const]),
+    ),
+  );
+
 const pairs = (devices: Devices, ending: string): string =>
   devices.map((device) => `${device.name}=${beside(device, ending)}`).join(" ");
 
 const onOverlays = (devices: Devices) => [
   ...addAll(devices),
   step(`snapshot-group ${pairs(devices, "1.qcow2")}`),
+];
+
+/** What QEMU's create takes for an image of each layout. */
+const OPTIONS: Readonly<Record<string, string>> = {
+  vdc: "cluster_size=512",
+  vdd: "compat=0.10",
+  vdl: "extended_l2=on",
+  vdm: "cluster_size=2M",
+  vdf: "data_file=f-s.data",
+};
+
+/** A mirror of each active layer alone, and an overlay of somebody else on what lies below that, of its layout. */
+const withMirrorsAndSiblings = (devices: Devices, below: (device: SampleDevice) => string) => [
+  step(`mirror ${pairs(devices, "m.qcow2")} --sync top`),
+  ...devices.flatMap((device) => [
+    step(
+      `img create -q -f qcow2 -o ${OPTIONS[device.name] ?? "compat=1.1"} -F qcow2 -b ${below(device)} ${beside(device, "s.qcow2")}`,
+    ),
+    write(beside(device, "s.qcow2")),
+  ]),
 ];
 
 /** Images that stay what they are, or that are made. */
@@ -180,6 +209,17 @@ const IN_PLACE: readonly Batches[] = [
     steps: (devices) => [[`merge ${names(devices)}`]],
   },
   {
+    name: "merge past mirrors and siblings",
+    prepare: (devices) => [
+      ...onOverlays(devices),
+      ...devices.map((device) => write(beside(device, "1.qcow2"))),
+      ...withMirrorsAndSiblings(devices, ({ image }) => posix.basename(image)),
+    ],
+    more: () => [OTHER],
+    changesBeside: ["m.qcow2", "s.qcow2"],
+    steps: (devices) => [[`merge ${names(devices)} --rebase-siblings`]],
+  },
+  {
     name: "snapshot-delete",
     prepare: (devices) => [...onOverlays(devices), step("snapshot-group --all")],
     steps: () => [["snapshot-delete 1"], ["snapshot-delete 2"]],
@@ -193,6 +233,25 @@ const IN_PLACE: readonly Batches[] = [
     ],
     steps: (devices) => [
       devices.map(({ name }) => `rebase ${name} --onto golden2.qcow2`),
+      [`pull ${names(devices)}`],
+    ],
+  },
+  {
+    name: "pull and rebase beside mirrors and siblings",
+    devices: LAYOUTS_ON_GOLDEN,
+    prepare: (devices) => [
+      ...addAll(devices),
+      ...withMirrorsAndSiblings(devices, ({ image }) => posix.basename(image)),
+    ],
+    more: () => [
+      OTHER,
+      qcow2("ws/golden.qcow2", { dataClusters: [0, 3, 40], seed: 1 }),
+      qcow2("ws/golden2.qcow2", { dataClusters: [3, 20], seed: 12 }),
+    ],
+    changesBeside: ["m.qcow2"],
+    steps: (devices) => [
+      devices.map(({ name }) => `rebase ${name} --onto golden2.qcow2`),
+      [`mirror ${pairs(devices, "m.qcow2")}`],
       [`pull ${names(devices)}`],
     ],
   },

@@ -130,11 +130,12 @@ export const MERGE_SCENARIOS: readonly Scenario[] = [
   {
     name: "merge past siblings",
     files: filesOf([], WITH_SIBLINGS),
-    // One of them is what a snapshot keeps.
+    // One of them is what a snapshot keeps, and one the device's own mirror.
     prepare: [
       step("device add vda a2.qcow2"),
       step("device add vdt t.qcow2"),
       step("snapshot vdt t1.qcow2 --name mon"),
+      step("mirror vda m.qcow2 --sync top"),
     ],
     changing: {
       ...CHANGING,
@@ -142,6 +143,7 @@ export const MERGE_SCENARIOS: readonly Scenario[] = [
       "ws/s.qcow2": "qcow2",
       "ws/t.qcow2": "qcow2",
       "ws/u.qcow2": "qcow2",
+      "ws/m.qcow2": "qcow2",
     },
     steps: [
       step("merge vda --from a1.qcow2 --into golden.qcow2 --rebase-siblings"),

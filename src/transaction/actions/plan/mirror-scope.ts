@@ -59,6 +59,19 @@ export function mirrorOfSameContent(
   return { ...mirror, source: isKnown ? after : [] };
 }
 
+/** The same where the mirror gets other images that show the same. */
+export function mirrorOnSameContent(
+  mirror: MirrorEntry,
+  before: Chain,
+  after: readonly ChainEntry[],
+): MirrorEntry {
+  const now = chainEntriesOf(before);
+  const isKnown = isSameChain(mirror.chain, now) && doubtOf(mirror.chain, now, before) === undefined;
+  // What stands alone has all that it shows.
+  const sync = after.length === 1 ? "full" : mirror.sync;
+  return { ...mirror, sync, chain: after, source: isKnown ? mirror.source : [] };
+}
+
 /** Where they can differ, and why that is not what the mirror's bitmap marks, where it is not. */
 export async function expectChanges(
   mirror: MirrorEntry,

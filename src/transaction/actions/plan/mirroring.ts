@@ -60,6 +60,7 @@ export async function planResync(
 ): Promise<{ readonly copy: PlannedCopy; readonly chosen: Chain }> {
   const { name: device, mirror } = entry;
   if (!mirror) throw new Error("only a device with a mirror is brought in sync with one");
+  assertMayBeSynced(device, mirror, context);
   const opened = await context.openChain(mirror.image, mirror.format, device);
   const chain = await settleChain(context.storage.host, opened);
   assertSameSize(device, activeLayer(present), activeLayer(chain));
@@ -99,6 +100,20 @@ export async function planResync(
     ],
   };
   return { copy, chosen: chain };
+}
+
+/** E_REFUSED where an earlier merge gives it what it would lose, or points it to another image: one copy comes into an image. */
+function assertMayBeSynced(
+  device: string,
+  { image }: MirrorEntry,
+  { copiedInto, changedLast }: Pick<PlanContext, "copiedInto" | "changedLast">,
+): void {
+  if (copiedInto.get(image)?.up === undefined && !changedLast.has(image)) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    "what an earlier action does to the mirror comes only with the commit of the transaction",
+    { device, image, hint: "commit the transaction first" },
+  );
 }
 
 /** Refuses now what could not be written to after the commit mark: read-only, dirty, corrupt … */

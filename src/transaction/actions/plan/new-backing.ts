@@ -2,7 +2,13 @@
 // stays: what would be missing is copied up into the layer at the commit, and its header changes then.
 
 import { posix } from "node:path";
-import { type DeviceEntry, requireDevice, trustedBy, withTrusted } from "../../../device/index.ts";
+import {
+  type DeviceEntry,
+  type MirrorEntry,
+  requireDevice,
+  trustedBy,
+  withTrusted,
+} from "../../../device/index.ts";
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import {
   assertCopyable,
@@ -19,9 +25,9 @@ import {
 import type { PlannedReport } from "../../journal/index.ts";
 import type { Note } from "../../notes.ts";
 import type { Plan, PlannedCopy, PlanContext } from "./action.ts";
-import { activeLayer, placeOf } from "./chain-entry.ts";
+import { activeLayer, chainEntriesOf, placeOf } from "./chain-entry.ts";
 import { assertNotFrozen } from "./fencing.ts";
-import { mirrorOfSameContent } from "./mirror-scope.ts";
+import { mirrorOfSameContent, mirrorOnSameContent } from "./mirror-scope.ts";
 
 /** A device whose active layer may be given another backing image. */
 export interface Standing {
@@ -110,13 +116,29 @@ export function entryWith(
   entry: DeviceEntry,
   chain: Chain,
   above: readonly ChainLink[],
-  { below, name }: Pick<NewStanding, "below" | "name">,
+  standing: Pick<NewStanding, "below" | "name">,
 ): DeviceEntry {
-  const [first, ...rest] = below;
-  const links = [...above, ...(first ? [{ ...first, name }, ...rest] : [])];
+  const links = linksOn(above, standing);
   const place = placeOf({ links, close: () => Promise.reject(new Error("the chain is another's")) });
   const mirror = mirrorOfSameContent(entry.mirror, chain, place.chain);
-  return { ...withTrusted(entry, [...trustedBy(entry), ...trustedOf(below)]), ...place, mirror };
+  return { ...withTrusted(entry, [...trustedBy(entry), ...trustedOf(standing.below)]), ...place, mirror };
+}
+
+/** The same of a mirror, which is as much in sync as it was. */
+export function mirrorWith(
+  mirror: MirrorEntry,
+  chain: Chain,
+  above: readonly ChainLink[],
+  standing: Pick<NewStanding, "below" | "name">,
+): MirrorEntry {
+  return mirrorOnSameContent(mirror, chain, chainEntriesOf({ links: linksOn(above, standing) }));
+}
+
+function linksOn(
+  above: readonly ChainLink[],
+  { below: [first, ...rest], name }: Pick<NewStanding, "below" | "name">,
+): ChainLink[] {
+  return [...above, ...(first ? [{ ...first, name }, ...rest] : [])];
 }
 
 /** The parts of a plan that move one device. */

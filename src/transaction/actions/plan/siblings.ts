@@ -6,9 +6,10 @@
 //   what differs from the uppermost merged image: its content is what they find there afterwards.
 // - What comes up into them is durable before anything is merged. The header of one that stands on what goes changes when
 //   all is merged.
-// - Devices that stand on them come along, held as those that are merged: the table knows their chains.
+// - Devices that stand on them come along, held as those that are merged: the table knows their chains, and those of their
+//   mirrors, which are as much in sync as before.
 
-import { type DeviceEntry, requireDevice } from "../../../device/index.ts";
+import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../../device/index.ts";
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import {
   assertCopyable,
@@ -28,7 +29,7 @@ import type { Plan, PlannedCopy, PlanContext } from "./action.ts";
 import { assertNotFrozen } from "./fencing.ts";
 import type { NewPlace } from "./giving-up.ts";
 import type { LayersToMerge, Sibling } from "./layers-to-merge.ts";
-import { assertMayBeCopiedUp, assertMayStand, entryWith, nameAsBefore } from "./new-backing.ts";
+import { assertMayBeCopiedUp, assertMayStand, entryWith, mirrorWith, nameAsBefore } from "./new-backing.ts";
 
 /** What a plan has more for them. */
 export interface SiblingsPlan {
@@ -36,6 +37,8 @@ export interface SiblingsPlan {
   readonly redo: readonly ImageChange[];
   readonly chains: Plan["chains"];
   readonly changes: Plan["changes"];
+  /** The mirror of the device that is merged, where that stands on something else then. */
+  readonly ownMirror: ((mirror: MirrorEntry) => MirrorEntry) | undefined;
   readonly files: readonly PlannedFile[];
   readonly notes: readonly Note[];
   /** Where what stands on the merged layers, and on the image that gets them, stands then, by its path. */
@@ -51,59 +54,81 @@ interface Merge {
 
 /** E_IN_USE, E_REFUSED or E_UNSUPPORTED where one of them can't keep what it shows. */
 export async function planSiblings(merging: Merge, context: PlanContext): Promise<SiblingsPlan> {
-  const devices = await openDevicesOn(merging, context);
+  const known = await openChainsOn(merging, context);
   const parts: SiblingPart[] = [];
   for (const sibling of merging.siblings) {
-    assertNoMirror(sibling, merging.layers, context);
     const place = { device: merging.layers.device, image: sibling.path };
-    const part = await withPlace(place, async () => await planOne(sibling, { ...merging, devices }, context));
+    const part = await withPlace(place, async () => await planOne(sibling, { ...merging, known }, context));
     if (part) parts.push(part);
   }
   const standings = new Map(parts.map(({ top, after }) => [top.path, after]));
   const { layers, name } = merging;
   const [lowest] = layers.above.slice(-1);
   if (lowest) standings.set(lowest.path, { below: [layers.into, ...layers.below], name });
+  const moved = known.flatMap((on) => {
+    const overlay = on.chain.links[on.depth - 1];
+    const after = overlay && standings.get(overlay.path);
+    return after ? [{ ...on, after }] : [];
+  });
+  const own = moved.find((on) => on.device === layers.device);
   return {
     copies: parts.flatMap(({ copies }) => copies),
     redo: parts.flatMap(({ redo }) => redo),
-    chains: [...devices, ...parts.flatMap(({ chains }) => chains)],
-    changes: devices.flatMap(({ device, entry, chain, depth }) => {
-      const overlay = chain.links[depth - 1];
-      const after = overlay && standings.get(overlay.path);
-      return after ? [{ device, after: entryWith(entry, chain, chain.links.slice(0, depth), after) }] : [];
-    }),
+    chains: [...known, ...parts.flatMap(({ chains }) => chains)],
+    changes: changesOf(moved.filter((on) => on !== own)),
+    ownMirror:
+      own && ((mirror) => mirrorWith(mirror, own.chain, own.chain.links.slice(0, own.depth), own.after)),
     files: parts.map(({ top: { path } }) => ({ path, change: "change" })),
     notes: parts.map(({ note }) => note),
     places: standings,
   };
 }
 
-/** A device whose chain leads through the merged layers, or into the image that gets their content. */
-interface DeviceOn {
+/** A chain that leads through the merged layers, or into the image that gets their content: a device's, or its mirror's. */
+interface ChainOn {
   readonly device: string;
   readonly entry: DeviceEntry;
+  readonly isMirror: boolean;
   readonly chain: Chain;
   /** Of the first of them in its chain. */
   readonly depth: number;
 }
 
-async function openDevicesOn(
+/** The chain of the device that is merged is no such one. */
+async function openChainsOn(
   { layers: { device, merged, into } }: Merge,
   context: PlanContext,
-): Promise<DeviceOn[]> {
+): Promise<ChainOn[]> {
   const changing = new Set([...merged, into].map(({ stat }) => identityOf(stat)));
   const paths = new Set([...merged, into].map(({ path }) => path));
-  const found: DeviceOn[] = [];
+  const found: ChainOn[] = [];
   for (const entry of context.table.devices) {
-    const { name, image, format, chain: known } = entry;
-    if (name === device || known.every((one) => !paths.has(one.image))) continue;
-    const chain = await context.openChain(image, format, name);
-    const depth = chain.links.findIndex(({ stat }) => changing.has(identityOf(stat)));
-    if (depth <= 0) continue;
-    assertNotFrozen(entry, "its images may not be written to");
-    found.push({ device: name, entry, chain, depth });
+    const { name, mirror } = entry;
+    for (const one of [...(name === device ? [] : [entry]), ...(mirror ? [mirror] : [])]) {
+      if (one.chain.every(({ image }) => !paths.has(image))) continue;
+      const chain = await context.openChain(one.image, one.format, name);
+      const depth = chain.links.findIndex(({ stat }) => changing.has(identityOf(stat)));
+      if (depth <= 0) continue;
+      assertNotFrozen(entry, "its images may not be written to");
+      found.push({ device: name, entry, isMirror: one === mirror, chain, depth });
+    }
   }
   return found;
+}
+
+/** A device and its mirror may both stand on them. */
+function changesOf(moved: readonly (ChainOn & { readonly after: NewPlace })[]): Plan["changes"] {
+  const entries = new Map<string, DeviceEntry>();
+  for (const { device, entry: before, isMirror, chain, depth, after } of moved) {
+    const entry = entries.get(device) ?? before;
+    const above = chain.links.slice(0, depth);
+    const changed =
+      isMirror && entry.mirror
+        ? { ...entry, mirror: mirrorWith(entry.mirror, chain, above, after) }
+        : entryWith(entry, chain, above, after);
+    entries.set(device, changed);
+  }
+  return [...entries].map(([device, after]) => ({ device, after }));
 }
 
 interface SiblingPart {
@@ -118,10 +143,10 @@ interface SiblingPart {
 /** Undefined: by now it stands on something else. */
 async function planOne(
   { path, on }: Sibling,
-  { layers, devices }: Merge & { readonly devices: readonly DeviceOn[] },
+  { layers, known: chains }: Merge & { readonly known: readonly ChainOn[] },
   context: PlanContext,
 ): Promise<SiblingPart | undefined> {
-  const known = devices.find(({ chain, depth }) => chain.links[depth - 1]?.path === path);
+  const known = chains.find(({ chain, depth }) => chain.links[depth - 1]?.path === path);
   const device = known?.device ?? layers.device;
   const chain = known?.chain ?? (await context.openChain(path, "qcow2", device));
   const [top, under] = chain.links.slice(known ? known.depth - 1 : 0);
@@ -224,15 +249,4 @@ function assertSizesFit(
     `'${into.path}' has ${into.virtualSizeBytes} bytes, and what is merged into it ${end}: what it has behind that would show`,
     { hint: `merge what is as large as '${path}' as well: leave out --from` },
   );
-}
-
-/** E_IN_USE: what a mirror holds is known by what it stands on. */
-function assertNoMirror({ path, on }: Sibling, { device }: LayersToMerge, { table }: PlanContext): void {
-  const mirrored = table.devices.find(({ mirror }) => mirror?.chain.some(({ image }) => image === path));
-  if (!mirrored) return;
-  throw new ImgtxError("E_IN_USE", `'${path}' stands on it, and is in the mirror of '${mirrored.name}'`, {
-    device,
-    image: on.path,
-    hint: `\`imgtx mirror --cancel ${mirrored.name}\` gives the mirror up first`,
-  });
 }
