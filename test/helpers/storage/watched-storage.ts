@@ -85,10 +85,24 @@ export function watchStorage(storage: Storage, look: Onlooker): WatchedStorage {
   return watched as WatchedStorage;
 }
 
-/** Kills the process at the first call that matches, before the call happens. */
+/**
+ * Kills the process at the first call that matches, before the call happens. What it wrote down of itself is of a process
+ * that has gone, as it is for any other process that recovers: this one lives on.
+ */
 export function killAt(storage: Storage, matches: (call: Call) => boolean): WatchedStorage {
-  return watchStorage(storage, (call, kill) => {
+  return watchStorage(asMortal(storage), (call, kill) => {
     if (matches(call)) kill();
+  });
+}
+
+/** This process, as one that had its number since the host's start. */
+function asMortal(storage: Storage): Storage {
+  const host = new Proxy(storage.host, {
+    get: (target, property) =>
+      property === "process" ? { ...target.process, started: "0" } : Reflect.get(target, property, target),
+  });
+  return new Proxy(storage, {
+    get: (target, property) => (property === "host" ? host : Reflect.get(target, property, target)),
   });
 }
 
