@@ -1,7 +1,7 @@
 // Who and where this run is, for messages and for names. Each answer is looked up when first asked for.
 
+import { randomInt } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { tmpdir, userInfo } from "node:os";
 import { readOrigin } from "./origin.ts";
 import { findLife, type ProcessMark, readOwnMark } from "./process-life.ts";
@@ -67,8 +67,6 @@ export function makeNodeHost(): Host {
 }
 
 function randomName(): string {
-  // Loaded on demand: it takes 2 ms, and reading commands make no names.
-  const { randomInt } = createRequire(import.meta.url)("node:crypto") as typeof import("node:crypto");
   return Array.from({ length: NAME_LENGTH }, () =>
     NAME_ALPHABET.charAt(randomInt(NAME_ALPHABET.length)),
   ).join("");

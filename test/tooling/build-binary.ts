@@ -15,6 +15,7 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { bundleLazily } from "./lazy-modules.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url)).slice(0, -1);
 const DIST = `${root}/dist`;
@@ -30,25 +31,26 @@ function installRuntime(target: string): string {
 }
 
 /** What the executable runs first: the launcher, which is given the version, and its bundle within the file. */
-function entryOf(version: string, commit: string): string {
+function entryOf(version: string): string {
   const build = `\`single file with Bun \${process.versions.bun}, commit ${commit}\``;
   return `require(${JSON.stringify(`${root}/bin/imgtx.js`)}).answer({
   program: process.argv0,
   version: () => ${JSON.stringify(version)},
   build: () => ${build},
-  load: () => require(${JSON.stringify(`${DIST}/imgtx-img.cjs`)}),
+  load: () => require("./modules.cjs"),
 });
 `;
 }
 
 /** The folder that holds the executable. */
-function compile(compiler: string, target: string, version: string): string {
+function compile(compiler: string, target: string, version: string, modules: string): string {
   const folder = `${process.env["IMGTX_OUT"] ?? `${root}/out`}/imgtx-${version}-linux-${target}`;
   const fresh = `${folder}.new-${process.pid}`;
   const entry = `${fresh}/entry.cjs`;
   mkdirSync(fresh, { recursive: true });
   try {
-    writeFileSync(entry, entryOf(version, readFileSync(`${DIST}/COMMIT`, "utf8")));
+    writeFileSync(`${fresh}/modules.cjs`, modules);
+    writeFileSync(entry, entryOf(version));
     const words = [
       "build",
       "--compile",
@@ -61,7 +63,7 @@ function compile(compiler: string, target: string, version: string): string {
       entry,
     ];
     execFileSync(compiler, words, { cwd: fresh, stdio: ["ignore", "ignore", 2] });
-    rmSync(entry);
+    for (const file of [entry, `${fresh}/modules.cjs`]) rmSync(file);
     const licenses = [`${root}/LICENSE`, `${PINNED}/LICENSES.txt`, `${DIST}/LICENSES.txt`];
     writeFileSync(
       `${fresh}/LICENSES.txt`,
@@ -77,7 +79,9 @@ function compile(compiler: string, target: string, version: string): string {
 }
 
 const { version } = JSON.parse(readFileSync(`${root}/package.json`, "utf8")) as { version: string };
+const commit = readFileSync(`${DIST}/COMMIT`, "utf8");
+const modules = await bundleLazily(root, "cli/launch.js", { version, commit });
 const given = process.argv.slice(2);
 const compiler = installRuntime(process.arch);
 for (const target of given.length > 0 ? given : [process.arch])
-  console.log(compile(compiler, target, version));
+  console.log(compile(compiler, target, version, modules));

@@ -9,7 +9,7 @@
 //
 // One file each, since finding and linking a dozen ES modules takes longer than running most commands; each
 // command's modules are still evaluated only when it is called. Names and line breaks are kept, so that a
-// stack trace from a user can be read. koffi stays outside: it finds its native part beside itself.
+// stack trace from a user can be read.
 //
 //     npm run build [FOLDER]      default: dist/
 //
@@ -20,22 +20,11 @@ import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSyn
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build, type Plugin } from "esbuild";
+import { commonOptions, withoutSubprograms } from "./bundling.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const { version } = readPackage(root);
 const commit = findCommit();
-
-// commander can run subcommands that are programs of their own. Ours are none, and Node's module for that
-// is slow to load.
-const withoutSubprograms: Plugin = {
-  name: "without-subprograms",
-  setup(build) {
-    build.onResolve({ filter: /^node:child_process$/ }, ({ importer }) =>
-      importer.includes("/node_modules/commander/") ? { path: "none", namespace: "empty" } : undefined,
-    );
-    build.onLoad({ filter: /.*/, namespace: "empty" }, () => ({ contents: "export {};" }));
-  },
-};
 
 // Packages that are one function, which code imports as any other: loaded when it is first called. Making the segmenter and
 // the tables of this one takes 25 ms.
@@ -87,23 +76,11 @@ async function bundle(
     entryPoints,
     outdir: fresh,
     outExtension: { ".js": ".cjs" },
-    bundle: true,
+    ...commonOptions(version, commit),
     format: "cjs",
-    platform: "node",
-    target: "node20",
-    external: ["koffi"],
-    legalComments: "none",
     // Code that runs from a vm.Script has no import(): it becomes require().
     supported: { "dynamic-import": false },
-    // The launcher reads the file byte by byte as characters.
-    charset: "ascii",
-    define: {
-      IMGTX_VERSION: JSON.stringify(version),
-      IMGTX_COMMIT: JSON.stringify(commit),
-      "import.meta.url": "__filename",
-    },
     plugins: [withoutSubprograms, ...plugins],
-    logLevel: "warning",
     metafile: true,
   });
   for (const { inputs } of Object.values(metafile.outputs)) {

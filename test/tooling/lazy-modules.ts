@@ -1,0 +1,140 @@
+// The command line as one file of modules, each of which runs when something of it is first used: for the single file,
+// which takes longest to make the functions of code that a command has no use for.
+//
+// esbuild makes a module of each source file, with the names that it takes from others (splitting, with all files as entry
+// points), and none for the indexes between. Each becomes a function here, which runs once and gives its exports.
+//
+// Invariants
+// - No module does anything when it runs but make what it exports: the order in which they run is open.
+// - What a module exports is looked up at each use, as in ES modules.
+// - esbuild's output is of one shape; where it is of another, the build fails.
+
+import { readdirSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build, type Plugin, transform } from "esbuild";
+import { commonOptions, withoutSubprograms } from "./bundling.ts";
+
+/** Those of esbuild's own helpers that the modules call. */
+const HELPERS = `"use strict";
+var __defProp = Object.defineProperty;
+var __toESM = (mod) => (mod.__esModule ? mod : { __proto__: mod, default: mod });
+var __export = (target, all) => {
+  for (var name in all) __defProp(target, name, { get: all[name], enumerable: true });
+};
+`;
+
+/** The text of a CommonJS module that exports what the entry does. */
+export async function bundleLazily(
+  root: string,
+  entry: string,
+  { version, commit }: { readonly version: string; readonly commit: string },
+): Promise<string> {
+  const files = readdirSync(`${root}/src`, { recursive: true, encoding: "utf8" });
+  const { outputFiles } = await build({
+    ...commonOptions(version, commit),
+    absWorkingDir: root,
+    entryPoints: files.filter((name) => name.endsWith(".ts")).map((name) => `src/${name}`),
+    outbase: `${root}/src`,
+    outdir: "/lazy",
+    write: false,
+    splitting: true,
+    format: "esm",
+    plugins: [withoutSubprograms, withOwnCrypto, withoutEffects],
+  });
+  const builtins = new Set<string>();
+  const modules = new Map(
+    await Promise.all(
+      outputFiles.map(async ({ path, text }) => {
+        const place = relative("/lazy", path);
+        return [idOf(place), await wrapModule(place, text, builtins)] as const;
+      }),
+    ),
+  );
+  const used = new Set([idOf(entry)]);
+  for (const id of used)
+    for (const [, other = ""] of modules.get(id)?.matchAll(/(\$\w+)\(\)/g) ?? [])
+      if (modules.has(other)) used.add(other);
+  const declared = [...builtins].map((call) => `let ${idOf(call)};\n`);
+  return [
+    HELPERS,
+    ...declared,
+    ...[...used].map((id) => modules.get(id)),
+    `module.exports = ${idOf(entry)}();\n`,
+  ].join("");
+}
+
+/** Nothing is imported for what it does, so that an index brings along nothing but what is taken from it. */
+const withoutEffects: Plugin = {
+  name: "without-effects",
+  setup(build) {
+    build.onResolve({ filter: /^\./ }, async ({ path, pluginData, ...where }) => {
+      if (pluginData === "asked" || !where.importer.includes("/src/")) return undefined;
+      return {
+        ...(await build.resolve(path, { ...where, pluginData: "asked" })),
+        sideEffects: false,
+        pluginData: undefined,
+      };
+    });
+  },
+};
+
+const withOwnCrypto: Plugin = {
+  name: "with-own-crypto",
+  setup(build) {
+    const path = fileURLToPath(new URL("own-crypto.ts", import.meta.url));
+    build.onResolve({ filter: /^node:crypto$/ }, ({ importer }) =>
+      importer === path ? undefined : { path },
+    );
+  },
+};
+
+function idOf(path: string): string {
+  return `$${path.replace(/\.js$/, "").replaceAll(/\W/g, "_")}`;
+}
+
+/** Two functions: what gives the module's exports, and what runs it, once. */
+async function wrapModule(place: string, text: string, builtins: Set<string>): Promise<string> {
+  const id = idOf(place);
+  const idFrom = (file: string): string => idOf(join(dirname(place), file));
+  const { code } = await transform(text.replaceAll(/^import "\.[^"]*";\n/gm, ""), {
+    format: "cjs",
+    platform: "node",
+    target: "node20",
+    supported: { "dynamic-import": false },
+    charset: "ascii",
+  });
+  const [head = "", whole = ""] = code
+    .replace(/^\/\/ Annotate the CommonJS export names.*/ms, "")
+    .split(/^module\.exports = __toCommonJS\(.*\);\n/m);
+  const [, exported = ""] = /^__export\(\w+, \{\n(.*?)\n\}\);/ms.exec(head) ?? [];
+  const uses: (readonly [name: string, use: string])[] = [];
+  const body = whole
+    .replaceAll(/\b__toESM\(require\("(\.[^"]+)"\)\)/g, (_, file: string) => `${idFrom(file)}()`)
+    .replaceAll(
+      /^var (import_[\w$]+) = ((?:__toESM\()?require\("([^"]+)"\)(?:, 1)?\)?);\n/gm,
+      (_, name: string, call: string, file: string) => {
+        if (!file.startsWith(".")) builtins.add(call);
+        uses.push([name, file.startsWith(".") ? `${idFrom(file)}()` : `(${idOf(call)} ??= ${call})`]);
+        return "";
+      },
+    );
+  const parts = uses.reduce(
+    useLater,
+    `const $exports = { __esModule: true };\n__export($exports, {\n${exported}\n});\n${body}`,
+  );
+  const [left] = /^.*(?:\brequire\("\.|\bimport_chunk|^module\.exports).*$/m.exec(parts) ?? [];
+  if (left !== undefined) throw new Error(`${place} is not of esbuild's usual shape: ${left}`);
+  return `let ${id}$;\nconst ${id} = () => (${id}$ ??= ${id}$$());\nfunction ${id}$$() {\n${parts}return $exports;\n}\n`;
+}
+
+/** `new` takes the first call that follows for its own. */
+function useLater(code: string, [name, use]: readonly [name: string, use: string]): string {
+  const word = name.replaceAll("$", "\\$");
+  return code
+    .replaceAll(
+      new RegExp(`\\bnew ${word}((?:\\.[\\w$]+)+)`, "g"),
+      (_, members: string) => `new (${use}${members})`,
+    )
+    .replaceAll(new RegExp(`(?<![\\w$])${word}(?![\\w$])`, "g"), () => use);
+}
