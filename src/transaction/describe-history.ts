@@ -9,6 +9,8 @@ import {
   readTable,
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
+import { ACTION_KINDS } from "./action-kinds.ts";
+import { traitsOf } from "./actions/index.ts";
 import type { Session } from "./request.ts";
 import type { GenerationDescription, HistoryDescription } from "./results.ts";
 
@@ -49,7 +51,10 @@ export async function listGenerations(
       devices: moves ?? [],
       present: generation === present.generation,
       problem,
-      ...wayBack.at(generation, problem === null, moves),
+      ...wayBack.at(generation, problem === null, {
+        moves,
+        kinds: (operation?.actions ?? []).map(({ kind }) => kind),
+      }),
     };
     const about = new Set(
       [...described.devices, ...described.actions.flatMap((one) => one.devices)].map(nameOf),
@@ -77,6 +82,16 @@ async function findProblem(
   }
 }
 
+const FOR_GOOD: ReadonlySet<string> = new Set(
+  ACTION_KINDS.filter((kind) => traitsOf(kind).takenBackBy === "nothing"),
+);
+
+/** What made a generation. */
+interface Commit {
+  readonly moves: GenerationDescription["devices"] | undefined;
+  readonly kinds: readonly string[];
+}
+
 /** Which generations undo and redo go to, told of each from the newest on. */
 class WayBack {
   readonly #position: number;
@@ -93,14 +108,16 @@ class WayBack {
   at(
     generation: number,
     isSound: boolean,
-    moves: GenerationDescription["devices"] | undefined,
+    { moves, kinds }: Commit,
   ): Pick<GenerationDescription, "undo" | "redo"> {
     // What is of before the workspace was copied is its original's.
     if (generation < this.#adopted) return { undo: false, redo: false };
     if (generation <= this.#position && !isSound) this.#isOpen = false;
     const undo = generation < this.#position && this.#isOpen;
-    // An undo of what moved no image is refused, and so goes no further.
-    const isStep = moves?.some(({ before, after }) => before?.image !== after?.image) === true;
+    // An undo of what moved no image, or took images away, is refused, and so goes no further.
+    const isStep =
+      moves?.some(({ before, after }) => before?.image !== after?.image) === true &&
+      !kinds.some((kind) => FOR_GOOD.has(kind));
     if (generation <= this.#position) this.#isOpen &&= isStep;
     return { undo, redo: isSound && this.#undone.has(generation) };
   }

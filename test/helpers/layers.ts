@@ -143,6 +143,8 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     commit: [...PLAIN, "journal", "images", "actions/plan"],
     recover: ["", ...PLAIN, "journal", "images", "commit"],
     engine: ["", ...PLAIN, "journal", "images", "actions/plan", "actions", "commit", "recover"],
+    // It tells which commits nothing takes back.
+    "describe-history.ts": ["", ...PLAIN, "actions"],
     "session.ts": ["", ...PLAIN, "journal", "commit", "recover", "engine"],
   },
 };

@@ -18,7 +18,7 @@ export const OUTCOME: Drawing<Outcome> = {
 export async function executeAction(command: ActionCommand, invocation: Invocation): Promise<number> {
   const request = command.request(invocation.input);
   const open = await openSession(invocation, { createHere: command.createsWorkspace === true });
-  await command.confirm?.(invocation, open);
+  await command.confirm?.(invocation, open, request);
   const { engine, session } = open;
   const options = runOptions(invocation, command.standalone === true);
   const outcome = await engine.runActions(session, [request], options);

@@ -4,7 +4,8 @@
 // the answer. On a terminal, where commands are pasted and called back from the shell's history, it is asked for.
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { Invocation } from "../invocation.ts";
+import type { ActionRequest } from "../../transaction/index.ts";
+import { type Invocation, type OpenSession, runOptions } from "../invocation.ts";
 import { printable } from "../render/printable.ts";
 
 /** `what` is a sentence. E_REFUSED where the answer is no. */
@@ -18,4 +19,23 @@ export async function confirm(
   throw new ImgtxError("E_REFUSED", "nothing was done: the answer was not yes", {
     hint: "`--dry-run` shows what would be done; `--yes` does it without a question",
   });
+}
+
+/** Asks where a request, tried dry first, takes all that snapshots keep of a device, which it does not name. */
+export async function confirmGivenUp(
+  invocation: Invocation,
+  { engine, session }: OpenSession,
+  request: ActionRequest,
+): Promise<void> {
+  const { settings, context } = invocation;
+  if (settings.yes || settings.dryRun || context.ask === undefined) return;
+  const dry = { ...runOptions(invocation, false), dryRun: true };
+  const { actions } = await engine.runActions(session, [request], dry);
+  for (const { device, snapshotsGivenUp } of actions) {
+    if (snapshotsGivenUp.length === 0) continue;
+    const which = snapshotsGivenUp.map(({ number, name }) =>
+      number === null ? `that of this transaction` : `${number}${name === null ? "" : ` (${name})`}`,
+    );
+    await confirm(invocation, `What these snapshots keep of '${device}' is lost: ${which.join(", ")}.`);
+  }
 }

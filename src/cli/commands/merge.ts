@@ -3,6 +3,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+import { confirmGivenUp } from "./confirm.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";
 
 export const merge: ActionCommand = {
@@ -66,4 +67,5 @@ export const merge: ActionCommand = {
       force: force === true,
     };
   },
+  confirm: confirmGivenUp,
 };

@@ -75,7 +75,7 @@ export interface ActionCommand {
   /** Throws E_USAGE for values that the grammar alone can't refuse. */
   request(input: CommandInput): ActionRequest;
   /** Asks, by itself and on a terminal, before something that can't be taken back. */
-  confirm?(invocation: Invocation, open: OpenSession): Promise<void>;
+  confirm?(invocation: Invocation, open: OpenSession, request: ActionRequest): Promise<void>;
   /** What it does where its words ask for something that is no action; undefined where they do not. */
   instead?(invocation: Invocation): ((invocation: Invocation) => Promise<number>) | undefined;
 }

@@ -118,3 +118,28 @@ test("a device that is reopened on its own image is not told to be on another", 
   expect(stdout).toContain("note: 'vda' was on it already; its chain is as it is found now\n");
   expect(stdout).not.toContain("the other image");
 });
+
+test("a merge that takes snapshots away which it does not name asks on a terminal, and no other does", async () => {
+  const questions: string[] = [];
+  const imgtx = async (line: string, answer: string) => {
+    const ask = async (question: string): Promise<string> => {
+      questions.push(question);
+      return answer;
+    };
+    return await runCli(line.split(" "), { cwd: folder, ask });
+  };
+  await imgtx("img create -q -f qcow2 base.qcow2 1M", "");
+  await imgtx("device add vdm base.qcow2", "");
+  await imgtx("snapshot vdm one.qcow2 --name monday", "");
+  const refused = await imgtx("merge vdm", "n");
+  expect({ status: refused.status, questions }).toEqual({
+    status: 14,
+    questions: ["imgtx: What these snapshots keep of 'vdm' is lost: 1 (monday). Go on? [y/N] "],
+  });
+  const { status } = await imgtx("merge vdm", "y");
+  expect(status).toBe(0);
+  await imgtx("img create -q -f qcow2 -b base.qcow2 -F qcow2 two.qcow2", "");
+  await imgtx("reopen vdm two.qcow2", "");
+  const plain = await imgtx("merge vdm", "n");
+  expect({ status: plain.status, asked: questions.length }).toEqual({ status: 0, asked: 2 });
+});

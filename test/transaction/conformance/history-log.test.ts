@@ -95,6 +95,17 @@ describe("history", () => {
     expect(await summaries(bench)).toContain("6 snapshot vda");
   });
 
+  test("marks nothing for an undo before what took images away", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.run({ kind: "merge", devices: ["vda"], from: undefined, into: undefined, keep: false });
+    expect((await summaries(bench)).slice(0, 3)).toEqual([
+      "5* merge vda",
+      "4 snapshot vda",
+      "3 device-add vdc",
+    ]);
+  });
+
   test("of the newest reads their files, and one more, however many there are", async () => {
     const bench = await makeWorkbench();
     for (let round = 1; round <= 9; round += 1) await bench.snapshot({ vda: `a${round}.qcow2` });
