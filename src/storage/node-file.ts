@@ -204,9 +204,13 @@ export class NodeFile implements StorageFile {
   }
 
   setExtentSizeHint(sizeBytes: number): boolean {
-    return this.#unlessItCant(CANT.advise, (native, descriptor) =>
-      native.setExtentSizeHint(descriptor, sizeBytes),
-    );
+    return this.#unlessItCant(CANT.advise, (native, open) => native.setExtentSizeHint(open, sizeBytes));
+  }
+
+  extentSizeHint(): number {
+    let sizeBytes = 0;
+    this.#unlessItCant(CANT.advise, (native, open) => (sizeBytes = native.extentSizeHint(open)));
+    return sizeBytes;
   }
 
   async copyRangeFrom(

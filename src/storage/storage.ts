@@ -133,6 +133,8 @@ export interface StorageFile {
   disableCopyOnWrite(): boolean;
   /** Asks for blocks to be given in extents of about this size (XFS). False where the file system can't. */
   setExtentSizeHint(sizeBytes: number): boolean;
+  /** What was asked for so. 0: nothing, or the file system can't. */
+  extentSizeHint(): number;
   /**
    * Copies a range from source inside the kernel where it can; else by read and write. Holes stay holes, and
    * the target grows to the end of the range. E_IO, and nothing written, where the source ends before that.

@@ -58,6 +58,8 @@ export interface SystemCalls {
   disableCopyOnWrite(descriptor: number): void;
   /** FS_IOC_FSSETXATTR with FS_XFLAG_EXTSIZE added, and this extent size. */
   setExtentSizeHint(descriptor: number, sizeBytes: number): void;
+  /** Of FS_IOC_FSGETXATTR; 0 where none was set. */
+  extentSizeHint(descriptor: number): number;
   /** futimens: the last modification alone, in nanoseconds since 1970. False where only the owner may (EPERM). */
   setModified(descriptor: number, modifiedNs: bigint): boolean;
   /** fgetxattr, or getxattr of a path. Undefined where there is none (ENODATA, ENOTSUP). */
@@ -156,14 +158,11 @@ export function loadSystemCalls(): SystemCalls {
     allocate: (descriptor, range) => allocate(native, descriptor, range),
     disableCopyOnWrite: (descriptor) => disableCopyOnWrite(native, descriptor),
     setExtentSizeHint: (descriptor, sizeBytes) => setExtentSizeHint(native, descriptor, sizeBytes),
+    extentSizeHint: (descriptor) => readAttributes(native, descriptor).getUint32(4, true),
     setModified: (descriptor, modifiedNs) => setModified(native, descriptor, modifiedNs),
     getAttribute: (file, name) => getAttribute(native, file, name),
     setAttribute: (descriptor, name, value) => setAttribute(native, descriptor, name, value),
-    renameWithoutReplacing(source, target) {
-      check(native, "renameat2", () =>
-        native.renameat2(AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE),
-      );
-    },
+    renameWithoutReplacing: (source, target) => renameWithoutReplacing(native, source, target),
   };
 }
 
@@ -197,12 +196,22 @@ function disableCopyOnWrite(native: NativeFunctions, descriptor: number): void {
 }
 
 function setExtentSizeHint(native: NativeFunctions, descriptor: number, sizeBytes: number): void {
-  const attributes = new Uint8Array(FSXATTR_BYTES);
-  const view = new DataView(attributes.buffer);
-  check(native, "ioctl FS_IOC_FSGETXATTR", () => native.ioctlWith(descriptor, FS_IOC_FSGETXATTR, attributes));
+  const view = readAttributes(native, descriptor);
+  const attributes = new Uint8Array(view.buffer);
   view.setUint32(0, (view.getUint32(0, true) | FS_XFLAG_EXTSIZE) >>> 0, true);
   view.setUint32(4, sizeBytes, true);
   check(native, "ioctl FS_IOC_FSSETXATTR", () => native.ioctlWith(descriptor, FS_IOC_FSSETXATTR, attributes));
+}
+
+function renameWithoutReplacing(native: NativeFunctions, source: string, target: string): void {
+  check(native, "renameat2", () => native.renameat2(AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE));
+}
+
+/** A struct fsxattr. */
+function readAttributes(native: NativeFunctions, descriptor: number): DataView {
+  const attributes = new Uint8Array(FSXATTR_BYTES);
+  check(native, "ioctl FS_IOC_FSGETXATTR", () => native.ioctlWith(descriptor, FS_IOC_FSGETXATTR, attributes));
+  return new DataView(attributes.buffer);
 }
 
 function encodeLock(type: number, range: ByteRange): Uint8Array {

@@ -18,6 +18,11 @@ const REFUSED_BY_IMGTX: readonly (readonly [RegExp, string])[] = [
   [/has the persistent bitmap .* which would be lost/, "the bitmap would not know of what is merged"],
   [/Cannot downgrade an image with incompatible/, "qemu-img forgets that data was compressed by zstd"],
   [/what it has behind that would show/, "qemu-img has the end of a longer backing image show up"],
+  [/stands on it.* and would (show another content|lose what it shows)/, "qemu-img spoils another overlay"],
+  [
+    /a v2 image can't hide what its backing image has/,
+    "qemu-img does within the last cluster, which it writes zeros to",
+  ],
 ];
 /** What qemu-img refuses, and imgtx does. */
 const REFUSED_BY_QEMU: readonly (readonly [RegExp, string])[] = [];

@@ -309,6 +309,10 @@ class MemoryFile implements StorageFile {
     return false;
   }
 
+  extentSizeHint(): number {
+    return 0;
+  }
+
   async copyRangeFrom(source: StorageFile, from: number, to: number, lengthBytes: number): Promise<void> {
     const bytes = new Uint8Array(lengthBytes);
     if ((await source.read(bytes, from)) < lengthBytes) {

@@ -63,17 +63,22 @@ function qcow2Data(name: string, qcow2: Qcow2Info) {
 }
 
 /** The file alone, as QEMU takes it: in whole sectors, and with a format of its own. */
-function fileData({ file, info: { allocatedBytes, fileBytes } }: Described, form: InfoForm): unknown {
+function fileData({ file, info }: Described, form: InfoForm): unknown {
+  const { allocatedBytes, fileBytes } = info;
   return {
     filename: file,
     format: "file",
     "actual-size": allocatedBytes,
     "virtual-size": inSectors(fileBytes),
-    "format-specific": hasChildren(form) ? { type: "file", data: {} } : undefined,
+    "format-specific": hasChildren(form) ? { type: "file", data: fileFormatData(info) } : undefined,
     "dirty-flag": false,
     limits: form.limits ? FILE_LIMITS : undefined,
     children: hasChildren(form) ? [] : undefined,
   };
+}
+
+function fileFormatData({ extentSizeHintBytes }: ImageInfo): Data {
+  return { "extent-size-hint": extentSizeHintBytes === 0 ? undefined : extentSizeHintBytes };
 }
 
 function hasChildren({ qemuVersion }: InfoForm): boolean {
@@ -171,12 +176,14 @@ export function drawInfo(described: Described, form: InfoForm): string {
     ...(qcow2 === undefined || isFile ? [] : drawHeader(name, qcow2)),
     ...(form.limits ? drawLimits(isFile ? FILE_LIMITS : limitsOf(described), 0) : []),
     ...(qcow2 === undefined || isFile ? [] : drawSpecific(qcow2, form)),
+    ...(hasChildren(form) && isFile ? drawFileFormat(info, 0) : []),
     ...(hasChildren(form) && !isFile ? drawChild(described, form) : []),
   ];
   return `${lines.join("\n")}\n`;
 }
 
-function drawChild({ file, info: { allocatedBytes, fileBytes } }: Described, form: InfoForm): string[] {
+function drawChild({ file, info }: Described, form: InfoForm): string[] {
+  const { allocatedBytes, fileBytes } = info;
   const bytes = inSectors(fileBytes);
   return [
     "Child node '/file':",
@@ -185,7 +192,14 @@ function drawChild({ file, info: { allocatedBytes, fileBytes } }: Described, for
     `${INDENT}file length: ${formatBytes(bytes)} (${bytes} bytes)`,
     `${INDENT}disk size: ${formatBytes(allocatedBytes)}`,
     ...(form.limits ? drawLimits(FILE_LIMITS, 1) : []),
+    ...drawFileFormat(info, 1),
   ];
+}
+
+/** Nothing where there is nothing to say. */
+function drawFileFormat(info: ImageInfo, level: number): string[] {
+  const lines = drawData(fileFormatData(info), level + 1);
+  return lines.length === 0 ? [] : [`${INDENT.repeat(level)}Format specific information:`, ...lines];
 }
 
 function drawLimits(limits: Data, level: number): string[] {

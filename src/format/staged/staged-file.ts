@@ -117,6 +117,10 @@ export class StagedFile implements StorageFile {
     return false;
   }
 
+  extentSizeHint(): number {
+    return 0;
+  }
+
   async setAccess(): Promise<void> {
     throw this.#notStaged("its owner and its permissions");
   }

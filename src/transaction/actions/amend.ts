@@ -123,9 +123,9 @@ async function openDataFile(
       hint: "give its absolute path",
     });
   }
-  const { storage, gate } = context;
+  const { storage } = context;
   const target = { what: "external data file", path: name, storedName: name, overlayPath } as const;
-  await passGate(storage, gate, target);
+  await passGate(storage, context.gateOf(device), target);
   const path = await context.canonicalPath(name, device);
   const [now, then] = [await dataFile.file.stat(), await storage.stat(path)];
   if (then && identityOf(then) === identityOf(now)) return { dataFile: { ...dataFile, path }, reads: [] };

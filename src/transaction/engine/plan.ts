@@ -208,6 +208,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     readInherited: inheritedOnce(workspace, table),
     snapshots: readingSnapshots(workspace, table),
     gate,
+    gateOf: (device) => ({ ...gate, ...trustOf(table, device, options, []) }),
     async openContent(image, format) {
       const copy = copiedInto.get(image);
       return copy === undefined || copy.kind === "up"

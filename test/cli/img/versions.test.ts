@@ -5,6 +5,7 @@ import { readdirSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { IMG_TABLE } from "../../../src/cli/img/table.ts";
 import { newerQemu, oracle } from "../../helpers/oracles.ts";
+import { LoopDisk } from "../../helpers/loop-disk.ts";
 import { runCli } from "../../helpers/cli/harness.ts";
 import {
   copyPrepared,
@@ -237,6 +238,26 @@ describe("what imgtx prints is what the version prints that is asked for", () =>
   oracle("qemu-img", "qemu-io", "qemu-img-11").test("11", async () => {
     await expectAlike("11", newerQemu(11), `${LINES}${FROM_10}${FROM_11}`);
   });
+});
+
+describe("the extent size hint of a file on XFS is told", () => {
+  const LINES_ON_XFS = wordsOf(
+    "info a.qcow2\ninfo --output=json a.qcow2\ninfo -f file a.qcow2\ninfo -f raw a.qcow2",
+  );
+
+  oracle("loops", "mkfs.xfs", "qemu-img", "qemu-img-10", "qemu-img-11").test.each([10, 11])(
+    "as %i does",
+    async (version) => {
+      const { mountPoint } = LoopDisk.make(makeFolder(), "disk", "xfs");
+      shell(mountPoint, "qemu-img create -q -f qcow2 a.qcow2 1M");
+      const theirs = runQemuBatch(newerQemu(version), mountPoint, LINES_ON_XFS);
+      for (const [at, words] of LINES_ON_XFS.entries()) {
+        const env = { IMGTX_QEMU_IMG: String(version) };
+        expect(await runImg(mountPoint, words, { env })).toEqual(theirs[at]);
+        expect(theirs[at]?.stdout).toMatch(/extent.size.hint"?: 1048576/);
+      }
+    },
+  );
 });
 
 oracle("qemu-img", "qemu-io").test(

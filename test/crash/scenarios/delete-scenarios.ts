@@ -36,6 +36,21 @@ export const DELETE_SCENARIOS: readonly Scenario[] = [
     steps: [step("snapshot-delete 1")],
     inSlice: true,
   },
+  // Elsewhere that fails, since the lowest is smaller than what comes down into it by then.
+  {
+    name: "a snapshot, larger disks, another snapshot, and the first one deleted",
+    files: filesOf(WITH_RAW, [OTHER]),
+    prepare: [
+      ...addAll(WITH_RAW),
+      group(1),
+      step("resize vda 640k"),
+      step("resize vdb 320k"),
+      write("a1.qcow2"),
+      group(2),
+    ],
+    changing: CHANGING,
+    steps: [step("snapshot-delete 1")],
+  },
   // The one request that a policy comes to, with what the snapshot keeps beside.
   {
     name: "prune",

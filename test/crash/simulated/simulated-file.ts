@@ -123,6 +123,11 @@ export class SimulatedFile implements StorageFile {
     return false;
   }
 
+  extentSizeHint(): number {
+    this.#checkUsable();
+    return 0;
+  }
+
   async copyRangeFrom(
     source: StorageFile,
     sourceOffset: number,

@@ -223,6 +223,9 @@ describe("a data file is left for a copy of it", () => {
     const refused = async (one: typeof wish) => await failureOf(async () => await bench.run(one));
     const outside = request(["vdd"], { amendment: { dataFileName: away } });
     expect(await refused(outside)).toMatchObject({ code: "E_OUTSIDE", changed: false });
+    // What another device may lead to is that one's alone.
+    await bench.run({ kind: "device-trust", device: "vda", place: path.dirname(away) });
+    expect(await refused(outside)).toMatchObject({ code: "E_OUTSIDE", device: "vdd", changed: false });
     expect(await refused({ ...wish, sizeBytes: 2 * M })).toMatchObject({ code: "E_REFUSED", changed: false });
   });
 });

@@ -23,6 +23,8 @@ export interface ImageInfo {
   readonly allocatedBytes: number;
   /** How long that file is. */
   readonly fileBytes: number;
+  /** In extents of what size its file system was asked to give it blocks (XFS); 0: in none. */
+  readonly extentSizeHintBytes: number;
   /** Undefined for raw. */
   readonly qcow2: Qcow2Info | undefined;
 }
@@ -45,6 +47,7 @@ export async function describeImage(link: ChainLink): Promise<ImageInfo> {
     virtualSizeBytes,
     allocatedBytes,
     fileBytes: link.stat.sizeBytes,
+    extentSizeHintBytes: link.file.extentSizeHint(),
     qcow2: header === undefined ? undefined : await describeQcow2(link, header),
   };
 }

@@ -74,6 +74,8 @@ export interface PlanContext {
   openContent(image: string, format: ImageFormat): Promise<OpenedImage>;
   /** For images that are opened while files are filled. */
   readonly gate: GateOptions;
+  /** What this device alone may lead to: for what a statement newly leads it to. */
+  gateOf(device: string): GateOptions;
   /** The canonical form of a path whose folder exists. */
   canonicalPath(path: string, device: string): Promise<string>;
 }

@@ -88,12 +88,13 @@ export interface NewStanding {
 export async function assertMayStand(
   { entry, top }: Standing,
   { below, name }: Pick<NewStanding, "below" | "name">,
-  { storage, gate }: PlanContext,
+  context: PlanContext,
 ): Promise<void> {
   await withPlace({ device: entry.name, image: top.path }, async () => {
     const [first] = below;
-    const trusted = { ...gate, allowPaths: [...gate.allowPaths, ...trustedOf(below)], device: entry.name };
-    await assertMayStandOn(storage, trusted, top, { links: below });
+    const gate = context.gateOf(entry.name);
+    const trusted = { ...gate, allowPaths: [...gate.allowPaths, ...trustedOf(below)] };
+    await assertMayStandOn(context.storage, trusted, top, { links: below });
     judgeBacking(top, first && name !== undefined ? { name, format: first.format } : undefined);
   });
 }
