@@ -133,6 +133,32 @@ const snapshotDelete: Propose = async (choices, model) => {
   };
 };
 
+/** What a policy lets go of, asked for each device by itself: a snapshot goes where none of them keeps it. */
+const prune: Propose = async (choices, model) => {
+  const named = choices.below(2) === 0 ? [] : choices.some(namesOf(model));
+  const judged = named.length === 0 ? namesOf(model) : named;
+  const last = 1 + choices.below(3);
+  const all = [...model.seen.snapshots].map(([number, { answer }]) => ({
+    number,
+    devices: answer.devices.map(({ device }) => device).filter((device) => judged.includes(device)),
+  }));
+  const stays = new Set(
+    judged.flatMap((device) => {
+      const own = all.filter(({ devices }) => devices.includes(device)).map(({ number }) => number);
+      return own.sort((a, b) => b - a).slice(0, last);
+    }),
+  );
+  const numbers = all.flatMap(({ number, devices }) =>
+    devices.length > 0 && !stays.has(number) ? [number] : [],
+  );
+  if (numbers.length === 0) return undefined;
+  return {
+    argv: ["prune", ...named, "--keep-last", String(last), "--yes"],
+    effect: { deletes: { numbers, devices: judged } },
+    must: "where all is calm",
+  };
+};
+
 const merge: Propose = async (choices, model) => {
   const long = namesOf(model).filter((name) => deviceOf(model, name).chain.length > 1);
   const several = choices.some(long);
@@ -193,5 +219,16 @@ const reopen: Propose = async (choices, model, stage) => {
 };
 
 /** What a run is made of. */
-export const MOVES = { snapshot, rollback, undo, redo, snapshotDelete, merge, pull, mirror, reopen } as const;
+export const MOVES = {
+  snapshot,
+  rollback,
+  undo,
+  redo,
+  snapshotDelete,
+  prune,
+  merge,
+  pull,
+  mirror,
+  reopen,
+} as const;
 export type Kind = keyof typeof MOVES;
