@@ -48,7 +48,7 @@ export {
   stageGeneration,
   writeNextGeneration,
 } from "./next-generation.ts";
-export { findInherited } from "./inherited.ts";
+export { findInherited, unlessGone } from "./inherited.ts";
 export { type DeviceOnFile, findDeviceOnFile } from "./device-on-file.ts";
 export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 export { findOwner, lockOwner } from "./owner-lock.ts";
@@ -86,13 +86,22 @@ export {
   givenUpByNames,
   isRenaming,
   nameAt,
+  readByNames,
   refByNames,
   renamed,
   renamesTowards,
   type Renaming,
+  snapshotByNames,
   withRenames,
 } from "./renames.ts";
-export { type GivenUp, type TakenThen, withGivenUp, withoutSeals, withSealsOf } from "./seals.ts";
+export {
+  type GivenUp,
+  type TakenThen,
+  withGivenUp,
+  withoutSeals,
+  withRenewed,
+  withSealsOf,
+} from "./seals.ts";
 export { readingSnapshots, requireSnapshot, type SnapshotReads, withSnapshot } from "./snapshots.ts";
 export type { Workspace } from "./workspace.ts";
 export { flushTableName, pathsOf } from "./workspace.ts";

@@ -1,23 +1,27 @@
-// What a workspace that was a copy has from its original, which may go on using it.
+// What a workspace that was a copy has from its original, which may go on using it: all that its generations up to the copy
+// speak of.
 //
 // Invariant: what lies in the workspace's own folder came along with the copy, and is its own.
 
 import { ImgtxError } from "../errors/index.ts";
 import { filesOfDevice } from "./device-entry.ts";
 import type { DeviceTable } from "./device-table.ts";
-import { readingHistory } from "./history.ts";
-import { filesOfSnapshot } from "./snapshot-record.ts";
+import { listHistory, readingHistory } from "./history.ts";
+import { filesOfSnapshot, type Snapshot } from "./snapshot-record.ts";
 import { readingSnapshots } from "./snapshots.ts";
 import type { Workspace } from "./workspace.ts";
 
 /** Paths of images, of devices and of snapshots. E_CORRUPT where the history does not tell. */
 export async function findInherited(workspace: Workspace, table: DeviceTable): Promise<ReadonlySet<string>> {
+  const { adopted } = table;
+  if (adopted === undefined) return new Set();
   const found = new Set<string>();
   const history = readingHistory(workspace, table);
-  // A copy of a copy has of the first one what the second one had.
-  for (let number = table.adopted; number !== undefined; ) {
-    const generation: DeviceTable | undefined =
-      number === table.generation ? table : await history.read(number);
+  const read = new Set<string>();
+  const numbers = [...(await listHistory(workspace, table)), table.generation];
+  // Also those of before a copy of a copy: the one has had them from the other.
+  for (const number of new Set([...numbers.filter((one) => one < adopted), adopted])) {
+    const generation = number === table.generation ? table : await history.read(number);
     if (!generation) {
       throw new ImgtxError(
         "E_CORRUPT",
@@ -30,10 +34,24 @@ export async function findInherited(workspace: Workspace, table: DeviceTable): P
     }
     for (const { image } of generation.devices.flatMap(filesOfDevice)) found.add(image);
     const snapshots = readingSnapshots(workspace, generation);
-    for (const ref of generation.snapshots) {
-      for (const { image } of filesOfSnapshot(await snapshots.read(ref))) found.add(image);
+    for (const { without: _without, ...ref } of generation.snapshots) {
+      const key = `${ref.number} ${ref.record} ${JSON.stringify(ref.later ?? [])}`;
+      if (read.has(key)) continue;
+      read.add(key);
+      const snapshot = await unlessGone(async () => await snapshots.read(ref));
+      for (const { image } of snapshot ? filesOfSnapshot(snapshot) : []) found.add(image);
     }
-    number = generation.adopted === number ? undefined : generation.adopted;
   }
   return new Set([...found].filter((image) => !image.startsWith(`${workspace.root}/`)));
+}
+
+/** Of one that no table counts any more the record may be gone, or damaged, which may be why. */
+export async function unlessGone(read: () => Promise<Snapshot>): Promise<Snapshot | undefined> {
+  try {
+    return await read();
+  } catch (error) {
+    if (error instanceof ImgtxError && (error.code === "E_NOT_FOUND" || error.code === "E_CORRUPT"))
+      return undefined;
+    throw error;
+  }
 }

@@ -46,10 +46,11 @@ export function nameAt(name: string, generation: number, { renames = [] }: Devic
 /** What a record that was written for a generation keeps, by the names of now. */
 export function readByNames(snapshot: Snapshot, record: number, renames: readonly Renamed[] = []): Snapshot {
   const since = renames.filter(({ below }) => below > record);
-  return since.length === 0 ? snapshot : withNames(snapshot, since);
+  return since.length === 0 ? snapshot : snapshotByNames(snapshot, since);
 }
 
-function withNames(snapshot: Snapshot, renames: readonly Renaming[]): Snapshot {
+/** What a snapshot keeps, by the new names. */
+export function snapshotByNames(snapshot: Snapshot, renames: readonly Renaming[]): Snapshot {
   const devices = snapshot.devices.map((one) => ({ ...one, device: renamed(one.device, renames) }));
   return { ...snapshot, devices };
 }
@@ -83,10 +84,10 @@ export function refByNames(ref: SnapshotRef, renames: readonly Renaming[]): Snap
       later: later.map((one) => ({
         ...one,
         devices: all(one.devices),
-        ...(one.unwritten && { unwritten: withNames(one.unwritten, renames) }),
+        ...(one.unwritten && { unwritten: snapshotByNames(one.unwritten, renames) }),
       })),
     }),
-    ...(unwritten && { unwritten: withNames(unwritten, renames) }),
+    ...(unwritten && { unwritten: snapshotByNames(unwritten, renames) }),
   };
 }
 
@@ -100,7 +101,7 @@ export function givenUpByNames(givenUp: GivenUp, renames: readonly Renaming[]): 
       ...one,
       devices: one.devices.map((name) => renamed(name, renames)),
     })),
-    ...(givenUp.renewed && { renewed: givenUp.renewed.map((one) => withNames(one, renames)) }),
+    ...(givenUp.renewed && { renewed: givenUp.renewed.map((one) => snapshotByNames(one, renames)) }),
   };
 }
 

@@ -103,6 +103,14 @@ export function withGivenUp(
   return { ...marked, snapshots: refs };
 }
 
+/** The table where one of its snapshots keeps something else of these devices. */
+export function withRenewed(table: DeviceTable, renewed: Snapshot): DeviceTable {
+  const snapshots = table.snapshots.map((ref) =>
+    ref.number === renewed.number ? withLater(ref, renewed, table.generation) : ref,
+  );
+  return { ...table, snapshots };
+}
+
 /** One without a record, where its device is on other images then. */
 function withTaken(ref: SnapshotRef, device: string, then: TakenThen["snapshots"][number]): SnapshotRef {
   const { unwritten } = ref;

@@ -186,9 +186,17 @@ export function mapSnapshotPaths(snapshot: Snapshot, map: (path: string) => stri
   };
 }
 
+/** Without the record. */
+export function howToGoOn(file: string, number: number): string {
+  return (
+    `put \`${posix.basename(file)}\` back from a copy; no image of it is lost with the record, and ` +
+    `\`imgtx snapshot-delete ${number} --keep-images\` takes the snapshot away`
+  );
+}
+
 function damaged(file: string, number: number, why: string): ImgtxError {
   return new ImgtxError("E_CORRUPT", `snapshot ${number} can't be read: ${why}`, {
     image: file,
-    hint: `put \`${posix.basename(file)}\` back from a copy; no image of it is lost with the record`,
+    hint: howToGoOn(file, number),
   });
 }

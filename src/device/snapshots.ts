@@ -6,7 +6,13 @@ import type { DeviceTable } from "./device-table.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import { type NewMode, readWholeFile, renameOver, writeBeside } from "./replace-file.ts";
 import { readByNames, type Renamed } from "./renames.ts";
-import { decodeSnapshot, encodeSnapshot, type Snapshot, type SnapshotRef } from "./snapshot-record.ts";
+import {
+  decodeSnapshot,
+  encodeSnapshot,
+  howToGoOn,
+  type Snapshot,
+  type SnapshotRef,
+} from "./snapshot-record.ts";
 import { pathsOf, TABLE_LIMIT_BYTES, type Workspace } from "./workspace.ts";
 
 const FOLDER_MODE = 0o755;
@@ -84,7 +90,10 @@ export function readingSnapshots(workspace: Workspace, table: DeviceTable): Snap
 
 async function readRecord(workspace: Workspace, number: number, record: number): Promise<Snapshot> {
   const path = recordPath(workspace, number, record);
-  const bytes = await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES);
+  const bytes = await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES).catch((error: unknown) => {
+    if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
+    throw error.reworded(`the record of snapshot ${number} is gone`, { hint: howToGoOn(path, number) });
+  });
   return decodeSnapshot(workspace.root, bytes, path, number);
 }
 

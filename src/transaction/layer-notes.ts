@@ -51,7 +51,7 @@ export const LAYER_ROWS = {
   ),
   "generation lost": row(
     { generation: isCount },
-    ({ generation }) => `the history has no generation ${generation}, whose images may stand on what changes`,
+    ({ generation }) => `the history has no generation ${generation}: what devices were on then is not known`,
   ),
   "merged up": row(
     { ...IMAGE, lengthBytes: isCount },

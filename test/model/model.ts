@@ -173,8 +173,14 @@ function isDeleted({ deletes }: Effect, number: number, device: string): boolean
 /** What each of them keeps. */
 function judgeKept(model: Model, seen: Seen, effect: Effect): string[] {
   const problems: string[] = [];
-  for (const [number, { digests }] of seen.snapshots) {
+  for (const [number, { digests, answer }] of seen.snapshots) {
     const kept = new Map(model.kept.get(number));
+    for (const { device, image } of answer.devices) {
+      // One that comes back, of what a device was on right before, keeps what its guest has written since.
+      const isBack = effect.goesTo !== undefined && !model.seen.snapshots.has(number);
+      if (isBack && model.seen.devices.get(device)?.answer.image === image)
+        kept.set(device, model.contents.get(device) ?? new Uint8Array());
+    }
     for (const device of digests.keys()) {
       if (!kept.has(device)) problems.push(`snapshot ${number} keeps ${device}, which nobody asked for`);
     }

@@ -38,14 +38,7 @@ import {
   type TransactionState,
 } from "../journal/index.ts";
 import { assertNamesFree, closingTable, summarise } from "./closing.ts";
-import {
-  finishCommit,
-  type Finishing,
-  HOLDS_LOCK,
-  lockForMoments,
-  nextTable,
-  withChangedImages,
-} from "./finish.ts";
+import { finishCommit, type Finishing, HOLDS_LOCK, lockForMoments, withChangedImages } from "./finish.ts";
 import { imagesLeft, type LeftImage, leavesUnfenced } from "./leaving.ts";
 import { imagesToKeepFenced, raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
 import { rememberLeft } from "./left-times.ts";
@@ -60,7 +53,7 @@ import {
   openWatched,
   type OpenWatched,
 } from "./watched-images.ts";
-import { withCommitted } from "./committed-table.ts";
+import { nextTable, withCommitted } from "./committed-table.ts";
 
 /** What the command that commits has in hand already. */
 export interface CommitInHand {

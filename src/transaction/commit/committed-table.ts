@@ -1,8 +1,23 @@
-// The table as other transactions will leave it, whose commit mark is written and whose devices have not moved yet.
+// The table as a transaction leaves it: one's own, and others whose commit mark is written and whose devices have not moved yet.
 
-import { type DeviceTable, withDevices } from "../../device/index.ts";
+import {
+  type DeviceTable,
+  refByNames,
+  snapshotByNames,
+  withDevices,
+  withoutSeals,
+  withRenewed,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { changesOf, type JournalSnapshot } from "../journal/index.ts";
+import {
+  changesOf,
+  type CommitRecord,
+  type JournalSnapshot,
+  liveStatements,
+  renamesOf,
+  type TransactionState,
+} from "../journal/index.ts";
+import { closingTable, operationOf, withPlannedSnapshots } from "./closing.ts";
 
 /**
  * The table with what others have committed and not moved yet: it will come, whatever happens. The devices of those
@@ -15,4 +30,54 @@ export function withCommitted(table: DeviceTable, journals: readonly JournalSnap
       state instanceof ImgtxError || !state.commit ? sum : withDevices(sum, changesOf(state)),
     table,
   );
+}
+
+/** The table that the transaction makes of the present one, with the snapshots that it takes of that as it closes. */
+export function nextTable(
+  table: DeviceTable,
+  state: TransactionState,
+  commit: CommitRecord,
+  closing = closingTable(table, state),
+): DeviceTable {
+  const allowed = liveStatements(state).flatMap(({ plan }) => plan.allowPaths);
+  const { position: _position, undone: _undone, ...onward } = table;
+  const next = {
+    ...withDevices(onward, changesOf(state)),
+    generation: table.generation + 1,
+    committed: commit.committed,
+    transaction: state.begin.id,
+    summary: commit.summary,
+    operation: operationOf(state, table.snapshots),
+    allowPaths: [...new Set([...table.allowPaths, ...allowed])],
+  };
+  return withStanding(withPlannedSnapshots(next, closing, state, commit.committed), state);
+}
+
+/** Where an undo or a redo has gone to, with the snapshots that are there then. */
+function withStanding(table: DeviceTable, state: TransactionState): DeviceTable {
+  const plans = liveStatements(state).map(({ plan }) => plan);
+  const standings = plans.flatMap(({ standing, statement }) =>
+    standing
+      ? [
+          {
+            ...standing,
+            restored: standing.restored.map((ref) => refByNames(ref, renamesOf(state, statement))),
+            renewed: (standing.renewed ?? []).map((one) => snapshotByNames(one, renamesOf(state, statement))),
+          },
+        ]
+      : [],
+  );
+  const [last] = standings;
+  if (!last) return table;
+  const dropped = new Set(standings.flatMap((one) => one.dropped));
+  const known = new Set(table.snapshots.map(({ number }) => number));
+  const back = standings
+    .flatMap(({ restored }) => restored)
+    .filter(({ number }) => !known.has(number) && number < table.nextSnapshot);
+  const kept = [...table.snapshots.filter(({ number }) => !dropped.has(number)), ...back];
+  const snapshots = kept.sort((a, b) => a.number - b.number);
+  const { position, undone } = last;
+  const standing = { ...withoutSeals(table, dropped), snapshots };
+  const renewed = standings.flatMap((one) => one.renewed).reduce(withRenewed, standing);
+  return { ...renewed, ...(plans.length === 1 && { position, undone }) };
 }

@@ -14,26 +14,18 @@ import {
   readGeneration,
   readingHistory,
   readTable,
-  refByNames,
   replaceTable,
   showView,
   underWorkspaceLock,
-  withDevices,
   withFingerprints,
-  withoutSeals,
   type Workspace,
   writeNextGeneration,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { Fingerprint, RedoLog } from "../../format/index.ts";
 import type { LockWaiting } from "../../storage/index.ts";
-import {
-  closingTable,
-  imagesKeptAnew,
-  operationOf,
-  withLooksOfKept,
-  withPlannedSnapshots,
-} from "./closing.ts";
+import { closingTable, imagesKeptAnew, withLooksOfKept } from "./closing.ts";
+import { nextTable } from "./committed-table.ts";
 import { syncLate } from "./late-sync.ts";
 import { holdLeft } from "./left-images.ts";
 import { removeEmptied } from "./emptied.ts";
@@ -55,12 +47,10 @@ import { removeFilesBeside } from "../images/files-beside.ts";
 import { assertDisksThere } from "../images/planned-folders.ts";
 import type { KeptFile, OnProgress, RunOptions } from "../request.ts";
 import {
-  changesOf,
   type CommitRecord,
   type Journal,
   lastSeen,
   liveStatements,
-  renamesOf,
   type TransactionState,
 } from "../journal/index.ts";
 
@@ -346,51 +336,4 @@ export function withChangedImages(
     [...changed].map(([image, now]) => [image, { before: beforeOf(image), now }] as const),
   );
   return { ...table, devices: table.devices.map((device) => withFingerprints(device, changes)) };
-}
-
-/** The table that the transaction makes of the present one, with the snapshots that it takes of that as it closes. */
-export function nextTable(
-  table: DeviceTable,
-  state: TransactionState,
-  commit: CommitRecord,
-  closing = closingTable(table, state),
-): DeviceTable {
-  const allowed = liveStatements(state).flatMap(({ plan }) => plan.allowPaths);
-  const { position: _position, undone: _undone, ...onward } = table;
-  const next = {
-    ...withDevices(onward, changesOf(state)),
-    generation: table.generation + 1,
-    committed: commit.committed,
-    transaction: state.begin.id,
-    summary: commit.summary,
-    operation: operationOf(state, table.snapshots),
-    allowPaths: [...new Set([...table.allowPaths, ...allowed])],
-  };
-  return withStanding(withPlannedSnapshots(next, closing, state, commit.committed), state);
-}
-
-/** Where an undo or a redo has gone to, with the snapshots that are there then. */
-function withStanding(table: DeviceTable, state: TransactionState): DeviceTable {
-  const plans = liveStatements(state).map(({ plan }) => plan);
-  const standings = plans.flatMap(({ standing, statement }) =>
-    standing
-      ? [
-          {
-            ...standing,
-            restored: standing.restored.map((ref) => refByNames(ref, renamesOf(state, statement))),
-          },
-        ]
-      : [],
-  );
-  const [last] = standings;
-  if (!last) return table;
-  const dropped = new Set(standings.flatMap((one) => one.dropped));
-  const known = new Set(table.snapshots.map(({ number }) => number));
-  const back = standings
-    .flatMap(({ restored }) => restored)
-    .filter(({ number }) => !known.has(number) && number < table.nextSnapshot);
-  const kept = [...table.snapshots.filter(({ number }) => !dropped.has(number)), ...back];
-  const snapshots = kept.sort((a, b) => a.number - b.number);
-  const { position, undone } = last;
-  return { ...withoutSeals(table, dropped), snapshots, ...(plans.length === 1 && { position, undone }) };
 }

@@ -13,6 +13,7 @@ import {
   type FileBeside,
   fileBesidePath,
   readingSnapshots,
+  unlessGone,
   type Workspace,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
@@ -105,8 +106,9 @@ export async function removeFilesBeside(
   const kept = new Set(made.snapshots.map(({ number }) => number));
   const dropped = closed.snapshots.filter(({ number }) => !kept.has(number));
   const reads = readingSnapshots(workspace, closed);
-  const snapshots = await Promise.all(dropped.map(async (ref) => await reads.read(ref)));
-  const copies = snapshots.flatMap(({ files = [] }) => files.map(({ copy }) => fileBesidePath(root, copy)));
+  // Of one whose record is lost nobody knows what it kept: gc names that.
+  const snapshots = await Promise.all(dropped.map(async (ref) => await unlessGone(() => reads.read(ref))));
+  const copies = snapshots.flatMap((one) => (one?.files ?? []).map(({ copy }) => fileBesidePath(root, copy)));
   await removeFinished(storage, copies, "files of snapshots gone");
 }
 

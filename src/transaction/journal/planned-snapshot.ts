@@ -1,6 +1,6 @@
 // What a statement plans for the snapshots of the table, and for where the table stands.
 
-import type { FileBeside, SnapshotRef } from "../../device/index.ts";
+import type { FileBeside, Snapshot, SnapshotRef } from "../../device/index.ts";
 
 /** A snapshot of devices, as they are when the statement takes effect. Its number is given when the table moves. */
 export interface PlannedSnapshot {
@@ -19,4 +19,6 @@ export interface PlannedStanding {
   readonly dropped: readonly number[];
   /** Snapshots that come back. */
   readonly restored: readonly SnapshotRef[];
+  /** What those keep of single devices now, where guests have written to their images since. Left out: what they kept. */
+  readonly renewed?: readonly Snapshot[] | undefined;
 }

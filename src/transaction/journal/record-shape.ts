@@ -227,6 +227,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
         undone: listOf(isCount),
         dropped: listOf(isCount),
         restored: listOf(isSnapshotRef),
+        renewed: orAbsent(listOf(isSnapshot)),
       }),
     ),
     snapshot: orAbsent(

@@ -4,6 +4,7 @@
 import { posix } from "node:path";
 import {
   fromStoredPath,
+  type GivenUp,
   mapEntryPaths,
   mapImagePaths,
   mapSnapshotPaths,
@@ -87,24 +88,33 @@ function mapPlanPaths(record: PlanRecord, map: (path: string) => string): PlanRe
     ...(record.currentFolder !== undefined && {
       currentFolder: posix.normalize(map(`${record.currentFolder}/.`)),
     }),
-    ...(record.givesUp && {
-      givesUp: record.givesUp.map((one) => ({
-        ...one,
-        images: one.images.map(map),
-        ...(one.renewed && { renewed: one.renewed.map((each) => mapSnapshotPaths(each, map)) }),
-        ...(one.taken && {
-          taken: {
-            ...one.taken,
-            snapshots: one.taken.snapshots.map((each) => ({
-              ...each,
-              chain: each.chain.map((entry) => mapImagePaths(entry, map)),
-            })),
-          },
-        }),
-        ...(one.marks && { marks: one.marks.map((mark) => ({ ...mark, image: map(mark.image) })) }),
-      })),
+    ...(record.givesUp && { givesUp: record.givesUp.map((one) => mapGivenUp(one, map)) }),
+    ...(record.standing?.renewed && {
+      standing: {
+        ...record.standing,
+        renewed: record.standing.renewed.map((each) => mapSnapshotPaths(each, map)),
+      },
     }),
     folders: record.folders.map((folder) => ({ ...folder, path: map(folder.path) })),
+  };
+}
+
+function mapGivenUp(givenUp: GivenUp, map: (path: string) => string): GivenUp {
+  const { renewed, taken, marks } = givenUp;
+  return {
+    ...givenUp,
+    images: givenUp.images.map(map),
+    ...(renewed && { renewed: renewed.map((each) => mapSnapshotPaths(each, map)) }),
+    ...(taken && {
+      taken: {
+        ...taken,
+        snapshots: taken.snapshots.map((each) => ({
+          ...each,
+          chain: each.chain.map((entry) => mapImagePaths(entry, map)),
+        })),
+      },
+    }),
+    ...(marks && { marks: marks.map((mark) => ({ ...mark, image: map(mark.image) })) }),
   };
 }
 

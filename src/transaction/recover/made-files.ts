@@ -1,6 +1,6 @@
 // What a workspace's records say that imgtx has made: overlays, and copies of files that snapshots keep.
 //
-// Invariant: an overlay of before a workspace was copied and adopted is the original's as well, and is left out.
+// Invariant: what a workspace that was copied has from its original is the original's as well, and is left out.
 
 import { posix } from "node:path";
 import {
@@ -9,11 +9,11 @@ import {
   filesOfDevice,
   listHistory,
   readingHistory,
+  findInherited,
   readingSnapshots,
-  type Snapshot,
+  unlessGone,
   type Workspace,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
 import type { Fingerprint } from "../../format/index.ts";
 
 export interface MadeFiles {
@@ -29,22 +29,16 @@ export async function findMade(workspace: Workspace, table: DeviceTable): Promis
   const overlays = new Map<string, Fingerprint>();
   const copies = new Map<string, string>();
   const folders = new Set<string>([workspace.root]);
-  const inherited = new Set<string>();
   const read = new Set<string>();
-  let isAnothers = false;
   const history = readingHistory(workspace, table);
   for (const number of [...(await listHistory(workspace, table)), table.generation]) {
     const generation = number === table.generation ? table : await history.read(number);
     if (!generation) continue;
-    const made = new Map(await overlaysIn(workspace, generation, read, copies));
-    for (const [path, look] of made) overlays.set(path, look);
+    for (const [path, look] of await overlaysIn(workspace, generation, read, copies))
+      overlays.set(path, look);
     for (const { image } of generation.devices.flatMap(filesOfDevice)) folders.add(posix.dirname(image));
-    // Also of the first generation of its own: that is the one in which it was copied.
-    const isBefore = generation.workspaceId !== table.workspaceId;
-    if (isBefore || isAnothers) for (const path of made.keys()) inherited.add(path);
-    isAnothers = isBefore;
   }
-  for (const path of inherited) overlays.delete(path);
+  for (const path of await findInherited(workspace, table)) overlays.delete(path);
   return { overlays, copies, folders };
 }
 
@@ -72,14 +66,4 @@ async function overlaysIn(
       copies.set(fileBesidePath(workspace.root, copy), sha256);
   }
   return found;
-}
-
-/** Of one that no table counts any more the record may be gone. */
-async function unlessGone(read: () => Promise<Snapshot>): Promise<Snapshot | undefined> {
-  try {
-    return await read();
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
-    throw error;
-  }
 }

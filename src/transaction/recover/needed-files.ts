@@ -39,19 +39,21 @@ interface Reachable {
   readonly isForward: boolean;
 }
 
-/** What undo, as often as that goes, and redo lead to: a commit after an undo leaves what was undone behind. */
+/**
+ * What undo, as often as that goes, and redo lead to: a commit after an undo leaves what was undone behind. None goes to
+ * before the workspace was copied, and each passes over what the history lacks.
+ */
 async function* walkReachable(workspace: Workspace, table: DeviceTable): AsyncGenerator<Reachable> {
   const history = readingHistory(workspace, table);
+  const { adopted = 0 } = table;
   for (const number of table.undone ?? []) {
-    const generation = await history.read(number);
+    const generation = number < adopted ? undefined : await history.read(number);
     if (generation) yield { generation, isForward: true };
   }
-  let at = (table.position ?? table.generation) - 1;
-  for (;;) {
-    const generation = at < 0 ? undefined : await history.read(at);
-    if (!generation) return;
-    yield { generation, isForward: false };
-    at = (generation.position ?? at) - 1;
+  for (let at = (table.position ?? table.generation) - 1; at >= adopted; ) {
+    const generation = await history.read(at);
+    if (generation) yield { generation, isForward: false };
+    at = (generation?.position ?? at) - 1;
   }
 }
 

@@ -1,6 +1,6 @@
 // The way back by generations: an undo takes a commit back while its images are what they were.
 
-import { renameSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, renameSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { listSnapshots } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
@@ -263,6 +263,35 @@ describe("undo", () => {
     ]);
   });
 
+  test("leaves a layer that imgtx made as one that it made", async () => {
+    const bench = await makeWorkbench();
+    bench.makeQcow2("other.qcow2", 9);
+    await bench.snapshot({ vdc: "c1.qcow2" });
+    await bench.reopen("vdc", "other.qcow2");
+    await bench.undo();
+    await bench.run({ kind: "rollback", devices: ["vdc"], to: "1", isDiscarding: true });
+    expect(existsSync(bench.at("c1.qcow2"))).toBe(false);
+  });
+
+  test("passes over a generation that was forgotten, by the operator's word", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.snapshot({ vda: "a2.qcow2" });
+    await bench.snapshot({ vdc: "c1.qcow2" });
+    renameSync(bench.at(".imgtx/history/000005.json"), bench.at(".imgtx/history/000005.json.damaged"));
+    const failure = await failureOf(async () => await bench.undo());
+    expect(failure).toMatchObject({ code: "E_REFUSED", changed: false });
+    expect(failure.hint).toContain("`imgtx undo --force` passes over it, to generation 4");
+    const { actions } = await bench.run({ kind: "undo", isForward: false, force: true });
+    expect(actions[0]?.notes).toContainEqual(expect.stringContaining("the history has no generation 5"));
+    expect(await bench.images()).toEqual({ vda: "a1.qcow2", vdb: "b.raw", vdc: "c.qcow2" });
+    await bench.undo();
+    expect((await bench.images())["vda"]).toBe("a.qcow2");
+    await bench.run({ kind: "redo", isForward: true, force: false });
+    await bench.run({ kind: "redo", isForward: true, force: false });
+    expect(await bench.images()).toEqual({ vda: "a2.qcow2", vdb: "b.raw", vdc: "c1.qcow2" });
+  });
+
   test("reads each generation once, however many devices there are", async () => {
     const bench = await makeWorkbench();
     bench.makeRaw("d.raw", 9);
@@ -279,4 +308,33 @@ describe("undo", () => {
     await bench.through(storage).undo();
     expect(new Set(reads.values())).toEqual(new Set([1]));
   });
+});
+
+describe("redo", () => {
+  qemu.test(
+    "of a rollback keeps what guests wrote since the undo as the snapshot that comes back",
+    async () => {
+      const bench = await makeWorkbench();
+      await bench.snapshot({ vda: "a1.qcow2", vdc: "c1.qcow2" });
+      await bench.rollback("1");
+      await bench.undo();
+      writeGuest(bench.at("c1.qcow2"), "qcow2", "write -P 9 0 64k");
+      const shown = await bench.content();
+      const [generation, redo] = [await bench.generation(), { kind: "redo", isForward: true } as const];
+      expect(await failureOf(async () => await bench.run({ ...redo, force: false }))).toMatchObject({
+        code: "E_REFUSED",
+      });
+      expect(await bench.generation()).toBe(generation);
+      await bench.run({ ...redo, force: true });
+      const snapshots = await listSnapshots(await bench.session(), {});
+      expect(
+        snapshots.map(({ number, devices }) => [number, ...devices.map(({ intact }) => intact)]),
+      ).toEqual([
+        [2, true, true],
+        [1, true, true],
+      ]);
+      await bench.rollback("2");
+      expect(await bench.content()).toEqual(shown);
+    },
+  );
 });

@@ -1,6 +1,6 @@
 // What snapshot-delete leaves alone, and what it refuses: it guesses nothing, and takes nothing from others.
 
-import { existsSync, renameSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { describe, expect } from "vitest";
 import type { ActionReport, SnapshotDeleteRequest } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
@@ -166,6 +166,30 @@ describe("refused, with a way out, is", () => {
     const bench = await makeThree();
     const failure = await failureOf(async () => await bench.run(deleting(1, { devices: ["vda"] })));
     expect(failure).toMatchObject({ code: "E_REFUSED", device: "vda" });
+  });
+});
+
+describe("a snapshot whose record is lost", () => {
+  qemu.test("is taken away with --keep-images, also where others lead through it", async () => {
+    for (const damage of [(file: string) => writeFileSync(file, "no record"), rmSync]) {
+      const bench = await makeThree();
+      await bench.snapshot({ vdc: "c4.qcow2" }, { withFiles: [bench.makeFile("web.xml", "<domain/>\n")] });
+      const kept = await readSnapshotContents(bench, "number");
+      for (const number of [2, 4]) {
+        const [record = ""] = readdirSync(bench.at(".imgtx/snapshots")).filter((name) =>
+          name.startsWith(`00000${number}-`),
+        );
+        damage(bench.at(`.imgtx/snapshots/${record}`));
+        const hint = `\`imgtx snapshot-delete ${number} --keep-images\``;
+        const failure = await failureOf(async () => await bench.run(deleting(1)));
+        expect(failure).toMatchObject({ changed: false, hint: expect.stringContaining(hint) as string });
+        await bench.run(deleting(number, { keepsImages: true }));
+      }
+      const left = Object.entries(kept).filter(([key]) => key === "1 vdc" || key === "3 vdc");
+      expect(await readSnapshotContents(bench, "number")).toEqual(Object.fromEntries(left));
+      await deleteWell(bench, deleting(3));
+      await deleteWell(bench, deleting(1));
+    }
   });
 });
 

@@ -151,4 +151,17 @@ describe("garbage", () => {
     expect(names(copy, await collect(copy))).toEqual(["a2.qcow2"]);
     expect(existsSync(`${images}/a1.qcow2`)).toBe(true);
   });
+
+  test("may be what came along in the folder of a copied workspace, which no redo goes to any more", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.undo();
+    expect((await collect(bench)).stays).toEqual([]);
+    const copy = new Workbench(`${makeFolder()}/copy`);
+    cpSync(bench.root, copy.root, { recursive: true, verbatimSymlinks: true });
+    await adoptWorkspace(copy.storage, copy.root, { ...NO_WAIT, moved: false, dryRun: false });
+    // Its inode is not the one that imgtx made.
+    const why = "another file has its name";
+    expect((await collect(copy)).stays).toEqual([{ path: copy.at("a1.qcow2"), why }]);
+  });
 });

@@ -11,6 +11,7 @@ import {
   requireDevice,
   requireSnapshot,
   type Snapshot,
+  type SnapshotRef,
 } from "../../../device/index.ts";
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import { type ChainLink, pathsOfLink } from "../../../format/index.ts";
@@ -23,6 +24,7 @@ import { assertNotFrozen } from "../plan/fencing.ts";
 import { hasAccessOf } from "../plan/layers-to-merge.ts";
 import { mirrorOfSameContent } from "../plan/mirror-scope.ts";
 import { type Layer, type Layers, readLayers, takenOf, withOverlays } from "./layers.ts";
+import { despiteLostRecords } from "./lost-records.ts";
 import { judgeRun, type LeftRun, type MergedRun, type Merging, planMerging } from "./merged-runs.ts";
 import { type OpenLayers, openLayers } from "./open-layers.ts";
 import { marksOf, placesFrom, type Rearranged, renewRecords, renewTaken } from "./renewed-records.ts";
@@ -31,9 +33,12 @@ import { type Division, divideLayers, isFree } from "./runs.ts";
 export const snapshotDelete: Action<SnapshotDeleteRequest> = {
   saying: { noun: "deletion of snapshots", done: "snapshots deleted", planned: "would lose snapshots" },
   takenBackBy: "nothing",
-  async plan(request, context): Promise<Plan> {
+  async plan(request, given): Promise<Plan> {
     assertNamedOnce(request.devices);
-    const deleted = await findDeleted(request, context);
+    const refs = new Set(request.snapshots.map((one) => requireSnapshot(given.table, one)));
+    const numbers = new Set([...refs].map(({ number }) => number));
+    const context = request.keepsImages ? { ...given, snapshots: despiteLostRecords(numbers, given) } : given;
+    const deleted = await findDeleted(refs, context);
     const devices = devicesOf(deleted, request);
     const planned = [];
     for (const device of devices) planned.push(await planOne(device, deleted, request, context));
@@ -53,11 +58,7 @@ export const snapshotDelete: Action<SnapshotDeleteRequest> = {
   },
 };
 
-async function findDeleted(
-  { snapshots: wanted }: SnapshotDeleteRequest,
-  { table, snapshots }: PlanContext,
-): Promise<Snapshot[]> {
-  const refs = new Set(wanted.map((one) => requireSnapshot(table, one)));
+async function findDeleted(refs: Iterable<SnapshotRef>, { snapshots }: PlanContext): Promise<Snapshot[]> {
   const found: Snapshot[] = [];
   for (const ref of refs) found.push(await snapshots.read(ref));
   return found.sort((a, b) => a.number - b.number);

@@ -5,16 +5,13 @@
 // would miss it, an undo says so, and is refused.
 
 import {
-  type ChainEntry,
   type DeviceEntry,
   type DeviceTable,
   filesOfEntry,
   findDevice,
-  renamed,
   renamesTowards,
   type SeenFile,
   trustedBy,
-  withSealsOf,
   withTrusted,
 } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
@@ -22,10 +19,11 @@ import { describeChanges } from "../../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../plan/action.ts";
 import { deviceEntryOf, notesOnMirrorLeft } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";
-import type { PlannedReport, PlannedStanding } from "../../journal/index.ts";
+import type { PlannedReport } from "../../journal/index.ts";
 import type { Kept } from "../../note-words.ts";
 import { type Note, sayNote } from "../../notes.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
+import { findStanding, withStandingSeals } from "./standing.ts";
 import { byNames, planRenaming, type UndoContext } from "./renaming.ts";
 import { findGone, findKept, isSameImage, nothingMoves, sayLast } from "./kept.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
@@ -36,8 +34,8 @@ export const undo: Action<UndoRequest> = {
   saying: { noun: "undo", done: "taken back", planned: "would be taken back" },
   takenBackBy: "redo",
   async plan({ kind, isForward, force }, given) {
-    const way = await findWay(isForward, given);
-    const { wanted, target } = way;
+    const way = await findWay(isForward, force, given);
+    const { wanted, target, lost } = way;
     // By the names that its devices have there.
     const renames = renamesTowards(given.table, target);
     const context = byNames(given, renames);
@@ -52,11 +50,13 @@ export const undo: Action<UndoRequest> = {
     const chains: OpenChains = [];
     const changes: Plan["changes"][number][] = [];
     const written: string[] = [];
+    const present = new Map<string, OpenChains[number]["chain"]>();
     for (const { device, before, after } of moves) {
       // Whoever froze it wants it to hold still; and its fence would stay on an image of no device.
       if (before) assertNotFrozen(before, "going back would move it to another image");
       // Where the present chain is broken, going back is the way out: that is no obstacle.
       const left = before && (await openInto(chains, [], before, context));
+      if (left) present.set(device, left);
       if (left && after && isWrittenTo(before, left)) written.push(`'${device}' to ${before.image}`);
       const entry =
         after && (await reviveEntry({ before, after, wanted, context, chains, obstacles, doubts }));
@@ -71,7 +71,8 @@ export const undo: Action<UndoRequest> = {
     }
     if (written.length > 0 && !force) throw wouldLeave(kind, written);
     if (doubts.length > 0 && !force) throw inDoubt(kind, wanted, doubts);
-    const standing = await findStanding(way, isForward, changes, context);
+    const standing = await findStanding(way, isForward, { changes, present }, context);
+    const further = [...doubts, ...gone, ...lost];
     const sealed = await withStandingSeals(changes, target, standing, context);
     const renaming = planRenaming(given.table, renames, { kind, changes: sealed });
     return {
@@ -81,7 +82,7 @@ export const undo: Action<UndoRequest> = {
       standing,
       reports: [
         ...moves.map((move, index) =>
-          reportOf(kind, move, wanted, index === 0 ? { kept, doubts: [...doubts, ...gone] } : NOTHING),
+          reportOf(kind, move, wanted, index === 0 ? { kept, doubts: further } : NOTHING),
         ),
         ...renaming.reports,
       ],
@@ -131,12 +132,16 @@ interface Way {
   readonly wanted: number;
   readonly target: DeviceTable;
   readonly undone: readonly number[];
+  /** Of generations that the history lacks, and that are passed over. */
+  readonly lost: readonly Note[];
 }
 
 /** E_REFUSED where there is nothing to take back, or to do again. */
-async function findWay(isForward: boolean, context: PlanContext): Promise<Way> {
+async function findWay(isForward: boolean, force: boolean, context: PlanContext): Promise<Way> {
   const { generation, position = generation, undone = [], adopted = 0 } = context.table;
-  const wanted = isForward ? undone.at(-1) : position - 1;
+  const next = isForward ? undone.at(-1) : position - 1;
+  const last = isForward || next === undefined ? next : await findKnownFrom(next, adopted, context);
+  const wanted = force ? (last ?? next) : next;
   if (wanted === undefined) {
     throw new ImgtxError("E_REFUSED", "nothing was taken back that could be done again", {
       hint: "a commit after an undo ends that; `imgtx history` lists the commits",
@@ -151,76 +156,41 @@ async function findWay(isForward: boolean, context: PlanContext): Promise<Way> {
   }
   const target = wanted < 0 ? undefined : await context.readGeneration(wanted);
   if (!target) {
+    const isPast = last !== undefined && last !== wanted;
     throw new ImgtxError(
       "E_REFUSED",
       wanted < 0 ? "there is no commit that could be taken back" : `the history has no generation ${wanted}`,
-      { hint: "`imgtx history` lists the commits, `imgtx snapshot-list` what can be gone back to" },
+      {
+        hint: isPast
+          ? `put \`.imgtx/history\` back from a copy; \`imgtx undo --force\` passes over it, to generation ${last}`
+          : "`imgtx history` lists the commits, `imgtx snapshot-list` what can be gone back to",
+      },
     );
   }
   return {
     wanted,
     target,
+    lost: Array.from({ length: isForward ? 0 : position - 1 - wanted }, (_, index): Note => {
+      return { code: "generation lost", generation: position - 1 - index };
+    }),
     undone: isForward ? undone.slice(0, -1) : [...undone, generation].slice(-MOST_UNDONE),
   };
 }
 
+/** The newest from there back that the history has, as far as the workspace has not been another's. */
+async function findKnownFrom(
+  newest: number,
+  adopted: number,
+  context: PlanContext,
+): Promise<number | undefined> {
+  for (let generation = newest; generation >= Math.max(adopted, 0); generation -= 1) {
+    if (await context.readGeneration(generation)) return generation;
+  }
+  return undefined;
+}
+
 /** Further back nobody remembers what was undone. */
 const MOST_UNDONE = 100;
-
-/**
- * A snapshot that needs an image that a device writes to again is none any more, with those that lead to it; one that was
- * taken back comes back with it.
- */
-async function findStanding(
-  { wanted, target, undone }: Way,
-  isForward: boolean,
-  changes: readonly Plan["changes"][number][],
-  { table, snapshots }: PlanContext,
-): Promise<PlannedStanding> {
-  const active = new Set(changes.map(({ after }) => after?.image));
-  const dropped: number[] = [];
-  for (const ref of table.snapshots) {
-    if (target.snapshots.some(({ number }) => number === ref.number)) continue;
-    const { devices } = await snapshots.read(ref);
-    const isOnActive = devices.some(({ chain, below }) => {
-      return chain.some(({ image }) => active.has(image)) || (below !== null && dropped.includes(below));
-    });
-    if (isOnActive) dropped.push(ref.number);
-  }
-  const known = new Set(table.snapshots.map(({ number }) => number));
-  // What an undo has taken away. That it finds more than there are now: those were given up, and their images are others.
-  const restored = isForward ? target.snapshots.filter(({ number }) => !known.has(number)) : [];
-  return { position: target.position ?? wanted, undone, dropped, restored };
-}
-
-/**
- * With who has sealed their images, as far as those snapshots stand: what was given up since, of the device or as a whole,
- * leads no later snapshot to what lies below.
- */
-async function withStandingSeals(
-  changes: readonly Plan["changes"][number][],
-  target: DeviceTable,
-  { dropped, restored }: PlannedStanding,
-  { table, snapshots, renames }: UndoContext,
-): Promise<Plan["changes"]> {
-  const standing = [...table.snapshots.filter(({ number }) => !dropped.includes(number)), ...restored];
-  const keeps = async ({ image, sealedBy }: ChainEntry, device: string): Promise<boolean> => {
-    const ref = standing.find(({ number }) => number === sealedBy);
-    const { devices } = ref ? await snapshots.read(ref) : { devices: [] };
-    return devices.some((one) => renamed(one.device, renames) === device && one.chain[0]?.image === image);
-  };
-  const sealed: Plan["changes"][number][] = [];
-  for (const { device, after } of changes) {
-    const [known] = after ? withSealsOf({ ...target, devices: [after] }, target).devices : [];
-    const chain: ChainEntry[] = [];
-    for (const one of known?.chain ?? []) {
-      const { sealedBy: _sealedBy, ...bare } = one;
-      chain.push(one.sealedBy === undefined || (await keeps(one, device)) ? one : bare);
-    }
-    sealed.push({ device, after: known ? { ...known, chain } : null });
-  }
-  return sealed;
-}
 
 /** Whether somebody wrote to what the device is on since that was made. */
 function isWrittenTo({ chain: [was] }: DeviceEntry, { links: [now] }: OpenChains[number]["chain"]): boolean {
@@ -255,7 +225,8 @@ async function reviveEntry(revive: {
   const chain = await openInto(chains, obstacles, after, context);
   if (!chain) return undefined;
   const present = findDevice(context.table, after.name);
-  const entry = withTrusted(deviceEntryOf(after.name, chain, after), present ? trustedBy(present) : []);
+  const revived = withTrusted(deviceEntryOf(after.name, chain, after), present ? trustedBy(present) : []);
+  const entry = { ...revived, ...(after.made === after.image && { made: after.made }) };
   const closing = await closingEntry(after, wanted, context);
   const latest = await latestLooks(after.name, wanted, context);
   if (closing.chain.length !== entry.chain.length) {

@@ -1,0 +1,127 @@
+// Which snapshots there are after an undo or a redo, and what these keep: one of what a device is on right before a redo keeps
+// that as it is, as the commit that is done again would. A guest may have written to it since.
+
+import {
+  type ChainEntry,
+  type DeviceTable,
+  renamed,
+  type SealedDevice,
+  type Snapshot,
+  type SnapshotReads,
+  type SnapshotRef,
+  withSealsOf,
+} from "../../../device/index.ts";
+import type { Chain } from "../../../format/index.ts";
+import type { PlannedStanding } from "../../journal/index.ts";
+import type { Plan, PlanContext } from "../plan/action.ts";
+import { chainEntriesOf } from "../plan/chain-entry.ts";
+import { describeObstacle, findDoubts } from "./looks.ts";
+import type { UndoContext } from "./renaming.ts";
+
+interface Way {
+  /** The closed generation that is gone to. */
+  readonly wanted: number;
+  readonly target: DeviceTable;
+  readonly undone: readonly number[];
+}
+
+interface Moved {
+  readonly changes: readonly Plan["changes"][number][];
+  /** What devices are on, and leave, by their names. */
+  readonly present: ReadonlyMap<string, Chain>;
+}
+
+/**
+ * A snapshot that needs an image that a device writes to again is none any more, with those that lead to it; one that was
+ * taken back comes back with it.
+ */
+export async function findStanding(
+  { wanted, target, undone }: Way,
+  isForward: boolean,
+  { changes, present }: Moved,
+  { table, snapshots }: PlanContext,
+): Promise<PlannedStanding> {
+  const active = new Set(changes.map(({ after }) => after?.image));
+  const dropped: number[] = [];
+  for (const ref of table.snapshots) {
+    if (target.snapshots.some(({ number }) => number === ref.number)) continue;
+    const { devices } = await snapshots.read(ref);
+    const isOnActive = devices.some(({ chain, below }) => {
+      return chain.some(({ image }) => active.has(image)) || (below !== null && dropped.includes(below));
+    });
+    if (isOnActive) dropped.push(ref.number);
+  }
+  const known = new Set(table.snapshots.map(({ number }) => number));
+  // What an undo has taken away. That it finds more than there are now: those were given up, and their images are others.
+  const restored = isForward ? target.snapshots.filter(({ number }) => !known.has(number)) : [];
+  const renewed = await findRenewed(restored, present, snapshots);
+  const standing = { position: target.position ?? wanted, undone, dropped, restored };
+  return renewed.length === 0 ? standing : { ...standing, renewed };
+}
+
+/**
+ * With who has sealed their images, as far as those snapshots stand: what was given up since, of the device or as a whole,
+ * leads no later snapshot to what lies below.
+ */
+export async function withStandingSeals(
+  changes: readonly Plan["changes"][number][],
+  target: DeviceTable,
+  { dropped, restored }: PlannedStanding,
+  { table, snapshots, renames }: UndoContext,
+): Promise<Plan["changes"]> {
+  const standing = [...table.snapshots.filter(({ number }) => !dropped.includes(number)), ...restored];
+  const keeps = async ({ image, sealedBy }: ChainEntry, device: string): Promise<boolean> => {
+    const ref = standing.find(({ number }) => number === sealedBy);
+    const { devices } = ref ? await snapshots.read(ref) : { devices: [] };
+    return devices.some((one) => renamed(one.device, renames) === device && one.chain[0]?.image === image);
+  };
+  const sealed: Plan["changes"][number][] = [];
+  for (const { device, after } of changes) {
+    const [known] = after ? withSealsOf({ ...target, devices: [after] }, target).devices : [];
+    const chain: ChainEntry[] = [];
+    for (const one of known?.chain ?? []) {
+      const { sealedBy: _sealedBy, ...bare } = one;
+      chain.push(one.sealedBy === undefined || (await keeps(one, device)) ? one : bare);
+    }
+    sealed.push({ device, after: known ? { ...known, chain } : null });
+  }
+  return sealed;
+}
+
+/** What they keep of single devices now, by the names that these have then, where that is not what their records say. */
+async function findRenewed(
+  restored: readonly SnapshotRef[],
+  present: ReadonlyMap<string, Chain>,
+  snapshots: SnapshotReads,
+): Promise<Snapshot[]> {
+  const renewed: Snapshot[] = [];
+  for (const ref of restored) {
+    const snapshot = await snapshots.read(ref);
+    const devices = snapshot.devices.flatMap((sealed) => {
+      const [top] = sealed.chain;
+      const [found] = [...present].filter(([, { links }]) => links[0]?.path === top?.image);
+      if (!found || !top) return [];
+      const [device, chain] = found;
+      const [now] = chainEntriesOf(chain);
+      return now && isOther(top, now) ? [{ ...renew(sealed, now, chain), device }] : [];
+    });
+    if (devices.length > 0) renewed.push({ ...snapshot, devices });
+  }
+  return renewed;
+}
+
+function renew(sealed: SealedDevice, now: ChainEntry, { links: [top] }: Chain): SealedDevice {
+  const [, ...below] = sealed.chain;
+  const virtualSizeBytes = top?.virtualSizeBytes ?? sealed.virtualSizeBytes;
+  return { ...sealed, virtualSizeBytes, chain: [{ ...now, name: null }, ...below] };
+}
+
+function isOther(was: ChainEntry, now: ChainEntry): boolean {
+  if (describeObstacle(was, now).length > 0 || findDoubts(was, now, false).length > 0) return true;
+  const { dataFile } = was;
+  if (!dataFile || !now.dataFile) return dataFile !== now.dataFile;
+  return (
+    describeObstacle(dataFile, now.dataFile).length > 0 ||
+    findDoubts(dataFile, now.dataFile, false).length > 0
+  );
+}
