@@ -28,6 +28,7 @@ const config: KnipConfig = {
     "ldd",
     "lintian",
     "setsid",
+    "losetup",
   ],
 };
 

@@ -9,6 +9,7 @@ export const CANT = {
   copy: setOf(...COPY),
   clone: setOf(...COPY, "ENOTTY", "ETXTBSY"),
   punch: setOf("ENOTSUP", "ENOSYS", "ENODEV"),
+  clear: setOf("ENOTSUP", "ENOSYS", "ENODEV", "EINVAL"),
   allocate: setOf("ENOTSUP", "ENOSYS", "ENODEV", "EINVAL"),
   setAttribute: setOf("EPERM", "EACCES", "ENOTSUP", "EINVAL"),
   advise: setOf("ENOTTY", "ENOTSUP", "ENOSYS", "EINVAL", "EPERM"),

@@ -3,7 +3,8 @@
 import { type BigIntStats, statSync } from "node:fs";
 import { ImgtxError } from "../errors/index.ts";
 import { safeNumber } from "../units/index.ts";
-import { isSettled } from "./file-system.ts";
+import { describeBlockDevice, placeOfDevice } from "./block-device.ts";
+import { DEVICES, isSettled } from "./file-system.ts";
 import type { FilePlace } from "./place-calls.ts";
 import type { FileStat } from "./storage.ts";
 
@@ -22,6 +23,7 @@ export interface StatAround {
 
 /** Takes a stat with what belongs to it. */
 export function describeStat(path: string, stats: BigIntStats, around: StatAround): FileStat {
+  if (stats.isBlockDevice()) return describeDevice(path, stats, around);
   const [fileSystem, inode] = [String(stats.dev), String(stats.ino)];
   const times = {
     changedNs: String(stats.ctimeNs),
@@ -56,6 +58,31 @@ export function describeStat(path: string, stats: BigIntStats, around: StatAroun
   };
 }
 
+/** A device keeps no times: who writes to it by another node, or from another host, moves none that is seen here. */
+function describeDevice(path: string, stats: BigIntStats, around: StatAround): FileStat {
+  const device = describeBlockDevice(path, stats.rdev);
+  const { id, sizeBytes, attachment } = device;
+  return {
+    kind: "device",
+    sizeBytes,
+    allocatedBytes: 0,
+    ...placeOfDevice(device),
+    fileSystemId: `${DEVICES}:${id}`,
+    mountId: attachment,
+    get bootId() {
+      return around.bootId();
+    },
+    names: Number(stats.nlink),
+    mode: Number(stats.mode & PERMISSION_BITS),
+    ownerId: Number(stats.uid),
+    groupId: Number(stats.gid),
+    modifiedNs: "0",
+    changedNs: "0",
+    settled: false,
+    bornNs: "0",
+  };
+}
+
 /** What it is, for a message: "a folder". */
 export function nameOfKind(stats: BigIntStats): string {
   if (stats.isFile()) return "a regular file";
@@ -70,7 +97,8 @@ export function nameOfKind(stats: BigIntStats): string {
 function kindOf(stats: BigIntStats): FileStat["kind"] {
   if (stats.isFile()) return "file";
   if (stats.isDirectory()) return "folder";
-  return stats.isSymbolicLink() ? "symlink" : "other";
+  if (stats.isSymbolicLink()) return "symlink";
+  return "other";
 }
 
 function exactly(path: string, value: bigint): number {

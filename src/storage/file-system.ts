@@ -4,7 +4,8 @@
 // them. All others (network and FUSE file systems, FAT and its kin) may take writes that no time tells of: there
 // the content decides.
 
-import { readFileSync, statfsSync, statSync } from "node:fs";
+import { statfsSync, statSync } from "node:fs";
+import { formatDeviceNumber, readText } from "./sysfs.ts";
 
 export interface FileSystemTraits {
   /** Whether a file keeps its inode number and its birth time for as long as it lives, over mounts and reboots. */
@@ -70,7 +71,10 @@ const KINDS: ReadonlyMap<number, FileSystemKind> = new Map([
   [0x482b, foreign("hfsplus")],
 ]);
 
-const KINDS_BY_NAME = new Map([...KINDS.values()].map((kind) => [kind.name, kind]));
+/** Begins the id of each block device, where a file has its file system's. */
+export const DEVICES = "device";
+
+const KINDS_BY_NAME = new Map([...KINDS.values(), remote(DEVICES)].map((kind) => [kind.name, kind]));
 
 /** Of any other type nothing is relied on, but that its files have modes of their own. */
 function unknownKind(name: string): FileSystemKind {
@@ -139,12 +143,8 @@ export function areLocksShared(mounting: Mounting | undefined, blockKinds: Reado
 
 /** The mounting that a path is on, by its device's number; undefined where that can't be told. */
 function readMounting(path: string): Mounting | undefined {
-  const device = statSync(path, { bigint: true }).dev;
-  const [major, minor] = [
-    ((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n),
-    (device & 0xffn) | ((device >> 12n) & 0xffffff00n),
-  ];
-  return findMounting(readOrNothing("/proc/self/mountinfo"), `${major}:${minor}`);
+  const device = formatDeviceNumber(statSync(path, { bigint: true }).dev);
+  return findMounting(readText("/proc/self/mountinfo"), device);
 }
 
 /** See proc_pid_mountinfo(5): optional fields end with a single dash. */
@@ -160,17 +160,8 @@ export function findMounting(mountinfo: string, device: string): Mounting | unde
 
 /** Types of file systems that lie on a block device: all that /proc/filesystems does not call `nodev`. */
 function readBlockKinds(): ReadonlySet<string> {
-  const lines = readOrNothing("/proc/filesystems").split("\n");
+  const lines = readText("/proc/filesystems").split("\n");
   return new Set(lines.filter((line) => line.startsWith("\t")).map((line) => line.trim()));
-}
-
-function readOrNothing(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    // A sandbox without this part of /proc.
-    return "";
-  }
 }
 
 const NS_PER_MS = 1_000_000n;

@@ -3,6 +3,7 @@
 
 import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
+import { describeBlockDevice, placeOfDevice } from "./block-device.ts";
 import type { FileStat, Holder } from "./storage.ts";
 
 /** Pid of a holder that /proc/locks tells of and whose process it hides. */
@@ -17,12 +18,15 @@ const INODE_LINE = /^ino:\s*(\d+)$/m;
 
 /** Of each file those that hold locks on it first, then by pid. All of /proc is looked at once, for however many. */
 export function findHolders(stats: readonly FileStat[]): Holder[][] {
-  const inodes = new Set(stats.map(({ inode }) => inode));
+  const sought = {
+    inodes: new Set(stats.map(({ inode }) => inode)),
+    hasDevices: stats.some(({ kind }) => kind === "device"),
+  };
   const processes = quietly(() => readdirSync("/proc"), [])
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .map((pid) => ({ pid, open: findOpenFiles(pid, inodes) }))
+    .map((pid) => ({ pid, open: findOpenFiles(pid, sought) }))
     .filter(({ open }) => open.length > 0);
-  const loops = findLoopDevices(inodes);
+  const loops = findLoopDevices(sought);
   const locks = quietly(() => readFileSync("/proc/locks", "utf8"), "");
   return stats.map((stat) => {
     const holders = processes
@@ -36,6 +40,11 @@ export function findHolders(stats: readonly FileStat[]): Holder[][] {
 }
 
 type Place = Pick<FileStat, "fileSystem" | "inode">;
+
+interface Sought {
+  readonly inodes: ReadonlySet<string>;
+  readonly hasDevices: boolean;
+}
 
 function isOf({ fileSystem, inode }: Place): (place: Place) => boolean {
   return (place) => place.inode === inode && place.fileSystem === fileSystem;
@@ -78,10 +87,10 @@ function inspectProcess(pid: string, open: readonly OpenFile[]): Holder | undefi
 }
 
 /** Loop devices have a file open inside the kernel, where no process shows it. */
-function findLoopDevices(inodes: ReadonlySet<string>): (Place & { readonly holder: Holder })[] {
+function findLoopDevices(sought: Sought): (Place & { readonly holder: Holder })[] {
   return quietly(() => readdirSync("/sys/block"), []).flatMap((name) => {
     const backing = quietly(() => readFileSync(`/sys/block/${name}/loop/backing_file`, "utf8").trimEnd(), "");
-    const place = backing.startsWith("/") ? placeOf(backing, inodes) : undefined;
+    const place = backing.startsWith("/") ? placeOf(backing, sought) : undefined;
     if (!place) return [];
     const writes = quietly(() => readFileSync(`/sys/block/${name}/ro`, "utf8").trimEnd(), "0") === "0";
     return [{ ...place, holder: { pid: HIDDEN_PID, program: `/dev/${name}`, holdsLock: false, writes } }];
@@ -97,23 +106,29 @@ function programOf(pid: string): string {
   return whole.startsWith(name) ? whole : name;
 }
 
-function findOpenFiles(pid: string, inodes: ReadonlySet<string>): OpenFile[] {
+function findOpenFiles(pid: string, sought: Sought): OpenFile[] {
   // Sockets, pipes and the like are told by their link, files by the inode in fdinfo. Only a file that
   // matches is stat'ed: that would hang on a dead network file system.
   return quietly(() => readdirSync(`/proc/${pid}/fd`), []).flatMap((descriptor) => {
     const path = `/proc/${pid}/fd/${descriptor}`;
-    if (!quietly(() => readlinkSync(path), "").startsWith("/")) return [];
+    const link = quietly(() => readlinkSync(path), "");
+    if (!link.startsWith("/")) return [];
+    // A device may be open by a node of another /dev, with an inode of its own.
+    const mayBeDevice = sought.hasDevices && link.startsWith("/dev/");
     const inode = INODE_LINE.exec(readDescriptorInfo(pid, descriptor))?.[1];
-    if (inode !== undefined && !inodes.has(inode)) return [];
-    const place = placeOf(path, inodes);
+    if (inode !== undefined && !sought.inodes.has(inode) && !mayBeDevice) return [];
+    const place = placeOf(path, sought);
     return place ? [{ ...place, descriptor }] : [];
   });
 }
 
-function placeOf(path: string, inodes: ReadonlySet<string>): Place | undefined {
+function placeOf(path: string, { inodes }: Sought): Place | undefined {
   const stats = quietly(() => statSync(path, { bigint: true }), undefined);
-  const inode = String(stats?.ino);
-  return stats && inodes.has(inode) ? { inode, fileSystem: String(stats.dev) } : undefined;
+  if (stats === undefined) return undefined;
+  const place = stats.isBlockDevice()
+    ? quietly(() => placeOfDevice(describeBlockDevice(path, stats.rdev)), undefined)
+    : { inode: String(stats.ino), fileSystem: String(stats.dev) };
+  return place && inodes.has(place.inode) ? place : undefined;
 }
 
 function readDescriptorInfo(pid: string, descriptor: string): string {

@@ -1,5 +1,5 @@
 export { loadDeflateUnpacker } from "./deflate.ts";
-export { kindOfFileSystem, mayShareBlocks } from "./file-system.ts";
+export { DEVICES, kindOfFileSystem, mayShareBlocks } from "./file-system.ts";
 export { lockFile } from "./file-lock.ts";
 export { describeHolders, describeWriters } from "./holders.ts";
 export { type LockWaiting, type Refusal, waitForLock } from "./lock-waiting.ts";

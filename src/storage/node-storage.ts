@@ -3,7 +3,8 @@
 // Invariants
 // - Names change (open, rename, unlink, link, mkdir) on the main thread, in the order of the program; only
 //   flushes and large transfers run on the thread pool, where many of them run at once.
-// - A file that is opened is a regular one: a FIFO does not hang us, and a device is not touched.
+// - A file that is opened is a regular one, or a block device where those are allowed: a FIFO does not hang us, and no
+//   other device is touched.
 // - Nothing is imported at start-up but what Node has loaded anyway.
 
 import {
@@ -28,6 +29,8 @@ import {
   unlinkSync,
 } from "node:fs";
 import { ImgtxError } from "../errors/index.ts";
+import { DeviceFile } from "./device-file.ts";
+import { assertDeviceIsFree } from "./device-use.ts";
 import { describeStat, nameOfKind } from "./file-stat.ts";
 import { readFileSystemTraits } from "./file-system.ts";
 import { openPastLeases } from "./leased-file.ts";
@@ -59,7 +62,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
   const native = makeNativeAccess(parts.loadSystemCalls ?? loadSystemCalls);
   return {
     host: makeNodeHost(),
-    openFile: async (path, access, options) => await openRegularFile(path, access, options ?? {}, native),
+    openFile: async (path, access, options) => await openExisting(path, access, options ?? {}, native),
     createFile: async (path, mode) => createFile(path, mode, native),
     stat: async (path) =>
       statOf({ path, follow: true }, native, () => statSync(path, { bigint: true, throwIfNoEntry: false })),
@@ -121,7 +124,7 @@ function spaceOf(path: string): Space {
   return { freeBytes: bavail * bsize, totalBytes: blocks * bsize };
 }
 
-async function openRegularFile(
+async function openExisting(
   path: string,
   access: "read" | "write",
   options: OpenOptions,
@@ -130,7 +133,9 @@ async function openRegularFile(
   // Looked at first, since opening a device node may do something (a watchdog starts, a tape rewinds);
   // looked at again by descriptor, since the name may have changed hands in between.
   explained("open", path, () => {
-    refuseOtherKinds(path, statSync(path, { bigint: true }));
+    const stats = statSync(path, { bigint: true });
+    refuseOtherKinds(path, stats, options);
+    if (access === "write" && stats.isBlockDevice()) assertDeviceIsFree(path, stats);
   });
   const flags =
     (access === "write" ? constants.O_RDWR : constants.O_RDONLY) |
@@ -143,23 +148,28 @@ async function openRegularFile(
   const openAs = as === undefined ? undefined : () => actAs(as, open);
   const descriptor = await openPastLeases(path, openAs ?? open);
   try {
-    explained("open", path, () => {
-      refuseOtherKinds(path, fstatSync(descriptor, { bigint: true }));
+    const isDevice = explained("open", path, () => {
+      const stats = fstatSync(descriptor, { bigint: true });
+      refuseOtherKinds(path, stats, options);
+      return stats.isBlockDevice();
     });
+    return isDevice ? new DeviceFile(path, descriptor, native) : new NodeFile(path, descriptor, native);
   } catch (error) {
     closeSync(descriptor);
     throw error;
   }
-  return new NodeFile(path, descriptor, native);
 }
 
-function refuseOtherKinds(path: string, stats: BigIntStats): void {
-  if (stats.isFile()) return;
+function refuseOtherKinds(path: string, stats: BigIntStats, { mayBeDevice = false }: OpenOptions): void {
+  if (stats.isFile() || (mayBeDevice && stats.isBlockDevice())) return;
   const reason = `it is ${nameOfKind(stats)}, not a regular file`;
   throw new ImgtxError("E_NOT_A_FILE", `Could not open '${path}': ${reason}`, {
     image: path,
     doing: "open",
     reason,
+    ...(stats.isBlockDevice() && {
+      hint: "if it is meant, allow it with --allow-devices; IMGTX_ALLOW_DEVICES=1 does so for all commands",
+    }),
   });
 }
 

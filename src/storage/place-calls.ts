@@ -10,6 +10,7 @@ import { closeSync, constants, openSync, readdirSync, readlinkSync, statSync } f
 import { basename } from "node:path";
 import { kindOfType } from "./file-system.ts";
 import { loadForeign, type NativeFunction } from "./foreign.ts";
+import { folderOf, formatDeviceNumber } from "./sysfs.ts";
 
 /** An open file, or a path whose last link is followed or not. */
 export type PlaceToAsk = number | { readonly path: string; readonly follow: boolean };
@@ -171,9 +172,8 @@ function mountBySysfs(fileSystem: string, device: string): string {
   const place = SYSFS_FOLDERS.get(name);
   if (place === undefined) return "";
   try {
-    const { major, minor } = splitDevice(device);
     const names = place.byDevice
-      ? [basename(readlinkSync(`/sys/dev/block/${major}:${minor}`))]
+      ? [basename(readlinkSync(folderOf(formatDeviceNumber(BigInt(device)))))]
       : readdirSync(place.folder).sort();
     const inodes = names.map((one) => statSync(`${place.folder}/${one}`, { bigint: true }).ino);
     return `s${inodes.join("+")}`;
@@ -181,15 +181,6 @@ function mountBySysfs(fileSystem: string, device: string): string {
     // A container that does not see all of /sys.
     return "";
   }
-}
-
-/** The two numbers of a device, as glibc and Linux lay them out in one. */
-function splitDevice(device: string): { major: bigint; minor: bigint } {
-  const value = BigInt(device);
-  return {
-    major: ((value >> 8n) & 0xfffn) | ((value >> 32n) & 0xfffff000n),
-    minor: (value & 0xffn) | ((value >> 12n) & 0xffffff00n),
-  };
 }
 
 function joinDevice(major: number, minor: number): bigint {

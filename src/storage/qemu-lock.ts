@@ -9,7 +9,8 @@
 // - All images of a group are locked, or none: a conflict on one gives the others back.
 // - In one order for everybody (file system, inode), an image once however often it is named.
 // - Never an exclusive lock, not for an instant: it would make others fail for no cause.
-// - A lock follows the inode. After locking, the path must still name the inode that is locked.
+// - A lock follows the inode. After locking, the path must still name the inode that is locked. Of a block device that is
+//   the inode of its node.
 
 import { ImgtxError } from "../errors/index.ts";
 import { describeHolders } from "./holders.ts";
@@ -82,7 +83,7 @@ export async function acquireImageLocks(
   );
   const images = mergeRequests(opened);
   await waitForLock(storage.host, waiting, GRACE_MS, async () => {
-    const conflict = lockAll(images);
+    const conflict = lockAll(images) ?? (await findUnlockedWriter(storage, images));
     return conflict === undefined ? undefined : refusalOf(storage, conflict);
   });
   try {
@@ -136,6 +137,23 @@ function byFileSystemAndInode({ stat: a }: LockedImage, { stat: b }: LockedImage
 function compare(a: bigint, b: bigint): number {
   if (a === b) return 0;
   return a < b ? -1 : 1;
+}
+
+/**
+ * Locks follow the node of a device, and a guest may have one of its own: libvirt gives it a /dev of its own. So who has a
+ * device open for writing is looked for among all processes. Gives the locks back where there is one.
+ */
+async function findUnlockedWriter(
+  storage: Storage,
+  images: readonly LockedImage[],
+): Promise<Conflict | undefined> {
+  const devices = images.filter(({ stat }) => stat.kind === "device");
+  if (devices.length === 0) return undefined;
+  const found = await storage.findAllHolders(devices.map(({ stat }) => stat));
+  const image = devices.find((_, index) => found[index]?.some(({ writes }) => writes === true));
+  if (image === undefined) return undefined;
+  unlockAll(images);
+  return { image, reason: "it is open for writing, without a lock on this name of it" };
 }
 
 /** Locks each image and asks at once, so that of two groups that meet the first in order goes on. */

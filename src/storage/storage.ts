@@ -18,11 +18,15 @@ export type { ProcessMark } from "./process-life.ts";
 
 /** Times and ids are decimal strings: they exceed 2^53, and go into JSON as they are. */
 export interface FileStat {
-  readonly kind: "file" | "folder" | "symlink" | "other";
+  /** `device`: a block device. */
+  readonly kind: "file" | "folder" | "symlink" | "device" | "other";
   readonly sizeBytes: number;
   /** Bytes that the file takes on the disk; less than sizeBytes where it has holes. */
   readonly allocatedBytes: number;
-  /** Number of the file system (st_dev), valid until the next reboot or mount. */
+  /**
+   * Number of the file system (st_dev), valid until the next reboot or mount. All block devices have one of their own,
+   * "0": which of them it is, the inode tells, by whatever node, and over reboots.
+   */
   readonly fileSystem: string;
   /** What it is called across reboots: its kind, a colon, and an id of its own, or nothing where it has none. */
   readonly fileSystemId: string;
@@ -175,6 +179,8 @@ export interface StorageFile {
 export interface OpenOptions {
   /** Refuse a symbolic link as the last part of the path. Default: follow it. */
   readonly refuseSymlink?: boolean;
+  /** Open a block device as well: only an image is one, and only where somebody who may say so did. Default: refuse it. */
+  readonly mayBeDevice?: boolean;
   /** Open it with the rights of this user alone; for root. */
   readonly as?: number;
 }
@@ -272,7 +278,10 @@ export interface RemoveFolderOptions {
 
 export interface Storage {
   readonly host: Host;
-  /** Opens an existing regular file. */
+  /**
+   * Opens an existing regular file; a block device too, where that may be. E_REFUSED for a device that is to be written to
+   * and is mounted, swap, part of another device, or has partitions.
+   */
   openFile(path: string, access: "read" | "write", options?: OpenOptions): Promise<StorageFile>;
   /** Makes a file that must not exist (O_EXCL), open for reading and writing. */
   createFile(path: string, mode: number): Promise<StorageFile>;

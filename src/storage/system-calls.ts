@@ -50,6 +50,8 @@ export interface SystemCalls {
   clone(source: number, target: number): Promise<void>;
   /** FALLOC_FL_PUNCH_HOLE, keeping the size. */
   punchHole(descriptor: number, range: ByteRange): void;
+  /** FALLOC_FL_ZERO_RANGE, keeping the size. */
+  zeroRange(descriptor: number, range: ByteRange): void;
   /** fallocate: gives the range its blocks, and grows the file to its end. */
   allocate(descriptor: number, range: ByteRange): Promise<void>;
   /** fallocate, keeping the size. A hint: false where it failed. */
@@ -84,6 +86,7 @@ const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
+const FALLOC_FL_ZERO_RANGE = 16;
 const FICLONE = 0x40049409;
 const FS_IOC_GETFLAGS = 0x80086601;
 const FS_IOC_SETFLAGS = 0x40086602;
@@ -151,10 +154,8 @@ export function loadSystemCalls(): SystemCalls {
     },
     reserve: (descriptor, range) =>
       Number(native.fallocate(descriptor, FALLOC_FL_KEEP_SIZE, range.start, range.lengthBytes)) === 0,
-    punchHole(descriptor, range) {
-      const mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-      check(native, "fallocate", () => native.fallocate(descriptor, mode, range.start, range.lengthBytes));
-    },
+    punchHole: (descriptor, range) => clear(native, FALLOC_FL_PUNCH_HOLE, descriptor, range),
+    zeroRange: (descriptor, range) => clear(native, FALLOC_FL_ZERO_RANGE, descriptor, range),
     allocate: (descriptor, range) => allocate(native, descriptor, range),
     disableCopyOnWrite: (descriptor) => disableCopyOnWrite(native, descriptor),
     setExtentSizeHint: (descriptor, sizeBytes) => setExtentSizeHint(native, descriptor, sizeBytes),
@@ -185,6 +186,11 @@ const FLOCK_VIEW = new DataView(FLOCK.buffer);
 
 async function allocate(native: NativeFunctions, descriptor: number, range: ByteRange): Promise<void> {
   await callInThread(native, "fallocate", native.fallocate, descriptor, 0, range.start, range.lengthBytes);
+}
+
+function clear(native: NativeFunctions, mode: number, descriptor: number, range: ByteRange): void {
+  const keeping = mode | FALLOC_FL_KEEP_SIZE;
+  check(native, "fallocate", () => native.fallocate(descriptor, keeping, range.start, range.lengthBytes));
 }
 
 function disableCopyOnWrite(native: NativeFunctions, descriptor: number): void {

@@ -255,7 +255,7 @@ function viewOf(tree: Tree): FolderView {
         kind: inode.kind,
         inode: String(inode.number),
         mode: inode.mode,
-        content: inode.kind === "file" ? inode.content.digest() : inode.target,
+        content: inode.kind === "file" || inode.kind === "device" ? inode.content.digest() : inode.target,
       })),
     open: (path) => imageIn(tree, path),
     realPath: (path) => {

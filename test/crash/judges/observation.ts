@@ -19,10 +19,10 @@ import { BadState } from "../subject.ts";
 export interface FolderEntry {
   /** Absolute. */
   readonly path: string;
-  readonly kind: "file" | "folder" | "symlink";
+  readonly kind: "file" | "folder" | "symlink" | "device";
   readonly inode: string;
   readonly mode: number;
-  /** Of a file: a digest of its bytes. Of a link: where it points. */
+  /** Of a file or a device: a digest of its bytes. Of a link: where it points. */
   readonly content: string;
 }
 

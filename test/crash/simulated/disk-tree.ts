@@ -13,7 +13,8 @@ const MAX_LINKS = 40;
 
 export interface Inode {
   readonly number: number;
-  readonly kind: "file" | "folder" | "symlink";
+  /** A device's content has the size that it has. */
+  readonly kind: "file" | "folder" | "symlink" | "device";
   readonly mode: number;
   readonly bornNs: bigint;
   readonly modifiedNs: bigint;
@@ -138,6 +139,14 @@ export class Tree {
     this.share({ ...inode, disk });
   }
 
+  /** Puts the node of a block device there, which is full of these bytes, as its last user left it. */
+  attachDevice(path: string, content: Uint8Array): void {
+    const { folder, name } = this.lookUp(path, false);
+    const number = this.freeNumber();
+    this.share({ ...makeInode(number, "device", 0o660, 0n), content: Content.of(content) });
+    this.assign({ folder, name, inode: number }, 0n);
+  }
+
   /** A file that has got another name. */
   touch(number: number, atNs: bigint): void {
     const inode = this.get(number);
@@ -209,7 +218,7 @@ export class Tree {
     const hash = createHash("sha1");
     for (const { path, inode } of this.entries()) {
       hash.update(`${path}\n${inode.number} ${inode.kind} ${inode.mode} ${inode.target}\n`);
-      if (inode.kind === "file") hash.update(inode.content.digest());
+      if (inode.kind === "file" || inode.kind === "device") hash.update(inode.content.digest());
       if (inode.kind === "file" && times) hash.update(`${inode.modifiedNs}`);
     }
     return hash.digest("base64");

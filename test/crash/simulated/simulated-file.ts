@@ -37,7 +37,7 @@ export class SimulatedFile implements StorageFile {
 
   async read(target: Uint8Array, offset: number): Promise<number> {
     await this.#turn();
-    return this.#content().read(target, offset);
+    return this.content().read(target, offset);
   }
 
   async write(source: Uint8Array, offset: number): Promise<void> {
@@ -78,12 +78,12 @@ export class SimulatedFile implements StorageFile {
 
   async seekData(offset: number): Promise<number | undefined> {
     await this.#turn();
-    return this.#content().seekData(offset);
+    return this.content().seekData(offset);
   }
 
   async seekHole(offset: number): Promise<number> {
     await this.#turn();
-    return this.#content().seekHole(offset);
+    return this.content().seekHole(offset);
   }
 
   async punchHole({ start, lengthBytes }: ByteRange): Promise<void> {
@@ -110,7 +110,7 @@ export class SimulatedFile implements StorageFile {
   async allocate(range: ByteRange): Promise<void> {
     await this.#turn();
     const end = range.start + range.lengthBytes;
-    if (this.#content().sizeBytes < end) await this.truncate(end);
+    if (this.content().sizeBytes < end) await this.truncate(end);
   }
 
   disableCopyOnWrite(): boolean {
@@ -140,7 +140,7 @@ export class SimulatedFile implements StorageFile {
       {
         copyData: (from, to, length) => copyThroughMemory(source, from, this, to, length),
         growTo: async (sizeBytes) => {
-          if (this.#content().sizeBytes < sizeBytes) await this.truncate(sizeBytes);
+          if (this.content().sizeBytes < sizeBytes) await this.truncate(sizeBytes);
         },
       },
     );
@@ -194,13 +194,13 @@ export class SimulatedFile implements StorageFile {
     this.#checkUsable();
   }
 
-  #content(): Content {
+  protected content(): Content {
     return this.#machine.tree.get(this.#inode).content;
   }
 
   #write(bytes: Uint8Array, offset: number): void {
     if (bytes.length === 0) return;
-    const grows = offset + bytes.length > this.#content().sizeBytes;
+    const grows = offset + bytes.length > this.content().sizeBytes;
     this.#change((path, atNs) => ({ kind: "write", path, atNs, inode: this.#inode, offset, bytes, grows }));
   }
 

@@ -15,6 +15,7 @@ import type {
 import type { NameChange } from "./disk-log.ts";
 import { LookupError, makeInode, type Inode, type Place, type Slot } from "./disk-tree.ts";
 import type { SimulatedMachine } from "./simulated-disk.ts";
+import { SimulatedDeviceFile } from "./simulated-device-file.ts";
 import { SimulatedFile } from "./simulated-file.ts";
 import { problem, statOfInode } from "./simulated-stat.ts";
 
@@ -59,13 +60,17 @@ export class SimulatedProcess implements Storage {
   async openFile(path: string, access: "read" | "write", options: OpenOptions = {}): Promise<StorageFile> {
     await this.turn();
     const inode = this.#existing(path, options.refuseSymlink !== true);
-    if (inode.kind !== "file") throw problem("E_NOT_A_FILE", path, "Is a directory");
+    const isDevice = inode.kind === "device";
+    if (isDevice && options.mayBeDevice !== true) throw problem("E_NOT_A_FILE", path, "it is a block device");
+    if (inode.kind !== "file" && !isDevice) throw problem("E_NOT_A_FILE", path, "Is a directory");
     if (access === "write" && this.machine.readOnly)
       throw problem("E_READ_ONLY", path, "Read-only file system");
     if (access === "write") {
       while (this.machine.leases.mustWait(this, inode.number)) await this.host.sleep(1);
     }
-    return new SimulatedFile(this, inode.number, path, access);
+    return isDevice
+      ? new SimulatedDeviceFile(this, inode.number, path, access)
+      : new SimulatedFile(this, inode.number, path, access);
   }
 
   async createFile(path: string, mode: number): Promise<StorageFile> {
@@ -178,6 +183,8 @@ export class SimulatedProcess implements Storage {
     const from = this.#lookUp(source, false);
     const to = this.#lookUp(target, false);
     if (!from.inode) throw problem("E_NOT_FOUND", source, "No such file or directory");
+    this.#keepDevice(from);
+    this.#keepDevice(to);
     if (to.inode && !replacing) throw problem("E_EXISTS", target, "File exists");
     if (to.inode?.number === from.inode.number) return;
     if (to.inode && (to.inode.kind === "folder") !== (from.inode.kind === "folder")) {
@@ -196,6 +203,7 @@ export class SimulatedProcess implements Storage {
     const place = this.#lookUp(path, false);
     if (!place.inode) throw problem("E_NOT_FOUND", path, "No such file or directory");
     if (place.inode.kind === "folder") throw problem("E_NOT_A_FILE", path, "Is a directory");
+    this.#keepDevice(place);
     this.#changeName("unlink", path, [{ ...slotOf(place), inode: null }]);
   }
 
@@ -265,6 +273,12 @@ export class SimulatedProcess implements Storage {
 
   #diskOf({ folder }: Place): number {
     return this.machine.tree.get(folder).disk;
+  }
+
+  /** Nothing of imgtx's ever takes the node of a device away: that is a bug, and no error that could be met. */
+  #keepDevice({ inode, path }: Place): void {
+    if (inode?.kind === "device")
+      throw new Error(`simulated disk: the device '${path}' was to lose its name`);
   }
 
   #folder(path: string): Inode {

@@ -12,6 +12,7 @@ export function statOfInode(
   inode: Inode,
   { bootId, clockNs, boot, mountings }: Pick<SimulatedMachine, "bootId" | "clockNs" | "boot" | "mountings">,
 ): FileStat {
+  if (inode.kind === "device") return statOfDevice(inode, { bootId, boot });
   return {
     kind: inode.kind,
     sizeBytes: inode.kind === "symlink" ? Buffer.byteLength(inode.target) : inode.content.sizeBytes,
@@ -29,6 +30,31 @@ export function statOfInode(
     mountId: inode.disk === 0 ? String(boot) : `${boot}.${inode.disk}.${mountings}`,
     bootId,
     bornNs: String(inode.bornNs),
+  };
+}
+
+/** It keeps no times, and its node may be another one after each boot. */
+function statOfDevice(
+  { number, mode, content }: Inode,
+  { bootId, boot }: Pick<SimulatedMachine, "bootId" | "boot">,
+): FileStat {
+  return {
+    kind: "device",
+    sizeBytes: content.sizeBytes,
+    allocatedBytes: 0,
+    fileSystem: "0",
+    inode: String(number),
+    names: 1,
+    mode,
+    ownerId: 0,
+    groupId: 0,
+    modifiedNs: "0",
+    changedNs: "0",
+    settled: false,
+    fileSystemId: `device:simulated-${number}`,
+    mountId: String(boot),
+    bootId,
+    bornNs: "0",
   };
 }
 

@@ -1,0 +1,55 @@
+// What the kernel tells of its devices, in files of sysfs and /proc.
+//
+// Invariant: what is not there is empty. Each kind of device has other files, and a container may see none.
+
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+
+/** `7:0`, of a device number as stat has it: glibc and Linux lay out both parts so. */
+export function formatDeviceNumber(device: bigint): string {
+  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n);
+  const minor = (device & 0xffn) | ((device >> 12n) & 0xffffff00n);
+  return `${major}:${minor}`;
+}
+
+/** Of a block device by a path; undefined for what is none, or not there. */
+export function numberOf(path: string): string | undefined {
+  try {
+    const stats = statSync(path, { bigint: true });
+    return stats.isBlockDevice() ? formatDeviceNumber(stats.rdev) : undefined;
+  } catch {
+    // A name that leads nowhere by now.
+    return undefined;
+  }
+}
+
+/** What the kernel says of the device with this number. */
+export function folderOf(number: string): string {
+  return `/sys/dev/block/${number}`;
+}
+
+/** What only the whole disk has, also for its partitions. */
+export function ofDisk(number: string, name: string): string {
+  const own = readText(`${folderOf(number)}/${name}`);
+  if (own !== "" || !existsSync(`${folderOf(number)}/partition`)) return own;
+  return readText(`${realpathSync(folderOf(number))}/../${name}`);
+}
+
+/** Sorted; none where there is no such folder. */
+export function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder).sort();
+  } catch {
+    // Not there: a device that has none, or a container that does not see it.
+    return [];
+  }
+}
+
+/** Without the newline at its end; "" where there is no such file. */
+export function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8").trimEnd();
+  } catch {
+    // Each device has other files there.
+    return "";
+  }
+}
