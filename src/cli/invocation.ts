@@ -76,6 +76,7 @@ export function runOptions(invocation: Invocation, standalone: boolean): RunOpti
     onProgress: invocation.progress.update,
     onRecovered: (note) => report.recovery(note),
     allowPaths: settings.allowPaths,
+    allowsDevices: settings.allowsDevices,
     onNotice: (line) => invocation.report.notice(line),
   };
 }

@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { CliContext } from "./context.ts";
+import { ALLOW_DEVICES, inheritsDevices } from "./grammar/allow-devices.ts";
 import { ALLOW_PATH, inheritedAllowPaths, readAllowPaths } from "./grammar/allow-path.ts";
 import type { ParsedValue } from "./grammar/input.ts";
 import { absolutePath } from "./grammar/path.ts";
@@ -34,6 +35,8 @@ export interface Settings {
   readonly givenAllowPaths: readonly string[];
   /** Of the command line and the environment. */
   readonly allowPaths: readonly string[];
+  /** Whether images may lie on block devices: said on the command line or in the environment. */
+  readonly allowsDevices: boolean;
 }
 
 export function readSettings(
@@ -67,6 +70,7 @@ export function readSettings(
     givenTransaction,
     givenAllowPaths,
     allowPaths: [...givenAllowPaths, ...inheritedAllowPaths(context)],
+    allowsDevices: values.get(ALLOW_DEVICES) === true || inheritsDevices(context),
   };
 }
 

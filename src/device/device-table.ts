@@ -8,14 +8,22 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
-import { describeChanges, describeDoubt, type Fingerprint, shellQuote } from "../format/index.ts";
+import {
+  describeChanges,
+  describeDoubt,
+  type Fingerprint,
+  isDeviceIdentity,
+  shellQuote,
+} from "../format/index.ts";
 import { isCount, isText, listOf, objectOf, orAbsent, orNull } from "./data-shape.ts";
 import {
   type ChainEntry,
   type DeviceEntry,
   type FenceEntry,
+  filesOfDevice,
   filesOfEntry,
   mapEntryPaths,
+  type SeenFile,
 } from "./device-entry.ts";
 import { isDeviceEntry } from "./entry-shape.ts";
 import { type FileMark, isFileMark } from "./file-mark.ts";
@@ -114,11 +122,22 @@ export function requireDevice(table: DeviceTable, name: string): DeviceEntry {
 }
 
 /**
- * Where the images of a device may lead: what its operator trusted, and a raw active layer, which he named himself.
- * It stays trusted when it becomes a backing image.
+ * Where the images of a device may lead: what its operator trusted, and an active layer that is raw or a block device,
+ * which he named himself. It stays trusted when it becomes a backing image.
  */
-export function trustedBy({ image, format, trusted = [] }: DeviceEntry): readonly string[] {
-  return format === "raw" && !trusted.includes(image) ? [...trusted, image] : trusted;
+export function trustedBy(entry: DeviceEntry): readonly string[] {
+  const { image, format, trusted = [] } = entry;
+  const isNamed = format === "raw" || isOnDevice(entry.chain[0]);
+  return isNamed && !trusted.includes(image) ? [...trusted, image] : trusted;
+}
+
+/** Whether any of them has an image on a block device, which its operator allowed. */
+export function standsOnDevices(entries: readonly DeviceEntry[]): boolean {
+  return entries.some((entry) => filesOfDevice(entry).some(isOnDevice));
+}
+
+function isOnDevice(file: SeenFile | undefined): boolean {
+  return isDeviceIdentity(file?.fingerprint ?? {});
 }
 
 /** The same entry, trusting these places too. */

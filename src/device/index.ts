@@ -34,6 +34,7 @@ export {
   assertDeviceName,
   findDevice,
   requireDevice,
+  standsOnDevices,
   trustedBy,
   withDevices,
   withFingerprints,

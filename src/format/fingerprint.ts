@@ -7,6 +7,7 @@
 
 import { createHash } from "node:crypto";
 import {
+  DEVICES,
   type FileStat,
   type Host,
   kindOfFileSystem,
@@ -129,6 +130,11 @@ export function mayBeSameFile(a: FileIdentity, b: FileIdentity): boolean {
   return !(isKnownSame(a.bootId, b.bootId) && isKnownSame(a.mountId, b.mountId));
 }
 
+/** Whether it is that of a block device. */
+export function isDeviceIdentity({ fileSystemId = "" }: Pick<FileIdentity, "fileSystemId">): boolean {
+  return kindOfFileSystem(fileSystemId).name === DEVICES;
+}
+
 function hasOwnId(fileSystemId: string): boolean {
   return fileSystemId !== "" && !fileSystemId.endsWith(":");
 }
@@ -151,6 +157,8 @@ export async function settleFingerprint(
   fingerprint: Fingerprint,
 ): Promise<Fingerprint> {
   if (fingerprint.settled !== false) return fingerprint;
+  // Its times tell of no write, however long that is waited for.
+  if (!kindOfFileSystem(fingerprint.fileSystemId ?? "").keepsTimes) return fingerprint;
   const onDisk = file.onDisk ?? file;
   for (let round = 0; round < SETTLE_ROUNDS; round += 1) {
     await host.sleep(SETTLE_MS);

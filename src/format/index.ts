@@ -109,6 +109,7 @@ export {
   describeStatChanges,
   digestHead,
   fingerprintAt,
+  isDeviceIdentity,
   identityOf,
   isSameFile,
   mayBeSameFile,

@@ -117,6 +117,10 @@ export class DeviceFile extends NodeFile {
     return false;
   }
 
+  override extentSizeHint(): number {
+    return 0;
+  }
+
   override async copyRangeFrom(
     source: StorageFile,
     sourceOffset: number,

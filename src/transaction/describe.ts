@@ -343,7 +343,7 @@ async function openCanonical(
 ): Promise<Chain> {
   const { root, storage } = workspace;
   const allowPaths = [...table.allowPaths, ...trustedBy(entry)];
-  const gate = { workspaceRoot: root, allowPaths, currentFolder, device: entry.name };
+  const gate = { workspaceRoot: root, allowsDevices: true, allowPaths, currentFolder, device: entry.name };
   const chain = await openChain(storage, image, { format, gate });
   const links = chain.links.map(async (link) => ({ ...link, path: await canonicalPath(storage, link.path) }));
   try {

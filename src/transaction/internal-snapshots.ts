@@ -26,7 +26,11 @@ export async function listInternalSnapshots(
     const allowPaths = [...table.allowPaths, ...trustedBy(entry)];
     await withPlace({ device }, async () => {
       const path = await canonicalPath(storage, image);
-      const options = { format, gate: { allowPaths, device, currentFolder }, backing: false };
+      const options = {
+        format,
+        gate: { allowPaths, allowsDevices: true, device, currentFolder },
+        backing: false,
+      };
       const chain = await openChain(storage, path, options);
       try {
         const [top] = chain.links;

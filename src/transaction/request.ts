@@ -374,6 +374,8 @@ export interface RunOptions extends LockWait {
   readonly markEveryMs?: number | undefined;
   /** Folders trusted for raw backing images and data files, for this command. */
   readonly allowPaths: readonly string[];
+  /** Whether what the command names may be a block device. Default: only where the workspace has one already. */
+  readonly allowsDevices?: boolean;
 }
 
 /** One command's look at one workspace, after recovery. */

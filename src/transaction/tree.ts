@@ -146,7 +146,9 @@ class Gathering {
       return {
         ...known,
         allocatedBytes: found.allocatedBytes,
-        modified: new Date(Number(found.modifiedNs.slice(0, -6))).toISOString(),
+        // A block device keeps no times.
+        modified:
+          found.kind === "device" ? null : new Date(Number(found.modifiedNs.slice(0, -6))).toISOString(),
         state: isChanged ? "changed" : "ok",
       };
     });

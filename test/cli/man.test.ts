@@ -13,6 +13,7 @@ import {
   spellings,
 } from "../../src/cli/grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../../src/cli/grammar/global-options.ts";
+import { allowDevicesOption } from "../../src/cli/grammar/allow-devices.ts";
 import { allowPathOption } from "../../src/cli/grammar/allow-path.ts";
 import { oracle } from "../helpers/oracles.ts";
 
@@ -85,7 +86,7 @@ describe.each(pageNames)("the page %s", (name) => {
     const anywhere = commands.flatMap(({ definition }) => definition.options);
     const known = flagsOf([
       ...GLOBAL_OPTIONS,
-      ...(name.startsWith("imgtx-img-") ? [allowPathOption] : []),
+      ...(name.startsWith("imgtx-img-") ? [allowPathOption, allowDevicesOption] : []),
       ...(isMain ? anywhere : here.flatMap(({ definition }) => definition.options)),
     ]);
     // `.Fl -` is the double dash itself.

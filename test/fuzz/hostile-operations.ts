@@ -92,7 +92,7 @@ async function measure(image: OpenedImage): Promise<void> {
 }
 
 async function readInfo(storage: Storage): Promise<void> {
-  const link = await openForInfo(storage, IMAGE_PATH, "qcow2");
+  const link = await openForInfo(storage, IMAGE_PATH, "qcow2", { allowPaths: [], currentFolder: "/" });
   try {
     await describeImage(link);
   } finally {

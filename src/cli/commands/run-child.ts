@@ -1,6 +1,7 @@
 // Runs a program as a child of a command that holds something meanwhile: a transaction, or locks.
 
 import type { ChildEnd } from "../context.ts";
+import { allowDevicesForChild } from "../grammar/allow-devices.ts";
 import { allowPathsForChild } from "../grammar/allow-path.ts";
 import type { Invocation } from "../invocation.ts";
 
@@ -21,6 +22,7 @@ export async function runChild(
       ...context.env,
       ...env,
       ...allowPathsForChild(settings.allowPaths),
+      ...allowDevicesForChild(settings.allowsDevices),
     },
   });
   const stop = context.onInterrupt?.((name) => {

@@ -1,5 +1,6 @@
 // Options that every command takes, before or after the verb.
 
+import { allowDevicesOption } from "./allow-devices.ts";
 import { allowPathOption } from "./allow-path.ts";
 import type { OptionDefinition } from "./definition.ts";
 
@@ -26,6 +27,7 @@ export const GLOBAL_OPTIONS: readonly OptionDefinition[] = [
     about: "wait for locks, without a number for good",
   },
   allowPathOption,
+  allowDevicesOption,
   { long: "dry-run", short: "n", about: "print what would be done, and change nothing" },
   {
     long: "progress",

@@ -203,7 +203,7 @@ async function openToRead(invocation: ImgInvocation, operand: string): Promise<T
 }
 
 async function openToWrite(invocation: ImgInvocation, operand: string): Promise<Target> {
-  const { context, allowPaths } = invocation;
+  const { context, gate } = invocation;
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
   assertWhole(name, operand);
@@ -214,7 +214,6 @@ async function openToWrite(invocation: ImgInvocation, operand: string): Promise<
   await guardTargets(invocation, [{ name: operand, path }], []);
   return await explained(invocation, operand, async () => {
     const target = { path, format: parseDriver(name.format ?? options.format) };
-    const gate = { allowPaths, currentFolder: context.cwd };
     const opened = await openExistingTarget(target, {
       storage: context.storage,
       waiting: lockWaiting(invocation),

@@ -135,7 +135,7 @@ async function repairFirst(
 }
 
 async function open(invocation: ImgInvocation, operand: string): Promise<CheckSubject> {
-  const { context, allowPaths } = invocation;
+  const { context, gate } = invocation;
   const options = sourceOptions(invocation);
   const name = parseImageName(operand, options.imageOpts);
   const path = invocation.resolve(name.file);
@@ -144,7 +144,7 @@ async function open(invocation: ImgInvocation, operand: string): Promise<CheckSu
     const subject = await openSubject(path, () =>
       openForCheck(context.storage, path, {
         format: parseDriver(name.format ?? options.format),
-        gate: { allowPaths, currentFolder: context.cwd },
+        gate,
         // Another backing image than the one it names, or none, does not change what the image's tables say.
         backing: name.backing === undefined,
       }),

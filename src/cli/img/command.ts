@@ -1,6 +1,7 @@
 // A command of `imgtx img`, and what it has in its hands when it runs.
 
 import type { CliContext } from "../context.ts";
+import type { GateOptions } from "../../format/index.ts";
 import type { CommandDefinition } from "../grammar/definition.ts";
 import type { ImgConsole } from "./console.ts";
 import type { ImgInput } from "./input.ts";
@@ -27,8 +28,8 @@ export interface ImgInvocation {
   readonly console: ImgConsole;
   /** Aborted by the first Ctrl-C, with the error to end with as its reason. */
   readonly signal: AbortSignal;
-  /** Absolute folders and files that the user trusts raw backing images and data files in. */
-  readonly allowPaths: readonly string[];
+  /** What the user trusts: where images may lead to, and whether they may be block devices. */
+  readonly gate: GateOptions;
   /** The workspace that was named, absolute. */
   readonly workspace: string | undefined;
   /** Workspaces of other users that the caller trusts. */

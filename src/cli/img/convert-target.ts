@@ -114,12 +114,12 @@ export async function openTargetBacking(
   }
   const { backing, path } = target;
   if (backing === undefined) return undefined;
-  const { context, allowPaths } = invocation;
+  const { context, gate } = invocation;
   return explained(invocation, output, async () => {
     try {
       const image = await openImage(context.storage, backingPathOf(path, backing.name, context.cwd), {
         format: parseDriver(backing.format),
-        gate: { allowPaths, currentFolder: context.cwd },
+        gate,
       });
       try {
         await holdBacking(invocation, image);

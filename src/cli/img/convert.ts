@@ -257,10 +257,10 @@ class Conversion {
   }
 
   #around(): Parameters<typeof convertToNew>[3] {
-    const { context, allowPaths } = this.#invocation;
+    const { context, gate } = this.#invocation;
     return {
       storage: context.storage,
-      gate: { allowPaths, currentFolder: context.cwd },
+      gate,
       waiting: lockWaiting(this.#invocation),
       durable: this.#flags.cache !== "unsafe",
     };

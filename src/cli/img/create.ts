@@ -183,6 +183,7 @@ async function makeImage(
       path,
       dataFilePath,
       waiting: lockWaiting(invocation),
+      gate: invocation.gate,
     });
     for (const warning of warnings) console.warning(warning);
   } finally {
@@ -228,15 +229,14 @@ async function openBackingImage(
   name: string,
   stated: string | undefined,
 ): Promise<OpenedImage> {
-  const { context, allowPaths, names } = invocation;
+  const { context, gate, names } = invocation;
   const backingPath = backingPathOf(path, name, context.cwd);
   const open = async (format: ImageFormat | undefined): Promise<OpenedImage> =>
-    await openSettled(
-      invocation,
-      () =>
-        openImage(context.storage, backingPath, { format, gate: { allowPaths, currentFolder: context.cwd } }),
-      { filesOf: filesBelow, close: async (image) => await image.close(), isForced: false },
-    );
+    await openSettled(invocation, () => openImage(context.storage, backingPath, { format, gate }), {
+      filesOf: filesBelow,
+      close: async (image) => await image.close(),
+      isForced: false,
+    });
   try {
     const format = parseDriver(stated);
     if (format !== undefined) return await open(format);

@@ -113,7 +113,7 @@ function outputFormat(name: string): "raw" | "qcow2" {
 }
 
 async function copyPart(invocation: ImgInvocation, operands: Operands, source: OpenedImage): Promise<void> {
-  const { console, context, signal, allowPaths } = invocation;
+  const { console, context, signal, gate } = invocation;
   const { blockBytes, count, skip, output, format } = operands;
   const end = Math.min(source.virtualSizeBytes, (count ?? Number.MAX_SAFE_INTEGER) * blockBytes);
   const start = Math.min(end, skip * blockBytes);
@@ -134,7 +134,7 @@ async function copyPart(invocation: ImgInvocation, operands: Operands, source: O
     await guardTargets(invocation, [{ name: output, path }], [source]);
     await convertToNew([part], { path, plan, dataFilePath: undefined, mayClone: false }, copy, {
       storage: context.storage,
-      gate: { allowPaths, currentFolder: context.cwd },
+      gate,
       waiting: lockWaiting(invocation),
       durable: true,
     });

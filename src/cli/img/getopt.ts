@@ -7,12 +7,17 @@
 
 import type { OptionDefinition } from "../grammar/definition.ts";
 import { optionFlag } from "../grammar/definition.ts";
+import { allowDevicesOption } from "../grammar/allow-devices.ts";
 import { allowPathOption } from "../grammar/allow-path.ts";
 import { grammarError, type MessageForm, usageError } from "./messages.ts";
 import { qemuVersionOption } from "./qemu-version.ts";
 
 /** imgtx's alone. */
-export const OWN_OPTIONS: readonly OptionDefinition[] = [allowPathOption, qemuVersionOption];
+export const OWN_OPTIONS: readonly OptionDefinition[] = [
+  allowPathOption,
+  allowDevicesOption,
+  qemuVersionOption,
+];
 
 /** An option as it was given, in order. */
 interface GivenOption {

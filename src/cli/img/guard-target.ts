@@ -28,7 +28,7 @@ export async function guardTargets(
 ): Promise<void> {
   for (const target of targets) {
     const there = await invocation.context.storage.stat(target.path);
-    if (there?.kind !== "file") continue;
+    if (there?.kind !== "file" && there?.kind !== "device") continue;
     // Under qemu-img's name its own words say it, as long as locks are taken.
     if (invocation.program === "imgtx" || sourceOptions(invocation).forceShare) {
       await refuseSources(target, there, sources);

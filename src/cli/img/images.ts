@@ -180,12 +180,12 @@ async function openAlone(
   given: string | undefined,
   { backing = true, snapshot, mayLackRefcounts }: OpenOptions,
 ): Promise<OpenedImage> {
-  const { context, allowPaths } = invocation;
+  const { context, gate } = invocation;
   const path = invocation.resolve(name.file);
   const open = (format: ImageFormat | undefined): Promise<OpenedImage> =>
     openImage(context.storage, path, {
       format,
-      gate: { allowPaths, currentFolder: context.cwd },
+      gate,
       backing: backing && name.backing === undefined,
       snapshot,
       mayLackRefcounts,

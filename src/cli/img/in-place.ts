@@ -101,6 +101,7 @@ export async function changeImage(
 ): Promise<void> {
   const { context, names } = invocation;
   names.push({ given: place.operand, path: place.image });
+  await refuseDevices(context.storage, [place.image, place.lowest]);
   const owner = await findOwner(invocation, place);
   const engine = await loadEngine(context);
   const requests = requestsFor(owner?.device ?? engine.IMAGE_DEVICE, owner?.root);
@@ -122,6 +123,20 @@ export async function changeImage(
     await close();
   } catch (cause) {
     throw doneButLeft(session.root, cause);
+  }
+}
+
+/** Nothing has been done by then. */
+async function refuseDevices(
+  storage: ImgInvocation["context"]["storage"],
+  images: readonly string[],
+): Promise<void> {
+  for (const image of images) {
+    if ((await storage.stat(image))?.kind !== "device") continue;
+    throw new ImgtxError("E_UNSUPPORTED", "an image on a block device can't be changed in place yet", {
+      image,
+      hint: `copy it to a file first, with \`imgtx img convert -O qcow2 --allow-devices ${shellQuote(image)} FILE\``,
+    });
   }
 }
 
@@ -180,14 +195,13 @@ async function openSession(
   { image, lowest, format, isAlone = false }: ImageInPlace,
   workspace: string | undefined,
 ): Promise<Session> {
-  const { context, safeWorkspaces, allowPaths } = invocation;
+  const { context, safeWorkspaces, gate } = invocation;
   const { storage, cwd } = context;
   const how = howToRecover(invocation);
   if (workspace !== undefined) {
     const place = { startFolder: cwd, workspace, createHere: false, safeWorkspaces };
     return await engine.openSession(storage, { ...place, ...how.waiting, caller: how.caller });
   }
-  const gate = { allowPaths, currentFolder: cwd };
   const alone = { image, lowest, format, isAlone, gate, safeWorkspaces };
   return await engine.openImageSession(storage, alone, how);
 }
@@ -197,13 +211,13 @@ function howToRecover(invocation: ImgInvocation) {
 }
 
 function runOptions(invocation: ImgInvocation): RunOptions {
-  const { console, allowPaths } = invocation;
+  const { console, gate } = invocation;
   return {
     ...lockWaiting(invocation),
     transaction: undefined,
     standalone: true,
     dryRun: false,
-    allowPaths,
+    allowPaths: gate.allowPaths,
     onRecovered: (note) => noteRecovered(invocation, note),
     onNotice: (line) => console.error(line),
     onKept: ({ path, why }) => console.error(`left '${path}' as it is: ${why}`),

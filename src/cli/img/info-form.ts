@@ -64,13 +64,14 @@ function qcow2Data(name: string, qcow2: Qcow2Info) {
 
 /** The file alone, as QEMU takes it: in whole sectors, and with a format of its own. */
 function fileData({ file, info }: Described, form: InfoForm): unknown {
-  const { allocatedBytes, fileBytes } = info;
+  const { allocatedBytes, fileBytes, protocol } = info;
+  const isFile = protocol === "file";
   return {
     filename: file,
-    format: "file",
+    format: protocol,
     "actual-size": allocatedBytes,
     "virtual-size": inSectors(fileBytes),
-    "format-specific": hasChildren(form) ? { type: "file", data: fileFormatData(info) } : undefined,
+    "format-specific": hasChildren(form) && isFile ? { type: "file", data: fileFormatData(info) } : undefined,
     "dirty-flag": false,
     limits: form.limits ? FILE_LIMITS : undefined,
     children: hasChildren(form) ? [] : undefined,
@@ -183,12 +184,12 @@ export function drawInfo(described: Described, form: InfoForm): string {
 }
 
 function drawChild({ file, info }: Described, form: InfoForm): string[] {
-  const { allocatedBytes, fileBytes } = info;
+  const { allocatedBytes, fileBytes, protocol } = info;
   const bytes = inSectors(fileBytes);
   return [
     "Child node '/file':",
     `${INDENT}filename: ${printable(file)}`,
-    `${INDENT}protocol type: file`,
+    `${INDENT}protocol type: ${protocol}`,
     `${INDENT}file length: ${formatBytes(bytes)} (${bytes} bytes)`,
     `${INDENT}disk size: ${formatBytes(allocatedBytes)}`,
     ...(form.limits ? drawLimits(FILE_LIMITS, 1) : []),

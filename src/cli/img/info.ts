@@ -138,12 +138,11 @@ async function describeOne(
   { path, driver, overlay, part }: ImageToDescribe,
   locks: boolean,
 ): Promise<{ info: ImageInfo; identity: string }> {
-  const { context, allowPaths } = invocation;
-  const { storage, cwd } = context;
-  const gate = { allowPaths, currentFolder: cwd };
-  const reference = overlay && { gate, overlayPath: overlay.path, storedName: overlay.storedName };
+  const { context, gate } = invocation;
+  const { storage } = context;
+  const reference = overlay && { overlayPath: overlay.path, storedName: overlay.storedName };
   const open = async (): Promise<ChainLink> => {
-    const opened = await openForInfo(storage, path, parseDriver(driver), reference);
+    const opened = await openForInfo(storage, path, parseDriver(driver), gate, reference);
     try {
       if (locks && opened.format !== "raw") await holdImages(storage, [opened], lockWaiting(invocation));
       return opened;

@@ -72,6 +72,8 @@ async function execute(invocation: ImgInvocation): Promise<number> {
       throw failure("Preallocation can only be used for growing images");
     }
     if (after < before && !input.flag("--shrink")) throw refuseShrinking();
+    const isDevice = image.chain.links[0]?.stat.kind === "device";
+    if (isDevice && found.format === "raw") throw failure("Cannot resize device files");
     if (found.part?.lengthBytes !== undefined) throw failure("Cannot resize fixed-size raw disks");
     return Promise.resolve({ place: found, isSmaller: after < before });
   };

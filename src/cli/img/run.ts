@@ -3,6 +3,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { CliContext } from "../context.ts";
+import { ALLOW_DEVICES } from "../grammar/allow-devices.ts";
 import { ALLOW_PATH, readAllowPaths } from "../grammar/allow-path.ts";
 import { absolutePath, adviseOnFolder, namesFolder } from "../grammar/path.ts";
 import { watchInterrupts } from "../interrupts.ts";
@@ -29,6 +30,7 @@ export interface ImgSettings {
   /** Values of --qemu-img. */
   readonly qemuVersions: readonly string[];
   readonly allowPaths: readonly string[];
+  readonly allowsDevices: boolean;
   readonly workspace: string | undefined;
   readonly safeWorkspaces: readonly string[];
   readonly waitMs: number;
@@ -74,7 +76,11 @@ export async function runImg(
       qemuVersion: form.qemuVersion,
       ...resolvers(form.names, context),
       signal: interrupts.signal,
-      allowPaths: [...settings.allowPaths, ...readAllowPaths(input.texts(ALLOW_PATH), context.cwd)],
+      gate: {
+        allowPaths: [...settings.allowPaths, ...readAllowPaths(input.texts(ALLOW_PATH), context.cwd)],
+        currentFolder: context.cwd,
+        allowsDevices: settings.allowsDevices || input.flag(ALLOW_DEVICES),
+      },
     });
   } catch (error) {
     const explained = interrupts.explain(error);

@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { CliContext } from "../context.ts";
+import { inheritsDevices } from "../grammar/allow-devices.ts";
 import { inheritedAllowPaths } from "../grammar/allow-path.ts";
 import { optionFlag } from "../grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
@@ -44,6 +45,7 @@ async function start(
     program,
     qemuVersions,
     allowPaths: inheritedAllowPaths(context),
+    allowsDevices: inheritsDevices(context),
     workspace: inheritedWorkspace(context),
     safeWorkspaces: inheritedSafeWorkspaces(context),
     waitMs: 0,
@@ -90,6 +92,7 @@ function fromGlobals(settings: Settings): Omit<ImgSettings, "qemuVersions"> {
   return {
     program: "imgtx",
     allowPaths: [...settings.allowPaths, ...workspace],
+    allowsDevices: settings.allowsDevices,
     workspace: settings.workspace,
     safeWorkspaces: settings.safeWorkspaces,
     waitMs: settings.waitMs,

@@ -23,7 +23,14 @@ import { type ChainLink, type DataFile, type ImageWarning, readLink } from "./ch
 import { fingerprintOpened, identityOf } from "../fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "../image-format.ts";
 import { judgeMissingTables } from "./missing-tables.ts";
-import { assertOwnersCanRead, type GateOptions, passGate } from "./open-gate.ts";
+import {
+  assertOwnersCanRead,
+  type GateOptions,
+  OPENING_PASSED,
+  openingNamed,
+  passBacking,
+  passGate,
+} from "./open-gate.ts";
 import type { ProbedFormat } from "../probe.ts";
 import { quoteName } from "../quote-name.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
@@ -146,7 +153,7 @@ function findOddName({ name, overlay }: Reference): ImageWarning[] {
 async function openReferenced(walk: Walk, reference: Reference): Promise<StorageFile> {
   const { path, name, overlay, format } = reference;
   if (overlay === undefined || name === undefined)
-    return hold(walk, await walk.storage.openFile(path, "read"));
+    return hold(walk, await walk.storage.openFile(path, "read", openingNamed(walk.gate)));
   try {
     await assertOwnersCanRead(
       walk.storage,
@@ -154,10 +161,9 @@ async function openReferenced(walk: Walk, reference: Reference): Promise<Storage
       { what: "backing image", path, overlayPath: overlay.path },
       walk.owners,
     );
-    if (format !== "raw") return hold(walk, await walk.storage.openFile(path, "read"));
-    const target = { what: "raw backing image", path, storedName: name, overlayPath: overlay.path } as const;
-    const realPath = await passGate(walk.storage, walk.gate, target);
-    return hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
+    const target = { path, storedName: name, overlayPath: overlay.path };
+    const passed = await passBacking(walk.storage, walk.gate, target, format);
+    return hold(walk, await walk.storage.openFile(passed.path, "read", passed.opening));
   } catch (error) {
     throw explainOpenFailure(error, { what: "backing file", name, path, overlayPath: overlay.path });
   }
@@ -219,7 +225,7 @@ async function openDataFile(
     const gate = trusting(walk.gate, dataFileAt);
     await assertOwnersCanRead(walk.storage, gate, target, walk.owners);
     const realPath = await passGate(walk.storage, gate, target);
-    const file = hold(walk, await walk.storage.openFile(realPath, "read", { refuseSymlink: true }));
+    const file = hold(walk, await walk.storage.openFile(realPath, "read", OPENING_PASSED));
     const stat = await file.stat();
     claimIdentity(walk, stat, path);
     return { path, file, fingerprint: await fingerprintOpened(file, stat, undefined) };

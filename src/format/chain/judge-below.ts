@@ -24,7 +24,12 @@ export async function assertMayStandOn(
   let overlayPath = image.path;
   for (const link of below.links) {
     const files = [
-      { what: "raw backing image", path: link.path, stat: link.stat, isGated: link.format === "raw" },
+      {
+        what: link.stat.kind === "device" ? "backing image on a block device" : "raw backing image",
+        path: link.path,
+        stat: link.stat,
+        isGated: link.format === "raw" || link.stat.kind === "device",
+      },
       ...(link.dataFile
         ? [{ ...DATA_FILE, path: link.dataFile.path, stat: await link.dataFile.file.stat() }]
         : []),

@@ -17,7 +17,7 @@ import type { ImagePlan } from "../new/create.ts";
 import { beginImage, discardAll } from "../new/create-image.ts";
 import type { Image, WritableImage } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
-import type { GateOptions } from "../chain/open-gate.ts";
+import { type GateOptions, openingNamed } from "../chain/open-gate.ts";
 import { openForWriting } from "../open/open-for-writing.ts";
 import { hasQcowMagic } from "../probe.ts";
 import { AUTOCLEAR_BIT } from "../qcow2/codec/features.ts";
@@ -55,8 +55,8 @@ export async function convertToNew(
   copy: CopyRequest,
   around: ConvertSurroundings,
 ): Promise<readonly string[]> {
-  const { storage, waiting } = around;
-  const begun = await beginImage(storage, target.plan, { ...target, waiting });
+  const { storage, waiting, gate } = around;
+  const begun = await beginImage(storage, target.plan, { ...target, waiting, gate });
   try {
     const [own] = begun.targets;
     const isCloned = target.mayClone && (await cloneInto(sources, target.plan, own.file));
@@ -111,7 +111,9 @@ export async function fillImage(
   });
   try {
     const clusterBytes = plan.format === "raw" ? undefined : 2 ** plan.choices.clusterBits;
-    const targetIsZero = copy.backingBytes === undefined;
+    // A raw image on a block device is what its last user left there.
+    const isNewFile = plan.format !== "raw" || (await file.stat()).kind !== "device";
+    const targetIsZero = copy.backingBytes === undefined && isNewFile;
     await copyImages(sources, image, { ...copy, clusterBytes, targetIsZero });
   } finally {
     await image.close();
@@ -159,7 +161,7 @@ export async function openExistingTarget(
   target: ExistingTarget,
   { storage, waiting, gate }: ConvertSurroundings,
 ): Promise<OpenedTarget> {
-  const file: StorageFile = await storage.openFile(target.path, "write");
+  const file: StorageFile = await storage.openFile(target.path, "write", openingNamed(gate));
   try {
     const { format = await recognise(file) } = target;
     const locks = [{ file, role: "writer" as const }];

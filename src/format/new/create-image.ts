@@ -3,6 +3,7 @@
 import { settleAll } from "../../errors/index.ts";
 import { withCalls } from "../watched-file.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
+import type { GateOptions } from "../chain/open-gate.ts";
 import { type ImagePlan, writeImage } from "./create.ts";
 import { openKeptFile, openTargetFile, type TargetFile } from "./target-file.ts";
 
@@ -11,6 +12,8 @@ export interface NewImagePlace {
   /** For a plan with a data file: where that is. */
   readonly dataFilePath: string | undefined;
   readonly waiting: LockWaiting;
+  /** Whether the places may be block devices. Default: no. */
+  readonly gate?: Pick<GateOptions, "allowsDevices">;
 }
 
 /** Returns what was not heeded, one sentence each. What is at the paths is emptied, but for a data file that is kept. */
@@ -43,14 +46,14 @@ export interface BegunImage {
 export async function beginImage(
   storage: Storage,
   plan: ImagePlan,
-  { path, dataFilePath, waiting }: NewImagePlace,
+  { path, dataFilePath, waiting, gate = {} }: NewImagePlace,
 ): Promise<BegunImage> {
-  const own = await openTargetFile(storage, path, waiting);
+  const own = await openTargetFile(storage, path, { waiting, gate });
   const targets: [TargetFile, ...TargetFile[]] = [own];
   try {
     if (dataFilePath !== undefined) {
       const isKept = plan.format === "qcow2" && plan.choices.keepDataFile;
-      targets.push(await (isKept ? openKeptFile : openTargetFile)(storage, dataFilePath, waiting));
+      targets.push(await (isKept ? openKeptFile : openTargetFile)(storage, dataFilePath, { waiting, gate }));
     }
     const stopping = (target: TargetFile | undefined): StorageFile | undefined =>
       target === undefined ? undefined : interruptible(target.file, waiting.signal);

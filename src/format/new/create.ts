@@ -128,6 +128,7 @@ export async function planQcow2Image(
 export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise<readonly string[]> {
   const { file, dataFile } = files;
   const warnings = giveHints(file, plan.hints);
+  await assertReserves(files, plan.format === "raw" ? plan.preallocation : plan.choices.preallocation);
   if (plan.format === "raw") {
     await growFile(file, plan.virtualSizeBytes, plan.preallocation);
     return warnings;
@@ -143,7 +144,7 @@ export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise
     warnings.push(...giveHints(dataFile, plan.hints));
     await growFile(dataFile, dataBytes, choices.preallocation);
   }
-  await file.truncate(layout.fileSizeBytes);
+  await growCleared(file, layout.fileSizeBytes);
   if (layout.reserved !== undefined) {
     const { start, lengthBytes } = layout.reserved;
     await reserve(file, start, lengthBytes, choices.preallocation);
@@ -154,7 +155,7 @@ export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise
   await segments.finish();
   // All that the disk shows has to be there; what is more than that stays.
   if (dataFile !== undefined && choices.keepDataFile && (await dataFile.stat()).sizeBytes < dataBytes) {
-    await dataFile.truncate(dataBytes);
+    await growCleared(dataFile, dataBytes);
   }
   return warnings;
 }
@@ -168,7 +169,45 @@ function giveHints(file: StorageFile, hints: FileHints): string[] {
   return ["Failed to set extent size hint: the file system does not take it"];
 }
 
+/** To this size, all of it zeros: so is a file that was empty. E_NO_SPACE on a block device that is smaller. */
+async function growCleared(file: StorageFile, sizeBytes: number): Promise<void> {
+  if ((await file.stat()).kind !== "device") {
+    await file.truncate(sizeBytes);
+    return;
+  }
+  const all = { start: 0, lengthBytes: sizeBytes };
+  await file.allocate(all);
+  await file.punchHole(all);
+}
+
+/** A device has its blocks, and QEMU refuses to be asked for them. */
+async function assertReserves(
+  { file, dataFile }: NewImageFiles,
+  preallocation: Preallocation,
+): Promise<void> {
+  if (preallocation !== "falloc" && preallocation !== "full") return;
+  for (const one of dataFile === undefined ? [file] : [file, dataFile]) {
+    if ((await one.stat()).kind !== "device") continue;
+    throw new ImgtxError(
+      "E_UNSUPPORTED",
+      `Could not resize image: Failed to resize underlying file: Preallocation mode '${preallocation}' unsupported for this non-regular file`,
+      {
+        image: one.path,
+      },
+    );
+  }
+}
+
 async function growFile(file: StorageFile, sizeBytes: number, preallocation: Preallocation): Promise<void> {
+  const { kind, sizeBytes: deviceBytes } = await file.stat();
+  if (kind === "device") {
+    // As QEMU has it, an image in the format raw is what is on the device, as large as that is.
+    if (sizeBytes <= deviceBytes) return;
+    throw new ImgtxError("E_NO_SPACE", "Cannot grow device files", {
+      image: file.path,
+      hint: `the device has ${deviceBytes} bytes`,
+    });
+  }
   await file.truncate(sizeBytes);
   await reserve(file, 0, sizeBytes, preallocation);
 }

@@ -9,6 +9,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { type ChainLink, type ChainOptions, filesOf, openChain } from "../chain/backing-chain.ts";
+import { type GateOptions, openingNamed } from "../chain/open-gate.ts";
 import type { ImageFormat } from "../image-format.ts";
 
 export interface CheckSubject {
@@ -45,14 +46,19 @@ export async function openForCheck(
   } catch (error) {
     if (!(error instanceof ImgtxError) || preventsCheck(error, path)) throw error;
     if (error.code === "E_FORMAT_UNKNOWN" && error.image === path && error.field === "format") {
-      return openAlone(storage, path, "raw");
+      return openAlone(storage, path, "raw", options.gate);
     }
-    return openAlone(storage, path, "qcow2");
+    return openAlone(storage, path, "qcow2", options.gate);
   }
 }
 
-async function openAlone(storage: Storage, path: string, format: ImageFormat): Promise<CheckSubject> {
-  const file = await storage.openFile(path, "read");
+async function openAlone(
+  storage: Storage,
+  path: string,
+  format: ImageFormat,
+  gate: GateOptions,
+): Promise<CheckSubject> {
+  const file = await storage.openFile(path, "read", openingNamed(gate));
   return { format, file, header: undefined, filesByDepth: [[file]], close: () => file.close() };
 }
 

@@ -8,14 +8,13 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { type ChainLink, readLink } from "../chain/chain-link.ts";
-import { type GateOptions, passGate } from "../chain/open-gate.ts";
+import { type GateOptions, openingNamed, passBacking } from "../chain/open-gate.ts";
 import { requireSupported } from "../chain/require-supported.ts";
 import type { ImageFormat } from "../image-format.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 
 /** How an image leads to another one. */
 export interface InfoReference {
-  readonly gate: GateOptions;
   readonly overlayPath: string;
   readonly storedName: string;
 }
@@ -29,9 +28,10 @@ export async function openForInfo(
   storage: Storage,
   path: string,
   format: ImageFormat | undefined,
+  gate: GateOptions,
   reference?: InfoReference,
 ): Promise<ChainLink> {
-  const file = await openFile(storage, path, format, reference);
+  const file = await openFile(storage, path, format, gate, reference);
   try {
     const overlayPath = reference?.overlayPath;
     const { link } = await readLink(file, await file.stat(), { path, format, overlayPath, mayBeRaw: true });
@@ -47,12 +47,12 @@ async function openFile(
   storage: Storage,
   path: string,
   format: ImageFormat | undefined,
+  gate: GateOptions,
   reference: InfoReference | undefined,
 ): Promise<StorageFile> {
-  if (reference === undefined || format !== "raw") return storage.openFile(path, "read");
-  const { gate, overlayPath, storedName } = reference;
-  const target = { what: "raw backing image", path, storedName, overlayPath } as const;
-  return storage.openFile(await passGate(storage, gate, target), "read", { refuseSymlink: true });
+  if (reference === undefined) return storage.openFile(path, "read", openingNamed(gate));
+  const passed = await passBacking(storage, gate, { path, ...reference }, format);
+  return storage.openFile(passed.path, "read", passed.opening);
 }
 
 const KNOWN_CRYPT_METHODS: readonly number[] = [1, 2];

@@ -12,7 +12,7 @@ import type { Storage, StorageFile } from "../../storage/index.ts";
 import { hostOffset } from "../../units/index.ts";
 import type { ImageFormat } from "../image-format.ts";
 import type { WritableImage } from "../image.ts";
-import type { GateOptions } from "../chain/open-gate.ts";
+import { type GateOptions, OPENING_PASSED, openingNamed } from "../chain/open-gate.ts";
 import { openImage, type OpenedImage } from "./open-image.ts";
 import { isFencedHead } from "../qcow2/codec/fence.ts";
 import { findConsistentBitmaps } from "../qcow2/codec/header-tables.ts";
@@ -74,7 +74,7 @@ export async function openForWriting(
     await Promise.all([opened.close(), ...own.map((file) => file.close())]);
   };
   try {
-    const file = options.file ?? (await storage.openFile(path, "write"));
+    const file = options.file ?? (await storage.openFile(path, "write", openingNamed(gate)));
     if (options.file === undefined) own.push(file);
     const [link] = opened.chain.links;
     if (link === undefined) throw new RangeError("a chain without an image");
@@ -124,7 +124,7 @@ async function openDataFile(
 ): Promise<StorageFile> {
   if (path === undefined) return file;
   if (options.dataFile !== undefined) return options.dataFile;
-  const dataFile = await storage.openFile(await storage.realPath(path), "write", { refuseSymlink: true });
+  const dataFile = await storage.openFile(await storage.realPath(path), "write", OPENING_PASSED);
   own.push(dataFile);
   return dataFile;
 }

@@ -169,7 +169,7 @@ export const deviceTrust: Action<DeviceTrustRequest> = {
   async plan({ device, place }, context) {
     const entry = requireDevice(context.table, device);
     const kind = (await context.storage.stat(place))?.kind;
-    if (kind !== "folder" && kind !== "file") {
+    if (kind !== "folder" && kind !== "file" && kind !== "device") {
       const [code, what] =
         kind === undefined
           ? (["E_NOT_FOUND", "not there"] as const)
@@ -180,7 +180,9 @@ export const deviceTrust: Action<DeviceTrustRequest> = {
         hint: "name a folder, or a single file, that exists",
       });
     }
-    const path = await context.storage.realPath(place);
+    // A volume is kept by its name: what that leads to has another number after each start.
+    const path =
+      kind === "device" ? await context.canonicalPath(place, device) : await context.storage.realPath(place);
     const isKnown = entry.trusted?.includes(path) === true;
     return {
       ...MAKES_NO_FILES,

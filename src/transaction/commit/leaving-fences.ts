@@ -44,6 +44,7 @@ import {
 } from "../journal/index.ts";
 import { targetsToFence } from "./copies.ts";
 import type { LeftImage } from "./leaving.ts";
+import { AS_IMAGE } from "../images/devices.ts";
 import { openIfFree, openUnlessGone, OUT_OF_REACH } from "../images/open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { imagesRedone, imagesToFence, openStaged } from "../images/redo.ts";
@@ -117,7 +118,7 @@ async function planFences(
     const watched = seen.get(image);
     if (!watched || (watched.isNew && !changing.has(image))) continue;
     const file = changing.has(image)
-      ? await storage.openFile(image, "write")
+      ? await storage.openFile(image, "write", AS_IMAGE)
       : await openToFence(storage, watched);
     if (!file) continue;
     try {
@@ -148,7 +149,7 @@ async function planFences(
 
 /** The fence that stays, over the header as the transaction's redo logs leave it. */
 async function planKept(staged: StagedStorage, image: string, owner: string): Promise<CommitFence["kept"]> {
-  const file = await staged.openFile(image, "read");
+  const file = await staged.openFile(image, "read", AS_IMAGE);
   try {
     const fence = await planFileFence(file, owner);
     if (!fence) throw new Error("an image that is to be fenced has no fence");
@@ -197,7 +198,7 @@ async function openToFence(
 ): Promise<StorageFile | undefined> {
   if (fingerprint.headerSha256 === null) return undefined;
   try {
-    return await storage.openFile(image, "write");
+    return await storage.openFile(image, "write", AS_IMAGE);
   } catch (error) {
     if (error instanceof ImgtxError && OUT_OF_REACH.has(error.code)) return undefined;
     throw error;
@@ -334,12 +335,12 @@ interface Lowering {
 async function lowerOne(workspace: Workspace, lowering: Lowering): Promise<boolean> {
   const { storage } = workspace;
   const { image, raised, modifiedNs } = lowering;
-  let file = await storage.openFile(image, "read");
+  let file = await storage.openFile(image, "read", AS_IMAGE);
   try {
     const isDown = (await stateOf(file, raised)) === "before";
     const isInDoubt = isDown && (await lacksTime(workspace, file, lowering));
     const time = isDown && !isInDoubt ? (await file.stat()).modifiedNs : modifiedNs;
-    const open = isDown ? await openIfFree(storage, image) : await storage.openFile(image, "write");
+    const open = isDown ? await openIfFree(storage, image) : await storage.openFile(image, "write", AS_IMAGE);
     // What is down may be so in the page cache alone: it is written once more, unless somebody was faster.
     const isFree = open !== undefined && (!isDown || (await stateOf(open, raised)) === "before");
     if (open) {

@@ -12,6 +12,7 @@ import {
 } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { assertUnchanged } from "../actions/plan/chain-entry.ts";
+import { AS_IMAGE } from "../images/devices.ts";
 import type { LeftImage } from "./leaving.ts";
 import { lastSeen, type SeenImage, type TransactionState } from "../journal/index.ts";
 
@@ -47,7 +48,7 @@ export async function openWatched(
 
 async function openOrExplain(workspace: Workspace, watched: SeenImage): Promise<StorageFile> {
   try {
-    return await workspace.storage.openFile(watched.image, "read");
+    return await workspace.storage.openFile(watched.image, "read", AS_IMAGE);
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
     throw hasGone(watched, error);

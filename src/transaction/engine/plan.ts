@@ -35,6 +35,7 @@ import {
   logsOf,
 } from "../journal/index.ts";
 import { unfinishedAmong } from "../describe.ts";
+import { assertLeavesDevices, assertMayBeDevice, assertSameDevices } from "../images/devices.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ImageChange } from "../images/redo.ts";
 import type { ActionRequest } from "../request.ts";
@@ -102,6 +103,11 @@ export async function planStatement(
       ...(plan.removes ?? []),
     ]),
   };
+  await assertLeavesDevices(work.workspace.storage, {
+    changed: [...changedImages(record), ...record.removes],
+    made: newFiles.map(({ path }) => path),
+  });
+  assertSameDevices(plan, statement.table);
   await assertSealedStay(context.snapshots, statement.table, record);
   await assertInheritedStay(record, context);
   return { plan, record };
@@ -219,6 +225,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
       return await withPlace({ device }, async () => {
         const canonical = await canonicalPath(workspace.storage, path);
         assertNotOfWorkspace(canonical);
+        await assertMayBeDevice(workspace.storage, canonical, table, options.allowsDevices === true);
         return canonical;
       });
     },

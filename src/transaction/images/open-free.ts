@@ -4,6 +4,7 @@ import type { Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { holdImages } from "../../format/index.ts";
 import type { LockWaiting, StorageFile } from "../../storage/index.ts";
+import { AS_IMAGE } from "./devices.ts";
 
 type Storage = Workspace["storage"];
 
@@ -17,7 +18,7 @@ export async function openUnlessGone(
   access: "read" | "write",
 ): Promise<StorageFile | undefined> {
   try {
-    return await storage.openFile(image, access);
+    return await storage.openFile(image, access, AS_IMAGE);
   } catch (error) {
     if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
     throw error;
@@ -31,7 +32,7 @@ export async function openUnlessGone(
 export async function openIfFree(storage: Storage, image: string): Promise<StorageFile | undefined> {
   let file: StorageFile | undefined;
   try {
-    file = await storage.openFile(image, "write");
+    file = await storage.openFile(image, "write", AS_IMAGE);
     await lockWriter(storage, file);
     return file;
   } catch (error) {
@@ -58,7 +59,7 @@ export async function openHeld(
 ): Promise<StorageFile[]> {
   const files: StorageFile[] = [];
   try {
-    for (const image of images) files.push(await storage.openFile(image, "read"));
+    for (const image of images) files.push(await storage.openFile(image, "read", AS_IMAGE));
     const readers = files.map((file) => ({ file }));
     await holdImages(storage, readers, waiting);
     return files;

@@ -52,7 +52,7 @@ export class OpenedImages {
   }
 
   gateWith(allowPaths: readonly string[]): GateOptions {
-    return { ...this.#gate, allowPaths };
+    return { ...this.#gate, allowsDevices: true, allowPaths };
   }
 
   async openChain(
@@ -65,7 +65,7 @@ export class OpenedImages {
     return await withPlace({ device, image: path }, async () => {
       const chain = await openChain(this.#storage, path, {
         format: format === undefined ? undefined : parseImageFormat(format),
-        gate: { ...this.#gate, ...trust },
+        gate: { ...this.#gate, allowsDevices: true, ...trust },
         backing: !isAlone,
         mayLackRefcounts,
       });

@@ -15,6 +15,7 @@ export function plannedGate(
 ): GateOptions {
   return {
     workspaceRoot: root,
+    allowsDevices: true,
     currentFolder: plan?.currentFolder ?? storage.host.currentFolder,
     allowPaths: [...allowPaths, ...lastSeen(state).keys()],
   };

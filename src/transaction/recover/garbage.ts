@@ -14,6 +14,7 @@ import {
   readTable,
   underWorkspaceLock,
   type Workspace,
+  trustedBy,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
@@ -115,7 +116,7 @@ class Collection {
     {
       was,
       standing,
-      table: { allowPaths },
+      table,
     }: {
       readonly was: Fingerprint;
       readonly standing: OverlaySearch;
@@ -130,7 +131,9 @@ class Collection {
     if (overlay !== undefined) return `'${overlay}' stands on it`;
     const unread = standing.notes.find(({ image }) => image === posix.dirname(path));
     if (unread) return sayNote(unread);
-    const gate = { workspaceRoot: root, currentFolder: this.#session.currentFolder, allowPaths };
+    const allowPaths = [...table.allowPaths, ...table.devices.flatMap(trustedBy)];
+    const { currentFolder } = this.#session;
+    const gate = { workspaceRoot: root, allowsDevices: true, currentFolder, allowPaths };
     const chain = await openChain(storage, path, { format: "qcow2", gate });
     try {
       const [, below] = chain.links;

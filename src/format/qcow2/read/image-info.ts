@@ -25,6 +25,8 @@ export interface ImageInfo {
   readonly fileBytes: number;
   /** In extents of what size its file system was asked to give it blocks (XFS); 0: in none. */
   readonly extentSizeHintBytes: number;
+  /** By which of QEMU's drivers the file is read: of a block device it is another one. */
+  readonly protocol: "file" | "host_device";
   /** Undefined for raw. */
   readonly qcow2: Qcow2Info | undefined;
 }
@@ -48,6 +50,7 @@ export async function describeImage(link: ChainLink): Promise<ImageInfo> {
     allocatedBytes,
     fileBytes: link.stat.sizeBytes,
     extentSizeHintBytes: link.file.extentSizeHint(),
+    protocol: link.stat.kind === "device" ? "host_device" : "file",
     qcow2: header === undefined ? undefined : await describeQcow2(link, header),
   };
 }

@@ -105,7 +105,7 @@ export class DataWriter {
         if (segment.hostOffset === undefined) {
           const fresh = state.highWater;
           const place = startOf(await state.allocate(segment.count), state.clusterBytes);
-          placed.push({ ...segment, place, isFresh: place >= fresh });
+          placed.push({ ...segment, place, isFresh: state.isFresh(place, fresh) });
         } else {
           if (!this.#layout.hasExternalDataFile) {
             state.judgePlace(segment.hostOffset, lengthBytes);

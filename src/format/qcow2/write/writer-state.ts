@@ -69,8 +69,10 @@ export class WriterState {
   readonly #allocator: ClusterAllocator;
   readonly #freed: FreedClusters[] = [];
   readonly #isLazy: boolean;
-  /** After this nothing was ever written: it reads as zeros. */
+  /** After this nothing of the image was ever written: it reads as zeros, but on a block device. */
   #highWater: number;
+  /** Whether what nothing of the image was written to reads as zeros: a block device has what its last user left. */
+  readonly #endIsZero: boolean;
   /** Where the next compressed cluster may begin; 0 for none. */
   #freeByte = hostOffset(0);
   #hasBegun = false;
@@ -79,7 +81,7 @@ export class WriterState {
   private constructor(
     files: WriterFiles,
     parts: { tables: L2Tables; refcounts: Refcounts; metadata: MetadataMap },
-    highWater: number,
+    { highWater, endIsZero }: { readonly highWater: number; readonly endIsZero: boolean },
   ) {
     const { header } = files;
     this.files = files;
@@ -89,6 +91,7 @@ export class WriterState {
     this.#allocator = new ClusterAllocator(parts.refcounts, header);
     this.clusterBytes = header.clusterSizeBytes;
     this.#highWater = highWater;
+    this.#endIsZero = endIsZero;
     const isExact = files.isExact === true || files.file.onDisk !== undefined;
     this.#isLazy = header.hasLazyRefcounts && files.isOrdered && !isExact;
   }
@@ -96,15 +99,23 @@ export class WriterState {
   /** Reads what has to be in memory. The header is claimed, and what else the caller knows of. */
   static async open(files: WriterFiles, metadata: MetadataMap): Promise<WriterState> {
     const { header, file } = files;
-    const { sizeBytes } = await file.stat();
+    const { sizeBytes, kind } = await file.stat();
     const refcounts = await Refcounts.open({ ...files, metadata }, sizeBytes);
     const tables = await L2Tables.open({ ...files, metadata }, sizeBytes);
-    const highWater = alignUp(sizeBytes, header.clusterSizeBytes);
-    return new WriterState(files, { tables, refcounts, metadata }, highWater);
+    const isDevice = kind === "device";
+    const highWater = isDevice
+      ? startOf(await refcounts.findUsedEnd(), header.clusterSizeBytes)
+      : alignUp(sizeBytes, header.clusterSizeBytes);
+    return new WriterState(files, { tables, refcounts, metadata }, { highWater, endIsZero: !isDevice });
   }
 
   get highWater(): number {
     return this.#highWater;
+  }
+
+  /** Whether a cluster that was just allocated there, when the high water was this, reads as zeros. */
+  isFresh(place: HostOffset, highWater: number): boolean {
+    return this.#endIsZero && place >= highWater;
   }
 
   /** Before the first change: what the header promises and this change would break is taken back. */

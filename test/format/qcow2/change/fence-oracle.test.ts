@@ -139,7 +139,7 @@ describe("a fenced image", () => {
     const image = await unpackFixture("v3.qcow2", undefined);
     await patch(image, "fence");
     const before = readFileSync(image);
-    const error = await errorFrom(openTargetFile(storage, image, NO_WAIT));
+    const error = await errorFrom(openTargetFile(storage, image, { waiting: NO_WAIT, gate: {} }));
     expect(error.message).toBe(
       `Could not create '${image}': the image is frozen: nothing may be written to it`,
     );

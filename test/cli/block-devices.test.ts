@@ -1,0 +1,135 @@
+// Devices of a workspace whose images lie on block devices, by the commands that an operator gives.
+
+import { mkdirSync, symlinkSync } from "node:fs";
+import path from "node:path";
+import { expect, onTestFinished } from "vitest";
+import { rmSync } from "node:fs";
+import { runCli, type Result } from "../helpers/cli/harness.ts";
+import { attachLoop, detachLoop } from "../helpers/loop-device.ts";
+import { command } from "../helpers/loop-disk.ts";
+import { oracle } from "../helpers/oracles.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
+
+const loops = oracle("root", "loops", "qemu-img", "qemu-io");
+const SIZE_BYTES = 8 * 2 ** 20;
+
+interface Bench {
+  readonly root: string;
+  readonly device: string;
+  readonly run: (line: string) => Promise<Result>;
+  /** The same, which must succeed. */
+  readonly must: (line: string) => Promise<Result>;
+}
+
+/** A workspace, and a qcow2 image on a device with 7s in its second MiB. */
+async function makeBench(): Promise<Bench> {
+  const root = makeFolder("on a disk");
+  const device = attachLoop(`${root}/volume`, SIZE_BYTES);
+  command("qemu-img", "create", "-q", "-f", "qcow2", device, "16M");
+  command("qemu-io", "-c", "write -P 7 1M 1M", device);
+  const run = async (line: string): Promise<Result> => await runCli(line.split(" "), { cwd: root });
+  const must = async (line: string): Promise<Result> => {
+    const result = await run(line);
+    expect(result).toMatchObject({ status: 0 });
+    return result;
+  };
+  await must("init");
+  return { root, device, run, must };
+}
+
+loops.test(
+  "a device is added where that is allowed, and the workspace takes others from then on",
+  async () => {
+    const { root, device, run, must } = await makeBench();
+    const other = attachLoop(`${root}/other`, SIZE_BYTES);
+    const refused = await run(`device add vda ${device}`);
+    expect(refused.status).toBe(14);
+    expect(refused.stderr).toContain("--allow-devices");
+    await must(`device add vda ${device} --allow-devices`);
+    await must(`device add vdb ${other} --format raw`);
+    const shown = JSON.parse((await must("device list --json")).stdout) as { devices: unknown[] };
+    expect(shown.devices).toMatchObject([
+      { name: "vda", image: device, format: "qcow2", "virtual-size": 16 * 2 ** 20, state: "ok" },
+      { name: "vdb", image: other, format: "raw", "virtual-size": SIZE_BYTES, state: "ok" },
+    ]);
+    await must("status --check");
+    await must("tree");
+  },
+);
+
+loops.test(
+  "a volume is kept by the name that it was given, and found by that after it was attached anew",
+  async () => {
+    const { root, device, run, must } = await makeBench();
+    const group = `/dev/${path.basename(root)}`;
+    mkdirSync(group);
+    onTestFinished(() => {
+      rmSync(group, { recursive: true });
+    });
+    symlinkSync(device, `${group}/disk`);
+    await must(`device add vda ${group}/disk --allow-devices`);
+    detachLoop(device);
+    rmSync(`${group}/disk`);
+    // Another volume has its number, and perhaps its name: that is another disk.
+    const wrong = attachLoop(`${root}/wrong`, SIZE_BYTES);
+    command("qemu-img", "create", "-q", "-f", "qcow2", wrong, "16M");
+    symlinkSync(wrong, `${group}/disk`);
+    const replaced = await run("snapshot vda a.qcow2");
+    expect(replaced.status).not.toBe(0);
+    expect(replaced.stderr).toContain("another device has that name");
+    rmSync(`${group}/disk`);
+    symlinkSync(attachLoop(`${root}/volume`), `${group}/disk`);
+    expect((await must("snapshot vda a.qcow2")).stdout).toContain(`${group}/disk`);
+  },
+);
+
+loops.test(
+  "snapshots, undo, redo and a mirror in files leave the device as it is, byte for byte",
+  async () => {
+    const { root, device, run, must } = await makeBench();
+    command("cp", device, `${root}/before`);
+    await must(`device add vda ${device} --allow-devices`);
+    const nowhere = await run("snapshot vda");
+    expect(nowhere.status).toBe(14);
+    expect(nowhere.stderr).toContain("imgtx snapshot vda FILE");
+    await must("snapshot vda a.qcow2 --name one");
+    command("qemu-io", "-c", "read -P 7 1M 1M", "-c", "write -P 8 1M 64k", `${root}/devices/vda`);
+    expect((await run("undo")).status).toBe(14);
+    await must("undo --force");
+    await must("redo --force");
+    await must("mirror vda full.qcow2");
+    command("qemu-img", "compare", `${root}/full.qcow2`, `${root}/a.qcow2`);
+    await must("snapshot-list");
+    await must("gc");
+    command("cmp", device, `${root}/before`);
+  },
+);
+
+loops.test("what is not whole on devices is refused by name, and changes nothing", async () => {
+  const { root, device, run, must } = await makeBench();
+  await must(`device add vda ${device} --allow-devices`);
+  const target = attachLoop(`${root}/target`, SIZE_BYTES);
+  command("cp", device, `${root}/before`);
+  for (const line of [
+    "resize vda 32M",
+    "internal-snapshot create vda x",
+    "bitmap add vda b0",
+    "freeze vda",
+    `snapshot vda ${target}`,
+    `mirror vda ${target}`,
+    `migrate vda new.qcow2 --new-source ${target}`,
+    "snapshot vda /dev/overlay.qcow2",
+  ]) {
+    const { status, stderr } = await run(line);
+    expect([line, [12, 14].includes(status)]).toEqual([line, true]);
+    expect(stderr).toContain("No disk was changed");
+  }
+  await must("snapshot vda a.qcow2");
+  const merged = await run("merge vda");
+  expect([merged.status, merged.stderr]).toEqual([
+    12,
+    expect.stringContaining("can't be changed in place yet"),
+  ]);
+  command("cmp", device, `${root}/before`);
+  command("cmp", target, `${root}/target`);
+});
