@@ -96,8 +96,8 @@ export class DeviceFile extends NodeFile {
     if (native === undefined) return false;
     try {
       return (
-        doneUnless(CANT.clear, () => native.punchHole(this.descriptor(), range) ?? true) ||
-        doneUnless(CANT.clear, () => native.zeroRange(this.descriptor(), range) ?? true)
+        doneUnless(CANT.clear, () => native.punchHole(this.open(), range) ?? true) ||
+        doneUnless(CANT.clear, () => native.zeroRange(this.open(), range) ?? true)
       );
     } catch (error) {
       throw explainError(error, "clear a range of", this.path, range.start);
@@ -154,7 +154,7 @@ export class DeviceFile extends NodeFile {
   }
 
   #sizeBytes(): number {
-    return describeBlockDevice(this.path, fstatSync(this.descriptor(), { bigint: true }).rdev).sizeBytes;
+    return describeBlockDevice(this.path, fstatSync(this.open(), { bigint: true }).rdev).sizeBytes;
   }
 }
 

@@ -58,18 +58,18 @@ export class NodeFile implements StorageFile {
 
   async stat(): Promise<FileStat> {
     return this.#explained("stat", undefined, () => {
-      const around = aroundStat(this.descriptor(), this.#native);
-      return describeStat(this.path, fstatSync(this.descriptor(), { bigint: true }), around);
+      const around = aroundStat(this.open(), this.#native);
+      return describeStat(this.path, fstatSync(this.open(), { bigint: true }), around);
     });
   }
 
   async read(target: Uint8Array, offset: number): Promise<number> {
     return this.#transfer("read from", target, offset, (start, length, position) =>
       length <= SYNC_BYTES_MAX
-        ? readSync(this.descriptor(), target, start, length, position)
+        ? readSync(this.open(), target, start, length, position)
         : this.#readCached(target, start, length, position) ||
           this.#pooled(
-            readInPool(this.descriptor(), target, start, length, position).then((done) => done.bytesRead),
+            readInPool(this.open(), target, start, length, position).then((done) => done.bytesRead),
           ),
     );
   }
@@ -78,31 +78,31 @@ export class NodeFile implements StorageFile {
   #readCached(target: Uint8Array, start: number, length: number, position: number): number {
     if (callsInPool < BUSY_POOL_CALLS) return 0;
     const part = target.subarray(start, start + length);
-    return this.#native.optional()?.readCached(this.descriptor(), part, position) ?? 0;
+    return this.#native.optional()?.readCached(this.open(), part, position) ?? 0;
   }
 
   beginRead(range: ByteRange): void {
     this.#explained("begin to read", range.start, () => {
-      this.#native.optional()?.adviseOn(this.descriptor(), range, "soon");
+      this.#native.optional()?.adviseOn(this.open(), range, "soon");
     });
   }
 
   forget(range: ByteRange): void {
     this.#explained("forget", range.start, () => {
-      this.#native.optional()?.adviseOn(this.descriptor(), range, "no more");
+      this.#native.optional()?.adviseOn(this.open(), range, "no more");
     });
   }
 
   async write(source: Uint8Array, offset: number): Promise<void> {
     if (source.length > SYNC_BYTES_MAX) {
       const range = { start: offset, lengthBytes: source.length };
-      this.#blocks.reserve(this.#native.optional(), this.descriptor(), range);
+      this.#blocks.reserve(this.#native.optional(), this.open(), range);
     }
     const written = await this.#transfer("write to", source, offset, (start, length, position) =>
       length <= SYNC_BYTES_MAX
-        ? writeSync(this.descriptor(), source, start, length, position)
+        ? writeSync(this.open(), source, start, length, position)
         : this.#pooled(
-            writeInPool(this.descriptor(), source, start, length, position).then((done) => done.bytesWritten),
+            writeInPool(this.open(), source, start, length, position).then((done) => done.bytesWritten),
           ),
     );
     if (written === source.length) return;
@@ -114,21 +114,21 @@ export class NodeFile implements StorageFile {
 
   async truncate(sizeBytes: number): Promise<void> {
     this.#explained("resize", undefined, () => {
-      ftruncateSync(this.descriptor(), sizeBytes);
+      ftruncateSync(this.open(), sizeBytes);
     });
   }
 
   async setAccess({ mode, ownerId, groupId }: FileAccess): Promise<void> {
     this.#explained("set the owner and the permissions of", undefined, () => {
       // The owner first: changing it clears bits of the mode.
-      fchownSync(this.descriptor(), ownerId, groupId);
-      fchmodSync(this.descriptor(), mode);
+      fchownSync(this.open(), ownerId, groupId);
+      fchmodSync(this.open(), mode);
     });
   }
 
   async readAttribute(name: AttributeName): Promise<Uint8Array | undefined> {
     const native = this.#native.optional();
-    return this.#explained("read a right of", undefined, () => native?.getAttribute(this.descriptor(), name));
+    return this.#explained("read a right of", undefined, () => native?.getAttribute(this.open(), name));
   }
 
   async setAttribute(name: AttributeName, value: Uint8Array | undefined): Promise<boolean> {
@@ -139,19 +139,15 @@ export class NodeFile implements StorageFile {
 
   async setModified(modifiedNs: string): Promise<boolean> {
     const native = this.#native.required(`Could not date '${this.path}'`, this.path);
-    return this.#explained("date", undefined, () =>
-      native.setModified(this.descriptor(), BigInt(modifiedNs)),
-    );
+    return this.#explained("date", undefined, () => native.setModified(this.open(), BigInt(modifiedNs)));
   }
 
   beginFlush(): void {
-    this.#explained("begin to flush", undefined, () =>
-      this.#native.optional()?.beginWriteback(this.descriptor()),
-    );
+    this.#explained("begin to flush", undefined, () => this.#native.optional()?.beginWriteback(this.open()));
   }
 
   async flush(): Promise<void> {
-    const descriptor = this.descriptor();
+    const descriptor = this.open();
     try {
       if (this.#failedFlush !== undefined) throw this.#failedFlush;
       await this.#pooled(fsyncInPool(descriptor));
@@ -164,16 +160,16 @@ export class NodeFile implements StorageFile {
   async seekData(offset: number): Promise<number | undefined> {
     const native = this.#native.optional();
     return this.#explained("seek in", offset, () => {
-      if (native !== undefined) return native.seek(this.descriptor(), offset, "data");
-      return offset < fstatSync(this.descriptor()).size ? offset : undefined;
+      if (native !== undefined) return native.seek(this.open(), offset, "data");
+      return offset < fstatSync(this.open()).size ? offset : undefined;
     });
   }
 
   async seekHole(offset: number): Promise<number> {
     const native = this.#native.optional();
     return this.#explained("seek in", offset, () => {
-      if (native !== undefined) return native.seek(this.descriptor(), offset, "hole") ?? offset;
-      return Math.max(offset, fstatSync(this.descriptor()).size);
+      if (native !== undefined) return native.seek(this.open(), offset, "hole") ?? offset;
+      return Math.max(offset, fstatSync(this.open()).size);
     });
   }
 
@@ -181,7 +177,7 @@ export class NodeFile implements StorageFile {
     if (range.lengthBytes === 0) return;
     const native = this.#native.optional();
     const punched = this.#explained("punch a hole into", range.start, () =>
-      doneUnless(CANT.punch, () => native?.punchHole(this.descriptor(), range) ?? native !== undefined),
+      doneUnless(CANT.punch, () => native?.punchHole(this.open(), range) ?? native !== undefined),
     );
     if (!punched) await writeZeros(this, range);
   }
@@ -191,7 +187,7 @@ export class NodeFile implements StorageFile {
     const native = this.#native.optional();
     if (native !== undefined) {
       try {
-        await this.#pooled(native.allocate(this.descriptor(), range));
+        await this.#pooled(native.allocate(this.open(), range));
         return;
       } catch (error) {
         if (!CANT.allocate.has(errnoName(error) ?? "")) {
@@ -240,7 +236,7 @@ export class NodeFile implements StorageFile {
   async cloneFrom(source: StorageFile): Promise<boolean> {
     const native = this.#native.optional();
     if (native === undefined || !(source instanceof NodeFile)) return false;
-    const call = native.clone(source.descriptor(), this.descriptor());
+    const call = native.clone(source.open(), this.open());
     try {
       await Promise.all([this.#pooled(call), source.#pooled(call)]);
       return true;
@@ -268,7 +264,7 @@ export class NodeFile implements StorageFile {
 
   takeLease(): LeaseAnswer {
     const native = this.#native.optional();
-    return this.#explained("take a lease on", undefined, () => this.#lease.take(native, this.descriptor()));
+    return this.#explained("take a lease on", undefined, () => this.#lease.take(native, this.open()));
   }
 
   isLeaseWanted(): boolean {
@@ -292,7 +288,7 @@ export class NodeFile implements StorageFile {
     });
   }
 
-  protected descriptor(): number {
+  protected open(): number {
     if (this.#descriptor !== undefined) return this.#descriptor;
     throw new ImgtxError("E_INTERNAL", `'${this.path}' was used after it was closed`, { image: this.path });
   }
@@ -330,9 +326,9 @@ export class NodeFile implements StorageFile {
     while (done < lengthBytes) {
       const length = Math.min(lengthBytes - done, KERNEL_COPY_BYTES);
       const call = native.copyFileRange(
-        source.descriptor(),
+        source.open(),
         sourceOffset + done,
-        this.descriptor(),
+        this.open(),
         targetOffset + done,
         length,
       );
@@ -352,14 +348,14 @@ export class NodeFile implements StorageFile {
   async #growTo(sizeBytes: number): Promise<void> {
     await this.#idle();
     this.#explained("resize", undefined, () => {
-      if (fstatSync(this.descriptor()).size < sizeBytes) ftruncateSync(this.descriptor(), sizeBytes);
+      if (fstatSync(this.open()).size < sizeBytes) ftruncateSync(this.open(), sizeBytes);
     });
   }
 
   #locking<T>(range: ByteRange, call: (native: SystemCalls, descriptor: number) => T): T {
     const native = this.#native.required(`Could not lock '${this.path}'`, this.path);
     try {
-      return call(native, this.descriptor());
+      return call(native, this.open());
     } catch (error) {
       throw explainLockError(error, this.path, range.start);
     }
@@ -373,7 +369,7 @@ export class NodeFile implements StorageFile {
     if (native === undefined) return false;
     return this.#explained("set attributes of", undefined, () =>
       doneUnless(codes, () => {
-        call(native, this.descriptor());
+        call(native, this.open());
         return true;
       }),
     );
