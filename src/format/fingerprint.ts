@@ -135,6 +135,12 @@ export function isDeviceIdentity({ fileSystemId = "" }: Pick<FileIdentity, "file
   return kindOfFileSystem(fileSystemId).name === DEVICES;
 }
 
+/** Whether a write can leave no trace in the times of the file: its file system keeps another machine's, or whole seconds. */
+export function hasCoarseTimes({ fileSystemId, bornNs }: Pick<FileStat, "fileSystemId" | "bornNs">): boolean {
+  const { name, keepsTimes } = kindOfFileSystem(fileSystemId);
+  return !keepsTimes || (name === "ext" && bornNs === "0");
+}
+
 function hasOwnId(fileSystemId: string): boolean {
   return fileSystemId !== "" && !fileSystemId.endsWith(":");
 }

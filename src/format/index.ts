@@ -100,6 +100,7 @@ export {
   planImageLift,
 } from "./qcow2/change/fence-image.ts";
 export { type DifferenceOptions, findDifferences } from "./copy/find-differences.ts";
+export { type ExaminedImage, examineImage } from "./open/examine-image.ts";
 export type { Fingerprint } from "./fingerprint.ts";
 export {
   beforeItsName,
@@ -110,6 +111,7 @@ export {
   digestHead,
   fingerprintAt,
   isDeviceIdentity,
+  hasCoarseTimes,
   identityOf,
   isSameFile,
   mayBeSameFile,

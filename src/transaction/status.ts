@@ -4,7 +4,7 @@
 import { posix } from "node:path";
 import { type DeviceTable, readTable } from "../device/index.ts";
 import { unlessItFails } from "../errors/index.ts";
-import type { FileStat, Holder, Space } from "../storage/index.ts";
+import type { FileStat, Holder, Space, Storage } from "../storage/index.ts";
 import { describeDevicesOf } from "./describe.ts";
 import { listSnapshotsOf } from "./describe-snapshots.ts";
 import type { RecoveryNote, Session } from "./request.ts";
@@ -20,6 +20,8 @@ interface SpaceDescription extends Space {
   /** The folder of the first of them. */
   readonly folder: string;
   readonly allocatedBytes: number;
+  /** So full that a snapshot may be made, and the guest that writes to it stands still. */
+  readonly isLow: boolean;
 }
 
 interface SnapshotSummary {
@@ -38,6 +40,8 @@ export interface StatusDescription {
   readonly now: string;
   readonly devices: readonly DeviceDescription[];
   readonly transactions: readonly TransactionDescription[];
+  /** Ids of those that are open, and that nobody has worked on for long. */
+  readonly stale: readonly string[];
   readonly spaces: readonly SpaceDescription[];
   readonly snapshots: SnapshotSummary;
   readonly notes: readonly RecoveryNote[];
@@ -51,13 +55,15 @@ export async function describeStatus(
   const table = await readTable(session.workspace);
   const devices = await describeDevicesOf(session, table, undefined);
   const files = await findFiles(session, devices);
+  const now = new Date(session.workspace.storage.host.now()).toISOString();
   return {
     root: session.root,
     generation: table.generation,
-    now: new Date(session.workspace.storage.host.now()).toISOString(),
+    now,
     devices: await addHolders(session, devices, files),
     transactions,
-    spaces: await measureSpaces(session, files),
+    stale: transactions.flatMap((one) => (isStale(one, now) ? [one.id] : [])),
+    spaces: await measureSpaces(session.workspace.storage, files),
     snapshots: await summariseSnapshots(session, table),
     notes: session.recovered,
   };
@@ -107,8 +113,21 @@ function describeHolder(image: string, { pid, program, writes }: Holder): Holder
   return { image, pid, program, role: writes === undefined ? "unknown" : writes ? "writer" : "reader" };
 }
 
-async function measureSpaces(
-  { workspace: { storage } }: Session,
+function isStale({ state, busy, started }: TransactionDescription, now: string): boolean {
+  return state === "open" && !busy && isForgotten(started, now);
+}
+
+/** Whether nobody may know any more of what was begun then, and is there still. */
+export function isForgotten(since: string | null, now: string): boolean {
+  return since !== null && Date.parse(now) - Date.parse(since) > FORGOTTEN_MS;
+}
+
+const FORGOTTEN_MS = 24 * 3_600_000;
+const LOW_SHARE = 0.05;
+
+/** Of the file systems that the files lie on. */
+export async function measureSpaces(
+  storage: Storage,
   files: ReadonlyMap<string, FileStat>,
 ): Promise<SpaceDescription[]> {
   const byDisk = new Map<string, { folder: string; allocatedBytes: number }>();
@@ -120,7 +139,7 @@ async function measureSpaces(
   const spaces: SpaceDescription[] = [];
   for (const disk of byDisk.values()) {
     const space = await unlessItFails(async () => await storage.measureSpace(disk.folder));
-    if (space) spaces.push({ ...disk, ...space });
+    if (space) spaces.push({ ...disk, ...space, isLow: space.freeBytes < space.totalBytes * LOW_SHARE });
   }
   return spaces;
 }

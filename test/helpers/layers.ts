@@ -146,6 +146,7 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     // It tells which commits nothing takes back.
     "describe-history.ts": ["", ...PLAIN, "actions"],
     "session.ts": ["", ...PLAIN, "journal", "commit", "recover", "engine"],
+    doctor: ["", "session.ts", ...PLAIN, "actions/plan", "recover", "engine"],
   },
 };
 const MAX_FOLDER_FILES = 17;

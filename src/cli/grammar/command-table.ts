@@ -72,6 +72,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/tree.ts")).tree,
   },
   {
+    path: ["doctor"],
+    summary: "find what is wrong with images, or will be, and what mends it",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/doctor.ts")).doctor,
+  },
+  {
     path: ["snapshot"],
     summary: "put a new overlay on top of a device",
     section: "Actions",

@@ -13,9 +13,6 @@ export interface Fact {
   readonly text: string;
 }
 
-/** Below this a disk counts as full: a snapshot is made, and the guest that writes to it stands still. */
-const LOW_SHARE = 0.05;
-const STALE_MS = 24 * 3_600_000;
 const DAYS_TOLD = 365;
 
 export function listFacts(status: StatusDescription): Fact[] {
@@ -63,10 +60,9 @@ function saySnapshots({ snapshots: { count, newest }, now }: StatusDescription):
 }
 
 function factOfSpace(
-  { folder, freeBytes, totalBytes, allocatedBytes }: StatusDescription["spaces"][number],
+  { folder, freeBytes, totalBytes, allocatedBytes, isLow }: StatusDescription["spaces"][number],
   { snapshots: { bytesPerDay } }: StatusDescription,
 ): Fact {
-  const isLow = freeBytes < totalBytes * LOW_SHARE;
   const days = bytesPerDay === null || bytesPerDay === 0 ? Infinity : freeBytes / bytesPerDay;
   const forecast =
     days > DAYS_TOLD || bytesPerDay === null
@@ -100,11 +96,11 @@ function factsOfDevice(device: StatusDescription["devices"][number]): Fact[] {
 
 function factOfTransaction(
   transaction: StatusDescription["transactions"][number],
-  { now }: StatusDescription,
+  { now, stale }: StatusDescription,
 ): Fact {
   const { id, name, state, started, user, devices, busy, problem } = transaction;
   const ageMs = started === null ? 0 : Date.parse(now) - Date.parse(started);
-  const isStale = state === "open" && !busy && ageMs > STALE_MS;
+  const isStale = stale.includes(id);
   const words = [
     `${state}${busy ? ", busy" : ""}${isStale ? ", stale" : ""}`,
     ...(started === null ? [] : [`for ${drawAge(ageMs)}`]),

@@ -31,18 +31,20 @@ export async function judgeMissingTables(
 ): Promise<ImageWarning | undefined> {
   const [missing] = header.missingTables;
   if (missing === undefined) return undefined;
-  const isL1Alone =
-    !header.lacksRefcounts && header.missingTables.every(({ field }) => field === "l1_table_offset");
-  if (isL1Alone && (await isWithoutData(header, file))) return { code: "L1 table past end", image: path };
-  const { sizeBytes } = await file.stat();
-  const ends = header.missingTables.map(({ end }) => end);
-  const { clusterSizeBytes } = header;
-  const start = alignUp(sizeBytes, clusterSizeBytes);
+  const cutOff = await findCutOffTables(header, file);
+  if (cutOff === undefined) return { code: "L1 table past end", image: path };
   const error = tableMissing(missing);
-  throw error.reworded(`${error.message}: ${describeCutOff({ start, end: Math.max(...ends), sizeBytes })}`, {
-    image: path,
-    hint: CUT_OFF_HINT,
-  });
+  throw error.reworded(`${error.message}: ${describeCutOff(cutOff)}`, { image: path, hint: CUT_OFF_HINT });
+}
+
+/** What the file of a header with missing tables does not have; undefined where that can lose nothing. */
+export async function findCutOffTables(header: Qcow2Header, file: StorageFile): Promise<CutOff | undefined> {
+  const { clusterSizeBytes, missingTables, lacksRefcounts } = header;
+  const isL1Alone = !lacksRefcounts && missingTables.every(({ field }) => field === "l1_table_offset");
+  if (isL1Alone && (await isWithoutData(header, file))) return undefined;
+  const { sizeBytes } = await file.stat();
+  const ends = missingTables.map(({ end }) => end);
+  return { start: alignUp(sizeBytes, clusterSizeBytes), end: Math.max(...ends), sizeBytes };
 }
 
 async function isWithoutData(header: Qcow2Header, file: StorageFile): Promise<boolean> {

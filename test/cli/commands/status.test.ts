@@ -30,6 +30,7 @@ function describeIt(parts: Partial<StatusDescription>): StatusDescription {
     now: "2012-03-05T14:03:11.000Z",
     devices: [],
     transactions: [],
+    stale: [],
     spaces: [],
     snapshots: { count: 0, newest: null, problems: [], bytesPerDay: null },
     notes: [],
@@ -90,14 +91,14 @@ test("--check ends with 1 for each thing that is wrong, and --quiet prints those
 
 test("a disk that is nearly full is a problem, and one that will be within a week is a note", () => {
   const space = { folder: "/srv", totalBytes: 1000, allocatedBytes: 500 };
-  const levelOf = (freeBytes: number, bytesPerDay: number | null) =>
+  const levelOf = (freeBytes: number, bytesPerDay: number | null, isLow = false) =>
     listFacts(
       describeIt({
-        spaces: [{ ...space, freeBytes }],
+        spaces: [{ ...space, freeBytes, isLow }],
         snapshots: { count: 0, newest: null, problems: [], bytesPerDay },
       }),
     ).find(({ subject }) => subject === "space");
-  expect(levelOf(49, null)).toMatchObject({ level: "problem" });
+  expect(levelOf(49, null, true)).toMatchObject({ level: "problem" });
   expect(levelOf(300, 100)).toMatchObject({ level: "note", text: expect.stringContaining("full in 3 days") });
   expect(levelOf(800, 100)).toMatchObject({ level: "fact", text: expect.stringContaining("full in 8 days") });
   expect(levelOf(800, 1)?.text).not.toContain("full in");
@@ -119,11 +120,11 @@ test("an open transaction is stale after a day, and one that waits is a problem"
     busy: false,
     problem: null,
   };
-  const factOf = (parts: object) =>
-    listFacts(describeIt({ transactions: [{ ...transaction, ...parts }] })).find(({ subject }) =>
+  const factOf = (parts: object, stale: readonly string[] = []) =>
+    listFacts(describeIt({ transactions: [{ ...transaction, ...parts }], stale })).find(({ subject }) =>
       subject.startsWith("txn"),
     );
-  expect(factOf({})).toEqual({
+  expect(factOf({}, [transaction.id])).toEqual({
     subject: "txn 7f3k2m9qa1",
     level: "note",
     text: "open, stale, for 2 days, by root, holds vda",
@@ -139,7 +140,7 @@ test("metrics have escaped labels, and leave out what is not known", () => {
   const text = drawPrometheus(
     describeIt({
       devices: [makeDevice({ mirror: { ...mirror, standing } })],
-      spaces: [{ folder: '/a"b\\c', freeBytes: 7, totalBytes: 9, allocatedBytes: 1 }],
+      spaces: [{ folder: '/a"b\\c', freeBytes: 7, isLow: false, totalBytes: 9, allocatedBytes: 1 }],
     }),
   ).join("\n");
   expect(text).toContain('imgtx_free_bytes{folder="/a\\"b\\\\c"} 7');

@@ -73,7 +73,7 @@ export async function planNewOverlay(
 }
 
 /** From here on every snapshot says how deep the chain is: a read may have to ask each image of it. */
-const DEEP_CHAIN = 30;
+export const DEEP_CHAIN = 30;
 
 function assertRoomInChain(device: string, { links }: Chain): void {
   if (links.length < CHAIN_DEPTH_MAX) return;

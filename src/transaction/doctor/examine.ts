@@ -1,0 +1,162 @@
+// An examination: which images there are, what is wrong with them, and what mends it. Reads headers only, unless a check was
+// asked for, takes no lock, and changes nothing.
+//
+//   targets → Census (walk, headers, what they name) → Scene → a function for each family → sorted findings
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { Storage } from "../../storage/index.ts";
+import type { OnProgress } from "../request.ts";
+import { judgeAccess } from "./access.ts";
+import { type Bounds, Census } from "./census.ts";
+import { judgeChains } from "./chains.ts";
+import { judgeCounts } from "./counts.ts";
+import { judgeDisks } from "./disks.ts";
+import { type Finding, finding, sortFindings } from "./findings.ts";
+import { judgeHeaders } from "./headers.ts";
+import { judgeNames } from "./names.ts";
+import { judgeOrphans } from "./orphans.ts";
+import { type Scene, whoCallsItRaw } from "./scene.ts";
+import { visitWard, type Ward } from "./wards.ts";
+
+interface ExaminationRequest {
+  /** Absolute paths of files and folders. None: the whole workspace. */
+  readonly paths: readonly string[];
+  /** Names of devices of the workspace. */
+  readonly devices: readonly string[];
+  /** Where a workspace is searched for, and the one that was named. */
+  readonly startFolder: string;
+  readonly workspace: string | undefined;
+  readonly safeWorkspaces: readonly string[];
+  readonly bounds: Bounds;
+  /** Whether all metadata is read. */
+  readonly checks: boolean;
+  readonly onProgress?: OnProgress | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface Examination {
+  /** The workspace that was looked at as a whole, or that has the devices; null: none. */
+  readonly root: string | null;
+  /** Worst first. */
+  readonly findings: readonly Finding[];
+  /** Files that were opened, and those of them that were judged: images that were asked for. */
+  readonly opened: number;
+  readonly judged: number;
+  /** What was not looked at, since there is too much of it: a clause each. */
+  readonly left: readonly string[];
+  readonly checked: boolean;
+}
+
+/** E_NO_WORKSPACE where it needs one, E_NO_DEVICE, E_NOT_FOUND for a path that leads to nothing. */
+export async function examine(storage: Storage, request: ExaminationRequest): Promise<Examination> {
+  const { startFolder, bounds, onProgress, paths } = request;
+  const onFile = (count: number): void =>
+    onProgress?.("looking at headers", count * HEADER_BYTES, count * HEADER_BYTES + 1);
+  const census = new Census(storage, { currentFolder: startFolder, bounds, onFile });
+  const visit = new Visit(storage, request);
+  const own = await visit.own();
+  const folders: string[] = [];
+  for (const path of placesOf(request, own)) {
+    const there = await storage.stat(path);
+    if (!there && paths.includes(path))
+      throw new ImgtxError("E_NOT_FOUND", "nothing is there to be examined", { image: path });
+    if (there?.kind === "folder") {
+      await census.addFolder(path);
+      folders.push(await storage.realPath(path));
+    } else await census.addFile(path);
+  }
+  const wards = [...(own ? [own] : []), ...(await visit.found([...census.workspaces], own))];
+  await census.follow();
+  const given = census.patients.filter(({ isGiven }) => isGiven);
+  const images = given.filter(
+    (one) => one.image.header !== undefined && whoCallsItRaw(one, wards) === undefined,
+  );
+  const scene: Scene = { storage, currentFolder: startFolder, census, given, images, wards, folders };
+  const found = [
+    ...visit.findings,
+    ...census.failures.map(({ path, error }) =>
+      finding("unreadable", { path, text: `it can't be looked into: ${error.message}` }),
+    ),
+    // A check knows.
+    ...(await judgeHeaders(scene)).filter(({ code }) => !(request.checks && code === "perhaps-cut-off")),
+    ...(await judgeNames(scene)),
+    ...judgeChains(scene),
+    ...(await judgeAccess(scene)),
+    ...(await judgeDisks(scene)),
+    ...(await judgeOrphans(scene)),
+    ...(request.checks ? await judgeCounts(scene, request) : []),
+  ];
+  return {
+    root: own?.root ?? null,
+    findings: sortFindings(found),
+    opened: census.opened,
+    judged: given.filter(({ image, overlays }) => image.probed !== undefined || overlays.length > 0).length,
+    left: census.left,
+    checked: request.checks,
+  };
+}
+
+const HEADER_BYTES = 4096;
+
+function placesOf({ paths, devices }: ExaminationRequest, own: Ward | undefined): readonly string[] {
+  if (!own) return paths;
+  if (paths.length === 0 && devices.length === 0) return [own.root, ...own.files];
+  const chains = devices.flatMap((name) => {
+    const entry = own.entries.find((one) => one.name === name);
+    if (entry) return entry.chain.map(({ image }) => image);
+    throw new ImgtxError("E_NO_DEVICE", `there is neither a device nor a file '${name}'`, {
+      hint: "`imgtx device list` lists the devices; a file of that name is meant by ./NAME",
+    });
+  });
+  return [...paths, ...chains];
+}
+
+/** The workspaces that count: the caller's own, and those in the folders that are examined. */
+class Visit {
+  readonly findings: Finding[] = [];
+  readonly #storage: Storage;
+  readonly #request: ExaminationRequest;
+
+  constructor(storage: Storage, request: ExaminationRequest) {
+    this.#storage = storage;
+    this.#request = request;
+  }
+
+  /** Of paths alone it is a help, and what is wrong with it is not asked for. */
+  async own(): Promise<Ward | undefined> {
+    const { startFolder, workspace, safeWorkspaces, paths, devices } = this.#request;
+    const isWhole = paths.length === 0 && devices.length === 0;
+    try {
+      const { ward, findings } = await visitWard(this.#storage, { startFolder, workspace, safeWorkspaces });
+      if (isWhole || devices.length > 0 || paths.includes(ward?.root ?? "")) this.findings.push(...findings);
+      return ward;
+    } catch (error) {
+      if (!(error instanceof ImgtxError)) throw error;
+      if (paths.length > 0 && devices.length === 0) return undefined;
+      if (error.code !== "E_NO_WORKSPACE") throw error;
+      const [device] = devices;
+      throw error.reworded(
+        device === undefined
+          ? error.message
+          : `there is no file '${device}', and ${error.message} that has devices`,
+        { hint: "name an image or a folder: `imgtx doctor .` looks at this one" },
+      );
+    }
+  }
+
+  async found(roots: readonly string[], own: Ward | undefined): Promise<readonly Ward[]> {
+    const wards: Ward[] = [];
+    const { safeWorkspaces } = this.#request;
+    for (const root of roots) {
+      if ((await this.#storage.realPath(root)) === own?.root) continue;
+      const { ward, findings } = await visitWard(this.#storage, {
+        startFolder: root,
+        workspace: root,
+        safeWorkspaces,
+      });
+      this.findings.push(...findings);
+      if (ward) wards.push(ward);
+    }
+    return wards;
+  }
+}
