@@ -42,9 +42,22 @@ export interface Foreign {
   errno(): number;
 }
 
+const IS_NODE = process.versions["bun"] === undefined;
+
 export function loadForeign(): Foreign {
-  return process.versions["bun"] === undefined ? loadKoffi() : loadBunForeign();
+  return IS_NODE ? loadKoffi() : loadBunForeign();
 }
+
+/** What is missing where that throws, and how it is had. */
+export const FOREIGN = IS_NODE
+  ? {
+      name: "koffi",
+      hint: "imgtx changes nothing without locks, which it takes through koffi; install imgtx again with `npm install --include=optional`",
+    }
+  : {
+      name: "the runtime's way to the C library",
+      hint: "imgtx changes nothing without locks, which it takes by code that it makes as it runs: allow it that (`MemoryDenyWriteExecute=no` in a unit of systemd)",
+    };
 
 /**
  * koffi's native part by itself where it is known to lie beside koffi: finding it through koffi's own

@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { StatAround } from "./file-stat.ts";
+import { FOREIGN } from "./foreign.ts";
 import { bootIdOrNothing } from "./node-host.ts";
 import { type PlaceToAsk, UNKNOWN_PLACE } from "./place-calls.ts";
 import type { SystemCalls } from "./system-calls.ts";
@@ -32,9 +33,9 @@ export function makeNativeAccess(load: () => SystemCalls): NativeAccess {
       if ("calls" in result) return result.calls;
       const { failure } = result;
       const reason = failure instanceof Error ? failure.message.split("\n", 1)[0] : String(failure);
-      throw new ImgtxError("E_UNSUPPORTED", `${attempt}: koffi could not be loaded (${reason})`, {
+      throw new ImgtxError("E_UNSUPPORTED", `${attempt}: ${FOREIGN.name} could not be loaded (${reason})`, {
         image: path,
-        hint: "imgtx changes nothing without locks, which it takes through koffi; install imgtx again with `npm install --include=optional`",
+        hint: FOREIGN.hint,
         cause: failure,
       });
     },

@@ -81,6 +81,20 @@ test("takes nothing from the folder that it runs in", () => {
   expect(readdirSync(folder)).toContain(".imgtx");
 });
 
+test("reads where it may make no code as it runs, as in hardened units, and refuses changes with the way out", () => {
+  const folder = makeFolder();
+  const run = (words: string) => runShell(`BUN_JSC_useJIT=0 '${PROGRAM}' ${words}`, folder);
+  runShell(
+    `'${PROGRAM}' img create -q -f raw a.raw 1M; '${PROGRAM}' device add -q vda a.raw --format raw`,
+    folder,
+  );
+  expect(run("device list -q")).toEqual(expect.objectContaining({ status: 0, stdout: "vda\n" }));
+  expect(run("snapshot vda b.qcow2")).toMatchObject({
+    status: 12,
+    stderr: expect.stringContaining("MemoryDenyWriteExecute=no") as string,
+  });
+});
+
 test("has the licences of what is inside beside it", () => {
   const text = readFileSync(`${dirname(PROGRAM)}/LICENSES.txt`, "utf8");
   for (const name of ["JavaScriptCore", "tinycc", "commander", "chalk", "MIT License"])
