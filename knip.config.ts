@@ -29,6 +29,7 @@ const config: KnipConfig = {
     "lintian",
     "setsid",
     "losetup",
+    "fallocate",
   ],
 };
 

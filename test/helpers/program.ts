@@ -4,7 +4,7 @@ import { spawn } from "node:child_process";
 import { buffer } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 
-const LAUNCHER = fileURLToPath(new URL("../../bin/imgtx.js", import.meta.url));
+export const LAUNCHER = fileURLToPath(new URL("../../bin/imgtx.js", import.meta.url));
 
 /** IMGTX_BIN, where it is set. */
 export const SINGLE_FILE = process.env["IMGTX_BIN"] || undefined;

@@ -3,8 +3,8 @@
 
 import { execFileSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
-import { PROGRAM, SINGLE_FILE, wordsToStart } from "../helpers/program.ts";
-import { type Bench, inTurns, LAUNCHER, run } from "./bench-tools.ts";
+import { LAUNCHER, PROGRAM, SINGLE_FILE, wordsToStart } from "../helpers/program.ts";
+import { type Bench, inTurns, run } from "./bench-tools.ts";
 
 interface Goal {
   readonly atLeast?: number;

@@ -3,7 +3,7 @@
 
 import { execFileSync } from "node:child_process";
 import { mkdirSync, rmSync } from "node:fs";
-import { type Bench, inTurns, LAUNCHER, run } from "./bench-tools.ts";
+import { type Bench, inTurns, run, runWords } from "./bench-tools.ts";
 
 const ROUNDS = 3;
 
@@ -23,8 +23,7 @@ export function benchInPlace({ scratch, report }: Bench): void {
     run(folder, "bash", ["-c", script, "bash", ...words]);
   const theirs = (words: readonly string[]) =>
     sh('qemu-img "$@" && sync -f theirs.qcow2', ...named(words, "theirs"));
-  const ours = (words: readonly string[]) =>
-    run(folder, process.execPath, [LAUNCHER, "img", ...named(words, "ours")]);
+  const ours = (words: readonly string[]) => runWords(folder, ["img", ...named(words, "ours")]);
   const one = (job: () => number, back: () => unknown) => (): number => {
     const milliseconds = job();
     back();

@@ -3,7 +3,7 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { closeSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
-import { type Bench, inTurns, type Job, LAUNCHER, type Report, run, runImgtx } from "./bench-tools.ts";
+import { type Bench, inTurns, type Job, type Report, run, runImgtx } from "./bench-tools.ts";
 
 const MIB = 2 ** 20;
 const QEMU_IO = "qemu-io";
@@ -20,7 +20,7 @@ export function benchMirrors({ scratch, report }: Bench): void {
   mkdirSync(folder);
   const bench: MirrorBench = { folder, report, imgtx: (...args) => runImgtx(folder, ...args) };
   try {
-    execFileSync(process.execPath, [LAUNCHER, "init", folder]);
+    runImgtx(folder, "init", ".");
     benchOne(bench, "qcow2");
     benchOne(bench, "raw");
     benchFour(bench);

@@ -1,10 +1,10 @@
 // How the parts of the bench measure, and the table of what they found.
 
 import { spawnSync } from "node:child_process";
-import { fileURLToPath } from "node:url";
+import { PROGRAM, wordsToStart } from "../helpers/program.ts";
 
-const ROOT = fileURLToPath(new URL("../..", import.meta.url));
-export const LAUNCHER = `${ROOT}/bin/imgtx.js`;
+/** What is measured: the launcher on Node, or the single file where IMGTX_BIN names one. */
+const [START, ...FIRST_WORDS] = wordsToStart(PROGRAM);
 
 // It makes Node read certificates at each start.
 const { NODE_EXTRA_CA_CERTS: _slow, ...inherited } = process.env;
@@ -58,12 +58,17 @@ export function run(cwd: string, program: string, args: readonly string[]): numb
   return milliseconds;
 }
 
+/** imgtx with these words, in that folder; milliseconds. */
+export function runWords(cwd: string, words: readonly string[]): number {
+  return run(cwd, START, [...FIRST_WORDS, ...words]);
+}
+
 /** imgtx in that folder, which is its workspace; milliseconds. */
 export function runImgtx(workspace: string, ...args: readonly string[]): number {
   // init takes its folder from here, and --version needs none.
   const needsNone = args.includes("init") || args.includes("--version");
   const words = needsNone ? args : ["--workspace", ".", ...args];
-  return run(workspace, process.execPath, [LAUNCHER, ...words]);
+  return runWords(workspace, words);
 }
 
 export class Results {
