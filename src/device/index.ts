@@ -99,7 +99,6 @@ export {
   type GivenUp,
   type TakenThen,
   withGivenUp,
-  withLooksOfMade,
   withoutSeals,
   withRenewed,
   withSealsOf,

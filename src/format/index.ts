@@ -27,8 +27,6 @@ export { assertMayStandOn } from "./chain/judge-below.ts";
 export {
   assertNoSnapshots,
   changeBacking,
-  encodeElsewhere,
-  type NamesElsewhere,
   judgeBacking,
   type NewBacking,
   readOwnBacking,
@@ -151,6 +149,7 @@ export { canChangeNames, canOpen } from "./chain/owner-access.ts";
 export { howToFindNames, quoteName, shellQuote } from "./quote-name.ts";
 export { findCutOffImages, requireOpenable } from "./open/require-openable.ts";
 export { settleCutOff, settlePartial } from "./qcow2/change/settle-partial.ts";
+export { measureStrips } from "./read/strips.ts";
 export { SliceImage } from "./read/slice-image.ts";
 export { stackImages } from "./open/stacked-image.ts";
 export { isPlaceholder } from "./placeholder.ts";

@@ -10,7 +10,6 @@ export const ACTION_KINDS = [
   "device-remove",
   "device-rename",
   "device-trust",
-  "relocate",
   "rollback",
   "snapshot-delete",
   "undo",

@@ -8,6 +8,8 @@ export { describeDevices, listDeviceNames } from "./describe.ts";
 export { listGenerations } from "./describe-history.ts";
 export { listSnapshots, showSnapshot } from "./describe-snapshots.ts";
 export { describeTree, type TreeDescription, type TreeImage } from "./tree.ts";
+export { type Allocation, measureAllocation } from "./report/allocation.ts";
+export { assertWritable, writeNewFile } from "./report/new-file.ts";
 export { promiseHook } from "./hooks.ts";
 export { describeStatus, type StatusDescription, withHolders } from "./status.ts";
 export { closeImageSession, IMAGE_DEVICE, openImageSession } from "./engine/image-session.ts";
@@ -20,7 +22,6 @@ export { type HoldOptions, holdDevices } from "./engine/hold.ts";
 export type * from "./repair-results.ts";
 export type * from "./request.ts";
 export type * from "./way-back-requests.ts";
-export type * from "./device-requests.ts";
 export type * from "./results.ts";
 export { restoreWorkspace } from "./recover/restore.ts";
 export {

@@ -5,13 +5,6 @@ import type { MirrorSync, Workspace } from "../device/index.ts";
 import type { ErrorCode } from "../errors/index.ts";
 import type { Amendment, CreateOptions, ImageFormat, Preallocation, RepairScope } from "../format/index.ts";
 import type {
-  DeviceAddRequest,
-  DeviceRemoveRequest,
-  DeviceRenameRequest,
-  DeviceTrustRequest,
-  RelocateRequest,
-} from "./device-requests.ts";
-import type {
   RollbackRequest,
   SnapshotDeleteRequest,
   SnapshotRequest,
@@ -26,6 +19,35 @@ export interface ReopenRequest {
   readonly format: string | undefined;
   /** Allow an image of another virtual size. */
   readonly force: boolean;
+}
+
+export interface DeviceAddRequest {
+  readonly kind: "device-add";
+  readonly device: string;
+  readonly file: string;
+  readonly format: string | undefined;
+  /** Folders to trust for raw backing images and data files, kept for the workspace. */
+  readonly allowPaths: readonly string[];
+}
+
+export interface DeviceRemoveRequest {
+  readonly kind: "device-remove";
+  readonly device: string;
+}
+
+/** The device gets another name, and its images stay where they are. */
+export interface DeviceRenameRequest {
+  readonly kind: "device-rename";
+  readonly device: string;
+  readonly name: string;
+}
+
+/** Keeps a folder, or a file, where a device's images may lead to for raw backing images and data files. */
+export interface DeviceTrustRequest {
+  readonly kind: "device-trust";
+  readonly device: string;
+  /** Absolute. */
+  readonly place: string;
 }
 
 /** One copy of a device, made or brought in sync. */
@@ -223,7 +245,6 @@ export type ActionRequest =
   | DeviceRemoveRequest
   | DeviceRenameRequest
   | DeviceTrustRequest
-  | RelocateRequest
   | RollbackRequest
   | SnapshotDeleteRequest
   | UndoRequest

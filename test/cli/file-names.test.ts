@@ -45,6 +45,7 @@ const WITH_FOLDER = [
   "bitmap merge vda two --from one --source-file FOLDER",
   "repair vda --keep-undo FOLDER",
   "repair vda --undo FOLDER",
+  "report FOLDER",
   "txn run FOLDER",
 ];
 const IMG_WITH_FOLDER = [

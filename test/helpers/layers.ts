@@ -88,7 +88,6 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
 const PLAIN = [
   "request.ts",
   "way-back-requests.ts",
-  "device-requests.ts",
   "action-kinds.ts",
   "note-words.ts",
   "note-row.ts",
@@ -129,8 +128,7 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
   },
   transaction: {
     "way-back-requests.ts": [],
-    "device-requests.ts": [],
-    "request.ts": ["way-back-requests.ts", "device-requests.ts"],
+    "request.ts": ["way-back-requests.ts"],
     "action-kinds.ts": ["request.ts"],
     "note-words.ts": [],
     "note-row.ts": [],
@@ -141,14 +139,14 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     images: [...PLAIN, "journal"],
     "actions/plan": [...PLAIN, "journal", "images"],
     "actions/way-back": [...PLAIN, "journal", "images", "actions/plan"],
-    "actions/relocate": [...PLAIN, "journal", "images", "actions/plan", "actions/way-back"],
-    actions: [...PLAIN, "journal", "images", "actions/plan", "actions/way-back", "actions/relocate"],
+    actions: [...PLAIN, "journal", "images", "actions/plan", "actions/way-back"],
     commit: [...PLAIN, "journal", "images", "actions/plan"],
     recover: ["", ...PLAIN, "journal", "images", "commit"],
     engine: ["", ...PLAIN, "journal", "images", "actions/plan", "actions", "commit", "recover"],
     // It tells which commits nothing takes back.
     "describe-history.ts": ["", ...PLAIN, "actions"],
     "session.ts": ["", ...PLAIN, "journal", "commit", "recover", "engine"],
+    report: ["", ...PLAIN],
     doctor: ["", "session.ts", ...PLAIN, "actions/plan", "recover", "engine"],
   },
 };

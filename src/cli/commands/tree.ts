@@ -1,6 +1,6 @@
 // imgtx tree [DEV …]
 
-import type { TreeDescription } from "../../transaction/index.ts";
+import type { Allocation, TreeDescription } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
 import { openToRead } from "../invocation.ts";
@@ -10,9 +10,14 @@ import { drawDot, drawMermaid, drawTree } from "../render/tree.ts";
 
 const FORMATS = ["text", "dot", "mermaid", "json"] as const;
 
-const TREE: Drawing<TreeDescription> = {
+/** Parts of a strip: what a terminal of 40 columns has room for. */
+const PARTS = 32;
+
+type Told = TreeDescription & { readonly allocations: readonly Allocation[] | undefined };
+
+const TREE: Drawing<Told> = {
   text: drawTree,
-  json: ({ generation, devices, images, problems }) =>
+  json: ({ generation, devices, images, problems, allocations }) =>
     withSchema({
       generation,
       devices: devices.map(deviceJson),
@@ -29,12 +34,13 @@ const TREE: Drawing<TreeDescription> = {
         fenced: image.isFenced,
         transactions: image.transactions,
         state: image.state,
+        ...(allocations && { map: allocations.find((one) => one.image === image.image)?.strip ?? [] }),
       })),
       problems,
     }),
 };
 
-const DRAWINGS: Readonly<Record<string, Drawing<TreeDescription>>> = {
+const DRAWINGS: Readonly<Record<string, Drawing<Told>>> = {
   dot: { ...TREE, text: drawDot },
   mermaid: { ...TREE, text: drawMermaid },
 };
@@ -51,6 +57,7 @@ export const tree: PlainCommand = {
         value: { name: "FORMAT", completes: FORMATS, choices: FORMATS },
         about: "text; dot for Graphviz; mermaid for Markdown; or json",
       },
+      { long: "map", about: "with a strip below each image: which parts of the disk it has data for" },
     ],
     about:
       "Draws all images as one tree: bases first, and on each what stands on it, so that devices, snapshots and " +
@@ -60,6 +67,7 @@ export const tree: PlainCommand = {
     examples: [
       { command: "imgtx tree", about: "all devices" },
       { command: "imgtx tree vda vdb", about: "two of them" },
+      { command: "imgtx tree --map", about: "with what each image has data for" },
       { command: "imgtx tree --format dot | dot -Tsvg > tree.svg", about: "a picture" },
     ],
     exits: READING_EXITS,
@@ -70,8 +78,16 @@ export const tree: PlainCommand = {
     const { engine, session } = await openToRead(invocation);
     const found = await engine.describeTree(session, names.length > 0 ? names : undefined);
     const format = input.text("--format") ?? "text";
-    if (format === "json") report.answerJson(TREE.json(found));
-    else report.answer(found, DRAWINGS[format] ?? TREE);
+    const allocations = input.flag("--map")
+      ? await engine.measureAllocation(session, found.images, {
+          parts: PARTS,
+          onProgress: invocation.progress.update,
+          signal: invocation.signal,
+        })
+      : undefined;
+    const told = { ...found, allocations };
+    if (format === "json") report.answerJson(TREE.json(told));
+    else report.answer(told, DRAWINGS[format] ?? TREE);
     if (found.devices.length === 0) report.advice("no devices yet: imgtx device add NAME FILE");
     return 0;
   },

@@ -78,6 +78,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/doctor.ts")).doctor,
   },
   {
+    path: ["report"],
+    summary: "write a page about the workspace: images, allocation, history, findings",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/report.ts")).report,
+  },
+  {
     path: ["snapshot"],
     summary: "put a new overlay on top of a device",
     section: "Actions",
@@ -226,12 +232,6 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     summary: "set refcounts in images of devices right",
     section: "Actions",
     load: async () => (await import("../commands/repair.ts")).repair,
-  },
-  {
-    path: ["relocate"],
-    summary: "move devices to another folder, with their snapshots",
-    section: "Actions",
-    load: async () => (await import("../commands/relocate.ts")).relocate,
   },
   {
     path: ["rollback"],

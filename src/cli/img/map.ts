@@ -1,8 +1,11 @@
 // imgtx img map
 
+import { posix } from "node:path";
 import { setImmediate as letOthersRun } from "node:timers/promises";
 import { endOf, type GuestOffset, guestOffset } from "../../units/index.ts";
-import { type Extent, ExtentCursor, type OpenedImage } from "../../format/index.ts";
+import { type Extent, ExtentCursor, measureStrips, type OpenedImage } from "../../format/index.ts";
+import { makeCanvas } from "../render/canvas.ts";
+import { drawStrip } from "../render/strip.ts";
 import { printable } from "../render/printable.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import type { ImgConsole } from "./console.ts";
@@ -36,6 +39,7 @@ export const map: ImgCommand = {
         value: { name: "LEN", completes: "nothing" },
         about: "how much of the virtual disk to tell of",
       },
+      { long: "visual", about: "a strip for each image of the chain: which parts of the disk it decides" },
       objectOption,
       imageOptsOption,
       forceShareOption,
@@ -45,6 +49,7 @@ export const map: ImgCommand = {
       "what can be read there byte for byte, as JSON all of it.",
     examples: [
       { command: "imgtx img map disk.qcow2", about: "where data is" },
+      { command: "imgtx img map --visual vm.qcow2", about: "the chain as strips" },
       { command: "imgtx img map --output=json vm.qcow2", about: "every part, zeros and gaps too" },
     ],
     exits: [0, 1],
@@ -92,7 +97,8 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     const part = { start: guestOffset(start), end: guestOffset(end), signal, tellsCompressed };
     const out = new BufferedOutput(invocation.console);
     try {
-      if (form === "json") await printJson(image, part, out);
+      if (input.flag("--visual")) await printStrips(invocation, image, out);
+      else if (form === "json") await printJson(image, part, out);
       else await printTable(image, part, nameFiles(image, operand, options.imageOpts), out);
     } finally {
       out.flush();
@@ -131,6 +137,25 @@ async function printJson(image: OpenedImage, part: Part, out: BufferedOutput): P
     before = ",\n";
   }
   out.print("]\n");
+}
+
+/** Parts of a strip, and what stands beside it. */
+const PARTS_MAX = 64;
+const LABEL = 24;
+
+async function printStrips(
+  { context, signal }: ImgInvocation,
+  image: OpenedImage,
+  out: BufferedOutput,
+): Promise<void> {
+  const canvas = await makeCanvas(context.stdout, context.env, true);
+  const parts = Math.max(8, Math.min(PARTS_MAX, (canvas.columns ?? Infinity) - LABEL - 1));
+  const strips = await measureStrips(image, parts, signal);
+  for (const [depth, link] of image.chain.links.entries()) {
+    const name = printable(posix.basename(link.path));
+    const label = name.length > LABEL ? `${name.slice(0, LABEL - 3)}...` : name.padEnd(LABEL);
+    out.print(`${label} ${drawStrip(strips[depth] ?? [], canvas)}\n`);
+  }
 }
 
 const COLUMN = 16;

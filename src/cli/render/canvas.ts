@@ -22,6 +22,8 @@ export interface Canvas {
   /** Of images in a tree, by what they are. */
   readonly marks: Readonly<Record<"active" | "mirror" | "image" | "missing", string>>;
   readonly arrow: string;
+  /** From empty to full. */
+  readonly blocks: readonly string[];
 }
 
 export async function makeCanvas(
@@ -39,6 +41,7 @@ export async function makeCanvas(
       ? { active: "●", mirror: "◇", image: "○", missing: "✗" }
       : { active: "*", mirror: "+", image: "o", missing: "x" },
     arrow: unicode ? "→" : "->",
+    blocks: unicode ? ["·", "░", "▒", "▓", "█"] : [".", "-", "+", "*", "#"],
   };
 }
 

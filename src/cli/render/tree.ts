@@ -2,12 +2,17 @@
 // long; only branches are indented. Bases that have nothing in common have an empty line in between.
 
 import { posix } from "node:path";
-import type { TreeDescription, TreeImage } from "../../transaction/index.ts";
+import type { Allocation, TreeDescription, TreeImage } from "../../transaction/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import type { Canvas } from "./canvas.ts";
+import { drawStrip } from "./strip.ts";
 import { drawAge, widthOf, withName, wrapWords } from "./layout.ts";
 
-export function drawTree(tree: TreeDescription, canvas: Canvas): string[] {
+/** With a strip below each image, where allocations were measured. */
+export function drawTree(
+  tree: TreeDescription & { readonly allocations?: readonly Allocation[] | undefined },
+  canvas: Canvas,
+): string[] {
   const lines = layOut(tree, canvas).map((line) => {
     return { ...line, path: nearPath(line.image.image, tree), facts: factsOf(line.image, tree) };
   });
@@ -17,15 +22,22 @@ export function drawTree(tree: TreeDescription, canvas: Canvas): string[] {
   const isBeside = columns === undefined || widest + 2 + longest <= columns;
   const drawn = lines.flatMap(({ stem, below, isBase, image, path, facts }, index) => {
     const gapAbove = isBase && index > 0 ? [""] : [];
+    const strip = tree.allocations?.find((one) => one.image === image.image)?.strip ?? [];
+    const map = strip.length === 0 ? [] : [`${paint.dim(below)}    ${paint.cyan(drawStrip(strip, canvas))}`];
     const head = `${paint.dim(stem)}${paintImage(image, canvas, `${markOf(image, canvas)} ${path}`)}`;
     if (isBeside) {
       const gap = " ".repeat(widest - widthOf(stem) - 2 - widthOf(path) + 2);
-      return [...gapAbove, `${head}${gap}${paint.dim(facts.join(", "))}`];
+      return [...gapAbove, `${head}${gap}${paint.dim(facts.join(", "))}`, ...map];
     }
     const indent = `${below}    `;
     const room = Math.max(12, (columns ?? 0) - widthOf(indent));
     const words = facts.map((fact, nth) => (nth < facts.length - 1 ? `${fact},` : fact));
-    return [...gapAbove, head, ...wrapWords(words, room).map((line) => paint.dim(`${indent}${line}`))];
+    return [
+      ...gapAbove,
+      head,
+      ...wrapWords(words, room).map((line) => paint.dim(`${indent}${line}`)),
+      ...map,
+    ];
   });
   const problems = [
     ...tree.devices.flatMap(({ name, problems: all }) => all.map((problem) => `${name}: ${problem}`)),

@@ -13,7 +13,7 @@ import type {
   DeviceRemoveRequest,
   DeviceRenameRequest,
   DeviceTrustRequest,
-} from "../device-requests.ts";
+} from "../request.ts";
 
 export const deviceAdd: Action<DeviceAddRequest> = {
   saying: { noun: "add", done: "added", planned: "would be added" },

@@ -4,6 +4,7 @@
 //   targets → Census (walk, headers, what they name) → Scene → a function for each family → sorted findings
 
 import { ImgtxError } from "../../errors/index.ts";
+import { identityOf } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import type { OnProgress } from "../request.ts";
 import { judgeAccess } from "./access.ts";
@@ -11,7 +12,7 @@ import { type Bounds, Census } from "./census.ts";
 import { judgeChains } from "./chains.ts";
 import { judgeCounts } from "./counts.ts";
 import { judgeDisks } from "./disks.ts";
-import { type Finding, finding, sortFindings } from "./findings.ts";
+import { CHANGES_IMAGE, type Finding, finding, sortFindings } from "./findings.ts";
 import { judgeHeaders } from "./headers.ts";
 import { judgeNames } from "./names.ts";
 import { judgeOrphans } from "./orphans.ts";
@@ -88,12 +89,23 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   ];
   return {
     root: own?.root ?? null,
-    findings: sortFindings(found),
+    findings: sortFindings(found.map((one) => leaveToDevice(scene, one))),
     opened: census.opened,
     judged: given.filter(({ image, overlays }) => image.probed !== undefined || overlays.length > 0).length,
     left: census.left,
     checked: request.checks,
   };
+}
+
+/** What a device stands on, or a snapshot keeps, no command of images changes. */
+function leaveToDevice({ census, wards }: Scene, one: Finding): Finding {
+  const stat = census.at(one.path)?.image.stat;
+  if (!CHANGES_IMAGE.has(one.code) || one.command === null || stat === undefined) return one;
+  const identity = identityOf(stat);
+  const keeper = wards.find(({ active, kept }) => kept.has(identity) && !active.has(identity));
+  if (!keeper) return one;
+  const text = `${one.text}; nothing changes it but the devices and snapshots of '${keeper.root}' that it is kept for`;
+  return { ...one, text, command: null, mend: null };
 }
 
 const HEADER_BYTES = 4096;

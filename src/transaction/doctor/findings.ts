@@ -62,6 +62,24 @@ export const FINDINGS = {
 
 export type FindingCode = keyof typeof FINDINGS;
 
+/** Whose commands change the very image that they are about. */
+export const CHANGES_IMAGE: ReadonlySet<FindingCode> = new Set<FindingCode>([
+  "corrupt-bit",
+  "damaged",
+  "uncounted",
+  "leaks",
+  "dirty-bit",
+  "bitmap-in-use",
+  "bitmaps-stale",
+  "backing-missing",
+  "backing-outside",
+  "format-missing",
+  "name-ambiguous",
+  "name-absolute",
+  "data-file-ambiguous",
+  "chain-deep",
+]);
+
 /** What --fix runs: an action on the image, or the recovery of a workspace. */
 export type Mend =
   | {

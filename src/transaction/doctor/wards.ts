@@ -22,6 +22,8 @@ export interface Ward {
   readonly active: ReadonlyMap<string, DeviceEntry>;
   /** Identities of what the table knows below active layers. */
   readonly below: ReadonlySet<string>;
+  /** Identities of all files that anything of it needs. */
+  readonly kept: ReadonlySet<string>;
   /** Identities of what the table calls raw. */
   readonly raw: ReadonlySet<string>;
   /** Of images that a freeze has fenced, and of those that a transaction holds. */
@@ -77,6 +79,10 @@ async function lookAt(storage: Storage, session: Session): Promise<Ward> {
     ...entry,
     fences: new Set(fencedOf(entry, status.devices)),
   }));
+  const files = new Set([
+    ...table.devices.flatMap(({ chain }) => chain.map(({ image }) => image)),
+    ...(needed ?? []),
+  ]);
   return {
     root,
     entries,
@@ -94,12 +100,8 @@ async function lookAt(storage: Storage, session: Session): Promise<Ward> {
     ),
     fences: new Set(await identify(entries.flatMap(({ fences }) => [...fences]))),
     needed,
-    files: [
-      ...new Set([
-        ...table.devices.flatMap(({ chain }) => chain.map(({ image }) => image)),
-        ...(needed ?? []),
-      ]),
-    ],
+    files: [...files],
+    kept: new Set(await identify([...files])),
     findings: [
       ...(copied.length > 0 ? copied : judgeNotes(session)),
       ...judgeTransactions(status),

@@ -23,7 +23,6 @@ const ACTIONS: Readonly<Record<ActionKind, Lacking>> = {
   "device-remove": {},
   "device-rename": {},
   "device-trust": {},
-  relocate: {},
   rollback: {},
   "snapshot-delete": {},
   undo: {},
