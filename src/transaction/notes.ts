@@ -193,6 +193,11 @@ const ROWS = {
   "mirror synced first": row({}, () => "the mirror was brought in sync with the device first"),
   "mirror was in sync": row({}, () => "the mirror was in sync with the device"),
   "image left": row(IMAGE, ({ image }) => `${image} stays as it is, and no device uses it now`),
+  "shell around": row(
+    IMAGE,
+    ({ image }) =>
+      `${image} stays as it is, and is the data file: who writes to it by its own name passes bitmaps by`,
+  ),
   "images stay": row({}, () => "its images stay where they are"),
   "trusted already": row(IMAGE, ({ image }) => `${image} is trusted already`),
   trusted: row(

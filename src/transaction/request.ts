@@ -19,6 +19,8 @@ export interface ReopenRequest {
   readonly format: string | undefined;
   /** Allow an image of another virtual size. */
   readonly force: boolean;
+  /** Make the file: a qcow2 image whose data file is the raw disk that the device is on. */
+  readonly asShell?: boolean;
 }
 
 export interface DeviceAddRequest {

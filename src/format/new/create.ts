@@ -124,7 +124,10 @@ export async function planQcow2Image(
   return { format, virtualSizeBytes, choices, layout, headerBytes, hints };
 }
 
-/** Writes a planned image into files that are new and empty, but for a data file that is kept. Flushes nothing. Returns what was not heeded. */
+/**
+ * Writes a planned image into files that are new and empty, but for a data file that is kept, and may be left out where it
+ * is as long as the disk. Flushes nothing. Returns what was not heeded.
+ */
 export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise<readonly string[]> {
   const { file, dataFile } = files;
   const warnings = giveHints(file, plan.hints);
@@ -134,7 +137,8 @@ export async function writeImage(files: NewImageFiles, plan: ImagePlan): Promise
     return warnings;
   }
   const { layout, choices } = plan;
-  if ((dataFile === undefined) !== (choices.dataFileName === undefined)) {
+  const isWanted = choices.dataFileName !== undefined;
+  if ((dataFile !== undefined) !== isWanted && !(isWanted && choices.keepDataFile)) {
     throw new ImgtxError("E_INTERNAL", "a data file was planned and not given, or given and not planned");
   }
   // QEMU preallocates whole clusters, there too.

@@ -1,15 +1,17 @@
 // reopen: the device takes another image as its active layer. No image is written to, but that the fence of a
-// frozen device moves along, and that a mirror is brought in sync first.
+// frozen device moves along, and that a mirror is brought in sync first. A raw disk may get a new image around it.
 
 import { type DeviceEntry, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, findCutOffImages, identityOf, shellQuote } from "../../format/index.ts";
+import { type Chain, findCutOffImages, identityOf, shellQuote, writeImage } from "../../format/index.ts";
 import { sayBytes } from "../../units/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
 import { activeLayer, deviceEntryOf, notesOnMirrorLeft, settleChain } from "./plan/chain-entry.ts";
-import { moveFreeze } from "./plan/fencing.ts";
+import { assertNotFrozen, moveFreeze } from "./plan/fencing.ts";
 import { openUnlessLost } from "./plan/lost-device.ts";
 import { findMissingParent, planResync } from "./plan/mirroring.ts";
+import { mirrorOfSameContent } from "./plan/mirror-scope.ts";
+import { entryOn, planShell, targetExists } from "./plan/new-overlay.ts";
 import { assertQemuOpens } from "../images/openable.ts";
 import type { ReopenRequest } from "../request.ts";
 
@@ -25,9 +27,10 @@ export const reopen: Action<ReopenRequest> = {
       ),
   },
 
-  async plan({ device, file, format, force }, context) {
+  async plan({ device, file, format, force, asShell = false }, context) {
     const entry = requireDevice(context.table, device);
     const path = await context.canonicalPath(file, device);
+    if (asShell) return await toShell(entry, path, context);
     const command = `imgtx reopen --force ${device} ${shellQuote(file)}`;
     const present = await openUnlessLost(entry, context, { isForced: force, command });
     if (entry.mirror?.image === path && present) {
@@ -75,6 +78,44 @@ export const reopen: Action<ReopenRequest> = {
     };
   },
 };
+
+/** The same disk, by an image that is made around it. A guest that writes to the disk itself passes bitmaps by. */
+async function toShell(entry: DeviceEntry, path: string, context: PlanContext): Promise<Plan> {
+  const { name: device, image: before, mirror } = entry;
+  assertNotFrozen(entry, "another image can't be made around it");
+  const there = await context.storage.statLink(path);
+  if (there) throw targetExists(device, path, there, "; leave --shell out for an image that is there");
+  const chain = await context.openChain(before, entry.format, device);
+  const planned = await planShell(device, chain, path);
+  const after = {
+    ...entryOn(entry, planned),
+    // Where imgtx removes what it made, the data file goes along: that is the operator's.
+    made: undefined,
+    mirror: mirrorOfSameContent(mirror, chain, planned.chain),
+  };
+  return {
+    ...MAKES_NO_FILES,
+    devices: [device],
+    reports: [
+      {
+        kind: "reopen",
+        device,
+        before,
+        after: path,
+        format: "qcow2",
+        files: [{ path, change: "create" }],
+        notes: [{ code: "shell around", image: before }],
+      },
+    ],
+    changes: [{ device, after }],
+    allowPaths: [],
+    filesToMake: [planned.toMake],
+    async fillFiles([file]) {
+      if (file) await writeImage({ file }, planned.overlay);
+    },
+    chains: [{ device, chain }],
+  };
+}
 
 /** A mirror takes over: the same content, brought in sync first where the device has moved on. */
 async function toMirror(

@@ -262,7 +262,7 @@ async function lowerEach(
   const down: (() => Promise<void>)[] = [];
   for (const { image, raised, modifiedNs } of fences) {
     if (!raised) continue;
-    const expected = seen.get(image)?.fingerprint;
+    const { fingerprint: expected, isNew } = seen.get(image) ?? {};
     if (!expected) throw new Error("an image that is fenced is watched");
     const found = await findFence(storage, image, raised, expected);
     if (found === "absent" || found === "replaced") {
@@ -280,9 +280,10 @@ async function lowerEach(
       const isInDoubt = await lowerOne(workspace, { image, raised, modifiedNs, expected });
       if (isInDoubt) keptFiles.push({ path: image, why: LEFT.doubted });
     };
-    // Whoever lifted one that is down may have died before that was durable. It has time until all others are seen to.
+    // Whoever lifted one that is down may have died before that was durable. It has time until all others are seen to; but
+    // what the transaction made goes then.
     if (found !== "before") await lower();
-    else if (onDown) onDown(lower);
+    else if (onDown && !isNew) onDown(lower);
     else down.push(lower);
   }
   for (const lower of down) await lower();

@@ -24,6 +24,8 @@ export interface LeftImage {
   readonly image: string;
   /** Whether nothing but new overlays lies above it afterwards, and what is written to it is the device's. */
   readonly stays: boolean;
+  /** Whether it is the data file of a new layer: what is written to it by its own name is marked in no bitmap. */
+  readonly isInShell: boolean;
   /** Whether the device stays on it, and is frozen. */
   readonly isFrozen: boolean;
 }
@@ -43,7 +45,12 @@ export function imagesLeft(present: DeviceTable, next: DeviceTable, state: Trans
         .flatMap(filesOfEntry)
         .map(({ image }) => image),
     );
-    return filesOfEntry(top).map(({ image }) => ({ device, image, stays: kept.has(image), isFrozen }));
+    const inShells = new Set(
+      after.chain.flatMap(({ image, dataFile }) => (made.has(image) && dataFile ? [dataFile.image] : [])),
+    );
+    return filesOfEntry(top).map(({ image }) => {
+      return { device, image, stays: kept.has(image), isInShell: inShells.has(image), isFrozen };
+    });
   });
 }
 

@@ -224,7 +224,7 @@ async function isWrittenTo({ file, seen }: OpenLeft): Promise<boolean> {
 
 /** Undefined where nothing was written that anybody has to know of, or it was said. */
 async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined> {
-  const { device, image, stays, file, seen, mirror } = left;
+  const { device, image, stays, isInShell, file, seen, mirror } = left;
   const { isForced, moved, onNotice } = how;
   const now = await takeFingerprint(file, seen !== undefined && seen.headerSha256 !== null);
   const changes = seen ? describeChanges(seen, now).join(", ") : "replaced by another file";
@@ -242,7 +242,9 @@ async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined
   }
   if (stays) {
     onNotice?.(
-      `the snapshot of '${device}' holds what was written to ${image} after its commit too: ${changes}`,
+      isInShell
+        ? `what was written to ${image} after the commit is marked in no bitmap of '${device}': ${changes}`
+        : `the snapshot of '${device}' holds what was written to ${image} after its commit too: ${changes}`,
     );
     return { now, isWritten: true };
   }
@@ -259,9 +261,11 @@ async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined
   return undefined;
 }
 
-function sayDoubt({ device, image, stays }: LeftImage, doubt: string): string {
-  const then = stays
-    ? `the snapshot of '${device}' would hold that too`
-    : `that would stay there, and not be on '${device}'`;
+function sayDoubt({ device, image, stays, isInShell }: LeftImage, doubt: string): string {
+  const then = isInShell
+    ? `that would be marked in no bitmap of '${device}'`
+    : stays
+      ? `the snapshot of '${device}' would hold that too`
+      : `that would stay there, and not be on '${device}'`;
   return `whether somebody wrote to ${image} after the commit can't be told from its times (${doubt}): ${then}`;
 }

@@ -167,6 +167,11 @@ export const SCENARIOS: readonly Scenario[] = [
   onTwo("reopen a raw device", [step("reopen vdb other.raw --format raw")], {
     files: filesOf(TWO, [OTHER_RAW]),
   }),
+  onTwo("a shell around a raw disk, with a bitmap", [step("txn run batch")], {
+    files: filesOf(TWO, [
+      { path: "ws/batch", bytes: Buffer.from("reopen vdb shell.qcow2 --shell\nbitmap add vdb b0\n") },
+    ]),
+  }),
   onOld("reopen a device of version 2", [step("reopen vdd other.qcow2")]),
   onTwo(
     "reopen and snapshot in a transaction",

@@ -199,7 +199,7 @@ export function requireBitmaps<Link extends Pick<ChainLink, "header" | "path">>(
   if (header === undefined) {
     throw new ImgtxError("E_UNSUPPORTED", "an image of format raw has no bitmaps", {
       image: path,
-      hint: "`qemu-img convert -O qcow2` makes an image that can have some",
+      hint: "`imgtx reopen DEV FILE --shell` makes an image around the raw disk of a device that can have some",
     });
   }
   if (header.version === 2) {

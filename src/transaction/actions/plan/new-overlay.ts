@@ -1,4 +1,4 @@
-// A new overlay over a device's active layer, as actions plan it.
+// A new overlay over a device's active layer, or a shell around it, as actions plan it.
 
 import { posix } from "node:path";
 import { type ChainEntry, type DeviceEntry, trustedBy, withTrusted } from "../../../device/index.ts";
@@ -8,8 +8,10 @@ import {
   CHAIN_DEPTH_MAX,
   makeRelativeName,
   type OverlayOptions,
+  planImage,
   planOverlay,
   type Qcow2ImagePlan,
+  shellQuote,
 } from "../../../format/index.ts";
 import { howToFlatten } from "../../note-words.ts";
 import type { Note } from "../../notes.ts";
@@ -69,6 +71,39 @@ export async function planNewOverlay(
       { image: path, format: "qcow2", name: null, fingerprint: NOT_MADE_YET, dataFile: null },
       ...renameTop(chainEntriesOf(below), backingName),
     ],
+  };
+}
+
+/**
+ * A qcow2 image whose data file is the raw disk that the device is on, which stays as it is: what the guest sees is the same
+ * by either, and bitmaps have a place. E_REFUSED for another disk.
+ */
+export async function planShell(device: string, chain: Chain, path: string): Promise<PlannedOverlay> {
+  const top = activeLayer(chain);
+  const { format, path: image, stat, virtualSizeBytes } = top;
+  if (format !== "raw") {
+    throw new ImgtxError("E_REFUSED", "its image is qcow2, and has a place for bitmaps itself", {
+      device,
+      image,
+    });
+  }
+  if (stat.sizeBytes !== virtualSizeBytes) {
+    throw new ImgtxError("E_REFUSED", `it has ${stat.sizeBytes} bytes, which are no whole sectors`, {
+      device,
+      image,
+      hint: `\`truncate -s ${String(virtualSizeBytes)} ${shellQuote(image)}\` makes them whole, and nothing else`,
+    });
+  }
+  const options = { dataFileName: image, dataFileRaw: true, keepDataFile: true };
+  const overlay = await planImage({ format: "qcow2", virtualSizeBytes, options });
+  if (overlay.format !== "qcow2") throw new Error("a qcow2 image was planned");
+  const [own] = chainEntriesOf(chain);
+  if (!own) throw new Error("a chain has at least its active layer");
+  const dataFile = { image, fingerprint: own.fingerprint };
+  return {
+    overlay,
+    toMake: { ...(await accessLike(top)), path, hasHeader: true },
+    chain: [{ image: path, format: "qcow2", name: null, fingerprint: NOT_MADE_YET, dataFile }],
   };
 }
 
