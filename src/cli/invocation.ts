@@ -41,6 +41,7 @@ export async function openSession(
     safeWorkspaces: settings.safeWorkspaces,
     createHere: false,
     onProgress: invocation.progress.update,
+    throttle: throttleOf(invocation),
     ...options,
   });
   for (const note of session.recovered) report.recovery(note);
@@ -64,14 +65,14 @@ export function lockWait({ settings, report, signal }: Invocation): LockWait {
 
 /** Standalone: the command joins a transaction only where its own words name one. */
 export function runOptions(invocation: Invocation, standalone: boolean): RunOptions {
-  const { input, context, settings, report, signal } = invocation;
+  const { settings, report } = invocation;
   const { transaction, givenTransaction } = settings;
   return {
     ...lockWait(invocation),
     transaction: standalone ? givenTransaction : transaction,
     standalone: standalone && givenTransaction === undefined,
     dryRun: settings.dryRun,
-    throttle: makeThrottle(readRate(input), context.storage.host, signal),
+    throttle: throttleOf(invocation),
     markEveryMs: settings.markEveryMs,
     onProgress: invocation.progress.update,
     onRecovered: (note) => report.recovery(note),
@@ -81,8 +82,8 @@ export function runOptions(invocation: Invocation, standalone: boolean): RunOpti
   };
 }
 
-/** Of commands that have it; 0 is no limit, as for `img convert -r`. */
-function readRate(input: CommandInput): number | undefined {
+/** Of commands that have --rate-limit; 0 is no limit, as for `img convert -r`. */
+function throttleOf({ input, context, signal }: Invocation): RunOptions["throttle"] {
   const bytesPerSecond = input.sizeBytes("--rate-limit");
-  return bytesPerSecond === 0 ? undefined : bytesPerSecond;
+  return makeThrottle(bytesPerSecond === 0 ? undefined : bytesPerSecond, context.storage.host, signal);
 }

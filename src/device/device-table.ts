@@ -81,6 +81,8 @@ export interface OperationAction {
   readonly snapshot?: { readonly number: number; readonly name: string | null } | undefined;
   /** The generation that an undo or a redo went to. */
   readonly generation?: number | undefined;
+  /** Snapshots that keep some of the devices no more. */
+  readonly givenUp?: readonly { readonly number: number; readonly name: string | null }[] | undefined;
 }
 
 /** What a table says of itself: all but what grows with the workspace. */
@@ -265,6 +267,14 @@ const HEAD = {
             objectOf<NonNullable<OperationAction["snapshot"]>>({ number: isCount, name: orNull(isText) }),
           ),
           generation: orAbsent(isCount),
+          givenUp: orAbsent(
+            listOf(
+              objectOf<NonNullable<OperationAction["givenUp"]>[number]>({
+                number: isCount,
+                name: orNull(isText),
+              }),
+            ),
+          ),
         }),
       ),
     }),

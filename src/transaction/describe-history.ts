@@ -47,6 +47,7 @@ export async function listGenerations(
         devices,
         snapshot: to.snapshot ?? null,
         generation: to.generation ?? null,
+        givenUp: to.givenUp ?? [],
       })),
       devices: moves ?? [],
       present: generation === present.generation,

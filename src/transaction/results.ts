@@ -196,6 +196,8 @@ export interface GenerationDescription {
     readonly snapshot: { readonly number: number; readonly name: string | null } | null;
     /** The generation that an undo or a redo went to. */
     readonly generation: number | null;
+    /** Snapshots that it deleted, or gave up, of some of the devices or of all that they kept. */
+    readonly givenUp: readonly { readonly number: number; readonly name: string | null }[];
   }[];
   /** The devices that it moved to other images, or whose mirrors are others since. */
   readonly devices: readonly DeviceMove[];

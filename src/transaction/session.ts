@@ -51,6 +51,8 @@ export interface SessionOptions extends LockWait {
   /** Say what recovery would do, and do nothing: `recover --dry-run`. */
   readonly reportOnly?: boolean;
   readonly onProgress?: OnProgress | undefined;
+  /** Holds what recovery copies to a rate. */
+  readonly throttle?: RunOptions["throttle"];
 }
 
 export async function initWorkspace(
@@ -79,8 +81,8 @@ export async function initWorkspace(
 /** Finds the workspace and runs recovery in it. E_NO_WORKSPACE where there is none. */
 export async function openSession(storage: Storage, options: SessionOptions): Promise<Session> {
   const workspace = await findOrPlace(storage, options);
-  const { caller = "writer", onProgress } = options;
-  const how = { caller, waiting: options, onProgress };
+  const { caller = "writer", onProgress, throttle } = options;
+  const how = { caller, waiting: options, onProgress, throttle };
   const recovered = options.reportOnly
     ? await reportLeftovers(workspace)
     : [...(await settleBesideDevices(workspace, how)), ...(await recover(workspace, how))];

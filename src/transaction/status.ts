@@ -26,6 +26,8 @@ interface SpaceDescription extends Space {
 
 interface SnapshotSummary {
   readonly count: number;
+  /** How many of the latest ones were looked at. */
+  readonly judged: number;
   readonly newest: Pick<SnapshotDescription, "number" | "name" | "created"> | null;
   /** What of the latest ones is not what it was, a sentence each. */
   readonly problems: readonly { readonly number: number; readonly text: string }[];
@@ -161,6 +163,7 @@ async function summariseSnapshots({ workspace }: Session, table: DeviceTable): P
   const total = bytes.reduce((sum, size) => sum + size, 0);
   return {
     count: table.snapshots.length,
+    judged: latest.length,
     newest: newest ? { number: newest.number, name: newest.name, created: newest.created } : null,
     problems: latest.flatMap(({ number, problem, devices }) =>
       [...(problem === null ? [] : [problem]), ...devices.flatMap((one) => one.problems)].map((text) => ({

@@ -129,7 +129,13 @@ describe("JSON", () => {
             name: "nightly",
             summary: "rollback vda to mon",
             actions: [
-              { kind: "rollback", devices: ["vda"], snapshot: { number: 1, name: "mon" }, generation: null },
+              {
+                kind: "rollback",
+                devices: ["vda"],
+                snapshot: { number: 1, name: "mon" },
+                generation: null,
+                givenUp: [{ number: 2, name: null }],
+              },
             ],
             devices: [
               {
@@ -160,7 +166,13 @@ describe("JSON", () => {
           name: "nightly",
           summary: "rollback vda to mon",
           actions: [
-            { kind: "rollback", devices: ["vda"], snapshot: { number: 1, name: "mon" }, generation: null },
+            {
+              kind: "rollback",
+              devices: ["vda"],
+              snapshot: { number: 1, name: "mon" },
+              generation: null,
+              "snapshots-given-up": [{ number: 2, name: null }],
+            },
           ],
           devices: [
             {

@@ -7,6 +7,7 @@ import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { openSession, type Invocation, type OpenSession, runOptions } from "../invocation.ts";
 import { confirm } from "./confirm.ts";
+import { RATE_LIMIT } from "./rate-limit.ts";
 import type { Drawing } from "../report.ts";
 import { withSchema } from "../render/json.ts";
 
@@ -44,6 +45,7 @@ export const recover: PlainCommand = {
         value: { name: "ID", completes: "transaction" },
         about: "end a transaction that waits as it is, and say what it leaves",
       },
+      RATE_LIMIT,
     ],
     about:
       "Finishes what was committed and undoes what was not, after a crash. Every imgtx command does this " +

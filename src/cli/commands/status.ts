@@ -25,6 +25,7 @@ const STATUS: Drawing<StatusDescription> = {
       transactions: transactions.map(transactionJson),
       snapshots: {
         count: snapshots.count,
+        judged: snapshots.judged,
         newest: snapshots.newest,
         problems: snapshots.problems,
         "bytes-per-day": snapshots.bytesPerDay,

@@ -142,11 +142,12 @@ export function generationJson(generation: GenerationDescription): object {
     transaction: generation.transaction,
     name: generation.name,
     summary: generation.summary,
-    actions: generation.actions.map(({ kind, devices, snapshot, generation: target }) => ({
+    actions: generation.actions.map(({ kind, devices, snapshot, generation: target, givenUp }) => ({
       kind,
       devices,
       snapshot,
       generation: target,
+      "snapshots-given-up": givenUp,
     })),
     devices: generation.devices.map(({ device, before, after, mirror }) => ({
       device,

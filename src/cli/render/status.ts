@@ -53,10 +53,11 @@ function sayDevices({ devices }: StatusDescription): string {
   return `${devices.length}, ${unsound}, chains of ${depth} image${most === 1 ? "" : "s"}`;
 }
 
-function saySnapshots({ snapshots: { count, newest }, now }: StatusDescription): string {
+function saySnapshots({ snapshots: { count, judged, newest }, now }: StatusDescription): string {
   if (!newest) return "none";
   const age = newest.created === null ? "" : `, ${drawAge(Date.parse(now) - Date.parse(newest.created))} old`;
-  return `${count}, the newest ${withName(newest.number, newest.name)}${age}`;
+  const unseen = judged < count ? `; the ${judged} newest were looked at` : "";
+  return `${count}, the newest ${withName(newest.number, newest.name)}${age}${unseen}`;
 }
 
 function factOfSpace(

@@ -257,26 +257,37 @@ function actionOf(
     notes.flatMap((note) => (note.code === "back to a snapshot" ? [note.number] : [])),
   );
   const name = snapshots.find((ref) => ref.number === number)?.name ?? null;
+  const givenUp = new Map(
+    reports.flatMap(({ notes }) =>
+      notes.flatMap((note) =>
+        note.code === "snapshot given up" && note.number !== null ? [[note.number, note] as const] : [],
+      ),
+    ),
+  );
   return {
     kind,
     devices,
     ...(number !== undefined && { snapshot: { number, name } }),
     ...(standing && { generation: standing.position }),
+    ...(givenUp.size > 0 && {
+      givenUp: [...givenUp].map(([one, note]) => ({ number: one, name: note.name })),
+    }),
   };
 }
 
-/** `snapshot-group vda vdb, rollback vdc to mon` */
+/** `snapshot-group vda vdb, rollback vdc to mon, snapshot-delete vda giving up tue 7` */
 export function summarise(state: TransactionState, snapshots: readonly SnapshotRef[] = []): string {
   return sayActions(operationOf(state, snapshots).actions);
 }
 
 function sayActions(actions: readonly OperationAction[]): string {
-  const parts = actions.map(({ kind, devices, snapshot, generation }) =>
+  const parts = actions.map(({ kind, devices, snapshot, generation, givenUp = [] }) =>
     [
       kind,
       ...devices,
       ...(snapshot ? ["to", snapshot.name ?? snapshot.number] : []),
       ...(generation === undefined ? [] : ["to generation", generation]),
+      ...(givenUp.length === 0 ? [] : ["giving up", ...givenUp.map(({ number, name }) => name ?? number)]),
     ].join(" "),
   );
   return parts.length === 0 ? "no action yet" : parts.join(", ");

@@ -110,16 +110,20 @@ async function tryToEnd(
   work: Work,
   { obstacle, unfinished, beside }: HeldUp,
 ): Promise<ImgtxError | undefined> {
-  const { onProgress, onRecovered } = work.options;
+  const { onProgress, onRecovered, throttle } = work.options;
   if (beside) {
     const { storage } = work.workspace;
-    const how = { caller: "writer", waiting: waitingOf(work), onProgress } as const;
+    const how = { caller: "writer", waiting: waitingOf(work), onProgress, throttle } as const;
     const { notes, amid } = await settleBeside(storage, beside, how);
     for (const note of notes) onRecovered?.(note);
     return amid ?? ((await findJournalBeside(storage, beside.image)) ? obstacle : undefined);
   }
   if (unfinished === undefined) return obstacle;
-  const notes = await finishPatiently(work.workspace, unfinished, { waiting: waitingOf(work), onProgress });
+  const notes = await finishPatiently(work.workspace, unfinished, {
+    waiting: waitingOf(work),
+    onProgress,
+    throttle,
+  });
   for (const note of notes) {
     if (note.did === "waiting") return heldError(note, obstacle.device);
     onRecovered?.(note);

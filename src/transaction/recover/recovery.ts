@@ -51,7 +51,7 @@ import {
 import { findOverlaysAway, imagesCopiedInto, measureCopies } from "../commit/copies.ts";
 import { imagesRedone } from "../images/redo.ts";
 import { lowerFences, takeFencesBack } from "../commit/leaving-fences.ts";
-import type { OnProgress, RecoveryNote } from "../request.ts";
+import type { OnProgress, RecoveryNote, RunOptions } from "../request.ts";
 import { abortJournal, removeLogs, sayKept, undoFrom, undoTransaction } from "./undo.ts";
 import { mendLostParts, noteStrangeThings, sayLost } from "./strange-things.ts";
 import { noteOnDamaged, noteOnLeft, noteOnUnsure, noteOnView, noteOnWaiting } from "./waiting.ts";
@@ -68,6 +68,8 @@ export interface RecoveryOptions {
   readonly caller: RecoveryCaller;
   readonly waiting: LockWaiting;
   readonly onProgress?: OnProgress | undefined;
+  /** Holds copies to a rate. */
+  readonly throttle?: RunOptions["throttle"];
 }
 
 /**
@@ -172,13 +174,13 @@ async function finishLeft(
 export async function finishPatiently(
   workspace: Workspace,
   id: string,
-  { waiting, onProgress }: Pick<RecoveryOptions, "waiting" | "onProgress">,
+  how: Pick<RecoveryOptions, "waiting" | "onProgress" | "throttle">,
 ): Promise<RecoveryNote[]> {
   const journal = await openUnlessBusy(workspace, id);
   if (!journal) return [];
-  const underLock = lockForMoments(workspace, waiting);
+  const underLock = lockForMoments(workspace, how.waiting);
   try {
-    return [await finish(workspace, journal, { isLocked: false, waiting, onProgress, underLock })];
+    return [await finish(workspace, journal, { isLocked: false, ...how, underLock })];
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     return [noteOnWaiting(id, journal.state, error)];

@@ -63,6 +63,7 @@ export async function forceCommit(session: Session, id: string, options: RunOpti
       isLocked: false,
       waiting: options,
       onProgress: options.onProgress,
+      throttle: options.throttle,
       onNotice: options.onNotice,
       onLeft: (file) => {
         kept.push(file);

@@ -32,7 +32,7 @@ function describeIt(parts: Partial<StatusDescription>): StatusDescription {
     transactions: [],
     stale: [],
     spaces: [],
-    snapshots: { count: 0, newest: null, problems: [], bytesPerDay: null },
+    snapshots: { count: 0, judged: 0, newest: null, problems: [], bytesPerDay: null },
     notes: [],
     ...parts,
   };
@@ -95,7 +95,7 @@ test("a disk that is nearly full is a problem, and one that will be within a wee
     listFacts(
       describeIt({
         spaces: [{ ...space, freeBytes, isLow }],
-        snapshots: { count: 0, newest: null, problems: [], bytesPerDay },
+        snapshots: { count: 0, judged: 0, newest: null, problems: [], bytesPerDay },
       }),
     ).find(({ subject }) => subject === "space");
   expect(levelOf(49, null, true)).toMatchObject({ level: "problem" });

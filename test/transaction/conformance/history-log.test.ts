@@ -24,6 +24,26 @@ async function summaries(bench: Workbench): Promise<string[]> {
 }
 
 describe("history", () => {
+  test("names the snapshots that a commit deleted, or gave up", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2", vdc: "c1.qcow2" }, { name: "mon" });
+    await bench.snapshot({ vdc: "c2.qcow2" });
+    const how = { kind: "snapshot-delete", devices: [], keepsImages: true } as const;
+    await bench.run({ ...how, snapshots: ["mon", "2"] });
+    const { generations } = await listGenerations(await bench.session(), { count: 1 });
+    expect(generations[0]).toMatchObject({
+      summary: "snapshot-delete vda vdc giving up mon 2",
+      actions: [
+        {
+          givenUp: [
+            { number: 1, name: "mon" },
+            { number: 2, name: null },
+          ],
+        },
+      ],
+    });
+  });
+
   test("is the log of commits, newest first: what each did, with which name, and from which file to which", async () => {
     const bench = await makeWorkbench();
     await bench.begin("nightly");
@@ -44,7 +64,13 @@ describe("history", () => {
       [0, null, "init"],
     ]);
     expect(generations[1]?.actions).toEqual([
-      { kind: "rollback", devices: ["vda"], snapshot: { number: 1, name: "mon" }, generation: null },
+      {
+        kind: "rollback",
+        devices: ["vda"],
+        snapshot: { number: 1, name: "mon" },
+        generation: null,
+        givenUp: [],
+      },
     ]);
     const moves = generations.map(({ devices }) =>
       devices.map(({ device, before, after, mirror: copy }) =>
@@ -100,7 +126,7 @@ describe("history", () => {
     await bench.snapshot({ vda: "a1.qcow2" });
     await bench.run({ kind: "merge", devices: ["vda"], from: undefined, into: undefined, keep: false });
     expect((await summaries(bench)).slice(0, 3)).toEqual([
-      "5* merge vda",
+      "5* merge vda giving up 1",
       "4 snapshot vda",
       "3 device-add vdc",
     ]);

@@ -5,7 +5,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, statfsSync, writeFileSync } from "node:fs";
 import { describe, expect, onTestFinished } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
-import { forceCommit } from "../../../src/transaction/index.ts";
+import { forceCommit, openSession } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { run, runWell } from "../../helpers/qemu-programs.ts";
 import { killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
@@ -19,7 +19,7 @@ import {
   mirror,
   writeGuest,
 } from "../../helpers/transaction/mirroring.ts";
-import { RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { NO_WAIT, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
@@ -71,6 +71,22 @@ describe("a merge that was cut off", () => {
     expect(await compareWithBefore(bench)).toBe(IDENTICAL);
     runWell("qemu-img", "check", "-q", bench.at("base.qcow2"));
     expect(NAMES.filter((name) => existsSync(bench.at(name)))).toEqual(["base.qcow2"]);
+  });
+
+  qemu.test("goes on at the rate of the command that recovers it", async () => {
+    const bench = await makeLong();
+    await dieAmidMerge(bench, "file.write", 8);
+    let copied = 0;
+    const { recovered } = await openSession(bench.storage, {
+      ...NO_WAIT,
+      startFolder: bench.root,
+      workspace: undefined,
+      createHere: false,
+      caller: "recover",
+      throttle: async (lengthBytes) => void (copied += lengthBytes),
+    });
+    expect(recovered).toMatchObject([{ did: "finished" }]);
+    expect(copied).toBeGreaterThan(2 ** 20);
   });
 
   qemu.test("keeps QEMU from both images until it is done", async () => {
