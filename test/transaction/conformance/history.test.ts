@@ -124,6 +124,21 @@ describe("undo", () => {
     expect((await bench.images())["vda"]).toBe("a.qcow2");
   });
 
+  test("is refused where the guest would write again to what a clone stands on, that no record knows", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vdc: "c1.qcow2" });
+    bench.makeQcow2("clones/mine.qcow2", 5, { name: "../c.qcow2", format: "qcow2" });
+    expect(await failureOf(async () => await bench.undo())).toMatchObject({
+      code: "E_IN_USE",
+      changed: false,
+      device: "vdc",
+      image: bench.at("c.qcow2"),
+      hint: expect.stringContaining("`imgtx undo --force`") as string,
+    });
+    await bench.run({ kind: "undo", isForward: false, force: true });
+    expect((await bench.images())["vdc"]).toBe("c.qcow2");
+  });
+
   test("takes back the adding and the removing of a device", async () => {
     const bench = await makeWorkbench();
     await bench.remove("vdb");

@@ -2,7 +2,7 @@
 // and disks without room.
 
 import { execFileSync } from "node:child_process";
-import { copyFileSync, readFileSync, truncateSync } from "node:fs";
+import { copyFileSync, readFileSync, rmSync, truncateSync } from "node:fs";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { ImgtxError } from "../../../src/errors/index.ts";
@@ -54,6 +54,24 @@ describe("an existing target", () => {
       );
     }
   });
+
+  qemu.test(
+    "that an overlay stands on is refused: as a target, and as a mirror to bring in sync",
+    async () => {
+      const bench = await makeWorkbench();
+      makeImage(bench, "-f", "qcow2", "m.img", "192k");
+      bench.makeFile("clones/README", "a folder\n");
+      makeImage(bench, "-f", "qcow2", "-b", "../m.img", "-F", "qcow2", "clones/clone.qcow2");
+      const refused = { code: "E_IN_USE", image: bench.at("m.img"), device: "vdc" };
+      await expectRefused(bench, { vdc: "m.img" }, refused, { reuse: true });
+      rmSync(bench.at("clones/clone.qcow2"));
+      await mirror(bench, { vdc: "m.img" }, { reuse: true });
+      makeImage(bench, "-f", "qcow2", "-b", "../m.img", "-F", "qcow2", "clones/clone.qcow2");
+      writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 55 0 10k");
+      await expectRefused(bench, { vdc: undefined }, refused);
+      expect(await failureOf(async () => await bench.reopen("vdc", "m.img"))).toMatchObject(refused);
+    },
+  );
 
   qemu.test.each([
     ["vda", "qcow2", undefined],

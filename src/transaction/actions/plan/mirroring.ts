@@ -33,6 +33,7 @@ import { activeLayer, settleChain } from "./chain-entry.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { Note } from "../../notes.ts";
+import { assertNothingStandsOn } from "./overlays-of.ts";
 import { expectChanges, judgeMirror, measure, rangesOf, type Scope, scopeOf } from "./mirror-scope.ts";
 
 /** One copy, planned. */
@@ -75,6 +76,9 @@ export async function planResync(
     return { copy, chosen: chain };
   }
   await assertCopies(device, mirror, context);
+  const unread = await withPlace({ device, image: mirror.image }, async () =>
+    assertNothingStandsOn(mirror.image, "would show another content", context, otherMirror(device)),
+  );
   const { expected, whyUnmarked } = await expectChanges(mirror, seen, { present, copy: chain });
   // Who wants it verified wants all of it compared, and to be told of what no known change accounts for.
   const scope = verify ? scopeOf(mirror, renewed, true) : expected;
@@ -97,9 +101,14 @@ export async function planResync(
         ? []
         : [{ code: "copy in doubt", ...doubt } as const]),
       ...chain.links.flatMap((link) => link.warnings),
+      ...unread,
     ],
   };
   return { copy, chosen: chain };
+}
+
+function otherMirror(device: string): string {
+  return `make another one, in a new file: \`imgtx mirror --cancel ${device}\` forgets this one where it is the mirror`;
 }
 
 /** E_REFUSED where an earlier merge gives it what it would lose, or points it to another image: one copy comes into an image. */

@@ -12,6 +12,9 @@ import type { PlanContext } from "./action.ts";
 
 type OverlayContext = Pick<PlanContext, "table" | "storage" | "readGeneration" | "root">;
 
+/** What a transaction is still making, which holds its devices: such as the changes that bring a mirror in sync. */
+const STAGED = /\/\.imgtx-[a-z0-9]+-\d+-\d+$/;
+
 interface KnownOverlays {
   /** Those that do not count, by what identifies their files. */
   readonly except?: ReadonlySet<string>;
@@ -22,6 +25,8 @@ interface KnownOverlays {
 interface FoundOverlays {
   /** Those that are there, each once, by the images that have some. */
   readonly overlays: ReadonlyMap<string, readonly string[]>;
+  /** Of them those that no record knows. */
+  readonly strangers: ReadonlySet<string>;
   /** The newest generation that the history lacks. */
   readonly lost: number | undefined;
   /** On what was not looked at. */
@@ -35,10 +40,11 @@ export async function assertNothingStandsOn(
   image: string,
   what: string,
   context: OverlayContext,
+  hint?: string,
 ): Promise<readonly Note[]> {
   const { overlays, lost, notes } = await findOverlays([image], context);
   const found = overlays.get(image) ?? [];
-  if (found.length > 0) throw somethingStandsOnIt(found, what);
+  if (found.length > 0) throw somethingStandsOnIt(found, what, hint);
   return lost === undefined ? notes : [...notes, { code: "generation lost", generation: lost }];
 }
 
@@ -84,7 +90,8 @@ export async function findOverlays(
   const there = new Map<string, string[]>();
   for (const [image, overlays] of found) {
     const files = new Map<string, string>();
-    for (const path of [...overlays, ...(await search.on(image))]) {
+    const searched = (await search.on(image)).filter((path) => !STAGED.test(path));
+    for (const path of [...overlays, ...searched]) {
       const stat = await storage.stat(path);
       // By another name it is the same overlay.
       if (stat && except?.has(identityOf(stat)) !== true && !files.has(identityOf(stat)))
@@ -92,5 +99,6 @@ export async function findOverlays(
     }
     if (files.size > 0) there.set(image, [...files.values()]);
   }
-  return { overlays: there, lost, notes: search.notes };
+  const strangers = new Set([...there.values()].flat().filter((path) => !named.has(path)));
+  return { overlays: there, strangers, lost, notes: search.notes };
 }

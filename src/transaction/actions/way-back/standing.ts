@@ -15,6 +15,8 @@ import type { Chain } from "../../../format/index.ts";
 import type { PlannedStanding } from "../../journal/index.ts";
 import type { Plan, PlanContext } from "../plan/action.ts";
 import { chainEntriesOf } from "../plan/chain-entry.ts";
+import { findOverlays, somethingStandsOnIt } from "../plan/overlays-of.ts";
+import type { UndoRequest } from "../../way-back-requests.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
 import type { UndoContext } from "./renaming.ts";
 
@@ -124,4 +126,23 @@ function isOther(was: ChainEntry, now: ChainEntry): boolean {
     describeObstacle(dataFile, now.dataFile).length > 0 ||
     findDoubts(dataFile, now.dataFile, false).length > 0
   );
+}
+
+/** E_IN_USE where a device would write again to what an image stands on that no record knows, such as a clone of it. */
+export async function assertNoStrangers(
+  kind: UndoRequest["kind"],
+  changes: readonly Plan["changes"][number][],
+  context: PlanContext,
+): Promise<void> {
+  const images = changes.flatMap(({ after }) => after?.image ?? []);
+  const { overlays, strangers } = await findOverlays(images, context);
+  for (const { device, after } of changes) {
+    const found = (overlays.get(after?.image ?? "") ?? []).filter((path) => strangers.has(path));
+    if (!after || found.length === 0) continue;
+    const hint =
+      "`imgtx rollback` goes back to a snapshot on a new overlay, and writes to none of these; " +
+      `\`imgtx ${kind} --force\` writes to it all the same`;
+    const what = `would show another content once the guest of '${device}' writes`;
+    throw somethingStandsOnIt(found, what, hint).with({ device, image: after.image });
+  }
 }

@@ -23,7 +23,7 @@ import type { PlannedReport } from "../../journal/index.ts";
 import type { Kept } from "../../note-words.ts";
 import { type Note, sayNote } from "../../notes.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
-import { findStanding, withStandingSeals } from "./standing.ts";
+import { assertNoStrangers, findStanding, withStandingSeals } from "./standing.ts";
 import { byNames, planRenaming, type UndoContext } from "./renaming.ts";
 import { findGone, findKept, isSameImage, nothingMoves, sayLast } from "./kept.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
@@ -70,6 +70,7 @@ export const undo: Action<UndoRequest> = {
       });
     }
     if (written.length > 0 && !force) throw wouldLeave(kind, written);
+    if (!force) await assertNoStrangers(kind, changes, context);
     if (doubts.length > 0 && !force) throw inDoubt(kind, wanted, doubts);
     const standing = await findStanding(way, isForward, { changes, present }, context);
     const further = [...doubts, ...gone, ...lost];
