@@ -215,7 +215,7 @@ export function describeStatChanges(before: Dated, now: Dated): string[] {
 export function describeDoubt(before: Fingerprint, now: Fingerprint): string | undefined {
   if (before.changedNs === undefined || now.changedNs === undefined) return "its change time was not kept";
   if (!kindOfFileSystem(now.fileSystemId ?? "").keepsTimes) {
-    return "its file system does not tell of each write";
+    return `${isDeviceIdentity(now) ? "a block device" : "its file system"} does not tell of each write`;
   }
   if (!isKnownSame(before.bootId, now.bootId)) return "the host has started anew";
   if (!isKnownSame(before.mountId, now.mountId)) return "its file system was mounted anew";

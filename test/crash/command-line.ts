@@ -65,12 +65,14 @@ export async function trialOf(scenario: Scenario, env: Environment = {}): Promis
 
 /**
  * The same over two disks, each of which may be away, with the workspace on a third. Undefined where a scenario makes
- * its workspace itself.
+ * its workspace itself, or is about block devices.
  */
 export async function awayTrialOf(
   scenario: Scenario,
 ): Promise<{ plan: Plan; subject: AwaySubject } | undefined> {
-  if (scenario.startsWithout) return undefined;
+  // A device that is away takes its node along, and not what is in it.
+  const hasDevices = scenario.files().some(({ isDevice }) => isDevice === true);
+  if (scenario.startsWithout || hasDevices) return undefined;
   const { name, steps, studied, mixes, changing } = onTwoDisks(scenario);
   const files = onTwoDisks(scenario).files();
   const prepare = [{ argv: ["init"] }, ...onTwoDisks(scenario).prepare];
@@ -118,9 +120,13 @@ export async function layOut(
   for (const folder of [ROOT, CWD, IMAGES, posix.dirname(STAYS), STAYS])
     await storage.makeFolder(folder, 0o755);
   for (const [folder, disk] of Object.entries(disks)) machine.tree.mount(folder, disk);
-  for (const { path, bytes, mode } of files) {
+  for (const { path, bytes, mode, isDevice } of files) {
     const folder = posix.dirname(`${ROOT}/${path}`);
     if (!(await storage.stat(folder))) await storage.makeFolder(folder, 0o755);
+    if (isDevice === true) {
+      machine.tree.attachDevice(`${ROOT}/${path}`, bytes);
+      continue;
+    }
     const file = await storage.createFile(`${ROOT}/${path}`, mode ?? 0o644);
     // With holes, as on a real disk: copies of it are cheap then.
     for (let at = 0; at < bytes.length; at += PIECE_BYTES) {

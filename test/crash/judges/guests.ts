@@ -341,7 +341,7 @@ async function putTimesBack(
   if (crash.kind === "process") {
     const process = startProcess(machine);
     for (const { path, inode } of befores) {
-      const file = await process.openFile(path, "write");
+      const file = await process.openFile(path, "write", { mayBeDevice: true });
       await file.setModified(String(inode.modifiedNs));
       await file.close();
     }
@@ -390,7 +390,10 @@ function withoutWritten(observed: string, { files, isKept }: Written, { device, 
   const kept = new RegExp(`(?<=^snapshot .* ${device} ${image} shows) \\S+`);
   return observed
     .split("\n")
-    .filter((line) => ![...files].some((path) => line.startsWith(`file ${path} `)))
+    .filter(
+      (line) =>
+        ![...files].some((path) => ["file", "device"].some((kind) => line.startsWith(`${kind} ${path} `))),
+    )
     .filter((line) => !/^(guest of the mirror|history) /.test(line))
     .map((line) => (isKept ? line.replace(kept, " what was written") : line))
     .join("\n");

@@ -166,7 +166,8 @@ function describeContent(view: FolderView, place: WorkspacePlace, entry: FolderE
   if (STAGING.test(path)) return describeStaging(view, path);
   if (REDO_LOG.test(path)) return "redo log";
   if (place.copies?.has(path) === true) return "copied";
-  const content = (entry.kind === "file" && digestOfFenced(view, path)) || entry.content;
+  const hasBytes = entry.kind === "file" || entry.kind === "device";
+  const content = (hasBytes && digestOfFenced(view, path)) || entry.content;
   const changing = place.changing.get(path);
   if (!changing) return content;
   changing.first ??= content;
@@ -331,7 +332,7 @@ export function devicesIn(observed: string): string[] {
 /** The bytes of an image on the disk. BadState where no file has the path. */
 export function imageIn(tree: Tree, path: string): KnownBytes {
   const { inode } = tree.lookUp(path, true);
-  if (inode?.kind !== "file") throw new BadState(`${path} is not there`);
+  if (inode?.kind !== "file" && inode?.kind !== "device") throw new BadState(`${path} is not there`);
   const { content } = inode;
   return {
     sizeBytes: content.sizeBytes,

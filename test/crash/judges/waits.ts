@@ -67,7 +67,7 @@ function fileLine(subject: Subject, { tree }: SimulatedMachine, image: string): 
   return subject
     .files(tree)
     .split("\n")
-    .find((line) => line.startsWith(`file ${image} `));
+    .find((line) => line.startsWith(`file ${image} `) || line.startsWith(`device ${image} `));
 }
 
 /** But for what the guest of this device finds. */

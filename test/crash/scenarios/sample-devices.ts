@@ -15,6 +15,8 @@ export interface SampleFile {
   readonly path: string;
   readonly bytes: Uint8Array;
   readonly mode?: number;
+  /** A block device that is full of them. On the simulated disk alone. */
+  readonly isDevice?: boolean;
 }
 
 export interface Scenario {

@@ -56,7 +56,7 @@ export interface FoundGuest {
 /** What a guest of this name finds. Undefined where nothing is there, or a fence keeps it out. */
 export function findGuest(machine: SimulatedMachine, shown: string): FoundGuest | undefined {
   const { path, inode } = lookUpOrNothing(machine, shown) ?? {};
-  if (path === undefined || inode?.kind !== "file") return undefined;
+  if (path === undefined || (inode?.kind !== "file" && inode?.kind !== "device")) return undefined;
   const format = formatOf(inode);
   if (hasFence(machine, path, format)) return undefined;
   return { path, format, found: readAll(openGuest((file) => imageIn(machine.tree, file), path, format)) };
@@ -83,9 +83,13 @@ async function write(
   { bytes, offset }: { bytes: Uint8Array; offset: number },
 ): Promise<void> {
   const process = startProcess(machine);
+  // As QEMU, which asks nobody what may lead to which disk.
+  const devices = [...machine.tree.entries()].flatMap(({ path: at, inode }) =>
+    inode.kind === "device" ? [at] : [],
+  );
   const image = await openForWriting(process, path, {
     format,
-    gate: { allowPaths: ["/"], currentFolder: "/" },
+    gate: { allowPaths: ["/", ...devices], allowsDevices: true, currentFolder: "/" },
   });
   await image.write(bytes, guestOffset(offset));
   await image.flush("guest");

@@ -5,14 +5,15 @@ import { trialOf } from "../command-line.ts";
 import { explore } from "../judges/explore.ts";
 import { record } from "./recording.ts";
 import { groupViolations } from "../report.ts";
+import { DEVICE_SCENARIOS } from "../scenarios/device-scenarios.ts";
 import { IMAGE_SCENARIOS } from "../scenarios/image-scenarios.ts";
 import { SCENARIOS } from "../scenarios/scenarios.ts";
 import { SLICE } from "../slice.ts";
 
-const IN_SLICE = [...SCENARIOS, ...IMAGE_SCENARIOS]
+const IN_SLICE = [...SCENARIOS, ...IMAGE_SCENARIOS, ...DEVICE_SCENARIOS]
   .filter(({ inSlice }) => inSlice)
   .map((scenario) => [scenario.name, scenario] as const);
-const OTHERS = [...SCENARIOS, ...IMAGE_SCENARIOS]
+const OTHERS = [...SCENARIOS, ...IMAGE_SCENARIOS, ...DEVICE_SCENARIOS]
   .filter(({ inSlice }) => !inSlice)
   .map((scenario) => [scenario.name, scenario] as const);
 

@@ -12,6 +12,7 @@ import { runRaces } from "../judges/races.ts";
 import { record } from "./recording.ts";
 import { addReport, emptyReport, type Report } from "../report.ts";
 import { REDUNDANT_FLUSHES } from "../judges/redundant-flushes.ts";
+import { DEVICE_SCENARIOS } from "../scenarios/device-scenarios.ts";
 import { IMAGE_SCENARIOS } from "../scenarios/image-scenarios.ts";
 import { LAYOUT_SCENARIOS } from "../scenarios/layout-scenarios.ts";
 import { RACES, SCENARIOS } from "../scenarios/scenarios.ts";
@@ -45,7 +46,7 @@ const SHARES = { crashes: 0.4, guests: 0.3, away: 0.3, errors: 0.3, damage: 0.2 
 const DAMAGE_STRIDE = { inSlice: 1, others: 7 };
 const RACE_SEEDS = 200;
 
-const ALL = [...SCENARIOS, ...LAYOUT_SCENARIOS, ...IMAGE_SCENARIOS];
+const ALL = [...SCENARIOS, ...LAYOUT_SCENARIOS, ...IMAGE_SCENARIOS, ...DEVICE_SCENARIOS];
 
 export async function tortureSimulated(options: SimulatedOptions): Promise<SimulatedResult> {
   const scenarios = ALL.filter(({ name }) => name.includes(options.only ?? ""));
