@@ -7,12 +7,12 @@ import { type GuestOptions, GUESTS_ALL } from "./judges/guests.ts";
 
 export const SLICE: ExploreOptions = {
   ...EXPLORE_ALL,
-  limits: { exhaustiveItems: 5, randomSubsets: 16, most: 40 },
+  limits: { exhaustiveItems: 5, randomSubsets: 16, most: 24 },
   nestedLimits: { exhaustiveItems: 3, randomSubsets: 2, most: 4 },
   nestedPoints: 6,
   depth: 2,
   nestEvery: 24,
-  nestedDeaths: 12,
+  nestedDeaths: 6,
   nestAlike: 1,
 };
 

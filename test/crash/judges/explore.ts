@@ -6,6 +6,7 @@
 // page cache lives on, and what was pending still is: the power may fail later, during recovery).
 
 import { seededRandom } from "../../helpers/random.ts";
+import type { BoundaryKinds } from "../simulated/boundary-kinds.ts";
 import { spread } from "../simulated/crash-states.ts";
 import { applyChange, type Change, describeChange } from "../simulated/disk-log.ts";
 import { DiskStates } from "../simulated/disk-states.ts";
@@ -37,6 +38,8 @@ export interface ExploreOptions {
   readonly nestEvery: number;
   /** At how many calls of a step, spread over all of them, a dead process may have its recovery cut off too. */
   readonly nestedDeaths: number;
+  /** At which of its calls a step is cut off. Default: at all. */
+  readonly kinds?: BoundaryKinds;
   /** Of the dead processes of a step that recover by the same calls, how many have their recovery cut off too. */
   readonly nestAlike: number;
   readonly seed: number;
@@ -181,7 +184,11 @@ class Explorer {
   #choosePoints(cut: Cut): ReadonlySet<number> {
     const first = cut.level === 1 ? Math.max(cut.from, this.#firstOther) : cut.from + 1;
     const points = Array.from({ length: Math.max(0, cut.to + 1 - first) }, (_, index) => first + index);
-    if (cut.level === 1 || points.length <= this.#options.nestedPoints) return new Set(points);
+    if (cut.level === 1) {
+      const chosen = this.#options.kinds?.choose(this.#recording, cut.recorded);
+      return new Set(points.filter((point) => chosen?.has(point) ?? true));
+    }
+    if (points.length <= this.#options.nestedPoints) return new Set(points);
     const random = seededRandom(this.#options.seed + sample(cut.trail.join()));
     const chosen = new Set([cut.to]);
     while (chosen.size < this.#options.nestedPoints) chosen.add(first + random.below(points.length));
