@@ -62,8 +62,9 @@ class Pair {
   async make(): Promise<this> {
     this.bench.makeFile("theirs/README", "copies for qemu-img\n");
     for (const name of NAMES) {
-      await this.bench.add(name, makeImage(this.bench.root, name));
-      makeImage(this.#others, name);
+      const image = makeImage(this.bench.root, name);
+      copyFileSync(image, path.join(this.#others, path.basename(image)));
+      await this.bench.add(name, image);
     }
     return this;
   }
@@ -89,11 +90,12 @@ class Pair {
   async judge(): Promise<void> {
     for (const [index, ours] of this.ours.entries()) {
       const theirs = this.theirs[index]!;
-      expect(listed(ours)).toEqual(listed(theirs));
-      expect(infoOf(ours)["virtual-size"]).toBe(infoOf(theirs)["virtual-size"]);
+      const [told, wanted] = [infoOf(ours), infoOf(theirs)];
+      expect(listedIn(told)).toEqual(listedIn(wanted));
+      expect(told["virtual-size"]).toBe(wanted["virtual-size"]);
       expect(run("qemu-img", "compare", ours, theirs).output).toContain("identical");
       runWell("qemu-img", "check", "-q", ours);
-      for (const { name } of listed(ours)) {
+      for (const { name } of listedIn(told)) {
         expect(await contentOf(ours, name)).toEqual(await contentOf(theirs, name));
       }
     }
@@ -105,8 +107,8 @@ interface Listed {
   readonly name: string;
 }
 
-function listed(image: string): readonly Listed[] {
-  const { snapshots = [] } = infoOf(image) as { snapshots?: (Listed & Record<string, unknown>)[] };
+function listedIn(info: ReturnType<typeof infoOf>): readonly Listed[] {
+  const { snapshots = [] } = info as { snapshots?: (Listed & Record<string, unknown>)[] };
   return snapshots.map((one) => ({ ...one, "date-sec": 0, "date-nsec": 0 }));
 }
 
