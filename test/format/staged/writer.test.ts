@@ -16,7 +16,7 @@ import type { CaseFigures } from "./file-cases.ts";
 import { runWriterCase } from "./writer-cases.ts";
 import { PATH } from "./writer-steps.ts";
 
-const [BLOCKS, CASES_IN_BLOCK] = [4, 125];
+const [BLOCKS, CASES_IN_BLOCK] = [4, 60];
 
 describe("any changes of a qcow2 image through its log", () => {
   test.each(Array.from({ length: BLOCKS }, (_, block) => block * CASES_IN_BLOCK))(
