@@ -29,8 +29,9 @@ async function findUnused({ storage, given, wards, census }: Scene): Promise<Fin
       const isHere = wards.some(({ root }) => isInside(path, root));
       if (!isHere || garbage.has(path)) return [];
       const sizeBytes = image.stat.allocatedBytes;
-      const text = `no device, snapshot or image uses it, and it takes ${formatBytes(sizeBytes)}: where nobody needs it, remove it`;
-      return [finding("orphan", { path, text, sizeBytes, command: `rm -- ${shellQuote(path)}` })];
+      // No command: whether a guest that imgtx knows nothing of has it, nobody can tell from here.
+      const text = `no device, snapshot or image uses it, and it takes ${formatBytes(sizeBytes)}: where no guest uses it either, it can go`;
+      return [finding("orphan", { path, text, sizeBytes })];
     });
 }
 

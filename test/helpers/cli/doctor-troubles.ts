@@ -207,6 +207,7 @@ export const TROUBLES: readonly Trouble[] = [
     script: `${BASE}; ${CREATE} "it's old.qcow2" 1M; imgtx device add vda base.qcow2`,
     at: "it's old.qcow2",
     words: [],
+    hasNone: true,
   },
   {
     code: "merge-ruins-overlay",
