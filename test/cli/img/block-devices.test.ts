@@ -71,6 +71,23 @@ loops.test(
   },
 );
 
+loops.test("of a cluster that is written in part the rest is zeros, and not what stood there", async () => {
+  const folder = makeFolder();
+  const device = makeDevice(folder);
+  expect((await runImg(folder, ["create", "-f", "qcow2", device, "6M"], ALLOWED)).status).toBe(0);
+  const writes = ["bench", "-w", "-c", "3", "-d", "1", "-s", "4k", "-S", "1M", "-o", "68k", "--pattern=7"];
+  expect((await runImg(folder, [...writes, "-f", "qcow2", device], ALLOWED)).status).toBe(0);
+  const reads = [0, 1024, 2048].flatMap((at) => [
+    `read -P 0 ${at + 64}k 4k`,
+    `read -P 7 ${at + 68}k 4k`,
+    `read -P 0 ${at + 72}k 56k`,
+  ]);
+  shell(
+    folder,
+    `qemu-io ${reads.map((read) => `-c '${read}'`).join(" ")} ${device}; qemu-img check ${device}`,
+  );
+});
+
 loops.test(
   "a conversion to a device leaves the source's content in either format, and a sound image",
   async () => {
