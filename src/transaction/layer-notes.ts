@@ -49,6 +49,11 @@ export const LAYER_ROWS = {
     ({ image, why }) =>
       `${image} could not be looked into (${why}): an overlay in it that stands on what changes would show another content`,
   ),
+  "overlay above": row(
+    { ...BOTH, more: isCount },
+    ({ image, device, more }) =>
+      `${image}${more === 0 ? "" : `, and ${more} more,`} stands on it, and shows another content once the guest of '${device}' writes`,
+  ),
   "generation lost": row(
     { generation: isCount },
     ({ generation }) => `the history has no generation ${generation}: what devices were on then is not known`,

@@ -7,6 +7,7 @@ import { findCutOffImages } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type PlanContext } from "./plan/action.ts";
 import { activeLayer, deviceEntryOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen, findFences } from "./plan/fencing.ts";
+import { noteStanding } from "./plan/overlays-of.ts";
 import { assertQemuOpens } from "../images/openable.ts";
 import type {
   DeviceAddRequest,
@@ -46,6 +47,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
           notes: [
             ...chain.links.flatMap((link) => link.warnings),
             ...(await findCutOffImages(chain)),
+            ...(await noteStanding(device, path, context)),
             ...findFences(device, chain, context.table),
           ],
         },

@@ -12,6 +12,7 @@ import { openUnlessLost } from "./plan/lost-device.ts";
 import { findMissingParent, planResync } from "./plan/mirroring.ts";
 import { mirrorOfSameContent } from "./plan/mirror-scope.ts";
 import { entryOn, planShell, targetExists } from "./plan/new-overlay.ts";
+import { noteStanding } from "./plan/overlays-of.ts";
 import { assertQemuOpens } from "../images/openable.ts";
 import type { ReopenRequest } from "../request.ts";
 
@@ -66,6 +67,7 @@ export const reopen: Action<ReopenRequest> = {
             ...(present ? [] : [{ code: "content lost", image: entry.image, device } as const]),
             ...chosen.links.flatMap((link) => link.warnings),
             ...(await findCutOffImages(chosen)),
+            ...(path === entry.image ? [] : await noteStanding(device, path, context)),
             { code: path === entry.image ? "on it already" : "other content", device },
             ...notesOnMirrorLeft(entry),
           ],

@@ -135,6 +135,12 @@ describe("undo", () => {
       image: bench.at("c.qcow2"),
       hint: expect.stringContaining("`imgtx undo --force`") as string,
     });
+    rmSync(bench.at("clones/mine.qcow2"));
+    // What no clone of anybody's is needed for is done, also without a generation that is damaged.
+    writeFileSync(bench.at(".imgtx/history/000001.json"), "no generation");
+    await bench.undo();
+    await bench.run({ kind: "redo", isForward: true, force: false });
+    bench.makeQcow2("clones/mine.qcow2", 5, { name: "../c.qcow2", format: "qcow2" });
     await bench.run({ kind: "undo", isForward: false, force: true });
     expect((await bench.images())["vdc"]).toBe("c.qcow2");
   });

@@ -127,3 +127,13 @@ describe("an overlay that was made beforehand", () => {
     expect((await failureOf(async () => await bench.commit())).code).toBe("E_CHANGED");
   });
 });
+
+test("a device on what overlays of others stand on is told so, when it is added and when it is reopened", async () => {
+  const bench = await makeWorkbench();
+  bench.makeQcow2("golden.qcow2", 1);
+  bench.makeQcow2("clones/one.qcow2", 2, { name: "../golden.qcow2", format: "qcow2" });
+  const note = expect.stringContaining("clones/one.qcow2 stands on it, and shows another content");
+  expect((await bench.add("vdd", "golden.qcow2")).actions[0]?.notes).toContainEqual(note);
+  await bench.remove("vdd");
+  expect((await bench.reopen("vdc", "golden.qcow2")).actions[0]?.notes).toContainEqual(note);
+});

@@ -33,7 +33,7 @@ import { activeLayer, settleChain } from "./chain-entry.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { Note } from "../../notes.ts";
-import { assertNothingStandsOn } from "./overlays-of.ts";
+import { assertNothingStandsOn, passingDamaged } from "./overlays-of.ts";
 import { expectChanges, judgeMirror, measure, rangesOf, type Scope, scopeOf } from "./mirror-scope.ts";
 
 /** One copy, planned. */
@@ -77,7 +77,12 @@ export async function planResync(
   }
   await assertCopies(device, mirror, context);
   const unread = await withPlace({ device, image: mirror.image }, async () =>
-    assertNothingStandsOn(mirror.image, "would show another content", context, otherMirror(device)),
+    assertNothingStandsOn(
+      mirror.image,
+      "would show another content",
+      passingDamaged(context),
+      otherMirror(device),
+    ),
   );
   const { expected, whyUnmarked } = await expectChanges(mirror, seen, { present, copy: chain });
   // Who wants it verified wants all of it compared, and to be told of what no known change accounts for.

@@ -4,7 +4,7 @@
 // Invariant: a generation that the history has lost may have had an image that stands on any, and is told.
 
 import { type DeviceEntry, filesOfEntry } from "../../../device/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
 import { identityOf } from "../../../format/index.ts";
 import { OverlaySearch } from "../../images/overlay-search.ts";
 import type { Note } from "../../notes.ts";
@@ -55,6 +55,26 @@ export function somethingStandsOnIt(
 ): ImgtxError {
   const more = others.length === 0 ? "" : `, and ${others.length} more`;
   return new ImgtxError("E_IN_USE", `'${overlay}' stands on it${more}, and ${what}`, { hint });
+}
+
+/** The same where a damaged generation counts as a lost one: what is planned does without it. */
+export function passingDamaged<Context extends OverlayContext>(context: Context): Context {
+  const readGeneration = async (generation: number) =>
+    await unlessItFails(async () => await context.readGeneration(generation));
+  return { ...context, readGeneration };
+}
+
+/** What a result says where a device goes onto an image that overlays stand on, of whoever. */
+export async function noteStanding(
+  device: string,
+  image: string,
+  { table, storage, root }: Pick<PlanContext, "table" | "storage" | "root">,
+): Promise<Note[]> {
+  const search = new OverlaySearch(storage, root);
+  const known = table.devices.flatMap(({ chain }) => chain.map((entry) => entry.image));
+  await search.readAround([], [image, ...known]);
+  const [first, ...others] = (await search.on(image)).filter((path) => !STAGED.test(path));
+  return first === undefined ? [] : [{ code: "overlay above", image: first, device, more: others.length }];
 }
 
 /** The overlays of several images. */

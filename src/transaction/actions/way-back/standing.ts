@@ -15,7 +15,7 @@ import type { Chain } from "../../../format/index.ts";
 import type { PlannedStanding } from "../../journal/index.ts";
 import type { Plan, PlanContext } from "../plan/action.ts";
 import { chainEntriesOf } from "../plan/chain-entry.ts";
-import { findOverlays, somethingStandsOnIt } from "../plan/overlays-of.ts";
+import { findOverlays, passingDamaged, somethingStandsOnIt } from "../plan/overlays-of.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
 import type { UndoContext } from "./renaming.ts";
@@ -135,7 +135,7 @@ export async function assertNoStrangers(
   context: PlanContext,
 ): Promise<void> {
   const images = changes.flatMap(({ after }) => after?.image ?? []);
-  const { overlays, strangers } = await findOverlays(images, context);
+  const { overlays, strangers } = await findOverlays(images, passingDamaged(context));
   for (const { device, after } of changes) {
     const found = (overlays.get(after?.image ?? "") ?? []).filter((path) => strangers.has(path));
     if (!after || found.length === 0) continue;
