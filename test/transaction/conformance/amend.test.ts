@@ -23,7 +23,16 @@ const request = (devices: readonly string[], wish: Wish): AmendRequest => ({
 });
 
 /** Images by the words of `qemu-img create`, and what else is done to them. */
-const LAYOUTS: Readonly<Record<string, { options: string; base?: true; snapshots?: true; bare?: true }>> = {
+interface Layout {
+  readonly options: string;
+  readonly base?: true;
+  readonly snapshots?: true;
+  /** They have clusters of zeros, in tables that several of them have. */
+  readonly zeros?: true;
+  readonly bare?: true;
+}
+
+const LAYOUTS: Readonly<Record<string, Layout>> = {
   v2: { options: "compat=0.10,cluster_size=4k" },
   "v2-snapshots": { options: "compat=0.10,cluster_size=64k", snapshots: true },
   "v2-overlay": { options: "compat=0.10,cluster_size=8k", base: true },
@@ -32,6 +41,8 @@ const LAYOUTS: Readonly<Record<string, { options: string; base?: true; snapshots
   large: { options: "cluster_size=2M" },
   overlay: { options: "cluster_size=16k", base: true },
   snapshots: { options: "cluster_size=4k", snapshots: true, bare: true },
+  zeros: { options: "cluster_size=4k", snapshots: true, zeros: true },
+  "zeros-overlay": { options: "cluster_size=4k", base: true, snapshots: true, zeros: true },
   lazy: { options: "cluster_size=4k,lazy_refcounts=on" },
   narrow: { options: "cluster_size=512,refcount_bits=1", bare: true },
   "wide-overlay": { options: "cluster_size=4k,refcount_bits=64", base: true },
@@ -48,7 +59,7 @@ const WISHES: readonly { words: string; wish: Wish; of: readonly string[] }[] = 
   {
     words: "compat=0.10",
     wish: { amendment: { version: 2 } },
-    of: ["v2", "v3", "small", "large", "overlay", "snapshots", "lazy"],
+    of: ["v2", "v3", "small", "large", "overlay", "snapshots", "lazy", "zeros", "zeros-overlay"],
   },
   ...[1, 8, 64].map((bits) => ({
     words: `refcount_bits=${bits}`,
@@ -68,14 +79,16 @@ const WISHES: readonly { words: string; wish: Wish; of: readonly string[] }[] = 
 ];
 
 function makeImage(root: string, name: string): string {
-  const { options, base, snapshots, bare } = LAYOUTS[name]!;
+  const { options, base, snapshots, zeros, bare } = LAYOUTS[name]!;
   const file = path.join(root, `${name}.qcow2`);
   const below = base ? ["-b", path.join(root, "base.raw"), "-F", "raw"] : [];
   runWell("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, ...below, file, "3M");
   if (!bare) writeGuest(file, "qcow2", "write -c -P 9 0 2M");
   writeGuest(file, "qcow2", "write -P 7 3k 200k", "write -P 8 2047k 700k");
+  if (zeros) writeGuest(file, "qcow2", "write -z 32k 64k", "write -z -u 2200k 64k", "write -z -u 2900k 32k");
   if (snapshots) runWell("qemu-img", "snapshot", "-c", "one", file);
   if (!bare) writeGuest(file, "qcow2", "write -z 64k 128k", "write -z -u 2304k 64k");
+  if (zeros) for (const tag of ["two", "three"]) runWell("qemu-img", "snapshot", "-c", tag, file);
   writeGuest(file, "qcow2", "write -P 10 1500k 100k");
   return file;
 }
@@ -96,18 +109,27 @@ describe("amended devices", () => {
     const bench = new Workbench(makeFolder());
     bench.makeFile("base.raw", Buffer.alloc(4 * M, 5));
     for (const name of of) await bench.add(name, makeImage(bench.root, name));
-    for (const name of of) copyFileSync(bench.at(`${name}.qcow2`), bench.at(`${name}.theirs`));
+    for (const name of of) {
+      for (const copy of ["theirs", "before"]) {
+        copyFileSync(bench.at(`${name}.qcow2`), bench.at(`${name}.${copy}`));
+      }
+    }
     await bench.run(request(of, wish));
     for (const name of of) {
-      const [ours, theirs] = [bench.at(`${name}.qcow2`), bench.at(`${name}.theirs`)];
+      const [ours, theirs, before] = ["qcow2", "theirs", "before"].map((end) =>
+        bench.at(`${name}.${end}`),
+      ) as [string, string, string];
       runWell("qemu-img", "amend", "-f", "qcow2", "-o", words, theirs);
       expect(describeImage(ours), name).toEqual(describeImage(theirs));
       expect(run("qemu-img", "compare", ours, theirs).output, name).toContain("identical");
       runWell("qemu-img", "check", "-q", ours);
       expect(statSync(ours).size, name).toBeLessThanOrEqual(statSync(theirs).size + M);
-      if (LAYOUTS[name]!.snapshots) {
-        for (const image of [ours, theirs]) runWell("qemu-img", "snapshot", "-a", "one", image);
-        expect(run("qemu-img", "compare", ours, theirs).output, name).toContain("identical");
+      const { snapshots, zeros } = LAYOUTS[name]!;
+      for (const tag of [...(zeros ? ["two", "three"] : []), ...(snapshots ? ["one"] : [])]) {
+        // QEMU overwrites with zeros what an earlier snapshot has as data.
+        for (const image of [ours, before]) runWell("qemu-img", "snapshot", "-a", tag, image);
+        expect(run("qemu-img", "compare", ours, before).output, name).toContain("identical");
+        runWell("qemu-img", "check", "-q", ours);
       }
       writeGuest(ours, "qcow2", "write -P 11 0 3M", "read -P 11 0 3M");
       runWell("qemu-img", "check", "-q", ours);

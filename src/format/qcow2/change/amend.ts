@@ -126,7 +126,7 @@ export async function amendImage(link: Qcow2Link, amendment: Amendment): Promise
   await changeHeader(await reread(), (header) => withWishes(header, amendment));
 }
 
-/** After all else. Errors as above, and E_UNSUPPORTED where an internal snapshot has clusters of zeros. */
+/** After all else. Errors as above. */
 export async function downgradeImage(link: Qcow2Link): Promise<void> {
   await turnZerosIntoData(await rereadHeader(link, link.file));
   await changeHeader(await rereadHeader(link, link.file), (header) => ({

@@ -1,27 +1,24 @@
 // Clusters that are marked as zeros become what version 2 can say: unallocated ones, or clusters of zeros.
 //
-// Invariant: over a staged file. A cluster that an internal snapshot has as well is not written to, and neither is a
-// table that it has.
+// Invariant: over a staged file, so that all of it counts at once. A cluster that another table may have as well is not
+// written to. A table that internal snapshots have is changed where it is, for all that have it.
 
-import { ImgtxError } from "../../../errors/index.ts";
-import { hostOffset } from "../../../units/index.ts";
+import { clusterIndex, hostOffset } from "../../../units/index.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
 import { openWriterState } from "../../open/open-for-writing.ts";
-import { quoteName } from "../../quote-name.ts";
 import { readBytes } from "../../read-header.ts";
 import { decodeL1EntryAt } from "../codec/l1-table.ts";
 import { countL2Entries, L2_COMPRESSED_HI, L2_ZERO_LO, type L2Entry, toHalves } from "../codec/l2-table.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { readRefcount } from "../codec/refcount-block.ts";
 import { readSnapshotTable } from "../read/qcow2-snapshots.ts";
 import type { L2Table } from "../write/l2-tables.ts";
 import { type EntryLayout, makeEntryLayout, readEntry, writeEntry } from "../write/plan-write.ts";
 import type { WriterState } from "../write/writer-state.ts";
 import { TABLES_AT_ONCE } from "./table-references.ts";
 
-/** E_UNSUPPORTED where an internal snapshot has such clusters: what it has is not changed. */
 export async function turnZerosIntoData(link: Qcow2Link): Promise<void> {
   const { file, header } = link;
-  await assertSnapshotsWithoutZeros(link);
   const files = { file, dataFile: file, isOrdered: true };
   const state = await openWriterState(link, files, { isCounted: true });
   const layout = makeEntryLayout(header, header.backingFileName !== undefined);
@@ -32,6 +29,9 @@ export async function turnZerosIntoData(link: Qcow2Link): Promise<void> {
     await changeTable(state, await state.requireTable(l1Index), layout);
     if (l1Index % TABLES_AT_ONCE === 0) await state.persist();
   }
+  // A table with zeros that the disk had in common with a snapshot is a snapshot's alone when all is in place.
+  await state.persist();
+  await changeSnapshotTables(state, link, layout);
   await state.finish();
 }
 
@@ -66,23 +66,52 @@ async function replaceZero(
   return { kind: "data", hostOffset: place, isCopied: true, allocBits: 0xffffffff, zeroBits: 0 };
 }
 
-async function assertSnapshotsWithoutZeros(link: Qcow2Link): Promise<void> {
-  const { file, header, path: image } = link;
+/** In the tables that internal snapshots alone have by now, each changed once, where it is. */
+async function changeSnapshotTables(state: WriterState, link: Qcow2Link, layout: EntryLayout): Promise<void> {
+  const { file, header } = link;
   const { entries } = await readSnapshotTable(link);
-  for (const { name, l1TableOffset, l1Size } of entries) {
+  const seen = new Set<number>();
+  for (const { l1TableOffset, l1Size } of entries) {
     const l1 = await readBytes(file, l1TableOffset, l1Size * TABLE_ENTRY_BYTES);
     const view = new DataView(l1.buffer, l1.byteOffset, l1.byteLength);
     for (let index = 0; index * TABLE_ENTRY_BYTES < l1.length; index += 1) {
       const entry = decodeL1EntryAt(view, index, header.clusterBits);
-      if (entry.kind === "unallocated") continue;
-      const table = new Uint8Array(header.clusterSizeBytes);
-      table.set(await readBytes(file, entry.hostOffset, table.length));
-      if (!hasZeros(toHalves(table))) continue;
-      throw new ImgtxError(
-        "E_UNSUPPORTED",
-        `Internal snapshots prevent downgrade of image: ${quoteName(name)} has clusters of zeros`,
-        { image, field: "nb_snapshots", hint: "`imgtx internal-snapshot delete` takes it away" },
-      );
+      if (entry.kind === "unallocated" || seen.has(entry.hostOffset)) continue;
+      seen.add(entry.hostOffset);
+      const bytes = new Uint8Array(layout.clusterBytes);
+      bytes.set(await readBytes(file, entry.hostOffset, bytes.length));
+      const halves = toHalves(bytes);
+      if (hasZeros(halves)) await changeSharedTable(state, { hostOffset: entry.hostOffset, halves }, layout);
     }
   }
+}
+
+/** All that it leads to counts once for each L1 table that has it. What others may have as data too is not written to. */
+async function changeSharedTable(
+  state: WriterState,
+  { hostOffset: place, halves }: Pick<L2Table, "hostOffset" | "halves">,
+  layout: EntryLayout,
+): Promise<void> {
+  const { hasBacking, clusterBytes } = layout;
+  const { file, header } = state.files;
+  const cluster = clusterIndex(place / clusterBytes);
+  const window = await state.readCounts(cluster);
+  const users = readRefcount(window.bytes, cluster - window.first, header.refcountOrder);
+  const table = { l1Index: -1, hostOffset: place, halves, dirtyFrom: 0, dirtyTo: 0, isNew: false };
+  for (let index = 0; index < countL2Entries(layout); index += 1) {
+    const entry = readEntry(table, index, layout);
+    if (entry.kind !== "zero") continue;
+    for (let user = 0; user < users; user += 1) state.free(entry, false);
+    let after: L2Entry = { kind: "unallocated", zeroBits: 0 };
+    if (hasBacking) {
+      const first = await state.allocate(1);
+      for (let user = 1; user < users; user += 1) await state.raise(first, 1);
+      const data = hostOffset(first * clusterBytes);
+      await file.punchHole({ start: data, lengthBytes: clusterBytes });
+      after = { kind: "data", hostOffset: data, isCopied: false, allocBits: 0xffffffff, zeroBits: 0 };
+    }
+    writeEntry(table, index, after, layout);
+  }
+  await file.write(Buffer.from(halves.slice().buffer).swap32(), place);
+  await state.persist();
 }
