@@ -331,7 +331,7 @@ describe("txn exec as a process", () => {
       [
         "cd disks",
         `${program()} txn exec -q -- sh -c 'echo ready; exec sleep 600' > ready & pid=$!`,
-        "until grep -q ready ready; do sleep 0.05; done; rm ready",
+        "until grep -qs ready ready; do sleep 0.05; done; rm ready",
         "kill -TERM $pid; wait $pid; echo $?; imgtx txn list -q",
       ].join("\n"),
     );
@@ -362,7 +362,7 @@ describe("txn exec as a process", () => {
       [
         "cd disks",
         `${program()} txn exec -q -- sh -c 'echo ready; until [ -e go ]; do sleep 0.05; done' > ready 2> answer & pid=$!`,
-        "until grep -q ready ready; do sleep 0.05; done; rm ready",
+        "until grep -qs ready ready; do sleep 0.05; done; rm ready",
         "kill -USR1 $pid; until [ -s answer ]; do sleep 0.05; done; touch go; wait $pid; echo $?; cat answer >&2",
       ].join("\n"),
     );

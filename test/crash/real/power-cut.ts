@@ -241,12 +241,10 @@ class LoopDisk {
     const name = `${scenario.name} (${fileSystem}, power)`;
     const disks = { ...scenario, files: scenario.files() };
     const bench = new RealBench(name, disks, { program, asksQemu: true, folder: this.mountPoint, env });
-    try {
-      await work(bench);
-      this.violations.push(...bench.violations);
-    } finally {
-      bench.remove();
-    }
+    // Where it fails its folder goes with the disk, which may be one that is shut down: that would be told instead.
+    await work(bench);
+    this.violations.push(...bench.violations);
+    bench.remove();
   }
 
   shutDown(): void {
