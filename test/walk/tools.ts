@@ -6,6 +6,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { runCli } from "../helpers/cli/harness.ts";
 import { wordsToStart } from "../helpers/program.ts";
 
 /** Generous: it is no measure of speed. */
@@ -36,7 +37,11 @@ export interface Place {
   readonly cwd: string;
   /** Where what is found of a hang is put. */
   readonly reports: string;
+  /** Whether commands that only look run in this process, which takes a tenth of the time. A hang has no stacks then. */
+  readonly looksHere: boolean;
 }
+
+const LOOKS: readonly string[] = ["device list", "snapshot-list --json", "txn list", "txn show"];
 
 export async function runImgtx(
   place: Place,
@@ -45,7 +50,11 @@ export async function runImgtx(
 ): Promise<Ended> {
   const own = [...wordsToStart(place.program), ...argv];
   const { cut } = choice;
+  if (place.looksHere && !cut && LOOKS.includes(argv.slice(0, 2).join(" "))) {
+    return await runCli(argv, { cwd: place.cwd, ...(choice.env && { env: choice.env }) });
+  }
   const when = cut && `${cut.number}${cut.stays ? "+" : ""}`;
+  // Without --seccomp-bpf, by which strace 6.1 injects hardly a signal.
   const traced = cut
     ? ["strace", "-f", "-qq", "-o", "/dev/null", "-e", `trace=${cut.call}`, "-e", "signal=none"].concat(
         "-e",

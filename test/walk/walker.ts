@@ -48,6 +48,7 @@ export interface WalkOptions {
   /** Looked at before each step: a walk on a slow machine is shorter, and no fault. */
   readonly deadline: number;
   readonly say?: (line: string) => void;
+  readonly looksHere?: boolean;
 }
 
 const LONGEST_CHAIN = 14;
@@ -76,8 +77,8 @@ export class Walker {
   /** Whether nothing has run since it was listed. */
   #isListed = false;
 
-  constructor({ program, folder, seed, say }: WalkOptions) {
-    this.place = { program, cwd: join(folder, "ws"), reports: join(folder, "reports") };
+  constructor({ program, folder, seed, say, looksHere = false }: WalkOptions) {
+    this.place = { program, cwd: join(folder, "ws"), reports: join(folder, "reports"), looksHere };
     this.random = seededRandom(seed);
     this.say = say;
     this.folders = ["A", "B", "C"].map((name) => join(folder, name));
