@@ -133,6 +133,7 @@ export { measureSpaceToCopyUp } from "./copy/space-to-copy-up.ts";
 export { measureQcow2, measureRaw } from "./new/measure.ts";
 export type { CheckSubject } from "./open/open-for-check.ts";
 export { openForCheck } from "./open/open-for-check.ts";
+export { measureImageEnd } from "./open/image-end.ts";
 export { openForInfo } from "./open/open-for-info.ts";
 export type { GateOptions } from "./chain/open-gate.ts";
 export { passGate } from "./chain/open-gate.ts";

@@ -4,6 +4,7 @@
 import { posix } from "node:path";
 import { type DeviceTable, readTable } from "../device/index.ts";
 import { unlessItFails } from "../errors/index.ts";
+import { measureImageEnd } from "../format/index.ts";
 import type { FileStat, Holder, Space, Storage } from "../storage/index.ts";
 import { describeDevicesOf } from "./describe.ts";
 import { listSnapshotsOf } from "./describe-snapshots.ts";
@@ -15,9 +16,9 @@ import type {
   TransactionDescription,
 } from "./results.ts";
 
-/** A file system that has images, and what they take there. */
+/** A file system that has images, or a block device that is one, and what they take there. */
 interface SpaceDescription extends Space {
-  /** The folder of the first of them. */
+  /** The folder of the first of them; the device itself. */
   readonly folder: string;
   readonly allocatedBytes: number;
   /** So full that a snapshot may be made, and the guest that writes to it stands still. */
@@ -65,7 +66,10 @@ export async function describeStatus(
     devices: await addHolders(session, devices, files),
     transactions,
     stale: transactions.flatMap((one) => (isStale(one, now) ? [one.id] : [])),
-    spaces: await measureSpaces(session.workspace.storage, files),
+    spaces: [
+      ...(await measureSpaces(session.workspace.storage, files)),
+      ...(await measureVolumes(session, devices, files)),
+    ],
     snapshots: await summariseSnapshots(session, table),
     notes: session.recovered,
   };
@@ -133,7 +137,8 @@ export async function measureSpaces(
   files: ReadonlyMap<string, FileStat>,
 ): Promise<SpaceDescription[]> {
   const byDisk = new Map<string, { folder: string; allocatedBytes: number }>();
-  for (const [image, { fileSystem, allocatedBytes }] of files) {
+  for (const [image, { kind, fileSystem, allocatedBytes }] of files) {
+    if (kind === "device") continue;
     const disk = byDisk.get(fileSystem);
     if (disk) disk.allocatedBytes += allocatedBytes;
     else byDisk.set(fileSystem, { folder: posix.dirname(image), allocatedBytes });
@@ -144,6 +149,35 @@ export async function measureSpaces(
     if (space) spaces.push({ ...disk, ...space, isLow: space.freeBytes < space.totalBytes * LOW_SHARE });
   }
   return spaces;
+}
+
+/**
+ * Block devices that a guest's writes fill: those of active layers, and of mirrors, in the format qcow2. What can't be read
+ * is told as its device's problem.
+ */
+async function measureVolumes(
+  { workspace: { storage } }: Session,
+  devices: readonly DeviceDescription[],
+  files: ReadonlyMap<string, FileStat>,
+): Promise<SpaceDescription[]> {
+  const growing = devices.flatMap(({ chain, mirror }) => [chain[0] ?? [], mirror ?? []].flat());
+  const volumes: SpaceDescription[] = [];
+  for (const { image, format } of growing) {
+    const stat = files.get(image);
+    if (stat?.kind !== "device" || format !== "qcow2") continue;
+    const end = await unlessItFails(async () => await measureImageEnd(storage, image));
+    if (end === undefined) continue;
+    const totalBytes = stat.sizeBytes;
+    const freeBytes = Math.max(0, totalBytes - end);
+    volumes.push({
+      folder: image,
+      totalBytes,
+      freeBytes,
+      allocatedBytes: end,
+      isLow: freeBytes < totalBytes * LOW_SHARE,
+    });
+  }
+  return volumes;
 }
 
 /** As many of the latest as tell how fast a disk fills up. */

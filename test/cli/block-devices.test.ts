@@ -133,3 +133,28 @@ loops.test("what is not whole on devices is refused by name, and changes nothing
   command("cmp", device, `${root}/before`);
   command("cmp", target, `${root}/target`);
 });
+
+loops.test(
+  "status tells how far the image in a volume has come, and that a full one is a problem",
+  async () => {
+    const { root, device, run, must } = await makeBench();
+    const other = attachLoop(`${root}/other`, SIZE_BYTES);
+    await must(`device add vda ${device} --allow-devices`);
+    await must(`device add vdb ${other} --format raw`);
+    const spaces = async (status: number): Promise<unknown> => {
+      const result = await run("status --json --check");
+      expect(result.status).toBe(status);
+      return (JSON.parse(result.stdout) as { space: unknown }).space;
+    };
+    const end = async (): Promise<unknown> => {
+      const { stdout } = await must(`img check --output=json --allow-devices ${device}`);
+      return (JSON.parse(stdout) as { "image-end-offset": number })["image-end-offset"];
+    };
+    const taken = Number(await end());
+    const space = { folder: device, free: SIZE_BYTES - taken, total: SIZE_BYTES, allocated: taken };
+    expect(await spaces(0)).toEqual([space]);
+    command("qemu-io", "-c", "write 2M 6592k", device);
+    expect(await spaces(1)).toMatchObject([{ folder: device, allocated: await end() }]);
+    expect((await run("status")).stdout).toMatch(/problem: .*loop\d+: .* free of 8 MiB/);
+  },
+);
