@@ -3,6 +3,7 @@
 //
 //   targets → Census (walk, headers, what they name) → Scene → a function for each family → sorted findings
 
+import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import { identityOf } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
@@ -57,6 +58,7 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   const visit = new Visit(storage, request);
   const own = await visit.own();
   const folders: string[] = [];
+  const files: string[] = [];
   for (const path of placesOf(request, own)) {
     const there = await storage.stat(path);
     if (!there && paths.includes(path))
@@ -64,16 +66,21 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
     if (there?.kind === "folder") {
       await census.addFolder(path);
       folders.push(await storage.realPath(path));
-    } else await census.addFile(path);
+    } else {
+      await census.addFile(path);
+      if (paths.includes(path)) files.push(path);
+    }
   }
-  const wards = [...(own ? [own] : []), ...(await visit.found([...census.workspaces], own))];
+  const found = await visit.found([...census.workspaces], own);
+  const wards = [...(own ? [own] : []), ...found];
+  wards.push(...(await visit.above(files, wards)));
   await census.follow();
   const given = census.patients.filter(({ isGiven }) => isGiven);
   const images = given.filter(
     (one) => one.image.header !== undefined && whoCallsItRaw(one, wards) === undefined,
   );
   const scene: Scene = { storage, currentFolder: startFolder, census, given, images, wards, folders };
-  const found = [
+  const findings = [
     ...visit.findings,
     ...census.failures.map(({ path, error }) =>
       finding("unreadable", { path, text: `it can't be looked into: ${error.message}` }),
@@ -89,7 +96,7 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   ];
   return {
     root: own?.root ?? null,
-    findings: sortFindings(found.map((one) => leaveToDevice(scene, one))),
+    findings: sortFindings(findings.map((one) => leaveToDevice(scene, one))),
     opened: census.opened,
     judged: given.filter(({ image, overlays }) => image.probed !== undefined || overlays.length > 0).length,
     left: census.left,
@@ -140,7 +147,10 @@ class Visit {
     const isWhole = paths.length === 0 && devices.length === 0;
     try {
       const { ward, findings } = await visitWard(this.#storage, { startFolder, workspace, safeWorkspaces });
-      if (isWhole || devices.length > 0 || paths.includes(ward?.root ?? "")) this.findings.push(...findings);
+      const isAsked = isWhole || paths.includes(ward?.root ?? "");
+      const isAbout = ({ device }: Finding): boolean => device === null || devices.includes(device);
+      if (isAsked) this.findings.push(...findings);
+      else if (devices.length > 0) this.findings.push(...findings.filter(isAbout));
       return ward;
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
@@ -170,5 +180,32 @@ class Visit {
       if (ward) wards.push(ward);
     }
     return wards;
+  }
+
+  /** Those that the files lie in, which were not visited yet: of what is wrong with them, what is about these files. */
+  async above(files: readonly string[], visited: readonly Ward[]): Promise<readonly Ward[]> {
+    const wards: Ward[] = [];
+    const { safeWorkspaces } = this.#request;
+    for (const file of files) {
+      const real = await this.#storage.realPath(file);
+      const root = await this.#findRoot(posix.dirname(real));
+      const known = [...visited, ...wards].find((one) => one.root === root);
+      const place = { startFolder: root ?? "/", workspace: root, safeWorkspaces };
+      const ward = known ?? (root === undefined ? undefined : (await visitWard(this.#storage, place)).ward);
+      if (!ward) continue;
+      if (!known) wards.push(ward);
+      const own = ward.entries
+        .filter(({ chain }) => chain.some(({ image }) => image === real))
+        .map(({ name }) => name);
+      this.findings.push(...ward.findings.filter(({ device }) => device !== null && own.includes(device)));
+    }
+    return wards;
+  }
+
+  async #findRoot(folder: string): Promise<string | undefined> {
+    for (let at = folder; ; at = posix.dirname(at)) {
+      if ((await this.#storage.statLink(posix.join(at, ".imgtx")))?.kind === "folder") return at;
+      if (at === posix.dirname(at)) return undefined;
+    }
   }
 }
