@@ -5,7 +5,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
-import { identityOf } from "../../format/index.ts";
+import { findBeside, identityOf } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import type { OnProgress } from "../request.ts";
 import { judgeAccess } from "./access.ts";
@@ -68,6 +68,8 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
       folders.push(await storage.realPath(path));
     } else {
       await census.addFile(path);
+      const beside = await findBeside(storage, path);
+      if (beside) census.foldersBeside.add(beside.folder);
       if (paths.includes(path)) files.push(path);
     }
   }

@@ -45,7 +45,9 @@ async function findLeftBeside({ storage, census }: Scene): Promise<Finding[]> {
   const found: Finding[] = [];
   for (const folder of census.foldersBeside) {
     // Of one whose image is gone nothing is known.
-    const image = census.patients.find(({ path }) => folder === folderBeside(path));
+    const image = census.patients.find(({ path, others }) =>
+      [path, ...others].some((one) => folder === folderBeside(one)),
+    );
     if (!image || !(await findJournalBeside(storage, image.path))) continue;
     found.push(
       finding("change-left-beside", {

@@ -176,6 +176,7 @@ export const TROUBLES: readonly Trouble[] = [
     words: ["vda"],
   },
   { code: "change-left-beside", script: `${BASE}; ${LEFT_BESIDE}`, at: "base.qcow2" },
+  { code: "change-left-beside", script: `${BASE}; ${LEFT_BESIDE}`, at: "base.qcow2", words: ["base.qcow2"] },
   {
     code: "workspace-copied",
     script: `mkdir w; ${CREATE} w/base.qcow2 1M; imgtx init w; imgtx --workspace w device add vda w/base.qcow2; cp -r w copy`,
