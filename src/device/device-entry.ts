@@ -147,25 +147,31 @@ export function mapImagePaths(element: ChainEntry, map: (path: string) => string
   return { ...element, image: map(image), dataFile: dataFile && { ...dataFile, image: map(dataFile.image) } };
 }
 
+/** The same chain with what files of it look like. */
+export function withLooksIn(
+  chain: readonly ChainEntry[],
+  looks: ReadonlyMap<string, Fingerprint>,
+): ChainEntry[] {
+  const renew = <File extends SeenFile>(file: File): File => {
+    const fingerprint = looks.get(file.image);
+    return fingerprint ? { ...file, fingerprint } : file;
+  };
+  return chain.map((one) => {
+    const { dataFile } = one;
+    return dataFile && looks.has(dataFile.image) ? { ...renew(one), dataFile: renew(dataFile) } : renew(one);
+  });
+}
+
 /** The same entry with what images of its chain look like, and with the times that its fences put back then. */
 export function withLooks(
   entry: DeviceEntry,
   looks: ReadonlyMap<string, Fingerprint> | undefined,
 ): DeviceEntry {
   if (!looks) return entry;
-  const renew = <File extends SeenFile>(file: File): File => {
-    const fingerprint = looks.get(file.image);
-    return fingerprint ? { ...file, fingerprint } : file;
-  };
   const { frozen } = entry;
   return {
     ...entry,
-    chain: entry.chain.map((one) => {
-      const { dataFile } = one;
-      return dataFile && looks.has(dataFile.image)
-        ? { ...renew(one), dataFile: renew(dataFile) }
-        : renew(one);
-    }),
+    chain: withLooksIn(entry.chain, looks),
     frozen: frozen && {
       ...frozen,
       fences: frozen.fences.map((fence) => ({

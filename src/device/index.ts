@@ -99,6 +99,7 @@ export {
   type GivenUp,
   type TakenThen,
   withGivenUp,
+  withLooksOfMade,
   withoutSeals,
   withRenewed,
   withSealsOf,

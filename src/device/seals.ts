@@ -3,7 +3,8 @@
 // Invariant: a record of a snapshot is never changed. Where images of a device have changed places, a later record has that
 // device anew, and the table says which one counts.
 
-import { type ChainEntry, filesOfEntry } from "./device-entry.ts";
+import type { Fingerprint } from "../format/index.ts";
+import { type ChainEntry, filesOfEntry, withLooksIn } from "./device-entry.ts";
 import type { DeviceTable } from "./device-table.ts";
 import type { SealedDevice, Snapshot, SnapshotRef } from "./snapshot-record.ts";
 
@@ -54,6 +55,21 @@ export interface TakenThen {
   /** The number that stands here for the oldest one, with those that follow it for the others. */
   readonly first: number;
   readonly snapshots: readonly Pick<SealedDevice, "chain" | "below" | "isMade">[];
+}
+
+/** With what images look like that the transaction has made. */
+export function withLooksOfMade(givenUp: GivenUp, looks: ReadonlyMap<string, Fingerprint>): GivenUp {
+  if (looks.size === 0) return givenUp;
+  const renew = <Part extends Pick<SealedDevice, "chain">>(part: Part): Part => ({
+    ...part,
+    chain: withLooksIn(part.chain, looks),
+  });
+  const { renewed, taken } = givenUp;
+  return {
+    ...givenUp,
+    ...(renewed && { renewed: renewed.map((one) => ({ ...one, devices: one.devices.map(renew) })) }),
+    ...(taken && { taken: { ...taken, snapshots: taken.snapshots.map(renew) } }),
+  };
 }
 
 /**

@@ -27,6 +27,8 @@ export { assertMayStandOn } from "./chain/judge-below.ts";
 export {
   assertNoSnapshots,
   changeBacking,
+  encodeElsewhere,
+  type NamesElsewhere,
   judgeBacking,
   type NewBacking,
   readOwnBacking,

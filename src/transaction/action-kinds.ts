@@ -10,6 +10,7 @@ export const ACTION_KINDS = [
   "device-remove",
   "device-rename",
   "device-trust",
+  "relocate",
   "rollback",
   "snapshot-delete",
   "undo",

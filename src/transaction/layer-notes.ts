@@ -2,6 +2,7 @@
 
 import { isCount, isFlag, isText, orNull } from "../device/index.ts";
 import { formatBytes, sayBytes } from "../units/index.ts";
+import { shellQuote } from "../format/index.ts";
 import { BOTH, DEVICE, IMAGE, row } from "./note-row.ts";
 import { withName } from "./note-words.ts";
 
@@ -72,6 +73,16 @@ export const LAYER_ROWS = {
   ),
   "layer not merged": row({ ...IMAGE, why: isText }, ({ image, why }) => `${image} stays as a layer: ${why}`),
   "own image stays": row(IMAGE, ({ image }) => `${image} stays where it is: imgtx did not make it`),
+  "to relocate": row(
+    { entries: isCount, lengthBytes: isCount, stays: isFlag },
+    ({ entries, lengthBytes, stays }) =>
+      `${entries === 1 ? "a file" : `${entries} files`}, up to ${formatBytes(lengthBytes)}, ${stays ? "which stay where they are as well" : "which go when the copies are read back and committed"}`,
+  ),
+  "nothing to relocate": row({}, () => "all that could go is there already"),
+  "way to move back": row(
+    BOTH,
+    ({ image, device }) => `\`imgtx relocate ${device} ${shellQuote(image)}\` moves it back`,
+  ),
   "merged into": row(IMAGE, ({ image }) => `${image} gets what is merged`),
 
   // Of what a layer stands on.

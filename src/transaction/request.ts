@@ -37,6 +37,17 @@ export interface DeviceRemoveRequest {
   readonly device: string;
 }
 
+/** Devices go to another folder, with all images that snapshots keep of them. */
+export interface RelocateRequest {
+  readonly kind: "relocate";
+  /** Undefined: all of the workspace. */
+  readonly devices: readonly string[] | undefined;
+  /** Absolute. */
+  readonly folder: string;
+  /** Whether the sources stay. */
+  readonly keep: boolean;
+}
+
 /** The device gets another name, and its images stay where they are. */
 export interface DeviceRenameRequest {
   readonly kind: "device-rename";
@@ -247,6 +258,7 @@ export type ActionRequest =
   | DeviceRemoveRequest
   | DeviceRenameRequest
   | DeviceTrustRequest
+  | RelocateRequest
   | RollbackRequest
   | SnapshotDeleteRequest
   | UndoRequest

@@ -234,6 +234,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/repair.ts")).repair,
   },
   {
+    path: ["relocate"],
+    summary: "move devices to another folder, with their snapshots",
+    section: "Actions",
+    load: async () => (await import("../commands/relocate.ts")).relocate,
+  },
+  {
     path: ["rollback"],
     summary: "go back to a snapshot",
     section: "Actions",

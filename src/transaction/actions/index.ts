@@ -22,6 +22,7 @@ import { reopen } from "./reopen.ts";
 import { repair, repairUndo } from "./repair.ts";
 import { resize } from "./resize.ts";
 import { snapshot } from "./snapshot.ts";
+import { relocate } from "./relocate/relocate.ts";
 import { rollback } from "./way-back/rollback.ts";
 import { snapshotDelete } from "./way-back/snapshot-delete.ts";
 import { redo, undo } from "./way-back/undo.ts";
@@ -36,6 +37,7 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   "device-remove": deviceRemove,
   "device-rename": deviceRename,
   "device-trust": deviceTrust,
+  relocate,
   rollback,
   "snapshot-delete": snapshotDelete,
   undo,

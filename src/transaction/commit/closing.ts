@@ -8,7 +8,6 @@ import {
   type FenceEntry,
   filesOfEntry,
   filesOfSnapshot,
-  givenUpByNames,
   type Operation,
   type OperationAction,
   renamed,
@@ -132,7 +131,7 @@ export function withPlannedSnapshots(
 ): DeviceTable {
   let table = withRenames(withSealsOf(next, closing), renamesOf(state), next.generation);
   const entries = new Map(closing.devices.map((entry) => [entry.name, entry]));
-  for (const { plan, changes } of changesByStatement(state)) {
+  for (const { plan, changes, givesUp } of changesByStatement(state)) {
     const renames = renamesOf(state, plan.statement);
     if (plan.snapshot) {
       const { devices, name, message, files } = plan.snapshot;
@@ -151,9 +150,7 @@ export function withPlannedSnapshots(
       });
       ({ table } = taken);
     }
-    for (const givenUp of plan.givesUp ?? []) {
-      table = withGivenUp(table, givenUpByNames(givenUp, renames));
-    }
+    for (const givenUp of givesUp) table = withGivenUp(table, givenUp);
     for (const { device, after } of changes) {
       if (after) entries.set(device, after);
       else entries.delete(device);
@@ -164,17 +161,20 @@ export function withPlannedSnapshots(
 
 /**
  * Its new snapshots with what images looked like last: a statement that sealed one after another action of the transaction
- * had it from the plan of that. And of images that the transaction has changed before, with what they look like then.
+ * had it from the plan of that. And of images that the transaction has changed before, with what they look like then; or
+ * has made, with what they look like by their names.
  */
 export function withLooksOfKept(
   table: DeviceTable,
   closing: DeviceTable,
   state: TransactionState,
   redone: ReadonlyMap<string, Fingerprint>,
+  made: ReadonlyMap<string, Fingerprint> = new Map(),
 ): DeviceTable {
   const known = closing.devices.flatMap(({ chain }) => chain).flatMap(filesOfEntry);
   const looks = new Map([
     ...known.map(({ image, fingerprint }) => [image, fingerprint] as const),
+    ...made,
     ...withoutFences(redone, state),
   ]);
   const renew = <File extends SeenFile>(file: File): File => ({

@@ -47,6 +47,7 @@ import { removeFilesBeside } from "../images/files-beside.ts";
 import { assertDisksThere } from "../images/planned-folders.ts";
 import type { KeptFile, OnProgress, RunOptions } from "../request.ts";
 import {
+  filesMade,
   type CommitRecord,
   type Journal,
   lastSeen,
@@ -202,7 +203,10 @@ async function moveOn(
   return await how.underLock(async () => {
     const table = await readTable(workspace);
     const closing = closingTable(table, state, redone, written);
-    const planned = withLooksOfKept(nextTable(table, state, commit, closing), closing, state, redone);
+    const made = filesMade(state);
+    const seen = new Map([...(how.looks ?? [])].filter(([image]) => made.has(image)));
+    const kept = nextTable(table, state, commit, closing);
+    const planned = withLooksOfKept(kept, closing, state, redone, seen);
     const late = imagesCopiedLate(state, planned);
     // Also where it is larger or smaller already: what it looks like is told when all is copied.
     for (const image of late)

@@ -8,6 +8,7 @@ import {
   isRaised,
   type Renaming,
   withFingerprints,
+  withLooksOfMade,
 } from "../../device/index.ts";
 import type { CopyStep, LateStep } from "./copy-steps.ts";
 import type {
@@ -147,9 +148,12 @@ export function changesOf(state: TransactionState): TableChange[] {
 }
 
 /** The same, statement by statement. */
-export function changesByStatement(
-  state: TransactionState,
-): { readonly plan: PlanRecord; readonly changes: readonly TableChange[] }[] {
+export function changesByStatement(state: TransactionState): {
+  readonly plan: PlanRecord;
+  readonly changes: readonly TableChange[];
+  /** By the names that devices have at the end. */
+  readonly givesUp: readonly GivenUp[];
+}[] {
   const kept = new Map(state.fences.map((fence) => [fence.image, fence.kept]));
   const withFences = (entry: DeviceEntry): DeviceEntry => ({
     ...entry,
@@ -167,7 +171,11 @@ export function changesByStatement(
       device,
       after: after && withFences(withFingerprints(after, made)),
     }));
-    return { plan, changes };
+    const looks = new Map(prepared?.files.map(({ path, fingerprint }) => [path, fingerprint]));
+    const givesUp = (plan.givesUp ?? []).map((one) =>
+      withLooksOfMade(givenUpByNames(one, renamesOf(state, plan.statement)), looks),
+    );
+    return { plan, changes, givesUp };
   });
 }
 
@@ -180,9 +188,7 @@ export function renamesOf(state: TransactionState, after = -1): readonly Renamin
 
 /** What statements give up of snapshots, by the names that devices have at the end. */
 export function givenUpBy(state: TransactionState): readonly GivenUp[] {
-  return liveStatements(state).flatMap(({ plan: { statement, givesUp = [] } }) =>
-    givesUp.map((one) => givenUpByNames(one, renamesOf(state, statement))),
-  );
+  return changesByStatement(state).flatMap(({ givesUp }) => givesUp);
 }
 
 /** The fences that devices are to keep, and that are not raised yet. */

@@ -3,6 +3,7 @@
 // `npm test` a few; `coverage.test.ts` sees that none is missing.
 
 import { posix } from "node:path";
+import { ELSEWHERE } from "./relocate-scenarios.ts";
 import {
   addAll,
   DEVICES,
@@ -153,6 +154,12 @@ const PLAIN: readonly Batches[] = [
           `migrate ${device.name} ${beside(device, "copy.qcow2")} --new-source ${beside(device, "new.qcow2")}`,
       ),
     ],
+  },
+  {
+    name: "relocate",
+    prepare: onOverlays,
+    more: () => [ELSEWHERE, { ...ELSEWHERE, path: "newer/notes.txt" }],
+    steps: (devices) => [[`relocate ${names(devices)} ../new`], [`relocate ${names(devices)} ../newer`]],
   },
   { name: "rollback", prepare: onOverlays, steps: () => [["rollback"]] },
   { name: "undo and redo", prepare: onOverlays, steps: () => [["undo"], ["redo"]] },

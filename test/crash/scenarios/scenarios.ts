@@ -8,6 +8,7 @@ import { CHANGE_SCENARIOS } from "./change-scenarios.ts";
 import { DELETE_SCENARIOS } from "./delete-scenarios.ts";
 import { MERGE_SCENARIOS } from "./merge-scenarios.ts";
 import { MIGRATE_SCENARIOS } from "./migrate-scenarios.ts";
+import { RELOCATE_SCENARIOS } from "./relocate-scenarios.ts";
 import { PULL_SCENARIOS } from "./pull-scenarios.ts";
 import { MIRROR_SCENARIOS, MIRRORED, OTHER_RAW } from "./mirror-scenarios.ts";
 import {
@@ -308,6 +309,7 @@ export const SCENARIOS: readonly Scenario[] = [
   ...MERGE_SCENARIOS,
   ...PULL_SCENARIOS,
   ...DELETE_SCENARIOS,
+  ...RELOCATE_SCENARIOS,
 ];
 
 /** Two commands at the same time, on what a scenario's preparation left. */

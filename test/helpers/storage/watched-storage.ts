@@ -40,9 +40,11 @@ export function watchStorage(storage: Storage, look: Onlooker): WatchedStorage {
     look({ name, path, purpose }, kill);
   };
 
+  // What a call gets of files is the storage's own.
+  const behind = new Map<unknown, StorageFile>();
   const watchFile = (file: StorageFile): StorageFile => {
     openFiles.add(file);
-    return new Proxy(file, {
+    const seen = new Proxy(file, {
       get(target, property) {
         const value: unknown = Reflect.get(target, property, target);
         if (typeof value !== "function") return value;
@@ -54,10 +56,12 @@ export function watchStorage(storage: Storage, look: Onlooker): WatchedStorage {
           }
           const purpose = property === "flush" ? String(parameters[0]) : undefined;
           show(`file.${String(property)}`, target.path, purpose);
-          return method(...parameters);
+          return method(...parameters.map((one) => behind.get(one) ?? one));
         };
       },
     });
+    behind.set(seen, file);
+    return seen;
   };
 
   const watched = new Proxy(storage, {

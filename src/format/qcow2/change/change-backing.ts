@@ -13,11 +13,11 @@ import type { ChainLink } from "../../chain/chain-link.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import { requireWritable } from "../../open/open-for-writing.ts";
 import { quoteName, shellQuote } from "../../quote-name.ts";
-import { readOwnHeader } from "../../read-header.ts";
+import { readBytes, readOwnHeader } from "../../read-header.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
 import type { HeaderExtension } from "../codec/header-extension.ts";
 import { readSnapshotTable } from "../read/qcow2-snapshots.ts";
-import { encodeChangedHeader, writeHeader } from "./rewrite-header.ts";
+import { encodeChangedHeader, inPlaceOf, writeHeader } from "./rewrite-header.ts";
 
 /** What an image is to stand on: as it is stored. */
 export interface NewBacking {
@@ -67,6 +67,38 @@ export async function changeBacking(file: StorageFile, backing: NewBacking | und
   await writeHeader(file, header, encode(header, file.path, backing));
 }
 
+/** Names that an image stores where it and what it names lie elsewhere. Left out: as they are. */
+export interface NamesElsewhere {
+  readonly backing?: NewBacking;
+  readonly dataFile?: string;
+}
+
+/**
+ * The first bytes of a copy of the image that stores these names; undefined where it stores them already. The image may be
+ * dirty or marked corrupt: a copy of it is that too. E_UNSUPPORTED for a name that no header holds, or this one not.
+ */
+export async function encodeElsewhere(
+  { header, file, path: image }: ChainLink,
+  { backing, dataFile }: NamesElsewhere,
+): Promise<Uint8Array | undefined> {
+  if (header === undefined) return undefined;
+  if (backing) {
+    requirePlainPath(backing.name, image);
+    requireStorableName(backing.name, image);
+  }
+  const named = backing ? placeFormat(header.extensions, backing.format) : header.extensions;
+  const extensions = named.map(
+    (one): HeaderExtension =>
+      one.kind === "dataFile" && dataFile !== undefined ? { kind: "dataFile", name: dataFile } : one,
+  );
+  const backingFileName = backing?.name ?? header.backingFileName;
+  const bytes = encodeChangedHeader(header, { extensions, backingFileName });
+  if (bytes === undefined) throw noRoom(header, image);
+  const whole = await inPlaceOf(file, header, bytes);
+  const isSame = Buffer.compare(await readBytes(file, 0, whole.length), whole) === 0;
+  return isSame ? undefined : whole;
+}
+
 function encode(header: Qcow2Header, image: string, backing: NewBacking | undefined): Uint8Array {
   if (backing !== undefined) {
     requirePlainPath(backing.name, image);
@@ -78,7 +110,11 @@ function encode(header: Qcow2Header, image: string, backing: NewBacking | undefi
     backingFileName: backing?.name,
   });
   if (bytes !== undefined) return bytes;
-  throw new ImgtxError(
+  throw noRoom(header, image);
+}
+
+function noRoom(header: Qcow2Header, image: string): ImgtxError {
+  return new ImgtxError(
     "E_UNSUPPORTED",
     `Backing file name too long: its header of ${header.clusterSizeBytes} bytes has no room for it`,
     {

@@ -31,11 +31,20 @@ export function encodeChangedHeader(
 /** Writes them in the place of the old ones: what stood behind their new end, such as a longer name's tail, goes. */
 export async function writeHeader(
   file: Pick<StorageFile, "read" | "write">,
-  { clusterSizeBytes }: Qcow2Header,
+  header: Qcow2Header,
   bytes: Uint8Array,
 ): Promise<void> {
+  await file.write(await inPlaceOf(file, header, bytes), 0);
+}
+
+/** The first bytes of the file where these take the place of its header. */
+export async function inPlaceOf(
+  file: Pick<StorageFile, "read">,
+  { clusterSizeBytes }: Qcow2Header,
+  bytes: Uint8Array,
+): Promise<Uint8Array> {
   const usedBytes = measureHeaderCluster(await readHead(file));
   const whole = new Uint8Array(Math.max(bytes.length, Math.min(usedBytes, clusterSizeBytes)));
   whole.set(bytes);
-  await file.write(whole, 0);
+  return whole;
 }

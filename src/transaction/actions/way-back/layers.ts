@@ -36,7 +36,7 @@ export type Layers = ReadonlyMap<string, Layer>;
 
 type Growing = { -readonly [Field in keyof Layer]: Layer[Field] };
 
-/** Without what stands on them by no record: see withOverlays. */
+/** Without what stands on them by no record: see withOverlays. along: further devices whose needs do not count. */
 export async function readLayers(
   device: string,
   deleted: ReadonlySet<number>,
@@ -46,6 +46,7 @@ export async function readLayers(
     takenHere,
     readInherited,
   }: Pick<PlanContext, "table" | "snapshots" | "takenHere" | "readInherited">,
+  along: readonly string[] = [],
 ): Promise<Map<string, Layer>> {
   const inherited = await readInherited();
   const layers = new Map<string, Growing>();
@@ -55,7 +56,8 @@ export async function readLayers(
     const { number, devices } = await snapshots.read(ref);
     for (const one of devices) {
       if (one.device === device) sealed.set(number, one);
-      else for (const image of filesOf(one.chain)) needed.set(image, `snapshot ${number} of '${one.device}'`);
+      else if (!along.includes(one.device))
+        for (const image of filesOf(one.chain)) needed.set(image, `snapshot ${number} of '${one.device}'`);
     }
   }
   for (const [number, { chain, below, isMade = false, trusted = [] }] of sealed) {
@@ -81,7 +83,8 @@ export async function readLayers(
     layer.moments = [...layer.moments, table.nextSnapshot + index];
   }
   for (const { name, chain, mirror } of table.devices) {
-    if (name !== device) for (const image of filesOf(chain)) needed.set(image, `'${name}'`);
+    if (name !== device && !along.includes(name))
+      for (const image of filesOf(chain)) needed.set(image, `'${name}'`);
     for (const image of filesOf(mirror?.chain ?? [])) needed.set(image, `the mirror of '${name}'`);
   }
   for (const layer of layers.values()) {

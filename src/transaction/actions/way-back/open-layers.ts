@@ -27,12 +27,13 @@ export interface OpenLayers {
   viewOf(image: string, overlay?: string): View;
 }
 
-/** Opens chains that go through all of these. E_CHANGED, E_NOT_FOUND and others where they are not what they were. */
+/** Opens chains that go through all of these. wayOut: what else ends a refusal, as a clause. E_CHANGED, E_NOT_FOUND and others where they are not what they were. */
 export async function openLayers(
   { name: device, format, image }: DeviceEntry,
   layers: Layers,
   wanted: readonly string[],
   context: PlanContext,
+  wayOut = "; `--keep-images` takes the moment away, and leaves them as they are",
 ): Promise<OpenLayers> {
   const chains: Chain[] = [];
   const covered = new Set<string>();
@@ -49,7 +50,7 @@ export async function openLayers(
     const layer = layers.get(one);
     if (layer && !covered.has(one)) await open(one, layer.entry.format, layer.trusted);
   }
-  const doubts = chains.flatMap((chain) => judgeChain(device, chain, layers));
+  const doubts = chains.flatMap((chain) => judgeChain(device, chain, layers, wayOut));
   return { chains, doubts, viewOf: (path, overlay) => findView(chains, path, overlay) };
 }
 
@@ -76,7 +77,7 @@ function findView(chains: readonly Chain[], path: string, above: string | undefi
 }
 
 /** E_CHANGED where the images are not what is known of them, but for what a guest writes to. Returns what can't be told. */
-function judgeChain(device: string, chain: Chain, layers: Layers): readonly Note[] {
+function judgeChain(device: string, chain: Chain, layers: Layers, wayOut: string): readonly Note[] {
   const [top] = chain.links;
   const known = lineFrom(layers, top?.path ?? null).flatMap((image) => layers.get(image) ?? []);
   const now = chainEntriesOf(chain);
@@ -98,6 +99,6 @@ function judgeChain(device: string, chain: Chain, layers: Layers): readonly Note
   throw new ImgtxError("E_CHANGED", `the images are not what they were: ${problems.join("; ")}`, {
     device,
     ...(top && { image: top.path }),
-    hint: "put the images back from a copy, with their times; `--keep-images` takes the moment away, and leaves them as they are",
+    hint: `put the images back from a copy, with their times${wayOut}`,
   });
 }

@@ -110,7 +110,7 @@ export function marksOf(active: string, tree: Rearranged): NonNullable<GivenUp["
 }
 
 /** The files of the device's own chain then, its active layer first, each with the name that the one above has for it. */
-export function placesFrom(active: string, tree: Rearranged): Pick<ChainEntry, "image" | "name">[] {
+export function placesFrom(active: string, tree: Rearranged): ChainEntry[] {
   const line = lineFrom(active, tree);
   return line.map((one, depth) => entryOf(one, line[depth - 1], tree));
 }

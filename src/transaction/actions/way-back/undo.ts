@@ -4,6 +4,7 @@
 // generation was superseded, and is compared with that. What was written since stays in its own images: where a guest
 // would miss it, an undo says so, and is refused.
 
+import { posix } from "node:path";
 import {
   type DeviceEntry,
   type DeviceTable,
@@ -15,7 +16,7 @@ import {
   withTrusted,
 } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
-import { describeChanges } from "../../../format/index.ts";
+import { describeChanges, shellQuote } from "../../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../plan/action.ts";
 import { deviceEntryOf, notesOnMirrorLeft } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";
@@ -193,6 +194,16 @@ async function findKnownFrom(
 /** Further back nobody remembers what was undone. */
 const MOST_UNDONE = 100;
 
+/** Where the image is gone, and the device has one of the same name in another folder: a sentence. */
+function sayMoved({ name, image }: DeviceEntry, before: DeviceEntry | undefined): string[] {
+  const moved = before?.chain.find(
+    (one) => posix.basename(one.image) === posix.basename(image) && one.image !== image,
+  );
+  if (!moved) return [];
+  const back = `imgtx relocate ${name} ${shellQuote(posix.dirname(image))}`;
+  return [`its name is that of ${moved.image} now: \`${back}\` moves that there`];
+}
+
 /** Whether somebody wrote to what the device is on since that was made. */
 function isWrittenTo({ chain: [was] }: DeviceEntry, { links: [now] }: OpenChains[number]["chain"]): boolean {
   return (
@@ -224,7 +235,10 @@ async function reviveEntry(revive: {
 }): Promise<DeviceEntry | undefined> {
   const { before, after, wanted, context, chains, obstacles, doubts } = revive;
   const chain = await openInto(chains, obstacles, after, context);
-  if (!chain) return undefined;
+  if (!chain) {
+    obstacles.push(...sayMoved(after, before));
+    return undefined;
+  }
   const present = findDevice(context.table, after.name);
   const revived = withTrusted(deviceEntryOf(after.name, chain, after), present ? trustedBy(present) : []);
   const entry = { ...revived, ...(after.made === after.image && { made: after.made }) };

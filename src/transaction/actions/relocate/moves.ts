@@ -1,0 +1,265 @@
+// Which images of devices go to another folder, and which stay: what others need stays, with all that it stands on.
+//
+// Invariants
+// - What goes is a layer with all that stands on it: no image is left on one that is gone.
+// - A name that is relative stays so, and leads to the same image: where that goes too, to its new place.
+
+import { posix } from "node:path";
+import { type DeviceEntry, filesOfEntry } from "../../../device/index.ts";
+import { ImgtxError } from "../../../errors/index.ts";
+import {
+  type ChainLink,
+  encodeElsewhere,
+  isProtocolName,
+  localFileOf,
+  makeRelativeName,
+  type NamesElsewhere,
+} from "../../../format/index.ts";
+import type { Note } from "../../notes.ts";
+import type { PlanContext } from "../plan/action.ts";
+import { targetExists } from "../plan/new-overlay.ts";
+import { type Layer, type Layers, readLayers, withOverlays } from "../way-back/layers.ts";
+import { openLayers, type OpenLayers } from "../way-back/open-layers.ts";
+
+/** The layers of one of the devices, open as far as they go. */
+export interface DeviceLayers {
+  readonly entry: DeviceEntry;
+  readonly layers: Layers;
+  readonly open: OpenLayers;
+}
+
+/** A layer that goes. */
+export interface Move {
+  readonly layer: Layer;
+  readonly link: ChainLink;
+  readonly to: string;
+  /** Where its data file goes. Undefined: it has none, or that is there already. */
+  readonly dataFileTo: string | undefined;
+  /** What the copy begins with instead, where names change. */
+  readonly head: Uint8Array | undefined;
+  /** By which the copy names what it stands on. */
+  readonly nameOfBelow: string | undefined;
+}
+
+export interface Moves {
+  readonly devices: readonly DeviceLayers[];
+  /** Those with most below them first. */
+  readonly moves: readonly Move[];
+  readonly notes: readonly Note[];
+}
+
+export interface Wanted {
+  readonly devices: readonly DeviceEntry[];
+  /** The folder, by its canonical path. */
+  readonly folder: string;
+  readonly keep: boolean;
+}
+
+/** Errors where an image is not what it was, or can't go. */
+export async function planMoves({ devices, folder, keep }: Wanted, context: PlanContext): Promise<Moves> {
+  const names = devices.map(({ name }) => name);
+  const trees: { readonly entry: DeviceEntry; readonly layers: Layers }[] = [];
+  for (const entry of devices) {
+    trees.push({ entry, layers: await readLayers(entry.name, new Set(), context, names) });
+  }
+  const known = unite(trees.map(({ layers }) => layers));
+  const { layers: all, notes } = await withOverlays(known, keep, context);
+  const { going, staying } = divide(all, await findBlockDevices(all, context), folder);
+  const opened: DeviceLayers[] = [];
+  for (const { entry, layers } of trees) {
+    const wanted = going.flatMap(({ image }) => (layers.has(image) ? [image] : []));
+    // The device's own chain in any case: its commit is about that.
+    const open = await openLayers(entry, layers, [entry.image, ...wanted], context, "");
+    opened.push({ entry, layers, open });
+  }
+  const goes = new Set(going.map(({ image }) => image));
+  const moves: Move[] = [];
+  for (const layer of going) {
+    const { open, entry } = opened.find((one) => one.layers.has(layer.image)) ?? {};
+    if (!open || !entry) throw new Error("a layer is of one of the devices");
+    moves.push(await planMove(layer, { open, device: entry.name, folder, goes }, context));
+  }
+  assertApart(moves);
+  return {
+    devices: opened,
+    moves,
+    notes: [...notes, ...staying, ...opened.flatMap(({ open }) => open.doubts)],
+  };
+}
+
+/** E_CHANGED where the devices' records have images stand on each other in different ways. */
+function unite(trees: readonly Layers[]): Layers {
+  const all = new Map<string, Layer>();
+  for (const layer of trees.flatMap((layers) => [...layers.values()])) {
+    const other = all.get(layer.image);
+    if (other && other.below !== layer.below) {
+      throw new ImgtxError(
+        "E_CHANGED",
+        `for one device it stands on ${other.below ?? "nothing"}, and for another on ${layer.below ?? "nothing"}`,
+        { image: layer.image, hint: "move one device after the other" },
+      );
+    }
+    all.set(layer.image, { ...layer, neededBy: layer.neededBy ?? other?.neededBy });
+  }
+  return all;
+}
+
+/** What is no file stays where it is. */
+async function findBlockDevices(layers: Layers, { storage }: PlanContext): Promise<ReadonlySet<string>> {
+  const found = new Set<string>();
+  for (const { image, entry } of layers.values()) {
+    const stats = await Promise.all(filesOfEntry(entry).map(async (file) => await storage.stat(file.image)));
+    if (stats.some((stat) => stat?.kind === "device")) found.add(image);
+  }
+  return found;
+}
+
+/** E_REFUSED for one that is there already, and stands on what would go. */
+function divide(layers: Layers, blockDevices: ReadonlySet<string>, folder: string) {
+  const needed = new Map<string, string>();
+  const keepBelow = ({ image, below }: Layer, by: string): void => {
+    if (needed.has(image)) return;
+    needed.set(image, by);
+    const next = below === null ? undefined : layers.get(below);
+    if (next) keepBelow(next, next.neededBy ?? `'${image}'`);
+  };
+  for (const layer of layers.values()) {
+    const by = layer.neededBy ?? (blockDevices.has(layer.image) ? "its block device" : undefined);
+    if (by !== undefined) keepBelow(layer, by);
+  }
+  const isThere = ({ image }: Layer): boolean => posix.dirname(image) === folder;
+  const going = [...layers.values()].filter((layer) => !needed.has(layer.image) && !isThere(layer));
+  const onIt = [...layers.values()].find(
+    (layer) => isThere(layer) && going.some(({ image }) => image === layer.below),
+  );
+  if (onIt) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      `it is in the folder already, and stands on ${onIt.below ?? ""}, which would go: its name for that would lead nowhere`,
+      { image: onIt.image, hint: "name another folder, to which all of the chain goes" },
+    );
+  }
+  const staying = [...needed].map(
+    ([image, by]): Note =>
+      blockDevices.has(image)
+        ? { code: "layer not merged", image, why: "a block device has its place" }
+        : { code: "layer stays", image, by },
+  );
+  const depth = (layer: Layer): number => depthOf(layer, layers);
+  return { going: going.sort((a, b) => depth(b) - depth(a)), staying };
+}
+
+function depthOf({ below }: Layer, layers: Layers): number {
+  const next = below === null ? undefined : layers.get(below);
+  return next ? depthOf(next, layers) + 1 : 0;
+}
+
+interface Around {
+  readonly open: OpenLayers;
+  readonly device: string;
+  readonly folder: string;
+  /** Images that go. */
+  readonly goes: ReadonlySet<string>;
+}
+
+async function planMove(layer: Layer, around: Around, context: PlanContext): Promise<Move> {
+  const { open, device, folder, goes } = around;
+  const { link, below } = open.viewOf(layer.image);
+  assertAsItIs(link, device, context);
+  const [next] = below;
+  const names: NamesElsewhere = {
+    ...(next &&
+      link.header?.backingFileName !== undefined && {
+        backing: {
+          name: await nameElsewhere(link.header.backingFileName, next.path, { folder, goes }, context),
+          format: next.format,
+        },
+      }),
+    ...dataFileElsewhere(link, folder, context),
+  };
+  const dataFile = link.dataFile?.path;
+  const move = {
+    layer,
+    link,
+    to: posix.join(folder, posix.basename(link.path)),
+    dataFileTo:
+      dataFile === undefined || posix.dirname(dataFile) === folder
+        ? undefined
+        : posix.join(folder, posix.basename(dataFile)),
+    head: await encodeElsewhere(link, names),
+    nameOfBelow: names.backing?.name,
+  };
+  for (const path of [move.to, move.dataFileTo]) {
+    const there = path === undefined ? undefined : await context.storage.statLink(path);
+    if (path !== undefined && there) throw targetExists(device, path, there, ", or another folder");
+  }
+  return move;
+}
+
+/** E_REFUSED for what the transaction changes as well, and for what has a fence: the copy would have it, and nobody knew. */
+function assertAsItIs({ path: image, file, header }: ChainLink, device: string, context: PlanContext): void {
+  const { madeHere, copiedInto } = context;
+  if (file.onDisk !== undefined || madeHere.has(image) || copiedInto.has(image)) {
+    throw new ImgtxError("E_REFUSED", "the transaction makes it, or changes it", {
+      device,
+      image,
+      hint: "commit the transaction first",
+    });
+  }
+  if (header?.isFenced !== true) return;
+  throw new ImgtxError("E_REFUSED", "it has a fence, and its copy would have it too", {
+    device,
+    image,
+    hint: `\`imgtx unfreeze --force ${device}\` lifts it`,
+  });
+}
+
+/** The name for a backing image, from the folder. */
+async function nameElsewhere(
+  stored: string,
+  image: string,
+  { folder, goes }: Pick<Around, "folder" | "goes">,
+  { storage }: PlanContext,
+): Promise<string> {
+  const isRelative = !stored.startsWith("/") && localFileOf(stored) === undefined;
+  if (goes.has(image)) {
+    const name = posix.basename(image);
+    if (!isRelative) return posix.join(folder, name);
+    return isProtocolName(name) ? `./${name}` : name;
+  }
+  if (isRelative) return await makeRelativeName(storage, folder, image);
+  return stored.startsWith("/") ? stored : image;
+}
+
+/** As QEMU does, a relative name of a data file is taken to be one from the current folder. */
+function dataFileElsewhere(
+  { header, dataFile }: ChainLink,
+  folder: string,
+  { gate }: PlanContext,
+): Pick<NamesElsewhere, "dataFile"> {
+  const stored = header?.dataFileName;
+  if (!dataFile || stored === undefined || posix.dirname(dataFile.path) === folder) return {};
+  const path = posix.join(folder, posix.basename(dataFile.path));
+  return { dataFile: stored.startsWith("/") ? path : posix.relative(gate.currentFolder, path) };
+}
+
+/** E_DUPLICATE where two files would get one name. */
+function assertApart(moves: readonly Move[]): void {
+  const owners = new Map<string, string>();
+  for (const { link, to, dataFileTo } of moves) {
+    for (const [from, path] of [
+      [link.path, to],
+      [link.dataFile?.path ?? "", dataFileTo],
+    ] as const) {
+      if (path === undefined) continue;
+      const other = owners.get(path);
+      if (other !== undefined) {
+        throw new ImgtxError("E_DUPLICATE", `'${other}' has the same name, and one folder holds it once`, {
+          image: from,
+          hint: "give one of them another name first, with `imgtx mirror` and `imgtx reopen`, or `imgtx merge` them",
+        });
+      }
+      owners.set(path, from);
+    }
+  }
+}
