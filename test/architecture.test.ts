@@ -283,7 +283,7 @@ describe("a broken rule is told", () => {
     [
       "src/transaction/describe.ts",
       'import type { B } from "./session.ts";',
-      "of its layer request.ts, way-back-requests.ts, action-kinds.ts, note-words.ts, note-row.ts, layer-notes.ts, notes.ts, journal",
+      "of its layer request.ts, way-back-requests.ts, device-requests.ts, action-kinds.ts, note-words.ts, note-row.ts, layer-notes.ts, notes.ts, journal",
     ],
   ])("%s, against the rule of its folder: %s", (file, text, message) => {
     const found = findImportViolations([

@@ -22,6 +22,7 @@ export { type HoldOptions, holdDevices } from "./engine/hold.ts";
 export type * from "./repair-results.ts";
 export type * from "./request.ts";
 export type * from "./way-back-requests.ts";
+export type * from "./device-requests.ts";
 export type * from "./results.ts";
 export { restoreWorkspace } from "./recover/restore.ts";
 export {

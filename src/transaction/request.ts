@@ -5,6 +5,13 @@ import type { MirrorSync, Workspace } from "../device/index.ts";
 import type { ErrorCode } from "../errors/index.ts";
 import type { Amendment, CreateOptions, ImageFormat, Preallocation, RepairScope } from "../format/index.ts";
 import type {
+  DeviceAddRequest,
+  DeviceRemoveRequest,
+  DeviceRenameRequest,
+  DeviceTrustRequest,
+  RelocateRequest,
+} from "./device-requests.ts";
+import type {
   RollbackRequest,
   SnapshotDeleteRequest,
   SnapshotRequest,
@@ -21,46 +28,6 @@ export interface ReopenRequest {
   readonly force: boolean;
   /** Make the file: a qcow2 image whose data file is the raw disk that the device is on. */
   readonly asShell?: boolean;
-}
-
-export interface DeviceAddRequest {
-  readonly kind: "device-add";
-  readonly device: string;
-  readonly file: string;
-  readonly format: string | undefined;
-  /** Folders to trust for raw backing images and data files, kept for the workspace. */
-  readonly allowPaths: readonly string[];
-}
-
-export interface DeviceRemoveRequest {
-  readonly kind: "device-remove";
-  readonly device: string;
-}
-
-/** Devices go to another folder, with all images that snapshots keep of them. */
-export interface RelocateRequest {
-  readonly kind: "relocate";
-  /** Undefined: all of the workspace. */
-  readonly devices: readonly string[] | undefined;
-  /** Absolute. */
-  readonly folder: string;
-  /** Whether the sources stay. */
-  readonly keep: boolean;
-}
-
-/** The device gets another name, and its images stay where they are. */
-export interface DeviceRenameRequest {
-  readonly kind: "device-rename";
-  readonly device: string;
-  readonly name: string;
-}
-
-/** Keeps a folder, or a file, where a device's images may lead to for raw backing images and data files. */
-export interface DeviceTrustRequest {
-  readonly kind: "device-trust";
-  readonly device: string;
-  /** Absolute. */
-  readonly place: string;
 }
 
 /** One copy of a device, made or brought in sync. */

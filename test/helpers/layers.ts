@@ -88,6 +88,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
 const PLAIN = [
   "request.ts",
   "way-back-requests.ts",
+  "device-requests.ts",
   "action-kinds.ts",
   "note-words.ts",
   "note-row.ts",
@@ -128,7 +129,8 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
   },
   transaction: {
     "way-back-requests.ts": [],
-    "request.ts": ["way-back-requests.ts"],
+    "device-requests.ts": [],
+    "request.ts": ["way-back-requests.ts", "device-requests.ts"],
     "action-kinds.ts": ["request.ts"],
     "note-words.ts": [],
     "note-row.ts": [],

@@ -14,7 +14,7 @@ import type {
   DeviceRemoveRequest,
   DeviceRenameRequest,
   DeviceTrustRequest,
-} from "../request.ts";
+} from "../device-requests.ts";
 
 export const deviceAdd: Action<DeviceAddRequest> = {
   saying: { noun: "add", done: "added", planned: "would be added" },
