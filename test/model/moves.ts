@@ -218,6 +218,15 @@ const reopen: Propose = async (choices, model, stage) => {
   return { argv: ["reopen", name, file, "--format", format], effect: { contents }, must: "always" };
 };
 
+/** To another folder, with all that snapshots keep: what is shown, and kept, stays. */
+const relocate: Propose = async (choices, model) => {
+  const names = choices.some(namesOf(model));
+  if (names.length === 0) return undefined;
+  const folder = choices.of(["../new", ".", "../images"]) ?? ".";
+  const keep = choices.below(4) === 0 ? ["--keep"] : [];
+  return { argv: ["relocate", ...names, folder, ...keep], effect: {}, must: "no" };
+};
+
 /** What a run is made of. */
 export const MOVES = {
   snapshot,
@@ -230,5 +239,6 @@ export const MOVES = {
   pull,
   mirror,
   reopen,
+  relocate,
 } as const;
 export type Kind = keyof typeof MOVES;

@@ -23,6 +23,7 @@ const WEIGHTS: readonly (readonly [number, Kind])[] = [
   [3, "pull"],
   [6, "mirror"],
   [8, "reopen"],
+  [6, "relocate"],
 ];
 
 const aCut: fc.Arbitrary<Cut | undefined> = fc.oneof(

@@ -1,6 +1,7 @@
 // What a run of the model stands on: a simulated machine with three devices, the command line in this process, cut off
 // or not, and what is there to be seen after it, by readers that share no code with src.
 
+import { ELSEWHERE } from "../crash/scenarios/relocate-scenarios.ts";
 import { type Guest, guestDigest, openGuest, readHeader } from "../helpers/guest-content.ts";
 import { askCommands, CWD, layOut, runCommand } from "../crash/command-line.ts";
 import { imageIn } from "../crash/judges/observation.ts";
@@ -103,7 +104,7 @@ const LEAKED = / is leaked: /;
 let prepared: Promise<Tree> | undefined;
 
 async function prepare(): Promise<Tree> {
-  const machine = new SimulatedMachine({ durable: await layOut(filesOf(DEVICES)()) });
+  const machine = new SimulatedMachine({ durable: await layOut(filesOf(DEVICES, [ELSEWHERE])()) });
   for (const { name, image, format } of DEVICES) {
     const { exit, text } = await runCommand(startProcess(machine), [
       "device",

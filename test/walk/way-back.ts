@@ -1,6 +1,8 @@
 // Moves that go back to what was kept, or take it away.
 
-import { chance, type Ground, type Move, own, pick, type Propose } from "./ground.ts";
+import { existsSync, mkdirSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { chance, type Ground, type Move, own, pick, pickDevice, type Propose } from "./ground.ts";
 import { keyOf } from "./sealed.ts";
 
 /** To what a snapshot keeps of all its devices, or of one. */
@@ -35,10 +37,23 @@ function snapshotDelete(ground: Ground): Move | undefined {
   return own(["snapshot-delete", String(chosen.number), ...device, "--yes"]);
 }
 
+/** To a folder on the same disk, and back, with all that snapshots keep of it. */
+function relocate(ground: Ground): Move | undefined {
+  const found = pickDevice(ground);
+  if (!found) return undefined;
+  const [name, { image }] = found;
+  const from = dirname(image);
+  const to = basename(from) === "moved" ? dirname(from) : join(from, "moved");
+  if (!existsSync(from)) return undefined;
+  mkdirSync(to, { recursive: true });
+  return own(["relocate", name, to, ...(chance(ground, 20) ? ["--keep"] : [])]);
+}
+
 /** How often each comes, as in `moves.ts`. */
 export const WAYS_BACK: readonly (readonly [number, Propose])[] = [
   [12, rollback],
   [8, (ground) => wayBack(ground, "undo")],
   [6, (ground) => wayBack(ground, "redo")],
   [6, snapshotDelete],
+  [5, relocate],
 ];
