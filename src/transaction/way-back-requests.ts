@@ -18,8 +18,8 @@ export interface SnapshotRequest {
   /** Of the snapshot, by which commands find it. Undefined: it has its number alone. */
   readonly name?: string | undefined;
   readonly message?: string | undefined;
-  /** Store the backing file name relative to the overlay's folder. */
-  readonly relative: boolean;
+  /** Store the backing file name relative to the overlay's folder; undefined: where both lie beside each other or in the workspace. */
+  readonly relative: boolean | undefined;
   /** Take an existing target that is already an empty overlay over the active layer. It is checked, never wiped. */
   readonly reuse: boolean;
   readonly overlay: OverlayOptions;

@@ -11,8 +11,13 @@ const REFCOUNT_BITS = ["1", "2", "4", "8", "16", "32", "64"];
 const COMPATS = ["0.10", "1.1"];
 
 export const OVERLAY_OPTIONS: readonly OptionDefinition[] = [
-  { long: "relative", about: "store the backing file's name relative to the overlay's folder" },
-  { long: "absolute", about: "store it as an absolute path, which is the default" },
+  {
+    long: "relative",
+    about:
+      "store the backing file's name relative to the overlay's folder; the default where both lie beside each other or " +
+      "in the workspace, on one file system",
+  },
+  { long: "absolute", about: "store it as an absolute path" },
   {
     long: "reuse",
     about: "take FILE if it already is an empty overlay on the active layer; it is checked, never wiped",
@@ -86,14 +91,14 @@ export function readSnapshotOptions(
   };
 }
 
-export function readRelative(input: CommandInput): boolean {
-  const isRelative = input.flag("--relative");
-  if (isRelative && input.flag("--absolute")) {
+export function readRelative(input: CommandInput): boolean | undefined {
+  const [isRelative, isAbsolute] = [input.flag("--relative"), input.flag("--absolute")];
+  if (isRelative && isAbsolute) {
     throw new ImgtxError("E_USAGE", "--relative and --absolute contradict each other", {
       hint: "leave one of them out",
     });
   }
-  return isRelative;
+  return isRelative || isAbsolute ? isRelative : undefined;
 }
 
 /** The same for a JSON or a command line: plain data, or E_USAGE. */

@@ -51,7 +51,6 @@ export const rebase: ActionCommand = {
     if (isUnsafe && isCompressed) {
       throw new ImgtxError("E_USAGE", "--unsafe copies nothing that --compress could be about");
     }
-    const isRelative = readRelative(input);
     return {
       kind: "rebase",
       device: input.argument("DEV"),
@@ -59,7 +58,7 @@ export const rebase: ActionCommand = {
       format: input.text("--format"),
       isUnsafe,
       isCompressed,
-      isRelative: isRelative || input.flag("--absolute") ? isRelative : undefined,
+      isRelative: readRelative(input),
     };
   },
 };

@@ -7,6 +7,7 @@ import {
   type DeviceTable,
   requireDevice,
   trustedBy,
+  withDevices,
   withTrusted,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
@@ -61,9 +62,11 @@ export const snapshot: Action<SnapshotRequest> = {
     assertNamedOnce(devices);
     const planned: PlannedTarget[] = [];
     const taken = new Set<string>();
+    let { table } = context;
     for (const target of targets) {
-      const one = await planTarget(target, request, context, taken);
+      const one = await planTarget(target, request, { ...context, table }, taken);
       taken.add(one.path);
+      table = withDevices(table, [{ device: target.device, after: one.after }]);
       planned.push(one);
     }
     assertTargetsDiffer(planned.map(({ target: { device }, path }) => ({ device, path })));

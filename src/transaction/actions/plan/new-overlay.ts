@@ -1,8 +1,15 @@
 // A new overlay over a device's active layer, or a shell around it, as actions plan it.
 
 import { posix } from "node:path";
-import { type ChainEntry, type DeviceEntry, trustedBy, withTrusted } from "../../../device/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import {
+  type ChainEntry,
+  type DeviceEntry,
+  isInside,
+  planView,
+  trustedBy,
+  withTrusted,
+} from "../../../device/index.ts";
+import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
 import {
   type Chain,
   CHAIN_DEPTH_MAX,
@@ -30,9 +37,10 @@ export interface PlannedOverlay {
 }
 
 interface OverlayChoice {
-  /** As it is stored; undefined: absolute, or relative to the overlay's folder. */
+  /** As it is stored; undefined: as `relative` says. */
   readonly backingName?: string;
-  readonly relative: boolean;
+  /** Whether the name is relative to the overlay's folder; undefined: where that is safe, so that a folder can be moved. */
+  readonly relative: boolean | undefined;
   readonly options: OverlayOptions;
 }
 
@@ -42,7 +50,7 @@ export async function planNewOverlay(
   below: Chain,
   path: string,
   { relative, options, ...choice }: OverlayChoice,
-  { storage }: Pick<PlanContext, "storage">,
+  context: Pick<PlanContext, "storage" | "root" | "table">,
 ): Promise<PlannedOverlay> {
   const top = activeLayer(below);
   if (top.header?.isCorrupt) {
@@ -54,9 +62,7 @@ export async function planNewOverlay(
   }
   assertRoomInChain(device, below);
   await assertQemuOpens(device, below);
-  const backingName =
-    choice.backingName ??
-    (relative ? await makeRelativeName(storage, posix.dirname(path), top.path) : top.path);
+  const backingName = choice.backingName ?? (await nameBacking(device, below, path, relative, context));
   const overlay = await planOverlay({
     backing: top,
     virtualSizeBytes: top.virtualSizeBytes,
@@ -67,11 +73,29 @@ export async function planNewOverlay(
   return {
     overlay,
     toMake: { ...(await accessLike(top)), path, hasHeader: true },
-    chain: [
-      { image: path, format: "qcow2", name: null, fingerprint: NOT_MADE_YET, dataFile: null },
-      ...renameTop(chainEntriesOf(below), backingName),
-    ],
+    chain: chainOver(path, below, backingName),
   };
+}
+
+/** The stored name of an overlay's backing image. */
+async function nameBacking(
+  device: string,
+  below: Chain,
+  path: string,
+  relative: boolean | undefined,
+  { storage, root, table }: Pick<PlanContext, "storage" | "root" | "table">,
+): Promise<string> {
+  const [top, folder] = [activeLayer(below), posix.dirname(path)];
+  if (relative === false) return top.path;
+  if (relative === true) return await makeRelativeName(storage, folder, top.path);
+  const isNear = posix.dirname(top.path) === folder || [path, top.path].every((one) => isInside(root, one));
+  if (!isNear || (await storage.stat(folder))?.fileSystem !== top.stat.fileSystem) return top.path;
+  const name = await unlessItFails(() => makeRelativeName(storage, folder, top.path));
+  if (name === undefined) return top.path;
+  // Where `devices` needs the same name for another device's image, an absolute one is in nobody's way.
+  const chain = chainOver(path, below, name);
+  const devices = table.devices.map((one) => (one.name === device ? { ...one, image: path, chain } : one));
+  return planView({ ...table, devices }).omitted.length > planView(table).omitted.length ? top.path : name;
 }
 
 /**
@@ -137,9 +161,12 @@ export function entryOn(entry: DeviceEntry, { overlay, toMake, chain }: PlannedO
   };
 }
 
-/** The chain of the image below, seen from the overlay: its top is a backing image with a stored name now. */
-function renameTop(entries: readonly ChainEntry[], name: string): ChainEntry[] {
-  return entries.map((entry, index) => (index === 0 ? { ...entry, name } : entry));
+/** The chain of an overlay: its top was the device's own, and is a backing image with a stored name now. */
+function chainOver(path: string, below: Chain, name: string): readonly ChainEntry[] {
+  return [
+    { image: path, format: "qcow2", name: null, fingerprint: NOT_MADE_YET, dataFile: null },
+    ...chainEntriesOf(below).map((entry, index) => (index === 0 ? { ...entry, name } : entry)),
+  ];
 }
 
 /** For what stands at a path where a file is to be made. `hint` says how such a file may be taken. */

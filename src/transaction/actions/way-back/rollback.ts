@@ -14,6 +14,7 @@ import {
   type SealedDevice,
   type Snapshot,
   type SnapshotRef,
+  withDevices,
   withTrusted,
 } from "../../../device/index.ts";
 import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
@@ -39,9 +40,11 @@ export const rollback: Action<RollbackRequest> = {
     if (sealed.length === 0) throw keepsNone(snapshot, kept);
     const planned: Awaited<ReturnType<typeof planOne>>[] = [];
     const taken = new Set<string>();
+    let { table } = context;
     for (const one of sealed) {
-      const device = await planOne(one, snapshot, context, { taken, isDiscarding });
+      const device = await planOne(one, snapshot, context, { taken, isDiscarding, table });
       taken.add(device.overlay.toMake.path);
+      table = withDevices(table, [{ device: device.device, after: device.after }]);
       planned.push(device);
     }
     const left = isDiscarding ? [] : planned.filter(({ isThere }) => isThere).map(({ device }) => device);
@@ -172,7 +175,12 @@ async function planOne(
   { device, ...sealed }: SealedDevice,
   snapshot: Snapshot,
   context: PlanContext,
-  how: { readonly taken: ReadonlySet<string>; readonly isDiscarding: boolean },
+  how: {
+    readonly taken: ReadonlySet<string>;
+    readonly isDiscarding: boolean;
+    /** With those that go back before this one. */
+    readonly table: DeviceTable;
+  },
 ) {
   const before = requireDevice(context.table, device);
   assertNotFrozen(before, "going back would move it to another image");
@@ -186,8 +194,8 @@ async function planOne(
     device,
     chain,
     await context.canonicalPath(path, device),
-    { relative: false, options: {} },
-    context,
+    { relative: undefined, options: {} },
+    { ...context, table: how.table },
   );
   const marks = new Map(
     kept.map(({ image, sealedBy, isMade }) => [
