@@ -117,7 +117,8 @@ export class Removal {
     const files = this.#statements.flatMap(({ plan }) => plan.newFiles);
     const own = new Set(files.flatMap((file) => [file.path, file.staging]));
     await this.#standing.readAround([], [...own, ...this.#uses.keys()]);
-    const overlay = (await this.#standing.on(path)).find((one) => !own.has(one));
+    // One that the table knows has named the file since before this transaction: a migration's, which still is to be made.
+    const overlay = (await this.#standing.on(path)).find((one) => !own.has(one) && !this.#uses.has(one));
     return overlay === undefined ? undefined : `'${overlay}' stands on it`;
   }
 

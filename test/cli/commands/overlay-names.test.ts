@@ -86,3 +86,13 @@ test("where two devices need one name for two images, the second has an absolute
     `${folder}/ws/y/a.qcow2`,
   ]);
 });
+
+test("layers that a deletion makes one are named as their headers name them", async () => {
+  await addDevice("vda", "x/a.qcow2");
+  for (const name of ["mon", "tue", "wed"]) await imgtx(`snapshot vda --name ${name}`);
+  await imgtx("snapshot-delete tue");
+  const told = JSON.parse(await imgtx("img info --backing-chain --output=json devices/vda")) as {
+    "backing-filename"?: string;
+  }[];
+  expect(told.map((one) => one["backing-filename"])).toEqual(["a-after-mon.qcow2", "a.qcow2", undefined]);
+});

@@ -24,7 +24,7 @@ describe("an action becomes a request", () => {
     expect(request).toEqual({
       kind: "snapshot",
       targets: [{ device: "vda", file: "/srv/guests/a1.qcow2", format: "qcow2" }],
-      relative: false,
+      relative: undefined,
       reuse: false,
       overlay: {},
     });

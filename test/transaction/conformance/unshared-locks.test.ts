@@ -15,7 +15,7 @@ import {
   openSession,
 } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
-import { type Call, killAt } from "../../helpers/storage/watched-storage.ts";
+import { type Call, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, NO_WAIT, RUN_ALONE, Workbench } from "../../helpers/transaction/workbench.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 
@@ -66,7 +66,11 @@ const moves = (bench: Workbench) => (call: Call) =>
 
 /** Amid a snapshot of vdc, or past its commit mark. */
 async function cutOff(bench: Workbench, when: (call: Call) => boolean): Promise<void> {
-  const dying = bench.through(killAt(bench.storage, when));
+  const dying = bench.through(
+    watchStorage(bench.storage, (call, kill) => {
+      if (when(call)) kill();
+    }),
+  );
   await expect(dying.snapshot({ vdc: "c1.qcow2" })).rejects.toThrow("killed");
 }
 

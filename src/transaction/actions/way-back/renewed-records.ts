@@ -84,7 +84,8 @@ function lineFrom(image: string, { layers, fileOf, belowOf }: Rearranged): Place
 function entryOf({ file }: Placed, overlay: Placed | undefined, { nameOf }: Rearranged): ChainEntry {
   const { sealedBy: _sealedBy, isMade: _isMade, ...entry } = file.entry;
   if (!overlay) return { ...entry, name: null };
-  const name = nameOf.has(overlay.file.image) ? nameOf.get(overlay.file.image) : overlay.layer.nameOfBelow;
+  // The header is the file's, whichever layer's content it has.
+  const name = nameOf.has(overlay.file.image) ? nameOf.get(overlay.file.image) : overlay.file.nameOfBelow;
   return { ...entry, name: name ?? null, ...(file.isMade && { isMade: true }) };
 }
 
