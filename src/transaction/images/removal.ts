@@ -51,6 +51,8 @@ export class Removal {
   readonly kept: KeptFile[] = [];
   readonly #storage: Storage;
   readonly #statements: readonly Statement[];
+  /** Files that the transaction makes, those of what is left of it included. */
+  readonly #own: ReadonlySet<string>;
   /** Images that something refers to: what does, as a clause. */
   readonly #uses: Map<string, string>;
   readonly #folders = new Set<string>();
@@ -59,17 +61,25 @@ export class Removal {
   private constructor(
     { storage, root }: Workspace,
     statements: readonly Statement[],
+    earlier: readonly Statement[],
     uses: Map<string, string>,
   ) {
+    const files = [...earlier, ...statements].flatMap(({ plan }) => plan.newFiles);
+    this.#own = new Set(files.flatMap((file) => [file.path, file.staging]));
     this.#storage = storage;
     this.#statements = statements;
     this.#uses = uses;
     this.#standing = new OverlaySearch(storage, root);
   }
 
-  /** The id is that of the statements' transaction. */
-  static async begin(workspace: Workspace, id: string, statements: readonly Statement[]): Promise<Removal> {
-    return new Removal(workspace, statements, await findUses(workspace, id));
+  /** The id is that of the statements' transaction, of which the earlier ones are left. */
+  static async begin(
+    workspace: Workspace,
+    id: string,
+    statements: readonly Statement[],
+    earlier: readonly Statement[] = [],
+  ): Promise<Removal> {
+    return new Removal(workspace, statements, earlier, await findUses(workspace, id));
   }
 
   /** Removes what is ours of a new file. False where its disk is not there, and nothing is known of it. */
@@ -114,11 +124,11 @@ export class Removal {
   async #whyNeeded(path: string): Promise<string | undefined> {
     const use = this.#uses.get(path);
     if (use !== undefined) return use;
-    const files = this.#statements.flatMap(({ plan }) => plan.newFiles);
-    const own = new Set(files.flatMap((file) => [file.path, file.staging]));
-    await this.#standing.readAround([], [...own, ...this.#uses.keys()]);
-    // One that the table knows has named the file since before this transaction: a migration's, which still is to be made.
-    const overlay = (await this.#standing.on(path)).find((one) => !own.has(one) && !this.#uses.has(one));
+    await this.#standing.readAround([], [...this.#own, ...this.#uses.keys()]);
+    // One that the table or this transaction knows has named the file before it was made, as a migration's does.
+    const overlay = (await this.#standing.on(path)).find(
+      (one) => !this.#own.has(one) && !this.#uses.has(one),
+    );
     return overlay === undefined ? undefined : `'${overlay}' stands on it`;
   }
 

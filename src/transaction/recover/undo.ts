@@ -27,16 +27,17 @@ export async function undoTransaction(workspace: Workspace, state: TransactionSt
 }
 
 /**
- * Returns what it left as it is. The id is that of the statements' transaction; needed are the redo logs of what is left
- * of it. An error where anything is away, be it from before.
+ * Returns what it left as it is. The id is that of the statements' transaction, of which the earlier ones are left. An error
+ * where anything is away, be it from before.
  */
 async function undoStatements(
   workspace: Workspace,
   id: string,
   statements: readonly Statement[],
-  { needed, away = [] }: { readonly needed?: ReadonlySet<string>; readonly away?: string[] } = {},
+  { earlier = [], away = [] }: { readonly earlier?: readonly Statement[]; readonly away?: string[] } = {},
 ): Promise<readonly KeptFile[]> {
-  const removal = await Removal.begin(workspace, id, statements);
+  const removal = await Removal.begin(workspace, id, statements, earlier);
+  const needed = logsOf(earlier);
   for (const statement of statements.toReversed()) {
     if (statement.undone) continue;
     away.push(...(await removal.removeLogs(statement, needed)));
@@ -127,8 +128,8 @@ export async function undoFrom(
   } else if (doomed.some((statement) => statement.undoing)) {
     await journal.secure();
   }
-  const needed = logsOf(journal.state.statements.slice(0, from));
-  const kept = await undoStatements(workspace, journal.id, doomed, { needed });
+  const earlier = journal.state.statements.slice(0, from);
+  const kept = await undoStatements(workspace, journal.id, doomed, { earlier });
   await journal.append({ type: "undone", from }, "undone");
   return kept;
 }
