@@ -1,7 +1,7 @@
 // How a new overlay names its backing image where nobody says how: so that a folder of images can be moved, and no device
 // comes in another one's way.
 
-import { mkdir, mkdtemp, realpath, rename, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, realpath, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { runCli } from "../../helpers/cli/harness.ts";
@@ -95,4 +95,14 @@ test("layers that a deletion makes one are named as their headers name them", as
     "backing-filename"?: string;
   }[];
   expect(told.map((one) => one["backing-filename"])).toEqual(["a-after-mon.qcow2", "a.qcow2", undefined]);
+});
+
+test("a workspace of so many devices that devices would have more than 256 links gets absolute names", async () => {
+  const names = Array.from({ length: 255 }, (_, index) => `v${index}`);
+  for (const name of names) await writeFile(`${folder}/ws/${name}.raw`, Buffer.alloc(512));
+  const lines = names.map((name) => `device add ${name} ${name}.raw --format raw`);
+  await writeFile(`${folder}/ws/batch`, lines.join("\n"));
+  await imgtx("txn run batch");
+  await imgtx("snapshot-group v0=0.qcow2 v1=1.qcow2");
+  expect([await nameIn("0.qcow2"), await nameIn("1.qcow2")]).toEqual(["v0.raw", `${folder}/ws/v1.raw`]);
 });

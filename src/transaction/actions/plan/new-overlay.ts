@@ -95,8 +95,12 @@ async function nameBacking(
   // Where `devices` needs the same name for another device's image, an absolute one is in nobody's way.
   const chain = chainOver(path, below, name);
   const devices = table.devices.map((one) => (one.name === device ? { ...one, image: path, chain } : one));
-  return planView({ ...table, devices }).omitted.length > planView(table).omitted.length ? top.path : name;
+  const [now, then] = [planView(table), planView({ ...table, devices })];
+  return then.links.size > LINKS_MAX || then.omitted.length > now.omitted.length ? top.path : name;
 }
+
+/** Each relative name is a link in `devices`, made anew with each generation: more of them would take longer than all else. */
+const LINKS_MAX = 256;
 
 /**
  * A qcow2 image whose data file is the raw disk that the device is on, which stays as it is: what the guest sees is the same
