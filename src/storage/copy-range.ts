@@ -51,6 +51,15 @@ export async function copyBetween(range: CopiedRange, means: CopyMeans): Promise
   await means.growTo(sourceEnd + shift);
 }
 
+/** The same into a file of fixed size, which ends after the range. */
+export async function copyIntoPlace(range: CopiedRange): Promise<void> {
+  const { source, target } = range;
+  await copyBetween(range, {
+    copyData: (from, to, length) => copyThroughMemory(source, from, target, to, length),
+    growTo: async () => undefined,
+  });
+}
+
 export async function copyThroughMemory(
   source: StorageFile,
   sourceOffset: number,

@@ -15,7 +15,7 @@ import { ImgtxError } from "../errors/index.ts";
 import { alignDown, alignUp } from "../units/index.ts";
 import { describeBlockDevice, readSectorBytes } from "./block-device.ts";
 import { CANT } from "./cant.ts";
-import { copyBetween, copyThroughMemory } from "./copy-range.ts";
+import { copyIntoPlace } from "./copy-range.ts";
 import type { NativeAccess } from "./native-access.ts";
 import { NodeFile } from "./node-file.ts";
 import type { ByteRange, LeaseAnswer, StorageFile } from "./storage.ts";
@@ -128,13 +128,7 @@ export class DeviceFile extends NodeFile {
     lengthBytes: number,
   ): Promise<void> {
     await this.allocate({ start: targetOffset, lengthBytes });
-    await copyBetween(
-      { source, sourceOffset, target: this, targetOffset, lengthBytes },
-      {
-        copyData: (from, to, length) => copyThroughMemory(source, from, this, to, length),
-        growTo: async () => undefined,
-      },
-    );
+    await copyIntoPlace({ source, sourceOffset, target: this, targetOffset, lengthBytes });
   }
 
   override async cloneFrom(): Promise<boolean> {

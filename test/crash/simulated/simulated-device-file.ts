@@ -2,7 +2,7 @@
 // Power cuts tear what is written to it at sectors, as they do for files.
 
 import type { ByteRange, LeaseAnswer, StorageFile } from "../../../src/storage/index.ts";
-import { copyBetween, copyThroughMemory } from "../../../src/storage/copy-range.ts";
+import { copyIntoPlace } from "../../../src/storage/copy-range.ts";
 import { SimulatedFile } from "./simulated-file.ts";
 import { problem } from "./simulated-stat.ts";
 
@@ -50,13 +50,7 @@ export class SimulatedDeviceFile extends SimulatedFile {
     lengthBytes: number,
   ): Promise<void> {
     await this.allocate({ start: targetOffset, lengthBytes });
-    await copyBetween(
-      { source, sourceOffset, target: this, targetOffset, lengthBytes },
-      {
-        copyData: (from, to, length) => copyThroughMemory(source, from, this, to, length),
-        growTo: async () => undefined,
-      },
-    );
+    await copyIntoPlace({ source, sourceOffset, target: this, targetOffset, lengthBytes });
   }
 
   override takeLease(): LeaseAnswer {
