@@ -2,6 +2,7 @@ export { traitsOf } from "./actions/index.ts";
 export { type Examination, examine } from "./doctor/examine.ts";
 export type { Finding, Weight } from "./doctor/findings.ts";
 export { type Mended, mendFindings } from "./doctor/mend.ts";
+export { assertNotOnDevices } from "./images/devices.ts";
 export { adoptWorkspace } from "./recover/adopt.ts";
 export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listDeviceNames } from "./describe.ts";

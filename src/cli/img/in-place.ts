@@ -101,9 +101,9 @@ export async function changeImage(
 ): Promise<void> {
   const { context, names } = invocation;
   names.push({ given: place.operand, path: place.image });
-  await refuseDevices(context.storage, [place.image, place.lowest]);
-  const owner = await findOwner(invocation, place);
   const engine = await loadEngine(context);
+  await engine.assertNotOnDevices(context.storage, [place.image, place.lowest]);
+  const owner = await findOwner(invocation, place);
   const requests = requestsFor(owner?.device ?? engine.IMAGE_DEVICE, owner?.root);
   const session = await openSession(invocation, engine, place, owner?.root);
   for (const note of session.recovered) noteRecovered(invocation, note);
@@ -123,20 +123,6 @@ export async function changeImage(
     await close();
   } catch (cause) {
     throw doneButLeft(session.root, cause);
-  }
-}
-
-/** Nothing has been done by then. */
-async function refuseDevices(
-  storage: ImgInvocation["context"]["storage"],
-  images: readonly string[],
-): Promise<void> {
-  for (const image of images) {
-    if ((await storage.stat(image))?.kind !== "device") continue;
-    throw new ImgtxError("E_UNSUPPORTED", "an image on a block device can't be changed in place yet", {
-      image,
-      hint: `copy it to a file first, with \`imgtx img convert -O qcow2 --allow-devices ${shellQuote(image)} FILE\``,
-    });
   }
 }
 

@@ -34,13 +34,7 @@ export async function assertLeavesDevices(
   storage: Storage,
   { changed, made }: { readonly changed: readonly string[]; readonly made: readonly string[] },
 ): Promise<void> {
-  for (const image of changed) {
-    if ((await storage.stat(image))?.kind !== "device") continue;
-    throw new ImgtxError("E_UNSUPPORTED", "an image on a block device can't be changed in place yet", {
-      image,
-      hint: `copy it to a file first, with \`imgtx img convert -O qcow2 --allow-devices ${shellQuote(image)} FILE\``,
-    });
-  }
+  await assertNotOnDevices(storage, changed);
   for (const image of made) {
     const isDevice = (await storage.stat(image))?.kind === "device";
     if (isDevice) {
@@ -56,6 +50,17 @@ export async function assertLeavesDevices(
         hint: "name a file in another folder",
       });
     }
+  }
+}
+
+/** E_UNSUPPORTED where one of these images, which are to be changed in place, is a block device. */
+export async function assertNotOnDevices(storage: Storage, images: readonly string[]): Promise<void> {
+  for (const image of images) {
+    if ((await storage.stat(image))?.kind !== "device") continue;
+    throw new ImgtxError("E_UNSUPPORTED", "an image on a block device can't be changed in place yet", {
+      image,
+      hint: `copy it to a file first, with \`imgtx img convert -O qcow2 --allow-devices ${shellQuote(image)} FILE\``,
+    });
   }
 }
 
