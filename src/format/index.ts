@@ -34,7 +34,7 @@ export {
   readOwnBacking,
 } from "./qcow2/change/change-backing.ts";
 export { describeCutOff } from "./chain/missing-tables.ts";
-export { type FolderOverlays, overlaysOn, readOverlaysIn } from "./chain/overlays-beside.ts";
+export { type FolderOverlays, readOverlaysIn } from "./chain/overlays-beside.ts";
 export { type Beside, findBeside, folderBeside, isBesideImage } from "./journal-beside.ts";
 export { findDataFrom } from "./read/data-from.ts";
 export {
@@ -138,7 +138,7 @@ export { openForCheck } from "./open/open-for-check.ts";
 export { measureImageEnd } from "./open/image-end.ts";
 export { openForInfo } from "./open/open-for-info.ts";
 export type { GateOptions } from "./chain/open-gate.ts";
-export { passGate } from "./chain/open-gate.ts";
+export { isInside, passGate } from "./chain/open-gate.ts";
 export type { OpenedImage } from "./open/open-image.ts";
 export { imageOf, openImage } from "./open/open-image.ts";
 export type { OverlayOptions } from "./new/overlay.ts";

@@ -1,16 +1,15 @@
 // imgtx doctor [TARGET …]
 
-import type { Examination, Mended, Weight } from "../../transaction/index.ts";
+import type { Examination, Mended } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { type Invocation, runOptions } from "../invocation.ts";
 import { absolutePath } from "../grammar/path.ts";
-import { type Diagnosis, drawDiagnosis, diagnosisJson, type Fixed } from "../render/doctor.ts";
+import { type Diagnosis, drawDiagnosis, diagnosisJson, type Fixed, LEVELS } from "../render/doctor.ts";
 import type { Drawing } from "../report.ts";
 
-const LEVELS: readonly Weight[] = ["error", "warning", "note"];
-const FILES_MAX = 20_000;
-const DEPTH_MAX = 16;
+/** How much is looked at, where nobody says. */
+export const BOUNDS = { files: 20_000, depth: 16 };
 
 const DIAGNOSIS: Drawing<Diagnosis> = {
   text: drawDiagnosis,
@@ -48,7 +47,7 @@ export const doctor: PlainCommand = {
       {
         long: "max-files",
         value: { name: "N", completes: "nothing" },
-        about: `look at no more files than N; default: ${FILES_MAX}`,
+        about: `look at no more files than N; default: ${BOUNDS.files}`,
       },
     ],
     about:
@@ -88,7 +87,7 @@ async function examine(invocation: Invocation): Promise<Examination> {
     startFolder: context.cwd,
     workspace: settings.workspace,
     safeWorkspaces: settings.safeWorkspaces,
-    bounds: { files: input.count("--max-files", 1) ?? FILES_MAX, depth: DEPTH_MAX },
+    bounds: { ...BOUNDS, files: input.count("--max-files", 1) ?? BOUNDS.files },
     checks: input.flag("--check"),
     onProgress: progress.update,
     signal,
@@ -120,13 +119,10 @@ function tell(
   found: Examination,
   fixed: readonly Fixed[],
 ): number {
-  const least = LEVELS.indexOf((input.text("--level") ?? "note") as Weight);
+  const least = LEVELS.findIndex((level) => level === (input.text("--level") ?? "note"));
   const findings = found.findings.filter(({ weight }) => LEVELS.indexOf(weight) <= least);
   const told = findings.map(({ mend, ...finding }) => ({ ...finding, isFixable: mend !== null }));
-  const { opened, judged, left, checked, root } = found;
-  const isDryRun = settings.dryRun;
-  const words = input.texts("TARGET");
-  const diagnosis = { root, opened, judged, left, checked, findings: told, fixed, isDryRun, words };
-  report.answer({ ...diagnosis, currentFolder: context.cwd, isBrief: report.quiet }, DIAGNOSIS);
+  const how = { isDryRun: settings.dryRun, words: input.texts("TARGET"), currentFolder: context.cwd };
+  report.answer({ ...found, findings: told, fixed, ...how, isBrief: report.quiet }, DIAGNOSIS);
   return findings.length === 0 ? 0 : 1;
 }

@@ -7,11 +7,11 @@ import { withSchema } from "../render/json.ts";
 import { printableData } from "../render/printable.ts";
 import { drawPage, type ReportData } from "../render/report/page.ts";
 import type { Drawing } from "../report.ts";
+import { BOUNDS } from "./doctor.ts";
 
 /** Parts of a strip, and generations of the history, that a page has room for. */
 const PARTS = 256;
 const GENERATIONS_MAX = 500;
-const BOUNDS = { files: 20_000, depth: 16 };
 
 interface Written {
   readonly file: string;
@@ -42,7 +42,7 @@ export const report: PlainCommand = {
       { command: "imgtx report disks.html", about: "a page beside the workspace" },
       { command: "imgtx report --overwrite /var/www/disks.html", about: "each night anew" },
     ],
-    exits: [...READING_EXITS].sort((a, b) => a - b),
+    exits: READING_EXITS,
   },
   async execute(invocation) {
     const { input, context, settings, report: out } = invocation;

@@ -3,7 +3,7 @@
 
 import { posix } from "node:path";
 import { shellQuote } from "../../format/index.ts";
-import type { Finding, Weight } from "../../transaction/index.ts";
+import type { Examination, Finding, Weight } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { withSchema } from "./json.ts";
 import { indent, wrap } from "./layout.ts";
@@ -15,13 +15,8 @@ export interface Fixed extends Pick<Finding, "code" | "path" | "text"> {
 
 type Told = Omit<Finding, "mend"> & { readonly isFixable: boolean };
 
-export interface Diagnosis {
-  readonly root: string | null;
+export interface Diagnosis extends Omit<Examination, "findings"> {
   readonly findings: readonly Told[];
-  readonly opened: number;
-  readonly judged: number;
-  readonly left: readonly string[];
-  readonly checked: boolean;
   readonly fixed: readonly Fixed[];
   readonly isDryRun: boolean;
   readonly currentFolder: string;
@@ -31,11 +26,8 @@ export interface Diagnosis {
   readonly isBrief: boolean;
 }
 
-const HEADINGS: Readonly<Record<Weight, readonly [string, string]>> = {
-  error: ["error", "errors"],
-  warning: ["warning", "warnings"],
-  note: ["note", "notes"],
-};
+/** Worst first. */
+export const LEVELS: readonly Weight[] = ["error", "warning", "note"];
 
 export function drawDiagnosis(diagnosis: Diagnosis, canvas: Canvas): string[] {
   const { findings, isBrief } = diagnosis;
@@ -74,7 +66,7 @@ function drawEnd(
   canvas: Canvas,
 ): string[] {
   const fixable = findings.filter(({ isFixable }) => isFixable).length;
-  const counts = (["error", "warning", "note"] as const).flatMap((weight) => {
+  const counts = LEVELS.flatMap((weight) => {
     const count = findings.filter((one) => one.weight === weight).length;
     return count === 0 ? [] : [say(count, weight)];
   });
@@ -93,7 +85,7 @@ function drawEnd(
 }
 
 function say(count: number, weight: Weight): string {
-  return `${count} ${HEADINGS[weight][count === 1 ? 0 : 1]}`;
+  return `${count} ${weight}${count === 1 ? "" : "s"}`;
 }
 
 function paragraph(text: string, { columns }: Canvas): string[] {

@@ -163,6 +163,7 @@ async function isAllowed(storage: Storage, gate: GateOptions, realPath: string):
   return false;
 }
 
-function isInside(path: string, place: string): boolean {
+/** Whether a real path lies in a folder, or is it. */
+export function isInside(path: string, place: string): boolean {
   return path === place || path.startsWith(place.endsWith("/") ? place : `${place}/`);
 }

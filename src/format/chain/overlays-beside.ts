@@ -40,17 +40,6 @@ export async function readOverlaysIn(storage: Storage, folder: string): Promise<
   return { folder, byBacking, filesSeen, filesLeft, folders };
 }
 
-/** Those of them that stand on the image. */
-export async function overlaysOn(
-  storage: Storage,
-  { byBacking }: FolderOverlays,
-  image: string,
-): Promise<readonly string[]> {
-  const stat = await storage.stat(image);
-  const overlays = stat ? (byBacking.get(identityOf(stat)) ?? []) : [];
-  return overlays.filter((path) => path !== image);
-}
-
 /** What identifies the file that the image in this file stands on. */
 async function findBacking(storage: Storage, path: string): Promise<string | undefined> {
   try {

@@ -35,8 +35,8 @@ export interface ExaminedImage {
   readonly problem: ImgtxError | undefined;
 }
 
-/** Of the file that the path leads to, links followed; undefined where nothing is there. */
-export async function examineImage(storage: Storage, path: string): Promise<ExaminedImage | undefined> {
+/** Of the file that the path leads to, links followed, and what was found there. */
+export async function examineImage(storage: Storage, path: string, stat: FileStat): Promise<ExaminedImage> {
   const blank = {
     path,
     probed: undefined,
@@ -45,8 +45,6 @@ export async function examineImage(storage: Storage, path: string): Promise<Exam
     bitmaps: [],
     cutOff: undefined,
   };
-  const stat = await storage.stat(path);
-  if (stat === undefined) return undefined;
   // Empty, as all files of the kernel's own file systems say they are: a read there could wait for good.
   if (stat.kind === "file" && stat.sizeBytes === 0) return { ...blank, stat, problem: undefined };
   let file: StorageFile;

@@ -202,8 +202,7 @@ export class Census {
     }
     this.#opened += 1;
     this.#onFile(this.#opened);
-    const image = await examineImage(this.#storage, path);
-    if (!image) return undefined;
+    const image = await examineImage(this.#storage, path, stat);
     const patient: Patient = {
       path,
       others: [],

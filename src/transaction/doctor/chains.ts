@@ -6,6 +6,7 @@ import type { Patient } from "./census.ts";
 import { type Finding, finding } from "./findings.ts";
 import { deviceOn, type Scene, whoCallsItRaw } from "./scene.ts";
 import { DEEP_CHAIN } from "../actions/plan/new-overlay.ts";
+import type { TransactionDescription } from "../results.ts";
 
 export function judgeChains(scene: Scene): Finding[] {
   return [
@@ -116,28 +117,29 @@ interface Seen {
   readonly fingerprint: Fingerprint;
 }
 
-/** An open transaction merges into an image, and somebody else stands on that. */
-function judgeMerges({ census, wards }: Scene): Finding[] {
-  return wards.flatMap(({ root, transactions }) =>
-    transactions.flatMap(({ id, state, actions }) => {
-      if (state !== "open" && state !== "committed") return [];
-      return actions.flatMap(({ device, files }) => {
-        const gone = new Set(files.map(({ path }) => path));
-        return files
-          .filter(({ change }) => change === "merge")
-          .flatMap(({ path }) => {
-            const others = (census.at(path)?.overlays ?? []).filter((one) => !gone.has(one.path));
-            const own = wards.flatMap(({ entries }) => entries.filter((one) => one.name === device));
-            const strangers = others.filter(
-              (one) => !own.some((entry) => entry.chain.some(({ image }) => image === one.path)),
-            );
-            const [first] = strangers;
-            if (!first) return [];
-            const text = `transaction ${id} is to merge into it, and ${quoteName(first.path)} stands on it too, which that would ruin`;
-            const command = `imgtx --workspace ${shellQuote(root)} txn abort ${id}`;
-            return [finding("merge-ruins-overlay", { path, device, text, command })];
-          });
-      });
-    }),
+function judgeMerges(scene: Scene): Finding[] {
+  return scene.wards.flatMap(({ root, transactions }) =>
+    transactions
+      .filter(({ state }) => state === "open" || state === "committed")
+      .flatMap(({ id, actions }) => actions.flatMap((action) => judgeMerge(scene, action, { root, id }))),
   );
+}
+
+/** An open transaction merges into an image, and somebody else stands on that. */
+function judgeMerge(
+  { census, wards }: Scene,
+  { device, files }: TransactionDescription["actions"][number],
+  { root, id }: { readonly root: string; readonly id: string },
+): Finding[] {
+  const gone = new Set(files.map(({ path }) => path));
+  const entries = wards.flatMap((ward) => ward.entries).filter(({ name }) => name === device);
+  const own = new Set(entries.flatMap(({ chain }) => chain.map(({ image }) => image)));
+  return files.flatMap(({ path, change }) => {
+    const overlays = change === "merge" ? (census.at(path)?.overlays ?? []) : [];
+    const stranger = overlays.find((one) => !gone.has(one.path) && !own.has(one.path));
+    if (!stranger) return [];
+    const text = `transaction ${id} is to merge into it, and ${quoteName(stranger.path)} stands on it too, which that would ruin`;
+    const command = `imgtx --workspace ${shellQuote(root)} txn abort ${id}`;
+    return [finding("merge-ruins-overlay", { path, device, text, command })];
+  });
 }

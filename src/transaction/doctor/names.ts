@@ -5,6 +5,8 @@ import { posix } from "node:path";
 import { unlessItFails } from "../../errors/index.ts";
 import {
   composeBackingPath,
+  identityOf,
+  isInside,
   localFileOf,
   makeRelativeName,
   quoteName,
@@ -12,7 +14,7 @@ import {
 } from "../../format/index.ts";
 import type { Lead, Patient } from "./census.ts";
 import { type Finding, finding } from "./findings.ts";
-import { isInside, sayRename, type Scene } from "./scene.ts";
+import { sayRename, type Scene } from "./scene.ts";
 
 export async function judgeNames(scene: Scene): Promise<Finding[]> {
   const found: Finding[] = [];
@@ -135,8 +137,7 @@ async function judgeAmbiguity(
   for (const other of new Set([...others, real])) {
     if (other === path) continue;
     const there = await unlessItFails(() => storage.stat(composeBackingPath(other, name, currentFolder)));
-    const { stat } = target.image;
-    if (there && there.inode === stat.inode && there.fileSystem === stat.fileSystem) continue;
+    if (there && identityOf(there) === identityOf(target.image.stat)) continue;
     const means = there ? "another file" : "no file";
     const text = `opened as ${quoteName(other)}, the same image, its backing file ${quoteName(name)} is ${means}`;
     return [finding("name-ambiguous", { path, text, command })];

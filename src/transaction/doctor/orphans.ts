@@ -1,12 +1,12 @@
 // Files that nothing uses, and what interrupted changes have left. An image is called unused only where there is a workspace
 // that says what is used: without one, an image that nothing stands on is somebody's disk.
 
-import { folderBeside, identityOf, quoteName, shellQuote } from "../../format/index.ts";
+import { folderBeside, identityOf, isInside, quoteName, shellQuote } from "../../format/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import { findJournalBeside } from "../recover/beside.ts";
 import type { Patient } from "./census.ts";
 import { type Finding, finding } from "./findings.ts";
-import { isInside, type Scene } from "./scene.ts";
+import type { Scene } from "./scene.ts";
 
 export async function judgeOrphans(scene: Scene): Promise<Finding[]> {
   return [...(await findUnused(scene)), ...(await findLeftBeside(scene))];

@@ -19,11 +19,6 @@ export interface Scene {
   readonly folders: readonly string[];
 }
 
-/** Whether a real path lies in a folder, or is it. */
-export function isInside(path: string, folder: string): boolean {
-  return path === folder || path.startsWith(folder.endsWith("/") ? folder : `${folder}/`);
-}
-
 /** Who says that an image is raw, or holds another one's data, as a clause; undefined: nobody. */
 export function whoCallsItRaw(patient: Patient, wards: readonly Ward[]): string | undefined {
   const { path, image, overlays, isDataFile } = patient;

@@ -1,7 +1,13 @@
 // The workspaces of an examination, each looked at without a change: what their tables, journals and snapshots say of
 // themselves is judged by what `status` judges by.
 
-import { describeCopy, type DeviceEntry, howToAdopt, readTable } from "../../device/index.ts";
+import {
+  describeCopy,
+  type DeviceEntry,
+  type DeviceTable,
+  howToAdopt,
+  readTable,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { identityOf, shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
@@ -67,7 +73,7 @@ async function lookAt(storage: Storage, session: Session): Promise<Ward> {
   const table = await readTable(workspace);
   const transactions = await listTransactions(session);
   const status = await describeStatus(session, transactions);
-  const needed = await tryToFindNeeded(session);
+  const needed = await tryToFindNeeded(session, table);
   const copied = await judgeCopy(session);
   const identify = async (paths: readonly string[]): Promise<string[]> => {
     const stats = await Promise.all(paths.map(async (path) => await storage.stat(path)));
@@ -106,7 +112,7 @@ async function lookAt(storage: Storage, session: Session): Promise<Ward> {
       ...(copied.length > 0 ? copied : judgeNotes(session)),
       ...judgeTransactions(status),
       ...status.devices.flatMap((device) => judgeDevice(root, device, status.now)),
-      ...(await judgeSnapshots(session)),
+      ...(await judgeSnapshots(session, table)),
       ...(await judgeGarbage(session)),
     ],
   };
@@ -118,9 +124,12 @@ function fencedOf({ name, frozen, chain }: DeviceEntry, devices: readonly Device
   return isHeld ? chain.map(({ image }) => image) : (frozen?.fences.map(({ image }) => image) ?? []);
 }
 
-async function tryToFindNeeded({ workspace }: Session): Promise<ReadonlySet<string> | undefined> {
+async function tryToFindNeeded(
+  { workspace }: Session,
+  table: DeviceTable,
+): Promise<ReadonlySet<string> | undefined> {
   try {
-    return new Set((await findNeeded(workspace, await readTable(workspace))).keys());
+    return new Set((await findNeeded(workspace, table)).keys());
   } catch (error) {
     // What can't be read is a finding of its own; nothing is called unused then.
     if (error instanceof ImgtxError && error.code !== "E_INTERNAL") return undefined;
@@ -181,8 +190,8 @@ function judgeDevice(root: string, device: DeviceDescription, now: string): Find
   return [...found, finding("freeze-forgotten", { path: image, device: name, text, command })];
 }
 
-async function judgeSnapshots({ workspace, root }: Session): Promise<Finding[]> {
-  const snapshots = await listSnapshotsOf(workspace, await readTable(workspace), {});
+async function judgeSnapshots({ workspace, root }: Session, table: DeviceTable): Promise<Finding[]> {
+  const snapshots = await listSnapshotsOf(workspace, table, {});
   const found = new Map<string, Finding>();
   for (const { number, problem, devices, files } of snapshots) {
     const all = [problem, ...devices.flatMap((one) => one.problems), ...files.map((one) => one.problem)];

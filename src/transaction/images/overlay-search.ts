@@ -9,7 +9,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
-import { type FolderOverlays, identityOf, overlaysOn, readOverlaysIn } from "../../format/index.ts";
+import { type FolderOverlays, identityOf, readOverlaysIn } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import type { Note } from "../notes.ts";
 
@@ -48,16 +48,19 @@ export class OverlaySearch {
    */
   async readAround(images: Iterable<string>, others: Iterable<string>): Promise<void> {
     for (const image of images) await this.#read(posix.dirname(image));
-    for (const image of others) await this.#readIfThere(posix.dirname(image));
+    for (const folder of new Set(Array.from(others, (image) => posix.dirname(image))))
+      await this.#readIfThere(folder);
     await this.#readBelow();
   }
 
   /** Those that were found, by the names that are there, one for each file. */
   async on(image: string): Promise<string[]> {
     const found = new Map<string, string>();
-    for (const folder of this.#folders.values()) {
-      for (const path of await overlaysOn(this.#storage, folder, image)) {
-        const stat = await this.#storage.stat(path);
+    const there = await this.#storage.stat(image);
+    if (!there) return [];
+    for (const { byBacking } of this.#folders.values()) {
+      for (const path of byBacking.get(identityOf(there)) ?? []) {
+        const stat = path === image ? undefined : await this.#storage.stat(path);
         if (stat && !found.has(identityOf(stat))) found.set(identityOf(stat), path);
       }
     }
@@ -74,7 +77,8 @@ export class OverlaySearch {
 
   /** Undefined where it can't be read. */
   async #readIfThere(folder: string): Promise<FolderOverlays | undefined> {
-    if (this.#unread.has(folder)) return undefined;
+    const known = this.#folders.get(folder);
+    if (known || this.#unread.has(folder)) return known;
     try {
       if ((await this.#storage.stat(folder))?.kind !== "folder") return undefined;
       return await this.#read(folder);
