@@ -53,8 +53,7 @@ export { findInherited, unlessGone } from "./inherited.ts";
 export { type DeviceOnFile, findDeviceOnFile } from "./device-on-file.ts";
 export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 export { findOwner, lockOwner } from "./owner-lock.ts";
-export { canonicalPath, fromStoredPath, toStoredPath } from "./stored-path.ts";
-export { isInside } from "./stored-path.ts";
+export { canonicalPath, fromStoredPath, isInside, toStoredPath } from "./stored-path.ts";
 export { assertShown, isViewPresent, planView, showView } from "./view.ts";
 export {
   type HistoryReads,

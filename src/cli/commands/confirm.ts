@@ -6,6 +6,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionRequest } from "../../transaction/index.ts";
 import { type Invocation, type OpenSession, runOptions } from "../invocation.ts";
+import { withName } from "../render/layout.ts";
 import { printable } from "../render/printable.ts";
 
 /** `what` is a sentence. E_REFUSED where the answer is no. */
@@ -34,7 +35,7 @@ export async function confirmGivenUp(
   for (const { device, snapshotsGivenUp } of actions) {
     if (snapshotsGivenUp.length === 0) continue;
     const which = snapshotsGivenUp.map(({ number, name }) =>
-      number === null ? `that of this transaction` : `${number}${name === null ? "" : ` (${name})`}`,
+      number === null ? "that of this transaction" : withName(number, name),
     );
     await confirm(invocation, `What these snapshots keep of '${device}' is lost: ${which.join(", ")}.`);
   }

@@ -1,5 +1,5 @@
-// device add, remove, rename and trust: devices enter and leave the table, get other names, and say where their images may lead to. No image is
-// written to.
+// device add, remove, rename and trust: devices enter and leave the table, get other names, and say where their images may
+// lead to. No image is written to.
 
 import { assertDeviceName, findDevice, requireDevice, withTrusted } from "../../device/index.ts";
 import { ImgtxError, unlessItFails } from "../../errors/index.ts";

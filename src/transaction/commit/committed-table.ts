@@ -56,17 +56,17 @@ export function nextTable(
 /** Where an undo or a redo has gone to, with the snapshots that are there then. */
 function withStanding(table: DeviceTable, state: TransactionState): DeviceTable {
   const plans = liveStatements(state).map(({ plan }) => plan);
-  const standings = plans.flatMap(({ standing, statement }) =>
-    standing
-      ? [
-          {
-            ...standing,
-            restored: standing.restored.map((ref) => refByNames(ref, renamesOf(state, statement))),
-            renewed: (standing.renewed ?? []).map((one) => snapshotByNames(one, renamesOf(state, statement))),
-          },
-        ]
-      : [],
-  );
+  const standings = plans.flatMap(({ standing, statement }) => {
+    if (!standing) return [];
+    const renames = renamesOf(state, statement);
+    return [
+      {
+        ...standing,
+        restored: standing.restored.map((ref) => refByNames(ref, renames)),
+        renewed: (standing.renewed ?? []).map((one) => snapshotByNames(one, renames)),
+      },
+    ];
+  });
   const [last] = standings;
   if (!last) return table;
   const dropped = new Set(standings.flatMap((one) => one.dropped));

@@ -95,8 +95,9 @@ async function nameBacking(
   // Where `devices` needs the same name for another device's image, an absolute one is in nobody's way.
   const chain = chainOver(path, below, name);
   const devices = table.devices.map((one) => (one.name === device ? { ...one, image: path, chain } : one));
-  const [now, then] = [planView(table), planView({ ...table, devices })];
-  return then.links.size > LINKS_MAX || then.omitted.length > now.omitted.length ? top.path : name;
+  const { links, omitted } = planView({ ...table, devices });
+  const isInTheWay = omitted.length > 0 && omitted.length > planView(table).omitted.length;
+  return links.size > LINKS_MAX || isInTheWay ? top.path : name;
 }
 
 /** Each relative name is a link in `devices`, made anew with each generation: more of them would take longer than all else. */
