@@ -83,3 +83,8 @@ function signature(format: ProbedFormat, at: number, bytes: string | readonly nu
   const values = typeof bytes === "string" ? new TextEncoder().encode(bytes) : Uint8Array.from(bytes);
   return { format, at, bytes: values };
 }
+
+/** A name that says raw. Where the bytes look like a format then, a guest may have written them (CVE-2026-24708). */
+export function isNamedRaw(path: string): boolean {
+  return /\.raw$/i.test(path);
+}

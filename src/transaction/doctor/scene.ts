@@ -1,7 +1,7 @@
 // What all judgements of an examination look at: the images, and the workspaces that have devices on them.
 
 import type { DeviceEntry } from "../../device/index.ts";
-import { identityOf, shellQuote } from "../../format/index.ts";
+import { identityOf, isNamedRaw, shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import type { Census, Patient } from "./census.ts";
 import type { Ward } from "./wards.ts";
@@ -27,7 +27,7 @@ export function whoCallsItRaw(patient: Patient, wards: readonly Ward[]): string 
   const identity = identityOf(image.stat);
   if (wards.some(({ raw }) => raw.has(identity))) return "the device table says that it is raw";
   if (isDataFile) return "an image keeps its data in it";
-  return /\.raw$/i.test(path) ? "its name says that it is raw" : undefined;
+  return isNamedRaw(path) ? "its name says that it is raw" : undefined;
 }
 
 /** The device whose active layer an image is. */

@@ -15,11 +15,12 @@ import {
   type GateOptions,
   holdImages,
   identityOf,
+  isNamedRaw,
   openChain,
   parseImageFormat,
 } from "../../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
-import { withPlace } from "../../errors/index.ts";
+import { ImgtxError, withPlace } from "../../errors/index.ts";
 
 interface HeldImage {
   readonly file: StorageFile;
@@ -71,6 +72,7 @@ export class OpenedImages {
       });
       const opened = { chain, device };
       this.#chains.push(opened);
+      if (format === undefined && isNamedRaw(path)) assertIsRaw(chain);
       opened.chain = await this.#withCanonicalPaths(chain);
       return opened.chain;
     });
@@ -158,4 +160,14 @@ export class OpenedImages {
 /** A link's own file and its data file, with their canonical paths. */
 function placesOf({ file, path, dataFile }: ChainLink): { file: StorageFile; path: string }[] {
   return dataFile ? [{ file, path }, dataFile] : [{ file, path }];
+}
+
+/** E_REFUSED where nobody said which format it is, its name says raw, and a guest may have written what it looks like. */
+function assertIsRaw({ links: [top] }: Chain): void {
+  if (top === undefined || top.format === "raw") return;
+  throw new ImgtxError("E_REFUSED", `its name says that it is raw, and its bytes look like ${top.format}`, {
+    hint:
+      `if a guest may have written to it as a raw disk, --format raw; if you know that it is ${top.format}, ` +
+      `--format ${top.format}`,
+  });
 }

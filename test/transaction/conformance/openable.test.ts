@@ -23,6 +23,24 @@ async function makeBenchWithSnapshots(): Promise<Workbench> {
   return bench;
 }
 
+test("a file called raw that a guest may have given a header is taken for qcow2 only where somebody says so", async () => {
+  const bench = await makeWorkbench();
+  bench.makeQcow2("guest.raw", 7);
+  const before = snapshotWorkspace(bench.root);
+  const reopen = { kind: "reopen", device: "vda", file: bench.at("guest.raw"), force: true } as const;
+  for (const attempt of [
+    async () => await bench.add("vde", "guest.raw"),
+    async () => await bench.run({ ...reopen, format: undefined }),
+  ]) {
+    const failure = await failureOf(attempt);
+    expect(failure).toMatchObject({ code: "E_REFUSED", image: bench.at("guest.raw"), changed: false });
+    expect(failure.hint).toContain("--format raw");
+  }
+  expect(snapshotWorkspace(bench.root)).toEqual(before);
+  await bench.run({ ...reopen, format: "qcow2" });
+  expect((await bench.devices())[0]).toMatchObject({ image: bench.at("guest.raw"), format: "qcow2" });
+});
+
 describe("an image that QEMU does not open for its internal snapshots", () => {
   const refusal = {
     code: "E_CORRUPT",
