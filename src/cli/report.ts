@@ -72,6 +72,11 @@ export class Report {
     return this.#options.quiet;
   }
 
+  /** Whether answers are JSON: what its text does not show need not be found out. */
+  get answersJson(): boolean {
+    return this.#options.json;
+  }
+
   get canvas(): Canvas {
     return this.#out;
   }

@@ -43,7 +43,9 @@ export const deviceList: PlainCommand = {
   async execute(invocation) {
     const { engine, session } = await openToRead(invocation);
     const { generation, devices } = await engine.describeDevices(session, undefined);
-    const list = { generation, devices: await engine.withHolders(session, devices) };
+    // The table does not show who has images open, and to find that takes as long as all else.
+    const shown = invocation.report.answersJson ? await engine.withHolders(session, devices) : devices;
+    const list = { generation, devices: shown };
     invocation.report.answer(list, invocation.report.quiet ? NAMES : TABLE);
     if (list.devices.length === 0) invocation.report.advice("no devices yet: imgtx device add NAME FILE");
     const isSound = list.devices.every(({ state }) => state === "ok");

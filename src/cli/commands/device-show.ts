@@ -33,7 +33,7 @@ export const deviceShow: PlainCommand = {
     const name = invocation.input.argument("NAME");
     const { engine, session } = await openToRead(invocation);
     const { devices } = await engine.describeDevices(session, [name]);
-    const [device] = await engine.withHolders(session, devices);
+    const [device] = invocation.report.answersJson ? await engine.withHolders(session, devices) : devices;
     if (device === undefined) throw new ImgtxError("E_NO_DEVICE", `there is no device '${name}'`);
     const kept = await engine.listSnapshots(session, { device: name });
     const snapshots = kept

@@ -3,7 +3,8 @@
 import { closeSync, mkdtempSync, openSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { spawn } from "node:child_process";
 import { tmpdir } from "node:os";
-import { expect, onTestFinished, test } from "vitest";
+import { expect, onTestFinished, test, vi } from "vitest";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
 import type { StatusDescription } from "../../../src/transaction/index.ts";
 import { drawPrometheus } from "../../../src/cli/render/prometheus.ts";
 import { listFacts } from "../../../src/cli/render/status.ts";
@@ -72,6 +73,24 @@ test("the status of a sound workspace says what there is, and who has it open", 
     });
   } finally {
     reader.kill();
+  }
+});
+
+test("who has images open is looked for where it is shown: not for a table, nor for a chain", async () => {
+  const cwd = await makeDisks();
+  const storage = makeNodeStorage();
+  const find = vi.fn<typeof storage.findAllHolders>(async (stats) => await storage.findAllHolders(stats));
+  const run = async (...argv: string[]) =>
+    await runCli(argv, { cwd, storage: { ...storage, findAllHolders: find } });
+  for (const argv of [
+    ["device", "list"],
+    ["device", "show", "vda"],
+  ]) {
+    expect((await run(...argv)).status).toBe(0);
+    expect(find).not.toHaveBeenCalled();
+    expect((await run(...argv, "--json")).stdout).toContain('"holders": []');
+    expect(find).toHaveBeenCalledOnce();
+    find.mockClear();
   }
 });
 
