@@ -16,6 +16,10 @@ import { findStructure } from "./image-structure.ts";
 const REFUSED_BY_IMGTX: readonly (readonly [RegExp, string])[] = [
   [/has internal snapshots, which would show another content/, "qemu-img changes what they show"],
   [/has the persistent bitmap .* which would be lost/, "the bitmap would not know of what is merged"],
+  [
+    /bitmap .* would be lost: version 2 has none/,
+    "qemu-img leaves a bitmap in version 2, where nobody reads it",
+  ],
   [/Cannot downgrade an image with incompatible/, "qemu-img forgets that data was compressed by zstd"],
   [/what it has behind that would show/, "qemu-img has the end of a longer backing image show up"],
   [/stands on it.* and would (show another content|lose what it shows)/, "qemu-img spoils another overlay"],
