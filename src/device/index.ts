@@ -109,3 +109,4 @@ export type { Workspace } from "./workspace.ts";
 export { flushTableName, pathsOf } from "./workspace.ts";
 export type { WorkspaceLock } from "./held-locks.ts";
 export { lockAsItIs, lockWorkspace, lockWorkspaceIfFree, underWorkspaceLock } from "./workspace-lock.ts";
+export { gateOf } from "./workspace-gate.ts";

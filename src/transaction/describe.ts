@@ -12,6 +12,7 @@ import {
   requireDevice,
   withDevices,
   type Workspace,
+  gateOf,
   trustedBy,
 } from "../device/index.ts";
 import { ImgtxError, unlessItFails } from "../errors/index.ts";
@@ -341,9 +342,9 @@ async function openCanonical(
   entry: DeviceEntry,
   currentFolder: string,
 ): Promise<Chain> {
-  const { root, storage } = workspace;
+  const { storage } = workspace;
   const allowPaths = [...table.allowPaths, ...trustedBy(entry)];
-  const gate = { workspaceRoot: root, allowsDevices: true, allowPaths, currentFolder, device: entry.name };
+  const gate = gateOf(workspace, { allowPaths, currentFolder, device: entry.name });
   const chain = await openChain(storage, image, { format, gate });
   const links = chain.links.map(async (link) => ({ ...link, path: await canonicalPath(storage, link.path) }));
   try {

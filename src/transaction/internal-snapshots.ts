@@ -1,6 +1,6 @@
 // The internal snapshots of devices, for results. Reads only, and takes no lock.
 
-import { canonicalPath, readTable, requireDevice, trustedBy } from "../device/index.ts";
+import { canonicalPath, gateOf, readTable, requireDevice, trustedBy } from "../device/index.ts";
 import { withPlace } from "../errors/index.ts";
 import { openChain, readSnapshotTable, type SnapshotEntry } from "../format/index.ts";
 import type { Session } from "./request.ts";
@@ -26,12 +26,8 @@ export async function listInternalSnapshots(
     const allowPaths = [...table.allowPaths, ...trustedBy(entry)];
     await withPlace({ device }, async () => {
       const path = await canonicalPath(storage, image);
-      const options = {
-        format,
-        gate: { allowPaths, allowsDevices: true, device, currentFolder },
-        backing: false,
-      };
-      const chain = await openChain(storage, path, options);
+      const gate = gateOf(workspace, { allowPaths, device, currentFolder });
+      const chain = await openChain(storage, path, { format, gate, backing: false });
       try {
         const [top] = chain.links;
         listed.push({ device, image, snapshots: top ? (await readSnapshotTable(top)).entries : [] });

@@ -50,10 +50,11 @@ export interface StatusDescription {
   readonly notes: readonly RecoveryNote[];
 }
 
-/** The given transactions are those of the session. */
+/** The given transactions are those of the session, and snapshots, where they are known already, those of the table. */
 export async function describeStatus(
   session: Session,
   transactions: readonly TransactionDescription[],
+  known?: readonly SnapshotDescription[],
 ): Promise<StatusDescription> {
   const table = await readTable(session.workspace);
   const devices = await describeDevicesOf(session, table, undefined);
@@ -68,9 +69,9 @@ export async function describeStatus(
     stale: transactions.flatMap((one) => (isStale(one, now) ? [one.id] : [])),
     spaces: [
       ...(await measureSpaces(session.workspace.storage, files)),
-      ...(await measureVolumes(session, devices, files)),
+      ...(await measureVolumes(session.workspace.storage, growingOf(devices, files))),
     ],
-    snapshots: await summariseSnapshots(session, table),
+    snapshots: await summariseSnapshots(session, table, known),
     notes: session.recovered,
   };
 }
@@ -151,31 +152,33 @@ export async function measureSpaces(
   return spaces;
 }
 
-/**
- * Block devices that a guest's writes fill: those of active layers, and of mirrors, in the format qcow2. What can't be read
- * is told as its device's problem.
- */
-async function measureVolumes(
-  { workspace: { storage } }: Session,
+/** What a guest's writes fill: active layers, and mirrors, in the format qcow2. */
+function growingOf(
   devices: readonly DeviceDescription[],
   files: ReadonlyMap<string, FileStat>,
-): Promise<SpaceDescription[]> {
+): ReadonlyMap<string, FileStat> {
   const growing = devices.flatMap(({ chain, mirror }) => [chain[0] ?? [], mirror ?? []].flat());
+  return new Map(
+    growing.flatMap(({ image, format }) => {
+      const stat = files.get(image);
+      return stat && format === "qcow2" ? [[image, stat] as const] : [];
+    }),
+  );
+}
+
+/** Of those of the qcow2 images that are block devices. What can't be read is told as its device's problem, or its own. */
+export async function measureVolumes(
+  storage: Storage,
+  images: ReadonlyMap<string, FileStat>,
+): Promise<SpaceDescription[]> {
   const volumes: SpaceDescription[] = [];
-  for (const { image, format } of growing) {
-    const stat = files.get(image);
-    if (stat?.kind !== "device" || format !== "qcow2") continue;
+  for (const [image, { kind, sizeBytes: totalBytes }] of images) {
+    if (kind !== "device") continue;
     const end = await unlessItFails(async () => await measureImageEnd(storage, image));
     if (end === undefined) continue;
-    const totalBytes = stat.sizeBytes;
     const freeBytes = Math.max(0, totalBytes - end);
-    volumes.push({
-      folder: image,
-      totalBytes,
-      freeBytes,
-      allocatedBytes: end,
-      isLow: freeBytes < totalBytes * LOW_SHARE,
-    });
+    const isLow = freeBytes < totalBytes * LOW_SHARE;
+    volumes.push({ folder: image, totalBytes, freeBytes, allocatedBytes: end, isLow });
   }
   return volumes;
 }
@@ -184,8 +187,12 @@ async function measureVolumes(
 const LATEST = 8;
 const HOUR_MS = 3_600_000;
 
-async function summariseSnapshots({ workspace }: Session, table: DeviceTable): Promise<SnapshotSummary> {
-  const latest = await listSnapshotsOf(workspace, table, { count: LATEST });
+async function summariseSnapshots(
+  { workspace }: Session,
+  table: DeviceTable,
+  known: readonly SnapshotDescription[] | undefined,
+): Promise<SnapshotSummary> {
+  const latest = known?.slice(0, LATEST) ?? (await listSnapshotsOf(workspace, table, { count: LATEST }));
   const [newest] = latest;
   const oldest = latest.at(-1);
   const times = [newest, oldest].map((one) => Date.parse(one?.created ?? ""));

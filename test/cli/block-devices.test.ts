@@ -156,5 +156,16 @@ loops.test(
     command("qemu-io", "-c", "write 2M 6592k", device);
     expect(await spaces(1)).toMatchObject([{ folder: device, allocated: await end() }]);
     expect((await run("status")).stdout).toMatch(/problem: .*loop\d+: .* free of 8 MiB/);
+    const doctor = async (words: string): Promise<unknown> => {
+      const result = await run(`doctor --json --level warning ${words}`.trim());
+      const { findings } = JSON.parse(result.stdout) as { findings: { code: string; path: string }[] };
+      return [result.status, findings.map(({ code, path: at }) => `${code} ${at}`)];
+    };
+    expect(await doctor("")).toEqual([1, [`space-low ${device}`]]);
+    expect(await doctor(device)).toEqual([1, [`space-low ${device}`]]);
+    // What a link in a folder leads to is not opened.
+    symlinkSync(device, `${root}/link`);
+    expect(await doctor(".")).toEqual([0, []]);
+    await must("report disks.html");
   },
 );

@@ -3,7 +3,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
-import { runScript } from "../helpers/cli/doctor-troubles.ts";
+import { runScript } from "../helpers/cli/scripts.ts";
 import { shell } from "../helpers/cli/against-qemu.ts";
 import { makeFolder } from "../helpers/temporary-folder.ts";
 

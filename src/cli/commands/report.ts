@@ -1,5 +1,6 @@
 // imgtx report FILE
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
 import { type Invocation, openToRead, type OpenSession } from "../invocation.ts";
@@ -74,15 +75,22 @@ async function gather(invocation: Invocation, { engine, session }: OpenSession):
     onProgress: progress.update,
     signal,
   });
+  if (!examination.own) {
+    throw new ImgtxError("E_CHANGED", "the workspace can't be read any more", {
+      image: session.root,
+      hint: "`imgtx doctor` says why",
+    });
+  }
+  const { status, snapshots } = examination.own;
   return {
     tree,
-    status: await engine.describeStatus(session, await engine.listTransactions(session)),
+    status,
     allocations: await engine.measureAllocation(session, tree.images, {
       parts: PARTS,
       onProgress: progress.update,
       signal,
     }),
-    snapshots: await engine.listSnapshots(session, {}),
+    snapshots,
     history: await engine.listGenerations(session, { count: GENERATIONS_MAX }),
     findings: examination.findings.map(({ mend: _mend, ...one }) => one),
     left: examination.left,

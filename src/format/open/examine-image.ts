@@ -2,12 +2,13 @@
 // is an answer, and not the end.
 //
 // Invariants
-// - Nothing but the file itself is opened, and only a regular one or a block device: what it names is the caller's to follow.
+// - Nothing but the file itself is opened, and only a regular one, or a block device where that may be: what it names is the
+//   caller's to follow.
 // - Read are the header cluster, what counts the clusters at the end of the file, and the bitmap directory.
 
 import { ImgtxError } from "../../errors/index.ts";
 import { alignUp } from "../../units/index.ts";
-import type { FileStat, Storage, StorageFile } from "../../storage/index.ts";
+import type { FileStat, OpenOptions, Storage, StorageFile } from "../../storage/index.ts";
 import type { CutOff } from "../chain/chain-link.ts";
 import { findCutOffTables } from "../chain/missing-tables.ts";
 import { type Fingerprint, fingerprintOpened } from "../fingerprint.ts";
@@ -36,7 +37,12 @@ export interface ExaminedImage {
 }
 
 /** Of the file that the path leads to, links followed, and what was found there. */
-export async function examineImage(storage: Storage, path: string, stat: FileStat): Promise<ExaminedImage> {
+export async function examineImage(
+  storage: Storage,
+  path: string,
+  stat: FileStat,
+  opening: Pick<OpenOptions, "mayBeDevice"> = {},
+): Promise<ExaminedImage> {
   const blank = {
     path,
     probed: undefined,
@@ -49,7 +55,7 @@ export async function examineImage(storage: Storage, path: string, stat: FileSta
   if (stat.kind === "file" && stat.sizeBytes === 0) return { ...blank, stat, problem: undefined };
   let file: StorageFile;
   try {
-    file = await storage.openFile(path, "read");
+    file = await storage.openFile(path, "read", opening);
   } catch (error) {
     return { ...blank, stat, problem: asAnswer(error) };
   }

@@ -1,7 +1,8 @@
 // The images of an examination: those that were asked for, and those that they name, each file once, whatever it is called.
 //
 // Invariants
-// - Folders are walked without following links, and nothing is opened but regular files and block devices.
+// - Folders are walked without following links, and nothing is opened but regular files, and block devices that somebody
+//   named, or that a device table has: not those that a link in a folder or a header leads to.
 // - Work is bounded: so many files, so many folders deep. What is left out is told.
 // - Chains are followed by what headers say, so that a loop ends at a file that is known.
 
@@ -17,7 +18,7 @@ import {
   isProtocolName,
   localFileOf,
 } from "../../format/index.ts";
-import type { Storage } from "../../storage/index.ts";
+import type { OpenOptions, Storage } from "../../storage/index.ts";
 
 export interface Bounds {
   readonly files: number;
@@ -138,9 +139,9 @@ export class Census {
     return isFull;
   }
 
-  /** One that was asked for. Undefined: it is no file, or leads to none. */
-  async addFile(path: string): Promise<Patient | undefined> {
-    const patient = await this.#examine(path);
+  /** One that was asked for, by its own name or a folder's. Undefined: it is no file, or leads to none. */
+  async addFile(path: string, opening: Pick<OpenOptions, "mayBeDevice"> = {}): Promise<Patient | undefined> {
+    const patient = await this.#examine(path, opening);
     if (patient) patient.isGiven = true;
     return patient;
   }
@@ -189,7 +190,7 @@ export class Census {
     }
   }
 
-  async #examine(path: string): Promise<Patient | undefined> {
+  async #examine(path: string, opening: Pick<OpenOptions, "mayBeDevice"> = {}): Promise<Patient | undefined> {
     const known = this.#byPath.get(path);
     if (known) return known;
     const stat = await this.#storage.stat(path);
@@ -202,7 +203,7 @@ export class Census {
     }
     this.#opened += 1;
     this.#onFile(this.#opened);
-    const image = await examineImage(this.#storage, path, stat);
+    const image = await examineImage(this.#storage, path, stat, opening);
     const patient: Patient = {
       path,
       others: [],

@@ -23,7 +23,7 @@ export async function judgeCounts(
     const { path } = patient;
     signal?.throwIfAborted();
     onProgress?.("checking", index, images.length);
-    const file = await storage.openFile(path, "read");
+    const file = await storage.openFile(path, "read", { mayBeDevice: true });
     try {
       found.push(...(await judgeOne(file, patient)));
     } finally {
@@ -39,6 +39,8 @@ async function judgeOne(file: File, { path, image }: Patient): Promise<Finding[]
   const seen = {
     uncounted: 0,
     firstOffset: 0,
+    /** Whether an entry is damaged itself: no repair knows what it was. */
+    isBeyondRepair: false,
     missing: undefined as { start: number; end: number } | undefined,
   };
   const onDanger: NonNullable<NonNullable<Parameters<typeof checkQcow2>[3]>["onDanger"]> = (danger) => {
@@ -48,8 +50,11 @@ async function judgeOne(file: File, { path, image }: Patient): Promise<Finding[]
     } else if (danger.kind === "missing") {
       const { start, end } = seen.missing ?? danger;
       seen.missing = { start: Math.min(start, danger.start), end: Math.max(end, danger.end) };
+    } else if (danger.kind === "other") {
+      seen.isBeyondRepair = true;
     }
   };
+  const salvage = `imgtx img convert --salvage -f qcow2 -O qcow2 ${shellQuote(path)} ${shellQuote(`${path}.salvaged`)}`;
   const repair = `imgtx img check -r all ${shellQuote(path)}`;
   try {
     const { corruptions, leaks } = await checkQcow2(file, () => undefined, undefined, { onDanger });
@@ -58,14 +63,17 @@ async function judgeOne(file: File, { path, image }: Patient): Promise<Finding[]
     if (seen.missing && seen.missing.end > sizeBytes) {
       const { start } = seen.missing;
       const text = `it is cut off: ${describeCutOff({ ...seen.missing, sizeBytes })}`;
-      const command = `imgtx img convert --salvage -f qcow2 -O qcow2 ${shellQuote(path)} ${shellQuote(`${path}.salvaged`)}`;
-      found.push(finding("cut-off", { path, text, offset: start, command }));
+      found.push(finding("cut-off", { path, text, offset: start, command: salvage }));
     }
     if (seen.uncounted > 0) {
       const offset = seen.firstOffset;
       const text = `${seen.uncounted} clusters are in use, and not counted as that, the first at 0x${offset.toString(16)}: the next write may land on them`;
       found.push(finding("uncounted", { path, text, offset, command: repair }));
-    } else if (corruptions > 0 && !seen.missing) {
+    }
+    if (seen.isBeyondRepair) {
+      const text = `a check finds ${corruptions} errors in its tables, and what entries were can't be told: the command takes a copy of all that can be read`;
+      found.push(finding("damaged", { path, text, command: salvage }));
+    } else if (corruptions > 0 && seen.uncounted === 0 && !seen.missing) {
       const text = `a check finds ${corruptions} errors in its tables`;
       found.push(finding("damaged", { path, text, command: repair }));
     }

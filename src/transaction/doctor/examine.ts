@@ -6,15 +6,15 @@
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import { findBeside, identityOf } from "../../format/index.ts";
-import type { Storage } from "../../storage/index.ts";
+import type { FileStat, Storage } from "../../storage/index.ts";
 import type { OnProgress } from "../request.ts";
 import { judgeAccess } from "./access.ts";
 import { type Bounds, Census } from "./census.ts";
 import { judgeChains } from "./chains.ts";
 import { judgeCounts } from "./counts.ts";
 import { judgeDisks } from "./disks.ts";
-import { CHANGES_IMAGE, type Finding, finding, sortFindings } from "./findings.ts";
-import { judgeHeaders } from "./headers.ts";
+import { CHANGES_IMAGE, type Finding, sortFindings } from "./findings.ts";
+import { judgeHeaders, sayUnreadable } from "./headers.ts";
 import { judgeNames } from "./names.ts";
 import { judgeOrphans } from "./orphans.ts";
 import { type Scene, whoCallsItRaw } from "./scene.ts";
@@ -39,6 +39,8 @@ interface ExaminationRequest {
 export interface Examination {
   /** The workspace that was looked at as a whole, or that has the devices; null: none. */
   readonly root: string | null;
+  /** What was read of it on the way. */
+  readonly own: Pick<Ward, "status" | "snapshots"> | null;
   /** Worst first. */
   readonly findings: readonly Finding[];
   /** Files that were opened, and those of them that were judged: images that were asked for. */
@@ -59,15 +61,14 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   const own = await visit.own();
   const folders: string[] = [];
   const files: string[] = [];
-  for (const path of placesOf(request, own)) {
-    const there = await storage.stat(path);
+  for (const [path, there] of await statAll(storage, placesOf(request, own))) {
     if (!there && paths.includes(path))
       throw new ImgtxError("E_NOT_FOUND", "nothing is there to be examined", { image: path });
     if (there?.kind === "folder") {
       await census.addFolder(path);
       folders.push(await storage.realPath(path));
     } else {
-      await census.addFile(path);
+      await census.addFile(path, { mayBeDevice: true });
       const beside = await findBeside(storage, path);
       if (beside) census.foldersBeside.add(beside.folder);
       if (paths.includes(path)) files.push(path);
@@ -85,7 +86,7 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   const findings = [
     ...visit.findings,
     ...census.failures.map(({ path, error }) =>
-      finding("unreadable", { path, text: `it can't be looked into: ${error.message}` }),
+      sayUnreadable(path, `it can't be looked into: ${error.message}`, error.code),
     ),
     // A check knows.
     ...(await judgeHeaders(scene)).filter(({ code }) => !(request.checks && code === "perhaps-cut-off")),
@@ -98,6 +99,7 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   ];
   return {
     root: own?.root ?? null,
+    own: own ?? null,
     findings: sortFindings(findings.map((one) => leaveToDevice(scene, one))),
     opened: census.opened,
     judged: given.filter(({ image, overlays }) => image.probed !== undefined || overlays.length > 0).length,
@@ -106,10 +108,25 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   };
 }
 
-/** What a device stands on, or a snapshot keeps, no command of images changes. */
+/** Block devices first: a folder may have links to them, which are not followed there. */
+async function statAll(
+  storage: Storage,
+  paths: readonly string[],
+): Promise<(readonly [string, FileStat | undefined])[]> {
+  const all: (readonly [string, FileStat | undefined])[] = [];
+  for (const path of paths) all.push([path, await storage.stat(path)]);
+  const isDevice = ([, there]: (typeof all)[number]): boolean => there?.kind === "device";
+  return [...all.filter(isDevice), ...all.filter((one) => !isDevice(one))];
+}
+
+/** What a device stands on, or a snapshot keeps, no command of images changes; nor what is on a block device. */
 function leaveToDevice({ census, wards }: Scene, one: Finding): Finding {
   const stat = census.at(one.path)?.image.stat;
   if (!CHANGES_IMAGE.has(one.code) || one.command === null || stat === undefined) return one;
+  if (stat.kind === "device") {
+    const text = `${one.text}; on a block device no image is changed in place yet`;
+    return { ...one, text, command: null, mend: null };
+  }
   const identity = identityOf(stat);
   const keeper = wards.find(({ active, kept }) => kept.has(identity) && !active.has(identity));
   if (!keeper) return one;

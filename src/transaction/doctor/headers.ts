@@ -35,13 +35,20 @@ async function findWritten({ storage, images }: Scene): Promise<Written> {
 
 const READ_ERRORS: ReadonlySet<string> = new Set(["E_NO_PERMISSION", "E_IO", "E_BUSY"]);
 
+/** A file or a folder. */
+export function sayUnreadable(path: string, text: string, code: string): Finding {
+  const command = code === "E_NO_PERMISSION" ? `sudo imgtx doctor ${shellQuote(path)}` : null;
+  return finding("unreadable", { path, text, command });
+}
+
 function judgeWhole({ path, image }: Patient): Finding[] {
   const { problem, cutOff, header, stat } = image;
   if (stat.kind !== "file" && stat.kind !== "device") return [];
   if (problem) {
+    // A block device that nobody named.
+    if (problem.code === "E_NOT_A_FILE") return [];
     if (READ_ERRORS.has(problem.code)) {
-      const command = problem.code === "E_NO_PERMISSION" ? `sudo imgtx doctor ${shellQuote(path)}` : null;
-      return [finding("unreadable", { path, text: `it can't be read: ${problem.message}`, command })];
+      return [sayUnreadable(path, `it can't be read: ${problem.message}`, problem.code)];
     }
     if (problem.code === "E_UNSUPPORTED") {
       return [finding("unsupported", { path, text: `it can't be judged: ${problem.message}` })];

@@ -15,7 +15,12 @@ import { listSnapshotsOf } from "../describe-snapshots.ts";
 import { collectGarbage } from "../recover/garbage.ts";
 import { findNeeded } from "../recover/needed-files.ts";
 import type { Session } from "../request.ts";
-import type { DeviceDescription, DeviceState, TransactionDescription } from "../results.ts";
+import type {
+  DeviceDescription,
+  DeviceState,
+  SnapshotDescription,
+  TransactionDescription,
+} from "../results.ts";
 import { listTransactions, openSession, type SessionOptions } from "../session.ts";
 import { describeStatus, isForgotten, type StatusDescription } from "../status.ts";
 import { type Finding, finding } from "./findings.ts";
@@ -39,6 +44,9 @@ export interface Ward {
   /** All files of its devices and snapshots. */
   readonly files: readonly string[];
   readonly findings: readonly Finding[];
+  readonly status: StatusDescription;
+  /** Newest first. */
+  readonly snapshots: readonly SnapshotDescription[];
 }
 
 type Place = Pick<SessionOptions, "startFolder" | "workspace" | "safeWorkspaces">;
@@ -48,31 +56,43 @@ export async function visitWard(
   storage: Storage,
   place: Place,
 ): Promise<{ readonly ward: Ward | undefined; readonly findings: readonly Finding[] }> {
-  let session: Session;
+  const { workspace: root } = place;
+  const how = {
+    createHere: false,
+    caller: "reader",
+    reportOnly: true,
+    waitMs: 0,
+    onWait: () => undefined,
+  } as const;
   try {
-    const nobody = { waitMs: 0, onWait: () => undefined };
-    session = await openSession(storage, {
-      ...place,
-      ...nobody,
-      createHere: false,
-      caller: "reader",
-      reportOnly: true,
-    });
+    const ward = await lookAt(storage, await openSession(storage, { ...place, ...how }));
+    return { ward, findings: ward.findings };
   } catch (error) {
-    if (!(error instanceof ImgtxError) || error.code === "E_NO_WORKSPACE" || place.workspace === undefined)
-      throw error;
-    const text = `it is not looked into: ${error.message}`;
-    return { ward: undefined, findings: [finding("workspace-unreadable", { path: place.workspace, text })] };
+    if (!(error instanceof ImgtxError) || root === undefined || PASSED_ON.has(error.code)) throw error;
+    const text = `it is not looked into: ${error.message}${error.hint === undefined ? "" : `; ${error.hint}`}`;
+    const command = await sayReading(storage, root, error);
+    return { ward: undefined, findings: [finding("workspace-unreadable", { path: root, text, command })] };
   }
-  const ward = await lookAt(storage, session);
-  return { ward, findings: ward.findings };
 }
+
+const PASSED_ON: ReadonlySet<string> = new Set(["E_NO_WORKSPACE", "E_INTERNAL"]);
+
+/** What looks into it after all; null: what the text says first has to be decided. */
+async function sayReading(storage: Storage, root: string, { code }: ImgtxError): Promise<string | null> {
+  if (code !== "E_NOT_OWNER") return null;
+  const owner = (await storage.statLink(`${root}/.imgtx`))?.ownerId;
+  if (owner === undefined || owner === ROOT || owner === storage.host.userId) return null;
+  return `sudo -u ${shellQuote(storage.host.nameOfUser(owner))} imgtx doctor ${shellQuote(root)}`;
+}
+
+const ROOT = 0;
 
 async function lookAt(storage: Storage, session: Session): Promise<Ward> {
   const { workspace, root } = session;
   const table = await readTable(workspace);
   const transactions = await listTransactions(session);
-  const status = await describeStatus(session, transactions);
+  const snapshots = await listSnapshotsOf(workspace, table, {});
+  const status = await describeStatus(session, transactions, snapshots);
   const needed = await tryToFindNeeded(session, table);
   const copied = await judgeCopy(session);
   const identify = async (paths: readonly string[]): Promise<string[]> => {
@@ -112,9 +132,11 @@ async function lookAt(storage: Storage, session: Session): Promise<Ward> {
       ...(copied.length > 0 ? copied : judgeNotes(session)),
       ...judgeTransactions(status),
       ...status.devices.flatMap((device) => judgeDevice(root, device, status.now)),
-      ...(await judgeSnapshots(session, table)),
+      ...judgeSnapshots(root, snapshots),
       ...(await judgeGarbage(session)),
     ],
+    status,
+    snapshots,
   };
 }
 
@@ -190,8 +212,7 @@ function judgeDevice(root: string, device: DeviceDescription, now: string): Find
   return [...found, finding("freeze-forgotten", { path: image, device: name, text, command })];
 }
 
-async function judgeSnapshots({ workspace, root }: Session, table: DeviceTable): Promise<Finding[]> {
-  const snapshots = await listSnapshotsOf(workspace, table, {});
+function judgeSnapshots(root: string, snapshots: readonly SnapshotDescription[]): Finding[] {
   const found = new Map<string, Finding>();
   for (const { number, problem, devices, files } of snapshots) {
     const all = [problem, ...devices.flatMap((one) => one.problems), ...files.map((one) => one.problem)];

@@ -201,7 +201,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
   const statements = [...(before ? liveStatements(before) : []), ...earlier.map((plan) => ({ plan }))];
   const copiedInto = joinCopies(statements);
   // Of chains that were opened before by the device's own gate: all that any of them trusts.
-  const gate = images.gateWith([...trustOfAll(table), ...options.allowPaths]);
+  const gate = images.gateWith({ allowPaths: [...trustOfAll(table), ...options.allowPaths] });
   return {
     storage: work.staged,
     transaction: work.id,

@@ -33,12 +33,14 @@ async function verifyOne(work: Work, table: DeviceTable, device: string): Promis
   const entry = findDevice(table, device);
   if (!entry?.mirror) return;
   const { storage } = work.workspace;
-  const gate = work.images.gateWith([
-    ...table.allowPaths,
-    ...work.options.allowPaths,
-    ...trustedBy(entry),
-    ...[...entry.chain, ...entry.mirror.chain].map(({ image }) => image),
-  ]);
+  const gate = work.images.gateWith({
+    allowPaths: [
+      ...table.allowPaths,
+      ...work.options.allowPaths,
+      ...trustedBy(entry),
+      ...[...entry.chain, ...entry.mirror.chain].map(({ image }) => image),
+    ],
+  });
   const { image: path, format } = entry.mirror;
   const { signal, onProgress } = work.options;
   const watching = { signal, onProgress };

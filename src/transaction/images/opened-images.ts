@@ -8,7 +8,7 @@
 // the workspace, and a `..` after a symbolic link would lead elsewhere in there than it does on the disk.
 
 import { posix } from "node:path";
-import { canonicalPath } from "../../device/index.ts";
+import { canonicalPath, gateOf } from "../../device/index.ts";
 import {
   type Chain,
   type ChainLink,
@@ -38,7 +38,8 @@ export interface HowToOpen {
 
 export class OpenedImages {
   readonly #storage: Storage;
-  readonly #gate: { readonly workspaceRoot: string; readonly currentFolder: string };
+  readonly #root: string;
+  readonly #currentFolder: string;
   readonly #chains: { chain: Chain; device: string }[] = [];
   readonly #made = new Map<string, StorageFile>();
   /** Real paths of folders. */
@@ -47,13 +48,17 @@ export class OpenedImages {
   readonly #held = new Map<string, HeldImage>();
   #unlockedFrom = 0;
 
-  constructor(storage: Storage, gate: { readonly workspaceRoot: string; readonly currentFolder: string }) {
+  constructor(
+    storage: Storage,
+    { workspaceRoot, currentFolder }: { readonly workspaceRoot: string; readonly currentFolder: string },
+  ) {
     this.#storage = storage;
-    this.#gate = gate;
+    this.#root = workspaceRoot;
+    this.#currentFolder = currentFolder;
   }
 
-  gateWith(allowPaths: readonly string[]): GateOptions {
-    return { ...this.#gate, allowsDevices: true, allowPaths };
+  gateWith(trust: Pick<GateOptions, "allowPaths" | "device">): GateOptions {
+    return gateOf({ root: this.#root }, { currentFolder: this.#currentFolder, ...trust });
   }
 
   async openChain(
@@ -66,7 +71,7 @@ export class OpenedImages {
     return await withPlace({ device, image: path }, async () => {
       const chain = await openChain(this.#storage, path, {
         format: format === undefined ? undefined : parseImageFormat(format),
-        gate: { ...this.#gate, allowsDevices: true, ...trust },
+        gate: this.gateWith(trust),
         backing: !isAlone,
         mayLackRefcounts,
       });

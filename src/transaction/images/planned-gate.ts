@@ -1,6 +1,6 @@
 // The gate for images that are opened again for a plan in the journal, by whoever goes on with it.
 
-import type { Workspace } from "../../device/index.ts";
+import { gateOf, type Workspace } from "../../device/index.ts";
 import type { GateOptions } from "../../format/index.ts";
 import { lastSeen, type PlanRecord, type TransactionState } from "../journal/index.ts";
 
@@ -13,10 +13,11 @@ export function plannedGate(
   state: TransactionState,
   { plan, allowPaths }: { readonly plan: PlanRecord | undefined; readonly allowPaths: readonly string[] },
 ): GateOptions {
-  return {
-    workspaceRoot: root,
-    allowsDevices: true,
-    currentFolder: plan?.currentFolder ?? storage.host.currentFolder,
-    allowPaths: [...allowPaths, ...lastSeen(state).keys()],
-  };
+  return gateOf(
+    { root },
+    {
+      currentFolder: plan?.currentFolder ?? storage.host.currentFolder,
+      allowPaths: [...allowPaths, ...lastSeen(state).keys()],
+    },
+  );
 }

@@ -14,6 +14,7 @@ import {
   readTable,
   underWorkspaceLock,
   type Workspace,
+  gateOf,
   trustedBy,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
@@ -124,7 +125,7 @@ class Collection {
     },
     file: StorageFile,
   ): Promise<string | undefined> {
-    const { storage, root } = this.#workspace;
+    const { storage } = this.#workspace;
     const { path } = file;
     if (!isSameFile(was, await file.stat())) return "another file has its name";
     const overlay = (await standing.on(path)).find((one) => this.#found.every((found) => found.path !== one));
@@ -133,7 +134,7 @@ class Collection {
     if (unread) return sayNote(unread);
     const allowPaths = [...table.allowPaths, ...table.devices.flatMap(trustedBy)];
     const { currentFolder } = this.#session;
-    const gate = { workspaceRoot: root, allowsDevices: true, currentFolder, allowPaths };
+    const gate = gateOf(this.#workspace, { currentFolder, allowPaths });
     const chain = await openChain(storage, path, { format: "qcow2", gate });
     try {
       const [, below] = chain.links;

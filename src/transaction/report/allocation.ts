@@ -1,7 +1,7 @@
 // How much of a disk each image of a workspace has data for, as strips. Reads tables, and takes no lock: a guest that
 // writes meanwhile may be shown by halves.
 
-import { readTable, trustedBy } from "../../device/index.ts";
+import { gateOf, readTable, trustedBy } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { measureStrips, openImage } from "../../format/index.ts";
 import type { OnProgress, Session } from "../request.ts";
@@ -21,10 +21,10 @@ export async function measureAllocation(
   images: readonly Pick<TreeImage, "image" | "format">[],
   { parts, onProgress, signal }: { parts: number; onProgress?: OnProgress; signal?: AbortSignal },
 ): Promise<readonly Allocation[]> {
-  const { workspace, root, currentFolder } = session;
+  const { workspace, currentFolder } = session;
   const table = await readTable(workspace);
   const allowPaths = [...table.allowPaths, ...table.devices.flatMap(trustedBy)];
-  const gate = { workspaceRoot: root, allowPaths, currentFolder };
+  const gate = gateOf(workspace, { allowPaths, currentFolder });
   const found: Allocation[] = [];
   for (const [index, { image: path, format }] of images.entries()) {
     onProgress?.("measuring allocation", index, images.length);

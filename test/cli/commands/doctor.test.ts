@@ -5,18 +5,11 @@ import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { FINDINGS } from "../../../src/transaction/doctor/findings.ts";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { runCli } from "../../helpers/cli/harness.ts";
 import { shell } from "../../helpers/cli/against-qemu.ts";
-import {
-  BASE,
-  CREATE,
-  OVER,
-  PATCH,
-  paste,
-  runScript,
-  type Trouble,
-  TROUBLES,
-} from "../../helpers/cli/doctor-troubles.ts";
+import { BASE, CREATE, OVER, PATCH, type Trouble, TROUBLES } from "../../helpers/cli/doctor-troubles.ts";
+import { paste, runScript } from "../../helpers/cli/scripts.ts";
 import { unpackAllFixtures } from "../../helpers/fixtures.ts";
 import { makeFolder, makeFolderOfFile, watchStorage } from "../../helpers/temporary-folder.ts";
 
@@ -35,8 +28,10 @@ interface Told {
 async function examine(
   cwd: string,
   words: readonly string[],
+  through?: Trouble["through"],
 ): Promise<{ status: number; findings: readonly Told[] }> {
-  const { status, stdout, stderr } = await runCli(["doctor", "--json", ...words], { cwd });
+  const storage = through && { storage: through(makeNodeStorage(), cwd) };
+  const { status, stdout, stderr } = await runCli(["doctor", "--json", ...words], { cwd, ...storage });
   expect(stderr).toBe("");
   return { status, findings: (JSON.parse(stdout) as { findings: Told[] }).findings };
 }
@@ -48,13 +43,13 @@ async function make(folder: string, script: Trouble["script"]): Promise<void> {
 
 describe.each(TROUBLES)(
   "doctor finds $code, at $at",
-  ({ code, script, at, words = ["."], hasNone, stays }) => {
+  ({ code, script, at, words = ["."], hasNone, stays, through }) => {
     test(
       hasNone ? "and says that no command mends it" : "and gives a command that works when it is pasted",
       async () => {
         const cwd = makeFolder("on a disk");
         await make(cwd, script);
-        const { status, findings } = await examine(cwd, words);
+        const { status, findings } = await examine(cwd, words, through);
         expect(status).toBe(1);
         const wanted = (one: Told): boolean =>
           one.code === code && one.path === (at === "." ? cwd : `${cwd}/${at}`);
@@ -63,7 +58,7 @@ describe.each(TROUBLES)(
         if (hasNone && code !== "perhaps-cut-off") expect(found?.command).toBeNull();
         if (hasNone || !found?.command) return expect(hasNone).toBe(true);
         await paste(cwd, found.command);
-        const after = await examine(cwd, words);
+        const after = await examine(cwd, words, through);
         expect(after.findings.some(wanted)).toBe(stays === true);
       },
     );

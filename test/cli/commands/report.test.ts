@@ -3,8 +3,8 @@
 import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
-import { makeNodeStorage } from "../../../src/storage/index.ts";
-import { runScript } from "../../helpers/cli/doctor-troubles.ts";
+import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
+import { runScript } from "../../helpers/cli/scripts.ts";
 import { runCli } from "../../helpers/cli/harness.ts";
 import { failAt } from "../../helpers/storage/watched-storage.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
@@ -47,6 +47,21 @@ test("the page has pictures, findings and history, escapes all names, and loads 
   expect(page).toContain("snapshot-group");
   expect(page).toContain("prefers-color-scheme: dark");
   expect(page).toContain("@media print");
+});
+
+test("what doctor has read of the workspace is not read again", async () => {
+  const cwd = await makeDisks();
+  const real = makeNodeStorage();
+  let looks = 0;
+  const storage: Storage = {
+    ...real,
+    findAllHolders: async (files) => {
+      looks += 1;
+      return await real.findAllHolders(files);
+    },
+  };
+  expect((await runCli(["report", "disks.html"], { cwd, storage })).status).toBe(0);
+  expect(looks).toBe(1);
 });
 
 test("a file that is there is left alone, but for --overwrite; a dry run and a full disk leave nothing", async () => {

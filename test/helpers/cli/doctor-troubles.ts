@@ -2,11 +2,10 @@
 
 import { fileURLToPath } from "node:url";
 import type { FINDINGS } from "../../../src/transaction/doctor/findings.ts";
-import { expect } from "vitest";
-import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { ImgtxError } from "../../../src/errors/index.ts";
+import type { Storage } from "../../../src/storage/index.ts";
+import { foreignDisk } from "../storage/foreign-disk.ts";
 import { unpackFixture } from "../fixtures.ts";
-import { shell } from "./against-qemu.ts";
-import { runCli } from "./harness.ts";
 
 const TOP = fileURLToPath(new URL("../../..", import.meta.url));
 const PROGRAM = `${process.execPath} ${TOP}/bin/imgtx.js`;
@@ -25,6 +24,8 @@ export interface Trouble {
   readonly hasNone?: true;
   /** The command makes a new file, or shows what there is: the finding stays. */
   readonly stays?: true;
+  /** What a disk does that no test can have: the storage that doctor looks through. The command is pasted without. */
+  readonly through?: (storage: Storage, folder: string) => Storage;
 }
 
 const fixture =
@@ -84,6 +85,83 @@ export const TROUBLES: readonly Trouble[] = [
     script: fixture("corrupt/refcount-zero.qcow2"),
     at: "corrupt/refcount-zero.qcow2",
     words: ["--check", "."],
+  },
+  {
+    code: "damaged",
+    script: `${BASE}; qemu-io -c 'write 0 64k' base.qcow2 >&2; ${PATCH("base.qcow2", 0x4_0000, "00")}`,
+    at: "base.qcow2",
+    words: ["--check", "."],
+  },
+  {
+    code: "damaged",
+    script: fixture("corrupt/snapshot-l1-huge.qcow2"),
+    at: "corrupt/snapshot-l1-huge.qcow2",
+    words: ["--check", "."],
+    stays: true,
+  },
+  {
+    code: "damaged",
+    script: fixture("corrupt/bitmap-type.qcow2"),
+    at: "corrupt/bitmap-type.qcow2",
+    words: ["--check", "."],
+    hasNone: true,
+  },
+  { code: "unreadable", script: BASE, at: "base.qcow2", through: shutOut("openFile"), stays: true },
+  { code: "unreadable", script: BASE, at: ".", through: shutOut("readFolder"), stays: true },
+  {
+    code: "unreadable",
+    script: BASE,
+    at: "base.qcow2",
+    through: (storage) => ({
+      ...storage,
+      openFile: async (path, ...how) => {
+        if (path.endsWith("base.qcow2")) throw new ImgtxError("E_IO", "a bad sector", { image: path });
+        return await storage.openFile(path, ...how);
+      },
+    }),
+    hasNone: true,
+  },
+  {
+    code: "space-low",
+    script: BASE,
+    at: ".",
+    through: (storage) => ({
+      ...storage,
+      measureSpace: async () => ({ freeBytes: 2 ** 30, totalBytes: 2 ** 40 }),
+    }),
+    hasNone: true,
+  },
+  {
+    code: "locks-unshared",
+    script: BASE,
+    at: ".",
+    through: (storage) => ({
+      ...storage,
+      describeFileSystem: async (path) => ({
+        ...(await storage.describeFileSystem(path)),
+        sharesLocks: false,
+      }),
+    }),
+    hasNone: true,
+  },
+  {
+    code: "times-coarse",
+    script: BASE,
+    at: ".",
+    through: (storage, folder) => foreignDisk(storage, folder, 1),
+    hasNone: true,
+  },
+  {
+    code: "workspace-unreadable",
+    script: "mkdir w; imgtx init w; chown -R nobody w",
+    at: "w",
+    stays: true,
+  },
+  {
+    code: "workspace-unreadable",
+    script: "mkdir w; imgtx init w; truncate -s 100 w/.imgtx/table.json",
+    at: "w",
+    hasNone: true,
   },
   { code: "raw-imitates", script: `${CREATE} disk.raw 1M`, at: "disk.raw", stays: true },
   {
@@ -250,48 +328,27 @@ function KILLED(words: string, inject: string): string {
   );
 }
 
-const DAYS_AGO = "2 days ago, ";
-
-/** In the folder: lines of shell, and between them commands of imgtx, which run in this process. */
-export async function runScript(folder: string, script: string): Promise<void> {
-  let lines: string[] = [];
-  const flush = (): void => {
-    if (lines.length > 0) shell(folder, lines.join("; "));
-    lines = [];
+/** As for who is not root. */
+function shutOut(call: "openFile" | "readFolder"): NonNullable<Trouble["through"]> {
+  return (storage, folder) => {
+    const assertOpen = (path: string): void => {
+      if (path !== folder && path !== `${folder}/base.qcow2`) return;
+      throw new ImgtxError("E_NO_PERMISSION", "it is another user's", { image: path });
+    };
+    return call === "openFile"
+      ? {
+          ...storage,
+          openFile: async (path, ...how) => {
+            assertOpen(path);
+            return await storage.openFile(path, ...how);
+          },
+        }
+      : {
+          ...storage,
+          readFolder: async (path) => {
+            assertOpen(path);
+            return await storage.readFolder(path);
+          },
+        };
   };
-  for (const part of script.split("; ")) {
-    const command = part.replace(DAYS_AGO, "");
-    if (!command.startsWith("imgtx ")) {
-      lines.push(part);
-      continue;
-    }
-    flush();
-    const real = makeNodeStorage();
-    const earlier = part.startsWith(DAYS_AGO) ? 2 * 24 * 3_600_000 : 0;
-    const host = { ...real.host, now: () => real.host.now() - earlier };
-    const { status, stderr } = await runCli(command.split(" ").slice(1), {
-      cwd: folder,
-      storage: { ...real, host },
-    });
-    expect({ command, status, stderr: status === 0 ? "" : stderr }).toEqual({
-      command,
-      status: 0,
-      stderr: "",
-    });
-  }
-  flush();
-}
-
-/** As an operator's shell reads it, with imgtx in this process. */
-export async function paste(cwd: string, command: string): Promise<void> {
-  const tells = `imgtx() { printf '%s\\0' "$PWD" "$@" $'\\n'; }; ${command}`;
-  for (const call of shell(cwd, tells).split("\n\0").slice(0, -1)) {
-    const [folder = "", ...words] = call.split("\0");
-    const { status, stderr } = await runCli(words.slice(0, -1), { cwd: folder });
-    expect({ command, status, stderr: status === 0 ? "" : stderr }).toEqual({
-      command,
-      status: 0,
-      stderr: "",
-    });
-  }
 }
