@@ -1,6 +1,6 @@
 // Devices of a workspace whose images lie on block devices, by the commands that an operator gives.
 
-import { mkdirSync, symlinkSync } from "node:fs";
+import { mkdirSync, readdirSync, symlinkSync } from "node:fs";
 import path from "node:path";
 import { expect, onTestFinished } from "vitest";
 import { rmSync } from "node:fs";
@@ -109,29 +109,68 @@ loops.test("what is not whole on devices is refused by name, and changes nothing
   const { root, device, run, must } = await makeBench();
   await must(`device add vda ${device} --allow-devices`);
   const target = attachLoop(`${root}/target`, SIZE_BYTES);
+  const old = attachLoop(`${root}/old`, SIZE_BYTES);
+  command("qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=0.10", old, "16M");
+  await must(`device add vdb ${old}`);
+  await must(`device add vdc ${attachLoop(`${root}/raw`, SIZE_BYTES)} --format raw`);
   command("cp", device, `${root}/before`);
   for (const line of [
-    "resize vda 32M",
-    "internal-snapshot create vda x",
-    "bitmap add vda b0",
-    "freeze vda",
+    "internal-snapshot create vdb x",
+    "resize vdc 4M --shrink",
+    "resize vda 32M --preallocation metadata",
     `snapshot vda ${target}`,
     `mirror vda ${target}`,
     `migrate vda new.qcow2 --new-source ${target}`,
     "snapshot vda /dev/overlay.qcow2",
+    `img resize --allow-devices ${target} 4M`,
   ]) {
     const { status, stderr } = await run(line);
-    expect([line, [12, 14].includes(status)]).toEqual([line, true]);
-    expect(stderr).toContain("No disk was changed");
+    expect([line, [1, 12, 14].includes(status)]).toEqual([line, true]);
+    if (!line.startsWith("img")) expect(stderr).toContain("No disk was changed");
   }
-  await must("snapshot vda a.qcow2");
-  const merged = await run("merge vda");
-  expect([merged.status, merged.stderr]).toEqual([
-    12,
-    expect.stringContaining("can't be changed in place yet"),
-  ]);
+  await must("txn begin");
+  const between = await run("resize vda 32M");
+  expect([between.status, between.stderr]).toEqual([12, expect.stringContaining("--txn none")]);
+  await must("txn abort");
   command("cmp", device, `${root}/before`);
   command("cmp", target, `${root}/target`);
+});
+
+loops.test("an image on a device is changed in place, and merged into, as qemu-img checks it", async () => {
+  const { root, device, run, must } = await makeBench();
+  await must(`device add vda ${device} --allow-devices`);
+  for (const line of [
+    "resize vda 64G",
+    "internal-snapshot create vda x",
+    "resize vda 12M --shrink",
+    "bitmap add vda b0",
+    "amend vda -o lazy_refcounts=on",
+    "freeze vda",
+    "unfreeze vda",
+    "bitmap remove vda b0",
+    "internal-snapshot apply vda x",
+    "internal-snapshot delete vda x",
+    "resize vda 16M --shrink",
+  ]) {
+    await must(line);
+    if (line === "freeze vda") expect((await run("status")).stdout).toContain("frozen");
+    else command("qemu-img", "check", "-q", device);
+  }
+  expect(readdirSync(`${root}/.imgtx/journal`)).toEqual([]);
+  command("qemu-io", "-c", "read -P 7 1M 1M", device);
+  await must("snapshot vda a.qcow2");
+  command("qemu-io", "-c", "write -P 8 1M 64k", "-c", "write -P 9 4M 2M", `${root}/a.qcow2`);
+  command("qemu-img", "convert", "-O", "raw", `${root}/a.qcow2`, `${root}/content`);
+  await must("merge vda");
+  command("qemu-img", "compare", "-F", "raw", device, `${root}/content`);
+  command("qemu-img", "check", "-q", device);
+  // 10 MiB of data have no room in a volume of 8: refused before any of it is written.
+  await must("snapshot vda b.qcow2");
+  command("qemu-io", "-c", "write -P 3 6M 10M", `${root}/b.qcow2`);
+  command("cp", device, `${root}/before`);
+  const full = await run("merge vda");
+  expect([full.status, full.stderr]).toEqual([13, expect.stringContaining("the volume has room for")]);
+  command("cmp", device, `${root}/before`);
 });
 
 loops.test(

@@ -50,14 +50,15 @@ export async function measureSpaceToCopyUp(
     const spare = SPARE_CLUSTERS + Math.ceil((8 * taken.clusters) / clusterBytes);
     const tableBytes = (taken.tables + spare) * clusterBytes;
     const { dataFile } = link;
-    if (!dataFile) return [{ folder: posix.dirname(path), lengthBytes: dataBytes + tableBytes }];
-    return [
-      { folder: posix.dirname(path), lengthBytes: tableBytes },
-      { folder: posix.dirname(dataFile.path), lengthBytes: dataBytes },
-    ];
+    if (!dataFile) return [spaceOf(path, dataBytes + tableBytes)];
+    return [spaceOf(path, tableBytes), spaceOf(dataFile.path, dataBytes)];
   } finally {
     await close();
   }
+}
+
+function spaceOf(file: string, lengthBytes: number): SpaceToCopy {
+  return { folder: posix.dirname(file), file, lengthBytes };
 }
 
 async function countMissing(source: Image, taken: TakenClusters): Promise<void> {

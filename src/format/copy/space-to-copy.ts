@@ -22,6 +22,8 @@ const SPARE_UNITS = 4;
 export interface SpaceToCopy {
   /** Whose file system it is taken on. */
   readonly folder: string;
+  /** The file that gets it. */
+  readonly file: string;
   readonly lengthBytes: number;
 }
 
@@ -42,8 +44,15 @@ export async function measureSpaceToCopy(
       const known = earliest(end, guestOffset(target.virtualSizeBytes));
       const isShared = (target.chain.links[0]?.header?.nbSnapshots ?? 0) > 0;
       const [changes, places] = [new ExtentCursor(source, end), new ExtentCursor(target, known)];
-      const { clusterSizeBytes = UNIT_BYTES, refcountBits = 0 } = target.chain.links[0]?.header ?? {};
-      const unitBytes = Math.max(UNIT_BYTES, clusterSizeBytes);
+      const [own] = target.chain.links;
+      const {
+        clusterSizeBytes = UNIT_BYTES,
+        refcountBits = 0,
+        refcountTableClusters = 0,
+      } = own?.header ?? {};
+      // A volume may be made to measure.
+      const isVolume = own?.stat.kind === "device";
+      const unitBytes = isVolume ? clusterSizeBytes : Math.max(UNIT_BYTES, clusterSizeBytes);
       const reachBytes = (unitBytes / ENTRY_BYTES) * unitBytes;
       const reached = new Set<number>();
       let wholeUnits = 0;
@@ -64,10 +73,13 @@ export async function measureSpaceToCopy(
       const perCluster = ENTRY_BYTES + refcountBits / 8;
       const tables =
         format === "qcow2"
-          ? reached.size + SPARE_UNITS + Math.ceil((wholeUnits * perCluster) / clusterSizeBytes)
+          ? reached.size +
+            SPARE_UNITS +
+            (isVolume ? 2 * refcountTableClusters : 0) +
+            Math.ceil((wholeUnits * perCluster) / clusterSizeBytes)
           : 0;
       const file = target.layers[0]?.dataFile.path ?? path;
-      return { folder: posix.dirname(file), lengthBytes: (wholeUnits + tables) * unitBytes };
+      return { folder: posix.dirname(file), file, lengthBytes: (wholeUnits + tables) * unitBytes };
     } finally {
       await target.close();
     }

@@ -34,7 +34,7 @@ import { type LogPosition, PAGE_BYTES, PAGE_DIGEST_BYTES, type PageIndex } from 
 
 const LOG_MODE = 0o600;
 
-/** The name of the log of the nth image that a transaction changes. It lies in the image's folder. */
+/** The name of the log of the nth image that a transaction changes. */
 export function redoLogName(transaction: string, number: number): string {
   return `.imgtx-${transaction}-${number}.redo`;
 }

@@ -17,7 +17,7 @@ import {
 export interface SealedLog {
   /** Absolute path of the image that it changes. */
   readonly image: string;
-  /** Its name, in the image's folder. */
+  /** Its name. */
   readonly log: string;
   /** Where it ends, and the digest of all before: what comes after it is nobody's. */
   readonly end: LogEnd;

@@ -11,7 +11,9 @@
 // - Past the present size everything counts as zeros. What the image or the log has there from a time when the
 //   size was larger is replaced by zeros before the size grows again, so that a size frame by itself tells all.
 // - Changes follow each other; reads may overlap with them.
+// - The size of a block device never changes: what it has no room for is refused when it is logged.
 
+import { ImgtxError } from "../../errors/index.ts";
 import { type ByteRange, type StorageFile, Turnstile } from "../../storage/index.ts";
 import { earliest, offsetBy } from "../../units/index.ts";
 import { FRAME_DIGESTS_MAX, FRAME_PAGES_MAX, type PageRecord } from "./frames.ts";
@@ -34,9 +36,12 @@ export type BaseFile = Pick<StorageFile, "read" | "seekData" | "seekHole">;
 export class StagedImage {
   readonly log: RedoLog;
   readonly queue = new Turnstile();
+  readonly #isFixed: boolean;
 
-  constructor(log: RedoLog) {
+  /** isFixed: the image has the size that it has, as a block device. */
+  constructor(log: RedoLog, isFixed: boolean) {
     this.log = log;
+    this.#isFixed = isFixed;
   }
 
   get sizeBytes(): number {
@@ -170,8 +175,25 @@ export class StagedImage {
   }
 
   async #resize(base: BaseFile, sizeBytes: number): Promise<void> {
+    if (this.#isFixed && sizeBytes !== this.sizeBytes) throw this.#cantBeResized(sizeBytes);
     if (sizeBytes > this.sizeBytes) await this.#clearStale(base, sizeBytes);
     if (sizeBytes !== this.sizeBytes) await this.log.appendSize(sizeBytes);
+  }
+
+  #cantBeResized(sizeBytes: number): ImgtxError {
+    const { image } = this.log.identity;
+    const presentBytes = this.sizeBytes;
+    if (sizeBytes < presentBytes)
+      return new ImgtxError("E_INTERNAL", "a block device has the size that it has", { image });
+    return new ImgtxError(
+      "E_NO_SPACE",
+      `the device ends at ${presentBytes}, and the change needs ${sizeBytes} bytes of it`,
+      {
+        image,
+        offset: presentBytes,
+        hint: "make the volume larger (`lvextend` for LVM), then run the command again",
+      },
+    );
   }
 
   /** Before the file grows to a size: what it had past its present end must not show again. */

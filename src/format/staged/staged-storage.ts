@@ -2,7 +2,8 @@
 // of a later statement) reads and writes as ever; the images themselves are not touched.
 //
 // Invariants
-// - A file is staged by what it is (file system and inode), so that every name of it leads to its log.
+// - A file is staged by what it is (file system and inode), so that every name of it leads to its log. A block device keeps
+//   the name that it was given: what that leads to now (`/dev/dm-3`) is another one's after a reboot.
 // - Everything else passes through to the storage below, as it is.
 // - What seal returned is durable. A savepoint is a place in each log; going back to it removes the logs that were
 //   begun after it.
@@ -24,7 +25,7 @@ export interface StagingOptions {
   readonly log: string;
   /** `digests` where no fence can be: raw, version 2 of qcow2, data files. */
   readonly guardedBy: "fence" | "digests";
-  /** Where the log lies, for one that nobody will apply. Default: beside the image. */
+  /** Where the log lies. Default: beside the image. */
   readonly folder?: string;
 }
 
@@ -45,12 +46,13 @@ export class StagedStorage implements Storage {
 
   /** Begins a log for the image at path. Returns the path of the log. */
   async stage(path: string, { transaction, log: name, guardedBy, folder }: StagingOptions): Promise<string> {
-    const image = await this.#below.realPath(path);
-    const logPath = posix.join(folder ?? posix.dirname(image), name);
-    const file = await this.#below.openFile(image, "read");
+    const real = await this.#below.realPath(path);
+    const logPath = posix.join(folder ?? posix.dirname(real), name);
+    const file = await this.#below.openFile(real, "read", AS_IMAGE);
     try {
       const stat = await file.stat();
       this.#requireNew(stat, path);
+      const image = stat.kind === "device" ? path : real;
       const { fileSystemId, inode, bornNs } = stat;
       const log = await RedoLog.create(this.#below, logPath, {
         identity: { transaction, image, fileSystemId, inode, bornNs },
@@ -58,7 +60,7 @@ export class StagedStorage implements Storage {
         checksHoles: guardedBy === "digests",
         keepsReplaced: true,
       });
-      this.#images.set(keyOf(stat), new StagedImage(log));
+      this.#images.set(keyOf(stat), new StagedImage(log, isFixed(stat)));
       return log.path;
     } finally {
       await file.close();
@@ -68,16 +70,16 @@ export class StagedStorage implements Storage {
   /** Takes up a log that seal made durable, for the image at path. The errors are those of RedoLog.open. */
   async resume(
     path: string,
-    sealed: Pick<SealedLog, "log" | "end">,
+    sealed: Pick<SealedLog, "log" | "end"> & Pick<StagingOptions, "folder">,
     access: "read" | "write",
   ): Promise<void> {
     const image = await this.#below.realPath(path);
     const stat = await this.#below.stat(image);
     if (stat === undefined) throw new ImgtxError("E_NOT_FOUND", "the image is not there", { image });
     this.#requireNew(stat, path);
-    const logPath = posix.join(posix.dirname(image), sealed.log);
+    const logPath = posix.join(sealed.folder ?? posix.dirname(image), sealed.log);
     const log = await RedoLog.open(this.#below, logPath, sealed.end, access);
-    this.#images.set(keyOf(stat), new StagedImage(log));
+    this.#images.set(keyOf(stat), new StagedImage(log, isFixed(stat)));
   }
 
   isStaged(stat: FileStat): boolean {
@@ -91,7 +93,7 @@ export class StagedStorage implements Storage {
 
   /** Has these bytes of a staged image written when its log is applied, be they changed or not: where a fence lies. */
   async include(path: string, start: number, lengthBytes: number): Promise<void> {
-    const file = await this.#below.openFile(path, "read");
+    const file = await this.#below.openFile(path, "read", AS_IMAGE);
     try {
       const image = this.#images.get(keyOf(await file.stat()));
       if (image === undefined) throw new ImgtxError("E_INTERNAL", "the image is not staged", { image: path });
@@ -257,7 +259,9 @@ export class StagedStorage implements Storage {
   async #requireSame(path: string): Promise<void> {
     if (this.#images.size === 0) return;
     const real = await this.#below.realPath(path);
-    for (const { log } of this.#images.values()) if (log.identity.image === real) throw replaced(path);
+    for (const { log } of this.#images.values()) {
+      if (log.identity.image === real || log.identity.image === path) throw replaced(path);
+    }
   }
 
   #requireNew(stat: FileStat, image: string): void {
@@ -270,6 +274,14 @@ function replaced(image: string): ImgtxError {
     image,
     hint: "put back the file that was there, then run the command again",
   });
+}
+
+/** Whoever stages an image was let have it. */
+const AS_IMAGE = { mayBeDevice: true } as const;
+
+/** A block device has the size that it has. */
+function isFixed({ kind }: FileStat): boolean {
+  return kind === "device";
 }
 
 function keyOf({ fileSystem, inode }: FileStat): string {

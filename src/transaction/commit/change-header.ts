@@ -7,7 +7,6 @@
 //   open to guests, on either backing image the same to them.
 // - A log without its record is nobody's yet: it is begun anew.
 
-import { posix } from "node:path";
 import type { Workspace } from "../../device/index.ts";
 import {
   addSnapshot,
@@ -21,6 +20,8 @@ import {
 } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { applyRedo, type HowToApply } from "../images/apply-redo.ts";
+import { AS_IMAGE } from "../images/devices.ts";
+import { namesOf } from "../images/redo.ts";
 import type { Copy, Journal, PreparedRedo, TransactionState, UpStep } from "../journal/index.ts";
 
 /** Of a step that copies up. */
@@ -86,13 +87,13 @@ async function stageChange(storage: Storage, transaction: string, copy: Copy): P
   await removeRedoLog(storage, log);
   const staged = new StagedStorage(storage);
   try {
-    const file = await storage.openFile(into, "read");
+    const file = await storage.openFile(into, "read", AS_IMAGE);
     const isFenced = await isFileFenced(file);
     await file.close();
     // Version 2 has no place for a fence.
     const guardedBy = isFenced ? "fence" : "digests";
-    await staged.stage(into, { transaction, log: posix.basename(log), guardedBy });
-    const image = await staged.openFile(into, "write");
+    await staged.stage(into, { transaction, ...namesOf({ log }), guardedBy });
+    const image = await staged.openFile(into, "write", AS_IMAGE);
     try {
       if (isFenced) await liftFileFence(image, "fence in the log");
       if (up) await changeBacking(image, up.onto ?? undefined);

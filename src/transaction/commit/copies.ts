@@ -67,6 +67,7 @@ import {
   NOT_MADE_YET,
   type TransactionState,
 } from "../journal/index.ts";
+import { AS_IMAGE } from "../images/devices.ts";
 import { openHeld, openIfFree } from "../images/open-free.ts";
 import type { RunOptions } from "../request.ts";
 import { foldersOf, isDiskThere } from "../images/planned-folders.ts";
@@ -286,7 +287,7 @@ async function copyInto(
     return;
   }
   if (!isFenced) return;
-  const fenced = await storage.openFile(into, "write");
+  const fenced = await storage.openFile(into, "write", AS_IMAGE);
   try {
     await liftFileFence(fenced, "fence of a copy lifted");
   } finally {

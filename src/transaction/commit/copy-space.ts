@@ -5,13 +5,16 @@ import type { Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   type GateOptions,
+  measureImageRoom,
   measureNewSnapshot,
   measureSpaceToCopy,
   measureSpaceToCopyUp,
+  type SpaceToCopy,
   type StagedStorage,
 } from "../../format/index.ts";
 import type { Reservation, Storage } from "../../storage/index.ts";
 import { type CopyUpStep, copyUpOf, isUp } from "./change-header.ts";
+import { AS_IMAGE } from "../images/devices.ts";
 import { plannedGate } from "../images/planned-gate.ts";
 import { openStaged } from "../images/redo.ts";
 import { type Copy, copiesOf, type TransactionState } from "../journal/index.ts";
@@ -27,14 +30,15 @@ export async function reserveForCopies(
   taken: Reservation[],
 ): Promise<void> {
   const { storage } = workspace;
+  const room = new Room(storage, state);
   for (const copy of copiesOf(state)) {
     const plan = state.statements[copy.statement]?.plan;
     const gate = plannedGate(workspace, state, { plan, allowPaths });
     if (!(await storage.statLink(copy.from))) throw hasGone(copy);
     const copiedBytes = isUp(copy)
-      ? await reserveForCopyUp(storage, state, copy, { gate, taken })
-      : await reserveForMerge(storage, state, copy, { gate, taken });
-    if (copy.late?.snapshot) taken.push(await reserveForSnapshot(storage, copy.into, copiedBytes));
+      ? await reserveForCopyUp(storage, state, copy, { gate, taken, room })
+      : await reserveForMerge(storage, state, copy, { gate, taken, room });
+    if (copy.late?.snapshot) taken.push(await reserveForSnapshot(storage, copy.into, { copiedBytes, room }));
   }
 }
 
@@ -48,17 +52,70 @@ export async function openMerged(
   return await openStaged(storage, state, "read", new Set(isMerged ? files : []));
 }
 
+interface ReserveIn {
+  readonly gate: GateOptions;
+  readonly taken: Reservation[];
+  readonly room: Room;
+}
+
+/** Of file systems, and of volumes, whose room an image has to itself. */
+class Room {
+  readonly #storage: Storage;
+  readonly #state: TransactionState;
+  /** Bytes of each volume that earlier copies take. */
+  readonly #taken = new Map<string, number>();
+
+  constructor(storage: Storage, state: TransactionState) {
+    this.#storage = storage;
+    this.#state = state;
+  }
+
+  async isVolume(file: string): Promise<boolean> {
+    return (await this.#storage.stat(file))?.kind === "device";
+  }
+
+  /** E_NO_SPACE. */
+  async reserve({ folder, file, lengthBytes }: SpaceToCopy): Promise<Reservation> {
+    if (!(await this.isVolume(file))) return await this.#storage.reserveSpace(folder, lengthBytes);
+    // What holds the guest's bytes in their own places has all that it needs.
+    const isImage = copiesOf(this.#state).some(({ into, format }) => into === file && format === "qcow2");
+    if (isImage) await this.#takeOf(file, lengthBytes);
+    return { release: () => Promise.resolve() };
+  }
+
+  async #takeOf(image: string, lengthBytes: number): Promise<void> {
+    const taken = (this.#taken.get(image) ?? 0) + lengthBytes;
+    // Redo logs come first.
+    const staged = await openStaged(this.#storage, this.#state, "read", new Set([image]));
+    try {
+      const free = await measureImageRoom(staged, image);
+      if (free < taken) throw isTooSmall(image, taken, free);
+      this.#taken.set(image, taken);
+    } finally {
+      await staged.close();
+    }
+  }
+}
+
+function isTooSmall(image: string, wanted: number, free: number): ImgtxError {
+  return new ImgtxError(
+    "E_NO_SPACE",
+    `the volume has room for ${free} bytes, and what is to be copied into the image on it may need ${wanted}`,
+    { image, hint: "make the volume larger (`lvextend` for LVM), then run the command again" },
+  );
+}
+
 async function reserveForMerge(
   storage: Storage,
   state: TransactionState,
   copy: Copy,
-  { gate, taken }: { readonly gate: GateOptions; readonly taken: Reservation[] },
+  { gate, taken, room }: ReserveIn,
 ): Promise<number> {
   const { from, into: path, format } = copy;
   const above = await openMerged(storage, state, copy);
   try {
     const space = await measureSpaceToCopy(storage, { from, into: { path, format } }, gate, above);
-    if (space) taken.push(await reserveFor(storage, copy, space));
+    if (space) taken.push(await reserveFor(storage, copy, space, room));
     return space?.lengthBytes ?? 0;
   } finally {
     await above.close();
@@ -68,11 +125,12 @@ async function reserveForMerge(
 async function reserveForSnapshot(
   storage: Storage,
   image: string,
-  copiedBytes: number,
+  { copiedBytes, room }: { readonly copiedBytes: number; readonly room: Room },
 ): Promise<Reservation> {
-  const file = await storage.openFile(image, "read");
+  const file = await storage.openFile(image, "read", AS_IMAGE);
   try {
-    return await storage.reserveSpace(posix.dirname(image), await measureNewSnapshot(file, copiedBytes));
+    const lengthBytes = await measureNewSnapshot(file, copiedBytes);
+    return await room.reserve({ folder: posix.dirname(image), file: image, lengthBytes });
   } finally {
     await file.close();
   }
@@ -83,7 +141,7 @@ async function reserveForCopyUp(
   storage: Storage,
   state: TransactionState,
   copy: CopyUpStep,
-  { gate, taken }: { readonly gate: GateOptions; readonly taken: Reservation[] },
+  { gate, taken, room }: ReserveIn,
 ): Promise<number> {
   const wanted = copyUpOf(copy, undefined);
   const reserve = async (isExact: boolean): Promise<number> => {
@@ -91,9 +149,7 @@ async function reserveForCopyUp(
     const merged = await openMerged(storage, state, copy);
     try {
       const spaces = await measureSpaceToCopyUp(storage, wanted, gate, { isExact, above: merged });
-      for (const { folder, lengthBytes } of spaces) {
-        reserved.push(await storage.reserveSpace(folder, lengthBytes));
-      }
+      for (const space of spaces) reserved.push(await room.reserve(space));
       taken.push(...reserved);
       return spaces.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
     } catch (error) {
@@ -116,10 +172,13 @@ async function reserveForCopyUp(
 async function reserveFor(
   storage: Storage,
   { from, into }: Copy,
-  { folder, lengthBytes }: { readonly folder: string; readonly lengthBytes: number },
+  space: SpaceToCopy,
+  room: Room,
 ): Promise<Reservation> {
+  const { folder, lengthBytes } = space;
+  if (await room.isVolume(space.file)) return await room.reserve(space);
   try {
-    return await storage.reserveSpace(folder, lengthBytes);
+    return await room.reserve(space);
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code !== "E_NO_SPACE") throw error;
     const overlayBytes = (await storage.statLink(from))?.allocatedBytes ?? 0;

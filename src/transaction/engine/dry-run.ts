@@ -6,6 +6,7 @@
 import { posix } from "node:path";
 import type { Workspace } from "../../device/index.ts";
 import { redoLogName, StagedStorage } from "../../format/index.ts";
+import { AS_IMAGE } from "../images/devices.ts";
 import type { ImageChange } from "../images/redo.ts";
 
 type Storage = Workspace["storage"];
@@ -37,7 +38,7 @@ export class DryRun {
         const options = { transaction, log, guardedBy: "fence", folder } as const;
         this.#logs.push(await this.staged.stage(link.path, options));
       }
-      const file = await this.staged.openFile(link.path, "write");
+      const file = await this.staged.openFile(link.path, "write", AS_IMAGE);
       try {
         await change.write(file, transaction);
       } finally {

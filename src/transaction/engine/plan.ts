@@ -24,22 +24,18 @@ import {
   joinCopies,
   type NewFile,
   type PlanRecord,
-  type PreparedRedo,
   readJournals,
   type Statement,
-  redoLogPath,
-  redoOf,
   stagingPath,
   type WatchedImage,
   liveStatements,
-  logsOf,
 } from "../journal/index.ts";
 import { unfinishedAmong } from "../describe.ts";
-import { assertLeavesDevices, assertMayBeDevice, assertSameDevices } from "../images/devices.ts";
+import { assertFitsDevices, assertMayBeDevice, assertSameDevices } from "../images/devices.ts";
 import { markFolders } from "../images/planned-folders.ts";
-import type { ImageChange } from "../images/redo.ts";
 import type { ActionRequest } from "../request.ts";
 import { assertSealedStay } from "./keep-sealed.ts";
+import { nameLogs } from "./name-logs.ts";
 import type { Work } from "./work.ts";
 
 export interface StatementToPlan {
@@ -68,9 +64,7 @@ export async function planStatement(
     return [{ kind: "sync", from, files: [from], into, format }];
   });
   const watched = watch(plan);
-  const redo = nameLogs(work, plan.redo ?? []);
-  const taken = countLogs(work.journal) + redo.length;
-  const copies = nameLogsOfCopies(work, plan, taken);
+  const { redo, copies, late } = await nameLogs(work, plan);
   const record: PlanRecord = {
     type: "plan",
     statement: number,
@@ -85,10 +79,7 @@ export async function planStatement(
     renews: plan.renewable ? findRenewed(work, watched) : [],
     redo,
     copies: [...synced, ...copies],
-    late: (plan.late ?? []).map((late, index) => ({
-      ...late,
-      log: redoLogPath(late.image, work.id, taken + copies.length + index),
-    })),
+    late,
     removes: plan.removes ?? [],
     ...(plan.snapshot && { snapshot: plan.snapshot }),
     ...(plan.givesUp && { givesUp: plan.givesUp }),
@@ -103,10 +94,12 @@ export async function planStatement(
       ...(plan.removes ?? []),
     ]),
   };
-  await assertLeavesDevices(work.workspace.storage, {
-    changed: [...changedImages(record), ...record.removes],
-    made: newFiles.map(({ path }) => path),
-  });
+  const made = newFiles.map(({ path }) => path);
+  await assertFitsDevices(
+    work.workspace.storage,
+    { redo: plan.redo ?? [], copies: record.copies, removes: record.removes, made },
+    work.journal?.state.begin.implicit !== false,
+  );
   assertSameDevices(plan, statement.table);
   await assertSealedStay(context.snapshots, statement.table, record);
   await assertInheritedStay(record, context);
@@ -158,34 +151,6 @@ async function assertInheritedStay({ removes }: PlanRecord, context: PlanContext
 }
 
 const NONE: ReadonlySet<string> = new Set();
-
-/** Each change with its log: the one that the image has already in this transaction, else a new one. */
-function nameLogs({ id, staged, journal }: Work, changes: readonly ImageChange[]): PlanRecord["redo"] {
-  const taken = countLogs(journal);
-  const before = journal ? redoOf(journal.state) : new Map<string, PreparedRedo>();
-  return changes.map(({ link: { path, stat }, isLast }, index) => {
-    const log = staged.logOf(stat);
-    const known = before.get(path);
-    return {
-      // All of a log at once: what waits makes the rest wait.
-      ...((isLast === true || (known?.log === log && known?.isLast === true)) && { isLast: true }),
-      image: path,
-      log: log ?? redoLogPath(path, id, taken + index),
-    };
-  });
-}
-
-/** Those of copies, which are made after the mark: numbered as the others are. */
-function nameLogsOfCopies({ id }: Work, { copies = [] }: Plan, taken: number): CopyStep[] {
-  return copies.map(({ up, ...copy }, index) => ({
-    ...copy,
-    ...(up && { up: { ...up, log: redoLogPath(copy.into, id, taken + index) } }),
-  }));
-}
-
-function countLogs(journal: Work["journal"]): number {
-  return journal?.state.statements.flatMap(({ plan }) => logsOf(plan)).length ?? 0;
-}
 
 /** Existing images that the statement changes, now or at the commit. */
 export function changedImages({ changes, redo, copies, late }: PlanRecord): ReadonlySet<string> {

@@ -37,6 +37,7 @@ import {
   type TransactionState,
 } from "../journal/index.ts";
 import type { KeptFile } from "../request.ts";
+import { AS_IMAGE } from "./devices.ts";
 import { lockWriter, openIfFree, openUnlessGone, replacedSince } from "./open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere, isElsewhere } from "./planned-folders.ts";
 import { baseOf, isRecorded } from "./redo.ts";
@@ -191,7 +192,9 @@ async function openOne(
       return undefined;
     }
     const isApplied = found === "applied";
-    const file = isApplied ? await openApplied(storage, image, how) : await storage.openFile(image, "write");
+    const file = isApplied
+      ? await openApplied(storage, image, how)
+      : await storage.openFile(image, "write", AS_IMAGE);
     if (file) opened.push(file);
     if (file && !isApplied && !how.isLocked) {
       await lockWriter(storage, file, how.waiting);

@@ -6,8 +6,11 @@
 // - What is not whole yet is refused by name, when it is planned: nothing has been done by then.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, isDeviceIdentity, shellQuote } from "../../format/index.ts";
+import { type Chain, type ChainLink, isDeviceIdentity, shellQuote } from "../../format/index.ts";
 import { type DeviceTable, standsOnDevices, type Workspace } from "../../device/index.ts";
+
+import type { CopyStep } from "../journal/index.ts";
+import type { ImageChange } from "./redo.ts";
 
 type Storage = Workspace["storage"];
 
@@ -29,38 +32,101 @@ export async function assertMayBeDevice(
   });
 }
 
-/** E_UNSUPPORTED where a plan would change a block device in place, make an image on it, or copy to it. */
-export async function assertLeavesDevices(
-  storage: Storage,
-  { changed, made }: { readonly changed: readonly string[]; readonly made: readonly string[] },
-): Promise<void> {
-  await assertNotOnDevices(storage, changed);
-  for (const image of made) {
-    const isDevice = (await storage.stat(image))?.kind === "device";
-    if (isDevice) {
-      throw new ImgtxError("E_UNSUPPORTED", "a new image can't be made on a block device yet", {
-        image,
-        hint: "name a file in a folder",
-      });
-    }
-    // devtmpfs: what is made there takes memory, and is gone at the next start.
-    if (image.startsWith("/dev/") && !image.startsWith("/dev/shm/")) {
-      throw new ImgtxError("E_REFUSED", "files in /dev are lost when the machine starts anew", {
-        image,
-        hint: "name a file in another folder",
-      });
-    }
-  }
+/** What a plan does to images that are there, and the files that it makes. */
+interface Touched {
+  readonly redo: readonly Pick<ImageChange, "link">[];
+  readonly copies: readonly Pick<CopyStep, "kind" | "into">[];
+  readonly removes: readonly string[];
+  readonly made: readonly string[];
 }
 
-/** E_UNSUPPORTED where one of these images, which are to be changed in place, is a block device. */
+/**
+ * E_UNSUPPORTED where a plan would do to a block device what is not whole yet. isHeld: whether the command holds the images
+ * from here to its commit.
+ */
+export async function assertFitsDevices(
+  storage: Storage,
+  { redo, copies, removes, made }: Touched,
+  isHeld: boolean,
+): Promise<void> {
+  for (const { link } of redo) if (link.stat.kind === "device") assertMayBeChanged(link, isHeld);
+  for (const { kind, into } of copies) {
+    if (kind === "sync" && (await isDeviceAt(storage, into)))
+      throw notYet(into, "can't be copied to as a mirror yet");
+  }
+  for (const image of removes) {
+    if (await isDeviceAt(storage, image))
+      throw notYet(image, "can't be taken away, and is still to be let go");
+  }
+  for (const image of made) await assertIsInFolder(storage, image);
+}
+
+/**
+ * Nothing but a fence keeps a guest's write apart from what is about to be written: a device has no times. So the image
+ * needs a place for one, and nobody may have had it open since it was read.
+ */
+function assertMayBeChanged({ path: image, header, dataFile }: ChainLink, isHeld: boolean): void {
+  if (header === undefined) {
+    throw new ImgtxError("E_UNSUPPORTED", "a raw image on a block device has the size of the device", {
+      image,
+      hint: "make the volume itself larger or smaller (`lvresize` for LVM)",
+    });
+  }
+  if (header.version < 3) {
+    throw new ImgtxError(
+      "E_UNSUPPORTED",
+      "an image of version 2 on a block device can't be changed in place: it has no place for a fence",
+      {
+        image,
+        hint: `while nobody uses it, \`qemu-img amend -f qcow2 -o compat=1.1 ${shellQuote(image)}\` makes it version 3`,
+      },
+    );
+  }
+  if (isHeld || header.isFenced) return;
+  throw new ImgtxError(
+    "E_UNSUPPORTED",
+    "in a transaction of several commands nothing would tell whether somebody writes to a block device between them",
+    {
+      image,
+      hint: dataFile
+        ? "run the command by itself, with --txn none"
+        : "run the command by itself, with --txn none; or several at once with `imgtx txn run`",
+    },
+  );
+}
+
+async function isDeviceAt(storage: Storage, image: string): Promise<boolean> {
+  return (await storage.stat(image))?.kind === "device";
+}
+
+function notYet(image: string, what: string): ImgtxError {
+  return new ImgtxError("E_UNSUPPORTED", `a block device ${what}`, {
+    image,
+    hint: "name a file in a folder",
+  });
+}
+
+/** devtmpfs: what is made there takes memory, and is gone at the next start. */
+async function assertIsInFolder(storage: Storage, image: string): Promise<void> {
+  const place = { image, hint: "name a file in another folder" };
+  if (await isDeviceAt(storage, image))
+    throw new ImgtxError("E_UNSUPPORTED", "a new image can't be made on a block device yet", place);
+  if (image.startsWith("/dev/") && !image.startsWith("/dev/shm/"))
+    throw new ImgtxError("E_REFUSED", "files in /dev are lost when the machine starts anew", place);
+}
+
+/** E_UNSUPPORTED where one of these images, which is in no workspace, is a block device: its journal has no place beside it. */
 export async function assertNotOnDevices(storage: Storage, images: readonly string[]): Promise<void> {
   for (const image of images) {
-    if ((await storage.stat(image))?.kind !== "device") continue;
-    throw new ImgtxError("E_UNSUPPORTED", "an image on a block device can't be changed in place yet", {
-      image,
-      hint: `copy it to a file first, with \`imgtx img convert -O qcow2 --allow-devices ${shellQuote(image)} FILE\``,
-    });
+    if (!(await isDeviceAt(storage, image))) continue;
+    throw new ImgtxError(
+      "E_UNSUPPORTED",
+      "an image on a block device is changed as a device of a workspace, which has the journal",
+      {
+        image,
+        hint: `\`imgtx init\` makes a workspace, \`imgtx device add --allow-devices NAME ${shellQuote(image)}\` takes the image into it`,
+      },
+    );
   }
 }
 

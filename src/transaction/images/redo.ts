@@ -1,5 +1,5 @@
 // Changes of images in place: what a statement changes goes into a redo log beside the image, which the commit carries
-// out after its mark.
+// out after its mark. That of a block device lies beside the journal: what is made in /dev is gone at the next start.
 //
 // Invariants
 // - The plan names each log before it is made. The log is durable before the statement counts as prepared; the image
@@ -24,6 +24,7 @@ import {
   StagedStorage,
 } from "../../format/index.ts";
 import type { Reservation, Storage, StorageFile } from "../../storage/index.ts";
+import { AS_IMAGE } from "./devices.ts";
 import {
   copiesOf,
   lastSeen,
@@ -81,7 +82,7 @@ export async function openStaged(
       if (only && !only.has(redo.image)) continue;
       // Where the image has gone, or changed since, the log says nothing of what is there now: the commit will say so.
       if (!(await isBaseUnchanged(storage, state, redo))) continue;
-      await staged.resume(redo.image, { log: posix.basename(redo.log), end: redo.end }, access);
+      await staged.resume(redo.image, { ...namesOf(redo), end: redo.end }, access);
     }
     return staged;
   } catch (error) {
@@ -130,9 +131,9 @@ export async function stageChanges(
     const known = earlier.get(image);
     const guardedBy = known?.log === log ? known.guardedBy : guardFor(link);
     if (staged.logOf(link.stat) === undefined) {
-      await staged.stage(image, { transaction, log: posix.basename(log), guardedBy });
+      await staged.stage(image, { transaction, ...namesOf(planned), guardedBy });
     }
-    const file = await staged.openFile(image, "write");
+    const file = await staged.openFile(image, "write", AS_IMAGE);
     try {
       const taken = await change.write(file, transaction);
       const isFenced = guardedBy === "fence" && (await isFileFenced(file.onDisk ?? file));
@@ -154,12 +155,20 @@ export async function stageChanges(
     }
   }
   const sealed = changes.length === 0 ? [] : await staged.seal();
-  const byPath = new Map(sealed.map((one) => [posix.join(posix.dirname(one.image), one.log), one]));
+  const byName = new Map(sealed.map((one) => [one.log, one]));
   return record.redo.map((planned) => {
-    const [one, found] = [byPath.get(planned.log), traits.get(planned.log)];
+    const [one, found] = [byName.get(namesOf(planned).log), traits.get(planned.log)];
     if (!one || !found) throw new Error("each log that was written is sealed");
     return { ...one, ...planned, ...found };
   });
+}
+
+/** Of a log, as a staged storage is told where it lies. */
+export function namesOf({ log }: Pick<PreparedRedo, "log">): {
+  readonly log: string;
+  readonly folder: string;
+} {
+  return { log: posix.basename(log), folder: posix.dirname(log) };
 }
 
 /** By the image on the disk, as the log was begun. Version 2 of qcow2 and raw have no place for a fence. */
@@ -220,7 +229,10 @@ export async function reserveForRedo(
   for (const redo of redoOf(state).values()) {
     const { image, changedSectors, preallocated = [] } = redo;
     const inAdvance = preallocated.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
-    taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES + inAdvance));
+    // A block device has its space: what it has no room for did not get into the log.
+    if ((await storage.stat(image))?.kind !== "device") {
+      taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES + inAdvance));
+    }
     if (isRecorded(redo, state))
       taken.push(await storage.reserveSpace(pathsOf(workspace).journals, RECORD_BYTES));
   }

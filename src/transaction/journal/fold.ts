@@ -193,10 +193,10 @@ function assertStagingNames(id: string, { statement, newFiles }: PlanRecord, fil
   );
 }
 
-/** The same of redo logs: each lies beside the image that it changes, which is held to what was watched. */
+/** The same of redo logs: each lies beside the image that it changes, which is held to what was watched, or beside the journal. */
 function assertRedoLogs(id: string, plan: PlanRecord, file: string): void {
   const odd = [...plan.redo, ...lateLogsOf(plan)].find(
-    ({ image, log }) => !isRedoLogOf(id, image, log) || plan.watched.every((one) => one.image !== image),
+    (redo) => !isRedoLogOf(id, file, redo) || plan.watched.every(({ image }) => image !== redo.image),
   );
   if (odd === undefined) return;
   throw new ImgtxError(

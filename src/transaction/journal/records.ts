@@ -366,11 +366,13 @@ export function stagingPath(path: string, id: string, statement: number, index: 
   return posix.join(posix.dirname(path), `.imgtx-${id}-${statement}-${index}`);
 }
 
-/** The nth redo log of a transaction, beside the image that it changes. */
-export function redoLogPath(image: string, id: string, number: number): string {
-  return posix.join(posix.dirname(image), redoLogName(id, number));
+/** The nth redo log of a transaction, beside the image that it changes; that of a block device beside the journal. */
+export function redoLogPath(folder: string, id: string, number: number): string {
+  return posix.join(folder, redoLogName(id, number));
 }
 
-export function isRedoLogOf(id: string, image: string, log: string): boolean {
-  return posix.dirname(log) === posix.dirname(image) && isRedoLogName(id, posix.basename(log));
+/** journal: the path of the transaction's. */
+export function isRedoLogOf(id: string, journal: string, { image, log }: StagedImagePlan): boolean {
+  const folders = [image, journal].map((path) => posix.dirname(path));
+  return folders.includes(posix.dirname(log)) && isRedoLogName(id, posix.basename(log));
 }

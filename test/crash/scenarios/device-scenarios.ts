@@ -2,7 +2,7 @@
 // its size, and the judge sees each byte of it.
 
 import { sampleQcow2, sampleRaw } from "../../helpers/sample-image.ts";
-import { filesOf, type SampleFile, type Scenario, step, back } from "./sample-devices.ts";
+import { filesOf, type SampleFile, type Scenario, step, back, OTHER } from "./sample-devices.ts";
 import type { Step } from "../subject.ts";
 
 const KIB = 1024;
@@ -31,9 +31,62 @@ const ADDED: readonly Step[] = [
   step("device add vdc ../images/vol-c --format qcow2"),
 ];
 
-function onVolumes(name: string, steps: readonly Step[]): Scenario {
-  return { name, files: filesOf([], VOLUMES), prepare: ADDED, steps };
+function onVolumes(name: string, steps: readonly Step[], more: Partial<Scenario> = {}): Scenario {
+  return { name, files: filesOf([], VOLUMES), prepare: ADDED, steps, ...more };
 }
+
+/** Written to in place, and told by what a guest sees. */
+const CHANGING = { "images/vol-a": "qcow2", "images/vol-b": "raw", "images/vol-d": "qcow2" } as const;
+
+/** Another one that can have a fence, with room for what is copied into it, and files on both. */
+const OTHER_VOLUME = volume(
+  "images/vol-d",
+  sampleQcow2({ virtualSizeBytes: 192 * KIB, dataClusters: [1, 7], seed: 9 }),
+);
+const ON_TWO: Partial<Scenario> = {
+  files: filesOf([], [...VOLUMES, OTHER_VOLUME, OTHER]),
+  prepare: [...ADDED, step("device add vdd ../images/vol-d --format qcow2")],
+  changing: CHANGING,
+};
+
+/** A guest writes to an overlay of a volume. */
+function writeOver(overlay: string, base: string): Step {
+  const allowed = `--allow-devices --allow-path /disks/images/${base}`;
+  return step(`img convert -n ${allowed} -f qcow2 -O qcow2 other.qcow2 ${overlay}`);
+}
+
+/** Where its redo logs and copies come to. */
+const IN_PLACE: readonly Scenario[] = [
+  onVolumes(
+    "a volume resized, and back, by redo logs in the workspace",
+    [step("resize vda 320k"), step("resize vda 64k --shrink --force")],
+    ON_TWO,
+  ),
+  onVolumes(
+    "internal snapshots of two volumes",
+    [
+      step("internal-snapshot create vda vdd one"),
+      step("internal-snapshot apply vda vdd one"),
+      step("internal-snapshot delete vda vdd one"),
+    ],
+    ON_TWO,
+  ),
+  onVolumes(
+    "bitmaps and options of volumes",
+    [step("bitmap add vda vdd b0"), step("amend vda vdd -o lazy_refcounts=on")],
+    ON_TWO,
+  ),
+  onVolumes("two volumes frozen and unfrozen", [step("freeze vda vdd"), step("unfreeze vda vdd")], ON_TWO),
+  onVolumes("overlays merged into a volume of qcow2 and one of raw", [step("merge vda vdb")], {
+    ...ON_TWO,
+    prepare: [
+      ...(ON_TWO.prepare ?? []),
+      step("snapshot-group vda=a1.qcow2 vdb=b1.qcow2"),
+      writeOver("a1.qcow2", "vol-a"),
+      writeOver("b1.qcow2", "vol-b"),
+    ],
+  }),
+];
 
 export const DEVICE_SCENARIOS: readonly Scenario[] = [
   onVolumes("a group snapshot of three volumes, in files", [
@@ -57,4 +110,5 @@ export const DEVICE_SCENARIOS: readonly Scenario[] = [
     step("device remove vdc"),
     step("reopen vda ../images/vol-c --format qcow2"),
   ]),
+  ...IN_PLACE,
 ];

@@ -14,7 +14,7 @@ import type { ByteRange, Storage, StorageFile } from "../../../storage/index.ts"
 import { alignUp, clusterAt, guestRange, type GuestRange, type HostOffset } from "../../../units/index.ts";
 import type { Chain } from "../../chain/backing-chain.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
-import type { GateOptions } from "../../chain/open-gate.ts";
+import { type GateOptions, openingNamed } from "../../chain/open-gate.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
 import { openImage, type OpenedImage } from "../../open/open-image.ts";
@@ -93,12 +93,14 @@ export async function judgeResize(
 }
 
 function judgePreallocation(
-  { header, path: image, virtualSizeBytes }: Chain["links"][number],
+  { header, path: image, virtualSizeBytes, stat }: Chain["links"][number],
   sizeBytes: number,
   preallocation: Preallocation,
 ): void {
   if (preallocation === "off") return;
   const place = { image, field: "preallocation" };
+  // Its clusters would have there what the last user of the volume left.
+  if (stat.kind === "device") throw new ImgtxError("E_UNSUPPORTED", "a volume has all its blocks", place);
   if (sizeBytes < virtualSizeBytes) {
     throw new ImgtxError("E_USAGE", "Preallocation can only be used for growing images", place);
   }
@@ -129,7 +131,7 @@ export async function resizeImage(
   sizeBytes: number,
 ): Promise<Preallocated | undefined> {
   const opened = await openImage(storage, path, options);
-  return await withFiles(storage, path, opened, async (link, files) => {
+  return await withFiles(storage, path, { opened, gate: options.gate }, async (link, files) => {
     await judgeResize(opened.chain, sizeBytes, preallocation);
     const { file } = files;
     const { header } = link;
@@ -153,7 +155,7 @@ export async function emptyImage(
   options: Pick<ResizeOptions, "format" | "gate">,
 ): Promise<void> {
   const opened = await openImage(storage, path, { ...options, backing: false });
-  await withFiles(storage, path, opened, async (link, files) => {
+  await withFiles(storage, path, { opened, gate: options.gate }, async (link, files) => {
     const { header } = link;
     if (header?.backingFileName === undefined) throw new RangeError("only an overlay may be emptied");
     requireWritable(header, path);
@@ -166,19 +168,18 @@ export async function emptyImage(
 async function withFiles<T>(
   storage: Storage,
   path: string,
-  opened: OpenedImage,
+  { opened, gate }: { readonly opened: OpenedImage; readonly gate: GateOptions },
   use: (link: ChainLink, files: ResizedFiles) => Promise<T>,
 ): Promise<T> {
   const own: StorageFile[] = [];
   try {
     const [link] = opened.chain.links;
     if (link === undefined) throw new RangeError("a chain without an image");
-    const file = await storage.openFile(path, "write");
+    const file = await storage.openFile(path, "write", openingNamed(gate));
     own.push(file);
-    const { dataFile } = link;
     const data =
-      dataFile &&
-      (await storage.openFile(await storage.realPath(dataFile.path), "write", { refuseSymlink: true }));
+      link.dataFile &&
+      (await storage.openFile(await storage.realPath(link.dataFile.path), "write", { refuseSymlink: true }));
     if (data) own.push(data);
     return await use(link, { file, dataFile: data ?? file });
   } finally {
@@ -241,7 +242,8 @@ async function dropPast(link: Qcow2Link, files: ResizedFiles, sizeBytes: number)
   const cut = await rereadHeader(link, file);
   await dropEmptyBlocks(file, cut.header);
   const end = await (await open(cut)).findUsedEnd();
-  if (end < (await file.stat()).sizeBytes) await file.truncate(end);
+  const now = await file.stat();
+  if (end < now.sizeBytes && now.kind !== "device") await file.truncate(end);
 }
 
 async function growQcow2(
