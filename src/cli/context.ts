@@ -49,6 +49,20 @@ export interface SpawnOptions {
   readonly isApart?: boolean;
 }
 
+interface ReadProgramOptions extends Pick<SpawnOptions, "cwd" | "env"> {
+  /** It is killed once it has printed more than this. */
+  readonly mostBytes: number;
+  /** Kills it. */
+  readonly signal: AbortSignal;
+}
+
+interface ReadProgram {
+  readonly end: ChildEnd;
+  readonly printed: string;
+  /** What it wrote to stderr, the beginning of it. */
+  readonly complaint: string;
+}
+
 export interface CliContext {
   readonly storage: Storage;
   /** Absolute, and free of symbolic links, as getcwd gives it. */
@@ -70,6 +84,8 @@ export interface CliContext {
   readonly program?: "qemu-img";
   /** Starts a program with the process's own stdin, stdout and stderr. */
   readonly spawn?: (command: readonly string[], options: SpawnOptions) => Promise<Child>;
+  /** Runs a program that has no stdin to its end, and gives what it printed. */
+  readonly readProgram?: (command: readonly string[], options: ReadProgramOptions) => Promise<ReadProgram>;
   /** Another transaction layer, for tests of the command line alone. */
   readonly engine?: Engine;
 }

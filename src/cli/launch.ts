@@ -5,8 +5,9 @@
 // - The process is never made to end: it ends when nothing is left to do, so piped output is whole.
 // - What can't be written is dropped, and the output says why when it is asked: `run` decides what that means.
 
-import type { StdioOptions } from "node:child_process";
+import type { ChildProcess, StdioOptions } from "node:child_process";
 import { constants } from "node:os";
+import type { Readable } from "node:stream";
 import { ImgtxError } from "../errors/index.ts";
 import { makeNodeStorage } from "../storage/index.ts";
 import type {
@@ -55,6 +56,7 @@ export async function launch(launcher: Launcher): Promise<void> {
     onProgressRequest,
     ...(launcher.isQemuImg && { program: "qemu-img" as const }),
     spawn: startChild,
+    readProgram,
   });
 }
 
@@ -179,7 +181,17 @@ async function startChild(
   const [program = "", ...args] = command;
   const stdio: StdioOptions = isApart ? ["ignore", 2, 2] : "inherit";
   const child = spawn(program, args, { cwd, env, stdio, detached: isApart });
-  const ended = new Promise<ChildEnd>((resolve) => {
+  return {
+    ended: endOf(child, program),
+    kill: (signal) => {
+      if (isApart && child.pid !== undefined) killGroup(child.pid, signal);
+      else child.kill(signal);
+    },
+  };
+}
+
+async function endOf(child: ChildProcess, program: string): Promise<ChildEnd> {
+  return await new Promise<ChildEnd>((resolve) => {
     child.on("error", (error: NodeJS.ErrnoException) => {
       const missing = error.code === "ENOENT";
       const refused = error.code === "EACCES" ? `'${program}' can't be executed` : error.message;
@@ -191,14 +203,38 @@ async function startChild(
       else resolve({ kind: "exited", status: status ?? 1 });
     });
   });
-  return {
-    ended,
-    kill: (signal) => {
-      if (isApart && child.pid !== undefined) killGroup(child.pid, signal);
-      else child.kill(signal);
-    },
-  };
 }
+
+const readProgram: NonNullable<CliContext["readProgram"]> = async (command, options) => {
+  const { spawn } = await import("node:child_process");
+  const { cwd, env, mostBytes, signal } = options;
+  const [program = "", ...args] = command;
+  const child = spawn(program, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+  const ended = endOf(child, program);
+  const stop = (): void => void child.kill("SIGKILL");
+  signal.addEventListener("abort", stop);
+  const collect = async (stream: Readable): Promise<string> => {
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    stream.on("data", (chunk: Buffer) => {
+      if (bytes <= mostBytes) chunks.push(chunk);
+      bytes += chunk.length;
+      if (bytes > mostBytes) stop();
+    });
+    await ended;
+    return Buffer.concat(chunks).toString("utf8");
+  };
+  try {
+    const [end, printed, complaint] = await Promise.all([
+      ended,
+      collect(child.stdout),
+      collect(child.stderr),
+    ]);
+    return { end, printed, complaint };
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+};
 
 /** All that the child has started, too: a shell hands no signal on to what it waits for. */
 function killGroup(pid: number, signal: NodeJS.Signals): void {

@@ -27,10 +27,14 @@ put() { install -D -m "$2" "$1" "$root/$3"; }
 put "$built/imgtx" 0755 usr/bin/imgtx
 put "$sources/recover-all" 0755 usr/lib/imgtx/recover-all
 ln -s ../../bin/imgtx "$root/usr/lib/imgtx/qemu-img"
-# The script of the manual page, as it stands there.
-awk '/^\.Ed/ { exit } found { gsub(/\\e/, "\\"); print } /^\.Bd -literal/ { found = 1 }' man/imgtx-nightly.7 >"$root/nightly"
-put "$root/nightly" 0755 usr/lib/imgtx/nightly
-rm "$root/nightly"
+# PAGE MODE TARGET: the script of a manual page, as it stands there.
+put_script() {
+  awk 'found && /^\.Ed/ { exit } found { gsub(/\\e/, "\\"); print } /^\.Bd -literal$/ { found = 1 }' "$1" >"$root/script"
+  put "$root/script" "$2" "$3"
+  rm "$root/script"
+}
+put_script man/imgtx-nightly.7 0755 usr/lib/imgtx/nightly
+put_script man/imgtx-libvirt.7 0755 usr/share/doc/imgtx/examples/libvirt-hook
 for unit in imgtx-recover.service imgtx-nightly@.service imgtx-nightly@.timer; do
   put "$sources/$unit" 0644 "lib/systemd/system/$unit"
 done

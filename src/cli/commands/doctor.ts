@@ -1,5 +1,6 @@
 // imgtx doctor [TARGET …]
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { Examination, Mended } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
@@ -40,6 +41,15 @@ export const doctor: PlainCommand = {
         about: "do what loses nothing and is nobody's to decide; with --dry-run, say what that is",
       },
       {
+        long: "domain",
+        value: { name: "NAME", completes: "file" },
+        about: "a domain of libvirt's, or a file of its XML, or - for stdin: the images of its disks",
+      },
+      {
+        long: "for-start",
+        about: "tell only what a guest must not be started over: a freeze, an unfinished transaction",
+      },
+      {
         long: "level",
         value: { name: "LEVEL", completes: LEVELS, choices: LEVELS },
         about: "tell, and count for the exit status, only what is at least so bad; default: note",
@@ -58,6 +68,7 @@ export const doctor: PlainCommand = {
       { command: "imgtx doctor /var/lib/libvirt/images", about: "a folder of images, and all below it" },
       { command: "imgtx doctor", about: "the whole workspace, with its snapshots and transactions" },
       { command: "imgtx doctor --check vda", about: "one device, with all its metadata" },
+      { command: "imgtx doctor --domain web1", about: "the images of a guest of libvirt's" },
       { command: "imgtx doctor --fix --dry-run .", about: "what --fix would do here" },
     ],
     exits: CHANGING_EXITS,
@@ -65,30 +76,84 @@ export const doctor: PlainCommand = {
   },
   async execute(invocation) {
     const { settings, report, input } = invocation;
-    const found = await examine(invocation);
-    if (!input.flag("--fix")) return tell(invocation, found, []);
+    const targets = await readTargets(invocation);
+    const found = await examine(invocation, targets);
+    if (!input.flag("--fix")) return tell(invocation, found, targets, []);
     const fixed = await fix(invocation, found);
     const isDone = !settings.dryRun && fixed.some(({ why }) => why === null);
-    const after = isDone ? await examine(invocation) : found;
-    const status = tell(invocation, after, fixed.map(asFixed));
+    const after = isDone ? await examine(invocation, targets) : found;
+    const status = tell(invocation, after, targets, fixed.map(asFixed));
     if (isDone) report.stopWaiting();
     return status;
   },
 };
 
-async function examine(invocation: Invocation): Promise<Examination> {
-  const { input, context, settings, progress, signal } = invocation;
-  const engine = await invocation.loadEngine();
+interface Targets {
+  readonly paths: readonly string[];
+  readonly devices: readonly string[];
+  /** What --fix is to be given to look at the same. */
+  readonly words: readonly string[];
+  /** Disks of the domain that are not looked at, a clause each. */
+  readonly elsewhere: readonly string[];
+}
+
+async function readTargets(invocation: Invocation): Promise<Targets> {
+  const { input, context } = invocation;
   const words = input.texts("TARGET");
+  const isForStart = input.flag("--for-start");
   const isDevice = await Promise.all(words.map(async (word) => await meansDevice(invocation, word)));
+  const paths = words.filter((_, at) => isDevice[at] !== true).map((word) => absolutePath(context.cwd, word));
+  const devices = words.filter((_, at) => isDevice[at]);
+  if (isForStart && input.flag("--fix")) refuse("--for-start mends nothing: leave out --fix");
+  const domain = input.text("--domain");
+  if (domain === undefined) return { paths, devices, words, elsewhere: [] };
+  if (words.length > 0) refuse("--domain names all that is looked at: leave out the rest");
+  return await readDomainTargets(invocation, domain);
+}
+
+async function readDomainTargets(invocation: Invocation, domain: string): Promise<Targets> {
+  const { readDomain } = await import("../domain/read-domain.ts");
+  const paths: string[] = [];
+  const elsewhere: string[] = [];
+  for (const { target, path, why, isRemovable } of await readDomain(invocation, domain)) {
+    const mayBeAway = isRemovable || invocation.input.flag("--for-start");
+    const isAway =
+      path !== undefined && mayBeAway && (await invocation.context.storage.stat(path)) === undefined;
+    if (path !== undefined && !isAway) paths.push(path);
+    else elsewhere.push(`${target} of the domain: ${isAway ? "it is not there" : why}`);
+  }
+  return { paths, devices: [], words: domain === "-" ? paths : ["--domain", domain], elsewhere };
+}
+
+function refuse(why: string): never {
+  throw new ImgtxError("E_USAGE", why, { hint: "see `imgtx doctor --help`" });
+}
+
+async function examine(
+  { input, context, settings, progress, signal, loadEngine }: Invocation,
+  { paths, devices }: Targets,
+): Promise<Examination> {
+  if (input.text("--domain") !== undefined && paths.length === 0) {
+    return {
+      root: null,
+      own: null,
+      findings: [],
+      opened: 0,
+      judged: 0,
+      left: [],
+      checked: input.flag("--check"),
+    };
+  }
+  const engine = await loadEngine();
   return await engine.examine(context.storage, {
-    paths: words.filter((_, at) => isDevice[at] !== true).map((word) => absolutePath(context.cwd, word)),
-    devices: words.filter((_, at) => isDevice[at]),
+    paths,
+    devices,
     startFolder: context.cwd,
     workspace: settings.workspace,
     safeWorkspaces: settings.safeWorkspaces,
     bounds: { ...BOUNDS, files: input.count("--max-files", 1) ?? BOUNDS.files },
     checks: input.flag("--check"),
+    isForStart: input.flag("--for-start"),
     onProgress: progress.update,
     signal,
   });
@@ -117,12 +182,13 @@ function asFixed({ finding: { code, path, text }, why }: Mended): Fixed {
 function tell(
   { report, settings, input, context }: Invocation,
   found: Examination,
+  { elsewhere, words }: Targets,
   fixed: readonly Fixed[],
 ): number {
   const least = LEVELS.findIndex((level) => level === (input.text("--level") ?? "note"));
   const findings = found.findings.filter(({ weight }) => LEVELS.indexOf(weight) <= least);
   const told = findings.map(({ mend, ...finding }) => ({ ...finding, isFixable: mend !== null }));
-  const how = { isDryRun: settings.dryRun, words: input.texts("TARGET"), currentFolder: context.cwd };
+  const how = { isDryRun: settings.dryRun, words, currentFolder: context.cwd, elsewhere };
   report.answer({ ...found, findings: told, fixed, ...how, isBrief: report.quiet }, DIAGNOSIS);
   return findings.length === 0 ? 0 : 1;
 }

@@ -20,6 +20,8 @@ export interface Diagnosis extends Omit<Examination, "findings"> {
   readonly fixed: readonly Fixed[];
   readonly isDryRun: boolean;
   readonly currentFolder: string;
+  /** Disks of a domain that were not looked at, a clause each. */
+  readonly elsewhere: readonly string[];
   /** As they were given. */
   readonly words: readonly string[];
   /** The findings alone. */
@@ -62,7 +64,7 @@ function drawFixed({ fixed, isDryRun, currentFolder }: Diagnosis, canvas: Canvas
 }
 
 function drawEnd(
-  { findings, opened, judged, left, checked, fixed, words }: Diagnosis,
+  { findings, opened, judged, left, elsewhere, checked, fixed, words }: Diagnosis,
   canvas: Canvas,
 ): string[] {
   const fixable = findings.filter(({ isFixable }) => isFixable).length;
@@ -73,6 +75,7 @@ function drawEnd(
   const what = `${judged} ${judged === 1 ? "image" : "images"}, of ${opened} ${opened === 1 ? "file" : "files"}`;
   const read = checked ? "all metadata was read" : "headers were read, and no refcounts: --check reads those";
   const lines = [`${counts.length === 0 ? "Sound" : counts.join(", ")}: ${what}; ${read}.`];
+  for (const line of elsewhere) lines.push(`Not looked at: ${line}.`);
   for (const line of left) lines.push(`Not looked at: ${line}; --max-files N looks at more.`);
   const body = lines.flatMap((line) => wrap(line, canvas.columns ?? Infinity));
   if (fixable === 0 || fixed.length > 0) return body;
@@ -104,6 +107,7 @@ export function diagnosisJson({
   opened,
   judged,
   left,
+  elsewhere,
   checked,
   fixed,
   isDryRun,
@@ -129,6 +133,6 @@ export function diagnosisJson({
     files: opened,
     images: judged,
     checked,
-    left,
+    left: [...left, ...elsewhere],
   });
 }

@@ -18,6 +18,7 @@ import { judgeHeaders, sayUnreadable } from "./headers.ts";
 import { judgeNames } from "./names.ts";
 import { judgeOrphans } from "./orphans.ts";
 import { type Scene, whoCallsItRaw } from "./scene.ts";
+import { judgeStart } from "./starts.ts";
 import { visitWard, type Ward } from "./wards.ts";
 
 interface ExaminationRequest {
@@ -32,6 +33,8 @@ interface ExaminationRequest {
   readonly bounds: Bounds;
   /** Whether all metadata is read. */
   readonly checks: boolean;
+  /** Whether only what keeps a guest from being started on the images is asked for. */
+  readonly isForStart?: boolean;
   readonly onProgress?: OnProgress | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -83,20 +86,10 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
     (one) => one.image.header !== undefined && whoCallsItRaw(one, wards) === undefined,
   );
   const scene: Scene = { storage, currentFolder: startFolder, census, given, images, wards, folders };
-  const findings = [
-    ...visit.findings,
-    ...census.failures.map(({ path, error }) =>
-      sayUnreadable(path, `it can't be looked into: ${error.message}`, error.code),
-    ),
-    // A check knows.
-    ...(await judgeHeaders(scene)).filter(({ code }) => !(request.checks && code === "perhaps-cut-off")),
-    ...(await judgeNames(scene)),
-    ...judgeChains(scene),
-    ...(await judgeAccess(scene)),
-    ...(await judgeDisks(scene)),
-    ...(await judgeOrphans(scene)),
-    ...(request.checks ? await judgeCounts(scene, request) : []),
-  ];
+  const doubts = [...visit.unread, ...census.failures.map(sayFailure)];
+  const findings = request.isForStart
+    ? [...doubts, ...(await judgeStart(scene))]
+    : [...visit.findings, ...doubts, ...(await judgeAll(scene, request))];
   return {
     root: own?.root ?? null,
     own: own ?? null,
@@ -106,6 +99,23 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
     left: census.left,
     checked: request.checks,
   };
+}
+
+function sayFailure({ path, error }: Census["failures"][number]): Finding {
+  return sayUnreadable(path, `it can't be looked into: ${error.message}`, error.code);
+}
+
+async function judgeAll(scene: Scene, request: ExaminationRequest): Promise<Finding[]> {
+  return [
+    // A check knows.
+    ...(await judgeHeaders(scene)).filter(({ code }) => !(request.checks && code === "perhaps-cut-off")),
+    ...(await judgeNames(scene)),
+    ...judgeChains(scene),
+    ...(await judgeAccess(scene)),
+    ...(await judgeDisks(scene)),
+    ...(await judgeOrphans(scene)),
+    ...(request.checks ? await judgeCounts(scene, request) : []),
+  ];
 }
 
 /** Block devices first: a folder may have links to them, which are not followed there. */
@@ -152,6 +162,8 @@ function placesOf({ paths, devices }: ExaminationRequest, own: Ward | undefined)
 /** The workspaces that count: the caller's own, and those in the folders that are examined. */
 class Visit {
   readonly findings: Finding[] = [];
+  /** Workspaces that could hold what a guest is to be started on, and can't be read. */
+  readonly unread: Finding[] = [];
   readonly #storage: Storage;
   readonly #request: ExaminationRequest;
 
@@ -166,6 +178,7 @@ class Visit {
     const isWhole = paths.length === 0 && devices.length === 0;
     try {
       const { ward, findings } = await visitWard(this.#storage, { startFolder, workspace, safeWorkspaces });
+      if (!ward) this.#doubt(findings);
       const isAsked = isWhole || paths.includes(ward?.root ?? "");
       const isAbout = ({ device }: Finding): boolean => device === null || devices.includes(device);
       if (isAsked) this.findings.push(...findings);
@@ -173,6 +186,9 @@ class Visit {
       return ward;
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
+      const isNeeded =
+        this.#request.isForStart && (workspace !== undefined || error.code !== "E_NO_WORKSPACE");
+      if (isNeeded) throw error;
       if (paths.length > 0 && devices.length === 0) return undefined;
       if (error.code !== "E_NO_WORKSPACE") throw error;
       const [device] = devices;
@@ -210,7 +226,9 @@ class Visit {
       const root = await this.#findRoot(posix.dirname(real));
       const known = [...visited, ...wards].find((one) => one.root === root);
       const place = { startFolder: root ?? "/", workspace: root, safeWorkspaces };
-      const ward = known ?? (root === undefined ? undefined : (await visitWard(this.#storage, place)).ward);
+      const visit = known ?? (root === undefined ? undefined : await visitWard(this.#storage, place));
+      const ward = visit && "ward" in visit ? visit.ward : visit;
+      if (visit && "ward" in visit && !ward) this.#doubt(visit.findings);
       if (!ward) continue;
       if (!known) wards.push(ward);
       const own = ward.entries
@@ -219,6 +237,10 @@ class Visit {
       this.findings.push(...ward.findings.filter(({ device }) => device !== null && own.includes(device)));
     }
     return wards;
+  }
+
+  #doubt(findings: readonly Finding[]): void {
+    if (this.#request.isForStart) this.unread.push(...findings);
   }
 
   async #findRoot(folder: string): Promise<string | undefined> {

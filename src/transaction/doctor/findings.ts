@@ -28,6 +28,9 @@ export const FINDINGS = {
   "device-unsound": "error",
   "snapshot-unsound": "error",
   "transaction-unfinished": "error",
+  // Of a guest that is to be started.
+  "guest-frozen": "error",
+  "guest-held": "error",
 
   "backing-newer": "warning",
   "format-missing": "warning",

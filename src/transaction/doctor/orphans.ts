@@ -41,7 +41,10 @@ function isUnused({ path, image, overlays }: Patient, used: ReadonlySet<string>)
   return image.probed !== undefined || IMAGE_NAME.test(path);
 }
 
-async function findLeftBeside({ storage, census }: Scene): Promise<Finding[]> {
+export async function findLeftBeside({
+  storage,
+  census,
+}: Pick<Scene, "storage" | "census">): Promise<Finding[]> {
   const found: Finding[] = [];
   for (const folder of census.foldersBeside) {
     // Of one whose image is gone nothing is known.

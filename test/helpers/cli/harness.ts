@@ -41,6 +41,7 @@ export interface RunSetting {
   /** Width of the terminal that both outputs are; without one they are pipes. */
   readonly terminal?: number;
   readonly spawn?: CliContext["spawn"];
+  readonly readProgram?: CliContext["readProgram"];
   readonly onInterrupt?: CliContext["onInterrupt"];
   readonly onProgressRequest?: CliContext["onProgressRequest"];
   readonly sharesTerminal?: boolean;
@@ -73,6 +74,7 @@ export async function runCli(argv: readonly string[], setting: RunSetting = {}):
     ...(setting.engine && { engine: standIn(setting.engine) }),
     ...(setting.program && { program: setting.program }),
     ...(setting.spawn && { spawn: setting.spawn }),
+    ...(setting.readProgram && { readProgram: setting.readProgram }),
     ...(setting.onInterrupt && { onInterrupt: setting.onInterrupt }),
     ...(setting.onProgressRequest && { onProgressRequest: setting.onProgressRequest }),
     ...(setting.ask && { ask: setting.ask }),

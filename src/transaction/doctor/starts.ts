@@ -1,0 +1,92 @@
+// What a guest must not be started over: a device that is frozen, or that a transaction holds, be it open, at work or cut off.
+//
+// A guest is on a device where one of its disks is an image of the device's chain, or stands on its active layer, as what an
+// open transaction has put over that does. That it shares a backing image with the device is nothing: clones do.
+
+import type { DeviceEntry } from "../../device/index.ts";
+import { identityOf, shellQuote } from "../../format/index.ts";
+import type { TransactionDescription } from "../results.ts";
+import type { Patient } from "./census.ts";
+import { type Finding, finding } from "./findings.ts";
+import { findLeftBeside } from "./orphans.ts";
+import type { Scene } from "./scene.ts";
+import type { Ward } from "./wards.ts";
+
+export async function judgeStart(scene: Scene): Promise<Finding[]> {
+  const found: Finding[] = [...(await findLeftBeside(scene))];
+  for (const ward of scene.wards) {
+    for (const entry of ward.entries) {
+      const disk = await diskOn(scene, entry);
+      if (disk) found.push(...judgeEntry(ward, entry, disk));
+    }
+    found.push(...judgeUnread(ward));
+  }
+  return found;
+}
+
+async function diskOn(
+  { storage, given }: Scene,
+  { chain, mirror }: DeviceEntry,
+): Promise<Patient | undefined> {
+  const identify = async (path: string): Promise<string | undefined> => {
+    const stat = await storage.stat(path);
+    return stat && identityOf(stat);
+  };
+  const [active, ...below] = await Promise.all(chain.map(async ({ image }) => await identify(image)));
+  const copy = mirror && (await identify(mirror.image));
+  return given.find((patient) => {
+    const own = identityOf(patient.image.stat);
+    return own === copy || below.includes(own) || (active !== undefined && standsOn(patient, active));
+  });
+}
+
+/** Itself too. A loop is followed once. */
+function standsOn(patient: Patient, identity: string): boolean {
+  const seen = new Set<Patient>();
+  for (let at: Patient | undefined = patient; at && !seen.has(at); at = at.backing?.target) {
+    if (identityOf(at.image.stat) === identity) return true;
+    seen.add(at);
+  }
+  return false;
+}
+
+function judgeEntry({ root, transactions }: Ward, { name, frozen }: DeviceEntry, disk: Patient): Finding[] {
+  const { path } = disk;
+  const imgtx = `imgtx --workspace ${shellQuote(root)}`;
+  const found = transactions
+    .filter(({ devices }) => devices.includes(name))
+    .map((one) => {
+      const text = `device ${name} is in transaction ${one.id}, which ${sayState(one)}`;
+      const isOpen = one.state === "open" && !one.busy && one.problem === null;
+      const command = isOpen ? `${imgtx} txn abort ${one.id}` : `${imgtx} recover`;
+      return finding("guest-held", { path, device: name, text, command });
+    });
+  if (!frozen) return found;
+  const command = `${imgtx} unfreeze ${name}`;
+  return [
+    ...found,
+    finding("guest-frozen", { path, device: name, text: `device ${name} is frozen`, command }),
+  ];
+}
+
+function sayState({ state, busy, problem, started }: TransactionDescription): string {
+  if (problem !== null) return `waits: ${problem}`;
+  if (busy) return "a command works on at this moment";
+  return state === "open"
+    ? `has been open since ${started ?? "?"}: a guest's writes would keep it from being committed`
+    : "is committed, and not finished";
+}
+
+/** Which devices such a one holds, nobody can tell. */
+function judgeUnread({ root, transactions, files }: Ward): Finding[] {
+  return transactions
+    .filter(({ started }) => started === null)
+    .map(({ id, problem }) => {
+      const text = `a journal of its workspace can't be read, of transaction ${id}: ${problem ?? "it is damaged"}`;
+      return finding("guest-held", {
+        path: files[0] ?? root,
+        text,
+        command: `imgtx --workspace ${shellQuote(root)} recover`,
+      });
+    });
+}
