@@ -9,7 +9,6 @@ import {
   readTable,
   readingHistory,
   readingSnapshots,
-  renamed,
   trustedBy,
   type Workspace,
 } from "../../device/index.ts";
@@ -25,7 +24,6 @@ import {
   type NewFile,
   type PlanRecord,
   readJournals,
-  type Statement,
   stagingPath,
   type WatchedImage,
   liveStatements,
@@ -34,6 +32,7 @@ import { unfinishedAmong } from "../describe.ts";
 import { assertFitsDevices, assertMayBeDevice, assertSameDevices } from "../images/devices.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ActionRequest } from "../request.ts";
+import { doneBy } from "./done-before.ts";
 import { assertSealedStay } from "./keep-sealed.ts";
 import { nameLogs } from "./name-logs.ts";
 import type { Work } from "./work.ts";
@@ -211,43 +210,6 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
         await images.openChain(image, as, device, trust, how);
       return await onNewBacking(await open(path, format), copiedInto, open);
     },
-  };
-}
-
-/** What the statements before do, as plans ask it. */
-function doneBy(
-  statements: readonly Pick<Statement, "plan">[],
-): Pick<PlanContext, "changedLast" | "madeHere" | "takenHere" | "givenUpHere" | "removedHere"> {
-  const nameNow = (name: string, at: number): string =>
-    renamed(
-      name,
-      statements.slice(at + 1).flatMap(({ plan }) => plan.renames ?? []),
-    );
-  return {
-    changedLast: new Set(
-      statements.flatMap(({ plan }) => plan.redo.flatMap(({ image, isLast }) => (isLast ? [image] : []))),
-    ),
-    madeHere: new Set(statements.flatMap(({ plan }) => plan.newFiles.map(({ path }) => path))),
-    takenHere: statements.flatMap(({ plan: { snapshot, watched, reports } }, at) =>
-      snapshot
-        ? [
-            {
-              ...snapshot,
-              devices: snapshot.devices.map((device) => nameNow(device, at)),
-              images: new Set(watched.map(({ image }) => image)),
-              sealed: new Map(
-                reports.map(({ device, before }) => [device === null ? null : nameNow(device, at), before]),
-              ),
-            },
-          ]
-        : [],
-    ),
-    givenUpHere: new Set(
-      statements.flatMap(({ plan: { givesUp = [] } }, at) =>
-        givesUp.map(({ device }) => nameNow(device, at)),
-      ),
-    ),
-    removedHere: new Set(statements.flatMap(({ plan }) => plan.removes)),
   };
 }
 

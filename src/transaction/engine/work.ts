@@ -12,7 +12,7 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import type { StagedStorage } from "../../format/index.ts";
 import {
-  changesOf,
+  changesByStatement,
   givenUpBy,
   type Journal,
   type JournalSnapshot,
@@ -86,7 +86,11 @@ export async function effectiveTable(
   const table = withCommitted(await readTable(workspace), others ?? (await readJournals(workspace, id)));
   if (!journal) return table;
   const { state } = journal;
-  const changed = withSealsOf(withDevices(table, changesOf(state)), table);
+  // One by one: what a statement made, the next one may have put another overlay on.
+  const changed = changesByStatement(state).reduce(
+    (sum, { changes }) => withSealsOf(withDevices(sum, changes), sum),
+    table,
+  );
   const named = withRenames(changed, renamesOf(state), table.generation + 1);
   return givenUpBy(state).reduce(withGivenUp, named);
 }

@@ -191,6 +191,20 @@ describe("a snapshot whose record is lost", () => {
       await deleteWell(bench, deleting(1));
     }
   });
+
+  qemu.test("of a branch that its device has left, by what a generation tells that was on it", async () => {
+    const bench = await makeThree();
+    const kept = await readSnapshotContents(bench, "number");
+    await bench.rollback("1");
+    const lost = readdirSync(bench.at(".imgtx/snapshots")).find((name) => name.startsWith("000002-"))!;
+    const generation = /-(\d+)\.json$/.exec(lost)![1]!;
+    rmSync(bench.at(`.imgtx/snapshots/${lost}`));
+    rmSync(bench.at(`.imgtx/history/${generation.padStart(6, "0")}.json`));
+    await bench.run(deleting(2, { keepsImages: true }));
+    const { "1 vdc": one, "3 vdc": three } = kept;
+    expect(await readSnapshotContents(bench, "number")).toMatchObject({ "1 vdc": one, "3 vdc": three });
+    await deleteWell(bench, deleting(3));
+  });
 });
 
 describe("an undo", () => {

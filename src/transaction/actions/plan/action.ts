@@ -66,8 +66,8 @@ export interface PlanContext {
     /** What each seals of a device, by its name. */
     readonly sealed: ReadonlyMap<string | null, string | null>;
   })[];
-  /** Devices of which they give snapshots up. */
-  readonly givenUpHere: ReadonlySet<string>;
+  /** Devices of which they have taken snapshots, and given some up that only the commit can name. */
+  readonly takenInDoubt: ReadonlySet<string>;
   /** Files that they take away. */
   readonly removedHere: ReadonlySet<string>;
   /** Opens the guest data of an image as the statements before this one will leave it. The caller closes it. */

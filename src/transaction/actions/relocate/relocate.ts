@@ -198,7 +198,7 @@ async function planOne(
         })),
       })),
       marks: marksOf(image, tree),
-      taken: renewTaken(takenOf(device, context.takenHere), context.table.nextSnapshot, tree),
+      taken: renewTaken(takenOf(device, context), context.table.nextSnapshot, tree),
     },
   };
 }

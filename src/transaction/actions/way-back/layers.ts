@@ -43,9 +43,9 @@ export async function readLayers(
   {
     table,
     snapshots,
-    takenHere,
     readInherited,
-  }: Pick<PlanContext, "table" | "snapshots" | "takenHere" | "readInherited">,
+    ...done
+  }: Pick<PlanContext, "table" | "snapshots" | "takenHere" | "takenInDoubt" | "readInherited">,
   along: readonly string[] = [],
 ): Promise<Map<string, Layer>> {
   const inherited = await readInherited();
@@ -77,7 +77,7 @@ export async function readLayers(
     top.isMade = entry.made === entry.image;
     top.trusted = entry.trusted ?? [];
   }
-  for (const [index, image] of takenOf(device, takenHere).entries()) {
+  for (const [index, image] of takenOf(device, done).entries()) {
     const layer = layers.get(image);
     if (!layer) throw standsNowhere(device, image);
     layer.moments = [...layer.moments, table.nextSnapshot + index];
@@ -97,8 +97,20 @@ export async function readLayers(
   return layers;
 }
 
-/** What snapshots of the same transaction keep of the device, oldest first. They get their numbers with its commit. */
-export function takenOf(device: string, takenHere: PlanContext["takenHere"]): string[] {
+/**
+ * What snapshots of the same transaction keep of the device, oldest first. They get their numbers with its commit.
+ * E_REFUSED where nobody can tell which of them it still has then.
+ */
+export function takenOf(
+  device: string,
+  { takenHere, takenInDoubt }: Pick<PlanContext, "takenHere" | "takenInDoubt">,
+): string[] {
+  if (takenInDoubt.has(device)) {
+    throw new ImgtxError("E_REFUSED", "the transaction has taken snapshots of it, and given some up", {
+      device,
+      hint: "commit the transaction first",
+    });
+  }
   return takenHere.flatMap(({ devices, sealed }) =>
     devices.includes(device) ? (sealed.get(device) ?? []) : [],
   );

@@ -1,5 +1,5 @@
-// Snapshots whose records can't be read: what the present chains, else the history, tell of what they have sealed. Enough to
-// take them away, and to have those that stand on them know what they stand on.
+// Snapshots whose records can't be read: what the present chains, else those of the history, tell of what they have sealed,
+// the newest first. Enough to take them away, and to have those that stand on them know what they stand on.
 //
 // Invariant: nothing is guessed. What neither tells is missing, and the record's own error stands.
 
@@ -39,15 +39,21 @@ export function despiteLostRecords(
 const LOST: ReadonlySet<string> = new Set(["E_CORRUPT", "E_NOT_FOUND"]);
 
 async function rebuild(
-  { number, name, record, without = [] }: SnapshotRef,
+  { number, name, record, without = [], later = [] }: SnapshotRef,
   { table, readGeneration }: Pick<PlanContext, "table" | "readGeneration">,
 ): Promise<Snapshot> {
-  const then = record === table.generation ? undefined : await readGeneration(record).catch(orNothing);
   const snapshot = { number, name, message: null, created: table.committed };
-  const before = { ...snapshot, devices: then ? sealedIn(then, number, table) : [] };
-  const earlier = readByNames(before, record, table.renames).devices;
-  // The present last: what has been merged since is in its chains alone.
-  const found = new Map([...earlier, ...sealedIn(table, number, table)].map((one) => [one.device, one]));
+  const found = new Map(sealedIn(table, number, table).map((one) => [one.device, one]));
+  // Before its images changed their places they were others.
+  const standsSince = (device: string): number =>
+    Math.max(...later.flatMap((one) => (one.devices.includes(device) ? one.record : [])), record);
+  // The newest first, in which the device stood on it: it may be on another branch by now.
+  for (let generation = table.generation - 1; generation >= record; generation -= 1) {
+    const then = await readGeneration(generation).catch(orNothing);
+    const sealed = then ? sealedIn(then, number, table) : [];
+    for (const one of readByNames({ ...snapshot, devices: sealed }, generation, table.renames).devices)
+      if (!found.has(one.device) && generation >= standsSince(one.device)) found.set(one.device, one);
+  }
   return { ...snapshot, devices: [...found.values()].filter(({ device }) => !without.includes(device)) };
 }
 

@@ -58,7 +58,13 @@ export async function judgeRun(
   open: OpenLayers,
   context: PlanContext,
 ): Promise<MergedRun | LeftRun> {
-  assertComposes(entry.name, run, context);
+  const changed = [...run.layers, run.top, ...run.above].find(({ image }) =>
+    isChangedAtCommit(image, context),
+  );
+  if (changed) {
+    const why = `an earlier action of the transaction changes ${changed.image} at the commit`;
+    return { run, why };
+  }
   const ways = [judgeDown, judgeUp].map(async (judge) => {
     try {
       return await judge(entry, run, open, context);
@@ -81,18 +87,12 @@ export async function judgeRun(
 
 const CLOSED: ReadonlySet<string> = new Set(["E_REFUSED", "E_UNSUPPORTED"]);
 
-/** E_REFUSED where earlier statements of the transaction do something to the images at the commit. */
-function assertComposes(device: string, { layers, top, above }: Run, context: PlanContext): void {
-  const { copiedInto, changedLast } = context;
-  const image = [...layers, top, ...above]
-    .map((layer) => layer.image)
-    .find((one) => copiedInto.has(one) || changedLast.has(one));
-  if (image === undefined) return;
-  throw new ImgtxError("E_IN_USE", "an earlier action of the transaction changes it at the commit", {
-    device,
-    image,
-    hint: "commit the transaction first",
-  });
+/** Whether earlier statements of the transaction do something to it at the commit that nothing may follow before that. */
+export function isChangedAtCommit(
+  image: string,
+  { copiedInto, changedLast }: Pick<PlanContext, "copiedInto" | "changedLast">,
+): boolean {
+  return copiedInto.has(image) || changedLast.has(image);
 }
 
 async function judgeDown(

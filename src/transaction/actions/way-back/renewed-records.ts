@@ -105,7 +105,9 @@ export function marksOf(active: string, tree: Rearranged): NonNullable<GivenUp["
       const sealedBy = layer.moments.at(-1);
       return {
         image: file.image,
-        ...(sealedBy === undefined ? file.isMade && { isMade: true } : { sealedBy }),
+        ...(sealedBy !== undefined && { sealedBy }),
+        // Also of one that is sealed: a snapshot of the same transaction has no record yet that would say so.
+        ...(file.isMade && { isMade: true }),
       };
     });
 }

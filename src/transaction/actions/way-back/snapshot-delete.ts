@@ -25,7 +25,14 @@ import { hasAccessOf } from "../plan/layers-to-merge.ts";
 import { mirrorOfSameContent } from "../plan/mirror-scope.ts";
 import { type Layer, type Layers, readLayers, takenOf, withOverlays } from "./layers.ts";
 import { despiteLostRecords } from "./lost-records.ts";
-import { judgeRun, type LeftRun, type MergedRun, type Merging, planMerging } from "./merged-runs.ts";
+import {
+  isChangedAtCommit,
+  judgeRun,
+  type LeftRun,
+  type MergedRun,
+  type Merging,
+  planMerging,
+} from "./merged-runs.ts";
 import { type OpenLayers, openLayers } from "./open-layers.ts";
 import { marksOf, placesFrom, type Rearranged, renewRecords, renewTaken } from "./renewed-records.ts";
 import { type Division, divideLayers, isFree } from "./runs.ts";
@@ -84,7 +91,6 @@ async function planOne(
 ) {
   const own = deleted.filter(({ devices }) => devices.some((one) => one.device === device));
   const numbers = new Set(own.map(({ number }) => number));
-  assertFollows(device, context);
   const entry = keepsImages ? findDevice(context.table, device) : requireMergeable(device, numbers, context);
   const known = await withPlace({ device }, async () => await readLayers(device, numbers, context));
   const { layers, merged, left, gone, open, merging, notes } =
@@ -123,18 +129,9 @@ async function planOne(
       snapshots: own.map(({ number, devices }) => ({ number, devices: devices.map((one) => one.device) })),
       renewed: await renewRecords(device, stay, context.snapshots, tree),
       marks: entry ? marksOf(entry.image, tree) : [],
-      taken: renewTaken(takenOf(device, context.takenHere), context.table.nextSnapshot, tree),
+      taken: renewTaken(takenOf(device, context), context.table.nextSnapshot, tree),
     },
   };
-}
-
-/** Which snapshots the transaction has taken by then can't be told where it has given some up. */
-function assertFollows(device: string, { takenHere, givenUpHere }: PlanContext): void {
-  if (!givenUpHere.has(device) || takenOf(device, takenHere).length === 0) return;
-  throw new ImgtxError("E_REFUSED", "the transaction has taken a snapshot of it, and given one up", {
-    device,
-    hint: "commit the transaction first",
-  });
 }
 
 /** E_REFUSED where nobody can tell who needs its images, or where they may not be written to. */
@@ -208,10 +205,11 @@ async function planDivided(
       wanted.map(({ image }) => image),
       context,
     );
-    const kept = gone.filter(({ image }) => (open.viewOf(image).link.header?.nbSnapshots ?? 0) > 0);
-    if (kept.length > 0) {
-      const neededBy = "an internal snapshot in it";
-      const needed = kept.map((layer) => [layer.image, { ...layer, neededBy }] as const);
+    const needed = gone.flatMap((layer) => {
+      const neededBy = whyItStays(layer, open, context);
+      return neededBy === undefined ? [] : [[layer.image, { ...layer, neededBy }] as const];
+    });
+    if (needed.length > 0) {
       return await planDivided(entry, new Map([...layers, ...needed]), notes, context);
     }
     const judged = [];
@@ -221,6 +219,12 @@ async function planDivided(
     const merging = await planMerging(entry, merged, open, context);
     return { layers, merged, left, gone, open, merging, notes: [...notes, ...open.doubts] };
   });
+}
+
+/** What needs a layer that nothing stands on, as a clause; undefined: nothing does. */
+function whyItStays({ image }: Layer, open: OpenLayers, context: PlanContext): string | undefined {
+  if ((open.viewOf(image).link.header?.nbSnapshots ?? 0) > 0) return "an internal snapshot in it";
+  return isChangedAtCommit(image, context) ? "an earlier action of the transaction" : undefined;
 }
 
 /** The device's entry where its chain has other images then. */
