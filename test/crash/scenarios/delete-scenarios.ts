@@ -109,4 +109,26 @@ export const DELETE_SCENARIOS: readonly Scenario[] = [
     ],
     studied: [2, 3],
   },
+  // The second one leaves what the first one changes at the commit; the snapshot between them stands on both.
+  {
+    name: "snapshot-delete, a snapshot, and snapshot-delete again in a transaction",
+    files: filesOf(ONE, [OTHER]),
+    prepare: [
+      ...addAll(ONE),
+      step("snapshot vda a1.qcow2"),
+      write("a1.qcow2"),
+      step("snapshot vda a2.qcow2"),
+      step("snapshot vda a3.qcow2"),
+    ],
+    changing: CHANGING,
+    steps: [
+      step("txn begin"),
+      step("snapshot-delete 1"),
+      step("snapshot vda a4.qcow2"),
+      step("snapshot-delete 3 2"),
+      { ...step("txn commit"), orRefused: true },
+      { ...step("snapshot-delete 4"), orRefused: true },
+    ],
+    studied: [4, 5],
+  },
 ];

@@ -1,6 +1,6 @@
 // A device by another name: all that is known of it is found by that, whatever was written by the one before.
 
-import { lstatSync, realpathSync } from "node:fs";
+import { lstatSync, mkdirSync, realpathSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { readTable } from "../../../src/device/index.ts";
 import { listGenerations, listSnapshots } from "../../../src/transaction/index.ts";
@@ -91,6 +91,24 @@ describe("a device with another name", () => {
     await bench.run({ kind: "redo", isForward: true, force: false });
     await bench.run({ kind: "redo", isForward: true, force: false });
     expect(await kept(bench)).toEqual({ 1: ["system", "vdb", "vdc"], 2: ["system"] });
+  });
+
+  test("has what a snapshot learned later by that name, when an undo takes both names back", async () => {
+    const bench = await makeWorkbench();
+    mkdirSync(bench.at("moved"));
+    await bench.begin();
+    await bench.snapshot({ vdc: "c1.qcow2" });
+    await rename(bench, "vdc", "data");
+    await bench.commit();
+    await bench.run({ kind: "relocate", devices: ["data"], folder: bench.at("moved"), keep: true });
+    await bench.undo();
+    await bench.undo();
+    expect(await bench.images()).toMatchObject({ vdc: "c.qcow2" });
+    // It is in the other folder since, where the device writes to nothing.
+    const [snapshot] = await listSnapshots(await bench.session(), {});
+    expect(snapshot?.devices).toMatchObject([
+      { device: "vdc", image: bench.at("moved/c.qcow2"), intact: true },
+    ]);
   });
 
   test("has a mirror still, whose bitmap says what to copy", async () => {

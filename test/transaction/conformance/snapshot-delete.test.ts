@@ -237,9 +237,7 @@ describe("in a transaction", () => {
         ["vda", "vdb"].map((device) => [`${number} ${device}`, `true ${shown[device]}`] as const),
       );
       expect(Object.keys(kept)).toHaveLength(8);
-      expect(await readSnapshotContents(bench, "number"), `${order.join(" ")}`).toEqual(
-        Object.fromEntries(taken),
-      );
+      expect(await readSnapshotContents(bench, "number"), order.join(" ")).toEqual(Object.fromEntries(taken));
       expect(await bench.content()).toEqual(shown);
       for (const number of [6, 7, 5]) await bench.run(deleting([number]));
       expect(await bench.content()).toEqual(shown);

@@ -2,14 +2,22 @@
 //
 // Invariant: everything else about the way back is planned by the names of the generation that is gone to.
 
-import { type DeviceEntry, nameAt, renamed, type Renaming, withRenames } from "../../../device/index.ts";
+import {
+  type DeviceEntry,
+  nameAt,
+  refByNames,
+  renamed,
+  type Renaming,
+  snapshotByNames,
+  type SnapshotReads,
+  withRenames,
+} from "../../../device/index.ts";
 import type { PlannedReport } from "../../journal/index.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
 import type { Plan, PlanContext } from "../plan/action.ts";
 
-/** What an undo is planned by: the table has the names of the generation that is gone to. */
+/** What an undo is planned by: the table, and what snapshots keep, have the names of the generation that is gone to. */
 export interface UndoContext extends PlanContext {
-  readonly renames: readonly Renaming[];
   /** The name that such a device had at a generation in between. */
   nameThen(device: string, generation: number): string;
 }
@@ -22,9 +30,23 @@ export function byNames(context: PlanContext, renames: readonly Renaming[]): Und
   const back = renames.map(({ from, to }) => ({ from: to, to: from })).toReversed();
   return {
     ...context,
-    renames,
+    snapshots: readingByNames(context.snapshots, renames, back),
     table: withRenames({ ...table, devices }, renames, table.generation + 1),
     nameThen: (device, generation) => nameAt(renamed(device, back), generation, table) ?? device,
+  };
+}
+
+/** References have the names that are gone to, also in what they say of later records. */
+function readingByNames(
+  snapshots: SnapshotReads,
+  renames: readonly Renaming[],
+  back: readonly Renaming[],
+): SnapshotReads {
+  if (renames.length === 0) return snapshots;
+  return {
+    read: async (ref) => snapshotByNames(await snapshots.read(refByNames(ref, back)), renames),
+    chainOf: async (snapshot, device) =>
+      await snapshots.chainOf(snapshotByNames(snapshot, back), renamed(device, back)),
   };
 }
 

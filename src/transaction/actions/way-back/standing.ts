@@ -4,7 +4,6 @@
 import {
   type ChainEntry,
   type DeviceTable,
-  renamed,
   type SealedDevice,
   type Snapshot,
   type SnapshotReads,
@@ -18,7 +17,6 @@ import { chainEntriesOf } from "../plan/chain-entry.ts";
 import { findOverlays, passingDamaged, somethingStandsOnIt } from "../plan/overlays-of.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
-import type { UndoContext } from "./renaming.ts";
 
 interface Way {
   /** The closed generation that is gone to. */
@@ -69,13 +67,13 @@ export async function withStandingSeals(
   changes: readonly Plan["changes"][number][],
   target: DeviceTable,
   { dropped, restored }: PlannedStanding,
-  { table, snapshots, renames }: UndoContext,
+  { table, snapshots }: PlanContext,
 ): Promise<Plan["changes"]> {
   const standing = [...table.snapshots.filter(({ number }) => !dropped.includes(number)), ...restored];
   const keeps = async ({ image, sealedBy }: ChainEntry, device: string): Promise<boolean> => {
     const ref = standing.find(({ number }) => number === sealedBy);
     const { devices } = ref ? await snapshots.read(ref) : { devices: [] };
-    return devices.some((one) => renamed(one.device, renames) === device && one.chain[0]?.image === image);
+    return devices.some((one) => one.device === device && one.chain[0]?.image === image);
   };
   const sealed: Plan["changes"][number][] = [];
   for (const { device, after } of changes) {
