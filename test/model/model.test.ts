@@ -13,7 +13,7 @@ const qemu = oracle("qemu-img");
 describe("snapshots and the way back", () => {
   qemu.test("leave each device and each snapshot with what the model says, after every step", async () => {
     const { problems, totals } = await tortureModel({
-      seed: 1,
+      seed: 60,
       runs: RUNS,
       deadline: Number.POSITIVE_INFINITY,
       say: () => undefined,

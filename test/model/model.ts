@@ -10,9 +10,14 @@ interface Closed {
   readonly images: ReadonlyMap<string, { readonly image: string; readonly format: string }>;
   /** From which an undo goes further back. */
   readonly position: number;
+  readonly names: Names;
 }
 
+/** What each device is called, by the name that it had first: all else here goes by that. */
+export type Names = ReadonlyMap<string, string>;
+
 export interface Model {
+  names: Names;
   seen: Seen;
   /** What each device's guest finds. */
   contents: ReadonlyMap<string, Bytes>;
@@ -48,6 +53,8 @@ export interface Effect {
   readonly deletes?: { readonly numbers: readonly number[]; readonly devices: readonly string[] };
   /** The closed generation that an undo or a redo goes to. */
   readonly goesTo?: GoesTo;
+  /** Devices with other names then. */
+  readonly renamed?: Names;
   /** A device whose mirror is in sync then. */
   readonly mirrored?: string;
 }
@@ -59,6 +66,7 @@ export async function beginModel(stage: Stage): Promise<Model> {
   );
   return {
     seen,
+    names: new Map([...seen.devices.keys()].map((name) => [name, name])),
     contents,
     kept: new Map(),
     left: new Map(),
@@ -77,9 +85,11 @@ export async function follow(
   ended: Ended | undefined,
   effect: Effect,
 ): Promise<string[]> {
-  const seen = await stage.see();
-  const hasMoved = seen.generation > model.seen.generation;
+  const found = await stage.see();
+  const hasMoved = found.generation > model.seen.generation;
   const done = hasMoved ? effect : {};
+  const names = namesAfter(model, done);
+  const seen = byFirstNames(found, names);
   const contents = contentsAfter(model, seen, done);
   const problems = [
     ...(ended ? judgeEnd(ended, hasMoved) : []),
@@ -91,9 +101,31 @@ export async function follow(
     ...(done.mirrored !== undefined && ended?.exit === 0 ? judgeMirror(seen, stage, done.mirrored) : []),
   ];
   if (hasMoved) moveOn(model, seen, done);
+  model.names = names;
   model.contents = contents;
   model.seen = seen;
   return problems;
+}
+
+function namesAfter({ names, closed }: Model, { renamed, goesTo }: Effect): Names {
+  const then = goesTo && closed.get(goesTo.generation)?.names;
+  return new Map([...(then ?? names), ...(renamed ?? [])]);
+}
+
+/** A device that nobody has called so keeps its name, and is one too many. */
+function byFirstNames(seen: Seen, names: Names): Seen {
+  const firsts = new Map([...names].map(([first, name]) => [name, first]));
+  const first = (name: string): string => firsts.get(name) ?? `${name}, which is none of them`;
+  const rekey = <T>(map: ReadonlyMap<string, T>): ReadonlyMap<string, T> =>
+    new Map([...map].map(([name, value]) => [first(name), value]));
+  const snapshots = [...seen.snapshots].map(([number, { answer, digests, chains }]) => {
+    const devices = answer.devices.map((one) => ({ ...one, device: first(one.device) }));
+    return [
+      number,
+      { answer: { ...answer, devices }, digests: rekey(digests), chains: rekey(chains) },
+    ] as const;
+  });
+  return { ...seen, devices: rekey(seen.devices), snapshots: new Map(snapshots) };
 }
 
 const NO_CHANGE = /^Nothing to change\.$/m;
@@ -221,9 +253,9 @@ function describe({ contents, kept, left }: Model, digest: string): string {
 }
 
 function moveOn(model: Model, seen: Seen, { goesTo }: Effect): void {
-  const { seen: before, position } = model;
+  const { seen: before, position, names } = model;
   const images = new Map([...before.devices].map(([name, { answer }]) => [name, answer]));
-  model.closed.set(before.generation, { images, position });
+  model.closed.set(before.generation, { images, position, names });
   model.position = goesTo
     ? (model.closed.get(goesTo.generation)?.position ?? goesTo.generation)
     : seen.generation;

@@ -5,7 +5,10 @@ import type { Bytes, Effect, Model } from "./model.ts";
 import type { Stage } from "./stage.ts";
 
 interface Move {
+  /** Devices by the names that they had first. */
   readonly argv: readonly string[];
+  /** One more word, as it is. */
+  readonly last?: string;
   readonly effect: Effect;
   /** When it has to end with 0: always, or where nothing was cut off before. */
   readonly must: "always" | "where all is calm" | "no";
@@ -227,6 +230,15 @@ const relocate: Propose = async (choices, model) => {
   return { argv: ["relocate", ...names, folder, ...keep], effect: {}, must: "no" };
 };
 
+/** To a name that no device has: also to one that another device had. */
+const rename: Propose = async (choices, { names }) => {
+  const device = choices.of([...names.keys()]) ?? "";
+  const taken = new Set(names.values());
+  const name = choices.of([...names.keys(), "sys", "data"].filter((one) => !taken.has(one))) ?? "";
+  const effect = { renamed: new Map([[device, name]]) };
+  return { argv: ["device", "rename", device], last: name, effect, must: "always" };
+};
+
 /** What a run is made of. */
 export const MOVES = {
   snapshot,
@@ -240,5 +252,6 @@ export const MOVES = {
   mirror,
   reopen,
   relocate,
+  rename,
 } as const;
 export type Kind = keyof typeof MOVES;

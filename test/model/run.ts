@@ -24,6 +24,7 @@ const WEIGHTS: readonly (readonly [number, Kind])[] = [
   [6, "mirror"],
   [8, "reopen"],
   [6, "relocate"],
+  [5, "rename"],
 ];
 
 const aCut: fc.Arbitrary<Cut | undefined> = fc.oneof(
@@ -65,7 +66,9 @@ class CommandStep implements Step {
   async run(model: Model, { stage, count }: Scene): Promise<void> {
     const move = await MOVES[this.kind](new Choices(this.number), model, stage);
     if (!move) return;
-    const { argv, effect, must } = move;
+    const { effect, must, last } = move;
+    const words = move.argv.map((word) => model.names.get(word) ?? word);
+    const argv = last === undefined ? words : [...words, last];
     const ended = this.cut ? await stage.runCutOff(argv, this.cut) : await stage.run(argv);
     if (!this.cut && ended.exit === 16) await stage.recover();
     if (this.cut) model.isCalm = false;
@@ -99,7 +102,7 @@ class GuestStep implements Step {
     const sectors = 1 + choices.below(20);
     const offset = choices.below(before.length / SECTOR_BYTES - sectors) * SECTOR_BYTES;
     const bytes = new Uint8Array(sectors * SECTOR_BYTES).fill(1 + choices.below(255));
-    if (!(await stage.write(name, { bytes, offset }))) return;
+    if (!(await stage.write(model.names.get(name) ?? name, { bytes, offset }))) return;
     const after = before.slice();
     after.set(bytes, offset);
     model.contents = new Map(model.contents).set(name, after);

@@ -1,6 +1,7 @@
 // What one command works on.
 
 import {
+  type DeviceEntry,
   type DeviceTable,
   readTable,
   withDevices,
@@ -86,13 +87,18 @@ export async function effectiveTable(
   const table = withCommitted(await readTable(workspace), others ?? (await readJournals(workspace, id)));
   if (!journal) return table;
   const { state } = journal;
-  // One by one: what a statement made, the next one may have put another overlay on.
-  const changed = changesByStatement(state).reduce(
-    (sum, { changes }) => withSealsOf(withDevices(sum, changes), sum),
-    table,
-  );
+  const changes = changesByStatement(state).flatMap((one) => one.changes);
+  // What a statement made, the next one may have put another overlay on.
+  const made = changes.flatMap(({ after }) => (after?.made === after?.image ? (after ?? []) : []));
+  const known = { ...table, devices: [...table.devices, ...made.map(withActiveLayer)] };
+  const changed = withSealsOf(withDevices(table, changes), known);
   const named = withRenames(changed, renamesOf(state), table.generation + 1);
   return givenUpBy(state).reduce(withGivenUp, named);
+}
+
+/** Alone: who has sealed what lies below is told by the table. */
+function withActiveLayer(entry: DeviceEntry): DeviceEntry {
+  return { ...entry, chain: entry.chain.slice(0, 1) };
 }
 
 /** How long this command still waits. */
