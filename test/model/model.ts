@@ -14,7 +14,7 @@ interface Closed {
 }
 
 /** What each device is called, by the name that it had first: all else here goes by that. */
-export type Names = ReadonlyMap<string, string>;
+type Names = ReadonlyMap<string, string>;
 
 export interface Model {
   names: Names;
