@@ -11,12 +11,22 @@ import { benchDaily } from "./bench-daily.ts";
 import { benchImages } from "./bench-images.ts";
 import { benchInPlace } from "./bench-in-place.ts";
 import { benchMirrors } from "./bench-mirrors.ts";
+import { benchScale } from "./bench-scale.ts";
 import { type Bench, inTurns, Results, run, runImgtx } from "./bench-tools.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 // On a real disk: a tmpfs would make every flush free.
 const scratch = mkdtempSync(`${process.env["IMGTX_BENCH_DIR"] ?? `${root}/node_modules`}/.bench-`);
-const PARTS: readonly string[] = ["start", "daily", "groups", "images", "mirrors", "backings", "in-place"];
+const PARTS: readonly string[] = [
+  "start",
+  "daily",
+  "groups",
+  "images",
+  "mirrors",
+  "backings",
+  "in-place",
+  "scale",
+];
 const results = new Results();
 const bench: Bench = { scratch, report: results.report };
 
@@ -39,6 +49,8 @@ try {
   if (hasQemu && wants("mirrors")) benchMirrors(bench);
   if (hasQemu && wants("backings")) benchBackings(bench);
   if (hasQemu && wants("in-place")) benchInPlace(bench);
+  // Minutes, and a hundred thousand files: only where it is asked for.
+  if (hasQemu && only === "scale") await benchScale(bench);
   if (!hasQemu) console.log("qemu-img is not here: all that is measured against it is left out");
   results.print();
 } finally {
