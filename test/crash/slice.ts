@@ -16,11 +16,13 @@ export const SLICE: ExploreOptions = {
   nestAlike: 1,
 };
 
-/** Of each step three crashes (of a long scenario two), one of them its end: of what is pending all is lost, or none. */
+/**
+ * Of what is pending all is lost, or none. Torture has every choice of it, at every call of every step, with each guest
+ * at each place, and every call of the recovery after that.
+ */
 export const GUEST_SLICE: GuestOptions = {
   ...GUESTS_ALL,
   limits: { exhaustiveItems: 0, randomSubsets: 0, most: 2 },
-  points: 3,
   ways: 1,
   cutsOfRecovery: 0,
 };
@@ -29,5 +31,7 @@ export const GUEST_SLICE: GuestOptions = {
 export const AWAY_SLICE: AwayOptions = {
   ...AWAY_ALL,
   limits: { exhaustiveItems: 0, randomSubsets: 0, most: 2 },
-  points: 2,
 };
+
+/** Of each step at most so many crashes, each amid a phase that no earlier step like it was cut off in. */
+export const PHASES_OF_STEP = 1;

@@ -17,7 +17,7 @@ if (isMainThread) {
 
 /** @type {import("node:module").LoadHook} */
 export async function load(url, context, nextLoad) {
-  if (!url.startsWith("file:") || !url.endsWith(".ts")) return await nextLoad(url, context);
+  if (!url.startsWith("file:") || !new URL(url).pathname.endsWith(".ts")) return await nextLoad(url, context);
   const { transform } = await import("esbuild");
   const sourcefile = fileURLToPath(url);
   const { code } = await transform(await readFile(sourcefile, "utf8"), {

@@ -3,19 +3,26 @@
 import { expect, test } from "vitest";
 import { takeDisksAway } from "./away.ts";
 import { awayTrialOf } from "../command-line.ts";
+import { Phases } from "../simulated/boundary-kinds.ts";
 import { record } from "../simulated/recording.ts";
 import { groupViolations } from "../report.ts";
 import { SCENARIOS } from "../scenarios/scenarios.ts";
-import { AWAY_SLICE } from "../slice.ts";
+import { AWAY_SLICE, PHASES_OF_STEP } from "../slice.ts";
 
 const OVER_DISKS = SCENARIOS.filter(({ startsWithout }) => startsWithout !== true);
+
+/** In the order of the registry; of each scenario its end besides. */
+const kinds = new Phases(PHASES_OF_STEP);
 
 test.each(OVER_DISKS.map((scenario) => [scenario.name, scenario] as const))(
   "a disk that is away at recovery, and comes back, is wholly before or wholly after in %s",
   async (_, scenario) => {
     const trial = await awayTrialOf(scenario);
     if (!trial) throw new Error("it has a workspace");
-    const report = await takeDisksAway(await record(trial.plan, trial.subject), trial.subject, AWAY_SLICE);
+    const report = await takeDisksAway(await record(trial.plan, trial.subject), trial.subject, {
+      ...AWAY_SLICE,
+      kinds,
+    });
     expect(groupViolations(report.violations)).toEqual([]);
     expect(report.figures.away).toBeGreaterThan(0);
   },

@@ -97,7 +97,7 @@ class AwayRig {
     try {
       const result = await runOn(away, this.#subject, this.#subject.recover);
       await this.#judgeAway({ recorded, gone, trail, result }, away);
-      await this.#judgeReturn(putBack(machine, away, gone), observed, trail);
+      await this.#judgeReturn(putBack(machine, away, gone), observed, { trail, said: result.text });
     } catch (error) {
       this.#check.violate("with a disk away no correct disk (rule 11)", trail, String(error));
     }
@@ -148,13 +148,17 @@ class AwayRig {
       .join("\n");
   }
 
-  async #judgeReturn(back: SimulatedMachine, wanted: string, trail: readonly string[]): Promise<void> {
+  async #judgeReturn(
+    back: SimulatedMachine,
+    wanted: string,
+    { trail, said }: { readonly trail: readonly string[]; readonly said: string },
+  ): Promise<void> {
     const command = RETURNS[this.#turn % RETURNS.length] ?? [];
     const { exit, text } = await runOn(back, this.#subject, command);
     const told = `\`${command.join(" ")}\` ends with ${exit}\n${text}`;
     if (exit !== 0)
       return this.#check.violate("the disk is back, and it goes on waiting (rule 11)", trail, told);
-    const observed = await observeCopy(back, this.#subject);
+    const observed = withoutLeft(await observeCopy(back, this.#subject), said);
     if (observed !== wanted) {
       const detail = `${told}\n${differences(observed, new Map([["with no disk away", wanted]]))}`;
       this.#check.violate("a disk that was away leads elsewhere (rule 11)", trail, detail);
@@ -211,6 +215,18 @@ function putBack(
     mountings: away.mountings + 1,
     mutedPurposes: away.mutedPurposes,
   });
+}
+
+/** Without the overlays of which recovery has said that they stay where their disk is away, for somebody to remove. */
+function withoutLeft(observed: string, said: string): string {
+  const left = [...said.matchAll(/'(\/[^']*\/)\.imgtx-[^']*(-\d+)' stays, on a disk that is not there/g)];
+  return observed
+    .split("\n")
+    .filter((line) => {
+      const [, folder, end] = /^file (.*\/)\.imgtx-ID\S*(-\d+) /.exec(line) ?? [];
+      return folder === undefined || !left.some(([, inFolder, at]) => inFolder === folder && at === end);
+    })
+    .join("\n");
 }
 
 function isOn(observed: string, devices: readonly SeenDevice[]): boolean {

@@ -6,7 +6,7 @@
 // page cache lives on, and what was pending still is: the power may fail later, during recovery).
 
 import { seededRandom } from "../../helpers/random.ts";
-import type { BoundaryKinds } from "../simulated/boundary-kinds.ts";
+import type { Boundaries } from "../simulated/boundary-kinds.ts";
 import { spread } from "../simulated/crash-states.ts";
 import { applyChange, type Change, describeChange } from "../simulated/disk-log.ts";
 import { DiskStates } from "../simulated/disk-states.ts";
@@ -39,7 +39,7 @@ export interface ExploreOptions {
   /** At how many calls of a step, spread over all of them, a dead process may have its recovery cut off too. */
   readonly nestedDeaths: number;
   /** At which of its calls a step is cut off. Default: at all. */
-  readonly kinds?: BoundaryKinds;
+  readonly kinds?: Boundaries;
   /** Of the dead processes of a step that recover by the same calls, how many have their recovery cut off too. */
   readonly nestAlike: number;
   readonly seed: number;

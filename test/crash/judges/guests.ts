@@ -370,24 +370,23 @@ function isDoubtSaid(text: string, { image }: GuestWrite): boolean {
 
 interface Written {
   readonly files: ReadonlySet<string>;
-  /** Whether recovery says that a snapshot of the device holds, or may hold, what was written after its commit. */
+  /** Whether recovery says that a snapshot of the device holds what was written after its commit, or it shows as changed. */
   readonly isKept: boolean;
 }
 
 /** What may differ: files that the guest wrote to, those that it is brought into, and those that recovery leaves and says so. */
-function findWritten(states: readonly string[], { files, device }: GuestWrite, text: string): Written {
+function findWritten(states: readonly string[], { files, device, image }: GuestWrite, text: string): Written {
   const left = [...text.matchAll(/left '([^']+)' as it is/g)].map(([, path]) => path ?? "");
   const brought = states.flatMap((one) =>
     [...one.matchAll(/^file (.*) mode \d+ guest [0-9a-f]+/gm)].map(([, path]) => path ?? ""),
   );
-  return {
-    files: new Set([...files, ...left, ...brought]),
-    isKept: text.includes(`the snapshot of '${device}'`),
-  };
+  const told = new RegExp(`the snapshot of '${device}'|${device} ${image} shows \\S+ changed`);
+  const isKept = [text, ...states].some((one) => told.test(one));
+  return { files: new Set([...files, ...left, ...brought]), isKept };
 }
 
 function withoutWritten(observed: string, { files, isKept }: Written, { device, image }: GuestWrite): string {
-  const kept = new RegExp(`(?<=^snapshot .* ${device} ${image} shows) \\S+`);
+  const kept = new RegExp(`(?<=^snapshot .* ${device} ${image} shows) [^\\s,]+( changed)?`);
   return observed
     .split("\n")
     .filter(

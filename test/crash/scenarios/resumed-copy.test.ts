@@ -3,8 +3,12 @@
 // The explorer knows of two outcomes of a command, and an unfinished copy that is kept is a third. So this one
 // runs the command again after each crash: whatever was kept, the mirror must be what it is without a crash,
 // and nothing may lie around.
+//
+// A copy is cut off where none before it was, at calls of another kind, and at sixteen in any case; at each of them with
+// IMGTX_TEST_EVERY_CALL=1. Torture kills real processes at each.
 
 import { describe, expect, test } from "vitest";
+import { type Boundaries, BoundaryKinds } from "../simulated/boundary-kinds.ts";
 import { trialOf } from "../command-line.ts";
 import { COPIES, MARK_ALWAYS } from "./copy-scenarios.ts";
 import { applyChange } from "../simulated/disk-log.ts";
@@ -19,6 +23,18 @@ import { observeCopy, runOn, type Subject } from "../subject.ts";
 /** The process alone is gone: the host goes on. */
 const DIED = { boots: 2, boot: RECORDED_BOOT };
 const LIMITS = { exhaustiveItems: 3, randomSubsets: 4, most: 12 };
+
+/** One for each kind of test: what the copies before have in common with one is cut off there. */
+function makeKinds(): Boundaries {
+  const isWhole = process.env["IMGTX_TEST_EVERY_CALL"] === "1";
+  return new BoundaryKinds({ most: isWhole ? Number.POSITIVE_INFINITY : 1, always: 16 });
+}
+
+function pointsOf(recording: Recording, kinds: Boundaries): ReadonlySet<number> {
+  const [recorded] = recording.steps;
+  if (recorded === undefined) throw new Error("it has a step");
+  return kinds.choose(recording, recorded);
+}
 
 /** What the recorded command may lead to, but for the layout of its copies. */
 interface Ends {
@@ -70,6 +86,7 @@ async function goOnFrom(
 async function* recoverEach(
   { start, log }: Recording,
   subject: Subject,
+  points?: ReadonlySet<number>,
 ): AsyncGenerator<{ dead: SimulatedMachine; isKept: boolean }> {
   const cached = start.fork();
   const trees = log.map((change) => {
@@ -78,7 +95,7 @@ async function* recoverEach(
     return before;
   });
   for (const [point, tree] of [...trees.entries()].toReversed()) {
-    if (log[point - 1]?.kind === "flush") continue;
+    if (points?.has(point) === false || log[point - 1]?.kind === "flush") continue;
     const dead = new SimulatedMachine({ durable: start, log: log.slice(0, point), cached: tree, ...DIED });
     const { exit, text } = await runOn(dead, subject, ["recover"]);
     expect(exit, text).toBe(0);
@@ -109,16 +126,18 @@ function withoutLayout(observed: string): string {
 }
 
 describe("after a crash at any call, the same command goes on, and makes what it makes without one", () => {
+  const kinds = makeKinds();
   test.each(COPIES)("%s", async (name, line) => {
     const scenario = onTwo(name, [step(line)]);
     const { plan, subject } = await trialOf(scenario, MARK_ALWAYS);
     const recording = await record(plan, subject);
     const ends = await endsOf(recording, subject, line);
     const states = new DiskStates(recording.start);
+    const points = pointsOf(recording, kinds);
     let resumed = 0;
     const seen = new Set<string>();
     for (const [point, change] of recording.log.entries()) {
-      for (const { tree, key } of states.states(LIMITS, point)) {
+      for (const { tree, key } of points.has(point) ? states.states(LIMITS, point) : []) {
         // Between two flushes many calls leave the same disks.
         if (seen.has(key)) continue;
         seen.add(key);
@@ -127,14 +146,14 @@ describe("after a crash at any call, the same command goes on, and makes what it
       }
       states.advance(change);
     }
-    for await (const { dead, isKept } of recoverEach(recording, subject)) {
+    for await (const { dead, isKept } of recoverEach(recording, subject, points)) {
       const kept = isKept ? idOfKept(dead) : undefined;
       await goOnFrom(dead, subject, line, ends);
       if (kept === undefined) continue;
       expect(idOfTable(dead)).toBe(kept);
       resumed += 1;
     }
-    expect(resumed).toBeGreaterThan(2);
+    expect(resumed).toBeGreaterThan(0);
   });
 });
 
@@ -150,6 +169,7 @@ describe("an unfinished copy", () => {
     expect(idOfTable(machine)).toBe(kept);
   });
 
+  const kindsOfLost = makeKinds();
   test.each(COPIES)(
     "whose files are gone begins anew, and a crash leads to no mark of theirs: %s",
     async (name, line) => {
@@ -169,18 +189,21 @@ describe("an unfinished copy", () => {
       const again = { name, disk: kept.tree, prepare: [], steps: plan.steps };
       const second = await record(again, seldom.subject);
       const ends = await endsOf(second, subject, line);
+      const points = pointsOf(second, kindsOfLost);
       const cached = second.start.fork();
       for (const [point, change] of second.log.entries()) {
+        const before = cached.fork();
+        applyChange(cached, change);
+        if (!points.has(point)) continue;
         const log = second.log.slice(0, point);
         const dead = new SimulatedMachine({
           durable: second.start,
           log,
-          cached: cached.fork(),
+          cached: before,
           ...DIED,
           boots: 3,
         });
         await goOn(dead, subject, line, ends);
-        applyChange(cached, change);
       }
     },
   );
@@ -195,14 +218,15 @@ describe("an unfinished copy", () => {
       );
       const recording = await record(plan, subject);
       let removed = 0;
-      for await (const { dead, isKept } of recoverEach(recording, subject)) {
+      const points = pointsOf(recording, makeKinds());
+      for await (const { dead, isKept } of recoverEach(recording, subject, points)) {
         if (!isKept) continue;
         const { exit } = await runOn(dead, subject, end.split(" "));
         expect(exit).toBe(0);
         expect(subject.files(dead.tree)).toBe(subject.files(recording.start));
         removed += 1;
       }
-      expect(removed).toBeGreaterThan(2);
+      expect(removed).toBeGreaterThan(0);
     },
   );
 });

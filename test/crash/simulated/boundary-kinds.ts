@@ -13,7 +13,12 @@ const GROUPS: readonly string[] = ["txn", "device", "img"];
 /** Of these, the actions of their transaction tell. */
 const ENDS: readonly string[] = ["txn commit", "txn abort", "txn rollback-to"];
 
-export class BoundaryKinds {
+/** At which of its calls a step is cut off. */
+export interface Boundaries {
+  choose(recording: Recording, step: RecordedStep): ReadonlySet<number>;
+}
+
+export class BoundaryKinds implements Boundaries {
   readonly #most: number;
   readonly #always: number;
   readonly #met = new Map<string, number>();
@@ -38,6 +43,47 @@ export class BoundaryKinds {
       this.#met.set(kind, count + 1);
       chosen.add(point);
     }
+    return chosen;
+  }
+}
+
+/**
+ * For what takes long at each crash: a boundary is told by the step and by what was flushed last alone, and of a step so
+ * many new ones are cut off, spread over it. What is passed over so is new to a later step still. A scenario that has
+ * nothing new is cut off at its end.
+ */
+export class Phases implements Boundaries {
+  readonly #mostOfStep: number;
+  readonly #met = new Set<string>();
+  readonly #cut = new WeakSet<Recording>();
+
+  constructor(mostOfStep: number) {
+    this.#mostOfStep = mostOfStep;
+  }
+
+  choose(recording: Recording, { index, from, to }: RecordedStep): ReadonlySet<number> {
+    const { plan, log, steps } = recording;
+    const what = describeStep(plan.steps.slice(0, index + 1).map(({ argv }) => argv));
+    const ofPhases = new Map<string, number[]>();
+    let phase = "";
+    for (let point = from; point <= to; point += 1) {
+      const before = log[point - 1];
+      if (point > from && before?.kind === "flush") phase = before.purpose;
+      const kind = `${what}\n${point === to ? "end" : phase}`;
+      if (!this.#met.has(kind)) ofPhases.set(kind, [...(ofPhases.get(kind) ?? []), point]);
+    }
+    const chosen = new Set<number>();
+    const fresh = [...ofPhases];
+    for (const last of spread({ from: 1, to: fresh.length }, this.#mostOfStep)) {
+      const [kind, points] = fresh[last - 1] ?? [];
+      if (kind === undefined || points === undefined) continue;
+      this.#met.add(kind);
+      // Amid the phase: at its begin nothing is pending.
+      chosen.add(points[Math.floor(points.length / 2)] ?? to);
+    }
+    const isLast = index === steps.findLast(({ studied }) => studied)?.index;
+    if (isLast && !this.#cut.has(recording)) chosen.add(to);
+    if (chosen.size > 0) this.#cut.add(recording);
     return chosen;
   }
 }

@@ -1,5 +1,6 @@
 // What a scenario's crashes leave, one after the other: for whoever lets something happen before recovery.
 
+import type { Boundaries } from "./boundary-kinds.ts";
 import { applyChange } from "./disk-log.ts";
 import { DiskStates } from "./disk-states.ts";
 import { describePoint, RECORDED_BOOT, type RecordedStep, type Recording } from "./recording.ts";
@@ -13,6 +14,8 @@ export interface CrashLimits {
   readonly points: number;
   /** Over how many of a step's last calls they are spread. Default: over all of them. */
   readonly lastCalls?: number;
+  /** Where it is cut off instead. */
+  readonly kinds?: Boundaries;
   readonly seed: number;
 }
 
@@ -29,13 +32,13 @@ export interface CrashState {
 export function* crashStates(
   recording: Recording,
   recorded: RecordedStep,
-  { limits, points, lastCalls = Number.POSITIVE_INFINITY, seed }: CrashLimits,
+  { limits, points, lastCalls = Number.POSITIVE_INFINITY, kinds, seed }: CrashLimits,
 ): Generator<CrashState> {
   const { start, log, mutedPurposes } = recording;
   const states = new DiskStates(start);
   const cached = start.fork();
   const from = Math.max(recorded.from, recorded.to + 1 - lastCalls);
-  const chosen = spread({ from, to: recorded.to }, points);
+  const chosen = kinds?.choose(recording, recorded) ?? spread({ from, to: recorded.to }, points);
   for (let point = 0; point <= recorded.to; point += 1) {
     if (chosen.has(point)) {
       const where = describePoint(recorded.step.argv, log, recorded.from, point);
