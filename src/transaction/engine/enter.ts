@@ -222,6 +222,8 @@ async function addPlan(
     owned: false,
     owner: null,
   });
-  work.journal = await Journal.create(work.workspace, begin, [record]);
+  // What comes next is `prepared`, in a moment, and before it no file has its name.
+  const isNamedLater = !isResumable && record.newFiles.length > 0 && record.redo.length === 0;
+  work.journal = await Journal.create(work.workspace, begin, [record], { isNamedLater });
   return record;
 }

@@ -9,6 +9,7 @@ import {
   journalPath,
   type JournalNames,
   listNames,
+  nameHalfMade,
   openTrusted,
   readAll,
   readContent,
@@ -49,6 +50,20 @@ export async function readJournalFolder(workspace: Workspace, except?: string): 
     if (snapshot) journals.push(snapshot);
   }
   return { ...names, journals };
+}
+
+/**
+ * The folder once each journal that stands alone under its first name has its own, or is gone; but for those that a process
+ * is about to name, or to replace. The caller holds the workspace lock.
+ */
+export async function readNamedJournals(workspace: Workspace, except?: string): Promise<JournalFolder> {
+  const folder = await readJournalFolder(workspace, except);
+  let isRenamed = false;
+  for (const id of folder.halfMade) {
+    // Only a journal with a live process may have a new one beside it: that process is replacing it.
+    if (!folder.ids.includes(id) && (await nameHalfMade(workspace, id))) isRenamed = true;
+  }
+  return isRenamed ? await readJournalFolder(workspace, except) : folder;
 }
 
 export async function readJournals(

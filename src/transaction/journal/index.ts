@@ -4,6 +4,7 @@ export {
   parkedAmong,
   readJournalFolder,
   readJournals,
+  readNamedJournals,
 } from "./folder.ts";
 export { Journal } from "./journal.ts";
 export { clearHalfMade, journalPath } from "./journal-file.ts";

@@ -1,6 +1,8 @@
 // A journal as a file: its name, who may have written it, and its making as a whole.
 //
 // Invariants
+// - A new journal that is found under its first name alone, whole and of nobody at work, may have got its own name, and
+//   its first files, before a power cut took the name back. It gets the name again, and is settled like any other.
 // - A journal is trusted only when it belongs to the user, nobody else may write it, and it is no link.
 // - It names within itself the file that it was written to. One that was put back, or copied to its place, does
 //   not match: what it speaks of is over, or somebody else's. It is left alone with all its files.
@@ -17,7 +19,7 @@ import {
   type Worker,
   type Workspace,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, settleAll } from "../../errors/index.ts";
 import { type LockWaiting, lockFile, type StorageFile } from "../../storage/index.ts";
 import { foldRecords } from "./fold.ts";
 import { encodeRecord, FIRST_DIGEST, type ParsedJournal, parseJournal } from "./record-line.ts";
@@ -70,18 +72,60 @@ export async function removeHalfMade(workspace: Workspace, id: string): Promise<
 
 /** The same, but where a process may be about to name it that shares no locks with this one. */
 export async function clearHalfMade(workspace: Workspace, id: string): Promise<void> {
-  const worker = await readHalfMadeWorker(workspace, id);
+  const { worker } = await readHalfMade(workspace, id);
   if ((await findLiveness(workspace, worker)) === "gone") await removeHalfMade(workspace, id);
 }
 
-/** Null where it does not say: cut off before it was written, or gone by now. */
-async function readHalfMadeWorker(workspace: Workspace, id: string): Promise<Worker | null> {
+/**
+ * Gives one that stands alone its name where it has had that before, and clears it away else. Whether it has its name
+ * now. The caller holds the workspace lock.
+ */
+export async function nameHalfMade(workspace: Workspace, id: string): Promise<boolean> {
+  const { worker, whole } = await readHalfMade(workspace, id);
+  if ((await findLiveness(workspace, worker)) !== "gone") return false;
+  if (!whole || !(await mayHaveBeenNamed(workspace, whole))) {
+    await removeHalfMade(workspace, id);
+    return false;
+  }
+  // Not flushed: a power cut may take that name back once more, and nothing is added to it by then.
+  await workspace.storage.rename(halfMadePath(workspace, id), journalPath(workspace, id));
+  return true;
+}
+
+/**
+ * Of a command's own transaction: one that is begun for others is nobody's before it has its name for good. Before that
+ * nothing is made, and the content may be in the page cache alone. In this start of the machine the
+ * name would be there, but for a disk that went and came back: then it is told by the first files, which come later.
+ */
+async function mayHaveBeenNamed(
+  { storage }: Workspace,
+  { begin, statements }: TransactionState,
+): Promise<boolean> {
+  if (!begin.implicit) return false;
+  if (begin.worker?.boot !== storage.host.process.boot) return true;
+  const made = statements.flatMap(({ plan }) => plan.newFiles);
+  const found = await Promise.all(made.map(async ({ staging }) => await storage.statLink(staging)));
+  return found.some((file) => file !== undefined);
+}
+
+interface HalfMade {
+  /** Null where it does not say: cut off before it was written, or gone by now. */
+  readonly worker: Worker | null;
+  /** What it says, where it has all that it was to get before its name, and is itself. */
+  readonly whole?: TransactionState;
+}
+
+async function readHalfMade(workspace: Workspace, id: string): Promise<HalfMade> {
   let file: StorageFile | undefined;
   try {
     file = await openTrusted(workspace, halfMadePath(workspace, id), "read");
-    return (await readContent(workspace, file, id, { asItIs: true })).state.begin.worker;
+    const { parsed, state } = await readContent(workspace, file, id, { asItIs: true });
+    const { worker, whole, mark } = state.begin;
+    const isItself = await isMarkedFile(workspace.storage, file.path, await file.stat(), mark);
+    const isWhole = isItself && whole !== null && parsed.records.length >= whole;
+    return { worker, ...(isWhole && { whole: state }) };
   } catch (error) {
-    if (error instanceof ImgtxError) return null;
+    if (error instanceof ImgtxError) return { worker: null };
     throw error;
   } finally {
     await file?.close();
@@ -96,12 +140,21 @@ export function journalPath(workspace: Workspace, id: string): string {
   return `${pathsOf(workspace).journals}/${id}${SUFFIX}`;
 }
 
+interface Naming {
+  readonly beforeNaming?: () => void;
+  /**
+   * The first name is made durable beside the content, and the own one is left to the caller, before the first file of
+   * the transaction gets its name: until then recovery knows the journal by either. Not where it replaces another.
+   */
+  readonly isNamedLater?: boolean;
+}
+
 /** Writes a journal as a whole, durably and locked, and moves it over the one that is there. */
 export async function writeAnew(
   workspace: Workspace,
   path: string,
   records: readonly JournalRecord[],
-  beforeNaming: () => void = () => undefined,
+  { beforeNaming, isNamedLater = false }: Naming = {},
 ): Promise<{ file: StorageFile; digest: string; endBytes: number }> {
   const { storage, root } = workspace;
   const fresh = `${path.slice(0, -SUFFIX.length)}${NEW_SUFFIX}`;
@@ -117,10 +170,14 @@ export async function writeAnew(
     // Locked before it has its name: nobody may take the transaction for abandoned in between.
     await lockFile(storage, file, WORK_BYTE, NO_WAIT, "the new journal");
     await file.write(bytes, 0);
-    await file.flush("journal content");
-    beforeNaming();
+    const { journals } = pathsOf(workspace);
+    await settleAll([
+      file.flush("journal content"),
+      ...(isNamedLater ? [storage.flushFolder(journals, "journal's first name")] : []),
+    ]);
+    beforeNaming?.();
     await storage.rename(fresh, path);
-    await storage.flushFolder(pathsOf(workspace).journals, "journal name");
+    if (!isNamedLater) await storage.flushFolder(journals, "journal name");
     return { file, digest, endBytes: bytes.length };
   } catch (error) {
     await file.close();

@@ -38,6 +38,7 @@ import {
   type JournalSnapshot,
   readJournalFolder,
   readJournals,
+  readNamedJournals,
   type TransactionState,
 } from "../journal/index.ts";
 import {
@@ -209,11 +210,7 @@ export async function settleJournals(
   { except, devices, isLeft = isLeftBy("writer") }: Settling,
 ): Promise<Settled> {
   const notes: RecoveryNote[] = [];
-  const { ids, halfMade, journals } = await readJournalFolder(workspace, except);
-  for (const id of halfMade) {
-    // Only a journal with a live process may have a new one beside it: that process is replacing it.
-    if (!ids.includes(id)) await clearHalfMade(workspace, id);
-  }
+  const { halfMade, journals } = await readNamedJournals(workspace, except);
   for (const snapshot of journals) {
     if (devices && snapshot.held?.every((held) => !devices.includes(held))) continue;
     const { id, state } = snapshot;

@@ -144,14 +144,6 @@ describe("a command that was killed", () => {
     await expectRecovered(bench, "aborted", /undid transaction/);
     expect(snapshotWorkspace(bench.root)).toEqual(before);
   });
-
-  test("while it made a journal leaves a file that is cleared away without a word", async () => {
-    const bench = await makeWorkbench();
-    await die(bench, atFlush("journal content"), async (dying) => await dying.snapshot(GROUP));
-    expect(journals(bench)).toHaveLength(1);
-    expect((await bench.session()).recovered).toEqual([]);
-    expect(journals(bench)).toEqual([]);
-  });
 });
 
 describe("a journal that comes back", () => {
