@@ -93,6 +93,7 @@ export { createImage } from "./new/create-image.ts";
 export type { CreateOptions } from "./new/create-options.ts";
 export { type BitmapFault, readDirtyRanges, readWitnessedRanges } from "./qcow2/read/dirty-ranges.ts";
 export { ExtentCursor } from "./read/extent-cursor.ts";
+export { assertNotHalfChanged } from "./open/half-changed.ts";
 export { isFencePatch } from "./qcow2/codec/fence.ts";
 export {
   isFileFenced,

@@ -96,6 +96,18 @@ const ROWS = {
       `the fence of ${image} was not set for '${device}' here: imgtx can't tell who relied on it, nor ` +
       "whether the image was changed meanwhile",
   ),
+  "half changed": row(
+    { ...BOTH, changer: isText },
+    ({ image, changer }) =>
+      `transaction ${changer} was cut off amid changing ${image}, and is not known here: the image is half changed; ` +
+      `\`imgtx recover\` where its journal is ends that`,
+  ),
+  "marked corrupt": row(
+    { ...BOTH, changer: isText },
+    ({ image, changer }) =>
+      `transaction ${changer} was cut off amid changing ${image}: what it holds is of two moments, and no tool can tell ` +
+      `which; it is marked corrupt in place of its fence, and \`imgtx img check -r all\` of it makes its metadata agree`,
+  ),
   "keeps its fence": row(
     BOTH,
     ({ image, device }) =>

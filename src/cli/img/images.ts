@@ -4,6 +4,7 @@
 import { type GuestRange, guestRange } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
+  assertNotHalfChanged,
   filesOf,
   holdImages,
   type ImageFormat,
@@ -103,7 +104,7 @@ async function openNamed(
   options: SourceOptions,
 ): Promise<OpenedImage> {
   const isForced = options.forceShare || name.forceShare;
-  return await openSettled(
+  const opened = await openSettled(
     invocation,
     async () => await openHeld(invocation, name, { ...options, isForced }),
     {
@@ -112,6 +113,13 @@ async function openNamed(
       isForced,
     },
   );
+  try {
+    if (!isForced) assertNotHalfChanged(opened.chain);
+    return opened;
+  } catch (error) {
+    await opened.close();
+    throw error;
+  }
 }
 
 async function openHeld(

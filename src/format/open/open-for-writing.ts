@@ -14,6 +14,7 @@ import type { ImageFormat } from "../image-format.ts";
 import type { WritableImage } from "../image.ts";
 import { type GateOptions, OPENING_PASSED, openingNamed } from "../chain/open-gate.ts";
 import { openImage, type OpenedImage } from "./open-image.ts";
+import { isHalfChanged } from "./half-changed.ts";
 import { isFencedHead } from "../qcow2/codec/fence.ts";
 import { findConsistentBitmaps } from "../qcow2/codec/header-tables.ts";
 import { HEADER_AT } from "../qcow2/codec/header.ts";
@@ -84,7 +85,7 @@ export async function openForWriting(
       if (isFencedHead(await readHead(file))) throw isFrozen(path);
       return openRaw(path, file, link.virtualSizeBytes, close);
     }
-    requireWritable(options.isFenced ? { ...header, isFenced: false } : header, path);
+    requireWritable(options.isFenced ? { ...header, isFenced: false, changer: undefined } : header, path);
     const dataFile = await openDataFile(storage, link.dataFile?.path, options, file, own);
     return await openQcow2({ ...link, header }, { file, dataFile, opened, options, close });
   } catch (error) {
@@ -187,6 +188,7 @@ export function requireWritable(header: Qcow2Header, image: string): void {
       hint: `\`imgtx img check -r all ${shellQuote(image)}\` repairs it, and takes the mark away`,
     });
   }
+  if (header.changer !== undefined) throw isHalfChanged(image, header.changer);
   if (header.isFenced) throw isFrozen(image);
   if (!header.isDirty) return;
   throw new ImgtxError("E_REFUSED", "the image is dirty: its refcounts may be behind its tables", {

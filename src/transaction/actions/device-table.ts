@@ -30,7 +30,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
       });
     }
     const path = await context.canonicalPath(file, device);
-    const chain = await context.openChain(path, format, device, allowPaths);
+    const chain = await context.openChain(path, format, device, allowPaths, { mayBeHalfChanged: true });
     await assertQemuOpens(device, chain);
     const top = activeLayer(chain);
     return {
@@ -70,7 +70,9 @@ export const deviceRemove: Action<DeviceRemoveRequest> = {
     const { image, format } = entry;
     // Opened for what the history has to know: the images as the device left them, which a way back must find again. A chain
     // that can't be opened has nothing to come back to, and its device can be removed all the same.
-    const chain = await unlessItFails(() => context.openChain(image, format, device));
+    const chain = await unlessItFails(() =>
+      context.openChain(image, format, device, [], { mayBeHalfChanged: true }),
+    );
     return {
       ...MAKES_NO_FILES,
       devices: [device],

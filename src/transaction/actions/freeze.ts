@@ -57,7 +57,7 @@ async function planOne(device: string, isForced: boolean, context: PlanContext) 
   const { frozen } = entry;
   if (!frozen && !isForced) throw notFrozen(entry);
   const command = `imgtx unfreeze --force ${device}`;
-  const chain = await openUnlessLost(entry, context, { isForced, command });
+  const chain = await openUnlessLost(entry, context, { isForced, command, mayBeHalfChanged: isForced });
   if (!chain) return letGo(entry);
   const known = await liftFences(entry, frozen?.fences ?? [], chain, { isForced });
   const forgotten = isForced ? await liftForgottenFences(entry, chain, context.table) : undefined;

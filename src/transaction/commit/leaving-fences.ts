@@ -112,7 +112,9 @@ async function planFences(
   const seen = lastSeen(state);
   const kept = imagesToKeepFenced(state);
   const later = imagesCopiedLater(state);
-  const changing = new Set([...imagesToFence(state), ...targetsToFence(state), ...kept]);
+  // What is copied into is whole at each moment, and shows through what stands on it what it did.
+  const half = new Set(imagesToFence(state));
+  const changing = new Set([...half, ...targetsToFence(state), ...kept]);
   const leaving = left.flatMap(({ image, stays }) => (stays ? [] : [image]));
   for (const image of new Set([...changing, ...leaving])) {
     const watched = seen.get(image);
@@ -122,7 +124,7 @@ async function planFences(
       : await openToFence(storage, watched);
     if (!file) continue;
     try {
-      const fence = await planFileFence(file, state.begin.id);
+      const fence = await planFileFence(file, state.begin.id, half.has(image) ? "change" : "stillness");
       const stays = kept.has(image) ? await planKept(staged, image, state.begin.id) : null;
       const over = fence && later.has(image) ? await planKept(staged, image, state.begin.id) : null;
       if (fence || stays) {

@@ -14,6 +14,7 @@ export const FINDINGS = {
   "cut-off": "error",
   "header-damaged": "error",
   "corrupt-bit": "error",
+  "half-changed": "error",
   damaged: "error",
   uncounted: "error",
   "raw-imitates": "error",

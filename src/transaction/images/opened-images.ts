@@ -10,6 +10,7 @@
 import { posix } from "node:path";
 import { canonicalPath, gateOf } from "../../device/index.ts";
 import {
+  assertNotHalfChanged,
   type Chain,
   type ChainLink,
   type GateOptions,
@@ -34,6 +35,8 @@ export interface HowToOpen {
   readonly isAlone?: boolean;
   /** Also where its header leads to no refcount table: for its repair. */
   readonly mayLackRefcounts?: boolean;
+  /** Also where a change of it was cut off, for what reads no content. */
+  readonly mayBeHalfChanged?: boolean;
 }
 
 export class OpenedImages {
@@ -66,7 +69,7 @@ export class OpenedImages {
     format: string | undefined,
     device: string,
     trust: Pick<GateOptions, "allowPaths" | "device">,
-    { isAlone = false, mayLackRefcounts = false }: HowToOpen = {},
+    { isAlone = false, mayLackRefcounts = false, mayBeHalfChanged = false }: HowToOpen = {},
   ): Promise<Chain> {
     return await withPlace({ device, image: path }, async () => {
       const chain = await openChain(this.#storage, path, {
@@ -78,6 +81,7 @@ export class OpenedImages {
       const opened = { chain, device };
       this.#chains.push(opened);
       if (format === undefined && isNamedRaw(path)) assertIsRaw(chain);
+      if (!mayBeHalfChanged) assertNotHalfChanged(chain);
       opened.chain = await this.#withCanonicalPaths(chain);
       return opened.chain;
     });

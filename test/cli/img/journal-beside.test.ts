@@ -78,9 +78,29 @@ test("a file that was changed by half under another name is left alone, and its 
     status: 1,
     stderr: expect.stringContaining("-xdev -samefile ") as string,
   });
+  expect(await img("convert -O raw other/same.qcow2 out.raw")).toMatchObject({ status: 1 });
+  expect(readdirSync(folder)).not.toContain("out.raw");
   expect(readFileSync(at("a.qcow2")).equals(half)).toBe(true);
   expect(await img("check -q a.qcow2")).toMatchObject({ status: 0 });
   expect(await img("snapshot -c two other/same.qcow2")).toMatchObject({ status: 0 });
+});
+
+test("one that came away from its journal half changed is read by nobody, and marked corrupt where its fence goes", async () => {
+  await dies("snapshot -c one a.qcow2", amid("a.qcow2"));
+  mkdirSync(at("away"));
+  renameSync(at("a.qcow2"), at("away/a.qcow2"));
+  const away = at("away");
+  expect(await img("compare a.qcow2 a.qcow2", away)).toMatchObject({
+    status: 2,
+    stderr: expect.stringMatching(/transaction [a-z0-9]{10} was cut off amid changing it/) as string,
+  });
+  expect((await imgtx("doctor .", away)).stdout).toContain("half-changed");
+  expect(await imgtx("device add vda a.qcow2", away)).toMatchObject({ status: 0 });
+  expect(await imgtx("mirror vda copy.qcow2", away)).toMatchObject({ status: 11 });
+  expect(await imgtx("unfreeze --force vda", away)).toMatchObject({ status: 0 });
+  expect(await imgtx("resize vda +1M", away)).toMatchObject({ status: 15 });
+  expect(await img("check -q -r all a.qcow2", away)).toMatchObject({ status: 0 });
+  expect(await imgtx("resize vda +1M", away)).toMatchObject({ status: 0 });
 });
 
 test("a file with other names, and no place for a fence, is not changed by one of them; with a name of its own it is", async () => {

@@ -43,7 +43,7 @@ function refuses(image: string): boolean {
     execFileSync("qemu-img", ["info", image], { stdio: "pipe" });
     return false;
   } catch (error) {
-    return String(error).includes("frozen by imgtx");
+    return /(frozen|change) by imgtx/.test(String(error));
   }
 }
 

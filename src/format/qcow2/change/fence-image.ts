@@ -5,9 +5,11 @@ import {
   type BytePatch,
   FENCE_ROOM_BYTES,
   type FencePatch,
+  type FencePurpose,
   isFencedHead,
   planFence,
   planLift,
+  planLiftAsCorrupt,
 } from "../codec/fence.ts";
 import { measureHeaderCluster } from "../codec/header-cluster.ts";
 import { readBytes, readHead, readOwnHeader } from "../../read-header.ts";
@@ -20,20 +22,29 @@ import type { StorageFile } from "../../../storage/index.ts";
 export async function planImageFence(
   link: Pick<ChainLink, "file" | "header">,
   owner: string,
+  purpose?: FencePurpose,
 ): Promise<FencePatch | undefined> {
   if (link.header?.version !== 3) return undefined;
-  return planFence(await readHeaderArea(link), owner);
+  return planFence(await readHeaderArea(link), owner, purpose);
 }
 
 /** The same for a qcow2 image that is open by itself. Undefined too where it is fenced already. */
-export async function planFileFence(file: StorageFile, owner: string): Promise<FencePatch | undefined> {
+export async function planFileFence(
+  file: StorageFile,
+  owner: string,
+  purpose?: FencePurpose,
+): Promise<FencePatch | undefined> {
   const header = await readOwnHeader(file, file.path, { mayLackRefcounts: true });
-  return header.isFenced ? undefined : await planImageFence({ file, header }, owner);
+  return header.isFenced ? undefined : await planImageFence({ file, header }, owner, purpose);
 }
 
-/** The patch that lifts the fence of an image that has one, by what the fence says of itself. */
+/**
+ * The patch that lifts the fence of an image that has one, by what the fence says of itself. One that may be half changed
+ * gets the corrupt bit.
+ */
 export async function planImageLift(link: ChainLink): Promise<BytePatch> {
-  return planLift(await readHeaderArea(link));
+  const area = await readHeaderArea(link);
+  return link.header?.changer === undefined ? planLift(area) : planLiftAsCorrupt(area);
 }
 
 /** Takes the fence off a file that is open for writing, durably, by what the fence says of itself. */

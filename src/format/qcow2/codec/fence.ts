@@ -9,12 +9,14 @@
 //   QEMU lays images out, bit and name then lie in the first sector, which is written whole or not at all.
 // - The name says whose fence it is, by the id of the transaction that sets it. So two fences are never equal
 //   by chance, and nobody takes another's for his own. Fences of earlier versions have no id.
+// - It says too what it is for. An image that is fenced for a change may be half changed, and is read and let go of with
+//   care; one of earlier versions counts as held still.
 // - It is bit 62: the specification hands bits out from the lowest on, and QEMU refuses all that it does not know.
 // - A header without a table of names gets one before its end mark, and the backing file name may have to move for it.
 //   Where there is no room the bit stands alone, and QEMU prints its number.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import { FEATURE_TYPES, INCOMPATIBLE_BIT } from "./features.ts";
+import { FEATURE_TYPES, type FeatureName, INCOMPATIBLE_BIT } from "./features.ts";
 import { HEADER_AT, HEADER_LENGTH_V2, QCOW2_MAGIC } from "./header.ts";
 import {
   EXTENSION_HEADER_BYTES,
@@ -24,8 +26,14 @@ import {
 } from "./header-extension.ts";
 import { SECTOR_BYTES } from "./limits.ts";
 
+/** What an image is fenced for: to hold it still, or while what it holds is neither the old nor the new. */
+export type FencePurpose = "stillness" | "change";
+
 /** What QEMU prints of a fenced image, with the owner after it: "Unsupported qcow2 feature(s): frozen by imgtx 7f…". */
-const FENCE_NAME = "frozen by imgtx";
+const FENCE_NAMES: Record<FencePurpose, string> = { stillness: "frozen by imgtx", change: "change by imgtx" };
+
+/** What an entry has of a fence for a change: its note comes after the NUL. */
+const CHANGER = new RegExp(`^${FENCE_NAMES.change} ([a-z0-9]+)(?:\0|$)`);
 
 /** Bytes at an offset of the file, before and after a change; both are equally long. */
 export interface BytePatch {
@@ -75,9 +83,13 @@ export function isFencedHead(head: Uint8Array): boolean {
  * FENCE_ROOM_BYTES more where the cluster has them. The image is of version 3, and not fenced. The owner, a few
  * ASCII letters and digits, becomes part of the name.
  */
-export function planFence(cluster: Uint8Array, owner: string): FencePatch {
+export function planFence(
+  cluster: Uint8Array,
+  owner: string,
+  purpose: FencePurpose = "stillness",
+): FencePatch {
   if (owner.length > OWNER_BYTES_MAX) throw new Error(`no fence has room for the owner '${owner}'`);
-  const name = new TextEncoder().encode(`${FENCE_NAME} ${owner}\0`);
+  const name = new TextEncoder().encode(`${FENCE_NAMES[purpose]} ${owner}\0`);
   const layout = readLayout(cluster);
   const after = cluster.slice();
   after[FEATURES_AT] = (after[FEATURES_AT] ?? 0) | FENCE_MASK;
@@ -134,6 +146,21 @@ export function planLift(cluster: Uint8Array): BytePatch {
   after[FEATURES_AT] = (after[FEATURES_AT] ?? 0) & ~FENCE_MASK;
   const [start, end] = removeName(after, layout) ?? [FEATURES_AT, FEATURES_END];
   return cut(cluster, after, start, end);
+}
+
+/** The same where the image may be half changed: its corrupt bit keeps writers away instead, until it is repaired. */
+export function planLiftAsCorrupt(cluster: Uint8Array): BytePatch {
+  const { offset, before, after } = planLift(cluster);
+  const at = FEATURES_END - 1 - offset;
+  const marked = after.slice();
+  marked[at] = (marked[at] ?? 0) | (1 << INCOMPATIBLE_BIT.corrupt);
+  return { offset, before, after: marked };
+}
+
+/** Who began the change that an image with these names is fenced for, and did not end it. */
+export function findChanger(names: readonly FeatureName[]): string | undefined {
+  const own = names.find(({ type, bit }) => type === "incompatible" && bit === INCOMPATIBLE_BIT.fence);
+  return CHANGER.exec(own?.name ?? "")?.[1];
 }
 
 type Range = readonly [start: number, end: number];

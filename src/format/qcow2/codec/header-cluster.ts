@@ -27,6 +27,7 @@ import {
   type HeaderExtension,
   roundUpTo8,
 } from "./header-extension.ts";
+import { findChanger } from "./fence.ts";
 import { checkTables, type MissingTable, type Tolerance } from "./header-tables.ts";
 import { BACKING_NAME_BYTES_MAX, CLUSTER_BITS_MAX, CLUSTER_BITS_MIN } from "./limits.ts";
 
@@ -56,6 +57,8 @@ export interface Qcow2Header extends HeaderFields {
   readonly isCorrupt: boolean;
   /** The bit of imgtx's own: frozen, and must not be written to. */
   readonly isFenced: boolean;
+  /** Of an image that is fenced for a change: whose. It may be half changed, unless that one's journal ends it. */
+  readonly changer: string | undefined;
 }
 
 /**
@@ -154,6 +157,8 @@ function describeHeader(
   backingFileName: string | undefined,
 ): Qcow2Header {
   const hasExternalDataFile = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.externalDataFile);
+  const featureNames = findExtension(extensions, "featureNames")?.names ?? [];
+  const isFenced = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.fence);
   return {
     ...fields,
     extensions,
@@ -162,7 +167,7 @@ function describeHeader(
     backingFileName,
     backingFormat: findExtension(extensions, "backingFormat")?.format || undefined,
     dataFileName: hasExternalDataFile ? findExtension(extensions, "dataFile")?.name : undefined,
-    featureNames: findExtension(extensions, "featureNames")?.names ?? [],
+    featureNames,
     clusterSizeBytes: 2 ** fields.clusterBits,
     refcountBits: 2 ** fields.refcountOrder,
     hasExtendedL2: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.extendedL2),
@@ -171,7 +176,8 @@ function describeHeader(
     hasLazyRefcounts: fields.compatibleFeatures.includes(COMPATIBLE_BIT.lazyRefcounts),
     isDirty: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.dirty),
     isCorrupt: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.corrupt),
-    isFenced: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.fence),
+    isFenced,
+    changer: isFenced ? findChanger(featureNames) : undefined,
   };
 }
 

@@ -171,9 +171,14 @@ export async function liftForgottenFences(
     }
     redo.push(await forcedLift(link));
   }
-  const paths = redo.map(({ link }) => link.path);
-  const notes = paths.map((image): Note => ({ code: "fence of others", image, device: entry.name }));
-  return { fences: [], redo, files: paths.map((path) => ({ path, change: "unfence" })), notes };
+  const notes = redo.map(({ link: { path: image, header } }): Note => {
+    const of = { image, device: entry.name };
+    const changer = header?.changer;
+    return changer === undefined
+      ? { code: "fence of others", ...of }
+      : { code: "marked corrupt", ...of, changer };
+  });
+  return { fences: [], redo, files: redo.map(({ link }) => ({ path: link.path, change: "unfence" })), notes };
 }
 
 interface MovedFreeze extends Omit<Fencing, "fences"> {
@@ -224,8 +229,10 @@ export function findWrites(entries: readonly ChainEntry[], chain: Chain): Note[]
 
 /** What is to be said of a device that is added, or gets an overlay: fences in its chain, which are not its own. */
 export function findFences(device: string, chain: Chain, table: DeviceTable): Note[] {
-  return chain.links.flatMap(({ path, header }) => {
+  return chain.links.flatMap(({ path, header }): Note[] => {
     const holder = holderOf(table, path);
+    if (header?.changer !== undefined)
+      return [{ code: "half changed", image: path, device, changer: header.changer }];
     if (!header?.isFenced && holder === undefined) return [];
     return [{ code: "fenced", image: path, device, holder: holder ?? null }];
   });

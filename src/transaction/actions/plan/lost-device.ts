@@ -3,6 +3,7 @@
 import type { DeviceEntry } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain } from "../../../format/index.ts";
+import type { HowToOpen } from "../../images/opened-images.ts";
 import type { PlanContext } from "./action.ts";
 
 /**
@@ -12,10 +13,10 @@ import type { PlanContext } from "./action.ts";
 export async function openUnlessLost(
   { name, image, format }: DeviceEntry,
   context: PlanContext,
-  how: { readonly isForced: boolean; readonly command: string },
+  how: { readonly isForced: boolean; readonly command: string } & Pick<HowToOpen, "mayBeHalfChanged">,
 ): Promise<Chain | undefined> {
   try {
-    return await context.openChain(image, format, name);
+    return await context.openChain(image, format, name, [], how);
   } catch (error) {
     if (!(error instanceof ImgtxError) || !LOST_CODES.has(error.code)) throw error;
     if (how.isForced) return undefined;

@@ -1,0 +1,26 @@
+// Images that are neither what they were nor what they were to be: a change of imgtx's was cut off amid them, and its
+// journal has not ended it, or does not know them by this name.
+//
+// Invariant: only the fence tells. It is up before the first byte changes, and goes with the last.
+
+import { ImgtxError } from "../../errors/index.ts";
+import type { Chain } from "../chain/backing-chain.ts";
+import { howToFindNames } from "../quote-name.ts";
+
+/** E_TRANSACTION where what the chain shows is of two moments. */
+export function assertNotHalfChanged({ links }: Pick<Chain, "links">): void {
+  for (const { path, header } of links) {
+    if (header?.changer !== undefined) throw isHalfChanged(path, header.changer);
+  }
+}
+
+export function isHalfChanged(image: string, changer: string): ImgtxError {
+  const what = `transaction ${changer} was cut off amid changing it: it is half changed`;
+  return new ImgtxError("E_TRANSACTION", what, {
+    image,
+    hint:
+      "`imgtx recover` in the workspace of that transaction ends it, or `imgtx img check` of the image by the name that " +
+      `it had then, where .imgtx-${changer}-0.redo lies (${howToFindNames(image)} lists its names). Where that is lost: ` +
+      "`imgtx unfreeze --force` of its device, and `imgtx img check -r all`",
+  });
+}
