@@ -1,5 +1,6 @@
 // What a running command has in its hands.
 
+import { ImgtxError } from "../errors/index.ts";
 import type { LockWait, RunOptions, SessionOptions } from "../transaction/index.ts";
 import type { CliContext } from "./context.ts";
 import type { Engine, Session } from "./engine.ts";
@@ -72,6 +73,7 @@ export function runOptions(invocation: Invocation, standalone: boolean): RunOpti
     transaction: standalone ? givenTransaction : transaction,
     standalone: standalone && givenTransaction === undefined,
     dryRun: settings.dryRun,
+    requestId: settings.requestId,
     throttle: throttleOf(invocation),
     markEveryMs: settings.markEveryMs,
     onProgress: invocation.progress.update,
@@ -86,4 +88,12 @@ export function runOptions(invocation: Invocation, standalone: boolean): RunOpti
 function throttleOf({ input, context, signal }: Invocation): RunOptions["throttle"] {
   const bytesPerSecond = input.sizeBytes("--rate-limit");
   return makeThrottle(bytesPerSecond === 0 ? undefined : bytesPerSecond, context.storage.host, signal);
+}
+
+/** What would not be kept must not be promised. */
+export function refuseOnce({ settings: { requestId } }: Invocation): void {
+  if (requestId === undefined) return;
+  throw new ImgtxError("E_USAGE", "--txn-id is for a single action, or for a batch of lines", {
+    hint: "`imgtx txn run --txn-id ID FILE` runs a batch once",
+  });
 }

@@ -8,7 +8,7 @@ import type { CommandRow } from "./grammar/command-table.ts";
 import type { Command } from "./grammar/definition.ts";
 import { locateCommand, type Located } from "./grammar/locate.ts";
 import { type InterruptWords, watchInterrupts } from "./interrupts.ts";
-import type { Invocation } from "./invocation.ts";
+import { type Invocation, refuseOnce } from "./invocation.ts";
 import type { Canvas } from "./render/canvas.ts";
 import { startWorkProgress } from "./render/work-progress.ts";
 import { Report } from "./report.ts";
@@ -128,9 +128,15 @@ async function executeCommand(
   command: Exclude<Command, { kind: "img" }>,
   invocation: Invocation,
 ): Promise<number> {
-  if (command.kind === "plain") return command.execute(invocation);
+  if (command.kind === "plain") {
+    if (command.isOnce !== true) refuseOnce(invocation);
+    return command.execute(invocation);
+  }
   const other = command.instead?.(invocation);
-  if (other) return other(invocation);
+  if (other) {
+    refuseOnce(invocation);
+    return other(invocation);
+  }
   const { executeAction } = await import("./commands/action.ts");
   return executeAction(command, invocation);
 }

@@ -31,6 +31,8 @@ export interface Settings {
   readonly transaction: string | undefined;
   /** Of this command line only. */
   readonly givenTransaction: string | undefined;
+  /** `--txn-id`: what is asked for is done once by it. */
+  readonly requestId: string | undefined;
   /** Of this command line only. */
   readonly givenAllowPaths: readonly string[];
   /** Of the command line and the environment. */
@@ -68,6 +70,7 @@ export function readSettings(
     safeWorkspaces: inheritedSafeWorkspaces(context),
     transaction: givenTransaction ?? notEmpty(env["IMGTX_TXN"]),
     givenTransaction,
+    requestId: readRequestId(text("--txn-id")),
     givenAllowPaths,
     allowPaths: [...givenAllowPaths, ...inheritedAllowPaths(context)],
     allowsDevices: values.get(ALLOW_DEVICES) === true || inheritsDevices(context),
@@ -83,6 +86,13 @@ export function inheritedWorkspace({ cwd, env }: Pick<CliContext, "cwd" | "env">
 /** Absolute paths alone: a relative one would be another folder for each command. */
 export function inheritedSafeWorkspaces({ env }: Pick<CliContext, "env">): readonly string[] {
   return (env["IMGTX_SAFE_WORKSPACES"] ?? "").split(":").filter((path) => path.startsWith("/"));
+}
+
+function readRequestId(id: string | undefined): string | undefined {
+  if (id === undefined || /^[\x21-\x7E]{1,128}$/.test(id)) return id;
+  throw new ImgtxError("E_USAGE", `--txn-id: '${id}' is not an id`, {
+    hint: "an id has 1 to 128 printable characters of ASCII, without spaces: `uuidgen` prints one",
+  });
 }
 
 function notEmpty(text: string | undefined): string | undefined {

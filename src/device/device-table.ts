@@ -28,6 +28,7 @@ import {
 import { isDeviceEntry } from "./entry-shape.ts";
 import { type FileMark, isFileMark } from "./file-mark.ts";
 import { poolChains, unpoolChains } from "./pooled-chains.ts";
+import { type AppliedOnce, isAppliedOnce, isOperation, type Operation } from "./operation.ts";
 import { isRenamed, type Renamed } from "./renames.ts";
 import { openSealed, sealJson } from "./sealed-json.ts";
 import { isSnapshotRef, type SnapshotRef, withoutUnwritten } from "./snapshot-record.ts";
@@ -45,6 +46,8 @@ export interface DeviceTable {
   readonly summary: string;
   /** The same as data, for `history`. Absent: an imgtx before this one made it, and what it was called may be the summary. */
   readonly operation?: Operation | undefined;
+  /** The id that its transaction was given, so that it is applied once. Absent: none. */
+  readonly once?: AppliedOnce | undefined;
   /** Folders trusted for raw backing images and data files. */
   readonly allowPaths: readonly string[];
   readonly devices: readonly DeviceEntry[];
@@ -65,24 +68,6 @@ export interface DeviceTable {
   readonly renames?: readonly Renamed[] | undefined;
   /** Bytes of the differences in the history after its last whole generation. Absent: the next one is kept whole. */
   readonly sinceWhole?: number | undefined;
-}
-
-/** What a commit did. */
-export interface Operation {
-  /** The transaction's name; null: none was given. */
-  readonly name: string | null;
-  readonly actions: readonly OperationAction[];
-}
-
-export interface OperationAction {
-  readonly kind: string;
-  readonly devices: readonly string[];
-  /** The snapshot that a rollback went to. */
-  readonly snapshot?: { readonly number: number; readonly name: string | null } | undefined;
-  /** The generation that an undo or a redo went to. */
-  readonly generation?: number | undefined;
-  /** Snapshots that keep some of the devices no more. */
-  readonly givenUp?: readonly { readonly number: number; readonly name: string | null }[] | undefined;
 }
 
 /** What a table says of itself: all but what grows with the workspace. */
@@ -256,29 +241,8 @@ const HEAD = {
   committed: isText,
   transaction: orNull(isText),
   summary: isText,
-  operation: orAbsent(
-    objectOf<Operation>({
-      name: orNull(isText),
-      actions: listOf(
-        objectOf<OperationAction>({
-          kind: isText,
-          devices: listOf(isText),
-          snapshot: orAbsent(
-            objectOf<NonNullable<OperationAction["snapshot"]>>({ number: isCount, name: orNull(isText) }),
-          ),
-          generation: orAbsent(isCount),
-          givenUp: orAbsent(
-            listOf(
-              objectOf<NonNullable<OperationAction["givenUp"]>[number]>({
-                number: isCount,
-                name: orNull(isText),
-              }),
-            ),
-          ),
-        }),
-      ),
-    }),
-  ),
+  operation: orAbsent(isOperation),
+  once: orAbsent(isAppliedOnce),
   allowPaths: listOf(isText),
   nextSnapshot: isCount,
   position: orAbsent(isCount),

@@ -29,7 +29,9 @@ export {
   withLooks,
 } from "./device-entry.ts";
 export { isChain, isDeviceEntry, isFingerprint, isImageFormat } from "./entry-shape.ts";
-export type { DeviceTable, Operation, OperationAction } from "./device-table.ts";
+export type { DeviceTable } from "./device-table.ts";
+export type { Operation, OperationAction } from "./operation.ts";
+export { findAppliedOnce } from "./applied-once.ts";
 export {
   assertDeviceName,
   findDevice,

@@ -19,6 +19,7 @@ import { ImgtxError, unlessItFails } from "../errors/index.ts";
 import { type Chain, openChain } from "../format/index.ts";
 import { measureBehind } from "./actions/plan/mirror-scope.ts";
 import {
+  areReports,
   type BeginRecord,
   heldDevices,
   type JournalSnapshot,
@@ -166,6 +167,45 @@ export async function describeOutcome(workspace: Workspace, parts: OutcomeParts)
     actions,
     devices,
     kept,
+  };
+}
+
+/** The outcome of a commit once more, for whoever asks for the same by its id: nothing is done. */
+export async function describeApplied(
+  workspace: Workspace,
+  table: DeviceTable,
+  {
+    transaction,
+    generation,
+    committed,
+    once,
+  }: Pick<DeviceTable, "transaction" | "generation" | "committed" | "once">,
+  dryRun: boolean,
+): Promise<Outcome> {
+  const reports: unknown = JSON.parse(once?.result ?? "[]");
+  if (!areReports(reports)) {
+    throw new ImgtxError(
+      "E_CORRUPT",
+      `what generation ${generation} says of its own commit is none of imgtx's`,
+    );
+  }
+  const scene = setScene(workspace, table, new Map());
+  const touched = [...new Set(reports.flatMap(({ device }) => device ?? []))].sort();
+  const entries = touched.flatMap((name) => findDevice(table, name) ?? []);
+  return {
+    changed: false,
+    dryRun,
+    transaction,
+    joined: null,
+    pending: false,
+    generation,
+    snapshots: table.snapshots
+      .filter(({ record }) => record === generation)
+      .map(({ number, name }) => ({ number, name })),
+    actions: reports.map(sayReport),
+    devices: entries.map((entry) => describeAsRecorded(scene, entry)),
+    kept: [],
+    applied: committed,
   };
 }
 

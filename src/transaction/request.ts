@@ -278,6 +278,12 @@ export interface ActionReport {
   readonly rottedBytes: number | null;
 }
 
+/** `--txn-id`: an id, and the SHA-256 of what is asked for by it, in hex. */
+export interface Once {
+  readonly id: string;
+  readonly digest: string;
+}
+
 /** A file that undo left as it is, and why, as a clause. */
 export interface KeptFile {
   readonly path: string;
@@ -353,6 +359,8 @@ export interface RunOptions extends LockWait {
   readonly throttle?: ((lengthBytes: number) => Promise<void>) | undefined;
   /** How often a long copy keeps how far it has come, in milliseconds. Default: 5000. */
   readonly markEveryMs?: number | undefined;
+  /** The id that the requests are given, so that they are applied once. Undefined: none. */
+  readonly requestId?: string | undefined;
   /** Folders trusted for raw backing images and data files, for this command. */
   readonly allowPaths: readonly string[];
   /** Whether what the command names may be a block device. Default: only where the workspace has one already. */

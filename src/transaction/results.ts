@@ -107,6 +107,8 @@ export interface Outcome {
   readonly devices: readonly DeviceDescription[];
   /** What was to be taken back, and was not: it is not, or not any more, what imgtx made. */
   readonly kept: readonly KeptFile[];
+  /** When an earlier command did all of it, by the same id: then this one did nothing. ISO 8601, UTC. */
+  readonly applied?: string;
 }
 
 /** `hidden`: another user's, and not for the caller to read. */

@@ -28,6 +28,7 @@ import {
 } from "./journal/index.ts";
 import { settleBesideDevices } from "./recover/beside.ts";
 import { recover, type RecoveryCaller, reportLeftovers } from "./recover/recovery.ts";
+import { assertAlone, findApplied, onceOf } from "./once.ts";
 import { noteLostHooks } from "./hooks.ts";
 import { pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
 import { renewMirrors } from "./engine/renew.ts";
@@ -106,14 +107,18 @@ export async function runActions(
   const { kept, options } = collectKept(choice);
   const journal = options.standalone ? undefined : await pickJournal(workspace, options.transaction, options);
   const id = journal?.id ?? workspace.storage.host.randomName();
+  const once = onceOf(options, requests);
   const work = await startWork(session, options, { id, journal });
   try {
+    assertAlone(once, journal?.id);
+    const applied = await findApplied(workspace, once, options.dryRun);
+    if (applied) return applied;
     if (options.dryRun) return await dryRun(work, requests, journal);
     const first = journal?.state.statements.length ?? 0;
     const before = await readTable(workspace);
     await runStatements(work, requests);
     const done = work.journal?.state.statements.slice(first).map(({ plan }) => plan) ?? [];
-    const after = !journal && work.journal ? await commitImplicit(work, work.journal) : before;
+    const after = !journal && work.journal ? await commitImplicit(work, work.journal, once) : before;
     if (!journal) await verifySynced(work, requests, done, after);
     // Nothing else is read from here on: a disk that fails now must not make a failure of what is done.
     return await describeOutcome(workspace, {

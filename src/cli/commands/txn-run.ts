@@ -6,7 +6,7 @@ import type { Outcome } from "../../transaction/index.ts";
 import type { BatchLine } from "../batch/lines.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { openSession, runOptions, type Invocation, type OpenSession } from "../invocation.ts";
+import { openSession, refuseOnce, runOptions, type Invocation, type OpenSession } from "../invocation.ts";
 import { OUTCOME, throwRot } from "./action.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";
 
@@ -14,6 +14,7 @@ const LARGEST_BYTES = 16 * 1024 * 1024;
 
 export const txnRun: PlainCommand = {
   kind: "plain",
+  isOnce: true,
   definition: {
     arguments: [{ name: "FILE", about: "the batch; - reads it from stdin", completes: "file" }],
     options: [RATE_LIMIT],
@@ -34,7 +35,9 @@ export const txnRun: PlainCommand = {
   },
   async execute(invocation) {
     const text = await readText(invocation);
-    if (/^\s*[[{]/.test(text)) return (await import("../batch/qmp/run.ts")).runQmp(invocation, text);
+    const isQmp = /^\s*[[{]/.test(text);
+    if (isQmp) refuseOnce(invocation);
+    if (isQmp) return (await import("../batch/qmp/run.ts")).runQmp(invocation, text);
     if (text.includes("\0")) {
       throw new ImgtxError("E_USAGE", "the batch is not text", { hint: "see `imgtx txn run --help`" });
     }

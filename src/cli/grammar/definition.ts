@@ -83,6 +83,8 @@ export interface ActionCommand {
 export interface PlainCommand {
   readonly kind: "plain";
   readonly definition: CommandDefinition;
+  /** Does what `--txn-id` asks for. Default: false. */
+  readonly isOnce?: true;
   /** Returns the exit status. */
   execute(invocation: Invocation): Promise<number>;
 }

@@ -22,6 +22,11 @@ export const GLOBAL_OPTIONS: readonly OptionDefinition[] = [
     about: "the open transaction, by id or name, or none; else IMGTX_TXN, else that which was begun here",
   },
   {
+    long: "txn-id",
+    value: { name: "ID", completes: "nothing" },
+    about: "do it once by this id: a repeated command is answered with what the first one did",
+  },
+  {
     long: "wait",
     value: { name: "SECONDS", completes: "nothing", optional: true },
     about: "wait for locks, without a number for good",

@@ -88,6 +88,11 @@ function fromGlobals(settings: Settings): Omit<ImgSettings, "qemuVersions"> {
       hint: "`imgtx img measure` says what a conversion would need",
     });
   }
+  if (settings.requestId !== undefined) {
+    throw new ImgtxError("E_USAGE", "the commands of img have no --txn-id", {
+      hint: "it is for actions on devices, and for `imgtx txn run`",
+    });
+  }
   const workspace = settings.workspace === undefined ? [] : [settings.workspace];
   return {
     program: "imgtx",

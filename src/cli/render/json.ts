@@ -84,6 +84,7 @@ export function outcomeJson(outcome: Outcome): object {
     transaction: outcome.transaction,
     pending: outcome.pending,
     generation: outcome.generation,
+    ...(outcome.applied !== undefined && { applied: outcome.applied }),
     ...(outcome.snapshots.length > 0 && { snapshots: outcome.snapshots }),
     actions: outcome.actions.map(actionJson),
     devices: outcome.devices.map(deviceJson),

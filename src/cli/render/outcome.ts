@@ -35,6 +35,9 @@ export function drawOutcome(outcome: Outcome, canvas: Canvas, tense: Tense, clos
 
 /** The last line of an action's result. */
 export function closingOf(outcome: Outcome): string {
+  if (outcome.applied !== undefined) {
+    return `Already applied at ${drawTime(outcome.applied)}, as generation ${outcome.generation}: nothing was done.`;
+  }
   const joined = outcome.joined && sayJoined(outcome.transaction, outcome.joined);
   if (outcome.dryRun) {
     return joined ? `Dry run in ${joined}: nothing was changed.` : "Dry run: nothing was changed.";

@@ -45,7 +45,7 @@ import { rememberLeft } from "./left-times.ts";
 import { imagesCopiedInto } from "./copies.ts";
 import { reserveForCopies } from "./copy-space.ts";
 import { imagesRedone, openRedo, reserveForRedo } from "../images/redo.ts";
-import type { OnProgress, RunOptions } from "../request.ts";
+import type { Once, OnProgress, RunOptions } from "../request.ts";
 import {
   assertNothingChanged,
   describeDoubts,
@@ -53,7 +53,7 @@ import {
   openWatched,
   type OpenWatched,
 } from "./watched-images.ts";
-import { nextTable, withCommitted } from "./committed-table.ts";
+import { assertNotAppliedYet, nextTable, withCommitted } from "./committed-table.ts";
 
 /** What the command that commits has in hand already. */
 export interface CommitInHand {
@@ -67,6 +67,8 @@ export interface CommitInHand {
   readonly throttle?: RunOptions["throttle"];
   /** How long one goes on before the journal is told how far it is. */
   readonly markEveryMs?: number | undefined;
+  /** The id that it was given, so that it is applied once: the mark has it. */
+  readonly once?: Once | undefined;
   /** Told what an operator has to know of others, a line each. */
   readonly onNotice?: ((line: string) => void) | undefined;
 }
@@ -188,11 +190,13 @@ async function enterCommit<T>(
     const table = await readTable(workspace);
     const named = await assertNothingChanged(workspace, images);
     assertNamesFree(table, journal.state);
-    const record = commitRecord(workspace, table, journal.state);
+    const others = await readJournals(workspace, journal.id);
+    await assertNotAppliedYet(workspace, table, commit.inHand.once, others);
+    const record = commitRecord(workspace, table, journal.state, commit.inHand.once);
     const planned = nextTable(table, journal.state, record);
     const made = await lookAtMade(workspace, planned, named, images);
     assertShown(table, planned);
-    const committed = withCommitted(planned, await readJournals(workspace, journal.id));
+    const committed = withCommitted(planned, others);
     await assertActiveLayersApart(workspace.storage, committed, heldDevices(journal.state));
     const left = imagesLeft(table, planned, journal.state);
     // A command by itself has read its images a moment ago, and holds them.
@@ -371,11 +375,17 @@ function imagesChangedAtCommit(state: TransactionState): ReadonlySet<string> {
   return new Set([...imagesRedone(state), ...imagesCopiedInto(state)]);
 }
 
-function commitRecord(workspace: Workspace, table: DeviceTable, state: TransactionState): CommitRecord {
+function commitRecord(
+  workspace: Workspace,
+  table: DeviceTable,
+  state: TransactionState,
+  once: Once | undefined,
+): CommitRecord {
   return {
     type: "commit",
     madeOn: table.generation,
     committed: new Date(workspace.storage.host.now()).toISOString(),
     summary: summarise(state, table.snapshots),
+    ...(once && { once }),
   };
 }

@@ -2,11 +2,13 @@
 
 import {
   type DeviceTable,
+  findAppliedOnce,
   refByNames,
   snapshotByNames,
   withDevices,
   withoutSeals,
   withRenewed,
+  type Workspace,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
@@ -17,6 +19,7 @@ import {
   renamesOf,
   type TransactionState,
 } from "../journal/index.ts";
+import type { Once } from "../request.ts";
 import { closingTable, operationOf, withPlannedSnapshots } from "./closing.ts";
 
 /**
@@ -40,7 +43,7 @@ export function nextTable(
   closing = closingTable(table, state),
 ): DeviceTable {
   const allowed = liveStatements(state).flatMap(({ plan }) => plan.allowPaths);
-  const { position: _position, undone: _undone, ...onward } = table;
+  const { position: _position, undone: _undone, once: _once, ...onward } = table;
   const next = {
     ...withDevices(onward, changesOf(state)),
     generation: table.generation + 1,
@@ -48,9 +51,35 @@ export function nextTable(
     transaction: state.begin.id,
     summary: commit.summary,
     operation: operationOf(state, table.snapshots),
+    ...(commit.once && { once: { ...commit.once, result: resultOf(state) } }),
     allowPaths: [...new Set([...table.allowPaths, ...allowed])],
   };
   return withStanding(withPlannedSnapshots(next, closing, state, commit.committed), state);
+}
+
+/** What it did, for whoever asks for the same once more. */
+function resultOf(state: TransactionState): string {
+  return JSON.stringify(liveStatements(state).flatMap(({ plan }) => plan.reports));
+}
+
+/**
+ * E_TRANSACTION where another command has committed with that id since this one began: under the workspace lock, so that of two
+ * at once one comes to its mark.
+ */
+export async function assertNotAppliedYet(
+  workspace: Workspace,
+  table: DeviceTable,
+  once: Once | undefined,
+  others: readonly JournalSnapshot[],
+): Promise<void> {
+  if (once === undefined) return;
+  const isMarked = others.some(
+    ({ state }) => !(state instanceof ImgtxError) && state.commit?.once?.id === once.id,
+  );
+  if (!isMarked && (await findAppliedOnce(workspace, table, once.id)) === undefined) return;
+  throw new ImgtxError("E_TRANSACTION", `another command has committed with the id '${once.id}' meanwhile`, {
+    hint: "run it again: it is answered with what that one did",
+  });
 }
 
 /** Where an undo or a redo has gone to, with the snapshots that are there then. */

@@ -23,7 +23,7 @@ import { assertDevicesFree } from "./held.ts";
 import type { Journal, PlanRecord } from "../journal/index.ts";
 import { changedImages, planStatement } from "./plan.ts";
 import { lookAtNamed, prepareStatement } from "./prepare.ts";
-import type { ActionRequest } from "../request.ts";
+import type { ActionRequest, Once } from "../request.ts";
 import { abortJournal, undoFrom } from "../recover/undo.ts";
 import { effectiveTable, throwIfInterrupted, waitingOf, type Work } from "./work.ts";
 
@@ -73,12 +73,12 @@ export async function runStatements(work: Work, requests: readonly ActionRequest
 }
 
 /** Commits an implicit transaction after its last statement. Returns the table that it made. */
-export async function commitImplicit(work: Work, journal: Journal): Promise<DeviceTable> {
+export async function commitImplicit(work: Work, journal: Journal, once?: Once): Promise<DeviceTable> {
   try {
     throwIfInterrupted(work.options.signal);
     const { images, underWay, options } = work;
     const { onProgress, throttle, onNotice, markEveryMs } = options;
-    const inHand = { open: images.byPath(), underWay, onProgress, throttle, onNotice, markEveryMs };
+    const inHand = { open: images.byPath(), underWay, onProgress, throttle, onNotice, markEveryMs, once };
     return await commitJournal(work.workspace, journal, waitingOf(work), inHand);
   } catch (error) {
     const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";

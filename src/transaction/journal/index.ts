@@ -6,6 +6,7 @@ export {
   readJournals,
   readNamedJournals,
 } from "./folder.ts";
+export { areReports } from "./record-shape.ts";
 export { Journal } from "./journal.ts";
 export { clearHalfMade, journalPath } from "./journal-file.ts";
 export type { CopyStep, UpStep, LateStep, NewBacking } from "./copy-steps.ts";

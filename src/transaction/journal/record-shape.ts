@@ -31,7 +31,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { Origin } from "../../storage/index.ts";
 import { isNote } from "../notes.ts";
 import { ACTION_KINDS } from "../action-kinds.ts";
-import type { ActionKind, PlannedFile } from "../request.ts";
+import type { ActionKind, Once, PlannedFile } from "../request.ts";
 import type { CopyStep, LateStep, NewBacking, UpStep } from "./copy-steps.ts";
 import type {
   CommitFence,
@@ -66,6 +66,8 @@ const isReport = objectOf<PlannedReport>({
   ),
   notes: listOf(isNote),
 });
+
+export const areReports = listOf(isReport);
 
 const STORED_FENCE = { offset: isCount, before: isText, after: isText };
 
@@ -271,6 +273,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     madeOn: isCount,
     committed: isText,
     summary: isText,
+    once: orAbsent(objectOf<Once>({ id: isText, digest: isText })),
   }),
   staged: objectOf<RecordOf<"staged">>({ type: oneOf("staged"), statement: isCount, redo: isRedo }),
   applied: objectOf<RecordOf<"applied">>({ type: oneOf("applied"), image: isText }),

@@ -39,7 +39,7 @@ import type { Origin } from "../../storage/index.ts";
 import type { Note } from "../notes.ts";
 import type { CopyStep, LateStep } from "./copy-steps.ts";
 import type { PlannedSnapshot, PlannedStanding } from "./planned-snapshot.ts";
-import type { ActionKind, ActionReport } from "../request.ts";
+import type { ActionKind, ActionReport, Once } from "../request.ts";
 
 export const JOURNAL_VERSION = 6;
 
@@ -286,6 +286,8 @@ export interface CommitRecord {
   readonly madeOn: number;
   readonly committed: string;
   readonly summary: string;
+  /** The id that it was given, so that it is applied once, and the digest of what was asked for. Absent: none. */
+  readonly once?: Once | undefined;
 }
 
 /**
