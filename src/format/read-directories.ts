@@ -51,8 +51,8 @@ export async function* walkSnapshotTable(
         field: "extra_data_size",
         offset,
         hint:
-          `keep a copy; \`qemu-img check -r all ${shellQuote(file.path)}\` takes it away, and with it each snapshot ` +
-          "that it can't find any more",
+          `keep a copy; \`imgtx img check -r all ${shellQuote(file.path)}\` cuts it off, where the table holds ` +
+          "together otherwise",
       });
     }
     const length = SNAPSHOT_ENTRY_BYTES_MIN + extraBytes + idBytes + nameBytes;

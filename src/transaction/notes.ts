@@ -308,6 +308,11 @@ const ROWS = {
     ({ entries }) =>
       `${entries === 1 ? "an entry" : `${entries} entries`} of the snapshot table gets the size of its disk`,
   ),
+  "extra data cut": row(
+    { entries: isCount },
+    ({ entries }) =>
+      `${entries === 1 ? "an entry" : `${entries} entries`} of the snapshot table loses extra data that QEMU does not read`,
+  ),
   "damage left": row(
     { entries: isCount, first: isText },
     ({ entries, first }) =>

@@ -37,9 +37,10 @@ export async function repairImage(
   });
   const { place, repairs } = await lookAtImage(invocation, operand, look, { mayLackRefcounts: true });
   if (repairs === undefined) return undefined;
-  const { counts, rebuilds, flags, flagLines, snapshots } = repairs;
+  const { counts, rebuilds, flags, flagLines, snapshots, cut } = repairs;
   if (!changesSomething(repairs)) return { leaksFixed: 0, corruptionsFixed: 0 };
   await changeImage(invocation, place, (device) => [{ kind: "repair", devices: [device], scope }]);
+  for (const line of cut?.lines ?? []) sink(line);
   let leaksFixed = 0;
   const tell = (what: string, { cluster, before, after }: CountRepair): void => {
     sink(`${what} cluster ${cluster} refcount=${before} reference=${after}`);
@@ -52,7 +53,7 @@ export async function repairImage(
   if (rebuilds) sink("Rebuilding refcount structure");
   for (const count of counts) tell("Repairing", count);
   for (const line of flagLines) sink(line.replace("ERROR", "Repairing"));
-  const others = flags + snapshots + repairs.blockErrors;
+  const others = flags + snapshots + (cut?.lines.length ?? 0) + repairs.blockErrors;
   return { leaksFixed, corruptionsFixed: counts.length - leaksFixed + others };
 }
 

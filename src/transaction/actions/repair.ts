@@ -122,7 +122,7 @@ function requireQcow2(link: ChainLink): Qcow2Link {
 }
 
 function noteRepairs({ header }: ChainLink, repairs: Repairs): Note[] {
-  const { counts, rebuilds, flags, snapshots, marks, errorsLeft, damage, damageLine = "" } = repairs;
+  const { counts, rebuilds, flags, snapshots, cut, marks, errorsLeft, damage, damageLine = "" } = repairs;
   const clusterBytes = header?.clusterSizeBytes ?? 0;
   const more = counts.length - COUNTS_TOLD_MAX;
   const told: Note[] = [];
@@ -135,6 +135,7 @@ function noteRepairs({ header }: ChainLink, repairs: Repairs): Note[] {
     ...(more > 0 ? [{ code: "more counts repaired", counts: more } as const] : []),
     ...(rebuilds ? [{ code: "refcounts rebuilt" } as const] : []),
     ...(flags > 0 ? [{ code: "flags repaired", flags } as const] : []),
+    ...(cut ? [{ code: "extra data cut", entries: cut.lines.length } as const] : []),
     ...(snapshots > 0 ? [{ code: "snapshots completed", entries: snapshots } as const] : []),
     ...marks.map((mark): Note => ({ code: "mark removed", mark })),
     ...(errorsLeft > 0 ? [{ code: "errors left", errors: errorsLeft } as const] : []),

@@ -20,6 +20,7 @@ import type { Qcow2Header } from "../codec/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { countBlockEntries } from "../codec/refcount-table.ts";
 import { CountRepairs } from "./count-repairs.ts";
+import { cutExtraData, type CutTable, requireOwnClusters, withCutTable } from "./cut-extra-data.ts";
 
 export interface Repairs {
   /** Of blocks that are made anew, those that there were. */
@@ -36,6 +37,8 @@ export interface Repairs {
   readonly setsFlags: boolean;
   /** Entries of the snapshot table that do not say the size of their disk. */
   readonly snapshots: number;
+  /** The snapshot table without extra data that QEMU would not read. */
+  readonly cut: CutTable | undefined;
   readonly marks: readonly ("dirty" | "corrupt")[];
   /** Errors that stay, where only leaks are repaired. */
   readonly errorsLeft: number;
@@ -44,8 +47,8 @@ export interface Repairs {
   readonly damageLine: string | undefined;
 }
 
-export function changesSomething({ counts, rebuilds, flags, snapshots, marks }: Repairs): boolean {
-  return rebuilds || counts.length + flags + snapshots + marks.length > 0;
+export function changesSomething({ counts, rebuilds, flags, snapshots, cut, marks }: Repairs): boolean {
+  return rebuilds || cut !== undefined || counts.length + flags + snapshots + marks.length > 0;
 }
 
 export type RepairScope = "leaks" | "all";
@@ -65,14 +68,18 @@ export async function planRepairs(link: ChainLink, scope: RepairScope): Promise<
       throw new ImgtxError("E_UNSUPPORTED", "This image format does not support checks");
     }
     if (header.isFenced) throw isFrozen(link.path);
-    return await planQcow2({ ...link, header }, scope);
+    const subject = { ...link, header };
+    const cut = scope === "all" ? await cutExtraData(subject) : undefined;
+    if (cut === undefined) return await planQcow2(subject, scope);
+    return { ...(await planQcow2({ ...subject, file: withCutTable(link.file, cut) }, scope, cut)), cut };
   });
 }
 
-async function planQcow2(link: Qcow2Link, scope: RepairScope): Promise<Repairs> {
+async function planQcow2(link: Qcow2Link, scope: RepairScope, cut?: CutTable): Promise<Repairs> {
   const found = new Found();
   try {
     const result = await checkQcow2(link.file, found.onLine, undefined, found);
+    if (cut && found.references) requireOwnClusters(link, cut, found.references);
     const low = found.counts.select("up");
     if (scope === "leaks" && link.header.lacksRefcounts)
       return { ...NOTHING, errorsLeft: result.corruptions };
@@ -94,6 +101,7 @@ const NOTHING: Repairs = {
   flagLines: [],
   setsFlags: false,
   snapshots: 0,
+  cut: undefined,
   marks: [],
   errorsLeft: 0,
   damage: 0,

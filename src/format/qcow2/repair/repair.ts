@@ -2,7 +2,7 @@
 //
 // Invariants
 // - The file that is written to is one that is staged. Guest data and L2 entries but for their COPIED flags stay.
-// - In this order, since each step believes the ones before: refcounts, flags, snapshot table, marks.
+// - In this order, since each step believes the ones before: extra data of snapshots, refcounts, flags, snapshot table, marks.
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
@@ -24,6 +24,8 @@ import { rebuildRefcounts } from "./rebuild-refcounts.ts";
 /** In the link's file; has the result checked. */
 export async function makeRepairs(link: Qcow2Link, repairs: Repairs): Promise<void> {
   const { file, path } = link;
+  const { cut } = repairs;
+  if (cut !== undefined) await file.write(cut.bytes, cut.offset);
   if (repairs.rebuilds) await rebuildRefcounts(link);
   else await writeCounts(link, repairs.counts);
   if (repairs.setsFlags) await writeFlags(link);
