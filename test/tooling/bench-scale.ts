@@ -88,13 +88,14 @@ async function makeWorkspace(root: string, size: Size, count: number): Promise<s
   for (let number = first + 1; number <= size.snapshots; number += 1) {
     const moving = sealed.flatMap((numbers, device) => (numbers.includes(number) ? [device] : []));
     const next = takeSnapshot(table, { moving, chains, depths });
-    if (wholeBytes === 0) wholeBytes = JSON.stringify(table).length;
     const { bytes, sinceWhole } = closeGeneration(
       workspace,
       { present: stored, closing: table, next: next.table },
       wholeBytes,
     );
     writeFileSync(historyPath(workspace, table.generation), bytes);
+    // Where it is whole it is about what the table takes, which the engine goes by.
+    if (sinceWhole === 0) wholeBytes = bytes.length;
     written.history += bytes.length;
     const record = encodeSnapshot(root, next.snapshot);
     const name = `${String(next.snapshot.number).padStart(6, "0")}-${next.table.generation}.json`;

@@ -15,6 +15,7 @@ import {
   type SeenFile,
   type SnapshotRef,
   withGivenUp,
+  withLooks,
   withRenames,
   withSealsOf,
   withSnapshot,
@@ -131,6 +132,8 @@ export function withPlannedSnapshots(
 ): DeviceTable {
   let table = withRenames(withSealsOf(next, closing), renamesOf(state), next.generation);
   const entries = new Map(closing.devices.map((entry) => [entry.name, entry]));
+  const files = closing.devices.flatMap(({ chain }) => chain).flatMap(filesOfEntry);
+  const seen = new Map(files.map(({ image, fingerprint }) => [image, fingerprint]));
   for (const { plan, changes, givesUp } of changesByStatement(state)) {
     const renames = renamesOf(state, plan.statement);
     if (plan.snapshot) {
@@ -144,19 +147,32 @@ export function withPlannedSnapshots(
         message,
         created,
         ...(files && { files }),
-        devices: withSealsOf({ ...table, devices: left }, table)
-          .devices.map(sealDevice)
-          .map((one) => ({ ...one, device: renamed(one.device, renames) })),
+        devices: withSealsOf({ ...table, devices: left }, table).devices.map((entry) => {
+          const device = renamed(entry.name, renames);
+          return { ...sealDevice(withStandingSeals(entry, device, table)), device };
+        }),
       });
       ({ table } = taken);
     }
     for (const givenUp of givesUp) table = withGivenUp(table, givenUp);
     for (const { device, after } of changes) {
-      if (after) entries.set(device, after);
+      // What a plan did not look at, it has as the table knew it.
+      if (after) entries.set(device, withLooks(after, seen));
       else entries.delete(device);
     }
   }
   return table;
+}
+
+/** Without seals of snapshots that an earlier statement gave up: a record must lead to none of these. */
+function withStandingSeals(entry: DeviceEntry, device: string, { snapshots }: DeviceTable): DeviceEntry {
+  const keeps = (number: number): boolean =>
+    snapshots.some((ref) => ref.number === number && ref.without?.includes(device) !== true);
+  const chain = entry.chain.map((one) => {
+    const { sealedBy, ...rest } = one;
+    return sealedBy === undefined || keeps(sealedBy) ? one : rest;
+  });
+  return { ...entry, chain };
 }
 
 /**

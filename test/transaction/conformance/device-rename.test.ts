@@ -145,6 +145,20 @@ describe("in a transaction", () => {
     expect(renames).toHaveLength(3);
   });
 
+  test("a snapshot after it keeps what a guest has written since, and leads to no snapshot that went before", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vdc: "c1.qcow2" });
+    writeGuest(bench.at("c1.qcow2"), "qcow2", "write -P 9 0 64k");
+    const gone = { kind: "snapshot-delete", snapshots: ["1"], devices: [], keepsImages: true } as const;
+    await bench.begin();
+    await rename(bench, "vdc", "data");
+    await bench.run(gone);
+    await bench.snapshot({ data: "c2.qcow2" });
+    await bench.commit();
+    const [snapshot] = await listSnapshots(await bench.session(), {});
+    expect(snapshot?.devices).toMatchObject([{ device: "data", intact: true, problems: [] }]);
+  });
+
   test("an abort leaves the names, and a dry run tells them", async () => {
     const bench = await makeKept();
     const generation = await bench.generation();
