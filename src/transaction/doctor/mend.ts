@@ -9,7 +9,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { closeImageSession, IMAGE_DEVICE, openImageSession } from "../engine/image-session.ts";
 import type { ActionRequest, RunOptions } from "../request.ts";
-import { openSession, runActions } from "../session.ts";
+import { assertChangeable, openSession, runActions } from "../session.ts";
 import type { Finding, Mend } from "./findings.ts";
 
 /** What came of a finding that --fix has a way for. */
@@ -104,7 +104,10 @@ async function recoverIn(storage: Storage, root: string, options: MendOptions): 
     safeWorkspaces: options.safeWorkspaces,
     createHere: false,
   };
-  const { recovered } = await openSession(storage, { ...options, ...place, caller: "recover" });
+  const session = await openSession(storage, { ...options, ...place, caller: "recover" });
+  // In a copy nothing is ended.
+  await assertChangeable(session);
+  const { recovered } = session;
   for (const note of recovered) options.onRecovered?.(note);
   const waiting = recovered.find(({ did }) => did === "waiting");
   if (waiting) throw new ImgtxError("E_UNFINISHED", waiting.text);

@@ -230,6 +230,7 @@ describe("what an interrupted command left beside an image", () => {
     expect(stderr).toMatch(/changed it by half.*imgtx init --adopt/s);
     expect(readFileSync(`${copy}/old.qcow2`).equals(before)).toBe(true);
     expect((await img("check -U old.qcow2", copy)).status).not.toBe(1);
+    expect((await imgtx("doctor --fix .", copy)).stdout).toMatch(/^not fixed: old.qcow2 .*is a copy/s);
   });
 
   test("has a name that fits, whatever the image is called", async () => {
