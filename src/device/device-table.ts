@@ -173,6 +173,8 @@ export interface TableMark extends FileMark {
   readonly root: string;
   /** The folder `.imgtx`: a copy by hard links has the very file, in another folder. Left out where it was not kept. */
   readonly folder?: FileMark;
+  /** The folder of the workspace that is being moved here: see moving.ts. Absent: it is here. */
+  readonly comesFrom?: string;
 }
 
 /** One JSON object with its checksum, ready to be written. */
@@ -214,10 +216,7 @@ export function loadTable(
     throw new ImgtxError(
       "E_UNSUPPORTED",
       `the device table has version ${String(version)}; this imgtx reads ${READ_VERSIONS.slice(0, -1).join(", ")} and ${VERSION_WITH_RENAMES}`,
-      {
-        image: file,
-        hint: "use the imgtx that wrote it, or a newer one",
-      },
+      { image: file, hint: "use the imgtx that wrote it, or a newer one" },
     );
   }
   if (!isTable(stored) || !orNull(isTableMark)(mark))
@@ -233,6 +232,7 @@ const isTableMark = objectOf<TableMark>({
   bornNs: isText,
   root: isText,
   folder: orAbsent(isFileMark),
+  comesFrom: orAbsent(isText),
 });
 
 const HEAD = {

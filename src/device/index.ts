@@ -70,6 +70,7 @@ export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts"
 export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";
 export { findLostHooks, type HookRecord, keepHookRecord, removeHookRecord } from "./hook-records.ts";
 export { makeFolderBeside, makeWorkspace } from "./make-workspace.ts";
+export { assertRoomFor, endMoveHere, moveWorkspace } from "./moving.ts";
 export { unmakeWorkspace } from "./unmake-workspace.ts";
 export { assertOwn, describeCopy, howToAdopt } from "./standing.ts";
 export { fileBesidePath, type FileBeside, isFileBeside } from "./files-beside.ts";
@@ -108,7 +109,7 @@ export {
 } from "./seals.ts";
 export { readingSnapshots, requireSnapshot, type SnapshotReads, withSnapshot } from "./snapshots.ts";
 export type { Workspace } from "./workspace.ts";
-export { flushTableName, pathsOf } from "./workspace.ts";
+export { flushTableName, pathsOf, readMovedAway } from "./workspace.ts";
 export type { WorkspaceLock } from "./held-locks.ts";
 export { lockAsItIs, lockWorkspace, lockWorkspaceIfFree, underWorkspaceLock } from "./workspace-lock.ts";
 export { gateOf } from "./workspace-gate.ts";

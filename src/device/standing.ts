@@ -8,13 +8,14 @@ import { kindOfFileSystem } from "../storage/index.ts";
 import type { TableMark } from "./device-table.ts";
 import { isMarkedFile } from "./file-mark.ts";
 import { type PresentTable, readPresent } from "./present-table.ts";
-import { pathsOf, readTableFile, type Workspace } from "./workspace.ts";
+import { pathsOf, readMovedAway, readTableFile, type Workspace } from "./workspace.ts";
 
 /** A line that says why the workspace is a copy; undefined where it is itself. */
 export async function describeCopy(workspace: Workspace): Promise<string | undefined> {
   const present = await readPresent(workspace);
   const { table, mark, stat } = present;
   if (mark === null || stat === undefined) return undefined;
+  if (mark.comesFrom !== undefined) return await sayComing(workspace, mark.comesFrom);
   const { storage, root } = workspace;
   const isItself =
     (await isMarkedFile(storage, pathsOf(workspace).table, stat, mark)) &&
@@ -37,6 +38,18 @@ async function isInItsFolder(workspace: Workspace, { folder }: TableMark): Promi
   const there = folder && (await workspace.storage.stat(own));
   if (!folder || !there || !kindOfFileSystem(there.fileSystemId).keepsTimes) return true;
   return await isMarkedFile(workspace.storage, own, there, folder);
+}
+
+/** What a move of a workspace was making here when it was cut off. */
+async function sayComing({ storage, root }: Workspace, from: string): Promise<string> {
+  const moved = await readMovedAway({ storage, root: from });
+  if (moved?.to === root) {
+    return `the move of the workspace ${from} to here has not been ended: \`imgtx --workspace ${shellQuote(root)} recover\` does`;
+  }
+  return (
+    `it is what a move of the workspace ${from} was making here, which that one has not changed to; ` +
+    `\`imgtx relocate ${shellQuote(from)} ${shellQuote(root)}\` goes on with it`
+  );
 }
 
 /** The way out, for whoever meets a copy. */

@@ -8,6 +8,7 @@ import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../s
 import { keepLock, type WorkspaceLock } from "./held-locks.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import { assertFolders } from "./lost-parts.ts";
+import { readPresent } from "./present-table.ts";
 import { assertOwn } from "./standing.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
@@ -25,7 +26,18 @@ const GRACE_MS = 5_000;
  */
 export async function lockWorkspace(workspace: Workspace, waiting: LockWaiting): Promise<WorkspaceLock> {
   await assertOwn(workspace);
-  return await lockAsItIs(workspace, waiting);
+  return await unlessMovedAway(workspace, await lockAsItIs(workspace, waiting));
+}
+
+/** E_NO_WORKSPACE where somebody has moved the workspace while its lock was waited for. */
+async function unlessMovedAway(workspace: Workspace, lock: WorkspaceLock): Promise<WorkspaceLock> {
+  try {
+    await readPresent(workspace);
+    return lock;
+  } catch (error) {
+    await lock.close();
+    throw error;
+  }
 }
 
 /** The same for as long as the work takes. */
@@ -70,7 +82,8 @@ export async function lockWorkspaceIfFree(
   let isLocked = false;
   try {
     isLocked = file.lock(WORKSPACE_BYTE, "exclusive") && (await isNamed(workspace, file));
-    return isLocked ? keepLock(workspace, file) : undefined;
+    if (!isLocked) return undefined;
+    return asItIs ? keepLock(workspace, file) : await unlessMovedAway(workspace, keepLock(workspace, file));
   } finally {
     if (!isLocked) await file.close();
   }

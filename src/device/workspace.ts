@@ -5,6 +5,8 @@ import type { DeviceEntry } from "./device-entry.ts";
 import { type DeviceTable, decodeTable, encodeTable, firstTable, type StoredTable } from "./device-table.ts";
 import { inTheWay } from "./in-the-way.ts";
 import { markOf } from "./file-mark.ts";
+import { unlessItFails } from "../errors/index.ts";
+import { assertNotMovedAway, decodeMovedAway, type MovedAway } from "./moved-away.ts";
 import { readWholeFile } from "./replace-file.ts";
 
 export interface Workspace {
@@ -40,15 +42,17 @@ export function firstTableOf({ first }: Workspace, committed: string): DeviceTab
   return { ...firstTable(committed), ...(first && { devices: [first] }) };
 }
 
-/** The content of a table that knows the file that it is written to. */
+/** The content of a table that knows the file that it is written to; and where it comes from, as long as it has not come. */
 export async function encodeForHere(
   workspace: Workspace,
   table: DeviceTable,
+  comesFrom?: string,
 ): Promise<(file: FileStat) => Uint8Array> {
   const { storage, root } = workspace;
   const folder = await storage.stat(pathsOf(workspace).own);
   const own = { ...table, workspaceId: table.workspaceId ?? storage.host.randomName() };
-  const place = { root, ...(folder && { folder: markOf(folder) }) };
+  const coming = comesFrom !== undefined && { comesFrom };
+  const place = { root, ...(folder && { folder: markOf(folder) }), ...coming };
   return (file) => encodeTable(root, own, { ...markOf(file), ...place });
 }
 
@@ -57,8 +61,21 @@ export async function flushTableName(workspace: Workspace): Promise<void> {
   await workspace.storage.flushFolder(pathsOf(workspace).own, "name of a table found moved");
 }
 
+/** E_NO_WORKSPACE where it has moved elsewhere. */
 export async function readTableFile(workspace: Workspace, path: string): Promise<StoredTable> {
-  return decodeTable(workspace.root, await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES), path);
+  const bytes = await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES);
+  assertNotMovedAway(bytes, path);
+  return decodeTable(workspace.root, bytes, path);
+}
+
+/** Where a workspace has moved to that was in this folder. Undefined: it has not, or nobody can tell. */
+export async function readMovedAway(workspace: Workspace): Promise<MovedAway | undefined> {
+  const { storage } = workspace;
+  const { table } = pathsOf(workspace);
+  return await unlessItFails(async () => {
+    if ((await storage.statLink(table))?.kind !== "file") return undefined;
+    return decodeMovedAway(await readWholeFile(storage, table, TABLE_LIMIT_BYTES));
+  });
 }
 
 /** E_EXISTS where something that imgtx did not make stands under the name of its view. */

@@ -3,6 +3,7 @@ export { type Examination, examine } from "./doctor/examine.ts";
 export type { Finding, Weight } from "./doctor/findings.ts";
 export { type Mended, mendFindings } from "./doctor/mend.ts";
 export { assertNotOnDevices } from "./images/devices.ts";
+export { type Move, relocateWorkspace } from "./move-workspace.ts";
 export { adoptWorkspace } from "./recover/adopt.ts";
 export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listDeviceNames } from "./describe.ts";

@@ -53,6 +53,7 @@ const STORY: readonly (readonly [schema: string, command: string])[] = [
   ["doctor", "doctor"],
   ["doctor", "doctor --fix --dry-run ."],
   ["report", "report page.html"],
+  ["relocation", "relocate . / --dry-run"],
 ];
 
 test("what each command prints is as its schema says, to the last key", async () => {

@@ -149,6 +149,7 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     // It tells which commits nothing takes back.
     "describe-history.ts": ["", ...PLAIN, "actions"],
     "session.ts": ["", ...PLAIN, "journal", "commit", "recover", "engine"],
+    "move-workspace.ts": ["", "session.ts", ...PLAIN, "journal"],
     report: ["", ...PLAIN],
     doctor: ["", "session.ts", ...PLAIN, "actions/plan", "recover", "engine"],
   },

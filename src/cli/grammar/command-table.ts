@@ -235,7 +235,7 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
   },
   {
     path: ["relocate"],
-    summary: "move devices to another folder, with their snapshots",
+    summary: "move devices, or a workspace, to another folder, with their snapshots",
     section: "Actions",
     load: async () => (await import("../commands/relocate.ts")).relocate,
   },

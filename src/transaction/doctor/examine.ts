@@ -203,14 +203,9 @@ class Visit {
 
   async found(roots: readonly string[], own: Ward | undefined): Promise<readonly Ward[]> {
     const wards: Ward[] = [];
-    const { safeWorkspaces } = this.#request;
     for (const root of roots) {
       if ((await this.#storage.realPath(root)) === own?.root) continue;
-      const { ward, findings } = await visitWard(this.#storage, {
-        startFolder: root,
-        workspace: root,
-        safeWorkspaces,
-      });
+      const { ward, findings } = await this.#visit(root);
       this.findings.push(...findings);
       if (ward) wards.push(ward);
     }
@@ -220,13 +215,11 @@ class Visit {
   /** Those that the files lie in, which were not visited yet: of what is wrong with them, what is about these files. */
   async above(files: readonly string[], visited: readonly Ward[]): Promise<readonly Ward[]> {
     const wards: Ward[] = [];
-    const { safeWorkspaces } = this.#request;
     for (const file of files) {
       const real = await this.#storage.realPath(file);
       const root = await this.#findRoot(posix.dirname(real));
       const known = [...visited, ...wards].find((one) => one.root === root);
-      const place = { startFolder: root ?? "/", workspace: root, safeWorkspaces };
-      const visit = known ?? (root === undefined ? undefined : await visitWard(this.#storage, place));
+      const visit = known ?? (root === undefined ? undefined : await this.#visit(root));
       const ward = visit && "ward" in visit ? visit.ward : visit;
       if (visit && "ward" in visit && !ward) this.#doubt(visit.findings);
       if (!ward) continue;
@@ -241,6 +234,17 @@ class Visit {
 
   #doubt(findings: readonly Finding[]): void {
     if (this.#request.isForStart) this.unread.push(...findings);
+  }
+
+  /** What lies in a folder may have been a workspace until it was moved. */
+  async #visit(root: string): ReturnType<typeof visitWard> {
+    const { safeWorkspaces } = this.#request;
+    try {
+      return await visitWard(this.#storage, { startFolder: root, workspace: root, safeWorkspaces });
+    } catch (error) {
+      if (!(error instanceof ImgtxError) || error.code !== "E_NO_WORKSPACE") throw error;
+      return { ward: undefined, findings: [] };
+    }
   }
 
   async #findRoot(folder: string): Promise<string | undefined> {

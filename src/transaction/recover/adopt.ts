@@ -11,6 +11,7 @@
 
 import {
   describeCopy,
+  endMoveHere,
   isWorkspaceMade,
   lockAsItIs,
   readTable,
@@ -33,7 +34,7 @@ import {
 } from "../journal/index.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { Adoption, ForgottenTransaction } from "../repair-results.ts";
-import type { LockWait } from "../request.ts";
+import type { LockWait, RecoveryNote } from "../request.ts";
 
 /** E_NO_WORKSPACE where there is none; E_BUSY where a live process works on a transaction in it. */
 export async function adoptWorkspace(
@@ -51,6 +52,7 @@ export async function adoptWorkspace(
       image: workspace.root,
     });
   }
+  if (!how.dryRun) await endMoveHere(workspace);
   const lock = await lockAsItIs(workspace, how);
   try {
     const copy = await describeCopy(workspace);
@@ -139,4 +141,17 @@ function isWithin(root: string, path: string): boolean {
 async function nameAnew(workspace: Workspace, moved: boolean): Promise<void> {
   const table = await readTable(workspace);
   await replaceTable(workspace, moved ? table : { ...table, workspaceId: null, adopted: table.generation });
+}
+
+/** Of a workspace that was moved here, and whose move was cut off. What keeps it from ending keeps it a copy. */
+export async function endMove(workspace: Workspace): Promise<RecoveryNote[]> {
+  try {
+    const from = await endMoveHere(workspace);
+    if (from === undefined) return [];
+    return [{ transaction: null, did: "finished", text: `the workspace of ${from} is here now` }];
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
+    const text = `the move of the workspace to here can't be ended: ${error.message}`;
+    return [{ transaction: null, did: "waiting", text }];
+  }
 }

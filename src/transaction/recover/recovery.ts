@@ -54,6 +54,7 @@ import { imagesRedone } from "../images/redo.ts";
 import { lowerFences, takeFencesBack } from "../commit/leaving-fences.ts";
 import type { OnProgress, RecoveryNote, RunOptions } from "../request.ts";
 import { abortJournal, removeLogs, sayKept, undoFrom, undoTransaction } from "./undo.ts";
+import { endMove } from "./adopt.ts";
 import { mendLostParts, noteStrangeThings, sayLost } from "./strange-things.ts";
 import { noteOnDamaged, noteOnLeft, noteOnUnsure, noteOnView, noteOnWaiting } from "./waiting.ts";
 
@@ -79,11 +80,12 @@ export interface RecoveryOptions {
  */
 export async function recover(workspace: Workspace, options: RecoveryOptions): Promise<RecoveryNote[]> {
   if (!(await isWorkspaceMade(workspace))) return [];
+  const come = options.caller === "reader" ? [] : await endMove(workspace);
   const copy = await reportCopy(workspace);
   // Who wants to change something is refused for the same reason, in the same words.
-  if (copy) return options.caller === "reader" ? [copy] : [];
+  if (copy) return options.caller === "reader" ? [copy] : come;
   const folder = await readJournalFolder(workspace);
-  const noted = noteStrangeThings(workspace, folder);
+  const noted = [...come, ...noteStrangeThings(workspace, folder)];
   const lost = await findLostParts(workspace);
   const leftovers = [...lost.map(sayLost), ...(await findLeftovers(workspace, folder))];
   if (leftovers.length === 0) return noted;
