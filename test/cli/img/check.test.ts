@@ -302,17 +302,13 @@ describe("check agrees with qemu-img check on images of every layout", () => {
 });
 
 test("Ctrl-C ends a check, and gives its status", async () => {
-  let interrupt: (name: "SIGINT") => void = () => undefined;
-  const ended = runImg(makeEmptyTables(), ["check", "disk.qcow2"], {
+  const ended = await runImg(makeEmptyTables(), ["check", "disk.qcow2"], {
     onInterrupt: (listener) => {
-      interrupt = listener;
+      setImmediate(() => listener("SIGINT"));
       return () => undefined;
     },
   });
-  setImmediate(() => {
-    interrupt("SIGINT");
-  });
-  expect(await ended).toMatchObject({ status: 130, stdout: "" });
+  expect(ended).toMatchObject({ status: 130, stdout: "" });
 });
 
 /** An image of 512-byte clusters whose 65,536 L2 tables are all there, and map nothing. */
