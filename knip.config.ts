@@ -16,6 +16,7 @@ const config: KnipConfig = {
   project: ["src/**/*.ts!", "test/**/*.ts", "test/**/*.mjs"],
   ignoreExportsUsedInFile: isProduction,
   ignoreBinaries: [
+    "ansible-playbook",
     "qemu-img",
     "mkfifo",
     "qemu-io",

@@ -63,6 +63,7 @@ function runInstalled(words: readonly string[], env = process.env): SpawnSyncRet
 test("a package holds the launcher, the built code, licences and all man pages, and no sources", async () => {
   expect(packed).toEqual(
     expect.arrayContaining([
+      "bin/ansible/imgtx.py",
       "bin/imgtx.js",
       "bin/package.json",
       "dist/imgtx.cjs",

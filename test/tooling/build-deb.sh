@@ -38,6 +38,7 @@ put_script man/imgtx-libvirt.7 0755 usr/share/doc/imgtx/examples/libvirt-hook
 for unit in imgtx-recover.service imgtx-nightly@.service imgtx-nightly@.timer; do
   put "$sources/$unit" 0644 "lib/systemd/system/$unit"
 done
+put bin/ansible/imgtx.py 0644 usr/share/ansible/plugins/modules/imgtx.py
 put "$sources/workspaces" 0644 etc/imgtx/workspaces
 put "$sources/lintian-overrides" 0644 usr/share/lintian/overrides/imgtx
 for page in man/*; do

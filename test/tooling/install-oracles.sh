@@ -13,6 +13,7 @@ tools=(
   strace:strace
   mandoc:mandoc
   shellcheck:shellcheck
+  ansible-playbook:ansible-core
   setfacl:acl
   mkfs.ext4:e2fsprogs
   lsattr:e2fsprogs
