@@ -23,16 +23,12 @@ const kinds = new Phases(PHASES_OF_STEP);
 
 /**
  * Cut off at three places instead: the rig knows no device by its new name, and no base that is a device; and in the
- * relative group, where the table is moved and the view is not yet, a write with lying times changes a snapshot unsaid. The last
- * ones find a recovery that does not note what was written to a left image; their phases are met before by others.
+ * relative group, where the table is moved and the view is not yet, a write with lying times changes a snapshot unsaid.
  */
 const BY_PLACE: ReadonlySet<string> = new Set([
   "a relative group",
   "rename a device, and two by a third name, with what snapshots keep of them",
   "a group snapshot of three volumes, in files",
-  "an internal snapshot of 4 devices, gone back to in a transaction, and deleted",
-  "merges, a pull and what follows them in one transaction",
-  "snapshot-delete, a snapshot, and snapshot-delete again in a transaction",
 ]);
 const places: Boundaries = {
   choose(recording, step) {
