@@ -34,7 +34,7 @@ const ROWS = {
     { ...IMAGE, name: isText },
     ({ image, name }) =>
       `${quoteName(image)} names its backing file ${quoteName(name)}, which QEMU looks for in the current ` +
-      "folder; `qemu-img rebase -u` can store another name",
+      "folder; `imgtx img rebase -u` can store another name",
   ),
   "data file in current folder": row(
     { ...IMAGE, name: isText },
@@ -50,7 +50,7 @@ const ROWS = {
     { ...IMAGE, name: isText },
     ({ image, name }) =>
       `${quoteName(image)} does not state the format of its backing file; mend it with ` +
-      `\`qemu-img rebase -u -F qcow2 -b ${shellQuote(name)} ${shellQuote(image)}\``,
+      `\`imgtx img rebase -u -F qcow2 -b ${shellQuote(name)} ${shellQuote(image)}\``,
   ),
   "L1 table past end": row(
     IMAGE,

@@ -67,7 +67,7 @@ export function requirePlainPath(name: string, overlayPath: string): void {
 export function explainPlainPaths(overlayPath: string): string {
   return (
     "imgtx follows plain paths, file:NAME, and json:{…} of local files with the driver qcow2 or raw; a file with a " +
-    `colon in its name is stored as ./NAME; \`qemu-img rebase -u -b NAME -F FORMAT ${shellQuote(overlayPath)}\` stores one`
+    `colon in its name is stored as ./NAME; \`imgtx img rebase -u -b NAME -F FORMAT ${shellQuote(overlayPath)}\` stores one`
   );
 }
 

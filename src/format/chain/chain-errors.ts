@@ -19,7 +19,7 @@ const FIELD_OF = { "backing file": "backing_file_name", "external data file": "d
 
 const MISSING_HINT_OF = {
   "backing file":
-    "put the backing image back, or point the overlay to its new place with `qemu-img rebase -u -b FILE -F FORMAT`",
+    "put the backing image back, or point the overlay to its new place with `imgtx img rebase -u -b FILE -F FORMAT`",
   "external data file": "put the data file back, or run from the folder that its name is relative to",
 } as const;
 
@@ -52,7 +52,7 @@ export function notQcow2(
     hint:
       overlayPath === undefined
         ? "state its real format with --format"
-        : "state its real format in the overlay with `qemu-img rebase -u -b FILE -F FORMAT`",
+        : "state its real format in the overlay with `imgtx img rebase -u -b FILE -F FORMAT`",
   });
 }
 
@@ -80,7 +80,7 @@ export function unknownFormat(
     {
       image,
       field: "backing_format",
-      hint: "if it is a raw image, say so in the overlay with `qemu-img rebase -u -b FILE -F raw`",
+      hint: "if it is a raw image, say so in the overlay with `imgtx img rebase -u -b FILE -F raw`",
     },
   );
 }
@@ -90,7 +90,7 @@ export function inLoop(image: string, earlierPath: string): ImgtxError {
   return new ImgtxError("E_LOOP", `the image is in its own backing chain more than once${there}`, {
     image,
     field: "backing_file_name",
-    hint: "point the overlay that closes the loop elsewhere with `qemu-img rebase -u`",
+    hint: "point the overlay that closes the loop elsewhere with `imgtx img rebase -u`",
   });
 }
 
@@ -98,6 +98,6 @@ export function tooDeep(image: string, depthMax: number): ImgtxError {
   return new ImgtxError("E_LOOP", `the backing chain is deeper than ${depthMax} images`, {
     image,
     field: "backing_file_name",
-    hint: "merge some of its layers with `qemu-img rebase` or `qemu-img commit`",
+    hint: "merge some of its layers with `imgtx img rebase` or `imgtx img commit`",
   });
 }

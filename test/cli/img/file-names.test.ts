@@ -63,6 +63,6 @@ qemu.test.each(["nbd:localhost:1", "json:{}", "json:nonsense", "https://host/dis
     const { status, stderr } = await runImg(folder, ["map", "over.qcow2"], { program: "imgtx" });
     expect(status).toBe(1);
     expect(stderr).toContain("is a protocol name to QEMU, not a path");
-    expect(stderr).toContain("qemu-img rebase -u -b NAME -F FORMAT");
+    expect(stderr).toContain("imgtx img rebase -u -b NAME -F FORMAT");
   },
 );
