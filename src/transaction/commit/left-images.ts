@@ -143,8 +143,9 @@ async function openAll(
       if (!fenced.has(left.image)) how.onNotice?.(sayDoubt(left, "imgtx copies into it"));
       continue;
     }
-    // A fence was up until the move was durable, and the view with it.
-    if (how.moved && (left.stays || fenced.has(left.image))) continue;
+    // A fence was up until the move was durable, and the view with it. Until that shows the move, a guest is started on what
+    // stays below its device, and its snapshot is later than its commit.
+    if (fenced.has(left.image) ? how.moved : how.moved?.isShown === true && left.stays) continue;
     const found = await openLeft(storage, left, state, how);
     const before = findDevice(present, left.device);
     if (!found) continue;

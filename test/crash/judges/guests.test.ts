@@ -22,11 +22,9 @@ const LEFT = "/disks/ws/b.raw";
 const kinds = new Phases(PHASES_OF_STEP);
 
 /**
- * Cut off at three places instead: the rig knows no device by its new name, and no base that is a device; and in the
- * relative group, where the table is moved and the view is not yet, a write with lying times changes a snapshot unsaid.
+ * Cut off at three places instead: the rig knows no device by its new name, and no base that is a device.
  */
 const BY_PLACE: ReadonlySet<string> = new Set([
-  "a relative group",
   "rename a device, and two by a third name, with what snapshots keep of them",
   "a group snapshot of three volumes, in files",
 ]);

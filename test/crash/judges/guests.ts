@@ -370,19 +370,20 @@ function isDoubtSaid(text: string, { image }: GuestWrite): boolean {
 
 interface Written {
   readonly files: ReadonlySet<string>;
-  /** Whether recovery says that a snapshot of the device holds what was written after its commit, or it shows as changed. */
+  /** Whether recovery says that a snapshot of the device holds, or may hold, what was written after its commit. */
   readonly isKept: boolean;
 }
 
 /** What may differ: files that the guest wrote to, those that it is brought into, and those that recovery leaves and says so. */
-function findWritten(states: readonly string[], { files, device, image }: GuestWrite, text: string): Written {
+function findWritten(states: readonly string[], { files, device }: GuestWrite, text: string): Written {
   const left = [...text.matchAll(/left '([^']+)' as it is/g)].map(([, path]) => path ?? "");
   const brought = states.flatMap((one) =>
     [...one.matchAll(/^file (.*) mode \d+ guest [0-9a-f]+/gm)].map(([, path]) => path ?? ""),
   );
-  const told = new RegExp(`the snapshot of '${device}'|${device} ${image} shows \\S+ changed`);
-  const isKept = [text, ...states].some((one) => told.test(one));
-  return { files: new Set([...files, ...left, ...brought]), isKept };
+  return {
+    files: new Set([...files, ...left, ...brought]),
+    isKept: text.includes(`the snapshot of '${device}'`),
+  };
 }
 
 function withoutWritten(observed: string, { files, isKept }: Written, { device, image }: GuestWrite): string {
