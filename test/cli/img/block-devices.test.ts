@@ -165,7 +165,7 @@ loops.test("a device is refused without the word for it, and other special files
   }
 });
 
-loops.test("an image on a device is not changed in place yet, and stays as it is", async () => {
+loops.test("an image on a device in no workspace is not changed in place, and stays as it is", async () => {
   const folder = makeFolder();
   const device = makeDevice(folder);
   shell(folder, `qemu-img create -q -f qcow2 ${device} 1M; cp ${device} before`);
@@ -177,7 +177,7 @@ loops.test("an image on a device is not changed in place yet, and stays as it is
   ]) {
     const { status, stderr } = await runImg(folder, words, ALLOWED);
     expect([words[0], status]).toEqual([words[0], 1]);
-    expect(stderr).toContain("can't be changed in place yet");
+    expect(stderr).toContain("is changed as a device of a workspace, which has the journal");
   }
   shell(folder, `cmp before ${device}; ! test -e /dev/.imgtx`);
 });
