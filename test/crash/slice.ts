@@ -7,7 +7,7 @@ import { type GuestOptions, GUESTS_ALL } from "./judges/guests.ts";
 
 export const SLICE: ExploreOptions = {
   ...EXPLORE_ALL,
-  limits: { exhaustiveItems: 5, randomSubsets: 16, most: 24 },
+  limits: { exhaustiveItems: 4, randomSubsets: 6, most: 12 },
   nestedLimits: { exhaustiveItems: 3, randomSubsets: 2, most: 4 },
   nestedPoints: 6,
   depth: 2,
