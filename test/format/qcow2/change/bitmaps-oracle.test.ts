@@ -47,6 +47,10 @@ function hashGuest(image: string): string {
   return run(image, "sha256sum", `${image}.guest`).slice(0, 64);
 }
 
+/** Like another one in all that a bitmap meets: its refcounts are among the layouts below, or it has another name alone. */
+const ALIKE =
+  /^(refcount-(2|4|8|32|64)|compressed-(zlib-512|zlib-2m|zstd)|base|over-(raw|over|no-format|colon|zeros|qcow2-inside)|nested\/up)\.qcow2$/;
+
 describe("a bitmap that is added, cleared and removed leaves what qemu-img leaves", () => {
   const suitable = FIXTURES.filter(
     ({ name, format, refusal, guest }) =>
@@ -54,6 +58,7 @@ describe("a bitmap that is added, cleared and removed leaves what qemu-img leave
       refusal === null &&
       !name.startsWith("corrupt/") &&
       !/v2|over-mixed|over-missing|over-absolute/.test(name) &&
+      !ALIKE.test(name) &&
       guest?.sizeBytes !== 0,
   );
   qemu.test.each(suitable.map((fixture) => [fixture.name, fixture] as const))("%s", async (name, fixture) => {
@@ -169,7 +174,7 @@ async function changeRandomly(layout: Layout, seed: number, steps: number): Prom
 describe("changes in a random order, with writes by QEMU between them, mark what was written", () => {
   qemu.test.each(LAYOUTS.map((layout, seed) => [JSON.stringify(layout), layout, seed] as const))(
     "%s",
-    async (_, layout, seed) => changeRandomly(layout, seed, 10),
+    async (_, layout, seed) => changeRandomly(layout, seed, 7),
   );
   qemu.test("over many steps", async () => {
     await changeRandomly({ cluster: 512, refcountBits: 64, sizeBytes: 3 * MIB }, 4711, 25);
