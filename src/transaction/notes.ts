@@ -63,6 +63,10 @@ const ROWS = {
     ({ image, ...missing }) =>
       `${quoteName(image)} is not whole: ${describeCutOff(missing)}; a guest gets zeros or errors there`,
   ),
+  "volume overwritten": row(
+    IMAGE,
+    ({ image }) => `what was on ${quoteName(image)} is written over, and nothing brings it back`,
+  ),
   "deep chain": row(
     { ...DEVICE, depth: isCount },
     ({ device, depth }) =>

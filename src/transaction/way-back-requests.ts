@@ -22,6 +22,8 @@ export interface SnapshotRequest {
   readonly relative: boolean | undefined;
   /** Take an existing target that is already an empty overlay over the active layer. It is checked, never wiped. */
   readonly reuse: boolean;
+  /** Whether a target that is a block device may hold something, which is lost. Default: no. */
+  readonly overwrite?: boolean;
   readonly overlay: OverlayOptions;
   /** A bitmap that each new active layer gets, which marks what is written from then on. */
   readonly bitmap?: string | undefined;

@@ -118,7 +118,6 @@ loops.test("what is not whole on devices is refused by name, and changes nothing
     "internal-snapshot create vdb x",
     "resize vdc 4M --shrink",
     "resize vda 32M --preallocation metadata",
-    `snapshot vda ${target}`,
     `mirror vda ${target}`,
     `migrate vda new.qcow2 --new-source ${target}`,
     "snapshot vda /dev/overlay.qcow2",
@@ -172,6 +171,47 @@ loops.test("an image on a device is changed in place, and merged into, as qemu-i
   expect([full.status, full.stderr]).toEqual([13, expect.stringContaining("the volume has room for")]);
   command("cmp", device, `${root}/before`);
 });
+
+/** Volumes whose files no search for overlays comes upon. */
+function attachTargets(sizes: readonly number[]): string[] {
+  const folder = makeFolder("on a disk");
+  return sizes.map((size, index) => attachLoop(`${folder}/${index}`, size));
+}
+
+loops.test(
+  "a snapshot goes onto a volume that is empty, and over another one only where that is asked for",
+  async () => {
+    const { device, run, must } = await makeBench();
+    await must(`device add vda ${device} --allow-devices`);
+    const [empty = "", used = "", small = ""] = attachTargets([SIZE_BYTES, SIZE_BYTES, 128 * 1024]);
+    command("mkfs.ext4", "-q", used);
+    const refusals = [
+      [`snapshot vda ${device}`, 14, "of the chain"],
+      [`snapshot vda ${used}`, 14, "--overwrite"],
+      [`snapshot vda ${small}`, 13, "make the volume larger"],
+      [`snapshot vda ${empty} --reuse`, 15, "not in qcow2 format"],
+    ] as const;
+    for (const [line, status, words] of refusals) {
+      expect([line, await run(line)]).toMatchObject([
+        line,
+        { status, stderr: expect.stringContaining(words) },
+      ]);
+    }
+    command("fsck.ext4", "-n", used);
+    await must(`snapshot vda ${empty} --name one`);
+    command("qemu-io", "-c", "read -P 7 1M 1M", "-c", "write -P 8 1M 64k", empty);
+    const planned = await must(`snapshot vda ${used} --overwrite --dry-run`);
+    expect(planned.stdout).toContain("is written over, and nothing brings it back");
+    command("fsck.ext4", "-n", used);
+    await must(`snapshot vda ${used} --overwrite --bitmap b0`);
+    command("qemu-io", "-c", "read -P 8 1M 64k", "-c", "write -P 9 2M 64k", used);
+    command("qemu-img", "check", "-q", used);
+    await must("status --check");
+    expect((await must("snapshot-show one")).stdout).toContain("intact");
+    await must("merge vda --keep");
+    command("qemu-io", "-c", "read -P 8 1M 64k", "-c", "read -P 9 2M 64k", empty);
+  },
+);
 
 loops.test(
   "status tells how far the image in a volume has come, and that a full one is a problem",

@@ -23,6 +23,10 @@ export const OVERLAY_OPTIONS: readonly OptionDefinition[] = [
     about: "take FILE if it already is an empty overlay on the active layer; it is checked, never wiped",
   },
   {
+    long: "overwrite",
+    about: "write over what is on FILE, a block device; one that begins with a MiB of zeros is taken without",
+  },
+  {
     long: "cluster-size",
     value: { name: "SIZE", completes: ["512", "4k", "64k", "128k", "256k", "1M", "2M"] },
     about: "512 to 2M, a power of two; else as the image below",
@@ -85,6 +89,7 @@ export function readSnapshotOptions(
     message: input.text("--message"),
     relative: readRelative(input),
     reuse: input.flag("--reuse"),
+    ...(input.flag("--overwrite") && { overwrite: true }),
     overlay: readOverlayOptions(input),
     bitmap: input.text("--bitmap"),
     ...(files.length > 0 && { withFiles: files.map((file) => input.resolve(file)) }),

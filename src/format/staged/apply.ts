@@ -11,13 +11,16 @@
 // - A sector is checked in the same breath as it is written, and what a stranger wrote is left alone (guard.ts).
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { StorageFile } from "../../storage/index.ts";
+import type { ByteRange, StorageFile } from "../../storage/index.ts";
 import { type Change, changedSectors, changesOf, type FreedPages, sectorRuns } from "./changes.ts";
 import { compareChange, type SectorState } from "./compare-sectors.ts";
 import { assertGuard, type FenceBytes, type FenceGuard, type Guard } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
 import { SECTOR_BYTES } from "./sectors.ts";
 import { type FenceState, judgeFence, judgeSize } from "./survey.ts";
+
+/** How much is read at a time of what may have to be punched again. */
+const RENEWED_BYTES = 2 ** 20;
 
 /**
  * Brings the image in the file, which is open for writing, to what the log says, durably. The caller keeps others from
@@ -82,8 +85,7 @@ export async function renewApplied(log: RedoLog, file: StorageFile): Promise<voi
   const { modifiedNs } = await file.stat();
   for await (const change of changesOf(log)) {
     if (change.kind === "hole") {
-      const data = await file.seekData(change.start);
-      if (data === undefined || data >= change.start + change.lengthBytes) await punch(file, change);
+      await punchAgain(file, change);
       continue;
     }
     for (const { start, bytes } of sectorRuns(change)) {
@@ -96,6 +98,33 @@ export async function renewApplied(log: RedoLog, file: StorageFile): Promise<voi
   if (sizeBytes === log.sizeBytes && sizeBytes !== log.header.baseSizeBytes) await file.truncate(sizeBytes);
   await file.setModified(modifiedNs);
   await file.flush("redo log: renewed");
+}
+
+/** What of it reads as zeros still: a block device has no holes that would tell, and a guest may have written to the rest. */
+async function punchAgain(file: StorageFile, { start, lengthBytes }: FreedPages): Promise<void> {
+  const end = start + lengthBytes;
+  for (let offset = start; offset < end; ) {
+    const data = Math.min((await file.seekData(offset)) ?? end, end);
+    if (data > offset) await file.punchHole({ start: offset, lengthBytes: data - offset });
+    offset = data;
+    if (offset === end) break;
+    const present = new Uint8Array(Math.min(end - offset, RENEWED_BYTES));
+    await file.read(present, offset);
+    for (const run of zeroSectors(present)) await file.punchHole({ ...run, start: offset + run.start });
+    offset += present.length;
+  }
+}
+
+function* zeroSectors(bytes: Uint8Array): Generator<ByteRange> {
+  let start: number | undefined;
+  for (let at = 0; at <= bytes.length; at += SECTOR_BYTES) {
+    const isZero = at < bytes.length && bytes.subarray(at, at + SECTOR_BYTES).every((byte) => byte === 0);
+    if (isZero) start ??= at;
+    else if (start !== undefined) {
+      yield { start, lengthBytes: Math.min(at, bytes.length) - start };
+      start = undefined;
+    }
+  }
 }
 
 /** Whether it changes nothing but the first sector. */

@@ -10,7 +10,7 @@ import {
   withDevices,
   withTrusted,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, withPlace } from "../../errors/index.ts";
 import {
   addFirstBitmap,
   type Chain,
@@ -19,6 +19,7 @@ import {
   type Qcow2ImagePlan,
   writeImage,
 } from "../../format/index.ts";
+import { judgeVolume } from "../images/devices.ts";
 import { planFilesBeside, type PlannedBeside } from "../images/files-beside.ts";
 import type { ImageChange } from "../images/redo.ts";
 import {
@@ -47,8 +48,10 @@ interface PlannedTarget {
   readonly overlay: Qcow2ImagePlan | undefined;
   readonly toMake: FileToMake | undefined;
   readonly notes: readonly Note[];
-  /** The bitmap that an existing overlay gets. */
+  /** The bitmap that an existing overlay gets, or the overlay that a volume does. */
   readonly redo?: ImageChange;
+  /** The block device that the overlay is made on, as it is. */
+  readonly volume?: Chain;
 }
 
 export const snapshot: Action<SnapshotRequest> = {
@@ -70,7 +73,7 @@ export const snapshot: Action<SnapshotRequest> = {
       planned.push(one);
     }
     assertTargetsDiffer(planned.map(({ target: { device }, path }) => ({ device, path })));
-    const fresh = planned.filter((one) => one.overlay !== undefined);
+    const fresh = planned.filter((one) => one.toMake !== undefined);
     const [first = ""] = devices;
     const beside = await planFilesBeside(request.withFiles ?? [], first, context);
     const { kept } = beside;
@@ -85,16 +88,29 @@ export const snapshot: Action<SnapshotRequest> = {
         for (const [index, file] of files.entries()) {
           const overlay = fresh[index]?.overlay;
           if (!overlay) continue;
-          await writeImage({ file }, overlay);
-          if (request.bitmap !== undefined) await addFirstBitmap(file, request.bitmap);
+          await writeOverlay(file, overlay, request);
         }
         await beside.fill(files.slice(fresh.length));
       },
       redo: planned.flatMap(({ redo }) => redo ?? []),
-      chains: [...planned.map(({ target, chain }) => ({ device: target.device, chain })), ...beside.chains],
+      chains: [
+        ...planned.flatMap(({ target: { device }, chain, volume }) =>
+          [chain, volume ?? []].flat().map((one) => ({ device, chain: one })),
+        ),
+        ...beside.chains,
+      ],
     };
   },
 };
+
+async function writeOverlay(
+  file: Parameters<ImageChange["write"]>[0],
+  overlay: Qcow2ImagePlan,
+  { bitmap }: SnapshotRequest,
+): Promise<void> {
+  await writeImage({ file }, overlay);
+  if (bitmap !== undefined) await addFirstBitmap(file, bitmap);
+}
 
 function targetsOf(
   { targets, isOfAll = false }: SnapshotRequest,
@@ -133,7 +149,8 @@ async function planTarget(
   const path = await context.canonicalPath(file, device);
   const below = await context.openChain(entry.image, entry.format, device);
   const there = await context.storage.statLink(path);
-  if (there) {
+  const isVolume = !request.reuse && (await context.storage.stat(path))?.kind === "device";
+  if (there && !isVolume) {
     if (!request.reuse)
       throw targetExists(device, path, there, "; an empty overlay made beforehand can be taken with --reuse");
     return await reuseTarget({ target, path, below, entry, context, bitmap: request.bitmap });
@@ -146,7 +163,7 @@ async function planTarget(
     context,
   );
   if (request.bitmap !== undefined) judgeFirstBitmap(planned.overlay, path, request.bitmap);
-  return {
+  const made = {
     target,
     path,
     before: activeLayer(below).path,
@@ -159,6 +176,38 @@ async function planTarget(
       ...tellOfFences(entry, below, context.table),
       ...noteOnDepth(device, below),
     ],
+  };
+  return isVolume ? await onVolume(made, request, context) : made;
+}
+
+/** The overlay on a block device: by a redo log, over what is there. */
+async function onVolume(
+  made: PlannedTarget & { readonly overlay: Qcow2ImagePlan },
+  request: SnapshotRequest,
+  context: PlanContext,
+): Promise<PlannedTarget> {
+  const { path, overlay, after, target, notes } = made;
+  const volume = await context.openChain(path, "raw", target.device);
+  const link = activeLayer(volume);
+  const how = { below: made.chain, isOverwriting: request.overwrite === true };
+  const found = await withPlace(
+    { device: target.device },
+    async () => await judgeVolume(context.storage, link, how),
+  );
+  const [top, ...below] = after.chain;
+  if (!top) throw new Error("a chain has at least its active layer");
+  return {
+    ...made,
+    toMake: undefined,
+    volume,
+    after: { ...after, chain: [{ ...top, fingerprint: link.fingerprint }, ...below] },
+    redo: {
+      link,
+      makesImage: true,
+      write: async (file) => await writeOverlay(file, overlay, request),
+    },
+    // That it looks like another format is said by that.
+    notes: found === "empty" ? notes : [...notes, { code: "volume overwritten", image: path }],
   };
 }
 

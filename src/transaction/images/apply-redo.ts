@@ -35,6 +35,7 @@ import {
   type PreparedRedo,
   redoOf,
   type TransactionState,
+  volumesFilled,
 } from "../journal/index.ts";
 import type { KeptFile } from "../request.ts";
 import { AS_IMAGE } from "./devices.ts";
@@ -65,16 +66,20 @@ export interface HowToApply {
 export async function applyRedo(
   { storage }: Workspace,
   journal: Journal,
-  how: HowToApply,
+  given: HowToApply,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const { state } = journal;
   const looks = new Map<string, Fingerprint>();
+  const filled = filledBy(state);
+  // Nobody's device is on a volume that gets its first image: that is no guest's yet, as what snapshots keep is not.
+  const how = { ...given, kept: new Set([...(given.kept ?? []), ...filled]) };
   const ready: Ready[] = [];
   const applyAll = async (): Promise<void> => {
     for (let one = ready.shift(); one; one = ready.shift()) {
       const { image } = one.redo;
       try {
-        const look = await applyOne(storage, one, isRecorded(one.redo, state), how);
+        const hasHeader = one.base.headerSha256 !== null || filled.has(image);
+        const look = await applyOne(storage, { ...one, hasHeader }, isRecorded(one.redo, state), how);
         if (look) looks.set(image, look);
         if (isRecorded(one.redo, state)) await journal.append({ type: "applied", image }, "applied");
       } finally {
@@ -120,14 +125,15 @@ async function lookAtApplied(
   try {
     if (!seen || !mayBeSameFile(base, await seen.stat())) return undefined;
     how.onNotice?.(sayDoubt(redo.image));
-    return await settleFingerprint(
-      storage.host,
-      seen,
-      await takeFingerprint(seen, base.headerSha256 !== null),
-    );
+    const hasHeader = base.headerSha256 !== null || filledBy(state).has(redo.image);
+    return await settleFingerprint(storage.host, seen, await takeFingerprint(seen, hasHeader));
   } finally {
     await seen?.close();
   }
+}
+
+function filledBy({ statements }: TransactionState): ReadonlySet<string> {
+  return new Set(statements.flatMap(({ plan }) => volumesFilled(plan)));
 }
 
 function sayDoubt(image: string): string {
@@ -265,12 +271,12 @@ async function openApplied(
 
 async function applyOne(
   storage: Storage,
-  { redo, base, log, guard, file, seen, isApplied }: Ready,
+  { redo, hasHeader, log, guard, file, seen, isApplied }: Ready & { readonly hasHeader: boolean },
   isToldOf: boolean,
   { kept, onNotice }: Pick<HowToApply, "kept" | "onNotice">,
 ): Promise<Fingerprint | undefined> {
   const look = async (of: StorageFile): Promise<Fingerprint> =>
-    await settleFingerprint(storage.host, of, await takeFingerprint(of, base.headerSha256 !== null));
+    await settleFingerprint(storage.host, of, await takeFingerprint(of, hasHeader));
   if (isApplied) {
     if (file) await renewApplied(log, file);
     else if (isToldOf) await seen.flush("redo log: applied");

@@ -6,7 +6,14 @@
 // - What is not whole yet is refused by name, when it is planned: nothing has been done by then.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { type Chain, type ChainLink, isDeviceIdentity, shellQuote } from "../../format/index.ts";
+import {
+  type Chain,
+  type ChainLink,
+  identityOf,
+  isDeviceIdentity,
+  isFileFenced,
+  shellQuote,
+} from "../../format/index.ts";
 import { type DeviceTable, standsOnDevices, type Workspace } from "../../device/index.ts";
 
 import type { CopyStep } from "../journal/index.ts";
@@ -34,7 +41,7 @@ export async function assertMayBeDevice(
 
 /** What a plan does to images that are there, and the files that it makes. */
 interface Touched {
-  readonly redo: readonly Pick<ImageChange, "link">[];
+  readonly redo: readonly Pick<ImageChange, "link" | "makesImage">[];
   readonly copies: readonly Pick<CopyStep, "kind" | "into">[];
   readonly removes: readonly string[];
   readonly made: readonly string[];
@@ -49,7 +56,9 @@ export async function assertFitsDevices(
   { redo, copies, removes, made }: Touched,
   isHeld: boolean,
 ): Promise<void> {
-  for (const { link } of redo) if (link.stat.kind === "device") assertMayBeChanged(link, isHeld);
+  for (const { link, makesImage } of redo) {
+    if (link.stat.kind === "device") assertMayBeChanged(link, { isHeld, makesImage });
+  }
   for (const { kind, into } of copies) {
     if (kind === "sync" && (await isDeviceAt(storage, into)))
       throw notYet(into, "can't be copied to as a mirror yet");
@@ -65,14 +74,17 @@ export async function assertFitsDevices(
  * Nothing but a fence keeps a guest's write apart from what is about to be written: a device has no times. So the image
  * needs a place for one, and nobody may have had it open since it was read.
  */
-function assertMayBeChanged({ path: image, header, dataFile }: ChainLink, isHeld: boolean): void {
-  if (header === undefined) {
+function assertMayBeChanged(
+  { path: image, header }: ChainLink,
+  { isHeld, makesImage = false }: { readonly isHeld: boolean; readonly makesImage?: boolean | undefined },
+): void {
+  if (header === undefined && !makesImage) {
     throw new ImgtxError("E_UNSUPPORTED", "a raw image on a block device has the size of the device", {
       image,
       hint: "make the volume itself larger or smaller (`lvresize` for LVM)",
     });
   }
-  if (header.version < 3) {
+  if (header && header.version < 3) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
       "an image of version 2 on a block device can't be changed in place: it has no place for a fence",
@@ -82,17 +94,48 @@ function assertMayBeChanged({ path: image, header, dataFile }: ChainLink, isHeld
       },
     );
   }
-  if (isHeld || header.isFenced) return;
+  if (isHeld || header?.isFenced) return;
   throw new ImgtxError(
     "E_UNSUPPORTED",
     "in a transaction of several commands nothing would tell whether somebody writes to a block device between them",
     {
       image,
-      hint: dataFile
-        ? "run the command by itself, with --txn none"
-        : "run the command by itself, with --txn none; or several at once with `imgtx txn run`",
+      hint: "run the command by itself, with --txn none; or several at once with `imgtx txn run`",
     },
   );
+}
+
+/** Where no program looks for what is on a device any more: LVM, RAID and each file system begin before that. */
+const HEAD_BYTES = 2 ** 20;
+
+/**
+ * Whether there is anything on a volume, the only link of its chain, that is to get a new image. E_REFUSED where that must
+ * not be written over: without the operator's word, or since it is of the chain that the image is to stand on, or fenced.
+ */
+export async function judgeVolume(
+  storage: Storage,
+  { file, path: image, stat }: ChainLink,
+  { below, isOverwriting }: { readonly below: Pick<Chain, "links">; readonly isOverwriting: boolean },
+): Promise<"empty" | "in use"> {
+  if (below.links.some((link) => identityOf(link.stat) === identityOf(stat)))
+    throw new ImgtxError("E_REFUSED", "it holds an image of the chain that is to be snapshotted", { image });
+  if (await isFileFenced(file)) {
+    throw new ImgtxError(
+      "E_REFUSED",
+      "the image on it is frozen, or being changed: nothing is written over that",
+      { image },
+    );
+  }
+  // The kernel says whether it is mounted, or part of another device.
+  await (await storage.openFile(image, "write", AS_IMAGE)).close();
+  const head = new Uint8Array(Math.min(HEAD_BYTES, stat.sizeBytes));
+  await file.read(head, 0);
+  if (head.every((byte) => byte === 0)) return "empty";
+  if (isOverwriting) return "in use";
+  throw new ImgtxError("E_REFUSED", "there is something on the volume already, which would be lost", {
+    image,
+    hint: `look with \`imgtx img info --allow-devices ${shellQuote(image)}\`; --overwrite writes over it`,
+  });
 }
 
 async function isDeviceAt(storage: Storage, image: string): Promise<boolean> {

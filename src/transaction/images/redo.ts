@@ -57,6 +57,8 @@ export interface ImageChange {
    * into what it keeps of before: see apply-redo.ts. Default: no.
    */
   readonly discards?: boolean;
+  /** Whether it writes a new image over what a block device, opened as raw, has. Default: no. */
+  readonly makesImage?: boolean;
   /**
    * Writes the change. The file shows the image as the statements before leave it. transaction: its id, which is the one
    * that planned it, or that of an earlier one where a copy that was cut off goes on. Returns what gets its blocks in

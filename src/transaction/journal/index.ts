@@ -39,6 +39,7 @@ export {
   fencesToRaise,
   filesMade,
   filesRemoved,
+  volumesFilled,
   givenUpBy,
   heldDevices,
   isParked,

@@ -110,9 +110,21 @@ export function joinCopies(
   return copies;
 }
 
-/** The files that the transaction has made, or is making. */
+/** The files that the transaction has made, or is making, and the volumes that it makes images on. */
 export function filesMade(state: TransactionState): ReadonlySet<string> {
-  return new Set(liveStatements(state).flatMap(({ plan }) => plan.newFiles.map(({ path }) => path)));
+  const plans = liveStatements(state).map(({ plan }) => plan);
+  return new Set(plans.flatMap((plan) => [...plan.newFiles.map(({ path }) => path), ...volumesFilled(plan)]));
+}
+
+/** What is raw before its redo log is applied, and a layer of qcow2 afterwards. */
+export function volumesFilled({ redo, watched, changes }: PlanRecord): string[] {
+  const isRaw = (image: string): boolean =>
+    watched.find((one) => one.image === image)?.fingerprint.headerSha256 === null;
+  const layers = changes.flatMap(({ after }) => after?.chain ?? []);
+  return redo.flatMap(({ image }) => {
+    const isLayer = layers.some((entry) => entry.image === image && entry.format === "qcow2");
+    return isLayer && isRaw(image) ? [image] : [];
+  });
 }
 
 /** Files that go at the end: what a transaction would change in them changes nothing any more. */

@@ -45,8 +45,11 @@ export interface WorkspacePlace {
   readonly copies?: ReadonlySet<string>;
 }
 
+/** An overlay that comes to be on a volume is told by its device alone: what it shows is also what is written below it. */
+export type ChangingFormat = "qcow2" | "raw" | "overlay";
+
 interface ChangingImage {
-  readonly format: "qcow2" | "raw";
+  readonly format: ChangingFormat;
   /** What it was when it was first looked at. */
   first: string | undefined;
 }
@@ -54,7 +57,7 @@ interface ChangingImage {
 /** Of a scenario's paths below the root. */
 export function changingImages(
   root: string,
-  images: Readonly<Record<string, "qcow2" | "raw">> = {},
+  images: Readonly<Record<string, ChangingFormat>> = {},
 ): ReadonlyMap<string, ChangingImage> {
   return new Map(
     Object.entries(images).map(([path, format]) => [`${root}/${path}`, { format, first: undefined }]),
@@ -172,6 +175,7 @@ function describeContent(view: FolderView, place: WorkspacePlace, entry: FolderE
   if (!changing) return content;
   changing.first ??= content;
   if (content === changing.first) return content;
+  if (changing.format === "overlay") return "an overlay";
   const snapshots = changing.format === "qcow2" ? readSnapshots(view, path) : [];
   return [`guest ${readGuest(view, path, changing.format).digest}`, ...snapshots].join(", snapshot ");
 }

@@ -55,6 +55,18 @@ function writeOver(overlay: string, base: string): Step {
   return step(`img convert -n ${allowed} -f qcow2 -O qcow2 other.qcow2 ${overlay}`);
 }
 
+/** Volumes for overlays: one that is empty, and one that its last user left full. Both have room for what a guest writes. */
+const TARGET_BYTES = 640 * KIB;
+const TARGETS: readonly SampleFile[] = [
+  { path: "images/vol-e", bytes: new Uint8Array(TARGET_BYTES), isDevice: true },
+  { path: "images/vol-f", bytes: new Uint8Array(TARGET_BYTES).fill(0x5a), isDevice: true },
+];
+const OVER_TWO: Partial<Scenario> = {
+  files: filesOf([], [...VOLUMES, ...TARGETS]),
+  // What is on them before is nobody's, and imgtx writes to them in place.
+  changing: { "images/vol-e": "overlay", "images/vol-f": "overlay" },
+};
+
 /** Where its redo logs and copies come to. */
 const IN_PLACE: readonly Scenario[] = [
   onVolumes(
@@ -77,6 +89,11 @@ const IN_PLACE: readonly Scenario[] = [
     ON_TWO,
   ),
   onVolumes("two volumes frozen and unfrozen", [step("freeze vda vdd"), step("unfreeze vda vdd")], ON_TWO),
+  onVolumes(
+    "a group snapshot onto volumes",
+    [step("snapshot-group vda=../images/vol-e vdb=../images/vol-f --overwrite --name one")],
+    OVER_TWO,
+  ),
   onVolumes("overlays merged into a volume of qcow2 and one of raw", [step("merge vda vdb")], {
     ...ON_TWO,
     prepare: [

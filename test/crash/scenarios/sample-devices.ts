@@ -1,6 +1,7 @@
 // Disks for the scenarios of the registry, and short ways to write their steps.
 
 import { posix } from "node:path";
+import type { ChangingFormat } from "../judges/observation.ts";
 import {
   sampleDataFile,
   sampleQcow2,
@@ -33,7 +34,7 @@ export interface Scenario {
    * Images that are there before the first step and that steps write to, with their formats: below the root. They
    * are told by their guest's content, not by their bytes.
    */
-  readonly changing?: Readonly<Record<string, "qcow2" | "raw">>;
+  readonly changing?: Readonly<Record<string, ChangingFormat>>;
   /** Environment variables of its commands. */
   readonly env?: Readonly<Record<string, string>>;
   /** The command that recovers, where that is another one than `recover`. */
