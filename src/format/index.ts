@@ -145,6 +145,7 @@ export { imageOf, openImage } from "./open/open-image.ts";
 export type { OverlayOptions } from "./new/overlay.ts";
 export { planOverlay } from "./new/overlay.ts";
 export { checkOverlayIsEmpty } from "./new/overlay-check.ts";
+export { isZero } from "./read/zero-blocks.ts";
 export { isNamedRaw, probeFormat } from "./probe.ts";
 export type { SnapshotChoice } from "./qcow2/read/qcow2-snapshots.ts";
 export type { CheckResult } from "./qcow2/check/check-findings.ts";

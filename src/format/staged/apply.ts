@@ -16,7 +16,7 @@ import { type Change, changedSectors, changesOf, type FreedPages, sectorRuns } f
 import { compareChange, type SectorState } from "./compare-sectors.ts";
 import { assertGuard, type FenceBytes, type FenceGuard, type Guard } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
-import { SECTOR_BYTES } from "./sectors.ts";
+import { isZeroSector, SECTOR_BYTES } from "./sectors.ts";
 import { type FenceState, judgeFence, judgeSize } from "./survey.ts";
 
 /** How much is read at a time of what may have to be punched again. */
@@ -118,8 +118,8 @@ async function punchAgain(file: StorageFile, { start, lengthBytes }: FreedPages)
 function* zeroSectors(bytes: Uint8Array): Generator<ByteRange> {
   let start: number | undefined;
   for (let at = 0; at <= bytes.length; at += SECTOR_BYTES) {
-    const isZero = at < bytes.length && bytes.subarray(at, at + SECTOR_BYTES).every((byte) => byte === 0);
-    if (isZero) start ??= at;
+    const isClear = at < bytes.length && isZeroSector(bytes.subarray(at, at + SECTOR_BYTES));
+    if (isClear) start ??= at;
     else if (start !== undefined) {
       yield { start, lengthBytes: Math.min(at, bytes.length) - start };
       start = undefined;
@@ -134,10 +134,6 @@ function isInSector(change: Change): boolean {
   );
 }
 
-async function punch(file: StorageFile, { start, lengthBytes }: FreedPages): Promise<void> {
-  await file.punchHole({ start, lengthBytes });
-}
-
 async function applyChange(log: RedoLog, file: StorageFile, change: Change, guard: Guard): Promise<void> {
   if (guard.kind !== "fence") {
     await compareChange({ log, file, fence: undefined }, change, (state, offset) => {
@@ -145,7 +141,7 @@ async function applyChange(log: RedoLog, file: StorageFile, change: Change, guar
     });
   }
   if (change.kind === "hole") {
-    await punch(file, change);
+    await file.punchHole(change);
     return;
   }
   const skipped = guard.kind === "fence" && change.start === 0 ? 1 : 0;

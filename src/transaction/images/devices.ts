@@ -12,6 +12,7 @@ import {
   identityOf,
   isDeviceIdentity,
   isFileFenced,
+  isZero,
   shellQuote,
 } from "../../format/index.ts";
 import { type DeviceTable, standsOnDevices, type Workspace } from "../../device/index.ts";
@@ -130,7 +131,7 @@ export async function judgeVolume(
   await (await storage.openFile(image, "write", AS_IMAGE)).close();
   const head = new Uint8Array(Math.min(HEAD_BYTES, stat.sizeBytes));
   await file.read(head, 0);
-  if (head.every((byte) => byte === 0)) return "empty";
+  if (isZero(head)) return "empty";
   if (isOverwriting) return "in use";
   throw new ImgtxError("E_REFUSED", "there is something on the volume already, which would be lost", {
     image,
