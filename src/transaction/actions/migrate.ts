@@ -11,7 +11,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, writeImage } from "../../format/index.ts";
 import type { PlannedReport } from "../journal/index.ts";
 import type { Action, PlanContext } from "./plan/action.ts";
-import { activeLayer } from "./plan/chain-entry.ts";
+import { activeLayer, settleChain } from "./plan/chain-entry.ts";
 import { NOT_MADE_YET } from "../journal/index.ts";
 import { tellOfFences } from "./plan/fencing.ts";
 import { entryOn, planNewOverlay, type PlannedOverlay, targetExists } from "./plan/new-overlay.ts";
@@ -24,7 +24,9 @@ export const migrate: Action<MigrateRequest> = {
     const { device } = request;
     const entry = requireDevice(context.table, device);
     assertMayMigrate(entry, request);
-    const present = await context.openChain(entry.image, entry.format, device);
+    // What the twin is known to be in sync with, from now on.
+    const opened = await context.openChain(entry.image, entry.format, device);
+    const present = await settleChain(context.storage.host, opened);
     const path = await freePath(request.newSource, device, context);
     const dest = await freePath(request.dest, device, context);
     if (path === dest) {

@@ -1,6 +1,6 @@
 // migrate, mirror and reopen: a chain moves to another place while a guest writes to it.
 
-import { existsSync, readFileSync } from "node:fs";
+import { chmodSync, existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { oracle } from "../../helpers/oracles.ts";
@@ -107,6 +107,8 @@ describe("the steps of a migration", () => {
   test("need no copy where DEST is in the folder of its parent", async () => {
     const bench = await makeWorkbench();
     const content = await bench.content();
+    // Written to at this very moment, which is waited out.
+    chmodSync(bench.at("base.raw"), 0o640);
     await bench.run(migrate(bench, "vda", "twin.qcow2", "top.qcow2"));
     expect(await mirror(bench, { vda: undefined })).toMatchObject({ changed: false });
     await bench.reopen("vda", "twin.qcow2");
