@@ -213,6 +213,26 @@ loops.test(
   },
 );
 
+loops.test("a volume that a snapshot keeps is not written over, by whatever name it is given", async () => {
+  const { root, device, must, run } = await makeBench();
+  const [target = ""] = attachTargets([SIZE_BYTES]);
+  const group = `/dev/${path.basename(root)}`;
+  mkdirSync(group);
+  onTestFinished(() => {
+    rmSync(group, { recursive: true });
+  });
+  symlinkSync(device, `${group}/alias`);
+  command("qemu-img", "create", "-q", "-f", "qcow2", `${root}/other.qcow2`, "16M");
+  await must(`device add vda ${device} --allow-devices`);
+  await must(`device add vdb ${target} --format raw`);
+  await must("snapshot vda a.qcow2");
+  await must("reopen vda other.qcow2");
+  // No device has it in its chain any more: the snapshot alone.
+  const refused = await run(`snapshot vdb ${group}/alias --overwrite`);
+  expect([refused.status, refused.stderr]).toEqual([14, expect.stringContaining("snapshot 1 keeps it")]);
+  command("qemu-io", "-c", "read -P 7 1M 1M", `${root}/a.qcow2`);
+});
+
 loops.test(
   "status tells how far the image in a volume has come, and that a full one is a problem",
   async () => {

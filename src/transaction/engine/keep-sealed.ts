@@ -1,7 +1,8 @@
 // What a snapshot keeps is written to by nobody: no device may be on a sealed image, and no mirror be one.
 
-import { type DeviceTable, type SnapshotReads, withGivenUp } from "../../device/index.ts";
+import { type ChainEntry, type DeviceTable, type SnapshotReads, withGivenUp } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
+import { isDeviceIdentity, isSameFile } from "../../format/index.ts";
 import type { PlanRecord } from "../journal/index.ts";
 import { withName } from "../note-words.ts";
 
@@ -19,8 +20,8 @@ export async function assertSealedStay(
   const made = new Set(newFiles.map(({ path }) => path));
   const known = new Set(table.devices.flatMap(({ image, mirror }) => [image, mirror?.image]));
   const written = changes.flatMap(({ device, after }) =>
-    [after?.image, after?.mirror?.image].flatMap((image) =>
-      image === undefined || made.has(image) || known.has(image) ? [] : [{ device, image }],
+    [after?.chain[0], after?.mirror?.chain[0]].flatMap((top) =>
+      top === undefined || made.has(top.image) || known.has(top.image) ? [] : [{ device, top }],
     ),
   );
   if (written.length === 0) return;
@@ -28,17 +29,23 @@ export async function assertSealedStay(
     if (standing?.dropped.includes(ref.number)) continue;
     const { devices, number, name } = await snapshots.read(ref);
     for (const { device: keeper, chain } of devices) {
-      const hit = written.find(({ image }) => chain.some((entry) => entry.image === image));
+      const hit = written.find(({ top }) => chain.some((entry) => isOneImage(entry, top)));
       if (!hit) continue;
       throw new ImgtxError(
         "E_IN_USE",
         `${withName(`snapshot ${number}`, name)} keeps it, of '${keeper}': nobody writes to it any more`,
         {
           device: hit.device,
-          image: hit.image,
+          image: hit.top.image,
           hint: `\`imgtx rollback ${keeper} --to ${number}\` puts '${keeper}' on a new overlay over it`,
         },
       );
     }
   }
+}
+
+/** A volume has several names, such as /dev/vg/disk and /dev/mapper/vg-disk. */
+function isOneImage(sealed: ChainEntry, written: ChainEntry): boolean {
+  if (sealed.image === written.image) return true;
+  return isDeviceIdentity(written.fingerprint) && isSameFile(sealed.fingerprint, written.fingerprint);
 }
