@@ -6,7 +6,7 @@
 // - An entry is judged once, however many L1 entries lead to its table: findings and counts are multiplied.
 
 import { type ClusterIndex, clusterIndex } from "../../../units/index.ts";
-import { CHUNK_BITS, CHUNK_CLUSTERS, CHUNK_MASK } from "./check-counts.ts";
+import { CHUNK_BITS, CHUNK_CLUSTERS, CHUNK_MASK, orderOf } from "./check-counts.ts";
 import { formatWord } from "./check-findings.ts";
 import type { References } from "./check-references.ts";
 import {
@@ -108,7 +108,6 @@ export class L2Scan {
     const { counts } = this.#references;
     const { ones } = this.#stored;
     const { times } = use;
-    const countMax = counts.fastMax - times;
     const fileClusters = this.#fileClusters;
     const stride = hasExtendedL2 ? 4 : 2;
     const specialHi = L2_COMPRESSED_HI | L2_RESERVED_HI | (OFFSET_HI & -(2 ** (clusterBits - 1)));
@@ -118,6 +117,8 @@ export class L2Scan {
     let chunkIndex = -1;
     let computedChunk: Uint8Array = NO_CHUNK;
     let onesChunk: Uint8Array = NO_CHUNK;
+    // Of counts in this chunk: bits of their numbers within a byte, and of themselves; and up to which one may be raised.
+    let [inByte, order, countMax] = [0, 0, 0];
     let allocated = 0;
     let fragmented = 0;
     let next = 0;
@@ -135,12 +136,17 @@ export class L2Scan {
           chunkIndex = index;
           computedChunk = counts.chunkFor(index);
           onesChunk = ones[index] ?? NO_ONES;
+          order = orderOf(computedChunk);
+          inByte = 3 - order;
+          countMax = counts.fastMax(computedChunk) - times;
         }
         const inChunk = cluster & CHUNK_MASK;
-        const count = computedChunk[inChunk] ?? 0;
+        const byte = computedChunk[inChunk >>> inByte] ?? 0;
+        const place = (inChunk & ((1 << inByte) - 1)) << order;
+        const count = (byte >>> place) & ((1 << (1 << order)) - 1);
         const one = ((onesChunk[inChunk >>> 3] ?? 0) >>> (inChunk & 7)) & 1;
         if (count <= countMax && (!isJudged || one === hi >>> 31)) {
-          computedChunk[inChunk] = count + times;
+          computedChunk[inChunk >>> inByte] = byte + (times << place);
           allocated += 1;
           if (cluster !== next && next !== 0) fragmented += 1;
           next = cluster + 1;
@@ -150,6 +156,7 @@ export class L2Scan {
       this.#nextOffset = next * this.#clusterSizeBytes;
       this.#judge(entryAt(words, at, stride), use);
       next = this.#nextOffset / this.#clusterSizeBytes;
+      chunkIndex = -1;
     }
     this.figures.allocatedClusters += allocated * use.activeTimes;
     this.figures.fragmentedClusters += fragmented * use.activeTimes;

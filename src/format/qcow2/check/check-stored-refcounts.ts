@@ -70,7 +70,12 @@ export class StoredRefcounts {
 
   /** Takes these counts in the place of those of the file, which need not be loaded then. */
   correct(counts: ClusterCounts): void {
-    this.ones = counts.low.map((chunk) => chunk && findOnes(chunk));
+    const bytes = new Uint8Array(CHUNK_CLUSTERS);
+    const ones: (Uint8Array | undefined)[] = [];
+    for (let index = 0; index < counts.chunksEnd; index += 1) {
+      if (counts.readChunk(index, bytes)) ones[index] = findOnes(bytes);
+    }
+    this.ones = ones;
     this.#corrected = counts;
   }
 
@@ -212,14 +217,15 @@ export async function compareRefcounts(
   let lastUsed = clusterIndex(0);
   const chunks = Math.ceil(computed.clusters / CHUNK_CLUSTERS);
   const storedChunk = new Uint8Array(CHUNK_CLUSTERS);
+  const computedChunk = new Uint8Array(CHUNK_CLUSTERS);
   for (let index = 0; index < chunks; index += 1) {
     const isUsed = await stored.readChunk(index, storedChunk);
-    const computedChunk = computed.low[index];
-    if (!isUsed && computedChunk === undefined) continue;
+    const isCounted = computed.readChunk(index, computedChunk);
+    if (!isUsed && !isCounted) continue;
     const start = clusterIndex(index * CHUNK_CLUSTERS);
     const clusters = Math.min(CHUNK_CLUSTERS, computed.clusters - start);
     const one = storedChunk.subarray(0, clusters);
-    const other = (computedChunk ?? NO_COUNTS).subarray(0, clusters);
+    const other = computedChunk.subarray(0, clusters);
     lastUsed = findLastUsed(start, one, other, stored) ?? lastUsed;
     // Bytes first: of two chunks that are equal, and hold no count that stands elsewhere, no entry is looked at.
     if (Buffer.compare(one, other) === 0 && !one.includes(LARGE_COUNT)) continue;
@@ -231,8 +237,6 @@ export async function compareRefcounts(
   }
   return offsetBy(lastUsed, 1);
 }
-
-const NO_COUNTS = new Uint8Array(CHUNK_CLUSTERS);
 
 /** What has no readable count is passed over, as QEMU does. */
 function findLastUsed(

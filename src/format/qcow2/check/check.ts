@@ -3,7 +3,7 @@
 //
 // Invariants
 // - Nothing is written. Guest data, backing images and data files are not read.
-// - Memory is a byte and a bit for each cluster that is counted, and a few tables; time is that of one read of the
+// - Memory is 3 bits for each cluster that is counted, more where counts are large, and a few tables; time is that of one read of the
 //   metadata, and a second one of the refcounts. Tables that internal snapshots share are read once.
 // - Same counts as `qemu-img check`: an error is counted as often as some entry leads to it.
 

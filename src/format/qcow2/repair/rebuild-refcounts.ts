@@ -4,7 +4,7 @@
 // Invariant: they go after all that the file has. Nothing that was ever there is written over.
 
 import { ImgtxError } from "../../../errors/index.ts";
-import { clusterIndex, nextUnit } from "../../../units/index.ts";
+import { clusterIndex } from "../../../units/index.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
 import { writeRefcounts } from "../change/refcount-width.ts";
 import { checkQcow2 } from "../check/check.ts";
@@ -42,8 +42,9 @@ export async function rebuildRefcounts(link: Qcow2Link): Promise<void> {
 /** The blocks that have something to count, ascending. */
 function findBlocks(counts: ClusterCounts, entries: number): number[] {
   const blocks = new Set<number>();
-  for (const [chunkIndex, chunk] of counts.low.entries()) {
-    if (chunk === undefined) continue;
+  const chunk = new Uint8Array(CHUNK_CLUSTERS);
+  for (let chunkIndex = 0; chunkIndex < counts.chunksEnd; chunkIndex += 1) {
+    if (!counts.readChunk(chunkIndex, chunk)) continue;
     const first = chunkIndex * CHUNK_CLUSTERS;
     for (let at = 0; at < chunk.length; ) {
       const index = Math.floor((first + at) / entries);
@@ -63,16 +64,8 @@ function fill(
   end: number,
   refcountOrder: number,
 ): void {
-  for (let at = first; at < end; ) {
-    const chunkEnd = Math.min(end, nextUnit(at, CHUNK_CLUSTERS));
-    const chunk = counts.low[Math.floor(at / CHUNK_CLUSTERS)] ?? NO_COUNTS;
-    for (let cluster = at; cluster < chunkEnd; cluster += 1) {
-      if (chunk[cluster % CHUNK_CLUSTERS] === 0) continue;
-      const count = counts.count(clusterIndex(cluster));
-      writeRefcount(block, cluster - first, refcountOrder, count);
-    }
-    at = chunkEnd;
+  for (let cluster = first; cluster < end; cluster += 1) {
+    const count = counts.count(clusterIndex(cluster));
+    if (count !== 0) writeRefcount(block, cluster - first, refcountOrder, count);
   }
 }
-
-const NO_COUNTS = new Uint8Array(CHUNK_CLUSTERS);

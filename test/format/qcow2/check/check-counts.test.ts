@@ -23,16 +23,41 @@ test("counts stop at what the refcount width holds, and tell the excess", () => 
   expect(counts.add(clusterIndex(1), 2)).toBe(0);
   expect(counts.add(clusterIndex(1), 5)).toBe(4);
   expect(counts.count(clusterIndex(1))).toBe(3);
-  expect(counts.fastMax).toBe(3);
+  expect(counts.fastMax(counts.chunkFor(0))).toBe(3);
 });
 
 test("chunks without references take no memory", () => {
   const counts = new ClusterCounts(2 ** 31 - 1, 65_535);
+  const [last, bytes] = [(2 ** 31 - 2) >>> 16, new Uint8Array(CHUNK_CLUSTERS)];
   counts.add(clusterIndex(2 ** 31 - 2), 1);
   counts.add(clusterIndex(0), 1);
-  expect(counts.low.filter((chunk) => chunk !== undefined)).toHaveLength(2);
-  expect(counts.low[1]).toBeUndefined();
-  expect(counts.low[(2 ** 31 - 2) >>> 16]?.[CHUNK_CLUSTERS - 2]).toBe(1);
+  expect(counts.chunksEnd).toBe(last + 1);
+  expect(counts.readChunk(1, bytes)).toBe(false);
+  expect(counts.readChunk(last, bytes)).toBe(true);
+  expect(bytes[CHUNK_CLUSTERS - 2]).toBe(1);
+});
+
+test("a chunk has as many bits for each count as its largest one needs, and keeps them all as it grows", () => {
+  const counts = new ClusterCounts(CHUNK_CLUSTERS, 65_535);
+  const expected = new Map<number, number>();
+  const bytes = new Uint8Array(CHUNK_CLUSTERS);
+  const largest = [1, 2, 3, 4, 15, 16, 254, 255, 70_000];
+  const lengths: number[] = [];
+  for (const [round, count] of largest.entries()) {
+    for (let at = round; at < CHUNK_CLUSTERS; at += 1000) {
+      counts.add(clusterIndex(at), count);
+      expected.set(at, Math.min(count, 65_535));
+    }
+    lengths.push(counts.chunkFor(0).length);
+    counts.readChunk(0, bytes);
+    for (const [at, value] of expected) {
+      expect(counts.count(clusterIndex(at))).toBe(value);
+      expect(bytes[at]).toBe(Math.min(value, LARGE_COUNT));
+    }
+    expect(bytes.filter((byte) => byte !== 0)).toHaveLength(expected.size);
+  }
+  const [two, four] = [CHUNK_CLUSTERS / 4, CHUNK_CLUSTERS / 2];
+  expect(lengths).toEqual([two, two, two, four, four, ...largest.slice(5).map(() => CHUNK_CLUSTERS)]);
 });
 
 test("a reference may end inside the last cluster's missing part, and no further", () => {
