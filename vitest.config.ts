@@ -44,6 +44,9 @@ if (memory !== undefined) {
   process.env["TMPDIR"] = memory;
 }
 
+// What a test compares word for word is the same wherever it runs; those about time zones set their own.
+process.env["TZ"] = "UTC";
+
 // Oracle and process tests start real programs: as many workers as cores, and never more. What a test does is
 // bounded by counts; the limit of time is against hangs alone, and no machine is so slow as to meet it.
 const HANGS_MS = 15 * 60_000;

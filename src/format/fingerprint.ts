@@ -14,6 +14,7 @@ import {
   type Storage,
   type StorageFile,
 } from "../storage/index.ts";
+import { localTime } from "../units/index.ts";
 import { readHead } from "./read-header.ts";
 
 /** What tells one file from another. What is left out was not kept, or could not be told. */
@@ -226,21 +227,20 @@ export function describeDoubt(before: Fingerprint, now: Fingerprint): string | u
   return undefined;
 }
 
-// As short as tells the two apart: the time of day, with the date or the fraction where it needs them. UTC.
+// As short as tells the two apart: the time of day, with the date or the fraction where it needs them. Local, with its zone.
 function formatTimes(beforeNs: string, nowNs: string): string {
   const before = splitTime(beforeNs);
   const now = splitTime(nowNs);
-  if (before.date !== now.date) {
-    return `${before.date} ${before.time} → ${now.date} ${now.time} UTC`;
+  if (before.date !== now.date || before.zone !== now.zone) {
+    return `${before.date} ${before.time}${before.zone} → ${now.date} ${now.time}${now.zone}`;
   }
-  if (before.time !== now.time) return `${before.time} → ${now.time} UTC`;
-  return `${before.time}.${before.fraction} → ${now.time}.${now.fraction} UTC`;
+  if (before.time !== now.time) return `${before.time} → ${now.time}${now.zone}`;
+  return `${before.time}.${before.fraction} → ${now.time}.${now.fraction}${now.zone}`;
 }
 
-function splitTime(ns: string): { date: string; time: string; fraction: string } {
+function splitTime(ns: string): ReturnType<typeof localTime> & { fraction: string } {
   const digits = ns.padStart(10, "0");
-  const iso = new Date(Number(digits.slice(0, -9)) * 1000).toISOString();
-  return { date: iso.slice(0, 10), time: iso.slice(11, 19), fraction: digits.slice(-9) };
+  return { ...localTime(Number(digits.slice(0, -9)) * 1000), fraction: digits.slice(-9) };
 }
 
 function hashOf(bytes: Uint8Array): string {

@@ -3,6 +3,7 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
+import { sayTime } from "../units/index.ts";
 import { withName } from "./note-words.ts";
 import type { TransactionDescription } from "./results.ts";
 
@@ -97,7 +98,7 @@ export function sayWhose(transaction: Candidate): string {
   const { id, name, started, user, here, owned } = transaction;
   const place = `${here === false ? " elsewhere" : ""}${owned ? ", for a `txn exec`" : ""}`;
   if (started === null) return withName(id, name);
-  return `${withName(id, name)}, begun ${started.slice(0, 19).replace("T", " ")}Z by ${user}${place}`;
+  return `${withName(id, name)}, begun ${sayTime(started)} by ${user}${place}`;
 }
 
 function byAge(a: Candidate, b: Candidate): number {

@@ -2,7 +2,7 @@
 //
 // Invariants
 // - One that any rule keeps is kept. Each rule goes through them from the newest to the oldest, by itself.
-// - Hours, days, ISO weeks, months and years are the calendar's, in UTC, as all lists of imgtx have their times: what a
+// - Hours, days, ISO weeks, months and years are the calendar's, in UTC, and not those of the caller: what a
 //   policy does depends on no time zone of whoever runs it, and no hour is there twice.
 // - A count is of hours, days … that have a snapshot: a machine that was off for a month loses nothing by that. What a
 //   rule has still to give when it is through goes to the oldest one, so that the history is as long as it can be.

@@ -1,5 +1,6 @@
 export { toTwoDecimals } from "./decimals.ts";
 export { formatBytes, parseSizeBytes, sayBytes } from "./size.ts";
+export { localTime, readTime, sayTime } from "./time.ts";
 export type { Branded, ClusterIndex, GuestOffset, GuestRange, HostOffset } from "./offset.ts";
 export {
   alignDown,

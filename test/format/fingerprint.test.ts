@@ -73,17 +73,9 @@ describe("a fingerprint", () => {
   });
 
   test.each([
-    ["on the same day by the time", "1795435384000000000", "12:01:02 → 12:03:04 UTC"],
-    [
-      "on another day by date and time",
-      "1795521662000000000",
-      "2026-11-23 12:01:02 → 2026-11-24 12:01:02 UTC",
-    ],
-    [
-      "in the same second by the fraction",
-      "1795435262000000008",
-      "12:01:02.000000007 → 12:01:02.000000008 UTC",
-    ],
+    ["on the same day by the time", "1795435384000000000", "12:01:02 → 12:03:04Z"],
+    ["on another day by date and time", "1795521662000000000", "2026-11-23 12:01:02Z → 2026-11-24 12:01:02Z"],
+    ["in the same second by the fraction", "1795435262000000008", "12:01:02.000000007 → 12:01:02.000000008Z"],
   ])("tells a change %s", (_, modifiedNs, times) => {
     expect(describeChanges(BEFORE, { ...BEFORE, modifiedNs })).toEqual([`modified ${times}`]);
   });

@@ -14,7 +14,8 @@ import type { CommandInput } from "../grammar/input.ts";
 import { openSession, runOptions } from "../invocation.ts";
 import type { Canvas } from "../render/canvas.ts";
 import { outcomeJson, withSchema } from "../render/json.ts";
-import { drawTime, table } from "../render/layout.ts";
+import { sayTime } from "../../units/index.ts";
+import { table } from "../render/layout.ts";
 import type { Drawing } from "../report.ts";
 import { OUTCOME } from "./action.ts";
 import { confirm } from "./confirm.ts";
@@ -77,7 +78,7 @@ function drawDecisions(decisions: readonly PruneDecision[], canvas: Canvas): str
   const rows = decisions.map(({ number, name, created, devices, reasons }) => [
     reasons.length > 0 ? "keep" : "drop",
     String(number),
-    drawTime(created),
+    sayTime(created),
     name ?? "",
     reasons.map((one) => sayReason(one, devices)).join(", "),
   ]);

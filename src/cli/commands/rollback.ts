@@ -23,7 +23,7 @@ export const rollback: ActionCommand = {
       {
         long: "to",
         value: { name: "SNAPSHOT", completes: "snapshot" },
-        about: "its name or number, or a time in UTC; else the newest of the devices",
+        about: "its name or number, or a time, local unless it says a zone; else the newest of the devices",
       },
       {
         long: "discard",

@@ -1,10 +1,10 @@
 // A device's chain, active layer on top and base at the bottom, one line an image: chains can be deep,
 // so nothing is indented by depth.
 
-import { formatBytes } from "../../units/index.ts";
+import { formatBytes, sayTime } from "../../units/index.ts";
 import type { DeviceDescription, MirrorStanding } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
-import { drawTime, widthOf, withName } from "./layout.ts";
+import { widthOf, withName } from "./layout.ts";
 
 const SNAPSHOTS_TOLD = 3;
 
@@ -70,7 +70,7 @@ function saySnapshots(snapshots: NonNullable<DeviceDescription["snapshots"]>): s
 function drawMirror(mirror: NonNullable<DeviceDescription["mirror"]>): string {
   const { image, format, syncedAt, standing } = mirror;
   const isInSync = standing?.problem === null && standing.behindBytes === 0;
-  const last = syncedAt === null || isInSync ? [] : [`last in sync ${drawTime(syncedAt)}`];
+  const last = syncedAt === null || isInSync ? [] : [`last in sync ${sayTime(syncedAt)}`];
   return [`mirror ${image} (${format})`, ...(standing ? [sayStanding(standing)] : []), ...last].join(", ");
 }
 
@@ -104,6 +104,6 @@ function usersOfImages(devices: readonly DeviceDescription[]): ReadonlyMap<strin
 
 /** `frozen since 2012-03-05 14:03:11Z by root` */
 export function drawFrozen({ frozenSince, frozenBy }: DeviceDescription): string {
-  const since = frozenSince === null ? "" : ` since ${drawTime(frozenSince)}`;
+  const since = frozenSince === null ? "" : ` since ${sayTime(frozenSince)}`;
   return `frozen${since}${frozenBy === null ? "" : ` by ${frozenBy}`}`;
 }

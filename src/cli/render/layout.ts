@@ -96,11 +96,6 @@ function records(
   ]);
 }
 
-/** `2012-03-05 14:03:11Z`: UTC like the JSON, since logs of several hosts are read side by side. */
-export function drawTime(iso: string): string {
-  return iso.replace("T", " ").replace(/\.\d+Z$/, "Z");
-}
-
 /** `3 days`, `5 h`, `12 min` */
 export function drawAge(milliseconds: number): string {
   const minutes = Math.max(0, Math.floor(milliseconds / 60_000));

@@ -1,6 +1,6 @@
 // Tables and paragraphs of queries: devices, transactions, generations.
 
-import { formatBytes } from "../../units/index.ts";
+import { formatBytes, sayTime } from "../../units/index.ts";
 import type {
   DeviceDescription,
   GenerationDescription,
@@ -9,7 +9,7 @@ import type {
 } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawFrozen, sayStanding } from "./chain.ts";
-import { drawTime, indent, table, withName, wrap } from "./layout.ts";
+import { indent, table, withName, wrap } from "./layout.ts";
 import { drawAction } from "./outcome.ts";
 
 export function drawDevices(devices: readonly DeviceDescription[], canvas: Canvas): string[] {
@@ -43,7 +43,7 @@ export function drawTransactionList(
     transaction.id,
     transaction.name ?? "",
     stateOfTransaction(transaction),
-    transaction.started === null ? "?" : drawTime(transaction.started),
+    transaction.started === null ? "?" : sayTime(transaction.started),
     transaction.devices.join(" "),
   ]);
   return table(["ID", "NAME", "STATE", "STARTED", "DEVICES"], rows, canvas);
@@ -61,7 +61,7 @@ export function drawTransaction(transaction: TransactionDescription, canvas: Can
   const { paint } = canvas;
   const facts = [
     stateOfTransaction(transaction),
-    ...(transaction.started === null ? [] : [`since ${drawTime(transaction.started)}`]),
+    ...(transaction.started === null ? [] : [`since ${sayTime(transaction.started)}`]),
     ...(transaction.user === null
       ? []
       : [`begun by ${transaction.user}${transaction.here === false ? " elsewhere" : ""}`]),
@@ -81,7 +81,7 @@ export function drawTransaction(transaction: TransactionDescription, canvas: Can
 export function drawSnapshots(snapshots: readonly SnapshotDescription[], canvas: Canvas): string[] {
   const rows = snapshots.map((snapshot) => [
     String(snapshot.number),
-    snapshot.created === null ? "?" : drawTime(snapshot.created),
+    snapshot.created === null ? "?" : sayTime(snapshot.created),
     snapshot.name ?? "",
     snapshot.devices.map(({ device, intact }) => (intact ? device : `${device}!`)).join(" "),
     snapshot.problem === null ? sayAllocated(snapshot) : "?",
@@ -106,7 +106,7 @@ function sayAllocated({ devices }: SnapshotDescription): string {
 
 export function drawSnapshot(snapshot: SnapshotDescription, { paint }: Canvas): string[] {
   const { number, name, message, created, problem } = snapshot;
-  const taken = created === null ? "" : `, taken ${drawTime(created)}`;
+  const taken = created === null ? "" : `, taken ${sayTime(created)}`;
   return [
     `${withName(paint.bold(`snapshot ${number}`), name)}${taken}`,
     ...(message === null ? [] : [`  ${message}`]),
@@ -131,7 +131,7 @@ export function drawGenerations(
     const { present, committed, undo, redo, name, summary, problem, devices } = generation;
     const number = `${generation.generation}${present ? "*" : ""}`;
     const mark = undo ? "  undo" : redo ? "  redo" : "";
-    const time = committed === null ? "" : `  ${drawTime(committed)}`;
+    const time = committed === null ? "" : `  ${sayTime(committed)}`;
     const what = withName(summary, name);
     const moves = devices.flatMap((move) => drawMove(move, arrow));
     const told = moves.length <= MOST_MOVES + 1 ? moves : moves.slice(0, MOST_MOVES);

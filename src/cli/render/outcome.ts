@@ -3,7 +3,8 @@
 import { type ActionKind, type ActionReport, type Outcome, traitsOf } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawChains } from "./chain.ts";
-import { drawTime, widthOf, withName } from "./layout.ts";
+import { sayTime } from "../../units/index.ts";
+import { widthOf, withName } from "./layout.ts";
 
 /** `undone` is for what took a transaction, or a part of one, back; `undoing` for a dry run of that. */
 export type Tense = "done" | "prepared" | "planned" | "undone" | "undoing";
@@ -36,7 +37,7 @@ export function drawOutcome(outcome: Outcome, canvas: Canvas, tense: Tense, clos
 /** The last line of an action's result. */
 export function closingOf(outcome: Outcome): string {
   if (outcome.applied !== undefined) {
-    return `Already applied at ${drawTime(outcome.applied)}, as generation ${outcome.generation}: nothing was done.`;
+    return `Already applied at ${sayTime(outcome.applied)}, as generation ${outcome.generation}: nothing was done.`;
   }
   const joined = outcome.joined && sayJoined(outcome.transaction, outcome.joined);
   if (outcome.dryRun) {
@@ -76,7 +77,7 @@ export function standingOf({
 
 /** `transaction 7f3k2m9qa1 (nightly), begun 2026-11-27 04:10:02Z`: nobody is to be in one without knowing it. */
 function sayJoined(id: string | null, { name, started }: NonNullable<Outcome["joined"]>): string {
-  return `${withName(`transaction ${id}`, name)}, begun ${drawTime(started)}`;
+  return `${withName(`transaction ${id}`, name)}, begun ${sayTime(started)}`;
 }
 
 export function drawAction(action: ActionReport, { paint }: Canvas, tense: Tense): string[] {

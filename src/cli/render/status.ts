@@ -1,10 +1,10 @@
 // The facts of a status, one line each, in the order in which an operator wants them: what is wrong comes with its device.
 
-import { formatBytes } from "../../units/index.ts";
+import { formatBytes, sayTime } from "../../units/index.ts";
 import type { StatusDescription } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawFrozen, sayStanding } from "./chain.ts";
-import { drawAge, drawTime, withName } from "./layout.ts";
+import { drawAge, withName } from "./layout.ts";
 
 /** A problem is what `--check` ends with 1 for. */
 export interface Fact {
@@ -81,7 +81,7 @@ function factsOfDevice(device: StatusDescription["devices"][number]): Fact[] {
   const fact = (level: Fact["level"], text: string): Fact => ({ subject, level, text });
   const standing = mirror?.standing;
   const syncedAt = mirror?.syncedAt ?? null;
-  const last = syncedAt === null ? "" : `, last in sync ${drawTime(syncedAt)}`;
+  const last = syncedAt === null ? "" : `, last in sync ${sayTime(syncedAt)}`;
   const isBehind = standing?.problem === null && standing.behindBytes !== 0;
   return [
     ...problems.map((text) => fact("problem", text)),

@@ -5,6 +5,7 @@
 
 import type { DeviceEntry } from "../../device/index.ts";
 import { identityOf, shellQuote } from "../../format/index.ts";
+import { sayTime } from "../../units/index.ts";
 import type { TransactionDescription } from "../results.ts";
 import type { Patient } from "./census.ts";
 import { type Finding, finding } from "./findings.ts";
@@ -73,7 +74,7 @@ function sayState({ state, busy, problem, started }: TransactionDescription): st
   if (problem !== null) return `waits: ${problem}`;
   if (busy) return "a command works on at this moment";
   return state === "open"
-    ? `has been open since ${started ?? "?"}: a guest's writes would keep it from being committed`
+    ? `has been open since ${sayTime(started ?? "?")}: a guest's writes would keep it from being committed`
     : "is committed, and not finished";
 }
 

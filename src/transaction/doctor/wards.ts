@@ -11,6 +11,7 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import { identityOf, shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
+import { sayTime } from "../../units/index.ts";
 import { listSnapshotsOf } from "../describe-snapshots.ts";
 import { collectGarbage } from "../recover/garbage.ts";
 import { findNeeded } from "../recover/needed-files.ts";
@@ -169,7 +170,7 @@ async function judgeCopy({ workspace, root }: Session): Promise<Finding[]> {
 function judgeTransactions({ root, transactions, stale }: StatusDescription): Finding[] {
   return transactions.flatMap(({ id, started, devices }) => {
     if (!stale.includes(id)) return [];
-    const text = `transaction ${id} has been open since ${started ?? "?"}, and holds ${devices.join(" ") || "nothing"}`;
+    const text = `transaction ${id} has been open since ${sayTime(started ?? "?")}, and holds ${devices.join(" ") || "nothing"}`;
     return [
       finding("transaction-stale", {
         path: root,
@@ -207,7 +208,7 @@ function judgeDevice(root: string, device: DeviceDescription, now: string): Find
     });
   });
   if (!frozen || !isForgotten(frozenSince, now)) return found;
-  const text = `device ${name} has been frozen since ${frozenSince ?? "?"}: no guest starts on it`;
+  const text = `device ${name} has been frozen since ${sayTime(frozenSince ?? "?")}: no guest starts on it`;
   const command = `imgtx --workspace ${shellQuote(root)} unfreeze ${name}`;
   return [...found, finding("freeze-forgotten", { path: image, device: name, text, command })];
 }

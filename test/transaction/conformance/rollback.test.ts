@@ -107,12 +107,15 @@ describe("a rollback", () => {
     const at = (iso: string) =>
       bench.through({ ...bench.storage, host: { ...host, now: () => Date.parse(iso) } });
     await at("2026-03-01T10:00:00Z").snapshot({ vdc: "c1.qcow2" }, { name: "one" });
-    await at("2026-03-02T10:00:00Z").snapshot({ vdc: "c2.qcow2" }, { name: "two" });
+    await at("2026-03-02T10:00:00.250Z").snapshot({ vdc: "c2.qcow2" }, { name: "two" });
     await at("2026-03-03T10:00:00Z").snapshot({ vdc: "c3.qcow2" }, { name: "three" });
     for (const [to, name] of [
       ["2026-03-02", "c1-after-two"],
       ["2026-03-02T09:59:59Z", "c-after-one"],
       ["2026-03-03 10:00", "c2-after-three"],
+      // As `snapshot-list` prints it, which leaves the fraction out.
+      ["2026-03-02 10:00:00Z", "c1-after-two"],
+      ["2026-03-03 11:00:00+01:00", "c2-after-three"],
     ] as const) {
       const { actions } = await bench.run(request(to), { dryRun: true });
       expect(actions[0]?.after, to).toBe(bench.at(`${name}.qcow2`));

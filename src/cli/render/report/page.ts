@@ -10,8 +10,8 @@ import type {
   StatusDescription,
   TreeDescription,
 } from "../../../transaction/index.ts";
-import { formatBytes } from "../../../units/index.ts";
-import { drawTime, withName } from "../layout.ts";
+import { formatBytes, sayTime } from "../../../units/index.ts";
+import { withName } from "../layout.ts";
 import { listFacts } from "../status.ts";
 import { escapeHtml } from "./escape.ts";
 import { drawStripSvg } from "./strip-svg.ts";
@@ -50,7 +50,7 @@ export function drawPage(data: ReportData): string {
 </head>
 <body>
 <h1>${escapeHtml(root)}</h1>
-<p class="dim">Generation ${generation}, as it was at ${escapeHtml(drawTime(now))}. Times are UTC.</p>
+<p class="dim">Generation ${generation}, as it was at ${escapeHtml(sayTime(now))}.</p>
 ${sections.join("\n")}
 </body>
 </html>
@@ -115,7 +115,7 @@ function drawSnapshots({ snapshots }: ReportData): string {
     const bytes = devices.reduce((sum, one) => sum + (one.allocatedSizeBytes ?? 0), 0);
     return [
       escapeHtml(withName(number, name)),
-      escapeHtml(created === null ? "" : drawTime(created)),
+      escapeHtml(created === null ? "" : sayTime(created)),
       escapeHtml(devices.map(({ device }) => device).join(" ")),
       escapeHtml(formatBytes(bytes)),
       escapeHtml([isWhole ? "" : "not what it was", message ?? ""].filter((text) => text !== "").join(": ")),
@@ -127,7 +127,7 @@ function drawSnapshots({ snapshots }: ReportData): string {
 function drawHistory({ history: { generations } }: ReportData): string {
   const rows = generations.map(({ generation, committed, summary, name, present, problem }) => [
     `${generation}${present ? " (present)" : ""}`,
-    escapeHtml(committed === null ? "" : drawTime(committed)),
+    escapeHtml(committed === null ? "" : sayTime(committed)),
     escapeHtml(withName(summary, name)),
     escapeHtml(problem ?? ""),
   ]);

@@ -25,6 +25,7 @@ import {
   planImageFence,
   planImageLift,
 } from "../../../format/index.ts";
+import { sayTime } from "../../../units/index.ts";
 import type { PlanContext } from "./action.ts";
 import { activeLayer } from "./chain-entry.ts";
 import { fenceBytesOf, isStoredFence } from "../../journal/index.ts";
@@ -57,7 +58,7 @@ export function tellOfFences({ name, frozen }: DeviceEntry, below: Chain, table:
 }
 
 function sayHolder({ since, by }: Pick<FrozenEntry, "since" | "by">): string {
-  return `since ${since.replace("T", " ").replace(/\.\d+Z$/, "Z")} by ${by}`;
+  return `since ${sayTime(since)} by ${by}`;
 }
 
 /**

@@ -19,6 +19,7 @@ import {
 } from "../../../device/index.ts";
 import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
 import { type Chain, writeImage } from "../../../format/index.ts";
+import { readTime } from "../../../units/index.ts";
 import type { Note } from "../../notes.ts";
 import type { RollbackRequest } from "../../way-back-requests.ts";
 import { type Action, assertNamedOnce, type Plan, type PlanContext } from "../plan/action.ts";
@@ -142,18 +143,6 @@ async function findSnapshot(
 
 function isKnown({ snapshots }: DeviceTable, wanted: string): boolean {
   return snapshots.some(({ number, name }) => name === wanted || String(number) === wanted);
-}
-
-const TIME = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(?::(\d\d(?:\.\d{1,3})?))?)?Z?$/;
-
-/** In milliseconds; a day is meant up to its end. UTC, as the lists have it. */
-function readTime(text: string): number | undefined {
-  const [, day, minute, second] = TIME.exec(text) ?? [];
-  if (day === undefined) return undefined;
-  const time = Date.parse(
-    `${day}T${minute ?? "23:59"}:${second ?? (minute === undefined ? "59.999" : "59")}Z`,
-  );
-  return Number.isNaN(time) ? undefined : time;
 }
 
 /** How many snapshots are as old as that. They stand in the order of their times: as many are read as that takes. */
