@@ -50,6 +50,11 @@ export const LAYER_ROWS = {
     ({ image, why }) =>
       `${image} could not be looked into (${why}): an overlay in it that stands on what changes would show another content`,
   ),
+  "other names": row(
+    { ...IMAGE, names: isCount },
+    ({ image, names }) =>
+      `${image} has ${names} names (hard links), and each of them shows what is changed: a copy made by links is none`,
+  ),
   "overlay above": row(
     { ...BOTH, more: isCount },
     ({ image, device, more }) =>

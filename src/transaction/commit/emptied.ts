@@ -5,6 +5,7 @@
 // - What goes is what was merged: its fence is up, so nobody has written to it; or it is as the plan read it. Nobody has it
 //   open, and nothing stands on it or uses it.
 // - What stays is named, with the reason, and loses its fence. So does all that is below it.
+// - Nothing goes with its fence up that has another name (a hard link): by that one nobody could open it any more.
 // - An overlay that was to be pointed past it may have been left as it was, by force, and in a folder of its own: it is
 //   looked for wherever the transaction changes an image, and a device is, and below the workspace.
 
@@ -43,6 +44,9 @@ export async function removeEmptied(
   const kept: KeptFile[] = [];
   const gone = new Set<string>();
   for (const path of files) {
+    const names = (await storage.stat(path))?.names ?? 1;
+    // Whether it is the file at all, and its disk is there, comes out below.
+    if (names > 1) await lowerFences(workspace, only(state, [path]), { onAway: () => undefined });
     const above = kept.find((one) => lastSeen(state).get(one.path)?.fingerprint.headerSha256 !== null);
     const end = above
       ? { path, why: `'${above.path}' stands on it` }
@@ -60,9 +64,13 @@ export async function removeEmptied(
   for (const folder of new Set(files.map((file) => posix.dirname(file)))) {
     if (await storage.stat(folder)) await storage.flushFolder(folder, "merged images gone");
   }
-  const left = new Set(kept.map(({ path }) => path));
-  const fences = state.fences.filter(({ image, kept: stays }) => left.has(image) && !stays);
-  return [...kept, ...(await lowerFences(workspace, { ...state, fences }))];
+  const stays = kept.map(({ path }) => path);
+  return [...kept, ...(await lowerFences(workspace, only(state, stays)))];
+}
+
+/** With the fences of these images alone, but for those that stay up. */
+function only(state: TransactionState, images: readonly string[]): TransactionState {
+  return { ...state, fences: state.fences.filter(({ image, kept }) => images.includes(image) && !kept) };
 }
 
 async function whyNeeded(

@@ -69,7 +69,7 @@ export async function planStatement(
     statement: number,
     kind: request.kind,
     devices: plan.devices,
-    reports: plan.reports,
+    reports: withOtherNames(plan),
     newFiles,
     changes: plan.changes,
     allowPaths: plan.allowPaths,
@@ -103,6 +103,28 @@ export async function planStatement(
   await assertSealedStay(context.snapshots, statement.table, record);
   await assertInheritedStay(record, context);
   return { plan, record };
+}
+
+/** Reports that say it where an image is changed in place, and by other names as well. */
+function withOtherNames({ reports, chains, redo = [], copies = [], late = [] }: Plan): Plan["reports"] {
+  const changed = new Set([
+    ...redo.map(({ link }) => link.path),
+    ...copies.map(({ into }) => into),
+    ...late.map(({ image }) => image),
+  ]);
+  const told = new Set<string>();
+  return reports.map((report) => {
+    const links = chains.flatMap(({ device, chain }) => (device === report.device ? chain.links : []));
+    const linked = links.filter(({ path, stat }) => {
+      return changed.has(path) && stat.kind === "file" && stat.names > 1 && !told.has(path);
+    });
+    if (linked.length === 0) return report;
+    const notes = linked.map(({ path, stat }) => {
+      told.add(path);
+      return { code: "other names", image: path, names: stat.names } as const;
+    });
+    return { ...report, notes: [...report.notes, ...notes] };
+  });
 }
 
 /**
