@@ -22,6 +22,17 @@ export async function confirm(
   });
 }
 
+/** Asks where new overlays are written over what is on volumes. */
+export async function confirmOverwritten(
+  invocation: Pick<Invocation, "settings" | "report" | "signal">,
+  _open: OpenSession,
+  request: ActionRequest,
+): Promise<void> {
+  if (!("overwrite" in request && "targets" in request && request.overwrite)) return;
+  const files = request.targets.flatMap(({ file }) => file ?? []);
+  if (files.length > 0) await confirm(invocation, `What is on ${files.join(", ")} is lost.`);
+}
+
 /** Asks where a request, tried dry first, takes all that snapshots keep of a device, which it does not name. */
 export async function confirmGivenUp(
   invocation: Invocation,

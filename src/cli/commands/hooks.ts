@@ -13,6 +13,7 @@ import type { OptionDefinition } from "../grammar/definition.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { type Invocation, openSession, type OpenSession, runOptions } from "../invocation.ts";
 import { OUTCOME } from "./action.ts";
+import { confirmOverwritten } from "./confirm.ts";
 
 export const HOOK_OPTIONS: readonly OptionDefinition[] = [
   {
@@ -75,6 +76,7 @@ export async function runWithHooks(
     return 0;
   }
   await open.engine.assertChangeable(open.session);
+  await confirmOverwritten(invocation, open, request);
   const { outcome, failure, afterFailure } = await runBetween(invocation, open, { hooks, devices, run });
   if (outcome) report.done(outcome, OUTCOME);
   if (failure !== undefined) {

@@ -8,11 +8,14 @@ import { drawSnapshotList, snapshotData } from "../img/snapshot-list.ts";
 import { openToRead } from "../invocation.ts";
 import { withSchema } from "../render/json.ts";
 import type { Drawing } from "../report.ts";
+import { confirm } from "./confirm.ts";
 import { devicesAndName, readDevicesAndName } from "./devices-and-name.ts";
 
 function makeCommand(
   kind: InternalSnapshotRequest["kind"],
   { about, examples }: Pick<CommandDefinition, "about" | "examples">,
+  /** What nothing brings back, as a sentence, of the snapshot's name and the devices. */
+  sayLost?: (snapshot: string, devices: string) => string,
 ): ActionCommand {
   return {
     kind: "action",
@@ -28,6 +31,11 @@ function makeCommand(
       if (snapshot === "") throw new ImgtxError("E_USAGE", "the name of a snapshot is empty");
       return { kind, devices, snapshot };
     },
+    async confirm(invocation) {
+      if (sayLost === undefined) return;
+      const { devices, name } = readDevicesAndName(invocation.input);
+      await confirm(invocation, sayLost(name, devices.join(" ")));
+    },
   };
 }
 
@@ -41,23 +49,34 @@ export const internalSnapshotCreate = makeCommand("internal-snapshot-create", {
   ],
 });
 
-export const internalSnapshotApply = makeCommand("internal-snapshot-apply", {
-  about:
-    "Gives devices the content, and the size, that they had at an internal snapshot, all of them or none. What they " +
-    "have now is lost where no other snapshot keeps it; the snapshot stays, and so does its VM state. Refused where " +
-    "a bitmap would not know of it, and where another image stands on one of them.",
-  examples: [
-    { command: "imgtx internal-snapshot apply vda vdb before-upgrade", about: "go back, both or neither" },
-    { command: "imgtx internal-snapshot apply vda 3", about: "by the number that list shows" },
-  ],
-});
+export const internalSnapshotApply = makeCommand(
+  "internal-snapshot-apply",
+  {
+    about:
+      "Gives devices the content, and the size, that they had at an internal snapshot, all of them or none. What they " +
+      "have now is lost where no other snapshot keeps it; the snapshot stays, and so does its VM state. Refused where " +
+      "a bitmap would not know of it, and where another image stands on one of them.",
+    examples: [
+      { command: "imgtx internal-snapshot apply vda vdb before-upgrade", about: "go back, both or neither" },
+      { command: "imgtx internal-snapshot apply vda 3", about: "by the number that list shows" },
+    ],
+  },
+  (snapshot, devices) =>
+    `What ${devices} has now is lost, but for what snapshots keep: it gets the content of '${snapshot}'.`,
+);
 
-export const internalSnapshotDelete = makeCommand("internal-snapshot-delete", {
-  about:
-    "Takes an internal snapshot out of the images of devices, all of them or none. What only it has is given back to " +
-    "the image; the devices' content, and other snapshots, stay.",
-  examples: [{ command: "imgtx internal-snapshot delete vda vdb before-upgrade", about: "both, or neither" }],
-});
+export const internalSnapshotDelete = makeCommand(
+  "internal-snapshot-delete",
+  {
+    about:
+      "Takes an internal snapshot out of the images of devices, all of them or none. What only it has is given back to " +
+      "the image; the devices' content, and other snapshots, stay.",
+    examples: [
+      { command: "imgtx internal-snapshot delete vda vdb before-upgrade", about: "both, or neither" },
+    ],
+  },
+  (snapshot, devices) => `What only '${snapshot}' keeps of ${devices} is lost.`,
+);
 
 const SNAPSHOTS: Drawing<readonly DeviceSnapshots[]> = {
   text: (devices) =>

@@ -3,6 +3,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import { parseSizeBytes } from "../../units/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
+import { confirm } from "./confirm.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 const PREALLOCATIONS = ["off", "metadata", "falloc", "full"] as const;
@@ -55,5 +56,10 @@ export const resize: ActionCommand = {
       force: input.flag("--force"),
       preallocation: PREALLOCATIONS.find((mode) => mode === input.text("--preallocation")),
     };
+  },
+  async confirm(invocation) {
+    const { input } = invocation;
+    if (!input.flag("--force")) return;
+    await confirm(invocation, `What '${input.argument("DEV")}' holds past its new end is lost.`);
   },
 };

@@ -52,6 +52,7 @@ export const snapshotDelete: ActionCommand = {
     force: input.flag("--force"),
   }),
   async confirm(invocation) {
-    await confirm(invocation, "What only these snapshots keep is lost.");
+    const names = invocation.input.texts("SNAPSHOT").join(", ");
+    await confirm(invocation, `What only these snapshots keep is lost: ${names}.`);
   },
 };

@@ -6,6 +6,7 @@ import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { splitAtCommas } from "../grammar/option-list.ts";
+import { confirmOverwritten } from "./confirm.ts";
 import { HOOK_OPTIONS, readHooks, runWithHooks } from "./hooks.ts";
 import { OVERLAY_OPTIONS, readSnapshotOptions, SNAPSHOT_OPTIONS } from "./overlay-options.ts";
 
@@ -71,6 +72,7 @@ export const snapshotGroup: ActionCommand = {
     }
     return readRequest(input);
   },
+  confirm: confirmOverwritten,
   instead({ input }) {
     const hooks = readHooks(input);
     return hooks && (async (invocation) => await runWithHooks(invocation, readRequest(input), hooks));

@@ -2,6 +2,7 @@
 
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+import { confirmOverwritten } from "./confirm.ts";
 import { OVERLAY_OPTIONS, readSnapshotOptions, SNAPSHOT_OPTIONS } from "./overlay-options.ts";
 
 export const snapshot: ActionCommand = {
@@ -57,4 +58,5 @@ export const snapshot: ActionCommand = {
     ],
     ...readSnapshotOptions(input),
   }),
+  confirm: confirmOverwritten,
 };

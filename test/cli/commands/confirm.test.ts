@@ -55,12 +55,18 @@ async function run(line: string, answer?: string) {
   return { ...(await runCli(line.split(" "), setting)), questions, calls };
 }
 
+// Their questions name the transaction, or what is lost: `there`.
 const FINAL = [
   "recover --give-up 7f3k2m9qa1",
   "txn abort --force 7f3k2m9qa1",
   "txn commit --force 7f3k2m9qa1",
   "mirror vda there --reuse",
   "mirror vda=there --reuse",
+  "snapshot-delete there",
+  "internal-snapshot apply vda vdb there",
+  "internal-snapshot delete vda there",
+  "snapshot vda there --overwrite",
+  "snapshot-group vda=there --overwrite",
 ];
 
 describe.each(FINAL)("imgtx %s", (line) => {
@@ -95,12 +101,23 @@ describe.each(FINAL)("imgtx %s", (line) => {
   });
 });
 
+test("imgtx resize --shrink --force asks before it cuts data off", async () => {
+  const { questions, calls } = await run("resize vda 1M --shrink --force", "n");
+  expect({ questions, calls }).toEqual({
+    questions: ["imgtx: What 'vda' holds past its new end is lost. Go on? [y/N] "],
+    calls: [],
+  });
+});
+
 test.each([
   "mirror vda",
   "mirror vda mirror --reuse",
   "mirror vda ../IT/mirror --reuse",
   "mirror vda new --reuse",
   "mirror vda there",
+  "resize vda 1M --shrink",
+  "snapshot vda there",
+  "internal-snapshot create vda there",
   "txn abort 7f3k2m9qa1",
   "rollback",
   "device remove vda",
