@@ -16,7 +16,7 @@ export const help: PlainCommand = {
         about: "the command to explain",
         optional: true,
         variadic: true,
-        completes: "nothing",
+        completes: "command",
       },
     ],
     options: [],

@@ -43,7 +43,7 @@ const KEEP_OPTIONS: readonly OptionDefinition[] = [
   },
   {
     long: "keep-name",
-    value: { name: "GLOB", completes: "nothing" },
+    value: { name: "GLOB", completes: "snapshot" },
     repeatable: true,
     about: "all whose name is that, with * ? and [...]",
   },

@@ -9,7 +9,7 @@ import {
   type OptionDefinition,
   spellings,
 } from "../grammar/definition.ts";
-import { isWordList, takesNextWord, type CompletionModel } from "./model.ts";
+import { isWordList, listHelpWords, takesNextWord, type CompletionModel } from "./model.ts";
 
 const FUNCTIONS = `
 _imgtx_offer() {
@@ -38,6 +38,7 @@ _imgtx_complete() {
       ;;
     transaction) _imgtx_offer "$cur" "" < <(_imgtx_ask txn list) ;;
     snapshot) _imgtx_offer "$cur" "" < <(_imgtx_ask snapshot-list -n 100) ;;
+    command) _imgtx_command "\${COMP_WORDS[COMP_CWORD - 1]}" "$cur" ;;
     file)
       mapfile -t COMPREPLY < <(compgen -f -- "$cur")
       compopt -o filenames 2>/dev/null
@@ -98,6 +99,8 @@ export function writeBash(model: CompletionModel): string {
     "",
     writeHasVerb(model),
     "",
+    writeCommandWords(model),
+    "",
     writeOptions(model),
     "",
     writeValues(model),
@@ -139,6 +142,11 @@ function writeHasVerb({ verbs, groups }: CompletionModel): string {
     ...groups.map((group): [string, string] => [words(group.verbs, group.name), "return 0"]),
     ["*", "return 1"],
   ]);
+}
+
+function writeCommandWords(model: CompletionModel): string {
+  const rows = listHelpWords(model).map(([after, names]) => [after, offer(names, "$2")] as const);
+  return caseFunction("_imgtx_command", "$1", rows);
 }
 
 function writeOptions({ commands, globals }: CompletionModel): string {

@@ -1,7 +1,7 @@
 // Completion for fish: a `complete` line for each verb, option and place.
 
 import { type Completes, type OptionDefinition, spellings } from "../grammar/definition.ts";
-import { isWordList, optionsWithNextWord, type CompletionModel } from "./model.ts";
+import { isWordList, listHelpWords, optionsWithNextWord, type CompletionModel } from "./model.ts";
 
 export function writeFish(model: CompletionModel): string {
   return [
@@ -9,6 +9,8 @@ export function writeFish(model: CompletionModel): string {
     "",
     writeWordsFunction(model),
     FUNCTIONS,
+    writeCommandWords(model),
+    "",
     "complete -c imgtx -f",
     "",
     ...model.verbs.map(({ name, summary }) => verbLine("", name, summary)),
@@ -49,6 +51,20 @@ function writeWordsFunction(model: CompletionModel): string {
         end
     end
 end`;
+}
+
+function writeCommandWords(model: CompletionModel): string {
+  return [
+    "function __imgtx_commands",
+    "    set -l words (__imgtx_words)",
+    "    switch $words[-1]",
+    ...listHelpWords(model).flatMap(([after, names]) => [
+      `        case ${after}`,
+      `            string split ' ' -- ${quote(names.join(" "))}`,
+    ]),
+    "    end",
+    "end",
+  ].join("\n");
 }
 
 const FUNCTIONS = `
@@ -137,6 +153,7 @@ const VALUE_FLAGS = {
   "device-file": ["-x", "-a '(__imgtx_device_files)'"],
   transaction: ["-x", "-a '(__imgtx_ask txn list)'"],
   snapshot: ["-x", "-a '(__imgtx_ask snapshot-list -n 100)'"],
+  command: ["-x", "-a '(__imgtx_commands)'"],
   file: ["-r", "-F"],
   folder: ["-x", "-a '(__fish_complete_directories)'"],
   nothing: ["-x"],

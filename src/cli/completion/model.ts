@@ -69,6 +69,17 @@ export async function buildModel(): Promise<CompletionModel> {
   };
 }
 
+/** What may come after `help`, and after each word there that more can come after. */
+export function listHelpWords({
+  verbs,
+  groups,
+}: CompletionModel): [after: string, names: readonly string[]][] {
+  return [{ name: "help", verbs }, ...groups].map(({ name, verbs: all }) => [
+    name,
+    all.map((verb) => verb.name),
+  ]);
+}
+
 /** Whether the word after the option is its value. */
 export function takesNextWord({ value }: OptionDefinition): boolean {
   return value !== undefined && value.optional === undefined;

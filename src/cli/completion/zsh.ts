@@ -1,7 +1,13 @@
 // Completion for zsh: an `_arguments` specification for each command.
 
 import { type Completes, type OptionDefinition, spellings } from "../grammar/definition.ts";
-import { isWordList, type CommandModel, type CompletionModel, type GroupModel } from "./model.ts";
+import {
+  isWordList,
+  listHelpWords,
+  type CommandModel,
+  type CompletionModel,
+  type GroupModel,
+} from "./model.ts";
 
 const FUNCTIONS = `
 _imgtx_devices() {
@@ -33,6 +39,8 @@ export function writeZsh(model: CompletionModel): string {
     "# Completion of imgtx for zsh. Written by `imgtx completion zsh`.",
     FUNCTIONS.trimEnd(),
     "",
+    ...writeCommandWords(model),
+    "",
     "_imgtx_globals=(",
     ...model.globals.flatMap(optionSpecs).map((spec) => `  ${spec}`),
     ")",
@@ -44,6 +52,18 @@ export function writeZsh(model: CompletionModel): string {
     'if [[ $zsh_eval_context[-1] == loadautofunc ]]; then _imgtx "$@"; else compdef _imgtx imgtx; fi',
     "",
   ].join("\n");
+}
+
+function writeCommandWords(model: CompletionModel): string[] {
+  return [
+    "_imgtx_commands() {",
+    "  local -a names",
+    "  case $words[CURRENT-1] in",
+    ...listHelpWords(model).map(([after, names]) => `    ${after}) names=(${names.join(" ")}) ;;`),
+    "  esac",
+    '  compadd "$@" -a names',
+    "}",
+  ];
 }
 
 function writeCommand(command: CommandModel): string[] {
@@ -117,6 +137,7 @@ function action(completes: Completes): string {
     "device-file": "_imgtx_device_files",
     transaction: "_imgtx_transactions",
     snapshot: "_imgtx_snapshots",
+    command: "_imgtx_commands",
     file: "_files",
     folder: "_files -/",
     nothing: " ",

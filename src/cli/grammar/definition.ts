@@ -13,6 +13,7 @@ export type Completes =
   | "folder"
   | "transaction"
   | "snapshot"
+  | "command"
   | "nothing"
   | readonly string[];
 

@@ -114,6 +114,11 @@ describe("bash", () => {
       ["snapshot-delete", "12", ""],
       ["before\\ upgrade", "12"],
     ],
+    [["help", "roll"], ["rollback"]],
+    [["help", "txn", "c"], ["commit"]],
+    [["help", "rollback", ""], []],
+    [["prune", "--keep-name", "be"], ["before\\ upgrade"]],
+    [["recover", "--give-up", ""], ["7f3k2m9qa1"]],
     [["rollback", "--to", "be"], ["before\\ upgrade"]],
     [["txn", "commit", "--txn", "7"], ["7f3k2m9qa1"]],
     [
@@ -158,6 +163,22 @@ describe("bash", () => {
   oracle("shellcheck").test("the script is clean to shellcheck", async () => {
     expect(await runProgram("shellcheck", ["-s", "bash", "completion.bash"])).toBe("");
   });
+});
+
+test("each place for a snapshot or a transaction offers those there are", async () => {
+  const { commands, globals } = await buildModel();
+  const ofImgtx = commands.filter(({ name }) => !name.startsWith("img "));
+  const places = [
+    ...ofImgtx.flatMap((command) => [
+      ...command.arguments,
+      ...command.options.flatMap(({ value }) => value ?? []),
+    ]),
+    ...globals.flatMap(({ long, value }) => (value === undefined || long === "txn-id" ? [] : [value])),
+  ];
+  const offered = (name: string) => [
+    ...new Set(places.flatMap((place) => (place.name === name ? [place.completes] : []))),
+  ];
+  expect([offered("SNAPSHOT"), offered("ID")]).toEqual([["snapshot"], ["transaction"]]);
 });
 
 test("the scripts of zsh and fish name every command and option", async () => {
