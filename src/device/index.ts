@@ -56,7 +56,8 @@ export { type DeviceOnFile, findDeviceOnFile } from "./device-on-file.ts";
 export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 export { findOwner, lockOwner } from "./owner-lock.ts";
 export { canonicalPath, fromStoredPath, isInside, toStoredPath } from "./stored-path.ts";
-export { assertShown, isViewPresent, planView, showView } from "./view.ts";
+export { isViewPresent, showView } from "./view.ts";
+export { assertShown, planView, RoomForNames } from "./view-plan.ts";
 export {
   type HistoryReads,
   listHistory,

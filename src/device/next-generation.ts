@@ -57,7 +57,7 @@ export async function stageGeneration(
   await settleAll([
     writeBeside(storage, history, bytes, mode, "earlier generation"),
     writeBeside(storage, pathsOf(workspace).table, limited, mode, "next table"),
-    buildView(workspace, next),
+    buildView(workspace, next, present),
     stageSnapshots(workspace, next, mode),
   ]);
 }
@@ -114,7 +114,7 @@ export async function moveToGeneration(workspace: Workspace, next: DeviceTable):
   } finally {
     await flushNameOf(workspace.storage, table, "next table's name");
   }
-  await removeOldViews(workspace, next.generation);
+  await removeOldViews(workspace, next);
 }
 
 /** The present generation once more: what some image looks like has come to be known. */
@@ -151,5 +151,5 @@ export async function discardNextGeneration(workspace: Workspace, present: Devic
   await removeBeside(storage, pathsOf(workspace).table);
   if (await storage.statLink(history)) await storage.removeFile(history);
   await discardSnapshots(workspace, present);
-  await discardView(workspace, present.generation + 1);
+  await discardView(workspace, present);
 }

@@ -1,218 +1,248 @@
 // The `devices` folder: a view of the table for other programs, so that QEMU opens devices/vda.
 //
-// QEMU resolves a relative backing file name beside the name that it was given, without following links
-// (facts of its block layer: path_combine). So beside the link vda the view has a link for each relative
-// name that the chain would look up there, with real folders in between. Names that climb (`../base.img`)
-// work because the view lies as many folders deep as the deepest climb.
+//     devices -> .imgtx/view/40              the names: links for what chains look up beside vda
+//     .imgtx/view/40/vda -> ../40.now/vda
+//     .imgtx/view/40.now -> 42.devices       the generation that is shown
+//     .imgtx/view/42.devices/vda -> ../../../a.qcow2
+//
+// A generation adds the names that are new with it to the folder that is shown, and has a folder of its own for its
+// devices alone. Where a name would have to lead elsewhere than now, the names get a new folder as well.
 //
 // Invariants
-// - Derived from the table alone. Nothing in imgtx reads an image through it.
-// - A name that two chains need for different files would give one of the guests a wrong disk: then the
-//   later device is left out of the view, and the caller is told.
-// - A view is built whole under its own name and flipped with one rename of `devices`. One that was built
-//   and not flipped to is nobody's, and built anew.
-// - Only links and folders go with an old view. Other programs may put files into `devices`, and so into the
-//   view's folder: they stay, as does anything but imgtx's own link under the name `devices`.
+// - Nothing in imgtx reads an image through it, and `view-plan.ts` derives it from the table alone.
+// - What is shown changes by one rename, of `devices` or of the link to the generation. Until then no link that the
+//   present generation needs is touched. What was built and not shown is nobody's, and built anew.
+// - Only links and folders are removed. Other programs may put files into `devices`, and so into the folder of
+//   names: they stay, as does anything but imgtx's own link under the name `devices`.
 
 import { posix } from "node:path";
-import { isProtocolName } from "../format/index.ts";
-import { ImgtxError } from "../errors/index.ts";
-import { shellQuote } from "../format/index.ts";
-import type { DeviceEntry } from "./device-entry.ts";
-import type { DeviceTable } from "./device-table.ts";
 import { clearTheWay, inTheWay } from "./in-the-way.ts";
+import type { DeviceTable } from "./device-table.ts";
 import { isInside, pathBelow } from "./stored-path.ts";
+import { planView, type View } from "./view-plan.ts";
 import { pathsOf, refuseForeignDevices, type Workspace } from "./workspace.ts";
-
-export interface View {
-  /** What `devices` points to, relative to the workspace: .imgtx/view/42, with a folder per climb. */
-  readonly folder: string;
-  /** Path of each link, relative to .imgtx/view/N, with the absolute path that it leads to. */
-  readonly links: ReadonlyMap<string, string>;
-  /** Folders that lookups go through, in the same form. */
-  readonly folders: ReadonlySet<string>;
-  readonly omitted: readonly Omitted[];
-}
-
-/** A device that can't be shown. */
-interface Omitted {
-  readonly device: string;
-  /** A clause. */
-  readonly why: string;
-  /** The relative name that stands in the way, and who stores it; null: the device's own name does. */
-  readonly name: { readonly overlay: string; readonly image: string; readonly format: string } | null;
-}
-
-/** Images choose their backing names: one that climbs on and on must not make paths too long to be made. */
-const MOST_CLIMBS = 64;
-
-/** Names the folders that climbs go up through; unlikely as the name of an image. */
-const CLIMB = "up";
-
-export function planView(table: DeviceTable): View {
-  const wanted = table.devices.map((device) => ({ device: device.name, lookups: lookupsOf(device) }));
-  const climbs = Math.max(0, ...wanted.map(({ lookups }) => highestClimb(lookups)).filter(isClimbable));
-  const climbed = Array.from({ length: climbs }, (_, depth) => CLIMB.concat(`/${CLIMB}`.repeat(depth)));
-  const below = climbed.at(-1) ?? "";
-  const names = new Set(wanted.map(({ device }) => posix.join(below, device)));
-  const links = new Map<string, string>();
-  const folders = new Set(climbed);
-  const omitted: Omitted[] = [];
-  for (const { device, lookups } of wanted) {
-    if (!isClimbable(highestClimb(lookups))) {
-      omitted.push({
-        device,
-        why: `a backing file name of its chain climbs more than ${MOST_CLIMBS} folders`,
-        name: lookups.find(({ at }) => !isClimbable(countClimbs(at)))?.stored ?? null,
-      });
-      continue;
-    }
-    const own = new Map<string, string>();
-    const ownFolders = new Set<string>();
-    const clash = lookups.find(({ at, image }, depth) => {
-      const link = posix.join(below, at);
-      const through = foldersThrough(posix.join(below, "x"), at);
-      if ((own.get(link) ?? links.get(link) ?? image) !== image) return true;
-      if (folders.has(link) || ownFolders.has(link) || (depth > 0 && names.has(link))) return true;
-      if (through.some((folder) => links.has(folder) || own.has(folder) || names.has(folder))) return true;
-      own.set(link, image);
-      for (const folder of through) ownFolders.add(folder);
-      return false;
-    });
-    if (clash) {
-      const why = `'${clash.at}' would lead to another device's image there`;
-      omitted.push({ device, why, name: clash.stored });
-      continue;
-    }
-    for (const [link, image] of own) links.set(link, image);
-    for (const folder of ownFolders) folders.add(folder);
-  }
-  return { folder: posix.join(`.imgtx/view/${table.generation}`, below), links, folders, omitted };
-}
-
-/** E_REFUSED where a device of the next table would not be shown, and no such device is in the present one. */
-export function assertShown(present: DeviceTable, next: DeviceTable): void {
-  const before = new Set(planView(present).omitted.map(({ device }) => device));
-  const hidden = planView(next).omitted.find(({ device }) => !before.has(device));
-  if (!hidden) return;
-  const { device, why, name } = hidden;
-  const isThere = present.devices.some(({ chain }) => chain.some(({ image }) => image === name?.overlay));
-  throw new ImgtxError("E_REFUSED", `devices/${device} could not be shown: ${why}`, {
-    device,
-    ...(name && { image: name.overlay, field: "backing_file_name" }),
-    hint: `QEMU looks a relative backing file name up in 'devices': ${wayAround(name, isThere)}, or keep the devices in two workspaces`,
-  });
-}
-
-function wayAround(name: Omitted["name"], isThere: boolean): string {
-  if (!name) return "take another name for the device";
-  const { overlay, image, format } = name;
-  const rebase = `qemu-img rebase -u -F ${format} -b ${shellQuote(image)} ${shellQuote(overlay)}`;
-  const absolute = `make it absolute while no guest runs, \`${rebase}\``;
-  return isThere ? absolute : `leave --relative out for a new overlay, or ${absolute}`;
-}
 
 /** Whether `devices` shows this table. */
 export async function isViewPresent(workspace: Workspace, table: DeviceTable): Promise<boolean> {
-  const { storage } = workspace;
   const view = planView(table);
-  if ((await readLinkIfThere(workspace, pathsOf(workspace).devices)) !== view.folder) return false;
-  for (const [at, image] of view.links) {
-    const path = posix.join(generationFolder(workspace, table.generation), at);
-    if ((await readLinkIfThere(workspace, path)) !== linkTarget(workspace, path, image)) return false;
-  }
-  return (await storage.stat(posix.join(workspace.root, view.folder))) !== undefined;
+  const shown = await findShown(workspace);
+  if (shown?.below !== view.below) return false;
+  const { storage } = workspace;
+  const { number } = shown;
+  if ((await readLinkIfThere(workspace, nowOf(workspace, number))) !== devicesName(table.generation))
+    return false;
+  for (const [path, target] of linksOfDevices(workspace, table.generation, view))
+    if ((await readLinkIfThere(workspace, path)) !== target) return false;
+  for (const [path, target] of linksOfNames(workspace, number, view))
+    if ((await readLinkIfThere(workspace, path)) !== target) return false;
+  return (await storage.stat(posix.join(workspace.root, shown.target))) !== undefined;
 }
 
 /** Builds the table's view and flips to it. */
 export async function showView(workspace: Workspace, table: DeviceTable): Promise<void> {
   await buildView(workspace, table);
   await flipView(workspace);
-  await removeOldViews(workspace, table.generation);
+  await removeOldViews(workspace, table);
 }
 
-/** The first step: all that needs space on the disk, where nobody sees it yet. */
-export async function buildView(workspace: Workspace, table: DeviceTable): Promise<void> {
-  const { storage } = workspace;
-  const view = planView(table);
-  const folder = generationFolder(workspace, table.generation);
+/**
+ * The first step: all that needs space on the disk, where nobody sees it yet. `present` is the table whose view is shown;
+ * without it all is built anew.
+ */
+export async function buildView(
+  workspace: Workspace,
+  next: DeviceTable,
+  present?: DeviceTable,
+): Promise<void> {
   await refuseForeignDevices(workspace);
-  await removeView(workspace, folder);
-  await makeFolders(workspace, posix.join(workspace.root, view.folder));
-  for (const at of view.folders) await makeFolders(workspace, posix.join(folder, at));
-  for (const [at, image] of view.links) {
-    const path = posix.join(folder, at);
-    await storage.makeSymlink(linkTarget(workspace, path, image), path);
-  }
+  const view = planView(next);
+  const shown = present && (await findShown(workspace));
   await removeFreshLink(workspace);
-  await storage.makeSymlink(view.folder, freshLink(workspace));
+  await makeFolders(workspace, pathsOf(workspace).views);
+  await buildDevices(workspace, next.generation, view);
+  if (present && shown && (await addNames(workspace, shown, planView(present), view))) {
+    await workspace.storage.makeSymlink(devicesName(next.generation), freshLink(workspace));
+    return;
+  }
+  const number = next.generation;
+  const folder = folderOf(workspace, number);
+  await removeView(workspace, folder);
+  await makeFolders(workspace, posix.join(folder, view.below));
+  for (const at of view.folders) await makeFolders(workspace, posix.join(folder, at));
+  for (const [path, target] of linksOfNames(workspace, number, view))
+    await workspace.storage.makeSymlink(target, path);
+  await clearTheWay(workspace.storage, nowOf(workspace, number));
+  await workspace.storage.makeSymlink(devicesName(next.generation), nowOf(workspace, number));
+  await workspace.storage.makeSymlink(posix.join(`.imgtx/view/${number}`, view.below), freshLink(workspace));
 }
 
 /** The second. */
 export async function flipView(workspace: Workspace): Promise<void> {
-  await workspace.storage.rename(freshLink(workspace), pathsOf(workspace).devices);
+  const { storage } = workspace;
+  const fresh = freshLink(workspace);
+  const { devices } = pathsOf(workspace);
+  const isOfNames = (await storage.readSymlink(fresh)).startsWith(OWN_LINK);
+  const shown = isOfNames ? undefined : await findShown(workspace);
+  await storage.rename(fresh, shown ? nowOf(workspace, shown.number) : devices);
 }
 
-/** Takes back the first step. */
-export async function discardView(workspace: Workspace, generation: number): Promise<void> {
+/** The last one. The devices of the generation before stay, for who is just going through them. */
+export async function removeOldViews(workspace: Workspace, table: DeviceTable): Promise<void> {
+  const { views } = pathsOf(workspace);
+  const { generation } = table;
+  const shown = await findShown(workspace);
+  const before = devicesName(generation - 1);
+  for (const name of await workspace.storage.readFolder(views)) {
+    const [, number, kind] = OWN_NAME.exec(name) ?? [];
+    if (number === undefined) continue;
+    const path = `${views}/${name}`;
+    if (kind === ".devices" && Number(number) !== generation && name !== before)
+      await removeView(workspace, path);
+    if (kind === ".devices" || Number(number) === shown?.number) continue;
+    if ((await readLinkIfThere(workspace, nowOf(workspace, Number(number)))) === before) continue;
+    if (kind === "") await removeView(workspace, path);
+    else await clearTheWay(workspace.storage, path);
+  }
+  if (shown) await trimNames(workspace, shown.number, planView(table));
+}
+
+/** Takes back the first step: what the present generation does not need. */
+export async function discardView(workspace: Workspace, present: DeviceTable): Promise<void> {
+  const number = present.generation + 1;
+  const shown = await findShown(workspace);
   await removeFreshLink(workspace);
-  await removeView(workspace, generationFolder(workspace, generation));
+  await removeView(workspace, `${pathsOf(workspace).views}/${devicesName(number)}`);
+  if (shown?.number === number) return;
+  if (await readLinkIfThere(workspace, nowOf(workspace, number)))
+    await workspace.storage.removeFile(nowOf(workspace, number));
+  await removeView(workspace, folderOf(workspace, number));
+  if (shown) await trimNames(workspace, shown.number, planView(present));
 }
 
-interface Lookup {
-  /** The path that QEMU composes, relative to `devices`, not normalised. */
-  readonly at: string;
-  readonly image: string;
-  /** Where the name is stored; null for the device's own. */
-  readonly stored: Omitted["name"];
+/** Where `devices` leads. */
+interface Shown {
+  readonly target: string;
+  /** Of the folder of names: the generation that it was made for. */
+  readonly number: number;
+  readonly below: string;
 }
 
-function lookupsOf(device: DeviceEntry): Lookup[] {
-  const lookups: Lookup[] = [{ at: device.name, image: device.image, stored: null }];
-  let folder = "";
-  for (const [index, { name, image, format }] of device.chain.slice(1).entries()) {
-    // After an absolute name, or file:NAME, QEMU is out of the view for good.
-    if (name === null || posix.isAbsolute(name) || isProtocolName(name)) break;
-    const at = folder + name;
-    lookups.push({ at, image, stored: { overlay: device.chain[index]?.image ?? "", image, format } });
-    folder = at.slice(0, at.lastIndexOf("/") + 1);
+const OWN_LINK = ".imgtx/view/";
+const OWN_NAME = /^(\d{1,15})(|\.now|\.devices)$/;
+
+async function findShown(workspace: Workspace): Promise<Shown | undefined> {
+  const target = await readLinkIfThere(workspace, pathsOf(workspace).devices);
+  const [, number, below = ""] = /^\.imgtx\/view\/(\d{1,15})(?:\/(.+))?$/s.exec(target ?? "") ?? [];
+  return target === undefined || number === undefined ? undefined : { target, number: Number(number), below };
+}
+
+/** The folder of a generation's devices. Links that are right stay: they may be shown, where the table was lost with the power. */
+async function buildDevices(workspace: Workspace, generation: number, view: View): Promise<void> {
+  const { storage } = workspace;
+  const folder = `${pathsOf(workspace).views}/${devicesName(generation)}`;
+  await makeFolders(workspace, folder);
+  const there = new Set(await storage.readFolder(folder));
+  for (const name of there) {
+    if (view.devices.has(name)) continue;
+    if (!(await removeView(workspace, `${folder}/${name}`))) await clearTheWay(storage, `${folder}/${name}`);
   }
-  return lookups;
-}
-
-function highestClimb(lookups: readonly Lookup[]): number {
-  return Math.max(...lookups.map(({ at }) => countClimbs(at)));
-}
-
-function isClimbable(climbs: number): boolean {
-  return climbs <= MOST_CLIMBS;
-}
-
-/** How many folders above `devices` the path goes at its highest. */
-function countClimbs(path: string): number {
-  let depth = 0;
-  let lowest = 0;
-  for (const part of path.split("/")) {
-    if (part === "..") depth -= 1;
-    else if (part !== "." && part !== "") depth += 1;
-    lowest = Math.min(lowest, depth);
+  for (const [path, target] of linksOfDevices(workspace, generation, view)) {
+    if (there.has(posix.basename(path))) {
+      if ((await readLinkIfThere(workspace, path)) === target) continue;
+      await clearTheWay(storage, path);
+    }
+    await storage.makeSymlink(target, path);
   }
-  return -lowest;
 }
 
-/** Every folder that the kernel goes through to look up the path: `a/../b.img` needs a folder `a`. */
-function foldersThrough(device: string, path: string): string[] {
-  const parts = posix
-    .dirname(device)
-    .split("/")
-    .filter((part) => part !== ".");
-  const folders: string[] = [];
-  for (const part of path.split("/").slice(0, -1)) {
-    if (part === "..") parts.pop();
-    else if (part !== "." && part !== "") parts.push(part);
-    if (parts.length > 0) folders.push(parts.join("/"));
+/**
+ * Adds to the names that are shown those that the next generation has beside them. False where one of them would take the place of
+ * what the present one needs, or of another program's file; what was added until then is in nobody's way.
+ */
+async function addNames(workspace: Workspace, shown: Shown, present: View, next: View): Promise<boolean> {
+  if (shown.below !== next.below || shown.below !== present.below) return false;
+  const folder = folderOf(workspace, shown.number);
+  const known = new Map(linksOfNames(workspace, shown.number, present));
+  const added: [string, string][] = [];
+  for (const link of linksOfNames(workspace, shown.number, next)) {
+    const [path, target] = link;
+    const now = known.get(path);
+    if (now === undefined) added.push(link);
+    else if (now !== target) return false;
   }
-  return folders;
+  if (added.some(([path]) => present.folders.has(pathBelow(folder, path)))) return false;
+  for (const at of next.folders) {
+    if (present.folders.has(at)) continue;
+    const path = posix.join(folder, at);
+    if (known.has(path) || !(await clearForeign(workspace, path, "folder"))) return false;
+    await makeFolders(workspace, path);
+  }
+  for (const [path, target] of added) {
+    if ((await readLinkIfThere(workspace, path)) === target) continue;
+    if (!(await clearForeign(workspace, path, "symlink"))) return false;
+    await workspace.storage.makeSymlink(target, path);
+  }
+  return true;
+}
+
+/** Takes away what is left there of names that nothing needs, but for what may stay. False where it is another program's. */
+async function clearForeign(
+  workspace: Workspace,
+  path: string,
+  wanted: "folder" | "symlink",
+): Promise<boolean> {
+  const there = await workspace.storage.statLink(path);
+  if (!there || (wanted === "folder" && there.kind === "folder")) return true;
+  if (there.kind === "folder") return await removeView(workspace, path);
+  if (there.kind === "symlink") await workspace.storage.removeFile(path);
+  return there.kind === "symlink";
+}
+
+/** Removes from a folder of names the links that a view does not need, and folders that are empty then. */
+async function trimNames(workspace: Workspace, number: number, view: View): Promise<void> {
+  const folder = folderOf(workspace, number);
+  const needed = new Set(linksOfNames(workspace, number, view).map(([path]) => path));
+  const trim = async (at: string): Promise<void> => {
+    for (const name of await workspace.storage.readFolder(posix.join(folder, at))) {
+      const inside = posix.join(at, name);
+      const path = posix.join(folder, inside);
+      if (needed.has(path)) continue;
+      if (view.folders.has(inside)) await trim(inside);
+      else if (await readLinkIfThere(workspace, path)) await workspace.storage.removeFile(path);
+      else await removeView(workspace, path);
+    }
+  };
+  if ((await workspace.storage.statLink(folder))?.kind === "folder") await trim("");
+}
+
+/** Path and target of each link in a folder of names. */
+function linksOfNames(
+  workspace: Workspace,
+  number: number,
+  { below, devices, names }: View,
+): [string, string][] {
+  const folder = folderOf(workspace, number);
+  const up = "../".repeat(below === "" ? 1 : below.split("/").length + 1);
+  const target = posix.basename(nowOf(workspace, number));
+  return [
+    ...[...devices.keys()].map((name): [string, string] => [
+      posix.join(folder, below, name),
+      `${up}${target}/${name}`,
+    ]),
+    ...[...names].map(([at, image]): [string, string] => {
+      const path = `${folder}/${at}`;
+      return [path, linkTarget(workspace, path, image)];
+    }),
+  ];
+}
+
+/** The same of a generation's devices. */
+function linksOfDevices(workspace: Workspace, generation: number, { devices }: View): [string, string][] {
+  const folder = `${pathsOf(workspace).views}/${devicesName(generation)}`;
+  return [...devices].map(([name, image]) => [
+    `${folder}/${name}`,
+    linkTarget(workspace, `${folder}/${name}`, image),
+  ]);
 }
 
 /** Relative inside the workspace, so that it can be moved; absolute to what lies outside. */
@@ -223,8 +253,16 @@ function linkTarget(workspace: Workspace, path: string, image: string): string {
   return climb + pathBelow(root, image);
 }
 
-function generationFolder(workspace: Workspace, generation: number): string {
-  return `${pathsOf(workspace).views}/${generation}`;
+function folderOf(workspace: Workspace, number: number): string {
+  return `${pathsOf(workspace).views}/${number}`;
+}
+
+function nowOf(workspace: Workspace, number: number): string {
+  return `${folderOf(workspace, number)}.now`;
+}
+
+function devicesName(generation: number): string {
+  return `${generation}.devices`;
 }
 
 async function readLinkIfThere(workspace: Workspace, path: string): Promise<string | undefined> {
@@ -260,15 +298,4 @@ async function removeView(workspace: Workspace, folder: string): Promise<boolean
   }
   if (isEmpty) await storage.removeFolder(folder);
   return isEmpty;
-}
-
-/** The last one. The view of the generation before stays, for who has it open. */
-export async function removeOldViews(workspace: Workspace, generation: number): Promise<void> {
-  const { views } = pathsOf(workspace);
-  for (const name of await workspace.storage.readFolder(views)) {
-    const number = /^\d+$/.test(name) ? Number(name) : undefined;
-    if (number !== undefined && number !== generation && number !== generation - 1) {
-      await removeView(workspace, `${views}/${name}`);
-    }
-  }
 }

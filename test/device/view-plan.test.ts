@@ -4,7 +4,7 @@
 import { mkdirSync, realpathSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
-import { type DeviceEntry, planView, showView } from "../../src/device/index.ts";
+import { type DeviceEntry, planView, RoomForNames, showView } from "../../src/device/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { makeFolder } from "../helpers/temporary-folder.ts";
 import { device, table } from "../helpers/device/tables.ts";
@@ -159,8 +159,8 @@ describe("a device is left out of the view rather than shown with a wrong image"
     const shown = devices.filter(({ name }) => !omitted.includes(name));
     const alone = planView(table(...shown));
     const images = new Set(shown.flatMap(({ chain }) => chain.map(({ image }) => image)));
-    expect(new Set(alone.links.values())).toEqual(images);
-    expect(new Set(view.links.values())).toEqual(images);
+    for (const { devices: own, names } of [alone, view])
+      expect(new Set([...own.values(), ...names.values()])).toEqual(images);
   });
 
   test("and the others are shown as ever", async () => {
@@ -189,5 +189,36 @@ test("256 devices with deep relative chains are planned in less than a second", 
   const effort = startEffort();
   const view = planView(table(...devices));
   expect(effort()).toBeLessThan(1000);
-  expect(view.links.size).toBe(256 * 21);
+  expect(view.names.size).toBe(256 * 20);
+});
+
+describe("an overlay that is about to be made has room for its names", () => {
+  const devices = [device("vda", "/ws/a", ["base", "/ws/base"]), device("vdb", "/ws/b")];
+
+  test.each<[string, DeviceEntry, boolean]>([
+    ["beside others", device("vdb", "/ws/b2", ["b", "/ws/b"]), true],
+    ["where another device has the same", device("vdb", "/ws/b2", ["base", "/ws/base"]), true],
+    ["but not of another device's image", device("vdb", "/ws/x/b2", ["base", "/ws/x/base"]), false],
+    ["but not of a device", device("vdb", "/ws/x/b2", ["vda", "/ws/x/vda"]), false],
+    ["where it climbs higher than all others", device("vdb", "/ws/x/b2", ["../b", "/ws/b"]), true],
+    ["but not where it climbs to another's", device("vdb", "/x/y/b2", ["../up", "/x/up"]), false],
+  ])("%s", (_, entry, hasRoom) => {
+    expect(new RoomForNames(table(...devices)).takes(entry)).toBe(hasRoom);
+    const next = table(...devices.map((one) => (one.name === entry.name ? entry : one)));
+    expect(planView(next).omitted.length === 0).toBe(hasRoom);
+  });
+
+  test("and what one has taken is no other's", () => {
+    const room = new RoomForNames(table(...devices));
+    expect(room.takes(device("vda", "/ws/x/a2", ["../c", "/ws/c"], ["base", "/ws/base"]))).toBe(true);
+    expect(room.takes(device("vdb", "/ws/y/b2", ["../c", "/ws/y/c"]))).toBe(false);
+    expect(room.takes(device("vdb", "/ws/y/b2", ["../c", "/ws/c"]))).toBe(true);
+  });
+
+  test("as long as there are not too many", () => {
+    const names = Array.from({ length: 65_535 }, (_, depth) => [`n${depth}`, `/ws/n${depth}`] as const);
+    const room = new RoomForNames(table(device("vda", "/ws/a", ...names), device("vdb", "/ws/b")));
+    expect(room.takes(device("vdb", "/ws/b2", ["b", "/ws/b"]))).toBe(true);
+    expect(room.takes(device("vdb", "/ws/b3", ["b2", "/ws/b2"], ["b", "/ws/b"]))).toBe(false);
+  });
 });

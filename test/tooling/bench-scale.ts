@@ -116,25 +116,25 @@ async function makeWorkspace(root: string, size: Size, count: number): Promise<s
   return `table ${mib(tableBytes)}, history ${mib(written.history)}, records ${mib(written.snapshots)}`;
 }
 
-/** Overlays over one image, the uppermost first, each with a name of the same length for what it stands on. */
+/** Overlays over one image, the uppermost first, each with a relative name of the same length for what it stands on. */
 async function makeChains(root: string, { devices, chain }: Size): Promise<ChainEntry[][]> {
   const storage = makeNodeStorage();
-  const pattern = `${root}/pattern.qcow2`;
-  const path = (device: number, depth: number) =>
-    `${root}/${nameOf(device)}/${String(depth).padStart(3, "0")}.qcow2`;
+  const name = (device: number, depth: number) => `${nameOf(device)}-${String(depth).padStart(3, "0")}.qcow2`;
+  const path = (device: number, depth: number) => `${root}/${nameOf(device)}/${name(device, depth)}`;
+  const pattern = `${root}/${nameOf(0)}/pattern.qcow2`;
   const options = ["-f", "qcow2", "-o", "cluster_size=512"];
   mkdirSync(dirname(path(0, 0)));
   execFileSync("qemu-img", ["create", "-q", ...options, path(0, 0), "1M"]);
-  execFileSync("qemu-img", ["create", "-q", ...options, "-b", path(0, 0), "-F", "qcow2", pattern]);
+  execFileSync("qemu-img", ["create", "-q", ...options, "-b", name(0, 0), "-F", "qcow2", pattern]);
   const base = readFileSync(path(0, 0));
   const overlay = readFileSync(pattern);
-  const at = overlay.indexOf(path(0, 0));
+  const at = overlay.indexOf(name(0, 0));
   const chains: ChainEntry[][] = [];
   for (let device = 0; device < devices; device += 1) {
     mkdirSync(dirname(path(device, 0)), { recursive: true });
     writeFileSync(path(device, 0), base);
     for (let depth = 1; depth < chain; depth += 1) {
-      overlay.write(path(device, depth - 1), at);
+      overlay.write(name(device, depth - 1), at);
       writeFileSync(path(device, depth), overlay);
     }
     const gate = { workspaceRoot: root, currentFolder: root, allowPaths: [root] };

@@ -9,6 +9,7 @@ import {
   readTable,
   readingHistory,
   readingSnapshots,
+  RoomForNames,
   trustedBy,
   type Workspace,
 } from "../../device/index.ts";
@@ -193,6 +194,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     transaction: work.id,
     root: workspace.root,
     table,
+    room: new RoomForNames(table),
     copiedInto,
     ...doneBy(statements),
     readUnfinished: async () => new Set(unfinishedAmong(await readJournals(workspace)).keys()),

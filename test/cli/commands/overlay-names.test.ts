@@ -97,12 +97,12 @@ test("layers that a deletion makes one are named as their headers name them", as
   expect(told.map((one) => one["backing-filename"])).toEqual(["a-after-mon.qcow2", "a.qcow2", undefined]);
 });
 
-test("a workspace of so many devices that devices would have more than 256 links gets absolute names", async () => {
-  const names = Array.from({ length: 255 }, (_, index) => `v${index}`);
+test("a workspace of many devices has relative names for all", async () => {
+  const names = Array.from({ length: 260 }, (_, index) => `v${index}`);
   for (const name of names) await writeFile(`${folder}/ws/${name}.raw`, Buffer.alloc(512));
   const lines = names.map((name) => `device add ${name} ${name}.raw --format raw`);
   await writeFile(`${folder}/ws/batch`, lines.join("\n"));
   await imgtx("txn run batch");
   await imgtx("snapshot-group v0=0.qcow2 v1=1.qcow2");
-  expect([await nameIn("0.qcow2"), await nameIn("1.qcow2")]).toEqual(["v0.raw", `${folder}/ws/v1.raw`]);
+  expect([await nameIn("0.qcow2"), await nameIn("1.qcow2")]).toEqual(["v0.raw", "v1.raw"]);
 });

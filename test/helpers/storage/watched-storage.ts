@@ -116,3 +116,8 @@ export function failAt(storage: Storage, matches: (call: Call) => boolean, error
     if (matches(call)) throw error;
   });
 }
+
+/** The one rename by which `devices` shows another generation. */
+export function isShowing({ name, path }: Pick<Call, "name" | "path">): boolean {
+  return name === "rename" && /\/devices$|\/view\/\d+\.now$/.test(path);
+}

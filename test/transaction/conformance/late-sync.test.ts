@@ -19,7 +19,7 @@ import { oracle } from "../../helpers/oracles.ts";
 import { freeze, frozen, isFenced, makeOldBench, T0, unfreeze } from "../../helpers/transaction/freezing.ts";
 import { startGuest } from "../../helpers/transaction/migrating.ts";
 import { IDENTICAL, mirror, stateOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
-import { type Call, failAt, killAt } from "../../helpers/storage/watched-storage.ts";
+import { type Call, failAt, isShowing, killAt } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, NO_WAIT, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
@@ -31,8 +31,7 @@ function dying(bench: Workbench): Workbench {
 
 /** Dies when the table has moved, and the view has not. */
 function dyingBetween(bench: Workbench): Workbench {
-  const shows = (call: Call) => call.name === "rename" && call.path === bench.at("devices");
-  return bench.through(killAt(bench.storage, shows));
+  return bench.through(killAt(bench.storage, isShowing));
 }
 
 function compare(

@@ -95,12 +95,12 @@ describe("under a name that imgtx is about to give", () => {
     }
   });
 
-  test.each([...NAMES, "view/4"])(
+  test.each([...NAMES, "view/4.devices"])(
     "%s with something in it is refused before anything changes",
     async (name) => {
       const bench = await makeWorkbench();
       const path = bench.at(`.imgtx/${name}`);
-      if (name === "view/4") writeFileSync(path, "");
+      if (name === "view/4.devices") writeFileSync(path, "");
       else mkdirSync(`${path}/kept`, { recursive: true });
       const failure = await failureOf(async () => await bench.snapshot({ vda: "a1.qcow2" }));
       expect(failure).toMatchObject({ code: "E_EXISTS", exitCode: 14, image: path });

@@ -7,7 +7,7 @@ import { describe, expect } from "vitest";
 import { forceCommit } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { type Call, killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { type Call, isShowing, killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { isFenced, makeOldBench, T0 } from "../../helpers/transaction/freezing.ts";
 import { infoOf, mirror, stateOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { makeWorkbench, RUN_ALONE, type Workbench } from "../../helpers/transaction/workbench.ts";
@@ -25,8 +25,7 @@ async function makeBench(): Promise<Workbench> {
 
 /** Dies when the table has moved, and the view has not. */
 function dyingBetween(bench: Workbench): Workbench {
-  const shows = (call: Call) => call.name === "rename" && call.path === bench.at("devices");
-  return bench.through(killAt(bench.storage, shows));
+  return bench.through(killAt(bench.storage, isShowing));
 }
 
 describe("'devices' shows a move", () => {

@@ -9,7 +9,14 @@
 // - fillFiles writes the content of the new files, which are empty, private and not yet named. It may refuse.
 // - After the commit mark no code of an action runs.
 
-import type { DeviceEntry, DeviceTable, GivenUp, Renaming, SnapshotReads } from "../../../device/index.ts";
+import type {
+  DeviceEntry,
+  DeviceTable,
+  GivenUp,
+  Renaming,
+  RoomForNames,
+  SnapshotReads,
+} from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
@@ -38,6 +45,8 @@ export interface PlanContext {
   readonly root: string;
   /** The table as it will be after the statements before this one. */
   readonly table: DeviceTable;
+  /** What room that table leaves for names in `devices`, and what this statement has taken of it. */
+  readonly room: RoomForNames;
   /** Devices with a copy that was cut off and kept. */
   readUnfinished(): Promise<ReadonlySet<string>>;
   /** An earlier generation, as it was when it was superseded; undefined where the history has none. */

@@ -5,7 +5,7 @@ import {
   type ChainEntry,
   type DeviceEntry,
   isInside,
-  planView,
+  requireDevice,
   trustedBy,
   withTrusted,
 } from "../../../device/index.ts";
@@ -50,7 +50,7 @@ export async function planNewOverlay(
   below: Chain,
   path: string,
   { relative, options, ...choice }: OverlayChoice,
-  context: Pick<PlanContext, "storage" | "root" | "table">,
+  context: Pick<PlanContext, "storage" | "root" | "table" | "room">,
 ): Promise<PlannedOverlay> {
   const top = activeLayer(below);
   if (top.header?.isCorrupt) {
@@ -83,25 +83,27 @@ async function nameBacking(
   below: Chain,
   path: string,
   relative: boolean | undefined,
-  { storage, root, table }: Pick<PlanContext, "storage" | "root" | "table">,
+  { storage, root, table, room }: Pick<PlanContext, "storage" | "root" | "table" | "room">,
 ): Promise<string> {
   const [top, folder] = [activeLayer(below), posix.dirname(path)];
   if (relative === false) return top.path;
-  if (relative === true) return await makeRelativeName(storage, folder, top.path);
+  const shown = (name: string) => ({
+    ...requireDevice(table, device),
+    image: path,
+    chain: chainOver(path, below, name),
+  });
+  if (relative === true) {
+    const name = await makeRelativeName(storage, folder, top.path);
+    room.takes(shown(name));
+    return name;
+  }
   const isNear = posix.dirname(top.path) === folder || [path, top.path].every((one) => isInside(root, one));
   if (!isNear || (await storage.stat(folder))?.fileSystem !== top.stat.fileSystem) return top.path;
   const name = await unlessItFails(() => makeRelativeName(storage, folder, top.path));
   if (name === undefined) return top.path;
   // Where `devices` needs the same name for another device's image, an absolute one is in nobody's way.
-  const chain = chainOver(path, below, name);
-  const devices = table.devices.map((one) => (one.name === device ? { ...one, image: path, chain } : one));
-  const { links, omitted } = planView({ ...table, devices });
-  const isInTheWay = omitted.length > 0 && omitted.length > planView(table).omitted.length;
-  return links.size > LINKS_MAX || isInTheWay ? top.path : name;
+  return room.takes(shown(name)) ? name : top.path;
 }
-
-/** Each relative name is a link in `devices`, made anew with each generation: more of them would take longer than all else. */
-const LINKS_MAX = 256;
 
 /**
  * A qcow2 image whose data file is the raw disk that the device is on, which stays as it is: what the guest sees is the same
