@@ -81,7 +81,17 @@ export { checkQcow2 } from "./qcow2/check/check.ts";
 export type { CompareResult } from "./copy/compare.ts";
 export { compareImages } from "./copy/compare.ts";
 export type { CopyRequest, NewTarget } from "./copy/convert.ts";
-export { cloneInto, convertToExisting, convertToNew, fillImage, openExistingTarget } from "./copy/convert.ts";
+export {
+  cloneInto,
+  convertToExisting,
+  convertToNew,
+  fillImage,
+  fillUnfinished,
+  finishUnfinished,
+  openExistingTarget,
+} from "./copy/convert.ts";
+export { beginUnfinished } from "./new/begin-unfinished.ts";
+export { isUnfinishedBy } from "./open/unfinished.ts";
 export { countBytesToCopy } from "./copy/copy.ts";
 export { flushAlong } from "./copy/flush-along.ts";
 export { copyDifferences } from "./copy/copy-differences.ts";

@@ -46,6 +46,8 @@ export interface MirrorTarget {
   readonly relative: boolean;
   /** Fill an existing image of the right size, which is compared and brought in sync. */
   readonly reuse: boolean;
+  /** Whether a copy that is a block device may hold something, which is lost. Default: no. */
+  readonly overwrite?: boolean;
   /** Keep a persistent bitmap in the source, which marks what is written from now on. */
   readonly bitmap: boolean;
   /** Read both back at the end and compare them. */

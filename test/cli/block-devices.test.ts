@@ -30,7 +30,7 @@ async function makeBench(): Promise<Bench> {
   const run = async (line: string): Promise<Result> => await runCli(line.split(" "), { cwd: root });
   const must = async (line: string): Promise<Result> => {
     const result = await run(line);
-    expect(result).toMatchObject({ status: 0 });
+    expect(result, line).toMatchObject({ status: 0 });
     return result;
   };
   await must("init");
@@ -118,18 +118,22 @@ loops.test("what is not whole on devices is refused by name, and changes nothing
     "internal-snapshot create vdb x",
     "resize vdc 4M --shrink",
     "resize vda 32M --preallocation metadata",
-    `mirror vda ${target}`,
+    `mirror vda ${target} --compress`,
+    `mirror vda ${target} --format raw`,
+    `mirror vda ${target} -o compat=0.10`,
     `migrate vda new.qcow2 --new-source ${target}`,
     "snapshot vda /dev/overlay.qcow2",
     `img resize --allow-devices ${target} 4M`,
   ]) {
     const { status, stderr } = await run(line);
-    expect([line, [1, 12, 14].includes(status)]).toEqual([line, true]);
+    expect([line, [1, 12, 13, 14].includes(status)]).toEqual([line, true]);
     if (!line.startsWith("img")) expect(stderr).toContain("No disk was changed");
   }
   await must("txn begin");
-  const between = await run("resize vda 32M");
-  expect([between.status, between.stderr]).toEqual([12, expect.stringContaining("--txn none")]);
+  for (const line of ["resize vda 32M", `mirror vda ${target}`]) {
+    const between = await run(line);
+    expect([between.status, between.stderr]).toEqual([12, expect.stringContaining("--txn none")]);
+  }
   await must("txn abort");
   command("cmp", device, `${root}/before`);
   command("cmp", target, `${root}/target`);
@@ -212,6 +216,50 @@ loops.test(
     command("qemu-io", "-c", "read -P 8 1M 64k", "-c", "read -P 9 2M 64k", empty);
   },
 );
+
+loops.test("a volume gets a mirror that is brought in sync, and that the device goes over to", async () => {
+  const { root, device, run, must } = await makeBench();
+  await must(`device add vda ${device} --allow-devices`);
+  const [empty = "", raw = "", small = ""] = attachTargets([SIZE_BYTES, 2 * SIZE_BYTES, 2 ** 20]);
+  command("mkfs.ext4", "-q", raw);
+  command("qemu-io", "-f", "raw", "-c", "write -P 5 8M 4M", raw);
+  command("cp", raw, `${root}/before`);
+  for (const [line, status, words] of [
+    [`mirror vda ${device}`, 14, "of the chain"],
+    [`mirror vda ${raw} --format raw`, 14, "--overwrite"],
+    [`mirror vda ${small}`, 13, "the copy may need"],
+  ] as const) {
+    expect([line, await run(line)]).toMatchObject([line, { status, stderr: expect.stringContaining(words) }]);
+  }
+  command("cmp", raw, `${root}/before`);
+  await must(`mirror vda ${empty} --verify --bitmap`);
+  command("qemu-img", "compare", device, empty);
+  command("qemu-img", "check", "-q", empty);
+  command("qemu-io", "-c", "write -P 9 4M 1M", device);
+  expect((await must("mirror vda --verify")).stdout).toContain("1 MiB copied");
+  command("qemu-img", "compare", device, empty);
+  const taken = await run(`snapshot vda ${empty} --overwrite`);
+  expect([taken.status, taken.stderr]).toEqual([14, expect.stringContaining("it holds an image of 'vda'")]);
+  await must("mirror vda --cancel");
+  // All of it is written, also where the disk is zeros.
+  const planned = await must(`mirror vda ${raw} --format raw --overwrite --dry-run`);
+  expect(planned.stdout).toContain("is written over, and nothing brings it back");
+  command("cmp", raw, `${root}/before`);
+  await must(`mirror vda ${raw} --format raw --overwrite`);
+  command("qemu-img", "compare", "-F", "raw", device, raw);
+  command("qemu-io", "-c", "write -P 3 6M 1M", device);
+  await must(`reopen vda ${raw}`);
+  command("qemu-img", "compare", "-F", "raw", device, raw);
+  await must("undo --force");
+  await must("snapshot vda a.qcow2");
+  command("qemu-io", "-c", "write -P 4 7M 64k", `${root}/a.qcow2`);
+  await must(`mirror vda ${empty} --sync top --overwrite`);
+  command("qemu-img", "compare", `${root}/a.qcow2`, empty);
+  const top = JSON.parse((await must(`img info --allow-devices -U --output json ${empty}`)).stdout) as object;
+  expect(top).toMatchObject({ "backing-filename": device });
+  await must(`reopen vda ${empty}`);
+  await must("status --check");
+});
 
 loops.test("a volume that a snapshot keeps is not written over, by whatever name it is given", async () => {
   const { root, device, must, run } = await makeBench();

@@ -43,6 +43,11 @@ export const mirror: ActionCommand = {
       { long: "relative", about: "store the backing file's name relative to the copy's folder" },
       { long: "reuse", about: "take FILE where it exists: it is compared, and brought in sync" },
       {
+        long: "overwrite",
+        about:
+          "write over what is on FILE, a block device; one that begins with a MiB of zeros is taken without",
+      },
+      {
         long: "bitmap",
         about:
           "keep a persistent bitmap in the device's image, by which QEMU marks what is written from now on",
@@ -130,6 +135,7 @@ function readTarget(input: CommandInput): Omit<MirrorTarget, "device" | "file"> 
     options: readImageOptions(input, format === "raw" ? "raw" : "qcow2"),
     relative: input.flag("--relative"),
     reuse: input.flag("--reuse"),
+    ...(input.flag("--overwrite") && { overwrite: true }),
     bitmap: input.flag("--bitmap"),
     verify: input.flag("--verify"),
   };

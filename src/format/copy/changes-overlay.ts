@@ -29,7 +29,7 @@ export interface Watching extends Pick<CopyOptions, "signal" | "throttle"> {
 
 interface ChangesOverlay {
   readonly file: StorageFile;
-  /** Beside the image that it is to be copied into. */
+  /** Beside the image that it is to be copied into, or elsewhere where that is a block device. */
   readonly path: string;
   /** What it stands on. */
   readonly image: { readonly path: string; readonly format: ImageFormat };
@@ -47,7 +47,7 @@ export async function writeChangesOverlay(
   const plan = await planImage({
     format: "qcow2",
     virtualSizeBytes,
-    options: { backingFileName: `./${posix.basename(image.path)}`, backingFormat: image.format },
+    options: { backingFileName: nameFrom(path, image.path), backingFormat: image.format },
   });
   await writeImage({ file }, plan);
   const overlay = await openForWriting(storage, path, { format: "qcow2", gate, file, isOrdered: false });
@@ -62,6 +62,11 @@ export async function writeChangesOverlay(
   } finally {
     await overlay.close();
   }
+}
+
+/** Beside it by its name alone, so that both can be found in another place. */
+function nameFrom(overlay: string, image: string): string {
+  return posix.dirname(overlay) === posix.dirname(image) ? `./${posix.basename(image)}` : image;
 }
 
 /** Progress is told of what is still to be copied. The caller flushes at the end. */

@@ -3,12 +3,18 @@
 // Invariants
 // - A new target is whole, or not there: an error or an interrupt takes away what was made.
 // - Sources are only read. The caller holds their locks; the target's are taken here.
-// - Nothing is flushed unless the caller asks for it: qemu-img's default cache mode of convert, `unsafe`.
+// - Nothing is flushed unless the caller asks for it: qemu-img's default cache mode of convert, `unsafe`. But for what is
+//   filled in place, which is made for good.
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../../storage/index.ts";
 import type { ChainLink } from "../chain/chain-link.ts";
+import { identityOf } from "../fingerprint.ts";
+import { openUnfinished, writeHeadLast } from "../open/unfinished.ts";
+import type { OpenedImage } from "../open/open-image.ts";
+import { liftFileFence } from "../qcow2/change/fence-image.ts";
+import { COPY_OF_CHANGES, copyTelling } from "./changes-overlay.ts";
 import { copyBitmaps } from "./copy-bitmaps.ts";
 import type { BitmapEntry } from "../qcow2/codec/bitmap.ts";
 import { copyImages, type CopyOptions } from "./copy.ts";
@@ -195,4 +201,77 @@ function refuseBitmaps(header: Qcow2Header, path: string): void {
     image: path,
     hint: "remove them first, with `imgtx img bitmap --remove`, or convert into a new image",
   });
+}
+
+/** An image that was begun in place (open/unfinished.ts), and what it is to hold. */
+interface Unfinished {
+  readonly source: OpenedImage;
+  readonly file: StorageFile;
+  readonly format: ImageFormat;
+}
+
+interface HowToFill extends Pick<CopyRequest, "throttle" | "startBytes"> {
+  readonly gate: GateOptions;
+  /** Whether nothing was written to it since it was begun. */
+  readonly isFresh: boolean;
+  readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+  /** Asked between pieces of work. Where it is due, it is told how far the image has all, durably. */
+  readonly progress: { isDue(): boolean; keep(offset: number): Promise<void> };
+}
+
+/** Copies all but what its backing image has, durably. The caller holds the locks of both, and ends it then. */
+export async function fillUnfinished(
+  storage: Storage,
+  { source, file, format }: Unfinished,
+  { gate, isFresh, throttle, startBytes = 0, onProgress, progress }: HowToFill,
+): Promise<void> {
+  const { virtualSizeBytes } = source;
+  const target = await openUnfinished(storage, file, { format, virtualSizeBytes, gate });
+  try {
+    await copyTelling(source, target, onProgress, {
+      ...COPY_OF_CHANGES,
+      ...(await partFor(source, target)),
+      targetIsZero: isFresh && format === "qcow2" && target.layers.length === 1,
+      clusterBytes: undefined,
+      throttle,
+      startBytes,
+      checkpoint: {
+        isDue: () => progress.isDue(),
+        async reach(offset) {
+          await target.flush("filled so far");
+          await progress.keep(offset);
+        },
+      },
+    });
+    await target.flush("filled");
+  } finally {
+    await target.close();
+  }
+}
+
+/** Ends it, durably: from then on it is what its format says. */
+export async function finishUnfinished({ source, file, format }: Unfinished): Promise<void> {
+  if (format === "raw") await writeHeadLast(file, source, "head of a filled volume");
+  else await liftFileFence(file, "fence of a filled volume lifted");
+}
+
+/** What the image has itself: all of the source, or what stands above the image that both stand on. */
+async function partFor(
+  source: OpenedImage,
+  target: WritableImage,
+): Promise<Pick<CopyRequest, "backingBytes" | "ownLayers">> {
+  const [, below] = target.layers;
+  if (below === undefined) return { backingBytes: undefined };
+  const wanted = identityOf(await below.dataFile.stat());
+  for (const [ownLayers, { dataFile, virtualSizeBytes }] of source.layers.entries()) {
+    if (identityOf(await dataFile.stat()) === wanted) return { backingBytes: virtualSizeBytes, ownLayers };
+  }
+  throw new ImgtxError(
+    "E_REFUSED",
+    `'${below.path}', which it stands on, is not in the chain of its source`,
+    {
+      image: target.path,
+      hint: "put back the image, or a copy of it",
+    },
+  );
 }

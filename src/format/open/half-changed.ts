@@ -5,16 +5,26 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Chain } from "../chain/backing-chain.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { howToFindNames } from "../quote-name.ts";
 
 /** E_TRANSACTION where what the chain shows is of two moments. */
 export function assertNotHalfChanged({ links }: Pick<Chain, "links">): void {
   for (const { path, header } of links) {
-    if (header?.changer !== undefined) throw isHalfChanged(path, header.changer);
+    if (header?.changer !== undefined) throw isHalfChanged(path, header);
   }
 }
 
-export function isHalfChanged(image: string, changer: string): ImgtxError {
+export function isHalfChanged(
+  image: string,
+  { changer, isUnfinished }: Pick<Qcow2Header, "changer" | "isUnfinished">,
+): ImgtxError {
+  if (isUnfinished) {
+    return new ImgtxError("E_TRANSACTION", `transaction ${changer} was to fill it, and it is not whole`, {
+      image,
+      hint: "`imgtx recover` in the workspace of that transaction goes on with it; else `imgtx mirror` of its device begins anew",
+    });
+  }
   const what = `transaction ${changer} was cut off amid changing it: it is half changed`;
   return new ImgtxError("E_TRANSACTION", what, {
     image,

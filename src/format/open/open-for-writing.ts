@@ -188,7 +188,7 @@ export function requireWritable(header: Qcow2Header, image: string): void {
       hint: `\`imgtx img check -r all ${shellQuote(image)}\` repairs it, and takes the mark away`,
     });
   }
-  if (header.changer !== undefined) throw isHalfChanged(image, header.changer);
+  if (header.changer !== undefined) throw isHalfChanged(image, header);
   if (header.isFenced) throw isFrozen(image);
   if (!header.isDirty) return;
   throw new ImgtxError("E_REFUSED", "the image is dirty: its refcounts may be behind its tables", {

@@ -23,6 +23,7 @@ import { activeLayer, chainEntriesOf, settleChain } from "./plan/chain-entry.ts"
 import { findMissingParent, type PlannedCopy, planResync, requireMirror } from "./plan/mirroring.ts";
 import { type NewCopy, planFresh, settleCopy } from "./plan/new-copy.ts";
 import { planTracking } from "./plan/tracking.ts";
+import { isUnfinished } from "./plan/volume-copy.ts";
 import type { PlannedReport } from "../journal/index.ts";
 import type { MirrorRequest, MirrorTarget } from "../request.ts";
 
@@ -65,6 +66,7 @@ export const mirror: Action<MirrorRequest> = {
       ),
       allowPaths: [],
       redo: planned.flatMap(({ redo }) => redo),
+      copies: planned.flatMap(({ copies = [] }) => copies),
       renewable: true,
       filesToMake: planned.flatMap(({ filesToMake }) => filesToMake),
       async fillFiles(files, tools) {
@@ -111,10 +113,13 @@ async function planTarget(target: MirrorTarget, context: PlanContext): Promise<P
       before: entry.image,
       after: entry.image,
       format: entry.format,
-      files: copy.filesToMake.map((file) => ({
-        path: file.path,
-        change: file.copiedInto === undefined ? ("create" as const) : ("change" as const),
-      })),
+      files: [
+        ...copy.filesToMake.map((file) => ({
+          path: file.path,
+          change: file.copiedInto === undefined ? ("create" as const) : ("change" as const),
+        })),
+        ...(copy.copies ?? []).map(({ into }) => ({ path: into, change: "create" as const })),
+      ],
       notes: copy.notes,
     },
   };
@@ -133,6 +138,8 @@ async function planCopy(
   }
   const opened = await context.openChain(entry.image, entry.format, target.device);
   const present = await settleChain(context.storage.host, opened);
+  if (isMirror && (await isUnfinished(entry, context)))
+    return await planAnew(entry, target, present, context);
   if (isMirror) return await planSync(entry, target, present, context);
   return await planNew(entry, target, path, { present, context });
 }
@@ -175,10 +182,22 @@ async function planParent(
   return {
     ...fresh,
     mirror: { ...twin, chain: [own, { ...made, name: missing.name }, ...below] },
-    redo: [],
-    chains: [parent],
-    notes: [{ code: "twin stands on it", image: twin.image, device }],
+    chains: [parent, ...fresh.chains],
+    notes: [{ code: "twin stands on it", image: twin.image, device }, ...fresh.notes],
   };
+}
+
+/** A mirror on a block device that was begun, and never was whole: as it was asked for then. */
+async function planAnew(
+  entry: DeviceEntry,
+  target: MirrorTarget,
+  present: Chain,
+  context: PlanContext,
+): Promise<PlannedCopy> {
+  const { image, format, sync, bitmap } = requireMirror(entry);
+  assertAsBefore(entry, target);
+  const same = { ...target, format, sync, bitmap: target.bitmap || bitmap !== null };
+  return await planNew({ ...entry, mirror: null }, same, image, { present, context });
 }
 
 async function planSync(
@@ -187,6 +206,12 @@ async function planSync(
   present: Chain,
   context: PlanContext,
 ): Promise<PlannedCopy> {
+  assertAsBefore(entry, target);
+  return await planTracked(entry, present, target, context);
+}
+
+/** E_REFUSED where other options are given than the mirror was made with. */
+function assertAsBefore(entry: DeviceEntry, target: MirrorTarget): void {
   const { format, sync, image } = requireMirror(entry);
   const other =
     target.format !== undefined && target.format !== format
@@ -201,7 +226,6 @@ async function planSync(
       hint: `leave that option out to bring it in sync, or forget it with \`imgtx mirror --cancel ${entry.name}\``,
     });
   }
-  return await planTracked(entry, present, target, context);
 }
 
 /** Together with the bitmap that marks what is written from then on. */
@@ -251,7 +275,7 @@ async function planNew(
   const tracking = await planTracking(device, present, { before: null, isWanted: target.bitmap }, context);
   return {
     ...fresh,
-    redo: tracking.redo,
+    redo: [...fresh.redo, ...tracking.redo],
     mirror: {
       image: path,
       format: copy.format,
@@ -262,8 +286,8 @@ async function planNew(
       bitmap: tracking.bitmap,
       witness: tracking.witness,
     },
-    chains: [present],
-    notes: [...tracking.notes, ...present.links.flatMap((link) => link.warnings)],
+    chains: [present, ...fresh.chains],
+    notes: [...fresh.notes, ...tracking.notes, ...present.links.flatMap((link) => link.warnings)],
   };
 }
 

@@ -34,7 +34,7 @@ import { planBitmapChange } from "./plan/in-place.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { tellOfFences } from "./plan/fencing.ts";
 import { noteOnDepth, entryOn, planNewOverlay, targetExists } from "./plan/new-overlay.ts";
-import { nameOverlay } from "./plan/overlay-name.ts";
+import { nameOverlay } from "./plan/new-overlay.ts";
 import type { Note } from "../notes.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../way-back-requests.ts";
 
@@ -189,11 +189,10 @@ async function onVolume(
   const { path, overlay, after, target, notes } = made;
   const volume = await context.openChain(path, "raw", target.device);
   const link = activeLayer(volume);
-  const how = { below: made.chain, isOverwriting: request.overwrite === true };
-  const found = await withPlace(
-    { device: target.device },
-    async () => await judgeVolume(context.storage, link, how),
-  );
+  const { table } = context;
+  const { device } = target;
+  const how = { below: made.chain, table, device, isOverwriting: request.overwrite === true };
+  const found = await withPlace({ device }, async () => await judgeVolume(context.storage, link, how));
   const [top, ...below] = after.chain;
   if (!top) throw new Error("a chain has at least its active layer");
   return {

@@ -68,6 +68,7 @@ import {
   type TransactionState,
 } from "../journal/index.ts";
 import { AS_IMAGE } from "../images/devices.ts";
+import { runFill } from "../images/fill-volume.ts";
 import { openHeld, openIfFree } from "../images/open-free.ts";
 import type { RunOptions } from "../request.ts";
 import { foldersOf, isDiskThere } from "../images/planned-folders.ts";
@@ -86,10 +87,14 @@ export function imagesCopiedInto(state: TransactionState): ReadonlySet<string> {
   return new Set(copiesOf(state).map(({ into }) => into));
 }
 
-/** Those of them that may have a fence meanwhile. */
+/** Those of them that may have a fence meanwhile. What is filled has one from its first byte on. */
 export function targetsToFence(state: TransactionState): string[] {
-  return copiesOf(state).flatMap(({ into, format }) => (format === "qcow2" ? [into] : []));
+  return copiesOf(state).flatMap(({ kind, into, format }) =>
+    format === "qcow2" && kind !== "fill" ? [into] : [],
+  );
 }
+
+const LATE: ReadonlySet<string> = new Set(["sync", "fill"]);
 
 /**
  * Images to sync that the table, as the transaction makes it, names as a device's own mirror and nowhere else. What such a
@@ -102,7 +107,7 @@ export function imagesCopiedLate(state: TransactionState, table: DeviceTable): R
   const tops = table.devices.map(({ mirror }) => mirror?.image);
   const isLate = (image: string): boolean =>
     tops.includes(image) && named.filter((one) => one === image).length === 1;
-  const synced = copiesOf(state).flatMap(({ kind, into }) => (kind === "sync" ? [into] : []));
+  const synced = copiesOf(state).flatMap(({ kind, into }) => (LATE.has(kind) ? [into] : []));
   return new Set(synced.filter(isLate));
 }
 
@@ -139,8 +144,11 @@ export async function runCopies(
     const { into } = copy;
     try {
       const found = await runCopy(workspace, journal, copy, { ...how, isLast });
-      if (found) for (const [path, look] of found) looks.set(path, look);
-      else how.onNotice?.(`${into} could not be brought in sync`);
+      for (const [path, look] of found ?? []) looks.set(path, look);
+      if (found) return;
+      how.onNotice?.(`${into} could not be brought in sync`);
+      // What is to stand on it waits for it.
+      if (copy.kind === "fill" && !isLate) looks.set(into, NOT_COPIED_YET);
     } catch (error) {
       // The command itself has to say so. Recovery must not hold up everybody for a copy that is none any more.
       if (!isLate || how.isLocked || !isUnfit(error)) throw error;
@@ -169,6 +177,7 @@ async function runCopy(
   copy: Copy,
   how: HowToCopy,
 ): Promise<ReadonlyMap<string, Fingerprint> | undefined> {
+  if (copy.kind === "fill") return await runFill(workspace, journal, copy, how);
   const { storage } = workspace;
   const { state } = journal;
   const { table } = how;
@@ -343,7 +352,9 @@ export async function leaveCopies(
 ): Promise<void> {
   const seen = lastSeen(state);
   for (const copy of copiesOf(state)) {
-    const { into } = copy;
+    const { into, kind } = copy;
+    // Without its fence what was filled in part would pass for whole.
+    if (kind === "fill") continue;
     const isNamed = table.devices.some(({ mirror }) => mirror?.image === into) || isOfDevice(table, into);
     const expected = seen.get(into)?.fingerprint;
     const stat = await storage.stat(into);

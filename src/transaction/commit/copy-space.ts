@@ -34,6 +34,8 @@ export async function reserveForCopies(
   for (const copy of copiesOf(state)) {
     const plan = state.statements[copy.statement]?.plan;
     const gate = plannedGate(workspace, state, { plan, allowPaths });
+    // What is filled was measured when it was planned, and a volume is its own.
+    if (copy.kind === "fill") continue;
     if (!(await storage.statLink(copy.from))) throw hasGone(copy);
     const copiedBytes = isUp(copy)
       ? await reserveForCopyUp(storage, state, copy, { gate, taken, room })

@@ -91,9 +91,11 @@ function judgeFlags(patient: Patient, scene: Scene, written: Written): Finding[]
     scene.wards.some(({ fences }) => fences.has(identityOf(image.stat))) ||
     scene.census.foldersBeside.has(folderBeside(path));
   if (header.changer !== undefined && !isKnown) {
-    const text =
-      `transaction ${header.changer} was cut off amid changing it, and its journal is not here: what it holds is of two ` +
-      "moments; `imgtx recover` in that transaction's workspace, or `imgtx img check` of it where it lay then, ends that";
+    const text = header.isUnfinished
+      ? `transaction ${header.changer} was to fill it, and it never was whole: \`imgtx recover\` in that transaction's ` +
+        "workspace goes on with it, or `imgtx mirror` of its device begins anew"
+      : `transaction ${header.changer} was cut off amid changing it, and its journal is not here: what it holds is of two ` +
+        "moments; `imgtx recover` in that transaction's workspace, or `imgtx img check` of it where it lay then, ends that";
     found.push(finding("half-changed", { path, text, command: null }));
   } else if (header.isFenced && !isKnown) {
     const text = "it is fenced: QEMU and all other tools refuse it until imgtx lifts that";

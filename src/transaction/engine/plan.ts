@@ -1,11 +1,13 @@
 // From a request to the record that goes into the journal. Changes nothing.
 
+import { posix } from "node:path";
 import {
   canonicalPath,
   type DeviceTable,
   findDevice,
   findInherited,
   type HistoryReads,
+  pathsOf,
   readTable,
   readingHistory,
   readingSnapshots,
@@ -30,7 +32,7 @@ import {
   liveStatements,
 } from "../journal/index.ts";
 import { unfinishedAmong } from "../describe.ts";
-import { assertFitsDevices, assertMayBeDevice, assertSameDevices } from "../images/devices.ts";
+import { assertFitsDevices, assertMayBeDevice, assertSameDevices, isDeviceAt } from "../images/devices.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ActionRequest } from "../request.ts";
 import { doneBy } from "./done-before.ts";
@@ -54,10 +56,14 @@ export async function planStatement(
   const context = contextOf(work, statement);
   const plan = await planAction(request, context);
   assertMayFollow(plan, context);
-  const newFiles = plan.filesToMake.map(({ path, copiedInto }, index): NewFile => {
-    const staging = stagingPath(path, work.id, number, index);
-    return { path: copiedInto === undefined ? path : staging, staging };
-  });
+  const newFiles: NewFile[] = [];
+  for (const [index, { path, copiedInto }] of plan.filesToMake.entries()) {
+    // What is used up by the commit has no name in /dev, where nothing lasts.
+    const isForDevice = copiedInto !== undefined && (await isDeviceAt(work.workspace.storage, path));
+    const place = isForDevice ? posix.join(pathsOf(work.workspace).journals, posix.basename(path)) : path;
+    const staging = stagingPath(place, work.id, number, index);
+    newFiles.push({ path: copiedInto === undefined ? path : staging, staging });
+  }
   const synced = plan.filesToMake.flatMap(({ path: into, copiedInto: format }, index): CopyStep[] => {
     const from = newFiles[index]?.path;
     if (format === undefined || from === undefined) return [];

@@ -12,10 +12,12 @@ import {
   identityOf,
   isDeviceIdentity,
   isFileFenced,
+  isSameFile,
+  isUnfinishedBy,
   isZero,
   shellQuote,
 } from "../../format/index.ts";
-import { type DeviceTable, standsOnDevices, type Workspace } from "../../device/index.ts";
+import { type DeviceTable, filesOfDevice, standsOnDevices, type Workspace } from "../../device/index.ts";
 
 import type { CopyStep } from "../journal/index.ts";
 import type { ImageChange } from "./redo.ts";
@@ -60,9 +62,8 @@ export async function assertFitsDevices(
   for (const { link, makesImage } of redo) {
     if (link.stat.kind === "device") assertMayBeChanged(link, { isHeld, makesImage });
   }
-  for (const { kind, into } of copies) {
-    if (kind === "sync" && (await isDeviceAt(storage, into)))
-      throw notYet(into, "can't be copied to as a mirror yet");
+  for (const { into, kind } of copies) {
+    if (kind === "sync" && !isHeld && (await isDeviceAt(storage, into))) throw notBetweenCommands(into);
   }
   for (const image of removes) {
     if (await isDeviceAt(storage, image))
@@ -95,8 +96,11 @@ function assertMayBeChanged(
       },
     );
   }
-  if (isHeld || header?.isFenced) return;
-  throw new ImgtxError(
+  if (!isHeld && !header?.isFenced) throw notBetweenCommands(image);
+}
+
+function notBetweenCommands(image: string): ImgtxError {
+  return new ImgtxError(
     "E_UNSUPPORTED",
     "in a transaction of several commands nothing would tell whether somebody writes to a block device between them",
     {
@@ -109,18 +113,36 @@ function assertMayBeChanged(
 /** Where no program looks for what is on a device any more: LVM, RAID and each file system begin before that. */
 const HEAD_BYTES = 2 ** 20;
 
+interface HowToJudge {
+  /** The chain that the device is on. */
+  readonly below: Pick<Chain, "links">;
+  readonly table: DeviceTable;
+  /** The device that the image is for. */
+  readonly device: string;
+  readonly isOverwriting: boolean;
+}
+
 /**
  * Whether there is anything on a volume, the only link of its chain, that is to get a new image. E_REFUSED where that must
- * not be written over: without the operator's word, or since it is of the chain that the image is to stand on, or fenced.
+ * not be written over: without the operator's word, or since the workspace has an image on it, or it is fenced. An image
+ * that was begun there and never was whole is nothing.
  */
 export async function judgeVolume(
   storage: Storage,
-  { file, path: image, stat }: ChainLink,
-  { below, isOverwriting }: { readonly below: Pick<Chain, "links">; readonly isOverwriting: boolean },
+  { file, path: image, stat, fingerprint }: ChainLink,
+  { below, table, device, isOverwriting }: HowToJudge,
 ): Promise<"empty" | "in use"> {
   if (below.links.some((link) => identityOf(link.stat) === identityOf(stat)))
-    throw new ImgtxError("E_REFUSED", "it holds an image of the chain that is to be snapshotted", { image });
-  if (await isFileFenced(file)) {
+    throw new ImgtxError("E_REFUSED", "it holds an image of the chain that the device is on", { image });
+  // A mirror that is not copied yet has its name alone.
+  const user = table.devices.find((entry) =>
+    filesOfDevice(entry).some(
+      (one) => isSameFile(one.fingerprint, fingerprint) || (entry.name !== device && one.image === image),
+    ),
+  );
+  if (user) throw new ImgtxError("E_IN_USE", `it holds an image of '${user.name}'`, { image });
+  const isUnfinished = await isUnfinishedBy(file);
+  if (!isUnfinished && (await isFileFenced(file))) {
     throw new ImgtxError(
       "E_REFUSED",
       "the image on it is frozen, or being changed: nothing is written over that",
@@ -129,6 +151,7 @@ export async function judgeVolume(
   }
   // The kernel says whether it is mounted, or part of another device.
   await (await storage.openFile(image, "write", AS_IMAGE)).close();
+  if (isUnfinished) return "empty";
   const head = new Uint8Array(Math.min(HEAD_BYTES, stat.sizeBytes));
   await file.read(head, 0);
   if (isZero(head)) return "empty";
@@ -139,7 +162,7 @@ export async function judgeVolume(
   });
 }
 
-async function isDeviceAt(storage: Storage, image: string): Promise<boolean> {
+export async function isDeviceAt(storage: Storage, image: string): Promise<boolean> {
   return (await storage.stat(image))?.kind === "device";
 }
 

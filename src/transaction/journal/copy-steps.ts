@@ -8,10 +8,13 @@ export interface CopyStep {
    * - sync: an overlay that the statement made over the image, and that nobody else knows.
    * - merge: images of a chain, into one below them.
    * - up: what the top of a chain would miss on another backing image, which its header names afterwards.
+   * - fill: the content of a device, into an image that the statement has begun on a block device.
    */
-  readonly kind: "sync" | "merge" | "up";
-  /** The uppermost image of what is copied, of qcow2 but for `up`: what it has, and what stands between it and the other one. */
+  readonly kind: "sync" | "merge" | "up" | "fill";
+  /** The uppermost image of what is copied, of qcow2 but for `up` and `fill`: what it has, and what stands between it and the other one. */
   readonly from: string;
+  /** Its format. Of `fill` alone. */
+  readonly fromFormat?: ImageFormat | undefined;
   /** The files that are copied, the uppermost first, with their data files. */
   readonly files: readonly string[];
   /** The image that gets it, and its format. */

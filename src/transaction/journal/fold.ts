@@ -219,12 +219,13 @@ function assertCopies({ statements }: TransactionState, plan: PlanRecord, file: 
     ]),
   );
   const odd = plan.copies.find(
-    ({ kind, from, into, files, up }) =>
+    ({ kind, from, fromFormat, into, files, up }) =>
       files.includes(into) ||
       ![from, into, ...files, up?.onto?.path ?? into, up?.until?.path ?? into].every((one) =>
         known.has(one),
       ) ||
-      (kind === "up") !== (up !== undefined),
+      (kind === "up") !== (up !== undefined) ||
+      (kind === "fill") !== (fromFormat !== undefined),
   );
   if (odd === undefined) {
     assertRemovals(plan, file);

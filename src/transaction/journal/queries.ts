@@ -120,7 +120,7 @@ export function filesMade(state: TransactionState): ReadonlySet<string> {
 export function volumesFilled({ redo, watched, changes }: PlanRecord): string[] {
   const isRaw = (image: string): boolean =>
     watched.find((one) => one.image === image)?.fingerprint.headerSha256 === null;
-  const layers = changes.flatMap(({ after }) => after?.chain ?? []);
+  const layers = changes.flatMap(({ after }) => [...(after?.chain ?? []), ...(after?.mirror?.chain ?? [])]);
   return redo.flatMap(({ image }) => {
     const isLayer = layers.some((entry) => entry.image === image && entry.format === "qcow2");
     return isLayer && isRaw(image) ? [image] : [];

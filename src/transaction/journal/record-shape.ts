@@ -178,8 +178,9 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     redo: listOf(isStagedImage),
     copies: listOf(
       objectOf<CopyStep>({
-        kind: oneOf("sync", "merge", "up"),
+        kind: oneOf("sync", "merge", "up", "fill"),
         from: isText,
+        fromFormat: orAbsent(isImageFormat),
         files: listOf(isText),
         into: isText,
         format: isImageFormat,

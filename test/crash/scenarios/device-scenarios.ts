@@ -67,6 +67,19 @@ const OVER_TWO: Partial<Scenario> = {
   changing: { "images/vol-e": "overlay", "images/vol-f": "overlay" },
 };
 
+/** Volumes for mirrors: one that is empty, and one that its last user left full, as large as the raw disk. */
+const ONTO_TWO: Partial<Scenario> = {
+  files: filesOf(
+    [],
+    [
+      ...VOLUMES,
+      { path: "images/vol-e", bytes: new Uint8Array(TARGET_BYTES), isDevice: true },
+      { path: "images/vol-g", bytes: new Uint8Array(VOLUME_BYTES).fill(0x5a), isDevice: true },
+    ],
+  ),
+  changing: { "images/vol-e": "qcow2", "images/vol-g": "raw" },
+};
+
 /** Where its redo logs and copies come to. */
 const IN_PLACE: readonly Scenario[] = [
   onVolumes(
@@ -93,6 +106,15 @@ const IN_PLACE: readonly Scenario[] = [
     "a group snapshot onto volumes",
     [step("snapshot-group vda=../images/vol-e vdb=../images/vol-f --overwrite --name one")],
     OVER_TWO,
+  ),
+  onVolumes(
+    "two volumes mirrored onto volumes, and left for them",
+    [
+      step("mirror vda=../images/vol-e vdb=../images/vol-g --overwrite"),
+      step("mirror vda"),
+      step("reopen vda ../images/vol-e"),
+    ],
+    ONTO_TWO,
   ),
   onVolumes("overlays merged into a volume of qcow2 and one of raw", [step("merge vda vdb")], {
     ...ON_TWO,

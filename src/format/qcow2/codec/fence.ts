@@ -26,14 +26,28 @@ import {
 } from "./header-extension.ts";
 import { SECTOR_BYTES } from "./limits.ts";
 
-/** What an image is fenced for: to hold it still, or while what it holds is neither the old nor the new. */
-export type FencePurpose = "stillness" | "change";
+/**
+ * What an image is fenced for: to hold it still, while what it holds is neither the old nor the new, or since it was begun
+ * and is not whole yet.
+ */
+export type FencePurpose = "stillness" | "change" | "filling";
 
 /** What QEMU prints of a fenced image, with the owner after it: "Unsupported qcow2 feature(s): frozen by imgtx 7f…". */
-const FENCE_NAMES: Record<FencePurpose, string> = { stillness: "frozen by imgtx", change: "change by imgtx" };
+const FENCE_NAMES: Record<FencePurpose, string> = {
+  stillness: "frozen by imgtx",
+  change: "change by imgtx",
+  filling: "filled by imgtx",
+};
 
-/** What an entry has of a fence for a change: its note comes after the NUL. */
-const CHANGER = new RegExp(`^${FENCE_NAMES.change} ([a-z0-9]+)(?:\0|$)`);
+/** What an entry has of a fence for a change, or of what is filled: its note comes after the NUL. */
+const CHANGER = new RegExp(`^(${FENCE_NAMES.change}|${FENCE_NAMES.filling}) ([a-z0-9]+)(?:\0|$)`);
+
+/** Who fenced an image that is not, or may not be, what it was or was to be. */
+export interface Changer {
+  readonly id: string;
+  /** Whether the image was begun, and never whole. */
+  readonly isFilling: boolean;
+}
 
 /** Bytes at an offset of the file, before and after a change; both are equally long. */
 export interface BytePatch {
@@ -158,9 +172,10 @@ export function planLiftAsCorrupt(cluster: Uint8Array): BytePatch {
 }
 
 /** Who began the change that an image with these names is fenced for, and did not end it. */
-export function findChanger(names: readonly FeatureName[]): string | undefined {
+export function findChanger(names: readonly FeatureName[]): Changer | undefined {
   const own = names.find(({ type, bit }) => type === "incompatible" && bit === INCOMPATIBLE_BIT.fence);
-  return CHANGER.exec(own?.name ?? "")?.[1];
+  const [, name, id] = CHANGER.exec(own?.name ?? "") ?? [];
+  return id === undefined ? undefined : { id, isFilling: name === FENCE_NAMES.filling };
 }
 
 type Range = readonly [start: number, end: number];

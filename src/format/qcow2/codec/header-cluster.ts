@@ -59,6 +59,8 @@ export interface Qcow2Header extends HeaderFields {
   readonly isFenced: boolean;
   /** Of an image that is fenced for a change: whose. It may be half changed, unless that one's journal ends it. */
   readonly changer: string | undefined;
+  /** Whether the image was begun by that one, and never whole. */
+  readonly isUnfinished: boolean;
 }
 
 /**
@@ -159,6 +161,7 @@ function describeHeader(
   const hasExternalDataFile = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.externalDataFile);
   const featureNames = findExtension(extensions, "featureNames")?.names ?? [];
   const isFenced = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.fence);
+  const changer = isFenced ? findChanger(featureNames) : undefined;
   return {
     ...fields,
     extensions,
@@ -177,7 +180,8 @@ function describeHeader(
     isDirty: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.dirty),
     isCorrupt: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.corrupt),
     isFenced,
-    changer: isFenced ? findChanger(featureNames) : undefined,
+    changer: changer?.id,
+    isUnfinished: changer?.isFilling === true,
   };
 }
 

@@ -19,6 +19,7 @@ import {
   type Image,
   type ImageFormat,
   imageOf,
+  isDeviceIdentity,
   MaskedImage,
   openImage,
   uniteRanges,
@@ -27,7 +28,13 @@ import {
 } from "../../../format/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import type { GuestRange } from "../../../units/index.ts";
-import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
+import {
+  type FileToMake,
+  type FillTools,
+  type PlanContext,
+  type PlannedCopy as CopyOfPlan,
+  progressOf,
+} from "./action.ts";
 import { PRIVATE } from "../../images/access.ts";
 import { activeLayer, settleChain } from "./chain-entry.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
@@ -42,8 +49,10 @@ export interface PlannedCopy {
   readonly filesToMake: readonly FileToMake[];
   /** Writes filesToMake, which may be none. */
   fillFiles(files: readonly StorageFile[], tools: FillTools): Promise<void>;
-  /** Of the source's bitmap. */
+  /** Of the source's bitmap, and an image that is begun on a block device. */
   readonly redo: readonly ImageChange[];
+  /** What fills that. Default: nothing. */
+  readonly copies?: readonly CopyOfPlan[];
   /** Chains that must not change before the commit. */
   readonly chains: readonly Chain[];
   readonly notes: readonly Note[];
@@ -87,7 +96,9 @@ export async function planResync(
   const { expected, whyUnmarked } = await expectChanges(mirror, seen, { present, copy: chain });
   // Who wants it verified wants all of it compared, and to be told of what no known change accounts for.
   const scope = verify ? scopeOf(mirror, renewed, true) : expected;
-  const known = expected.kind === "marked" ? expected : scopeOf(mirror, renewed, isTouched);
+  // A block device never tells of a write: there it is no sign that a disk fails.
+  const isUntold = doubt !== undefined && isDeviceIdentity(doubt.now);
+  const known = expected.kind === "marked" ? expected : scopeOf(mirror, renewed, isTouched || isUntold);
   // A bitmap that can't be relied on costs a comparison, and an operator should know why.
   const distrust = mirror.bitmap !== null && !isInSync ? whyUnmarked : undefined;
   const copy: PlannedCopy = {
@@ -122,7 +133,8 @@ function assertMayBeSynced(
   { image }: MirrorEntry,
   { copiedInto, changedLast }: Pick<PlanContext, "copiedInto" | "changedLast">,
 ): void {
-  if (copiedInto.get(image)?.up === undefined && !changedLast.has(image)) return;
+  const copy = copiedInto.get(image);
+  if (copy?.up === undefined && copy?.kind !== "fill" && !changedLast.has(image)) return;
   throw new ImgtxError(
     "E_REFUSED",
     "what an earlier action does to the mirror comes only with the commit of the transaction",
@@ -176,7 +188,9 @@ async function fillChanges(
 ): Promise<void> {
   // What a copy that was cut off has left here is of no use.
   if ((await file.stat()).sizeBytes > 0) await file.truncate(0);
-  const { storage, gate } = context;
+  const { storage } = context;
+  // The overlay leads to the mirror, which the operator has named, and which may be a block device.
+  const gate = { ...context.gate, allowPaths: [...(context.gate.allowPaths ?? []), mirror.image] };
   const image = imageOf(present);
   const old = await context.openContent(mirror.image, mirror.format);
   try {
@@ -207,7 +221,7 @@ async function fillChanges(
   }
   // Where the command commits by itself, the mirror is read back once it is in sync.
   if (verify && !tools.commitsAlone)
-    await verifyCopy(image, { device, path: file.path, format: "qcow2" }, context, tools);
+    await verifyCopy(image, { device, path: file.path, format: "qcow2" }, { storage, gate }, tools);
 }
 
 /** How much of the ranges is in none of the known ones; all are whole units. */

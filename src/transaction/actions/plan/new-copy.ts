@@ -5,7 +5,7 @@
 // - A copy that was cut off goes on only after what is known to be durable in it, and in sound tables.
 
 import { posix } from "node:path";
-import type { ChainEntry, MirrorEntry } from "../../../device/index.ts";
+import type { MirrorEntry } from "../../../device/index.ts";
 import { ImgtxError, placed, withPlace } from "../../../errors/index.ts";
 import {
   type Chain,
@@ -31,8 +31,9 @@ import { accessLike } from "../../images/access.ts";
 import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
 import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
-import { type PlannedCopy, verifyCopy } from "./mirroring.ts";
+import { verifyCopy } from "./mirroring.ts";
 import { targetExists } from "./new-overlay.ts";
+import { type FreshCopy, planOnVolume } from "./volume-copy.ts";
 import type { MirrorTarget } from "../../request.ts";
 
 /** A copy that is not there yet, on what it will stand on. */
@@ -51,8 +52,14 @@ export async function planFresh(
   target: MirrorTarget,
   source: Chain,
   context: PlanContext,
-): Promise<Pick<PlannedCopy, "filesToMake" | "fillFiles"> & { readonly entries: readonly ChainEntry[] }> {
+): Promise<FreshCopy> {
   const { path, format, dataFile } = copy;
+  if ((await context.storage.stat(path))?.kind === "device") {
+    const begun = await withPlace({ device: target.device, image: path }, async () =>
+      planOnVolume(copy, target, source, context),
+    );
+    return { ...begun, entries: [...begun.entries, ...entriesBelow(copy, source)] };
+  }
   for (const file of dataFile === undefined ? [path] : [path, dataFile]) {
     const there = await context.storage.statLink(file);
     if (!there) continue;
@@ -76,6 +83,9 @@ export async function planFresh(
     fillFiles: async (own, tools) => {
       await fillCopy(copy, target, { present: source, context, files: own, tools });
     },
+    redo: [],
+    chains: [],
+    notes: [],
   };
 }
 

@@ -26,7 +26,7 @@ import { type Action, assertNamedOnce, type Plan, type PlanContext } from "../pl
 import { chainEntriesOf, deviceEntryOf, notesOnMirrorLeft } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";
 import { entryOn, noteOnDepth, planNewOverlay } from "../plan/new-overlay.ts";
-import { nameOverlay } from "../plan/overlay-name.ts";
+import { nameOverlay } from "../plan/new-overlay.ts";
 import { assertNothingStandsOn } from "../plan/overlays-of.ts";
 import { planGivingBack } from "./give-back.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";

@@ -1,0 +1,163 @@
+// Fills an image that a statement has begun on a block device with the content of a device, after the commit mark: there is
+// no name under which it could be made aside.
+//
+// Invariants
+// - The image was begun by a redo log, with a fence that says whose it is. Without that fence nothing is written to it: it
+//   is whole, which the journal says before the fence goes, or somebody has written over it.
+// - Before the mark the volume is only read. The table knows the image as a mirror that is not copied yet until it is whole.
+// - What is copied is what the device holds then: whoever goes on with it holds the images, and begins anew where they may
+//   have been written to. Where that can't be, the mirror stays one that is not copied yet, and nobody waits for it.
+
+import type { Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import {
+  beforeItsName,
+  describeChanges,
+  describeDoubt,
+  type Fingerprint,
+  fillUnfinished,
+  finishUnfinished,
+  fingerprintAt,
+  isSameFile,
+  isUnfinishedBy,
+  lookAtFiles,
+  mayBeSameFile,
+  openImage,
+  settleCutOff,
+} from "../../format/index.ts";
+import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
+import { ALL_COPIED, type Copy, type Journal, lastSeen, type TransactionState } from "../journal/index.ts";
+import type { OnProgress, RunOptions } from "../request.ts";
+import { AS_IMAGE } from "./devices.ts";
+import { lockWriter, openHeld } from "./open-free.ts";
+import { plannedGate } from "./planned-gate.ts";
+
+interface HowToFill {
+  readonly table: { readonly allowPaths: readonly string[] };
+  /** Whether the caller holds QEMU's locks on the images, and has begun the image a moment ago. */
+  readonly isLocked: boolean;
+  readonly waiting?: LockWaiting | undefined;
+  readonly throttle?: RunOptions["throttle"];
+  readonly markEveryMs?: number | undefined;
+  readonly onProgress?: OnProgress | undefined;
+}
+
+/** How long it goes on before the journal is told how far it is. */
+const MARK_EVERY_MS = 5000;
+
+/** What keeps recovery from filling it: the mirror has to be made anew. */
+const GIVEN_UP: ReadonlySet<string> = new Set(["E_LOCKED", "E_NO_SPACE", "E_NOT_FOUND", "E_NO_PERMISSION"]);
+
+/** Returns what the image looks like then. Undefined: it is not whole, and nobody goes on with it. */
+export async function runFill(
+  workspace: Workspace,
+  journal: Journal,
+  copy: Copy,
+  how: HowToFill,
+): Promise<ReadonlyMap<string, Fingerprint> | undefined> {
+  const opened: StorageFile[] = [];
+  try {
+    return await fill(workspace, journal, { copy, opened }, how);
+  } catch (error) {
+    const isGivenUp = !how.isLocked && error instanceof ImgtxError && GIVEN_UP.has(error.code);
+    if (!isGivenUp) throw error;
+    return undefined;
+  } finally {
+    for (const file of opened) await file.close();
+  }
+}
+
+async function fill(
+  workspace: Workspace,
+  journal: Journal,
+  { copy, opened }: { readonly copy: Copy; readonly opened: StorageFile[] },
+  how: HowToFill,
+): Promise<ReadonlyMap<string, Fingerprint> | undefined> {
+  const { storage } = workspace;
+  const { state } = journal;
+  const { into, format, statement } = copy;
+  const file = await storage.openFile(into, "write", AS_IMAGE);
+  opened.push(file);
+  const seen = lastSeen(state).get(into)?.fingerprint;
+  if (!seen || !isSameFile(seen, await file.stat())) return undefined;
+  if (!how.isLocked) {
+    await lockWriter(storage, file, how.waiting);
+    opened.push(...(await openHeld(storage, copy.sources, how.waiting)));
+  }
+  const plan = state.statements[statement]?.plan;
+  const gate = plannedGate(workspace, state, { plan, allowPaths: how.table.allowPaths });
+  const place = { path: into, format };
+  if (!(await isUnfinishedBy(file, journal.id))) {
+    if (copy.copiedBytes !== ALL_COPIED) return undefined;
+    // Whoever ended it has died since: others may have written to it.
+    await file.flush("filled volume");
+    const looks = await lookAtFiles(storage, place, gate);
+    return new Map([...looks].map(([path, look]) => [path, beforeItsName(look)]));
+  }
+  const startBytes = how.isLocked ? 0 : await findStart(storage, state, copy);
+  if (startBytes === undefined) return undefined;
+  // What was copied before counts no more, whatever the next one finds.
+  if (startBytes < copy.copiedBytes)
+    await journal.append({ type: "copied", statement, path: into, offset: 0 }, "copied");
+  if (!how.isLocked && format === "qcow2")
+    await settleCutOff(storage, file, { gate, signal: undefined, isFenced: true });
+  const source = await openImage(storage, copy.from, { format: copy.fromFormat, gate });
+  try {
+    const unfinished = { source, file, format };
+    const { throttle, onProgress, isLocked } = how;
+    await fillUnfinished(storage, unfinished, {
+      gate,
+      isFresh: isLocked,
+      throttle,
+      startBytes,
+      onProgress: onProgress && ((done, total) => onProgress(`copying into ${into}`, done, total)),
+      progress: progressOf(storage, journal, copy, how),
+    });
+    await journal.append({ type: "copied", statement, path: into, offset: ALL_COPIED }, "all copied");
+    await finishUnfinished(unfinished);
+  } finally {
+    await source.close();
+  }
+  return await lookAtFiles(storage, place, gate);
+}
+
+/** How much of it is there for certain: nothing where the source may have been written to. Undefined: it is another one. */
+async function findStart(
+  storage: Storage,
+  state: TransactionState,
+  { sources, copiedBytes }: Copy,
+): Promise<number | undefined> {
+  let isAsPlanned = true;
+  for (const path of sources) {
+    const [was, now] = [
+      lastSeen(state).get(path)?.fingerprint,
+      await fingerprintAt(storage, path, undefined),
+    ];
+    if (!was || !now || !mayBeSameFile(was, now)) return undefined;
+    const before = { ...was, headerSha256: null };
+    if (describeChanges(before, now).length > 0 || describeDoubt(before, now) !== undefined)
+      isAsPlanned = false;
+  }
+  return isAsPlanned && copiedBytes !== ALL_COPIED ? copiedBytes : 0;
+}
+
+function progressOf(
+  { host }: Storage,
+  journal: Journal,
+  { statement, into: path }: Copy,
+  { markEveryMs = MARK_EVERY_MS }: HowToFill,
+) {
+  let told = host.monotonicMs();
+  return {
+    isDue: () => host.monotonicMs() - told >= markEveryMs,
+    async keep(offset: number): Promise<void> {
+      try {
+        await journal.append({ type: "copied", statement, path, offset }, "copied");
+      } catch (error) {
+        // It costs the time to copy it again after a crash, and nothing else.
+        if (!(error instanceof ImgtxError)) throw error;
+      }
+      told = host.monotonicMs();
+    },
+  };
+}
