@@ -112,5 +112,12 @@ export { readingSnapshots, requireSnapshot, type SnapshotReads, withSnapshot } f
 export type { Workspace } from "./workspace.ts";
 export { flushTableName, pathsOf, readMovedAway } from "./workspace.ts";
 export type { WorkspaceLock } from "./held-locks.ts";
-export { lockAsItIs, lockWorkspace, lockWorkspaceIfFree, underWorkspaceLock } from "./workspace-lock.ts";
+export {
+  insideWorkspaceLock,
+  lockAsItIs,
+  lockWorkspace,
+  lockWorkspaceIfFree,
+  underWorkspaceLock,
+} from "./workspace-lock.ts";
+export { areClaimsNeeded, isClaimName, removeClaim } from "./claims.ts";
 export { gateOf } from "./workspace-gate.ts";

@@ -39,6 +39,11 @@ export async function readPresent(workspace: Workspace): Promise<PresentTable> {
  */
 const lastRead = new WeakMap<Workspace, { file: string; present: PresentTable }>();
 
+/** Has the table read again: a mounting may show a file's old stat for a while. */
+export function forgetTable(workspace: Workspace): void {
+  lastRead.delete(workspace);
+}
+
 function identify({ inode, bornNs, modifiedNs, sizeBytes }: FileStat): string {
   return [inode, bornNs, modifiedNs, sizeBytes].join(" ");
 }

@@ -73,12 +73,21 @@ export async function removeBeside(storage: Storage, path: string): Promise<void
   await clearTheWay(storage, besideOf(path));
 }
 
+/** What is shown of a file that nobody writes to: what it was, and what it is. */
+const MOST_SIZES = 3;
+
 export async function readWholeFile(storage: Storage, path: string, limitBytes: number): Promise<Uint8Array> {
   const file = await storage.openFile(path, "read");
   try {
-    const { sizeBytes } = await file.stat();
-    const bytes = new Uint8Array(Math.min(sizeBytes, limitBytes));
-    const count = await file.read(bytes, 0);
+    let bytes = new Uint8Array();
+    let count = 0;
+    // A mounting may show the size of the file that had the name before, and cut the reading there: only that, by its
+    // end, has it look again.
+    for (let tries = 0, isWhole = false; !isWhole && tries < MOST_SIZES; tries += 1) {
+      bytes = new Uint8Array(Math.min((await file.stat()).sizeBytes + 1, limitBytes));
+      count = await file.read(bytes, 0);
+      isWhole = count === Math.min((await file.stat()).sizeBytes, limitBytes);
+    }
     return bytes.subarray(0, count);
   } finally {
     await file.close();

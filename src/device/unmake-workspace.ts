@@ -10,6 +10,7 @@
 import { posix } from "node:path";
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
+import { isClaimName } from "./claims.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 import { lockWorkspaceIfFree } from "./workspace-lock.ts";
 
@@ -21,7 +22,7 @@ const OWN_FILE = /^(table|\d{6,15})\.json(\.new)?$/;
  */
 export async function unmakeWorkspace(workspace: Workspace): Promise<void> {
   const { storage, root } = workspace;
-  const { own, journals, lock: lockPath } = pathsOf(workspace);
+  const { own, journals, claims, lock: lockPath } = pathsOf(workspace);
   if (!(await storage.statLink(own))) {
     await removeView(workspace);
     await removeIfEmpty(storage, root);
@@ -41,6 +42,9 @@ export async function unmakeWorkspace(workspace: Workspace): Promise<void> {
   } finally {
     await lock.close();
   }
+  if (!(await storage.statLink(claims))) return;
+  // Its own claim has gone with the lock: what is in there now is somebody else's, and stays.
+  for (const folder of [claims, own, root]) await removeIfEmpty(storage, folder);
 }
 
 async function removeView(workspace: Workspace): Promise<void> {
@@ -53,6 +57,7 @@ async function removeView(workspace: Workspace): Promise<void> {
 async function removeOwnIn(storage: Storage, folder: string): Promise<void> {
   for (const name of await storage.readFolder(folder)) {
     const path = posix.join(folder, name);
+    if (isClaimName(name)) continue;
     const kind = (await storage.statLink(path))?.kind;
     if (kind === "folder") {
       await removeOwnIn(storage, path);

@@ -1,11 +1,14 @@
 // The lock of a workspace: held only while the table or the set of journals changes hands, never while data moves.
 //
-// Invariant: only who may write to the workspace can open the file. A shared lock needs no more than reading, and
-// anybody's would keep all others out.
+// Invariants
+// - Only who may write to the workspace can open the file. A shared lock needs no more than reading, and anybody's would
+//   keep all others out.
+// - Where locks are not seen by all, who has the lock has a claim as well: see claims.ts.
 
 import { ImgtxError } from "../errors/index.ts";
 import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../storage/index.ts";
-import { keepLock, type WorkspaceLock } from "./held-locks.ts";
+import { type Claim, claimWorkspace, waitForClaim } from "./claims.ts";
+import { isLocked, keepLock, type WorkspaceLock } from "./held-locks.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import { assertFolders } from "./lost-parts.ts";
 import { readPresent } from "./present-table.ts";
@@ -54,6 +57,15 @@ export async function underWorkspaceLock<T>(
   }
 }
 
+/** The same, where the caller may hold the lock already. */
+export async function insideWorkspaceLock<T>(
+  workspace: Workspace,
+  waiting: LockWaiting,
+  work: () => Promise<T>,
+): Promise<T> {
+  return isLocked(workspace) ? await work() : await underWorkspaceLock(workspace, waiting, work);
+}
+
 /** The same, of a workspace that may be a copy: to make it one of its own. */
 export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Promise<WorkspaceLock> {
   await assertFolders(workspace);
@@ -63,7 +75,8 @@ export async function lockAsItIs(workspace: Workspace, waiting: LockWaiting): Pr
     const file = await openLock(workspace);
     try {
       await lockFile(workspace.storage, file, WORKSPACE_BYTE, patient, "the workspace");
-      if (await isNamed(workspace, file)) return keepLock(workspace, file);
+      if (await isNamed(workspace, file))
+        return keepLock(workspace, file, await waitForClaim(workspace, patient));
       await file.close();
     } catch (error) {
       await file.close();
@@ -79,14 +92,16 @@ export async function lockWorkspaceIfFree(
 ): Promise<WorkspaceLock | undefined> {
   if (!asItIs) await assertOwn(workspace);
   const file = await openLock(workspace);
-  let isLocked = false;
+  let claim: Claim | undefined;
   try {
-    isLocked = file.lock(WORKSPACE_BYTE, "exclusive") && (await isNamed(workspace, file));
-    if (!isLocked) return undefined;
-    return asItIs ? keepLock(workspace, file) : await unlessMovedAway(workspace, keepLock(workspace, file));
+    if (!file.lock(WORKSPACE_BYTE, "exclusive") || !(await isNamed(workspace, file))) return undefined;
+    ({ claim } = await claimWorkspace(workspace));
   } finally {
-    if (!isLocked) await file.close();
+    if (!claim) await file.close();
   }
+  if (!claim) return undefined;
+  const lock = keepLock(workspace, file, claim);
+  return asItIs ? lock : await unlessMovedAway(workspace, lock);
 }
 
 /** A lock stays with the file: one that was removed meanwhile, and made again by another process, is no lock. */

@@ -34,6 +34,7 @@ export const pathsOf = (workspace: Workspace) => ({
   hooks: `${workspace.root}/.imgtx/hooks`,
   views: `${workspace.root}/.imgtx/view`,
   lock: `${workspace.root}/.imgtx/lock`,
+  claims: `${workspace.root}/.imgtx/claims`,
   devices: `${workspace.root}/devices`,
 });
 

@@ -62,9 +62,9 @@ export interface GivenUp {
   readonly id: string;
   /** False for a dry run, and where recovery has just ended the transaction by itself. */
   readonly changed: boolean;
-  /** Where its journal is kept from then on; null where it has ended by itself. */
+  /** Where its journal is kept from then on; null where it has ended by itself, and of a claim. */
   readonly record: string | null;
-  /** What it did, as `snapshot vda`, or why its journal can't be read. */
+  /** What it did, as `snapshot vda`, or why its journal can't be read; whose claim it was. Empty: it has ended by itself. */
   readonly what: string;
   /** Devices that are free from then on; null where the journal does not tell them. */
   readonly devices: readonly string[] | null;

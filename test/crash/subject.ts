@@ -111,9 +111,14 @@ export async function runOn(
   argv: readonly string[],
 ): Promise<RunResult> {
   const process = startProcess(machine);
-  const result = await subject.run(process, argv);
-  machine.checkAlive(process);
-  return result;
+  machine.running.add(process.host.pid);
+  try {
+    const result = await subject.run(process, argv);
+    machine.checkAlive(process);
+    return result;
+  } finally {
+    machine.running.delete(process.host.pid);
+  }
 }
 
 /** As above, on a machine that was started anew. */

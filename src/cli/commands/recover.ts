@@ -22,8 +22,9 @@ const RECOVERED: Drawing<readonly RecoveryNote[]> = {
 
 const GIVEN_UP: Drawing<GivenUp & { readonly dryRun: boolean }> = {
   text: ({ id, record, what, devices, left, generation, dryRun }) => {
-    if (record === null) return [`Transaction ${id} has just ended by itself: there is nothing to give up.`];
+    if (what === "") return [`Transaction ${id} has just ended by itself: there is nothing to give up.`];
     const would = dryRun ? "Would give up" : "Gave up";
+    if (record === null) return [`${would} ${what}; generation ${generation} stays`];
     return [
       `${would} transaction ${id} (${what}); generation ${generation} stays`,
       ...left.map(({ path, why }) => `  stays as it is: ${path}: ${why}`),
@@ -43,7 +44,7 @@ export const recover: PlainCommand = {
       {
         long: "give-up",
         value: { name: "ID", completes: "transaction" },
-        about: "end a transaction that waits as it is, and say what it leaves",
+        about: "end a transaction that waits as it is, and say what it leaves; or a claim on the workspace",
       },
       RATE_LIMIT,
     ],
@@ -53,7 +54,8 @@ export const recover: PlainCommand = {
       "transactions stay open. What can't be finished or undone, since a disk is away or full, or somebody has " +
       "changed or opened an image, waits: it holds its own devices, and no others. --give-up ends one that will " +
       "never be ended else: nothing more is changed, what it leaves is named, its devices are free, and its " +
-      "journal is kept in .imgtx/given-up.",
+      "journal is kept in .imgtx/given-up. Where mounts share no locks it also takes away the claim on the " +
+      "workspace of a process that has ended elsewhere.",
     examples: [
       { command: "imgtx recover", about: "after a power cut, before the guests start" },
       { command: "imgtx recover --wait=60", about: "give a backup a minute to close its mirror" },
@@ -65,7 +67,9 @@ export const recover: PlainCommand = {
     const { dryRun } = invocation.settings;
     const id = invocation.input.text("--give-up");
     if (id !== undefined) await confirm(invocation, sayFinal(id));
-    const { engine, session } = await openSession(invocation, { reportOnly: dryRun, caller: "recover" });
+    // Recovery needs the workspace, which a claim keeps it from.
+    const reportOnly = dryRun || (id !== undefined && isClaim(id));
+    const { engine, session } = await openSession(invocation, { reportOnly, caller: "recover" });
     if (!dryRun) await engine.assertChangeable(session);
     const { recovered, root } = session;
     if (id !== undefined) {
@@ -83,7 +87,14 @@ export const recover: PlainCommand = {
   },
 };
 
+/** Of a process that shares no locks with others, and can't be seen. */
+function isClaim(id: string): boolean {
+  return id.startsWith("claim-");
+}
+
 function sayFinal(id: string): string {
+  if (isClaim(id))
+    return "Where the process that has claimed the workspace lives on, what it and others commit at once may be lost.";
   return `Transaction ${id} ends as it is, half done perhaps, and can't be finished or undone any more.`;
 }
 

@@ -11,11 +11,15 @@
 // - What this process adds is checked as if it had been read, before anything is written: a record that recovery would
 //   not take, or that stands where none can be, is a bug.
 // - A journal is trusted only when it belongs to the user, nobody else may write it, and it is no link.
+// - Where locks are not seen by all, who opens one writes it anew under the workspace's lock, and so names himself in it.
+//   Whoever had it open adds nothing any more.
 
 import {
+  areClaimsNeeded,
   assertOwn,
   describeWorker,
   findLiveness,
+  insideWorkspaceLock,
   pathsOf,
   sayWorker,
   type Workspace,
@@ -54,6 +58,8 @@ export class Journal {
   #whole: boolean;
   /** Whether its name is not known to be durable yet: see `create`. */
   #isNameDue = false;
+  /** Whether another process may write it anew that the lock does not keep out. */
+  #sharesNoLocks = false;
   /** Whether others may read the record being appended: a failure from then on leaves it in doubt. */
   #visible = false;
 
@@ -135,7 +141,11 @@ export class Journal {
         }
         const { parsed, state } = await readContent(workspace, file, id, how);
         if (!how.asItIs) await assertNobodyElsewhere(workspace, state, path, how.isForced === true);
-        return new Journal(workspace, file, path, state, parsed, true);
+        const journal = new Journal(workspace, file, path, state, parsed, true);
+        if (how.asItIs || !(await areClaimsNeeded(workspace))) return journal;
+        if (await insideWorkspaceLock(workspace, waiting, async () => await journal.#takeForSelf()))
+          return journal;
+        await file.close();
       } catch (error) {
         await file.close();
         throw error;
@@ -143,9 +153,24 @@ export class Journal {
     }
   }
 
+  /** False where somebody who shares no locks has come first. The caller holds the workspace lock. */
+  async #takeForSelf(): Promise<boolean> {
+    this.#sharesNoLocks = true;
+    if (!(await this.#isNamed())) return false;
+    await this.#replaceWith(this.#records);
+    return true;
+  }
+
+  /** Whether its name leads to it, and not to what another process has written anew. */
+  async #isNamed(): Promise<boolean> {
+    const named = await this.#workspace.storage.statLink(this.path);
+    return (await this.#file.stat()).inode === named?.inode;
+  }
+
   /** Adds a record durably. When this throws, the record is not there, or a crash would tear it. */
   async append(record: JournalRecord, purpose: string): Promise<void> {
     this.#visible = false;
+    if (this.#sharesNoLocks && !(await this.#isNamed())) throw takenOver(this.id, this.path);
     const state = foresee(this.#workspace, this.#state, record, this.path);
     this.#whole = false;
     if (this.#suspect) {
@@ -319,6 +344,14 @@ async function assertNobodyElsewhere(
       image: path,
       hint: "try again when it is done",
     },
+  );
+}
+
+function takenOver(id: string, path: string): ImgtxError {
+  return new ImgtxError(
+    "E_BUSY",
+    `another command has taken transaction ${id} over, and shares no locks with this process`,
+    { image: path, hint: "try again when it is done" },
   );
 }
 

@@ -7,8 +7,10 @@
 
 import {
   assertOwn,
+  isClaimName,
   underWorkspaceLock,
   readTable,
+  removeClaim,
   replaceTable,
   type Workspace,
 } from "../../device/index.ts";
@@ -107,10 +109,19 @@ export async function forceAbort(session: Session, id: string, options: RunOptio
   });
 }
 
-/** Sets the journal of a transaction that waits aside, and says what is left by it. Changes no image. */
+/**
+ * Sets the journal of a transaction that waits aside, and says what is left by it. Changes no image. Or takes away the claim
+ * that a process left on the workspace which can't be seen: its transactions wait, as any do.
+ */
 export async function giveUp(session: Session, id: string, options: RunOptions): Promise<GivenUp> {
   const { workspace } = session;
   await assertOwn(workspace);
+  if (isClaimName(id)) {
+    const what = `the claim of ${await removeClaim(workspace, id, options)} on the workspace`;
+    const { generation: present } = await readTable(workspace);
+    const nothing = { record: null, devices: [], left: [] };
+    return { id, changed: !options.dryRun, what, generation: present, ...nothing };
+  }
   const ended = session.recovered.find((note) => note.transaction === id && note.did !== "waiting");
   const snapshot = await findWaiting(workspace, id, ended !== undefined);
   const record = givenUpPath(workspace, id);

@@ -13,8 +13,16 @@ export interface Race {
   readonly disk: Tree;
   readonly one: readonly string[];
   readonly other: readonly string[];
+  /** Whether the two see each other's locks. Default: they do. */
+  readonly sharesLocks?: boolean;
   /** Exit statuses that the one that lost may end with. */
   readonly refusals: readonly number[];
+}
+
+/** The same by two mountings. An image's fence, or what is done already, may be met where a lock would have been. */
+export function withoutLocks(race: Race): Race {
+  const refusals = race.refusals.length === 0 ? [] : [...race.refusals, 14];
+  return { ...race, name: `${race.name}, each by a mounting of its own`, sharesLocks: false, refusals };
 }
 
 export async function runRaces(race: Race, subject: Subject, seeds: Iterable<number>): Promise<Report> {
@@ -26,6 +34,7 @@ export async function runRaces(race: Race, subject: Subject, seeds: Iterable<num
     const machine = new SimulatedMachine({
       durable: race.disk,
       boots: 1,
+      sharesLocks: race.sharesLocks ?? true,
       pace: async () => {
         for (let turns = random.below(8); turns > 0; turns -= 1) await Promise.resolve();
       },

@@ -55,6 +55,8 @@ export interface MachineStart {
   /** Waits before each call; races use it to mix two programs. */
   readonly pace?: () => Promise<void>;
   readonly readOnly?: boolean;
+  /** Whether its processes see each other's locks. Else each is in a mounting of its own. Default: they do. */
+  readonly sharesLocks?: boolean;
   /** Where its commands are started from. Default: all from one terminal. */
   readonly origin?: Origin;
 }
@@ -85,6 +87,9 @@ export class SimulatedMachine {
   readonly readOnly: boolean;
   readonly leases = new SimulatedLeases();
   readonly origin: Origin;
+  readonly sharesLocks: boolean;
+  /** Numbers of the processes that run commands. */
+  readonly running = new Set<number>();
   clockNs: bigint;
   #processes = 0;
   #names = 0;
@@ -106,6 +111,7 @@ export class SimulatedMachine {
     this.pace = start.pace ?? (() => Promise.resolve());
     this.readOnly = start.readOnly ?? false;
     this.origin = start.origin ?? TERMINAL;
+    this.sharesLocks = start.sharesLocks ?? true;
     this.clockNs = FIRST_BOOT_NS + BigInt(this.boots) * BETWEEN_BOOTS_NS;
   }
 
@@ -227,6 +233,7 @@ export class SimulatedMachine {
     return this.#lockList(inode).some(
       (lock) =>
         lock.owner !== owner &&
+        (this.sharesLocks || lock.owner.process === owner.process) &&
         lock.start < end &&
         start < lock.end &&
         (kind === "exclusive" || lock.kind === "exclusive"),
@@ -255,6 +262,7 @@ export function afterProcessDeath(
     boot: machine.boot,
     mountings: machine.mountings,
     mutedPurposes: machine.mutedPurposes,
+    sharesLocks: machine.sharesLocks,
     ...changes,
   });
 }

@@ -44,8 +44,12 @@ export class SimulatedProcess implements Storage {
       machineId: MACHINE_ID,
       origin: machine.origin,
       process: { pid, started: "1", processes: "", boot: machine.bootId, machine: MACHINE_ID },
-      // Its locks go with it, and tell all that there is to know.
-      lifeOf: (mark) => (mark.pid === pid && mark.boot === machine.bootId ? "self" : "gone"),
+      lifeOf: (mark) => {
+        if (mark.boot !== machine.bootId) return "gone";
+        if (mark.pid === pid) return "self";
+        // Where all see its locks, these go with it, and tell all that there is to know.
+        return !machine.sharesLocks && machine.running.has(mark.pid) ? "alive" : "gone";
+      },
       now: () => Number(machine.clockNs / 1_000_000n),
       monotonicMs: () => Number(machine.clockNs / 1_000_000n),
       randomName: () => machine.nextName(),
@@ -102,7 +106,7 @@ export class SimulatedProcess implements Storage {
   async describeFileSystem(path: string): Promise<FileSystemTraits> {
     await this.turn();
     this.#existing(path, true);
-    return { keepsInodes: true, keepsModes: true, sharesLocks: true };
+    return { keepsInodes: true, keepsModes: true, sharesLocks: this.machine.sharesLocks };
   }
 
   async reserveSpace(): Promise<Reservation> {

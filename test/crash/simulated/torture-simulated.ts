@@ -8,7 +8,7 @@ import { explore, EXPLORE_ALL, type ExploreOptions } from "../judges/explore.ts"
 import { GUESTS_ALL, meetGuests } from "../judges/guests.ts";
 import { injectErrors } from "../judges/injected-errors.ts";
 import { judgeMutants, tryMutant, type Mutant } from "../judges/mutants.ts";
-import { runRaces } from "../judges/races.ts";
+import { runRaces, withoutLocks } from "../judges/races.ts";
 import { record } from "./recording.ts";
 import { addReport, emptyReport, type Report } from "../report.ts";
 import { REDUNDANT_FLUSHES } from "../judges/redundant-flushes.ts";
@@ -160,7 +160,8 @@ class Run {
     for (const entry of RACES.filter(({ name }) => name.includes(only ?? ""))) {
       const { race, subject } = await simulatedRaceOf(entry);
       const seeds = Array.from({ length: RACE_SEEDS }, (_, index) => seed * RACE_SEEDS + index);
-      this.#take("races", race.name, await runRaces(race, subject, seeds));
+      for (const one of [race, withoutLocks(race)])
+        this.#take("races", one.name, await runRaces(one, subject, seeds));
     }
   }
 

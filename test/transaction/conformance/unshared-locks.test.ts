@@ -3,7 +3,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, existsSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { ProcessMark } from "../../../src/storage/index.ts";
 import {
@@ -14,6 +14,7 @@ import {
   giveUp,
   openSession,
 } from "../../../src/transaction/index.ts";
+import { makeWorkspace, unmakeWorkspace } from "../../../src/device/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { type Call, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, NO_WAIT, RUN_ALONE, Workbench } from "../../helpers/transaction/workbench.ts";
@@ -39,6 +40,50 @@ function unshared(bench: Workbench): Workbench {
     sharesLocks: false,
   });
   return bench.through({ ...bench.storage, describeFileSystem });
+}
+
+/** A mounting of its own: nobody else's lock of the workspace is seen in it. */
+function mountedAlone(bench: Workbench): Workbench {
+  const { storage } = unshared(bench);
+  return bench.through({
+    ...storage,
+    openFile: async (path, access, options) => {
+      const file = await storage.openFile(path, access, options);
+      if (path !== bench.at(".imgtx/lock")) return file;
+      return new Proxy(file, {
+        get(target, property) {
+          if (property === "lock") return () => true;
+          const value: unknown = Reflect.get(target, property, target);
+          return typeof value === "function" ? (value.bind(target) as unknown) : value;
+        },
+      });
+    },
+  });
+}
+
+/** Waits take no time. */
+function impatient(bench: Workbench): Workbench {
+  let now = 0;
+  const sleep = async (milliseconds: number) => await Promise.resolve(void (now += milliseconds));
+  const host = { ...bench.storage.host, sleep, monotonicMs: () => now };
+  return bench.through({ ...bench.storage, host });
+}
+
+const claimsOf = (bench: Workbench): string[] =>
+  existsSync(bench.at(".imgtx/claims")) ? readdirSync(bench.at(".imgtx/claims")) : [];
+
+/** The claim that a command is refused for, by the hint that takes it away. */
+async function refusedFor(command: () => Promise<unknown>): Promise<string> {
+  const refused = await failureOf(command);
+  expect(refused).toMatchObject({ code: "E_BUSY", changed: false });
+  expect(refused.message).toContain("pid 4711 of another machine");
+  return /`imgtx recover --give-up (claim-[a-z0-9]+)`/.exec(refused.hint ?? "")?.[1] ?? "no hint";
+}
+
+async function giveUpClaim(bench: Workbench, claim: string, dryRun = false) {
+  const place = { ...NO_WAIT, startFolder: bench.root, workspace: undefined, createHere: false };
+  const session = await openSession(bench.storage, { ...place, caller: "recover", reportOnly: true });
+  return await giveUp(session, claim, { ...RUN_ALONE, dryRun });
 }
 
 async function startOther(bench: Workbench): Promise<{ child: ChildProcess; mark: ProcessMark }> {
@@ -166,13 +211,22 @@ describe("a process that can't be seen", () => {
     const bench = unshared(await makeWorkbench());
     const other = asProcess(bench, ANOTHER_MACHINE);
     await cutOff(other, moves(other));
-    const session = await bench.session();
+    const claim = await refusedFor(async () => await impatient(bench).snapshot({ vdb: "b1.qcow2" }));
+    expect(existsSync(bench.at("b1.qcow2"))).toBe(false);
+    expect(await giveUpClaim(bench, claim, true)).toMatchObject({ changed: false });
+    expect(claimsOf(bench)).toEqual([claim]);
+    expect(await giveUpClaim(bench, claim)).toMatchObject({ changed: true, record: null, generation: 3 });
+    expect(claimsOf(bench)).toEqual([]);
+    const again = await failureOf(async () => await giveUpClaim(bench, claim));
+    expect(again.code).toBe("E_NO_TRANSACTION");
+    const session = await impatient(bench).session();
     const id = session.recovered[0]?.transaction ?? "";
     expect(session.recovered[0]?.obstacle?.hint).toContain(`imgtx txn commit --force ${id}`);
     expect((await bench.images())["vdc"]).toBe("c.qcow2");
     expect((await giveUp(session, id, { ...RUN_ALONE, dryRun: true })).devices).toEqual(["vdc"]);
     await forceCommit(session, id, RUN_ALONE);
     expect((await bench.images())["vdc"]).toBe("c1.qcow2");
+    expect(claimsOf(bench)).toEqual([]);
   });
 
   test("has gone where a free lock proves it: a disk that was moved here", async () => {
@@ -193,5 +247,78 @@ describe("a process that can't be seen", () => {
     expect(existsSync(bench.at("c1.qcow2"))).toBe(true);
     await forceAbort(seen, begun.description.id, RUN_ALONE);
     expect(existsSync(bench.at("c1.qcow2"))).toBe(false);
+  });
+});
+
+describe("a claim on the workspace", () => {
+  test("is not made where everybody sees its locks", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    expect(existsSync(bench.at(".imgtx/claims"))).toBe(false);
+  });
+
+  test("keeps out whoever works on the disk itself, from the first other mounting on", async () => {
+    const bench = await makeWorkbench();
+    const { child, mark } = await startOther(bench);
+    const other = asProcess(unshared(bench), mark);
+    await cutOff(other, moves(other));
+    const [claim = ""] = claimsOf(bench);
+    const refused = await failureOf(async () => await impatient(bench).snapshot({ vda: "a1.qcow2" }));
+    expect(refused).toMatchObject({
+      code: "E_BUSY",
+      changed: false,
+      hint: expect.stringContaining("--wait"),
+    });
+    expect((await failureOf(async () => await giveUpClaim(bench, claim))).code).toBe("E_BUSY");
+    expect(await read(bench)).toEqual([]);
+    await end(child);
+    expect((await impatient(bench).session()).recovered).toMatchObject([{ did: "finished" }]);
+    expect(claimsOf(bench)).toEqual([]);
+  });
+
+  test("goes with a workspace beside an image", async () => {
+    const bench = await makeWorkbench();
+    const { mark } = await startOther(bench);
+    const { storage } = asProcess(unshared(bench), mark);
+    const workspace = { storage, root: bench.at("beside") };
+    mkdirSync(workspace.root);
+    await makeWorkspace(workspace, "2026-01-01T00:00:00.000Z");
+    expect(existsSync(`${workspace.root}/.imgtx/claims`)).toBe(true);
+    await unmakeWorkspace(workspace);
+    expect(existsSync(workspace.root)).toBe(false);
+  });
+});
+
+describe("two commands on different devices at once, through mountings that share no locks", () => {
+  const MOMENTS = [".imgtx/table.json.new", ".imgtx/history/000003.json.new", ".imgtx/table.json"];
+  test.each(MOMENTS)("are never both told that all is well where one was lost (%s)", async (moment) => {
+    const bench = await makeWorkbench();
+    const { mark } = await startOther(bench);
+    const second = impatient(mountedAlone(bench));
+    const { storage } = asProcess(mountedAlone(bench), mark);
+    let meanwhile: unknown;
+    const at = async (path: string): Promise<void> => {
+      if (meanwhile !== undefined || path !== bench.at(moment)) return;
+      meanwhile = "under way";
+      meanwhile = await failureOf(async () => await second.snapshot({ vdb: "b1.qcow2" }));
+    };
+    const first = bench.through({
+      ...storage,
+      createFile: async (path, mode) => {
+        await at(path);
+        return await storage.createFile(path, mode);
+      },
+      rename: async (source, target) => {
+        await at(target);
+        await storage.rename(source, target);
+      },
+    });
+    await first.snapshot({ vda: "a1.qcow2" });
+    expect(meanwhile).toMatchObject({ code: "E_BUSY", changed: false });
+    expect(existsSync(bench.at("b1.qcow2"))).toBe(false);
+    await second.snapshot({ vdb: "b1.qcow2" });
+    expect(await bench.images()).toMatchObject({ vda: "a1.qcow2", vdb: "b1.qcow2" });
+    expect(await bench.generation()).toBe(5);
+    expect(claimsOf(bench)).toEqual([]);
   });
 });
