@@ -110,12 +110,14 @@ export function requireDevice(table: DeviceTable, name: string): DeviceEntry {
 
 /**
  * Where the images of a device may lead: what its operator trusted, and an active layer that is raw or a block device,
- * which he named himself. It stays trusted when it becomes a backing image.
+ * which he named himself. It stays trusted when it becomes a backing image. So is what its mirror has on block devices.
  */
 export function trustedBy(entry: DeviceEntry): readonly string[] {
-  const { image, format, trusted = [] } = entry;
+  const { image, format, mirror, trusted = [] } = entry;
   const isNamed = format === "raw" || isOnDevice(entry.chain[0]);
-  return isNamed && !trusted.includes(image) ? [...trusted, image] : trusted;
+  const copied = mirror?.chain.filter(isOnDevice) ?? [];
+  const named = [...(isNamed ? [image] : []), ...copied.map((one) => one.image)];
+  return [...trusted, ...named.filter((one) => !trusted.includes(one))];
 }
 
 /** Whether any of them has an image on a block device, which its operator allowed. */
@@ -336,10 +338,11 @@ export function withFingerprints(
 
 /**
  * Of what the transaction has made itself, no change time is kept before it has its name; and of what is still to be copied
- * none at all, which hides no write.
+ * none at all, which hides no write. A block device is in doubt whatever it looks like: no look of it hides one.
  */
 function isInDoubt(known: Fingerprint, { before, now }: FingerprintChange): boolean {
   if (!before || known.changedNs === undefined || now.changedNs === undefined) return false;
+  if (isDeviceIdentity(now)) return false;
   return describeDoubt(known, before) !== undefined;
 }
 

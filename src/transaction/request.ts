@@ -78,6 +78,8 @@ export interface MigrateRequest {
   readonly sourceFormat: string;
   /** Store the overlay's backing file name relative to its folder. The twin's is in any case. */
   readonly relative: boolean;
+  /** Whether targets that are block devices may hold something, which is lost. Default: no. */
+  readonly overwrite?: boolean;
 }
 
 export interface FreezeRequest {

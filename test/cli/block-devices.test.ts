@@ -121,7 +121,7 @@ loops.test("what is not whole on devices is refused by name, and changes nothing
     `mirror vda ${target} --compress`,
     `mirror vda ${target} --format raw`,
     `mirror vda ${target} -o compat=0.10`,
-    `migrate vda new.qcow2 --new-source ${target}`,
+    `migrate vda new.qcow2 --new-source ${device} --overwrite`,
     "snapshot vda /dev/overlay.qcow2",
     `img resize --allow-devices ${target} 4M`,
   ]) {
@@ -258,6 +258,36 @@ loops.test("a volume gets a mirror that is brought in sync, and that the device 
   const top = JSON.parse((await must(`img info --allow-devices -U --output json ${empty}`)).stdout) as object;
   expect(top).toMatchObject({ "backing-filename": device });
   await must(`reopen vda ${empty}`);
+  await must("status --check");
+});
+
+loops.test("a chain in files migrates onto volumes, and back", async () => {
+  const { root, run, must } = await makeBench();
+  const group = `/dev/${path.basename(root)}`;
+  mkdirSync(group);
+  onTestFinished(() => {
+    rmSync(group, { recursive: true });
+  });
+  const names = ["disk.qcow2", "top", "next"];
+  for (const [index, node] of attachTargets([SIZE_BYTES, SIZE_BYTES, SIZE_BYTES]).entries())
+    symlinkSync(node, `${group}/${names[index] ?? ""}`);
+  for (const folder of ["old", "new"]) mkdirSync(`${root}/${folder}`);
+  command("qemu-img", "create", "-q", "-f", "qcow2", `${root}/old/disk.qcow2`, "16M");
+  command("qemu-io", "-c", "write -P 7 1M 1M", `${root}/old/disk.qcow2`);
+  await must("device add vda old/disk.qcow2");
+  await must(`migrate vda ${group}/top --new-source old/top.qcow2 --allow-devices`);
+  command("qemu-io", "-c", "write -P 9 3M 1M", `${root}/old/top.qcow2`);
+  await must("mirror vda");
+  command("qemu-io", "-c", "write -P 5 4M 1M", `${root}/old/top.qcow2`);
+  await must(`reopen vda ${group}/top`);
+  command("qemu-img", "compare", `${root}/old/top.qcow2`, `${root}/devices/vda`);
+  const used = await run(`migrate vda new/disk.qcow2 --new-source ${group}/top --overwrite`);
+  expect([used.status, used.stderr]).toEqual([14, expect.stringContaining("of the chain")]);
+  await must(`migrate vda new/next.qcow2 --new-source ${group}/next`);
+  command("qemu-io", "-c", "write -P 4 6M 1M", `${group}/next`);
+  await must("mirror vda");
+  await must("reopen vda new/next.qcow2");
+  command("qemu-img", "compare", `${group}/next`, `${root}/devices/vda`);
   await must("status --check");
 });
 

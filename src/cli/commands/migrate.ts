@@ -21,6 +21,12 @@ export const migrate: ActionCommand = {
       },
       { long: "dest-format", value: FORMAT, about: "format of DEST: qcow2, which is the default" },
       { long: "source-format", value: FORMAT, about: "format of FILE: qcow2, which is the default" },
+      {
+        long: "overwrite",
+        about:
+          "write over what is on FILE and DEST, where they are block devices; one that begins with a MiB of zeros is " +
+          "taken without",
+      },
       { long: "relative", about: "store the backing file's name in FILE relative to its folder" },
     ],
     about:
@@ -53,6 +59,7 @@ export const migrate: ActionCommand = {
       newSource: input.resolve(newSource),
       sourceFormat: input.text("--source-format") ?? "qcow2",
       relative: input.flag("--relative"),
+      ...(input.flag("--overwrite") && { overwrite: true }),
     };
   },
 };

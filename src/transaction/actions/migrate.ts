@@ -6,7 +6,7 @@
 // itself. So neither file may have that name. Making the copy opens the parent chain alone, and the guest writes on.
 
 import { posix } from "node:path";
-import { type DeviceEntry, type DeviceTable, requireDevice } from "../../device/index.ts";
+import { type DeviceEntry, type DeviceTable, type MirrorEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, writeImage } from "../../format/index.ts";
 import type { PlannedReport } from "../journal/index.ts";
@@ -14,7 +14,17 @@ import type { Action, PlanContext } from "./plan/action.ts";
 import { activeLayer, settleChain } from "./plan/chain-entry.ts";
 import { NOT_MADE_YET } from "../journal/index.ts";
 import { tellOfFences } from "./plan/fencing.ts";
-import { entryOn, planNewOverlay, type PlannedOverlay, targetExists } from "./plan/new-overlay.ts";
+import {
+  entryOn,
+  type PlacedOverlay,
+  placeOverlay,
+  planNewOverlay,
+  type PlannedOverlay,
+  targetExists,
+} from "./plan/new-overlay.ts";
+import { isDeviceAt } from "../images/devices.ts";
+import type { ImageChange } from "../images/redo.ts";
+import type { Note } from "../notes.ts";
 import type { MigrateRequest } from "../request.ts";
 
 export const migrate: Action<MigrateRequest> = {
@@ -27,8 +37,8 @@ export const migrate: Action<MigrateRequest> = {
     // What the twin is known to be in sync with, from now on.
     const opened = await context.openChain(entry.image, entry.format, device);
     const present = await settleChain(context.storage.host, opened);
-    const path = await freePath(request.newSource, device, context);
-    const dest = await freePath(request.dest, device, context);
+    const path = await targetPath(request.newSource, device, context);
+    const dest = await targetPath(request.dest, device, context);
     if (path === dest) {
       throw new ImgtxError("E_DUPLICATE", "the overlay and its twin have the same path", {
         device,
@@ -40,33 +50,34 @@ export const migrate: Action<MigrateRequest> = {
     const overlay = await planNewOverlay(device, present, path, choice, context);
     const twin = await planTwin(device, present, dest, context);
     assertParentKeepsItsName(device, twin, { path, dest });
-    const after = entryOn(entry, overlay);
+    const both = [overlay, twin.planned];
+    const placed: PlacedOverlay[] = [];
+    for (const planned of both) placed.push(await place(planned, present, request, context));
+    const [own, other] = placed;
+    if (!own || !other) throw new Error("both have a place");
+    const after = entryOn(entry, { ...overlay, chain: own.chain });
+    const fresh = both.filter((_, index) => (placed[index]?.toMake.length ?? 0) > 0);
     return {
       devices: [device],
-      reports: [reportOf(entry, present, context.table, { path, dest, parent: twin.parent })],
-      changes: [
-        {
-          device,
-          after: {
-            ...after,
-            mirror: {
-              image: dest,
-              format: "qcow2",
-              sync: "top",
-              chain: twin.planned.chain,
-              source: after.chain,
-              bitmap: null,
-            },
-          },
-        },
+      reports: [
+        reportOf(entry, present, context.table, {
+          path,
+          dest,
+          parent: twin.parent,
+          notes: placed.flatMap(({ notes }) => notes),
+        }),
       ],
+      changes: [{ device, after: { ...after, mirror: twinOf(dest, other.chain, after.chain) } }],
       allowPaths: [],
-      filesToMake: [overlay.toMake, twin.planned.toMake],
-      async fillFiles([own, other]) {
-        if (own) await writeImage({ file: own }, overlay.overlay);
-        if (other) await writeImage({ file: other }, twin.planned.overlay);
+      filesToMake: placed.flatMap(({ toMake }) => toMake),
+      async fillFiles(files) {
+        for (const [index, file] of files.entries()) {
+          const planned = fresh[index];
+          if (planned) await writeImage({ file }, planned.overlay);
+        }
       },
-      chains: [{ device, chain: present }],
+      redo: placed.flatMap(({ redo }) => redo),
+      chains: [present, ...placed.flatMap(({ volumes }) => volumes)].map((chain) => ({ device, chain })),
     };
   },
 };
@@ -75,7 +86,12 @@ function reportOf(
   entry: DeviceEntry,
   present: Chain,
   table: DeviceTable,
-  { path, dest, parent }: { path: string; dest: string; parent: string | undefined },
+  {
+    path,
+    dest,
+    parent,
+    notes,
+  }: { path: string; dest: string; parent: string | undefined; notes: readonly Note[] },
 ): PlannedReport {
   const { name: device } = entry;
   return {
@@ -91,10 +107,15 @@ function reportOf(
     notes: [
       ...present.links.flatMap((link) => link.warnings),
       ...tellOfFences(entry, present, table),
+      ...notes,
       ...(parent === undefined ? [] : [{ code: "copy the chain", image: parent, device } as const]),
       { code: "change over", image: dest, device },
     ],
   };
+}
+
+function twinOf(image: string, chain: MirrorEntry["chain"], source: MirrorEntry["source"]): MirrorEntry {
+  return { image, format: "qcow2", sync: "top", chain, source, bitmap: null };
 }
 
 interface Twin {
@@ -119,7 +140,9 @@ async function planTwin(device: string, present: Chain, dest: string, context: P
   const [twin, below] = planned.chain;
   if (!twin || !below) throw new Error("an overlay has a backing image");
   if (parent === top.path) return { planned, parent: undefined };
-  if (await context.storage.statLink(parent)) {
+  const isThere = (await context.storage.statLink(parent)) !== undefined;
+  // What is on a volume is looked at when the chain is copied there.
+  if (isThere && !(await isDeviceAt(context.storage, parent))) {
     throw new ImgtxError("E_EXISTS", "where the copy of the parent chain would be, there is a file already", {
       device,
       image: parent,
@@ -164,9 +187,27 @@ function assertMayMigrate(
   });
 }
 
-async function freePath(file: string, device: string, context: PlanContext): Promise<string> {
+async function place(
+  planned: PlannedOverlay,
+  below: Chain,
+  { device, overwrite = false }: MigrateRequest,
+  context: PlanContext,
+): Promise<PlacedOverlay> {
+  const how = {
+    device,
+    below,
+    isOverwriting: overwrite,
+    write: async (file: Parameters<ImageChange["write"]>[0]): Promise<void> => {
+      await writeImage({ file }, planned.overlay);
+    },
+  };
+  return await placeOverlay(planned, how, context);
+}
+
+/** Where a file is to be made, or a block device is. */
+async function targetPath(file: string, device: string, context: PlanContext): Promise<string> {
   const path = await context.canonicalPath(file, device);
   const there = await context.storage.statLink(path);
-  if (there) throw targetExists(device, path, there, "");
+  if (there && !(await isDeviceAt(context.storage, path))) throw targetExists(device, path, there, "");
   return path;
 }

@@ -10,7 +10,7 @@ import {
   withDevices,
   withTrusted,
 } from "../../device/index.ts";
-import { ImgtxError, withPlace } from "../../errors/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
 import {
   addFirstBitmap,
   type Chain,
@@ -19,22 +19,27 @@ import {
   type Qcow2ImagePlan,
   writeImage,
 } from "../../format/index.ts";
-import { judgeVolume } from "../images/devices.ts";
 import { planFilesBeside, type PlannedBeside } from "../images/files-beside.ts";
 import type { ImageChange } from "../images/redo.ts";
 import {
   type Action,
   assertNamedOnce,
   assertTargetsDiffer,
-  type FileToMake,
   type Plan,
   type PlanContext,
 } from "./plan/action.ts";
 import { planBitmapChange } from "./plan/in-place.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
 import { tellOfFences } from "./plan/fencing.ts";
-import { noteOnDepth, entryOn, planNewOverlay, targetExists } from "./plan/new-overlay.ts";
-import { nameOverlay } from "./plan/new-overlay.ts";
+import {
+  noteOnDepth,
+  entryOn,
+  nameOverlay,
+  type PlacedOverlay,
+  placeOverlay,
+  planNewOverlay,
+  targetExists,
+} from "./plan/new-overlay.ts";
 import type { Note } from "../notes.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../way-back-requests.ts";
 
@@ -46,12 +51,10 @@ interface PlannedTarget {
   readonly after: DeviceEntry;
   /** Undefined where an existing overlay is taken. */
   readonly overlay: Qcow2ImagePlan | undefined;
-  readonly toMake: FileToMake | undefined;
+  readonly placed?: PlacedOverlay;
   readonly notes: readonly Note[];
-  /** The bitmap that an existing overlay gets, or the overlay that a volume does. */
+  /** The bitmap that an existing overlay gets. */
   readonly redo?: ImageChange;
-  /** The block device that the overlay is made on, as it is. */
-  readonly volume?: Chain;
 }
 
 export const snapshot: Action<SnapshotRequest> = {
@@ -73,7 +76,7 @@ export const snapshot: Action<SnapshotRequest> = {
       planned.push(one);
     }
     assertTargetsDiffer(planned.map(({ target: { device }, path }) => ({ device, path })));
-    const fresh = planned.filter((one) => one.toMake !== undefined);
+    const fresh = planned.filter(({ placed }) => placed !== undefined && placed.toMake.length > 0);
     const [first = ""] = devices;
     const beside = await planFilesBeside(request.withFiles ?? [], first, context);
     const { kept } = beside;
@@ -83,7 +86,7 @@ export const snapshot: Action<SnapshotRequest> = {
       reports: planned.map((one, index) => reportOf(one, request, index === 0 ? beside : undefined)),
       changes: planned.map(({ target, after }) => ({ device: target.device, after })),
       allowPaths: [],
-      filesToMake: [...planned.flatMap(({ toMake }) => toMake ?? []), ...beside.toMake],
+      filesToMake: [...planned.flatMap(({ placed }) => placed?.toMake ?? []), ...beside.toMake],
       async fillFiles(files) {
         for (const [index, file] of files.entries()) {
           const overlay = fresh[index]?.overlay;
@@ -92,10 +95,10 @@ export const snapshot: Action<SnapshotRequest> = {
         }
         await beside.fill(files.slice(fresh.length));
       },
-      redo: planned.flatMap(({ redo }) => redo ?? []),
+      redo: planned.flatMap(({ redo, placed }) => [redo ?? [], placed?.redo ?? []].flat()),
       chains: [
-        ...planned.flatMap(({ target: { device }, chain, volume }) =>
-          [chain, volume ?? []].flat().map((one) => ({ device, chain: one })),
+        ...planned.flatMap(({ target: { device }, chain, placed }) =>
+          [chain, ...(placed?.volumes ?? [])].map((one) => ({ device, chain: one })),
         ),
         ...beside.chains,
       ],
@@ -163,50 +166,30 @@ async function planTarget(
     context,
   );
   if (request.bitmap !== undefined) judgeFirstBitmap(planned.overlay, path, request.bitmap);
-  const made = {
+  const placed = await placeOverlay(
+    planned,
+    {
+      device,
+      below,
+      isOverwriting: request.overwrite === true,
+      write: async (newFile) => await writeOverlay(newFile, planned.overlay, request),
+    },
+    context,
+  );
+  return {
     target,
     path,
     before: activeLayer(below).path,
     chain: below,
-    after: entryOn(entry, planned),
+    after: entryOn(entry, { ...planned, chain: placed.chain }),
     overlay: planned.overlay,
-    toMake: planned.toMake,
+    placed,
     notes: [
       ...below.links.flatMap((link) => link.warnings),
       ...tellOfFences(entry, below, context.table),
       ...noteOnDepth(device, below),
+      ...placed.notes,
     ],
-  };
-  return isVolume ? await onVolume(made, request, context) : made;
-}
-
-/** The overlay on a block device: by a redo log, over what is there. */
-async function onVolume(
-  made: PlannedTarget & { readonly overlay: Qcow2ImagePlan },
-  request: SnapshotRequest,
-  context: PlanContext,
-): Promise<PlannedTarget> {
-  const { path, overlay, after, target, notes } = made;
-  const volume = await context.openChain(path, "raw", target.device);
-  const link = activeLayer(volume);
-  const { table } = context;
-  const { device } = target;
-  const how = { below: made.chain, table, device, isOverwriting: request.overwrite === true };
-  const found = await withPlace({ device }, async () => await judgeVolume(context.storage, link, how));
-  const [top, ...below] = after.chain;
-  if (!top) throw new Error("a chain has at least its active layer");
-  return {
-    ...made,
-    toMake: undefined,
-    volume,
-    after: { ...after, chain: [{ ...top, fingerprint: link.fingerprint }, ...below] },
-    redo: {
-      link,
-      makesImage: true,
-      write: async (file) => await writeOverlay(file, overlay, request),
-    },
-    // That it looks like another format is said by that.
-    notes: found === "empty" ? notes : [...notes, { code: "volume overwritten", image: path }],
   };
 }
 
@@ -240,7 +223,6 @@ async function reuseTarget(reuse: {
     chain: over,
     after: { ...withTrusted(entry, trustedBy(entry)), ...placeOf(over) },
     overlay: undefined,
-    toMake: undefined,
     ...(name !== undefined && { redo: await planBitmapChange(activeLayer(over), [{ kind: "add", name }]) }),
     notes: [...over.links.flatMap((link) => link.warnings), ...tellOfFences(entry, below, context.table)],
   };

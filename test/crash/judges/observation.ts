@@ -257,7 +257,17 @@ export function findMissingParent(
   const { backingName } = format === "qcow2" ? readHeader(view.open(image), image) : {};
   if (backingName === undefined) return undefined;
   const below = posix.resolve(posix.dirname(image), backingName);
-  return view.realPath(below) === undefined ? below : undefined;
+  const path = view.realPath(below);
+  if (path === undefined) return below;
+  // A volume is there before.
+  const isVolume = view.entries().some((entry) => entry.path === path && entry.kind === "device");
+  return isVolume &&
+    view
+      .open(path)
+      .read(0, 4)
+      .every((byte) => byte === 0)
+    ? below
+    : undefined;
 }
 
 /** A write to an image that was cut off after the commit mark, and repeated, may leak clusters. */

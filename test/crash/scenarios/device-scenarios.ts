@@ -2,7 +2,7 @@
 // its size, and the judge sees each byte of it.
 
 import { sampleQcow2, sampleRaw } from "../../helpers/sample-image.ts";
-import { filesOf, type SampleFile, type Scenario, step, back, OTHER } from "./sample-devices.ts";
+import { addAll, filesOf, ONE, type SampleFile, type Scenario, step, back, OTHER } from "./sample-devices.ts";
 import type { Step } from "../subject.ts";
 
 const KIB = 1024;
@@ -127,7 +127,24 @@ const IN_PLACE: readonly Scenario[] = [
   }),
 ];
 
+/** A chain in files that moves onto volumes, the copy of its parent by the parent's name. */
+const ONTO_VOLUMES: Scenario = {
+  name: "a chain migrated from files onto volumes",
+  files: filesOf(ONE, [
+    { path: "images/a.qcow2", bytes: new Uint8Array(TARGET_BYTES), isDevice: true },
+    { path: "images/top", bytes: new Uint8Array(TARGET_BYTES).fill(0x5a), isDevice: true },
+  ]),
+  prepare: addAll(ONE),
+  steps: [
+    step("migrate vda ../images/top --new-source top.qcow2 --allow-devices --overwrite"),
+    step("mirror vda"),
+    step("reopen vda ../images/top"),
+  ],
+  changing: { "images/a.qcow2": "qcow2", "images/top": "overlay" },
+};
+
 export const DEVICE_SCENARIOS: readonly Scenario[] = [
+  ONTO_VOLUMES,
   onVolumes("a group snapshot of three volumes, in files", [
     step("snapshot-group vda=a1.qcow2 vdb=b1.qcow2 vdc=c1.qcow2 --name one"),
   ]),

@@ -13,7 +13,7 @@ import {
   trustedBy,
   withTrusted,
 } from "../../../device/index.ts";
-import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
+import { ImgtxError, unlessItFails, withPlace } from "../../../errors/index.ts";
 import {
   type Chain,
   CHAIN_DEPTH_MAX,
@@ -32,6 +32,8 @@ import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import { assertQemuOpens } from "../../images/openable.ts";
 import { accessLike } from "../../images/access.ts";
+import { judgeVolume } from "../../images/devices.ts";
+import type { ImageChange } from "../../images/redo.ts";
 
 export interface PlannedOverlay {
   readonly overlay: Qcow2ImagePlan;
@@ -158,6 +160,51 @@ function assertRoomInChain(device: string, { links }: Chain): void {
 export function noteOnDepth(device: string, { links }: Chain): Note[] {
   const depth = links.length + 1;
   return depth <= DEEP_CHAIN ? [] : [{ code: "deep chain", device, depth }];
+}
+
+/** Where a planned overlay comes to be: in a file that is made, or on a block device, over what is there, by a redo log. */
+export interface PlacedOverlay {
+  readonly toMake: readonly FileToMake[];
+  readonly redo: readonly ImageChange[];
+  /** The block device as it is. */
+  readonly volumes: readonly Chain[];
+  readonly chain: readonly ChainEntry[];
+  readonly notes: readonly Note[];
+}
+
+interface HowToPlace {
+  readonly device: string;
+  /** The chain that the device is on. */
+  readonly below: Chain;
+  readonly isOverwriting: boolean;
+  readonly write: (file: Parameters<ImageChange["write"]>[0]) => Promise<void>;
+}
+
+/** E_REFUSED, or E_IN_USE, where what is on a block device must not be written over. */
+export async function placeOverlay(
+  { toMake, chain }: PlannedOverlay,
+  { device, below, isOverwriting, write }: HowToPlace,
+  context: PlanContext,
+): Promise<PlacedOverlay> {
+  const { storage, table } = context;
+  const { path } = toMake;
+  if ((await storage.stat(path))?.kind !== "device") {
+    return { toMake: [toMake], redo: [], volumes: [], chain, notes: [] };
+  }
+  const volume = await context.openChain(path, "raw", device, [], { mayBeHalfChanged: true });
+  const link = activeLayer(volume);
+  const how = { below, table, device, isOverwriting };
+  const found = await withPlace({ device }, async () => await judgeVolume(storage, link, how));
+  const [top, ...rest] = chain;
+  if (!top) throw new Error("a chain has at least its active layer");
+  return {
+    toMake: [],
+    redo: [{ link, makesImage: true, write }],
+    volumes: [volume],
+    chain: [{ ...top, fingerprint: link.fingerprint }, ...rest],
+    // That it looks like another format is said by that.
+    notes: found === "empty" ? [] : [{ code: "volume overwritten", image: path }],
+  };
 }
 
 /** The device on its new overlay. */
