@@ -100,6 +100,8 @@ export interface DeviceEntry {
   readonly trusted?: readonly string[] | undefined;
   /** The overlay that imgtx made for it: where that is its image, imgtx may remove it when nobody needs it any more. */
   readonly made?: string | undefined;
+  /** The command that makes and removes its volumes: a program, by its path, and its first arguments. Absent: none. */
+  readonly provision?: readonly string[] | undefined;
 }
 
 export function mapEntryPaths(
@@ -107,9 +109,10 @@ export function mapEntryPaths(
   map: (path: string) => string,
   done = new Map<ChainEntry, ChainEntry>(),
 ): DeviceEntry {
-  const { mirror, frozen, trusted, made } = entry;
+  const { mirror, frozen, trusted, made, provision } = entry;
   return {
     ...entry,
+    ...(provision && { provision: mapProgram(provision, map) }),
     ...(made !== undefined && { made: map(made) }),
     ...(trusted && { trusted: trusted.map(map) }),
     image: map(entry.image),
@@ -125,6 +128,14 @@ export function mapEntryPaths(
       fences: frozen.fences.map((fence) => ({ ...fence, image: map(fence.image) })),
     },
   };
+}
+
+/** A command whose program is a path, and whose arguments are not known to be any. */
+export function mapProgram(
+  [program = "", ...rest]: readonly string[],
+  map: (path: string) => string,
+): readonly string[] {
+  return [map(program), ...rest];
 }
 
 /** What several chains have stays one object. */

@@ -122,11 +122,16 @@ export function trustedBy(entry: DeviceEntry): readonly string[] {
 
 /** Whether any of them has an image on a block device, which its operator allowed. */
 export function standsOnDevices(entries: readonly DeviceEntry[]): boolean {
-  return entries.some((entry) => filesOfDevice(entry).some(isOnDevice));
+  return entries.some((entry) => isProvisioned(entry) || filesOfDevice(entry).some(isOnDevice));
 }
 
 function isOnDevice(file: SeenFile | undefined): boolean {
   return isDeviceIdentity(file?.fingerprint ?? {});
+}
+
+/** Whether a command makes volumes for it. */
+export function isProvisioned({ provision }: DeviceEntry): boolean {
+  return provision !== undefined;
 }
 
 /** The same entry, trusting these places too. */

@@ -81,4 +81,5 @@ export const isDeviceEntry = objectOf<DeviceEntry>({
   frozen: orNull(isFrozenEntry),
   trusted: orAbsent(listOf(isText)),
   made: orAbsent(isText),
+  provision: orAbsent(listOf(isText)),
 });

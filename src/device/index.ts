@@ -26,6 +26,7 @@ export {
   isRaised,
   mapEntryPaths,
   mapImagePaths,
+  mapProgram,
   withLooks,
 } from "./device-entry.ts";
 export { isChain, isDeviceEntry, isFingerprint, isImageFormat } from "./entry-shape.ts";
@@ -36,6 +37,7 @@ export {
   assertDeviceName,
   findDevice,
   requireDevice,
+  isProvisioned,
   standsOnDevices,
   trustedBy,
   withDevices,
@@ -121,3 +123,4 @@ export {
 } from "./workspace-lock.ts";
 export { areClaimsNeeded, isClaimName, removeClaim } from "./claims.ts";
 export { gateOf } from "./workspace-gate.ts";
+export { assertMayRun } from "./ownership.ts";

@@ -16,7 +16,7 @@ import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 import { readWholeFile } from "./replace-file.ts";
-import { pathsOf } from "./workspace.ts";
+import { pathsOf, type Workspace } from "./workspace.ts";
 
 /** Folders that the caller trusts though they are another user's, and whether this one was named. */
 export interface Trust {
@@ -54,6 +54,28 @@ export async function assertUsable(storage: Storage, root: string, trust: Trust)
   await assertNoLinks(storage, root);
   const { ownerId, groupId } = own ?? folder;
   return ownerId === ROOT || ownerId === storage.host.userId ? undefined : { ownerId, groupId };
+}
+
+/**
+ * E_NOT_OWNER where somebody else than the caller and root may write to the workspace, whatever is listed as safe: what it names
+ * is not to be run.
+ */
+export async function assertMayRun({ storage, root }: Workspace): Promise<void> {
+  const problem = await findProblem(storage, root);
+  if (!problem) return;
+  const { ownerId } = problem.stat;
+  const who = problem.is === "open to others" ? "others" : storage.host.nameOfUser(ownerId);
+  throw new ImgtxError(
+    "E_NOT_OWNER",
+    `a program that the workspace in ${root} names is not run: ${who} may write there, and would choose what is`,
+    {
+      image: problem.path,
+      hint:
+        problem.is === "open to others"
+          ? `take that away: \`chmod go-w ${shellQuote(problem.path)}\``
+          : `work there as that user: \`sudo -u ${shellQuote(who)} imgtx --workspace ${shellQuote(root)} recover\``,
+    },
+  );
 }
 
 interface Problem {

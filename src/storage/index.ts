@@ -18,6 +18,7 @@ export type {
   OpenOptions,
   Origin,
   ProcessMark,
+  ProgramEnd,
   Reservation,
   Storage,
   StorageFile,

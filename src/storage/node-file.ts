@@ -288,7 +288,7 @@ export class NodeFile implements StorageFile {
     });
   }
 
-  protected open(): number {
+  open(): number {
     if (this.#descriptor !== undefined) return this.#descriptor;
     throw new ImgtxError("E_INTERNAL", `'${this.path}' was used after it was closed`, { image: this.path });
   }

@@ -6,6 +6,7 @@ import { tmpdir, userInfo } from "node:os";
 import { readOrigin } from "./origin.ts";
 import { findLife, type ProcessMark, readOwnMark } from "./process-life.ts";
 import type { Host, Origin } from "./storage.ts";
+import { runProgram } from "./run-program.ts";
 import { actAs, lookUpGroups, lookUpName } from "./users.ts";
 
 const NAME_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789";
@@ -56,6 +57,7 @@ export function makeNodeHost(): Host {
       return self();
     },
     lifeOf: (mark) => findLife(mark, self()),
+    runProgram,
     now: () => Date.now(),
     monotonicMs: () => performance.now(),
     randomName,

@@ -167,6 +167,8 @@ export interface StorageFile {
   takeLease(): LeaseAnswer;
   /** Whether the lease that is held keeps somebody waiting, or was taken away because it did for too long. */
   isLeaseWanted(): boolean;
+  /** Its descriptor, for a program that is to hold its locks. Left out where it has none. */
+  readonly open?: () => number;
   /** Without a lease nothing happens. */
   dropLease(): void;
   /**
@@ -257,6 +259,28 @@ export interface Host {
   /** A fresh random name part: ten characters of [a-z0-9]. */
   randomName(): string;
   sleep(milliseconds: number): Promise<void>;
+  /** Runs a program to its end, as this user and without a shell. Left out where none can be started. */
+  readonly runProgram?: (command: readonly string[], how: HowToRun) => Promise<ProgramEnd>;
+}
+
+export interface HowToRun {
+  /** Beside what this process has. */
+  readonly env: Readonly<Record<string, string>>;
+  /** It is killed then, with all that it has started. */
+  readonly limitMs: number;
+  /** A file that the program has open too: its locks stay for as long as it lives, also where this process dies before. */
+  readonly holding: StorageFile | undefined;
+}
+
+/** How a program ended, and the beginning of what it printed. */
+export interface ProgramEnd {
+  /** `late`: it was killed at its limit. */
+  readonly kind: "exited" | "killed" | "late" | "not started";
+  /** Of `exited`. */
+  readonly status?: number;
+  /** The signal, or why it could not be started. */
+  readonly why?: string;
+  readonly printed: string;
 }
 
 /** Space that is kept free for whoever holds this. */

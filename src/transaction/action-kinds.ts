@@ -10,6 +10,7 @@ export const ACTION_KINDS = [
   "device-remove",
   "device-rename",
   "device-trust",
+  "device-provision",
   "relocate",
   "rollback",
   "snapshot-delete",

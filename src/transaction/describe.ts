@@ -283,6 +283,7 @@ function describeAsRecorded({ workspace, holders, omitted }: Scene, entry: Devic
       sync: entry.mirror.sync,
       syncedAt: entry.mirror.syncedAt ?? null,
     },
+    ...(entry.provision && { provision: entry.provision }),
     view: omitted.has(entry.name) ? null : `${pathsOf(workspace).devices}/${entry.name}`,
     transaction: holders.get(entry.name) ?? null,
     problem: null,

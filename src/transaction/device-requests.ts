@@ -7,6 +7,8 @@ export interface DeviceAddRequest {
   readonly format: string | undefined;
   /** Folders to trust for raw backing images and data files, kept for the workspace. */
   readonly allowPaths: readonly string[];
+  /** The command that makes and removes its volumes, its program by an absolute path. Default: none. */
+  readonly provision?: readonly string[];
 }
 
 export interface DeviceRemoveRequest {
@@ -30,6 +32,14 @@ export interface DeviceRenameRequest {
   readonly kind: "device-rename";
   readonly device: string;
   readonly name: string;
+}
+
+/** Gives a device the command that makes and removes its volumes, or takes it away. */
+export interface DeviceProvisionRequest {
+  readonly kind: "device-provision";
+  readonly device: string;
+  /** The program by an absolute path, and its first arguments. Null: none any more. */
+  readonly provision: readonly string[] | null;
 }
 
 /** Keeps a folder, or a file, where a device's images may lead to for raw backing images and data files. */

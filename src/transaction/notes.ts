@@ -67,6 +67,11 @@ const ROWS = {
     IMAGE,
     ({ image }) => `what was on ${quoteName(image)} is written over, and nothing brings it back`,
   ),
+  "volume to be made": row(
+    { ...IMAGE, sizeBytes: isCount, command: isText },
+    ({ image, sizeBytes, command }) =>
+      `the volume ${quoteName(image)} of ${formatBytes(sizeBytes)} would be made by: ${command}`,
+  ),
   "deep chain": row(
     { ...DEVICE, depth: isCount },
     ({ device, depth }) =>
@@ -220,6 +225,8 @@ const ROWS = {
     IMAGE,
     ({ image }) => `raw backing images and data files in ${image} are followed from now on`,
   ),
+  provisioner: row({ command: isText }, ({ command }) => `its volumes are made and removed by: ${command}`),
+  "no provisioner": row({}, () => "no command makes volumes for it from now on"),
   "written since": row(
     { ...BOTH, generation: isCount },
     ({ image, device, generation }) =>

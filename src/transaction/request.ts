@@ -8,6 +8,7 @@ import type {
   DeviceAddRequest,
   DeviceRemoveRequest,
   DeviceRenameRequest,
+  DeviceProvisionRequest,
   DeviceTrustRequest,
   RelocateRequest,
 } from "./device-requests.ts";
@@ -228,6 +229,7 @@ export type ActionRequest =
   | DeviceAddRequest
   | DeviceRemoveRequest
   | DeviceRenameRequest
+  | DeviceProvisionRequest
   | DeviceTrustRequest
   | RelocateRequest
   | RollbackRequest

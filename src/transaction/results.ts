@@ -59,6 +59,8 @@ export interface DeviceDescription {
   readonly unfinishedCopy?: { readonly image: string; readonly copiedBytes: number } | null;
   /** The snapshots that keep a state of it, newest first. Left out: nobody looked. */
   readonly snapshots?: readonly Pick<SnapshotDescription, "number" | "name" | "created">[];
+  /** The command that makes and removes its volumes. Left out: none. */
+  readonly provision?: readonly string[];
   /** Who has its images open. Left out: nobody looked. */
   readonly holders?: readonly HolderDescription[];
   /** The path by which other programs open it; null where the view has to leave it out. */

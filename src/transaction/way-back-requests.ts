@@ -25,6 +25,8 @@ export interface SnapshotRequest {
   /** Whether a target that is a block device may hold something, which is lost. Default: no. */
   readonly overwrite?: boolean;
   readonly overlay: OverlayOptions;
+  /** Of each volume that is made for it. Default: what the disk takes when all of it is written to. */
+  readonly volumeBytes?: number;
   /** A bitmap that each new active layer gets, which marks what is written from then on. */
   readonly bitmap?: string | undefined;
   /** Small files of the machine that the snapshot keeps beside: absolute paths. */

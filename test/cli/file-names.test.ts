@@ -96,8 +96,8 @@ test("every command that takes a file is among those tried", async () => {
   }
   const tried = [...WITH_FOLDER, ...IMG_WITH_FOLDER];
   const missing = takesFile.filter((name) => !tried.some((line) => line.startsWith(`${name} `)));
-  // Two take folders too; the others mean the COMMAND that they run.
-  expect(missing.sort()).toEqual(["device trust", "doctor", "freeze", "txn exec"]);
+  // Two take folders too; the others mean the command that they run.
+  expect(missing.sort()).toEqual(["device provision", "device trust", "doctor", "freeze", "txn exec"]);
 });
 
 test("what is no folder is not made a workspace, and nobody is told to change its rights", async () => {

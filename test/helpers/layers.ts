@@ -68,7 +68,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   ora: ["cli"],
   "node:fs": ["storage"],
   "node:fs/promises": ["storage"],
-  "node:child_process": ["cli"],
+  "node:child_process": ["cli", "storage"],
   "node:module": ["storage", "cli"],
   "node:os": ["storage", "cli"],
   "node:process": ["storage", "cli"],

@@ -6,6 +6,7 @@ import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { type Invocation, openSession, runOptions } from "../invocation.ts";
 import { OUTCOME } from "./action.ts";
+import { readProvisioner } from "./device-provision.ts";
 
 export const deviceAdd: ActionCommand = {
   kind: "action",
@@ -27,6 +28,11 @@ export const deviceAdd: ActionCommand = {
         value: { name: "NAME", completes: "file" },
         about:
           "a domain of libvirt's, or a file of its XML, or - for stdin: all its disks, by their names there",
+      },
+      {
+        long: "provision",
+        value: { name: "CMD", completes: "file" },
+        about: "the command that makes and removes its volumes, as of `imgtx device provision`",
       },
     ],
     about:
@@ -51,20 +57,22 @@ export const deviceAdd: ActionCommand = {
     if (input.text("--domain") !== undefined)
       refuse("--domain is a command of its own, and no line of a batch");
     if (device === undefined || file === undefined) refuse("a name and a file are to be given, or --domain");
+    const provision = input.text("--provision");
     return {
       kind: "device-add",
       device,
       file: input.resolve(file),
       format: input.text("--format"),
       allowPaths: input.allowPaths,
+      ...(provision !== undefined && { provision: readProvisioner(provision, input) }),
     };
   },
 };
 
 async function addDomain(invocation: Invocation): Promise<number> {
   const { input, report } = invocation;
-  if (input.text("NAME") !== undefined || input.text("--format") !== undefined) {
-    refuse("--domain says names, files and formats: leave them out");
+  if (["NAME", "--format", "--provision"].some((name) => input.text(name) !== undefined)) {
+    refuse("--domain says names, files and formats, and nothing else goes with it");
   }
   const { readDomain } = await import("../domain/read-domain.ts");
   const disks = await readDomain(invocation, input.text("--domain") ?? "");

@@ -27,6 +27,12 @@ export const OVERLAY_OPTIONS: readonly OptionDefinition[] = [
     about: "write over what is on FILE, a block device; one that begins with a MiB of zeros is taken without",
   },
   {
+    long: "size",
+    value: { name: "SIZE", completes: "nothing" },
+    about:
+      "of the volume that is made for it, where the device has a provisioner; else what a full disk takes",
+  },
+  {
     long: "cluster-size",
     value: { name: "SIZE", completes: ["512", "4k", "64k", "128k", "256k", "1M", "2M"] },
     about: "512 to 2M, a power of two; else as the image below",
@@ -84,12 +90,14 @@ export function readSnapshotOptions(
   input: CommandInput,
 ): Omit<SnapshotRequest, "kind" | "targets" | "isOfAll"> {
   const files = input.texts("--with");
+  const volumeBytes = input.sizeBytes("--size");
   return {
     name: input.text("--name"),
     message: input.text("--message"),
     relative: readRelative(input),
     reuse: input.flag("--reuse"),
     ...(input.flag("--overwrite") && { overwrite: true }),
+    ...(volumeBytes !== undefined && { volumeBytes }),
     overlay: readOverlayOptions(input),
     bitmap: input.text("--bitmap"),
     ...(files.length > 0 && { withFiles: files.map((file) => input.resolve(file)) }),

@@ -48,6 +48,12 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
     load: async () => (await import("../commands/device-trust.ts")).deviceTrust,
   },
   {
+    path: ["device", "provision"],
+    summary: "say what makes volumes for a device",
+    section: "Workspace and devices",
+    load: async () => (await import("../commands/device-provision.ts")).deviceProvision,
+  },
+  {
     path: ["device", "list"],
     summary: "list the devices",
     section: "Workspace and devices",

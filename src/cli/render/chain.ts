@@ -1,6 +1,7 @@
 // A device's chain, active layer on top and base at the bottom, one line an image: chains can be deep,
 // so nothing is indented by depth.
 
+import { shellQuote } from "../../format/index.ts";
 import { formatBytes, sayTime } from "../../units/index.ts";
 import type { DeviceDescription, MirrorStanding } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
@@ -54,6 +55,7 @@ function drawHead(device: DeviceDescription, { paint }: Canvas): string {
       ? undefined
       : saySnapshots(device.snapshots),
     device.unfinishedCopy ? drawUnfinished(device.unfinishedCopy) : undefined,
+    device.provision === undefined ? undefined : `volumes by ${device.provision.map(shellQuote).join(" ")}`,
     device.transaction === null ? undefined : `in transaction ${device.transaction}`,
   ].filter((fact) => fact !== undefined);
   return [paint.bold(device.name), paint.dim(facts.join(", "))].filter((part) => part !== "").join("  ");

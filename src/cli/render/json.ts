@@ -39,6 +39,7 @@ export function deviceJson(device: DeviceDescription): object {
     },
     snapshots: device.snapshots,
     holders: device.holders,
+    provision: device.provision,
     transaction: device.transaction,
     view: device.view,
     problem: device.problem,

@@ -1,16 +1,19 @@
-// device add, remove, rename and trust: devices enter and leave the table, get other names, and say where their images may
-// lead to. No image is written to.
+// device add, remove, rename, trust and provision: devices enter and leave the table, get other names, and say where their
+// images may lead to, and what makes their volumes. No image is written to.
 
 import { assertDeviceName, findDevice, requireDevice, withTrusted } from "../../device/index.ts";
-import { ImgtxError, unlessItFails } from "../../errors/index.ts";
-import { findCutOffImages } from "../../format/index.ts";
+import { ImgtxError, unlessItFails, withPlace } from "../../errors/index.ts";
+import { findCutOffImages, shellQuote } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type PlanContext } from "./plan/action.ts";
 import { activeLayer, deviceEntryOf } from "./plan/chain-entry.ts";
 import { assertNotFrozen, findFences } from "./plan/fencing.ts";
 import { noteStanding } from "./plan/overlays-of.ts";
 import { assertQemuOpens } from "../images/openable.ts";
+import { assertRunnable } from "../images/provisioner.ts";
+import type { Note } from "../notes.ts";
 import type {
   DeviceAddRequest,
+  DeviceProvisionRequest,
   DeviceRemoveRequest,
   DeviceRenameRequest,
   DeviceTrustRequest,
@@ -19,7 +22,7 @@ import type {
 export const deviceAdd: Action<DeviceAddRequest> = {
   saying: { noun: "add", done: "added", planned: "would be added" },
   takenBackBy: "undo",
-  async plan({ device, file, format, allowPaths }, context) {
+  async plan({ device, file, format, allowPaths, provision }, context) {
     assertDeviceName(device);
     const present = findDevice(context.table, device);
     if (present) {
@@ -32,6 +35,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
     const path = await context.canonicalPath(file, device);
     const chain = await context.openChain(path, format, device, allowPaths, { mayBeHalfChanged: true });
     await assertQemuOpens(device, chain);
+    if (provision) await withPlace({ device }, async () => await assertRunnable(context.storage, provision));
     const top = activeLayer(chain);
     return {
       ...MAKES_NO_FILES,
@@ -49,10 +53,11 @@ export const deviceAdd: Action<DeviceAddRequest> = {
             ...(await findCutOffImages(chain)),
             ...(await noteStanding(device, path, context)),
             ...findFences(device, chain, context.table),
+            ...(provision ? [noteOn(provision)] : []),
           ],
         },
       ],
-      changes: [{ device, after: deviceEntryOf(device, chain) }],
+      changes: [{ device, after: { ...deviceEntryOf(device, chain), ...(provision && { provision }) } }],
       allowPaths,
       chains: [{ device, chain }],
     };
@@ -208,3 +213,37 @@ export const deviceTrust: Action<DeviceTrustRequest> = {
     };
   },
 };
+
+export const deviceProvision: Action<DeviceProvisionRequest> = {
+  saying: { noun: "provisioner", done: "provisioner kept", planned: "provisioner would be kept" },
+  takenBackBy: "undo",
+  mayDoNothing: true,
+
+  async plan({ device, provision }, context) {
+    const { provision: before, ...entry } = requireDevice(context.table, device);
+    if (provision) await withPlace({ device }, async () => await assertRunnable(context.storage, provision));
+    const isSame = JSON.stringify(before ?? null) === JSON.stringify(provision);
+    return {
+      ...MAKES_NO_FILES,
+      devices: [device],
+      reports: [
+        {
+          kind: "device-provision",
+          device,
+          before: entry.image,
+          after: entry.image,
+          format: entry.format,
+          files: [],
+          notes: [provision ? noteOn(provision) : { code: "no provisioner" }],
+        },
+      ],
+      changes: isSame ? [] : [{ device, after: { ...entry, ...(provision && { provision }) } }],
+      allowPaths: [],
+      chains: [],
+    };
+  },
+};
+
+function noteOn(provision: readonly string[]): Note {
+  return { code: "provisioner", command: provision.map(shellQuote).join(" ") };
+}

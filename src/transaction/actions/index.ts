@@ -1,10 +1,10 @@
 // One row an action. The engine, the crash rigs and the conformance tests all go by this list.
 
-import type { Action, Plan, PlanContext, Traits } from "./plan/action.ts";
+import type { Action, Plan, PlanContext, Traits, VolumesWanted } from "./plan/action.ts";
 import type { ActionKind, ActionRequest } from "../request.ts";
 import { amend } from "./amend.ts";
 import { bitmapAdd, bitmapClear, bitmapDisable, bitmapEnable, bitmapMerge, bitmapRemove } from "./bitmap.ts";
-import { deviceAdd, deviceRemove, deviceRename, deviceTrust } from "./device-table.ts";
+import { deviceAdd, deviceProvision, deviceRemove, deviceRename, deviceTrust } from "./device-table.ts";
 import { freeze, unfreeze } from "./freeze.ts";
 import {
   internalSnapshotApply,
@@ -37,6 +37,7 @@ const ACTIONS: { readonly [Kind in ActionKind]: Action<RequestOf<Kind>> } = {
   "device-remove": deviceRemove,
   "device-rename": deviceRename,
   "device-trust": deviceTrust,
+  "device-provision": deviceProvision,
   relocate,
   rollback,
   "snapshot-delete": snapshotDelete,
@@ -71,6 +72,14 @@ export async function planAction<Kind extends ActionKind>(
   context: PlanContext,
 ): Promise<Plan> {
   return await ACTIONS[request.kind].plan(request, context);
+}
+
+/** Volumes that are to be made first, and the request as it is to be planned then. */
+export async function volumesFor<Kind extends ActionKind>(
+  request: RequestOf<Kind> & { readonly kind: Kind },
+  context: PlanContext,
+): Promise<VolumesWanted | undefined> {
+  return await ACTIONS[request.kind].volumes?.(request, context);
 }
 
 /** Devices whose mirrors the request wants read back after the commit. */

@@ -17,6 +17,7 @@ import {
   checkOverlayIsEmpty,
   judgeFirstBitmap,
   type Qcow2ImagePlan,
+  shellQuote,
   writeImage,
 } from "../../format/index.ts";
 import { planFilesBeside, type PlannedBeside } from "../images/files-beside.ts";
@@ -27,6 +28,7 @@ import {
   assertTargetsDiffer,
   type Plan,
   type PlanContext,
+  type VolumesWanted,
 } from "./plan/action.ts";
 import { planBitmapChange } from "./plan/in-place.ts";
 import { activeLayer, placeOf } from "./plan/chain-entry.ts";
@@ -34,12 +36,15 @@ import { tellOfFences } from "./plan/fencing.ts";
 import {
   noteOnDepth,
   entryOn,
+  measureVolume,
   nameOverlay,
   type PlacedOverlay,
+  type PlannedOverlay,
   placeOverlay,
   planNewOverlay,
   targetExists,
 } from "./plan/new-overlay.ts";
+import type { PlannedVolume } from "../journal/index.ts";
 import type { Note } from "../notes.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../way-back-requests.ts";
 
@@ -60,6 +65,7 @@ interface PlannedTarget {
 export const snapshot: Action<SnapshotRequest> = {
   saying: { noun: "snapshot", done: "snapshot taken", planned: "would be snapshotted" },
   takenBackBy: "undo",
+  volumes: planVolumes,
   async plan(request, context): Promise<Plan> {
     const { name = null, message = null } = request;
     if (name !== null) assertFree(name, context.table);
@@ -129,6 +135,36 @@ function targetsOf(
   return table.devices.map(({ name: device }) => ({ device, file: undefined, format: "qcow2" }));
 }
 
+/** Of the devices that have a provisioner, each target that is not there. */
+async function planVolumes(
+  request: SnapshotRequest,
+  context: PlanContext,
+): Promise<VolumesWanted | undefined> {
+  const volumes: PlannedVolume[] = [];
+  const targets: SnapshotTarget[] = [];
+  const taken = new Set<string>();
+  for (const target of targetsOf(request, context)) {
+    const { device, file } = target;
+    const entry = requireDevice(context.table, device);
+    const { provision: command } = entry;
+    if (!command || request.reuse) {
+      targets.push(target);
+      continue;
+    }
+    const name = file ?? (await nameOverlay(entry, request.name ?? null, taken, context));
+    const path = await context.canonicalPath(name, device);
+    targets.push({ ...target, file: path });
+    taken.add(path);
+    if (await context.storage.statLink(path)) continue;
+    const below = await context.openChain(entry.image, entry.format, device);
+    const how = { relative: request.relative, options: request.overlay };
+    const { overlay } = await planNewOverlay(device, below, path, how, context);
+    const sizeBytes = request.volumeBytes ?? (await measureVolume(overlay, request.bitmap !== undefined));
+    volumes.push({ device, path, sizeBytes, command });
+  }
+  return { volumes, request: { ...request, targets, isOfAll: false } };
+}
+
 /** Said before anything is made. The commit looks once more. */
 function assertFree(name: string, { snapshots }: DeviceTable): void {
   assertSnapshotName(name);
@@ -152,6 +188,7 @@ async function planTarget(
   const path = await context.canonicalPath(file, device);
   const below = await context.openChain(entry.image, entry.format, device);
   const there = await context.storage.statLink(path);
+  const promisedBy = there ? undefined : entry.provision;
   const isVolume = !request.reuse && (await context.storage.stat(path))?.kind === "device";
   if (there && !isVolume) {
     if (!request.reuse)
@@ -166,16 +203,16 @@ async function planTarget(
     context,
   );
   if (request.bitmap !== undefined) judgeFirstBitmap(planned.overlay, path, request.bitmap);
-  const placed = await placeOverlay(
-    planned,
-    {
-      device,
-      below,
-      isOverwriting: request.overwrite === true,
-      write: async (newFile) => await writeOverlay(newFile, planned.overlay, request),
-    },
-    context,
-  );
+  const how = {
+    device,
+    below,
+    isOverwriting: request.overwrite === true,
+    write: async (newFile: Parameters<ImageChange["write"]>[0]) =>
+      await writeOverlay(newFile, planned.overlay, request),
+  };
+  const placed = promisedBy
+    ? await onPromised(planned, promisedBy, request, context)
+    : await placeOverlay(planned, how, context);
   return {
     target,
     path,
@@ -191,6 +228,20 @@ async function planTarget(
       ...placed.notes,
     ],
   };
+}
+
+/** On a volume that would be made for it: what a dry run can say of that. */
+async function onPromised(
+  { overlay, toMake: { path: image }, chain }: PlannedOverlay,
+  command: readonly string[],
+  { volumeBytes, bitmap }: SnapshotRequest,
+  { isRehearsal }: PlanContext,
+): Promise<PlacedOverlay> {
+  if (!isRehearsal) throw new ImgtxError("E_NOT_FOUND", "the volume that was made for it is gone", { image });
+  const sizeBytes = volumeBytes ?? (await measureVolume(overlay, bitmap !== undefined));
+  const words = command.map(shellQuote).join(" ");
+  const notes: Note[] = [{ code: "volume to be made", image, sizeBytes, command: words }];
+  return { toMake: [], redo: [], volumes: [], chain, notes };
 }
 
 async function reuseTarget(reuse: {

@@ -11,19 +11,17 @@ import {
   type DeviceTable,
   findDevice,
   isWorkspaceMade,
-  lockWorkspace,
   lockWorkspaceIfFree,
   makeFolderBeside,
-  makeWorkspace,
   pathsOf,
   withDevices,
-  type WorkspaceLock,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { Plan } from "../actions/plan/action.ts";
 import { traitsOf } from "../actions/index.ts";
 import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
 import { findHeldBeside, findHeldUp, type HeldUp } from "./held.ts";
+import { provision } from "./provision.ts";
 import { beginRecordOf, Journal, type JournalSnapshot, type PlanRecord } from "../journal/index.ts";
 import { removeParked, takeParked } from "../recover/parked.ts";
 import { changedImages, planStatement } from "./plan.ts";
@@ -31,7 +29,7 @@ import { heldError } from "../recover/waiting.ts";
 import { findJournalBeside, settleBeside } from "../recover/beside.ts";
 import { finishPatiently, settleJournals } from "../recover/recovery.ts";
 import type { ActionRequest } from "../request.ts";
-import { effectiveTable, throwIfInterrupted, waitingOf, type Work } from "./work.ts";
+import { effectiveTable, lockMade, throwIfInterrupted, waitingOf, type Work } from "./work.ts";
 
 /** How often an action is planned anew at once because another command moved its devices meanwhile. */
 const MOST_REPLANS = 8;
@@ -41,13 +39,17 @@ const LONGEST_PAUSE_MS = 500;
 /** Plans the request, locks its images, and makes the plan durable under the workspace lock. */
 export async function enterStatement(
   work: Work,
-  request: ActionRequest,
+  asked: ActionRequest,
 ): Promise<{ plan: Plan; record: PlanRecord }> {
   const { host } = work.workspace.storage;
   const mark = work.images.mark();
   let pauseMs = FIRST_PAUSE_MS;
+  let request = asked;
   for (let tries = 1; ; tries += 1) {
-    const planned = await planAndEnter(work, request);
+    const ready = await makeReady(work, request);
+    if ("request" in ready && ready.request !== request) await work.images.closeSince(mark);
+    if ("request" in ready) ({ request } = ready);
+    const planned = "request" in ready ? await planAndEnter(work, request) : ready;
     if ("plan" in planned) return planned;
     await work.images.closeSince(mark);
     throwIfInterrupted(work.options.signal);
@@ -57,6 +59,18 @@ export async function enterStatement(
     if (tries === 1) work.options.onWait(obstacle.message);
     await host.sleep(pauseMs * (0.5 + Math.random() / 2));
     pauseMs = Math.min(pauseMs * 1.5, LONGEST_PAUSE_MS);
+  }
+}
+
+/** With the volumes that it needs. */
+async function makeReady(
+  work: Work,
+  request: ActionRequest,
+): Promise<{ readonly request: ActionRequest } | HeldUp> {
+  try {
+    return await provision(work, request);
+  } catch (error) {
+    return await heldUpInstead(work, request, error);
   }
 }
 
@@ -145,7 +159,7 @@ async function enterPlan(
   record: PlanRecord,
 ): Promise<PlanRecord | HeldUp> {
   const { workspace } = work;
-  const lock = await makeAndLock(work);
+  const lock = await lockMade(work);
   try {
     const settled = await settleJournals(workspace, { except: work.id, devices: record.devices });
     for (const note of settled.notes) if (note.did !== "waiting") work.options.onRecovered?.(note);
@@ -174,22 +188,6 @@ async function enterPlan(
 /** Whether those that a plan was made on are what they were. */
 function areSnapshotsKept({ snapshots: before }: DeviceTable, { snapshots: now }: DeviceTable): boolean {
   return JSON.stringify(before) === JSON.stringify(now.slice(0, before.length));
-}
-
-/** One beside an image goes with its last journal, and so perhaps while this command waits for its lock. */
-async function makeAndLock(work: Work): Promise<WorkspaceLock> {
-  const { workspace } = work;
-  for (let tries = 1; ; tries += 1) {
-    try {
-      await makeWorkspace(workspace, new Date(workspace.storage.host.now()).toISOString());
-      const lock = await lockWorkspace(workspace, waitingOf(work));
-      if (!workspace.first || tries > MOST_REPLANS || (await isWorkspaceMade(workspace))) return lock;
-      await lock.close();
-    } catch (error) {
-      const isGone = workspace.first && error instanceof ImgtxError && error.code === "E_NOT_FOUND";
-      if (!isGone || tries > MOST_REPLANS) throw error;
-    }
-  }
 }
 
 async function addPlan(

@@ -5,7 +5,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import { chooseTransaction, type Purpose, requireTransaction } from "../choose.ts";
 import { describeTransaction } from "../describe.ts";
 import { Journal, readJournals } from "../journal/index.ts";
-import { firstUnfinished } from "../recover/leftovers.ts";
+import { firstUnfinished, firstWithoutPlan } from "../recover/leftovers.ts";
 import type { LockWait } from "../request.ts";
 import type { TransactionDescription } from "../results.ts";
 
@@ -74,9 +74,10 @@ async function unlessDamaged<T>(
 async function openChosen(workspace: Workspace, id: string, wait: LockWait): Promise<Journal> {
   const journal = await Journal.open(workspace, id, wait);
   const state = journal?.state;
-  if (journal && state && !state.commit && !state.aborting && !firstUnfinished(state)) return journal;
+  const isCutOff = state && (firstUnfinished(state) ?? firstWithoutPlan(state)) !== undefined;
+  if (journal && state && !state.commit && !state.aborting && !isCutOff) return journal;
   await journal?.close();
-  throw state && firstUnfinished(state) ? interrupted(id) : endedMeanwhile(id);
+  throw isCutOff ? interrupted(id) : endedMeanwhile(id);
 }
 
 function endedMeanwhile(id: string): ImgtxError {

@@ -33,6 +33,7 @@ import {
 } from "../journal/index.ts";
 import { unfinishedAmong } from "../describe.ts";
 import { assertFitsDevices, assertMayBeDevice, assertSameDevices, isDeviceAt } from "../images/devices.ts";
+import { activateChain } from "../images/volumes.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ActionRequest } from "../request.ts";
 import { doneBy } from "./done-before.ts";
@@ -186,7 +187,7 @@ export function changedImages({ changes, redo, copies, late }: PlanRecord): Read
   return new Set([...[...fencesToRaise(changes), ...redo, ...late].map(({ image }) => image), ...targets]);
 }
 
-function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext {
+export function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext {
   const { workspace, options, images } = work;
   const made = new Set(earlier.flatMap(({ newFiles }) => newFiles.map(({ path }) => path)));
   // As it is now: this statement joins it before its files are filled.
@@ -199,6 +200,7 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
     storage: work.staged,
     transaction: work.id,
     root: workspace.root,
+    isRehearsal: work.dryRun !== undefined,
     table,
     room: new RoomForNames(table),
     copiedInto,
@@ -236,6 +238,8 @@ function contextOf(work: Work, { table, earlier }: StatementToPlan): PlanContext
         );
       }
       const trust = trustOf(table, device, options, allowPaths);
+      const entry = findDevice(table, device);
+      if (entry && !work.dryRun) await activateChain(workspace, entry);
       const open = async (image: string, as: string | undefined): Promise<Chain> =>
         await images.openChain(image, as, device, trust, how);
       return await onNewBacking(await open(path, format), copiedInto, open);

@@ -3,12 +3,16 @@
 import {
   type DeviceEntry,
   type DeviceTable,
+  isWorkspaceMade,
+  lockWorkspace,
+  makeWorkspace,
   readTable,
   withDevices,
   withGivenUp,
   withRenames,
   withSealsOf,
   type Workspace,
+  type WorkspaceLock,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { StagedStorage } from "../../format/index.ts";
@@ -110,4 +114,23 @@ export function waitingOf({ workspace, options, deadlineMs }: Work): RunOptions 
 export function throwIfInterrupted(signal: AbortSignal | undefined): void {
   if (!signal?.aborted) return;
   throw signal.reason instanceof ImgtxError ? signal.reason : new ImgtxError("E_INTERRUPTED", "interrupted");
+}
+
+/** How often a workspace may go while its lock is waited for. */
+const MOST_TRIES = 8;
+
+/** One beside an image goes with its last journal, and so perhaps while this command waits for its lock. */
+export async function lockMade(work: Work): Promise<WorkspaceLock> {
+  const { workspace } = work;
+  for (let tries = 1; ; tries += 1) {
+    try {
+      await makeWorkspace(workspace, new Date(workspace.storage.host.now()).toISOString());
+      const lock = await lockWorkspace(workspace, waitingOf(work));
+      if (!workspace.first || tries > MOST_TRIES || (await isWorkspaceMade(workspace))) return lock;
+      await lock.close();
+    } catch (error) {
+      const isGone = workspace.first && error instanceof ImgtxError && error.code === "E_NOT_FOUND";
+      if (!isGone || tries > MOST_TRIES) throw error;
+    }
+  }
 }

@@ -18,6 +18,7 @@ import {
   shellQuote,
 } from "../../format/index.ts";
 import { type DeviceTable, filesOfDevice, standsOnDevices, type Workspace } from "../../device/index.ts";
+import type { FileStat, StorageFile } from "../../storage/index.ts";
 
 import type { CopyStep } from "../journal/index.ts";
 import type { ImageChange } from "./redo.ts";
@@ -113,6 +114,16 @@ function notBetweenCommands(image: string): ImgtxError {
 /** Where no program looks for what is on a device any more: LVM, RAID and each file system begin before that. */
 const HEAD_BYTES = 2 ** 20;
 
+/** Whether nothing is on it that any program would find. */
+export async function readsAsEmpty(
+  file: Pick<StorageFile, "read">,
+  { sizeBytes }: Pick<FileStat, "sizeBytes">,
+): Promise<boolean> {
+  const head = new Uint8Array(Math.min(HEAD_BYTES, sizeBytes));
+  await file.read(head, 0);
+  return isZero(head);
+}
+
 interface HowToJudge {
   /** The chain that the device is on. */
   readonly below: Pick<Chain, "links">;
@@ -151,10 +162,7 @@ export async function judgeVolume(
   }
   // The kernel says whether it is mounted, or part of another device.
   await (await storage.openFile(image, "write", AS_IMAGE)).close();
-  if (isUnfinished) return "empty";
-  const head = new Uint8Array(Math.min(HEAD_BYTES, stat.sizeBytes));
-  await file.read(head, 0);
-  if (isZero(head)) return "empty";
+  if (isUnfinished || (await readsAsEmpty(file, stat))) return "empty";
   if (isOverwriting) return "in use";
   throw new ImgtxError("E_REFUSED", "there is something on the volume already, which would be lost", {
     image,

@@ -24,6 +24,7 @@ import {
   type Statement,
   type TransactionState,
 } from "./records.ts";
+import type { ProvisionRecord } from "./planned-volume.ts";
 import { isStoredFence } from "./stored-fence.ts";
 
 /** What a journal's records add up to. E_JOURNAL where they stand in an order that imgtx never writes. */
@@ -35,6 +36,7 @@ export function foldRecords(records: readonly JournalRecord[], file: string): Tr
 
 const NOTHING_YET = {
   statements: [],
+  volumes: [],
   savepoints: [],
   fences: [],
   commit: undefined,
@@ -60,6 +62,8 @@ export function applyRecord(
     case "staged":
     case "applied":
       throw outOfOrder(file, record.type);
+    case "provision":
+      return withVolumes(state, record, file);
     case "plan": {
       if (record.statement !== state.statements.length) throw outOfOrder(file, record.type);
       assertStagingNames(state.begin.id, record, file);
@@ -95,7 +99,7 @@ export function applyRecord(
     case "undo":
       return changeFrom(state, record.from, { undoing: true });
     case "undone":
-      return changeFrom(state, record.from, { undoing: true, undone: true });
+      return withoutVolumes(changeFrom(state, record.from, { undoing: true, undone: true }), record.from);
     case "fencing":
       assertFences(state, record, file);
       return { ...state, fences: record.fences };
@@ -105,6 +109,20 @@ export function applyRecord(
     case "abort":
       return { ...state, aborting: true };
   }
+}
+
+/** For the next statement. */
+function withVolumes(
+  state: TransactionState,
+  { statement, volumes, type }: ProvisionRecord,
+  file: string,
+): TransactionState {
+  if (statement !== state.statements.length) throw outOfOrder(file, type);
+  return { ...state, volumes: [...state.volumes, ...volumes.map((one) => ({ ...one, statement }))] };
+}
+
+function withoutVolumes(state: TransactionState, from: number): TransactionState {
+  return { ...state, volumes: state.volumes.filter(({ statement }) => statement < from) };
 }
 
 function withSavepoint(state: TransactionState, name: string): TransactionState {

@@ -11,6 +11,7 @@ export { Journal } from "./journal.ts";
 export { clearHalfMade, journalPath } from "./journal-file.ts";
 export type { CopyStep, UpStep, LateStep, NewBacking } from "./copy-steps.ts";
 export type { PlannedSnapshot, PlannedStanding } from "./planned-snapshot.ts";
+export type { PlannedVolume } from "./planned-volume.ts";
 export type {
   BeginRecord,
   CommitFence,

@@ -211,6 +211,11 @@ export class Journal {
     }
   }
 
+  /** What a program is to hold that works for the transaction: as long as it has that, nobody takes it for left. */
+  get held(): StorageFile {
+    return this.#file;
+  }
+
   /** Whether the flush of the last record failed: it may be on the disk, though the state lacks it. */
   get isInDoubt(): boolean {
     return this.#suspect && this.#visible;

@@ -148,7 +148,8 @@ export function isUnderWay(state: TransactionState): boolean {
 /** Devices that the transaction holds. */
 export function heldDevices(state: TransactionState): string[] {
   const held = state.statements.filter(({ undone, parked }) => !undone && !parked);
-  return [...new Set(held.flatMap((statement) => statement.plan.devices))].sort();
+  const provisioned = state.volumes.map(({ device }) => device);
+  return [...new Set([...held.flatMap((statement) => statement.plan.devices), ...provisioned])].sort();
 }
 
 /**

@@ -48,6 +48,7 @@ import type {
   WatchedImage,
 } from "./records.ts";
 import type { PlannedSnapshot, PlannedStanding } from "./planned-snapshot.ts";
+import type { PlannedVolume } from "./planned-volume.ts";
 import { READ_VERSIONS, type StoredValue, upgradeValues } from "./upgrade.ts";
 
 const isKind: Shape<ActionKind> = oneOf(...ACTION_KINDS);
@@ -160,6 +161,13 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     user: isText,
     boot: isText,
     origin: orNull(isOrigin),
+  }),
+  provision: objectOf<RecordOf<"provision">>({
+    type: oneOf("provision"),
+    statement: isCount,
+    volumes: listOf(
+      objectOf<PlannedVolume>({ device: isText, path: isText, sizeBytes: isCount, command: listOf(isText) }),
+    ),
   }),
   plan: objectOf<RecordOf<"plan">>({
     type: oneOf("plan"),

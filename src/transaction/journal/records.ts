@@ -2,10 +2,11 @@
 //
 // A transaction is a list of statements; each is planned, prepared, done, and perhaps undone:
 //
-//   begin  (plan  prepared  done)*  savepoint*  (undo undone)*  fencing*  (commit (copied | staged | applied)*) | abort
+//   begin  (provision*  plan  prepared  done)*  savepoint*  (undo undone)*  fencing*  (commit (copied | staged | applied)*) | abort
 //
 // Invariants
 // - `plan` is durable before the statement makes its first file.
+// - `provision` is durable before the command is called that makes volumes for the next statement.
 // - `prepared` names each new file by inode and birth time, and is durable before the file gets its final
 //   name. So whatever stands at that name is known to be ours or not, and undoing never removes a
 //   stranger's file.
@@ -39,6 +40,7 @@ import type { Origin } from "../../storage/index.ts";
 import type { Note } from "../notes.ts";
 import type { CopyStep, LateStep } from "./copy-steps.ts";
 import type { PlannedSnapshot, PlannedStanding } from "./planned-snapshot.ts";
+import type { PlannedVolume, ProvisionRecord } from "./planned-volume.ts";
 import type { ActionKind, ActionReport, Once } from "../request.ts";
 
 export const JOURNAL_VERSION = 6;
@@ -312,6 +314,7 @@ interface AbortRecord {
 
 export type JournalRecord =
   | BeginRecord
+  | ProvisionRecord
   | PlanRecord
   | CopiedRecord
   | ParkedRecord
@@ -343,6 +346,8 @@ export interface Statement {
 export interface TransactionState {
   readonly begin: BeginRecord;
   readonly statements: readonly Statement[];
+  /** Made, or about to be, for a statement that is not undone. */
+  readonly volumes: readonly (PlannedVolume & { readonly statement: number })[];
   readonly savepoints: readonly { readonly name: string; readonly nextStatement: number }[];
   /** Of the commit, which may be up. */
   readonly fences: readonly CommitFence[];

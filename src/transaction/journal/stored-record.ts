@@ -7,6 +7,7 @@ import {
   type GivenUp,
   mapEntryPaths,
   mapImagePaths,
+  mapProgram,
   mapSnapshotPaths,
   toStoredPath,
   type Workspace,
@@ -38,6 +39,14 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
   }
   if (record.type === "done" && record.named) {
     return { ...record, named: record.named.map((file) => ({ ...file, path: map(file.path) })) };
+  }
+  if (record.type === "provision") {
+    const volumes = record.volumes.map((one) => ({
+      ...one,
+      path: map(one.path),
+      command: mapProgram(one.command, map),
+    }));
+    return { ...record, volumes };
   }
   if (record.type === "copied") return { ...record, path: map(record.path) };
   if (record.type === "staged") return { ...record, redo: mapRedo(record.redo, map) };

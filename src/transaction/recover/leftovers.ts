@@ -56,7 +56,8 @@ export async function describeLeftover(
   if (isParked(state)) return undefined;
   if (state.commit) return `transaction ${id} is committed and waits to be finished`;
   if (state.fences.length > 0) return `transaction ${id} has fenced images for a commit that came to nothing`;
-  return state.aborting || firstUnfinished(state) || (await mustAbort(workspace, state))
+  const isCutOff = firstUnfinished(state) !== undefined || firstWithoutPlan(state) !== undefined;
+  return state.aborting || isCutOff || (await mustAbort(workspace, state))
     ? `transaction ${id} was interrupted and waits to be undone`
     : undefined;
 }
@@ -68,6 +69,11 @@ export async function mustAbort(workspace: Workspace, { begin }: TransactionStat
 /** The first statement that a dead process left amid its making or its undoing. */
 export function firstUnfinished(state: TransactionState): Statement | undefined {
   return state.statements.find((statement) => !statement.undone && (statement.undoing || !statement.done));
+}
+
+/** The number of a statement for which volumes were about to be made, and that was not planned. */
+export function firstWithoutPlan({ volumes, statements }: TransactionState): number | undefined {
+  return volumes.find(({ statement }) => statement >= statements.length)?.statement;
 }
 
 /** A copy that a command made by itself, and that has come somewhere. */

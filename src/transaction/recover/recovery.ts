@@ -46,11 +46,13 @@ import {
   describeLeftover,
   findLeftovers,
   firstUnfinished,
+  firstWithoutPlan,
   isInHistory,
   mustAbort,
 } from "./leftovers.ts";
 import { findOverlaysAway, imagesCopiedInto, measureCopies } from "../commit/copies.ts";
 import { imagesRedone } from "../images/redo.ts";
+import { activateAll } from "../images/volumes.ts";
 import { lowerFences, takeFencesBack } from "../commit/leaving-fences.ts";
 import type { OnProgress, RecoveryNote, RunOptions } from "../request.ts";
 import { abortJournal, removeLogs, sayKept, undoFrom, undoTransaction } from "./undo.ts";
@@ -317,7 +319,8 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   const unfinished = firstUnfinished(state);
   const mustGo = state.aborting || (await mustAbort(workspace, state));
   const hasFences = state.fences.length > 0;
-  if (!mustGo && !unfinished && !hasFences) return undefined;
+  const from = unfinished?.plan.statement ?? firstWithoutPlan(state);
+  if (!mustGo && from === undefined && !hasFences) return undefined;
   if (await isInHistory(workspace, id)) {
     const fences = state.fences.filter(({ kept }) => !kept);
     const left = sayKept(await lowerFences(workspace, { ...state, fences }));
@@ -327,9 +330,9 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   }
   if (mustGo) {
     if (state.aborting) await journal.secure();
-    const kept = await undoTransaction(workspace, state);
+    const kept = await undoTransaction(workspace, journal);
     await discardNextGeneration(workspace, await readTable(workspace));
-    await journal.retire();
+    await journal.retire(state.volumes.length > 0);
     return {
       transaction: id,
       did: "aborted",
@@ -339,17 +342,17 @@ async function settle(workspace: Workspace, journal: Journal): Promise<RecoveryN
   if (hasFences) {
     const kept = await takeFencesBack(workspace, journal);
     const text = `lifted the fences of a commit of transaction ${id} that was interrupted; it stays open${sayKept(kept)}`;
-    if (!unfinished) return { transaction: id, did: "undone", text };
+    if (from === undefined) return { transaction: id, did: "undone", text };
   }
-  if (!unfinished) return undefined;
+  if (from === undefined) return undefined;
   if (state.begin.onError === "abort") {
     // At once, and not after an undo of the statement: a crash between the two would leave it open.
     const kept = await abortJournal(workspace, journal, true);
     const text = `aborted ${what}: an action of it was interrupted${sayKept(kept)}`;
     return { transaction: id, did: "aborted", text };
   }
-  const kept = await undoFrom(workspace, journal, unfinished.plan.statement);
-  const text = `undid the interrupted '${unfinished.plan.kind}' in transaction ${id}, which stays open`;
+  const kept = await undoFrom(workspace, journal, from);
+  const text = `undid the interrupted '${unfinished?.plan.kind ?? "making of volumes"}' in transaction ${id}, which stays open`;
   return { transaction: id, did: "undone", text: `${text}${sayKept(kept)}` };
 }
 
@@ -358,6 +361,7 @@ type Untold = Omit<Finishing, "onNotice">;
 async function finish(workspace: Workspace, journal: Journal, how: Untold): Promise<RecoveryNote> {
   const { id, state } = journal;
   await journal.secure();
+  await activateAll(workspace, journal);
   const overlays = await findOverlaysAway(workspace, state);
   const lines: string[] = [];
   const table = await finishCommit(workspace, journal, { ...how, onNotice: (line) => lines.push(line) });

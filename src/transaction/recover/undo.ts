@@ -8,34 +8,35 @@
 
 import { discardNextGeneration, lockWorkspaceIfFree, readTable, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import type { Journal, Statement, TransactionState } from "../journal/index.ts";
+import type { Journal, Statement } from "../journal/index.ts";
 import { lowerFences } from "../commit/leaving-fences.ts";
 import { diskIsAway } from "../images/planned-folders.ts";
 import { Removal } from "../images/removal.ts";
+import { removeVolumes } from "../images/volumes.ts";
 import type { KeptFile } from "../request.ts";
 
 /** All of a transaction: its statements, and the fences of a commit that came to nothing. Returns what it left as it is. */
-export async function undoTransaction(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
+export async function undoTransaction(workspace: Workspace, journal: Journal): Promise<KeptFile[]> {
+  const { state } = journal;
   const away: string[] = [];
   const down: (() => Promise<void>)[] = [];
   const onAway = (image: string): number => away.push(image);
   const onDown = (work: () => Promise<void>): number => down.push(work);
   const lowered = await lowerFences(workspace, state, { onAway, onDown });
-  const kept = await undoStatements(workspace, state.begin.id, state.statements, { away });
+  const kept = await undoStatements(workspace, journal, 0, away);
   for (const work of down) await work();
   return [...lowered, ...kept];
 }
 
-/**
- * Returns what it left as it is. The id is that of the statements' transaction, of which the earlier ones are left. An error
- * where anything is away, be it from before.
- */
+/** Those from that number on. Returns what it left as it is. An error where anything is away, be it from before. */
 async function undoStatements(
   workspace: Workspace,
-  id: string,
-  statements: readonly Statement[],
-  { earlier = [], away = [] }: { readonly earlier?: readonly Statement[]; readonly away?: string[] } = {},
+  journal: Journal,
+  from: number,
+  away: string[] = [],
 ): Promise<readonly KeptFile[]> {
+  const { id, state } = journal;
+  const [earlier, statements] = [state.statements.slice(0, from), state.statements.slice(from)];
   const removal = await Removal.begin(workspace, id, statements, earlier);
   const needed = logsOf(earlier);
   for (const statement of statements.toReversed()) {
@@ -46,16 +47,22 @@ async function undoStatements(
     }
   }
   await removal.flush();
+  const left = await removeVolumes(
+    workspace,
+    journal,
+    state.volumes.filter(({ statement }) => statement >= from),
+  );
   // All that can be seen is undone by then: what is left is tried again as long as the journal is there.
   throwIfAway(away);
-  return removal.kept;
+  return [...removal.kept, ...left];
 }
 
 /**
  * The same with whatever can't be taken back left as it is and named: what is lost, what others changed, what a disk
  * does not let go.
  */
-export async function undoWhatCanBe(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
+export async function undoWhatCanBe(workspace: Workspace, journal: Journal): Promise<KeptFile[]> {
+  const { state } = journal;
   const { statements } = state;
   const removal = await Removal.begin(workspace, state.begin.id, statements);
   const kept: KeptFile[] = [];
@@ -85,6 +92,11 @@ export async function undoWhatCanBe(workspace: Workspace, state: TransactionStat
     }
   }
   await removal.flush();
+  for (const volume of state.volumes) {
+    await orKeep(volume.path, async () => {
+      kept.push(...(await removeVolumes(workspace, journal, [volume])));
+    });
+  }
   return [...kept, ...removal.kept];
 }
 
@@ -120,7 +132,7 @@ export async function undoFrom(
   from: number,
 ): Promise<readonly KeptFile[]> {
   const doomed = journal.state.statements.slice(from);
-  if (doomed.length === 0) return [];
+  if (doomed.length === 0 && journal.state.volumes.every(({ statement }) => statement < from)) return [];
   if (journal.isInDoubt || doomed.some((statement) => statement.done && !statement.undoing)) {
     // Durable before the first file goes: else a crash would leave an action that claims to be done. It may
     // claim so by a record whose flush failed, too.
@@ -128,8 +140,7 @@ export async function undoFrom(
   } else if (doomed.some((statement) => statement.undoing)) {
     await journal.secure();
   }
-  const earlier = journal.state.statements.slice(0, from);
-  const kept = await undoStatements(workspace, journal.id, doomed, { earlier });
+  const kept = await undoStatements(workspace, journal, from);
   await journal.append({ type: "undone", from }, "undone");
   return kept;
 }
@@ -143,10 +154,10 @@ export async function abortJournal(
   // An implicit transaction without a commit mark never was: it needs no word that it is taken back.
   if (!journal.state.begin.implicit) await journal.append({ type: "abort" }, "abort mark");
   try {
-    const kept = await undoTransaction(workspace, journal.state);
+    const kept = await undoTransaction(workspace, journal);
     // A commit of it may have died before its mark. One of a single command is undone by itself, or by recovery.
     if (!journal.state.begin.implicit) await discardStaged(workspace, isLocked);
-    await journal.retire();
+    await journal.retire(journal.state.volumes.length > 0);
     return kept;
   } catch (error) {
     if (!(error instanceof ImgtxError) || !journal.state.aborting) throw error;

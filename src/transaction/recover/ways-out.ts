@@ -91,7 +91,7 @@ export async function forceAbort(session: Session, id: string, options: RunOptio
     let kept: readonly KeptFile[] = [];
     if (!options.dryRun) {
       if (!state.begin.implicit && !state.aborting) await journal.append({ type: "abort" }, "abort mark");
-      kept = await undoWhatCanBe(workspace, journal.state);
+      kept = await undoWhatCanBe(workspace, journal);
       for (const file of kept) options.onKept?.(file);
       if (kept.length === 0) await journal.retire();
       else await underWorkspaceLock(workspace, options, async () => await setAside(workspace, [id]));

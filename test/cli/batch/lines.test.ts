@@ -58,7 +58,7 @@ describe("a batch of lines", () => {
     [
       "tree",
       "line 1: 'tree' is no action",
-      "a batch takes device add, device remove, device rename, device trust, snapshot",
+      "a batch takes device add, device remove, device rename, device trust, device provision, snapshot",
     ],
     ["history", "line 1: 'history' is no action", ""],
     ["img create -f raw x 1M", "line 1: 'img create' is no action", "a batch takes device add"],

@@ -23,6 +23,7 @@ const ACTIONS: Readonly<Record<ActionKind, Lacking>> = {
   "device-remove": {},
   "device-rename": {},
   "device-trust": {},
+  "device-provision": {},
   relocate: {},
   rollback: {},
   "snapshot-delete": {},

@@ -3,6 +3,7 @@
 
 import { sampleQcow2, sampleRaw } from "../../helpers/sample-image.ts";
 import { addAll, filesOf, ONE, type SampleFile, type Scenario, step, back, OTHER } from "./sample-devices.ts";
+import { PROVISIONER } from "../simulated/simulated-provisioner.ts";
 import type { Step } from "../subject.ts";
 
 const KIB = 1024;
@@ -80,6 +81,17 @@ const ONTO_TWO: Partial<Scenario> = {
   changing: { "images/vol-e": "qcow2", "images/vol-g": "raw" },
 };
 
+/** Two devices for which volumes are made. */
+const PROVISIONED: Partial<Scenario> = {
+  files: filesOf([], [...VOLUMES, { path: "provisioner", bytes: new Uint8Array(1), mode: 0o755 }]),
+  prepare: [
+    ...ADDED,
+    step(`device provision vda ${PROVISIONER}`),
+    step(`device provision vdb ${PROVISIONER}`),
+  ],
+  changing: { "images/vol-m": "overlay", "images/vol-n": "overlay" },
+};
+
 /** Where its redo logs and copies come to. */
 const IN_PLACE: readonly Scenario[] = [
   onVolumes(
@@ -115,6 +127,11 @@ const IN_PLACE: readonly Scenario[] = [
       step("reopen vda ../images/vol-e"),
     ],
     ONTO_TWO,
+  ),
+  onVolumes(
+    "a snapshot onto volumes that are made for it",
+    [step("snapshot-group vda=../images/vol-m vdb=../images/vol-n --size 640k --name one")],
+    PROVISIONED,
   ),
   onVolumes("overlays merged into a volume of qcow2 and one of raw", [step("merge vda vdb")], {
     ...ON_TWO,

@@ -167,9 +167,11 @@ const PLAIN: readonly Batches[] = [
     name: "add, trust, rename and remove devices",
     prepare: () => [step("init")],
     startsWithout: true,
+    more: () => [{ path: "images/program", bytes: new Uint8Array(1), mode: 0o755 }],
     steps: (devices) => [
       addAll(devices).map(({ argv }) => argv.join(" ")),
       devices.map(({ name }) => `device trust ${name} ../images`),
+      devices.map(({ name }) => `device provision ${name} ../images/program`),
       devices.map(({ name }) => `device rename ${name} ${name}-new`),
       devices.map(({ name }) => `device rename ${name}-new ${name}`),
       devices.map(({ name }) => `device remove ${name}`),

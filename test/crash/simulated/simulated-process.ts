@@ -1,6 +1,7 @@
 // One process on a simulated machine: the Storage that the code under test gets. Each call first gives
 // way, so that a call nobody awaits shows as a reordering, as it would on a real machine.
 
+import { posix } from "node:path";
 import type {
   FileStat,
   FileSystemTraits,
@@ -13,10 +14,12 @@ import type {
   StorageFile,
 } from "../../../src/storage/index.ts";
 import type { NameChange } from "./disk-log.ts";
+import { Content } from "./content.ts";
 import { LookupError, makeInode, type Inode, type Place, type Slot } from "./disk-tree.ts";
 import type { SimulatedMachine } from "./simulated-disk.ts";
 import { SimulatedDeviceFile } from "./simulated-device-file.ts";
 import { SimulatedFile } from "./simulated-file.ts";
+import { runProvisioner } from "./simulated-provisioner.ts";
 import { problem, statOfInode } from "./simulated-stat.ts";
 
 const MACHINE_ID = "0123456789abcdef0123456789abcdef";
@@ -52,6 +55,7 @@ export class SimulatedProcess implements Storage {
       },
       now: () => Number(machine.clockNs / 1_000_000n),
       monotonicMs: () => Number(machine.clockNs / 1_000_000n),
+      runProgram: async (command, { env }) => await runProvisioner(this, command, env),
       randomName: () => machine.nextName(),
       sleep: async (milliseconds) => {
         machine.clockNs += BigInt(Math.ceil(milliseconds)) * 1_000_000n;
@@ -246,6 +250,41 @@ export class SimulatedProcess implements Storage {
   async measureSpace(): Promise<Space> {
     await this.turn();
     return { freeBytes: 2 ** 40, totalBytes: 2 ** 40 };
+  }
+
+  /** As a provisioner does, durably: the volume, and then its node. */
+  async makeVolume(path: string, sizeBytes: number): Promise<void> {
+    await this.turn();
+    const place = this.#lookUp(path, false);
+    const number = this.machine.tree.freeNumber();
+    this.#changeName("create", path, [{ ...slotOf(place), inode: number }], (atNs) => ({
+      ...makeInode(number, "device", 0o660, atNs, { disk: this.#diskOf(place) }),
+      content: Content.of(new Uint8Array(sizeBytes)),
+    }));
+    await this.flushFolder(posix.dirname(path), "volume made");
+  }
+
+  async dropVolume(path: string): Promise<void> {
+    await this.turn();
+    this.#changeName("unlink", path, [{ ...slotOf(this.#lookUp(path, false)), inode: null }]);
+    await this.flushFolder(posix.dirname(path), "volume gone");
+  }
+
+  /** Never smaller. */
+  async extendVolume(path: string, sizeBytes: number): Promise<void> {
+    await this.turn();
+    const { number, content } = this.#existing(path, true);
+    if (content.sizeBytes >= sizeBytes) return;
+    this.machine.perform(this, (atNs) => ({ kind: "truncate", inode: number, path, sizeBytes, atNs }));
+    this.machine.perform(this, (atNs) => ({
+      kind: "flush",
+      inode: number,
+      of: "file",
+      path,
+      purpose: "volume extended",
+      atNs,
+      outcome: "persists",
+    }));
   }
 
   /** Gives way to whatever else runs, then goes on if the process is still alive. */

@@ -29,6 +29,7 @@ import type {
   PlannedReport,
   PlannedSnapshot,
   PlannedStanding,
+  PlannedVolume,
   PlanRecord,
   TableChange,
   UpStep,
@@ -43,6 +44,8 @@ export interface PlanContext {
   readonly transaction: string;
   /** Canonical path of the workspace. */
   readonly root: string;
+  /** Whether it is for a dry run: no volume was made. */
+  readonly isRehearsal: boolean;
   /** The table as it will be after the statements before this one. */
   readonly table: DeviceTable;
   /** What room that table leaves for names in `devices`, and what this statement has taken of it. */
@@ -192,7 +195,15 @@ interface Renewal {
 export interface Action<Request> extends Traits {
   /** Devices whose mirrors are read back and compared once they were merged into. */
   verifies?(request: Request): readonly string[];
+  /** Volumes that are to be made before it is planned, and the request that names them. Undefined: none. */
+  volumes?(request: Request, context: PlanContext): Promise<VolumesWanted | undefined>;
   plan(request: Request, context: PlanContext): Promise<Plan>;
+}
+
+export interface VolumesWanted {
+  readonly volumes: readonly PlannedVolume[];
+  /** As it is to be planned then. */
+  readonly request: ActionRequest;
 }
 
 /** A copy step before its redo log has a name. */

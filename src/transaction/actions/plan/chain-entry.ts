@@ -24,9 +24,16 @@ import type { Note } from "../../notes.ts";
 import { NOT_MADE_YET, type WatchedImage } from "../../journal/index.ts";
 import type { PlanContext } from "./action.ts";
 
-/** A device on this chain, with neither a mirror nor a freeze. It trusts what the device did, if it was one before. */
+/** A device on this chain, with neither a mirror nor a freeze. It trusts what the device did, and has its provisioner, if it was one before. */
 export function deviceEntryOf(device: string, chain: Chain, before?: DeviceEntry): DeviceEntry {
-  const entry = { name: device, ...placeOf(chain), mirror: null, frozen: null };
+  const { provision } = before ?? {};
+  const entry = {
+    name: device,
+    ...placeOf(chain),
+    mirror: null,
+    frozen: null,
+    ...(provision && { provision }),
+  };
   return withTrusted(entry, before ? trustedBy(before) : []);
 }
 

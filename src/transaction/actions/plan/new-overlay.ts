@@ -18,6 +18,7 @@ import {
   type Chain,
   CHAIN_DEPTH_MAX,
   makeRelativeName,
+  measureQcow2,
   type OverlayOptions,
   planImage,
   planOverlay,
@@ -26,6 +27,7 @@ import {
 } from "../../../format/index.ts";
 import { howToFlatten } from "../../note-words.ts";
 import type { Note } from "../../notes.ts";
+import { alignUp } from "../../../units/index.ts";
 import type { FileStat } from "../../../storage/index.ts";
 import type { FileToMake, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
@@ -251,15 +253,15 @@ const DEVICE_NODES = /^\/dev\/(?!shm\/)/;
 
 const EXTENSION = /\.(?:qcow2?|raw|img|qed)$/i;
 
-/** `after`: what the overlay is named after, a snapshot's name; null: the time. */
+/** `after`: what the overlay is named after, a snapshot's name; null: the time. A volume that is made has no ending. */
 export async function nameOverlay(
-  { name: device, image }: Pick<DeviceEntry, "name" | "image">,
+  { name: device, image, provision }: Pick<DeviceEntry, "name" | "image" | "provision">,
   after: string | null,
   taken: ReadonlySet<string>,
   { storage, madeHere }: Pick<PlanContext, "storage" | "madeHere">,
 ): Promise<string> {
   const folder = posix.dirname(image);
-  if (DEVICE_NODES.test(image)) {
+  if (DEVICE_NODES.test(image) && !provision) {
     throw new ImgtxError("E_REFUSED", "beside a device node there is no place for an overlay", {
       device,
       image,
@@ -275,7 +277,10 @@ export async function nameOverlay(
     .replace(/-after-.*$/, "");
   const start = `${cut(stem === "" ? device : stem, LONGEST - suffix.length)}-after-${suffix}`;
   for (let number = 1; ; number += 1) {
-    const path = posix.join(folder, `${start}${number === 1 ? "" : `-${number}`}.qcow2`);
+    const path = posix.join(
+      folder,
+      `${start}${number === 1 ? "" : `-${number}`}${provision ? "" : ".qcow2"}`,
+    );
     if (taken.has(path) || madeHere.has(path) || (await storage.statLink(path))) continue;
     return path;
   }
@@ -285,4 +290,33 @@ function cut(text: string, mostBytes: number): string {
   let end = text;
   while (Buffer.byteLength(end) > mostBytes) end = end.replace(/.$/su, "");
   return end;
+}
+
+/** What provisioners count in, mostly. */
+const MIB = 2 ** 20;
+
+/** One bit for each granule of 64 KiB, and clusters for its table and the directory. */
+const BYTES_FOR_A_BIT = 8 * 64 * 1024;
+const CLUSTERS_OF_A_BITMAP = 4;
+
+/** How large a volume has to be for an overlay that may come to hold all of its disk. */
+export async function measureVolume(
+  { virtualSizeBytes, choices }: Pick<Qcow2ImagePlan, "virtualSizeBytes" | "choices">,
+  hasBitmap: boolean,
+): Promise<number> {
+  const { version, clusterBits, refcountOrder, extendedL2 } = choices;
+  const clusterSizeBytes = 2 ** clusterBits;
+  const { fullyAllocatedBytes } = await measureQcow2(
+    { virtualSizeBytes },
+    {
+      clusterSizeBytes,
+      refcountBits: 2 ** refcountOrder,
+      extendedL2,
+      compat: version === 3 ? "1.1" : "0.10",
+    },
+  );
+  const bitmapBytes = hasBitmap
+    ? alignUp(virtualSizeBytes / BYTES_FOR_A_BIT, clusterSizeBytes) + CLUSTERS_OF_A_BITMAP * clusterSizeBytes
+    : 0;
+  return alignUp(fullyAllocatedBytes + bitmapBytes, MIB);
 }

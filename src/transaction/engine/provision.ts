@@ -1,0 +1,100 @@
+// Volumes for a statement, made before it is planned: a plan looks into what is there.
+//
+// Invariant: what is to be made is durable in the journal, under the workspace lock and with no other transaction on the
+// devices or the names, before the provisioner is called. A statement that fails then, or a crash, has it taken away again.
+
+import { isProvisioned, readTable } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { volumesFor } from "../actions/index.ts";
+import { createVolume } from "../images/volumes.ts";
+import {
+  beginRecordOf,
+  changesOf,
+  Journal,
+  type JournalSnapshot,
+  type PlannedVolume,
+} from "../journal/index.ts";
+import { settleJournals } from "../recover/recovery.ts";
+import type { ActionRequest } from "../request.ts";
+import { findHeldUp, type HeldUp } from "./held.ts";
+import { contextOf } from "./plan.ts";
+import { effectiveTable, lockMade, throwIfInterrupted, type Work } from "./work.ts";
+
+/** The request as it is to be planned from then on: with the names of its volumes. */
+export async function provision(
+  work: Work,
+  request: ActionRequest,
+): Promise<{ readonly request: ActionRequest } | HeldUp> {
+  if (!(await mayNeedVolumes(work))) return { request };
+  const table = await effectiveTable(work);
+  const number = work.journal?.state.statements.length ?? 0;
+  const context = contextOf(work, { table, request, number, earlier: [] });
+  const wanted = await volumesFor(request, context);
+  if (!wanted || wanted.volumes.length === 0) return { request };
+  const { volumes } = wanted;
+  const heldUp = await enterVolumes(work, request, volumes);
+  if (heldUp) return heldUp;
+  const { journal } = work;
+  if (!journal) throw new Error("volumes that were entered have a journal");
+  for (const volume of volumes) {
+    throwIfInterrupted(work.options.signal);
+    await createVolume(work.workspace, journal, volume);
+  }
+  return { request: wanted.request };
+}
+
+/** Asked of each statement: the journals of others are not read for it. */
+async function mayNeedVolumes({ workspace, journal }: Work): Promise<boolean> {
+  const { devices } = await readTable(workspace);
+  const changes = journal ? changesOf(journal.state) : [];
+  return [...devices, ...changes.flatMap(({ after }) => after ?? [])].some(isProvisioned);
+}
+
+async function enterVolumes(
+  work: Work,
+  { kind }: ActionRequest,
+  volumes: readonly PlannedVolume[],
+): Promise<HeldUp | undefined> {
+  const { workspace } = work;
+  const devices = volumes.map(({ device }) => device);
+  const lock = await lockMade(work);
+  try {
+    const settled = await settleJournals(workspace, { except: work.id, devices });
+    for (const note of settled.notes) if (note.did !== "waiting") work.options.onRecovered?.(note);
+    const heldUp = await findHeldUp(work, { devices, kind }, settled);
+    if (heldUp) return heldUp;
+    assertNobodyMakes(volumes, settled.journals);
+    const statement = work.journal?.state.statements.length ?? 0;
+    const record = { type: "provision", statement, volumes } as const;
+    if (work.journal) {
+      await work.journal.append(record, "volumes to be made");
+      return undefined;
+    }
+    const begin = beginRecordOf(workspace, {
+      id: work.id,
+      name: null,
+      onError: "abort",
+      implicit: true,
+      owned: false,
+      owner: null,
+    });
+    work.journal = await Journal.create(workspace, begin, [record]);
+    return undefined;
+  } finally {
+    await lock.close();
+  }
+}
+
+/** E_EXISTS where another transaction makes a volume of one of the names. */
+function assertNobodyMakes(volumes: readonly PlannedVolume[], journals: readonly JournalSnapshot[]): void {
+  for (const { id, state } of journals) {
+    const made = state instanceof ImgtxError ? [] : state.volumes;
+    const twice = volumes.find(({ path }) => made.some((one) => one.path === path));
+    if (!twice) continue;
+    throw new ImgtxError("E_EXISTS", `transaction ${id} makes a volume of that name`, {
+      device: twice.device,
+      image: twice.path,
+      hint: "give this one another name",
+    });
+  }
+}

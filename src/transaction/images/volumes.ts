@@ -1,0 +1,170 @@
+// Volumes that a device's provisioner makes for a transaction, and takes away again: see imgtx-block-devices(7) for what
+// it is asked for. imgtx itself manages none.
+//
+// Invariants
+// - The journal says what may be there before the command is called. Each call may be repeated.
+// - The command holds the journal's lock while it is at work: nobody takes the transaction for left, also where this process
+//   was killed.
+// - What is taken back is unused: it begins with zeros, as it was made, and nobody has it. Whether it is the one that was made
+//   the provisioner knows, by the tag. All else stays, and is named.
+
+import { assertMayRun, type DeviceEntry, type Workspace } from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { claimUnused, isDeviceIdentity, shellQuote } from "../../format/index.ts";
+import type { ProgramEnd } from "../../storage/index.ts";
+import type { Journal, PlannedVolume } from "../journal/index.ts";
+import type { KeptFile } from "../request.ts";
+import { AS_IMAGE, readsAsEmpty } from "./devices.ts";
+import { assertRunnable } from "./provisioner.ts";
+
+/** How long each call may take. */
+const LIMIT_MS = 300_000;
+
+type Verb = "create" | "activate" | "remove";
+type Owner = Pick<Journal, "id" | "held">;
+/** Changes nothing that a transaction would have to take back. */
+const NOBODY = { id: "", held: undefined };
+
+/** E_COMMAND_FAILED where there is no such volume afterwards. */
+export async function createVolume(
+  workspace: Workspace,
+  journal: Owner,
+  volume: PlannedVolume,
+): Promise<void> {
+  await call(workspace, journal, "create", volume);
+  const { storage } = workspace;
+  const { path, sizeBytes } = volume;
+  if ((await storage.stat(path))?.kind !== "device")
+    throw failure("create", volume, "it ended well, and there is no block device of that name");
+  const file = await storage.openFile(path, "read", AS_IMAGE);
+  try {
+    const stat = await file.stat();
+    if (stat.sizeBytes < sizeBytes)
+      throw failure("create", volume, `it has made one of ${stat.sizeBytes} bytes`);
+    if (await readsAsEmpty(file, stat)) return;
+    throw failure("create", volume, "what it has made does not begin with a MiB of zeros");
+  } finally {
+    await file.close();
+  }
+}
+
+/** Those that were made, or may have been. Returns what it left as it is. */
+export async function removeVolumes(
+  workspace: Workspace,
+  journal: Owner,
+  volumes: readonly PlannedVolume[],
+): Promise<KeptFile[]> {
+  const kept: KeptFile[] = [];
+  for (const volume of volumes.toReversed()) {
+    const { path } = volume;
+    await activateVolume(workspace, journal, volume);
+    const why = await whyUsed(workspace, path);
+    if (why !== undefined) {
+      kept.push({ path, why });
+      continue;
+    }
+    await call(workspace, journal, "remove", volume);
+    if (await workspace.storage.stat(path))
+      throw failure("remove", volume, "it ended well, and the volume is there");
+  }
+  return kept;
+}
+
+/** Has a node made where that is not there, as after a start of the host. What is gone stays so. */
+async function activateVolume(
+  workspace: Workspace,
+  owner: Owner | typeof NOBODY,
+  volume: PlannedVolume,
+): Promise<void> {
+  if (await workspace.storage.stat(volume.path)) return;
+  await call(workspace, owner, "activate", volume);
+}
+
+/** The same of each volume that a device with a provisioner stands on. */
+export async function activateChain(
+  workspace: Workspace,
+  { name: device, chain, provision: command }: DeviceEntry,
+  owner: Owner | typeof NOBODY = NOBODY,
+): Promise<void> {
+  if (!command) return;
+  for (const { image: path, fingerprint } of chain) {
+    if (!isDeviceIdentity(fingerprint)) continue;
+    const { sizeBytes } = fingerprint;
+    await activateVolume(workspace, owner, { device, path, sizeBytes, command });
+  }
+}
+
+/** The same of all that a transaction works on. */
+export async function activateAll(
+  workspace: Workspace,
+  journal: Owner & Pick<Journal, "state">,
+): Promise<void> {
+  const { volumes, statements } = journal.state;
+  for (const volume of volumes) await activateVolume(workspace, journal, volume);
+  for (const { plan } of statements) {
+    for (const { after } of plan.changes) if (after) await activateChain(workspace, after, journal);
+  }
+}
+
+async function whyUsed({ storage }: Workspace, path: string): Promise<string | undefined> {
+  const there = await storage.stat(path);
+  if (!there) return undefined;
+  if (there.kind !== "device") return "it is no block device";
+  try {
+    // The kernel says whether it is mounted, or part of another device.
+    const file = await storage.openFile(path, "write", AS_IMAGE);
+    try {
+      const isEmpty = await readsAsEmpty(file, await file.stat());
+      return isEmpty
+        ? await claimUnused(storage, file)
+        : "something is on it, which this transaction did not write";
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_REFUSED") return error.message;
+    throw error;
+  }
+}
+
+async function call(
+  workspace: Workspace,
+  { id, held }: Owner | typeof NOBODY,
+  verb: Verb,
+  volume: PlannedVolume,
+): Promise<void> {
+  const { storage } = workspace;
+  const { command, path, sizeBytes } = volume;
+  const run = storage.host.runProgram;
+  if (!run) throw new Error("this host runs no programs");
+  await assertMayRun(workspace);
+  await assertRunnable(storage, command);
+  const env = { ...(id !== "" && { IMGTX_TAG: `imgtx-${id}` }), LVM_SUPPRESS_FD_WARNINGS: "1" };
+  const end = await run([...command, verb, path, String(sizeBytes)], {
+    env,
+    limitMs: LIMIT_MS,
+    holding: held,
+  });
+  if (end.kind !== "exited" || end.status !== 0) throw failure(verb, volume, sayEnd(end), end.printed);
+}
+
+function failure(
+  verb: Verb,
+  { device, command, path, sizeBytes }: PlannedVolume,
+  why: string,
+  printed = "",
+): ImgtxError {
+  const words = [...command, verb, path, String(sizeBytes)].map(shellQuote).join(" ");
+  const said = printed === "" ? "" : `; it said: ${printed.replaceAll(/\s+/g, " ")}`;
+  return new ImgtxError("E_COMMAND_FAILED", `the provisioner could not ${verb} the volume: ${why}${said}`, {
+    device,
+    image: path,
+    hint: `it was run as: ${words}`,
+  });
+}
+
+function sayEnd({ kind, status, why = "" }: ProgramEnd): string {
+  if (kind === "late") return `it took more than ${LIMIT_MS / 1000} s, and was killed`;
+  if (kind === "killed") return `it was killed by ${why}`;
+  return kind === "exited" ? `it ended with ${status ?? 1}` : why;
+}

@@ -1,0 +1,213 @@
+// Volumes that a command makes for a device: the provisioner of loop devices as imgtx-block-devices(7) has it.
+
+import { execFileSync, spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { runCli, type Result } from "../helpers/cli/harness.ts";
+import { attachLoop } from "../helpers/loop-device.ts";
+import { command } from "../helpers/loop-disk.ts";
+import { oracle } from "../helpers/oracles.ts";
+import { PROGRAM, wordsToStart } from "../helpers/program.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
+
+const loops = oracle("root", "loops", "qemu-img", "qemu-io");
+const SIZE_BYTES = 8 * 2 ** 20;
+const PAGE = readFileSync(fileURLToPath(new URL("../../man/imgtx-block-devices.7", import.meta.url)), "utf8");
+
+/** A script of the page, as an operator copies it. */
+function exampleOf(section: string): string {
+  const part = PAGE.split(/^\.Ss /m).find((one) => one.startsWith(section)) ?? "";
+  return (/^\.Bd -literal\n([^]*?)^\.Ed$/m.exec(part)?.[1] ?? "").replaceAll("\\e", "\\");
+}
+
+interface Bench {
+  readonly root: string;
+  /** Where the nodes of the volumes are. */
+  readonly group: string;
+  readonly volumes: string;
+  readonly provisioner: string;
+  readonly run: (...words: string[]) => Promise<Result>;
+  /** The same, which must succeed. */
+  readonly must: (...words: string[]) => Promise<Result>;
+}
+
+/** A workspace with a qcow2 image on a volume, that has 7s in its second MiB. */
+async function makeBench(): Promise<Bench> {
+  const root = makeFolder("on a disk");
+  const volumes = makeFolder("on a disk");
+  const group = `/dev/${path.basename(root)}`;
+  mkdirSync(group);
+  onTestFinished(() => {
+    for (const name of readdirSync(volumes)) detach(`${volumes}/${name}`);
+    rmSync(group, { recursive: true });
+  });
+  symlinkSync(attachLoop(`${root}/volume`, SIZE_BYTES), `${group}/disk`);
+  command("qemu-img", "create", "-q", "-f", "qcow2", `${group}/disk`, "16M");
+  command("qemu-io", "-c", "write -P 7 1M 1M", `${group}/disk`);
+  const provisioner = `${root}/imgtx-loops`;
+  writeScript(provisioner, exampleOf("Loop devices"));
+  const run = async (...words: string[]): Promise<Result> => await runCli(words, { cwd: root });
+  const must = async (...words: string[]): Promise<Result> => {
+    const result = await run(...words);
+    expect(result).toMatchObject({ status: 0 });
+    return result;
+  };
+  await must(
+    "device",
+    "add",
+    "vda",
+    `${group}/disk`,
+    "--allow-devices",
+    "--provision",
+    `${provisioner} ${volumes}`,
+  );
+  return { root, group, volumes, provisioner, run, must };
+}
+
+function detach(file: string): void {
+  command("sh", "-c", 'losetup -nO NAME -j "$0" | xargs -r losetup -d', file);
+}
+
+function tell(program: string, ...words: string[]): string {
+  return execFileSync(program, words, { encoding: "utf8" });
+}
+
+function writeScript(file: string, text: string): void {
+  writeFileSync(file, text);
+  chmodSync(file, 0o755);
+}
+
+/** Calls the provisioner of the page, and does something else then, or before. */
+function wrap({ root, provisioner }: Bench, name: string, { before = "", after = "" }): string {
+  const file = `${root}/${name}`;
+  writeScript(file, `#!/bin/sh\nset -eu\n${before}\n${provisioner} "$@"\n${after}\n`);
+  return file;
+}
+
+loops.test(
+  "snapshots get volumes that are made for them, of the size of a full image or as asked",
+  async () => {
+    const { root, group, volumes, must } = await makeBench();
+    expect((await must("snapshot", "vda", "--name", "one", "--dry-run")).stdout).toContain(
+      "would be made by",
+    );
+    expect(readdirSync(volumes)).toEqual([]);
+    await must("snapshot", "vda", "--name", "one");
+    const measure = ["measure", "--output=json", "-O", "qcow2", "--size", "16M"];
+    const measured = JSON.parse(tell("qemu-img", ...measure)) as { "fully-allocated": number };
+    const sizeOf = (name: string): number => Number(tell("blockdev", "--getsize64", `${group}/${name}`));
+    expect(sizeOf("disk-after-one")).toBeGreaterThanOrEqual(measured["fully-allocated"]);
+    await must("snapshot", "vda", `${group}/two`, "--size", "3M");
+    expect(sizeOf("two")).toBe(3 * 2 ** 20);
+    command("qemu-io", "-c", "read -P 7 1M 1M", "-c", "write -P 8 1M 64k", `${root}/devices/vda`);
+    const shown = JSON.parse((await must("device", "show", "vda", "--json")).stdout) as { device: object };
+    expect(shown.device).toMatchObject({
+      image: `${group}/two`,
+      provision: [`${root}/imgtx-loops`, volumes],
+      state: "ok",
+    });
+    await must("device", "provision", "vda", "--none");
+    expect((await must("device", "show", "vda", "--json")).stdout).not.toContain("provision");
+  },
+);
+
+loops.test(
+  "a volume goes again where its snapshot is refused, and stays where it is not the transaction's",
+  async () => {
+    const bench = await makeBench();
+    const { group, volumes, run, must } = bench;
+    const refused = await run("snapshot", "vda", "--name", "one", "--size", "128k");
+    expect(refused).toMatchObject({ status: 13 });
+    expect(readdirSync(volumes)).toEqual([]);
+    // Somebody else's volume has come to be there, which the provisioner knows by the tag.
+    writeFileSync(`${volumes}/two.tag`, "mine\n");
+    writeFileSync(`${volumes}/two`, new Uint8Array(2 ** 20));
+    const others = await run("snapshot", "vda", `${group}/two`);
+    expect(others).toMatchObject({ status: 1 });
+    expect(others.stderr).toContain("the provisioner could not remove the volume: it ended with 1");
+    expect(existsSync(`${volumes}/two`)).toBe(true);
+    detach(`${volumes}/two`);
+    rmSync(`${volumes}/two`);
+    await must("recover");
+    // What it says is told; and one that makes nothing is found out.
+    const fails = wrap(bench, "fails", {
+      before: 'if [ "$2" = create ]; then echo no space in vg >&2; exit 5; fi',
+    });
+    await must("device", "provision", "vda", `${fails} ${volumes}`);
+    const told = await run("snapshot", "vda");
+    expect(told.status).toBe(1);
+    expect(told.stderr).toContain("could not create the volume: it ended with 5; it said: no space in vg");
+    writeScript(fails, "#!/bin/sh\n");
+    expect((await run("snapshot", "vda")).stderr).toContain("there is no block device of that name");
+    await must("status", "--check");
+  },
+);
+
+loops.test(
+  "a snapshot that was killed while its volume was made is undone when the command has ended",
+  async () => {
+    const bench = await makeBench();
+    const { root, group, volumes, run, must } = bench;
+    const pipe = `${root}/pipe`;
+    command("mkfifo", pipe);
+    const kills = wrap(bench, "kills", { after: `[ "$2" != create ] || { kill -9 $PPID; cat ${pipe}; }` });
+    await must("device", "provision", "vda", `${kills} ${volumes}`);
+    const [node, ...words] = wordsToStart(PROGRAM);
+    const killed = spawnSync(node, [...words, "snapshot", "vda", `${group}/two`], { cwd: root });
+    expect(killed.signal).toBe("SIGKILL");
+    // The command is still at work, and so nobody takes anything away below it.
+    await must("recover");
+    expect(readdirSync(volumes)).toEqual(["two", "two.tag"]);
+    const meanwhile = await run("snapshot", "vda", `${root}/a.qcow2`);
+    expect(meanwhile.status).toBe(10);
+    writeFileSync(pipe, "");
+    while (readdirSync(volumes).length > 0) await must("recover");
+    // Again, and somebody begins to use the volume before recovery comes: it stays, with what is on it.
+    writeScript(kills, `#!/bin/sh\n${bench.provisioner} "$@"\n[ "$2" != create ] || kill -9 $PPID\n`);
+    spawnSync(node, [...words, "snapshot", "vda", `${group}/two`], { cwd: root });
+    command("qemu-img", "create", "-q", "-f", "qcow2", `${group}/two`, "4M");
+    let said = "";
+    while (!said.includes("left")) said += (await must("recover")).stderr;
+    expect(said).toContain(`left '${group}/two' as it is: something is on it`);
+    expect(existsSync(`${volumes}/two`)).toBe(true);
+  },
+);
+
+loops.test("a command that somebody else could have chosen or written is not run", async () => {
+  const { root, group, volumes, provisioner, run, must } = await makeBench();
+  command("qemu-img", "create", "-q", "-f", "qcow2", `${root}/a.qcow2`, "1M");
+  await must("device", "add", "vdb", "a.qcow2", "--provision", `${provisioner} ${volumes}`);
+  chmodSync(provisioner, 0o775);
+  const open = await run("snapshot", "vda", `${group}/two`);
+  expect(open).toMatchObject({ status: 14 });
+  expect(open.stderr).toContain("others may write to it");
+  chmodSync(provisioner, 0o755);
+  await must("recover");
+  const NOBODY = 65_534;
+  command("chown", "-R", `${NOBODY}:${NOBODY}`, root);
+  const env = { IMGTX_SAFE_WORKSPACES: root };
+  const others = await runCli(["--workspace", root, "snapshot", "vdb", `${root}/two`], { cwd: root, env });
+  expect(others).toMatchObject({ status: 14 });
+  expect(others.stderr).toContain("a program that the workspace in");
+  expect(readdirSync(volumes)).toEqual([]);
+});
+
+describe("the example for LVM", () => {
+  test("is a script", () => {
+    const file = `${makeFolder()}/imgtx-lvm`;
+    writeFileSync(file, exampleOf("Logical volumes"));
+    expect(tell("sh", "-n", file)).toBe("");
+    expect(exampleOf("Logical volumes")).toContain("lvrename");
+  });
+});
