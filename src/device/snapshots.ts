@@ -70,6 +70,13 @@ export interface SnapshotReads {
   read(ref: SnapshotRef): Promise<Snapshot>;
   /** The whole chain of a device in one of them, the sealed image first, each image with who has sealed it. */
   chainOf(snapshot: Snapshot, device: string): Promise<readonly ChainEntry[]>;
+  /** The same as each snapshot's own part of it, as its record has it: who asks stops where the rest is known. */
+  partsOf(snapshot: Snapshot, device: string): AsyncIterable<ChainPart>;
+}
+
+interface ChainPart {
+  readonly number: number;
+  readonly chain: readonly ChainEntry[];
 }
 
 /** Reads each record once, however many chains go through it. */
@@ -84,7 +91,8 @@ export function readingSnapshots(workspace: Workspace, table: DeviceTable): Snap
   const read = async (ref: SnapshotRef): Promise<Snapshot> => await readKept(ref, table.renames, readOnce);
   return {
     read,
-    chainOf: async (snapshot, device) => await followChain(read, table, snapshot, device),
+    chainOf: async (snapshot, device) => await joinParts(followChain(read, table, snapshot, device)),
+    partsOf: (snapshot, device) => followChain(read, table, snapshot, device),
   };
 }
 
@@ -97,28 +105,32 @@ async function readRecord(workspace: Workspace, number: number, record: number):
   return decodeSnapshot(workspace.root, bytes, path, number);
 }
 
-async function followChain(
+async function* followChain(
   read: SnapshotReads["read"],
   table: DeviceTable,
   snapshot: Snapshot,
   device: string,
-): Promise<readonly ChainEntry[]> {
-  const links: ChainEntry[] = [];
+): AsyncIterable<ChainPart> {
   for (let at: Snapshot = snapshot; ; ) {
     const sealed = at.devices.find((one) => one.device === device);
     if (!sealed) throw lost(snapshot, at, device);
-    // What stands on it stores a name for it.
-    const name = at === snapshot ? null : (links.at(-1)?.name ?? null);
-    const { number } = at;
-    links.push(
-      ...sealed.chain.map((entry, depth) => (depth === 0 ? { ...entry, name, sealedBy: number } : entry)),
-    );
+    yield { number: at.number, chain: sealed.chain };
     const { below } = sealed;
-    if (below === null) return links;
+    if (below === null) return;
     const ref = table.snapshots.find((one) => one.number === below);
     if (!ref) throw lost(snapshot, at, device);
     at = await read(ref);
   }
+}
+
+async function joinParts(parts: AsyncIterable<ChainPart>): Promise<readonly ChainEntry[]> {
+  const links: ChainEntry[] = [];
+  for await (const { number, chain } of parts) {
+    // What stands on it stores a name for it.
+    const name = links.at(-1)?.name ?? null;
+    links.push(...chain.map((entry, depth) => (depth === 0 ? { ...entry, name, sealedBy: number } : entry)));
+  }
+  return links;
 }
 
 function lost({ number }: Snapshot, at: Snapshot, device: string): ImgtxError {

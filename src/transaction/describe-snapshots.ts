@@ -82,9 +82,8 @@ async function describeSealed(look: Look, snapshot: Snapshot, device: string): P
   const { found } = await look.at(own);
   const known = { device, image, format, allocatedSizeBytes: found?.allocatedBytes ?? null };
   try {
-    const chain = await look.snapshots.chainOf(snapshot, device);
-    const problems = (await Promise.all(chain.map(async (entry) => (await look.at(entry)).problems))).flat();
-    return { ...known, depth: chain.length, intact: problems.length === 0, problems };
+    const { depth, problems } = await look.atChain(snapshot, device);
+    return { ...known, depth, intact: problems.length === 0, problems };
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     return { ...known, depth: null, intact: false, problems: [error.message] };
@@ -97,11 +96,17 @@ interface Found {
   readonly problems: readonly string[];
 }
 
-/** Each image once, however many snapshots stand on it. */
+interface FoundChain {
+  readonly depth: number;
+  readonly problems: readonly string[];
+}
+
+/** Each image once, and each chain, however many snapshots stand on it. */
 class Look {
   readonly snapshots: SnapshotReads;
   readonly #workspace: Workspace;
   readonly #seen = new Map<string, Promise<Found>>();
+  readonly #chains = new Map<string, FoundChain>();
 
   constructor(workspace: Workspace, table: DeviceTable) {
     this.snapshots = readingSnapshots(workspace, table);
@@ -114,6 +119,28 @@ class Look {
     const known = this.#seen.get(key) ?? this.#look(entry);
     this.#seen.set(key, known);
     return await known;
+  }
+
+  /** The whole chain of a device in a snapshot, the sealed image first. */
+  async atChain(snapshot: Snapshot, device: string): Promise<FoundChain> {
+    const parts: { readonly key: string; readonly chain: readonly ChainEntry[] }[] = [];
+    let known: FoundChain | undefined;
+    for await (const part of this.snapshots.partsOf(snapshot, device)) {
+      const key = `${part.number} ${device}`;
+      known = this.#chains.get(key);
+      if (known) break;
+      parts.push({ key, chain: part.chain });
+    }
+    let found = known ?? { depth: 0, problems: [] };
+    for (const { key, chain } of parts.toReversed()) {
+      const looks = await Promise.all(chain.map(async (entry) => (await this.at(entry)).problems));
+      const problems = looks.some((one) => one.length > 0)
+        ? [...looks.flat(), ...found.problems]
+        : found.problems;
+      found = { depth: found.depth + chain.length, problems };
+      this.#chains.set(key, found);
+    }
+    return found;
   }
 
   async atBeside({ name, copy, sizeBytes, sha256 }: FileBeside): Promise<BesideDescription> {

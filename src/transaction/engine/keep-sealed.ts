@@ -1,6 +1,12 @@
 // What a snapshot keeps is written to by nobody: no device may be on a sealed image, and no mirror be one.
 
-import { type ChainEntry, type DeviceTable, type SnapshotReads, withGivenUp } from "../../device/index.ts";
+import {
+  type ChainEntry,
+  type DeviceTable,
+  type SnapshotReads,
+  type SnapshotRef,
+  withGivenUp,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { isDeviceIdentity, isSameFile } from "../../format/index.ts";
 import type { PlanRecord } from "../journal/index.ts";
@@ -25,7 +31,9 @@ export async function assertSealedStay(
     ),
   );
   if (written.length === 0) return;
-  for (const ref of givesUp.reduce(withGivenUp, table).snapshots.toReversed()) {
+  const then = givesUp.reduce(withGivenUp, table);
+  const images = new Set(written.map(({ top }) => top.image));
+  for (const ref of likelyFirst(then, images)) {
     if (standing?.dropped.includes(ref.number)) continue;
     const { devices, number, name } = await snapshots.read(ref);
     for (const { device: keeper, chain } of devices) {
@@ -42,6 +50,28 @@ export async function assertSealedStay(
       );
     }
   }
+}
+
+/**
+ * The newest first, but before all others those that chains of the table name as the keepers of the images: a record has to
+ * be read for each other snapshot, and there may be thousands.
+ */
+function likelyFirst(
+  { devices, snapshots }: DeviceTable,
+  images: ReadonlySet<string>,
+): readonly SnapshotRef[] {
+  const sealers = new Set(
+    devices.flatMap(({ chain }) => {
+      const depth = chain.findIndex(({ image }) => images.has(image));
+      const sealer = chain.slice(0, depth + 1).findLast(({ sealedBy }) => sealedBy !== undefined);
+      return sealer?.sealedBy ?? [];
+    }),
+  );
+  const newest = snapshots.toReversed();
+  return [
+    ...newest.filter((ref) => sealers.has(ref.number)),
+    ...newest.filter((ref) => !sealers.has(ref.number)),
+  ];
 }
 
 /** A volume has several names, such as /dev/vg/disk and /dev/mapper/vg-disk. */

@@ -47,6 +47,7 @@ function readingByNames(
     read: async (ref) => snapshotByNames(await snapshots.read(refByNames(ref, back)), renames),
     chainOf: async (snapshot, device) =>
       await snapshots.chainOf(snapshotByNames(snapshot, back), renamed(device, back)),
+    partsOf: (snapshot, device) => snapshots.partsOf(snapshotByNames(snapshot, back), renamed(device, back)),
   };
 }
 
