@@ -1,35 +1,19 @@
 // Volumes that a command makes for a device: the provisioner of loop devices as imgtx-block-devices(7) has it.
 
 import { execFileSync, spawnSync } from "node:child_process";
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { runCli, type Result } from "../helpers/cli/harness.ts";
 import { attachLoop } from "../helpers/loop-device.ts";
 import { command } from "../helpers/loop-disk.ts";
+import { exampleOf } from "../helpers/man-examples.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { PROGRAM, wordsToStart } from "../helpers/program.ts";
 import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const loops = oracle("root", "loops", "qemu-img", "qemu-io");
 const SIZE_BYTES = 8 * 2 ** 20;
-const PAGE = readFileSync(fileURLToPath(new URL("../../man/imgtx-block-devices.7", import.meta.url)), "utf8");
-
-/** A script of the page, as an operator copies it. */
-function exampleOf(section: string): string {
-  const part = PAGE.split(/^\.Ss /m).find((one) => one.startsWith(section)) ?? "";
-  return (/^\.Bd -literal\n([^]*?)^\.Ed$/m.exec(part)?.[1] ?? "").replaceAll("\\e", "\\");
-}
 
 interface Bench {
   readonly root: string;
@@ -56,7 +40,7 @@ async function makeBench(): Promise<Bench> {
   command("qemu-img", "create", "-q", "-f", "qcow2", `${group}/disk`, "16M");
   command("qemu-io", "-c", "write -P 7 1M 1M", `${group}/disk`);
   const provisioner = `${root}/imgtx-loops`;
-  writeScript(provisioner, exampleOf("Loop devices"));
+  writeScript(provisioner, exampleOf("imgtx-block-devices.7", "Loop devices"));
   const run = async (...words: string[]): Promise<Result> => await runCli(words, { cwd: root });
   const must = async (...words: string[]): Promise<Result> => {
     const result = await run(...words);
@@ -206,8 +190,8 @@ loops.test("a command that somebody else could have chosen or written is not run
 describe("the example for LVM", () => {
   test("is a script", () => {
     const file = `${makeFolder()}/imgtx-lvm`;
-    writeFileSync(file, exampleOf("Logical volumes"));
+    writeFileSync(file, exampleOf("imgtx-block-devices.7", "Logical volumes"));
     expect(tell("sh", "-n", file)).toBe("");
-    expect(exampleOf("Logical volumes")).toContain("lvrename");
+    expect(exampleOf("imgtx-block-devices.7", "Logical volumes")).toContain("lvrename");
   });
 });

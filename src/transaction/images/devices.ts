@@ -124,6 +124,16 @@ export async function readsAsEmpty(
   return isZero(head);
 }
 
+/** The same of the block device of that name. */
+export async function isEmptyVolume(storage: Storage, path: string): Promise<boolean> {
+  const file = await storage.openFile(path, "read", AS_IMAGE);
+  try {
+    return await readsAsEmpty(file, await file.stat());
+  } finally {
+    await file.close();
+  }
+}
+
 interface HowToJudge {
   /** The chain that the device is on. */
   readonly below: Pick<Chain, "links">;

@@ -6,6 +6,7 @@
 import { type DeviceEntry, filesOfEntry } from "../../../device/index.ts";
 import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
 import { identityOf } from "../../../format/index.ts";
+import { isEmptyVolume } from "../../images/devices.ts";
 import { OverlaySearch } from "../../images/overlay-search.ts";
 import type { Note } from "../../notes.ts";
 import type { PlanContext } from "./action.ts";
@@ -114,8 +115,9 @@ export async function findOverlays(
     for (const path of [...overlays, ...searched]) {
       const stat = await storage.stat(path);
       // By another name it is the same overlay.
-      if (stat && except?.has(identityOf(stat)) !== true && !files.has(identityOf(stat)))
-        files.set(identityOf(stat), path);
+      if (!stat || except?.has(identityOf(stat)) === true || files.has(identityOf(stat))) continue;
+      // A volume keeps its name when what was on it is gone.
+      if (stat.kind !== "device" || !(await isEmptyVolume(storage, path))) files.set(identityOf(stat), path);
     }
     if (files.size > 0) there.set(image, [...files.values()]);
   }
