@@ -7,6 +7,8 @@
 //   its fence from before, and one may be kept: nobody opens it then before, meanwhile, or afterwards.
 // - digests: where no fence can be. Each sector is written only if it is what the log says that it replaces, or
 //   already what it shall be: what a stranger has written since is never lost.
+// - owner: of a data file that gives back what its image maps, and in which nothing else changes: the image has its fence
+//   up before the first hole, and until all are durable. What the holes replace need not be known, nor be read for that.
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { ByteRange } from "../../storage/index.ts";
@@ -31,7 +33,7 @@ export function setFence(bytes: Uint8Array, at: number, { offset, after }: Fence
 
 export type Guard =
   | { readonly kind: "none" }
-  | { readonly kind: "digests" }
+  | { readonly kind: "digests" | "owner" }
   | {
       readonly kind: "fence";
       /** The one that is up while the log is applied; undefined where the image has had one since before. */
@@ -70,6 +72,11 @@ export function assertGuard(log: RedoLog, guard: Guard): void {
         throw unfit(log, `the fence's sector ${sector} is not in it: the fence would stay`);
       }
     }
+  }
+  if (guard.kind === "owner") {
+    const [page] = log.map.pages(pageFrom(log.sizeBytes));
+    const changes = page !== undefined || log.sizeBytes !== log.header.baseSizeBytes;
+    if (changes) throw unfit(log, "what it writes does not say what it replaces");
   }
   if (guard.kind === "digests" && !log.header.checksHoles) {
     const [hole] = log.map.holes(pageFrom(log.sizeBytes));

@@ -23,8 +23,8 @@ export interface StagingOptions {
   readonly transaction: string;
   /** The log's name: redoLogName. */
   readonly log: string;
-  /** `digests` where no fence can be: raw, version 2 of qcow2, data files. */
-  readonly guardedBy: "fence" | "digests";
+  /** `digests` where no fence can be: raw, version 2 of qcow2, data files; `owner`: see guard.ts. */
+  readonly guardedBy: "fence" | "digests" | "owner";
   /** Where the log lies. Default: beside the image. */
   readonly folder?: string;
 }

@@ -368,7 +368,7 @@ function keptFenceOf(guard: Guard) {
 }
 
 function guardOf({ fences }: TransactionState, { image, guardedBy, isFenced }: PreparedRedo): Guard {
-  if (guardedBy === "digests") return { kind: "digests" };
+  if (guardedBy !== "fence") return { kind: guardedBy };
   const known = fences.find((one) => one.image === image);
   // A log that was begun under the fence says by itself what comes without it.
   const raised = isFenced ? undefined : known?.raised;

@@ -57,6 +57,8 @@ export interface ImageChange {
    * into what it keeps of before: see apply-redo.ts. Default: no.
    */
   readonly discards?: boolean;
+  /** Whether it is the data file of an image that is changed after it, and only gets holes: see guard.ts. Default: no. */
+  readonly isOwned?: boolean;
   /** Whether it writes a new image over what a block device, opened as raw, has. Default: no. */
   readonly makesImage?: boolean;
   /**
@@ -131,7 +133,7 @@ export async function stageChanges(
     if (!planned) throw new Error("each change of an image was planned");
     const { image, log } = planned;
     const known = earlier.get(image);
-    const guardedBy = known?.log === log ? known.guardedBy : guardFor(link);
+    const guardedBy = known?.log === log ? known.guardedBy : guardFor(change);
     if (staged.logOf(link.stat) === undefined) {
       await staged.stage(image, { transaction, ...namesOf(planned), guardedBy });
     }
@@ -174,7 +176,8 @@ export function namesOf({ log }: Pick<PreparedRedo, "log">): {
 }
 
 /** By the image on the disk, as the log was begun. Version 2 of qcow2 and raw have no place for a fence. */
-function guardFor({ header }: ChainLink): PreparedRedo["guardedBy"] {
+function guardFor({ link: { header }, isOwned }: ImageChange): PreparedRedo["guardedBy"] {
+  if (isOwned) return "owner";
   return header && header.version > 2 ? "fence" : "digests";
 }
 
@@ -249,7 +252,7 @@ export function isRecorded(
   { image, log, guardedBy, changedSectors, freedPages }: PreparedRedo,
   state: TransactionState,
 ): boolean {
-  if (guardedBy === "digests" && changedSectors + freedPages > 0) return true;
+  if (guardedBy !== "fence" && changedSectors + freedPages > 0) return true;
   const isLate = state.staged.some((one) => one.log === log);
   return !isLate && copiesOf(state).some(({ into }) => into === image);
 }

@@ -178,7 +178,7 @@ function keepApplied(
   const { applied } = state;
   const redo = redoOf(state).get(image);
   const isCopiedInto = state.statements.some(({ plan }) => plan.copies.some(({ into }) => into === image));
-  const isTold = redo?.guardedBy === "digests" || (redo !== undefined && isCopiedInto);
+  const isTold = redo !== undefined && (redo.guardedBy !== "fence" || isCopiedInto);
   if (applied.has(image) || !isTold) throw outOfOrder(file, type);
   return { ...state, applied: new Set([...applied, image]) };
 }

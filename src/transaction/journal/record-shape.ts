@@ -91,7 +91,7 @@ const isRedo = objectOf<PreparedRedo>({
   freedPages: isCount,
   sizeBefore: isCount,
   sizeAfter: isCount,
-  guardedBy: oneOf("fence", "digests"),
+  guardedBy: oneOf("fence", "digests", "owner"),
   isFenced: isFlag,
   modifiedNs: orNull(isText),
   discards: orAbsent(isFlag),

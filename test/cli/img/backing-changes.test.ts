@@ -166,6 +166,28 @@ rm -f io
   },
 );
 
+qemu.test(
+  "commit gives back the blocks of an emptied overlay's data file, and nothing else in that, as qemu-img does",
+  async () => {
+    const make = `
+qemu-img create -q -f qcow2 base.qcow2 4M
+qemu-img create -q -f qcow2 -o data_file=top.data -b base.qcow2 -F qcow2 top.qcow2
+qemu-io -f qcow2 -c 'write -P 2 512k 1M' -c 'write -P 3 3M 64k' top.qcow2 > io
+printf kept | dd of=top.data bs=1 seek=2M conv=notrunc status=none
+rm io
+`;
+    const { ours, qemuFolder, ourFolder } = await runBoth(make, ["commit", "top.qcow2"]);
+    expect(ours).toMatchObject({ status: 0 });
+    const look = (folder: string): string =>
+      shell(
+        folder,
+        "sha256sum top.data; qemu-img map top.qcow2 | grep -c top || true; qemu-img map -f raw --output=json top.data",
+      );
+    expect(look(ourFolder)).toBe(look(qemuFolder));
+    expect(readFileSync(`${ourFolder}/top.data`).indexOf("kept")).toBe(2 ** 21);
+  },
+);
+
 /** A commit that is killed where it begins to write to the backing image. whole: what a guest read before. */
 async function cutOffCommit(version: 2 | 3): Promise<{ readonly folder: string; readonly whole: string }> {
   const folder = makeFolder();

@@ -4,7 +4,7 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { run } from "../../../src/cli/main.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { guestDigest, openGuest, openHostImage } from "../../helpers/guest-content.ts";
@@ -57,8 +57,12 @@ interface QemuJudged {
 
 const CHECK_FOUND_LEAKS = 3;
 
+/** QEMU looks for a data file from where it runs; scenarios name theirs from the folder of the image. */
+const besideImage = (image: string) => ({ cwd: dirname(image) });
+
 function assertClean(image: string, mayLeak: boolean): void {
   const { status, stderr } = spawnSync("qemu-img", ["check", "-q", "-f", "qcow2", image], {
+    ...besideImage(image),
     encoding: "utf8",
   });
   if (status === 0 || (mayLeak && status === CHECK_FOUND_LEAKS)) return;
@@ -211,12 +215,15 @@ export class RealBench {
     const seen = devices.map((device) => ({ ...device, mayLeak: this.#place.changing.has(device.image) }));
     for (const { image, format, fences, mayLeak } of [...seen, ...mirrors]) {
       if (fences.length > 0) {
-        const { status, stderr } = spawnSync("qemu-img", ["map", "-f", format, image], { encoding: "utf8" });
+        const { status, stderr } = spawnSync("qemu-img", ["map", "-f", format, image], {
+          ...besideImage(image),
+          encoding: "utf8",
+        });
         if (status !== 0 && stderr.includes("feature(s): frozen by imgtx")) continue;
         throw new BadState(`${image}: qemu-img does not keep away from its fence: ${stderr}`);
       }
       if (format === "qcow2") assertClean(image, mayLeak);
-      execFileSync("qemu-img", ["convert", "-f", format, "-O", "raw", image, raw]);
+      execFileSync("qemu-img", ["convert", "-f", format, "-O", "raw", image, raw], besideImage(image));
       const [own, qemus] = [openGuest(openHostImage, image, format), openGuest(openHostImage, raw, "raw")];
       if (guestDigest(own) !== guestDigest(qemus))
         throw new BadState(`${image}: qemu-img reads it differently`);

@@ -1,8 +1,8 @@
 // Scenarios of `imgtx img` on images that are in no workspace: the journal lies beside the image, and the next command
 // that opens it recovers. Its statuses are qemu-img's, so what fails ends with 1, whatever stands.
 
-import { qcow2, type SampleFile, type Scenario, step, withLeak } from "./sample-devices.ts";
-import { sampleRaw } from "../../helpers/sample-image.ts";
+import { qcow2, type SampleFile, type Scenario, SMALL, step, withLeak } from "./sample-devices.ts";
+import { sampleDataFile, sampleRaw } from "../../helpers/sample-image.ts";
 
 const KIB = 1024;
 
@@ -34,6 +34,23 @@ const overlayOn = (virtualSizeBytes: number): SampleFile[] => [
     backing: { name: "base.qcow2", format: "qcow2" },
   }),
 ];
+
+/** Its data file has something where the overlay maps nothing as well, which nobody may touch. */
+function overlayWithData(): SampleFile[] {
+  const [base, overlay] = [overlayOn(192 * KIB)[0], { dataClusters: [3, 7], seed: 2 }];
+  const bytes = sampleDataFile({ ...SMALL, ...overlay });
+  bytes.fill(7, 32 * KIB, 40 * KIB);
+  return [
+    ...(base ? [base] : []),
+    qcow2("images/a.qcow2", {
+      ...overlay,
+      backing: { name: "base.qcow2", format: "qcow2" },
+      // Looked for from where the command runs, as QEMU does.
+      dataFileName: "../images/a.data",
+    }),
+    { path: "images/a.data", bytes, mode: 0o640 },
+  ];
+}
 
 const OVERLAY = {
   image: "a.qcow2",
@@ -71,6 +88,17 @@ export const IMAGE_SCENARIOS: readonly Scenario[] = [
       "img commit IMAGE",
     ]),
     changing: { "images/base.qcow2": "qcow2", "images/a.qcow2": "qcow2" },
+    recover: ["img", "check", "../images/a.qcow2"],
+  },
+  {
+    ...onImage("img commit of an overlay with a data file", { ...OVERLAY, files: overlayWithData }, [
+      "img commit IMAGE",
+    ]),
+    changing: {
+      "images/base.qcow2": "qcow2",
+      "images/a.qcow2": "qcow2",
+      "images/a.data": "raw",
+    },
     recover: ["img", "check", "../images/a.qcow2"],
   },
   onImage("img rebase of an overlay onto nothing", OVERLAY, ["img rebase --backing= IMAGE"]),

@@ -54,7 +54,7 @@ export interface SampleDevice {
   readonly files: () => readonly SampleFile[];
 }
 
-const SMALL = { virtualSizeBytes: 192 * KIB } as const;
+export const SMALL = { virtualSizeBytes: 192 * KIB } as const;
 
 export function qcow2(
   path: string,

@@ -20,6 +20,7 @@ import {
   ONE,
   onTwo,
   OTHER,
+  type SampleDevice,
   type SampleFile,
   type Scenario,
   step,
@@ -28,6 +29,7 @@ import {
   COMMIT_UNDER_FENCES,
 } from "./sample-devices.ts";
 import type { Step } from "../subject.ts";
+import { sampleRaw } from "../../helpers/sample-image.ts";
 
 /** Commands of QMP: a snapshot of the first two devices, between a start and this end. */
 function startedBatch(overlays: readonly [string, string], end: string): Uint8Array {
@@ -54,6 +56,16 @@ const FROZEN = [...DEVICES.slice(0, 2), TORN];
 function onFrozen(name: string, steps: readonly Step[], changes: Partial<Scenario> = {}): Scenario {
   return { name, files: filesOf(FROZEN, [OTHER]), prepare: addAll(FROZEN), steps, ...changes };
 }
+
+const RAWS: readonly SampleDevice[] = [
+  ...DEVICES.slice(1, 2),
+  {
+    name: "vdr",
+    image: "r.raw",
+    format: "raw",
+    files: () => [{ path: "ws/r.raw", bytes: sampleRaw(32 * 1024, 7), mode: 0o600 }],
+  },
+];
 
 const OLD = DEVICES.slice(3, 4);
 
@@ -173,6 +185,19 @@ export const SCENARIOS: readonly Scenario[] = [
       { path: "ws/batch", bytes: Buffer.from("reopen vdb shell.qcow2 --shell\nbitmap add vdb b0\n") },
     ]),
   }),
+  {
+    name: "shells around two raw disks, with bitmaps",
+    files: filesOf(RAWS, [
+      {
+        path: "ws/batch",
+        bytes: Buffer.from(
+          "reopen vdb shell.qcow2 --shell\nreopen vdr other-shell.qcow2 --shell\nbitmap add vdb vdr b0\n",
+        ),
+      },
+    ]),
+    prepare: addAll(RAWS),
+    steps: [step("txn run batch")],
+  },
   onOld("reopen a device of version 2", [step("reopen vdd other.qcow2")]),
   onTwo(
     "reopen and snapshot in a transaction",

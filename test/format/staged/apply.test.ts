@@ -164,6 +164,27 @@ describe("what a stranger wrote", () => {
     },
   );
 
+  test.each(["a page", "the size", "a hole"])(
+    "is kept from a file that its image's fence guards, in which %s changes",
+    async (what) => {
+      const disk = diskWith(new Map([[IMAGE, imageOf(8 * PAGE_BYTES)]]));
+      const staged = new StagedStorage(disk.storage);
+      await staged.stage(IMAGE, { transaction: "t1", log: ".imgtx-t1-0.redo", guardedBy: "owner" });
+      const file = await staged.openFile(IMAGE, "write");
+      if (what === "a page") await file.write(new Uint8Array(9), PAGE_BYTES);
+      else if (what === "the size") await file.truncate(PAGE_BYTES);
+      else await file.punchHole({ start: PAGE_BYTES, lengthBytes: PAGE_BYTES });
+      const [sealed] = await staged.seal();
+      await staged.close();
+      const end = applySealed(disk.storage, sealed!, { kind: "owner" });
+      if (what !== "a hole") expect(await errorFrom(end)).toMatchObject({ code: "E_INTERNAL" });
+      else await end;
+      const expected = imageOf(8 * PAGE_BYTES);
+      if (what === "a hole") expected.fill(0, PAGE_BYTES, 2 * PAGE_BYTES);
+      expect(Buffer.compare(disk.require(IMAGE).content, expected)).toBe(0);
+    },
+  );
+
   test("stays where the log changes nothing, in the very page", async () => {
     const { disk, sealed, guard } = await prepare(GROWING);
     disk.require(IMAGE).content[1100] = 99;

@@ -1,4 +1,4 @@
-// The part of the active tables past an end: given back, with all that it maps.
+// The part of the active tables past an end: given back, with all that it maps; of a data file, when all of it goes.
 //
 // Invariants
 // - A table that an internal snapshot has as well is copied before a part of it goes; of one that goes as a whole only
@@ -34,6 +34,34 @@ export async function cutTables(state: WriterState, sizeBytes: number): Promise<
     if (l1Index % TABLES_AT_ONCE === 0) await state.persist();
   }
   await state.persist();
+}
+
+/**
+ * Has the file system take back what the active tables map of an external data file: all else there is left as it is. Safe
+ * over redo logs alone, since the tables go after it. No block device: a hole is no gain there.
+ */
+export async function punchDataFile(state: WriterState): Promise<void> {
+  const { header, dataFile } = state.files;
+  if ((await dataFile.stat()).kind === "device") return;
+  const layout = makeEntryLayout(header, header.backingFileName !== undefined);
+  let [start, end] = [0, 0];
+  const punch = async (): Promise<void> => {
+    if (end > start) await dataFile.punchHole({ start, lengthBytes: end - start });
+  };
+  for (let l1Index = 0; l1Index < header.l1Size; l1Index += 1) {
+    const table = await state.findTable(l1Index);
+    if (table === undefined) continue;
+    for (let index = 0; index < countL2Entries(layout); index += 1) {
+      const entry = readEntry(table, index, layout);
+      if (entry.kind === "unallocated" || entry.hostOffset === undefined) continue;
+      if (entry.hostOffset !== end) {
+        await punch();
+        start = entry.hostOffset;
+      }
+      end = entry.hostOffset + layout.clusterBytes;
+    }
+  }
+  await punch();
 }
 
 function freeEntries(

@@ -27,7 +27,7 @@ import { preallocate } from "../write/preallocate.ts";
 import { Qcow2Writer } from "../write/qcow2-writer.ts";
 import { WriterLayer } from "../write/writer-layer.ts";
 import type { WriterState } from "../write/writer-state.ts";
-import { cutTables } from "./cut-tables.ts";
+import { cutTables, punchDataFile } from "./cut-tables.ts";
 import { rereadHeader } from "./reread-header.ts";
 import { resizeBitmaps } from "./resize-bitmaps.ts";
 import { dropEmptyBlocks } from "./shrink-refcounts.ts";
@@ -159,6 +159,7 @@ export async function emptyImage(
     const { header } = link;
     if (header?.backingFileName === undefined) throw new RangeError("only an overlay may be emptied");
     requireWritable(header, path);
+    if (header.hasExternalDataFile) await punchDataFile(await openCountedOnce(files)({ ...link, header }));
     await dropPast({ ...link, header }, files, 0);
     await files.file.flush("emptied-overlay");
   });
@@ -226,9 +227,8 @@ async function resizeQcow2(
 }
 
 async function shrinkQcow2(link: Qcow2Link, files: ResizedFiles, sizeBytes: number): Promise<void> {
-  const { file, dataFile } = files;
   await dropPast(link, files, sizeBytes);
-  if (dataFile !== file) await dataFile.truncate(sizeBytes);
+  if (files.dataFile !== files.file) await files.dataFile.truncate(sizeBytes);
 }
 
 /** Gives back what is mapped from there on, and the end of the file that nothing needs any more. */

@@ -2,7 +2,7 @@
 //
 // Invariants
 // - A bit a cluster is kept, of chunks of clusters that have a count. The blocks are read once for that, and once more
-//   to be compared: together with a byte for each count they would not fit the memory that imgtx allows itself.
+//   to be compared: as a byte each they would not fit the memory that imgtx allows itself.
 // - As a byte, a count of 255 or more, and one that can't be read, is LARGE_COUNT; the exact one is read again from the
 //   file, where it is needed.
 

@@ -62,7 +62,7 @@ export function planEmptying(
   const { path, format } = link;
   const traits = { isLast: true, discards: true };
   const write = async () => await emptyImage(storage, path, { format, gate });
-  return [...ofDataFile(link, traits), { ...traits, link, write }];
+  return [...ofDataFile(link, { ...traits, isOwned: true }), { ...traits, link, write }];
 }
 
 function ofDataFile(
