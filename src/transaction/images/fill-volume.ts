@@ -89,8 +89,9 @@ async function fill(
   const place = { path: into, format };
   if (!(await isUnfinishedBy(file, journal.id))) {
     if (copy.copiedBytes !== ALL_COPIED) return undefined;
-    // Whoever ended it has died since: others may have written to it.
-    await file.flush("filled volume");
+    // Whoever ended it has died since, or failed: what ended it may be in the page cache alone, and be taken for clean.
+    // Others may have written to it.
+    await renewHead(file);
     const looks = await lookAtFiles(storage, place, gate);
     return new Map([...looks].map(([path, look]) => [path, beforeItsName(look)]));
   }
@@ -119,6 +120,14 @@ async function fill(
     await source.close();
   }
   return await lookAtFiles(storage, place, gate);
+}
+
+const SECTOR_BYTES = 512;
+
+async function renewHead(file: StorageFile): Promise<void> {
+  const head = new Uint8Array(SECTOR_BYTES);
+  await file.write(head.subarray(0, await file.read(head, 0)), 0);
+  await file.flush("filled volume");
 }
 
 /** How much of it is there for certain: nothing where the source may have been written to. Undefined: it is another one. */
