@@ -72,6 +72,11 @@ const ROWS = {
     ({ image, sizeBytes, command }) =>
       `the volume ${quoteName(image)} of ${formatBytes(sizeBytes)} would be made by: ${command}`,
   ),
+  "volume let go": row(
+    IMAGE,
+    ({ image }) =>
+      `${quoteName(image)} stays, a block device; its head is cleared, and it holds no image any more`,
+  ),
   "deep chain": row(
     { ...DEVICE, depth: isCount },
     ({ device, depth }) =>

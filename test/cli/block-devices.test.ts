@@ -291,6 +291,30 @@ loops.test("a chain in files migrates onto volumes, and back", async () => {
   await must("status --check");
 });
 
+loops.test("an overlay on a volume that goes leaves the volume, with nothing on it", async () => {
+  const { root, device, must } = await makeBench();
+  await must(`device add vda ${device} --allow-devices`);
+  const [first = "", second = "", third = ""] = attachTargets([SIZE_BYTES, SIZE_BYTES, SIZE_BYTES]);
+  await must(`snapshot vda ${first} --name one`);
+  command("qemu-io", "-c", "write -P 8 2M 1M", first);
+  await must(`snapshot vda ${second} --name two`);
+  command("qemu-io", "-c", "write -P 9 3M 1M", second);
+  command("qemu-img", "convert", "-O", "raw", second, `${root}/content`);
+  // Of the snapshots each goes by itself, and so does its volume, which may be taken again.
+  expect((await must("snapshot-delete one")).stdout).toContain("its head is cleared");
+  command("qemu-img", "compare", "-F", "raw", second, `${root}/content`);
+  await must(`snapshot vda ${first} --name three`);
+  command("qemu-img", "check", "-q", first);
+  await must("snapshot-delete two three");
+  command("qemu-img", "compare", "-F", "raw", `${root}/devices/vda`, `${root}/content`);
+  command("cmp", "-n", String(2 ** 20), first, "/dev/zero");
+  command("cmp", "-n", String(2 ** 20), second, "/dev/zero");
+  await must("status --check");
+  await must(`snapshot vda ${third}`);
+  await must("merge vda --keep");
+  command("qemu-img", "check", "-q", third);
+});
+
 loops.test("a volume that a snapshot keeps is not written over, by whatever name it is given", async () => {
   const { root, device, must, run } = await makeBench();
   const [target = ""] = attachTargets([SIZE_BYTES]);

@@ -15,6 +15,8 @@ import { ImgtxError } from "../../errors/index.ts";
 import { describeChanges, takeFingerprint } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
+import { isDeviceAt } from "../images/devices.ts";
+import { letGo } from "../images/let-go.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
 import { findUses, removeUnless } from "../images/removal.ts";
@@ -50,9 +52,7 @@ export async function removeEmptied(
     const above = kept.find((one) => lastSeen(state).get(one.path)?.fingerprint.headerSha256 !== null);
     const end = above
       ? { path, why: `'${above.path}' stands on it` }
-      : await removeUnless(storage, path, (file) => whyNeeded(state, file, { uses, standing, gone }), {
-          isLocked,
-        });
+      : await removeOne(storage, state, path, { isLocked, known: { uses, standing, gone } });
     if (end === "removed") gone.add(path);
     if (typeof end === "object") kept.push(end);
     else if (end === "absent" && !(await isDiskThere(storage, path, foldersOf(state)))) {
@@ -73,24 +73,44 @@ function only(state: TransactionState, images: readonly string[]): TransactionSt
   return { ...state, fences: state.fences.filter(({ image, kept }) => images.includes(image) && !kept) };
 }
 
-async function whyNeeded(
+interface Known {
+  readonly uses: ReadonlyMap<string, string>;
+  readonly standing: OverlaySearch;
+  readonly gone: ReadonlySet<string>;
+}
+
+async function removeOne(
+  storage: Workspace["storage"],
   state: TransactionState,
-  file: StorageFile,
-  {
-    uses,
-    standing,
-    gone,
-  }: {
-    readonly uses: ReadonlyMap<string, string>;
-    readonly standing: OverlaySearch;
-    readonly gone: ReadonlySet<string>;
-  },
-): Promise<string | undefined> {
-  const { path } = file;
+  path: string,
+  { isLocked, known }: { readonly isLocked: boolean; readonly known: Known },
+): ReturnType<typeof removeUnless> {
+  if (!(await isDeviceAt(storage, path))) {
+    return await removeUnless(storage, path, (file) => whyNeeded(state, file, known), { isLocked });
+  }
+  return await letGo(storage, path, {
+    expected: lastSeen(state).get(path)?.fingerprint,
+    isLocked,
+    isFenced: async (file) => await isFenceUp(file, path, state),
+    findReason: async () => await whyUsed(path, known),
+  });
+}
+
+async function whyUsed(path: string, { uses, standing, gone }: Known): Promise<string | undefined> {
   const use = uses.get(path);
   if (use !== undefined) return use;
   const overlay = (await standing.on(path)).find((one) => !gone.has(one));
-  if (overlay !== undefined) return `'${overlay}' stands on it`;
+  return overlay === undefined ? undefined : `'${overlay}' stands on it`;
+}
+
+async function whyNeeded(
+  state: TransactionState,
+  file: StorageFile,
+  known: Known,
+): Promise<string | undefined> {
+  const { path } = file;
+  const used = await whyUsed(path, known);
+  if (used !== undefined) return used;
   if (await isFenceUp(file, path, state)) return undefined;
   const seen = lastSeen(state).get(path)?.fingerprint;
   if (!seen) throw new ImgtxError("E_INTERNAL", "what was merged is watched", { image: path });

@@ -23,6 +23,7 @@ import {
   describeContentChanges,
   digestHead,
   type Fingerprint,
+  isDeviceIdentity,
   mayBeSameFile,
   planFileFence,
   type StagedStorage,
@@ -34,6 +35,7 @@ import {
   type CommitFence,
   fenceBytesOf,
   fencesToRaise,
+  filesRemoved,
   type Journal,
   lastSeen,
   liveStatements,
@@ -116,7 +118,11 @@ async function planFences(
   const half = new Set(imagesToFence(state));
   const changing = new Set([...half, ...targetsToFence(state), ...kept]);
   const leaving = left.flatMap(({ image, stays }) => (stays ? [] : [image]));
-  for (const image of new Set([...changing, ...leaving])) {
+  // Nothing else tells there that nobody has written to what goes.
+  const going = [...filesRemoved(state)].filter((image) =>
+    isDeviceIdentity(seen.get(image)?.fingerprint ?? {}),
+  );
+  for (const image of new Set([...changing, ...leaving, ...going])) {
     const watched = seen.get(image);
     if (!watched || (watched.isNew && !changing.has(image))) continue;
     const file = changing.has(image)

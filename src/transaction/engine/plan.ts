@@ -32,7 +32,13 @@ import {
   liveStatements,
 } from "../journal/index.ts";
 import { unfinishedAmong } from "../describe.ts";
-import { assertFitsDevices, assertMayBeDevice, assertSameDevices, isDeviceAt } from "../images/devices.ts";
+import {
+  assertFitsDevices,
+  assertMayBeDevice,
+  assertSameDevices,
+  isDeviceAt,
+  withVolumesLetGo,
+} from "../images/devices.ts";
 import { activateChain } from "../images/volumes.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ActionRequest } from "../request.ts";
@@ -77,7 +83,7 @@ export async function planStatement(
     statement: number,
     kind: request.kind,
     devices: plan.devices,
-    reports: withOtherNames(plan),
+    reports: await withVolumesLetGo(work.workspace.storage, withOtherNames(plan)),
     newFiles,
     changes: plan.changes,
     allowPaths: plan.allowPaths,
@@ -104,7 +110,7 @@ export async function planStatement(
   const made = newFiles.map(({ path }) => path);
   await assertFitsDevices(
     work.workspace.storage,
-    { redo: plan.redo ?? [], copies: record.copies, removes: record.removes, made },
+    { redo: plan.redo ?? [], copies: record.copies, removes: record.removes, watched, made },
     work.journal?.state.begin.implicit !== false,
   );
   assertSameDevices(plan, statement.table);

@@ -20,7 +20,8 @@ import {
 import { type DeviceTable, filesOfDevice, standsOnDevices, type Workspace } from "../../device/index.ts";
 import type { FileStat, StorageFile } from "../../storage/index.ts";
 
-import type { CopyStep } from "../journal/index.ts";
+import type { CopyStep, PlannedReport, WatchedImage } from "../journal/index.ts";
+import type { Note } from "../notes.ts";
 import type { ImageChange } from "./redo.ts";
 
 type Storage = Workspace["storage"];
@@ -48,6 +49,7 @@ interface Touched {
   readonly redo: readonly Pick<ImageChange, "link" | "makesImage">[];
   readonly copies: readonly Pick<CopyStep, "kind" | "into">[];
   readonly removes: readonly string[];
+  readonly watched: readonly Pick<WatchedImage, "image" | "fingerprint">[];
   readonly made: readonly string[];
 }
 
@@ -57,7 +59,7 @@ interface Touched {
  */
 export async function assertFitsDevices(
   storage: Storage,
-  { redo, copies, removes, made }: Touched,
+  { redo, copies, removes, watched, made }: Touched,
   isHeld: boolean,
 ): Promise<void> {
   for (const { link, makesImage } of redo) {
@@ -67,8 +69,8 @@ export async function assertFitsDevices(
     if (kind === "sync" && !isHeld && (await isDeviceAt(storage, into))) throw notBetweenCommands(into);
   }
   for (const image of removes) {
-    if (await isDeviceAt(storage, image))
-      throw notYet(image, "can't be taken away, and is still to be let go");
+    const isImage = watched.some((one) => one.image === image && one.fingerprint.headerSha256 !== null);
+    if (!isImage && (await isDeviceAt(storage, image))) throw mayNotGo(image);
   }
   for (const image of made) await assertIsInFolder(storage, image);
 }
@@ -112,7 +114,7 @@ function notBetweenCommands(image: string): ImgtxError {
 }
 
 /** Where no program looks for what is on a device any more: LVM, RAID and each file system begin before that. */
-const HEAD_BYTES = 2 ** 20;
+export const HEAD_BYTES = 2 ** 20;
 
 /** Whether nothing is on it that any program would find. */
 export async function readsAsEmpty(
@@ -184,10 +186,11 @@ export async function isDeviceAt(storage: Storage, image: string): Promise<boole
   return (await storage.stat(image))?.kind === "device";
 }
 
-function notYet(image: string, what: string): ImgtxError {
-  return new ImgtxError("E_UNSUPPORTED", `a block device ${what}`, {
+/** Nothing tells of a raw disk that nobody has written to it. */
+function mayNotGo(image: string): ImgtxError {
+  return new ImgtxError("E_UNSUPPORTED", "what is raw on a block device is not taken away", {
     image,
-    hint: "name a file in a folder",
+    hint: "leave it where it is: `--keep`, or without `--discard`",
   });
 }
 
@@ -247,4 +250,21 @@ export function assertSameDevices(
       );
     }
   }
+}
+
+/** The reports, saying of block devices that are not needed any more what becomes of them. */
+export async function withVolumesLetGo(
+  storage: Storage,
+  reports: readonly PlannedReport[],
+): Promise<readonly PlannedReport[]> {
+  const told: PlannedReport[] = [];
+  for (const report of reports) {
+    const notes: Note[] = [];
+    for (const { path: image, change } of report.files) {
+      if (change === "remove" && (await isDeviceAt(storage, image)))
+        notes.push({ code: "volume let go", image });
+    }
+    told.push(notes.length === 0 ? report : { ...report, notes: [...report.notes, ...notes] });
+  }
+  return told;
 }

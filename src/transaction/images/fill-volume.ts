@@ -15,6 +15,7 @@ import {
   describeChanges,
   describeDoubt,
   type Fingerprint,
+  type GateOptions,
   fillUnfinished,
   finishUnfinished,
   fingerprintAt,
@@ -25,6 +26,7 @@ import {
   openImage,
   settleCutOff,
 } from "../../format/index.ts";
+import { guestOffset } from "../../units/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import { ALL_COPIED, type Copy, type Journal, lastSeen, type TransactionState } from "../journal/index.ts";
 import type { OnProgress, RunOptions } from "../request.ts";
@@ -88,7 +90,7 @@ async function fill(
   const gate = plannedGate(workspace, state, { plan, allowPaths: how.table.allowPaths });
   const place = { path: into, format };
   if (!(await isUnfinishedBy(file, journal.id))) {
-    if (copy.copiedBytes !== ALL_COPIED) return undefined;
+    if (copy.copiedBytes !== ALL_COPIED || !(await isEnded(storage, copy, { file, gate }))) return undefined;
     // Whoever ended it has died since, or failed: what ended it may be in the page cache alone, and be taken for clean.
     // Others may have written to it.
     await renewHead(file);
@@ -123,6 +125,25 @@ async function fill(
 }
 
 const SECTOR_BYTES = 512;
+
+/** Whether the first sector of a raw one, which comes last, is what it is to be: a write that failed may have left a part of it. */
+async function isEnded(
+  storage: Storage,
+  { from, fromFormat, format }: Copy,
+  { file, gate }: { readonly file: StorageFile; readonly gate: GateOptions },
+): Promise<boolean> {
+  // Of qcow2 that is a header, which tells by itself.
+  if (format !== "raw") return true;
+  const source = await openImage(storage, from, { format: fromFormat, gate });
+  try {
+    const [wanted, present] = [new Uint8Array(SECTOR_BYTES), new Uint8Array(SECTOR_BYTES)];
+    await source.read(wanted, guestOffset(0));
+    await file.read(present, 0);
+    return Buffer.compare(wanted, present) === 0;
+  } finally {
+    await source.close();
+  }
+}
 
 async function renewHead(file: StorageFile): Promise<void> {
   const head = new Uint8Array(SECTOR_BYTES);

@@ -161,8 +161,25 @@ const ONTO_VOLUMES: Scenario = {
   changing: { "images/a.qcow2": "overlay", "images/top": "overlay" },
 };
 
+/** Overlays on volumes that go when they are merged: the volumes stay, and hold nothing. */
+const LET_GO: Scenario = onVolumes(
+  "overlays on volumes merged, and let go",
+  [step("snapshot-delete one"), step("merge vda")],
+  {
+    ...OVER_TWO,
+    files: filesOf([], [...VOLUMES, ...TARGETS, OTHER]),
+    prepare: [
+      ...ADDED,
+      step("snapshot vda ../images/vol-e --name one"),
+      step("snapshot vda ../images/vol-f --name two --overwrite"),
+    ],
+    changing: { ...OVER_TWO.changing, "images/vol-a": "qcow2" },
+  },
+);
+
 export const DEVICE_SCENARIOS: readonly Scenario[] = [
   ONTO_VOLUMES,
+  LET_GO,
   onVolumes("a group snapshot of three volumes, in files", [
     step("snapshot-group vda=a1.qcow2 vdb=b1.qcow2 vdc=c1.qcow2 --name one"),
   ]),
