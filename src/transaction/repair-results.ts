@@ -47,7 +47,7 @@ export interface Restoration {
 export interface Garbage {
   readonly found: readonly {
     readonly path: string;
-    readonly what: "overlay" | "file of a snapshot";
+    readonly what: "overlay" | "file of a snapshot" | "file of a transaction";
     /** What it takes on the disk. */
     readonly sizeBytes: number;
   }[];

@@ -92,7 +92,7 @@ export class Removal {
       const findReason = async (file: StorageFile) =>
         (await isPlaceholder(file, staging))
           ? undefined
-          : ((await whyNotOurs(this.#storage, file, made)) ?? (await this.#whyNeeded(path)));
+          : ((await whyNotAsMade(this.#storage, file, made)) ?? (await this.#whyNeeded(path)));
       ends.push(await removeUnless(this.#storage, path, findReason));
     }
     const isSeen = ends.some((end) => end !== "absent" && !isAnothers(end));
@@ -191,7 +191,8 @@ export async function removeUnless(
 /** A folder, a link, a file that its owner has closed to us: nothing that imgtx made. */
 const NOT_OURS: ReadonlySet<string> = new Set(["E_NOT_A_FILE", "E_LOOP", "E_NO_PERMISSION"]);
 
-async function whyNotOurs(
+/** Why a file at its final name is not provably what the transaction made. */
+export async function whyNotAsMade(
   storage: Storage,
   file: StorageFile,
   made: PreparedFile,

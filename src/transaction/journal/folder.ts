@@ -86,7 +86,8 @@ export function parkedAmong(journals: readonly JournalSnapshot[]): Parked[] {
   });
 }
 
-async function readJournal(
+/** One at any place of the workspace. Undefined: it is not there. */
+export async function readJournal(
   workspace: Workspace,
   id: string,
   path: string,

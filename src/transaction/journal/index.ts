@@ -2,6 +2,7 @@ export {
   type JournalFolder,
   type JournalSnapshot,
   parkedAmong,
+  readJournal,
   readJournalFolder,
   readJournals,
   readNamedJournals,

@@ -2,7 +2,8 @@
 //
 // Invariants
 // - A file goes only where a record of this workspace says that imgtx made it, it is that very file, and it holds what
-//   imgtx put there: an overlay no data at all, a copy its digest. What a guest has written to is never garbage.
+//   imgtx put there: an overlay no data at all, a copy its digest. What a guest has written to is never garbage. Of a
+//   transaction that was given up before its mark its journal tells, by what an undo goes by.
 // - Nothing goes that a device, a mirror, a snapshot, an open transaction, an overlay beside it, or a generation needs that
 //   an undo or a redo can go to; nor what anybody has open. They are asked under the workspace lock.
 // - What stays though nothing is known to need it is named, with the reason.
@@ -33,6 +34,7 @@ import { readJournals } from "../journal/index.ts";
 import { sayNote } from "../notes.ts";
 import type { KeptFile, LockWait, Session } from "../request.ts";
 import type { Garbage } from "../repair-results.ts";
+import { filesGivenUp, type LeftFile } from "./given-up.ts";
 import { findMade, type MadeFiles } from "./made-files.ts";
 import { findNeeded } from "./needed-files.ts";
 
@@ -47,6 +49,14 @@ export async function collectGarbage(
   const { workspace } = session;
   const look = async (): Promise<Garbage> => await new Collection(session, removes).run();
   return removes ? await underWorkspaceLock(workspace, waiting, look) : await look();
+}
+
+/** What files are held against. */
+interface Known {
+  readonly table: DeviceTable;
+  /** By path, what needs it. */
+  readonly needed: ReadonlyMap<string, string>;
+  readonly standing: OverlaySearch;
 }
 
 class Collection {
@@ -72,35 +82,52 @@ class Collection {
     if (this.#stays.length === 0) {
       const needed = await findNeeded(this.#workspace, table);
       const made = await findMade(this.#workspace, table);
-      await this.#collectOverlays(table, needed, made);
+      const left = await filesGivenUp(this.#workspace, table);
+      const standing = await this.#findOverlays(made, left);
+      await this.#collectLeft(left, needed, standing);
+      await this.#collectOverlays({ table, needed, standing }, made);
       await this.#collectBeside(needed, made);
       await this.#nameStrays(new Set(journals.map(({ id }) => id)), made);
     }
     return { found: this.#found, stays: this.#stays, removed: this.#removes };
   }
 
-  /** The newest first: what stands on another goes before it. */
-  async #collectOverlays(
-    table: DeviceTable,
+  /** In all folders of images, and of files that are left. */
+  async #findOverlays({ folders }: MadeFiles, left: readonly LeftFile[]): Promise<OverlaySearch> {
+    const standing = new OverlaySearch(this.#workspace.storage, this.#workspace.root);
+    const others = [...folders].map((folder) => posix.join(folder, "any"));
+    await standing.readAround([], [...others, ...left.map(({ path }) => path)]);
+    return standing;
+  }
+
+  /** What a transaction that was given up would have taken back. */
+  async #collectLeft(
+    left: readonly LeftFile[],
     needed: ReadonlyMap<string, string>,
-    { overlays, folders }: MadeFiles,
+    standing: OverlaySearch,
   ): Promise<void> {
     const files = await this.#identify(needed.keys());
-    const standing = new OverlaySearch(this.#workspace.storage, this.#workspace.root);
-    await standing.readAround(
-      [],
-      [...folders].map((folder) => posix.join(folder, "any")),
-    );
+    for (const { path, whyNotOurs } of left) {
+      const stat = await this.#workspace.storage.statLink(path);
+      // Its path may be another file's by now, and that one's user another device.
+      if (!stat || needed.has(path) || files.has(identityOf(stat))) continue;
+      await this.#take(
+        path,
+        "file of a transaction",
+        async (file) => (await whyNotOurs(file)) ?? (await this.#whyNeeded(standing, path)),
+      );
+    }
+  }
+
+  /** The newest first: what stands on another goes before it. */
+  async #collectOverlays({ needed, ...known }: Known, { overlays }: MadeFiles): Promise<void> {
+    const files = await this.#identify(needed.keys());
     for (const [path, was] of [...overlays].toReversed()) {
       if (needed.has(path)) continue;
       const stat = await this.#workspace.storage.stat(path);
       // By another name: a link, or a second name of the file.
       if (stat && files.has(identityOf(stat))) continue;
-      await this.#take(
-        path,
-        "overlay",
-        async (file) => await this.#whyNoGarbage({ was, standing, table }, file),
-      );
+      await this.#take(path, "overlay", async (file) => await this.#whyNoGarbage({ was, ...known }, file));
     }
   }
 
@@ -114,24 +141,14 @@ class Collection {
   }
 
   async #whyNoGarbage(
-    {
-      was,
-      standing,
-      table,
-    }: {
-      readonly was: Fingerprint;
-      readonly standing: OverlaySearch;
-      readonly table: DeviceTable;
-    },
+    { was, standing, table }: Omit<Known, "needed"> & { readonly was: Fingerprint },
     file: StorageFile,
   ): Promise<string | undefined> {
     const { storage } = this.#workspace;
     const { path } = file;
     if (!isSameFile(was, await file.stat())) return "another file has its name";
-    const overlay = (await standing.on(path)).find((one) => this.#found.every((found) => found.path !== one));
-    if (overlay !== undefined) return `'${overlay}' stands on it`;
-    const unread = standing.notes.find(({ image }) => image === posix.dirname(path));
-    if (unread) return sayNote(unread);
+    const needed = await this.#whyNeeded(standing, path);
+    if (needed !== undefined) return needed;
     const allowPaths = [...table.allowPaths, ...table.devices.flatMap(trustedBy)];
     const { currentFolder } = this.#session;
     const gate = gateOf(this.#workspace, { currentFolder, allowPaths });
@@ -144,6 +161,13 @@ class Collection {
     } finally {
       await chain.close();
     }
+  }
+
+  async #whyNeeded(standing: OverlaySearch, path: string): Promise<string | undefined> {
+    const overlay = (await standing.on(path)).find((one) => this.#found.every((found) => found.path !== one));
+    if (overlay !== undefined) return `'${overlay}' stands on it`;
+    const unread = standing.notes.find(({ image }) => image === posix.dirname(path));
+    return unread && sayNote(unread);
   }
 
   async #collectBeside(needed: ReadonlyMap<string, string>, { copies }: MadeFiles): Promise<void> {
@@ -168,9 +192,11 @@ class Collection {
       if ((await storage.statLink(folder))?.kind !== "folder") continue;
       for (const name of await storage.readFolder(folder)) {
         const id = TRANSACTION_FILE.exec(name)?.[1];
-        if (id === undefined || open.has(id)) continue;
+        const path = posix.join(folder, name);
+        const isKnown = [...this.#found, ...this.#stays].some((one) => one.path === path);
+        if (id === undefined || open.has(id) || isKnown) continue;
         const why = `it is of transaction ${id}, which this workspace has no journal of`;
-        this.#stays.push({ path: posix.join(folder, name), why });
+        this.#stays.push({ path, why });
       }
     }
   }

@@ -1,6 +1,7 @@
 // What imgtx made and nothing needs is removed, and all else stays: what anything needs, and what is in doubt.
 
 import {
+  appendFileSync,
   closeSync,
   cpSync,
   existsSync,
@@ -13,9 +14,12 @@ import {
 } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { adoptWorkspace, collectGarbage, type Garbage } from "../../../src/transaction/index.ts";
+import { setAside } from "../../../src/transaction/recover/given-up.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
+import { snapshotTree } from "../../helpers/tree.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
+import { type Call, killAt, Killed } from "../../helpers/storage/watched-storage.ts";
 import { writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { makeWorkbench, NO_WAIT, Workbench } from "../../helpers/transaction/workbench.ts";
 
@@ -35,6 +39,16 @@ async function withOrphan(): Promise<Workbench> {
   await bench.snapshot({ vda: "a1.qcow2" });
   await bench.undo();
   await bench.snapshot({ vda: "a2.qcow2" });
+  return bench;
+}
+
+/** a1.qcow2 and b1.qcow2, of a transaction that nobody goes on with. */
+async function withGivenUp(): Promise<Workbench> {
+  const bench = await makeWorkbench();
+  await bench.begin();
+  await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
+  const [journal = ""] = readdirSync(bench.at(".imgtx/journal"));
+  await setAside({ storage: bench.storage, root: bench.root }, [journal.replace(".journal", "")]);
   return bench;
 }
 
@@ -120,6 +134,69 @@ describe("garbage", () => {
       ".imgtx-abcdefghij-0-0",
       ".imgtx-abcdefghij-0.redo",
     ]);
+  });
+
+  test("is what a transaction has made that was given up before its mark, as it made it", async () => {
+    const bench = await withGivenUp();
+    const expected = ["a1.qcow2", "b1.qcow2"];
+    const before = snapshotTree(bench.root, []);
+    expect(names(bench, await collect(bench, false))).toEqual(expected);
+    expect(snapshotTree(bench.root, [])).toEqual(before);
+    expect(await collect(bench)).toMatchObject({ found: [{}, {}], stays: [], removed: true });
+    for (const name of expected) expect(existsSync(bench.at(name))).toBe(false);
+    expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
+    expect(await bench.images()).toEqual({ vda: "a.qcow2", vdb: "b.raw", vdc: "c.qcow2" });
+  });
+
+  test("of such a transaction goes with the next try, wherever the first one died", async () => {
+    for (let at = 0; ; at += 1) {
+      const bench = await withGivenUp();
+      let calls = 0;
+      const isLast = ({ name, purpose }: Call): boolean =>
+        (name === "removeFile" || purpose === "garbage gone") && calls++ === at;
+      const end = await collect(bench.through(killAt(bench.storage, isLast))).catch(
+        (error: unknown) => error,
+      );
+      expect((await collect(bench)).stays).toEqual([]);
+      const seen = readdirSync(bench.root).filter((name) => name.endsWith("1.qcow2"));
+      expect([seen, await bench.images()]).toEqual([[], { vda: "a.qcow2", vdb: "b.raw", vdc: "c.qcow2" }]);
+      if (!(end instanceof Killed)) break;
+      expect(at).toBeLessThan(10);
+    }
+  });
+
+  test("is nothing of one that anybody has changed, uses, has open, or stands on", async () => {
+    const bench = await withGivenUp();
+    const [a1, b1] = [bench.at("a1.qcow2"), bench.at("b1.qcow2")];
+    const above = bench.makeQcow2("clones/mine.qcow2", 5, { name: "../a1.qcow2", format: "qcow2" });
+    const file = openSync(b1, "r+");
+    expect((await collect(bench)).stays.map(({ why }) => why)).toEqual([
+      expect.stringContaining("in use by"),
+      expect.stringContaining("mine.qcow2' stands on it"),
+    ]);
+    closeSync(file);
+    rmSync(above);
+    await bench.reopen("vda", "a1.qcow2");
+    appendFileSync(b1, "x");
+    const { found, stays } = await collect(bench);
+    expect(found).toEqual([]);
+    expect(stays).toEqual([{ path: b1, why: "somebody has written to it since imgtx made it" }]);
+    expect(existsSync(a1)).toBe(true);
+  });
+
+  test("is nothing of one whose journal was put back, or came with a copy", async () => {
+    const bench = await withGivenUp();
+    const [journal = ""] = readdirSync(bench.at(".imgtx/given-up")).map((name) =>
+      bench.at(`.imgtx/given-up/${name}`),
+    );
+    const copy = new Workbench(`${makeFolder()}/copy`);
+    cpSync(bench.root, copy.root, { recursive: true, verbatimSymlinks: true });
+    cpSync(journal, `${journal}.copy`);
+    renameSync(`${journal}.copy`, journal);
+    expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
+    await adoptWorkspace(copy.storage, copy.root, { ...NO_WAIT, moved: false, dryRun: false });
+    expect(await collect(copy)).toEqual({ found: [], stays: [], removed: true });
+    for (const one of [bench, copy]) expect(existsSync(one.at("a1.qcow2"))).toBe(true);
   });
 
   test("is not looked for where a journal or the record of a snapshot can't be read", async () => {
