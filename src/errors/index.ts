@@ -64,6 +64,8 @@ export interface ErrorDetails {
   lock?: RefusedLock | undefined;
   /** What the message begins with that says only what it was done for: see `within`. */
   prefix?: string;
+  /** How large the block device that the image is on has to be for it. */
+  wantsBytes?: number;
   /** What to do about it, in one sentence or command. */
   hint?: string;
   /** Whether anything that the user can see was changed, and stays changed. Default: false. */
@@ -82,6 +84,7 @@ export class ImgtxError extends Error {
   readonly doing: string | undefined;
   readonly reason: string | undefined;
   readonly lock: RefusedLock | undefined;
+  readonly wantsBytes: number | undefined;
   readonly prefix: string;
   readonly hint: string | undefined;
   readonly changed: boolean;
@@ -97,6 +100,7 @@ export class ImgtxError extends Error {
     this.doing = details.doing;
     this.reason = details.reason;
     this.lock = details.lock;
+    this.wantsBytes = details.wantsBytes;
     this.prefix = details.prefix ?? "";
     this.hint = details.hint;
     this.changed = details.changed ?? false;
@@ -131,7 +135,8 @@ export class ImgtxError extends Error {
   }
 
   #details(): ErrorDetails {
-    const { device, image, offset, field, line, doing, reason, lock, prefix, hint, cause } = this;
+    const { device, image, offset, field, line, doing, reason, lock, wantsBytes } = this;
+    const { prefix, hint, cause } = this;
     const entries = Object.entries({
       device,
       image,
@@ -141,6 +146,7 @@ export class ImgtxError extends Error {
       doing,
       reason,
       lock,
+      wantsBytes,
       prefix,
       hint,
       cause,

@@ -30,6 +30,7 @@ import { settleBesideDevices } from "./recover/beside.ts";
 import { recover, type RecoveryCaller, reportLeftovers } from "./recover/recovery.ts";
 import { assertAlone, findApplied, onceOf } from "./once.ts";
 import { noteLostHooks } from "./hooks.ts";
+import { type Attempt, withRoom } from "./engine/provision.ts";
 import { pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
 import { renewMirrors } from "./engine/renew.ts";
 import type { ActionRequest, KeptFile, LockWait, OnProgress, RunOptions, Session } from "./request.ts";
@@ -102,10 +103,20 @@ export async function runActions(
   requests: readonly ActionRequest[],
   choice: RunOptions,
 ): Promise<Outcome> {
+  return await withRoom(session.workspace, (attempt) => runOnce(session, requests, choice, attempt));
+}
+
+async function runOnce(
+  session: Session,
+  requests: readonly ActionRequest[],
+  choice: RunOptions,
+  attempt: Attempt,
+): Promise<Outcome> {
   const { workspace } = session;
   await assertChangeable(session);
   const { kept, options } = collectKept(choice);
   const journal = options.standalone ? undefined : await pickJournal(workspace, options.transaction, options);
+  attempt.isAlone = journal === undefined && !options.dryRun;
   const id = journal?.id ?? workspace.storage.host.randomName();
   const once = onceOf(options, requests);
   const work = await startWork(session, options, { id, journal });

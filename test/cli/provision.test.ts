@@ -138,6 +138,22 @@ loops.test(
   },
 );
 
+loops.test("a volume without room for a command is extended, and the command runs anew", async () => {
+  const { root, group, must, run } = await makeBench();
+  await must("snapshot", "vda", `${group}/small`, "--size", "2M");
+  await must("snapshot", "vda", `${group}/top`);
+  command("qemu-io", "-c", "write -P 9 2M 4M", `${root}/devices/vda`);
+  // Where it can't be, the command is told why, and has changed nothing.
+  writeScript(`${root}/imgtx-loops`, "#!/bin/sh\necho no extents left; exit 5\n");
+  const full = await run("merge", "vda", "--keep");
+  expect(full).toMatchObject({ status: 1 });
+  expect(full.stderr).toContain("could not extend the volume: it ended with 5; it said: no extents left");
+  writeScript(`${root}/imgtx-loops`, exampleOf("imgtx-block-devices.7", "Loop devices"));
+  await must("merge", "vda", "--keep");
+  expect(Number(tell("blockdev", "--getsize64", `${group}/small`))).toBeGreaterThan(6 * 2 ** 20);
+  command("qemu-io", "-c", "read -P 9 2M 4M", "-c", "read -P 7 1M 1M", `${root}/devices/vda`);
+});
+
 loops.test(
   "a snapshot that was killed while its volume was made is undone when the command has ended",
   async () => {

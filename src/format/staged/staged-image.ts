@@ -191,6 +191,7 @@ export class StagedImage {
       {
         image,
         offset: presentBytes,
+        wantsBytes: sizeBytes,
         hint: "make the volume larger (`lvextend` for LVM), then run the command again",
       },
     );

@@ -91,7 +91,8 @@ class Room {
     const staged = await openStaged(this.#storage, this.#state, "read", new Set([image]));
     try {
       const free = await measureImageRoom(staged, image);
-      if (free < taken) throw isTooSmall(image, taken, free);
+      if (free < taken)
+        throw isTooSmall(image, { taken, free, sizeBytes: await sizeOf(this.#storage, image) });
       this.#taken.set(image, taken);
     } finally {
       await staged.close();
@@ -99,11 +100,27 @@ class Room {
   }
 }
 
-function isTooSmall(image: string, wanted: number, free: number): ImgtxError {
+async function sizeOf(storage: Storage, image: string): Promise<number> {
+  const file = await storage.openFile(image, "read", AS_IMAGE);
+  try {
+    return (await file.stat()).sizeBytes;
+  } finally {
+    await file.close();
+  }
+}
+
+function isTooSmall(
+  image: string,
+  { taken, free, sizeBytes }: { readonly taken: number; readonly free: number; readonly sizeBytes: number },
+): ImgtxError {
   return new ImgtxError(
     "E_NO_SPACE",
-    `the volume has room for ${free} bytes, and what is to be copied into the image on it may need ${wanted}`,
-    { image, hint: "make the volume larger (`lvextend` for LVM), then run the command again" },
+    `the volume has room for ${free} bytes, and what is to be copied into the image on it may need ${taken}`,
+    {
+      image,
+      wantsBytes: sizeBytes + taken - free,
+      hint: "make the volume larger (`lvextend` for LVM), then run the command again",
+    },
   );
 }
 

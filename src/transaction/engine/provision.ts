@@ -2,11 +2,12 @@
 //
 // Invariant: what is to be made is durable in the journal, under the workspace lock and with no other transaction on the
 // devices or the names, before the provisioner is called. A statement that fails then, or a crash, has it taken away again.
+// A volume that was extended stays so: that changes nothing of what is on it.
 
-import { isProvisioned, readTable } from "../../device/index.ts";
+import { filesOfDevice, isProvisioned, readTable, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { volumesFor } from "../actions/index.ts";
-import { createVolume } from "../images/volumes.ts";
+import { createVolume, extendVolume } from "../images/volumes.ts";
 import {
   beginRecordOf,
   changesOf,
@@ -16,6 +17,7 @@ import {
 } from "../journal/index.ts";
 import { settleJournals } from "../recover/recovery.ts";
 import type { ActionRequest } from "../request.ts";
+import { alignUp } from "../../units/index.ts";
 import { findHeldUp, type HeldUp } from "./held.ts";
 import { contextOf } from "./plan.ts";
 import { effectiveTable, lockMade, throwIfInterrupted, type Work } from "./work.ts";
@@ -98,3 +100,41 @@ function assertNobodyMakes(volumes: readonly PlannedVolume[], journals: readonly
     });
   }
 }
+
+export interface Attempt {
+  /** Whether what failed was a transaction by itself, and is undone whole. */
+  isAlone: boolean;
+}
+
+/** What a volume lacks is found out bit by bit. */
+const MOST_EXTENSIONS = 8;
+
+/** Runs it anew where a volume had no room for it, and the provisioner of its device has extended that. */
+export async function withRoom<T>(workspace: Workspace, run: (attempt: Attempt) => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries += 1) {
+    const attempt = { isAlone: false };
+    try {
+      return await run(attempt);
+    } catch (error) {
+      if (!attempt.isAlone || tries > MOST_EXTENSIONS || !(await extendFor(workspace, error))) throw error;
+    }
+  }
+}
+
+/** Whether the command failed since a volume is too small, and that is larger now. */
+async function extendFor(workspace: Workspace, error: unknown): Promise<boolean> {
+  if (!(error instanceof ImgtxError) || error.code !== "E_NO_SPACE" || error.changed) return false;
+  const { image, wantsBytes } = error;
+  if (image === undefined || wantsBytes === undefined) return false;
+  const { devices } = await readTable(workspace);
+  const entry = devices.find(
+    (one) => isProvisioned(one) && filesOfDevice(one).some((file) => file.image === image),
+  );
+  if (!entry?.provision) return false;
+  const { name: device, provision: command } = entry;
+  await extendVolume(workspace, { device, path: image, sizeBytes: alignUp(wantsBytes, STEP_BYTES), command });
+  return true;
+}
+
+/** What is lacking next is mostly a little more. */
+const STEP_BYTES = 16 * 2 ** 20;

@@ -20,7 +20,7 @@ import { assertRunnable } from "./provisioner.ts";
 /** How long each call may take. */
 const LIMIT_MS = 300_000;
 
-type Verb = "create" | "activate" | "remove";
+type Verb = "create" | "extend" | "activate" | "remove";
 type Owner = Pick<Journal, "id" | "held">;
 /** Changes nothing that a transaction would have to take back. */
 const NOBODY = { id: "", held: undefined };
@@ -43,6 +43,18 @@ export async function createVolume(
       throw failure("create", volume, `it has made one of ${stat.sizeBytes} bytes`);
     if (await readsAsEmpty(file, stat)) return;
     throw failure("create", volume, "what it has made does not begin with a MiB of zeros");
+  } finally {
+    await file.close();
+  }
+}
+
+/** E_COMMAND_FAILED where it is not as large afterwards. */
+export async function extendVolume(workspace: Workspace, volume: PlannedVolume): Promise<void> {
+  await call(workspace, NOBODY, "extend", volume);
+  const file = await workspace.storage.openFile(volume.path, "read", AS_IMAGE);
+  try {
+    const { sizeBytes } = await file.stat();
+    if (sizeBytes < volume.sizeBytes) throw failure("extend", volume, `it has ${sizeBytes} bytes now`);
   } finally {
     await file.close();
   }

@@ -3,7 +3,20 @@
 // qemu-img with raw files that get the same writes.
 
 import { spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { basename } from "node:path";
 import { expect, onTestFinished } from "vitest";
 import { exampleOf } from "../../helpers/man-examples.ts";
@@ -22,7 +35,9 @@ type SequenceStep =
   /** A guest writes: a byte, where to, and how much. */
   | { readonly write: string }
   /** Who manages the volumes takes one away. */
-  | { readonly wipe: string };
+  | { readonly wipe: string }
+  /** Of a cluster that is used the image on the volume counts nothing, and of one that is not one. */
+  | { readonly damage: string };
 
 interface Sequence {
   readonly name: string;
@@ -62,6 +77,10 @@ export function runSequence(sequence: Sequence, cutAt: number): number {
       command("blkdiscard", "-z", "--length", "1MiB", `${bench.volumes}/${step.wipe}`);
       continue;
     }
+    if ("damage" in step) {
+      damage(`${bench.volumes}/${step.damage}`);
+      continue;
+    }
     if (step.keeps !== undefined) copyFileSync(bench.reference, `${bench.files}/${step.keeps}.raw`);
     const argv = place(step.run);
     if (!runCut(bench, argv, cutAt)) {
@@ -95,6 +114,7 @@ function layOut({ volumes: sizes, diskBytes, isProvisioned }: Sequence): Bench {
   command("qemu-img", "create", "-q", "-f", "raw", reference, String(diskBytes));
   const bench = { root, volumes, files, reference };
   imgtx(bench, ["device", "add", "vda", `${volumes}/disk`, "--allow-devices"]);
+  writeFileSync(`${files}/batch`, "bitmap add vda b0\ninternal-snapshot create vda s1\n");
   if (isProvisioned) {
     const provisioner = `${files}/imgtx-loops`;
     writeFileSync(provisioner, exampleOf("imgtx-block-devices.7", "Loop devices"));
@@ -102,6 +122,22 @@ function layOut({ volumes: sizes, diskBytes, isProvisioned }: Sequence): Bench {
     imgtx(bench, ["device", "provision", "vda", `${provisioner} ${made}`]);
   }
   return bench;
+}
+
+const REFCOUNT_TABLE_AT = 48;
+
+function damage(volume: string): void {
+  const file = openSync(volume, "r+");
+  const read = (offset: number): number => {
+    const bytes = Buffer.alloc(8);
+    readSync(file, bytes, 0, 8, offset);
+    return Number(bytes.readBigUInt64BE());
+  };
+  const block = read(read(REFCOUNT_TABLE_AT));
+  writeSync(file, Uint8Array.of(0, 0), 0, 2, block + 2 * 5);
+  writeSync(file, Uint8Array.of(0, 1), 0, 2, block + 2 * 300);
+  fsyncSync(file);
+  closeSync(file);
 }
 
 function start({ root }: Bench, words: readonly string[]) {
@@ -196,6 +232,28 @@ export const SEQUENCES: readonly Sequence[] = [
       { write: "4 8M 1M" },
       { run: "merge vda --keep --yes" },
       { write: "5 9M 1M" },
+    ],
+  },
+  {
+    name: "a merge into a volume that is too small, and is extended; pull, rebase, a batch and a repair",
+    volumes: { disk: 32 * MIB },
+    diskBytes: 16 * MIB,
+    isProvisioned: true,
+    steps: [
+      { write: "1 0 4M" },
+      { run: "snapshot vda V/small --size 2M" },
+      { write: "2 1M 1M" },
+      { run: "snapshot vda V/top" },
+      { write: "3 2M 4M" },
+      { run: "merge vda --keep --yes" },
+      { write: "4 8M 1M" },
+      { run: "pull vda" },
+      { run: "rebase vda --onto V/disk" },
+      { run: "txn run O/batch" },
+      { write: "5 9M 1M" },
+      { damage: "small" },
+      { run: "repair vda" },
+      { write: "6 10M 1M" },
     ],
   },
   {
