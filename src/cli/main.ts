@@ -114,11 +114,11 @@ async function execute(
 function rollingBack(report: Report): InterruptWords {
   return {
     first: (what) => {
-      if (!report.isAsking) report.notice(`${what}: rolling back`);
+      if (!report.isAsking) report.notice(`${what}: rolling back, unless it is committed already`);
     },
     later: () =>
       report.notice(
-        "still rolling back; if this process is killed, the next imgtx command finishes or undoes the rest",
+        "still at it; if this process is killed, the next imgtx command finishes or undoes the rest",
       ),
     error: (what) => `${what}; ${report.isAsking ? "nothing was done" : "rolled back"}`,
   };

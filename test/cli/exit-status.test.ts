@@ -88,9 +88,9 @@ describe("recover", () => {
 
 describe("an interrupt", () => {
   test.each([
-    ["SIGINT", 130, "interrupted: rolling back"],
-    ["SIGTERM", 143, "terminated: rolling back"],
-    ["SIGHUP", 143, "terminated: rolling back"],
+    ["SIGINT", 130, "interrupted: rolling back, unless it is committed already"],
+    ["SIGTERM", 143, "terminated: rolling back, unless it is committed already"],
+    ["SIGHUP", 143, "terminated: rolling back, unless it is committed already"],
   ] as const)("%s rolls back, says so, and ends with %i", async (name, status, saying) => {
     const { onInterrupt, send, listeners } = makeInterrupts();
     const engine = {

@@ -245,6 +245,21 @@ describe("on a terminal", () => {
   });
 });
 
+oracle("script").test("a wait is drawn on a terminal, and ends with Ctrl-C", async () => {
+  // At this rate the first command would take hours.
+  const result = await runShell(
+    [
+      "mkdir waits; cd waits; head -c 16M /dev/zero | tr '\\0' x > w.raw; imgtx device add w w.raw --format raw -q",
+      `set -m; ${program()} mirror w one.raw --rate-limit 1k 2> told & pid=$!`,
+      'until [ -n "$(imgtx txn list -q)" ]; do sleep 0.02; done',
+      "{ until grep -q waiting shown; do sleep 0.02; done 2> /dev/null; printf '\\003'; } |",
+      `env -u CI TERM=xterm SHELL=/bin/sh script -qfec 'stty cols 80; exec ${program()} snapshot w --wait' shown`,
+      'echo "${PIPESTATUS[1]}"; kill -INT $pid; wait $pid; echo $?',
+    ].join("\n"),
+  );
+  expect(result.stdout).toMatch(/waiting: another imgtx command[^]*interrupted; rolled back[^]*130\n130\n$/);
+});
+
 describe("a batch as a process", () => {
   test.each(["snapshto vda x", "tree", "device list", "txn commit", "img create -f raw x 1M", "help"])(
     "with '%s' in it is a usage error, whose line is named",
@@ -336,7 +351,7 @@ describe("txn exec as a process", () => {
       ].join("\n"),
     );
     expect(result.stdout).toBe("143\n");
-    expect(result.stderr).toContain("imgtx: terminated: rolling back\n");
+    expect(result.stderr).toContain("imgtx: terminated: rolling back, unless it is committed already\n");
   });
 
   test("ends hooks with all that they started, and tells after a kill that the last one was not run", async () => {

@@ -29,7 +29,10 @@ const commit = findCommit();
 // Packages that are one function, which code imports as any other: loaded when it is first called. Making the segmenter and
 // the tables of this one takes 25 ms.
 const AT_FIRST_CALL = ["string-width"];
-const PACKAGES_APART = ["chalk", "fs-extra", "ora", ...AT_FIRST_CALL];
+// ES modules of which code takes the default export, by import(): what becomes of that here, a require() as Node's import() of
+// a CommonJS module, would give it all exports in its place.
+const BY_DEFAULT = ["ora"];
+const PACKAGES_APART = ["chalk", "fs-extra", ...BY_DEFAULT, ...AT_FIRST_CALL];
 
 const withPackagesApart: Plugin = {
   name: "with-packages-apart",
@@ -38,10 +41,14 @@ const withPackagesApart: Plugin = {
       if (kind === "entry-point") return undefined;
       if (kind === "import-statement" && AT_FIRST_CALL.includes(path))
         return { path, namespace: "first call" };
+      if (kind === "dynamic-import" && BY_DEFAULT.includes(path)) return { path, namespace: "by default" };
       return { path: `./${path}.cjs`, external: true };
     });
     build.onLoad({ filter: /.*/, namespace: "first call" }, ({ path }) => ({
       contents: `let load; export default (...given) => (load ??= require("${path}").default)(...given);`,
+    }));
+    build.onLoad({ filter: /.*/, namespace: "by default" }, ({ path }) => ({
+      contents: `export default require("${path}").default;`,
     }));
   },
 };

@@ -29,8 +29,8 @@ function completion(
       arguments: [],
       options: [],
       about:
-        `Prints a script that makes ${shell} complete imgtx's commands and options, and the names of the ` +
-        "devices of the workspace.",
+        `Prints a script that makes ${shell} complete imgtx's commands and options, the names of devices and ` +
+        "snapshots of the workspace, and the ids of its transactions.",
       examples: [{ command: how.command, about: "for every new shell" }],
       exits: PRINTING_EXITS,
     },
