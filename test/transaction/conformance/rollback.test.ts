@@ -1,6 +1,7 @@
 // rollback: devices on new overlays over what a snapshot keeps, which stays what it was however often that is done.
 
-import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { listSnapshots, type RollbackRequest } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
@@ -99,6 +100,21 @@ describe("a rollback", () => {
     expect(undone).toMatchObject({ code: "E_REFUSED" });
     await bench.run(request("2"));
     expect(await bench.images()).toMatchObject({ vda: "a1-after-2.qcow2" });
+  });
+
+  test("says of what another rollback left that it was changed, where its time was put back", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.rollback();
+    const doubts = async (): Promise<string> =>
+      JSON.stringify((await bench.run(request("2"), { dryRun: true })).actions.map(({ notes }) => notes));
+    expect(await doubts()).not.toContain("time of modification");
+    const left = bench.at("a1.qcow2");
+    const { mtimeNs, ctimeNs } = statSync(left, { bigint: true });
+    // The kernel's clock has a grain.
+    while (statSync(left, { bigint: true }).ctimeNs === ctimeNs) execFileSync("touch", ["-r", left, left]);
+    expect(statSync(left, { bigint: true }).mtimeNs).toBe(mtimeNs);
+    expect(await doubts()).toContain("has its old time of modification");
   });
 
   test("to a time goes to the newest snapshot that is as old as that", async () => {

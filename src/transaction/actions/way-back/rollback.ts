@@ -30,6 +30,7 @@ import { nameOverlay } from "../plan/new-overlay.ts";
 import { assertNothingStandsOn } from "../plan/overlays-of.ts";
 import { planGivingBack } from "./give-back.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
+import { withTimesLeft } from "./sealed-times.ts";
 
 export const rollback: Action<RollbackRequest> = {
   saying: { noun: "rollback", done: "rolled back", planned: "would be rolled back" },
@@ -177,7 +178,7 @@ async function planOne(
   const [top] = kept;
   if (!top) throw new Error("a sealed device has an image");
   const chain = await context.openChain(top.image, top.format, device, sealed.trusted);
-  const doubts = judgeSealed(device, snapshot, kept, chain);
+  const doubts = judgeSealed(device, snapshot, await withTimesLeft(kept, context), chain);
   const path = await nameOverlay({ name: device, image: top.image }, sayShort(snapshot), how.taken, context);
   const overlay = await planNewOverlay(
     device,
