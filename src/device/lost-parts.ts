@@ -17,8 +17,8 @@ export async function findLostParts(workspace: Workspace): Promise<Part[]> {
 
 /** E_EXISTS where something that is no folder stands in the place of a part that is one. */
 export async function assertFolders(workspace: Workspace): Promise<void> {
-  const { own, givenUp, beside } = pathsOf(workspace);
-  for (const path of [own, ...partsOf(workspace).map(([, part]) => part), givenUp, beside]) {
+  const { own, givenUp, beside, claims } = pathsOf(workspace);
+  for (const path of [own, ...partsOf(workspace).map(([, part]) => part), givenUp, beside, claims]) {
     const there = await workspace.storage.statLink(path);
     if (there && there.kind !== "folder") throw inTheWay(path, "a folder of its own");
   }

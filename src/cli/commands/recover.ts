@@ -68,9 +68,10 @@ export const recover: PlainCommand = {
     const id = invocation.input.text("--give-up");
     if (id !== undefined) await confirm(invocation, sayFinal(id));
     // Recovery needs the workspace, which a claim keeps it from.
-    const reportOnly = dryRun || (id !== undefined && isClaim(id));
+    const ofClaim = id !== undefined && isClaim(id);
+    const reportOnly = dryRun || ofClaim;
     const { engine, session } = await openSession(invocation, { reportOnly, caller: "recover" });
-    if (!dryRun) await engine.assertChangeable(session);
+    if (!reportOnly) await engine.assertChangeable(session);
     const { recovered, root } = session;
     if (id !== undefined) {
       const given = await engine.giveUp(session, id, runOptions(invocation, false));

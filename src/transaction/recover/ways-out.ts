@@ -115,13 +115,14 @@ export async function forceAbort(session: Session, id: string, options: RunOptio
  */
 export async function giveUp(session: Session, id: string, options: RunOptions): Promise<GivenUp> {
   const { workspace } = session;
-  await assertOwn(workspace);
+  // Also in a copy, which has it from its original, and can't be adopted with it.
   if (isClaimName(id)) {
     const what = `the claim of ${await removeClaim(workspace, id, options)} on the workspace`;
     const { generation: present } = await readTable(workspace);
     const nothing = { record: null, devices: [], left: [] };
     return { id, changed: !options.dryRun, what, generation: present, ...nothing };
   }
+  await assertOwn(workspace);
   const ended = session.recovered.find((note) => note.transaction === id && note.did !== "waiting");
   const snapshot = await findWaiting(workspace, id, ended !== undefined);
   const record = givenUpPath(workspace, id);

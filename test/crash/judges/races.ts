@@ -4,7 +4,7 @@
 import { seededRandom } from "../../helpers/random.ts";
 import type { Tree } from "../simulated/disk-tree.ts";
 import { differences, emptyReport, type Report } from "../report.ts";
-import { SimulatedMachine } from "../simulated/simulated-disk.ts";
+import { SimulatedDeath, SimulatedMachine } from "../simulated/simulated-disk.ts";
 import { observeCopy, runOn, type Subject } from "../subject.ts";
 
 export interface Race {
@@ -24,6 +24,33 @@ export function withoutLocks(race: Race): Race {
   const refusals = race.refusals.length === 0 ? [] : [...race.refusals, 14];
   return { ...race, name: `${race.name}, each by a mounting of its own`, sharesLocks: false, refusals };
 }
+
+/**
+ * The same where a third process has died amid the first command, at this call: recovery, beside the other one. Undefined where
+ * it ends before that.
+ */
+export async function afterDeath(race: Race, subject: Subject, call: number): Promise<Race | undefined> {
+  const { name, one, other, sharesLocks = true, refusals } = race;
+  const machine = new SimulatedMachine({ durable: race.disk, boots: 2, sharesLocks });
+  machine.arm({ call, kind: "death", stays: false });
+  try {
+    await runOn(machine, subject, one);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof SimulatedDeath)) throw error;
+  }
+  return {
+    name: `${name}, after a process that died at call ${call} of the first`,
+    disk: machine.tree,
+    one: subject.recover,
+    other,
+    sharesLocks,
+    refusals: [...refusals, ...MET],
+  };
+}
+
+/** Busy, in a transaction, or refused because of an effect that is there already. */
+const MET: readonly number[] = [10, 11, 14];
 
 export async function runRaces(race: Race, subject: Subject, seeds: Iterable<number>): Promise<Report> {
   const report = emptyReport();

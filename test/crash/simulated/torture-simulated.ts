@@ -8,7 +8,7 @@ import { explore, EXPLORE_ALL, type ExploreOptions } from "../judges/explore.ts"
 import { GUESTS_ALL, meetGuests } from "../judges/guests.ts";
 import { injectErrors } from "../judges/injected-errors.ts";
 import { judgeMutants, tryMutant, type Mutant } from "../judges/mutants.ts";
-import { runRaces, withoutLocks } from "../judges/races.ts";
+import { afterDeath, runRaces, withoutLocks } from "../judges/races.ts";
 import { record } from "./recording.ts";
 import { addReport, emptyReport, type Report } from "../report.ts";
 import { REDUNDANT_FLUSHES } from "../judges/redundant-flushes.ts";
@@ -44,7 +44,11 @@ export interface SimulatedResult {
 const SHARES = { crashes: 0.4, guests: 0.3, away: 0.3, errors: 0.3, damage: 0.2 };
 /** Every n-th byte of a journal is damaged: each one in the scenarios of the slice, fewer in the others. */
 const DAMAGE_STRIDE = { inSlice: 1, others: 7 };
-const RACE_SEEDS = 200;
+const RACE_SEEDS = 100;
+
+/** Every so many calls of a command one dies, and its recovery meets the other command so often. */
+const DEATH_STRIDE = 7;
+const RACES_AFTER_DEATH = 3;
 
 const ALL = [...SCENARIOS, ...LAYOUT_SCENARIOS, ...IMAGE_SCENARIOS, ...DEVICE_SCENARIOS];
 
@@ -160,8 +164,13 @@ class Run {
     for (const entry of RACES.filter(({ name }) => name.includes(only ?? ""))) {
       const { race, subject } = await simulatedRaceOf(entry);
       const seeds = Array.from({ length: RACE_SEEDS }, (_, index) => seed * RACE_SEEDS + index);
-      for (const one of [race, withoutLocks(race)])
-        this.#take("races", one.name, await runRaces(one, subject, seeds));
+      const apart = withoutLocks(race);
+      for (const one of [race, apart]) this.#take("races", one.name, await runRaces(one, subject, seeds));
+      for (let call = seed % DEATH_STRIDE; ; call += DEATH_STRIDE) {
+        const cut = await afterDeath(apart, subject, call);
+        if (!cut) break;
+        this.#take("races", cut.name, await runRaces(cut, subject, seeds.slice(0, RACES_AFTER_DEATH)));
+      }
     }
   }
 

@@ -3,7 +3,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { ProcessMark } from "../../../src/storage/index.ts";
 import {
@@ -274,6 +274,29 @@ describe("a claim on the workspace", () => {
     await end(child);
     expect((await impatient(bench).session()).recovered).toMatchObject([{ did: "finished" }]);
     expect(claimsOf(bench)).toEqual([]);
+  });
+
+  test("that a copy has from its original is given up there, and the copy adopted", async () => {
+    const bench = unshared(await makeWorkbench());
+    const other = asProcess(bench, ANOTHER_MACHINE);
+    await cutOff(other, moves(other));
+    const root = makeFolder();
+    cpSync(bench.root, `${root}/copy`, { recursive: true, verbatimSymlinks: true });
+    const copy = new Workbench(`${root}/copy`, bench.storage);
+    const adopt = async () =>
+      await adoptWorkspace(impatient(copy).storage, copy.root, { ...NO_WAIT, moved: false, dryRun: false });
+    const claim = await refusedFor(adopt);
+    await giveUpClaim(copy, claim);
+    expect(claimsOf(copy)).toEqual([]);
+    expect((await adopt()).forgotten).toHaveLength(1);
+    expect(claimsOf(bench)).toEqual([claim]);
+  });
+
+  test("has its folder, or says what is in the way", async () => {
+    const bench = unshared(await makeWorkbench());
+    writeFileSync(bench.at(".imgtx/claims"), "");
+    const failure = await failureOf(async () => await bench.snapshot({ vda: "a1.qcow2" }));
+    expect(failure).toMatchObject({ code: "E_EXISTS", image: bench.at(".imgtx/claims"), changed: false });
   });
 
   test("goes with a workspace beside an image", async () => {
