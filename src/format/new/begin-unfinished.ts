@@ -2,10 +2,12 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
+import { COMPATIBLE_BIT } from "../qcow2/codec/features.ts";
 import { FENCE_ROOM_BYTES, planFence } from "../qcow2/codec/fence.ts";
-import { measureHeaderCluster } from "../qcow2/codec/header-cluster.ts";
-import { readBytes, readHead } from "../read-header.ts";
-import { type ImagePlan, planImage, writeImage } from "./create.ts";
+import { SegmentWriter } from "../qcow2/layout/segment-writer.ts";
+import { encodeTables } from "../qcow2/layout/write-new-image.ts";
+import { readOwnHeader } from "../read-header.ts";
+import { type ImagePlan, planImage, type Qcow2ImagePlan, writeImage } from "./create.ts";
 
 /** What stands at the head of a raw disk until all else is there: smaller than any volume. */
 const PLACEHOLDER = { virtualSizeBytes: 4096, options: { clusterSizeBytes: 4096 } } as const;
@@ -14,15 +16,54 @@ const PLACEHOLDER = { virtualSizeBytes: 4096, options: { clusterSizeBytes: 4096 
 export async function beginUnfinished(file: StorageFile, plan: ImagePlan, owner: string): Promise<void> {
   const begun = plan.format === "raw" ? await planImage({ format: "qcow2", ...PLACEHOLDER }) : plan;
   if (begun.format !== "qcow2") throw new Error("a qcow2 image was planned");
+  const header = fencedHeader(file.path, begun, owner);
   await writeImage({ file }, begun);
-  const lengthBytes = measureHeaderCluster(await readHead(file)) + FENCE_ROOM_BYTES;
-  const header = await readBytes(file, 0, Math.min(lengthBytes, 2 ** begun.choices.clusterBits));
+  await file.write(header, 0);
+}
+
+/**
+ * Empties an unfinished image of qcow2, durably, whatever a fill that was cut off, or failed, has left in it. All that counts
+ * of it is its header, which has its fence all the time.
+ */
+export async function emptyUnfinished(file: StorageFile, owner: string): Promise<void> {
+  const present = await readOwnHeader(file, file.path, { mayLackRefcounts: true });
+  const plan = await planImage({
+    format: "qcow2",
+    virtualSizeBytes: present.size,
+    options: {
+      clusterSizeBytes: present.clusterSizeBytes,
+      refcountBits: present.refcountBits,
+      extendedL2: present.hasExtendedL2,
+      lazyRefcounts: present.compatibleFeatures.includes(COMPATIBLE_BIT.lazyRefcounts),
+      compressionType: present.compressionType === 0 ? "zlib" : "zstd",
+      backingFileName: present.backingFileName,
+      backingFormat: present.backingFormat,
+    },
+  });
+  if (plan.format !== "qcow2") throw new Error("a qcow2 image was planned");
+  const header = fencedHeader(file.path, plan, owner);
+  const { fileSizeBytes } = plan.layout;
+  await file.punchHole({ start: header.length, lengthBytes: fileSizeBytes - header.length });
+  const segments = new SegmentWriter(file);
+  for (const segment of encodeTables(plan.layout)) await segments.add(segment);
+  await segments.finish();
+  await file.flush("tables of an emptied volume");
+  await file.write(header, 0);
+  await file.flush("header of an emptied volume");
+}
+
+/** E_UNSUPPORTED where it has no room for the fence's name. */
+function fencedHeader(image: string, { headerBytes, choices }: Qcow2ImagePlan, owner: string): Uint8Array {
+  const lengthBytes = Math.min(headerBytes.length + FENCE_ROOM_BYTES, 2 ** choices.clusterBits);
+  const header = new Uint8Array(lengthBytes);
+  header.set(headerBytes);
   const { offset, after, isNamed } = planFence(header, owner, "filling");
   if (!isNamed) {
     throw new ImgtxError("E_UNSUPPORTED", "its header has no room to say that it is not whole yet", {
-      image: file.path,
+      image,
       hint: "give it larger clusters, with `-o cluster_size=64k`",
     });
   }
-  await file.write(after, offset);
+  header.set(after, offset);
+  return header;
 }

@@ -14,6 +14,7 @@ import {
   beforeItsName,
   describeChanges,
   describeDoubt,
+  emptyUnfinished,
   type Fingerprint,
   type GateOptions,
   fillUnfinished,
@@ -97,20 +98,21 @@ async function fill(
     const looks = await lookAtFiles(storage, place, gate);
     return new Map([...looks].map(([path, look]) => [path, beforeItsName(look)]));
   }
-  const startBytes = how.isLocked ? 0 : await findStart(storage, state, copy);
-  if (startBytes === undefined) return undefined;
+  const known = how.isLocked ? 0 : await findStart(storage, state, copy);
+  if (known === undefined) return undefined;
+  const startBytes = known > 0 && (await isSound(storage, copy, { file, gate })) ? known : 0;
   // What was copied before counts no more, whatever the next one finds.
   if (startBytes < copy.copiedBytes)
     await journal.append({ type: "copied", statement, path: into, offset: 0 }, "copied");
-  if (!how.isLocked && format === "qcow2")
-    await settleCutOff(storage, file, { gate, signal: undefined, isFenced: true });
+  // Whatever was written to it until then, also by a write that failed.
+  if (!how.isLocked && startBytes === 0 && format === "qcow2") await emptyUnfinished(file, journal.id);
   const source = await openImage(storage, copy.from, { format: copy.fromFormat, gate });
   try {
     const unfinished = { source, file, format };
-    const { throttle, onProgress, isLocked } = how;
+    const { throttle, onProgress } = how;
     await fillUnfinished(storage, unfinished, {
       gate,
-      isFresh: isLocked,
+      isFresh: startBytes === 0,
       throttle,
       startBytes,
       onProgress: onProgress && ((done, total) => onProgress(`copying into ${into}`, done, total)),
@@ -169,6 +171,22 @@ async function findStart(
       isAsPlanned = false;
   }
   return isAsPlanned && copiedBytes !== ALL_COPIED ? copiedBytes : 0;
+}
+
+/** Whether a copy that was cut off can be gone on with. */
+async function isSound(
+  storage: Storage,
+  { format }: Copy,
+  { file, gate }: { readonly file: StorageFile; readonly gate: GateOptions },
+): Promise<boolean> {
+  if (format === "raw") return true;
+  try {
+    await settleCutOff(storage, file, { gate, signal: undefined, isFenced: true });
+    return true;
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_CORRUPT") return false;
+    throw error;
+  }
 }
 
 function progressOf(

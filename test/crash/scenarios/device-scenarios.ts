@@ -122,11 +122,7 @@ const IN_PLACE: readonly Scenario[] = [
   ),
   onVolumes(
     "two volumes mirrored onto volumes, and left for them",
-    [
-      step("mirror vda=../images/vol-e vdb=../images/vol-g --overwrite"),
-      step("mirror vda"),
-      step("reopen vda ../images/vol-e"),
-    ],
+    [step("mirror vda=../images/vol-e vdb=../images/vol-g --overwrite"), step("reopen vda ../images/vol-e")],
     ONTO_TWO,
   ),
   onVolumes(
