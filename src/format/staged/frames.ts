@@ -129,11 +129,10 @@ export function decodeHeader(bytes: Uint8Array): LogHeader {
 /** A whole frame, with its digest. previous: that of the header, or of the frame before. */
 export function encodeFrame(
   head: FrameHead,
-  payload: readonly Uint8Array[],
+  payload: Uint8Array | readonly PageRecord[],
   previous: Uint8Array,
 ): Uint8Array {
-  const lengthBytes = payload.reduce((sum, part) => sum + part.length, 0);
-  const bytes = new Uint8Array(FRAME_HEAD_BYTES + lengthBytes);
+  const bytes = new Uint8Array(FRAME_HEAD_BYTES + measurePayload(head));
   const view = viewOf(bytes);
   view.setUint32(0, KIND[head.kind]);
   if (head.kind === "pages") view.setUint32(4, head.count);
@@ -146,10 +145,11 @@ export function encodeFrame(
     writeNumber(view, 8, head.first);
     writeNumber(view, 16, head.pages);
   }
-  let at = FRAME_HEAD_BYTES;
-  for (const part of payload) {
-    bytes.set(part, at);
-    at += part.length;
+  if (payload instanceof Uint8Array) bytes.set(payload, FRAME_HEAD_BYTES);
+  else {
+    for (const [index, record] of payload.entries()) {
+      encodeRecord(record, bytes.subarray(FRAME_HEAD_BYTES + index * RECORD_BYTES));
+    }
   }
   bytes.set(digestFrame(bytes, previous), DIGEST_AT);
   return bytes;
@@ -186,14 +186,13 @@ export function digestIn(bytes: Uint8Array): Uint8Array {
   return bytes.slice(DIGEST_AT, DIGEST_AT + DIGEST_BYTES);
 }
 
-export function encodeRecord({ page, changed, forced, digests, content }: PageRecord): Uint8Array {
-  const bytes = new Uint8Array(RECORD_BYTES);
+/** bytes: zeros, which the record is written over. */
+function encodeRecord({ page, changed, forced, digests, content }: PageRecord, bytes: Uint8Array): void {
   writeNumber(viewOf(bytes), 0, page);
   bytes[8] = changed;
   bytes[9] = forced;
   bytes.set(digests, RECORD_DIGESTS_AT);
   bytes.set(content, RECORD_CONTENT_AT);
-  return bytes;
 }
 
 /** A record, or its first RECORD_CONTENT_AT bytes. Its parts share the bytes given. */

@@ -18,7 +18,6 @@ import {
   digestIn,
   encodeFrame,
   encodeHeader,
-  encodeRecord,
   FRAME_HEAD_BYTES,
   FRAME_PAGES_MAX,
   type FrameHead,
@@ -54,6 +53,8 @@ export async function removeRedoLog(storage: Storage, path: string): Promise<voi
   await storage.removeFile(path);
   await storage.flushFolder(posix.dirname(path), "redo log removed");
 }
+
+const NOTHING = new Uint8Array(0);
 
 export class RedoLog {
   readonly path: string;
@@ -143,7 +144,7 @@ export class RedoLog {
     if (records.length === 0 || records.length > FRAME_PAGES_MAX || !isAscending) {
       throw this.#impossible(`${records.length} pages in a frame, in no order`);
     }
-    await this.#append({ kind: "pages", count: records.length }, records.map(encodeRecord));
+    await this.#append({ kind: "pages", count: records.length }, records);
   }
 
   /** digests: PAGE_DIGEST_BYTES for each page, or nothing. */
@@ -152,11 +153,11 @@ export class RedoLog {
     if (pages < 1 || (count !== 0 && count !== pages)) {
       throw this.#impossible(`a hole of ${pages} pages with ${count} digests`);
     }
-    await this.#append({ kind: "hole", first, pages, digests: count }, [digests]);
+    await this.#append({ kind: "hole", first, pages, digests: count }, digests);
   }
 
   async appendSize(sizeBytes: number): Promise<void> {
-    await this.#append({ kind: "size", sizeBytes }, []);
+    await this.#append({ kind: "size", sizeBytes }, NOTHING);
   }
 
   /** Pages side by side as they are in the image, from this one on; at most FRAME_PAGES_MAX. */
@@ -165,7 +166,7 @@ export class RedoLog {
     if (!this.header.keepsReplaced || !Number.isInteger(count) || count < 1 || count > FRAME_PAGES_MAX) {
       throw this.#impossible(`${count} pages of what is replaced`);
     }
-    await this.#append({ kind: "replaced", first, count }, [contents]);
+    await this.#append({ kind: "replaced", first, count }, contents);
   }
 
   /** The page as it was in the image. Undefined where the log does not have it. */
@@ -233,7 +234,7 @@ export class RedoLog {
     return new ImgtxError("E_INTERNAL", `the redo log would get ${what}`, { image: this.path });
   }
 
-  async #append(head: FrameHead, payload: readonly Uint8Array[]): Promise<void> {
+  async #append(head: FrameHead, payload: Uint8Array | readonly PageRecord[]): Promise<void> {
     const { position } = this.#end;
     const frame = encodeFrame(head, payload, fromHex(this.#end.digest));
     if (position + frame.length > POSITION_MAX) {

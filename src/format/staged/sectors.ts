@@ -36,22 +36,24 @@ export function startOfPage(page: PageIndex): number {
 }
 
 const ZEROS = Buffer.alloc(SECTOR_BYTES);
-const ZEROS_DIGEST = digestOf(ZEROS);
+const ZEROS_DIGEST = new Uint8Array(SECTOR_DIGEST_BYTES);
+digestInto(ZEROS_DIGEST, 0, ZEROS);
 
 export function isZeroSector(sector: Uint8Array): boolean {
   return ZEROS.compare(sector, 0, sector.length, 0, sector.length) === 0;
 }
 
-/** Of a whole sector: what a file does not have of it counts as zeros. */
-function digestSector(sector: Uint8Array): Uint8Array {
-  return isZeroSector(sector) ? ZEROS_DIGEST : digestOf(sector);
+/** Puts the digest of a whole sector there: what a file does not have of it counts as zeros. */
+function putDigest(target: Uint8Array, at: number, sector: Uint8Array): void {
+  if (isZeroSector(sector)) target.set(ZEROS_DIGEST, at);
+  else digestInto(target, at, sector);
 }
 
 /** The digests of all sectors of a page, one after the other. */
 export function digestPage(page: Uint8Array): Uint8Array {
   const digests = new Uint8Array(PAGE_DIGEST_BYTES);
   for (let sector = 0; sector < SECTORS_PER_PAGE; sector += 1) {
-    digests.set(digestSector(sectorOf(page, sector)), sector * SECTOR_DIGEST_BYTES);
+    putDigest(digests, sector * SECTOR_DIGEST_BYTES, sectorOf(page, sector));
   }
   return digests;
 }
@@ -63,7 +65,9 @@ export function sectorOf(pages: Uint8Array, sector: number): Uint8Array {
 /** Whether this is what the digest of that sector was taken of. */
 export function hasDigest(content: Uint8Array, digests: Uint8Array, sector: number): boolean {
   const at = sector * SECTOR_DIGEST_BYTES;
-  return Buffer.compare(digestSector(content), digests.subarray(at, at + SECTOR_DIGEST_BYTES)) === 0;
+  const digest = new Uint8Array(SECTOR_DIGEST_BYTES);
+  putDigest(digest, 0, content);
+  return digest.every((byte, index) => byte === digests[at + index]);
 }
 
 /** Which sectors of a page differ, a bit for each. */
@@ -91,6 +95,16 @@ export function countBits(mask: number): number {
   return count;
 }
 
-function digestOf(bytes: Uint8Array): Uint8Array {
-  return hash("sha256", bytes, "buffer").subarray(0, SECTOR_DIGEST_BYTES);
+/** By way of digits: a buffer for each of so many would keep the collector busy, and take twice as long. */
+function digestInto(target: Uint8Array, at: number, bytes: Uint8Array): void {
+  const digits = hash("sha256", bytes, "hex");
+  for (let index = 0; index < SECTOR_DIGEST_BYTES; index += 1) {
+    const [high, low] = [digits.charCodeAt(2 * index), digits.charCodeAt(2 * index + 1)];
+    target[at + index] = (valueOf(high) << 4) | valueOf(low);
+  }
+}
+
+/** Of a digit in lower case, by its code. */
+function valueOf(digit: number): number {
+  return digit < 58 ? digit - 48 : digit - 87;
 }

@@ -37,6 +37,9 @@ export class StagedImage {
   readonly log: RedoLog;
   readonly queue = new Turnstile();
   readonly #isFixed: boolean;
+  /** Of the batch that is being logged, of which there is one at a time: new ones would keep the collector busy. */
+  readonly #after = new Uint8Array(FRAME_PAGES_MAX * PAGE_BYTES);
+  readonly #before = new Uint8Array(FRAME_PAGES_MAX * PAGE_BYTES);
 
   /** isFixed: the image has the size that it has, as a block device. */
   constructor(log: RedoLog, isFixed: boolean) {
@@ -268,14 +271,18 @@ export class StagedImage {
     const first = pageOf(offset);
     const pages = pageFrom(end) - first;
     const start = startOfPage(first);
-    const after = new Uint8Array(pages * PAGE_BYTES);
+    const after = this.#after.subarray(0, pages * PAGE_BYTES);
+    after.fill(0, 0, PAGE_BYTES).fill(0, after.length - PAGE_BYTES);
     if (offset > start) await this.read(base, after.subarray(0, PAGE_BYTES), start);
     if (end < start + after.length) {
       const tail = after.length - PAGE_BYTES;
       await this.read(base, after.subarray(tail), start + tail);
     }
     after.set(source, offset - start);
-    const before = new Before(async (target) => await this.#readBase(base, target, start), after.length);
+    const before = new Before(
+      async (target) => await this.#readBase(base, target, start),
+      this.#before.subarray(0, after.length),
+    );
     const records: PageRecord[] = [];
     for (let index = 0; index < pages; index += 1) {
       const at = index * PAGE_BYTES;
@@ -343,19 +350,18 @@ export class StagedImage {
 /** The pages of a batch as the image has them, read when the first of them is asked for. */
 class Before {
   readonly #read: (target: Uint8Array) => Promise<void>;
-  readonly #lengthBytes: number;
-  #bytes: Uint8Array | undefined;
+  readonly #bytes: Uint8Array;
+  #isRead = false;
 
-  constructor(read: (target: Uint8Array) => Promise<void>, lengthBytes: number) {
+  /** bytes: to read them into. */
+  constructor(read: (target: Uint8Array) => Promise<void>, bytes: Uint8Array) {
     this.#read = read;
-    this.#lengthBytes = lengthBytes;
+    this.#bytes = bytes;
   }
 
   async page(index: number): Promise<Uint8Array> {
-    if (this.#bytes === undefined) {
-      this.#bytes = new Uint8Array(this.#lengthBytes);
-      await this.#read(this.#bytes);
-    }
+    if (!this.#isRead) await this.#read(this.#bytes);
+    this.#isRead = true;
     return this.#bytes.subarray(index * PAGE_BYTES, (index + 1) * PAGE_BYTES);
   }
 }

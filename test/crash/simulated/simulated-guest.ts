@@ -89,7 +89,8 @@ async function write(
   );
   const image = await openForWriting(process, path, {
     format,
-    gate: { allowPaths: ["/", ...devices], allowsDevices: true, currentFolder: "/" },
+    // It is started where data files are looked for by the names that images have of them.
+    gate: { allowPaths: ["/", ...devices], allowsDevices: true, currentFolder: posix.dirname(path) },
   });
   await image.write(bytes, guestOffset(offset));
   await image.flush("guest");
