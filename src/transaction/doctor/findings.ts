@@ -32,6 +32,7 @@ export const FINDINGS = {
   // Of a guest that is to be started.
   "guest-frozen": "error",
   "guest-held": "error",
+  "guest-below": "error",
 
   "backing-newer": "warning",
   "format-missing": "warning",

@@ -4,7 +4,7 @@
 // open transaction has put over that does. That it shares a backing image with the device is nothing: clones do.
 
 import type { DeviceEntry } from "../../device/index.ts";
-import { identityOf, shellQuote } from "../../format/index.ts";
+import { identityOf, quoteName, shellQuote } from "../../format/index.ts";
 import { sayTime } from "../../units/index.ts";
 import type { TransactionDescription } from "../results.ts";
 import type { Patient } from "./census.ts";
@@ -18,7 +18,7 @@ export async function judgeStart(scene: Scene): Promise<Finding[]> {
   for (const ward of scene.wards) {
     for (const entry of ward.entries) {
       const disk = await diskOn(scene, entry);
-      if (disk) found.push(...judgeEntry(ward, entry, disk));
+      if (disk) found.push(...judgeEntry(ward, entry, disk), ...(await judgeBelow(scene, ward, entry)));
     }
     found.push(...judgeUnread(ward));
   }
@@ -39,6 +39,25 @@ async function diskOn(
     const own = identityOf(patient.image.stat);
     return own === copy || below.includes(own) || (active !== undefined && standsOn(patient, active));
   });
+}
+
+/** Those that the device stands on, and is not on: a guest's writes there change what it shows, and what snapshots keep. */
+async function judgeBelow(
+  { storage, given }: Scene,
+  { root }: Ward,
+  { name, chain: [active, ...below] }: DeviceEntry,
+): Promise<Finding[]> {
+  const stats = await Promise.all(below.map(async ({ image }) => await storage.stat(image)));
+  const identities = new Set(stats.flatMap((stat) => (stat ? [identityOf(stat)] : [])));
+  return given
+    .filter((patient) => identities.has(identityOf(patient.image.stat)))
+    .map(({ path }) => {
+      const text =
+        `device ${name} stands on it, and is on ${quoteName(active?.image ?? "")}: a guest that writes to it ruins that; ` +
+        `let the guest start on ${quoteName(`${root}/devices/${name}`)}`;
+      const command = `imgtx --workspace ${shellQuote(root)} device show ${name}`;
+      return finding("guest-below", { path, device: name, text, command });
+    });
 }
 
 /** Itself too. A loop is followed once. */

@@ -218,6 +218,8 @@ test("a guest is not to be started on what is frozen, or in a transaction, and o
   expect(await askForStart(other)).toEqual({ status: 0, told: "" });
   await run("txn", "commit", "--txn", id);
   expect(await askForStart(onNew)).toEqual({ status: 0, told: "" });
+  // Libvirt still names what the device was on: a start there would ruin the snapshot, and the device.
+  expect(await askForStart(xml)).toEqual({ status: 1, told: "guest-below vda" });
   // Doubts: a workspace that is named and is none, and a journal that can't be read.
   const nowhere = ["doctor", "--for-start", "--domain", "-", "--workspace", "/nowhere"];
   expect((await runCli(nowhere, { cwd, stdin: other })).status).toBe(1);
