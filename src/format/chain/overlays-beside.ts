@@ -26,7 +26,7 @@ export interface FolderOverlays {
 /** Reads each header of the folder once. What can't be read is left out: its owner is somebody else. */
 export async function readOverlaysIn(storage: Storage, folder: string): Promise<FolderOverlays> {
   const names = await storage.readFolder(folder);
-  const byBacking = new Map<string, readonly string[]>();
+  const byBacking = new Map<string, string[]>();
   const folders: string[] = [];
   const seen = names.slice(0, FILES_MAX);
   for (const name of seen) {
@@ -34,7 +34,10 @@ export async function readOverlaysIn(storage: Storage, folder: string): Promise<
     const kind = (await storage.statLink(path))?.kind;
     if (kind === "folder" && name !== ".imgtx") folders.push(path);
     const backing = kind === "file" ? await findBacking(storage, path) : undefined;
-    if (backing !== undefined) byBacking.set(backing, [...(byBacking.get(backing) ?? []), path]);
+    if (backing === undefined) continue;
+    const others = byBacking.get(backing);
+    if (others) others.push(path);
+    else byBacking.set(backing, [path]);
   }
   const [filesSeen, filesLeft] = [seen.length, names.length - seen.length];
   return { folder, byBacking, filesSeen, filesLeft, folders };
