@@ -2,7 +2,7 @@
 // its calls, recovered, and given again where it was undone. What the guest sees, and what each snapshot keeps, is compared by
 // qemu-img with raw files that get the same writes.
 
-import { spawnSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import {
   chmodSync,
   closeSync,
@@ -11,7 +11,9 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  readFileSync,
   readSync,
+  realpathSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -20,7 +22,7 @@ import {
 import { basename } from "node:path";
 import { expect, onTestFinished } from "vitest";
 import { exampleOf } from "../../helpers/man-examples.ts";
-import { attachLoop } from "../../helpers/loop-device.ts";
+import { attachLoop, detachLoop } from "../../helpers/loop-device.ts";
 import { command } from "../../helpers/loop-disk.ts";
 import { PROGRAM, wordsToStart } from "../../helpers/program.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
@@ -59,8 +61,11 @@ interface Bench {
   readonly reference: string;
 }
 
-/** Returns how many commands were killed. */
-export function runSequence(sequence: Sequence, cutAt: number): number {
+/** What befalls a command at a call. */
+export type Mishap = "signal=SIGKILL" | "error=EIO" | "error=ENOSPC";
+
+/** Returns how many commands did not come to their end. */
+export function runSequence(sequence: Sequence, cutAt: number, mishap: Mishap): number {
   const bench = layOut(sequence);
   const place = (words: string): string[] =>
     words
@@ -83,7 +88,7 @@ export function runSequence(sequence: Sequence, cutAt: number): number {
     }
     if (step.keeps !== undefined) copyFileSync(bench.reference, `${bench.files}/${step.keeps}.raw`);
     const argv = place(step.run);
-    if (!runCut(bench, argv, cutAt)) {
+    if (!runCut(bench, argv, cutAt, mishap)) {
       kills += 1;
       imgtx(bench, ["recover"]);
       assertSame(bench.reference, `${bench.root}/devices/vda`, step.run);
@@ -151,9 +156,9 @@ function imgtx(bench: Bench, argv: readonly string[]): string {
   return stdout;
 }
 
-/** Kills it, or a program that it runs, at that call of a thread. Whether it came to its end before. */
-function runCut(bench: Bench, argv: readonly string[], cutAt: number): boolean {
-  const inject = `inject=${CALLS}:signal=SIGKILL:when=${cutAt}`;
+/** Befalls it, or a program that it runs, at that call of a thread. Whether it ended well all the same. */
+function runCut(bench: Bench, argv: readonly string[], cutAt: number, mishap: Mishap): boolean {
+  const inject = `inject=${CALLS}:${mishap}:when=${cutAt}`;
   const trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", `trace=${CALLS}`, "-e", inject];
   return start(bench, [...trace, ...wordsToStart(PROGRAM), ...argv]).status === 0;
 }
@@ -197,13 +202,69 @@ function assertSnapshots(bench: Bench): void {
   }
 }
 
+/** Not long before the mark. */
+const FIRST_CUT = 8;
+
+/**
+ * A resize that is killed after its commit mark, and whose volume is away when the next command comes. It comes back under another
+ * number: by hand, or by the provisioner.
+ */
+export function loseVolume(isProvisioned: boolean): void {
+  const sequence: Sequence = {
+    name: "",
+    volumes: { disk: 32 * MIB },
+    diskBytes: 16 * MIB,
+    ...(isProvisioned && { isProvisioned: true }),
+    steps: [],
+  };
+  const bench = layOut(sequence);
+  let volume = `${bench.volumes}/disk`;
+  if (isProvisioned) {
+    volume = `${bench.volumes}/made`;
+    imgtx(bench, ["snapshot", "vda", volume, "--size", "32M"]);
+  }
+  for (const file of [bench.reference, `${bench.root}/devices/vda`]) write(file, "1 0 4M");
+  for (let cutAt = FIRST_CUT; !isCommitted(bench); cutAt += 1) {
+    imgtx(bench, ["recover"]);
+    expect(runCut(bench, ["resize", "vda", "24M"], cutAt, "signal=SIGKILL")).toBe(false);
+  }
+  const node = realpathSync(volume);
+  const file = tell("losetup", "-nO", "BACK-FILE", node);
+  detachLoop(node);
+  command("sh", "-c", 'losetup -nO NAME -j "$0" | xargs -r losetup -d', file);
+  rmSync(volume);
+  attachLoop(`${bench.files}/other`, MIB);
+  if (!isProvisioned) {
+    const { stderr } = start(bench, [...wordsToStart(PROGRAM), "recover"]);
+    expect(stderr).toContain("waits");
+    expect(isCommitted(bench)).toBe(true);
+    symlinkSync(attachLoop(file), volume);
+  }
+  imgtx(bench, ["recover"]);
+  expect(isCommitted(bench)).toBe(false);
+  look(bench);
+  expect(JSON.parse(tell("qemu-img", "info", "--output=json", volume))).toMatchObject({
+    "virtual-size": 24 * MIB,
+  });
+  assertSame(bench.reference, volume, "a volume that was away");
+}
+
+function isCommitted({ root }: Bench): boolean {
+  const folder = `${root}/.imgtx/journal`;
+  const journals = readdirSync(folder).filter((name) => name.endsWith(".journal"));
+  return journals.some((name) => readFileSync(`${folder}/${name}`, "latin1").includes('{"type":"commit"'));
+}
+
+function tell(program: string, ...words: string[]): string {
+  return execFileSync(program, words, { encoding: "utf8" }).trim();
+}
+
 export const SEQUENCES: readonly Sequence[] = [
   {
     name: "Proxmox: snapshots onto volumes that are made, the disk resized, the first snapshot deleted",
     volumes: { disk: 32 * MIB },
     diskBytes: 16 * MIB,
     isProvisioned: true,
-    inSlice: true,
     steps: [
       { write: "1 0 4M" },
       { run: "snapshot vda --name first --size 32M", keeps: "first" },

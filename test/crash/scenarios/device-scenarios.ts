@@ -130,6 +130,11 @@ const IN_PLACE: readonly Scenario[] = [
     [step("snapshot-group vda=../images/vol-m vdb=../images/vol-n --size 640k --name one")],
     PROVISIONED,
   ),
+  onVolumes(
+    "a volume that is made in a transaction of several commands, where the snapshot is refused",
+    [step("txn begin"), { ...step("snapshot vda ../images/vol-m --size 640k"), exit: 12 }, back("txn abort")],
+    { ...PROVISIONED, studied: [1] },
+  ),
   onVolumes("overlays merged into a volume of qcow2 and one of raw", [step("merge vda vdb")], {
     ...ON_TWO,
     prepare: [

@@ -1,7 +1,6 @@
 // One process on a simulated machine: the Storage that the code under test gets. Each call first gives
 // way, so that a call nobody awaits shows as a reordering, as it would on a real machine.
 
-import { posix } from "node:path";
 import type {
   FileStat,
   FileSystemTraits,
@@ -252,7 +251,7 @@ export class SimulatedProcess implements Storage {
     return { freeBytes: 2 ** 40, totalBytes: 2 ** 40 };
   }
 
-  /** As a provisioner does, durably: the volume, and then its node. */
+  /** As a provisioner does, which flushes the folder then. */
   async makeVolume(path: string, sizeBytes: number): Promise<void> {
     await this.turn();
     const place = this.#lookUp(path, false);
@@ -261,13 +260,11 @@ export class SimulatedProcess implements Storage {
       ...makeInode(number, "device", 0o660, atNs, { disk: this.#diskOf(place) }),
       content: Content.of(new Uint8Array(sizeBytes)),
     }));
-    await this.flushFolder(posix.dirname(path), "volume made");
   }
 
   async dropVolume(path: string): Promise<void> {
     await this.turn();
     this.#changeName("unlink", path, [{ ...slotOf(this.#lookUp(path, false)), inode: null }]);
-    await this.flushFolder(posix.dirname(path), "volume gone");
   }
 
   /** Never smaller. */

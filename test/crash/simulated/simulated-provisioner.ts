@@ -1,6 +1,7 @@
 // The command that makes and removes volumes on a simulated disk: what is in PATH there, and does it call by call, so that
 // crashes fall in between. A volume is a device of zeros.
 
+import { posix } from "node:path";
 import type { ProgramEnd } from "../../../src/storage/index.ts";
 import type { SimulatedProcess } from "./simulated-process.ts";
 
@@ -35,6 +36,8 @@ export async function runProvisioner(
     default:
       throw new Error(`simulated disk: the provisioner was asked to '${verb}'`);
   }
+  // Also what a call before this one did, which was cut off.
+  await process.flushFolder(posix.dirname(path), `volume ${verb}d`);
   return { kind: "exited", status: 0, printed: "" };
 }
 
