@@ -111,6 +111,8 @@ export {
   planFileFence,
   planImageFence,
   planImageLift,
+  findStanding,
+  writeStanding,
 } from "./qcow2/change/fence-image.ts";
 export { type DifferenceOptions, findDifferences } from "./copy/find-differences.ts";
 export { type ExaminedImage, examineImage } from "./open/examine-image.ts";

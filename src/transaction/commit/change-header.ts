@@ -1,7 +1,9 @@
-// What is changed in an image when all is copied into it: its header names its new backing image, and it gets an internal
-// snapshot. By a redo log that is made then, since copying changes what it is about.
+// What is changed in an image when all is copied into it: its fence comes down; and where its header is to name a new
+// backing image, or it gets an internal snapshot, by a redo log that is made then, since copying changes what it is about.
 //
 // Invariants
+// - A fence comes down by what the journal has of it, and only where its two sides differ: copying may have changed the
+//   rest of the header. So recovery mends what a write leaves that ended amid it, before anybody reads that header.
 // - The log is durable, and the journal says so, before the image changes. From there recovery applies it as any other.
 // - It replaces what stands there under the fence, and leaves the header without one: with its last sector the image is
 //   open to guests, on either backing image the same to them.
@@ -12,17 +14,30 @@ import {
   addSnapshot,
   changeBacking,
   type CopyUp,
+  type FenceBytes,
+  findStanding,
   isFileFenced,
   liftFileFence,
+  mayBeSameFile,
   readOwnBacking,
   removeRedoLog,
   StagedStorage,
+  writeStanding,
 } from "../../format/index.ts";
-import type { Storage, StorageFile } from "../../storage/index.ts";
+import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import { applyRedo, type HowToApply } from "../images/apply-redo.ts";
 import { AS_IMAGE } from "../images/devices.ts";
+import { lockWriter, openUnlessGone } from "../images/open-free.ts";
 import { namesOf } from "../images/redo.ts";
-import type { Copy, Journal, PreparedRedo, TransactionState, UpStep } from "../journal/index.ts";
+import {
+  type Copy,
+  fenceBytesOf,
+  type Journal,
+  lastSeen,
+  type PreparedRedo,
+  type TransactionState,
+  type UpStep,
+} from "../journal/index.ts";
 
 /** Of a step that copies up. */
 export type CopyUpStep = Copy & { readonly up: UpStep };
@@ -78,6 +93,57 @@ export async function changeWhenCopied(
   }
   // The copy holds the locks, through another open file.
   await applyRedo(workspace, journal, { isLocked: true, isDue: (image) => image === into, ...how });
+}
+
+/** Takes the fence off what all is copied into, durably. */
+export async function liftCopied(file: StorageFile, image: string, state: TransactionState): Promise<void> {
+  const fence = fenceOverCopy(state, image);
+  const standing = fence && (await findStanding(file, fence));
+  if (fence && (standing === "up" || standing === "torn")) {
+    await writeStanding(file, fence, "down");
+    await file.flush(LIFTED);
+  } else await liftFileFence(file, LIFTED);
+}
+
+const LIFTED = "fence of a copy lifted";
+
+/**
+ * Mends headers whose fence was being lifted when the power failed, durably. While the bit is up nobody can have opened the
+ * image, and all of the fence is raised again; else somebody may have, and it counts as let go.
+ */
+export async function mendTornFences(
+  storage: Storage,
+  state: TransactionState,
+  images: Iterable<string>,
+  waiting?: LockWaiting,
+): Promise<void> {
+  const seen = lastSeen(state);
+  for (const image of images) {
+    const [fence, expected] = [fenceOverCopy(state, image), seen.get(image)?.fingerprint];
+    const file = fence && expected && (await openUnlessGone(storage, image, "read"));
+    if (!file) continue;
+    try {
+      if (!mayBeSameFile(expected, await file.stat()) || (await findStanding(file, fence)) !== "torn")
+        continue;
+      const open = await storage.openFile(image, "write", AS_IMAGE);
+      try {
+        await lockWriter(storage, open, waiting);
+        await writeStanding(open, fence, (await isFileFenced(open)) ? "up" : "down");
+        await open.flush(LIFTED);
+      } finally {
+        await open.close();
+      }
+    } finally {
+      await file.close();
+    }
+  }
+}
+
+/** The one that is up while the image is copied into, as the journal has it. */
+function fenceOverCopy({ fences }: TransactionState, image: string): FenceBytes | undefined {
+  const known = fences.find((one) => one.image === image);
+  const stored = known?.between ?? known?.raised;
+  return stored ? fenceBytesOf(stored) : undefined;
 }
 
 async function stageChange(storage: Storage, transaction: string, copy: Copy): Promise<PreparedRedo> {

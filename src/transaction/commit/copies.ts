@@ -33,7 +33,6 @@ import {
   isFileFenced,
   isSameFile,
   type LayersToCopy,
-  liftFileFence,
   lookAtFiles,
   settleCutOff,
 } from "../../format/index.ts";
@@ -45,6 +44,7 @@ import {
   isLateLogMade,
   isUp,
   lateLogOf,
+  liftCopied,
   waitsForCopies,
 } from "./change-header.ts";
 import { openMerged } from "./copy-space.ts";
@@ -194,7 +194,7 @@ async function runCopy(
     const due = source === "written" ? { ...copy, copiedBytes: 0 } : copy;
     const found = await judgeTarget(storage, state, { copy: due, file }, { ...how, gate });
     if (found === "another") return undefined;
-    if (found === "let go") await renewLift(storage, copy);
+    if (found === "let go") await renewLift(storage, state, copy);
     else {
       if (source === "written" && copy.format === "qcow2") {
         how.onNotice?.(`bitmaps of ${copy.into} count no more: what is merged into it was written to`);
@@ -298,7 +298,7 @@ async function copyInto(
   if (!isFenced) return;
   const fenced = await storage.openFile(into, "write", AS_IMAGE);
   try {
-    await liftFileFence(fenced, "fence of a copy lifted");
+    await liftCopied(fenced, into, journal.state);
   } finally {
     await fenced.close();
   }
@@ -334,11 +334,11 @@ async function keepProgress(
 }
 
 /** Whoever lifted the fence died before that was known to be durable. */
-async function renewLift(storage: Storage, { into, format }: Copy): Promise<void> {
+async function renewLift(storage: Storage, state: TransactionState, { into, format }: Copy): Promise<void> {
   if (format !== "qcow2") return;
   const file = await openIfFree(storage, into);
   try {
-    if (file) await liftFileFence(file, "fence of a copy lifted");
+    if (file) await liftCopied(file, into, state);
   } finally {
     await file?.close();
   }
@@ -358,7 +358,7 @@ export async function leaveCopies(
     const isNamed = table.devices.some(({ mirror }) => mirror?.image === into) || isOfDevice(table, into);
     const expected = seen.get(into)?.fingerprint;
     const stat = await storage.stat(into);
-    if (!isNamed && stat && expected && isSameFile(expected, stat)) await renewLift(storage, copy);
+    if (!isNamed && stat && expected && isSameFile(expected, stat)) await renewLift(storage, state, copy);
   }
 }
 

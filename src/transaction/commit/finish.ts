@@ -24,6 +24,7 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import type { Fingerprint, RedoLog } from "../../format/index.ts";
 import type { LockWaiting } from "../../storage/index.ts";
+import { mendTornFences } from "./change-header.ts";
 import { closingTable, imagesKeptAnew, withLooksOfKept } from "./closing.ts";
 import { nextTable } from "./committed-table.ts";
 import { syncLate } from "./late-sync.ts";
@@ -93,8 +94,11 @@ export async function finishCommit(
   journal: Journal,
   how: Finishing,
 ): Promise<DeviceTable> {
-  const table = await moveTable(workspace, journal, how);
   const { state } = journal;
+  if (!how.isLocked) {
+    await mendTornFences(workspace.storage, state, imagesCopiedInto(state), how.waiting);
+  }
+  const table = await moveTable(workspace, journal, how);
   const used = imagesUsed(table, state);
   const isDue = (image: string): boolean => !used.has(image);
   const redone = await applyRedo(workspace, journal, { ...how, isDue, hasMoved: true });

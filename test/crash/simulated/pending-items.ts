@@ -70,10 +70,21 @@ function partsOfWrite(change: WriteChange, label: string): WritePart[] {
   return change.grows ? [part("room", 0, length, " (size only)"), ...bytes] : bytes;
 }
 
-/** The sector boundary nearest to the middle of a write, if it has one. */
+/** Where a fence has its bit, and what none of the other writes to a header is long enough for. */
+const FEATURES_AT = 72;
+const LONGER_THAN_FIELDS_BYTES = 32;
+
+/**
+ * The sector boundary nearest to the middle of a write, if it has one. A fence is torn amid its sector too: the journal is
+ * to have what mends it.
+ */
 function tearAt(offset: number, length: number): number | undefined {
   const first = SECTOR_BYTES - (offset % SECTOR_BYTES);
-  if (first >= length) return undefined;
+  if (first >= length) {
+    const isFence =
+      offset > 0 && offset <= FEATURES_AT && length > FEATURES_AT + LONGER_THAN_FIELDS_BYTES - offset;
+    return isFence ? Math.floor(length / 2) : undefined;
+  }
   const boundaries = Math.floor((length - 1 - first) / SECTOR_BYTES) + 1;
   return first + Math.floor(boundaries / 2) * SECTOR_BYTES < length
     ? first + Math.floor(boundaries / 2) * SECTOR_BYTES

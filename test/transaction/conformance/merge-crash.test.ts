@@ -2,13 +2,13 @@
 // disk it is refused before.
 
 import { execFileSync } from "node:child_process";
-import { existsSync, statfsSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, statfsSync, writeFileSync } from "node:fs";
 import { describe, expect, onTestFinished } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { forceCommit, openSession } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { run, runWell } from "../../helpers/qemu-programs.ts";
-import { killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
+import { type Call, killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { compareWithBefore, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
 import {
@@ -25,6 +25,24 @@ import { snapshotWorkspace } from "../../helpers/tree.ts";
 const qemu = oracle("qemu-img", "qemu-io");
 const NAMES = ["base.qcow2", "a.qcow2", "b.qcow2"];
 const INTO_BASE = { into: "base.qcow2" };
+
+const FENCE_LIFTED = "fence of a copy lifted";
+
+/** Takes the table of feature names out of a header, and puts the backing file's name where a fence needs the room. */
+function moveNameUp(image: string): void {
+  const bytes = readFileSync(image);
+  const [from, length, end] = [bytes.readUInt32BE(12), bytes.readUInt32BE(16), bytes.readUInt32BE(100)];
+  const name = Buffer.from(bytes.subarray(from, from + length));
+  bytes.fill(0, end, from + length);
+  name.copy(bytes, end + 8);
+  bytes.writeUInt32BE(end + 8, 12);
+  writeFileSync(image, bytes);
+}
+
+function rangeOfDifferences(one: Uint8Array, other: Uint8Array): [first: number, last: number] {
+  const differing = [...one.subarray(0, 1024).keys()].filter((at) => one[at] !== other[at]);
+  return [differing[0] ?? 0, differing.at(-1) ?? 0];
+}
 
 /** Merges in a process that dies at the nth such call on the image, and keeps marks all the time. */
 async function dieAmidMerge(
@@ -87,6 +105,33 @@ describe("a merge that was cut off", () => {
     });
     expect(recovered).toMatchObject([{ did: "finished" }]);
     expect(copied).toBeGreaterThan(2 ** 20);
+  });
+
+  qemu.test.each([
+    ["the name of its backing file", 16],
+    ["all but the end of that name", -4],
+  ])("amid the lifting of its fence, with %s back, is mended", async (_, end) => {
+    for (const comesFirst of ["start", "end"] as const) {
+      const bench = await makeChain(NAMES);
+      const image = bench.at("a.qcow2");
+      moveNameUp(image);
+      const isLifting = ({ name, purpose }: Call) => name === "file.flush" && purpose === FENCE_LIFTED;
+      let fenced = readFileSync(image);
+      const dying = watchStorage(makeNodeStorage(), (call, kill) => {
+        if (call.name === "file.write" && call.path === image) fenced = readFileSync(image);
+        if (isLifting(call)) kill();
+      });
+      const request = mergeRequest(bench, ["vda"], { into: "a.qcow2" });
+      await expect(bench.through(dying).run(request)).rejects.toThrow("killed");
+      const lifted = readFileSync(image);
+      const [first, last] = rangeOfDifferences(fenced, lifted);
+      const at = end < 0 ? last + end : first - (first % 16) + end;
+      const [start, rest] = comesFirst === "start" ? [lifted, fenced] : [fenced, lifted];
+      writeFileSync(image, Buffer.concat([start.subarray(0, at), rest.subarray(at)]));
+      expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
+      expect(readFileSync(image).subarray(0, 1024).equals(lifted.subarray(0, 1024))).toBe(true);
+      expect(await compareWithBefore(bench)).toBe(IDENTICAL);
+    }
   });
 
   qemu.test("keeps QEMU from both images until it is done", async () => {

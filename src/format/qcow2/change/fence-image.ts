@@ -57,6 +57,35 @@ export async function liftFileFence(file: StorageFile, purpose: string): Promise
   await file.flush(purpose);
 }
 
+/** "torn" is what a write leaves that ended amid the fence, "unknown" a header that has none of these bytes' fence. */
+export type FenceStanding = "up" | "down" | "torn" | "unknown";
+
+/**
+ * How a fence of these bytes stands in a header whose other fields may have changed since: it is looked at only where its
+ * two sides differ.
+ */
+export async function findStanding(file: StorageFile, fence: BytePatch): Promise<FenceStanding> {
+  const now = await readAt(file, fence);
+  const own = [...now.keys()].filter((at) => fence.before[at] !== fence.after[at]);
+  const isAll = (side: "before" | "after") => own.every((at) => now[at] === fence[side][at]);
+  if (isAll("before")) return "down";
+  if (isAll("after")) return "up";
+  const isOfSides = own.every((at) => now[at] === fence.before[at] || now[at] === fence.after[at]);
+  return isOfSides ? "torn" : "unknown";
+}
+
+/** Writes one side of it, and leaves what the header has else. */
+export async function writeStanding(file: StorageFile, fence: BytePatch, side: "up" | "down"): Promise<void> {
+  const now = await readAt(file, fence);
+  const bytes = side === "up" ? fence.after : fence.before;
+  const next = now.map((byte, at) => (fence.before[at] === fence.after[at] ? byte : (bytes[at] ?? byte)));
+  await file.write(next, fence.offset);
+}
+
+async function readAt(file: StorageFile, { offset, after }: BytePatch): Promise<Uint8Array> {
+  return await readBytes(file, offset, after.length);
+}
+
 /** Whether the file is a fenced qcow2 image. */
 export async function isFileFenced(file: StorageFile): Promise<boolean> {
   return isFencedHead(await readHead(file));
