@@ -35,3 +35,6 @@ export const AWAY_SLICE: AwayOptions = {
 
 /** Of each step at most so many crashes, each amid a phase that no earlier step like it was cut off in. */
 export const PHASES_OF_STEP = 1;
+
+/** Of steps that come to wait with a part of them done: what waits is not written anew by each command. */
+export const PHASES_OF_WAITING = 8;

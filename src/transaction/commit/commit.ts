@@ -332,7 +332,7 @@ async function markAndMove(
     if (journal.state.fences.some(({ kept }) => !kept)) {
       // Else the fences would wait for this process's own leases.
       leases.dropEarly();
-      const kept = await settleLeft(workspace, journal.state);
+      const kept = await settleLeft(workspace, journal.state, {});
       for (const { path, why } of kept) inHand.onNotice?.(`left '${path}' as it is: ${why}`);
       await rememberLeft(workspace, journal.state, closing, new Map(), kept);
     }

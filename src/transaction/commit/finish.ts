@@ -102,14 +102,34 @@ export async function finishCommit(
   const used = imagesUsed(table, state);
   const isDue = (image: string): boolean => !used.has(image);
   const redone = await applyRedo(workspace, journal, { ...how, isDue, hasMoved: true });
-  const unsure = await settleLeft(workspace, state);
-  for (const { path, why } of unsure) {
-    how.onNotice?.(`left '${path}' as it is: ${why}`);
-  }
-  await how.underLock(async () => await rememberClosing(workspace, journal, table, redone, unsure));
+  const down: (() => Promise<void>)[] = [];
+  const unsure = await settleLeft(workspace, state, { onDown: (renew) => down.push(renew) });
+  const remember = async (): Promise<void> => {
+    for (const { path, why } of unsure) how.onNotice?.(`left '${path}' as it is: ${why}`);
+    await how.underLock(async () => await rememberClosing(workspace, journal, table, redone, unsure));
+  };
+  // Fences that an earlier process lifted are written once more after the copies: what waits for a disk is not written
+  // anew by each command. Only then is it known of which nobody can tell.
+  if (down.length === 0) await remember();
   const late = { table, present: table, when: "after it" } as const;
   const copied = await runCopies(workspace, journal, { ...late, ...how });
+  for (const renew of down) await renew();
+  if (down.length > 0) await remember();
   return await how.underLock(async () => await closeCommit(workspace, journal, { own: table, copied }, how));
+}
+
+/** The same for recovery. Where it waits, the journal tells how far it has come, and need not be written by the next command. */
+export async function finishOrKeep(
+  workspace: Workspace,
+  journal: Journal,
+  how: Finishing,
+): Promise<DeviceTable> {
+  try {
+    return await finishCommit(workspace, journal, how);
+  } catch (error) {
+    if (error instanceof ImgtxError) await journal.secure();
+    throw error;
+  }
 }
 
 /** Where others have moved on by then, it stays unknown. */

@@ -233,12 +233,16 @@ export async function lowerFences(
 }
 
 /** When the table has moved, durably: lifts those that no redo log has lifted, and that no device keeps. */
-export async function settleLeft(workspace: Workspace, state: TransactionState): Promise<KeptFile[]> {
+export async function settleLeft(
+  workspace: Workspace,
+  state: TransactionState,
+  how: HowToLower,
+): Promise<KeptFile[]> {
   // Of what is changed in place the fence comes down with the last of it, and what is to be removed goes with it.
   const gone = liveStatements(state).flatMap(({ plan }) => plan.removes);
   const changed = new Set([...imagesRedone(state), ...targetsToFence(state), ...gone]);
   const left = state.fences.filter(({ image, kept }) => !kept && !changed.has(image));
-  return await lowerEach(workspace, state, left, {});
+  return await lowerEach(workspace, state, left, how);
 }
 
 /** The same before the mark, for a transaction that stays open: the journal says that none is up. */

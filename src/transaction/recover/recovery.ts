@@ -30,7 +30,7 @@ import {
 import { type ErrorCode, ImgtxError } from "../../errors/index.ts";
 import { summarise } from "../commit/closing.ts";
 import type { LockWaiting } from "../../storage/index.ts";
-import { finishCommit, type Finishing, HOLDS_LOCK, lockForMoments, showIfMoved } from "../commit/finish.ts";
+import { finishOrKeep, type Finishing, HOLDS_LOCK, lockForMoments, showIfMoved } from "../commit/finish.ts";
 import {
   clearHalfMade,
   isParked,
@@ -364,7 +364,7 @@ async function finish(workspace: Workspace, journal: Journal, how: Untold): Prom
   await activateAll(workspace, journal);
   const overlays = await findOverlaysAway(workspace, state);
   const lines: string[] = [];
-  const table = await finishCommit(workspace, journal, { ...how, onNotice: (line) => lines.push(line) });
+  const table = await finishOrKeep(workspace, journal, { ...how, onNotice: (line) => lines.push(line) });
   const left = [
     ...overlays.map((overlay) => `; '${overlay}' stays, on a disk that is not there: remove it when it is`),
     ...lines.map((line) => `; ${line}`),

@@ -7,12 +7,18 @@ import { Phases } from "../simulated/boundary-kinds.ts";
 import { record } from "../simulated/recording.ts";
 import { groupViolations } from "../report.ts";
 import { SCENARIOS } from "../scenarios/scenarios.ts";
-import { AWAY_SLICE, PHASES_OF_STEP } from "../slice.ts";
+import { AWAY_SLICE, PHASES_OF_STEP, PHASES_OF_WAITING } from "../slice.ts";
 
 const OVER_DISKS = SCENARIOS.filter(({ startsWithout }) => startsWithout !== true);
 
 /** In the order of the registry; of each scenario its end besides. */
 const kinds = new Phases(PHASES_OF_STEP);
+
+const WAITING: ReadonlySet<string> = new Set([
+  "give files back with a rollback",
+  "bring two mirrors in sync, and go over to one of them",
+  "relocate",
+]);
 
 test.each(OVER_DISKS.map((scenario) => [scenario.name, scenario] as const))(
   "a disk that is away at recovery, and comes back, is wholly before or wholly after in %s",
@@ -21,7 +27,7 @@ test.each(OVER_DISKS.map((scenario) => [scenario.name, scenario] as const))(
     if (!trial) throw new Error("it has a workspace");
     const report = await takeDisksAway(await record(trial.plan, trial.subject), trial.subject, {
       ...AWAY_SLICE,
-      kinds,
+      kinds: WAITING.has(scenario.name) ? new Phases(PHASES_OF_WAITING) : kinds,
     });
     expect(groupViolations(report.violations)).toEqual([]);
     expect(report.figures.away).toBeGreaterThan(0);
