@@ -222,10 +222,19 @@ export async function isUntouched(
   redo: PreparedRedo,
 ): Promise<boolean> {
   if (state.applied.has(redo.image)) return false;
+  return (await surveyRedo(storage, state, redo)) === "untouched";
+}
+
+/** How far an image's log is applied, by what both hold. Undefined where one of them is not there. */
+export async function surveyRedo(
+  storage: Storage,
+  state: TransactionState,
+  redo: PreparedRedo,
+): Promise<"untouched" | "partly" | "applied" | "used" | "foreign" | undefined> {
   const file = await openUnlessGone(storage, redo.image, "read");
   const log = file && (await openLog(storage, redo, true));
   try {
-    return file && log ? (await surveyImage(log, file, guardOf(state, redo))).state === "untouched" : false;
+    return file && log ? (await surveyImage(log, file, guardOf(state, redo))).state : undefined;
   } finally {
     await log?.close();
     await file?.close();

@@ -1,7 +1,8 @@
 // Makes a workspace that is a copy one of its own: `imgtx init --adopt`.
 //
 // Two things can be meant. A copy, or a workspace put back from a backup: its open transactions are those of the
-// original, which went on with them, and they are forgotten. Or the workspace itself, which came here by cp or
+// original, which went on with them, and they are forgotten; but one that was committed, and of which all is in the copy,
+// is finished there, or what it left half done would stay so. Or the workspace itself, which came here by cp or
 // tar and is nowhere else any more (`--moved`): then they are its own, and go on.
 //
 // Invariants
@@ -12,6 +13,7 @@
 import {
   describeCopy,
   endMoveHere,
+  isMarkedFile,
   isWorkspaceMade,
   lockAsItIs,
   readTable,
@@ -21,7 +23,9 @@ import {
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { summarise } from "../commit/closing.ts";
+import { findMade } from "../commit/finish.ts";
 import type { Storage } from "../../storage/index.ts";
+import { findSuccessors, type Successors, withSuccessors } from "./copied-commit.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
 import {
   fencesToRaise,
@@ -59,15 +63,17 @@ export async function adoptWorkspace(
     const journals = await readJournals(workspace);
     const strange = journals.filter((one) => copy !== undefined || one.isPutBack);
     assertNobodyWorks(strange);
-    const forgotten = how.moved ? [] : strange.map((one) => describeForgotten(workspace, one));
-    const kept = how.moved ? strange.map(({ id }) => id) : [];
+    const successors =
+      copy === undefined ? new Map<string, Successors>() : await findFinishable(workspace, strange);
+    const isKept = ({ id }: JournalSnapshot): boolean => how.moved || successors.has(id);
+    const forgotten = strange.filter((one) => !isKept(one)).map((one) => describeForgotten(workspace, one));
+    const kept = strange.filter(isKept).map(({ id }) => id);
     if (!how.dryRun) {
-      if (how.moved) await takeOver(workspace, kept);
-      else
-        await setAside(
-          workspace,
-          forgotten.map(({ id }) => id),
-        );
+      await takeOver(workspace, kept, successors);
+      await setAside(
+        workspace,
+        forgotten.map(({ id }) => id),
+      );
       if (copy !== undefined) await nameAnew(workspace, how.moved);
     }
     const { devices, generation } = await readTable(workspace);
@@ -82,6 +88,30 @@ export async function adoptWorkspace(
   } finally {
     await lock.close();
   }
+}
+
+/** Committed transactions of a copy of which all is in it, each with the files that it has here. */
+async function findFinishable(
+  workspace: Workspace,
+  journals: readonly JournalSnapshot[],
+): Promise<Map<string, Successors>> {
+  const found = new Map<string, Successors>();
+  const { storage } = workspace;
+  const table = await readTable(workspace);
+  for (const { id, path, state } of journals) {
+    if (state instanceof ImgtxError || !state.commit) continue;
+    try {
+      const stat = await storage.stat(path);
+      const isTakenOver = stat !== undefined && (await isMarkedFile(storage, path, stat, state.begin.mark));
+      const hasMoved = (await findMade(workspace, { id, path, state }, table)) !== undefined;
+      const successors = await findSuccessors(workspace, state, { isTakenOver, hasMoved });
+      if (successors) found.set(id, successors);
+    } catch (error) {
+      // What can't be read proves nothing: it is forgotten, and said to be.
+      if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
+    }
+  }
+  return found;
 }
 
 function assertNobodyWorks(journals: readonly JournalSnapshot[]): void {
@@ -109,7 +139,11 @@ function describeForgotten(workspace: Workspace, { id, state }: JournalSnapshot)
  * Writes each journal to a file of its own. The folders of the workspace are others by now: as they were marked, they
  * would be those of a disk that is not there, and nothing of them would ever be undone.
  */
-async function takeOver(workspace: Workspace, ids: readonly string[]): Promise<void> {
+async function takeOver(
+  workspace: Workspace,
+  ids: readonly string[],
+  successors: ReadonlyMap<string, Successors>,
+): Promise<void> {
   for (const id of ids) {
     const journal = await Journal.open(workspace, id, undefined, { asItIs: true });
     try {
@@ -121,7 +155,8 @@ async function takeOver(workspace: Workspace, ids: readonly string[]): Promise<v
         workspace.storage,
         moved.map(({ path }) => `${path}/any`),
       );
-      await journal.takeOver((record) => withMarks(record, marks));
+      const here = successors.get(id);
+      await journal.takeOver((record) => (here ? withSuccessors(record, here) : withMarks(record, marks)));
     } finally {
       await journal?.close();
     }
