@@ -19,7 +19,6 @@ import {
   type Guard,
   isFileFenced,
   mayBeSameFile,
-  type Preallocated,
   RedoLog,
   renewApplied,
   settleFingerprint,
@@ -43,6 +42,7 @@ import { lockWriter, openIfFree, openUnlessGone, replacedSince } from "./open-fr
 import { diskIsAway, foldersOf, isDiskThere, isElsewhere } from "./planned-folders.ts";
 import { baseOf, isRecorded } from "./redo.ts";
 import { removeFinished } from "./removal.ts";
+import { takeSpace } from "./take-space.ts";
 
 export interface HowToApply {
   /** Whether the caller holds QEMU's locks on the images, and nobody has written to them since the mark. */
@@ -300,31 +300,6 @@ async function applyOne(
   for (const range of redo.preallocated ?? []) await takeSpace(file, range, redo.sizeAfter);
   await applyLog(log, file, guard, redo.modifiedNs ?? undefined);
   return await look(file);
-}
-
-const ZEROS_BYTES = 4 * 1024 * 1024;
-
-/** Blocks for a range of the file, up to the size that it gets. What it has there stays, so it may be done again. */
-async function takeSpace(
-  file: StorageFile,
-  { start, lengthBytes, isFull }: Preallocated,
-  sizeAfter: number,
-): Promise<void> {
-  const end = Math.min(start + lengthBytes, sizeAfter);
-  if (end <= start) return;
-  if (!isFull) {
-    await file.allocate({ start, lengthBytes: end - start });
-    return;
-  }
-  const zeros = new Uint8Array(Math.min(ZEROS_BYTES, end - start));
-  for (let at = start; at < end; ) {
-    const { sizeBytes } = await file.stat();
-    const hole = at < sizeBytes ? await file.seekHole(at) : at;
-    const data = hole < sizeBytes ? await file.seekData(hole) : undefined;
-    const stop = Math.min(end, data ?? end, hole + zeros.length);
-    if (hole < stop) await file.write(zeros.subarray(0, stop - hole), hole);
-    at = Math.max(stop, hole);
-  }
 }
 
 async function openLog(
