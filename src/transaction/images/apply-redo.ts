@@ -40,9 +40,8 @@ import type { KeptFile } from "../request.ts";
 import { AS_IMAGE } from "./devices.ts";
 import { lockWriter, openIfFree, openUnlessGone, replacedSince } from "./open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere, isElsewhere } from "./planned-folders.ts";
-import { baseOf, isRecorded } from "./redo.ts";
+import { baseOf, isRecorded, takeSpace } from "./redo.ts";
 import { removeFinished } from "./removal.ts";
-import { takeSpace } from "./take-space.ts";
 
 export interface HowToApply {
   /** Whether the caller holds QEMU's locks on the images, and nobody has written to them since the mark. */
