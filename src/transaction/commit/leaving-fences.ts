@@ -18,7 +18,7 @@
 // No locks are taken for what is fenced: that can be open only in readers of imgtx's own, which have read its header.
 
 import { readTable, type Workspace } from "../../device/index.ts";
-import { ImgtxError, settleAll } from "../../errors/index.ts";
+import { settleAll } from "../../errors/index.ts";
 import {
   describeContentChanges,
   digestHead,
@@ -39,7 +39,6 @@ import {
   type Journal,
   lastSeen,
   liveStatements,
-  type SeenImage,
   storeFence,
   type StoredFence,
   type TransactionState,
@@ -47,7 +46,7 @@ import {
 import { targetsToFence } from "./copies.ts";
 import type { LeftImage } from "./leaving.ts";
 import { AS_IMAGE } from "../images/devices.ts";
-import { openIfFree, openUnlessGone, OUT_OF_REACH } from "../images/open-free.ts";
+import { openIfFree, openUnlessGone, openUnlessOutOfReach } from "../images/open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { imagesRedone, imagesToFence, openStaged } from "../images/redo.ts";
 import type { KeptFile } from "../request.ts";
@@ -127,7 +126,7 @@ async function planFences(
     if (!watched || (watched.isNew && !changing.has(image))) continue;
     const file = changing.has(image)
       ? await storage.openFile(image, "write", AS_IMAGE)
-      : await openToFence(storage, watched);
+      : watched.fingerprint.headerSha256 !== null && (await openUnlessOutOfReach(storage, image));
     if (!file) continue;
     try {
       const fence = await planFileFence(file, state.begin.id, half.has(image) ? "change" : "stillness");
@@ -197,20 +196,6 @@ export async function findKept(
     }
   }
   return looks;
-}
-
-/** Undefined for what is no qcow2 image, or must not be written to. */
-async function openToFence(
-  storage: Workspace["storage"],
-  { image, fingerprint }: SeenImage,
-): Promise<StorageFile | undefined> {
-  if (fingerprint.headerSha256 === null) return undefined;
-  try {
-    return await storage.openFile(image, "write", AS_IMAGE);
-  } catch (error) {
-    if (error instanceof ImgtxError && OUT_OF_REACH.has(error.code)) return undefined;
-    throw error;
-  }
 }
 
 export interface HowToLower {

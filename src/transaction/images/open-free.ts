@@ -10,7 +10,7 @@ type Storage = Workspace["storage"];
 
 const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
 
-export const OUT_OF_REACH: ReadonlySet<string> = new Set(["E_LOCKED", "E_NO_PERMISSION", "E_READ_ONLY"]);
+const OUT_OF_REACH: ReadonlySet<string> = new Set(["E_LOCKED", "E_NO_PERMISSION", "E_READ_ONLY"]);
 
 export async function openUnlessGone(
   storage: Storage,
@@ -21,6 +21,19 @@ export async function openUnlessGone(
     return await storage.openFile(image, access, AS_IMAGE);
   } catch (error) {
     if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
+    throw error;
+  }
+}
+
+/** For writing. Undefined where somebody has it, or it must not be written to. */
+export async function openUnlessOutOfReach(
+  storage: Storage,
+  image: string,
+): Promise<StorageFile | undefined> {
+  try {
+    return await storage.openFile(image, "write", AS_IMAGE);
+  } catch (error) {
+    if (error instanceof ImgtxError && OUT_OF_REACH.has(error.code)) return undefined;
     throw error;
   }
 }
