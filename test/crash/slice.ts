@@ -17,6 +17,16 @@ export const SLICE: ExploreOptions = {
 };
 
 /**
+ * Of what is pending all is lost, or none. Each flush that one crash misses is missed by that as well, where it is
+ * taken out of all scenarios in turn, but for those of `BY_CHOICE` (simulated.test.ts).
+ */
+export const SLICE_OF_ONE_CRASH: ExploreOptions = {
+  ...SLICE,
+  depth: 1,
+  limits: { ...SLICE.limits, most: 2 },
+};
+
+/**
  * Of what is pending all is lost, or none. Torture has every choice of it, at every call of every step, with each guest
  * at each place, and every call of the recovery after that.
  */
