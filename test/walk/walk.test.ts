@@ -7,7 +7,7 @@ import { walkIn } from "./torture-walk.ts";
 
 const tools = oracle("qemu-img", "qemu-io", "strace");
 
-const STEPS = 60;
+const STEPS = 100;
 
 describe("a random walk", () => {
   for (const seed of [1, 2]) {
