@@ -157,11 +157,14 @@ async function buildDevices(workspace: Workspace, generation: number, view: View
 
 /**
  * Adds to the names that are shown those that the next generation has beside them. False where one of them would take the place of
- * what the present one needs, or of another program's file; what was added until then is in nobody's way.
+ * what the present one needs, or of another program's file, or where folders are gone; what was added until then is in nobody's way.
  */
 async function addNames(workspace: Workspace, shown: Shown, present: View, next: View): Promise<boolean> {
   if (shown.below !== next.below || shown.below !== present.below) return false;
   const folder = folderOf(workspace, shown.number);
+  // A power cut may have taken folders, and left the link that shows them.
+  for (const at of ["", ...present.folders])
+    if ((await workspace.storage.statLink(posix.join(folder, at)))?.kind !== "folder") return false;
   const known = new Map(linksOfNames(workspace, shown.number, present));
   const added: [string, string][] = [];
   for (const link of linksOfNames(workspace, shown.number, next)) {

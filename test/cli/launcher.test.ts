@@ -115,7 +115,7 @@ describe("the launcher", () => {
     expect(begun.stderr).toMatch(
       /^error: generation 2 is committed and durable, but the result could not be written: ENOSPC/,
     );
-    expect((await runShell("cd unwritten && readlink devices/vda")).stdout).toMatch(/b\.qcow2\n$/);
+    expect((await runShell("cd unwritten && readlink -f devices/vda")).stdout).toMatch(/b\.qcow2\n$/);
     for (const line of ["imgtx txn begin > /dev/full", `${NOBODY_READS}; imgtx txn begin >&3`]) {
       const { status, stderr } = await runShell(`cd unwritten && ${line}`);
       expect(status).toBe(1);
