@@ -249,7 +249,7 @@ function findProgram(order: Order): string | undefined {
     .find(isProgram);
 }
 
-function isProgram(path: string): boolean {
+export function isProgram(path: string): boolean {
   try {
     accessSync(path, constants.X_OK);
     return statSync(path).isFile();

@@ -2,10 +2,11 @@
 // such a test is skipped, and said to be, by name; in CI it fails instead, since a skip there hides a break.
 
 import { spawnSync } from "node:child_process";
-import { accessSync, constants, mkdtempSync, rmdirSync, statSync } from "node:fs";
+import { mkdtempSync, rmdirSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { delimiter } from "node:path";
 import { test, type TestAPI } from "vitest";
+import { isProgram } from "./light-start.ts";
 
 export interface Oracle {
   /** Whether its tests are skipped here; for hooks that would start the tool. */
@@ -65,15 +66,6 @@ function isThere(tool: string): boolean {
   if (privilege !== undefined) return privilege();
   const folders = (process.env["PATH"] ?? "").split(delimiter);
   return folders.some((folder) => isProgram(`${folder}/${tool}`));
-}
-
-function isProgram(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK);
-    return statSync(path).isFile();
-  } catch {
-    return false;
-  }
 }
 
 function canMount(): boolean {

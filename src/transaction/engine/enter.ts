@@ -21,8 +21,9 @@ import type { Plan } from "../actions/plan/action.ts";
 import { traitsOf } from "../actions/index.ts";
 import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
 import { findHeldBeside, findHeldUp, type HeldUp } from "./held.ts";
+import { beginAlone } from "./new-journal.ts";
 import { provision } from "./provision.ts";
-import { beginRecordOf, Journal, type JournalSnapshot, type PlanRecord } from "../journal/index.ts";
+import { Journal, type JournalSnapshot, type PlanRecord } from "../journal/index.ts";
 import { removeParked, takeParked } from "../recover/parked.ts";
 import { changedImages, planStatement } from "./plan.ts";
 import { heldError } from "../recover/waiting.ts";
@@ -212,14 +213,7 @@ async function addPlan(
     work.id = parked.id;
     return plan;
   }
-  const begin = beginRecordOf(work.workspace, {
-    id: work.id,
-    name: null,
-    onError: "abort",
-    implicit: true,
-    owned: false,
-    owner: null,
-  });
+  const begin = beginAlone(work);
   // What comes next is `prepared`, in a moment, and before it no file has its name.
   const isNamedLater = !isResumable && record.newFiles.length > 0 && record.redo.length === 0;
   work.journal = await Journal.create(work.workspace, begin, [record], { isNamedLater });

@@ -3,9 +3,10 @@
 import { describeWorker, underWorkspaceLock, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { NO_TRANSACTION, sayWhose } from "../choose.ts";
-import { beginRecordOf, Journal } from "../journal/index.ts";
+import { type BeginRecord, beginRecordOf, Journal } from "../journal/index.ts";
 import { findOpen } from "./pick-journal.ts";
 import type { LockWait } from "../request.ts";
+import type { Work } from "./work.ts";
 
 export async function createJournal(
   workspace: Workspace,
@@ -21,6 +22,12 @@ export async function createJournal(
       [],
     );
   });
+}
+
+/** The first record of a transaction that a single command begins and ends. */
+export function beginAlone({ workspace, id }: Pick<Work, "workspace" | "id">): BeginRecord {
+  const alone = { name: null, onError: "abort", implicit: true, owned: false, owner: null } as const;
+  return beginRecordOf(workspace, { id, ...alone });
 }
 
 /** One that is open may be named by its id or by its name: neither may mean another one. */

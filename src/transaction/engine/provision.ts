@@ -8,17 +8,12 @@ import { filesOfDevice, isProvisioned, readTable, type Workspace } from "../../d
 import { ImgtxError } from "../../errors/index.ts";
 import { volumesFor } from "../actions/index.ts";
 import { createVolume, extendVolume } from "../images/volumes.ts";
-import {
-  beginRecordOf,
-  changesOf,
-  Journal,
-  type JournalSnapshot,
-  type PlannedVolume,
-} from "../journal/index.ts";
+import { changesOf, Journal, type JournalSnapshot, type PlannedVolume } from "../journal/index.ts";
 import { settleJournals } from "../recover/recovery.ts";
 import type { ActionRequest } from "../request.ts";
 import { alignUp } from "../../units/index.ts";
 import { findHeldUp, type HeldUp } from "./held.ts";
+import { beginAlone } from "./new-journal.ts";
 import { contextOf } from "./plan.ts";
 import { effectiveTable, lockMade, throwIfInterrupted, type Work } from "./work.ts";
 
@@ -72,14 +67,7 @@ async function enterVolumes(
       await work.journal.append(record, "volumes to be made");
       return undefined;
     }
-    const begin = beginRecordOf(workspace, {
-      id: work.id,
-      name: null,
-      onError: "abort",
-      implicit: true,
-      owned: false,
-      owner: null,
-    });
+    const begin = beginAlone(work);
     work.journal = await Journal.create(workspace, begin, [record]);
     return undefined;
   } finally {
