@@ -100,10 +100,13 @@ attempts:
 """
 
 import json
+import os
+import tempfile
 import time
 import uuid
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.text.converters import to_bytes
 
 # Somebody has an image or the workspace; a transaction stands in the way; committed, and the next command finishes it.
 AGAIN = (10, 11, 16)
@@ -148,6 +151,15 @@ def make_diff(actions):
     return {"before": "".join(before), "after": "".join(after)}
 
 
+def write_batch(module, lines):
+    """A file of its own. On stdin, a program that ends without having read it is a broken pipe, and its status is lost."""
+    number, path = tempfile.mkstemp(prefix="imgtx-batch-", dir=module.tmpdir)
+    module.add_cleanup_file(path)
+    with os.fdopen(number, "wb") as batch:
+        batch.write(to_bytes("".join(line + "\n" for line in lines)))
+    return path
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -169,13 +181,14 @@ def main():
     once = given["txn_id"] or "ansible-%s" % uuid.uuid4()
     words = [program, "--workspace", given["workspace"], "txn", "run", "--json", "--txn", "none"]
     words += ["--txn-id", once, "--wait=%d" % given["wait"]]
-    words += ["--dry-run", "-"] if module.check_mode else ["-"]
-    batch = "".join(line + "\n" for line in given["actions"])
+    if module.check_mode:
+        words.append("--dry-run")
+    words.append(write_batch(module, given["actions"]))
     attempts = 0
     is_ours = given["txn_id"] is None
     while True:
         attempts += 1
-        status, printed, complaint = module.run_command(words, data=batch, binary_data=True)
+        status, printed, complaint = module.run_command(words)
         is_ours = is_ours or status == UNFINISHED
         if status not in AGAIN or attempts > given["retries"]:
             break

@@ -57,6 +57,7 @@ ansible.test(
       "lost",
       `[ -e was-lost ] || { touch was-lost; ${PROGRAM} "$@" >&2; exit 16; }; exec ${PROGRAM} "$@"`,
     );
+    const long = `# ${"x".repeat(100_000)}`;
     const task = (executable: string, action: string, more: object = {}, how: object = {}): object => ({
       imgtx: { workspace: cwd, executable, delay: 0, actions: [action], ...more },
       ignore_errors: true,
@@ -64,7 +65,8 @@ ansible.test(
     });
     const tasks = [
       task(PROGRAM, "snapshot vda a1.qcow2", { txn_id: "one" }, { check_mode: true }),
-      task(busy, "snapshot vda a1.qcow2", { txn_id: "one" }),
+      // More than a pipe holds, for one that ends without having read a byte of it.
+      task(busy, "snapshot vda a1.qcow2", { txn_id: "one", actions: ["snapshot vda a1.qcow2", long] }),
       task(PROGRAM, "snapshot vda a1.qcow2", { txn_id: "one" }),
       task(lost, "snapshot vdb b1.qcow2", { txn_id: "two" }),
       task(PROGRAM, "snapshot vdb b1.qcow2"),
