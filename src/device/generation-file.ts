@@ -71,6 +71,11 @@ export function renewedGeneration(
   return { ...stored, looks: looksOf(table, closing) };
 }
 
+/** Of a file and what it is renewed to: whether that is what it says already. */
+export function knowsTheSame(stored: StoredGeneration, renewed: StoredGeneration): boolean {
+  return JSON.stringify(stored.looks) === JSON.stringify(renewed.looks);
+}
+
 function looksOf(table: DeviceTable, closing: DeviceTable): DeviceLooks[] {
   return closing.devices.flatMap((entry, index) => {
     const was = table.devices[index];

@@ -14,6 +14,7 @@ import {
   encodeGeneration,
   headOf,
   isTableOf,
+  knowsTheSame,
   renewedGeneration,
   stepBack,
   stepOn,
@@ -208,14 +209,15 @@ function encodeReadable(root: string, stored: StoredGeneration): Uint8Array {
   return encodeGeneration(root, { ...stored, next: undefined });
 }
 
-/** A closed generation once more, of which more is known. */
+/** A closed generation once more, of which more is known. Undefined: its file says all of it. */
 export async function encodeRenewed(
   workspace: Workspace,
   closing: DeviceTable,
   later: DeviceTable,
-): Promise<Uint8Array> {
+): Promise<Uint8Array | undefined> {
   const { generation } = closing;
   const { table, stored } = (await readingHistory(workspace, later).find(generation)) ?? {};
   if (!table || !stored) throw new Error("a generation that is renewed has been read");
-  return encodeReadable(workspace.root, renewedGeneration(stored, table, closing));
+  const renewed = renewedGeneration(stored, table, closing);
+  return knowsTheSame(stored, renewed) ? undefined : encodeReadable(workspace.root, renewed);
 }

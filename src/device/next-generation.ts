@@ -17,13 +17,11 @@ import {
   moveOver,
   type NewContent,
   type NewMode,
-  readWholeFile,
   removeBeside,
   renameOver,
   replaceFile,
   writeBeside,
 } from "./replace-file.ts";
-import type { Storage } from "../storage/index.ts";
 import { discardSnapshots, keepSnapshots, stageSnapshots } from "./snapshots.ts";
 import { buildView, discardView, flipView, removeOldViews } from "./view.ts";
 import { encodeForHere, FILE_MODE, pathsOf, TABLE_LIMIT_BYTES, type Workspace } from "./workspace.ts";
@@ -139,7 +137,7 @@ export async function renewGeneration(workspace: Workspace, generation: DeviceTa
   const content = await encodeRenewed(workspace, generation, await readTable(workspace));
   const path = historyPath(workspace, generation.generation);
   // What waits for a disk is not written anew by each command. Whoever wrote it may have died before its name was durable.
-  if (await hasContent(workspace.storage, path, content)) {
+  if (content === undefined) {
     await flushNameOf(workspace.storage, path, "renewed generation's name");
     return;
   }
@@ -148,11 +146,6 @@ export async function renewGeneration(workspace: Workspace, generation: DeviceTa
     content: "renewed generation",
     name: "renewed generation's name",
   });
-}
-
-async function hasContent(storage: Storage, path: string, content: Uint8Array): Promise<boolean> {
-  if ((await storage.statLink(path))?.kind !== "file") return false;
-  return Buffer.compare(await readWholeFile(storage, path, content.length + 1), content) === 0;
 }
 
 /** Takes back what the first two steps left of the generation after this one. */
