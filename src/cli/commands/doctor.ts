@@ -91,6 +91,8 @@ export const doctor: PlainCommand = {
 interface Targets {
   readonly paths: readonly string[];
   readonly devices: readonly string[];
+  /** Those of the paths that the domain has read-only. */
+  readonly readOnly: readonly string[];
   /** What --fix is to be given to look at the same. */
   readonly words: readonly string[];
   /** Disks of the domain that are not looked at, a clause each. */
@@ -106,7 +108,7 @@ async function readTargets(invocation: Invocation): Promise<Targets> {
   const devices = words.filter((_, at) => isDevice[at]);
   if (isForStart && input.flag("--fix")) refuse("--for-start mends nothing: leave out --fix");
   const domain = input.text("--domain");
-  if (domain === undefined) return { paths, devices, words, elsewhere: [] };
+  if (domain === undefined) return { paths, devices, readOnly: [], words, elsewhere: [] };
   if (words.length > 0) refuse("--domain names all that is looked at: leave out the rest");
   return await readDomainTargets(invocation, domain);
 }
@@ -114,15 +116,18 @@ async function readTargets(invocation: Invocation): Promise<Targets> {
 async function readDomainTargets(invocation: Invocation, domain: string): Promise<Targets> {
   const { readDomain } = await import("../domain/read-domain.ts");
   const paths: string[] = [];
+  const written = new Set<string>();
   const elsewhere: string[] = [];
-  for (const { target, path, why, isRemovable } of await readDomain(invocation, domain)) {
+  for (const { target, path, why, isRemovable, isReadOnly } of await readDomain(invocation, domain)) {
     const mayBeAway = isRemovable || invocation.input.flag("--for-start");
     const isAway =
       path !== undefined && mayBeAway && (await invocation.context.storage.stat(path)) === undefined;
+    if (path !== undefined && !isReadOnly) written.add(path);
     if (path !== undefined && !isAway) paths.push(path);
     else elsewhere.push(`${target} of the domain: ${isAway ? "it is not there" : why}`);
   }
-  return { paths, devices: [], words: domain === "-" ? paths : ["--domain", domain], elsewhere };
+  const readOnly = paths.filter((path) => !written.has(path));
+  return { paths, devices: [], readOnly, words: domain === "-" ? paths : ["--domain", domain], elsewhere };
 }
 
 function refuse(why: string): never {
@@ -131,7 +136,7 @@ function refuse(why: string): never {
 
 async function examine(
   { input, context, settings, progress, signal, loadEngine }: Invocation,
-  { paths, devices }: Targets,
+  { paths, devices, readOnly }: Targets,
 ): Promise<Examination> {
   if (input.text("--domain") !== undefined && paths.length === 0) {
     return {
@@ -148,6 +153,7 @@ async function examine(
   return await engine.examine(context.storage, {
     paths,
     devices,
+    readOnly,
     startFolder: context.cwd,
     workspace: settings.workspace,
     safeWorkspaces: settings.safeWorkspaces,

@@ -16,6 +16,8 @@ export interface DomainDisk {
   readonly format: string | undefined;
   /** A drive whose medium may be away. */
   readonly isRemovable: boolean;
+  /** Whether the guest can't write to it. */
+  readonly isReadOnly: boolean;
   /** Why it is no disk that imgtx could take for a device, as a clause; undefined: it is one. */
   readonly why: string | undefined;
 }
@@ -45,7 +47,8 @@ function readDisk(disk: XmlElement, source: string): DomainDisk {
   const device = disk.attributes.get("device") ?? "disk";
   const medium = MEDIA[device] ?? (device === "disk" ? undefined : `it is a device of the kind '${device}'`);
   const isRemovable = device === "cdrom" || device === "floppy";
-  return { target, path, format, isRemovable, why: medium ?? why ?? cannot(disk, format) };
+  const isReadOnly = device === "cdrom" || childrenOf(disk, "readonly").length > 0;
+  return { target, path, format, isRemovable, isReadOnly, why: medium ?? why ?? cannot(disk, format) };
 }
 
 const MEDIA: Readonly<Record<string, string>> = {

@@ -26,6 +26,8 @@ interface ExaminationRequest {
   readonly paths: readonly string[];
   /** Names of devices of the workspace. */
   readonly devices: readonly string[];
+  /** Those of the paths that the guest can't write to. */
+  readonly readOnly?: readonly string[];
   /** Where a workspace is searched for, and the one that was named. */
   readonly startFolder: string;
   readonly workspace: string | undefined;
@@ -64,7 +66,8 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   const own = await visit.own();
   const folders: string[] = [];
   const files: string[] = [];
-  for (const [path, there] of await statAll(storage, placesOf(request, own))) {
+  const places = await statAll(storage, placesOf(request, own));
+  for (const [path, there] of places) {
     if (!there && paths.includes(path))
       throw new ImgtxError("E_NOT_FOUND", "nothing is there to be examined", { image: path });
     if (there?.kind === "folder") {
@@ -85,7 +88,17 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   const images = given.filter(
     (one) => one.image.header !== undefined && whoCallsItRaw(one, wards) === undefined,
   );
-  const scene: Scene = { storage, currentFolder: startFolder, census, given, images, wards, folders };
+  const readOnly = readOnlyOf(places, request);
+  const scene: Scene = {
+    storage,
+    currentFolder: startFolder,
+    census,
+    given,
+    images,
+    readOnly,
+    wards,
+    folders,
+  };
   const doubts = [...visit.unread, ...census.failures.map(sayFailure)];
   const findings = request.isForStart
     ? [...doubts, ...(await judgeStart(scene))]
@@ -127,6 +140,19 @@ async function statAll(
   for (const path of paths) all.push([path, await storage.stat(path)]);
   const isDevice = ([, there]: (typeof all)[number]): boolean => there?.kind === "device";
   return [...all.filter(isDevice), ...all.filter((one) => !isDevice(one))];
+}
+
+/** What the guest has by another name to write to is not among them. */
+function readOnlyOf(
+  places: Awaited<ReturnType<typeof statAll>>,
+  { readOnly = [] }: ExaminationRequest,
+): ReadonlySet<string> {
+  const identitiesOf = (isReadOnly: boolean): string[] =>
+    places.flatMap(([path, there]) =>
+      there && readOnly.includes(path) === isReadOnly ? [identityOf(there)] : [],
+    );
+  const written = new Set(identitiesOf(false));
+  return new Set(identitiesOf(true).filter((one) => !written.has(one)));
 }
 
 /** What a device stands on, or a snapshot keeps, no command of images changes; nor what is on a block device. */

@@ -14,6 +14,8 @@ export interface Scene {
   readonly given: readonly Patient[];
   /** Those of them that speak for themselves: what somebody calls raw has no header, whatever its bytes look like. */
   readonly images: readonly Patient[];
+  /** Identities of the files that the guest can't write to. */
+  readonly readOnly: ReadonlySet<string>;
   readonly wards: readonly Ward[];
   /** Folders that were asked for, by their real paths. */
   readonly folders: readonly string[];

@@ -41,16 +41,19 @@ async function diskOn(
   });
 }
 
-/** Those that the device stands on, and is not on: a guest's writes there change what it shows, and what snapshots keep. */
+/**
+ * Those that the device stands on, and is not on: a guest's writes there change what it shows, and what snapshots keep. A
+ * template that a guest only reads is none of them.
+ */
 async function judgeBelow(
-  { storage, given }: Scene,
+  { storage, given, readOnly }: Scene,
   { root }: Ward,
   { name, chain: [active, ...below] }: DeviceEntry,
 ): Promise<Finding[]> {
   const stats = await Promise.all(below.map(async ({ image }) => await storage.stat(image)));
   const identities = new Set(stats.flatMap((stat) => (stat ? [identityOf(stat)] : [])));
   return given
-    .filter((patient) => identities.has(identityOf(patient.image.stat)))
+    .filter(({ image: { stat } }) => identities.has(identityOf(stat)) && !readOnly.has(identityOf(stat)))
     .map(({ path }) => {
       const text =
         `device ${name} stands on it, and is on ${quoteName(active?.image ?? "")}: a guest that writes to it ruins that; ` +

@@ -46,6 +46,10 @@ test("of each kind of disk it is said what it is", () => {
     disk("vdj", "<source file='/i/j'><slices><slice type='storage' offset='0' size='9'/></slices></source>"),
     "<disk><source file='/i/k'/><target dev='vdk'/></disk>",
   );
+  expect(readDisks(xml, "it").flatMap(({ target, isReadOnly }) => (isReadOnly ? [target] : []))).toEqual([
+    "sda",
+    "sdb",
+  ]);
   const told = readDisks(xml, "it").map(({ target, path, format, why }) => [target, path, format, why]);
   expect(told).toEqual([
     ["vda", "/i/a & b.qcow2", "qcow2", undefined],
@@ -220,6 +224,15 @@ test("a guest is not to be started on what is frozen, or in a transaction, and o
   expect(await askForStart(onNew)).toEqual({ status: 0, told: "" });
   // Libvirt still names what the device was on: a start there would ruin the snapshot, and the device.
   expect(await askForStart(xml)).toEqual({ status: 1, told: "guest-below vda" });
+  // A guest that has it read-only ruins nothing; one that has it by another name to write to does.
+  const below = `<source file='${cwd}/a.qcow2'/>`;
+  const readOnly = disk("vda", below, { more: "<readonly/>" });
+  expect(await askForStart(domain(readOnly))).toEqual({ status: 0, told: "" });
+  symlinkSync("a.qcow2", `${cwd}/same.qcow2`);
+  for (const source of [below, `<source file='${cwd}/same.qcow2'/>`]) {
+    const both = domain(readOnly, disk("vdb", source));
+    expect(await askForStart(both)).toEqual({ status: 1, told: "guest-below vda" });
+  }
   // Doubts: a workspace that is named and is none, and a journal that can't be read.
   const nowhere = ["doctor", "--for-start", "--domain", "-", "--workspace", "/nowhere"];
   expect((await runCli(nowhere, { cwd, stdin: other })).status).toBe(1);
