@@ -200,7 +200,14 @@ describe("a generation in the history", () => {
       await renewGeneration(workspace, renewed);
     });
     expect(statSync(fileOf(workspace, 1)).size).toBeLessThan(bytes + 4000);
-    expect((await readGeneration(workspace, 1, present))?.devices).toEqual(renewed.devices);
+    const again = await readGeneration(workspace, 1, present);
+    expect(again?.devices).toEqual(renewed.devices);
+    // What its file says already is not written once more.
+    const { ino } = statSync(fileOf(workspace, 1));
+    await locked(workspace, async () => {
+      await renewGeneration(workspace, again ?? closing);
+    });
+    expect(statSync(fileOf(workspace, 1)).ino).toBe(ino);
   });
 
   test("of the version before is read, between others and at the end", async () => {
