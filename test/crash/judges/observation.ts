@@ -328,12 +328,13 @@ function describeTransaction(transaction: TransactionAnswer): string {
 
 /**
  * Of what describeWorkspace says, the devices with their chains and content alone. Not what a mirror holds: where a
- * commit mark is lost after which it was being copied into, it counts as written to, and is compared.
+ * commit mark is lost after which it was being copied into, it counts as written to, and is compared. And not the nodes
+ * of block devices, which lie around as files do: their lines have the same first word, and a path after it.
  */
 export function disksIn(observed: string): string {
   return observed
     .split("\n")
-    .filter((line) => /^(generation|device|guest|mirror) (?!of the mirror)/.test(line))
+    .filter((line) => /^(generation|device|guest|mirror) (?!of the mirror|\/)/.test(line))
     .map((line) => line.replace(", in a transaction", ", free"))
     .join("\n");
 }
