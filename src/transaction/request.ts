@@ -314,6 +314,8 @@ export interface RecoveryNote {
   readonly text: string;
   /** Of `waiting` alone. */
   readonly obstacle?: Obstacle;
+  /** What it says of others' writes, which whoever ends it does not find again: a line each, in the text as well. */
+  readonly found?: readonly string[];
 }
 
 /** What keeps recovery from ending a transaction. Its journal stays, and holds its devices. */

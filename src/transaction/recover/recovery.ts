@@ -58,7 +58,7 @@ import type { OnProgress, RecoveryNote, RunOptions } from "../request.ts";
 import { abortJournal, removeLogs, sayKept, undoFrom, undoTransaction } from "./undo.ts";
 import { endMove } from "./adopt.ts";
 import { mendLostParts, noteStrangeThings, sayLost } from "./strange-things.ts";
-import { noteOnDamaged, noteOnLeft, noteOnUnsure, noteOnView, noteOnWaiting } from "./waiting.ts";
+import { noteOnDamaged, noteOnLeft, noteOnUnsure, noteOnView, noteOnWaiting, withFound } from "./waiting.ts";
 
 /** For a moment, or until a guest ends: then what it wrote is brought along, and the move shown. */
 const HOLDS_BACK: ReadonlySet<ErrorCode> = new Set(["E_LOCKED", "E_UNFINISHED"]);
@@ -167,7 +167,9 @@ async function finishLeft(
   const all: RecoveryNote[] = [];
   for (const note of notes) {
     const isLeft = note.transaction !== null && note.obstacle?.code === "E_UNFINISHED";
-    all.push(...(isLeft ? await finishPatiently(workspace, note.transaction, options) : [note]));
+    all.push(
+      ...(isLeft ? withFound(await finishPatiently(workspace, note.transaction, options), note) : [note]),
+    );
   }
   return all;
 }

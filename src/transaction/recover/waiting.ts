@@ -38,7 +38,17 @@ export function noteOnLeft(id: string, state: TransactionState, lines: readonly 
     hint: TAKES_LONG,
   };
   const text = `transaction ${id} (${summarise(state)}) is committed, and not finished: ${[obstacle.why, ...lines, obstacle.hint].join("; ")}`;
-  return { transaction: id, did: "waiting", text, obstacle };
+  return { transaction: id, did: "waiting", text, obstacle, found: lines };
+}
+
+/** How one that was left has come to its end, with what was found before. No notes: another process has it by now. */
+export function withFound(
+  ends: readonly RecoveryNote[],
+  { transaction, found = [] }: RecoveryNote,
+): readonly RecoveryNote[] {
+  if (found.length === 0) return ends;
+  if (ends.length === 0) return [{ transaction, did: "noted", text: found.join("; ") }];
+  return ends.map((end) => ({ ...end, text: [end.text, ...found].join("; ") }));
 }
 
 /** The note on a transaction that a process may be amid which can't be seen from here. */

@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { trialOf } from "../command-line.ts";
 import { type Boundaries, Phases } from "../simulated/boundary-kinds.ts";
 import { spread } from "../simulated/crash-states.ts";
+import { describeChange } from "../simulated/disk-log.ts";
 import { DiskStates } from "../simulated/disk-states.ts";
 import { meetGuests } from "./guests.ts";
 import { record, RECORDED_BOOT } from "../simulated/recording.ts";
@@ -21,12 +22,9 @@ const LEFT = "/disks/ws/b.raw";
 /** In the order of the registry; of each scenario its end besides. */
 const kinds = new Phases(PHASES_OF_STEP);
 
-/**
- * Cut off at three places instead: the rig knows no device by its new name, and no base that is a device.
- */
+/** Cut off at three places instead: the rig knows no device by its new name. */
 const BY_PLACE: ReadonlySet<string> = new Set([
   "rename a device, and two by a third name, with what snapshots keep of them",
-  "a group snapshot of three volumes, in files",
 ]);
 const places: Boundaries = {
   choose(recording, step) {
@@ -55,6 +53,22 @@ test("a move waits, and says so, where a raw image that its device leaves was wr
   const report = await meetGuests(await record(plan, subject), subject, options);
   expect(groupViolations(report.violations)).toEqual([]);
   expect(report.figures.waits).toBeGreaterThan(0);
+});
+
+test("what snapshots of volumes may hold is said where the move is shown first, and finished after that", async () => {
+  const scenario = DEVICE_SCENARIOS.find(({ name }) => name === "a group snapshot onto volumes");
+  if (!scenario) throw new Error("there is no such scenario");
+  const { plan, subject } = await trialOf(scenario);
+  const moved: Boundaries = {
+    choose: ({ log }) => {
+      const at = log.findIndex((call) => describeChange(call).endsWith("-> /disks/ws/.imgtx/table.json"));
+      return new Set([at + 1]);
+    },
+  };
+  const options = { ...GUEST_SLICE, kinds: moved, ways: 2 };
+  const report = await meetGuests(await record(plan, subject), subject, options);
+  expect(groupViolations(report.violations)).toEqual([]);
+  expect(report.figures.guests).toBeGreaterThan(0);
 });
 
 test("a move past a fence never waits for what a guest wrote, unless the fence was not durable before the mark", async () => {
