@@ -3,6 +3,7 @@
 import { readFileSync, utimesSync } from "node:fs";
 import { beforeItsName, takeFingerprint } from "../../../src/format/index.ts";
 import { type Call, killAt } from "../storage/watched-storage.ts";
+import { untilSettled } from "../until-settled.ts";
 import { makeWorkbench, type Workbench } from "./workbench.ts";
 
 /** When the images of makeOldBench were modified. */
@@ -23,7 +24,9 @@ export async function fingerprintOf(bench: Workbench, name: string): Promise<obj
 
 export async function makeOldBench(): Promise<Workbench> {
   const bench = await makeWorkbench();
-  for (const name of ["a.qcow2", "c.qcow2", "b.raw", "base.raw"]) utimesSync(bench.at(name), T0, T0);
+  const files = ["a.qcow2", "c.qcow2", "b.raw", "base.raw"].map((name) => bench.at(name));
+  for (const file of files) utimesSync(file, T0, T0);
+  await untilSettled(...files);
   return bench;
 }
 

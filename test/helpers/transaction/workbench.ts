@@ -1,7 +1,7 @@
 // A workspace on the real disk for one test, and short ways to work in it through the session API. Every
 // call opens a session of its own, as every command does.
 
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import {
@@ -26,6 +26,7 @@ import { readTable } from "../../../src/device/index.ts";
 import { guestDigest, openGuest, openHostImage } from "../guest-content.ts";
 import { sampleQcow2, sampleRaw } from "../sample-image.ts";
 import { makeFolder } from "../temporary-folder.ts";
+import { untilSettled } from "../until-settled.ts";
 
 export const NO_WAIT = { waitMs: 0, onWait: () => undefined };
 const SMALL_DISK_BYTES = 192 * 1024;
@@ -108,6 +109,7 @@ export class Workbench {
 
   async add(device: string, file: string, format?: "qcow2" | "raw"): Promise<Outcome> {
     const request = { kind: "device-add" as const, device, file: this.at(file), format, allowPaths: [] };
+    await untilSettled(...readdirSync(this.root).map((name) => this.at(name)));
     return await runActions(await this.session(true), [request], { ...RUN_ALONE, standalone: true });
   }
 
