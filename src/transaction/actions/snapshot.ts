@@ -20,6 +20,7 @@ import {
   shellQuote,
   writeImage,
 } from "../../format/index.ts";
+import { isDeviceAt } from "../images/devices.ts";
 import { planFilesBeside, type PlannedBeside } from "../images/files-beside.ts";
 import type { ImageChange } from "../images/redo.ts";
 import {
@@ -189,7 +190,7 @@ async function planTarget(
   const below = await context.openChain(entry.image, entry.format, device);
   const there = await context.storage.statLink(path);
   const promisedBy = there ? undefined : entry.provision;
-  const isVolume = !request.reuse && (await context.storage.stat(path))?.kind === "device";
+  const isVolume = !request.reuse && (await isDeviceAt(context.storage, path));
   if (there && !isVolume) {
     if (!request.reuse)
       throw targetExists(device, path, there, "; an empty overlay made beforehand can be taken with --reuse");

@@ -14,7 +14,7 @@ import {
 } from "../../format/index.ts";
 import type { Reservation, Storage } from "../../storage/index.ts";
 import { type CopyUpStep, copyUpOf, isUp } from "./change-header.ts";
-import { AS_IMAGE } from "../images/devices.ts";
+import { AS_IMAGE, isDeviceAt } from "../images/devices.ts";
 import { plannedGate } from "../images/planned-gate.ts";
 import { openStaged } from "../images/redo.ts";
 import { type Copy, copiesOf, type TransactionState } from "../journal/index.ts";
@@ -73,7 +73,7 @@ class Room {
   }
 
   async isVolume(file: string): Promise<boolean> {
-    return (await this.#storage.stat(file))?.kind === "device";
+    return await isDeviceAt(this.#storage, file);
   }
 
   /** E_NO_SPACE. */

@@ -15,7 +15,6 @@ import { ImgtxError } from "../../errors/index.ts";
 import { describeChanges, takeFingerprint } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
-import { isDeviceAt } from "../images/devices.ts";
 import { letGo } from "../images/let-go.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
@@ -46,13 +45,10 @@ export async function removeEmptied(
   const kept: KeptFile[] = [];
   const gone = new Set<string>();
   for (const path of files) {
-    const names = (await storage.stat(path))?.names ?? 1;
-    // Whether it is the file at all, and its disk is there, comes out below.
-    if (names > 1) await lowerFences(workspace, only(state, [path]), { onAway: () => undefined });
     const above = kept.find((one) => lastSeen(state).get(one.path)?.fingerprint.headerSha256 !== null);
     const end = above
       ? { path, why: `'${above.path}' stands on it` }
-      : await removeOne(storage, state, path, { isLocked, known: { uses, standing, gone } });
+      : await removeOne(workspace, state, path, { isLocked, known: { uses, standing, gone } });
     if (end === "removed") gone.add(path);
     if (typeof end === "object") kept.push(end);
     else if (end === "absent" && !(await isDiskThere(storage, path, foldersOf(state)))) {
@@ -80,12 +76,17 @@ interface Known {
 }
 
 async function removeOne(
-  storage: Workspace["storage"],
+  workspace: Workspace,
   state: TransactionState,
   path: string,
   { isLocked, known }: { readonly isLocked: boolean; readonly known: Known },
 ): ReturnType<typeof removeUnless> {
-  if (!(await isDeviceAt(storage, path))) {
+  const { storage } = workspace;
+  const there = await storage.stat(path);
+  if (there?.kind !== "device") {
+    // Whether it is the file at all, and its disk is there, comes out after that.
+    if (there && there.names > 1)
+      await lowerFences(workspace, only(state, [path]), { onAway: () => undefined });
     return await removeUnless(storage, path, (file) => whyNeeded(state, file, known), { isLocked });
   }
   return await letGo(storage, path, {

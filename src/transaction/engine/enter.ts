@@ -47,10 +47,14 @@ export async function enterStatement(
   let pauseMs = FIRST_PAUSE_MS;
   let request = asked;
   for (let tries = 1; ; tries += 1) {
+    let planned: Awaited<ReturnType<typeof planAndEnter>>;
     const ready = await makeReady(work, request);
-    if ("request" in ready && ready.request !== request) await work.images.closeSince(mark);
-    if ("request" in ready) ({ request } = ready);
-    const planned = "request" in ready ? await planAndEnter(work, request) : ready;
+    if ("request" in ready) {
+      // What was opened to name volumes was opened before they were there.
+      if (ready.request !== request) await work.images.closeSince(mark);
+      ({ request } = ready);
+      planned = await planAndEnter(work, request);
+    } else planned = ready;
     if ("plan" in planned) return planned;
     await work.images.closeSince(mark);
     throwIfInterrupted(work.options.signal);

@@ -13,6 +13,7 @@ import {
   redoLogPath,
   redoOf,
 } from "../journal/index.ts";
+import { isDeviceAt } from "../images/devices.ts";
 import type { Work } from "./work.ts";
 
 /** The changes of a plan, its copies, and what is changed after those, with their logs. */
@@ -56,6 +57,6 @@ export async function nameLogs(
 
 /** Beside the image; of a block device beside the journal, since nothing that is made in /dev lasts. */
 async function folderFor({ workspace }: Work, image: string): Promise<string> {
-  const isDevice = (await workspace.storage.stat(image))?.kind === "device";
+  const isDevice = await isDeviceAt(workspace.storage, image);
   return isDevice ? pathsOf(workspace).journals : posix.dirname(image);
 }

@@ -36,7 +36,7 @@ export async function assertMayBeDevice(
   { devices }: DeviceTable,
   isAllowed: boolean,
 ): Promise<void> {
-  if (isAllowed || standsOnDevices(devices) || (await storage.stat(path))?.kind !== "device") return;
+  if (isAllowed || standsOnDevices(devices) || !(await isDeviceAt(storage, path))) return;
   throw new ImgtxError("E_NOT_A_FILE", `Could not open '${path}': it is a block device, not a regular file`, {
     image: path,
     doing: "open",

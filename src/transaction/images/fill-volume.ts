@@ -34,6 +34,7 @@ import type { OnProgress, RunOptions } from "../request.ts";
 import { AS_IMAGE } from "./devices.ts";
 import { lockWriter, openHeld } from "./open-free.ts";
 import { plannedGate } from "./planned-gate.ts";
+import { SECTOR_BYTES } from "./redo.ts";
 
 interface HowToFill {
   readonly table: { readonly allowPaths: readonly string[] };
@@ -125,8 +126,6 @@ async function fill(
   }
   return await lookAtFiles(storage, place, gate);
 }
-
-const SECTOR_BYTES = 512;
 
 /** Whether the first sector of a raw one, which comes last, is what it is to be: a write that failed may have left a part of it. */
 async function isEnded(

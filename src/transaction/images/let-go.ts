@@ -6,13 +6,12 @@
 // - Under a fence the first sector, which has that, goes last: who was cut off is gone on with. Else it goes first, so
 //   that half of an image passes for none.
 
-import { ImgtxError } from "../../errors/index.ts";
 import { claimUnused, type Fingerprint, isSameFile, isZero } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import type { KeptFile } from "../request.ts";
 import { AS_IMAGE, HEAD_BYTES } from "./devices.ts";
-
-const SECTOR_BYTES = 512;
+import { SECTOR_BYTES } from "./redo.ts";
+import { endOfFailure } from "./removal.ts";
 
 interface HowToLetGo {
   /** As the plan saw it. */
@@ -39,10 +38,7 @@ export async function letGo(
     await clearHead(file, await how.isFenced(file));
     return "removed";
   } catch (error) {
-    if (!(error instanceof ImgtxError)) throw error;
-    if (error.code === "E_NOT_FOUND") return "absent";
-    if (!NOT_OURS.has(error.code)) throw error;
-    return { path, why: error.message };
+    return endOfFailure(error, path, NOT_OURS);
   } finally {
     await file?.close();
   }

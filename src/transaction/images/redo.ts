@@ -24,7 +24,7 @@ import {
   StagedStorage,
 } from "../../format/index.ts";
 import type { Reservation, Storage, StorageFile } from "../../storage/index.ts";
-import { AS_IMAGE } from "./devices.ts";
+import { AS_IMAGE, isDeviceAt } from "./devices.ts";
 import {
   copiesOf,
   lastSeen,
@@ -37,7 +37,7 @@ import {
 } from "../journal/index.ts";
 
 /** What a disk writes wholly or not at all. */
-const SECTOR_BYTES = 512;
+export const SECTOR_BYTES = 512;
 
 /** What a record may add to the journal's file. */
 const RECORD_BYTES = 8192;
@@ -235,7 +235,7 @@ export async function reserveForRedo(
     const { image, changedSectors, preallocated = [] } = redo;
     const inAdvance = preallocated.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
     // A block device has its space: what it has no room for did not get into the log.
-    if ((await storage.stat(image))?.kind !== "device") {
+    if (!(await isDeviceAt(storage, image))) {
       taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES + inAdvance));
     }
     if (isRecorded(redo, state))

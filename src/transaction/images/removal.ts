@@ -179,13 +179,22 @@ export async function removeUnless(
     if (!isTrial) await storage.removeFile(path);
     return "removed";
   } catch (error) {
-    if (!(error instanceof ImgtxError)) throw error;
-    if (error.code === "E_NOT_FOUND") return "absent";
-    if (!NOT_OURS.has(error.code)) throw error;
-    return { path, why: error.message };
+    return endOfFailure(error, path, NOT_OURS);
   } finally {
     await file?.close();
   }
+}
+
+/** What became of what could not be removed: it is not there, or, for one of these reasons, not ours. All else is thrown. */
+export function endOfFailure(
+  error: unknown,
+  path: string,
+  notOurs: ReadonlySet<string>,
+): "absent" | KeptFile {
+  if (!(error instanceof ImgtxError)) throw error;
+  if (error.code === "E_NOT_FOUND") return "absent";
+  if (!notOurs.has(error.code)) throw error;
+  return { path, why: error.message };
 }
 
 /** A folder, a link, a file that its owner has closed to us: nothing that imgtx made. */

@@ -14,7 +14,7 @@ import { claimUnused, isDeviceIdentity, shellQuote } from "../../format/index.ts
 import type { ProgramEnd } from "../../storage/index.ts";
 import type { Journal, PlannedVolume } from "../journal/index.ts";
 import type { KeptFile } from "../request.ts";
-import { AS_IMAGE, readsAsEmpty } from "./devices.ts";
+import { AS_IMAGE, isDeviceAt, readsAsEmpty } from "./devices.ts";
 import { assertRunnable } from "./provisioner.ts";
 
 /** How long each call may take. */
@@ -34,7 +34,7 @@ export async function createVolume(
   await call(workspace, journal, "create", volume);
   const { storage } = workspace;
   const { path, sizeBytes } = volume;
-  if ((await storage.stat(path))?.kind !== "device")
+  if (!(await isDeviceAt(storage, path)))
     throw failure("create", volume, "it ended well, and there is no block device of that name");
   const file = await storage.openFile(path, "read", AS_IMAGE);
   try {

@@ -28,6 +28,7 @@ import {
 } from "../../../format/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { accessLike } from "../../images/access.ts";
+import { isDeviceAt } from "../../images/devices.ts";
 import { type FileToMake, type FillTools, type PlanContext, progressOf } from "./action.ts";
 import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
@@ -54,7 +55,7 @@ export async function planFresh(
   context: PlanContext,
 ): Promise<FreshCopy> {
   const { path, format, dataFile } = copy;
-  if ((await context.storage.stat(path))?.kind === "device") {
+  if (await isDeviceAt(context.storage, path)) {
     const begun = await withPlace({ device: target.device, image: path }, async () =>
       planOnVolume(copy, target, source, context),
     );

@@ -16,6 +16,7 @@ import {
 import { ImgtxError, unlessItFails, withPlace } from "../../../errors/index.ts";
 import {
   type Chain,
+  type ChainLink,
   CHAIN_DEPTH_MAX,
   makeRelativeName,
   measureQcow2,
@@ -34,7 +35,7 @@ import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import { assertQemuOpens } from "../../images/openable.ts";
 import { accessLike } from "../../images/access.ts";
-import { judgeVolume } from "../../images/devices.ts";
+import { isDeviceAt, judgeVolume } from "../../images/devices.ts";
 import type { ImageChange } from "../../images/redo.ts";
 
 export interface PlannedOverlay {
@@ -188,15 +189,15 @@ export async function placeOverlay(
   { device, below, isOverwriting, write }: HowToPlace,
   context: PlanContext,
 ): Promise<PlacedOverlay> {
-  const { storage, table } = context;
+  const { storage } = context;
   const { path } = toMake;
-  if ((await storage.stat(path))?.kind !== "device") {
+  if (!(await isDeviceAt(storage, path))) {
     return { toMake: [toMake], redo: [], volumes: [], chain, notes: [] };
   }
-  const volume = await context.openChain(path, "raw", device, [], { mayBeHalfChanged: true });
-  const link = activeLayer(volume);
-  const how = { below, table, device, isOverwriting };
-  const found = await withPlace({ device }, async () => await judgeVolume(storage, link, how));
+  const { volume, link, notes } = await withPlace(
+    { device },
+    async () => await takeVolume(path, { below, device, isOverwriting }, context),
+  );
   const [top, ...rest] = chain;
   if (!top) throw new Error("a chain has at least its active layer");
   return {
@@ -204,9 +205,21 @@ export async function placeOverlay(
     redo: [{ link, makesImage: true, write }],
     volumes: [volume],
     chain: [{ ...top, fingerprint: link.fingerprint }, ...rest],
-    // That it looks like another format is said by that.
-    notes: found === "empty" ? [] : [{ code: "volume overwritten", image: path }],
+    notes,
   };
+}
+
+/** A block device that is to get a new image, as it is. E_REFUSED, or E_IN_USE, where what is on it must not be written over. */
+export async function takeVolume(
+  path: string,
+  { device, ...how }: Pick<HowToPlace, "device" | "below" | "isOverwriting">,
+  { storage, table, openChain }: Pick<PlanContext, "storage" | "table" | "openChain">,
+): Promise<{ readonly volume: Chain; readonly link: ChainLink; readonly notes: readonly Note[] }> {
+  const volume = await openChain(path, "raw", device, [], { mayBeHalfChanged: true });
+  const link = activeLayer(volume);
+  const found = await judgeVolume(storage, link, { ...how, table, device });
+  // That it looks like another format is said by that.
+  return { volume, link, notes: found === "empty" ? [] : [{ code: "volume overwritten", image: path }] };
 }
 
 /** The device on its new overlay. */

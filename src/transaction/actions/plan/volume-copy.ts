@@ -21,11 +21,12 @@ import {
   writeImage,
 } from "../../../format/index.ts";
 import { alignUp } from "../../../units/index.ts";
-import { AS_IMAGE, judgeVolume } from "../../images/devices.ts";
+import { AS_IMAGE, isDeviceAt } from "../../images/devices.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import type { MirrorTarget } from "../../request.ts";
 import type { PlanContext } from "./action.ts";
 import { activeLayer } from "./chain-entry.ts";
+import { takeVolume } from "./new-overlay.ts";
 import type { PlannedCopy } from "./mirroring.ts";
 
 /** A copy as it is settled. */
@@ -50,14 +51,11 @@ export async function planOnVolume(
   source: Chain,
   context: PlanContext,
 ): Promise<FreshCopy> {
-  const { storage, table } = context;
   const { path, format, plan, sync } = copy;
-  const { device, overwrite } = target;
+  const { device, overwrite = false } = target;
   assertCanBeFilled(copy, target);
-  const volume = await context.openChain(path, "raw", device, [], { mayBeHalfChanged: true });
-  const link = activeLayer(volume);
-  const how = { below: source, table, device, isOverwriting: overwrite === true };
-  const found = await judgeVolume(storage, link, how);
+  const how = { below: source, device, isOverwriting: overwrite };
+  const { volume, link, notes } = await takeVolume(path, how, context);
   await assertFitsVolume(copy, source, link.stat.sizeBytes);
   const top = activeLayer(source);
   const step = {
@@ -84,7 +82,7 @@ export async function planOnVolume(
     ],
     copies: sync === "none" ? [] : [step],
     chains: [volume],
-    notes: found === "empty" ? [] : [{ code: "volume overwritten", image: path }],
+    notes,
   };
 }
 
@@ -164,7 +162,7 @@ export async function isUnfinished(
 ): Promise<boolean> {
   const [top] = mirror?.chain ?? [];
   if (top === undefined || !isSameFile(top.fingerprint, NOT_MADE_YET)) return false;
-  if ((await storage.stat(top.image))?.kind !== "device") return false;
+  if (!(await isDeviceAt(storage, top.image))) return false;
   const file = await storage.openFile(top.image, "read", AS_IMAGE);
   try {
     return await isUnfinishedBy(file);
