@@ -1,5 +1,5 @@
 export { traitsOf } from "./actions/index.ts";
-export { type Examination, examine } from "./doctor/examine.ts";
+export { type Examination, examine, type GuestDisk } from "./doctor/examine.ts";
 export type { Finding, Weight } from "./doctor/findings.ts";
 export { type Mended, mendFindings } from "./doctor/mend.ts";
 export { assertNotOnDevices } from "./images/devices.ts";

@@ -1,7 +1,7 @@
 // imgtx doctor [TARGET …]
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { Examination, Mended } from "../../transaction/index.ts";
+import type { Examination, GuestDisk, Mended } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { type Invocation, runOptions } from "../invocation.ts";
@@ -91,8 +91,8 @@ export const doctor: PlainCommand = {
 interface Targets {
   readonly paths: readonly string[];
   readonly devices: readonly string[];
-  /** Those of the paths that the domain has read-only. */
-  readonly readOnly: readonly string[];
+  /** Disks of a domain that are among the paths; undefined: no domain was named. */
+  readonly disks: readonly GuestDisk[] | undefined;
   /** What --fix is to be given to look at the same. */
   readonly words: readonly string[];
   /** Disks of the domain that are not looked at, a clause each. */
@@ -108,7 +108,7 @@ async function readTargets(invocation: Invocation): Promise<Targets> {
   const devices = words.filter((_, at) => isDevice[at]);
   if (isForStart && input.flag("--fix")) refuse("--for-start mends nothing: leave out --fix");
   const domain = input.text("--domain");
-  if (domain === undefined) return { paths, devices, readOnly: [], words, elsewhere: [] };
+  if (domain === undefined) return { paths, devices, disks: undefined, words, elsewhere: [] };
   if (words.length > 0) refuse("--domain names all that is looked at: leave out the rest");
   return await readDomainTargets(invocation, domain);
 }
@@ -116,18 +116,17 @@ async function readTargets(invocation: Invocation): Promise<Targets> {
 async function readDomainTargets(invocation: Invocation, domain: string): Promise<Targets> {
   const { readDomain } = await import("../domain/read-domain.ts");
   const paths: string[] = [];
-  const written = new Set<string>();
+  const disks: GuestDisk[] = [];
   const elsewhere: string[] = [];
-  for (const { target, path, why, isRemovable, isReadOnly } of await readDomain(invocation, domain)) {
+  for (const { target, path, format, why, isRemovable, isReadOnly } of await readDomain(invocation, domain)) {
     const mayBeAway = isRemovable || invocation.input.flag("--for-start");
     const isAway =
       path !== undefined && mayBeAway && (await invocation.context.storage.stat(path)) === undefined;
-    if (path !== undefined && !isReadOnly) written.add(path);
+    if (path !== undefined) disks.push({ path, format, isReadOnly });
     if (path !== undefined && !isAway) paths.push(path);
     else elsewhere.push(`${target} of the domain: ${isAway ? "it is not there" : why}`);
   }
-  const readOnly = paths.filter((path) => !written.has(path));
-  return { paths, devices: [], readOnly, words: domain === "-" ? paths : ["--domain", domain], elsewhere };
+  return { paths, devices: [], disks, words: domain === "-" ? paths : ["--domain", domain], elsewhere };
 }
 
 function refuse(why: string): never {
@@ -136,7 +135,7 @@ function refuse(why: string): never {
 
 async function examine(
   { input, context, settings, progress, signal, loadEngine }: Invocation,
-  { paths, devices, readOnly }: Targets,
+  { paths, devices, disks }: Targets,
 ): Promise<Examination> {
   if (input.text("--domain") !== undefined && paths.length === 0) {
     return {
@@ -153,7 +152,7 @@ async function examine(
   return await engine.examine(context.storage, {
     paths,
     devices,
-    readOnly,
+    ...(disks && { disks }),
     startFolder: context.cwd,
     workspace: settings.workspace,
     safeWorkspaces: settings.safeWorkspaces,

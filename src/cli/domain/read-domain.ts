@@ -48,7 +48,7 @@ async function askVirsh({ context, signal }: Invocation, name: string): Promise<
     mostBytes: MOST_BYTES,
     signal,
   });
-  if (signal.aborted) throw new ImgtxError("E_INTERRUPTED", "interrupted while virsh was asked");
+  signal.throwIfAborted();
   if (end.kind === "exited" && end.status === 0) return bounded(printed, name);
   const said = complaint.trim().split("\n")[0] ?? "";
   const why =

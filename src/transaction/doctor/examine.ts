@@ -17,17 +17,24 @@ import { CHANGES_IMAGE, type Finding, sortFindings } from "./findings.ts";
 import { judgeHeaders, sayUnreadable } from "./headers.ts";
 import { judgeNames } from "./names.ts";
 import { judgeOrphans } from "./orphans.ts";
-import { type Scene, whoCallsItRaw } from "./scene.ts";
-import { judgeStart } from "./starts.ts";
+import { type Guest, type Scene, whoCallsItRaw } from "./scene.ts";
+import { judgeGuest, judgeStart } from "./starts.ts";
 import { visitWard, type Ward } from "./wards.ts";
+
+export interface GuestDisk {
+  readonly path: string;
+  /** As its domain says it; undefined: it does not. */
+  readonly format: string | undefined;
+  readonly isReadOnly: boolean;
+}
 
 interface ExaminationRequest {
   /** Absolute paths of files and folders. None: the whole workspace. */
   readonly paths: readonly string[];
   /** Names of devices of the workspace. */
   readonly devices: readonly string[];
-  /** Those of the paths that the guest can't write to. */
-  readonly readOnly?: readonly string[];
+  /** What a guest has for its disks, all of them among the paths. */
+  readonly disks?: readonly GuestDisk[];
   /** Where a workspace is searched for, and the one that was named. */
   readonly startFolder: string;
   readonly workspace: string | undefined;
@@ -88,14 +95,14 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   const images = given.filter(
     (one) => one.image.header !== undefined && whoCallsItRaw(one, wards) === undefined,
   );
-  const readOnly = readOnlyOf(places, request);
+  const guest = guestOf(places, request);
   const scene: Scene = {
     storage,
     currentFolder: startFolder,
     census,
     given,
     images,
-    readOnly,
+    guest,
     wards,
     folders,
   };
@@ -103,6 +110,7 @@ export async function examine(storage: Storage, request: ExaminationRequest): Pr
   const findings = request.isForStart
     ? [...doubts, ...(await judgeStart(scene))]
     : [...visit.findings, ...doubts, ...(await judgeAll(scene, request))];
+  findings.push(...(await judgeGuest(scene, { isForStart: request.isForStart === true })));
   return {
     root: own?.root ?? null,
     own: own ?? null,
@@ -142,17 +150,22 @@ async function statAll(
   return [...all.filter(isDevice), ...all.filter((one) => !isDevice(one))];
 }
 
-/** What the guest has by another name to write to is not among them. */
-function readOnlyOf(
+/** What the guest has by another name to write to is not read-only. */
+function guestOf(
   places: Awaited<ReturnType<typeof statAll>>,
-  { readOnly = [] }: ExaminationRequest,
-): ReadonlySet<string> {
-  const identitiesOf = (isReadOnly: boolean): string[] =>
-    places.flatMap(([path, there]) =>
-      there && readOnly.includes(path) === isReadOnly ? [identityOf(there)] : [],
-    );
-  const written = new Set(identitiesOf(false));
-  return new Set(identitiesOf(true).filter((one) => !written.has(one)));
+  { disks, isForStart }: ExaminationRequest,
+): Guest | undefined {
+  if (disks === undefined && !isForStart) return undefined;
+  const identities = new Map(places.flatMap(([path, there]) => (there ? [[path, identityOf(there)]] : [])));
+  const found = (disks ?? []).flatMap(({ path, ...disk }) => {
+    const identity = identities.get(path);
+    return identity === undefined ? [] : [{ ...disk, identity }];
+  });
+  const written = new Set(found.filter((one) => !one.isReadOnly).map(({ identity }) => identity));
+  return {
+    readOnly: new Set(found.map(({ identity }) => identity).filter((one) => !written.has(one))),
+    formats: new Map(found.map(({ identity, format }) => [identity, format])),
+  };
 }
 
 /** What a device stands on, or a snapshot keeps, no command of images changes; nor what is on a block device. */

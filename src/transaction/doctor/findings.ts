@@ -33,6 +33,7 @@ export const FINDINGS = {
   "guest-frozen": "error",
   "guest-held": "error",
   "guest-below": "error",
+  "guest-format": "error",
 
   "backing-newer": "warning",
   "format-missing": "warning",

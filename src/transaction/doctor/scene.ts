@@ -6,6 +6,14 @@ import type { Storage } from "../../storage/index.ts";
 import type { Census, Patient } from "./census.ts";
 import type { Ward } from "./wards.ts";
 
+/** What a domain says of its disks, by the identities of their files. */
+export interface Guest {
+  /** Those that it can't write to. */
+  readonly readOnly: ReadonlySet<string>;
+  /** As which format it has each; undefined: it does not say, which is raw for libvirt. */
+  readonly formats: ReadonlyMap<string, string | undefined>;
+}
+
 export interface Scene {
   readonly storage: Storage;
   readonly currentFolder: string;
@@ -14,8 +22,8 @@ export interface Scene {
   readonly given: readonly Patient[];
   /** Those of them that speak for themselves: what somebody calls raw has no header, whatever its bytes look like. */
   readonly images: readonly Patient[];
-  /** Identities of the files that the guest can't write to. */
-  readonly readOnly: ReadonlySet<string>;
+  /** The guest that has them for its disks; undefined: nobody was spoken of. */
+  readonly guest: Guest | undefined;
   readonly wards: readonly Ward[];
   /** Folders that were asked for, by their real paths. */
   readonly folders: readonly string[];

@@ -14,7 +14,7 @@ import type { Storage } from "../../storage/index.ts";
 import { sayTime } from "../../units/index.ts";
 import { listSnapshotsOf } from "../describe-snapshots.ts";
 import { collectGarbage } from "../recover/garbage.ts";
-import { findNeeded } from "../recover/needed-files.ts";
+import { findNeeded, KEPT_BY_SNAPSHOT } from "../recover/needed-files.ts";
 import type { Session } from "../request.ts";
 import type {
   DeviceDescription,
@@ -36,12 +36,14 @@ export interface Ward {
   readonly below: ReadonlySet<string>;
   /** Identities of all files that anything of it needs. */
   readonly kept: ReadonlySet<string>;
+  /** Identities of what snapshots keep, whether or not devices stand on it. */
+  readonly sealed: ReadonlySet<string>;
   /** Identities of what the table calls raw. */
   readonly raw: ReadonlySet<string>;
   /** Of images that a freeze has fenced, and of those that a transaction holds. */
   readonly fences: ReadonlySet<string>;
-  /** Paths of all files that anything of it needs; undefined where a record can't be read. */
-  readonly needed: ReadonlySet<string> | undefined;
+  /** By path all files that anything of it needs, and why; undefined where a record can't be read. */
+  readonly needed: ReadonlyMap<string, string> | undefined;
   /** All files of its devices and snapshots. */
   readonly files: readonly string[];
   readonly findings: readonly Finding[];
@@ -108,8 +110,9 @@ async function lookAt(storage: Storage, session: Session): Promise<Ward> {
   }));
   const files = new Set([
     ...table.devices.flatMap(({ chain }) => chain.map(({ image }) => image)),
-    ...(needed ?? []),
+    ...(needed?.keys() ?? []),
   ]);
+  const sealed = [...(needed ?? [])].flatMap(([path, why]) => (why === KEPT_BY_SNAPSHOT ? [path] : []));
   return {
     root,
     entries,
@@ -118,6 +121,7 @@ async function lookAt(storage: Storage, session: Session): Promise<Ward> {
     below: new Set(
       await identify(table.devices.flatMap(({ chain }) => chain.slice(1).map(({ image }) => image))),
     ),
+    sealed: new Set(await identify(sealed)),
     raw: new Set(
       await identify(
         table.devices.flatMap(({ chain }) =>
@@ -150,9 +154,9 @@ function fencedOf({ name, frozen, chain }: DeviceEntry, devices: readonly Device
 async function tryToFindNeeded(
   { workspace }: Session,
   table: DeviceTable,
-): Promise<ReadonlySet<string> | undefined> {
+): Promise<ReadonlyMap<string, string> | undefined> {
   try {
-    return new Set((await findNeeded(workspace, table)).keys());
+    return await findNeeded(workspace, table);
   } catch (error) {
     // What can't be read is a finding of its own; nothing is called unused then.
     if (error instanceof ImgtxError && error.code !== "E_INTERNAL") return undefined;

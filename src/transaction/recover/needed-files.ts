@@ -14,6 +14,9 @@ import {
 } from "../../device/index.ts";
 import { findUses } from "../images/removal.ts";
 
+/** Why a file is needed that a snapshot keeps. */
+export const KEPT_BY_SNAPSHOT = "a snapshot keeps it";
+
 /** By path: what needs it, as a clause. */
 export async function findNeeded(
   workspace: Workspace,
@@ -29,7 +32,7 @@ export async function findNeeded(
     // A redo brings snapshots back, and an undo none.
     if (isForward) add(await pathsOfSnapshots(workspace, generation), why);
   }
-  add(await pathsOfSnapshots(workspace, table), "a snapshot keeps it");
+  add(await pathsOfSnapshots(workspace, table), KEPT_BY_SNAPSHOT);
   for (const [path, why] of await findUses(workspace, "")) needed.set(path, why);
   return needed;
 }

@@ -240,6 +240,41 @@ test("a guest is not to be started on what is frozen, or in a transaction, and o
   expect(await askForStart(other)).toEqual({ status: 1, told: "guest-held null" });
 });
 
+test("doctor says of a domain what it must not start on, and where it has another format than the image", async () => {
+  const { cwd, xml } = makeGuest();
+  const imgtx = async (line: string) =>
+    expect(await runCli(line.split(" "), { cwd })).toMatchObject({ status: 0 });
+  const ask = async (text: string, ...words: string[]): Promise<string[]> => {
+    const argv = ["doctor", "--domain", "-", "--json", "--level", "error", ...words];
+    const { findings } = JSON.parse((await runCli(argv, { cwd, stdin: text })).stdout) as {
+      findings: { code: string; device: string | null; path: string; text: string }[];
+    };
+    return findings.map(({ code, device, path }) => `${code} ${device} ${path.replace(`${cwd}/`, "")}`);
+  };
+  const asRaw = xml.replaceAll("type='qcow2'", "type='raw'");
+  expect(await ask(xml)).toEqual([]);
+  expect(await ask(asRaw)).toEqual(["guest-format null a.qcow2", "guest-format null b.qcow2"]);
+  expect(await ask(asRaw.replaceAll(/<driver [^>]*>/g, ""))).toHaveLength(2);
+  // A header alone does not keep a guest from its disk, which it may have written itself; the device table does.
+  expect(await ask(asRaw, "--for-start")).toEqual([]);
+  await imgtx("device add vda a.qcow2");
+  expect(await ask(asRaw, "--for-start")).toEqual(["guest-format vda a.qcow2"]);
+  writeFileSync(`${cwd}/disk`, new Uint8Array(65_536));
+  const other = domain(disk("vda", `<source file='${cwd}/disk'/>`));
+  expect(await ask(other)).toEqual(["guest-format null disk"]);
+  expect(await ask(other.replace("type='qcow2'", "type='raw'"))).toEqual([]);
+  // Below a device, and kept by a snapshot alone once the device has gone to another image.
+  await imgtx("snapshot vda --name one");
+  expect(await ask(xml)).toEqual(["guest-below vda a.qcow2"]);
+  await imgtx("reopen vda b.qcow2");
+  expect(await ask(xml)).toEqual(["guest-below null a.qcow2"]);
+  expect(await ask(xml, "--for-start")).toEqual(["guest-below null a.qcow2"]);
+  // No guest is spoken of where an image is: one may look at what a snapshot keeps.
+  expect((await runCli(["doctor", "a.qcow2"], { cwd })).status).toBe(0);
+  await imgtx("snapshot-delete one --yes");
+  expect(await ask(xml)).toEqual([]);
+});
+
 const PAGE = readFileSync(new URL("../../../man/imgtx-libvirt.7", import.meta.url), "utf8");
 const [, HOOK = ""] = /^\.Bd -literal\n([^]*?)^\.Ed$/m.exec(PAGE.replaceAll("\\e", "\\")) ?? [];
 const checked = oracle("shellcheck");

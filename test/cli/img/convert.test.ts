@@ -251,6 +251,24 @@ describe("what goes wrong on the way", () => {
     expect(quiet).toEqual({ status: 0, stdout: "", stderr: "" });
   });
 
+  qemu.test("--salvage warns of the very sectors that qemu-img warns of, each once", async () => {
+    const folder = makeFolder();
+    // The entry of the third cluster is no multiple of a cluster: a read of it fails in both.
+    const unaligned = String.raw`printf '\x80\x00\x00\x00\x00\x05\x02\x00'`;
+    shell(
+      folder,
+      `qemu-img create -q -f qcow2 bad.qcow2 1M && qemu-io -f qcow2 -c 'write -q -P 5 0 1M' bad.qcow2
+      ${unaligned} | dd of=bad.qcow2 bs=1 seek=$((0x40000 + 16)) conv=notrunc status=none
+      cp bad.qcow2 theirs.qcow2; qemu-img convert --salvage -O raw theirs.qcow2 t.raw 2> theirs`,
+    );
+    const { stderr } = await runImg(folder, ["convert", "--salvage", "bad.qcow2", "o"]);
+    const offsetsIn = (text: string) =>
+      text.match(/(?<=^qemu-img: warning: error while reading offset )\d+/gm);
+    expect(offsetsIn(stderr)).toEqual(offsetsIn(readFileSync(`${folder}/theirs`, "utf8")));
+    expect(offsetsIn(stderr)?.length).toBe(128);
+    expect(readFileSync(`${folder}/o`).equals(readFileSync(`${folder}/t.raw`))).toBe(true);
+  });
+
   qemu.test("leaves a file that was there empty, since its content is gone", async () => {
     const folder = makeFolder();
     shell(folder, `${badImage}\nhead -c 100k /dev/urandom > o`);
