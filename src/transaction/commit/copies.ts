@@ -94,6 +94,11 @@ export function targetsToFence(state: TransactionState): string[] {
   );
 }
 
+/** Those that show by themselves a part of what is merged into them meanwhile. */
+export function imagesMergedInto(state: TransactionState): ReadonlySet<string> {
+  return new Set(copiesOf(state).flatMap(({ kind, into }) => (kind === "merge" ? [into] : [])));
+}
+
 const LATE: ReadonlySet<string> = new Set(["sync", "fill"]);
 
 /**

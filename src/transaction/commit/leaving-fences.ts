@@ -43,7 +43,7 @@ import {
   type StoredFence,
   type TransactionState,
 } from "../journal/index.ts";
-import { targetsToFence } from "./copies.ts";
+import { imagesMergedInto, targetsToFence } from "./copies.ts";
 import type { LeftImage } from "./leaving.ts";
 import { AS_IMAGE } from "../images/devices.ts";
 import { openIfFree, openUnlessGone, openUnlessOutOfReach } from "../images/open-free.ts";
@@ -113,8 +113,10 @@ async function planFences(
   const seen = lastSeen(state);
   const kept = imagesToKeepFenced(state);
   const later = imagesCopiedLater(state);
-  // What is copied into is whole at each moment, and shows through what stands on it what it did.
   const half = new Set(imagesToFence(state));
+  const merged = imagesMergedInto(state);
+  const purposeOf = (image: string) =>
+    half.has(image) ? "change" : merged.has(image) ? "merging" : "stillness";
   const changing = new Set([...half, ...targetsToFence(state), ...kept]);
   const leaving = left.flatMap(({ image, stays }) => (stays ? [] : [image]));
   // Nothing else tells there that nobody has written to what goes.
@@ -129,7 +131,7 @@ async function planFences(
       : watched.fingerprint.headerSha256 !== null && (await openUnlessOutOfReach(storage, image));
     if (!file) continue;
     try {
-      const fence = await planFileFence(file, state.begin.id, half.has(image) ? "change" : "stillness");
+      const fence = await planFileFence(file, state.begin.id, purposeOf(image));
       const stays = kept.has(image) ? await planKept(staged, image, state.begin.id) : null;
       const over = fence && later.has(image) ? await planKept(staged, image, state.begin.id) : null;
       if (fence || stays) {

@@ -10,7 +10,7 @@
 // - The name says whose fence it is, by the id of the transaction that sets it. So two fences are never equal
 //   by chance, and nobody takes another's for his own. Fences of earlier versions have no id.
 // - It says too what it is for. An image that is fenced for a change may be half changed, and is read and let go of with
-//   care; one of earlier versions counts as held still.
+//   care; so is one that is merged into, where it is read by itself. One of earlier versions counts as held still.
 // - It is bit 62: the specification hands bits out from the lowest on, and QEMU refuses all that it does not know.
 // - A header without a table of names gets one before its end mark, and the backing file name may have to move for it.
 //   Where there is no room the bit stands alone, and QEMU prints its number.
@@ -27,26 +27,28 @@ import {
 import { SECTOR_BYTES } from "./limits.ts";
 
 /**
- * What an image is fenced for: to hold it still, while what it holds is neither the old nor the new, or since it was begun
- * and is not whole yet.
+ * What an image is fenced for: to hold it still; while what it holds is neither the old nor the new; while a part of that
+ * has come into it already which what is merged shows all the time; or since it was begun and is not whole yet.
  */
-export type FencePurpose = "stillness" | "change" | "filling";
+export type FencePurpose = "stillness" | "change" | "merging" | "filling";
 
 /** What QEMU prints of a fenced image, with the owner after it: "Unsupported qcow2 feature(s): frozen by imgtx 7f…". */
 const FENCE_NAMES: Record<FencePurpose, string> = {
   stillness: "frozen by imgtx",
   change: "change by imgtx",
+  merging: "merged by imgtx",
   filling: "filled by imgtx",
 };
 
-/** What an entry has of a fence for a change, or of what is filled: its note comes after the NUL. */
-const CHANGER = new RegExp(`^(${FENCE_NAMES.change}|${FENCE_NAMES.filling}) ([a-z0-9]+)(?:\0|$)`);
+const CHANGING = ["change", "merging", "filling"] as const;
+
+/** What an entry has of a fence that is up for more than stillness: its note comes after the NUL. */
+const CHANGER = new RegExp(`^(${CHANGING.map((one) => FENCE_NAMES[one]).join("|")}) ([a-z0-9]+)(?:\0|$)`);
 
 /** Who fenced an image that is not, or may not be, what it was or was to be. */
 export interface Changer {
   readonly id: string;
-  /** Whether the image was begun, and never whole. */
-  readonly isFilling: boolean;
+  readonly purpose: (typeof CHANGING)[number];
 }
 
 /** Bytes at an offset of the file, before and after a change; both are equally long. */
@@ -175,7 +177,8 @@ export function planLiftAsCorrupt(cluster: Uint8Array): BytePatch {
 export function findChanger(names: readonly FeatureName[]): Changer | undefined {
   const own = names.find(({ type, bit }) => type === "incompatible" && bit === INCOMPATIBLE_BIT.fence);
   const [, name, id] = CHANGER.exec(own?.name ?? "") ?? [];
-  return id === undefined ? undefined : { id, isFilling: name === FENCE_NAMES.filling };
+  const purpose = CHANGING.find((one) => FENCE_NAMES[one] === name);
+  return id === undefined || purpose === undefined ? undefined : { id, purpose };
 }
 
 type Range = readonly [start: number, end: number];

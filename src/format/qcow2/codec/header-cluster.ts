@@ -61,6 +61,8 @@ export interface Qcow2Header extends HeaderFields {
   readonly changer: string | undefined;
   /** Whether the image was begun by that one, and never whole. */
   readonly isUnfinished: boolean;
+  /** Of an image that is merged into: by whom. By itself it shows a part of that; what is merged shows what it did. */
+  readonly merger: string | undefined;
 }
 
 /**
@@ -180,8 +182,9 @@ function describeHeader(
     isDirty: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.dirty),
     isCorrupt: fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.corrupt),
     isFenced,
-    changer: changer?.id,
-    isUnfinished: changer?.isFilling === true,
+    changer: changer?.purpose === "merging" ? undefined : changer?.id,
+    isUnfinished: changer?.purpose === "filling",
+    merger: changer?.purpose === "merging" ? changer.id : undefined,
   };
 }
 
