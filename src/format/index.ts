@@ -2,7 +2,8 @@
 
 export type { Chain, ChainLink } from "./chain/backing-chain.ts";
 export type { Qcow2Link } from "./chain/chain-link.ts";
-export { CHAIN_DEPTH_MAX, filesOf, openChain, pathsOfLink } from "./chain/backing-chain.ts";
+export { filesOf, openChain, pathsOfLink } from "./chain/backing-chain.ts";
+export { CHAIN_DEPTH_MAX } from "./chain/chain-errors.ts";
 export {
   composeBackingPath,
   explainPlainPaths,

@@ -5,7 +5,7 @@ export { describeHolders, describeWriters } from "./holders.ts";
 export { type LockWaiting, type Refusal, waitForLock } from "./lock-waiting.ts";
 export { makeNodeStorage } from "./node-storage.ts";
 export { placeholderOf } from "./rename-without-replacing.ts";
-export { acquireImageLocks, type ImageLocks } from "./qemu-lock.ts";
+export { acquireImageLocks } from "./qemu-lock.ts";
 export type {
   ByteRange,
   FileStat,

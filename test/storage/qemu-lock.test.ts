@@ -1,12 +1,8 @@
 // imgtx's image locks against QEMU itself, both ways.
 
 import { describe, expect, onTestFinished } from "vitest";
-import {
-  acquireImageLocks,
-  type ImageLocks,
-  type LockWaiting,
-  makeNodeStorage,
-} from "../../src/storage/index.ts";
+import { acquireImageLocks, type LockWaiting, makeNodeStorage } from "../../src/storage/index.ts";
+import type { ImageLocks } from "../../src/storage/qemu-lock.ts";
 import type { ImageRole } from "../../src/storage/qemu-lock.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { failureOf } from "../helpers/expect-error.ts";

@@ -130,7 +130,7 @@ function readOverlayOptions(input: CommandInput): OverlayOptions {
   return {
     ...(clusterSize === undefined ? {} : { clusterSizeBytes: readClusterSize(clusterSize) }),
     ...(refcountBits === undefined ? {} : { refcountBits: readRefcountBits(refcountBits) }),
-    ...(extendedL2 === undefined ? {} : { extendedL2: readSwitch("extended_l2", extendedL2) }),
+    ...(extendedL2 === undefined ? {} : { extendedL2: readSwitch(extendedL2) }),
     ...(compat === undefined ? {} : { compat: readCompat(compat) }),
   };
 }
@@ -189,10 +189,10 @@ function readRefcountBits(text: string): number {
   return readCount("refcount bits", text, 1);
 }
 
-function readSwitch(key: string, text: string): boolean {
+function readSwitch(text: string): boolean {
   if (text === "on") return true;
   if (text === "off") return false;
-  throw new ImgtxError("E_USAGE", `-o ${key}: '${text}' is neither on nor off`);
+  throw new ImgtxError("E_USAGE", `-o extended_l2: '${text}' is neither on nor off`);
 }
 
 function readCompat(text: string): "0.10" | "1.1" {

@@ -30,7 +30,7 @@ export async function planTarget(
   totalBytes: number,
   output: string,
 ): Promise<TargetPlan> {
-  const format = knownFormat(flags.outputFormat ?? "raw", "");
+  const format = knownFormat(flags.outputFormat ?? "raw");
   const values = new Map(readCreateOptions(format, flags.listed));
   const backingFile = invocation.input.text("-B");
   const backingFormat = invocation.input.text("-F");

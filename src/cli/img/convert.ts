@@ -38,7 +38,7 @@ export const convert: ImgCommand = {
     const filenames = input.operands.slice(0, -1);
     const output = input.operands.length > 1 ? input.operands.at(-1) : undefined;
     if (flags.asksForHelp) {
-      const format = knownFormat(flags.outputFormat ?? "raw", "");
+      const format = knownFormat(flags.outputFormat ?? "raw");
       console.print(drawOptionHelp(format, output !== undefined, qemuVersion));
       return 0;
     }

@@ -90,7 +90,7 @@ export const create: ImgCommand = {
     const formatName = input.text("-f") ?? "raw";
     const [filename, size, ...excess] = input.operands;
     if (asksForHelp(listed)) {
-      console.print(drawOptionHelp(knownFormat(formatName, ""), filename !== undefined, qemuVersion));
+      console.print(drawOptionHelp(knownFormat(formatName), filename !== undefined, qemuVersion));
       return 0;
     }
     if (filename === undefined) throw usageError("Expecting image file name");
@@ -98,7 +98,7 @@ export const create: ImgCommand = {
     if (excess[0] !== undefined) throw usageError(`Unexpected argument: ${excess[0]}`);
     try {
       const path = invocation.resolveTarget(plainName(filename));
-      const format = knownFormat(formatName, "");
+      const format = knownFormat(formatName);
       const values = mergeFlags(format, readCreateOptions(format, listed), sizeBytes, invocation);
       await makeImage(invocation, { filename, path, format, values });
     } catch (error) {
@@ -115,12 +115,11 @@ interface NewImage {
   readonly values: OptionValues;
 }
 
-/** `prefix` stands before the words for one that is not known. */
-export function knownFormat(name: string, prefix: string): ImageFormat {
+export function knownFormat(name: string): ImageFormat {
   if (name === "raw" || name === "qcow2") return name;
   if (name === "file") return "raw";
-  if (isOtherDriver(name)) throw failure(`${prefix}imgtx does not make images in the format '${name}'`);
-  throw failure(`${prefix}Unknown file format '${name}'`);
+  if (isOtherDriver(name)) throw failure(`imgtx does not make images in the format '${name}'`);
+  throw failure(`Unknown file format '${name}'`);
 }
 
 /** -b, -F and the size win over what -o says, except that a size may be said once only. */

@@ -90,7 +90,7 @@ function fromOptions(given: Options, operand: string): ImageName {
   };
   const driver = take("driver");
   // `driver=file,filename=x` names the protocol alone: the format is then QEMU's raw.
-  if (driver === "file") return { ...fromOptions(nest(options, "file."), operand), format: driver };
+  if (driver === "file") return { ...fromOptions(nest(options), operand), format: driver };
   const part = driver === "raw" ? takePart(take) : undefined;
   const file = takeFile(take);
   const forceShare = isOn(take("force-share"));
@@ -149,10 +149,10 @@ function takeBacking(options: Options, operand: string): ImageName | null | unde
   return fromOptions(new Map(own.map(([name, value]) => [name.slice("backing.".length), value])), operand);
 }
 
-function nest(options: Options, prefix: string): Options {
+function nest(options: Options): Options {
   return new Map(
     [...options, ["driver", "raw"] as const].map(([name, value]) =>
-      name === "filename" ? [`${prefix}${name}`, value] : [name, value],
+      name === "filename" ? [`file.${name}`, value] : [name, value],
     ),
   );
 }

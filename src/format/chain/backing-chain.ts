@@ -18,7 +18,7 @@ import {
   localFileOf,
   requireLocalName,
 } from "./backing-name.ts";
-import { explainOpenFailure, inLoop, tooDeep } from "./chain-errors.ts";
+import { CHAIN_DEPTH_MAX, explainOpenFailure, inLoop, tooDeep } from "./chain-errors.ts";
 import { type ChainLink, type DataFile, type ImageWarning, readLink } from "./chain-link.ts";
 import { fingerprintOpened, identityOf } from "../fingerprint.ts";
 import { type ImageFormat, parseImageFormat } from "../image-format.ts";
@@ -37,9 +37,6 @@ import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { requireSupported } from "./require-supported.ts";
 
 export type { ChainLink } from "./chain-link.ts";
-
-/** Images in a chain, the active layer included. A deeper one is most likely a loop, and told as one (E_LOOP). */
-export const CHAIN_DEPTH_MAX = 200;
 
 export interface ChainOptions {
   /** Of the active layer. Undefined: recognised by its magic; never guessed as raw. */
@@ -109,7 +106,7 @@ export async function openChain(storage: Storage, path: string, options: ChainOp
       format: options.format,
     };
     while (reference) {
-      if (links.length === CHAIN_DEPTH_MAX) throw tooDeep(path, CHAIN_DEPTH_MAX);
+      if (links.length === CHAIN_DEPTH_MAX) throw tooDeep(path);
       const link: ChainLink = await openLink(walk, reference);
       links.push(link);
       reference = options.backing === false ? undefined : findBackingReference(walk, link);

@@ -15,6 +15,9 @@ export interface NamedFile {
   readonly overlayPath: string;
 }
 
+/** Images in a chain, the active layer included. A deeper one is most likely a loop, and told as one (E_LOOP). */
+export const CHAIN_DEPTH_MAX = 200;
+
 const FIELD_OF = { "backing file": "backing_file_name", "external data file": "data_file_name" } as const;
 
 const MISSING_HINT_OF = {
@@ -94,8 +97,8 @@ export function inLoop(image: string, earlierPath: string): ImgtxError {
   });
 }
 
-export function tooDeep(image: string, depthMax: number): ImgtxError {
-  return new ImgtxError("E_LOOP", `the backing chain is deeper than ${depthMax} images`, {
+export function tooDeep(image: string): ImgtxError {
+  return new ImgtxError("E_LOOP", `the backing chain is deeper than ${CHAIN_DEPTH_MAX} images`, {
     image,
     field: "backing_file_name",
     hint: "merge some of its layers with `imgtx img rebase` or `imgtx img commit`",

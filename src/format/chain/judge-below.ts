@@ -3,8 +3,8 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { identityOf } from "../fingerprint.ts";
-import { type Chain, CHAIN_DEPTH_MAX, filesOf } from "./backing-chain.ts";
-import { tooDeep } from "./chain-errors.ts";
+import { type Chain, filesOf } from "./backing-chain.ts";
+import { CHAIN_DEPTH_MAX, tooDeep } from "./chain-errors.ts";
 import type { ChainLink } from "./chain-link.ts";
 import { assertOwnersCanRead, type GateOptions, passGate } from "./open-gate.ts";
 
@@ -19,7 +19,7 @@ export async function assertMayStandOn(
   below: Pick<Chain, "links">,
 ): Promise<void> {
   const own = new Set(await Promise.all(filesOf(image).map(async (file) => identityOf(await file.stat()))));
-  if (below.links.length >= CHAIN_DEPTH_MAX) throw tooDeep(image.path, CHAIN_DEPTH_MAX);
+  if (below.links.length >= CHAIN_DEPTH_MAX) throw tooDeep(image.path);
   const owners = new Set([image.stat.ownerId]);
   let overlayPath = image.path;
   for (const link of below.links) {

@@ -1,7 +1,7 @@
 // What imgtx can decode, and still must not read guest data from or build on.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { findFeatureName, findUnknownIncompatibleBits } from "../qcow2/codec/features.ts";
+import { nameIncompatibleBit, findUnknownIncompatibleBits } from "../qcow2/codec/features.ts";
 import { HEADER_AT } from "../qcow2/codec/header.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { escapeName } from "../quote-name.ts";
@@ -13,7 +13,7 @@ export function requireSupported(header: Qcow2Header, image: string): void {
   const unknown = findUnknownIncompatibleBits(header.incompatibleFeatures);
   if (unknown.length > 0) {
     const names = unknown.map((bit) => {
-      const name = findFeatureName(header.featureNames, "incompatible", bit);
+      const name = nameIncompatibleBit(header.featureNames, bit);
       return name === undefined ? `unknown incompatible feature bit ${bit}` : escapeName(name);
     });
     throw new ImgtxError("E_UNSUPPORTED", `Unsupported qcow2 feature(s): ${names.join(", ")}`, {

@@ -251,7 +251,7 @@ export async function fillUnfinished(
 
 /** Ends it, durably: from then on it is what its format says. */
 export async function finishUnfinished({ source, file, format }: Unfinished): Promise<void> {
-  if (format === "raw") await writeHeadLast(file, source, "head of a filled volume");
+  if (format === "raw") await writeHeadLast(file, source);
   else await liftFileFence(file, "fence of a filled volume lifted");
 }
 

@@ -11,13 +11,7 @@ import { isFrozen } from "../open/open-for-writing.ts";
 import { isFencedHead } from "../qcow2/codec/fence.ts";
 import { readHead } from "../read-header.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import {
-  acquireImageLocks,
-  type ImageLocks,
-  type LockWaiting,
-  type Storage,
-  type StorageFile,
-} from "../../storage/index.ts";
+import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../../storage/index.ts";
 
 export interface TargetFile {
   /** Empty where it is not kept, open for reading and writing, and locked as a writer's until it is closed. */
@@ -25,8 +19,6 @@ export interface TargetFile {
   readonly path: string;
   /** Whether nothing was at the path before. */
   readonly isNew: boolean;
-  /** Gives the locks back, for somebody who takes them himself, and keeps the file open. */
-  releaseLocks(): void;
   /** Takes away what was begun. Closes the file. */
   discard(): Promise<void>;
 }
@@ -45,7 +37,6 @@ export async function openTargetFile(
   { waiting, gate }: TargetOptions,
 ): Promise<TargetFile> {
   const { file, isNew } = await openOrCreate(storage, path, gate);
-  let locks: ImageLocks | undefined;
   let isOurs = false;
   const discard = async (): Promise<void> => {
     try {
@@ -56,7 +47,7 @@ export async function openTargetFile(
     }
   };
   try {
-    locks = await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
+    await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
     if (isFencedHead(await readHead(file))) throw couldNotCreate(path, isFrozen(path));
     isOurs = true;
     await emptyFile(storage, file);
@@ -67,7 +58,7 @@ export async function openTargetFile(
     else await file.close();
     throw error;
   }
-  return { file, path, isNew, releaseLocks: () => locks?.release(), discard };
+  return { file, path, isNew, discard };
 }
 
 /** A file that is there, and keeps what is in it: of what was begun only its length is taken back. */
@@ -78,7 +69,7 @@ export async function openKeptFile(
 ): Promise<TargetFile> {
   const file = await storage.openFile(path, "write", openingNamed(gate));
   try {
-    const locks = await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
+    await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
     const { sizeBytes } = await file.stat();
     const discard = async (): Promise<void> => {
       try {
@@ -87,7 +78,7 @@ export async function openKeptFile(
         await file.close();
       }
     };
-    return { file, path, isNew: false, releaseLocks: () => locks.release(), discard };
+    return { file, path, isNew: false, discard };
   } catch (error) {
     await file.close();
     throw error;

@@ -42,11 +42,11 @@ export async function openUnfinished(
 }
 
 /** Writes that sector, durably. */
-export async function writeHeadLast(file: StorageFile, source: Image, purpose: string): Promise<void> {
+export async function writeHeadLast(file: StorageFile, source: Image): Promise<void> {
   const head = new Uint8Array(Math.min(SECTOR_BYTES, source.virtualSizeBytes));
   await source.read(head, guestOffset(0));
   await file.write(head, 0);
-  await file.flush(purpose);
+  await file.flush("head of a filled volume");
 }
 
 class HeadlessTarget extends RawTarget {

@@ -14,7 +14,6 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { ByteRange } from "../../storage/index.ts";
 import { alignUp } from "../../units/index.ts";
 import type { RedoLog } from "./redo-log.ts";
-import type { SealedLog } from "./sealed-log.ts";
 import { pageFrom, SECTOR_BYTES, SECTORS_PER_PAGE } from "./sectors.ts";
 
 /** The bytes that a fence changes, without it and while it is up; both are equally long. */
@@ -32,7 +31,6 @@ export function setFence(bytes: Uint8Array, at: number, { offset, after }: Fence
 }
 
 export type Guard =
-  | { readonly kind: "none" }
   | { readonly kind: "digests" | "owner" }
   | {
       readonly kind: "fence";
@@ -43,15 +41,6 @@ export type Guard =
     };
 
 export type FenceGuard = Extract<Guard, { readonly kind: "fence" }>;
-
-/** What the change needs. canFence: whether the image has a place for a fence. */
-export function chooseGuard(
-  { changedSectors, freedPages }: Pick<SealedLog, "changedSectors" | "freedPages">,
-  canFence: boolean,
-): Guard["kind"] {
-  if (changedSectors <= 1 && freedPages === 0) return "none";
-  return canFence ? "fence" : "digests";
-}
 
 /** What has to be staged, changed or not, so that the fence comes down with the log: its sectors, the first included. */
 export function sectorsOfFence(fence: FenceBytes | undefined): ByteRange {

@@ -2,12 +2,12 @@
 // mark, and an index of that in memory.
 //
 // Invariants
-// - Nothing but append, cutTo and the cut at opening changes the file, and nothing before `end` is ever written again.
+// - Nothing but append and the cut at opening changes the file, and nothing before `end` is ever written again.
 // - The index is what the frames up to `end` say. A frame that could not be written whole is not in it, and the next
 //   one takes its place.
 // - What a file holds past an end that the caller knows (it has it from a journal) is not looked at. What lies
 //   before it is used only when all of it has been checked.
-// - Calls that append or cut come one after the other; reads may overlap with them.
+// - Calls that append come one after the other; reads may overlap with them.
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
@@ -63,7 +63,7 @@ export class RedoLog {
   isNameDurable = false;
   readonly #file: StorageFile;
   readonly #start: LogEnd;
-  #map = new PageMap();
+  readonly #map = new PageMap();
   #end: LogEnd;
   #sizeBytes: number;
   #peakBytes: number;
@@ -204,21 +204,6 @@ export class RedoLog {
     const digests = new Uint8Array(pages * PAGE_DIGEST_BYTES);
     await this.#read(digests, position);
     return digests;
-  }
-
-  /** Takes everything after an earlier end back. What the index says afterwards is read from the log again. */
-  async cutTo(end: LogEnd): Promise<void> {
-    if (end.position > this.#end.position) throw this.#impossible("a cut after its end");
-    this.#map = new PageMap();
-    this.#sizeBytes = this.header.baseSizeBytes;
-    this.#peakBytes = this.header.baseSizeBytes;
-    this.#end = this.#start;
-    try {
-      await this.#replay(new LogScan(this.#file, end.position), end);
-    } catch (error) {
-      throw inLog(error, this.path);
-    }
-    await this.#file.truncate(end.position);
   }
 
   /** What was appended is durable when this returns. */

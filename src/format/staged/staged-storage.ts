@@ -5,15 +5,13 @@
 // - A file is staged by what it is (file system and inode), so that every name of it leads to its log. A block device keeps
 //   the name that it was given: what that leads to now (`/dev/dm-3`) is another one's after a reboot.
 // - Everything else passes through to the storage below, as it is.
-// - What seal returned is durable. A savepoint is a place in each log; going back to it removes the logs that were
-//   begun after it.
+// - What seal returned is durable, and a place to go back to: resume takes a log up there, and cuts off what came after it.
 
 import { posix } from "node:path";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
 import type { FileStat, FileSystemTraits, Holder, Host, Space } from "../../storage/index.ts";
 import type { OpenOptions, Reservation, Storage, StorageFile } from "../../storage/index.ts";
-import type { LogEnd } from "./log-scan.ts";
-import { RedoLog, removeRedoLog } from "./redo-log.ts";
+import { RedoLog } from "./redo-log.ts";
 import { describeLog, type SealedLog } from "./sealed-log.ts";
 import { StagedFile } from "./staged-file.ts";
 import { StagedImage } from "./staged-image.ts";
@@ -28,9 +26,6 @@ export interface StagingOptions {
   /** Where the log lies. Default: beside the image. */
   readonly folder?: string;
 }
-
-/** How far each log went. */
-export type Savepoint = ReadonlyMap<string, LogEnd>;
 
 export class StagedStorage implements Storage {
   readonly #below: Storage;
@@ -103,11 +98,6 @@ export class StagedStorage implements Storage {
     }
   }
 
-  /** What there is to seal. Nothing is made durable: it is what the guard of each image is chosen by. */
-  describe(): SealedLog[] {
-    return [...this.#images.values()].map(({ log }) => describeLog(log));
-  }
-
   /** Makes all logs durable, and tells what a journal needs of them. */
   async seal(): Promise<SealedLog[]> {
     const images = [...this.#images.values()];
@@ -125,27 +115,6 @@ export class StagedStorage implements Storage {
     }
     for (const { log } of unnamed) log.isNameDurable = true;
     return sealed;
-  }
-
-  /** Where all logs end now. Nothing is made durable. */
-  savepoint(): Savepoint {
-    return new Map([...this.#images.values()].map(({ log }) => [log.path, log.end]));
-  }
-
-  /** Takes back what came after a savepoint of this storage. No file of it may be in use meanwhile. */
-  async rollBackTo(savepoint: Savepoint): Promise<void> {
-    for (const [key, { log, queue }] of this.#images) {
-      const end = savepoint.get(log.path);
-      await queue.run(async () => {
-        if (end !== undefined) {
-          if (end.position < log.end.position) await log.cutTo(end);
-          return;
-        }
-        await log.close();
-        await removeRedoLog(this.#below, log.path);
-        this.#images.delete(key);
-      });
-    }
   }
 
   /** Closes the logs. They stay where they are. */

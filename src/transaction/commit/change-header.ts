@@ -120,7 +120,7 @@ export async function mendTornFences(
   const seen = lastSeen(state);
   for (const image of images) {
     const [fence, expected] = [fenceOverCopy(state, image), seen.get(image)?.fingerprint];
-    const file = fence && expected && (await openUnlessGone(storage, image, "read"));
+    const file = fence && expected && (await openUnlessGone(storage, image));
     if (!file) continue;
     try {
       if (!mayBeSameFile(expected, await file.stat()) || (await findStanding(file, fence)) !== "torn")

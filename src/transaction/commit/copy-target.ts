@@ -98,7 +98,7 @@ export async function openTarget(
   state: TransactionState,
   { copy: { into, from }, table }: { readonly copy: Copy; readonly table: DeviceTable },
 ): Promise<StorageFile | undefined> {
-  const file = await openUnlessGone(storage, into, "read");
+  const file = await openUnlessGone(storage, into);
   if (file) return file;
   if (isOfDevice(table, into)) throw isAway(into, from);
   if (!(await isDiskThere(storage, into, foldersOf(state)))) {

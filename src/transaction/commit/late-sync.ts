@@ -118,7 +118,7 @@ async function syncOne(
   const { storage } = workspace;
   const plan = liveStatements(state).findLast((one) => one.plan.devices.includes(device))?.plan;
   const gate = plannedGate(workspace, state, { plan, allowPaths: present.allowPaths });
-  const file = await openUnlessGone(storage, mirror.path, "read");
+  const file = await openUnlessGone(storage, mirror.path);
   try {
     const expected = seen.get(mirror.path)?.fingerprint;
     if (!file || !expected || !isSameFile(expected, await file.stat())) throw isNotThere(mirror.path, device);

@@ -189,7 +189,7 @@ export async function findKept(
   const looks = new Map<string, Fingerprint>();
   for (const { image, kept } of state.fences) {
     if (!kept || redone.has(image)) continue;
-    const file = await openUnlessGone(storage, image, "read");
+    const file = await openUnlessGone(storage, image);
     if (!file) continue;
     try {
       if ((await stateOf(file, kept)) === "after") looks.set(image, await takeFingerprint(file, true));
@@ -314,7 +314,7 @@ async function findFence(
   raised: StoredFence,
   expected: Fingerprint,
 ): Promise<FenceState | "absent" | "replaced"> {
-  const file = await openUnlessGone(storage, image, "read");
+  const file = await openUnlessGone(storage, image);
   if (!file) return "absent";
   try {
     return mayBeSameFile(expected, await file.stat()) ? await stateOf(file, raised) : "replaced";

@@ -172,7 +172,7 @@ async function openLeft(
   if (!seen || seen.isNew) return undefined;
   // Whoever moved the table may have found a write by then, and brought it along: the closing generation knows.
   const expected = (moved ? fingerprintIn(present, left) : undefined) ?? seen.fingerprint;
-  const file = await openUnlessGone(storage, left.image, "read");
+  const file = await openUnlessGone(storage, left.image);
   if (!file) {
     if (left.stays || moved) return undefined;
     throw new ImgtxError(
@@ -195,7 +195,7 @@ async function openLeft(
 }
 
 async function isFencedAt(storage: Workspace["storage"], image: string): Promise<boolean> {
-  const file = await openUnlessGone(storage, image, "read");
+  const file = await openUnlessGone(storage, image);
   try {
     return file !== undefined && (await isFileFenced(file));
   } finally {

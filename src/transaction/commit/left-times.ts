@@ -58,7 +58,7 @@ export async function lookAt(
   image: string,
   { headerSha256 }: Fingerprint,
 ): Promise<Fingerprint | undefined> {
-  const file = await openUnlessGone(storage, image, "read");
+  const file = await openUnlessGone(storage, image);
   if (!file) return undefined;
   try {
     return await takeFingerprint(file, headerSha256 !== null);

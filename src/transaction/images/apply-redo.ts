@@ -120,7 +120,7 @@ async function lookAtApplied(
 ): Promise<Fingerprint | undefined> {
   if (how.kept?.has(redo.image) !== true) return undefined;
   const base = baseOf(state, redo);
-  const seen = await openUnlessGone(storage, redo.image, "read");
+  const seen = await openUnlessGone(storage, redo.image);
   try {
     if (!seen || !mayBeSameFile(base, await seen.stat())) return undefined;
     how.onNotice?.(sayDoubt(redo.image));
@@ -173,7 +173,7 @@ async function openOne(
   const base = baseOf(state, redo);
   if (await isElsewhere(storage, image, { expected: base, folders: foldersOf(state) }))
     throw diskIsAway(image, "it is still to be changed");
-  const seen = await openUnlessGone(storage, image, "read");
+  const seen = await openUnlessGone(storage, image);
   if (!seen && how.hasMoved !== true) throw isGone(image);
   if (!seen) return undefined;
   const opened: { close(): Promise<void> }[] = [seen];
@@ -230,7 +230,7 @@ export async function surveyRedo(
   state: TransactionState,
   redo: PreparedRedo,
 ): Promise<"untouched" | "partly" | "applied" | "used" | "foreign" | undefined> {
-  const file = await openUnlessGone(storage, redo.image, "read");
+  const file = await openUnlessGone(storage, redo.image);
   const log = file && (await openLog(storage, redo, true));
   try {
     return file && log ? (await surveyImage(log, file, guardOf(state, redo))).state : undefined;

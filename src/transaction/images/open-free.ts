@@ -12,13 +12,10 @@ const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
 
 const OUT_OF_REACH: ReadonlySet<string> = new Set(["E_LOCKED", "E_NO_PERMISSION", "E_READ_ONLY"]);
 
-export async function openUnlessGone(
-  storage: Storage,
-  image: string,
-  access: "read" | "write",
-): Promise<StorageFile | undefined> {
+/** To look at. Undefined where it is not there. */
+export async function openUnlessGone(storage: Storage, image: string): Promise<StorageFile | undefined> {
   try {
-    return await storage.openFile(image, access, AS_IMAGE);
+    return await storage.openFile(image, "read", AS_IMAGE);
   } catch (error) {
     if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
     throw error;

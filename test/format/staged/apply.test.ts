@@ -2,14 +2,13 @@
 
 import { describe, expect, test } from "vitest";
 import {
-  chooseGuard,
   type Guard,
   RedoLog,
   type SealedLog,
   StagedStorage,
-  type Survey,
   surveyImage,
 } from "../../../src/format/staged/index.ts";
+import type { Survey } from "../../../src/format/staged/survey.ts";
 import type { Storage } from "../../../src/storage/index.ts";
 import type { MemoryDisk } from "../../fuzz/memory-storage.ts";
 import { errorFrom } from "../../helpers/expect-error.ts";
@@ -242,22 +241,6 @@ describe("what a stranger wrote", () => {
 });
 
 describe("the guard", () => {
-  test("is none for one sector, a fence where there can be one, else digests", async () => {
-    const one = await prepare({ sizeBytes: 20_000, writes: [[600, 300]] });
-    expect(chooseGuard(one.sealed, true)).toBe("none");
-    const two = await prepare({ sizeBytes: 20_000, writes: [[600, 600]] });
-    expect([chooseGuard(two.sealed, true), chooseGuard(two.sealed, false)]).toEqual(["fence", "digests"]);
-    const hole = await prepare({ sizeBytes: 20_000, writes: [], holes: [[4096, 4096]] });
-    expect(chooseGuard(hole.sealed, true)).toBe("fence");
-    await applySealed(one.disk.storage, one.sealed, { kind: "none" });
-    expect(
-      one.disk
-        .require(IMAGE)
-        .content.subarray(600, 900)
-        .every((byte) => byte === 255),
-    ).toBe(true);
-  });
-
   test("finds the fence's sectors in the log, also where they were written again as they were", async () => {
     const disk = diskWith(new Map([[IMAGE, imageOf(8 * PAGE_BYTES)]]));
     const staged = new StagedStorage(disk.storage);
@@ -265,7 +248,7 @@ describe("the guard", () => {
     await staged.include(IMAGE, 0, 600);
     const file = await staged.openFile(IMAGE, "write");
     await file.write(imageOf(PAGE_BYTES), 0);
-    expect(staged.describe()).toMatchObject([{ changedSectors: 2 }]);
+    expect(await staged.seal()).toMatchObject([{ changedSectors: 2 }]);
   });
 
   test("that a log was not made for is a mistake of the caller's, and nothing is written", async () => {

@@ -1,6 +1,12 @@
 // Small disks in memory for the tests of staging, and an application of a log that is cut off.
 
-import { applyLog, type Guard, RedoLog, type SealedLog } from "../../../src/format/staged/index.ts";
+import {
+  applyLog,
+  type Guard,
+  RedoLog,
+  type SealedLog,
+  StagedStorage,
+} from "../../../src/format/staged/index.ts";
 import type { Storage, StorageFile } from "../../../src/storage/index.ts";
 import { MemoryDisk } from "../../fuzz/memory-storage.ts";
 
@@ -45,6 +51,18 @@ function cutting(
     },
   });
   return { file: cut, counted: () => done };
+}
+
+/** As the engine takes a statement back: the logs are taken up where they were sealed before it. */
+export async function resumeAt(
+  staged: StagedStorage,
+  storage: Storage,
+  sealed: readonly SealedLog[],
+): Promise<StagedStorage> {
+  await staged.close();
+  const resumed = new StagedStorage(storage);
+  for (const one of sealed) await resumed.resume(one.image, one, "write");
+  return resumed;
 }
 
 /**

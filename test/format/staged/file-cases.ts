@@ -5,7 +5,6 @@ import {
   type FenceBytes,
   type Guard,
   redoLogName,
-  type Savepoint,
   type SealedLog,
   sectorsOfFence,
   StagedStorage,
@@ -13,7 +12,7 @@ import {
 import type { StorageFile } from "../../../src/storage/index.ts";
 import type { MemoryDisk } from "../../fuzz/memory-storage.ts";
 import { type Random, seededRandom } from "../../helpers/random.ts";
-import { applySealed, diskWith } from "./disks.ts";
+import { applySealed, diskWith, resumeAt } from "./disks.ts";
 
 const IMAGE = "/disks/a.img";
 const SOURCE = "/disks/source.img";
@@ -38,14 +37,14 @@ export async function runFileCase(seed: number, figures: CaseFigures): Promise<s
     [SOURCE, randomBytes(random, SIZE_MAX)],
   ]);
   const [disk, direct] = [diskWith(files), diskWith(files)];
-  const staged = new StagedStorage(disk.storage);
-  await staged.stage(IMAGE, {
+  const begun = new StagedStorage(disk.storage);
+  await begun.stage(IMAGE, {
     transaction: "t",
     log: redoLogName("t", random.below(3)),
     guardedBy: isFenced ? "fence" : "digests",
   });
-  const problem = await makeCalls(random, staged, direct, sizeMin);
-  if (problem !== undefined) return problem;
+  const staged = await makeCalls(random, { staged: begun, disk, direct }, sizeMin);
+  if (typeof staged === "string") return staged;
   if (!disk.require(IMAGE).content.equals(before)) return "the image was touched before the mark";
   const fence = isFenced ? await stageFence(staged, before) : undefined;
   const [sealed] = await staged.seal();
@@ -92,18 +91,22 @@ async function stageFence(staged: StagedStorage, image: Uint8Array): Promise<Fen
   return fence;
 }
 
+/** The storage that shows what the calls made; or what is wrong. */
 async function makeCalls(
   random: Random,
-  staged: StagedStorage,
-  direct: MemoryDisk,
+  { staged: begun, disk, direct }: { staged: StagedStorage; disk: MemoryDisk; direct: MemoryDisk },
   sizeMin: number,
-): Promise<string | undefined> {
-  const ours = { file: await staged.openFile(IMAGE, "write"), source: await staged.openFile(SOURCE, "read") };
+): Promise<StagedStorage | string> {
+  let staged = begun;
+  const openOurs = async () => {
+    return { file: await staged.openFile(IMAGE, "write"), source: await staged.openFile(SOURCE, "read") };
+  };
+  let ours = await openOurs();
   const theirs = {
     file: await direct.storage.openFile(IMAGE, "write"),
     source: await direct.storage.openFile(SOURCE, "read"),
   };
-  let kept: { savepoint: Savepoint; content: Buffer } | undefined;
+  let kept: { sealed: readonly SealedLog[]; content: Buffer } | undefined;
   const steps = 1 + random.below(12);
   for (let step = 1; step <= steps; step += 1) {
     const node = direct.require(IMAGE);
@@ -111,16 +114,18 @@ async function makeCalls(
       const call = await chooseCall(random, theirs.file, sizeMin);
       for (const { file, source } of [ours, theirs]) await call(file, source);
     } else if (kept === undefined || random.below(2) === 0) {
-      kept = { savepoint: staged.savepoint(), content: Buffer.from(node.content) };
+      kept = { sealed: await staged.seal(), content: Buffer.from(node.content) };
     } else {
-      await staged.rollBackTo(kept.savepoint);
+      await Promise.all([ours.file.close(), ours.source.close()]);
+      staged = await resumeAt(staged, disk.storage, kept.sealed);
+      ours = await openOurs();
       node.content = Buffer.from(kept.content);
     }
     const problem = await compareFiles(random, ours.file, node.content);
     if (problem !== undefined) return `after step ${step}: ${problem}`;
   }
   for (const { file, source } of [ours, theirs]) await Promise.all([file.close(), source.close()]);
-  return undefined;
+  return staged;
 }
 
 type Call = (file: StorageFile, source: StorageFile) => Promise<void>;

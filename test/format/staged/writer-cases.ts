@@ -16,7 +16,7 @@ import {
 } from "../../../src/format/staged/index.ts";
 import type { MemoryDisk } from "../../fuzz/memory-storage.ts";
 import { type Random, seededRandom } from "../../helpers/random.ts";
-import { applySealed, diskWith } from "./disks.ts";
+import { applySealed, diskWith, resumeAt } from "./disks.ts";
 import { type CaseFigures, firstDifference } from "./file-cases.ts";
 import { chooseCalls, chooseSteps, makeStep, PATH } from "./writer-steps.ts";
 
@@ -42,15 +42,15 @@ export async function runWriterCase(seed: number, figures: CaseFigures): Promise
   const random = seededRandom(seed);
   const subject = await makeSubject(random);
   const [disk, direct] = [diskWith(subject.files), diskWith(subject.files)];
-  const staged = new StagedStorage(disk.storage);
+  let staged = new StagedStorage(disk.storage);
   const fence = await stageAll(staged, disk, subject);
   const steps = chooseSteps(random, subject.clusterBytes, subject.sizeBytes);
   for (const step of steps) {
-    const [point, before] = [staged.savepoint(), contentsOf(direct)];
+    const [point, before] = [await staged.seal(), contentsOf(direct)];
     const [ours, theirs] = [await makeStep(staged, step), await makeStep(direct.storage, step)];
     // As the engine takes a statement back that was refused halfway.
     if (ours !== undefined) {
-      await staged.rollBackTo(point);
+      staged = await resumeAt(staged, disk.storage, point);
       for (const [path, content] of before) direct.put(path, content);
     }
     if (ours !== theirs) return `${JSON.stringify(step)}: ${ours} in the place of ${theirs}`;

@@ -112,7 +112,7 @@ function readProtocolNode(options: Members, scope: Scope): string {
     options.choice("file.driver", ["file"]);
     return options.path("file.filename", scope.cwd);
   }
-  if (isText(options, "file")) {
+  if (typeof options.take("file") === "string") {
     throw refused(options.at("file"), "it names a node, and imgtx keeps no names of nodes", {
       hint: 'give the file itself: {"driver": "file", "filename": …}',
     });
@@ -124,10 +124,6 @@ function readProtocolNode(options: Members, scope: Scope): string {
   readOpening(file);
   file.finish();
   return path;
-}
-
-function isText(options: Members, name: string): boolean {
-  return typeof options.take(name) === "string";
 }
 
 /** How a running process opens an image and treats its cache. The images are the same. */

@@ -25,7 +25,7 @@ export const COMPATIBLE_BIT = { lazyRefcounts: 0 } as const;
 export const AUTOCLEAR_BIT = { bitmaps: 0, rawExternalData: 1 } as const;
 
 export const FEATURE_TYPES = ["incompatible", "compatible", "autoclear"] as const;
-export type FeatureType = (typeof FEATURE_TYPES)[number];
+type FeatureType = (typeof FEATURE_TYPES)[number];
 
 /** One entry of the feature name table. */
 export interface FeatureName {
@@ -72,11 +72,7 @@ export function findUnknownIncompatibleBits(bits: readonly number[]): number[] {
   return bits.filter((bit) => !known.includes(bit));
 }
 
-/** What the image itself calls a bit, if it says so. */
-export function findFeatureName(
-  names: readonly FeatureName[],
-  type: FeatureType,
-  bit: number,
-): string | undefined {
-  return names.find((entry) => entry.type === type && entry.bit === bit)?.name;
+/** What the image itself calls an incompatible bit, if it says so. */
+export function nameIncompatibleBit(names: readonly FeatureName[], bit: number): string | undefined {
+  return names.find((entry) => entry.type === "incompatible" && entry.bit === bit)?.name;
 }

@@ -54,24 +54,23 @@ export function writeRefcount(block: Uint8Array, index: number, refcountOrder: n
 }
 
 /**
- * Decodes the first entries of a block into target from targetStart on, as many as asked for. A count that
+ * Decodes the first entries of a block into target, as many as asked for. A count that
  * 32 bits can't hold is given as 2^32 - 1. For scans of whole blocks: it takes the width once, not per entry.
  */
 export function readRefcounts(
   block: Uint8Array,
   refcountOrder: number,
   target: Uint32Array,
-  targetStart: number,
   count: number,
 ): void {
   if (refcountOrder === 4) {
     for (let index = 0, at = 0; index < count; index += 1, at += 2) {
-      target[targetStart + index] = (byteAt(block, at) << 8) | byteAt(block, at + 1);
+      target[index] = (byteAt(block, at) << 8) | byteAt(block, at + 1);
     }
     return;
   }
   for (let index = 0; index < count; index += 1) {
-    target[targetStart + index] = Math.min(readRefcount(block, index, refcountOrder), TWO_TO_32 - 1);
+    target[index] = Math.min(readRefcount(block, index, refcountOrder), TWO_TO_32 - 1);
   }
 }
 

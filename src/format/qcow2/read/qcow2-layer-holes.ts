@@ -38,7 +38,7 @@ export async function hasPreallocatedMetadata(link: Qcow2Link): Promise<boolean>
     if (offset % header.clusterSizeBytes !== 0 || offset >= sizeBytes) return false;
     block.fill(0, await file.read(block, offset));
     const inBlock = Math.min(perBlock, clusters - index * perBlock);
-    readRefcounts(block, header.refcountOrder, counts, 0, inBlock);
+    readRefcounts(block, header.refcountOrder, counts, inBlock);
     for (let entry = 0; entry < inBlock; entry += 1) if (counts[entry] !== 0) used += 1;
     if (used >= threshold) return true;
   }

@@ -290,12 +290,6 @@ export class Refcounts implements CountStore {
     }
   }
 
-  get isDirty(): boolean {
-    if (this.#unhooked.size > 0) return true;
-    for (const block of this.#blocks.values()) if (block.isDirty) return true;
-    return false;
-  }
-
   #encodeEntry(view: DataView, position: number, index: number): void {
     view.setBigUint64(position * TABLE_ENTRY_BYTES, BigInt(this.#table[index] ?? 0));
   }

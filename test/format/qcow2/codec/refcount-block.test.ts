@@ -48,7 +48,7 @@ describe("refcount block", () => {
           model[index] = count;
         }
         const scanned = new Uint32Array(model.length);
-        readRefcounts(block, order, scanned, 0, model.length);
+        readRefcounts(block, order, scanned, model.length);
         expect([...scanned]).toEqual(model);
         expect(model.map((_, index) => readRefcount(block, index, order))).toEqual(model);
       }),
@@ -81,7 +81,7 @@ describe("refcount block", () => {
     expect(readRefcount(block, 0, 6)).toBeGreaterThan(2 ** 53);
     block.set([0, 0, 0, 1, 0, 0, 0, 0]);
     const target = new Uint32Array(1);
-    readRefcounts(block, 6, target, 0, 1);
+    readRefcounts(block, 6, target, 1);
     expect(target[0]).toBe(2 ** 32 - 1);
     expect(findFreeEntry(block, 0, 1, 6)).toBe(1);
   });
