@@ -1,4 +1,7 @@
 // Other backing images for active layers, and layers merged into them, against qemu-img: whole processes in turns.
+//
+// Durable against durable: qemu-img commit and rebase end with fdatasync of what they have written, as imgtx does. Before
+// each turn all is synced: what laying out the disks has left to write would count for whoever flushes that file first.
 
 import { execFileSync } from "node:child_process";
 import { closeSync, copyFileSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
@@ -23,6 +26,10 @@ export function benchBackings({ scratch, report }: Bench): void {
     }
     over("on-base.qcow2", "base.qcow2");
     over("on-one.qcow2", "one.qcow2");
+    const place = (name: string): void => {
+      copyFileSync(`${folder}/${name}`, `${folder}/t.qcow2`);
+      run(folder, "sync", ["t.qcow2"]);
+    };
     const compare = (
       what: string,
       top: string,
@@ -37,14 +44,14 @@ export function benchBackings({ scratch, report }: Bench): void {
           for (const name of [".imgtx", "devices", "t.qcow2"]) {
             rmSync(`${folder}/${name}`, { recursive: true, force: true });
           }
-          copyFileSync(`${folder}/${top}`, `${folder}/t.qcow2`);
+          place(top);
           runImgtx(folder, "init");
           runImgtx(folder, "device", "add", "vda", "t.qcow2");
           return runImgtx(folder, ...ours);
         },
         () => {
           begin();
-          copyFileSync(`${folder}/${top}`, `${folder}/t.qcow2`);
+          place(top);
           return run(folder, "qemu-img", theirs);
         },
       ]);

@@ -8,6 +8,7 @@ import type { AmendRequest } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { run, runWell } from "../../helpers/qemu-programs.ts";
+import { uncountLast } from "../../helpers/format/uncount.ts";
 import { infoOf, redoLogs, stateOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { makeWorkbench, Workbench } from "../../helpers/transaction/workbench.ts";
@@ -299,6 +300,28 @@ describe("an amendment is refused, in a dry run too, and nothing changed,", () =
     await bench.run(request(["vda"], { amendment: {}, backingFileName: "base.raw", backingFormat: "raw" }));
     await bench.run(request(both, { amendment: { refcountOrder: 5 } }));
     await refused(bench, both, { amendment: { version: 2 } }, "E_UNSUPPORTED", /^compat=0.10 requires/);
+  });
+
+  qemu.test("where clusters that nobody counted would be taken; of the header alone it is not", async () => {
+    const bench = await makeWorkbench();
+    const image = bench.at("c.qcow2");
+    runWell("qemu-img", "amend", "-o", "compat=0.10", image);
+    runWell("qemu-img", "snapshot", "-c", "one", image);
+    uncountLast(image);
+    const message = /its refcount is 0; new data would land on what is there/;
+    const both = ["vda", "vdc"];
+    // Its snapshot has yet to say how large the disk was.
+    await refused(bench, both, { amendment: { version: 3 } }, "E_CORRUPT", message);
+    runWell("qemu-img", "amend", "-o", "compat=1.1", image);
+    uncountLast(image);
+    for (const amendment of [{ version: 2 }, { refcountOrder: 5 }] as const) {
+      await refused(bench, both, { amendment }, "E_CORRUPT", message);
+    }
+    const tables = () => readFileSync(image).subarray(512);
+    const before = tables();
+    await bench.run(request(["vdc"], { amendment: { version: 3, refcountOrder: 4, lazyRefcounts: true } }));
+    expect(infoOf(image)).toMatchObject({ "format-specific": { data: { "lazy-refcounts": true } } });
+    expect(tables().equals(before)).toBe(true);
   });
 
   qemu.test("where version 2 would lose bitmaps, or can't say what a snapshot is", async () => {

@@ -16,6 +16,7 @@ import {
   stateOf,
   writeGuest,
 } from "../../helpers/transaction/mirroring.ts";
+import { uncountLast } from "../../helpers/format/uncount.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
@@ -263,16 +264,3 @@ describe("bitmaps are refused, in a dry run too, and nothing changed,", () => {
     expect(data()).not.toBe(before);
   });
 });
-
-/** Takes the count of the cluster that guest offset 160k is in. */
-function uncountLast(image: string): void {
-  const bytes = readFileSync(image);
-  const clusterBytes = 2 ** bytes.readUInt32BE(20);
-  const l1 = Number(bytes.readBigUInt64BE(40));
-  const l2 = Number(bytes.readBigUInt64BE(l1) & 0x00ff_ffff_ffff_fe00n);
-  const entry = bytes.readBigUInt64BE(l2 + Math.floor((160 * 1024) / clusterBytes) * 8);
-  const cluster = Number(entry & 0x00ff_ffff_ffff_fe00n) / clusterBytes;
-  const block = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(48))));
-  bytes.writeUInt16BE(0, block + cluster * 2);
-  writeFileSync(image, bytes);
-}

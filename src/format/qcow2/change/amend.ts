@@ -56,8 +56,15 @@ export async function judgeAmendment(link: ChainLink, amendment: Amendment): Pro
     if ((amendment.version ?? header.version) === 2 && header.version === 3) {
       await judgeDowngrade({ ...link, header }, amendment);
     }
-    await requireCounted(link.file, link.path);
+    if (takesClusters({ ...link, header }, amendment)) await requireCounted(link.file, link.path);
   });
+}
+
+/** Whether more than the header is written. What believes no refcount need not know whether they are true. */
+function takesClusters({ header }: Qcow2Link, { version, refcountOrder }: Amendment): boolean {
+  if (refcountOrder !== undefined && refcountOrder !== header.refcountOrder) return true;
+  // Up to version 3 its snapshots get to say how large the disk was, and down to version 2 its zeros become data.
+  return version !== undefined && version !== header.version && (version === 2 || header.nbSnapshots > 0);
 }
 
 function judgeWish(header: Qcow2Header, amendment: Amendment): void {

@@ -140,6 +140,9 @@ function repack(source: Uint8Array, target: Uint8Array): void {
   }
 }
 
+/** Counts of 2 bits, each of them 1: as most are, and told at once. */
+const PAIRS_OF_ONE = new Uint8Array(CHUNK_CLUSTERS / 4).fill(0b0101_0101);
+
 function unpack(chunk: Uint8Array, target: Uint8Array): void {
   const order = orderOf(chunk);
   if (order === 3) {
@@ -150,6 +153,8 @@ function unpack(chunk: Uint8Array, target: Uint8Array): void {
       const byte = chunk[at] ?? 0;
       pairs[at] = (byte & 15) | ((byte >>> 4) << 8);
     }
+  } else if (Buffer.compare(chunk, PAIRS_OF_ONE) === 0) {
+    target.fill(1);
   } else {
     const fours = new Uint32Array(target.buffer, target.byteOffset, chunk.length);
     for (let at = 0; at < chunk.length; at += 1) {

@@ -10,7 +10,7 @@ import { type ClusterIndex, clusterIndex, offsetBy, safeNumber, startOf } from "
 import type { StorageFile } from "../../../storage/index.ts";
 import { CHUNK_CLUSTERS, type ClusterCounts, LARGE_COUNT } from "./check-counts.ts";
 import type { CheckFindings } from "./check-findings.ts";
-import { readRefcount } from "../codec/refcount-block.ts";
+import { readRefcount, WORDS_OF_ONE } from "../codec/refcount-block.ts";
 import { countBlockEntries } from "../codec/refcount-table.ts";
 
 /** Bits 8 to 0 of an entry of the refcount table, in its low half. */
@@ -145,7 +145,8 @@ export class StoredRefcounts {
       target.fill(0);
       return false;
     }
-    if (order === 4) narrowWords(bytes, target);
+    if (order === 4 && Buffer.compare(bytes, WORDS_OF_ONE.subarray(0, bytes.length)) === 0) target.fill(1);
+    else if (order === 4) narrowWords(bytes, target);
     else
       for (let at = 0; at < target.length; at += 1) {
         target[at] = Math.min(readRefcount(bytes, at, order), LARGE_COUNT);
@@ -167,8 +168,13 @@ export class StoredRefcounts {
 /** As many as a part of a block can have. */
 const ZEROS = new Uint8Array(CHUNK_CLUSTERS * 8);
 
-/** A bit for each count of a chunk: whether it is 1. */
+/** As most counts are: such chunks are told at once. */
+const BYTES_OF_ONE = new Uint8Array(CHUNK_CLUSTERS).fill(1);
+const ALL_ONE = new Uint8Array(CHUNK_CLUSTERS / 8).fill(0xff);
+
+/** A bit for each count of a chunk: whether it is 1. Not to be changed. */
 function findOnes(counts: Uint8Array): Uint8Array {
+  if (Buffer.compare(counts, BYTES_OF_ONE) === 0) return ALL_ONE;
   const ones = new Uint8Array(counts.length / 8);
   const fours = new Uint32Array(counts.buffer, counts.byteOffset, counts.length / 4);
   for (let at = 0; at < ones.length; at += 1) {

@@ -11,6 +11,9 @@ import { ImgtxError } from "../../../errors/index.ts";
 
 const TWO_TO_32 = 2 ** 32;
 
+/** Counts of 16 bits, each of them 1, as most are: parts of blocks are compared with them at once. */
+export const WORDS_OF_ONE: Uint8Array = Buffer.alloc(2 ** 17, Uint8Array.of(0, 1));
+
 const LARGEST: readonly number[] = [1, 3, 15, 255, 65_535, 2 ** 32 - 1, Number.MAX_SAFE_INTEGER];
 
 /** The largest count that fits, or the largest that imgtx writes where more would fit. */
@@ -115,6 +118,8 @@ export function findFreeEntry(block: Uint8Array, first: number, end: number, ref
     return end;
   }
   const widthBytes = 1 << (refcountOrder - 3);
+  const all = block.subarray(first * widthBytes, end * widthBytes);
+  if (refcountOrder === 4 && Buffer.compare(all, WORDS_OF_ONE.subarray(0, all.length)) === 0) return end;
   for (let at = index * widthBytes; index < end; index += 1, at += widthBytes) {
     let isFree = true;
     // From the low byte down: a count in use almost always shows there.
