@@ -1,7 +1,7 @@
 // The command line, from argv to an exit status. All that it needs of the process is in the context:
 // no module below keeps state or touches the process, so that it can run any number of times in one.
 
-import { EXIT_OF_CODE, ImgtxError } from "../errors/index.ts";
+import { EXIT_OF_CODE } from "../errors/index.ts";
 import type { CliContext } from "./context.ts";
 import type { Engine } from "./engine.ts";
 import type { CommandRow } from "./grammar/command-table.ts";
@@ -58,10 +58,8 @@ async function dispatch(
     report.print(await drawHelp(located.path, report.canvas, false));
     return await report.settle(0);
   }
-  if (located.bare) {
-    // Status 0 is kept for what was done: a script whose variable was empty must not go on.
-    if (located.wantsJson)
-      throw new ImgtxError("E_USAGE", "no command given", { hint: "see `imgtx --help`" });
+  // Status 0 is kept for what was done: a script whose variable was empty must not go on.
+  if (located.bare && !located.wantsJson) {
     report.printAside(await drawHelp(located.path, report.asideCanvas, true));
     return EXIT_OF_CODE.E_USAGE;
   }

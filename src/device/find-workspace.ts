@@ -27,11 +27,14 @@ export async function findWorkspace(
     if (found) return found;
     if (named !== undefined || folder === "/") break;
   }
-  throw new ImgtxError(
-    "E_NO_WORKSPACE",
-    named === undefined ? "no workspace here or in a folder above" : `'${named}' is not a workspace`,
-    { image: from, hint: "make one with `imgtx init`, or name one with --workspace" },
-  );
+  throw isNoWorkspace(from, named === undefined ? "no workspace here or in a folder above" : undefined);
+}
+
+export function isNoWorkspace(folder: string, text = `'${folder}' is not a workspace`): ImgtxError {
+  return new ImgtxError("E_NO_WORKSPACE", text, {
+    image: folder,
+    hint: "make one with `imgtx init`, or name one with --workspace",
+  });
 }
 
 async function lookAt(storage: Storage, folder: string, trust: Trust): Promise<Workspace | undefined> {

@@ -68,7 +68,7 @@ export {
   readingHistory,
 } from "./history.ts";
 export { type DeviceMove, readCommit } from "./history-log.ts";
-export { findWorkspace, isWorkspaceMade, workspaceAt } from "./find-workspace.ts";
+export { findWorkspace, isWorkspaceMade, workspaceAt, isNoWorkspace } from "./find-workspace.ts";
 export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts";
 export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";
 export { findLostHooks, type HookRecord, keepHookRecord, removeHookRecord } from "./hook-records.ts";

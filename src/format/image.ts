@@ -8,6 +8,7 @@
 // - Reads change nothing. A writer flushes nothing by itself but what its own order of writes needs; what was
 //   written is durable when flush returns.
 
+import { ImgtxError } from "../errors/index.ts";
 import type { ByteRange, StorageFile } from "../storage/index.ts";
 import type { GuestOffset, GuestRange, HostOffset } from "../units/index.ts";
 import type { ImageFormat } from "./image-format.ts";
@@ -84,4 +85,14 @@ export interface WritableImage extends Image {
   /** One whole cluster, compressed where that is shorter. E_INTERNAL for a format without compression. */
   writeCompressed(cluster: Uint8Array, offset: GuestOffset): Promise<void>;
   flush(purpose: string): Promise<void>;
+}
+
+/** E_INTERNAL. */
+export function isOutsideDisk(
+  { path: image, virtualSizeBytes }: Pick<Image, "path" | "virtualSizeBytes">,
+  start: number,
+  lengthBytes: number,
+): ImgtxError {
+  const text = `${lengthBytes} bytes at ${start} are not inside of a disk of ${virtualSizeBytes}`;
+  return new ImgtxError("E_INTERNAL", text, { image });
 }

@@ -64,11 +64,12 @@ export {
   planRepairs,
   type Repairs,
   type RepairScope,
+  hasNoChecks,
 } from "./qcow2/repair/plan-repairs.ts";
 export { makeRepairs } from "./qcow2/repair/repair.ts";
 export { judgeUndo, keepUndo, playUndo } from "./qcow2/repair/undo-file.ts";
 export type { Amendment } from "./qcow2/change/amend.ts";
-export { amendImage, downgradeImage, judgeAmendment } from "./qcow2/change/amend.ts";
+export { amendImage, downgradeImage, judgeAmendment, makesNoSmaller } from "./qcow2/change/amend.ts";
 export type { BitmapStep } from "./qcow2/change/bitmaps.ts";
 export {
   addFirstBitmap,
@@ -187,3 +188,4 @@ export {
   type StagingOptions,
   surveyImage,
 } from "./staged/index.ts";
+export { isReplaced } from "./staged/staged-storage.ts";

@@ -115,3 +115,15 @@ function notOpen(wanted: string): ImgtxError {
     hint: "`imgtx txn list` shows those that are open, and `imgtx history` what was committed",
   });
 }
+
+export function hasNoSavepoint(
+  { id, savepoints }: Pick<TransactionDescription, "id" | "savepoints">,
+  name: string,
+): ImgtxError {
+  return new ImgtxError("E_NO_TRANSACTION", `transaction ${id} has no savepoint '${name}'`, {
+    hint:
+      savepoints.length === 0
+        ? "make one with `imgtx txn savepoint NAME`, before what it should go back to"
+        : `its savepoints are ${savepoints.join(", ")}`,
+  });
+}

@@ -5,7 +5,7 @@ export { type Mended, mendFindings } from "./doctor/mend.ts";
 export { assertNotOnDevices } from "./images/devices.ts";
 export { type Move, relocateWorkspace } from "./move-workspace.ts";
 export { adoptWorkspace } from "./recover/adopt.ts";
-export { NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
+export { hasNoSavepoint, NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listDeviceNames } from "./describe.ts";
 export { listGenerations } from "./describe-history.ts";
 export { listSnapshots, showSnapshot } from "./describe-snapshots.ts";

@@ -13,7 +13,7 @@ import {
 } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
-import { type Purpose, TO_ABORT, TO_COMMIT, toUseSavepoint } from "./choose.ts";
+import { hasNoSavepoint, type Purpose, TO_ABORT, TO_COMMIT, toUseSavepoint } from "./choose.ts";
 import { commitJournal, rehearseCommit } from "./commit/commit.ts";
 import { describeOutcome, describeTransaction } from "./describe.ts";
 import { commitImplicit, planOnly, runStatements } from "./engine/engine.ts";
@@ -285,12 +285,8 @@ export async function rollbackToSavepoint(
     const { savepoints } = journal.state;
     const savepoint = savepoints.findLast((one) => one.name === name);
     if (!savepoint) {
-      throw new ImgtxError("E_NO_TRANSACTION", `transaction ${journal.id} has no savepoint '${name}'`, {
-        hint:
-          savepoints.length === 0
-            ? "make one with `imgtx txn savepoint NAME`, before what it should go back to"
-            : `its savepoints are ${savepoints.map((one) => one.name).join(", ")}`,
-      });
+      const names = savepoints.map((one) => one.name);
+      throw hasNoSavepoint({ id: journal.id, savepoints: names }, name);
     }
     const table = await readTable(workspace);
     const before = liveStatements(journal.state).length;

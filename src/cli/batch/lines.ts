@@ -4,7 +4,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { ActionRequest } from "../../transaction/index.ts";
 import { COMMAND_TABLE, type CommandRow, findRow } from "../grammar/command-table.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
-import { parseLine, refuseUnknownVerb } from "../grammar/parser.ts";
+import { isNoAction, parseLine, refuseUnknownVerb } from "../grammar/parser.ts";
 import { splitWords } from "./words.ts";
 
 /** What a line asks for. */
@@ -70,12 +70,11 @@ async function refuseVerb(first: string, words: readonly string[]): Promise<neve
   const actions = await listActions();
   const known = COMMAND_TABLE.some(({ path }) => path[0] === first);
   if (known) {
-    throw new ImgtxError("E_USAGE", `'${words.slice(0, 2).join(" ")}' is no action`, {
-      hint:
-        first === "txn"
-          ? "a batch is one transaction, which is committed where all of its actions succeed"
-          : `a batch takes ${actions.join(", ")}`,
-    });
+    const hint =
+      first === "txn"
+        ? "a batch is one transaction, which is committed where all of its actions succeed"
+        : `a batch takes ${actions.join(", ")}`;
+    throw isNoAction(words.slice(0, 2).join(" "), hint);
   }
   return refuseUnknownVerb(first, actions);
 }

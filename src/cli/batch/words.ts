@@ -57,3 +57,7 @@ function readDoubleQuoted(line: string, start: number): { text: string; next: nu
 function unclosed(quote: string): ImgtxError {
   return new ImgtxError("E_USAGE", `a ${quote} is not closed`);
 }
+
+export function hasNoActions(): ImgtxError {
+  return new ImgtxError("E_USAGE", "the batch has no actions", { hint: "see `imgtx txn run --help`" });
+}

@@ -1,5 +1,6 @@
-// `DEV … NAME`: what happens to several devices by one name, inside their images.
+// `DEV … NAME`: what happens to several devices by one name, inside their images. `DEV=FILE`: a file of a device.
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { ArgumentDefinition } from "../grammar/definition.ts";
 import type { CommandInput } from "../grammar/input.ts";
 
@@ -23,4 +24,9 @@ export function readDevicesAndName(input: CommandInput): {
 } {
   const words = [input.argument("DEV"), ...input.texts("NAME")];
   return { devices: words.slice(0, -1), name: words.at(-1) ?? "" };
+}
+
+export function isNoPair(text: string, example: string): ImgtxError {
+  const hint = `for example: ${example}`;
+  return new ImgtxError("E_USAGE", `'${text}' is not of the form DEV=FILE`, { hint });
 }

@@ -4,7 +4,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { lockWait, openSession, type Invocation } from "../invocation.ts";
-import { runChild } from "./run-child.ts";
+import { isNotStarted, runChild } from "./run-child.ts";
 import { WOULD } from "./would.ts";
 
 export const freeze: ActionCommand = {
@@ -72,9 +72,7 @@ async function holdWhileRunning(invocation: Invocation): Promise<number> {
   try {
     const end = await runChild(invocation, { IMGTX_WORKSPACE: session.root });
     if (end.kind === "killed") report.notice(`the command was killed by ${end.signal}`);
-    if (end.kind === "not-started") {
-      report.failure(new ImgtxError("E_COMMAND_FAILED", `the command could not be run: ${end.reason}`));
-    }
+    if (end.kind === "not-started") report.failure(isNotStarted(end.reason));
     if (end.status === 0 && signal.aborted) throw signal.reason;
     return end.status;
   } finally {

@@ -7,6 +7,7 @@ import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { confirm } from "./confirm.ts";
+import { isNoPair } from "./devices-and-name.ts";
 import { IMAGE_OPTIONS, readImageOptions } from "./image-options.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";
 
@@ -118,9 +119,7 @@ function cancel(named: readonly Named[], input: CommandInput) {
 function readPair(text: string, input: CommandInput): Named {
   const equals = text.indexOf("=");
   if (equals <= 0) {
-    throw new ImgtxError("E_USAGE", `'${text}' is not of the form DEV=FILE`, {
-      hint: "for example: imgtx mirror vda=/backup/a.qcow2 vdb=/backup/b.qcow2",
-    });
+    throw isNoPair(text, "imgtx mirror vda=/backup/a.qcow2 vdb=/backup/b.qcow2");
   }
   return { device: text.slice(0, equals), file: input.resolve(text.slice(equals + 1)) };
 }

@@ -1,5 +1,6 @@
 // Runs a program as a child of a command that holds something meanwhile: a transaction, or locks.
 
+import { ImgtxError } from "../../errors/index.ts";
 import type { ChildEnd } from "../context.ts";
 import { allowDevicesForChild } from "../grammar/allow-devices.ts";
 import { allowPathsForChild } from "../grammar/allow-path.ts";
@@ -35,4 +36,8 @@ export async function runChild(
   } finally {
     stop?.();
   }
+}
+
+export function isNotStarted(reason: string): ImgtxError {
+  return new ImgtxError("E_COMMAND_FAILED", `the command could not be run: ${reason}`);
 }

@@ -7,6 +7,7 @@ import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { splitAtCommas } from "../grammar/option-list.ts";
 import { confirmOverwritten } from "./confirm.ts";
+import { isNoPair } from "./devices-and-name.ts";
 import { HOOK_OPTIONS, readHooks, runWithHooks } from "./hooks.ts";
 import { OVERLAY_OPTIONS, readSnapshotOptions, SNAPSHOT_OPTIONS } from "./overlay-options.ts";
 
@@ -106,9 +107,7 @@ function readTarget(text: string, input: CommandInput): SnapshotTarget {
   const equals = text.indexOf("=");
   if (equals === -1) return { device: text, file: undefined, format: "qcow2" };
   if (equals === 0) {
-    throw new ImgtxError("E_USAGE", `'${text}' is not of the form DEV=FILE`, {
-      hint: "for example: imgtx snapshot-group vda=a1.qcow2 vdb=b1.qcow2",
-    });
+    throw isNoPair(text, "imgtx snapshot-group vda=a1.qcow2 vdb=b1.qcow2");
   }
   const [file = "", ...properties] = splitAtCommas(text.slice(equals + 1));
   let format = "qcow2";

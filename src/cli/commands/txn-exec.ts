@@ -9,7 +9,7 @@ import type { ChildEnd } from "../context.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { lockWait, openSession, runOptions, type Invocation, type OpenSession } from "../invocation.ts";
-import { runChild } from "./run-child.ts";
+import { isNotStarted, runChild } from "./run-child.ts";
 import { readName, readOnError, TRANSACTION_OPTIONS } from "./transaction-options.ts";
 import { ABORTED } from "./txn-abort.ts";
 import { COMMITTED } from "./txn-commit.ts";
@@ -78,7 +78,7 @@ async function settle(
   const outcome = await abort(invocation, opened, id);
   if (end.kind === "not-started") {
     // The status is the one that a shell has for it.
-    report.failure(new ImgtxError("E_COMMAND_FAILED", `the command could not be run: ${end.reason}`));
+    report.failure(isNotStarted(end.reason));
     return end.status;
   }
   if (outcome) report.done(outcome, ABORTED);

@@ -1,6 +1,5 @@
 // imgtx txn rollback-to NAME
 
-import { ImgtxError } from "../../errors/index.ts";
 import type { Outcome } from "../../transaction/index.ts";
 import type { PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
@@ -26,10 +25,9 @@ export const txnRollbackTo: PlainCommand = {
     const { engine, session } = await openSession(invocation);
     if (settings.dryRun) {
       const purpose = engine.toUseSavepoint("rollback-to", name);
-      const { id, savepoints } = await engine.findTransaction(session, settings.transaction, purpose);
-      if (!savepoints.includes(name)) {
-        throw new ImgtxError("E_NO_TRANSACTION", `transaction ${id} has no savepoint '${name}'`);
-      }
+      const found = await engine.findTransaction(session, settings.transaction, purpose);
+      const { id } = found;
+      if (!found.savepoints.includes(name)) throw engine.hasNoSavepoint(found, name);
       report.done({ saying: `transaction ${id} would go back to savepoint ${name}`, transaction: id }, WOULD);
       return 0;
     }

@@ -43,9 +43,7 @@ export const txnRun: PlainCommand = {
     }
     const lines = await (await import("../batch/lines.ts")).readLines(text, invocation.context.cwd);
     const [first] = lines;
-    if (first === undefined) {
-      throw new ImgtxError("E_USAGE", "the batch has no actions", { hint: "see `imgtx txn run --help`" });
-    }
+    if (first === undefined) throw (await import("../batch/words.ts")).hasNoActions();
     // As its first action by itself would: a workspace is made by an action that runs, and by no plan.
     const { engine, session } = await openSession(invocation, { createHere: first.createsWorkspace });
     const outcome = await runLines(lines, invocation, { engine, session });

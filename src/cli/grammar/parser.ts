@@ -99,7 +99,11 @@ export function refuseUnknownVerb(word: string, verbs: readonly string[]): never
   const root = quietCommander("imgtx");
   for (const verb of verbs) root.addCommand(quietCommander(verb));
   parseWith(root, [word], []);
-  throw new ImgtxError("E_USAGE", `'${word}' is no action`);
+  throw isNoAction(word);
+}
+
+export function isNoAction(words: string, hint?: string): ImgtxError {
+  return new ImgtxError("E_USAGE", `'${words}' is no action`, hint === undefined ? {} : { hint });
 }
 
 function quietCommander(name: string): Commander {

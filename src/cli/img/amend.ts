@@ -1,7 +1,7 @@
 // imgtx img amend
 
 import { ImgtxError } from "../../errors/index.ts";
-import { shellQuote } from "../../format/index.ts";
+import { shellQuote, makesNoSmaller } from "../../format/index.ts";
 import { AMENDABLE, readAmendment, type Wish } from "./amendment.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { drawAmendHelp } from "./create-options.ts";
@@ -99,11 +99,9 @@ function helpFor(format: string | undefined): string {
 
 function assertNotSmaller({ sizeBytes }: Wish, before: number, filename: string): void {
   if (sizeBytes === undefined || sizeBytes >= before) return;
-  throw new ImgtxError("E_FAILED", "an amendment makes no disk smaller", {
-    hint:
-      `nothing was changed; \`imgtx img resize --shrink ${shellQuote(filename)} ${sizeBytes}\` does, and what is past the ` +
-      "new end is lost",
-  });
+  const shrink = `imgtx img resize --shrink ${shellQuote(filename)} ${sizeBytes}`;
+  const hint = `nothing was changed; \`${shrink}\` does, and what is past the new end is lost`;
+  throw makesNoSmaller("E_FAILED", hint);
 }
 
 async function run(invocation: ImgInvocation, place: ImageInPlace, wish: Wish): Promise<void> {

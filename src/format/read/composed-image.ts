@@ -21,6 +21,7 @@ import type { ImageFormat } from "../image-format.ts";
 import type { LayerReader } from "./layer-reader.ts";
 import { forEachLimited } from "./limited.ts";
 import { type Run, RunList, type RunPurpose } from "./run-list.ts";
+import { isOutsideDisk } from "../image.ts";
 
 /** Reads of data in flight for one call. */
 const READS_AT_ONCE = 8;
@@ -165,11 +166,7 @@ export class ComposedImage implements Image {
       lengthBytes >= 0 &&
       start + lengthBytes <= this.virtualSizeBytes;
     if (isInside) return;
-    throw new ImgtxError(
-      "E_INTERNAL",
-      `${lengthBytes} bytes at ${start} are not inside of a disk of ${this.virtualSizeBytes}`,
-      { image: this.path },
-    );
+    throw isOutsideDisk(this, start, lengthBytes);
   }
 }
 

@@ -238,10 +238,13 @@ export class StagedStorage implements Storage {
   }
 }
 
-function replaced(image: string): ImgtxError {
+const replaced = (image: string): ImgtxError => isReplaced(image, "run the command again");
+
+/** `andThen` is what to do when the file is back. */
+export function isReplaced(image: string, andThen: string): ImgtxError {
   return new ImgtxError("E_CHANGED", "another file stands there than the one that imgtx was to change", {
     image,
-    hint: "put back the file that was there, then run the command again",
+    hint: `put back the file that was there, then ${andThen}`,
   });
 }
 

@@ -15,6 +15,7 @@ import {
   judgeResize,
   passGate,
   shellQuote,
+  makesNoSmaller,
 } from "../../format/index.ts";
 import type { Note } from "../notes.ts";
 import type { AmendRequest } from "../request.ts";
@@ -86,9 +87,7 @@ function afterUpgrade({ header, ...top }: ChainLink, { version }: Amendment): Ch
 
 function assertNotSmaller({ virtualSizeBytes }: ChainLink, sizeBytes: number): void {
   if (sizeBytes >= virtualSizeBytes) return;
-  throw new ImgtxError("E_REFUSED", "an amendment makes no disk smaller", {
-    hint: "`imgtx resize --shrink` does, and looks at what would be cut off",
-  });
+  throw makesNoSmaller("E_REFUSED", "`imgtx resize --shrink` does, and looks at what would be cut off");
 }
 
 function assertSameBacking(

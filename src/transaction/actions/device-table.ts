@@ -1,7 +1,13 @@
 // device add, remove, rename, trust and provision: devices enter and leave the table, get other names, and say where their
 // images may lead to, and what makes their volumes. No image is written to.
 
-import { assertDeviceName, findDevice, requireDevice, withTrusted } from "../../device/index.ts";
+import {
+  assertDeviceName,
+  findDevice,
+  requireDevice,
+  withTrusted,
+  type DeviceEntry,
+} from "../../device/index.ts";
 import { ImgtxError, unlessItFails, withPlace } from "../../errors/index.ts";
 import { findCutOffImages, shellQuote } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type PlanContext } from "./plan/action.ts";
@@ -26,11 +32,12 @@ export const deviceAdd: Action<DeviceAddRequest> = {
     assertDeviceName(device);
     const present = findDevice(context.table, device);
     if (present) {
-      throw new ImgtxError("E_EXISTS", `there is a device '${device}' already`, {
+      const remove = `imgtx device remove ${device}`;
+      throw isTaken(
+        present,
         device,
-        image: present.image,
-        hint: `remove it first with \`imgtx device remove ${device}\`, or give it another image with \`imgtx reopen\``,
-      });
+        `remove it first with \`${remove}\`, or give it another image with \`imgtx reopen\``,
+      );
     }
     const path = await context.canonicalPath(file, device);
     const chain = await context.openChain(path, format, device, allowPaths, { mayBeHalfChanged: true });
@@ -154,11 +161,9 @@ async function assertNameFree(
 ): Promise<void> {
   const present = findDevice(table, name);
   if (present) {
-    throw new ImgtxError("E_EXISTS", `there is a device '${name}' already`, {
-      device,
-      image: present.image,
-      hint: `take another name; two devices change names through a third, in one transaction: \`imgtx device rename ${name} OTHER\` comes first`,
-    });
+    const first = `imgtx device rename ${name} OTHER`;
+    const hint = `take another name; two devices change names through a third, in one transaction: \`${first}\` comes first`;
+    throw isTaken(present, device, hint);
   }
   for (const ref of table.snapshots) {
     const { number, devices } = await snapshots.read(ref);
@@ -246,4 +251,8 @@ export const deviceProvision: Action<DeviceProvisionRequest> = {
 
 function noteOn(provision: readonly string[]): Note {
   return { code: "provisioner", command: provision.map(shellQuote).join(" ") };
+}
+
+function isTaken({ name, image }: DeviceEntry, device: string, hint: string): ImgtxError {
+  return new ImgtxError("E_EXISTS", `there is a device '${name}' already`, { device, image, hint });
 }

@@ -21,11 +21,13 @@ import {
   planNewOverlay,
   type PlannedOverlay,
   targetExists,
+  assertOverlayFormat,
 } from "./plan/new-overlay.ts";
 import { isDeviceAt } from "../images/devices.ts";
 import type { ImageChange } from "../images/redo.ts";
 import type { Note } from "../notes.ts";
 import type { MigrateRequest } from "../request.ts";
+import { hasMirror } from "./plan/mirroring.ts";
 
 export const migrate: Action<MigrateRequest> = {
   saying: { noun: "migration", done: "migration begun", planned: "would be migrated" },
@@ -172,19 +174,8 @@ function assertMayMigrate(
   { image, mirror }: DeviceEntry,
   { device, destFormat, sourceFormat }: MigrateRequest,
 ): void {
-  const format = [destFormat, sourceFormat].find((one) => one !== "qcow2");
-  if (format !== undefined) {
-    throw new ImgtxError("E_UNSUPPORTED", `an overlay can't have the format '${format}'`, {
-      device,
-      hint: "leave the formats out: both overlays are qcow2",
-    });
-  }
-  if (!mirror) return;
-  throw new ImgtxError("E_REFUSED", `it has a mirror already, ${mirror.image}`, {
-    device,
-    image,
-    hint: `forget that one first with \`imgtx mirror --cancel ${device}\``,
-  });
+  for (const format of [destFormat, sourceFormat]) assertOverlayFormat(device, format);
+  if (mirror) throw hasMirror(device, mirror, image);
 }
 
 async function place(

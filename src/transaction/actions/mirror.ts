@@ -20,7 +20,13 @@ import {
   type PlanContext,
 } from "./plan/action.ts";
 import { activeLayer, chainEntriesOf, settleChain } from "./plan/chain-entry.ts";
-import { findMissingParent, type PlannedCopy, planResync, requireMirror } from "./plan/mirroring.ts";
+import {
+  findMissingParent,
+  type PlannedCopy,
+  planResync,
+  requireMirror,
+  hasMirror,
+} from "./plan/mirroring.ts";
 import { type NewCopy, planFresh, settleCopy } from "./plan/new-copy.ts";
 import { planTracking } from "./plan/tracking.ts";
 import { isUnfinished } from "./plan/volume-copy.ts";
@@ -259,13 +265,9 @@ async function planNew(
   const { device } = target;
   if (entry.mirror) {
     const other = findDevice(context.table, posix.basename(path));
-    throw new ImgtxError("E_REFUSED", `it has a mirror already, ${entry.mirror.image}`, {
-      device,
-      image: path,
-      hint: other
-        ? `'${other.name}' is a device: several are written as ${device}=${entry.mirror.image} ${other.name}=FILE`
-        : `forget that one first with \`imgtx mirror --cancel ${device}\``,
-    });
+    const pair = other && `${device}=${entry.mirror.image} ${other.name}=FILE`;
+    const hint = other && `'${other.name}' is a device: several are written as ${pair}`;
+    throw hasMirror(device, entry.mirror, path, hint);
   }
   const copy = await settleCopy(target, path, present, context);
   if (target.reuse && (await context.storage.statLink(path))) {

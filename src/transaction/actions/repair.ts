@@ -12,6 +12,7 @@ import {
   playUndo,
   type Qcow2Link,
   type Repairs,
+  hasNoChecks,
 } from "../../format/index.ts";
 import { PRIVATE } from "../images/access.ts";
 import type { Note } from "../notes.ts";
@@ -118,7 +119,7 @@ async function planUndoFile(wanted: string, devices: readonly string[], context:
 function requireQcow2(link: ChainLink): Qcow2Link {
   const { header } = link;
   if (header !== undefined) return { ...link, header };
-  throw new ImgtxError("E_UNSUPPORTED", "This image format does not support checks", { image: link.path });
+  throw hasNoChecks(link);
 }
 
 function noteRepairs({ header }: ChainLink, repairs: Repairs): Note[] {

@@ -44,6 +44,7 @@ import {
   placeOverlay,
   planNewOverlay,
   targetExists,
+  assertOverlayFormat,
 } from "./plan/new-overlay.ts";
 import type { PlannedVolume } from "../journal/index.ts";
 import type { Note } from "../notes.ts";
@@ -184,7 +185,7 @@ async function planTarget(
 ): Promise<PlannedTarget> {
   const { device } = target;
   const entry = requireDevice(context.table, device);
-  assertFormat(target);
+  assertOverlayFormat(target.device, target.format);
   const file = target.file ?? (await nameOverlay(entry, request.name ?? null, taken, context));
   const path = await context.canonicalPath(file, device);
   const below = await context.openChain(entry.image, entry.format, device);
@@ -294,12 +295,4 @@ function reportOf(one: PlannedTarget, request: SnapshotRequest, beside?: Planned
     ],
     notes: [...one.notes, ...(beside?.notes ?? [])],
   };
-}
-
-function assertFormat({ device, format }: SnapshotTarget): void {
-  if (format === "qcow2") return;
-  throw new ImgtxError("E_UNSUPPORTED", `an overlay can't have the format '${format}'`, {
-    device,
-    hint: "an overlay needs a backing file, which imgtx writes as qcow2: leave the format out",
-  });
 }

@@ -24,6 +24,7 @@ import {
   settleFingerprint,
   surveyImage,
   takeFingerprint,
+  isReplaced,
 } from "../../format/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import {
@@ -38,7 +39,7 @@ import {
 } from "../journal/index.ts";
 import type { KeptFile } from "../request.ts";
 import { AS_IMAGE } from "./devices.ts";
-import { lockWriter, openIfFree, openUnlessGone, replacedSince } from "./open-free.ts";
+import { lockWriter, openIfFree, openUnlessGone } from "./open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere, isElsewhere } from "./planned-folders.ts";
 import { baseOf, isRecorded, takeSpace } from "./redo.ts";
 import { removeFinished } from "./removal.ts";
@@ -187,7 +188,7 @@ async function openOne(
     if (!log) return undefined;
     if (!known) opened.push(log);
     const guard = guardOf(state, redo);
-    if (!mayBeSameFile(base, await seen.stat())) throw replacedSince(image);
+    if (!mayBeSameFile(base, await seen.stat())) throw isReplaced(image, "run `imgtx recover`");
     // Under a fence that stays all may be done already: it was raised before the mark.
     const isFresh = how.isLocked && keptFenceOf(guard) === undefined;
     const found = isFresh ? "untouched" : await surveyOrRefuse(log, seen, guard);

@@ -78,10 +78,3 @@ export async function openHeld(
     throw error;
   }
 }
-
-export function replacedSince(image: string): ImgtxError {
-  return new ImgtxError("E_CHANGED", "another file stands there than the one that imgtx was to change", {
-    image,
-    hint: "put back the file that was there, then run `imgtx recover`",
-  });
-}

@@ -20,6 +20,7 @@ import {
   replaceTable,
   type Workspace,
   workspaceAt,
+  isNoWorkspace,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { summarise } from "../commit/closing.ts";
@@ -52,9 +53,7 @@ export async function adoptWorkspace(
 ): Promise<Adoption> {
   const workspace = await workspaceAt(storage, folder, how.safeWorkspaces);
   if (!(await isWorkspaceMade(workspace))) {
-    throw new ImgtxError("E_NO_WORKSPACE", `'${workspace.root}' is not a workspace`, {
-      image: workspace.root,
-    });
+    throw isNoWorkspace(workspace.root);
   }
   if (!how.dryRun) await endMoveHere(workspace);
   const lock = await lockAsItIs(workspace, how);

@@ -15,6 +15,7 @@ import {
   replaceTable,
   type Workspace,
   workspaceAt,
+  isNoWorkspace,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { shellQuote } from "../../format/index.ts";
@@ -31,9 +32,7 @@ export async function restoreWorkspace(
   const workspace = await workspaceAt(storage, folder, how.safeWorkspaces);
   const { own } = pathsOf(workspace);
   if (!(await storage.statLink(own))) {
-    throw new ImgtxError("E_NO_WORKSPACE", `'${workspace.root}' is not a workspace`, {
-      image: workspace.root,
-    });
+    throw isNoWorkspace(workspace.root);
   }
   const present = await readSound(workspace);
   if (present)

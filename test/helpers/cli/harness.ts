@@ -10,6 +10,7 @@ import { run } from "../../../src/cli/main.ts";
 import { runProgram, SINGLE_FILE } from "../program.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import {
+  hasNoSavepoint,
   NO_TRANSACTION,
   requireTransaction,
   TO_SHOW,
@@ -101,6 +102,7 @@ function standIn(functions: Partial<Engine>): Engine {
     withHolders: async (_session, devices) => [...devices],
     requireTransaction,
     toUseSavepoint,
+    hasNoSavepoint,
     NO_TRANSACTION,
     TO_SHOW,
     ...functions,

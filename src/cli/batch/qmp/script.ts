@@ -9,6 +9,7 @@ import { isList, isObject, type JsonValue, parseJsonStream } from "./json.ts";
 import { Members, misused, refused } from "./members.ts";
 import { Scope } from "./scope.ts";
 import type { Step } from "./steps.ts";
+import { hasNoActions } from "../words.ts";
 
 /** What a command asks for. */
 export type Errand =
@@ -73,7 +74,7 @@ function asRefusal(error: unknown): ImgtxError {
 function openEnvelopes(values: readonly JsonValue[]): readonly Envelope[] {
   const [first] = values;
   if (values.length === 1 && isList(first)) {
-    if (first.length === 0) throw new ImgtxError("E_USAGE", "the batch has no actions");
+    if (first.length === 0) throw hasNoActions();
     if (first.some(isCommand)) return numbered(first);
     return [{ id: undefined, prefix: "", value: first, form: "actions" }];
   }

@@ -204,3 +204,7 @@ async function changeHeader(
 function unsupported(message: string, field: string): ImgtxError {
   return new ImgtxError("E_UNSUPPORTED", message, { field });
 }
+
+export function makesNoSmaller(code: "E_FAILED" | "E_REFUSED", hint: string): ImgtxError {
+  return new ImgtxError(code, "an amendment makes no disk smaller", { hint });
+}

@@ -27,7 +27,7 @@ import {
 } from "../codec/limits.ts";
 import { encodeSnapshotEntry, type SnapshotEntry } from "../codec/snapshot-table.ts";
 import { readBitmapDirectory } from "../read/qcow2-bitmaps.ts";
-import { readSnapshotTable, readSoundSnapshots } from "../read/qcow2-snapshots.ts";
+import { readSnapshotTable, readSoundSnapshots, hasNoSnapshots } from "../read/qcow2-snapshots.ts";
 import type { WriterState } from "../write/writer-state.ts";
 import { encodeSize, encodeTablePlace, replaceL1Table } from "./resize-image.ts";
 import { countReferences, punchesFreed, refreshCopied } from "./table-references.ts";
@@ -52,10 +52,7 @@ export interface NewSnapshot {
 export async function judgeSnapshots(link: ChainLink): Promise<Qcow2Link> {
   const { header, path: image } = link;
   if (header === undefined) {
-    throw new ImgtxError("E_UNSUPPORTED", "an image of format raw has no internal snapshots", {
-      image,
-      hint: "`imgtx snapshot` puts an overlay over it",
-    });
+    throw hasNoSnapshots(image, { hint: "`imgtx snapshot` puts an overlay over it" });
   }
   requireWritable(header, image);
   await readSoundSnapshots(link);

@@ -20,6 +20,7 @@ import {
 import { countBlockEntries } from "../codec/refcount-table.ts";
 import type { WriterState } from "../write/writer-state.ts";
 import { encodeChangedHeader, writeHeader } from "./rewrite-header.ts";
+import { tooLarge } from "../layout/cluster-allocator.ts";
 
 /** E_UNSUPPORTED where a count has no room in the new width, or the table would get too large. */
 export async function changeRefcountWidth(link: Qcow2Link, refcountOrder: number): Promise<void> {
@@ -58,10 +59,7 @@ export async function writeRefcounts(link: Qcow2Link, made: NewRefcounts): Promi
   const counting = new Set(made.blocks);
   const { blocks, tableClusters, end } = placeRefcounts(made, entries, clusterBytes);
   if (tableClusters * clusterBytes > REFCOUNT_TABLE_BYTES_MAX) {
-    throw new ImgtxError("E_UNSUPPORTED", "the image's refcount table would exceed 8 MiB", {
-      image,
-      field: "refcount_table_clusters",
-    });
+    throw tooLarge().with({ image });
   }
   const table = new DataView(new ArrayBuffer(tableClusters * clusterBytes));
   let next = start;

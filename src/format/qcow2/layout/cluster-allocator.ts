@@ -212,7 +212,7 @@ export class ClusterAllocator {
   }
 }
 
-function tooLarge(): ImgtxError {
+export function tooLarge(): ImgtxError {
   return new ImgtxError("E_UNSUPPORTED", "the image's refcount table would exceed 8 MiB", {
     field: "refcount_table_clusters",
     hint: "choose larger clusters",

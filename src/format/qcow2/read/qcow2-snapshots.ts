@@ -1,7 +1,7 @@
 // The internal snapshots of a qcow2 image, for those who use them. Their guest data is read at the size of the disk as it
 // is now, as qemu-img convert -l does: what a snapshot of a smaller disk does not have is unallocated.
 
-import { ImgtxError, placed, withPlace } from "../../../errors/index.ts";
+import { type ErrorDetails, ImgtxError, placed, withPlace } from "../../../errors/index.ts";
 import { DAMAGE_HINT, type ChainLink, type L1Table } from "../../chain/chain-link.ts";
 import { decodeSnapshotEntry, judgeSnapshotTable, type SnapshotEntry } from "../codec/snapshot-table.ts";
 import { quoteName } from "../../quote-name.ts";
@@ -41,16 +41,18 @@ export async function readSoundSnapshots(link: ChainLink): Promise<readonly Snap
   return entries;
 }
 
+export function hasNoSnapshots(image: string, details: Pick<ErrorDetails, "field" | "hint">): ImgtxError {
+  const text = "an image of format raw has no internal snapshots";
+  return new ImgtxError("E_UNSUPPORTED", text, { image, ...details });
+}
+
 /** Which internal snapshot: by its id or else its name, or by what is said of both. */
 export type SnapshotChoice = string | { readonly id?: string; readonly name?: string };
 
 /** The L1 table of the snapshot that has this id, else of the one that has this name: QEMU's order. */
 export async function findSnapshotTable(link: ChainLink, choice: SnapshotChoice): Promise<L1Table> {
   if (link.header === undefined) {
-    throw new ImgtxError("E_UNSUPPORTED", "an image of format raw has no internal snapshots", {
-      image: link.path,
-      field: "snapshot",
-    });
+    throw hasNoSnapshots(link.path, { field: "snapshot" });
   }
   const { entries } = await readSnapshotTable(link);
   const entry = findEntry(entries, choice);

@@ -64,9 +64,7 @@ const FLAG_LINES_MAX = 100_000;
 export async function planRepairs(link: ChainLink, scope: RepairScope): Promise<Repairs> {
   return await withPlace({ image: link.path }, async () => {
     const { header } = link;
-    if (header === undefined) {
-      throw new ImgtxError("E_UNSUPPORTED", "This image format does not support checks");
-    }
+    if (header === undefined) throw hasNoChecks(link);
     if (header.isFenced) throw isFrozen(link.path);
     const subject = { ...link, header };
     const cut = scope === "all" ? await cutExtraData(subject) : undefined;
@@ -257,4 +255,8 @@ export async function readRefcountTable({ file, header }: Qcow2Link): Promise<Da
 export function blockPlace(table: DataView, index: number): number {
   const at = index * TABLE_ENTRY_BYTES;
   return at + TABLE_ENTRY_BYTES > table.byteLength ? 0 : Number(table.getBigUint64(at));
+}
+
+export function hasNoChecks({ path: image }: ChainLink): ImgtxError {
+  return new ImgtxError("E_UNSUPPORTED", "This image format does not support checks", { image });
 }

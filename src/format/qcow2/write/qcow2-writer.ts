@@ -33,6 +33,7 @@ import { RangeLocks } from "./range-locks.ts";
 import type { WriterLayer } from "./writer-layer.ts";
 import type { WriterState } from "./writer-state.ts";
 import { ZeroWriter } from "./zero-writer.ts";
+import { isOutsideDisk } from "../../image.ts";
 
 const PIECE_BYTES = 1024 * 1024;
 
@@ -175,13 +176,7 @@ export class Qcow2Writer implements WritableImage {
     const isInside = Number.isSafeInteger(start) && start >= 0 && lengthBytes >= 0;
     const { clusterBytes } = this.layout;
     const diskEnd = alignUp(this.virtualSizeBytes, clusterBytes);
-    if (!isInside || end > diskEnd) {
-      throw new ImgtxError(
-        "E_INTERNAL",
-        `${lengthBytes} bytes at ${start} are not inside of a disk of ${this.virtualSizeBytes}`,
-        { image: this.path },
-      );
-    }
+    if (!isInside || end > diskEnd) throw isOutsideDisk(this, start, lengthBytes);
     if (lengthBytes === 0) return;
     try {
       await this.#locks.run(Math.floor(start / clusterBytes), Math.ceil(end / clusterBytes), work);

@@ -271,3 +271,11 @@ function fenceChanged(device: string, { path }: ChainLink): ImgtxError {
     hint: `look what did; \`imgtx unfreeze --force ${device}\` lifts the fence without the rest of the old header`,
   });
 }
+
+export function isFenced(device: string, image: string): ImgtxError {
+  return new ImgtxError("E_REFUSED", "it is fenced, and nothing may be written to it", {
+    device,
+    image,
+    hint: `\`imgtx unfreeze\` of the device that was frozen ends that; \`imgtx unfreeze --force ${device}\` lifts a forgotten fence`,
+  });
+}

@@ -21,6 +21,7 @@ import type { PlanContext } from "./action.ts";
 import { nameAsBefore } from "./new-backing.ts";
 import { findOverlays, somethingStandsOnIt } from "./overlays-of.ts";
 import { planResizing } from "./resizing.ts";
+import { isFenced } from "./fencing.ts";
 
 export interface LayersToMerge {
   readonly device: string;
@@ -42,10 +43,7 @@ export async function assertMayBeMerged(
   for (const link of [...above.slice(-1), ...merged, into]) {
     const place = { device, image: link.path };
     if (link.header?.isFenced) {
-      throw new ImgtxError("E_REFUSED", "it is fenced, and nothing may be written to it", {
-        ...place,
-        hint: `\`imgtx unfreeze\` of the device that was frozen ends that; \`imgtx unfreeze --force ${device}\` lifts a forgotten fence`,
-      });
+      throw isFenced(place.device, place.image);
     }
   }
   for (const link of merged) {

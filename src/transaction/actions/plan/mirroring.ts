@@ -287,3 +287,12 @@ export function requireMirror({ name: device, image, mirror: present }: DeviceEn
     hint: `make one with \`imgtx mirror ${device} FILE\``,
   });
 }
+
+export function hasMirror(
+  device: string,
+  { image: present }: MirrorEntry,
+  image: string,
+  hint = `forget that one first with \`imgtx mirror --cancel ${device}\``,
+): ImgtxError {
+  return new ImgtxError("E_REFUSED", `it has a mirror already, ${present}`, { device, image, hint });
+}

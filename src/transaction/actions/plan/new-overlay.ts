@@ -333,3 +333,12 @@ export async function measureVolume(
     : 0;
   return alignUp(fullyAllocatedBytes + bitmapBytes, MIB);
 }
+
+/** E_UNSUPPORTED for any but qcow2: an overlay needs a backing file. */
+export function assertOverlayFormat(device: string, format: string | undefined): void {
+  if (format === undefined || format === "qcow2") return;
+  throw new ImgtxError("E_UNSUPPORTED", `an overlay can't have the format '${format}'`, {
+    device,
+    hint: "an overlay needs a backing file, which imgtx writes as qcow2: leave the format out",
+  });
+}

@@ -29,6 +29,7 @@ import { assertMayStand, nameAsBefore, planCopyUp } from "../plan/new-backing.ts
 import type { Layer } from "./layers.ts";
 import type { OpenLayers } from "./open-layers.ts";
 import type { Run } from "./runs.ts";
+import { isFenced } from "../plan/fencing.ts";
 
 /** A run that comes to one file. */
 export interface MergedRun {
@@ -164,12 +165,7 @@ async function judgeUp(
   const merged = below.slice(0, layers.length).toReversed();
   const goes = merged.filter((_link, index) => layers[index]?.isMade === true);
   for (const one of [link, ...merged]) {
-    if (!one.header?.isFenced) continue;
-    throw new ImgtxError("E_IN_USE", "it is fenced, and nothing may be written to it", {
-      device: entry.name,
-      image: one.path,
-      hint: `\`imgtx unfreeze --force ${entry.name}\` lifts a forgotten fence`,
-    });
+    if (one.header?.isFenced) throw isFenced(entry.name, one.path);
   }
   for (const one of goes) await assertNothingLost(entry.name, one);
   const after = below.slice(layers.length);
