@@ -172,10 +172,12 @@ export { measureStrips } from "./read/strips.ts";
 export { SliceImage } from "./read/slice-image.ts";
 export { stackImages } from "./open/stacked-image.ts";
 export { isPlaceholder } from "./placeholder.ts";
+export { type DeviceReads, isAsRead, RecordedReads } from "./recorded-reads.ts";
 export {
   applyLog,
   type FenceBytes,
   type Guard,
+  type ObserveFile,
   RedoLog,
   isRedoLogName,
   findRedoLogsOn,

@@ -235,7 +235,7 @@ export class NodeFile implements StorageFile {
 
   async cloneFrom(source: StorageFile): Promise<boolean> {
     const native = this.#native.optional();
-    if (native === undefined || !(source instanceof NodeFile)) return false;
+    if (native === undefined || !(#inPool in source)) return false;
     const call = native.clone(source.open(), this.open());
     try {
       await Promise.all([this.#pooled(call), source.#pooled(call)]);
@@ -321,7 +321,7 @@ export class NodeFile implements StorageFile {
     lengthBytes: number,
   ): Promise<number> {
     const native = this.#native.optional();
-    if (native === undefined || !(source instanceof NodeFile)) return 0;
+    if (native === undefined || !(#inPool in source)) return 0;
     let done = 0;
     while (done < lengthBytes) {
       const length = Math.min(lengthBytes - done, KERNEL_COPY_BYTES);

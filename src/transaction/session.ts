@@ -191,19 +191,10 @@ export async function commitTransaction(
   const { kept, options } = collectKept(choice);
   return await withJournal(workspace, { id, purpose: TO_COMMIT }, options, async (journal) => {
     throwIfInterrupted(options.signal);
-    if (!options.dryRun) await bringInSync(session, journal, options);
+    const table = options.dryRun
+      ? await rehearse(workspace, journal, options)
+      : await commitOpen(session, journal, options);
     const plans = liveStatements(journal.state).map(({ plan }) => plan);
-    if (plans.length > 0 && options.dryRun) await rehearseCommit(workspace, journal, options);
-    const table =
-      plans.length === 0 || options.dryRun
-        ? await readTable(workspace)
-        : await commitJournal(workspace, journal, options, {
-            onProgress: options.onProgress,
-            throttle: options.throttle,
-            onNotice: options.onNotice,
-            markEveryMs: options.markEveryMs,
-          });
-    if (plans.length === 0 && !options.dryRun) await abortJournal(workspace, journal, false);
     return await describeOutcome(workspace, {
       changed: plans.length > 0 && !options.dryRun,
       dryRun: options.dryRun,
@@ -217,13 +208,28 @@ export async function commitTransaction(
   });
 }
 
-/** The copies that the transaction made, where their sources have changed since. */
-async function bringInSync(session: Session, journal: Journal, options: RunOptions): Promise<void> {
-  if (!liveStatements(journal.state).some(({ plan }) => plan.renewable)) return;
-  const { id } = journal;
-  const work = await startWork(session, options, { id, journal });
+async function rehearse(workspace: Workspace, journal: Journal, options: RunOptions): Promise<DeviceTable> {
+  if (liveStatements(journal.state).length > 0) await rehearseCommit(workspace, journal, options);
+  return await readTable(workspace);
+}
+
+/** With the copies that the transaction made brought in sync first. */
+async function commitOpen(session: Session, journal: Journal, options: RunOptions): Promise<DeviceTable> {
+  const { workspace } = session;
+  const statements = liveStatements(journal.state);
+  if (statements.length === 0) {
+    await abortJournal(workspace, journal, false);
+    return await readTable(workspace);
+  }
+  const { onProgress, throttle, onNotice, markEveryMs } = options;
+  const inHand = { onProgress, throttle, onNotice, markEveryMs };
+  if (statements.every(({ plan }) => !plan.renewable)) {
+    return await commitJournal(workspace, journal, options, inHand);
+  }
+  const work = await startWork(session, options, { id: journal.id, journal });
   try {
-    await renewMirrors(work, journal);
+    const open = await renewMirrors(work, journal);
+    return await commitJournal(workspace, journal, options, { ...inHand, open });
   } finally {
     await endWork(work);
   }

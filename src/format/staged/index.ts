@@ -3,5 +3,5 @@ export { findRedoLogsOn } from "./find-logs.ts";
 export { type FenceBytes, type Guard, sectorsOfFence } from "./guard.ts";
 export { isRedoLogName, RedoLog, redoLogName, removeRedoLog } from "./redo-log.ts";
 export type { SealedLog } from "./sealed-log.ts";
-export { StagedStorage, type StagingOptions } from "./staged-storage.ts";
+export { type ObserveFile, StagedStorage, type StagingOptions } from "./staged-storage.ts";
 export { surveyImage } from "./survey.ts";

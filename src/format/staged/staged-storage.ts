@@ -27,12 +27,18 @@ export interface StagingOptions {
   readonly folder?: string;
 }
 
+/** Gives the file back as it is to be read from then on. */
+export type ObserveFile = (file: StorageFile) => Promise<StorageFile>;
+
 export class StagedStorage implements Storage {
   readonly #below: Storage;
+  readonly #observe: ObserveFile;
   readonly #images = new Map<string, StagedImage>();
 
-  constructor(below: Storage) {
+  /** observe: told of each file that is opened, with what it holds on the disk. */
+  constructor(below: Storage, observe: ObserveFile = async (file) => await Promise.resolve(file)) {
     this.#below = below;
+    this.#observe = observe;
   }
 
   get host(): Host {
@@ -88,7 +94,7 @@ export class StagedStorage implements Storage {
 
   /** Has these bytes of a staged image written when its log is applied, be they changed or not: where a fence lies. */
   async include(path: string, start: number, lengthBytes: number): Promise<void> {
-    const file = await this.#below.openFile(path, "read", AS_IMAGE);
+    const file = await this.#open(path, "read", AS_IMAGE);
     try {
       const image = this.#images.get(keyOf(await file.stat()));
       if (image === undefined) throw new ImgtxError("E_INTERNAL", "the image is not staged", { image: path });
@@ -126,17 +132,21 @@ export class StagedStorage implements Storage {
   }
 
   async openFile(path: string, access: "read" | "write", options?: OpenOptions): Promise<StorageFile> {
-    if (this.#images.size === 0) return await this.#below.openFile(path, access, options);
+    if (this.#images.size === 0) return await this.#open(path, access, options);
     const stat = await this.#below.stat(path);
     if (stat === undefined || !this.isStaged(stat)) {
       if (stat !== undefined) await this.#requireSame(path);
-      return await this.#below.openFile(path, access, options);
+      return await this.#open(path, access, options);
     }
-    const base = await this.#below.openFile(path, "read", options);
+    const base = await this.#open(path, "read", options);
     const image = this.#images.get(keyOf(await base.stat()));
     if (image !== undefined) return new StagedFile(base, image, access);
     await base.close();
     throw replaced(path);
+  }
+
+  async #open(...request: Parameters<Storage["openFile"]>): Promise<StorageFile> {
+    return await this.#observe(await this.#below.openFile(...request));
   }
 
   async createFile(path: string, mode: number): Promise<StorageFile> {

@@ -9,6 +9,7 @@ import {
   findDevice,
   type MirrorEntry,
   requireDevice,
+  withDevices,
 } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
 import { type Chain, type ChainLink, identityOf, probeFormat } from "../../format/index.ts";
@@ -29,7 +30,7 @@ import {
 } from "./plan/mirroring.ts";
 import { type NewCopy, planFresh, settleCopy } from "./plan/new-copy.ts";
 import { planTracking } from "./plan/tracking.ts";
-import { isUnfinished } from "./plan/volume-copy.ts";
+import { isMadeOfNothing, isUnfinished } from "./plan/volume-copy.ts";
 import type { PlannedReport } from "../journal/index.ts";
 import type { MirrorRequest, MirrorTarget } from "../request.ts";
 
@@ -144,8 +145,10 @@ async function planCopy(
   }
   const opened = await context.openChain(entry.image, entry.format, target.device);
   const present = await settleChain(context.storage.host, opened);
-  if (isMirror && (await isUnfinished(entry, context)))
+  const isBegunHere = context.copiedInto.get(path)?.kind === "fill";
+  if (isMirror && (isBegunHere || (await isUnfinished(entry, context))))
     return await planAnew(entry, target, present, context);
+  if (entry.mirror && isMirror && isMadeOfNothing(entry.mirror)) return keepAsMade(entry, target, present);
   if (isMirror) return await planSync(entry, target, present, context);
   return await planNew(entry, target, path, { present, context });
 }
@@ -193,7 +196,7 @@ async function planParent(
   };
 }
 
-/** A mirror on a block device that was begun, and never was whole: as it was asked for then. */
+/** A mirror on a block device that was begun, also by this transaction, and never was whole: as it was asked for then. */
 async function planAnew(
   entry: DeviceEntry,
   target: MirrorTarget,
@@ -203,7 +206,21 @@ async function planAnew(
   const { image, format, sync, bitmap } = requireMirror(entry);
   assertAsBefore(entry, target);
   const same = { ...target, format, sync, bitmap: target.bitmap || bitmap !== null };
-  return await planNew({ ...entry, mirror: null }, same, image, { present, context });
+  const without = { ...entry, mirror: null };
+  const table = withDevices(context.table, [{ device: entry.name, after: without }]);
+  return await planNew(without, same, image, { present, context: { ...context, table } });
+}
+
+function keepAsMade(entry: DeviceEntry, target: MirrorTarget, present: Chain): PlannedCopy {
+  assertAsBefore(entry, target);
+  return {
+    mirror: { ...requireMirror(entry), source: chainEntriesOf(present) },
+    filesToMake: [],
+    fillFiles: async () => await Promise.resolve(),
+    redo: [],
+    chains: [present],
+    notes: [],
+  };
 }
 
 async function planSync(

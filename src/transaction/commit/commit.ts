@@ -44,7 +44,7 @@ import { imagesToKeepFenced, raiseFences, settleLeft, takeFencesBack } from "./l
 import { rememberLeft } from "./left-times.ts";
 import { imagesCopiedInto } from "./copies.ts";
 import { reserveForCopies } from "./copy-space.ts";
-import { imagesRedone, openRedo, reserveForRedo } from "../images/redo.ts";
+import { assertDevicesAsRead, imagesRedone, openRedo, reserveForRedo } from "../images/redo.ts";
 import type { Once, OnProgress, RunOptions } from "../request.ts";
 import {
   assertNothingChanged,
@@ -153,6 +153,7 @@ async function checkThen<T>(
     );
     const { allowPaths } = await readTable(workspace);
     await openRedo(workspace, journal.state, logs);
+    await assertDevicesAsRead(workspace, journal.state);
     await reserveForCopies(workspace, journal.state, allowPaths, space);
     await reserveForRedo(workspace, journal.state, space);
     const done = await waitForLeases(

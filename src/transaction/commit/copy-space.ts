@@ -51,7 +51,7 @@ export async function openMerged(
   { files, empties, up }: Copy,
 ): Promise<StagedStorage> {
   const isMerged = empties !== true && (up === undefined || up.until !== undefined);
-  return await openStaged(storage, state, "read", new Set(isMerged ? files : []));
+  return await openStaged(storage, state, "read", { only: new Set(isMerged ? files : []) });
 }
 
 interface ReserveIn {
@@ -88,7 +88,7 @@ class Room {
   async #takeOf(image: string, lengthBytes: number): Promise<void> {
     const taken = (this.#taken.get(image) ?? 0) + lengthBytes;
     // Redo logs come first.
-    const staged = await openStaged(this.#storage, this.#state, "read", new Set([image]));
+    const staged = await openStaged(this.#storage, this.#state, "read", { only: new Set([image]) });
     try {
       const free = await measureImageRoom(staged, image);
       if (free < taken)

@@ -85,6 +85,7 @@ async function planAndEnter(
 ): Promise<{ plan: Plan; record: PlanRecord } | HeldUp> {
   const table = await effectiveTable(work);
   const number = work.journal?.state.statements.length ?? 0;
+  work.reads?.forget();
   let planned: { plan: Plan; record: PlanRecord };
   try {
     planned = await planStatement(work, { table, request, number, earlier: [] });

@@ -35,6 +35,7 @@ import { unfinishedAmong } from "../describe.ts";
 import {
   assertFitsDevices,
   assertMayBeDevice,
+  assertNotBegun,
   assertSameDevices,
   isDeviceAt,
   withVolumesLetGo,
@@ -108,11 +109,10 @@ export async function planStatement(
     ]),
   };
   const made = newFiles.map(({ path }) => path);
-  await assertFitsDevices(
-    work.workspace.storage,
-    { redo: plan.redo ?? [], copies: record.copies, removes: record.removes, watched, made },
-    work.journal?.state.begin.implicit !== false,
-  );
+  const { removes } = record;
+  await assertFitsDevices(work.workspace.storage, { redo: plan.redo ?? [], removes, watched, made });
+  const before = work.journal ? liveStatements(work.journal.state).map((one) => one.plan) : [];
+  assertNotBegun(record, [...before, ...statement.earlier]);
   assertSameDevices(plan, statement.table);
   await assertSealedStay(context.snapshots, statement.table, record);
   await assertInheritedStay(record, context);

@@ -40,18 +40,28 @@ export async function prepareStatement(
       });
     }
     const tools = fillTools(work, journal, record, fresh);
-    if (files.length > 0) await explained(record, async () => await plan.fillFiles(files, tools));
+    work.reads?.keepOnly((plan.redo ?? []).map(({ link }) => link.stat));
+    if (files.length > 0) await explained(record, async () => await fill(work, plan, files, tools));
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
     const changes = plan.redo ?? [];
     const redo = await stageChanges(work.staged, work.id, record, { changes, before: journal.state });
     const prepared = await fingerprints(plan, record, files);
+    const { statement } = record;
+    const reads = work.reads?.stored() ?? [];
+    const told = {
+      type: "prepared" as const,
+      statement,
+      files: prepared,
+      redo,
+      ...(reads.length > 0 && { reads }),
+    };
     await settleAll([
       ...files.map(async (file) => {
         await explained(record, async () => await file.flush("new image"));
       }),
-      journal.append({ type: "prepared", statement: record.statement, files: prepared, redo }, "prepared"),
+      journal.append(told, "prepared"),
     ]);
     for (const { staging, path } of record.newFiles) {
       if (path !== staging) await moveIntoPlace(work, record, staging, path);
@@ -65,6 +75,17 @@ export async function prepareStatement(
     if (newFile) work.images.keepMade(newFile.path, file);
   }
   return flushNames(storage, record, "new image's name");
+}
+
+/** What a renewable plan copies of devices is copied once more by the commit. */
+async function fill(
+  { reads }: Work,
+  plan: Plan,
+  files: readonly StorageFile[],
+  tools: FillTools,
+): Promise<void> {
+  const run = async (): Promise<void> => await plan.fillFiles(files, tools);
+  await (reads && plan.renewable ? reads.withoutThoseOf(run) : run());
 }
 
 /** New images with their names, which has moved their change times. Copies once a later write to them would show. */

@@ -1,12 +1,15 @@
 // Brings the mirrors of an open transaction in sync once more, right before its commit: a guest may have
 // written to their sources since.
 //
-// Invariant: only copies are renewed. Where a changed image matters to any other action, the commit refuses it.
+// Invariants
+// - Only copies are renewed. Where a changed image matters to any other action, the commit refuses it.
+// - What was copied stays locked until the commit mark: a block device does not tell of a write in between.
 
 import { type DeviceEntry, type DeviceTable, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { describeChanges, describeDoubt, fingerprintAt } from "../../format/index.ts";
 import { traitsOf } from "../actions/index.ts";
+import type { CommitInHand } from "../commit/commit.ts";
 import { runStatements } from "./engine.ts";
 import {
   type Journal,
@@ -15,19 +18,27 @@ import {
   type PlanRecord,
   type Statement,
   type TransactionState,
+  volumesFilled,
 } from "../journal/index.ts";
 import { undoFrom } from "../recover/undo.ts";
 import type { ActionRequest } from "../request.ts";
 import { effectiveTable, type Work } from "./work.ts";
 
-export async function renewMirrors(work: Work, journal: Journal): Promise<void> {
+/** Returns the images that it has open and locked, by path: nobody writes to what was copied before it is committed. */
+export async function renewMirrors(work: Work, journal: Journal): Promise<CommitInHand["open"]> {
+  await renewChanged(work, journal);
+  // Of those that other statements change the commit wants more: it locks them once more, by the same files.
+  return new Map([...work.images.heldByPath()].map(([path, file]) => [path, { file, isLocked: false }]));
+}
+
+async function renewChanged(work: Work, journal: Journal): Promise<void> {
   const { workspace } = work;
   const statements = liveStatements(journal.state);
   const changed = await findChanged(workspace, journal.state);
   if (changed.size === 0) return;
   // A doubt is a copy's alone: whatever else an image is used for, it holds what the device holds.
   const affected = statements.filter(({ plan }) =>
-    plan.watched.some(({ image }) => (plan.renewable ? changed.has(image) : isKnownToBe(changed, image))),
+    plan.watched.some(({ image }) => (minds(plan) ? changed.has(image) : isKnownToBe(changed, image))),
   );
   if (affected.length === 0) return;
   const doubts = new Map([...changed].flatMap(([image, doubt]) => (doubt === null ? [] : [[image, doubt]])));
@@ -47,6 +58,14 @@ export async function renewMirrors(work: Work, journal: Journal): Promise<void> 
   const copies = affected.filter(({ plan }) => !isMove(plan));
   const table = await effectiveTable(work);
   await runStatements(work, [...requestsOf(copies, table), ...requestsOf(later, table)]);
+}
+
+/** Whether a doubt counts for it. What it fills after the mark is what the device holds then. */
+function minds(plan: PlanRecord): boolean {
+  if (!plan.renewable || isMove(plan)) return plan.renewable;
+  const filled = plan.copies.flatMap(({ kind, into }) => (kind === "fill" ? [into] : []));
+  const begun = new Set([...filled, ...volumesFilled(plan)]);
+  return plan.newFiles.length > 0 || plan.redo.some(({ image }) => !begun.has(image));
 }
 
 /** Whether somebody wrote to a copy itself: what came into it was meant for nobody else to find. */

@@ -15,7 +15,7 @@ import {
   type WorkspaceLock,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import type { StagedStorage } from "../../format/index.ts";
+import { RecordedReads, type StagedStorage } from "../../format/index.ts";
 import {
   changesByStatement,
   givenUpBy,
@@ -40,6 +40,8 @@ export interface Work {
   readonly images: OpenedImages;
   /** The images as the statements of the transaction leave them. */
   readonly staged: StagedStorage;
+  /** What is read of block devices for a statement, where others may write to them before it is committed. */
+  readonly reads: RecordedReads | undefined;
   /** For a dry run: what its own actions do to them. */
   readonly dryRun: DryRun | undefined;
   /** The transaction's: that of a copy which was cut off, where this command goes on with it. */
@@ -66,12 +68,16 @@ export async function startWork(
 ): Promise<Work> {
   const deadlineMs = workspace.storage.host.monotonicMs() + options.waitMs;
   const { storage } = workspace;
-  const left = await openStaged(storage, parts.journal?.state, options.dryRun ? "read" : "write");
+  const state = parts.journal?.state;
+  const reads = state && !state.begin.implicit && !options.dryRun ? new RecordedReads() : undefined;
+  const left = await openStaged(storage, state, options.dryRun ? "read" : "write", {
+    observe: reads && (async (file) => await reads.observe(file)),
+  });
   const dryRun = options.dryRun ? new DryRun(storage, left) : undefined;
   const staged = dryRun?.staged ?? left;
   const images = new OpenedImages(staged, { workspaceRoot: root, currentFolder });
   const rest = { idle: [], found: [], underWay: Promise.resolve() };
-  return { workspace, options, deadlineMs, staged, dryRun, images, ...parts, ...rest };
+  return { workspace, options, deadlineMs, staged, reads, dryRun, images, ...parts, ...rest };
 }
 
 export async function endWork({ images, staged, dryRun }: Work): Promise<void> {

@@ -20,7 +20,7 @@ import {
 import { type DeviceTable, filesOfDevice, standsOnDevices, type Workspace } from "../../device/index.ts";
 import type { FileStat, StorageFile } from "../../storage/index.ts";
 
-import type { CopyStep, PlannedReport, WatchedImage } from "../journal/index.ts";
+import { type PlannedReport, type PlanRecord, volumesFilled, type WatchedImage } from "../journal/index.ts";
 import type { Note } from "../notes.ts";
 import type { ImageChange } from "./redo.ts";
 
@@ -47,26 +47,18 @@ export async function assertMayBeDevice(
 /** What a plan does to images that are there, and the files that it makes. */
 interface Touched {
   readonly redo: readonly Pick<ImageChange, "link" | "makesImage">[];
-  readonly copies: readonly Pick<CopyStep, "kind" | "into">[];
   readonly removes: readonly string[];
   readonly watched: readonly Pick<WatchedImage, "image" | "fingerprint">[];
   readonly made: readonly string[];
 }
 
-/**
- * E_UNSUPPORTED where a plan would do to a block device what is not whole yet. isHeld: whether the command holds the images
- * from here to its commit.
- */
+/** E_UNSUPPORTED where a plan would do to a block device what is not whole yet. */
 export async function assertFitsDevices(
   storage: Storage,
-  { redo, copies, removes, watched, made }: Touched,
-  isHeld: boolean,
+  { redo, removes, watched, made }: Touched,
 ): Promise<void> {
-  for (const { link, makesImage } of redo) {
-    if (link.stat.kind === "device") assertMayBeChanged(link, { isHeld, makesImage });
-  }
-  for (const { into, kind } of copies) {
-    if (kind === "sync" && !isHeld && (await isDeviceAt(storage, into))) throw notBetweenCommands(into);
+  for (const { link, makesImage = false } of redo) {
+    if (link.stat.kind === "device" && !makesImage) assertMayBeChanged(link);
   }
   for (const image of removes) {
     const isImage = watched.some((one) => one.image === image && one.fingerprint.headerSha256 !== null);
@@ -76,20 +68,17 @@ export async function assertFitsDevices(
 }
 
 /**
- * Nothing but a fence keeps a guest's write apart from what is about to be written: a device has no times. So the image
- * needs a place for one, and nobody may have had it open since it was read.
+ * Nothing but a fence keeps a guest's write apart from what is about to be written, after the mark: a device has no times.
+ * So the image needs a place for one. Up to the mark what was read of it is compared: see recorded-reads.ts.
  */
-function assertMayBeChanged(
-  { path: image, header }: ChainLink,
-  { isHeld, makesImage = false }: { readonly isHeld: boolean; readonly makesImage?: boolean | undefined },
-): void {
-  if (header === undefined && !makesImage) {
+function assertMayBeChanged({ path: image, header }: ChainLink): void {
+  if (header === undefined) {
     throw new ImgtxError("E_UNSUPPORTED", "a raw image on a block device has the size of the device", {
       image,
       hint: "make the volume itself larger or smaller (`lvresize` for LVM)",
     });
   }
-  if (header && header.version < 3) {
+  if (header.version < 3) {
     throw new ImgtxError(
       "E_UNSUPPORTED",
       "an image of version 2 on a block device can't be changed in place: it has no place for a fence",
@@ -99,17 +88,21 @@ function assertMayBeChanged(
       },
     );
   }
-  if (!isHeld && !header?.isFenced) throw notBetweenCommands(image);
 }
 
-function notBetweenCommands(image: string): ImgtxError {
-  return new ImgtxError(
-    "E_UNSUPPORTED",
-    "in a transaction of several commands nothing would tell whether somebody writes to a block device between them",
-    {
-      image,
-      hint: "run the command by itself, with --txn none; or several at once with `imgtx txn run`",
-    },
+/** E_REFUSED where content is to come from or into an image that earlier actions begin on a block device: see fill-volume.ts. */
+export function assertNotBegun(
+  { copies, removes }: Pick<PlanRecord, "copies" | "removes">,
+  before: readonly PlanRecord[],
+): void {
+  const begun = new Set(before.flatMap(volumesFilled));
+  const used = copies.flatMap(({ kind, into, files }) => (kind === "fill" ? [] : [into, ...files]));
+  const image = [...used, ...removes].find((one) => begun.has(one));
+  if (image === undefined) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    "an earlier action of the transaction makes this image on a block device, which comes to be with the commit",
+    { image, hint: "commit the transaction first" },
   );
 }
 

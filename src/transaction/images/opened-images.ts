@@ -25,6 +25,7 @@ import { ImgtxError, withPlace } from "../../errors/index.ts";
 
 interface HeldImage {
   readonly file: StorageFile;
+  readonly path: string;
   readonly isWritten: boolean;
   /** Index of the chain that the file belongs to. */
   readonly chain: number;
@@ -93,7 +94,7 @@ export class OpenedImages {
    * of its own would stand in each other's way.
    */
   async lock(waiting: LockWaiting, written: ReadonlySet<string>): Promise<void> {
-    const images = new Map<string, HeldImage & { path: string; device: string }>();
+    const images = new Map<string, HeldImage & { device: string }>();
     for (const [index, { chain, device }] of this.#chains.entries()) {
       if (index < this.#unlockedFrom) continue;
       for (const { file, path } of chain.links.flatMap(placesOf)) {
@@ -105,7 +106,7 @@ export class OpenedImages {
       }
     }
     await holdImages(this.#storage, [...images.values()], waiting);
-    for (const [key, { file, isWritten, chain }] of images) this.#held.set(key, { file, isWritten, chain });
+    for (const [key, { device: _device, ...held }] of images) this.#held.set(key, held);
     this.#unlockedFrom = this.#chains.length;
   }
 
@@ -125,6 +126,11 @@ export class OpenedImages {
       }
     }
     return open;
+  }
+
+  /** The files that hold the locks, by path. */
+  heldByPath(): ReadonlyMap<string, StorageFile> {
+    return new Map([...this.#held.values()].map(({ path, file }) => [path, file.onDisk ?? file]));
   }
 
   /** How many chains are open: a moment to go back to. */

@@ -14,13 +14,16 @@ import { ImgtxError } from "../../errors/index.ts";
 import {
   type ChainLink,
   describeChanges,
+  type DeviceReads,
   type Fingerprint,
   fingerprintAt,
+  isAsRead,
   isFileFenced,
   planFileFence,
   type Preallocated,
   RedoLog,
   sectorsOfFence,
+  type ObserveFile,
   StagedStorage,
 } from "../../format/index.ts";
 import type { Reservation, Storage, StorageFile } from "../../storage/index.ts";
@@ -71,15 +74,15 @@ export interface ImageChange {
 
 /**
  * The images as the statements of the transaction leave them. The caller closes it. access: to the logs. only: the images
- * that it is about, where it is not about all.
+ * that it is about, where it is not about all. observe: see StagedStorage.
  */
 export async function openStaged(
   storage: Storage,
   state: TransactionState | undefined,
   access: "read" | "write",
-  only?: ReadonlySet<string>,
+  { only, observe }: { readonly only?: ReadonlySet<string>; readonly observe?: ObserveFile | undefined } = {},
 ): Promise<StagedStorage> {
-  const staged = new StagedStorage(storage);
+  const staged = new StagedStorage(storage, observe);
   if (!state) return staged;
   try {
     for (const redo of redoOf(state).values()) {
@@ -113,7 +116,53 @@ async function isBaseUnchanged(
 ): Promise<boolean> {
   const now = await fingerprintAt(storage, redo.image, undefined);
   const before = { ...baseOf(state, redo), headerSha256: null };
-  return now !== undefined && describeChanges(before, now).length === 0;
+  if (now === undefined || describeChanges(before, now).length > 0) return false;
+  const reads = readsThatCount(state).filter(({ image }) => image === redo.image);
+  return (await findWritten(storage, reads)) === undefined;
+}
+
+/** What was read of block devices for what the commit is to do: not for the redo log of a copy that was made anew. */
+function readsThatCount(state: TransactionState): DeviceReads[] {
+  const present = redoOf(state);
+  return liveStatements(state).flatMap(({ plan, prepared }) =>
+    (prepared?.reads ?? []).filter(({ image }) => {
+      const log = plan.redo.find((one) => one.image === image)?.log;
+      return !plan.renewable || log === undefined || present.get(image)?.log === log;
+    }),
+  );
+}
+
+/** The first of the devices that is not as it was read. */
+async function findWritten(storage: Storage, reads: readonly DeviceReads[]): Promise<string | undefined> {
+  for (const one of reads) {
+    const file = await storage.openFile(one.image, "read", AS_IMAGE);
+    try {
+      if (!(await isAsRead(file, one))) return one.image;
+    } finally {
+      await file.close();
+    }
+  }
+  return undefined;
+}
+
+/**
+ * Before the mark, with the images locked. E_CHANGED where somebody has written to what a statement has read of a block
+ * device; E_REFUSED where one that is to be changed is in other use by now.
+ */
+export async function assertDevicesAsRead({ storage }: Workspace, state: TransactionState): Promise<void> {
+  for (const { image } of redoOf(state).values()) {
+    // The kernel says whether it is mounted, or part of another device.
+    if (await isDeviceAt(storage, image)) await (await storage.openFile(image, "write", AS_IMAGE)).close();
+  }
+  const image = await findWritten(storage, readsThatCount(state));
+  if (image !== undefined) throw changedSince(image);
+}
+
+function changedSince(image: string): ImgtxError {
+  return new ImgtxError("E_CHANGED", "the image has changed since the transaction began to change it", {
+    image,
+    hint: "`imgtx txn abort` takes the transaction back; then begin again",
+  });
 }
 
 type LogTraits = Pick<PreparedRedo, "guardedBy" | "isFenced" | "modifiedNs" | "discards" | "preallocated">;
@@ -215,10 +264,7 @@ export async function openRedo(
     const { image } = redo;
     const now = seen.get(image);
     if (!now || describeChanges(baseOf(state, redo), now.fingerprint).length > 0) {
-      throw new ImgtxError("E_CHANGED", "the image has changed since the transaction began to change it", {
-        image,
-        hint: "`imgtx txn abort` takes the transaction back; then begin again",
-      });
+      throw changedSince(image);
     }
     opened.set(redo.log, await RedoLog.open(storage, redo.log, redo.end, "read"));
   }

@@ -28,6 +28,7 @@ import {
   type TakenThen,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
+import type { DeviceReads } from "../../format/index.ts";
 import type { Origin } from "../../storage/index.ts";
 import { isNote } from "../notes.ts";
 import { ACTION_KINDS } from "../action-kinds.ts";
@@ -259,6 +260,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
       objectOf<PreparedFile>({ path: isText, fingerprint: isFingerprint, contentSha256: orNull(isText) }),
     ),
     redo: listOf(isRedo),
+    reads: orAbsent(listOf(objectOf<DeviceReads>({ image: isText, runs: listOf(isCount), sha256: isText }))),
   }),
   copied: objectOf<RecordOf<"copied">>({
     type: oneOf("copied"),

@@ -29,6 +29,7 @@ import type {
   Workspace,
 } from "../../device/index.ts";
 import {
+  type DeviceReads,
   type Fingerprint,
   isRedoLogName,
   redoLogName,
@@ -222,6 +223,8 @@ export interface PreparedRecord {
   readonly statement: number;
   readonly files: readonly PreparedFile[];
   readonly redo: readonly PreparedRedo[];
+  /** What the statement read of block devices, and the commit rests on. Left out: nothing, or it holds them until then. */
+  readonly reads?: readonly DeviceReads[];
 }
 
 /** Where a copy has come to when all of it is there, durably. */

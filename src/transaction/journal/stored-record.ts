@@ -31,10 +31,12 @@ export function toStored(root: string, record: JournalRecord): JournalRecord {
 
 function mapRecordPaths(record: JournalRecord, map: (path: string) => string): JournalRecord {
   if (record.type === "prepared") {
+    const { files, redo, reads } = record;
     return {
       ...record,
-      files: record.files.map((file) => ({ ...file, path: map(file.path) })),
-      redo: record.redo.map((redo) => mapRedo(redo, map)),
+      files: files.map((file) => ({ ...file, path: map(file.path) })),
+      redo: redo.map((one) => mapRedo(one, map)),
+      ...(reads && { reads: reads.map((one) => ({ ...one, image: map(one.image) })) }),
     };
   }
   if (record.type === "done" && record.named) {

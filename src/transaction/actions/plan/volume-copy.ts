@@ -12,6 +12,7 @@ import {
   type ImageFormat,
   imageOf,
   type ImagePlan,
+  isDeviceIdentity,
   isSameFile,
   isUnfinishedBy,
   measureQcow2,
@@ -74,6 +75,8 @@ export async function planOnVolume(
       {
         link,
         makesImage: true,
+        // Begun once more before the commit, it is filled after that all the same.
+        precedesCopies: true,
         async write(file, transaction) {
           if (sync === "none") await writeImage({ file }, plan);
           else await beginUnfinished(file, plan, transaction);
@@ -169,4 +172,10 @@ export async function isUnfinished(
   } finally {
     await file.close();
   }
+}
+
+/** Whether this transaction makes the mirror on a block device, with nothing copied into it. */
+export function isMadeOfNothing({ sync, format, chain: [top] }: MirrorEntry): boolean {
+  const isRawYet = format === "qcow2" && top?.fingerprint.headerSha256 === null;
+  return sync === "none" && isRawYet && isDeviceIdentity(top.fingerprint);
 }
