@@ -139,9 +139,9 @@ async function adopt(invocation: Invocation, folder: string): Promise<number> {
     safeWorkspaces: settings.safeWorkspaces,
   };
   const adoption = await engine.adoptWorkspace(context.storage, folder, how);
-  // Shows the devices, and goes on with what came along.
-  if (!dryRun) await openSession({ ...invocation, settings: { ...settings, workspace: folder } });
+  // Told before recovery shows the devices, and goes on with what came along: it may move those that this names.
   report.done({ ...adoption, dryRun }, ADOPTED);
+  if (!dryRun) await openSession({ ...invocation, settings: { ...settings, workspace: folder } });
   return 0;
 }
 

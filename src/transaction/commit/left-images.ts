@@ -145,7 +145,11 @@ async function openAll(
     }
     // A fence was up until the move was durable, and the view with it. Until that shows the move, a guest is started on what
     // stays below its device, and its snapshot is later than its commit.
-    if (fenced.has(left.image) ? how.moved : how.moved?.isShown === true && left.stays) continue;
+    if (fenced.has(left.image) && how.moved) continue;
+    if (how.moved?.isShown === true && left.stays) {
+      if (!redo && !copied.has(left.image)) await sayIfWritten(storage, left, state, how);
+      continue;
+    }
     const found = await openLeft(storage, left, state, how);
     const before = findDevice(present, left.device);
     if (!found) continue;
@@ -161,6 +165,26 @@ async function openAll(
   }
 }
 
+/** Whoever showed the move may have died before he could say it. Once it is shown, nobody has to be kept from the image. */
+async function sayIfWritten(
+  storage: Workspace["storage"],
+  left: LeftImage,
+  state: TransactionState,
+  { onNotice }: HowToHold,
+): Promise<void> {
+  const seen = lastSeen(state).get(left.image);
+  if (!seen || seen.isNew) return;
+  const file = await openUnlessGone(storage, left.image);
+  try {
+    if (!file || !mayBeSameFile(seen.fingerprint, await file.stat())) return;
+    const now = await takeFingerprint(file, seen.fingerprint.headerSha256 !== null);
+    const changes = describeChanges(seen.fingerprint, now).join(", ");
+    if (changes !== "") onNotice?.(sayKept(left, changes));
+  } finally {
+    await file?.close();
+  }
+}
+
 /** Undefined where nobody can have written to it, and where what was written is the device's in any case. */
 async function openLeft(
   storage: Workspace["storage"],
@@ -170,8 +194,9 @@ async function openLeft(
 ): Promise<OpenLeft | undefined> {
   const seen = lastSeen(state).get(left.image);
   if (!seen || seen.isNew) return undefined;
-  // Whoever moved the table may have found a write by then, and brought it along: the closing generation knows.
-  const expected = (moved ? fingerprintIn(present, left) : undefined) ?? seen.fingerprint;
+  // Whoever moved the table may have found a write by then, and brought it along: the closing generation knows. What stays
+  // below the device needs nothing, but that it is said, by who lives to say it.
+  const expected = (moved && !left.stays ? fingerprintIn(present, left) : undefined) ?? seen.fingerprint;
   const file = await openUnlessGone(storage, left.image);
   if (!file) {
     if (left.stays || moved) return undefined;
@@ -225,7 +250,7 @@ async function isWrittenTo({ file, seen }: OpenLeft): Promise<boolean> {
 
 /** Undefined where nothing was written that anybody has to know of, or it was said. */
 async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined> {
-  const { device, image, stays, isInShell, file, seen, mirror } = left;
+  const { device, image, stays, file, seen, mirror } = left;
   const { isForced, moved, onNotice } = how;
   const now = await takeFingerprint(file, seen !== undefined && seen.headerSha256 !== null);
   const changes = seen ? describeChanges(seen, now).join(", ") : "replaced by another file";
@@ -242,11 +267,7 @@ async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined
     return undefined;
   }
   if (stays) {
-    onNotice?.(
-      isInShell
-        ? `what was written to ${image} after the commit is marked in no bitmap of '${device}': ${changes}`
-        : `the snapshot of '${device}' holds what was written to ${image} after its commit too: ${changes}`,
-    );
+    onNotice?.(sayKept(left, changes));
     return { now, isWritten: true };
   }
   if (!isForced) {
@@ -260,6 +281,12 @@ async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined
     `what was written to ${image} after the commit stays there, and is not on '${device}': ${changes}`,
   );
   return undefined;
+}
+
+function sayKept({ device, image, isInShell }: LeftImage, changes: string): string {
+  return isInShell
+    ? `what was written to ${image} after the commit is marked in no bitmap of '${device}': ${changes}`
+    : `the snapshot of '${device}' holds what was written to ${image} after its commit too: ${changes}`;
 }
 
 function sayDoubt({ device, image, stays, isInShell }: LeftImage, doubt: string): string {

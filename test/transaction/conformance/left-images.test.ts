@@ -141,6 +141,25 @@ describe("between the commit mark and recovery", () => {
     },
   );
 
+  // Dead before it has moved the table, shown the move, or removed the journal: whatever it found died with it.
+  for (const [where, name, file] of [
+    ["the table moves", "rename", /\/table\.json$/],
+    ["the move is shown", "rename", /\/view\/\w+\.now$/],
+    ["the journal goes", "removeFile", /\.journal$/],
+  ] as const) {
+    qemu.test(`what a snapshot holds is said by who lives to say it, after a death as ${where}`, async () => {
+      const bench = await makeWorkbench();
+      await expect(dying(bench).snapshot({ vdc: "c1.qcow2" })).rejects.toThrow("killed");
+      writeGuest(bench.at("c.qcow2"), "qcow2", "write -P 7 0 4k");
+      const dies = (call: Call) => call.name === name && file.test(call.path);
+      const dead = bench.through(killAt(bench.storage, dies));
+      await expect(dead.session()).rejects.toThrow("killed");
+      const [note] = (await bench.session()).recovered;
+      expect(note).toMatchObject({ did: "finished" });
+      expect(note?.text).toContain(`the snapshot of 'vdc' holds what was written to ${bench.at("c.qcow2")}`);
+    });
+  }
+
   qemu.test("what was written below a snapshot is missing in no mirror that counts as in sync", async () => {
     const bench = await makeWorkbench();
     await mirror(bench, { vdc: "m.qcow2" });
