@@ -22,6 +22,7 @@ import { type LockWaiting, type Refusal, type Storage, waitForLock } from "../st
 import { historyPath } from "./history.ts";
 import { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 import { forgetTable, readTable } from "./present-table.ts";
+import { parseObject } from "./sealed-json.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
 /** This process's. */
@@ -178,13 +179,8 @@ async function unlessGone<T>(work: () => Promise<T>): Promise<T | undefined> {
 
 /** Whose it is; undefined where it does not say so. */
 function decodeClaim(text: string): Worker | undefined {
-  try {
-    const worker: unknown = JSON.parse(text);
-    return isWorker(worker) ? worker : undefined;
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
+  const worker = parseObject(text);
+  return isWorker(worker) ? worker : undefined;
 }
 
 /**

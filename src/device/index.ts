@@ -57,7 +57,7 @@ export { findInherited, unlessGone } from "./inherited.ts";
 export { type DeviceOnFile, findDeviceOnFile } from "./device-on-file.ts";
 export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 export { findOwner, lockOwner } from "./owner-lock.ts";
-export { canonicalPath, fromStoredPath, isInside, toStoredPath } from "./stored-path.ts";
+export { canonicalPath, fromStoredPath, isBelow, toStoredPath } from "./stored-path.ts";
 export { isViewPresent, showView } from "./view.ts";
 export { assertShown, planView, RoomForNames } from "./view-plan.ts";
 export {

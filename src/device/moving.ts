@@ -19,6 +19,7 @@ import { replaceTable } from "./next-generation.ts";
 import { readPresent, readTable } from "./present-table.ts";
 import { readWholeFile, replaceFile } from "./replace-file.ts";
 import { decodeSnapshot, encodeSnapshot } from "./snapshot-record.ts";
+import { removeIfEmpty } from "./unmake-workspace.ts";
 import {
   encodeForHere,
   FILE_MODE,
@@ -232,14 +233,6 @@ export async function endMoveHere(to: Workspace): Promise<string | undefined> {
     return root;
   } finally {
     for (const lock of locks) await lock.close();
-  }
-}
-
-async function removeIfEmpty(storage: Storage, folder: string): Promise<void> {
-  try {
-    await storage.removeFolder(folder, { onlyEmpty: true });
-  } catch (error) {
-    if (!(error instanceof ImgtxError && error.code === "E_EXISTS")) throw error;
   }
 }
 

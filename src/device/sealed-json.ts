@@ -27,7 +27,7 @@ export function openSealed(
 }
 
 /** Undefined where the text is no JSON object: a checksum alone does not make it one. */
-function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
+export function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
   try {
     const value: unknown = JSON.parse(text);
     return isObject(value) ? value : undefined;

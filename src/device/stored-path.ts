@@ -10,16 +10,16 @@ import { isBesideImage } from "../format/index.ts";
 import type { Storage } from "../storage/index.ts";
 
 export function toStoredPath(root: string, path: string): string {
-  if (isInside(root, path)) return pathBelow(root, path);
+  if (isBelow(root, path)) return pathBelow(root, path);
   const folder = posix.dirname(root);
-  return isBesideImage(root) && isInside(folder, path) ? `../${pathBelow(folder, path)}` : path;
+  return isBesideImage(root) && isBelow(folder, path) ? `../${pathBelow(folder, path)}` : path;
 }
 
 export function fromStoredPath(root: string, stored: string): string {
   return posix.isAbsolute(stored) ? stored : posix.join(root, stored);
 }
 
-export function isInside(root: string, path: string): boolean {
+export function isBelow(root: string, path: string): boolean {
   return path.startsWith(root === "/" ? root : `${root}/`);
 }
 

@@ -68,7 +68,7 @@ async function removeOwnIn(storage: Storage, folder: string): Promise<void> {
   }
 }
 
-async function removeIfEmpty(storage: Storage, folder: string): Promise<void> {
+export async function removeIfEmpty(storage: Storage, folder: string): Promise<void> {
   try {
     await storage.removeFolder(folder, { onlyEmpty: true });
   } catch (error) {

@@ -18,7 +18,7 @@
 import { posix } from "node:path";
 import { clearTheWay, inTheWay } from "./in-the-way.ts";
 import type { DeviceTable } from "./device-table.ts";
-import { isInside, pathBelow } from "./stored-path.ts";
+import { isBelow, pathBelow } from "./stored-path.ts";
 import { planView, type View } from "./view-plan.ts";
 import { pathsOf, refuseForeignDevices, type Workspace } from "./workspace.ts";
 
@@ -251,7 +251,7 @@ function linksOfDevices(workspace: Workspace, generation: number, { devices }: V
 /** Relative inside the workspace, so that it can be moved; absolute to what lies outside. */
 function linkTarget(workspace: Workspace, path: string, image: string): string {
   const { root } = workspace;
-  if (!isInside(root, image)) return image;
+  if (!isBelow(root, image)) return image;
   const climb = "../".repeat(pathBelow(root, path).split("/").length - 1);
   return climb + pathBelow(root, image);
 }

@@ -31,7 +31,7 @@ export {
   encodeElsewhere,
   type NamesElsewhere,
   judgeBacking,
-  type NewBacking,
+  type StoredBacking,
   readOwnBacking,
 } from "./qcow2/change/change-backing.ts";
 export { describeCutOff } from "./chain/missing-tables.ts";

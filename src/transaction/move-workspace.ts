@@ -7,7 +7,7 @@
 import {
   assertRoomFor,
   findLostHooks,
-  isInside,
+  isBelow,
   moveWorkspace,
   readMovedAway,
   readTable,
@@ -86,7 +86,7 @@ function assertCanGo(from: Workspace, to: Workspace): void {
   const why =
     one === other
       ? "it is the workspace's own folder"
-      : isInside(one, other)
+      : isBelow(one, other)
         ? "it lies in the workspace itself"
         : from.ownerId !== undefined || to.ownerId !== undefined
           ? "a workspace of another user is moved by that user"

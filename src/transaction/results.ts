@@ -114,12 +114,12 @@ export interface Outcome {
 }
 
 /** `hidden`: another user's, and not for the caller to read. */
-export type TransactionState = "open" | "committed" | "aborted" | "damaged" | "hidden";
+export type TransactionStanding = "open" | "committed" | "aborted" | "damaged" | "hidden";
 
 export interface TransactionDescription {
   readonly id: string;
   readonly name: string | null;
-  readonly state: TransactionState;
+  readonly state: TransactionStanding;
   /** ISO 8601, UTC; null where its journal can't be read. */
   readonly started: string | null;
   /** As whom it was begun, and in brackets who had logged in, where that is somebody else; null as above. */

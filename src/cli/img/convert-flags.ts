@@ -5,7 +5,7 @@ import { type ListedOption, parseOptionList } from "../grammar/option-list.ts";
 import { failure, LINE_BREAK } from "./messages.ts";
 import type { ImgInput } from "./input.ts";
 import { asksForHelp, parseOptionLists } from "./option-list.ts";
-import { readCount } from "./size.ts";
+import { SECTOR_BYTES, readCount } from "./size.ts";
 
 export interface ConvertFlags {
   /** Of -O; undefined where --target-image-opts says it. */
@@ -31,7 +31,6 @@ export interface ConvertFlags {
   readonly quiet: boolean;
 }
 
-const SECTOR_BYTES = 512;
 const SPARSE_BYTES_MAX = 16 * 1024 * 1024;
 const REQUESTS_MAX = 16;
 const REQUESTS_DEFAULT = 8;

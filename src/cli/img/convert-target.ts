@@ -4,10 +4,9 @@ import { ImgtxError } from "../../errors/index.ts";
 import { type ImagePlan, type OpenedImage, openImage, planImage } from "../../format/index.ts";
 import type { ImgInvocation } from "./command.ts";
 import type { ConvertFlags } from "./convert-flags.ts";
-import { knownFormat } from "./create.ts";
 import { type OptionValues, readCreateOptions, toCreateOptions } from "./create-options.ts";
 import { backingPathOf, plainName } from "./image-name.ts";
-import { explained, holdBacking, parseDriver } from "./images.ts";
+import { knownFormat, explained, holdBacking, parseDriver } from "./images.ts";
 import { failure, wordsOf } from "./messages.ts";
 
 const NO_BACKING_OF_SEVERAL =

@@ -14,7 +14,7 @@ import {
 import { guardTargets, isOneFile } from "./guard-target.ts";
 import { filesBelow, openSettled } from "./beside.ts";
 import { backingPathOf, plainName } from "./image-name.ts";
-import { holdBacking, isOtherDriver, parseDriver } from "./images.ts";
+import { holdBacking, isOtherDriver, knownFormat, parseDriver } from "./images.ts";
 import { lockWaiting } from "./lock-waiting.ts";
 import { failure, inFinalWords, LINE_BREAK, usageError, wordsOf } from "./messages.ts";
 import { asksForHelp, parseOptionLists } from "./option-list.ts";
@@ -113,13 +113,6 @@ interface NewImage {
   readonly path: string;
   readonly format: ImageFormat;
   readonly values: OptionValues;
-}
-
-export function knownFormat(name: string): ImageFormat {
-  if (name === "raw" || name === "qcow2") return name;
-  if (name === "file") return "raw";
-  if (isOtherDriver(name)) throw failure(`imgtx does not make images in the format '${name}'`);
-  throw failure(`Unknown file format '${name}'`);
 }
 
 /** -b, -F and the size win over what -o says, except that a size may be said once only. */

@@ -14,6 +14,7 @@ import { parseSizeBytes } from "../../units/index.ts";
 import { parseOptionList } from "../grammar/option-list.ts";
 import { drawJsonLine } from "./json.ts";
 import { failure } from "./messages.ts";
+import { SECTOR_BYTES } from "./size.ts";
 
 export interface ImageName {
   /** The file's name, relative or not. */
@@ -30,7 +31,6 @@ export interface ImageName {
   readonly canonical?: string;
 }
 
-const SECTOR_BYTES = 512;
 const PROTOCOL = /^([^/:]*):/;
 
 /** E_FAILED where it means no file of this machine. */

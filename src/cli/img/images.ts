@@ -21,8 +21,7 @@ import { filesBelow, openSettled } from "./beside.ts";
 import { lockWaiting } from "./lock-waiting.ts";
 import { failure, inFinalWords, wordsOf } from "./messages.ts";
 import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
-
-const SECTOR_BYTES = 512;
+import { SECTOR_BYTES } from "./size.ts";
 
 export interface SourceOptions {
   /** Of -f, as it was said. */
@@ -286,4 +285,15 @@ export async function holdBacking(invocation: ImgInvocation, image: OpenedImage)
 async function holdFiles(invocation: ImgInvocation, files: readonly StorageFile[]): Promise<void> {
   const images = files.map((file) => ({ file }));
   await holdImages(invocation.context.storage, images, lockWaiting(invocation));
+}
+
+/** Of an image to be made. sayOther: why one of another driver is refused. */
+export function knownFormat(
+  name: string,
+  sayOther = (driver: string) => `imgtx does not make images in the format '${driver}'`,
+): ImageFormat {
+  if (name === "raw" || name === "qcow2") return name;
+  if (name === "file") return "raw";
+  if (isOtherDriver(name)) throw failure(sayOther(name));
+  throw failure(`Unknown file format '${name}'`);
 }

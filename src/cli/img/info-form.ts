@@ -6,6 +6,7 @@ import { printable } from "../render/printable.ts";
 import { resolveBackingName } from "./layer-names.ts";
 import type { QemuVersion } from "./qemu-version.ts";
 import { drawSnapshotList, snapshotData } from "./snapshot-list.ts";
+import { SECTOR_BYTES } from "./size.ts";
 
 export interface Described {
   /** The image's, as it is printed. */
@@ -25,7 +26,6 @@ export interface InfoForm {
   readonly limits: boolean;
 }
 
-const SECTOR_BYTES = 512;
 const SUBCLUSTERS = 32;
 
 /** One image under the keys of qemu-img's JSON. */

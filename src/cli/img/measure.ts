@@ -13,7 +13,7 @@ import {
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { readSnapshot } from "./convert-flags.ts";
 import { readCreateOptions, toCreateOptions } from "./create-options.ts";
-import { isOtherDriver, openSource, sourceOptions } from "./images.ts";
+import { knownFormat, openSource, sourceOptions } from "./images.ts";
 import { failure, LINE_BREAK, PROGRAM_MARK } from "./messages.ts";
 import { parseOptionLists } from "./option-list.ts";
 import {
@@ -89,7 +89,10 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   if (operand !== undefined && sizeBytes !== undefined) {
     throw failure("--size N cannot be used together with a filename.");
   }
-  const format = targetFormat(input.text("-O") ?? "raw");
+  const format = knownFormat(
+    input.text("-O") ?? "raw",
+    (driver) => `Block driver '${driver}' does not support size measurement`,
+  );
   const options = targetOptions(format, input.texts("-o"));
   if (operand === undefined) {
     print(invocation, form, await measureFor(format, { virtualSizeBytes: sizeBytes ?? 0 }, options));
@@ -103,13 +106,6 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     await image.close();
   }
   return 0;
-}
-
-function targetFormat(name: string): ImageFormat {
-  if (name === "raw" || name === "qcow2") return name;
-  if (name === "file") return "raw";
-  if (isOtherDriver(name)) throw failure(`Block driver '${name}' does not support size measurement`);
-  throw failure(`Unknown file format '${name}'`);
 }
 
 /** Options that are no options of the format are refused as create refuses them, with a line more. */

@@ -9,7 +9,7 @@ export interface DataRun {
   readonly end: number;
 }
 
-export interface RunOptions {
+export interface BlockSizes {
   /** Zeros are left out from this many bytes on. */
   readonly blockBytes: number;
   /** Zeros are left out only where they are a whole cluster of the target; 1 where it has none. */
@@ -19,7 +19,7 @@ export interface RunOptions {
 const BLOCK_BYTES_MIN = 512;
 
 /** Runs from first to last block with data in them, without gaps that are too small to be left out. */
-export function findDataRuns(chunk: Uint8Array, chunkStart: number, options: RunOptions): DataRun[] {
+export function findDataRuns(chunk: Uint8Array, chunkStart: number, options: BlockSizes): DataRun[] {
   const step = largestPowerOfTwo(options.blockBytes);
   const runs: { start: number; end: number }[] = [];
   // Blocks lie at multiples of their size in the target.
@@ -38,7 +38,7 @@ export function findDataRuns(chunk: Uint8Array, chunkStart: number, options: Run
 }
 
 /** Whether the zeros between are enough of them. */
-function isWorthAGap(start: number, end: number, { blockBytes, clusterBytes }: RunOptions): boolean {
+function isWorthAGap(start: number, end: number, { blockBytes, clusterBytes }: BlockSizes): boolean {
   if (end - start < blockBytes) return false;
   return Math.floor(end / clusterBytes) >= Math.ceil(start / clusterBytes) + 1;
 }

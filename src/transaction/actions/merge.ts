@@ -15,7 +15,7 @@ import {
   assertNamedOnce,
   MAKES_NO_FILES,
   type Plan,
-  type PlannedCopy,
+  type PlannedCopyStep,
   type PlanContext,
 } from "./plan/action.ts";
 import { findLink, placeOf } from "./plan/chain-entry.ts";
@@ -69,7 +69,7 @@ export const merge: Action<MergeRequest> = {
 interface Part {
   readonly change: { readonly device: string };
   readonly report: PlannedReport;
-  readonly copy: PlannedCopy;
+  readonly copy: PlannedCopyStep;
   readonly siblings: SiblingsPlan;
 }
 

@@ -8,7 +8,7 @@ import {
   findCutOffImages,
   isProtocolName,
   judgeBacking,
-  type NewBacking,
+  type StoredBacking,
   parseImageFormat,
 } from "../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "./plan/action.ts";
@@ -87,7 +87,7 @@ export const rebase: Action<RebaseRequest> = {
 async function findMissing(
   { isUnsafe, nameIfMissing: name, onto, format }: RebaseRequest,
   { storage }: PlanContext,
-): Promise<NewBacking | undefined> {
+): Promise<StoredBacking | undefined> {
   if (!isUnsafe || name === undefined || format === undefined) return undefined;
   return (await storage.stat(onto)) ? undefined : { name, format: parseImageFormat(format) };
 }
@@ -105,7 +105,7 @@ async function planUnsafe(
 }
 
 interface Naming {
-  readonly backing: NewBacking | undefined;
+  readonly backing: StoredBacking | undefined;
   /** Where the name leads. */
   readonly path: string;
   readonly chains: Plan["chains"];

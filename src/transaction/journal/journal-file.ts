@@ -201,7 +201,7 @@ function encodeAll(
 }
 
 /** Undefined where the transaction ended between a look at the name and the opening of it. */
-export async function openUnlessGone(workspace: Workspace, path: string): Promise<StorageFile | undefined> {
+export async function openJournal(workspace: Workspace, path: string): Promise<StorageFile | undefined> {
   try {
     return await openTrusted(workspace, path, "write");
   } catch (error) {

@@ -29,7 +29,7 @@ import { type LockWaiting, lockFile, type StorageFile } from "../../storage/inde
 import { applyRecord, foldRecords } from "./fold.ts";
 import {
   journalPath,
-  openUnlessGone,
+  openJournal,
   readContent,
   removeHalfMade,
   WORK_BYTE,
@@ -129,7 +129,7 @@ export class Journal {
     const path = journalPath(workspace, id);
     for (;;) {
       if (!(await storage.statLink(path))) return undefined;
-      const file = await openUnlessGone(workspace, path);
+      const file = await openJournal(workspace, path);
       if (!file) return undefined;
       try {
         await lockFile(storage, file, WORK_BYTE, waiting, `transaction ${id}`);

@@ -20,7 +20,7 @@ import { readSnapshotTable } from "../read/qcow2-snapshots.ts";
 import { encodeChangedHeader, inPlaceOf, writeHeader } from "./rewrite-header.ts";
 
 /** What an image is to stand on: as it is stored. */
-export interface NewBacking {
+export interface StoredBacking {
   readonly name: string;
   readonly format: ImageFormat;
 }
@@ -30,7 +30,7 @@ export interface NewBacking {
  * header has no room for; E_REFUSED for an image that is dirty, and where a data file has to be all of the disk by itself;
  * E_CORRUPT.
  */
-export function judgeBacking({ header, path: image }: ChainLink, backing: NewBacking | undefined): void {
+export function judgeBacking({ header, path: image }: ChainLink, backing: StoredBacking | undefined): void {
   if (header === undefined) {
     throw new ImgtxError("E_UNSUPPORTED", "an image of format raw stands on nothing", {
       image,
@@ -62,14 +62,14 @@ export async function readOwnBacking(
 }
 
 /** Writes it. undefined: the image stands on nothing. Errors are those of judgeBacking, and of reading a header. */
-export async function changeBacking(file: StorageFile, backing: NewBacking | undefined): Promise<void> {
+export async function changeBacking(file: StorageFile, backing: StoredBacking | undefined): Promise<void> {
   const header = await readOwnHeader(file, file.path);
   await writeHeader(file, header, encode(header, file.path, backing));
 }
 
 /** Names that an image stores where it and what it names lie elsewhere. Left out: as they are. */
 export interface NamesElsewhere {
-  readonly backing?: NewBacking;
+  readonly backing?: StoredBacking;
   readonly dataFile?: string;
 }
 
@@ -99,7 +99,7 @@ export async function encodeElsewhere(
   return isSame ? undefined : whole;
 }
 
-function encode(header: Qcow2Header, image: string, backing: NewBacking | undefined): Uint8Array {
+function encode(header: Qcow2Header, image: string, backing: StoredBacking | undefined): Uint8Array {
   if (backing !== undefined) {
     requirePlainPath(backing.name, image);
     requireStorableName(backing.name, image);

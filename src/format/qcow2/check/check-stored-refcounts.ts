@@ -11,16 +11,14 @@ import type { StorageFile } from "../../../storage/index.ts";
 import { CHUNK_CLUSTERS, type ClusterCounts, LARGE_COUNT } from "./check-counts.ts";
 import type { CheckFindings } from "./check-findings.ts";
 import { readRefcount, WORDS_OF_ONE } from "../codec/refcount-block.ts";
-import { countBlockEntries } from "../codec/refcount-table.ts";
+import { countBlockEntries, type RefcountLayout } from "../codec/refcount-table.ts";
 
 /** Bits 8 to 0 of an entry of the refcount table, in its low half. */
 const TABLE_RESERVED_LO = 0x1ff;
 /** From here on QEMU reads nothing, and zeros before. */
 const OFFSET_END = 2 ** 63 - 2 ** 30;
 
-export interface RefcountLayout {
-  readonly clusterBits: number;
-  readonly refcountOrder: number;
+export interface RefcountTable extends RefcountLayout {
   /** Entries of the refcount table as they are in the file; where the file ends inside it, zeros follow. */
   readonly table: Uint32Array;
 }
@@ -40,7 +38,7 @@ export class StoredRefcounts {
   /** By chunk, a bit a cluster: whether its count is 1. */
   ones: readonly (Uint8Array | undefined)[] = [];
   readonly #file: StorageFile;
-  readonly #layout: RefcountLayout;
+  readonly #layout: RefcountTable;
   readonly #entriesPerBlock: number;
   readonly clusterSizeBytes: number;
   readonly #unreadable = new Set<number>();
@@ -49,7 +47,7 @@ export class StoredRefcounts {
   #block: { readonly index: number; readonly bytes: Uint8Array } | undefined;
   readonly #part: Uint8Array;
 
-  constructor(file: StorageFile, layout: RefcountLayout) {
+  constructor(file: StorageFile, layout: RefcountTable) {
     this.#file = file;
     this.#layout = layout;
     this.clusterSizeBytes = 2 ** layout.clusterBits;

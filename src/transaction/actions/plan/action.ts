@@ -144,7 +144,7 @@ export interface Plan extends Pick<PlanRecord, "devices" | "reports" | "changes"
   /** Changes of existing images in place, each image once. Each is in one of the chains. */
   readonly redo?: readonly ImageChange[];
   /** Content that the commit copies between images of the chains, after its mark. */
-  readonly copies?: readonly PlannedCopy[];
+  readonly copies?: readonly PlannedCopyStep[];
   /** Changes that images get when all is copied into them. Each is in one of the chains. */
   readonly late?: readonly Omit<LateStep, "log">[];
   /** Images of the chains that go at the end, with their data files. */
@@ -207,7 +207,7 @@ export interface VolumesWanted {
 }
 
 /** A copy step before its redo log has a name. */
-export type PlannedCopy = Omit<CopyStep, "up"> & { readonly up?: Omit<UpStep, "log"> };
+export type PlannedCopyStep = Omit<CopyStep, "up"> & { readonly up?: Omit<UpStep, "log"> };
 
 /** What plans have in common when they make no files. */
 export const MAKES_NO_FILES = {

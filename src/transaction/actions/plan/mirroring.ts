@@ -32,7 +32,7 @@ import {
   type FileToMake,
   type FillTools,
   type PlanContext,
-  type PlannedCopy as CopyOfPlan,
+  type PlannedCopyStep as CopyOfPlan,
   progressOf,
 } from "./action.ts";
 import { PRIVATE } from "../../images/access.ts";

@@ -24,7 +24,7 @@ import {
 } from "../../../format/index.ts";
 import type { PlannedReport } from "../../journal/index.ts";
 import type { Note } from "../../notes.ts";
-import type { Plan, PlannedCopy, PlanContext } from "./action.ts";
+import type { Plan, PlannedCopyStep, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf, placeOf } from "./chain-entry.ts";
 import { assertNotFrozen } from "./fencing.ts";
 import { mirrorOfSameContent, mirrorOnSameContent } from "./mirror-scope.ts";
@@ -162,7 +162,7 @@ export async function planCopyUp(
   { entry, top, below }: Pick<Standing, "entry" | "top" | "below">,
   after: Omit<NewStanding, "notes">,
   { storage, gate }: PlanContext,
-): Promise<PlannedCopy> {
+): Promise<PlannedCopyStep> {
   await withPlace({ device: entry.name, image: top.path }, async () => {
     await assertNoSnapshots(top);
     await assertCopyable(storage, { path: top.path, format: top.format }, gate);
@@ -241,7 +241,7 @@ export function joinStandings(
   parts: readonly {
     readonly report: PlannedReport;
     readonly change: Plan["changes"][number] | undefined;
-    readonly copies: readonly PlannedCopy[];
+    readonly copies: readonly PlannedCopyStep[];
     readonly chains: Plan["chains"];
   }[],
 ): Pick<Plan, "devices" | "reports" | "changes" | "copies" | "chains" | "allowPaths"> {

@@ -8,7 +8,7 @@ import { posix } from "node:path";
 import {
   type ChainEntry,
   type DeviceEntry,
-  isInside,
+  isBelow,
   requireDevice,
   trustedBy,
   withTrusted,
@@ -106,7 +106,7 @@ async function nameBacking(
     room.takes(shown(name));
     return name;
   }
-  const isNear = posix.dirname(top.path) === folder || [path, top.path].every((one) => isInside(root, one));
+  const isNear = posix.dirname(top.path) === folder || [path, top.path].every((one) => isBelow(root, one));
   if (!isNear || (await storage.stat(folder))?.fileSystem !== top.stat.fileSystem) return top.path;
   const name = await unlessItFails(() => makeRelativeName(storage, folder, top.path));
   if (name === undefined) return top.path;

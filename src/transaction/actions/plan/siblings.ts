@@ -25,7 +25,7 @@ import type { ImageChange } from "../../images/redo.ts";
 import type { NewBacking } from "../../journal/index.ts";
 import type { PlannedFile } from "../../request.ts";
 import type { Note } from "../../notes.ts";
-import type { Plan, PlannedCopy, PlanContext } from "./action.ts";
+import type { Plan, PlannedCopyStep, PlanContext } from "./action.ts";
 import { assertNotFrozen } from "./fencing.ts";
 import type { NewPlace } from "./giving-up.ts";
 import type { LayersToMerge, Sibling } from "./layers-to-merge.ts";
@@ -33,7 +33,7 @@ import { assertMayBeCopiedUp, assertMayStand, entryWith, mirrorWith, nameAsBefor
 
 /** What a plan has more for them. */
 export interface SiblingsPlan {
-  readonly copies: readonly PlannedCopy[];
+  readonly copies: readonly PlannedCopyStep[];
   readonly redo: readonly ImageChange[];
   readonly chains: Plan["chains"];
   readonly changes: Plan["changes"];
@@ -134,7 +134,7 @@ function changesOf(moved: readonly (ChainOn & { readonly after: NewPlace })[]): 
 interface SiblingPart {
   readonly top: ChainLink;
   readonly after: NewPlace;
-  readonly copies: readonly PlannedCopy[];
+  readonly copies: readonly PlannedCopyStep[];
   readonly redo: readonly ImageChange[];
   readonly chains: Plan["chains"];
   readonly note: Note;
@@ -201,7 +201,7 @@ function planCopy(
   { on, after }: { readonly on: ChainLink; readonly after: NewPlace },
   { above, merged, into: target }: LayersToMerge,
   { copiedInto }: PlanContext,
-): PlannedCopy {
+): PlannedCopyStep {
   const [uppermost] = merged;
   if (!uppermost) throw new Error("at least one layer is merged");
   const isLeft = above.length === 0;
@@ -224,7 +224,7 @@ function planCopy(
   };
 }
 
-async function noteOn({ into: image, up }: PlannedCopy, { storage, gate }: PlanContext): Promise<Note> {
+async function noteOn({ into: image, up }: PlannedCopyStep, { storage, gate }: PlanContext): Promise<Note> {
   const onto = up?.until ?? up?.onto ?? undefined;
   const wanted = {
     into: { path: image },

@@ -16,7 +16,7 @@ import {
   readBitmapDirectory,
 } from "../../../format/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { Plan, PlannedCopy, PlanContext } from "../plan/action.ts";
+import type { Plan, PlannedCopyStep, PlanContext } from "../plan/action.ts";
 import {
   assertMayBeMerged,
   findName,
@@ -227,7 +227,7 @@ export async function planMerging(
   const belowOf = new Map(merged.map(({ run }) => [run.top.image, run.layers[0]?.below ?? null]));
   const removes = merged.flatMap((one) => one.removes);
   const nameOf = new Map<string, string | undefined>();
-  const copies: PlannedCopy[] = [];
+  const copies: PlannedCopyStep[] = [];
   const late: Merging["late"][number][] = [];
   const redo: ImageChange[] = merged.flatMap(({ growth }) => growth);
   const isTarget = (image: string): boolean =>
@@ -256,7 +256,7 @@ export async function planMerging(
   return { fileOf, belowOf, nameOf, copies, late, redo, removes, touched };
 }
 
-function copyDownOf([place]: readonly LayersToMerge[]): PlannedCopy {
+function copyDownOf([place]: readonly LayersToMerge[]): PlannedCopyStep {
   const { merged, into } = place ?? { merged: [], into: undefined };
   const [top] = merged;
   if (!top || !into) throw new Error("at least one layer is merged");
@@ -270,7 +270,7 @@ async function copyUpOf(
   { run: { layers, top } }: MergedRun,
   { open, fileOf }: { readonly open: OpenLayers; readonly fileOf: ReadonlyMap<string, string> },
   context: PlanContext,
-): Promise<PlannedCopy> {
+): Promise<PlannedCopyStep> {
   const { link, below } = open.viewOf(top.image);
   const after = below.slice(layers.length);
   const [first] = after;
