@@ -3,6 +3,7 @@
 import { spawnSync } from "node:child_process";
 import { closeSync, ftruncateSync, openSync } from "node:fs";
 import { onTestFinished } from "vitest";
+import { findingLoop } from "./finding-loop.ts";
 import { command } from "./loop-disk.ts";
 
 const attached = new Set<string>();
@@ -14,7 +15,8 @@ export function attachLoop(file: string, sizeBytes?: number): string {
     ftruncateSync(descriptor, sizeBytes);
     closeSync(descriptor);
   }
-  const { stdout, status, stderr } = spawnSync("losetup", ["--find", "--show", file], { encoding: "utf8" });
+  const [program, ...words] = findingLoop("losetup", "--find", "--show", file);
+  const { stdout, status, stderr } = spawnSync(program, words, { encoding: "utf8" });
   if (status !== 0) throw new Error(`losetup ended with ${status}: ${stderr}`);
   const device = stdout.trim();
   attached.add(device);

@@ -5,6 +5,7 @@ import { closeSync, copyFileSync, ftruncateSync, mkdirSync, openSync } from "nod
 import path from "node:path";
 import koffi from "koffi";
 import { onTestFinished } from "vitest";
+import { findingLoop } from "./finding-loop.ts";
 
 /** Programs that make an empty file system; the file follows. */
 const MAKE_FILE_SYSTEM = {
@@ -74,7 +75,7 @@ export class LoopDisk {
   }
 
   #mount(): void {
-    command("mount", "-o", this.#options, this.#image, this.mountPoint);
+    command(...findingLoop("mount", "-o", this.#options, this.#image, this.mountPoint));
   }
 }
 

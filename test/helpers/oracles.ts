@@ -49,7 +49,7 @@ function isCi(): boolean {
 const PRIVILEGES: Readonly<Record<string, () => boolean>> = {
   root: () => process.getuid?.() === 0,
   mounts: canMount,
-  loops: () => canMount() && succeeds("losetup", "--find"),
+  loops: () => canMount() && succeeds("losetup", "--find") && succeeds("flock", "/dev/loop-control", "true"),
 };
 
 const NEWER = "qemu-img-";

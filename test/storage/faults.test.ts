@@ -5,6 +5,7 @@ import { readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs"
 import { createServer } from "node:net";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { makeNodeStorage, type StorageFile } from "../../src/storage/index.ts";
+import { findingLoop } from "../helpers/finding-loop.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { pattern, readAll } from "./conformance.ts";
 import { failureOf } from "../helpers/expect-error.ts";
@@ -18,7 +19,9 @@ const mounting = oracle("mounts");
 const storage = makeNodeStorage();
 
 function mount(folder: string, ...parameters: string[]): void {
-  runWell("mount", ...parameters, folder);
+  const words = ["mount", ...parameters, folder];
+  const [program = "", ...rest] = parameters.includes("loop") ? findingLoop(...words) : words;
+  runWell(program, ...rest);
   onTestFinished(() => {
     run("umount", "--lazy", folder);
   });

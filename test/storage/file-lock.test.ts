@@ -45,11 +45,12 @@ describe("lockFile", () => {
     const { storage, path, file } = await makeLockFile();
     const other = await startHolder(path, "exclusive");
     const announced: string[] = [];
-    const waiting = { waitMs: Number.POSITIVE_INFINITY, onWait: (what: string) => announced.push(what) };
-    const locking = lockFile(storage, file, BYTE, waiting, "transaction t1");
-    await storage.host.sleep(200);
-    await other.stop();
-    await locking;
+    const onWait = (what: string): void => {
+      announced.push(what);
+      void other.stop();
+    };
+    const waiting = { waitMs: Number.POSITIVE_INFINITY, onWait };
+    await lockFile(storage, file, BYTE, waiting, "transaction t1");
     expect(announced).toEqual([`transaction t1, held by pid ${other.pid} (node)`]);
     expect(readFileSync("/proc/locks", "utf8")).toContain(`:${(await file.stat()).inode} 0 0`);
     await file.close();

@@ -3,6 +3,7 @@
 import { expect, test } from "vitest";
 import {
   acquireImageLocks,
+  type Host,
   type LockWaiting,
   makeNodeStorage,
   type Storage,
@@ -119,13 +120,16 @@ test("a lock that another program holds for an instant, to ask, refuses nobody",
   const { storage, paths } = await makeImages(1);
   const asking = await acquireImageLocks(storage, [await request(storage, paths[0]!, "writer")], NO_WAIT);
   const announced: string[] = [];
-  const acquiring = acquireImageLocks(storage, [await request(storage, paths[0]!, "writer")], {
-    waitMs: 0,
-    onWait: (what) => announced.push(what),
-  });
-  await storage.host.sleep(2);
-  asking.release();
-  (await acquiring).release();
+  const waiting = { waitMs: 0, onWait: (what: string) => announced.push(what) };
+  const host: Host = {
+    ...storage.host,
+    sleep: async (milliseconds) => {
+      asking.release();
+      await storage.host.sleep(milliseconds);
+    },
+  };
+  const asked = await request(storage, paths[0]!, "writer");
+  (await acquireImageLocks({ ...storage, host }, [asked], waiting)).release();
   expect(announced).toEqual([]);
 });
 
@@ -188,11 +192,18 @@ test("a wait is announced once, and ends when the lock is given back", async () 
   const { storage, paths } = await makeImages(1);
   const held = await acquireImageLocks(storage, [await request(storage, paths[0]!, "writer")], NO_WAIT);
   const announced: string[] = [];
+  let sleeps = 0;
+  const host: Host = {
+    ...storage.host,
+    // Some tries after it was announced.
+    sleep: async () => {
+      if (announced.length > 0 && (sleeps += 1) === 5) held.release();
+      await storage.host.sleep(20);
+    },
+  };
   const waiting = { waitMs: Number.POSITIVE_INFINITY, onWait: (what: string) => announced.push(what) };
-  const acquiring = acquireImageLocks(storage, [await request(storage, paths[0]!, "writer")], waiting);
-  await storage.host.sleep(300);
-  held.release();
-  (await acquiring).release();
+  const asked = await request(storage, paths[0]!, "writer");
+  (await acquireImageLocks({ ...storage, host }, [asked], waiting)).release();
   expect(announced).toEqual([expect.stringContaining(`'${paths[0]}', in use by`)]);
 });
 

@@ -1,7 +1,9 @@
-// Waits on a machine whose clock is set while they last.
+// Waits on a machine whose clock is set while they last, or that is slow.
 
 import { expect, test } from "vitest";
+import { ImgtxError } from "../../src/errors/index.ts";
 import { type Host, lockFile, makeNodeStorage, type Storage } from "../../src/storage/index.ts";
+import { waitForLock } from "../../src/storage/lock-waiting.ts";
 import { failureOf } from "../helpers/expect-error.ts";
 import { makeFolder } from "../helpers/temporary-folder.ts";
 
@@ -45,4 +47,22 @@ test.each([
   expect(sleptMs()).toBeLessThan(4000);
   await file.close();
   await holder.close();
+});
+
+test("who is met for an instant refuses nobody, also where the machine is away for longer than that", async () => {
+  const { host } = makeSteppingHost(0);
+  const slow: Host = { ...host, sleep: async (milliseconds) => await host.sleep(milliseconds + HOUR_MS) };
+  const announced: string[] = [];
+  const waiting = { waitMs: 0, onWait: (what: string) => announced.push(what) };
+  const refusal = {
+    describe: () => Promise.resolve("it"),
+    toError: () => Promise.resolve(new ImgtxError("E_LOCKED", "it is in use")),
+  };
+  const meet = async (times: number): Promise<void> => {
+    let tries = 0;
+    await waitForLock(slow, waiting, 40, () => Promise.resolve((tries += 1) <= times ? refusal : undefined));
+  };
+  await meet(2);
+  expect((await failureOf(async () => await meet(9))).code).toBe("E_LOCKED");
+  expect(announced).toEqual([]);
 });

@@ -69,11 +69,12 @@ describe("while a storage daemon writes an image", () => {
     const storage = makeNodeStorage();
     const file = await storage.openFile(top, "write");
     const announced: string[] = [];
-    const waiting = { waitMs: 20_000, onWait: (what: string) => announced.push(what) };
-    const acquiring = acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
-    await storage.host.sleep(200);
-    await daemon.stop();
-    (await acquiring).release();
+    const onWait = (what: string): void => {
+      announced.push(what);
+      void daemon.stop();
+    };
+    const waiting = { waitMs: Number.POSITIVE_INFINITY, onWait };
+    (await acquireImageLocks(storage, [{ file, role: "writer" }], waiting)).release();
     await file.close();
     expect(announced).toEqual([`'${top}', in use by pid ${daemon.pid} (qemu-storage-daemon)`]);
   });

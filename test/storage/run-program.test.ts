@@ -5,7 +5,7 @@ import { makeNodeStorage } from "../../src/storage/index.ts";
 import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const { host } = makeNodeStorage();
-const LONG_MS = 60_000;
+const LONG_MS = 900_000;
 
 async function run(script: string, limitMs = LONG_MS) {
   const how = { env: { WORD: "from outside" }, limitMs, holding: undefined };

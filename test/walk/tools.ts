@@ -10,7 +10,7 @@ import { runCli } from "../helpers/cli/harness.ts";
 import { wordsToStart } from "../helpers/program.ts";
 
 /** Generous: it is no measure of speed. */
-const HANG_MS = 180_000;
+const HANG_MS = 600_000;
 const REPORT_MS = 5_000;
 
 export interface Ended {

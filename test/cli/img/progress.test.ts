@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { ImgConsole } from "../../../src/cli/img/console.ts";
 import { drawFailure, failure, statusOf, usageError } from "../../../src/cli/img/messages.ts";
 import { startProgress } from "../../../src/cli/img/progress.ts";
@@ -52,6 +52,16 @@ function watch(
   return { progress, written, ask: () => answer() };
 }
 
+/** Stops the clock of bars. The function returned lets that many milliseconds pass. */
+function stopClock(): (milliseconds: number) => void {
+  let now = 0;
+  const clock = vi.spyOn(performance, "now").mockImplementation(() => now);
+  onTestFinished(() => {
+    clock.mockRestore();
+  });
+  return (milliseconds) => void (now += milliseconds);
+}
+
 describe("progress", () => {
   test("is qemu-img's line under its name, by steps", () => {
     const { progress, written } = watch(undefined, { program: "qemu-img", asked: true });
@@ -71,11 +81,15 @@ describe("progress", () => {
     expect(written).toEqual({ stdout: "", stderr: "    (25.00/100%)\n" });
   });
 
-  test("is a bar on a terminal after a while, taken away in the end", async () => {
+  test("is a bar on a terminal after a while, taken away in the end", () => {
+    const pass = stopClock();
     const { progress, written } = watch(60, {});
     progress.update(GIB / 8);
     expect(written.stderr).toBe("");
-    await new Promise((resolve) => setTimeout(resolve, 350));
+    pass(299);
+    progress.update(GIB / 6);
+    expect(written.stderr).toBe("");
+    pass(1);
     progress.update(GIB / 4);
     progress.stop();
     expect(written.stdout).toBe("");
@@ -86,9 +100,11 @@ describe("progress", () => {
     expect(rest).toBe("\u001b[K");
   });
 
-  test("is no bar under --quiet, nor on a terminal of no width", async () => {
+  test("is no bar under --quiet, nor on a terminal of no width", () => {
+    const pass = stopClock();
     for (const { progress, written } of [watch(60, { quiet: true }), watch(0, {})]) {
-      await new Promise((resolve) => setTimeout(resolve, 310));
+      progress.update(GIB / 8);
+      pass(310);
       progress.update(GIB / 4);
       progress.stop();
       expect(written).toEqual({ stdout: "", stderr: "" });

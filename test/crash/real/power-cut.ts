@@ -6,6 +6,7 @@ import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, rmSync } fr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import koffi from "koffi";
+import { findingLoop } from "../../helpers/finding-loop.ts";
 import { seededRandom, type Random } from "../../helpers/random.ts";
 import { CopyJudge } from "../judges/copy-judge.ts";
 import { type CopyScenario, MARK_ALWAYS } from "../scenarios/copy-scenarios.ts";
@@ -263,7 +264,8 @@ class LoopDisk {
   }
 
   #mount(): void {
-    command("mount", ["-o", "loop", this.#image, this.mountPoint]);
+    const [program, ...words] = findingLoop("mount", "-o", "loop", this.#image, this.mountPoint);
+    command(program, words);
   }
 
   remove(): void {

@@ -50,7 +50,7 @@ const CHANGING = [
   ),
   ..."rename renameat renameat2 link linkat symlink symlinkat unlink unlinkat mkdir mkdirat rmdir".split(" "),
 ];
-const TIMEOUT_MS = 300_000;
+const TIMEOUT_MS = 600_000;
 
 /**
  * Two flushes on the pool thread before the program's own. koffi flushes the standard outputs on the main

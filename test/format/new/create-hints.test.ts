@@ -6,6 +6,7 @@ import { describe, expect, onTestFinished } from "vitest";
 import { planImage, writeImage } from "../../../src/format/new/create.ts";
 import type { CreateOptions } from "../../../src/format/new/create-options.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { findingLoop } from "../../helpers/finding-loop.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 
@@ -22,7 +23,7 @@ function mountNew(kind: "xfs" | "btrfs"): string {
   truncateSync(`${folder}/disk`, 400 * 1024 * 1024);
   run(`mkfs.${kind}`, `${folder}/disk`);
   mkdirSync(`${folder}/mount`);
-  run("mount", "-o", "loop", `${folder}/disk`, `${folder}/mount`);
+  run(...findingLoop("mount", "-o", "loop", `${folder}/disk`, `${folder}/mount`));
   onTestFinished(() => {
     run("umount", `${folder}/mount`);
   });

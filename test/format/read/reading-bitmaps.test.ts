@@ -46,7 +46,10 @@ async function askQemu(path: string, name: string): Promise<ByteRange[]> {
   const socket = `${path}.socket`;
   const server = serve("qemu-nbd", "-r", "-f", "qcow2", "-B", name, "-k", socket, path);
   const ended = once(server, "exit");
-  for (let tries = 0; !existsSync(socket) && tries < 250; tries += 1) await sleep(20);
+  while (!existsSync(socket)) {
+    if (server.exitCode !== null) throw new Error(`qemu-nbd ended with ${server.exitCode}`);
+    await sleep(20);
+  }
   const source = `driver=nbd,server.type=unix,server.path=${socket},x-dirty-bitmap=qemu:dirty-bitmap:${name}`;
   const map = run("qemu-img", "map", "--output=json", "--image-opts", source);
   server.kill();

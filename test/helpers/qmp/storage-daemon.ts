@@ -13,7 +13,7 @@ export interface QmpAnswer {
   readonly error?: { readonly class: string; readonly desc: string };
 }
 
-const LIFE_SECONDS = 120;
+const LIFE_SECONDS = 900;
 const ANSWER_MS = 600_000;
 const QUIT_MS = 5000;
 const PROGRAM = "qemu-storage-daemon";

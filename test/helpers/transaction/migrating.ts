@@ -5,6 +5,7 @@ import { existsSync, mkdirSync } from "node:fs";
 import path from "node:path";
 import { onTestFinished } from "vitest";
 import type { MigrateRequest } from "../../../src/transaction/index.ts";
+import { findingLoop } from "../finding-loop.ts";
 import { run, runWell } from "../qemu-programs.ts";
 import { type Workbench } from "./workbench.ts";
 import { makeFolder } from "../temporary-folder.ts";
@@ -40,7 +41,7 @@ export function mountFileSystem(): string {
   const [disk, inside] = [path.join(folder, "disk"), path.join(folder, "mnt")];
   mkdirSync(inside);
   runWell("mkfs.ext4", "-q", "-F", disk, "32M");
-  runWell("mount", "-o", "loop", disk, inside);
+  runWell(...findingLoop("mount", "-o", "loop", disk, inside));
   onTestFinished(() => {
     run("umount", "--lazy", inside);
   });
@@ -71,7 +72,7 @@ export async function startGuest(
   first = "write -P 1 188k 4k",
 ): Promise<Guest> {
   if (!existsSync(image)) throw new Error(`there is no ${image}`);
-  const program = spawn("timeout", ["60", "qemu-io", "-f", format, image], {
+  const program = spawn("timeout", ["900", "qemu-io", "-f", format, image], {
     stdio: ["pipe", "pipe", "inherit"],
   });
   let printed = "";

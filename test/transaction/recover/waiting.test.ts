@@ -36,11 +36,20 @@ describe("a device that another command works on", () => {
     const bench = await makeWorkbench();
     const other = await workOnVda(bench);
     let most = 0;
-    const storage = watchStorage(bench.storage, () => {
+    let slept = 0;
+    const host = {
+      ...bench.storage.host,
+      monotonicMs: () => slept,
+      sleep: async (milliseconds: number) => {
+        slept += milliseconds;
+        await Promise.resolve();
+      },
+    };
+    const storage = watchStorage({ ...bench.storage, host }, () => {
       most = Math.max(most, storage.openFiles.size);
     });
     const waits: string[] = [];
-    const options = { waitMs: 600, onWait: (what: string) => waits.push(what) };
+    const options = { waitMs: 5000, onWait: (what: string) => waits.push(what) };
     const failure = await failureOf(
       async () => await bench.through(storage).snapshot({ vda: "a1.qcow2" }, {}, options),
     );
@@ -54,9 +63,12 @@ describe("a device that another command works on", () => {
   test("is taken when the other one has ended", async () => {
     const bench = await makeWorkbench();
     const other = await workOnVda(bench);
-    const waiting = bench.snapshot({ vda: "a1.qcow2" }, {}, { waitMs: 10_000, onWait: () => undefined });
-    setTimeout(() => void other.retire(), 150);
-    expect(await waiting).toMatchObject({ changed: true, generation: 4 });
+    const onWait = (): void => void other.retire();
+    const waiting = { waitMs: Number.POSITIVE_INFINITY, onWait };
+    expect(await bench.snapshot({ vda: "a1.qcow2" }, {}, waiting)).toMatchObject({
+      changed: true,
+      generation: 4,
+    });
   });
 });
 
