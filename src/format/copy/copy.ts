@@ -47,8 +47,11 @@ interface Checkpoint {
   reach(offset: GuestOffset, target: WritableImage): Promise<void>;
 }
 
-/** Plain writes to one file wait for each other in the kernel; from three on the waiting burns a core. */
-const WRITES_AT_ONCE = 2;
+/**
+ * Plain writes to one file wait for each other in the kernel, and burn a core by that: two at once take twice the time of the
+ * processor where memory is slow to come, and next to nothing less by the clock. What is read meanwhile goes on.
+ */
+const WRITES_AT_ONCE = 1;
 /** More in flight leaves the processor's caches; of compressed clusters each has a state, and there are four threads. */
 const CHUNKS_AT_ONCE = 4;
 
