@@ -74,7 +74,7 @@ export const LAYER_ROWS = {
   ),
   "layer stays": row(
     { ...IMAGE, by: isText },
-    ({ image, by }) => `${image} stays, as a layer that ${by} needs`,
+    ({ image, by }) => `${image} stays, as a layer needed by ${by}`,
   ),
   "layer not merged": row({ ...IMAGE, why: isText }, ({ image, why }) => `${image} stays as a layer: ${why}`),
   "own image stays": row(IMAGE, ({ image }) => `${image} stays where it is: imgtx did not make it`),

@@ -11,6 +11,7 @@ import {
   isObject,
   isText,
   oneOf,
+  orAbsent,
   orNull,
 } from "../device/index.ts";
 import type { Shape } from "../device/index.ts";
@@ -161,11 +162,16 @@ const ROWS = {
   "bitmap in doubt": row(FINGERPRINTS, (found) => `${sayDoubt(found)}; both were compared`),
   "copy in doubt": row(FINGERPRINTS, (found) => `${sayDoubt(found)}: both were compared from end to end`),
   "as it should be": row({}, () => "compared with the device, the mirror was what it should be"),
-  mended: row({ lengthBytes: isCount, isExpected: isFlag }, ({ lengthBytes, isExpected }) => {
-    const where = isExpected ? "" : " where neither is known to have changed";
-    const why = isExpected ? "" : "; a disk may be failing, or somebody wrote without being seen";
-    return `the mirror differed from the device${where}, in up to ${lengthBytes} bytes: it is mended${why}`;
-  }),
+  mended: row(
+    { lengthBytes: isCount, isExpected: isFlag, isWritten: orAbsent(isFlag) },
+    ({ lengthBytes, isExpected, isWritten = false }) => {
+      const what = `in up to ${lengthBytes} bytes: it is mended`;
+      if (isExpected) return `the mirror differed from the device, ${what}`;
+      if (isWritten) return `the mirror differed from the device where that has not changed, ${what}`;
+      const why = "a disk may be failing, or somebody wrote without being seen";
+      return `the mirror differed from the device where neither is known to have changed, ${what}; ${why}`;
+    },
+  ),
   copied: row({ lengthBytes: isCount }, ({ lengthBytes }) =>
     lengthBytes === 0 ? "nothing had to be copied" : `${formatBytes(lengthBytes)} copied`,
   ),

@@ -35,12 +35,12 @@ export function throwRot({ actions, pending }: Outcome): void {
     const image = files[0]?.path;
     throw new ImgtxError(
       "E_ROTTED",
-      `the mirror differed from '${device}' in up to ${rottedBytes} bytes where neither is known to have changed; ${when}`,
+      `the mirror differed from '${device}' in up to ${rottedBytes} bytes that no write to the device accounts for; ${when}`,
       {
         device,
         ...(image !== undefined && { image }),
         changed: !pending,
-        hint: `a disk may be failing: look at the kernel's log; \`imgtx mirror ${device} --verify\` compares both once more`,
+        hint: `a disk may be failing, see the kernel's log, or somebody wrote to the mirror; \`imgtx mirror ${device} --verify\` compares both once more`,
       },
     );
   }

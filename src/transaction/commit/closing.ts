@@ -31,6 +31,7 @@ import {
   type TransactionState,
   type WatchedImage,
 } from "../journal/index.ts";
+import { withName } from "../note-words.ts";
 
 /**
  * The present table as it goes into the history: the chains that the transaction leaves carry the
@@ -291,7 +292,7 @@ function actionOf(
   };
 }
 
-/** `snapshot-group vda vdb, rollback vdc to mon, snapshot-delete vda giving up tue 7` */
+/** `snapshot-group vda vdb, rollback vdc to mon, snapshot-delete vda giving up 2 (tue) 7` */
 export function summarise(state: TransactionState, snapshots: readonly SnapshotRef[] = []): string {
   return sayActions(operationOf(state, snapshots).actions);
 }
@@ -303,8 +304,17 @@ function sayActions(actions: readonly OperationAction[]): string {
       ...devices,
       ...(snapshot ? ["to", snapshot.name ?? snapshot.number] : []),
       ...(generation === undefined ? [] : ["to generation", generation]),
-      ...(givenUp.length === 0 ? [] : ["giving up", ...givenUp.map(({ number, name }) => name ?? number)]),
+      ...(givenUp.length === 0 ? [] : ["giving up", ...sayGivenUp(givenUp)]),
     ].join(" "),
   );
   return parts.length === 0 ? "no action yet" : parts.join(", ");
+}
+
+/** More of them are a number: a prune may take hundreds. As data they are all there. */
+const NAMED_MOST = 8;
+
+function sayGivenUp(givenUp: NonNullable<OperationAction["givenUp"]>): string[] {
+  const named = givenUp.slice(0, NAMED_MOST).map(({ number, name }) => withName(String(number), name));
+  const more = givenUp.length - named.length;
+  return more === 0 ? named : [...named, `and ${more} more`];
 }

@@ -32,7 +32,7 @@ describe("history", () => {
     await bench.run({ ...how, snapshots: ["mon", "2"] });
     const { generations } = await listGenerations(await bench.session(), { count: 1 });
     expect(generations[0]).toMatchObject({
-      summary: "snapshot-delete vda vdc giving up mon 2",
+      summary: "snapshot-delete vda vdc giving up 1 (mon) 2",
       actions: [
         {
           givenUp: [

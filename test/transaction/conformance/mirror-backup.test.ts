@@ -112,6 +112,22 @@ describe("--verify", () => {
     expect(JSON.parse(again.stdout)).toMatchObject({ actions: [{ "rotted-bytes": null }] });
   });
 
+  qemu.test(
+    "of a mirror that somebody wrote to, while its device did not change, ends with 1 too",
+    async () => {
+      const bench = await makeWorkbench();
+      await mirror(bench, { vdb: "mb.raw" });
+      writeGuest(bench.at("mb.raw"), "raw", "write -P 77 70k 512");
+      const found = await runCli(["mirror", "vdb", "--verify"], { cwd: bench.root });
+      expect(found.status).toBe(1);
+      expect(found.stdout).toContain(
+        "differed from the device where that has not changed, in up to 65536 bytes",
+      );
+      expect(found.stderr).toContain("bytes that no write to the device accounts for; it is mended");
+      expect(await judge(bench, "vdb")).toBe(IDENTICAL);
+    },
+  );
+
   qemu.test("of a mirror that is behind as far as is known ends with 0", async () => {
     const bench = await makeWorkbench();
     await mirror(bench, { vdb: "mb.raw" });

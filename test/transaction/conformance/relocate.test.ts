@@ -75,7 +75,7 @@ describe("devices in another folder", () => {
     const shown = await bench.content();
     const outcome = await relocate(bench, ["vda"], elsewhere);
     expect(outcome.actions[0]!.notes.join("\n")).toContain(
-      `${bench.at("base.raw")} stays, as a layer that '${bench.at("clone.qcow2")}' needs`,
+      `${bench.at("base.raw")} stays, as a layer needed by '${bench.at("clone.qcow2")}'`,
     );
     expect(existsSync(bench.at("base.raw"))).toBe(true);
     expect(existsSync(bench.at("a.qcow2"))).toBe(false);

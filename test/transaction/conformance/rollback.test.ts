@@ -102,10 +102,21 @@ describe("a rollback", () => {
     expect(await bench.images()).toMatchObject({ vda: "a1-after-2.qcow2" });
   });
 
-  test("says of what another rollback left that it was changed, where its time was put back", async () => {
+  test.each([
+    ["another rollback", async () => undefined],
+    // Which leaves it once more, and moves its change time itself.
+    [
+      "a redo",
+      async (bench: Workbench) => {
+        await bench.undo();
+        await bench.run({ kind: "redo", isForward: true, force: false });
+      },
+    ],
+  ])("says of what %s left that it was changed, where its time was put back", async (_, then) => {
     const bench = await makeWorkbench();
     await bench.snapshot({ vda: "a1.qcow2" });
     await bench.rollback();
+    await then(bench);
     const doubts = async (): Promise<string> =>
       JSON.stringify((await bench.run(request("2"), { dryRun: true })).actions.map(({ notes }) => notes));
     expect(await doubts()).not.toContain("time of modification");

@@ -96,7 +96,7 @@ describe("a layer stays, and goes with the last that needs it", () => {
     await bench.add("vdd", "d.qcow2");
     const { notes, layersMerged } = await deleteWell(bench, deleting(2));
     expect(layersMerged).toEqual([]);
-    expect(notes).toContain(`${bench.at("c1.qcow2")} stays, as a layer that 'vdd' needs`);
+    expect(notes).toContain(`${bench.at("c1.qcow2")} stays, as a layer needed by 'vdd'`);
     await bench.remove("vdd");
     // Its overlay is still there, and no record knows it.
     expect(directions(await deleteWell(bench, deleting(3)))).toEqual(["down"]);
@@ -109,7 +109,7 @@ describe("a layer stays, and goes with the last that needs it", () => {
     const bench = await makeThree();
     await bench.run(mirrorRequest(bench, { vdc: "m.qcow2" }, { sync: "top" }));
     const { notes } = await deleteWell(bench, deleting(3));
-    expect(notes).toContain(`${bench.at("c2.qcow2")} stays, as a layer that the mirror of 'vdc' needs`);
+    expect(notes).toContain(`${bench.at("c2.qcow2")} stays, as a layer needed by the mirror of 'vdc'`);
     await bench.run({ kind: "mirror-cancel", devices: ["vdc"] });
     expect(directions(await deleteWell(bench, deleting(2)))).toEqual(["up"]);
     expect(existsSync(bench.at("c2.qcow2"))).toBe(true);

@@ -96,9 +96,10 @@ export async function planResync(
   const { expected, whyUnmarked } = await expectChanges(mirror, seen, { present, copy: chain });
   // Who wants it verified wants all of it compared, and to be told of what no known change accounts for.
   const scope = verify ? scopeOf(mirror, renewed, true) : expected;
-  // A block device never tells of a write: there it is no sign that a disk fails.
+  // A block device never tells of a write: there it is no sign that a disk fails. And a copy that was given up has never been
+  // whole. That somebody wrote to the mirror accounts for nothing: it is no copy then, and its owner has to know.
   const isUntold = doubt !== undefined && isDeviceIdentity(doubt.now);
-  const known = expected.kind === "marked" ? expected : scopeOf(mirror, renewed, isTouched || isUntold);
+  const known = expected.kind === "marked" ? expected : scopeOf(mirror, renewed, isUntold || !isMade(mirror));
   // A bitmap that can't be relied on costs a comparison, and an operator should know why.
   const distrust = mirror.bitmap !== null && !isInSync ? whyUnmarked : undefined;
   const copy: PlannedCopy = {
@@ -107,7 +108,12 @@ export async function planResync(
     filesToMake: [{ ...PRIVATE, path: mirror.image, hasHeader: true, copiedInto: mirror.format }],
     async fillFiles([file], tools) {
       if (!file) throw new Error("a file for the changes was planned");
-      await fillChanges(file, { device, mirror, present, scope, expected: known, verify }, context, tools);
+      await fillChanges(
+        file,
+        { device, mirror, present, scope, expected: known, isTouched, verify },
+        context,
+        tools,
+      );
     },
     chains,
     notes: [
@@ -145,14 +151,20 @@ function assertMayBeSynced(
 /** Refuses now what could not be written to after the commit mark: read-only, dirty, corrupt … */
 async function assertCopies(
   device: string,
-  { image, format, chain: [top] }: MirrorEntry,
+  mirror: MirrorEntry,
   { storage, gate }: PlanContext,
 ): Promise<void> {
+  const { image, format } = mirror;
   // A copy that was given up has left its fence, if any.
-  const isFenced = top !== undefined && isSameFile(top.fingerprint, NOT_MADE_YET);
+  const isFenced = !isMade(mirror);
   await withPlace({ device }, async () => {
     await assertCopyable(storage, { path: image, format, isFenced }, gate);
   });
+}
+
+/** Whether its copy was ever ended. */
+function isMade({ chain: [top] }: MirrorEntry): boolean {
+  return top === undefined || !isSameFile(top.fingerprint, NOT_MADE_YET);
 }
 
 function assertSameSize(device: string, top: ChainLink, twin: ChainLink): void {
@@ -177,12 +189,14 @@ interface Changes {
   readonly scope: Scope;
   /** Where what is known to have been written makes them differ. */
   readonly expected: Scope;
+  /** Whether somebody wrote to the mirror. */
+  readonly isTouched: boolean;
   readonly verify: boolean;
 }
 
 async function fillChanges(
   file: StorageFile,
-  { device, mirror, present, scope, expected, verify }: Changes,
+  { device, mirror, present, scope, expected, isTouched, verify }: Changes,
   context: PlanContext,
   tools: FillTools,
 ): Promise<void> {
@@ -206,7 +220,7 @@ async function fillChanges(
         device,
         strangeBytes === 0
           ? { code: "as it should be" }
-          : { code: "mended", lengthBytes: strangeBytes, isExpected: isAnywhere },
+          : { code: "mended", lengthBytes: strangeBytes, isExpected: isAnywhere, isWritten: isTouched },
       );
     }
     tools.note(device, { code: "copied", lengthBytes: measure(ranges) });

@@ -3,7 +3,7 @@
 //
 // Invariant: a time counts only of an image that looks in all else as the record has it.
 
-import type { ChainEntry } from "../../../device/index.ts";
+import type { ChainEntry, SnapshotRef } from "../../../device/index.ts";
 import { describeChanges } from "../../../format/index.ts";
 import type { PlanContext } from "../plan/action.ts";
 
@@ -14,17 +14,29 @@ export async function withTimesLeft(
 ): Promise<readonly ChainEntry[]> {
   const chain: ChainEntry[] = [];
   for (const entry of kept) {
-    const { image, sealedBy, fingerprint } = entry;
+    const { sealedBy, fingerprint } = entry;
     const sealer = table.snapshots.find(({ number }) => number === sealedBy);
     if (!sealer || fingerprint.changedNs !== undefined) {
       chain.push(entry);
       continue;
     }
-    const closed = await readGeneration(sealer.record - 1);
-    const left = closed?.devices.flatMap((device) => device.chain).find((one) => one.image === image);
-    const isKnown = left?.fingerprint.changedNs !== undefined;
-    const isSame = isKnown && describeChanges(fingerprint, left.fingerprint).length === 0;
-    chain.push(isSame ? { ...entry, fingerprint: left.fingerprint } : entry);
+    const left = await lookLeft(entry, sealer, readGeneration);
+    chain.push(left ? { ...entry, fingerprint: left } : entry);
   }
   return chain;
+}
+
+/** As it was left last: a redo leaves once more what an undo went back to, and has a record for that. */
+async function lookLeft(
+  { image, fingerprint }: ChainEntry,
+  { record, later = [] }: SnapshotRef,
+  readGeneration: PlanContext["readGeneration"],
+): Promise<ChainEntry["fingerprint"] | undefined> {
+  for (const each of [record, ...later.map((one) => one.record)].toReversed()) {
+    const closed = await readGeneration(each - 1);
+    const left = closed?.devices.flatMap((device) => device.chain).find((one) => one.image === image);
+    if (left?.fingerprint.changedNs === undefined) continue;
+    if (describeChanges(fingerprint, left.fingerprint).length === 0) return left.fingerprint;
+  }
+  return undefined;
 }

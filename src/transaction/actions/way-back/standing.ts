@@ -10,13 +10,12 @@ import {
   type SnapshotRef,
   withSealsOf,
 } from "../../../device/index.ts";
-import type { Chain } from "../../../format/index.ts";
+import { beforeItsName, type Chain } from "../../../format/index.ts";
 import type { PlannedStanding } from "../../journal/index.ts";
 import type { Plan, PlanContext } from "../plan/action.ts";
 import { chainEntriesOf } from "../plan/chain-entry.ts";
 import { findOverlays, passingDamaged, somethingStandsOnIt } from "../plan/overlays-of.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
-import { describeObstacle, findDoubts } from "./looks.ts";
 
 interface Way {
   /** The closed generation that is gone to. */
@@ -88,7 +87,10 @@ export async function withStandingSeals(
   return sealed;
 }
 
-/** What they keep of single devices now, by the names that these have then, where that is not what their records say. */
+/**
+ * What they keep of single devices now, by the names that these have then. Also where nobody wrote: leaving it once more moves its
+ * change time, and the history tells that by the generation of a record.
+ */
 async function findRenewed(
   restored: readonly SnapshotRef[],
   present: ReadonlyMap<string, Chain>,
@@ -103,7 +105,7 @@ async function findRenewed(
       if (!found || !top) return [];
       const [device, chain] = found;
       const [now] = chainEntriesOf(chain);
-      return now && isOther(top, now) ? [{ ...renew(sealed, now, chain), device }] : [];
+      return now ? [{ ...renew(sealed, now, chain), device }] : [];
     });
     if (devices.length > 0) renewed.push({ ...snapshot, devices });
   }
@@ -113,17 +115,9 @@ async function findRenewed(
 function renew(sealed: SealedDevice, now: ChainEntry, { links: [top] }: Chain): SealedDevice {
   const [, ...below] = sealed.chain;
   const virtualSizeBytes = top?.virtualSizeBytes ?? sealed.virtualSizeBytes;
-  return { ...sealed, virtualSizeBytes, chain: [{ ...now, name: null }, ...below] };
-}
-
-function isOther(was: ChainEntry, now: ChainEntry): boolean {
-  if (describeObstacle(was, now).length > 0 || findDoubts(was, now, false).length > 0) return true;
-  const { dataFile } = was;
-  if (!dataFile || !now.dataFile) return dataFile !== now.dataFile;
-  return (
-    describeObstacle(dataFile, now.dataFile).length > 0 ||
-    findDoubts(dataFile, now.dataFile, false).length > 0
-  );
+  // Lifting its fence moves its change time.
+  const fingerprint = beforeItsName(now.fingerprint);
+  return { ...sealed, virtualSizeBytes, chain: [{ ...now, fingerprint, name: null }, ...below] };
 }
 
 /** E_IN_USE where a device would write again to what an image stands on that no record knows, such as a clone of it. */

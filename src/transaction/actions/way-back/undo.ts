@@ -30,6 +30,7 @@ import { findGone, findKept, isSameImage, nothingMoves, sayLast } from "./kept.t
 import { describeObstacle, findDoubts } from "./looks.ts";
 
 type OpenChains = Plan["chains"][number][];
+type OpenChain = OpenChains[number]["chain"];
 
 export const undo: Action<UndoRequest> = {
   saying: { noun: "undo", done: "taken back", planned: "would be taken back" },
@@ -51,7 +52,7 @@ export const undo: Action<UndoRequest> = {
     const chains: OpenChains = [];
     const changes: Plan["changes"][number][] = [];
     const written: string[] = [];
-    const present = new Map<string, OpenChains[number]["chain"]>();
+    const present = new Map<string, OpenChain>();
     for (const { device, before, after } of moves) {
       // Whoever froze it wants it to hold still; and its fence would stay on an image of no device.
       if (before) assertNotFrozen(before, "going back would move it to another image");
@@ -84,7 +85,10 @@ export const undo: Action<UndoRequest> = {
       standing,
       reports: [
         ...moves.map((move, index) =>
-          reportOf(kind, move, wanted, index === 0 ? { kept, doubts: further } : NOTHING),
+          reportOf(kind, move, wanted, {
+            ...(index === 0 ? { kept, doubts: further } : NOTHING),
+            left: present.get(move.device),
+          }),
         ),
         ...renaming.reports,
       ],
@@ -205,7 +209,7 @@ function sayMoved({ name, image }: DeviceEntry, before: DeviceEntry | undefined)
 }
 
 /** Whether somebody wrote to what the device is on since that was made. */
-function isWrittenTo({ chain: [was] }: DeviceEntry, { links: [now] }: OpenChains[number]["chain"]): boolean {
+function isWrittenTo({ chain: [was] }: DeviceEntry, { links: [now] }: OpenChain): boolean {
   return (
     was !== undefined && now !== undefined && describeChanges(was.fingerprint, now.fingerprint).length > 0
   );
@@ -310,7 +314,7 @@ async function openInto(
   obstacles: string[],
   entry: DeviceEntry,
   context: PlanContext,
-): Promise<OpenChains[number]["chain"] | undefined> {
+): Promise<OpenChain | undefined> {
   try {
     const chain = await context.openChain(entry.image, entry.format, entry.name, trustedBy(entry));
     chains.push({ device: entry.name, chain });
@@ -327,8 +331,18 @@ function reportOf(
   kind: UndoRequest["kind"],
   { device, before, after }: Move,
   wanted: number,
-  { kept, doubts }: { readonly kept: readonly Kept[]; readonly doubts: readonly Note[] },
+  {
+    kept,
+    doubts,
+    left,
+  }: {
+    readonly kept: readonly Kept[];
+    readonly doubts: readonly Note[];
+    readonly left: OpenChain | undefined;
+  },
 ): PlannedReport {
+  // What can't be opened may have been written to.
+  const isWritten = before !== undefined && (left === undefined || isWrittenTo(before, left));
   return {
     kind,
     device,
@@ -339,7 +353,9 @@ function reportOf(
     notes: [
       ...(before
         ? [
-            { code: "written since", image: before.image, device, generation: wanted } as const,
+            isWritten
+              ? ({ code: "written since", image: before.image, device, generation: wanted } as const)
+              : ({ code: "image left", image: before.image } as const),
             ...notesOnMirrorLeft(before),
           ]
         : []),
