@@ -30,18 +30,20 @@ export interface DeviceOnFile {
 /**
  * The first device with the file in its chain, in its mirror's, or in what a snapshot keeps of it, of all workspaces in
  * the folders and above them, which are absolute; one that may write to it, where no other is. Nothing is done in these
- * workspaces, so whose they are does not matter.
+ * workspaces, so whose they are does not matter. own: one that is passed over, by whatever name.
  */
 export async function findDeviceOnFile(
   storage: Storage,
   folders: readonly string[],
   paths: readonly string[],
   file: FileStat,
+  own?: Workspace,
 ): Promise<DeviceOnFile | undefined> {
   const wanted: Wanted = { file, names: new Set(paths.map((path) => posix.basename(path))) };
   let active: DeviceOnFile | undefined;
   for (const root of new Set(folders.flatMap(withFoldersAbove))) {
     const workspace = { storage, root };
+    if (own && (await isSameWorkspace(own, workspace))) continue;
     const stored = await readAny(workspace);
     if (!stored) continue;
     const found =
@@ -50,6 +52,12 @@ export async function findDeviceOnFile(
     active ??= found;
   }
   return active;
+}
+
+async function isSameWorkspace(own: Workspace, other: Workspace): Promise<boolean> {
+  if (own.root === other.root) return true;
+  const there = await other.storage.stat(pathsOf(other).own);
+  return there !== undefined && isSame(await own.storage.stat(pathsOf(own).own), there);
 }
 
 interface Wanted {

@@ -80,8 +80,14 @@ export const LAYER_ROWS = {
   "own image stays": row(IMAGE, ({ image }) => `${image} stays where it is: imgtx did not make it`),
   "to relocate": row(
     { entries: isCount, lengthBytes: isCount, stays: isFlag },
-    ({ entries, lengthBytes, stays }) =>
-      `${entries === 1 ? "a file" : `${entries} files`}, up to ${formatBytes(lengthBytes)}, ${stays ? "which stay where they are as well" : "which go when the copies are read back and committed"}`,
+    ({ entries, lengthBytes, stays }) => {
+      const what = `${entries === 1 ? "a file" : `${entries} files`}, up to ${formatBytes(lengthBytes)}`;
+      const [stay, go, copies] =
+        entries === 1
+          ? ["stays where it is", "goes", "copy is"]
+          : ["stay where they are", "go", "copies are"];
+      return `${what}, which ${stays ? `${stay} as well` : `${go} when the ${copies} read back and committed`}`;
+    },
   ),
   "nothing to relocate": row({}, () => "all that could go is there already"),
   "way to move back": row(

@@ -1,54 +1,182 @@
-// What a snapshot keeps is written to by nobody: no device may be on a sealed image, and no mirror be one.
+// What a snapshot keeps is written to by nobody: no device may be on a sealed image, and no mirror be one, by whatever name; and
+// what is sealed is changed in place by its own name alone, by those who see to its snapshots. And nobody writes to images of
+// another workspace, which is found above their folders.
+//
+// Records are read where a device or a mirror comes to an image that is new to the table, and where an image that is changed has
+// another name: through a link, or as a hard link.
 
+import { posix } from "node:path";
 import {
   type ChainEntry,
   type DeviceTable,
+  filesOfEntry,
+  findDeviceOnFile,
+  type SeenFile,
   type SnapshotReads,
   type SnapshotRef,
   withGivenUp,
+  type Workspace,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { isDeviceIdentity, isSameFile } from "../../format/index.ts";
+import { identityOf, isDeviceIdentity, isSameFile, shellQuote } from "../../format/index.ts";
+import type { FileStat, Storage } from "../../storage/index.ts";
 import type { PlanRecord } from "../journal/index.ts";
 import { withName } from "../note-words.ts";
 
-/** E_IN_USE where a device would write to an image that is sealed, with the way that works. */
-export async function assertSealedStay(
+type Plan = Pick<PlanRecord, "changes" | "newFiles" | "standing" | "givesUp" | "devices">;
+
+/** What is written to, and was there before. */
+interface Written {
+  readonly device: string | undefined;
+  readonly image: string;
+  /** By its own name it is the business of those who change it. */
+  readonly isInPlace: boolean;
+  /** Of an active layer, or of a mirror. */
+  readonly top?: ChainEntry;
+  /** Undefined: it can't be looked at. */
+  readonly stat: FileStat | undefined;
+}
+
+/** E_IN_USE where what is written to is sealed, or another workspace's. changed: the images that the plan changes in place. */
+export async function assertOwnToWrite(
+  workspace: Workspace,
   snapshots: SnapshotReads,
   table: DeviceTable,
-  {
-    changes,
-    newFiles,
-    standing,
-    givesUp = [],
-  }: Pick<PlanRecord, "changes" | "newFiles" | "standing" | "givesUp">,
+  plan: Plan,
+  changed: ReadonlySet<string>,
 ): Promise<void> {
-  const made = new Set(newFiles.map(({ path }) => path));
-  const known = new Set(table.devices.flatMap(({ image, mirror }) => [image, mirror?.image]));
-  const written = changes.flatMap(({ device, after }) =>
-    [after?.chain[0], after?.mirror?.chain[0]].flatMap((top) =>
-      top === undefined || made.has(top.image) || known.has(top.image) ? [] : [{ device, top }],
-    ),
-  );
+  await assertSealedStay(workspace.storage, snapshots, table, plan, changed);
+  await assertNotElsewhere(workspace, table, plan, changed);
+}
+
+/** E_IN_USE where a device would write to an image that is sealed, with the way that works. */
+export async function assertSealedStay(
+  storage: Storage,
+  snapshots: SnapshotReads,
+  table: DeviceTable,
+  plan: Plan,
+  changed: ReadonlySet<string> = new Set(),
+): Promise<void> {
+  const written = [...(await findNewTops(storage, table, plan)), ...(await findAliases(storage, changed))];
   if (written.length === 0) return;
-  const then = givesUp.reduce(withGivenUp, table);
-  const images = new Set(written.map(({ top }) => top.image));
+  const then = (plan.givesUp ?? []).reduce(withGivenUp, table);
+  const images = new Set(written.map(({ image }) => image));
   for (const ref of likelyFirst(then, images)) {
-    if (standing?.dropped.includes(ref.number)) continue;
+    if (plan.standing?.dropped.includes(ref.number)) continue;
     const { devices, number, name } = await snapshots.read(ref);
     for (const { device: keeper, chain } of devices) {
-      const hit = written.find(({ top }) => chain.some((entry) => isOneImage(entry, top)));
+      const hit = await findHit(storage, chain.flatMap(filesOfEntry), written);
       if (!hit) continue;
+      const [device = hit.writer.device] = hit.writer.isInPlace ? plan.devices : [];
+      const place = hit.kept === hit.writer.image ? "" : `, as '${hit.kept}'`;
       throw new ImgtxError(
         "E_IN_USE",
-        `${withName(`snapshot ${number}`, name)} keeps it, of '${keeper}': nobody writes to it any more`,
+        `${withName(`snapshot ${number}`, name)} keeps it, of '${keeper}'${place}: nobody writes to it any more`,
         {
-          device: hit.device,
-          image: hit.top.image,
+          ...(device !== undefined && { device }),
+          image: hit.writer.image,
           hint: `\`imgtx rollback ${keeper} --to ${number}\` puts '${keeper}' on a new overlay over it`,
         },
       );
     }
+  }
+}
+
+/** Images that devices and mirrors come to, but those that the plan makes, and that they were on before. */
+async function findNewTops(
+  storage: Storage,
+  table: DeviceTable,
+  { changes, newFiles }: Plan,
+): Promise<Written[]> {
+  const made = new Set(newFiles.map(({ path }) => path));
+  const known = new Set(table.devices.flatMap(({ image, mirror }) => [image, mirror?.image]));
+  const written: Written[] = [];
+  for (const { device, after } of changes) {
+    for (const top of [after?.chain[0], after?.mirror?.chain[0]]) {
+      if (top === undefined || made.has(top.image) || known.has(top.image)) continue;
+      for (const { image } of filesOfEntry(top)) {
+        const isTop = image === top.image;
+        const stat = await storage.stat(image);
+        written.push({ device, image, isInPlace: false, ...(isTop && { top }), stat });
+      }
+    }
+  }
+  return written;
+}
+
+/** Of images that are changed in place: those whose name need not be the one that a record has. */
+async function findAliases(storage: Storage, changed: Iterable<string>): Promise<Written[]> {
+  const written: Written[] = [];
+  for (const image of changed) {
+    const stat = await storage.stat(image);
+    if (stat?.kind !== "file") continue;
+    if (stat.names === 1 && (await storage.realPath(image)) === image) continue;
+    written.push({ device: undefined, image, isInPlace: true, stat });
+  }
+  return written;
+}
+
+async function findHit(
+  storage: Storage,
+  kept: readonly SeenFile[],
+  written: readonly Written[],
+): Promise<{ readonly writer: Written; readonly kept: string } | undefined> {
+  for (const sealed of kept) {
+    for (const writer of written) {
+      if (await isOneImage(storage, sealed, writer)) return { writer, kept: sealed.image };
+    }
+  }
+  return undefined;
+}
+
+/** A volume has several names, such as /dev/vg/disk and /dev/mapper/vg-disk, and so has a file that is linked to. */
+async function isOneImage(
+  storage: Storage,
+  sealed: SeenFile,
+  { image, isInPlace, top, stat }: Written,
+): Promise<boolean> {
+  if (sealed.image === image) return !isInPlace;
+  if (top && isDeviceIdentity(top.fingerprint)) return isSameFile(sealed.fingerprint, top.fingerprint);
+  if (stat?.kind !== "file") return false;
+  const mayBe =
+    sealed.fingerprint.inode === stat.inode || posix.basename(sealed.image) === posix.basename(image);
+  const there = mayBe ? await storage.stat(sealed.image) : undefined;
+  return there !== undefined && identityOf(there) === identityOf(stat);
+}
+
+/** E_IN_USE where an image that is written to is in a chain of another workspace, or one of its snapshots keeps it. */
+async function assertNotElsewhere(
+  workspace: Workspace,
+  table: DeviceTable,
+  plan: Plan,
+  changed: ReadonlySet<string>,
+): Promise<void> {
+  const { storage } = workspace;
+  const tops = await findNewTops(storage, table, plan);
+  const written = [
+    ...tops.map(({ device, image }) => ({ device, image })),
+    ...Array.from(changed, (image) => ({ device: plan.devices[0], image })),
+  ];
+  for (const { device, image } of written) {
+    const stat = await storage.stat(image);
+    if (stat?.kind !== "file") continue;
+    const real = await storage.realPath(image);
+    const folders = [posix.dirname(real), await storage.realPath(posix.dirname(image))];
+    const found = await findDeviceOnFile(storage, folders, [image, real], stat, workspace);
+    if (!found) continue;
+    const { keptBy, root } = found;
+    const whose = keptBy
+      ? `${withName(`snapshot ${keptBy.number}`, keptBy.name)} of the workspace '${root}' keeps it, of '${found.device}'`
+      : `device '${found.device}' of the workspace '${root}' stands on it`;
+    const there = `imgtx --workspace ${shellQuote(root)}`;
+    const wayOut = keptBy
+      ? `${there} snapshot-show ${keptBy.number}\` shows what it keeps`
+      : `${there} device remove ${found.device}\` takes it out there`;
+    throw new ImgtxError("E_IN_USE", `${whose}: nobody else may write to it`, {
+      ...(device !== undefined && { device }),
+      image,
+      hint: `make an overlay over it, and use that; \`${wayOut}`,
+    });
   }
 }
 
@@ -72,10 +200,4 @@ function likelyFirst(
     ...newest.filter((ref) => sealers.has(ref.number)),
     ...newest.filter((ref) => !sealers.has(ref.number)),
   ];
-}
-
-/** A volume has several names, such as /dev/vg/disk and /dev/mapper/vg-disk. */
-function isOneImage(sealed: ChainEntry, written: ChainEntry): boolean {
-  if (sealed.image === written.image) return true;
-  return isDeviceIdentity(written.fingerprint) && isSameFile(sealed.fingerprint, written.fingerprint);
 }

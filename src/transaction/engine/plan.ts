@@ -44,7 +44,7 @@ import { activateChain } from "../images/volumes.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ActionRequest } from "../request.ts";
 import { doneBy } from "./done-before.ts";
-import { assertSealedStay } from "./keep-sealed.ts";
+import { assertOwnToWrite } from "./keep-sealed.ts";
 import { nameLogs } from "./name-logs.ts";
 import type { Work } from "./work.ts";
 
@@ -114,7 +114,7 @@ export async function planStatement(
   const before = work.journal ? liveStatements(work.journal.state).map((one) => one.plan) : [];
   assertNotBegun(record, [...before, ...statement.earlier]);
   assertSameDevices(plan, statement.table);
-  await assertSealedStay(context.snapshots, statement.table, record);
+  await assertOwnToWrite(work.workspace, context.snapshots, statement.table, record, changedImages(record));
   await assertInheritedStay(record, context);
   return { plan, record };
 }

@@ -1,5 +1,5 @@
 // Overlays that no record tells of: looked for by their headers in all folders where images of a workspace are or were, and in
-// those below the workspace.
+// those below the workspace; of an image in no workspace, below its own folder.
 //
 // Invariants
 // - Each folder is read once in one search, and each file once, whatever is asked of them.
@@ -9,21 +9,22 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
-import { type FolderOverlays, identityOf, readOverlaysIn } from "../../format/index.ts";
+import { type FolderOverlays, identityOf, isBesideImage, readOverlaysIn } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import type { Note } from "../notes.ts";
 
 /** On what was not looked at. */
 type Unread = Extract<Note, { code: "folder not read whole" | "folder not read" | "folders not read" }>;
 
-/** Files that one search looks at below the workspace, beside those in folders of images. */
-const FILES_BELOW_MAX = 8192;
-/** As many folders are looked at below the workspace. */
-const FOLDERS_BELOW_MAX = 256;
+/** What one search looks at below the workspace, beside what is in folders of images. */
+const BELOW_WORKSPACE = { files: 8192, folders: 256 };
+/** Below the folder of an image in no workspace, which may be anybody's home. */
+const BELOW_IMAGE = { files: 2048, folders: 64 };
 
 export class OverlaySearch {
   readonly #storage: Storage;
   readonly #root: string;
+  readonly #most: typeof BELOW_WORKSPACE;
   readonly #folders = new Map<string, FolderOverlays>();
   readonly #unread = new Map<string, Unread>();
   #isRootRead = false;
@@ -31,7 +32,8 @@ export class OverlaySearch {
   /** The root is that of the workspace. */
   constructor(storage: Storage, root: string) {
     this.#storage = storage;
-    this.#root = root;
+    this.#root = isBesideImage(root) ? posix.dirname(root) : root;
+    this.#most = isBesideImage(root) ? BELOW_IMAGE : BELOW_WORKSPACE;
   }
 
   /** On what was not looked at, by now. */
@@ -96,7 +98,7 @@ export class OverlaySearch {
     const waiting = [this.#root];
     let files = 0;
     for (const [index, folder] of waiting.entries()) {
-      if (index >= FOLDERS_BELOW_MAX || files >= FILES_BELOW_MAX) {
+      if (index >= this.#most.folders || files >= this.#most.files) {
         const foldersLeft = waiting.length - index;
         this.#unread.set(this.#root, { code: "folders not read", image: this.#root, foldersLeft });
         return;

@@ -113,6 +113,15 @@ qemu.test(
     });
     expect(shell(ourFolder, read)).not.toBe(shell(qemuFolder, read));
     expect(runQemu(ourFolder, ["check", "-q", "base.qcow2"]).status).toBe(0);
+    // Also where it lies in a folder below.
+    shell(
+      ourFolder,
+      "mkdir -p a/b; mv sibling.qcow2 a/b; cd a/b; qemu-img rebase -u -b ../../base.qcow2 -F qcow2 sibling.qcow2",
+    );
+    expect(await runImg(ourFolder, ["commit", "mid.qcow2"])).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining("a/b/sibling.qcow2' stands on it") as string,
+    });
   },
 );
 

@@ -137,3 +137,63 @@ test("a device on what overlays of others stand on is told so, when it is added 
   await bench.remove("vdd");
   expect((await bench.reopen("vdc", "golden.qcow2")).actions[0]?.notes).toContainEqual(note);
 });
+
+describe("an image that a snapshot keeps, by another name,", () => {
+  test.each([
+    ["a link", (bench: Workbench) => symlinkSync("a1.qcow2", bench.at("other.qcow2"))],
+    ["a hard link", (bench: Workbench) => linkSync(bench.at("a1.qcow2"), bench.at("other.qcow2"))],
+  ])("%s, becomes no active layer, and nothing is merged into it", async (_, link) => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.rollback();
+    link(bench);
+    const refusals = [
+      await failureOf(async () => await bench.add("vdx", "other.qcow2")),
+      await failureOf(async () => await bench.reopen("vdc", "other.qcow2")),
+    ];
+    bench.makeQcow2("clone.qcow2", 7, { name: "other.qcow2", format: "qcow2" });
+    await bench.add("vdx", "clone.qcow2");
+    const merge = { kind: "merge", devices: ["vdx"], from: undefined, into: undefined, keep: false } as const;
+    refusals.push(await failureOf(async () => await bench.run(merge)));
+    for (const failure of refusals) {
+      expect(failure).toMatchObject({ code: "E_IN_USE", image: bench.at("other.qcow2") });
+      expect(failure.message).toContain(`keeps it, of 'vda', as '${bench.at("a1.qcow2")}'`);
+    }
+  });
+});
+
+describe("an image of another workspace", () => {
+  const elsewhere = async (): Promise<{ readonly theirs: Workbench; readonly ours: Workbench }> => {
+    const theirs = await makeWorkbench();
+    await theirs.snapshot({ vda: "a1.qcow2" });
+    await theirs.rollback();
+    return { theirs, ours: await makeWorkbench() };
+  };
+
+  test.each([
+    ["which a snapshot keeps", "a1.qcow2", "snapshot 2 (before rollback to 1)", "snapshot-show 2"],
+    ["which a device is on", "c.qcow2", "device 'vdc'", "device remove vdc"],
+    ["which a device stands on", "a.qcow2", "snapshot 1 of the workspace", "snapshot-show 1"],
+  ])("%s, becomes no active layer", async (_, file, whose, wayOut) => {
+    const { theirs, ours } = await elsewhere();
+    for (const call of [
+      async () => await ours.add("vdx", theirs.at(file)),
+      async () => await ours.reopen("vda", theirs.at(file)),
+    ]) {
+      const failure = await failureOf(call);
+      expect(failure).toMatchObject({ code: "E_IN_USE", image: theirs.at(file), exitCode: 14 });
+      expect(failure.message).toContain(whose);
+      expect(failure.hint).toContain(`\`imgtx --workspace ${theirs.root} ${wayOut}\``);
+    }
+  });
+
+  test("may be stood on, and nothing is merged into it", async () => {
+    const { theirs, ours } = await elsewhere();
+    ours.makeQcow2("clone.qcow2", 7, { name: theirs.at("a1.qcow2"), format: "qcow2" });
+    await ours.add("vdx", "clone.qcow2");
+    const merge = { kind: "merge", devices: ["vdx"], from: undefined, into: undefined, keep: false } as const;
+    const failure = await failureOf(async () => await ours.run(merge));
+    expect(failure).toMatchObject({ code: "E_IN_USE", device: "vdx", image: theirs.at("a1.qcow2") });
+    expect(failure.message).toContain("snapshot 2 (before rollback to 1) of the workspace");
+  });
+});

@@ -62,8 +62,10 @@ test("the refusal of a sealed image that a device stands on reads the one record
     },
   };
   const after = device("vdb", "/nowhere/a2");
-  const plan = { changes: [{ device: "vdb", after }], newFiles: [] };
-  const failure = await failureOf(async () => await assertSealedStay(counting, laidOut, plan));
+  const plan = { devices: ["vdb"], changes: [{ device: "vdb", after }], newFiles: [] };
+  const failure = await failureOf(
+    async () => await assertSealedStay(makeNodeStorage(), counting, laidOut, plan),
+  );
   expect(failure).toMatchObject({ code: "E_IN_USE", device: "vdb", image: "/nowhere/a2" });
   expect(failure.message).toContain("snapshot 3 keeps it");
   expect(read).toEqual([3]);

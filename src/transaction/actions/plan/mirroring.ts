@@ -96,10 +96,7 @@ export async function planResync(
   const { expected, whyUnmarked } = await expectChanges(mirror, seen, { present, copy: chain });
   // Who wants it verified wants all of it compared, and to be told of what no known change accounts for.
   const scope = verify ? scopeOf(mirror, renewed, true) : expected;
-  // A block device never tells of a write: there it is no sign that a disk fails. And a copy that was given up has never been
-  // whole. That somebody wrote to the mirror accounts for nothing: it is no copy then, and its owner has to know.
-  const isUntold = doubt !== undefined && isDeviceIdentity(doubt.now);
-  const known = expected.kind === "marked" ? expected : scopeOf(mirror, renewed, isUntold || !isMade(mirror));
+  const known = expected.kind === "marked" ? expected : accountedFor(mirror, renewed, doubt);
   // A bitmap that can't be relied on costs a comparison, and an operator should know why.
   const distrust = mirror.bitmap !== null && !isInSync ? whyUnmarked : undefined;
   const copy: PlannedCopy = {
@@ -160,6 +157,19 @@ async function assertCopies(
   await withPlace({ device }, async () => {
     await assertCopyable(storage, { path: image, format, isFenced }, gate);
   });
+}
+
+/**
+ * Where what imgtx knows of makes the two differ. A block device never tells of a write: there it is no sign that a disk fails. A
+ * copy that was given up has never been whole. That somebody wrote to the mirror accounts for nothing: its owner has to know.
+ */
+function accountedFor(
+  mirror: MirrorEntry,
+  now: MirrorEntry,
+  doubt: ReturnType<typeof judgeMirror>["doubt"],
+): Scope {
+  const isUntold = doubt !== undefined && isDeviceIdentity(doubt.now);
+  return scopeOf(mirror, now, isUntold || !isMade(mirror));
 }
 
 /** Whether its copy was ever ended. */

@@ -85,10 +85,7 @@ export const undo: Action<UndoRequest> = {
       standing,
       reports: [
         ...moves.map((move, index) =>
-          reportOf(kind, move, wanted, {
-            ...(index === 0 ? { kept, doubts: further } : NOTHING),
-            left: present.get(move.device),
-          }),
+          reportOf(kind, move, wanted, present, index === 0 ? { kept, doubts: further } : NOTHING),
         ),
         ...renaming.reports,
       ],
@@ -331,16 +328,10 @@ function reportOf(
   kind: UndoRequest["kind"],
   { device, before, after }: Move,
   wanted: number,
-  {
-    kept,
-    doubts,
-    left,
-  }: {
-    readonly kept: readonly Kept[];
-    readonly doubts: readonly Note[];
-    readonly left: OpenChain | undefined;
-  },
+  present: ReadonlyMap<string, OpenChain>,
+  { kept, doubts }: { readonly kept: readonly Kept[]; readonly doubts: readonly Note[] },
 ): PlannedReport {
+  const left = present.get(device);
   // What can't be opened may have been written to.
   const isWritten = before !== undefined && (left === undefined || isWrittenTo(before, left));
   return {
